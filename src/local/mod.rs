@@ -1,0 +1,1 @@
+//! The folder: everything that touches the user's files.

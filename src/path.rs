@@ -1,0 +1,241 @@
+//! [`RelPath`]: a file's name inside a memory folder, validated once at the edge.
+//!
+//! The same type names a blob on the wire. It does not touch the filesystem.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+
+/// The private folder inside each root. Never synced, at any depth, in any case (`.MEMSYNC` is the same
+/// directory on a case-insensitive filesystem).
+pub const PRIVATE_DIR: &str = ".memsync";
+
+/// Longest path accepted, in bytes of UTF-8 (the S3 key limit).
+pub const MAX_PATH: usize = 1024;
+/// Longest segment accepted, in bytes of UTF-8 (`NAME_MAX` of the common filesystems).
+pub const MAX_SEGMENT: usize = 255;
+
+/// A relative, `/`-separated path: no empty, `.` or `..` segment, no control character, no backslash,
+/// nothing inside `.memsync`. Ordered by bytes. Cloning is cheap.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelPath(Arc<str>);
+
+/// Why a name was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    #[error("the path is empty")]
+    Empty,
+    #[error("the path is longer than {MAX_PATH} bytes")]
+    TooLong,
+    #[error("a name in the path is longer than {MAX_SEGMENT} bytes")]
+    SegmentTooLong,
+    #[error("the path has an empty name (a leading, trailing or double `/`)")]
+    EmptySegment,
+    #[error("the path has a `.` or `..` in it")]
+    Dot,
+    #[error("the name has a control character in it")]
+    Control,
+    #[error("the name has a backslash in it")]
+    Backslash,
+    #[error("`{PRIVATE_DIR}` is private to memsync")]
+    Private,
+    #[error("the name is not UTF-8")]
+    NotUtf8,
+}
+
+impl RelPath {
+    /// Checks `text` and takes it as it is (see [`RelPath::is_nfc`]).
+    ///
+    /// # Errors
+    /// The first rule that `text` breaks.
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        if text.is_empty() {
+            return Err(PathError::Empty);
+        }
+        if text.len() > MAX_PATH {
+            return Err(PathError::TooLong);
+        }
+        for segment in text.split('/') {
+            match segment {
+                "" => return Err(PathError::EmptySegment),
+                "." | ".." => return Err(PathError::Dot),
+                s if s.len() > MAX_SEGMENT => return Err(PathError::SegmentTooLong),
+                s if s.eq_ignore_ascii_case(PRIVATE_DIR) => return Err(PathError::Private),
+                _ => {}
+            }
+        }
+        for c in text.chars() {
+            if c.is_control() {
+                return Err(PathError::Control);
+            }
+            if c == '\\' {
+                return Err(PathError::Backslash);
+            }
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Like [`RelPath::parse`] for a name read from a disk: brought to NFC, the form on the wire.
+    ///
+    /// # Errors
+    /// As [`RelPath::parse`].
+    pub fn from_disk(text: &str) -> Result<Self, PathError> {
+        if is_nfc_quick(text.chars()) == IsNormalized::Yes {
+            Self::parse(text)
+        } else {
+            Self::parse(&text.nfc().collect::<String>())
+        }
+    }
+
+    /// Whether the name is in Unicode normalisation form C. The agent blocks remote names that are not.
+    pub fn is_nfc(&self) -> bool {
+        unicode_normalization::is_nfc(&self.0)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn segments(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.0.split('/')
+    }
+
+    /// The last segment.
+    pub fn file_name(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
+    }
+
+    /// The folder part, `""` at the top.
+    pub fn dir(&self) -> &str {
+        self.0.rsplit_once('/').map_or("", |(dir, _)| dir)
+    }
+
+    /// Every proper ancestor, nearest first: `a/b/c` gives `a/b`, `a`.
+    pub fn ancestors(&self) -> impl Iterator<Item = &str> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            rest = rest.rsplit_once('/')?.0;
+            Some(rest)
+        })
+    }
+
+    /// Whether this path is inside the folder `dir` (`""` holds all).
+    pub fn is_below(&self, dir: &str) -> bool {
+        dir.is_empty() || (self.0.len() > dir.len() && self.0.starts_with(dir) && self.0.as_bytes()[dir.len()] == b'/')
+    }
+
+    /// The same path with another last segment.
+    ///
+    /// # Errors
+    /// As [`RelPath::parse`].
+    pub fn with_file_name(&self, name: &str) -> Result<Self, PathError> {
+        match self.dir() {
+            "" => Self::parse(name),
+            dir => Self::parse(&format!("{dir}/{name}")),
+        }
+    }
+
+    /// The key under which two names are one on a filesystem that ignores case.
+    pub fn fold(&self) -> String {
+        self.0.chars().flat_map(char::to_lowercase).nfc().collect()
+    }
+}
+
+impl fmt::Display for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+impl FromStr for RelPath {
+    type Err = PathError;
+    fn from_str(s: &str) -> Result<Self, PathError> {
+        Self::parse(s)
+    }
+}
+
+impl Borrow<str> for RelPath {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for RelPath {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for RelPath {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        Self::parse(&text).map_err(|e| serde::de::Error::custom(format!("{text:?}: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_what_people_call_their_notes() {
+        for ok in
+            ["a", "topics/ai.md", "with space/ü ñ 日本.md", ".hidden", "a..b/...", "x/.memsyncignore", "~", "a:b?*"]
+        {
+            assert_eq!(RelPath::parse(ok).unwrap().as_str(), ok);
+        }
+    }
+
+    #[test]
+    fn refuses_what_could_leave_the_folder_or_hide() {
+        let long = "x".repeat(256);
+        let deep = "y/".repeat(600) + "z";
+        for (bad, why) in [
+            ("", PathError::Empty),
+            ("/etc/passwd", PathError::EmptySegment),
+            ("a//b", PathError::EmptySegment),
+            ("a/", PathError::EmptySegment),
+            ("..", PathError::Dot),
+            ("a/../b", PathError::Dot),
+            ("./a", PathError::Dot),
+            ("a\0b", PathError::Control),
+            ("a\nb", PathError::Control),
+            ("a\u{9b}b", PathError::Control),
+            ("..\\..\\x", PathError::Backslash),
+            (".memsync/id", PathError::Private),
+            ("sub/.MemSync/id", PathError::Private),
+            (long.as_str(), PathError::SegmentTooLong),
+            (deep.as_str(), PathError::TooLong),
+        ] {
+            assert_eq!(RelPath::parse(bad), Err(why), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn disk_names_come_in_nfc() {
+        let nfd = "cafe\u{301}.md";
+        assert_eq!(RelPath::from_disk(nfd).unwrap().as_str(), "caf\u{e9}.md");
+        assert!(!RelPath::parse(nfd).unwrap().is_nfc());
+    }
+
+    #[test]
+    fn parts() {
+        let p = RelPath::parse("a/b/c.md").unwrap();
+        assert_eq!((p.dir(), p.file_name()), ("a/b", "c.md"));
+        assert_eq!(p.ancestors().collect::<Vec<_>>(), ["a/b", "a"]);
+        assert!(
+            p.is_below("a") && p.is_below("a/b") && p.is_below("") && !p.is_below("a/b/c.md") && !p.is_below("a/bb")
+        );
+        assert_eq!(p.with_file_name("d").unwrap().as_str(), "a/b/d");
+    }
+}

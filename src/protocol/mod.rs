@@ -1,0 +1,120 @@
+//! What agent and proxy share: wire types, header names, capabilities.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Md5, NotMd5};
+
+pub use crate::sync::Precondition;
+
+/// Precondition of a flat PUT: `new` or the md5 the server must hold. Not the body digest of RFC 1864.
+pub const CONTENT_MD5: &str = "content-md5";
+/// On the 404 of a tombstone: the md5 of what was deleted (`honest-412`).
+pub const X_TOMBSTONE: &str = "x-tombstone";
+/// `error_code` of a 412.
+pub const PRECONDITION_FAILED: &str = "PRECONDITION_FAILED";
+
+/// Capabilities, as `GET /health` names them.
+pub mod capability {
+    pub const HONEST_412: &str = "honest-412";
+    pub const STRONG_INDEX: &str = "strong-index";
+    pub const INDEX_ETAG: &str = "index-etag";
+    pub const DELTA: &str = "delta";
+    pub const EVENTS: &str = "events";
+}
+
+/// `GET /health`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Health {
+    pub status: String,
+    pub storage: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
+}
+
+/// One file of the index on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireEntry {
+    pub md5: Md5,
+    /// RFC 3339, milliseconds, UTC.
+    #[serde(default)]
+    pub last_modified: String,
+    #[serde(default)]
+    pub size: u64,
+    #[serde(default)]
+    pub is_deleted: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+}
+
+/// `GET /sync`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireIndex {
+    pub files: BTreeMap<String, WireEntry>,
+    #[serde(default)]
+    pub index_last_modified: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_epoch: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_cursor: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tombstone_floor: Option<u64>,
+    /// Present and true where only entries changed since the asked cursor are listed (`delta`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub delta: bool,
+}
+
+/// The body of every error answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WireError {
+    pub detail: String,
+    pub error_code: Option<String>,
+    pub context: Option<ErrorContext>,
+}
+
+/// What a 412 tells.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ErrorContext {
+    /// The md5 held, or `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_md5: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provided_md5: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_deleted: Option<bool>,
+}
+
+impl fmt::Display for Precondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::New => f.write_str("new"),
+            Self::Holds(md5) => md5.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Precondition {
+    type Err = NotMd5;
+    fn from_str(s: &str) -> Result<Self, NotMd5> {
+        if s == "new" { Ok(Self::New) } else { s.parse().map(Self::Holds) }
+    }
+}
+
+/// `path` percent-encoded per segment, as it stands in a URL.
+pub fn encode_path(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for b in path.bytes() {
+        match b {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => out.push(char::from(b)),
+            _ => {
+                out.push('%');
+                out.push(char::from(b"0123456789ABCDEF"[usize::from(b >> 4)]));
+                out.push(char::from(b"0123456789ABCDEF"[usize::from(b & 15)]));
+            }
+        }
+    }
+    out
+}

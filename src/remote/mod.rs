@@ -1,0 +1,172 @@
+//! The proxy as the agent sees it: trait [`Remote`], its HTTP implementation, and an in-memory fake.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::digest::Md5;
+use crate::path::{PathError, RelPath};
+use crate::protocol::Precondition;
+
+/// One entry of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// Of the content; for a tombstone, of what was deleted.
+    pub md5: Md5,
+    /// Bytes; 0 for a tombstone.
+    pub size: u64,
+    pub is_deleted: bool,
+    /// The version token of the namespaced dialect, 0 in the flat one.
+    pub version: u64,
+}
+
+/// Where an index stands (capability `strong-index`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    pub epoch: String,
+    pub cursor: u64,
+    /// Tombstones older than this cursor may be gone.
+    pub floor: u64,
+}
+
+/// The index, parsed whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Index {
+    pub files: BTreeMap<RelPath, IndexEntry>,
+    /// Names that cannot be synced, with the reason. They take no part.
+    pub refused: Vec<(String, PathError)>,
+    /// Present where the proxy advertises `strong-index`: the entries are evidence, not hints.
+    pub mark: Option<Mark>,
+}
+
+/// What became of asking for the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IndexAnswer {
+    /// Nothing changed since the last answer that this `Remote` gave.
+    Unchanged,
+    Whole(Index),
+    /// Only what changed since the mark that was passed in (capability `delta`).
+    Delta(Index),
+}
+
+/// A blob on its way down.
+pub struct Blob {
+    /// The `ETag`. The reader checks the body against it.
+    pub md5: Md5,
+    /// `Content-Length`, bytes, where the answer has one.
+    pub size: Option<u64>,
+    /// The version token of the namespaced dialect.
+    pub version: u64,
+    pub body: BoxStream<'static, Result<Bytes, RemoteError>>,
+}
+
+/// What became of a GET.
+pub enum Got {
+    Found(Blob),
+    /// 404. `tombstone`: the proxy proves that the path was deleted (`honest-412`).
+    Absent {
+        tombstone: Option<Md5>,
+    },
+}
+
+/// What became of a PUT. A lost race is a value, not an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// 200 or 201, with the ETag of what was sent.
+    Stored { version: u64 },
+    /// 412. `current`: what the server holds (`None`: nothing, or not told). `is_deleted`: whether that is a
+    /// tombstone, where the proxy says so.
+    Mismatch { current: Option<Md5>, is_deleted: Option<bool> },
+}
+
+/// What became of a DELETE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// 204 (flat), 200 (namespaced).
+    Done,
+    /// 404: nothing was there.
+    Absent,
+    /// 412.
+    Mismatch { current: Option<Md5> },
+}
+
+/// A body on its way up, read piece by piece. The source checks itself: it gives an error instead of its last
+/// piece when the content is not what was promised, so that a torn read never becomes a version (invariant 10).
+pub trait Source: Send {
+    /// The next piece, `None` after the last. Blocks.
+    ///
+    /// # Errors
+    /// When the file cannot be read on, or is not what it was.
+    fn next(&mut self) -> io::Result<Option<Bytes>>;
+}
+
+/// What to upload.
+pub struct Outgoing {
+    pub md5: Md5,
+    /// Bytes.
+    pub size: u64,
+    pub source: Box<dyn Source>,
+}
+
+/// Why a request gave no answer to act on. The URL is named, the token never.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RemoteError {
+    /// 401 or 403: the cycle ends.
+    #[error("{url}: the proxy refused the token ({status}); check proxy.token_file")]
+    Auth { url: String, status: u16 },
+    /// No connection, a timeout, an answer cut off: the write may or may not have happened.
+    #[error("{url}: {why}")]
+    Unreachable { url: String, why: String },
+    /// 429, or 503 with Retry-After (capped at 15 minutes).
+    #[error("{url}: the proxy asks to wait ({status})")]
+    Throttled { url: String, status: u16, after: Option<Duration> },
+    /// Other 5xx.
+    #[error("{url}: the proxy failed ({status}): {detail}")]
+    Server { url: String, status: u16, detail: String },
+    /// 413, or a blob beyond the size limit.
+    #[error("{url}: too large: {why}")]
+    TooLarge { url: String, why: String },
+    /// 400, 409, 422, 428 and other 4xx: this request will not be taken as it is.
+    #[error("{url}: the proxy refused the request ({status}): {detail}")]
+    Refused { url: String, status: u16, detail: String },
+    /// An answer that is not what the protocol says: a redirect, a body that does not match its ETag, no JSON.
+    #[error("{url}: not an answer of a Memory Proxy: {why}")]
+    Protocol { url: String, why: String },
+    /// The body could not be read on this side; nothing was written there.
+    #[error("{0}")]
+    Source(String),
+}
+
+impl RemoteError {
+    /// Whether it concerns the proxy as a whole, so that the cycle ends, rather than one path.
+    pub fn ends_cycle(&self) -> bool {
+        matches!(self, Self::Auth { .. } | Self::Unreachable { .. } | Self::Throttled { .. })
+    }
+}
+
+/// One namespace of a Memory Proxy.
+pub trait Remote: Send + Sync + 'static {
+    /// The index. `since`: the mark of the index the caller holds, which a delta may be based on; with `None`
+    /// the answer is `Whole`.
+    fn index(&self, since: Option<&Mark>) -> impl Future<Output = Result<IndexAnswer, RemoteError>> + Send;
+    fn get(&self, path: &RelPath) -> impl Future<Output = Result<Got, RemoteError>> + Send;
+    /// `version`: the version token base holds for the path (namespaced dialect), 0 when none.
+    fn put(
+        &self,
+        path: &RelPath,
+        precondition: Precondition,
+        version: u64,
+        body: Outgoing,
+    ) -> impl Future<Output = Result<Put, RemoteError>> + Send;
+    /// Deletes the path if it holds `md5`.
+    fn delete(
+        &self,
+        path: &RelPath,
+        md5: Md5,
+        version: u64,
+    ) -> impl Future<Output = Result<Deleted, RemoteError>> + Send;
+}

@@ -1,0 +1,45 @@
+//! The sync model: what one folder and one proxy must do to agree. Pure: no I/O, no clock, no logging.
+//!
+//! # Words
+//!
+//! **base**: per path, the content both sides last agreed on; a tombstone that we have obeyed is kept as *seen*.
+//! **local**, **remote**: the two sides now. **plan**, **action**: what a cycle decided. **outcome**: what became
+//! of one action. **problem**: one path cannot be synced now. **halt**: the plan as a whole is implausible.
+//!
+//! # The decision table
+//!
+//! `B` = base content. `L` = local content that differs from base (or has no base). `R` = other live remote
+//! content. `tX` = tombstone of content X. `–` = nothing. `?` = unknown.
+//!
+//! | row | base | local | index | action \[precondition\] |
+//! |---|---|---|---|---|
+//! | 1 | – | – | – | nothing |
+//! | 2 | – | – | R | download, create only |
+//! | 3 | – | – | t | record seen |
+//! | 4 | – | L | – | upload \[new\] |
+//! | 5 | – | L | L | fsync, adopt |
+//! | 6 | – | L | R | fetch R, conflict |
+//! | 7 | – | L | tL | fetch: 404 → trash; if *seen*, the user made it again → row 8 |
+//! | 8 | – | L | tX | upload \[new\] |
+//! | 9 | B | – | B or – | pass the delete gates, delete-remote \[B\] |
+//! | 10 | B | – | t | base := seen |
+//! | 11 | B | – | R | download, create only (an edit beats a delete) |
+//! | 12 | B | B | B | nothing |
+//! | 13 | B | B | R | fetch: B → nothing; R → replace |
+//! | 14 | B | B | t | fetch: 404 → trash; B → nothing; R → replace |
+//! | 15 | B | B | – | fetch: B → heal the index; R → replace; proven tombstone → trash; else upload \[new\] |
+//! | 16 | B | L | B or – | upload \[B\] |
+//! | 17 | B | L | L | fsync, adopt |
+//! | 18 | B | L | R | fetch: L → 17; B → 16; R → conflict |
+//! | 19 | B | L | t | upload \[new\] (an edit beats a delete) |
+//! | 20 | any | ? | any | skip, report the problem |
+//!
+//! [`reconcile()`] is this table, one arm a row. [`safety`] holds the gates.
+
+pub mod plan;
+pub mod reconcile;
+pub mod safety;
+pub mod snapshot;
+
+pub use plan::{Action, Plan, Precondition, Step};
+pub use snapshot::{Base, Local, Remote, Unknown};

@@ -1,0 +1,82 @@
+//! What is known of one path on each side at one moment.
+
+use std::fmt;
+
+use crate::digest::Md5;
+
+/// What both sides last agreed on. A path without one was never synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// Both sides held this content, durably.
+    Synced(Md5),
+    /// We have obeyed this tombstone: the path is gone on both sides.
+    Seen(Md5),
+}
+
+/// What the scan found at a path. A path without one is absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Local {
+    /// A readable regular file with this content.
+    File(Md5),
+    /// Invariant 5: unknown is not absent.
+    Unknown(Unknown),
+}
+
+/// Why a path takes no part in a cycle (row 20).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unknown {
+    /// The file or a folder above it could not be read; the text is the system's.
+    Unreadable(String),
+    /// The ignore rules leave it out. No problem: the user asked for it.
+    Ignored,
+    /// Larger than `max_file_size`, in bytes.
+    TooLarge(u64),
+    /// A symlink, socket, device or FIFO; the text says which.
+    NotAFile(&'static str),
+    /// A name that cannot be synced; the text says why.
+    Name(String),
+    /// Two names that are one here (case or Unicode form); the text is the one that won.
+    Collides(String),
+    /// A file stands where a folder is wanted or the other way round; the text is the path in the way.
+    Clash(String),
+    /// It changed while it was read; the next scan looks again.
+    Changing,
+    /// The first of the two scans that must miss a tracked file before it counts as deleted.
+    Vanished,
+    /// In quarantine after a failure; retried later.
+    Quarantined(String),
+}
+
+impl Unknown {
+    /// Whether a person should hear of it (`problems` in the status).
+    pub fn is_problem(&self) -> bool {
+        !matches!(self, Self::Ignored | Self::Changing | Self::Vanished)
+    }
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(why) => write!(f, "cannot be read: {why}; give memsync's user the right to read it"),
+            Self::Ignored => write!(f, "left out by the ignore rules"),
+            Self::TooLarge(size) => {
+                write!(f, "is {size} bytes, more than sync.max_file_size; raise it or move the file away")
+            }
+            Self::NotAFile(kind) => write!(f, "is a {kind}; only regular files are synced"),
+            Self::Name(why) => write!(f, "cannot be synced under this name: {why}; rename it"),
+            Self::Collides(other) => write!(f, "has the same name as {other} on this filesystem; rename one of them"),
+            Self::Clash(other) => write!(f, "a file and a folder claim one name: {other} is in the way; rename one"),
+            Self::Changing => write!(f, "is being written; will be looked at again"),
+            Self::Vanished => write!(f, "has just gone; will be looked at again"),
+            Self::Quarantined(why) => f.write_str(why),
+        }
+    }
+}
+
+/// What the index says of a path. A path without one is missing from it, which means nothing (invariant 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remote {
+    Live(Md5),
+    /// Deleted; the digest of what was deleted.
+    Tombstone(Md5),
+}

@@ -42,4 +42,5 @@ pub mod safety;
 pub mod snapshot;
 
 pub use plan::{Action, Plan, Precondition, Step};
+pub use reconcile::{decide, reconcile};
 pub use snapshot::{Base, Local, Remote, Unknown};

@@ -1,1 +1,141 @@
-//! The gates.
+//! The gates: when a cycle halts instead of deleting. Pure checks of a plan or an index as a whole.
+
+use std::collections::BTreeSet;
+
+use crate::digest::Md5;
+use crate::path::RelPath;
+
+use super::plan::{Plan, Side, Step};
+use super::snapshot::Base;
+
+/// What a person must approve before it happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Halt {
+    /// The folder is not there (unmounted, moved away), or it lost its identity.
+    RootMissing(String),
+    /// Another folder stands at the path: another identity, a symlink, another device.
+    RootChanged(String),
+    /// More files would go on one side than is plausible. The rest of the plan goes on.
+    MassDelete { id: String, side: Side, files: usize, of: usize },
+    /// The proxy does not know what it knew before.
+    ServerReset { id: String, why: String },
+}
+
+impl Halt {
+    /// As `status --json` names it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::RootMissing(_) => "root_missing",
+            Self::RootChanged(_) => "root_changed",
+            Self::MassDelete { .. } => "mass_delete",
+            Self::ServerReset { .. } => "server_reset",
+        }
+    }
+
+    /// The plan id that `memsync approve` takes, where approval can help.
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Self::MassDelete { id, .. } | Self::ServerReset { id, .. } => Some(id),
+            Self::RootMissing(_) | Self::RootChanged(_) => None,
+        }
+    }
+}
+
+/// The deletions a plan may make without asking.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Share of the tracked files, 0 to 1, that may go on one side (`sync.max_delete`).
+    pub max_delete: f64,
+}
+
+/// Fewer deletions than this are never held.
+pub const MASS_DELETE_MIN: usize = 10;
+
+/// Deletions taken out of a plan until a person approves or rejects them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub id: String,
+    pub side: Side,
+    pub steps: Vec<Step>,
+    /// Tracked files when it was held.
+    pub of: usize,
+}
+
+impl Held {
+    pub fn halt(&self) -> Halt {
+        Halt::MassDelete { id: self.id.clone(), side: self.side, files: self.steps.len(), of: self.of }
+    }
+}
+
+/// The gate `mass_delete`: takes the deletions of one side out of the plan when they are at least
+/// [`MASS_DELETE_MIN`] and more than `max_delete` of the `tracked` files. Paths in `approved` do not count and go
+/// through.
+pub fn hold_mass_delete(plan: &mut Plan, tracked: usize, limits: Limits, approved: &BTreeSet<RelPath>) -> Vec<Held> {
+    let mut held = Vec::new();
+    for side in [Side::Local, Side::Remote] {
+        let counts = |s: &Step| s.action.deletes() == Some(side) && !approved.contains(&s.path);
+        let files = plan.steps.iter().filter(|s| counts(s)).count();
+        // Counts of files are far below 2^52, where f64 is exact.
+        if files < MASS_DELETE_MIN || files as f64 <= limits.max_delete * tracked as f64 {
+            continue;
+        }
+        let (steps, rest) = std::mem::take(&mut plan.steps).into_iter().partition(|s| counts(s));
+        plan.steps = rest;
+        held.push(Held { id: plan_id(side, &steps), side, steps, of: tracked });
+    }
+    held
+}
+
+fn plan_id(side: Side, steps: &[Step]) -> String {
+    let mut text = format!("{side:?}\n");
+    for step in steps {
+        text.push_str(step.path.as_str());
+        text.push('\n');
+    }
+    Md5::of(text.as_bytes()).short()
+}
+
+/// What rejecting held deletions makes of the base, so that the next cycle brings the files back: a file deleted
+/// here is forgotten (row 2 downloads it), one deleted there counts as obeyed (row 8 uploads it).
+pub fn reject(held: &Held) -> Vec<(RelPath, Option<Base>)> {
+    held.steps
+        .iter()
+        .map(|step| {
+            let base = match &step.action {
+                super::Action::Obey { tombstone, .. } => Some(Base::Seen(*tombstone)),
+                _ => None,
+            };
+            (step.path.clone(), base)
+        })
+        .collect()
+}
+
+/// Where an index stood, or stands (capability `strong-index`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position<'a> {
+    pub epoch: &'a str,
+    pub cursor: u64,
+}
+
+/// The gate `server_reset`. `tracked`: files of the base; `missing`: those of them that the index does not name,
+/// not even by a tombstone; `before`, `now`: the last committed position and this index's, where the proxy tells.
+pub fn server_reset(
+    tracked: usize,
+    missing: usize,
+    before: Option<Position<'_>>,
+    now: Option<Position<'_>>,
+) -> Option<Halt> {
+    let why = match (before, now) {
+        (Some(b), Some(n)) if b.epoch != n.epoch => {
+            "the proxy's store is another one than before (its epoch changed)".to_owned()
+        }
+        (Some(b), Some(n)) if n.cursor < b.cursor => {
+            format!("the proxy's store was set back (its cursor went from {} to {})", b.cursor, n.cursor)
+        }
+        _ if missing >= 5 && missing * 5 >= tracked => {
+            format!("{missing} of {tracked} synced files are missing from the proxy's index")
+        }
+        _ => return None,
+    };
+    Some(Halt::ServerReset { id: Md5::of(format!("reset\n{why}\n").as_bytes()).short(), why })
+}

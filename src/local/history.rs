@@ -1,0 +1,251 @@
+//! History: what sync replaced or removed, kept in `.memsync/history/` until it is too old or too much.
+//!
+//! One folder a batch, `<time>-<kind>`, and in it the files under their own paths, so that a person can find them
+//! without this program.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::disk::{Disk, Kind};
+
+use super::Folder;
+use super::folder::HISTORY;
+use super::moves::dir_of;
+
+/// How a version came into history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kept {
+    /// Newer content took its place.
+    Replaced,
+    /// The file was deleted elsewhere.
+    Removed,
+}
+
+impl Kept {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Replaced => "replaced",
+            Self::Removed => "removed",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Replaced, Self::Removed].into_iter().find(|k| k.name() == text)
+    }
+}
+
+/// One earlier version of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// The path as it was called on the disk.
+    pub path: String,
+    /// When sync displaced it.
+    pub at: Timestamp,
+    pub kind: Kept,
+    /// Bytes.
+    pub size: u64,
+    /// Where it is kept, below the root.
+    pub file: String,
+}
+
+/// The batches that one run of [`Folder::perform`] fills.
+pub(super) struct Shelf {
+    stamp: String,
+    made: BTreeSet<String>,
+}
+
+impl Shelf {
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self { stamp: stamp(now), made: BTreeSet::new() }
+    }
+
+    /// The folders whose names must be made durable.
+    pub(super) fn dirs(&self) -> BTreeSet<String> {
+        let mut dirs = self.made.clone();
+        if !dirs.is_empty() {
+            dirs.insert(HISTORY.to_owned());
+        }
+        dirs
+    }
+
+    pub(super) fn take<D: Disk>(&mut self, disk: &D, slot: &str, at: &str, kind: Kept) -> io::Result<()> {
+        // A second version of the same path within the millisecond goes into a batch of its own.
+        for n in 0..1000 {
+            let number = if n == 0 { String::new() } else { format!(".{n}") };
+            let to = format!("{HISTORY}/{}{number}-{}/{at}", self.stamp, kind.name());
+            self.make_dir(disk, dir_of(&to))?;
+            match disk.rename_new(slot, &to) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other,
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{HISTORY} has no free name for {at}")))
+    }
+
+    fn make_dir<D: Disk>(&mut self, disk: &D, dir: &str) -> io::Result<()> {
+        if self.made.contains(dir) {
+            return Ok(());
+        }
+        match disk.mkdir(dir) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound && dir.contains('/') => {
+                self.make_dir(disk, dir_of(dir))?;
+                match disk.mkdir(dir) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                    _ => {}
+                }
+            }
+            Err(e) => return Err(e),
+        }
+        self.made.insert(dir.to_owned());
+        Ok(())
+    }
+}
+
+impl<D: Disk> Folder<D> {
+    /// Every version that is kept, the newest first; of one path, or of all.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn versions(&self, path: Option<&str>) -> io::Result<Vec<Version>> {
+        let mut versions = Vec::new();
+        for (name, at, kind) in self.batches()?.into_iter().rev() {
+            let top = format!("{HISTORY}/{name}");
+            let mut found = match path {
+                Some(path) => {
+                    let file = format!("{top}/{path}");
+                    match self.disk.stat(&file) {
+                        Ok(m) if m.kind == Kind::File => {
+                            vec![Version { path: path.to_owned(), at, kind, size: m.size, file }]
+                        }
+                        Ok(m) if m.kind == Kind::Dir => self.versions_below(&top, path, at, kind)?,
+                        Ok(_) => Vec::new(),
+                        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                            Vec::new()
+                        }
+                        Err(e) => return Err(e),
+                    }
+                }
+                None => self.versions_below(&top, "", at, kind)?,
+            };
+            found.sort_by(|a, b| a.path.cmp(&b.path));
+            versions.extend(found);
+        }
+        Ok(versions)
+    }
+
+    /// Removes versions older than `keep`, then the oldest batches until all that is left is at most `max_size`
+    /// bytes. Returns how many files went.
+    ///
+    /// # Errors
+    /// When the history cannot be read or a version cannot be removed.
+    pub fn prune(&self, keep: Duration, max_size: u64, now: Timestamp) -> io::Result<usize> {
+        let mut gone = 0;
+        let mut sized = BTreeMap::new();
+        let mut total = 0u64;
+        for (name, at, kind) in self.batches()? {
+            let top = format!("{HISTORY}/{name}");
+            if Duration::try_from(now.duration_since(at)).is_ok_and(|age| age > keep) {
+                gone += self.remove_batch(&top)?;
+                continue;
+            }
+            let size: u64 = self.versions_below(&top, "", at, kind)?.iter().map(|v| v.size).sum();
+            total += size;
+            sized.insert(name, (top, size));
+        }
+        for (top, size) in sized.values() {
+            if total <= max_size {
+                break;
+            }
+            gone += self.remove_batch(top)?;
+            total -= size;
+        }
+        Ok(gone)
+    }
+
+    /// The batches, the oldest first. Names that are none of ours are left alone.
+    fn batches(&self) -> io::Result<Vec<(String, Timestamp, Kept)>> {
+        let names = match self.disk.list(HISTORY) {
+            Ok(names) => names,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let mut batches: Vec<_> = names
+            .into_iter()
+            .filter_map(|(name, _)| {
+                let name = name.to_str()?.to_owned();
+                let (stamp, kind) = name.split_once('-')?;
+                let (at, kind) = (parse_stamp(stamp)?, Kept::parse(kind)?);
+                Some((name, at, kind))
+            })
+            .collect();
+        batches.sort();
+        Ok(batches)
+    }
+
+    fn versions_below(&self, top: &str, path: &str, at: Timestamp, kind: Kept) -> io::Result<Vec<Version>> {
+        let mut out = Vec::new();
+        let mut dirs = vec![path.to_owned()];
+        while let Some(dir) = dirs.pop() {
+            let full = if dir.is_empty() { top.to_owned() } else { format!("{top}/{dir}") };
+            for (name, meta) in self.disk.list(&full)? {
+                let Some(name) = name.to_str() else { continue };
+                let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
+                match meta.kind {
+                    Kind::Dir => dirs.push(path),
+                    Kind::File => {
+                        let file = format!("{top}/{path}");
+                        out.push(Version { path, at, kind, size: meta.size, file });
+                    }
+                    Kind::Symlink | Kind::Other(_) => {}
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn remove_batch(&self, top: &str) -> io::Result<usize> {
+        let mut gone = 0;
+        for (name, meta) in self.disk.list(top)? {
+            let Some(name) = name.to_str() else { continue };
+            let path = format!("{top}/{name}");
+            if meta.kind == Kind::Dir {
+                gone += self.remove_batch(&path)?;
+            } else {
+                self.disk.unlink(&path)?;
+                gone += 1;
+            }
+        }
+        self.disk.rmdir(top)?;
+        Ok(gone)
+    }
+}
+
+fn stamp(at: Timestamp) -> String {
+    at.strftime("%Y%m%dT%H%M%S.%3fZ").to_string()
+}
+
+fn parse_stamp(text: &str) -> Option<Timestamp> {
+    // The number of a second batch within one millisecond follows the Z.
+    let text = &text[..=text.find('Z')?];
+    let at = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S%.fZ", text).ok()?;
+    at.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|z| z.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_round_trip() {
+        let at: Timestamp = "2026-11-20T10:11:12.123Z".parse().unwrap();
+        assert_eq!(stamp(at), "20261120T101112.123Z");
+        assert_eq!(parse_stamp("20261120T101112.123Z"), Some(at));
+        assert_eq!(parse_stamp("20261120T101112.123Z.1"), Some(at));
+        assert_eq!(parse_stamp("notes"), None);
+    }
+}

@@ -1,0 +1,597 @@
+//! Changing the user's files: create, replace, trash, and set a conflict copy aside.
+//!
+//! **Displace, then verify** (invariant 6): what stands in the way is moved aside in one step and looked at only
+//! then, so that an edit made at the last moment is never lost. It goes to history if it is what the plan saw, and
+//! becomes a conflict copy if it is not.
+//!
+//! **Order on disk** (invariant 7), for a whole batch at once: content and intents durable → moves → names durable
+//! → the caller commits the base. A crash between any two leaves nothing but what [`Folder::sweep`] knows to put in
+//! order: the *intent* of the batch says, for every displaced file, where it came from and what was expected.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Md5;
+use crate::disk::{Disk, DiskFile, Kind};
+use crate::failpoint;
+use crate::path::RelPath;
+use crate::sync::Unknown;
+
+use super::Folder;
+use super::folder::STAGE;
+use super::history::{Kept, Shelf};
+use super::source;
+use super::stage::Staged;
+
+/// Up to this many files or folders are made durable one by one; more by one `syncfs`.
+const SYNC_ONE_BY_ONE: usize = 8;
+
+/// One change to the folder. `at` is what the path is called on the disk.
+pub enum Move<D: Disk> {
+    /// Puts the content where nothing is.
+    Create { path: RelPath, at: String, staged: Staged<D> },
+    /// REPLACE: `expect` is the content that the plan saw; it goes to history.
+    Replace { path: RelPath, at: String, staged: Staged<D>, expect: Md5 },
+    /// CONFLICT: the server keeps the name; what stands there becomes a conflict copy.
+    Conflict { path: RelPath, at: String, staged: Staged<D> },
+    /// TRASH: into history, if it is `expect`.
+    Trash { path: RelPath, at: String, expect: Md5 },
+}
+
+impl<D: Disk> Move<D> {
+    pub fn path(&self) -> &RelPath {
+        match self {
+            Self::Create { path, .. }
+            | Self::Replace { path, .. }
+            | Self::Conflict { path, .. }
+            | Self::Trash { path, .. } => path,
+        }
+    }
+}
+
+/// What became of a [`Move`].
+#[derive(Debug)]
+pub enum Moved {
+    /// `stat`: of the file placed, where it can be trusted already. `copy`: the conflict copy that was made.
+    Done {
+        stat: Option<Stat>,
+        copy: Option<RelPath>,
+    },
+    /// Something else stands there than the plan saw: plan again.
+    Stale {
+        copy: Option<RelPath>,
+    },
+    /// A file and a folder claim one name.
+    Blocked(Unknown),
+    Failed(io::Error),
+}
+
+/// One line of an intent file.
+#[derive(Serialize, Deserialize)]
+struct Intent {
+    /// The name in `stage/` at which the displaced file will stand.
+    slot: String,
+    /// Of the incoming file that stands at `slot` before the exchange; 0: none does.
+    incoming_inode: u64,
+    /// Where it comes from, as it is called on the disk.
+    at: String,
+    /// What is expected to be displaced; `None`: whatever it is, it becomes a conflict copy.
+    expect: Option<Md5>,
+    /// Whether it is put back where it came from when it is not what was expected.
+    put_back: bool,
+}
+
+const INTENT_SUFFIX: &str = ".intent";
+
+impl<D: Disk> Folder<D> {
+    /// Makes a batch of moves, and the content of the files named in `settle` (as they are called on the disk),
+    /// durable: on return the caller may commit them to the base. One outcome for each move, in their order.
+    ///
+    /// # Errors
+    /// When the disk cannot be made durable. Then nothing may be committed; the next cycle finds out what happened.
+    pub fn perform(&self, moves: Vec<Move<D>>, settle: &[String], now: Timestamp) -> io::Result<Vec<Moved>> {
+        let mut shelf = Shelf::new(now);
+        let mut touched = BTreeSet::new();
+        let mut to_sync: Vec<String> = settle.to_vec();
+        for path in settle {
+            touched.insert(dir_of(path).to_owned());
+        }
+        let mut ready = Vec::with_capacity(moves.len());
+        let mut intents = Vec::new();
+        for step in moves {
+            ready.push(self.prepare(step, &mut intents, &mut to_sync));
+        }
+        let intent = if intents.is_empty() { None } else { Some(self.write_intents(&intents)?) };
+        if !ready.is_empty() {
+            touched.insert(STAGE.to_owned());
+        }
+        to_sync.extend(intent.clone());
+        self.sync_contents(&to_sync, &touched)?;
+        failpoint::pass("moves.durable");
+
+        touched.retain(|dir| dir == STAGE);
+        let mut moved = Vec::with_capacity(ready.len());
+        let mut left_over = false;
+        for step in ready {
+            let outcome = match step {
+                Ok(step) => self.make(step, &mut shelf, &mut touched),
+                Err(outcome) => outcome,
+            };
+            left_over |= matches!(outcome, Moved::Failed(_));
+            moved.push(outcome);
+        }
+        if !moved.is_empty() {
+            touched.extend(shelf.dirs());
+            self.sync_dirs(&touched)?;
+        }
+        failpoint::pass("moves.placed");
+        // After a failure the intent stays for the sweep of the next start.
+        if let (Some(intent), false) = (intent, left_over) {
+            self.disk.unlink(&intent)?;
+        }
+        Ok(moved)
+    }
+
+    /// Looks at the place before anything is displaced, and writes down what is going to be.
+    fn prepare(
+        &self,
+        step: Move<D>,
+        intents: &mut Vec<Intent>,
+        to_sync: &mut Vec<String>,
+    ) -> Result<(Move<D>, String), Moved> {
+        let (slot, incoming_inode) = match &step {
+            Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => {
+                let slot = staged.slot().to_owned();
+                let meta = self.disk.stat(&slot).map_err(Moved::Failed)?;
+                to_sync.push(slot.clone());
+                (slot, meta.inode)
+            }
+            Move::Trash { .. } => (self.slot(), 0),
+        };
+        let (at, expect) = match &step {
+            Move::Create { .. } => return Ok((step, slot)),
+            Move::Replace { at, expect, .. } | Move::Trash { at, expect, .. } => (at, Some(*expect)),
+            Move::Conflict { at, .. } => (at, None),
+        };
+        match self.disk.stat(at) {
+            Ok(meta) if meta.kind == Kind::File => {
+                if incoming_inode != 0 {
+                    // The file keeps the permissions that it had.
+                    let staged = self.disk.open(&slot).map_err(Moved::Failed)?;
+                    staged.set_mode(meta.mode & 0o777).map_err(Moved::Failed)?;
+                }
+            }
+            Ok(_) => return Err(Moved::Stale { copy: None }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Moved::Stale { copy: None }),
+            Err(e) => return Err(Moved::Failed(e)),
+        }
+        intents.push(Intent {
+            slot: slot.clone(),
+            incoming_inode,
+            at: at.clone(),
+            expect,
+            put_back: matches!(step, Move::Trash { .. }),
+        });
+        Ok((step, slot))
+    }
+
+    fn make(&self, (step, slot): (Move<D>, String), shelf: &mut Shelf, touched: &mut BTreeSet<String>) -> Moved {
+        let outcome = match step {
+            Move::Create { at, staged, .. } => self.create(&at, staged, touched),
+            Move::Replace { path, at, staged, expect } => {
+                self.replace(&path, &at, staged, Some(expect), shelf, touched)
+            }
+            Move::Conflict { path, at, staged } => self.replace(&path, &at, staged, None, shelf, touched),
+            Move::Trash { path, at, expect } => self.trash(&path, &at, &slot, expect, shelf, touched),
+        };
+        outcome.unwrap_or_else(Moved::Failed)
+    }
+
+    fn create(&self, at: &str, mut staged: Staged<D>, touched: &mut BTreeSet<String>) -> io::Result<Moved> {
+        if let Some(clash) = self.ensure_parents(at, touched)? {
+            return Ok(Moved::Blocked(Unknown::Clash(clash)));
+        }
+        failpoint::pass("create.before");
+        match self.disk.rename_new(staged.slot(), at) {
+            Ok(()) => staged.placed(),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Ok(match self.disk.stat(at) {
+                    Ok(meta) if meta.kind == Kind::Dir => Moved::Blocked(Unknown::Clash(at.to_owned())),
+                    _ => Moved::Stale { copy: None },
+                });
+            }
+            // The folder went between the two: plan again.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Moved::Stale { copy: None }),
+            Err(e) => return Err(e),
+        }
+        failpoint::pass("create.renamed");
+        touched.insert(dir_of(at).to_owned());
+        Ok(Moved::Done { copy: None })
+    }
+
+    fn replace(
+        &self,
+        path: &RelPath,
+        at: &str,
+        mut staged: Staged<D>,
+        expect: Option<Md5>,
+        shelf: &mut Shelf,
+        touched: &mut BTreeSet<String>,
+    ) -> io::Result<Moved> {
+        let slot = staged.slot().to_owned();
+        failpoint::pass("replace.before");
+        match self.exchange(&mut staged, at) {
+            Ok(()) => {}
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(Moved::Stale { copy: None });
+            }
+            Err(e) => return Err(e),
+        }
+        failpoint::pass("replace.exchanged");
+        touched.insert(dir_of(at).to_owned());
+        if self.disk.stat(&slot)?.kind != Kind::File {
+            // Not a file any more: it goes back where it stood.
+            self.disk.exchange(&slot, at)?;
+            self.disk.unlink(&slot)?;
+            return Ok(Moved::Stale { copy: None });
+        }
+        let displaced = self.digest_displaced(&slot)?;
+        let wanted = expect == Some(displaced) || displaced == staged.md5;
+        let copy = if wanted {
+            self.keep(&slot, at, Kept::Replaced, shelf)?;
+            None
+        } else {
+            Some(self.set_aside(&slot, path, at, displaced, shelf, touched)?)
+        };
+        failpoint::pass("replace.kept");
+        Ok(Moved::Done { copy: copy.flatten() })
+    }
+
+    fn trash(
+        &self,
+        path: &RelPath,
+        at: &str,
+        slot: &str,
+        expect: Md5,
+        shelf: &mut Shelf,
+        touched: &mut BTreeSet<String>,
+    ) -> io::Result<Moved> {
+        failpoint::pass("trash.before");
+        match self.disk.rename_new(at, slot) {
+            Ok(()) => {}
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(Moved::Stale { copy: None });
+            }
+            Err(e) => return Err(e),
+        }
+        failpoint::pass("trash.displaced");
+        touched.insert(dir_of(at).to_owned());
+        let displaced =
+            if self.disk.stat(slot)?.kind == Kind::File { Some(self.digest_displaced(slot)?) } else { None };
+        if displaced == Some(expect) {
+            self.keep(slot, at, Kept::Removed, shelf)?;
+            failpoint::pass("trash.kept");
+            self.remove_empty_parents(at, touched);
+            return Ok(Moved::Done { copy: None });
+        }
+        Ok(Moved::Stale { copy: self.put_back(slot, path, at, displaced, shelf, touched)? })
+    }
+
+    /// Back where it came from; where that place is taken, beside it as a conflict copy.
+    fn put_back(
+        &self,
+        slot: &str,
+        path: &RelPath,
+        at: &str,
+        content: Option<Md5>,
+        shelf: &mut Shelf,
+        touched: &mut BTreeSet<String>,
+    ) -> io::Result<Option<RelPath>> {
+        self.ensure_parents(at, touched)?;
+        touched.insert(dir_of(at).to_owned());
+        match (self.disk.rename_new(slot, at), content) {
+            (Ok(()), _) => Ok(None),
+            (Err(e), Some(md5)) if e.kind() == io::ErrorKind::AlreadyExists => {
+                self.set_aside(slot, path, at, md5, shelf, touched)
+            }
+            (Err(e), _) => Err(e),
+        }
+    }
+
+    /// The displaced file becomes a conflict copy beside `at`; `None` where a copy of the same content is there.
+    fn set_aside(
+        &self,
+        slot: &str,
+        path: &RelPath,
+        at: &str,
+        content: Md5,
+        shelf: &mut Shelf,
+        touched: &mut BTreeSet<String>,
+    ) -> io::Result<Option<RelPath>> {
+        for n in 1..1000u32 {
+            let name = conflict_name(path.file_name(), self.device(), content, n);
+            let Ok(copy) = path.with_file_name(&name) else { continue };
+            let copy_at = match dir_of(at) {
+                "" => name,
+                dir => format!("{dir}/{name}"),
+            };
+            self.ensure_parents(&copy_at, touched)?;
+            match self.disk.rename_new(slot, &copy_at) {
+                Ok(()) => {
+                    touched.insert(dir_of(at).to_owned());
+                    return Ok(Some(copy));
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    // The copy of an earlier try, or one that the user has edited since.
+                    if self.content_is(&copy_at, content) {
+                        self.keep(slot, at, Kept::Replaced, shelf)?;
+                        return Ok(None);
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        self.keep(slot, at, Kept::Replaced, shelf)?;
+        Ok(None)
+    }
+
+    fn content_is(&self, at: &str, content: Md5) -> bool {
+        matches!(source::digest(&*self.disk, at, &mut Vec::new()), Ok(Some(d)) if d.md5 == content)
+    }
+
+    /// The digest of a displaced file. A program that still has it open may be writing: then it is no content that
+    /// the plan saw, whatever it is.
+    fn digest_displaced(&self, slot: &str) -> io::Result<Md5> {
+        let mut buf = Vec::new();
+        for _ in 0..3 {
+            if let Some(d) = source::digest(&*self.disk, slot, &mut buf)? {
+                return Ok(d.md5);
+            }
+        }
+        Ok(Md5::from_bytes([0xff; 16]))
+    }
+
+    /// `RENAME_EXCHANGE`, or where the filesystem cannot: the old file aside, then the new one in. Readers may then
+    /// miss the file for a moment, but nothing unseen is overwritten. Afterwards the slot holds what was displaced.
+    fn exchange(&self, staged: &mut Staged<D>, at: &str) -> io::Result<()> {
+        let slot = staged.slot().to_owned();
+        match self.disk.exchange(&slot, at) {
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
+            other => {
+                if other.is_ok() {
+                    staged.placed();
+                }
+                return other;
+            }
+        }
+        // The displaced file must stand at the slot that the intent names, so the incoming one makes room.
+        let incoming = self.slot();
+        self.disk.rename_new(&slot, &incoming)?;
+        staged.placed();
+        let placed = self.disk.rename_new(at, &slot).and_then(|()| {
+            self.disk.rename_new(&incoming, at).inspect_err(|_| {
+                // Somebody was faster. What cannot go back now is put in order by the sweep of the next start.
+                let _ = self.disk.rename_new(&slot, at);
+            })
+        });
+        placed.inspect_err(|_| {
+            // Best effort: a download that stays is swept at start-up.
+            let _ = self.disk.unlink(&incoming);
+        })
+    }
+
+    /// Makes the folders above `at`. `Some`: a file is in the way.
+    fn ensure_parents(&self, at: &str, touched: &mut BTreeSet<String>) -> io::Result<Option<String>> {
+        let dir = dir_of(at);
+        if dir.is_empty() {
+            return Ok(None);
+        }
+        match self.disk.mkdir(dir) {
+            Ok(()) => {
+                touched.insert(dir_of(dir).to_owned());
+                Ok(None)
+            }
+            Err(e) => match e.kind() {
+                io::ErrorKind::AlreadyExists => Ok((self.disk.stat(dir)?.kind != Kind::Dir).then(|| dir.to_owned())),
+                io::ErrorKind::NotFound => {
+                    if let Some(clash) = self.ensure_parents(dir, touched)? {
+                        return Ok(Some(clash));
+                    }
+                    touched.insert(dir_of(dir).to_owned());
+                    self.ensure_dir(dir).map(|_| None)
+                }
+                io::ErrorKind::NotADirectory => Ok(Some(dir.to_owned())),
+                _ => Err(e),
+            },
+        }
+    }
+
+    /// Folders that sync left empty go; one that is not empty stays, whoever made it.
+    fn remove_empty_parents(&self, at: &str, touched: &mut BTreeSet<String>) {
+        let mut dir = dir_of(at);
+        while !dir.is_empty() && self.disk.rmdir(dir).is_ok() {
+            touched.remove(dir);
+            dir = dir_of(dir);
+            touched.insert(dir.to_owned());
+        }
+    }
+
+    pub(super) fn keep(&self, slot: &str, at: &str, kind: Kept, shelf: &mut Shelf) -> io::Result<()> {
+        shelf.take(&*self.disk, slot, at, kind)
+    }
+
+    fn write_intents(&self, intents: &[Intent]) -> io::Result<String> {
+        let name = format!("{}{INTENT_SUFFIX}", self.slot());
+        let mut text = Vec::new();
+        for intent in intents {
+            serde_json::to_writer(&mut text, intent)?;
+            text.push(b'\n');
+        }
+        self.disk.create(&name)?.write_all(&text)?;
+        Ok(name)
+    }
+
+    fn sync_contents(&self, files: &[String], dirs: &BTreeSet<String>) -> io::Result<()> {
+        if files.is_empty() && dirs.is_empty() {
+            return Ok(());
+        }
+        if files.len() > SYNC_ONE_BY_ONE {
+            return self.disk.sync_all();
+        }
+        for file in files {
+            match self.disk.open(file) {
+                Ok(file) => file.sync()?,
+                // A user's file that is gone again: the next scan decides, and what it held is on the server.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.sync_dirs(dirs)
+    }
+
+    fn sync_dirs(&self, dirs: &BTreeSet<String>) -> io::Result<()> {
+        if dirs.len() > SYNC_ONE_BY_ONE {
+            return self.disk.sync_all();
+        }
+        for dir in dirs {
+            match self.disk.sync_dir(dir) {
+                Ok(()) => {}
+                // Removed again by the user, with all that was in it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts in order what a crash left in `stage/`: displaced files go where their intent says, half downloads go.
+    /// Returns the conflict copies made. For start-up, before the first scan.
+    ///
+    /// # Errors
+    /// When something cannot be moved; it is left for the next start.
+    pub fn sweep(&self, now: Timestamp) -> io::Result<Vec<RelPath>> {
+        let names = match self.disk.list(STAGE) {
+            Ok(names) => names,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let names: Vec<String> =
+            names.into_iter().filter_map(|(n, _)| n.to_str().map(|n| format!("{STAGE}/{n}"))).collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (intents, slots): (Vec<_>, Vec<_>) = names.into_iter().partition(|n| n.ends_with(INTENT_SUFFIX));
+        let mut shelf = Shelf::new(now);
+        let mut touched = BTreeSet::new();
+        let mut copies = Vec::new();
+        for name in &intents {
+            for intent in self.read_intents(name)? {
+                copies.extend(self.settle_intent(&intent, &mut shelf, &mut touched)?);
+            }
+        }
+        self.disk.sync_all()?;
+        for slot in slots {
+            match self.disk.unlink(&slot) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        for name in &intents {
+            self.disk.unlink(name)?;
+        }
+        Ok(copies)
+    }
+
+    fn read_intents(&self, name: &str) -> io::Result<Vec<Intent>> {
+        let mut file = self.disk.open(name)?;
+        let (mut text, mut buf) = (Vec::new(), [0u8; 4096]);
+        loop {
+            let n = file.read(&mut buf)?;
+            if n == 0 {
+                break;
+            }
+            text.extend_from_slice(&buf[..n]);
+        }
+        // A torn intent was never durable, so that nothing had been displaced under it.
+        Ok(text.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    }
+
+    fn settle_intent(
+        &self,
+        intent: &Intent,
+        shelf: &mut Shelf,
+        touched: &mut BTreeSet<String>,
+    ) -> io::Result<Option<RelPath>> {
+        let meta = match self.disk.stat(&intent.slot) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        if meta.inode == intent.incoming_inode {
+            return Ok(None);
+        }
+        let Ok(path) = RelPath::from_disk(&intent.at) else { return Ok(None) };
+        let content = if meta.kind == Kind::File { Some(self.digest_displaced(&intent.slot)?) } else { None };
+        match content {
+            Some(md5) if intent.expect == Some(md5) => {
+                let kind = if intent.put_back { Kept::Removed } else { Kept::Replaced };
+                self.keep(&intent.slot, &intent.at, kind, shelf)?;
+                Ok(None)
+            }
+            Some(md5) if !intent.put_back => self.set_aside(&intent.slot, &path, &intent.at, md5, shelf, touched),
+            content => self.put_back(&intent.slot, &path, &intent.at, content, shelf, touched),
+        }
+    }
+}
+
+/// The folder part of a name on the disk.
+pub(super) fn dir_of(at: &str) -> &str {
+    at.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+/// Nanoseconds since the epoch, as file times are kept.
+pub fn ns(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+/// `stem.conflict-<device>-<first 8 of md5>.ext`; from the second on with a number. The copy of a copy is named
+/// after the original, so that names never nest.
+pub fn conflict_name(name: &str, device: &str, content: Md5, n: u32) -> String {
+    let (stem, ext) = split_conflict(name).unwrap_or_else(|| split_ext(name));
+    let number = if n > 1 { format!("-{n}") } else { String::new() };
+    let tail = format!(".conflict-{device}-{}{number}{ext}", content.short());
+    let mut keep = crate::path::MAX_SEGMENT.saturating_sub(tail.len()).min(stem.len());
+    while !stem.is_char_boundary(keep) {
+        keep -= 1;
+    }
+    format!("{}{tail}", &stem[..keep])
+}
+
+/// Whether a name is that of a conflict copy.
+pub fn is_conflict_name(name: &str) -> bool {
+    split_conflict(name).is_some()
+}
+
+fn split_ext(name: &str) -> (&str, &str) {
+    match name.rfind('.') {
+        Some(at) if at > 0 => name.split_at(at),
+        _ => (name, ""),
+    }
+}
+
+/// The stem and extension of the original, if `name` is that of a conflict copy.
+fn split_conflict(name: &str) -> Option<(&str, &str)> {
+    let (stem, rest) = name.split_once(".conflict-")?;
+    let (mark, ext) = split_ext(rest);
+    let mut parts = mark.rsplit('-');
+    let mut hex = parts.next()?;
+    if hex.len() < 8 && hex.bytes().all(|b| b.is_ascii_digit()) {
+        hex = parts.next()?;
+    }
+    let is_md5 = hex.len() == 8 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    (is_md5 && parts.next().is_some()).then_some((stem, ext))
+}

@@ -1,0 +1,488 @@
+//! The scan: what is in the folder now.
+//!
+//! Watcher events are hints, the scan is the truth. A file whose stat is unchanged is not read again; a file that
+//! is as young as the scan is (the racy-timestamp rule): a write within the same clock tick would not show.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::digest::Md5;
+use crate::disk::{Disk, Kind, Meta, Stat};
+use crate::path::{PRIVATE_DIR, RelPath};
+use crate::sync::{Local, Unknown};
+
+use super::Folder;
+use super::source::{self, Digested};
+
+/// A stat this close before the scan (in ns) may hide a second write: the coarsest kernel clock ticks every 10 ms.
+const TICK_NS: i64 = 20_000_000;
+/// The same for filesystems that keep whole seconds (FAT keeps two).
+const COARSE_TICK_NS: i64 = 2_000_000_000;
+
+/// What stands at one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub local: Local,
+    /// Where unchanged, the digest still holds; `None`: hash it again next time.
+    pub stat: Option<Stat>,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What to look at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Everything; the rest is then ignored.
+    pub full: bool,
+    /// Single paths, as they are called on the disk.
+    pub paths: BTreeSet<String>,
+    /// Whole subtrees.
+    pub subtrees: BTreeSet<String>,
+}
+
+impl Scope {
+    pub fn full() -> Self {
+        Self { full: true, ..Self::default() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        !self.full && self.paths.is_empty() && self.subtrees.is_empty()
+    }
+
+    pub fn merge(&mut self, other: Self) {
+        self.full |= other.full;
+        self.paths.extend(other.paths);
+        self.subtrees.extend(other.subtrees);
+    }
+}
+
+/// What a scan may be told.
+pub struct ScanOptions<'a> {
+    /// Bytes; larger files take no part.
+    pub max_file_size: u64,
+    /// Whether a path (as it is called on the disk) is ignored.
+    pub ignored: &'a (dyn Fn(&str, bool) -> bool + Sync),
+    /// Threads to read with, at least 1.
+    pub threads: usize,
+    /// Wall clock in ns since the epoch, by which a stat is young or old.
+    pub now_ns: i64,
+}
+
+/// Everything the scans have found so far.
+#[derive(Debug, Clone, Default)]
+pub struct Tree {
+    found: BTreeMap<RelPath, Found>,
+    /// Files whose name on the disk is not the one on the wire (NFC).
+    disk_names: BTreeMap<RelPath, String>,
+}
+
+/// What a scan cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ScanStats {
+    pub files: u64,
+    /// Files that were read.
+    pub hashed: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+}
+
+impl Tree {
+    /// Puts in what an earlier run knew, so that unchanged files are not read.
+    pub fn seed(&mut self, path: RelPath, md5: Md5, stat: Stat) {
+        self.found.insert(path, Found { local: Local::File(md5), stat: Some(stat), size: stat.size });
+    }
+
+    pub fn found(&self) -> &BTreeMap<RelPath, Found> {
+        &self.found
+    }
+
+    /// What a placed or removed file is now, without another scan.
+    pub fn put(&mut self, path: RelPath, found: Option<Found>) {
+        match found {
+            Some(found) => {
+                self.found.insert(path, found);
+            }
+            None => {
+                self.found.remove(&path);
+                self.disk_names.remove(&path);
+            }
+        }
+    }
+
+    /// What the path is called on the disk, or would be: a new file goes into the folder that is there, whatever
+    /// Unicode form its name has.
+    pub fn disk_name(&self, path: &RelPath) -> String {
+        if self.disk_names.is_empty() {
+            return path.as_str().to_owned();
+        }
+        if let Some(name) = self.disk_names.get(path) {
+            return name.clone();
+        }
+        for dir in path.ancestors() {
+            let (from, to) = (format!("{dir}/"), format!("{dir}0"));
+            let range = (std::ops::Bound::Included(from.as_str()), std::ops::Bound::Excluded(to.as_str()));
+            if let Some((_, name)) = self.disk_names.range::<str, _>(range).next() {
+                let depth = dir.split('/').count();
+                let mut parts: Vec<&str> = name.split('/').take(depth).collect();
+                parts.extend(path.segments().skip(depth));
+                return parts.join("/");
+            }
+        }
+        path.as_str().to_owned()
+    }
+
+    /// Why nothing is known of a path that the scan did not find: something above it could not be looked into.
+    pub fn unknown_above(&self, path: &RelPath) -> Option<Unknown> {
+        path.ancestors().find_map(|a| match self.found.get(a) {
+            Some(Found { local: Local::Unknown(why), .. }) => Some(why.clone()),
+            _ => None,
+        })
+    }
+}
+
+impl<D: Disk> Folder<D> {
+    /// Brings `tree` up to date within `scope`.
+    ///
+    /// # Errors
+    /// When the root itself cannot be read; anything below becomes [`Local::Unknown`] in the tree.
+    pub fn scan(&self, tree: &mut Tree, scope: &Scope, options: &ScanOptions<'_>) -> io::Result<ScanStats> {
+        let root = self.disk.stat("")?;
+        let walk = Walk {
+            disk: &*self.disk,
+            known: &tree.found,
+            options,
+            device: root.device,
+            queue: Mutex::new(Queue::default()),
+            wake: Condvar::new(),
+        };
+        let mut gone = Vec::new();
+        if scope.full {
+            walk.push(Job::Dir(String::new()));
+        } else {
+            for path in &scope.paths {
+                self.look(&walk, path, false, &mut gone)?;
+            }
+            for path in &scope.subtrees {
+                self.look(&walk, path, true, &mut gone)?;
+            }
+        }
+        let batches: Vec<Batch> = std::thread::scope(|s| {
+            let others: Vec<_> = (1..options.threads.max(1)).map(|_| s.spawn(|| walk.run())).collect();
+            let mut all = vec![walk.run()];
+            for other in others {
+                match other.join() {
+                    Ok(batch) => all.push(batch),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            all
+        });
+        let queue = walk.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(e) = queue.root_error {
+            return Err(e);
+        }
+        let mut stats = ScanStats::default();
+        let mut items = Vec::new();
+        for batch in batches {
+            stats.hashed += batch.stats.hashed;
+            stats.bytes += batch.stats.bytes;
+            items.extend(batch.items);
+        }
+        items.sort_by(|a: &Item, b: &Item| a.path.cmp(&b.path).then_with(|| a.disk_name.cmp(&b.disk_name)));
+        if scope.full {
+            tree.disk_names.clear();
+            tree.found = BTreeMap::new();
+        } else {
+            for dir in gone.into_iter().chain(scope.subtrees.iter().cloned()) {
+                tree.forget_below(&dir);
+            }
+        }
+        tree.take_in(items);
+        stats.files = tree.found.len() as u64;
+        Ok(stats)
+    }
+
+    /// Queues one path for a scan that is not full.
+    fn look(&self, walk: &Walk<'_, D>, name: &str, whole: bool, gone: &mut Vec<String>) -> io::Result<()> {
+        if name.is_empty() {
+            walk.push(Job::Dir(String::new()));
+            return Ok(());
+        }
+        // A path below something that is no folder (any more) is gone; the ignored are not looked at.
+        match self.disk.stat(name) {
+            Ok(meta) => {
+                if (walk.options.ignored)(name, meta.kind == Kind::Dir) {
+                    gone.push(name.to_owned());
+                } else if meta.kind == Kind::Dir {
+                    // Also where something else stood before: a file, or a folder that could not be read.
+                    let new_here = walk.known.contains_key(name);
+                    if new_here && !whole {
+                        gone.push(name.to_owned());
+                    }
+                    if new_here || whole {
+                        walk.push(Job::Dir(name.to_owned()));
+                    }
+                } else {
+                    // A file where a folder was: nothing is below it now.
+                    gone.push(name.to_owned());
+                    walk.push(Job::Files(vec![(name.to_owned(), meta)]));
+                }
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                gone.push(name.to_owned());
+            }
+            Err(e) => walk.push(Job::Failed(name.to_owned(), e.to_string())),
+        }
+        Ok(())
+    }
+}
+
+impl Tree {
+    fn forget_below(&mut self, dir: &str) {
+        let Ok(top) = RelPath::from_disk(dir) else {
+            if dir.is_empty() {
+                self.found.clear();
+                self.disk_names.clear();
+            }
+            return;
+        };
+        self.found.remove(&top);
+        self.disk_names.remove(&top);
+        let (from, to) = (format!("{top}/"), format!("{top}0"));
+        let range = (std::ops::Bound::Included(from.as_str()), std::ops::Bound::Excluded(to.as_str()));
+        let below: Vec<RelPath> = self.found.range::<str, _>(range).map(|(p, _)| p.clone()).collect();
+        for path in below {
+            self.found.remove(&path);
+            self.disk_names.remove(&path);
+        }
+    }
+
+    /// `items` come in the order of their paths; two disk names of one path stand side by side.
+    fn take_in(&mut self, items: Vec<Item>) {
+        for item in items {
+            let other = self
+                .disk_names
+                .get(&item.path)
+                .cloned()
+                .or_else(|| self.found.contains_key(&item.path).then(|| item.path.as_str().to_owned()));
+            let mut found = item.found;
+            if let Some(other) = other.filter(|o| *o != item.disk_name) {
+                // Both are blocked: neither may stand for the other.
+                found = Found { local: Local::Unknown(Unknown::Collides(other)), stat: None, size: 0 };
+            } else if item.disk_name != item.path.as_str() {
+                self.disk_names.insert(item.path.clone(), item.disk_name);
+            }
+            self.found.insert(item.path, found);
+        }
+    }
+}
+
+struct Item {
+    path: RelPath,
+    disk_name: String,
+    found: Found,
+}
+
+#[derive(Default)]
+struct Batch {
+    items: Vec<Item>,
+    stats: ScanStats,
+}
+
+enum Job {
+    Dir(String),
+    Files(Vec<(String, Meta)>),
+    Failed(String, String),
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Vec<Job>,
+    busy: usize,
+    root_error: Option<io::Error>,
+}
+
+struct Walk<'a, D: Disk> {
+    disk: &'a D,
+    known: &'a BTreeMap<RelPath, Found>,
+    options: &'a ScanOptions<'a>,
+    device: u64,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+}
+
+/// Files that one job hashes: small enough to share a large folder between the threads.
+const FILES_A_JOB: usize = 64;
+
+impl<D: Disk> Walk<'_, D> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: Job) {
+        self.lock().jobs.push(job);
+        self.wake.notify_one();
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut queue = self.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop() {
+                queue.busy += 1;
+                return Some(job);
+            }
+            if queue.busy == 0 {
+                return None;
+            }
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn done(&self) {
+        let mut queue = self.lock();
+        queue.busy -= 1;
+        if queue.busy == 0 {
+            self.wake.notify_all();
+        }
+    }
+
+    fn run(&self) -> Batch {
+        let mut batch = Batch::default();
+        let mut buf = Vec::new();
+        while let Some(job) = self.next() {
+            match job {
+                Job::Dir(dir) => self.dir(&dir, &mut batch),
+                Job::Files(files) => {
+                    for (name, meta) in files {
+                        self.file(name, &meta, &mut batch, &mut buf);
+                    }
+                }
+                Job::Failed(name, why) => self.unknown(name, Unknown::Unreadable(why), &mut batch),
+            }
+            self.done();
+        }
+        batch
+    }
+
+    fn dir(&self, dir: &str, batch: &mut Batch) {
+        let names = match self.disk.list(dir) {
+            Ok(names) => names,
+            Err(e) if dir.is_empty() => {
+                self.lock().root_error = Some(e);
+                return;
+            }
+            // It went while we looked: the next scan sees what became of it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(e) => return self.unknown(dir.to_owned(), Unknown::Unreadable(e.to_string()), batch),
+        };
+        let mut to_hash = Vec::new();
+        for (name, meta) in names {
+            let Some(name) = name.to_str() else {
+                let shown = name.to_string_lossy().replace(char::is_control, "\u{fffd}");
+                let shown = if dir.is_empty() { shown } else { format!("{dir}/{shown}") };
+                self.unknown(shown, Unknown::Name(crate::path::PathError::NotUtf8.to_string()), batch);
+                continue;
+            };
+            if dir.is_empty() && name == PRIVATE_DIR {
+                continue;
+            }
+            let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
+            if (self.options.ignored)(&path, meta.kind == Kind::Dir) {
+                continue;
+            }
+            match meta.kind {
+                Kind::Dir if name.eq_ignore_ascii_case(PRIVATE_DIR) => {
+                    self.unknown(path, Unknown::NotAFile("another memory folder's private directory"), batch);
+                }
+                Kind::Dir if meta.device != self.device => {
+                    self.unknown(path, Unknown::NotAFile("mount point of another filesystem"), batch);
+                }
+                Kind::Dir => self.push(Job::Dir(path)),
+                Kind::File if self.cached(&path, &meta, batch) => {}
+                Kind::File => {
+                    to_hash.push((path, meta));
+                    if to_hash.len() >= FILES_A_JOB {
+                        self.push(Job::Files(std::mem::take(&mut to_hash)));
+                    }
+                }
+                Kind::Symlink | Kind::Other(_) => self.file(path, &meta, batch, &mut Vec::new()),
+            }
+        }
+        if !to_hash.is_empty() {
+            self.push(Job::Files(to_hash));
+        }
+    }
+
+    /// Takes a file over from what is known, where its stat is unchanged.
+    fn cached(&self, name: &str, meta: &Meta, batch: &mut Batch) -> bool {
+        let Ok(path) = RelPath::from_disk(name) else { return false };
+        let stat = Stat::from(meta);
+        if meta.size > self.options.max_file_size {
+            return false;
+        }
+        match self.known.get_key_value(&path) {
+            Some((path, found)) if found.stat == Some(stat) && matches!(found.local, Local::File(_)) => {
+                batch.items.push(Item { path: path.clone(), disk_name: name.to_owned(), found: found.clone() });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn file(&self, name: String, meta: &Meta, batch: &mut Batch, buf: &mut Vec<u8>) {
+        match meta.kind {
+            Kind::File => {}
+            Kind::Dir => return,
+            Kind::Symlink => return self.unknown(name, Unknown::NotAFile("symlink"), batch),
+            Kind::Other(kind) => return self.unknown(name, Unknown::NotAFile(kind), batch),
+        }
+        if meta.size > self.options.max_file_size {
+            return self.unknown(name, Unknown::TooLarge(meta.size), batch);
+        }
+        if self.cached(&name, meta, batch) {
+            return;
+        }
+        let path = match RelPath::from_disk(&name) {
+            Ok(path) => path,
+            Err(e) => return self.unknown(name, Unknown::Name(e.to_string()), batch),
+        };
+        let found = match source::digest(self.disk, &name, buf) {
+            Ok(Some(Digested { md5, stat })) => {
+                batch.stats.hashed += 1;
+                batch.stats.bytes += stat.size;
+                Found { local: Local::File(md5), stat: settled(stat, self.options.now_ns), size: stat.size }
+            }
+            Ok(None) => Found { local: Local::Unknown(Unknown::Changing), stat: None, size: meta.size },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(e) => {
+                let why = Unknown::Unreadable(e.to_string());
+                Found { local: Local::Unknown(why), stat: None, size: meta.size }
+            }
+        };
+        batch.items.push(Item { path, disk_name: name, found });
+    }
+
+    fn unknown(&self, name: String, why: Unknown, batch: &mut Batch) {
+        // A name that is no RelPath can be on no server and in no base: it is shown under a name that can.
+        let path = RelPath::from_disk(&name).ok().or_else(|| {
+            let safe: String =
+                name.chars().map(|c| if c.is_control() || c == '\\' { '\u{fffd}' } else { c }).take(250).collect();
+            RelPath::from_disk(&safe).ok()
+        });
+        if let Some(path) = path {
+            let found = Found { local: Local::Unknown(why), stat: None, size: 0 };
+            batch.items.push(Item { disk_name: path.as_str().to_owned(), path, found });
+        }
+    }
+}
+
+/// The stat, where it is old enough to be trusted at the wall-clock time `now_ns`.
+pub fn settled(stat: Stat, now_ns: i64) -> Option<Stat> {
+    let whole_seconds = stat.mtime_ns % 1_000_000_000 == 0 && stat.ctime_ns % 1_000_000_000 == 0;
+    let tick = if whole_seconds { COARSE_TICK_NS } else { TICK_NS };
+    let youngest = stat.ctime_ns.max(stat.mtime_ns);
+    // A timestamp of the future is set by hand or by a wrong clock; ctime then tells.
+    let youngest = if youngest > now_ns { stat.ctime_ns } else { youngest };
+    (youngest < now_ns - tick).then_some(stat)
+}

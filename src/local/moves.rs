@@ -55,9 +55,8 @@ impl<D: Disk> Move<D> {
 /// What became of a [`Move`].
 #[derive(Debug)]
 pub enum Moved {
-    /// `stat`: of the file placed, where it can be trusted already. `copy`: the conflict copy that was made.
+    /// `copy`: the conflict copy that was made.
     Done {
-        stat: Option<Stat>,
         copy: Option<RelPath>,
     },
     /// Something else stands there than the plan saw: plan again.

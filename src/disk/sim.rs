@@ -136,13 +136,8 @@ impl Default for SimDisk {
 impl SimDisk {
     /// An empty folder at one second past the epoch.
     pub fn new() -> Self {
-        let world = World {
-            tree: Tree::new(),
-            boot: 0,
-            ops: 0,
-            planted: Planted::default(),
-            last_read: BTreeMap::new(),
-        };
+        let world =
+            World { tree: Tree::new(), boot: 0, ops: 0, planted: Planted::default(), last_read: BTreeMap::new() };
         Self {
             world: Arc::new(Mutex::new(world)),
             hook: Arc::default(),

@@ -78,10 +78,9 @@ impl Change {
     /// other worked in.
     fn builds_on(&self, earlier: &Self) -> bool {
         self.moved.iter().any(|ino| earlier.moved.contains(ino) || earlier.touches(*ino))
-            || self
-                .edits
-                .iter()
-                .any(|e| earlier.moved.contains(&e.dir) || earlier.edits.iter().any(|o| o.dir == e.dir && o.name == e.name))
+            || self.edits.iter().any(|e| {
+                earlier.moved.contains(&e.dir) || earlier.edits.iter().any(|o| o.dir == e.dir && o.name == e.name)
+            })
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,7 @@ use super::{Disk, DiskFile, Meta};
 use crate::path::PRIVATE_DIR;
 
 mod tree;
+mod user;
 
 #[cfg(test)]
 mod tests;
@@ -63,6 +65,8 @@ pub struct Op<'a> {
     pub to: Option<&'a str>,
     /// Counted from 1 over the life of the disk, over all its handles.
     pub number: u64,
+    /// The disk, for a hook that acts on it: one that owned a clone would never be freed.
+    pub disk: &'a SimDisk,
 }
 
 /// What becomes of a step.
@@ -96,6 +100,13 @@ struct World {
     last_read: BTreeMap<String, Bytes>,
 }
 
+#[derive(Default)]
+struct Hooks {
+    hook: Option<Hook>,
+    /// Counts how often it was set.
+    set: u64,
+}
+
 /// A process that has the disk open.
 struct Life {
     boot: u64,
@@ -109,7 +120,7 @@ struct Life {
 #[derive(Clone)]
 pub struct SimDisk {
     world: Arc<Mutex<World>>,
-    hook: Arc<Mutex<Option<Hook>>>,
+    hooks: Arc<Mutex<Hooks>>,
     life: Arc<Life>,
 }
 
@@ -120,6 +131,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn killed() -> io::Error {
     io::Error::other("killed")
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimDisk").field("alive", &self.is_alive()).finish_non_exhaustive()
+    }
 }
 
 fn is_private(path: &str) -> bool {
@@ -140,7 +157,7 @@ impl SimDisk {
             World { tree: Tree::new(), boot: 0, ops: 0, planted: Planted::default(), last_read: BTreeMap::new() };
         Self {
             world: Arc::new(Mutex::new(world)),
-            hook: Arc::default(),
+            hooks: Arc::default(),
             life: Arc::new(Life { boot: 0, dead: AtomicBool::new(false) }),
         }
     }
@@ -154,7 +171,7 @@ impl SimDisk {
         let boot = self.world().boot;
         Self {
             world: self.world.clone(),
-            hook: self.hook.clone(),
+            hooks: self.hooks.clone(),
             life: Arc::new(Life { boot, dead: AtomicBool::new(false) }),
         }
     }
@@ -190,7 +207,9 @@ impl SimDisk {
     /// Sees every later step of every engine on this disk, until it is replaced. A step of an engine from inside
     /// the hook is not seen.
     pub fn set_hook(&self, hook: Option<Hook>) {
-        *lock(&self.hook) = hook;
+        let mut hooks = lock(&self.hooks);
+        hooks.hook = hook;
+        hooks.set += 1;
     }
 
     /// How many steps engines have begun.
@@ -215,210 +234,6 @@ impl SimDisk {
     }
 }
 
-/// The user's side. Nothing here goes through the hook; what is not called volatile is durable at once, with the
-/// names of the folders above it.
-impl SimDisk {
-    /// Runs `act` and makes what it did at `paths` durable.
-    fn durably<T>(&self, paths: &[&str], act: impl FnOnce(&mut Tree) -> io::Result<T>) -> io::Result<T> {
-        let mut world = self.world();
-        let done = act(&mut world.tree)?;
-        for path in paths {
-            world.tree.settle_path(path);
-        }
-        Ok(done)
-    }
-
-    /// Writes over a file in place, or creates it and the folders above it.
-    ///
-    /// # Errors
-    /// As `open(2)`; `InvalidInput` when something other than a file stands there.
-    pub fn user_write(&self, path: &str, bytes: impl Into<Bytes>) -> io::Result<()> {
-        self.durably(&[path], |tree| {
-            let ino = write(tree, path, bytes.into())?;
-            tree.sync_content(ino);
-            Ok(())
-        })
-    }
-
-    /// As [`SimDisk::user_write`], but nothing of it is durable.
-    ///
-    /// # Errors
-    /// As [`SimDisk::user_write`].
-    pub fn user_write_volatile(&self, path: &str, bytes: impl Into<Bytes>) -> io::Result<()> {
-        write(&mut self.world().tree, path, bytes.into()).map(drop)
-    }
-
-    /// Saves as editors do: a new file beside it, renamed over it. The inode changes.
-    ///
-    /// # Errors
-    /// As `rename(2)`.
-    pub fn user_replace(&self, path: &str, bytes: impl Into<Bytes>) -> io::Result<()> {
-        let temp = format!("{path}.tmp~");
-        self.durably(&[path, &temp], |tree| {
-            let ino = write(tree, &temp, bytes.into())?;
-            tree.sync_content(ino);
-            tree.rename(&temp, path).inspect_err(|_| {
-                // It was just made, so it can be taken away.
-                let _ = tree.unlink(&temp);
-            })
-        })
-    }
-
-    /// Renames a file or a folder, replacing a file at `to` and creating the folders above it.
-    ///
-    /// # Errors
-    /// As `rename(2)`.
-    pub fn user_rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.durably(&[from, to], |tree| {
-            tree.find(from)?;
-            mkdir_above(tree, to)?;
-            tree.rename(from, to)
-        })
-    }
-
-    /// Removes a file (or a symlink and the like).
-    ///
-    /// # Errors
-    /// As `unlink(2)`.
-    pub fn user_remove(&self, path: &str) -> io::Result<()> {
-        self.durably(&[path], |tree| tree.unlink(path))
-    }
-
-    /// Removes a folder with all in it.
-    ///
-    /// # Errors
-    /// As `rmdir(2)`.
-    pub fn user_remove_dir_all(&self, path: &str) -> io::Result<()> {
-        fn remove(tree: &mut Tree, path: &str) -> io::Result<()> {
-            let dir = tree.find(path)?;
-            let names: Vec<_> = tree.list(dir)?.map(|(name, ino)| (format!("{path}/{name}"), ino)).collect();
-            for (below, ino) in names {
-                match tree.meta(ino).kind {
-                    super::Kind::Dir => remove(tree, &below)?,
-                    _ => tree.unlink(&below)?,
-                }
-            }
-            tree.rmdir(path)
-        }
-        self.durably(&[path], |tree| remove(tree, path))
-    }
-
-    /// Creates a folder and those above it; one that is there is fine.
-    ///
-    /// # Errors
-    /// As `mkdir(2)`.
-    pub fn user_mkdir(&self, path: &str) -> io::Result<()> {
-        self.durably(&[path], |tree| mkdir_all(tree, path))
-    }
-
-    /// A symlink, which leads nowhere that matters.
-    ///
-    /// # Errors
-    /// As `symlink(2)`.
-    pub fn plant_symlink(&self, path: &str) -> io::Result<()> {
-        self.durably(&[path], |tree| {
-            mkdir_above(tree, path)?;
-            tree.symlink(path).map(drop)
-        })
-    }
-
-    /// A socket, device or FIFO; `kind` is its name for people.
-    ///
-    /// # Errors
-    /// As `mknod(2)`.
-    pub fn plant_other(&self, path: &str, kind: &'static str) -> io::Result<()> {
-        self.durably(&[path], |tree| {
-            mkdir_above(tree, path)?;
-            tree.other(path, kind).map(drop)
-        })
-    }
-
-    /// Takes away or gives back the right to read a file or to list a folder. `stat` works all the time.
-    ///
-    /// # Errors
-    /// As `chmod(2)`.
-    pub fn set_unreadable(&self, path: &str, unreadable: bool) -> io::Result<()> {
-        let mut world = self.world();
-        let ino = world.tree.find(path)?;
-        world.tree.set_readable(ino, !unreadable);
-        Ok(())
-    }
-
-    /// The content of a file, also of one that is unreadable for the engine.
-    ///
-    /// # Errors
-    /// `NotFound`; `InvalidInput` when it is no regular file.
-    pub fn user_read(&self, path: &str) -> io::Result<Bytes> {
-        let world = self.world();
-        let ino = world.tree.find(path)?;
-        match world.tree.meta(ino).kind {
-            super::Kind::File => Ok(world.tree.content(ino)),
-            _ => Err(ErrorKind::InvalidInput.into()),
-        }
-    }
-
-    /// What stands at a path.
-    ///
-    /// # Errors
-    /// As `lstat(2)`.
-    pub fn user_stat(&self, path: &str) -> io::Result<Meta> {
-        let world = self.world();
-        world.tree.find(path).map(|ino| world.tree.meta(ino))
-    }
-
-    /// Every regular file below a folder (`""`: all) by its path from the root, empty when there is no such
-    /// folder. The private folder is left out unless `below` is in it.
-    pub fn user_tree(&self, below: &str) -> BTreeMap<String, Bytes> {
-        fn collect(tree: &Tree, dir: Ino, path: &str, with_private: bool, out: &mut BTreeMap<String, Bytes>) {
-            for (name, ino) in tree.entries(dir) {
-                let path = if path.is_empty() { name.to_string() } else { format!("{path}/{name}") };
-                match tree.meta(ino).kind {
-                    super::Kind::File => drop(out.insert(path, tree.content(ino))),
-                    super::Kind::Dir if with_private || !is_private(&path) => {
-                        collect(tree, ino, &path, with_private, out);
-                    }
-                    _ => {}
-                }
-            }
-        }
-        let world = self.world();
-        let mut out = BTreeMap::new();
-        if let Ok(dir) = world.tree.find(below) {
-            collect(&world.tree, dir, below, is_private(below), &mut out);
-        }
-        out
-    }
-}
-
-fn mkdir_all(tree: &mut Tree, path: &str) -> io::Result<()> {
-    for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
-        let dir = &path[..end];
-        match tree.find(dir) {
-            Ok(ino) if tree.meta(ino).kind == super::Kind::Dir => {}
-            Ok(_) => return Err(ErrorKind::NotADirectory.into()),
-            Err(e) if e.kind() == ErrorKind::NotFound => drop(tree.mkdir(dir)?),
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-fn mkdir_above(tree: &mut Tree, path: &str) -> io::Result<()> {
-    path.rsplit_once('/').map_or(Ok(()), |(dir, _)| mkdir_all(tree, dir))
-}
-
-fn write(tree: &mut Tree, path: &str, bytes: Bytes) -> io::Result<Ino> {
-    mkdir_above(tree, path)?;
-    let ino = match tree.find(path) {
-        Ok(ino) if tree.meta(ino).kind == super::Kind::File => ino,
-        Ok(_) => return Err(ErrorKind::InvalidInput.into()),
-        Err(e) if e.kind() == ErrorKind::NotFound => tree.create(path, 0o644)?,
-        Err(e) => return Err(e),
-    };
-    tree.set_content(ino, bytes);
-    Ok(ino)
-}
-
 /// The engine's side.
 impl SimDisk {
     /// Begins a step: asks the hook, then gives the world if the process still lives.
@@ -431,11 +246,18 @@ impl SimDisk {
             world.ops += 1;
             world.ops
         };
-        // Taken out while it runs, so that it may use the disk and replace itself.
-        let hook = lock(&self.hook).take();
+        // Taken out while it runs, so that it may use the disk and set another one.
+        let (hook, set) = {
+            let mut hooks = lock(&self.hooks);
+            (hooks.hook.take(), hooks.set)
+        };
         if let Some(mut hook) = hook {
-            let verdict = hook(&Op { kind, path, to, number });
-            lock(&self.hook).get_or_insert(hook);
+            let verdict = hook(&Op { kind, path, to, number, disk: self });
+            let mut hooks = lock(&self.hooks);
+            if hooks.set == set {
+                hooks.hook = Some(hook);
+            }
+            drop(hooks);
             match verdict {
                 Verdict::Go => {}
                 Verdict::Fail(kind) => return Err(kind.into()),

@@ -380,10 +380,11 @@ impl Tree {
     /// Makes the changes of names that `wanted` picks durable, with all that they build on.
     fn settle(&mut self, wanted: impl Fn(&Change) -> bool) {
         let mut picked: Vec<bool> = self.journal.iter().map(wanted).collect();
-        for later in (0..picked.len()).rev() {
-            if picked[later] {
-                for earlier in 0..later {
-                    picked[earlier] = picked[earlier] || self.journal[later].builds_on(&self.journal[earlier]);
+        for (later, change) in self.journal.iter().enumerate().rev() {
+            let (before, rest) = picked.split_at_mut(later);
+            if rest[0] {
+                for (picked, earlier) in before.iter_mut().zip(&self.journal) {
+                    *picked = *picked || change.builds_on(earlier);
                 }
             }
         }

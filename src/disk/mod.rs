@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io;
 
 pub mod real;
+pub mod sim;
 
 /// What a path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,57 @@
+//! What macOS does differently. Written from its manual pages; not yet run there.
+
+use std::ffi::CStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{Dir, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+/// How a folder is opened to be a starting point only.
+pub const DIR: OFlags = OFlags::RDONLY;
+
+/// There is no `openat2`: the caller walks.
+pub fn open_beneath(_root: BorrowedFd<'_>, _path: &str, _flags: OFlags, _mode: Mode) -> Result<OwnedFd, Errno> {
+    Err(Errno::NOSYS)
+}
+
+/// Calls `f` with every name in an open folder, `.` and `..` among them.
+pub fn each_name(dir: &OwnedFd, mut f: impl FnMut(&CStr) -> Result<(), Errno>) -> Result<(), Errno> {
+    for entry in Dir::read_from(dir)? {
+        f(entry?.file_name())?;
+    }
+    Ok(())
+}
+
+/// Makes one open file or folder durable. Plain `fsync` leaves the data in the drive's cache; filesystems
+/// without `F_FULLFSYNC` (network mounts) have nothing better.
+pub fn sync(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    match rustix::io::retry_on_intr(|| rustix::fs::fcntl_fullfsync(fd)) {
+        Err(Errno::NOTSUP | Errno::INVAL | Errno::NOTTY) => rustix::io::retry_on_intr(|| rustix::fs::fsync(fd)),
+        other => other,
+    }
+}
+
+/// Makes the filesystem that `fd` is on durable: `sync(2)` hands over what is in memory, then the drive is told
+/// to write down what it holds.
+pub fn sync_all(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::fs::sync();
+    sync(fd)
+}
+
+/// The fields of `struct stat` whose type differs between systems.
+pub struct Numbers {
+    pub device: u64,
+    pub mode: u32,
+    pub mtime_nsec: i64,
+    pub ctime_nsec: i64,
+}
+
+pub fn numbers(stat: &Stat) -> Numbers {
+    Numbers {
+        // A device number is a bit pattern that the system declares as signed.
+        device: u64::from(stat.st_dev.cast_unsigned()),
+        mode: u32::from(stat.st_mode),
+        mtime_nsec: stat.st_mtime_nsec,
+        ctime_nsec: stat.st_ctime_nsec,
+    }
+}

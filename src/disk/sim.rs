@@ -1,0 +1,447 @@
+//! [`SimDisk`]: a filesystem in memory on which processes are killed and the power fails.
+//!
+//! It is made for tests that run the real engine under a seed: the same calls give the same run. What was not
+//! synced is lost in a power cut, as the `tree` module says; a hook sees every step of the engine and may act
+//! between any two of them. It has no hard links, no limits of space and no threads of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use fastrand::Rng;
+
+use super::{Disk, DiskFile, Meta};
+use crate::path::PRIVATE_DIR;
+
+mod tree;
+mod user;
+
+#[cfg(test)]
+mod tests;
+
+use tree::{Ino, Tree};
+
+/// A step of the engine on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OpKind {
+    List,
+    Stat,
+    Open,
+    Create,
+    Append,
+    Mkdir,
+    Rmdir,
+    Unlink,
+    Rename,
+    RenameNew,
+    Exchange,
+    SyncDir,
+    SyncAll,
+    /// On an open file, as all below; `path` is what it was opened as.
+    Read,
+    Write,
+    Sync,
+    FileMeta,
+    SetMode,
+}
+
+impl OpKind {
+    /// Whether it can change what is on the disk or what a power cut leaves of it.
+    pub fn writes(self) -> bool {
+        !matches!(self, Self::List | Self::Stat | Self::Open | Self::Read | Self::FileMeta)
+    }
+}
+
+/// What the engine is about to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Op<'a> {
+    pub kind: OpKind,
+    pub path: &'a str,
+    /// The second path of a rename or an exchange.
+    pub to: Option<&'a str>,
+    /// Counted from 1 over the life of the disk, over all its handles.
+    pub number: u64,
+    /// The disk, for a hook that acts on it: one that owned a clone would never be freed.
+    pub disk: &'a SimDisk,
+}
+
+/// What becomes of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Go,
+    /// It fails and changes nothing.
+    Fail(ErrorKind),
+    /// The process dies before the step.
+    Kill,
+}
+
+/// Called before each step of an engine, with no lock held.
+pub type Hook = Box<dyn FnMut(&Op<'_>) -> Verdict + Send>;
+
+/// Ways to make any engine behave like a wrong one, to show that a test notices. All are off by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Planted {
+    no_fsync: bool,
+    unverified_displace: bool,
+    unreadable_is_absent: bool,
+}
+
+struct World {
+    tree: Tree,
+    /// Counts power cuts: a process does not outlive one.
+    boot: u64,
+    ops: u64,
+    planted: Planted,
+    /// What the engine last read at a path; kept only for `unverified_displace`.
+    last_read: BTreeMap<String, Bytes>,
+}
+
+#[derive(Default)]
+struct Hooks {
+    hook: Option<Hook>,
+    /// Counts how often it was set.
+    set: u64,
+}
+
+/// A process that has the disk open.
+struct Life {
+    boot: u64,
+    dead: AtomicBool,
+}
+
+/// A handle to the disk. Clones belong to the same process; [`SimDisk::handle`] gives one to a new process.
+///
+/// The methods of [`Disk`] are the engine's and go through the hook; all others are the user's or the test's and
+/// work after the process was killed, too.
+#[derive(Clone)]
+pub struct SimDisk {
+    world: Arc<Mutex<World>>,
+    hooks: Arc<Mutex<Hooks>>,
+    life: Arc<Life>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A test that panics elsewhere shall show its own message.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn killed() -> io::Error {
+    io::Error::other("killed")
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimDisk").field("alive", &self.is_alive()).finish_non_exhaustive()
+    }
+}
+
+fn is_private(path: &str) -> bool {
+    path == PRIVATE_DIR || path.strip_prefix(PRIVATE_DIR).is_some_and(|rest| rest.starts_with('/'))
+}
+
+impl Default for SimDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The test's side.
+impl SimDisk {
+    /// An empty folder at one second past the epoch.
+    pub fn new() -> Self {
+        let world =
+            World { tree: Tree::new(), boot: 0, ops: 0, planted: Planted::default(), last_read: BTreeMap::new() };
+        Self {
+            world: Arc::new(Mutex::new(world)),
+            hooks: Arc::default(),
+            life: Arc::new(Life { boot: 0, dead: AtomicBool::new(false) }),
+        }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        lock(&self.world)
+    }
+
+    /// The same disk for a new process.
+    pub fn handle(&self) -> Self {
+        let boot = self.world().boot;
+        Self {
+            world: self.world.clone(),
+            hooks: self.hooks.clone(),
+            life: Arc::new(Life { boot, dead: AtomicBool::new(false) }),
+        }
+    }
+
+    /// Kills the process this handle belongs to: every later step of it fails and changes nothing.
+    pub fn kill(&self) {
+        self.life.dead.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the process this handle belongs to can still act.
+    pub fn is_alive(&self) -> bool {
+        !self.life.dead.load(Ordering::SeqCst) && self.life.boot == self.world().boot
+    }
+
+    /// Cuts the power: every process dies, and only what was durable is left for sure.
+    pub fn power_cut(&self, rng: &mut Rng) {
+        let mut world = self.world();
+        world.boot += 1;
+        world.last_read.clear();
+        world.tree.power_cut(rng);
+    }
+
+    /// Sets the clock, in nanoseconds since the epoch. It stands still otherwise.
+    pub fn set_time(&self, ns: i64) {
+        self.world().tree.now_ns = ns;
+    }
+
+    /// The clock, in nanoseconds since the epoch.
+    pub fn time(&self) -> i64 {
+        self.world().tree.now_ns
+    }
+
+    /// Sees every later step of every engine on this disk, until it is replaced. A step of an engine from inside
+    /// the hook is not seen.
+    pub fn set_hook(&self, hook: Option<Hook>) {
+        let mut hooks = lock(&self.hooks);
+        hooks.hook = hook;
+        hooks.set += 1;
+    }
+
+    /// How many steps engines have begun.
+    pub fn ops(&self) -> u64 {
+        self.world().ops
+    }
+
+    /// Planted bug: syncing does nothing and says it did.
+    pub fn plant_no_fsync(&self, on: bool) {
+        self.world().planted.no_fsync = on;
+    }
+
+    /// Planted bug: a file that is moved into the private folder arrives there with the content that the engine
+    /// last read at its old name, as if the engine had not looked at what it moved.
+    pub fn plant_unverified_displace(&self, on: bool) {
+        self.world().planted.unverified_displace = on;
+    }
+
+    /// Planted bug: what cannot be read looks as if it were not there.
+    pub fn plant_unreadable_is_absent(&self, on: bool) {
+        self.world().planted.unreadable_is_absent = on;
+    }
+}
+
+/// The engine's side.
+impl SimDisk {
+    /// Begins a step: asks the hook, then gives the world if the process still lives.
+    fn step(&self, kind: OpKind, path: &str, to: Option<&str>) -> io::Result<MutexGuard<'_, World>> {
+        if !self.is_alive() {
+            return Err(killed());
+        }
+        let number = {
+            let mut world = self.world();
+            world.ops += 1;
+            world.ops
+        };
+        // Taken out while it runs, so that it may use the disk and set another one.
+        let (hook, set) = {
+            let mut hooks = lock(&self.hooks);
+            (hooks.hook.take(), hooks.set)
+        };
+        if let Some(mut hook) = hook {
+            let verdict = hook(&Op { kind, path, to, number, disk: self });
+            let mut hooks = lock(&self.hooks);
+            if hooks.set == set {
+                hooks.hook = Some(hook);
+            }
+            drop(hooks);
+            match verdict {
+                Verdict::Go => {}
+                Verdict::Fail(kind) => return Err(kind.into()),
+                Verdict::Kill => self.kill(),
+            }
+        }
+        let world = self.world();
+        if self.life.dead.load(Ordering::SeqCst) || self.life.boot != world.boot {
+            return Err(killed());
+        }
+        Ok(world)
+    }
+
+    fn file(&self, path: &str, ino: Ino, append: bool) -> SimFile {
+        SimFile { disk: self.clone(), path: path.to_owned(), ino, position: 0, append }
+    }
+}
+
+impl World {
+    /// As the engine sees it.
+    fn find(&self, path: &str) -> io::Result<Ino> {
+        let ino = self.tree.find(path)?;
+        if self.hides(ino) { Err(ErrorKind::NotFound.into()) } else { Ok(ino) }
+    }
+
+    fn hides(&self, ino: Ino) -> bool {
+        self.planted.unreadable_is_absent && !self.tree.is_readable(ino)
+    }
+
+    /// For `unverified_displace`: before `from` becomes `to`.
+    fn displace(&mut self, from: &str, to: &str) {
+        if self.planted.unverified_displace
+            && !is_private(from)
+            && is_private(to)
+            && let Some(read) = self.last_read.get(from)
+            && let Ok(ino) = self.tree.find(from)
+            && self.tree.content(ino) != read
+        {
+            let read = read.clone();
+            self.tree.set_content(ino, read);
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+
+    fn list(&self, dir: &str) -> io::Result<Vec<(OsString, Meta)>> {
+        let world = self.step(OpKind::List, dir, None)?;
+        let ino = world.find(dir)?;
+        let names = world.tree.list(ino)?.filter(|(_, ino)| !world.hides(*ino));
+        Ok(names.map(|(name, ino)| (OsString::from(&**name), world.tree.meta(ino))).collect())
+    }
+
+    fn stat(&self, path: &str) -> io::Result<Meta> {
+        let world = self.step(OpKind::Stat, path, None)?;
+        world.find(path).map(|ino| world.tree.meta(ino))
+    }
+
+    fn open(&self, path: &str) -> io::Result<SimFile> {
+        let world = self.step(OpKind::Open, path, None)?;
+        world.find(path)?;
+        world.tree.open(path).map(|ino| self.file(path, ino, false))
+    }
+
+    fn create(&self, path: &str) -> io::Result<SimFile> {
+        let mut world = self.step(OpKind::Create, path, None)?;
+        world.tree.create(path, 0o644).map(|ino| self.file(path, ino, false))
+    }
+
+    fn append(&self, path: &str) -> io::Result<SimFile> {
+        let mut world = self.step(OpKind::Append, path, None)?;
+        let ino = match world.tree.create(path, 0o600) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => world.tree.open(path)?,
+            made => made?,
+        };
+        Ok(self.file(path, ino, true))
+    }
+
+    fn mkdir(&self, dir: &str) -> io::Result<()> {
+        if dir.is_empty() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        self.step(OpKind::Mkdir, dir, None)?.tree.mkdir(dir).map(drop)
+    }
+
+    fn rmdir(&self, dir: &str) -> io::Result<()> {
+        self.step(OpKind::Rmdir, dir, None)?.tree.rmdir(dir)
+    }
+
+    fn unlink(&self, path: &str) -> io::Result<()> {
+        self.step(OpKind::Unlink, path, None)?.tree.unlink(path)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut world = self.step(OpKind::Rename, from, Some(to))?;
+        world.displace(from, to);
+        world.tree.rename(from, to)
+    }
+
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut world = self.step(OpKind::RenameNew, from, Some(to))?;
+        world.tree.find(from)?;
+        if world.tree.find(to).is_ok() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        world.displace(from, to);
+        world.tree.rename(from, to)
+    }
+
+    fn exchange(&self, a: &str, b: &str) -> io::Result<()> {
+        let mut world = self.step(OpKind::Exchange, a, Some(b))?;
+        world.displace(a, b);
+        world.displace(b, a);
+        world.tree.exchange(a, b)
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        let mut world = self.step(OpKind::SyncDir, dir, None)?;
+        let ino = world.tree.find(dir)?;
+        if world.planted.no_fsync { Ok(()) } else { world.tree.sync_dir(ino) }
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        let mut world = self.step(OpKind::SyncAll, "", None)?;
+        if !world.planted.no_fsync {
+            world.tree.sync_all();
+        }
+        Ok(())
+    }
+}
+
+/// An open file of a [`SimDisk`]. It outlives its name, but not the process or the power.
+pub struct SimFile {
+    disk: SimDisk,
+    /// As it was opened.
+    path: String,
+    ino: Ino,
+    position: usize,
+    append: bool,
+}
+
+impl SimFile {
+    fn step(&self, kind: OpKind) -> io::Result<MutexGuard<'_, World>> {
+        self.disk.step(kind, &self.path, None)
+    }
+}
+
+impl DiskFile for SimFile {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut world = self.step(OpKind::Read)?;
+        let content = world.tree.content(self.ino);
+        let rest = content.get(self.position..).unwrap_or_default();
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        if world.planted.unverified_displace && !is_private(&self.path) {
+            world.last_read.insert(self.path.clone(), content);
+        }
+        drop(world);
+        self.position += n;
+        Ok(n)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let at = (!self.append).then_some(self.position);
+        let end = self.step(OpKind::Write)?.tree.write(self.ino, at, bytes);
+        self.position = end;
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut world = self.step(OpKind::Sync)?;
+        if !world.planted.no_fsync {
+            world.tree.sync_content(self.ino);
+        }
+        Ok(())
+    }
+
+    fn meta(&self) -> io::Result<Meta> {
+        Ok(self.step(OpKind::FileMeta)?.tree.meta(self.ino))
+    }
+
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        self.step(OpKind::SetMode)?.tree.set_mode(self.ino, mode);
+        Ok(())
+    }
+}

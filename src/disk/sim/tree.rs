@@ -1,0 +1,494 @@
+//! [`Tree`]: inodes, names, and which of both a power cut would leave.
+//!
+//! Content and names become durable apart from each other. Every change of names goes into a journal of changes
+//! not yet durable; a change is never made durable without the earlier ones that it builds on. It knows no
+//! processes, hooks or planted bugs.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use fastrand::Rng;
+
+use crate::disk::{Kind, Meta};
+
+/// An inode number. Never used again.
+pub(super) type Ino = u64;
+
+/// The only filesystem there is.
+const DEVICE: u64 = 1;
+const ROOT: Ino = 1;
+const READ_BITS: u32 = 0o444;
+
+struct Inode {
+    body: Body,
+    mode: u32,
+    mtime_ns: i64,
+    ctime_ns: i64,
+}
+
+enum Body {
+    File(Content),
+    Dir(Names),
+    Symlink,
+    Other(&'static str),
+}
+
+#[derive(Default)]
+struct Content {
+    now: Bytes,
+    /// What `fsync` has seen; `None` before the first.
+    durable: Option<Saved>,
+    dirty: bool,
+}
+
+struct Saved {
+    bytes: Bytes,
+    mtime_ns: i64,
+    ctime_ns: i64,
+}
+
+#[derive(Default)]
+struct Names {
+    now: BTreeMap<Arc<str>, Ino>,
+    durable: BTreeMap<Arc<str>, Ino>,
+}
+
+/// One change of names, which is durable whole or not at all.
+struct Change {
+    edits: Vec<Edit>,
+    /// The inodes that it created, moved or removed.
+    moved: Vec<Ino>,
+}
+
+struct Edit {
+    dir: Ino,
+    name: Arc<str>,
+    to: Option<Ino>,
+}
+
+impl Change {
+    fn touches(&self, dir: Ino) -> bool {
+        self.edits.iter().any(|e| e.dir == dir)
+    }
+
+    /// Whether `self` makes no sense on a disk that never saw the earlier change: it is about the same name or
+    /// the same inode, works in a folder that the other made or moved, or moves or removes the folder that the
+    /// other worked in.
+    fn builds_on(&self, earlier: &Self) -> bool {
+        self.moved.iter().any(|ino| earlier.moved.contains(ino) || earlier.touches(*ino))
+            || self.edits.iter().any(|e| {
+                earlier.moved.contains(&e.dir) || earlier.edits.iter().any(|o| o.dir == e.dir && o.name == e.name)
+            })
+    }
+}
+
+/// A place for a name: the folder it is in, and what is there.
+struct Spot {
+    dir: Ino,
+    name: Arc<str>,
+    found: Option<Ino>,
+}
+
+pub(super) struct Tree {
+    /// `inodes[n - 1]` is inode `n`.
+    inodes: Vec<Inode>,
+    journal: Vec<Change>,
+    pub(super) now_ns: i64,
+}
+
+fn error<T>(kind: ErrorKind) -> io::Result<T> {
+    Err(kind.into())
+}
+
+impl Tree {
+    pub(super) fn new() -> Self {
+        let mut tree = Self { inodes: Vec::new(), journal: Vec::new(), now_ns: 1_000_000_000 };
+        tree.add(Body::Dir(Names::default()), 0o755);
+        tree
+    }
+
+    fn add(&mut self, body: Body, mode: u32) -> Ino {
+        self.inodes.push(Inode { body, mode, mtime_ns: self.now_ns, ctime_ns: self.now_ns });
+        self.inodes.len() as Ino
+    }
+
+    fn inode(&self, ino: Ino) -> &Inode {
+        &self.inodes[ino as usize - 1]
+    }
+
+    fn inode_mut(&mut self, ino: Ino) -> &mut Inode {
+        &mut self.inodes[ino as usize - 1]
+    }
+
+    fn names(&self, ino: Ino) -> io::Result<&Names> {
+        match &self.inode(ino).body {
+            Body::Dir(names) => Ok(names),
+            _ => error(ErrorKind::NotADirectory),
+        }
+    }
+
+    fn names_mut(&mut self, ino: Ino) -> Option<&mut Names> {
+        match &mut self.inode_mut(ino).body {
+            Body::Dir(names) => Some(names),
+            _ => None,
+        }
+    }
+
+    fn is_dir(&self, ino: Ino) -> bool {
+        matches!(self.inode(ino).body, Body::Dir(_))
+    }
+
+    /// The inode at `path`; no symlink is followed.
+    pub(super) fn find(&self, path: &str) -> io::Result<Ino> {
+        if path.is_empty() {
+            return Ok(ROOT);
+        }
+        path.split('/').try_fold(ROOT, |dir, name| {
+            self.names(dir)?.now.get(name).copied().ok_or_else(|| ErrorKind::NotFound.into())
+        })
+    }
+
+    fn spot(&self, path: &str) -> io::Result<Spot> {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if name.is_empty() {
+            return error(ErrorKind::ResourceBusy);
+        }
+        let dir = self.find(dir)?;
+        let found = self.names(dir)?.now.get(name).copied();
+        Ok(Spot { dir, name: name.into(), found })
+    }
+
+    fn existing(&self, path: &str) -> io::Result<(Spot, Ino)> {
+        let spot = self.spot(path)?;
+        let ino = spot.found.ok_or(ErrorKind::NotFound)?;
+        Ok((spot, ino))
+    }
+
+    pub(super) fn meta(&self, ino: Ino) -> Meta {
+        let inode = self.inode(ino);
+        let (kind, size) = match &inode.body {
+            Body::File(c) => (Kind::File, c.now.len() as u64),
+            Body::Dir(_) => (Kind::Dir, 4096),
+            Body::Symlink => (Kind::Symlink, 1),
+            Body::Other(kind) => (Kind::Other(kind), 0),
+        };
+        let Inode { mtime_ns, ctime_ns, mode, .. } = *inode;
+        Meta { kind, size, mtime_ns, ctime_ns, inode: ino, device: DEVICE, mode }
+    }
+
+    pub(super) fn is_readable(&self, ino: Ino) -> bool {
+        self.inode(ino).mode & READ_BITS != 0
+    }
+
+    pub(super) fn set_mode(&mut self, ino: Ino, mode: u32) {
+        let now = self.now_ns;
+        let inode = self.inode_mut(ino);
+        inode.mode = mode;
+        inode.ctime_ns = now;
+    }
+
+    pub(super) fn set_readable(&mut self, ino: Ino, readable: bool) {
+        let mode = self.inode(ino).mode;
+        self.set_mode(ino, if readable { mode | READ_BITS } else { mode & !READ_BITS });
+    }
+
+    /// The names in a folder.
+    pub(super) fn list(&self, dir: Ino) -> io::Result<impl Iterator<Item = (&Arc<str>, Ino)>> {
+        self.names(dir)?;
+        if !self.is_readable(dir) {
+            return error(ErrorKind::PermissionDenied);
+        }
+        Ok(self.entries(dir))
+    }
+
+    /// The names in a folder, readable or not; none where there is no folder.
+    pub(super) fn entries(&self, dir: Ino) -> impl Iterator<Item = (&Arc<str>, Ino)> {
+        self.names(dir).into_iter().flat_map(|names| names.now.iter().map(|(name, ino)| (name, *ino)))
+    }
+
+    /// The inode at `path` when it is a regular file that may be read.
+    pub(super) fn open(&self, path: &str) -> io::Result<Ino> {
+        let ino = self.find(path)?;
+        match self.inode(ino).body {
+            Body::File(_) if self.is_readable(ino) => Ok(ino),
+            Body::File(_) => error(ErrorKind::PermissionDenied),
+            _ => error(ErrorKind::InvalidInput),
+        }
+    }
+
+    /// The content of a regular file, empty for anything else.
+    pub(super) fn content(&self, ino: Ino) -> Bytes {
+        match &self.inode(ino).body {
+            Body::File(c) => c.now.clone(),
+            _ => Bytes::new(),
+        }
+    }
+
+    fn change_content(&mut self, ino: Ino, change: impl FnOnce(&mut Bytes)) {
+        let now = self.now_ns;
+        let inode = self.inode_mut(ino);
+        if let Body::File(c) = &mut inode.body {
+            change(&mut c.now);
+            c.dirty = true;
+            inode.mtime_ns = now;
+            inode.ctime_ns = now;
+        }
+    }
+
+    /// Writes at a position; `None` appends. Gives the position after it.
+    pub(super) fn write(&mut self, ino: Ino, at: Option<usize>, bytes: &[u8]) -> usize {
+        let mut end = 0;
+        self.change_content(ino, |content| {
+            let mut all = std::mem::take(content).try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+            let at = at.unwrap_or(all.len());
+            end = at + bytes.len();
+            if all.len() < end {
+                all.resize(end, 0);
+            }
+            all[at..end].copy_from_slice(bytes);
+            *content = all.freeze();
+        });
+        end
+    }
+
+    pub(super) fn set_content(&mut self, ino: Ino, bytes: Bytes) {
+        self.change_content(ino, |content| *content = bytes);
+    }
+
+    /// `fsync` of a file: its content, not its name.
+    pub(super) fn sync_content(&mut self, ino: Ino) {
+        let Inode { body, mtime_ns, ctime_ns, .. } = self.inode_mut(ino);
+        if let Body::File(c) = body
+            && (c.dirty || c.durable.is_none())
+        {
+            c.durable = Some(Saved { bytes: c.now.clone(), mtime_ns: *mtime_ns, ctime_ns: *ctime_ns });
+            c.dirty = false;
+        }
+    }
+
+    fn commit(&mut self, change: Change) {
+        let now = self.now_ns;
+        for edit in &change.edits {
+            if let Some(names) = self.names_mut(edit.dir) {
+                match edit.to {
+                    Some(ino) => names.now.insert(edit.name.clone(), ino),
+                    None => names.now.remove(&edit.name),
+                };
+            }
+            let dir = self.inode_mut(edit.dir);
+            dir.mtime_ns = now;
+            dir.ctime_ns = now;
+        }
+        for ino in &change.moved {
+            self.inode_mut(*ino).ctime_ns = now;
+        }
+        self.journal.push(change);
+    }
+
+    fn make(&mut self, path: &str, body: Body, mode: u32) -> io::Result<Ino> {
+        let spot = self.spot(path)?;
+        if spot.found.is_some() {
+            return error(ErrorKind::AlreadyExists);
+        }
+        let ino = self.add(body, mode);
+        self.commit(Change { edits: vec![Edit { dir: spot.dir, name: spot.name, to: Some(ino) }], moved: vec![ino] });
+        Ok(ino)
+    }
+
+    pub(super) fn create(&mut self, path: &str, mode: u32) -> io::Result<Ino> {
+        self.make(path, Body::File(Content::default()), mode)
+    }
+
+    pub(super) fn mkdir(&mut self, path: &str) -> io::Result<Ino> {
+        self.make(path, Body::Dir(Names::default()), 0o755)
+    }
+
+    pub(super) fn symlink(&mut self, path: &str) -> io::Result<Ino> {
+        self.make(path, Body::Symlink, 0o777)
+    }
+
+    pub(super) fn other(&mut self, path: &str, kind: &'static str) -> io::Result<Ino> {
+        self.make(path, Body::Other(kind), 0o644)
+    }
+
+    fn take(&mut self, spot: Spot, ino: Ino) {
+        self.commit(Change { edits: vec![Edit { dir: spot.dir, name: spot.name, to: None }], moved: vec![ino] });
+    }
+
+    pub(super) fn unlink(&mut self, path: &str) -> io::Result<()> {
+        let (spot, ino) = self.existing(path)?;
+        if self.is_dir(ino) {
+            return error(ErrorKind::IsADirectory);
+        }
+        self.take(spot, ino);
+        Ok(())
+    }
+
+    pub(super) fn rmdir(&mut self, path: &str) -> io::Result<()> {
+        let (spot, ino) = self.existing(path)?;
+        if !self.names(ino)?.now.is_empty() {
+            return error(ErrorKind::DirectoryNotEmpty);
+        }
+        self.take(spot, ino);
+        Ok(())
+    }
+
+    pub(super) fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let (source, ino) = self.existing(from)?;
+        if inside(to, from) {
+            return error(ErrorKind::InvalidInput);
+        }
+        let target = self.spot(to)?;
+        let mut moved = vec![ino];
+        if let Some(old) = target.found {
+            match (self.is_dir(ino), self.is_dir(old)) {
+                _ if old == ino => return Ok(()),
+                (true, false) => return error(ErrorKind::NotADirectory),
+                (false, true) => return error(ErrorKind::IsADirectory),
+                (true, true) if !self.names(old)?.now.is_empty() => return error(ErrorKind::DirectoryNotEmpty),
+                _ => moved.push(old),
+            }
+        }
+        self.commit(Change {
+            edits: vec![
+                Edit { dir: source.dir, name: source.name, to: None },
+                Edit { dir: target.dir, name: target.name, to: Some(ino) },
+            ],
+            moved,
+        });
+        Ok(())
+    }
+
+    pub(super) fn exchange(&mut self, a: &str, b: &str) -> io::Result<()> {
+        let (spot_a, ino_a) = self.existing(a)?;
+        let (spot_b, ino_b) = self.existing(b)?;
+        if inside(a, b) || inside(b, a) {
+            return error(ErrorKind::InvalidInput);
+        }
+        self.commit(Change {
+            edits: vec![
+                Edit { dir: spot_a.dir, name: spot_a.name, to: Some(ino_b) },
+                Edit { dir: spot_b.dir, name: spot_b.name, to: Some(ino_a) },
+            ],
+            moved: vec![ino_a, ino_b],
+        });
+        Ok(())
+    }
+
+    /// Makes the changes of names that `wanted` picks durable, with all that they build on.
+    fn settle(&mut self, wanted: impl Fn(&Change) -> bool) {
+        let mut picked: Vec<bool> = self.journal.iter().map(wanted).collect();
+        for (later, change) in self.journal.iter().enumerate().rev() {
+            let (before, rest) = picked.split_at_mut(later);
+            if rest[0] {
+                for (picked, earlier) in before.iter_mut().zip(&self.journal) {
+                    *picked = *picked || change.builds_on(earlier);
+                }
+            }
+        }
+        let journal = std::mem::take(&mut self.journal);
+        for (change, picked) in journal.into_iter().zip(picked) {
+            if picked {
+                self.make_durable(change);
+            } else {
+                self.journal.push(change);
+            }
+        }
+    }
+
+    fn make_durable(&mut self, change: Change) {
+        for Edit { dir, name, to } in change.edits {
+            if let Some(names) = self.names_mut(dir) {
+                match to {
+                    Some(ino) => names.durable.insert(name, ino),
+                    None => names.durable.remove(&name),
+                };
+            }
+        }
+    }
+
+    /// `fsync` of a folder: the changes of its names.
+    pub(super) fn sync_dir(&mut self, dir: Ino) -> io::Result<()> {
+        self.names(dir)?;
+        self.settle(|change| change.touches(dir));
+        Ok(())
+    }
+
+    pub(super) fn sync_all(&mut self) {
+        self.settle(|_| true);
+        for ino in 1..=self.inodes.len() as Ino {
+            self.sync_content(ino);
+        }
+    }
+
+    /// Makes durable what has happened at `path` and to the folders above it.
+    pub(super) fn settle_path(&mut self, path: &str) {
+        let mut dir = ROOT;
+        let mut spots: Vec<(Ino, &str)> = Vec::new();
+        let mut inodes = Vec::new();
+        for name in path.split('/') {
+            spots.push((dir, name));
+            let Some(ino) = self.names(dir).ok().and_then(|names| names.now.get(name).copied()) else { break };
+            inodes.push(ino);
+            dir = ino;
+        }
+        self.settle(|change| {
+            change.moved.iter().any(|ino| inodes.contains(ino))
+                || change.edits.iter().any(|e| spots.contains(&(e.dir, &*e.name)))
+        });
+    }
+
+    /// What is left when the power fails now: the durable names and a random prefix of the changes after them;
+    /// of content that was not synced anything from the durable one to all of it.
+    pub(super) fn power_cut(&mut self, rng: &mut Rng) {
+        let kept = rng.usize(0..=self.journal.len());
+        for change in std::mem::take(&mut self.journal).into_iter().take(kept) {
+            self.make_durable(change);
+        }
+        for inode in &mut self.inodes {
+            match &mut inode.body {
+                Body::Dir(names) => names.now.clone_from(&names.durable),
+                Body::File(content) if content.dirty => {
+                    if let Some(saved) = content.power_cut(rng) {
+                        (inode.mtime_ns, inode.ctime_ns) = saved;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Content {
+    /// Gives the times of the older content where that is what is left.
+    fn power_cut(&mut self, rng: &mut Rng) -> Option<(i64, i64)> {
+        self.dirty = false;
+        let older = self.durable.as_ref().map_or(&b""[..], |saved| &saved.bytes);
+        // Appending never costs what was synced before.
+        let shortest = if self.now.starts_with(older) { older.len() } else { 0 };
+        let mut times = None;
+        self.now = match rng.u8(0..4) {
+            0 => match &self.durable {
+                Some(saved) => {
+                    times = Some((saved.mtime_ns, saved.ctime_ns));
+                    saved.bytes.clone()
+                }
+                None => Bytes::new(),
+            },
+            1 => self.now.slice(..shortest),
+            2 => self.now.slice(..rng.usize(shortest..=self.now.len())),
+            _ => self.now.clone(),
+        };
+        if let Some(saved) = &mut self.durable {
+            saved.bytes = self.now.clone();
+        }
+        times
+    }
+}
+
+/// Whether `path` is strictly below `dir`.
+fn inside(path: &str, dir: &str) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
+}

@@ -1,0 +1,214 @@
+//! What the user does on a [`SimDisk`], and what a test plants and looks at.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+
+use bytes::Bytes;
+
+use super::tree::{Ino, Tree};
+use super::{SimDisk, is_private};
+use crate::disk::{Kind, Meta};
+
+/// The user's side. Nothing here goes through the hook; what is not called volatile is durable at once, with the
+/// names of the folders above it.
+impl SimDisk {
+    /// Runs `act` and makes what it did at `paths` durable.
+    fn durably<T>(&self, paths: &[&str], act: impl FnOnce(&mut Tree) -> io::Result<T>) -> io::Result<T> {
+        let mut world = self.world();
+        let done = act(&mut world.tree)?;
+        for path in paths {
+            world.tree.settle_path(path);
+        }
+        Ok(done)
+    }
+
+    /// Writes over a file in place, or creates it and the folders above it.
+    ///
+    /// # Errors
+    /// As `open(2)`; `InvalidInput` when something other than a file stands there.
+    pub fn user_write(&self, path: &str, bytes: impl Into<Bytes>) -> io::Result<()> {
+        self.durably(&[path], |tree| {
+            let ino = write(tree, path, bytes.into())?;
+            tree.sync_content(ino);
+            Ok(())
+        })
+    }
+
+    /// As [`SimDisk::user_write`], but nothing of it is durable.
+    ///
+    /// # Errors
+    /// As [`SimDisk::user_write`].
+    pub fn user_write_volatile(&self, path: &str, bytes: impl Into<Bytes>) -> io::Result<()> {
+        write(&mut self.world().tree, path, bytes.into()).map(drop)
+    }
+
+    /// Saves as editors do: a new file beside it, renamed over it. The inode changes.
+    ///
+    /// # Errors
+    /// As `rename(2)`.
+    pub fn user_replace(&self, path: &str, bytes: impl Into<Bytes>) -> io::Result<()> {
+        let temp = format!("{path}.tmp~");
+        self.durably(&[path, &temp], |tree| {
+            let ino = write(tree, &temp, bytes.into())?;
+            tree.sync_content(ino);
+            tree.rename(&temp, path).inspect_err(|_| {
+                // It was just made, so it can be taken away.
+                let _ = tree.unlink(&temp);
+            })
+        })
+    }
+
+    /// Renames a file or a folder, replacing a file at `to` and creating the folders above it.
+    ///
+    /// # Errors
+    /// As `rename(2)`.
+    pub fn user_rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.durably(&[from, to], |tree| {
+            tree.find(from)?;
+            mkdir_above(tree, to)?;
+            tree.rename(from, to)
+        })
+    }
+
+    /// Removes a file (or a symlink and the like).
+    ///
+    /// # Errors
+    /// As `unlink(2)`.
+    pub fn user_remove(&self, path: &str) -> io::Result<()> {
+        self.durably(&[path], |tree| tree.unlink(path))
+    }
+
+    /// Removes a folder with all in it.
+    ///
+    /// # Errors
+    /// As `rmdir(2)`.
+    pub fn user_remove_dir_all(&self, path: &str) -> io::Result<()> {
+        fn remove(tree: &mut Tree, path: &str) -> io::Result<()> {
+            let dir = tree.find(path)?;
+            let names: Vec<_> = tree.list(dir)?.map(|(name, ino)| (format!("{path}/{name}"), ino)).collect();
+            for (below, ino) in names {
+                match tree.meta(ino).kind {
+                    Kind::Dir => remove(tree, &below)?,
+                    _ => tree.unlink(&below)?,
+                }
+            }
+            tree.rmdir(path)
+        }
+        self.durably(&[path], |tree| remove(tree, path))
+    }
+
+    /// Creates a folder and those above it; one that is there is fine.
+    ///
+    /// # Errors
+    /// As `mkdir(2)`.
+    pub fn user_mkdir(&self, path: &str) -> io::Result<()> {
+        self.durably(&[path], |tree| mkdir_all(tree, path))
+    }
+
+    /// A symlink, which leads nowhere that matters.
+    ///
+    /// # Errors
+    /// As `symlink(2)`.
+    pub fn plant_symlink(&self, path: &str) -> io::Result<()> {
+        self.durably(&[path], |tree| {
+            mkdir_above(tree, path)?;
+            tree.symlink(path).map(drop)
+        })
+    }
+
+    /// A socket, device or FIFO; `kind` is its name for people.
+    ///
+    /// # Errors
+    /// As `mknod(2)`.
+    pub fn plant_other(&self, path: &str, kind: &'static str) -> io::Result<()> {
+        self.durably(&[path], |tree| {
+            mkdir_above(tree, path)?;
+            tree.other(path, kind).map(drop)
+        })
+    }
+
+    /// Takes away or gives back the right to read a file or to list a folder. `stat` works all the time.
+    ///
+    /// # Errors
+    /// As `chmod(2)`.
+    pub fn set_unreadable(&self, path: &str, unreadable: bool) -> io::Result<()> {
+        let mut world = self.world();
+        let ino = world.tree.find(path)?;
+        world.tree.set_readable(ino, !unreadable);
+        Ok(())
+    }
+
+    /// The content of a file, also of one that is unreadable for the engine.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` when it is no regular file.
+    pub fn user_read(&self, path: &str) -> io::Result<Bytes> {
+        let world = self.world();
+        let ino = world.tree.find(path)?;
+        match world.tree.meta(ino).kind {
+            Kind::File => Ok(world.tree.content(ino)),
+            _ => Err(ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// What stands at a path.
+    ///
+    /// # Errors
+    /// As `lstat(2)`.
+    pub fn user_stat(&self, path: &str) -> io::Result<Meta> {
+        let world = self.world();
+        world.tree.find(path).map(|ino| world.tree.meta(ino))
+    }
+
+    /// Every regular file below a folder (`""`: all) by its path from the root, empty when there is no such
+    /// folder. The private folder is left out unless `below` is in it.
+    pub fn user_tree(&self, below: &str) -> BTreeMap<String, Bytes> {
+        fn collect(tree: &Tree, dir: Ino, path: &str, with_private: bool, out: &mut BTreeMap<String, Bytes>) {
+            for (name, ino) in tree.entries(dir) {
+                let path = if path.is_empty() { name.to_string() } else { format!("{path}/{name}") };
+                match tree.meta(ino).kind {
+                    Kind::File => drop(out.insert(path, tree.content(ino))),
+                    Kind::Dir if with_private || !is_private(&path) => {
+                        collect(tree, ino, &path, with_private, out);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let world = self.world();
+        let mut out = BTreeMap::new();
+        if let Ok(dir) = world.tree.find(below) {
+            collect(&world.tree, dir, below, is_private(below), &mut out);
+        }
+        out
+    }
+}
+
+fn mkdir_all(tree: &mut Tree, path: &str) -> io::Result<()> {
+    for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
+        let dir = &path[..end];
+        match tree.find(dir) {
+            Ok(ino) if tree.meta(ino).kind == Kind::Dir => {}
+            Ok(_) => return Err(ErrorKind::NotADirectory.into()),
+            Err(e) if e.kind() == ErrorKind::NotFound => drop(tree.mkdir(dir)?),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn mkdir_above(tree: &mut Tree, path: &str) -> io::Result<()> {
+    path.rsplit_once('/').map_or(Ok(()), |(dir, _)| mkdir_all(tree, dir))
+}
+
+fn write(tree: &mut Tree, path: &str, bytes: Bytes) -> io::Result<Ino> {
+    mkdir_above(tree, path)?;
+    let ino = match tree.find(path) {
+        Ok(ino) if tree.meta(ino).kind == Kind::File => ino,
+        Ok(_) => return Err(ErrorKind::InvalidInput.into()),
+        Err(e) if e.kind() == ErrorKind::NotFound => tree.create(path, 0o644)?,
+        Err(e) => return Err(e),
+    };
+    tree.set_content(ino, bytes);
+    Ok(ino)
+}

@@ -1,0 +1,629 @@
+//! [`FakeServer`] and [`FakeRemote`]: a Memory Proxy in memory, with the weaknesses that proxies have.
+//!
+//! It is made for tests that run several engines on one thread under a seed: the same calls give the same run.
+//! Every blob is strongly consistent with compare-and-swap; the index is as good or bad as the [`Config`] says.
+//! It speaks no HTTP and knows nothing of version tokens (they are 0).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use futures::StreamExt;
+
+use super::{Blob, Deleted, Got, Index, IndexAnswer, IndexEntry, Mark, Outgoing, Put, Remote, RemoteError};
+use crate::digest::{Hasher, Md5};
+use crate::path::RelPath;
+use crate::protocol::Precondition;
+
+#[cfg(test)]
+mod tests;
+
+/// How far back a stale or clobbered index can lie, in changes.
+const RECENT: usize = 8;
+
+/// How a proxy treats a PUT over a tombstone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TombstoneKind {
+    /// As ours: nothing is there. `new` and the tombstone's md5 both write over it, and an honest proxy says
+    /// that it is a tombstone.
+    Absent,
+    /// As some deployed ones: the object exists. Only the tombstone's md5 writes over it, and no answer but the
+    /// index says that it is a tombstone.
+    Exists,
+}
+
+/// Probabilities, 0 to 1, drawn for each request from the server's generator.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Faults {
+    /// The request is carried out, the answer lost: `Unreachable`. Of a GET sometimes only the end is lost.
+    pub lost_reply: f64,
+    /// The request never arrives: `Unreachable`.
+    pub lost_request: f64,
+    /// 503, nothing is done: `Server`.
+    pub unavailable: f64,
+    /// The index of some changes ago is served. As all below: of a plain index only.
+    pub index_stale: f64,
+    /// After a write some other recent changes are gone from the index, until those blobs are written again.
+    pub index_clobbered: f64,
+    /// An index without entries is served.
+    pub index_emptied: f64,
+    /// A tombstoned path is served as live.
+    pub index_resurrected: f64,
+}
+
+/// What kind of proxy it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Config {
+    /// Whether the index is evidence (it carries a [`Mark`], and deltas are served) or hints.
+    pub strong: bool,
+    pub tombstones: TombstoneKind,
+    /// Whether a 412 tells what is held, and a 404 (with [`TombstoneKind::Absent`]) the tombstone.
+    pub honest: bool,
+    pub faults: Faults,
+    /// The probability of a pause before and after a request is carried out and between the chunks of a body.
+    pub yields: f64,
+}
+
+impl Default for Config {
+    /// Our own proxy on a perfect network.
+    fn default() -> Self {
+        Self { strong: true, tombstones: TombstoneKind::Absent, honest: true, faults: Faults::default(), yields: 0.0 }
+    }
+}
+
+/// A request as the server saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Counted from 0 in the order in which the clients were made.
+    pub client: usize,
+    pub request: Request,
+    /// Whether it changed what the server holds.
+    pub wrote: bool,
+}
+
+/// What was asked. The preconditions are those that arrived, after any planted bug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    Index,
+    Get(RelPath),
+    Put { path: RelPath, precondition: Precondition, md5: Md5 },
+    Delete { path: RelPath, md5: Md5 },
+}
+
+/// The content of a server at one moment, to restore later.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    blobs: BTreeMap<RelPath, Held>,
+    index: BTreeMap<RelPath, IndexEntry>,
+    cursor: u64,
+    floor: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    /// Of the content; of a tombstone, of what was deleted.
+    md5: Md5,
+    /// `None`: a tombstone.
+    content: Option<Bytes>,
+    /// The cursor of its last change.
+    changed: u64,
+}
+
+impl Held {
+    fn entry(&self) -> IndexEntry {
+        let size = self.content.as_ref().map_or(0, |c| c.len() as u64);
+        IndexEntry { md5: self.md5, size, is_deleted: self.content.is_none(), version: 0 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Planted {
+    index_md5_on_put: bool,
+    index_md5_on_delete: bool,
+    trusted_tombstone: bool,
+}
+
+struct Store {
+    config: Config,
+    planted: Planted,
+    rng: Rng,
+    blobs: BTreeMap<RelPath, Held>,
+    /// The plain index, which may be wrong. A strong one is made from the blobs.
+    index: BTreeMap<RelPath, IndexEntry>,
+    /// The last changes of the plain index, newest last, each with what was there before.
+    recent: VecDeque<(RelPath, Option<IndexEntry>)>,
+    epoch: u64,
+    cursor: u64,
+    floor: u64,
+    stored: BTreeMap<Md5, Bytes>,
+    calls: Vec<Call>,
+    clients: usize,
+}
+
+/// The server. Clones are the same server.
+#[derive(Clone)]
+pub struct FakeServer(Arc<Mutex<Store>>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A test that panics elsewhere shall show its own message.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn restore(index: &mut BTreeMap<RelPath, IndexEntry>, path: &RelPath, before: Option<IndexEntry>) {
+    match before {
+        Some(entry) => index.insert(path.clone(), entry),
+        None => index.remove(path),
+    };
+}
+
+impl Store {
+    fn chance(&mut self, probability: f64) -> bool {
+        probability > 0.0 && self.rng.f64() < probability
+    }
+
+    /// Writes a blob or a tombstone, and the index as well as this proxy can.
+    fn commit(&mut self, path: &RelPath, md5: Md5, content: Option<Bytes>) {
+        self.cursor += 1;
+        if let Some(content) = &content {
+            self.stored.entry(md5).or_insert_with(|| content.clone());
+        }
+        let held = Held { md5, content, changed: self.cursor };
+        let entry = held.entry();
+        self.blobs.insert(path.clone(), held);
+        if self.config.strong {
+            return;
+        }
+        if self.chance(self.config.faults.index_clobbered) {
+            // Another writer read the index before these changes and writes it after them. Newest first, so that
+            // a path that changed twice goes back all the way.
+            for (path, before) in std::mem::take(&mut self.recent).into_iter().rev() {
+                if self.rng.bool() {
+                    restore(&mut self.index, &path, before);
+                }
+            }
+        }
+        let before = self.index.insert(path.clone(), entry);
+        self.recent.push_back((path.clone(), before));
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+    }
+
+    fn exact_index(&self) -> BTreeMap<RelPath, IndexEntry> {
+        self.blobs.iter().map(|(path, held)| (path.clone(), held.entry())).collect()
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { epoch: format!("epoch-{}", self.epoch), cursor: self.cursor, floor: self.floor }
+    }
+
+    fn strong_index(&self, since: Option<&Mark>, last: Option<&Mark>) -> IndexAnswer {
+        let mark = self.mark();
+        match since {
+            Some(since) if *since == mark && last == Some(since) => IndexAnswer::Unchanged,
+            Some(since) if since.epoch == mark.epoch && (mark.floor..=mark.cursor).contains(&since.cursor) => {
+                let changed = self.blobs.iter().filter(|(_, held)| held.changed > since.cursor);
+                let files = changed.map(|(path, held)| (path.clone(), held.entry())).collect();
+                IndexAnswer::Delta(Index { files, refused: Vec::new(), mark: Some(mark) })
+            }
+            _ => IndexAnswer::Whole(Index { files: self.exact_index(), refused: Vec::new(), mark: Some(mark) }),
+        }
+    }
+
+    fn plain_index(&mut self) -> Index {
+        let faults = self.config.faults;
+        let mut files = BTreeMap::new();
+        if !self.chance(faults.index_emptied) {
+            files.clone_from(&self.index);
+        }
+        if !files.is_empty() && self.chance(faults.index_stale) {
+            let back = self.rng.usize(0..=self.recent.len());
+            for (path, before) in self.recent.iter().rev().take(back) {
+                restore(&mut files, path, *before);
+            }
+        }
+        if self.chance(faults.index_resurrected) {
+            let dead: Vec<_> = files.values_mut().filter(|entry| entry.is_deleted).collect();
+            let size = |md5| self.stored.get(&md5).map_or(0, |c| c.len() as u64);
+            if let Some(entry) = self.rng.choice(dead) {
+                *entry = IndexEntry { is_deleted: false, size: size(entry.md5), ..*entry };
+            }
+        }
+        let mark = self.planted.trusted_tombstone.then(|| self.mark());
+        Index { files, refused: Vec::new(), mark }
+    }
+
+    /// What a 412 tells of a path.
+    fn mismatch(&self, held: Option<&Held>) -> Put {
+        let held = held.filter(|_| self.config.honest);
+        let is_deleted = match self.config.tombstones {
+            TombstoneKind::Absent => held.map(|h| h.content.is_none()),
+            TombstoneKind::Exists => None,
+        };
+        Put::Mismatch { current: held.map(|h| h.md5), is_deleted }
+    }
+
+    fn put(&mut self, path: &RelPath, precondition: Precondition, md5: Md5, content: Bytes) -> Put {
+        let held = self.blobs.get(path);
+        let fits = match (precondition, held) {
+            (Precondition::New, None) => true,
+            (Precondition::New, Some(held)) => {
+                held.content.is_none() && self.config.tombstones == TombstoneKind::Absent
+            }
+            (Precondition::Holds(md5), held) => held.is_some_and(|held| held.md5 == md5),
+        };
+        if !fits {
+            return self.mismatch(held);
+        }
+        self.commit(path, md5, Some(content));
+        Put::Stored { version: 0 }
+    }
+
+    fn delete(&mut self, path: &RelPath, md5: Md5) -> Deleted {
+        match self.blobs.get(path) {
+            Some(Held { content: Some(_), md5: held, .. }) => {
+                if *held == md5 {
+                    self.commit(path, md5, None);
+                    Deleted::Done
+                } else {
+                    Deleted::Mismatch { current: self.config.honest.then_some(*held) }
+                }
+            }
+            _ => Deleted::Absent,
+        }
+    }
+
+    fn get(&self, path: &RelPath) -> Result<(Md5, Bytes), Option<Md5>> {
+        match self.blobs.get(path) {
+            Some(Held { content: Some(content), md5, .. }) => Ok((*md5, content.clone())),
+            Some(held) if self.config.honest && self.config.tombstones == TombstoneKind::Absent => Err(Some(held.md5)),
+            _ => Err(None),
+        }
+    }
+}
+
+impl FakeServer {
+    /// An empty server; `seed` decides the faults and the pauses.
+    pub fn new(config: Config, seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(Store {
+            config,
+            planted: Planted::default(),
+            rng: Rng::with_seed(seed),
+            blobs: BTreeMap::new(),
+            index: BTreeMap::new(),
+            recent: VecDeque::new(),
+            epoch: 1,
+            cursor: 0,
+            floor: 0,
+            stored: BTreeMap::new(),
+            calls: Vec::new(),
+            clients: 0,
+        })))
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        lock(&self.0)
+    }
+
+    /// A new client.
+    pub fn client(&self) -> FakeRemote {
+        let mut store = self.store();
+        let client = store.clients;
+        store.clients += 1;
+        FakeRemote { server: self.clone(), client, served: Mutex::default() }
+    }
+
+    /// Changes the faults from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.store().config.faults = faults;
+    }
+
+    /// Ends all faults; the index is exactly right from now on. Pauses stay, they are no fault.
+    pub fn calm(&self) {
+        let mut store = self.store();
+        store.config.faults = Faults::default();
+        store.index = store.exact_index();
+        store.recent.clear();
+    }
+
+    /// The live blobs.
+    pub fn contents(&self) -> BTreeMap<RelPath, Bytes> {
+        let store = self.store();
+        store.blobs.iter().filter_map(|(path, held)| Some((path.clone(), held.content.clone()?))).collect()
+    }
+
+    /// The tombstones with what was deleted.
+    pub fn tombstones(&self) -> BTreeMap<RelPath, Md5> {
+        let store = self.store();
+        let dead = store.blobs.iter().filter(|(_, held)| held.content.is_none());
+        dead.map(|(path, held)| (path.clone(), held.md5)).collect()
+    }
+
+    /// Every content that was ever stored, by its digest; a reset does not forget.
+    pub fn all_ever_stored(&self) -> BTreeMap<Md5, Bytes> {
+        self.store().stored.clone()
+    }
+
+    /// Whether this content was ever stored.
+    pub fn ever_stored(&self, md5: Md5) -> bool {
+        self.store().stored.contains_key(&md5)
+    }
+
+    /// Another client deletes a path, whatever it holds. Gives whether it was live.
+    pub fn server_delete(&self, path: &RelPath) -> bool {
+        let mut store = self.store();
+        let held = store.blobs.get(path).filter(|held| held.content.is_some()).map(|held| held.md5);
+        held.is_some_and(|md5| store.delete(path, md5) == Deleted::Done)
+    }
+
+    /// Another client writes a path, whatever it holds.
+    pub fn foreign_put(&self, path: &RelPath, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        self.store().commit(path, Md5::of(&bytes), Some(bytes));
+    }
+
+    /// Forgets all tombstones, as a proxy does after a time, and raises the floor to say so.
+    pub fn drop_tombstones(&self) {
+        let mut store = self.store();
+        store.floor = store.cursor;
+        store.blobs.retain(|_, held| held.content.is_some());
+        store.index.retain(|_, entry| !entry.is_deleted);
+        store.recent.clear();
+    }
+
+    /// What the server holds now.
+    pub fn backup(&self) -> Backup {
+        let Store { blobs, index, cursor, floor, .. } = &*self.store();
+        Backup { blobs: blobs.clone(), index: index.clone(), cursor: *cursor, floor: *floor }
+    }
+
+    /// The server is replaced by an empty one, or by one restored from a backup: a new epoch.
+    pub fn reset(&self, restored: Option<Backup>) {
+        let mut store = self.store();
+        let empty = Backup { blobs: BTreeMap::new(), index: BTreeMap::new(), cursor: 0, floor: 0 };
+        let Backup { blobs, index, cursor, floor } = restored.unwrap_or(empty);
+        store.epoch += 1;
+        (store.blobs, store.index, store.cursor, store.floor) = (blobs, index, cursor, floor);
+        store.recent.clear();
+    }
+
+    /// The requests that arrived so far, oldest first.
+    pub fn calls(&self) -> Vec<Call> {
+        self.store().calls.clone()
+    }
+
+    /// As [`FakeServer::calls`], and forgets them.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.store().calls)
+    }
+
+    /// How many of the requests changed what the server holds.
+    pub fn writes(&self) -> usize {
+        self.store().calls.iter().filter(|call| call.wrote).count()
+    }
+
+    /// Planted bug: every PUT is sent with the md5 that this client last saw in the index, where it saw one.
+    pub fn plant_index_md5_on_put(&self, on: bool) {
+        self.store().planted.index_md5_on_put = on;
+    }
+
+    /// Planted bug: every DELETE is sent with the md5 that this client last saw in the index, where it saw one.
+    pub fn plant_index_md5_on_delete(&self, on: bool) {
+        self.store().planted.index_md5_on_delete = on;
+    }
+
+    /// Planted bug: a plain index claims to be strong.
+    pub fn plant_trusted_tombstone(&self, on: bool) {
+        self.store().planted.trusted_tombstone = on;
+    }
+
+    /// Lets the other clients go first, with the probability that the configuration gives.
+    async fn pause(&self) {
+        let mut pending = {
+            let mut store = self.store();
+            let yields = store.config.yields;
+            store.chance(yields)
+        };
+        poll_fn(|context| {
+            if std::mem::take(&mut pending) {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+}
+
+/// What a client was last told by the index.
+#[derive(Default)]
+struct Served {
+    files: BTreeMap<RelPath, Md5>,
+    mark: Option<Mark>,
+}
+
+/// One client of a [`FakeServer`]; make it with [`FakeServer::client`].
+pub struct FakeRemote {
+    server: FakeServer,
+    client: usize,
+    served: Mutex<Served>,
+}
+
+fn unreachable(why: &str) -> RemoteError {
+    RemoteError::Unreachable { url: "fake:".to_owned(), why: why.to_owned() }
+}
+
+/// A reply and whether it gets through.
+type Carried<T> = Result<T, RemoteError>;
+
+impl FakeRemote {
+    /// The number by which [`Call`] names this client.
+    pub fn number(&self) -> usize {
+        self.client
+    }
+
+    /// Carries a request to the server and the reply back, as far as the faults let it. `act` says whether it
+    /// wrote. `Err` with a value: it was done, but the reply is lost.
+    async fn carry<T>(&self, request: Request, act: impl FnOnce(&mut Store) -> (T, bool)) -> Result<T, Lost<T>> {
+        self.server.pause().await;
+        let outcome = {
+            let mut store = self.server.store();
+            let faults = store.config.faults;
+            if store.chance(faults.lost_request) {
+                Err(Lost { error: unreachable("the request was lost"), value: None })
+            } else if store.chance(faults.unavailable) {
+                let (url, detail) = ("fake:".to_owned(), "overloaded".to_owned());
+                Err(Lost { error: RemoteError::Server { url, status: 503, detail }, value: None })
+            } else {
+                let (value, wrote) = act(&mut store);
+                store.calls.push(Call { client: self.client, request, wrote });
+                if store.chance(faults.lost_reply) {
+                    Err(Lost { error: unreachable("the reply was lost"), value: Some(value) })
+                } else {
+                    Ok(value)
+                }
+            }
+        };
+        self.server.pause().await;
+        outcome
+    }
+
+    /// The md5 that the index last showed this client.
+    fn shown(&self, path: &RelPath) -> Option<Md5> {
+        lock(&self.served).files.get(path).copied()
+    }
+
+    /// A body in one to three chunks; `whole`: whether its end arrives.
+    fn blob(&self, md5: Md5, content: Bytes, whole: bool) -> Blob {
+        let size = Some(content.len() as u64);
+        let mut cuts = {
+            let rng = &mut self.server.store().rng;
+            let mut cuts = [0, 0].map(|_: usize| rng.usize(0..=content.len()));
+            cuts.sort_unstable();
+            cuts
+        };
+        if content.len() < 2 {
+            cuts = [0, 0];
+        }
+        let pieces = [content.slice(..cuts[0]), content.slice(cuts[0]..cuts[1]), content.slice(cuts[1]..)];
+        let mut chunks: Vec<Carried<Bytes>> = pieces.into_iter().filter(|p| !p.is_empty()).map(Ok).collect();
+        if !whole {
+            chunks.pop();
+            chunks.push(Err(unreachable("the body was cut off")));
+        }
+        let server = self.server.clone();
+        let body = futures::stream::iter(chunks).then(move |chunk| {
+            let server = server.clone();
+            async move {
+                server.pause().await;
+                chunk
+            }
+        });
+        Blob { md5, size, version: 0, body: body.boxed() }
+    }
+}
+
+/// A request without an answer.
+struct Lost<T> {
+    error: RemoteError,
+    /// What the answer would have been, where the request was carried out.
+    value: Option<T>,
+}
+
+impl<T> From<Lost<T>> for RemoteError {
+    fn from(lost: Lost<T>) -> Self {
+        lost.error
+    }
+}
+
+/// Reads a body to its end.
+///
+/// # Panics
+/// When it is not what was promised: the engine broke invariant 10.
+fn read_whole(mut body: Outgoing) -> Result<Bytes, RemoteError> {
+    let mut hasher = Hasher::new();
+    let mut pieces = Vec::new();
+    while let Some(piece) = body.source.next().map_err(|e| RemoteError::Source(e.to_string()))? {
+        hasher.update(&piece);
+        pieces.push(piece);
+    }
+    let content = match <[Bytes; 1]>::try_from(pieces) {
+        Ok([one]) => one,
+        Err(pieces) => pieces.concat().into(),
+    };
+    assert_eq!(hasher.finish(), body.md5, "a torn read was uploaded (invariant 10): {content:?}");
+    assert_eq!(content.len() as u64, body.size, "an upload was not as long as promised: {content:?}");
+    Ok(content)
+}
+
+impl Remote for FakeRemote {
+    async fn index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
+        let last = lock(&self.served).mark.clone();
+        let answer = self
+            .carry(Request::Index, |store| {
+                let answer = if store.config.strong {
+                    store.strong_index(since, last.as_ref())
+                } else {
+                    IndexAnswer::Whole(store.plain_index())
+                };
+                (answer, false)
+            })
+            .await?;
+        let mut served = lock(&self.served);
+        let (IndexAnswer::Whole(index) | IndexAnswer::Delta(index)) = &answer else { return Ok(answer) };
+        if let IndexAnswer::Whole(_) = &answer {
+            served.files.clear();
+        }
+        served.files.extend(index.files.iter().map(|(path, entry)| (path.clone(), entry.md5)));
+        served.mark.clone_from(&index.mark);
+        drop(served);
+        Ok(answer)
+    }
+
+    async fn get(&self, path: &RelPath) -> Result<Got, RemoteError> {
+        let request = Request::Get(path.clone());
+        match self.carry(request, |store| (store.get(path), false)).await {
+            Ok(Ok((md5, content))) => Ok(Got::Found(self.blob(md5, content, true))),
+            Ok(Err(tombstone)) => Ok(Got::Absent { tombstone }),
+            Err(Lost { value: Some(Ok((md5, content))), .. }) if self.server.store().rng.bool() => {
+                Ok(Got::Found(self.blob(md5, content, false)))
+            }
+            Err(lost) => Err(lost.error),
+        }
+    }
+
+    async fn put(
+        &self,
+        path: &RelPath,
+        precondition: Precondition,
+        _version: u64,
+        body: Outgoing,
+    ) -> Result<Put, RemoteError> {
+        let md5 = body.md5;
+        let content = read_whole(body)?;
+        let planted = self.server.store().planted.index_md5_on_put;
+        let shown = self.shown(path).filter(|_| planted).map(Precondition::Holds);
+        let precondition = shown.unwrap_or(precondition);
+        let request = Request::Put { path: path.clone(), precondition, md5 };
+        let done = self.carry(request, |store| {
+            let put = store.put(path, precondition, md5, content);
+            (put, matches!(put, Put::Stored { .. }))
+        });
+        Ok(done.await?)
+    }
+
+    async fn delete(&self, path: &RelPath, md5: Md5, _version: u64) -> Result<Deleted, RemoteError> {
+        let planted = self.server.store().planted.index_md5_on_delete;
+        let md5 = self.shown(path).filter(|_| planted).unwrap_or(md5);
+        let request = Request::Delete { path: path.clone(), md5 };
+        let done = self.carry(request, |store| {
+            let deleted = store.delete(path, md5);
+            (deleted, deleted == Deleted::Done)
+        });
+        Ok(done.await?)
+    }
+}

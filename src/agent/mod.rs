@@ -1,1 +1,14 @@
-//! To come.
+//! The agent: triggers wake cycles; a cycle brings one folder and one proxy to agree.
+//!
+//! [`engine`] holds what is remembered between cycles, [`cycle`] is the cycle, [`apply`] what one action says to the
+//! proxy. They run over the traits `Disk`, `Remote` and [`World`], so that the simulator runs the same code.
+
+pub mod apply;
+pub mod cycle;
+pub mod engine;
+pub mod quarantine;
+pub mod world;
+
+pub use cycle::Report;
+pub use engine::{CycleError, Engine, EngineOptions, Parts};
+pub use world::{RealWorld, World};

@@ -1,0 +1,275 @@
+//! One action of the plan, carried out against the proxy: the rows' right-hand column, and RESOLVE.
+//!
+//! Nothing here writes to the user's files. A step ends in a [`Done`], and the cycle performs the moves and commits
+//! the base by the batch.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+
+use crate::digest::Md5;
+use crate::disk::Disk;
+use crate::failpoint;
+use crate::local::source::FileSource;
+use crate::local::stage::Staged;
+use crate::local::{Folder, Move};
+use crate::path::RelPath;
+use crate::remote::{Blob, Deleted, Got, Outgoing, Put, Remote, RemoteError, Source};
+use crate::sync::{Action, Base, Precondition, Step};
+
+/// Compare-and-swap attempts for one path in one cycle (invariant 12).
+const ATTEMPTS: usize = 3;
+
+/// What the proxy's side of a step came to.
+pub enum Done<D: Disk> {
+    /// Nothing is to be changed: the index was stale, or another cycle will know more.
+    Nothing,
+    /// Base := seen.
+    Seen(Md5),
+    /// Base forgets the path.
+    Forget,
+    /// Both sides hold this content; once the local file is durable, base := it.
+    Agreed { md5: Md5, version: u64, uploaded: bool },
+    /// A change to the folder; once it is made, base := this.
+    Move { step: Move<D>, base: Base, version: u64 },
+}
+
+/// Why a step came to nothing.
+#[derive(Debug)]
+pub enum StepError {
+    Remote(RemoteError),
+    /// The local file could not be read, or the download not be staged.
+    Local(io::Error),
+    /// The local file is not what the scan saw: look again.
+    Changed,
+}
+
+impl From<RemoteError> for StepError {
+    fn from(e: RemoteError) -> Self {
+        Self::Remote(e)
+    }
+}
+
+/// All that a step needs, on its own so that many can be under way.
+pub struct Work<D: Disk, R: Remote> {
+    pub folder: Folder<D>,
+    pub remote: Arc<R>,
+    pub step: Step,
+    /// What the path is called on the disk.
+    pub at: String,
+    /// The version token that base holds.
+    pub version: u64,
+    /// Whether an index entry is evidence (capability `strong-index`).
+    pub strong: bool,
+    /// The user made the path again after we had obeyed its tombstone.
+    pub seen: bool,
+}
+
+struct Upload<F: crate::disk::DiskFile>(FileSource<F>);
+
+impl<F: crate::disk::DiskFile> Source for Upload<F> {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        self.0.next_piece()
+    }
+}
+
+impl<D: Disk, R: Remote> Work<D, R> {
+    /// Carries the step out, as far as the proxy is concerned.
+    pub async fn run(&self) -> Result<Done<D>, StepError> {
+        match self.step.action.clone() {
+            Action::Skip(_) => Ok(Done::Nothing),
+            Action::RecordSeen { tombstone } => Ok(Done::Seen(tombstone)),
+            Action::Adopt { local } => Ok(Done::Agreed { md5: local, version: self.version, uploaded: false }),
+            Action::Download { .. } => self.download().await,
+            Action::Upload { local, precondition, tombstone } => self.upload(local, precondition, tombstone).await,
+            Action::Conflict { local, base } => self.conflict(local, base).await,
+            Action::Obey { local, base, tombstone } => self.obey(local, base, tombstone).await,
+            Action::DeleteRemote { base } => self.delete(base).await,
+            Action::Replace { base } => self.replace(base).await,
+            Action::Probe { base } => self.probe(base).await,
+        }
+    }
+
+    fn path(&self) -> &RelPath {
+        &self.step.path
+    }
+
+    /// Rows 2 and 11.
+    async fn download(&self) -> Result<Done<D>, StepError> {
+        match self.remote.get(self.path()).await? {
+            Got::Absent { .. } => Ok(Done::Nothing),
+            Got::Found(blob) => {
+                let version = blob.version;
+                let staged = self.fetch(blob).await?;
+                let base = Base::Synced(staged.md5);
+                let step = Move::Create { path: self.path().clone(), at: self.at.clone(), staged };
+                Ok(Done::Move { step, base, version })
+            }
+        }
+    }
+
+    /// Row 13.
+    async fn replace(&self, base: Md5) -> Result<Done<D>, StepError> {
+        match self.remote.get(self.path()).await? {
+            Got::Found(blob) if blob.md5 == base => Ok(Done::Nothing),
+            Got::Found(blob) => self.replace_with(blob, base).await,
+            Got::Absent { tombstone: Some(t) } => Ok(self.trash(base, t)),
+            Got::Absent { tombstone: None } => Ok(Done::Nothing),
+        }
+    }
+
+    /// Rows 7 and 14.
+    async fn obey(&self, local: Md5, base: Option<Md5>, tombstone: Md5) -> Result<Done<D>, StepError> {
+        // Invariant 3: a strong index is evidence; a plain one is a hint, and the blob decides.
+        if self.strong {
+            return Ok(self.trash(local, tombstone));
+        }
+        match self.remote.get(self.path()).await? {
+            Got::Absent { .. } => Ok(self.trash(local, tombstone)),
+            Got::Found(blob) if Some(blob.md5) == base => Ok(Done::Nothing),
+            Got::Found(blob) if blob.md5 == local => {
+                Ok(Done::Agreed { md5: local, version: blob.version, uploaded: false })
+            }
+            Got::Found(blob) if base.is_some() => self.replace_with(blob, local).await,
+            Got::Found(blob) => self.conflict_with(blob).await,
+        }
+    }
+
+    /// Row 15.
+    async fn probe(&self, base: Md5) -> Result<Done<D>, StepError> {
+        match self.remote.get(self.path()).await? {
+            // The blob is there and only the plain index lost it: writing it again mends the index.
+            Got::Found(blob) if blob.md5 == base && !self.strong => {
+                match self.put(base, Precondition::Holds(base)).await? {
+                    Put::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
+                    Put::Mismatch { .. } => Ok(Done::Nothing),
+                }
+            }
+            Got::Found(blob) if blob.md5 == base => Ok(Done::Nothing),
+            Got::Found(blob) => self.replace_with(blob, base).await,
+            Got::Absent { tombstone: Some(t) } => Ok(self.trash(base, t)),
+            Got::Absent { tombstone: None } => match self.put(base, Precondition::New).await? {
+                Put::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
+                Put::Mismatch { current, .. } => match self.remote.get(self.path()).await? {
+                    // Something that counts as existing and cannot be read: that proves a tombstone.
+                    Got::Absent { tombstone } => Ok(self.trash(base, tombstone.or(current).unwrap_or(base))),
+                    Got::Found(blob) if blob.md5 == base => {
+                        Ok(Done::Agreed { md5: base, version: blob.version, uploaded: true })
+                    }
+                    Got::Found(blob) => self.replace_with(blob, base).await,
+                },
+            },
+        }
+    }
+
+    /// Row 9.
+    async fn delete(&self, base: Md5) -> Result<Done<D>, StepError> {
+        failpoint::pass("delete.before");
+        let answer = self.remote.delete(self.path(), base, self.version).await?;
+        failpoint::pass("delete.acknowledged");
+        match answer {
+            Deleted::Done => Ok(Done::Seen(base)),
+            Deleted::Absent => Ok(Done::Forget),
+            // Row 11: an edit beats a delete.
+            Deleted::Mismatch { .. } => self.download().await,
+        }
+    }
+
+    /// Rows 6 and 18.
+    async fn conflict(&self, local: Md5, base: Option<Md5>) -> Result<Done<D>, StepError> {
+        match self.remote.get(self.path()).await? {
+            Got::Absent { .. } => Ok(Done::Nothing),
+            Got::Found(blob) if blob.md5 == local => {
+                Ok(Done::Agreed { md5: local, version: blob.version, uploaded: false })
+            }
+            Got::Found(blob) if Some(blob.md5) == base => self.upload(local, Precondition::Holds(blob.md5), None).await,
+            Got::Found(blob) => self.conflict_with(blob).await,
+        }
+    }
+
+    /// Rows 4, 8, 16, 19, and RESOLVE after a 412.
+    async fn upload(&self, local: Md5, first: Precondition, tombstone: Option<Md5>) -> Result<Done<D>, StepError> {
+        let mut precondition = first;
+        let mut known_tombstone = tombstone;
+        for _ in 0..ATTEMPTS {
+            failpoint::pass("upload.before");
+            let answer = self.put(local, precondition).await?;
+            failpoint::pass("upload.acknowledged");
+            let Put::Mismatch { current, .. } = answer else {
+                let Put::Stored { version } = answer else { return Ok(Done::Nothing) };
+                return Ok(Done::Agreed { md5: local, version, uploaded: true });
+            };
+            match self.remote.get(self.path()).await? {
+                // Our own write had landed and its reply was lost.
+                Got::Found(blob) if blob.md5 == local => {
+                    return Ok(Done::Agreed { md5: local, version: blob.version, uploaded: true });
+                }
+                Got::Found(blob) if Precondition::Holds(blob.md5) == precondition => {}
+                Got::Found(blob) => return self.conflict_with(blob).await,
+                Got::Absent { tombstone: proven } => {
+                    // 412 and then 404: what counts as existing is a tombstone.
+                    let deleted = proven.or(current).or(known_tombstone);
+                    if self.step.row == 4 && !self.seen && deleted == Some(local) {
+                        return Ok(self.trash(local, local));
+                    }
+                    known_tombstone = deleted;
+                    precondition = match (precondition, deleted) {
+                        (Precondition::New, Some(t)) => Precondition::Holds(t),
+                        _ => Precondition::New,
+                    };
+                }
+            }
+        }
+        Ok(Done::Nothing)
+    }
+
+    async fn put(&self, local: Md5, precondition: Precondition) -> Result<Put, StepError> {
+        let source = self.folder.source(&self.at, local).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput => StepError::Changed,
+            _ => StepError::Local(e),
+        })?;
+        let body = Outgoing { md5: local, size: source.size(), source: Box::new(Upload(source)) };
+        match self.remote.put(self.path(), precondition, self.version, body).await {
+            // The source checks itself; what it refuses is a file that is being written.
+            Err(RemoteError::Source(_)) => Err(StepError::Changed),
+            other => Ok(other?),
+        }
+    }
+
+    async fn fetch(&self, mut blob: Blob) -> Result<Staged<D>, StepError> {
+        let mut staging = self.folder.stage().map_err(StepError::Local)?;
+        while let Some(piece) = blob.body.next().await {
+            staging.write(&piece?).map_err(StepError::Local)?;
+        }
+        failpoint::pass("download.staged");
+        staging.finish(blob.md5).map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData => {
+                StepError::Remote(RemoteError::Protocol { url: self.path().to_string(), why: e.to_string() })
+            }
+            _ => StepError::Local(e),
+        })
+    }
+
+    async fn replace_with(&self, blob: Blob, expect: Md5) -> Result<Done<D>, StepError> {
+        let version = blob.version;
+        let staged = self.fetch(blob).await?;
+        let base = Base::Synced(staged.md5);
+        let step = Move::Replace { path: self.path().clone(), at: self.at.clone(), staged, expect };
+        Ok(Done::Move { step, base, version })
+    }
+
+    async fn conflict_with(&self, blob: Blob) -> Result<Done<D>, StepError> {
+        let version = blob.version;
+        let staged = self.fetch(blob).await?;
+        let base = Base::Synced(staged.md5);
+        let step = Move::Conflict { path: self.path().clone(), at: self.at.clone(), staged };
+        Ok(Done::Move { step, base, version })
+    }
+
+    fn trash(&self, expect: Md5, tombstone: Md5) -> Done<D> {
+        let step = Move::Trash { path: self.path().clone(), at: self.at.clone(), expect };
+        Done::Move { step, base: Base::Seen(tombstone), version: 0 }
+    }
+}

@@ -1,0 +1,517 @@
+//! The cycle: scan → fetch → reconcile → check → apply → commit.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use std::sync::atomic::Ordering;
+
+use crate::digest::Md5;
+use crate::disk::Disk;
+use crate::failpoint;
+use crate::local::scan::{ScanOptions, ScanStats};
+use crate::local::{Found, Move, Moved, Scope};
+use crate::path::RelPath;
+use crate::remote::{IndexAnswer, Remote, RemoteError};
+use crate::state::{Change, Entry, RemoteState};
+use crate::sync::safety::{self, Limits, Position};
+use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Step, Unknown, reconcile};
+
+use super::World;
+use super::apply::{Done, StepError, Work};
+use super::engine::{CycleError, Engine, folder_error};
+
+/// Finished actions that are made durable and committed together.
+const BATCH_STEPS: usize = 2048;
+/// Bytes staged or uploaded that end a batch.
+const BATCH_BYTES: u64 = 256 * 1024 * 1024;
+
+/// One finished action, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recent {
+    pub path: RelPath,
+    pub action: &'static str,
+    /// `done`, `stale`, or what went wrong.
+    pub outcome: String,
+}
+
+/// What a cycle did, and what it left.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub scan: ScanStats,
+    pub uploaded: usize,
+    pub downloaded: usize,
+    pub deleted_remote: usize,
+    pub trashed: usize,
+    pub adopted: usize,
+    /// Conflict copies made.
+    pub conflicts: Vec<RelPath>,
+    pub recent: Vec<Recent>,
+    /// Paths that failed and rest now.
+    pub failed: usize,
+    /// Something is known to be left: run another cycle soon.
+    pub again: bool,
+    /// Deletions held for approval.
+    pub held: usize,
+    /// Paths that are blocked, with the reason.
+    pub blocked: BTreeMap<RelPath, String>,
+}
+
+impl Report {
+    /// Whether the cycle changed anything on either side.
+    pub fn wrote(&self) -> bool {
+        self.uploaded + self.downloaded + self.deleted_remote + self.trashed + self.conflicts.len() > 0
+    }
+}
+
+/// Steps under way, their outcomes not yet committed.
+struct Batch<D: Disk> {
+    done: Vec<(Step, Done<D>)>,
+    bytes: u64,
+}
+
+impl<D: Disk> Default for Batch<D> {
+    fn default() -> Self {
+        Self { done: Vec::new(), bytes: 0 }
+    }
+}
+
+impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
+    /// Brings the folder and the proxy as near to agreement as this moment allows. Dropping the future stops it
+    /// between two steps; the next cycle's table row is right (invariant 8).
+    ///
+    /// # Errors
+    /// When the cycle as a whole cannot go on. What was finished before is committed.
+    pub async fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
+        self.check_root()?;
+        let scan = self.scan(&scope)?;
+        let news = self.fetch().await?;
+        if !self.unfinished && scope.is_empty() && !news {
+            return Ok(Report { scan, ..Report::default() });
+        }
+        self.unfinished = true;
+        self.check_reset()?;
+        let plan = self.plan();
+        let report = self.apply(plan, scan).await?;
+        self.commit_position()?;
+        self.unfinished = report.again;
+        Ok(report)
+    }
+
+    /// What the next cycle would do, as things stand: scans and fetches, changes nothing.
+    ///
+    /// # Errors
+    /// As [`Engine::cycle`].
+    pub async fn dry_run(&mut self) -> Result<Plan, CycleError> {
+        self.check_root()?;
+        self.scan(&Scope::full())?;
+        self.fetch().await?;
+        self.check_reset()?;
+        // A rehearsal takes one scan for proof.
+        let confirm = std::mem::take(&mut self.options.confirm);
+        let plan = self.plan();
+        self.options.confirm = confirm;
+        Ok(plan)
+    }
+
+    pub(super) fn scan(&mut self, scope: &Scope) -> Result<ScanStats, CycleError> {
+        let mut scope = scope.clone();
+        scope.full |= !self.scanned;
+        if !scope.full {
+            // A file that one scan missed is looked at again, whoever woke us; so is one that was being written.
+            scope.paths.extend(self.missed.keys().map(|p| self.tree.disk_name(p)));
+            let changing = self.tree.found().iter().filter(|(_, f)| f.local == Local::Unknown(Unknown::Changing));
+            scope.paths.extend(changing.map(|(p, _)| self.tree.disk_name(p)));
+        }
+        let ignored = self.ignored.clone();
+        let options = ScanOptions {
+            max_file_size: self.options.max_file_size,
+            ignored: &move |path, is_dir| ignored(path, is_dir),
+            threads: self.options.threads,
+            now_ns: crate::local::moves::ns(self.world.now()),
+        };
+        let stats = self.folder.scan(&mut self.tree, &scope, &options).map_err(folder_error("scanning the folder"))?;
+        self.scanned = true;
+        let now = self.world.elapsed();
+        let missing =
+            self.container.entries().iter().filter(|(path, entry)| {
+                matches!(entry.base, Base::Synced(_)) && !self.tree.found().contains_key(*path)
+            });
+        self.missed = missing.map(|(p, _)| (p.clone(), self.missed.get(p).copied().unwrap_or(now))).collect();
+        Ok(stats)
+    }
+
+    /// True when the index is not what it was.
+    async fn fetch(&mut self) -> Result<bool, CycleError> {
+        let mark = self.index.as_ref().and_then(|i| i.mark.clone());
+        match (self.remote.index(mark.as_ref()).await?, &mut self.index) {
+            (IndexAnswer::Unchanged, Some(_)) => Ok(false),
+            (IndexAnswer::Whole(index), held) => {
+                let news = held.as_ref() != Some(&index);
+                *held = Some(index);
+                Ok(news)
+            }
+            (IndexAnswer::Delta(delta), Some(index)) => {
+                let news = !delta.files.is_empty();
+                index.files.extend(delta.files);
+                index.refused.extend(delta.refused);
+                index.mark = delta.mark;
+                Ok(news)
+            }
+            (IndexAnswer::Unchanged | IndexAnswer::Delta(_), None) => Err(RemoteError::Protocol {
+                url: self.options.origin.clone(),
+                why: "it gave part of an index that was never asked for".to_owned(),
+            }
+            .into()),
+        }
+    }
+
+    fn check_reset(&mut self) -> Result<(), CycleError> {
+        let Some(index) = &self.index else { return Ok(()) };
+        let before = &self.container.header().remote;
+        let (mut tracked, mut missing) = (0, 0);
+        for (path, entry) in self.container.entries() {
+            if matches!(entry.base, Base::Synced(_)) {
+                tracked += 1;
+                missing += usize::from(!index.files.contains_key(path));
+            }
+        }
+        let position = match (&before.epoch, before.cursor) {
+            (Some(epoch), Some(cursor)) => Some(Position { epoch, cursor }),
+            _ => None,
+        };
+        let now = index.mark.as_ref().map(|m| Position { epoch: &m.epoch, cursor: m.cursor });
+        self.reset = safety::server_reset(tracked, missing, position, now);
+        match &self.reset {
+            Some(halt) => Err(CycleError::Halted(halt.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Reconcile, with what the folder alone cannot tell of paths it does not have.
+    fn plan(&mut self) -> Plan {
+        let Some(index) = &self.index else { return Plan::default() };
+        let now = self.world.elapsed();
+        let mut local: BTreeMap<RelPath, Local> =
+            self.tree.found().iter().map(|(p, f)| (p.clone(), f.local.clone())).collect();
+        for (path, entry) in self.container.entries() {
+            if !matches!(entry.base, Base::Synced(_)) || local.contains_key(path) {
+                continue;
+            }
+            if let Some(why) = self.unknown_absence(path) {
+                local.insert(path.clone(), Local::Unknown(why));
+            } else if self.missed.get(path).is_none_or(|first| now < *first + self.options.confirm) {
+                local.insert(path.clone(), Local::Unknown(Unknown::Vanished));
+            }
+        }
+        for (path, entry) in &index.files {
+            if entry.is_deleted || local.contains_key(path) {
+                continue;
+            }
+            if let Some(why) = self.unknown_absence(path) {
+                local.insert(path.clone(), Local::Unknown(why));
+            } else if entry.size > self.options.max_file_size {
+                local.insert(path.clone(), Local::Unknown(Unknown::TooLarge(entry.size)));
+            }
+        }
+        for (path, _) in self.quarantine.iter() {
+            let content = match local.get(path) {
+                Some(Local::File(md5)) => Some(*md5),
+                Some(Local::Unknown(_)) => continue,
+                None => None,
+            };
+            if let Some(why) = self.quarantine.resting(path, content, now) {
+                local.insert(path.clone(), Local::Unknown(Unknown::Quarantined(why.to_owned())));
+            }
+        }
+        let base = self.container.entries().iter().map(|(p, e)| (p, e.base));
+        let remote = index
+            .files
+            .iter()
+            .map(|(p, e)| (p, if e.is_deleted { RemoteSide::Tombstone(e.md5) } else { RemoteSide::Live(e.md5) }));
+        reconcile(base, &local, remote, self.options.fold)
+    }
+
+    async fn apply(&mut self, mut plan: Plan, scan: ScanStats) -> Result<Report, CycleError> {
+        let mut report = Report { scan, ..Report::default() };
+        let tracked = self.container.entries().values().filter(|e| matches!(e.base, Base::Synced(_))).count();
+        let limits = Limits { max_delete: self.options.max_delete };
+        self.held = safety::hold_mass_delete(&mut plan, tracked, limits, &self.approved);
+        report.held = self.held.iter().map(|h| h.steps.len()).sum();
+        for step in &plan.steps {
+            match &step.action {
+                Action::Skip(Unknown::Changing | Unknown::Vanished) => report.again = true,
+                Action::Skip(why @ (Unknown::Clash(_) | Unknown::Collides(_) | Unknown::TooLarge(_))) => {
+                    report.blocked.insert(step.path.clone(), why.to_string());
+                }
+                _ => {}
+            }
+        }
+        // A rename is an upload, acknowledged, before the delete: what disappears comes last.
+        let (last, first): (VecDeque<Step>, VecDeque<Step>) = plan
+            .steps
+            .into_iter()
+            .filter(|s| !matches!(s.action, Action::Skip(_)))
+            .partition(|s| s.action.deletes().is_some());
+        self.progress.done.store(0, Ordering::Relaxed);
+        self.progress.steps.store(first.len() + last.len(), Ordering::Relaxed);
+        let not_uploaded = self.run_steps(first, &mut report).await?;
+        let (held_back, last): (VecDeque<Step>, VecDeque<Step>) = last
+            .into_iter()
+            .partition(|s| matches!(s.action, Action::DeleteRemote { base } if not_uploaded.contains(&base)));
+        report.again |= !held_back.is_empty();
+        self.run_steps(last, &mut report).await?;
+        // Approval is for one plan.
+        self.approved.retain(|p| self.container.entries().get(p).is_some_and(|e| matches!(e.base, Base::Synced(_))));
+        Ok(report)
+    }
+
+    /// Runs steps side by side and commits them by the batch. Returns the content whose upload failed.
+    async fn run_steps(&mut self, mut queue: VecDeque<Step>, report: &mut Report) -> Result<BTreeSet<Md5>, CycleError> {
+        let mut not_uploaded = BTreeSet::new();
+        let mut flying = FuturesUnordered::new();
+        let mut batch = Batch::default();
+        let mut ended: Option<CycleError> = None;
+        loop {
+            if self.stopping() {
+                ended.get_or_insert(CycleError::Stopped);
+            }
+            if ended.is_some() {
+                queue.clear();
+            }
+            while flying.len() < self.options.concurrency.max(1) {
+                let Some(step) = queue.pop_front() else { break };
+                let work = self.work(step);
+                flying.push(async move {
+                    let result = work.run().await;
+                    (work.step, result)
+                });
+            }
+            let Some((step, result)) = flying.next().await else { break };
+            self.progress.done.fetch_add(1, Ordering::Relaxed);
+            match result {
+                Ok(done) => {
+                    batch.bytes += self.bytes_of(&step);
+                    batch.done.push((step, done));
+                    if batch.done.len() >= BATCH_STEPS || batch.bytes >= BATCH_BYTES {
+                        self.flush(std::mem::take(&mut batch), report)?;
+                    }
+                }
+                Err(e) => {
+                    if let Action::Upload { local, .. } = step.action {
+                        not_uploaded.insert(local);
+                    }
+                    if let Some(fatal) = self.failed(&step, e, report) {
+                        ended.get_or_insert(fatal);
+                    }
+                }
+            }
+        }
+        self.flush(batch, report)?;
+        match ended {
+            Some(e) => Err(e),
+            None => Ok(not_uploaded),
+        }
+    }
+
+    fn work(&self, step: Step) -> Work<D, R> {
+        let entry = self.container.entries().get(&step.path);
+        Work {
+            folder: self.folder.clone(),
+            remote: self.remote.clone(),
+            at: self.tree.disk_name(&step.path),
+            version: entry.map_or(0, |e| e.version),
+            strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),
+            seen: entry.is_some_and(|e| matches!(e.base, Base::Seen(_))),
+            step,
+        }
+    }
+
+    fn bytes_of(&self, step: &Step) -> u64 {
+        let local = self.tree.found().get(&step.path).map_or(0, |f| f.size);
+        let remote = self.index.as_ref().and_then(|i| i.files.get(&step.path)).map_or(0, |e| e.size);
+        local.max(remote)
+    }
+
+    /// Notes a failed step. `Some`: the cycle cannot go on.
+    fn failed(&mut self, step: &Step, e: StepError, report: &mut Report) -> Option<CycleError> {
+        let why = match e {
+            StepError::Remote(e) if e.ends_cycle() => return Some(CycleError::Remote(e)),
+            StepError::Changed => {
+                // The next scan must read it again, whatever its stat says.
+                let size = self.tree.found().get(&step.path).map_or(0, |f| f.size);
+                let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size };
+                self.tree.put(step.path.clone(), Some(found));
+                report.again = true;
+                return None;
+            }
+            StepError::Remote(e) => e.to_string(),
+            StepError::Local(e) => format!("{e}; check the disk and the permissions"),
+        };
+        self.quarantine_step(step, why, report);
+        None
+    }
+
+    fn quarantine_step(&mut self, step: &Step, why: String, report: &mut Report) {
+        let content = match self.tree.found().get(&step.path).map(|f| &f.local) {
+            Some(Local::File(md5)) => Some(*md5),
+            _ => None,
+        };
+        let (now, random) = (self.world.elapsed(), self.world.random());
+        report.recent.push(Recent { path: step.path.clone(), action: verb(&step.action), outcome: why.clone() });
+        report.failed += 1;
+        self.quarantine.fail(&step.path, content, why, now, random);
+    }
+
+    /// Makes a batch durable in the folder, then commits it to the base (invariant 7).
+    fn flush(&mut self, batch: Batch<D>, report: &mut Report) -> Result<(), CycleError> {
+        if batch.done.is_empty() {
+            return Ok(());
+        }
+        failpoint::pass("batch.before");
+        let mut moves = Vec::new();
+        let mut moving = Vec::new();
+        let mut settle = Vec::new();
+        let mut changes = Vec::new();
+        for (step, done) in batch.done {
+            match done {
+                Done::Nothing => {}
+                Done::Seen(md5) => {
+                    if let Action::DeleteRemote { .. } = step.action {
+                        report.deleted_remote += 1;
+                        note(report, &step);
+                    }
+                    changes
+                        .push(Change::Set(step.path.clone(), Entry { base: Base::Seen(md5), stat: None, version: 0 }));
+                    self.quarantine.clear(&step.path);
+                }
+                Done::Forget => changes.push(Change::Forget(step.path)),
+                Done::Agreed { md5, version, uploaded } => {
+                    settle.push(self.tree.disk_name(&step.path));
+                    let found = self.tree.found().get(&step.path);
+                    let stat = found.filter(|f| f.local == Local::File(md5)).and_then(|f| f.stat);
+                    if uploaded {
+                        report.uploaded += 1;
+                        note(report, &step);
+                    } else {
+                        report.adopted += 1;
+                    }
+                    let entry = Entry { base: Base::Synced(md5), stat, version };
+                    changes.push(Change::Set(step.path.clone(), entry));
+                    self.quarantine.clear(&step.path);
+                }
+                Done::Move { step: change, base, version } => {
+                    let size = match &change {
+                        Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => {
+                            staged.size
+                        }
+                        Move::Trash { .. } => 0,
+                    };
+                    moving.push((step, base, version, size));
+                    moves.push(change);
+                }
+            }
+        }
+        let moved =
+            self.folder.perform(moves, &settle, self.world.now()).map_err(folder_error("making changes durable"))?;
+        for ((step, base, version, size), moved) in moving.into_iter().zip(moved) {
+            if let Some(change) = self.moved(step, base, version, size, moved, report) {
+                changes.push(change);
+            }
+        }
+        if !changes.is_empty() {
+            failpoint::pass("commit.before");
+            self.container.commit(changes)?;
+            failpoint::pass("commit.done");
+        }
+        Ok(())
+    }
+
+    fn moved(
+        &mut self,
+        step: Step,
+        base: Base,
+        version: u64,
+        size: u64,
+        moved: Moved,
+        report: &mut Report,
+    ) -> Option<Change> {
+        match moved {
+            Moved::Done { copy } => {
+                self.copied(copy, report);
+                let found = match base {
+                    // Its stat is too young to be trusted: the next scan reads it once.
+                    Base::Synced(md5) => {
+                        report.downloaded += 1;
+                        Some(Found { local: Local::File(md5), stat: None, size })
+                    }
+                    Base::Seen(_) => {
+                        report.trashed += 1;
+                        None
+                    }
+                };
+                self.tree.put(step.path.clone(), found);
+                self.quarantine.clear(&step.path);
+                note(report, &step);
+                Some(Change::Set(step.path, Entry { base, stat: None, version }))
+            }
+            Moved::Stale { copy } => {
+                self.copied(copy, report);
+                let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size: 0 };
+                self.tree.put(step.path, Some(found));
+                report.again = true;
+                None
+            }
+            Moved::Blocked(why) => {
+                report.blocked.insert(step.path.clone(), why.to_string());
+                self.quarantine_step(&step, why.to_string(), report);
+                None
+            }
+            Moved::Failed(e) => {
+                self.quarantine_step(&step, format!("{e}; check the disk and the permissions"), report);
+                None
+            }
+        }
+    }
+
+    /// A conflict copy is an ordinary new file: the next cycle uploads it (row 4).
+    fn copied(&mut self, copy: Option<RelPath>, report: &mut Report) {
+        if let Some(copy) = copy {
+            let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size: 0 };
+            self.tree.put(copy.clone(), Some(found));
+            report.conflicts.push(copy);
+            report.again = true;
+        }
+    }
+
+    fn commit_position(&mut self) -> Result<(), CycleError> {
+        let mark = self.index.as_ref().and_then(|i| i.mark.clone());
+        let now = RemoteState {
+            origin: self.options.origin.clone(),
+            namespace: self.options.namespace.clone(),
+            epoch: mark.as_ref().map(|m| m.epoch.clone()),
+            cursor: mark.as_ref().map(|m| m.cursor),
+        };
+        if self.container.header().remote != now {
+            self.container.set_remote(now);
+        }
+        Ok(())
+    }
+}
+
+fn note(report: &mut Report, step: &Step) {
+    report.recent.push(Recent { path: step.path.clone(), action: verb(&step.action), outcome: "done".to_owned() });
+}
+
+/// The action's name in `recent` and in a dry run.
+pub fn verb(action: &Action) -> &'static str {
+    match action {
+        Action::Download { .. } | Action::Replace { .. } => "download",
+        Action::RecordSeen { .. } => "record",
+        Action::Upload { .. } | Action::Probe { .. } => "upload",
+        Action::Adopt { .. } => "adopt",
+        Action::Conflict { .. } => "conflict",
+        Action::Obey { .. } => "trash",
+        Action::DeleteRemote { .. } => "delete",
+        Action::Skip(_) => "skip",
+    }
+}

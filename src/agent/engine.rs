@@ -1,0 +1,341 @@
+//! [`Engine`]: one folder and one namespace of a proxy, and what is remembered between cycles.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::disk::Disk;
+use crate::local::{Folder, RootError, Scope, Tree};
+use crate::path::RelPath;
+use crate::remote::{Index, Remote, RemoteError};
+use crate::state::{Change, Container, Entry, Opened, StateError};
+use crate::sync::safety::{self, Halt, Held};
+use crate::sync::{Base, Local, Unknown};
+
+use super::World;
+use super::quarantine::Quarantine;
+
+/// Whether a path, as it is called on the disk, is left out; the flag tells a folder.
+pub type Ignored = Arc<dyn Fn(&str, bool) -> bool + Send + Sync>;
+
+/// Settings of one folder.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// Bytes; larger files take no part.
+    pub max_file_size: u64,
+    /// Share of the tracked files that may be deleted on one side without asking.
+    pub max_delete: f64,
+    /// Requests in flight.
+    pub concurrency: usize,
+    /// Threads that scan.
+    pub threads: usize,
+    /// The filesystem takes names that differ in case only for one.
+    pub fold: bool,
+    /// Two scans must be this far apart to prove a file deleted.
+    pub confirm: Duration,
+    /// The proxy and namespace, to tell another server from the one base was agreed with.
+    pub origin: String,
+    pub namespace: String,
+}
+
+/// What a running cycle has got through, for a progress bar.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub steps: AtomicUsize,
+    pub done: AtomicUsize,
+}
+
+/// Why a cycle ended early. Nothing was decided from half an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CycleError {
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The state container or the folder cannot be written: nothing may go on.
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("{what}: {source}; check the disk and the permissions")]
+    Folder { what: &'static str, source: io::Error },
+    /// A gate is shut for the folder or the proxy as a whole.
+    #[error("halted ({})", .0.name())]
+    Halted(Halt),
+    #[error("stopped")]
+    Stopped,
+}
+
+/// One folder kept in sync. [`Engine::cycle`] is in `cycle.rs`.
+pub struct Engine<D: Disk, R: Remote, W: World> {
+    pub(super) folder: Folder<D>,
+    pub(super) container: Container<D>,
+    pub(super) remote: Arc<R>,
+    pub(super) world: Arc<W>,
+    pub(super) ignored: Ignored,
+    pub(super) options: EngineOptions,
+    pub(super) tree: Tree,
+    pub(super) index: Option<Index>,
+    /// Tracked files that a scan missed, and when first ([`World::elapsed`]).
+    pub(super) missed: BTreeMap<RelPath, Duration>,
+    pub(super) quarantine: Quarantine,
+    pub(super) approved: BTreeSet<RelPath>,
+    pub(super) held: Vec<Held>,
+    pub(super) reset: Option<Halt>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) scanned: bool,
+    /// Set while the last cycle left something to do whatever the triggers say.
+    pub(super) unfinished: bool,
+}
+
+/// What an engine is made of.
+pub struct Parts<D: Disk, R: Remote, W: World> {
+    pub folder: Folder<D>,
+    pub container: Container<D>,
+    pub remote: Arc<R>,
+    pub world: Arc<W>,
+    pub ignored: Ignored,
+    pub options: EngineOptions,
+}
+
+impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
+    /// Takes over what an earlier run left: binds a new container to the folder's identity, puts the leftovers of a
+    /// crash in order, and forgets deletions that a recovered container cannot vouch for. `new_id` is the identity
+    /// for a folder that has none and whose container is new.
+    ///
+    /// # Errors
+    /// [`CycleError::Halted`] when the folder is not the one the container is bound to.
+    pub fn open(parts: Parts<D, R, W>, opened: &Opened, new_id: &str) -> Result<Self, CycleError> {
+        let Parts { folder, container, remote, world, ignored, options } = parts;
+        let mut tree = Tree::default();
+        for (path, entry) in container.entries() {
+            if let (Base::Synced(md5), Some(stat)) = (entry.base, entry.stat) {
+                tree.seed(path.clone(), md5, stat);
+            }
+        }
+        let mut engine = Self {
+            folder,
+            container,
+            remote,
+            world,
+            ignored,
+            options,
+            tree,
+            index: None,
+            missed: BTreeMap::new(),
+            quarantine: Quarantine::default(),
+            approved: BTreeSet::new(),
+            held: Vec::new(),
+            reset: None,
+            progress: Arc::default(),
+            stop: Arc::default(),
+            scanned: false,
+            unfinished: true,
+        };
+        engine.bind(new_id)?;
+        engine.folder.ensure_private().map_err(folder_error(".memsync"))?;
+        engine.folder.sweep(engine.world.now()).map_err(folder_error(".memsync/stage"))?;
+        if matches!(opened, Opened::Recovered { .. }) {
+            engine.distrust_absence()?;
+        }
+        Ok(engine)
+    }
+
+    fn bind(&mut self, new_id: &str) -> Result<(), CycleError> {
+        if self.container.header().folder_id.is_some() {
+            return self.check_root();
+        }
+        let id = match self.folder.identity().map_err(root_halt)? {
+            Some(id) => id,
+            // Entries without an identity come from a container older than identities: the folder is taken as it is,
+            // and the gates stand against what is implausible.
+            None => {
+                self.folder.create_identity(new_id).map_err(folder_error(crate::local::folder::ID))?;
+                new_id.to_owned()
+            }
+        };
+        self.container.bind_folder(&id);
+        Ok(self.container.commit(Vec::new())?)
+    }
+
+    pub(super) fn check_root(&self) -> Result<(), CycleError> {
+        match &self.container.header().folder_id {
+            Some(id) => self.folder.check(id).map_err(root_halt),
+            None => Ok(()),
+        }
+    }
+
+    /// A recovered base may be old: a file that is missing here was not necessarily deleted by the user. Its entry
+    /// is forgotten, and the file comes back where the server has it (invariant 11).
+    fn distrust_absence(&mut self) -> Result<(), CycleError> {
+        self.scan(&Scope::full())?;
+        let forget = self
+            .container
+            .entries()
+            .iter()
+            .filter(|(path, entry)| matches!(entry.base, Base::Synced(_)) && !self.tree.found().contains_key(*path))
+            .map(|(path, _)| Change::Forget(path.clone()))
+            .collect();
+        Ok(self.container.commit(forget)?)
+    }
+
+    pub fn container(&self) -> &Container<D> {
+        &self.container
+    }
+
+    pub fn folder(&self) -> &Folder<D> {
+        &self.folder
+    }
+
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
+    }
+
+    /// Set it to have the running cycle end soon, with what is done committed.
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    pub fn set_options(&mut self, options: EngineOptions, ignored: Ignored, remote: Arc<R>) {
+        self.options = options;
+        self.ignored = ignored;
+        self.remote = remote;
+        self.index = None;
+        self.unfinished = true;
+    }
+
+    /// Files tracked, and their bytes as last scanned.
+    pub fn totals(&self) -> (usize, u64) {
+        let files = self.tree.found().values().filter(|f| matches!(f.local, Local::File(_)));
+        files.fold((0, 0), |(n, bytes), f| (n + 1, bytes + f.size))
+    }
+
+    /// What waits for a person.
+    pub fn halts(&self) -> Vec<Halt> {
+        self.reset.iter().cloned().chain(self.held.iter().map(Held::halt)).collect()
+    }
+
+    pub fn held(&self) -> &[Held] {
+        &self.held
+    }
+
+    /// Lets the plan `id` through with the next cycle. False: no such plan is held.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn approve(&mut self, id: &str) -> Result<bool, StateError> {
+        if self.reset.as_ref().and_then(Halt::id) == Some(id) {
+            // Local content is offered again with [new]; differences become conflicts; nothing is deleted.
+            self.container.replace_all(BTreeMap::new());
+            self.container.set_remote(crate::state::RemoteState::default());
+            self.container.save(self.world.now())?;
+            self.reset = None;
+            self.missed.clear();
+            self.unfinished = true;
+            return Ok(true);
+        }
+        let Some(at) = self.held.iter().position(|h| h.id == id) else { return Ok(false) };
+        let held = self.held.remove(at);
+        self.approved.extend(held.steps.into_iter().map(|s| s.path));
+        self.unfinished = true;
+        Ok(true)
+    }
+
+    /// Has the files of the held plan `id` brought back by the next cycle. False: no such plan is held.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn reject(&mut self, id: &str) -> Result<bool, StateError> {
+        let Some(at) = self.held.iter().position(|h| h.id == id) else { return Ok(false) };
+        let held = self.held.remove(at);
+        let changes = safety::reject(&held)
+            .into_iter()
+            .map(|(path, base)| match base {
+                Some(base) => Change::Set(path, Entry { base, stat: None, version: 0 }),
+                None => Change::Forget(path),
+            })
+            .collect();
+        self.container.commit(changes)?;
+        self.unfinished = true;
+        Ok(true)
+    }
+
+    /// Lets every path in quarantine try again with the next cycle.
+    pub fn retry_all(&mut self) {
+        self.quarantine.clear_all();
+        self.unfinished = true;
+    }
+
+    /// Paths that need a person, with what is wrong: what the scan found and what failed.
+    pub fn problems(&self) -> BTreeMap<RelPath, String> {
+        let mut out: BTreeMap<RelPath, String> =
+            self.quarantine.iter().map(|(p, why)| (p.clone(), why.to_owned())).collect();
+        for (path, found) in self.tree.found() {
+            if let Local::Unknown(why) = &found.local
+                && why.is_problem()
+            {
+                out.insert(path.clone(), why.to_string());
+            }
+        }
+        if let Some(index) = &self.index {
+            for (name, why) in &index.refused {
+                // A name that is no path can only be shown.
+                let shown: String =
+                    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(200).collect();
+                if let Ok(path) = RelPath::parse(&shown.replace(['\\'], "\u{fffd}")) {
+                    out.insert(path, format!("is on the proxy under a name that cannot be used here: {why}"));
+                }
+            }
+        }
+        out
+    }
+
+    /// Why a path takes no part although the scan did not find it; `None`: it is simply absent.
+    pub(super) fn unknown_absence(&self, path: &RelPath) -> Option<Unknown> {
+        if let Some(why) = self.tree.unknown_above(path) {
+            return Some(why);
+        }
+        (self.ignored)(path.as_str(), false).then_some(Unknown::Ignored)
+    }
+
+    /// What must not be on the path of an edit: the container is written anew when its journal has grown, and young
+    /// stats that have become trustworthy are kept.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn tidy(&mut self) -> Result<(), StateError> {
+        let settled: Vec<Change> = self
+            .container
+            .entries()
+            .iter()
+            .filter_map(|(path, entry)| {
+                let found = self.tree.found().get(path)?;
+                let same = matches!((&found.local, entry.base), (Local::File(l), Base::Synced(b)) if *l == b);
+                (same && found.stat.is_some() && found.stat != entry.stat)
+                    .then(|| Change::Set(path.clone(), Entry { stat: found.stat, ..entry.clone() }))
+            })
+            .collect();
+        if !settled.is_empty() {
+            self.container.commit(settled)?;
+        }
+        if self.container.wants_save() {
+            self.container.save(self.world.now())?;
+        }
+        Ok(())
+    }
+}
+
+fn root_halt(e: RootError) -> CycleError {
+    match e {
+        RootError::Missing => CycleError::Halted(Halt::RootMissing(e.to_string())),
+        RootError::Changed { .. } => CycleError::Halted(Halt::RootChanged(e.to_string())),
+        RootError::Io { path, source } => CycleError::Folder { what: path, source },
+    }
+}
+
+pub(super) fn folder_error(what: &'static str) -> impl FnOnce(io::Error) -> CycleError {
+    move |source| CycleError::Folder { what, source }
+}

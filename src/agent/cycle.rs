@@ -371,6 +371,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let mut moves = Vec::new();
         let mut moving = Vec::new();
         let mut settle = Vec::new();
+        let mut agreed = Vec::new();
         let mut changes = Vec::new();
         for (step, done) in batch.done {
             match done {
@@ -386,7 +387,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
                 Done::Forget => changes.push(Change::Forget(step.path)),
                 Done::Agreed { md5, version, uploaded } => {
-                    settle.push(self.tree.disk_name(&step.path));
+                    let at = self.tree.disk_name(&step.path);
+                    settle.push(at.clone());
                     let found = self.tree.found().get(&step.path);
                     let stat = found.filter(|f| f.local == Local::File(md5)).and_then(|f| f.stat);
                     if uploaded {
@@ -396,7 +398,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                         report.adopted += 1;
                     }
                     let entry = Entry { base: Base::Synced(md5), stat, version };
-                    changes.push(Change::Set(step.path.clone(), entry));
+                    agreed.push((at, Change::Set(step.path.clone(), entry)));
                     self.quarantine.clear(&step.path);
                 }
                 Done::Move { step: change, base, version } => {
@@ -411,9 +413,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
             }
         }
-        let moved =
+        let performed =
             self.folder.perform(moves, &settle, self.world.now()).map_err(folder_error("making changes durable"))?;
-        for ((step, base, version, size), moved) in moving.into_iter().zip(moved) {
+        report.again |= !performed.unsettled.is_empty();
+        changes
+            .extend(agreed.into_iter().filter(|(at, _)| !performed.unsettled.contains(at)).map(|(_, change)| change));
+        for ((step, base, version, size), moved) in moving.into_iter().zip(performed.moved) {
             if let Some(change) = self.moved(step, base, version, size, moved, report) {
                 changes.push(change);
             }

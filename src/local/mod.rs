@@ -12,5 +12,5 @@ pub mod source;
 pub mod stage;
 
 pub use folder::{Folder, RootError};
-pub use moves::{Move, Moved};
+pub use moves::{Move, Moved, Performed};
 pub use scan::{Found, Scope, Tree};

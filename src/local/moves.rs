@@ -68,6 +68,15 @@ pub enum Moved {
     Failed(io::Error),
 }
 
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Performed {
+    /// One outcome for each move, in their order.
+    pub moved: Vec<Moved>,
+    /// Files of `settle` that could not be made durable, by their names on the disk: they must not be committed.
+    pub unsettled: BTreeSet<String>,
+}
+
 /// One line of an intent file.
 #[derive(Serialize, Deserialize)]
 struct Intent {
@@ -87,11 +96,11 @@ const INTENT_SUFFIX: &str = ".intent";
 
 impl<D: Disk> Folder<D> {
     /// Makes a batch of moves, and the content of the files named in `settle` (as they are called on the disk),
-    /// durable: on return the caller may commit them to the base. One outcome for each move, in their order.
+    /// durable: on return the caller may commit them to the base.
     ///
     /// # Errors
     /// When the disk cannot be made durable. Then nothing may be committed; the next cycle finds out what happened.
-    pub fn perform(&self, moves: Vec<Move<D>>, settle: &[String], now: Timestamp) -> io::Result<Vec<Moved>> {
+    pub fn perform(&self, moves: Vec<Move<D>>, settle: &[String], now: Timestamp) -> io::Result<Performed> {
         let mut shelf = Shelf::new(now);
         let mut touched = BTreeSet::new();
         let mut to_sync: Vec<String> = settle.to_vec();
@@ -108,7 +117,10 @@ impl<D: Disk> Folder<D> {
             touched.insert(STAGE.to_owned());
         }
         to_sync.extend(intent.clone());
-        self.sync_contents(&to_sync, &touched)?;
+        let refused = self.sync_contents(&to_sync, &touched).inspect_err(|_| {
+            // Nothing has been displaced yet. Best effort: what stays is swept at start-up.
+            let _ = intent.as_ref().map(|name| self.disk.unlink(name));
+        })?;
         failpoint::pass("moves.durable");
 
         touched.retain(|dir| dir == STAGE);
@@ -116,6 +128,7 @@ impl<D: Disk> Folder<D> {
         let mut left_over = false;
         for step in ready {
             let outcome = match step {
+                Ok((_, slot)) if refused.contains(&slot) => Moved::Stale { copy: None },
                 Ok(step) => self.make(step, &mut shelf, &mut touched),
                 Err(outcome) => outcome,
             };
@@ -131,7 +144,8 @@ impl<D: Disk> Folder<D> {
         if let (Some(intent), false) = (intent, left_over) {
             self.disk.unlink(&intent)?;
         }
-        Ok(moved)
+        let unsettled = refused.into_iter().filter(|name| settle.contains(name)).collect();
+        Ok(Performed { moved, unsettled })
     }
 
     /// Looks at the place before anything is displaced, and writes down what is going to be.
@@ -433,22 +447,35 @@ impl<D: Disk> Folder<D> {
         Ok(name)
     }
 
-    fn sync_contents(&self, files: &[String], dirs: &BTreeSet<String>) -> io::Result<()> {
+    /// Returns the files that are not there to be synced, or may not be opened: one of them holds up no other.
+    fn sync_contents(&self, files: &[String], dirs: &BTreeSet<String>) -> io::Result<BTreeSet<String>> {
+        let mut refused = BTreeSet::new();
         if files.is_empty() && dirs.is_empty() {
-            return Ok(());
+            return Ok(refused);
         }
         if files.len() > SYNC_ONE_BY_ONE {
-            return self.disk.sync_all();
+            self.disk.sync_all()?;
+            return Ok(refused);
         }
         for file in files {
             match self.disk.open(file) {
-                Ok(file) => file.sync()?,
-                // A user's file that is gone again: the next scan decides, and what it held is on the server.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Ok(open) => open.sync()?,
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::NotFound
+                            | io::ErrorKind::NotADirectory
+                            | io::ErrorKind::PermissionDenied
+                            | io::ErrorKind::InvalidInput
+                    ) =>
+                {
+                    refused.insert(file.clone());
+                }
                 Err(e) => return Err(e),
             }
         }
-        self.sync_dirs(dirs)
+        self.sync_dirs(dirs)?;
+        Ok(refused)
     }
 
     fn sync_dirs(&self, dirs: &BTreeSet<String>) -> io::Result<()> {
@@ -459,7 +486,7 @@ impl<D: Disk> Folder<D> {
             match self.disk.sync_dir(dir) {
                 Ok(()) => {}
                 // Removed again by the user, with all that was in it.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
                 Err(e) => return Err(e),
             }
         }

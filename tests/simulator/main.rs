@@ -1,0 +1,110 @@
+//! The real cycle, folder and container code over a simulated disk, proxy, clock and random source, under a seed.
+//!
+//! Every schedule is checked for invariant 1 (no loss) and invariant 2 (convergence). Environment:
+//! `MEMSYNC_SIM_SCHEDULES` how many (default 20,000), `MEMSYNC_SIM_SEED` the first seed; with
+//! `MEMSYNC_SIM_SCHEDULES=1` and a seed a failing schedule is rerun, and told step by step with `MEMSYNC_SIM_TRACE=1`.
+
+mod schedule;
+mod world;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use schedule::{Bug, run};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Runs `count` schedules from `first` on all cores; the first failure with its seed.
+fn search(first: u64, count: u64, bug: Option<Bug>) -> Option<(u64, String)> {
+    let next = AtomicU64::new(first);
+    let failure = std::sync::Mutex::new(None::<(u64, String)>);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|s| {
+        for _ in 0..threads {
+            s.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count || failure.lock().unwrap().is_some() {
+                        return;
+                    }
+                    let result =
+                        std::panic::catch_unwind(|| run(seed, bug)).unwrap_or_else(|panic| Err(message(&*panic)));
+                    if let Err(why) = result {
+                        let mut failure = failure.lock().unwrap();
+                        if failure.as_ref().is_none_or(|(s, _)| seed < *s) {
+                            *failure = Some((seed, why));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    failure.into_inner().unwrap()
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    format!("panic: {}", text.unwrap_or("?"))
+}
+
+#[test]
+fn nothing_is_lost_and_all_agree() {
+    let first = number("MEMSYNC_SIM_SEED").unwrap_or(1);
+    let count = number("MEMSYNC_SIM_SCHEDULES").unwrap_or(20_000);
+    println!("{count} schedules from seed {first}");
+    if let Some((seed, why)) = search(first, count, None) {
+        panic!(
+            "seed {seed}: {why}\nrerun: MEMSYNC_SIM_SEED={seed} MEMSYNC_SIM_SCHEDULES=1 MEMSYNC_SIM_TRACE=1 \
+             cargo test --test simulator nothing_is_lost -- --nocapture"
+        );
+    }
+}
+
+/// Seeds that once failed.
+#[test]
+fn regressions() {
+    for seed in include_str!("seeds.txt").lines().filter_map(|l| l.split_whitespace().next()?.parse().ok()) {
+        if let Err(why) = run(seed, None) {
+            panic!("seed {seed}: {why}");
+        }
+    }
+}
+
+fn caught(bug: Bug) {
+    let limit = 20_000;
+    match search(1, limit, Some(bug)) {
+        Some((seed, why)) => println!("{bug:?}: caught at seed {seed}: {why}"),
+        None => panic!("{bug:?} was not caught in {limit} schedules"),
+    }
+}
+
+#[test]
+fn planted_bug_index_md5_on_upload() {
+    caught(Bug::IndexMd5OnUpload);
+}
+
+#[test]
+fn planted_bug_index_md5_on_delete() {
+    caught(Bug::IndexMd5OnDelete);
+}
+
+#[test]
+fn planted_bug_base_before_fsync() {
+    caught(Bug::BaseBeforeFsync);
+}
+
+#[test]
+fn planted_bug_unlink_without_verify() {
+    caught(Bug::UnlinkWithoutVerify);
+}
+
+#[test]
+fn planted_bug_plain_tombstone_trusted() {
+    caught(Bug::PlainTombstoneTrusted);
+}
+
+#[test]
+fn planted_bug_unreadable_is_deleted() {
+    caught(Bug::UnreadableIsDeleted);
+}

@@ -1,0 +1,211 @@
+//! A device: its disk, its state directory, its clock, and the engine that runs on them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use memsync::agent::{CycleError, Engine, EngineOptions, Parts, Report, World};
+use memsync::disk::sim::SimDisk;
+use memsync::local::{Folder, Scope};
+use memsync::remote::fake::{FakeRemote, FakeServer};
+use memsync::state::{Container, Format, Options};
+
+/// Simulated milliseconds, shared by all devices.
+#[derive(Clone, Default)]
+pub struct SimClock(Arc<AtomicU64>);
+
+impl SimClock {
+    pub fn advance(&self, ms: u64) {
+        self.0.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    pub fn ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn ns(&self) -> i64 {
+        i64::try_from(self.ms()).unwrap() * 1_000_000 + 1_700_000_000_000_000_000
+    }
+}
+
+pub struct SimWorld {
+    clock: SimClock,
+    random: AtomicU64,
+}
+
+impl World for SimWorld {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanosecond(self.clock.ns().into()).unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.clock.ms())
+    }
+
+    fn random(&self) -> u64 {
+        self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+    }
+}
+
+pub type SimEngine = Engine<SimDisk, FakeRemote, SimWorld>;
+type Cycle = Pin<Box<dyn Future<Output = (SimEngine, Result<Report, CycleError>)>>>;
+
+pub struct Device {
+    pub name: String,
+    pub number: u64,
+    /// The user's view; engines get handles.
+    pub disk: SimDisk,
+    pub state: SimDisk,
+    handles: Option<(SimDisk, SimDisk)>,
+    engine: Option<SimEngine>,
+    cycle: Option<Cycle>,
+    runs: u64,
+}
+
+impl Device {
+    pub fn new(number: usize) -> Self {
+        Self {
+            name: format!("dev{number}"),
+            number: number as u64,
+            disk: SimDisk::new(),
+            state: SimDisk::new(),
+            handles: None,
+            engine: None,
+            cycle: None,
+            runs: 0,
+        }
+    }
+
+    pub fn cycling(&self) -> bool {
+        self.cycle.is_some()
+    }
+
+    pub fn problems(&self) -> Vec<String> {
+        self.engine.iter().flat_map(|e| e.problems()).map(|(p, w)| format!("{p}: {w}")).collect()
+    }
+
+    pub fn alive(&self) -> bool {
+        self.handles.as_ref().is_some_and(|(a, b)| a.is_alive() && b.is_alive())
+    }
+
+    /// The process ends here and now, whatever it was doing.
+    pub fn kill(&mut self) {
+        if let Some((disk, state)) = self.handles.take() {
+            disk.kill();
+            state.kill();
+        }
+        self.cycle = None;
+        self.engine = None;
+    }
+
+    pub fn power_cut(&mut self, rng: &mut fastrand::Rng) {
+        self.kill();
+        self.disk.power_cut(rng);
+        self.state.power_cut(rng);
+    }
+
+    /// The container is gone, with its backup and journal.
+    pub fn lose_state(&mut self) {
+        self.kill();
+        for name in self.state.user_tree("").into_keys() {
+            self.state.user_remove(&name).unwrap();
+        }
+    }
+
+    /// Starts the engine if it does not run. False: it could not start.
+    pub fn ensure_engine(&mut self, server: &FakeServer, clock: &SimClock) -> Result<bool, String> {
+        if self.engine.is_some() || self.cycle.is_some() {
+            return Ok(true);
+        }
+        let (disk, state) = (self.disk.handle(), self.state.handle());
+        self.handles = Some((disk.clone(), state.clone()));
+        self.runs += 1;
+        let world = Arc::new(SimWorld { clock: clock.clone(), random: AtomicU64::new(self.number << 32 | self.runs) });
+        let options = Options { format: Format::Json, pretty: false, session_id: self.name.clone() };
+        let opened = Container::open(Arc::new(state), "state.json", options, world.now());
+        let (container, opened) = match opened {
+            Ok(ok) => ok,
+            Err(_) if !self.alive() => return Ok(false),
+            Err(e) => return Err(format!("{}: container: {e}", self.name)),
+        };
+        let folder = Folder::new(Arc::new(disk), &self.name, self.number << 32 | self.runs);
+        let parts = Parts {
+            folder,
+            container,
+            remote: Arc::new(server.client()),
+            world,
+            ignored: Arc::new(|_: &str, _: bool| false),
+            options: EngineOptions {
+                max_file_size: 1 << 20,
+                max_delete: 0.5,
+                concurrency: 3,
+                threads: 1,
+                fold: false,
+                confirm: Duration::from_millis(1),
+                origin: "sim".into(),
+                namespace: String::new(),
+            },
+        };
+        match Engine::open(parts, &opened, &format!("id-{}", self.number)) {
+            Ok(engine) => self.engine = Some(engine),
+            Err(_) if !self.alive() => return Ok(false),
+            Err(e) => return Err(format!("{}: engine: {e:?}", self.name)),
+        }
+        Ok(true)
+    }
+
+    pub fn start_cycle(&mut self) {
+        if let Some(mut engine) = self.engine.take() {
+            self.cycle = Some(Box::pin(async move {
+                let result = engine.cycle(Scope::full()).await;
+                (engine, result)
+            }));
+        }
+    }
+
+    /// One poll of the running cycle; its result when that was the last.
+    pub fn poll(&mut self) -> Option<Result<Report, CycleError>> {
+        let cycle = self.cycle.as_mut()?;
+        let mut cx = Context::from_waker(futures::task::noop_waker_ref());
+        let Poll::Ready((engine, result)) = cycle.as_mut().poll(&mut cx) else { return None };
+        self.cycle = None;
+        self.engine = Some(engine);
+        if !self.alive() {
+            self.kill();
+        }
+        Some(result)
+    }
+
+    /// Runs one cycle to its end, with a save now and then.
+    pub fn cycle_to_end(&mut self, approve: bool) -> Option<Result<Report, CycleError>> {
+        self.start_cycle();
+        let mut result = None;
+        for _ in 0..100_000 {
+            result = self.poll();
+            if result.is_some() || self.cycle.is_none() {
+                break;
+            }
+        }
+        if let Some(engine) = &mut self.engine
+            && approve
+        {
+            engine.retry_all();
+            let ids: Vec<String> = engine.halts().iter().filter_map(|h| h.id().map(str::to_owned)).collect();
+            for id in ids {
+                assert!(engine.approve(&id).unwrap());
+            }
+        }
+        result
+    }
+
+    pub fn tidy(&mut self) {
+        if let Some(engine) = &mut self.engine {
+            // A kill in the midst is seen by the next look at the handles.
+            let _ = engine.tidy();
+        }
+    }
+}

@@ -1,8 +1,33 @@
 //! The state container: the base of one folder, kept across restarts.
+//!
+//! [`Container`] holds what both sides last agreed on, in memory and in a few files of one directory: the
+//! container itself (JSON or MessagePack), its predecessor `.bak`, and a journal of what was committed since.
+//! [`Lock`] sees to it that one agent works on a folder. What an entry means, and when the base may advance,
+//! is not decided here. `format` says what a container looks like, `journal` what a journal does, and `load`
+//! how the files are brought together after any crash or damage.
+
+use std::io;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::disk::Stat;
 use crate::path::RelPath;
 use crate::sync::Base;
+
+mod container;
+mod format;
+mod journal;
+mod load;
+mod lock;
+mod migrate;
+
+pub use container::Container;
+pub use load::{View, peek};
+pub use lock::{Lock, LockError};
+
+/// The container version this build writes. It reads all before it.
+pub const VERSION: u32 = 2;
 
 /// What is kept of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,4 +44,83 @@ pub struct Entry {
 pub enum Change {
     Set(RelPath, Entry),
     Forget(RelPath),
+}
+
+/// How a container is written. Reading tells the formats apart by content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    #[default]
+    Json,
+    MsgPack,
+}
+
+/// How to write the container, and who writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    pub format: Format,
+    /// JSON with line breaks; without effect on MessagePack.
+    pub pretty: bool,
+    /// The device id; given to a container that is new. One that was loaded keeps its own.
+    pub session_id: String,
+}
+
+/// What a container says besides its entries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    pub session_id: String,
+    pub created_at: Timestamp,
+    /// When the container was last saved; commits to the journal do not move it.
+    pub modified_at: Timestamp,
+    /// The folder's `.memsync/id`, once bound.
+    pub folder_id: Option<String>,
+    pub remote: RemoteState,
+}
+
+/// The server side that the base was agreed with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteState {
+    /// Scheme, host and port; empty while unknown.
+    pub origin: String,
+    pub namespace: String,
+    /// Of the index last taken in, where the proxy has one.
+    pub epoch: Option<String>,
+    pub cursor: Option<u64>,
+}
+
+/// How opening went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opened {
+    /// There was nothing.
+    New,
+    /// Everything committed is there.
+    Loaded,
+    /// As `Loaded`, from an older version. The old file stays, and becomes the backup with the first save.
+    Migrated { from: u32 },
+    /// Something was damaged or missing; the entries are those of an earlier commit, or none. A local file that
+    /// is missing must not be taken for deleted on the strength of them (invariant 11).
+    Recovered {
+        /// The names under which the damaged files are kept, in the state directory.
+        set_aside: Vec<String>,
+        /// Whether the entries come from the backup.
+        from_backup: bool,
+    },
+}
+
+/// Why the state cannot be used. Nothing was changed by a refusal.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error(
+        "{file} has version {found}, this memsync knows versions up to {known}: use a newer memsync; \
+         the file was left as it is"
+    )]
+    FutureVersion { file: String, found: u64, known: u32 },
+    #[error("cannot {what} {file} in the state directory: {source}")]
+    Io { what: &'static str, file: String, source: io::Error },
+}
+
+impl StateError {
+    fn io(what: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
+        let file = file.to_owned();
+        move |source| Self::Io { what, file, source }
+    }
 }

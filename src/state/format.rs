@@ -1,0 +1,254 @@
+//! What a container file looks like: JSON or MessagePack, and every version of its content.
+//!
+//! Pure apart from the writer it is given. A container is taken whole or not at all: an entry that cannot be
+//! read, a path named twice or bytes left over make it damaged.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::digest::Md5;
+use crate::disk::Stat;
+use crate::path::RelPath;
+use crate::sync::Base;
+
+use super::migrate::{V0, V1, V2};
+use super::{Entry, Format, Header, Options, RemoteState, VERSION};
+
+/// Nesting allowed in MessagePack (JSON has the library's own bound). A container needs four levels.
+const MAX_DEPTH: usize = 64;
+
+/// Entries of one folder by path.
+pub type Entries = BTreeMap<RelPath, Entry>;
+
+/// Names the exact bytes of a container, so that a journal can say which one it extends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(String);
+
+impl Fingerprint {
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(blake3::hash(bytes).to_hex().to_string())
+    }
+
+    /// Of a container that is not there, or of a file without a byte: both hold nothing.
+    pub fn of_nothing() -> Self {
+        Self::of(b"")
+    }
+}
+
+/// How a file is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    Compact,
+    Pretty,
+    MsgPack,
+}
+
+impl From<&Options> for Layout {
+    fn from(options: &Options) -> Self {
+        match (options.format, options.pretty) {
+            (Format::MsgPack, _) => Self::MsgPack,
+            (Format::Json, true) => Self::Pretty,
+            (Format::Json, false) => Self::Compact,
+        }
+    }
+}
+
+/// An entry as it stands in container and journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireEntry {
+    path: RelPath,
+    md5: Md5,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    mtime_ns: i64,
+    #[serde(default)]
+    ctime_ns: i64,
+    #[serde(default)]
+    inode: u64,
+    #[serde(default)]
+    remote: WireRemote,
+    #[serde(default)]
+    seen_tombstone: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct WireRemote {
+    #[serde(default)]
+    version: u64,
+}
+
+impl WireEntry {
+    pub fn new(path: &RelPath, entry: &Entry) -> Self {
+        let (md5, seen_tombstone) = match entry.base {
+            Base::Synced(md5) => (md5, false),
+            Base::Seen(md5) => (md5, true),
+        };
+        // No file has inode 0, so `mtime_ns` and `inode` 0 can stand for "no stat".
+        let stat = entry.stat.unwrap_or(Stat { size: 0, mtime_ns: 0, ctime_ns: 0, inode: 0 });
+        Self {
+            path: path.clone(),
+            md5,
+            size: stat.size,
+            mtime_ns: stat.mtime_ns,
+            ctime_ns: stat.ctime_ns,
+            inode: stat.inode,
+            remote: WireRemote { version: entry.version },
+            seen_tombstone,
+        }
+    }
+
+    pub fn split(self) -> (RelPath, Entry) {
+        let Self { path, md5, size, mtime_ns, ctime_ns, inode, remote, seen_tombstone } = self;
+        let base = if seen_tombstone { Base::Seen(md5) } else { Base::Synced(md5) };
+        let stat = (mtime_ns != 0 || inode != 0).then_some(Stat { size, mtime_ns, ctime_ns, inode });
+        (path, Entry { base, stat, version: remote.version })
+    }
+}
+
+/// A container read whole.
+#[derive(Debug)]
+pub struct Document {
+    pub header: Header,
+    pub entries: Entries,
+    /// Of the file, before migration.
+    pub version: u32,
+    pub layout: Layout,
+}
+
+/// Why bytes are no container this build can take.
+#[derive(Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    Damaged(String),
+    /// The version it says it has.
+    Future(u64),
+}
+
+/// Reads a container of any version and format. `written`: when the file was last written.
+pub fn decode(bytes: &[u8], written: Timestamp) -> Result<Document, DecodeError> {
+    let (layout, bare) = sniff(bytes).ok_or_else(|| DecodeError::Damaged("neither JSON nor MessagePack".into()))?;
+    let (version, V2 { header, entries: list }) = if bare {
+        (0, parse::<V0>(layout, bytes)?.to_v1(written).to_v2())
+    } else {
+        match parse::<Probe>(layout, bytes)?.version {
+            1 => (1, parse::<V1>(layout, bytes)?.to_v2()),
+            2 => (2, parse::<V2>(layout, bytes)?),
+            0 => return Err(DecodeError::Damaged("version 0 has no header".into())),
+            future => return Err(DecodeError::Future(future)),
+        }
+    };
+    let mut entries = Entries::new();
+    for (path, entry) in list.into_iter().map(WireEntry::split) {
+        if let Some((path, _)) = entries.get_key_value(&path) {
+            return Err(DecodeError::Damaged(format!("{path:?} stands in it twice")));
+        }
+        entries.insert(path, entry);
+    }
+    Ok(Document { header, entries, version, layout })
+}
+
+/// The version, whatever else there is.
+#[derive(Deserialize)]
+struct Probe {
+    version: u64,
+}
+
+/// The layout by the first byte, and whether the content is a bare array.
+fn sniff(bytes: &[u8]) -> Option<(Layout, bool)> {
+    let start = bytes.iter().position(|b| !b" \t\r\n".contains(b))?;
+    let layout = if bytes[start..].contains(&b'\n') { Layout::Pretty } else { Layout::Compact };
+    match bytes[start] {
+        b'{' => Some((layout, false)),
+        b'[' => Some((layout, true)),
+        0x80..=0x8f | 0xde | 0xdf => Some((Layout::MsgPack, false)),
+        0x90..=0x9f | 0xdc | 0xdd => Some((Layout::MsgPack, true)),
+        _ => None,
+    }
+}
+
+fn parse<T: DeserializeOwned>(layout: Layout, bytes: &[u8]) -> Result<T, DecodeError> {
+    if layout != Layout::MsgPack {
+        return serde_json::from_slice(bytes).map_err(|e| DecodeError::Damaged(e.to_string()));
+    }
+    // From a slice: strings are checked against what is there before they are taken, and sequences are grown
+    // as they are read, so a length that lies allocates nothing.
+    let mut rest = bytes;
+    let mut reader = rmp_serde::Deserializer::new(&mut rest);
+    reader.set_max_depth(MAX_DEPTH);
+    let value = T::deserialize(&mut reader).map_err(|e| DecodeError::Damaged(e.to_string()))?;
+    if rest.is_empty() { Ok(value) } else { Err(DecodeError::Damaged("bytes are left over".into())) }
+}
+
+/// A container as it is written. The field order is the one people read.
+#[derive(Serialize)]
+struct Outgoing<'a> {
+    version: u32,
+    session_id: &'a str,
+    created_at: Timestamp,
+    modified_at: Timestamp,
+    folder_id: Option<&'a str>,
+    remote: &'a RemoteState,
+    #[serde(serialize_with = "sequence")]
+    entries: &'a Entries,
+}
+
+fn sequence<S: Serializer>(entries: &Entries, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut list = serializer.serialize_seq(Some(entries.len()))?;
+    for (path, entry) in entries {
+        list.serialize_element(&WireEntry::new(path, entry))?;
+    }
+    list.end()
+}
+
+/// Writes a container of the current version and gives its fingerprint. The writer should be the file itself:
+/// the bytes come in large pieces.
+///
+/// # Errors
+/// Those of `out`.
+pub fn encode(out: impl Write, layout: Layout, header: &Header, entries: &Entries) -> io::Result<Fingerprint> {
+    let document = Outgoing {
+        version: VERSION,
+        session_id: &header.session_id,
+        created_at: header.created_at,
+        modified_at: header.modified_at,
+        folder_id: header.folder_id.as_deref(),
+        remote: &header.remote,
+        entries,
+    };
+    let hashing = Hashing { out, hasher: blake3::Hasher::new() };
+    let mut buffered = io::BufWriter::with_capacity(256 * 1024, hashing);
+    match layout {
+        Layout::Compact => serde_json::to_writer(&mut buffered, &document)?,
+        Layout::Pretty => serde_json::to_writer_pretty(&mut buffered, &document)?,
+        Layout::MsgPack => {
+            let mut serializer = rmp_serde::Serializer::new(&mut buffered).with_struct_map();
+            document.serialize(&mut serializer).map_err(io::Error::other)?;
+        }
+    }
+    let hashing = buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
+    Ok(Fingerprint(hashing.hasher.finalize().to_hex().to_string()))
+}
+
+/// Fingerprints what passes through.
+struct Hashing<W> {
+    out: W,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write_all(bytes)?;
+        self.hasher.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

@@ -1,0 +1,47 @@
+//! Older container versions, each brought one step forward by a pure function. No file is touched here.
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::format::WireEntry;
+use super::{Header, RemoteState};
+
+/// The session of a container that had none.
+const MIGRATED_SESSION: &str = "migrated";
+
+/// Version 0: a bare array of entries.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub struct V0(pub Vec<WireEntry>);
+
+/// Version 1: a session and times.
+#[derive(Deserialize)]
+pub struct V1 {
+    session_id: String,
+    created_at: Timestamp,
+    modified_at: Timestamp,
+    entries: Vec<WireEntry>,
+}
+
+/// Version 2: bound to a folder and a remote.
+#[derive(Deserialize)]
+pub struct V2 {
+    #[serde(flatten)]
+    pub header: Header,
+    pub entries: Vec<WireEntry>,
+}
+
+impl V0 {
+    /// `written`: when the file was last written, the only time known of it.
+    pub fn to_v1(self, written: Timestamp) -> V1 {
+        V1 { session_id: MIGRATED_SESSION.to_owned(), created_at: written, modified_at: written, entries: self.0 }
+    }
+}
+
+impl V1 {
+    pub fn to_v2(self) -> V2 {
+        let Self { session_id, created_at, modified_at, entries } = self;
+        let header = Header { session_id, created_at, modified_at, folder_id: None, remote: RemoteState::default() };
+        V2 { header, entries }
+    }
+}

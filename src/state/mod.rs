@@ -124,6 +124,3 @@ impl StateError {
         move |source| Self::Io { what, file, source }
     }
 }
-
-#[cfg(test)]
-mod tests;

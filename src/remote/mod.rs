@@ -12,6 +12,9 @@ use crate::digest::Md5;
 use crate::path::{PathError, RelPath};
 use crate::protocol::Precondition;
 
+pub mod events;
+pub mod http;
+
 /// One entry of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexEntry {

@@ -81,7 +81,7 @@ pub enum Got {
 pub enum Put {
     /// 200 or 201, with the ETag of what was sent.
     Stored { version: u64 },
-    /// 412. `current`: what the server holds (`None`: nothing, or not told). `is_deleted`: whether that is a
+    /// A 412. `current`: what the server holds (`None`: nothing, or not told). `is_deleted`: whether that is a
     /// tombstone, where the proxy says so.
     Mismatch { current: Option<Md5>, is_deleted: Option<bool> },
 }

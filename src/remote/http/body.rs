@@ -232,31 +232,41 @@ impl Upload {
     }
 
     /// The pieces of `source`, which must be `size` bytes together. One piece is read ahead on a blocking
-    /// thread while the last one is sent. An error of the source aborts the request.
+    /// thread while the last one is sent, and the very last is not let go before the source has said that it
+    /// was the last. An error of the source aborts the request.
     pub(super) fn stream(
         &self,
         source: Box<dyn Source>,
         size: u64,
     ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
         let upload = self.clone();
-        stream::try_unfold((read_ahead(source), size), move |(reading, left)| {
+        stream::try_unfold((Some(read_ahead(source)), size), move |(reading, left)| {
             let upload = upload.clone();
             async move {
-                let (source, piece) = reading.await.map_err(|e| upload.fail(format!("reading it failed: {e}")))?;
-                upload.progress.touch();
-                if upload.stopped.load(Ordering::Relaxed) {
-                    return Err(io::Error::other("the answer has come already"));
+                let Some(reading) = reading else { return Ok(None) };
+                let (source, piece) = upload.take(reading).await?;
+                let piece = piece.ok_or_else(|| upload.fail(SHORTER.to_owned()))?;
+                let left = left.checked_sub(piece.len() as u64).ok_or_else(|| upload.fail(LONGER.to_owned()))?;
+                let next = read_ahead(source);
+                if left > 0 {
+                    return Ok(Some((piece, (Some(next), left))));
                 }
-                let piece = piece.map_err(|e| upload.fail(e.to_string()))?;
-                let Some(piece) = piece else {
-                    return if left == 0 { Ok(None) } else { Err(upload.fail(SHORTER.to_owned())) };
-                };
-                match left.checked_sub(piece.len() as u64) {
-                    Some(left) => Ok(Some((piece, (read_ahead(source), left)))),
-                    None => Err(upload.fail(LONGER.to_owned())),
+                match upload.take(next).await? {
+                    (_, None) => Ok(Some((piece, (None, 0)))),
+                    (_, Some(_)) => Err(upload.fail(LONGER.to_owned())),
                 }
             }
         })
+    }
+
+    /// What was read ahead.
+    async fn take(&self, reading: Ahead) -> io::Result<(Box<dyn Source>, Option<Bytes>)> {
+        let (source, piece) = reading.await.map_err(|e| self.fail(format!("reading it failed: {e}")))?;
+        self.progress.touch();
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the answer has come already"));
+        }
+        Ok((source, piece.map_err(|e| self.fail(e.to_string()))?))
     }
 }
 

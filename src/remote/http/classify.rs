@@ -153,9 +153,9 @@ pub(super) fn transport(e: &reqwest::Error) -> Transport {
     Transport::Unreachable(deepest.to_string())
 }
 
-/// rustls hides its error inside an `io::Error`, whose `source` passes over it.
+/// rustls hides its error inside one or more `io::Error`s, whose `source` passes over it.
 fn as_tls<'a>(e: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    e.downcast_ref().or_else(|| e.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref())
+    e.downcast_ref().or_else(|| as_tls(e.downcast_ref::<io::Error>()?.get_ref()?))
 }
 
 fn tls_reason(e: &rustls::Error) -> String {

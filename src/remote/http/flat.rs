@@ -41,6 +41,9 @@ impl HttpRemote {
             StatusCode::NOT_MODIFIED if last.is_some() => return Ok(IndexAnswer::Unchanged),
             _ => return Err(answer.refusal().await),
         }
+        if answer.says_too_long() {
+            return Err(answer.protocol(&format!("the index is larger than {MAX_INDEX} bytes")));
+        }
         let etag = answer.headers().get(ETAG).cloned();
         let parsed = index::read(answer).await?;
         let mark = parsed.mark.filter(|_| has(capability::STRONG_INDEX));

@@ -133,7 +133,7 @@ impl HttpRemote {
         }
         let token = options.token.expose_secret();
         let mut authorization = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| OptionsError::Token)?;
-        if token.is_empty() || token.contains(char::is_whitespace) {
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(OptionsError::Token);
         }
         authorization.set_sensitive(true);

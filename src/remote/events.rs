@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use ::http::header::CONTENT_TYPE;
+
 use super::RemoteError;
 use super::http::HttpRemote;
 
@@ -28,13 +30,14 @@ impl HttpRemote {
             Ok(answer) => answer,
             Err(e) => return e,
         };
-        let media = answer.media_type();
+        let media = answer.header(&CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let media = media.to_ascii_lowercase();
         if media != "text/event-stream" {
             return answer.protocol(&format!("{media:?} where a stream of events was asked for"));
         }
         let mut parser = Parser::new(last);
         loop {
-            match answer.next(silence).await {
+            match answer.next_endless(silence).await {
                 Ok(piece) => {
                     if let Err(why) = parser.push(&piece, &mut on_event) {
                         return answer.protocol(why);

@@ -338,6 +338,47 @@ async fn an_early_answer_counts_and_ends_the_upload() {
 }
 
 #[tokio::test]
+async fn an_upload_that_is_given_up_ends_on_the_wire() {
+    let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
+    let (sender, gone) = tokio::sync::oneshot::channel();
+    let body = Outgoing { md5: Md5::of(b""), size: 1 << 40, source: Box::new(Endless(Some(sender))) };
+    let remote = remote(&server);
+    let put = tokio::spawn(async move { remote.put(&path("a"), Precondition::New, 0, body).await });
+    tokio::time::timeout(DEADLINE, async {
+        while server.connections() < 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    put.abort();
+    tokio::time::timeout(DEADLINE, gone).await.expect("the upload goes on").unwrap();
+    assert!(server.seen().iter().all(|request| !request.whole));
+}
+
+/// Slower in all than the timeout allows for silence.
+struct Slow(u32);
+
+impl Source for Slow {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let Some(left) = self.0.checked_sub(1) else { return Ok(None) };
+        self.0 = left;
+        std::thread::sleep(Duration::from_millis(60));
+        Ok(Some(Bytes::from_static(&[7; 64 * 1024])))
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_slow_but_alive_is_not_cut() {
+    let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
+    let content = vec![7; 10 * 64 * 1024];
+    let body = Outgoing { source: Box::new(Slow(10)), ..outgoing(&content) };
+    let options = HttpOptions { timeout: Duration::from_millis(400), ..options(&server.origin()) };
+    let put = HttpRemote::new(options).unwrap().put(&path("a"), Precondition::New, 0, body).await;
+    assert_eq!(put, Ok(Put::Stored { version: 0 }));
+}
+
+#[tokio::test]
 async fn options_that_would_leak_or_lie_are_refused() {
     let new = |origin: &str| HttpRemote::new(options(origin)).err();
     assert!(matches!(new("not a url"), Some(OptionsError::Url(_))));

@@ -44,7 +44,7 @@ impl Progress {
 }
 
 /// The head of an answer, and its body piece by piece.
-pub(super) struct Answer {
+pub(in crate::remote) struct Answer {
     inner: Arc<Inner>,
     url: String,
     response: Response,
@@ -77,7 +77,7 @@ impl Answer {
     }
 
     /// A header's text; `None` where it is missing or not ASCII.
-    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+    pub(in crate::remote) fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers().get(name)?.to_str().ok()
     }
 
@@ -96,7 +96,7 @@ impl Answer {
         self.header(&http::header::ETAG)?.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
     }
 
-    pub(super) fn protocol(&self, why: &str) -> RemoteError {
+    pub(in crate::remote) fn protocol(&self, why: &str) -> RemoteError {
         self.inner.protocol(&self.url, why)
     }
 
@@ -118,11 +118,11 @@ impl Answer {
             Ok(Ok(None)) => Ok(None),
             Ok(Err(e)) => Err(match classify::transport(&e) {
                 classify::Transport::Unreachable(why) => {
-                    self.inner.unreachable(&self.url, format!("the answer broke off: {why}"))
+                    self.inner.unreachable(&self.url, &format!("the answer broke off: {why}"))
                 }
                 classify::Transport::Protocol(why) => self.protocol(&why),
             }),
-            Err(_) => Err(self.inner.unreachable(&self.url, "the answer stopped half-way".to_owned())),
+            Err(_) => Err(self.inner.unreachable(&self.url, "the answer stopped half-way")),
         }
     }
 
@@ -130,12 +130,12 @@ impl Answer {
     ///
     /// # Errors
     /// `Unreachable` when it ends, breaks, or is silent for `silence`.
-    pub(super) async fn next_endless(&mut self, silence: Duration) -> Result<Bytes, RemoteError> {
+    pub(in crate::remote) async fn next_endless(&mut self, silence: Duration) -> Result<Bytes, RemoteError> {
         match time::timeout(silence, self.response.chunk()).await {
             Ok(Ok(Some(piece))) => Ok(piece),
-            Ok(Ok(None)) => Err(self.inner.unreachable(&self.url, "the stream of events ended".to_owned())),
+            Ok(Ok(None)) => Err(self.inner.unreachable(&self.url, "the stream of events ended")),
             Ok(Err(e)) => Err(self.inner.transport(&self.url, &e)),
-            Err(_) => Err(self.inner.unreachable(&self.url, format!("no sign of life for {silence:?}"))),
+            Err(_) => Err(self.inner.unreachable(&self.url, &format!("no sign of life for {silence:?}"))),
         }
     }
 

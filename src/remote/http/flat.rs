@@ -24,7 +24,8 @@ impl HttpRemote {
     pub(super) async fn flat_index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
         let capabilities = self.capabilities().await?;
         let has = |name: &str| capabilities.iter().any(|c| c == name);
-        let since = since.filter(|_| has(capability::DELTA));
+        // Without a mark in its answer, a part could not be built upon.
+        let since = since.filter(|_| has(capability::DELTA) && has(capability::STRONG_INDEX));
         let url = match since {
             Some(mark) => self.inner.url(&format!("/sync?since={}&epoch={}", mark.cursor, encode_query(&mark.epoch))),
             None => self.inner.url("/sync"),
@@ -52,7 +53,7 @@ impl HttpRemote {
             (_, false) => IndexAnswer::Whole(result),
             (Some(since), true) => {
                 let follows = |mark: &Mark| mark.epoch == since.epoch && mark.cursor >= since.cursor;
-                if !result.mark.as_ref().is_none_or(follows) {
+                if !result.mark.as_ref().is_some_and(follows) {
                     return Err(self
                         .inner
                         .protocol(&url, "a part of an index that does not follow what was asked for"));

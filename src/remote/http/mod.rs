@@ -1,7 +1,7 @@
 //! [`HttpRemote`]: a Memory Proxy over HTTP.
 //!
 //! It asks once and says what became of it: it does not retry, decide or log, and it reads no files. The wire
-//! is the flat dialect ([`flat`]); [`classify`] tells errors apart, [`body`] watches over what comes and goes.
+//! is the flat dialect (`flat`); `classify` tells errors apart, `body` watches over what comes and goes.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +31,7 @@ use body::{Answer, Progress};
 const X_MEMSYNC_DEVICE: HeaderName = HeaderName::from_static("x-memsync-device");
 /// Longest answer read where only a few words are wanted, bytes.
 const MAX_SMALL: u64 = 64 * 1024;
-/// Transfers slower than this, bytes a second, are given up (see [`Inner::total`]).
+/// Transfers slower than this, bytes a second, are given up.
 const MIN_RATE: u64 = 32 * 1024;
 
 /// Where the proxy is and how to talk to it.
@@ -202,7 +202,7 @@ impl HttpRemote {
     }
 
     /// Opens a stream that has no end: no permit, no limit on its length or duration.
-    pub(super) async fn open_stream(&self, url_path: &str, last: Option<u64>) -> Result<EndlessAnswer, RemoteError> {
+    pub(super) async fn open_stream(&self, url_path: &str, last: Option<u64>) -> Result<Answer, RemoteError> {
         let url = self.inner.url(url_path);
         let mut request = self.inner.request(Method::GET, &url).header(http::header::ACCEPT, "text/event-stream");
         if let Some(last) = last {
@@ -212,32 +212,7 @@ impl HttpRemote {
         if answer.status() != StatusCode::OK {
             return Err(answer.refusal().await);
         }
-        Ok(EndlessAnswer { answer })
-    }
-}
-
-/// An answer that goes on until one side hangs up.
-pub(super) struct EndlessAnswer {
-    answer: Answer,
-}
-
-impl EndlessAnswer {
-    /// The media type, lower case, without parameters.
-    pub(super) fn media_type(&self) -> String {
-        let text = self.answer.header(&http::header::CONTENT_TYPE).unwrap_or_default();
-        text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-    }
-
-    /// The next bytes.
-    ///
-    /// # Errors
-    /// When it ends or breaks, or nothing comes for `silence`.
-    pub(super) async fn next(&mut self, silence: Duration) -> Result<bytes::Bytes, RemoteError> {
-        self.answer.next_endless(silence).await
-    }
-
-    pub(super) fn protocol(&self, why: &str) -> RemoteError {
-        self.answer.protocol(why)
+        Ok(answer)
     }
 }
 
@@ -291,7 +266,7 @@ impl Inner {
                 Err(e) => Err(self.transport(url, &e)),
             },
             () = progress.idle(self.timeout, deadline) => {
-                Err(self.unreachable(url, format!("no answer for {:?}", self.timeout)))
+                Err(self.unreachable(url, "no answer in time"))
             }
         }
     }
@@ -300,21 +275,21 @@ impl Inner {
         match tokio::time::timeout(self.timeout, request.send()).await {
             Ok(Ok(response)) => Ok(Answer::new(Arc::clone(self), url, response, u64::MAX, None)),
             Ok(Err(e)) => Err(self.transport(url, &e)),
-            Err(_) => Err(self.unreachable(url, format!("no answer for {:?}", self.timeout))),
+            Err(_) => Err(self.unreachable(url, "no answer in time")),
         }
     }
 
     /// What a failure below HTTP is to the caller.
     fn transport(&self, url: &str, e: &reqwest::Error) -> RemoteError {
         match classify::transport(e) {
-            classify::Transport::Unreachable(why) => self.unreachable(url, why),
+            classify::Transport::Unreachable(why) => self.unreachable(url, &why),
             classify::Transport::Protocol(why) => self.protocol(url, &why),
         }
     }
 
-    fn unreachable(&self, url: &str, why: String) -> RemoteError {
+    fn unreachable(&self, url: &str, why: &str) -> RemoteError {
         *self.known() = Known::default();
-        RemoteError::Unreachable { url: url.to_owned(), why }
+        RemoteError::Unreachable { url: url.to_owned(), why: self.clean(why) }
     }
 
     fn protocol(&self, url: &str, why: &str) -> RemoteError {

@@ -45,6 +45,8 @@ pub enum PathError {
     Private,
     #[error("the name is not UTF-8")]
     NotUtf8,
+    #[error("the name is not in Unicode normalisation form C")]
+    NotNfc,
 }
 
 impl RelPath {

@@ -12,7 +12,8 @@ use crate::digest::Md5;
 use crate::path::{PathError, RelPath};
 use crate::protocol::Precondition;
 
-pub mod fake;
+pub mod events;
+pub mod http;
 
 /// One entry of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,216 @@
+//! The proxy's push: `GET /events`, server-sent events (capability `events`).
+//!
+//! An event says that something changed, and where the index stands now. What changed is for the index to say.
+
+use std::time::Duration;
+
+use ::http::header::CONTENT_TYPE;
+
+use super::RemoteError;
+use super::http::HttpRemote;
+
+/// Longest line taken, bytes.
+const MAX_LINE: usize = 8 * 1024;
+/// A proxy that is silent for this long is taken for dead; ours sends a comment more often.
+const SILENCE: Duration = Duration::from_secs(45);
+
+impl HttpRemote {
+    /// Calls `on_event` with the index's cursor for every change the proxy tells of, beginning after `last`
+    /// where it is given. Returns only when the stream ends, with the reason.
+    ///
+    /// # Errors
+    /// Always, in the end: `Unreachable` when the stream ended, broke or fell silent; as any request where it
+    /// could not be opened.
+    pub async fn listen(&self, last: Option<u64>, on_event: impl FnMut(u64)) -> RemoteError {
+        self.listen_within(SILENCE, last, on_event).await
+    }
+
+    async fn listen_within(&self, silence: Duration, last: Option<u64>, mut on_event: impl FnMut(u64)) -> RemoteError {
+        let mut answer = match self.open_stream("/events", last).await {
+            Ok(answer) => answer,
+            Err(e) => return e,
+        };
+        let media = answer.header(&CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let media = media.to_ascii_lowercase();
+        if media != "text/event-stream" {
+            return answer.protocol(&format!("{media:?} where a stream of events was asked for"));
+        }
+        let mut parser = Parser::new(last);
+        loop {
+            match answer.next_endless(silence).await {
+                Ok(piece) => {
+                    if let Err(why) = parser.push(&piece, &mut on_event) {
+                        return answer.protocol(why);
+                    }
+                }
+                Err(e) => return e,
+            }
+        }
+    }
+}
+
+/// Takes a stream of events apart, however it was cut into pieces (WHATWG HTML, 9.2.6). Of each event only
+/// the id matters.
+struct Parser {
+    line: Vec<u8>,
+    /// The last byte was a CR, so an LF now belongs to it.
+    after_cr: bool,
+    /// The last id seen, which stands for later events without one.
+    id: Option<u64>,
+    /// The event that is being read has an id or data.
+    pending: bool,
+}
+
+impl Parser {
+    fn new(last: Option<u64>) -> Self {
+        Self { line: Vec::new(), after_cr: false, id: last, pending: false }
+    }
+
+    /// # Errors
+    /// When a line is too long.
+    fn push(&mut self, piece: &[u8], on_event: &mut impl FnMut(u64)) -> Result<(), &'static str> {
+        for &byte in piece {
+            let after_cr = std::mem::replace(&mut self.after_cr, byte == b'\r');
+            match byte {
+                b'\n' if after_cr => {}
+                b'\n' | b'\r' => self.end_of_line(on_event),
+                _ if self.line.len() >= MAX_LINE => return Err("an event has a line without end"),
+                _ => self.line.push(byte),
+            }
+        }
+        Ok(())
+    }
+
+    fn end_of_line(&mut self, on_event: &mut impl FnMut(u64)) {
+        if self.line.is_empty() {
+            if let (true, Some(id)) = (std::mem::take(&mut self.pending), self.id) {
+                on_event(id);
+            }
+            return;
+        }
+        let colon = self.line.iter().position(|&b| b == b':').unwrap_or(self.line.len());
+        let (field, value) = self.line.split_at(colon);
+        let value = value.strip_prefix(b":").unwrap_or(value);
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match field {
+            b"id" => {
+                // An id that is no cursor is not ours to understand.
+                if let Some(id) = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) {
+                    self.id = Some(id);
+                    self.pending = true;
+                }
+            }
+            b"data" => self.pending = true,
+            _ => {}
+        }
+        self.line.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use secrecy::SecretString;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::super::http::HttpOptions;
+    use super::*;
+
+    fn events(pieces: &[&[u8]]) -> Vec<u64> {
+        let mut seen = Vec::new();
+        let mut parser = Parser::new(None);
+        for piece in pieces {
+            parser.push(piece, &mut |id| seen.push(id)).unwrap();
+        }
+        seen
+    }
+
+    #[test]
+    fn however_the_stream_is_cut_the_events_are_the_same() {
+        let stream = b": hello\n\nid: 1\ndata: a\n\nevent: x\r\nid:2\r\n\r\nid: 3\rdata\r\rdata: only\n\nid: x\n\nretry: 5\n\nid: 9\n";
+        let want = [1, 2, 3, 3];
+        assert_eq!(events(&[stream]), want);
+        for at in 0..stream.len() {
+            let (a, b) = stream.split_at(at);
+            assert_eq!(events(&[a, b]), want, "cut at {at}");
+        }
+        assert_eq!(events(&stream.chunks(1).collect::<Vec<_>>()), want);
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused() {
+        let mut parser = Parser::new(None);
+        assert!(parser.push(&[b'x'; MAX_LINE], &mut |_| ()).is_ok());
+        assert!(parser.push(b"x", &mut |_| ()).is_err());
+    }
+
+    /// Answers one connection with `answer`, keeps it open until the client goes, and gives what was asked.
+    async fn serve(answer: &'static str, hang_up: bool) -> (HttpRemote, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let asked = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(socket.read_u8().await.unwrap());
+            }
+            socket.write_all(answer.as_bytes()).await.unwrap();
+            if !hang_up {
+                let gone = socket.read(&mut [0]).await;
+                assert!(matches!(gone, Ok(0) | Err(_)));
+            }
+            String::from_utf8(head).unwrap()
+        });
+        let options = HttpOptions {
+            origin,
+            token: SecretString::from("t0ken"),
+            namespace: String::new(),
+            device: String::new(),
+            ca_pem: None,
+            allow_http: false,
+            timeout: Duration::from_secs(20),
+            max_file_size: 1 << 20,
+            concurrency: 1,
+        };
+        (HttpRemote::new(options).unwrap(), asked)
+    }
+
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: Text/Event-Stream; charset=utf-8\r\n";
+
+    #[tokio::test]
+    async fn events_wake_the_listener_until_the_proxy_hangs_up() {
+        let answer = format!("{HEAD}connection: close\r\n\r\nid: 42\ndata: {{}}\n\nid: 43\n\n");
+        let (remote, asked) = serve(answer.leak(), true).await;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let end = remote.listen(Some(41), |id| seen.lock().unwrap().push(id)).await;
+        assert!(matches!(&end, RemoteError::Unreachable { why, .. } if why.contains("ended")), "{end}");
+        assert_eq!(*seen.lock().unwrap(), [42, 43]);
+        let asked = asked.await.unwrap().to_ascii_lowercase();
+        assert!(asked.starts_with("get /events http/1.1\r\n"), "{asked}");
+        assert!(asked.contains("\r\nlast-event-id: 41\r\n") && asked.contains("bearer t0ken"), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn a_silent_proxy_is_dead() {
+        let answer = format!("{HEAD}content-length: 1000\r\n\r\nid: 1\n\n");
+        let (remote, asked) = serve(answer.leak(), false).await;
+        let mut seen = 0;
+        let end = remote.listen_within(Duration::from_millis(50), None, |_| seen += 1).await;
+        assert!(matches!(&end, RemoteError::Unreachable { why, .. } if why.contains("no sign of life")), "{end}");
+        assert_eq!(seen, 1);
+        asked.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_stream_of_events_is_said_to_be_none() {
+        let (remote, _asked) =
+            serve("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 0\r\n\r\n", true).await;
+        let end = remote.listen(None, |_| ()).await;
+        assert!(matches!(&end, RemoteError::Protocol { why, .. } if why.contains("text/html")), "{end}");
+        let (remote, _asked) = serve("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", true).await;
+        let end = remote.listen(None, |_| ()).await;
+        assert!(matches!(end, RemoteError::Refused { status: 404, .. }), "{end}");
+    }
+}

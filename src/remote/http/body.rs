@@ -1,0 +1,304 @@
+//! What comes and goes: answers read with limits on length, silence and duration, and uploads from a
+//! blocking [`Source`].
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, Stream, StreamExt};
+use http::{HeaderMap, HeaderName, StatusCode};
+use reqwest::Response;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{self, JoinHandle};
+use tokio::time::{self, Instant};
+
+use super::{Inner, MAX_SMALL, classify};
+use crate::digest::{Hasher, Md5};
+use crate::remote::{RemoteError, Source};
+
+/// When a transfer last showed a sign of life.
+#[derive(Clone)]
+pub(super) struct Progress(Arc<Mutex<Instant>>);
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    pub(super) fn touch(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Returns when there was no sign of life for `silence`, or at `deadline`.
+    pub(super) async fn idle(&self, silence: Duration, deadline: Instant) {
+        loop {
+            let due = (*self.0.lock().unwrap_or_else(PoisonError::into_inner) + silence).min(deadline);
+            if Instant::now() >= due {
+                return;
+            }
+            time::sleep_until(due).await;
+        }
+    }
+}
+
+/// The head of an answer, and its body piece by piece.
+pub(in crate::remote) struct Answer {
+    inner: Arc<Inner>,
+    url: String,
+    response: Response,
+    /// The most bytes that may come.
+    cap: u64,
+    seen: u64,
+    deadline: Instant,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Answer {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        url: &str,
+        response: Response,
+        cap: u64,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        let length = response.content_length().unwrap_or(cap).min(cap);
+        let deadline = Instant::now() + inner.total(length);
+        Self { inner, url: url.to_owned(), response, cap, seen: 0, deadline, permit }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// A header's text; `None` where it is missing or not ASCII.
+    pub(in crate::remote) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers().get(name)?.to_str().ok()
+    }
+
+    /// `Content-Length`.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.response.content_length()
+    }
+
+    /// Whether the answer says that it is longer than the cap.
+    pub(super) fn says_too_long(&self) -> bool {
+        self.length().is_some_and(|n| n > self.cap)
+    }
+
+    /// The digest that a strong `ETag` names.
+    pub(super) fn etag_md5(&self) -> Option<Md5> {
+        self.header(&http::header::ETAG)?.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
+    }
+
+    pub(in crate::remote) fn protocol(&self, why: &str) -> RemoteError {
+        self.inner.protocol(&self.url, why)
+    }
+
+    /// The next piece, `None` at the end.
+    ///
+    /// # Errors
+    /// Cut off, silent or slow: `Unreachable`. Beyond the cap: `TooLarge`.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
+        let due = (Instant::now() + self.inner.timeout).min(self.deadline);
+        match time::timeout_at(due, self.response.chunk()).await {
+            Ok(Ok(Some(piece))) => {
+                self.seen += piece.len() as u64;
+                if self.seen > self.cap {
+                    let why = format!("the answer is longer than {} bytes", self.cap);
+                    return Err(RemoteError::TooLarge { url: self.url.clone(), why });
+                }
+                Ok(Some(piece))
+            }
+            Ok(Ok(None)) => Ok(None),
+            Ok(Err(e)) => Err(match classify::transport(&e) {
+                classify::Transport::Unreachable(why) => {
+                    self.inner.unreachable(&self.url, &format!("the answer broke off: {why}"))
+                }
+                classify::Transport::Protocol(why) => self.protocol(&why),
+            }),
+            Err(_) => Err(self.inner.unreachable(&self.url, "the answer stopped half-way")),
+        }
+    }
+
+    /// The next piece of an answer without end.
+    ///
+    /// # Errors
+    /// `Unreachable` when it ends, breaks, or is silent for `silence`.
+    pub(in crate::remote) async fn next_endless(&mut self, silence: Duration) -> Result<Bytes, RemoteError> {
+        match time::timeout(silence, self.response.chunk()).await {
+            Ok(Ok(Some(piece))) => Ok(piece),
+            Ok(Ok(None)) => Err(self.inner.unreachable(&self.url, "the stream of events ended")),
+            Ok(Err(e)) => Err(self.inner.transport(&self.url, &e)),
+            Err(_) => Err(self.inner.unreachable(&self.url, &format!("no sign of life for {silence:?}"))),
+        }
+    }
+
+    /// The whole body, up to `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Answer::next`].
+    pub(super) async fn read(mut self, limit: u64) -> Result<Bytes, RemoteError> {
+        self.cap = self.cap.min(limit);
+        let mut whole = BytesMut::new();
+        while let Some(piece) = self.next().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Reads on to the end where that is near, so that the connection can be used again. The head was the
+    /// answer: how the rest fares does not change it.
+    pub(super) async fn finish(mut self) {
+        self.cap = self.cap.min(MAX_SMALL);
+        while let Ok(Some(_)) = self.next().await {}
+    }
+
+    /// What the body of an error answer tells; nothing where it is too long or breaks off.
+    pub(super) async fn told(mut self) -> classify::Told {
+        self.cap = MAX_SMALL;
+        match self.read(MAX_SMALL).await {
+            Ok(body) => classify::Told::parse(&body),
+            Err(_) => classify::Told::default(),
+        }
+    }
+
+    /// The error that this answer is, where it is none of those the request allows for.
+    pub(super) async fn refusal(self) -> RemoteError {
+        let (status, headers) = (self.status(), self.headers().clone());
+        let (inner, url) = (Arc::clone(&self.inner), self.url.clone());
+        let told = self.told().await;
+        classify::refusal(&url, status, &headers, &told, |text| inner.clean(text))
+    }
+
+    /// The body as a stream that ends with an error unless its digest is `md5`. It no longer counts against
+    /// the limit of requests, so that a caller may hold it while asking for something else.
+    pub(super) fn checked(mut self, md5: Md5) -> BoxStream<'static, Result<Bytes, RemoteError>> {
+        self.permit = None;
+        stream::try_unfold((self, Hasher::new()), move |(mut answer, mut hasher)| async move {
+            match answer.next().await? {
+                Some(piece) => {
+                    hasher.update(&piece);
+                    Ok(Some((piece, (answer, hasher))))
+                }
+                None if hasher.finish() == md5 => Ok(None),
+                None => Err(answer.protocol("the content does not match its ETag")),
+            }
+        })
+        .boxed()
+    }
+}
+
+/// A body on its way up, and why it was given up if it was.
+#[derive(Clone)]
+pub(super) struct Upload {
+    pub(super) progress: Progress,
+    failure: Arc<Mutex<Option<String>>>,
+    stopped: Arc<AtomicBool>,
+}
+
+/// Stops the upload when it goes.
+pub(super) struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Upload {
+    pub(super) fn new() -> Self {
+        Self { progress: Progress::new(), failure: Arc::default(), stopped: Arc::default() }
+    }
+
+    /// Nothing more is read or sent once the guard is gone.
+    pub(super) fn stop_on_drop(&self) -> StopOnDrop {
+        StopOnDrop(Arc::clone(&self.stopped))
+    }
+
+    /// Why the source failed.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fail(&self, why: String) -> io::Error {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        io::Error::other("the source failed")
+    }
+
+    /// The pieces of `source`, which must be `size` bytes together. One piece is read ahead on a blocking
+    /// thread while the last one is sent, and the very last is not let go before the source has said that it
+    /// was the last. An error of the source aborts the request.
+    pub(super) fn stream(
+        &self,
+        source: Box<dyn Source>,
+        size: u64,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        let upload = self.clone();
+        stream::try_unfold((Some(read_ahead(source)), size), move |(reading, left)| {
+            let upload = upload.clone();
+            async move {
+                let Some(reading) = reading else { return Ok(None) };
+                let (source, piece) = upload.take(reading).await?;
+                let piece = piece.ok_or_else(|| upload.fail(SHORTER.to_owned()))?;
+                let left = left.checked_sub(piece.len() as u64).ok_or_else(|| upload.fail(LONGER.to_owned()))?;
+                let next = read_ahead(source);
+                if left > 0 {
+                    return Ok(Some((piece, (Some(next), left))));
+                }
+                match upload.take(next).await? {
+                    (_, None) => Ok(Some((piece, (None, 0)))),
+                    (_, Some(_)) => Err(upload.fail(LONGER.to_owned())),
+                }
+            }
+        })
+    }
+
+    /// What was read ahead.
+    async fn take(&self, reading: Ahead) -> io::Result<(Box<dyn Source>, Option<Bytes>)> {
+        let (source, piece) = reading.await.map_err(|e| self.fail(format!("reading it failed: {e}")))?;
+        self.progress.touch();
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the answer has come already"));
+        }
+        Ok((source, piece.map_err(|e| self.fail(e.to_string()))?))
+    }
+}
+
+const SHORTER: &str = "the file became shorter while it was read";
+const LONGER: &str = "the file became longer while it was read";
+
+type Ahead = JoinHandle<(Box<dyn Source>, io::Result<Option<Bytes>>)>;
+
+fn read_ahead(mut source: Box<dyn Source>) -> Ahead {
+    task::spawn_blocking(move || {
+        let piece = source.next();
+        (source, piece)
+    })
+}
+
+/// All of a small source.
+///
+/// # Errors
+/// [`RemoteError::Source`] when it fails or is not `size` bytes.
+pub(super) async fn read_source(mut source: Box<dyn Source>, size: u64) -> Result<Bytes, RemoteError> {
+    let reading = task::spawn_blocking(move || {
+        let mut whole = BytesMut::new();
+        while let Some(piece) = source.next().map_err(|e| e.to_string())? {
+            whole.extend_from_slice(&piece);
+            if whole.len() as u64 > size {
+                return Err(LONGER.to_owned());
+            }
+        }
+        if whole.len() as u64 == size { Ok(whole.freeze()) } else { Err(SHORTER.to_owned()) }
+    });
+    match reading.await {
+        Ok(result) => result.map_err(RemoteError::Source),
+        Err(e) => Err(RemoteError::Source(format!("reading it failed: {e}"))),
+    }
+}

@@ -1,0 +1,243 @@
+//! Reads an index off the wire: all of it or none, without a second copy in memory.
+//!
+//! The body goes piece by piece to a JSON parser on a blocking thread, which builds the final map directly
+//! and sees every key, so that one that comes twice is noticed.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+use std::io::{self, BufReader, Read};
+
+use bytes::{Buf, Bytes};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use tokio::sync::mpsc;
+use tokio::task;
+
+use super::body::Answer;
+use crate::digest::Md5;
+use crate::path::{PathError, RelPath};
+use crate::remote::{IndexEntry, Mark, RemoteError};
+
+/// Pieces that may wait for the parser.
+const PIECES: usize = 8;
+
+/// An index as it came.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) files: BTreeMap<RelPath, IndexEntry>,
+    pub(super) refused: Vec<(String, PathError)>,
+    /// Where the answer has both epoch and cursor.
+    pub(super) mark: Option<Mark>,
+    /// Whether it lists changes only.
+    pub(super) delta: bool,
+}
+
+/// Reads and parses the body of `answer`.
+///
+/// # Errors
+/// As [`Answer::next`]; `Protocol` for anything that is not one whole index.
+pub(super) async fn read(mut answer: Answer) -> Result<Parsed, RemoteError> {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let parsing = task::spawn_blocking(move || parse(Pieces { receiver, piece: Bytes::new() }));
+    // A parser that has seen enough hangs up; its verdict says why.
+    while let Some(piece) = answer.next().await.transpose() {
+        let last = piece.is_err();
+        if sender.send(piece).await.is_err() || last {
+            break;
+        }
+    }
+    drop(sender);
+    match parsing.await {
+        Ok(Ok(parsed)) => Ok(parsed),
+        Ok(Err(e)) => Err(refusal(&answer, e)),
+        Err(e) => Err(answer.protocol(&format!("reading the index failed: {e}"))),
+    }
+}
+
+fn refusal(answer: &Answer, e: serde_json::Error) -> RemoteError {
+    if !e.is_io() {
+        return answer.protocol(&format!("the index cannot be read: {e}"));
+    }
+    match io::Error::from(e).downcast::<RemoteError>() {
+        Ok(RemoteError::TooLarge { why, .. }) => answer.protocol(&format!("the index is too large: {why}")),
+        Ok(e) => e,
+        Err(e) => answer.protocol(&e.to_string()),
+    }
+}
+
+fn parse(reader: impl Read) -> serde_json::Result<Parsed> {
+    let wire: Wire = serde_json::from_reader(BufReader::new(reader))?;
+    let mark = wire.index_epoch.zip(wire.index_cursor);
+    Ok(Parsed {
+        files: wire.files.accepted,
+        refused: wire.files.refused.into_iter().collect(),
+        mark: mark.map(|(epoch, cursor)| Mark { epoch, cursor, floor: wire.tombstone_floor.unwrap_or(0) }),
+        delta: wire.delta,
+    })
+}
+
+/// Turns the pieces of a body into a reader.
+struct Pieces {
+    receiver: mpsc::Receiver<Result<Bytes, RemoteError>>,
+    piece: Bytes,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(Ok(piece)) => self.piece = piece,
+                Some(Err(e)) => return Err(io::Error::other(e)),
+                None => return Ok(0),
+            }
+        }
+        let n = self.piece.len().min(buf.len());
+        self.piece.copy_to_slice(&mut buf[..n]);
+        Ok(n)
+    }
+}
+
+/// [`crate::protocol::WireIndex`] as the agent reads it. Unknown fields are let through: other proxies and
+/// later versions have their own.
+#[derive(Deserialize)]
+struct Wire {
+    files: Files,
+    index_epoch: Option<String>,
+    index_cursor: Option<u64>,
+    tombstone_floor: Option<u64>,
+    #[serde(default)]
+    delta: bool,
+}
+
+/// [`crate::protocol::WireEntry`] without the time, which chooses nothing (invariant 13).
+#[derive(Deserialize)]
+struct WireEntry {
+    md5: Md5,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    is_deleted: bool,
+    #[serde(default)]
+    version: Option<u64>,
+}
+
+struct Files {
+    accepted: BTreeMap<RelPath, IndexEntry>,
+    refused: BTreeMap<String, PathError>,
+}
+
+impl<'de> Deserialize<'de> for Files {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FilesVisitor)
+    }
+}
+
+struct FilesVisitor;
+
+impl<'de> Visitor<'de> for FilesVisitor {
+    type Value = Files;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of paths to files")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Files, A::Error> {
+        let mut files = Files { accepted: BTreeMap::new(), refused: BTreeMap::new() };
+        while let Some((name, wire)) = map.next_entry::<String, WireEntry>()? {
+            let twice = || A::Error::custom(format_args!("{name:?} comes twice"));
+            match accept(&name) {
+                Ok(path) => {
+                    let WireEntry { md5, size, is_deleted, version } = wire;
+                    let entry = IndexEntry { md5, size, is_deleted, version: version.unwrap_or(0) };
+                    match files.accepted.entry(path) {
+                        Entry::Vacant(place) => place.insert(entry),
+                        Entry::Occupied(_) => return Err(twice()),
+                    };
+                }
+                Err(why) => match files.refused.entry(name.clone()) {
+                    Entry::Vacant(place) => {
+                        place.insert(why);
+                    }
+                    Entry::Occupied(_) => return Err(twice()),
+                },
+            }
+        }
+        Ok(files)
+    }
+}
+
+fn accept(name: &str) -> Result<RelPath, PathError> {
+    let path = RelPath::parse(name)?;
+    if path.is_nfc() { Ok(path) } else { Err(PathError::NotNfc) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = r#"{"md5":"5d41402abc4b2a76b9719d911017c592","last_modified":"2024-01-15T10:30:00.123Z","size":5}"#;
+
+    fn index(files: &str) -> String {
+        format!(r#"{{"files":{{{files}}},"index_last_modified":"x"}}"#)
+    }
+
+    fn error(text: &str) -> String {
+        parse(text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn names_that_cannot_be_synced_take_no_part() {
+        let text = index(&format!(
+            r#""a.md":{A},"../up":{A},"/etc/passwd":{A},"caf\u0065\u0301":{A},"x\u0000":{A},".memsync/id":{A},"":{A}"#
+        ));
+        let parsed = parse(text.as_bytes()).unwrap();
+        assert_eq!(parsed.files.keys().map(RelPath::as_str).collect::<Vec<_>>(), ["a.md"]);
+        let refused: Vec<_> = parsed.refused.iter().map(|(name, why)| (name.as_str(), *why)).collect();
+        assert_eq!(
+            refused,
+            [
+                ("", PathError::Empty),
+                ("../up", PathError::Dot),
+                (".memsync/id", PathError::Private),
+                ("/etc/passwd", PathError::EmptySegment),
+                ("cafe\u{301}", PathError::NotNfc),
+                ("x\0", PathError::Control),
+            ]
+        );
+        assert_eq!(parsed.mark, None);
+    }
+
+    #[test]
+    fn an_index_that_is_not_whole_and_plain_is_refused() {
+        assert!(error(&index(&format!(r#""a":{A},"\u0061":{A}"#))).contains("comes twice"));
+        assert!(error(&index(&format!(r#""..":{A},"..":{A}"#))).contains("comes twice"));
+        assert!(error(&index(r#""a":{"md5":"none"}"#)).contains("not an MD5"));
+        assert!(error(&index(r#""..":{"md5":"none"}"#)).contains("not an MD5"));
+        assert!(error(&index(r#""a":{"size":1}"#)).contains("md5"));
+        assert!(error(&index(r#""a":{"md5":"5d41402abc4b2a76b9719d911017c592","size":-1}"#)).contains("-1"));
+        assert!(error("{}").contains("files"));
+        assert!(error("[]").contains("expected"));
+        assert!(error(&format!("{}x", index(""))).contains("trailing"));
+        let whole = index(&format!(r#""a":{A},"b":{A}"#));
+        for cut in 0..whole.len() {
+            assert!(parse(&whole.as_bytes()[..cut]).is_err(), "cut at {cut}");
+        }
+        assert!(parse(whole.as_bytes()).is_ok());
+        assert!(parse("[".repeat(1_000_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn extensions_are_read() {
+        let text = format!(
+            r#"{{"delta":true,"index_cursor":7,"tombstone_floor":3,"index_epoch":"e","new":[{{}}],
+                "files":{{"a":{{"md5":"5d41402abc4b2a76b9719d911017c592","is_deleted":true,"version":9,"who":null}},"b":{A}}}}}"#
+        );
+        let parsed = parse(text.as_bytes()).unwrap();
+        assert_eq!(parsed.mark, Some(Mark { epoch: "e".into(), cursor: 7, floor: 3 }));
+        assert!(parsed.delta);
+        let a = parsed.files["a"];
+        assert_eq!((a.is_deleted, a.version, a.size), (true, 9, 0));
+        assert_eq!((parsed.files["b"].size, parsed.files["b"].is_deleted), (5, false));
+    }
+}

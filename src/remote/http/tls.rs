@@ -1,0 +1,97 @@
+//! The HTTP client: what it trusts, and that it neither follows redirects nor strays from the origin.
+
+use std::net::IpAddr;
+use std::sync::Once;
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
+
+use super::OptionsError;
+
+/// How we call ourselves.
+pub(super) const AGENT: &str = concat!("memsync/", env!("CARGO_PKG_VERSION"));
+
+/// An unused connection is closed after this.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Whether what is sent to `host` (as a `Url` gives it) stays on this machine.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The client for one origin.
+///
+/// # Errors
+/// A bad `ca_pem`; a client that cannot be set up.
+pub(super) fn client(
+    origin: &Url,
+    loopback: bool,
+    ca_pem: Option<&[u8]>,
+    timeout: Duration,
+) -> Result<Client, OptionsError> {
+    install_provider();
+    let extra = match ca_pem {
+        Some(pem) => {
+            let certs = Certificate::from_pem_bundle(pem).map_err(|e| OptionsError::Ca(e.to_string()))?;
+            if certs.is_empty() {
+                return Err(OptionsError::Ca("it is empty".to_owned()));
+            }
+            certs
+        }
+        None => Vec::new(),
+    };
+    let base = || -> ClientBuilder {
+        let builder = Client::builder()
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(timeout)
+            .pool_idle_timeout(KEEP_ALIVE)
+            .tcp_nodelay(true);
+        if loopback { builder.no_proxy() } else { builder }
+    };
+    // Plain http needs no roots, and reading the system's takes time and memory.
+    if origin.scheme() == "http" {
+        return base().tls_certs_only(extra).build().map_err(|e| OptionsError::Client(e.to_string()));
+    }
+    // Without a system bundle the client cannot be built. Then only the extra CA is trusted, or nothing; the
+    // first connection says so and what to do.
+    match base().tls_certs_merge(extra.clone()).build() {
+        Ok(client) => Ok(client),
+        Err(first) => base()
+            .tls_certs_only(extra)
+            .build()
+            .map_err(|second| OptionsError::Client(format!("{first}; without the system's certificates: {second}"))),
+    }
+}
+
+/// Names the cryptography that rustls is to use, once for the process.
+fn install_provider() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // An error means that another part of the process has chosen already, which serves as well.
+        drop(rustls::crypto::ring::default_provider().install_default());
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_this_machine_and_nothing_else() {
+        for yes in ["http://127.0.0.1", "http://127.9.8.7:1", "http://127.1", "http://[::1]:80", "http://LOCALHOST/x"] {
+            assert!(is_loopback(Url::parse(yes).unwrap().host_str().unwrap()), "{yes}");
+        }
+        for no in [
+            "http://128.0.0.1",
+            "http://localhost.example.org",
+            "http://127.0.0.1.example.org",
+            "http://[::2]",
+            "http://0.0.0.0",
+            "http://[fe80::1]",
+        ] {
+            assert!(!is_loopback(Url::parse(no).unwrap().host_str().unwrap()), "{no}");
+        }
+    }
+}

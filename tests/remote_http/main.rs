@@ -1,0 +1,95 @@
+//! What the HTTP client makes of every answer that a server can give, good or bad.
+
+mod requests;
+mod server;
+mod tls;
+mod trouble;
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use memsync::digest::Md5;
+use memsync::path::RelPath;
+use memsync::remote::http::{HttpOptions, HttpRemote};
+use memsync::remote::{Blob, Got, Outgoing, RemoteError, Source};
+use secrecy::SecretString;
+
+/// In no message and no Debug text.
+pub const TOKEN: &str = "s3cret-Token_1.x";
+
+pub fn options(origin: &str) -> HttpOptions {
+    HttpOptions {
+        origin: origin.to_owned(),
+        token: SecretString::from(TOKEN),
+        namespace: String::new(),
+        device: "laptop".to_owned(),
+        ca_pem: None,
+        allow_http: false,
+        timeout: server::DEADLINE,
+        max_file_size: 4 << 20,
+        concurrency: 4,
+    }
+}
+
+pub fn remote(server: &server::Server) -> HttpRemote {
+    HttpRemote::new(options(&server.origin())).unwrap()
+}
+
+/// With a timeout short enough to wait for.
+pub fn impatient(server: &server::Server) -> HttpRemote {
+    HttpRemote::new(HttpOptions { timeout: Duration::from_millis(60), ..options(&server.origin()) }).unwrap()
+}
+
+pub fn path(text: &str) -> RelPath {
+    RelPath::parse(text).unwrap()
+}
+
+/// A source of these pieces; `fail`: an error after them.
+pub struct Pieces {
+    pub pieces: std::vec::IntoIter<Bytes>,
+    pub fail: bool,
+}
+
+impl Source for Pieces {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        match self.pieces.next() {
+            None if self.fail => Err(io::Error::other("it changed while it was read")),
+            piece => Ok(piece),
+        }
+    }
+}
+
+pub fn outgoing(content: &[u8]) -> Outgoing {
+    let pieces: Vec<_> = content.chunks(64 * 1024).map(Bytes::copy_from_slice).collect();
+    let source = Box::new(Pieces { pieces: pieces.into_iter(), fail: false });
+    Outgoing { md5: Md5::of(content), size: content.len() as u64, source }
+}
+
+/// As [`outgoing`], but the source fails after `good` bytes.
+pub fn failing(content: &[u8], good: usize) -> Outgoing {
+    let pieces: Vec<_> = content[..good].chunks(64 * 1024).map(Bytes::copy_from_slice).collect();
+    Outgoing { source: Box::new(Pieces { pieces: pieces.into_iter(), fail: true }), ..outgoing(content) }
+}
+
+pub fn found(got: Got) -> Blob {
+    match got {
+        Got::Found(blob) => blob,
+        Got::Absent { .. } => panic!("absent"),
+    }
+}
+
+pub async fn read(blob: Blob) -> Result<Vec<u8>, RemoteError> {
+    let pieces: Vec<Bytes> = blob.body.try_collect().await?;
+    Ok(pieces.concat())
+}
+
+pub fn etag(content: &[u8]) -> String {
+    format!("etag: \"{}\"", Md5::of(content))
+}
+
+/// Bytes that differ from place to place.
+pub fn noise(n: usize) -> Vec<u8> {
+    (0..n).map(|i| (i * 31 + i / 251) as u8).collect()
+}

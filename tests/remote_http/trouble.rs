@@ -1,0 +1,409 @@
+//! Refusals, lost and broken answers, hostile ones, and that the token shows in none of them.
+
+use memsync::digest::Md5;
+use memsync::protocol::Precondition;
+use memsync::remote::http::{HttpOptions, HttpRemote, OptionsError};
+use memsync::remote::{Put, Remote};
+
+use crate::server::{DEADLINE, Reply, Server, Then, reply};
+use crate::*;
+
+/// The errors of index, get, put and delete.
+async fn errors(remote: &HttpRemote) -> [RemoteError; 4] {
+    let a = path("a");
+    [
+        remote.index(None).await.unwrap_err(),
+        remote.get(&a).await.err().expect("an error"),
+        remote.put(&a, Precondition::New, 0, outgoing(b"x")).await.unwrap_err(),
+        remote.delete(&a, Md5::of(b"x"), 0).await.unwrap_err(),
+    ]
+}
+
+fn show_no_token(error: &RemoteError) {
+    for text in [error.to_string(), format!("{error:?}")] {
+        assert!(!text.contains(TOKEN), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn every_status_has_its_class() {
+    type Check = fn(&RemoteError) -> bool;
+    let cases: &[(u16, &[&str], Check)] = &[
+        (
+            301,
+            &["location: https://elsewhere.example/"],
+            |e| matches!(e, RemoteError::Protocol { why, .. } if why.contains("elsewhere")),
+        ),
+        (302, &[], |e| matches!(e, RemoteError::Protocol { .. })),
+        (307, &["location: /x"], |e| matches!(e, RemoteError::Protocol { .. })),
+        (
+            400,
+            &[],
+            |e| matches!(e, RemoteError::Refused { status: 400, detail, .. } if detail.starts_with("why: Bearer [token]")),
+        ),
+        (401, &[], |e| matches!(e, RemoteError::Auth { status: 401, .. })),
+        (403, &[], |e| matches!(e, RemoteError::Auth { status: 403, .. })),
+        (405, &[], |e| matches!(e, RemoteError::Refused { status: 405, .. })),
+        (409, &[], |e| matches!(e, RemoteError::Refused { status: 409, .. })),
+        (413, &[], |e| matches!(e, RemoteError::TooLarge { .. })),
+        (422, &[], |e| matches!(e, RemoteError::Refused { status: 422, .. })),
+        (428, &[], |e| matches!(e, RemoteError::Refused { status: 428, .. })),
+        (429, &[], |e| matches!(e, RemoteError::Throttled { status: 429, after: None, .. })),
+        (429, &["retry-after: 5"], |e| matches!(e, RemoteError::Throttled { after: Some(d), .. } if d.as_secs() == 5)),
+        (500, &[], |e| matches!(e, RemoteError::Server { status: 500, .. })),
+        (502, &["retry-after: 5"], |e| matches!(e, RemoteError::Server { status: 502, .. })),
+        (503, &[], |e| matches!(e, RemoteError::Server { status: 503, .. })),
+        (
+            503,
+            &["retry-after: 86400"],
+            |e| matches!(e, RemoteError::Throttled { status: 503, after: Some(d), .. } if d.as_secs() == 900),
+        ),
+        (202, &[], |e| matches!(e, RemoteError::Protocol { .. })),
+        (206, &[], |e| matches!(e, RemoteError::Protocol { .. })),
+        (999, &[], |e| matches!(e, RemoteError::Protocol { .. })),
+    ];
+    for &(status, headers, check) in cases {
+        let server = Server::start(&[], move |request| {
+            let sent = request.header("authorization").unwrap();
+            reply(status, headers, format!(r#"{{"detail":"why: {sent} \u001b[31m","context":null}}"#).as_bytes())
+        })
+        .await;
+        for error in errors(&remote(&server)).await {
+            assert!(check(&error), "{status} {headers:?}: {error:?}");
+            assert!(error.to_string().contains(&server.origin()) && !error.to_string().contains('\u{1b}'), "{error}");
+            show_no_token(&error);
+        }
+        assert_eq!(server.seen().len(), 4, "nothing is followed and nothing asked again");
+    }
+}
+
+#[tokio::test]
+async fn an_endless_error_is_not_read_to_its_end() {
+    let server = Server::start(&[], |_| {
+        let mut bytes = b"HTTP/1.1 500 x\r\ncontent-length: 1000000000\r\n\r\n{\"detail\":\"".to_vec();
+        bytes.resize(200_000, b'x');
+        Reply { bytes, then: Then::Hold }
+    })
+    .await;
+    let error = remote(&server).get(&path("a")).await.err().expect("an error");
+    assert!(matches!(error, RemoteError::Server { status: 500, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_reply_leaves_it_open_what_happened() {
+    let server = Server::start(&[], |_| Reply { bytes: Vec::new(), then: Then::Close }).await;
+    for error in errors(&remote(&server)).await {
+        assert!(matches!(error, RemoteError::Unreachable { .. }), "{error:?}");
+    }
+    let silent = Server::start(&[], |_| Reply { bytes: Vec::new(), then: Then::Hold }).await;
+    for error in errors(&impatient(&silent)).await {
+        assert!(matches!(&error, RemoteError::Unreachable { why, .. } if why.contains("no answer")), "{error:?}");
+    }
+    let nonsense = Server::start(&[], |_| Reply { bytes: b"SSH-2.0-x\r\n".to_vec(), then: Then::Close }).await;
+    for error in errors(&remote(&nonsense)).await {
+        assert!(matches!(&error, RemoteError::Protocol { why, .. } if why.contains("HTTP")), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_said_in_plain_words() {
+    let server = Server::start(&[], |_| reply(404, &[], b"")).await;
+    let gone = server.origin();
+    drop(server);
+    let refused = HttpRemote::new(options(&gone)).unwrap();
+    // The listener goes with its task, which takes a moment.
+    let why = tokio::time::timeout(DEADLINE, async {
+        loop {
+            match refused.get(&path("a")).await {
+                Err(RemoteError::Unreachable { why, .. }) if why.contains("refused") => return why,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    });
+    assert!(why.await.unwrap().contains("is the proxy running?"));
+    let nameless = HttpRemote::new(options("https://no-such-host.invalid")).unwrap();
+    let error = nameless.get(&path("a")).await.err().expect("an error");
+    assert!(matches!(&error, RemoteError::Unreachable { why, .. } if why.contains("host name")), "{error:?}");
+}
+
+#[tokio::test]
+async fn capabilities_are_asked_for_again_after_a_spell_without_the_proxy() {
+    let server = Server::start(&["index-etag"], |request| match request.target.as_str() {
+        "/blob/gone" => Reply { bytes: Vec::new(), then: Then::Close },
+        _ => reply(404, &[], b""),
+    })
+    .await;
+    let remote = remote(&server);
+    for _ in 0..3 {
+        remote.get(&path("a")).await.unwrap();
+    }
+    assert_eq!(server.health_count(), 1);
+    assert!(remote.get(&path("gone")).await.is_err());
+    assert!(remote.supports("index-etag").await.unwrap() && !remote.supports("delta").await.unwrap());
+    assert_eq!(server.health_count(), 2);
+}
+
+#[tokio::test]
+async fn a_broken_blob_ends_in_an_error() {
+    let big = noise(500_000);
+    let content = big.clone();
+    let server = Server::start(&[], move |request| {
+        let good = reply(200, &[&etag(&content)], &content);
+        let small = reply(200, &[&etag(b"hello")], b"hello");
+        match request.target.as_str() {
+            "/blob/cut" => good.cut(1).then(Then::Close),
+            "/blob/stall" => good.cut(1).then(Then::Hold),
+            "/blob/wrong" => reply(200, &[&etag(b"other")], &content),
+            "/blob/small-cut" => small.cut(1).then(Then::Close),
+            "/blob/small-stall" => small.cut(1).then(Then::Hold),
+            "/blob/small-wrong" => reply(200, &[&etag(b"other")], b"hello"),
+            "/blob/chunk-cut" => Reply {
+                bytes: format!(
+                    "HTTP/1.1 200 OK\r\n{}\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+                    etag(b"hello")
+                )
+                .into(),
+                then: Then::Close,
+            },
+            other => panic!("{other}"),
+        }
+    })
+    .await;
+    for name in ["cut", "small-cut", "chunk-cut", "stall", "small-stall", "wrong", "small-wrong"] {
+        let remote = if name.ends_with("stall") { impatient(&server) } else { remote(&server) };
+        let error = read(found(remote.get(&path(name)).await.unwrap())).await.unwrap_err();
+        let right = match &error {
+            RemoteError::Protocol { why, .. } => name.ends_with("wrong") && why.contains("ETag"),
+            RemoteError::Unreachable { .. } => !name.ends_with("wrong"),
+            _ => false,
+        };
+        assert!(right, "{name}: {error:?}");
+        show_no_token(&error);
+    }
+}
+
+#[tokio::test]
+async fn a_blob_must_have_a_strong_etag_and_a_bearable_size() {
+    let big = noise((4 << 20) + 1);
+    let md5 = Md5::of(b"hello");
+    let server = Server::start(&[], move |request| match request.target.as_str() {
+        "/blob/none" => reply(200, &[], b"hello"),
+        "/blob/weak" => reply(200, &[&format!("etag: W/\"{md5}\"")], b"hello"),
+        "/blob/bare" => reply(200, &[&format!("etag: {md5}")], b"hello"),
+        "/blob/multipart" => reply(200, &[&format!("etag: \"{md5}-2\"")], b"hello"),
+        "/blob/big" => reply(200, &[&etag(&big)], &big),
+        "/blob/endless" => {
+            let mut bytes = format!("HTTP/1.1 200 OK\r\n{}\r\nconnection: close\r\n\r\n", etag(&big)).into_bytes();
+            bytes.extend_from_slice(&big);
+            Reply { bytes, then: Then::Close }
+        }
+        other => panic!("{other}"),
+    })
+    .await;
+    let remote = remote(&server);
+    for name in ["none", "weak", "bare", "multipart"] {
+        let error = remote.get(&path(name)).await.err().expect("an error");
+        assert!(matches!(&error, RemoteError::Protocol { why, .. } if why.contains("ETag")), "{name}: {error:?}");
+    }
+    let error = remote.get(&path("big")).await.err().expect("an error");
+    assert!(matches!(error, RemoteError::TooLarge { .. }), "{error:?}");
+    let error = read(found(remote.get(&path("endless")).await.unwrap())).await.unwrap_err();
+    assert!(matches!(error, RemoteError::TooLarge { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_hostile_index_is_refused_whole_but_bad_names_only_stand_aside() {
+    let entry = r#"{"md5":"5d41402abc4b2a76b9719d911017c592","size":5}"#;
+    let text = format!(r#"{{"files":{{"ok":{entry},"../x":{entry},"cafe\u0301":{entry}}}}}"#);
+    let twice = format!(r#"{{"files":{{"a":{entry},"a":{entry}}}}}"#);
+    let server = Server::start(&[], move |request| match request.header("x-memsync-device").unwrap() {
+        "names" => reply(200, &[], text.as_bytes()),
+        "twice" => reply(200, &[], twice.as_bytes()),
+        "truncated" => reply(200, &[], &text.as_bytes()[..60]),
+        "cut" => reply(200, &[], text.as_bytes()).cut(1).then(Then::Close),
+        "stall" => reply(200, &[], text.as_bytes()).cut(1).then(Then::Hold),
+        "html" => reply(200, &["content-type: text/html"], b"<html>sign in"),
+        "huge" => Reply { bytes: b"HTTP/1.1 200 OK\r\ncontent-length: 67108865\r\n\r\n{".to_vec(), then: Then::Hold },
+        "endless" => {
+            let mut bytes = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"files\":{}".to_vec();
+            bytes.resize((64 << 20) + 100, b' ');
+            Reply { bytes, then: Then::Hold }
+        }
+        other => panic!("{other}"),
+    })
+    .await;
+    let ask = async |device: &str| {
+        let timeout = if device == "stall" { Duration::from_millis(100) } else { DEADLINE };
+        HttpRemote::new(HttpOptions { device: device.into(), timeout, ..options(&server.origin()) })
+            .unwrap()
+            .index(None)
+            .await
+    };
+    let memsync::remote::IndexAnswer::Whole(index) = ask("names").await.unwrap() else { panic!("not whole") };
+    assert_eq!(index.files.keys().map(RelPath::as_str).collect::<Vec<_>>(), ["ok"]);
+    assert_eq!(index.refused.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["../x", "cafe\u{301}"]);
+    for device in ["twice", "truncated", "html", "huge", "endless"] {
+        let error = ask(device).await.unwrap_err();
+        assert!(matches!(error, RemoteError::Protocol { .. }), "{device}: {error:?}");
+    }
+    for device in ["cut", "stall"] {
+        let error = ask(device).await.unwrap_err();
+        assert!(matches!(error, RemoteError::Unreachable { .. }), "{device}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_must_be_confirmed_with_its_own_digest() {
+    let server = Server::start(&[], |request| match request.target.as_str() {
+        "/blob/other" => reply(200, &[&etag(b"other")], b""),
+        _ => reply(201, &[], b""),
+    })
+    .await;
+    for name in ["other", "none"] {
+        let error = remote(&server).put(&path(name), Precondition::New, 0, outgoing(b"x")).await.unwrap_err();
+        assert!(matches!(error, RemoteError::Protocol { .. }), "{name}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_fails_never_becomes_a_version() {
+    let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
+    let remote = remote(&server);
+    let put = async |body| remote.put(&path("a"), Precondition::New, 0, body).await;
+    let small = noise(1000);
+    let big = noise(2_000_000);
+    let error = put(failing(&small, 500)).await.unwrap_err();
+    assert!(matches!(&error, RemoteError::Source(why) if why.contains("changed while")), "{error:?}");
+    for wrong in [Outgoing { size: 999, ..outgoing(&small) }, Outgoing { size: 1001, ..outgoing(&small) }] {
+        assert!(matches!(put(wrong).await, Err(RemoteError::Source(_))));
+    }
+    assert!(server.seen().is_empty(), "a small source is read before anything is sent");
+    // Up to the very last piece, and with all bytes sent but the end not confirmed.
+    let size = big.len() as u64;
+    for (n, body) in [
+        failing(&big, 1_000_000),
+        failing(&big, big.len()),
+        Outgoing { size: size + 1, ..outgoing(&big) },
+        Outgoing { size: size - 1, ..outgoing(&big) },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let error = put(body).await.unwrap_err();
+        assert!(matches!(error, RemoteError::Source(_)), "{n}: {error:?}");
+        let seen = server.wait_for(n + 1).await;
+        assert!(!seen[n].whole, "{n}: the server got {} bytes and took them for a whole", seen[n].body.len());
+    }
+}
+
+/// Gives pieces without end, slowly enough to be answered in between, and tells when it is let go.
+struct Endless(Option<tokio::sync::oneshot::Sender<()>>);
+
+impl Source for Endless {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        Ok(Some(Bytes::from_static(&[0; 4096])))
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        if let Some(sender) = self.0.take() {
+            // Nobody waits for it where the test has failed already.
+            let _ = sender.send(());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_counts_and_ends_the_upload() {
+    let server = Server::start(&[], |request| match request.target.as_str() {
+        "/blob/x-early-412" => reply(412, &[], br#"{"detail":"x","context":{"current_md5":"none"}}"#),
+        _ => reply(413, &["connection: close"], br#"{"detail":"at most 1 MiB"}"#),
+    })
+    .await;
+    let remote = remote(&server);
+    for name in ["x-early-412", "x-early-413"] {
+        let (sender, gone) = tokio::sync::oneshot::channel();
+        let body = Outgoing { md5: Md5::of(b""), size: 1 << 40, source: Box::new(Endless(Some(sender))) };
+        let put = tokio::time::timeout(DEADLINE, remote.put(&path(name), Precondition::New, 0, body)).await;
+        match put.expect("the answer was not seen") {
+            Ok(put) => assert_eq!((name, put), ("x-early-412", Put::Mismatch { current: None, is_deleted: None })),
+            Err(RemoteError::TooLarge { why, .. }) => {
+                assert_eq!((name, why.as_str()), ("x-early-413", "at most 1 MiB"))
+            }
+            Err(other) => panic!("{name}: {other:?}"),
+        }
+        tokio::time::timeout(DEADLINE, gone).await.expect("the upload goes on").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_given_up_ends_on_the_wire() {
+    let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
+    let (sender, gone) = tokio::sync::oneshot::channel();
+    let body = Outgoing { md5: Md5::of(b""), size: 1 << 40, source: Box::new(Endless(Some(sender))) };
+    let remote = remote(&server);
+    let put = tokio::spawn(async move { remote.put(&path("a"), Precondition::New, 0, body).await });
+    tokio::time::timeout(DEADLINE, async {
+        while server.connections() < 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    put.abort();
+    tokio::time::timeout(DEADLINE, gone).await.expect("the upload goes on").unwrap();
+    assert!(server.seen().iter().all(|request| !request.whole));
+}
+
+/// Slower in all than the timeout allows for silence.
+struct Slow(u32);
+
+impl Source for Slow {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let Some(left) = self.0.checked_sub(1) else { return Ok(None) };
+        self.0 = left;
+        std::thread::sleep(Duration::from_millis(60));
+        Ok(Some(Bytes::from_static(&[7; 64 * 1024])))
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_slow_but_alive_is_not_cut() {
+    let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
+    let content = vec![7; 10 * 64 * 1024];
+    let body = Outgoing { source: Box::new(Slow(10)), ..outgoing(&content) };
+    let options = HttpOptions { timeout: Duration::from_millis(400), ..options(&server.origin()) };
+    let put = HttpRemote::new(options).unwrap().put(&path("a"), Precondition::New, 0, body).await;
+    assert_eq!(put, Ok(Put::Stored { version: 0 }));
+}
+
+#[tokio::test]
+async fn options_that_would_leak_or_lie_are_refused() {
+    let new = |origin: &str| HttpRemote::new(options(origin)).err();
+    assert!(matches!(new("not a url"), Some(OptionsError::Url(_))));
+    assert_eq!(new("ftp://x"), Some(OptionsError::Scheme));
+    assert_eq!(new("https://user:pw@x"), Some(OptionsError::Userinfo));
+    assert_eq!(new("https://tok@x"), Some(OptionsError::Userinfo));
+    assert_eq!(new("https://x/?a"), Some(OptionsError::Suffix));
+    assert_eq!(new("https://x/#a"), Some(OptionsError::Suffix));
+    assert!(matches!(new("http://example.org"), Some(OptionsError::PlainHttp(_))));
+    assert!(matches!(new("http://localhost.example.org"), Some(OptionsError::PlainHttp(_))));
+    for fine in
+        ["http://127.0.0.1:1", "http://127.8.0.1", "http://[::1]:1", "http://localhost", "https://example.org/x/"]
+    {
+        assert_eq!(new(fine), None, "{fine}");
+    }
+    let allowed = HttpOptions { allow_http: true, ..options("http://example.org") };
+    assert!(HttpRemote::new(allowed).is_ok());
+    let namespaced = HttpOptions { namespace: "n".into(), ..options("https://x") };
+    assert_eq!(HttpRemote::new(namespaced).err(), Some(OptionsError::Namespace("n".into())));
+    for bad in ["", "to ken", "token\n", "tok\u{e9}n"] {
+        let bad = HttpOptions { token: bad.into(), ..options("https://x") };
+        assert_eq!(HttpRemote::new(bad).err(), Some(OptionsError::Token));
+    }
+    let remote = HttpRemote::new(options("https://x")).unwrap();
+    for text in [format!("{remote:?}"), format!("{:?}", options("https://x"))] {
+        assert!(!text.contains(TOKEN), "{text}");
+    }
+}

@@ -5,7 +5,7 @@
 //! It reads no file; the callers do.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -81,16 +81,19 @@ const FOLDERS: &[&str] = &[
 
 /// Where a pattern was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum Origin {
+    /// The defaults.
+    BuiltIn,
     /// The folder's `ignore` list in the configuration.
     Config,
     /// The folder's [`IGNORE_FILE`].
     File,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::BuiltIn => "built-in pattern",
             Self::Config => "the folder's `ignore` list, entry",
             Self::File => ".memsyncignore, line",
         })
@@ -101,7 +104,7 @@ impl fmt::Display for Source {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{origin} {line}: `{pattern}` is no valid pattern: {why}")]
 pub struct BadPattern {
-    pub origin: Source,
+    pub origin: Origin,
     /// From 1: of the list or of the file.
     pub line: usize,
     pub pattern: String,
@@ -110,10 +113,7 @@ pub struct BadPattern {
 
 /// Which paths take no part. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Rules {
-    user: Gitignore,
-    builtin: Gitignore,
-}
+pub struct Rules(Gitignore);
 
 impl Rules {
     /// Compiles the rules: `list` from the configuration, `file` the text of the [`IGNORE_FILE`] where there is one.
@@ -123,21 +123,28 @@ impl Rules {
     /// # Errors
     /// The first pattern that is no glob.
     pub fn new(list: &[String], file: Option<&str>) -> Result<Self, BadPattern> {
-        let mut user = builder();
+        let mut all = GitignoreBuilder::new("");
+        // A `[` without its `]` is a slip of the pen rather than a name.
+        all.allow_unclosed_class(false);
+        for (i, pattern) in FILES.iter().chain(FOLDERS).enumerate() {
+            // In gitignore a leading `#` opens a comment.
+            let pattern = if pattern.starts_with('#') { format!("\\{pattern}") } else { (*pattern).to_owned() };
+            add(&mut all, Origin::BuiltIn, i + 1, &pattern)?;
+        }
         for (i, pattern) in list.iter().enumerate() {
-            add(&mut user, Source::Config, i + 1, pattern)?;
+            add(&mut all, Origin::Config, i + 1, pattern)?;
         }
         let file = file.unwrap_or_default();
         for (i, pattern) in file.strip_prefix('\u{feff}').unwrap_or(file).lines().enumerate() {
-            add(&mut user, Source::File, i + 1, pattern)?;
+            add(&mut all, Origin::File, i + 1, pattern)?;
         }
-        let mut builtin = builder();
-        for (i, pattern) in FILES.iter().chain(FOLDERS).enumerate() {
-            // `#` opens a comment and needs its backslash; an entry that is data does not.
-            let pattern = if pattern.starts_with('#') { format!("\\{pattern}") } else { (*pattern).to_owned() };
-            add(&mut builtin, Source::Config, i + 1, &pattern)?;
-        }
-        Ok(Self { user: build(&user)?, builtin: build(&builtin)? })
+        // Each pattern is valid by now; together they can still be too large for the matcher.
+        all.build().map(Self).map_err(|e| BadPattern {
+            origin: Origin::File,
+            line: file.lines().count(),
+            pattern: "all patterns together".to_owned(),
+            why: e.to_string(),
+        })
     }
 
     /// Whether `path` (relative, `/`-separated) takes no part, by itself or because a folder above it does not.
@@ -155,28 +162,19 @@ impl Rules {
         if path == IGNORE_FILE && !is_dir {
             return false;
         }
-        match self.user.matched(Path::new(path), is_dir) {
-            Match::Ignore(_) => true,
-            Match::Whitelist(_) => false,
-            Match::None => match self.builtin.matched(Path::new(path), is_dir) {
-                Match::Ignore(glob) => glob.is_only_dir() == is_dir,
-                _ => false,
-            },
+        match self.0.matched(Path::new(path), is_dir) {
+            Match::Ignore(glob) if glob.from().is_some() => glob.is_only_dir() == is_dir,
+            matched => matched.is_ignore(),
         }
     }
 }
 
-fn builder() -> GitignoreBuilder {
-    let mut builder = GitignoreBuilder::new("");
-    // A `[` without its `]` is a slip of the pen rather than a name.
-    builder.allow_unclosed_class(false);
-    builder
-}
-
-fn add(to: &mut GitignoreBuilder, origin: Source, line: usize, pattern: &str) -> Result<(), BadPattern> {
+fn add(to: &mut GitignoreBuilder, origin: Origin, line: usize, pattern: &str) -> Result<(), BadPattern> {
+    // What is built in is marked by a file it is said to come from.
+    let from = (origin == Origin::BuiltIn).then(|| PathBuf::from("built in"));
     // Paths are compared in NFC; a pattern may have been typed in any form.
     let nfc: String = pattern.nfc().collect();
-    match to.add_line(None, &nfc) {
+    match to.add_line(from, &nfc) {
         Ok(_) => Ok(()),
         Err(e) => {
             let why = match e {
@@ -186,16 +184,6 @@ fn add(to: &mut GitignoreBuilder, origin: Source, line: usize, pattern: &str) ->
             Err(BadPattern { origin, line, pattern: pattern.to_owned(), why })
         }
     }
-}
-
-fn build(builder: &GitignoreBuilder) -> Result<Gitignore, BadPattern> {
-    // Each pattern is valid by now; together they can still be too large for the matcher.
-    builder.build().map_err(|e| BadPattern {
-        origin: Source::Config,
-        line: 0,
-        pattern: "all patterns together".to_owned(),
-        why: e.to_string(),
-    })
 }
 
 #[cfg(test)]
@@ -338,9 +326,9 @@ mod tests {
     #[test]
     fn a_bad_pattern_is_named() {
         let bad = Rules::new(&["*.ok".to_owned(), "a[b".to_owned()], None).unwrap_err();
-        assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (Source::Config, 2, "a[b"));
+        assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (Origin::Config, 2, "a[b"));
         assert!(bad.to_string().starts_with("the folder's `ignore` list, entry 2: `a[b` is no valid pattern: "));
         let bad = Rules::new(&[], Some("# fine\n*.ok\n{a,b\n")).unwrap_err();
-        assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (Source::File, 3, "{a,b"));
+        assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (Origin::File, 3, "{a,b"));
     }
 }

@@ -1,0 +1,334 @@
+//! [`Rules`]: which paths take no part in sync.
+//!
+//! Three layers, later ones stronger: what editors and systems leave behind (built in), the folder's `ignore`
+//! list in the configuration, the `.memsyncignore` file at the folder's top. The last two are gitignore syntax.
+//! It reads no file; the callers do.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use ignore::Match;
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use unicode_normalization::UnicodeNormalization;
+
+use crate::path::PRIVATE_DIR;
+
+/// The rules that travel with the folder. It is synced, whatever the rules say, so that all devices have the
+/// same.
+pub const IGNORE_FILE: &str = ".memsyncignore";
+
+/// Files that programs make for the moment and no user wrote. They apply to files only: a folder that happens to
+/// have such a name holds somebody's work. Not here, because they cannot be told from a user's names: vim's probe
+/// whether a folder can be written to (`4913`), `sed -i` (`sedXXXXXX`), rsync and QSaveFile (`name.XXXXXX`), Helix
+/// (`nameXXXXXX.bck`), nano (`name.save`). Most live for a moment, and the scan finds them gone; a note that is
+/// silently left out would be worse.
+const FILES: &[&str] = &[
+    // vim: swap files. Backups of vim, emacs, nano, gedit, kate.
+    ".*.sw[a-p]",
+    ".sw[a-p]",
+    "*~",
+    // emacs: auto-save, lock (a dangling symlink).
+    "#*#",
+    ".#*",
+    // JetBrains' safe write.
+    "*___jb_tmp___",
+    "*___jb_old___",
+    "*___jb_bak___",
+    // LibreOffice: lock, the file it writes before it renames.
+    ".~lock.*#",
+    "lu[0-9]*.tmp",
+    // Microsoft Office: owner file, the file it writes before it renames.
+    "~$*",
+    "~*.tmp",
+    // kate, gedit and all that save through GLib, Sublime Text, Cocoa's safe save (TextEdit, Xcode).
+    ".*.kate-swp",
+    ".goutputstream-*",
+    ".subl*.tmp",
+    "*.sb-????????-??????",
+    ".dat.nosync*",
+    // Browsers and download programs.
+    "*.part",
+    "*.crdownload",
+    // NFS and FUSE: a file removed while it was open.
+    ".nfs[0-9a-f]*",
+    ".fuse_hidden*",
+    // macOS.
+    ".DS_Store",
+    "._*",
+    ".localized",
+    "Icon[\r]",
+    // Windows.
+    "Thumbs.db",
+    "thumbs.db",
+    "ehthumbs.db",
+    "[Dd]esktop.ini",
+    // Syncthing's temporary files.
+    ".syncthing.*.tmp",
+];
+
+/// Folders that a system puts at the top of a volume.
+const FOLDERS: &[&str] = &[
+    "/.Trash-[0-9]*/",
+    "/.Trashes/",
+    "/.Spotlight-V100/",
+    "/.fseventsd/",
+    "/.TemporaryItems/",
+    "/.DocumentRevisions-V100/",
+    "/$RECYCLE.BIN/",
+    "/System Volume Information/",
+    "/lost+found/",
+];
+
+/// Where a pattern was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The defaults.
+    BuiltIn,
+    /// The folder's `ignore` list in the configuration.
+    Config,
+    /// The folder's [`IGNORE_FILE`].
+    File,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BuiltIn => "built-in pattern",
+            Self::Config => "the folder's `ignore` list, entry",
+            Self::File => ".memsyncignore, line",
+        })
+    }
+}
+
+/// A pattern that is no glob.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{origin} {line}: `{pattern}` is no valid pattern: {why}")]
+pub struct BadPattern {
+    pub origin: Origin,
+    /// From 1: of the list or of the file.
+    pub line: usize,
+    pub pattern: String,
+    pub why: String,
+}
+
+/// Which paths take no part. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Rules(Gitignore);
+
+impl Rules {
+    /// Compiles the rules: `list` from the configuration, `file` the text of the [`IGNORE_FILE`] where there is one.
+    /// The last pattern that matches a path decides, as in git, and a `!pattern` can bring back what is left out by
+    /// default. As in git, nothing inside a folder that is left out can be brought back.
+    ///
+    /// # Errors
+    /// The first pattern that is no glob.
+    pub fn new(list: &[String], file: Option<&str>) -> Result<Self, BadPattern> {
+        let mut all = GitignoreBuilder::new("");
+        // A `[` without its `]` is a slip of the pen rather than a name.
+        all.allow_unclosed_class(false);
+        for (i, pattern) in FILES.iter().chain(FOLDERS).enumerate() {
+            // In gitignore a leading `#` opens a comment.
+            let pattern = if pattern.starts_with('#') { format!("\\{pattern}") } else { (*pattern).to_owned() };
+            add(&mut all, Origin::BuiltIn, i + 1, &pattern)?;
+        }
+        for (i, pattern) in list.iter().enumerate() {
+            add(&mut all, Origin::Config, i + 1, pattern)?;
+        }
+        let file = file.unwrap_or_default();
+        for (i, pattern) in file.strip_prefix('\u{feff}').unwrap_or(file).lines().enumerate() {
+            add(&mut all, Origin::File, i + 1, pattern)?;
+        }
+        // Each pattern is valid by now; together they can still be too large for the matcher.
+        all.build().map(Self).map_err(|e| BadPattern {
+            origin: Origin::File,
+            line: file.lines().count(),
+            pattern: "all patterns together".to_owned(),
+            why: e.to_string(),
+        })
+    }
+
+    /// Whether `path` (relative, `/`-separated) takes no part, by itself or because a folder above it does not.
+    pub fn ignored(&self, path: &str, is_dir: bool) -> bool {
+        path.match_indices('/').any(|(end, _)| self.ignored_itself(&path[..end], true))
+            || self.ignored_itself(path, is_dir)
+    }
+
+    /// As [`Rules::ignored`] for a walk that never enters a folder that is left out: looks at no folder above.
+    pub fn ignored_itself(&self, path: &str, is_dir: bool) -> bool {
+        let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+        if name.eq_ignore_ascii_case(PRIVATE_DIR) {
+            return true;
+        }
+        if path == IGNORE_FILE && !is_dir {
+            return false;
+        }
+        match self.0.matched(Path::new(path), is_dir) {
+            Match::Ignore(glob) if glob.from().is_some() => glob.is_only_dir() == is_dir,
+            matched => matched.is_ignore(),
+        }
+    }
+}
+
+fn add(to: &mut GitignoreBuilder, origin: Origin, line: usize, pattern: &str) -> Result<(), BadPattern> {
+    // What is built in is marked by a file it is said to come from.
+    let from = (origin == Origin::BuiltIn).then(|| PathBuf::from("built in"));
+    // Paths are compared in NFC; a pattern may have been typed in any form.
+    let nfc: String = pattern.nfc().collect();
+    match to.add_line(from, &nfc) {
+        Ok(_) => Ok(()),
+        Err(e) => {
+            let why = match e {
+                ignore::Error::Glob { err, .. } => err,
+                other => other.to_string(),
+            };
+            Err(BadPattern { origin, line, pattern: pattern.to_owned(), why })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(list: &[&str], file: &str) -> Rules {
+        Rules::new(&list.iter().map(|&s| s.to_owned()).collect::<Vec<_>>(), Some(file)).unwrap()
+    }
+
+    #[test]
+    fn leaves_out_what_editors_and_systems_leave_behind() {
+        let rules = rules(&[], "");
+        for name in [
+            ".note.md.swp",
+            ".note.md.swo",
+            ".note.md.swn",
+            ".swp",
+            "note.md~",
+            ".note.md.un~",
+            "#note.md#",
+            ".#note.md",
+            "note.md___jb_tmp___",
+            "note.md___jb_old___",
+            ".~lock.plan.odt#",
+            "lu1234abc.tmp",
+            "~$plan.docx",
+            "~WRL0001.tmp",
+            ".note.md.kate-swp",
+            ".goutputstream-X1Y2Z3",
+            ".subl4f2.tmp",
+            "a.txt.sb-1a2b3c4d-Xy12Zw",
+            "film.mkv.part",
+            "film.mkv.crdownload",
+            ".nfs00000000012a",
+            ".fuse_hidden0001",
+            ".DS_Store",
+            "._note.md",
+            "Icon\r",
+            "Thumbs.db",
+            "desktop.ini",
+            "Desktop.ini",
+            ".syncthing.note.md.tmp",
+        ] {
+            assert!(rules.ignored(name, false), "{name:?}");
+            assert!(rules.ignored(&format!("a/b/{name}"), false), "{name:?} deeper");
+        }
+        for dir in [".Trash-1000", ".Trashes", ".Spotlight-V100", ".fseventsd", "lost+found", "$RECYCLE.BIN"] {
+            assert!(rules.ignored(dir, true), "{dir}");
+            assert!(rules.ignored(&format!("{dir}/x/y"), false), "{dir}/x/y");
+            assert!(!rules.ignored(&format!("notes/{dir}"), true), "notes/{dir}");
+        }
+    }
+
+    #[test]
+    fn keeps_what_users_write() {
+        let rules = rules(&[], "");
+        for name in [
+            "note.md",
+            ".hidden",
+            "notes.swift",
+            "a.swp.md",
+            "4913",
+            "2024",
+            "#hashtag.md",
+            "c#",
+            "a~b",
+            "part",
+            "my.part.md",
+            "Icons",
+            "sedABCDEF",
+            "note.md.save",
+            "lunch.tmp",
+            "database.db",
+            ".memsyncignore",
+            "sub/.memsyncignore",
+            ".nfsnotes.md.txt/x",
+            "a.bak",
+            "a.tmp",
+            "a.lock",
+        ] {
+            assert!(!rules.ignored(name, false), "{name}");
+        }
+        // A folder is somebody's work, whatever its name.
+        for dir in ["old~", "book.part", "#drafts#", "~$"] {
+            assert!(!rules.ignored(dir, true), "{dir}");
+            assert!(!rules.ignored(&format!("{dir}/note.md"), false), "{dir}/note.md");
+        }
+    }
+
+    #[test]
+    fn the_private_folder_is_never_in() {
+        let rules = rules(&["!.memsync", "!.memsync/**"], "!.memsync/");
+        for path in [".memsync", ".memsync/id", ".MemSync/history/x", "sub/.memsync/id", ".memsync/note.md"] {
+            assert!(rules.ignored(path, false), "{path}");
+        }
+        assert!(!rules.ignored(".memsync2", true) && !rules.ignored("x.memsync", false));
+    }
+
+    #[test]
+    fn gitignore_syntax() {
+        for (patterns, path, is_dir, ignored) in [
+            ("*.tmp", "a.tmp", false, true),
+            ("*.tmp", "x/y/a.tmp", false, true),
+            ("cache/", "cache", true, true),
+            ("cache/", "cache", false, false),
+            ("cache/", "cache/a/b", false, true),
+            ("cache/", "x/cache/a", false, true),
+            ("/cache/", "x/cache/a", false, false),
+            ("/top.md", "top.md", false, true),
+            ("/top.md", "x/top.md", false, false),
+            ("a/*.md", "a/x.md", false, true),
+            ("a/*.md", "a/b/x.md", false, false),
+            ("a/**/x.md", "a/b/c/x.md", false, true),
+            ("**/drafts", "x/drafts/y", false, true),
+            ("a/**", "a", true, false),
+            ("a/**", "a/b", false, true),
+            ("# comment\n\n*.log  \n", "x.log", false, true),
+            ("\\#x", "#x", false, true),
+            ("\\!x", "!x", false, true),
+            ("[ab].md", "a.md", false, true),
+            ("*.tmp\n!keep.tmp", "keep.tmp", false, false),
+            ("!keep.tmp\n*.tmp", "keep.tmp", false, true),
+            ("d/\n!d/keep", "d/keep", false, true),
+            ("!*.part", "score.part", false, false),
+            ("\u{feff}*.log", "x.log", false, true),
+            ("*.log\r\n*.tmp\r\n", "x.log", false, true),
+            ("cafe\u{301}.md", "caf\u{e9}.md", false, true),
+            ("*", "note.md", false, true),
+            ("*", ".memsyncignore", false, false),
+        ] {
+            assert_eq!(rules(&[], patterns).ignored(path, is_dir), ignored, "file {patterns:?} on {path:?}");
+        }
+        assert!(rules(&["*.log"], "").ignored("a/x.log", false));
+        // The file in the folder has the last word.
+        assert!(!rules(&["*.log"], "!x.log").ignored("x.log", false));
+        assert!(rules(&["!x.log"], "*.log").ignored("x.log", false));
+    }
+
+    #[test]
+    fn a_bad_pattern_is_named() {
+        let bad = Rules::new(&["*.ok".to_owned(), "a[b".to_owned()], None).unwrap_err();
+        assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (Origin::Config, 2, "a[b"));
+        assert!(bad.to_string().starts_with("the folder's `ignore` list, entry 2: `a[b` is no valid pattern: "));
+        let bad = Rules::new(&[], Some("# fine\n*.ok\n{a,b\n")).unwrap_err();
+        assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (Origin::File, 3, "{a,b"));
+    }
+}

@@ -246,9 +246,8 @@ fn folders_do_not_overlap() {
     assert!(refusal(&two("/a", "/a/", "n")).starts_with("config.toml:5: folder.path: /a is already configured"));
     assert!(refusal(&two("/a", "/a/b", "n")).contains("/a/b and /a are one inside the other"));
     assert!(refusal(&two("/a/b", "/a", "n")).contains("one inside the other"));
-    assert!(
-        refusal(&two("/a", "/b", "")).starts_with("config.toml:6: folder.namespace: /b and /a have the same namespace")
-    );
+    let warnings = Bench::new().load(&two("/a", "/b", "")).unwrap().warnings;
+    assert_eq!(warnings, ["/a and /b have the same namespace \"\" and will hold the same files"]);
     Bench::new().load(&two("/a", "/ab", "n")).unwrap();
 
     // A symlink is no way round.
@@ -265,6 +264,8 @@ fn no_folder_holds_memsync_itself() {
     let one = |path: &str| format!("proxy.url = \"https://x\"\n[[folder]]\npath = \"{path}\"");
     assert!(refusal(&one("~")).contains("memsync's own /home/ana/.local/state/memsync"));
     assert!(refusal(&one("~/.local/state/memsync/x")).contains("memsync's own"));
+    let token = "proxy.token_file = \"/m/.token\"\nproxy.url = \"https://x\"\n[[folder]]\npath = \"/m\"";
+    assert!(refusal(token).starts_with("config.toml:1: proxy.token_file: /m/.token is inside /m, which is synced"));
     assert!(refusal(&one("/")).contains("/ is the whole machine"));
     Bench::new().load(&one("~/Memory")).unwrap();
 }

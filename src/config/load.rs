@@ -229,7 +229,7 @@ impl Loading<'_> {
     }
 
     /// What can only be judged with everything in hand.
-    fn check(&self) -> Result<(), ConfigError> {
+    fn check(&mut self) -> Result<(), ConfigError> {
         let missing = |key, fix| Err(ConfigError::Missing { path: self.path.clone(), key, fix });
         let bad = |key: &str, folder: usize, why: String| {
             let unplaced = || Place::File { path: self.path.clone(), line: 1 };
@@ -246,6 +246,13 @@ impl Loading<'_> {
         }
         if self.config.folders.is_empty() {
             return missing("folder.path", "add a [[folder]] with the path of the folder to sync");
+        }
+        if let Some(file) = &proxy.token_file
+            && let Some(folder) = self.config.folders.iter().find(|f| real(file).starts_with(real(&f.path)))
+        {
+            let why =
+                format!("{} is inside {}, which is synced; keep it elsewhere", file.display(), folder.path.display());
+            return bad("proxy.token_file", 0, why);
         }
         let folders: Vec<PathBuf> = self.config.folders.iter().map(|f| real(&f.path)).collect();
         for (i, folder) in self.config.folders.iter().enumerate() {
@@ -272,18 +279,25 @@ impl Loading<'_> {
                     let why = format!("{shown} and {beside} are one inside the other; sync the outer one alone");
                     return bad("folder.path", i, why);
                 }
-                if folder.namespace == other.namespace {
-                    let why = format!(
-                        "{shown} and {beside} have the same namespace \"{}\", which would mix their files; give each its own",
-                        folder.namespace
-                    );
-                    let key = "folder.namespace";
-                    let at = if self.places.contains_key(&(key.to_owned(), i)) { key } else { "folder.path" };
-                    return bad(at, i, why);
-                }
             }
         }
+        self.warn_of_shared_namespaces();
         Ok(())
+    }
+
+    /// Harmless, but rarely meant.
+    fn warn_of_shared_namespaces(&mut self) {
+        let folders = &self.config.folders;
+        for (i, folder) in folders.iter().enumerate() {
+            if let Some(other) = folders[..i].iter().find(|o| o.namespace == folder.namespace) {
+                self.config.warnings.push(format!(
+                    "{} and {} have the same namespace \"{}\" and will hold the same files",
+                    other.path.display(),
+                    folder.path.display(),
+                    folder.namespace
+                ));
+            }
+        }
     }
 }
 

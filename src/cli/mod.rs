@@ -2,8 +2,12 @@
 
 pub mod app;
 pub mod args;
+pub mod doctor;
 pub mod exit;
+pub mod init;
+pub mod link;
 pub mod logging;
+pub mod probe;
 
 mod completions;
 mod paths;

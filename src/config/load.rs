@@ -62,8 +62,7 @@ pub fn env_name(key: &str) -> String {
 }
 
 pub(super) fn load(path: &Path, around: &Surroundings) -> Result<Config, ConfigError> {
-    let mut loading =
-        Loading { config: Config::defaults(&around.host), around, path: path.to_owned(), places: BTreeMap::new() };
+    let mut loading = Loading::new(path, around);
     match read(path) {
         Ok((text, exposed)) => loading.file(&text, exposed)?,
         Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -75,6 +74,13 @@ pub(super) fn load(path: &Path, around: &Surroundings) -> Result<Config, ConfigE
         Err(why) => return Err(ConfigError::Unreadable { path: path.to_owned(), why }),
     }
     loading.environment()?;
+    loading.check()?;
+    Ok(loading.config)
+}
+
+pub(super) fn parse(text: &str, path: &Path, around: &Surroundings) -> Result<Config, ConfigError> {
+    let mut loading = Loading::new(path, around);
+    loading.file(text, None)?;
     loading.check()?;
     Ok(loading.config)
 }
@@ -95,7 +101,12 @@ struct Loading<'a> {
     places: BTreeMap<(String, usize), Place>,
 }
 
-impl Loading<'_> {
+impl<'a> Loading<'a> {
+    fn new(path: &Path, around: &'a Surroundings) -> Self {
+        let config = Config::defaults(&around.host);
+        Self { config, around, path: path.to_owned(), places: BTreeMap::new() }
+    }
+
     fn file(&mut self, text: &str, exposed: Option<u32>) -> Result<(), ConfigError> {
         let place = |at: usize| Place::File {
             path: self.path.clone(),

@@ -236,6 +236,14 @@ impl Config {
     pub fn load(path: &Path, around: &Surroundings) -> Result<Self, ConfigError> {
         load::load(path, around)
     }
+
+    /// What [`Config::load`] would make of a file at `path` with this `text`, without the environment's values.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, path: &Path, around: &Surroundings) -> Result<Self, ConfigError> {
+        load::parse(text, path, around)
+    }
 }
 
 /// `path` as it may be pasted into a shell.

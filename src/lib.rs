@@ -9,7 +9,7 @@
 //! Left never imports right; `tests/boundaries.rs` holds it up:
 //!
 //! `path, digest` → `sync` → `protocol` → `disk` → `local | remote | state | store` → `agent | proxy` →
-//! `config, dirs, service` → `cli` → `main`
+//! `config, dirs` → `cli` → `main`
 //!
 //! `sync` does no I/O. `agent` never sees `store` or `proxy`; `proxy` never sees `sync`, `local` or `state`:
 //! they meet in `protocol`. Printing is `cli`'s, leaving the process is `main`'s, and nothing below `cli`
@@ -27,7 +27,6 @@ pub mod path;
 pub mod protocol;
 pub mod proxy;
 pub mod remote;
-pub mod service;
 pub mod state;
 pub mod store;
 pub mod sync;

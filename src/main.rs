@@ -1,1 +1,31 @@
-fn main() {}
+//! Parse, logging, dispatch, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use memsync::cli::app::App;
+use memsync::cli::args::{Args, Command, Global};
+use memsync::cli::exit::{Exit, is_closed_pipe};
+use memsync::cli::{self, logging};
+
+fn main() -> ExitCode {
+    let Args { global, command } = Args::parse();
+    let ended = match command {
+        Some(command) => start(global, command),
+        None => cli::first_steps(),
+    };
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(error) if is_closed_pipe(&error) => Exit::Done.into(),
+        Err(error) => {
+            cli::tell(&error);
+            Exit::of(&error).into()
+        }
+    }
+}
+
+fn start(global: Global, command: Command) -> anyhow::Result<Exit> {
+    let app = App::start(global)?;
+    let _logging = logging::start(&app, &command)?;
+    cli::run(&app, command)
+}

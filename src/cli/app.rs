@@ -1,0 +1,101 @@
+//! [`App`]: what every command starts from. The one place that reads the environment.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use directories::{BaseDirs, ProjectDirs};
+use serde::Serialize;
+
+use super::args::{Color, Global};
+use super::exit::{Exit, Failure};
+use crate::config::{Config, ConfigError, Surroundings};
+use crate::dirs::Dirs;
+
+/// The flags, the places and the config of this start.
+pub struct App {
+    pub global: Global,
+    pub dirs: Dirs,
+    pub around: Surroundings,
+    config: Result<Config, Arc<ConfigError>>,
+}
+
+impl App {
+    /// Reads the environment and the config; a config that is not right is told by the command that needs it.
+    ///
+    /// # Errors
+    /// Where no home folder is known and `MEMSYNC_HOME` is not set.
+    pub fn start(global: Global) -> anyhow::Result<Self> {
+        match global.color {
+            Color::Auto => anstream::ColorChoice::Auto,
+            Color::Always => anstream::ColorChoice::Always,
+            Color::Never => anstream::ColorChoice::Never,
+        }
+        .write_global();
+        // Names and values that are not UTF-8 are none of ours.
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+        let env: BTreeMap<String, String> =
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+        let tmp = std::env::temp_dir();
+        let mut dirs = match env.get("MEMSYNC_HOME").filter(|v| !v.is_empty()) {
+            Some(home) => Dirs::below(&std::path::absolute(home)?, &tmp),
+            None => {
+                let project = ProjectDirs::from("", "", "memsync").ok_or_else(|| {
+                    Failure::new(Exit::Usage, "no home folder is known; set HOME, or MEMSYNC_HOME=DIR for everything")
+                })?;
+                Dirs::standard(&project, &tmp)
+            }
+        };
+        if let Some(path) = &global.config {
+            dirs.config_file = std::path::absolute(path).with_context(|| format!("--config {}", path.display()))?;
+        }
+        let around = Surroundings {
+            env,
+            home: BaseDirs::new().map(|b| b.home_dir().to_owned()),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            private: vec![dirs.state.clone(), dirs.logs.clone(), dirs.proxy.clone()],
+        };
+        let config = Config::load(&dirs.config_file, &around).map_err(Arc::new);
+        Ok(Self { global, dirs, around, config })
+    }
+
+    /// The config.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the place.
+    pub fn config(&self) -> Result<&Config, Arc<ConfigError>> {
+        self.config.as_ref().map_err(Arc::clone)
+    }
+
+    /// Writes the answer of a command to stdout: one JSON document with `--json`, else what `people` writes.
+    ///
+    /// # Errors
+    /// As writing does; [`super::exit::is_closed_pipe`] tells a reader that left.
+    pub fn answer<T: Serialize>(
+        &self,
+        answer: &T,
+        people: impl FnOnce(&mut dyn Write, &T) -> io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut out = anstream::AutoStream::auto(io::stdout()).lock();
+        if self.global.json {
+            serde_json::to_writer_pretty(&mut out, answer).map_err(io::Error::from)?;
+            writeln!(out)?;
+        } else {
+            people(&mut out, answer)?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    /// The default folder, `~/Memory`.
+    ///
+    /// # Errors
+    /// Where no home folder is known.
+    pub fn default_folder(&self) -> anyhow::Result<PathBuf> {
+        let home = self.around.home.as_ref();
+        Ok(home.ok_or_else(|| Failure::new(Exit::Usage, "no home folder is known; name the folder"))?.join("Memory"))
+    }
+}

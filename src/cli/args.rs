@@ -1,0 +1,255 @@
+//! What may be typed: every command and flag, with its help. Declares only; the commands' files do the work.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+use crate::config::parse_duration;
+
+/// Shown by `memsync` alone: what a newcomer types first.
+pub const FIRST_STEPS: &str = "\
+memsync keeps a folder of notes in sync through a Memory Proxy, and loses nothing you wrote.
+
+Start here, on this machine alone (nothing to configure):
+    memsync up              syncs ~/Memory, and tells how a second machine joins
+
+With a proxy that runs already:
+    memsync init --proxy URL --token-file FILE
+    memsync run
+
+Then:
+    memsync status          is everything in sync?
+    memsync doctor          is everything set up right?
+    memsync help            every command
+";
+
+/// Keeps a folder of notes in sync through a Memory Proxy, and loses nothing you wrote
+#[derive(Debug, Parser)]
+#[command(name = "memsync", version, max_term_width = 100, disable_help_subcommand = false)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// The config file, instead of the usual one (see `memsync paths`)
+    #[arg(long, global = true, value_name = "FILE", env = "MEMSYNC_CONFIG", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log more; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Log less; twice for errors alone
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "verbose")]
+    pub quiet: u8,
+    /// How log lines look
+    #[arg(long, global = true, value_name = "FORMAT", env = "MEMSYNC_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Colours in the output (NO_COLOR is obeyed)
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+/// Which side of a conflict stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Keep {
+    Local,
+    Remote,
+    Both,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start everything on this machine, without configuration: a proxy and an agent for DIR
+    Up {
+        /// The folder to sync; created where it is missing [default: ~/Memory]
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+        /// Where the proxy listens; beyond 127.0.0.1 other machines can join
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: Option<SocketAddr>,
+    },
+    /// Write a config for DIR, after checking the proxy and the token
+    Init(Init),
+    /// Run the agent in the foreground, for all configured folders
+    Run,
+    /// Run a Memory Proxy alone
+    Serve {
+        /// Where to listen
+        #[arg(long, value_name = "ADDR:PORT", env = "MEMSYNC_LISTEN", default_value = "127.0.0.1:8484")]
+        listen: SocketAddr,
+        /// Where the files are kept [default: see `memsync paths`]
+        #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
+        store: Option<PathBuf>,
+        /// A file with the one token that may call [default: the systemd credential `token`]
+        #[arg(long, value_name = "FILE", env = "MEMSYNC_TOKEN_FILE", value_hint = ValueHint::FilePath)]
+        token_file: Option<PathBuf>,
+    },
+    /// Sync once, now, and exit; through the running agent if there is one
+    Sync {
+        /// Only this folder
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+        /// Print what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show whether everything is in sync; with PATH, the state of one file and why
+    Status {
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: Option<PathBuf>,
+        /// Go on showing it, as it changes
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Return when everything is in sync
+    Wait {
+        /// Give up after this time, such as 30s [default: never]
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        timeout: Option<Duration>,
+    },
+    /// Stop syncing for a while; the agent keeps running
+    Pause {
+        /// Go on by itself after this time, such as 1h [default: until `memsync resume`]
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+        duration: Option<Duration>,
+    },
+    /// Go on syncing
+    Resume,
+    /// Let a held plan through, or refuse it
+    Approve {
+        /// Which plan [default: the one that is held]
+        id: Option<String>,
+        /// Refuse it: files that were to be deleted come back
+        #[arg(long)]
+        reject: bool,
+        /// Show the plans that are held
+        #[arg(long, conflicts_with_all = ["id", "reject"])]
+        list: bool,
+    },
+    /// List the conflicts, or resolve one
+    Conflicts {
+        #[command(subcommand)]
+        action: Option<ConflictsAction>,
+    },
+    /// List the earlier versions kept here
+    History {
+        /// Of this file [default: of all]
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: Option<PathBuf>,
+    },
+    /// Bring back an earlier version
+    Restore {
+        /// The file, with @N for the N-th version of `memsync history` (1 is the newest)
+        #[arg(value_name = "PATH[@N]", required_unless_present = "deleted")]
+        path: Option<String>,
+        /// List what sync removed
+        #[arg(long, conflicts_with = "path")]
+        deleted: bool,
+    },
+    /// Check config, permissions, watcher limits, proxy, token, clock and state; say how to mend each
+    Doctor,
+    /// Show where config, state, logs, socket and history are
+    Paths,
+    /// Print a completion script for a shell
+    Completions { shell: Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConflictsAction {
+    /// Settle the conflict of one file
+    Resolve {
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: PathBuf,
+        /// Which content stays; the other goes to history
+        #[arg(long, value_name = "SIDE")]
+        keep: Keep,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Init {
+    /// The folder to sync; created where it is missing [default: ~/Memory]
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+    /// The proxy's address
+    #[arg(long, value_name = "URL", required_unless_present = "join", value_hint = ValueHint::Url)]
+    pub proxy: Option<String>,
+    /// A file with the token, readable by you alone [default: the token is read from standard input]
+    #[arg(long, value_name = "FILE", conflicts_with = "join", value_hint = ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
+    /// The namespace on the proxy [default: none]
+    #[arg(long, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// The link that another machine's `memsync up` printed; `-` reads it from standard input, so that the
+    /// token in it does not show in the process list
+    #[arg(long, value_name = "LINK", conflicts_with = "proxy")]
+    pub join: Option<String>,
+    /// Let plain http leave this machine: the token travels in the clear
+    #[arg(long)]
+    pub allow_http: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_flag_says_what_it_is_for() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command.get_arguments().filter(|a| a.get_long().is_some()) {
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Args::command());
+    }
+
+    #[test]
+    fn the_token_is_no_argument() {
+        let args: Vec<_> = Args::command()
+            .get_subcommands()
+            .flat_map(|c| c.get_arguments().map(|a| a.get_id().to_string()).collect::<Vec<_>>())
+            .collect();
+        assert!(args.contains(&"token_file".to_owned()) && !args.contains(&"token".to_owned()));
+    }
+
+    #[test]
+    fn durations_have_units_here_too() {
+        let parse = |time| Args::try_parse_from(["memsync", "pause", "--for", time]);
+        assert!(
+            matches!(parse("1h").unwrap().command, Some(Command::Pause { duration: Some(d) }) if d.as_secs() == 3600)
+        );
+        assert!(parse("5").unwrap_err().to_string().contains("no unit"));
+    }
+}

@@ -1,0 +1,387 @@
+//! `memsync doctor`: looks at everything that can be wrong before a sync, and says how to mend each.
+//!
+//! It changes nothing. Each check is a function from what it looks at to a [`Check`].
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::fs::{Access, access, statvfs};
+use secrecy::SecretString;
+use serde::Serialize;
+
+use super::app::App;
+use super::exit::Exit;
+use super::probe::{Answer, ProxyProbe, Target};
+use crate::config::{Config, ConfigError, Folder};
+use crate::path::PRIVATE_DIR;
+use crate::remote::RemoteError;
+
+/// A clock further off than this is worth a word, in seconds. Nothing is decided by it.
+const SKEW: i64 = 300;
+/// Less room than this is a failure, bytes.
+const NO_ROOM: u64 = 16 << 20;
+/// Less room than this is a warning, bytes.
+const LITTLE_ROOM: u64 = 512 << 20;
+#[cfg(target_os = "linux")]
+const MAX_WATCHES: &str = "/proc/sys/fs/inotify/max_user_watches";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    verdict: Verdict,
+    /// What was found.
+    what: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<String>,
+    #[serde(skip)]
+    exit: Exit,
+}
+
+impl Check {
+    fn ok(name: &'static str, what: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Ok, what: what.into(), fix: None, exit: Exit::Done }
+    }
+
+    fn warn(name: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Warn, what: what.into(), fix: Some(fix.into()), exit: Exit::Done }
+    }
+
+    fn fail(name: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Fail, what: what.into(), fix: Some(fix.into()), exit: Exit::Error }
+    }
+
+    fn exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+}
+
+/// # Errors
+/// As writing does; what is wrong is in the answer, and the highest exit code that applies is returned.
+pub fn run(app: &App, probe: &dyn ProxyProbe) -> anyhow::Result<Exit> {
+    let mut checks = Vec::new();
+    match app.config() {
+        Err(error) => checks.push(bad_config(&error)),
+        Ok(config) => {
+            checks.push(Check::ok("config", app.dirs.config_file.display().to_string()));
+            checks.extend(config.warnings.iter().map(|w| Check::warn("config", w, "correct or unset it")));
+            checks.extend(proxy(config, &app.around.env, probe, Timestamp::now()));
+            for f in &config.folders {
+                checks.push(folder(f));
+                checks.push(container(&app.dirs.folder(&f.path).container));
+            }
+            checks.push(watches(&config.folders));
+            checks.push(room(config.folders.iter().map(|f| &f.path).chain([&app.dirs.state])));
+        }
+    }
+    app.answer(&checks, people)?;
+    Ok(checks.iter().map(|c| c.exit).max().unwrap_or(Exit::Done))
+}
+
+fn people(out: &mut dyn Write, checks: &Vec<Check>) -> io::Result<()> {
+    use anstyle::{AnsiColor, Style};
+    for check in checks {
+        let (word, color) = match check.verdict {
+            Verdict::Ok => ("ok  ", AnsiColor::Green),
+            Verdict::Warn => ("warn", AnsiColor::Yellow),
+            Verdict::Fail => ("FAIL", AnsiColor::Red),
+        };
+        let style: Style = color.on_default();
+        writeln!(out, "{style}{word}{style:#} {:<10} {}", check.name, check.what)?;
+        if let Some(fix) = &check.fix {
+            writeln!(out, "                → {fix}")?;
+        }
+    }
+    Ok(())
+}
+
+fn bad_config(error: &ConfigError) -> Check {
+    let (exit, fix) = match error {
+        ConfigError::NotFound { .. } => (Exit::NotConfigured, "run `memsync init` or `memsync up`"),
+        _ => (Exit::Usage, "correct it; config.example.toml shows every key"),
+    };
+    Check::fail("config", error.to_string(), fix).exit(exit)
+}
+
+/// The token, then the proxy, which is asked only with a token.
+fn proxy(config: &Config, env: &BTreeMap<String, String>, probe: &dyn ProxyProbe, now: Timestamp) -> Vec<Check> {
+    match config.token(env) {
+        // The error itself says what to do.
+        Err(error) => vec![Check { fix: None, ..Check::fail("token", error.to_string(), "").exit(Exit::Usage) }],
+        Ok((token, from)) => {
+            let answer = probe.ask(&target(config, token));
+            let mut checks = vec![Check::ok("token", format!("from {from}")), reached(&config.proxy.url, &answer)];
+            checks.extend(answer.ok().and_then(|a| a.time).map(|time| clock(now, time)));
+            checks
+        }
+    }
+}
+
+/// The first folder's namespace stands for all: it is the address and the token that are tried.
+fn target(config: &Config, token: SecretString) -> Target {
+    Target {
+        url: config.proxy.url.clone(),
+        namespace: config.folders.first().map(|f| f.namespace.clone()).unwrap_or_default(),
+        token,
+        ca_file: config.proxy.ca_file.clone(),
+        allow_http: config.proxy.allow_http,
+        timeout: config.proxy.timeout,
+    }
+}
+
+fn reached(url: &str, answer: &Result<Answer, RemoteError>) -> Check {
+    match answer {
+        Ok(answer) if answer.capabilities.is_empty() => {
+            Check::ok("proxy", format!("{url} takes the token; it offers the plain protocol"))
+        }
+        Ok(answer) => {
+            Check::ok("proxy", format!("{url} takes the token; it offers {}", answer.capabilities.join(", ")))
+        }
+        Err(error @ RemoteError::Auth { .. }) => {
+            Check::fail("proxy", error.to_string(), "ask the proxy's owner for a token that is valid")
+                .exit(Exit::Refused)
+        }
+        Err(error @ RemoteError::Protocol { .. }) => {
+            Check::fail("proxy", error.to_string(), "check proxy.url: something else answers there")
+        }
+        Err(error) => Check::fail("proxy", error.to_string(), "check proxy.url, the network and that the proxy runs")
+            .exit(Exit::Temporary),
+    }
+}
+
+fn clock(now: Timestamp, theirs: Timestamp) -> Check {
+    let off = now.as_second() - theirs.as_second();
+    match off.abs() {
+        ..=SKEW => Check::ok("clock", "agrees with the proxy's"),
+        seconds => {
+            let way = if off > 0 { "ahead of" } else { "behind" };
+            let what = format!("{seconds} s {way} the proxy's; no change is decided by it, but times shown are wrong");
+            Check::warn("clock", what, "turn on time synchronisation (NTP) on both machines")
+        }
+    }
+}
+
+fn folder(folder: &Folder) -> Check {
+    let path = &folder.path;
+    let shown = path.display();
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let fix = format!("mkdir -p '{shown}', or bring it back (mount its disk?) if it has been synced before");
+            Check::fail("folder", format!("{shown} is missing"), fix)
+        }
+        Err(e) => Check::fail("folder", format!("{shown}: {e}"), "give memsync's user the right to read it"),
+        Ok(m) if !m.is_dir() => {
+            Check::fail("folder", format!("{shown} is no folder"), "set folder.path to the folder itself, no symlink")
+        }
+        Ok(_) => {
+            if let Err(e) = access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
+                return Check::fail(
+                    "folder",
+                    format!("{shown}: {e}"),
+                    format!("chmod u+rwx '{shown}', or change its owner"),
+                );
+            }
+            match std::fs::read_to_string(path.join(PRIVATE_DIR).join("id")) {
+                Ok(_) => Check::ok("folder", format!("{shown}")),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    Check::ok("folder", format!("{shown} (not synced yet: it gets its identity in the first sync)"))
+                }
+                Err(e) => Check::fail(
+                    "folder",
+                    format!("{shown}: its identity cannot be read: {e}"),
+                    format!("give memsync's user the right to read {shown}/{PRIVATE_DIR}/id"),
+                ),
+            }
+        }
+    }
+}
+
+fn container(path: &Path) -> Check {
+    let shown = path.display();
+    match std::fs::File::open(path).and_then(|mut file| io::copy(&mut file, &mut io::sink())) {
+        Ok(0) => {
+            let fix = "start the agent: it recovers from the backup and the journal beside it";
+            Check::warn("state", format!("{shown} is empty"), fix)
+        }
+        Ok(bytes) => Check::ok("state", format!("{shown} ({bytes} bytes)")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Check::ok("state", format!("{shown} is not there yet")),
+        Err(e) => Check::fail(
+            "state",
+            format!("{shown}: {e}"),
+            format!("give memsync's user the right to it: chmod u+rw '{shown}'"),
+        ),
+    }
+}
+
+/// Whether the system lets one user watch as many folders as there are.
+#[cfg(target_os = "linux")]
+fn watches(folders: &[Folder]) -> Check {
+    let limit = match std::fs::read_to_string(MAX_WATCHES).map(|text| text.trim().parse::<u64>()) {
+        Ok(Ok(limit)) => limit,
+        _ => return Check::warn("watcher", format!("{MAX_WATCHES} cannot be read"), "mount /proc"),
+    };
+    within(folders.iter().map(|f| directories(&f.path)).sum(), limit)
+}
+
+/// FSEvents watches a tree whole and has no such limit.
+#[cfg(not(target_os = "linux"))]
+fn watches(_folders: &[Folder]) -> Check {
+    Check::ok("watcher", "no limit on this system")
+}
+
+#[cfg(target_os = "linux")]
+fn within(directories: u64, limit: u64) -> Check {
+    let what = format!("{directories} folders to watch, {limit} allowed to all programs of this user together");
+    // Editors and desktops watch as well.
+    if directories < limit / 2 {
+        return Check::ok("watcher", what);
+    }
+    let more = (directories * 4).max(524_288);
+    let fix = format!(
+        "sudo sysctl fs.inotify.max_user_watches={more} (and in /etc/sysctl.d/ to keep it); until then memsync polls"
+    );
+    Check::warn("watcher", what, fix)
+}
+
+/// How many directories there are at and below `root`; those that cannot be listed count once.
+#[cfg(target_os = "linux")]
+fn directories(root: &Path) -> u64 {
+    let mut open = vec![root.to_owned()];
+    let mut count = 0;
+    while let Some(dir) = open.pop() {
+        count += 1;
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        open.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+    }
+    count
+}
+
+/// The tightest of the filesystems that memsync writes to.
+fn room<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Check {
+    let free = |path: &PathBuf| {
+        let there = path.ancestors().find(|p| p.exists())?;
+        let fs = statvfs(there).ok()?;
+        Some((fs.f_bavail.saturating_mul(fs.f_frsize), path.clone()))
+    };
+    match paths.filter_map(free).min() {
+        None => Check::warn("disk", "the free space is not known", "df tells it"),
+        Some((bytes, path)) => {
+            let what = format!("{} MiB free at {}", bytes >> 20, path.display());
+            match bytes {
+                ..NO_ROOM => Check::fail("disk", what, "free some space: nothing can be written safely"),
+                NO_ROOM..LITTLE_ROOM => {
+                    Check::warn("disk", what, "free some space; history.max_size bounds what memsync keeps")
+                }
+                _ => Check::ok("disk", what),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed(Result<Answer, RemoteError>);
+    impl ProxyProbe for Fixed {
+        fn ask(&self, _target: &Target) -> Result<Answer, RemoteError> {
+            self.0.clone()
+        }
+    }
+
+    fn configured() -> Config {
+        let mut config = Config::defaults("h");
+        config.proxy.url = "https://p".to_owned();
+        config.proxy.token = Some("t".to_owned().into());
+        config
+    }
+
+    fn verdicts(checks: &[Check]) -> Vec<(&'static str, Verdict, Exit)> {
+        checks.iter().map(|c| (c.name, c.verdict, c.exit)).collect()
+    }
+
+    #[test]
+    fn the_proxy_as_it_may_be() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let ask = |answer| verdicts(&proxy(&configured(), &BTreeMap::new(), &Fixed(answer), now));
+        let token = ("token", Verdict::Ok, Exit::Done);
+        let well = Answer { capabilities: vec!["events".to_owned()], time: Some(now) };
+        let ok = |name| (name, Verdict::Ok, Exit::Done);
+        assert_eq!(ask(Ok(well)), [token, ok("proxy"), ok("clock")]);
+        let late = Answer { time: Some(Timestamp::from_second(1_800_000_400).unwrap()), ..Answer::default() };
+        assert_eq!(ask(Ok(late)), [token, ok("proxy"), ("clock", Verdict::Warn, Exit::Done)]);
+        let url = || "https://p".to_owned();
+        assert_eq!(
+            ask(Err(RemoteError::Auth { url: url(), status: 401 })),
+            [token, ("proxy", Verdict::Fail, Exit::Refused)]
+        );
+        assert_eq!(
+            ask(Err(RemoteError::Unreachable { url: url(), why: "refused".to_owned() })),
+            [token, ("proxy", Verdict::Fail, Exit::Temporary)]
+        );
+    }
+
+    #[test]
+    fn without_a_token_the_proxy_is_not_asked() {
+        struct Never;
+        impl ProxyProbe for Never {
+            fn ask(&self, _target: &Target) -> Result<Answer, RemoteError> {
+                panic!("asked")
+            }
+        }
+        let mut config = configured();
+        config.proxy.token = None;
+        let checks = proxy(&config, &BTreeMap::new(), &Never, Timestamp::UNIX_EPOCH);
+        assert_eq!(verdicts(&checks), [("token", Verdict::Fail, Exit::Usage)]);
+    }
+
+    #[test]
+    fn the_folder_as_it_may_be() {
+        let tmp = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder(&Folder { path: tmp.path().join(name), ..Folder::default() });
+        assert_eq!(at("missing").verdict, Verdict::Fail);
+        std::fs::write(tmp.path().join("file"), "").unwrap();
+        assert_eq!(at("file").verdict, Verdict::Fail);
+        std::fs::create_dir_all(tmp.path().join("dir/.memsync")).unwrap();
+        assert!(at("dir").what.contains("not synced yet"));
+        std::fs::write(tmp.path().join("dir/.memsync/id"), "x").unwrap();
+        assert_eq!((at("dir").verdict, at("dir").what.contains("yet")), (Verdict::Ok, false));
+        std::os::unix::fs::symlink(tmp.path().join("dir"), tmp.path().join("link")).unwrap();
+        assert_eq!(at("link").verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn the_container_as_it_may_be() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("c.json");
+        assert_eq!(container(&path).verdict, Verdict::Ok);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(container(&path).verdict, Verdict::Warn);
+        std::fs::write(&path, "{}").unwrap();
+        assert_eq!(container(&path).verdict, Verdict::Ok);
+        assert_eq!(container(tmp.path()).verdict, Verdict::Fail);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn watches_leave_room_for_other_programs() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(tmp.path().join("a/b/c")).unwrap();
+        std::os::unix::fs::symlink(tmp.path(), tmp.path().join("a/loop")).unwrap();
+        assert_eq!(directories(tmp.path()), 4);
+        assert_eq!(within(10, 100).verdict, Verdict::Ok);
+        let tight = within(90, 100);
+        assert_eq!(tight.verdict, Verdict::Warn);
+        assert!(tight.fix.unwrap().contains("max_user_watches=524288"));
+    }
+}

@@ -1,0 +1,110 @@
+//! How the process ends: the exit codes, and which error gives which.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::config::ConfigError;
+use crate::remote::RemoteError;
+
+/// What the exit code says. Where several apply, the highest is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Exit {
+    /// In sync, or done.
+    Done = 0,
+    Error = 1,
+    /// Wrong usage or a bad config.
+    Usage = 2,
+    /// Not configured, or no agent runs where one is needed.
+    NotConfigured = 3,
+    /// Work is pending.
+    Pending = 4,
+    /// The proxy cannot be reached for now; it will be tried again.
+    Temporary = 5,
+    /// The proxy refused the token.
+    Refused = 6,
+    /// Halted until a person approves.
+    Halted = 7,
+    /// There are conflicts to resolve.
+    Conflicts = 8,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// An error of a command that knows its exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub exit: Exit,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+}
+
+impl Exit {
+    /// The code for an error, by the first cause that has one of its own.
+    pub fn of(error: &anyhow::Error) -> Self {
+        error.chain().find_map(Self::of_cause).unwrap_or(Self::Error)
+    }
+
+    fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return Some(failure.exit);
+        }
+        let config = cause.downcast_ref::<ConfigError>();
+        if let Some(error) = config.or_else(|| cause.downcast_ref::<Arc<ConfigError>>().map(Arc::as_ref)) {
+            return Some(match error {
+                ConfigError::NotFound { .. } => Self::NotConfigured,
+                _ => Self::Usage,
+            });
+        }
+        cause.downcast_ref::<RemoteError>().map(|error| match error {
+            RemoteError::Auth { .. } => Self::Refused,
+            RemoteError::Unreachable { .. } | RemoteError::Throttled { .. } | RemoteError::Server { .. } => {
+                Self::Temporary
+            }
+            _ => Self::Error,
+        })
+    }
+}
+
+/// Whether the reader of our output has gone (`memsync … | head`): the end of the work, and no error.
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|c| c.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn the_code_of_an_error_is_found_below_its_context() {
+        let auth = RemoteError::Auth { url: "u".to_owned(), status: 401 };
+        assert_eq!(Exit::of(&Err::<(), _>(auth).context("while checking").unwrap_err()), Exit::Refused);
+        let gone = RemoteError::Unreachable { url: "u".to_owned(), why: "w".to_owned() };
+        assert_eq!(Exit::of(&gone.into()), Exit::Temporary);
+        let missing = ConfigError::NotFound { path: "c".into() };
+        assert_eq!(Exit::of(&Arc::new(missing).into()), Exit::NotConfigured);
+        assert_eq!(Exit::of(&ConfigError::NoToken.into()), Exit::Usage);
+        assert_eq!(Exit::of(&Failure::new(Exit::Halted, "m").into()), Exit::Halted);
+        assert_eq!(Exit::of(&anyhow::anyhow!("else")), Exit::Error);
+        assert!(Exit::Conflicts > Exit::Halted && Exit::Halted > Exit::Refused, "status uses the highest");
+    }
+
+    #[test]
+    fn a_reader_that_left_is_no_error() {
+        let closed = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
+        assert!(is_closed_pipe(&closed));
+        assert!(!is_closed_pipe(&io::Error::from(io::ErrorKind::NotFound).into()));
+    }
+}

@@ -1,0 +1,142 @@
+//! `memsync init`: writes a first config, once the proxy has taken the token.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+
+use super::app::App;
+use super::args::Init;
+use super::exit::{Exit, Failure};
+use super::link::JoinLink;
+use super::probe::{ProxyProbe, Target};
+use crate::config::{Config, Draft, TokenSource, create_private, create_private_dir, parse_token, read_token_file};
+
+/// Longest token or link read from standard input, in bytes.
+const MAX_INPUT: u64 = 16 << 10;
+/// How long the proxy may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What was written.
+#[derive(Serialize)]
+struct Written {
+    config: PathBuf,
+    token_file: PathBuf,
+    folder: PathBuf,
+    proxy: String,
+    capabilities: Vec<String>,
+}
+
+/// # Errors
+/// When a config is already there, the proxy does not answer or refuses the token, or a file cannot be written;
+/// nothing is written then.
+pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exit> {
+    let config_file = app.dirs.config_file.clone();
+    if config_file.symlink_metadata().is_ok() {
+        let shown = config_file.display();
+        let why = format!("{shown} is already there and is left as it is; edit it, or name another with --config");
+        return Err(Failure::new(Exit::Usage, why).into());
+    }
+    let folder = match &init.dir {
+        Some(dir) => std::path::absolute(dir).with_context(|| format!("{}: no such path", dir.display()))?,
+        None => app.default_folder()?,
+    };
+    let Access { url, namespace, token, file } = access(init, &mut io::stdin().lock())?;
+    let own_token_file = config_file.with_file_name("token");
+    let token_file = file.clone().unwrap_or_else(|| own_token_file.clone());
+    if file.is_none() && own_token_file.symlink_metadata().is_ok() {
+        let shown = own_token_file.display();
+        let why = format!("{shown} is already there and is left as it is; give it with --token-file, or remove it");
+        return Err(Failure::new(Exit::Usage, why).into());
+    }
+    let draft = Draft {
+        device: Config::defaults(&app.around.host).device,
+        url,
+        token_file: token_file.clone(),
+        allow_http: init.allow_http,
+        path: folder.clone(),
+        namespace,
+    };
+    let text = draft.to_toml();
+    // Judged by the same rules as a file, before anything is sent to the proxy.
+    Config::parse(&text, &config_file, &app.around)?;
+
+    let target = Target {
+        url: draft.url.clone(),
+        namespace: draft.namespace.clone(),
+        token: token.clone(),
+        ca_file: None,
+        allow_http: draft.allow_http,
+        timeout: PATIENCE,
+    };
+    let answer = probe.ask(&target).context("nothing was written")?;
+
+    create_private_dir(&folder).with_context(|| format!("{}: the folder cannot be made", folder.display()))?;
+    if file.is_none() {
+        let line = SecretString::from(format!("{}\n", token.expose_secret()));
+        create_private(&token_file, line.expose_secret().as_bytes()).with_context(|| cannot_write(&token_file))?;
+    }
+    create_private(&config_file, text.as_bytes()).with_context(|| cannot_write(&config_file))?;
+    let written =
+        Written { config: config_file, token_file, folder, proxy: draft.url, capabilities: answer.capabilities };
+    app.answer(&written, people)?;
+    Ok(Exit::Done)
+}
+
+fn people(out: &mut dyn Write, written: &Written) -> io::Result<()> {
+    writeln!(out, "The proxy at {} takes the token.", written.proxy)?;
+    writeln!(out, "Wrote {}.", written.config.display())?;
+    writeln!(out, "Next: `memsync run` syncs {}.", written.folder.display())
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("{} cannot be written", path.display())
+}
+
+/// Where the proxy is and what opens it.
+struct Access {
+    url: String,
+    namespace: String,
+    token: SecretString,
+    /// The token's own file, where one was named.
+    file: Option<PathBuf>,
+}
+
+fn access(init: &Init, stdin: &mut dyn Read) -> anyhow::Result<Access> {
+    if let Some(link) = &init.join {
+        let link: JoinLink = match link.as_str() {
+            "-" => ask(stdin, "The link: ")?.expose_secret().parse(),
+            link => link.parse(),
+        }
+        .map_err(|e: super::link::NotALink| Failure::new(Exit::Usage, e.to_string()))?;
+        let namespace = init.namespace.clone().unwrap_or(link.namespace);
+        return Ok(Access { url: link.url, namespace, token: link.token, file: None });
+    }
+    let url = init.proxy.clone().ok_or_else(|| Failure::new(Exit::Usage, "name the proxy with --proxy URL"))?;
+    let namespace = init.namespace.clone().unwrap_or_default();
+    let (token, file) = match &init.token_file {
+        Some(file) => {
+            let file = std::path::absolute(file).with_context(|| format!("--token-file {}", file.display()))?;
+            (read_token_file(&file, &TokenSource::ConfigFile(file.clone()))?, Some(file))
+        }
+        None => (parse_token(ask(stdin, "The token: ")?.expose_secret(), &TokenSource::Stdin)?, None),
+    };
+    Ok(Access { url, namespace, token, file })
+}
+
+/// One line from a person, or all of what is piped in.
+fn ask(stdin: &mut dyn Read, prompt: &str) -> anyhow::Result<SecretString> {
+    let mut text = String::new();
+    let read = if io::stdin().is_terminal() {
+        write!(io::stderr().lock(), "{prompt}")?;
+        io::stdin().read_line(&mut text).map(drop)
+    } else {
+        stdin.take(MAX_INPUT).read_to_string(&mut text).map(drop)
+    };
+    let secret = SecretString::from(text);
+    read.context("standard input cannot be read")?;
+    Ok(secret)
+}

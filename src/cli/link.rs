@@ -1,0 +1,112 @@
+//! [`JoinLink`]: what one machine prints so that another can join: the proxy's address and the token.
+
+use std::fmt;
+use std::str::FromStr;
+
+use reqwest::Url;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::{TokenSource, parse_token};
+
+const SCHEME: &str = "memsync+";
+
+/// `memsync+https://host[:port][/base][?namespace=NS]#TOKEN`. The token stands behind the `#`, the part of a URL
+/// that programs do not send anywhere.
+#[derive(Debug, Clone)]
+pub struct JoinLink {
+    /// The proxy, without a trailing `/`.
+    pub url: String,
+    pub namespace: String,
+    pub token: SecretString,
+}
+
+/// Why a text is no link. Never shows the text, which may hold a token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this is no join link ({0}); copy the whole line, which looks like memsync+https://host:port#token")]
+pub struct NotALink(String);
+
+impl JoinLink {
+    /// The link in full, the token in clear.
+    pub fn reveal(&self) -> String {
+        let mut link = format!("{SCHEME}{}", self.url);
+        if !self.namespace.is_empty() {
+            let query = url_pair(&self.namespace);
+            link.push_str(&format!("?{query}"));
+        }
+        // Nothing a token may hold (visible ASCII) needs escaping but what escapes.
+        format!("{link}#{}", self.token.expose_secret().replace('%', "%25"))
+    }
+}
+
+/// The link without the token.
+impl fmt::Display for JoinLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{SCHEME}{}#…", self.url)
+    }
+}
+
+impl FromStr for JoinLink {
+    type Err = NotALink;
+
+    fn from_str(text: &str) -> Result<Self, NotALink> {
+        let not = |why: &str| NotALink(why.to_owned());
+        let rest = text.trim().strip_prefix(SCHEME).ok_or_else(|| not("it does not begin with memsync+"))?;
+        let (address, token) = rest.split_once('#').ok_or_else(|| not("the #token at its end is missing"))?;
+        let mut url = Url::parse(address).map_err(|e| not(&e.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(not("it is neither http nor https"));
+        }
+        let namespace =
+            url.query_pairs().find(|(k, _)| k == "namespace").map(|(_, v)| v.into_owned()).unwrap_or_default();
+        url.set_query(None);
+        let token = parse_token(&token.replace("%25", "%"), &TokenSource::Link).map_err(|e| not(&e.to_string()))?;
+        Ok(Self { url: url.as_str().trim_end_matches('/').to_owned(), namespace, token })
+    }
+}
+
+fn url_pair(namespace: &str) -> String {
+    reqwest::Url::parse_with_params("http://x", [("namespace", namespace)])
+        .ok()
+        .and_then(|url| url.query().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_reads_back_as_it_was_written() {
+        for (url, namespace, token) in [
+            ("http://10.0.0.1:8484", "", "abc"),
+            ("https://p.example/base", "team/notes & more", "a#b%25c?d"),
+            ("http://[::1]:1", "ü", "x%y"),
+        ] {
+            let link =
+                JoinLink { url: url.to_owned(), namespace: namespace.to_owned(), token: token.to_owned().into() };
+            let back: JoinLink = link.reveal().parse().unwrap();
+            assert_eq!(
+                (back.url.as_str(), back.namespace.as_str(), back.token.expose_secret()),
+                (url, namespace, token)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_link_is_refused_without_showing_the_token() {
+        for bad in [
+            "",
+            "https://h#s3cret",
+            "memsync+https://h",
+            "memsync+ftp://h#s3cret",
+            "memsync+https://#s3cret",
+            "memsync+https://h#s3 cret",
+            "memsync+https://h#",
+        ] {
+            let error = bad.parse::<JoinLink>().unwrap_err().to_string();
+            assert!(!error.contains("s3"), "{bad}: {error}");
+        }
+        let link: JoinLink = "memsync+https://h#s3cret\n".parse().unwrap();
+        assert!(!format!("{link} {link:?}").contains("s3cret"));
+    }
+}

@@ -1,0 +1,114 @@
+//! Where log lines go: stderr, and for the agent a file where the config asks for one.
+
+use std::path::Path;
+
+use anyhow::Context;
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+use super::app::App;
+use super::args::{Command, LogFormat};
+use crate::config::create_private_dir;
+
+/// Daily log files kept.
+const KEPT: usize = 7;
+
+const LEVELS: [LevelFilter; 6] = [
+    LevelFilter::OFF,
+    LevelFilter::ERROR,
+    LevelFilter::WARN,
+    LevelFilter::INFO,
+    LevelFilter::DEBUG,
+    LevelFilter::TRACE,
+];
+
+/// Keeps the log file's writer alive; dropped last, so that the last lines reach the file.
+#[must_use]
+pub struct Logging {
+    _file: Option<WorkerGuard>,
+}
+
+/// Starts logging for `command`. `MEMSYNC_LOG` (filter directives) goes before the flags, those shift the
+/// config's level. Commands that answer and exit log warnings only, unless asked.
+///
+/// # Errors
+/// When the log folder cannot be made or the directives are not right.
+pub fn start(app: &App, command: &Command) -> anyhow::Result<Logging> {
+    let stays = matches!(command, Command::Run | Command::Up { .. } | Command::Serve { .. });
+    let configured = app.config().map_or(LevelFilter::INFO, |c| c.log_level);
+    let base = if stays { configured } else { configured.min(LevelFilter::WARN) };
+    let directives = match app.around.env.get("MEMSYNC_LOG").filter(|v| !v.is_empty()) {
+        Some(directives) => directives.clone(),
+        None => directives(shifted(base, app.global.verbose, app.global.quiet)),
+    };
+    let filter = || EnvFilter::try_new(&directives).with_context(|| format!("MEMSYNC_LOG={directives}"));
+    let log_file = matches!(command, Command::Run) && app.config().is_ok_and(|c| c.log_file);
+    let (file, guard) = if log_file {
+        let (writer, guard) = tracing_appender::non_blocking(log_files(&app.dirs.logs)?);
+        (Some(lines(app.global.log_format, false, BoxMakeWriter::new(writer)).with_filter(filter()?)), Some(guard))
+    } else {
+        (None, None)
+    };
+    // Through the same choice of colours as everything else.
+    let color = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    let stderr = lines(app.global.log_format, color, BoxMakeWriter::new(std::io::stderr)).with_filter(filter()?);
+    tracing_subscriber::registry().with(stderr).with(file).try_init()?;
+    Ok(Logging { _file: guard })
+}
+
+/// Other crates' lines at most from WARN up: theirs may show headers.
+fn directives(level: LevelFilter) -> String {
+    format!("{},memsync={level}", level.min(LevelFilter::WARN))
+}
+
+fn shifted(base: LevelFilter, verbose: u8, quiet: u8) -> LevelFilter {
+    let at = LEVELS.iter().position(|l| *l == base).unwrap_or(3);
+    LEVELS[(at + usize::from(verbose)).saturating_sub(usize::from(quiet)).min(LEVELS.len() - 1)]
+}
+
+fn lines<S>(format: LogFormat, color: bool, writer: BoxMakeWriter) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    let layer = fmt::layer().with_writer(writer).with_ansi(color);
+    match format {
+        LogFormat::Text => layer.with_target(false).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    }
+}
+
+/// The folder is for these files alone: the rotation deletes whatever has their prefix and suffix.
+fn log_files(dir: &Path) -> anyhow::Result<RollingFileAppender> {
+    create_private_dir(dir).with_context(|| format!("{}: the log folder cannot be made", dir.display()))?;
+    RollingFileAppender::builder()
+        .rotation(Rotation::DAILY)
+        .filename_prefix("memsync")
+        .filename_suffix("log")
+        .max_log_files(KEPT)
+        .build(dir)
+        .with_context(|| format!("{}: the log file cannot be written", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_shift_the_level_and_stop_at_the_ends() {
+        assert_eq!(shifted(LevelFilter::INFO, 1, 0), LevelFilter::DEBUG);
+        assert_eq!(shifted(LevelFilter::INFO, 9, 0), LevelFilter::TRACE);
+        assert_eq!(shifted(LevelFilter::INFO, 0, 2), LevelFilter::ERROR);
+        assert_eq!(shifted(LevelFilter::WARN, 0, 9), LevelFilter::OFF);
+    }
+
+    #[test]
+    fn other_crates_never_log_more_than_warnings() {
+        assert_eq!(directives(LevelFilter::TRACE), "warn,memsync=trace");
+        assert_eq!(directives(LevelFilter::ERROR), "error,memsync=error");
+    }
+}

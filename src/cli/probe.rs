@@ -1,0 +1,35 @@
+//! [`ProxyProbe`]: asking a proxy once whether it is there and takes the token, for `init` and `doctor`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::SecretString;
+
+use crate::remote::RemoteError;
+
+/// Which proxy to ask, and how.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub url: String,
+    pub namespace: String,
+    pub token: SecretString,
+    pub ca_file: Option<PathBuf>,
+    pub allow_http: bool,
+    pub timeout: Duration,
+}
+
+/// What a proxy that is well and takes the token says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    pub capabilities: Vec<String>,
+    /// Its clock, where it tells.
+    pub time: Option<Timestamp>,
+}
+
+/// Asks `GET /health`, then something that needs the token.
+pub trait ProxyProbe {
+    /// # Errors
+    /// [`RemoteError::Auth`] when the token is refused; the others when the proxy is not well or not there.
+    fn ask(&self, target: &Target) -> Result<Answer, RemoteError>;
+}

@@ -1,0 +1,227 @@
+//! The walls between the modules, held up by reading the source: who may use whom, and who may print, touch
+//! files, read the environment or leave the process. The checker is tested on planted violations.
+//!
+//! Code under `#[cfg(test)]` is not looked at. Macros that build paths are not understood; there are none.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+mod boundaries {
+    pub mod licences;
+    pub mod source;
+}
+use boundaries::source::{code_of, paths_of, top_module};
+
+/// The layers, from the left: a module may use those before its own, not those beside it.
+const LAYERS: &[&[&str]] = &[
+    &["path", "digest", "failpoint"],
+    &["sync"],
+    &["protocol"],
+    &["disk"],
+    &["local", "remote", "state", "store"],
+    &["agent", "proxy"],
+    &["config", "dirs"],
+    &["cli"],
+    &["main"],
+];
+
+/// Uses that the layers would allow and the design does not: agent and proxy meet in `protocol`.
+const NEVER: &[(&str, &[&str])] = &[
+    ("agent", &["store", "proxy"]),
+    ("proxy", &["sync", "local", "state", "remote"]),
+    ("store", &["sync"]),
+    ("sync", &["failpoint"]),
+];
+
+/// Where files may be touched: the file or the folder of a module.
+const FILES: &[&str] = &[
+    "disk",
+    "local",
+    "state",
+    "store/embedded",
+    "config",
+    // The record of a socket in another place, and the check that nobody else can reach it.
+    "dirs.rs",
+    // Looks at files as such: that is its job.
+    "cli/doctor.rs",
+];
+
+/// Beginnings of paths, who may use them, and why not the rest.
+fn is_allowed(module: &str, file: &str, path: &str) -> Result<(), &'static str> {
+    let begins = |prefixes: &[&str]| {
+        prefixes.iter().any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with("::")))
+    };
+    let on_top = matches!(module, "cli" | "main");
+    let mut files = FILES.iter().map(|place| file == *place || file.strip_prefix(place).is_some_and(is_inside));
+    if begins(&["std::fs", "tokio::fs", "rustix::fs"]) && !files.any(|inside| inside) {
+        return Err("touches files");
+    }
+    if begins(&["std::env"]) && !on_top {
+        return Err("reads the environment; take the value as an argument");
+    }
+    if begins(&["std::process::exit"]) && module != "main" {
+        return Err("leaves the process");
+    }
+    if begins(&["std::process::abort"]) && module != "failpoint" {
+        return Err("leaves the process");
+    }
+    let impure = [
+        "std::io",
+        "std::net",
+        "std::time",
+        "std::thread",
+        "std::sync",
+        "std::process",
+        "tokio",
+        "tracing",
+        "futures",
+        "rustix",
+        "fastrand",
+        "jiff",
+    ];
+    if module == "sync" && begins(&impure) {
+        return Err("is not pure");
+    }
+    Ok(())
+}
+
+fn is_inside(rest: &str) -> bool {
+    rest.starts_with(['/', '.'])
+}
+
+/// Everything in one file that breaks a rule. `file` is its path below `src`.
+fn violations(file: &str, text: &str, modules: &[&str]) -> Vec<String> {
+    let module = top_module(file);
+    let code = code_of(text);
+    let mut found = Vec::new();
+    let layer = |name: &str| LAYERS.iter().position(|l| l.contains(&name));
+    let Some(own) = layer(module) else {
+        return vec![format!("{file}: `{module}` is in no layer; add it to LAYERS")];
+    };
+    for path in paths_of(&code, file, modules) {
+        if let Some(used) = path.strip_prefix("crate::").map(|p| p.split("::").next().unwrap_or_default()) {
+            let never = NEVER.iter().any(|(from, to)| *from == module && to.contains(&used));
+            if used != module && layer(used).is_some_and(|l| l >= own && !(l == own && own == 0) || never) {
+                found.push(format!("{file}: `{module}` uses `{used}` ({path})"));
+            }
+        }
+        if let Err(why) = is_allowed(module, file, &path) {
+            found.push(format!("{file}: `{module}` {why} ({path})"));
+        }
+    }
+    if !matches!(module, "cli" | "main") {
+        for print in ["println!", "eprintln!", "print!", "eprint!", "dbg!"] {
+            let calls = code.match_indices(print).filter(|(at, _)| !code[..*at].ends_with(is_word));
+            found.extend(calls.map(|_| format!("{file}: `{module}` prints ({print})")));
+        }
+    }
+    for name in file.trim_end_matches(".rs").split('/') {
+        if ["util", "utils", "helper", "helpers", "manager", "misc", "common"].contains(&name) {
+            found.push(format!("{file}: `{name}` says nothing; name it for what it does"));
+        }
+    }
+    let (lines, most) = (code.lines().count(), if module == "main" { 80 } else { 600 });
+    if lines > most {
+        found.push(format!("{file}: {lines} lines, more than {most}; split it"));
+    }
+    found
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Every source file below `src`, by its path there; those that only tests compile left out.
+fn sources() -> BTreeMap<String, String> {
+    fn walk(dir: &Path, below: &str, into: &mut BTreeMap<String, String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let name = format!("{below}{}", entry.file_name().into_string().unwrap());
+            if entry.file_type().unwrap().is_dir() {
+                walk(&entry.path(), &format!("{name}/"), into);
+            } else if name.ends_with(".rs") && !name.ends_with("tests.rs") && !name.contains("tests/") {
+                into.insert(name, std::fs::read_to_string(entry.path()).unwrap());
+            }
+        }
+    }
+    let mut files = BTreeMap::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut files);
+    files
+}
+
+/// The modules that `lib.rs` declares.
+fn declared(lib: &str) -> Vec<&str> {
+    lib.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';')).collect()
+}
+
+#[test]
+fn the_source_keeps_to_its_walls() {
+    let files = sources();
+    let modules = declared(&files["lib.rs"]);
+    assert!(modules.len() > 8 && files.len() > modules.len(), "the source was found");
+    let found: Vec<String> = files
+        .iter()
+        .filter(|(file, _)| *file != "lib.rs")
+        .flat_map(|(file, text)| violations(file, text, &modules))
+        .collect();
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn planted_violations_are_found() {
+    let modules = ["path", "sync", "protocol", "disk", "local", "state", "store", "agent", "proxy", "config", "cli"];
+    for (file, text, want) in [
+        ("sync/mod.rs", "use crate::protocol::Health;", "`sync` uses `protocol`"),
+        ("sync/plan.rs", "fn f() { let x = crate::local::Scan::new(); }", "`sync` uses `local`"),
+        ("local/mod.rs", "use crate::{path::RelPath, state::Entry};", "`local` uses `state`"),
+        ("local/mod.rs", "use super::state::Entry;", "`local` uses `state`"),
+        ("local/scan.rs", "use super::super::state::Entry;", "`local` uses `state`"),
+        ("agent/mod.rs", "use crate::store::Store;", "`agent` uses `store`"),
+        ("proxy/mod.rs", "use crate::sync::{self, Base};", "`proxy` uses `sync`"),
+        ("proxy/mod.rs", "use crate::agent::run;", "`proxy` uses `agent`"),
+        ("agent/mod.rs", "use crate::cli;", "`agent` uses `cli`"),
+        ("newcomer.rs", "", "in no layer"),
+        ("agent/mod.rs", "fn f() { println!(\"x\"); }", "prints (println!)"),
+        ("agent/mod.rs", "fn f() { eprint!(\"x\"); }", "prints (eprint!)"),
+        ("agent/mod.rs", "use std::fs;", "touches files (std::fs)"),
+        ("agent/mod.rs", "use std::{io, fs::{File, self}};", "touches files (std::fs::File)"),
+        ("store/memory.rs", "fn f() { std::fs::read(p) }", "touches files"),
+        ("remote/http.rs", "use tokio::fs::File;", "touches files"),
+        ("config/mod.rs", "fn f() { std::env::var(\"HOME\") }", "reads the environment"),
+        ("cli/run.rs", "fn f() { std::process::exit(1) }", "leaves the process"),
+        ("sync/plan.rs", "use std::time::Instant;", "is not pure"),
+        ("sync/plan.rs", "async fn f() { tokio::spawn(x) }", "is not pure"),
+        ("agent/utils.rs", "", "`utils` says nothing"),
+    ] {
+        let found = violations(file, text, &modules);
+        assert!(found.iter().any(|v| v.contains(want)), "{file}: {text}\n  found: {found:?}\n  want: {want}");
+    }
+    let long = "fn f() {}\n".repeat(81);
+    assert!(violations("main.rs", &long, &modules)[0].contains("81 lines, more than 80"));
+}
+
+#[test]
+fn what_is_allowed_is_left_alone() {
+    let modules = ["path", "sync", "protocol", "disk", "local", "state", "store", "agent", "config", "cli"];
+    for (file, text) in [
+        ("agent/mod.rs", "use crate::{local::Scan, path::RelPath, sync::{self, plan::Plan}};"),
+        (
+            "local/mod.rs",
+            "// use crate::state::Entry;\n/* println!() */ const S: &str = \"crate::state std::fs \\\" std::env\";",
+        ),
+        ("local/mod.rs", "const R: &str = r#\"crate::agent \" \"#; const C: char = '\"'; fn f<'a>(x: &'a str) {}"),
+        ("local/mod.rs", "use super::path::RelPath; use self::scan::Scan; use crate::local::scan;"),
+        (
+            "state/mod.rs",
+            "use std::fs; #[cfg(test)]\nmod tests { use crate::agent::x; fn f() { println!(\"{}\", '}'); } }\n",
+        ),
+        ("store/embedded/spool.rs", "use std::fs::File;"),
+        ("store/embedded.rs", "use std::fs::File;"),
+        ("cli/tell.rs", "fn f() { println!(); std::env::var(\"X\"); }"),
+        ("agent/mod.rs", "fn f() { my_println!(); writeln!(out, \"\"); }"),
+        ("sync/plan.rs", "use std::collections::BTreeMap; use super::snapshot::Base;"),
+        ("protocol/mod.rs", "#[cfg(test)]\nuse crate::agent::Agent;\nfn f() {}"),
+    ] {
+        assert_eq!(violations(file, text, &modules), [""; 0], "{file}: {text}");
+    }
+}

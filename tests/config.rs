@@ -1,0 +1,519 @@
+//! The configuration as users meet it: what is accepted, what it means, and how a mistake is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use memsync::config::{
+    Config, ConfigError, Conflict, Draft, Format, KEYS, Surroundings, TokenSource, create_private, env_name,
+    parse_duration, parse_size, parse_token, sanitise_device,
+};
+use secrecy::ExposeSecret;
+use tracing::level_filters::LevelFilter;
+
+const MINIMAL: &str = "[proxy]\nurl = \"https://p.example\"\n[[folder]]\npath = \"/m\"\n";
+
+struct Bench {
+    dir: tempfile::TempDir,
+    around: Surroundings,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let around = Surroundings {
+            env: BTreeMap::new(),
+            home: Some(PathBuf::from("/home/ana")),
+            host: "Ana's laptop.local".to_owned(),
+            private: vec![PathBuf::from("/home/ana/.local/state/memsync")],
+        };
+        Self { dir, around }
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.around.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
+    }
+
+    fn load(&self, text: &str) -> Result<Config, ConfigError> {
+        std::fs::write(self.path(), text).unwrap();
+        Config::load(&self.path(), &self.around)
+    }
+
+    /// The error for `text`, with the file's folder cut off.
+    fn refusal(&self, text: &str) -> String {
+        let error = self.load(text).expect_err(text);
+        error.to_string().replace(&format!("{}/", self.dir.path().display()), "")
+    }
+
+    fn file(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        path
+    }
+}
+
+fn refusal(text: &str) -> String {
+    Bench::new().refusal(text)
+}
+
+/// Everything but the folders, comparable.
+fn shown(config: &Config) -> String {
+    let mut config = config.clone();
+    config.folders.clear();
+    format!("{config:?}")
+}
+
+#[test]
+fn what_is_not_written_has_its_default() {
+    let config = Bench::new().load(MINIMAL).unwrap();
+    let mut defaults = Config::defaults("Ana's laptop.local");
+    defaults.proxy.url = "https://p.example".to_owned();
+    assert_eq!(shown(&config), shown(&defaults));
+    assert_eq!(config.device, "Ana-s-laptop");
+    assert_eq!(config.folders[0].path, Path::new("/m"));
+    assert_eq!(config.sync.interval, Duration::from_secs(30));
+    assert_eq!(config.sync.max_file_size, 64 * 1024 * 1024);
+    assert_eq!(config.history.keep, Duration::from_secs(30 * 24 * 3600));
+}
+
+#[test]
+fn every_key_is_understood() {
+    let text = r#"
+        device = "desk-1"
+        log_level = "debug"
+        log_file = true
+        proxy.url = "http://10.0.0.1:8080/base/"
+        proxy.token_file = "~/t"
+        proxy.ca_file = "/ca.pem"
+        proxy.allow_http = true
+        proxy.timeout = "5s"
+        [sync]
+        interval = "1m"
+        debounce = "0s"
+        rescan = "1h"
+        concurrency = 3
+        max_file_size = 500
+        max_delete = 1
+        conflict = "copy"
+        [history]
+        keep = "7d"
+        max_size = "500kB"
+        [state]
+        format = "msgpack"
+        pretty = false
+        [[folder]]
+        path = "~/Memory/../Notes/"
+        namespace = "team/notes"
+        ignore = ["*.tmp", "cache/"]
+        [[folder]]
+        path = "/other"
+    "#;
+    let c = Bench::new().load(text).unwrap();
+    assert_eq!((c.device.as_str(), c.log_level, c.log_file), ("desk-1", LevelFilter::DEBUG, true));
+    assert_eq!((c.proxy.url.as_str(), c.proxy.allow_http), ("http://10.0.0.1:8080/base", true));
+    assert_eq!(c.proxy.token_file.as_deref(), Some(Path::new("/home/ana/t")));
+    assert_eq!(c.proxy.timeout, Duration::from_secs(5));
+    assert_eq!(
+        (c.sync.interval, c.sync.debounce, c.sync.rescan),
+        (Duration::from_secs(60), Duration::ZERO, Duration::from_secs(3600))
+    );
+    assert_eq!(
+        (c.sync.concurrency, c.sync.max_file_size, c.sync.max_delete, c.sync.conflict),
+        (3, 500, 1.0, Conflict::Copy)
+    );
+    assert_eq!((c.history.keep, c.history.max_size), (Duration::from_secs(7 * 86_400), 500_000));
+    assert_eq!((c.state.format, c.state.pretty), (Format::MessagePack, false));
+    assert_eq!(c.folders.len(), 2);
+    assert_eq!(
+        (c.folders[0].path.as_path(), c.folders[0].namespace.as_str()),
+        (Path::new("/home/ana/Notes"), "team/notes")
+    );
+    assert_eq!(c.folders[0].ignore, ["*.tmp", "cache/"]);
+}
+
+#[test]
+fn a_mistake_is_told_with_its_line_and_the_nearest_right_key() {
+    for (text, want) in [
+        ("[sync]\nintervall = \"30s\"", "config.toml:2: unknown key `sync.intervall`; did you mean `sync.interval`?"),
+        ("interval = \"30s\"", "config.toml:1: unknown key `interval`; did you mean `sync.interval`?"),
+        ("\n[prxy]\nurl = \"x\"", "config.toml:3: unknown key `prxy.url`; did you mean `proxy.url`?"),
+        ("[zzz]\nqqqqqqqq = 1", "config.toml:2: unknown key `zzz.qqqqqqqq`"),
+        (
+            "[[folder]]\npath = \"/a\"\n[[folder]]\npth = \"/b\"",
+            "config.toml:4: unknown key `folder.pth`; did you mean `folder.path`?",
+        ),
+        ("[folder]\npath = \"/a\"", "config.toml:1: folder: must be a list of tables: write [[folder]]"),
+        ("proxy = \"https://x\"", "config.toml:1: proxy: must be a table: write [proxy]"),
+        ("[sync]\ninterval = \"30\"", "config.toml:2: sync.interval: \"30\" has no unit; the units are ms, s, m, h, d"),
+        ("[sync]\ninterval = 30", "config.toml:2: sync.interval: 30 has no unit; write \"30s\" for seconds"),
+        ("[sync]\ninterval = \"0s\"", "config.toml:2: sync.interval: \"0s\" is too short; the least is 100ms"),
+        (
+            "[sync]\ninterval = \"-3s\"",
+            "config.toml:2: sync.interval: \"-3s\" is not a duration: write a whole number and one of ms, s, m, h, d",
+        ),
+        (
+            "[sync]\nmax_file_size = \"64Mib\"",
+            "config.toml:2: sync.max_file_size: \"64Mib\" has an unknown unit \"Mib\"; did you mean \"64MiB\"?",
+        ),
+        ("[sync]\nmax_file_size = -1", "config.toml:2: sync.max_file_size: \"-1\" is not a size"),
+        ("[sync]\nconcurrency = 0", "config.toml:2: sync.concurrency: 0 is not from 1 to 64"),
+        (
+            "[sync]\nconcurrency = \"8\"",
+            "config.toml:2: sync.concurrency: must be a whole number from 1 to 64, not string",
+        ),
+        ("[sync]\nmax_delete = nan", "config.toml:2: sync.max_delete: NaN is not a share above 0 and up to 1"),
+        ("[sync]\nconflict = \"cpy\"", "config.toml:2: sync.conflict: unknown value \"cpy\"; did you mean \"copy\"?"),
+        (
+            "log_level = \"loud\"",
+            "config.toml:1: log_level: unknown value \"loud\"; it is one of off, error, warn, info, debug, trace",
+        ),
+        ("[state]\npretty = \"yes\"", "config.toml:2: state.pretty: must be true or false, not string"),
+        ("[proxy]\nurl = \"memory.example\"", "config.toml:2: proxy.url: \"memory.example\" is not a URL"),
+        ("[proxy]\nurl = \"ftp://x\"", "config.toml:2: proxy.url: \"ftp://x\" is not an http or https URL"),
+        ("[proxy]\nurl = \"https://a:b@x\"", "config.toml:2: proxy.url: a URL may not carry a name or a password"),
+        ("[proxy]\ntoken = 5", "config.toml:2: proxy.token: must be a string in quotes"),
+        (
+            "[[folder]]\npath = \"Memory\"",
+            "config.toml:2: folder.path: \"Memory\" is not an absolute path; begin it with / or ~/",
+        ),
+        ("[[folder]]\nnamespace = \"a/../b\"", "config.toml:2: folder.namespace: \"a/../b\" is no namespace"),
+        ("[[folder]]\nignore = [\"a\", 1]", "config.toml:2: folder.ignore: must be a string in quotes, not integer"),
+        ("[[folder]]\nignore = [\"[z-a]\"]", "config.toml:2: folder.ignore: the pattern \"[z-a]\" is not right"),
+        (
+            "device = \"my laptop\"",
+            "config.toml:1: device: \"my laptop\" is not 1 to 32 of the letters A-Z a-z 0-9 -; write \"my-laptop\"",
+        ),
+        ("a = 1\n\n= 2", "config.toml:3: not TOML:"),
+        ("[sync]\ndebounce = \"1s\"\ndebounce = \"2s\"", "config.toml:3: not TOML:"),
+    ] {
+        let got = refusal(text);
+        assert!(got.starts_with(want), "{text}\n  got:  {got}\n  want: {want}");
+    }
+}
+
+#[test]
+fn the_first_mistake_in_the_file_is_the_one_told() {
+    assert!(refusal("log_level = \"x\"\ndevice = \"a b\"").starts_with("config.toml:1: log_level"));
+}
+
+#[test]
+fn what_is_needed_must_be_there() {
+    assert!(refusal("").contains("`proxy.url` is not set"));
+    assert!(refusal("proxy.url = \"https://x\"").contains("`folder.path` is not set; add a [[folder]]"));
+    assert!(refusal("proxy.url = \"https://x\"\n[[folder]]").contains("every [[folder]] needs a path"));
+    let bench = Bench::new();
+    let error = Config::load(&bench.path(), &bench.around).unwrap_err();
+    assert!(matches!(error, ConfigError::NotFound { .. }) && error.to_string().contains("memsync init"), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_no_missing_file() {
+    let bench = Bench::new().env("MEMSYNC_PROXY_URL", "https://x").env("MEMSYNC_FOLDER_PATH", "/m");
+    std::fs::create_dir(bench.path()).unwrap();
+    assert!(matches!(Config::load(&bench.path(), &bench.around), Err(ConfigError::Unreadable { .. })));
+    std::fs::remove_dir(bench.path()).unwrap();
+    std::fs::write(bench.path(), b"device = \"\xff\"").unwrap();
+    assert!(matches!(Config::load(&bench.path(), &bench.around), Err(ConfigError::Unreadable { .. })));
+}
+
+#[test]
+fn plain_http_stays_on_this_machine() {
+    let with = |url: &str| format!("proxy.url = \"{url}\"\n[[folder]]\npath = \"/m\"");
+    for good in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost", "https://far.example"] {
+        Bench::new().load(&with(good)).unwrap();
+    }
+    for bad in
+        ["http://10.0.0.1", "http://localhost.example.org", "http://127.0.0.1.example.org", "http://[2001:db8::1]"]
+    {
+        assert!(refusal(&with(bad)).contains("plain http would carry the token in the clear"), "{bad}");
+    }
+}
+
+#[test]
+fn folders_do_not_overlap() {
+    let two = |a: &str, b: &str, ns: &str| {
+        format!(
+            "proxy.url = \"https://x\"\n[[folder]]\npath = \"{a}\"\n[[folder]]\npath = \"{b}\"\nnamespace = \"{ns}\""
+        )
+    };
+    assert!(refusal(&two("/a", "/a/", "n")).starts_with("config.toml:5: folder.path: /a is already configured"));
+    assert!(refusal(&two("/a", "/a/b", "n")).contains("/a/b and /a are one inside the other"));
+    assert!(refusal(&two("/a/b", "/a", "n")).contains("one inside the other"));
+    let warnings = Bench::new().load(&two("/a", "/b", "")).unwrap().warnings;
+    assert_eq!(warnings, ["/a and /b have the same namespace \"\" and will hold the same files"]);
+    Bench::new().load(&two("/a", "/ab", "n")).unwrap();
+
+    // A symlink is no way round.
+    let bench = Bench::new();
+    let (real, link) = (bench.dir.path().join("real"), bench.dir.path().join("link"));
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let got = bench.refusal(&two(real.to_str().unwrap(), link.join("sub").to_str().unwrap(), "n"));
+    assert!(got.contains("one inside the other"), "{got}");
+}
+
+#[test]
+fn no_folder_holds_memsync_itself() {
+    let one = |path: &str| format!("proxy.url = \"https://x\"\n[[folder]]\npath = \"{path}\"");
+    assert!(refusal(&one("~")).contains("memsync's own /home/ana/.local/state/memsync"));
+    assert!(refusal(&one("~/.local/state/memsync/x")).contains("memsync's own"));
+    let token = "proxy.token_file = \"/m/.token\"\nproxy.url = \"https://x\"\n[[folder]]\npath = \"/m\"";
+    assert!(refusal(token).starts_with("config.toml:1: proxy.token_file: /m/.token is inside /m, which is synced"));
+    assert!(refusal(&one("/")).contains("/ is the whole machine"));
+    Bench::new().load(&one("~/Memory")).unwrap();
+}
+
+#[test]
+fn the_environment_goes_before_the_file() {
+    let bench = Bench::new()
+        .env("MEMSYNC_PROXY_URL", "https://other.example")
+        .env("MEMSYNC_SYNC_INTERVAL", "5s")
+        .env("MEMSYNC_SYNC_MAX_FILE_SIZE", "1000")
+        .env("MEMSYNC_SYNC_CONCURRENCY", "2")
+        .env("MEMSYNC_STATE_PRETTY", "false")
+        .env("MEMSYNC_FOLDER_PATH", "~/Elsewhere")
+        .env("MEMSYNC_FOLDER_NAMESPACE", "")
+        .env("MEMSYNC_FOLDER_IGNORE", "*.a\n*.b");
+    let c = bench.load(&format!("{MINIMAL}namespace = \"n\"\n[sync]\ninterval = \"9s\"")).unwrap();
+    assert_eq!(c.proxy.url, "https://other.example");
+    assert_eq!((c.sync.interval, c.sync.max_file_size, c.sync.concurrency), (Duration::from_secs(5), 1000, 2));
+    assert!(!c.state.pretty);
+    assert_eq!(c.folders[0].path, Path::new("/home/ana/Elsewhere"));
+    assert_eq!(c.folders[0].namespace, "n", "an empty variable counts as none");
+    assert_eq!(c.folders[0].ignore, ["*.a", "*.b"]);
+    assert_eq!(c.warnings, [""; 0]);
+}
+
+#[test]
+fn the_environment_can_stand_alone() {
+    let bench = Bench::new().env("MEMSYNC_PROXY_URL", "https://x").env("MEMSYNC_FOLDER_PATH", "/m");
+    assert_eq!(Config::load(&bench.path(), &bench.around).unwrap().folders[0].path, Path::new("/m"));
+}
+
+#[test]
+fn mistakes_in_the_environment_are_told_by_name() {
+    let bench = Bench::new().env("MEMSYNC_SYNC_INTERVAL", "5 sec");
+    assert_eq!(
+        bench.refusal(MINIMAL),
+        "environment variable MEMSYNC_SYNC_INTERVAL: sync.interval: \"5 sec\" has an unknown unit \"sec\"; the units are ms, s, m, h, d"
+    );
+    let bench = Bench::new().env("MEMSYNC_FOLDER_PATH", "/x");
+    let two = format!("{MINIMAL}[[folder]]\npath = \"/n\"\nnamespace = \"n\"");
+    assert!(bench.refusal(&two).contains("MEMSYNC_FOLDER_PATH: folder.path: the config has 2 folders"));
+}
+
+#[test]
+fn a_variable_that_nobody_reads_is_warned_of() {
+    let bench = Bench::new()
+        .env("MEMSYNC_PROXY_ULR", "x")
+        .env("MEMSYNC_HOME", "/h")
+        .env("MEMSYNC_TOKEN", "t")
+        .env("MEMSYNC_KILL_AT", "k")
+        .env("OTHER", "x");
+    let warnings = bench.load(MINIMAL).unwrap().warnings;
+    assert_eq!(
+        warnings,
+        ["nothing reads the environment variable MEMSYNC_PROXY_ULR; did you mean `MEMSYNC_PROXY_URL`?"]
+    );
+}
+
+#[test]
+fn the_token_comes_from_the_first_source_that_has_one() {
+    let bench = Bench::new();
+    let own = bench.file("own", "from-config-file\n", 0o600);
+    let named = bench.file("named", "from-env-file\r\n", 0o400);
+    std::fs::create_dir(bench.dir.path().join("creds")).unwrap();
+    // systemd's access list shows as group bits.
+    bench.file("creds/token", "from-credential", 0o440);
+    std::fs::write(bench.path(), "").unwrap();
+    std::fs::set_permissions(bench.path(), PermissionsExt::from_mode(0o600)).unwrap();
+    let text = format!(
+        "[proxy]\nurl = \"https://x\"\ntoken = \"inline\"\ntoken_file = \"{}\"\n[[folder]]\npath = \"/m\"",
+        own.display()
+    );
+    let mut config = bench.load(&text).unwrap();
+
+    let creds = bench.dir.path().join("creds").display().to_string();
+    let named = named.display().to_string();
+    let mut env: BTreeMap<String, String> =
+        [("MEMSYNC_TOKEN", "direct"), ("MEMSYNC_TOKEN_FILE", &named), ("CREDENTIALS_DIRECTORY", &creds)]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
+    let token = |config: &Config, env: &BTreeMap<String, String>| {
+        let (token, from) = config.token(env).unwrap();
+        (token.expose_secret().to_owned(), from)
+    };
+    assert_eq!(token(&config, &env), ("direct".to_owned(), TokenSource::Environment));
+    env.remove("MEMSYNC_TOKEN");
+    assert_eq!(token(&config, &env).0, "from-env-file");
+    env.remove("MEMSYNC_TOKEN_FILE");
+    assert_eq!(token(&config, &env).0, "from-credential");
+    env.remove("CREDENTIALS_DIRECTORY");
+    assert_eq!(token(&config, &env), ("from-config-file".to_owned(), TokenSource::ConfigFile(own)));
+    config.proxy.token_file = None;
+    assert_eq!(token(&config, &env), ("inline".to_owned(), TokenSource::Config));
+    config.proxy.token = None;
+    assert!(matches!(config.token(&env), Err(ConfigError::NoToken)));
+}
+
+#[test]
+fn a_source_that_is_there_but_wrong_is_not_passed_over() {
+    let bench = Bench::new();
+    let open = bench.file("open", "secret", 0o640);
+    let mut config = Config::defaults("h");
+    config.proxy.token = Some("inline".to_owned().into());
+    config.proxy.token_file = Some(open.clone());
+    let error = config.token(&BTreeMap::new()).unwrap_err().to_string();
+    assert!(error.contains("mode 0640") && error.ends_with(&format!("run: chmod 600 {}", open.display())), "{error}");
+    config.proxy.token_file = Some(bench.dir.path().join("missing"));
+    assert!(config.token(&BTreeMap::new()).unwrap_err().to_string().contains("missing"));
+}
+
+#[test]
+fn a_config_with_a_token_in_it_is_for_its_owner_only() {
+    let bench = Bench::new();
+    let text = MINIMAL.replace("[proxy]", "[proxy]\ntoken = \"s3cret\"");
+    std::fs::write(bench.path(), "").unwrap();
+    std::fs::set_permissions(bench.path(), PermissionsExt::from_mode(0o644)).unwrap();
+    let error = bench.refusal(&text);
+    assert!(error.contains("mode 0644") && error.contains("chmod 600") && !error.contains("s3cret"), "{error}");
+    std::fs::set_permissions(bench.path(), PermissionsExt::from_mode(0o600)).unwrap();
+    let config = bench.load(&text).unwrap();
+    assert!(!format!("{config:?}").contains("s3cret"), "the token is never shown");
+}
+
+#[test]
+fn what_a_token_may_look_like() {
+    let from = TokenSource::Stdin;
+    assert_eq!(parse_token("abc-._~+/=\r\n", &from).unwrap().expose_secret(), "abc-._~+/=");
+    for bad in ["", "\n", "a b", "a\nb", " a", "a\t", "a\0", "ü"] {
+        let error = parse_token(bad, &from).unwrap_err().to_string();
+        assert!(error.starts_with("the token from standard input:"), "{bad:?}: {error}");
+    }
+}
+
+#[test]
+fn units() {
+    for (text, ms) in [("200ms", 200), ("30s", 30_000), ("10 m", 600_000), ("1h", 3_600_000), ("30d", 2_592_000_000)] {
+        assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+    }
+    for bad in ["", "s", "-1s", "1.5s", "1w", "99999999999999999999s", "18446744073709551615d", "36501d", "1s2"] {
+        assert!(parse_duration(bad).is_err(), "{bad}");
+    }
+    for (text, bytes) in [
+        ("0", 0),
+        ("17", 17),
+        ("5B", 5),
+        ("500kB", 500_000),
+        ("64MiB", 64 << 20),
+        ("1GiB", 1 << 30),
+        ("2 TB", 2_000_000_000_000),
+    ] {
+        assert_eq!(parse_size(text), Ok(bytes), "{text}");
+    }
+    for bad in ["", "MiB", "64 M", "1.5GiB", "-1", "99999999999TiB", "99999999999999999999", "1e3"] {
+        assert!(parse_size(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn host_names_become_device_names() {
+    for (host, device) in [
+        ("laptop", "laptop"),
+        ("Bo's MacBook Pro.local", "Bo-s-MacBook-Pro"),
+        ("", "device"),
+        ("日本", "device"),
+        ("--a--b--", "a-b"),
+        (&"x".repeat(64), &"x".repeat(32)),
+    ] {
+        assert_eq!(sanitise_device(host), device);
+    }
+}
+
+#[test]
+fn the_example_is_exactly_the_defaults() {
+    let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml")).unwrap();
+    // Key lines are `# key = value`; prose never looks like that.
+    let key_line = |line: &str| {
+        let rest = line.strip_prefix("# ")?;
+        let (key, _) = rest.split_once(" = ")?;
+        key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_').then(|| (key.to_owned(), rest.to_owned()))
+    };
+
+    let (mut section, mut keys, mut text) = (String::new(), BTreeSet::new(), String::new());
+    for line in example.lines() {
+        if line.starts_with('[') {
+            section = format!("{}.", line.trim_matches(['[', ']']));
+        }
+        match key_line(line) {
+            Some((key, setting)) => {
+                assert!(keys.insert(format!("{section}{key}")), "{key} twice");
+                text.push_str(&setting);
+            }
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    assert_eq!(keys, KEYS.iter().map(|k| (*k).to_owned()).collect(), "every key is in the example");
+
+    let bench = Bench::new();
+    std::fs::write(bench.path(), "").unwrap();
+    std::fs::set_permissions(bench.path(), PermissionsExt::from_mode(0o600)).unwrap();
+    let mut config = bench.load(&text).unwrap();
+    assert_eq!(
+        config.folders,
+        [memsync::config::Folder { path: PathBuf::from("/home/ana/Memory"), ..Default::default() }]
+    );
+    // The keys that have no default show a sample instead.
+    assert_eq!(config.device, "laptop");
+    assert_eq!(config.proxy.url, "https://memory.example.org");
+    assert!(
+        config.proxy.token_file.take().is_some()
+            && config.proxy.token.take().is_some()
+            && config.proxy.ca_file.take().is_some()
+    );
+    config.proxy.url.clear();
+    assert_eq!(shown(&config), shown(&Config::defaults("laptop")));
+}
+
+#[test]
+fn every_key_has_its_own_variable() {
+    let names: BTreeSet<String> = KEYS.iter().map(|k| env_name(k)).collect();
+    assert_eq!(names.len(), KEYS.len());
+    assert!(names.contains("MEMSYNC_PROXY_TOKEN_FILE") && names.contains("MEMSYNC_SYNC_MAX_FILE_SIZE"));
+}
+
+#[test]
+fn a_draft_reads_back_as_it_was_meant() {
+    let bench = Bench::new();
+    let draft = Draft {
+        device: "d".to_owned(),
+        url: "http://10.0.0.1/x\"y".to_owned(),
+        token_file: PathBuf::from("/t \"quoted\"\\"),
+        allow_http: true,
+        path: PathBuf::from("/home/ana/Mémoire 'x'"),
+        namespace: "n".to_owned(),
+    };
+    let config = bench.load(&draft.to_toml()).unwrap();
+    assert_eq!(config.proxy.url, draft.url);
+    assert_eq!(config.proxy.token_file, Some(draft.token_file));
+    assert_eq!((config.folders[0].path.clone(), config.folders[0].namespace.as_str()), (draft.path, "n"));
+}
+
+#[test]
+fn private_files_are_private_and_never_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("new/sub/token");
+    create_private(&path, b"one").unwrap();
+    let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&path), mode(path.parent().unwrap()), mode(&dir.path().join("new"))), (0o600, 0o700, 0o700));
+    assert_eq!(create_private(&path, b"two").unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+    assert_eq!(std::fs::read(&path).unwrap(), b"one");
+}

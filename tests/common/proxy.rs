@@ -82,21 +82,39 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).await.unwrap();
+        Self::try_connect(addr).await.expect("a proxy that listens")
+    }
+
+    pub async fn try_connect(addr: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(addr).await.ok()?;
         stream.set_nodelay(true).unwrap();
-        Self { stream, read: Vec::new() }
+        Some(Self { stream, read: Vec::new() })
     }
 
     /// Sends a request with the token; its body, where there is one, with its length.
     pub async fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        self.try_send(method, target, headers, body).await.expect("an answer")
+    }
+
+    /// [`Client::send`] to a proxy that may be gone: `None` when no answer comes.
+    pub async fn try_send(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<Reply> {
         let mut all = vec![("Authorization", format!("Bearer {TOKEN}"))];
         if method == "PUT" || !body.is_empty() {
             all.push(("Content-Length", body.len().to_string()));
         }
         all.extend(headers.iter().map(|(n, v)| (*n, (*v).to_owned())));
-        self.write(&head(method, target, &all)).await;
-        self.write(body).await;
-        self.reply(method).await
+        let head = head(method, target, &all);
+        // An early refusal may close the connection before all of the body is taken: read it all the same.
+        if self.stream.write_all(&head).await.is_ok() {
+            let _ = self.stream.write_all(body).await;
+        }
+        self.try_reply(method).await
     }
 
     pub async fn get(&mut self, target: &str) -> Reply {

@@ -525,6 +525,12 @@ async fn large_blobs_stream_both_ways() {
     assert_eq!(c.send("HEAD", "/blob/video.bin", &[], b"").await.header("content-length"), Some("20971520"));
 }
 
+/// Headers of a PUT of 6 bytes that waits to be asked for its body.
+fn expecting() -> [(&'static str, String); 4] {
+    let length = ("Content-Length", "6".to_owned());
+    [bearer(), ("Content-MD5", "new".to_owned()), length, ("Expect", "100-continue".to_owned())]
+}
+
 #[tokio::test]
 async fn a_stop_lets_requests_in_flight_finish_and_then_closes() {
     let running = Running::start(Arc::new(Memory::new())).await;
@@ -532,9 +538,7 @@ async fn a_stop_lets_requests_in_flight_finish_and_then_closes() {
     let mut idle = running.client().await;
     assert_eq!(idle.get("/sync").await.status, 200);
     let mut busy = running.client().await;
-    let headers =
-        [bearer(), ("Content-MD5", "new".into()), ("Content-Length", "6".into()), ("Expect", "100-continue".into())];
-    busy.write(&head("PUT", "/blob/x", &headers)).await;
+    busy.write(&head("PUT", "/blob/x", &expecting())).await;
     assert_eq!(busy.reply("PUT").await.status, 100, "it is being received");
     busy.write(b"abc").await;
     let stopping = tokio::spawn(running.stop());
@@ -552,9 +556,8 @@ async fn a_stop_does_not_wait_for_ever() {
     options.stop_timeout = Duration::from_millis(50);
     let running = Running::start_with(Arc::new(Memory::new()), options).await;
     let mut stuck = running.client().await;
-    let headers = [bearer(), ("Content-MD5", "new".into()), ("Content-Length", "6".into())];
-    stuck.write(&head("PUT", "/blob/x", &headers)).await;
-    stuck.write(b"abc").await;
+    stuck.write(&head("PUT", "/blob/x", &expecting())).await;
+    assert_eq!(stuck.reply("PUT").await.status, 100, "it is being received");
     let began = Instant::now();
     running.stop().await;
     assert!(began.elapsed() < Duration::from_secs(10));

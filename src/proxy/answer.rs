@@ -1,0 +1,181 @@
+//! Answers: the errors of the protocol and the headers they share.
+
+use axum::body::Body;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, WWW_AUTHENTICATE};
+use http::{HeaderMap, Response, StatusCode};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::digest::Md5;
+use crate::path::PathError;
+use crate::protocol::{ErrorContext, PRECONDITION_FAILED, WireError, X_TOMBSTONE};
+use crate::store::{Entry, StoreError};
+
+pub type Answer = Response<Body>;
+
+/// Why a request is refused.
+pub enum Refusal {
+    Unauthorized,
+    NoSuchRoute,
+    /// The methods there are, for `Allow`.
+    Method(&'static str),
+    Path(PathFault),
+    PreconditionRequired,
+    /// A precondition that is none; the text is the header's name.
+    BadPrecondition(&'static str),
+    /// A lost race: what was asked for and what is held.
+    Precondition {
+        provided: String,
+        held: Option<Entry>,
+    },
+    Absent,
+    Tombstone(Md5),
+    /// Bytes that would have been taken.
+    TooLarge(u64),
+    Encoding,
+    BodyTimeout,
+    BodyBroken,
+    Store(StoreError),
+}
+
+/// What is wrong with a name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathFault {
+    #[error("the path has a `%` without two hex digits after it")]
+    Escape,
+    #[error("`.sync-index.json` is the name of the index")]
+    Reserved,
+    #[error(transparent)]
+    Name(#[from] PathError),
+}
+
+impl From<PathFault> for Refusal {
+    fn from(fault: PathFault) -> Self {
+        Self::Path(fault)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(e: StoreError) -> Self {
+        Self::Store(e)
+    }
+}
+
+impl Refusal {
+    pub fn into_answer(self) -> Answer {
+        let plain = |status, code: &str, detail: &str| error(status, code, detail.to_owned(), None);
+        match self {
+            Self::Unauthorized => {
+                let answer = plain(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "this needs a valid token");
+                with(answer, WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+            }
+            Self::NoSuchRoute => plain(StatusCode::NOT_FOUND, "NO_SUCH_ROUTE", "there is nothing at this address"),
+            Self::Method(allowed) => {
+                let detail = format!("this address answers {allowed}");
+                let answer = error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail, None);
+                with(answer, ALLOW, HeaderValue::from_static(allowed))
+            }
+            Self::Path(fault) => plain(StatusCode::BAD_REQUEST, "INVALID_PATH", &fault.to_string()),
+            Self::PreconditionRequired => plain(
+                StatusCode::PRECONDITION_REQUIRED,
+                "PRECONDITION_REQUIRED",
+                "send Content-MD5: `new`, or the MD5 of the content this is to replace",
+            ),
+            Self::BadPrecondition(header) => {
+                let detail = format!("{header} is not an MD5 (32 lower-case hex digits)");
+                error(StatusCode::BAD_REQUEST, "INVALID_PRECONDITION", detail, None)
+            }
+            Self::Precondition { provided, held } => {
+                let context = ErrorContext {
+                    current_md5: Some(held.map_or_else(|| "none".to_owned(), |e| e.md5.to_string())),
+                    provided_md5: Some(provided),
+                    is_deleted: Some(held.is_some_and(|e| e.is_deleted)),
+                };
+                let detail = "the path holds something else than the request expects".to_owned();
+                error(StatusCode::PRECONDITION_FAILED, PRECONDITION_FAILED, detail, Some(context))
+            }
+            Self::Absent => plain(StatusCode::NOT_FOUND, "NOT_FOUND", "nothing is stored at this path"),
+            Self::Tombstone(md5) => {
+                let mut answer = plain(StatusCode::NOT_FOUND, "NOT_FOUND", "what was stored at this path was deleted");
+                insert(answer.headers_mut(), X_TOMBSTONE, &md5.to_string());
+                answer
+            }
+            Self::TooLarge(limit) => {
+                let detail = format!("the body is larger than {limit} bytes");
+                error(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", detail, None)
+            }
+            Self::Encoding => {
+                plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_ENCODING", "send the content as it is")
+            }
+            Self::BodyTimeout => plain(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "the body stopped coming"),
+            Self::BodyBroken => plain(StatusCode::BAD_REQUEST, "BODY_BROKEN", "the body was cut off or malformed"),
+            Self::Store(e) => {
+                tracing::error!("{e}");
+                plain(StatusCode::SERVICE_UNAVAILABLE, "STORAGE_FAILED", "the storage failed; nothing was acknowledged")
+            }
+        }
+    }
+}
+
+fn error(status: StatusCode, code: &str, detail: String, context: Option<ErrorContext>) -> Answer {
+    json(status, &WireError { detail, error_code: Some(code.to_owned()), context })
+}
+
+/// A JSON answer.
+pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(body) => with_body(status, "application/json", body.into()),
+        Err(e) => {
+            tracing::error!("an answer could not be written as JSON: {e}");
+            empty(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
+
+/// An answer with a body of known length.
+pub fn with_body(status: StatusCode, content_type: &'static str, body: bytes::Bytes) -> Answer {
+    let length = body.len();
+    let mut answer = Response::new(Body::from(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    answer
+}
+
+/// An answer without a body.
+pub fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = status;
+    answer
+}
+
+fn with(mut answer: Answer, name: http::HeaderName, value: HeaderValue) -> Answer {
+    answer.headers_mut().insert(name, value);
+    answer
+}
+
+/// Sets a header whose value is known to be printable ASCII; any other is left out.
+pub fn insert(headers: &mut HeaderMap, name: impl http::header::IntoHeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// `ETag` and `Last-Modified` of a blob.
+pub fn describe(headers: &mut HeaderMap, entry: &Entry) {
+    insert(headers, ETAG, &format!("\"{}\"", entry.md5));
+    let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+    if let Ok(date) = printer.timestamp_to_rfc9110_string(&timestamp(entry.version)) {
+        insert(headers, LAST_MODIFIED, &date);
+    }
+}
+
+/// A time of the store, clamped to what a timestamp can be.
+pub fn timestamp(ms: u64) -> Timestamp {
+    i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX)
+}
+
+/// RFC 3339, UTC, milliseconds.
+pub fn rfc3339(ms: u64) -> String {
+    timestamp(ms).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}

@@ -1,0 +1,143 @@
+//! `GET /sync`: the index, whole or as a delta, written as JSON once for each state of the store.
+
+use bytes::Bytes;
+use http::header::{ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, StatusCode};
+use tokio::sync::Mutex;
+
+use super::Proxy;
+use super::answer::{Answer, Refusal, empty, insert, rfc3339, with_body};
+use crate::protocol::{WireEntry, WireIndex};
+use crate::store::{Entry, Index, Mark, Store, StoreError};
+
+/// The last whole index that was written, shared by all who ask for it. Deltas are small and not kept.
+#[derive(Default)]
+pub struct Cache(Mutex<Option<Kept>>);
+
+struct Kept {
+    ns: String,
+    written: Written,
+}
+
+/// An index as it goes out.
+#[derive(Clone)]
+struct Written {
+    etag: String,
+    json: Bytes,
+}
+
+/// Answers `GET /sync`, with `since` and `epoch` in the query for a delta.
+pub async fn get<S: Store>(
+    proxy: &Proxy<S>,
+    ns: &str,
+    query: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Answer, Refusal> {
+    let mark = proxy.store.mark();
+    let etag = etag(&mark);
+    if headers.get_all(IF_NONE_MATCH).iter().any(|value| names(value.as_bytes(), &etag)) {
+        let mut answer = empty(StatusCode::NOT_MODIFIED);
+        insert(answer.headers_mut(), ETAG, &etag);
+        return Ok(answer);
+    }
+    let written = match since(query.unwrap_or_default(), &mark) {
+        Some(cursor) => write(proxy, ns, Some(cursor)).await?,
+        None => whole(proxy, ns, &etag).await?,
+    };
+    let mut answer = with_body(StatusCode::OK, "application/json", written.json);
+    insert(answer.headers_mut(), ETAG, &written.etag);
+    Ok(answer)
+}
+
+fn etag(mark: &Mark) -> String {
+    format!("\"{}-{}\"", mark.epoch, mark.cursor)
+}
+
+/// Whether an `If-None-Match` lists `etag`. Weak comparison, as RFC 9110 section 13.1.2 asks for.
+fn names(value: &[u8], etag: &str) -> bool {
+    value.split(|b| *b == b',').any(|tag| {
+        let tag = tag.trim_ascii();
+        tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == etag.as_bytes()
+    })
+}
+
+/// The cursor a delta can start from: one of this store, not in its future, and with no tombstone after it gone.
+fn since(query: &str, mark: &Mark) -> Option<u64> {
+    let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+    let cursor = value("since")?.parse().ok()?;
+    (value("epoch") == Some(&*mark.epoch) && (mark.floor..=mark.cursor).contains(&cursor)).then_some(cursor)
+}
+
+/// The whole index as of `etag` or later. Who asks while it is being written waits for it rather than write another.
+async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<Written, StoreError> {
+    let mut kept = proxy.index.0.lock().await;
+    match kept.as_ref() {
+        Some(kept) if kept.ns == ns && kept.written.etag == etag => Ok(kept.written.clone()),
+        _ => {
+            let written = write(proxy, ns, None).await?;
+            *kept = Some(Kept { ns: ns.to_owned(), written: written.clone() });
+            Ok(written)
+        }
+    }
+}
+
+async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, since: Option<u64>) -> Result<Written, StoreError> {
+    let index = proxy.store.index(ns, since.unwrap_or(0)).await?;
+    let etag = etag(&index.mark);
+    let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&wire(index, since.is_some())));
+    let json = json.await.map_err(|_| StoreError::Closed)?;
+    Ok(Written { etag, json: Bytes::from(json.map_err(|e| StoreError::Database(e.to_string()))?) })
+}
+
+fn wire(index: Index, delta: bool) -> WireIndex {
+    let Index { mark, entries } = index;
+    WireIndex {
+        files: entries.into_iter().map(|(path, entry)| (path, wire_entry(&entry))).collect(),
+        index_last_modified: rfc3339(mark.modified),
+        index_epoch: Some(mark.epoch.to_string()),
+        index_cursor: Some(mark.cursor),
+        tombstone_floor: Some(mark.floor),
+        delta,
+    }
+}
+
+fn wire_entry(entry: &Entry) -> WireEntry {
+    WireEntry {
+        md5: entry.md5,
+        last_modified: rfc3339(entry.version),
+        size: entry.size,
+        is_deleted: entry.is_deleted,
+        version: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delta_needs_this_store_and_a_cursor_it_knows() {
+        let mark = Mark { epoch: "e1".into(), cursor: 9, floor: 3, modified: 0 };
+        for (query, from) in [
+            ("since=3&epoch=e1", Some(3)),
+            ("epoch=e1&since=9", Some(9)),
+            ("since=2&epoch=e1", None),
+            ("since=10&epoch=e1", None),
+            ("since=5&epoch=e2", None),
+            ("since=5", None),
+            ("epoch=e1", None),
+            ("since=-1&epoch=e1", None),
+            ("since=99999999999999999999&epoch=e1", None),
+            ("sinceX=5&epoch=e1", None),
+            ("", None),
+        ] {
+            assert_eq!(since(query, &mark), from, "{query}");
+        }
+    }
+
+    #[test]
+    fn etags_are_found_in_lists() {
+        assert!(names(b"\"a-1\"", "\"a-1\"") && names(b"\"x\", W/\"a-1\"", "\"a-1\"") && names(b"*", "\"a-1\""));
+        assert!(!names(b"\"a-12\"", "\"a-1\"") && !names(b"a-1", "\"a-1\""));
+    }
+}

@@ -1,0 +1,167 @@
+//! The store's directory and database: what is created, what is accepted, what is refused untouched.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::super::{StoreError, new_epoch};
+use super::spool::sync_dir;
+use super::writer::signed;
+use super::{Settings, database_error, io_error};
+
+pub const DATABASE: &str = "store.db";
+pub const BODIES: &str = "bodies";
+const LOCK: &str = "lock";
+
+/// The format this code reads and writes, kept in the database's `user_version`.
+const SCHEMA: u32 = 1;
+/// `application_id` of the database: "msyn".
+const APPLICATION: u32 = 0x6d73_796e;
+
+// Bodies are apart from entries so that reading the index does not page through contents.
+const TABLES: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE entry (
+        id INTEGER PRIMARY KEY,
+        ns TEXT NOT NULL,
+        path TEXT NOT NULL,
+        md5 BLOB NOT NULL,
+        size INTEGER NOT NULL,
+        is_deleted INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        cursor INTEGER NOT NULL UNIQUE,
+        content_type TEXT NOT NULL,
+        file TEXT,
+        UNIQUE (ns, path)
+    );
+    CREATE TABLE body (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
+";
+
+/// Makes sure of the directory (0700) and holds it for this process alone.
+pub fn claim(dir: &Path) -> Result<File, StoreError> {
+    let fail = |e: std::io::Error| io_error(dir, &e);
+    if dir.exists() {
+        refuse_foreign(dir)?;
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
+    fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(fail)?;
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join(LOCK));
+    let lock = lock.map_err(fail)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(StoreError::Locked(dir.to_owned())),
+        Err(TryLockError::Error(e)) => return Err(fail(e)),
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir.join(BODIES)).map_err(fail)?;
+    sync_dir(dir)?;
+    if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+        sync_dir(parent)?;
+    }
+    Ok(lock)
+}
+
+/// A directory with other people's files in it is not taken over.
+fn refuse_foreign(dir: &Path) -> Result<(), StoreError> {
+    if dir.join(DATABASE).exists() {
+        return Ok(());
+    }
+    for found in fs::read_dir(dir).map_err(|e| io_error(dir, &e))? {
+        let name = found.map_err(|e| io_error(dir, &e))?.file_name();
+        if name != LOCK && name != BODIES {
+            let why = format!("the directory has {name:?} in it and no {DATABASE}");
+            return Err(StoreError::NotAStore { path: dir.to_owned(), why });
+        }
+    }
+    Ok(())
+}
+
+/// Opens the database for writing, creating it where it is missing.
+pub fn open_writer(dir: &Path, settings: &Settings, now: u64) -> Result<Connection, StoreError> {
+    let path = dir.join(DATABASE);
+    refuse_header(&path)?;
+    // SQLite gives its journal files the mode of the database, so the mode is set by creating it here.
+    let made = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    made.map_err(|e| io_error(&path, &e))?;
+    let mut db =
+        Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            .map_err(database_error)?;
+    configure(&db, settings).map_err(database_error)?;
+    let found: u32 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(database_error)?;
+    match found {
+        SCHEMA => {}
+        0 => create(&mut db, now).map_err(database_error)?,
+        _ => return Err(StoreError::Newer { path, found, known: SCHEMA }),
+    }
+    sync_dir(dir)?;
+    Ok(db)
+}
+
+/// Opens one more connection, for reading.
+pub fn open_reader(dir: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(dir.join(DATABASE), flags)?;
+    db.busy_timeout(Duration::from_secs(10))?;
+    db.pragma_update(None, "cache_size", -1024)?;
+    Ok(db)
+}
+
+/// Reads the file's own header, because merely opening a database may write beside it.
+fn refuse_header(path: &Path) -> Result<(), StoreError> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(io_error(path, &e)),
+    };
+    let mut header = Vec::new();
+    file.by_ref().take(100).read_to_end(&mut header).map_err(|e| io_error(path, &e))?;
+    if header.is_empty() {
+        // Created, and killed before the first commit.
+        return Ok(());
+    }
+    let foreign = |why: &str| StoreError::NotAStore { path: path.to_owned(), why: why.to_owned() };
+    if header.len() < 100 || !header.starts_with(b"SQLite format 3\0") {
+        return Err(foreign("no SQLite database"));
+    }
+    // Bytes 60 and 68 of https://sqlite.org/fileformat.html#the_database_header.
+    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    match (word(60), word(68)) {
+        (0, 0) | (SCHEMA, APPLICATION) => Ok(()),
+        (found, APPLICATION) => Err(StoreError::Newer { path: path.to_owned(), found, known: SCHEMA }),
+        _ => Err(foreign("a database of another program")),
+    }
+}
+
+fn configure(db: &Connection, settings: &Settings) -> rusqlite::Result<()> {
+    db.busy_timeout(Duration::from_secs(10))?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    // On macOS a plain fsync does not reach the medium; elsewhere these change nothing.
+    db.pragma_update(None, "fullfsync", true)?;
+    db.pragma_update(None, "checkpoint_fullfsync", true)?;
+    db.pragma_update(None, "cache_size", -4096)?;
+    db.pragma_update(None, "wal_autocheckpoint", 4000)?;
+    db.pragma_update(None, "journal_size_limit", 32 * 1024 * 1024)?;
+    if let Some(limit) = settings.max_database_bytes {
+        let page: u32 = db.query_row("PRAGMA page_size", [], |r| r.get(0))?;
+        db.pragma_update(None, "max_page_count", signed(limit / u64::from(page)))?;
+    }
+    db.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn create(db: &mut Connection, now: u64) -> rusqlite::Result<()> {
+    let tx = db.transaction()?;
+    tx.execute_batch(TABLES)?;
+    for (key, value) in [("epoch", new_epoch().as_ref()), ("floor", "0"), ("created", &now.to_string())] {
+        tx.execute("INSERT INTO meta VALUES (?, ?)", [key, value])?;
+    }
+    tx.pragma_update(None, "user_version", SCHEMA)?;
+    tx.pragma_update(None, "application_id", APPLICATION)?;
+    tx.commit()?;
+    // The header that the next start reads must be in the database itself, not in the write-ahead log.
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}

@@ -1,0 +1,195 @@
+//! Large bodies as files of their own, so that neither memory nor the database has to hold them.
+
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+
+use super::super::{Incoming, StoreError};
+use super::io_error;
+use crate::digest::{Hasher, Md5};
+
+/// Bodies up to this many bytes stay in memory and live in the database.
+pub const INLINE_MAX: usize = 256 * 1024;
+/// Bytes written or read in one go.
+const CHUNK: usize = 1024 * 1024;
+
+/// The directory of large bodies.
+pub struct Spool {
+    dir: PathBuf,
+}
+
+impl Spool {
+    pub fn new(dir: PathBuf) -> Arc<Self> {
+        Arc::new(Self { dir })
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn create(self: &Arc<Self>) -> io::Result<(SpoolFile, File)> {
+        let name = format!("{:032x}", fastrand::u128(..));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.path(&name))?;
+        Ok((SpoolFile { spool: self.clone(), name, keep: false }, file))
+    }
+
+    /// Removes a file that no row names any more. A failure costs space until the next sweep, nothing else.
+    pub fn remove(&self, name: &str) {
+        if let Err(e) = fs::remove_file(self.path(name)) {
+            tracing::warn!(file = %self.path(name).display(), "a replaced body could not be removed: {e}");
+        }
+    }
+
+    /// Removes what a crash left: every file that no row names.
+    pub fn sweep(&self, named: &HashSet<String>) -> io::Result<()> {
+        for found in fs::read_dir(&self.dir)? {
+            let found = found?;
+            if found.file_name().to_str().is_none_or(|name| !named.contains(name)) {
+                fs::remove_file(found.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file in the spool, removed when dropped unless it was kept.
+pub struct SpoolFile {
+    spool: Arc<Spool>,
+    name: String,
+    keep: bool,
+}
+
+impl SpoolFile {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Leaves the file where it is.
+    pub fn keep(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for SpoolFile {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.spool.remove(&self.name);
+        }
+    }
+}
+
+/// Where a received body is.
+pub enum Content {
+    Inline(Bytes),
+    /// Durable, with its name.
+    File(SpoolFile),
+}
+
+/// A body that was received whole.
+pub struct Received {
+    pub md5: Md5,
+    /// Bytes.
+    pub size: u64,
+    pub content: Content,
+}
+
+/// A body on its way in: in memory while it is small, then in a file.
+pub struct Upload {
+    spool: Arc<Spool>,
+    size: u64,
+    waiting: Vec<u8>,
+    hasher: Hasher,
+    file: Option<(SpoolFile, File)>,
+}
+
+impl Upload {
+    pub fn new(spool: Arc<Spool>) -> Self {
+        Self { spool, size: 0, waiting: Vec::new(), hasher: Hasher::new(), file: None }
+    }
+
+    /// Writes and digests what waits, off the async threads.
+    async fn flush(self, last: bool) -> Result<Self, StoreError> {
+        let dir = self.spool.dir.clone();
+        blocking(move || self.write(last)).await?.map_err(|e| io_error(&dir, &e))
+    }
+
+    fn write(mut self, last: bool) -> io::Result<Self> {
+        if self.file.is_none() {
+            self.file = Some(self.spool.create()?);
+        }
+        if let Some((_, file)) = &mut self.file {
+            file.write_all(&self.waiting)?;
+            self.hasher.update(&self.waiting);
+            self.waiting.clear();
+            if last {
+                file.sync_all()?;
+                File::open(&self.spool.dir)?.sync_all()?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// The body, durable where it is a file.
+    pub async fn finish(mut self) -> Result<Received, StoreError> {
+        if self.file.is_none() && self.waiting.len() <= INLINE_MAX {
+            self.hasher.update(&self.waiting);
+            return Ok(Received {
+                md5: self.hasher.finish(),
+                size: self.size,
+                content: Content::Inline(self.waiting.into()),
+            });
+        }
+        let done = self.flush(true).await?;
+        match done.file {
+            Some((file, _)) => {
+                Ok(Received { md5: done.hasher.finish(), size: done.size, content: Content::File(file) })
+            }
+            None => Err(StoreError::Closed),
+        }
+    }
+}
+
+impl Incoming for Upload {
+    async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
+        self.size += piece.len() as u64;
+        self.waiting.extend_from_slice(&piece);
+        if self.waiting.len() >= CHUNK {
+            let taken = std::mem::replace(self, Self::new(self.spool.clone()));
+            *self = taken.flush(false).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The `size` bytes of an open body in pieces.
+pub fn pieces(file: File, size: u64) -> BoxStream<'static, io::Result<Bytes>> {
+    stream::try_unfold((file, size), |(mut file, left)| async move {
+        if left == 0 {
+            return Ok(None);
+        }
+        let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK / 4);
+        let read = blocking(move || {
+            let mut piece = vec![0; want];
+            file.read_exact(&mut piece).map(|()| (Bytes::from(piece), file))
+        });
+        let (piece, file) = read.await.map_err(io::Error::other)??;
+        Ok(Some((piece, (file, left - want as u64))))
+    })
+    .boxed()
+}
+
+/// Runs blocking work on the threads meant for it.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)
+}
+
+/// Makes the names in a directory durable.
+pub fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io_error(dir, &e))
+}

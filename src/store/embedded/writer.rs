@@ -1,0 +1,290 @@
+//! The one thread that writes: it takes every write that waits, commits them together, then answers them all.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::{Change, Deleted, Entry, Put, StoreError, admits, next_version};
+use super::spool::{Content, Received};
+use super::{Shared, database_error};
+use crate::digest::Md5;
+use crate::path::RelPath;
+use crate::protocol::Precondition;
+
+/// Writes committed together, at most.
+const GROUP: usize = 256;
+
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// A write that waits, and whom to tell.
+pub struct Job {
+    pub ns: String,
+    pub path: RelPath,
+    pub write: Write,
+}
+
+pub enum Write {
+    Put { precondition: Precondition, content_type: String, body: Received, reply: Reply<Put> },
+    Delete { expected: Option<Md5>, reply: Reply<Deleted> },
+}
+
+/// What a job came to inside the open transaction.
+enum Outcome {
+    Put(Put),
+    Deleted(Deleted),
+}
+
+impl Outcome {
+    /// The entry that was written.
+    fn written(&self) -> Option<Entry> {
+        match *self {
+            Self::Put(Put::Created(entry) | Put::Updated(entry)) | Self::Deleted(Deleted::Done(entry)) => Some(entry),
+            Self::Put(Put::Mismatch(_)) | Self::Deleted(_) => None,
+        }
+    }
+}
+
+/// Why nothing of a group was written.
+enum Failure {
+    /// The transaction never got to its commit: it certainly left nothing.
+    Before(rusqlite::Error),
+    /// The commit itself failed. After a crash it could still turn out to have reached the disk.
+    AtCommit(rusqlite::Error),
+}
+
+/// What a committed group leaves to do.
+struct Committed {
+    outcomes: Vec<Outcome>,
+    /// Files of contents that were replaced or deleted.
+    replaced: Vec<String>,
+}
+
+/// A row as the decision needs it.
+struct Held {
+    id: i64,
+    entry: Entry,
+    file: Option<String>,
+}
+
+/// Serves jobs until every sender is gone.
+pub fn run(mut db: Connection, shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
+    let mut group = Vec::with_capacity(GROUP);
+    while jobs.blocking_recv_many(&mut group, GROUP) > 0 {
+        match commit(&mut db, shared, &group) {
+            Ok(done) => acknowledge(shared, group.drain(..), done),
+            Err(failure) => refuse(group.drain(..), failure),
+        }
+    }
+}
+
+fn commit(db: &mut Connection, shared: &Shared, group: &[Job]) -> Result<Committed, Failure> {
+    let tx = db.transaction().map_err(Failure::Before)?;
+    let mut cursor = shared.mark().cursor;
+    let mut replaced = Vec::new();
+    let mut outcomes = Vec::with_capacity(group.len());
+    for job in group {
+        let outcome = apply(&tx, shared, job, &mut cursor, &mut replaced).map_err(Failure::Before)?;
+        outcomes.push(outcome);
+    }
+    crate::failpoint::pass("store-before-commit");
+    tx.commit().map_err(Failure::AtCommit)?;
+    crate::failpoint::pass("store-after-commit");
+    Ok(Committed { outcomes, replaced })
+}
+
+fn apply(
+    tx: &Transaction<'_>,
+    shared: &Shared,
+    job: &Job,
+    cursor: &mut u64,
+    replaced: &mut Vec<String>,
+) -> rusqlite::Result<Outcome> {
+    let held = find(tx, &job.ns, job.path.as_str())?;
+    let entry = held.as_ref().map(|h| h.entry);
+    let version = next_version((shared.clock)(), entry.as_ref());
+    let outcome = match &job.write {
+        Write::Put { precondition, .. } if !admits(*precondition, entry.as_ref()) => Outcome::Put(Put::Mismatch(entry)),
+        Write::Put { content_type, body, .. } => {
+            let new = Entry { md5: body.md5, size: body.size, is_deleted: false, version, cursor: *cursor + 1 };
+            store(tx, job, held.as_ref(), &new, content_type, Some(&body.content))?;
+            let live = entry.is_some_and(|e| !e.is_deleted);
+            Outcome::Put(if live { Put::Updated(new) } else { Put::Created(new) })
+        }
+        Write::Delete { expected, .. } => Outcome::Deleted(match entry {
+            None => Deleted::Absent,
+            Some(entry) if entry.is_deleted => Deleted::Tombstone(entry),
+            Some(entry) if expected.is_some_and(|md5| md5 != entry.md5) => Deleted::Mismatch(entry),
+            Some(entry) => {
+                let new = Entry { size: 0, is_deleted: true, version, cursor: *cursor + 1, ..entry };
+                store(tx, job, held.as_ref(), &new, "", None)?;
+                Deleted::Done(new)
+            }
+        }),
+    };
+    if outcome.written().is_some() {
+        *cursor += 1;
+        replaced.extend(held.and_then(|h| h.file));
+    }
+    Ok(outcome)
+}
+
+fn find(tx: &Transaction<'_>, ns: &str, path: &str) -> rusqlite::Result<Option<Held>> {
+    tx.prepare_cached("SELECT md5, size, is_deleted, version, cursor, id, file FROM entry WHERE ns = ? AND path = ?")?
+        .query_row([ns, path], |row| Ok(Held { id: row.get(5)?, entry: entry_of(row)?, file: row.get(6)? }))
+        .optional()
+}
+
+/// Writes the row and, where there is one, its content.
+fn store(
+    tx: &Transaction<'_>,
+    job: &Job,
+    held: Option<&Held>,
+    new: &Entry,
+    content_type: &str,
+    content: Option<&Content>,
+) -> rusqlite::Result<()> {
+    let file = match content {
+        Some(Content::File(file)) => Some(file.name()),
+        Some(Content::Inline(_)) | None => None,
+    };
+    let id = match held {
+        Some(held) => {
+            tx.prepare_cached(
+                "UPDATE entry SET md5 = ?, size = ?, is_deleted = ?, version = ?, cursor = ?, content_type = ?, \
+                 file = ? WHERE id = ?",
+            )?
+            .execute(params![
+                new.md5.as_bytes(),
+                signed(new.size),
+                new.is_deleted,
+                signed(new.version),
+                signed(new.cursor),
+                content_type,
+                file,
+                held.id
+            ])?;
+            held.id
+        }
+        None => {
+            tx.prepare_cached(
+                "INSERT INTO entry (ns, path, md5, size, is_deleted, version, cursor, content_type, file) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                job.ns,
+                job.path.as_str(),
+                new.md5.as_bytes(),
+                signed(new.size),
+                new.is_deleted,
+                signed(new.version),
+                signed(new.cursor),
+                content_type,
+                file
+            ])?;
+            tx.last_insert_rowid()
+        }
+    };
+    match content {
+        Some(Content::Inline(bytes)) => {
+            tx.prepare_cached("INSERT OR REPLACE INTO body VALUES (?, ?)")?.execute(params![id, &bytes[..]])?;
+        }
+        Some(Content::File(_)) | None => {
+            tx.prepare_cached("DELETE FROM body WHERE id = ?")?.execute([id])?;
+        }
+    }
+    Ok(())
+}
+
+/// The entry in the first five columns: md5, size, is_deleted, version, cursor.
+pub fn entry_of(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    Ok(Entry {
+        md5: Md5::from_bytes(row.get(0)?),
+        size: unsigned(row, 1)?,
+        is_deleted: row.get(2)?,
+        version: unsigned(row, 3)?,
+        cursor: unsigned(row, 4)?,
+    })
+}
+
+/// SQLite's integers are signed. Nothing that is stored comes near the limit; a cursor that a client sent may.
+pub fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// A column that is never negative.
+pub fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let n: i64 = row.get(column)?;
+    u64::try_from(n).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, n))
+}
+
+/// Publishes the group first and answers after, so that whoever has an answer also sees its cursor.
+fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committed) {
+    let mut changes = Vec::with_capacity(done.outcomes.len());
+    let mut answers = Vec::with_capacity(done.outcomes.len());
+    for (job, outcome) in group.zip(done.outcomes) {
+        let Job { ns, path, write } = job;
+        let written = outcome.written();
+        if let Some(entry) = written {
+            changes.push((entry.version, Change { cursor: entry.cursor, ns, path }));
+        }
+        answers.push(match (write, outcome) {
+            (Write::Put { body, reply, .. }, Outcome::Put(put)) => {
+                if let (Some(_), Content::File(file)) = (written, body.content) {
+                    file.keep();
+                }
+                Answer::Put(reply, put)
+            }
+            (Write::Delete { reply, .. }, Outcome::Deleted(deleted)) => Answer::Deleted(reply, deleted),
+            // Each outcome was made from the job it is zipped with.
+            (Write::Put { .. }, Outcome::Deleted(_)) | (Write::Delete { .. }, Outcome::Put(_)) => continue,
+        });
+    }
+    for name in &done.replaced {
+        shared.spool.remove(name);
+    }
+    if let Some((modified, last)) = changes.last() {
+        shared.advance(last.cursor, *modified);
+        let changes: Arc<[Change]> = changes.into_iter().map(|(_, change)| change).collect();
+        // An error only says that nobody listens.
+        let _ = shared.changes.send(changes);
+    }
+    for answer in answers {
+        answer.send();
+    }
+}
+
+enum Answer {
+    Put(Reply<Put>, Put),
+    Deleted(Reply<Deleted>, Deleted),
+}
+
+impl Answer {
+    /// A caller that has gone does not hear of it; the write stands.
+    fn send(self) {
+        match self {
+            Self::Put(reply, put) => drop(reply.send(Ok(put))),
+            Self::Deleted(reply, deleted) => drop(reply.send(Ok(deleted))),
+        }
+    }
+}
+
+fn refuse(group: impl Iterator<Item = Job>, failure: Failure) {
+    let (error, certain) = match failure {
+        Failure::Before(e) => (database_error(e), true),
+        Failure::AtCommit(e) => (database_error(e), false),
+    };
+    tracing::error!("{error}; the writes that waited were refused");
+    for job in group {
+        match job.write {
+            Write::Put { reply, body, .. } => {
+                // A row that may yet come back after a crash needs its file; otherwise the next sweep has it.
+                if let (false, Content::File(file)) = (certain, body.content) {
+                    file.keep();
+                }
+                drop(reply.send(Err(error.clone())));
+            }
+            Write::Delete { reply, .. } => drop(reply.send(Err(error.clone()))),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A proxy on a free port, and a client that speaks to it in raw HTTP.
+#![allow(dead_code)] // Each test binary uses its part.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use memsync::proxy::{Options, serve};
+use memsync::store::Store;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub const TOKEN: &str = "open sesame";
+
+/// A proxy that runs until it is stopped or dropped.
+pub struct Running {
+    pub addr: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Running {
+    pub async fn start<S: Store>(store: Arc<S>) -> Self {
+        Self::start_with(store, options()).await
+    }
+
+    pub async fn start_with<S: Store>(store: Arc<S>, options: Options) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(serve(listener, store, options, async move {
+            let _ = stopped.await;
+        }));
+        Self { addr, stop: Some(stop), task }
+    }
+
+    /// Stops it and waits until it has stopped.
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        self.task.await.unwrap().unwrap();
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.addr).await
+    }
+}
+
+pub fn options() -> Options {
+    Options::new(TOKEN.to_owned().into())
+}
+
+/// An answer, with header names in lower case.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
+    }
+
+    /// The `error_code` of an error answer.
+    pub fn code(&self) -> String {
+        self.json()["error_code"].as_str().unwrap().to_owned()
+    }
+}
+
+/// One connection.
+pub struct Client {
+    pub stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Client {
+    pub async fn connect(addr: SocketAddr) -> Self {
+        Self::try_connect(addr).await.expect("a proxy that listens")
+    }
+
+    pub async fn try_connect(addr: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(addr).await.ok()?;
+        stream.set_nodelay(true).unwrap();
+        Some(Self { stream, read: Vec::new() })
+    }
+
+    /// Sends a request with the token; its body, where there is one, with its length.
+    pub async fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        self.try_send(method, target, headers, body).await.expect("an answer")
+    }
+
+    /// [`Client::send`] to a proxy that may be gone: `None` when no answer comes.
+    pub async fn try_send(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<Reply> {
+        let mut all = vec![("Authorization", format!("Bearer {TOKEN}"))];
+        if method == "PUT" || !body.is_empty() {
+            all.push(("Content-Length", body.len().to_string()));
+        }
+        all.extend(headers.iter().map(|(n, v)| (*n, (*v).to_owned())));
+        let head = head(method, target, &all);
+        // An early refusal may close the connection before all of the body is taken: read it all the same.
+        if self.stream.write_all(&head).await.is_ok() {
+            let _ = self.stream.write_all(body).await;
+        }
+        self.try_reply(method).await
+    }
+
+    pub async fn get(&mut self, target: &str) -> Reply {
+        self.send("GET", target, &[], b"").await
+    }
+
+    pub async fn put(&mut self, target: &str, precondition: &str, body: &[u8]) -> Reply {
+        self.send("PUT", target, &[("Content-MD5", precondition)], body).await
+    }
+
+    pub async fn delete(&mut self, target: &str) -> Reply {
+        self.send("DELETE", target, &[], b"").await
+    }
+
+    pub async fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// Reads one answer; `method` tells whether it has a body.
+    pub async fn reply(&mut self, method: &str) -> Reply {
+        self.try_reply(method).await.expect("an answer")
+    }
+
+    /// Reads one answer, `None` when the connection ends first.
+    pub async fn try_reply(&mut self, method: &str) -> Option<Reply> {
+        let end = loop {
+            if let Some(at) = self.read.windows(4).position(|w| w == b"\r\n\r\n") {
+                break at;
+            }
+            if !self.more().await {
+                return None;
+            }
+        };
+        let head = String::from_utf8(self.read.drain(..end + 4).collect()).unwrap();
+        let mut lines = head.lines();
+        let status = lines.next()?.split(' ').nth(1)?.parse().unwrap();
+        let headers: Vec<_> = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(n, v)| (n.to_ascii_lowercase(), v.to_owned()))
+            .collect();
+        let mut reply = Reply { status, headers, body: Vec::new() };
+        if status == 100 {
+            return Some(reply);
+        }
+        let length = reply.header("content-length").map_or(0, |v| v.parse().unwrap());
+        if method != "HEAD" && reply.header("transfer-encoding").is_none() {
+            while self.read.len() < length {
+                if !self.more().await {
+                    return None;
+                }
+            }
+            reply.body = self.read.drain(..length).collect();
+        }
+        Some(reply)
+    }
+
+    /// Reads what comes; false at the end.
+    async fn more(&mut self) -> bool {
+        let mut piece = vec![0; 64 * 1024];
+        let read = tokio::time::timeout(Duration::from_secs(20), self.stream.read(&mut piece)).await;
+        match read.expect("an answer within 20 s") {
+            Ok(n) if n > 0 => {
+                self.read.extend_from_slice(&piece[..n]);
+                true
+            }
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    /// Whether the other side ends the connection.
+    pub async fn ended(&mut self) -> bool {
+        while self.more().await {}
+        true
+    }
+
+    /// Reads until `text` has come, and gives all that came up to its end.
+    pub async fn until(&mut self, text: &str) -> String {
+        loop {
+            if let Some(at) = self.read.windows(text.len()).position(|w| w == text.as_bytes()) {
+                return String::from_utf8_lossy(&self.read.drain(..at + text.len()).collect::<Vec<_>>()).into_owned();
+            }
+            assert!(self.more().await, "the stream ended before {text:?}: {:?}", String::from_utf8_lossy(&self.read));
+        }
+    }
+}
+
+/// A request's head.
+pub fn head(method: &str, target: &str, headers: &[(&str, String)]) -> Vec<u8> {
+    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: proxy\r\n");
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    (head + "\r\n").into_bytes()
+}
+
+/// The MD5 of `bytes` in hex.
+pub fn md5(bytes: &[u8]) -> String {
+    memsync::digest::Md5::of(bytes).to_string()
+}

@@ -1,0 +1,232 @@
+//! kill -9 on a proxy under load: nothing acknowledged is lost, and nothing is half written.
+
+#[path = "common/proxy.rs"]
+mod proxy;
+
+use std::collections::{HashMap, HashSet};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::future::join_all;
+use memsync::store::Embedded;
+use proxy::{Client, md5};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+const STORE: &str = "CRASH_TEST_STORE";
+const DIE_AT: &str = "CRASH_TEST_DIE_AT";
+const WRITERS: usize = 16;
+
+/// The proxy to be killed: this test binary, started again with a store to serve. Without one it is no test.
+#[test]
+fn child() {
+    let Ok(store) = std::env::var(STORE) else { return };
+    if let Ok(point) = std::env::var(DIE_AT) {
+        memsync::failpoint::arm(&point);
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = Arc::new(Embedded::open(Path::new(&store)).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        println!("\nlistening {}", listener.local_addr().unwrap());
+        // The parent holds the other end of stdin: this ends with it.
+        let orphaned = tokio::task::spawn_blocking(|| {
+            let _ = std::io::stdin().read(&mut [0]);
+        });
+        memsync::proxy::serve(listener, store, proxy::options(), async {
+            let _ = orphaned.await;
+        })
+        .await
+        .unwrap();
+    });
+}
+
+/// A proxy in a process of its own, killed when dropped.
+struct Process {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Process {
+    fn start(store: &Path, die_at: Option<&str>) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "child", "--nocapture"]).env(STORE, store);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(point) = die_at {
+            command.env(DIE_AT, point);
+        }
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let addr = lines.find_map(|line| line.unwrap().strip_prefix("listening ").map(|addr| addr.parse().unwrap()));
+        Self { child, addr: addr.expect("the proxy came up") }
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already dead after `kill`.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a path may hold: what was acknowledged last, and what was sent and got no answer.
+#[derive(Clone, Default)]
+struct Expected {
+    /// `None`: nothing live.
+    acknowledged: Option<Vec<u8>>,
+    in_doubt: Option<Option<Vec<u8>>>,
+    /// Whether anything ever was there.
+    known: bool,
+}
+
+type Paths = HashMap<String, Expected>;
+
+/// Writes, one request after the other, until the proxy goes away.
+async fn hammer(addr: SocketAddr, writer: usize, seed: u64, mut paths: Paths, acked: Arc<Acked>) -> Paths {
+    let mut random = fastrand::Rng::with_seed(seed ^ (writer as u64) << 32);
+    // The others may have brought it down before this one got to it.
+    let Some(mut client) = Client::try_connect(addr).await else { return paths };
+    for n in 0.. {
+        let path = format!("w{writer}/f{}", random.usize(..30));
+        let expected = paths.entry(path.clone()).or_default();
+        let held = expected.acknowledged.as_ref().map(|content| md5(content));
+        let mut content = format!("{seed} {writer} {n} ").into_bytes();
+        match random.u8(..20) {
+            0 => content.resize(400_000, random.u8(..)),
+            1 => content.clear(),
+            _ => content.resize(content.len() + random.usize(..5000), b'.'),
+        }
+        let (method, headers, wanted) = match held {
+            Some(held) if random.u8(..5) == 0 => ("DELETE", [("If-Match", held)], None),
+            Some(held) => ("PUT", [("Content-MD5", held)], Some(content)),
+            None => ("PUT", [("Content-MD5", "new".to_owned())], Some(content)),
+        };
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let body = wanted.clone().unwrap_or_default();
+        match client.try_send(method, &format!("/blob/{path}"), &headers, &body).await {
+            Some(reply) => {
+                assert!(matches!(reply.status, 200 | 201 | 204), "{method} {path}: {reply:?}");
+                expected.acknowledged = wanted;
+                expected.known = true;
+                acked.one();
+            }
+            None => {
+                expected.in_doubt = Some(wanted);
+                break;
+            }
+        }
+    }
+    paths
+}
+
+/// Counts acknowledged writes and tells when there are enough.
+struct Acked {
+    left: AtomicUsize,
+    enough: Notify,
+}
+
+impl Acked {
+    fn one(&self) {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.enough.notify_one();
+        }
+    }
+}
+
+/// Compares the proxy with what was acknowledged, and settles what was in doubt.
+async fn verify(addr: SocketAddr, store: &Path, paths: &mut Paths) {
+    let mut client = Client::connect(addr).await;
+    let index = client.get("/sync").await.json();
+    let mut large = 0;
+    for (path, expected) in paths.iter_mut() {
+        let reply = client.get(&format!("/blob/{path}")).await;
+        let found = match reply.status {
+            200 => Some(reply.body),
+            404 => None,
+            status => panic!("{path}: {status}"),
+        };
+        let doubted = expected.in_doubt.take();
+        assert!(
+            found == expected.acknowledged || doubted.as_ref() == Some(&found),
+            "{path}: found {:?}, acknowledged {:?}",
+            found.map(|c| md5(&c)),
+            expected.acknowledged.as_ref().map(|c| md5(c)),
+        );
+        let entry = &index["files"][path.as_str()];
+        match &found {
+            Some(content) => {
+                assert_eq!(entry["md5"], md5(content), "{path}: the index agrees");
+                assert_eq!((&entry["size"], &entry["is_deleted"]), (&content.len().into(), &false.into()));
+                large += usize::from(content.len() > 256 * 1024);
+            }
+            None if expected.known => assert_eq!(entry["is_deleted"], true, "{path}: deleted, so a tombstone"),
+            None => {}
+        }
+        expected.acknowledged = found;
+    }
+    let named: HashSet<_> = index["files"].as_object().unwrap().keys().collect();
+    assert!(named.iter().all(|name| paths.contains_key(name.as_str())), "nothing else was written");
+    assert_eq!(std::fs::read_dir(store.join("bodies")).unwrap().count(), large, "no body without a row");
+}
+
+async fn round(store: &Path, seed: u64, writes: usize, die_at: Option<&str>, paths: &mut Paths) {
+    let process = Process::start(store, die_at);
+    let addr = process.addr;
+    let acked = Arc::new(Acked { left: AtomicUsize::new(writes), enough: Notify::new() });
+    let mut shares: Vec<Paths> = vec![Paths::new(); WRITERS];
+    for (path, expected) in paths.drain() {
+        let writer: usize = path[1..].split('/').next().unwrap().parse().unwrap();
+        shares[writer].insert(path, expected);
+    }
+    let writers = shares.into_iter().enumerate();
+    let writers: Vec<_> = writers.map(|(w, share)| tokio::spawn(hammer(addr, w, seed, share, acked.clone()))).collect();
+    let process = if die_at.is_none() {
+        acked.enough.notified().await;
+        process.kill();
+        None
+    } else {
+        Some(process)
+    };
+    for share in join_all(writers).await {
+        paths.extend(share.unwrap());
+    }
+    drop(process);
+    let process = Process::start(store, None);
+    verify(process.addr, store, paths).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_to_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut paths = Paths::new();
+    for _ in 0..6 {
+        round(&dir.path().join("store"), random.u64(..), random.usize(1..1500), None, &mut paths).await;
+    }
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_to_a_death_on_either_side_of_the_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut paths = Paths::new();
+    for point in ["store-before-commit", "store-after-commit", "store-before-commit", "store-after-commit"] {
+        let at = format!("{point}:{}", random.u32(1..60));
+        round(&dir.path().join("store"), random.u64(..), usize::MAX, Some(&at), &mut paths).await;
+    }
+}

@@ -1,0 +1,586 @@
+//! The flat dialect over real HTTP: every line of its table, and what a hostile or broken client may send.
+
+#[path = "common/proxy.rs"]
+mod proxy;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use memsync::store::{Embedded, Memory};
+use proxy::{Client, Reply, Running, TOKEN, head, md5, options};
+use serde_json::json;
+
+async fn memory() -> (Running, Client) {
+    let running = Running::start(Arc::new(Memory::new())).await;
+    let client = running.client().await;
+    (running, client)
+}
+
+fn embedded(dir: &tempfile::TempDir) -> Arc<Embedded> {
+    Arc::new(Embedded::open(&dir.path().join("store")).unwrap())
+}
+
+fn bearer() -> (&'static str, String) {
+    ("Authorization", format!("Bearer {TOKEN}"))
+}
+
+#[tokio::test]
+async fn health_needs_no_token_and_names_the_capabilities() {
+    let (_running, mut c) = memory().await;
+    c.write(&head("GET", "/health", &[])).await;
+    let r = c.reply("GET").await;
+    assert_eq!(r.status, 200);
+    let health = r.json();
+    assert_eq!((&health["status"], &health["storage"]), (&"ok".into(), &"connected".into()));
+    for capability in ["honest-412", "strong-index", "index-etag", "delta", "events"] {
+        assert!(health["capabilities"].as_array().unwrap().contains(&capability.into()), "{capability}");
+    }
+}
+
+#[tokio::test]
+async fn a_blob_is_created_read_updated_and_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(embedded(&dir)).await;
+    let mut c = running.client().await;
+    let (one, two) = (md5(b"one"), md5(b"two"));
+    let url = "/blob/topics/ai.md";
+
+    let r = c.get(url).await;
+    assert_eq!((r.status, r.header("x-tombstone")), (404, None));
+    let r = c.send("PUT", url, &[("Content-MD5", "new"), ("Content-Type", "text/markdown")], b"one").await;
+    assert_eq!((r.status, r.header("etag")), (201, Some(format!("\"{one}\"").as_str())));
+
+    let r = c.get(url).await;
+    assert_eq!((r.status, r.body.as_slice()), (200, &b"one"[..]));
+    assert_eq!(r.header("etag"), Some(format!("\"{one}\"").as_str()));
+    assert_eq!(r.header("content-type"), Some("text/markdown"));
+    assert_eq!(r.header("x-content-type-options"), Some("nosniff"));
+    assert!(r.header("last-modified").unwrap().ends_with(" GMT"), "{r:?}");
+    let r = c.send("HEAD", url, &[], b"").await;
+    assert_eq!((r.status, r.header("content-length"), r.body.len()), (200, Some("3"), 0));
+
+    let r = c.put(url, "new", b"two").await;
+    assert_eq!((r.status, r.code().as_str()), (412, "PRECONDITION_FAILED"));
+    let context = r.json()["context"].clone();
+    assert_eq!(context, json!({"current_md5": one, "provided_md5": "new", "is_deleted": false}));
+
+    let r = c.put(url, &one, b"two").await;
+    assert_eq!((r.status, r.header("etag")), (200, Some(format!("\"{two}\"").as_str())));
+    assert_eq!(c.put(url, &one, b"three").await.status, 412);
+    assert_eq!(c.put(url, &two, b"two").await.status, 200, "the same content repairs");
+    assert_eq!(c.get(url).await.header("content-type"), Some("application/octet-stream"));
+
+    let r = c.send("DELETE", url, &[("If-Match", &one)], b"").await;
+    let context = r.json()["context"].clone();
+    assert_eq!((r.status, r.code().as_str()), (412, "PRECONDITION_FAILED"));
+    assert_eq!(context, json!({"current_md5": two, "provided_md5": one, "is_deleted": false}));
+    let r = c.send("DELETE", url, &[("If-Match", &format!("\"{two}\""))], b"").await;
+    assert_eq!((r.status, r.body.len()), (204, 0));
+    for r in [c.get(url).await, c.delete(url).await, c.send("DELETE", url, &[("If-Match", &two)], b"").await] {
+        assert_eq!((r.status, r.header("x-tombstone")), (404, Some(two.as_str())));
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_tombstone_is_written_over_by_new_and_by_its_md5() {
+    let (_running, mut c) = memory().await;
+    let (a, b) = (md5(b"a"), md5(b"b"));
+    let r = c.put("/blob/x", &a, b"b").await;
+    assert_eq!(r.status, 412, "nothing is there");
+    let context = r.json()["context"].clone();
+    assert_eq!(context, json!({"current_md5": "none", "provided_md5": a, "is_deleted": false}));
+
+    c.put("/blob/x", "new", b"a").await;
+    assert_eq!(c.send("DELETE", "/blob/x", &[("If-Match", &a)], b"").await.status, 204, "bare");
+    let r = c.put("/blob/x", &b, b"c").await;
+    let context = r.json()["context"].clone();
+    assert_eq!((r.status, context), (412, json!({"current_md5": a, "provided_md5": b, "is_deleted": true})));
+    assert_eq!(c.put("/blob/x", &a, b"b").await.status, 201);
+    assert_eq!(c.delete("/blob/x").await.status, 204, "without If-Match");
+    assert_eq!(c.put("/blob/x", "new", b"b").await.status, 201);
+    assert_eq!(c.delete("/blob/absent").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_write_needs_a_precondition_that_is_one() {
+    let (_running, mut c) = memory().await;
+    let r = c.send("PUT", "/blob/x", &[], b"a").await;
+    assert_eq!((r.status, r.code().as_str()), (428, "PRECONDITION_REQUIRED"));
+    let upper = md5(b"a").to_uppercase();
+    for bad in ["", "none", "NEW", "*", "1234", &upper, "XUFAKrxLKna5cZ2REBfFkg=="] {
+        let r = c.put("/blob/x", bad, b"a").await;
+        assert_eq!((r.status, r.code().as_str()), (400, "INVALID_PRECONDITION"), "{bad:?}");
+    }
+    c.put("/blob/x", "new", b"a").await;
+    let weak = format!("W/\"{}\"", md5(b"a"));
+    for bad in [weak.as_str(), "*", "\"", "", "\"\""] {
+        let r = c.send("DELETE", "/blob/x", &[("If-Match", bad)], b"").await;
+        assert_eq!((r.status, r.code().as_str()), (400, "INVALID_PRECONDITION"), "{bad:?}");
+    }
+    let r = c.send("PUT", "/blob/y", &[("Content-MD5", "new"), ("Content-Encoding", "gzip")], b"a").await;
+    assert_eq!((r.status, r.code().as_str()), (415, "UNSUPPORTED_ENCODING"));
+    let mut c = Client::connect(c.stream.peer_addr().unwrap()).await;
+    assert_eq!(c.get("/blob/x").await.body, b"a");
+    assert_eq!(c.get("/blob/y").await.status, 404);
+}
+
+#[tokio::test]
+async fn who_has_no_token_learns_nothing() {
+    let (running, mut c) = memory().await;
+    c.put("/blob/x", "new", b"secret").await;
+    let mut answers = Vec::new();
+    for shown in [
+        None,
+        Some("Bearer wrong".to_owned()),
+        Some("Bearer".to_owned()),
+        Some("Bearer ".to_owned()),
+        Some(format!("Basic {TOKEN}")),
+        Some(TOKEN.to_owned()),
+        Some(format!("Bearer {TOKEN}x")),
+    ] {
+        for (method, target) in [
+            ("GET", "/blob/x"),
+            ("GET", "/blob/absent"),
+            ("PUT", "/blob/x"),
+            ("DELETE", "/blob/x"),
+            ("GET", "/sync"),
+            ("GET", "/events"),
+            ("GET", "/nowhere"),
+            ("GET", "/blob/../x"),
+        ] {
+            let mut c = running.client().await;
+            let mut headers = vec![("Content-MD5", "new".to_owned())];
+            headers.extend(shown.clone().map(|shown| ("Authorization", shown)));
+            c.write(&head(method, target, &headers)).await;
+            let r = c.reply(method).await;
+            assert_eq!(r.status, 401, "{method} {target} {shown:?}");
+            answers.push(r.body);
+        }
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "every refusal reads the same");
+    assert!(!String::from_utf8_lossy(&answers[0]).contains(TOKEN));
+
+    c.write(&head("GET", "/blob/x", &[("authorization", format!("bearer {TOKEN}"))])).await;
+    assert_eq!(c.reply("GET").await.body, b"secret", "the scheme's case does not matter");
+}
+
+#[tokio::test]
+async fn hostile_names_are_refused_and_strange_ones_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(embedded(&dir)).await;
+    let mut c = running.client().await;
+    let (long, deep) = ("x".repeat(256), "y/".repeat(600) + "z");
+    let hostile = [
+        "",
+        "/",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        ".",
+        "..",
+        "../x",
+        "a/../../x",
+        "%2e%2e/x",
+        "%2E%2E%2Fx",
+        "a/%2e./b",
+        "%2Fetc%2Fpasswd",
+        "a%00b",
+        "a%0Ab",
+        "a%5C..%5Cb",
+        "%FF",
+        "%C0%AE%C0%AE/x",
+        "a%",
+        "a%2",
+        "a%zz",
+        ".memsync/id",
+        "a/.MEMSYNC/x",
+        ".sync-index.json",
+        "a/.sync-index.json",
+        &long,
+        &deep,
+    ];
+    for name in hostile {
+        for method in ["GET", "PUT", "DELETE"] {
+            let r = c.send(method, &format!("/blob/{name}"), &[("Content-MD5", "new")], b"").await;
+            assert_eq!((r.status, r.code().as_str()), (400, "INVALID_PATH"), "{method} {name}");
+        }
+    }
+    let strange = [
+        ("with%20space", "with space"),
+        ("caf%C3%A9/%E6%97%A5%E6%9C%AC.md", "café/日本.md"),
+        ("a%2Fb", "a/b"),
+        ("%252e%252e/x", "%2e%2e/x"),
+        ("a+b&c=d;e", "a+b&c=d;e"),
+        ("a%3Fb%23c", "a?b#c"),
+        ("...", "..."),
+        ("blob/blob/sync", "blob/blob/sync"),
+    ];
+    for (raw, _) in strange {
+        assert_eq!(c.put(&format!("/blob/{raw}"), "new", raw.as_bytes()).await.status, 201, "{raw}");
+        assert_eq!(c.get(&format!("/blob/{raw}?x=1")).await.body, raw.as_bytes(), "{raw}");
+    }
+    let index = c.get("/sync").await.json();
+    let mut names: Vec<_> = index["files"].as_object().unwrap().keys().map(String::as_str).collect();
+    let mut expected = strange.map(|(_, name)| name);
+    names.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(names, expected, "nothing else was written");
+}
+
+#[tokio::test]
+async fn other_methods_and_addresses() {
+    let (_running, mut c) = memory().await;
+    for (method, target, allow) in [
+        ("POST", "/blob/x", "GET, HEAD, PUT, DELETE"),
+        ("PATCH", "/blob/x", "GET, HEAD, PUT, DELETE"),
+        ("PUT", "/sync", "GET, HEAD"),
+        ("DELETE", "/health", "GET, HEAD"),
+        ("POST", "/events", "GET"),
+    ] {
+        let r = c.send(method, target, &[], b"").await;
+        assert_eq!((r.status, r.header("allow")), (405, Some(allow)), "{method} {target}");
+        assert_eq!(r.code(), "METHOD_NOT_ALLOWED");
+    }
+    for target in ["/", "/blob", "/Sync", "/sync/", "/health/x", "//sync", "/../sync"] {
+        let r = c.get(target).await;
+        assert_eq!((r.status, r.code().as_str()), (404, "NO_SUCH_ROUTE"), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn the_index_lists_everything_and_says_when_it_has_not_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(embedded(&dir)).await;
+    let mut c = running.client().await;
+    let empty = c.get("/sync").await.json();
+    assert_eq!(
+        (&empty["files"], &empty["index_cursor"], &empty["tombstone_floor"]),
+        (&json!({}), &0.into(), &0.into())
+    );
+    c.put("/blob/a", "new", b"aa").await;
+    c.put("/blob/b", "new", b"b").await;
+    c.delete("/blob/b").await;
+
+    let r = c.get("/sync").await;
+    assert_eq!((r.status, r.header("content-type")), (200, Some("application/json")));
+    let index = r.json();
+    let (a, b) = (&index["files"]["a"], &index["files"]["b"]);
+    assert_eq!((&a["md5"], &a["size"], &a["is_deleted"]), (&json!(md5(b"aa")), &json!(2), &json!(false)));
+    assert_eq!((&b["md5"], &b["size"], &b["is_deleted"]), (&json!(md5(b"b")), &json!(0), &json!(true)));
+    assert_eq!((&index["index_cursor"], a.get("version")), (&json!(3), None));
+    for time in [&a["last_modified"], &index["index_last_modified"]] {
+        let time = time.as_str().unwrap();
+        assert!(time.len() == 24 && time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
+    }
+    let epoch = index["index_epoch"].as_str().unwrap();
+    let etag = r.header("etag").unwrap();
+    assert_eq!(etag, format!("\"{epoch}-3\""));
+
+    let r = c.send("GET", "/sync", &[("If-None-Match", etag)], b"").await;
+    assert_eq!((r.status, r.body.len(), r.header("etag")), (304, 0, Some(etag)));
+    c.put("/blob/c", "new", b"c").await;
+    let r = c.send("GET", "/sync", &[("If-None-Match", etag)], b"").await;
+    assert_eq!((r.status, r.json()["files"].as_object().unwrap().len()), (200, 3));
+    let r = c.send("HEAD", "/sync", &[], b"").await;
+    assert_eq!((r.status, r.body.len()), (200, 0));
+
+    // Deltas.
+    let epoch = epoch.to_owned();
+    let r = c.get(&format!("/sync?since=2&epoch={epoch}")).await.json();
+    assert_eq!((&r["delta"], &r["index_cursor"]), (&json!(true), &json!(4)));
+    assert_eq!(r["files"].as_object().unwrap().keys().collect::<Vec<_>>(), ["b", "c"]);
+    let r = c.get(&format!("/sync?since=4&epoch={epoch}")).await.json();
+    assert_eq!((&r["delta"], &r["files"]), (&json!(true), &json!({})));
+    for query in [format!("since=5&epoch={epoch}"), "since=2&epoch=other".into(), "since=2".into(), "since=x".into()] {
+        let r = c.get(&format!("/sync?{query}")).await.json();
+        assert_eq!((r.get("delta"), r["files"].as_object().unwrap().len()), (None, 3), "{query}");
+    }
+    running.stop().await;
+
+    // The epoch and the cursor survive a restart; another store has another epoch.
+    let running = Running::start(embedded(&dir)).await;
+    let again = running.client().await.get("/sync").await.json();
+    assert_eq!((&again["index_epoch"], &again["index_cursor"]), (&json!(epoch), &json!(4)));
+    let (_other, mut c) = memory().await;
+    assert_ne!(c.get("/sync").await.json()["index_epoch"], json!(epoch));
+}
+
+#[tokio::test]
+async fn every_change_is_an_event() {
+    let (running, mut c) = memory().await;
+    c.put("/blob/before", "new", b"x").await;
+    let mut events = running.client().await;
+    events.write(&head("GET", "/events", &[bearer()])).await;
+    let r = events.reply("GET").await;
+    assert_eq!((r.status, r.header("content-type")), (200, Some("text/event-stream")));
+    events.until(": connected\n\n").await;
+    c.put("/blob/a%20b", "new", b"a").await;
+    assert!(events.until("\n\n").await.ends_with("id: 2\ndata: {\"cursor\":2,\"path\":\"a b\"}\n\n"));
+    c.put("/blob/a%20b", "new", b"refused").await;
+    c.delete("/blob/a%20b").await;
+    assert!(events.until("id: 3\ndata: {\"cursor\":3,\"path\":\"a b\"}\n\n").await.matches("id:").count() == 1);
+
+    // Resumed, it begins after the last event that came; from nowhere known, with one that says: read the index.
+    for (last, first) in [
+        ("1", "id: 3\ndata: {\"cursor\":3,\"path\":\"a b\"}"),
+        ("0", "id: 1\ndata: {\"cursor\":1,\"path\":\"before\"}"),
+        ("77", "id: 3\ndata: {\"cursor\":3}"),
+        ("junk", "id: 3\ndata: {\"cursor\":3}"),
+    ] {
+        let mut events = running.client().await;
+        events.write(&head("GET", "/events", &[bearer(), ("Last-Event-ID", last.to_owned())])).await;
+        assert_eq!(events.reply("GET").await.status, 200);
+        events.until(": connected\n\n").await;
+        let came = events.until("\n\n").await;
+        assert!(came.contains(first), "{last}: {came}");
+    }
+}
+
+#[tokio::test]
+async fn idle_event_streams_show_that_they_live_and_end_at_once_on_stop() {
+    let mut options = options();
+    options.heartbeat = Duration::from_millis(20);
+    options.stop_timeout = Duration::from_secs(60);
+    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        let mut events = running.client().await;
+        events.write(&head("GET", "/events", &[bearer()])).await;
+        assert_eq!(events.reply("GET").await.status, 200);
+        events.until(": \n\n").await;
+        streams.push(events);
+    }
+    let began = Instant::now();
+    running.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    for events in &mut streams {
+        assert!(events.ended().await);
+    }
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_and_the_refusal_arrives() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.max_body = 1_000_000;
+    let running = Running::start_with(embedded(&dir), options).await;
+    let body = vec![7; 1_000_001];
+
+    let mut c = running.client().await;
+    assert_eq!(c.put("/blob/fits", "new", &body[1..]).await.status, 201);
+    // By its length, before the body is sent, and with all of it sent regardless.
+    let mut c = running.client().await;
+    let headers = [bearer(), ("Content-MD5", "new".into()), ("Content-Length", "9999999999".into())];
+    c.write(&head("PUT", "/blob/x", &headers)).await;
+    let r = c.reply("PUT").await;
+    assert_eq!((r.status, r.code().as_str()), (413, "TOO_LARGE"));
+    let mut c = running.client().await;
+    assert_eq!(c.put("/blob/x", "new", &[7; 5_000_000]).await.status, 413);
+    // By its size, when it has no length.
+    let mut c = running.client().await;
+    let headers = [bearer(), ("Content-MD5", "new".into()), ("Transfer-Encoding", "chunked".into())];
+    c.write(&head("PUT", "/blob/x", &headers)).await;
+    for piece in body.chunks(100_000) {
+        c.write(format!("{:x}\r\n", piece.len()).as_bytes()).await;
+        c.write(piece).await;
+        c.write(b"\r\n").await;
+    }
+    c.write(b"0\r\n\r\n").await;
+    let r = c.reply("PUT").await;
+    assert_eq!((r.status, r.code().as_str()), (413, "TOO_LARGE"));
+
+    let mut c = running.client().await;
+    assert_eq!(c.get("/blob/x").await.status, 404);
+    assert_eq!(c.get("/blob/fits").await.body, &body[1..]);
+    assert_eq!(std::fs::read_dir(dir.path().join("store/bodies")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_is_cut_off_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(embedded(&dir)).await;
+    for sent in [0, 10, 400_000, 2_000_000] {
+        for framing in [("Content-Length", "3000000".to_owned()), ("Transfer-Encoding", "chunked".to_owned())] {
+            let mut c = running.client().await;
+            let chunked = framing.0 == "Transfer-Encoding";
+            c.write(&head("PUT", "/blob/x", &[bearer(), ("Content-MD5", "new".into()), framing])).await;
+            if chunked && sent > 0 {
+                c.write(format!("{sent:x}\r\n").as_bytes()).await;
+            }
+            c.write(&vec![1; sent]).await;
+            tokio::io::AsyncWriteExt::shutdown(&mut c.stream).await.unwrap();
+            assert!(c.try_reply("PUT").await.is_none_or(|r| r.status == 400), "{sent} chunked: {chunked}");
+        }
+    }
+    let mut c = running.client().await;
+    assert_eq!(c.get("/blob/x").await.status, 404);
+    assert_eq!(c.get("/sync").await.json()["files"], json!({}));
+    assert_eq!(std::fs::read_dir(dir.path().join("store/bodies")).unwrap().count(), 0);
+    // More than was announced is no part of the body.
+    c.write(&head("PUT", "/blob/x", &[bearer(), ("Content-MD5", "new".into()), ("Content-Length", "2".into())])).await;
+    c.write(b"abcdef\r\n\r\n").await;
+    assert_eq!(c.reply("PUT").await.status, 201);
+    assert_eq!(running.client().await.get("/blob/x").await.body, b"ab");
+}
+
+#[tokio::test]
+async fn who_stalls_is_cut_off() {
+    let mut options = options();
+    options.head_timeout = Duration::from_millis(100);
+    options.body_timeout = Duration::from_millis(100);
+    options.idle_timeout = Duration::from_millis(400);
+    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+
+    let mut silent = running.client().await;
+    assert!(silent.ended().await);
+    let mut half = running.client().await;
+    half.write(b"GET /health HTTP/1.1\r\nHos").await;
+    assert!(half.ended().await);
+
+    let mut slow = running.client().await;
+    let headers = [bearer(), ("Content-MD5", "new".into()), ("Content-Length", "10".into())];
+    slow.write(&head("PUT", "/blob/x", &headers)).await;
+    slow.write(b"abc").await;
+    let r = slow.reply("PUT").await;
+    assert_eq!((r.status, r.code().as_str()), (408, "BODY_TIMEOUT"));
+
+    // A byte now and then does not help, in the head or in the body.
+    for (begin, drip) in [
+        (b"GET /health HTTP/1.1\r\nX: ".to_vec(), "a"),
+        (head("PUT", "/blob/x", &[bearer(), ("Content-MD5", "new".into()), ("Content-Length", "9999".into())]), "b"),
+    ] {
+        let mut dripping = running.client().await;
+        dripping.write(&begin).await;
+        let began = Instant::now();
+        let mut every = tokio::time::interval(Duration::from_millis(20));
+        // Ends when the proxy has closed its side.
+        loop {
+            every.tick().await;
+            if tokio::io::AsyncWriteExt::write_all(&mut dripping.stream, drip.as_bytes()).await.is_err() {
+                break;
+            }
+            if dripping.stream.try_read(&mut [0; 4096]).is_ok() {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(10), "{drip}");
+        }
+    }
+
+    // Between requests there is more time, and then it ends.
+    let mut idle = running.client().await;
+    assert_eq!(idle.get("/sync").await.status, 200);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(idle.get("/sync").await.status, 200, "longer than a head may take");
+    assert!(idle.ended().await);
+    assert_eq!(running.client().await.get("/blob/x").await.status, 404);
+}
+
+async fn race(running: &Running, method: &'static str, precondition: &str, tag: &str) -> Vec<Reply> {
+    let requests = (0..16).map(|i| {
+        let (addr, precondition, body) = (running.addr, precondition.to_owned(), format!("{tag}{i}"));
+        tokio::spawn(async move {
+            let mut c = Client::connect(addr).await;
+            match method {
+                "PUT" => c.put("/blob/x", &precondition, body.as_bytes()).await,
+                _ => c.send("DELETE", "/blob/x", &[("If-Match", &precondition)], b"").await,
+            }
+        })
+    });
+    join_all(requests).await.into_iter().map(Result::unwrap).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_sixteen_that_race_one_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(embedded(&dir)).await;
+    for round in 0..10 {
+        let won = |replies: &[Reply], status: u16, lost: u16| -> Option<String> {
+            let winners: Vec<_> = replies.iter().filter(|r| r.status == status).collect();
+            assert_eq!(winners.len(), 1, "round {round}");
+            assert_eq!(replies.iter().filter(|r| r.status == lost).count(), 15);
+            winners[0].header("etag").map(|etag| etag.trim_matches('"').to_owned())
+        };
+        let created = won(&race(&running, "PUT", "new", &format!("c{round}.")).await, 201, 412).unwrap();
+        let updated = won(&race(&running, "PUT", &created, &format!("u{round}.")).await, 200, 412).unwrap();
+        let body = running.client().await.get("/blob/x").await.body;
+        assert_eq!(md5(&body), updated, "what was acknowledged is what is there");
+        won(&race(&running, "DELETE", &updated, "").await, 204, 404);
+    }
+}
+
+#[tokio::test]
+async fn large_blobs_stream_both_ways() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(embedded(&dir)).await;
+    let mut c = running.client().await;
+    let body: Vec<u8> = (0..20 * 1024 * 1024u32).map(|i| (i ^ (i >> 9)) as u8).collect();
+    let r = c.put("/blob/video.bin", "new", &body).await;
+    assert_eq!((r.status, r.header("etag")), (201, Some(format!("\"{}\"", md5(&body)).as_str())));
+    let r = c.get("/blob/video.bin").await;
+    assert_eq!((r.status, r.header("content-length")), (200, Some("20971520")));
+    assert!(r.body == body);
+    assert_eq!(c.send("HEAD", "/blob/video.bin", &[], b"").await.header("content-length"), Some("20971520"));
+}
+
+/// Headers of a PUT of 6 bytes that waits to be asked for its body.
+fn expecting() -> [(&'static str, String); 4] {
+    let length = ("Content-Length", "6".to_owned());
+    [bearer(), ("Content-MD5", "new".to_owned()), length, ("Expect", "100-continue".to_owned())]
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_in_flight_finish_and_then_closes() {
+    let running = Running::start(Arc::new(Memory::new())).await;
+    let addr = running.addr;
+    let mut idle = running.client().await;
+    assert_eq!(idle.get("/sync").await.status, 200);
+    let mut busy = running.client().await;
+    busy.write(&head("PUT", "/blob/x", &expecting())).await;
+    assert_eq!(busy.reply("PUT").await.status, 100, "it is being received");
+    busy.write(b"abc").await;
+    let stopping = tokio::spawn(running.stop());
+    assert!(idle.ended().await);
+    assert!(tokio::net::TcpStream::connect(addr).await.is_err(), "nothing new is accepted");
+    busy.write(b"def").await;
+    assert_eq!(busy.reply("PUT").await.status, 201);
+    assert!(busy.ended().await);
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_ever() {
+    let mut options = options();
+    options.stop_timeout = Duration::from_millis(50);
+    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let mut stuck = running.client().await;
+    stuck.write(&head("PUT", "/blob/x", &expecting())).await;
+    assert_eq!(stuck.reply("PUT").await.status, 100, "it is being received");
+    let began = Instant::now();
+    running.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn further_connections_wait_for_room() {
+    let mut options = options();
+    options.max_connections = 2;
+    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let (mut a, mut b, mut waits) = (running.client().await, running.client().await, running.client().await);
+    assert_eq!((a.get("/sync").await.status, b.get("/sync").await.status), (200, 200));
+    waits.write(&head("GET", "/health", &[])).await;
+    let early = tokio::time::timeout(Duration::from_millis(100), waits.try_reply("GET")).await;
+    assert!(early.is_err(), "it was served beyond the limit");
+    drop(a);
+    assert_eq!(waits.reply("GET").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_empty_token_is_refused() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = memsync::proxy::Options::new(String::new().into());
+    let refused = memsync::proxy::serve(listener, Arc::new(Memory::new()), options, async {}).await;
+    assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+}

@@ -1,5 +1,19 @@
 //! The folder: everything that touches the user's files.
+//!
+//! [`Folder`] knows the root and its private `.memsync/`; [`scan`] finds what is there; [`moves`] replaces, creates
+//! and removes files so that nothing unseen is ever overwritten; [`history`] keeps what they displaced; [`watch`]
+//! tells where to look. It decides nothing: which file to touch is the plan's business.
 
 pub mod dirty;
+pub mod folder;
+pub mod history;
 pub mod ignore;
+pub mod moves;
+pub mod scan;
+pub mod source;
+pub mod stage;
 pub mod watch;
+
+pub use folder::{Folder, RootError};
+pub use moves::{Move, Moved, Performed};
+pub use scan::{Found, Scope, Tree};

@@ -13,6 +13,7 @@ use crate::path::{PathError, RelPath};
 use crate::protocol::Precondition;
 
 pub mod events;
+pub mod fake;
 pub mod http;
 
 /// One entry of the index.

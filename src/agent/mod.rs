@@ -4,9 +4,11 @@
 //! proxy. They run over the traits `Disk`, `Remote` and [`World`], so that the simulator runs the same code.
 
 pub mod apply;
+pub mod control;
 pub mod cycle;
 pub mod engine;
 pub mod quarantine;
+pub mod status;
 pub mod world;
 
 pub use cycle::Report;

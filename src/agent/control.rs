@@ -1,0 +1,189 @@
+//! The control API: one JSON document a line over a unix socket, request and answer.
+//!
+//! The socket has mode 0600, and a caller of another user is turned away by the kernel's word for who it is.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::status::{HaltStatus, Status};
+
+/// Longest line taken, bytes. A status with thousands of problems is far below it.
+const MAX_LINE: usize = 16 * 1024 * 1024;
+
+/// What can be asked of a running agent. `folder`: one of its folders; `None`: all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "snake_case")]
+pub enum Request {
+    Status,
+    /// A full scan and cycles until nothing is left to do; the answer comes then.
+    Sync {
+        folder: Option<PathBuf>,
+    },
+    /// As `Sync`, and goes on trying through what is temporary, for `timeout_s` seconds or for ever.
+    Wait {
+        timeout_s: Option<u64>,
+    },
+    Pause {
+        for_s: Option<u64>,
+    },
+    Resume,
+    /// The plans that are held.
+    Held,
+    Approve {
+        id: String,
+        reject: bool,
+    },
+    /// Reads config and token again.
+    Reload,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Response {
+    Status(Box<Status>),
+    Done,
+    /// What is held, with the folder it belongs to.
+    Held {
+        plans: Vec<(PathBuf, HaltStatus)>,
+    },
+    /// No such folder or plan.
+    NotFound {
+        what: String,
+    },
+    Failed {
+        why: String,
+    },
+}
+
+/// Why the agent gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody listens: no agent runs.
+    #[error("no agent answers at {}", .0.display())]
+    NoAgent(PathBuf),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Asks the agent that listens at `path`.
+///
+/// # Errors
+/// [`ControlError::NoAgent`] when none does.
+pub async fn ask(path: &Path, request: &Request) -> Result<Response, ControlError> {
+    let fail = |source| ControlError::Io { path: path.to_owned(), source };
+    let stream = match UnixStream::connect(path).await {
+        Ok(stream) => stream,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Err(ControlError::NoAgent(path.to_owned()));
+        }
+        Err(e) => return Err(fail(e)),
+    };
+    let (reader, mut writer) = stream.into_split();
+    let mut line = serde_json::to_vec(request).map_err(|e| fail(e.into()))?;
+    line.push(b'\n');
+    writer.write_all(&line).await.map_err(fail)?;
+    let answer = read_line(&mut BufReader::new(reader)).await.map_err(fail)?;
+    match answer {
+        Some(line) => serde_json::from_slice(&line).map_err(|e| fail(e.into())),
+        None => Err(fail(io::ErrorKind::UnexpectedEof.into())),
+    }
+}
+
+async fn read_line(reader: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
+    let read = tokio::io::AsyncReadExt::take(&mut *reader, limit).read_until(b'\n', &mut line).await?;
+    match line.pop() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(line)),
+        Some(_) if read >= MAX_LINE => Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long")),
+        Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Listens at `path`. A socket that a dead agent left is replaced; that of a live one is not.
+///
+/// # Errors
+/// `AddrInUse` when an agent answers there already; as `bind(2)` otherwise.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "an agent runs already")),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    // Only the umask decides the mode at bind, so the socket is made under a name that nobody knows, closed to
+    // others, and then given its own.
+    let fresh = path.with_extension(format!("sock.{}", std::process::id()));
+    let _ = std::fs::remove_file(&fresh);
+    let listener = UnixListener::bind(&fresh)?;
+    let closed = std::fs::set_permissions(&fresh, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .and_then(|()| std::fs::rename(&fresh, path));
+    if let Err(e) = closed {
+        let _ = std::fs::remove_file(&fresh);
+        return Err(e);
+    }
+    Ok(listener)
+}
+
+/// Answers requests until dropped. `answer` runs once for each request, many at a time.
+pub async fn serve<F, A>(listener: UnixListener, answer: F)
+where
+    F: Fn(Request) -> A + Send + Sync + 'static,
+    A: Future<Output = Response> + Send + 'static,
+{
+    let answer = Arc::new(answer);
+    let me = rustix::process::geteuid().as_raw();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                tracing::warn!("control socket: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        match stream.peer_cred() {
+            Ok(cred) if cred.uid() == me || cred.uid() == 0 => {}
+            Ok(cred) => {
+                tracing::warn!("control socket: user {} was turned away", cred.uid());
+                continue;
+            }
+            Err(e) => {
+                tracing::warn!("control socket: the caller is unknown: {e}");
+                continue;
+            }
+        }
+        let answer = answer.clone();
+        tokio::spawn(async move {
+            if let Err(e) = converse(stream, &*answer).await {
+                tracing::debug!("control socket: {e}");
+            }
+        });
+    }
+}
+
+async fn converse<F, A>(stream: UnixStream, answer: &F) -> io::Result<()>
+where
+    F: Fn(Request) -> A,
+    A: Future<Output = Response>,
+{
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    while let Some(line) = read_line(&mut reader).await? {
+        let response = match serde_json::from_slice(&line) {
+            Ok(request) => answer(request).await,
+            Err(e) => Response::Failed { why: format!("not a request: {e}") },
+        };
+        let mut line = serde_json::to_vec(&response)?;
+        line.push(b'\n');
+        writer.write_all(&line).await?;
+    }
+    Ok(())
+}

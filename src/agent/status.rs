@@ -1,0 +1,123 @@
+//! What `memsync status --json` says: schema 1. Names are promises that other programs rely on; fields may be added.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The agent, or one folder, in a word. In the order of what a person should hear of first, the last being worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Idle,
+    Syncing,
+    Paused,
+    Offline,
+    Stopped,
+    AuthRequired,
+    Halted,
+}
+
+/// The document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// 1.
+    pub schema: u32,
+    pub state: State,
+    /// Why, where the state is no good one.
+    pub reason: Option<String>,
+    /// The last cycle succeeded, nothing is pending, and no change has been seen since, in every folder.
+    pub in_sync: bool,
+    pub agent: AgentStatus,
+    pub device: String,
+    pub proxy: ProxyStatus,
+    pub folders: Vec<FolderStatus>,
+    /// The newest first.
+    pub recent: Vec<RecentAction>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    pub running: bool,
+    pub pid: Option<u32>,
+    pub version: String,
+    pub uptime_s: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    pub url: String,
+    pub reachable: bool,
+    pub capabilities: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FolderStatus {
+    pub path: String,
+    pub namespace: String,
+    pub state: State,
+    /// Why, where the state is no good one.
+    #[serde(default)]
+    pub reason: Option<String>,
+    pub in_sync: bool,
+    pub files: usize,
+    pub bytes: u64,
+    /// `inotify`, `fsevents`, `poll` or `degraded`.
+    pub watcher: String,
+    /// What to do about a degraded watcher.
+    #[serde(default)]
+    pub watcher_remedy: Option<String>,
+    pub last_success: Option<Timestamp>,
+    pub next_sync_s: Option<u64>,
+    pub pending: Pending,
+    /// Conflict copies in the folder.
+    pub conflicts: usize,
+    pub problems: Vec<Problem>,
+    pub halt: Option<HaltStatus>,
+    /// Steps of the running cycle.
+    #[serde(default)]
+    pub progress: Option<ProgressStatus>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    pub upload: usize,
+    pub download: usize,
+    pub delete: usize,
+    pub held_delete: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub path: String,
+    pub problem: String,
+    pub since: Timestamp,
+}
+
+/// A gate that is shut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HaltStatus {
+    /// `root_missing`, `root_changed`, `mass_delete` or `server_reset`.
+    pub kind: String,
+    /// What `memsync approve` takes, where approval can help.
+    pub id: Option<String>,
+    /// What happened, and what to do next.
+    pub reason: String,
+    /// Some of the paths concerned.
+    #[serde(default)]
+    pub sample: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressStatus {
+    pub done: usize,
+    pub steps: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecentAction {
+    pub at: Timestamp,
+    pub path: String,
+    /// `upload`, `download`, `delete`, `trash`, `conflict`.
+    pub action: String,
+    /// `done`, or what went wrong.
+    pub outcome: String,
+}

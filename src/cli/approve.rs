@@ -1,0 +1,161 @@
+//! `memsync approve`: lets a held plan through, or refuses it.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::app::App;
+use super::exit::{Exit, Failure};
+use super::{show, talk};
+use crate::agent::control::{Request, Response};
+use crate::agent::status::HaltStatus;
+
+/// Paths shown of a plan.
+const SHOWN: usize = 10;
+
+#[derive(Serialize)]
+struct Listing {
+    held: Vec<Plan>,
+}
+
+#[derive(Serialize)]
+struct Plan {
+    folder: PathBuf,
+    #[serde(flatten)]
+    halt: HaltStatus,
+}
+
+#[derive(Serialize)]
+struct Decided {
+    id: String,
+    kind: String,
+    approved: bool,
+}
+
+/// # Errors
+/// Where no agent runs, no such plan is held, or several are and none was named.
+pub fn run(app: &App, id: Option<String>, reject: bool, list: bool) -> anyhow::Result<Exit> {
+    let runtime = talk::runtime()?;
+    let Response::Held { plans } = runtime.block_on(talk::ask(app, &Request::Held))? else {
+        return Err(talk::unexpected());
+    };
+    let plans: Vec<Plan> = plans.into_iter().map(|(folder, halt)| Plan { folder, halt }).collect();
+    if list {
+        let exit = if plans.is_empty() { Exit::Done } else { Exit::Halted };
+        app.answer(&Listing { held: plans }, |out, l| people(out, &l.held))?;
+        return Ok(exit);
+    }
+    let plan = match choose(&plans, id.as_deref()) {
+        Ok(Some(plan)) => plan,
+        Ok(None) => {
+            anstream::eprintln!("Nothing is held.");
+            return Ok(Exit::Done);
+        }
+        Err(failure) => {
+            people(&mut anstream::stderr().lock(), &plans)?;
+            return Err(failure.into());
+        }
+    };
+    let id = plan.halt.id.clone().unwrap_or_default();
+    if reject && plan.halt.kind == "server_reset" {
+        let why = "there is nothing to reject: either the proxy gets its data back, or `memsync approve` offers it \
+                   what is here";
+        return Err(Failure::new(Exit::Usage, why).into());
+    }
+    runtime.block_on(talk::ask(app, &Request::Approve { id: id.clone(), reject }))?;
+    let decided = Decided { id, kind: plan.halt.kind.clone(), approved: !reject };
+    app.answer(&decided, |out, d| writeln!(out, "{}", effect(&d.kind, d.approved)))?;
+    Ok(Exit::Done)
+}
+
+/// The plan that is meant; `None`: nothing is held at all.
+fn choose<'a>(plans: &'a [Plan], id: Option<&str>) -> Result<Option<&'a Plan>, Failure> {
+    let with_id: Vec<&Plan> = plans.iter().filter(|p| p.halt.id.is_some()).collect();
+    if let Some(id) = id {
+        let named = with_id.into_iter().find(|p| p.halt.id.as_deref() == Some(id));
+        return named.map(Some).ok_or_else(|| Failure::new(Exit::Usage, format!("no plan {id} is held")));
+    }
+    match (with_id.as_slice(), plans.first()) {
+        ([], None) => Ok(None),
+        ([], Some(plan)) => {
+            Err(Failure::new(Exit::Halted, format!("this cannot be approved: {}", show::name(&plan.halt.reason))))
+        }
+        ([plan], _) => Ok(Some(plan)),
+        (several, _) => Err(Failure::new(
+            Exit::Usage,
+            format!("{} plans are held; name one: memsync approve ID", several.len()),
+        )),
+    }
+}
+
+fn effect(kind: &str, approved: bool) -> &'static str {
+    match (kind, approved) {
+        ("server_reset", _) => {
+            "Approved. The files here are offered to the proxy again; where it has other content, both are kept. \
+             Nothing is deleted."
+        }
+        (_, true) => "Approved. The deletions are made now; what goes here stays in `memsync history`.",
+        (_, false) => "Rejected. Nothing is deleted; the files come back.",
+    }
+}
+
+fn people(out: &mut dyn Write, plans: &[Plan]) -> io::Result<()> {
+    if plans.is_empty() {
+        return writeln!(out, "Nothing is held.");
+    }
+    for Plan { folder, halt } in plans {
+        let id = halt.id.as_deref().unwrap_or("(cannot be approved)");
+        writeln!(out, "{}  {}", show::painted(show::BOLD, id), show::name(&folder.display().to_string()))?;
+        writeln!(out, "  {}", show::name(&halt.reason))?;
+        for path in halt.sample.iter().take(SHOWN) {
+            writeln!(out, "    {}", show::name(path))?;
+        }
+        if halt.id.is_some() {
+            writeln!(out, "  approve: {}", effect(&halt.kind, true).trim_start_matches("Approved. "))?;
+        }
+        if halt.kind == "mass_delete" {
+            writeln!(out, "  --reject: {}", effect(&halt.kind, false).trim_start_matches("Rejected. "))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(kind: &str, id: Option<&str>) -> Plan {
+        let halt = HaltStatus {
+            kind: kind.to_owned(),
+            id: id.map(str::to_owned),
+            reason: "why".to_owned(),
+            sample: vec!["a.md".to_owned()],
+        };
+        Plan { folder: "/m".into(), halt }
+    }
+
+    #[test]
+    fn the_one_plan_needs_no_name_and_several_do() {
+        let chosen = |plans: &[Plan], id| {
+            choose(plans, id).map(|p| p.and_then(|p| p.halt.id.clone())).map_err(|f| f.exit)
+        };
+        assert_eq!(chosen(&[], None), Ok(None));
+        let one = [plan("root_missing", None), plan("mass_delete", Some("a"))];
+        assert_eq!(chosen(&one, None), Ok(Some("a".to_owned())));
+        assert_eq!(chosen(&one[..1], None), Err(Exit::Halted));
+        let two = [plan("mass_delete", Some("a")), plan("server_reset", Some("b"))];
+        assert_eq!(chosen(&two, None), Err(Exit::Usage));
+        assert_eq!(chosen(&two, Some("b")), Ok(Some("b".to_owned())));
+        assert_eq!(chosen(&two, Some("c")), Err(Exit::Usage));
+    }
+
+    #[test]
+    fn a_list_says_what_each_answer_does() {
+        let mut out = Vec::new();
+        people(&mut out, &[plan("mass_delete", Some("a")), plan("server_reset", Some("b"))]).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("--reject: Nothing is deleted") && text.contains("offered to the proxy again"), "{text}");
+        assert_eq!(text.matches("--reject").count(), 1, "{text}");
+    }
+}

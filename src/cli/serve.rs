@@ -1,0 +1,105 @@
+//! `memsync serve`: a Memory Proxy alone.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use sd_notify::NotifyState;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+
+use super::app::App;
+use super::exit::{Exit, Failure};
+use super::signals::{Wishes, notify};
+use crate::config::{Config, TokenSource, read_token_file};
+use crate::proxy;
+use crate::store::embedded::Embedded;
+
+/// How it was asked for.
+pub struct Serve {
+    pub listen: SocketAddr,
+    pub store: Option<PathBuf>,
+    pub token_file: Option<PathBuf>,
+    /// Bytes.
+    pub max_body: u64,
+}
+
+/// # Errors
+/// When there is no token, the store cannot be opened, or the address is taken.
+pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
+    let options = proxy::Options { max_body: serve.max_body, ..proxy::Options::new(token(app, serve)?) };
+    let dir = serve.store.clone().unwrap_or_else(|| app.dirs.proxy.clone());
+    let store = open(&dir)?;
+    runtime()?.block_on(async {
+        let mut wishes = Wishes::listen()?;
+        let listener = bind(serve.listen).await?;
+        let address = listener.local_addr()?;
+        tracing::info!("serving {} at http://{address}", dir.display());
+        notify(NotifyState::Ready);
+        proxy::serve(listener, store, options, async {
+            wishes.stop().await;
+            notify(NotifyState::Stopping);
+        })
+        .await
+        .context("the proxy failed")
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Opens the embedded store.
+///
+/// # Errors
+/// What the store says.
+pub fn open(dir: &Path) -> anyhow::Result<Arc<Embedded>> {
+    Ok(Arc::new(Embedded::open(dir)?))
+}
+
+/// Two workers: the store's own thread does the writing.
+///
+/// # Errors
+/// As the system gives no thread.
+pub fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().context("the runtime cannot start")
+}
+
+/// Listens at `address`.
+///
+/// # Errors
+/// Says what to do where it is taken or not allowed.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| {
+        let fix = match e.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                let port = address.port();
+                format!(
+                    "another program listens there (`ss -ltnp 'sport = :{port}'` or `lsof -i :{port}` names it); \
+                     stop it, or choose another port with --listen"
+                )
+            }
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 need more rights; choose another".to_owned(),
+            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+            _ => "choose another address with --listen".to_owned(),
+        };
+        Failure::new(Exit::Error, format!("cannot listen at {address}: {e}; {fix}")).into()
+    })
+}
+
+/// `--token-file` (or `MEMSYNC_TOKEN_FILE`), `MEMSYNC_TOKEN`, the systemd credential: the first that is there.
+fn token(app: &App, serve: &Serve) -> anyhow::Result<SecretString> {
+    if let Some(file) = &serve.token_file {
+        return Ok(read_token_file(file, &TokenSource::ConfigFile(file.clone()))?);
+    }
+    // The same sources as the agent's, without a config.
+    match Config::defaults(&app.around.host).token(&app.around.env) {
+        Ok((token, _)) => Ok(token),
+        Err(crate::config::ConfigError::NoToken) => {
+            let why = "a proxy without a token would be open to everybody; make one with \
+                       `(umask 077; head -c 32 /dev/urandom | base64 > token)` and give it with --token-file token \
+                       (or MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN, the systemd credential `token`)";
+            Err(Failure::new(Exit::Usage, why).into())
+        }
+        Err(e) => Err(e.into()),
+    }
+}

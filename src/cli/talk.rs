@@ -1,0 +1,77 @@
+//! Talking to the agent that runs, through its control socket.
+
+use std::io;
+
+use anyhow::Context;
+use tokio::runtime::{Builder, Runtime};
+
+use super::app::App;
+use super::exit::{Exit, Failure};
+use crate::agent::control::{self, ControlError, Request, Response};
+use crate::agent::status::Status;
+
+/// The small runtime of a command that asks and exits.
+///
+/// # Errors
+/// As the system gives no thread or descriptor.
+pub fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("the runtime cannot start")
+}
+
+/// The agent's answer; `None` where no agent runs.
+///
+/// # Errors
+/// What the agent refused, or why it cannot be asked.
+pub async fn ask_any(app: &App, request: &Request) -> anyhow::Result<Option<Response>> {
+    let socket = match app.dirs.socket() {
+        Ok(socket) => socket,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).context("the agent's socket cannot be found"),
+    };
+    match control::ask(&socket, request).await {
+        Ok(Response::Failed { why }) => Err(Failure::new(Exit::Error, why).into()),
+        Ok(Response::NotFound { what }) => Err(Failure::new(Exit::Usage, what).into()),
+        Ok(response) => Ok(Some(response)),
+        Err(ControlError::NoAgent(_)) => Ok(None),
+        Err(e @ ControlError::Io { .. }) => Err(e).context("the agent gave no answer"),
+    }
+}
+
+/// The agent's answer.
+///
+/// # Errors
+/// As [`ask_any`]; where no agent runs, what to do about it.
+pub async fn ask(app: &App, request: &Request) -> anyhow::Result<Response> {
+    match ask_any(app, request).await? {
+        Some(response) => Ok(response),
+        None => Err(no_agent(app)),
+    }
+}
+
+/// The agent's status; `None` where no agent runs.
+///
+/// # Errors
+/// As [`ask_any`].
+pub async fn status(app: &App) -> anyhow::Result<Option<Status>> {
+    match ask_any(app, &Request::Status).await? {
+        Some(Response::Status(status)) => Ok(Some(*status)),
+        Some(_) => Err(unexpected()),
+        None => Ok(None),
+    }
+}
+
+/// Why nothing answers: there is no config, it is not right, or nothing was started.
+pub fn no_agent(app: &App) -> anyhow::Error {
+    match app.config() {
+        Err(e) => e.into(),
+        Ok(_) => {
+            Failure::new(Exit::NotConfigured, "no agent runs; start it with `memsync run` (or `memsync up`)").into()
+        }
+    }
+}
+
+/// An agent of another version may answer in words that are not known here.
+pub fn unexpected() -> anyhow::Error {
+    let why = "the agent's answer is not understood; it may be another version: restart it (`memsync run`)";
+    Failure::new(Exit::Error, why).into()
+}

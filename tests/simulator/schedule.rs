@@ -103,6 +103,8 @@ fn user_acts(disk: &SimDisk, who: &str, names: &[&str], rng: &mut Rng, ledger: &
                 if before != moved {
                     ledger.released(before);
                 }
+                // A rename deletes one path and writes another: two users who cross theirs delete both.
+                *ledger.written.entry(moved.unwrap_or_default()).or_default() += 1;
             }
         }
         8 => {
@@ -181,7 +183,11 @@ pub fn run(seed: u64, bug: Option<Bug>) -> Result<(), String> {
         _ => {}
     }
     for device in &mut devices {
-        device.disk.plant_no_fsync(bug == Some(Bug::BaseBeforeFsync));
+        if bug == Some(Bug::BaseBeforeFsync) {
+            // From here on nothing is durable but what was so at the first start.
+            device.ensure_engine(&server, &clock)?;
+            device.disk.plant_no_fsync(true);
+        }
         device.disk.plant_unverified_displace(bug == Some(Bug::UnlinkWithoutVerify));
         device.disk.plant_unreadable_is_absent(bug == Some(Bug::UnreadableIsDeleted));
         hook(device, names, rng.fork(), &ledger, misfortune);

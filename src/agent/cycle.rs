@@ -83,6 +83,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// When the cycle as a whole cannot go on. What was finished before is committed.
     pub async fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
         self.check_root()?;
+        if std::mem::take(&mut self.leftovers) {
+            self.folder.sweep(self.world.now()).map_err(|e| {
+                self.leftovers = true;
+                folder_error(".memsync/stage")(e)
+            })?;
+            self.scanned = false;
+        }
         let scan = self.scan(&scope)?;
         let news = self.fetch().await?;
         if !self.unfinished && scope.is_empty() && !news {
@@ -413,8 +420,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
             }
         }
-        let performed =
-            self.folder.perform(moves, &settle, self.world.now()).map_err(folder_error("making changes durable"))?;
+        let performed = self.folder.perform(moves, &settle, self.world.now()).map_err(|e| {
+            self.leftovers = true;
+            folder_error("making changes durable")(e)
+        })?;
+        self.leftovers |= performed.left_over;
         report.again |= !performed.unsettled.is_empty();
         changes
             .extend(agreed.into_iter().filter(|(at, _)| !performed.unsettled.contains(at)).map(|(_, change)| change));

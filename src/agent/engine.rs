@@ -82,7 +82,10 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) reset: Option<Halt>,
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Arc<AtomicBool>,
+    /// False: the next scan is a full one.
     pub(super) scanned: bool,
+    /// Something waits in `stage/` to be put in order.
+    pub(super) leftovers: bool,
     /// Set while the last cycle left something to do whatever the triggers say.
     pub(super) unfinished: bool,
 }
@@ -129,6 +132,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             progress: Arc::default(),
             stop: Arc::default(),
             scanned: false,
+            leftovers: false,
             unfinished: true,
         };
         engine.bind(new_id)?;

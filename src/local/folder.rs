@@ -101,7 +101,9 @@ impl<D: Disk> Folder<D> {
         file.set_mode(0o600)?;
         file.sync()?;
         self.disk.rename_new(&slot, ID)?;
-        self.disk.sync_dir(PRIVATE_DIR)
+        self.disk.sync_dir(PRIVATE_DIR)?;
+        // An earlier run may have died between making `.memsync` and this.
+        self.disk.sync_dir("")
     }
 
     /// Checks that the folder is the one it was: `expected` is the identity that the state container is bound to.

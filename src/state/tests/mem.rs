@@ -1,0 +1,308 @@
+//! A directory in memory that knows what is durable, and can be told to fail.
+//!
+//! Included by the unit tests and by `tests/state_formats.rs`; both bring `disk` into scope above it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::disk::{Disk, DiskFile, Kind, Meta};
+
+/// One directory, no folders in it.
+#[derive(Clone)]
+pub struct MemDisk(Arc<Mutex<Inner>>);
+
+#[derive(Clone, Default)]
+struct Inner {
+    names: BTreeMap<String, u64>,
+    durable_names: BTreeMap<String, u64>,
+    /// Since the last sync of the directory.
+    moves: Vec<Move>,
+    files: HashMap<u64, Content>,
+    modes: HashMap<u64, u32>,
+    next: u64,
+    /// Operations that change something, so far.
+    ops: u64,
+    writes: u64,
+    fault: Fault,
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    live: Vec<u8>,
+    durable: Vec<u8>,
+}
+
+#[derive(Clone)]
+enum Move {
+    Link(String, u64),
+    Unlink(String),
+    Rename(String, String, u64),
+}
+
+/// Which operations fail. A failing one does nothing, but a write leaves half of its bytes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub enum Fault {
+    #[default]
+    None,
+    /// All from this one on: the process was killed.
+    From(u64),
+    /// This one.
+    Only(u64),
+}
+
+impl MemDisk {
+    pub fn new() -> Self {
+        Self::with(&BTreeMap::new())
+    }
+
+    /// With these files, all durable.
+    pub fn with(files: &BTreeMap<String, Vec<u8>>) -> Self {
+        let mut inner = Inner::default();
+        for (name, bytes) in files {
+            inner.next += 1;
+            let id = inner.next;
+            inner.names.insert(name.clone(), id);
+            inner.files.insert(id, Content { live: bytes.clone(), durable: bytes.clone() });
+        }
+        inner.durable_names = inner.names.clone();
+        Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// What a process sees.
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let inner = self.inner();
+        inner.names.iter().map(|(name, id)| (name.clone(), inner.files[id].live.clone())).collect()
+    }
+
+    /// What a power cut leaves: of unsynced bytes a random part, of unsynced names a random selection.
+    pub fn after_power_cut(&self, random: &mut fastrand::Rng) -> BTreeMap<String, Vec<u8>> {
+        let inner = self.inner();
+        let mut names = inner.durable_names.clone();
+        let share = random.usize(0..=4);
+        for step in &inner.moves {
+            if random.usize(0..4) >= share {
+                continue;
+            }
+            match step {
+                Move::Link(name, id) => drop(names.insert(name.clone(), *id)),
+                Move::Unlink(name) => drop(names.remove(name)),
+                Move::Rename(from, to, id) => {
+                    if names.get(from) == Some(id) {
+                        names.remove(from);
+                    }
+                    names.insert(to.clone(), *id);
+                }
+            }
+        }
+        names
+            .into_iter()
+            .map(|(name, id)| {
+                let Content { live, durable } = &inner.files[&id];
+                (name, live[..random.usize(durable.len().min(live.len())..=live.len())].to_vec())
+            })
+            .collect()
+    }
+
+    pub fn ops(&self) -> u64 {
+        self.inner().ops
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.inner().writes
+    }
+
+    pub fn mode(&self, name: &str) -> u32 {
+        let inner = self.inner();
+        inner.modes[&inner.names[name]]
+    }
+
+    pub fn fail(&self, fault: Fault) {
+        self.inner().fault = fault;
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+
+    /// Counts an operation that changes something.
+    fn change(&self) -> io::Result<MutexGuard<'_, Inner>> {
+        let mut inner = self.inner();
+        let turn = inner.ops;
+        inner.ops += 1;
+        match inner.fault {
+            Fault::From(k) if turn >= k => Err(io::Error::other("killed")),
+            Fault::Only(k) if turn == k => Err(io::Error::other("a fault")),
+            _ => Ok(inner),
+        }
+    }
+}
+
+impl Inner {
+    /// Whether the last operation was the first that failed.
+    fn failing_first(&self) -> bool {
+        matches!(self.fault, Fault::From(k) | Fault::Only(k) if k + 1 == self.ops)
+    }
+
+    fn id(&self, name: &str) -> io::Result<u64> {
+        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn link(&mut self, name: &str, mode: u32) -> u64 {
+        self.next += 1;
+        let id = self.next;
+        self.names.insert(name.to_owned(), id);
+        self.files.insert(id, Content::default());
+        self.modes.insert(id, mode);
+        self.moves.push(Move::Link(name.to_owned(), id));
+        id
+    }
+
+    fn meta(&self, id: u64) -> Meta {
+        Meta {
+            kind: Kind::File,
+            size: self.files[&id].live.len() as u64,
+            mtime_ns: 1_700_000_000_000_000_000,
+            ctime_ns: 0,
+            inode: id,
+            device: 1,
+            mode: self.modes.get(&id).copied().unwrap_or(0o600),
+        }
+    }
+}
+
+pub struct MemFile {
+    disk: MemDisk,
+    id: u64,
+    at: usize,
+}
+
+impl DiskFile for MemFile {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let inner = self.disk.inner();
+        let rest = &inner.files[&self.id].live[self.at..];
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        self.at += n;
+        Ok(n)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let changed = self.disk.change().map(drop);
+        let first = self.disk.inner().failing_first();
+        let (took, failed) = match changed {
+            Ok(()) => (bytes, None),
+            Err(e) if first => (&bytes[..bytes.len() / 2], Some(e)),
+            Err(e) => return Err(e),
+        };
+        let mut inner = self.disk.inner();
+        inner.writes += took.len() as u64;
+        if let Some(content) = inner.files.get_mut(&self.id) {
+            content.live.extend_from_slice(took);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut inner = self.disk.change()?;
+        if let Some(content) = inner.files.get_mut(&self.id) {
+            content.durable = content.live.clone();
+        }
+        Ok(())
+    }
+
+    fn meta(&self) -> io::Result<Meta> {
+        Ok(self.disk.inner().meta(self.id))
+    }
+
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        self.disk.change()?.modes.insert(self.id, mode);
+        Ok(())
+    }
+}
+
+impl Disk for MemDisk {
+    type File = MemFile;
+
+    fn list(&self, _dir: &str) -> io::Result<Vec<(OsString, Meta)>> {
+        let inner = self.inner();
+        Ok(inner.names.iter().map(|(name, id)| (name.into(), inner.meta(*id))).collect())
+    }
+
+    fn stat(&self, path: &str) -> io::Result<Meta> {
+        let inner = self.inner();
+        Ok(inner.meta(inner.id(path)?))
+    }
+
+    fn open(&self, path: &str) -> io::Result<MemFile> {
+        let id = self.inner().id(path)?;
+        Ok(MemFile { disk: self.clone(), id, at: 0 })
+    }
+
+    fn create(&self, path: &str) -> io::Result<MemFile> {
+        let mut inner = self.change()?;
+        if inner.names.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let id = inner.link(path, 0o644);
+        Ok(MemFile { disk: self.clone(), id, at: 0 })
+    }
+
+    fn append(&self, path: &str) -> io::Result<MemFile> {
+        let mut inner = self.change()?;
+        let id = match inner.id(path) {
+            Ok(id) => id,
+            Err(_) => inner.link(path, 0o600),
+        };
+        Ok(MemFile { disk: self.clone(), id, at: 0 })
+    }
+
+    fn unlink(&self, path: &str) -> io::Result<()> {
+        let mut inner = self.change()?;
+        inner.id(path)?;
+        inner.names.remove(path);
+        inner.moves.push(Move::Unlink(path.to_owned()));
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut inner = self.change()?;
+        let id = inner.id(from)?;
+        inner.names.remove(from);
+        inner.names.insert(to.to_owned(), id);
+        inner.moves.push(Move::Rename(from.to_owned(), to.to_owned(), id));
+        Ok(())
+    }
+
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        if self.inner().names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.rename(from, to)
+    }
+
+    fn sync_dir(&self, _dir: &str) -> io::Result<()> {
+        let mut inner = self.change()?;
+        inner.durable_names = inner.names.clone();
+        inner.moves.clear();
+        Ok(())
+    }
+
+    fn mkdir(&self, _dir: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn rmdir(&self, _dir: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn exchange(&self, _a: &str, _b: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}

@@ -33,7 +33,9 @@ impl HttpRemote {
         let mut request = self.inner.request(Method::GET, &url);
         // An ETag speaks for one address only: what changed since 5 is not what changed since 6. And "unchanged"
         // is an answer only to a caller who has taken in what it got last.
-        let holds = |given: &Given| given.url == url && (since.is_none() || since == given.mark.as_ref());
+        let point = |mark: &Mark| (mark.epoch.clone(), mark.cursor);
+        let holds =
+            |given: &Given| given.url == url && (since.is_none() || since.map(point) == given.mark.as_ref().map(point));
         let last = self.inner.known().index.clone().filter(|given| has(capability::INDEX_ETAG) && holds(given));
         if let Some(given) = &last {
             request = request.header(IF_NONE_MATCH, given.etag.clone());

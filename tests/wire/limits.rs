@@ -26,7 +26,10 @@ async fn a_body_beyond_the_limit_is_refused_and_the_refusal_arrives() {
     let r = c.reply("PUT").await;
     assert_eq!((r.status, r.code().as_str()), (413, "TOO_LARGE"));
     let mut c = running.client().await;
-    assert_eq!(c.put("/blob/x", "new", &[7; 5_000_000]).await.status, 413);
+    let headers = [bearer(), ("Content-MD5", "new".into()), ("Content-Length", "40000000".into())];
+    c.write(&head("PUT", "/blob/x", &headers)).await;
+    c.write(&vec![7; 40_000_000]).await;
+    assert_eq!(c.reply("PUT").await.status, 413);
     // By its size, when it has no length.
     let mut c = running.client().await;
     let headers = [bearer(), ("Content-MD5", "new".into()), ("Transfer-Encoding", "chunked".into())];
@@ -77,9 +80,9 @@ async fn a_body_that_is_cut_off_writes_nothing() {
 #[tokio::test]
 async fn who_stalls_is_cut_off() {
     let mut options = options();
-    options.head_timeout = Duration::from_millis(100);
-    options.body_timeout = Duration::from_millis(100);
-    options.idle_timeout = Duration::from_millis(400);
+    options.head_timeout = Duration::from_millis(300);
+    options.body_timeout = Duration::from_millis(300);
+    options.idle_timeout = Duration::from_secs(3);
     let running = Running::start_with(Arc::new(Memory::new()), options).await;
 
     let mut silent = running.client().await;
@@ -120,7 +123,7 @@ async fn who_stalls_is_cut_off() {
     // Between requests there is more time, and then it ends.
     let mut idle = running.client().await;
     assert_eq!(idle.get("/sync").await.status, 200);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(idle.get("/sync").await.status, 200, "longer than a head may take");
     assert!(idle.ended().await);
     assert_eq!(running.client().await.get("/blob/x").await.status, 404);

@@ -58,8 +58,13 @@ impl App {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             private: vec![dirs.state.clone(), dirs.logs.clone(), dirs.proxy.clone()],
         };
+        Ok(Self::new(global, dirs, around))
+    }
+
+    /// As [`App::start`], with everything passed in.
+    pub fn new(global: Global, dirs: Dirs, around: Surroundings) -> Self {
         let config = Config::load(&dirs.config_file, &around).map_err(Arc::new);
-        Ok(Self { global, dirs, around, config })
+        Self { global, dirs, around, config }
     }
 
     /// The config.

@@ -1,6 +1,6 @@
 //! `memsync doctor`: looks at everything that can be wrong before a sync, and says how to mend each.
 //!
-//! It changes nothing. Each check is a function from what it looks at to a [`Check`].
+//! It changes nothing. Each check is a function from what it looks at to a verdict.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -106,11 +106,12 @@ fn people(out: &mut dyn Write, checks: &Vec<Check>) -> io::Result<()> {
 }
 
 fn bad_config(error: &ConfigError) -> Check {
-    let (exit, fix) = match error {
-        ConfigError::NotFound { .. } => (Exit::NotConfigured, "run `memsync init` or `memsync up`"),
-        _ => (Exit::Usage, "correct it; config.example.toml shows every key"),
-    };
-    Check::fail("config", error.to_string(), fix).exit(exit)
+    let fail = Check::fail("config", error.to_string(), "correct it; config.example.toml shows every key");
+    match error {
+        // The error itself says what to do.
+        ConfigError::NotFound { .. } => Check { fix: None, ..fail }.exit(Exit::NotConfigured),
+        _ => fail.exit(Exit::Usage),
+    }
 }
 
 /// The token, then the proxy, which is asked only with a token.
@@ -241,7 +242,7 @@ fn watches(_folders: &[Folder]) -> Check {
 
 #[cfg(target_os = "linux")]
 fn within(directories: u64, limit: u64) -> Check {
-    let what = format!("{directories} folders to watch, {limit} allowed to all programs of this user together");
+    let what = format!("folders to watch: {directories}; allowed to all programs of this user together: {limit}");
     // Editors and desktops watch as well.
     if directories < limit / 2 {
         return Check::ok("watcher", what);

@@ -20,7 +20,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use draft::{Draft, create_private, create_private_dir};
 pub use load::env_name;
-pub use token::{TokenSource, parse_token, read_token_file};
+pub use token::{TokenSource, parse_token, read_token_file, token_from_env};
 pub use value::{parse_duration, parse_size, sanitise_device};
 
 /// Every key of the file, in the order of `config.example.toml`. The one list behind "did you mean" and the

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::fs::{Access, access, statvfs};
-use secrecy::SecretString;
 use serde::Serialize;
 
 use super::app::App;
@@ -116,28 +115,29 @@ fn bad_config(error: &ConfigError) -> Check {
 
 /// The token, then the proxy, which is asked only with a token.
 fn proxy(config: &Config, env: &BTreeMap<String, String>, probe: &dyn ProxyProbe, now: Timestamp) -> Vec<Check> {
-    match config.token(env) {
-        // The error itself says what to do.
-        Err(error) => vec![Check { fix: None, ..Check::fail("token", error.to_string(), "").exit(Exit::Usage) }],
-        Ok((token, from)) => {
-            let answer = probe.ask(&target(config, token));
-            let mut checks = vec![Check::ok("token", format!("from {from}")), reached(&config.proxy.url, &answer)];
-            checks.extend(answer.ok().and_then(|a| a.time).map(|time| clock(now, time)));
-            checks
-        }
-    }
-}
-
-/// The first folder's namespace stands for all: it is the address and the token that are tried.
-fn target(config: &Config, token: SecretString) -> Target {
-    Target {
+    // These errors say themselves what to do.
+    let bad =
+        |name, error: ConfigError| Check { fix: None, ..Check::fail(name, error.to_string(), "").exit(Exit::Usage) };
+    let (token, from) = match config.token(env) {
+        Ok(found) => found,
+        Err(error) => return vec![bad("token", error)],
+    };
+    let ca_pem = match config.ca_pem() {
+        Ok(ca_pem) => ca_pem,
+        Err(error) => return vec![bad("proxy", error)],
+    };
+    let answer = probe.ask(&Target {
         url: config.proxy.url.clone(),
+        // The first folder's stands for all: it is the address and the token that are tried.
         namespace: config.folders.first().map(|f| f.namespace.clone()).unwrap_or_default(),
         token,
-        ca_file: config.proxy.ca_file.clone(),
+        ca_pem,
         allow_http: config.proxy.allow_http,
         timeout: config.proxy.timeout,
-    }
+    });
+    let mut checks = vec![Check::ok("token", format!("from {from}")), reached(&config.proxy.url, &answer)];
+    checks.extend(answer.ok().and_then(|a| a.time).map(|time| clock(now, time)));
+    checks
 }
 
 fn reached(url: &str, answer: &Result<Answer, RemoteError>) -> Check {
@@ -344,6 +344,10 @@ mod tests {
         config.proxy.token = None;
         let checks = proxy(&config, &BTreeMap::new(), &Never, Timestamp::UNIX_EPOCH);
         assert_eq!(verdicts(&checks), [("token", Verdict::Fail, Exit::Usage)]);
+        config = configured();
+        config.proxy.ca_file = Some("/nonexistent/ca.pem".into());
+        let checks = proxy(&config, &BTreeMap::new(), &Never, Timestamp::UNIX_EPOCH);
+        assert_eq!(verdicts(&checks), [("proxy", Verdict::Fail, Exit::Usage)]);
     }
 
     #[test]

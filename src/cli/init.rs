@@ -67,7 +67,7 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         url: draft.url.clone(),
         namespace: draft.namespace.clone(),
         token: token.clone(),
-        ca_file: None,
+        ca_pem: None,
         allow_http: draft.allow_http,
         timeout: PATIENCE,
     };

@@ -13,6 +13,7 @@ use super::args::{Color, Global};
 use super::exit::{Exit, Failure};
 use crate::config::{Config, ConfigError, Surroundings};
 use crate::dirs::Dirs;
+use crate::failpoint;
 
 /// The flags, the places and the config of this start.
 pub struct App {
@@ -40,6 +41,9 @@ impl App {
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
         let tmp = std::env::temp_dir();
+        if let Some(point) = env.get("MEMSYNC_KILL_AT") {
+            failpoint::arm(point);
+        }
         let mut dirs = match env.get("MEMSYNC_HOME").filter(|v| !v.is_empty()) {
             Some(home) => Dirs::below(&std::path::absolute(home)?, &tmp),
             None => {

@@ -83,6 +83,9 @@ fn usage_and_config_errors_have_their_exit_codes() {
     let home = tempfile::tempdir().unwrap();
     memsync(home.path()).arg("nonsense").assert().code(2);
     memsync(home.path()).args(["pause", "--for", "5"]).assert().code(2);
+    let not_utf8: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(b"/h\xff".to_vec());
+    memsync(home.path()).env("OTHER", &not_utf8).arg("paths").assert().code(0);
+    memsync(home.path()).env("MEMSYNC_HOME", &not_utf8).arg("paths").assert().code(2);
     memsync(home.path()).env("MEMSYNC_LOG", "a=b=c").arg("paths").assert().code(2);
 }
 

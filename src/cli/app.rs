@@ -1,6 +1,7 @@
 //! [`App`]: what every command starts from. The one place that reads the environment.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,10 +36,8 @@ impl App {
             Color::Never => anstream::ColorChoice::Never,
         }
         .write_global();
-        // Names and values that are not UTF-8 are none of ours.
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-        let env: BTreeMap<String, String> =
-            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+        let env = readable(std::env::vars_os())?;
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
         let tmp = std::env::temp_dir();
         if let Some(point) = env.get("MEMSYNC_KILL_AT") {
@@ -107,4 +106,19 @@ impl App {
         let home = self.around.home.as_ref();
         Ok(home.ok_or_else(|| Failure::new(Exit::Usage, "no home folder is known; name the folder"))?.join("Memory"))
     }
+}
+
+/// The variables that are UTF-8. Others are none of ours, unless their name says so.
+fn readable(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<BTreeMap<String, String>, Failure> {
+    let mut env = BTreeMap::new();
+    for (name, value) in vars {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => drop(env.insert(name, value)),
+            (Ok(name), Err(_)) if name.starts_with("MEMSYNC_") => {
+                return Err(Failure::new(Exit::Usage, format!("environment variable {name}: its value is not UTF-8")));
+            }
+            _ => {}
+        }
+    }
+    Ok(env)
 }

@@ -52,6 +52,12 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         let why = format!("{shown} is already there and is left as it is; give it with --token-file, or remove it");
         return Err(Failure::new(Exit::Usage, why).into());
     }
+    for path in [&folder, &token_file] {
+        if path.to_str().is_none() {
+            let why = format!("{}: a path that is not UTF-8 cannot stand in the config; rename it", path.display());
+            return Err(Failure::new(Exit::Usage, why).into());
+        }
+    }
     let mut draft = Draft {
         device: Config::defaults(&app.around.host).device,
         url,

@@ -1,5 +1,7 @@
 //! [`ProxyProbe`]: asking a proxy once whether it is there and takes the token, for `init` and `doctor`.
 
+pub mod http;
+
 use std::time::Duration;
 
 use jiff::Timestamp;

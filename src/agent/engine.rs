@@ -149,7 +149,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             return self.check_root();
         }
         let id = match self.folder.identity().map_err(root_halt)? {
-            Some(id) => id,
+            Some(id) => {
+                self.folder.settle_identity().map_err(folder_error(crate::local::folder::ID))?;
+                id
+            }
             // Entries without an identity come from a container older than identities: the folder is taken as it is,
             // and the gates stand against what is implausible.
             None => {

@@ -97,7 +97,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
         self.unfinished = true;
         self.check_reset()?;
-        let plan = self.plan();
+        let mut plan = self.plan();
+        if let (Some(sabotage), Some(index)) = (self.sabotage, &self.index) {
+            sabotage(&mut plan, index);
+        }
         let report = self.apply(plan, scan).await?;
         self.commit_position()?;
         self.unfinished = report.again;

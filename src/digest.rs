@@ -21,7 +21,7 @@ impl Md5 {
         Self(md5::Md5::digest(bytes).into())
     }
 
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 

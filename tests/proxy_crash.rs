@@ -97,11 +97,11 @@ async fn hammer(addr: SocketAddr, writer: usize, seed: u64, mut paths: Paths, ac
     // The others may have brought it down before this one got to it.
     let Some(mut client) = Client::try_connect(addr).await else { return paths };
     for n in 0.. {
-        let path = format!("w{writer}/f{}", random.usize(..30));
+        let path = format!("w{writer}/f{}", random.usize(..10));
         let expected = paths.entry(path.clone()).or_default();
         let held = expected.acknowledged.as_ref().map(|content| md5(content));
         let mut content = format!("{seed} {writer} {n} ").into_bytes();
-        match random.u8(..20) {
+        match random.u8(..6) {
             0 => content.resize(400_000, random.u8(..)),
             1 => content.clear(),
             _ => content.resize(content.len() + random.usize(..5000), b'.'),

@@ -83,6 +83,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// When the cycle as a whole cannot go on. What was finished before is committed.
     pub async fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
         self.check_root()?;
+        if std::mem::take(&mut self.leftovers) {
+            self.folder.sweep(self.world.now()).map_err(|e| {
+                self.leftovers = true;
+                folder_error(".memsync/stage")(e)
+            })?;
+            self.scanned = false;
+        }
         let scan = self.scan(&scope)?;
         let news = self.fetch().await?;
         if !self.unfinished && scope.is_empty() && !news {
@@ -90,7 +97,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
         self.unfinished = true;
         self.check_reset()?;
-        let plan = self.plan();
+        let mut plan = self.plan();
+        if let (Some(sabotage), Some(index)) = (self.sabotage, &self.index) {
+            sabotage(&mut plan, index);
+        }
         let report = self.apply(plan, scan).await?;
         self.commit_position()?;
         self.unfinished = report.again;
@@ -413,8 +423,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
             }
         }
-        let performed =
-            self.folder.perform(moves, &settle, self.world.now()).map_err(folder_error("making changes durable"))?;
+        let performed = self.folder.perform(moves, &settle, self.world.now()).map_err(|e| {
+            self.leftovers = true;
+            folder_error("making changes durable")(e)
+        })?;
+        self.leftovers |= performed.left_over;
         report.again |= !performed.unsettled.is_empty();
         changes
             .extend(agreed.into_iter().filter(|(at, _)| !performed.unsettled.contains(at)).map(|(_, change)| change));

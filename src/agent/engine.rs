@@ -12,7 +12,7 @@ use crate::path::RelPath;
 use crate::remote::{Index, Remote, RemoteError};
 use crate::state::{Change, Container, Entry, Opened, StateError};
 use crate::sync::safety::{self, Halt, Held};
-use crate::sync::{Base, Local, Unknown};
+use crate::sync::{Base, Local, Plan, Unknown};
 
 use super::World;
 use super::quarantine::Quarantine;
@@ -82,10 +82,17 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) reset: Option<Halt>,
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Arc<AtomicBool>,
+    /// False: the next scan is a full one.
     pub(super) scanned: bool,
+    /// Something waits in `stage/` to be put in order.
+    pub(super) leftovers: bool,
     /// Set while the last cycle left something to do whatever the triggers say.
     pub(super) unfinished: bool,
+    pub(super) sabotage: Option<Sabotage>,
 }
+
+/// Spoils a plan, to show that the simulator would notice.
+pub type Sabotage = fn(&mut Plan, &Index);
 
 /// What an engine is made of.
 pub struct Parts<D: Disk, R: Remote, W: World> {
@@ -129,7 +136,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             progress: Arc::default(),
             stop: Arc::default(),
             scanned: false,
+            leftovers: false,
             unfinished: true,
+            sabotage: None,
         };
         engine.bind(new_id)?;
         engine.folder.ensure_private().map_err(folder_error(".memsync"))?;
@@ -145,7 +154,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             return self.check_root();
         }
         let id = match self.folder.identity().map_err(root_halt)? {
-            Some(id) => id,
+            Some(id) => {
+                self.folder.settle_identity().map_err(folder_error(crate::local::folder::ID))?;
+                id
+            }
             // Entries without an identity come from a container older than identities: the folder is taken as it is,
             // and the gates stand against what is implausible.
             None => {
@@ -176,6 +188,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             .map(|(path, _)| Change::Forget(path.clone()))
             .collect();
         Ok(self.container.commit(forget)?)
+    }
+
+    /// Plants a bug. For the simulator, which must catch it.
+    #[doc(hidden)]
+    pub fn sabotage(&mut self, sabotage: Sabotage) {
+        self.sabotage = Some(sabotage);
     }
 
     pub fn container(&self) -> &Container<D> {

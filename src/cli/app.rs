@@ -1,6 +1,7 @@
 //! [`App`]: what every command starts from. The one place that reads the environment.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use super::args::{Color, Global};
 use super::exit::{Exit, Failure};
 use crate::config::{Config, ConfigError, Surroundings};
 use crate::dirs::Dirs;
+use crate::failpoint;
 
 /// The flags, the places and the config of this start.
 pub struct App {
@@ -34,12 +36,13 @@ impl App {
             Color::Never => anstream::ColorChoice::Never,
         }
         .write_global();
-        // Names and values that are not UTF-8 are none of ours.
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-        let env: BTreeMap<String, String> =
-            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+        let env = readable(std::env::vars_os())?;
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
         let tmp = std::env::temp_dir();
+        if let Some(point) = env.get("MEMSYNC_KILL_AT") {
+            failpoint::arm(point);
+        }
         let mut dirs = match env.get("MEMSYNC_HOME").filter(|v| !v.is_empty()) {
             Some(home) => Dirs::below(&std::path::absolute(home)?, &tmp),
             None => {
@@ -58,8 +61,13 @@ impl App {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             private: vec![dirs.state.clone(), dirs.logs.clone(), dirs.proxy.clone()],
         };
+        Ok(Self::new(global, dirs, around))
+    }
+
+    /// As [`App::start`], with everything passed in.
+    pub fn new(global: Global, dirs: Dirs, around: Surroundings) -> Self {
         let config = Config::load(&dirs.config_file, &around).map_err(Arc::new);
-        Ok(Self { global, dirs, around, config })
+        Self { global, dirs, around, config }
     }
 
     /// The config.
@@ -98,4 +106,19 @@ impl App {
         let home = self.around.home.as_ref();
         Ok(home.ok_or_else(|| Failure::new(Exit::Usage, "no home folder is known; name the folder"))?.join("Memory"))
     }
+}
+
+/// The variables that are UTF-8. Others are none of ours, unless their name says so.
+fn readable(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<BTreeMap<String, String>, Failure> {
+    let mut env = BTreeMap::new();
+    for (name, value) in vars {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => drop(env.insert(name, value)),
+            (Ok(name), Err(_)) if name.starts_with("MEMSYNC_") => {
+                return Err(Failure::new(Exit::Usage, format!("environment variable {name}: its value is not UTF-8")));
+            }
+            _ => {}
+        }
+    }
+    Ok(env)
 }

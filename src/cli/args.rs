@@ -104,8 +104,9 @@ pub enum Command {
         /// Where the files are kept [default: see `memsync paths`]
         #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
         store: Option<PathBuf>,
-        /// A file with the one token that may call [default: the systemd credential `token`]
-        #[arg(long, value_name = "FILE", env = "MEMSYNC_TOKEN_FILE", value_hint = ValueHint::FilePath)]
+        /// A file with the one token that may call [default: MEMSYNC_TOKEN, MEMSYNC_TOKEN_FILE, the systemd
+        /// credential `token`]
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         token_file: Option<PathBuf>,
     },
     /// Sync once, now, and exit; through the running agent if there is one

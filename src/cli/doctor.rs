@@ -1,6 +1,6 @@
 //! `memsync doctor`: looks at everything that can be wrong before a sync, and says how to mend each.
 //!
-//! It changes nothing. Each check is a function from what it looks at to a [`Check`].
+//! It changes nothing. Each check is a function from what it looks at to a verdict.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::fs::{Access, access, statvfs};
-use secrecy::SecretString;
 use serde::Serialize;
 
 use super::app::App;
@@ -106,37 +105,39 @@ fn people(out: &mut dyn Write, checks: &Vec<Check>) -> io::Result<()> {
 }
 
 fn bad_config(error: &ConfigError) -> Check {
-    let (exit, fix) = match error {
-        ConfigError::NotFound { .. } => (Exit::NotConfigured, "run `memsync init` or `memsync up`"),
-        _ => (Exit::Usage, "correct it; config.example.toml shows every key"),
-    };
-    Check::fail("config", error.to_string(), fix).exit(exit)
+    let fail = Check::fail("config", error.to_string(), "correct it; config.example.toml shows every key");
+    match error {
+        // The error itself says what to do.
+        ConfigError::NotFound { .. } => Check { fix: None, ..fail }.exit(Exit::NotConfigured),
+        _ => fail.exit(Exit::Usage),
+    }
 }
 
 /// The token, then the proxy, which is asked only with a token.
 fn proxy(config: &Config, env: &BTreeMap<String, String>, probe: &dyn ProxyProbe, now: Timestamp) -> Vec<Check> {
-    match config.token(env) {
-        // The error itself says what to do.
-        Err(error) => vec![Check { fix: None, ..Check::fail("token", error.to_string(), "").exit(Exit::Usage) }],
-        Ok((token, from)) => {
-            let answer = probe.ask(&target(config, token));
-            let mut checks = vec![Check::ok("token", format!("from {from}")), reached(&config.proxy.url, &answer)];
-            checks.extend(answer.ok().and_then(|a| a.time).map(|time| clock(now, time)));
-            checks
-        }
-    }
-}
-
-/// The first folder's namespace stands for all: it is the address and the token that are tried.
-fn target(config: &Config, token: SecretString) -> Target {
-    Target {
+    // These errors say themselves what to do.
+    let bad =
+        |name, error: ConfigError| Check { fix: None, ..Check::fail(name, error.to_string(), "").exit(Exit::Usage) };
+    let (token, from) = match config.token(env) {
+        Ok(found) => found,
+        Err(error) => return vec![bad("token", error)],
+    };
+    let ca_pem = match config.ca_pem() {
+        Ok(ca_pem) => ca_pem,
+        Err(error) => return vec![bad("proxy", error)],
+    };
+    let answer = probe.ask(&Target {
         url: config.proxy.url.clone(),
+        // The first folder's stands for all: it is the address and the token that are tried.
         namespace: config.folders.first().map(|f| f.namespace.clone()).unwrap_or_default(),
         token,
-        ca_file: config.proxy.ca_file.clone(),
+        ca_pem,
         allow_http: config.proxy.allow_http,
         timeout: config.proxy.timeout,
-    }
+    });
+    let mut checks = vec![Check::ok("token", format!("from {from}")), reached(&config.proxy.url, &answer)];
+    checks.extend(answer.ok().and_then(|a| a.time).map(|time| clock(now, time)));
+    checks
 }
 
 fn reached(url: &str, answer: &Result<Answer, RemoteError>) -> Check {
@@ -241,7 +242,7 @@ fn watches(_folders: &[Folder]) -> Check {
 
 #[cfg(target_os = "linux")]
 fn within(directories: u64, limit: u64) -> Check {
-    let what = format!("{directories} folders to watch, {limit} allowed to all programs of this user together");
+    let what = format!("folders to watch: {directories}; allowed to all programs of this user together: {limit}");
     // Editors and desktops watch as well.
     if directories < limit / 2 {
         return Check::ok("watcher", what);
@@ -343,6 +344,10 @@ mod tests {
         config.proxy.token = None;
         let checks = proxy(&config, &BTreeMap::new(), &Never, Timestamp::UNIX_EPOCH);
         assert_eq!(verdicts(&checks), [("token", Verdict::Fail, Exit::Usage)]);
+        config = configured();
+        config.proxy.ca_file = Some("/nonexistent/ca.pem".into());
+        let checks = proxy(&config, &BTreeMap::new(), &Never, Timestamp::UNIX_EPOCH);
+        assert_eq!(verdicts(&checks), [("proxy", Verdict::Fail, Exit::Usage)]);
     }
 
     #[test]

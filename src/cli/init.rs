@@ -52,7 +52,13 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         let why = format!("{shown} is already there and is left as it is; give it with --token-file, or remove it");
         return Err(Failure::new(Exit::Usage, why).into());
     }
-    let draft = Draft {
+    for path in [&folder, &token_file] {
+        if path.to_str().is_none() {
+            let why = format!("{}: a path that is not UTF-8 cannot stand in the config; rename it", path.display());
+            return Err(Failure::new(Exit::Usage, why).into());
+        }
+    }
+    let mut draft = Draft {
         device: Config::defaults(&app.around.host).device,
         url,
         token_file: token_file.clone(),
@@ -60,15 +66,14 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         path: folder.clone(),
         namespace,
     };
-    let text = draft.to_toml();
     // Judged by the same rules as a file, before anything is sent to the proxy.
-    Config::parse(&text, &config_file, &app.around)?;
+    draft.url = Config::parse(&draft.to_toml(), &config_file, &app.around)?.proxy.url;
 
     let target = Target {
         url: draft.url.clone(),
         namespace: draft.namespace.clone(),
         token: token.clone(),
-        ca_file: None,
+        ca_pem: None,
         allow_http: draft.allow_http,
         timeout: PATIENCE,
     };
@@ -79,7 +84,7 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         let line = SecretString::from(format!("{}\n", token.expose_secret()));
         create_private(&token_file, line.expose_secret().as_bytes()).with_context(|| cannot_write(&token_file))?;
     }
-    create_private(&config_file, text.as_bytes()).with_context(|| cannot_write(&config_file))?;
+    create_private(&config_file, draft.to_toml().as_bytes()).with_context(|| cannot_write(&config_file))?;
     let written =
         Written { config: config_file, token_file, folder, proxy: draft.url, capabilities: answer.capabilities };
     app.answer(&written, people)?;

@@ -13,6 +13,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use super::app::App;
 use super::args::{Command, LogFormat};
+use super::exit::{Exit, Failure};
 use crate::config::create_private_dir;
 
 /// Daily log files kept.
@@ -46,7 +47,10 @@ pub fn start(app: &App, command: &Command) -> anyhow::Result<Logging> {
         Some(directives) => directives.clone(),
         None => directives(shifted(base, app.global.verbose, app.global.quiet)),
     };
-    let filter = || EnvFilter::try_new(&directives).with_context(|| format!("MEMSYNC_LOG={directives}"));
+    let filter = || {
+        let bad = |e| Failure::new(Exit::Usage, format!("MEMSYNC_LOG={directives}: {e}; write it like memsync=debug"));
+        EnvFilter::try_new(&directives).map_err(bad)
+    };
     let log_file = matches!(command, Command::Run) && app.config().is_ok_and(|c| c.log_file);
     let (file, guard) = if log_file {
         let (writer, guard) = tracing_appender::non_blocking(log_files(&app.dirs.logs)?);

@@ -17,6 +17,7 @@ use std::io::Write;
 use app::App;
 use args::{Command, FIRST_STEPS};
 use exit::{Exit, Failure};
+use probe::http::HttpProbe;
 
 /// Runs one command.
 ///
@@ -27,6 +28,8 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
     match command {
+        Command::Init(init) => init::run(app, &init, &HttpProbe),
+        Command::Doctor => doctor::run(app, &HttpProbe),
         Command::Paths => paths::run(app),
         Command::Completions { shell } => completions::run(shell),
         // The commands that need the agent or the proxy have their arms above this line.

@@ -1,6 +1,7 @@
 //! [`ProxyProbe`]: asking a proxy once whether it is there and takes the token, for `init` and `doctor`.
 
-use std::path::PathBuf;
+pub mod http;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,7 +15,8 @@ pub struct Target {
     pub url: String,
     pub namespace: String,
     pub token: SecretString,
-    pub ca_file: Option<PathBuf>,
+    /// Certificates to trust besides the system's, PEM.
+    pub ca_pem: Option<Vec<u8>>,
     pub allow_http: bool,
     pub timeout: Duration,
 }

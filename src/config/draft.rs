@@ -17,7 +17,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// The text of `config.toml`.
+    /// The text of `config.toml`. The paths must be UTF-8, as TOML is.
     pub fn to_toml(&self) -> String {
         let quote = |text: &str| toml::Value::from(text).to_string();
         let path = |path: &Path| quote(&path.to_string_lossy());

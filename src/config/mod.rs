@@ -20,7 +20,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use draft::{Draft, create_private, create_private_dir};
 pub use load::env_name;
-pub use token::{TokenSource, parse_token, read_token_file};
+pub use token::{TokenSource, parse_token, read_token_file, token_from_env};
 pub use value::{parse_duration, parse_size, sanitise_device};
 
 /// Every key of the file, in the order of `config.example.toml`. The one list behind "did you mean" and the
@@ -187,6 +187,8 @@ pub enum ConfigError {
     Missing { path: PathBuf, key: &'static str, fix: &'static str },
     #[error("{}: holds a token and others can read it (mode {mode:04o}); run: chmod 600 {}", path.display(), shell_word(path))]
     Exposed { path: PathBuf, mode: u32 },
+    #[error("proxy.ca_file {}: {why}; correct the path, or give memsync's user the right to read it", path.display())]
+    Ca { path: PathBuf, why: std::io::Error },
     #[error("the token from {from}: {why}")]
     Token { from: TokenSource, why: String },
     #[error(
@@ -235,6 +237,15 @@ impl Config {
     /// The first thing in the file that is not right, else the first in the environment, else what is missing.
     pub fn load(path: &Path, around: &Surroundings) -> Result<Self, ConfigError> {
         load::load(path, around)
+    }
+
+    /// The content of `proxy.ca_file`, `None` where it is not set.
+    ///
+    /// # Errors
+    /// [`ConfigError::Ca`].
+    pub fn ca_pem(&self) -> Result<Option<Vec<u8>>, ConfigError> {
+        let Some(path) = &self.proxy.ca_file else { return Ok(None) };
+        std::fs::read(path).map(Some).map_err(|why| ConfigError::Ca { path: path.clone(), why })
     }
 
     /// What [`Config::load`] would make of a file at `path` with this `text`, without the environment's values.

@@ -24,7 +24,7 @@ pub enum TokenSource {
     EnvironmentFile(PathBuf),
     /// The systemd credential `token`.
     Credential(PathBuf),
-    /// `proxy.token_file`
+    /// `proxy.token_file`, or `--token-file`
     ConfigFile(PathBuf),
     /// `proxy.token`
     Config,
@@ -56,21 +56,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError::NoToken`], [`ConfigError::Exposed`], [`ConfigError::Token`].
     pub fn token(&self, env: &BTreeMap<String, String>) -> Result<(SecretString, TokenSource), ConfigError> {
-        let set = |name: &str| env.get(name).filter(|v| !v.is_empty());
-        if let Some(text) = set("MEMSYNC_TOKEN") {
-            let from = TokenSource::Environment;
-            return Ok((parse_token(text, &from)?, from));
-        }
-        if let Some(path) = set("MEMSYNC_TOKEN_FILE") {
-            let from = TokenSource::EnvironmentFile(path.into());
-            return Ok((read_token_file(Path::new(path), &from)?, from));
-        }
-        if let Some(dir) = set("CREDENTIALS_DIRECTORY") {
-            let path = Path::new(dir).join("token");
-            if path.exists() {
-                let from = TokenSource::Credential(path.clone());
-                return Ok((read_token_file(&path, &from)?, from));
-            }
+        if let Some(found) = token_from_env(env)? {
+            return Ok(found);
         }
         if let Some(path) = &self.proxy.token_file {
             let from = TokenSource::ConfigFile(path.clone());
@@ -81,6 +68,31 @@ impl Config {
             None => Err(ConfigError::NoToken),
         }
     }
+}
+
+/// The token of the environment: `MEMSYNC_TOKEN`, the file that `MEMSYNC_TOKEN_FILE` names, or the systemd
+/// credential `token`, the first that is there. `None` where none is.
+///
+/// # Errors
+/// [`ConfigError::Exposed`], [`ConfigError::Token`].
+pub fn token_from_env(env: &BTreeMap<String, String>) -> Result<Option<(SecretString, TokenSource)>, ConfigError> {
+    let set = |name: &str| env.get(name).filter(|v| !v.is_empty());
+    if let Some(text) = set("MEMSYNC_TOKEN") {
+        let from = TokenSource::Environment;
+        return Ok(Some((parse_token(text, &from)?, from)));
+    }
+    if let Some(path) = set("MEMSYNC_TOKEN_FILE") {
+        let from = TokenSource::EnvironmentFile(path.into());
+        return Ok(Some((read_token_file(Path::new(path), &from)?, from)));
+    }
+    if let Some(dir) = set("CREDENTIALS_DIRECTORY") {
+        let path = Path::new(dir).join("token");
+        if path.symlink_metadata().is_ok() {
+            let from = TokenSource::Credential(path.clone());
+            return Ok(Some((read_token_file(&path, &from)?, from)));
+        }
+    }
+    Ok(None)
 }
 
 /// Reads a token from a file that nobody else may read. (A systemd credential is exempt: its group bits are the

@@ -101,7 +101,17 @@ impl<D: Disk> Folder<D> {
         file.set_mode(0o600)?;
         file.sync()?;
         self.disk.rename_new(&slot, ID)?;
-        self.disk.sync_dir(PRIVATE_DIR)
+        self.settle_identity()
+    }
+
+    /// Makes an identity durable that may have been made a moment before a crash. Due before anything is bound to it.
+    ///
+    /// # Errors
+    /// As `fsync(2)`.
+    pub fn settle_identity(&self) -> io::Result<()> {
+        self.disk.open(ID)?.sync()?;
+        self.disk.sync_dir(PRIVATE_DIR)?;
+        self.disk.sync_dir("")
     }
 
     /// Checks that the folder is the one it was: `expected` is the identity that the state container is bound to.

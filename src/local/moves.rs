@@ -75,6 +75,9 @@ pub struct Performed {
     pub moved: Vec<Moved>,
     /// Files of `settle` that could not be made durable, by their names on the disk: they must not be committed.
     pub unsettled: BTreeSet<String>,
+    /// Something displaced could not be put where it belongs; it is safe in `stage/`, and [`Folder::sweep`] tries
+    /// again.
+    pub left_over: bool,
 }
 
 /// One line of an intent file.
@@ -91,6 +94,9 @@ struct Intent {
     /// Whether it is put back where it came from when it is not what was expected.
     put_back: bool,
 }
+
+/// Stands for content that does not hold still; no file has it.
+const BEING_WRITTEN: Md5 = Md5::from_bytes([0xff; 16]);
 
 const INTENT_SUFFIX: &str = ".intent";
 
@@ -140,12 +146,12 @@ impl<D: Disk> Folder<D> {
             self.sync_dirs(&touched)?;
         }
         failpoint::pass("moves.placed");
-        // After a failure the intent stays for the sweep of the next start.
+        // After a failure the intent stays for the sweep.
         if let (Some(intent), false) = (intent, left_over) {
             self.disk.unlink(&intent)?;
         }
         let unsettled = refused.into_iter().filter(|name| settle.contains(name)).collect();
-        Ok(Performed { moved, unsettled })
+        Ok(Performed { moved, unsettled, left_over })
     }
 
     /// Looks at the place before anything is displaced, and writes down what is going to be.
@@ -245,13 +251,12 @@ impl<D: Disk> Folder<D> {
         }
         failpoint::pass("replace.exchanged");
         touched.insert(dir_of(at).to_owned());
-        if self.disk.stat(&slot)?.kind != Kind::File {
-            // Not a file any more: it goes back where it stood.
+        let Some(displaced) = self.digest_displaced(&slot)? else {
+            // No file, or none that may be read: it goes back where it stood.
             self.disk.exchange(&slot, at)?;
             self.disk.unlink(&slot)?;
             return Ok(Moved::Stale { copy: None });
-        }
-        let displaced = self.digest_displaced(&slot)?;
+        };
         let wanted = expect == Some(displaced) || displaced == staged.md5;
         let copy = if wanted {
             self.keep(&slot, at, Kept::Replaced, shelf)?;
@@ -282,8 +287,7 @@ impl<D: Disk> Folder<D> {
         }
         failpoint::pass("trash.displaced");
         touched.insert(dir_of(at).to_owned());
-        let displaced =
-            if self.disk.stat(slot)?.kind == Kind::File { Some(self.digest_displaced(slot)?) } else { None };
+        let displaced = self.digest_displaced(slot)?;
         if displaced == Some(expect) {
             self.keep(slot, at, Kept::Removed, shelf)?;
             failpoint::pass("trash.kept");
@@ -307,7 +311,12 @@ impl<D: Disk> Folder<D> {
         touched.insert(dir_of(at).to_owned());
         match (self.disk.rename_new(slot, at), content) {
             (Ok(()), _) => Ok(None),
-            (Err(e), Some(md5)) if e.kind() == io::ErrorKind::AlreadyExists => {
+            (Err(e), Some(md5))
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
                 self.set_aside(slot, path, at, md5, shelf, touched)
             }
             (Err(e), _) => Err(e),
@@ -324,14 +333,17 @@ impl<D: Disk> Folder<D> {
         shelf: &mut Shelf,
         touched: &mut BTreeSet<String>,
     ) -> io::Result<Option<RelPath>> {
-        for n in 1..1000u32 {
+        for n in 1..100u32 {
             let name = conflict_name(path.file_name(), self.device(), content, n);
             let Ok(copy) = path.with_file_name(&name) else { continue };
             let copy_at = match dir_of(at) {
                 "" => name,
                 dir => format!("{dir}/{name}"),
             };
-            self.ensure_parents(&copy_at, touched)?;
+            if self.ensure_parents(&copy_at, touched)?.is_some() {
+                // A file stands where the folder was.
+                break;
+            }
             match self.disk.rename_new(slot, &copy_at) {
                 Ok(()) => {
                     touched.insert(dir_of(at).to_owned());
@@ -344,6 +356,8 @@ impl<D: Disk> Folder<D> {
                         return Ok(None);
                     }
                 }
+                // The user removed the folder under our hands: once more, or into history.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
             }
         }
@@ -355,16 +369,22 @@ impl<D: Disk> Folder<D> {
         matches!(source::digest(&*self.disk, at, &mut Vec::new()), Ok(Some(d)) if d.md5 == content)
     }
 
-    /// The digest of a displaced file. A program that still has it open may be writing: then it is no content that
-    /// the plan saw, whatever it is.
-    fn digest_displaced(&self, slot: &str) -> io::Result<Md5> {
+    /// The digest of what was displaced; `None` for what is no readable file.
+    fn digest_displaced(&self, slot: &str) -> io::Result<Option<Md5>> {
+        if self.disk.stat(slot)?.kind != Kind::File {
+            return Ok(None);
+        }
         let mut buf = Vec::new();
         for _ in 0..3 {
-            if let Some(d) = source::digest(&*self.disk, slot, &mut buf)? {
-                return Ok(d.md5);
+            match source::digest(&*self.disk, slot, &mut buf) {
+                Ok(Some(d)) => return Ok(Some(d.md5)),
+                Ok(None) => {}
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+                Err(e) => return Err(e),
             }
         }
-        Ok(Md5::from_bytes([0xff; 16]))
+        // A program has it open and goes on writing: that is no content that the plan saw, whatever it is.
+        Ok(Some(BEING_WRITTEN))
     }
 
     /// `RENAME_EXCHANGE`, or where the filesystem cannot: the old file aside, then the new one in. Readers may then
@@ -494,7 +514,7 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Puts in order what a crash left in `stage/`: displaced files go where their intent says, half downloads go.
-    /// Returns the conflict copies made. For start-up, before the first scan.
+    /// Returns the conflict copies made. For start-up, and after a failure; nothing may be staged meanwhile.
     ///
     /// # Errors
     /// When something cannot be moved; it is left for the next start.
@@ -561,14 +581,15 @@ impl<D: Disk> Folder<D> {
             return Ok(None);
         }
         let Ok(path) = RelPath::from_disk(&intent.at) else { return Ok(None) };
-        let content = if meta.kind == Kind::File { Some(self.digest_displaced(&intent.slot)?) } else { None };
-        match content {
+        match self.digest_displaced(&intent.slot)? {
             Some(md5) if intent.expect == Some(md5) => {
                 let kind = if intent.put_back { Kept::Removed } else { Kept::Replaced };
                 self.keep(&intent.slot, &intent.at, kind, shelf)?;
                 Ok(None)
             }
             Some(md5) if !intent.put_back => self.set_aside(&intent.slot, &path, &intent.at, md5, shelf, touched),
+            // It cannot be told from what was expected; nothing else has its bytes.
+            None if !intent.put_back => self.set_aside(&intent.slot, &path, &intent.at, BEING_WRITTEN, shelf, touched),
             content => self.put_back(&intent.slot, &path, &intent.at, content, shelf, touched),
         }
     }

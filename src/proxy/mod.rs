@@ -1,7 +1,8 @@
 //! The Memory Proxy: [`serve`] answers the flat dialect over any [`Store`].
 //!
 //! It parses, authenticates, limits and answers; every decision about content is the store's. It opens no
-//! ports and listens to no signals: the caller owns both.
+//! ports and listens to no signals: the caller owns both. Each request is logged once, at level info, under the
+//! target `memsync::access`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ mod route;
 use patience::{Patience, Patient};
 
 /// Limits and secrets of a proxy.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// What callers must show as `Authorization: Bearer`.
     pub token: SecretString,
@@ -107,7 +108,11 @@ pub async fn serve<S: Store>(
             biased;
             () = &mut shutdown => break,
             // Keeps the set from growing with connections that are over.
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => {
+                if let Err(e) = ended {
+                    tracing::error!("a connection ended in a bug: {e}");
+                }
+            }
             (stream, peer, permit) = accept(&listener, &room) => {
                 connections.spawn(connection(proxy.clone(), stream, peer, permit));
             }

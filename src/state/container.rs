@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::disk::{Disk, DiskFile};
 use crate::path::RelPath;
@@ -185,7 +185,9 @@ impl<D: Disk> Container<D> {
                 }
             }
         };
-        let header = Header { modified_at: now, ..self.header.clone() };
+        // Never the same bytes twice, whatever the clock does: two containers must not have one fingerprint.
+        let after_last = self.header.modified_at.checked_add(SignedDuration::from_nanos(1)).unwrap_or(now);
+        let header = Header { modified_at: now.max(after_last), ..self.header.clone() };
         let tmp = self.tmp(&self.names.main);
         let print = self.write_new(&tmp, |file| format::encode(file, self.layout, &header, &self.entries))?;
         let follows = self.on_disk != Fingerprint::of_nothing();

@@ -134,10 +134,10 @@ pub enum DecodeError {
 pub fn decode(bytes: &[u8], written: Timestamp) -> Result<Document, DecodeError> {
     let (layout, bare) = sniff(bytes).ok_or_else(|| DecodeError::Damaged("neither JSON nor MessagePack".into()))?;
     let (version, V2 { header, entries: list }) = if bare {
-        (0, parse::<V0>(layout, bytes)?.to_v1(written).to_v2())
+        (0, parse::<V0>(layout, bytes)?.into_v1(written).into_v2())
     } else {
         match parse::<Probe>(layout, bytes)?.version {
-            1 => (1, parse::<V1>(layout, bytes)?.to_v2()),
+            1 => (1, parse::<V1>(layout, bytes)?.into_v2()),
             2 => (2, parse::<V2>(layout, bytes)?),
             0 => return Err(DecodeError::Damaged("version 0 has no header".into())),
             future => return Err(DecodeError::Future(future)),

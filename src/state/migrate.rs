@@ -33,13 +33,13 @@ pub struct V2 {
 
 impl V0 {
     /// `written`: when the file was last written, the only time known of it.
-    pub fn to_v1(self, written: Timestamp) -> V1 {
+    pub fn into_v1(self, written: Timestamp) -> V1 {
         V1 { session_id: MIGRATED_SESSION.to_owned(), created_at: written, modified_at: written, entries: self.0 }
     }
 }
 
 impl V1 {
-    pub fn to_v2(self) -> V2 {
+    pub fn into_v2(self) -> V2 {
         let Self { session_id, created_at, modified_at, entries } = self;
         let header = Header { session_id, created_at, modified_at, folder_id: None, remote: RemoteState::default() };
         V2 { header, entries }

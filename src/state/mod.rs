@@ -124,3 +124,6 @@ impl StateError {
         move |source| Self::Io { what, file, source }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,7 +204,7 @@ fn a_write_that_fails_is_made_up_for() {
             apply(&mut known, step);
             let went = call(&mut container, step);
             assert_eq!(*container.entries(), known);
-            if went.is_ok() {
+            if went.is_ok() && !matches!(step, Call::Bind(_)) {
                 let what = format!("operation {k} failed, after {step:?}");
                 let both = (known.clone(), known.clone());
                 assert_one_of(&disk.files(), &both, &what);

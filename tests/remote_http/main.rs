@@ -39,7 +39,7 @@ pub fn remote(server: &server::Server) -> HttpRemote {
 
 /// With a timeout short enough to wait for.
 pub fn impatient(server: &server::Server) -> HttpRemote {
-    HttpRemote::new(HttpOptions { timeout: Duration::from_millis(60), ..options(&server.origin()) }).unwrap()
+    HttpRemote::new(HttpOptions { timeout: Duration::from_millis(300), ..options(&server.origin()) }).unwrap()
 }
 
 pub fn path(text: &str) -> RelPath {

@@ -371,9 +371,9 @@ impl Source for Slow {
 #[tokio::test]
 async fn an_upload_that_is_slow_but_alive_is_not_cut() {
     let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
-    let content = vec![7; 10 * 64 * 1024];
-    let body = Outgoing { source: Box::new(Slow(10)), ..outgoing(&content) };
-    let options = HttpOptions { timeout: Duration::from_millis(400), ..options(&server.origin()) };
+    let content = vec![7; 20 * 64 * 1024];
+    let body = Outgoing { source: Box::new(Slow(20)), ..outgoing(&content) };
+    let options = HttpOptions { timeout: Duration::from_secs(1), ..options(&server.origin()) };
     let put = HttpRemote::new(options).unwrap().put(&path("a"), Precondition::New, 0, body).await;
     assert_eq!(put, Ok(Put::Stored { version: 0 }));
 }

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use fastrand::Rng;
 use memsync::disk::sim::{SimDisk, Verdict};
 use memsync::path::RelPath;
+use memsync::remote::Index;
 use memsync::remote::fake::{Config, FakeServer, Faults, TombstoneKind};
+use memsync::sync::{Action, Plan, Precondition};
 
 use crate::world::{Device, SimClock};
 
-/// A wrong engine, emulated from outside; each must be caught.
+/// A wrong engine; each must be caught. Two are planted in the plan, the others in the world around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
     IndexMd5OnUpload,
@@ -103,6 +105,8 @@ fn user_acts(disk: &SimDisk, who: &str, names: &[&str], rng: &mut Rng, ledger: &
                 if before != moved {
                     ledger.released(before);
                 }
+                // A rename deletes one path and writes another: two users who cross theirs delete both.
+                *ledger.written.entry(moved.unwrap_or_default()).or_default() += 1;
             }
         }
         8 => {
@@ -155,6 +159,26 @@ fn config(rng: &mut Rng, bug: Option<Bug>) -> Config {
     }
 }
 
+/// Row 18 as a naive client has it: an edited file goes up over whatever the index names.
+fn upload_with_index_md5(plan: &mut Plan, index: &Index) {
+    for step in &mut plan.steps {
+        if let Action::Conflict { local, base: Some(_) } = step.action
+            && let Some(entry) = index.files.get(&step.path)
+        {
+            step.action = Action::Upload { local, precondition: Precondition::Holds(entry.md5), tombstone: None };
+        }
+    }
+}
+
+/// Row 11 as a naive client has it: a deleted file goes, whatever the index names now.
+fn delete_with_index_md5(plan: &mut Plan, index: &Index) {
+    for step in &mut plan.steps {
+        if let (11, Some(entry)) = (step.row, index.files.get(&step.path)) {
+            step.action = Action::DeleteRemote { base: entry.md5 };
+        }
+    }
+}
+
 /// Runs the schedule of one seed.
 ///
 /// # Errors
@@ -175,15 +199,22 @@ pub fn run(seed: u64, bug: Option<Bug>) -> Result<(), String> {
         println!("{config:?}, {} devices, clash: {clash}, misfortune {misfortune}", devices.len());
     }
     match bug {
-        Some(Bug::IndexMd5OnUpload) => server.plant_index_md5_on_put(true),
-        Some(Bug::IndexMd5OnDelete) => server.plant_index_md5_on_delete(true),
         Some(Bug::PlainTombstoneTrusted) => server.plant_trusted_tombstone(true),
         _ => {}
     }
     for device in &mut devices {
-        device.disk.plant_no_fsync(bug == Some(Bug::BaseBeforeFsync));
+        if bug == Some(Bug::BaseBeforeFsync) {
+            // From here on nothing is durable but what was so at the first start.
+            device.ensure_engine(&server, &clock)?;
+            device.disk.plant_no_fsync(true);
+        }
         device.disk.plant_unverified_displace(bug == Some(Bug::UnlinkWithoutVerify));
         device.disk.plant_unreadable_is_absent(bug == Some(Bug::UnreadableIsDeleted));
+        device.sabotage = match bug {
+            Some(Bug::IndexMd5OnUpload) => Some(upload_with_index_md5),
+            Some(Bug::IndexMd5OnDelete) => Some(delete_with_index_md5),
+            _ => None,
+        };
         hook(device, names, rng.fork(), &ledger, misfortune);
     }
 
@@ -314,7 +345,9 @@ fn after_power_cut(device: &Device, before: &BTreeMap<String, Bytes>, server: &F
     let ever: BTreeSet<Bytes> = server.all_ever_stored().into_values().collect();
     ledger.say(|| format!("  {} loses its power: {before:?} → {:?}", device.name, device.disk.user_tree("")));
     for content in before.values() {
-        if !after.contains(content) && !kept.contains(content) && !ever.contains(content) {
+        // Of content written twice, the server may have had the other copy.
+        let stored = ledger.written.get(content) == Some(&1) && ever.contains(content);
+        if !after.contains(content) && !kept.contains(content) && !stored {
             ledger.released(Some(content.clone()));
         }
     }

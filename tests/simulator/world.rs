@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use memsync::agent::engine::Sabotage;
 use memsync::agent::{CycleError, Engine, EngineOptions, Parts, Report, World};
 use memsync::disk::sim::SimDisk;
 use memsync::local::{Folder, Scope};
@@ -64,6 +65,8 @@ pub struct Device {
     engine: Option<SimEngine>,
     cycle: Option<Cycle>,
     runs: u64,
+    /// Planted into every engine.
+    pub sabotage: Option<Sabotage>,
 }
 
 impl Device {
@@ -77,6 +80,7 @@ impl Device {
             engine: None,
             cycle: None,
             runs: 0,
+            sabotage: None,
         }
     }
 
@@ -151,7 +155,12 @@ impl Device {
             },
         };
         match Engine::open(parts, &opened, &format!("id-{}", self.number)) {
-            Ok(engine) => self.engine = Some(engine),
+            Ok(mut engine) => {
+                if let Some(sabotage) = self.sabotage {
+                    engine.sabotage(sabotage);
+                }
+                self.engine = Some(engine);
+            }
             Err(_) if !self.alive() => return Ok(false),
             Err(e) => return Err(format!("{}: engine: {e:?}", self.name)),
         }

@@ -7,7 +7,7 @@ use http::{HeaderName, Method, StatusCode};
 use reqwest::Body;
 
 use super::body::{Upload, read_source};
-use super::{HttpRemote, MAX_SMALL, classify, index};
+use super::{Given, HttpRemote, MAX_SMALL, classify, index};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, Precondition, X_TOMBSTONE, capability, encode_path};
@@ -25,16 +25,20 @@ impl HttpRemote {
         let capabilities = self.capabilities().await?;
         let has = |name: &str| capabilities.iter().any(|c| c == name);
         // Without a mark in its answer, a part could not be built upon.
-        let since = since.filter(|_| has(capability::DELTA) && has(capability::STRONG_INDEX));
-        let url = match since {
+        let base = since.filter(|_| has(capability::DELTA) && has(capability::STRONG_INDEX));
+        let url = match base {
             Some(mark) => self.inner.url(&format!("/sync?since={}&epoch={}", mark.cursor, encode_query(&mark.epoch))),
             None => self.inner.url("/sync"),
         };
         let mut request = self.inner.request(Method::GET, &url);
-        // An ETag speaks for one address only: what changed since 5 is not what changed since 6.
-        let last = self.inner.known().index.clone().filter(|(of, _)| *of == url && has(capability::INDEX_ETAG));
-        if let Some((_, etag)) = &last {
-            request = request.header(IF_NONE_MATCH, etag.clone());
+        // An ETag speaks for one address only: what changed since 5 is not what changed since 6. And "unchanged"
+        // is an answer only to a caller who has taken in what it got last.
+        let point = |mark: &Mark| (mark.epoch.clone(), mark.cursor);
+        let holds =
+            |given: &Given| given.url == url && (since.is_none() || since.map(point) == given.mark.as_ref().map(point));
+        let last = self.inner.known().index.clone().filter(|given| has(capability::INDEX_ETAG) && holds(given));
+        if let Some(given) = &last {
+            request = request.header(IF_NONE_MATCH, given.etag.clone());
         }
         let answer = self.inner.send(&url, request, None, MAX_INDEX).await?;
         match answer.status() {
@@ -49,10 +53,11 @@ impl HttpRemote {
         let parsed = index::read(answer).await?;
         let mark = parsed.mark.filter(|_| has(capability::STRONG_INDEX));
         let result = crate::remote::Index { files: parsed.files, refused: parsed.refused, mark };
-        let result = match (since, parsed.delta) {
+        let given = result.mark.clone();
+        let result = match (base, parsed.delta) {
             (_, false) => IndexAnswer::Whole(result),
-            (Some(since), true) => {
-                let follows = |mark: &Mark| mark.epoch == since.epoch && mark.cursor >= since.cursor;
+            (Some(base), true) => {
+                let follows = |mark: &Mark| mark.epoch == base.epoch && mark.cursor >= base.cursor;
                 if !result.mark.as_ref().is_some_and(follows) {
                     return Err(self
                         .inner
@@ -63,7 +68,7 @@ impl HttpRemote {
             (None, true) => return Err(self.inner.protocol(&url, "a part of an index where the whole was asked for")),
         };
         // Nothing is awaited from here on, so what is remembered is what the caller gets.
-        self.inner.known().index = etag.map(|etag| (url, etag));
+        self.inner.known().index = etag.map(|etag| Given { url, etag, mark: given });
         Ok(result)
     }
 

@@ -103,8 +103,16 @@ struct Inner {
 #[derive(Default)]
 struct Known {
     capabilities: Option<Arc<[String]>>,
-    /// The address of the last index given to the caller, and its `ETag`.
-    index: Option<(String, HeaderValue)>,
+    index: Option<Given>,
+}
+
+/// The last index that the caller got.
+#[derive(Clone)]
+struct Given {
+    /// Where it came from.
+    url: String,
+    etag: HeaderValue,
+    mark: Option<Mark>,
 }
 
 impl HttpRemote {
@@ -218,7 +226,7 @@ impl HttpRemote {
 
 impl Inner {
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Both fields are replaced whole, so a panic elsewhere cannot leave them half written.
+        // The fields are each replaced whole, so a panic elsewhere cannot leave them half written.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -141,6 +141,11 @@ impl MemDisk {
 }
 
 impl Inner {
+    /// Whether the last operation was the first that failed.
+    fn failing_first(&self) -> bool {
+        matches!(self.fault, Fault::From(k) | Fault::Only(k) if k + 1 == self.ops)
+    }
+
     fn id(&self, name: &str) -> io::Result<u64> {
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -185,12 +190,12 @@ impl DiskFile for MemFile {
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let (took, failed) = match self.disk.change() {
-            Ok(_) => (bytes, None),
-            Err(e) if e.to_string() == "killed" && self.disk.inner().fault != Fault::From(self.disk.ops() - 1) => {
-                return Err(e);
-            }
-            Err(e) => (&bytes[..bytes.len() / 2], Some(e)),
+        let changed = self.disk.change().map(drop);
+        let first = self.disk.inner().failing_first();
+        let (took, failed) = match changed {
+            Ok(()) => (bytes, None),
+            Err(e) if first => (&bytes[..bytes.len() / 2], Some(e)),
+            Err(e) => return Err(e),
         };
         let mut inner = self.disk.inner();
         inner.writes += took.len() as u64;

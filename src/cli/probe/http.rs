@@ -1,0 +1,37 @@
+//! The probe over HTTP.
+
+use secrecy::ExposeSecret;
+
+use super::{Answer, ProxyProbe, Target};
+use crate::remote::http::{HttpOptions, HttpRemote};
+use crate::remote::{Remote, RemoteError};
+
+/// Asks over a connection of its own, each time.
+pub struct HttpProbe;
+
+impl ProxyProbe for HttpProbe {
+    fn ask(&self, target: &Target) -> Result<Answer, RemoteError> {
+        let here = |why: String| RemoteError::Source(why);
+        let remote = HttpRemote::new(HttpOptions {
+            origin: target.url.clone(),
+            token: target.token.expose_secret().to_owned().into(),
+            namespace: target.namespace.clone(),
+            device: String::new(),
+            ca_pem: target.ca_pem.clone(),
+            allow_http: target.allow_http,
+            timeout: target.timeout,
+            // No blob is asked for.
+            max_file_size: 0,
+            concurrency: 1,
+        })
+        .map_err(|e| here(e.to_string()))?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| here(e.to_string()))?;
+        runtime.block_on(async {
+            let health = remote.health().await?;
+            // The cheapest request that needs the token.
+            remote.index(None).await?;
+            Ok(Answer { capabilities: health.capabilities, time: None })
+        })
+    }
+}

@@ -1,0 +1,206 @@
+//! What the proxy does to those who send too much, too slowly or not all of it, and how it stops.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use memsync::store::Memory;
+use serde_json::json;
+
+use super::proxy::{Running, head, options};
+use super::{bearer, embedded};
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_and_the_refusal_arrives() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.max_body = 1_000_000;
+    let running = Running::start_with(embedded(&dir), options).await;
+    let body = vec![7; 1_000_001];
+
+    let mut c = running.client().await;
+    assert_eq!(c.put("/blob/fits", "new", &body[1..]).await.status, 201);
+    // By its length, before the body is sent, and with all of it sent regardless.
+    let mut c = running.client().await;
+    let headers = [bearer(), ("Content-MD5", "new".into()), ("Content-Length", "9999999999".into())];
+    c.write(&head("PUT", "/blob/x", &headers)).await;
+    let r = c.reply("PUT").await;
+    assert_eq!((r.status, r.code().as_str()), (413, "TOO_LARGE"));
+    let mut c = running.client().await;
+    let headers = [bearer(), ("Content-MD5", "new".into()), ("Content-Length", "40000000".into())];
+    c.write(&head("PUT", "/blob/x", &headers)).await;
+    c.write(&vec![7; 40_000_000]).await;
+    assert_eq!(c.reply("PUT").await.status, 413);
+    // By its size, when it has no length.
+    let mut c = running.client().await;
+    let headers = [bearer(), ("Content-MD5", "new".into()), ("Transfer-Encoding", "chunked".into())];
+    c.write(&head("PUT", "/blob/x", &headers)).await;
+    for piece in body.chunks(100_000) {
+        c.write(format!("{:x}\r\n", piece.len()).as_bytes()).await;
+        c.write(piece).await;
+        c.write(b"\r\n").await;
+    }
+    c.write(b"0\r\n\r\n").await;
+    let r = c.reply("PUT").await;
+    assert_eq!((r.status, r.code().as_str()), (413, "TOO_LARGE"));
+
+    let mut c = running.client().await;
+    assert_eq!(c.get("/blob/x").await.status, 404);
+    assert_eq!(c.get("/blob/fits").await.body, &body[1..]);
+    assert_eq!(std::fs::read_dir(dir.path().join("store/bodies")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_is_cut_off_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(embedded(&dir)).await;
+    for sent in [0, 10, 400_000, 2_000_000] {
+        for framing in [("Content-Length", "3000000".to_owned()), ("Transfer-Encoding", "chunked".to_owned())] {
+            let mut c = running.client().await;
+            let chunked = framing.0 == "Transfer-Encoding";
+            c.write(&head("PUT", "/blob/x", &[bearer(), ("Content-MD5", "new".into()), framing])).await;
+            if chunked && sent > 0 {
+                c.write(format!("{sent:x}\r\n").as_bytes()).await;
+            }
+            c.write(&vec![1; sent]).await;
+            tokio::io::AsyncWriteExt::shutdown(&mut c.stream).await.unwrap();
+            assert!(c.try_reply("PUT").await.is_none_or(|r| r.status == 400), "{sent} chunked: {chunked}");
+        }
+    }
+    let mut c = running.client().await;
+    assert_eq!(c.get("/blob/x").await.status, 404);
+    assert_eq!(c.get("/sync").await.json()["files"], json!({}));
+    assert_eq!(std::fs::read_dir(dir.path().join("store/bodies")).unwrap().count(), 0);
+    // More than was announced is no part of the body.
+    c.write(&head("PUT", "/blob/x", &[bearer(), ("Content-MD5", "new".into()), ("Content-Length", "2".into())])).await;
+    c.write(b"abcdef\r\n\r\n").await;
+    assert_eq!(c.reply("PUT").await.status, 201);
+    assert_eq!(running.client().await.get("/blob/x").await.body, b"ab");
+}
+
+#[tokio::test]
+async fn who_stalls_is_cut_off() {
+    let mut options = options();
+    options.head_timeout = Duration::from_millis(300);
+    options.body_timeout = Duration::from_millis(300);
+    options.idle_timeout = Duration::from_secs(3);
+    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+
+    let mut silent = running.client().await;
+    assert!(silent.ended().await);
+    let mut half = running.client().await;
+    half.write(b"GET /health HTTP/1.1\r\nHos").await;
+    assert!(half.ended().await);
+
+    let mut slow = running.client().await;
+    let headers = [bearer(), ("Content-MD5", "new".into()), ("Content-Length", "10".into())];
+    slow.write(&head("PUT", "/blob/x", &headers)).await;
+    slow.write(b"abc").await;
+    let r = slow.reply("PUT").await;
+    assert_eq!((r.status, r.code().as_str()), (408, "BODY_TIMEOUT"));
+
+    // A byte now and then does not help, in the head or in the body.
+    for (begin, drip) in [
+        (b"GET /health HTTP/1.1\r\nX: ".to_vec(), "a"),
+        (head("PUT", "/blob/x", &[bearer(), ("Content-MD5", "new".into()), ("Content-Length", "9999".into())]), "b"),
+    ] {
+        let mut dripping = running.client().await;
+        dripping.write(&begin).await;
+        let began = Instant::now();
+        let mut every = tokio::time::interval(Duration::from_millis(20));
+        // Ends when the proxy has closed its side.
+        loop {
+            every.tick().await;
+            if tokio::io::AsyncWriteExt::write_all(&mut dripping.stream, drip.as_bytes()).await.is_err() {
+                break;
+            }
+            if dripping.stream.try_read(&mut [0; 4096]).is_ok() {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(10), "{drip}");
+        }
+    }
+
+    // Between requests there is more time, and then it ends.
+    let mut idle = running.client().await;
+    assert_eq!(idle.get("/sync").await.status, 200);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(idle.get("/sync").await.status, 200, "longer than a head may take");
+    assert!(idle.ended().await);
+    assert_eq!(running.client().await.get("/blob/x").await.status, 404);
+}
+
+/// Headers of a PUT of 6 bytes that waits to be asked for its body.
+fn expecting() -> [(&'static str, String); 4] {
+    let length = ("Content-Length", "6".to_owned());
+    [bearer(), ("Content-MD5", "new".to_owned()), length, ("Expect", "100-continue".to_owned())]
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_in_flight_finish_and_then_closes() {
+    let running = Running::start(Arc::new(Memory::new())).await;
+    let addr = running.addr;
+    let mut idle = running.client().await;
+    assert_eq!(idle.get("/sync").await.status, 200);
+    let mut busy = running.client().await;
+    busy.write(&head("PUT", "/blob/x", &expecting())).await;
+    assert_eq!(busy.reply("PUT").await.status, 100, "it is being received");
+    busy.write(b"abc").await;
+    let stopping = tokio::spawn(running.stop());
+    assert!(idle.ended().await);
+    assert!(tokio::net::TcpStream::connect(addr).await.is_err(), "nothing new is accepted");
+    busy.write(b"def").await;
+    assert_eq!(busy.reply("PUT").await.status, 201);
+    assert!(busy.ended().await);
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_ever() {
+    let mut options = options();
+    options.stop_timeout = Duration::from_millis(50);
+    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let mut stuck = running.client().await;
+    stuck.write(&head("PUT", "/blob/x", &expecting())).await;
+    assert_eq!(stuck.reply("PUT").await.status, 100, "it is being received");
+    let began = Instant::now();
+    running.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.max_connections = 1;
+    options.body_timeout = Duration::from_millis(500);
+    let running = Running::start_with(embedded(&dir), options).await;
+    let mut c = running.client().await;
+    assert_eq!(c.put("/blob/big", "new", &vec![5; 30_000_000]).await.status, 201);
+    c.write(&head("GET", "/blob/big", &[bearer()])).await;
+    // The only place is taken until the one who does not read is put out.
+    let mut next = running.client().await;
+    assert_eq!(next.get("/sync").await.status, 200);
+    assert!(c.try_reply("GET").await.is_none(), "what came of the blob is not taken for the whole");
+}
+
+#[tokio::test]
+async fn further_connections_wait_for_room() {
+    let mut options = options();
+    options.max_connections = 2;
+    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let (mut a, mut b, mut waits) = (running.client().await, running.client().await, running.client().await);
+    assert_eq!((a.get("/sync").await.status, b.get("/sync").await.status), (200, 200));
+    waits.write(&head("GET", "/health", &[])).await;
+    let early = tokio::time::timeout(Duration::from_millis(100), waits.try_reply("GET")).await;
+    assert!(early.is_err(), "it was served beyond the limit");
+    drop(a);
+    assert_eq!(waits.reply("GET").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_empty_token_is_refused() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = memsync::proxy::Options::new(String::new().into());
+    let refused = memsync::proxy::serve(listener, Arc::new(Memory::new()), options, async {}).await;
+    assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+}

@@ -82,10 +82,9 @@ fn choose<'a>(plans: &'a [Plan], id: Option<&str>) -> Result<Option<&'a Plan>, F
             Err(Failure::new(Exit::Halted, format!("this cannot be approved: {}", show::name(&plan.halt.reason))))
         }
         ([plan], _) => Ok(Some(plan)),
-        (several, _) => Err(Failure::new(
-            Exit::Usage,
-            format!("{} plans are held; name one: memsync approve ID", several.len()),
-        )),
+        (several, _) => {
+            Err(Failure::new(Exit::Usage, format!("{} plans are held; name one: memsync approve ID", several.len())))
+        }
     }
 }
 
@@ -137,9 +136,8 @@ mod tests {
 
     #[test]
     fn the_one_plan_needs_no_name_and_several_do() {
-        let chosen = |plans: &[Plan], id| {
-            choose(plans, id).map(|p| p.and_then(|p| p.halt.id.clone())).map_err(|f| f.exit)
-        };
+        let chosen =
+            |plans: &[Plan], id| choose(plans, id).map(|p| p.and_then(|p| p.halt.id.clone())).map_err(|f| f.exit);
         assert_eq!(chosen(&[], None), Ok(None));
         let one = [plan("root_missing", None), plan("mass_delete", Some("a"))];
         assert_eq!(chosen(&one, None), Ok(Some("a".to_owned())));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::config::parse_duration;
+use crate::config::{parse_duration, parse_size};
 
 /// Shown by `memsync` alone: what a newcomer types first.
 pub const FIRST_STEPS: &str = "\
@@ -108,6 +108,15 @@ pub enum Command {
         /// credential `token`]
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         token_file: Option<PathBuf>,
+        /// Longest file taken
+        #[arg(
+            long,
+            value_name = "SIZE",
+            env = "MEMSYNC_MAX_BODY_SIZE",
+            default_value = "64MiB",
+            value_parser = parse_size
+        )]
+        max_body_size: u64,
     },
     /// Sync once, now, and exit; through the running agent if there is one
     Sync {

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -264,16 +263,6 @@ fn word(keep: Keep) -> &'static str {
         Keep::Remote => "remote",
         Keep::Both => "both",
     }
-}
-
-/// How many conflict copies a folder has, without an agent that counts them.
-///
-/// # Errors
-/// When the folder cannot be read.
-pub fn count(root: &Path, device: &str) -> anyhow::Result<usize> {
-    let disk = RealDisk::open(&locate::real(root)).with_context(|| root.display().to_string())?;
-    let folder = Folder::new(Arc::new(disk), device, fastrand::u64(..));
-    Ok(copies_below(&Open { root: root.to_owned(), folder })?.len())
 }
 
 /// The file that a conflict copy is of, and the device that made it.

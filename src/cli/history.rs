@@ -120,13 +120,8 @@ pub fn restore(app: &App, text: &str) -> anyhow::Result<Exit> {
     };
     let _guard = content::guard(app, &place.open);
     let put = content::put(&place, &version.file)?;
-    let restored = Restored {
-        path: place.absolute(),
-        n,
-        at: version.at,
-        size: version.size,
-        changed: put != Put::Same,
-    };
+    let restored =
+        Restored { path: place.absolute(), n, at: version.at, size: version.size, changed: put != Put::Same };
     app.answer(&restored, |out, restored| {
         let (path, when) = (show::name(&restored.path.display().to_string()), show::time(restored.at));
         match put {
@@ -144,7 +139,8 @@ pub fn restore(app: &App, text: &str) -> anyhow::Result<Exit> {
 
 /// `PATH@N`; a name that really ends so goes before the number.
 fn target(app: &App, text: &str) -> anyhow::Result<(Place, usize)> {
-    let numbered = text.rsplit_once('@').and_then(|(path, n)| Some((path, n.parse::<usize>().ok().filter(|n| *n > 0)?)));
+    let numbered =
+        text.rsplit_once('@').and_then(|(path, n)| Some((path, n.parse::<usize>().ok().filter(|n| *n > 0)?)));
     if let Some((path, n)) = numbered {
         let literal = locate::find(app, Path::new(text), has_versions);
         if !literal.is_ok_and(|place| has_versions(&place.open.folder, &place.at)) {
@@ -180,7 +176,7 @@ fn numbered(root: &Path, versions: Vec<Version>) -> Vec<Numbered> {
 fn table(out: &mut dyn Write, versions: &[Numbered]) -> io::Result<()> {
     let several = versions.iter().any(|v| v.folder != versions[0].folder);
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     for v in versions {
         let path = if several { v.folder.join(&v.path).display().to_string() } else { v.path.clone() };
         let spec = format!("{}@{}", show::name(&path), v.n);

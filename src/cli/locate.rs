@@ -81,10 +81,8 @@ pub fn find(app: &App, path: &Path, known: impl Fn(&Folder<RealDisk>, &str) -> b
     let folders = &app.config()?.folders;
     let absolute = real_name(&std::path::absolute(path).with_context(|| format!("{}: no path", path.display()))?);
     // The innermost folder comes first, should one ever lie in another.
-    let mut inside: Vec<_> = folders
-        .iter()
-        .filter_map(|f| Some((f, absolute.strip_prefix(real(&f.path)).ok()?.to_owned())))
-        .collect();
+    let mut inside: Vec<_> =
+        folders.iter().filter_map(|f| Some((f, absolute.strip_prefix(real(&f.path)).ok()?.to_owned()))).collect();
     inside.sort_by_key(|(_, rest)| rest.components().count());
     if let Some((folder, rest)) = inside.first() {
         return Ok(Place { open: open(app, folder)?, at: name_below(path, rest)? });

@@ -9,14 +9,33 @@ pub mod link;
 pub mod logging;
 pub mod probe;
 
+mod approve;
 mod completions;
+mod conflicts;
+mod content;
+mod file_status;
+mod history;
+mod locate;
 mod paths;
+mod pause;
+mod run;
+mod serve;
+mod setup;
+mod show;
+mod signals;
+mod status;
+mod status_text;
+mod sync;
+mod talk;
+mod up;
+mod verdict;
+mod wait;
 
 use std::io::Write;
 
 use app::App;
 use args::{Command, FIRST_STEPS};
-use exit::{Exit, Failure};
+use exit::Exit;
 use probe::http::HttpProbe;
 
 /// Runs one command.
@@ -32,8 +51,21 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Doctor => doctor::run(app, &HttpProbe),
         Command::Paths => paths::run(app),
         Command::Completions { shell } => completions::run(shell),
-        // The commands that need the agent or the proxy have their arms above this line.
-        other => Err(Failure::new(Exit::Error, format!("this build has no such command: {other:?}")).into()),
+        Command::Up { dir, listen } => up::run(app, dir.as_deref(), listen),
+        Command::Run => run::run(app),
+        Command::Serve { listen, store, token_file, max_body_size } => {
+            serve::run(app, &serve::Serve { listen, store, token_file, max_body: max_body_size })
+        }
+        Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
+        Command::Status { path, watch } => status::run(app, path.as_deref(), watch),
+        Command::Wait { timeout } => wait::run(app, timeout),
+        Command::Pause { duration } => pause::pause(app, duration),
+        Command::Resume => pause::resume(app),
+        Command::Approve { id, reject, list } => approve::run(app, id, reject, list),
+        Command::Conflicts { action } => conflicts::run(app, action),
+        Command::History { path } => history::history(app, path.as_deref()),
+        Command::Restore { path: Some(path), deleted: false } => history::restore(app, &path),
+        Command::Restore { .. } => history::deleted(app),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::app::App;
 use super::exit::{Exit, Failure};
 use super::signals::{Wishes, notify};
-use crate::config::{Config, TokenSource, read_token_file};
+use crate::config::{TokenSource, read_token_file, token_from_env};
 use crate::proxy;
 use crate::store::embedded::Embedded;
 
@@ -86,20 +86,16 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// `--token-file` (or `MEMSYNC_TOKEN_FILE`), `MEMSYNC_TOKEN`, the systemd credential: the first that is there.
+/// `--token-file`, else what the environment has.
 fn token(app: &App, serve: &Serve) -> anyhow::Result<SecretString> {
     if let Some(file) = &serve.token_file {
         return Ok(read_token_file(file, &TokenSource::ConfigFile(file.clone()))?);
     }
-    // The same sources as the agent's, without a config.
-    match Config::defaults(&app.around.host).token(&app.around.env) {
-        Ok((token, _)) => Ok(token),
-        Err(crate::config::ConfigError::NoToken) => {
-            let why = "a proxy without a token would be open to everybody; make one with \
-                       `(umask 077; head -c 32 /dev/urandom | base64 > token)` and give it with --token-file token \
-                       (or MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN, the systemd credential `token`)";
-            Err(Failure::new(Exit::Usage, why).into())
-        }
-        Err(e) => Err(e.into()),
+    if let Some((token, _)) = token_from_env(&app.around.env)? {
+        return Ok(token);
     }
+    let why = "a proxy without a token would be open to everybody; make one with \
+               `(umask 077; head -c 32 /dev/urandom | base64 > token)` and give it with --token-file token \
+               (or MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN, the systemd credential `token`)";
+    Err(Failure::new(Exit::Usage, why).into())
 }

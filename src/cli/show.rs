@@ -111,6 +111,9 @@ mod tests {
     #[test]
     fn names_cannot_steer_a_terminal() {
         assert_eq!(name("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
-        assert_eq!((count(1, "copy"), count(2, "copy"), count(0, "file")), ("1 copy".into(), "2 copies".into(), "0 files".into()));
+        assert_eq!(
+            (count(1, "copy"), count(2, "copy"), count(0, "file")),
+            ("1 copy".into(), "2 copies".into(), "0 files".into())
+        );
     }
 }

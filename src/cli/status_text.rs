@@ -79,8 +79,11 @@ fn agent(status: &Status) -> String {
 
 fn folder_lines(folder: &FolderStatus, status: &Status, now: Timestamp) -> Vec<String> {
     let mut lines = Vec::new();
-    let namespace =
-        if folder.namespace.is_empty() { String::new() } else { format!(" (namespace {})", show::name(&folder.namespace)) };
+    let namespace = if folder.namespace.is_empty() {
+        String::new()
+    } else {
+        format!(" (namespace {})", show::name(&folder.namespace))
+    };
     lines.push(format!("{}{namespace}", painted(show::BOLD, &show::name(&folder.path))));
     let mut facts = vec![format!("{}, {}", show::count(folder.files, "file"), show::size(folder.bytes))];
     facts.push(match folder.last_success {
@@ -112,9 +115,17 @@ fn folder_lines(folder: &FolderStatus, status: &Status, now: Timestamp) -> Vec<S
         lines.push(format!("  {}", painted(show::BAD, &show::count(folder.conflicts, "conflict copy"))));
     }
     if !folder.problems.is_empty() {
-        lines.push(format!("  {}", painted(show::BUSY, &format!("{} left out", show::count(folder.problems.len(), "file")))));
+        lines.push(format!(
+            "  {}",
+            painted(show::BUSY, &format!("{} left out", show::count(folder.problems.len(), "file")))
+        ));
         for p in folder.problems.iter().take(SHOWN) {
-            lines.push(format!("    {}: {} (since {})", show::name(&p.path), show::name(&p.problem), show::ago(now, p.since)));
+            lines.push(format!(
+                "    {}: {} (since {})",
+                show::name(&p.path),
+                show::name(&p.problem),
+                show::ago(now, p.since)
+            ));
         }
         if let more @ 1.. = folder.problems.len().saturating_sub(SHOWN) {
             lines.push(format!("    and {more} more: memsync status --json"));
@@ -129,7 +140,12 @@ fn folder_lines(folder: &FolderStatus, status: &Status, now: Timestamp) -> Vec<S
 
 fn waiting(folder: &FolderStatus) -> String {
     let p = &folder.pending;
-    let parts = [(p.upload, "to upload"), (p.download, "to download"), (p.delete, "to delete"), (p.held_delete, "deletions held")];
+    let parts = [
+        (p.upload, "to upload"),
+        (p.download, "to download"),
+        (p.delete, "to delete"),
+        (p.held_delete, "deletions held"),
+    ];
     let mut text = String::new();
     if waits(folder) == 0 {
         return text;

@@ -41,7 +41,9 @@ pub fn of(status: &Status) -> Verdict {
     for halt in status.folders.iter().filter_map(|f| f.halt.as_ref()) {
         at_least(Exit::Halted);
         match (halt.id.as_deref(), halt.kind.as_str()) {
-            (Some(id), "server_reset") => next.push(format!("memsync approve {id}   offers the files here to the proxy")),
+            (Some(id), "server_reset") => {
+                next.push(format!("memsync approve {id}   offers the files here to the proxy"))
+            }
             (Some(id), _) => {
                 next.push(format!("memsync approve {id}            lets it happen"));
                 next.push(format!("memsync approve {id} --reject   brings the files back"));
@@ -111,14 +113,19 @@ mod tests {
     #[test]
     fn the_highest_code_that_applies() {
         assert_eq!(of(&status()).exit, Exit::Done);
-        let cases: [(&str, fn(&mut Status), Exit); 9] = [
+        type Case = (&'static str, fn(&mut Status), Exit);
+        let cases: [Case; 9] = [
             ("pending", |s| (s.in_sync, s.folders[0].pending.upload) = (false, 1), Exit::Pending),
             ("changed since", |s| s.in_sync = false, Exit::Pending),
             ("offline", |s| (s.in_sync, s.state) = (false, State::Offline), Exit::Temporary),
             ("token", |s| (s.in_sync, s.state) = (false, State::AuthRequired), Exit::Refused),
             ("halted", |s| (s.in_sync, s.folders[0].state) = (false, State::Halted), Exit::Halted),
             ("conflicts", |s| s.folders[0].conflicts = 2, Exit::Conflicts),
-            ("no agent", |s| (s.agent.running, s.in_sync, s.state) = (false, false, State::Stopped), Exit::NotConfigured),
+            (
+                "no agent",
+                |s| (s.agent.running, s.in_sync, s.state) = (false, false, State::Stopped),
+                Exit::NotConfigured,
+            ),
             ("paused in sync", |s| s.state = State::Paused, Exit::Done),
             (
                 "no agent, and changes",

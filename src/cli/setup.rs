@@ -1,0 +1,172 @@
+//! From config, places and token to what the agent is started with.
+
+use std::io;
+use std::path::Path;
+
+use anyhow::Context;
+use secrecy::SecretString;
+
+use super::app::App;
+use super::locate::real;
+use crate::agent::run::{AgentOptions, FolderSetup};
+use crate::config::{Config, Format, create_private, create_private_dir};
+use crate::disk::real::RealDisk;
+use crate::disk::{Disk, DiskFile};
+use crate::remote::http::HttpOptions;
+use crate::state;
+
+/// Below the state directory: which machine this is, for as long as the directory lives.
+const DEVICE_ID: &str = "device-id";
+/// Longest file read here, bytes.
+const MAX_RECORD: usize = 4096;
+
+/// What the agent needs for all configured folders. Makes the state directory and the device id where they are
+/// missing.
+///
+/// # Errors
+/// When the token or the certificates cannot be read, or the state directory cannot be written.
+pub fn agent(app: &App, config: &Config) -> anyhow::Result<AgentOptions> {
+    let session = device_id(app)?;
+    let socket = app.dirs.socket_to_bind().context("there is no place for the control socket")?;
+    Ok(AgentOptions {
+        device: config.device.clone(),
+        proxy_url: config.proxy.url.clone(),
+        socket,
+        folders: folders(app, config, &session)?,
+    })
+}
+
+/// What syncing each configured folder needs.
+///
+/// # Errors
+/// As [`agent`].
+pub fn folders(app: &App, config: &Config, session: &str) -> anyhow::Result<Vec<FolderSetup>> {
+    let (token, _) = config.token(&app.around.env)?;
+    let ca_pem = config.ca_pem()?;
+    Ok(config.folders.iter().map(|f| folder(app, config, f, &token, ca_pem.clone(), session)).collect())
+}
+
+/// As [`folders`], for a look without the proxy: reads neither token nor certificates, and writes nothing.
+pub fn folders_at_rest(app: &App, config: &Config) -> Vec<FolderSetup> {
+    let none = SecretString::default();
+    config.folders.iter().map(|f| folder(app, config, f, &none, None, "")).collect()
+}
+
+fn folder(
+    app: &App,
+    config: &Config,
+    folder: &crate::config::Folder,
+    token: &SecretString,
+    ca_pem: Option<Vec<u8>>,
+    session: &str,
+) -> FolderSetup {
+    let files = app.dirs.folder(&folder.path);
+    let container = files.container.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    FolderSetup {
+        // Resolved once, here: should the path become a symlink to another place later, the agent notices.
+        root: real(&folder.path),
+        state_dir: app.dirs.state.clone(),
+        container,
+        lock: files.lock,
+        status_file: files.status,
+        device: config.device.clone(),
+        namespace: folder.namespace.clone(),
+        ignore: folder.ignore.clone(),
+        http: HttpOptions {
+            origin: config.proxy.url.clone(),
+            token: token.clone(),
+            namespace: folder.namespace.clone(),
+            device: config.device.clone(),
+            ca_pem,
+            allow_http: config.proxy.allow_http,
+            timeout: config.proxy.timeout,
+            max_file_size: config.sync.max_file_size,
+            concurrency: config.sync.concurrency,
+        },
+        format: match config.state.format {
+            Format::Json => state::Format::Json,
+            Format::MessagePack => state::Format::MsgPack,
+        },
+        pretty: config.state.pretty,
+        session_id: session.to_owned(),
+        interval: config.sync.interval,
+        debounce: config.sync.debounce,
+        rescan: config.sync.rescan,
+        concurrency: config.sync.concurrency,
+        max_file_size: config.sync.max_file_size,
+        max_delete: config.sync.max_delete,
+        history_keep: config.history.keep,
+        history_max: config.history.max_size,
+    }
+}
+
+/// The id of this machine; a random one is made with the first call.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn device_id(app: &App) -> anyhow::Result<String> {
+    create_private_dir(&app.dirs.state)
+        .with_context(|| format!("{}: the state directory cannot be made", app.dirs.state.display()))?;
+    let path = app.dirs.state.join(DEVICE_ID);
+    match create_private(&path, format!("{}\n", random_hex::<16>()?).as_bytes()) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(e).with_context(|| path.display().to_string()),
+    }
+    let id = record(&app.dirs.state, DEVICE_ID)?.unwrap_or_default();
+    anyhow::ensure!(!id.is_empty(), "{}: is empty; remove it, and another is made", path.display());
+    Ok(id)
+}
+
+/// The text of a small file in a folder of ours, without the space around it; `None` where there is none.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn record(dir: &Path, name: &str) -> anyhow::Result<Option<String>> {
+    let read = || {
+        let mut file = RealDisk::open(&real(dir))?.open(name)?;
+        let (mut text, mut buf) = (Vec::new(), [0; 512]);
+        while text.len() < MAX_RECORD {
+            match file.read(&mut buf)? {
+                0 => break,
+                n => text.extend_from_slice(&buf[..n]),
+            }
+        }
+        String::from_utf8(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
+    };
+    match read() {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| dir.join(name).display().to_string()),
+    }
+}
+
+/// `N` random bytes in hex, fit for a secret.
+///
+/// # Errors
+/// When the system gives none.
+pub fn random_hex<const N: usize>() -> anyhow::Result<String> {
+    let mut bytes = [0; N];
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut bytes).map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Writes a small file in a folder of ours, whole or not at all, in the place of one that may be there.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn keep_record(dir: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let write = || {
+        create_private_dir(dir)?;
+        let fresh = format!("{name}.{:016x}", fastrand::u64(..));
+        create_private(&dir.join(&fresh), format!("{text}\n").as_bytes())?;
+        let disk = RealDisk::open(&real(dir))?;
+        disk.rename(&fresh, name).inspect_err(|_| {
+            // The rename's failure is the one to tell.
+            let _ = disk.unlink(&fresh);
+        })?;
+        disk.sync_dir("")
+    };
+    write().with_context(|| dir.join(name).display().to_string())
+}

@@ -1,0 +1,279 @@
+//! `memsync sync [DIR]`: sync now; through the agent that runs, else by itself.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::app::App;
+use super::exit::{Exit, Failure};
+use super::{locate, setup, show, talk, verdict};
+use crate::agent::CycleError;
+use crate::agent::control::{Request, Response};
+use crate::agent::run::{FolderSetup, OnceError, Summary, dry_run, sync_once};
+use crate::agent::status::{FolderStatus, Status};
+use crate::sync::safety::Halt;
+
+/// Between two looks at the agent's progress.
+const TICK: Duration = Duration::from_millis(100);
+
+#[derive(Serialize)]
+struct Rehearsal {
+    steps: Vec<PlannedStep>,
+}
+
+#[derive(Serialize)]
+struct PlannedStep {
+    folder: PathBuf,
+    path: String,
+    action: &'static str,
+    /// Of the decision table.
+    row: u8,
+}
+
+/// What was done without an agent, in all folders.
+#[derive(Default, Serialize)]
+struct Done {
+    in_sync: bool,
+    uploaded: usize,
+    downloaded: usize,
+    /// On the proxy.
+    deleted: usize,
+    /// Here, into history.
+    trashed: usize,
+    conflicts: Vec<String>,
+    problems: usize,
+    held: usize,
+}
+
+/// # Errors
+/// When nothing is configured, or the proxy or the folder cannot be reached.
+pub fn run(app: &App, dir: Option<&Path>, rehearse: bool) -> anyhow::Result<Exit> {
+    let config = app.config()?;
+    let wanted = dir.map(|dir| locate::configured(app, dir)).transpose()?;
+    let root = wanted.map(|f| locate::real(&f.path));
+    let runtime = talk::runtime()?;
+    if rehearse {
+        return runtime.block_on(plan(app, &own_setups(app, config, root.as_deref())?));
+    }
+    if let Some(exit) = runtime.block_on(through_agent(app, root.as_deref()))? {
+        return Ok(exit);
+    }
+    runtime.block_on(alone(app, &own_setups(app, config, root.as_deref())?))
+}
+
+fn own_setups(app: &App, config: &crate::config::Config, root: Option<&Path>) -> anyhow::Result<Vec<FolderSetup>> {
+    let mut setups = setup::folders(app, config, &setup::device_id(app)?)?;
+    setups.retain(|s| root.is_none_or(|root| s.root == root));
+    Ok(setups)
+}
+
+async fn plan(app: &App, setups: &[FolderSetup]) -> anyhow::Result<Exit> {
+    let mut steps = Vec::new();
+    for setup in setups {
+        let planned = dry_run(setup).await.map_err(|e| told(e, setup))?;
+        let root = &setup.root;
+        steps.extend(planned.into_iter().map(|(row, action, path)| PlannedStep {
+            folder: root.clone(),
+            path,
+            action,
+            row,
+        }));
+    }
+    let exit = if steps.is_empty() { Exit::Done } else { Exit::Pending };
+    app.answer(&Rehearsal { steps }, |out, plan| {
+        if plan.steps.is_empty() {
+            return writeln!(out, "Nothing to do.");
+        }
+        for step in &plan.steps {
+            let path = step.folder.join(&step.path);
+            writeln!(out, "{:<14} {}", step.action, show::name(&path.display().to_string()))?;
+        }
+        Ok(())
+    })?;
+    Ok(exit)
+}
+
+/// `None`: no agent runs.
+async fn through_agent(app: &App, root: Option<&Path>) -> anyhow::Result<Option<Exit>> {
+    let request = Request::Sync { folder: root.map(Path::to_owned) };
+    let bar = bar();
+    let answer = talk::ask_any(app, &request);
+    tokio::pin!(answer);
+    let mut tick = tokio::time::interval(TICK);
+    let answer = loop {
+        tokio::select! {
+            answer = &mut answer => break answer?,
+            _ = tick.tick() => {
+                // A second connection; it only decorates, so what goes wrong there is not told twice.
+                if let Ok(Some(status)) = talk::status(app).await {
+                    let of = ours(&status, root).filter_map(|f| f.progress);
+                    let (done, steps) = of.fold((0, 0), |(d, s), p| (d + p.done, s + p.steps));
+                    advance(&bar, done, steps);
+                }
+            }
+        }
+    };
+    bar.finish_and_clear();
+    let status = match answer {
+        None => return Ok(None),
+        Some(Response::Status(status)) => *status,
+        Some(_) => match talk::status(app).await? {
+            Some(status) => status,
+            None => return Err(talk::no_agent(app)),
+        },
+    };
+    let status = match root {
+        Some(_) => narrowed(status, root),
+        None => status,
+    };
+    app.answer(&status, |out, status| {
+        let files: usize = status.folders.iter().map(|f| f.files).sum();
+        let waiting: usize = status.folders.iter().map(verdict::waits).sum();
+        let rest = if waiting > 0 { format!(", {waiting} waiting") } else { String::new() };
+        let headline = verdict::of(status).headline;
+        writeln!(out, "{}{}: {}{rest}", headline[..1].to_uppercase(), &headline[1..], show::count(files, "file"))
+    })?;
+    Ok(Some(verdict::sync_exit(&status)))
+}
+
+fn ours<'a>(status: &'a Status, root: Option<&'a Path>) -> impl Iterator<Item = &'a FolderStatus> {
+    status.folders.iter().filter(move |f| root.is_none_or(|root| Path::new(&f.path) == root))
+}
+
+/// The status of one folder alone.
+fn narrowed(mut status: Status, root: Option<&Path>) -> Status {
+    status.folders = ours(&status, root).cloned().collect();
+    if let [folder] = status.folders.as_slice() {
+        status.state = folder.state;
+        status.in_sync = folder.in_sync;
+        status.reason = folder.reason.clone();
+    }
+    status
+}
+
+async fn alone(app: &App, setups: &[FolderSetup]) -> anyhow::Result<Exit> {
+    let mut done = Done::default();
+    let bar = bar();
+    for setup in setups {
+        let summary: Summary = sync_once(setup, |done, steps| advance(&bar, done, steps)).await.map_err(|e| {
+            bar.finish_and_clear();
+            told(e, setup)
+        })?;
+        for halt in &summary.halts {
+            anstream::eprintln!("{}: {}", setup.root.display(), show::name(&halt.reason));
+        }
+        for problem in &summary.problems {
+            let path = setup.root.join(&problem.path);
+            anstream::eprintln!("{}: {}", show::name(&path.display().to_string()), show::name(&problem.problem));
+        }
+        done.uploaded += summary.uploaded;
+        done.downloaded += summary.downloaded;
+        done.deleted += summary.deleted;
+        done.trashed += summary.trashed;
+        done.problems += summary.problems.len();
+        done.held += summary.halts.len();
+        done.conflicts.extend(summary.conflicts);
+    }
+    bar.finish_and_clear();
+    done.in_sync = done.held == 0;
+    let exit = exit_of(&done);
+    app.answer(&done, |out, done| writeln!(out, "{}", sentence(done)))?;
+    Ok(exit)
+}
+
+fn exit_of(done: &Done) -> Exit {
+    if !done.conflicts.is_empty() {
+        Exit::Conflicts
+    } else if done.held > 0 {
+        Exit::Halted
+    } else {
+        Exit::Done
+    }
+}
+
+fn sentence(done: &Done) -> String {
+    let parts: Vec<String> = [
+        (done.uploaded, "uploaded"),
+        (done.downloaded, "downloaded"),
+        (done.deleted, "deleted on the proxy"),
+        (done.trashed, "moved to history"),
+        (done.conflicts.len(), "in conflict (`memsync conflicts`)"),
+        (done.problems, "left out"),
+        (done.held, "held (`memsync approve --list`, with an agent running)"),
+    ]
+    .into_iter()
+    .filter(|(n, _)| *n > 0)
+    .map(|(n, what)| format!("{n} {what}"))
+    .collect();
+    let state = if done.in_sync { "In sync" } else { "Not in sync" };
+    if parts.is_empty() {
+        format!("{state}; nothing was to be done.")
+    } else {
+        format!("{state}: {}.", parts.join(", "))
+    }
+}
+
+/// The error with its folder, and its own exit code where it has one.
+fn told(error: OnceError, setup: &FolderSetup) -> anyhow::Error {
+    let root = setup.root.display();
+    match error {
+        OnceError::Cycle(CycleError::Remote(e)) => anyhow::Error::new(e).context(root.to_string()),
+        OnceError::Cycle(CycleError::Halted(halt)) => {
+            Failure::new(Exit::Halted, format!("{root}: {}", reason(&halt))).into()
+        }
+        other => anyhow::Error::new(other).context(root.to_string()),
+    }
+}
+
+fn reason(halt: &Halt) -> String {
+    match halt {
+        Halt::RootMissing(why) | Halt::RootChanged(why) | Halt::ServerReset { why, .. } => why.clone(),
+        Halt::MassDelete { files, of, .. } => format!("{files} of {of} files would be deleted"),
+    }
+}
+
+/// On a terminal alone; draws to stderr.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of {len} {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn advance(bar: &ProgressBar, done: usize, steps: usize) {
+    if steps > 0 {
+        bar.set_length(steps as u64);
+        bar.set_position(done.min(steps) as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::status_text::tests::{folder, status};
+    use super::*;
+
+    #[test]
+    fn one_line_says_what_was_done() {
+        let mut done = Done { in_sync: true, ..Done::default() };
+        assert_eq!((sentence(&done).as_str(), exit_of(&done)), ("In sync; nothing was to be done.", Exit::Done));
+        (done.uploaded, done.trashed) = (3, 1);
+        assert_eq!(sentence(&done), "In sync: 3 uploaded, 1 moved to history.");
+        (done.in_sync, done.held) = (false, 1);
+        assert_eq!(exit_of(&done), Exit::Halted);
+        done.conflicts.push("a".to_owned());
+        assert_eq!(exit_of(&done), Exit::Conflicts);
+    }
+
+    #[test]
+    fn one_folder_is_judged_alone() {
+        let mut s = status();
+        s.in_sync = false;
+        s.folders.push(FolderStatus { path: "/other".to_owned(), in_sync: false, conflicts: 1, ..folder() });
+        let one = narrowed(s.clone(), Some(Path::new("/home/ana/Memory")));
+        assert_eq!((one.folders.len(), verdict::of(&one).exit), (1, Exit::Done));
+        assert_eq!(verdict::of(&s).exit, Exit::Conflicts);
+    }
+}

@@ -201,7 +201,7 @@ impl Inner {
             .map(|f| f.shared.proxy())
             .reduce(|a, b| ProxyStatus { reachable: a.reachable && b.reachable, ..a });
         let mut recent: Vec<_> = folders.iter().flat_map(|f| f.shared.recent()).collect();
-        recent.sort_by(|a, b| b.at.cmp(&a.at));
+        recent.sort_by_key(|r| std::cmp::Reverse(r.at));
         recent.truncate(50);
         let agent = AgentStatus {
             running: true,

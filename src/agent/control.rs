@@ -21,11 +21,12 @@ const MAX_LINE: usize = 16 * 1024 * 1024;
 #[serde(tag = "cmd", rename_all = "snake_case")]
 pub enum Request {
     Status,
-    /// A full scan and cycles until nothing is left to do; the answer comes then.
+    /// A full scan and cycles until nothing is left to do or one fails; then the answer, [`Response::Status`].
     Sync {
         folder: Option<PathBuf>,
     },
-    /// As `Sync`, and goes on trying through what is temporary, for `timeout_s` seconds or for ever.
+    /// As `Sync`, and waits through what is temporary, for `timeout_s` seconds or for ever, until all is in sync or
+    /// a person is needed; then the answer, [`Response::Status`].
     Wait {
         timeout_s: Option<u64>,
     },
@@ -130,6 +131,13 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         return Err(e);
     }
     Ok(listener)
+}
+
+/// Removes the socket's file. One that stays is replaced by the next [`bind`].
+pub fn remove(path: &Path) {
+    if let Err(e) = std::fs::remove_file(path) {
+        tracing::debug!("{}: {e}", path.display());
+    }
 }
 
 /// Answers requests until dropped. `answer` runs once for each request, many at a time.

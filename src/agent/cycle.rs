@@ -198,7 +198,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// Reconcile, with what the folder alone cannot tell of paths it does not have.
-    fn plan(&mut self) -> Plan {
+    pub(super) fn plan(&self) -> Plan {
         let Some(index) = &self.index else { return Plan::default() };
         let now = self.world.elapsed();
         let mut local: BTreeMap<RelPath, Local> =

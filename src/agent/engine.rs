@@ -7,15 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::disk::Disk;
+use crate::local::moves::is_conflict_name;
 use crate::local::{Folder, RootError, Scope, Tree};
 use crate::path::RelPath;
 use crate::remote::{Index, Remote, RemoteError};
 use crate::state::{Change, Container, Entry, Opened, StateError};
 use crate::sync::safety::{self, Halt, Held};
-use crate::sync::{Base, Local, Plan, Unknown};
+use crate::sync::{Action, Base, Local, Plan, Unknown};
 
 use super::World;
 use super::quarantine::Quarantine;
+use super::status::Pending;
 
 /// Whether a path, as it is called on the disk, is left out; the flag tells a folder.
 pub type Ignored = Arc<dyn Fn(&str, bool) -> bool + Send + Sync>;
@@ -223,6 +225,40 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.remote = remote;
         self.index = None;
         self.unfinished = true;
+    }
+
+    /// Whether the last cycle left something to do whatever the triggers say.
+    pub fn unfinished(&self) -> bool {
+        self.unfinished
+    }
+
+    /// What has still to be done, as far as the last scan and index tell.
+    pub fn pending(&self) -> Pending {
+        let mut pending = Pending { held_delete: self.held.iter().map(|h| h.steps.len()).sum(), ..Pending::default() };
+        let held: BTreeSet<RelPath> = self.held.iter().flat_map(|h| h.steps.iter().map(|s| s.path.clone())).collect();
+        for step in self.plan().steps {
+            match step.action {
+                _ if held.contains(&step.path) => {}
+                Action::Upload { .. } | Action::Probe { .. } => pending.upload += 1,
+                Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => pending.download += 1,
+                Action::DeleteRemote { .. } | Action::Obey { .. } | Action::Skip(Unknown::Vanished) => {
+                    pending.delete += 1;
+                }
+                Action::Skip(Unknown::Quarantined(_) | Unknown::Changing) => pending.upload += 1,
+                Action::RecordSeen { .. } | Action::Adopt { .. } | Action::Skip(_) => {}
+            }
+        }
+        pending
+    }
+
+    /// Conflict copies in the folder.
+    pub fn conflicts(&self) -> usize {
+        self.tree.found().keys().filter(|p| is_conflict_name(p.file_name())).count()
+    }
+
+    /// When a path in quarantine may be tried again, by the clock of [`World::elapsed`].
+    pub fn next_retry(&self) -> Option<Duration> {
+        self.quarantine.next_due()
     }
 
     /// Files tracked, and their bytes as last scanned.

@@ -8,9 +8,14 @@ pub mod control;
 pub mod cycle;
 pub mod engine;
 pub mod quarantine;
+pub mod run;
+pub mod session;
 pub mod status;
+mod worker;
 pub mod world;
 
 pub use cycle::Report;
 pub use engine::{CycleError, Engine, EngineOptions, Parts};
+pub use run::{Agent, AgentOptions, StartError};
+pub use session::FolderSetup;
 pub use world::{RealWorld, World};

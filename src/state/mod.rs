@@ -21,10 +21,12 @@ mod journal;
 mod load;
 mod lock;
 mod migrate;
+mod note;
 
 pub use container::Container;
 pub use load::{View, peek};
 pub use lock::{Lock, LockError};
+pub use note::{read_note, write_note};
 
 /// The container version this build writes. It reads all before it.
 pub const VERSION: u32 = 2;

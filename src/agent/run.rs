@@ -1,0 +1,470 @@
+//! [`Agent`]: all folders of this machine, and the control socket. And what is done without one.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::disk::real::RealDisk;
+use crate::local::Scope;
+use crate::local::moves::is_conflict_name;
+use crate::state::{Lock, LockError, peek, read_note};
+use crate::sync::Base;
+
+use super::control::{self, Request, Response};
+use super::cycle::verb;
+use super::engine::CycleError;
+use super::session::{CONFIRM, FolderSetup, OpenError, Session};
+use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, Problem, ProxyStatus, State, Status};
+use super::worker::{Command, Shared, Worker, halt_status};
+
+/// What an agent syncs.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    pub device: String,
+    pub proxy_url: String,
+    /// Where it listens for `memsync status` and the like.
+    pub socket: PathBuf,
+    pub folders: Vec<FolderSetup>,
+}
+
+/// Why an agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("an agent runs already (it answers at {}); see `memsync status`", .0.display())]
+    AlreadyRunning(PathBuf),
+    #[error("the control socket {}: {source}", path.display())]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("{}: {source}; stop the other one first", folder.display())]
+    Locked { folder: PathBuf, source: LockError },
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+struct FolderHandle {
+    root: PathBuf,
+    commands: mpsc::UnboundedSender<Command>,
+    wake: Arc<Notify>,
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+struct Inner {
+    options: Mutex<AgentOptions>,
+    folders: Mutex<Vec<FolderHandle>>,
+    started: Instant,
+    changed: watch::Sender<u64>,
+    runtime: tokio::runtime::Handle,
+    /// Asked for by [`Request::Reload`]; the owner of the config does it.
+    reload: Notify,
+}
+
+/// A running agent: one thread a folder, and the control socket.
+pub struct Agent {
+    inner: Arc<Inner>,
+    socket: PathBuf,
+    control: tokio::task::JoinHandle<()>,
+}
+
+impl Agent {
+    /// Starts syncing.
+    ///
+    /// # Errors
+    /// When another agent runs, or works on one of the folders.
+    pub async fn start(options: AgentOptions) -> Result<Self, StartError> {
+        let socket = options.socket.clone();
+        let listener = control::bind(&socket).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => StartError::AlreadyRunning(socket.clone()),
+            _ => StartError::Socket { path: socket.clone(), source },
+        })?;
+        let inner = Arc::new(Inner {
+            options: Mutex::new(options.clone()),
+            folders: Mutex::default(),
+            started: Instant::now(),
+            changed: watch::Sender::new(0),
+            runtime: tokio::runtime::Handle::current(),
+            reload: Notify::new(),
+        });
+        for setup in options.folders {
+            if let Err(e) = inner.add(setup) {
+                inner.stop().await;
+                control::remove(&socket);
+                return Err(e);
+            }
+        }
+        let answering = inner.clone();
+        let control = tokio::spawn(control::serve(listener, move |request| {
+            let inner = answering.clone();
+            async move { inner.answer(request).await }
+        }));
+        Ok(Self { inner, socket, control })
+    }
+
+    /// Goes over to other settings: folders that are new are started, those gone are stopped.
+    ///
+    /// # Errors
+    /// When a new folder cannot be started; the others go on.
+    pub async fn reload(&self, options: AgentOptions) -> Result<(), StartError> {
+        let wanted: BTreeSet<PathBuf> = options.folders.iter().map(|f| f.root.clone()).collect();
+        let gone: Vec<FolderHandle> = {
+            let mut folders = lock(&self.inner.folders);
+            let (stay, gone) = std::mem::take(&mut *folders).into_iter().partition(|f| wanted.contains(&f.root));
+            *folders = stay;
+            gone
+        };
+        stop_all(gone).await;
+        let mut result = Ok(());
+        for setup in options.folders.iter().cloned() {
+            let running = {
+                let folders = lock(&self.inner.folders);
+                let handle = folders.iter().find(|f| f.root == setup.root);
+                handle.map(|f| drop(f.commands.send(Command::Reload(Box::new(setup.clone())))))
+            };
+            if running.is_none() {
+                result = result.and(self.inner.add(setup));
+            }
+        }
+        *lock(&self.inner.options) = options;
+        result
+    }
+
+    /// Returns when somebody asked over the socket that the config be read again.
+    pub async fn reload_wanted(&self) {
+        self.inner.reload.notified().await;
+    }
+
+    /// A full scan and a cycle in every folder, soon.
+    pub fn sync_now(&self) {
+        for folder in lock(&self.inner.folders).iter() {
+            let (answer, _) = oneshot::channel();
+            // A worker that has gone is noticed when the agent stops.
+            let _ = folder.commands.send(Command::Sync(answer));
+            folder.wake.notify_one();
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        self.inner.status()
+    }
+
+    /// Counts the changes of the status.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changed.subscribe()
+    }
+
+    /// Finishes or abandons what is in flight, and saves. Within 10 s.
+    pub async fn stop(self) {
+        self.control.abort();
+        self.inner.stop().await;
+        control::remove(&self.socket);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn add(&self, setup: FolderSetup) -> Result<(), StartError> {
+        RealDisk::create_private(&setup.state_dir)
+            .map_err(|source| StartError::Io { path: setup.state_dir.clone(), source })?;
+        let held =
+            Lock::acquire(&setup.lock).map_err(|source| StartError::Locked { folder: setup.root.clone(), source })?;
+        let shared = Arc::new(Shared::new(&setup, self.changed.clone()));
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let wake = Arc::new(Notify::new());
+        let root = setup.root.clone();
+        let worker = Worker::new(setup, shared.clone(), receiver, wake.clone(), held);
+        let runtime = self.runtime.clone();
+        let thread = std::thread::Builder::new()
+            .name("folder".to_owned())
+            .spawn(move || runtime.block_on(worker.run()))
+            .map_err(|source| StartError::Io { path: root.clone(), source })?;
+        lock(&self.folders).push(FolderHandle { root, commands, wake, shared, thread });
+        Ok(())
+    }
+
+    async fn stop(&self) {
+        let folders = std::mem::take(&mut *lock(&self.folders));
+        stop_all(folders).await;
+    }
+
+    fn status(&self) -> Status {
+        let folders = lock(&self.folders);
+        let options = lock(&self.options);
+        let proxy = folders
+            .iter()
+            .map(|f| f.shared.proxy())
+            .reduce(|a, b| ProxyStatus { reachable: a.reachable && b.reachable, ..a });
+        let mut recent: Vec<_> = folders.iter().flat_map(|f| f.shared.recent()).collect();
+        recent.sort_by_key(|r| std::cmp::Reverse(r.at));
+        recent.truncate(50);
+        let agent = AgentStatus {
+            running: true,
+            pid: Some(std::process::id()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.started.elapsed().as_secs(),
+        };
+        let proxy =
+            proxy.unwrap_or(ProxyStatus { url: options.proxy_url.clone(), reachable: false, capabilities: Vec::new() });
+        let all = folders.iter().map(|f| f.shared.status()).collect();
+        Status { recent, ..summary(agent, options.device.clone(), proxy, all) }
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        match request {
+            Request::Status => Response::Status(Box::new(self.status())),
+            Request::Sync { folder } => match self.sync(folder.as_deref()).await {
+                true => Response::Status(Box::new(self.status())),
+                false => Response::NotFound { what: "no such folder is configured".to_owned() },
+            },
+            Request::Wait { timeout_s } => {
+                let wait = self.wait();
+                match timeout_s {
+                    // What is missing shows in the status.
+                    Some(s) => drop(tokio::time::timeout(Duration::from_secs(s), wait).await),
+                    None => wait.await,
+                }
+                Response::Status(Box::new(self.status()))
+            }
+            Request::Pause { for_s } => {
+                self.tell_all(|| Command::Pause(for_s.map(Duration::from_secs)));
+                Response::Done
+            }
+            Request::Resume => {
+                self.tell_all(|| Command::Resume);
+                Response::Done
+            }
+            Request::Held => Response::Held { plans: self.held().await },
+            Request::Approve { id, reject } => self.approve(id, reject).await,
+            Request::Reload => {
+                self.reload.notify_one();
+                Response::Done
+            }
+        }
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        for folder in lock(&self.folders).iter() {
+            // A worker that has gone is noticed when the agent stops.
+            let _ = folder.commands.send(command());
+        }
+    }
+
+    /// False: no folder of that name.
+    async fn sync(&self, folder: Option<&Path>) -> bool {
+        let mut answers = Vec::new();
+        for handle in lock(&self.folders).iter().filter(|f| folder.is_none_or(|path| path == f.root)) {
+            let (answer, done) = oneshot::channel();
+            if handle.commands.send(Command::Sync(answer)).is_ok() {
+                answers.push(done);
+            }
+        }
+        let any = !answers.is_empty();
+        for answer in answers {
+            // An error is a worker that stopped: nothing is left to wait for.
+            let _ = answer.await;
+        }
+        any
+    }
+
+    async fn wait(&self) {
+        let mut changed = self.changed.subscribe();
+        self.sync(None).await;
+        loop {
+            let status = self.status();
+            let stuck = matches!(status.state, State::Halted | State::Paused | State::AuthRequired);
+            if status.in_sync || stuck || changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn held(&self) -> Vec<(PathBuf, HaltStatus)> {
+        let mut asked = Vec::new();
+        for handle in lock(&self.folders).iter() {
+            let (answer, plans) = oneshot::channel();
+            if handle.commands.send(Command::Held(answer)).is_ok() {
+                asked.push((handle.root.clone(), plans));
+            }
+        }
+        let mut out = Vec::new();
+        for (root, plans) in asked {
+            out.extend(plans.await.unwrap_or_default().into_iter().map(|plan| (root.clone(), plan)));
+        }
+        out
+    }
+
+    async fn approve(&self, id: String, reject: bool) -> Response {
+        let senders: Vec<_> = lock(&self.folders).iter().map(|f| f.commands.clone()).collect();
+        for sender in senders {
+            let (answer, done) = oneshot::channel();
+            if sender.send(Command::Approve { id: id.clone(), reject, answer }).is_err() {
+                continue;
+            }
+            match done.await {
+                Ok(Ok(true)) => return Response::Done,
+                Ok(Err(why)) => return Response::Failed { why },
+                Ok(Ok(false)) | Err(_) => {}
+            }
+        }
+        Response::NotFound { what: format!("no plan {id} is held; `memsync approve --list` shows those that are") }
+    }
+}
+
+async fn stop_all(folders: Vec<FolderHandle>) {
+    for folder in &folders {
+        // A worker that has ended already is joined below.
+        let _ = folder.commands.send(Command::Stop);
+    }
+    let joined = tokio::task::spawn_blocking(move || {
+        for folder in folders {
+            if folder.thread.join().is_err() {
+                tracing::error!(folder = %folder.root.display(), "the folder's thread panicked");
+            }
+        }
+    });
+    if let Err(e) = joined.await {
+        tracing::error!("stopping: {e}");
+    }
+}
+
+/// The status of the whole from that of its folders: the worst state counts.
+fn summary(agent: AgentStatus, device: String, proxy: ProxyStatus, folders: Vec<FolderStatus>) -> Status {
+    let worst = folders.iter().max_by_key(|f| f.state);
+    let (state, reason) = worst.map_or((State::Idle, None), |f| (f.state, f.reason.clone()));
+    let in_sync = !folders.is_empty() && folders.iter().all(|f| f.in_sync);
+    Status { schema: 1, state, reason, in_sync, agent, device, proxy, folders, recent: Vec::new() }
+}
+
+/// The status while no agent runs: what the last one noted, or what the containers hold.
+pub fn offline_status(setups: &[FolderSetup], device: &str, proxy_url: &str) -> Status {
+    let agent = AgentStatus { running: false, pid: None, version: env!("CARGO_PKG_VERSION").to_owned(), uptime_s: 0 };
+    let proxy = ProxyStatus { url: proxy_url.to_owned(), reachable: false, capabilities: Vec::new() };
+    let folders = setups.iter().map(offline_folder).collect();
+    summary(agent, device.to_owned(), proxy, folders)
+}
+
+fn offline_folder(setup: &FolderSetup) -> FolderStatus {
+    let noted = read_note(&setup.status_file).ok().flatten();
+    if let Some(mut status) = noted.and_then(|text| serde_json::from_slice::<FolderStatus>(&text).ok()) {
+        status.state = State::Stopped;
+        status.in_sync = false;
+        status.reason = Some("no agent runs; start it with `memsync run` or `memsync up`".to_owned());
+        return status;
+    }
+    let view = RealDisk::open(&setup.state_dir).ok().and_then(|d| peek(&Arc::new(d), &setup.container).ok().flatten());
+    let entries = view.map(|v| v.entries).unwrap_or_default();
+    let tracked = || entries.iter().filter(|(_, e)| matches!(e.base, Base::Synced(_)));
+    FolderStatus {
+        path: setup.root.display().to_string(),
+        namespace: setup.namespace.clone(),
+        state: State::Stopped,
+        reason: Some("no agent runs; start it with `memsync run` or `memsync up`".to_owned()),
+        in_sync: false,
+        files: tracked().count(),
+        bytes: tracked().filter_map(|(_, e)| e.stat).map(|s| s.size).sum(),
+        watcher: "poll".to_owned(),
+        watcher_remedy: None,
+        last_success: None,
+        next_sync_s: None,
+        pending: Pending::default(),
+        conflicts: tracked().filter(|(p, _)| is_conflict_name(p.file_name())).count(),
+        problems: Vec::new(),
+        halt: None,
+        progress: None,
+    }
+}
+
+/// What [`sync_once`] did.
+#[derive(Debug, Default)]
+pub struct Summary {
+    pub uploaded: usize,
+    pub downloaded: usize,
+    /// On the proxy.
+    pub deleted: usize,
+    /// Here, into history.
+    pub trashed: usize,
+    /// Conflict copies made.
+    pub conflicts: Vec<String>,
+    pub problems: Vec<Problem>,
+    pub halts: Vec<HaltStatus>,
+}
+
+/// Why a sync without an agent did not go through.
+#[derive(Debug, thiserror::Error)]
+pub enum OnceError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Cycle(#[from] CycleError),
+}
+
+/// Cycles without an agent until nothing is left to do. `progress` is told steps done and steps in all.
+///
+/// # Errors
+/// What ended it; what was finished before is committed.
+pub async fn sync_once(setup: &FolderSetup, mut progress: impl FnMut(usize, usize)) -> Result<Summary, OnceError> {
+    let _lock = once_lock(setup)?;
+    let mut session = Session::open(setup)?;
+    let mut summary = Summary::default();
+    let counts = session.engine.progress();
+    // A deletion wants two scans, a conflict copy a cycle of its own; beyond that somebody is writing.
+    for round in 0..20 {
+        if round > 0 {
+            tokio::time::sleep(CONFIRM + Duration::from_millis(10)).await;
+        }
+        let report = {
+            let cycle = session.engine.cycle(Scope::full());
+            tokio::pin!(cycle);
+            loop {
+                let tick = tokio::time::sleep(Duration::from_millis(100));
+                tokio::select! {
+                    report = &mut cycle => break report?,
+                    () = tick => {
+                        let load = |n: &std::sync::atomic::AtomicUsize| n.load(std::sync::atomic::Ordering::Relaxed);
+                        progress(load(&counts.done), load(&counts.steps));
+                    }
+                }
+            }
+        };
+        summary.uploaded += report.uploaded;
+        summary.downloaded += report.downloaded;
+        summary.deleted += report.deleted_remote;
+        summary.trashed += report.trashed;
+        summary.conflicts.extend(report.conflicts.iter().map(ToString::to_string));
+        let blocked = report.blocked;
+        if !report.again {
+            let now = jiff::Timestamp::now();
+            let all = session.engine.problems().into_iter().chain(blocked);
+            let all: std::collections::BTreeMap<_, _> = all.collect();
+            summary.problems =
+                all.into_iter().map(|(p, problem)| Problem { path: p.to_string(), problem, since: now }).collect();
+            break;
+        }
+    }
+    summary.halts = session.engine.halts().iter().map(|h| halt_status(h, session.engine.held())).collect();
+    session.engine.tidy().map_err(CycleError::from)?;
+    Ok(summary)
+}
+
+/// What a cycle would do: the row, the action and the path of each step.
+///
+/// # Errors
+/// When the folder or the proxy cannot be read.
+pub async fn dry_run(setup: &FolderSetup) -> Result<Vec<(u8, &'static str, String)>, OnceError> {
+    let _lock = once_lock(setup)?;
+    let mut session = Session::open(setup)?;
+    let plan = session.engine.dry_run().await?;
+    Ok(plan.steps.iter().map(|s| (s.row, verb(&s.action), s.path.to_string())).collect())
+}
+
+fn once_lock(setup: &FolderSetup) -> Result<Lock, OpenError> {
+    RealDisk::create_private(&setup.state_dir)
+        .map_err(|source| OpenError::Io { path: setup.state_dir.clone(), source })?;
+    Ok(Lock::acquire(&setup.lock)?)
+}

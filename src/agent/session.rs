@@ -1,0 +1,240 @@
+//! [`Session`]: one folder opened for syncing, from its directories to its engine.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::disk::real::RealDisk;
+use crate::disk::{Disk, DiskFile};
+use crate::local::Folder;
+use crate::local::ignore::{BadPattern, IGNORE_FILE, Rules};
+use crate::remote::http::{HttpOptions, HttpRemote, OptionsError};
+use crate::state::{Container, Format, LockError, Opened, Options, StateError};
+use crate::sync::safety::Halt;
+
+use super::engine::{CycleError, Engine, EngineOptions, Ignored, Parts};
+use super::world::{RealWorld, World};
+
+/// The engine over the real world.
+pub type RealEngine = Engine<RealDisk, HttpRemote, RealWorld>;
+
+/// How far apart two scans must be to prove a file deleted: longer than any editor takes to save.
+pub const CONFIRM: Duration = Duration::from_millis(100);
+/// Longest `.memsyncignore` that is read, bytes.
+const MAX_IGNORE_FILE: usize = 1024 * 1024;
+
+/// All there is to know of one folder.
+#[derive(Debug, Clone)]
+pub struct FolderSetup {
+    /// The folder itself, absolute.
+    pub root: PathBuf,
+    /// Where the container, its lock and the status file are.
+    pub state_dir: PathBuf,
+    /// The container's name in `state_dir`.
+    pub container: String,
+    pub lock: PathBuf,
+    pub status_file: PathBuf,
+    /// Names conflict copies.
+    pub device: String,
+    pub namespace: String,
+    /// Patterns in gitignore syntax.
+    pub ignore: Vec<String>,
+    pub http: HttpOptions,
+    pub format: Format,
+    pub pretty: bool,
+    pub session_id: String,
+    /// The poll.
+    pub interval: Duration,
+    pub debounce: Duration,
+    /// Full scan, whatever the watcher said.
+    pub rescan: Duration,
+    pub concurrency: usize,
+    /// Bytes.
+    pub max_file_size: u64,
+    /// 0 to 1.
+    pub max_delete: f64,
+    pub history_keep: Duration,
+    /// Bytes.
+    pub history_max: u64,
+}
+
+/// Why a folder cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Http(#[from] OptionsError),
+    #[error(transparent)]
+    Pattern(#[from] BadPattern),
+    #[error(transparent)]
+    Cycle(#[from] CycleError),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// The rules of a folder, which the engine asks and the watcher shares.
+pub struct SharedRules(RwLock<Arc<Rules>>);
+
+impl SharedRules {
+    pub fn get(&self) -> Arc<Rules> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, rules: Arc<Rules>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+}
+
+/// A folder that is open.
+pub struct Session {
+    pub engine: RealEngine,
+    pub remote: Arc<HttpRemote>,
+    pub world: Arc<RealWorld>,
+    pub rules: Arc<SharedRules>,
+    /// Where the root was found when it was opened.
+    pub root: Arc<RealDisk>,
+    /// What is wrong with the folder's own `.memsyncignore`.
+    pub bad_ignore_file: Option<String>,
+    pub opened: Opened,
+}
+
+impl Session {
+    /// Opens the folder. The caller holds the lock.
+    ///
+    /// # Errors
+    /// What is missing or damaged, and where; [`CycleError::Halted`] when the folder is not what it was.
+    pub fn open(setup: &FolderSetup) -> Result<Self, OpenError> {
+        let world = Arc::new(RealWorld::default());
+        let io_at = |path: &PathBuf| {
+            let path = path.clone();
+            move |source| OpenError::Io { path, source }
+        };
+        let state = RealDisk::create_private(&setup.state_dir).map_err(io_at(&setup.state_dir))?;
+        let options = Options { format: setup.format, pretty: setup.pretty, session_id: setup.session_id.clone() };
+        let (container, opened) = Container::open(Arc::new(state), &setup.container, options, world.now())?;
+        let root = Arc::new(open_root(setup)?);
+        let (rules, bad_ignore_file) = read_rules(&*root, &setup.ignore)?;
+        let rules = Arc::new(SharedRules(RwLock::new(Arc::new(rules))));
+        let remote = Arc::new(HttpRemote::new(setup.http.clone())?);
+        let folder = Folder::new(root.clone(), &setup.device, world.random());
+        let parts = Parts {
+            folder,
+            container,
+            remote: remote.clone(),
+            world: world.clone(),
+            ignored: ignored(&rules),
+            options: engine_options(setup, false),
+        };
+        let mut engine = Engine::open(parts, &opened, &new_id())?;
+        // Where case does not tell names apart, the identity also answers to another spelling.
+        if root.stat(".memsync/ID").is_ok() {
+            engine.set_options(engine_options(setup, true), ignored(&rules), remote.clone());
+        }
+        Ok(Self { engine, remote, world, rules, root, bad_ignore_file, opened })
+    }
+
+    /// Reads the folder's `.memsyncignore` again.
+    ///
+    /// # Errors
+    /// When the patterns of the config do not hold; those of the file are left out instead, and reported.
+    pub fn reload_rules(&mut self, setup: &FolderSetup) -> Result<(), OpenError> {
+        let (rules, bad) = read_rules(&*self.root, &setup.ignore)?;
+        self.rules.set(Arc::new(rules));
+        self.bad_ignore_file = bad;
+        Ok(())
+    }
+
+    /// The gate for a root that was moved, replaced or unmounted since it was opened.
+    ///
+    /// # Errors
+    /// Which of them.
+    pub fn check_path(&self) -> Result<(), CycleError> {
+        match self.root.root_identity() {
+            Ok(identity) if identity.is_same() => Ok(()),
+            Ok(identity) if identity.now.is_none() => Err(CycleError::Halted(missing(self.root.path()))),
+            Ok(_) => Err(CycleError::Halted(Halt::RootChanged(format!(
+                "{} is another folder than before; bring the old one back, or set the new one up with `memsync init`",
+                self.root.path().display()
+            )))),
+            Err(source) => Err(CycleError::Folder { what: "looking at the folder", source }),
+        }
+    }
+}
+
+fn missing(root: &std::path::Path) -> Halt {
+    Halt::RootMissing(format!(
+        "{} is not there; if it was moved or unmounted, bring it back (nothing is deleted meanwhile)",
+        root.display()
+    ))
+}
+
+fn open_root(setup: &FolderSetup) -> Result<RealDisk, OpenError> {
+    RealDisk::open(&setup.root).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => CycleError::Halted(missing(&setup.root)).into(),
+        io::ErrorKind::NotADirectory => CycleError::Halted(Halt::RootChanged(format!(
+            "{} is no folder (a symlink is not followed; name the folder itself)",
+            setup.root.display()
+        )))
+        .into(),
+        _ => OpenError::Io { path: setup.root.clone(), source },
+    })
+}
+
+fn ignored(rules: &Arc<SharedRules>) -> Ignored {
+    let rules = rules.clone();
+    Arc::new(move |path: &str, is_dir: bool| rules.get().ignored(path, is_dir))
+}
+
+fn engine_options(setup: &FolderSetup, fold: bool) -> EngineOptions {
+    EngineOptions {
+        max_file_size: setup.max_file_size,
+        max_delete: setup.max_delete,
+        concurrency: setup.concurrency,
+        threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
+        fold,
+        confirm: CONFIRM,
+        origin: setup.http.origin.clone(),
+        namespace: setup.namespace.clone(),
+    }
+}
+
+/// A new identity: 128 random bits.
+fn new_id() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
+}
+
+fn read_rules<D: Disk>(root: &D, list: &[String]) -> Result<(Rules, Option<String>), OpenError> {
+    let text = match read_ignore_file(root) {
+        Ok(text) => text,
+        Err(e) => return Ok((Rules::new(list, None)?, Some(e.to_string()))),
+    };
+    match Rules::new(list, text.as_deref()) {
+        Ok(rules) => Ok((rules, None)),
+        // The config's patterns alone, if those are right.
+        Err(bad) => Ok((Rules::new(list, None)?, Some(bad.to_string()))),
+    }
+}
+
+fn read_ignore_file<D: Disk>(root: &D) -> io::Result<Option<String>> {
+    let mut file = match root.open(IGNORE_FILE) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let (mut text, mut buf) = (Vec::new(), [0u8; 4096]);
+    loop {
+        let n = file.read(&mut buf)?;
+        if n == 0 {
+            break;
+        }
+        text.extend_from_slice(&buf[..n]);
+        if text.len() > MAX_IGNORE_FILE {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "too long for a list of patterns"));
+        }
+    }
+    String::from_utf8(text).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}

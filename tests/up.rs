@@ -181,3 +181,90 @@ fn offline_and_refused_have_codes_of_their_own() {
     up.ended();
     two.run(&["sync"], 5);
 }
+
+#[test]
+fn a_mass_deletion_waits_for_a_decision() {
+    let one = Machine::new();
+    let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    let note = |n: usize| one.folder().join(format!("note{n}.md"));
+    let there = || (0..20).filter(|n| note(*n).exists()).count();
+    for n in 0..20 {
+        std::fs::write(note(n), format!("text {n}")).unwrap();
+    }
+    one.run(&["wait", "--timeout", "30s"], 0);
+    let delete = || {
+        (0..15).for_each(|n| std::fs::remove_file(note(n)).unwrap());
+        until("the deletions are held", || {
+            one.command().args(["wait", "--timeout", "1s"]).output().unwrap().status.code() == Some(7)
+        });
+    };
+    delete();
+    let held = one.json(&["approve", "--list"], 7);
+    assert_eq!(held["held"][0]["kind"], "mass_delete");
+    assert_eq!(one.json(&["status"], 7)["folders"][0]["pending"]["held_delete"], 15);
+    one.run(&["sync"], 7);
+    one.run(&["approve", "no-such-plan"], 2);
+    assert_eq!(one.json(&["approve", "--reject"], 0)["approved"], false);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    assert_eq!(there(), 20, "what was rejected is back");
+
+    delete();
+    let id = one.json(&["approve", "--list"], 7)["held"][0]["id"].as_str().unwrap().to_owned();
+    one.run(&["approve", &id], 0);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    assert_eq!(there(), 5);
+    assert_eq!(one.json(&["status"], 0)["folders"][0]["files"], 5);
+    one.run(&["approve"], 0);
+}
+
+#[test]
+fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (_up, document) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    two.run(&["init", "--join", document["join"].as_str().unwrap()], 0);
+    std::fs::write(two.folder().join("plan.md"), "first").unwrap();
+    two.run(&["sync"], 0);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    std::fs::write(one.folder().join("plan.md"), "edited on one").unwrap();
+    one.run(&["wait", "--timeout", "30s"], 0);
+    std::fs::write(two.folder().join("plan.md"), "edited on two").unwrap();
+    assert_eq!(two.json(&["sync"], 8)["conflicts"].as_array().unwrap().len(), 1);
+    two.run(&["sync"], 8);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    assert_eq!(one.json(&["status"], 8)["folders"][0]["conflicts"], 1);
+    one.run(&["conflicts", "resolve", "plan.md", "--keep", "local"], 0);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["status"], 0);
+    two.run(&["sync"], 0);
+    for machine in [&one, &two] {
+        assert_eq!(read(&machine.folder().join("plan.md")), "edited on two");
+        machine.run(&["conflicts"], 0);
+    }
+}
+
+#[test]
+fn a_proxy_alone_serves_and_stops() {
+    let home = Machine::new();
+    // The port is free a moment before; a test that loses the race fails to start, and says so.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut serve = Staying(
+        home.command()
+            .args(["serve", "-q", "--max-body-size", "5B", "--listen", &address.to_string()])
+            .env("MEMSYNC_TOKEN", "t0ken")
+            .spawn()
+            .unwrap(),
+    );
+    until("it listens", || std::net::TcpStream::connect(address).is_ok());
+    let client = Machine::new();
+    let mut init = client.command();
+    init.args(["init", "--proxy", &format!("http://{address}")]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut init = init.spawn().unwrap();
+    std::io::Write::write_all(&mut init.stdin.take().unwrap(), b"t0ken\n").unwrap();
+    assert!(init.wait().unwrap().success());
+    std::fs::write(client.folder().join("small"), "12345").unwrap();
+    std::fs::write(client.folder().join("large"), "123456").unwrap();
+    let done = client.json(&["sync"], 0);
+    assert_eq!((&done["uploaded"], &done["problems"]), (&1.into(), &1.into()), "{done}");
+    serve.signal(rustix::process::Signal::TERM);
+    assert_eq!(serve.ended().code(), Some(0));
+}

@@ -243,6 +243,24 @@ fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
 }
 
 #[test]
+fn a_watched_status_tells_each_change_in_a_line_and_outlives_the_agent() {
+    let one = Machine::new();
+    let (mut up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    let mut watch = one.command();
+    let mut watch = watch.args(["status", "--watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufReader::new(watch.stdout.take().unwrap());
+    let _watch = Staying(watch);
+    let mut documents = std::io::BufRead::lines(lines).map(|l| serde_json::from_str::<Value>(&l.unwrap()).unwrap());
+    assert_eq!(documents.next().unwrap()["agent"]["running"], true);
+    std::fs::write(one.folder().join("a.md"), "x").unwrap();
+    assert!(documents.any(|d| d["folders"][0]["files"] == 1 && d["in_sync"] == true));
+    up.signal(rustix::process::Signal::TERM);
+    up.ended();
+    assert!(documents.any(|d| d["agent"]["running"] == false));
+}
+
+#[test]
 fn a_proxy_alone_serves_and_stops() {
     let home = Machine::new();
     // The port is free a moment before; a test that loses the race fails to start, and says so.

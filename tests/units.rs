@@ -36,7 +36,9 @@ fn the_agents_unit() {
 #[test]
 fn the_proxys_unit() {
     let unit = shipped("systemd/memsync-proxy.service");
-    let Command::Serve { listen, store, token_file, .. } = command(value(&unit, "ExecStart")) else { panic!("not serve") };
+    let Command::Serve { listen, store, token_file, .. } = command(value(&unit, "ExecStart")) else {
+        panic!("not serve")
+    };
     assert!(listen.ip().is_loopback() && store.is_some());
     // A credential's group bits would be refused in a plain token file; `serve` finds the credential by itself.
     assert_eq!(token_file, None);

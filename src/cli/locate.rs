@@ -143,11 +143,34 @@ pub fn real(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         match ancestor.canonicalize() {
             Ok(resolved) => {
-                return path.strip_prefix(ancestor).map_or_else(|_| path.to_owned(), |rest| resolved.join(rest));
+                return match path.strip_prefix(ancestor) {
+                    // Joining nothing would leave a trailing `/`.
+                    Ok(rest) if rest.as_os_str().is_empty() => resolved,
+                    Ok(rest) => resolved.join(rest),
+                    Err(_) => path.to_owned(),
+                };
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(_) => break,
         }
     }
     path.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_resolved_as_far_as_there_is_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(home.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", home.join("link")).unwrap();
+        let shown = |path: &Path| path.to_str().unwrap().strip_prefix(home.to_str().unwrap()).unwrap().to_owned();
+        assert_eq!(shown(&real(&home.join("link"))), "/real");
+        assert_eq!(shown(&real(&home.join("link/new/deep"))), "/real/new/deep");
+        assert_eq!(shown(&real(&home.join("new"))), "/new");
+        assert_eq!(shown(&real_name(&home.join("link"))), "/link", "a file that is a link is itself");
+    }
 }

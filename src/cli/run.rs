@@ -31,22 +31,27 @@ pub fn run(app: &App) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Does what the signals ask, until one asks to stop.
+/// Does what the signals and the control socket ask, until a signal says stop.
 pub async fn tend(app: &App, agent: &Agent, wishes: &mut Wishes) {
     loop {
-        match wishes.next().await {
+        let wish = tokio::select! {
+            wish = wishes.next() => wish,
+            () = agent.reload_wanted() => Wish::Reload,
+        };
+        match wish {
             Wish::Stop => return,
             Wish::SyncNow => agent.sync_now(),
-            Wish::Reload => match reread(app) {
-                Ok(options) => {
-                    agent.reload(options);
-                    tracing::info!("config and token were read again");
-                }
+            Wish::Reload => match reload(app, agent).await {
+                Ok(()) => tracing::info!("config and token were read again"),
                 // What runs well is not stopped for a slip of the pen.
-                Err(e) => tracing::error!("the new config is not used, the old one stays: {e:#}"),
+                Err(e) => tracing::error!("reload: {e:#}; what ran before goes on"),
             },
         }
     }
+}
+
+async fn reload(app: &App, agent: &Agent) -> anyhow::Result<()> {
+    Ok(agent.reload(reread(app)?).await?)
 }
 
 fn reread(app: &App) -> anyhow::Result<AgentOptions> {

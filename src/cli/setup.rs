@@ -8,7 +8,8 @@ use secrecy::SecretString;
 
 use super::app::App;
 use super::locate::real;
-use crate::agent::run::{AgentOptions, FolderSetup};
+use crate::agent::run::AgentOptions;
+use crate::agent::session::FolderSetup;
 use crate::config::{Config, Format, create_private, create_private_dir};
 use crate::disk::real::RealDisk;
 use crate::disk::{Disk, DiskFile};

@@ -11,7 +11,8 @@ use super::exit::{Exit, Failure};
 use super::{locate, setup, show, talk, verdict};
 use crate::agent::CycleError;
 use crate::agent::control::{Request, Response};
-use crate::agent::run::{FolderSetup, OnceError, Summary, dry_run, sync_once};
+use crate::agent::run::{OnceError, Summary, dry_run, sync_once};
+use crate::agent::session::{FolderSetup, OpenError};
 use crate::agent::status::{FolderStatus, Status};
 use crate::sync::safety::Halt;
 
@@ -219,11 +220,15 @@ fn sentence(done: &Done) -> String {
 fn told(error: OnceError, setup: &FolderSetup) -> anyhow::Error {
     let root = setup.root.display();
     match error {
-        OnceError::Cycle(CycleError::Remote(e)) => anyhow::Error::new(e).context(root.to_string()),
-        OnceError::Cycle(CycleError::Halted(halt)) => {
-            Failure::new(Exit::Halted, format!("{root}: {}", reason(&halt))).into()
+        OnceError::Cycle(e) | OnceError::Open(OpenError::Cycle(e)) => match e {
+            CycleError::Remote(e) => anyhow::Error::new(e).context(root.to_string()),
+            CycleError::Halted(halt) => Failure::new(Exit::Halted, format!("{root}: {}", reason(&halt))).into(),
+            other => anyhow::Error::new(other).context(root.to_string()),
+        },
+        OnceError::Open(e @ (OpenError::Http(_) | OpenError::Pattern(_))) => {
+            Failure::new(Exit::Usage, format!("{root}: {e}")).into()
         }
-        other => anyhow::Error::new(other).context(root.to_string()),
+        OnceError::Open(other) => anyhow::Error::new(other).context(root.to_string()),
     }
 }
 

@@ -123,7 +123,7 @@ async fn together(app: &App, config: &Config, listener: TcpListener, wishes: &mu
 /// Says so, once everything is in sync.
 async fn first_sync(agent: &Agent) {
     loop {
-        let status = agent.status().await;
+        let status = agent.status();
         if status.in_sync {
             let files: usize = status.folders.iter().map(|f| f.files).sum();
             anstream::eprintln!("{} {}.", show::painted(show::GOOD, "In sync:"), show::count(files, "file"));

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use super::app::App;
 use super::exit::Exit;
 use super::{talk, verdict};
-use crate::agent::control::Request;
+use crate::agent::control::{Request, Response};
+use crate::agent::status::{State, Status};
 
-/// Between two tries, when the agent answered at once and nothing was in sync.
+/// Between two looks, when the agent answered at once and not all was in sync.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// # Errors
@@ -16,16 +17,16 @@ pub fn run(app: &App, timeout: Option<Duration>) -> anyhow::Result<Exit> {
     // A time too far away to be told is for ever.
     let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
     talk::runtime()?.block_on(async {
+        let left = || deadline.map(|d| d.saturating_duration_since(Instant::now()));
         let mut told = None;
+        let mut status = looked(app, left()).await?;
         loop {
-            let Some(status) = talk::status(app).await? else { return Err(talk::no_agent(app)) };
             let exit = verdict::sync_exit(&status);
             if exit == Exit::Done {
                 return Ok(exit);
             }
-            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             let headline = verdict::of(&status).headline;
-            if left == Some(Duration::ZERO) {
+            if left() == Some(Duration::ZERO) {
                 anstream::eprintln!("not in sync in time: {headline}; see `memsync status`");
                 return Ok(exit);
             }
@@ -33,14 +34,33 @@ pub fn run(app: &App, timeout: Option<Duration>) -> anyhow::Result<Exit> {
                 anstream::eprintln!("waiting: {headline}; see `memsync status`");
                 told = Some(headline);
             }
-            let request = Request::Wait { timeout_s: left.map(|l| l.as_secs() + 1) };
-            let answer = talk::ask(app, &request);
-            match left {
-                // The answer comes when it is time to look again; whatever it says, the status decides.
-                Some(left) => drop(tokio::time::timeout(left, answer).await.ok().transpose()?),
-                None => drop(answer.await?),
-            }
-            tokio::time::sleep(left.map_or(PAUSE, |l| l.min(PAUSE))).await;
+            tokio::time::sleep(left().map_or(PAUSE, |l| l.min(PAUSE))).await;
+            // Where a person is needed, the agent does not wait; another scan would not help either.
+            status = match status.state {
+                State::Halted | State::Paused | State::AuthRequired => now(app).await?,
+                _ => looked(app, left()).await?,
+            };
         }
     })
+}
+
+/// The status after a look at everything, so that what was written just before counts; at the latest when time is
+/// up.
+async fn looked(app: &App, left: Option<Duration>) -> anyhow::Result<Status> {
+    let request = Request::Wait { timeout_s: left.map(|l| l.as_secs() + 1) };
+    let answer = talk::ask(app, &request);
+    let answer = match left {
+        Some(left) => tokio::time::timeout(left, answer).await.ok().transpose()?,
+        None => Some(answer.await?),
+    };
+    match answer {
+        Some(Response::Status(status)) => Ok(*status),
+        Some(_) => Err(talk::unexpected()),
+        // The agent may know of nothing yet that only a look would find.
+        None => now(app).await.map(|status| Status { in_sync: false, ..status }),
+    }
+}
+
+async fn now(app: &App) -> anyhow::Result<Status> {
+    talk::status(app).await?.ok_or_else(|| talk::no_agent(app))
 }

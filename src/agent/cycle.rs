@@ -1,6 +1,7 @@
 //! The cycle: scan → fetch → reconcile → check → apply → commit.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::sync::atomic::Ordering;
@@ -38,6 +39,8 @@ pub struct Recent {
 #[derive(Debug, Default)]
 pub struct Report {
     pub scan: ScanStats,
+    /// How long it took to find out what to do.
+    pub planning: Duration,
     pub uploaded: usize,
     pub downloaded: usize,
     pub deleted_remote: usize,
@@ -82,6 +85,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// # Errors
     /// When the cycle as a whole cannot go on. What was finished before is committed.
     pub async fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
+        let began = self.world.elapsed();
         self.check_root()?;
         if std::mem::take(&mut self.leftovers) {
             self.folder.sweep(self.world.now()).map_err(|e| {
@@ -101,7 +105,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         if let (Some(sabotage), Some(index)) = (self.sabotage, &self.index) {
             sabotage(&mut plan, index);
         }
-        let report = self.apply(plan, scan).await?;
+        let planning = self.world.elapsed().saturating_sub(began);
+        let report = Report { planning, ..self.apply(plan, scan).await? };
         self.commit_position()?;
         self.unfinished = report.again;
         Ok(report)

@@ -58,7 +58,6 @@ struct Inner {
     folders: Mutex<Vec<FolderHandle>>,
     started: Instant,
     changed: watch::Sender<u64>,
-    runtime: tokio::runtime::Handle,
     /// Asked for by [`Request::Reload`]; the owner of the config does it.
     reload: Notify,
 }
@@ -86,7 +85,6 @@ impl Agent {
             folders: Mutex::default(),
             started: Instant::now(),
             changed: watch::Sender::new(0),
-            runtime: tokio::runtime::Handle::current(),
             reload: Notify::new(),
         });
         for setup in options.folders {
@@ -179,7 +177,9 @@ impl Inner {
         let wake = Arc::new(Notify::new());
         let root = setup.root.clone();
         let worker = Worker::new(setup, shared.clone(), receiver, wake.clone(), held);
-        let runtime = self.runtime.clone();
+        // A runtime of its own: requests and files are then served by one thread, which saves two switches a request.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| StartError::Io { path: root.clone(), source })?;
         let thread = std::thread::Builder::new()
             .name("folder".to_owned())
             .spawn(move || runtime.block_on(worker.run()))

@@ -34,6 +34,11 @@ const REOPEN: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// How soon a cycle that left something to do is followed by another.
 const AGAIN: Duration = CONFIRM.saturating_add(Duration::from_millis(10));
+/// In a burst of changes a cycle is followed by a rest of this many times what its planning took, so that whoever
+/// writes is not slowed down by whoever watches; the first cycle after a quiet time starts at once.
+const REST: u32 = 2;
+/// The longest such rest.
+const LONGEST_REST: Duration = Duration::from_millis(500);
 /// Quiet time before the container is tidied up.
 const TIDY: Duration = Duration::from_secs(1);
 const PRUNE: Duration = Duration::from_secs(3600);
@@ -277,6 +282,7 @@ impl Worker {
             retry: None,
             failures: 0,
             offline_until: None,
+            rest_until: Instant::now(),
             waiting: Vec::new(),
             since: BTreeMap::new(),
             worker: self,
@@ -347,6 +353,8 @@ struct Running<'a> {
     retry: Option<Instant>,
     failures: u32,
     offline_until: Option<Instant>,
+    /// The end of the rest after the last cycle.
+    rest_until: Instant,
     waiting: Vec<oneshot::Sender<()>>,
     /// Since when a path has had its problem.
     since: BTreeMap<String, Timestamp>,
@@ -386,6 +394,9 @@ impl Running<'_> {
             if self.offline_until.is_some_and(|until| now < until) && !self.forced {
                 continue;
             }
+            if now < self.rest_until && !self.forced {
+                continue;
+            }
             if self.triggered(now) {
                 match self.cycle().await {
                     Ok(None) => {}
@@ -422,11 +433,13 @@ impl Running<'_> {
         if let Some(until) = self.offline_until {
             return until;
         }
-        [Some(self.next_poll), self.again, self.retry, self.tidy, self.watcher.next_due()]
+        let hinted = self.hint.load(Ordering::Relaxed).then_some(now);
+        [Some(self.next_poll), self.again, self.retry, self.tidy, self.watcher.next_due(), hinted]
             .into_iter()
             .flatten()
             .min()
             .unwrap_or(self.next_poll)
+            .max(self.rest_until)
     }
 
     /// Collects what the triggers ask for. True: run a cycle.
@@ -462,6 +475,7 @@ impl Running<'_> {
     /// One cycle, listening to commands meanwhile. `Ok(Some)`: the session ends; `Err`: it must be opened anew.
     async fn cycle(&mut self) -> Result<Option<Ended>, ()> {
         let scope = std::mem::take(&mut self.scope);
+        let began = Instant::now();
         self.again = None;
         self.next_poll = Instant::now() + self.worker.setup.interval;
         let mut later = Vec::new();
@@ -494,6 +508,8 @@ impl Running<'_> {
                 }
             }
         };
+        let planning = result.as_ref().map_or_else(|_| began.elapsed(), |report| report.planning);
+        self.rest_until = Instant::now() + (planning * REST).min(LONGEST_REST);
         let reopen = self.after(result);
         for command in later {
             if let Some(ended) = self.command(command) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,9 @@ use super::control::{self, Request, Response};
 use super::cycle::verb;
 use super::engine::CycleError;
 use super::session::{CONFIRM, FolderSetup, OpenError, Session};
+use super::shared::{Shared, halt_status, lock};
 use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, Problem, ProxyStatus, State, Status};
-use super::worker::{Command, Shared, Worker, halt_status};
+use super::worker::{Command, Worker};
 
 /// What an agent syncs.
 #[derive(Debug, Clone)]
@@ -160,10 +161,6 @@ impl Agent {
         self.inner.stop().await;
         control::remove(&self.socket);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Inner {

@@ -678,7 +678,7 @@ fn split_ext(name: &str) -> (&str, &str) {
 
 /// The stem and extension of the original, if `name` is that of a conflict copy.
 fn split_conflict(name: &str) -> Option<(&str, &str)> {
-    let (stem, rest) = name.split_once(".conflict-")?;
+    let (stem, rest) = name.rsplit_once(".conflict-")?;
     let (mark, ext) = split_ext(rest);
     let mut parts = mark.rsplit('-');
     let mut hex = parts.next()?;

@@ -153,3 +153,6 @@ pub fn server_reset(tracked: usize, missing: usize, before: Standing<'_>, now: S
     };
     Some(Halt::ServerReset { id: Md5::of(format!("reset\n{why}\n").as_bytes()).short(), why })
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,3 +177,6 @@ fn block_collisions(steps: &mut [Step], local: &BTreeMap<RelPath, Local>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

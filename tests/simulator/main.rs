@@ -44,7 +44,6 @@ fn search(first: u64, count: u64, bug: Option<Bug>) -> Option<(u64, String)> {
             });
         }
     });
-    println!("rounds {}", settle::MAX.load(Ordering::Relaxed));
     failure.into_inner().unwrap()
 }
 

@@ -74,7 +74,8 @@ fn a_local_change_of_type_sends_the_delete_before_the_upload() {
     assert_eq!((file_to_folder["a"].0, &file_to_folder["a/b"]), (9, &WAITS));
     let folder_to_file = plan(&["a/b"], &["a"], &["a/b"], false);
     assert_eq!((folder_to_file["a/b"].0, &folder_to_file["a"]), (9, &WAITS));
-    // The server has been told: now it goes.
+    // The server knows, by whomever it was told: now it goes.
+    assert_eq!(plan(&["a"], &["a/b"], &["-a"], false)["a/b"].0, 4);
     assert_eq!(plan(&[], &["a/b"], &["-a"], false)["a/b"].0, 4);
 }
 

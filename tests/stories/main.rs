@@ -1,0 +1,6 @@
+//! What people do with memsync, told with real processes: a proxy, agents, and the commands.
+
+#[path = "../common/world.rs"]
+mod world;
+
+mod basics;

@@ -220,16 +220,13 @@ impl World {
     }
 
     fn get(&self, target: &str) -> (u16, Vec<u8>) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port.get())).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let head = format!("GET {target} HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer {TOKEN}\r\n");
-        stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a whole head") + 4;
-        let head = String::from_utf8(answer.drain(..end).collect()).unwrap().to_ascii_lowercase();
-        assert!(head.contains(&format!("content-length: {}\r\n", answer.len())), "all of the body: {head}");
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+        self.asker()(target)
+    }
+
+    /// Asks the proxy: status and body of a GET. For another thread.
+    pub fn asker(&self) -> impl Fn(&str) -> (u16, Vec<u8>) + Send + 'static {
+        let port = self.port.get();
+        move |target| get(port, target)
     }
 
     /// `memsync wait` on each in turn until all folders are equal; gives their files.
@@ -269,6 +266,19 @@ impl Drop for World {
             println!("{}", fs::read_to_string(&log).unwrap_or_default());
         }
     }
+}
+
+fn get(port: u16, target: &str) -> (u16, Vec<u8>) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head = format!("GET {target} HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer {TOKEN}\r\n");
+    stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a whole head") + 4;
+    let head = String::from_utf8(answer.drain(..end).collect()).unwrap().to_ascii_lowercase();
+    assert!(head.contains(&format!("content-length: {}\r\n", answer.len())), "all of the body: {head}");
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
 /// How a command ended.
@@ -384,6 +394,13 @@ impl Device<'_> {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         // -1: it was killed by a signal.
         Ran { code: out.status.code().unwrap_or(-1), out: text(out.stdout), err: text(out.stderr) }
+    }
+
+    /// `memsync run` that is expected to refuse.
+    pub fn cli_until_refused(&self) -> Ran {
+        let mut process = self.spawn(&[]);
+        let status = process.ended();
+        Ran { code: status.code().unwrap_or(-1), out: String::new(), err: process.log() }
     }
 
     #[track_caller]

@@ -4,3 +4,9 @@
 mod world;
 
 mod basics;
+mod commands;
+mod conflicts;
+mod editors;
+mod gates;
+mod rules;
+mod trouble;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::disk::{Disk, Kind};
+use crate::failpoint;
 
 use super::Folder;
 use super::folder::HISTORY;
@@ -77,6 +78,7 @@ impl Shelf {
             let number = if n == 0 { String::new() } else { format!(".{n}") };
             let to = format!("{HISTORY}/{}{number}-{}/{at}", self.stamp, kind.name());
             self.make_dir(disk, dir_of(&to))?;
+            failpoint::pass("history.before");
             match disk.rename_new(slot, &to) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 other => return other,

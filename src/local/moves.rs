@@ -122,6 +122,7 @@ impl<D: Disk> Folder<D> {
         if !ready.is_empty() {
             touched.insert(STAGE.to_owned());
         }
+        failpoint::pass("moves.intended");
         to_sync.extend(intent.clone());
         let refused = self.sync_contents(&to_sync, &touched).inspect_err(|_| {
             // Nothing has been displaced yet. Best effort: what stays is swept at start-up.
@@ -346,6 +347,7 @@ impl<D: Disk> Folder<D> {
             }
             match self.disk.rename_new(slot, &copy_at) {
                 Ok(()) => {
+                    failpoint::pass("conflict.renamed");
                     touched.insert(dir_of(at).to_owned());
                     return Ok(Some(copy));
                 }
@@ -538,6 +540,7 @@ impl<D: Disk> Folder<D> {
                 copies.extend(self.settle_intent(&intent, &mut shelf, &mut touched)?);
             }
         }
+        failpoint::pass("sweep.settled");
         self.disk.sync_all()?;
         for slot in slots {
             match self.disk.unlink(&slot) {
@@ -546,6 +549,7 @@ impl<D: Disk> Folder<D> {
                 Err(e) => return Err(e),
             }
         }
+        failpoint::pass("sweep.cleared");
         for name in &intents {
             self.disk.unlink(name)?;
         }
@@ -574,7 +578,13 @@ impl<D: Disk> Folder<D> {
     ) -> io::Result<Option<RelPath>> {
         let meta = match self.disk.stat(&intent.slot) {
             Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if intent.put_back {
+                    // It is in history already; the folders that it leaves empty may not be gone yet.
+                    self.remove_empty_parents(&intent.at, touched);
+                }
+                return Ok(None);
+            }
             Err(e) => return Err(e),
         };
         if meta.inode == intent.incoming_inode {
@@ -585,6 +595,9 @@ impl<D: Disk> Folder<D> {
             Some(md5) if intent.expect == Some(md5) => {
                 let kind = if intent.put_back { Kept::Removed } else { Kept::Replaced };
                 self.keep(&intent.slot, &intent.at, kind, shelf)?;
+                if kind == Kept::Removed {
+                    self.remove_empty_parents(&intent.at, touched);
+                }
                 Ok(None)
             }
             Some(md5) if !intent.put_back => self.set_aside(&intent.slot, &path, &intent.at, md5, shelf, touched),

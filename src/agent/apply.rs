@@ -17,10 +17,10 @@ use crate::local::stage::Staged;
 use crate::local::{Folder, Move};
 use crate::path::RelPath;
 use crate::remote::{Blob, Deleted, Got, Outgoing, Put, Remote, RemoteError, Source};
-use crate::sync::{Action, Base, Precondition, Step};
+use crate::sync::{Action, Base, Precondition, Step, Unknown};
 
 /// Compare-and-swap attempts for one path in one cycle (invariant 12).
-const ATTEMPTS: usize = 3;
+pub(super) const ATTEMPTS: usize = 3;
 
 /// What the proxy's side of a step came to.
 pub enum Done<D: Disk> {
@@ -59,6 +59,8 @@ pub struct Work<D: Disk, R: Remote> {
     pub step: Step,
     /// What the path is called on the disk.
     pub at: String,
+    /// What both sides last agreed on.
+    pub base: Option<Md5>,
     /// The version token that base holds.
     pub version: u64,
     /// Whether an index entry is evidence (capability `strong-index`).
@@ -98,6 +100,10 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Rows 2 and 11.
     async fn download(&self) -> Result<Done<D>, StepError> {
+        if !self.folder.make_room(&self.at).map_err(StepError::Local)? {
+            let why = Unknown::Clash(self.at.clone()).to_string();
+            return Err(StepError::Local(io::Error::new(io::ErrorKind::AlreadyExists, why)));
+        }
         match self.remote.get(self.path()).await? {
             Got::Absent { .. } => Ok(Done::Nothing),
             Got::Found(blob) => {
@@ -206,6 +212,8 @@ impl<D: Disk, R: Remote> Work<D, R> {
                 Got::Found(blob) if blob.md5 == local => {
                     return Ok(Done::Agreed { md5: local, version: blob.version, uploaded: true });
                 }
+                // A race that is over, or a tombstone that only the index knew: row 16.
+                Got::Found(blob) if Some(blob.md5) == self.base => precondition = Precondition::Holds(blob.md5),
                 Got::Found(blob) if Precondition::Holds(blob.md5) == precondition => {}
                 Got::Found(blob) => return self.conflict_with(blob).await,
                 Got::Absent { tombstone: proven } => {

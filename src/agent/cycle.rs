@@ -1,6 +1,7 @@
 //! The cycle: scan → fetch → reconcile → check → apply → commit.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::sync::atomic::Ordering;
@@ -13,11 +14,11 @@ use crate::local::{Found, Move, Moved, Scope};
 use crate::path::RelPath;
 use crate::remote::{IndexAnswer, Remote, RemoteError};
 use crate::state::{Change, Entry, RemoteState};
-use crate::sync::safety::{self, Limits, Position};
+use crate::sync::safety::{self, Limits, Position, Standing};
 use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Step, Unknown, reconcile};
 
 use super::World;
-use super::apply::{Done, StepError, Work};
+use super::apply::{ATTEMPTS, Done, StepError, Work};
 use super::engine::{CycleError, Engine, folder_error};
 
 /// Finished actions that are made durable and committed together.
@@ -38,6 +39,8 @@ pub struct Recent {
 #[derive(Debug, Default)]
 pub struct Report {
     pub scan: ScanStats,
+    /// How long it took to find out what to do.
+    pub planning: Duration,
     pub uploaded: usize,
     pub downloaded: usize,
     pub deleted_remote: usize,
@@ -82,27 +85,30 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// # Errors
     /// When the cycle as a whole cannot go on. What was finished before is committed.
     pub async fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
+        let began = self.world.elapsed();
+        // What the scope names is looked at once: whatever ends this cycle early, the next one has to plan with it.
+        let full = !std::mem::take(&mut self.scanned) || self.leftovers || scope.full;
+        self.unfinished |= full || !scope.is_empty();
         self.check_root()?;
-        if std::mem::take(&mut self.leftovers) {
-            self.folder.sweep(self.world.now()).map_err(|e| {
-                self.leftovers = true;
-                folder_error(".memsync/stage")(e)
-            })?;
-            self.scanned = false;
+        if self.leftovers {
+            self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
+            self.leftovers = false;
         }
-        let scan = self.scan(&scope)?;
+        let scan = self.scan(&Scope { full, ..scope })?;
         let news = self.fetch().await?;
-        if !self.unfinished && scope.is_empty() && !news {
+        let due = self.quarantine.next_due().is_some_and(|at| at <= self.world.elapsed());
+        if !self.unfinished && !news && !due {
             return Ok(Report { scan, ..Report::default() });
         }
         self.unfinished = true;
         self.check_reset()?;
+        self.note_position()?;
         let mut plan = self.plan();
         if let (Some(sabotage), Some(index)) = (self.sabotage, &self.index) {
             sabotage(&mut plan, index);
         }
-        let report = self.apply(plan, scan).await?;
-        self.commit_position()?;
+        let planning = self.world.elapsed().saturating_sub(began);
+        let report = Report { planning, ..self.apply(plan, scan).await? };
         self.unfinished = report.again;
         Ok(report)
     }
@@ -113,6 +119,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// As [`Engine::cycle`].
     pub async fn dry_run(&mut self) -> Result<Plan, CycleError> {
         self.check_root()?;
+        // What this scan and this index have to tell is news to the next cycle still.
+        self.unfinished = true;
         self.scan(&Scope::full())?;
         self.fetch().await?;
         self.check_reset()?;
@@ -125,7 +133,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     pub(super) fn scan(&mut self, scope: &Scope) -> Result<ScanStats, CycleError> {
         let mut scope = scope.clone();
-        scope.full |= !self.scanned;
         if !scope.full {
             // A file that one scan missed is looked at again, whoever woke us; so is one that was being written.
             scope.paths.extend(self.missed.keys().map(|p| self.tree.disk_name(p)));
@@ -142,10 +149,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let stats = self.folder.scan(&mut self.tree, &scope, &options).map_err(folder_error("scanning the folder"))?;
         self.scanned = true;
         let now = self.world.elapsed();
-        let missing =
-            self.container.entries().iter().filter(|(path, entry)| {
-                matches!(entry.base, Base::Synced(_)) && !self.tree.found().contains_key(*path)
-            });
+        // What could not be looked at was not missed.
+        let missing = self.container.entries().iter().filter(|(path, entry)| {
+            matches!(entry.base, Base::Synced(_))
+                && !self.tree.found().contains_key(*path)
+                && self.unknown_absence(path).is_none()
+        });
         self.missed = missing.map(|(p, _)| (p.clone(), self.missed.get(p).copied().unwrap_or(now))).collect();
         Ok(stats)
     }
@@ -189,8 +198,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             (Some(epoch), Some(cursor)) => Some(Position { epoch, cursor }),
             _ => None,
         };
-        let now = index.mark.as_ref().map(|m| Position { epoch: &m.epoch, cursor: m.cursor });
-        self.reset = safety::server_reset(tracked, missing, position, now);
+        let before = Standing { origin: &before.origin, namespace: &before.namespace, position };
+        let position = index.mark.as_ref().map(|m| Position { epoch: &m.epoch, cursor: m.cursor });
+        let now = Standing { origin: &self.options.origin, namespace: &self.options.namespace, position };
+        self.reset = safety::server_reset(tracked, missing, before, now);
         match &self.reset {
             Some(halt) => Err(CycleError::Halted(halt.clone())),
             None => Ok(()),
@@ -247,15 +258,33 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let limits = Limits { max_delete: self.options.max_delete };
         self.held = safety::hold_mass_delete(&mut plan, tracked, limits, &self.approved);
         report.held = self.held.iter().map(|h| h.steps.len()).sum();
+        // An approval is for one plan: it lives as long as the deletions of that plan are still to be made.
+        let open = |s: &&Step| s.action.deletes().is_some() || matches!(s.action, Action::Skip(_));
+        let pending: BTreeSet<&RelPath> = plan.steps.iter().filter(open).map(|s| &s.path).collect();
+        self.approved.retain(|p| pending.contains(p));
+        let deleting = plan.steps.iter().any(|s| s.action.deletes().is_some());
+        let mut skipped = BTreeSet::new();
+        let mut resting = BTreeSet::new();
         for step in &plan.steps {
-            match &step.action {
-                Action::Skip(Unknown::Changing | Unknown::Vanished) => report.again = true,
-                Action::Skip(why @ (Unknown::Clash(_) | Unknown::Collides(_) | Unknown::TooLarge(_))) => {
+            let Action::Skip(why) = &step.action else { continue };
+            match why {
+                Unknown::Vanished => report.again = true,
+                // It waits for a file that is being written, or for a deletion; one that is held takes a person.
+                Unknown::Changing => report.again |= deleting || self.is_changing(&step.path),
+                Unknown::Quarantined(_) => {
+                    resting.insert(step.path.clone());
+                    if let Some(Found { local: Local::File(md5), .. }) = self.tree.found().get(&step.path) {
+                        skipped.insert(*md5);
+                    }
+                }
+                Unknown::Clash(_) | Unknown::Collides(_) | Unknown::TooLarge(_) => {
                     report.blocked.insert(step.path.clone(), why.to_string());
                 }
                 _ => {}
             }
         }
+        // What the plan has nothing to say of, or tries again now, is no failure any more until it fails again.
+        self.quarantine.retry(|path| resting.contains(path));
         // A rename is an upload, acknowledged, before the delete: what disappears comes last.
         let (last, first): (VecDeque<Step>, VecDeque<Step>) = plan
             .steps
@@ -265,17 +294,22 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.progress.done.store(0, Ordering::Relaxed);
         self.progress.steps.store(first.len() + last.len(), Ordering::Relaxed);
         let not_uploaded = self.run_steps(first, &mut report).await?;
-        let (held_back, last): (VecDeque<Step>, VecDeque<Step>) = last
-            .into_iter()
-            .partition(|s| matches!(s.action, Action::DeleteRemote { base } if not_uploaded.contains(&base)));
-        report.again |= !held_back.is_empty();
+        let waits =
+            |s: &Step, on: &BTreeSet<Md5>| matches!(s.action, Action::DeleteRemote { base } if on.contains(&base));
+        let (held_back, last): (VecDeque<Step>, VecDeque<Step>) =
+            last.into_iter().partition(|s| waits(s, &not_uploaded) || waits(s, &skipped));
+        report.again |= held_back.iter().any(|s| waits(s, &not_uploaded));
         self.run_steps(last, &mut report).await?;
-        // Approval is for one plan.
+        self.quarantine.forgive();
         self.approved.retain(|p| self.container.entries().get(p).is_some_and(|e| matches!(e.base, Base::Synced(_))));
         Ok(report)
     }
 
-    /// Runs steps side by side and commits them by the batch. Returns the content whose upload failed.
+    fn is_changing(&self, path: &RelPath) -> bool {
+        self.tree.found().get(path).is_some_and(|f| f.local == Local::Unknown(Unknown::Changing))
+    }
+
+    /// Runs steps side by side and commits them by the batch. Returns the content whose upload came to nothing.
     async fn run_steps(&mut self, mut queue: VecDeque<Step>, report: &mut Report) -> Result<BTreeSet<Md5>, CycleError> {
         let mut not_uploaded = BTreeSet::new();
         let mut flying = FuturesUnordered::new();
@@ -300,6 +334,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.progress.done.fetch_add(1, Ordering::Relaxed);
             match result {
                 Ok(done) => {
+                    if let (Action::Upload { local, .. }, Done::Nothing) = (&step.action, &done) {
+                        not_uploaded.insert(*local);
+                        let why = format!("it was changed on the proxy {ATTEMPTS} times under our hands");
+                        self.quarantine_step(&step, why, report);
+                    }
                     batch.bytes += self.bytes_of(&step);
                     batch.done.push((step, done));
                     if batch.done.len() >= BATCH_STEPS || batch.bytes >= BATCH_BYTES {
@@ -329,6 +368,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             folder: self.folder.clone(),
             remote: self.remote.clone(),
             at: self.tree.disk_name(&step.path),
+            base: entry.and_then(|e| match e.base {
+                Base::Synced(md5) => Some(md5),
+                Base::Seen(_) => None,
+            }),
             version: entry.map_or(0, |e| e.version),
             strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),
             seen: entry.is_some_and(|e| matches!(e.base, Base::Seen(_))),
@@ -501,7 +544,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    fn commit_position(&mut self) -> Result<(), CycleError> {
+    /// Notes which store, and which state of it, the base is agreed with from here on. The store is written down
+    /// before anything is agreed with it; how far it has come goes with the next commit.
+    fn note_position(&mut self) -> Result<(), CycleError> {
         let mark = self.index.as_ref().and_then(|i| i.mark.clone());
         let now = RemoteState {
             origin: self.options.origin.clone(),
@@ -509,8 +554,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             epoch: mark.as_ref().map(|m| m.epoch.clone()),
             cursor: mark.as_ref().map(|m| m.cursor),
         };
-        if self.container.header().remote != now {
-            self.container.set_remote(now);
+        let before = &self.container.header().remote;
+        let same = before.origin == now.origin && before.namespace == now.namespace && before.epoch == now.epoch;
+        self.container.set_remote(now);
+        if !same {
+            self.container.commit(Vec::new())?;
         }
         Ok(())
     }

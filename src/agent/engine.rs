@@ -224,7 +224,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.ignored = ignored;
         self.remote = remote;
         self.index = None;
-        self.unfinished = true;
+        // The new rules may take in what the tree does not know, and leave out what it does.
+        self.scanned = false;
+        self.retry_all();
     }
 
     /// Whether the last cycle left something to do whatever the triggers say.
@@ -282,8 +284,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// When the state cannot be written.
     pub fn approve(&mut self, id: &str) -> Result<bool, StateError> {
         if self.reset.as_ref().and_then(Halt::id) == Some(id) {
-            // Local content is offered again with [new]; differences become conflicts; nothing is deleted.
-            self.container.replace_all(BTreeMap::new());
+            // Local content is offered again with [new]; differences become conflicts; nothing is deleted, whatever
+            // tombstones the store has come back with.
+            let keep = self.tree.found().iter().filter_map(|(path, found)| match found.local {
+                Local::File(md5) => Some((path.clone(), Entry { base: Base::Seen(md5), stat: None, version: 0 })),
+                Local::Unknown(_) => None,
+            });
+            self.container.replace_all(keep.collect());
             self.container.set_remote(crate::state::RemoteState::default());
             self.container.save(self.world.now())?;
             self.reset = None;

@@ -10,7 +10,9 @@ pub mod engine;
 pub mod quarantine;
 pub mod run;
 pub mod session;
+mod shared;
 pub mod status;
+mod turns;
 mod worker;
 pub mod world;
 

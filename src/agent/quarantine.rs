@@ -23,6 +23,8 @@ struct Rest {
     why: String,
     /// What the local file held; other content is a new try.
     content: Option<Md5>,
+    /// This cycle tries again.
+    retried: bool,
 }
 
 impl Quarantine {
@@ -33,13 +35,25 @@ impl Quarantine {
         // Between half of it and the whole.
         let jitter = u32::try_from(random % 1000).unwrap_or(0);
         let wait = wait / 2 + wait / 2 * jitter / 1000;
-        self.0.insert(path.clone(), Rest { until: now + wait, failures, why, content });
+        self.0.insert(path.clone(), Rest { until: now + wait, failures, why, content, retried: false });
     }
 
     /// Why the path rests now, if it does.
     pub fn resting(&self, path: &RelPath, content: Option<Md5>, now: Duration) -> Option<&str> {
         let rest = self.0.get(path)?;
         (now < rest.until && rest.content == content).then_some(rest.why.as_str())
+    }
+
+    /// Says which paths this cycle leaves alone; all others are tried again, or gone.
+    pub fn retry(&mut self, resting: impl Fn(&RelPath) -> bool) {
+        for (path, rest) in &mut self.0 {
+            rest.retried = !resting(path);
+        }
+    }
+
+    /// Forgets what was tried again and did not fail.
+    pub fn forgive(&mut self) {
+        self.0.retain(|_, rest| !rest.retried);
     }
 
     pub fn clear(&mut self, path: &RelPath) {
@@ -88,7 +102,15 @@ mod tests {
         assert_eq!(q.resting(&p, old, Duration::ZERO), Some("why"));
         assert_eq!(q.resting(&p, new, Duration::ZERO), None);
         assert_eq!(q.resting(&p, old, LONGEST), None);
-        q.clear(&p);
+        q.retry(|_| true);
+        q.forgive();
+        assert!(!q.is_empty(), "it rests, and is remembered");
+        q.retry(|_| false);
+        q.fail(&p, old, "again".into(), Duration::ZERO, 0);
+        q.forgive();
+        assert_eq!(q.next_due(), Some(LONGEST / 2), "it failed again, and waits no shorter");
+        q.retry(|_| false);
+        q.forgive();
         assert!(q.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,9 @@ use super::control::{self, Request, Response};
 use super::cycle::verb;
 use super::engine::CycleError;
 use super::session::{CONFIRM, FolderSetup, OpenError, Session};
+use super::shared::{Shared, halt_status, lock};
 use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, Problem, ProxyStatus, State, Status};
-use super::worker::{Command, Shared, Worker, halt_status};
+use super::worker::{Command, Worker};
 
 /// What an agent syncs.
 #[derive(Debug, Clone)]
@@ -58,7 +59,6 @@ struct Inner {
     folders: Mutex<Vec<FolderHandle>>,
     started: Instant,
     changed: watch::Sender<u64>,
-    runtime: tokio::runtime::Handle,
     /// Asked for by [`Request::Reload`]; the owner of the config does it.
     reload: Notify,
 }
@@ -86,7 +86,6 @@ impl Agent {
             folders: Mutex::default(),
             started: Instant::now(),
             changed: watch::Sender::new(0),
-            runtime: tokio::runtime::Handle::current(),
             reload: Notify::new(),
         });
         for setup in options.folders {
@@ -164,10 +163,6 @@ impl Agent {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Inner {
     fn add(&self, setup: FolderSetup) -> Result<(), StartError> {
         RealDisk::create_private(&setup.state_dir)
@@ -179,7 +174,9 @@ impl Inner {
         let wake = Arc::new(Notify::new());
         let root = setup.root.clone();
         let worker = Worker::new(setup, shared.clone(), receiver, wake.clone(), held);
-        let runtime = self.runtime.clone();
+        // A runtime of its own: requests and files are then served by one thread, which saves two switches a request.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| StartError::Io { path: root.clone(), source })?;
         let thread = std::thread::Builder::new()
             .name("folder".to_owned())
             .spawn(move || runtime.block_on(worker.run()))

@@ -49,7 +49,7 @@ pub fn run(app: &App, id: Option<String>, reject: bool, list: bool) -> anyhow::R
     let plan = match choose(&plans, id.as_deref()) {
         Ok(Some(plan)) => plan,
         Ok(None) => {
-            anstream::eprintln!("Nothing is held.");
+            app.answer(&Listing { held: Vec::new() }, |out, l| people(out, &l.held))?;
             return Ok(Exit::Done);
         }
         Err(failure) => {

@@ -265,6 +265,20 @@ fn word(keep: Keep) -> &'static str {
     }
 }
 
+/// How many conflict copies the configured folders have; of the one at `root` alone, where that is given.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn count(app: &App, root: Option<&Path>) -> anyhow::Result<usize> {
+    let mut copies = 0;
+    for open in locate::folders(app)? {
+        if root.is_none_or(|root| locate::real(&open.root) == root) {
+            copies += copies_below(&open)?.len();
+        }
+    }
+    Ok(copies)
+}
+
 /// The file that a conflict copy is of, and the device that made it.
 pub fn origin_of(at: &str) -> Option<(String, String)> {
     parse(last(at)).map(|(name, device)| (beside(at, &name), device))

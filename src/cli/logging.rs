@@ -45,7 +45,12 @@ pub fn start(app: &App, command: &Command) -> anyhow::Result<Logging> {
     let base = if stays { configured } else { configured.min(LevelFilter::WARN) };
     let directives = match app.around.env.get("MEMSYNC_LOG").filter(|v| !v.is_empty()) {
         Some(directives) => directives.clone(),
-        None => directives(shifted(base, app.global.verbose, app.global.quiet)),
+        None => {
+            let level = directives(shifted(base, app.global.verbose, app.global.quiet));
+            // A line for every request is for whoever runs a proxy, not for whoever runs everything in a terminal.
+            let chatty = !matches!(command, Command::Up { .. }) || app.global.verbose > 0;
+            if chatty { level } else { format!("{level},memsync::access=warn") }
+        }
     };
     let filter = || {
         let bad = |e| Failure::new(Exit::Usage, format!("MEMSYNC_LOG={directives}: {e}; write it like memsync=debug"));

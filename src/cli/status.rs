@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::app::App;
 use super::exit::Exit;
 use super::{file_status, setup, status_text, talk, verdict};
+use crate::agent::control::ControlError;
 use crate::agent::run::offline_status;
 use crate::agent::status::Status;
 
@@ -54,7 +55,16 @@ pub async fn current(app: &App) -> anyhow::Result<Status> {
 async fn follow(app: &App, path: Option<&Path>) -> anyhow::Result<Exit> {
     let mut screen = Screen::new(app);
     loop {
-        let status = current(app).await?;
+        let status = match current(app).await {
+            Ok(status) => status,
+            // An agent that stops in the middle of an answer; the next look finds it gone, or back.
+            Err(e) if e.chain().any(|c| c.is::<ControlError>()) => {
+                tracing::debug!("{e:#}");
+                tokio::time::sleep(TICK).await;
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
         let now = Timestamp::now();
         match path {
             Some(path) => {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::app::App;
 use super::exit::{Exit, Failure};
-use super::{locate, setup, show, talk, verdict};
+use super::{conflicts, locate, setup, show, talk, verdict};
 use crate::agent::CycleError;
 use crate::agent::control::{Request, Response};
 use crate::agent::run::{OnceError, Summary, dry_run, sync_once};
@@ -43,7 +43,10 @@ struct Done {
     deleted: usize,
     /// Here, into history.
     trashed: usize,
+    /// Conflict copies made.
     conflicts: Vec<String>,
+    /// Conflict copies that are there.
+    unresolved: usize,
     problems: usize,
     held: usize,
 }
@@ -61,7 +64,7 @@ pub fn run(app: &App, dir: Option<&Path>, rehearse: bool) -> anyhow::Result<Exit
     if let Some(exit) = runtime.block_on(through_agent(app, root.as_deref()))? {
         return Ok(exit);
     }
-    runtime.block_on(alone(app, &own_setups(app, config, root.as_deref())?))
+    runtime.block_on(alone(app, &own_setups(app, config, root.as_deref())?, root.as_deref()))
 }
 
 fn own_setups(app: &App, config: &crate::config::Config, root: Option<&Path>) -> anyhow::Result<Vec<FolderSetup>> {
@@ -136,7 +139,7 @@ async fn through_agent(app: &App, root: Option<&Path>) -> anyhow::Result<Option<
         let headline = verdict::of(status).headline;
         writeln!(out, "{}{}: {}{rest}", headline[..1].to_uppercase(), &headline[1..], show::count(files, "file"))
     })?;
-    Ok(Some(verdict::sync_exit(&status)))
+    Ok(Some(verdict::of(&status).exit))
 }
 
 fn ours<'a>(status: &'a Status, root: Option<&'a Path>) -> impl Iterator<Item = &'a FolderStatus> {
@@ -154,7 +157,7 @@ fn narrowed(mut status: Status, root: Option<&Path>) -> Status {
     status
 }
 
-async fn alone(app: &App, setups: &[FolderSetup]) -> anyhow::Result<Exit> {
+async fn alone(app: &App, setups: &[FolderSetup], root: Option<&Path>) -> anyhow::Result<Exit> {
     let mut done = Done::default();
     let bar = bar();
     for setup in setups {
@@ -179,13 +182,14 @@ async fn alone(app: &App, setups: &[FolderSetup]) -> anyhow::Result<Exit> {
     }
     bar.finish_and_clear();
     done.in_sync = done.held == 0;
+    done.unresolved = conflicts::count(app, root)?;
     let exit = exit_of(&done);
     app.answer(&done, |out, done| writeln!(out, "{}", sentence(done)))?;
     Ok(exit)
 }
 
 fn exit_of(done: &Done) -> Exit {
-    if !done.conflicts.is_empty() {
+    if done.unresolved > 0 {
         Exit::Conflicts
     } else if done.held > 0 {
         Exit::Halted
@@ -200,7 +204,7 @@ fn sentence(done: &Done) -> String {
         (done.downloaded, "downloaded"),
         (done.deleted, "deleted on the proxy"),
         (done.trashed, "moved to history"),
-        (done.conflicts.len(), "in conflict (`memsync conflicts`)"),
+        (done.unresolved, "in conflict (`memsync conflicts`)"),
         (done.problems, "left out"),
         (done.held, "held (`memsync approve --list`, with an agent running)"),
     ]
@@ -268,7 +272,7 @@ mod tests {
         assert_eq!(sentence(&done), "In sync: 3 uploaded, 1 moved to history.");
         (done.in_sync, done.held) = (false, 1);
         assert_eq!(exit_of(&done), Exit::Halted);
-        done.conflicts.push("a".to_owned());
+        done.unresolved = 1;
         assert_eq!(exit_of(&done), Exit::Conflicts);
     }
 

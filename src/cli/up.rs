@@ -22,7 +22,6 @@ use super::{serve, setup, show, talk};
 use crate::agent::run::Agent;
 use crate::config::{
     Config, ConfigError, Draft, TokenSource, create_private, create_private_dir, parse_token, read_token_file,
-    shell_word,
 };
 use crate::proxy;
 
@@ -40,7 +39,7 @@ struct Up {
     proxy: String,
     listen: SocketAddr,
     config: PathBuf,
-    /// Holds the token: whoever has it can read and write everything.
+    /// Holds the token: whoever has it can read and write everything. Not told where the output is a journal.
     join: String,
 }
 
@@ -96,7 +95,11 @@ async fn together(app: &App, config: &Config, listener: TcpListener, wishes: &mu
         proxy: config.proxy.url.clone(),
         listen,
         config: app.dirs.config_file.clone(),
-        join: join_link(&app.around.host, listen, token).reveal(),
+        join: match app.around.env.contains_key("JOURNAL_STREAM") {
+            // The token goes into no log (invariant 14).
+            true => "(the link is shown in a terminal only: run `memsync up` there)".to_owned(),
+            false => join_link(&app.around.host, listen, token).reveal(),
+        },
     };
     app.answer(&up, people)?;
     notify(NotifyState::Ready);
@@ -235,11 +238,11 @@ fn people(out: &mut dyn Write, up: &Up) -> io::Result<()> {
     writeln!(out, "{}   {} (runs in this process)", bold("proxy"), up.proxy)?;
     writeln!(out, "{}  memsync status", bold("status"))?;
     writeln!(out, "\n{} Keep the link to yourself: it holds the token.", bold("To join with a second machine."))?;
-    let link = shell_word(Path::new(&up.join));
+    writeln!(out, "    {}", up.join)?;
     if up.listen.ip().is_loopback() {
         writeln!(out, "The proxy listens on this machine alone. Through an SSH tunnel, on the second machine:")?;
         writeln!(out, "    ssh -N -L {port}:{} USER@THIS-MACHINE &", up.listen)?;
-        writeln!(out, "    memsync init --join {link}")?;
+        writeln!(out, "    memsync init --join -       # and paste the link")?;
         writeln!(out, "    memsync run")?;
         writeln!(
             out,
@@ -248,7 +251,7 @@ fn people(out: &mut dyn Write, up: &Up) -> io::Result<()> {
         )?;
     } else {
         writeln!(out, "On the second machine:")?;
-        writeln!(out, "    memsync init --allow-http --join {link}")?;
+        writeln!(out, "    memsync init --allow-http --join -       # and paste the link")?;
         writeln!(out, "    memsync run")?;
         writeln!(
             out,
@@ -289,7 +292,8 @@ mod tests {
         let text = up("127.0.0.1:8484");
         for part in [
             "ssh -N -L 8484:127.0.0.1:8484",
-            "--join 'memsync+http://127.0.0.1:8484#s3cret'",
+            "init --join -",
+            "memsync+http://127.0.0.1:8484#s3cret",
             "--listen 0.0.0.0:8484",
             "TLS reverse proxy",
         ] {
@@ -301,7 +305,7 @@ mod tests {
     #[test]
     fn an_open_proxy_is_named_by_its_host_and_warned_of() {
         let text = up("0.0.0.0:9000");
-        assert!(text.contains("--allow-http --join 'memsync+http://desk:9000#s3cret'"), "{text}");
+        assert!(text.contains("--allow-http --join -") && text.contains("memsync+http://desk:9000#s3cret"), "{text}");
         assert!(text.contains("shows the token"), "{text}");
     }
 }

@@ -88,8 +88,8 @@ pub fn of(status: &Status) -> Verdict {
     Verdict { exit, style, headline, next }
 }
 
-/// The code for `wait` and `sync`, which are about being in sync: conflicts are for a person, later.
-pub fn sync_exit(status: &Status) -> Exit {
+/// The code for `wait`, which is about being in sync: conflicts are for a person, later.
+pub fn wait_exit(status: &Status) -> Exit {
     if status.in_sync && status.agent.running {
         return Exit::Done;
     }
@@ -147,9 +147,9 @@ mod tests {
     fn conflicts_do_not_keep_wait_from_being_done() {
         let mut s = status();
         s.folders[0].conflicts = 1;
-        assert_eq!((of(&s).exit, sync_exit(&s)), (Exit::Conflicts, Exit::Done));
+        assert_eq!((of(&s).exit, wait_exit(&s)), (Exit::Conflicts, Exit::Done));
         s.in_sync = false;
-        assert_eq!(sync_exit(&s), Exit::Pending);
+        assert_eq!(wait_exit(&s), Exit::Pending);
     }
 
     #[test]

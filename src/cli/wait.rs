@@ -21,7 +21,7 @@ pub fn run(app: &App, timeout: Option<Duration>) -> anyhow::Result<Exit> {
         let mut told = None;
         let mut status = looked(app, left()).await?;
         loop {
-            let exit = verdict::sync_exit(&status);
+            let exit = verdict::wait_exit(&status);
             if exit == Exit::Done {
                 return Ok(exit);
             }

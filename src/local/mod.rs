@@ -17,3 +17,6 @@ pub mod watch;
 pub use folder::{Folder, RootError};
 pub use moves::{Move, Moved, Performed};
 pub use scan::{Found, Scope, Tree};
+
+#[cfg(test)]
+mod tests;

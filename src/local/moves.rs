@@ -174,7 +174,11 @@ impl<D: Disk> Folder<D> {
         let (at, expect) = match &step {
             Move::Create { .. } => return Ok((step, slot)),
             Move::Replace { at, expect, .. } | Move::Trash { at, expect, .. } => (at, Some(*expect)),
-            Move::Conflict { at, .. } => (at, None),
+            Move::Conflict { at, .. } => {
+                // The conflict copy must hold its content before the name is the server's.
+                to_sync.push(at.clone());
+                (at, None)
+            }
         };
         match self.disk.stat(at) {
             Ok(meta) if meta.kind == Kind::File => {
@@ -253,10 +257,16 @@ impl<D: Disk> Folder<D> {
         failpoint::pass("replace.exchanged");
         touched.insert(dir_of(at).to_owned());
         let Some(displaced) = self.digest_displaced(&slot)? else {
-            // No file, or none that may be read: it goes back where it stood.
+            // No file, or none that may be read: it goes back where it stood. The download may have been edited there.
             self.disk.exchange(&slot, at)?;
-            self.disk.unlink(&slot)?;
-            return Ok(Moved::Stale { copy: None });
+            let copy = match self.digest_displaced(&slot)? {
+                Some(md5) if md5 == staged.md5 => {
+                    self.disk.unlink(&slot)?;
+                    None
+                }
+                other => self.set_aside(&slot, path, at, other.unwrap_or(BEING_WRITTEN), shelf, touched)?,
+            };
+            return Ok(Moved::Stale { copy });
         };
         let wanted = expect == Some(displaced) || displaced == staged.md5;
         let copy = if wanted {
@@ -310,17 +320,17 @@ impl<D: Disk> Folder<D> {
     ) -> io::Result<Option<RelPath>> {
         self.ensure_parents(at, touched)?;
         touched.insert(dir_of(at).to_owned());
-        match (self.disk.rename_new(slot, at), content) {
-            (Ok(()), _) => Ok(None),
-            (Err(e), Some(md5))
+        match self.disk.rename_new(slot, at) {
+            Ok(()) => Ok(None),
+            Err(e)
                 if matches!(
                     e.kind(),
                     io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
                 ) =>
             {
-                self.set_aside(slot, path, at, md5, shelf, touched)
+                self.set_aside(slot, path, at, content.unwrap_or(BEING_WRITTEN), shelf, touched)
             }
-            (Err(e), _) => Err(e),
+            Err(e) => Err(e),
         }
     }
 
@@ -407,9 +417,10 @@ impl<D: Disk> Folder<D> {
         self.disk.rename_new(&slot, &incoming)?;
         staged.placed();
         let placed = self.disk.rename_new(at, &slot).and_then(|()| {
-            self.disk.rename_new(&incoming, at).inspect_err(|_| {
-                // Somebody was faster. What cannot go back now is put in order by the sweep of the next start.
-                let _ = self.disk.rename_new(&slot, at);
+            self.disk.rename_new(&incoming, at).map_err(|e| match self.disk.rename_new(&slot, at) {
+                Ok(()) => e,
+                // Somebody was faster. What cannot go back now is put in order by the sweep.
+                Err(stuck) => io::Error::other(format!("{e}; {stuck}")),
             })
         });
         placed.inspect_err(|_| {
@@ -442,6 +453,35 @@ impl<D: Disk> Folder<D> {
                 _ => Err(e),
             },
         }
+    }
+
+    /// Whether a file can be put at `at`: folders with nothing but folders in them make room, nothing else does.
+    ///
+    /// # Errors
+    /// As `opendir(3)` and `rmdir(2)`.
+    pub fn make_room(&self, at: &str) -> io::Result<bool> {
+        if !matches!(self.disk.stat(at), Ok(meta) if meta.kind == Kind::Dir) {
+            return Ok(true);
+        }
+        // Children before their parents; a file that comes meanwhile keeps its folder, and those above it.
+        let mut dirs = vec![at.to_owned()];
+        let mut next = 0;
+        while let Some(dir) = dirs.get(next).cloned() {
+            for (name, meta) in self.disk.list(&dir)? {
+                match name.to_str() {
+                    Some(name) if meta.kind == Kind::Dir => dirs.push(format!("{dir}/{name}")),
+                    _ => return Ok(false),
+                }
+            }
+            next += 1;
+        }
+        for dir in dirs.iter().rev() {
+            match self.disk.rmdir(dir) {
+                Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(false),
+                other => other?,
+            }
+        }
+        Ok(true)
     }
 
     /// Folders that sync left empty go; one that is not empty stays, whoever made it.
@@ -591,7 +631,13 @@ impl<D: Disk> Folder<D> {
             return Ok(None);
         }
         let Ok(path) = RelPath::from_disk(&intent.at) else { return Ok(None) };
-        match self.digest_displaced(&intent.slot)? {
+        let displaced = self.digest_displaced(&intent.slot)?;
+        let vacant = || matches!(self.disk.stat(&intent.at), Err(e) if e.kind() == io::ErrorKind::NotFound);
+        match displaced {
+            // Without an atomic exchange the place stands empty for a moment; what left it did so in vain.
+            content if !intent.put_back && vacant() => {
+                self.put_back(&intent.slot, &path, &intent.at, content, shelf, touched)
+            }
             Some(md5) if intent.expect == Some(md5) => {
                 let kind = if intent.put_back { Kept::Removed } else { Kept::Replaced };
                 self.keep(&intent.slot, &intent.at, kind, shelf)?;
@@ -645,7 +691,7 @@ fn split_ext(name: &str) -> (&str, &str) {
 
 /// The stem and extension of the original, if `name` is that of a conflict copy.
 fn split_conflict(name: &str) -> Option<(&str, &str)> {
-    let (stem, rest) = name.split_once(".conflict-")?;
+    let (stem, rest) = name.rsplit_once(".conflict-")?;
     let (mark, ext) = split_ext(rest);
     let mut parts = mark.rsplit('-');
     let mut hex = parts.next()?;

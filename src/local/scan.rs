@@ -132,6 +132,15 @@ impl Tree {
         path.as_str().to_owned()
     }
 
+    /// The names on the disk that would be the same path: one may have come or gone beside the other.
+    fn spellings(&self, name: &str) -> BTreeSet<String> {
+        let mut all = BTreeSet::from([name.to_owned()]);
+        if let Ok(path) = RelPath::from_disk(name) {
+            all.extend([path.as_str().to_owned(), self.disk_name(&path)]);
+        }
+        all
+    }
+
     /// Why nothing is known of a path that the scan did not find: something above it could not be looked into.
     pub fn unknown_above(&self, path: &RelPath) -> Option<Unknown> {
         path.ancestors().find_map(|a| match self.found.get(a) {
@@ -160,10 +169,12 @@ impl<D: Disk> Folder<D> {
         if scope.full {
             walk.push(Job::Dir(String::new()));
         } else {
-            for path in &scope.paths {
+            let spelt = |names: &BTreeSet<String>| names.iter().flat_map(|n| tree.spellings(n)).collect();
+            let (paths, subtrees): (BTreeSet<String>, BTreeSet<String>) = (spelt(&scope.paths), spelt(&scope.subtrees));
+            for path in paths.difference(&subtrees) {
                 self.look(&walk, path, false, &mut gone)?;
             }
-            for path in &scope.subtrees {
+            for path in &subtrees {
                 self.look(&walk, path, true, &mut gone)?;
             }
         }

@@ -141,6 +141,17 @@ struct Store {
     stored: BTreeMap<Md5, Bytes>,
     calls: Vec<Call>,
     clients: usize,
+    /// What of how many requests from now is lost.
+    losing: Option<(usize, Losing)>,
+}
+
+/// What of a request is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Losing {
+    /// It never arrives.
+    Request,
+    /// It is carried out.
+    Reply,
 }
 
 /// The server. Clones are the same server.
@@ -301,6 +312,7 @@ impl FakeServer {
             stored: BTreeMap::new(),
             calls: Vec::new(),
             clients: 0,
+            losing: None,
         })))
     }
 
@@ -405,6 +417,21 @@ impl FakeServer {
         self.store().calls.iter().filter(|call| call.wrote).count()
     }
 
+    /// Loses one request: the first after `skip` others.
+    pub fn lose(&self, skip: usize, what: Losing) {
+        self.store().losing = Some((skip, what));
+    }
+
+    /// Whether the request that [`FakeServer::lose`] is about is still to come.
+    pub fn is_losing(&self) -> bool {
+        self.store().losing.is_some()
+    }
+
+    /// What the plain index says of a path from now on, until the path is written; `None`: nothing.
+    pub fn set_index_entry(&self, path: &RelPath, entry: Option<IndexEntry>) {
+        restore(&mut self.store().index, path, entry);
+    }
+
     /// Planted bug: every PUT is sent with the md5 that this client last saw in the index, where it saw one.
     pub fn plant_index_md5_on_put(&self, on: bool) {
         self.store().planted.index_md5_on_put = on;
@@ -473,7 +500,19 @@ impl FakeRemote {
         let outcome = {
             let mut store = self.server.store();
             let faults = store.config.faults;
-            if store.chance(faults.lost_request) {
+            let losing = match &mut store.losing {
+                Some((0, what)) => {
+                    let what = *what;
+                    store.losing = None;
+                    Some(what)
+                }
+                Some((skip, _)) => {
+                    *skip -= 1;
+                    None
+                }
+                None => None,
+            };
+            if losing == Some(Losing::Request) || store.chance(faults.lost_request) {
                 Err(Lost { error: unreachable("the request was lost"), value: None })
             } else if store.chance(faults.unavailable) {
                 let (url, detail) = ("fake:".to_owned(), "overloaded".to_owned());
@@ -481,7 +520,7 @@ impl FakeRemote {
             } else {
                 let (value, wrote) = act(&mut store);
                 store.calls.push(Call { client: self.client, request, wrote });
-                if store.chance(faults.lost_reply) {
+                if losing == Some(Losing::Reply) || store.chance(faults.lost_reply) {
                     Err(Lost { error: unreachable("the reply was lost"), value: Some(value) })
                 } else {
                     Ok(value)

@@ -85,7 +85,8 @@ pub fn reconcile<'a>(
         let l = if here(next[1]) { locals.next().map(|e| e.1) } else { None };
         let r = if here(next[2]) { remote.next().map(|e| e.1) } else { None };
         let (row, action) = decide(b, l, r);
-        if matches!(b, Some(Base::Synced(_))) && !matches!(l, Some(Local::File(_))) {
+        // Row 10: the server knows already.
+        if matches!(b, Some(Base::Synced(_))) && !matches!(l, Some(Local::File(_))) && row != 10 {
             tracked_elsewhere.insert(path.clone());
         }
         if let Some(action) = action {
@@ -177,3 +178,6 @@ fn block_collisions(steps: &mut [Step], local: &BTreeMap<RelPath, Local>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

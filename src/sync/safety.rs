@@ -117,15 +117,29 @@ pub struct Position<'a> {
     pub cursor: u64,
 }
 
+/// The store that a base was agreed with, or would be now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing<'a> {
+    /// Scheme, host and port; empty while unknown.
+    pub origin: &'a str,
+    pub namespace: &'a str,
+    /// `None` where the proxy does not tell.
+    pub position: Option<Position<'a>>,
+}
+
 /// The gate `server_reset`. `tracked`: files of the base; `missing`: those of them that the index does not name,
-/// not even by a tombstone; `before`, `now`: the last committed position and this index's, where the proxy tells.
-pub fn server_reset(
-    tracked: usize,
-    missing: usize,
-    before: Option<Position<'_>>,
-    now: Option<Position<'_>>,
-) -> Option<Halt> {
-    let why = match (before, now) {
+/// not even by a tombstone; `before`: what was committed last; `now`: the settings and this index.
+pub fn server_reset(tracked: usize, missing: usize, before: Standing<'_>, now: Standing<'_>) -> Option<Halt> {
+    // A store moved to another address is still the same one; an epoch says nothing of namespaces.
+    let same_store = matches!((before.position, now.position), (Some(b), Some(n)) if b.epoch == n.epoch);
+    let known = tracked > 0 && !before.origin.is_empty();
+    let why = match (before.position, now.position) {
+        _ if known && before.namespace != now.namespace => {
+            format!("the folder was synced with the namespace {:?}, not {:?}", before.namespace, now.namespace)
+        }
+        _ if known && before.origin != now.origin && !same_store => {
+            format!("the folder was synced with {}, not with {}", before.origin, now.origin)
+        }
         (Some(b), Some(n)) if b.epoch != n.epoch => {
             "the proxy's store is another one than before (its epoch changed)".to_owned()
         }
@@ -139,3 +153,6 @@ pub fn server_reset(
     };
     Some(Halt::ServerReset { id: Md5::of(format!("reset\n{why}\n").as_bytes()).short(), why })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,11 @@
 //! `MEMSYNC_SIM_SCHEDULES` how many (default 20,000), `MEMSYNC_SIM_SEED` the first seed; with
 //! `MEMSYNC_SIM_SCHEDULES=1` and a seed a failing schedule is rerun, and told step by step with `MEMSYNC_SIM_TRACE=1`.
 
+#![expect(clippy::disallowed_methods, reason = "the environment says which schedules to run")]
+
 mod schedule;
+mod settle;
+mod users;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,12 +1,14 @@
 //! A device: its disk, its state directory, its clock, and the engine that runs on them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use memsync::agent::engine::Sabotage;
 use memsync::agent::{CycleError, Engine, EngineOptions, Parts, Report, World};
@@ -67,6 +69,26 @@ pub struct Device {
     runs: u64,
     /// Planted into every engine.
     pub sabotage: Option<Sabotage>,
+    /// How its container is written.
+    pub format: Format,
+    /// The disk has no room: writes fail now and then.
+    pub full: Arc<AtomicBool>,
+    /// What a watcher would tell the next cycle.
+    pub touched: Arc<Mutex<Scope>>,
+}
+
+/// What every engine is set to but for its name.
+pub fn options() -> EngineOptions {
+    EngineOptions {
+        max_file_size: 1 << 20,
+        max_delete: 0.5,
+        concurrency: 3,
+        threads: 1,
+        fold: false,
+        confirm: Duration::from_millis(1),
+        origin: "sim".into(),
+        namespace: String::new(),
+    }
 }
 
 impl Device {
@@ -81,7 +103,28 @@ impl Device {
             cycle: None,
             runs: 0,
             sabotage: None,
+            format: Format::Json,
+            full: Arc::default(),
+            touched: Arc::default(),
         }
+    }
+
+    /// All content on the disk, the user's and the private.
+    pub fn contents(&self) -> BTreeSet<Bytes> {
+        self.disk.user_tree("").into_values().chain(self.disk.user_tree(".memsync").into_values()).collect()
+    }
+
+    pub fn history(&self) -> BTreeMap<String, Bytes> {
+        self.disk.user_tree(".memsync/history")
+    }
+
+    pub fn engine(&mut self) -> Option<&mut SimEngine> {
+        self.engine.as_mut()
+    }
+
+    pub fn set_time(&self, clock: &SimClock) {
+        self.disk.set_time(clock.ns());
+        self.state.set_time(clock.ns());
     }
 
     pub fn cycling(&self) -> bool {
@@ -129,11 +172,11 @@ impl Device {
         self.handles = Some((disk.clone(), state.clone()));
         self.runs += 1;
         let world = Arc::new(SimWorld { clock: clock.clone(), random: AtomicU64::new(self.number << 32 | self.runs) });
-        let options = Options { format: Format::Json, pretty: false, session_id: self.name.clone() };
-        let opened = Container::open(Arc::new(state), "state.json", options, world.now());
+        let written = Options { format: self.format, pretty: false, session_id: self.name.clone() };
+        let opened = Container::open(Arc::new(state), "state.json", written, world.now());
         let (container, opened) = match opened {
             Ok(ok) => ok,
-            Err(_) if !self.alive() => return Ok(false),
+            Err(_) if !self.alive() || self.full.load(Ordering::Relaxed) => return Ok(false),
             Err(e) => return Err(format!("{}: container: {e}", self.name)),
         };
         let folder = Folder::new(Arc::new(disk), &self.name, self.number << 32 | self.runs);
@@ -143,16 +186,7 @@ impl Device {
             remote: Arc::new(server.client()),
             world,
             ignored: Arc::new(|_: &str, _: bool| false),
-            options: EngineOptions {
-                max_file_size: 1 << 20,
-                max_delete: 0.5,
-                concurrency: 3,
-                threads: 1,
-                fold: false,
-                confirm: Duration::from_millis(1),
-                origin: "sim".into(),
-                namespace: String::new(),
-            },
+            options: options(),
         };
         match Engine::open(parts, &opened, &format!("id-{}", self.number)) {
             Ok(mut engine) => {
@@ -161,16 +195,19 @@ impl Device {
                 }
                 self.engine = Some(engine);
             }
-            Err(_) if !self.alive() => return Ok(false),
+            Err(_) if !self.alive() || self.full.load(Ordering::Relaxed) => return Ok(false),
             Err(e) => return Err(format!("{}: engine: {e:?}", self.name)),
         }
         Ok(true)
     }
 
-    pub fn start_cycle(&mut self) {
+    /// `full`: whether to scan everything, or what the watcher tells.
+    pub fn start_cycle(&mut self, full: bool) {
         if let Some(mut engine) = self.engine.take() {
+            let touched = std::mem::take(&mut *self.touched.lock().unwrap());
+            let scope = if full { Scope::full() } else { touched };
             self.cycle = Some(Box::pin(async move {
-                let result = engine.cycle(Scope::full()).await;
+                let result = engine.cycle(scope).await;
                 (engine, result)
             }));
         }
@@ -189,9 +226,9 @@ impl Device {
         Some(result)
     }
 
-    /// Runs one cycle to its end, with a save now and then.
-    pub fn cycle_to_end(&mut self, approve: bool) -> Option<Result<Report, CycleError>> {
-        self.start_cycle();
+    /// Runs one cycle to its end.
+    pub fn cycle_to_end(&mut self, full: bool) -> Option<Result<Report, CycleError>> {
+        self.start_cycle(full);
         let mut result = None;
         for _ in 0..100_000 {
             result = self.poll();
@@ -199,16 +236,20 @@ impl Device {
                 break;
             }
         }
-        if let Some(engine) = &mut self.engine
-            && approve
-        {
-            engine.retry_all();
-            let ids: Vec<String> = engine.halts().iter().filter_map(|h| h.id().map(str::to_owned)).collect();
-            for id in ids {
-                assert!(engine.approve(&id).unwrap());
+        result
+    }
+
+    /// A person decides on all that waits for one. Gives how much that was.
+    pub fn decide(&mut self, mut approve: impl FnMut() -> bool) -> usize {
+        let Some(engine) = &mut self.engine else { return 0 };
+        let ids: Vec<String> = engine.halts().iter().filter_map(|h| h.id().map(str::to_owned)).collect();
+        for id in &ids {
+            // A full disk or a kill fails it; what is asked again is answered again.
+            if approve() || !engine.reject(id).unwrap_or(true) {
+                let _ = engine.approve(id);
             }
         }
-        result
+        ids.len()
     }
 
     pub fn tidy(&mut self) {

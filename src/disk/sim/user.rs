@@ -47,8 +47,12 @@ impl SimDisk {
     /// # Errors
     /// As `rename(2)`.
     pub fn user_replace(&self, path: &str, bytes: impl Into<Bytes>) -> io::Result<()> {
-        let temp = format!("{path}.tmp~");
+        let free = |n: &u32| self.user_stat(&format!("{path}.tmp{n}~")).is_err();
+        let temp = format!("{path}.tmp{}~", (0..).find(free).unwrap_or_default());
         self.durably(&[path, &temp], |tree| {
+            if tree.find(path).is_ok_and(|there| tree.meta(there).kind == Kind::Dir) {
+                return Err(ErrorKind::IsADirectory.into());
+            }
             let ino = write(tree, &temp, bytes.into())?;
             tree.sync_content(ino);
             tree.rename(&temp, path).inspect_err(|_| {

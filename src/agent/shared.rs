@@ -1,0 +1,136 @@
+//! [`Shared`]: what others may see of a folder's worker, in the words of the status.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use crate::sync::plan::Side;
+use crate::sync::safety::{Halt, Held};
+
+use super::cycle::Recent;
+use super::engine::Progress;
+use super::session::FolderSetup;
+use super::status::{FolderStatus, HaltStatus, Pending, ProgressStatus, ProxyStatus, RecentAction, State};
+
+/// Finished actions that the status shows.
+const RECENT: usize = 50;
+
+/// What others may see of a worker.
+pub struct Shared {
+    pub(super) status: Mutex<FolderStatus>,
+    pub(super) proxy: Mutex<ProxyStatus>,
+    recent: Mutex<VecDeque<RecentAction>>,
+    pub(super) progress: Mutex<Option<Arc<Progress>>>,
+    pub(super) next_cycle: Mutex<Option<Instant>>,
+    /// Counts the changes of all this.
+    changed: watch::Sender<u64>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub fn new(setup: &FolderSetup, changed: watch::Sender<u64>) -> Self {
+        Self {
+            status: Mutex::new(FolderStatus {
+                path: setup.root.display().to_string(),
+                namespace: setup.namespace.clone(),
+                state: State::Syncing,
+                reason: None,
+                in_sync: false,
+                files: 0,
+                bytes: 0,
+                watcher: "poll".to_owned(),
+                watcher_remedy: None,
+                last_success: None,
+                next_sync_s: None,
+                pending: Pending::default(),
+                conflicts: 0,
+                problems: Vec::new(),
+                halt: None,
+                progress: None,
+            }),
+            proxy: Mutex::new(ProxyStatus {
+                url: setup.http.origin.clone(),
+                reachable: false,
+                capabilities: Vec::new(),
+            }),
+            recent: Mutex::default(),
+            progress: Mutex::default(),
+            next_cycle: Mutex::default(),
+            changed,
+        }
+    }
+
+    pub fn status(&self) -> FolderStatus {
+        let mut status = lock(&self.status).clone();
+        if let (State::Syncing, Some(progress)) = (status.state, &*lock(&self.progress)) {
+            status.progress = Some(ProgressStatus {
+                done: progress.done.load(Ordering::Relaxed),
+                steps: progress.steps.load(Ordering::Relaxed),
+            });
+        }
+        let next = *lock(&self.next_cycle);
+        status.next_sync_s = next.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
+        status
+    }
+
+    pub fn proxy(&self) -> ProxyStatus {
+        lock(&self.proxy).clone()
+    }
+
+    pub fn recent(&self) -> Vec<RecentAction> {
+        lock(&self.recent).iter().cloned().collect()
+    }
+
+    /// Notes what a cycle did, the newest first.
+    pub(super) fn note_done(&self, done: &[Recent], at: jiff::Timestamp) {
+        let mut recent = lock(&self.recent);
+        for done in done.iter().rev().take(RECENT).rev() {
+            recent.push_front(RecentAction {
+                at,
+                path: done.path.to_string(),
+                action: done.action.to_owned(),
+                outcome: done.outcome.clone(),
+            });
+        }
+        recent.truncate(RECENT);
+    }
+
+    pub(super) fn set(&self, change: impl FnOnce(&mut FolderStatus)) {
+        change(&mut lock(&self.status));
+        self.changed.send_modify(|n| *n += 1);
+    }
+}
+/// A gate that is shut, in words that say what to do.
+pub fn halt_status(halt: &Halt, held: &[Held]) -> HaltStatus {
+    let reason = match halt {
+        Halt::RootMissing(why) | Halt::RootChanged(why) => why.clone(),
+        Halt::MassDelete { id, side, files, of } => {
+            let place = match side {
+                Side::Local => "here, because they were deleted elsewhere",
+                Side::Remote => "on the proxy, because they were deleted here",
+            };
+            format!(
+                "{files} of {of} files would be deleted {place}; `memsync approve {id}` lets it happen, \
+                 `memsync approve --reject {id}` brings them back"
+            )
+        }
+        Halt::ServerReset { id, why } => format!(
+            "{why}; nothing is synced until you have looked; `memsync approve {id}` offers the files of this folder \
+             to it again (nothing is deleted, differences become conflict copies)"
+        ),
+    };
+    let sample = match halt {
+        Halt::MassDelete { id, .. } => {
+            let plan = held.iter().find(|h| h.id == *id);
+            plan.map(|h| h.steps.iter().take(10).map(|s| s.path.to_string()).collect()).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    };
+    HaltStatus { kind: halt.name().to_owned(), id: halt.id().map(str::to_owned), reason, sample }
+}

@@ -1,0 +1,502 @@
+//! [`Running`]: an open folder at work: triggers become cycles.
+//!
+//! Triggers are the start, the watcher, the poll, server events, commands and signals. They are coalesced: whatever
+//! comes while a cycle runs makes one more cycle.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use crate::local::Scope;
+use crate::local::ignore::IGNORE_FILE;
+use crate::local::watch::{Due, WatchState, Watcher};
+use crate::remote::RemoteError;
+use crate::sync::safety::Halt;
+
+use super::Report;
+use super::engine::CycleError;
+use super::session::{CONFIRM, Session};
+use super::shared::{halt_status, lock};
+use super::status::{Pending, Problem, State};
+use super::worker::{Command, Ended, Worker};
+use super::world::World;
+
+/// After this a stop no longer waits for what is in flight.
+const STOP_GRACE: Duration = Duration::from_secs(8);
+/// How soon a proxy that did not answer is asked again; doubled each time, up to the poll's interval.
+pub(super) const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// How soon a cycle that left something to do is followed by another.
+const AGAIN: Duration = CONFIRM.saturating_add(Duration::from_millis(10));
+/// In a burst of changes a cycle is followed by a rest of this many times what its planning took, so that whoever
+/// writes is not slowed down by whoever watches; the first cycle after a quiet time starts at once.
+const REST: u32 = 2;
+/// The longest such rest.
+const LONGEST_REST: Duration = Duration::from_millis(500);
+/// Quiet time before the container is tidied up.
+const TIDY: Duration = Duration::from_secs(1);
+const PRUNE: Duration = Duration::from_secs(3600);
+/// The wall clock has jumped, or the machine slept, when it runs away from the monotonic one by this much.
+const JUMP: Duration = Duration::from_secs(10);
+
+/// Both clocks at one moment.
+struct Clock {
+    wall: Timestamp,
+    steady: Instant,
+}
+
+impl Clock {
+    fn now() -> Self {
+        Self { wall: Timestamp::now(), steady: Instant::now() }
+    }
+
+    /// Whether the machine slept or its clock was set since the last look.
+    fn jumped(&mut self) -> bool {
+        let last = std::mem::replace(self, Self::now());
+        let steady = self.steady.duration_since(last.steady);
+        let wall = self.wall.duration_since(last.wall);
+        let drift = wall.as_secs_f64() - steady.as_secs_f64();
+        drift.abs() > JUMP.as_secs_f64()
+    }
+}
+
+/// A session at work.
+pub(super) struct Running<'a> {
+    worker: &'a mut Worker,
+    session: Session,
+    watcher: Watcher,
+    /// The server told of a change.
+    hint: Arc<AtomicBool>,
+    clock: Clock,
+    /// What to scan with the next cycle.
+    scope: Scope,
+    /// Run a cycle whatever the triggers say.
+    forced: bool,
+    next_poll: Instant,
+    next_rescan: Instant,
+    again: Option<Instant>,
+    tidy: Option<Instant>,
+    prune: Instant,
+    /// A path in quarantine is due.
+    retry: Option<Instant>,
+    failures: u32,
+    offline_until: Option<Instant>,
+    /// The end of the rest after the last cycle.
+    rest_until: Instant,
+    waiting: Vec<oneshot::Sender<()>>,
+    /// Since when a path has had its problem.
+    since: BTreeMap<String, Timestamp>,
+}
+
+impl<'a> Running<'a> {
+    /// A session at its start: the first cycle is due at once, and scans everything.
+    pub(super) fn new(worker: &'a mut Worker, session: Session, watcher: Watcher, hint: Arc<AtomicBool>) -> Self {
+        let now = Instant::now();
+        Self {
+            session,
+            watcher,
+            hint,
+            clock: Clock::now(),
+            scope: Scope::full(),
+            forced: true,
+            next_poll: now,
+            next_rescan: now + worker.setup.rescan,
+            again: None,
+            tidy: None,
+            prune: now,
+            retry: None,
+            failures: 0,
+            offline_until: None,
+            rest_until: now,
+            waiting: Vec::new(),
+            since: BTreeMap::new(),
+            worker,
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Ended {
+        loop {
+            let at = self.next_wake();
+            *lock(&self.worker.shared.next_cycle) = Some(self.next_cycle());
+            tokio::select! {
+                biased;
+                command = self.worker.commands.recv() => {
+                    if let Some(ended) = self.command(command) {
+                        return ended;
+                    }
+                }
+                () = self.worker.wake.notified() => {}
+                () = tokio::time::sleep_until(at.into()) => {}
+            }
+            while let Ok(command) = self.worker.commands.try_recv() {
+                if let Some(ended) = self.command(Some(command)) {
+                    return ended;
+                }
+            }
+            let now = Instant::now();
+            if let Some(Some(until)) = self.worker.paused
+                && until <= now
+            {
+                self.worker.paused = None;
+                self.forced = true;
+            }
+            if self.worker.paused.is_some() {
+                self.paused();
+                continue;
+            }
+            if self.offline_until.is_some_and(|until| now < until) && !self.forced {
+                continue;
+            }
+            if now < self.rest_until && !self.forced {
+                continue;
+            }
+            if self.triggered(now) {
+                match self.cycle().await {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => return ended,
+                    Err(()) => return Ended::Reopen { setup: None, wait: true },
+                }
+            } else if self.tidy.is_some_and(|at| at <= now) {
+                self.tidy = None;
+                if let Err(e) = self.tidy_up(now) {
+                    tracing::error!("{e}");
+                    return Ended::Reopen { setup: None, wait: true };
+                }
+            }
+        }
+    }
+
+    /// The next moment at which a cycle is due by the clock alone.
+    fn next_cycle(&self) -> Instant {
+        match (self.worker.paused, self.offline_until) {
+            (Some(until), _) => until.unwrap_or(self.next_poll),
+            (None, Some(until)) => until,
+            (None, None) => self.next_poll,
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let now = Instant::now();
+        if self.worker.paused.is_some() {
+            return self.worker.paused.flatten().unwrap_or(now + Duration::from_secs(3600));
+        }
+        if self.forced {
+            return now;
+        }
+        if let Some(until) = self.offline_until {
+            return until;
+        }
+        let hinted = self.hint.load(Ordering::Relaxed).then_some(now);
+        [Some(self.next_poll), self.again, self.retry, self.tidy, self.watcher.next_due(), hinted]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.next_poll)
+            .max(self.rest_until)
+    }
+
+    /// Collects what the triggers ask for. True: run a cycle.
+    fn triggered(&mut self, now: Instant) -> bool {
+        let Due { paths, subtrees, full } = self.watcher.take_due(now);
+        let mut run = std::mem::take(&mut self.forced);
+        run |= full || !paths.is_empty() || !subtrees.is_empty();
+        if paths.contains(IGNORE_FILE) || full {
+            match self.session.reload_rules(&self.worker.setup) {
+                Ok(()) => self.watcher.set_rules(self.session.rules.get()),
+                Err(e) => tracing::warn!("{e}"),
+            }
+            self.scope.full |= paths.contains(IGNORE_FILE);
+        }
+        self.scope.merge(Scope { full, paths, subtrees });
+        if self.clock.jumped() {
+            // Nothing is written on the strength of what was read before: every cycle reads the index first.
+            self.scope.full = true;
+            run = true;
+        }
+        if now >= self.next_rescan {
+            self.next_rescan = now + self.worker.setup.rescan;
+            self.scope.full = true;
+            run = true;
+        }
+        run |= self.hint.swap(false, Ordering::Relaxed);
+        run |= now >= self.next_poll;
+        run |= self.again.take_if(|at| *at <= now).is_some();
+        run |= self.retry.take_if(|at| *at <= now).is_some();
+        run
+    }
+
+    /// One cycle, listening to commands meanwhile. `Ok(Some)`: the session ends; `Err`: it must be opened anew.
+    async fn cycle(&mut self) -> Result<Option<Ended>, ()> {
+        let scope = std::mem::take(&mut self.scope);
+        let began = Instant::now();
+        self.again = None;
+        self.next_poll = Instant::now() + self.worker.setup.interval;
+        let mut later = Vec::new();
+        let mut stopping = false;
+        let result = match self.session.check_path() {
+            Err(e) => Err(e),
+            Ok(()) => {
+                let quiet = scope.is_empty();
+                if !quiet {
+                    self.worker.shared.set(|s| s.state = State::Syncing);
+                }
+                let stop = self.session.engine.stop_flag();
+                stop.store(false, Ordering::Relaxed);
+                let mut deadline = Instant::now() + Duration::from_secs(365 * 24 * 3600);
+                let cycle = self.session.engine.cycle(scope);
+                tokio::pin!(cycle);
+                loop {
+                    tokio::select! {
+                        result = &mut cycle => break result,
+                        () = tokio::time::sleep_until(deadline.into()), if stopping => break Err(CycleError::Stopped),
+                        command = self.worker.commands.recv() => {
+                            if matches!(command, None | Some(Command::Stop | Command::Pause(_) | Command::Reload(_))) {
+                                stop.store(true, Ordering::Relaxed);
+                                stopping = true;
+                                deadline = Instant::now() + STOP_GRACE;
+                            }
+                            later.push(command);
+                        }
+                    }
+                }
+            }
+        };
+        let planning = result.as_ref().map_or_else(|_| began.elapsed(), |report| report.planning);
+        self.rest_until = Instant::now() + (planning * REST).min(LONGEST_REST);
+        let reopen = self.after(result);
+        for command in later {
+            if let Some(ended) = self.command(command) {
+                return Ok(Some(ended));
+            }
+        }
+        if reopen { Err(()) } else { Ok(None) }
+    }
+
+    /// Takes in how a cycle went. True: the session must be opened anew.
+    fn after(&mut self, result: Result<Report, CycleError>) -> bool {
+        let now = Instant::now();
+        let root = self.worker.setup.root.display().to_string();
+        match result {
+            Ok(report) => {
+                self.failures = 0;
+                self.offline_until = None;
+                lock(&self.worker.shared.proxy).reachable = true;
+                if report.wrote() {
+                    tracing::info!(
+                        folder = root,
+                        "up {}, down {}, deleted there {}, deleted here {}, conflicts {}",
+                        report.uploaded,
+                        report.downloaded,
+                        report.deleted_remote,
+                        report.trashed,
+                        report.conflicts.len()
+                    );
+                }
+                if report.again {
+                    self.again = Some(now + AGAIN);
+                }
+                self.tell(&report);
+                self.retry =
+                    self.session.engine.next_retry().map(|due| {
+                        now + due.saturating_sub(self.session.world.elapsed()).max(Duration::from_millis(50))
+                    });
+                let changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;
+                if changed || self.prune <= now {
+                    self.tidy = Some(now + TIDY);
+                }
+                if !report.again {
+                    self.answer_waiting();
+                }
+                false
+            }
+            Err(e) => {
+                let reopen = self.failed(e, now);
+                self.answer_waiting();
+                reopen
+            }
+        }
+    }
+
+    fn failed(&mut self, e: CycleError, now: Instant) -> bool {
+        let root = self.worker.setup.root.display().to_string();
+        match &e {
+            CycleError::Stopped => {
+                self.forced = true;
+                return false;
+            }
+            CycleError::Halted(halt) => {
+                tracing::warn!(folder = root, "halted: {}", halt_status(halt, &[]).reason);
+            }
+            e => tracing::warn!(folder = root, "{e}"),
+        }
+        let (state, reopen) = match &e {
+            CycleError::Remote(RemoteError::Auth { .. }) => (State::AuthRequired, false),
+            CycleError::Remote(_) => (State::Offline, false),
+            CycleError::Halted(Halt::RootMissing(_) | Halt::RootChanged(_)) => (State::Halted, true),
+            CycleError::Halted(_) => (State::Halted, false),
+            CycleError::State(_) | CycleError::Folder { .. } => (State::Halted, true),
+            CycleError::Stopped => (State::Idle, false),
+        };
+        if let CycleError::Remote(remote) = &e {
+            self.failures += 1;
+            let interval = self.worker.setup.interval;
+            let wait = match remote {
+                RemoteError::Throttled { after: Some(after), .. } => *after,
+                RemoteError::Auth { .. } => interval,
+                _ => FIRST_RETRY.saturating_mul(1 << self.failures.min(8).saturating_sub(1)).min(interval),
+            };
+            // Between three quarters and the whole of it, so that many agents do not come back at once.
+            let jitter = u32::try_from(self.session.world.random() % 256).unwrap_or(0);
+            self.offline_until = Some(now + wait - wait / 4 * jitter / 256);
+            lock(&self.worker.shared.proxy).reachable = !matches!(remote, RemoteError::Unreachable { .. });
+        }
+        let halt = match &e {
+            CycleError::Halted(halt) => Some(halt_status(halt, self.session.engine.held())),
+            _ => None,
+        };
+        let pending = self.session.engine.pending();
+        let (files, bytes) = self.session.engine.totals();
+        let reason = halt.as_ref().map_or_else(|| e.to_string(), |h| h.reason.clone());
+        self.worker.shared.set(|s| {
+            s.state = state;
+            s.in_sync = false;
+            s.reason = Some(reason);
+            s.halt = halt;
+            s.pending = pending;
+            (s.files, s.bytes) = (files, bytes);
+        });
+        self.worker.note();
+        reopen
+    }
+
+    /// The status after a cycle that went through.
+    fn tell(&mut self, report: &Report) {
+        let engine = &self.session.engine;
+        let now = Timestamp::now();
+        self.worker.shared.note_done(&report.recent, now);
+        let quiet = !report.wrote() && report.adopted == 0 && !report.again && report.failed == 0;
+        let clean = !report.again && report.failed == 0 && report.held == 0 && engine.next_retry().is_none();
+        let pending = if clean { Pending::default() } else { engine.pending() };
+        let caught_up = clean && pending == Pending::default() && self.watcher.next_due().is_none();
+        let halt = engine.halts().first().map(|h| halt_status(h, engine.held()));
+        let watch = self.watcher.state();
+        let remedy = match &watch {
+            WatchState::Degraded { reason, remedy } => Some(format!("{reason}; {remedy}")),
+            _ => None,
+        };
+        let counts = (report.scan.files > 0 || !quiet).then(|| (engine.totals(), engine.conflicts()));
+        let problems = (report.scan.files > 0 || !quiet).then(|| {
+            let mut found: BTreeMap<String, String> =
+                engine.problems().into_iter().map(|(p, why)| (p.to_string(), why)).collect();
+            found.extend(report.blocked.iter().map(|(p, why)| (p.to_string(), why.clone())));
+            if let Some(why) = &self.session.bad_ignore_file {
+                found.insert(IGNORE_FILE.to_owned(), format!("{why}; until it is mended, its patterns do not count"));
+            }
+            found
+        });
+        if let Some(problems) = &problems {
+            self.since.retain(|path, _| problems.contains_key(path));
+            for path in problems.keys() {
+                self.since.entry(path.clone()).or_insert(now);
+            }
+        }
+        let since = &self.since;
+        self.worker.shared.set(|s| {
+            s.state = if halt.is_some() { State::Halted } else { State::Idle };
+            s.reason = halt.as_ref().map(|h| h.reason.clone());
+            s.in_sync = caught_up && halt.is_none();
+            s.halt = halt;
+            s.pending = pending;
+            s.last_success = Some(now);
+            s.watcher = watch.name().to_owned();
+            s.watcher_remedy = remedy;
+            if let Some(((files, bytes), conflicts)) = counts {
+                (s.files, s.bytes, s.conflicts) = (files, bytes, conflicts);
+            }
+            if let Some(problems) = problems {
+                s.problems = problems
+                    .into_iter()
+                    .map(|(path, problem)| Problem { since: since.get(&path).copied().unwrap_or(now), path, problem })
+                    .collect();
+            }
+        });
+        self.worker.note();
+    }
+
+    fn tidy_up(&mut self, now: Instant) -> Result<(), CycleError> {
+        self.session.engine.tidy()?;
+        if self.prune <= now {
+            self.prune = now + PRUNE;
+            let (keep, max) = (self.worker.setup.history_keep, self.worker.setup.history_max);
+            match self.session.engine.folder().prune(keep, max, Timestamp::now()) {
+                Ok(0) => {}
+                Ok(files) => tracing::info!("{files} old versions left the history"),
+                Err(e) => tracing::warn!("cleaning the history: {e}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn answer_waiting(&mut self) {
+        for answer in self.waiting.drain(..) {
+            // Whoever asked may have gone.
+            let _ = answer.send(());
+        }
+    }
+
+    fn paused(&mut self) {
+        self.worker.shared.set(|s| {
+            s.state = State::Paused;
+            s.in_sync = false;
+            s.reason = Some("paused; `memsync resume` goes on".to_owned());
+        });
+        self.worker.note();
+        self.answer_waiting();
+    }
+
+    fn command(&mut self, command: Option<Command>) -> Option<Ended> {
+        match command {
+            None | Some(Command::Stop) => {
+                // The journal has every finished action; a fresh container only makes the next start quicker.
+                if let Err(e) = self.session.engine.tidy() {
+                    tracing::warn!("{e}");
+                }
+                return Some(Ended::Stop);
+            }
+            Some(Command::Sync(answer)) => {
+                self.session.engine.retry_all();
+                self.scope.full = true;
+                self.forced = true;
+                self.waiting.push(answer);
+                self.worker.shared.set(|s| s.in_sync = false);
+            }
+            Some(Command::Pause(time)) => {
+                self.worker.paused = Some(time.map(|t| Instant::now() + t));
+                self.paused();
+            }
+            Some(Command::Resume) => {
+                self.worker.paused = None;
+                self.forced = true;
+            }
+            Some(Command::Held(answer)) => {
+                let engine = &self.session.engine;
+                let plans = engine.halts().iter().map(|h| halt_status(h, engine.held())).collect();
+                // Whoever asked may have gone.
+                let _ = answer.send(plans);
+            }
+            Some(Command::Approve { id, reject, answer }) => {
+                let engine = &mut self.session.engine;
+                let done = if reject { engine.reject(&id) } else { engine.approve(&id) };
+                self.forced |= matches!(done, Ok(true));
+                self.scope.full |= self.forced;
+                // Whoever asked may have gone.
+                let _ = answer.send(done.map_err(|e| e.to_string()));
+            }
+            Some(Command::Reload(setup)) => return Some(Ended::Reopen { setup: Some(setup), wait: false }),
+        }
+        None
+    }
+}

@@ -1,0 +1,158 @@
+use super::*;
+use crate::sync::Action;
+
+fn path(n: usize) -> RelPath {
+    RelPath::parse(&format!("{n:03}")).unwrap()
+}
+
+fn md5(n: usize) -> Md5 {
+    Md5::of(&n.to_be_bytes())
+}
+
+/// A plan with `there` deletions on the server and then `here` deletions in the folder.
+fn plan(there: usize, here: usize) -> Plan {
+    let step = |n| {
+        if n < there {
+            Step { path: path(n), row: 9, action: Action::DeleteRemote { base: md5(n) } }
+        } else {
+            let action = Action::Obey { local: md5(n), base: Some(md5(n)), tombstone: md5(n) };
+            Step { path: path(n), row: 14, action }
+        }
+    };
+    Plan { steps: (0..there + here).map(step).collect() }
+}
+
+fn hold(plan: &mut Plan, tracked: usize, approved: &BTreeSet<RelPath>) -> Vec<Held> {
+    hold_mass_delete(plan, tracked, Limits { max_delete: 0.5 }, approved)
+}
+
+#[test]
+fn ten_files_and_more_than_half_are_held() {
+    for (files, tracked, holds) in [
+        (9, 9, false),
+        (9, 0, false),
+        (10, 10, true),
+        (10, 19, true),
+        // Exactly half goes through.
+        (10, 20, false),
+        (11, 21, true),
+        (50, 100, false),
+        (51, 100, true),
+        // Row 7 deletes files that are not tracked.
+        (10, 0, true),
+    ] {
+        for (there, here) in [(files, 0), (0, files)] {
+            let mut plan = plan(there, here);
+            let held = hold(&mut plan, tracked, &BTreeSet::new());
+            assert_eq!(held.len(), usize::from(holds), "{files} of {tracked}");
+            assert_eq!(plan.steps.len(), if holds { 0 } else { files });
+        }
+    }
+}
+
+#[test]
+fn the_sides_are_counted_apart() {
+    let mut one = plan(9, 9);
+    assert!(hold(&mut one, 18, &BTreeSet::new()).is_empty());
+    let mut two = plan(10, 12);
+    let held = hold(&mut two, 19, &BTreeSet::new());
+    let seen: Vec<_> = held.iter().map(|h| (h.side, h.steps.len(), h.of)).collect();
+    assert_eq!(seen, [(Side::Local, 12, 19), (Side::Remote, 10, 19)]);
+    assert_ne!(held[0].id, held[1].id);
+    assert!(two.steps.is_empty());
+}
+
+#[test]
+fn all_but_the_deletions_goes_on() {
+    let mut plan = plan(10, 0);
+    let up = Action::Upload { local: md5(0), precondition: super::super::Precondition::New, tombstone: None };
+    plan.steps.push(Step { path: RelPath::parse("new").unwrap(), row: 4, action: up.clone() });
+    assert_eq!(hold(&mut plan, 10, &BTreeSet::new())[0].halt().name(), "mass_delete");
+    assert_eq!(plan.steps.len(), 1);
+    assert_eq!(plan.steps[0].action, up);
+}
+
+#[test]
+fn what_is_approved_goes_through_and_is_not_counted() {
+    let mut plan = plan(15, 0);
+    let approved = (0..6).map(path).collect();
+    // Nine more are below the bound.
+    assert!(hold(&mut plan, 15, &approved).is_empty());
+    assert_eq!(plan.steps.len(), 15);
+    let mut more = self::plan(16, 0);
+    let held = hold(&mut more, 16, &approved);
+    assert_eq!((held[0].steps.len(), more.steps.len()), (10, 6));
+}
+
+#[test]
+fn an_id_is_that_of_the_plan() {
+    let id = |there, here| hold(&mut plan(there, here), 0, &BTreeSet::new())[0].id.clone();
+    assert_eq!(id(10, 0), id(10, 0));
+    assert_ne!(id(10, 0), id(11, 0));
+    assert_ne!(id(10, 0), id(0, 10));
+}
+
+#[test]
+fn rejecting_brings_files_back() {
+    use crate::sync::{Local, Remote, decide};
+    // Deleted here: the next cycle downloads it.
+    let held = &hold(&mut plan(10, 0), 10, &BTreeSet::new())[0];
+    let (at, base) = reject(held)[3].clone();
+    assert_eq!((at, base), (path(3), None));
+    assert_eq!(decide(base, None, Some(Remote::Live(md5(3)))).0, 2);
+    // Deleted there: the next cycle uploads it, whether the index has the tombstone or not.
+    let held = &hold(&mut plan(0, 10), 10, &BTreeSet::new())[0];
+    let (at, base) = reject(held)[3].clone();
+    assert_eq!((at, base), (path(3), Some(Base::Seen(md5(3)))));
+    let local = Local::File(md5(3));
+    assert_eq!(decide(base, Some(&local), Some(Remote::Tombstone(md5(3)))).0, 8);
+    assert_eq!(decide(base, Some(&local), None).0, 4);
+}
+
+fn standing<'a>(origin: &'a str, namespace: &'a str, position: Option<(&'a str, u64)>) -> Standing<'a> {
+    Standing { origin, namespace, position: position.map(|(epoch, cursor)| Position { epoch, cursor }) }
+}
+
+#[test]
+fn a_shrunken_index_is_a_reset_from_five_files_and_a_fifth_on() {
+    let at = standing("o", "", None);
+    for (tracked, missing, halts) in
+        [(4, 4, false), (5, 5, true), (25, 5, true), (26, 5, false), (100, 19, false), (100, 20, true), (0, 0, false)]
+    {
+        assert_eq!(server_reset(tracked, missing, at, at).is_some(), halts, "{missing} of {tracked}");
+    }
+}
+
+#[test]
+fn an_index_that_goes_back_or_starts_anew_is_a_reset() {
+    let at = |position| standing("o", "n", position);
+    for (before, now, halts) in [
+        (Some(("e", 7)), Some(("e", 7)), false),
+        (Some(("e", 7)), Some(("e", 8)), false),
+        (Some(("e", 7)), Some(("e", 6)), true),
+        (Some(("e", 7)), Some(("f", 9)), true),
+        // Nothing to compare with.
+        (None, Some(("f", 1)), false),
+        (Some(("e", 7)), None, false),
+    ] {
+        let halt = server_reset(1, 0, at(before), at(now));
+        assert_eq!(halt.is_some(), halts, "{before:?} → {now:?}");
+        assert!(halt.is_none_or(|h| h.name() == "server_reset" && h.id().is_some()));
+    }
+}
+
+#[test]
+fn another_proxy_is_a_reset_unless_its_epoch_proves_it_the_same() {
+    let e = Some(("e", 3));
+    let before = standing("https://old", "team", e);
+    let halts = |tracked, before, now| server_reset(tracked, 0, before, now).is_some();
+    assert!(halts(1, before, standing("https://new", "team", None)));
+    assert!(halts(1, standing("https://old", "team", None), standing("https://new", "team", e)));
+    assert!(halts(1, before, standing("https://new", "team", Some(("f", 3)))));
+    assert!(!halts(1, before, standing("https://new", "team", e)), "moved to another address");
+    // An epoch is the store's, and tells no namespaces apart.
+    assert!(halts(1, before, standing("https://old", "mine", e)));
+    // Nothing was agreed yet, or nobody knows with whom.
+    assert!(!halts(0, before, standing("https://new", "mine", e)));
+    assert!(!halts(1, standing("", "", None), standing("https://new", "mine", e)));
+}

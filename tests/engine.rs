@@ -1,0 +1,205 @@
+//! What the engine remembers between cycles: stories over a simulated disk and proxy.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use memsync::agent::{CycleError, Engine, EngineOptions, Parts, Report, World};
+use memsync::disk::sim::SimDisk;
+use memsync::local::{Folder, Scope};
+use memsync::path::RelPath;
+use memsync::remote::fake::{Config, FakeRemote, FakeServer, Losing, TombstoneKind};
+use memsync::state::{Container, Format, Options};
+
+struct Clock(AtomicU64);
+
+impl World for Clock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(1_700_000_000).unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_secs(self.0.load(Ordering::Relaxed))
+    }
+
+    fn random(&self) -> u64 {
+        0
+    }
+}
+
+struct Story {
+    disk: SimDisk,
+    server: FakeServer,
+    clock: Arc<Clock>,
+    engine: Engine<SimDisk, FakeRemote, Clock>,
+}
+
+fn options() -> EngineOptions {
+    EngineOptions {
+        max_file_size: 1 << 20,
+        max_delete: 0.5,
+        concurrency: 2,
+        threads: 1,
+        fold: false,
+        confirm: Duration::from_secs(1),
+        origin: "https://old".into(),
+        namespace: String::new(),
+    }
+}
+
+impl Story {
+    fn new(config: Config) -> Self {
+        let (disk, state) = (SimDisk::new(), SimDisk::new());
+        let server = FakeServer::new(config, 1);
+        let clock = Arc::new(Clock(AtomicU64::new(0)));
+        let written = Options { format: Format::Json, pretty: false, session_id: "here".into() };
+        let (container, opened) =
+            Container::open(Arc::new(state), "state.json", written, Timestamp::UNIX_EPOCH).unwrap();
+        let parts = Parts {
+            folder: Folder::new(Arc::new(disk.handle()), "here", 1),
+            container,
+            remote: Arc::new(server.client()),
+            world: clock.clone(),
+            ignored: Arc::new(|_: &str, _: bool| false),
+            options: options(),
+        };
+        let engine = Engine::open(parts, &opened, "id").unwrap();
+        Self { disk, server, clock, engine }
+    }
+
+    fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
+        self.clock.0.fetch_add(2, Ordering::Relaxed);
+        let mut cycle = pin!(self.engine.cycle(scope));
+        let mut context = Context::from_waker(futures::task::noop_waker_ref());
+        loop {
+            if let Poll::Ready(result) = cycle.as_mut().poll(&mut context) {
+                return result;
+            }
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.server.contents().into_keys().map(|p| p.to_string()).collect()
+    }
+}
+
+fn touched(path: &str) -> Scope {
+    Scope { paths: BTreeSet::from([path.to_owned()]), ..Scope::default() }
+}
+
+fn plain() -> Config {
+    Config { strong: false, tombstones: TombstoneKind::Absent, ..Config::default() }
+}
+
+#[test]
+fn what_a_scan_saw_before_the_proxy_went_away_is_synced_when_it_is_back() {
+    let mut story = Story::new(Config::default());
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_write("a", "1").unwrap();
+    story.server.lose(0, Losing::Request);
+    assert!(story.cycle(touched("a")).is_err());
+    story.cycle(Scope::default()).unwrap();
+    assert_eq!(story.names(), ["a"]);
+}
+
+#[test]
+fn a_rehearsal_leaves_its_news_to_the_next_cycle() {
+    let mut story = Story::new(Config::default());
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_write("a", "1").unwrap();
+    {
+        let mut rehearsal = pin!(story.engine.dry_run());
+        let mut context = Context::from_waker(futures::task::noop_waker_ref());
+        assert!(matches!(rehearsal.as_mut().poll(&mut context), Poll::Ready(Ok(plan)) if plan.steps.len() == 1));
+    }
+    story.cycle(Scope::default()).unwrap();
+    assert_eq!(story.names(), ["a"]);
+}
+
+#[test]
+fn a_folder_that_could_not_be_read_was_not_missed() {
+    let mut story = Story::new(Config::default());
+    story.disk.user_write("d/a", "1").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.disk.set_unreadable("d", true).unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_remove("d/a").unwrap();
+    story.disk.set_unreadable("d", false).unwrap();
+    assert!(story.cycle(Scope::full()).unwrap().again, "missed once");
+    assert_eq!(story.names(), ["d/a"]);
+    story.cycle(Scope::default()).unwrap();
+    assert!(story.names().is_empty());
+}
+
+#[test]
+fn a_problem_goes_with_its_path() {
+    let mut story = Story::new(plain());
+    story.disk.user_write("a", "1").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    // A folder with a file in it stands where the proxy has a file.
+    story.disk.user_mkdir("b").unwrap();
+    story.disk.plant_symlink("b/link").unwrap();
+    story.server.foreign_put(&RelPath::parse("b").unwrap(), "2");
+    story.cycle(Scope::default()).unwrap();
+    assert!(!story.engine.problems().is_empty());
+    story.disk.user_remove_dir_all("b").unwrap();
+    story.server.server_delete(&RelPath::parse("b").unwrap());
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.engine.problems().len(), 0, "{:?}", story.engine.problems());
+}
+
+#[test]
+fn another_proxy_waits_for_a_person_and_then_deletes_nothing() {
+    let mut story = Story::new(plain());
+    for name in ["a", "b"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.cycle(Scope::full()).unwrap();
+    // The other proxy has a tombstone of the very same content, and other content of `b`.
+    let other = FakeServer::new(plain(), 2);
+    let (a, b) = (RelPath::parse("a").unwrap(), RelPath::parse("b").unwrap());
+    other.foreign_put(&a, "a");
+    other.server_delete(&a);
+    other.foreign_put(&b, "theirs");
+    let options = EngineOptions { origin: "https://new".into(), ..options() };
+    story.engine.set_options(options, Arc::new(|_: &str, _: bool| false), Arc::new(other.client()));
+    let Err(CycleError::Halted(halt)) = story.cycle(Scope::full()) else { panic!("it went on") };
+    assert_eq!(halt.name(), "server_reset");
+    assert_eq!((story.disk.user_tree("").len(), other.writes()), (2, 0));
+    assert!(story.engine.approve(halt.id().unwrap()).unwrap());
+    for _ in 0..3 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!(story.disk.user_read("a").unwrap(), "a");
+    assert_eq!(story.disk.user_read("b").unwrap(), "theirs");
+    assert_eq!(other.contents().len(), 3, "a, b and the copy of ours");
+    assert_eq!(story.disk.user_tree("").len(), 3);
+}
+
+#[test]
+fn an_approval_dies_with_its_plan() {
+    let mut story = Story::new(Config::default());
+    let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
+    let write = |story: &Story| names.iter().for_each(|n| story.disk.user_write(n, n.clone()).unwrap());
+    let remove = |story: &Story| names.iter().for_each(|n| story.disk.user_remove(n).unwrap());
+    write(&story);
+    story.cycle(Scope::full()).unwrap();
+    remove(&story);
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
+    let id = story.engine.halts()[0].id().unwrap().to_owned();
+    assert!(story.engine.approve(&id).unwrap());
+    // The user has second thoughts before the next cycle, and then third ones.
+    write(&story);
+    story.cycle(Scope::full()).unwrap();
+    remove(&story);
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
+    assert_eq!(story.names().len(), 12);
+}

@@ -1,0 +1,198 @@
+//! What users do, and the ledger of what they are owed: the oracle of invariant 1.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use fastrand::Rng;
+use memsync::disk::sim::SimDisk;
+use memsync::local::Scope;
+use memsync::remote::fake::FakeServer;
+
+use crate::world::Device;
+
+/// What users wrote and have not taken back.
+#[derive(Default)]
+pub struct Ledger {
+    /// Content → how often a user wrote it.
+    pub written: BTreeMap<Bytes, usize>,
+    pub owed: BTreeSet<Bytes>,
+    /// Content that no user has ever made durable.
+    volatile: BTreeSet<Bytes>,
+    /// Content that nobody but the server had when it was set back, or that it had had and lost then.
+    reset: BTreeSet<Bytes>,
+    /// Content that was in a history which has been pruned since.
+    pub pruned: BTreeSet<Bytes>,
+    /// Content that a user who held it has replaced or deleted, at any time.
+    pub taken_back: BTreeSet<Bytes>,
+    next: u64,
+    trace: bool,
+}
+
+impl Ledger {
+    pub fn new(trace: bool) -> Self {
+        Self { trace, ..Self::default() }
+    }
+
+    pub fn wrote(&mut self, content: &Bytes, lasting: bool) {
+        let times = self.written.entry(content.clone()).or_default();
+        *times += 1;
+        if lasting {
+            self.volatile.remove(content);
+        } else if *times == 1 {
+            self.volatile.insert(content.clone());
+        }
+        self.owed.insert(content.clone());
+    }
+
+    /// A user who held it replaced or deleted it.
+    pub fn released(&mut self, content: Option<Bytes>) {
+        if let Some(content) = content {
+            self.owed.remove(&content);
+            self.taken_back.insert(content);
+        }
+    }
+
+    /// Whether nobody else ever wrote the same: then nothing excuses its loss.
+    pub fn unique(&self, content: &Bytes) -> bool {
+        self.written.get(content) == Some(&1)
+    }
+
+    pub fn fresh(&mut self, rng: &mut Rng) -> Bytes {
+        if rng.u8(..) < 16 && !self.written.is_empty() {
+            // Content that was there before: the rows that tell our own writes from others'.
+            let at = rng.usize(..self.written.len());
+            return self.written.keys().nth(at).unwrap().clone();
+        }
+        self.next += 1;
+        Bytes::from(format!("content {}", self.next))
+    }
+
+    pub fn say(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{}", what());
+        }
+    }
+
+    /// What the user had not made durable may be gone with the power, wherever the engine had moved it meanwhile,
+    /// unless the server has it already. What was durable may not, nor may what the engine agreed with the server;
+    /// but where the server itself was set back meanwhile, a download that was never committed is nowhere.
+    pub fn power_cut(&mut self, device: &Device, before: &BTreeSet<Bytes>, server: &FakeServer) {
+        let after = device.contents();
+        let ever: BTreeSet<Bytes> = server.all_ever_stored().into_values().collect();
+        for content in before.difference(&after) {
+            let excused = if self.unique(content) {
+                self.reset.contains(content) || self.volatile.contains(content) && !ever.contains(content)
+            } else {
+                // Of content written twice it cannot be told whose copy was durable, or which one the server had.
+                true
+            };
+            if excused {
+                self.owed.remove(content);
+            }
+        }
+    }
+
+    /// The server was set back: what nobody but it had is gone with it.
+    pub fn server_reset(&mut self, devices: &[Device], server: &FakeServer) {
+        let live: BTreeSet<Bytes> = server.contents().into_values().collect();
+        let held: BTreeSet<Bytes> = devices.iter().flat_map(|d| d.disk.user_tree("").into_values()).collect();
+        self.owed.retain(|content| held.contains(content) || live.contains(content));
+        self.reset.extend(server.all_ever_stored().into_values().filter(|content| !live.contains(content)));
+    }
+}
+
+/// One thing a user does to a folder; the scope is what a watcher would tell of it.
+pub fn user_acts(
+    disk: &SimDisk,
+    who: &str,
+    names: &[&str],
+    rng: &mut Rng,
+    ledger: &mut Ledger,
+    volatile: bool,
+) -> Scope {
+    let mut touched = Scope::default();
+    let path = names[rng.usize(..names.len())];
+    let here = |p: &str| disk.user_read(p).ok();
+    match rng.u8(..11) {
+        0..=3 => {
+            let content = ledger.fresh(rng);
+            let before = here(path);
+            let lasting = !(volatile && rng.bool());
+            let done = match (lasting, rng.bool()) {
+                (false, _) => disk.user_write_volatile(path, content.clone()),
+                (true, true) => disk.user_write(path, content.clone()),
+                (true, false) => disk.user_replace(path, content.clone()),
+            };
+            if done.is_ok() {
+                ledger.say(|| format!("  {who} writes {path} = {content:?} (lasting: {lasting})"));
+                if before.as_ref() != Some(&content) {
+                    ledger.released(before);
+                }
+                ledger.wrote(&content, lasting);
+            }
+            touched.paths.insert(path.to_owned());
+        }
+        4 | 5 => {
+            let before = here(path);
+            if before.is_some() && disk.user_remove(path).is_ok() {
+                ledger.say(|| format!("  {who} removes {path}"));
+                ledger.released(before);
+            }
+            touched.paths.insert(path.to_owned());
+        }
+        6 | 7 => {
+            let to = names[rng.usize(..names.len())];
+            let (moved, before) = (here(path), here(to));
+            if path != to && moved.is_some() && disk.user_rename(path, to).is_ok() {
+                ledger.say(|| format!("  {who} renames {path} to {to}"));
+                if before != moved {
+                    ledger.released(before);
+                }
+                // A rename deletes one path and writes another: two users who cross theirs delete both.
+                *ledger.written.entry(moved.unwrap_or_default()).or_default() += 1;
+            }
+            touched.paths.extend([path.to_owned(), to.to_owned()]);
+        }
+        8 => {
+            let dir = ["n", "n/m", "empty"][rng.usize(..3)];
+            let inside = disk.user_tree(dir);
+            if rng.u8(..4) == 0 && disk.user_remove_dir_all(dir).is_ok() {
+                ledger.say(|| format!("  {who} removes the folder {dir}"));
+                for content in inside.into_values() {
+                    ledger.released(Some(content));
+                }
+            } else {
+                let _ = disk.user_mkdir(dir);
+            }
+            touched.paths.insert(dir.to_owned());
+        }
+        9 => {
+            let pair = [("n", "o"), ("o", "n"), ("n/m", "m"), ("m", "n/m")][rng.usize(..4)];
+            let inside = disk.user_tree(pair.0);
+            if rng.bool() && !inside.is_empty() && disk.user_rename(pair.0, pair.1).is_ok() {
+                ledger.say(|| format!("  {who} renames the folder {} to {}", pair.0, pair.1));
+                for content in inside.into_values() {
+                    *ledger.written.entry(content).or_default() += 1;
+                }
+            }
+            touched.paths.insert(pair.0.to_owned());
+            touched.subtrees.insert(pair.1.to_owned());
+        }
+        _ => {
+            // Any file at all, conflict copies too.
+            let tree = disk.user_tree("");
+            if let Some((path, content)) = tree.iter().nth(rng.usize(..tree.len().max(1))) {
+                let new = ledger.fresh(rng);
+                if disk.user_replace(path, new.clone()).is_ok() {
+                    ledger.say(|| format!("  {who} edits {path} = {new:?}"));
+                    if new != *content {
+                        ledger.released(Some(content.clone()));
+                    }
+                    ledger.wrote(&new, true);
+                }
+                touched.paths.insert(path.clone());
+            }
+        }
+    }
+    touched
+}

@@ -1,0 +1,288 @@
+//! `up` from nothing to two machines in sync, with the real binary.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use assert_cmd::cargo::CommandCargoExt;
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Machine {
+    home: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self { home: tempfile::tempdir().unwrap() }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.home.path().join("Memory")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::cargo_bin("memsync").unwrap();
+        command.env_clear().env("MEMSYNC_HOME", self.home.path()).env("HOME", self.home.path());
+        command
+    }
+
+    #[track_caller]
+    fn run(&self, args: &[&str], code: i32) -> String {
+        let out = self.command().args(args).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {}{}", text(&out.stdout), text(&out.stderr));
+        text(&out.stdout)
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str], code: i32) -> Value {
+        serde_json::from_str(&self.run(&[args, &["--json"]].concat(), code)).unwrap()
+    }
+
+    /// A command that stays, and the document that it prints once it runs.
+    fn start(&self, args: &[&str]) -> (Staying, Value) {
+        let mut child = self.command().args(args).args(["--json", "-q"]).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let staying = Staying(child);
+        let document = serde_json::Deserializer::from_reader(stdout).into_iter().next();
+        (staying, document.expect("it runs").unwrap())
+    }
+}
+
+/// Killed when dropped.
+struct Staying(Child);
+
+impl Staying {
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("it stops", || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Staying {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[track_caller]
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn read(path: &Path) -> String {
+    let mut text = String::new();
+    std::fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn one_command_syncs_a_folder_and_a_second_machine_joins() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (mut up, document) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    assert_eq!(document["folder"], one.folder().to_str().unwrap());
+    let proxy = document["proxy"].as_str().unwrap().to_owned();
+    std::fs::write(one.folder().join("first.md"), "from one").unwrap();
+    one.run(&["wait", "--timeout", "30s"], 0);
+    let status = one.json(&["status"], 0);
+    assert_eq!((&status["in_sync"], &status["agent"]["running"]), (&true.into(), &true.into()));
+    assert_eq!(status["folders"][0]["files"], 1);
+    assert_eq!(one.json(&["status", "first.md"], 0)["state"], "synced");
+
+    // The second machine works by itself, without an agent.
+    let link = document["join"].as_str().unwrap();
+    two.run(&["init", "--join", link], 0);
+    assert_eq!(two.json(&["sync", "--dry-run"], 4)["steps"][0]["path"], "first.md");
+    assert!(!two.folder().join("first.md").exists(), "a rehearsal changes nothing");
+    assert_eq!(two.json(&["sync"], 0)["downloaded"], 1);
+    assert_eq!(read(&two.folder().join("first.md")), "from one");
+    assert_eq!(two.json(&["status"], 3)["agent"]["running"], false);
+    std::fs::write(two.folder().join("first.md"), "edited on two").unwrap();
+    two.run(&["sync", two.folder().to_str().unwrap()], 0);
+
+    // Through the agent.
+    assert!(one.run(&["sync"], 0).contains("In sync"));
+    assert_eq!(read(&one.folder().join("first.md")), "edited on two");
+    assert_eq!(one.json(&["history", "first.md"], 0)["versions"][0]["size"], 8);
+    one.run(&["pause"], 0);
+    one.run(&["resume"], 0);
+    one.run(&["approve", "--list"], 0);
+    one.run(&["up"], 1);
+
+    up.signal(rustix::process::Signal::TERM);
+    assert_eq!(up.ended().code(), Some(0));
+    one.run(&["status"], 3);
+
+    // The next start is the same proxy at the same place, with what it had.
+    let (mut up, document) = one.start(&["up"]);
+    assert_eq!(document["proxy"], proxy);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    assert_eq!(two.json(&["sync"], 0)["downloaded"], 0);
+    up.signal(rustix::process::Signal::INT);
+    assert_eq!(up.ended().code(), Some(0));
+}
+
+#[test]
+fn run_reloads_and_keeps_what_runs_when_the_new_config_is_bad() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (_up, document) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    two.run(&["init", "--join", document["join"].as_str().unwrap()], 0);
+    let log = two.home.path().join("stderr");
+    let stderr = std::fs::File::create(&log).unwrap();
+    let mut run = Staying(two.command().arg("run").stderr(stderr).spawn().unwrap());
+    until("the agent comes up", || two.command().args(["wait", "--timeout", "30s"]).output().unwrap().status.success());
+    let config = two.home.path().join("config.toml");
+    let good = read(&config);
+    std::fs::write(&config, "nonsense").unwrap();
+    run.signal(rustix::process::Signal::HUP);
+    until("the bad config is told", || read(&log).contains("config.toml:1"));
+    std::fs::write(two.folder().join("after.md"), "x").unwrap();
+    run.signal(rustix::process::Signal::USR1);
+    two.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    assert_eq!(read(&one.folder().join("after.md")), "x");
+
+    // A second folder, with the same proxy.
+    let more = two.home.path().join("more");
+    std::fs::create_dir(&more).unwrap();
+    std::fs::write(&config, format!("{good}\n[[folder]]\npath = {more:?}\n")).unwrap();
+    run.signal(rustix::process::Signal::HUP);
+    until("the new folder is synced", || more.join("after.md").exists());
+    run.signal(rustix::process::Signal::TERM);
+    assert_eq!(run.ended().code(), Some(0));
+}
+
+#[test]
+fn offline_and_refused_have_codes_of_their_own() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (mut up, document) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    two.run(&["init", "--join", document["join"].as_str().unwrap()], 0);
+    let token = two.home.path().join("token");
+    std::fs::write(&token, "another\n").unwrap();
+    two.run(&["sync"], 6);
+    up.signal(rustix::process::Signal::TERM);
+    up.ended();
+    two.run(&["sync"], 5);
+}
+
+#[test]
+fn a_mass_deletion_waits_for_a_decision() {
+    let one = Machine::new();
+    let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    let note = |n: usize| one.folder().join(format!("note{n}.md"));
+    let there = || (0..20).filter(|n| note(*n).exists()).count();
+    for n in 0..20 {
+        std::fs::write(note(n), format!("text {n}")).unwrap();
+    }
+    one.run(&["wait", "--timeout", "30s"], 0);
+    let delete = || {
+        (0..15).for_each(|n| std::fs::remove_file(note(n)).unwrap());
+        until("the deletions are held", || {
+            one.command().args(["wait", "--timeout", "1s"]).output().unwrap().status.code() == Some(7)
+        });
+    };
+    delete();
+    let held = one.json(&["approve", "--list"], 7);
+    assert_eq!(held["held"][0]["kind"], "mass_delete");
+    assert_eq!(one.json(&["status"], 7)["folders"][0]["pending"]["held_delete"], 15);
+    one.run(&["sync"], 7);
+    one.run(&["approve", "no-such-plan"], 2);
+    assert_eq!(one.json(&["approve", "--reject"], 0)["approved"], false);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    assert_eq!(there(), 20, "what was rejected is back");
+
+    delete();
+    let id = one.json(&["approve", "--list"], 7)["held"][0]["id"].as_str().unwrap().to_owned();
+    one.run(&["approve", &id], 0);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    assert_eq!(there(), 5);
+    assert_eq!(one.json(&["status"], 0)["folders"][0]["files"], 5);
+    one.run(&["approve"], 0);
+}
+
+#[test]
+fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (_up, document) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    two.run(&["init", "--join", document["join"].as_str().unwrap()], 0);
+    std::fs::write(two.folder().join("plan.md"), "first").unwrap();
+    two.run(&["sync"], 0);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    std::fs::write(one.folder().join("plan.md"), "edited on one").unwrap();
+    one.run(&["wait", "--timeout", "30s"], 0);
+    std::fs::write(two.folder().join("plan.md"), "edited on two").unwrap();
+    assert_eq!(two.json(&["sync"], 8)["conflicts"].as_array().unwrap().len(), 1);
+    two.run(&["sync"], 8);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    assert_eq!(one.json(&["status"], 8)["folders"][0]["conflicts"], 1);
+    one.run(&["conflicts", "resolve", "plan.md", "--keep", "local"], 0);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["status"], 0);
+    two.run(&["sync"], 0);
+    for machine in [&one, &two] {
+        assert_eq!(read(&machine.folder().join("plan.md")), "edited on two");
+        machine.run(&["conflicts"], 0);
+    }
+}
+
+#[test]
+fn a_watched_status_tells_each_change_in_a_line_and_outlives_the_agent() {
+    let one = Machine::new();
+    let (mut up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    one.run(&["wait", "--timeout", "30s"], 0);
+    let mut watch = one.command();
+    let mut watch = watch.args(["status", "--watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufReader::new(watch.stdout.take().unwrap());
+    let _watch = Staying(watch);
+    let mut documents = std::io::BufRead::lines(lines).map(|l| serde_json::from_str::<Value>(&l.unwrap()).unwrap());
+    assert_eq!(documents.next().unwrap()["agent"]["running"], true);
+    std::fs::write(one.folder().join("a.md"), "x").unwrap();
+    assert!(documents.any(|d| d["folders"][0]["files"] == 1 && d["in_sync"] == true));
+    up.signal(rustix::process::Signal::TERM);
+    up.ended();
+    assert!(documents.any(|d| d["agent"]["running"] == false));
+}
+
+#[test]
+fn a_proxy_alone_serves_and_stops() {
+    let home = Machine::new();
+    // The port is free a moment before; a test that loses the race fails to start, and says so.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut serve = Staying(
+        home.command()
+            .args(["serve", "-q", "--max-body-size", "5B", "--listen", &address.to_string()])
+            .env("MEMSYNC_TOKEN", "t0ken")
+            .spawn()
+            .unwrap(),
+    );
+    until("it listens", || std::net::TcpStream::connect(address).is_ok());
+    let client = Machine::new();
+    let mut init = client.command();
+    init.args(["init", "--proxy", &format!("http://{address}")]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut init = init.spawn().unwrap();
+    std::io::Write::write_all(&mut init.stdin.take().unwrap(), b"t0ken\n").unwrap();
+    assert!(init.wait().unwrap().success());
+    std::fs::write(client.folder().join("small"), "12345").unwrap();
+    std::fs::write(client.folder().join("large"), "123456").unwrap();
+    let done = client.json(&["sync"], 0);
+    assert_eq!((&done["uploaded"], &done["problems"]), (&1.into(), &1.into()), "{done}");
+    serve.signal(rustix::process::Signal::TERM);
+    assert_eq!(serve.ended().code(), Some(0));
+}

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::disk::{Disk, DiskFile, Kind};
+use crate::failpoint;
 use crate::path::PRIVATE_DIR;
 
 /// Where the folder's identity is kept.
@@ -101,6 +102,7 @@ impl<D: Disk> Folder<D> {
         file.set_mode(0o600)?;
         file.sync()?;
         self.disk.rename_new(&slot, ID)?;
+        failpoint::pass("identity.placed");
         self.settle_identity()
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::disk::{Disk, Kind};
+use crate::failpoint;
 
 use super::Folder;
 use super::folder::HISTORY;
@@ -76,7 +77,9 @@ impl Shelf {
         for n in 0..1000 {
             let number = if n == 0 { String::new() } else { format!(".{n}") };
             let to = format!("{HISTORY}/{}{number}-{}/{at}", self.stamp, kind.name());
-            match self.make_dir(disk, dir_of(&to)).and_then(|()| disk.rename_new(slot, &to)) {
+            let made = self.make_dir(disk, dir_of(&to));
+            failpoint::pass("history.before");
+            match made.and_then(|()| disk.rename_new(slot, &to)) {
                 // So does a version where the batch has a file in the place of a folder.
                 Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {}
                 other => return other,

@@ -127,6 +127,7 @@ impl<D: Disk> Folder<D> {
         if !ready.is_empty() {
             touched.insert(STAGE.to_owned());
         }
+        failpoint::pass("moves.intended");
         to_sync.extend(intent.clone());
         let refused = self.sync_contents(&to_sync, &touched).inspect_err(|_| {
             // Nothing has been displaced yet. Best effort: what stays is swept at start-up.
@@ -361,6 +362,7 @@ impl<D: Disk> Folder<D> {
             }
             match self.disk.rename_new(slot, &copy_at) {
                 Ok(()) => {
+                    failpoint::pass("conflict.renamed");
                     touched.insert(dir_of(at).to_owned());
                     return Ok(Some(copy));
                 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::disk::{Disk, DiskFile};
+use crate::failpoint;
 use crate::path::RelPath;
 
 use super::format::{self, Entries, Fingerprint, Layout};
@@ -190,15 +191,18 @@ impl<D: Disk> Container<D> {
         let header = Header { modified_at: now.max(after_last), ..self.header.clone() };
         let tmp = self.tmp(&self.names.main);
         let print = self.write_new(&tmp, |file| format::encode(file, self.layout, &header, &self.entries))?;
+        failpoint::pass("save.staged");
         let follows = self.on_disk != Fingerprint::of_nothing();
         let backup = if follows {
             self.rename_once(&self.names.main, &self.names.backup)?;
+            failpoint::pass("save.backed-up");
             self.sync_dir()?;
             Some(Backup { container: self.on_disk.clone(), commits })
         } else {
             self.backup.clone().map(Backup::apart)
         };
         self.rename(&tmp, &self.names.main)?;
+        failpoint::pass("save.placed");
         // From here on the journal on disk is stale, and must not be appended to even if the rest fails.
         self.journal = Journal::Next { backup, old: follows };
         self.on_disk = print;
@@ -240,12 +244,15 @@ impl<D: Disk> Container<D> {
                 let old = *old;
                 let tmp = self.tmp(&self.names.journal);
                 self.write_new(&tmp, |file| file.write_all(&bytes))?;
+                failpoint::pass("journal.staged");
                 if old {
                     self.rename_once(&self.names.journal, &self.names.old_journal)?;
+                    failpoint::pass("journal.backed-up");
                 } else {
                     self.remove(&self.names.old_journal)?;
                 }
                 self.rename(&tmp, &self.names.journal)?;
+                failpoint::pass("journal.placed");
                 self.sync_dir()?;
                 self.journal = Journal::Open { file: None, commits: added.0, steps: added.1 };
             }
@@ -356,6 +363,7 @@ fn append<D: Disk>(disk: &D, name: &str, file: &mut Option<D::File>, bytes: &[u8
         None => file.insert(disk.append(name)?),
     };
     file.write_all(bytes)?;
+    failpoint::pass("journal.appended");
     file.sync()
 }
 

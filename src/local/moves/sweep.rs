@@ -6,6 +6,7 @@ use std::io;
 use jiff::Timestamp;
 
 use crate::disk::{Disk, DiskFile};
+use crate::failpoint;
 use crate::path::RelPath;
 
 use super::super::Folder;
@@ -39,6 +40,7 @@ impl<D: Disk> Folder<D> {
                 copies.extend(self.settle_intent(&intent, &mut shelf, &mut touched)?);
             }
         }
+        failpoint::pass("sweep.settled");
         self.disk.sync_all()?;
         for slot in slots {
             match self.disk.unlink(&slot) {
@@ -47,6 +49,7 @@ impl<D: Disk> Folder<D> {
                 Err(e) => return Err(e),
             }
         }
+        failpoint::pass("sweep.cleared");
         for name in &intents {
             self.disk.unlink(name)?;
         }

@@ -1,0 +1,535 @@
+//! A [`World`] of real processes: one `memsync serve`, and [`Device`]s with their own `MEMSYNC_HOME` and folder.
+//!
+//! Whoever waits, waits for a condition. When a test fails, the logs of all its processes are printed.
+#![allow(dead_code)] // Each test binary uses its part.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Longest wait for anything.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(15);
+const TOKEN: &str = "open-sesame";
+const BIN: &str = env!("CARGO_BIN_EXE_memsync");
+
+/// Every file of a folder but the private ones, with its content.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// Returns when `condition` holds.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < until, "not in time: {what}");
+        thread::sleep(TICK);
+    }
+}
+
+/// A seed for random tests: `MEMSYNC_TEST_SEED`, else a new one. It is printed.
+#[expect(clippy::disallowed_methods, reason = "the way to run a seed again")]
+pub fn seed() -> u64 {
+    let seed = std::env::var("MEMSYNC_TEST_SEED").ok().map_or_else(|| fastrand::u64(..), |s| s.parse().unwrap());
+    println!("run again with MEMSYNC_TEST_SEED={seed}");
+    seed
+}
+
+/// A child that does not outlive its owner; its stderr goes to a file.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(mut command: Command, log: PathBuf) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        Self { child: command.spawn().unwrap(), log }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits for a line with `text`; `None` when the process ended first.
+    #[track_caller]
+    fn line(&mut self, text: &str) -> Option<String> {
+        let mut found = None;
+        let mut ended = false;
+        eventually(text, || {
+            // In this order: what it wrote before it ended is seen.
+            ended = self.child.try_wait().unwrap().is_some();
+            // A line that is not whole yet may end in half a port.
+            found = self.log().split_inclusive('\n').find(|l| l.contains(text) && l.ends_with('\n')).map(str::to_owned);
+            ended || found.is_some()
+        });
+        found
+    }
+
+    #[track_caller]
+    fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the process has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already dead, often.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn memsync(home: &Path) -> Command {
+    let mut command = Command::new(BIN);
+    command.env_clear().env("MEMSYNC_HOME", home).env("HOME", home).current_dir(home);
+    command
+}
+
+pub fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+/// The proxy, and the place for everything.
+pub struct World {
+    dir: tempfile::TempDir,
+    port: Cell<u16>,
+    proxy: RefCell<Option<Process>>,
+    logs: Cell<u32>,
+}
+
+impl World {
+    /// With a proxy that answers.
+    pub fn new() -> Self {
+        Self::below(tempfile::tempdir().unwrap())
+    }
+
+    /// For thousands of files: in memory, where that can be had, since some disks take seconds to remove them.
+    pub fn large() -> Self {
+        Self::below(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    fn below(dir: tempfile::TempDir) -> Self {
+        write_private(&dir.path().join("token"), TOKEN);
+        let world = Self { dir, port: Cell::new(0), proxy: RefCell::default(), logs: Cell::new(0) };
+        world.start_proxy();
+        world
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts the proxy, with the port it had before.
+    pub fn start_proxy(&self) {
+        assert!(self.spawn_proxy(&[]), "the proxy came up");
+    }
+
+    /// Starts the proxy, to die at `point`.
+    pub fn start_doomed_proxy(&self, point: &str) {
+        assert!(self.spawn_proxy(&[("MEMSYNC_KILL_AT", point)]), "the proxy came up");
+    }
+
+    fn spawn_proxy(&self, env: &[(&str, &str)]) -> bool {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            // Below the ports that the system gives to others, so that nobody takes it while the proxy is down.
+            let port = match self.port.get() {
+                0 => fastrand::u16(12_000..32_000),
+                port => port,
+            };
+            let mut command = memsync(self.path());
+            command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+            command.arg("--token-file").arg(self.path().join("token")).arg("--store").arg(self.store());
+            command.envs(env.iter().copied());
+            let mut process = Process::start(command, self.next_log("proxy"));
+            if process.line("serving ").is_some() {
+                self.port.set(port);
+                *self.proxy.borrow_mut() = Some(process);
+                return true;
+            }
+            if !process.log().contains("cannot listen") || Instant::now() > until {
+                return false;
+            }
+        }
+    }
+
+    fn next_log(&self, of: &str) -> PathBuf {
+        self.logs.set(self.logs.get() + 1);
+        self.path().join(format!("{:02}-{of}.log", self.logs.get()))
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.path().join("store")
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port.get())
+    }
+
+    pub fn kill_proxy(&self) {
+        drop(self.proxy.take());
+    }
+
+    pub fn stop_proxy(&self) {
+        let mut process = self.proxy.take().expect("a proxy runs");
+        process.signal(Signal::TERM);
+        assert_eq!(process.ended().code(), Some(0), "the proxy stops cleanly");
+    }
+
+    /// Waits until the proxy has died by itself, and gives how.
+    pub fn proxy_died(&self) -> ExitStatus {
+        self.proxy.take().expect("a proxy was started").ended()
+    }
+
+    /// A device that is configured, with an empty folder; its agent does not run yet.
+    pub fn device(&self, name: &str) -> Device<'_> {
+        self.device_with(name, "")
+    }
+
+    /// As [`World::device`]; `config` goes before the folder's section: `[sync]` is open.
+    pub fn device_with(&self, name: &str, config: &str) -> Device<'_> {
+        let home = self.path().join(name);
+        let folder = home.join("notes");
+        fs::create_dir_all(&folder).unwrap();
+        write_private(&home.join("token"), TOKEN);
+        let device = Device { world: self, name: name.to_owned(), home, folder, agent: RefCell::default() };
+        device.configure(config);
+        device
+    }
+
+    /// What the proxy has at a path.
+    pub fn blob(&self, path: &str) -> Option<Vec<u8>> {
+        let (status, body) = self.get(&format!("/blob/{path}"));
+        (status == 200).then_some(body)
+    }
+
+    /// The index of the proxy.
+    pub fn index(&self) -> Value {
+        serde_json::from_slice(&self.get("/sync").1).unwrap()
+    }
+
+    fn get(&self, target: &str) -> (u16, Vec<u8>) {
+        self.asker()(target)
+    }
+
+    /// Asks the proxy: status and body of a GET. For another thread.
+    pub fn asker(&self) -> impl Fn(&str) -> (u16, Vec<u8>) + Send + 'static {
+        let port = self.port.get();
+        move |target| get(port, target)
+    }
+
+    /// `memsync wait` on each in turn until all folders are equal; gives their files.
+    #[track_caller]
+    pub fn settle(&self, devices: &[&Device]) -> Files {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            for device in devices {
+                let out = device.cli(&["wait", "--timeout", "30s"]);
+                assert_eq!(out.code, 0, "{}: {}{}", device.name, out.err, device.status());
+            }
+            let trees: Vec<Files> = devices.iter().map(|d| d.tree()).collect();
+            // Equal to one another is not enough: all may lack what the proxy has.
+            let index = self.index();
+            let live = index["files"].as_object().unwrap().iter().filter(|(_, e)| e["is_deleted"] == false).count();
+            if trees.windows(2).all(|pair| pair[0] == pair[1]) && trees[0].len() == live {
+                return trees.into_iter().next().unwrap();
+            }
+            let names = |t: &Files| t.keys().cloned().collect::<Vec<_>>();
+            let all: Vec<_> = trees.iter().map(names).collect();
+            assert!(Instant::now() < until, "the folders did not become equal: {live} live, {all:?}");
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let Ok(entries) = fs::read_dir(self.dir.path()) else { return };
+        let mut logs: Vec<PathBuf> =
+            entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "log")).collect();
+        logs.sort();
+        for log in logs {
+            println!("--- {}", log.display());
+            println!("{}", fs::read_to_string(&log).unwrap_or_default());
+        }
+    }
+}
+
+fn get(port: u16, target: &str) -> (u16, Vec<u8>) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head = format!("GET {target} HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer {TOKEN}\r\n");
+    stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a whole head") + 4;
+    let head = String::from_utf8(answer.drain(..end).collect()).unwrap().to_ascii_lowercase();
+    assert!(head.contains(&format!("content-length: {}\r\n", answer.len())), "all of the body: {head}");
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+}
+
+/// One machine.
+pub struct Device<'w> {
+    world: &'w World,
+    pub name: String,
+    pub home: PathBuf,
+    pub folder: PathBuf,
+    agent: RefCell<Option<Process>>,
+}
+
+impl Device<'_> {
+    fn configure(&self, sync: &str) {
+        self.write_config(sync, &[(&self.folder, "")]);
+    }
+
+    /// Writes the config: `sync` into `[sync]` (other sections may follow), then the folders, each with more keys.
+    pub fn write_config(&self, sync: &str, folders: &[(&Path, &str)]) {
+        // The last of two would be refused, so a test's own values take the place of these.
+        let key = |name: &str, value: &str| {
+            if sync.contains(name) { String::new() } else { format!("{name} = {value:?}\n") }
+        };
+        let mut text = format!(
+            "device = {:?}\nlog_level = \"debug\"\n[proxy]\nurl = {:?}\ntoken_file = {:?}\n[sync]\n",
+            self.name,
+            self.world.url(),
+            self.home.join("token"),
+        );
+        text += &(key("interval", "2s") + &key("debounce", "20ms"));
+        text += &format!("{sync}\n");
+        for (path, more) in folders {
+            text += &format!("[[folder]]\npath = {path:?}\n{more}\n");
+        }
+        write_private(&self.home.join("config.toml"), &text);
+    }
+
+    /// Starts the agent; it answers when this returns.
+    #[track_caller]
+    pub fn start(&self) -> &Self {
+        let mut process = self.spawn(&[]);
+        let line = process.line("syncing ");
+        assert!(line.is_some(), "{}: the agent came up: {}", self.name, process.log());
+        *self.agent.borrow_mut() = Some(process);
+        self
+    }
+
+    /// Starts the agent, to die at `point`; returns at once.
+    pub fn start_doomed(&self, point: &str) {
+        *self.agent.borrow_mut() = Some(self.spawn(&[("MEMSYNC_KILL_AT", point)]));
+    }
+
+    fn spawn(&self, env: &[(&str, &str)]) -> Process {
+        assert!(self.agent.borrow().is_none(), "one agent a device");
+        let mut command = memsync(&self.home);
+        command.arg("run").envs(env.iter().copied());
+        Process::start(command, self.world.next_log(&self.name))
+    }
+
+    /// TERM, and waits.
+    #[track_caller]
+    pub fn stop(&self) {
+        let mut process = self.agent.take().expect("an agent runs");
+        process.signal(Signal::TERM);
+        assert_eq!(process.ended().code(), Some(0), "{}: the agent stops cleanly: {}", self.name, process.log());
+    }
+
+    /// KILL.
+    pub fn kill(&self) {
+        drop(self.agent.take());
+    }
+
+    /// Waits until the agent has died by itself, and gives how.
+    #[track_caller]
+    pub fn died(&self) -> ExitStatus {
+        self.agent.take().expect("an agent was started").ended()
+    }
+
+    /// Whether the agent that was started has not ended.
+    pub fn runs(&self) -> bool {
+        self.agent.borrow_mut().as_mut().is_some_and(|p| p.child.try_wait().unwrap().is_none())
+    }
+
+    /// TERM to an agent that may have died; does not wait.
+    pub fn terminate(&self) {
+        if self.runs() {
+            self.signal(Signal::TERM);
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.agent.borrow().as_ref().expect("an agent runs").signal(signal);
+    }
+
+    /// What the running agent has logged.
+    pub fn log(&self) -> String {
+        self.agent.borrow().as_ref().expect("an agent runs").log()
+    }
+
+    /// Runs a command in the folder (or at home, where that is away) and waits for its end.
+    pub fn cli(&self, args: &[&str]) -> Ran {
+        self.cli_with(args, &[])
+    }
+
+    pub fn cli_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
+        let mut command = memsync(&self.home);
+        if self.folder.is_dir() {
+            command.current_dir(&self.folder);
+        }
+        let out = command.args(args).envs(env.iter().copied()).stdin(Stdio::null()).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        // -1: it was killed by a signal.
+        Ran { code: out.status.code().unwrap_or(-1), out: text(out.stdout), err: text(out.stderr) }
+    }
+
+    /// `memsync run` that is expected to refuse.
+    pub fn cli_until_refused(&self) -> Ran {
+        let mut process = self.spawn(&[]);
+        let status = process.ended();
+        Ran { code: status.code().unwrap_or(-1), out: String::new(), err: process.log() }
+    }
+
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> Ran {
+        let ran = self.cli(args);
+        assert_eq!(ran.code, 0, "{}: {args:?}: {ran:?}", self.name);
+        ran
+    }
+
+    #[track_caller]
+    pub fn wait(&self) {
+        self.ok(&["wait", "--timeout", "30s"]);
+    }
+
+    /// `status --json`.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        self.cli(&["status", "--json"]).json()
+    }
+
+    /// The status of the one folder.
+    #[track_caller]
+    pub fn folder_status(&self) -> Value {
+        self.status()["folders"][0].clone()
+    }
+
+    /// Waits until the folder is halted for this reason, and gives the halt.
+    #[track_caller]
+    pub fn halted(&self, kind: &str) -> Value {
+        let mut halt = Value::Null;
+        eventually(&format!("{} halts: {kind}", self.name), || {
+            halt = self.folder_status()["halt"].take();
+            halt["kind"] == kind
+        });
+        halt
+    }
+
+    pub fn at(&self, path: &str) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let at = self.at(path);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        fs::write(at, content).unwrap();
+    }
+
+    #[track_caller]
+    pub fn read(&self, path: &str) -> Vec<u8> {
+        fs::read(self.at(path)).unwrap_or_else(|e| panic!("{}: {path}: {e}", self.name))
+    }
+
+    /// Whether the file is there with this content.
+    pub fn has(&self, path: &str, content: impl AsRef<[u8]>) -> bool {
+        fs::read(self.at(path)).is_ok_and(|c| c == content.as_ref())
+    }
+
+    #[track_caller]
+    pub fn remove(&self, path: &str) {
+        fs::remove_file(self.at(path)).unwrap_or_else(|e| panic!("{}: {path}: {e}", self.name));
+    }
+
+    #[track_caller]
+    pub fn rename(&self, from: &str, to: &str) {
+        fs::create_dir_all(self.at(to).parent().unwrap()).unwrap();
+        fs::rename(self.at(from), self.at(to)).unwrap();
+    }
+
+    /// Every regular file of the folder, the private ones left out.
+    pub fn tree(&self) -> Files {
+        files_below(&self.folder)
+    }
+
+    /// What is left in `.memsync/stage`.
+    pub fn staged(&self) -> Vec<String> {
+        files_below(&self.at(".memsync/stage")).into_keys().collect()
+    }
+
+    /// The contents kept in history.
+    pub fn kept(&self) -> Vec<Vec<u8>> {
+        files_below(&self.at(".memsync/history")).into_values().collect()
+    }
+
+    /// Names of conflict copies in the folder.
+    pub fn copies(&self) -> Vec<String> {
+        self.tree().into_keys().filter(|name| name.contains(".conflict-")).collect()
+    }
+}
+
+/// Regular files below `root` by their paths; `.memsync` is left out, and a file that goes meanwhile too.
+pub fn files_below(root: &Path) -> Files {
+    let mut files = Files::new();
+    let mut dirs = vec![String::new()];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = fs::read_dir(root.join(&dir)) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name().into_string().expect("UTF-8 names in tests");
+            let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && path != ".memsync" => dirs.push(path),
+                Ok(kind) if kind.is_file() => {
+                    if let Ok(content) = fs::read(entry.path()) {
+                        files.insert(path, content);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    files
+}

@@ -1,0 +1,275 @@
+//! The real binary, killed at every step that is named in the sources (`failpoint::pass`). Started again: nothing
+//! is lost, nothing is left lying about, both devices agree, and another start finds nothing to do.
+#![cfg(debug_assertions)] // A release build has no such points.
+
+#[path = "common/world.rs"]
+mod world;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+
+use rustix::process::Signal;
+use world::{Device, Files, World, eventually, files_below};
+
+/// A test for each point: its name, the scenario that passes it, and where (`point` or `point:N`).
+macro_rules! points {
+    ($($name:ident: $scenario:ident at $($point:literal),+;)+) => {
+        /// Every point that is tested.
+        const POINTS: &[&str] = &[$($($point),+),+];
+
+        $(#[test]
+        fn $name() {
+            for point in [$($point),+] {
+                println!("killed at {point}");
+                $scenario(point);
+            }
+        })+
+    };
+}
+
+points! {
+    before_and_after_an_upload: a_cycle at "upload.before", "upload.before:2", "upload.acknowledged", "upload.acknowledged:2";
+    before_and_after_a_deletion_on_the_proxy: a_cycle at "delete.before", "delete.acknowledged";
+    with_a_download_staged: a_cycle at "download.staged", "download.staged:3";
+    with_a_batch_ready: a_cycle at "batch.before", "batch.before:2", "moves.intended", "moves.intended:2";
+    with_a_batch_durable_or_placed: a_cycle at "moves.durable", "moves.durable:2", "moves.placed", "moves.placed:2";
+    around_the_commit: a_cycle at "commit.before", "commit.before:2", "commit.done", "journal.appended";
+    around_the_placing_of_a_new_file: a_cycle at "create.before", "create.renamed";
+    around_an_exchange: a_cycle at "replace.before", "replace.exchanged", "replace.exchanged:2", "replace.kept";
+    around_a_removal: a_cycle at "trash.before", "trash.displaced", "trash.displaced:2", "trash.kept";
+    around_the_move_into_history: a_cycle at "history.before", "history.before:2", "conflict.renamed";
+    while_the_crash_before_is_put_in_order: a_recovery at "sweep.settled", "sweep.cleared";
+    at_the_first_start: a_first_start at "identity.placed", "save.staged", "save.placed", "journal.staged", "journal.placed";
+    while_the_container_is_saved: a_save at "save.staged", "save.backed-up", "save.placed";
+    while_the_journal_is_begun: a_save at "journal.staged", "journal.backed-up", "journal.placed";
+    around_the_commit_of_the_proxy: the_proxy at "store-before-commit:4", "store-after-commit:4";
+}
+
+#[test]
+fn every_point_of_the_sources_is_tested() {
+    let mut named = BTreeSet::new();
+    for (path, text) in files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let text = String::from_utf8(text).unwrap();
+        for rest in text.split("failpoint::pass(").skip(1) {
+            let name = rest.strip_prefix('"').and_then(|r| r.split_once('"')).map(|(name, _)| name.to_owned());
+            assert!(named.insert(name.unwrap_or_else(|| panic!("{path}: a name in quotes"))), "{path}: one name twice");
+        }
+    }
+    let tested: BTreeSet<String> = POINTS.iter().map(|p| p.split(':').next().unwrap().to_owned()).collect();
+    assert_eq!(tested, named);
+}
+
+#[track_caller]
+fn died(status: ExitStatus, point: &str) {
+    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "it dies at {point}: {status}");
+}
+
+/// What was on both devices at the start.
+const BASE: [(&str, &str); 8] = [
+    ("clash.md", "clash: base"),
+    ("clash2.md", "clash2: base"),
+    ("edited.md", "edited: base"),
+    ("edited2.md", "edited2: base"),
+    ("gone.md", "gone: base"),
+    ("dir/gone.md", "dir/gone: base"),
+    ("removed.md", "removed: base"),
+    ("mine.md", "mine: base"),
+];
+
+/// `a` runs and has made changes; `b` is stopped, and has made others: in its next cycle, each action happens.
+fn apart(world: &World) -> (Device<'_>, Device<'_>) {
+    let config = "conflict = \"copy\"\nmax_delete = 1.0";
+    let (a, b) = (world.device_with("a", config), world.device_with("b", config));
+    for (path, content) in BASE {
+        a.write(path, content);
+    }
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    b.stop();
+    a.write("edited.md", "edited: by a");
+    a.write("edited2.md", "edited2: by a");
+    a.write("clash.md", "clash: by a");
+    a.write("clash2.md", "clash2: by a");
+    a.write("new/of-a.md", "new of a");
+    a.write("new/of-a-too.md", "new of a too");
+    a.remove("gone.md");
+    a.remove("dir/gone.md");
+    a.wait();
+    b.write("clash.md", "clash: by b");
+    b.write("clash2.md", "clash2: by b");
+    b.write("mine.md", "mine: by b");
+    b.write("of-b.md", "new of b");
+    b.write("empty-of-b.md", "");
+    b.remove("removed.md");
+    (a, b)
+}
+
+/// After whatever happened to `b`: as it must be, and quiet.
+#[track_caller]
+fn whole(world: &World, a: &Device, b: &Device) {
+    b.start();
+    let tree = world.settle(&[b, a]);
+    let mut plain: Vec<(&str, &str)> = Vec::new();
+    let mut copies = Vec::new();
+    for (path, content) in &tree {
+        let content = std::str::from_utf8(content).unwrap();
+        if path.contains(".conflict-b-") { copies.push(content) } else { plain.push((path, content)) }
+    }
+    let expected = [
+        ("clash.md", "clash: by a"),
+        ("clash2.md", "clash2: by a"),
+        ("edited.md", "edited: by a"),
+        ("edited2.md", "edited2: by a"),
+        ("empty-of-b.md", ""),
+        ("mine.md", "mine: by b"),
+        ("new/of-a-too.md", "new of a too"),
+        ("new/of-a.md", "new of a"),
+        ("of-b.md", "new of b"),
+    ];
+    assert_eq!(plain, expected);
+    copies.sort_unstable();
+    assert_eq!(copies, ["clash2: by b", "clash: by b"], "each loser is kept, once");
+    let mut kept: Vec<String> = b.kept().into_iter().map(|c| String::from_utf8(c).unwrap()).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, ["dir/gone: base", "edited2: base", "edited: base", "gone: base"], "all that sync displaced");
+    assert!(!b.at("dir").exists(), "the folder that sync emptied is gone");
+    quiet(world, &[a, b]);
+}
+
+/// Nothing is left lying about, and another start changes nothing anywhere.
+#[track_caller]
+fn quiet(world: &World, devices: &[&Device]) {
+    devices.iter().for_each(|d| d.stop());
+    let before: Vec<_> = devices.iter().map(|d| (d.tree(), d.kept())).collect();
+    let index = world.index();
+    for device in devices {
+        assert_eq!(device.staged(), Vec::<String>::new(), "{}: nothing is left in stage", device.name);
+        let state: Vec<String> = files_below(&device.home.join("state")).into_keys().collect();
+        assert!(!state.iter().any(|n| n.contains(".tmp.") || n.contains("damaged")), "{state:?}");
+        device.start();
+        device.wait();
+    }
+    assert_eq!(world.index(), index, "the second start writes nothing to the proxy");
+    let after: Vec<_> = devices.iter().map(|d| (d.tree(), d.kept())).collect();
+    assert!(before == after, "nor to the folders");
+    for device in devices {
+        assert!(!device.log().contains("conflicts 0 folder"), "no cycle wrote anything: {}", device.log());
+        assert_eq!(device.folder_status()["problems"], serde_json::json!([]));
+    }
+}
+
+fn a_cycle(point: &str) {
+    let world = World::new();
+    let (a, b) = apart(&world);
+    b.start_doomed(point);
+    died(b.died(), point);
+    whole(&world, &a, &b);
+}
+
+fn a_recovery(point: &str) {
+    for first in ["replace.exchanged:2", "trash.displaced", "moves.placed", "create.before"] {
+        let world = World::new();
+        let (a, b) = apart(&world);
+        b.start_doomed(first);
+        died(b.died(), first);
+        b.start_doomed(point);
+        died(b.died(), point);
+        whole(&world, &a, &b);
+    }
+}
+
+fn a_first_start(point: &str) {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("of-a.md", "a");
+    a.start();
+    a.wait();
+    b.write("of-b.md", "b");
+    b.start_doomed(point);
+    if point != "identity.placed" {
+        eventually("b is far enough", || a.has("of-b.md", "b") || !b.runs());
+        b.terminate();
+    }
+    died(b.died(), point);
+    b.start();
+    let expected: Files = [("of-a.md", "a"), ("of-b.md", "b")].map(|(p, c)| (p.to_owned(), c.into())).into();
+    assert_eq!(world.settle(&[&b, &a]), expected);
+    quiet(&world, &[&a, &b]);
+}
+
+fn a_save(point: &str) {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    for n in 0..30 {
+        a.write(&format!("{n}.md"), format!("note {n}"));
+    }
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    b.stop();
+    // Another form of the container: it is written anew.
+    b.write_config("[state]\npretty = false", &[(&b.folder, "")]);
+    b.write("of-b.md", "b");
+    b.remove("3.md");
+    b.start_doomed(point);
+    eventually("b is far enough", || (a.has("of-b.md", "b") && !a.at("3.md").exists()) || !b.runs());
+    b.terminate();
+    died(b.died(), point);
+    // What the killed run had acknowledged is not asked of the proxy again as something new.
+    a.write("0.md", "edited meanwhile");
+    a.wait();
+    b.start();
+    let tree = world.settle(&[&b, &a]);
+    assert_eq!(tree.len(), 30, "{:?}", tree.keys());
+    assert_eq!((&tree["of-b.md"], &tree["0.md"]), (&b"b".to_vec(), &b"edited meanwhile".to_vec()));
+    quiet(&world, &[&a, &b]);
+}
+
+fn the_proxy(point: &str) {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    b.start();
+    b.wait();
+    world.stop_proxy();
+    let mut written = Files::new();
+    for n in 0..60 {
+        // Some are kept beside the database.
+        let content = format!("{n} ").repeat(if n % 20 == 0 { 150_000 } else { 10 });
+        a.write(&format!("{n}.md"), &content);
+        written.insert(format!("{n}.md"), content.into_bytes());
+    }
+    world.start_doomed_proxy(point);
+    a.start();
+    died(world.proxy_died(), point);
+    world.start_proxy();
+    assert!(world.settle(&[&a, &b]) == written);
+    quiet(&world, &[&a, &b]);
+}
+
+#[test]
+fn a_restore_that_is_killed_loses_neither_version() {
+    for point in ["moves.durable", "replace.exchanged", "replace.kept", "moves.placed"] {
+        let world = World::new();
+        let (a, b) = (world.device("a"), world.device("b"));
+        a.write("note.md", "first");
+        a.start();
+        b.start();
+        world.settle(&[&a, &b]);
+        a.write("note.md", "second");
+        eventually("b follows", || b.has("note.md", "second"));
+        b.wait();
+        b.stop();
+        let ran = b.cli_with(&["restore", "note.md"], &[("MEMSYNC_KILL_AT", point)]);
+        assert_eq!(ran.code, -1, "it dies at {point}: {ran:?}");
+        b.start();
+        let tree = world.settle(&[&b, &a]);
+        let versions: BTreeSet<Vec<u8>> = tree.into_values().chain(b.kept()).collect();
+        assert!(versions.contains(&b"first"[..]) && versions.contains(&b"second"[..]), "{point}: both are there");
+        assert_eq!(fs::read(b.at("note.md")).unwrap(), a.read("note.md"));
+        quiet(&world, &[&a, &b]);
+    }
+}

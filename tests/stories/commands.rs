@@ -1,0 +1,277 @@
+//! The commands, with agents and proxies that run.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::world::{World, eventually};
+
+#[test]
+fn sync_works_once_without_an_agent_and_a_rehearsal_changes_nothing() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("note.md", "hello");
+    a.write("sub/other.md", "other");
+    let rehearsal = a.cli(&["sync", "--dry-run", "--json"]);
+    assert_eq!(rehearsal.code, 4, "{rehearsal:?}");
+    let steps = rehearsal.json()["steps"].as_array().unwrap().clone();
+    let planned: Vec<_> = steps.iter().map(|s| (s["action"].as_str().unwrap(), s["path"].as_str().unwrap())).collect();
+    assert_eq!(planned, [("upload", "note.md"), ("upload", "sub/other.md")]);
+    assert_eq!(world.index()["files"].as_object().unwrap().len(), 0, "nothing went up");
+
+    let done = a.cli(&["sync", "--json"]);
+    assert_eq!((done.code, &done.json()["uploaded"]), (0, &Value::from(2)));
+    let rehearsal = b.cli(&["sync", "--dry-run", "--json"]);
+    assert_eq!((rehearsal.code, rehearsal.json()["steps"].as_array().unwrap().len()), (4, 2));
+    assert!(b.tree().is_empty(), "nothing came down");
+    assert_eq!(b.ok(&["sync", "--json"]).json()["downloaded"], 2);
+    assert_eq!(b.tree(), a.tree());
+
+    a.remove("note.md");
+    assert_eq!(a.cli(&["sync", "--dry-run", "--json"]).json()["steps"][0]["action"], "delete");
+    assert!(world.blob("note.md").is_some());
+    assert_eq!(a.ok(&["sync", "--json"]).json()["deleted"], 1);
+    assert_eq!(b.ok(&["sync", "--json"]).json()["trashed"], 1);
+    assert_eq!(b.tree(), a.tree());
+    let nothing = b.ok(&["sync", "--json"]).json();
+    assert_eq!((&nothing["in_sync"], &nothing["downloaded"]), (&true.into(), &0.into()));
+    assert_eq!(b.cli(&["sync", "--dry-run"]).code, 0);
+}
+
+#[test]
+fn sync_through_the_agent_returns_when_it_is_done() {
+    let world = World::new();
+    let a = world.device_with("a", "interval = \"1h\"\ndebounce = \"10s\"");
+    a.start();
+    a.wait();
+    a.write("note.md", "hello");
+    a.ok(&["sync"]);
+    assert!(world.blob("note.md").is_some());
+}
+
+#[test]
+fn sync_says_with_its_exit_code_what_kept_it() {
+    let world = World::new();
+    let a = world.device("a");
+    a.write("note.md", "hello");
+    crate::world::write_private(&a.home.join("token"), "wrong");
+    assert_eq!(a.cli(&["sync"]).code, 6);
+    world.stop_proxy();
+    let ran = a.cli(&["sync"]);
+    assert_eq!(ran.code, 5, "{ran:?}");
+    assert!(ran.err.contains(&world.url()), "{ran:?}");
+}
+
+#[test]
+fn pause_keeps_changes_here_and_resume_sends_them() {
+    let world = World::new();
+    let (a, b) = (world.device_with("a", "interval = \"200ms\""), world.device("b"));
+    a.start();
+    b.start();
+    a.wait();
+    a.ok(&["pause"]);
+    eventually("it is paused", || a.status()["state"] == "paused");
+    a.write("from-a.md", "a");
+    b.write("from-b.md", "b");
+    b.wait();
+    assert_eq!(a.cli(&["wait", "--timeout", "600ms"]).code, 4, "several intervals go by");
+    assert!(world.blob("from-a.md").is_none() && !a.at("from-b.md").exists());
+    assert_eq!(a.status()["state"], "paused");
+    a.ok(&["resume"]);
+    assert_eq!(world.settle(&[&a, &b]).len(), 2);
+
+    a.ok(&["pause", "--for", "1s"]);
+    a.write("later.md", "c");
+    eventually("it goes on by itself", || b.has("later.md", "c"));
+}
+
+#[test]
+fn a_version_overwritten_or_deleted_elsewhere_is_had_back() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("note.md", "first");
+    a.write("dir/gone.md", "to be deleted");
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    a.write("note.md", "second");
+    a.remove("dir/gone.md");
+    eventually("b follows", || b.has("note.md", "second") && !b.at("dir").exists());
+    world.settle(&[&a, &b]);
+    let versions = b.ok(&["history", "note.md", "--json"]).json()["versions"].clone();
+    assert_eq!((versions.as_array().unwrap().len(), &versions[0]["kind"]), (1, &"replaced".into()));
+    let deleted = b.ok(&["restore", "--deleted", "--json"]).json()["versions"].clone();
+    assert_eq!((deleted.as_array().unwrap().len(), &deleted[0]["path"]), (1, &"dir/gone.md".into()));
+    // With the agents running: what is restored is an edit like any other.
+    b.ok(&["restore", "note.md"]);
+    b.ok(&["restore", "dir/gone.md"]);
+    eventually("a has both", || a.has("note.md", "first") && a.has("dir/gone.md", "to be deleted"));
+    world.settle(&[&a, &b]);
+    // And what the restore replaced can be had back too.
+    b.ok(&["restore", "note.md"]);
+    eventually("a has it", || a.has("note.md", "second"));
+    assert_eq!(world.settle(&[&a, &b]).len(), 2);
+    assert!(a.copies().is_empty());
+}
+
+/// `name: type`, `?` for what may be null; an array's keys are those of its first element.
+const STATUS: &[(&str, &str)] = &[
+    ("schema", "number"),
+    ("state", "string"),
+    ("reason", "string?"),
+    ("in_sync", "boolean"),
+    ("agent.running", "boolean"),
+    ("agent.pid", "number?"),
+    ("agent.version", "string"),
+    ("agent.uptime_s", "number"),
+    ("device", "string"),
+    ("proxy.url", "string"),
+    ("proxy.reachable", "boolean"),
+    ("proxy.capabilities", "array"),
+    ("folders.0.path", "string"),
+    ("folders.0.namespace", "string"),
+    ("folders.0.state", "string"),
+    ("folders.0.files", "number"),
+    ("folders.0.bytes", "number"),
+    ("folders.0.watcher", "string"),
+    ("folders.0.last_success", "string?"),
+    ("folders.0.next_sync_s", "number?"),
+    ("folders.0.pending.upload", "number"),
+    ("folders.0.pending.download", "number"),
+    ("folders.0.pending.delete", "number"),
+    ("folders.0.pending.held_delete", "number"),
+    ("folders.0.conflicts", "number"),
+    ("folders.0.problems", "array"),
+    ("folders.0.halt", "object?"),
+    ("recent", "array"),
+];
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+#[track_caller]
+fn has_keys(document: &Value, keys: &[(&str, &str)]) {
+    for (name, wanted) in keys {
+        let pointer = format!("/{}", name.replace('.', "/"));
+        let value = document.pointer(&pointer).unwrap_or_else(|| panic!("{name} is missing: {document}"));
+        let ok = kind(value) == wanted.trim_end_matches('?') || (wanted.ends_with('?') && value.is_null());
+        assert!(ok, "{name} is a {}: {document}", kind(value));
+    }
+}
+
+#[test]
+fn status_json_has_all_that_is_promised() {
+    let world = World::new();
+    let a = world.device("a");
+    has_keys(&a.status(), STATUS);
+    a.write("note.md", "hello");
+    std::os::unix::fs::symlink("note.md", a.at("link")).unwrap();
+    a.start();
+    a.wait();
+    let status = a.status();
+    has_keys(&status, STATUS);
+    has_keys(
+        &status,
+        &[
+            ("folders.0.problems.0.path", "string"),
+            ("folders.0.problems.0.problem", "string"),
+            ("folders.0.problems.0.since", "string"),
+            ("folders.0.last_success", "string"),
+            ("folders.0.next_sync_s", "number"),
+            ("agent.pid", "number"),
+            ("recent.0.at", "string"),
+            ("recent.0.path", "string"),
+            ("recent.0.action", "string"),
+            ("recent.0.outcome", "string"),
+        ],
+    );
+    assert_eq!(status["schema"], 1);
+    assert_eq!((&status["state"], &status["in_sync"]), (&"idle".into(), &true.into()));
+    assert_eq!((&status["folders"][0]["files"], &status["folders"][0]["bytes"]), (&1.into(), &5.into()));
+    assert_eq!((&status["device"], &status["proxy"]["url"]), (&"a".into(), &world.url().into()));
+    assert_eq!(status["folders"][0]["path"], a.folder.to_str().unwrap());
+    assert_eq!(status["recent"][0]["action"], "upload");
+    let proxy = &status["proxy"];
+    assert_eq!(proxy["reachable"], true);
+    assert!(proxy["capabilities"].to_string().contains("strong-index"), "{proxy}");
+    // Without the agent: what it left behind.
+    a.stop();
+    let ran = a.cli(&["status", "--json"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let status = ran.json();
+    has_keys(&status, STATUS);
+    assert_eq!((&status["state"], &status["in_sync"]), (&"stopped".into(), &false.into()));
+    assert_eq!(status["folders"][0]["files"], 1);
+}
+
+#[test]
+fn in_sync_is_false_from_the_moment_something_is_written() {
+    let world = World::new();
+    let a = world.device("a");
+    a.start();
+    a.wait();
+    for n in 0..20 {
+        a.write(&format!("{n}.md"), "x");
+        a.wait();
+        assert!(world.blob(&format!("{n}.md")).is_some(), "wait has seen what was written before it: {n}");
+    }
+}
+
+#[test]
+fn wait_gives_up_in_time_and_returns_when_it_is_done() {
+    let world = World::new();
+    let a = world.device("a");
+    a.write("note.md", "hello");
+    a.start();
+    a.wait();
+    world.stop_proxy();
+    a.write("note.md", "offline");
+    let begun = Instant::now();
+    let ran = a.cli(&["wait", "--timeout", "700ms"]);
+    let took = begun.elapsed();
+    assert_eq!(ran.code, 5, "{ran:?}");
+    assert!(took >= Duration::from_millis(700) && took < Duration::from_secs(20), "{took:?}");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let home = a.home.clone();
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_memsync"));
+            command.env_clear().env("MEMSYNC_HOME", &home).args(["wait", "--timeout", "60s"]);
+            command.output().unwrap().status.code()
+        });
+        assert!(!waiting.is_finished());
+        world.start_proxy();
+        assert_eq!(waiting.join().unwrap(), Some(0));
+    });
+    assert_eq!(world.blob("note.md").unwrap(), b"offline");
+}
+
+#[test]
+fn usr1_syncs_now_and_term_leaves_nothing_behind() {
+    let world = World::new();
+    let a = world.device_with("a", "interval = \"1h\"");
+    let b = world.device_with("b", "interval = \"1h\"");
+    a.start();
+    b.start();
+    a.write("note.md", "hello");
+    a.wait();
+    b.signal(rustix::process::Signal::USR1);
+    eventually("b has it", || b.has("note.md", "hello"));
+    a.stop();
+    b.stop();
+    for device in [&a, &b] {
+        assert!(device.staged().is_empty());
+        assert!(!device.home.join("memsync.sock").exists(), "the socket is gone");
+        assert_eq!(device.cli(&["status"]).code, 3);
+    }
+    let state: Vec<_> = fs::read_dir(a.home.join("state")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!state.iter().any(|n| n.to_string_lossy().contains(".tmp.")), "{state:?}");
+}

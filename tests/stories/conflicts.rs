@@ -1,0 +1,223 @@
+//! Two people change things while they do not hear of one another.
+
+use std::fs;
+
+use crate::world::{Device, World, eventually};
+
+const COPY: &str = "conflict = \"copy\"";
+
+/// Both have `note.md`, and then neither agent runs.
+fn both_have<'w>(world: &'w World, content: &str) -> (Device<'w>, Device<'w>) {
+    let (a, b) = (world.device_with("a", COPY), world.device_with("b", COPY));
+    a.write("note.md", content);
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    a.stop();
+    b.stop();
+    (a, b)
+}
+
+#[test]
+fn different_files_edited_apart_come_together() {
+    let world = World::new();
+    let (a, b) = both_have(&world, "base");
+    a.write("of-a.md", "a");
+    a.write("note.md", "edited by a");
+    b.write("of-b.md", "b");
+    a.start();
+    b.start();
+    let tree = world.settle(&[&a, &b]);
+    assert_eq!(tree.len(), 3, "{:?}", tree.keys());
+    assert_eq!(tree["note.md"], b"edited by a");
+    assert_eq!((&tree["of-a.md"], &tree["of-b.md"]), (&b"a".to_vec(), &b"b".to_vec()));
+}
+
+#[test]
+fn the_same_file_edited_apart_is_kept_twice_on_both() {
+    let world = World::new();
+    let (a, b) = both_have(&world, "base");
+    a.write("note.md", "by a");
+    b.write("note.md", "by b");
+    a.start();
+    a.wait();
+    b.start();
+    let tree = world.settle(&[&a, &b]);
+    assert_eq!(tree["note.md"], b"by a", "who came first keeps the name");
+    let copies = a.copies();
+    assert_eq!((copies.len(), b.copies()), (1, copies.clone()));
+    assert!(copies[0].starts_with("note.conflict-b-") && copies[0].ends_with(".md"), "{copies:?}");
+    assert_eq!(tree[&copies[0]], b"by b");
+    for device in [&a, &b] {
+        assert_eq!(device.cli(&["status"]).code, 8);
+        assert_eq!(device.folder_status()["conflicts"], 1);
+    }
+}
+
+#[test]
+fn edits_while_the_proxy_is_away_are_kept_and_sent_when_it_is_back() {
+    let world = World::new();
+    let (a, b) = (world.device_with("a", COPY), world.device_with("b", COPY));
+    a.write("note.md", "base");
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    world.stop_proxy();
+    for device in [&a, &b] {
+        device.write("note.md", format!("by {}", device.name));
+        device.write(&format!("of-{}.md", device.name), "new");
+        eventually("it says that it is offline", || device.status()["state"] == "offline");
+        assert_eq!(device.cli(&["status"]).code, 5);
+    }
+    world.start_proxy();
+    let tree = world.settle(&[&a, &b]);
+    assert_eq!(tree.len(), 4, "{:?}", tree.keys());
+    let mut contents: Vec<_> =
+        tree.iter().filter(|(name, _)| name.starts_with("note.")).map(|(_, content)| content.clone()).collect();
+    contents.sort();
+    assert_eq!(contents, [b"by a".to_vec(), b"by b".to_vec()]);
+}
+
+#[test]
+fn the_same_new_file_on_both_is_no_conflict_when_it_is_the_same() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    for device in [&a, &b] {
+        device.write("same.md", "the very same");
+        device.write("other.md", format!("by {}", device.name));
+    }
+    a.start();
+    a.wait();
+    b.start();
+    let tree = world.settle(&[&a, &b]);
+    assert_eq!(tree.len(), 3, "{:?}", tree.keys());
+    assert_eq!(a.copies().len(), 1);
+    assert!(a.copies()[0].starts_with("other.conflict-b-"));
+}
+
+#[test]
+fn the_same_edit_on_both_is_no_conflict() {
+    let world = World::new();
+    let (a, b) = both_have(&world, "base");
+    a.write("note.md", "the same edit");
+    b.write("note.md", "the same edit");
+    a.start();
+    b.start();
+    assert_eq!(world.settle(&[&a, &b]).len(), 1);
+}
+
+#[test]
+fn an_edit_beats_a_delete_that_came_first() {
+    let world = World::new();
+    let (a, b) = both_have(&world, "base");
+    a.remove("note.md");
+    b.write("note.md", "edited");
+    a.start();
+    a.wait();
+    assert_eq!(world.blob("note.md"), None, "deleted on the proxy");
+    b.start();
+    eventually("the edit is back on a", || a.has("note.md", "edited"));
+    assert_eq!(world.settle(&[&a, &b]).len(), 1);
+}
+
+#[test]
+fn an_edit_beats_a_delete_that_came_second() {
+    let world = World::new();
+    let (a, b) = both_have(&world, "base");
+    a.remove("note.md");
+    b.write("note.md", "edited");
+    b.start();
+    b.wait();
+    a.start();
+    eventually("the edit is back on a", || a.has("note.md", "edited"));
+    assert_eq!(world.settle(&[&a, &b]).len(), 1);
+}
+
+#[test]
+fn a_delete_on_both_is_a_delete() {
+    let world = World::new();
+    let (a, b) = both_have(&world, "base");
+    a.remove("note.md");
+    b.remove("note.md");
+    a.start();
+    b.start();
+    assert_eq!(world.settle(&[&a, &b]).len(), 0);
+}
+
+#[test]
+fn a_file_and_a_folder_of_one_name_are_blocked_reported_and_both_kept() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("plan", "a file");
+    b.write("plan/detail.md", "in a folder");
+    b.write("other.md", "goes on");
+    a.start();
+    a.wait();
+    b.start();
+    eventually("the rest goes on", || a.has("other.md", "goes on"));
+    let problem = |device: &Device| device.folder_status()["problems"].clone();
+    eventually("both report it", || [&a, &b].iter().all(|d| problem(d).to_string().contains("plan")));
+    assert!(a.has("plan", "a file") && b.has("plan/detail.md", "in a folder"));
+    assert_eq!(world.blob("plan").unwrap(), b"a file");
+    // A person settles it by a rename.
+    a.rename("plan", "plan-file");
+    eventually("all is there", || b.has("plan-file", "a file") && a.has("plan/detail.md", "in a folder"));
+    world.settle(&[&a, &b]);
+    eventually("nothing is reported any more", || {
+        [&a, &b].iter().all(|d| {
+            d.wait();
+            problem(d).as_array().unwrap().is_empty()
+        })
+    });
+}
+
+#[test]
+fn a_file_that_becomes_a_folder_becomes_one_everywhere() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("topic", "a file");
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    a.remove("topic");
+    a.write("topic/one.md", "in it");
+    eventually("b has the folder", || b.has("topic/one.md", "in it"));
+    assert_eq!(world.settle(&[&a, &b]).len(), 1);
+    fs::remove_dir_all(b.at("topic")).unwrap();
+    b.write("topic", "a file again");
+    eventually("a has the file", || a.has("topic", "a file again"));
+    assert_eq!(world.settle(&[&a, &b]).len(), 1);
+}
+
+#[test]
+fn conflicts_are_resolved_each_way_for_both_devices() {
+    let world = World::new();
+    let (a, b) = (world.device_with("a", COPY), world.device_with("b", COPY));
+    for name in ["local.md", "remote.md", "both.md"] {
+        a.write(name, "by a");
+        b.write(name, "by b");
+    }
+    a.start();
+    a.wait();
+    b.start();
+    world.settle(&[&a, &b]);
+    let listed = a.cli(&["conflicts", "--json"]);
+    assert_eq!(listed.code, 8);
+    let listed = listed.json()["conflicts"].as_array().unwrap().clone();
+    assert_eq!(listed.len(), 3);
+    assert!(listed.iter().all(|c| c["device"] == "b"), "{listed:?}");
+    // On the device that did not make the copies, and with its agent running.
+    a.ok(&["conflicts", "resolve", "local.md", "--keep", "local"]);
+    a.ok(&["conflicts", "resolve", "remote.md", "--keep", "remote"]);
+    a.ok(&["conflicts", "resolve", "both.md", "--keep", "both"]);
+    eventually("no copies on b", || b.copies().is_empty());
+    let tree = world.settle(&[&a, &b]);
+    assert_eq!(tree.len(), 4, "{:?}", tree.keys());
+    assert_eq!(tree["local.md"], b"by b", "the copy's content");
+    assert_eq!(tree["remote.md"], b"by a", "the proxy's content");
+    assert_eq!((&tree["both.md"], &tree["both (b).md"]), (&b"by a".to_vec(), &b"by b".to_vec()));
+    for device in [&a, &b] {
+        assert_eq!(device.cli(&["conflicts"]).code, 0);
+        assert_eq!(device.cli(&["status"]).code, 0);
+    }
+}

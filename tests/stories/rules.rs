@@ -1,0 +1,171 @@
+//! What takes no part: ignored, no files, too large, unreadable. The rest goes on.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::Value;
+
+use crate::world::{Device, World, eventually};
+
+/// The problem of a path; null where it has none.
+fn problem(device: &Device, path: &str) -> Value {
+    let problems = device.folder_status()["problems"].as_array().unwrap().clone();
+    problems.into_iter().find(|p| p["path"] == path).map_or(Value::Null, |p| p["problem"].clone())
+}
+
+#[test]
+fn ignored_files_stay_here_and_the_rules_travel() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write(".memsyncignore", "*.log\ndrafts/\n!keep.log\n");
+    for name in ["x.log", "sub/y.log", "drafts/d.md", "keep.log", "note.md", "note.md~", ".note.md.swp"] {
+        a.write(name, name);
+    }
+    a.start();
+    b.start();
+    eventually("b has the rules", || b.at(".memsyncignore").exists());
+    a.wait();
+    b.wait();
+    assert_eq!(b.tree().into_keys().collect::<Vec<_>>(), [".memsyncignore", "keep.log", "note.md"]);
+    // They hold on b as well.
+    b.write("z.log", "stays on b");
+    b.write("late.md", "goes");
+    eventually("a has the other", || a.has("late.md", "goes"));
+    assert!(world.blob("z.log").is_none());
+    assert_eq!(a.cli(&["status"]).code, 0, "what is ignored is no problem");
+}
+
+#[test]
+fn a_new_rule_deletes_nothing_and_taking_it_away_syncs_again() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("x.log", "was synced");
+    a.write("note.md", "note");
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    a.write(".memsyncignore", "*.log\n");
+    eventually("b has the rule", || b.at(".memsyncignore").exists());
+    a.wait();
+    b.wait();
+    for device in [&a, &b] {
+        assert!(device.has("x.log", "was synced"), "{}", device.name);
+    }
+    assert_eq!(world.blob("x.log").unwrap(), b"was synced");
+    // Detached: an edit, and even a deletion, stay here.
+    a.write("x.log", "edited here alone");
+    a.write("note.md", "edited for all");
+    eventually("b has the note", || b.has("note.md", "edited for all"));
+    a.wait();
+    assert_eq!(world.blob("x.log").unwrap(), b"was synced");
+    assert!(b.has("x.log", "was synced"));
+    a.remove(".memsyncignore");
+    eventually("the edit goes now", || b.has("x.log", "edited here alone"));
+    world.settle(&[&a, &b]);
+}
+
+#[test]
+fn a_bad_rule_is_reported_with_its_line_and_the_rest_goes_on() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write(".memsyncignore", "fine/\na[b\n");
+    a.write("note.md", "note");
+    a.start();
+    b.start();
+    eventually("b has it", || b.has("note.md", "note"));
+    eventually("it is reported", || problem(&a, ".memsyncignore").to_string().contains("line 2"));
+}
+
+#[test]
+fn what_is_no_file_or_too_large_is_reported_and_the_rest_goes_on() {
+    let world = World::new();
+    let (a, b) = (world.device_with("a", "max_file_size = \"4KiB\""), world.device("b"));
+    let secret = world.path().join("secret");
+    fs::write(&secret, "outside").unwrap();
+    symlink(&secret, a.at("link.md")).unwrap();
+    symlink(world.path(), a.at("linked-folder")).unwrap();
+    mknodat(CWD, a.at("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    a.write("huge.bin", vec![b'x'; 4097]);
+    a.write("fits.bin", vec![b'x'; 4096]);
+    a.write("note.md", "note");
+    a.start();
+    b.start();
+    eventually("b has the rest", || b.tree().len() == 2);
+    a.wait();
+    for (path, why) in
+        [("link.md", "symlink"), ("linked-folder", "symlink"), ("pipe", "regular files"), ("huge.bin", "4097 bytes")]
+    {
+        let problem = problem(&a, path).to_string();
+        assert!(problem.contains(why), "{path}: {problem}");
+        assert!(world.blob(path).is_none(), "{path}");
+    }
+    assert_eq!(a.folder_status()["problems"].as_array().unwrap().len(), 4);
+    assert_eq!(b.tree().into_keys().collect::<Vec<_>>(), ["fits.bin", "note.md"]);
+    // Mended, they are files like others.
+    a.write("huge.bin", "small now");
+    fs::remove_file(a.at("link.md")).unwrap();
+    a.write("link.md", "a file now");
+    eventually("b has them", || b.has("huge.bin", "small now") && b.has("link.md", "a file now"));
+    assert_eq!(fs::read(&secret).unwrap(), b"outside");
+}
+
+#[test]
+fn what_is_too_large_here_is_left_on_the_proxy() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device_with("b", "max_file_size = \"4KiB\""));
+    a.write("huge.bin", vec![b'x'; 5000]);
+    a.write("note.md", "note");
+    a.start();
+    b.start();
+    eventually("b has the rest", || b.has("note.md", "note"));
+    eventually("it is reported", || problem(&b, "huge.bin").to_string().contains("5000 bytes"));
+    a.wait();
+    assert!(a.at("huge.bin").exists() && world.blob("huge.bin").is_some() && !b.at("huge.bin").exists());
+}
+
+#[test]
+fn a_file_that_became_a_symlink_is_not_deleted_elsewhere() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("note.md", "note");
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    a.rename("note.md", ".memsync/moved");
+    symlink(a.at(".memsync/moved"), a.at("note.md")).unwrap();
+    eventually("it is reported", || problem(&a, "note.md").to_string().contains("symlink"));
+    // An edit from elsewhere does not go through the link either.
+    b.write("note.md", "edited on b");
+    b.wait();
+    a.wait();
+    assert_eq!(fs::read(a.at(".memsync/moved")).unwrap(), b"note");
+    assert!(b.has("note.md", "edited on b"));
+    fs::remove_file(a.at(".memsync/moved")).unwrap();
+}
+
+#[test]
+fn an_unreadable_file_is_reported_and_not_deleted() {
+    if rustix::process::geteuid().is_root() {
+        println!("left out: root can read everything");
+        return;
+    }
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("secret.md", "synced while it could be read");
+    a.write("closed/inside.md", "below a folder");
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    fs::set_permissions(a.at("secret.md"), PermissionsExt::from_mode(0o000)).unwrap();
+    fs::set_permissions(a.at("closed"), PermissionsExt::from_mode(0o000)).unwrap();
+    a.write("note.md", "note");
+    eventually("the rest goes on", || b.has("note.md", "note"));
+    a.wait();
+    let problems = a.folder_status()["problems"].to_string();
+    assert!(problems.contains("secret.md") && problems.contains("closed"), "{problems}");
+    assert!(b.at("secret.md").exists() && b.at("closed/inside.md").exists());
+    fs::set_permissions(a.at("secret.md"), PermissionsExt::from_mode(0o600)).unwrap();
+    fs::set_permissions(a.at("closed"), PermissionsExt::from_mode(0o700)).unwrap();
+    assert_eq!(world.settle(&[&a, &b]).len(), 3);
+}

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod control;
 pub mod cycle;
 pub mod engine;
+mod planning;
 pub mod quarantine;
 pub mod run;
 pub mod session;

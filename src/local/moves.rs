@@ -490,7 +490,7 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Folders that sync left empty go; one that is not empty stays, whoever made it.
-    fn remove_empty_parents(&self, at: &str, touched: &mut BTreeSet<String>) {
+    pub(super) fn remove_empty_parents(&self, at: &str, touched: &mut BTreeSet<String>) {
         let mut dir = dir_of(at);
         while !dir.is_empty() && self.disk.rmdir(dir).is_ok() {
             touched.remove(dir);

@@ -1,0 +1,223 @@
+//! What a cycle finds out before it acts: the scan, the index, the gate on the index, and the plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included};
+use std::time::Duration;
+
+use crate::disk::Disk;
+use crate::local::scan::{ScanOptions, ScanStats};
+use crate::local::{Scope, Touched};
+use crate::path::RelPath;
+use crate::remote::{IndexAnswer, IndexEntry, Remote, RemoteError};
+use crate::state::RemoteState;
+use crate::sync::safety::{self, Position, Standing};
+use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Unknown, reconcile};
+
+use super::World;
+use super::engine::{CycleError, Engine, folder_error};
+
+impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
+    pub(super) fn scan(&mut self, scope: &Scope) -> Result<ScanStats, CycleError> {
+        let mut scope = scope.clone();
+        self.open.merge(self.tree.take_touched());
+        if !scope.full {
+            // A file that one scan missed is looked at again, whoever woke us; so is one that was being written.
+            scope.paths.extend(self.missed.keys().map(|p| self.tree.disk_name(p)));
+            let among: Box<dyn Iterator<Item = &RelPath>> = match &self.open {
+                Touched::Everywhere => Box::new(self.tree.found().keys()),
+                Touched::Paths(paths) => Box::new(paths.iter()),
+            };
+            scope.paths.extend(among.filter(|p| self.is_changing(p)).map(|p| self.tree.disk_name(p)));
+        }
+        let ignored = self.ignored.clone();
+        let options = ScanOptions {
+            max_file_size: self.options.max_file_size,
+            ignored: &move |path, is_dir| ignored(path, is_dir),
+            threads: self.options.threads,
+            now_ns: crate::local::moves::ns(self.world.now()),
+        };
+        let stats = self.folder.scan(&mut self.tree, &scope, &options).map_err(folder_error("scanning the folder"))?;
+        self.scanned = true;
+        let now = self.world.elapsed();
+        let touched = self.tree.take_touched();
+        let missing = |path: &RelPath| {
+            // What could not be looked at was not missed.
+            self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)))
+                && !self.tree.found().contains_key(path)
+                && self.unknown_absence(path).is_none()
+        };
+        let missed: BTreeMap<RelPath, Duration> = {
+            let among: Box<dyn Iterator<Item = &RelPath>> = match &touched {
+                Touched::Everywhere => Box::new(self.container.entries().keys()),
+                Touched::Paths(paths) => Box::new(paths.iter().chain(self.missed.keys())),
+            };
+            among.filter(|p| missing(p)).map(|p| (p.clone(), self.missed.get(p).copied().unwrap_or(now))).collect()
+        };
+        self.missed = missed;
+        self.open.merge(touched);
+        Ok(stats)
+    }
+
+    /// True when the index is not what it was.
+    pub(super) async fn fetch(&mut self) -> Result<bool, CycleError> {
+        let mark = self.index.as_ref().and_then(|i| i.mark.clone());
+        match (self.remote.index(mark.as_ref()).await?, &mut self.index) {
+            (IndexAnswer::Unchanged, Some(_)) => Ok(false),
+            (IndexAnswer::Whole(index), held) => {
+                let news = held.as_ref() != Some(&index);
+                *held = Some(index);
+                if news {
+                    self.open = Touched::Everywhere;
+                }
+                Ok(news)
+            }
+            (IndexAnswer::Delta(delta), Some(index)) => {
+                let news = !delta.files.is_empty();
+                delta.files.keys().for_each(|path| self.open.add(path));
+                index.files.extend(delta.files);
+                index.refused.extend(delta.refused);
+                index.mark = delta.mark;
+                Ok(news)
+            }
+            (IndexAnswer::Unchanged | IndexAnswer::Delta(_), None) => Err(RemoteError::Protocol {
+                url: self.options.origin.clone(),
+                why: "it gave part of an index that was never asked for".to_owned(),
+            }
+            .into()),
+        }
+    }
+
+    pub(super) fn check_reset(&mut self) -> Result<(), CycleError> {
+        let Some(index) = &self.index else { return Ok(()) };
+        let before = &self.container.header().remote;
+        let (mut tracked, mut missing) = (0, 0);
+        // A delta takes no entry out of the index.
+        if self.open == Touched::Everywhere || self.reset.is_some() {
+            for (path, entry) in self.container.entries() {
+                if matches!(entry.base, Base::Synced(_)) {
+                    tracked += 1;
+                    missing += usize::from(!index.files.contains_key(path));
+                }
+            }
+        }
+        let position = match (&before.epoch, before.cursor) {
+            (Some(epoch), Some(cursor)) => Some(Position { epoch, cursor }),
+            _ => None,
+        };
+        let before = Standing { origin: &before.origin, namespace: &before.namespace, position };
+        let position = index.mark.as_ref().map(|m| Position { epoch: &m.epoch, cursor: m.cursor });
+        let now = Standing { origin: &self.options.origin, namespace: &self.options.namespace, position };
+        self.reset = safety::server_reset(tracked, missing, before, now);
+        match &self.reset {
+            Some(halt) => Err(CycleError::Halted(halt.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Reconcile, with what the folder alone cannot tell of paths it does not have. A plan for some paths has the same
+    /// steps for them as a plan for all.
+    pub(super) fn plan(&self, among: &Touched) -> Plan {
+        let Some(index) = &self.index else { return Plan::default() };
+        let entries = self.container.entries();
+        let side = |e: &IndexEntry| if e.is_deleted { RemoteSide::Tombstone(e.md5) } else { RemoteSide::Live(e.md5) };
+        match among {
+            Touched::Paths(paths) if !self.options.fold => {
+                let paths = self.with_neighbours(paths);
+                let local = self.local(paths.iter(), paths.iter(), paths.iter());
+                let base = paths.iter().filter_map(|p| entries.get(p).map(|e| (p, e.base)));
+                let remote = paths.iter().filter_map(|p| index.files.get(p).map(|e| (p, side(e))));
+                reconcile(base, &local, remote, false)
+            }
+            _ => {
+                let local = self.local(self.tree.found().keys(), entries.keys(), index.files.keys());
+                let base = entries.iter().map(|(p, e)| (p, e.base));
+                let remote = index.files.iter().map(|(p, e)| (p, side(e)));
+                reconcile(base, &local, remote, self.options.fold)
+            }
+        }
+    }
+
+    /// The paths, and those that a file or folder of theirs could clash with.
+    fn with_neighbours(&self, paths: &BTreeSet<RelPath>) -> BTreeSet<RelPath> {
+        let mut all = paths.clone();
+        for path in paths {
+            for above in path.ancestors() {
+                let known = [
+                    self.tree.found().get_key_value(above).map(|(p, _)| p),
+                    self.container.entries().get_key_value(above).map(|(p, _)| p),
+                    self.index.as_ref().and_then(|i| i.files.get_key_value(above)).map(|(p, _)| p),
+                ];
+                all.extend(known.into_iter().flatten().next().cloned());
+            }
+            let (from, to) = (format!("{path}/"), format!("{path}0"));
+            let below = || (Included(from.as_str()), Excluded(to.as_str()));
+            all.extend(self.tree.found().range::<str, _>(below()).next().map(|(p, _)| p.clone()));
+            all.extend(self.missed.range::<str, _>(below()).map(|(p, _)| p.clone()));
+        }
+        all
+    }
+
+    /// The local side of the table: what the scan found, and why nothing is known of what it did not.
+    fn local<'a>(
+        &self,
+        found: impl Iterator<Item = &'a RelPath>,
+        tracked: impl Iterator<Item = &'a RelPath>,
+        remote: impl Iterator<Item = &'a RelPath>,
+    ) -> BTreeMap<RelPath, Local> {
+        let now = self.world.elapsed();
+        let find = |p: &RelPath| self.tree.found().get_key_value(p).map(|(p, f)| (p.clone(), f.local.clone()));
+        let mut local: BTreeMap<RelPath, Local> = found.filter_map(find).collect();
+        for path in tracked {
+            let synced = self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)));
+            if !synced || local.contains_key(path) {
+                continue;
+            }
+            if let Some(why) = self.unknown_absence(path) {
+                local.insert(path.clone(), Local::Unknown(why));
+            } else if self.missed.get(path).is_none_or(|first| now < *first + self.options.confirm) {
+                local.insert(path.clone(), Local::Unknown(Unknown::Vanished));
+            }
+        }
+        for path in remote {
+            let Some(entry) = self.index.as_ref().and_then(|i| i.files.get(path)) else { continue };
+            if entry.is_deleted || local.contains_key(path) {
+                continue;
+            }
+            if let Some(why) = self.unknown_absence(path) {
+                local.insert(path.clone(), Local::Unknown(why));
+            } else if entry.size > self.options.max_file_size {
+                local.insert(path.clone(), Local::Unknown(Unknown::TooLarge(entry.size)));
+            }
+        }
+        for (path, _) in self.quarantine.iter() {
+            let content = match local.get(path) {
+                Some(Local::File(md5)) => Some(*md5),
+                Some(Local::Unknown(_)) => continue,
+                None => None,
+            };
+            if let Some(why) = self.quarantine.resting(path, content, now) {
+                local.insert(path.clone(), Local::Unknown(Unknown::Quarantined(why.to_owned())));
+            }
+        }
+        local
+    }
+
+    /// Notes which store, and which state of it, the base is agreed with from here on. The store is written down
+    /// before anything is agreed with it; how far it has come goes with the next commit.
+    pub(super) fn note_position(&mut self) -> Result<(), CycleError> {
+        let mark = self.index.as_ref().and_then(|i| i.mark.clone());
+        let now = RemoteState {
+            origin: self.options.origin.clone(),
+            namespace: self.options.namespace.clone(),
+            epoch: mark.as_ref().map(|m| m.epoch.clone()),
+            cursor: mark.as_ref().map(|m| m.cursor),
+        };
+        let before = &self.container.header().remote;
+        let same = before.origin == now.origin && before.namespace == now.namespace && before.epoch == now.epoch;
+        self.container.set_remote(now);
+        if !same {
+            self.container.commit(Vec::new())?;
+        }
+        Ok(())
+    }
+}

@@ -23,6 +23,7 @@ const WRITERS: usize = 16;
 
 /// The proxy to be killed: this test binary, started again with a store to serve. Without one it is no test.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the child of these tests is told what to do by its parent")]
 fn child() {
     let Ok(store) = std::env::var(STORE) else { return };
     if let Ok(point) = std::env::var(DIE_AT) {

@@ -1,6 +1,7 @@
 //! The cycle: scan → fetch → reconcile → check → apply → commit.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound::{Excluded, Included};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -10,9 +11,9 @@ use crate::digest::Md5;
 use crate::disk::Disk;
 use crate::failpoint;
 use crate::local::scan::{ScanOptions, ScanStats};
-use crate::local::{Found, Move, Moved, Scope};
+use crate::local::{Found, Move, Moved, Scope, Touched};
 use crate::path::RelPath;
-use crate::remote::{IndexAnswer, Remote, RemoteError};
+use crate::remote::{IndexAnswer, IndexEntry, Remote, RemoteError};
 use crate::state::{Change, Entry, RemoteState};
 use crate::sync::safety::{self, Limits, Position, Standing};
 use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Step, Unknown, reconcile};
@@ -103,7 +104,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.unfinished = true;
         self.check_reset()?;
         self.note_position()?;
-        let mut plan = self.plan();
+        let mut plan = self.plan(&self.open);
+        // Whatever ends this cycle early, the steps that it leaves are planned again.
+        let left = plan.steps.iter().filter(|s| s.action != Action::Skip(Unknown::Ignored));
+        self.open = Touched::Paths(left.map(|s| s.path.clone()).collect());
         if let (Some(sabotage), Some(index)) = (self.sabotage, &self.index) {
             sabotage(&mut plan, index);
         }
@@ -121,23 +125,28 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.check_root()?;
         // What this scan and this index have to tell is news to the next cycle still.
         self.unfinished = true;
+        self.open = Touched::Everywhere;
         self.scan(&Scope::full())?;
         self.fetch().await?;
         self.check_reset()?;
         // A rehearsal takes one scan for proof.
         let confirm = std::mem::take(&mut self.options.confirm);
-        let plan = self.plan();
+        let plan = self.plan(&Touched::Everywhere);
         self.options.confirm = confirm;
         Ok(plan)
     }
 
     pub(super) fn scan(&mut self, scope: &Scope) -> Result<ScanStats, CycleError> {
         let mut scope = scope.clone();
+        self.open.merge(self.tree.take_touched());
         if !scope.full {
             // A file that one scan missed is looked at again, whoever woke us; so is one that was being written.
             scope.paths.extend(self.missed.keys().map(|p| self.tree.disk_name(p)));
-            let changing = self.tree.found().iter().filter(|(_, f)| f.local == Local::Unknown(Unknown::Changing));
-            scope.paths.extend(changing.map(|(p, _)| self.tree.disk_name(p)));
+            let among: Box<dyn Iterator<Item = &RelPath>> = match &self.open {
+                Touched::Everywhere => Box::new(self.tree.found().keys()),
+                Touched::Paths(paths) => Box::new(paths.iter()),
+            };
+            scope.paths.extend(among.filter(|p| self.is_changing(p)).map(|p| self.tree.disk_name(p)));
         }
         let ignored = self.ignored.clone();
         let options = ScanOptions {
@@ -149,13 +158,22 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let stats = self.folder.scan(&mut self.tree, &scope, &options).map_err(folder_error("scanning the folder"))?;
         self.scanned = true;
         let now = self.world.elapsed();
-        // What could not be looked at was not missed.
-        let missing = self.container.entries().iter().filter(|(path, entry)| {
-            matches!(entry.base, Base::Synced(_))
-                && !self.tree.found().contains_key(*path)
+        let touched = self.tree.take_touched();
+        let missing = |path: &RelPath| {
+            // What could not be looked at was not missed.
+            self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)))
+                && !self.tree.found().contains_key(path)
                 && self.unknown_absence(path).is_none()
-        });
-        self.missed = missing.map(|(p, _)| (p.clone(), self.missed.get(p).copied().unwrap_or(now))).collect();
+        };
+        let missed: BTreeMap<RelPath, Duration> = {
+            let among: Box<dyn Iterator<Item = &RelPath>> = match &touched {
+                Touched::Everywhere => Box::new(self.container.entries().keys()),
+                Touched::Paths(paths) => Box::new(paths.iter().chain(self.missed.keys())),
+            };
+            among.filter(|p| missing(p)).map(|p| (p.clone(), self.missed.get(p).copied().unwrap_or(now))).collect()
+        };
+        self.missed = missed;
+        self.open.merge(touched);
         Ok(stats)
     }
 
@@ -167,10 +185,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             (IndexAnswer::Whole(index), held) => {
                 let news = held.as_ref() != Some(&index);
                 *held = Some(index);
+                if news {
+                    self.open = Touched::Everywhere;
+                }
                 Ok(news)
             }
             (IndexAnswer::Delta(delta), Some(index)) => {
                 let news = !delta.files.is_empty();
+                delta.files.keys().for_each(|path| self.open.add(path));
                 index.files.extend(delta.files);
                 index.refused.extend(delta.refused);
                 index.mark = delta.mark;
@@ -188,10 +210,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let Some(index) = &self.index else { return Ok(()) };
         let before = &self.container.header().remote;
         let (mut tracked, mut missing) = (0, 0);
-        for (path, entry) in self.container.entries() {
-            if matches!(entry.base, Base::Synced(_)) {
-                tracked += 1;
-                missing += usize::from(!index.files.contains_key(path));
+        // A delta takes no entry out of the index.
+        if self.open == Touched::Everywhere || self.reset.is_some() {
+            for (path, entry) in self.container.entries() {
+                if matches!(entry.base, Base::Synced(_)) {
+                    tracked += 1;
+                    missing += usize::from(!index.files.contains_key(path));
+                }
             }
         }
         let position = match (&before.epoch, before.cursor) {
@@ -208,14 +233,62 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    /// Reconcile, with what the folder alone cannot tell of paths it does not have.
-    pub(super) fn plan(&self) -> Plan {
+    /// Reconcile, with what the folder alone cannot tell of paths it does not have. A plan for some paths has the same
+    /// steps for them as a plan for all.
+    pub(super) fn plan(&self, among: &Touched) -> Plan {
         let Some(index) = &self.index else { return Plan::default() };
+        let entries = self.container.entries();
+        let side = |e: &IndexEntry| if e.is_deleted { RemoteSide::Tombstone(e.md5) } else { RemoteSide::Live(e.md5) };
+        match among {
+            Touched::Paths(paths) if !self.options.fold => {
+                let paths = self.with_neighbours(paths);
+                let local = self.local(paths.iter(), paths.iter(), paths.iter());
+                let base = paths.iter().filter_map(|p| entries.get(p).map(|e| (p, e.base)));
+                let remote = paths.iter().filter_map(|p| index.files.get(p).map(|e| (p, side(e))));
+                reconcile(base, &local, remote, false)
+            }
+            _ => {
+                let local = self.local(self.tree.found().keys(), entries.keys(), index.files.keys());
+                let base = entries.iter().map(|(p, e)| (p, e.base));
+                let remote = index.files.iter().map(|(p, e)| (p, side(e)));
+                reconcile(base, &local, remote, self.options.fold)
+            }
+        }
+    }
+
+    /// The paths, and those that a file or folder of theirs could clash with.
+    fn with_neighbours(&self, paths: &BTreeSet<RelPath>) -> BTreeSet<RelPath> {
+        let mut all = paths.clone();
+        for path in paths {
+            for above in path.ancestors() {
+                let known = [
+                    self.tree.found().get_key_value(above).map(|(p, _)| p),
+                    self.container.entries().get_key_value(above).map(|(p, _)| p),
+                    self.index.as_ref().and_then(|i| i.files.get_key_value(above)).map(|(p, _)| p),
+                ];
+                all.extend(known.into_iter().flatten().next().cloned());
+            }
+            let (from, to) = (format!("{path}/"), format!("{path}0"));
+            let below = || (Included(from.as_str()), Excluded(to.as_str()));
+            all.extend(self.tree.found().range::<str, _>(below()).next().map(|(p, _)| p.clone()));
+            all.extend(self.missed.range::<str, _>(below()).map(|(p, _)| p.clone()));
+        }
+        all
+    }
+
+    /// The local side of the table: what the scan found, and why nothing is known of what it did not.
+    fn local<'a>(
+        &self,
+        found: impl Iterator<Item = &'a RelPath>,
+        tracked: impl Iterator<Item = &'a RelPath>,
+        remote: impl Iterator<Item = &'a RelPath>,
+    ) -> BTreeMap<RelPath, Local> {
         let now = self.world.elapsed();
-        let mut local: BTreeMap<RelPath, Local> =
-            self.tree.found().iter().map(|(p, f)| (p.clone(), f.local.clone())).collect();
-        for (path, entry) in self.container.entries() {
-            if !matches!(entry.base, Base::Synced(_)) || local.contains_key(path) {
+        let find = |p: &RelPath| self.tree.found().get_key_value(p).map(|(p, f)| (p.clone(), f.local.clone()));
+        let mut local: BTreeMap<RelPath, Local> = found.filter_map(find).collect();
+        for path in tracked {
+            let synced = self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)));
+            if !synced || local.contains_key(path) {
                 continue;
             }
             if let Some(why) = self.unknown_absence(path) {
@@ -224,7 +297,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 local.insert(path.clone(), Local::Unknown(Unknown::Vanished));
             }
         }
-        for (path, entry) in &index.files {
+        for path in remote {
+            let Some(entry) = self.index.as_ref().and_then(|i| i.files.get(path)) else { continue };
             if entry.is_deleted || local.contains_key(path) {
                 continue;
             }
@@ -244,12 +318,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 local.insert(path.clone(), Local::Unknown(Unknown::Quarantined(why.to_owned())));
             }
         }
-        let base = self.container.entries().iter().map(|(p, e)| (p, e.base));
-        let remote = index
-            .files
-            .iter()
-            .map(|(p, e)| (p, if e.is_deleted { RemoteSide::Tombstone(e.md5) } else { RemoteSide::Live(e.md5) }));
-        reconcile(base, &local, remote, self.options.fold)
+        local
     }
 
     async fn apply(&mut self, mut plan: Plan, scan: ScanStats) -> Result<Report, CycleError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::local::moves::is_conflict_name;
-use crate::local::{Folder, RootError, Scope, Tree};
+use crate::local::{Folder, RootError, Scope, Touched, Tree};
 use crate::path::RelPath;
 use crate::remote::{Index, Remote, RemoteError};
 use crate::state::{Change, Container, Entry, Opened, StateError};
@@ -78,6 +78,9 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) index: Option<Index>,
     /// Tracked files that a scan missed, and when first ([`World::elapsed`]).
     pub(super) missed: BTreeMap<RelPath, Duration>,
+    /// What the next plan has to look at: what changed on either side, and what the last plan left. All other paths
+    /// are as they were when the table had nothing to do for them.
+    pub(super) open: Touched,
     pub(super) quarantine: Quarantine,
     pub(super) approved: BTreeSet<RelPath>,
     pub(super) held: Vec<Held>,
@@ -131,6 +134,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             tree,
             index: None,
             missed: BTreeMap::new(),
+            open: Touched::Everywhere,
             quarantine: Quarantine::default(),
             approved: BTreeSet::new(),
             held: Vec::new(),
@@ -229,6 +233,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.retry_all();
     }
 
+    /// The next cycle plans anew for every path.
+    fn look_everywhere(&mut self) {
+        self.unfinished = true;
+        self.open = Touched::Everywhere;
+    }
+
     /// Whether the last cycle left something to do whatever the triggers say.
     pub fn unfinished(&self) -> bool {
         self.unfinished
@@ -238,7 +248,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub fn pending(&self) -> Pending {
         let mut pending = Pending { held_delete: self.held.iter().map(|h| h.steps.len()).sum(), ..Pending::default() };
         let held: BTreeSet<RelPath> = self.held.iter().flat_map(|h| h.steps.iter().map(|s| s.path.clone())).collect();
-        for step in self.plan().steps {
+        for step in self.plan(&self.open).steps {
             match step.action {
                 _ if held.contains(&step.path) => {}
                 Action::Upload { .. } | Action::Probe { .. } => pending.upload += 1,
@@ -295,13 +305,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.container.save(self.world.now())?;
             self.reset = None;
             self.missed.clear();
-            self.unfinished = true;
+            self.look_everywhere();
             return Ok(true);
         }
         let Some(at) = self.held.iter().position(|h| h.id == id) else { return Ok(false) };
         let held = self.held.remove(at);
         self.approved.extend(held.steps.into_iter().map(|s| s.path));
-        self.unfinished = true;
+        self.look_everywhere();
         Ok(true)
     }
 
@@ -320,14 +330,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             })
             .collect();
         self.container.commit(changes)?;
-        self.unfinished = true;
+        self.look_everywhere();
         Ok(true)
     }
 
     /// Lets every path in quarantine try again with the next cycle.
     pub fn retry_all(&mut self) {
         self.quarantine.clear_all();
-        self.unfinished = true;
+        self.look_everywhere();
     }
 
     /// Paths that need a person, with what is wrong: what the scan found and what failed.

@@ -31,7 +31,7 @@ impl Quarantine {
     /// Notes a failure of `path`; `random` spreads the retries.
     pub fn fail(&mut self, path: &RelPath, content: Option<Md5>, why: String, now: Duration, random: u64) {
         let failures = self.0.get(path).map_or(0, |r| r.failures) + 1;
-        let wait = FIRST.saturating_mul(1 << failures.min(10).saturating_sub(1)).min(LONGEST);
+        let wait = FIRST.saturating_mul(1 << failures.min(11).saturating_sub(1)).min(LONGEST);
         // Between half of it and the whole.
         let jitter = u32::try_from(random % 1000).unwrap_or(0);
         let wait = wait / 2 + wait / 2 * jitter / 1000;

@@ -16,7 +16,7 @@ pub mod watch;
 
 pub use folder::{Folder, RootError};
 pub use moves::{Move, Moved, Performed};
-pub use scan::{Found, Scope, Tree};
+pub use scan::{Found, Scope, Touched, Tree};
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,11 @@ use super::history::{Kept, Shelf};
 use super::source;
 use super::stage::Staged;
 
+mod names;
+mod sweep;
+
+pub use names::{conflict_name, is_conflict_name};
+
 /// Up to this many files or folders are made durable one by one; more by one `syncfs`.
 const SYNC_ONE_BY_ONE: usize = 8;
 
@@ -554,104 +559,6 @@ impl<D: Disk> Folder<D> {
         }
         Ok(())
     }
-
-    /// Puts in order what a crash left in `stage/`: displaced files go where their intent says, half downloads go.
-    /// Returns the conflict copies made. For start-up, and after a failure; nothing may be staged meanwhile.
-    ///
-    /// # Errors
-    /// When something cannot be moved; it is left for the next start.
-    pub fn sweep(&self, now: Timestamp) -> io::Result<Vec<RelPath>> {
-        let names = match self.disk.list(STAGE) {
-            Ok(names) => names,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(e),
-        };
-        let names: Vec<String> =
-            names.into_iter().filter_map(|(n, _)| n.to_str().map(|n| format!("{STAGE}/{n}"))).collect();
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (intents, slots): (Vec<_>, Vec<_>) = names.into_iter().partition(|n| n.ends_with(INTENT_SUFFIX));
-        let mut shelf = Shelf::new(now);
-        let mut touched = BTreeSet::new();
-        let mut copies = Vec::new();
-        for name in &intents {
-            for intent in self.read_intents(name)? {
-                copies.extend(self.settle_intent(&intent, &mut shelf, &mut touched)?);
-            }
-        }
-        failpoint::pass("sweep.settled");
-        self.disk.sync_all()?;
-        for slot in slots {
-            match self.disk.unlink(&slot) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
-            }
-        }
-        failpoint::pass("sweep.cleared");
-        for name in &intents {
-            self.disk.unlink(name)?;
-        }
-        Ok(copies)
-    }
-
-    fn read_intents(&self, name: &str) -> io::Result<Vec<Intent>> {
-        let mut file = self.disk.open(name)?;
-        let (mut text, mut buf) = (Vec::new(), [0u8; 4096]);
-        loop {
-            let n = file.read(&mut buf)?;
-            if n == 0 {
-                break;
-            }
-            text.extend_from_slice(&buf[..n]);
-        }
-        // A torn intent was never durable, so that nothing had been displaced under it.
-        Ok(text.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
-    }
-
-    fn settle_intent(
-        &self,
-        intent: &Intent,
-        shelf: &mut Shelf,
-        touched: &mut BTreeSet<String>,
-    ) -> io::Result<Option<RelPath>> {
-        let meta = match self.disk.stat(&intent.slot) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                if intent.put_back {
-                    // It is in history already; the folders that it leaves empty may not be gone yet.
-                    self.remove_empty_parents(&intent.at, touched);
-                }
-                return Ok(None);
-            }
-            Err(e) => return Err(e),
-        };
-        if meta.inode == intent.incoming_inode {
-            return Ok(None);
-        }
-        let Ok(path) = RelPath::from_disk(&intent.at) else { return Ok(None) };
-        let displaced = self.digest_displaced(&intent.slot)?;
-        let vacant = || matches!(self.disk.stat(&intent.at), Err(e) if e.kind() == io::ErrorKind::NotFound);
-        match displaced {
-            // Without an atomic exchange the place stands empty for a moment; what left it did so in vain.
-            content if !intent.put_back && vacant() => {
-                self.put_back(&intent.slot, &path, &intent.at, content, shelf, touched)
-            }
-            Some(md5) if intent.expect == Some(md5) => {
-                let kind = if intent.put_back { Kept::Removed } else { Kept::Replaced };
-                self.keep(&intent.slot, &intent.at, kind, shelf)?;
-                if kind == Kept::Removed {
-                    self.remove_empty_parents(&intent.at, touched);
-                }
-                Ok(None)
-            }
-            Some(md5) if !intent.put_back => self.set_aside(&intent.slot, &path, &intent.at, md5, shelf, touched),
-            // It cannot be told from what was expected; nothing else has its bytes.
-            None if !intent.put_back => self.set_aside(&intent.slot, &path, &intent.at, BEING_WRITTEN, shelf, touched),
-            content => self.put_back(&intent.slot, &path, &intent.at, content, shelf, touched),
-        }
-    }
 }
 
 /// The folder part of a name on the disk.
@@ -662,42 +569,4 @@ pub(super) fn dir_of(at: &str) -> &str {
 /// Nanoseconds since the epoch, as file times are kept.
 pub fn ns(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)
-}
-
-/// `stem.conflict-<device>-<first 8 of md5>.ext`; from the second on with a number. The copy of a copy is named
-/// after the original, so that names never nest.
-pub fn conflict_name(name: &str, device: &str, content: Md5, n: u32) -> String {
-    let (stem, ext) = split_conflict(name).unwrap_or_else(|| split_ext(name));
-    let number = if n > 1 { format!("-{n}") } else { String::new() };
-    let tail = format!(".conflict-{device}-{}{number}{ext}", content.short());
-    let mut keep = crate::path::MAX_SEGMENT.saturating_sub(tail.len()).min(stem.len());
-    while !stem.is_char_boundary(keep) {
-        keep -= 1;
-    }
-    format!("{}{tail}", &stem[..keep])
-}
-
-/// Whether a name is that of a conflict copy.
-pub fn is_conflict_name(name: &str) -> bool {
-    split_conflict(name).is_some()
-}
-
-fn split_ext(name: &str) -> (&str, &str) {
-    match name.rfind('.') {
-        Some(at) if at > 0 => name.split_at(at),
-        _ => (name, ""),
-    }
-}
-
-/// The stem and extension of the original, if `name` is that of a conflict copy.
-fn split_conflict(name: &str) -> Option<(&str, &str)> {
-    let (stem, rest) = name.rsplit_once(".conflict-")?;
-    let (mark, ext) = split_ext(rest);
-    let mut parts = mark.rsplit('-');
-    let mut hex = parts.next()?;
-    if hex.len() < 8 && hex.bytes().all(|b| b.is_ascii_digit()) {
-        hex = parts.next()?;
-    }
-    let is_md5 = hex.len() == 8 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    (is_md5 && parts.next().is_some()).then_some((stem, ext))
 }

@@ -75,6 +75,36 @@ pub struct Tree {
     found: BTreeMap<RelPath, Found>,
     /// Files whose name on the disk is not the one on the wire (NFC).
     disk_names: BTreeMap<RelPath, String>,
+    touched: Touched,
+}
+
+/// Where a tree may have changed since [`Tree::take_touched`] was last asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Touched {
+    Everywhere,
+    Paths(BTreeSet<RelPath>),
+}
+
+impl Default for Touched {
+    fn default() -> Self {
+        Self::Paths(BTreeSet::new())
+    }
+}
+
+impl Touched {
+    pub fn add(&mut self, path: &RelPath) {
+        if let Self::Paths(paths) = self {
+            paths.insert(path.clone());
+        }
+    }
+
+    pub fn merge(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::Paths(mine), Self::Paths(others)) => mine.extend(others),
+            (_, Self::Everywhere) => *self = Self::Everywhere,
+            (Self::Everywhere, Self::Paths(_)) => {}
+        }
+    }
 }
 
 /// What a scan cost.
@@ -97,8 +127,14 @@ impl Tree {
         &self.found
     }
 
+    /// Where the tree may have changed since this was last asked.
+    pub fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
+    }
+
     /// What a placed or removed file is now, without another scan.
     pub fn put(&mut self, path: RelPath, found: Option<Found>) {
+        self.touched.add(&path);
         match found {
             Some(found) => {
                 self.found.insert(path, found);
@@ -202,6 +238,7 @@ impl<D: Disk> Folder<D> {
         }
         items.sort_by(|a: &Item, b: &Item| a.path.cmp(&b.path).then_with(|| a.disk_name.cmp(&b.disk_name)));
         if scope.full {
+            tree.touched = Touched::Everywhere;
             tree.disk_names.clear();
             tree.found = BTreeMap::new();
         } else {
@@ -253,17 +290,20 @@ impl Tree {
     fn forget_below(&mut self, dir: &str) {
         let Ok(top) = RelPath::from_disk(dir) else {
             if dir.is_empty() {
+                self.touched = Touched::Everywhere;
                 self.found.clear();
                 self.disk_names.clear();
             }
             return;
         };
+        self.touched.add(&top);
         self.found.remove(&top);
         self.disk_names.remove(&top);
         let (from, to) = (format!("{top}/"), format!("{top}0"));
         let range = (std::ops::Bound::Included(from.as_str()), std::ops::Bound::Excluded(to.as_str()));
         let below: Vec<RelPath> = self.found.range::<str, _>(range).map(|(p, _)| p.clone()).collect();
         for path in below {
+            self.touched.add(&path);
             self.found.remove(&path);
             self.disk_names.remove(&path);
         }
@@ -272,6 +312,7 @@ impl Tree {
     /// `items` come in the order of their paths; two disk names of one path stand side by side.
     fn take_in(&mut self, items: Vec<Item>) {
         for item in items {
+            self.touched.add(&item.path);
             let other = self
                 .disk_names
                 .get(&item.path)

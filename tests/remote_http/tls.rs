@@ -124,7 +124,9 @@ const BARE: &str = "MEMSYNC_TEST_WITHOUT_BUNDLE";
 /// web proxy: what stays on the machine must not.
 #[tokio::test]
 async fn a_bare_machine_still_has_a_client() {
-    if std::env::var_os(BARE).is_none() {
+    #[expect(clippy::disallowed_methods, reason = "tells the child of this test from its parent")]
+    let parent = std::env::var_os(BARE).is_none();
+    if parent {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "tls::a_bare_machine_still_has_a_client", "--nocapture"])
             .env(BARE, "1")

@@ -1,0 +1,106 @@
+//! [`Folder::sweep`]: putting in order what a crash or a failure left in `stage/`.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use jiff::Timestamp;
+
+use crate::disk::{Disk, DiskFile};
+use crate::failpoint;
+use crate::path::RelPath;
+
+use super::super::Folder;
+use super::super::folder::STAGE;
+use super::super::history::{Kept, Shelf};
+use super::{BEING_WRITTEN, INTENT_SUFFIX, Intent};
+
+impl<D: Disk> Folder<D> {
+    /// Puts in order what a crash left in `stage/`: displaced files go where their intent says, half downloads go.
+    /// Returns the conflict copies made. For start-up, and after a failure; nothing may be staged meanwhile.
+    ///
+    /// # Errors
+    /// When something cannot be moved; it is left for the next start.
+    pub fn sweep(&self, now: Timestamp) -> io::Result<Vec<RelPath>> {
+        let names = match self.disk.list(STAGE) {
+            Ok(names) => names,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let names: Vec<String> =
+            names.into_iter().filter_map(|(n, _)| n.to_str().map(|n| format!("{STAGE}/{n}"))).collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (intents, slots): (Vec<_>, Vec<_>) = names.into_iter().partition(|n| n.ends_with(INTENT_SUFFIX));
+        let mut shelf = Shelf::new(now);
+        let mut touched = BTreeSet::new();
+        let mut copies = Vec::new();
+        for name in &intents {
+            for intent in self.read_intents(name)? {
+                copies.extend(self.settle_intent(&intent, &mut shelf, &mut touched)?);
+            }
+        }
+        failpoint::pass("sweep.settled");
+        self.disk.sync_all()?;
+        for slot in slots {
+            match self.disk.unlink(&slot) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        failpoint::pass("sweep.cleared");
+        for name in &intents {
+            self.disk.unlink(name)?;
+        }
+        Ok(copies)
+    }
+
+    fn read_intents(&self, name: &str) -> io::Result<Vec<Intent>> {
+        let mut file = self.disk.open(name)?;
+        let (mut text, mut buf) = (Vec::new(), [0u8; 4096]);
+        loop {
+            let n = file.read(&mut buf)?;
+            if n == 0 {
+                break;
+            }
+            text.extend_from_slice(&buf[..n]);
+        }
+        // A torn intent was never durable, so that nothing had been displaced under it.
+        Ok(text.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    }
+
+    fn settle_intent(
+        &self,
+        intent: &Intent,
+        shelf: &mut Shelf,
+        touched: &mut BTreeSet<String>,
+    ) -> io::Result<Option<RelPath>> {
+        let meta = match self.disk.stat(&intent.slot) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        if meta.inode == intent.incoming_inode {
+            return Ok(None);
+        }
+        let Ok(path) = RelPath::from_disk(&intent.at) else { return Ok(None) };
+        let displaced = self.digest_displaced(&intent.slot)?;
+        let vacant = || matches!(self.disk.stat(&intent.at), Err(e) if e.kind() == io::ErrorKind::NotFound);
+        match displaced {
+            // Without an atomic exchange the place stands empty for a moment; what left it did so in vain.
+            content if !intent.put_back && vacant() => {
+                self.put_back(&intent.slot, &path, &intent.at, content, shelf, touched)
+            }
+            Some(md5) if intent.expect == Some(md5) => {
+                let kind = if intent.put_back { Kept::Removed } else { Kept::Replaced };
+                self.keep(&intent.slot, &intent.at, kind, shelf)?;
+                Ok(None)
+            }
+            Some(md5) if !intent.put_back => self.set_aside(&intent.slot, &path, &intent.at, md5, shelf, touched),
+            // It cannot be told from what was expected; nothing else has its bytes.
+            None if !intent.put_back => self.set_aside(&intent.slot, &path, &intent.at, BEING_WRITTEN, shelf, touched),
+            content => self.put_back(&intent.slot, &path, &intent.at, content, shelf, touched),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! [`FakeRemote`]: one client of a [`FakeServer`], with what the network loses on the way.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::{Call, FakeServer, Losing, Request, Store, lock};
+use crate::digest::{Hasher, Md5};
+use crate::path::RelPath;
+use crate::protocol::Precondition;
+use crate::remote::{Blob, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
+
+/// What a client was last told by the index.
+#[derive(Default)]
+struct Served {
+    files: BTreeMap<RelPath, Md5>,
+    mark: Option<Mark>,
+}
+
+/// One client of a [`FakeServer`]; make it with [`FakeServer::client`].
+pub struct FakeRemote {
+    server: FakeServer,
+    client: usize,
+    served: Mutex<Served>,
+}
+
+fn unreachable(why: &str) -> RemoteError {
+    RemoteError::Unreachable { url: "fake:".to_owned(), why: why.to_owned() }
+}
+
+/// A reply and whether it gets through.
+type Carried<T> = Result<T, RemoteError>;
+
+impl FakeRemote {
+    pub(super) fn new(server: FakeServer, client: usize) -> Self {
+        Self { server, client, served: Mutex::default() }
+    }
+
+    /// The number by which [`Call`] names this client.
+    pub fn number(&self) -> usize {
+        self.client
+    }
+
+    /// Carries a request to the server and the reply back, as far as the faults let it. `act` says whether it
+    /// wrote. `Err` with a value: it was done, but the reply is lost.
+    async fn carry<T>(&self, request: Request, act: impl FnOnce(&mut Store) -> (T, bool)) -> Result<T, Lost<T>> {
+        self.server.pause().await;
+        let outcome = {
+            let mut store = self.server.store();
+            let faults = store.config.faults;
+            let losing = match &mut store.losing {
+                Some((0, what)) => {
+                    let what = *what;
+                    store.losing = None;
+                    Some(what)
+                }
+                Some((skip, _)) => {
+                    *skip -= 1;
+                    None
+                }
+                None => None,
+            };
+            if losing == Some(Losing::Request) || store.chance(faults.lost_request) {
+                Err(Lost { error: unreachable("the request was lost"), value: None })
+            } else if store.chance(faults.unavailable) {
+                let (url, detail) = ("fake:".to_owned(), "overloaded".to_owned());
+                Err(Lost { error: RemoteError::Server { url, status: 503, detail }, value: None })
+            } else {
+                let (value, wrote) = act(&mut store);
+                store.calls.push(Call { client: self.client, request, wrote });
+                if losing == Some(Losing::Reply) || store.chance(faults.lost_reply) {
+                    Err(Lost { error: unreachable("the reply was lost"), value: Some(value) })
+                } else {
+                    Ok(value)
+                }
+            }
+        };
+        self.server.pause().await;
+        outcome
+    }
+
+    /// The md5 that the index last showed this client.
+    fn shown(&self, path: &RelPath) -> Option<Md5> {
+        lock(&self.served).files.get(path).copied()
+    }
+
+    /// A body in one to three chunks; `whole`: whether its end arrives.
+    fn blob(&self, md5: Md5, content: Bytes, whole: bool) -> Blob {
+        let size = Some(content.len() as u64);
+        let mut cuts = {
+            let rng = &mut self.server.store().rng;
+            let mut cuts = [0, 0].map(|_: usize| rng.usize(0..=content.len()));
+            cuts.sort_unstable();
+            cuts
+        };
+        if content.len() < 2 {
+            cuts = [0, 0];
+        }
+        let pieces = [content.slice(..cuts[0]), content.slice(cuts[0]..cuts[1]), content.slice(cuts[1]..)];
+        let mut chunks: Vec<Carried<Bytes>> = pieces.into_iter().filter(|p| !p.is_empty()).map(Ok).collect();
+        if !whole {
+            chunks.pop();
+            chunks.push(Err(unreachable("the body was cut off")));
+        }
+        let server = self.server.clone();
+        let body = futures::stream::iter(chunks).then(move |chunk| {
+            let server = server.clone();
+            async move {
+                server.pause().await;
+                chunk
+            }
+        });
+        Blob { md5, size, version: 0, body: body.boxed() }
+    }
+}
+
+/// A request without an answer.
+struct Lost<T> {
+    error: RemoteError,
+    /// What the answer would have been, where the request was carried out.
+    value: Option<T>,
+}
+
+impl<T> From<Lost<T>> for RemoteError {
+    fn from(lost: Lost<T>) -> Self {
+        lost.error
+    }
+}
+
+/// Reads a body to its end.
+///
+/// # Panics
+/// When it is not what was promised: the engine broke invariant 10.
+fn read_whole(mut body: Outgoing) -> Result<Bytes, RemoteError> {
+    let mut hasher = Hasher::new();
+    let mut pieces = Vec::new();
+    while let Some(piece) = body.source.next().map_err(|e| RemoteError::Source(e.to_string()))? {
+        hasher.update(&piece);
+        pieces.push(piece);
+    }
+    let content = match <[Bytes; 1]>::try_from(pieces) {
+        Ok([one]) => one,
+        Err(pieces) => pieces.concat().into(),
+    };
+    assert_eq!(hasher.finish(), body.md5, "a torn read was uploaded (invariant 10): {content:?}");
+    assert_eq!(content.len() as u64, body.size, "an upload was not as long as promised: {content:?}");
+    Ok(content)
+}
+
+impl Remote for FakeRemote {
+    async fn index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
+        let last = lock(&self.served).mark.clone();
+        let answer = self
+            .carry(Request::Index, |store| {
+                let answer = if store.config.strong {
+                    store.strong_index(since, last.as_ref())
+                } else {
+                    IndexAnswer::Whole(store.plain_index())
+                };
+                (answer, false)
+            })
+            .await?;
+        let mut served = lock(&self.served);
+        let (IndexAnswer::Whole(index) | IndexAnswer::Delta(index)) = &answer else { return Ok(answer) };
+        if let IndexAnswer::Whole(_) = &answer {
+            served.files.clear();
+        }
+        served.files.extend(index.files.iter().map(|(path, entry)| (path.clone(), entry.md5)));
+        served.mark.clone_from(&index.mark);
+        drop(served);
+        Ok(answer)
+    }
+
+    async fn get(&self, path: &RelPath) -> Result<Got, RemoteError> {
+        let request = Request::Get(path.clone());
+        match self.carry(request, |store| (store.get(path), false)).await {
+            Ok(Ok((md5, content))) => Ok(Got::Found(self.blob(md5, content, true))),
+            Ok(Err(tombstone)) => Ok(Got::Absent { tombstone }),
+            Err(Lost { value: Some(Ok((md5, content))), .. }) if self.server.store().rng.bool() => {
+                Ok(Got::Found(self.blob(md5, content, false)))
+            }
+            Err(lost) => Err(lost.error),
+        }
+    }
+
+    async fn put(
+        &self,
+        path: &RelPath,
+        precondition: Precondition,
+        _version: u64,
+        body: Outgoing,
+    ) -> Result<Put, RemoteError> {
+        let md5 = body.md5;
+        let content = read_whole(body)?;
+        let planted = self.server.store().planted.index_md5_on_put;
+        let shown = self.shown(path).filter(|_| planted).map(Precondition::Holds);
+        let precondition = shown.unwrap_or(precondition);
+        let request = Request::Put { path: path.clone(), precondition, md5 };
+        let done = self.carry(request, |store| {
+            let put = store.put(path, precondition, md5, content);
+            (put, matches!(put, Put::Stored { .. }))
+        });
+        Ok(done.await?)
+    }
+
+    async fn delete(&self, path: &RelPath, md5: Md5, _version: u64) -> Result<Deleted, RemoteError> {
+        let planted = self.server.store().planted.index_md5_on_delete;
+        let md5 = self.shown(path).filter(|_| planted).unwrap_or(md5);
+        let request = Request::Delete { path: path.clone(), md5 };
+        let done = self.carry(request, |store| {
+            let deleted = store.delete(path, md5);
+            (deleted, deleted == Deleted::Done)
+        });
+        Ok(done.await?)
+    }
+}

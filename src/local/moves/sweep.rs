@@ -78,7 +78,13 @@ impl<D: Disk> Folder<D> {
     ) -> io::Result<Option<RelPath>> {
         let meta = match self.disk.stat(&intent.slot) {
             Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if intent.put_back {
+                    // It is in history already; the folders that it leaves empty may not be gone yet.
+                    self.remove_empty_parents(&intent.at, touched);
+                }
+                return Ok(None);
+            }
             Err(e) => return Err(e),
         };
         if meta.inode == intent.incoming_inode {
@@ -95,6 +101,9 @@ impl<D: Disk> Folder<D> {
             Some(md5) if intent.expect == Some(md5) => {
                 let kind = if intent.put_back { Kept::Removed } else { Kept::Replaced };
                 self.keep(&intent.slot, &intent.at, kind, shelf)?;
+                if kind == Kept::Removed {
+                    self.remove_empty_parents(&intent.at, touched);
+                }
                 Ok(None)
             }
             Some(md5) if !intent.put_back => self.set_aside(&intent.slot, &path, &intent.at, md5, shelf, touched),

@@ -266,6 +266,15 @@ fn polling_asks_for_everything_at_its_interval() {
 }
 
 #[test]
+fn a_poll_to_come_is_no_change_that_waits() {
+    let options =
+        Options { force_poll: true, poll_interval: Duration::from_secs(600), ..options(Duration::from_millis(200)) };
+    let mut w = Watched::with(options, |_| {});
+    w.watcher.take_due(Instant::now());
+    assert!(w.watcher.next_due().is_some() && !w.watcher.changes_wait(), "a folder that is polled can be in sync");
+}
+
+#[test]
 fn a_folder_that_is_not_there_is_an_error() {
     let dir = TempDir::new().unwrap();
     let missing = dir.path().join("missing");

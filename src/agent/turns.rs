@@ -378,17 +378,19 @@ impl<'a> Running<'a> {
         let now = Timestamp::now();
         self.worker.shared.note_done(&report.recent, now);
         let quiet = !report.wrote() && report.adopted == 0 && !report.again && report.failed == 0;
+        // What the proxy told can block a path, or free it, where nothing here was looked at.
+        let planned = !report.planning.is_zero();
         let clean = !report.again && report.failed == 0 && report.held == 0 && engine.next_retry().is_none();
         let pending = if clean { Pending::default() } else { engine.pending() };
-        let caught_up = clean && pending == Pending::default() && self.watcher.next_due().is_none();
+        let caught_up = clean && pending == Pending::default() && !self.watcher.changes_wait();
         let halt = engine.halts().first().map(|h| halt_status(h, engine.held()));
         let watch = self.watcher.state();
         let remedy = match &watch {
             WatchState::Degraded { reason, remedy } => Some(format!("{reason}; {remedy}")),
             _ => None,
         };
-        let counts = (report.scan.files > 0 || !quiet).then(|| (engine.totals(), engine.conflicts()));
-        let problems = (report.scan.files > 0 || !quiet).then(|| {
+        let counts = (report.scan.files > 0 || !quiet || planned).then(|| (engine.totals(), engine.conflicts()));
+        let problems = (report.scan.files > 0 || !quiet || planned).then(|| {
             let mut found: BTreeMap<String, String> =
                 engine.problems().into_iter().map(|(p, why)| (p.to_string(), why)).collect();
             found.extend(report.blocked.iter().map(|(p, why)| (p.to_string(), why.clone())));

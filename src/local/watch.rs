@@ -208,6 +208,11 @@ impl Watcher {
         shared.dirty.next_due().into_iter().chain(shared.poll_at).min()
     }
 
+    /// Whether a change has been seen that was not yet taken. A poll that is to come is none.
+    pub fn changes_wait(&self) -> bool {
+        lock(&self.shared).dirty.next_due().is_some()
+    }
+
     /// Replaces the rules. What they newly let in is for the caller to scan.
     pub fn set_rules(&self, rules: Arc<Rules>) {
         lock(&self.shared).rules = rules;

@@ -1,0 +1,102 @@
+//! What a world is made of: a child process with its log, a request to the proxy, the files of a folder.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{DEADLINE, Files, TOKEN, eventually};
+
+/// A child that does not outlive its owner; its stderr goes to a file.
+pub struct Process {
+    pub child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    pub fn start(mut command: Command, log: PathBuf) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        Self { child: command.spawn().unwrap(), log }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits for a line with `text`; `None` when the process ended first.
+    #[track_caller]
+    pub fn line(&mut self, text: &str) -> Option<String> {
+        let mut found = None;
+        let mut ended = false;
+        eventually(text, || {
+            // In this order: what it wrote before it ended is seen.
+            ended = self.child.try_wait().unwrap().is_some();
+            // A line that is not whole yet may end in half a port.
+            found = self.log().split_inclusive('\n').find(|l| l.contains(text) && l.ends_with('\n')).map(str::to_owned);
+            ended || found.is_some()
+        });
+        found
+    }
+
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the process has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already dead, often.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks a proxy: status and body of a GET.
+pub fn get(port: u16, target: &str) -> (u16, Vec<u8>) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head = format!("GET {target} HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer {TOKEN}\r\n");
+    stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a whole head") + 4;
+    let head = String::from_utf8(answer.drain(..end).collect()).unwrap().to_ascii_lowercase();
+    assert!(head.contains(&format!("content-length: {}\r\n", answer.len())), "all of the body: {head}");
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+}
+
+/// Regular files below `root` by their paths; `.memsync` is left out, and a file that goes meanwhile too.
+pub fn files_below(root: &Path) -> Files {
+    let mut files = Files::new();
+    let mut dirs = vec![String::new()];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = fs::read_dir(root.join(&dir)) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name().into_string().expect("UTF-8 names in tests");
+            let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && path != ".memsync" => dirs.push(path),
+                Ok(kind) if kind.is_file() => {
+                    if let Ok(content) = fs::read(entry.path()) {
+                        files.insert(path, content);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    files
+}

@@ -61,6 +61,8 @@ pub struct Work<D: Disk, R: Remote> {
     pub at: String,
     /// What both sides last agreed on.
     pub base: Option<Md5>,
+    /// What we sent earlier without hearing whether it arrived.
+    pub sent: Option<Md5>,
     /// The version token that base holds.
     pub version: u64,
     /// Whether an index entry is evidence (capability `strong-index`).
@@ -96,6 +98,12 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     fn path(&self) -> &RelPath {
         &self.step.path
+    }
+
+    /// Content that this folder held and its user replaced: base, or an upload whose reply was lost. It is no edit of
+    /// somebody else's.
+    fn is_ours(&self, md5: Md5) -> bool {
+        Some(md5) == self.base || Some(md5) == self.sent
     }
 
     /// Rows 2 and 11.
@@ -190,7 +198,9 @@ impl<D: Disk, R: Remote> Work<D, R> {
             Got::Found(blob) if blob.md5 == local => {
                 Ok(Done::Agreed { md5: local, version: blob.version, uploaded: false })
             }
-            Got::Found(blob) if Some(blob.md5) == base => self.upload(local, Precondition::Holds(blob.md5), None).await,
+            Got::Found(blob) if Some(blob.md5) == base || self.is_ours(blob.md5) => {
+                self.upload(local, Precondition::Holds(blob.md5), None).await
+            }
             Got::Found(blob) => self.conflict_with(blob).await,
         }
     }
@@ -213,7 +223,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
                     return Ok(Done::Agreed { md5: local, version: blob.version, uploaded: true });
                 }
                 // A race that is over, or a tombstone that only the index knew: row 16.
-                Got::Found(blob) if Some(blob.md5) == self.base => precondition = Precondition::Holds(blob.md5),
+                Got::Found(blob) if self.is_ours(blob.md5) => precondition = Precondition::Holds(blob.md5),
                 Got::Found(blob) if Precondition::Holds(blob.md5) == precondition => {}
                 Got::Found(blob) => return self.conflict_with(blob).await,
                 Got::Absent { tombstone: proven } => {

@@ -255,6 +255,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Base::Synced(md5) => Some(md5),
                 Base::Seen(_) => None,
             }),
+            sent: self.sent.get(&step.path).copied(),
             version: entry.map_or(0, |e| e.version),
             strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),
             seen: entry.is_some_and(|e| matches!(e.base, Base::Seen(_))),
@@ -270,6 +271,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Notes a failed step. `Some`: the cycle cannot go on.
     fn failed(&mut self, step: &Step, e: StepError, report: &mut Report) -> Option<CycleError> {
+        if let (Action::Upload { local, .. }, StepError::Remote(_)) = (&step.action, &e) {
+            self.sent.insert(step.path.clone(), *local);
+        }
         let why = match e {
             StepError::Remote(e) if e.ends_cycle() => return Some(CycleError::Remote(e)),
             StepError::Changed => {
@@ -323,6 +327,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
                 Done::Forget => changes.push(Change::Forget(step.path)),
                 Done::Agreed { md5, version, uploaded } => {
+                    self.sent.remove(&step.path);
                     let at = self.tree.disk_name(&step.path);
                     settle.push(at.clone());
                     let found = self.tree.found().get(&step.path);
@@ -380,13 +385,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         report: &mut Report,
     ) -> Option<Change> {
         match moved {
-            Moved::Done { copy } => {
+            Moved::Done { copy, stat } => {
                 self.copied(copy, report);
+                self.sent.remove(&step.path);
                 let found = match base {
-                    // Its stat is too young to be trusted: the next scan reads it once.
                     Base::Synced(md5) => {
                         report.downloaded += 1;
-                        Some(Found { local: Local::File(md5), stat: None, size })
+                        Some(Found { local: Local::File(md5), stat, size })
                     }
                     Base::Seen(_) => {
                         report.trashed += 1;
@@ -396,7 +401,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 self.tree.put(step.path.clone(), found);
                 self.quarantine.clear(&step.path);
                 note(report, &step);
-                Some(Change::Set(step.path, Entry { base, stat: None, version }))
+                Some(Change::Set(step.path, Entry { base, stat, version }))
             }
             Moved::Stale { copy } => {
                 self.copied(copy, report);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::digest::Md5;
 use crate::disk::Disk;
 use crate::local::moves::is_conflict_name;
 use crate::local::{Folder, RootError, Scope, Touched, Tree};
@@ -82,6 +83,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     /// are as they were when the table had nothing to do for them.
     pub(super) open: Touched,
     pub(super) quarantine: Quarantine,
+    /// Uploads whose reply was lost: what they held.
+    pub(super) sent: BTreeMap<RelPath, Md5>,
     pub(super) approved: BTreeSet<RelPath>,
     pub(super) held: Vec<Held>,
     pub(super) reset: Option<Halt>,
@@ -136,6 +139,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             missed: BTreeMap::new(),
             open: Touched::Everywhere,
             quarantine: Quarantine::default(),
+            sent: BTreeMap::new(),
             approved: BTreeSet::new(),
             held: Vec::new(),
             reset: None,

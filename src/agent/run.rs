@@ -18,7 +18,7 @@ use crate::sync::Base;
 use super::control::{self, Request, Response};
 use super::cycle::verb;
 use super::engine::CycleError;
-use super::session::{CONFIRM, FolderSetup, OpenError, Session};
+use super::session::{CONFIRM, FolderSetup, OpenError, Session, is_held};
 use super::shared::{Shared, halt_status, lock};
 use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, Problem, ProxyStatus, State, Status};
 use super::worker::{Command, Worker};
@@ -169,6 +169,9 @@ impl Inner {
             .map_err(|source| StartError::Io { path: setup.state_dir.clone(), source })?;
         let held =
             Lock::acquire(&setup.lock).map_err(|source| StartError::Locked { folder: setup.root.clone(), source })?;
+        if is_held(&setup.root) {
+            return Err(StartError::Locked { folder: setup.root, source: LockError::Held { pid: None } });
+        }
         let shared = Arc::new(Shared::new(&setup, self.changed.clone()));
         let (commands, receiver) = mpsc::unbounded_channel();
         let wake = Arc::new(Notify::new());

@@ -1,6 +1,7 @@
 //! [`Session`]: one folder opened for syncing, from its directories to its engine.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -100,6 +101,8 @@ pub struct Session {
     /// What is wrong with the folder's own `.memsyncignore`.
     pub bad_ignore_file: Option<String>,
     pub opened: Opened,
+    /// One agent per folder, from whatever home it runs.
+    _hold: OwnedFd,
 }
 
 impl Session {
@@ -117,6 +120,7 @@ impl Session {
         let options = Options { format: setup.format, pretty: setup.pretty, session_id: setup.session_id.clone() };
         let (container, opened) = Container::open(Arc::new(state), &setup.container, options, world.now())?;
         let root = Arc::new(open_root(setup)?);
+        let hold = hold(&root)?;
         let (rules, bad_ignore_file) = read_rules(&*root, &setup.ignore)?;
         let rules = Arc::new(SharedRules(RwLock::new(Arc::new(rules))));
         let remote = Arc::new(HttpRemote::new(setup.http.clone())?);
@@ -134,7 +138,7 @@ impl Session {
         if root.stat(".memsync/ID").is_ok() {
             engine.set_options(engine_options(setup, true), ignored(&rules), remote.clone());
         }
-        Ok(Self { engine, remote, world, rules, root, bad_ignore_file, opened })
+        Ok(Self { engine, remote, world, rules, root, bad_ignore_file, opened, _hold: hold })
     }
 
     /// Reads the folder's `.memsyncignore` again.
@@ -163,6 +167,20 @@ impl Session {
             Err(source) => Err(CycleError::Folder { what: "looking at the folder", source }),
         }
     }
+}
+
+/// Holds the folder against any other agent.
+fn hold(root: &RealDisk) -> Result<OwnedFd, OpenError> {
+    match root.lock_root() {
+        Ok(Some(hold)) => Ok(hold),
+        Ok(None) => Err(OpenError::Lock(LockError::Held { pid: None })),
+        Err(source) => Err(OpenError::Io { path: root.path().to_owned(), source }),
+    }
+}
+
+/// Whether another agent, of another home, works on the folder now. A folder that is not there is nobody's.
+pub fn is_held(root: &std::path::Path) -> bool {
+    RealDisk::open(root).is_ok_and(|disk| matches!(disk.lock_root(), Ok(None)))
 }
 
 fn missing(root: &std::path::Path) -> Halt {

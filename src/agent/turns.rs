@@ -307,7 +307,8 @@ impl<'a> Running<'a> {
                 if changed || self.prune <= now {
                     self.tidy = Some(now + TIDY);
                 }
-                if !report.again {
+                // Whoever asked is answered when nothing is left to do that another cycle could.
+                if !report.again && !self.watcher.changes_wait() {
                     self.answer_waiting();
                 }
                 false

@@ -13,10 +13,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::{Disk, DiskFile, Kind, Meta};
+use crate::path::PRIVATE_DIR;
 
 #[cfg(target_os = "linux")]
 #[path = "real/linux.rs"]
@@ -101,6 +102,21 @@ impl RealDisk {
     pub fn create_private(root: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(root)?;
         Self::open(root)
+    }
+
+    /// Locks the root for as long as the value lives, whoever else opened it and from wherever; `None`: another process
+    /// has it. The lock is the system's own (`flock`) and leaves nothing behind.
+    ///
+    /// # Errors
+    /// As `open(2)` and `flock(2)`.
+    pub fn lock_root(&self) -> io::Result<Option<OwnedFd>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(&self.root, ".", flags, Mode::empty())?;
+        match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(handle)),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// The path that the root was opened by, absolute.
@@ -255,7 +271,9 @@ impl Disk for RealDisk {
 
     fn mkdir(&self, dir: &str) -> io::Result<()> {
         let (parent, name) = self.parent(dir)?;
-        Ok(rustix::fs::mkdirat(parent, name, Mode::RWXU | Mode::RWXG | Mode::RWXO)?)
+        // What was displaced and what is on its way is nobody else's.
+        let mode = if dir == PRIVATE_DIR { Mode::RWXU } else { Mode::RWXU | Mode::RWXG | Mode::RWXO };
+        Ok(rustix::fs::mkdirat(parent, name, mode)?)
     }
 
     fn rmdir(&self, dir: &str) -> io::Result<()> {

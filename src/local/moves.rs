@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Md5;
-use crate::disk::{Disk, DiskFile, Kind};
+use crate::disk::{Disk, DiskFile, Kind, Stat};
 use crate::failpoint;
 use crate::path::RelPath;
 use crate::sync::Unknown;
@@ -23,6 +23,7 @@ use crate::sync::Unknown;
 use super::Folder;
 use super::folder::STAGE;
 use super::history::{Kept, Shelf};
+use super::scan::unchanged;
 use super::source;
 use super::stage::Staged;
 
@@ -60,9 +61,11 @@ impl<D: Disk> Move<D> {
 /// What became of a [`Move`].
 #[derive(Debug)]
 pub enum Moved {
-    /// `copy`: the conflict copy that was made.
+    /// `copy`: the conflict copy that was made. `stat`: of the file placed, where it can be trusted without reading
+    /// the file again.
     Done {
         copy: Option<RelPath>,
+        stat: Option<Stat>,
     },
     /// Something else stands there than the plan saw: plan again.
     Stale {
@@ -163,14 +166,15 @@ impl<D: Disk> Folder<D> {
     /// Looks at the place before anything is displaced, and writes down what is going to be.
     fn prepare(
         &self,
-        step: Move<D>,
+        mut step: Move<D>,
         intents: &mut Vec<Intent>,
         to_sync: &mut Vec<String>,
     ) -> Result<(Move<D>, String), Moved> {
-        let (slot, incoming_inode) = match &step {
+        let (slot, incoming_inode) = match &mut step {
             Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => {
                 let slot = staged.slot().to_owned();
                 let meta = self.disk.stat(&slot).map_err(Moved::Failed)?;
+                staged.meta = Some(meta);
                 to_sync.push(slot.clone());
                 (slot, meta.inode)
             }
@@ -238,7 +242,12 @@ impl<D: Disk> Folder<D> {
         }
         failpoint::pass("create.renamed");
         touched.insert(dir_of(at).to_owned());
-        Ok(Moved::Done { copy: None })
+        Ok(Moved::Done { copy: None, stat: self.stat_of(at, &staged) })
+    }
+
+    /// The stat of a file just placed, if it proves that the file is still what was staged.
+    fn stat_of(&self, at: &str, staged: &Staged<D>) -> Option<Stat> {
+        unchanged(&staged.meta?, &self.disk.stat(at).ok()?)
     }
 
     fn replace(
@@ -281,7 +290,7 @@ impl<D: Disk> Folder<D> {
             Some(self.set_aside(&slot, path, at, displaced, shelf, touched)?)
         };
         failpoint::pass("replace.kept");
-        Ok(Moved::Done { copy: copy.flatten() })
+        Ok(Moved::Done { copy: copy.flatten(), stat: self.stat_of(at, &staged) })
     }
 
     fn trash(
@@ -308,7 +317,7 @@ impl<D: Disk> Folder<D> {
             self.keep(slot, at, Kept::Removed, shelf)?;
             failpoint::pass("trash.kept");
             self.remove_empty_parents(at, touched);
-            return Ok(Moved::Done { copy: None });
+            return Ok(Moved::Done { copy: None, stat: None });
         }
         Ok(Moved::Stale { copy: self.put_back(slot, path, at, displaced, shelf, touched)? })
     }

@@ -529,6 +529,14 @@ impl<D: Disk> Walk<'_, D> {
     }
 }
 
+/// The stat of a file that was staged as `before` and stands in its place as `now`, where the two prove that nobody has
+/// written to it: its own last write lies more than a tick before the rename, from which on others could see it.
+pub(super) fn unchanged(before: &Meta, now: &Meta) -> Option<Stat> {
+    let same =
+        now.kind == Kind::File && (before.inode, before.size, before.mtime_ns) == (now.inode, now.size, now.mtime_ns);
+    settled(Stat { ctime_ns: before.mtime_ns, ..Stat::from(now) }, now.ctime_ns).filter(|_| same).map(|_| now.into())
+}
+
 /// The stat, where it is old enough to be trusted at the wall-clock time `now_ns`.
 pub fn settled(stat: Stat, now_ns: i64) -> Option<Stat> {
     let whole_seconds = stat.mtime_ns % 1_000_000_000 == 0 && stat.ctime_ns % 1_000_000_000 == 0;

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::digest::{Hasher, Md5};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, Meta};
 
 use super::Folder;
 
@@ -20,6 +20,8 @@ pub struct Staging<D: Disk> {
 pub struct Staged<D: Disk> {
     folder: Folder<D>,
     slot: Option<String>,
+    /// Of the staged file, once it is about to be placed.
+    pub(super) meta: Option<Meta>,
     pub md5: Md5,
     /// Bytes.
     pub size: u64,
@@ -70,7 +72,7 @@ impl<D: Disk> Staging<D> {
         }
         self.file = None;
         let slot = std::mem::take(&mut self.slot);
-        Ok(Staged { folder: self.folder.clone(), slot: Some(slot), md5, size: self.size })
+        Ok(Staged { folder: self.folder.clone(), slot: Some(slot), meta: None, md5, size: self.size })
     }
 }
 

@@ -294,7 +294,7 @@ fn replacing_keeps_the_old_content_and_the_permissions() {
     let (disk, folder) = folder();
     disk.user_write("d/a", "old").unwrap();
     folder.disk().open("d/a").unwrap().set_mode(0o640).unwrap();
-    assert!(matches!(replace(&folder, "d/a", "new", "old"), Moved::Done { copy: None }));
+    assert!(matches!(replace(&folder, "d/a", "new", "old"), Moved::Done { copy: None, .. }));
     assert_eq!(disk.user_read("d/a").unwrap(), "new");
     assert_eq!(disk.user_stat("d/a").unwrap().mode, 0o640);
     let kept = kept(&disk);
@@ -315,7 +315,7 @@ fn an_edit_at_the_last_moment_becomes_a_copy_with_and_without_exchange() {
             }
             _ => Verdict::Go,
         })));
-        let Moved::Done { copy: Some(copy) } = replace(&folder, "a", "new", "old") else { panic!("no copy") };
+        let Moved::Done { copy: Some(copy), .. } = replace(&folder, "a", "new", "old") else { panic!("no copy") };
         assert_eq!(disk.user_read("a").unwrap(), "new");
         assert_eq!(disk.user_read(copy.as_str()).unwrap(), "edit");
         assert!(kept(&disk).is_empty() && disk.user_tree(".memsync/stage").is_empty());

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use crate::digest::Md5;
 use crate::path::RelPath;
 
-use super::plan::{Plan, Side, Step};
-use super::snapshot::Base;
+use super::plan::{Action, Plan, Side, Step};
+use super::snapshot::{Base, Unknown};
 
 /// What a person must approve before it happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,14 @@ pub fn hold_mass_delete(plan: &mut Plan, tracked: usize, limits: Limits, approve
     let mut held = Vec::new();
     for side in [Side::Local, Side::Remote] {
         let counts = |s: &Step| s.action.deletes() == Some(side) && !approved.contains(&s.path);
-        let files = plan.steps.iter().filter(|s| counts(s)).count();
+        let deletes = plan.steps.iter().filter(|s| counts(s)).count();
+        // A file that one scan missed is about to be one of them: what vanishes together is judged together.
+        let vanishing = |s: &&Step| s.action == Action::Skip(Unknown::Vanished) && !approved.contains(&s.path);
+        let soon = if side == Side::Remote { plan.steps.iter().filter(vanishing).count() } else { 0 };
+        let files = deletes + soon;
+        if deletes == 0 {
+            continue;
+        }
         // Counts of files are far below 2^52, where f64 is exact.
         if files < MASS_DELETE_MIN || files as f64 <= limits.max_delete * tracked as f64 {
             continue;

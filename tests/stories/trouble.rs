@@ -122,7 +122,6 @@ fn a_second_agent_is_refused() {
 }
 
 #[test]
-#[ignore = "the lock lies with the state: an agent with another MEMSYNC_HOME is not refused"]
 fn a_second_agent_with_a_state_of_its_own_is_refused() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));

@@ -63,6 +63,7 @@ fn scans(c: &mut Criterion) {
         ignored: &ignored,
         threads: 2,
         now_ns: i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap(),
+        stop: &|| false,
     };
     let mut tree = Tree::default();
     folder.scan(&mut tree, &Scope::full(), &options()).unwrap();

@@ -281,7 +281,7 @@ fn a_proxy_alone_serves_and_stops() {
     assert!(init.wait().unwrap().success());
     std::fs::write(client.folder().join("small"), "12345").unwrap();
     std::fs::write(client.folder().join("large"), "123456").unwrap();
-    let done = client.json(&["sync"], 0);
+    let done = client.json(&["sync"], 4);
     assert_eq!((&done["uploaded"], &done["problems"]), (&1.into(), &1.into()), "{done}");
     serve.signal(rustix::process::Signal::TERM);
     assert_eq!(serve.ended().code(), Some(0));

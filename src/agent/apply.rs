@@ -33,7 +33,7 @@ pub enum Done<D: Disk> {
     /// Both sides hold this content; once the local file is durable, base := it.
     Agreed { md5: Md5, version: u64, uploaded: bool },
     /// A change to the folder; once it is made, base := this.
-    Move { step: Move<D>, base: Base, version: u64 },
+    Move { step: Box<Move<D>>, base: Base, version: u64 },
 }
 
 /// Why a step came to nothing.
@@ -118,7 +118,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
                 let version = blob.version;
                 let staged = self.fetch(blob).await?;
                 let base = Base::Synced(staged.md5);
-                let step = Move::Create { path: self.path().clone(), at: self.at.clone(), staged };
+                let step = Box::new(Move::Create { path: self.path().clone(), at: self.at.clone(), staged });
                 Ok(Done::Move { step, base, version })
             }
         }
@@ -274,7 +274,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         let version = blob.version;
         let staged = self.fetch(blob).await?;
         let base = Base::Synced(staged.md5);
-        let step = Move::Replace { path: self.path().clone(), at: self.at.clone(), staged, expect };
+        let step = Box::new(Move::Replace { path: self.path().clone(), at: self.at.clone(), staged, expect });
         Ok(Done::Move { step, base, version })
     }
 
@@ -282,12 +282,12 @@ impl<D: Disk, R: Remote> Work<D, R> {
         let version = blob.version;
         let staged = self.fetch(blob).await?;
         let base = Base::Synced(staged.md5);
-        let step = Move::Conflict { path: self.path().clone(), at: self.at.clone(), staged };
+        let step = Box::new(Move::Conflict { path: self.path().clone(), at: self.at.clone(), staged });
         Ok(Done::Move { step, base, version })
     }
 
     fn trash(&self, expect: Md5, tombstone: Md5) -> Done<D> {
-        let step = Move::Trash { path: self.path().clone(), at: self.at.clone(), expect };
+        let step = Box::new(Move::Trash { path: self.path().clone(), at: self.at.clone(), expect });
         Done::Move { step, base: Base::Seen(tombstone), version: 0 }
     }
 }

@@ -343,14 +343,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     self.quarantine.clear(&step.path);
                 }
                 Done::Move { step: change, base, version } => {
-                    let size = match &change {
+                    let size = match &*change {
                         Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => {
                             staged.size
                         }
                         Move::Trash { .. } => 0,
                     };
                     moving.push((step, base, version, size));
-                    moves.push(change);
+                    moves.push(*change);
                 }
             }
         }

@@ -50,6 +50,14 @@ pub struct Progress {
     pub done: AtomicUsize,
 }
 
+impl Progress {
+    /// No cycle runs.
+    pub fn clear(&self) {
+        self.steps.store(0, Ordering::Relaxed);
+        self.done.store(0, Ordering::Relaxed);
+    }
+}
+
 /// Why a cycle ended early. Nothing was decided from half an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CycleError {
@@ -90,6 +98,10 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) reset: Option<Halt>,
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Arc<AtomicBool>,
+    /// As `stop`, and for good.
+    pub(super) quit: Arc<AtomicBool>,
+    /// When the last scan was ([`World::elapsed`]).
+    pub(super) looked: Duration,
     /// False: the next scan is a full one.
     pub(super) scanned: bool,
     /// Something waits in `stage/` to be put in order.
@@ -145,6 +157,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             reset: None,
             progress: Arc::default(),
             stop: Arc::default(),
+            quit: Arc::default(),
+            looked: Duration::ZERO,
             scanned: false,
             leftovers: false,
             unfinished: true,
@@ -223,8 +237,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.stop.clone()
     }
 
+    /// A flag of the owner's that ends this engine's work for good, even in the midst of a scan.
+    pub fn obey(&mut self, quit: Arc<AtomicBool>) {
+        self.quit = quit;
+    }
+
     pub(super) fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.quit.load(Ordering::Relaxed)
     }
 
     pub fn set_options(&mut self, options: EngineOptions, ignored: Ignored, remote: Arc<R>) {
@@ -265,6 +284,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
         }
         pending
+    }
+
+    /// Paths that failed and will be tried again.
+    pub fn failing(&self) -> usize {
+        self.quarantine.iter().count()
     }
 
     /// Conflict copies in the folder.

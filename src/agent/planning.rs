@@ -1,7 +1,9 @@
 //! What a cycle finds out before it acts: the scan, the index, the gate on the index, and the plan.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::ops::Bound::{Excluded, Included};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::disk::Disk;
@@ -15,6 +17,9 @@ use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Unknown, reconcile};
 
 use super::World;
 use super::engine::{CycleError, Engine, folder_error};
+
+/// How long deletions wait for others that are still coming in.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub(super) fn scan(&mut self, scope: &Scope) -> Result<ScanStats, CycleError> {
@@ -30,13 +35,18 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             scope.paths.extend(among.filter(|p| self.is_changing(p)).map(|p| self.tree.disk_name(p)));
         }
         let ignored = self.ignored.clone();
+        let (stop, quit) = (self.stop.clone(), self.quit.clone());
         let options = ScanOptions {
             max_file_size: self.options.max_file_size,
             ignored: &move |path, is_dir| ignored(path, is_dir),
             threads: self.options.threads,
             now_ns: crate::local::moves::ns(self.world.now()),
+            stop: &move || stop.load(Ordering::Relaxed) || quit.load(Ordering::Relaxed),
         };
-        let stats = self.folder.scan(&mut self.tree, &scope, &options).map_err(folder_error("scanning the folder"))?;
+        let stats = self.folder.scan(&mut self.tree, &scope, &options).map_err(|e| match e.kind() {
+            io::ErrorKind::Interrupted => CycleError::Stopped,
+            _ => folder_error("scanning the folder")(e),
+        })?;
         self.scanned = true;
         let now = self.world.elapsed();
         let touched = self.tree.take_touched();
@@ -54,6 +64,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             among.filter(|p| missing(p)).map(|p| (p.clone(), self.missed.get(p).copied().unwrap_or(now))).collect()
         };
         self.missed = missed;
+        self.looked = now;
         self.open.merge(touched);
         Ok(stats)
     }
@@ -165,6 +176,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         remote: impl Iterator<Item = &'a RelPath>,
     ) -> BTreeMap<RelPath, Local> {
         let now = self.world.elapsed();
+        // Two scans must have missed it; and while files go on vanishing their end is waited for, so that the gate
+        // judges them together.
+        let newest = self.missed.values().max().copied().unwrap_or_default();
+        let confirm = self.options.confirm;
+        let proven = |first: &Duration| {
+            self.looked >= *first + confirm && (self.looked >= newest + confirm || self.looked >= *first + PATIENCE)
+        };
         let find = |p: &RelPath| self.tree.found().get_key_value(p).map(|(p, f)| (p.clone(), f.local.clone()));
         let mut local: BTreeMap<RelPath, Local> = found.filter_map(find).collect();
         for path in tracked {
@@ -174,7 +192,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
             if let Some(why) = self.unknown_absence(path) {
                 local.insert(path.clone(), Local::Unknown(why));
-            } else if self.missed.get(path).is_none_or(|first| now < *first + self.options.confirm) {
+            } else if !self.missed.get(path).is_some_and(proven) {
                 local.insert(path.clone(), Local::Unknown(Unknown::Vanished));
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,6 +23,9 @@ use super::session::{CONFIRM, FolderSetup, OpenError, Session, is_held};
 use super::shared::{Shared, halt_status, lock};
 use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, Problem, ProxyStatus, State, Status};
 use super::worker::{Command, Worker};
+
+/// The longest that a stop takes.
+const STOP: Duration = Duration::from_millis(9500);
 
 /// What an agent syncs.
 #[derive(Debug, Clone)]
@@ -51,6 +55,8 @@ struct FolderHandle {
     commands: mpsc::UnboundedSender<Command>,
     wake: Arc<Notify>,
     shared: Arc<Shared>,
+    /// Ends the worker's scan and cycle for good.
+    quit: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -175,8 +181,9 @@ impl Inner {
         let shared = Arc::new(Shared::new(&setup, self.changed.clone()));
         let (commands, receiver) = mpsc::unbounded_channel();
         let wake = Arc::new(Notify::new());
+        let quit = Arc::new(AtomicBool::new(false));
         let root = setup.root.clone();
-        let worker = Worker::new(setup, shared.clone(), receiver, wake.clone(), held);
+        let worker = Worker::new(setup, shared.clone(), receiver, wake.clone(), quit.clone(), held);
         // A runtime of its own: requests and files are then served by one thread, which saves two switches a request.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| StartError::Io { path: root.clone(), source })?;
@@ -184,7 +191,7 @@ impl Inner {
             .name("folder".to_owned())
             .spawn(move || runtime.block_on(worker.run()))
             .map_err(|source| StartError::Io { path: root.clone(), source })?;
-        lock(&self.folders).push(FolderHandle { root, commands, wake, shared, thread });
+        lock(&self.folders).push(FolderHandle { root, commands, wake, shared, quit, thread });
         Ok(())
     }
 
@@ -318,6 +325,7 @@ impl Inner {
 
 async fn stop_all(folders: Vec<FolderHandle>) {
     for folder in &folders {
+        folder.quit.store(true, Ordering::Relaxed);
         // A worker that has ended already is joined below.
         let _ = folder.commands.send(Command::Stop);
     }
@@ -328,8 +336,11 @@ async fn stop_all(folders: Vec<FolderHandle>) {
             }
         }
     });
-    if let Err(e) = joined.await {
-        tracing::error!("stopping: {e}");
+    // Whatever hangs then (a dead network disk, say) is left as a crash would leave it.
+    match tokio::time::timeout(STOP, joined).await {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => tracing::error!("stopping: {e}"),
+        Err(_) => tracing::warn!("a folder does not come to its end; it is left as it is"),
     }
 }
 
@@ -393,6 +404,8 @@ pub struct Summary {
     pub conflicts: Vec<String>,
     pub problems: Vec<Problem>,
     pub halts: Vec<HaltStatus>,
+    /// Paths that are left to do: they failed, or somebody goes on writing.
+    pub pending: usize,
 }
 
 /// Why a sync without an agent did not go through.
@@ -413,6 +426,8 @@ pub async fn sync_once(setup: &FolderSetup, mut progress: impl FnMut(usize, usiz
     let mut session = Session::open(setup)?;
     let mut summary = Summary::default();
     let counts = session.engine.progress();
+    let mut blocked = std::collections::BTreeMap::new();
+    let mut unfinished = false;
     // A deletion wants two scans, a conflict copy a cycle of its own; beyond that somebody is writing.
     for round in 0..20 {
         if round > 0 {
@@ -437,16 +452,17 @@ pub async fn sync_once(setup: &FolderSetup, mut progress: impl FnMut(usize, usiz
         summary.deleted += report.deleted_remote;
         summary.trashed += report.trashed;
         summary.conflicts.extend(report.conflicts.iter().map(ToString::to_string));
-        let blocked = report.blocked;
+        blocked = report.blocked;
+        unfinished = report.again;
         if !report.again {
-            let now = jiff::Timestamp::now();
-            let all = session.engine.problems().into_iter().chain(blocked);
-            let all: std::collections::BTreeMap<_, _> = all.collect();
-            summary.problems =
-                all.into_iter().map(|(p, problem)| Problem { path: p.to_string(), problem, since: now }).collect();
             break;
         }
     }
+    let now = jiff::Timestamp::now();
+    let all: std::collections::BTreeMap<_, _> = session.engine.problems().into_iter().chain(blocked).collect();
+    summary.problems =
+        all.into_iter().map(|(p, problem)| Problem { path: p.to_string(), problem, since: now }).collect();
+    summary.pending = session.engine.failing().max(usize::from(unfinished));
     summary.halts = session.engine.halts().iter().map(|h| halt_status(h, session.engine.held())).collect();
     session.engine.tidy().map_err(CycleError::from)?;
     Ok(summary)

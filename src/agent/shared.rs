@@ -1,7 +1,7 @@
 //! [`Shared`]: what others may see of a folder's worker, in the words of the status.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -68,15 +68,25 @@ impl Shared {
 
     pub fn status(&self) -> FolderStatus {
         let mut status = lock(&self.status).clone();
-        if let (State::Syncing, Some(progress)) = (status.state, &*lock(&self.progress)) {
-            status.progress = Some(ProgressStatus {
-                done: progress.done.load(Ordering::Relaxed),
-                steps: progress.steps.load(Ordering::Relaxed),
-            });
+        if let Some(progress) = &*lock(&self.progress) {
+            let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
+            let now = ProgressStatus { done: load(&progress.done), steps: load(&progress.steps) };
+            if now.done < now.steps {
+                (status.state, status.in_sync) = (State::Syncing, false);
+                status.progress = Some(now);
+            }
         }
         let next = *lock(&self.next_cycle);
         status.next_sync_s = next.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
         status
+    }
+
+    /// A change has been seen that no cycle has taken in yet.
+    pub(super) fn not_in_sync(&self) {
+        let was = std::mem::replace(&mut lock(&self.status).in_sync, false);
+        if was {
+            self.changed.send_modify(|n| *n += 1);
+        }
     }
 
     pub fn proxy(&self) -> ProxyStatus {

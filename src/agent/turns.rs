@@ -31,6 +31,10 @@ const STOP_GRACE: Duration = Duration::from_secs(8);
 pub(super) const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// How soon a cycle that left something to do is followed by another.
 const AGAIN: Duration = CONFIRM.saturating_add(Duration::from_millis(10));
+/// The longest such wait, for what does not come to rest.
+const LONGEST_AGAIN: Duration = Duration::from_secs(5);
+/// After so many cycles in vain, whoever waits is told how things are.
+const GIVE_UP: u32 = 10;
 /// In a burst of changes a cycle is followed by a rest of this many times what its planning took, so that whoever
 /// writes is not slowed down by whoever watches; the first cycle after a quiet time starts at once.
 const REST: u32 = 2;
@@ -38,9 +42,21 @@ const REST: u32 = 2;
 const LONGEST_REST: Duration = Duration::from_millis(500);
 /// Quiet time before the container is tidied up.
 const TIDY: Duration = Duration::from_secs(1);
+/// Under steady change it is tidied up after this time all the same.
+const TIDY_AT_LAST: Duration = Duration::from_secs(30);
+/// Paths to look at from which on a cycle counts as syncing.
+const MANY: usize = 100;
 const PRUNE: Duration = Duration::from_secs(3600);
 /// The wall clock has jumped, or the machine slept, when it runs away from the monotonic one by this much.
 const JUMP: Duration = Duration::from_secs(10);
+
+/// At `deadline`, or never.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
 
 /// Both clocks at one moment.
 struct Clock {
@@ -79,10 +95,13 @@ pub(super) struct Running<'a> {
     next_rescan: Instant,
     again: Option<Instant>,
     tidy: Option<Instant>,
+    tidy_by: Option<Instant>,
     prune: Instant,
     /// A path in quarantine is due.
     retry: Option<Instant>,
     failures: u32,
+    /// Cycles in a row that left something to do and did nothing.
+    in_vain: u32,
     offline_until: Option<Instant>,
     /// The end of the rest after the last cycle.
     rest_until: Instant,
@@ -106,9 +125,11 @@ impl<'a> Running<'a> {
             next_rescan: now + worker.setup.rescan,
             again: None,
             tidy: None,
+            tidy_by: None,
             prune: now,
             retry: None,
             failures: 0,
+            in_vain: 0,
             offline_until: None,
             rest_until: now,
             waiting: Vec::new(),
@@ -118,25 +139,33 @@ impl<'a> Running<'a> {
     }
 
     pub(super) async fn run(mut self) -> Ended {
+        if self.worker.paused.is_some() {
+            self.paused();
+        }
         loop {
             let at = self.next_wake();
             *lock(&self.worker.shared.next_cycle) = Some(self.next_cycle());
+            let wake = self.worker.wake.clone();
             tokio::select! {
                 biased;
-                command = self.worker.commands.recv() => {
+                command = self.worker.next_command() => {
                     if let Some(ended) = self.command(command) {
                         return ended;
                     }
                 }
-                () = self.worker.wake.notified() => {}
+                () = wake.notified() => {}
                 () = tokio::time::sleep_until(at.into()) => {}
             }
-            while let Ok(command) = self.worker.commands.try_recv() {
+            while let Some(command) = self.worker.waiting_command() {
                 if let Some(ended) = self.command(Some(command)) {
                     return ended;
                 }
             }
             let now = Instant::now();
+            if self.watcher.changes_wait() && self.watcher.next_due().is_some_and(|due| due > now) {
+                // A file is being written; what is due now is taken in at once.
+                self.worker.shared.not_in_sync();
+            }
             if let Some(Some(until)) = self.worker.paused
                 && until <= now
             {
@@ -153,14 +182,11 @@ impl<'a> Running<'a> {
             if now < self.rest_until && !self.forced {
                 continue;
             }
-            if self.triggered(now) {
-                match self.cycle().await {
-                    Ok(None) => {}
-                    Ok(Some(ended)) => return ended,
-                    Err(()) => return Ended::Reopen { setup: None, wait: true },
-                }
-            } else if self.tidy.is_some_and(|at| at <= now) {
-                self.tidy = None;
+            if self.triggered(now) && self.cycle().await {
+                return Ended::Reopen { setup: None, wait: true };
+            }
+            if self.tidy.is_some_and(|at| at <= now) {
+                (self.tidy, self.tidy_by) = (None, None);
                 if let Err(e) = self.tidy_up(now) {
                     tracing::error!("{e}");
                     return Ended::Reopen { setup: None, wait: true };
@@ -187,7 +213,7 @@ impl<'a> Running<'a> {
             return now;
         }
         if let Some(until) = self.offline_until {
-            return until;
+            return until.max(self.rest_until);
         }
         let hinted = self.hint.load(Ordering::Relaxed).then_some(now);
         [Some(self.next_poll), self.again, self.retry, self.tidy, self.watcher.next_due(), hinted]
@@ -203,7 +229,12 @@ impl<'a> Running<'a> {
         let Due { paths, subtrees, full } = self.watcher.take_due(now);
         let mut run = std::mem::take(&mut self.forced);
         run |= full || !paths.is_empty() || !subtrees.is_empty();
-        if paths.contains(IGNORE_FILE) || full {
+        if now >= self.next_rescan {
+            self.next_rescan = now + self.worker.setup.rescan;
+            self.scope.full = true;
+            run = true;
+        }
+        if paths.contains(IGNORE_FILE) || full || self.scope.full {
             match self.session.reload_rules(&self.worker.setup) {
                 Ok(()) => self.watcher.set_rules(self.session.rules.get()),
                 Err(e) => tracing::warn!("{e}"),
@@ -216,47 +247,50 @@ impl<'a> Running<'a> {
             self.scope.full = true;
             run = true;
         }
-        if now >= self.next_rescan {
-            self.next_rescan = now + self.worker.setup.rescan;
-            self.scope.full = true;
-            run = true;
-        }
         run |= self.hint.swap(false, Ordering::Relaxed);
+        run |= self.offline_until.take_if(|at| *at <= now).is_some();
         run |= now >= self.next_poll;
         run |= self.again.take_if(|at| *at <= now).is_some();
         run |= self.retry.take_if(|at| *at <= now).is_some();
         run
     }
 
-    /// One cycle, listening to commands meanwhile. `Ok(Some)`: the session ends; `Err`: it must be opened anew.
-    async fn cycle(&mut self) -> Result<Option<Ended>, ()> {
+    /// One cycle. Commands that come meanwhile wait for its end, which some of them hasten. True: the session must be
+    /// opened anew.
+    async fn cycle(&mut self) -> bool {
         let scope = std::mem::take(&mut self.scope);
         let began = Instant::now();
         self.again = None;
         self.next_poll = Instant::now() + self.worker.setup.interval;
         let mut later = Vec::new();
-        let mut stopping = false;
+        // When to abandon what is in flight, once told to end.
+        let mut deadline: Option<Instant> = None;
+        let mut open = true;
         let result = match self.session.check_path() {
             Err(e) => Err(e),
             Ok(()) => {
-                let quiet = scope.is_empty();
+                // Most of the few paths are echoes of what sync itself wrote; steps to take show by themselves.
+                let quiet = !scope.full && scope.subtrees.is_empty() && scope.paths.len() < MANY;
                 if !quiet {
-                    self.worker.shared.set(|s| s.state = State::Syncing);
+                    self.worker.shared.set(|s| {
+                        s.state = State::Syncing;
+                        s.in_sync = false;
+                    });
                 }
                 let stop = self.session.engine.stop_flag();
                 stop.store(false, Ordering::Relaxed);
-                let mut deadline = Instant::now() + Duration::from_secs(365 * 24 * 3600);
                 let cycle = self.session.engine.cycle(scope);
                 tokio::pin!(cycle);
                 loop {
                     tokio::select! {
                         result = &mut cycle => break result,
-                        () = tokio::time::sleep_until(deadline.into()), if stopping => break Err(CycleError::Stopped),
-                        command = self.worker.commands.recv() => {
-                            if matches!(command, None | Some(Command::Stop | Command::Pause(_) | Command::Reload(_))) {
+                        () = at(deadline), if deadline.is_some() => break Err(CycleError::Stopped),
+                        command = self.worker.commands.recv(), if open => {
+                            open = command.is_some();
+                            let command = command.unwrap_or(Command::Stop);
+                            if matches!(command, Command::Stop | Command::Pause(_) | Command::Reload(_)) {
                                 stop.store(true, Ordering::Relaxed);
-                                stopping = true;
-                                deadline = Instant::now() + STOP_GRACE;
+                                deadline.get_or_insert(Instant::now() + STOP_GRACE);
                             }
                             later.push(command);
                         }
@@ -266,13 +300,9 @@ impl<'a> Running<'a> {
         };
         let planning = result.as_ref().map_or_else(|_| began.elapsed(), |report| report.planning);
         self.rest_until = Instant::now() + (planning * REST).min(LONGEST_REST);
-        let reopen = self.after(result);
-        for command in later {
-            if let Some(ended) = self.command(command) {
-                return Ok(Some(ended));
-            }
-        }
-        if reopen { Err(()) } else { Ok(None) }
+        self.worker.backlog.extend(later);
+        self.session.engine.progress().clear();
+        self.after(result)
     }
 
     /// Takes in how a cycle went. True: the session must be opened anew.
@@ -295,8 +325,11 @@ impl<'a> Running<'a> {
                         report.conflicts.len()
                     );
                 }
+                // A file that never holds still is looked at less and less often.
+                self.in_vain = if report.again && !report.wrote() { self.in_vain + 1 } else { 0 };
                 if report.again {
-                    self.again = Some(now + AGAIN);
+                    let wait = AGAIN.saturating_mul(1 << self.in_vain.saturating_sub(3).min(10));
+                    self.again = Some(now + wait.min(LONGEST_AGAIN));
                 }
                 self.tell(&report);
                 self.retry =
@@ -305,10 +338,11 @@ impl<'a> Running<'a> {
                     });
                 let changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;
                 if changed || self.prune <= now {
-                    self.tidy = Some(now + TIDY);
+                    let by = *self.tidy_by.get_or_insert(now + TIDY_AT_LAST);
+                    self.tidy = Some((now + TIDY).min(by));
                 }
                 // Whoever asked is answered when nothing is left to do that another cycle could.
-                if !report.again && !self.watcher.changes_wait() {
+                if !(report.again || self.watcher.changes_wait()) || self.in_vain > GIVE_UP {
                     self.answer_waiting();
                 }
                 false
@@ -341,6 +375,7 @@ impl<'a> Running<'a> {
             CycleError::State(_) | CycleError::Folder { .. } => (State::Halted, true),
             CycleError::Stopped => (State::Idle, false),
         };
+        self.offline_until = None;
         if let CycleError::Remote(remote) = &e {
             self.failures += 1;
             let interval = self.worker.setup.interval;
@@ -381,7 +416,7 @@ impl<'a> Running<'a> {
         let quiet = !report.wrote() && report.adopted == 0 && !report.again && report.failed == 0;
         // What the proxy told can block a path, or free it, where nothing here was looked at.
         let planned = !report.planning.is_zero();
-        let clean = !report.again && report.failed == 0 && report.held == 0 && engine.next_retry().is_none();
+        let clean = !report.again && report.failed == 0 && engine.held().is_empty() && engine.next_retry().is_none();
         let pending = if clean { Pending::default() } else { engine.pending() };
         let caught_up = clean && pending == Pending::default() && !self.watcher.changes_wait();
         let halt = engine.halts().first().map(|h| halt_status(h, engine.held()));

@@ -1,6 +1,7 @@
 //! [`Worker`]: one thread a folder. It opens the folder, has it run ([`super::turns`]), and opens it again when it was
 //! moved, replaced or damaged. Requests, files and the connection for events are all served by this thread.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ use super::turns::{FIRST_RETRY, Running};
 
 /// How soon a folder that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(2);
+/// The longest such wait; each try in vain doubles it.
+const LONGEST_REOPEN: Duration = Duration::from_secs(15);
 
 /// What a worker can be told.
 pub enum Command {
@@ -54,10 +57,15 @@ pub struct Worker {
     pub commands: mpsc::UnboundedReceiver<Command>,
     /// Wakes the worker: the watcher, server events, USR1.
     pub wake: Arc<Notify>,
+    /// Set by the owner: the end, even in the midst of a scan.
+    quit: Arc<AtomicBool>,
     /// Held from start to end.
     _lock: Lock,
     last_note: Option<String>,
     pub(super) paused: Option<Option<Instant>>,
+    /// Commands that came while a cycle ran.
+    pub(super) backlog: VecDeque<Command>,
+    reopen: Duration,
 }
 
 impl Worker {
@@ -66,16 +74,49 @@ impl Worker {
         shared: Arc<Shared>,
         commands: mpsc::UnboundedReceiver<Command>,
         wake: Arc<Notify>,
+        quit: Arc<AtomicBool>,
         lock: Lock,
     ) -> Self {
-        Self { setup, shared, commands, wake, _lock: lock, last_note: None, paused: None }
+        Self {
+            setup,
+            shared,
+            commands,
+            wake,
+            quit,
+            _lock: lock,
+            last_note: None,
+            paused: None,
+            backlog: VecDeque::new(),
+            reopen: REOPEN,
+        }
+    }
+
+    /// The next command, those first that have waited; `None` when nobody can send one any more.
+    pub(super) async fn next_command(&mut self) -> Option<Command> {
+        match self.backlog.pop_front() {
+            Some(command) => Some(command),
+            None => self.commands.recv().await,
+        }
+    }
+
+    /// A command that is there already.
+    pub(super) fn waiting_command(&mut self) -> Option<Command> {
+        self.backlog.pop_front().or_else(|| self.commands.try_recv().ok())
     }
 
     /// Until told to stop.
     pub async fn run(mut self) {
         loop {
             let ended = match Session::open(&self.setup) {
-                Ok(session) => self.session(session).await,
+                Ok(mut session) => {
+                    session.engine.obey(self.quit.clone());
+                    let began = Instant::now();
+                    let ended = self.session(session).await;
+                    if began.elapsed() > LONGEST_REOPEN {
+                        self.reopen = REOPEN;
+                    }
+                    ended
+                }
                 Err(e) => {
                     self.not_opened(&e);
                     Ended::Reopen { setup: None, wait: true }
@@ -85,7 +126,7 @@ impl Worker {
                 Ended::Stop => break,
                 Ended::Reopen { setup, wait } => {
                     if let Some(setup) = setup {
-                        self.setup = *setup;
+                        self.take_over(*setup);
                     }
                     if wait && self.rest().await {
                         break;
@@ -101,8 +142,18 @@ impl Worker {
         self.note();
     }
 
+    fn take_over(&mut self, setup: FolderSetup) {
+        self.setup = setup;
+        self.reopen = REOPEN;
+        lock(&self.shared.proxy).url.clone_from(&self.setup.http.origin);
+        self.shared.set(|s| s.namespace.clone_from(&self.setup.namespace));
+    }
+
     fn not_opened(&mut self, e: &OpenError) {
-        tracing::warn!(folder = %self.setup.root.display(), "{e}");
+        // Once: it is tried again and again.
+        if lock(&self.shared.status).state != State::Halted {
+            tracing::warn!(folder = %self.setup.root.display(), "{e}");
+        }
         let halt = match e {
             OpenError::Cycle(CycleError::Halted(halt)) => Some(halt_status(halt, &[])),
             _ => None,
@@ -118,14 +169,15 @@ impl Worker {
 
     /// Waits before the folder is opened again. True: stop.
     async fn rest(&mut self) -> bool {
-        let until = tokio::time::Instant::now() + REOPEN;
+        let until = tokio::time::Instant::now() + self.reopen;
+        self.reopen = (self.reopen * 2).min(LONGEST_REOPEN);
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return false,
-                command = self.commands.recv() => match command {
+                command = self.next_command() => match command {
                     None | Some(Command::Stop) => return true,
                     Some(Command::Reload(setup)) => {
-                        self.setup = *setup;
+                        self.take_over(*setup);
                         return false;
                     }
                     Some(Command::Sync(answer)) => drop(answer.send(())),

@@ -49,6 +49,8 @@ struct Done {
     unresolved: usize,
     problems: usize,
     held: usize,
+    /// Still to be done: it failed, or somebody goes on writing.
+    pending: usize,
 }
 
 /// # Errors
@@ -178,10 +180,11 @@ async fn alone(app: &App, setups: &[FolderSetup], root: Option<&Path>) -> anyhow
         done.trashed += summary.trashed;
         done.problems += summary.problems.len();
         done.held += summary.halts.len();
+        done.pending += summary.pending;
         done.conflicts.extend(summary.conflicts);
     }
     bar.finish_and_clear();
-    done.in_sync = done.held == 0;
+    done.in_sync = done.held == 0 && done.pending == 0;
     done.unresolved = conflicts::count(app, root)?;
     let exit = exit_of(&done);
     app.answer(&done, |out, done| writeln!(out, "{}", sentence(done)))?;
@@ -193,6 +196,8 @@ fn exit_of(done: &Done) -> Exit {
         Exit::Conflicts
     } else if done.held > 0 {
         Exit::Halted
+    } else if done.pending > 0 {
+        Exit::Pending
     } else {
         Exit::Done
     }
@@ -206,6 +211,7 @@ fn sentence(done: &Done) -> String {
         (done.trashed, "moved to history"),
         (done.unresolved, "in conflict (`memsync conflicts`)"),
         (done.problems, "left out"),
+        (done.pending, "still to be done"),
         (done.held, "held (`memsync approve --list`, with an agent running)"),
     ]
     .into_iter()

@@ -536,6 +536,8 @@ impl<D: Disk> Folder<D> {
         for file in files {
             match self.disk.open(file) {
                 Ok(open) => open.sync()?,
+                // Gone since, but its folder is there: that it is gone is made durable below, and is the user's wish.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && self.is_gone(file) => {}
                 Err(e)
                     if matches!(
                         e.kind(),
@@ -552,6 +554,12 @@ impl<D: Disk> Folder<D> {
         }
         self.sync_dirs(dirs)?;
         Ok(refused)
+    }
+
+    /// Whether a user's file is no more, in a folder that is still there.
+    fn is_gone(&self, file: &str) -> bool {
+        let dir = dir_of(file);
+        dir != STAGE && self.disk.stat(dir).is_ok_and(|m| m.kind == Kind::Dir)
     }
 
     fn sync_dirs(&self, dirs: &BTreeSet<String>) -> io::Result<()> {

@@ -15,6 +15,10 @@ use crate::sync::{Local, Unknown};
 use super::Folder;
 use super::source::{self, Digested};
 
+/// An empty file younger than this (in ns) is looked at again before it counts.
+const JUST_MADE_NS: i64 = 100_000_000;
+const MOUNT_POINT: &str = "mount point of another filesystem";
+
 /// A stat this close before the scan (in ns) may hide a second write: the coarsest kernel clock ticks every 10 ms.
 const TICK_NS: i64 = 20_000_000;
 /// The same for filesystems that keep whole seconds (FAT keeps two).
@@ -67,6 +71,8 @@ pub struct ScanOptions<'a> {
     pub threads: usize,
     /// Wall clock in ns since the epoch, by which a stat is young or old.
     pub now_ns: i64,
+    /// Whether to give up; the scan then fails with `Interrupted`, and the tree is as it was.
+    pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// Everything the scans have found so far.
@@ -207,11 +213,16 @@ impl<D: Disk> Folder<D> {
         } else {
             let spelt = |names: &BTreeSet<String>| names.iter().flat_map(|n| tree.spellings(n)).collect();
             let (paths, subtrees): (BTreeSet<String>, BTreeSet<String>) = (spelt(&scope.paths), spelt(&scope.subtrees));
-            for path in paths.difference(&subtrees) {
-                self.look(&walk, path, false, &mut gone)?;
-            }
-            for path in &subtrees {
-                self.look(&walk, path, true, &mut gone)?;
+            let mut mounts = BTreeMap::new();
+            let all = paths.difference(&subtrees).map(|p| (p, false)).chain(subtrees.iter().map(|p| (p, true)));
+            for (path, whole) in all {
+                match self.mount_above(&walk, path, &mut mounts) {
+                    Some(mount) => {
+                        gone.push(mount.clone());
+                        walk.push(Job::Mounted(mount));
+                    }
+                    None => self.look(&walk, path, whole, &mut gone)?,
+                }
             }
         }
         let batches: Vec<Batch> = std::thread::scope(|s| {
@@ -249,6 +260,27 @@ impl<D: Disk> Folder<D> {
         tree.take_in(items);
         stats.files = tree.found.len() as u64;
         Ok(stats)
+    }
+
+    /// The folder above `name`, or `name` itself, where another filesystem begins.
+    fn mount_above(&self, walk: &Walk<'_, D>, name: &str, seen: &mut BTreeMap<String, bool>) -> Option<String> {
+        let ends = name.match_indices('/').map(|(at, _)| at).chain([name.len()]);
+        for end in ends {
+            let dir = &name[..end];
+            let foreign = match seen.get(dir) {
+                Some(foreign) => *foreign,
+                None => {
+                    let there = self.disk.stat(dir);
+                    let foreign = there.is_ok_and(|m| m.kind == Kind::Dir && m.device != walk.device);
+                    seen.insert(dir.to_owned(), foreign);
+                    foreign
+                }
+            };
+            if foreign {
+                return Some(dir.to_owned());
+            }
+        }
+        None
     }
 
     /// Queues one path for a scan that is not full.
@@ -346,6 +378,7 @@ enum Job {
     Dir(String),
     Files(Vec<(String, Meta)>),
     Failed(String, String),
+    Mounted(String),
 }
 
 #[derive(Default)]
@@ -379,6 +412,12 @@ impl<D: Disk> Walk<'_, D> {
 
     fn next(&self) -> Option<Job> {
         let mut queue = self.lock();
+        if (self.options.stop)() && queue.root_error.is_none() {
+            queue.root_error = Some(io::ErrorKind::Interrupted.into());
+        }
+        if queue.root_error.is_some() {
+            queue.jobs.clear();
+        }
         loop {
             if let Some(job) = queue.jobs.pop() {
                 queue.busy += 1;
@@ -410,6 +449,7 @@ impl<D: Disk> Walk<'_, D> {
                         self.file(name, &meta, &mut batch, &mut buf);
                     }
                 }
+                Job::Mounted(dir) => self.unknown(dir, Unknown::NotAFile(MOUNT_POINT), &mut batch),
                 Job::Failed(name, why) => self.unknown(name, Unknown::Unreadable(why), &mut batch),
             }
             self.done();
@@ -448,7 +488,7 @@ impl<D: Disk> Walk<'_, D> {
                     self.unknown(path, Unknown::NotAFile("another memory folder's private directory"), batch);
                 }
                 Kind::Dir if meta.device != self.device => {
-                    self.unknown(path, Unknown::NotAFile("mount point of another filesystem"), batch);
+                    self.unknown(path, Unknown::NotAFile(MOUNT_POINT), batch);
                 }
                 Kind::Dir => self.push(Job::Dir(path)),
                 Kind::File if self.cached(&path, &meta, batch) => {}
@@ -495,11 +535,14 @@ impl<D: Disk> Walk<'_, D> {
         if self.cached(&name, meta, batch) {
             return;
         }
+        // An editor creates a file before it writes to it.
+        let just_made = meta.size == 0 && meta.ctime_ns > self.options.now_ns - JUST_MADE_NS;
         let path = match RelPath::from_disk(&name) {
             Ok(path) => path,
             Err(e) => return self.unknown(name, Unknown::Name(e.to_string()), batch),
         };
         let found = match source::digest(self.disk, &name, buf) {
+            Ok(Some(_)) if just_made => Found { local: Local::Unknown(Unknown::Changing), stat: None, size: 0 },
             Ok(Some(Digested { md5, stat })) => {
                 batch.stats.hashed += 1;
                 batch.stats.bytes += stat.size;

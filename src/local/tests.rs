@@ -36,7 +36,7 @@ fn folder() -> (SimDisk, Folder<SimDisk>) {
 
 fn scan(folder: &Folder<SimDisk>, tree: &mut Tree, scope: &Scope, now_ns: i64) -> ScanStats {
     let ignored = |path: &str, _: bool| path == "ignored";
-    let options = ScanOptions { max_file_size: 100, ignored: &ignored, threads: 2, now_ns };
+    let options = ScanOptions { max_file_size: 100, ignored: &ignored, threads: 2, now_ns, stop: &|| false };
     folder.scan(tree, scope, &options).unwrap()
 }
 

@@ -107,11 +107,17 @@ impl Shared {
             EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) => Touch::Writing,
         };
         let is_dir = event.kind == EventKind::Create(CreateKind::Folder);
+        // What a rename names may be a folder, to which the rules for files do not apply.
+        let renamed = matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
         let mut wake = false;
         for path in &event.paths {
             wake |= match below(root, path) {
                 Some(path) if path.is_empty() => self.dirty.touch_all(now),
-                Some(path) if self.rules.ignored(&path, is_dir) => false,
+                Some(path)
+                    if self.rules.ignored(&path, is_dir) && (is_dir || !renamed || self.rules.ignored(&path, true)) =>
+                {
+                    false
+                }
                 Some(path) if is_dir => self.dirty.touch_subtree(&path, now),
                 Some(path) => self.dirty.touch(&path, touch, now),
                 // No UTF-8: the scan of the folder it is in says so to the user.

@@ -218,6 +218,6 @@ fn conflicts_are_resolved_each_way_for_both_devices() {
     assert_eq!((&tree["both.md"], &tree["both (b).md"]), (&b"by a".to_vec(), &b"by b".to_vec()));
     for device in [&a, &b] {
         assert_eq!(device.cli(&["conflicts"]).code, 0);
-        assert_eq!(device.cli(&["status"]).code, 0);
+        eventually("all is in sync", || device.cli(&["status"]).code == 0);
     }
 }

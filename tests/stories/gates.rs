@@ -180,7 +180,7 @@ fn a_mass_delete_that_is_rejected_brings_the_files_back() {
     let tree = world.settle(&[&a, &b]);
     assert_eq!(tree.len(), 21);
     assert_eq!(tree["3.md"], b"note 3");
-    assert_eq!(a.cli(&["status"]).code, 0);
+    eventually("all is in sync", || a.cli(&["status"]).code == 0);
 }
 
 #[test]

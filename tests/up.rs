@@ -234,7 +234,7 @@ fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
     assert_eq!(one.json(&["status"], 8)["folders"][0]["conflicts"], 1);
     one.run(&["conflicts", "resolve", "plan.md", "--keep", "local"], 0);
     one.run(&["wait", "--timeout", "30s"], 0);
-    one.run(&["status"], 0);
+    until("all is in sync", || one.command().arg("status").output().unwrap().status.code() == Some(0));
     two.run(&["sync"], 0);
     for machine in [&one, &two] {
         assert_eq!(read(&machine.folder().join("plan.md")), "edited on two");

@@ -208,6 +208,8 @@ fn what_is_needed_must_be_there() {
     assert!(refusal("").contains("`proxy.url` is not set"));
     assert!(refusal("proxy.url = \"https://x\"").contains("`folder.path` is not set; add a [[folder]]"));
     assert!(refusal("proxy.url = \"https://x\"\n[[folder]]").contains("every [[folder]] needs a path"));
+    let unnamed = "proxy.url = \"https://x\"\nproxy.token_file = \"/t\"\n[[folder]]";
+    assert!(refusal(unnamed).contains("every [[folder]] needs a path"));
     let bench = Bench::new();
     let error = Config::load(&bench.path(), &bench.around).unwrap_err();
     assert!(matches!(error, ConfigError::NotFound { .. }) && error.to_string().contains("memsync init"), "{error}");

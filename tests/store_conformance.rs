@@ -352,6 +352,25 @@ async fn all_is_there_after_reopening() {
     assert!(written(put(&store, "b", New, b"b").await).cursor > mark.cursor);
 }
 
+#[test]
+fn a_store_put_back_from_a_copy_has_a_new_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let (home, copy) = (dir.path().join("store"), dir.path().join("copy"));
+    let epoch = |at: &Path| Embedded::open(at).unwrap().mark().epoch;
+    let move_copy = |from: &Path, to: &Path| {
+        std::fs::create_dir(to).unwrap();
+        std::fs::copy(from.join("store.db"), to.join("store.db")).unwrap();
+    };
+    let first = epoch(&home);
+    assert_eq!(epoch(&home), first);
+    move_copy(&home, &copy);
+    std::fs::remove_dir_all(&home).unwrap();
+    move_copy(&copy, &home);
+    let restored = epoch(&home);
+    assert_ne!(restored, first);
+    assert_eq!(epoch(&home), restored);
+}
+
 #[tokio::test]
 async fn files_of_replaced_deleted_and_lost_bodies_go() {
     let dir = tempfile::tempdir().unwrap();

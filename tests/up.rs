@@ -137,6 +137,24 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
     assert_eq!(two.json(&["sync"], 0)["downloaded"], 0);
     up.signal(rustix::process::Signal::INT);
     assert_eq!(up.ended().code(), Some(0));
+
+    // A folder that is gone may be a disk that is not mounted.
+    std::fs::remove_dir_all(one.folder()).unwrap();
+    let (_up, _) = one.start(&["up"]);
+    until("it halts", || one.command().arg("status").output().unwrap().status.code() == Some(7));
+    assert!(!one.folder().exists());
+}
+
+#[test]
+fn settings_that_cannot_work_are_wrong_usage() {
+    let machine = Machine::new();
+    std::fs::create_dir(machine.folder()).unwrap();
+    let config = "[proxy]\nurl = \"http://127.0.0.1:1\"\n[[folder]]\npath = \"Memory\"\nnamespace = \"n\"\n";
+    let config = config.replace("Memory", machine.folder().to_str().unwrap());
+    std::fs::write(machine.home.path().join("config.toml"), config).unwrap();
+    let out = machine.command().arg("run").env("MEMSYNC_TOKEN", "t").output().unwrap();
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(2) && told.contains("without a namespace"), "{told}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use rustix::fs::{Access, access, statvfs};
@@ -12,10 +13,14 @@ use serde::Serialize;
 
 use super::app::App;
 use super::exit::Exit;
+use super::locate::real;
 use super::probe::{Answer, ProxyProbe, Target};
+use super::show;
 use crate::config::{Config, ConfigError, Folder};
+use crate::disk::real::RealDisk;
 use crate::path::PRIVATE_DIR;
 use crate::remote::RemoteError;
+use crate::state::{self, Opened, View};
 
 /// A clock further off than this is worth a word, in seconds. Nothing is decided by it.
 const SKEW: i64 = 300;
@@ -207,19 +212,29 @@ fn folder(folder: &Folder) -> Check {
     }
 }
 
+/// What an agent would find: read as it reads it, and left as it is.
 fn container(path: &Path) -> Check {
     let shown = path.display();
-    match std::fs::File::open(path).and_then(|mut file| io::copy(&mut file, &mut io::sink())) {
-        Ok(0) => {
-            let fix = "start the agent: it recovers from the backup and the journal beside it";
-            Check::warn("state", format!("{shown} is empty"), fix)
-        }
-        Ok(bytes) => Check::ok("state", format!("{shown} ({bytes} bytes)")),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Check::ok("state", format!("{shown} is not there yet")),
-        Err(e) => Check::fail(
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let found = match RealDisk::open(&real(path.parent().unwrap_or(path))) {
+        Ok(disk) => state::peek(&Arc::new(disk), &name).map_err(|e| e.to_string()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e.to_string()),
+    };
+    let damaged = |left: &str| {
+        let fix = "start the agent: it recovers what it can, keeps the damaged files and deletes nothing for it";
+        Check::warn("state", format!("{shown} is damaged; {left}"), fix)
+    };
+    match found {
+        Ok(None) if path.exists() => damaged("nothing of it can be read"),
+        Ok(None) => Check::ok("state", format!("{shown} is not there yet")),
+        Ok(Some(View { opened: Opened::Recovered { from_backup: true, .. }, .. })) => damaged("its backup is good"),
+        Ok(Some(View { opened: Opened::Recovered { .. }, .. })) => damaged("not all of it can be read"),
+        Ok(Some(view)) => Check::ok("state", format!("{shown} ({})", show::count(view.entries.len(), "file"))),
+        Err(why) => Check::fail(
             "state",
-            format!("{shown}: {e}"),
-            format!("give memsync's user the right to it: chmod u+rw '{shown}'"),
+            format!("{shown}: {why}"),
+            format!("`memsync --version` must be the newest used here, and its user have the right to '{shown}'"),
         ),
     }
 }
@@ -370,10 +385,15 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("c.json");
         assert_eq!(container(&path).verdict, Verdict::Ok);
-        std::fs::write(&path, "").unwrap();
-        assert_eq!(container(&path).verdict, Verdict::Warn);
-        std::fs::write(&path, "{}").unwrap();
-        assert_eq!(container(&path).verdict, Verdict::Ok);
+        assert_eq!(container(&tmp.path().join("none/c.json")).verdict, Verdict::Ok);
+        for damage in ["", "nonsense"] {
+            std::fs::write(&path, damage).unwrap();
+            let check = container(&path);
+            assert_eq!(check.verdict, Verdict::Warn, "{damage:?}: {}", check.what);
+        }
+        std::fs::write(&path, r#"{"version":99}"#).unwrap();
+        let newer = container(&path);
+        assert!(newer.verdict == Verdict::Fail && newer.what.contains("version 99"), "{}", newer.what);
         assert_eq!(container(tmp.path()).verdict, Verdict::Fail);
     }
 

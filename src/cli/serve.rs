@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
@@ -32,6 +33,7 @@ pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
     let options = proxy::Options { max_body: serve.max_body, ..proxy::Options::new(token(app, serve)?) };
     let dir = serve.store.clone().unwrap_or_else(|| app.dirs.proxy.clone());
     let store = open(&dir)?;
+    allow_files();
     runtime()?.block_on(async {
         let mut wishes = Wishes::listen()?;
         let listener = bind(serve.listen).await?;
@@ -54,6 +56,18 @@ pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
 /// What the store says.
 pub fn open(dir: &Path) -> anyhow::Result<Arc<Embedded>> {
     Ok(Arc::new(Embedded::open(dir)?))
+}
+
+/// Lets this process open as many files as the system allows it: every connection is one, and the usual soft limit
+/// of 1024 is kept for programs that use `select`.
+pub fn allow_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!("the limit of open files stays at {:?}: {e}", limit.current);
+    }
 }
 
 /// Two workers: the store's own thread does the writing.

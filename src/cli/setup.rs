@@ -7,13 +7,14 @@ use anyhow::Context;
 use secrecy::SecretString;
 
 use super::app::App;
+use super::exit::{Exit, Failure};
 use super::locate::real;
 use crate::agent::run::AgentOptions;
 use crate::agent::session::FolderSetup;
 use crate::config::{Config, Format, create_private, create_private_dir};
 use crate::disk::real::RealDisk;
 use crate::disk::{Disk, DiskFile};
-use crate::remote::http::HttpOptions;
+use crate::remote::http::{HttpOptions, HttpRemote};
 use crate::state;
 
 /// Below the state directory: which machine this is, for as long as the directory lives.
@@ -25,7 +26,7 @@ const MAX_RECORD: usize = 4096;
 /// missing.
 ///
 /// # Errors
-/// When the token or the certificates cannot be read, or the state directory cannot be written.
+/// When the token or the certificates cannot be read or used, or the state directory cannot be written.
 pub fn agent(app: &App, config: &Config) -> anyhow::Result<AgentOptions> {
     let session = device_id(app)?;
     let socket = app.dirs.socket_to_bind().context("there is no place for the control socket")?;
@@ -44,7 +45,15 @@ pub fn agent(app: &App, config: &Config) -> anyhow::Result<AgentOptions> {
 pub fn folders(app: &App, config: &Config, session: &str) -> anyhow::Result<Vec<FolderSetup>> {
     let (token, _) = config.token(&app.around.env)?;
     let ca_pem = config.ca_pem()?;
-    Ok(config.folders.iter().map(|f| folder(app, config, f, &token, ca_pem.clone(), session)).collect())
+    let checked = |f| {
+        let setup = folder(app, config, f, &token, ca_pem.clone(), session);
+        // Whoever syncs makes its own; here it shows that the settings can be used at all.
+        match HttpRemote::new(setup.http.clone()) {
+            Ok(_) => Ok(setup),
+            Err(e) => Err(Failure::new(Exit::Usage, format!("{}: {e}", setup.root.display())).into()),
+        }
+    };
+    config.folders.iter().map(checked).collect()
 }
 
 /// As [`folders`], for a look without the proxy: reads neither token nor certificates, and writes nothing.

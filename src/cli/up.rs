@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::fs::fstat;
 use sd_notify::NotifyState;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -51,6 +53,7 @@ pub fn run(app: &App, dir: Option<&Path>, listen: Option<SocketAddr>) -> anyhow:
         Some(listen) => listen,
         None => recorded(app)?.unwrap_or(DEFAULT_LISTEN),
     };
+    serve::allow_files();
     serve::runtime()?.block_on(async {
         let mut wishes = Wishes::listen()?;
         match app.config() {
@@ -77,10 +80,6 @@ pub fn run(app: &App, dir: Option<&Path>, listen: Option<SocketAddr>) -> anyhow:
 /// Runs proxy and agent until a signal stops them: the agent first, which still has something to say to the proxy.
 async fn together(app: &App, config: &Config, listener: TcpListener, wishes: &mut Wishes) -> anyhow::Result<()> {
     let (token, _) = config.token(&app.around.env)?;
-    for folder in &config.folders {
-        create_private_dir(&folder.path)
-            .with_context(|| format!("{}: the folder cannot be made", folder.path.display()))?;
-    }
     let listen = listener.local_addr()?;
     let store = serve::open(&app.dirs.proxy)?;
     let (stop, stopped) = oneshot::channel::<()>();
@@ -95,7 +94,7 @@ async fn together(app: &App, config: &Config, listener: TcpListener, wishes: &mu
         proxy: config.proxy.url.clone(),
         listen,
         config: app.dirs.config_file.clone(),
-        join: match app.around.env.contains_key("JOURNAL_STREAM") {
+        join: match is_journal(app.around.env.get("JOURNAL_STREAM"), io::stdout()) {
             // The token goes into no log (invariant 14).
             true => "(the link is shown in a terminal only: run `memsync up` there)".to_owned(),
             false => join_link(&app.around.host, listen, token).reveal(),
@@ -121,6 +120,17 @@ async fn together(app: &App, config: &Config, listener: TcpListener, wishes: &mu
         None => proxy.await,
     };
     ended.context("the proxy failed")?.context("the proxy failed")
+}
+
+/// Whether `out` is the journal that systemd names in `JOURNAL_STREAM`, as "device:inode". Programs started from a
+/// service inherit the variable even where their output goes elsewhere.
+fn is_journal(stream: Option<&String>, out: impl AsFd) -> bool {
+    match (stream, fstat(out)) {
+        (Some(stream), Ok(out)) => *stream == format!("{}:{}", out.st_dev, out.st_ino),
+        // What cannot be told apart may be a log.
+        (Some(_), Err(_)) => true,
+        (None, _) => false,
+    }
 }
 
 /// Says so, once everything is in sync.
@@ -285,6 +295,16 @@ mod tests {
         ] {
             assert_eq!(url_here(listen.parse().unwrap()), url);
         }
+    }
+
+    #[test]
+    fn only_an_output_that_is_the_journal_hides_the_link() {
+        use std::os::unix::fs::MetadataExt;
+        let out = tempfile::tempfile().unwrap();
+        let meta = out.metadata().unwrap();
+        assert!(is_journal(Some(&format!("{}:{}", meta.dev(), meta.ino())), &out));
+        assert!(!is_journal(Some(&format!("{}:{}", meta.dev(), meta.ino() + 1)), &out));
+        assert!(!is_journal(None, &out));
     }
 
     #[test]

@@ -259,13 +259,6 @@ impl<'a> Loading<'a> {
         if self.config.folders.is_empty() {
             return missing("folder.path", "add a [[folder]] with the path of the folder to sync");
         }
-        if let Some(file) = &proxy.token_file
-            && let Some(folder) = self.config.folders.iter().find(|f| real(file).starts_with(real(&f.path)))
-        {
-            let why =
-                format!("{} is inside {}, which is synced; keep it elsewhere", file.display(), folder.path.display());
-            return bad("proxy.token_file", 0, why);
-        }
         let folders: Vec<PathBuf> = self.config.folders.iter().map(|f| real(&f.path)).collect();
         for (i, folder) in self.config.folders.iter().enumerate() {
             if folder.path.as_os_str().is_empty() {
@@ -292,6 +285,13 @@ impl<'a> Loading<'a> {
                     return bad("folder.path", i, why);
                 }
             }
+        }
+        if let Some(file) = &proxy.token_file
+            && let Some(folder) = self.config.folders.iter().find(|f| real(file).starts_with(real(&f.path)))
+        {
+            let why =
+                format!("{} is inside {}, which is synced; keep it elsewhere", file.display(), folder.path.display());
+            return bad("proxy.token_file", 0, why);
         }
         self.warn_of_shared_namespaces();
         Ok(())

@@ -12,6 +12,9 @@ use tokio::task::JoinHandle;
 /// No test waits longer than this for anything.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// The body of requests with `x-slow` in their target is left lying so long.
+pub const SLOW: Duration = Duration::from_millis(900);
+
 /// A request as it was on the wire.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -168,6 +171,9 @@ async fn serve(socket: TcpStream, script: Arc<Script>, log: Arc<Mutex<Vec<Reques
             answer = Some(reply);
         }
         let length: usize = request.header("content-length").map_or(0, |n| n.parse().unwrap());
+        if request.target.contains("x-slow") {
+            tokio::time::sleep(SLOW).await;
+        }
         let read = (&mut socket).take(length as u64).read_to_end(&mut request.body).await;
         request.whole = read.is_ok() && request.body.len() == length;
         log.lock().unwrap().push(request.clone());

@@ -44,6 +44,7 @@ async fn every_status_has_its_class() {
         (401, &[], |e| matches!(e, RemoteError::Auth { status: 401, .. })),
         (403, &[], |e| matches!(e, RemoteError::Auth { status: 403, .. })),
         (405, &[], |e| matches!(e, RemoteError::Refused { status: 405, .. })),
+        (408, &[], |e| matches!(e, RemoteError::Unreachable { why, .. } if why.contains("408"))),
         (409, &[], |e| matches!(e, RemoteError::Refused { status: 409, .. })),
         (413, &[], |e| matches!(e, RemoteError::TooLarge { .. })),
         (422, &[], |e| matches!(e, RemoteError::Refused { status: 422, .. })),
@@ -51,7 +52,8 @@ async fn every_status_has_its_class() {
         (429, &[], |e| matches!(e, RemoteError::Throttled { status: 429, after: None, .. })),
         (429, &["retry-after: 5"], |e| matches!(e, RemoteError::Throttled { after: Some(d), .. } if d.as_secs() == 5)),
         (500, &[], |e| matches!(e, RemoteError::Server { status: 500, .. })),
-        (502, &["retry-after: 5"], |e| matches!(e, RemoteError::Server { status: 502, .. })),
+        (502, &["retry-after: 5"], |e| matches!(e, RemoteError::Unreachable { .. })),
+        (504, &[], |e| matches!(e, RemoteError::Unreachable { .. })),
         (503, &[], |e| matches!(e, RemoteError::Server { status: 503, .. })),
         (
             503,
@@ -376,6 +378,15 @@ async fn an_upload_that_is_slow_but_alive_is_not_cut() {
     let options = HttpOptions { timeout: Duration::from_secs(1), ..options(&server.origin()) };
     let put = HttpRemote::new(options).unwrap().put(&path("a"), Precondition::New, 0, body).await;
     assert_eq!(put, Ok(Put::Stored { version: 0 }));
+}
+
+#[tokio::test]
+async fn an_upload_that_lies_in_buffers_is_not_cut() {
+    let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
+    for size in [100_000, 300_000, 4 << 20] {
+        let put = impatient(&server).put(&path("x-slow"), Precondition::New, 0, outgoing(&noise(size))).await;
+        assert_eq!(put, Ok(Put::Stored { version: 0 }), "{size}");
+    }
 }
 
 #[tokio::test]

@@ -18,23 +18,29 @@ use super::{Inner, MAX_SMALL, classify};
 use crate::digest::{Hasher, Md5};
 use crate::remote::{RemoteError, Source};
 
-/// When a transfer last showed a sign of life.
+/// When a transfer last showed a sign of life; `None` once none can be seen any more.
 #[derive(Clone)]
-pub(super) struct Progress(Arc<Mutex<Instant>>);
+pub(super) struct Progress(Arc<Mutex<Option<Instant>>>);
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
+        Self(Arc::new(Mutex::new(Some(Instant::now()))))
     }
 
     pub(super) fn touch(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Everything is on its way: how much of it is still in buffers cannot be seen from here.
+    fn out_of_sight(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Returns when there was no sign of life for `silence`, or at `deadline`.
     pub(super) async fn idle(&self, silence: Duration, deadline: Instant) {
         loop {
-            let due = (*self.0.lock().unwrap_or_else(PoisonError::into_inner) + silence).min(deadline);
+            let seen = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = seen.map_or(deadline, |at| (at + silence).min(deadline));
             if Instant::now() >= due {
                 return;
             }
@@ -252,7 +258,10 @@ impl Upload {
                     return Ok(Some((piece, (Some(next), left))));
                 }
                 match upload.take(next).await? {
-                    (_, None) => Ok(Some((piece, (None, 0)))),
+                    (_, None) => {
+                        upload.progress.out_of_sight();
+                        Ok(Some((piece, (None, 0))))
+                    }
                     (_, Some(_)) => Err(upload.fail(LONGER.to_owned())),
                 }
             }

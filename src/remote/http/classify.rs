@@ -65,6 +65,8 @@ pub(super) fn refusal(
     };
     match code {
         401 | 403 => RemoteError::Auth { url, status: code },
+        // Said on the way to the proxy, or of the way: nothing is known of the proxy itself.
+        408 | 502 | 504 => RemoteError::Unreachable { url, why: format!("status {code}: {detail}") },
         413 => RemoteError::TooLarge { url, why: detail },
         429 => RemoteError::Throttled { url, status: code, after: retry_after(headers) },
         503 if headers.contains_key(RETRY_AFTER) => {

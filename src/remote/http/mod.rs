@@ -33,6 +33,8 @@ const X_MEMSYNC_DEVICE: HeaderName = HeaderName::from_static("x-memsync-device")
 const MAX_SMALL: u64 = 64 * 1024;
 /// Transfers slower than this, bytes a second, are given up.
 const MIN_RATE: u64 = 32 * 1024;
+/// As much of an upload may be in buffers, bytes.
+const MAX_BUFFERED: u64 = 8 * 1024 * 1024;
 
 /// Where the proxy is and how to talk to it.
 #[derive(Debug, Clone)]
@@ -253,6 +255,12 @@ impl Inner {
         self.timeout * 2 + Duration::from_secs(bytes / MIN_RATE)
     }
 
+    /// The longest that nothing more may be taken from an upload of `bytes`: as long as a slow link needs for what
+    /// the buffers between here and there hold.
+    fn silence(&self, bytes: u64) -> Duration {
+        self.timeout + Duration::from_secs(bytes.min(MAX_BUFFERED) / MIN_RATE)
+    }
+
     /// Sends and waits for the head of the answer. `upload`: the body's signs of life and its size; `cap`: the
     /// most bytes that the answer may have.
     async fn send(
@@ -273,7 +281,7 @@ impl Inner {
                 Ok(response) => Ok(Answer::new(Arc::clone(self), url, response, cap, permit)),
                 Err(e) => Err(self.transport(url, &e)),
             },
-            () = progress.idle(self.timeout, deadline) => {
+            () = progress.idle(self.silence(size), deadline) => {
                 Err(self.unreachable(url, "no answer in time"))
             }
         }

@@ -2,11 +2,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::super::{StoreError, new_epoch};
 use super::spool::sync_dir;
@@ -96,8 +96,31 @@ pub fn open_writer(dir: &Path, settings: &Settings, now: u64) -> Result<Connecti
         0 => create(&mut db, now).map_err(database_error)?,
         _ => return Err(StoreError::Newer { path, found, known: SCHEMA }),
     }
+    keep_epoch(&mut db, &identity(&path)?).map_err(database_error)?;
     sync_dir(dir)?;
     Ok(db)
+}
+
+/// What tells this file from a copy of it. Numbers of inodes are given out again, so its birth is in it where the
+/// filesystem knows that.
+fn identity(path: &Path) -> Result<String, StoreError> {
+    let file = fs::metadata(path).map_err(|e| io_error(path, &e))?;
+    let born = file.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    Ok(format!("{}:{}:{}", file.dev(), file.ino(), born.as_nanos()))
+}
+
+/// A store that was put back from a copy lacks changes that it has told of, and will count others with their
+/// cursors: it gets a new epoch, which makes everybody read the whole index.
+fn keep_epoch(db: &mut Connection, identity: &str) -> rusqlite::Result<()> {
+    let tx = db.transaction()?;
+    let known: Option<String> =
+        tx.query_row("SELECT value FROM meta WHERE key = 'file'", [], |r| r.get(0)).optional()?;
+    if known.as_deref() != Some(identity) {
+        for (key, value) in [("file", identity), ("epoch", new_epoch().as_ref())] {
+            tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])?;
+        }
+    }
+    tx.commit()
 }
 
 /// Opens one more connection, for reading.
@@ -156,7 +179,7 @@ fn configure(db: &Connection, settings: &Settings) -> rusqlite::Result<()> {
 fn create(db: &mut Connection, now: u64) -> rusqlite::Result<()> {
     let tx = db.transaction()?;
     tx.execute_batch(TABLES)?;
-    for (key, value) in [("epoch", new_epoch().as_ref()), ("floor", "0"), ("created", &now.to_string())] {
+    for (key, value) in [("floor", "0"), ("created", now.to_string().as_str())] {
         tx.execute("INSERT INTO meta VALUES (?, ?)", [key, value])?;
     }
     tx.pragma_update(None, "user_version", SCHEMA)?;

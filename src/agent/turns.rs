@@ -102,6 +102,8 @@ pub(super) struct Running<'a> {
     failures: u32,
     /// Cycles in a row that left something to do and did nothing.
     in_vain: u32,
+    /// The last cycle had something of the watcher's to look at.
+    eventful: bool,
     offline_until: Option<Instant>,
     /// The end of the rest after the last cycle.
     rest_until: Instant,
@@ -130,6 +132,7 @@ impl<'a> Running<'a> {
             retry: None,
             failures: 0,
             in_vain: 0,
+            eventful: false,
             offline_until: None,
             rest_until: now,
             waiting: Vec::new(),
@@ -260,6 +263,7 @@ impl<'a> Running<'a> {
     async fn cycle(&mut self) -> bool {
         let scope = std::mem::take(&mut self.scope);
         let began = Instant::now();
+        self.eventful = !scope.is_empty();
         self.again = None;
         self.next_poll = Instant::now() + self.worker.setup.interval;
         let mut later = Vec::new();
@@ -326,7 +330,8 @@ impl<'a> Running<'a> {
                     );
                 }
                 // A file that never holds still is looked at less and less often.
-                self.in_vain = if report.again && !report.wrote() { self.in_vain + 1 } else { 0 };
+                let in_vain = report.again && !report.wrote() && !self.eventful;
+                self.in_vain = if in_vain { self.in_vain + 1 } else { 0 };
                 if report.again {
                     let wait = AGAIN.saturating_mul(1 << self.in_vain.saturating_sub(3).min(10));
                     self.again = Some(now + wait.min(LONGEST_AGAIN));

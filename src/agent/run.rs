@@ -24,6 +24,9 @@ use super::shared::{Shared, halt_status, lock};
 use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, Problem, ProxyStatus, State, Status};
 use super::worker::{Command, Worker};
 
+/// An agent that was killed a moment ago may still hold its socket and its locks.
+const LAST_BREATH: Duration = Duration::from_millis(500);
+const BREATH: Duration = Duration::from_millis(25);
 /// The longest that a stop takes.
 const STOP: Duration = Duration::from_millis(9500);
 
@@ -83,10 +86,17 @@ impl Agent {
     /// When another agent runs, or works on one of the folders.
     pub async fn start(options: AgentOptions) -> Result<Self, StartError> {
         let socket = options.socket.clone();
-        let listener = control::bind(&socket).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => StartError::AlreadyRunning(socket.clone()),
-            _ => StartError::Socket { path: socket.clone(), source },
-        })?;
+        let patience = Instant::now() + LAST_BREATH;
+        let listener = loop {
+            match control::bind(&socket) {
+                Ok(listener) => break listener,
+                Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
+                    return Err(StartError::Socket { path: socket, source: e });
+                }
+                Err(_) if Instant::now() >= patience => return Err(StartError::AlreadyRunning(socket)),
+                Err(_) => tokio::time::sleep(BREATH).await,
+            }
+        };
         let inner = Arc::new(Inner {
             options: Mutex::new(options.clone()),
             folders: Mutex::default(),
@@ -95,7 +105,13 @@ impl Agent {
             reload: Notify::new(),
         });
         for setup in options.folders {
-            if let Err(e) = inner.add(setup) {
+            let added = loop {
+                match inner.add(setup.clone()) {
+                    Err(StartError::Locked { .. }) if Instant::now() < patience => tokio::time::sleep(BREATH).await,
+                    added => break added,
+                }
+            };
+            if let Err(e) = added {
                 inner.stop().await;
                 control::remove(&socket);
                 return Err(e);

@@ -22,10 +22,12 @@ use crate::store::Store;
 
 mod answer;
 mod blobs;
+mod chores;
 mod events;
 mod index;
 mod patience;
 mod route;
+mod versions;
 
 use patience::{Patience, Patient};
 
@@ -102,6 +104,8 @@ pub async fn serve<S: Store>(
     });
 
     let mut connections = JoinSet::new();
+    let mut chores = JoinSet::new();
+    chores.spawn(chores::run(proxy.clone()));
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
@@ -119,6 +123,8 @@ pub async fn serve<S: Store>(
         }
     }
     drop(listener);
+    // Each of them is one step in the store; what is left comes with the next start.
+    chores.shutdown().await;
     stop.send_replace(true);
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(stop_timeout, all).await.is_err() {

@@ -13,13 +13,18 @@ const EXPIRY: Duration = Duration::from_secs(30);
 /// How often what is old is looked for.
 const SWEEP: Duration = Duration::from_secs(3600);
 
-/// Goes on until it is dropped. A failure is logged, and tried again in its time.
+/// Goes on until the proxy stops, and then ends between two steps. A failure is logged, and tried again in its time.
 pub async fn run<S: Store>(proxy: Arc<Proxy<S>>) {
+    let mut stopping = proxy.stopping.clone();
     let mut clock = interval(EXPIRY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept: Option<Instant> = None;
     loop {
-        clock.tick().await;
+        tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stop| *stop) => return,
+            _ = clock.tick() => {}
+        }
         let done = if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
             swept = Some(Instant::now());
             proxy.store.sweep().await

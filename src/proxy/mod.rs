@@ -104,8 +104,7 @@ pub async fn serve<S: Store>(
     });
 
     let mut connections = JoinSet::new();
-    let mut chores = JoinSet::new();
-    chores.spawn(chores::run(proxy.clone()));
+    let chores = tokio::spawn(chores::run(proxy.clone()));
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
@@ -123,10 +122,14 @@ pub async fn serve<S: Store>(
         }
     }
     drop(listener);
-    // Each of them is one step in the store; what is left comes with the next start.
-    chores.shutdown().await;
     stop.send_replace(true);
-    let all = async { while connections.join_next().await.is_some() {} };
+    let all = async {
+        while connections.join_next().await.is_some() {}
+        // The store is let go only when nothing works on it any more.
+        if let Err(e) = chores.await {
+            tracing::error!("the proxy's chores ended in a bug: {e}");
+        }
+    };
     if tokio::time::timeout(stop_timeout, all).await.is_err() {
         tracing::warn!(connections = connections.len(), "stopping with requests unfinished");
         connections.shutdown().await;

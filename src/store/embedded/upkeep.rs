@@ -1,6 +1,7 @@
 //! Looking after a store from outside: figures, a copy, its way back, and a check of every byte. All but the way back
 //! work beside a proxy that serves the store.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -134,36 +135,58 @@ pub fn backup(dir: &Path, to: &Path) -> Result<(), StoreError> {
 
 /// One attempt. False: a file that the copied database names was gone before it could be copied.
 fn copy(db: &Connection, dir: &Path, to: &Path) -> Result<bool, StoreError> {
-    let path = to.join(DATABASE);
-    if let Err(e) = fs::remove_file(&path)
-        && e.kind() != io::ErrorKind::NotFound
-    {
-        return Err(io_error(&path, &e));
-    }
-    // SQLite writes into an empty file that exists, and so with its mode.
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(|e| io_error(&path, &e))?;
-    let target = path.to_str().ok_or_else(|| StoreError::Io { path: path.clone(), why: "not UTF-8".to_owned() })?;
-    db.execute("VACUUM INTO ?", [target]).map_err(database_error)?;
-    let copied = Connection::open(&path).map_err(database_error)?;
-    let named = named_files(&copied).map_err(database_error)?;
-    copied.close().map_err(|(_, e)| database_error(e))?;
-    File::open(&path).and_then(|file| file.sync_all()).map_err(|e| io_error(&path, &e))?;
-
-    let bodies = to.join(BODIES);
+    let (from, bodies) = (dir.join(BODIES), to.join(BODIES));
     if let Err(e) = DirBuilder::new().mode(0o700).create(&bodies)
         && e.kind() != io::ErrorKind::AlreadyExists
     {
         return Err(io_error(&bodies, &e));
     }
-    for name in named {
-        let (from, to) = (dir.join(BODIES).join(&name), bodies.join(&name));
-        match copy_file(&from, &to) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !from.exists() => return Ok(false),
-            Err(e) => return Err(io_error(&to, &e)),
+    // Most of them come first, so that little time passes between the database's moment and the last file. Only what
+    // a row names is whole.
+    copy_files(named_files(db).map_err(database_error)?.iter(), &from, &bodies)?;
+    let named = copy_database(db, &to.join(DATABASE))?;
+    if !copy_files(named.iter(), &from, &bodies)? {
+        return Ok(false);
+    }
+    for found in fs::read_dir(&bodies).map_err(|e| io_error(&bodies, &e))? {
+        let found = found.map_err(|e| io_error(&bodies, &e))?;
+        if found.file_name().to_str().is_none_or(|name| !named.contains(name)) {
+            fs::remove_file(found.path()).map_err(|e| io_error(&found.path(), &e))?;
         }
     }
     Ok(true)
+}
+
+/// The database as it is now, durable, and the files that it names.
+fn copy_database(db: &Connection, path: &Path) -> Result<HashSet<String>, StoreError> {
+    if let Err(e) = fs::remove_file(path)
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        return Err(io_error(path, &e));
+    }
+    // SQLite writes into an empty file that exists, and so with its mode.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| io_error(path, &e))?;
+    let target = path.to_str().ok_or_else(|| StoreError::Io { path: path.to_owned(), why: "not UTF-8".to_owned() })?;
+    db.execute("VACUUM INTO ?", [target]).map_err(database_error)?;
+    let copied = Connection::open(path).map_err(database_error)?;
+    let named = named_files(&copied).map_err(database_error)?;
+    copied.close().map_err(|(_, e)| database_error(e))?;
+    File::open(path).and_then(|file| file.sync_all()).map_err(|e| io_error(path, &e))?;
+    Ok(named)
+}
+
+/// False: some of them are not there any more.
+fn copy_files<'a>(names: impl Iterator<Item = &'a String>, from: &Path, to: &Path) -> Result<bool, StoreError> {
+    let mut all = true;
+    for name in names {
+        let (from, to) = (from.join(name), to.join(name));
+        match copy_file(&from, &to) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !from.exists() => all = false,
+            Err(e) => return Err(io_error(&to, &e)),
+        }
+    }
+    Ok(all)
 }
 
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {

@@ -190,6 +190,8 @@ impl Machine {
             namespace: None,
             join: None,
             allow_http: false,
+            ca_file: None,
+            pin: None,
         };
         change(&mut init);
         init

@@ -6,6 +6,9 @@ mod proxy;
 #[path = "wire/limits.rs"]
 mod limits;
 
+#[path = "wire/tls.rs"]
+mod tls;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

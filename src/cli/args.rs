@@ -8,6 +8,11 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::config::{parse_duration, parse_size};
+use crate::protocol::Pin;
+
+mod tls;
+
+pub use tls::Tls;
 
 /// Shown by `memsync` alone: what a newcomer types first.
 pub const FIRST_STEPS: &str = "\
@@ -91,6 +96,11 @@ pub enum Command {
         /// Where the proxy listens; beyond 127.0.0.1 other machines can join
         #[arg(long, value_name = "ADDR:PORT")]
         listen: Option<SocketAddr>,
+        #[command(flatten)]
+        tls: Tls,
+        /// Speak plain http again, where an earlier start was told to speak TLS
+        #[arg(long, conflicts_with_all = ["tls_cert", "tls_key", "tls_self_signed"])]
+        no_tls: bool,
     },
     /// Write a config for DIR, after checking the proxy and the token
     Init(Init),
@@ -117,6 +127,8 @@ pub enum Command {
             value_parser = parse_size
         )]
         max_body_size: u64,
+        #[command(flatten)]
+        tls: Tls,
     },
     /// Sync once, now, and exit; through the running agent if there is one
     Sync {
@@ -218,6 +230,12 @@ pub struct Init {
     /// token in it does not show in the process list
     #[arg(long, value_name = "LINK", conflicts_with = "proxy")]
     pub join: Option<String>,
+    /// A certificate authority of your own that vouches for the proxy, PEM
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub ca_file: Option<PathBuf>,
+    /// The one certificate that the proxy may show, as `memsync serve --tls-self-signed` tells it; a join link has it
+    #[arg(long, value_name = "sha256:HEX")]
+    pub pin: Option<Pin>,
     /// Let plain http leave this machine: the token travels in the clear
     #[arg(long)]
     pub allow_http: bool,

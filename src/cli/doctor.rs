@@ -137,6 +137,7 @@ fn proxy(config: &Config, env: &BTreeMap<String, String>, probe: &dyn ProxyProbe
         namespace: config.folders.first().map(|f| f.namespace.clone()).unwrap_or_default(),
         token,
         ca_pem,
+        pin: config.proxy.pin,
         allow_http: config.proxy.allow_http,
         timeout: config.proxy.timeout,
     });

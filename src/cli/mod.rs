@@ -27,6 +27,7 @@ mod status;
 mod status_text;
 mod sync;
 mod talk;
+mod tls;
 mod up;
 mod verdict;
 mod wait;
@@ -51,10 +52,13 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Doctor => doctor::run(app, &HttpProbe),
         Command::Paths => paths::run(app),
         Command::Completions { shell } => completions::run(shell),
-        Command::Up { dir, listen } => up::run(app, dir.as_deref(), listen),
+        Command::Up { dir, listen, tls, no_tls } => {
+            up::run(app, &up::Asked { dir, listen, tls: tls::Source::of(&tls)?, no_tls })
+        }
         Command::Run => run::run(app),
-        Command::Serve { listen, store, token_file, max_body_size } => {
-            serve::run(app, &serve::Serve { listen, store, token_file, max_body: max_body_size })
+        Command::Serve { listen, store, token_file, max_body_size, tls } => {
+            let tls = tls::Source::of(&tls)?;
+            serve::run(app, &serve::Serve { listen, store, token_file, max_body: max_body_size, tls })
         }
         Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
         Command::Status { path, watch } => status::run(app, path.as_deref(), watch),

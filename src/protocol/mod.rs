@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Md5, NotMd5};
 
+mod pin;
+
+pub use pin::{NotAPin, Pin};
+
 pub use crate::sync::Precondition;
 
 /// Precondition of a flat PUT: `new` or the md5 the server must hold. Not the body digest of RFC 1864.

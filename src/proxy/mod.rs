@@ -9,11 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -22,12 +18,17 @@ use crate::store::Store;
 
 mod answer;
 mod blobs;
+mod connection;
 mod events;
 mod index;
 mod patience;
 mod route;
+mod strangers;
+pub mod tls;
 
-use patience::{Patience, Patient};
+use connection::connection;
+use strangers::Strangers;
+use tls::Tls;
 
 /// Limits and secrets of a proxy.
 #[derive(Debug, Clone)]
@@ -46,6 +47,13 @@ pub struct Options {
     pub stop_timeout: Duration,
     /// Connections served at once; further ones wait to be accepted.
     pub max_connections: usize,
+    /// Of these, connections that have not shown a valid token yet. Beyond it the one that has been here longest has
+    /// to go, so that newcomers always get their chance.
+    pub max_strangers: usize,
+    /// The same for one address (of IPv6: one /64).
+    pub max_strangers_per_address: usize,
+    /// TLS; without it plain HTTP is spoken.
+    pub tls: Option<Tls>,
     /// How often an event stream that has nothing to say shows that it lives.
     pub heartbeat: Duration,
 }
@@ -61,6 +69,9 @@ impl Options {
             body_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(8),
             max_connections: 4096,
+            max_strangers: 1024,
+            max_strangers_per_address: 64,
+            tls: None,
             heartbeat: Duration::from_secs(15),
         }
     }
@@ -73,6 +84,7 @@ struct Proxy<S> {
     token: blake3::Hash,
     options: Options,
     index: index::Cache,
+    strangers: Arc<Strangers>,
     /// Becomes true once, when the proxy stops.
     stopping: watch::Receiver<bool>,
 }
@@ -96,8 +108,9 @@ pub async fn serve<S: Store>(
     let proxy = Arc::new(Proxy {
         store,
         token: blake3::hash(options.token.expose_secret().as_bytes()),
-        options,
         index: index::Cache::default(),
+        strangers: Strangers::new(options.max_strangers, options.max_strangers_per_address),
+        options,
         stopping,
     });
 
@@ -143,69 +156,5 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, So
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
-    }
-}
-
-async fn connection<S: Store>(
-    proxy: Arc<Proxy<S>>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    _permit: OwnedSemaphorePermit,
-) {
-    if let Err(e) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, "TCP_NODELAY: {e}");
-    }
-    let options = &proxy.options;
-    let patience = Arc::new(Patience::new(options.head_timeout));
-    let io = TokioIo::new(Patient::new(stream, patience.clone(), options.body_timeout));
-    let service = {
-        let proxy = proxy.clone();
-        service_fn(move |request| {
-            let (proxy, patience) = (proxy.clone(), patience.clone());
-            Box::pin(async move {
-                patience.head_has_come();
-                let answer = route::respond(&proxy, request).await;
-                patience.head_may_come();
-                Ok::<_, std::convert::Infallible>(answer)
-            })
-        })
-    };
-    let mut stopping = proxy.stopping.clone();
-    // For hyper the head's time includes the idle time before it; `Patient` holds the head itself to its limit.
-    let mut served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.idle_timeout)
-        .max_buf_size(256 * 1024)
-        .serve_connection(io, service);
-    let mut stopped = false;
-    let outcome = loop {
-        tokio::select! {
-            outcome = std::future::poll_fn(|cx| served.poll_without_shutdown(cx)) => break outcome,
-            _ = stopping.wait_for(|stop| *stop), if !stopped => {
-                stopped = true;
-                std::pin::Pin::new(&mut served).graceful_shutdown();
-            }
-        }
-    };
-    match outcome {
-        Ok(()) => linger(served.into_parts().io.into_inner().into_inner(), &mut stopping).await,
-        Err(e) => tracing::debug!(%peer, "connection ended: {e}"),
-    }
-}
-
-/// Closes our side and reads off what the peer still sends, for a moment: closing with unread bytes would
-/// reset the connection and could take away an early refusal (401, 413) before the peer has read it.
-async fn linger(mut stream: TcpStream, stopping: &mut watch::Receiver<bool>) {
-    const AT_MOST: Duration = Duration::from_secs(5);
-    if stream.shutdown().await.is_err() {
-        return;
-    }
-    let drain = async {
-        let mut sink = vec![0; 64 * 1024];
-        while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
-    };
-    tokio::select! {
-        _ = tokio::time::timeout(AT_MOST, drain) => {}
-        _ = stopping.wait_for(|stop| *stop) => {}
     }
 }

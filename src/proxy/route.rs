@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, PathFault, Refusal, json};
+use super::connection::Peer;
 use super::{Proxy, blobs, events, index};
 use crate::path::{PathError, RelPath};
 use crate::protocol::{Health, capability};
@@ -64,10 +65,10 @@ fn percent_decode(raw: &str) -> Result<String, PathFault> {
 }
 
 /// Answers one request and logs it: never its headers, its query or its body.
-pub async fn respond<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> Answer {
+pub async fn respond<S: Store>(proxy: &Proxy<S>, peer: &Peer, request: Request<Incoming>) -> Answer {
     let began = Instant::now();
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let answer = match handle(proxy, request).await {
+    let answer = match handle(proxy, peer, request).await {
         Ok(answer) => answer,
         Err(refusal) => refusal.into_answer(),
     };
@@ -83,11 +84,14 @@ pub async fn respond<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> 
     answer
 }
 
-async fn handle<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> Result<Answer, Refusal> {
+async fn handle<S: Store>(proxy: &Proxy<S>, peer: &Peer, request: Request<Incoming>) -> Result<Answer, Refusal> {
     let uri = request.uri().clone();
     let route = route(uri.path());
-    if route != Some(Route::Health) && !authorized(proxy.token, request.headers()) {
-        return Err(Refusal::Unauthorized);
+    if route != Some(Route::Health) {
+        if !authorized(proxy.token, request.headers()) {
+            return Err(Refusal::Unauthorized);
+        }
+        peer.is_known();
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match route.ok_or(Refusal::NoSuchRoute)? {

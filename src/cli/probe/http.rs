@@ -18,6 +18,7 @@ impl ProxyProbe for HttpProbe {
             namespace: target.namespace.clone(),
             device: String::new(),
             ca_pem: target.ca_pem.clone(),
+            pin: target.pin,
             allow_http: target.allow_http,
             timeout: target.timeout,
             // No blob is asked for.

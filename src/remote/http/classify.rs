@@ -12,6 +12,7 @@ use rustls::CertificateError;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::pinned::Another;
 use crate::protocol::ErrorContext;
 use crate::remote::RemoteError;
 
@@ -176,6 +177,7 @@ fn tls_reason(e: &rustls::Error) -> String {
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
         ) => "its TLS certificate is not valid today; check the clock here, then ask whoever runs the proxy".to_owned(),
+        rustls::Error::InvalidCertificate(CertificateError::Other(why)) if why.0.is::<Another>() => why.to_string(),
         rustls::Error::InvalidMessage(_) => "it does not speak TLS; should proxy.url be http://?".to_owned(),
         other => format!("TLS failed: {other}"),
     }

@@ -39,7 +39,7 @@ fn the_proxys_unit() {
     let Command::Serve { listen, store, token_file, .. } = command(value(&unit, "ExecStart")) else {
         panic!("not serve")
     };
-    assert!(listen.ip().is_loopback() && store.is_some());
+    assert!(listen.resolve(&Default::default()).unwrap().ip().is_loopback() && store.is_some());
     // A credential's group bits would be refused in a plain token file; `serve` finds the credential by itself.
     assert_eq!(token_file, None);
     assert!(value(&unit, "LoadCredential").starts_with("token:"));

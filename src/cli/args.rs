@@ -1,6 +1,7 @@
 //! What may be typed: every command and flag, with its help. Declares only; the commands' files do the work.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use clap_complete::Shell;
 use crate::config::{parse_duration, parse_size};
 use crate::protocol::Pin;
 
+mod listen;
 mod tls;
 
+pub use listen::Listen;
 pub use tls::Tls;
 
 /// Shown by `memsync` alone: what a newcomer types first.
@@ -108,9 +111,9 @@ pub enum Command {
     Run,
     /// Run a Memory Proxy alone
     Serve {
-        /// Where to listen
+        /// Where to listen; `$PORT` in it stands for the environment's variable of that name
         #[arg(long, value_name = "ADDR:PORT", env = "MEMSYNC_LISTEN", default_value = "127.0.0.1:8484")]
-        listen: SocketAddr,
+        listen: Listen,
         /// Where the files are kept [default: see `memsync paths`]
         #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
         store: Option<PathBuf>,
@@ -129,6 +132,12 @@ pub enum Command {
         max_body_size: u64,
         #[command(flatten)]
         tls: Tls,
+        /// Answer /metrics here, in plain http and without a token, instead of beside the rest for whoever has a token
+        #[arg(long, value_name = "ADDR:PORT", env = "MEMSYNC_METRICS_LISTEN")]
+        metrics_listen: Option<SocketAddr>,
+        /// Requests a second that one key may make [default: any number]
+        #[arg(long, value_name = "N", env = "MEMSYNC_RATE")]
+        rate: Option<NonZeroU32>,
     },
     /// Sync once, now, and exit; through the running agent if there is one
     Sync {

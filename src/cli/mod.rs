@@ -56,9 +56,10 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
             up::run(app, &up::Asked { dir, listen, tls: tls::Source::of(&tls)?, no_tls })
         }
         Command::Run => run::run(app),
-        Command::Serve { listen, store, token_file, max_body_size, tls } => {
+        Command::Serve { listen, store, token_file, max_body_size, tls, metrics_listen, rate } => {
             let tls = tls::Source::of(&tls)?;
-            serve::run(app, &serve::Serve { listen, store, token_file, max_body: max_body_size, tls })
+            let max_body = max_body_size;
+            serve::run(app, &serve::Serve { listen, store, token_file, max_body, tls, metrics_listen, rate })
         }
         Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
         Command::Status { path, watch } => status::run(app, path.as_deref(), watch),

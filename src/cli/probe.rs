@@ -28,6 +28,8 @@ pub struct Target {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     pub capabilities: Vec<String>,
+    /// What will be wrong with it soon.
+    pub warnings: Vec<String>,
     /// Its clock, where it tells.
     pub time: Option<Timestamp>,
 }

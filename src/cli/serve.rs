@@ -1,6 +1,7 @@
 //! `memsync serve`: a Memory Proxy alone.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
 use super::app::App;
+use super::args::Listen;
 use super::exit::{Exit, Failure};
 use super::signals::{Wish, Wishes, notify};
 use super::tls::{Shown, Source};
@@ -21,24 +23,29 @@ use crate::store::embedded::Embedded;
 
 /// How it was asked for.
 pub struct Serve {
-    pub listen: SocketAddr,
+    pub listen: Listen,
     pub store: Option<PathBuf>,
     pub token_file: Option<PathBuf>,
     /// Bytes.
     pub max_body: u64,
     pub tls: Option<Source>,
+    pub metrics_listen: Option<SocketAddr>,
+    /// Requests a second of one key.
+    pub rate: Option<NonZeroU32>,
 }
 
 /// # Errors
 /// When there is no token, the store cannot be opened, or the address is taken.
 pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
-    let mut options = proxy::Options { max_body: serve.max_body, ..proxy::Options::new(token(app, serve)?) };
+    let listen = serve.listen.resolve(&app.around.env).map_err(|why| Failure::new(Exit::Usage, why))?;
+    let base = proxy::Options::new(token(app, serve)?);
+    let mut options = proxy::Options { max_body: serve.max_body, rate: serve.rate, ..base };
     let dir = serve.store.clone().unwrap_or_else(|| app.dirs.proxy.clone());
     let store = open(&dir)?;
     allow_files();
     runtime()?.block_on(async {
         let mut wishes = Wishes::listen()?;
-        let listener = bind(serve.listen).await?;
+        let listener = bind(listen).await?;
         let address = listener.local_addr()?;
         let shown = match serve.tls.clone() {
             Some(source) => Some(Shown::open(app, source, address, false)?),
@@ -50,6 +57,11 @@ pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
         if let Some(pin) = shown.as_ref().and_then(|shown| shown.pin) {
             let host = &app.around.host;
             tracing::info!("to join: memsync init --proxy https://{host}:{} --pin {pin}", address.port());
+        }
+        if let Some(listen) = serve.metrics_listen {
+            let listener = bind(listen).await?;
+            tracing::info!("metrics for everybody at http://{}/metrics", listener.local_addr()?);
+            options.metrics_listener = Some(Arc::new(listener));
         }
         notify(NotifyState::Ready);
         proxy::serve(listener, store, options, async {

@@ -18,6 +18,10 @@ pub use crate::sync::Precondition;
 pub const CONTENT_MD5: &str = "content-md5";
 /// On the 404 of a tombstone: the md5 of what was deleted (`honest-412`).
 pub const X_TOMBSTONE: &str = "x-tombstone";
+/// The device that writes, percent-encoded.
+pub const X_MEMSYNC_DEVICE: &str = "x-memsync-device";
+/// Names a request in the logs of both sides.
+pub const X_REQUEST_ID: &str = "x-request-id";
 /// `error_code` of a 412.
 pub const PRECONDITION_FAILED: &str = "PRECONDITION_FAILED";
 
@@ -37,6 +41,15 @@ pub struct Health {
     pub storage: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
+    /// The proxy's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What is wrong, in words, where `status` is not `ok`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What will be wrong soon.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One file of the index on the wire.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::metrics::Present;
 use super::patience::{Patience, Patient};
 use super::strangers::{Address, Stranger};
 use super::tls::Opened;
@@ -21,18 +22,30 @@ use crate::store::Store;
 /// Most bytes of a request's head that are held, and of a body that are read at once.
 const BUFFER: usize = 64 * 1024;
 
+/// Where a connection came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Main,
+    /// Plain HTTP and no token, for `/metrics` alone.
+    Metrics,
+}
+
 /// What is known of who is at the other end.
 pub struct Peer {
     pub address: Address,
+    pub door: Door,
     pub patience: Patience,
     stranger: Stranger,
 }
 
 impl Peer {
-    /// It has shown a valid token: from now on it may idle, and does not count as a stranger.
-    pub fn is_known(&self) {
-        self.stranger.is_known();
-        self.patience.is_known();
+    /// It has shown a valid token: from now on it may idle, and does not count as a stranger. Whether that is news.
+    pub fn is_known(&self) -> bool {
+        let news = self.patience.is_known();
+        if news {
+            self.stranger.is_known();
+        }
+        news
     }
 }
 
@@ -41,19 +54,22 @@ pub async fn connection<S: Store>(
     proxy: Arc<Proxy<S>>,
     stream: TcpStream,
     from: SocketAddr,
+    door: Door,
     _permit: OwnedSemaphorePermit,
 ) {
+    let _open = Present::of(&proxy.metrics.connections);
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(%from, "TCP_NODELAY: {e}");
     }
     let address = Address::of(from.ip());
     let peer = Arc::new(Peer {
         address,
+        door,
         patience: Patience::new(proxy.options.head_timeout),
         stranger: proxy.strangers.enter(address),
     });
     let mut stopping = proxy.stopping.clone();
-    let opened = match &proxy.options.tls {
+    let opened = match proxy.options.tls.as_ref().filter(|_| door == Door::Main) {
         None => Opened::Plain(stream),
         Some(tls) => tokio::select! {
             opened = tls.accept(stream, proxy.options.head_timeout) => match opened {
@@ -76,7 +92,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let options = &proxy.options;
-    let io = TokioIo::new(Patient::new(stream, peer.clone(), options.body_timeout));
+    let io = TokioIo::new(Patient::new(stream, peer.clone(), proxy.metrics.clone(), options.body_timeout));
     let service = {
         let (proxy, peer) = (proxy.clone(), peer.clone());
         service_fn(move |request| {

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,15 +21,25 @@ mod answer;
 mod blobs;
 mod connection;
 mod events;
+mod health;
 mod index;
+mod metrics;
 mod patience;
+mod rates;
 mod route;
 mod strangers;
 pub mod tls;
 
-use connection::connection;
+use connection::{Door, connection};
+use metrics::Metrics;
+use rates::Rates;
 use strangers::Strangers;
 use tls::Tls;
+
+/// Connections for metrics alone that are served at once.
+const METRICS_CONNECTIONS: usize = 8;
+/// How often rates that make no difference any more are forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Limits and secrets of a proxy.
 #[derive(Debug, Clone)]
@@ -52,6 +63,15 @@ pub struct Options {
     pub max_strangers: usize,
     /// The same for one address (of IPv6: one /64).
     pub max_strangers_per_address: usize,
+    /// Requests a second that one caller (one key) may make; `None`: any number.
+    pub rate: Option<NonZeroU32>,
+    /// Tokens a minute that one address may show and that are not valid.
+    pub failed_attempts: NonZeroU32,
+    /// Where `/metrics` is answered in plain HTTP and without a token, and nothing else; without it they are answered
+    /// beside the rest, to whoever has a token.
+    pub metrics_listener: Option<Arc<TcpListener>>,
+    /// Less free space than this many bytes is a warning of `/health`.
+    pub low_space: u64,
     /// TLS; without it plain HTTP is spoken.
     pub tls: Option<Tls>,
     /// How often an event stream that has nothing to say shows that it lives.
@@ -71,6 +91,10 @@ impl Options {
             max_connections: 4096,
             max_strangers: 1024,
             max_strangers_per_address: 64,
+            rate: None,
+            failed_attempts: const { NonZeroU32::new(20).expect("not zero") },
+            metrics_listener: None,
+            low_space: 512 << 20,
             tls: None,
             heartbeat: Duration::from_secs(15),
         }
@@ -85,6 +109,8 @@ struct Proxy<S> {
     options: Options,
     index: index::Cache,
     strangers: Arc<Strangers>,
+    rates: Rates,
+    metrics: Arc<Metrics>,
     /// Becomes true once, when the proxy stops.
     stopping: watch::Receiver<bool>,
 }
@@ -109,12 +135,18 @@ pub async fn serve<S: Store>(
         store,
         token: blake3::hash(options.token.expose_secret().as_bytes()),
         index: index::Cache::default(),
+        rates: Rates::new(options.rate, options.failed_attempts),
+        metrics: Metrics::new(),
         strangers: Strangers::new(options.max_strangers, options.max_strangers_per_address),
         options,
         stopping,
     });
 
     let mut connections = JoinSet::new();
+    // A place of their own, so that whoever watches sees how it is when all others are taken.
+    let metrics_room = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
+    let metrics_listener = proxy.options.metrics_listener.clone();
+    let mut sweep = tokio::time::interval(SWEEP);
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
@@ -127,8 +159,12 @@ pub async fn serve<S: Store>(
                 }
             }
             (stream, peer, permit) = accept(&listener, &room) => {
-                connections.spawn(connection(proxy.clone(), stream, peer, permit));
+                connections.spawn(connection(proxy.clone(), stream, peer, Door::Main, permit));
             }
+            (stream, peer, permit) = accept_metrics(metrics_listener.as_deref(), &metrics_room) => {
+                connections.spawn(connection(proxy.clone(), stream, peer, Door::Metrics, permit));
+            }
+            _ = sweep.tick() => proxy.rates.forget_old(),
         }
     }
     drop(listener);
@@ -139,6 +175,17 @@ pub async fn serve<S: Store>(
         connections.shutdown().await;
     }
     Ok(())
+}
+
+/// The next connection for the metrics alone, where they have a listener.
+async fn accept_metrics(
+    listener: Option<&TcpListener>,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    match listener {
+        Some(listener) => accept(listener, room).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The next connection, once there is room for it. Cancelling it loses none.

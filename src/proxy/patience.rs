@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::connection::Peer;
+use super::metrics::Metrics;
 
 /// Nothing is expected of the peer; the first byte begins a head.
 const IDLE: u8 = 0;
@@ -41,9 +42,9 @@ impl Patience {
         self.phase.store(next, Ordering::Relaxed);
     }
 
-    /// The peer has shown a valid token, and may idle between requests.
-    pub fn is_known(&self) {
-        self.known.store(true, Ordering::Relaxed);
+    /// The peer has shown a valid token, and may idle between requests. Whether that is news.
+    pub fn is_known(&self) -> bool {
+        !self.known.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -51,6 +52,7 @@ impl Patience {
 pub struct Patient<T> {
     stream: T,
     peer: Arc<Peer>,
+    metrics: Arc<Metrics>,
     write: Duration,
     reading: Option<Pin<Box<Sleep>>>,
     writing: Option<Pin<Box<Sleep>>>,
@@ -58,8 +60,8 @@ pub struct Patient<T> {
 
 impl<T> Patient<T> {
     /// `write`: how long the peer may refuse to take a byte.
-    pub fn new(stream: T, peer: Arc<Peer>, write: Duration) -> Self {
-        Self { stream, peer, write, reading: None, writing: None }
+    pub fn new(stream: T, peer: Arc<Peer>, metrics: Arc<Metrics>, write: Duration) -> Self {
+        Self { stream, peer, metrics, write, reading: None, writing: None }
     }
 
     pub fn into_inner(self) -> T {
@@ -67,9 +69,10 @@ impl<T> Patient<T> {
     }
 
     /// Gives the result of a write on, or a timeout when it has been pending for too long.
-    fn timed<R>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
-        if poll.is_ready() {
+    fn timed(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = &poll {
             self.writing = None;
+            self.metrics.sent.inc_by(written.as_ref().map_or(0, |n| *n as u64));
             return poll;
         }
         expired(&mut self.writing, self.write, cx).map(Err)
@@ -87,6 +90,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
         let this = &mut *self;
         let before = buf.filled().len();
         let poll = Pin::new(&mut this.stream).poll_read(cx, buf);
+        this.metrics.received.inc_by((buf.filled().len() - before) as u64);
         let phase = &this.peer.patience.phase;
         // Does not hold while a request is being answered: what comes then is its body.
         if buf.filled().len() > before

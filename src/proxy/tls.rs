@@ -21,7 +21,7 @@ use crate::protocol::Pin;
 const HANDSHAKE: u8 = 22;
 /// What a client that speaks plain HTTP reads here.
 const SPEAK_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/json\r\n\
-    content-length: 87\r\n\r\n\
+    content-length: 88\r\n\r\n\
     {\"detail\":\"this port speaks TLS: use https\",\"error_code\":\"TLS_REQUIRED\",\"context\":null}\n";
 
 /// Why a certificate and a key are no identity. Never shows the key.

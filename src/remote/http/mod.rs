@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use jiff::Timestamp;
 use reqwest::{Client, RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 use super::{Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{Health, Pin, Precondition, encode_path};
+use crate::protocol::{Health, Pin, Precondition, X_MEMSYNC_DEVICE, encode_path};
 
 mod body;
 mod classify;
@@ -29,7 +30,7 @@ mod tls;
 use body::{Answer, Progress};
 
 /// Who wrote it, for the proxy's record.
-const X_MEMSYNC_DEVICE: HeaderName = HeaderName::from_static("x-memsync-device");
+const DEVICE: HeaderName = HeaderName::from_static(X_MEMSYNC_DEVICE);
 /// Longest answer read where only a few words are wanted, bytes.
 const MAX_SMALL: u64 = 64 * 1024;
 /// Transfers slower than this, bytes a second, are given up.
@@ -177,17 +178,26 @@ impl HttpRemote {
     /// # Errors
     /// As any request; a proxy that has lost its storage is [`RemoteError::Server`] with status 503.
     pub async fn health(&self) -> Result<Health, RemoteError> {
+        Ok(self.health_and_time().await?.0)
+    }
+
+    /// [`HttpRemote::health`], and the proxy's clock where it tells (RFC 9110, section 6.6.1).
+    ///
+    /// # Errors
+    /// As [`HttpRemote::health`].
+    pub async fn health_and_time(&self) -> Result<(Health, Option<Timestamp>), RemoteError> {
         let url = self.inner.url("/health");
         let request = self.inner.client.get(&url).header(USER_AGENT, tls::AGENT);
         let answer = self.inner.send(&url, request, None, MAX_SMALL).await?;
         if answer.status() != StatusCode::OK {
             return Err(answer.refusal().await);
         }
+        let time = classify::date(answer.headers());
         let text = answer.read(MAX_SMALL).await?;
         let health: Health = serde_json::from_slice(&text)
             .map_err(|e| self.inner.protocol(&url, &format!("its health is not what was expected: {e}")))?;
         self.inner.known().capabilities = Some(health.capabilities.clone().into());
-        Ok(health)
+        Ok((health, time))
     }
 
     /// The capabilities the proxy advertises, asked for once and again after it could not be reached. A proxy
@@ -253,7 +263,7 @@ impl Inner {
             .header(AUTHORIZATION, self.authorization.clone())
             .header(USER_AGENT, tls::AGENT);
         if let Some(device) = &self.device {
-            request = request.header(X_MEMSYNC_DEVICE, device.clone());
+            request = request.header(DEVICE, device.clone());
         }
         request
     }

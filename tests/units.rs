@@ -44,6 +44,11 @@ fn the_proxys_unit() {
     assert_eq!(token_file, None);
     assert!(value(&unit, "LoadCredential").starts_with("token:"));
     assert_eq!(prevented(&unit), [Exit::Usage as u8, Exit::NotConfigured as u8]);
+    assert!(value(&unit, "ExecReload").contains("-HUP"));
+    // What its comments tell to type can be typed.
+    let told: Vec<_> = unit.lines().filter_map(|l| l.strip_prefix("#   ExecStart=/")).collect();
+    assert_eq!(told.len(), 2);
+    assert!(told.iter().all(|line| matches!(command(line), Command::Serve { .. })));
     for wall in
         ["DynamicUser=yes", "ProtectSystem=strict", "ProtectHome=yes", "NoNewPrivileges=yes", "CapabilityBoundingSet="]
     {

@@ -19,6 +19,7 @@ use crate::store::Store;
 
 mod answer;
 mod blobs;
+mod chores;
 mod connection;
 mod events;
 mod health;
@@ -29,6 +30,7 @@ mod rates;
 mod route;
 mod strangers;
 pub mod tls;
+mod versions;
 
 use connection::{Door, connection};
 use metrics::Metrics;
@@ -147,6 +149,7 @@ pub async fn serve<S: Store>(
     let metrics_room = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
     let metrics_listener = proxy.options.metrics_listener.clone();
     let mut sweep = tokio::time::interval(SWEEP);
+    let chores = tokio::spawn(chores::run(proxy.clone()));
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
@@ -158,18 +161,24 @@ pub async fn serve<S: Store>(
                     tracing::error!("a connection ended in a bug: {e}");
                 }
             }
-            (stream, peer, permit) = accept(&listener, &room) => {
-                connections.spawn(connection(proxy.clone(), stream, peer, Door::Main, permit));
-            }
+            _ = sweep.tick() => proxy.rates.forget_old(),
             (stream, peer, permit) = accept_metrics(metrics_listener.as_deref(), &metrics_room) => {
                 connections.spawn(connection(proxy.clone(), stream, peer, Door::Metrics, permit));
             }
-            _ = sweep.tick() => proxy.rates.forget_old(),
+            (stream, peer, permit) = accept(&listener, &room) => {
+                connections.spawn(connection(proxy.clone(), stream, peer, Door::Main, permit));
+            }
         }
     }
     drop(listener);
     stop.send_replace(true);
-    let all = async { while connections.join_next().await.is_some() {} };
+    let all = async {
+        while connections.join_next().await.is_some() {}
+        // The store is let go only when nothing works on it any more.
+        if let Err(e) = chores.await {
+            tracing::error!("the proxy's chores ended in a bug: {e}");
+        }
+    };
     if tokio::time::timeout(stop_timeout, all).await.is_err() {
         tracing::warn!(connections = connections.len(), "stopping with requests unfinished");
         connections.shutdown().await;

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use super::answer::{Answer, PathFault, Refusal, insert};
 use super::connection::{Door, Peer};
 use super::rates::Caller;
-use super::{Proxy, blobs, events, health, index};
+use super::{Proxy, blobs, events, health, index, versions};
 use crate::path::{MAX_PATH, PathError, RelPath};
 use crate::protocol::X_REQUEST_ID;
 use crate::store::Store;
@@ -34,6 +34,8 @@ enum Route<'a> {
     Metrics,
     /// What follows `/blob/`, as it stands in the request.
     Blob(&'a str),
+    /// What follows `/versions/`.
+    Versions(&'a str),
 }
 
 impl Route<'_> {
@@ -45,6 +47,7 @@ impl Route<'_> {
             Self::Events => "events",
             Self::Metrics => "metrics",
             Self::Blob(_) => "blob",
+            Self::Versions(_) => "versions",
         }
     }
 }
@@ -55,7 +58,10 @@ fn route(raw: &str) -> Option<Route<'_>> {
         "/sync" => Some(Route::Sync),
         "/events" => Some(Route::Events),
         "/metrics" => Some(Route::Metrics),
-        _ => raw.strip_prefix("/blob/").map(Route::Blob),
+        _ => match raw.strip_prefix("/versions/") {
+            Some(path) => Some(Route::Versions(path)),
+            None => raw.strip_prefix("/blob/").map(Route::Blob),
+        },
     }
 }
 
@@ -157,8 +163,10 @@ async fn handle<S: Store>(
         Route::Sync => Err(Refusal::Method("GET, HEAD")),
         Route::Events if request.method() == Method::GET => events::get(proxy, FLAT, request.headers()).await,
         Route::Events => Err(Refusal::Method("GET")),
+        Route::Versions(raw) if reads => versions::get(proxy, FLAT, &blob_path(raw)?).await,
+        Route::Versions(_) => Err(Refusal::Method("GET, HEAD")),
         Route::Blob(raw) => match *request.method() {
-            Method::GET | Method::HEAD => blobs::get(proxy, FLAT, &blob_path(raw)?).await,
+            Method::GET | Method::HEAD => blobs::get(proxy, FLAT, &blob_path(raw)?, uri.query()).await,
             Method::PUT => blobs::put(proxy, FLAT, &blob_path(raw)?, request).await,
             Method::DELETE => blobs::delete(proxy, FLAT, &blob_path(raw)?, request.headers()).await,
             _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),

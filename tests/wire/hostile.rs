@@ -27,9 +27,8 @@ async fn pour(c: &mut Client, pieces: impl Iterator<Item = Vec<u8>>) -> Option<R
 }
 
 #[tokio::test]
-async fn a_path_of_ten_megabytes_is_refused_and_costs_little() {
+async fn a_path_of_ten_megabytes_is_refused() {
     let running = memory(|_| ()).await;
-    let before = memory_kib();
     for unit in ["x", "x/", "%2e%2e/", "%"] {
         let mut c = running.client().await;
         let begin = std::iter::once(b"GET /blob/".to_vec());
@@ -38,22 +37,12 @@ async fn a_path_of_ten_megabytes_is_refused_and_costs_little() {
         // Cut off with the answer under way, it may not arrive.
         assert!(r.is_none_or(|r| matches!(r.status, 414 | 431)), "{unit}");
     }
-    if let (Some(before), Some(after)) = (before, memory_kib()) {
-        assert!(after < before + 30_000, "{before} KiB, then {after} KiB");
-    }
     let mut c = running.client().await;
     for unit in ["x", "%41", "y/"] {
         let r = c.get(&format!("/blob/{}", unit.repeat(4_000))).await;
         assert_eq!((r.status, r.code().as_str()), (414, "PATH_TOO_LONG"), "{unit}");
     }
     assert_eq!(c.get("/sync").await.status, 200);
-}
-
-/// What this process has in memory, where the system tells.
-fn memory_kib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 #[tokio::test]

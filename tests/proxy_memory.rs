@@ -1,4 +1,5 @@
-//! What idle event streams cost the proxy: 1,000 of them, under 50 MiB, over TCP and over TLS.
+//! What clients cost the proxy in memory: 1,000 idle event streams under 50 MiB, over TCP and over TLS; and heads that
+//! never end, next to nothing.
 #![cfg(target_os = "linux")]
 
 use std::io::{Read, Write};
@@ -117,4 +118,27 @@ fn over_tls_too() {
         let name = ServerName::try_from("localhost").unwrap();
         StreamOwned::new(ClientConnection::new(config.clone(), name).unwrap(), connect(proxy.addr))
     });
+}
+
+#[test]
+fn heads_that_never_end_are_not_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(home.path(), &[]);
+    let before = proxy.resident_kib();
+    let pours: Vec<_> = (0..20)
+        .map(|n| {
+            let addr = proxy.addr;
+            std::thread::spawn(move || {
+                let mut stream = connect(addr);
+                // Ten megabytes of a path, or of a header.
+                let begin: &[u8] = if n % 2 == 0 { b"GET /blob/" } else { b"GET / HTTP/1.1\r\nX: " };
+                stream.write_all(begin).unwrap();
+                // It is cut off long before the end.
+                (0..1000).all(|_| stream.write_all(&[b'x'; 10_000]).is_ok())
+            })
+        })
+        .collect();
+    pours.into_iter().for_each(|pour| drop(pour.join().unwrap()));
+    let cost = proxy.resident_kib().saturating_sub(before);
+    assert!(cost < 20 * 1024, "{cost} KiB");
 }

@@ -138,7 +138,9 @@ fn heads_that_never_end_are_not_kept() {
             })
         })
         .collect();
-    pours.into_iter().for_each(|pour| drop(pour.join().unwrap()));
+    for pour in pours {
+        assert!(!pour.join().unwrap(), "all of it was taken");
+    }
     let cost = proxy.resident_kib().saturating_sub(before);
     assert!(cost < 20 * 1024, "{cost} KiB");
 }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Md5, NotMd5};
 
+pub mod batch;
+
 pub use crate::sync::Precondition;
 
 /// Precondition of a flat PUT: `new` or the md5 the server must hold. Not the body digest of RFC 1864.
@@ -24,6 +26,7 @@ pub mod capability {
     pub const INDEX_ETAG: &str = "index-etag";
     pub const DELTA: &str = "delta";
     pub const EVENTS: &str = "events";
+    pub const BATCH: &str = "batch";
 }
 
 /// `GET /health`.

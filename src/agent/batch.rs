@@ -218,6 +218,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         match batched {
             Ok(Some(answers)) if answers.len() == works.len() => {
                 for (mut work, answer) in works.into_iter().zip(answers) {
+                    if answer.is_none() {
+                        self.may_have_sent(&work);
+                    }
                     work.answer(answer);
                     queue.answered.push_back(work);
                 }
@@ -227,12 +230,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 queue.singly();
             }
             other => {
-                // Any of them may have arrived.
-                for work in &works {
-                    if let Action::Upload { local, .. } = work.step.action {
-                        self.sent.insert(work.step.path.clone(), local);
-                    }
-                }
+                works.iter().for_each(|work| self.may_have_sent(work));
                 match other {
                     Err(e) if e.ends_cycle() => return Some(CycleError::Remote(e)),
                     Err(e) => tracing::warn!("a batch came to nothing, its requests are sent one by one: {e}"),
@@ -243,5 +241,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
         }
         None
+    }
+
+    /// An upload without an answer may have arrived.
+    fn may_have_sent(&mut self, work: &Work<D, R>) {
+        if let Action::Upload { local, .. } = work.step.action {
+            self.sent.insert(work.step.path.clone(), local);
+        }
     }
 }

@@ -45,6 +45,8 @@ pub struct Asked {
 /// The head of one answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answered {
+    /// As it was asked for: so that no answer is taken for another's.
+    pub path: String,
     /// As a request of its own would have got.
     pub status: u16,
     /// Of the blob that was read or written; with 404: of the tombstone.

@@ -16,6 +16,8 @@ pub use crate::sync::Precondition;
 pub const CONTENT_MD5: &str = "content-md5";
 /// On the 404 of a tombstone: the md5 of what was deleted (`honest-412`).
 pub const X_TOMBSTONE: &str = "x-tombstone";
+/// The device that writes, percent-encoded.
+pub const X_MEMSYNC_DEVICE: &str = "x-memsync-device";
 /// `error_code` of a 412.
 pub const PRECONDITION_FAILED: &str = "PRECONDITION_FAILED";
 

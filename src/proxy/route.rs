@@ -115,14 +115,10 @@ fn authorized(token: blake3::Hash, headers: &HeaderMap) -> bool {
     shown.is_some_and(|shown| blake3::hash(shown.trim_ascii()) == token)
 }
 
-async fn health(store: &impl Store) -> Answer {
-    let capabilities = [
-        capability::HONEST_412,
-        capability::STRONG_INDEX,
-        capability::INDEX_ETAG,
-        capability::DELTA,
-        capability::EVENTS,
-    ];
+async fn health<S: Store>(store: &S) -> Answer {
+    // A delta is built on a mark, which only an exact index has.
+    let strong: &[&str] = if S::STRONG { &[capability::STRONG_INDEX, capability::DELTA] } else { &[] };
+    let capabilities = [capability::HONEST_412, capability::INDEX_ETAG, capability::EVENTS];
     let (code, status, storage) = match store.health().await {
         Ok(()) => (StatusCode::OK, "ok", "connected"),
         Err(e) => {
@@ -133,7 +129,7 @@ async fn health(store: &impl Store) -> Answer {
     let health = Health {
         status: status.to_owned(),
         storage: storage.to_owned(),
-        capabilities: capabilities.map(str::to_owned).to_vec(),
+        capabilities: capabilities.iter().chain(strong).map(|c| (*c).to_owned()).collect(),
     };
     json(code, &health)
 }

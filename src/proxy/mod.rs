@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use crate::store::Store;
 
 mod answer;
+mod batch;
 mod blobs;
 mod events;
 mod index;

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, PathFault, Refusal, json};
-use super::{Proxy, blobs, events, index};
+use super::{Proxy, batch, blobs, events, index};
 use crate::path::{PathError, RelPath};
 use crate::protocol::{Health, capability};
 use crate::store::Store;
@@ -24,6 +24,7 @@ enum Route<'a> {
     Health,
     Sync,
     Events,
+    Batch,
     /// What follows `/blob/`, as it stands in the request.
     Blob(&'a str),
 }
@@ -33,13 +34,19 @@ fn route(raw: &str) -> Option<Route<'_>> {
         "/health" => Some(Route::Health),
         "/sync" => Some(Route::Sync),
         "/events" => Some(Route::Events),
+        "/batch" => Some(Route::Batch),
         _ => raw.strip_prefix("/blob/").map(Route::Blob),
     }
 }
 
 /// The blob's name. It is decoded once and then checked, so that no escape hides what the check looks for.
 fn blob_path(raw: &str) -> Result<RelPath, PathFault> {
-    let path = RelPath::parse(&percent_decode(raw)?)?;
+    stored_path(&percent_decode(raw)?)
+}
+
+/// A name, not encoded, under which blobs may be stored.
+pub fn stored_path(name: &str) -> Result<RelPath, PathFault> {
+    let path = RelPath::parse(name)?;
     if path.file_name() == INDEX_FILE { Err(PathFault::Reserved) } else { Ok(path) }
 }
 
@@ -97,6 +104,8 @@ async fn handle<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> Resul
         Route::Sync => Err(Refusal::Method("GET, HEAD")),
         Route::Events if request.method() == Method::GET => events::get(proxy, FLAT, request.headers()).await,
         Route::Events => Err(Refusal::Method("GET")),
+        Route::Batch if request.method() == Method::POST => batch::post(proxy, FLAT, request).await,
+        Route::Batch => Err(Refusal::Method("POST")),
         Route::Blob(raw) => match *request.method() {
             Method::GET | Method::HEAD => blobs::get(proxy, FLAT, &blob_path(raw)?).await,
             Method::PUT => blobs::put(proxy, FLAT, &blob_path(raw)?, request).await,
@@ -118,7 +127,7 @@ fn authorized(token: blake3::Hash, headers: &HeaderMap) -> bool {
 async fn health<S: Store>(store: &S) -> Answer {
     // A delta is built on a mark, which only an exact index has.
     let strong: &[&str] = if S::STRONG { &[capability::STRONG_INDEX, capability::DELTA] } else { &[] };
-    let capabilities = [capability::HONEST_412, capability::INDEX_ETAG, capability::EVENTS];
+    let capabilities = [capability::HONEST_412, capability::INDEX_ETAG, capability::EVENTS, capability::BATCH];
     let (code, status, storage) = match store.health().await {
         Ok(()) => (StatusCode::OK, "ok", "connected"),
         Err(e) => {

@@ -68,6 +68,9 @@ pub async fn write(
 
 /// Contents of a batch as the writer takes them, in their order.
 async fn received(store: &Embedded, contents: Vec<Bytes>) -> Vec<Result<Received, StoreError>> {
+    if contents.is_empty() {
+        return Vec::new();
+    }
     let digested = blocking(move || {
         let small = |content: &Bytes| content.len() <= INLINE_MAX;
         let digest = |content: Bytes| if small(&content) { Ok(Received::inline(content)) } else { Err(content) };

@@ -14,13 +14,14 @@ use hyper::body::Incoming as RequestBody;
 
 use super::Proxy;
 use super::answer::{Answer, Refusal, with_body};
-use super::blobs::{expect, meta, receive_into, refuse_encoded};
+use super::blobs::{expect, receive_into, refuse_encoded};
 use super::route::stored_path;
+use super::versions;
 use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
 use crate::protocol::Precondition;
 use crate::protocol::batch::{self, ASK_ALONE, Answered, Asked, MAX_BLOB, MAX_BYTES, Writer};
-use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Operation, Put, Store, StoreError, Written};
+use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Operation, Put, Store, StoreError, Written};
 
 /// Blobs read from the store at once: as many of the largest as fit into an answer.
 const READ: usize = 64;
@@ -48,7 +49,7 @@ pub async fn post<S: Store>(proxy: &Proxy<S>, ns: &str, request: Request<Request
     let frames = batch::read::<Asked>(body).map_err(|e| Refusal::Batch(e.to_string()))?;
     refuse_twins(&frames)?;
 
-    let meta = crate::store::Meta { content_type: None, ..meta(&head.headers) };
+    let meta = Meta { content_type: None, ..versions::told(&head.headers)? };
     let mut room = MAX_BYTES.saturating_sub(frames.iter().map(|(head, _)| HEAD_ROOM + 6 * head.path.len()).sum());
     let mut answers: Vec<Option<Frame>> = frames.iter().map(|_| None).collect();
     let (mut gets, mut writes, mut asked) = (Vec::new(), Vec::new(), Vec::new());

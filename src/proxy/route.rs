@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, PathFault, Refusal, json};
-use super::{Proxy, batch, blobs, events, index};
+use super::{Proxy, batch, blobs, events, index, versions};
 use crate::path::{PathError, RelPath};
 use crate::protocol::{Health, capability};
 use crate::store::Store;
@@ -27,6 +27,8 @@ enum Route<'a> {
     Batch,
     /// What follows `/blob/`, as it stands in the request.
     Blob(&'a str),
+    /// What follows `/versions/`.
+    Versions(&'a str),
 }
 
 fn route(raw: &str) -> Option<Route<'_>> {
@@ -35,7 +37,10 @@ fn route(raw: &str) -> Option<Route<'_>> {
         "/sync" => Some(Route::Sync),
         "/events" => Some(Route::Events),
         "/batch" => Some(Route::Batch),
-        _ => raw.strip_prefix("/blob/").map(Route::Blob),
+        _ => match raw.strip_prefix("/versions/") {
+            Some(path) => Some(Route::Versions(path)),
+            None => raw.strip_prefix("/blob/").map(Route::Blob),
+        },
     }
 }
 
@@ -106,8 +111,10 @@ async fn handle<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> Resul
         Route::Events => Err(Refusal::Method("GET")),
         Route::Batch if request.method() == Method::POST => batch::post(proxy, FLAT, request).await,
         Route::Batch => Err(Refusal::Method("POST")),
+        Route::Versions(raw) if reads => versions::get(proxy, FLAT, &blob_path(raw)?).await,
+        Route::Versions(_) => Err(Refusal::Method("GET, HEAD")),
         Route::Blob(raw) => match *request.method() {
-            Method::GET | Method::HEAD => blobs::get(proxy, FLAT, &blob_path(raw)?).await,
+            Method::GET | Method::HEAD => blobs::get(proxy, FLAT, &blob_path(raw)?, uri.query()).await,
             Method::PUT => blobs::put(proxy, FLAT, &blob_path(raw)?, request).await,
             Method::DELETE => blobs::delete(proxy, FLAT, &blob_path(raw)?, request.headers()).await,
             _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
@@ -127,7 +134,8 @@ fn authorized(token: blake3::Hash, headers: &HeaderMap) -> bool {
 async fn health<S: Store>(store: &S) -> Answer {
     // A delta is built on a mark, which only an exact index has.
     let strong: &[&str] = if S::STRONG { &[capability::STRONG_INDEX, capability::DELTA] } else { &[] };
-    let capabilities = [capability::HONEST_412, capability::INDEX_ETAG, capability::EVENTS, capability::BATCH];
+    let capabilities =
+        [capability::HONEST_412, capability::INDEX_ETAG, capability::EVENTS, capability::VERSIONS, capability::BATCH];
     let (code, status, storage) = match store.health().await {
         Ok(()) => (StatusCode::OK, "ok", "connected"),
         Err(e) => {

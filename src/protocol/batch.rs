@@ -117,6 +117,11 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// With room for `bytes`, as far as a batch may be that long.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: BytesMut::with_capacity(bytes.min(MAX_BYTES)), frames: 0 }
+    }
+
     /// Bytes written so far.
     pub fn len(&self) -> usize {
         self.bytes.len()

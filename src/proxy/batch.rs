@@ -28,6 +28,11 @@ const READ: usize = 64;
 /// Room kept in an answer for each head, besides its path, bytes.
 const HEAD_ROOM: usize = 1024;
 
+/// What a head of an answer takes as a rule, bytes.
+const HEAD_USUAL: usize = 128;
+/// Room made at once for a body that says how long it is, bytes.
+const BODY_AT_ONCE: u64 = 4 * 1024 * 1024;
+
 /// A request of a batch, checked.
 enum Checked {
     Get(RelPath),
@@ -45,7 +50,9 @@ pub async fn post<S: Store>(proxy: &Proxy<S>, ns: &str, request: Request<Request
     }
     refuse_encoded(&head.headers)?;
     let limit = proxy.options.max_body.min(MAX_BYTES as u64);
-    let body = receive_into(proxy, body, limit, Collected::default()).await?.0.freeze();
+    let length = hyper::body::Body::size_hint(&body).lower().min(BODY_AT_ONCE);
+    let collected = Collected(BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)));
+    let body = receive_into(proxy, body, limit, collected).await?.0.freeze();
     let frames = batch::read::<Asked>(body).map_err(|e| Refusal::Batch(e.to_string()))?;
     refuse_twins(&frames)?;
 
@@ -89,7 +96,8 @@ pub async fn post<S: Store>(proxy: &Proxy<S>, ns: &str, request: Request<Request
         }
     }
 
-    let mut writer = Writer::default();
+    let contents: usize = answers.iter().flatten().map(|(_, content)| content.len()).sum();
+    let mut writer = Writer::with_capacity(contents + HEAD_USUAL * answers.len());
     for answer in answers {
         let written = match answer {
             Some((head, content)) => writer.push(&head, &content).map_err(|e| e.to_string()),
@@ -216,7 +224,6 @@ fn refused(path: String, refusal: Refusal) -> Frame {
 }
 
 /// A body in memory.
-#[derive(Default)]
 struct Collected(BytesMut);
 
 impl Incoming for Collected {

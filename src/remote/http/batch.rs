@@ -14,6 +14,9 @@ use crate::protocol::batch::{self, Answered, Asked, MAX_BYTES, Writer};
 use crate::protocol::capability;
 use crate::remote::{Answer, Ask, Blob, Deleted, Got, Put, RemoteError};
 
+/// What a head takes as a rule besides its path, bytes.
+const HEAD_USUAL: usize = 96;
+
 /// What was asked, as far as the answer is measured by it.
 enum Sent {
     Get,
@@ -57,7 +60,11 @@ impl HttpRemote {
 
 /// Reads the sources and writes the frames. Blocks.
 fn write(requests: Vec<(RelPath, Ask)>) -> Batch {
-    let mut writer = Writer::default();
+    let bytes = requests.iter().map(|(path, ask)| {
+        let size = if let Ask::Put { body, .. } = ask { body.size } else { 0 };
+        usize::try_from(size).unwrap_or(usize::MAX).saturating_add(HEAD_USUAL + path.as_str().len())
+    });
+    let mut writer = Writer::with_capacity(bytes.fold(0, usize::saturating_add));
     let mut sent = Vec::with_capacity(requests.len());
     for (path, ask) in requests {
         let head = |op: &str| Asked { op: op.to_owned(), path: path.as_str().to_owned(), ..Asked::default() };

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use memsync::agent::{CycleError, Engine, EngineOptions, Parts, Report, World};
+use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
 use memsync::disk::sim::SimDisk;
 use memsync::local::{Folder, Scope};
 use memsync::path::RelPath;
@@ -44,6 +44,7 @@ fn options() -> EngineOptions {
         max_file_size: 1 << 20,
         max_delete: 0.5,
         concurrency: 2,
+        batch: BatchOptions::default(),
         threads: 1,
         fold: false,
         confirm: Duration::from_secs(1),

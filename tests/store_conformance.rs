@@ -13,7 +13,8 @@ use memsync::path::RelPath;
 use memsync::store::Expect::{self, Absent as New, Md5 as Holds};
 use memsync::store::embedded::Settings;
 use memsync::store::{
-    Body, Deleted, Embedded, Entry, Got, Incoming, Mark, Memory, Meta, Put, Retention, Store, StoreError, Swept,
+    Body, Deleted, Embedded, Entry, Got, Incoming, Mark, Memory, Meta, Operation, Put, Retention, Store, StoreError,
+    Swept, Written,
 };
 
 fn path(text: &str) -> RelPath {
@@ -111,6 +112,70 @@ async fn tombstones(store: impl Store) {
     assert!(matches!(delete(&store, "x", None).await, Deleted::Done(_)), "without a precondition");
     assert!(matches!(put(&store, "x", New, b"d").await, Put::Created(_)), "as new");
     assert_eq!(read(&store, "x").await.as_deref(), Some(&b"d"[..]));
+}
+
+/// Many writes and reads handed in together come to what they would have come to alone.
+async fn many(store: impl Store) {
+    let a = Md5::of(b"a");
+    let big = large(3);
+    written(put(&store, "held", New, b"a").await);
+    written(put(&store, "dead", New, b"a").await);
+    assert!(matches!(delete(&store, "dead", None).await, Deleted::Done(_)));
+    let put_op = |expect, content: &[u8]| Operation::Put { expect, content: Bytes::copy_from_slice(content) };
+    let mut writes = vec![
+        (path("new"), put_op(New, b"n")),
+        (path("held"), put_op(New, b"x")),
+        (path("dead"), put_op(Holds(a), b"again")),
+        (path("big"), put_op(New, &big)),
+        (path("absent"), Operation::Delete { expect: None }),
+        (path("empty"), put_op(New, b"")),
+    ];
+    writes.extend((0..300).map(|n| (path(&format!("many/{n}")), put_op(New, format!("{n}").as_bytes()))));
+    let meta = Meta { device: Some("laptop".into()), ..Meta::default() };
+    let before = mark(&store).await.cursor;
+    let done = store.write_many("", writes, &meta).await;
+    let done: Vec<Written> = done.into_iter().map(Result::unwrap).collect();
+    assert_eq!(done.len(), 306);
+    assert!(matches!(done[0], Written::Put(Put::Created(e)) if e.md5 == Md5::of(b"n")));
+    assert!(matches!(done[1], Written::Put(Put::Mismatch(Some(e))) if e.md5 == a));
+    assert!(matches!(done[2], Written::Put(Put::Created(_))));
+    assert!(matches!(done[3], Written::Put(Put::Created(e)) if e.md5 == Md5::of(&big)));
+    assert_eq!(done[4], Written::Deleted(Deleted::Absent));
+    assert!(done[5..].iter().all(|w| matches!(w, Written::Put(Put::Created(_)))));
+    assert_eq!(mark(&store).await.cursor, before + 304);
+    let mut cursors: Vec<u64> = index(&store, before).await.values().map(|e| e.cursor).collect();
+    cursors.sort_unstable();
+    assert_eq!(cursors, (before + 1..=before + 304).collect::<Vec<_>>(), "each its own");
+    assert_eq!(read(&store, "big").await, Some(big.clone()));
+
+    let paths = ["many/7", "absent", "big", "held", "empty", "many/299"];
+    let mut got = store.get_many("", paths.map(path).to_vec()).await.into_iter().map(Result::unwrap);
+    for want in [Some(&b"7"[..]), None, Some(&big), Some(b"a"), Some(b""), Some(b"299")] {
+        match (got.next().unwrap(), want) {
+            (Got::Found(blob), Some(want)) => assert!(content(blob.body).await == want),
+            (Got::Absent, None) => {}
+            _ => panic!("not {:?}", want.map(<[u8]>::len)),
+        }
+    }
+    let Got::Found(blob) = store.get("", &path("many/7")).await.unwrap() else { panic!("it is there") };
+    assert_eq!(blob.meta, meta);
+
+    let gone = (0..300).map(|n| {
+        let md5 = Md5::of(format!("{}", n / 2 * 2).as_bytes());
+        (path(&format!("many/{n}")), Operation::Delete { expect: Some(Holds(md5)) })
+    });
+    let done = store.write_many("", gone.collect(), &Meta::default()).await;
+    for (n, done) in done.into_iter().enumerate() {
+        match done.unwrap() {
+            Written::Deleted(Deleted::Done(_)) if n % 2 == 0 => {}
+            Written::Deleted(Deleted::Mismatch(_)) if n % 2 == 1 => {}
+            other => panic!("{n}: {other:?}"),
+        }
+    }
+    assert_eq!(read(&store, "many/8").await, None);
+    assert_eq!(read(&store, "many/9").await.as_deref(), Some(&b"9"[..]));
+    assert_eq!(store.write_many("", Vec::new(), &meta).await.len(), 0);
+    assert_eq!(store.get_many("", Vec::new()).await.len(), 0);
 }
 
 async fn large_contents(store: impl Store) {
@@ -425,6 +490,10 @@ macro_rules! conformance {
             #[tokio::test]
             async fn tombstones() {
                 with(|store, _| super::tombstones(store)).await;
+            }
+            #[tokio::test]
+            async fn many() {
+                with(|store, _| super::many(store)).await;
             }
             #[tokio::test]
             async fn large_contents() {

@@ -3,6 +3,8 @@
 #[path = "common/proxy.rs"]
 mod proxy;
 
+#[path = "wire/batch.rs"]
+mod batch;
 #[path = "wire/limits.rs"]
 mod limits;
 
@@ -48,7 +50,7 @@ async fn health_needs_no_token_and_names_the_capabilities() {
     assert_eq!(r.status, 200);
     let health = r.json();
     assert_eq!((&health["status"], &health["storage"]), (&"ok".into(), &"connected".into()));
-    for capability in ["honest-412", "strong-index", "index-etag", "delta", "events", "versions"] {
+    for capability in ["honest-412", "strong-index", "index-etag", "delta", "events", "versions", "batch"] {
         assert!(health["capabilities"].as_array().unwrap().contains(&capability.into()), "{capability}");
     }
 }
@@ -257,6 +259,7 @@ async fn other_methods_and_addresses() {
         ("PUT", "/sync", "GET, HEAD"),
         ("DELETE", "/health", "GET, HEAD"),
         ("POST", "/events", "GET"),
+        ("PUT", "/batch", "POST"),
     ] {
         let r = c.send(method, target, &[], b"").await;
         assert_eq!((r.status, r.header("allow")), (405, Some(allow)), "{method} {target}");

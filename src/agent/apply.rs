@@ -4,7 +4,7 @@
 //! the base by the batch.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -16,7 +16,7 @@ use crate::local::source::FileSource;
 use crate::local::stage::Staged;
 use crate::local::{Folder, Move};
 use crate::path::RelPath;
-use crate::remote::{Blob, Deleted, Got, Outgoing, Put, Remote, RemoteError, Source};
+use crate::remote::{Answer, Blob, Deleted, Got, Outgoing, Put, Remote, RemoteError, Source};
 use crate::sync::{Action, Base, Precondition, Step, Unknown};
 
 /// Compare-and-swap attempts for one path in one cycle (invariant 12).
@@ -69,6 +69,8 @@ pub struct Work<D: Disk, R: Remote> {
     pub strong: bool,
     /// The user made the path again after we had obeyed its tombstone.
     pub seen: bool,
+    /// The answer to the first request, where that went in a batch.
+    pub answered: Mutex<Option<Answer>>,
 }
 
 struct Upload<F: crate::disk::DiskFile>(FileSource<F>);
@@ -79,7 +81,38 @@ impl<F: crate::disk::DiskFile> Source for Upload<F> {
     }
 }
 
+/// Passed before an upload is sent, in whatever way.
+pub(super) fn before_upload() {
+    failpoint::pass("upload.before");
+}
+
+/// Passed before a deletion is sent, in whatever way.
+pub(super) fn before_delete() {
+    failpoint::pass("delete.before");
+}
+
 impl<D: Disk, R: Remote> Work<D, R> {
+    /// Takes the answer to the first request, which a batch brought; `None`: it is still to be asked.
+    pub(super) fn answer(&mut self, answer: Option<Answer>) {
+        self.answered = Mutex::new(answer);
+    }
+
+    pub(super) fn is_answered(&mut self) -> bool {
+        self.answered.get_mut().is_ok_and(|answer| answer.is_some())
+    }
+
+    /// The answer that a batch brought, once.
+    fn take_answer(&self) -> Option<Answer> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    async fn get(&self) -> Result<Got, StepError> {
+        match self.take_answer() {
+            Some(Answer::Got(got)) => Ok(got),
+            _ => Ok(self.remote.get(self.path()).await?),
+        }
+    }
+
     /// Carries the step out, as far as the proxy is concerned.
     pub async fn run(&self) -> Result<Done<D>, StepError> {
         match self.step.action.clone() {
@@ -112,7 +145,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
             let why = Unknown::Clash(self.at.clone()).to_string();
             return Err(StepError::Local(io::Error::new(io::ErrorKind::AlreadyExists, why)));
         }
-        match self.remote.get(self.path()).await? {
+        match self.get().await? {
             Got::Absent { .. } => Ok(Done::Nothing),
             Got::Found(blob) => {
                 let version = blob.version;
@@ -126,7 +159,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Row 13.
     async fn replace(&self, base: Md5) -> Result<Done<D>, StepError> {
-        match self.remote.get(self.path()).await? {
+        match self.get().await? {
             Got::Found(blob) if blob.md5 == base => Ok(Done::Nothing),
             Got::Found(blob) => self.replace_with(blob, base).await,
             Got::Absent { tombstone: Some(t) } => Ok(self.trash(base, t)),
@@ -140,7 +173,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         if self.strong {
             return Ok(self.trash(local, tombstone));
         }
-        match self.remote.get(self.path()).await? {
+        match self.get().await? {
             Got::Absent { .. } => Ok(self.trash(local, tombstone)),
             Got::Found(blob) if Some(blob.md5) == base => Ok(Done::Nothing),
             Got::Found(blob) if blob.md5 == local => {
@@ -153,7 +186,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Row 15.
     async fn probe(&self, base: Md5) -> Result<Done<D>, StepError> {
-        match self.remote.get(self.path()).await? {
+        match self.get().await? {
             // The blob is there and only the plain index lost it: writing it again mends the index.
             Got::Found(blob) if blob.md5 == base && !self.strong => {
                 match self.put(base, Precondition::Holds(base)).await? {
@@ -166,7 +199,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
             Got::Absent { tombstone: Some(t) } => Ok(self.trash(base, t)),
             Got::Absent { tombstone: None } => match self.put(base, Precondition::New).await? {
                 Put::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
-                Put::Mismatch { current, .. } => match self.remote.get(self.path()).await? {
+                Put::Mismatch { current, .. } => match self.get().await? {
                     // Something that counts as existing and cannot be read: that proves a tombstone.
                     Got::Absent { tombstone } => Ok(self.trash(base, tombstone.or(current).unwrap_or(base))),
                     Got::Found(blob) if blob.md5 == base => {
@@ -180,8 +213,13 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Row 9.
     async fn delete(&self, base: Md5) -> Result<Done<D>, StepError> {
-        failpoint::pass("delete.before");
-        let answer = self.remote.delete(self.path(), base, self.version).await?;
+        let answer = match self.take_answer() {
+            Some(Answer::Deleted(deleted)) => deleted,
+            _ => {
+                before_delete();
+                self.remote.delete(self.path(), base, self.version).await?
+            }
+        };
         failpoint::pass("delete.acknowledged");
         match answer {
             Deleted::Done => Ok(Done::Seen(base)),
@@ -193,7 +231,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Rows 6 and 18.
     async fn conflict(&self, local: Md5, base: Option<Md5>) -> Result<Done<D>, StepError> {
-        match self.remote.get(self.path()).await? {
+        match self.get().await? {
             Got::Absent { .. } => Ok(Done::Nothing),
             Got::Found(blob) if blob.md5 == local => {
                 Ok(Done::Agreed { md5: local, version: blob.version, uploaded: false })
@@ -210,14 +248,19 @@ impl<D: Disk, R: Remote> Work<D, R> {
         let mut precondition = first;
         let mut known_tombstone = tombstone;
         for _ in 0..ATTEMPTS {
-            failpoint::pass("upload.before");
-            let answer = self.put(local, precondition).await?;
+            let answer = match self.take_answer() {
+                Some(Answer::Put(put)) => put,
+                _ => {
+                    before_upload();
+                    self.put(local, precondition).await?
+                }
+            };
             failpoint::pass("upload.acknowledged");
             let Put::Mismatch { current, .. } = answer else {
                 let Put::Stored { version } = answer else { return Ok(Done::Nothing) };
                 return Ok(Done::Agreed { md5: local, version, uploaded: true });
             };
-            match self.remote.get(self.path()).await? {
+            match self.get().await? {
                 // Our own write had landed and its reply was lost.
                 Got::Found(blob) if blob.md5 == local => {
                     return Ok(Done::Agreed { md5: local, version: blob.version, uploaded: true });

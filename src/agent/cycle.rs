@@ -1,10 +1,12 @@
 //! The cycle: scan → fetch → reconcile → check → apply → commit.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::Either;
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::sync::atomic::Ordering;
 
 use crate::digest::Md5;
 use crate::disk::Disk;
@@ -19,6 +21,7 @@ use crate::sync::{Action, Base, Local, Plan, Step, Unknown};
 
 use super::World;
 use super::apply::{ATTEMPTS, Done, StepError, Work};
+use super::batch::{Flown, Next};
 use super::engine::{CycleError, Engine, folder_error};
 
 /// Finished actions that are made durable and committed together.
@@ -193,7 +196,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// Runs steps side by side and commits them by the batch. Returns the content whose upload came to nothing.
-    async fn run_steps(&mut self, mut queue: VecDeque<Step>, report: &mut Report) -> Result<BTreeSet<Md5>, CycleError> {
+    async fn run_steps(&mut self, steps: VecDeque<Step>, report: &mut Report) -> Result<BTreeSet<Md5>, CycleError> {
+        let mut queue = self.queue(steps);
         let mut not_uploaded = BTreeSet::new();
         let mut flying = FuturesUnordered::new();
         let mut batch = Batch::default();
@@ -203,17 +207,28 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 ended.get_or_insert(CycleError::Stopped);
             }
             if ended.is_some() {
-                queue.clear();
+                queue.stop();
             }
             while flying.len() < self.options.concurrency.max(1) {
-                let Some(step) = queue.pop_front() else { break };
-                let work = self.work(step);
-                flying.push(async move {
-                    let result = work.run().await;
-                    (work.step, result)
+                flying.push(match queue.next(|step| self.work(step)) {
+                    None => break,
+                    Some(Next::Many(steps)) => Either::Left(self.batch(steps)),
+                    Some(Next::One(work)) => Either::Right(async move {
+                        let result = work.run().await;
+                        Flown::One(work.step, result)
+                    }),
                 });
             }
-            let Some((step, result)) = flying.next().await else { break };
+            let (step, result) = match flying.next().await {
+                None => break,
+                Some(Flown::One(step, result)) => (step, result),
+                Some(Flown::Many(works, batched)) => {
+                    if let Some(fatal) = self.batched(works, batched, &mut queue) {
+                        ended.get_or_insert(fatal);
+                    }
+                    continue;
+                }
+            };
             self.progress.done.fetch_add(1, Ordering::Relaxed);
             match result {
                 Ok(done) => {
@@ -245,7 +260,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    fn work(&self, step: Step) -> Work<D, R> {
+    pub(super) fn work(&self, step: Step) -> Work<D, R> {
         let entry = self.container.entries().get(&step.path);
         Work {
             folder: self.folder.clone(),
@@ -259,6 +274,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             version: entry.map_or(0, |e| e.version),
             strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),
             seen: entry.is_some_and(|e| matches!(e.base, Base::Seen(_))),
+            answered: Mutex::default(),
             step,
         }
     }

@@ -17,6 +17,7 @@ use crate::sync::safety::{self, Halt, Held};
 use crate::sync::{Action, Base, Local, Plan, Unknown};
 
 use super::World;
+use super::batch::BatchOptions;
 use super::quarantine::Quarantine;
 use super::status::Pending;
 
@@ -32,6 +33,7 @@ pub struct EngineOptions {
     pub max_delete: f64,
     /// Requests in flight.
     pub concurrency: usize,
+    pub batch: BatchOptions,
     /// Threads that scan.
     pub threads: usize,
     /// The filesystem takes names that differ in case only for one.

@@ -14,6 +14,7 @@ use crate::remote::http::{HttpOptions, HttpRemote, OptionsError};
 use crate::state::{Container, Format, LockError, Opened, Options, StateError};
 use crate::sync::safety::Halt;
 
+use super::batch::BatchOptions;
 use super::engine::{CycleError, Engine, EngineOptions, Ignored, Parts};
 use super::world::{RealWorld, World};
 
@@ -212,6 +213,7 @@ fn engine_options(setup: &FolderSetup, fold: bool) -> EngineOptions {
         max_file_size: setup.max_file_size,
         max_delete: setup.max_delete,
         concurrency: setup.concurrency,
+        batch: BatchOptions::default(),
         threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
         fold,
         confirm: CONFIRM,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Md5, NotMd5};
 
+pub mod batch;
 mod pin;
 
 pub use pin::{NotAPin, Pin};
@@ -38,6 +39,7 @@ pub mod capability {
     pub const INDEX_ETAG: &str = "index-etag";
     pub const DELTA: &str = "delta";
     pub const EVENTS: &str = "events";
+    pub const BATCH: &str = "batch";
     pub const VERSIONS: &str = "versions";
 }
 

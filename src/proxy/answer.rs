@@ -41,6 +41,10 @@ pub enum Refusal {
     },
     Absent,
     Tombstone(Md5),
+    /// A batch that is none as a whole: nothing of it was done.
+    Batch(String),
+    /// Not the content type of a batch.
+    NoBatch,
     /// Bytes that would have been taken.
     TooLarge(u64),
     Encoding,
@@ -77,22 +81,33 @@ impl From<StoreError> for Refusal {
 impl Refusal {
     /// The answer; `id` names the request in the log.
     pub fn into_answer(self, id: &str) -> Answer {
-        let plain = |status, code: &str, detail: &str| error(status, code, detail.to_owned(), None);
+        let extra = match &self {
+            Self::Unauthorized { .. } => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            Self::TooOften(wait) => Some((RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))),
+            Self::Method(allowed) => Some((ALLOW, HeaderValue::from_static(allowed))),
+            Self::Tombstone(md5) => HeaderValue::from_str(&md5.to_string()).ok().map(|md5| (TOMBSTONE, md5)),
+            _ => None,
+        };
+        let (status, told) = self.into_told(id);
+        let mut answer = json(status, &told);
+        answer.headers_mut().extend(extra);
+        answer
+    }
+
+    /// The status and what the body of the answer tells.
+    pub fn into_told(self, id: &str) -> (StatusCode, WireError) {
+        let plain = |status, code: &str, detail: &str| told(status, code, detail.to_owned(), None);
         match self {
-            Self::Unauthorized { .. } => {
-                let answer = plain(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "this needs a valid token");
-                with(answer, WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
-            }
-            Self::TooOften(wait) => {
-                let detail = "too many requests, or too many tokens that were not valid; wait, then try again";
-                let seconds = HeaderValue::from(wait.as_secs() + 1);
-                with(plain(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_REQUESTS", detail), RETRY_AFTER, seconds)
-            }
+            Self::Unauthorized { .. } => plain(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "this needs a valid token"),
+            Self::TooOften(_) => plain(
+                StatusCode::TOO_MANY_REQUESTS,
+                "TOO_MANY_REQUESTS",
+                "too many requests, or too many tokens that were not valid; wait, then try again",
+            ),
             Self::NoSuchRoute => plain(StatusCode::NOT_FOUND, "NO_SUCH_ROUTE", "there is nothing at this address"),
             Self::Method(allowed) => {
                 let detail = format!("this address answers {allowed}");
-                let answer = error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail, None);
-                with(answer, ALLOW, HeaderValue::from_static(allowed))
+                told(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail, None)
             }
             Self::Path(fault @ PathFault::TooLong) => {
                 plain(StatusCode::URI_TOO_LONG, "PATH_TOO_LONG", &fault.to_string())
@@ -105,7 +120,7 @@ impl Refusal {
             ),
             Self::BadPrecondition(header) => {
                 let detail = format!("{header} is not an MD5 (32 lower-case hex digits)");
-                error(StatusCode::BAD_REQUEST, "INVALID_PRECONDITION", detail, None)
+                told(StatusCode::BAD_REQUEST, "INVALID_PRECONDITION", detail, None)
             }
             Self::BadHeader(why) => plain(StatusCode::BAD_REQUEST, "INVALID_HEADER", why),
             Self::Precondition { provided, held } => {
@@ -115,17 +130,19 @@ impl Refusal {
                     is_deleted: Some(held.is_some_and(|e| e.is_deleted)),
                 };
                 let detail = "the path holds something else than the request expects".to_owned();
-                error(StatusCode::PRECONDITION_FAILED, PRECONDITION_FAILED, detail, Some(context))
+                told(StatusCode::PRECONDITION_FAILED, PRECONDITION_FAILED, detail, Some(context))
             }
             Self::Absent => plain(StatusCode::NOT_FOUND, "NOT_FOUND", "nothing is stored at this path"),
-            Self::Tombstone(md5) => {
-                let mut answer = plain(StatusCode::NOT_FOUND, "NOT_FOUND", "what was stored at this path was deleted");
-                insert(answer.headers_mut(), X_TOMBSTONE, &md5.to_string());
-                answer
-            }
+            Self::Tombstone(_) => plain(StatusCode::NOT_FOUND, "NOT_FOUND", "what was stored at this path was deleted"),
+            Self::Batch(why) => told(StatusCode::BAD_REQUEST, "INVALID_BATCH", why, None),
+            Self::NoBatch => plain(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "NOT_A_BATCH",
+                "send a batch, with its Content-Type (application/vnd.memsync.batch)",
+            ),
             Self::TooLarge(limit) => {
                 let detail = format!("the body is larger than {limit} bytes");
-                error(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", detail, None)
+                told(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", detail, None)
             }
             Self::Encoding => {
                 plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_ENCODING", "send the content as it is")
@@ -140,8 +157,10 @@ impl Refusal {
     }
 }
 
-fn error(status: StatusCode, code: &str, detail: String, context: Option<ErrorContext>) -> Answer {
-    json(status, &WireError { detail, error_code: Some(code.to_owned()), context })
+const TOMBSTONE: http::HeaderName = http::HeaderName::from_static(X_TOMBSTONE);
+
+fn told(status: StatusCode, code: &str, detail: String, context: Option<ErrorContext>) -> (StatusCode, WireError) {
+    (status, WireError { detail, error_code: Some(code.to_owned()), context })
 }
 
 /// A JSON answer.
@@ -169,11 +188,6 @@ pub fn with_body(status: StatusCode, content_type: &'static str, body: bytes::By
 pub fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = status;
-    answer
-}
-
-fn with(mut answer: Answer, name: http::HeaderName, value: HeaderValue) -> Answer {
-    answer.headers_mut().insert(name, value);
     answer
 }
 

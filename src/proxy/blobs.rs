@@ -57,14 +57,9 @@ pub async fn put<S: Store>(
     let precondition: Precondition = text(precondition)
         .and_then(|text| text.parse().ok())
         .ok_or(Refusal::BadPrecondition("Content-MD5, where it is not `new`,"))?;
-    if head.headers.get(CONTENT_ENCODING).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(Refusal::Encoding);
-    }
+    refuse_encoded(&head.headers)?;
     let meta = versions::told(&head.headers)?;
-    let expect = match precondition {
-        Precondition::New => Expect::Absent,
-        Precondition::Holds(md5) => Expect::Md5(md5),
-    };
+    let expect = expect(precondition);
     let body = receive(proxy, body).await?;
     let outcome = proxy.store.put(ns, path, expect, meta, body).await?;
     let (status, entry) = match outcome {
@@ -77,14 +72,38 @@ pub async fn put<S: Store>(
     Ok(answer)
 }
 
+/// Refuses a body that is not the content as it is.
+pub fn refuse_encoded(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.get(CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(Refusal::Encoding),
+        _ => Ok(()),
+    }
+}
+
+/// A precondition in the words of the store.
+pub fn expect(precondition: Precondition) -> Expect {
+    match precondition {
+        Precondition::New => Expect::Absent,
+        Precondition::Holds(md5) => Expect::Md5(md5),
+    }
+}
+
 /// Takes a body in, within the limits of size and patience.
-async fn receive<S: Store>(proxy: &Proxy<S>, mut body: RequestBody) -> Result<S::Incoming, Refusal> {
-    let limit = proxy.options.max_body;
+async fn receive<S: Store>(proxy: &Proxy<S>, body: RequestBody) -> Result<S::Incoming, Refusal> {
+    receive_into(proxy, body, proxy.options.max_body, proxy.store.incoming()).await
+}
+
+/// [`receive`] of at most `limit` bytes.
+pub async fn receive_into<S: Store, I: Incoming>(
+    proxy: &Proxy<S>,
+    mut body: RequestBody,
+    limit: u64,
+    mut incoming: I,
+) -> Result<I, Refusal> {
     // With `Content-Length` the lower bound is known before the first byte; hyper holds the sender to it.
     if hyper::body::Body::size_hint(&body).lower() > limit {
         return Err(Refusal::TooLarge(limit));
     }
-    let mut incoming = proxy.store.incoming();
     let mut size = 0;
     let began = Instant::now();
     loop {

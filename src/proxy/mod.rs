@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::store::Store;
 
 mod answer;
+mod batch;
 mod blobs;
 mod chores;
 mod connection;

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use super::answer::{Answer, PathFault, Refusal, insert};
 use super::connection::{Door, Peer};
 use super::rates::Caller;
-use super::{Proxy, blobs, events, health, index, versions};
+use super::{Proxy, batch, blobs, events, health, index, versions};
 use crate::path::{MAX_PATH, PathError, RelPath};
 use crate::protocol::X_REQUEST_ID;
 use crate::store::Store;
@@ -32,6 +32,7 @@ enum Route<'a> {
     Sync,
     Events,
     Metrics,
+    Batch,
     /// What follows `/blob/`, as it stands in the request.
     Blob(&'a str),
     /// What follows `/versions/`.
@@ -46,6 +47,7 @@ impl Route<'_> {
             Self::Sync => "sync",
             Self::Events => "events",
             Self::Metrics => "metrics",
+            Self::Batch => "batch",
             Self::Blob(_) => "blob",
             Self::Versions(_) => "versions",
         }
@@ -58,6 +60,7 @@ fn route(raw: &str) -> Option<Route<'_>> {
         "/sync" => Some(Route::Sync),
         "/events" => Some(Route::Events),
         "/metrics" => Some(Route::Metrics),
+        "/batch" => Some(Route::Batch),
         _ => match raw.strip_prefix("/versions/") {
             Some(path) => Some(Route::Versions(path)),
             None => raw.strip_prefix("/blob/").map(Route::Blob),
@@ -70,7 +73,12 @@ fn blob_path(raw: &str) -> Result<RelPath, PathFault> {
     if raw.len() > LONGEST_RAW {
         return Err(PathFault::TooLong);
     }
-    let path = RelPath::parse(&percent_decode(raw)?)?;
+    stored_path(&percent_decode(raw)?)
+}
+
+/// A name, not encoded, under which blobs may be stored.
+pub fn stored_path(name: &str) -> Result<RelPath, PathFault> {
+    let path = RelPath::parse(name)?;
     if path.file_name() == INDEX_FILE { Err(PathFault::Reserved) } else { Ok(path) }
 }
 
@@ -163,6 +171,8 @@ async fn handle<S: Store>(
         Route::Sync => Err(Refusal::Method("GET, HEAD")),
         Route::Events if request.method() == Method::GET => events::get(proxy, FLAT, request.headers()).await,
         Route::Events => Err(Refusal::Method("GET")),
+        Route::Batch if request.method() == Method::POST => batch::post(proxy, FLAT, request, id).await,
+        Route::Batch => Err(Refusal::Method("POST")),
         Route::Versions(raw) if reads => versions::get(proxy, FLAT, &blob_path(raw)?).await,
         Route::Versions(_) => Err(Refusal::Method("GET, HEAD")),
         Route::Blob(raw) => match *request.method() {

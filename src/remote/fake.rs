@@ -66,6 +66,8 @@ pub struct Config {
     /// Whether a 412 tells what is held, and a 404 (with [`TombstoneKind::Absent`]) the tombstone.
     pub honest: bool,
     pub faults: Faults,
+    /// Whether it takes batches. One that is lost is carried out in part.
+    pub batch: bool,
     /// The probability of a pause before and after a request is carried out and between the chunks of a body.
     pub yields: f64,
 }
@@ -73,7 +75,14 @@ pub struct Config {
 impl Default for Config {
     /// Our own proxy on a perfect network.
     fn default() -> Self {
-        Self { strong: true, tombstones: TombstoneKind::Absent, honest: true, faults: Faults::default(), yields: 0.0 }
+        Self {
+            strong: true,
+            tombstones: TombstoneKind::Absent,
+            honest: true,
+            faults: Faults::default(),
+            batch: true,
+            yields: 0.0,
+        }
     }
 }
 
@@ -155,6 +164,16 @@ pub enum Losing {
     Request,
     /// It is carried out.
     Reply,
+}
+
+/// How far a request gets.
+enum Fate {
+    NeverArrives,
+    Refused,
+    /// `loses_reply`: for sure; else as the faults have it.
+    Arrives {
+        loses_reply: bool,
+    },
 }
 
 /// The server. Clones are the same server.
@@ -248,6 +267,30 @@ impl Store {
         }
         let mark = self.planted.trusted_tombstone.then(|| self.mark());
         Index { files, refused: Vec::new(), mark }
+    }
+
+    /// What becomes of the next request.
+    fn fate(&mut self) -> Fate {
+        let faults = self.config.faults;
+        let losing = match &mut self.losing {
+            Some((0, what)) => {
+                let what = *what;
+                self.losing = None;
+                Some(what)
+            }
+            Some((skip, _)) => {
+                *skip -= 1;
+                None
+            }
+            None => None,
+        };
+        if losing == Some(Losing::Request) || self.chance(faults.lost_request) {
+            Fate::NeverArrives
+        } else if self.chance(faults.unavailable) {
+            Fate::Refused
+        } else {
+            Fate::Arrives { loses_reply: losing == Some(Losing::Reply) }
+        }
     }
 
     /// What a 412 tells of a path.

@@ -116,6 +116,29 @@ pub struct Outgoing {
     pub source: Box<dyn Source>,
 }
 
+/// What is asked of one path in a batch.
+pub enum Ask {
+    Get,
+    /// As [`Remote::put`].
+    Put {
+        precondition: Precondition,
+        version: u64,
+        body: Outgoing,
+    },
+    /// As [`Remote::delete`].
+    Delete {
+        md5: Md5,
+        version: u64,
+    },
+}
+
+/// What became of an [`Ask`]; of its kind.
+pub enum Answer {
+    Got(Got),
+    Put(Put),
+    Deleted(Deleted),
+}
+
 /// Why a request gave no answer to act on. The URL is named, the token never.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError {
@@ -173,4 +196,19 @@ pub trait Remote: Send + Sync + 'static {
         md5: Md5,
         version: u64,
     ) -> impl Future<Output = Result<Deleted, RemoteError>> + Send;
+
+    /// Sends many small requests as one (capability `batch`); `None`: this proxy takes none. They are independent of
+    /// each other, carried out in no particular order, and no path comes twice. One that was not answered as it would
+    /// have been by itself (its source failed, the proxy did not take it, the answer is not to be believed) is `None`:
+    /// ask by itself. A [`Blob`] in an answer is here whole.
+    ///
+    /// # Errors
+    /// When the batch as a whole was not answered: any of its writes may or may not have happened.
+    fn batch(
+        &self,
+        requests: Vec<(RelPath, Ask)>,
+    ) -> impl Future<Output = Result<Option<Vec<Option<Answer>>>, RemoteError>> + Send {
+        drop(requests);
+        std::future::ready(Ok(None))
+    }
 }

@@ -15,11 +15,12 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    BACKLOG, Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Placed, Put, Record,
-    Retention, State, Store, StoreError, Swept, Version, strong_state, system_clock,
+    BACKLOG, Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Operation, Placed, Put,
+    Record, Retention, State, Store, StoreError, Swept, Version, Written, strong_state, system_clock,
 };
 use crate::path::RelPath;
 
+mod many;
 mod records;
 mod schema;
 mod spool;
@@ -136,7 +137,7 @@ fn io_error(path: &Path, e: &io::Error) -> StoreError {
 pub struct Embedded {
     shared: Arc<Shared>,
     /// `None` only while it is dropped.
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<Vec<Job>>>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -189,10 +190,13 @@ impl Embedded {
         write: Write,
         answer: oneshot::Receiver<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let job = Job { ns: ns.to_owned(), path: path.clone(), write };
-        let jobs = self.jobs.as_ref().ok_or(StoreError::Closed)?;
-        jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        self.hand_in(vec![Job { ns: ns.to_owned(), path: path.clone(), write }]).await?;
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Hands writes to the writer, which commits them together.
+    async fn hand_in(&self, jobs: Vec<Job>) -> Result<(), StoreError> {
+        self.jobs.as_ref().ok_or(StoreError::Closed)?.send(jobs).await.map_err(|_| StoreError::Closed)
     }
 }
 
@@ -236,6 +240,21 @@ impl Store for Embedded {
     async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
         let (shared, ns, path) = (self.shared.clone(), ns.to_owned(), path.clone());
         blocking(move || get(&shared, &ns, path.as_str(), None)).await?
+    }
+
+    async fn write_many(
+        &self,
+        ns: &str,
+        writes: Vec<(RelPath, Operation)>,
+        meta: &Meta,
+    ) -> Vec<Result<Written, StoreError>> {
+        many::write(self, ns, writes, meta).await
+    }
+
+    async fn get_many(&self, ns: &str, paths: Vec<RelPath>) -> Vec<Result<Got, StoreError>> {
+        let (shared, ns, n) = (self.shared.clone(), ns.to_owned(), paths.len());
+        let all = move || paths.iter().map(|path| get(&shared, &ns, path.as_str(), None)).collect();
+        blocking(all).await.unwrap_or_else(|e| (0..n).map(|_| Err(e.clone())).collect())
     }
 
     async fn index(&self, ns: &str, since: u64) -> Result<Index, StoreError> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -175,6 +175,28 @@ pub enum Deleted {
     Mismatch(Entry),
 }
 
+/// One of many writes that are handed in together.
+pub enum Operation {
+    /// As [`Store::put`].
+    Put { expect: Expect, content: Bytes },
+    /// As [`Store::delete`].
+    Delete { expect: Option<Expect> },
+}
+
+/// What became of an [`Operation`]; of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    Put(Put),
+    Deleted(Deleted),
+}
+
+impl Written {
+    /// Whether it changed the path.
+    pub fn happened(&self) -> bool {
+        matches!(self, Self::Put(Put::Created(_) | Put::Updated(_)) | Self::Deleted(Deleted::Done(_)))
+    }
+}
+
 /// A committed change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -331,6 +353,35 @@ pub trait Store: Send + Sync + 'static {
 
     fn get(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<Got, StoreError>> + Send;
 
+    /// Many writes of different paths, each with what became of it, in their order. They are independent: some may
+    /// happen and others not. `meta` is that of each. A store that commits in groups overrides this.
+    fn write_many(
+        &self,
+        ns: &str,
+        writes: Vec<(RelPath, Operation)>,
+        meta: &Meta,
+    ) -> impl Future<Output = Vec<Result<Written, StoreError>>> + Send {
+        let writes = writes.into_iter().map(move |(path, operation)| async move {
+            match operation {
+                Operation::Put { expect, content } => {
+                    let mut body = self.incoming();
+                    body.push(content).await?;
+                    self.put(ns, &path, expect, meta.clone(), body).await.map(Written::Put)
+                }
+                Operation::Delete { expect } => {
+                    self.delete(ns, &path, expect, meta.clone()).await.map(Written::Deleted)
+                }
+            }
+        });
+        stream::iter(writes.collect::<Vec<_>>()).buffered(SIDE_BY_SIDE).collect()
+    }
+
+    /// [`Store::get`] of many paths, in their order.
+    fn get_many(&self, ns: &str, paths: Vec<RelPath>) -> impl Future<Output = Vec<Result<Got, StoreError>>> + Send {
+        let gets = paths.into_iter().map(move |path| async move { self.get(ns, &path).await });
+        stream::iter(gets.collect::<Vec<_>>()).buffered(SIDE_BY_SIDE).collect()
+    }
+
     /// The entries of one namespace that changed after the cursor `since`; 0 gives all, and so does a store whose
     /// index is not exact.
     fn index(&self, ns: &str, since: u64) -> impl Future<Output = Result<Index, StoreError>> + Send;
@@ -424,6 +475,9 @@ fn strong_state(mark: Mark, modified: u64) -> State {
 fn new_epoch() -> Arc<str> {
     format!("{:032x}", fastrand::u128(..)).into()
 }
+
+/// Operations of one batch under way at once, where a store takes them one by one.
+const SIDE_BY_SIDE: usize = 32;
 
 /// How many groups of changes a subscriber may lag behind before it must read the index instead.
 const BACKLOG: usize = 1024;

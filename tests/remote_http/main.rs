@@ -1,5 +1,6 @@
 //! What the HTTP client makes of every answer that a server can give, good or bad.
 
+mod batch;
 mod requests;
 mod server;
 mod tls;

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::pinned::Another;
+use crate::digest::Md5;
 use crate::protocol::ErrorContext;
 use crate::remote::RemoteError;
 
@@ -48,6 +49,11 @@ impl Told {
             context: serde_json::from_value(loose.context).unwrap_or_default(),
         }
     }
+}
+
+/// What a 412 says the server holds; `none`, no word and nonsense are all `None`.
+pub(super) fn held(current_md5: Option<&str>) -> Option<Md5> {
+    current_md5?.parse().ok()
 }
 
 /// The class of an answer that is none of those the request allows for.

@@ -174,9 +174,8 @@ impl HttpRemote {
     }
 }
 
-/// What a 412 says the server holds; `none`, no word and nonsense are all `None`.
 fn current(told: &classify::Told) -> Option<Md5> {
-    told.context.current_md5.as_deref()?.parse().ok()
+    classify::held(told.context.current_md5.as_deref())
 }
 
 /// One value of a query.

@@ -1,7 +1,7 @@
 //! [`HttpRemote`]: a Memory Proxy over HTTP.
 //!
 //! It asks once and says what became of it: it does not retry, decide or log, and it reads no files. The wire
-//! is the flat dialect (`flat`); `classify` tells errors apart, `body` watches over what comes and goes.
+//! is the flat dialect (`flat`, `batch`); `classify` tells errors apart, `body` watches over what comes and goes.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,11 +15,12 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::{Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
+use super::{Answer, Ask, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{Health, Pin, Precondition, X_MEMSYNC_DEVICE, encode_path};
 
+mod batch;
 mod body;
 mod classify;
 mod flat;
@@ -27,7 +28,7 @@ mod index;
 mod pinned;
 mod tls;
 
-use body::{Answer, Progress};
+use body::{Answer as Reply, Progress};
 
 /// Who wrote it, for the proxy's record.
 const DEVICE: HeaderName = HeaderName::from_static(X_MEMSYNC_DEVICE);
@@ -230,7 +231,7 @@ impl HttpRemote {
     }
 
     /// Opens a stream that has no end: no permit, no limit on its length or duration.
-    pub(super) async fn open_stream(&self, url_path: &str, last: Option<u64>) -> Result<Answer, RemoteError> {
+    pub(super) async fn open_stream(&self, url_path: &str, last: Option<u64>) -> Result<Reply, RemoteError> {
         let url = self.inner.url(url_path);
         let mut request = self.inner.request(Method::GET, &url).header(http::header::ACCEPT, "text/event-stream");
         if let Some(last) = last {
@@ -287,7 +288,7 @@ impl Inner {
         request: RequestBuilder,
         upload: Option<(&Progress, u64)>,
         cap: u64,
-    ) -> Result<Answer, RemoteError> {
+    ) -> Result<Reply, RemoteError> {
         // Never closed; were it so, going on without a permit would be right.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         let started = Progress::new();
@@ -296,7 +297,7 @@ impl Inner {
         let deadline = Instant::now() + self.total(size);
         tokio::select! {
             answer = request.send() => match answer {
-                Ok(response) => Ok(Answer::new(Arc::clone(self), url, response, cap, permit)),
+                Ok(response) => Ok(Reply::new(Arc::clone(self), url, response, cap, permit)),
                 Err(e) => Err(self.transport(url, &e)),
             },
             () = progress.idle(self.silence(size), deadline) => {
@@ -305,9 +306,9 @@ impl Inner {
         }
     }
 
-    async fn send_unbounded(self: &Arc<Self>, url: &str, request: RequestBuilder) -> Result<Answer, RemoteError> {
+    async fn send_unbounded(self: &Arc<Self>, url: &str, request: RequestBuilder) -> Result<Reply, RemoteError> {
         match tokio::time::timeout(self.timeout, request.send()).await {
-            Ok(Ok(response)) => Ok(Answer::new(Arc::clone(self), url, response, u64::MAX, None)),
+            Ok(Ok(response)) => Ok(Reply::new(Arc::clone(self), url, response, u64::MAX, None)),
             Ok(Err(e)) => Err(self.transport(url, &e)),
             Err(_) => Err(self.unreachable(url, "no answer in time")),
         }
@@ -363,5 +364,9 @@ impl Remote for HttpRemote {
 
     async fn delete(&self, path: &RelPath, md5: Md5, _version: u64) -> Result<Deleted, RemoteError> {
         self.flat_delete(path, md5).await
+    }
+
+    async fn batch(&self, requests: Vec<(RelPath, Ask)>) -> Result<Option<Vec<Option<Answer>>>, RemoteError> {
+        self.flat_batch(requests).await
     }
 }

@@ -11,8 +11,8 @@ use super::{Shared, database_error, versions};
 use crate::digest::Md5;
 use crate::path::RelPath;
 
-/// Writes committed together, at most.
-const GROUP: usize = 256;
+/// Once so many wait, no more are taken into a group. A batch is never split.
+const GROUP: usize = 1024;
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -73,9 +73,12 @@ pub struct Held {
 }
 
 /// Serves jobs until every sender is gone.
-pub fn run(mut db: Connection, shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
-    let mut group = Vec::with_capacity(GROUP);
-    while jobs.blocking_recv_many(&mut group, GROUP) > 0 {
+pub fn run(mut db: Connection, shared: &Shared, mut jobs: mpsc::Receiver<Vec<Job>>) {
+    while let Some(mut group) = jobs.blocking_recv() {
+        while group.len() < GROUP {
+            let Ok(more) = jobs.try_recv() else { break };
+            group.extend(more);
+        }
         match commit(&mut db, shared, &group) {
             Ok(done) => acknowledge(shared, group.drain(..), done),
             Err(failure) => refuse(group.drain(..), failure),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use memsync::agent::{CycleError, Engine, EngineOptions, Parts, Report, World};
-use memsync::disk::sim::SimDisk;
+use memsync::disk::sim::{OpKind, SimDisk, Verdict};
 use memsync::local::{Folder, Scope};
 use memsync::path::RelPath;
 use memsync::remote::fake::{Config, FakeRemote, FakeServer, Losing, TombstoneKind};
@@ -202,4 +203,62 @@ fn an_approval_dies_with_its_plan() {
     story.cycle(Scope::full()).unwrap();
     assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
     assert_eq!(story.names().len(), 12);
+}
+
+#[test]
+fn a_full_scan_of_an_unchanged_folder_plans_nothing() {
+    let mut story = Story::new(Config::default());
+    for name in ["a", "b/c", "b/d"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.cycle(Scope::full()).unwrap();
+    // Young files are read once more, and are what they were.
+    story.cycle(Scope::full()).unwrap();
+    assert!(!story.cycle(Scope::full()).unwrap().planned, "nothing was changed");
+    story.disk.user_write("b/c", "other").unwrap();
+    let report = story.cycle(Scope::full()).unwrap();
+    assert!(report.planned && report.uploaded == 1);
+    story.disk.user_remove("a").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.names(), ["b/c", "b/d"]);
+}
+
+#[test]
+fn asking_for_a_sync_tries_what_rests_again() {
+    let mut story = Story::new(Config::default());
+    story.cycle(Scope::full()).unwrap();
+    story.server.foreign_put(&RelPath::parse("a").unwrap(), "1");
+    story.disk.set_hook(Some(Box::new(|op| match op.kind {
+        OpKind::Create if op.path.starts_with(".memsync/stage/") => Verdict::Fail(ErrorKind::StorageFull),
+        _ => Verdict::Go,
+    })));
+    let failures: usize = (0..30).map(|_| story.cycle(Scope::default()).unwrap().failed).sum();
+    assert!((3..10).contains(&failures), "it is tried less and less often: {failures}");
+    story.disk.set_hook(None);
+    assert_eq!(story.cycle(Scope::full()).unwrap().downloaded, 0, "it rests");
+    story.engine.retry_all();
+    assert_eq!(story.cycle(Scope::full()).unwrap().downloaded, 1);
+    assert_eq!(story.engine.failing(), 0);
+}
+
+#[test]
+fn what_was_removed_while_its_folder_could_not_be_read_is_missed_afterwards() {
+    for scope in [Scope::full(), Scope { subtrees: BTreeSet::from(["dir".to_owned()]), ..Scope::default() }] {
+        let mut story = Story::new(Config::default());
+        for name in ["dir/a", "dir/b", "c"] {
+            story.disk.user_write(name, name).unwrap();
+        }
+        story.cycle(Scope::full()).unwrap();
+        story.disk.set_unreadable("dir", true).unwrap();
+        story.cycle(scope.clone()).unwrap();
+        story.disk.user_remove("dir/a").unwrap();
+        story.cycle(scope.clone()).unwrap();
+        assert_eq!(story.names(), ["c", "dir/a", "dir/b"], "unknown is not absent");
+        story.disk.set_unreadable("dir", false).unwrap();
+        for _ in 0..3 {
+            story.cycle(scope.clone()).unwrap();
+        }
+        assert_eq!(story.names(), ["c", "dir/b"], "{scope:?}");
+    }
 }

@@ -39,6 +39,8 @@ pub struct Recent {
 #[derive(Debug, Default)]
 pub struct Report {
     pub scan: ScanStats,
+    /// Something had changed on a side, or was left: there was a plan.
+    pub planned: bool,
     /// How long it took to find out what to do.
     pub planning: Duration,
     pub uploaded: usize,
@@ -86,9 +88,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// When the cycle as a whole cannot go on. What was finished before is committed.
     pub async fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
         let began = self.world.elapsed();
-        // What the scope names is looked at once: whatever ends this cycle early, the next one has to plan with it.
+        // A scan that fails leaves this false: what the scope named must not be forgotten.
         let full = !std::mem::take(&mut self.scanned) || self.leftovers || scope.full;
-        self.unfinished |= full || !scope.is_empty();
         self.check_root()?;
         if self.leftovers {
             self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
@@ -111,7 +112,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             sabotage(&mut plan, index);
         }
         let planning = self.world.elapsed().saturating_sub(began);
-        let report = Report { planning, ..self.apply(plan, scan).await? };
+        let report = Report { planned: true, planning, ..self.apply(plan, scan).await? };
         self.unfinished = report.again;
         Ok(report)
     }

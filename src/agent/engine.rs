@@ -254,10 +254,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         // The new rules may take in what the tree does not know, and leave out what it does.
         self.scanned = false;
         self.retry_all();
+        self.look_everywhere();
     }
 
-    /// The next cycle plans anew for every path.
-    fn look_everywhere(&mut self) {
+    /// The next cycle plans anew for every path. Due when what decides over a path has changed by more than a scan or
+    /// an index can tell: the ignore rules, say.
+    pub fn look_everywhere(&mut self) {
         self.unfinished = true;
         self.open = Touched::Everywhere;
     }
@@ -365,7 +367,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Lets every path in quarantine try again with the next cycle.
     pub fn retry_all(&mut self) {
         self.quarantine.clear_all();
-        self.look_everywhere();
+        for (path, _) in self.quarantine.iter() {
+            self.open.add(path);
+            self.unfinished = true;
+        }
     }
 
     /// Paths that need a person, with what is wrong: what the scan found and what failed.

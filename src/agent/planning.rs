@@ -50,6 +50,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.scanned = true;
         let now = self.world.elapsed();
         let touched = self.tree.take_touched();
+        self.unfinished |= !touched.is_empty();
+        self.open.merge(touched);
         let missing = |path: &RelPath| {
             // What could not be looked at was not missed.
             self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)))
@@ -57,7 +59,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 && self.unknown_absence(path).is_none()
         };
         let missed: BTreeMap<RelPath, Duration> = {
-            let among: Box<dyn Iterator<Item = &RelPath>> = match &touched {
+            // What is open was unknown, perhaps, and nothing tells of it when the folder above can be read again.
+            let among: Box<dyn Iterator<Item = &RelPath>> = match &self.open {
                 Touched::Everywhere => Box::new(self.container.entries().keys()),
                 Touched::Paths(paths) => Box::new(paths.iter().chain(self.missed.keys())),
             };
@@ -65,7 +68,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         };
         self.missed = missed;
         self.looked = now;
-        self.open.merge(touched);
         Ok(stats)
     }
 

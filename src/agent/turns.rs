@@ -235,11 +235,17 @@ impl<'a> Running<'a> {
         if now >= self.next_rescan {
             self.next_rescan = now + self.worker.setup.rescan;
             self.scope.full = true;
+            // The net below all hints: nothing is taken for granted once in a while.
+            self.session.engine.look_everywhere();
             run = true;
         }
         if paths.contains(IGNORE_FILE) || full || self.scope.full {
             match self.session.reload_rules(&self.worker.setup) {
-                Ok(()) => self.watcher.set_rules(self.session.rules.get()),
+                Ok(true) => {
+                    self.watcher.set_rules(self.session.rules.get());
+                    self.session.engine.look_everywhere();
+                }
+                Ok(false) => {}
                 Err(e) => tracing::warn!("{e}"),
             }
             self.scope.full |= paths.contains(IGNORE_FILE);
@@ -418,9 +424,6 @@ impl<'a> Running<'a> {
         let engine = &self.session.engine;
         let now = Timestamp::now();
         self.worker.shared.note_done(&report.recent, now);
-        let quiet = !report.wrote() && report.adopted == 0 && !report.again && report.failed == 0;
-        // What the proxy told can block a path, or free it, where nothing here was looked at.
-        let planned = !report.planning.is_zero();
         let clean = !report.again && report.failed == 0 && engine.held().is_empty() && engine.next_retry().is_none();
         let pending = if clean { Pending::default() } else { engine.pending() };
         let caught_up = clean && pending == Pending::default() && !self.watcher.changes_wait();
@@ -430,8 +433,9 @@ impl<'a> Running<'a> {
             WatchState::Degraded { reason, remedy } => Some(format!("{reason}; {remedy}")),
             _ => None,
         };
-        let counts = (report.scan.files > 0 || !quiet || planned).then(|| (engine.totals(), engine.conflicts()));
-        let problems = (report.scan.files > 0 || !quiet || planned).then(|| {
+        // Without a plan all is as it was told last.
+        let counts = report.planned.then(|| (engine.totals(), engine.conflicts()));
+        let problems = report.planned.then(|| {
             let mut found: BTreeMap<String, String> =
                 engine.problems().into_iter().map(|(p, why)| (p.to_string(), why)).collect();
             found.extend(report.blocked.iter().map(|(p, why)| (p.to_string(), why.clone())));

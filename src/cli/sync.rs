@@ -107,7 +107,7 @@ async fn through_agent(app: &App, root: Option<&Path>) -> anyhow::Result<Option<
     let bar = bar();
     let answer = talk::ask_any(app, &request);
     tokio::pin!(answer);
-    let mut tick = tokio::time::interval(TICK);
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
     let answer = loop {
         tokio::select! {
             answer = &mut answer => break answer?,

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::digest::Md5;
 use crate::disk::{Disk, Kind, Meta, Stat};
 use crate::path::{PRIVATE_DIR, RelPath};
 use crate::sync::{Local, Unknown};
 
 use super::Folder;
 use super::source::{self, Digested};
+use super::tree::{Found, Item, Scope, Tree};
 
 /// An empty file younger than this (in ns) is looked at again before it counts.
 const JUST_MADE_NS: i64 = 100_000_000;
@@ -23,43 +23,6 @@ const MOUNT_POINT: &str = "mount point of another filesystem";
 const TICK_NS: i64 = 20_000_000;
 /// The same for filesystems that keep whole seconds (FAT keeps two).
 const COARSE_TICK_NS: i64 = 2_000_000_000;
-
-/// What stands at one path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    pub local: Local,
-    /// Where unchanged, the digest still holds; `None`: hash it again next time.
-    pub stat: Option<Stat>,
-    /// Bytes.
-    pub size: u64,
-}
-
-/// What to look at.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Scope {
-    /// Everything; the rest is then ignored.
-    pub full: bool,
-    /// Single paths, as they are called on the disk.
-    pub paths: BTreeSet<String>,
-    /// Whole subtrees.
-    pub subtrees: BTreeSet<String>,
-}
-
-impl Scope {
-    pub fn full() -> Self {
-        Self { full: true, ..Self::default() }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        !self.full && self.paths.is_empty() && self.subtrees.is_empty()
-    }
-
-    pub fn merge(&mut self, other: Self) {
-        self.full |= other.full;
-        self.paths.extend(other.paths);
-        self.subtrees.extend(other.subtrees);
-    }
-}
 
 /// What a scan may be told.
 pub struct ScanOptions<'a> {
@@ -75,44 +38,6 @@ pub struct ScanOptions<'a> {
     pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// Everything the scans have found so far.
-#[derive(Debug, Clone, Default)]
-pub struct Tree {
-    found: BTreeMap<RelPath, Found>,
-    /// Files whose name on the disk is not the one on the wire (NFC).
-    disk_names: BTreeMap<RelPath, String>,
-    touched: Touched,
-}
-
-/// Where a tree may have changed since [`Tree::take_touched`] was last asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Touched {
-    Everywhere,
-    Paths(BTreeSet<RelPath>),
-}
-
-impl Default for Touched {
-    fn default() -> Self {
-        Self::Paths(BTreeSet::new())
-    }
-}
-
-impl Touched {
-    pub fn add(&mut self, path: &RelPath) {
-        if let Self::Paths(paths) = self {
-            paths.insert(path.clone());
-        }
-    }
-
-    pub fn merge(&mut self, other: Self) {
-        match (&mut *self, other) {
-            (Self::Paths(mine), Self::Paths(others)) => mine.extend(others),
-            (_, Self::Everywhere) => *self = Self::Everywhere,
-            (Self::Everywhere, Self::Paths(_)) => {}
-        }
-    }
-}
-
 /// What a scan cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScanStats {
@@ -121,75 +46,6 @@ pub struct ScanStats {
     pub hashed: u64,
     /// Bytes that were read.
     pub bytes: u64,
-}
-
-impl Tree {
-    /// Puts in what an earlier run knew, so that unchanged files are not read.
-    pub fn seed(&mut self, path: RelPath, md5: Md5, stat: Stat) {
-        self.found.insert(path, Found { local: Local::File(md5), stat: Some(stat), size: stat.size });
-    }
-
-    pub fn found(&self) -> &BTreeMap<RelPath, Found> {
-        &self.found
-    }
-
-    /// Where the tree may have changed since this was last asked.
-    pub fn take_touched(&mut self) -> Touched {
-        std::mem::take(&mut self.touched)
-    }
-
-    /// What a placed or removed file is now, without another scan.
-    pub fn put(&mut self, path: RelPath, found: Option<Found>) {
-        self.touched.add(&path);
-        match found {
-            Some(found) => {
-                self.found.insert(path, found);
-            }
-            None => {
-                self.found.remove(&path);
-                self.disk_names.remove(&path);
-            }
-        }
-    }
-
-    /// What the path is called on the disk, or would be: a new file goes into the folder that is there, whatever
-    /// Unicode form its name has.
-    pub fn disk_name(&self, path: &RelPath) -> String {
-        if self.disk_names.is_empty() {
-            return path.as_str().to_owned();
-        }
-        if let Some(name) = self.disk_names.get(path) {
-            return name.clone();
-        }
-        for dir in path.ancestors() {
-            let (from, to) = (format!("{dir}/"), format!("{dir}0"));
-            let range = (std::ops::Bound::Included(from.as_str()), std::ops::Bound::Excluded(to.as_str()));
-            if let Some((_, name)) = self.disk_names.range::<str, _>(range).next() {
-                let depth = dir.split('/').count();
-                let mut parts: Vec<&str> = name.split('/').take(depth).collect();
-                parts.extend(path.segments().skip(depth));
-                return parts.join("/");
-            }
-        }
-        path.as_str().to_owned()
-    }
-
-    /// The names on the disk that would be the same path: one may have come or gone beside the other.
-    fn spellings(&self, name: &str) -> BTreeSet<String> {
-        let mut all = BTreeSet::from([name.to_owned()]);
-        if let Ok(path) = RelPath::from_disk(name) {
-            all.extend([path.as_str().to_owned(), self.disk_name(&path)]);
-        }
-        all
-    }
-
-    /// Why nothing is known of a path that the scan did not find: something above it could not be looked into.
-    pub fn unknown_above(&self, path: &RelPath) -> Option<Unknown> {
-        path.ancestors().find_map(|a| match self.found.get(a) {
-            Some(Found { local: Local::Unknown(why), .. }) => Some(why.clone()),
-            _ => None,
-        })
-    }
 }
 
 impl<D: Disk> Folder<D> {
@@ -201,7 +57,8 @@ impl<D: Disk> Folder<D> {
         let root = self.disk.stat("")?;
         let walk = Walk {
             disk: &*self.disk,
-            known: &tree.found,
+            known: tree,
+            full: scope.full,
             options,
             device: root.device,
             queue: Mutex::new(Queue::default()),
@@ -241,24 +98,20 @@ impl<D: Disk> Folder<D> {
             return Err(e);
         }
         let mut stats = ScanStats::default();
-        let mut items = Vec::new();
+        let (mut items, mut same) = (Vec::new(), Vec::new());
         for batch in batches {
             stats.hashed += batch.stats.hashed;
             stats.bytes += batch.stats.bytes;
             items.extend(batch.items);
+            same.extend(batch.same);
         }
         items.sort_by(|a: &Item, b: &Item| a.path.cmp(&b.path).then_with(|| a.disk_name.cmp(&b.disk_name)));
         if scope.full {
-            tree.touched = Touched::Everywhere;
-            tree.disk_names.clear();
-            tree.found = BTreeMap::new();
+            tree.renew(same, items);
         } else {
-            for dir in gone.into_iter().chain(scope.subtrees.iter().cloned()) {
-                tree.forget_below(&dir);
-            }
+            tree.refresh(gone.into_iter().chain(scope.subtrees.iter().cloned()), items);
         }
-        tree.take_in(items);
-        stats.files = tree.found.len() as u64;
+        stats.files = tree.found().len() as u64;
         Ok(stats)
     }
 
@@ -296,7 +149,7 @@ impl<D: Disk> Folder<D> {
                     gone.push(name.to_owned());
                 } else if meta.kind == Kind::Dir {
                     // Also where something else stood before: a file, or a folder that could not be read.
-                    let new_here = walk.known.contains_key(name);
+                    let new_here = walk.known.found().contains_key(name);
                     if new_here && !whole {
                         gone.push(name.to_owned());
                     }
@@ -318,59 +171,11 @@ impl<D: Disk> Folder<D> {
     }
 }
 
-impl Tree {
-    fn forget_below(&mut self, dir: &str) {
-        let Ok(top) = RelPath::from_disk(dir) else {
-            if dir.is_empty() {
-                self.touched = Touched::Everywhere;
-                self.found.clear();
-                self.disk_names.clear();
-            }
-            return;
-        };
-        self.touched.add(&top);
-        self.found.remove(&top);
-        self.disk_names.remove(&top);
-        let (from, to) = (format!("{top}/"), format!("{top}0"));
-        let range = (std::ops::Bound::Included(from.as_str()), std::ops::Bound::Excluded(to.as_str()));
-        let below: Vec<RelPath> = self.found.range::<str, _>(range).map(|(p, _)| p.clone()).collect();
-        for path in below {
-            self.touched.add(&path);
-            self.found.remove(&path);
-            self.disk_names.remove(&path);
-        }
-    }
-
-    /// `items` come in the order of their paths; two disk names of one path stand side by side.
-    fn take_in(&mut self, items: Vec<Item>) {
-        for item in items {
-            self.touched.add(&item.path);
-            let other = self
-                .disk_names
-                .get(&item.path)
-                .cloned()
-                .or_else(|| self.found.contains_key(&item.path).then(|| item.path.as_str().to_owned()));
-            let mut found = item.found;
-            if let Some(other) = other.filter(|o| *o != item.disk_name) {
-                // Both are blocked: neither may stand for the other.
-                found = Found { local: Local::Unknown(Unknown::Collides(other)), stat: None, size: 0 };
-            } else if item.disk_name != item.path.as_str() {
-                self.disk_names.insert(item.path.clone(), item.disk_name);
-            }
-            self.found.insert(item.path, found);
-        }
-    }
-}
-
-struct Item {
-    path: RelPath,
-    disk_name: String,
-    found: Found,
-}
-
 #[derive(Default)]
 struct Batch {
     items: Vec<Item>,
+    /// Of a full scan: what is as it is known.
+    same: Vec<RelPath>,
     stats: ScanStats,
 }
 
@@ -390,7 +195,8 @@ struct Queue {
 
 struct Walk<'a, D: Disk> {
     disk: &'a D,
-    known: &'a BTreeMap<RelPath, Found>,
+    known: &'a Tree,
+    full: bool,
     options: &'a ScanOptions<'a>,
     device: u64,
     queue: Mutex<Queue>,
@@ -513,9 +319,14 @@ impl<D: Disk> Walk<'_, D> {
         if meta.size > self.options.max_file_size {
             return false;
         }
-        match self.known.get_key_value(&path) {
-            Some((path, found)) if found.stat == Some(stat) && matches!(found.local, Local::File(_)) => {
-                batch.items.push(Item { path: path.clone(), disk_name: name.to_owned(), found: found.clone() });
+        let is_same = |found: &Found| found.stat == Some(stat) && matches!(found.local, Local::File(_));
+        match self.known.found().get_key_value(&path) {
+            Some((path, found)) if is_same(found) => {
+                if self.full && self.known.known_as(path, name).is_some() {
+                    batch.same.push(path.clone());
+                } else {
+                    batch.items.push(Item { path: path.clone(), disk_name: name.to_owned(), found: found.clone() });
+                }
                 true
             }
             _ => false,

@@ -39,6 +39,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let options = ScanOptions {
             max_file_size: self.options.max_file_size,
             ignored: &move |path, is_dir| ignored(path, is_dir),
+            same_rules: self.same_rules,
             threads: self.options.threads,
             now_ns: crate::local::moves::ns(self.world.now()),
             stop: &move || stop.load(Ordering::Relaxed) || quit.load(Ordering::Relaxed),
@@ -48,6 +49,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             _ => folder_error("scanning the folder")(e),
         })?;
         self.scanned = true;
+        self.same_rules |= scope.full;
         let now = self.world.elapsed();
         let touched = self.tree.take_touched();
         self.unfinished |= !touched.is_empty();

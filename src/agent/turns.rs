@@ -243,7 +243,7 @@ impl<'a> Running<'a> {
             match self.session.reload_rules(&self.worker.setup) {
                 Ok(true) => {
                     self.watcher.set_rules(self.session.rules.get());
-                    self.session.engine.look_everywhere();
+                    self.session.engine.rules_changed();
                 }
                 Ok(false) => {}
                 Err(e) => tracing::warn!("{e}"),

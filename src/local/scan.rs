@@ -30,6 +30,8 @@ pub struct ScanOptions<'a> {
     pub max_file_size: u64,
     /// Whether a path (as it is called on the disk) is ignored.
     pub ignored: &'a (dyn Fn(&str, bool) -> bool + Sync),
+    /// `ignored` says what it said when the tree was last scanned whole: what is known and unchanged is not ignored.
+    pub same_rules: bool,
     /// Threads to read with, at least 1.
     pub threads: usize,
     /// Wall clock in ns since the epoch, by which a stat is young or old.
@@ -98,16 +100,17 @@ impl<D: Disk> Folder<D> {
             return Err(e);
         }
         let mut stats = ScanStats::default();
-        let (mut items, mut same) = (Vec::new(), Vec::new());
+        let (mut items, mut same, mut odd) = (Vec::new(), Vec::new(), false);
         for batch in batches {
             stats.hashed += batch.stats.hashed;
             stats.bytes += batch.stats.bytes;
             items.extend(batch.items);
             same.extend(batch.same);
+            odd |= batch.odd;
         }
         items.sort_by(|a: &Item, b: &Item| a.path.cmp(&b.path).then_with(|| a.disk_name.cmp(&b.disk_name)));
         if scope.full {
-            tree.renew(same, items);
+            tree.renew(same, items, odd);
         } else {
             tree.refresh(gone.into_iter().chain(scope.subtrees.iter().cloned()), items);
         }
@@ -176,6 +179,8 @@ struct Batch {
     items: Vec<Item>,
     /// Of a full scan: what is as it is known.
     same: Vec<RelPath>,
+    /// An item has another name than its path says.
+    odd: bool,
     stats: ScanStats,
 }
 
@@ -275,6 +280,8 @@ impl<D: Disk> Walk<'_, D> {
             Err(e) => return self.unknown(dir.to_owned(), Unknown::Unreadable(e.to_string()), batch),
         };
         let mut to_hash = Vec::new();
+        let mut path = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let prefix = path.len();
         for (name, meta) in names {
             let Some(name) = name.to_str() else {
                 let shown = name.to_string_lossy().replace(char::is_control, "\u{fffd}");
@@ -285,26 +292,31 @@ impl<D: Disk> Walk<'_, D> {
             if dir.is_empty() && name == PRIVATE_DIR {
                 continue;
             }
-            let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
+            path.truncate(prefix);
+            path.push_str(name);
+            if meta.kind == Kind::File && self.options.same_rules && self.cached(&path, &meta, batch) {
+                continue;
+            }
             if (self.options.ignored)(&path, meta.kind == Kind::Dir) {
                 continue;
             }
             match meta.kind {
                 Kind::Dir if name.eq_ignore_ascii_case(PRIVATE_DIR) => {
-                    self.unknown(path, Unknown::NotAFile("another memory folder's private directory"), batch);
+                    let why = Unknown::NotAFile("another memory folder's private directory");
+                    self.unknown(path.clone(), why, batch);
                 }
                 Kind::Dir if meta.device != self.device => {
-                    self.unknown(path, Unknown::NotAFile(MOUNT_POINT), batch);
+                    self.unknown(path.clone(), Unknown::NotAFile(MOUNT_POINT), batch);
                 }
-                Kind::Dir => self.push(Job::Dir(path)),
+                Kind::Dir => self.push(Job::Dir(path.clone())),
                 Kind::File if self.cached(&path, &meta, batch) => {}
                 Kind::File => {
-                    to_hash.push((path, meta));
+                    to_hash.push((path.clone(), meta));
                     if to_hash.len() >= FILES_A_JOB {
                         self.push(Job::Files(std::mem::take(&mut to_hash)));
                     }
                 }
-                Kind::Symlink | Kind::Other(_) => self.file(path, &meta, batch, &mut Vec::new()),
+                Kind::Symlink | Kind::Other(_) => self.file(path.clone(), &meta, batch, &mut Vec::new()),
             }
         }
         if !to_hash.is_empty() {
@@ -314,13 +326,15 @@ impl<D: Disk> Walk<'_, D> {
 
     /// Takes a file over from what is known, where its stat is unchanged.
     fn cached(&self, name: &str, meta: &Meta, batch: &mut Batch) -> bool {
-        let Ok(path) = RelPath::from_disk(name) else { return false };
         let stat = Stat::from(meta);
         if meta.size > self.options.max_file_size {
             return false;
         }
+        let known = self.known.found();
+        // Most names are the path itself: then it need not be made.
+        let known = known.get_key_value(name).or_else(|| known.get_key_value(&RelPath::from_disk(name).ok()?));
         let is_same = |found: &Found| found.stat == Some(stat) && matches!(found.local, Local::File(_));
-        match self.known.found().get_key_value(&path) {
+        match known {
             Some((path, found)) if is_same(found) => {
                 if self.full && self.known.known_as(path, name).is_some() {
                     batch.same.push(path.clone());
@@ -372,6 +386,7 @@ impl<D: Disk> Walk<'_, D> {
     fn unknown(&self, name: String, why: Unknown, batch: &mut Batch) {
         // A name that is no RelPath can be on no server and in no base: it is shown under a name that can.
         let path = RelPath::from_disk(&name).ok().or_else(|| {
+            batch.odd = true;
             let safe: String =
                 name.chars().map(|c| if c.is_control() || c == '\\' { '\u{fffd}' } else { c }).take(250).collect();
             RelPath::from_disk(&safe).ok()

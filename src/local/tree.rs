@@ -166,8 +166,14 @@ impl Tree {
 
 impl Tree {
     /// What a full scan found: the paths in `same` are as they are known, `items` are all the others. Only what differs
-    /// from before counts as touched.
-    pub(super) fn renew(&mut self, mut same: Vec<RelPath>, items: Vec<Item>) {
+    /// from before counts as touched. `odd`: some items are not called by their names.
+    pub(super) fn renew(&mut self, mut same: Vec<RelPath>, items: Vec<Item>, odd: bool) {
+        // Each name is one file: where the counts agree, nothing has gone.
+        let known = |item: &&Item| self.known_as(&item.path, &item.disk_name).is_some();
+        let renamed = |item: &Item| self.found.contains_key(&item.path) && !known(&item);
+        if !odd && same.len() + items.iter().filter(known).count() == self.found.len() && !items.iter().any(renamed) {
+            return self.absorb(Vec::new(), items);
+        }
         same.sort_unstable();
         let mut stays = same.iter().peekable();
         let leaves = |path: &&RelPath| {

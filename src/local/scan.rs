@@ -336,7 +336,7 @@ impl<D: Disk> Walk<'_, D> {
         let is_same = |found: &Found| found.stat == Some(stat) && matches!(found.local, Local::File(_));
         match known {
             Some((path, found)) if is_same(found) => {
-                if self.full && self.known.known_as(path, name).is_some() {
+                if self.full && self.known.is_called(path, name) {
                     batch.same.push(path.clone());
                 } else {
                     batch.items.push(Item { path: path.clone(), disk_name: name.to_owned(), found: found.clone() });

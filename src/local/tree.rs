@@ -118,10 +118,9 @@ impl Tree {
         }
     }
 
-    /// What is known of a path that is called `name` on the disk.
-    pub(super) fn known_as(&self, path: &RelPath, name: &str) -> Option<(&RelPath, &Found)> {
-        let called = self.disk_names.get(path).map_or(path.as_str(), String::as_str);
-        self.found.get_key_value(path).filter(|_| called == name)
+    /// Whether a known path is called `name` on the disk.
+    pub(super) fn is_called(&self, path: &RelPath, name: &str) -> bool {
+        self.disk_names.get(path).map_or(path.as_str(), String::as_str) == name
     }
 
     /// What the path is called on the disk, or would be: a new file goes into the folder that is there, whatever
@@ -169,8 +168,8 @@ impl Tree {
     /// from before counts as touched. `odd`: some items are not called by their names.
     pub(super) fn renew(&mut self, mut same: Vec<RelPath>, items: Vec<Item>, odd: bool) {
         // Each name is one file: where the counts agree, nothing has gone.
-        let known = |item: &&Item| self.known_as(&item.path, &item.disk_name).is_some();
-        let renamed = |item: &Item| self.found.contains_key(&item.path) && !known(&item);
+        let known = |item: &&Item| self.found.contains_key(&item.path);
+        let renamed = |item: &Item| known(&item) && !self.is_called(&item.path, &item.disk_name);
         if !odd && same.len() + items.iter().filter(known).count() == self.found.len() && !items.iter().any(renamed) {
             return self.absorb(Vec::new(), items);
         }

@@ -99,7 +99,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let news = self.fetch().await?;
         let due = self.quarantine.next_due().is_some_and(|at| at <= self.world.elapsed());
         if !self.unfinished && !news && !due {
-            return Ok(Report { scan, ..Report::default() });
+            let held = self.held.iter().map(|h| h.steps.len()).sum();
+            return Ok(Report { scan, held, ..Report::default() });
         }
         self.unfinished = true;
         self.check_reset()?;

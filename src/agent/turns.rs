@@ -15,6 +15,7 @@ use crate::local::Scope;
 use crate::local::ignore::IGNORE_FILE;
 use crate::local::watch::{Due, WatchState, Watcher};
 use crate::remote::RemoteError;
+use crate::sync::Plan;
 use crate::sync::safety::Halt;
 
 use super::Report;
@@ -108,6 +109,8 @@ pub(super) struct Running<'a> {
     /// The end of the rest after the last cycle.
     rest_until: Instant,
     waiting: Vec<oneshot::Sender<()>>,
+    /// Those who want to know what a cycle would do.
+    curious: Vec<oneshot::Sender<Result<Plan, String>>>,
     /// Since when a path has had its problem.
     since: BTreeMap<String, Timestamp>,
 }
@@ -136,6 +139,7 @@ impl<'a> Running<'a> {
             offline_until: None,
             rest_until: now,
             waiting: Vec::new(),
+            curious: Vec::new(),
             since: BTreeMap::new(),
             worker,
         }
@@ -164,6 +168,7 @@ impl<'a> Running<'a> {
                     return ended;
                 }
             }
+            self.rehearse().await;
             let now = Instant::now();
             if self.watcher.changes_wait() && self.watcher.next_due().is_some_and(|due| due > now) {
                 // A file is being written; what is due now is taken in at once.
@@ -487,6 +492,32 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
+    /// Tells those who asked what a cycle would do. A command that comes meanwhile is obeyed first.
+    async fn rehearse(&mut self) {
+        if self.curious.is_empty() {
+            return;
+        }
+        self.session.engine.stop_flag().store(false, Ordering::Relaxed);
+        let result = match self.session.check_path() {
+            Err(e) => Err(e),
+            Ok(()) => tokio::select! {
+                plan = self.session.engine.dry_run() => plan,
+                command = self.worker.commands.recv() => {
+                    self.worker.backlog.push_back(command.unwrap_or(Command::Stop));
+                    return;
+                }
+            },
+        };
+        let result = result.map_err(|e| match &e {
+            CycleError::Halted(halt) => halt_status(halt, &[]).reason,
+            e => e.to_string(),
+        });
+        for answer in self.curious.drain(..) {
+            // Whoever asked may have gone.
+            let _ = answer.send(result.clone());
+        }
+    }
+
     fn answer_waiting(&mut self) {
         for answer in self.waiting.drain(..) {
             // Whoever asked may have gone.
@@ -520,6 +551,7 @@ impl<'a> Running<'a> {
                 self.waiting.push(answer);
                 self.worker.shared.set(|s| s.in_sync = false);
             }
+            Some(Command::Plan(answer)) => self.curious.push(answer),
             Some(Command::Pause(time)) => {
                 self.worker.paused = Some(time.map(|t| Instant::now() + t));
                 self.paused();

@@ -9,22 +9,24 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming as RequestBody;
 use tokio::time::Instant;
 
-use super::Proxy;
 use super::answer::{Answer, Refusal, describe, empty, insert};
+use super::{Proxy, versions};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, Precondition};
-use crate::store::{Body, Deleted, Got, Incoming, Put, Store};
+use crate::store::{Body, Deleted, Expect, Got, Incoming, Put, Store};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
-/// Longest `Content-Type` kept, in bytes; a longer one is no type that anybody registered.
-const LONGEST_TYPE: usize = 255;
 /// Bytes a second that a body must keep up over its whole length.
 const SLOWEST: u64 = 4096;
 
-/// GET and HEAD; hyper leaves the body of the latter out.
-pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result<Answer, Refusal> {
-    let blob = match proxy.store.get(ns, path).await? {
+/// GET and HEAD; hyper leaves the body of the latter out. `?version=N` asks for a version of the path.
+pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath, query: Option<&str>) -> Result<Answer, Refusal> {
+    let got = match versions::asked(query)? {
+        Some(version) => proxy.store.get_version(ns, path, version).await?,
+        None => proxy.store.get(ns, path).await?,
+    };
+    let blob = match got {
         Got::Found(blob) => blob,
         Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry.md5)),
         Got::Absent => return Err(Refusal::Absent),
@@ -36,7 +38,8 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result
     let headers = answer.headers_mut();
     describe(headers, &blob.entry);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(blob.entry.size));
-    insert(headers, CONTENT_TYPE, &blob.content_type);
+    insert(headers, CONTENT_TYPE, blob.meta.content_type.as_deref().unwrap_or(DEFAULT_TYPE));
+    versions::tell(headers, &blob.meta);
     // A browser must not take a stored note for a page of this origin.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(answer)
@@ -57,10 +60,13 @@ pub async fn put<S: Store>(
     if head.headers.get(CONTENT_ENCODING).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Refusal::Encoding);
     }
-    let content_type = head.headers.get(CONTENT_TYPE).and_then(text).filter(|t| t.len() <= LONGEST_TYPE);
-
+    let meta = versions::told(&head.headers)?;
+    let expect = match precondition {
+        Precondition::New => Expect::Absent,
+        Precondition::Holds(md5) => Expect::Md5(md5),
+    };
     let body = receive(proxy, body).await?;
-    let outcome = proxy.store.put(ns, path, precondition, content_type.unwrap_or(DEFAULT_TYPE), body).await?;
+    let outcome = proxy.store.put(ns, path, expect, meta, body).await?;
     let (status, entry) = match outcome {
         Put::Created(entry) => (StatusCode::CREATED, entry),
         Put::Updated(entry) => (StatusCode::OK, entry),
@@ -106,7 +112,7 @@ pub async fn delete<S: Store>(
 ) -> Result<Answer, Refusal> {
     let expected = headers.get(IF_MATCH).map(|value| if_match(value).ok_or(Refusal::BadPrecondition("If-Match")));
     let expected = expected.transpose()?;
-    match proxy.store.delete(ns, path, expected).await? {
+    match proxy.store.delete(ns, path, expected.map(Expect::Md5), versions::told(headers)?).await? {
         Deleted::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
         Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry.md5)),
         Deleted::Absent => Err(Refusal::Absent),

@@ -35,12 +35,14 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, headers: &HeaderMap) -> R
     let changes = proxy.store.subscribe();
     let resume = headers.get("last-event-id");
     let mut first = vec![Bytes::from_static(b": connected\n\n")];
-    let mark = proxy.store.mark();
-    let mut sent = mark.cursor;
+    let mark = proxy.store.state(ns).await?.mark;
+    let mut sent = mark.as_ref().map_or(0, |mark| mark.cursor);
     if let Some(id) = resume {
-        match id.to_str().ok().and_then(|id| id.trim().parse().ok()).filter(|c| (mark.floor..=sent).contains(c)) {
+        // Without a mark nobody knows what was missed.
+        let known = |cursor: &u64| mark.is_some_and(|mark| (mark.floor..=mark.cursor).contains(cursor));
+        match id.to_str().ok().and_then(|id| id.trim().parse().ok()).filter(known) {
             Some(cursor) => sent = missed(proxy, ns, cursor, &mut first).await?,
-            None => first.push(event(mark.cursor, None)),
+            None => first.push(event(sent, None)),
         }
     }
     let feed = Feed {
@@ -60,14 +62,15 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, headers: &HeaderMap) -> R
 /// Adds what changed after `cursor`, and gives the cursor it reaches to.
 async fn missed<S: Store>(proxy: &Proxy<S>, ns: &str, cursor: u64, events: &mut Vec<Bytes>) -> Result<u64, Refusal> {
     let index = proxy.store.index(ns, cursor).await?;
+    let reached = index.state.mark.map_or(cursor, |mark| mark.cursor);
     if index.entries.len() > REPLAY {
-        events.push(event(index.mark.cursor, None));
+        events.push(event(reached, None));
     } else {
         let mut entries = index.entries;
         entries.sort_by_key(|(_, entry)| entry.cursor);
         events.extend(entries.iter().map(|(path, entry)| event(entry.cursor, Some(path))));
     }
-    Ok(index.mark.cursor)
+    Ok(reached)
 }
 
 fn event(cursor: u64, path: Option<&str>) -> Bytes {

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use super::Proxy;
 use super::answer::{Answer, Refusal, empty, insert, rfc3339, with_body};
 use crate::protocol::{WireEntry, WireIndex};
-use crate::store::{Entry, Index, Mark, Store, StoreError};
+use crate::store::{Entry, Index, Mark, State, Store, StoreError};
 
 /// The last whole index that was written, shared by all who ask for it. Deltas are small and not kept.
 #[derive(Default)]
@@ -33,14 +33,15 @@ pub async fn get<S: Store>(
     query: Option<&str>,
     headers: &HeaderMap,
 ) -> Result<Answer, Refusal> {
-    let mark = proxy.store.mark();
-    let etag = etag(&mark);
+    let state = proxy.store.state(ns).await?;
+    let etag = etag(&state);
     if headers.get_all(IF_NONE_MATCH).iter().any(|value| names(value.as_bytes(), &etag)) {
         let mut answer = empty(StatusCode::NOT_MODIFIED);
         insert(answer.headers_mut(), ETAG, &etag);
         return Ok(answer);
     }
-    let written = match since(query.unwrap_or_default(), &mark) {
+    let since = state.mark.as_ref().and_then(|mark| since(query.unwrap_or_default(), mark));
+    let written = match since {
         Some(cursor) => write(proxy, ns, Some(cursor)).await?,
         None => whole(proxy, ns, &etag).await?,
     };
@@ -49,8 +50,8 @@ pub async fn get<S: Store>(
     Ok(answer)
 }
 
-fn etag(mark: &Mark) -> String {
-    format!("\"{}-{}\"", mark.epoch, mark.cursor)
+fn etag(state: &State) -> String {
+    format!("\"{}\"", state.tag)
 }
 
 /// Whether an `If-None-Match` lists `etag`. Weak comparison, as RFC 9110 section 13.1.2 asks for.
@@ -83,20 +84,21 @@ async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<Writt
 
 async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, since: Option<u64>) -> Result<Written, StoreError> {
     let index = proxy.store.index(ns, since.unwrap_or(0)).await?;
-    let etag = etag(&index.mark);
+    let etag = etag(&index.state);
     let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&wire(index, since.is_some())));
     let json = json.await.map_err(|_| StoreError::Closed)?;
     Ok(Written { etag, json: Bytes::from(json.map_err(|e| StoreError::Database(e.to_string()))?) })
 }
 
 fn wire(index: Index, delta: bool) -> WireIndex {
-    let Index { mark, entries } = index;
+    let Index { state, entries } = index;
+    let mark = state.mark.as_ref();
     WireIndex {
         files: entries.into_iter().map(|(path, entry)| (path, wire_entry(&entry))).collect(),
-        index_last_modified: rfc3339(mark.modified),
-        index_epoch: Some(mark.epoch.to_string()),
-        index_cursor: Some(mark.cursor),
-        tombstone_floor: Some(mark.floor),
+        index_last_modified: rfc3339(state.modified),
+        index_epoch: mark.map(|m| m.epoch.to_string()),
+        index_cursor: mark.map(|m| m.cursor),
+        tombstone_floor: mark.map(|m| m.floor),
         delta,
     }
 }
@@ -117,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_delta_needs_this_store_and_a_cursor_it_knows() {
-        let mark = Mark { epoch: "e1".into(), cursor: 9, floor: 3, modified: 0 };
+        let mark = Mark { epoch: "e1".into(), cursor: 9, floor: 3 };
         for (query, from) in [
             ("since=3&epoch=e1", Some(3)),
             ("epoch=e1&since=9", Some(9)),

@@ -3,7 +3,7 @@
 //! A write is acknowledged when it is on the medium (WAL, `synchronous=FULL`). One thread writes, in groups;
 //! readers have connections of their own and never wait for it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    BACKLOG, Blob, Body, Changes, Clock, Deleted, Entry, Got, Index, Mark, Put, Store, StoreError, system_clock,
+    BACKLOG, Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Put, Record, Retention, State,
+    Store, StoreError, Swept, Version, strong_state, system_clock,
 };
-use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::Precondition;
 
+mod records;
 mod schema;
 mod spool;
+mod versions;
 mod writer;
 
 pub use spool::Upload;
@@ -40,12 +41,13 @@ const READERS: usize = 4;
 pub struct Settings {
     /// The database refuses writes that would make it larger than this many bytes. `None`: only the disk bounds it.
     pub max_database_bytes: Option<u64>,
+    pub retention: Retention,
     pub clock: Clock,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_database_bytes: None, clock: system_clock() }
+        Self { max_database_bytes: None, retention: Retention::default(), clock: system_clock() }
     }
 }
 
@@ -53,7 +55,8 @@ impl Default for Settings {
 struct Shared {
     dir: PathBuf,
     spool: Arc<Spool>,
-    mark: Mutex<Mark>,
+    marks: Mutex<Marks>,
+    retention: Retention,
     changes: broadcast::Sender<Changes>,
     readers: Mutex<Vec<Connection>>,
     clock: Clock,
@@ -62,14 +65,29 @@ struct Shared {
 }
 
 impl Shared {
-    fn mark(&self) -> Mark {
-        lock(&self.mark).clone()
+    /// The number of the last change.
+    fn cursor(&self) -> u64 {
+        lock(&self.marks).cursor
     }
 
-    fn advance(&self, cursor: u64, modified: u64) {
-        let mut mark = lock(&self.mark);
-        mark.cursor = cursor;
-        mark.modified = modified;
+    fn state(&self, ns: &str) -> State {
+        let marks = lock(&self.marks);
+        let (cursor, modified) = marks.last.get(ns).copied().unwrap_or((0, marks.created));
+        // The last change may have been a tombstone that is gone, but never one above the floor.
+        let cursor = cursor.max(marks.floor);
+        strong_state(Mark { epoch: marks.epoch.clone(), cursor, floor: marks.floor }, modified)
+    }
+
+    /// Takes in committed changes: namespace, cursor, time.
+    fn advance<'a>(&self, changes: impl Iterator<Item = (&'a str, u64, u64)>) {
+        let mut marks = lock(&self.marks);
+        for (ns, cursor, modified) in changes {
+            marks.cursor = cursor;
+            match marks.last.get_mut(ns) {
+                Some(last) => *last = (cursor, modified),
+                None => drop(marks.last.insert(ns.to_owned(), (cursor, modified))),
+            }
+        }
     }
 
     /// Runs `work` on a read connection.
@@ -87,6 +105,17 @@ impl Shared {
         }
         Ok(value)
     }
+}
+
+/// Where the store stands.
+struct Marks {
+    epoch: Arc<str>,
+    floor: u64,
+    /// Milliseconds since the epoch.
+    created: u64,
+    cursor: u64,
+    /// The last change of each namespace, and when it was.
+    last: HashMap<String, (u64, u64)>,
 }
 
 /// What these mutexes guard is replaced whole, so a panic elsewhere cannot have damaged it.
@@ -127,7 +156,7 @@ impl Embedded {
     pub fn open_with(dir: &Path, settings: Settings) -> Result<Self, StoreError> {
         let held = schema::claim(dir)?;
         let db = schema::open_writer(dir, &settings, (settings.clock)())?;
-        let mark = read_mark(&db).map_err(database_error)?;
+        let marks = read_marks(&db).map_err(database_error)?;
         let spool = Spool::new(dir.join(schema::BODIES));
         let named = named_files(&db).map_err(database_error)?;
         spool.sweep(&named).map_err(|e| io_error(dir, &e))?;
@@ -135,7 +164,8 @@ impl Embedded {
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             spool,
-            mark: Mutex::new(mark),
+            marks: Mutex::new(marks),
+            retention: settings.retention,
             changes: broadcast::channel(BACKLOG).0,
             readers: Mutex::new(Vec::new()),
             clock: settings.clock,
@@ -177,43 +207,48 @@ impl Drop for Embedded {
 }
 
 impl Store for Embedded {
+    const STRONG: bool = true;
     type Incoming = Upload;
 
     fn incoming(&self) -> Upload {
         Upload::new(self.shared.spool.clone())
     }
 
-    async fn put(
-        &self,
-        ns: &str,
-        path: &RelPath,
-        precondition: Precondition,
-        content_type: &str,
-        body: Upload,
-    ) -> Result<Put, StoreError> {
+    async fn put(&self, ns: &str, path: &RelPath, expect: Expect, meta: Meta, body: Upload) -> Result<Put, StoreError> {
         let body = body.finish().await?;
         let (reply, answer) = oneshot::channel();
-        let write = Write::Put { precondition, content_type: content_type.to_owned(), body, reply };
+        let write = Write::Put { expect, meta, body, reply };
         self.submit(ns, path, write, answer).await
     }
 
-    async fn delete(&self, ns: &str, path: &RelPath, expected: Option<Md5>) -> Result<Deleted, StoreError> {
+    async fn delete(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        expect: Option<Expect>,
+        meta: Meta,
+    ) -> Result<Deleted, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.submit(ns, path, Write::Delete { expected, reply }, answer).await
+        self.submit(ns, path, Write::Delete { expect, meta, reply }, answer).await
     }
 
     async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
         let (shared, ns, path) = (self.shared.clone(), ns.to_owned(), path.clone());
-        blocking(move || get(&shared, &ns, path.as_str())).await?
+        blocking(move || get(&shared, &ns, path.as_str(), None)).await?
     }
 
     async fn index(&self, ns: &str, since: u64) -> Result<Index, StoreError> {
         let (shared, ns) = (self.shared.clone(), ns.to_owned());
-        blocking(move || shared.read(|db| read_index(db, &ns, since))).await?
+        blocking(move || {
+            // Read before the entries, so that it is never newer than they are.
+            let state = shared.state(&ns);
+            shared.read(|db| read_index(db, &ns, since, state))
+        })
+        .await?
     }
 
-    fn mark(&self) -> Mark {
-        self.shared.mark()
+    async fn state(&self, ns: &str) -> Result<State, StoreError> {
+        Ok(self.shared.state(ns))
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Changes> {
@@ -225,22 +260,75 @@ impl Store for Embedded {
             return Err(StoreError::Closed);
         }
         let shared = self.shared.clone();
-        blocking(move || shared.read(|db| read_mark(db).map(drop))).await?
+        blocking(move || shared.read(|db| versions::read_floor(db).map(drop))).await?
+    }
+
+    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
+        let (shared, ns, path) = (self.shared.clone(), ns.to_owned(), path.clone());
+        blocking(move || shared.read(|db| versions::list(db, &ns, path.as_str()))).await?
+    }
+
+    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
+        let (shared, ns, path) = (self.shared.clone(), ns.to_owned(), path.clone());
+        blocking(move || get(&shared, &ns, path.as_str(), Some(version))).await?
+    }
+
+    async fn expire(&self) -> Result<usize, StoreError> {
+        let now = (self.shared.clock)();
+        let shared = self.shared.clone();
+        let due = blocking(move || shared.read(|db| versions::due(db, now))).await??;
+        let mut expired = 0;
+        for (ns, path, version) in due {
+            let path = RelPath::parse(&path).map_err(|e| StoreError::Database(format!("{path:?}: {e}")))?;
+            // One that was written meanwhile is not due any more.
+            let deleted = self.delete(&ns, &path, Some(Expect::Version(version)), Meta::default()).await?;
+            expired += usize::from(matches!(deleted, Deleted::Done(_)));
+        }
+        Ok(expired)
+    }
+
+    async fn sweep(&self) -> Result<Swept, StoreError> {
+        let expired = self.expire().await?;
+        let now = (self.shared.clock)();
+        let shared = self.shared.clone();
+        let (swept, floor) = blocking(move || {
+            let mut db = records::open(&shared.dir)?;
+            let swept = versions::sweep(&mut db, &shared.retention, now).map_err(database_error)?;
+            let (swept, files, floor) = swept;
+            for file in files {
+                shared.spool.remove(&file);
+            }
+            Ok::<_, StoreError>((swept, floor))
+        })
+        .await??;
+        lock(&self.shared.marks).floor = floor;
+        Ok(Swept { expired, ..swept })
+    }
+
+    async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+        let shared = self.shared.clone();
+        blocking(move || shared.read(|db| records::read(db, name))).await?
+    }
+
+    async fn put_record(&self, name: &'static str, expected: Option<&str>, content: Bytes) -> Result<bool, StoreError> {
+        let (shared, expected) = (self.shared.clone(), expected.map(str::to_owned));
+        blocking(move || records::write(&shared.dir, name, expected.as_deref(), &content)).await?
     }
 }
 
-/// A live row with its content, or the name of the file that has it.
+/// A row with its content, or the name of the file that has it.
 struct Stored {
     entry: Entry,
-    content_type: String,
+    meta: Meta,
     file: Option<String>,
     content: Option<Vec<u8>>,
 }
 
-fn get(shared: &Shared, ns: &str, path: &str) -> Result<Got, StoreError> {
+/// What a path holds, or held as `version`.
+fn get(shared: &Shared, ns: &str, path: &str, version: Option<u64>) -> Result<Got, StoreError> {
     loop {
-        let Some(stored) = shared.read(|db| find(db, ns, path))? else { return Ok(Got::Absent) };
-        let Stored { entry, content_type, file, content } = stored;
+        let Some(stored) = shared.read(|db| find(db, ns, path, version))? else { return Ok(Got::Absent) };
+        let Stored { entry, meta, file, content } = stored;
         if entry.is_deleted {
             return Ok(Got::Tombstone(entry));
         }
@@ -248,54 +336,66 @@ fn get(shared: &Shared, ns: &str, path: &str) -> Result<Got, StoreError> {
             (Some(content), None) => Body::Whole(Bytes::from(content)),
             (_, Some(file)) => match File::open(shared.spool.path(&file)) {
                 Ok(open) => Body::Pieces(spool::pieces(open, entry.size)),
-                // Replaced, and its file removed, since the row was read: look again.
-                Err(e) if e.kind() == io::ErrorKind::NotFound && moved_on(shared, ns, path, &entry)? => continue,
+                // Removed with its row since the row was read: look again.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && moved_on(shared, ns, path, version, &file)? => {
+                    continue;
+                }
                 Err(e) => return Err(io_error(&shared.spool.path(&file), &e)),
             },
             (None, None) => return Err(StoreError::Database(format!("{path:?} has an entry but no content"))),
         };
-        return Ok(Got::Found(Blob { entry, content_type, body }));
+        return Ok(Got::Found(Blob { entry, meta, body }));
     }
 }
 
-/// Whether the path has been written since `seen` was read.
-fn moved_on(shared: &Shared, ns: &str, path: &str, seen: &Entry) -> Result<bool, StoreError> {
-    Ok(shared.read(|db| find(db, ns, path))?.is_none_or(|now| now.entry.cursor != seen.cursor))
+/// Whether the content that was in `file` is no longer there by its row either.
+fn moved_on(shared: &Shared, ns: &str, path: &str, version: Option<u64>, file: &str) -> Result<bool, StoreError> {
+    let now = shared.read(|db| find(db, ns, path, version))?;
+    Ok(now.is_none_or(|now| now.file.as_deref() != Some(file)))
 }
 
-fn find(db: &Connection, ns: &str, path: &str) -> rusqlite::Result<Option<Stored>> {
+fn find(db: &Connection, ns: &str, path: &str, version: Option<u64>) -> rusqlite::Result<Option<Stored>> {
+    let stored = |row: &Row<'_>| {
+        let meta = writer::read_meta(&row.get::<_, String>(5)?);
+        Ok(Stored { entry: entry_of(row)?, meta, file: row.get(6)?, content: row.get(7)? })
+    };
+    let now = db
+        .prepare_cached(
+            "SELECT md5, size, is_deleted, version, cursor, meta, file, content \
+             FROM entry LEFT JOIN body ON body.id = entry.body WHERE ns = ? AND path = ?",
+        )?
+        .query_row([ns, path], stored)
+        .optional()?;
+    let Some(version) = version else { return Ok(now) };
+    if now.as_ref().is_some_and(|now| now.entry.version == version) {
+        return Ok(now);
+    }
     db.prepare_cached(
-        "SELECT md5, size, is_deleted, version, cursor, content_type, file, content \
-         FROM entry LEFT JOIN body USING (id) WHERE ns = ? AND path = ?",
+        "SELECT md5, size, 0, version, 0, meta, file, content \
+         FROM earlier LEFT JOIN body ON body.id = earlier.body WHERE ns = ? AND path = ? AND version = ?",
     )?
-    .query_row([ns, path], |row| {
-        Ok(Stored { entry: entry_of(row)?, content_type: row.get(5)?, file: row.get(6)?, content: row.get(7)? })
-    })
+    .query_row(rusqlite::params![ns, path, signed(version)], stored)
     .optional()
 }
 
-fn read_mark(db: &Connection) -> rusqlite::Result<Mark> {
-    let meta = |key: &str| {
-        db.prepare_cached("SELECT value FROM meta WHERE key = ?")?.query_row([key], |r| r.get::<_, String>(0))
-    };
+fn read_marks(db: &Connection) -> rusqlite::Result<Marks> {
+    let meta = |key: &str| db.query_row("SELECT value FROM meta WHERE key = ?", [key], |row| row.get::<_, String>(0));
     let number = |key: &str| meta(key).map(|text| text.parse::<u64>().unwrap_or(0));
     let floor = number("floor")?;
-    let last = db
-        .prepare_cached("SELECT cursor, version FROM entry ORDER BY cursor DESC LIMIT 1")?
-        .query_row([], |r| Ok((unsigned(r, 0)?, unsigned(r, 1)?)))
-        .optional()?;
-    let (cursor, modified) = match last {
-        Some(last) => last,
-        None => (0, number("created")?),
-    };
-    // The last change may have been a tombstone that is gone, but never one at or above the floor.
-    Ok(Mark { epoch: meta("epoch")?.into(), cursor: cursor.max(floor), floor, modified })
+    // SQLite takes the bare column from the row that has the maximum.
+    let last: HashMap<String, (u64, u64)> = db
+        .prepare("SELECT ns, MAX(cursor), version FROM entry GROUP BY ns")?
+        .query_map([], |row| Ok((row.get(0)?, (unsigned(row, 1)?, unsigned(row, 2)?))))?
+        .collect::<rusqlite::Result<_>>()?;
+    let cursor = last.values().map(|(cursor, _)| *cursor).max().unwrap_or(0).max(floor);
+    Ok(Marks { epoch: meta("epoch")?.into(), floor, created: number("created")?, cursor, last })
 }
 
-fn read_index(db: &Connection, ns: &str, since: u64) -> rusqlite::Result<Index> {
-    // One transaction, so that the mark and the entries are of one moment.
+fn read_index(db: &Connection, ns: &str, since: u64, state: State) -> rusqlite::Result<Index> {
+    // One transaction, so that the floor and the entries are of one moment.
     let tx = db.unchecked_transaction()?;
-    let mark = read_mark(&tx)?;
+    let floor = versions::read_floor(&tx)?;
+    let mark = state.mark.map(|mark| Mark { floor: mark.floor.max(floor), cursor: mark.cursor.max(floor), ..mark });
     let query = if since == 0 {
         "SELECT md5, size, is_deleted, version, cursor, path FROM entry WHERE ns = ? AND cursor > ?"
     } else {
@@ -306,9 +406,13 @@ fn read_index(db: &Connection, ns: &str, since: u64) -> rusqlite::Result<Index> 
         .prepare_cached(query)?
         .query_map(rusqlite::params![ns, signed(since)], |row| Ok((row.get(5)?, entry_of(row)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Index { mark, entries })
+    Ok(Index { state: State { mark, ..state }, entries })
 }
 
 fn named_files(db: &Connection) -> rusqlite::Result<HashSet<String>> {
-    db.prepare("SELECT file FROM entry WHERE file IS NOT NULL")?.query_map([], |r| r.get(0))?.collect()
+    db.prepare(
+        "SELECT file FROM entry WHERE file IS NOT NULL UNION ALL SELECT file FROM earlier WHERE file IS NOT NULL",
+    )?
+    .query_map([], |r| r.get(0))?
+    .collect()
 }

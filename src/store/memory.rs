@@ -2,33 +2,66 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::broadcast;
 
 use super::{
-    BACKLOG, Blob, Body, Change, Changes, Clock, Deleted, Entry, Got, Incoming, Index, Mark, Put, Store, StoreError,
-    admits, new_epoch, next_version, system_clock,
+    BACKLOG, Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Mark, Meta, Put, Record,
+    Retention, State, Store, StoreError, Swept, Version, new_epoch, next_version, strong_state, system_clock,
 };
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::Precondition;
 
 struct Row {
     entry: Entry,
-    content_type: String,
+    meta: Meta,
     content: Bytes,
 }
 
+impl Row {
+    fn got(&self) -> Got {
+        if self.entry.is_deleted {
+            return Got::Tombstone(self.entry);
+        }
+        Got::Found(Blob { entry: self.entry, meta: self.meta.clone(), body: Body::Whole(self.content.clone()) })
+    }
+
+    fn version(&self) -> Version {
+        let Entry { md5, size, is_deleted, version, .. } = self.entry;
+        Version { version, md5, size, is_deleted, meta: self.meta.clone() }
+    }
+}
+
 struct Rows {
-    mark: Mark,
+    epoch: Arc<str>,
+    created: u64,
+    /// The last change of all namespaces.
+    cursor: u64,
+    /// The last change of each namespace, and when it was.
+    last: BTreeMap<String, (u64, u64)>,
+    /// Tombstones up to this cursor may be gone.
+    floor: u64,
     by_name: BTreeMap<(String, RelPath), Row>,
+    /// What paths held before, the oldest first, and until when.
+    earlier: BTreeMap<(String, RelPath), Vec<(Row, u64)>>,
+    records: BTreeMap<&'static str, Record>,
+}
+
+impl Rows {
+    fn state(&self, ns: &str) -> State {
+        let (cursor, modified) = self.last.get(ns).copied().unwrap_or((0, self.created));
+        let cursor = cursor.max(self.floor);
+        strong_state(Mark { epoch: self.epoch.clone(), cursor, floor: self.floor }, modified)
+    }
 }
 
 /// A store in memory.
 pub struct Memory {
     rows: Mutex<Rows>,
     changes: broadcast::Sender<Changes>,
+    retention: Retention,
     clock: Clock,
 }
 
@@ -38,12 +71,17 @@ impl Memory {
     }
 
     pub fn with_clock(clock: Clock) -> Self {
-        let mark = Mark { epoch: new_epoch(), cursor: 0, floor: 0, modified: clock() };
-        Self {
-            rows: Mutex::new(Rows { mark, by_name: BTreeMap::new() }),
-            changes: broadcast::channel(BACKLOG).0,
-            clock,
-        }
+        let rows = Rows {
+            epoch: new_epoch(),
+            created: clock(),
+            cursor: 0,
+            last: BTreeMap::new(),
+            floor: 0,
+            by_name: BTreeMap::new(),
+            earlier: BTreeMap::new(),
+            records: BTreeMap::new(),
+        };
+        Self { rows: Mutex::new(rows), changes: broadcast::channel(BACKLOG).0, retention: Retention::default(), clock }
     }
 
     fn lock(&self) -> MutexGuard<'_, Rows> {
@@ -53,11 +91,21 @@ impl Memory {
 
     /// Writes a row under the next cursor and tells the subscribers, in order because the rows are locked.
     fn commit(&self, rows: &mut Rows, ns: &str, path: &RelPath, mut row: Row) -> Entry {
-        rows.mark.cursor += 1;
-        rows.mark.modified = row.entry.version;
-        row.entry.cursor = rows.mark.cursor;
+        rows.cursor += 1;
+        row.entry.cursor = rows.cursor;
         let entry = row.entry;
-        rows.by_name.insert((ns.to_owned(), path.clone()), row);
+        rows.last.insert(ns.to_owned(), (entry.cursor, entry.version));
+        let name = (ns.to_owned(), path.clone());
+        let same = !entry.is_deleted;
+        if let Some(old) = rows.by_name.insert(name.clone(), row)
+            && !old.entry.is_deleted
+            && !(same && old.entry.md5 == entry.md5)
+        {
+            let earlier = rows.earlier.entry(name).or_default();
+            earlier.push((old, entry.version));
+            let surplus = earlier.len().saturating_sub(self.retention.versions as usize);
+            earlier.drain(..surplus);
+        }
         let change = Change { cursor: entry.cursor, ns: ns.to_owned(), path: path.clone() };
         // An error only says that nobody listens.
         let _ = self.changes.send(Arc::new([change]));
@@ -83,6 +131,7 @@ impl Incoming for Collected {
 }
 
 impl Store for Memory {
+    const STRONG: bool = true;
     type Incoming = Collected;
 
     fn incoming(&self) -> Collected {
@@ -93,48 +142,53 @@ impl Store for Memory {
         &self,
         ns: &str,
         path: &RelPath,
-        precondition: Precondition,
-        content_type: &str,
+        expect: Expect,
+        meta: Meta,
         body: Collected,
     ) -> Result<Put, StoreError> {
         let content = body.0.freeze();
         let md5 = Md5::of(&content);
         let mut rows = self.lock();
-        let held = rows.by_name.get(&(ns.to_owned(), path.clone())).map(|row| row.entry);
-        if !admits(precondition, held.as_ref()) {
+        let old = rows.by_name.get(&(ns.to_owned(), path.clone()));
+        let held = old.map(|row| row.entry);
+        if !expect.admits(held.as_ref()) {
             return Ok(Put::Mismatch(held));
         }
+        let meta = match old {
+            Some(old) if !old.entry.is_deleted => meta.over(&old.meta),
+            _ => meta,
+        };
         let version = next_version((self.clock)(), held.as_ref());
         let entry = Entry { md5, size: content.len() as u64, is_deleted: false, version, cursor: 0 };
-        let row = Row { entry, content_type: content_type.to_owned(), content };
+        let row = Row { entry, meta, content };
         let entry = self.commit(&mut rows, ns, path, row);
         Ok(if held.is_some_and(|e| !e.is_deleted) { Put::Updated(entry) } else { Put::Created(entry) })
     }
 
-    async fn delete(&self, ns: &str, path: &RelPath, expected: Option<Md5>) -> Result<Deleted, StoreError> {
+    async fn delete(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        expect: Option<Expect>,
+        meta: Meta,
+    ) -> Result<Deleted, StoreError> {
         let mut rows = self.lock();
         let held = match rows.by_name.get(&(ns.to_owned(), path.clone())) {
             None => return Ok(Deleted::Absent),
             Some(row) if row.entry.is_deleted => return Ok(Deleted::Tombstone(row.entry)),
-            Some(row) if expected.is_some_and(|md5| md5 != row.entry.md5) => return Ok(Deleted::Mismatch(row.entry)),
+            Some(row) if expect.is_some_and(|e| !e.admits(Some(&row.entry))) => {
+                return Ok(Deleted::Mismatch(row.entry));
+            }
             Some(row) => row.entry,
         };
         let version = next_version((self.clock)(), Some(&held));
         let entry = Entry { size: 0, is_deleted: true, version, ..held };
-        let row = Row { entry, content_type: String::new(), content: Bytes::new() };
+        let row = Row { entry, meta: meta.of_deletion(), content: Bytes::new() };
         Ok(Deleted::Done(self.commit(&mut rows, ns, path, row)))
     }
 
     async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
-        Ok(match self.lock().by_name.get(&(ns.to_owned(), path.clone())) {
-            None => Got::Absent,
-            Some(row) if row.entry.is_deleted => Got::Tombstone(row.entry),
-            Some(row) => Got::Found(Blob {
-                entry: row.entry,
-                content_type: row.content_type.clone(),
-                body: Body::Whole(row.content.clone()),
-            }),
-        })
+        Ok(self.lock().by_name.get(&(ns.to_owned(), path.clone())).map_or(Got::Absent, Row::got))
     }
 
     async fn index(&self, ns: &str, since: u64) -> Result<Index, StoreError> {
@@ -145,11 +199,11 @@ impl Store for Memory {
             .filter(|((of, _), row)| of == ns && row.entry.cursor > since)
             .map(|((_, path), row)| (path.as_str().to_owned(), row.entry))
             .collect();
-        Ok(Index { mark: rows.mark.clone(), entries })
+        Ok(Index { state: rows.state(ns), entries })
     }
 
-    fn mark(&self) -> Mark {
-        self.lock().mark.clone()
+    async fn state(&self, ns: &str) -> Result<State, StoreError> {
+        Ok(self.lock().state(ns))
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Changes> {
@@ -158,5 +212,77 @@ impl Store for Memory {
 
     async fn health(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+        Ok(self.lock().records.get(name).cloned())
+    }
+
+    async fn put_record(&self, name: &'static str, expected: Option<&str>, content: Bytes) -> Result<bool, StoreError> {
+        let mut rows = self.lock();
+        let held = rows.records.get(name).map(|record| record.tag.clone());
+        if held.as_deref() != expected {
+            return Ok(false);
+        }
+        let next = held.and_then(|tag| tag.parse::<u64>().ok()).unwrap_or(0) + 1;
+        rows.records.insert(name, Record { tag: next.to_string(), content });
+        Ok(true)
+    }
+
+    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
+        let rows = self.lock();
+        let name = (ns.to_owned(), path.clone());
+        let earlier = rows.earlier.get(&name).into_iter().flatten().map(|(row, _)| row);
+        let mut all: Vec<Version> = earlier.chain(rows.by_name.get(&name)).map(Row::version).collect();
+        all.reverse();
+        Ok(all)
+    }
+
+    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
+        let rows = self.lock();
+        let name = (ns.to_owned(), path.clone());
+        let earlier = rows.earlier.get(&name).into_iter().flatten().map(|(row, _)| row);
+        let found = earlier.chain(rows.by_name.get(&name)).find(|row| row.entry.version == version);
+        Ok(found.map_or(Got::Absent, Row::got))
+    }
+
+    async fn expire(&self) -> Result<usize, StoreError> {
+        let now = (self.clock)();
+        let due: Vec<(String, RelPath, u64)> = {
+            let rows = self.lock();
+            let due = rows
+                .by_name
+                .iter()
+                .filter(|(_, row)| !row.entry.is_deleted && row.meta.expires.is_some_and(|at| at <= now));
+            due.map(|((ns, path), row)| (ns.clone(), path.clone(), row.entry.version)).collect()
+        };
+        let mut expired = 0;
+        for (ns, path, version) in due {
+            let deleted = self.delete(&ns, &path, Some(Expect::Version(version)), Meta::default()).await?;
+            expired += usize::from(matches!(deleted, Deleted::Done(_)));
+        }
+        Ok(expired)
+    }
+
+    async fn sweep(&self) -> Result<Swept, StoreError> {
+        let mut swept = Swept { expired: self.expire().await?, ..Swept::default() };
+        let now = (self.clock)();
+        let before = |age: Duration| now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let mut rows = self.lock();
+        let limit = before(self.retention.age);
+        for earlier in rows.earlier.values_mut() {
+            let all = earlier.len();
+            earlier.retain(|(_, until)| *until >= limit);
+            swept.versions += all - earlier.len();
+        }
+        rows.earlier.retain(|_, earlier| !earlier.is_empty());
+        let limit = before(self.retention.tombstones);
+        let gone = |row: &Row| row.entry.is_deleted && row.entry.version < limit;
+        let newest = rows.by_name.values().filter(|row| gone(row)).map(|row| row.entry.cursor).max();
+        let all = rows.by_name.len();
+        rows.by_name.retain(|_, row| !gone(row));
+        swept.tombstones = all - rows.by_name.len();
+        rows.floor = rows.floor.max(newest.unwrap_or(0));
+        Ok(swept)
     }
 }

@@ -4,19 +4,20 @@
 //! wins, and it records each write in its index in the same step. Names arrive validated; the wire format,
 //! authentication and limits are the proxy's.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::Precondition;
 
 pub mod embedded;
 pub mod memory;
@@ -38,23 +39,94 @@ pub struct Entry {
     pub cursor: u64,
 }
 
-/// Where a store stands.
+/// What a write or a deletion expects the path to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing, or a tombstone.
+    Absent,
+    /// This content, or the tombstone of it.
+    Md5(Md5),
+    /// The entry with this version, live or deleted (namespaced dialect).
+    Version(u64),
+}
+
+impl Expect {
+    /// Whether it is met by what is held.
+    pub fn admits(self, held: Option<&Entry>) -> bool {
+        match self {
+            Self::Absent => held.is_none_or(|e| e.is_deleted),
+            Self::Md5(md5) => held.is_some_and(|e| e.md5 == md5),
+            Self::Version(version) => held.is_some_and(|e| e.version == version),
+        }
+    }
+}
+
+/// What is known of a version besides its content.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Meta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// The device that wrote it, as it calls itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The name of the key it was written with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// When the path becomes a tombstone by itself: milliseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+    /// What clients say of it, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub free: BTreeMap<String, String>,
+}
+
+impl Meta {
+    /// The metadata of a write over a live version that had `old`: what the write is silent about stays, but for who
+    /// wrote it.
+    #[must_use]
+    pub fn over(mut self, old: &Self) -> Self {
+        self.content_type = self.content_type.or_else(|| old.content_type.clone());
+        self.expires = self.expires.or(old.expires);
+        for (name, value) in &old.free {
+            self.free.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        self
+    }
+
+    /// What a tombstone keeps of the metadata its deletion came with: who did it.
+    #[must_use]
+    pub fn of_deletion(self) -> Self {
+        Self { device: self.device, key: self.key, ..Self::default() }
+    }
+}
+
+/// Where the index of a namespace stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
-    /// Random, made when the store was created.
-    pub epoch: Arc<str>,
-    /// The number of the last change; 0 before the first.
-    pub cursor: u64,
-    /// Tombstones older than this cursor may be gone.
-    pub floor: u64,
+pub struct State {
+    /// Another one for every other content of the index; visible ASCII without quotes.
+    pub tag: Arc<str>,
+    /// `None`: the index is not written in one step with the blobs, so its entries are hints only.
+    pub mark: Option<Mark>,
     /// When the last change was, or the store's creation: milliseconds since the epoch.
     pub modified: u64,
 }
 
-/// Entries and the mark they are true at.
+/// A point in the history of a store whose index is exact (capability `strong-index`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Random, made when the store was created, and again when it was put back from a copy.
+    pub epoch: Arc<str>,
+    /// The number of the namespace's last change; 0 before the first.
+    pub cursor: u64,
+    /// Tombstones older than this cursor may be gone.
+    pub floor: u64,
+}
+
+/// Entries and the state they are true at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
-    pub mark: Mark,
+    pub state: State,
     /// Tombstones included, in no order.
     pub entries: Vec<(String, Entry)>,
 }
@@ -69,7 +141,7 @@ pub enum Body {
 /// A live blob.
 pub struct Blob {
     pub entry: Entry,
-    pub content_type: String,
+    pub meta: Meta,
     pub body: Body,
 }
 
@@ -152,40 +224,95 @@ pub trait Incoming: Send + 'static {
     fn push(&mut self, piece: Bytes) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
-/// Blobs with compare-and-swap, and an index that is exact. Every method takes a namespace; the flat dialect's
-/// is `""`.
+/// A version of a path that can still be read, or the tombstone that it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// As in [`Entry::version`].
+    pub version: u64,
+    pub md5: Md5,
+    /// Bytes.
+    pub size: u64,
+    pub is_deleted: bool,
+    pub meta: Meta,
+}
+
+/// How long a store keeps what is no longer current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Earlier versions of a path, at most.
+    pub versions: u32,
+    /// Since an earlier version was replaced or deleted.
+    pub age: Duration,
+    /// Since the deletion.
+    pub tombstones: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self { versions: 20, age: 30 * DAY, tombstones: 90 * DAY }
+    }
+}
+
+/// What a sweep came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Paths whose expiry had come, and that are tombstones now.
+    pub expired: usize,
+    /// Earlier versions removed.
+    pub versions: usize,
+    /// Tombstones removed.
+    pub tombstones: usize,
+}
+
+/// A small private thing that the proxy keeps beside the blobs, such as its keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Another one after every write.
+    pub tag: String,
+    pub content: Bytes,
+}
+
+/// Blobs with compare-and-swap, and an index of them. Every method takes a namespace; the flat dialect's is `""`.
 pub trait Store: Send + Sync + 'static {
+    /// Whether the index is written with the blob in one step, so that [`State::mark`] is there and entries are
+    /// evidence (capability `strong-index`).
+    const STRONG: bool;
+
     type Incoming: Incoming;
 
     /// Begins a body. The store digests it as it comes.
     fn incoming(&self) -> Self::Incoming;
 
-    /// Writes `body` to `path` if it holds what `precondition` says. A tombstone satisfies both
-    /// [`Precondition::New`] and its own md5. When this gives `Created` or `Updated` the write is durable.
+    /// Writes `body` to `path` if it holds what is expected. When this gives `Created` or `Updated` the write is
+    /// durable, and so is its entry in the index. `meta` is laid over that of a live version ([`Meta::over`]).
     fn put(
         &self,
         ns: &str,
         path: &RelPath,
-        precondition: Precondition,
-        content_type: &str,
+        expect: Expect,
+        meta: Meta,
         body: Self::Incoming,
     ) -> impl Future<Output = Result<Put, StoreError>> + Send;
 
-    /// Turns `path` into a tombstone if it holds `expected`, or whatever it holds where that is `None`.
+    /// Turns `path` into a tombstone if it holds what is expected, or whatever it holds where that is `None`. Of
+    /// `meta` only who did it counts.
     fn delete(
         &self,
         ns: &str,
         path: &RelPath,
-        expected: Option<Md5>,
+        expect: Option<Expect>,
+        meta: Meta,
     ) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
 
     fn get(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<Got, StoreError>> + Send;
 
-    /// The entries of one namespace that changed after the cursor `since`; 0 gives all.
+    /// The entries of one namespace that changed after the cursor `since`; 0 gives all, and so does a store whose
+    /// index is not exact.
     fn index(&self, ns: &str, since: u64) -> impl Future<Output = Result<Index, StoreError>> + Send;
 
-    /// Where the store stands, without looking into it: at least as new as every acknowledged write.
-    fn mark(&self) -> Mark;
+    /// Where the index of a namespace stands, without reading it: at least as new as every acknowledged write.
+    fn state(&self, ns: &str) -> impl Future<Output = Result<State, StoreError>> + Send;
 
     /// Every change committed from now on, of all namespaces. A receiver that lags loses the oldest and is told.
     fn subscribe(&self) -> broadcast::Receiver<Changes>;
@@ -193,33 +320,62 @@ pub trait Store: Send + Sync + 'static {
     /// Whether reads work and writes would be taken.
     fn health(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// [`Store::put`] of content that is in memory.
+    /// The versions of a path that can still be read, the newest first. The first is the path's own entry, which may
+    /// be a tombstone.
+    fn versions(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<Vec<Version>, StoreError>> + Send;
+
+    /// An earlier version, or the current one by its number.
+    fn get_version(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: u64,
+    ) -> impl Future<Output = Result<Got, StoreError>> + Send;
+
+    /// Turns what has expired into tombstones, and gives how many paths that was. Cheap when there are none.
+    fn expire(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
+
+    /// [`Store::expire`], and removes versions and tombstones that are older than they are kept.
+    fn sweep(&self) -> impl Future<Output = Result<Swept, StoreError>> + Send;
+
+    /// The record called `name` (lower-case letters and `-`). No client's path reaches it.
+    fn record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
+
+    /// Writes a record if it still has the tag `expected`, or if there is none where that is `None`. False: another
+    /// write came first, and nothing was written.
+    fn put_record(
+        &self,
+        name: &'static str,
+        expected: Option<&str>,
+        content: Bytes,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// [`Store::put`] of content that is in memory, with nothing said of it.
     fn put_bytes(
         &self,
         ns: &str,
         path: &RelPath,
-        precondition: Precondition,
+        expect: Expect,
         content: Bytes,
     ) -> impl Future<Output = Result<Put, StoreError>> + Send {
         async move {
             let mut body = self.incoming();
             body.push(content).await?;
-            self.put(ns, path, precondition, "application/octet-stream", body).await
+            self.put(ns, path, expect, Meta::default(), body).await
         }
-    }
-}
-
-/// Whether `precondition` lets a write happen over what is held.
-fn admits(precondition: Precondition, held: Option<&Entry>) -> bool {
-    match (precondition, held) {
-        (Precondition::New, held) => held.is_none_or(|e| e.is_deleted),
-        (Precondition::Holds(md5), held) => held.is_some_and(|e| e.md5 == md5),
     }
 }
 
 /// The version of a write at `now` over what is held.
 fn next_version(now: u64, held: Option<&Entry>) -> u64 {
     held.map_or(now, |e| now.max(e.version + 1))
+}
+
+/// The state of an exact index.
+fn strong_state(mark: Mark, modified: u64) -> State {
+    // A moved floor tells clients something too.
+    let tag = format!("{}-{}-{}", mark.epoch, mark.cursor, mark.floor).into();
+    State { tag, mark: Some(mark), modified }
 }
 
 /// A fresh epoch: 128 random bits in hex.

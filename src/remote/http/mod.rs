@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{Health, Precondition, encode_path};
+use crate::protocol::{Health, Precondition, X_MEMSYNC_DEVICE, encode_path};
 
 mod body;
 mod classify;
@@ -28,7 +28,7 @@ mod tls;
 use body::{Answer, Progress};
 
 /// Who wrote it, for the proxy's record.
-const X_MEMSYNC_DEVICE: HeaderName = HeaderName::from_static("x-memsync-device");
+const DEVICE: HeaderName = HeaderName::from_static(X_MEMSYNC_DEVICE);
 /// Longest answer read where only a few words are wanted, bytes.
 const MAX_SMALL: u64 = 64 * 1024;
 /// Transfers slower than this, bytes a second, are given up.
@@ -245,7 +245,7 @@ impl Inner {
             .header(AUTHORIZATION, self.authorization.clone())
             .header(USER_AGENT, tls::AGENT);
         if let Some(device) = &self.device {
-            request = request.header(X_MEMSYNC_DEVICE, device.clone());
+            request = request.header(DEVICE, device.clone());
         }
         request
     }

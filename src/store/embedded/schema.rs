@@ -18,11 +18,12 @@ pub const BODIES: &str = "bodies";
 const LOCK: &str = "lock";
 
 /// The format this code reads and writes, kept in the database's `user_version`.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// `application_id` of the database: "msyn".
 const APPLICATION: u32 = 0x6d73_796e;
 
-// Bodies are apart from entries so that reading the index does not page through contents.
+// Bodies are apart from entries so that reading the index does not page through contents. A body belongs to one entry
+// or to one earlier version, which takes it over when the entry is written again.
 const TABLES: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE entry (
@@ -34,11 +35,40 @@ const TABLES: &str = "
         is_deleted INTEGER NOT NULL,
         version INTEGER NOT NULL,
         cursor INTEGER NOT NULL UNIQUE,
-        content_type TEXT NOT NULL,
         file TEXT,
+        meta TEXT NOT NULL DEFAULT '',
+        expires INTEGER,
+        body INTEGER,
         UNIQUE (ns, path)
     );
     CREATE TABLE body (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
+";
+
+// What format 2 has besides.
+const EARLIER: &str = "
+    CREATE INDEX entry_due ON entry (expires) WHERE expires IS NOT NULL;
+    CREATE TABLE earlier (
+        ns TEXT NOT NULL,
+        path TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        md5 BLOB NOT NULL,
+        size INTEGER NOT NULL,
+        file TEXT,
+        meta TEXT NOT NULL,
+        body INTEGER,
+        until INTEGER NOT NULL,
+        PRIMARY KEY (ns, path, version)
+    ) WITHOUT ROWID;
+    CREATE TABLE record (name TEXT PRIMARY KEY, tag INTEGER NOT NULL, content BLOB NOT NULL) WITHOUT ROWID;
+";
+
+const FROM_1_TO_2: &str = "
+    ALTER TABLE entry ADD COLUMN meta TEXT NOT NULL DEFAULT '';
+    ALTER TABLE entry ADD COLUMN expires INTEGER;
+    ALTER TABLE entry ADD COLUMN body INTEGER;
+    UPDATE entry SET meta = json_object('content_type', content_type) WHERE content_type <> '';
+    UPDATE entry SET body = id WHERE id IN (SELECT id FROM body);
+    ALTER TABLE entry DROP COLUMN content_type;
 ";
 
 /// Makes sure of the directory (0700) and holds it for this process alone.
@@ -94,6 +124,7 @@ pub fn open_writer(dir: &Path, settings: &Settings, now: u64) -> Result<Connecti
     match found {
         SCHEMA => {}
         0 => create(&mut db, now).map_err(database_error)?,
+        1 => migrate(&mut db).map_err(database_error)?,
         _ => return Err(StoreError::Newer { path, found, known: SCHEMA }),
     }
     keep_epoch(&mut db, &identity(&path)?).map_err(database_error)?;
@@ -133,7 +164,7 @@ pub fn open_reader(dir: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Reads the file's own header, because merely opening a database may write beside it.
-fn refuse_header(path: &Path) -> Result<(), StoreError> {
+pub fn refuse_header(path: &Path) -> Result<(), StoreError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -152,19 +183,24 @@ fn refuse_header(path: &Path) -> Result<(), StoreError> {
     // Bytes 60 and 68 of https://sqlite.org/fileformat.html#the_database_header.
     let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     match (word(60), word(68)) {
-        (0, 0) | (SCHEMA, APPLICATION) => Ok(()),
+        (0, 0) | (1..=SCHEMA, APPLICATION) => Ok(()),
         (found, APPLICATION) => Err(StoreError::Newer { path: path.to_owned(), found, known: SCHEMA }),
         _ => Err(foreign("a database of another program")),
     }
 }
 
-fn configure(db: &Connection, settings: &Settings) -> rusqlite::Result<()> {
+/// What any connection that writes needs, for a commit to be durable.
+pub fn careful(db: &Connection) -> rusqlite::Result<()> {
     db.busy_timeout(Duration::from_secs(10))?;
-    db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     // On macOS a plain fsync does not reach the medium; elsewhere these change nothing.
     db.pragma_update(None, "fullfsync", true)?;
-    db.pragma_update(None, "checkpoint_fullfsync", true)?;
+    db.pragma_update(None, "checkpoint_fullfsync", true)
+}
+
+fn configure(db: &Connection, settings: &Settings) -> rusqlite::Result<()> {
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    careful(db)?;
     db.pragma_update(None, "cache_size", -4096)?;
     db.pragma_update(None, "wal_autocheckpoint", 4000)?;
     db.pragma_update(None, "journal_size_limit", 32 * 1024 * 1024)?;
@@ -179,6 +215,7 @@ fn configure(db: &Connection, settings: &Settings) -> rusqlite::Result<()> {
 fn create(db: &mut Connection, now: u64) -> rusqlite::Result<()> {
     let tx = db.transaction()?;
     tx.execute_batch(TABLES)?;
+    tx.execute_batch(EARLIER)?;
     for (key, value) in [("floor", "0"), ("created", now.to_string().as_str())] {
         tx.execute("INSERT INTO meta VALUES (?, ?)", [key, value])?;
     }
@@ -186,5 +223,15 @@ fn create(db: &mut Connection, now: u64) -> rusqlite::Result<()> {
     tx.pragma_update(None, "application_id", APPLICATION)?;
     tx.commit()?;
     // The header that the next start reads must be in the database itself, not in the write-ahead log.
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+/// Brings a store of format 1 to this one, or leaves it as it was.
+fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
+    let tx = db.transaction()?;
+    tx.execute_batch(FROM_1_TO_2)?;
+    tx.execute_batch(EARLIER)?;
+    tx.pragma_update(None, "user_version", SCHEMA)?;
+    tx.commit()?;
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{Change, Deleted, Entry, Put, StoreError, admits, next_version};
+use super::super::{Change, Deleted, Entry, Expect, Meta, Put, StoreError, next_version};
 use super::spool::{Content, Received};
-use super::{Shared, database_error};
+use super::{Shared, database_error, versions};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::Precondition;
 
 /// Writes committed together, at most.
 const GROUP: usize = 256;
@@ -25,8 +24,8 @@ pub struct Job {
 }
 
 pub enum Write {
-    Put { precondition: Precondition, content_type: String, body: Received, reply: Reply<Put> },
-    Delete { expected: Option<Md5>, reply: Reply<Deleted> },
+    Put { expect: Expect, meta: Meta, body: Received, reply: Reply<Put> },
+    Delete { expect: Option<Expect>, meta: Meta, reply: Reply<Deleted> },
 }
 
 /// What a job came to inside the open transaction.
@@ -56,15 +55,17 @@ enum Failure {
 /// What a committed group leaves to do.
 struct Committed {
     outcomes: Vec<Outcome>,
-    /// Files of contents that were replaced or deleted.
+    /// Files of contents that no version has any more.
     replaced: Vec<String>,
 }
 
 /// A row as the decision needs it.
-struct Held {
+pub struct Held {
     id: i64,
-    entry: Entry,
-    file: Option<String>,
+    pub entry: Entry,
+    pub file: Option<String>,
+    pub meta: String,
+    pub body: Option<i64>,
 }
 
 /// Serves jobs until every sender is gone.
@@ -79,8 +80,9 @@ pub fn run(mut db: Connection, shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
 }
 
 fn commit(db: &mut Connection, shared: &Shared, group: &[Job]) -> Result<Committed, Failure> {
-    let tx = db.transaction().map_err(Failure::Before)?;
-    let mut cursor = shared.mark().cursor;
+    // A transaction that began by reading would fail where a record is written meanwhile, instead of waiting.
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(Failure::Before)?;
+    let mut cursor = shared.cursor();
     let mut replaced = Vec::new();
     let mut outcomes = Vec::with_capacity(group.len());
     for job in group {
@@ -104,55 +106,71 @@ fn apply(
     let entry = held.as_ref().map(|h| h.entry);
     let version = next_version((shared.clock)(), entry.as_ref());
     let outcome = match &job.write {
-        Write::Put { precondition, .. } if !admits(*precondition, entry.as_ref()) => Outcome::Put(Put::Mismatch(entry)),
-        Write::Put { content_type, body, .. } => {
+        Write::Put { expect, .. } if !expect.admits(entry.as_ref()) => Outcome::Put(Put::Mismatch(entry)),
+        Write::Put { meta, body, .. } => {
             let new = Entry { md5: body.md5, size: body.size, is_deleted: false, version, cursor: *cursor + 1 };
-            store(tx, job, held.as_ref(), &new, content_type, Some(&body.content))?;
-            let live = entry.is_some_and(|e| !e.is_deleted);
-            Outcome::Put(if live { Put::Updated(new) } else { Put::Created(new) })
+            let live = held.as_ref().filter(|h| !h.entry.is_deleted);
+            let meta = match live {
+                Some(old) => meta.clone().over(&read_meta(&old.meta)),
+                None => meta.clone(),
+            };
+            store(tx, job, held.as_ref(), &new, &meta, Some(&body.content))?;
+            Outcome::Put(if live.is_some() { Put::Updated(new) } else { Put::Created(new) })
         }
-        Write::Delete { expected, .. } => Outcome::Deleted(match entry {
+        Write::Delete { expect, meta, .. } => Outcome::Deleted(match entry {
             None => Deleted::Absent,
             Some(entry) if entry.is_deleted => Deleted::Tombstone(entry),
-            Some(entry) if expected.is_some_and(|md5| md5 != entry.md5) => Deleted::Mismatch(entry),
+            Some(entry) if expect.is_some_and(|e| !e.admits(Some(&entry))) => Deleted::Mismatch(entry),
             Some(entry) => {
                 let new = Entry { size: 0, is_deleted: true, version, cursor: *cursor + 1, ..entry };
-                store(tx, job, held.as_ref(), &new, "", None)?;
+                store(tx, job, held.as_ref(), &new, &meta.clone().of_deletion(), None)?;
                 Deleted::Done(new)
             }
         }),
     };
-    if outcome.written().is_some() {
+    if let Some(new) = outcome.written() {
         *cursor += 1;
-        replaced.extend(held.and_then(|h| h.file));
+        if let Some(old) = held.filter(|h| !h.entry.is_deleted) {
+            replaced.extend(versions::keep(tx, &shared.retention, job, &old, &new)?);
+        }
     }
     Ok(outcome)
 }
 
 fn find(tx: &Transaction<'_>, ns: &str, path: &str) -> rusqlite::Result<Option<Held>> {
-    tx.prepare_cached("SELECT md5, size, is_deleted, version, cursor, id, file FROM entry WHERE ns = ? AND path = ?")?
-        .query_row([ns, path], |row| Ok(Held { id: row.get(5)?, entry: entry_of(row)?, file: row.get(6)? }))
-        .optional()
+    tx.prepare_cached(
+        "SELECT md5, size, is_deleted, version, cursor, id, file, meta, body FROM entry WHERE ns = ? AND path = ?",
+    )?
+    .query_row([ns, path], |row| {
+        Ok(Held { id: row.get(5)?, entry: entry_of(row)?, file: row.get(6)?, meta: row.get(7)?, body: row.get(8)? })
+    })
+    .optional()
 }
 
-/// Writes the row and, where there is one, its content.
+/// Writes the row and, where there is one, its content. What the row held before is not touched: an earlier version
+/// has it.
 fn store(
     tx: &Transaction<'_>,
     job: &Job,
     held: Option<&Held>,
     new: &Entry,
-    content_type: &str,
+    meta: &Meta,
     content: Option<&Content>,
 ) -> rusqlite::Result<()> {
-    let file = match content {
-        Some(Content::File(file)) => Some(file.name()),
-        Some(Content::Inline(_)) | None => None,
+    let (file, body) = match content {
+        Some(Content::File(file)) => (Some(file.name()), None),
+        Some(Content::Inline(bytes)) => {
+            tx.prepare_cached("INSERT INTO body (content) VALUES (?)")?.execute([&bytes[..]])?;
+            (None, Some(tx.last_insert_rowid()))
+        }
+        None => (None, None),
     };
-    let id = match held {
-        Some(held) => {
-            tx.prepare_cached(
-                "UPDATE entry SET md5 = ?, size = ?, is_deleted = ?, version = ?, cursor = ?, content_type = ?, \
-                 file = ? WHERE id = ?",
+    let (text, expires) = (meta_text(meta), meta.expires.map(signed));
+    match held {
+        Some(held) => tx
+            .prepare_cached(
+                "UPDATE entry SET md5 = ?, size = ?, is_deleted = ?, version = ?, cursor = ?, file = ?, meta = ?, \
+                 expires = ?, body = ? WHERE id = ?",
             )?
             .execute(params![
                 new.md5.as_bytes(),
@@ -160,16 +178,16 @@ fn store(
                 new.is_deleted,
                 signed(new.version),
                 signed(new.cursor),
-                content_type,
                 file,
+                text,
+                expires,
+                body,
                 held.id
-            ])?;
-            held.id
-        }
-        None => {
-            tx.prepare_cached(
-                "INSERT INTO entry (ns, path, md5, size, is_deleted, version, cursor, content_type, file) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            ])?,
+        None => tx
+            .prepare_cached(
+                "INSERT INTO entry (ns, path, md5, size, is_deleted, version, cursor, file, meta, expires, body) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 job.ns,
@@ -179,21 +197,27 @@ fn store(
                 new.is_deleted,
                 signed(new.version),
                 signed(new.cursor),
-                content_type,
-                file
-            ])?;
-            tx.last_insert_rowid()
-        }
+                file,
+                text,
+                expires,
+                body
+            ])?,
     };
-    match content {
-        Some(Content::Inline(bytes)) => {
-            tx.prepare_cached("INSERT OR REPLACE INTO body VALUES (?, ?)")?.execute(params![id, &bytes[..]])?;
-        }
-        Some(Content::File(_)) | None => {
-            tx.prepare_cached("DELETE FROM body WHERE id = ?")?.execute([id])?;
-        }
-    }
     Ok(())
+}
+
+/// Metadata as a row keeps it: JSON, or nothing where there is nothing to say.
+fn meta_text(meta: &Meta) -> String {
+    if *meta == Meta::default() {
+        return String::new();
+    }
+    // Strings and numbers always serialise.
+    serde_json::to_string(meta).unwrap_or_default()
+}
+
+/// [`meta_text`] read back. Metadata decides nothing, so what cannot be read is as good as absent.
+pub fn read_meta(text: &str) -> Meta {
+    serde_json::from_str(text).unwrap_or_default()
 }
 
 /// The entry in the first five columns: md5, size, is_deleted, version, cursor.
@@ -243,8 +267,9 @@ fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committe
     for name in &done.replaced {
         shared.spool.remove(name);
     }
-    if let Some((modified, last)) = changes.last() {
-        shared.advance(last.cursor, *modified);
+    if !changes.is_empty() {
+        // In the order of their cursors, so the last of a namespace counts.
+        shared.advance(changes.iter().map(|(modified, change)| (change.ns.as_str(), change.cursor, *modified)));
         let changes: Arc<[Change]> = changes.into_iter().map(|(_, change)| change).collect();
         // An error only says that nobody listens.
         let _ = shared.changes.send(changes);

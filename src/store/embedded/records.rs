@@ -1,0 +1,58 @@
+//! The proxy's private records in the database. Each write is a transaction of its own on a connection of its own, so
+//! that a command can write one while the proxy serves.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+
+use super::super::{Record, StoreError};
+use super::schema::{self, DATABASE};
+use super::{database_error, io_error};
+
+/// # Errors
+/// What the database says.
+pub fn read(db: &Connection, name: &str) -> rusqlite::Result<Option<Record>> {
+    db.prepare_cached("SELECT tag, content FROM record WHERE name = ?")?
+        .query_row([name], |row| {
+            Ok(Record { tag: row.get::<_, i64>(0)?.to_string(), content: Bytes::from(row.get::<_, Vec<u8>>(1)?) })
+        })
+        .optional()
+}
+
+/// Writes the record if it has the tag `expected`.
+///
+/// # Errors
+/// When the store cannot be opened or written.
+pub fn write(dir: &Path, name: &str, expected: Option<&str>, content: &[u8]) -> Result<bool, StoreError> {
+    let mut db = open(dir)?;
+    replace(&mut db, name, expected, content).map_err(database_error)
+}
+
+fn replace(db: &mut Connection, name: &str, expected: Option<&str>, content: &[u8]) -> rusqlite::Result<bool> {
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let held: Option<i64> =
+        tx.query_row("SELECT tag FROM record WHERE name = ?", [name], |row| row.get(0)).optional()?;
+    if held.map(|tag| tag.to_string()).as_deref() != expected {
+        return Ok(false);
+    }
+    tx.execute(
+        "INSERT OR REPLACE INTO record (name, tag, content) VALUES (?, ?, ?)",
+        params![name, held.unwrap_or(0) + 1, content],
+    )?;
+    tx.commit()?;
+    Ok(true)
+}
+
+/// A connection that may write, to a store that exists.
+pub fn open(dir: &Path) -> Result<Connection, StoreError> {
+    let path = dir.join(DATABASE);
+    if let Err(e) = std::fs::metadata(&path) {
+        return Err(io_error(&path, &e));
+    }
+    schema::refuse_header(&path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(&path, flags).map_err(database_error)?;
+    schema::careful(&db).map_err(database_error)?;
+    Ok(db)
+}

@@ -1,0 +1,132 @@
+//! Earlier versions: what a path held before it was written again or deleted, and what becomes of them with time.
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::super::{Entry, Retention, Swept, Version};
+use super::writer::{Held, Job, entry_of, read_meta, signed, unsigned};
+use crate::digest::Md5;
+
+/// Keeps what the path held until now as an earlier version of it, unless the new content is the same. Gives the files
+/// of versions beyond the limit, which are to be removed after the commit.
+pub fn keep(
+    tx: &Transaction<'_>,
+    retention: &Retention,
+    job: &Job,
+    old: &Held,
+    new: &Entry,
+) -> rusqlite::Result<Vec<String>> {
+    if retention.versions == 0 || (old.entry.md5 == new.md5 && !new.is_deleted) {
+        drop_body(tx, old.body)?;
+        return Ok(old.file.iter().cloned().collect());
+    }
+    tx.prepare_cached(
+        "INSERT INTO earlier (ns, path, version, md5, size, file, meta, body, until) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        job.ns,
+        job.path.as_str(),
+        signed(old.entry.version),
+        old.entry.md5.as_bytes(),
+        signed(old.entry.size),
+        old.file,
+        old.meta,
+        old.body,
+        signed(new.version)
+    ])?;
+    let limit = i64::from(retention.versions);
+    let surplus = tx
+        .prepare_cached(
+            "SELECT version, body, file FROM earlier WHERE ns = ? AND path = ? ORDER BY version DESC LIMIT -1 OFFSET ?",
+        )?
+        .query_map(params![job.ns, job.path.as_str(), limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<Vec<(i64, Option<i64>, Option<String>)>>>()?;
+    let mut files = Vec::new();
+    for (version, body, file) in surplus {
+        tx.prepare_cached("DELETE FROM earlier WHERE ns = ? AND path = ? AND version = ?")?.execute(params![
+            job.ns,
+            job.path.as_str(),
+            version
+        ])?;
+        drop_body(tx, body)?;
+        files.extend(file);
+    }
+    Ok(files)
+}
+
+fn drop_body(tx: &Connection, body: Option<i64>) -> rusqlite::Result<()> {
+    if let Some(body) = body {
+        tx.prepare_cached("DELETE FROM body WHERE id = ?")?.execute([body])?;
+    }
+    Ok(())
+}
+
+/// The versions of a path that can still be read, the newest first; the path's own entry is the first of them.
+pub fn list(db: &Connection, ns: &str, path: &str) -> rusqlite::Result<Vec<Version>> {
+    let tx = db.unchecked_transaction()?;
+    let now = tx
+        .prepare_cached("SELECT md5, size, is_deleted, version, cursor, meta FROM entry WHERE ns = ? AND path = ?")?
+        .query_row([ns, path], |row| {
+            let Entry { md5, size, is_deleted, version, .. } = entry_of(row)?;
+            Ok(Version { version, md5, size, is_deleted, meta: read_meta(&row.get::<_, String>(5)?) })
+        })
+        .optional()?;
+    let mut versions: Vec<Version> = now.into_iter().collect();
+    let mut earlier = tx.prepare_cached(
+        "SELECT version, md5, size, meta FROM earlier WHERE ns = ? AND path = ? ORDER BY version DESC",
+    )?;
+    for version in earlier.query_map([ns, path], |row| {
+        Ok(Version {
+            version: unsigned(row, 0)?,
+            md5: Md5::from_bytes(row.get(1)?),
+            size: unsigned(row, 2)?,
+            is_deleted: false,
+            meta: read_meta(&row.get::<_, String>(3)?),
+        })
+    })? {
+        versions.push(version?);
+    }
+    Ok(versions)
+}
+
+/// Paths whose time has come: namespace, path, version.
+pub fn due(db: &Connection, now: u64) -> rusqlite::Result<Vec<(String, String, u64)>> {
+    db.prepare_cached("SELECT ns, path, version FROM entry WHERE expires <= ? AND NOT is_deleted")?
+        .query_map([signed(now)], |row| Ok((row.get(0)?, row.get(1)?, unsigned(row, 2)?)))?
+        .collect()
+}
+
+/// Removes versions and tombstones that are older than they are kept. Gives what went, the files to be removed, and the
+/// floor that the tombstones leave.
+pub fn sweep(db: &mut Connection, retention: &Retention, now: u64) -> rusqlite::Result<(Swept, Vec<String>, u64)> {
+    let ms = |age: std::time::Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let before = signed(now.saturating_sub(ms(retention.age)));
+    let old: Vec<(Option<i64>, Option<String>)> = tx
+        .prepare("SELECT body, file FROM earlier WHERE until < ?")?
+        .query_map([before], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (body, _) in &old {
+        drop_body(&tx, *body)?;
+    }
+    let versions = tx.execute("DELETE FROM earlier WHERE until < ?", [before])?;
+
+    let before = signed(now.saturating_sub(ms(retention.tombstones)));
+    let newest: Option<i64> =
+        tx.query_row("SELECT MAX(cursor) FROM entry WHERE is_deleted AND version < ?", [before], |row| row.get(0))?;
+    let tombstones = tx.execute("DELETE FROM entry WHERE is_deleted AND version < ?", [before])?;
+    let mut floor = read_floor(&tx)?;
+    if let Some(newest) = newest.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > floor) {
+        floor = newest;
+        tx.execute("UPDATE meta SET value = ? WHERE key = 'floor'", [floor.to_string()])?;
+    }
+    tx.commit()?;
+    let files = old.into_iter().filter_map(|(_, file)| file).collect();
+    Ok((Swept { expired: 0, versions, tombstones }, files, floor))
+}
+
+/// Tombstones up to this cursor may be gone.
+pub fn read_floor(db: &Connection) -> rusqlite::Result<u64> {
+    let text: String =
+        db.prepare_cached("SELECT value FROM meta WHERE key = 'floor'")?.query_row([], |row| row.get(0))?;
+    Ok(text.parse().unwrap_or(0))
+}

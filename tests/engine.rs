@@ -311,3 +311,18 @@ fn many_forgotten_deletions_are_held_and_stay_held() {
     assert_eq!(story.names(), [""; 0]);
     assert!(!story.disk.user_tree("").keys().any(|name| name.starts_with('n')));
 }
+
+#[test]
+fn a_deletion_of_ours_that_is_undone_before_the_next_look_is_noticed() {
+    let mut story = Story::new(plain());
+    let path = RelPath::parse("a").unwrap();
+    story.disk.user_write("a", "1").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    // The index that is held is the proxy's.
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_remove("a").unwrap();
+    story.cycle(touched("a")).unwrap();
+    assert_eq!(story.cycle(Scope::default()).unwrap().deleted_remote, 1);
+    story.server.foreign_put(&path, "1");
+    assert_eq!(story.cycle(Scope::default()).unwrap().downloaded, 1);
+}

@@ -12,7 +12,7 @@ use crate::failpoint;
 use crate::local::scan::ScanStats;
 use crate::local::{Found, Move, Moved, Scope, Touched};
 use crate::path::RelPath;
-use crate::remote::Remote;
+use crate::remote::{IndexEntry, Remote};
 use crate::state::{Change, Entry};
 use crate::sync::safety::{self, Limits};
 use crate::sync::{Action, Base, Local, Plan, Step, Unknown};
@@ -96,6 +96,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.leftovers = false;
         }
         let scan = self.scan(&Scope { full, ..scope })?;
+        // What the last plan left is taken up again with every full scan.
+        self.unfinished |= full && !self.open.is_empty();
         let news = self.fetch().await?;
         let due = self.quarantine.next_due().is_some_and(|at| at <= self.world.elapsed());
         if !self.unfinished && !news && !due {
@@ -321,6 +323,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Done::Seen(md5) => {
                     if let Action::DeleteRemote { .. } = step.action {
                         report.deleted_remote += 1;
+                        self.told(&step.path, IndexEntry { md5, size: 0, is_deleted: true, version: 0 });
                         note(report, &step);
                     }
                     changes
@@ -336,6 +339,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     let stat = found.filter(|f| f.local == Local::File(md5)).and_then(|f| f.stat);
                     if uploaded {
                         report.uploaded += 1;
+                        let size = found.map_or(0, |f| f.size);
+                        self.told(&step.path, IndexEntry { md5, size, is_deleted: false, version });
                         note(report, &step);
                     } else {
                         report.adopted += 1;
@@ -375,6 +380,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             failpoint::pass("commit.done");
         }
         Ok(())
+    }
+
+    /// What we wrote to the proxy ourselves. In the index that is held it must show at once: if others undo it before the
+    /// next one is fetched, that one differs.
+    fn told(&mut self, path: &RelPath, entry: IndexEntry) {
+        if let Some(index) = &mut self.index {
+            index.files.insert(path.clone(), entry);
+        }
     }
 
     fn moved(

@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use memsync::agent::{CycleError, Engine, EngineOptions, Parts, Report, World};
+use memsync::digest::Md5;
+use memsync::disk::Kind;
 use memsync::disk::sim::{OpKind, SimDisk, Verdict};
 use memsync::local::{Folder, Scope};
 use memsync::path::RelPath;
+use memsync::remote::IndexEntry;
 use memsync::remote::fake::{Config, FakeRemote, FakeServer, Losing, TombstoneKind};
 use memsync::state::{Container, Format, Options};
 
@@ -325,4 +328,20 @@ fn a_deletion_of_ours_that_is_undone_before_the_next_look_is_noticed() {
     assert_eq!(story.cycle(Scope::default()).unwrap().deleted_remote, 1);
     story.server.foreign_put(&path, "1");
     assert_eq!(story.cycle(Scope::default()).unwrap().downloaded, 1);
+}
+
+#[test]
+fn an_empty_folder_of_the_users_gives_way_to_a_file_alone() {
+    let mut story = Story::new(plain());
+    let path = RelPath::parse("a").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_mkdir("a").unwrap();
+    // The index tells of a file that is not there.
+    let entry = IndexEntry { md5: Md5::of(b"1"), size: 1, is_deleted: false, version: 0 };
+    story.server.set_index_entry(&path, Some(entry));
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.disk.user_stat("a").unwrap().kind, Kind::Dir, "it is the user's");
+    story.server.foreign_put(&path, "1");
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.disk.user_read("a").unwrap(), "1");
 }

@@ -26,8 +26,10 @@ mod show;
 mod signals;
 mod status;
 mod status_text;
+mod store;
 mod sync;
 mod talk;
+mod tls;
 mod up;
 mod verdict;
 mod wait;
@@ -52,11 +54,16 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Doctor => doctor::run(app, &HttpProbe),
         Command::Paths => paths::run(app),
         Command::Completions { shell } => completions::run(shell),
-        Command::Up { dir, listen } => up::run(app, dir.as_deref(), listen),
-        Command::Run => run::run(app),
-        Command::Serve { listen, store, token_file, max_body_size } => {
-            serve::run(app, &serve::Serve { listen, store, token_file, max_body: max_body_size })
+        Command::Up { dir, listen, tls, no_tls } => {
+            up::run(app, &up::Asked { dir, listen, tls: tls::Source::of(&tls)?, no_tls })
         }
+        Command::Run => run::run(app),
+        Command::Serve { listen, store, token_file, max_body_size, tls, metrics_listen, rate } => {
+            let tls = tls::Source::of(&tls)?;
+            let max_body = max_body_size;
+            serve::run(app, &serve::Serve { listen, store, token_file, max_body, tls, metrics_listen, rate })
+        }
+        Command::Store { action } => store::run(app, action),
         Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
         Command::Status { path, watch } => status::run(app, path.as_deref(), watch),
         Command::Wait { timeout } => wait::run(app, timeout),

@@ -141,13 +141,14 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Rows 2 and 11.
     async fn download(&self) -> Result<Done<D>, StepError> {
-        if !self.folder.make_room(&self.at).map_err(StepError::Local)? {
-            let why = Unknown::Clash(self.at.clone()).to_string();
-            return Err(StepError::Local(io::Error::new(io::ErrorKind::AlreadyExists, why)));
-        }
         match self.get().await? {
             Got::Absent { .. } => Ok(Done::Nothing),
             Got::Found(blob) => {
+                // Only now: an empty folder of the user's does not give way to what an index says.
+                if !self.folder.make_room(&self.at).map_err(StepError::Local)? {
+                    let why = Unknown::Clash(self.at.clone()).to_string();
+                    return Err(StepError::Local(io::Error::new(io::ErrorKind::AlreadyExists, why)));
+                }
                 let version = blob.version;
                 let staged = self.fetch(blob).await?;
                 let base = Base::Synced(staged.md5);

@@ -14,7 +14,7 @@ use crate::failpoint;
 use crate::local::scan::ScanStats;
 use crate::local::{Found, Move, Moved, Scope, Touched};
 use crate::path::RelPath;
-use crate::remote::Remote;
+use crate::remote::{IndexEntry, Remote};
 use crate::state::{Change, Entry};
 use crate::sync::safety::{self, Limits};
 use crate::sync::{Action, Base, Local, Plan, Step, Unknown};
@@ -42,6 +42,8 @@ pub struct Recent {
 #[derive(Debug, Default)]
 pub struct Report {
     pub scan: ScanStats,
+    /// Something had changed on a side, or was left: there was a plan.
+    pub planned: bool,
     /// How long it took to find out what to do.
     pub planning: Duration,
     pub uploaded: usize,
@@ -89,19 +91,21 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// When the cycle as a whole cannot go on. What was finished before is committed.
     pub async fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
         let began = self.world.elapsed();
-        // What the scope names is looked at once: whatever ends this cycle early, the next one has to plan with it.
+        // A scan that fails leaves this false: what the scope named must not be forgotten.
         let full = !std::mem::take(&mut self.scanned) || self.leftovers || scope.full;
-        self.unfinished |= full || !scope.is_empty();
         self.check_root()?;
         if self.leftovers {
             self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
             self.leftovers = false;
         }
         let scan = self.scan(&Scope { full, ..scope })?;
+        // What the last plan left is taken up again with every full scan.
+        self.unfinished |= full && !self.open.is_empty();
         let news = self.fetch().await?;
         let due = self.quarantine.next_due().is_some_and(|at| at <= self.world.elapsed());
         if !self.unfinished && !news && !due {
-            return Ok(Report { scan, ..Report::default() });
+            let held = self.held.iter().map(|h| h.steps.len()).sum();
+            return Ok(Report { scan, held, ..Report::default() });
         }
         self.unfinished = true;
         self.check_reset()?;
@@ -114,7 +118,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             sabotage(&mut plan, index);
         }
         let planning = self.world.elapsed().saturating_sub(began);
-        let report = Report { planning, ..self.apply(plan, scan).await? };
+        let report = Report { planned: true, planning, ..self.apply(plan, scan).await? };
         self.unfinished = report.again;
         Ok(report)
     }
@@ -335,6 +339,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Done::Seen(md5) => {
                     if let Action::DeleteRemote { .. } = step.action {
                         report.deleted_remote += 1;
+                        self.told(&step.path, IndexEntry { md5, size: 0, is_deleted: true, version: 0 });
                         note(report, &step);
                     }
                     changes
@@ -350,6 +355,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     let stat = found.filter(|f| f.local == Local::File(md5)).and_then(|f| f.stat);
                     if uploaded {
                         report.uploaded += 1;
+                        let size = found.map_or(0, |f| f.size);
+                        self.told(&step.path, IndexEntry { md5, size, is_deleted: false, version });
                         note(report, &step);
                     } else {
                         report.adopted += 1;
@@ -389,6 +396,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             failpoint::pass("commit.done");
         }
         Ok(())
+    }
+
+    /// What we wrote to the proxy ourselves. In the index that is held it must show at once: if others undo it before the
+    /// next one is fetched, that one differs.
+    fn told(&mut self, path: &RelPath, entry: IndexEntry) {
+        if let Some(index) = &mut self.index {
+            index.files.insert(path.clone(), entry);
+        }
     }
 
     fn moved(

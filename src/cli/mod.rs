@@ -7,6 +7,7 @@ pub mod exit;
 pub mod init;
 pub mod link;
 pub mod logging;
+pub mod memory;
 pub mod probe;
 
 mod approve;

@@ -19,6 +19,7 @@ mod locate;
 mod paths;
 mod pause;
 mod run;
+mod s3;
 mod serve;
 mod setup;
 mod show;
@@ -56,6 +57,7 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Serve { listen, store, token_file, max_body_size } => {
             serve::run(app, &serve::Serve { listen, store, token_file, max_body: max_body_size })
         }
+        Command::Reindex => s3::reindex(app),
         Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
         Command::Status { path, watch } => status::run(app, path.as_deref(), watch),
         Command::Wait { timeout } => wait::run(app, timeout),

@@ -13,10 +13,11 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::app::App;
 use super::exit::{Exit, Failure};
+use super::s3;
 use super::signals::{Wishes, notify};
 use crate::config::{TokenSource, read_token_file, token_from_env};
 use crate::proxy;
-use crate::store::embedded::Embedded;
+use crate::store::{Embedded, Store};
 
 /// How it was asked for.
 pub struct Serve {
@@ -31,14 +32,40 @@ pub struct Serve {
 /// When there is no token, the store cannot be opened, or the address is taken.
 pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
     let options = proxy::Options { max_body: serve.max_body, ..proxy::Options::new(token(app, serve)?) };
-    let dir = serve.store.clone().unwrap_or_else(|| app.dirs.proxy.clone());
-    let store = open(&dir)?;
+    let runtime = runtime()?;
+    match (s3::options(app)?, &serve.store) {
+        (Some(_), Some(dir)) => {
+            let dir = dir.display();
+            let why =
+                format!("the store is to be {dir} (--store, MEMSYNC_STORE) and an S3 bucket (S3_BUCKET); unset one");
+            Err(Failure::new(Exit::Usage, why).into())
+        }
+        (Some(bucket), None) => {
+            let store = runtime.block_on(s3::open(&bucket))?;
+            let place = store.place().to_owned();
+            stay(serve, &runtime, Arc::new(store), &place, options)
+        }
+        (None, dir) => {
+            let dir = dir.as_ref().unwrap_or(&app.dirs.proxy);
+            stay(serve, &runtime, open(dir)?, &dir.display().to_string(), options)
+        }
+    }
+}
+
+/// Serves `store`, which is at `place`, until a signal says stop.
+fn stay<S: Store>(
+    serve: &Serve,
+    runtime: &Runtime,
+    store: Arc<S>,
+    place: &str,
+    options: proxy::Options,
+) -> anyhow::Result<Exit> {
     allow_files();
-    runtime()?.block_on(async {
+    runtime.block_on(async {
         let mut wishes = Wishes::listen()?;
         let listener = bind(serve.listen).await?;
         let address = listener.local_addr()?;
-        tracing::info!("serving {} at http://{address}", dir.display());
+        tracing::info!("serving {place} at http://{address}");
         notify(NotifyState::Ready);
         proxy::serve(listener, store, options, async {
             wishes.stop().await;

@@ -178,12 +178,12 @@ impl Server {
 
 /// Options of a store anywhere.
 pub fn options(endpoint: &str, access: &str, secret: &str, bucket: &str, prefix: &str, clock: Clock) -> Options {
-    let spool = std::env::temp_dir().join(format!("memsync-test-spool-{}", std::process::id()));
+    let spool = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("s3-spool");
     Options {
         endpoint: Some(endpoint.to_owned()),
         prefix: prefix.to_owned(),
         clock,
-        ..Options::new(bucket, access, secret.to_owned().into(), PathBuf::from(&spool))
+        ..Options::new(bucket, access, secret.to_owned().into(), spool)
     }
 }
 

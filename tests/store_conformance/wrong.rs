@@ -154,6 +154,10 @@ impl Store for Broken {
         self.inner.get_version(ns, path, version).await
     }
 
+    async fn expire(&self) -> Result<usize, StoreError> {
+        self.inner.expire().await
+    }
+
     async fn sweep(&self) -> Result<Swept, StoreError> {
         self.inner.sweep().await
     }

@@ -19,8 +19,8 @@ use secrecy::SecretString;
 use tokio::sync::broadcast;
 
 use super::{
-    BACKLOG, Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Meta, Put, Record,
-    State, Store, StoreError, Swept, Version, next_version, system_clock,
+    BACKLOG, Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Meta, Placed, Put,
+    Record, State, Store, StoreError, Swept, Version, next_version, system_clock,
 };
 use crate::path::RelPath;
 
@@ -286,6 +286,44 @@ impl Inner {
         })
     }
 
+    async fn place(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Version,
+        body: Option<Upload>,
+    ) -> Result<Placed, StoreError> {
+        let Version { version, md5, is_deleted, meta, .. } = version;
+        let (size, content) = match body {
+            Some(body) => {
+                let body = body.finish().await?;
+                (body.size, body.content)
+            }
+            None => (0, Content::Inline(Bytes::new())),
+        };
+        let row = Row { md5, size, is_deleted, version };
+        let ledger = self.ledger(ns)?;
+        ledger.ensure().await?;
+        let under_way = ledger.under_way();
+        let _turn = self.turn(ns, path).await;
+        let swapped = self.blobs.swap(ns, path, !ledger.knows(path), |found| {
+            let is_later = found.is_none_or(|f| f.row.version < version);
+            is_later.then(|| new(row, content.clone(), &meta))
+        });
+        match swapped.await? {
+            Swapped::Done { row, .. } => {
+                ledger.record(path, row, Some(under_way)).await?;
+                Ok(Placed::Written)
+            }
+            Swapped::Refused(found) => {
+                if let Some(found) = found {
+                    ledger.compare(path, &found.row);
+                }
+                Ok(Placed::Held)
+            }
+        }
+    }
+
     async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
         let Some((row, object, body)) = self.blobs.fetch(ns, path).await? else { return Ok(Got::Absent) };
         let ledger = self.ledger(ns)?;
@@ -437,6 +475,21 @@ impl Store for S3 {
             Got::Absent => false,
         };
         Ok(if is { got } else { Got::Absent })
+    }
+
+    async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        Ok(reindex::namespaces(&self.0.blobs).await?.into_iter().collect())
+    }
+
+    async fn place(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Version,
+        body: Option<Upload>,
+    ) -> Result<Placed, StoreError> {
+        let (inner, ns, path) = (self.0.clone(), ns.to_owned(), path.clone());
+        to_its_end(async move { inner.place(&ns, &path, version, body).await }).await
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {

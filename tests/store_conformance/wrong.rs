@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use memsync::path::RelPath;
 use memsync::store::{
-    Body, Changes, Deleted, Expect, Got, Incoming, Index, Memory, Meta, Put, Record, State, Store, StoreError, Swept,
-    Version,
+    Body, Changes, Deleted, Expect, Got, Incoming, Index, Memory, Meta, Placed, Put, Record, State, Store, StoreError,
+    Swept, Version,
 };
 use tokio::sync::broadcast;
 
@@ -152,6 +152,23 @@ impl Store for Broken {
 
     async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
         self.inner.get_version(ns, path, version).await
+    }
+
+    async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        self.inner.namespaces().await
+    }
+
+    async fn place(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Version,
+        body: Option<Pieces>,
+    ) -> Result<Placed, StoreError> {
+        let mut placed = self.inner.incoming();
+        let has_body = body.is_some();
+        placed.push(body.map(|body| body.0.freeze()).unwrap_or_default()).await?;
+        self.inner.place(ns, path, version, has_body.then_some(placed)).await
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {

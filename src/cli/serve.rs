@@ -1,6 +1,7 @@
 //! `memsync serve`: a Memory Proxy alone.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,26 +13,33 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
 use super::app::App;
+use super::args::Listen;
 use super::exit::{Exit, Failure};
 use super::s3;
-use super::signals::{Wishes, notify};
+use super::signals::{Wish, Wishes, notify};
+use super::tls::{Shown, Source};
 use crate::config::{TokenSource, read_token_file, token_from_env};
 use crate::proxy;
 use crate::store::{Embedded, Store};
 
 /// How it was asked for.
 pub struct Serve {
-    pub listen: SocketAddr,
+    pub listen: Listen,
     pub store: Option<PathBuf>,
     pub token_file: Option<PathBuf>,
     /// Bytes.
     pub max_body: u64,
+    pub tls: Option<Source>,
+    pub metrics_listen: Option<SocketAddr>,
+    /// Requests a second of one key.
+    pub rate: Option<NonZeroU32>,
 }
 
 /// # Errors
 /// When there is no token, the store cannot be opened, or the address is taken.
 pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
-    let options = proxy::Options { max_body: serve.max_body, ..proxy::Options::new(token(app, serve)?) };
+    let base = proxy::Options::new(token(app, serve)?);
+    let options = proxy::Options { max_body: serve.max_body, rate: serve.rate, ..base };
     let runtime = runtime()?;
     match (s3::options(app)?, &serve.store) {
         (Some(_), Some(dir)) => {
@@ -43,38 +51,66 @@ pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
         (Some(bucket), None) => {
             let store = runtime.block_on(s3::open(&bucket))?;
             let place = store.place().to_owned();
-            stay(serve, &runtime, Arc::new(store), &place, options)
+            stay(app, serve, &runtime, Arc::new(store), &place, options)
         }
         (None, dir) => {
             let dir = dir.as_ref().unwrap_or(&app.dirs.proxy);
-            stay(serve, &runtime, open(dir)?, &dir.display().to_string(), options)
+            stay(app, serve, &runtime, open(dir)?, &dir.display().to_string(), options)
         }
     }
 }
 
 /// Serves `store`, which is at `place`, until a signal says stop.
 fn stay<S: Store>(
+    app: &App,
     serve: &Serve,
     runtime: &Runtime,
     store: Arc<S>,
     place: &str,
-    options: proxy::Options,
+    mut options: proxy::Options,
 ) -> anyhow::Result<Exit> {
+    let listen = serve.listen.resolve(&app.around.env).map_err(|why| Failure::new(Exit::Usage, why))?;
     allow_files();
     runtime.block_on(async {
         let mut wishes = Wishes::listen()?;
-        let listener = bind(serve.listen).await?;
+        let listener = bind(listen).await?;
         let address = listener.local_addr()?;
-        tracing::info!("serving {place} at http://{address}");
+        let shown = match serve.tls.clone() {
+            Some(source) => Some(Shown::open(app, source, address, false)?),
+            None => None,
+        };
+        options.tls = shown.as_ref().map(|shown| shown.tls.clone());
+        let scheme = if shown.is_some() { "https" } else { "http" };
+        tracing::info!("serving {place} at {scheme}://{address}");
+        if let Some(pin) = shown.as_ref().and_then(|shown| shown.pin) {
+            let host = &app.around.host;
+            tracing::info!("to join: memsync init --proxy https://{host}:{} --pin {pin}", address.port());
+        }
+        if let Some(listen) = serve.metrics_listen {
+            let listener = bind(listen).await?;
+            tracing::info!("metrics for everybody at http://{}/metrics", listener.local_addr()?);
+            options.metrics_listener = Some(Arc::new(listener));
+        }
         notify(NotifyState::Ready);
         proxy::serve(listener, store, options, async {
-            wishes.stop().await;
+            until_stopped(&mut wishes, shown.as_ref()).await;
             notify(NotifyState::Stopping);
         })
         .await
         .context("the proxy failed")
     })?;
     Ok(Exit::Done)
+}
+
+/// Reads the certificate again on HUP, until a signal says stop.
+async fn until_stopped(wishes: &mut Wishes, shown: Option<&Shown>) {
+    loop {
+        match wishes.next().await {
+            Wish::Stop => return,
+            Wish::Reload => shown.iter().for_each(|shown| shown.reload()),
+            Wish::SyncNow => {}
+        }
+    }
 }
 
 /// Opens the embedded store.

@@ -17,6 +17,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::Proxy;
 use super::answer::{Answer, Refusal};
+use super::metrics::Present;
 use crate::store::{Changes, Store};
 
 /// Missed changes beyond this many become one event without a path.
@@ -52,6 +53,7 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, headers: &HeaderMap) -> R
         sent,
         heartbeat: proxy.options.heartbeat,
         stopping: proxy.stopping.clone(),
+        _live: Present::of(&proxy.metrics.event_streams),
     };
     let mut answer = Response::new(Body::from_stream(feed.stream()));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -88,6 +90,7 @@ struct Feed {
     sent: u64,
     heartbeat: Duration,
     stopping: watch::Receiver<bool>,
+    _live: Present,
 }
 
 impl Feed {

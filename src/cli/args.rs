@@ -114,7 +114,8 @@ pub enum Command {
         /// Where to listen; `$PORT` in it stands for the environment's variable of that name
         #[arg(long, value_name = "ADDR:PORT", env = "MEMSYNC_LISTEN", default_value = "127.0.0.1:8484")]
         listen: Listen,
-        /// Where the files are kept [default: see `memsync paths`]
+        /// Where the files are kept [default: see `memsync paths`]; instead of it S3_BUCKET, AWS_ACCESS_KEY_ID and
+        /// AWS_SECRET_ACCESS_KEY in the environment name a bucket on S3
         #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
         store: Option<PathBuf>,
         /// A file with the one token that may call [default: MEMSYNC_TOKEN, MEMSYNC_TOKEN_FILE, the systemd
@@ -139,6 +140,8 @@ pub enum Command {
         #[arg(long, value_name = "N", env = "MEMSYNC_RATE")]
         rate: Option<NonZeroU32>,
     },
+    /// Make the index of a proxy on S3 right again from its files, and tell what was mended; proxies may go on serving
+    Reindex,
     /// Look after the store of a proxy
     Store {
         #[command(subcommand)]

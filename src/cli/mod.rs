@@ -20,6 +20,7 @@ mod locate;
 mod paths;
 mod pause;
 mod run;
+mod s3;
 mod serve;
 mod setup;
 mod show;
@@ -63,6 +64,7 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
             let max_body = max_body_size;
             serve::run(app, &serve::Serve { listen, store, token_file, max_body, tls, metrics_listen, rate })
         }
+        Command::Reindex => s3::reindex(app),
         Command::Store { action } => store::run(app, action),
         Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
         Command::Status { path, watch } => status::run(app, path.as_deref(), watch),

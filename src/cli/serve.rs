@@ -15,11 +15,12 @@ use tokio::runtime::{Builder, Runtime};
 use super::app::App;
 use super::args::Listen;
 use super::exit::{Exit, Failure};
+use super::s3;
 use super::signals::{Wish, Wishes, notify};
 use super::tls::{Shown, Source};
 use crate::config::{TokenSource, read_token_file, token_from_env};
 use crate::proxy;
-use crate::store::embedded::Embedded;
+use crate::store::{Embedded, Store};
 
 /// How it was asked for.
 pub struct Serve {
@@ -37,13 +38,40 @@ pub struct Serve {
 /// # Errors
 /// When there is no token, the store cannot be opened, or the address is taken.
 pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
-    let listen = serve.listen.resolve(&app.around.env).map_err(|why| Failure::new(Exit::Usage, why))?;
     let base = proxy::Options::new(token(app, serve)?);
-    let mut options = proxy::Options { max_body: serve.max_body, rate: serve.rate, ..base };
-    let dir = serve.store.clone().unwrap_or_else(|| app.dirs.proxy.clone());
-    let store = open(&dir)?;
+    let options = proxy::Options { max_body: serve.max_body, rate: serve.rate, ..base };
+    let runtime = runtime()?;
+    match (s3::options(app)?, &serve.store) {
+        (Some(_), Some(dir)) => {
+            let dir = dir.display();
+            let why =
+                format!("the store is to be {dir} (--store, MEMSYNC_STORE) and an S3 bucket (S3_BUCKET); unset one");
+            Err(Failure::new(Exit::Usage, why).into())
+        }
+        (Some(bucket), None) => {
+            let store = runtime.block_on(s3::open(&bucket))?;
+            let place = store.place().to_owned();
+            stay(app, serve, &runtime, Arc::new(store), &place, options)
+        }
+        (None, dir) => {
+            let dir = dir.as_ref().unwrap_or(&app.dirs.proxy);
+            stay(app, serve, &runtime, open(dir)?, &dir.display().to_string(), options)
+        }
+    }
+}
+
+/// Serves `store`, which is at `place`, until a signal says stop.
+fn stay<S: Store>(
+    app: &App,
+    serve: &Serve,
+    runtime: &Runtime,
+    store: Arc<S>,
+    place: &str,
+    mut options: proxy::Options,
+) -> anyhow::Result<Exit> {
+    let listen = serve.listen.resolve(&app.around.env).map_err(|why| Failure::new(Exit::Usage, why))?;
     allow_files();
-    runtime()?.block_on(async {
+    runtime.block_on(async {
         let mut wishes = Wishes::listen()?;
         let listener = bind(listen).await?;
         let address = listener.local_addr()?;
@@ -53,7 +81,7 @@ pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
         };
         options.tls = shown.as_ref().map(|shown| shown.tls.clone());
         let scheme = if shown.is_some() { "https" } else { "http" };
-        tracing::info!("serving {} at {scheme}://{address}", dir.display());
+        tracing::info!("serving {place} at {scheme}://{address}");
         if let Some(pin) = shown.as_ref().and_then(|shown| shown.pin) {
             let host = &app.around.host;
             tracing::info!("to join: memsync init --proxy https://{host}:{} --pin {pin}", address.port());

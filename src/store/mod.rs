@@ -1,7 +1,7 @@
-//! Where the proxy keeps blobs: trait [`Store`], with an implementation in memory and one on disk.
+//! Where the proxy keeps blobs: trait [`Store`], with an implementation in memory, one on disk and one on S3.
 //!
 //! A store decides every conditional write in one step, so that of any number of racing writers exactly one
-//! wins, and it records each write in its index in the same step. Names arrive validated; the wire format,
+//! wins, and a write is acknowledged when it is in the index too. Names arrive validated; the wire format,
 //! authentication and limits are the proxy's.
 
 use std::collections::BTreeMap;
@@ -22,9 +22,11 @@ use crate::path::RelPath;
 pub mod copy;
 pub mod embedded;
 pub mod memory;
+pub mod s3;
 
 pub use embedded::Embedded;
 pub use memory::Memory;
+pub use s3::S3;
 
 /// What the index holds of one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,6 +236,12 @@ pub enum StoreError {
     Io { path: PathBuf, why: String },
     #[error("the store's database failed: {0}")]
     Database(String),
+    /// What S3 answered, or that it did not.
+    #[error("the S3 store failed: {0}")]
+    S3(String),
+    /// Options that cannot work, or a store that does not do what is needed.
+    #[error("{0}")]
+    S3Refused(String),
     #[error("the store is closed")]
     Closed,
 }

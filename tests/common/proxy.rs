@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub const TOKEN: &str = "open sesame";
+pub const TOKEN: &str = "open-sesame";
 
 /// A proxy that runs until it is stopped or dropped.
 pub struct Running {

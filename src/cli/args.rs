@@ -9,6 +9,8 @@ use clap_complete::Shell;
 
 use crate::config::{parse_duration, parse_size};
 
+pub mod keys;
+
 /// Shown by `memsync` alone: what a newcomer types first.
 pub const FIRST_STEPS: &str = "\
 memsync keeps a folder of notes in sync through a Memory Proxy, and loses nothing you wrote.
@@ -104,8 +106,8 @@ pub enum Command {
         /// Where the files are kept [default: see `memsync paths`]
         #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
         store: Option<PathBuf>,
-        /// A file with the one token that may call [default: MEMSYNC_TOKEN, MEMSYNC_TOKEN_FILE, the systemd
-        /// credential `token`]
+        /// A file with a token that opens everything, besides the keys of `memsync key` [default: MEMSYNC_TOKEN,
+        /// MEMSYNC_TOKEN_FILE, the systemd credential `token`]
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         token_file: Option<PathBuf>,
         /// Longest file taken
@@ -117,6 +119,20 @@ pub enum Command {
             value_parser = parse_size
         )]
         max_body_size: u64,
+    },
+    /// Make, list and remove the users of this machine's proxy, also while it serves
+    User {
+        #[command(flatten)]
+        store: keys::StoreFlag,
+        #[command(subcommand)]
+        action: keys::UserAction,
+    },
+    /// Make, list, revoke and rotate the keys that may call this machine's proxy, also while it serves
+    Key {
+        #[command(flatten)]
+        store: keys::StoreFlag,
+        #[command(subcommand)]
+        action: keys::KeyAction,
     },
     /// Sync once, now, and exit; through the running agent if there is one
     Sync {

@@ -15,6 +15,7 @@ mod conflicts;
 mod content;
 mod file_status;
 mod history;
+mod key;
 mod locate;
 mod paths;
 mod pause;
@@ -25,9 +26,11 @@ mod show;
 mod signals;
 mod status;
 mod status_text;
+mod store;
 mod sync;
 mod talk;
 mod up;
+mod user;
 mod verdict;
 mod wait;
 
@@ -56,6 +59,8 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Serve { listen, store, token_file, max_body_size } => {
             serve::run(app, &serve::Serve { listen, store, token_file, max_body: max_body_size })
         }
+        Command::User { store, action } => user::run(app, store.store.as_deref(), &action),
+        Command::Key { store, action } => key::run(app, store.store.as_deref(), &action),
         Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
         Command::Status { path, watch } => status::run(app, path.as_deref(), watch),
         Command::Wait { timeout } => wait::run(app, timeout),

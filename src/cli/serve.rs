@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -14,9 +13,9 @@ use tokio::runtime::{Builder, Runtime};
 use super::app::App;
 use super::exit::{Exit, Failure};
 use super::signals::{Wishes, notify};
+use super::store;
 use crate::config::{TokenSource, read_token_file, token_from_env};
-use crate::proxy;
-use crate::store::embedded::Embedded;
+use crate::proxy::{self, VerifierOptions, keys};
 
 /// How it was asked for.
 pub struct Serve {
@@ -28,11 +27,11 @@ pub struct Serve {
 }
 
 /// # Errors
-/// When there is no token, the store cannot be opened, or the address is taken.
+/// When nobody may call, the store cannot be opened, or the address is taken.
 pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
-    let options = proxy::Options { max_body: serve.max_body, ..proxy::Options::new(token(app, serve)?) };
-    let dir = serve.store.clone().unwrap_or_else(|| app.dirs.proxy.clone());
-    let store = open(&dir)?;
+    let dir = store::place(app, serve.store.as_deref());
+    let options = options(app, serve, &dir)?;
+    let store = store::open(&dir)?;
     allow_files();
     runtime()?.block_on(async {
         let mut wishes = Wishes::listen()?;
@@ -48,14 +47,6 @@ pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
         .context("the proxy failed")
     })?;
     Ok(Exit::Done)
-}
-
-/// Opens the embedded store.
-///
-/// # Errors
-/// What the store says.
-pub fn open(dir: &Path) -> anyhow::Result<Arc<Embedded>> {
-    Ok(Arc::new(Embedded::open(dir)?))
 }
 
 /// Lets this process open as many files as the system allows it: every connection is one, and the usual soft limit
@@ -100,16 +91,34 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// Who may call.
+///
+/// # Errors
+/// When nobody may, or a token cannot be read.
+fn options(app: &App, serve: &Serve, dir: &Path) -> anyhow::Result<proxy::Options> {
+    let set = |name: &str| app.around.env.get(name).filter(|value| !value.is_empty()).cloned();
+    let verifier = set("HEARE_AUTH_URL").map(|url| VerifierOptions::new(url, set("HEARE_AUTH_APP_ID")));
+    let token = token(app, serve)?;
+    if token.is_none() && verifier.is_none() && !has_keys(dir)? {
+        let why = "a proxy that nobody may call is of no use: make a key with `memsync key create` (with the --store of \
+                   this one), or give one token for all with --token-file, MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN or the \
+                   systemd credential `token`, or set HEARE_AUTH_URL to a service that knows the callers";
+        return Err(Failure::new(Exit::Usage, why).into());
+    }
+    Ok(proxy::Options { max_body: serve.max_body, token, verifier, ..proxy::Options::default() })
+}
+
+/// Whether any key was made, without making a store.
+fn has_keys(dir: &Path) -> anyhow::Result<bool> {
+    let Some(records) = store::records_if_any(dir)? else { return Ok(false) };
+    let keys = runtime()?.block_on(keys::load(&records))?;
+    Ok(!keys.keys.is_empty())
+}
+
 /// `--token-file`, else what the environment has.
-fn token(app: &App, serve: &Serve) -> anyhow::Result<SecretString> {
+fn token(app: &App, serve: &Serve) -> anyhow::Result<Option<SecretString>> {
     if let Some(file) = &serve.token_file {
-        return Ok(read_token_file(file, &TokenSource::ConfigFile(file.clone()))?);
+        return Ok(Some(read_token_file(file, &TokenSource::ConfigFile(file.clone()))?));
     }
-    if let Some((token, _)) = token_from_env(&app.around.env)? {
-        return Ok(token);
-    }
-    let why = "a proxy without a token would be open to everybody; make one with \
-               `(umask 077; head -c 32 /dev/urandom | base64 > token)` and give it with --token-file token \
-               (or MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN, the systemd credential `token`)";
-    Err(Failure::new(Exit::Usage, why).into())
+    Ok(token_from_env(&app.around.env)?.map(|(token, _)| token))
 }

@@ -1,7 +1,9 @@
 //! Answers: the errors of the protocol and the headers they share.
 
 use axum::body::Body;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,6 +18,15 @@ pub type Answer = Response<Body>;
 /// Why a request is refused.
 pub enum Refusal {
     Unauthorized,
+    /// Known, but not for this.
+    Forbidden(Forbidden),
+    /// Who calls could not be found out.
+    Unverified,
+    /// Bytes.
+    Quota {
+        limit: u64,
+        used: u64,
+    },
     NoSuchRoute,
     /// The methods there are, for `Allow`.
     Method(&'static str),
@@ -36,6 +47,15 @@ pub enum Refusal {
     BodyTimeout,
     BodyBroken,
     Store(StoreError),
+}
+
+/// What a key is not for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Forbidden {
+    #[error("this key does not open the namespace {0:?}")]
+    Namespace(String),
+    #[error("this key may read and not write")]
+    ReadOnly,
 }
 
 /// What is wrong with a name.
@@ -68,6 +88,22 @@ impl Refusal {
             Self::Unauthorized => {
                 let answer = plain(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "this needs a valid token");
                 with(answer, WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+            }
+            Self::Forbidden(why) => {
+                let code = match why {
+                    Forbidden::Namespace(_) => "NAMESPACE_FORBIDDEN",
+                    Forbidden::ReadOnly => "READ_ONLY",
+                };
+                plain(StatusCode::FORBIDDEN, code, &why.to_string())
+            }
+            Self::Unverified => {
+                let detail = "who this token belongs to cannot be found out for now; try again";
+                let answer = plain(StatusCode::SERVICE_UNAVAILABLE, "AUTH_UNAVAILABLE", detail);
+                with(answer, RETRY_AFTER, HeaderValue::from_static("5"))
+            }
+            Self::Quota { limit, used } => {
+                let detail = format!("this would go beyond the quota: {used} of {limit} bytes are used");
+                error(StatusCode::INSUFFICIENT_STORAGE, "QUOTA_EXCEEDED", detail, None)
             }
             Self::NoSuchRoute => plain(StatusCode::NOT_FOUND, "NO_SUCH_ROUTE", "there is nothing at this address"),
             Self::Method(allowed) => {

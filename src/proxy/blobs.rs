@@ -9,8 +9,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming as RequestBody;
 use tokio::time::Instant;
 
-use super::Proxy;
 use super::answer::{Answer, Refusal, describe, empty, insert};
+use super::auth::Caller;
+use super::{Proxy, quota};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, Precondition, X_MEMSYNC_DEVICE};
@@ -47,6 +48,7 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result
 /// PUT with its precondition in `Content-MD5`.
 pub async fn put<S: Store>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &str,
     path: &RelPath,
     request: Request<RequestBody>,
@@ -59,12 +61,16 @@ pub async fn put<S: Store>(
     if head.headers.get(CONTENT_ENCODING).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Refusal::Encoding);
     }
-    let meta = meta(&head.headers);
+    let meta = caller.sign(meta(&head.headers));
     let expect = match precondition {
         Precondition::New => Expect::Absent,
         Precondition::Holds(md5) => Expect::Md5(md5),
     };
-    let body = receive(proxy, body).await?;
+    // Refused before it is sent where its length tells, and in any case before it is stored.
+    let told = hyper::body::Body::size_hint(&body).lower();
+    drop(quota::admit(proxy, caller, ns, path, told).await?);
+    let (body, size) = receive(proxy, body).await?;
+    let _room = quota::admit(proxy, caller, ns, path, size).await?;
     let outcome = proxy.store.put(ns, path, expect, meta, body).await?;
     let (status, entry) = match outcome {
         Put::Created(entry) => (StatusCode::CREATED, entry),
@@ -88,8 +94,8 @@ fn meta(headers: &HeaderMap) -> Meta {
     }
 }
 
-/// Takes a body in, within the limits of size and patience.
-async fn receive<S: Store>(proxy: &Proxy<S>, mut body: RequestBody) -> Result<S::Incoming, Refusal> {
+/// Takes a body in, and counts its bytes, within the limits of size and patience.
+async fn receive<S: Store>(proxy: &Proxy<S>, mut body: RequestBody) -> Result<(S::Incoming, u64), Refusal> {
     let limit = proxy.options.max_body;
     // With `Content-Length` the lower bound is known before the first byte; hyper holds the sender to it.
     if hyper::body::Body::size_hint(&body).lower() > limit {
@@ -103,7 +109,7 @@ async fn receive<S: Store>(proxy: &Proxy<S>, mut body: RequestBody) -> Result<S:
         let patience = proxy.options.body_timeout;
         let due = began + patience + Duration::from_secs(size / SLOWEST);
         let frame = tokio::time::timeout_at(due.min(Instant::now() + patience), body.frame());
-        let Some(frame) = frame.await.map_err(|_| Refusal::BodyTimeout)? else { return Ok(incoming) };
+        let Some(frame) = frame.await.map_err(|_| Refusal::BodyTimeout)? else { return Ok((incoming, size)) };
         // Trailers carry nothing for us.
         let Ok(piece) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
         size += piece.len() as u64;
@@ -117,13 +123,14 @@ async fn receive<S: Store>(proxy: &Proxy<S>, mut body: RequestBody) -> Result<S:
 /// DELETE, with the precondition in `If-Match` where there is one.
 pub async fn delete<S: Store>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &str,
     path: &RelPath,
     headers: &HeaderMap,
 ) -> Result<Answer, Refusal> {
     let expected = headers.get(IF_MATCH).map(|value| if_match(value).ok_or(Refusal::BadPrecondition("If-Match")));
     let expected = expected.transpose()?;
-    match proxy.store.delete(ns, path, expected.map(Expect::Md5), meta(headers)).await? {
+    match proxy.store.delete(ns, path, expected.map(Expect::Md5), caller.sign(meta(headers))).await? {
         Deleted::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
         Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry.md5)),
         Deleted::Absent => Err(Refusal::Absent),

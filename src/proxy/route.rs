@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, PathFault, Refusal, json};
+use super::keys::Access;
 use super::{Proxy, blobs, events, index};
 use crate::path::{PathError, RelPath};
 use crate::protocol::{Health, capability};
@@ -86,33 +87,30 @@ pub async fn respond<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> 
 async fn handle<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> Result<Answer, Refusal> {
     let uri = request.uri().clone();
     let route = route(uri.path());
-    if route != Some(Route::Health) && !authorized(proxy.token, request.headers()) {
-        return Err(Refusal::Unauthorized);
-    }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    match route.ok_or(Refusal::NoSuchRoute)? {
-        Route::Health if reads => Ok(health(proxy.store.as_ref()).await),
-        Route::Health => Err(Refusal::Method("GET, HEAD")),
+    if route == Some(Route::Health) {
+        return if reads { Ok(health(proxy.store.as_ref()).await) } else { Err(Refusal::Method("GET, HEAD")) };
+    }
+    let caller = proxy.auth.authorize(request.headers()).await?;
+    let route = route.ok_or(Refusal::NoSuchRoute)?;
+    let access = match *request.method() {
+        Method::PUT | Method::DELETE => Access::Write,
+        _ => Access::Read,
+    };
+    caller.may(access, FLAT)?;
+    match route {
+        Route::Health => Ok(health(proxy.store.as_ref()).await),
         Route::Sync if reads => index::get(proxy, FLAT, uri.query(), request.headers()).await,
         Route::Sync => Err(Refusal::Method("GET, HEAD")),
-        Route::Events if request.method() == Method::GET => events::get(proxy, FLAT, request.headers()).await,
+        Route::Events if request.method() == Method::GET => events::get(proxy, &caller, FLAT, request.headers()).await,
         Route::Events => Err(Refusal::Method("GET")),
         Route::Blob(raw) => match *request.method() {
             Method::GET | Method::HEAD => blobs::get(proxy, FLAT, &blob_path(raw)?).await,
-            Method::PUT => blobs::put(proxy, FLAT, &blob_path(raw)?, request).await,
-            Method::DELETE => blobs::delete(proxy, FLAT, &blob_path(raw)?, request.headers()).await,
+            Method::PUT => blobs::put(proxy, &caller, FLAT, &blob_path(raw)?, request).await,
+            Method::DELETE => blobs::delete(proxy, &caller, FLAT, &blob_path(raw)?, request.headers()).await,
             _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
         },
     }
-}
-
-/// Whether the request shows the token. The comparison takes the same time for any two hashes.
-fn authorized(token: blake3::Hash, headers: &HeaderMap) -> bool {
-    let shown = headers.get(AUTHORIZATION).and_then(|value| {
-        let (scheme, shown) = value.as_bytes().split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then_some(shown)
-    });
-    shown.is_some_and(|shown| blake3::hash(shown.trim_ascii()) == token)
 }
 
 async fn health<S: Store>(store: &S) -> Answer {

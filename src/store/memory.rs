@@ -229,6 +229,10 @@ impl Store for Memory {
         Ok(true)
     }
 
+    async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.lock().last.keys().cloned().collect())
+    }
+
     async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
         let rows = self.lock();
         let name = (ns.to_owned(), path.clone());

@@ -273,6 +273,35 @@ pub struct Record {
     pub content: Bytes,
 }
 
+/// The private records of a store: one that is open, or one that another process serves ([`embedded::Beside`]).
+pub trait Records: Send + Sync {
+    /// As [`Store::record`].
+    fn read_record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
+
+    /// As [`Store::put_record`].
+    fn write_record(
+        &self,
+        name: &'static str,
+        expected: Option<&str>,
+        content: Bytes,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+impl<S: Store> Records for S {
+    fn read_record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send {
+        self.record(name)
+    }
+
+    fn write_record(
+        &self,
+        name: &'static str,
+        expected: Option<&str>,
+        content: Bytes,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        self.put_record(name, expected, content)
+    }
+}
+
 /// Blobs with compare-and-swap, and an index of them. Every method takes a namespace; the flat dialect's is `""`.
 pub trait Store: Send + Sync + 'static {
     /// Whether the index is written with the blob in one step, so that [`State::mark`] is there and entries are
@@ -346,6 +375,16 @@ pub trait Store: Send + Sync + 'static {
         expected: Option<&str>,
         content: Bytes,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// The bytes of a namespace's live entries. A store that does not keep count reads its index for it.
+    fn usage(&self, ns: &str) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        async move { Ok(self.index(ns, 0).await?.entries.iter().map(|(_, entry)| entry.size).sum()) }
+    }
+
+    /// The namespaces that the store knows of without a search; not necessarily all there are.
+    fn namespaces(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send {
+        async { Ok(Vec::new()) }
+    }
 
     /// [`Store::put`] of content that is in memory, with nothing said of it.
     fn put_bytes(

@@ -173,7 +173,9 @@ impl Inner {
             #[serde(skip_serializing_if = "Option::is_none")]
             app_id: Option<&'a str>,
         }
-        let _turn = self.turns.acquire().await.map_err(|e| e.to_string())?;
+        // Half of the time at most, so that some is left for the answer.
+        let turn = tokio::time::timeout(self.options.timeout / 2, self.turns.acquire()).await;
+        let _turn = turn.map_err(|_| "too many questions wait for it")?.map_err(|e| e.to_string())?;
         let question = Question { api_key: token.expose_secret(), app_id: self.options.app_id.as_deref() };
         let body = serde_json::to_vec(&question).map_err(|e| e.to_string())?;
         let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::app::App;
 use super::args::keys::{KeyAction, NewKey};
 use super::exit::Exit;
-use super::{serve, show, store};
+use super::{machine_store, serve, show};
 use crate::proxy::keys::{self, Key, Keys, Made, Scope};
 use crate::store::Records;
 
@@ -50,10 +50,10 @@ struct Shown<'a> {
 /// # Errors
 /// When there is no such key or user, or the store cannot be read or written.
 pub fn run(app: &App, dir: Option<&Path>, action: &KeyAction) -> anyhow::Result<Exit> {
-    let dir = store::place(app, dir);
+    let dir = machine_store::place(app, dir);
     let records = match action {
-        KeyAction::Create(_) => store::records_of_new(&dir)?,
-        _ => store::records(&dir)?,
+        KeyAction::Create(_) => machine_store::records_of_new(&dir)?,
+        _ => machine_store::records(&dir)?,
     };
     serve::runtime()?.block_on(act(app, &records, action))
 }

@@ -17,6 +17,7 @@ mod file_status;
 mod history;
 mod key;
 mod locate;
+mod machine_store;
 mod paths;
 mod pause;
 mod run;
@@ -61,6 +62,7 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         }
         Command::User { store, action } => user::run(app, store.store.as_deref(), &action),
         Command::Key { store, action } => key::run(app, store.store.as_deref(), &action),
+        Command::Store { action } => store::run(app, action),
         Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
         Command::Status { path, watch } => status::run(app, path.as_deref(), watch),
         Command::Wait { timeout } => wait::run(app, timeout),

@@ -12,8 +12,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::app::App;
 use super::exit::{Exit, Failure};
+use super::machine_store;
 use super::signals::{Wishes, notify};
-use super::store;
 use crate::config::{TokenSource, read_token_file, token_from_env};
 use crate::proxy::{self, VerifierOptions, keys};
 
@@ -29,9 +29,9 @@ pub struct Serve {
 /// # Errors
 /// When nobody may call, the store cannot be opened, or the address is taken.
 pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
-    let dir = store::place(app, serve.store.as_deref());
+    let dir = machine_store::place(app, serve.store.as_deref());
     let options = options(app, serve, &dir)?;
-    let store = store::open(&dir)?;
+    let store = machine_store::open(&dir)?;
     allow_files();
     runtime()?.block_on(async {
         let mut wishes = Wishes::listen()?;
@@ -110,7 +110,7 @@ fn options(app: &App, serve: &Serve, dir: &Path) -> anyhow::Result<proxy::Option
 
 /// Whether any key was made, without making a store.
 fn has_keys(dir: &Path) -> anyhow::Result<bool> {
-    let Some(records) = store::records_if_any(dir)? else { return Ok(false) };
+    let Some(records) = machine_store::records_if_any(dir)? else { return Ok(false) };
     let keys = runtime()?.block_on(keys::load(&records))?;
     Ok(!keys.keys.is_empty())
 }

@@ -20,7 +20,7 @@ use super::link::JoinLink;
 use super::locate::real;
 use super::run::tend;
 use super::signals::{Wishes, notify};
-use super::{serve, setup, show, store, talk};
+use super::{machine_store, serve, setup, show, talk};
 use crate::agent::run::Agent;
 use crate::config::{
     Config, ConfigError, Draft, TokenSource, create_private, create_private_dir, parse_token, read_token_file,
@@ -81,7 +81,7 @@ pub fn run(app: &App, dir: Option<&Path>, listen: Option<SocketAddr>) -> anyhow:
 async fn together(app: &App, config: &Config, listener: TcpListener, wishes: &mut Wishes) -> anyhow::Result<()> {
     let (token, _) = config.token(&app.around.env)?;
     let listen = listener.local_addr()?;
-    let store = store::open(&app.dirs.proxy)?;
+    let store = machine_store::open(&app.dirs.proxy)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let options = proxy::Options::new(token.clone());
     let mut proxy = tokio::spawn(proxy::serve(listener, store, options, async {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::app::App;
 use super::args::keys::UserAction;
 use super::exit::Exit;
-use super::{key, serve, show, store};
+use super::{key, machine_store, serve, show};
 use crate::proxy::keys::{self, Keys};
 use crate::store::Records;
 
@@ -37,10 +37,10 @@ struct Removed<'a> {
 /// # Errors
 /// When there is no such user, or one already, or the store cannot be read or written.
 pub fn run(app: &App, dir: Option<&Path>, action: &UserAction) -> anyhow::Result<Exit> {
-    let dir = store::place(app, dir);
+    let dir = machine_store::place(app, dir);
     let records = match action {
-        UserAction::Create { .. } => store::records_of_new(&dir)?,
-        _ => store::records(&dir)?,
+        UserAction::Create { .. } => machine_store::records_of_new(&dir)?,
+        _ => machine_store::records(&dir)?,
     };
     serve::runtime()?.block_on(act(app, &records, action))
 }

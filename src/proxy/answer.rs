@@ -34,6 +34,8 @@ pub enum Refusal {
     PreconditionRequired,
     /// A precondition that is none; the text is the header's name.
     BadPrecondition(&'static str),
+    /// A header or a query that makes no sense; the text says which and why.
+    BadHeader(&'static str),
     /// A lost race: what was asked for and what is held.
     Precondition {
         provided: String,
@@ -121,6 +123,7 @@ impl Refusal {
                 let detail = format!("{header} is not an MD5 (32 lower-case hex digits)");
                 error(StatusCode::BAD_REQUEST, "INVALID_PRECONDITION", detail, None)
             }
+            Self::BadHeader(why) => plain(StatusCode::BAD_REQUEST, "INVALID_HEADER", why),
             Self::Precondition { provided, held } => {
                 let context = ErrorContext {
                     current_md5: Some(held.map_or_else(|| "none".to_owned(), |e| e.md5.to_string())),

@@ -147,6 +147,11 @@ impl<S: Store> Auth<S> {
         }
     }
 
+    /// Returns when nothing is being written any more.
+    pub async fn finish(&self) {
+        self.ring.finish().await;
+    }
+
     /// Notices changes of the keys while streams are open. Runs until it is dropped.
     pub async fn tend(&self) {
         self.ring.tend().await;

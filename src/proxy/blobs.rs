@@ -11,23 +11,23 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Refusal, describe, empty, insert};
 use super::auth::Caller;
-use super::{Proxy, quota};
+use super::{Proxy, quota, versions};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{CONTENT_MD5, Precondition, X_MEMSYNC_DEVICE};
-use crate::store::{Body, Deleted, Expect, Got, Incoming, Meta, Put, Store};
+use crate::protocol::{CONTENT_MD5, Precondition};
+use crate::store::{Body, Deleted, Expect, Got, Incoming, Put, Store};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
-/// Longest `Content-Type` kept, in bytes; a longer one is no type that anybody registered.
-const LONGEST_TYPE: usize = 255;
-/// Longest name of a device kept, in bytes as it stands in the header.
-const LONGEST_DEVICE: usize = 255;
 /// Bytes a second that a body must keep up over its whole length.
 const SLOWEST: u64 = 4096;
 
-/// GET and HEAD; hyper leaves the body of the latter out.
-pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result<Answer, Refusal> {
-    let blob = match proxy.store.get(ns, path).await? {
+/// GET and HEAD; hyper leaves the body of the latter out. `?version=N` asks for a version of the path.
+pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath, query: Option<&str>) -> Result<Answer, Refusal> {
+    let got = match versions::asked(query)? {
+        Some(version) => proxy.store.get_version(ns, path, version).await?,
+        None => proxy.store.get(ns, path).await?,
+    };
+    let blob = match got {
         Got::Found(blob) => blob,
         Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry.md5)),
         Got::Absent => return Err(Refusal::Absent),
@@ -40,6 +40,7 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result
     describe(headers, &blob.entry);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(blob.entry.size));
     insert(headers, CONTENT_TYPE, blob.meta.content_type.as_deref().unwrap_or(DEFAULT_TYPE));
+    versions::tell(headers, &blob.meta);
     // A browser must not take a stored note for a page of this origin.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(answer)
@@ -61,7 +62,7 @@ pub async fn put<S: Store>(
     if head.headers.get(CONTENT_ENCODING).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Refusal::Encoding);
     }
-    let meta = caller.sign(meta(&head.headers));
+    let meta = caller.sign(versions::told(&head.headers)?);
     let expect = match precondition {
         Precondition::New => Expect::Absent,
         Precondition::Holds(md5) => Expect::Md5(md5),
@@ -80,18 +81,6 @@ pub async fn put<S: Store>(
     let mut answer = empty(status);
     describe(answer.headers_mut(), &entry);
     Ok(answer)
-}
-
-/// What a request says of the version that it writes.
-fn meta(headers: &HeaderMap) -> Meta {
-    let short = |name: http::HeaderName, longest| {
-        headers.get(name).and_then(text).filter(|t| !t.is_empty() && t.len() <= longest).map(str::to_owned)
-    };
-    Meta {
-        content_type: short(CONTENT_TYPE, LONGEST_TYPE),
-        device: short(http::HeaderName::from_static(X_MEMSYNC_DEVICE), LONGEST_DEVICE),
-        ..Meta::default()
-    }
 }
 
 /// Takes a body in, and counts its bytes, within the limits of size and patience.
@@ -130,7 +119,8 @@ pub async fn delete<S: Store>(
 ) -> Result<Answer, Refusal> {
     let expected = headers.get(IF_MATCH).map(|value| if_match(value).ok_or(Refusal::BadPrecondition("If-Match")));
     let expected = expected.transpose()?;
-    match proxy.store.delete(ns, path, expected.map(Expect::Md5), caller.sign(meta(headers))).await? {
+    let meta = caller.sign(versions::told(headers)?);
+    match proxy.store.delete(ns, path, expected.map(Expect::Md5), meta).await? {
         Deleted::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
         Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry.md5)),
         Deleted::Absent => Err(Refusal::Absent),

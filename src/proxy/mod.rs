@@ -23,6 +23,7 @@ use crate::store::Store;
 mod answer;
 mod auth;
 mod blobs;
+mod chores;
 mod events;
 mod index;
 pub mod keys;
@@ -30,6 +31,7 @@ mod patience;
 mod quota;
 mod route;
 mod verifier;
+mod versions;
 
 pub use verifier::VerifierOptions;
 
@@ -99,7 +101,8 @@ struct Proxy<S> {
 /// Serves `store` on `listener` until `shutdown` is ready, then lets requests in flight finish.
 ///
 /// # Errors
-/// `InvalidInput` for an empty token or a verifier's address that is none. Errors of single connections are logged and end only those.
+/// `InvalidInput` for an empty token or a verifier's address that is none. Errors of single connections are logged and
+/// end only those.
 pub async fn serve<S: Store>(
     listener: TcpListener,
     store: Arc<S>,
@@ -121,6 +124,7 @@ pub async fn serve<S: Store>(
     });
 
     let mut connections = JoinSet::new();
+    let chores = tokio::spawn(chores::run(proxy.clone()));
     let auth = proxy.clone();
     let tending = async move { auth.auth.tend().await };
     tokio::pin!(shutdown, tending);
@@ -143,7 +147,14 @@ pub async fn serve<S: Store>(
     }
     drop(listener);
     stop.send_replace(true);
-    let all = async { while connections.join_next().await.is_some() {} };
+    let all = async {
+        while connections.join_next().await.is_some() {}
+        // The store is let go only when nothing works on it any more.
+        proxy.auth.finish().await;
+        if let Err(e) = chores.await {
+            tracing::error!("the proxy's chores ended in a bug: {e}");
+        }
+    };
     if tokio::time::timeout(stop_timeout, all).await.is_err() {
         tracing::warn!(connections = connections.len(), "stopping with requests unfinished");
         connections.shutdown().await;

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 
 use super::answer::{Answer, PathFault, Refusal, json};
 use super::keys::Access;
-use super::{Proxy, blobs, events, index};
+use super::{Proxy, blobs, events, index, versions};
 use crate::path::{PathError, RelPath};
 use crate::protocol::{Health, capability};
 use crate::store::Store;
@@ -27,6 +27,8 @@ enum Route<'a> {
     Events,
     /// What follows `/blob/`, as it stands in the request.
     Blob(&'a str),
+    /// What follows `/versions/`.
+    Versions(&'a str),
 }
 
 fn route(raw: &str) -> Option<Route<'_>> {
@@ -34,7 +36,10 @@ fn route(raw: &str) -> Option<Route<'_>> {
         "/health" => Some(Route::Health),
         "/sync" => Some(Route::Sync),
         "/events" => Some(Route::Events),
-        _ => raw.strip_prefix("/blob/").map(Route::Blob),
+        _ => match raw.strip_prefix("/versions/") {
+            Some(path) => Some(Route::Versions(path)),
+            None => raw.strip_prefix("/blob/").map(Route::Blob),
+        },
     }
 }
 
@@ -104,8 +109,10 @@ async fn handle<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> Resul
         Route::Sync => Err(Refusal::Method("GET, HEAD")),
         Route::Events if request.method() == Method::GET => events::get(proxy, &caller, FLAT, request.headers()).await,
         Route::Events => Err(Refusal::Method("GET")),
+        Route::Versions(raw) if reads => versions::get(proxy, FLAT, &blob_path(raw)?).await,
+        Route::Versions(_) => Err(Refusal::Method("GET, HEAD")),
         Route::Blob(raw) => match *request.method() {
-            Method::GET | Method::HEAD => blobs::get(proxy, FLAT, &blob_path(raw)?).await,
+            Method::GET | Method::HEAD => blobs::get(proxy, FLAT, &blob_path(raw)?, uri.query()).await,
             Method::PUT => blobs::put(proxy, &caller, FLAT, &blob_path(raw)?, request).await,
             Method::DELETE => blobs::delete(proxy, &caller, FLAT, &blob_path(raw)?, request.headers()).await,
             _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
@@ -116,7 +123,7 @@ async fn handle<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> Resul
 async fn health<S: Store>(store: &S) -> Answer {
     // A delta is built on a mark, which only an exact index has.
     let strong: &[&str] = if S::STRONG { &[capability::STRONG_INDEX, capability::DELTA] } else { &[] };
-    let capabilities = [capability::HONEST_412, capability::INDEX_ETAG, capability::EVENTS];
+    let capabilities = [capability::HONEST_412, capability::INDEX_ETAG, capability::EVENTS, capability::VERSIONS];
     let (code, status, storage) = match store.health().await {
         Ok(()) => (StatusCode::OK, "ok", "connected"),
         Err(e) => {

@@ -15,14 +15,15 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    BACKLOG, Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Put, Record, Retention, State,
-    Store, StoreError, Swept, Version, strong_state, system_clock,
+    BACKLOG, Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Placed, Put, Record,
+    Retention, State, Store, StoreError, Swept, Version, strong_state, system_clock,
 };
 use crate::path::RelPath;
 
 mod records;
 mod schema;
 mod spool;
+pub mod upkeep;
 mod versions;
 mod writer;
 
@@ -280,7 +281,28 @@ impl Store for Embedded {
         blocking(move || get(&shared, &ns, path.as_str(), Some(version))).await?
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
+    async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        let mut all: Vec<String> = lock(&self.shared.marks).last.keys().cloned().collect();
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    async fn place(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Version,
+        body: Option<Upload>,
+    ) -> Result<Placed, StoreError> {
+        let body = match body {
+            Some(body) => Some(body.finish().await?),
+            None => None,
+        };
+        let (reply, answer) = oneshot::channel();
+        self.submit(ns, path, Write::Place { version, body, reply }, answer).await
+    }
+
+    async fn expire(&self) -> Result<usize, StoreError> {
         let now = (self.shared.clock)();
         let shared = self.shared.clone();
         let due = blocking(move || shared.read(|db| versions::due(db, now))).await??;
@@ -291,6 +313,12 @@ impl Store for Embedded {
             let deleted = self.delete(&ns, &path, Some(Expect::Version(version)), Meta::default()).await?;
             expired += usize::from(matches!(deleted, Deleted::Done(_)));
         }
+        Ok(expired)
+    }
+
+    async fn sweep(&self) -> Result<Swept, StoreError> {
+        let expired = self.expire().await?;
+        let now = (self.shared.clock)();
         let shared = self.shared.clone();
         let (swept, floor) = blocking(move || {
             let mut db = records::open(&shared.dir)?;
@@ -308,10 +336,6 @@ impl Store for Embedded {
 
     async fn usage(&self, ns: &str) -> Result<u64, StoreError> {
         Ok(lock(&self.shared.marks).bytes.get(ns).copied().unwrap_or(0))
-    }
-
-    async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
-        Ok(lock(&self.shared.marks).last.keys().cloned().collect())
     }
 
     async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {

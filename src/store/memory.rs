@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::broadcast;
 
 use super::{
-    BACKLOG, Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Mark, Meta, Put, Record,
-    Retention, State, Store, StoreError, Swept, Version, new_epoch, next_version, strong_state, system_clock,
+    BACKLOG, Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Mark, Meta, Placed, Put,
+    Record, Retention, State, Store, StoreError, Swept, Version, new_epoch, next_version, strong_state, system_clock,
 };
 use crate::digest::Md5;
 use crate::path::RelPath;
@@ -229,10 +229,6 @@ impl Store for Memory {
         Ok(true)
     }
 
-    async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.lock().last.keys().cloned().collect())
-    }
-
     async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
         let rows = self.lock();
         let name = (ns.to_owned(), path.clone());
@@ -250,9 +246,31 @@ impl Store for Memory {
         Ok(found.map_or(Got::Absent, Row::got))
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
+    async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.lock().last.keys().cloned().collect())
+    }
+
+    async fn place(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Version,
+        body: Option<Collected>,
+    ) -> Result<Placed, StoreError> {
+        let mut rows = self.lock();
+        let held = rows.by_name.get(&(ns.to_owned(), path.clone())).map(|row| row.entry);
+        if held.is_some_and(|held| held.version >= version.version) {
+            return Ok(Placed::Held);
+        }
+        let Version { version, md5, size, is_deleted, meta } = version;
+        let entry = Entry { md5, size, is_deleted, version, cursor: 0 };
+        let content = body.map(|body| body.0.freeze()).unwrap_or_default();
+        self.commit(&mut rows, ns, path, Row { entry, meta, content });
+        Ok(Placed::Written)
+    }
+
+    async fn expire(&self) -> Result<usize, StoreError> {
         let now = (self.clock)();
-        let before = |age: Duration| now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let due: Vec<(String, RelPath, u64)> = {
             let rows = self.lock();
             let due = rows
@@ -261,11 +279,18 @@ impl Store for Memory {
                 .filter(|(_, row)| !row.entry.is_deleted && row.meta.expires.is_some_and(|at| at <= now));
             due.map(|((ns, path), row)| (ns.clone(), path.clone(), row.entry.version)).collect()
         };
-        let mut swept = Swept::default();
+        let mut expired = 0;
         for (ns, path, version) in due {
             let deleted = self.delete(&ns, &path, Some(Expect::Version(version)), Meta::default()).await?;
-            swept.expired += usize::from(matches!(deleted, Deleted::Done(_)));
+            expired += usize::from(matches!(deleted, Deleted::Done(_)));
         }
+        Ok(expired)
+    }
+
+    async fn sweep(&self) -> Result<Swept, StoreError> {
+        let mut swept = Swept { expired: self.expire().await?, ..Swept::default() };
+        let now = (self.clock)();
+        let before = |age: Duration| now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let mut rows = self.lock();
         let limit = before(self.retention.age);
         for earlier in rows.earlier.values_mut() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{Key, Keys, KeysError, RECORD, Taken, record_use};
@@ -29,6 +30,8 @@ pub struct Ring<S> {
     last: tokio::sync::Mutex<LastRead>,
     /// When the last use of each key was written down.
     noted: Mutex<HashMap<String, Instant>>,
+    /// Writes of that under way.
+    notes: Mutex<JoinSet<()>>,
     watched: Notify,
 }
 
@@ -55,6 +58,7 @@ impl<S: Store> Ring<S> {
             published: watch::Sender::default(),
             last: tokio::sync::Mutex::default(),
             noted: Mutex::default(),
+            notes: Mutex::default(),
             watched: Notify::new(),
         }
     }
@@ -119,11 +123,19 @@ impl<S: Store> Ring<S> {
         noted.insert(id.clone(), Instant::now());
         drop(noted);
         let (store, keys) = (self.store.clone(), found.keys.clone());
-        tokio::spawn(async move {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        while notes.try_join_next().is_some() {}
+        notes.spawn(async move {
             if let Err(e) = record_use(store.as_ref(), &keys, &id, Timestamp::now()).await {
                 tracing::warn!("when key {id} was last used could not be written down: {e}");
             }
         });
+    }
+
+    /// Returns when nothing is being written any more, so that the store can be let go.
+    pub async fn finish(&self) {
+        let mut notes = std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner));
+        while notes.join_next().await.is_some() {}
     }
 
     /// Follows a key for as long as a stream is open that it opened.

@@ -366,14 +366,16 @@ fn used_of(record: Option<&Record>) -> Result<BTreeMap<String, Timestamp>, KeysE
     serde_json::from_slice(&record.content).map_err(|e| KeysError::Damaged(e.to_string()))
 }
 
-/// Records that a key was used; a later time that is there stays. Keys that are no longer among `keys` are forgotten.
+/// Records that a key was used; a later time that is there stays. Keys that are gone are forgotten.
 ///
 /// # Errors
 /// As [`edit`].
-async fn record_use(store: &impl Records, keys: &Keys, id: &str, at: Timestamp) -> Result<(), KeysError> {
+async fn record_use(store: &impl Records, id: &str, at: Timestamp) -> Result<(), KeysError> {
     for _ in 0..ATTEMPTS {
         let record = store.read_record(USED).await?;
         let mut used = used_of(record.as_ref())?;
+        // Read after the uses: whatever key has one was there by now, unless it has gone again.
+        let keys = load(store).await?;
         used.retain(|id, _| keys.keys.contains_key(id));
         let known = used.entry(id.to_owned()).or_insert(at);
         *known = (*known).max(at);

@@ -246,7 +246,7 @@ pub enum Placed {
 }
 
 /// The records there can be: see [`Store::record`].
-pub const RECORDS: &[&str] = &["keys"];
+pub const RECORDS: &[&str] = &["keys", "keys-used"];
 
 /// How long a store keeps what is no longer current.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,7 +29,7 @@ pub struct Ring<S> {
     published: watch::Sender<Arc<Keys>>,
     last: tokio::sync::Mutex<LastRead>,
     /// When the last use of each key was written down.
-    noted: Mutex<HashMap<String, Instant>>,
+    noted: Arc<Mutex<HashMap<String, Instant>>>,
     /// Writes of that under way.
     notes: Mutex<JoinSet<()>>,
     watched: Notify,
@@ -57,7 +57,7 @@ impl<S: Store> Ring<S> {
             fresh,
             published: watch::Sender::default(),
             last: tokio::sync::Mutex::default(),
-            noted: Mutex::default(),
+            noted: Arc::default(),
             notes: Mutex::default(),
             watched: Notify::new(),
         }
@@ -122,12 +122,14 @@ impl<S: Store> Ring<S> {
         noted.retain(|id, _| found.keys.keys.contains_key(id));
         noted.insert(id.clone(), Instant::now());
         drop(noted);
-        let (store, keys) = (self.store.clone(), found.keys.clone());
+        let (store, noted) = (self.store.clone(), self.noted.clone());
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         while notes.try_join_next().is_some() {}
         notes.spawn(async move {
-            if let Err(e) = record_use(store.as_ref(), &keys, &id, Timestamp::now()).await {
+            if let Err(e) = record_use(store.as_ref(), &id, Timestamp::now()).await {
                 tracing::warn!("when key {id} was last used could not be written down: {e}");
+                // The next use tries again.
+                noted.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             }
         });
     }

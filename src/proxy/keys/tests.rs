@@ -187,14 +187,14 @@ async fn a_change_that_is_refused_writes_nothing() {
 #[tokio::test]
 async fn the_last_use_is_the_latest_and_goes_with_the_key() {
     let store = Memory::new();
-    let mut keys = Keys::default();
-    let [one, two] = [(); 2].map(|()| keys.create_key(&NewKey::default(), noon()).unwrap().key.id);
+    let make = async || edit(&store, |keys| keys.create_key(&NewKey::default(), noon())).await.unwrap().key.id;
+    let (one, two) = (make().await, make().await);
     let late = at("2026-01-02T00:00:00Z");
-    record_use(&store, &keys, &one, late).await.unwrap();
-    record_use(&store, &keys, &one, noon()).await.unwrap();
-    record_use(&store, &keys, &two, noon()).await.unwrap();
+    record_use(&store, &one, late).await.unwrap();
+    record_use(&store, &one, noon()).await.unwrap();
+    record_use(&store, &two, noon()).await.unwrap();
     assert_eq!(last_used(&store).await.unwrap(), BTreeMap::from([(one.clone(), late), (two.clone(), noon())]));
-    keys.revoke(&one).unwrap();
-    record_use(&store, &keys, &two, late).await.unwrap();
+    edit(&store, |keys| keys.revoke(&one)).await.unwrap();
+    record_use(&store, &two, late).await.unwrap();
     assert_eq!(last_used(&store).await.unwrap(), BTreeMap::from([(two, late)]));
 }

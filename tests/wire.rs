@@ -6,6 +6,15 @@ mod proxy;
 #[path = "wire/limits.rs"]
 mod limits;
 
+#[path = "wire/hostile.rs"]
+mod hostile;
+
+#[path = "wire/operations.rs"]
+mod operations;
+
+#[path = "wire/tls.rs"]
+mod tls;
+
 #[path = "wire/versions.rs"]
 mod versions;
 
@@ -134,7 +143,10 @@ async fn a_write_needs_a_precondition_that_is_one() {
 
 #[tokio::test]
 async fn who_has_no_token_learns_nothing() {
-    let (running, mut c) = memory().await;
+    let mut options = options();
+    options.failed_attempts = std::num::NonZeroU32::MAX;
+    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let mut c = running.client().await;
     c.put("/blob/x", "new", b"secret").await;
     let mut answers = Vec::new();
     for shown in [

@@ -30,6 +30,7 @@ mod status_text;
 mod store;
 mod sync;
 mod talk;
+mod tls;
 mod up;
 mod user;
 mod verdict;
@@ -55,10 +56,14 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Doctor => doctor::run(app, &HttpProbe),
         Command::Paths => paths::run(app),
         Command::Completions { shell } => completions::run(shell),
-        Command::Up { dir, listen } => up::run(app, dir.as_deref(), listen),
+        Command::Up { dir, listen, tls, no_tls } => {
+            up::run(app, &up::Asked { dir, listen, tls: tls::Source::of(&tls)?, no_tls })
+        }
         Command::Run => run::run(app),
-        Command::Serve { listen, store, token_file, max_body_size } => {
-            serve::run(app, &serve::Serve { listen, store, token_file, max_body: max_body_size })
+        Command::Serve { listen, store, token_file, max_body_size, tls, metrics_listen, rate } => {
+            let tls = tls::Source::of(&tls)?;
+            let max_body = max_body_size;
+            serve::run(app, &serve::Serve { listen, store, token_file, max_body, tls, metrics_listen, rate })
         }
         Command::User { store, action } => user::run(app, store.store.as_deref(), &action),
         Command::Key { store, action } => key::run(app, store.store.as_deref(), &action),

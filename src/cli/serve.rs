@@ -1,7 +1,9 @@
 //! `memsync serve`: a Memory Proxy alone.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -11,42 +13,75 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
 use super::app::App;
+use super::args::Listen;
 use super::exit::{Exit, Failure};
 use super::machine_store;
-use super::signals::{Wishes, notify};
+use super::signals::{Wish, Wishes, notify};
+use super::tls::{Shown, Source};
 use crate::config::{TokenSource, read_token_file, token_from_env};
 use crate::proxy::{self, VerifierOptions, keys};
 
 /// How it was asked for.
 pub struct Serve {
-    pub listen: SocketAddr,
+    pub listen: Listen,
     pub store: Option<PathBuf>,
     pub token_file: Option<PathBuf>,
     /// Bytes.
     pub max_body: u64,
+    pub tls: Option<Source>,
+    pub metrics_listen: Option<SocketAddr>,
+    /// Requests a second of one key.
+    pub rate: Option<NonZeroU32>,
 }
 
 /// # Errors
 /// When nobody may call, the store cannot be opened, or the address is taken.
 pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
+    let listen = serve.listen.resolve(&app.around.env).map_err(|why| Failure::new(Exit::Usage, why))?;
     let dir = machine_store::place(app, serve.store.as_deref());
-    let options = options(app, serve, &dir)?;
+    let mut options = options(app, serve, &dir)?;
     let store = machine_store::open(&dir)?;
     allow_files();
     runtime()?.block_on(async {
         let mut wishes = Wishes::listen()?;
-        let listener = bind(serve.listen).await?;
+        let listener = bind(listen).await?;
         let address = listener.local_addr()?;
-        tracing::info!("serving {} at http://{address}", dir.display());
+        let shown = match serve.tls.clone() {
+            Some(source) => Some(Shown::open(app, source, address, false)?),
+            None => None,
+        };
+        options.tls = shown.as_ref().map(|shown| shown.tls.clone());
+        let scheme = if shown.is_some() { "https" } else { "http" };
+        tracing::info!("serving {} at {scheme}://{address}", dir.display());
+        if let Some(pin) = shown.as_ref().and_then(|shown| shown.pin) {
+            let host = &app.around.host;
+            tracing::info!("to join: memsync init --proxy https://{host}:{} --pin {pin}", address.port());
+        }
+        if let Some(listen) = serve.metrics_listen {
+            let listener = bind(listen).await?;
+            tracing::info!("metrics for everybody at http://{}/metrics", listener.local_addr()?);
+            options.metrics_listener = Some(Arc::new(listener));
+        }
         notify(NotifyState::Ready);
         proxy::serve(listener, store, options, async {
-            wishes.stop().await;
+            until_stopped(&mut wishes, shown.as_ref()).await;
             notify(NotifyState::Stopping);
         })
         .await
         .context("the proxy failed")
     })?;
     Ok(Exit::Done)
+}
+
+/// Reads the certificate again on HUP, until a signal says stop.
+async fn until_stopped(wishes: &mut Wishes, shown: Option<&Shown>) {
+    loop {
+        match wishes.next().await {
+            Wish::Stop => return,
+            Wish::Reload => shown.iter().for_each(|shown| shown.reload()),
+            Wish::SyncNow => {}
+        }
+    }
 }
 
 /// Lets this process open as many files as the system allows it: every connection is one, and the usual soft limit
@@ -105,7 +140,7 @@ fn options(app: &App, serve: &Serve, dir: &Path) -> anyhow::Result<proxy::Option
                    systemd credential `token`, or set HEARE_AUTH_URL to a service that knows the callers";
         return Err(Failure::new(Exit::Usage, why).into());
     }
-    Ok(proxy::Options { max_body: serve.max_body, token, verifier, ..proxy::Options::default() })
+    Ok(proxy::Options { max_body: serve.max_body, rate: serve.rate, token, verifier, ..proxy::Options::default() })
 }
 
 /// Whether any key was made, without making a store.

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Md5, NotMd5};
 
+mod pin;
+
+pub use pin::{NotAPin, Pin};
+
 pub use crate::sync::Precondition;
 
 /// Precondition of a flat PUT: `new` or the md5 the server must hold. Not the body digest of RFC 1864.
@@ -16,6 +20,8 @@ pub const CONTENT_MD5: &str = "content-md5";
 pub const X_TOMBSTONE: &str = "x-tombstone";
 /// The device that writes, percent-encoded.
 pub const X_MEMSYNC_DEVICE: &str = "x-memsync-device";
+/// Names a request in the logs of both sides.
+pub const X_REQUEST_ID: &str = "x-request-id";
 /// When a path becomes a tombstone by itself: RFC 3339, or [`NEVER`] (`versions`).
 pub const X_MEMSYNC_EXPIRES: &str = "x-memsync-expires";
 /// Takes an expiry back.
@@ -42,6 +48,15 @@ pub struct Health {
     pub storage: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
+    /// The proxy's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What is wrong, in words, where `status` is not `ok`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What will be wrong soon.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One file of the index on the wire.

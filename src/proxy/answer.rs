@@ -1,5 +1,7 @@
 //! Answers: the errors of the protocol and the headers they share.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use http::header::{
     ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -17,7 +19,12 @@ pub type Answer = Response<Body>;
 
 /// Why a request is refused.
 pub enum Refusal {
-    Unauthorized,
+    /// `wrong`: a token was shown, and it was not valid.
+    Unauthorized {
+        wrong: bool,
+    },
+    /// Too many requests, or too many failures from that address; may be tried again after this time.
+    TooOften(Duration),
     /// Known, but not for this.
     Forbidden(Forbidden),
     /// Who calls could not be found out.
@@ -67,6 +74,8 @@ pub enum PathFault {
     Escape,
     #[error("`.sync-index.json` is the name of the index")]
     Reserved,
+    #[error("the path is longer than any that can be stored")]
+    TooLong,
     #[error(transparent)]
     Name(#[from] PathError),
 }
@@ -84,10 +93,11 @@ impl From<StoreError> for Refusal {
 }
 
 impl Refusal {
-    pub fn into_answer(self) -> Answer {
+    /// The answer; `id` names the request in the log.
+    pub fn into_answer(self, id: &str) -> Answer {
         let plain = |status, code: &str, detail: &str| error(status, code, detail.to_owned(), None);
         match self {
-            Self::Unauthorized => {
+            Self::Unauthorized { .. } => {
                 let answer = plain(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "this needs a valid token");
                 with(answer, WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
             }
@@ -107,11 +117,19 @@ impl Refusal {
                 let detail = format!("this would go beyond the quota: {used} of {limit} bytes are used");
                 error(StatusCode::INSUFFICIENT_STORAGE, "QUOTA_EXCEEDED", detail, None)
             }
+            Self::TooOften(wait) => {
+                let detail = "too many requests, or too many tokens that were not valid; wait, then try again";
+                let seconds = HeaderValue::from(wait.as_secs() + 1);
+                with(plain(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_REQUESTS", detail), RETRY_AFTER, seconds)
+            }
             Self::NoSuchRoute => plain(StatusCode::NOT_FOUND, "NO_SUCH_ROUTE", "there is nothing at this address"),
             Self::Method(allowed) => {
                 let detail = format!("this address answers {allowed}");
                 let answer = error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail, None);
                 with(answer, ALLOW, HeaderValue::from_static(allowed))
+            }
+            Self::Path(fault @ PathFault::TooLong) => {
+                plain(StatusCode::URI_TOO_LONG, "PATH_TOO_LONG", &fault.to_string())
             }
             Self::Path(fault) => plain(StatusCode::BAD_REQUEST, "INVALID_PATH", &fault.to_string()),
             Self::PreconditionRequired => plain(
@@ -149,7 +167,7 @@ impl Refusal {
             Self::BodyTimeout => plain(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "the body stopped coming"),
             Self::BodyBroken => plain(StatusCode::BAD_REQUEST, "BODY_BROKEN", "the body was cut off or malformed"),
             Self::Store(e) => {
-                tracing::error!("{e}");
+                tracing::error!(id, "{e}");
                 plain(StatusCode::SERVICE_UNAVAILABLE, "STORAGE_FAILED", "the storage failed; nothing was acknowledged")
             }
         }

@@ -102,19 +102,18 @@ impl<S: Store> Auth<S> {
         })
     }
 
-    /// Who calls.
+    /// Who calls with `token`, whose hash is `hash`.
     ///
     /// # Errors
     /// [`Refusal::Unauthorized`] for whoever shows nothing that is known, without a reason; [`Refusal::Unverified`],
     /// [`Refusal::Store`] when that cannot be found out.
-    pub async fn authorize(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
-        let token = bearer(headers).ok_or(Refusal::Unauthorized)?;
-        let hash = hash_of(token);
+    pub async fn authorize(&self, token: &[u8], hash: blake3::Hash) -> Result<Arc<Caller>, Refusal> {
+        const WRONG: Refusal = Refusal::Unauthorized { wrong: true };
         if let Some((_, caller)) = self.token.as_ref().filter(|(known, _)| *known == hash) {
             return Ok(caller.clone());
         }
         if let Some(id) = keys::id_in(token) {
-            let found = self.ring.find(id, hash).await.map_err(unreadable)?.ok_or(Refusal::Unauthorized)?;
+            let found = self.ring.find(id, hash).await.map_err(unreadable)?.ok_or(WRONG)?;
             return Ok(Arc::new(Caller {
                 id: format!("key {id}"),
                 user: found.key.user.clone(),
@@ -123,8 +122,8 @@ impl<S: Store> Auth<S> {
                 shown: Shown::Key(Box::new(found)),
             }));
         }
-        let verifier = self.verifier.as_ref().ok_or(Refusal::Unauthorized)?;
-        let text = std::str::from_utf8(token).map_err(|_| Refusal::Unauthorized)?;
+        let verifier = self.verifier.as_ref().ok_or(WRONG)?;
+        let text = std::str::from_utf8(token).map_err(|_| WRONG)?;
         match verifier.ask(text, hash).await {
             Verdict::User(user) => Ok(Arc::new(Caller {
                 id: format!("user {user}"),
@@ -133,7 +132,7 @@ impl<S: Store> Auth<S> {
                 scope: Scope::default(),
                 shown: Shown::Verified,
             })),
-            Verdict::Invalid => Err(Refusal::Unauthorized),
+            Verdict::Invalid => Err(WRONG),
             Verdict::Unknown => Err(Refusal::Unverified),
         }
     }
@@ -177,7 +176,7 @@ impl Lease {
 }
 
 /// The token that a request shows.
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, shown) = headers.get(AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
     let shown = shown.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer ") && (1..=LONGEST_TOKEN).contains(&shown.len())).then_some(shown)

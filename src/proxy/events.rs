@@ -18,6 +18,7 @@ use tokio::sync::{broadcast, watch};
 use super::Proxy;
 use super::answer::{Answer, Refusal};
 use super::auth::{Caller, Lease};
+use super::metrics::Present;
 use crate::store::{Changes, Store};
 
 /// Missed changes beyond this many become one event without a path.
@@ -59,6 +60,7 @@ pub async fn get<S: Store>(
         heartbeat: proxy.options.heartbeat,
         stopping: proxy.stopping.clone(),
         lease: proxy.auth.lease(caller, ns),
+        _live: Present::of(&proxy.metrics.event_streams),
     };
     let mut answer = Response::new(Body::from_stream(feed.stream()));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -96,6 +98,7 @@ struct Feed {
     heartbeat: Duration,
     stopping: watch::Receiver<bool>,
     lease: Lease,
+    _live: Present,
 }
 
 impl Feed {

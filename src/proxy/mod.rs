@@ -6,14 +6,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use secrecy::SecretString;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -24,19 +21,34 @@ mod answer;
 mod auth;
 mod blobs;
 mod chores;
+mod connection;
 mod events;
+mod health;
 mod index;
 pub mod keys;
+mod metrics;
 mod patience;
 mod quota;
+mod rates;
 mod route;
+mod strangers;
+pub mod tls;
 mod verifier;
 mod versions;
 
 pub use verifier::VerifierOptions;
 
 use auth::Auth;
-use patience::{Patience, Patient};
+use connection::{Door, connection};
+use metrics::Metrics;
+use rates::Rates;
+use strangers::Strangers;
+use tls::Tls;
+
+/// Connections for metrics alone that are served at once.
+const METRICS_CONNECTIONS: usize = 8;
+/// How often rates that make no difference any more are forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Limits and secrets of a proxy.
 #[derive(Debug, Clone)]
@@ -59,6 +71,22 @@ pub struct Options {
     pub stop_timeout: Duration,
     /// Connections served at once; further ones wait to be accepted.
     pub max_connections: usize,
+    /// Of these, connections that have not shown a valid token yet. Beyond it the one that has been here longest has
+    /// to go, so that newcomers always get their chance.
+    pub max_strangers: usize,
+    /// The same for one address (of IPv6: one /64).
+    pub max_strangers_per_address: usize,
+    /// Requests a second that one caller (one key) may make; `None`: any number.
+    pub rate: Option<NonZeroU32>,
+    /// Tokens a minute that one address may show and that are not valid.
+    pub failed_attempts: NonZeroU32,
+    /// Where `/metrics` is answered in plain HTTP and without a token, and nothing else; without it they are answered
+    /// beside the rest, to whoever has a token.
+    pub metrics_listener: Option<Arc<TcpListener>>,
+    /// Less free space than this many bytes is a warning of `/health`.
+    pub low_space: u64,
+    /// TLS; without it plain HTTP is spoken.
+    pub tls: Option<Tls>,
     /// How often an event stream that has nothing to say shows that it lives.
     pub heartbeat: Duration,
 }
@@ -82,6 +110,13 @@ impl Default for Options {
             body_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(8),
             max_connections: 4096,
+            max_strangers: 1024,
+            max_strangers_per_address: 64,
+            rate: None,
+            failed_attempts: const { NonZeroU32::new(20).expect("not zero") },
+            metrics_listener: None,
+            low_space: 512 << 20,
+            tls: None,
             heartbeat: Duration::from_secs(15),
         }
     }
@@ -94,6 +129,9 @@ struct Proxy<S> {
     quotas: quota::Quotas,
     options: Options,
     index: index::Cache,
+    strangers: Arc<Strangers>,
+    rates: Rates,
+    metrics: Arc<Metrics>,
     /// Becomes true once, when the proxy stops.
     stopping: watch::Receiver<bool>,
 }
@@ -118,12 +156,19 @@ pub async fn serve<S: Store>(
         store,
         auth,
         quotas: quota::Quotas::default(),
-        options,
         index: index::Cache::default(),
+        rates: Rates::new(options.rate, options.failed_attempts),
+        metrics: Metrics::new(),
+        strangers: Strangers::new(options.max_strangers, options.max_strangers_per_address),
+        options,
         stopping,
     });
 
     let mut connections = JoinSet::new();
+    // A place of their own, so that whoever watches sees how it is when all others are taken.
+    let metrics_room = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
+    let metrics_listener = proxy.options.metrics_listener.clone();
+    let mut sweep = tokio::time::interval(SWEEP);
     let chores = tokio::spawn(chores::run(proxy.clone()));
     let auth = proxy.clone();
     let tending = async move { auth.auth.tend().await };
@@ -140,8 +185,12 @@ pub async fn serve<S: Store>(
                     tracing::error!("a connection ended in a bug: {e}");
                 }
             }
+            _ = sweep.tick() => proxy.rates.forget_old(),
+            (stream, peer, permit) = accept_metrics(metrics_listener.as_deref(), &metrics_room) => {
+                connections.spawn(connection(proxy.clone(), stream, peer, Door::Metrics, permit));
+            }
             (stream, peer, permit) = accept(&listener, &room) => {
-                connections.spawn(connection(proxy.clone(), stream, peer, permit));
+                connections.spawn(connection(proxy.clone(), stream, peer, Door::Main, permit));
             }
         }
     }
@@ -162,6 +211,17 @@ pub async fn serve<S: Store>(
     Ok(())
 }
 
+/// The next connection for the metrics alone, where they have a listener.
+async fn accept_metrics(
+    listener: Option<&TcpListener>,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    match listener {
+        Some(listener) => accept(listener, room).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The next connection, once there is room for it. Cancelling it loses none.
 async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
     loop {
@@ -177,69 +237,5 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, So
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
-    }
-}
-
-async fn connection<S: Store>(
-    proxy: Arc<Proxy<S>>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    _permit: OwnedSemaphorePermit,
-) {
-    if let Err(e) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, "TCP_NODELAY: {e}");
-    }
-    let options = &proxy.options;
-    let patience = Arc::new(Patience::new(options.head_timeout));
-    let io = TokioIo::new(Patient::new(stream, patience.clone(), options.body_timeout));
-    let service = {
-        let proxy = proxy.clone();
-        service_fn(move |request| {
-            let (proxy, patience) = (proxy.clone(), patience.clone());
-            Box::pin(async move {
-                patience.head_has_come();
-                let answer = route::respond(&proxy, request).await;
-                patience.head_may_come();
-                Ok::<_, std::convert::Infallible>(answer)
-            })
-        })
-    };
-    let mut stopping = proxy.stopping.clone();
-    // For hyper the head's time includes the idle time before it; `Patient` holds the head itself to its limit.
-    let mut served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.idle_timeout)
-        .max_buf_size(256 * 1024)
-        .serve_connection(io, service);
-    let mut stopped = false;
-    let outcome = loop {
-        tokio::select! {
-            outcome = std::future::poll_fn(|cx| served.poll_without_shutdown(cx)) => break outcome,
-            _ = stopping.wait_for(|stop| *stop), if !stopped => {
-                stopped = true;
-                std::pin::Pin::new(&mut served).graceful_shutdown();
-            }
-        }
-    };
-    match outcome {
-        Ok(()) => linger(served.into_parts().io.into_inner().into_inner(), &mut stopping).await,
-        Err(e) => tracing::debug!(%peer, "connection ended: {e}"),
-    }
-}
-
-/// Closes our side and reads off what the peer still sends, for a moment: closing with unread bytes would
-/// reset the connection and could take away an early refusal (401, 413) before the peer has read it.
-async fn linger(mut stream: TcpStream, stopping: &mut watch::Receiver<bool>) {
-    const AT_MOST: Duration = Duration::from_secs(5);
-    if stream.shutdown().await.is_err() {
-        return;
-    }
-    let drain = async {
-        let mut sink = vec![0; 64 * 1024];
-        while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
-    };
-    tokio::select! {
-        _ = tokio::time::timeout(AT_MOST, drain) => {}
-        _ = stopping.wait_for(|stop| *stop) => {}
     }
 }

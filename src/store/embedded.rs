@@ -263,6 +263,12 @@ impl Store for Embedded {
         self.shared.changes.subscribe()
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        // Not known is no reason to warn.
+        let fs = rustix::fs::statvfs(&self.shared.dir).ok()?;
+        Some(fs.f_bavail.saturating_mul(fs.f_frsize))
+    }
+
     async fn health(&self) -> Result<(), StoreError> {
         if self.jobs.as_ref().is_none_or(mpsc::Sender::is_closed) {
             return Err(StoreError::Closed);

@@ -216,6 +216,18 @@ pub enum StoreError {
     Closed,
 }
 
+impl StoreError {
+    /// What is wrong, fit for whoever can reach the proxy: no path and no address.
+    pub fn without_places(&self) -> String {
+        match self {
+            Self::Io { why, .. } => format!("the disk of the store failed: {why}"),
+            Self::Closed => "the store is closed".to_owned(),
+            // Their words may quote a place.
+            _ => "the storage failed; the proxy's log says why".to_owned(),
+        }
+    }
+}
+
 /// A body on its way in. Dropped before the put, it leaves nothing behind.
 pub trait Incoming: Send + 'static {
     /// Takes the next piece.
@@ -360,6 +372,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether reads work and writes would be taken.
     fn health(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Bytes that can still be written, where the store knows.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
 
     /// The versions of a path that can still be read, the newest first. The first is the path's own entry, which may
     /// be a tombstone.

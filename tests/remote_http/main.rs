@@ -26,6 +26,7 @@ pub fn options(origin: &str) -> HttpOptions {
         namespace: String::new(),
         device: "laptop".to_owned(),
         ca_pem: None,
+        pin: None,
         allow_http: false,
         timeout: server::DEADLINE,
         max_file_size: 4 << 20,

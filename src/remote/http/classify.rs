@@ -12,6 +12,7 @@ use rustls::CertificateError;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::pinned::Another;
 use crate::protocol::ErrorContext;
 use crate::remote::RemoteError;
 
@@ -96,10 +97,18 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         // Digits alone that do not fit mean a very long time.
         return Some(text.parse().map_or(MAX_WAIT, Duration::from_secs).min(MAX_WAIT));
     }
-    let date = |text: &str| DateTimeParser::new().parse_timestamp(text).ok();
-    let now = headers.get(DATE).and_then(|v| date(v.to_str().ok()?)).unwrap_or_else(Timestamp::now);
-    let wait = date(text)?.duration_since(now);
+    let now = date(headers).unwrap_or_else(Timestamp::now);
+    let wait = parse_date(text)?.duration_since(now);
     Some(Duration::try_from(wait).unwrap_or(Duration::ZERO).min(MAX_WAIT))
+}
+
+/// The server's clock when it answered.
+pub(super) fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    parse_date(headers.get(DATE)?.to_str().ok()?)
+}
+
+fn parse_date(text: &str) -> Option<Timestamp> {
+    DateTimeParser::new().parse_timestamp(text).ok()
 }
 
 /// `text` on one line of at most 300 characters, with the token, should a server send it back, blotted out.
@@ -178,6 +187,7 @@ fn tls_reason(e: &rustls::Error) -> String {
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
         ) => "its TLS certificate is not valid today; check the clock here, then ask whoever runs the proxy".to_owned(),
+        rustls::Error::InvalidCertificate(CertificateError::Other(why)) if why.0.is::<Another>() => why.to_string(),
         rustls::Error::InvalidMessage(_) => "it does not speak TLS; should proxy.url be http://?".to_owned(),
         other => format!("TLS failed: {other}"),
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use jiff::Timestamp;
 use reqwest::{Client, RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
@@ -17,12 +18,13 @@ use tokio::time::Instant;
 use super::{Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{Health, Precondition, X_MEMSYNC_DEVICE, encode_path};
+use crate::protocol::{Health, Pin, Precondition, X_MEMSYNC_DEVICE, encode_path};
 
 mod body;
 mod classify;
 mod flat;
 mod index;
+mod pinned;
 mod tls;
 
 use body::{Answer, Progress};
@@ -48,6 +50,8 @@ pub struct HttpOptions {
     pub device: String,
     /// Certificates in PEM to trust besides the system's: the content, not the name of a file.
     pub ca_pem: Option<Vec<u8>>,
+    /// The one certificate that is trusted, whatever any authority says.
+    pub pin: Option<Pin>,
     /// Lets plain http go beyond loopback.
     pub allow_http: bool,
     /// To connect, and between any two signs of life. A whole transfer may take longer, by its size.
@@ -71,6 +75,8 @@ pub enum OptionsError {
     Suffix,
     #[error("{0}: plain http would show the token to the network; use https, or set proxy.allow_http = true")]
     PlainHttp(String),
+    #[error("{0}: plain http shows no certificate to compare with proxy.pin; use https")]
+    PinWithoutTls(String),
     #[error("namespace {0:?}: only folders without a namespace can be synced")]
     Namespace(String),
     #[error("the token is empty or has characters that cannot be sent; check proxy.token_file")]
@@ -141,6 +147,9 @@ impl HttpRemote {
         if origin.scheme() == "http" && !loopback && !options.allow_http {
             return Err(OptionsError::PlainHttp(text));
         }
+        if origin.scheme() == "http" && options.pin.is_some() {
+            return Err(OptionsError::PinWithoutTls(text));
+        }
         let token = options.token.expose_secret();
         let mut authorization = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| OptionsError::Token)?;
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
@@ -151,7 +160,7 @@ impl HttpRemote {
         let device = device.and_then(|d| HeaderValue::from_str(&d).ok());
         Ok(Self {
             inner: Arc::new(Inner {
-                client: tls::client(&origin, loopback, options.ca_pem.as_deref(), options.timeout)?,
+                client: tls::client(&origin, loopback, options.ca_pem.as_deref(), options.pin, options.timeout)?,
                 origin: text,
                 token: options.token,
                 authorization,
@@ -169,17 +178,26 @@ impl HttpRemote {
     /// # Errors
     /// As any request; a proxy that has lost its storage is [`RemoteError::Server`] with status 503.
     pub async fn health(&self) -> Result<Health, RemoteError> {
+        Ok(self.health_and_time().await?.0)
+    }
+
+    /// [`HttpRemote::health`], and the proxy's clock where it tells (RFC 9110, section 6.6.1).
+    ///
+    /// # Errors
+    /// As [`HttpRemote::health`].
+    pub async fn health_and_time(&self) -> Result<(Health, Option<Timestamp>), RemoteError> {
         let url = self.inner.url("/health");
         let request = self.inner.client.get(&url).header(USER_AGENT, tls::AGENT);
         let answer = self.inner.send(&url, request, None, MAX_SMALL).await?;
         if answer.status() != StatusCode::OK {
             return Err(answer.refusal().await);
         }
+        let time = classify::date(answer.headers());
         let text = answer.read(MAX_SMALL).await?;
         let health: Health = serde_json::from_slice(&text)
             .map_err(|e| self.inner.protocol(&url, &format!("its health is not what was expected: {e}")))?;
         self.inner.known().capabilities = Some(health.capabilities.clone().into());
-        Ok(health)
+        Ok((health, time))
     }
 
     /// The capabilities the proxy advertises, asked for once and again after it could not be reached. A proxy

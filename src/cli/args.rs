@@ -17,6 +17,8 @@ mod tls;
 pub use listen::Listen;
 pub use tls::Tls;
 
+pub mod keys;
+
 /// Shown by `memsync` alone: what a newcomer types first.
 pub const FIRST_STEPS: &str = "\
 memsync keeps a folder of notes in sync through a Memory Proxy, and loses nothing you wrote.
@@ -118,8 +120,8 @@ pub enum Command {
         /// AWS_SECRET_ACCESS_KEY in the environment name a bucket on S3
         #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
         store: Option<PathBuf>,
-        /// A file with the one token that may call [default: MEMSYNC_TOKEN, MEMSYNC_TOKEN_FILE, the systemd
-        /// credential `token`]
+        /// A file with a token that opens everything, besides the keys of `memsync key` [default: MEMSYNC_TOKEN,
+        /// MEMSYNC_TOKEN_FILE, the systemd credential `token`]
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         token_file: Option<PathBuf>,
         /// Longest file taken
@@ -142,6 +144,20 @@ pub enum Command {
     },
     /// Make the index of a proxy on S3 right again from its files, and tell what was mended; proxies may go on serving
     Reindex,
+    /// Make, list and remove the users of this machine's proxy, also while it serves
+    User {
+        #[command(flatten)]
+        store: keys::StoreFlag,
+        #[command(subcommand)]
+        action: keys::UserAction,
+    },
+    /// Make, list, revoke and rotate the keys that may call this machine's proxy, also while it serves
+    Key {
+        #[command(flatten)]
+        store: keys::StoreFlag,
+        #[command(subcommand)]
+        action: keys::KeyAction,
+    },
     /// Look after the store of a proxy
     Store {
         #[command(subcommand)]
@@ -263,10 +279,10 @@ pub enum StoreAction {
     },
     /// Copy everything from one store to another, both without a proxy; what broke off goes on
     Copy {
-        /// The store to read
+        /// The store to read: a directory, or `s3:` for the bucket that the environment names
         #[arg(value_hint = ValueHint::DirPath)]
         from: PathBuf,
-        /// The store to fill
+        /// The store to fill: a directory, or `s3:`
         #[arg(value_hint = ValueHint::DirPath)]
         to: PathBuf,
     },

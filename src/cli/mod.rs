@@ -16,7 +16,9 @@ mod conflicts;
 mod content;
 mod file_status;
 mod history;
+mod key;
 mod locate;
+mod machine_store;
 mod paths;
 mod pause;
 mod run;
@@ -32,6 +34,7 @@ mod sync;
 mod talk;
 mod tls;
 mod up;
+mod user;
 mod verdict;
 mod wait;
 
@@ -65,6 +68,8 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
             serve::run(app, &serve::Serve { listen, store, token_file, max_body, tls, metrics_listen, rate })
         }
         Command::Reindex => s3::reindex(app),
+        Command::User { store, action } => user::run(app, store.store.as_deref(), &action),
+        Command::Key { store, action } => key::run(app, store.store.as_deref(), &action),
         Command::Store { action } => store::run(app, action),
         Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
         Command::Status { path, watch } => status::run(app, path.as_deref(), watch),

@@ -75,7 +75,11 @@ pub async fn open(options: &Options) -> anyhow::Result<S3> {
     Ok(store)
 }
 
-async fn connect(options: &Options) -> anyhow::Result<S3> {
+/// Opens the store and leaves its index as it is.
+///
+/// # Errors
+/// What the store says, with the place.
+pub async fn connect(options: &Options) -> anyhow::Result<S3> {
     let place = || {
         let endpoint = options.endpoint.as_deref().unwrap_or("Amazon S3");
         format!("bucket {} at {endpoint} (S3_BUCKET, S3_ENDPOINT_URL)", options.bucket)

@@ -288,7 +288,7 @@ pub enum Placed {
 }
 
 /// The records there can be: see [`Store::record`].
-pub const RECORDS: &[&str] = &["keys"];
+pub const RECORDS: &[&str] = &["keys", "keys-used"];
 
 /// How long a store keeps what is no longer current.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -325,6 +325,35 @@ pub struct Record {
     /// Another one after every write.
     pub tag: String,
     pub content: Bytes,
+}
+
+/// The private records of a store: one that is open, or one that another process serves ([`embedded::Beside`]).
+pub trait Records: Send + Sync {
+    /// As [`Store::record`].
+    fn read_record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
+
+    /// As [`Store::put_record`].
+    fn write_record(
+        &self,
+        name: &'static str,
+        expected: Option<&str>,
+        content: Bytes,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+impl<S: Store> Records for S {
+    fn read_record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send {
+        self.record(name)
+    }
+
+    fn write_record(
+        &self,
+        name: &'static str,
+        expected: Option<&str>,
+        content: Bytes,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        self.put_record(name, expected, content)
+    }
 }
 
 /// Blobs with compare-and-swap, and an index of them. Every method takes a namespace; the flat dialect's is `""`.
@@ -450,6 +479,11 @@ pub trait Store: Send + Sync + 'static {
         expected: Option<&str>,
         content: Bytes,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// The bytes of a namespace's live entries. A store that does not keep count reads its index for it.
+    fn usage(&self, ns: &str) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        async move { Ok(self.index(ns, 0).await?.entries.iter().map(|(_, entry)| entry.size).sum()) }
+    }
 
     /// [`Store::put`] of content that is in memory, with nothing said of it.
     fn put_bytes(

@@ -17,6 +17,8 @@ mod tls;
 pub use listen::Listen;
 pub use tls::Tls;
 
+pub mod keys;
+
 /// Shown by `memsync` alone: what a newcomer types first.
 pub const FIRST_STEPS: &str = "\
 memsync keeps a folder of notes in sync through a Memory Proxy, and loses nothing you wrote.
@@ -114,11 +116,12 @@ pub enum Command {
         /// Where to listen; `$PORT` in it stands for the environment's variable of that name
         #[arg(long, value_name = "ADDR:PORT", env = "MEMSYNC_LISTEN", default_value = "127.0.0.1:8484")]
         listen: Listen,
-        /// Where the files are kept [default: see `memsync paths`]
+        /// Where the files are kept [default: see `memsync paths`]; instead of it S3_BUCKET, AWS_ACCESS_KEY_ID and
+        /// AWS_SECRET_ACCESS_KEY in the environment name a bucket on S3
         #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
         store: Option<PathBuf>,
-        /// A file with the one token that may call [default: MEMSYNC_TOKEN, MEMSYNC_TOKEN_FILE, the systemd
-        /// credential `token`]
+        /// A file with a token that opens everything, besides the keys of `memsync key` [default: MEMSYNC_TOKEN,
+        /// MEMSYNC_TOKEN_FILE, the systemd credential `token`]
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         token_file: Option<PathBuf>,
         /// Longest file taken
@@ -138,6 +141,22 @@ pub enum Command {
         /// Requests a second that one key may make [default: any number]
         #[arg(long, value_name = "N", env = "MEMSYNC_RATE")]
         rate: Option<NonZeroU32>,
+    },
+    /// Make the index of a proxy on S3 right again from its files, and tell what was mended; proxies may go on serving
+    Reindex,
+    /// Make, list and remove the users of this machine's proxy, also while it serves
+    User {
+        #[command(flatten)]
+        store: keys::StoreFlag,
+        #[command(subcommand)]
+        action: keys::UserAction,
+    },
+    /// Make, list, revoke and rotate the keys that may call this machine's proxy, also while it serves
+    Key {
+        #[command(flatten)]
+        store: keys::StoreFlag,
+        #[command(subcommand)]
+        action: keys::KeyAction,
     },
     /// Look after the store of a proxy
     Store {
@@ -260,10 +279,10 @@ pub enum StoreAction {
     },
     /// Copy everything from one store to another, both without a proxy; what broke off goes on
     Copy {
-        /// The store to read
+        /// The store to read: a directory, or `s3:` for the bucket that the environment names
         #[arg(value_hint = ValueHint::DirPath)]
         from: PathBuf,
-        /// The store to fill
+        /// The store to fill: a directory, or `s3:`
         #[arg(value_hint = ValueHint::DirPath)]
         to: PathBuf,
     },

@@ -16,10 +16,13 @@ mod conflicts;
 mod content;
 mod file_status;
 mod history;
+mod key;
 mod locate;
+mod machine_store;
 mod paths;
 mod pause;
 mod run;
+mod s3;
 mod serve;
 mod setup;
 mod show;
@@ -31,6 +34,7 @@ mod sync;
 mod talk;
 mod tls;
 mod up;
+mod user;
 mod verdict;
 mod wait;
 
@@ -63,6 +67,9 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
             let max_body = max_body_size;
             serve::run(app, &serve::Serve { listen, store, token_file, max_body, tls, metrics_listen, rate })
         }
+        Command::Reindex => s3::reindex(app),
+        Command::User { store, action } => user::run(app, store.store.as_deref(), &action),
+        Command::Key { store, action } => key::run(app, store.store.as_deref(), &action),
         Command::Store { action } => store::run(app, action),
         Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
         Command::Status { path, watch } => status::run(app, path.as_deref(), watch),

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -15,11 +15,13 @@ use tokio::runtime::{Builder, Runtime};
 use super::app::App;
 use super::args::Listen;
 use super::exit::{Exit, Failure};
+use super::machine_store::{self, Place};
+use super::s3;
 use super::signals::{Wish, Wishes, notify};
 use super::tls::{Shown, Source};
 use crate::config::{TokenSource, read_token_file, token_from_env};
-use crate::proxy;
-use crate::store::embedded::Embedded;
+use crate::proxy::{self, VerifierOptions, keys};
+use crate::store::{Records, Store};
 
 /// How it was asked for.
 pub struct Serve {
@@ -35,15 +37,40 @@ pub struct Serve {
 }
 
 /// # Errors
-/// When there is no token, the store cannot be opened, or the address is taken.
+/// When nobody may call, the store cannot be opened, or the address is taken.
 pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
+    let runtime = runtime()?;
+    match machine_store::place(app, serve.store.as_deref())? {
+        Place::Bucket(bucket) => {
+            let store = runtime.block_on(s3::open(&bucket))?;
+            let options = options(app, serve, runtime.block_on(has_keys(&store))?)?;
+            let place = store.place().to_owned();
+            stay(app, serve, &runtime, Arc::new(store), &place, options)
+        }
+        Place::Dir(dir) => {
+            // Asked before there is a store, so that none is made for nobody.
+            let has_keys = match machine_store::records_if_any(&dir)? {
+                Some(records) => runtime.block_on(has_keys(&records))?,
+                None => false,
+            };
+            let options = options(app, serve, has_keys)?;
+            stay(app, serve, &runtime, machine_store::open(&dir)?, &dir.display().to_string(), options)
+        }
+    }
+}
+
+/// Serves `store`, which is at `place`, until a signal says stop.
+fn stay<S: Store>(
+    app: &App,
+    serve: &Serve,
+    runtime: &Runtime,
+    store: Arc<S>,
+    place: &str,
+    mut options: proxy::Options,
+) -> anyhow::Result<Exit> {
     let listen = serve.listen.resolve(&app.around.env).map_err(|why| Failure::new(Exit::Usage, why))?;
-    let base = proxy::Options::new(token(app, serve)?);
-    let mut options = proxy::Options { max_body: serve.max_body, rate: serve.rate, ..base };
-    let dir = serve.store.clone().unwrap_or_else(|| app.dirs.proxy.clone());
-    let store = open(&dir)?;
     allow_files();
-    runtime()?.block_on(async {
+    runtime.block_on(async {
         let mut wishes = Wishes::listen()?;
         let listener = bind(listen).await?;
         let address = listener.local_addr()?;
@@ -53,7 +80,7 @@ pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
         };
         options.tls = shown.as_ref().map(|shown| shown.tls.clone());
         let scheme = if shown.is_some() { "https" } else { "http" };
-        tracing::info!("serving {} at {scheme}://{address}", dir.display());
+        tracing::info!("serving {place} at {scheme}://{address}");
         if let Some(pin) = shown.as_ref().and_then(|shown| shown.pin) {
             let host = &app.around.host;
             tracing::info!("to join: memsync init --proxy https://{host}:{} --pin {pin}", address.port());
@@ -83,14 +110,6 @@ async fn until_stopped(wishes: &mut Wishes, shown: Option<&Shown>) {
             Wish::SyncNow => {}
         }
     }
-}
-
-/// Opens the embedded store.
-///
-/// # Errors
-/// What the store says.
-pub fn open(dir: &Path) -> anyhow::Result<Arc<Embedded>> {
-    Ok(Arc::new(Embedded::open(dir)?))
 }
 
 /// Lets this process open as many files as the system allows it: every connection is one, and the usual soft limit
@@ -135,16 +154,32 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// Who may call.
+///
+/// # Errors
+/// When nobody may, or a token cannot be read.
+fn options(app: &App, serve: &Serve, has_keys: bool) -> anyhow::Result<proxy::Options> {
+    let set = |name: &str| app.around.env.get(name).filter(|value| !value.is_empty()).cloned();
+    let verifier = set("HEARE_AUTH_URL").map(|url| VerifierOptions::new(url, set("HEARE_AUTH_APP_ID")));
+    let token = token(app, serve)?;
+    if token.is_none() && verifier.is_none() && !has_keys {
+        let why = "a proxy that nobody may call is of no use: make a key with `memsync key create` (with the --store of \
+                   this one), or give one token for all with --token-file, MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN or the \
+                   systemd credential `token`, or set HEARE_AUTH_URL to a service that knows the callers";
+        return Err(Failure::new(Exit::Usage, why).into());
+    }
+    Ok(proxy::Options { max_body: serve.max_body, rate: serve.rate, token, verifier, ..proxy::Options::default() })
+}
+
+/// Whether any key was made.
+async fn has_keys(records: &impl Records) -> anyhow::Result<bool> {
+    Ok(!keys::load(records).await?.keys.is_empty())
+}
+
 /// `--token-file`, else what the environment has.
-fn token(app: &App, serve: &Serve) -> anyhow::Result<SecretString> {
+fn token(app: &App, serve: &Serve) -> anyhow::Result<Option<SecretString>> {
     if let Some(file) = &serve.token_file {
-        return Ok(read_token_file(file, &TokenSource::ConfigFile(file.clone()))?);
+        return Ok(Some(read_token_file(file, &TokenSource::ConfigFile(file.clone()))?));
     }
-    if let Some((token, _)) = token_from_env(&app.around.env)? {
-        return Ok(token);
-    }
-    let why = "a proxy without a token would be open to everybody; make one with \
-               `(umask 077; head -c 32 /dev/urandom | base64 > token)` and give it with --token-file token \
-               (or MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN, the systemd credential `token`)";
-    Err(Failure::new(Exit::Usage, why).into())
+    Ok(token_from_env(&app.around.env)?.map(|(token, _)| token))
 }

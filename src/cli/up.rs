@@ -21,7 +21,7 @@ use super::locate::real;
 use super::run::tend;
 use super::signals::{Wishes, notify};
 use super::tls::{Shown, Source};
-use super::{serve, setup, show, talk};
+use super::{machine_store, serve, setup, show, talk};
 use crate::agent::run::Agent;
 use crate::config::{
     Config, ConfigError, Draft, TokenSource, create_private, create_private_dir, parse_token, read_token_file,
@@ -116,7 +116,7 @@ async fn together(
 ) -> anyhow::Result<()> {
     let (token, _) = config.token(&app.around.env)?;
     let listen = listener.local_addr()?;
-    let store = serve::open(&app.dirs.proxy)?;
+    let store = machine_store::open(&app.dirs.proxy)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let options =
         proxy::Options { tls: shown.as_ref().map(|shown| shown.tls.clone()), ..proxy::Options::new(token.clone()) };

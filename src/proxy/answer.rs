@@ -25,6 +25,15 @@ pub enum Refusal {
     },
     /// Too many requests, or too many failures from that address; may be tried again after this time.
     TooOften(Duration),
+    /// Known, but not for this.
+    Forbidden(Forbidden),
+    /// Who calls could not be found out.
+    Unverified,
+    /// Bytes.
+    Quota {
+        limit: u64,
+        used: u64,
+    },
     NoSuchRoute,
     /// The methods there are, for `Allow`.
     Method(&'static str),
@@ -51,6 +60,15 @@ pub enum Refusal {
     BodyTimeout,
     BodyBroken,
     Store(StoreError),
+}
+
+/// What a key is not for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Forbidden {
+    #[error("this key does not open the namespace {0:?}")]
+    Namespace(String),
+    #[error("this key may read and not write")]
+    ReadOnly,
 }
 
 /// What is wrong with a name.
@@ -83,6 +101,7 @@ impl Refusal {
     pub fn into_answer(self, id: &str) -> Answer {
         let extra = match &self {
             Self::Unauthorized { .. } => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            Self::Unverified => Some((RETRY_AFTER, HeaderValue::from_static("5"))),
             Self::TooOften(wait) => Some((RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))),
             Self::Method(allowed) => Some((ALLOW, HeaderValue::from_static(allowed))),
             Self::Tombstone(md5) => HeaderValue::from_str(&md5.to_string()).ok().map(|md5| (TOMBSTONE, md5)),
@@ -99,6 +118,22 @@ impl Refusal {
         let plain = |status, code: &str, detail: &str| told(status, code, detail.to_owned(), None);
         match self {
             Self::Unauthorized { .. } => plain(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "this needs a valid token"),
+            Self::Forbidden(why) => {
+                let code = match why {
+                    Forbidden::Namespace(_) => "NAMESPACE_FORBIDDEN",
+                    Forbidden::ReadOnly => "READ_ONLY",
+                };
+                plain(StatusCode::FORBIDDEN, code, &why.to_string())
+            }
+            Self::Unverified => plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "AUTH_UNAVAILABLE",
+                "who this token belongs to cannot be found out for now; try again",
+            ),
+            Self::Quota { limit, used } => {
+                let detail = format!("this would go beyond the quota: {used} of {limit} bytes are used");
+                told(StatusCode::INSUFFICIENT_STORAGE, "QUOTA_EXCEEDED", detail, None)
+            }
             Self::TooOften(_) => plain(
                 StatusCode::TOO_MANY_REQUESTS,
                 "TOO_MANY_REQUESTS",

@@ -12,11 +12,12 @@ use http::header::CONTENT_TYPE;
 use http::{Request, StatusCode};
 use hyper::body::Incoming as RequestBody;
 
-use super::Proxy;
 use super::answer::{Answer, Refusal, with_body};
-use super::blobs::{expect, receive_into, refuse_encoded};
+use super::auth::Caller;
+use super::blobs::{expect, receive, refuse_encoded};
+use super::keys::Access;
 use super::route::stored_path;
-use super::versions;
+use super::{Proxy, quota, versions};
 use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
 use crate::protocol::Precondition;
@@ -46,6 +47,7 @@ type Frame = (Answered, Bytes);
 /// `id`: the request's, for the log.
 pub async fn post<S: Store>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &str,
     request: Request<RequestBody>,
     id: &str,
@@ -58,18 +60,30 @@ pub async fn post<S: Store>(
     let limit = proxy.options.max_body.min(MAX_BYTES as u64);
     let length = hyper::body::Body::size_hint(&body).lower().min(BODY_AT_ONCE);
     let collected = Collected(BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)));
-    let body = receive_into(proxy, body, limit, collected).await?.0.freeze();
+    let body = receive(proxy, body, limit, collected).await?.0.0.freeze();
     let frames = batch::read::<Asked>(body).map_err(|e| Refusal::Batch(e.to_string()))?;
     refuse_twins(&frames)?;
 
-    let meta = Meta { content_type: None, ..versions::told(&head.headers)? };
+    if frames.iter().any(|(head, _)| head.op != "get") {
+        caller.may(Access::Write, ns)?;
+    }
+    let meta = caller.sign(Meta { content_type: None, ..versions::told(&head.headers)? });
     let mut room = MAX_BYTES.saturating_sub(frames.iter().map(|(head, _)| HEAD_ROOM + 6 * head.path.len()).sum());
     let mut answers: Vec<Option<Frame>> = frames.iter().map(|_| None).collect();
     let (mut gets, mut writes, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+    // Room within the quota, held until all is written.
+    let mut rooms = Vec::new();
     for (at, (head, content)) in frames.into_iter().enumerate() {
         match check(&head, content) {
             Ok(Checked::Get(path)) => gets.push((at, path)),
             Ok(Checked::Put { path, precondition, content }) => {
+                match quota::admit(proxy, caller, ns, &path, content.len() as u64).await {
+                    Ok(room) => rooms.extend(room),
+                    Err(refusal) => {
+                        answers[at] = Some(refused(head.path, refusal, id));
+                        continue;
+                    }
+                }
                 asked.push((at, path.clone(), precondition.to_string()));
                 writes.push((path, Operation::Put { expect: expect(precondition), content }));
             }
@@ -89,6 +103,7 @@ pub async fn post<S: Store>(
             answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
         }
     }
+    drop(rooms);
     for some in gets.chunks(READ) {
         let paths: Vec<RelPath> = some.iter().map(|(_, path)| path.clone()).collect();
         let got = if room > 0 { proxy.store.get_many(ns, paths).await } else { Vec::new() };

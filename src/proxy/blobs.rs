@@ -10,7 +10,8 @@ use hyper::body::Incoming as RequestBody;
 use tokio::time::Instant;
 
 use super::answer::{Answer, Refusal, describe, empty, insert};
-use super::{Proxy, versions};
+use super::auth::Caller;
+use super::{Proxy, quota, versions};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, Precondition};
@@ -48,6 +49,7 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath, query: Op
 /// PUT with its precondition in `Content-MD5`.
 pub async fn put<S: Store>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &str,
     path: &RelPath,
     request: Request<RequestBody>,
@@ -58,9 +60,13 @@ pub async fn put<S: Store>(
         .and_then(|text| text.parse().ok())
         .ok_or(Refusal::BadPrecondition("Content-MD5, where it is not `new`,"))?;
     refuse_encoded(&head.headers)?;
-    let meta = versions::told(&head.headers)?;
+    let meta = caller.sign(versions::told(&head.headers)?);
     let expect = expect(precondition);
-    let body = receive(proxy, body).await?;
+    // Refused before it is sent where its length tells, and in any case before it is stored.
+    let told = hyper::body::Body::size_hint(&body).lower();
+    drop(quota::admit(proxy, caller, ns, path, told).await?);
+    let (body, size) = receive(proxy, body, proxy.options.max_body, proxy.store.incoming()).await?;
+    let _room = quota::admit(proxy, caller, ns, path, size).await?;
     let outcome = proxy.store.put(ns, path, expect, meta, body).await?;
     let (status, entry) = match outcome {
         Put::Created(entry) => (StatusCode::CREATED, entry),
@@ -88,18 +94,13 @@ pub fn expect(precondition: Precondition) -> Expect {
     }
 }
 
-/// Takes a body in, within the limits of size and patience.
-async fn receive<S: Store>(proxy: &Proxy<S>, body: RequestBody) -> Result<S::Incoming, Refusal> {
-    receive_into(proxy, body, proxy.options.max_body, proxy.store.incoming()).await
-}
-
-/// [`receive`] of at most `limit` bytes.
-pub async fn receive_into<S: Store, I: Incoming>(
+/// Takes a body of at most `limit` bytes in, and counts them, within the limits of patience.
+pub async fn receive<S: Store, I: Incoming>(
     proxy: &Proxy<S>,
     mut body: RequestBody,
     limit: u64,
     mut incoming: I,
-) -> Result<I, Refusal> {
+) -> Result<(I, u64), Refusal> {
     // With `Content-Length` the lower bound is known before the first byte; hyper holds the sender to it.
     if hyper::body::Body::size_hint(&body).lower() > limit {
         return Err(Refusal::TooLarge(limit));
@@ -111,7 +112,7 @@ pub async fn receive_into<S: Store, I: Incoming>(
         let patience = proxy.options.body_timeout;
         let due = began + patience + Duration::from_secs(size / SLOWEST);
         let frame = tokio::time::timeout_at(due.min(Instant::now() + patience), body.frame());
-        let Some(frame) = frame.await.map_err(|_| Refusal::BodyTimeout)? else { return Ok(incoming) };
+        let Some(frame) = frame.await.map_err(|_| Refusal::BodyTimeout)? else { return Ok((incoming, size)) };
         // Trailers carry nothing for us.
         let Ok(piece) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
         size += piece.len() as u64;
@@ -125,13 +126,15 @@ pub async fn receive_into<S: Store, I: Incoming>(
 /// DELETE, with the precondition in `If-Match` where there is one.
 pub async fn delete<S: Store>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &str,
     path: &RelPath,
     headers: &HeaderMap,
 ) -> Result<Answer, Refusal> {
     let expected = headers.get(IF_MATCH).map(|value| if_match(value).ok_or(Refusal::BadPrecondition("If-Match")));
     let expected = expected.transpose()?;
-    match proxy.store.delete(ns, path, expected.map(Expect::Md5), versions::told(headers)?).await? {
+    let meta = caller.sign(versions::told(headers)?);
+    match proxy.store.delete(ns, path, expected.map(Expect::Md5), meta).await? {
         Deleted::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
         Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry.md5)),
         Deleted::Absent => Err(Refusal::Absent),

@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::store::Store;
 
 mod answer;
+mod auth;
 mod batch;
 mod blobs;
 mod chores;
@@ -25,14 +26,20 @@ mod connection;
 mod events;
 mod health;
 mod index;
+pub mod keys;
 mod metrics;
 mod patience;
+mod quota;
 mod rates;
 mod route;
 mod strangers;
 pub mod tls;
+mod verifier;
 mod versions;
 
+pub use verifier::VerifierOptions;
+
+use auth::Auth;
 use connection::{Door, connection};
 use metrics::Metrics;
 use rates::Rates;
@@ -47,8 +54,12 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// Limits and secrets of a proxy.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What callers must show as `Authorization: Bearer`.
-    pub token: SecretString,
+    /// A token that opens everything, as `Authorization: Bearer`. The store's keys may call besides.
+    pub token: Option<SecretString>,
+    /// Who is asked about tokens that are neither.
+    pub verifier: Option<VerifierOptions>,
+    /// How long a change of the store's keys may go unnoticed.
+    pub keys_fresh: Duration,
     /// Longest body taken, in bytes.
     pub max_body: u64,
     /// How long a request's head may take once it has begun, and how long a new connection may say nothing.
@@ -84,8 +95,16 @@ pub struct Options {
 impl Options {
     /// The defaults, with this token.
     pub fn new(token: SecretString) -> Self {
+        Self { token: Some(token), ..Self::default() }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
         Self {
-            token,
+            token: None,
+            verifier: None,
+            keys_fresh: Duration::from_secs(1),
             max_body: 64 * 1024 * 1024,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
@@ -107,8 +126,8 @@ impl Options {
 /// What all requests share.
 struct Proxy<S> {
     store: Arc<S>,
-    /// Hashes of equal length compare in constant time, which tokens would not.
-    token: blake3::Hash,
+    auth: Auth<S>,
+    quotas: quota::Quotas,
     options: Options,
     index: index::Cache,
     strangers: Arc<Strangers>,
@@ -121,22 +140,23 @@ struct Proxy<S> {
 /// Serves `store` on `listener` until `shutdown` is ready, then lets requests in flight finish.
 ///
 /// # Errors
-/// `InvalidInput` for an empty token. Errors of single connections are logged and end only those.
+/// `InvalidInput` for an empty token or a verifier's address that is none. Errors of single connections are logged and
+/// end only those.
 pub async fn serve<S: Store>(
     listener: TcpListener,
     store: Arc<S>,
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    if options.token.expose_secret().is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the proxy's token is empty"));
-    }
+    let auth = Auth::new(&options, store.clone());
+    let auth = auth.map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
     let (stop, stopping) = watch::channel(false);
     let room = Arc::new(Semaphore::new(options.max_connections));
     let stop_timeout = options.stop_timeout;
     let proxy = Arc::new(Proxy {
         store,
-        token: blake3::hash(options.token.expose_secret().as_bytes()),
+        auth,
+        quotas: quota::Quotas::default(),
         index: index::Cache::default(),
         rates: Rates::new(options.rate, options.failed_attempts),
         metrics: Metrics::new(),
@@ -151,11 +171,15 @@ pub async fn serve<S: Store>(
     let metrics_listener = proxy.options.metrics_listener.clone();
     let mut sweep = tokio::time::interval(SWEEP);
     let chores = tokio::spawn(chores::run(proxy.clone()));
-    tokio::pin!(shutdown);
+    let auth = proxy.clone();
+    let tending = async move { auth.auth.tend().await };
+    tokio::pin!(shutdown, tending);
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break,
+            // It never ends, and must not begin anew with each connection.
+            () = &mut tending => {}
             // Keeps the set from growing with connections that are over.
             Some(ended) = connections.join_next() => {
                 if let Err(e) = ended {
@@ -176,6 +200,7 @@ pub async fn serve<S: Store>(
     let all = async {
         while connections.join_next().await.is_some() {}
         // The store is let go only when nothing works on it any more.
+        proxy.auth.finish().await;
         if let Err(e) = chores.await {
             tracing::error!("the proxy's chores ended in a bug: {e}");
         }

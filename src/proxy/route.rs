@@ -1,15 +1,17 @@
 //! From a request to its answer: who asks, for what, by which method. Logs each request once.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, PathFault, Refusal, insert};
+use super::auth::{self, Caller};
 use super::connection::{Door, Peer};
-use super::rates::Caller;
-use super::{Proxy, batch, blobs, events, health, index, versions};
+use super::keys::{Access, hash_of};
+use super::{Proxy, batch, blobs, events, health, index, rates, versions};
 use crate::path::{MAX_PATH, PathError, RelPath};
 use crate::protocol::X_REQUEST_ID;
 use crate::store::Store;
@@ -160,55 +162,55 @@ async fn handle<S: Store>(
         (Door::Main, true) => route = route.filter(|route| *route != Route::Metrics),
         (Door::Main, false) => {}
     }
-    if route != Some(Route::Health) {
-        admit(proxy, peer, request.headers())?;
+    if route == Some(Route::Health) {
+        return if reads { Ok(health::get(proxy, id).await) } else { Err(Refusal::Method("GET, HEAD")) };
     }
-    match route.ok_or(Refusal::NoSuchRoute)? {
-        Route::Health if reads => Ok(health::get(proxy, id).await),
+    let caller = admit(proxy, peer, request.headers()).await?;
+    let route = route.ok_or(Refusal::NoSuchRoute)?;
+    let access = match *request.method() {
+        Method::PUT | Method::DELETE => Access::Write,
+        _ => Access::Read,
+    };
+    caller.may(access, FLAT)?;
+    match route {
         Route::Health | Route::Metrics if !reads => Err(Refusal::Method("GET, HEAD")),
         Route::Health | Route::Metrics => Ok(proxy.metrics.answer()),
         Route::Sync if reads => index::get(proxy, FLAT, uri.query(), request.headers()).await,
         Route::Sync => Err(Refusal::Method("GET, HEAD")),
-        Route::Events if request.method() == Method::GET => events::get(proxy, FLAT, request.headers()).await,
+        Route::Events if request.method() == Method::GET => events::get(proxy, &caller, FLAT, request.headers()).await,
         Route::Events => Err(Refusal::Method("GET")),
-        Route::Batch if request.method() == Method::POST => batch::post(proxy, FLAT, request, id).await,
+        Route::Batch if request.method() == Method::POST => batch::post(proxy, &caller, FLAT, request, id).await,
         Route::Batch => Err(Refusal::Method("POST")),
         Route::Versions(raw) if reads => versions::get(proxy, FLAT, &blob_path(raw)?).await,
         Route::Versions(_) => Err(Refusal::Method("GET, HEAD")),
         Route::Blob(raw) => match *request.method() {
             Method::GET | Method::HEAD => blobs::get(proxy, FLAT, &blob_path(raw)?, uri.query()).await,
-            Method::PUT => blobs::put(proxy, FLAT, &blob_path(raw)?, request).await,
-            Method::DELETE => blobs::delete(proxy, FLAT, &blob_path(raw)?, request.headers()).await,
+            Method::PUT => blobs::put(proxy, &caller, FLAT, &blob_path(raw)?, request).await,
+            Method::DELETE => blobs::delete(proxy, &caller, FLAT, &blob_path(raw)?, request.headers()).await,
             _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
         },
     }
 }
 
-/// Lets a caller in whose token is right, within the limits of its rate and of its address's failures.
-fn admit<S: Store>(proxy: &Proxy<S>, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Refusal> {
+/// Lets a caller in who may call, within the limits of its rate and of its address's failures.
+async fn admit<S: Store>(proxy: &Proxy<S>, peer: &Peer, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
     // Who shows nothing guesses nothing.
-    let shown = shown(headers).ok_or(Refusal::Unauthorized { wrong: false })?;
+    let token = auth::bearer(headers).ok_or(Refusal::Unauthorized { wrong: false })?;
+    let shown = hash_of(token);
     if let Some(wait) = proxy.rates.barred(peer.address, &shown) {
         return Err(Refusal::TooOften(wait));
     }
-    let Some(caller) = authorized(proxy.token, shown) else {
-        return Err(proxy.rates.failed(peer.address).map_or(Refusal::Unauthorized { wrong: true }, Refusal::TooOften));
+    let caller = match proxy.auth.authorize(token, shown).await {
+        Err(refusal @ Refusal::Unauthorized { .. }) => {
+            return Err(proxy.rates.failed(peer.address).map_or(refusal, Refusal::TooOften));
+        }
+        known => known?,
     };
     if peer.is_known() {
         proxy.rates.succeeded(peer.address, shown);
     }
-    proxy.rates.too_fast(&caller).map_or(Ok(caller), |wait| Err(Refusal::TooOften(wait)))
-}
-
-/// The hash of the token that the request shows.
-fn shown(headers: &HeaderMap) -> Option<blake3::Hash> {
-    let (scheme, shown) = headers.get(AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| blake3::hash(shown.trim_ascii()))
-}
-
-/// Whose token this is. The comparison takes the same time for any two hashes.
-fn authorized(token: blake3::Hash, shown: blake3::Hash) -> Option<Caller> {
-    (shown == token).then(|| Caller("token".into()))
+    let wait = proxy.rates.too_fast(&rates::Caller(caller.id.as_str().into()));
+    wait.map_or(Ok(caller), |wait| Err(Refusal::TooOften(wait)))
 }
 
 #[cfg(test)]

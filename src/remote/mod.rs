@@ -143,7 +143,7 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError {
     /// 401 or 403: the cycle ends.
-    #[error("{url}: the proxy refused the token ({status}); check proxy.token_file")]
+    #[error("{url}: {}", refused(*status))]
     Auth { url: String, status: u16 },
     /// No connection, a timeout, an answer cut off: the write may or may not have happened.
     #[error("{url}: {why}")]
@@ -166,6 +166,16 @@ pub enum RemoteError {
     /// The body could not be read on this side; nothing was written there.
     #[error("{0}")]
     Source(String),
+}
+
+/// What a refused token means, and what to do.
+fn refused(status: u16) -> &'static str {
+    if status == 403 {
+        "the proxy knows the token, but it does not open this namespace or may not write to it (403); ask whoever runs \
+         the proxy for another key"
+    } else {
+        "the proxy refused the token (401); check proxy.token_file"
+    }
 }
 
 impl RemoteError {

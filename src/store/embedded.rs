@@ -28,6 +28,7 @@ pub mod upkeep;
 mod versions;
 mod writer;
 
+pub use records::Beside;
 pub use spool::Upload;
 
 use spool::{Spool, blocking};
@@ -80,11 +81,15 @@ impl Shared {
         strong_state(Mark { epoch: marks.epoch.clone(), cursor, floor: marks.floor }, modified)
     }
 
-    /// Takes in committed changes: namespace, cursor, time.
-    fn advance<'a>(&self, changes: impl Iterator<Item = (&'a str, u64, u64)>) {
+    /// Takes in committed changes: namespace, cursor, time, and the bytes by which the live entries grew.
+    fn advance<'a>(&self, changes: impl Iterator<Item = (&'a str, u64, u64, i64)>) {
         let mut marks = lock(&self.marks);
-        for (ns, cursor, modified) in changes {
+        for (ns, cursor, modified, grown) in changes {
             marks.cursor = cursor;
+            match marks.bytes.get_mut(ns) {
+                Some(bytes) => *bytes = bytes.saturating_add_signed(grown),
+                None => drop(marks.bytes.insert(ns.to_owned(), 0u64.saturating_add_signed(grown))),
+            }
             match marks.last.get_mut(ns) {
                 Some(last) => *last = (cursor, modified),
                 None => drop(marks.last.insert(ns.to_owned(), (cursor, modified))),
@@ -118,6 +123,8 @@ struct Marks {
     cursor: u64,
     /// The last change of each namespace, and when it was.
     last: HashMap<String, (u64, u64)>,
+    /// The bytes of each namespace's live entries.
+    bytes: HashMap<String, u64>,
 }
 
 /// What these mutexes guard is replaced whole, so a panic elsewhere cannot have damaged it.
@@ -352,6 +359,10 @@ impl Store for Embedded {
         Ok(Swept { expired, ..swept })
     }
 
+    async fn usage(&self, ns: &str) -> Result<u64, StoreError> {
+        Ok(lock(&self.shared.marks).bytes.get(ns).copied().unwrap_or(0))
+    }
+
     async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
         let shared = self.shared.clone();
         blocking(move || shared.read(|db| records::read(db, name))).await?
@@ -430,12 +441,17 @@ fn read_marks(db: &Connection) -> rusqlite::Result<Marks> {
     let number = |key: &str| meta(key).map(|text| text.parse::<u64>().unwrap_or(0));
     let floor = number("floor")?;
     // SQLite takes the bare column from the row that has the maximum.
-    let last: HashMap<String, (u64, u64)> = db
-        .prepare("SELECT ns, MAX(cursor), version FROM entry GROUP BY ns")?
-        .query_map([], |row| Ok((row.get(0)?, (unsigned(row, 1)?, unsigned(row, 2)?))))?
-        .collect::<rusqlite::Result<_>>()?;
-    let cursor = last.values().map(|(cursor, _)| *cursor).max().unwrap_or(0).max(floor);
-    Ok(Marks { epoch: meta("epoch")?.into(), floor, created: number("created")?, cursor, last })
+    let mut rows = db.prepare("SELECT ns, MAX(cursor), version, SUM(size) FROM entry GROUP BY ns")?;
+    let mut rows = rows.query([])?;
+    let (mut last, mut bytes) = (HashMap::new(), HashMap::new());
+    while let Some(row) = rows.next()? {
+        let ns: String = row.get(0)?;
+        last.insert(ns.clone(), (unsigned(row, 1)?, unsigned(row, 2)?));
+        // A tombstone's size is 0.
+        bytes.insert(ns, unsigned(row, 3)?);
+    }
+    let cursor = last.values().map(|(cursor, _): &(u64, u64)| *cursor).max().unwrap_or(0).max(floor);
+    Ok(Marks { epoch: meta("epoch")?.into(), floor, created: number("created")?, cursor, last, bytes })
 }
 
 fn read_index(db: &Connection, ns: &str, since: u64, state: State) -> rusqlite::Result<Index> {

@@ -1,7 +1,7 @@
-//! Where the proxy keeps blobs: trait [`Store`], with an implementation in memory and one on disk.
+//! Where the proxy keeps blobs: trait [`Store`], with an implementation in memory, one on disk and one on S3.
 //!
 //! A store decides every conditional write in one step, so that of any number of racing writers exactly one
-//! wins, and it records each write in its index in the same step. Names arrive validated; the wire format,
+//! wins, and a write is acknowledged when it is in the index too. Names arrive validated; the wire format,
 //! authentication and limits are the proxy's.
 
 use std::collections::BTreeMap;
@@ -22,9 +22,11 @@ use crate::path::RelPath;
 pub mod copy;
 pub mod embedded;
 pub mod memory;
+pub mod s3;
 
 pub use embedded::Embedded;
 pub use memory::Memory;
+pub use s3::S3;
 
 /// What the index holds of one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,6 +236,12 @@ pub enum StoreError {
     Io { path: PathBuf, why: String },
     #[error("the store's database failed: {0}")]
     Database(String),
+    /// What S3 answered, or that it did not.
+    #[error("the S3 store failed: {0}")]
+    S3(String),
+    /// Options that cannot work, or a store that does not do what is needed.
+    #[error("{0}")]
+    S3Refused(String),
     #[error("the store is closed")]
     Closed,
 }
@@ -280,7 +288,7 @@ pub enum Placed {
 }
 
 /// The records there can be: see [`Store::record`].
-pub const RECORDS: &[&str] = &["keys"];
+pub const RECORDS: &[&str] = &["keys", "keys-used"];
 
 /// How long a store keeps what is no longer current.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,6 +325,35 @@ pub struct Record {
     /// Another one after every write.
     pub tag: String,
     pub content: Bytes,
+}
+
+/// The private records of a store: one that is open, or one that another process serves ([`embedded::Beside`]).
+pub trait Records: Send + Sync {
+    /// As [`Store::record`].
+    fn read_record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
+
+    /// As [`Store::put_record`].
+    fn write_record(
+        &self,
+        name: &'static str,
+        expected: Option<&str>,
+        content: Bytes,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+impl<S: Store> Records for S {
+    fn read_record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send {
+        self.record(name)
+    }
+
+    fn write_record(
+        &self,
+        name: &'static str,
+        expected: Option<&str>,
+        content: Bytes,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        self.put_record(name, expected, content)
+    }
 }
 
 /// Blobs with compare-and-swap, and an index of them. Every method takes a namespace; the flat dialect's is `""`.
@@ -442,6 +479,11 @@ pub trait Store: Send + Sync + 'static {
         expected: Option<&str>,
         content: Bytes,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// The bytes of a namespace's live entries. A store that does not keep count reads its index for it.
+    fn usage(&self, ns: &str) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        async move { Ok(self.index(ns, 0).await?.entries.iter().map(|(_, entry)| entry.size).sum()) }
+    }
 
     /// [`Store::put`] of content that is in memory, with nothing said of it.
     fn put_bytes(

@@ -101,7 +101,7 @@ async fn read_until(stream: &mut TlsStream<TcpStream>, end: &str) -> String {
 
 #[tokio::test]
 async fn the_agent_trusts_the_pinned_certificate_and_no_other() {
-    let proxy = start(|options| options.token = TOKEN.replace(' ', "-").into()).await;
+    let proxy = start(|options| options.token = Some(TOKEN.replace(' ', "-").into())).await;
     let remote = proxy.remote(proxy.pin);
     assert_eq!(remote.health().await.unwrap().status, "ok");
     let (_, other) = certificate();

@@ -88,6 +88,8 @@ pub(super) fn refusal(
             RemoteError::Protocol { url, why }
         }
         400..=499 => RemoteError::Refused { url, status: code, detail },
+        // No room for this one; a smaller one may be taken.
+        507 => RemoteError::Refused { url, status: code, detail },
         500..=599 => RemoteError::Server { url, status: code, detail },
         _ => RemoteError::Protocol { url, why: format!("status {code}") },
     }

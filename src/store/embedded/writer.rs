@@ -58,7 +58,8 @@ enum Failure {
 
 /// What a committed group leaves to do.
 struct Committed {
-    outcomes: Vec<Outcome>,
+    /// With the bytes by which the live entries grew.
+    outcomes: Vec<(Outcome, i64)>,
     /// Files of contents that no version has any more.
     replaced: Vec<String>,
 }
@@ -108,7 +109,7 @@ fn apply(
     job: &Job,
     cursor: &mut u64,
     replaced: &mut Vec<String>,
-) -> rusqlite::Result<Outcome> {
+) -> rusqlite::Result<(Outcome, i64)> {
     let held = find(tx, &job.ns, job.path.as_str())?;
     let entry = held.as_ref().map(|h| h.entry);
     let version = next_version((shared.clock)(), entry.as_ref());
@@ -142,13 +143,15 @@ fn apply(
             Outcome::Placed(Some(new))
         }
     };
+    let mut grown = 0;
     if let Some(new) = outcome.written() {
+        grown = signed(new.size) - entry.map_or(0, |old| signed(old.size));
         *cursor += 1;
         if let Some(old) = held.filter(|h| !h.entry.is_deleted) {
             replaced.extend(versions::keep(tx, &shared.retention, job, &old, &new)?);
         }
     }
-    Ok(outcome)
+    Ok((outcome, grown))
 }
 
 fn find(tx: &Transaction<'_>, ns: &str, path: &str) -> rusqlite::Result<Option<Held>> {
@@ -260,11 +263,11 @@ pub fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
 fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committed) {
     let mut changes = Vec::with_capacity(done.outcomes.len());
     let mut answers = Vec::with_capacity(done.outcomes.len());
-    for (job, outcome) in group.zip(done.outcomes) {
+    for (job, (outcome, grown)) in group.zip(done.outcomes) {
         let Job { ns, path, write } = job;
         let written = outcome.written();
         if let Some(entry) = written {
-            changes.push((entry.version, Change { cursor: entry.cursor, ns, path }));
+            changes.push((entry.version, grown, Change { cursor: entry.cursor, ns, path }));
         }
         answers.push(match (write, outcome) {
             (Write::Put { body, reply, .. }, Outcome::Put(put)) => {
@@ -287,8 +290,9 @@ fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committe
     }
     if !changes.is_empty() {
         // In the order of their cursors, so the last of a namespace counts.
-        shared.advance(changes.iter().map(|(modified, change)| (change.ns.as_str(), change.cursor, *modified)));
-        let changes: Arc<[Change]> = changes.into_iter().map(|(_, change)| change).collect();
+        let advanced = changes.iter().map(|(at, grown, change)| (change.ns.as_str(), change.cursor, *at, *grown));
+        shared.advance(advanced);
+        let changes: Arc<[Change]> = changes.into_iter().map(|(_, _, change)| change).collect();
         // An error only says that nobody listens.
         let _ = shared.changes.send(changes);
     }

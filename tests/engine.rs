@@ -249,9 +249,10 @@ fn how_far_the_proxy_had_come_is_known_after_a_restart() {
     let backup = story.server.backup();
     story.disk.user_write("a", "newer").unwrap();
     // The second cycle learns where the upload has taken the proxy, and has nothing else to write down.
-    story.cycle(Scope::full()).unwrap();
-    story.cycle(Scope::full()).unwrap();
-    story.engine.tidy().unwrap();
+    for _ in 0..2 {
+        story.cycle(Scope::full()).unwrap();
+        story.engine.tidy().unwrap();
+    }
     story.server.set_back(backup);
     story.restart();
     assert!(reset_halt(&mut story).is_some(), "{:?}", story.disk.user_tree(""));

@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use futures::stream;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::header::{CONTENT_LENGTH, ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderName, Method, StatusCode};
 use reqwest::Body;
 
@@ -121,7 +121,6 @@ impl HttpRemote {
             .inner
             .request(Method::PUT, &url)
             .header(CONTENT_MD5, precondition.to_string())
-            .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, body.size)
             .body(content);
         let sent = self.inner.send(&url, request, Some((&upload.progress, body.size)), MAX_SMALL).await;

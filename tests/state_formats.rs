@@ -93,6 +93,7 @@ fn every_version_and_format_loads() {
                 namespace: String::new(),
                 epoch: Some("e1".into()),
                 cursor: Some(981),
+                obeyed: None,
                 set_back: false,
             };
             assert_eq!(header.remote, if version == 2 { remote } else { RemoteState::default() });

@@ -98,8 +98,10 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) approved: BTreeSet<RelPath>,
     pub(super) held: Vec<Held>,
     pub(super) reset: Option<Halt>,
-    /// The proxy has forgotten tombstones that this folder has not seen: see [`Engine::forgotten`].
+    /// The proxy may have forgotten tombstones that this folder has not obeyed.
     pub(super) behind: bool,
+    /// No deletion that the index tells of, or has forgotten, is still to be obeyed.
+    pub(super) all_obeyed: bool,
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Arc<AtomicBool>,
     /// As `stop`, and for good.
@@ -162,6 +164,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             held: Vec::new(),
             reset: None,
             behind: false,
+            all_obeyed: false,
             progress: Arc::default(),
             stop: Arc::default(),
             quit: Arc::default(),

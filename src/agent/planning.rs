@@ -106,18 +106,24 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let Some(index) = &self.index else { return Ok(()) };
         let before = &self.container.header().remote;
         self.behind = index.mark.as_ref().is_some_and(|mark| {
-            before.epoch.as_ref() == Some(&mark.epoch) && before.cursor.is_some_and(|cursor| cursor < mark.floor)
+            before.epoch.as_ref() == Some(&mark.epoch) && before.obeyed.is_some_and(|cursor| cursor < mark.floor)
         });
-        let (mut tracked, mut missing) = (0, 0);
+        let (mut tracked, mut missing, mut deleted) = (0, 0, 0);
         // A delta takes no entry out of the index.
-        if self.open == Touched::Everywhere || self.reset.is_some() {
+        let all = self.open == Touched::Everywhere || self.reset.is_some();
+        if all {
             for (path, entry) in self.container.entries() {
                 if matches!(entry.base, Base::Synced(_)) {
                     tracked += 1;
-                    missing += usize::from(!self.behind && !index.files.contains_key(path));
+                    let known = index.files.get(path);
+                    missing += usize::from(known.is_none());
+                    deleted += usize::from(known.is_some_and(|e| e.is_deleted));
                 }
             }
         }
+        self.all_obeyed = all && missing + deleted == 0;
+        // What was forgotten is no sign of a store that lost its memory.
+        let missing = if self.behind { 0 } else { missing };
         let position = match (&before.epoch, before.cursor) {
             (Some(epoch), Some(cursor)) => Some(Position { epoch, cursor }),
             _ => None,
@@ -148,13 +154,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             (None, Some(Entry { base: Base::Synced(md5), .. })) if self.behind => Some(RemoteSide::Tombstone(*md5)),
             (None, _) => None,
         }
-    }
-
-    /// Whether deletions are still to be obeyed whose tombstones the proxy has forgotten.
-    fn forgotten(&self) -> bool {
-        let Some(index) = self.index.as_ref().filter(|_| self.behind) else { return false };
-        let synced = self.container.entries().iter().filter(|(_, e)| matches!(e.base, Base::Synced(_)));
-        synced.map(|(path, _)| path).any(|path| !index.files.contains_key(path))
     }
 
     /// Reconcile, with what the folder alone cannot tell of paths it does not have. A plan for some paths has the same
@@ -261,19 +260,22 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// before anything is agreed with it; how far it has come goes with the next commit.
     pub(super) fn note_position(&mut self) -> Result<(), CycleError> {
         let mark = self.index.as_ref().and_then(|i| i.mark.clone());
-        // Until what was forgotten is obeyed, the next cycle, and the next start, must know that we are behind.
-        let cursor = match self.container.header().remote.cursor {
-            before if self.forgotten() => before,
-            _ => mark.as_ref().map(|m| m.cursor),
+        let epoch = mark.as_ref().map(|m| m.epoch.clone());
+        let cursor = mark.as_ref().map(|m| m.cursor);
+        let before = &self.container.header().remote;
+        // It may lag: who has obeyed everything finds nothing missing.
+        let obeyed = match before.obeyed.filter(|_| before.epoch == epoch) {
+            _ if self.all_obeyed => cursor,
+            before => before,
         };
         let now = RemoteState {
             origin: self.options.origin.clone(),
             namespace: self.options.namespace.clone(),
-            epoch: mark.as_ref().map(|m| m.epoch.clone()),
+            epoch,
             cursor,
+            obeyed,
             set_back: false,
         };
-        let before = &self.container.header().remote;
         let same = before.origin == now.origin && before.namespace == now.namespace && before.epoch == now.epoch;
         self.container.set_remote(now);
         if !same {

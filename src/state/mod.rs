@@ -87,6 +87,9 @@ pub struct RemoteState {
     /// Of the index last taken in, where the proxy has one.
     pub epoch: Option<String>,
     pub cursor: Option<u64>,
+    /// Every deletion up to this cursor has been taken over, so that the proxy may forget its tombstone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obeyed: Option<u64>,
     /// The store was seen to stand behind `cursor`, and nobody has approved of that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub set_back: bool,

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::digest::Md5;
 use crate::path::PathError;
-use crate::protocol::{ErrorContext, PRECONDITION_FAILED, WireError, X_TOMBSTONE};
+use crate::protocol::{ErrorContext, NamespaceError, PRECONDITION_FAILED, WireError, X_TOMBSTONE, X_VERSION};
 use crate::store::{Entry, StoreError};
 
 pub type Answer = Response<Body>;
@@ -20,22 +20,40 @@ pub enum Refusal {
     /// The methods there are, for `Allow`.
     Method(&'static str),
     Path(PathFault),
+    Namespace(NamespaceError),
     PreconditionRequired,
+    /// The namespaced dialect's: `If-Match-Version` is missing.
+    VersionRequired,
+    /// `If-Match-Version` is no number.
+    BadVersion,
+    /// `Content-MD5` is no digest of a body.
+    BadDigest,
+    /// The body has another digest than `Content-MD5` says.
+    DigestMismatch(Md5),
     /// A precondition that is none; the text is the header's name.
     BadPrecondition(&'static str),
+    /// Conditions of HTTP that are none of those there are.
+    Condition,
     /// A lost race: what was asked for and what is held.
     Precondition {
-        provided: String,
+        provided: Provided,
         held: Option<Entry>,
     },
     Absent,
-    Tombstone(Md5),
+    Tombstone(Entry),
     /// Bytes that would have been taken.
     TooLarge(u64),
     Encoding,
     BodyTimeout,
     BodyBroken,
     Store(StoreError),
+}
+
+/// What a write that lost a race had asked for.
+pub enum Provided {
+    Md5(String),
+    /// Of the namespaced dialect.
+    Version(u64),
 }
 
 /// What is wrong with a name.
@@ -52,6 +70,12 @@ pub enum PathFault {
 impl From<PathFault> for Refusal {
     fn from(fault: PathFault) -> Self {
         Self::Path(fault)
+    }
+}
+
+impl From<NamespaceError> for Refusal {
+    fn from(fault: NamespaceError) -> Self {
+        Self::Namespace(fault)
     }
 }
 
@@ -76,28 +100,60 @@ impl Refusal {
                 with(answer, ALLOW, HeaderValue::from_static(allowed))
             }
             Self::Path(fault) => plain(StatusCode::BAD_REQUEST, "INVALID_PATH", &fault.to_string()),
+            Self::Namespace(fault) => {
+                let detail = format!("this is no name of a namespace: {fault}");
+                error(StatusCode::BAD_REQUEST, "INVALID_NAMESPACE", detail, None)
+            }
+            Self::VersionRequired => plain(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "VERSION_REQUIRED",
+                "send If-Match-Version: 0, or the version of the content this is to replace",
+            ),
+            Self::BadVersion => plain(StatusCode::BAD_REQUEST, "INVALID_VERSION", "If-Match-Version is not a number"),
+            Self::BadDigest => plain(
+                StatusCode::BAD_REQUEST,
+                "INVALID_DIGEST",
+                "in a namespace Content-MD5 is the MD5 of the body (32 lower-case hex digits)",
+            ),
+            Self::DigestMismatch(md5) => {
+                let detail = format!("the body that came has the MD5 {md5}, not that of Content-MD5; send it again");
+                error(StatusCode::BAD_REQUEST, "DIGEST_MISMATCH", detail, None)
+            }
             Self::PreconditionRequired => plain(
                 StatusCode::PRECONDITION_REQUIRED,
                 "PRECONDITION_REQUIRED",
-                "send Content-MD5: `new`, or the MD5 of the content this is to replace",
+                "send Content-MD5: `new`, or the MD5 of the content this is to replace (or If-None-Match: *, or If-Match)",
             ),
             Self::BadPrecondition(header) => {
                 let detail = format!("{header} is not an MD5 (32 lower-case hex digits)");
                 error(StatusCode::BAD_REQUEST, "INVALID_PRECONDITION", detail, None)
             }
+            Self::Condition => plain(
+                StatusCode::BAD_REQUEST,
+                "INVALID_PRECONDITION",
+                "send If-None-Match: *, or If-Match with one MD5, and not both",
+            ),
             Self::Precondition { provided, held } => {
-                let context = ErrorContext {
+                let mut context = ErrorContext {
                     current_md5: Some(held.map_or_else(|| "none".to_owned(), |e| e.md5.to_string())),
-                    provided_md5: Some(provided),
                     is_deleted: Some(held.is_some_and(|e| e.is_deleted)),
+                    ..ErrorContext::default()
                 };
+                match provided {
+                    Provided::Md5(md5) => context.provided_md5 = Some(md5),
+                    Provided::Version(version) => {
+                        context.provided_version = Some(version.to_string());
+                        context.current_version = Some(held.map_or(0, |e| e.version).to_string());
+                    }
+                }
                 let detail = "the path holds something else than the request expects".to_owned();
                 error(StatusCode::PRECONDITION_FAILED, PRECONDITION_FAILED, detail, Some(context))
             }
             Self::Absent => plain(StatusCode::NOT_FOUND, "NOT_FOUND", "nothing is stored at this path"),
-            Self::Tombstone(md5) => {
+            Self::Tombstone(entry) => {
                 let mut answer = plain(StatusCode::NOT_FOUND, "NOT_FOUND", "what was stored at this path was deleted");
-                insert(answer.headers_mut(), X_TOMBSTONE, &md5.to_string());
+                insert(answer.headers_mut(), X_TOMBSTONE, &entry.md5.to_string());
+                insert(answer.headers_mut(), X_VERSION, &entry.version.to_string());
                 answer
             }
             Self::TooLarge(limit) => {
@@ -161,9 +217,10 @@ pub fn insert(headers: &mut HeaderMap, name: impl http::header::IntoHeaderName, 
     }
 }
 
-/// `ETag` and `Last-Modified` of a blob.
+/// `ETag`, `Last-Modified` and `X-Version` of a blob.
 pub fn describe(headers: &mut HeaderMap, entry: &Entry) {
     insert(headers, ETAG, &format!("\"{}\"", entry.md5));
+    insert(headers, X_VERSION, &entry.version.to_string());
     let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
     if let Ok(date) = printer.timestamp_to_rfc9110_string(&timestamp(entry.version)) {
         insert(headers, LAST_MODIFIED, &date);

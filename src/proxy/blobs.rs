@@ -1,20 +1,23 @@
-//! `/blob/{path}`: reading, conditional writing, conditional deleting.
+//! `/blob/{path}`: reading, conditional writing, conditional deleting. What the dialects share is here, and what the
+//! namespaced one has of its own in `namespaced`.
 
 use std::time::Duration;
 
 use axum::body::Body as AnswerBody;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_MATCH, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming as RequestBody;
 use tokio::time::Instant;
 
 use super::Proxy;
-use super::answer::{Answer, Refusal, describe, empty, insert};
-use crate::digest::Md5;
+use super::answer::{Answer, Provided, Refusal, describe, empty, insert};
+use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, Precondition, X_MEMSYNC_DEVICE};
-use crate::store::{Body, Deleted, Expect, Got, Incoming, Meta, Put, Store};
+use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Put, Store};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
 /// Longest `Content-Type` kept, in bytes; a longer one is no type that anybody registered.
@@ -28,7 +31,7 @@ const SLOWEST: u64 = 4096;
 pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result<Answer, Refusal> {
     let blob = match proxy.store.get(ns, path).await? {
         Got::Found(blob) => blob,
-        Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry.md5)),
+        Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry)),
         Got::Absent => return Err(Refusal::Absent),
     };
     let mut answer = Response::new(match blob.body {
@@ -44,7 +47,7 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result
     Ok(answer)
 }
 
-/// PUT with its precondition in `Content-MD5`.
+/// PUT with its precondition in `Content-MD5`, or in the headers of HTTP where that is absent.
 pub async fn put<S: Store>(
     proxy: &Proxy<S>,
     ns: &str,
@@ -52,32 +55,51 @@ pub async fn put<S: Store>(
     request: Request<RequestBody>,
 ) -> Result<Answer, Refusal> {
     let (head, body) = request.into_parts();
-    let precondition = head.headers.get(CONTENT_MD5).ok_or(Refusal::PreconditionRequired)?;
-    let precondition: Precondition = text(precondition)
-        .and_then(|text| text.parse().ok())
-        .ok_or(Refusal::BadPrecondition("Content-MD5, where it is not `new`,"))?;
-    if head.headers.get(CONTENT_ENCODING).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(Refusal::Encoding);
-    }
-    let meta = meta(&head.headers);
+    let precondition = precondition(&head.headers)?;
     let expect = match precondition {
         Precondition::New => Expect::Absent,
         Precondition::Holds(md5) => Expect::Md5(md5),
     };
-    let body = receive(proxy, body).await?;
-    let outcome = proxy.store.put(ns, path, expect, meta, body).await?;
-    let (status, entry) = match outcome {
-        Put::Created(entry) => (StatusCode::CREATED, entry),
-        Put::Updated(entry) => (StatusCode::OK, entry),
-        Put::Mismatch(held) => return Err(Refusal::Precondition { provided: precondition.to_string(), held }),
-    };
+    let provided = || Provided::Md5(precondition.to_string());
+    let body = receive(proxy, &head.headers, body, None).await?;
+    let (status, entry) = write(proxy, ns, path, expect, &head.headers, body, provided).await?;
     let mut answer = empty(status);
     describe(answer.headers_mut(), &entry);
     Ok(answer)
 }
 
+fn precondition(headers: &HeaderMap) -> Result<Precondition, Refusal> {
+    if let Some(value) = headers.get(CONTENT_MD5) {
+        let named = text(value).and_then(|text| text.parse().ok());
+        return named.ok_or(Refusal::BadPrecondition("Content-MD5, where it is not `new`,"));
+    }
+    match (headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)) {
+        (None, None) => Err(Refusal::PreconditionRequired),
+        (Some(value), None) => if_match(value).map(Precondition::Holds).ok_or(Refusal::BadPrecondition("If-Match")),
+        (None, Some(value)) if value.as_bytes().trim_ascii() == b"*" => Ok(Precondition::New),
+        _ => Err(Refusal::Condition),
+    }
+}
+
+/// Stores a body that has come whole.
+pub(super) async fn write<S: Store>(
+    proxy: &Proxy<S>,
+    ns: &str,
+    path: &RelPath,
+    expect: Expect,
+    headers: &HeaderMap,
+    body: S::Incoming,
+    provided: impl FnOnce() -> Provided,
+) -> Result<(StatusCode, Entry), Refusal> {
+    match proxy.store.put(ns, path, expect, meta(headers), body).await? {
+        Put::Created(entry) => Ok((StatusCode::CREATED, entry)),
+        Put::Updated(entry) => Ok((StatusCode::OK, entry)),
+        Put::Mismatch(held) => Err(Refusal::Precondition { provided: provided(), held }),
+    }
+}
+
 /// What a request says of the version that it writes.
-fn meta(headers: &HeaderMap) -> Meta {
+pub(super) fn meta(headers: &HeaderMap) -> Meta {
     let short = |name: http::HeaderName, longest| {
         headers.get(name).and_then(text).filter(|t| !t.is_empty() && t.len() <= longest).map(str::to_owned)
     };
@@ -88,8 +110,16 @@ fn meta(headers: &HeaderMap) -> Meta {
     }
 }
 
-/// Takes a body in, within the limits of size and patience.
-async fn receive<S: Store>(proxy: &Proxy<S>, mut body: RequestBody) -> Result<S::Incoming, Refusal> {
+/// Takes a body in, within the limits of size and patience. `digest` sees it as well.
+pub(super) async fn receive<S: Store>(
+    proxy: &Proxy<S>,
+    headers: &HeaderMap,
+    mut body: RequestBody,
+    mut digest: Option<&mut Hasher>,
+) -> Result<S::Incoming, Refusal> {
+    if headers.get(CONTENT_ENCODING).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Refusal::Encoding);
+    }
     let limit = proxy.options.max_body;
     // With `Content-Length` the lower bound is known before the first byte; hyper holds the sender to it.
     if hyper::body::Body::size_hint(&body).lower() > limit {
@@ -110,6 +140,9 @@ async fn receive<S: Store>(proxy: &Proxy<S>, mut body: RequestBody) -> Result<S:
         if size > limit {
             return Err(Refusal::TooLarge(limit));
         }
+        if let Some(digest) = digest.as_deref_mut() {
+            digest.update(&piece);
+        }
         incoming.push(piece).await?;
     }
 }
@@ -125,10 +158,10 @@ pub async fn delete<S: Store>(
     let expected = expected.transpose()?;
     match proxy.store.delete(ns, path, expected.map(Expect::Md5), meta(headers)).await? {
         Deleted::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
-        Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry.md5)),
+        Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry)),
         Deleted::Absent => Err(Refusal::Absent),
         Deleted::Mismatch(held) => {
-            let provided = expected.map(|md5| md5.to_string()).unwrap_or_default();
+            let provided = Provided::Md5(expected.map(|md5| md5.to_string()).unwrap_or_default());
             Err(Refusal::Precondition { provided, held: Some(held) })
         }
     }
@@ -140,6 +173,6 @@ fn if_match(value: &HeaderValue) -> Option<Md5> {
     text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text).parse().ok()
 }
 
-fn text(value: &HeaderValue) -> Option<&str> {
+pub(super) fn text(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok().map(str::trim)
 }

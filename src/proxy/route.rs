@@ -7,34 +7,47 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, PathFault, Refusal, json};
-use super::{Proxy, blobs, events, index};
+use super::{Proxy, blobs, events, index, namespaced};
 use crate::path::{PathError, RelPath};
-use crate::protocol::{Health, capability};
+use crate::protocol::{Health, Namespace, capability};
 use crate::store::Store;
-
-/// The namespace of the flat dialect.
-pub const FLAT: &str = "";
 
 /// The file that holds the index in a bucket, beside the blobs.
 const INDEX_FILE: &str = ".sync-index.json";
 
-/// An address of the flat dialect.
+/// An address, its names as they stand in the request. The flat dialect's namespace is `""`.
 #[derive(Debug, PartialEq, Eq)]
 enum Route<'a> {
     Health,
-    Sync,
-    Events,
-    /// What follows `/blob/`, as it stands in the request.
-    Blob(&'a str),
+    Sync(&'a str),
+    Events(&'a str),
+    /// The namespace, and the path in it.
+    Blob(&'a str, &'a str),
 }
 
 fn route(raw: &str) -> Option<Route<'_>> {
+    let below = |root| raw.strip_prefix(root).filter(|ns| !ns.is_empty());
     match raw {
         "/health" => Some(Route::Health),
-        "/sync" => Some(Route::Sync),
-        "/events" => Some(Route::Events),
-        _ => raw.strip_prefix("/blob/").map(Route::Blob),
+        "/sync" => Some(Route::Sync("")),
+        "/events" => Some(Route::Events("")),
+        _ => None
+            .or_else(|| below("/sync/").map(Route::Sync))
+            .or_else(|| below("/events/").map(Route::Events))
+            .or_else(|| raw.strip_prefix("/blob/").map(|path| Route::Blob("", path)))
+            .or_else(|| namespaced(raw)),
     }
+}
+
+/// Both may contain slashes, plain ones or hidden as `%2F`: the last plain `/blob/` stands between them.
+fn namespaced(raw: &str) -> Option<Route<'_>> {
+    let (ns, path) = raw.strip_prefix('/')?.rsplit_once("/blob/")?;
+    (!ns.is_empty()).then_some(Route::Blob(ns, path))
+}
+
+/// Decoded once and then checked, as a path is.
+fn namespace(raw: &str) -> Result<Namespace, Refusal> {
+    Ok(Namespace::parse(&percent_decode(raw)?)?)
 }
 
 /// The blob's name. It is decoded once and then checked, so that no escape hides what the check looks for.
@@ -93,16 +106,23 @@ async fn handle<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> Resul
     match route.ok_or(Refusal::NoSuchRoute)? {
         Route::Health if reads => Ok(health(proxy.store.as_ref()).await),
         Route::Health => Err(Refusal::Method("GET, HEAD")),
-        Route::Sync if reads => index::get(proxy, FLAT, uri.query(), request.headers()).await,
-        Route::Sync => Err(Refusal::Method("GET, HEAD")),
-        Route::Events if request.method() == Method::GET => events::get(proxy, FLAT, request.headers()).await,
-        Route::Events => Err(Refusal::Method("GET")),
-        Route::Blob(raw) => match *request.method() {
-            Method::GET | Method::HEAD => blobs::get(proxy, FLAT, &blob_path(raw)?).await,
-            Method::PUT => blobs::put(proxy, FLAT, &blob_path(raw)?, request).await,
-            Method::DELETE => blobs::delete(proxy, FLAT, &blob_path(raw)?, request.headers()).await,
-            _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
-        },
+        Route::Sync(ns) if reads => index::get(proxy, namespace(ns)?.as_str(), uri.query(), request.headers()).await,
+        Route::Sync(_) => Err(Refusal::Method("GET, HEAD")),
+        Route::Events(ns) if request.method() == Method::GET => {
+            events::get(proxy, namespace(ns)?.as_str(), request.headers()).await
+        }
+        Route::Events(_) => Err(Refusal::Method("GET")),
+        Route::Blob(ns, path) => {
+            let (ns, path) = (namespace(ns)?, blob_path(path)?);
+            match *request.method() {
+                Method::GET | Method::HEAD => blobs::get(proxy, ns.as_str(), &path).await,
+                Method::PUT if ns.is_flat() => blobs::put(proxy, ns.as_str(), &path, request).await,
+                Method::PUT => namespaced::put(proxy, &ns, &path, request).await,
+                Method::DELETE if ns.is_flat() => blobs::delete(proxy, ns.as_str(), &path, request.headers()).await,
+                Method::DELETE => namespaced::delete(proxy, &ns, &path, request.headers()).await,
+                _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
+            }
+        }
     }
 }
 
@@ -118,7 +138,13 @@ fn authorized(token: blake3::Hash, headers: &HeaderMap) -> bool {
 async fn health<S: Store>(store: &S) -> Answer {
     // A delta is built on a mark, which only an exact index has.
     let strong: &[&str] = if S::STRONG { &[capability::STRONG_INDEX, capability::DELTA] } else { &[] };
-    let capabilities = [capability::HONEST_412, capability::INDEX_ETAG, capability::EVENTS];
+    let capabilities = [
+        capability::HONEST_412,
+        capability::INDEX_ETAG,
+        capability::EVENTS,
+        capability::HTTP_PRECONDITIONS,
+        capability::ENCODED_SLASH,
+    ];
     let (code, status, storage) = match store.health().await {
         Ok(()) => (StatusCode::OK, "ok", "connected"),
         Err(e) => {
@@ -129,6 +155,7 @@ async fn health<S: Store>(store: &S) -> Answer {
     let health = Health {
         status: status.to_owned(),
         storage: storage.to_owned(),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         capabilities: capabilities.iter().chain(strong).map(|c| (*c).to_owned()).collect(),
     };
     json(code, &health)
@@ -137,6 +164,30 @@ async fn health<S: Store>(store: &S) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_blob_separates() {
+        for (raw, ns, path) in [
+            ("/blob/a", "", "a"),
+            ("/blob/a/blob/b", "", "a/blob/b"),
+            ("/n/blob/a", "n", "a"),
+            ("/n/m/blob/a/b", "n/m", "a/b"),
+            ("/n%2Fm/blob/a%2Fblob%2Fb", "n%2Fm", "a%2Fblob%2Fb"),
+            ("/n/blob/a/blob/b", "n/blob/a", "b"),
+            ("/n/blob/blob/b", "n/blob", "b"),
+            ("/n/blob/a/blob", "n", "a/blob"),
+            ("/n/blob/", "n", ""),
+            ("/health/blob/a", "health", "a"),
+            ("/blob%2Fx/blob/a", "blob%2Fx", "a"),
+        ] {
+            assert_eq!(route(raw), Some(Route::Blob(ns, path)), "{raw}");
+        }
+        assert_eq!(route("/sync/n/blob/b"), Some(Route::Sync("n/blob/b")));
+        assert_eq!(route("/events/n/m"), Some(Route::Events("n/m")));
+        for nothing in ["//blob/a", "/n/blob", "/sync/", "/events/", "/n", "blob/a", "n/blob/a"] {
+            assert_eq!(route(nothing), None, "{nothing}");
+        }
+    }
 
     #[test]
     fn names_are_decoded_once_and_then_checked() {

@@ -659,6 +659,31 @@ async fn durable_writes_a_second() {
     println!("index of 32,000 read in {:?}", began.elapsed());
 }
 
+/// Records and sweeps have connections of their own beside the writer's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writes_wait_for_records_and_sweeps() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Embedded::open(dir.path()).unwrap());
+    let recording = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                store.sweep().await.unwrap();
+                let held = store.record("keys").await.unwrap().map(|record| record.tag);
+                assert!(store.put_record("keys", held.as_deref(), Bytes::from_static(b"k")).await.unwrap());
+            }
+        })
+    };
+    let mut written_so_far = 0;
+    while !recording.is_finished() {
+        let names: Vec<_> = (0..16).map(|n| format!("{written_so_far}/{n}")).collect();
+        let group = join_all(names.iter().map(|name| put(&*store, name, New, b"x"))).await;
+        written_so_far += group.into_iter().map(written).count();
+    }
+    recording.await.unwrap();
+    assert_eq!(index(&*store, 0).await.len(), written_so_far);
+}
+
 /// `testdata/store/v1` was written by the first released format.
 #[tokio::test]
 async fn a_store_of_format_1_is_taken_over() {

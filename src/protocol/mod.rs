@@ -28,6 +28,12 @@ pub const PREFERENCE_APPLIED: &str = "preference-applied";
 pub const RETURN_MINIMAL: &str = "return=minimal";
 /// The device that writes, percent-encoded.
 pub const X_MEMSYNC_DEVICE: &str = "x-memsync-device";
+/// When a path becomes a tombstone by itself: RFC 3339, or [`NEVER`] (`versions`).
+pub const X_MEMSYNC_EXPIRES: &str = "x-memsync-expires";
+/// Takes an expiry back.
+pub const NEVER: &str = "never";
+/// Beginning of the headers that carry a version's free metadata (`versions`).
+pub const X_MEMSYNC_META: &str = "x-memsync-meta-";
 /// `error_code` of a 412.
 pub const PRECONDITION_FAILED: &str = "PRECONDITION_FAILED";
 
@@ -41,6 +47,7 @@ pub mod capability {
     pub const HTTP_PRECONDITIONS: &str = "http-preconditions";
     /// `%2F` inside a namespaced path is part of it, and never ends the namespace.
     pub const ENCODED_SLASH: &str = "encoded-slash";
+    pub const VERSIONS: &str = "versions";
 }
 
 /// `GET /health`.
@@ -88,6 +95,39 @@ pub struct WireIndex {
     /// Present and true where only entries changed since the asked cursor are listed (`delta`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub delta: bool,
+}
+
+/// One version of a path: the current one or an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireVersion {
+    /// Its number, for `GET /blob/{path}?version=N`.
+    pub version: u64,
+    pub md5: Md5,
+    /// Bytes.
+    pub size: u64,
+    pub is_deleted: bool,
+    /// RFC 3339, milliseconds, UTC.
+    pub last_modified: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// Who wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The name of the key it was written with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
+}
+
+/// `GET /versions/{path}`: the newest first, beginning with what the path holds now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireVersions {
+    pub path: String,
+    pub versions: Vec<WireVersion>,
 }
 
 /// The body of every error answer.

@@ -34,6 +34,8 @@ pub enum Refusal {
     BadPrecondition(&'static str),
     /// Conditions of HTTP that are none of those there are.
     Condition,
+    /// A header or a query that makes no sense; the text says which and why.
+    BadHeader(&'static str),
     /// A lost race: what was asked for and what is held.
     Precondition {
         provided: Provided,
@@ -133,6 +135,7 @@ impl Refusal {
                 "INVALID_PRECONDITION",
                 "send If-None-Match: *, or If-Match with one MD5, and not both",
             ),
+            Self::BadHeader(why) => plain(StatusCode::BAD_REQUEST, "INVALID_HEADER", why),
             Self::Precondition { provided, held } => {
                 let mut context = ErrorContext {
                     current_md5: Some(held.map_or_else(|| "none".to_owned(), |e| e.md5.to_string())),

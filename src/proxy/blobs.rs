@@ -12,24 +12,24 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming as RequestBody;
 use tokio::time::Instant;
 
-use super::Proxy;
 use super::answer::{Answer, Provided, Refusal, describe, empty, insert};
+use super::{Proxy, versions};
 use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
-use crate::protocol::{CONTENT_MD5, Precondition, X_MEMSYNC_DEVICE};
+use crate::protocol::{CONTENT_MD5, Precondition};
 use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Put, Store};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
-/// Longest `Content-Type` kept, in bytes; a longer one is no type that anybody registered.
-const LONGEST_TYPE: usize = 255;
-/// Longest name of a device kept, in bytes as it stands in the header.
-const LONGEST_DEVICE: usize = 255;
 /// Bytes a second that a body must keep up over its whole length.
 const SLOWEST: u64 = 4096;
 
-/// GET and HEAD; hyper leaves the body of the latter out.
-pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result<Answer, Refusal> {
-    let blob = match proxy.store.get(ns, path).await? {
+/// GET and HEAD; hyper leaves the body of the latter out. `?version=N` asks for a version of the path.
+pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath, query: Option<&str>) -> Result<Answer, Refusal> {
+    let got = match versions::asked(query)? {
+        Some(version) => proxy.store.get_version(ns, path, version).await?,
+        None => proxy.store.get(ns, path).await?,
+    };
+    let blob = match got {
         Got::Found(blob) => blob,
         Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry)),
         Got::Absent => return Err(Refusal::Absent),
@@ -42,6 +42,7 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result
     describe(headers, &blob.entry);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(blob.entry.size));
     insert(headers, CONTENT_TYPE, blob.meta.content_type.as_deref().unwrap_or(DEFAULT_TYPE));
+    versions::tell(headers, &blob.meta);
     // A browser must not take a stored note for a page of this origin.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(answer)
@@ -56,13 +57,14 @@ pub async fn put<S: Store>(
 ) -> Result<Answer, Refusal> {
     let (head, body) = request.into_parts();
     let precondition = precondition(&head.headers)?;
+    let meta = versions::told(&head.headers)?;
     let expect = match precondition {
         Precondition::New => Expect::Absent,
         Precondition::Holds(md5) => Expect::Md5(md5),
     };
     let provided = || Provided::Md5(precondition.to_string());
     let body = receive(proxy, &head.headers, body, None).await?;
-    let (status, entry) = write(proxy, ns, path, expect, &head.headers, body, provided).await?;
+    let (status, entry) = write(proxy, ns, path, expect, meta, body, provided).await?;
     let mut answer = empty(status);
     describe(answer.headers_mut(), &entry);
     Ok(answer)
@@ -87,26 +89,14 @@ pub(super) async fn write<S: Store>(
     ns: &str,
     path: &RelPath,
     expect: Expect,
-    headers: &HeaderMap,
+    meta: Meta,
     body: S::Incoming,
     provided: impl FnOnce() -> Provided,
 ) -> Result<(StatusCode, Entry), Refusal> {
-    match proxy.store.put(ns, path, expect, meta(headers), body).await? {
+    match proxy.store.put(ns, path, expect, meta, body).await? {
         Put::Created(entry) => Ok((StatusCode::CREATED, entry)),
         Put::Updated(entry) => Ok((StatusCode::OK, entry)),
         Put::Mismatch(held) => Err(Refusal::Precondition { provided: provided(), held }),
-    }
-}
-
-/// What a request says of the version that it writes.
-pub(super) fn meta(headers: &HeaderMap) -> Meta {
-    let short = |name: http::HeaderName, longest| {
-        headers.get(name).and_then(text).filter(|t| !t.is_empty() && t.len() <= longest).map(str::to_owned)
-    };
-    Meta {
-        content_type: short(CONTENT_TYPE, LONGEST_TYPE),
-        device: short(http::HeaderName::from_static(X_MEMSYNC_DEVICE), LONGEST_DEVICE),
-        ..Meta::default()
     }
 }
 
@@ -156,7 +146,7 @@ pub async fn delete<S: Store>(
 ) -> Result<Answer, Refusal> {
     let expected = headers.get(IF_MATCH).map(|value| if_match(value).ok_or(Refusal::BadPrecondition("If-Match")));
     let expected = expected.transpose()?;
-    match proxy.store.delete(ns, path, expected.map(Expect::Md5), meta(headers)).await? {
+    match proxy.store.delete(ns, path, expected.map(Expect::Md5), versions::told(headers)?).await? {
         Deleted::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
         Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry)),
         Deleted::Absent => Err(Refusal::Absent),

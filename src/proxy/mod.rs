@@ -22,11 +22,13 @@ use crate::store::Store;
 
 mod answer;
 mod blobs;
+mod chores;
 mod events;
 mod index;
 mod namespaced;
 mod patience;
 mod route;
+mod versions;
 
 use patience::{Patience, Patient};
 
@@ -103,6 +105,7 @@ pub async fn serve<S: Store>(
     });
 
     let mut connections = JoinSet::new();
+    let chores = tokio::spawn(chores::run(proxy.clone()));
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
@@ -121,7 +124,13 @@ pub async fn serve<S: Store>(
     }
     drop(listener);
     stop.send_replace(true);
-    let all = async { while connections.join_next().await.is_some() {} };
+    let all = async {
+        while connections.join_next().await.is_some() {}
+        // The store is let go only when nothing works on it any more.
+        if let Err(e) = chores.await {
+            tracing::error!("the proxy's chores ended in a bug: {e}");
+        }
+    };
     if tokio::time::timeout(stop_timeout, all).await.is_err() {
         tracing::warn!(connections = connections.len(), "stopping with requests unfinished");
         connections.shutdown().await;

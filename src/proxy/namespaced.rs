@@ -5,10 +5,9 @@ use http::header::ETAG;
 use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming as RequestBody;
 
-use super::Proxy;
 use super::answer::{Answer, Provided, Refusal, describe, empty, insert, with_body};
-use super::blobs::{meta, receive, text, write};
-use super::index;
+use super::blobs::{receive, text, write};
+use super::{Proxy, index, versions};
 use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, IF_MATCH_VERSION, Namespace, PREFER, PREFERENCE_APPLIED, RETURN_MINIMAL};
@@ -24,6 +23,7 @@ pub async fn put<S: Store>(
     let (head, body) = request.into_parts();
     let version = version(&head.headers)?.ok_or(Refusal::VersionRequired)?;
     let promised = digest(&head.headers)?;
+    let meta = versions::told(&head.headers)?;
     let mut hasher = promised.map(|_| Hasher::new());
     let body = receive(proxy, &head.headers, body, hasher.as_mut()).await?;
     let came = hasher.map(Hasher::finish);
@@ -33,7 +33,7 @@ pub async fn put<S: Store>(
     }
     let expect = if version == 0 { Expect::Absent } else { Expect::Version(version) };
     let provided = || Provided::Version(version);
-    let (status, entry) = write(proxy, ns.as_str(), path, expect, &head.headers, body, provided).await?;
+    let (status, entry) = write(proxy, ns.as_str(), path, expect, meta, body, provided).await?;
     answer(proxy, ns, status, &entry, &head.headers).await
 }
 
@@ -45,7 +45,7 @@ pub async fn delete<S: Store>(
     headers: &HeaderMap,
 ) -> Result<Answer, Refusal> {
     let version = version(headers)?;
-    match proxy.store.delete(ns.as_str(), path, version.map(Expect::Version), meta(headers)).await? {
+    match proxy.store.delete(ns.as_str(), path, version.map(Expect::Version), versions::told(headers)?).await? {
         Deleted::Done(entry) => {
             let mut answer = answer(proxy, ns, StatusCode::OK, &entry, headers).await?;
             // There is no content any more that a tag could stand for.
@@ -119,7 +119,9 @@ mod tests {
             (&[], false),
         ] {
             let mut headers = HeaderMap::new();
-            lines.iter().for_each(|line| drop(headers.append(PREFER, line.parse().unwrap())));
+            for line in lines {
+                headers.append(PREFER, line.parse().unwrap());
+            }
             assert_eq!(wants_little(&headers), minimal, "{lines:?}");
         }
     }

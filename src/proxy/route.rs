@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, PathFault, Refusal, json};
-use super::{Proxy, blobs, events, index, namespaced};
+use super::{Proxy, blobs, events, index, namespaced, versions};
 use crate::path::{PathError, RelPath};
 use crate::protocol::{Health, Namespace, capability};
 use crate::store::Store;
@@ -23,6 +23,8 @@ enum Route<'a> {
     Events(&'a str),
     /// The namespace, and the path in it.
     Blob(&'a str, &'a str),
+    /// As [`Route::Blob`], under `/versions/`.
+    Versions(&'a str, &'a str),
 }
 
 fn route(raw: &str) -> Option<Route<'_>> {
@@ -35,14 +37,20 @@ fn route(raw: &str) -> Option<Route<'_>> {
             .or_else(|| below("/sync/").map(Route::Sync))
             .or_else(|| below("/events/").map(Route::Events))
             .or_else(|| raw.strip_prefix("/blob/").map(|path| Route::Blob("", path)))
+            .or_else(|| raw.strip_prefix("/versions/").map(|path| Route::Versions("", path)))
             .or_else(|| namespaced(raw)),
     }
 }
 
-/// Both may contain slashes, plain ones or hidden as `%2F`: the last plain `/blob/` stands between them.
+/// Both may contain slashes, plain ones or hidden as `%2F`: the last plain `/blob/` stands between them, or where there
+/// is none the last `/versions/`.
 fn namespaced(raw: &str) -> Option<Route<'_>> {
-    let (ns, path) = raw.strip_prefix('/')?.rsplit_once("/blob/")?;
-    (!ns.is_empty()).then_some(Route::Blob(ns, path))
+    let raw = raw.strip_prefix('/')?;
+    let (ns, path, route): (_, _, fn(_, _) -> _) = match raw.rsplit_once("/blob/") {
+        Some((ns, path)) => (ns, path, Route::Blob),
+        None => raw.rsplit_once("/versions/").map(|(ns, path)| (ns, path, Route::Versions as fn(_, _) -> _))?,
+    };
+    (!ns.is_empty()).then(|| route(ns, path))
 }
 
 /// Decoded once and then checked, as a path is.
@@ -112,10 +120,12 @@ async fn handle<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> Resul
             events::get(proxy, namespace(ns)?.as_str(), request.headers()).await
         }
         Route::Events(_) => Err(Refusal::Method("GET")),
+        Route::Versions(ns, path) if reads => versions::get(proxy, namespace(ns)?.as_str(), &blob_path(path)?).await,
+        Route::Versions(..) => Err(Refusal::Method("GET, HEAD")),
         Route::Blob(ns, path) => {
             let (ns, path) = (namespace(ns)?, blob_path(path)?);
             match *request.method() {
-                Method::GET | Method::HEAD => blobs::get(proxy, ns.as_str(), &path).await,
+                Method::GET | Method::HEAD => blobs::get(proxy, ns.as_str(), &path, uri.query()).await,
                 Method::PUT if ns.is_flat() => blobs::put(proxy, ns.as_str(), &path, request).await,
                 Method::PUT => namespaced::put(proxy, &ns, &path, request).await,
                 Method::DELETE if ns.is_flat() => blobs::delete(proxy, ns.as_str(), &path, request.headers()).await,
@@ -144,6 +154,7 @@ async fn health<S: Store>(store: &S) -> Answer {
         capability::EVENTS,
         capability::HTTP_PRECONDITIONS,
         capability::ENCODED_SLASH,
+        capability::VERSIONS,
     ];
     let (code, status, storage) = match store.health().await {
         Ok(()) => (StatusCode::OK, "ok", "connected"),
@@ -183,6 +194,9 @@ mod tests {
             assert_eq!(route(raw), Some(Route::Blob(ns, path)), "{raw}");
         }
         assert_eq!(route("/sync/n/blob/b"), Some(Route::Sync("n/blob/b")));
+        assert_eq!(route("/versions/a/b"), Some(Route::Versions("", "a/b")));
+        assert_eq!(route("/n/m/versions/a/b"), Some(Route::Versions("n/m", "a/b")));
+        assert_eq!(route("/n/versions/blob/b"), Some(Route::Blob("n/versions", "b")));
         assert_eq!(route("/events/n/m"), Some(Route::Events("n/m")));
         for nothing in ["//blob/a", "/n/blob", "/sync/", "/events/", "/n", "blob/a", "n/blob/a"] {
             assert_eq!(route(nothing), None, "{nothing}");

@@ -273,7 +273,7 @@ impl Store for Embedded {
         blocking(move || get(&shared, &ns, path.as_str(), Some(version))).await?
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
+    async fn expire(&self) -> Result<usize, StoreError> {
         let now = (self.shared.clock)();
         let shared = self.shared.clone();
         let due = blocking(move || shared.read(|db| versions::due(db, now))).await??;
@@ -284,6 +284,12 @@ impl Store for Embedded {
             let deleted = self.delete(&ns, &path, Some(Expect::Version(version)), Meta::default()).await?;
             expired += usize::from(matches!(deleted, Deleted::Done(_)));
         }
+        Ok(expired)
+    }
+
+    async fn sweep(&self) -> Result<Swept, StoreError> {
+        let expired = self.expire().await?;
+        let now = (self.shared.clock)();
         let shared = self.shared.clone();
         let (swept, floor) = blocking(move || {
             let mut db = records::open(&shared.dir)?;

@@ -246,9 +246,8 @@ impl Store for Memory {
         Ok(found.map_or(Got::Absent, Row::got))
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
+    async fn expire(&self) -> Result<usize, StoreError> {
         let now = (self.clock)();
-        let before = |age: Duration| now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let due: Vec<(String, RelPath, u64)> = {
             let rows = self.lock();
             let due = rows
@@ -257,11 +256,18 @@ impl Store for Memory {
                 .filter(|(_, row)| !row.entry.is_deleted && row.meta.expires.is_some_and(|at| at <= now));
             due.map(|((ns, path), row)| (ns.clone(), path.clone(), row.entry.version)).collect()
         };
-        let mut swept = Swept::default();
+        let mut expired = 0;
         for (ns, path, version) in due {
             let deleted = self.delete(&ns, &path, Some(Expect::Version(version)), Meta::default()).await?;
-            swept.expired += usize::from(matches!(deleted, Deleted::Done(_)));
+            expired += usize::from(matches!(deleted, Deleted::Done(_)));
         }
+        Ok(expired)
+    }
+
+    async fn sweep(&self) -> Result<Swept, StoreError> {
+        let mut swept = Swept { expired: self.expire().await?, ..Swept::default() };
+        let now = (self.clock)();
+        let before = |age: Duration| now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let mut rows = self.lock();
         let limit = before(self.retention.age);
         for earlier in rows.earlier.values_mut() {

@@ -332,7 +332,10 @@ pub trait Store: Send + Sync + 'static {
         version: u64,
     ) -> impl Future<Output = Result<Got, StoreError>> + Send;
 
-    /// Turns what has expired into tombstones, and removes versions and tombstones that are older than they are kept.
+    /// Turns what has expired into tombstones, and gives how many paths that was. Cheap when there are none.
+    fn expire(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
+
+    /// [`Store::expire`], and removes versions and tombstones that are older than they are kept.
     fn sweep(&self) -> impl Future<Output = Result<Swept, StoreError>> + Send;
 
     /// The record called `name` (lower-case letters and `-`). No client's path reaches it.

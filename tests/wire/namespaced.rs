@@ -69,6 +69,11 @@ async fn a_namespaced_blob_is_created_read_updated_and_deleted() {
     for r in [c.get(url).await, c.delete(url).await] {
         assert_eq!((r.status, r.header("x-tombstone"), version(&r)), (404, Some(two.as_str()), v3));
     }
+    let listed = c.get("/team/notes/versions/topics/ai.md").await.json();
+    let listed: Vec<_> =
+        listed["versions"].as_array().unwrap().iter().map(|v| v["version"].as_u64().unwrap()).collect();
+    assert_eq!(listed, [v3, v2, v1]);
+    assert_eq!(c.get(&format!("{url}?version={v1}")).await.body, b"one");
     // A tombstone gives way to its version, and to 0.
     assert_eq!(put(&mut c, url, v2, b"old").await.status, 412);
     let r = put(&mut c, url, v3, b"again").await;
@@ -219,9 +224,7 @@ async fn hostile_namespaces_are_refused() {
         "blob%2Fa",
         "sync%2Fa",
         "events%2Fa",
-        "batch",
-        "batch/a",
-        "versions",
+        "batch%2Fa",
         "versions%2Fa",
         &long,
     ] {

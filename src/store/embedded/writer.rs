@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::{Change, Deleted, Entry, Expect, Meta, Put, StoreError, next_version};
@@ -80,7 +80,8 @@ pub fn run(mut db: Connection, shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
 }
 
 fn commit(db: &mut Connection, shared: &Shared, group: &[Job]) -> Result<Committed, Failure> {
-    let tx = db.transaction().map_err(Failure::Before)?;
+    // A transaction that began by reading would fail where a record is written meanwhile, instead of waiting.
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(Failure::Before)?;
     let mut cursor = shared.cursor();
     let mut replaced = Vec::new();
     let mut outcomes = Vec::with_capacity(group.len());

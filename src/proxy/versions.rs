@@ -1,0 +1,163 @@
+//! Versions: `GET /versions/{path}`, and what a version is told and tells about itself in headers.
+
+use std::collections::BTreeMap;
+
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+
+use super::Proxy;
+use super::answer::{Answer, Refusal, insert, json, rfc3339};
+use crate::path::RelPath;
+use crate::protocol::{NEVER, WireVersion, WireVersions, X_MEMSYNC_DEVICE, X_MEMSYNC_EXPIRES, X_MEMSYNC_META};
+use crate::store::{Meta, Store, Version};
+
+/// Longest `Content-Type` kept, in bytes; a longer one is no type that anybody registered.
+const LONGEST_TYPE: usize = 255;
+/// Longest name of a device kept, in bytes as it stands in the header.
+const LONGEST_DEVICE: usize = 255;
+/// Most bytes of free metadata, names and values together: what S3 takes as user metadata, less what we keep there.
+const MOST_FREE: usize = 1536;
+
+/// What is kept of a path, the newest first.
+pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result<Answer, Refusal> {
+    let versions = proxy.store.versions(ns, path).await?;
+    if versions.is_empty() {
+        return Err(Refusal::Absent);
+    }
+    let versions = versions.into_iter().map(wire).collect();
+    Ok(json(StatusCode::OK, &WireVersions { path: path.as_str().to_owned(), versions }))
+}
+
+fn wire(version: Version) -> WireVersion {
+    let Version { version, md5, size, is_deleted, meta } = version;
+    let expires = meta.expires.filter(|at| *at != u64::MAX).map(rfc3339);
+    WireVersion {
+        version,
+        md5,
+        size,
+        is_deleted,
+        last_modified: rfc3339(version),
+        content_type: meta.content_type,
+        device: meta.device,
+        key: meta.key,
+        expires,
+        meta: meta.free,
+    }
+}
+
+/// The version that a query asks for.
+///
+/// # Errors
+/// When what it asks for is no number.
+pub fn asked(query: Option<&str>) -> Result<Option<u64>, Refusal> {
+    let value = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("version=")));
+    value.map(|text| text.parse().map_err(|_| Refusal::BadHeader("the query's version is not a number"))).transpose()
+}
+
+/// What a request says of the version that it writes.
+///
+/// # Errors
+/// When it is too much, or no time.
+pub fn told(headers: &HeaderMap) -> Result<Meta, Refusal> {
+    let text = |name: HeaderName, longest| {
+        let value = headers.get(name)?.to_str().ok()?.trim();
+        (!value.is_empty() && value.len() <= longest).then(|| value.to_owned())
+    };
+    let expires = headers.get(X_MEMSYNC_EXPIRES).map(|value| {
+        let due = value.to_str().ok().map(str::trim).and_then(|text| match text {
+            NEVER => Some(u64::MAX),
+            text => text.parse::<Timestamp>().ok().and_then(|at| u64::try_from(at.as_millisecond()).ok()),
+        });
+        due.ok_or(Refusal::BadHeader("X-Memsync-Expires is neither `never` nor a time such as 2027-01-31T12:00:00Z"))
+    });
+    let (mut free, mut size) = (BTreeMap::new(), 0);
+    for (name, value) in headers {
+        let Some(name) = name.as_str().strip_prefix(X_MEMSYNC_META).filter(|name| !name.is_empty()) else { continue };
+        let value = value.to_str().map_err(|_| Refusal::BadHeader("X-Memsync-Meta-* takes visible ASCII"))?;
+        size += name.len() + value.len();
+        if size > MOST_FREE {
+            return Err(Refusal::BadHeader("X-Memsync-Meta-*: names and values take more than 1536 bytes together"));
+        }
+        free.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(Meta {
+        content_type: text(CONTENT_TYPE, LONGEST_TYPE),
+        device: text(HeaderName::from_static(X_MEMSYNC_DEVICE), LONGEST_DEVICE),
+        key: None,
+        expires: expires.transpose()?,
+        free,
+    })
+}
+
+/// What a version tells of itself beside its content.
+pub fn tell(headers: &mut HeaderMap, meta: &Meta) {
+    if let Some(device) = &meta.device {
+        insert(headers, X_MEMSYNC_DEVICE, device);
+    }
+    if let Some(at) = meta.expires.filter(|at| *at != u64::MAX) {
+        insert(headers, X_MEMSYNC_EXPIRES, &rfc3339(at));
+    }
+    for (name, value) in &meta.free {
+        let name = HeaderName::try_from(format!("{X_MEMSYNC_META}{name}"));
+        // Both came in as headers once.
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| (HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn what_is_told_is_told_back() {
+        let sent = headers(&[
+            ("x-memsync-device", "laptop"),
+            ("x-memsync-expires", "2027-01-31T13:00:00+01:00"),
+            ("x-memsync-meta-topic", "ai"),
+            ("x-memsync-meta-", "no name"),
+            ("content-type", "text/markdown"),
+        ]);
+        let meta = told(&sent).ok().unwrap();
+        assert_eq!(meta.content_type.as_deref(), Some("text/markdown"));
+        assert_eq!(meta.free, BTreeMap::from([("topic".to_owned(), "ai".to_owned())]));
+        let mut back = HeaderMap::new();
+        tell(&mut back, &meta);
+        assert_eq!(back.len(), 3);
+        assert_eq!(back["x-memsync-expires"], "2027-01-31T12:00:00.000Z");
+        assert_eq!(
+            (&back["x-memsync-device"], &back["x-memsync-meta-topic"]),
+            (&sent["x-memsync-device"], &sent["x-memsync-meta-topic"])
+        );
+
+        let never = told(&headers(&[("x-memsync-expires", "never")])).ok().unwrap();
+        assert!(never.expires.is_some());
+        let mut back = HeaderMap::new();
+        tell(&mut back, &never);
+        assert!(back.is_empty());
+    }
+
+    #[test]
+    fn too_much_and_nonsense_are_refused() {
+        let long = "x".repeat(MOST_FREE);
+        for bad in [
+            ("x-memsync-expires", "soon"),
+            ("x-memsync-expires", "1999"),
+            ("x-memsync-expires", "1969-01-01T00:00:00Z"),
+            ("x-memsync-meta-a", &long),
+        ] {
+            assert!(matches!(told(&headers(&[bad])), Err(Refusal::BadHeader(_))), "{}", bad.0);
+        }
+        assert!(matches!(asked(Some("version=x")), Err(Refusal::BadHeader(_))));
+        assert!(matches!(asked(Some("version=-1")), Err(Refusal::BadHeader(_))));
+        assert!(matches!(asked(Some("a=b&version=7")), Ok(Some(7))));
+        assert!(matches!((asked(None), asked(Some("x=1"))), (Ok(None), Ok(None))));
+    }
+}

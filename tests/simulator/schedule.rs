@@ -26,6 +26,7 @@ pub enum Bug {
     UnlinkWithoutVerify,
     PlainTombstoneTrusted,
     UnreadableIsDeleted,
+    IndexVersionOnUpload,
 }
 
 const NAMES: &[&str] = &["a.md", "b.md", "n/c.md", "n/d.md", "n/m/e.json", "f"];
@@ -53,8 +54,17 @@ fn config(rng: &mut Rng, bug: Option<Bug>) -> Config {
         strong,
         tombstones: if strong || rng.bool() { TombstoneKind::Absent } else { TombstoneKind::Exists },
         honest: strong || rng.bool(),
+        versions: false,
         faults,
         yields: 0.5,
+    }
+}
+
+/// Every third schedule is of folders with a namespace, whose writes are judged by versions.
+fn compares_versions(seed: u64, bug: Option<Bug>) -> bool {
+    match bug {
+        Some(bug) => bug == Bug::IndexVersionOnUpload,
+        None => seed % 3 == 0,
     }
 }
 
@@ -86,7 +96,7 @@ pub fn run(seed: u64, bug: Option<Bug>) -> Result<(), String> {
     let mut rng = Rng::with_seed(seed);
     let trace = std::env::var_os("MEMSYNC_SIM_TRACE").is_some();
     let ledger = Arc::new(Mutex::new(Ledger::new(trace)));
-    let config = config(&mut rng, bug);
+    let config = Config { versions: compares_versions(seed, bug), ..config(&mut rng, bug) };
     let (clash, names) = match rng.u8(..8) {
         0 => (true, CLASHING),
         1 => (false, MANY),
@@ -113,7 +123,8 @@ pub fn run(seed: u64, bug: Option<Bug>) -> Result<(), String> {
         device.disk.plant_unverified_displace(bug == Some(Bug::UnlinkWithoutVerify));
         device.disk.plant_unreadable_is_absent(bug == Some(Bug::UnreadableIsDeleted));
         device.sabotage = match bug {
-            Some(Bug::IndexMd5OnUpload) => Some(upload_with_index_md5),
+            // Where versions are compared, the index's version goes with its md5.
+            Some(Bug::IndexMd5OnUpload | Bug::IndexVersionOnUpload) => Some(upload_with_index_md5),
             Some(Bug::IndexMd5OnDelete) => Some(delete_with_index_md5),
             _ => None,
         };

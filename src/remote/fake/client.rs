@@ -10,12 +10,12 @@ use super::{Call, FakeServer, Losing, Request, Store, lock};
 use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
 use crate::protocol::Precondition;
-use crate::remote::{Blob, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
+use crate::remote::{Blob, Deleted, Got, IndexAnswer, IndexEntry, Mark, Outgoing, Put, Remote, RemoteError};
 
 /// What a client was last told by the index.
 #[derive(Default)]
 struct Served {
-    files: BTreeMap<RelPath, Md5>,
+    files: BTreeMap<RelPath, IndexEntry>,
     mark: Option<Mark>,
 }
 
@@ -81,13 +81,13 @@ impl FakeRemote {
         outcome
     }
 
-    /// The md5 that the index last showed this client.
-    fn shown(&self, path: &RelPath) -> Option<Md5> {
+    /// What the index last showed this client.
+    fn shown(&self, path: &RelPath) -> Option<IndexEntry> {
         lock(&self.served).files.get(path).copied()
     }
 
     /// A body in one to three chunks; `whole`: whether its end arrives.
-    fn blob(&self, md5: Md5, content: Bytes, whole: bool) -> Blob {
+    fn blob(&self, md5: Md5, content: Bytes, version: u64, whole: bool) -> Blob {
         let size = Some(content.len() as u64);
         let mut cuts = {
             let rng = &mut self.server.store().rng;
@@ -112,7 +112,7 @@ impl FakeRemote {
                 chunk
             }
         });
-        Blob { md5, size, version: 0, body: body.boxed() }
+        Blob { md5, size, version, body: body.boxed() }
     }
 }
 
@@ -167,7 +167,7 @@ impl Remote for FakeRemote {
         if let IndexAnswer::Whole(_) = &answer {
             served.files.clear();
         }
-        served.files.extend(index.files.iter().map(|(path, entry)| (path.clone(), entry.md5)));
+        served.files.extend(index.files.iter().map(|(path, entry)| (path.clone(), *entry)));
         served.mark.clone_from(&index.mark);
         drop(served);
         Ok(answer)
@@ -176,10 +176,10 @@ impl Remote for FakeRemote {
     async fn get(&self, path: &RelPath) -> Result<Got, RemoteError> {
         let request = Request::Get(path.clone());
         match self.carry(request, |store| (store.get(path), false)).await {
-            Ok(Ok((md5, content))) => Ok(Got::Found(self.blob(md5, content, true))),
+            Ok(Ok((md5, content, version))) => Ok(Got::Found(self.blob(md5, content, version, true))),
             Ok(Err(tombstone)) => Ok(Got::Absent { tombstone }),
-            Err(Lost { value: Some(Ok((md5, content))), .. }) if self.server.store().rng.bool() => {
-                Ok(Got::Found(self.blob(md5, content, false)))
+            Err(Lost { value: Some(Ok((md5, content, version))), .. }) if self.server.store().rng.bool() => {
+                Ok(Got::Found(self.blob(md5, content, version, false)))
             }
             Err(lost) => Err(lost.error),
         }
@@ -189,28 +189,28 @@ impl Remote for FakeRemote {
         &self,
         path: &RelPath,
         precondition: Precondition,
-        _version: u64,
+        version: u64,
         body: Outgoing,
     ) -> Result<Put, RemoteError> {
         let md5 = body.md5;
         let content = read_whole(body)?;
         let planted = self.server.store().planted.index_md5_on_put;
-        let shown = self.shown(path).filter(|_| planted).map(Precondition::Holds);
-        let precondition = shown.unwrap_or(precondition);
-        let request = Request::Put { path: path.clone(), precondition, md5 };
+        let wrong = self.shown(path).filter(|_| planted).map(|entry| Precondition::Holds(entry.md5));
+        let precondition = wrong.unwrap_or(precondition);
+        let request = Request::Put { path: path.clone(), precondition, version, md5 };
         let done = self.carry(request, |store| {
-            let put = store.put(path, precondition, md5, content);
+            let put = store.put(path, precondition, version, md5, content);
             (put, matches!(put, Put::Stored { .. }))
         });
         Ok(done.await?)
     }
 
-    async fn delete(&self, path: &RelPath, md5: Md5, _version: u64) -> Result<Deleted, RemoteError> {
+    async fn delete(&self, path: &RelPath, md5: Md5, version: u64) -> Result<Deleted, RemoteError> {
         let planted = self.server.store().planted.index_md5_on_delete;
-        let md5 = self.shown(path).filter(|_| planted).unwrap_or(md5);
+        let md5 = self.shown(path).filter(|_| planted).map_or(md5, |entry| entry.md5);
         let request = Request::Delete { path: path.clone(), md5 };
         let done = self.carry(request, |store| {
-            let deleted = store.delete(path, md5);
+            let deleted = store.delete(path, md5, version);
             (deleted, deleted == Deleted::Done)
         });
         Ok(done.await?)

@@ -203,3 +203,52 @@ fn an_approval_dies_with_its_plan() {
     assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
     assert_eq!(story.names().len(), 12);
 }
+
+/// A device that was away for longer than tombstones are kept.
+#[test]
+fn deletions_whose_tombstones_are_forgotten_are_not_undone() {
+    let mut story = Story::new(Config::default());
+    for name in ["deleted", "edited", "kept", "theirs"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.names(), ["deleted", "edited", "kept", "theirs"]);
+
+    for name in ["deleted", "edited"] {
+        assert!(story.server.server_delete(&RelPath::parse(name).unwrap()));
+    }
+    story.server.forget_tombstones(story.server.cursor());
+    story.server.foreign_put(&RelPath::parse("theirs").unwrap(), bytes::Bytes::from_static(b"new"));
+    story.disk.user_write("edited", "after").unwrap();
+    story.disk.user_write("mine", "new").unwrap();
+    for _ in 0..3 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!(story.names(), ["edited", "kept", "mine", "theirs"]);
+    let names: Vec<_> = story.disk.user_tree("").into_keys().collect();
+    assert_eq!(names, ["edited", "kept", "mine", "theirs"]);
+    assert!(story.disk.user_tree(".memsync/history").values().any(|content| &content[..] == b"deleted"));
+}
+
+/// Many of them wait for a person, also over a restart of the cycle.
+#[test]
+fn many_forgotten_deletions_are_held_and_stay_held() {
+    let mut story = Story::new(Config::default());
+    for n in 0..12 {
+        story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap();
+    }
+    story.cycle(Scope::full()).unwrap();
+    for n in 0..12 {
+        story.server.server_delete(&RelPath::parse(&format!("n{n}")).unwrap());
+    }
+    story.server.forget_tombstones(story.server.cursor());
+    for _ in 0..3 {
+        let report = story.cycle(Scope::full()).unwrap();
+        assert_eq!((report.held, report.uploaded), (12, 0));
+    }
+    let id = story.engine.held()[0].id.clone();
+    assert!(story.engine.approve(&id).unwrap());
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.names(), [""; 0]);
+    assert!(!story.disk.user_tree("").keys().any(|name| name.starts_with('n')));
+}

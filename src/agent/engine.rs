@@ -96,6 +96,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) approved: BTreeSet<RelPath>,
     pub(super) held: Vec<Held>,
     pub(super) reset: Option<Halt>,
+    /// The proxy has forgotten tombstones that this folder has not seen: see [`Engine::forgotten`].
+    pub(super) behind: bool,
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Arc<AtomicBool>,
     /// As `stop`, and for good.
@@ -155,6 +157,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             approved: BTreeSet::new(),
             held: Vec::new(),
             reset: None,
+            behind: false,
             progress: Arc::default(),
             stop: Arc::default(),
             quit: Arc::default(),

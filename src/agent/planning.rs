@@ -10,8 +10,8 @@ use crate::disk::Disk;
 use crate::local::scan::{ScanOptions, ScanStats};
 use crate::local::{Scope, Touched};
 use crate::path::RelPath;
-use crate::remote::{IndexAnswer, IndexEntry, Remote, RemoteError};
-use crate::state::RemoteState;
+use crate::remote::{Index, IndexAnswer, Remote, RemoteError};
+use crate::state::{Entry, RemoteState};
 use crate::sync::safety::{self, Position, Standing};
 use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Unknown, reconcile};
 
@@ -101,13 +101,16 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub(super) fn check_reset(&mut self) -> Result<(), CycleError> {
         let Some(index) = &self.index else { return Ok(()) };
         let before = &self.container.header().remote;
+        self.behind = index.mark.as_ref().is_some_and(|mark| {
+            before.epoch.as_ref() == Some(&mark.epoch) && before.cursor.is_some_and(|cursor| cursor < mark.floor)
+        });
         let (mut tracked, mut missing) = (0, 0);
         // A delta takes no entry out of the index.
         if self.open == Touched::Everywhere || self.reset.is_some() {
             for (path, entry) in self.container.entries() {
                 if matches!(entry.base, Base::Synced(_)) {
                     tracked += 1;
-                    missing += usize::from(!index.files.contains_key(path));
+                    missing += usize::from(!self.behind && !index.files.contains_key(path));
                 }
             }
         }
@@ -125,24 +128,47 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
+    /// What the index says of a path. Tombstones below the floor are gone from it. A path that was agreed on with this
+    /// very store, and that an exact index does not name any more, had one of those.
+    fn remote_side(&self, index: &Index, path: &RelPath) -> Option<RemoteSide> {
+        match (index.files.get(path), self.container.entries().get(path)) {
+            (Some(e), _) if e.is_deleted => Some(RemoteSide::Tombstone(e.md5)),
+            (Some(e), _) => Some(RemoteSide::Live(e.md5)),
+            (None, Some(Entry { base: Base::Synced(md5), .. })) if self.behind => Some(RemoteSide::Tombstone(*md5)),
+            (None, _) => None,
+        }
+    }
+
+    /// Whether deletions are still to be obeyed whose tombstones the proxy has forgotten.
+    fn forgotten(&self) -> bool {
+        let Some(index) = self.index.as_ref().filter(|_| self.behind) else { return false };
+        let synced = self.container.entries().iter().filter(|(_, e)| matches!(e.base, Base::Synced(_)));
+        synced.map(|(path, _)| path).any(|path| !index.files.contains_key(path))
+    }
+
     /// Reconcile, with what the folder alone cannot tell of paths it does not have. A plan for some paths has the same
     /// steps for them as a plan for all.
     pub(super) fn plan(&self, among: &Touched) -> Plan {
         let Some(index) = &self.index else { return Plan::default() };
         let entries = self.container.entries();
-        let side = |e: &IndexEntry| if e.is_deleted { RemoteSide::Tombstone(e.md5) } else { RemoteSide::Live(e.md5) };
         match among {
             Touched::Paths(paths) if !self.options.fold => {
                 let paths = self.with_neighbours(paths);
                 let local = self.local(paths.iter(), paths.iter(), paths.iter());
                 let base = paths.iter().filter_map(|p| entries.get(p).map(|e| (p, e.base)));
-                let remote = paths.iter().filter_map(|p| index.files.get(p).map(|e| (p, side(e))));
+                let remote = paths.iter().filter_map(|p| self.remote_side(index, p).map(|side| (p, side)));
                 reconcile(base, &local, remote, false)
             }
             _ => {
                 let local = self.local(self.tree.found().keys(), entries.keys(), index.files.keys());
                 let base = entries.iter().map(|(p, e)| (p, e.base));
-                let remote = index.files.iter().map(|(p, e)| (p, side(e)));
+                let known: Box<dyn Iterator<Item = &RelPath>> = if self.behind {
+                    let all: BTreeSet<&RelPath> = index.files.keys().chain(entries.keys()).collect();
+                    Box::new(all.into_iter())
+                } else {
+                    Box::new(index.files.keys())
+                };
+                let remote = known.filter_map(|p| self.remote_side(index, p).map(|side| (p, side)));
                 reconcile(base, &local, remote, self.options.fold)
             }
         }
@@ -224,11 +250,16 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// before anything is agreed with it; how far it has come goes with the next commit.
     pub(super) fn note_position(&mut self) -> Result<(), CycleError> {
         let mark = self.index.as_ref().and_then(|i| i.mark.clone());
+        // Until what was forgotten is obeyed, the next cycle, and the next start, must know that we are behind.
+        let cursor = match self.container.header().remote.cursor {
+            before if self.forgotten() => before,
+            _ => mark.as_ref().map(|m| m.cursor),
+        };
         let now = RemoteState {
             origin: self.options.origin.clone(),
             namespace: self.options.namespace.clone(),
             epoch: mark.as_ref().map(|m| m.epoch.clone()),
-            cursor: mark.as_ref().map(|m| m.cursor),
+            cursor,
         };
         let before = &self.container.header().remote;
         let same = before.origin == now.origin && before.namespace == now.namespace && before.epoch == now.epoch;

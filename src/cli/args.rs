@@ -118,6 +118,11 @@ pub enum Command {
         )]
         max_body_size: u64,
     },
+    /// Look after the store of a proxy
+    Store {
+        #[command(subcommand)]
+        action: StoreAction,
+    },
     /// Sync once, now, and exit; through the running agent if there is one
     Sync {
         /// Only this folder
@@ -197,6 +202,49 @@ pub enum ConflictsAction {
         /// Which content stays; the other goes to history
         #[arg(long, value_name = "SIDE")]
         keep: Keep,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StoreAction {
+    /// Show what the store holds; also while a proxy serves it
+    Stats {
+        /// The store [default: see `memsync paths`]
+        #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
+        store: Option<PathBuf>,
+    },
+    /// Copy the store, as it is at one moment, to a new directory; also while a proxy serves it
+    Backup {
+        /// The directory to make
+        #[arg(value_hint = ValueHint::DirPath)]
+        to: PathBuf,
+        /// The store [default: see `memsync paths`]
+        #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
+        store: Option<PathBuf>,
+    },
+    /// Put a backup where a store is to be; there must be nothing yet
+    Restore {
+        /// The directory that `memsync store backup` made
+        #[arg(value_hint = ValueHint::DirPath)]
+        from: PathBuf,
+        /// The store [default: see `memsync paths`]
+        #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
+        store: Option<PathBuf>,
+    },
+    /// Read every content and compare it with its MD5; also while a proxy serves the store
+    Verify {
+        /// The store [default: see `memsync paths`]
+        #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
+        store: Option<PathBuf>,
+    },
+    /// Copy everything from one store to another, both without a proxy; what broke off goes on
+    Copy {
+        /// The store to read
+        #[arg(value_hint = ValueHint::DirPath)]
+        from: PathBuf,
+        /// The store to fill
+        #[arg(value_hint = ValueHint::DirPath)]
+        to: PathBuf,
     },
 }
 

@@ -25,6 +25,7 @@ mod show;
 mod signals;
 mod status;
 mod status_text;
+mod store;
 mod sync;
 mod talk;
 mod up;
@@ -56,6 +57,7 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Serve { listen, store, token_file, max_body_size } => {
             serve::run(app, &serve::Serve { listen, store, token_file, max_body: max_body_size })
         }
+        Command::Store { action } => store::run(app, action),
         Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
         Command::Status { path, watch } => status::run(app, path.as_deref(), watch),
         Command::Wait { timeout } => wait::run(app, timeout),

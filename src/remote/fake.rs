@@ -353,6 +353,23 @@ impl FakeServer {
         lock(&self.0)
     }
 
+    /// Forgets the tombstones up to `cursor` (a strong one's [`Mark::floor`] tells).
+    pub fn forget_tombstones(&self, cursor: u64) {
+        let mut store = self.store();
+        let gone: Vec<_> = store.blobs.iter().filter(|(_, h)| h.content.is_none() && h.changed <= cursor).collect();
+        let Some(floor) = gone.iter().map(|(_, held)| held.changed).max() else { return };
+        let gone: Vec<_> = gone.into_iter().map(|(path, _)| path.clone()).collect();
+        for path in gone {
+            store.blobs.remove(&path);
+        }
+        store.floor = store.floor.max(floor);
+    }
+
+    /// The number of the last change.
+    pub fn cursor(&self) -> u64 {
+        self.store().cursor
+    }
+
     /// A new client.
     pub fn client(&self) -> FakeRemote {
         let mut store = self.store();

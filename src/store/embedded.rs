@@ -15,14 +15,15 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    BACKLOG, Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Put, Record, Retention, State,
-    Store, StoreError, Swept, Version, strong_state, system_clock,
+    BACKLOG, Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Placed, Put, Record,
+    Retention, State, Store, StoreError, Swept, Version, strong_state, system_clock,
 };
 use crate::path::RelPath;
 
 mod records;
 mod schema;
 mod spool;
+pub mod upkeep;
 mod versions;
 mod writer;
 
@@ -271,6 +272,27 @@ impl Store for Embedded {
     async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
         let (shared, ns, path) = (self.shared.clone(), ns.to_owned(), path.clone());
         blocking(move || get(&shared, &ns, path.as_str(), Some(version))).await?
+    }
+
+    async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        let mut all: Vec<String> = lock(&self.shared.marks).last.keys().cloned().collect();
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    async fn place(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Version,
+        body: Option<Upload>,
+    ) -> Result<Placed, StoreError> {
+        let body = match body {
+            Some(body) => Some(body.finish().await?),
+            None => None,
+        };
+        let (reply, answer) = oneshot::channel();
+        self.submit(ns, path, Write::Place { version, body, reply }, answer).await
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::broadcast;
 
 use super::{
-    BACKLOG, Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Mark, Meta, Put, Record,
-    Retention, State, Store, StoreError, Swept, Version, new_epoch, next_version, strong_state, system_clock,
+    BACKLOG, Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Mark, Meta, Placed, Put,
+    Record, Retention, State, Store, StoreError, Swept, Version, new_epoch, next_version, strong_state, system_clock,
 };
 use crate::digest::Md5;
 use crate::path::RelPath;
@@ -244,6 +244,29 @@ impl Store for Memory {
         let earlier = rows.earlier.get(&name).into_iter().flatten().map(|(row, _)| row);
         let found = earlier.chain(rows.by_name.get(&name)).find(|row| row.entry.version == version);
         Ok(found.map_or(Got::Absent, Row::got))
+    }
+
+    async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.lock().last.keys().cloned().collect())
+    }
+
+    async fn place(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Version,
+        body: Option<Collected>,
+    ) -> Result<Placed, StoreError> {
+        let mut rows = self.lock();
+        let held = rows.by_name.get(&(ns.to_owned(), path.clone())).map(|row| row.entry);
+        if held.is_some_and(|held| held.version >= version.version) {
+            return Ok(Placed::Held);
+        }
+        let Version { version, md5, size, is_deleted, meta } = version;
+        let entry = Entry { md5, size, is_deleted, version, cursor: 0 };
+        let content = body.map(|body| body.0.freeze()).unwrap_or_default();
+        self.commit(&mut rows, ns, path, Row { entry, meta, content });
+        Ok(Placed::Written)
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {

@@ -19,6 +19,7 @@ use tokio::sync::broadcast;
 use crate::digest::Md5;
 use crate::path::RelPath;
 
+pub mod copy;
 pub mod embedded;
 pub mod memory;
 
@@ -236,6 +237,17 @@ pub struct Version {
     pub meta: Meta,
 }
 
+/// What became of a version that was to be put in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    Written,
+    /// The path has this version, or a later one, already.
+    Held,
+}
+
+/// The records there can be: see [`Store::record`].
+pub const RECORDS: &[&str] = &["keys"];
+
 /// How long a store keeps what is no longer current.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -332,13 +344,26 @@ pub trait Store: Send + Sync + 'static {
         version: u64,
     ) -> impl Future<Output = Result<Got, StoreError>> + Send;
 
+    /// The namespaces that have anything, tombstones included.
+    fn namespaces(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
+
+    /// Writes a version as it was in another store, with its number and metadata: over what the path holds where that is
+    /// an earlier version, otherwise not at all. `body`: `None` for a tombstone.
+    fn place(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Version,
+        body: Option<Self::Incoming>,
+    ) -> impl Future<Output = Result<Placed, StoreError>> + Send;
+
     /// Turns what has expired into tombstones, and gives how many paths that was. Cheap when there are none.
     fn expire(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
     /// [`Store::expire`], and removes versions and tombstones that are older than they are kept.
     fn sweep(&self) -> impl Future<Output = Result<Swept, StoreError>> + Send;
 
-    /// The record called `name` (lower-case letters and `-`). No client's path reaches it.
+    /// The record called `name`, one of [`RECORDS`]. No client's path reaches it.
     fn record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
 
     /// Writes a record if it still has the tag `expected`, or if there is none where that is `None`. False: another

@@ -223,7 +223,11 @@ pub fn run(seed: u64, bug: Option<Bug>) -> Result<(), String> {
                 let mut ledger = ledger.lock().unwrap();
                 if rng.bool() {
                     backup = server.backup();
-                } else if rng.u8(..4) == 0 {
+                } else if rng.bool() {
+                    let cursor = rng.u64(..=server.cursor());
+                    ledger.say(|| format!("  the server forgets its tombstones up to {cursor}"));
+                    server.forget_tombstones(cursor);
+                } else if rng.bool() {
                     ledger.say(|| "  the server is set back".to_owned());
                     server.reset(Some(backup.clone()));
                     ledger.server_reset(&devices, &server);

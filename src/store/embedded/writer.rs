@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{Change, Deleted, Entry, Expect, Meta, Put, StoreError, next_version};
+use super::super::{Change, Deleted, Entry, Expect, Meta, Placed, Put, StoreError, Version, next_version};
 use super::spool::{Content, Received};
 use super::{Shared, database_error, versions};
 use crate::digest::Md5;
@@ -26,12 +26,15 @@ pub struct Job {
 pub enum Write {
     Put { expect: Expect, meta: Meta, body: Received, reply: Reply<Put> },
     Delete { expect: Option<Expect>, meta: Meta, reply: Reply<Deleted> },
+    Place { version: Version, body: Option<Received>, reply: Reply<Placed> },
 }
 
 /// What a job came to inside the open transaction.
 enum Outcome {
     Put(Put),
     Deleted(Deleted),
+    /// The entry, where it was written.
+    Placed(Option<Entry>),
 }
 
 impl Outcome {
@@ -39,6 +42,7 @@ impl Outcome {
     fn written(&self) -> Option<Entry> {
         match *self {
             Self::Put(Put::Created(entry) | Put::Updated(entry)) | Self::Deleted(Deleted::Done(entry)) => Some(entry),
+            Self::Placed(written) => written,
             Self::Put(Put::Mismatch(_)) | Self::Deleted(_) => None,
         }
     }
@@ -127,6 +131,13 @@ fn apply(
                 Deleted::Done(new)
             }
         }),
+        Write::Place { version, .. } if entry.is_some_and(|e| e.version >= version.version) => Outcome::Placed(None),
+        Write::Place { version: new, body, .. } => {
+            let Version { version, md5, size, is_deleted, ref meta } = *new;
+            let new = Entry { md5, size, is_deleted, version, cursor: *cursor + 1 };
+            store(tx, job, held.as_ref(), &new, meta, body.as_ref().map(|body| &body.content))?;
+            Outcome::Placed(Some(new))
+        }
     };
     if let Some(new) = outcome.written() {
         *cursor += 1;
@@ -254,14 +265,18 @@ fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committe
         }
         answers.push(match (write, outcome) {
             (Write::Put { body, reply, .. }, Outcome::Put(put)) => {
-                if let (Some(_), Content::File(file)) = (written, body.content) {
-                    file.keep();
-                }
+                keep_file(body, written);
                 Answer::Put(reply, put)
             }
             (Write::Delete { reply, .. }, Outcome::Deleted(deleted)) => Answer::Deleted(reply, deleted),
+            (Write::Place { body, reply, .. }, Outcome::Placed(_)) => {
+                if let Some(body) = body {
+                    keep_file(body, written);
+                }
+                Answer::Placed(reply, if written.is_some() { Placed::Written } else { Placed::Held })
+            }
             // Each outcome was made from the job it is zipped with.
-            (Write::Put { .. }, Outcome::Deleted(_)) | (Write::Delete { .. }, Outcome::Put(_)) => continue,
+            (Write::Put { .. } | Write::Delete { .. } | Write::Place { .. }, _) => continue,
         });
     }
     for name in &done.replaced {
@@ -279,9 +294,17 @@ fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committe
     }
 }
 
+/// The file of a body that was written stays.
+fn keep_file(body: Received, written: Option<Entry>) {
+    if let (Some(_), Content::File(file)) = (written, body.content) {
+        file.keep();
+    }
+}
+
 enum Answer {
     Put(Reply<Put>, Put),
     Deleted(Reply<Deleted>, Deleted),
+    Placed(Reply<Placed>, Placed),
 }
 
 impl Answer {
@@ -290,6 +313,7 @@ impl Answer {
         match self {
             Self::Put(reply, put) => drop(reply.send(Ok(put))),
             Self::Deleted(reply, deleted) => drop(reply.send(Ok(deleted))),
+            Self::Placed(reply, placed) => drop(reply.send(Ok(placed))),
         }
     }
 }
@@ -301,15 +325,23 @@ fn refuse(group: impl Iterator<Item = Job>, failure: Failure) {
     };
     tracing::error!("{error}; the writes that waited were refused");
     for job in group {
-        match job.write {
+        let body = match job.write {
             Write::Put { reply, body, .. } => {
-                // A row that may yet come back after a crash needs its file; otherwise the next sweep has it.
-                if let (false, Content::File(file)) = (certain, body.content) {
-                    file.keep();
-                }
                 drop(reply.send(Err(error.clone())));
+                Some(body)
             }
-            Write::Delete { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Write::Delete { reply, .. } => {
+                drop(reply.send(Err(error.clone())));
+                None
+            }
+            Write::Place { reply, body, .. } => {
+                drop(reply.send(Err(error.clone())));
+                body
+            }
+        };
+        // A row that may yet come back after a crash needs its file; otherwise the next sweep has it.
+        if let (false, Some(Content::File(file))) = (certain, body.map(|body| body.content)) {
+            file.keep();
         }
     }
 }

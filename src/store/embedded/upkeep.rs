@@ -1,0 +1,317 @@
+//! Looking after a store from outside: figures, a copy, its way back, and a check of every byte. All but the way back
+//! work beside a proxy that serves the store.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Row};
+use serde::Serialize;
+
+use super::super::StoreError;
+use super::schema::{self, BODIES, DATABASE};
+use super::spool::sync_dir;
+use super::writer::unsigned;
+use super::{database_error, io_error, named_files, records};
+use crate::digest::{Hasher, Md5};
+
+/// A copy that a running proxy takes files away from is begun again this often.
+const ATTEMPTS: usize = 5;
+/// Bytes read in one go.
+const CHUNK: usize = 256 * 1024;
+
+/// What one namespace holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Namespace {
+    /// Empty for the flat dialect.
+    pub name: String,
+    pub files: u64,
+    /// Of the files.
+    pub bytes: u64,
+    pub tombstones: u64,
+    pub earlier_versions: u64,
+    /// Of the earlier versions.
+    pub earlier_bytes: u64,
+}
+
+/// What a store holds, and what it takes on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// In the order of their names.
+    pub namespaces: Vec<Namespace>,
+    /// Bytes of the database and its log.
+    pub database: u64,
+    /// Bytes of the bodies that are files of their own.
+    pub bodies: u64,
+}
+
+/// What is wrong with a store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Contents read, current and earlier.
+    pub contents: u64,
+    pub bytes: u64,
+    /// What is wrong, each with its path.
+    pub damage: Vec<String>,
+}
+
+/// # Errors
+/// When there is no store in `dir`, or it cannot be read.
+pub fn stats(dir: &Path) -> Result<Stats, StoreError> {
+    let db = reader(dir)?;
+    let namespaces = namespaces(&db).map_err(database_error)?;
+    let size = |path: &Path| match fs::metadata(path) {
+        Ok(meta) => Ok(meta.len()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(e) => Err(io_error(path, &e)),
+    };
+    let database = size(&dir.join(DATABASE))? + size(&dir.join(format!("{DATABASE}-wal")))?;
+    let folder = dir.join(BODIES);
+    let mut bodies = 0;
+    for found in fs::read_dir(&folder).map_err(|e| io_error(&folder, &e))? {
+        bodies += size(&found.map_err(|e| io_error(&folder, &e))?.path())?;
+    }
+    Ok(Stats { namespaces, database, bodies })
+}
+
+fn namespaces(db: &Connection) -> rusqlite::Result<Vec<Namespace>> {
+    let tx = db.unchecked_transaction()?;
+    let mut all = tx
+        .prepare("SELECT ns, SUM(NOT is_deleted), SUM(size), SUM(is_deleted) FROM entry GROUP BY ns ORDER BY ns")?
+        .query_map([], |row| {
+            Ok(Namespace {
+                name: row.get(0)?,
+                files: unsigned(row, 1)?,
+                bytes: unsigned(row, 2)?,
+                tombstones: unsigned(row, 3)?,
+                earlier_versions: 0,
+                earlier_bytes: 0,
+            })
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut earlier = tx.prepare("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM earlier WHERE ns = ?")?;
+    for namespace in &mut all {
+        let figures = |row: &Row<'_>| Ok((unsigned(row, 0)?, unsigned(row, 1)?));
+        (namespace.earlier_versions, namespace.earlier_bytes) = earlier.query_row([&namespace.name], figures)?;
+    }
+    Ok(all)
+}
+
+/// A connection that reads a store that exists.
+fn reader(dir: &Path) -> Result<Connection, StoreError> {
+    // Opened once for writing, so that the log of a proxy that was killed is taken in.
+    drop(records::open(dir)?);
+    schema::open_reader(dir).map_err(database_error)
+}
+
+/// Copies the store to the new directory `to`, as it is at one moment. Durable when it returns.
+///
+/// # Errors
+/// When `to` exists, or the store cannot be read or the copy not be written. What was begun is removed.
+pub fn backup(dir: &Path, to: &Path) -> Result<(), StoreError> {
+    let db = reader(dir)?;
+    DirBuilder::new().mode(0o700).create(to).map_err(|e| io_error(to, &e))?;
+    let made = (0..ATTEMPTS).find_map(|attempt| match copy(&db, dir, to) {
+        Ok(true) => Some(Ok(())),
+        Ok(false) if attempt + 1 < ATTEMPTS => None,
+        Ok(false) => Some(Err(StoreError::Io {
+            path: dir.to_owned(),
+            why: "its files are replaced faster than they can be copied; try again at a quieter time".to_owned(),
+        })),
+        Err(e) => Some(Err(e)),
+    });
+    match made {
+        Some(Ok(())) => sync_dir(&to.join(BODIES)).and_then(|()| sync_dir(to)),
+        Some(Err(e)) => {
+            // The reason counts; what cannot be removed is in a directory that the caller named.
+            drop(fs::remove_dir_all(to));
+            Err(e)
+        }
+        None => Err(StoreError::Closed),
+    }
+}
+
+/// One attempt. False: a file that the copied database names was gone before it could be copied.
+fn copy(db: &Connection, dir: &Path, to: &Path) -> Result<bool, StoreError> {
+    let (from, bodies) = (dir.join(BODIES), to.join(BODIES));
+    if let Err(e) = DirBuilder::new().mode(0o700).create(&bodies)
+        && e.kind() != io::ErrorKind::AlreadyExists
+    {
+        return Err(io_error(&bodies, &e));
+    }
+    // Most of them come first, so that little time passes between the database's moment and the last file. Only what
+    // a row names is whole.
+    copy_files(named_files(db).map_err(database_error)?.iter(), &from, &bodies)?;
+    let named = copy_database(db, &to.join(DATABASE))?;
+    if !copy_files(named.iter(), &from, &bodies)? {
+        return Ok(false);
+    }
+    for found in fs::read_dir(&bodies).map_err(|e| io_error(&bodies, &e))? {
+        let found = found.map_err(|e| io_error(&bodies, &e))?;
+        if found.file_name().to_str().is_none_or(|name| !named.contains(name)) {
+            fs::remove_file(found.path()).map_err(|e| io_error(&found.path(), &e))?;
+        }
+    }
+    Ok(true)
+}
+
+/// The database as it is now, durable, and the files that it names.
+fn copy_database(db: &Connection, path: &Path) -> Result<HashSet<String>, StoreError> {
+    if let Err(e) = fs::remove_file(path)
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        return Err(io_error(path, &e));
+    }
+    // SQLite writes into an empty file that exists, and so with its mode.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| io_error(path, &e))?;
+    let target = path.to_str().ok_or_else(|| StoreError::Io { path: path.to_owned(), why: "not UTF-8".to_owned() })?;
+    db.execute("VACUUM INTO ?", [target]).map_err(database_error)?;
+    let copied = Connection::open(path).map_err(database_error)?;
+    let named = named_files(&copied).map_err(database_error)?;
+    copied.close().map_err(|(_, e)| database_error(e))?;
+    File::open(path).and_then(|file| file.sync_all()).map_err(|e| io_error(path, &e))?;
+    Ok(named)
+}
+
+/// False: some of them are not there any more.
+fn copy_files<'a>(names: impl Iterator<Item = &'a String>, from: &Path, to: &Path) -> Result<bool, StoreError> {
+    let mut all = true;
+    for name in names {
+        let (from, to) = (from.join(name), to.join(name));
+        match copy_file(&from, &to) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !from.exists() => all = false,
+            Err(e) => return Err(io_error(&to, &e)),
+        }
+    }
+    Ok(all)
+}
+
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    if to.exists() {
+        // Files of bodies are written once.
+        return Ok(());
+    }
+    fs::copy(from, to)?;
+    fs::set_permissions(to, Permissions::from_mode(0o600))?;
+    File::open(to)?.sync_all()
+}
+
+/// Puts the copy `from` where a store is to be. The proxy gives it a new epoch when it opens it.
+///
+/// # Errors
+/// When the copy is damaged, or there is anything at `dir`.
+pub fn restore(from: &Path, dir: &Path) -> Result<(), StoreError> {
+    let verified = verify(from, |_| ())?;
+    if let Some(damage) = verified.damage.first() {
+        return Err(StoreError::Io { path: from.to_owned(), why: format!("the copy is damaged: {damage}") });
+    }
+    match fs::remove_dir(dir) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(io_error(dir, &e)),
+    }
+    if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).map_err(|e| io_error(parent, &e))?;
+    }
+    backup(from, dir)
+}
+
+/// Reads every content and compares it with its row. `progress` gets the contents read so far.
+///
+/// # Errors
+/// When there is no store in `dir`, or the database cannot be read at all.
+pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<Verified, StoreError> {
+    let db = reader(dir)?;
+    let mut verified = Verified::default();
+    let told: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).map_err(database_error)?;
+    if told != "ok" {
+        verified.damage.push(format!("{DATABASE}: {told}"));
+    }
+    // Ids only, so that a proxy's log does not grow while all contents are read.
+    let mut current = db.prepare("SELECT id FROM entry WHERE NOT is_deleted").map_err(database_error)?;
+    let ids: Vec<i64> = current.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(database_error)?;
+    for id in ids {
+        let sql = "SELECT ns, path, md5, size, file, content FROM entry LEFT JOIN body ON body.id = entry.body \
+                   WHERE entry.id = ? AND NOT is_deleted";
+        check(&db, dir, sql, [id], &mut verified)?;
+        progress(verified.contents);
+    }
+    let mut earlier = db.prepare("SELECT ns, path, version FROM earlier").map_err(database_error)?;
+    let keys: Vec<(String, String, i64)> = earlier
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .and_then(Iterator::collect)
+        .map_err(database_error)?;
+    for (ns, path, version) in keys {
+        let sql = "SELECT ns, path, md5, size, file, content FROM earlier LEFT JOIN body ON body.id = earlier.body \
+                   WHERE ns = ? AND path = ? AND version = ?";
+        check(&db, dir, sql, (ns, path, version), &mut verified)?;
+        progress(verified.contents);
+    }
+    Ok(verified)
+}
+
+/// A row and what it says of its content.
+struct Claim {
+    name: String,
+    md5: Md5,
+    size: u64,
+    file: Option<String>,
+    content: Option<Vec<u8>>,
+}
+
+fn check<P: rusqlite::Params + Clone>(
+    db: &Connection,
+    dir: &Path,
+    sql: &str,
+    key: P,
+    verified: &mut Verified,
+) -> Result<(), StoreError> {
+    let read = || {
+        let claim = |row: &Row<'_>| {
+            let (ns, path): (String, String) = (row.get(0)?, row.get(1)?);
+            Ok(Claim {
+                name: if ns.is_empty() { path } else { format!("{ns}: {path}") },
+                md5: Md5::from_bytes(row.get(2)?),
+                size: unsigned(row, 3)?,
+                file: row.get(4)?,
+                content: row.get(5)?,
+            })
+        };
+        db.prepare_cached(sql).and_then(|mut s| s.query_row(key.clone(), claim).optional()).map_err(database_error)
+    };
+    let Some(claim) = read()? else { return Ok(()) };
+    let found = match (&claim.content, &claim.file) {
+        (Some(content), None) => Ok((Md5::of(content), content.len() as u64)),
+        (_, Some(file)) => digest(&dir.join(BODIES).join(file)),
+        (None, None) => Err(io::Error::new(io::ErrorKind::NotFound, "it has no content")),
+    };
+    let wrong = match found {
+        Ok(found) if found == (claim.md5, claim.size) => None,
+        Ok((md5, size)) => {
+            Some(format!("its content is {size} bytes with MD5 {md5}, not {} with {}", claim.size, claim.md5))
+        }
+        // A running proxy may have replaced it since the row was read.
+        Err(_) if read()?.is_none_or(|now| now.file != claim.file) => return Ok(()),
+        Err(e) => Some(e.to_string()),
+    };
+    verified.contents += 1;
+    verified.bytes += claim.size;
+    verified.damage.extend(wrong.map(|why| format!("{}: {why}", claim.name)));
+    Ok(())
+}
+
+fn digest(path: &Path) -> io::Result<(Md5, u64)> {
+    let (mut file, mut hasher, mut size) = (File::open(path)?, Hasher::new(), 0);
+    let mut piece = vec![0; CHUNK];
+    loop {
+        let n = file.read(&mut piece)?;
+        if n == 0 {
+            return Ok((hasher.finish(), size));
+        }
+        hasher.update(&piece[..n]);
+        size += n as u64;
+    }
+}

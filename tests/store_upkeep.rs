@@ -1,0 +1,263 @@
+//! Figures, backups, checks and moves of stores: in the library, and by the commands beside a proxy that serves.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use memsync::digest::Md5;
+use memsync::path::RelPath;
+use memsync::store::copy::{CopyError, copy};
+use memsync::store::embedded::upkeep::{backup, restore, stats, verify};
+use memsync::store::{Body, Embedded, Entry, Expect, Got, Memory, Meta, Put, Store, Version};
+
+fn path(text: &str) -> RelPath {
+    RelPath::parse(text).unwrap()
+}
+
+fn large(seed: u8) -> Bytes {
+    (0..400_000u32).map(|i| (i >> 8) as u8 ^ i as u8 ^ seed).collect::<Vec<_>>().into()
+}
+
+async fn put(store: &impl Store, ns: &str, name: &str, expect: Expect, content: impl Into<Bytes>) -> Entry {
+    match store.put_bytes(ns, &path(name), expect, content.into()).await.unwrap() {
+        Put::Created(entry) | Put::Updated(entry) => entry,
+        Put::Mismatch(held) => panic!("lost to {held:?}"),
+    }
+}
+
+/// Some of everything.
+async fn fill(store: &impl Store) {
+    let one = put(store, "", "a.md", Expect::Absent, "one").await;
+    put(store, "", "a.md", Expect::Version(one.version), "two").await;
+    let big = put(store, "", "big/1.bin", Expect::Absent, large(1)).await;
+    put(store, "", "big/1.bin", Expect::Md5(big.md5), large(2)).await;
+    put(store, "", "gone.md", Expect::Absent, "gone").await;
+    let who = Meta { device: Some("laptop".to_owned()), ..Meta::default() };
+    store.delete("", &path("gone.md"), None, who).await.unwrap();
+    let free = BTreeMap::from([("topic".to_owned(), "ai".to_owned())]);
+    let meta = Meta { content_type: Some("text/x".to_owned()), free, ..Meta::default() };
+    let mut body = store.incoming();
+    memsync::store::Incoming::push(&mut body, Bytes::from_static(b"theirs")).await.unwrap();
+    store.put("team/a", &path("notes/x"), Expect::Absent, meta, body).await.unwrap();
+    assert!(store.put_record("keys", None, Bytes::from_static(b"{}")).await.unwrap());
+}
+
+type Told = BTreeMap<(String, String), Vec<(Version, Option<Vec<u8>>)>>;
+
+/// All that a store tells, but for cursors.
+async fn told(store: &impl Store) -> Told {
+    let mut all = Told::new();
+    for ns in store.namespaces().await.unwrap() {
+        for (name, _) in store.index(&ns, 0).await.unwrap().entries {
+            let mut versions = Vec::new();
+            for version in store.versions(&ns, &path(&name)).await.unwrap() {
+                let content = match store.get_version(&ns, &path(&name), version.version).await.unwrap() {
+                    Got::Found(blob) => Some(match blob.body {
+                        Body::Whole(content) => content.to_vec(),
+                        Body::Pieces(pieces) => {
+                            pieces.map(|piece| piece.unwrap().to_vec()).collect::<Vec<_>>().await.concat()
+                        }
+                    }),
+                    Got::Tombstone(_) | Got::Absent => None,
+                };
+                versions.push((version, content));
+            }
+            all.insert((ns.clone(), name), versions);
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_copy_has_every_version_tombstone_and_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let embedded = Embedded::open(&dir.path().join("a")).unwrap();
+    fill(&embedded).await;
+    let before = told(&embedded).await;
+    assert_eq!((before.len(), before[&(String::new(), "big/1.bin".to_owned())].len()), (4, 2));
+
+    let memory = Memory::new();
+    let copied = copy(&embedded, &memory, || ()).await.unwrap();
+    assert_eq!((copied.paths, copied.written, copied.kept, copied.records), (4, 7, 0, 1));
+    assert_eq!(told(&memory).await, before);
+    assert_eq!(memory.record("keys").await.unwrap().unwrap().content, "{}");
+
+    // And back, in two goes: what is there already is left alone.
+    let back = Embedded::open(&dir.path().join("b")).unwrap();
+    let first = memory.versions("", &path("a.md")).await.unwrap().pop().unwrap();
+    let mut body = back.incoming();
+    memsync::store::Incoming::push(&mut body, Bytes::from_static(b"one")).await.unwrap();
+    back.place("", &path("a.md"), first, Some(body)).await.unwrap();
+    let copied = copy(&memory, &back, || ()).await.unwrap();
+    assert_eq!((copied.written, copied.kept), (6, 1));
+    assert_eq!(told(&back).await, before);
+    let again = copy(&memory, &back, || ()).await.unwrap();
+    assert_eq!((again.written, again.kept, again.bytes, again.records), (0, 7, 0, 0));
+}
+
+#[tokio::test]
+async fn a_copy_overwrites_nothing_that_is_newer() {
+    let (from, to) = (Memory::new(), Memory::new());
+    put(&from, "", "x", Expect::Absent, "old").await;
+    put(&from, "", "y", Expect::Absent, "y").await;
+    let mine =
+        Version { version: u64::MAX / 4, md5: Md5::of(b"mine"), size: 4, is_deleted: false, meta: Meta::default() };
+    let mut body = to.incoming();
+    memsync::store::Incoming::push(&mut body, Bytes::from_static(b"mine")).await.unwrap();
+    to.place("", &path("x"), mine, Some(body)).await.unwrap();
+    let error = copy(&from, &to, || ()).await.unwrap_err();
+    assert!(matches!(&error, CopyError::Other(path) if path == "x"), "{error}");
+    assert!(matches!(to.get("", &path("x")).await.unwrap(), Got::Found(blob) if blob.entry.md5 == Md5::of(b"mine")));
+    assert!(matches!(to.get("", &path("y")).await.unwrap(), Got::Found(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_backup_beside_writers_is_of_one_moment_and_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("store");
+    let store = Arc::new(Embedded::open(&home).unwrap());
+    fill(&*store).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (store, stop) = (store.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut held = None;
+            // Each round writes `p` and then `q`: no moment has a `q` that is ahead of `p`.
+            for n in 0u32.. {
+                let expect = |e: Option<Entry>| e.map_or(Expect::Absent, |e| Expect::Version(e.version));
+                let content = [n.to_le_bytes().as_slice(), &large(n as u8)].concat();
+                let (p, q) = held.map_or((None, None), |(p, q)| (Some(p), Some(q)));
+                let p = put(&*store, "", "p", expect(p), content.clone()).await;
+                let q = put(&*store, "", "q", expect(q), content).await;
+                held = Some((p, q));
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        })
+    };
+    for n in 0..5 {
+        let (home, to) = (home.clone(), dir.path().join(format!("backup{n}")));
+        let checked = tokio::task::spawn_blocking(move || {
+            backup(&home, &to).unwrap();
+            let refused = backup(&home, &to).unwrap_err().to_string();
+            assert!(refused.contains("backup"), "it is there already: {refused}");
+            (verify(&to, |_| ()).unwrap(), verify(&home, |_| ()).unwrap(), to)
+        });
+        let (copied, live, to) = checked.await.unwrap();
+        assert_eq!((copied.damage, live.damage), (vec![], vec![]));
+        let copied = Embedded::open(&to).unwrap();
+        let number = async |name: &str| match copied.get("", &path(name)).await.unwrap() {
+            Got::Found(blob) => match blob.body {
+                Body::Pieces(mut pieces) => {
+                    u32::from_le_bytes(pieces.next().await.unwrap().unwrap()[..4].try_into().unwrap())
+                }
+                Body::Whole(_) => panic!("it is large"),
+            },
+            Got::Tombstone(_) | Got::Absent => 0,
+        };
+        let (p, q) = (number("p").await, number("q").await);
+        assert!(p == q || p == q + 1, "{p} {q}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_backup_comes_back_only_where_nothing_is_and_only_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (home, saved, back) = (dir.path().join("store"), dir.path().join("saved"), dir.path().join("deep/back"));
+    let store = Embedded::open(&home).unwrap();
+    fill(&store).await;
+    let (before, mark) = (told(&store).await, store.state("").await.unwrap().mark.unwrap());
+    backup(&home, &saved).unwrap();
+    assert!(restore(&saved, &home).is_err(), "there is a store");
+    restore(&saved, &back).unwrap();
+    let restored = Embedded::open(&back).unwrap();
+    assert_eq!(told(&restored).await, before);
+    let now = restored.state("").await.unwrap().mark.unwrap();
+    assert_ne!(now.epoch, mark.epoch);
+    assert_eq!(restored.record("keys").await.unwrap().unwrap().content, "{}");
+
+    // One byte of one body is other than it was.
+    let body = std::fs::read_dir(saved.join("bodies")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&body).unwrap();
+    bytes[77] ^= 1;
+    std::fs::write(&body, bytes).unwrap();
+    let damage = verify(&saved, |_| ()).unwrap().damage;
+    assert!(damage.len() == 1 && damage[0].starts_with("big/1.bin: "), "{damage:?}");
+    let refused = restore(&saved, &dir.path().join("other")).unwrap_err().to_string();
+    assert!(refused.contains("damaged") && !dir.path().join("other").exists(), "{refused}");
+    assert!(backup(&dir.path().join("nothing"), &dir.path().join("x")).is_err());
+    assert!(!dir.path().join("x").exists());
+}
+
+#[tokio::test]
+async fn figures_are_by_namespace() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(dir.path()).unwrap();
+    fill(&store).await;
+    let stats = stats(dir.path()).unwrap();
+    let brief: Vec<_> = stats
+        .namespaces
+        .iter()
+        .map(|n| (n.name.as_str(), n.files, n.bytes, n.tombstones, n.earlier_versions, n.earlier_bytes))
+        .collect();
+    assert_eq!(brief, [("", 2, 400_003, 1, 3, 400_007), ("team/a", 1, 6, 0, 0, 0)]);
+    assert_eq!(stats.bodies, 800_000);
+    assert!(stats.database > 4096);
+}
+
+fn memsync(home: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_memsync")).args(args).env("MEMSYNC_HOME", home).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The commands, beside a store that is held by this process as a proxy holds it.
+#[tokio::test]
+async fn the_commands_work_beside_a_proxy() {
+    let dir = tempfile::tempdir().unwrap();
+    let (home, saved, moved) = (dir.path().join("home"), dir.path().join("saved"), dir.path().join("moved"));
+    let store = Embedded::open(&home.join("proxy")).unwrap();
+    fill(&store).await;
+    let run = |args: &[&str]| memsync(&home, args);
+
+    let out = run(&["store", "stats"]);
+    assert!(out.status.success() && text(&out).contains("2 files, 400 kB; 3 earlier versions"), "{}", text(&out));
+    let json: serde_json::Value = serde_json::from_slice(&run(&["store", "stats", "--json"]).stdout).unwrap();
+    assert_eq!(json["namespaces"][1]["name"], "team/a");
+    let out = run(&["store", "verify"]);
+    assert!(
+        out.status.success() && text(&out).contains("6 contents read") && text(&out).contains("0 damaged"),
+        "{}",
+        text(&out)
+    );
+    let out = run(&["store", "backup", saved.to_str().unwrap()]);
+    assert!(out.status.success(), "{}", text(&out));
+    let out = run(&["store", "backup", saved.to_str().unwrap()]);
+    assert!(out.status.code() == Some(1) && text(&out).contains("saved"), "{}", text(&out));
+    let out = run(&["store", "restore", saved.to_str().unwrap()]);
+    assert!(!out.status.success(), "there is a store: {}", text(&out));
+
+    let out = run(&["store", "copy", home.join("proxy").to_str().unwrap(), moved.to_str().unwrap()]);
+    assert!(
+        out.status.code() == Some(1) && text(&out).contains("another memsync proxy uses this store"),
+        "{}",
+        text(&out)
+    );
+    drop(store);
+    let out = run(&["store", "copy", home.join("proxy").to_str().unwrap(), moved.to_str().unwrap()]);
+    assert!(out.status.success() && text(&out).contains("4 paths"), "{}", text(&out));
+    assert_eq!(told(&Embedded::open(&moved).unwrap()).await.len(), 4);
+    let out = run(&["store", "copy", dir.path().join("none").to_str().unwrap(), moved.to_str().unwrap()]);
+    assert!(out.status.code() == Some(2) && text(&out).contains("none: there is no store"), "{}", text(&out));
+    let out = run(&["store", "stats", "--store", dir.path().join("none").to_str().unwrap()]);
+    assert!(out.status.code() == Some(1) && text(&out).contains("none"), "{}", text(&out));
+}

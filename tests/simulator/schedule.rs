@@ -64,7 +64,7 @@ fn config(rng: &mut Rng, bug: Option<Bug>) -> Config {
 fn compares_versions(seed: u64, bug: Option<Bug>) -> bool {
     match bug {
         Some(bug) => bug == Bug::IndexVersionOnUpload,
-        None => seed % 3 == 0,
+        None => seed.is_multiple_of(3),
     }
 }
 

@@ -59,6 +59,7 @@ fn scans(c: &mut Criterion) {
     let folder = Folder::new(Arc::new(RealDisk::open(dir.path()).unwrap()), "bench", 1);
     let ignored = |_: &str, _: bool| false;
     let options = || ScanOptions {
+        same_rules: true,
         max_file_size: u64::MAX,
         ignored: &ignored,
         threads: 2,

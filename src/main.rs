@@ -9,6 +9,7 @@ use memsync::cli::exit::{Exit, is_closed_pipe};
 use memsync::cli::{self, logging};
 
 fn main() -> ExitCode {
+    cli::memory::set_up();
     let Args { global, command } = Args::parse();
     let ended = match command {
         Some(command) => start(global, command),

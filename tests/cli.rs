@@ -148,7 +148,7 @@ impl ProxyProbe for Proxy {
     fn ask(&self, target: &Target) -> Result<Answer, RemoteError> {
         self.asked.borrow_mut().push(target.url.clone());
         if target.token.expose_secret() == self.token {
-            Ok(Answer { capabilities: vec!["events".to_owned()], time: None })
+            Ok(Answer { capabilities: vec!["events".to_owned()], ..Answer::default() })
         } else {
             Err(RemoteError::Auth { url: target.url.clone(), status: 401 })
         }
@@ -190,6 +190,8 @@ impl Machine {
             namespace: None,
             join: None,
             allow_http: false,
+            ca_file: None,
+            pin: None,
         };
         change(&mut init);
         init

@@ -9,6 +9,7 @@ use memsync::config::{
     Config, ConfigError, Conflict, Draft, Format, KEYS, Surroundings, TokenSource, create_private, env_name,
     parse_duration, parse_size, parse_token, sanitise_device,
 };
+use memsync::protocol::Pin;
 use secrecy::ExposeSecret;
 use tracing::level_filters::LevelFilter;
 
@@ -484,6 +485,7 @@ fn the_example_is_exactly_the_defaults() {
         config.proxy.token_file.take().is_some()
             && config.proxy.token.take().is_some()
             && config.proxy.ca_file.take().is_some()
+            && config.proxy.pin.take().is_some()
     );
     config.proxy.url.clear();
     assert_eq!(shown(&config), shown(&Config::defaults("laptop")));
@@ -504,13 +506,38 @@ fn a_draft_reads_back_as_it_was_meant() {
         url: "http://10.0.0.1/x\"y".to_owned(),
         token_file: PathBuf::from("/t \"quoted\"\\"),
         allow_http: true,
+        ca_file: Some("/etc/my ca.pem".into()),
+        pin: None,
         path: PathBuf::from("/home/ana/Mémoire 'x'"),
         namespace: "n".to_owned(),
     };
     let config = bench.load(&draft.to_toml()).unwrap();
     assert_eq!(config.proxy.url, draft.url);
     assert_eq!(config.proxy.token_file, Some(draft.token_file));
+    assert_eq!((config.proxy.ca_file, config.proxy.pin), (draft.ca_file, None));
     assert_eq!((config.folders[0].path.clone(), config.folders[0].namespace.as_str()), (draft.path, "n"));
+}
+
+#[test]
+fn a_pin_needs_https_and_reads_back() {
+    let bench = Bench::new();
+    let pin = Pin::of(b"a certificate");
+    let draft = Draft {
+        device: "d".to_owned(),
+        url: "https://10.0.0.1".to_owned(),
+        token_file: PathBuf::from("/t"),
+        allow_http: false,
+        ca_file: None,
+        pin: Some(pin),
+        path: PathBuf::from("/home/ana/m"),
+        namespace: String::new(),
+    };
+    assert_eq!(bench.load(&draft.to_toml()).unwrap().proxy.pin, Some(pin));
+    let plain = Draft { url: "http://127.0.0.1".to_owned(), ..draft.clone() };
+    let why = bench.load(&plain.to_toml()).unwrap_err().to_string();
+    assert!(why.contains("config.toml:7: proxy.pin") && why.contains("https"), "{why}");
+    let short = draft.to_toml().replace(&pin.to_string(), "sha256:12");
+    assert!(bench.load(&short).unwrap_err().to_string().contains("64 hex digits"));
 }
 
 #[test]

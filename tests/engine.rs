@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +10,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use memsync::agent::{CycleError, Engine, EngineOptions, Parts, Report, World};
-use memsync::disk::sim::SimDisk;
+use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
+use memsync::digest::Md5;
+use memsync::disk::Kind;
+use memsync::disk::sim::{OpKind, SimDisk, Verdict};
 use memsync::local::{Folder, Scope};
 use memsync::path::RelPath;
+use memsync::remote::IndexEntry;
 use memsync::remote::fake::{Config, FakeRemote, FakeServer, Losing, TombstoneKind};
 use memsync::state::{Container, Format, Options};
 
@@ -44,6 +48,7 @@ fn options() -> EngineOptions {
         max_file_size: 1 << 20,
         max_delete: 0.5,
         concurrency: 2,
+        batch: BatchOptions::default(),
         threads: 1,
         fold: false,
         confirm: Duration::from_secs(1),
@@ -204,6 +209,64 @@ fn an_approval_dies_with_its_plan() {
     assert_eq!(story.names().len(), 12);
 }
 
+#[test]
+fn a_full_scan_of_an_unchanged_folder_plans_nothing() {
+    let mut story = Story::new(Config::default());
+    for name in ["a", "b/c", "b/d"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.cycle(Scope::full()).unwrap();
+    // Young files are read once more, and are what they were.
+    story.cycle(Scope::full()).unwrap();
+    assert!(!story.cycle(Scope::full()).unwrap().planned, "nothing was changed");
+    story.disk.user_write("b/c", "other").unwrap();
+    let report = story.cycle(Scope::full()).unwrap();
+    assert!(report.planned && report.uploaded == 1);
+    story.disk.user_remove("a").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.names(), ["b/c", "b/d"]);
+}
+
+#[test]
+fn asking_for_a_sync_tries_what_rests_again() {
+    let mut story = Story::new(Config::default());
+    story.cycle(Scope::full()).unwrap();
+    story.server.foreign_put(&RelPath::parse("a").unwrap(), "1");
+    story.disk.set_hook(Some(Box::new(|op| match op.kind {
+        OpKind::Create if op.path.starts_with(".memsync/stage/") => Verdict::Fail(ErrorKind::StorageFull),
+        _ => Verdict::Go,
+    })));
+    let failures: usize = (0..30).map(|_| story.cycle(Scope::default()).unwrap().failed).sum();
+    assert!((3..10).contains(&failures), "it is tried less and less often: {failures}");
+    story.disk.set_hook(None);
+    assert_eq!(story.cycle(Scope::full()).unwrap().downloaded, 0, "it rests");
+    story.engine.retry_all();
+    assert_eq!(story.cycle(Scope::full()).unwrap().downloaded, 1);
+    assert_eq!(story.engine.failing(), 0);
+}
+
+#[test]
+fn what_was_removed_while_its_folder_could_not_be_read_is_missed_afterwards() {
+    for scope in [Scope::full(), Scope { subtrees: BTreeSet::from(["dir".to_owned()]), ..Scope::default() }] {
+        let mut story = Story::new(Config::default());
+        for name in ["dir/a", "dir/b", "c"] {
+            story.disk.user_write(name, name).unwrap();
+        }
+        story.cycle(Scope::full()).unwrap();
+        story.disk.set_unreadable("dir", true).unwrap();
+        story.cycle(scope.clone()).unwrap();
+        story.disk.user_remove("dir/a").unwrap();
+        story.cycle(scope.clone()).unwrap();
+        assert_eq!(story.names(), ["c", "dir/a", "dir/b"], "unknown is not absent");
+        story.disk.set_unreadable("dir", false).unwrap();
+        for _ in 0..3 {
+            story.cycle(scope.clone()).unwrap();
+        }
+        assert_eq!(story.names(), ["c", "dir/b"], "{scope:?}");
+    }
+}
+
 /// A device that was away for longer than tombstones are kept.
 #[test]
 fn deletions_whose_tombstones_are_forgotten_are_not_undone() {
@@ -251,4 +314,35 @@ fn many_forgotten_deletions_are_held_and_stay_held() {
     story.cycle(Scope::full()).unwrap();
     assert_eq!(story.names(), [""; 0]);
     assert!(!story.disk.user_tree("").keys().any(|name| name.starts_with('n')));
+}
+
+#[test]
+fn a_deletion_of_ours_that_is_undone_before_the_next_look_is_noticed() {
+    let mut story = Story::new(plain());
+    let path = RelPath::parse("a").unwrap();
+    story.disk.user_write("a", "1").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    // The index that is held is the proxy's.
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_remove("a").unwrap();
+    story.cycle(touched("a")).unwrap();
+    assert_eq!(story.cycle(Scope::default()).unwrap().deleted_remote, 1);
+    story.server.foreign_put(&path, "1");
+    assert_eq!(story.cycle(Scope::default()).unwrap().downloaded, 1);
+}
+
+#[test]
+fn an_empty_folder_of_the_users_gives_way_to_a_file_alone() {
+    let mut story = Story::new(plain());
+    let path = RelPath::parse("a").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_mkdir("a").unwrap();
+    // The index tells of a file that is not there.
+    let entry = IndexEntry { md5: Md5::of(b"1"), size: 1, is_deleted: false, version: 0 };
+    story.server.set_index_entry(&path, Some(entry));
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.disk.user_stat("a").unwrap().kind, Kind::Dir, "it is the user's");
+    story.server.foreign_put(&path, "1");
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.disk.user_read("a").unwrap(), "1");
 }

@@ -34,6 +34,8 @@ points! {
     before_and_after_an_upload: a_cycle at "upload.before", "upload.before:2", "upload.acknowledged", "upload.acknowledged:2";
     before_and_after_a_deletion_on_the_proxy: a_cycle at "delete.before", "delete.acknowledged";
     with_a_download_staged: a_cycle at "download.staged", "download.staged:3";
+    in_the_midst_of_many_at_once: many_at_once at "upload.before:7", "upload.acknowledged:7", "download.staged:7",
+        "delete.before:7", "delete.acknowledged:7";
     with_a_batch_ready: a_cycle at "batch.before", "batch.before:2", "moves.intended", "moves.intended:2";
     with_a_batch_durable_or_placed: a_cycle at "moves.durable", "moves.durable:2", "moves.placed", "moves.placed:2";
     around_the_commit: a_cycle at "commit.before", "commit.before:2", "commit.done", "journal.appended";
@@ -45,7 +47,7 @@ points! {
     at_the_first_start: a_first_start at "identity.placed", "save.staged", "save.placed", "journal.staged", "journal.placed";
     while_the_container_is_saved: a_save at "save.staged", "save.backed-up", "save.placed";
     while_the_journal_is_begun: a_save at "journal.staged", "journal.backed-up", "journal.placed";
-    around_the_commit_of_the_proxy: the_proxy at "store-before-commit:4", "store-after-commit:4";
+    around_the_commit_of_the_proxy: the_proxy at "store-before-commit", "store-after-commit", "store-before-commit:2", "store-after-commit:2";
 }
 
 #[test]
@@ -168,6 +170,30 @@ fn a_cycle(point: &str) {
     b.start_doomed(point);
     died(b.died(), point);
     whole(&world, &a, &b);
+}
+
+/// So many small changes that they travel in batches.
+fn many_at_once(point: &str) {
+    let world = World::new();
+    let (a, b) = (world.device_with("a", "max_delete = 1.0"), world.device_with("b", "max_delete = 1.0"));
+    let names = |kind: &str| (0..20).map(|n| format!("{kind}/{n}.md")).collect::<Vec<_>>();
+    for name in names("gone") {
+        a.write(&name, &name);
+    }
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    b.stop();
+    names("of-a").iter().for_each(|name| a.write(name, name));
+    a.wait();
+    names("of-b").iter().for_each(|name| b.write(name, name));
+    names("gone").iter().for_each(|name| b.remove(name));
+    b.start_doomed(point);
+    died(b.died(), point);
+    b.start();
+    let expected: Files = names("of-a").into_iter().chain(names("of-b")).map(|n| (n.clone(), n.into_bytes())).collect();
+    assert!(world.settle(&[&b, &a]) == expected);
+    quiet(&world, &[&a, &b]);
 }
 
 fn a_recovery(point: &str) {

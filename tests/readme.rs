@@ -12,6 +12,9 @@ use memsync::cli::args::Args;
 use memsync::cli::exit::Exit;
 use memsync::config::KEYS;
 
+#[path = "common/s3.rs"]
+mod s3;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Beginnings of commands that cannot run in a test, and why.
@@ -122,6 +125,8 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 /// A machine: a folder to stand in, which is its home as well.
 struct Machine {
     dir: PathBuf,
+    /// What the README says is in its environment.
+    env: Vec<(&'static str, String)>,
 }
 
 impl Machine {
@@ -132,6 +137,7 @@ impl Machine {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", line]).current_dir(&self.dir).env_clear();
         command.env("PATH", path).env("HOME", &self.dir).env("MEMSYNC_HOME", self.dir.join("home"));
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdout(File::create(self.file(&format!("{log}.out"))).unwrap());
         command.stderr(File::create(self.file(&format!("{log}.err"))).unwrap());
         command.stdin(Stdio::null());
@@ -185,6 +191,8 @@ struct Desk {
     staying: Vec<Staying>,
     /// The lines that commands printed, as [`shape`] has them.
     said: BTreeSet<String>,
+    /// The S3 that the machine `bucket` uses, and what it runs on.
+    s3: Option<(s3::Server, tokio::runtime::Runtime)>,
 }
 
 impl Desk {
@@ -194,6 +202,7 @@ impl Desk {
             machines: BTreeMap::new(),
             staying: Vec::new(),
             said: BTreeSet::new(),
+            s3: None,
         }
     }
 
@@ -205,8 +214,23 @@ impl Desk {
             for folder in ["systemd", "launchd"] {
                 std::os::unix::fs::symlink(repository(folder), dir.join(folder)).unwrap();
             }
-            self.machines.insert(name.to_owned(), Machine { dir });
+            let env = if name == "bucket" { self.bucket() } else { Vec::new() };
+            self.machines.insert(name.to_owned(), Machine { dir, env });
         }
+    }
+
+    /// Starts an S3, and gives the environment of a proxy on it.
+    fn bucket(&mut self) -> Vec<(&'static str, String)> {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let server = runtime.block_on(s3::Server::start());
+        let env = vec![
+            ("S3_BUCKET", s3::BUCKET.to_owned()),
+            ("S3_ENDPOINT_URL", server.endpoint()),
+            ("AWS_ACCESS_KEY_ID", s3::ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", s3::SECRET_KEY.to_owned()),
+        ];
+        self.s3 = Some((server, runtime));
+        env
     }
 
     fn on(&self, name: &str) -> &Machine {

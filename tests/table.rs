@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use jiff::Timestamp;
-use memsync::agent::{CycleError, Engine, EngineOptions, Parts, Report, World};
+use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
 use memsync::digest::Md5;
 use memsync::disk::sim::{SimDisk, Verdict};
 use memsync::local::{Folder, Scope};
@@ -113,6 +113,8 @@ struct Case {
     index: There,
     truth: There,
     proxy: Proxy,
+    /// Whether the first request of each step goes in a batch.
+    batch: bool,
 }
 
 fn cases() -> Vec<Case> {
@@ -129,7 +131,7 @@ fn cases() -> Vec<Case> {
                     for &proxy in &proxies {
                         // A strong index does not lie.
                         if proxy != Proxy::Strong || index == truth {
-                            cases.push(Case { base, local, index, truth, proxy });
+                            cases.extend([false, true].map(|batch| Case { base, local, index, truth, proxy, batch }));
                         }
                     }
                 }
@@ -267,7 +269,8 @@ impl Setting {
             Proxy::Plain(kind, honest) => (false, kind, honest, false),
             Proxy::Versions(_) => (false, TombstoneKind::Exists, false, true),
         };
-        let config = Config { strong, tombstones, honest, versions, faults: Faults::default(), yields: 0.0 };
+        let faults = Faults::default();
+        let config = Config { strong, tombstones, honest, versions, faults, batch: case.batch, yields: 0.0 };
         let server = FakeServer::new(config, 1);
         let path = RelPath::parse(PATH).unwrap();
         if let There::Live(c) | There::Tombstone(c) = case.truth {
@@ -321,6 +324,7 @@ impl Setting {
                 max_file_size: 1 << 20,
                 max_delete: 0.5,
                 concurrency: 1,
+                batch: BatchOptions { from: 1, ..BatchOptions::default() },
                 threads: 1,
                 fold: false,
                 confirm: Duration::ZERO,

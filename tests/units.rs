@@ -39,11 +39,16 @@ fn the_proxys_unit() {
     let Command::Serve { listen, store, token_file, .. } = command(value(&unit, "ExecStart")) else {
         panic!("not serve")
     };
-    assert!(listen.ip().is_loopback() && store.is_some());
+    assert!(listen.resolve(&Default::default()).unwrap().ip().is_loopback() && store.is_some());
     // A credential's group bits would be refused in a plain token file; `serve` finds the credential by itself.
     assert_eq!(token_file, None);
     assert!(value(&unit, "LoadCredential").starts_with("token:"));
     assert_eq!(prevented(&unit), [Exit::Usage as u8, Exit::NotConfigured as u8]);
+    assert!(value(&unit, "ExecReload").contains("-HUP"));
+    // What its comments tell to type can be typed.
+    let told: Vec<_> = unit.lines().filter_map(|l| l.strip_prefix("#   ExecStart=/")).collect();
+    assert_eq!(told.len(), 2);
+    assert!(told.iter().all(|line| matches!(command(line), Command::Serve { .. })));
     for wall in
         ["DynamicUser=yes", "ProtectSystem=strict", "ProtectHome=yes", "NoNewPrivileges=yes", "CapabilityBoundingSet="]
     {

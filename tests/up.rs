@@ -304,3 +304,128 @@ fn a_proxy_alone_serves_and_stops() {
     serve.signal(rustix::process::Signal::TERM);
     assert_eq!(serve.ended().code(), Some(0));
 }
+
+#[test]
+fn over_tls_a_second_machine_joins_by_the_certificate_in_the_link() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (mut up, document) = one.start(&["up", "--listen", "127.0.0.1:0", "--tls-self-signed"]);
+    std::fs::write(one.folder().join("first.md"), "from one").unwrap();
+    one.run(&["wait", "--timeout", "30s"], 0);
+    let link = document["join"].as_str().unwrap().to_owned();
+    assert!(link.starts_with("memsync+https://127.0.0.1:") && link.contains("?pin=sha256:"), "{}", link.len());
+    two.run(&["init", "--join", &link], 0);
+    let config = read(&two.home.path().join("config.toml"));
+    assert!(config.contains("pin = \"sha256:") && config.contains("url = \"https://127.0.0.1:"), "{config}");
+    assert_eq!(two.json(&["sync"], 0)["downloaded"], 1);
+    let checks = two.json(&["doctor"], 0);
+    assert!(checks.as_array().unwrap().iter().any(|c| c["name"] == "clock" && c["verdict"] == "ok"), "{checks}");
+    up.signal(rustix::process::Signal::TERM);
+    assert_eq!(up.ended().code(), Some(0));
+
+    // The next start shows the same certificate, unasked; another one is refused.
+    let (mut up, document) = one.start(&["up"]);
+    assert_eq!(document["join"], link.as_str());
+    two.run(&["sync"], 0);
+    let digit = if config.contains("sha256:0") { "1" } else { "0" };
+    let at = config.find("sha256:").unwrap() + 7;
+    let other = format!("{}{digit}{}", &config[..at], &config[at + 1..]);
+    std::fs::write(two.home.path().join("config.toml"), other).unwrap();
+    let out = two.command().arg("sync").output().unwrap();
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(5) && told.contains("proxy.pin"), "{told}");
+    up.signal(rustix::process::Signal::TERM);
+    assert_eq!(up.ended().code(), Some(0));
+    let (_up, document) = one.start(&["up", "--no-tls"]);
+    assert!(document["join"].as_str().unwrap().starts_with("memsync+http://"));
+}
+
+/// A certificate for this machine and its key, as PEM.
+fn certificate() -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let cert = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+    (cert.pem(), key.serialize_pem())
+}
+
+#[test]
+fn a_renewed_certificate_is_read_on_hup_and_a_bad_one_is_not_taken() {
+    let home = Machine::new();
+    let file = |name: &str| home.home.path().join(name);
+    let place = |(cert, key): &(String, String)| {
+        std::fs::write(file("cert.pem"), cert).unwrap();
+        std::fs::write(file("key.pem"), key).unwrap();
+    };
+    let (first, second) = (certificate(), certificate());
+    place(&first);
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let log = file("stderr");
+    let mut serve = Staying(
+        home.command()
+            .args(["serve", "--log-format", "json", "--listen", &address.to_string()])
+            .args(["--tls-cert", file("cert.pem").to_str().unwrap(), "--tls-key", file("key.pem").to_str().unwrap()])
+            .env("MEMSYNC_TOKEN", "t0ken")
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap(),
+    );
+    until("it serves", || read(&log).contains("serving "));
+    // The certificate is its own authority.
+    let joins = |cert: &str| {
+        let client = Machine::new();
+        let ca = client.home.path().join("ca.pem");
+        std::fs::write(&ca, cert).unwrap();
+        let mut init = client.command();
+        init.args(["init", "--proxy", &format!("https://localhost:{}", address.port()), "--ca-file"]).arg(&ca);
+        let mut init = init.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::io::Write::write_all(&mut init.stdin.take().unwrap(), b"t0ken\n").unwrap();
+        let joined = init.wait().unwrap().success();
+        if joined {
+            assert!(read(&client.home.path().join("config.toml")).contains("ca_file = "));
+            client.run(&["sync"], 0);
+        }
+        joined
+    };
+    assert!(joins(&first.0) && !joins(&second.0));
+    place(&(second.0.clone(), first.1.clone()));
+    serve.signal(rustix::process::Signal::HUP);
+    until("it says that they do not fit", || read(&log).contains("stays in use"));
+    assert!(joins(&first.0), "the old one goes on");
+    place(&second);
+    serve.signal(rustix::process::Signal::HUP);
+    until("it reads the new one", || read(&log).contains("certificate read again"));
+    assert!(joins(&second.0) && !joins(&first.0));
+    serve.signal(rustix::process::Signal::TERM);
+    assert_eq!(serve.ended().code(), Some(0));
+
+    // The log: JSON throughout, a line for each request, no secret.
+    let log = read(&log);
+    let lines: Vec<Value> =
+        log.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
+    let access: Vec<_> = lines.iter().filter(|l| l["target"] == "memsync::access").collect();
+    assert!(access.len() >= 6, "{log}");
+    for line in access {
+        assert!(line["status"].is_u64() && line["ms"].is_f64() && line["path"].is_string(), "{line}");
+        assert_eq!(line["id"].as_str().unwrap().len(), 16, "{line}");
+    }
+    assert!(!log.contains("t0ken") && !log.contains("PRIVATE"), "{log}");
+    let key = second.1.lines().nth(1).unwrap();
+    assert!(!log.contains(key));
+}
+
+#[test]
+fn what_cannot_be_a_certificate_is_wrong_usage() {
+    let home = Machine::new();
+    let (cert, key) = certificate();
+    let file = |name: &str| home.home.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(file("cert.pem"), cert).unwrap();
+    std::fs::write(file("key.pem"), key).unwrap();
+    for (cert, certs_key) in [("cert.pem", "absent.pem"), ("key.pem", "key.pem"), ("cert.pem", "cert.pem")] {
+        let mut serve = home.command();
+        serve.args(["serve", "--listen", "127.0.0.1:0", "--tls-cert", &file(cert), "--tls-key", &file(certs_key)]);
+        let out = serve.env("MEMSYNC_TOKEN", "t0ken").output().unwrap();
+        let told = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() == Some(2) && told.contains("pem"), "{told}");
+    }
+    home.run(&["serve", "--tls-cert", &file("cert.pem")], 2);
+    home.run(&["serve", "--tls-self-signed", "--tls-cert", &file("cert.pem"), "--tls-key", &file("key.pem")], 2);
+}

@@ -4,10 +4,21 @@
 #[path = "common/proxy.rs"]
 mod proxy;
 
+#[path = "wire/batch.rs"]
+mod batch;
 #[path = "wire/limits.rs"]
 mod limits;
 #[path = "wire/namespaced.rs"]
 mod namespaced;
+
+#[path = "wire/hostile.rs"]
+mod hostile;
+
+#[path = "wire/operations.rs"]
+mod operations;
+
+#[path = "wire/tls.rs"]
+mod tls;
 
 #[path = "wire/versions.rs"]
 mod versions;
@@ -43,8 +54,17 @@ async fn health_needs_no_token_and_names_the_capabilities() {
     let health = r.json();
     assert_eq!((&health["status"], &health["storage"]), (&"ok".into(), &"connected".into()));
     assert_eq!(health["version"], env!("CARGO_PKG_VERSION"));
-    for capability in ["honest-412", "strong-index", "index-etag", "delta", "events", "http-preconditions", "versions"]
-    {
+    for capability in [
+        "honest-412",
+        "strong-index",
+        "index-etag",
+        "delta",
+        "events",
+        "http-preconditions",
+        "encoded-slash",
+        "versions",
+        "batch",
+    ] {
         assert!(health["capabilities"].as_array().unwrap().contains(&capability.into()), "{capability}");
     }
 }
@@ -167,7 +187,10 @@ async fn conditions_of_http_stand_in_for_content_md5() {
 
 #[tokio::test]
 async fn who_has_no_token_learns_nothing() {
-    let (running, mut c) = memory().await;
+    let mut options = options();
+    options.failed_attempts = std::num::NonZeroU32::MAX;
+    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let mut c = running.client().await;
     c.put("/blob/x", "new", b"secret").await;
     let mut answers = Vec::new();
     for shown in [
@@ -281,6 +304,7 @@ async fn other_methods_and_addresses() {
         ("PUT", "/sync", "GET, HEAD"),
         ("DELETE", "/health", "GET, HEAD"),
         ("POST", "/events", "GET"),
+        ("PUT", "/batch", "POST"),
     ] {
         let r = c.send(method, target, &[], b"").await;
         assert_eq!((r.status, r.header("allow")), (405, Some(allow)), "{method} {target}");

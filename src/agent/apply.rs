@@ -4,7 +4,7 @@
 //! the base by the batch.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -16,7 +16,7 @@ use crate::local::source::FileSource;
 use crate::local::stage::Staged;
 use crate::local::{Folder, Move};
 use crate::path::RelPath;
-use crate::remote::{Blob, Deleted, Got, IndexEntry, Outgoing, Put, Remote, RemoteError, Source};
+use crate::remote::{Answer, Blob, Deleted, Got, IndexEntry, Outgoing, Put, Remote, RemoteError, Source};
 use crate::sync::{Action, Base, Precondition, Step, Unknown};
 
 /// Compare-and-swap attempts for one path in one cycle (invariant 12).
@@ -71,6 +71,8 @@ pub struct Work<D: Disk, R: Remote> {
     pub strong: bool,
     /// The user made the path again after we had obeyed its tombstone.
     pub seen: bool,
+    /// The answer to the first request, where that went in a batch.
+    pub answered: Mutex<Option<Answer>>,
 }
 
 struct Upload<F: crate::disk::DiskFile>(FileSource<F>);
@@ -81,7 +83,38 @@ impl<F: crate::disk::DiskFile> Source for Upload<F> {
     }
 }
 
+/// Passed before an upload is sent, in whatever way.
+pub(super) fn before_upload() {
+    failpoint::pass("upload.before");
+}
+
+/// Passed before a deletion is sent, in whatever way.
+pub(super) fn before_delete() {
+    failpoint::pass("delete.before");
+}
+
 impl<D: Disk, R: Remote> Work<D, R> {
+    /// Takes the answer to the first request, which a batch brought; `None`: it is still to be asked.
+    pub(super) fn answer(&mut self, answer: Option<Answer>) {
+        self.answered = Mutex::new(answer);
+    }
+
+    pub(super) fn is_answered(&mut self) -> bool {
+        self.answered.get_mut().is_ok_and(|answer| answer.is_some())
+    }
+
+    /// The answer that a batch brought, once.
+    fn take_answer(&self) -> Option<Answer> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    async fn get(&self) -> Result<Got, StepError> {
+        match self.take_answer() {
+            Some(Answer::Got(got)) => Ok(got),
+            _ => Ok(self.remote.get(self.path()).await?),
+        }
+    }
+
     /// Carries the step out, as far as the proxy is concerned.
     pub async fn run(&self) -> Result<Done<D>, StepError> {
         match self.step.action.clone() {
@@ -92,11 +125,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
             }
             Action::Download { .. } => self.download().await,
             Action::Upload { local, precondition, tombstone } => {
-                let version = match precondition {
-                    Precondition::New => 0,
-                    Precondition::Holds(md5) => self.version_of(md5),
-                };
-                self.upload(local, precondition, version, tombstone).await
+                self.upload(local, precondition, self.version_for(precondition), tombstone).await
             }
             Action::Conflict { local, base } => self.conflict(local, base).await,
             Action::Obey { local, base, tombstone } => self.obey(local, base, tombstone).await,
@@ -112,10 +141,18 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// The newest version that is known of a content which we hold or held; 0 where none is. Invariant 4: whoever
     /// names it names that content, so the index's word will do where it says the same md5.
-    fn version_of(&self, md5: Md5) -> u64 {
+    pub(super) fn version_of(&self, md5: Md5) -> u64 {
         let base = if self.base == Some(md5) { self.version } else { 0 };
         let listed = self.listed.filter(|e| e.md5 == md5 && !e.is_deleted).map_or(0, |e| e.version);
         base.max(listed)
+    }
+
+    /// The version that a step's first upload sends along.
+    pub(super) fn version_for(&self, precondition: Precondition) -> u64 {
+        match precondition {
+            Precondition::New => 0,
+            Precondition::Holds(md5) => self.version_of(md5),
+        }
     }
 
     /// Content that this folder held and its user replaced: base, or an upload whose reply was lost. It is no edit of
@@ -126,13 +163,14 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Rows 2 and 11.
     async fn download(&self) -> Result<Done<D>, StepError> {
-        if !self.folder.make_room(&self.at).map_err(StepError::Local)? {
-            let why = Unknown::Clash(self.at.clone()).to_string();
-            return Err(StepError::Local(io::Error::new(io::ErrorKind::AlreadyExists, why)));
-        }
-        match self.remote.get(self.path()).await? {
+        match self.get().await? {
             Got::Absent { .. } => Ok(Done::Nothing),
             Got::Found(blob) => {
+                // Only now: an empty folder of the user's does not give way to what an index says.
+                if !self.folder.make_room(&self.at).map_err(StepError::Local)? {
+                    let why = Unknown::Clash(self.at.clone()).to_string();
+                    return Err(StepError::Local(io::Error::new(io::ErrorKind::AlreadyExists, why)));
+                }
                 let version = blob.version;
                 let staged = self.fetch(blob).await?;
                 let base = Base::Synced(staged.md5);
@@ -144,7 +182,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Row 13.
     async fn replace(&self, base: Md5) -> Result<Done<D>, StepError> {
-        match self.remote.get(self.path()).await? {
+        match self.get().await? {
             Got::Found(blob) if blob.md5 == base => Ok(Done::Nothing),
             Got::Found(blob) => self.replace_with(blob, base).await,
             Got::Absent { tombstone: Some(t) } => Ok(self.trash(base, t)),
@@ -158,7 +196,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         if self.strong {
             return Ok(self.trash(local, tombstone));
         }
-        match self.remote.get(self.path()).await? {
+        match self.get().await? {
             Got::Absent { .. } => Ok(self.trash(local, tombstone)),
             Got::Found(blob) if Some(blob.md5) == base => Ok(Done::Nothing),
             Got::Found(blob) if blob.md5 == local => {
@@ -171,7 +209,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Row 15.
     async fn probe(&self, base: Md5) -> Result<Done<D>, StepError> {
-        match self.remote.get(self.path()).await? {
+        match self.get().await? {
             // The blob is there and only the plain index lost it: writing it again mends the index.
             Got::Found(blob) if blob.md5 == base && !self.strong => {
                 match self.put(base, Precondition::Holds(base), blob.version).await? {
@@ -184,7 +222,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
             Got::Absent { tombstone: Some(t) } => Ok(self.trash(base, t)),
             Got::Absent { tombstone: None } => match self.put(base, Precondition::New, 0).await? {
                 Put::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
-                Put::Mismatch { current, .. } => match self.remote.get(self.path()).await? {
+                Put::Mismatch { current, .. } => match self.get().await? {
                     // Something that counts as existing and cannot be read: that proves a tombstone.
                     Got::Absent { tombstone } => Ok(self.trash(base, tombstone.or(current).unwrap_or(base))),
                     Got::Found(blob) if blob.md5 == base => {
@@ -198,8 +236,13 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Row 9.
     async fn delete(&self, base: Md5) -> Result<Done<D>, StepError> {
-        failpoint::pass("delete.before");
-        let answer = self.remote.delete(self.path(), base, self.version_of(base)).await?;
+        let answer = match self.take_answer() {
+            Some(Answer::Deleted(deleted)) => deleted,
+            _ => {
+                before_delete();
+                self.remote.delete(self.path(), base, self.version_of(base)).await?
+            }
+        };
         failpoint::pass("delete.acknowledged");
         match answer {
             Deleted::Done => Ok(Done::Seen(base)),
@@ -211,7 +254,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Rows 6 and 18.
     async fn conflict(&self, local: Md5, base: Option<Md5>) -> Result<Done<D>, StepError> {
-        match self.remote.get(self.path()).await? {
+        match self.get().await? {
             Got::Absent { .. } => Ok(Done::Nothing),
             Got::Found(blob) if blob.md5 == local => {
                 Ok(Done::Agreed { md5: local, version: blob.version, uploaded: false })
@@ -234,14 +277,19 @@ impl<D: Disk, R: Remote> Work<D, R> {
         let (mut precondition, mut version) = (first, first_version);
         let mut known_tombstone = tombstone;
         for _ in 0..ATTEMPTS {
-            failpoint::pass("upload.before");
-            let answer = self.put(local, precondition, version).await?;
+            let answer = match self.take_answer() {
+                Some(Answer::Put(put)) => put,
+                _ => {
+                    before_upload();
+                    self.put(local, precondition, version).await?
+                }
+            };
             failpoint::pass("upload.acknowledged");
             let Put::Mismatch { current, version: held, .. } = answer else {
                 let Put::Stored { version } = answer else { return Ok(Done::Nothing) };
                 return Ok(Done::Agreed { md5: local, version, uploaded: true });
             };
-            match self.remote.get(self.path()).await? {
+            match self.get().await? {
                 // Our own write had landed and its reply was lost.
                 Got::Found(blob) if blob.md5 == local => {
                     return Ok(Done::Agreed { md5: local, version: blob.version, uploaded: true });

@@ -30,6 +30,10 @@ pub enum Request {
     Wait {
         timeout_s: Option<u64>,
     },
+    /// What a cycle would do now; changes nothing. The answer is [`Response::Plan`].
+    Plan {
+        folder: Option<PathBuf>,
+    },
     Pause {
         for_s: Option<u64>,
     },
@@ -49,6 +53,9 @@ pub enum Request {
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Response {
     Status(Box<Status>),
+    Plan {
+        steps: Vec<PlannedStep>,
+    },
     Done,
     /// What is held, with the folder it belongs to.
     Held {
@@ -61,6 +68,16 @@ pub enum Response {
     Failed {
         why: String,
     },
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedStep {
+    pub folder: PathBuf,
+    pub path: String,
+    pub action: String,
+    /// Of the decision table.
+    pub row: u8,
 }
 
 /// Why the agent gave no answer.

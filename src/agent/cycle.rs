@@ -1,10 +1,12 @@
 //! The cycle: scan → fetch → reconcile → check → apply → commit.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::Either;
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::sync::atomic::Ordering;
 
 use crate::digest::Md5;
 use crate::disk::Disk;
@@ -12,13 +14,14 @@ use crate::failpoint;
 use crate::local::scan::ScanStats;
 use crate::local::{Found, Move, Moved, Scope, Touched};
 use crate::path::RelPath;
-use crate::remote::Remote;
+use crate::remote::{IndexEntry, Remote};
 use crate::state::{Change, Entry};
 use crate::sync::safety::{self, Limits};
 use crate::sync::{Action, Base, Local, Plan, Step, Unknown};
 
 use super::World;
 use super::apply::{ATTEMPTS, Done, StepError, Work};
+use super::batch::{Flown, Next};
 use super::engine::{CycleError, Engine, folder_error};
 
 /// Finished actions that are made durable and committed together.
@@ -39,6 +42,8 @@ pub struct Recent {
 #[derive(Debug, Default)]
 pub struct Report {
     pub scan: ScanStats,
+    /// Something had changed on a side, or was left: there was a plan.
+    pub planned: bool,
     /// How long it took to find out what to do.
     pub planning: Duration,
     pub uploaded: usize,
@@ -86,19 +91,21 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// When the cycle as a whole cannot go on. What was finished before is committed.
     pub async fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
         let began = self.world.elapsed();
-        // What the scope names is looked at once: whatever ends this cycle early, the next one has to plan with it.
+        // A scan that fails leaves this false: what the scope named must not be forgotten.
         let full = !std::mem::take(&mut self.scanned) || self.leftovers || scope.full;
-        self.unfinished |= full || !scope.is_empty();
         self.check_root()?;
         if self.leftovers {
             self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
             self.leftovers = false;
         }
         let scan = self.scan(&Scope { full, ..scope })?;
+        // What the last plan left is taken up again with every full scan.
+        self.unfinished |= full && !self.open.is_empty();
         let news = self.fetch().await?;
         let due = self.quarantine.next_due().is_some_and(|at| at <= self.world.elapsed());
         if !self.unfinished && !news && !due {
-            return Ok(Report { scan, ..Report::default() });
+            let held = self.held.iter().map(|h| h.steps.len()).sum();
+            return Ok(Report { scan, held, ..Report::default() });
         }
         self.unfinished = true;
         self.check_reset()?;
@@ -111,7 +118,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             sabotage(&mut plan, index);
         }
         let planning = self.world.elapsed().saturating_sub(began);
-        let report = Report { planning, ..self.apply(plan, scan).await? };
+        let report = Report { planned: true, planning, ..self.apply(plan, scan).await? };
         self.unfinished = report.again;
         Ok(report)
     }
@@ -193,7 +200,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// Runs steps side by side and commits them by the batch. Returns the content whose upload came to nothing.
-    async fn run_steps(&mut self, mut queue: VecDeque<Step>, report: &mut Report) -> Result<BTreeSet<Md5>, CycleError> {
+    async fn run_steps(&mut self, steps: VecDeque<Step>, report: &mut Report) -> Result<BTreeSet<Md5>, CycleError> {
+        let mut queue = self.queue(steps);
         let mut not_uploaded = BTreeSet::new();
         let mut flying = FuturesUnordered::new();
         let mut batch = Batch::default();
@@ -203,17 +211,28 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 ended.get_or_insert(CycleError::Stopped);
             }
             if ended.is_some() {
-                queue.clear();
+                queue.stop();
             }
             while flying.len() < self.options.concurrency.max(1) {
-                let Some(step) = queue.pop_front() else { break };
-                let work = self.work(step);
-                flying.push(async move {
-                    let result = work.run().await;
-                    (work.step, result)
+                flying.push(match queue.next(|step| self.work(step)) {
+                    None => break,
+                    Some(Next::Many(steps)) => Either::Left(self.batch(steps)),
+                    Some(Next::One(work)) => Either::Right(async move {
+                        let result = work.run().await;
+                        Flown::One(work.step, result)
+                    }),
                 });
             }
-            let Some((step, result)) = flying.next().await else { break };
+            let (step, result) = match flying.next().await {
+                None => break,
+                Some(Flown::One(step, result)) => (step, result),
+                Some(Flown::Many(works, batched)) => {
+                    if let Some(fatal) = self.batched(works, batched, &mut queue) {
+                        ended.get_or_insert(fatal);
+                    }
+                    continue;
+                }
+            };
             self.progress.done.fetch_add(1, Ordering::Relaxed);
             match result {
                 Ok(done) => {
@@ -245,7 +264,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    fn work(&self, step: Step) -> Work<D, R> {
+    pub(super) fn work(&self, step: Step) -> Work<D, R> {
         let entry = self.container.entries().get(&step.path);
         Work {
             folder: self.folder.clone(),
@@ -260,6 +279,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             listed: self.index.as_ref().and_then(|i| i.files.get(&step.path)).copied(),
             strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),
             seen: entry.is_some_and(|e| matches!(e.base, Base::Seen(_))),
+            answered: Mutex::default(),
             step,
         }
     }
@@ -320,6 +340,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Done::Seen(md5) => {
                     if let Action::DeleteRemote { .. } = step.action {
                         report.deleted_remote += 1;
+                        self.told(&step.path, IndexEntry { md5, size: 0, is_deleted: true, version: 0 });
                         note(report, &step);
                     }
                     changes
@@ -335,6 +356,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     let stat = found.filter(|f| f.local == Local::File(md5)).and_then(|f| f.stat);
                     if uploaded {
                         report.uploaded += 1;
+                        let size = found.map_or(0, |f| f.size);
+                        self.told(&step.path, IndexEntry { md5, size, is_deleted: false, version });
                         note(report, &step);
                     } else {
                         report.adopted += 1;
@@ -374,6 +397,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             failpoint::pass("commit.done");
         }
         Ok(())
+    }
+
+    /// What we wrote to the proxy ourselves. In the index that is held it must show at once: if others undo it before the
+    /// next one is fetched, that one differs.
+    fn told(&mut self, path: &RelPath, entry: IndexEntry) {
+        if let Some(index) = &mut self.index {
+            index.files.insert(path.clone(), entry);
+        }
     }
 
     fn moved(

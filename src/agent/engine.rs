@@ -17,6 +17,7 @@ use crate::sync::safety::{self, Halt, Held};
 use crate::sync::{Action, Base, Local, Plan, Unknown};
 
 use super::World;
+use super::batch::BatchOptions;
 use super::quarantine::Quarantine;
 use super::status::Pending;
 
@@ -32,6 +33,7 @@ pub struct EngineOptions {
     pub max_delete: f64,
     /// Requests in flight.
     pub concurrency: usize,
+    pub batch: BatchOptions,
     /// Threads that scan.
     pub threads: usize,
     /// The filesystem takes names that differ in case only for one.
@@ -106,6 +108,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) looked: Duration,
     /// False: the next scan is a full one.
     pub(super) scanned: bool,
+    /// The whole folder was scanned under the ignore rules of now.
+    pub(super) same_rules: bool,
     /// Something waits in `stage/` to be put in order.
     pub(super) leftovers: bool,
     /// Set while the last cycle left something to do whatever the triggers say.
@@ -163,6 +167,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             quit: Arc::default(),
             looked: Duration::ZERO,
             scanned: false,
+            same_rules: false,
             leftovers: false,
             unfinished: true,
             sabotage: None,
@@ -254,13 +259,19 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.ignored = ignored;
         self.remote = remote;
         self.index = None;
-        // The new rules may take in what the tree does not know, and leave out what it does.
-        self.scanned = false;
         self.retry_all();
+        self.rules_changed();
+    }
+
+    /// The ignore rules are others than before: they may take in what the tree does not know, and leave out what it does.
+    pub fn rules_changed(&mut self) {
+        self.scanned = false;
+        self.same_rules = false;
+        self.look_everywhere();
     }
 
     /// The next cycle plans anew for every path.
-    fn look_everywhere(&mut self) {
+    pub fn look_everywhere(&mut self) {
         self.unfinished = true;
         self.open = Touched::Everywhere;
     }
@@ -368,7 +379,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Lets every path in quarantine try again with the next cycle.
     pub fn retry_all(&mut self) {
         self.quarantine.clear_all();
-        self.look_everywhere();
+        for (path, _) in self.quarantine.iter() {
+            self.open.add(path);
+            self.unfinished = true;
+        }
     }
 
     /// Paths that need a person, with what is wrong: what the scan found and what failed.

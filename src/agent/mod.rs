@@ -1,9 +1,10 @@
 //! The agent: triggers wake cycles; a cycle brings one folder and one proxy to agree.
 //!
 //! [`engine`] holds what is remembered between cycles, [`cycle`] is the cycle, [`apply`] what one action says to the
-//! proxy. They run over the traits `Disk`, `Remote` and [`World`], so that the simulator runs the same code.
+//! proxy; many small requests go in one (`batch`). They run over the traits `Disk`, `Remote` and [`World`], so that the simulator runs the same code.
 
 pub mod apply;
+mod batch;
 pub mod control;
 pub mod cycle;
 pub mod engine;
@@ -17,6 +18,7 @@ mod turns;
 mod worker;
 pub mod world;
 
+pub use batch::BatchOptions;
 pub use cycle::Report;
 pub use engine::{CycleError, Engine, EngineOptions, Parts};
 pub use run::{Agent, AgentOptions, StartError};

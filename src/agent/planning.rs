@@ -39,6 +39,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let options = ScanOptions {
             max_file_size: self.options.max_file_size,
             ignored: &move |path, is_dir| ignored(path, is_dir),
+            same_rules: self.same_rules,
             threads: self.options.threads,
             now_ns: crate::local::moves::ns(self.world.now()),
             stop: &move || stop.load(Ordering::Relaxed) || quit.load(Ordering::Relaxed),
@@ -48,8 +49,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             _ => folder_error("scanning the folder")(e),
         })?;
         self.scanned = true;
+        self.same_rules |= scope.full;
         let now = self.world.elapsed();
         let touched = self.tree.take_touched();
+        self.unfinished |= !touched.is_empty();
+        self.open.merge(touched);
         let missing = |path: &RelPath| {
             // What could not be looked at was not missed.
             self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)))
@@ -57,7 +61,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 && self.unknown_absence(path).is_none()
         };
         let missed: BTreeMap<RelPath, Duration> = {
-            let among: Box<dyn Iterator<Item = &RelPath>> = match &touched {
+            // What is open was unknown, perhaps, and nothing tells of it when the folder above can be read again.
+            let among: Box<dyn Iterator<Item = &RelPath>> = match &self.open {
                 Touched::Everywhere => Box::new(self.container.entries().keys()),
                 Touched::Paths(paths) => Box::new(paths.iter().chain(self.missed.keys())),
             };
@@ -65,7 +70,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         };
         self.missed = missed;
         self.looked = now;
-        self.open.merge(touched);
         Ok(stats)
     }
 

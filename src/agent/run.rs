@@ -14,9 +14,9 @@ use crate::disk::real::RealDisk;
 use crate::local::Scope;
 use crate::local::moves::is_conflict_name;
 use crate::state::{Lock, LockError, peek, read_note};
-use crate::sync::Base;
+use crate::sync::{Base, Plan, Step};
 
-use super::control::{self, Request, Response};
+use super::control::{self, PlannedStep, Request, Response};
 use super::cycle::verb;
 use super::engine::CycleError;
 use super::session::{CONFIRM, FolderSetup, OpenError, Session, is_held};
@@ -254,6 +254,7 @@ impl Inner {
                 }
                 Response::Status(Box::new(self.status()))
             }
+            Request::Plan { folder } => self.plan(folder.as_deref()).await,
             Request::Pause { for_s } => {
                 self.tell_all(|| Command::Pause(for_s.map(Duration::from_secs)));
                 Response::Done
@@ -293,6 +294,28 @@ impl Inner {
             let _ = answer.await;
         }
         any
+    }
+
+    async fn plan(&self, folder: Option<&Path>) -> Response {
+        let mut asked = Vec::new();
+        for handle in lock(&self.folders).iter().filter(|f| folder.is_none_or(|path| path == f.root)) {
+            let (answer, plan) = oneshot::channel();
+            if handle.commands.send(Command::Plan(answer)).is_ok() {
+                asked.push((handle.root.clone(), plan));
+            }
+        }
+        if asked.is_empty() {
+            return Response::NotFound { what: "no such folder is configured".to_owned() };
+        }
+        let mut steps = Vec::new();
+        for (root, plan) in asked {
+            match plan.await {
+                Ok(Ok(plan)) => steps.extend(planned(&root, &plan)),
+                Ok(Err(why)) => return Response::Failed { why: format!("{}: {why}", root.display()) },
+                Err(_) => return Response::Failed { why: format!("{}: the agent stops", root.display()) },
+            }
+        }
+        Response::Plan { steps }
     }
 
     async fn wait(&self) {
@@ -484,15 +507,25 @@ pub async fn sync_once(setup: &FolderSetup, mut progress: impl FnMut(usize, usiz
     Ok(summary)
 }
 
-/// What a cycle would do: the row, the action and the path of each step.
+/// What a cycle would do.
 ///
 /// # Errors
 /// When the folder or the proxy cannot be read.
-pub async fn dry_run(setup: &FolderSetup) -> Result<Vec<(u8, &'static str, String)>, OnceError> {
+pub async fn dry_run(setup: &FolderSetup) -> Result<Vec<PlannedStep>, OnceError> {
     let _lock = once_lock(setup)?;
     let mut session = Session::open(setup)?;
     let plan = session.engine.dry_run().await?;
-    Ok(plan.steps.iter().map(|s| (s.row, verb(&s.action), s.path.to_string())).collect())
+    Ok(planned(&setup.root, &plan))
+}
+
+fn planned(root: &Path, plan: &Plan) -> Vec<PlannedStep> {
+    let step = |s: &Step| PlannedStep {
+        folder: root.to_owned(),
+        path: s.path.to_string(),
+        action: verb(&s.action).to_owned(),
+        row: s.row,
+    };
+    plan.steps.iter().map(step).collect()
 }
 
 fn once_lock(setup: &FolderSetup) -> Result<Lock, OpenError> {

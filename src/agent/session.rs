@@ -14,6 +14,7 @@ use crate::remote::http::{HttpOptions, HttpRemote, OptionsError};
 use crate::state::{Container, Format, LockError, Opened, Options, StateError};
 use crate::sync::safety::Halt;
 
+use super::batch::BatchOptions;
 use super::engine::{CycleError, Engine, EngineOptions, Ignored, Parts};
 use super::world::{RealWorld, World};
 
@@ -100,6 +101,8 @@ pub struct Session {
     pub root: Arc<RealDisk>,
     /// What is wrong with the folder's own `.memsyncignore`.
     pub bad_ignore_file: Option<String>,
+    /// The `.memsyncignore` that the rules were made of, or why it could not be read.
+    ignore_text: Result<Option<String>, String>,
     pub opened: Opened,
     /// One agent per folder, from whatever home it runs.
     _hold: OwnedFd,
@@ -121,7 +124,8 @@ impl Session {
         let (container, opened) = Container::open(Arc::new(state), &setup.container, options, world.now())?;
         let root = Arc::new(open_root(setup)?);
         let hold = hold(&root)?;
-        let (rules, bad_ignore_file) = read_rules(&*root, &setup.ignore)?;
+        let ignore_text = read_ignore_file(&*root).map_err(|e| e.to_string());
+        let (rules, bad_ignore_file) = make_rules(&setup.ignore, &ignore_text)?;
         let rules = Arc::new(SharedRules(RwLock::new(Arc::new(rules))));
         let remote = Arc::new(HttpRemote::new(setup.http.clone())?);
         let folder = Folder::new(root.clone(), &setup.device, world.random());
@@ -138,18 +142,23 @@ impl Session {
         if root.stat(".memsync/ID").is_ok() {
             engine.set_options(engine_options(setup, true), ignored(&rules), remote.clone());
         }
-        Ok(Self { engine, remote, world, rules, root, bad_ignore_file, opened, _hold: hold })
+        Ok(Self { engine, remote, world, rules, root, bad_ignore_file, ignore_text, opened, _hold: hold })
     }
 
-    /// Reads the folder's `.memsyncignore` again.
+    /// Reads the folder's `.memsyncignore` again. True: the rules, or what is wrong with them, are others than before.
     ///
     /// # Errors
     /// When the patterns of the config do not hold; those of the file are left out instead, and reported.
-    pub fn reload_rules(&mut self, setup: &FolderSetup) -> Result<(), OpenError> {
-        let (rules, bad) = read_rules(&*self.root, &setup.ignore)?;
+    pub fn reload_rules(&mut self, setup: &FolderSetup) -> Result<bool, OpenError> {
+        let text = read_ignore_file(&*self.root).map_err(|e| e.to_string());
+        if text == self.ignore_text {
+            return Ok(false);
+        }
+        let (rules, bad) = make_rules(&setup.ignore, &text)?;
         self.rules.set(Arc::new(rules));
         self.bad_ignore_file = bad;
-        Ok(())
+        self.ignore_text = text;
+        Ok(true)
     }
 
     /// The gate for a root that was moved, replaced or unmounted since it was opened.
@@ -212,6 +221,7 @@ fn engine_options(setup: &FolderSetup, fold: bool) -> EngineOptions {
         max_file_size: setup.max_file_size,
         max_delete: setup.max_delete,
         concurrency: setup.concurrency,
+        batch: BatchOptions::default(),
         threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
         fold,
         confirm: CONFIRM,
@@ -225,10 +235,11 @@ fn new_id() -> String {
     format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 
-fn read_rules<D: Disk>(root: &D, list: &[String]) -> Result<(Rules, Option<String>), OpenError> {
-    let text = match read_ignore_file(root) {
+/// The rules of the config's list and the folder's own file, and what is wrong with the latter; it then does not count.
+fn make_rules(list: &[String], file: &Result<Option<String>, String>) -> Result<(Rules, Option<String>), OpenError> {
+    let text = match file {
         Ok(text) => text,
-        Err(e) => return Ok((Rules::new(list, None)?, Some(e.to_string()))),
+        Err(why) => return Ok((Rules::new(list, None)?, Some(why.clone()))),
     };
     match Rules::new(list, text.as_deref()) {
         Ok(rules) => Ok((rules, None)),

@@ -15,6 +15,7 @@ use crate::local::Scope;
 use crate::local::ignore::IGNORE_FILE;
 use crate::local::watch::{Due, WatchState, Watcher};
 use crate::remote::RemoteError;
+use crate::sync::Plan;
 use crate::sync::safety::Halt;
 
 use super::Report;
@@ -108,6 +109,8 @@ pub(super) struct Running<'a> {
     /// The end of the rest after the last cycle.
     rest_until: Instant,
     waiting: Vec<oneshot::Sender<()>>,
+    /// Those who want to know what a cycle would do.
+    curious: Vec<oneshot::Sender<Result<Plan, String>>>,
     /// Since when a path has had its problem.
     since: BTreeMap<String, Timestamp>,
 }
@@ -136,6 +139,7 @@ impl<'a> Running<'a> {
             offline_until: None,
             rest_until: now,
             waiting: Vec::new(),
+            curious: Vec::new(),
             since: BTreeMap::new(),
             worker,
         }
@@ -164,6 +168,7 @@ impl<'a> Running<'a> {
                     return ended;
                 }
             }
+            self.rehearse().await;
             let now = Instant::now();
             if self.watcher.changes_wait() && self.watcher.next_due().is_some_and(|due| due > now) {
                 // A file is being written; what is due now is taken in at once.
@@ -235,11 +240,17 @@ impl<'a> Running<'a> {
         if now >= self.next_rescan {
             self.next_rescan = now + self.worker.setup.rescan;
             self.scope.full = true;
+            // The net below all hints: nothing is taken for granted once in a while.
+            self.session.engine.look_everywhere();
             run = true;
         }
         if paths.contains(IGNORE_FILE) || full || self.scope.full {
             match self.session.reload_rules(&self.worker.setup) {
-                Ok(()) => self.watcher.set_rules(self.session.rules.get()),
+                Ok(true) => {
+                    self.watcher.set_rules(self.session.rules.get());
+                    self.session.engine.rules_changed();
+                }
+                Ok(false) => {}
                 Err(e) => tracing::warn!("{e}"),
             }
             self.scope.full |= paths.contains(IGNORE_FILE);
@@ -418,9 +429,6 @@ impl<'a> Running<'a> {
         let engine = &self.session.engine;
         let now = Timestamp::now();
         self.worker.shared.note_done(&report.recent, now);
-        let quiet = !report.wrote() && report.adopted == 0 && !report.again && report.failed == 0;
-        // What the proxy told can block a path, or free it, where nothing here was looked at.
-        let planned = !report.planning.is_zero();
         let clean = !report.again && report.failed == 0 && engine.held().is_empty() && engine.next_retry().is_none();
         let pending = if clean { Pending::default() } else { engine.pending() };
         let caught_up = clean && pending == Pending::default() && !self.watcher.changes_wait();
@@ -430,8 +438,9 @@ impl<'a> Running<'a> {
             WatchState::Degraded { reason, remedy } => Some(format!("{reason}; {remedy}")),
             _ => None,
         };
-        let counts = (report.scan.files > 0 || !quiet || planned).then(|| (engine.totals(), engine.conflicts()));
-        let problems = (report.scan.files > 0 || !quiet || planned).then(|| {
+        // Without a plan all is as it was told last.
+        let counts = report.planned.then(|| (engine.totals(), engine.conflicts()));
+        let problems = report.planned.then(|| {
             let mut found: BTreeMap<String, String> =
                 engine.problems().into_iter().map(|(p, why)| (p.to_string(), why)).collect();
             found.extend(report.blocked.iter().map(|(p, why)| (p.to_string(), why.clone())));
@@ -483,6 +492,32 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
+    /// Tells those who asked what a cycle would do. A command that comes meanwhile is obeyed first.
+    async fn rehearse(&mut self) {
+        if self.curious.is_empty() {
+            return;
+        }
+        self.session.engine.stop_flag().store(false, Ordering::Relaxed);
+        let result = match self.session.check_path() {
+            Err(e) => Err(e),
+            Ok(()) => tokio::select! {
+                plan = self.session.engine.dry_run() => plan,
+                command = self.worker.commands.recv() => {
+                    self.worker.backlog.push_back(command.unwrap_or(Command::Stop));
+                    return;
+                }
+            },
+        };
+        let result = result.map_err(|e| match &e {
+            CycleError::Halted(halt) => halt_status(halt, &[]).reason,
+            e => e.to_string(),
+        });
+        for answer in self.curious.drain(..) {
+            // Whoever asked may have gone.
+            let _ = answer.send(result.clone());
+        }
+    }
+
     fn answer_waiting(&mut self) {
         for answer in self.waiting.drain(..) {
             // Whoever asked may have gone.
@@ -516,6 +551,7 @@ impl<'a> Running<'a> {
                 self.waiting.push(answer);
                 self.worker.shared.set(|s| s.in_sync = false);
             }
+            Some(Command::Plan(answer)) => self.curious.push(answer),
             Some(Command::Pause(time)) => {
                 self.worker.paused = Some(time.map(|t| Instant::now() + t));
                 self.paused();

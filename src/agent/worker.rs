@@ -12,6 +12,7 @@ use crate::local::watch::{Options as WatchOptions, Watcher};
 use crate::protocol::capability;
 use crate::remote::http::HttpRemote;
 use crate::state::{Lock, write_note};
+use crate::sync::Plan;
 
 use super::engine::CycleError;
 use super::session::{FolderSetup, OpenError, Session};
@@ -28,6 +29,8 @@ const LONGEST_REOPEN: Duration = Duration::from_secs(15);
 pub enum Command {
     /// A full scan and cycles until nothing is left or one fails; then the answer.
     Sync(oneshot::Sender<()>),
+    /// What a cycle would do now, or why that cannot be told.
+    Plan(oneshot::Sender<Result<Plan, String>>),
     Pause(Option<Duration>),
     Resume,
     Held(oneshot::Sender<Vec<HaltStatus>>),
@@ -181,6 +184,10 @@ impl Worker {
                         return false;
                     }
                     Some(Command::Sync(answer)) => drop(answer.send(())),
+                    Some(Command::Plan(answer)) => {
+                        let reason = lock(&self.shared.status).reason.clone();
+                        drop(answer.send(Err(reason.unwrap_or_default())));
+                    }
                     Some(Command::Pause(time)) => self.paused = Some(time.map(|t| Instant::now() + t)),
                     Some(Command::Resume) => self.paused = None,
                     Some(Command::Held(answer)) => {

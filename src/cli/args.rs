@@ -1,6 +1,7 @@
 //! What may be typed: every command and flag, with its help. Declares only; the commands' files do the work.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,15 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::config::{parse_duration, parse_size};
+use crate::protocol::Pin;
+
+mod listen;
+mod tls;
+
+pub use listen::Listen;
+pub use tls::Tls;
+
+pub mod keys;
 
 /// Shown by `memsync` alone: what a newcomer types first.
 pub const FIRST_STEPS: &str = "\
@@ -91,6 +101,11 @@ pub enum Command {
         /// Where the proxy listens; beyond 127.0.0.1 other machines can join
         #[arg(long, value_name = "ADDR:PORT")]
         listen: Option<SocketAddr>,
+        #[command(flatten)]
+        tls: Tls,
+        /// Speak plain http again, where an earlier start was told to speak TLS
+        #[arg(long, conflicts_with_all = ["tls_cert", "tls_key", "tls_self_signed"])]
+        no_tls: bool,
     },
     /// Write a config for DIR, after checking the proxy and the token
     Init(Init),
@@ -98,14 +113,15 @@ pub enum Command {
     Run,
     /// Run a Memory Proxy alone
     Serve {
-        /// Where to listen
+        /// Where to listen; `$PORT` in it stands for the environment's variable of that name
         #[arg(long, value_name = "ADDR:PORT", env = "MEMSYNC_LISTEN", default_value = "127.0.0.1:8484")]
-        listen: SocketAddr,
-        /// Where the files are kept [default: see `memsync paths`]
+        listen: Listen,
+        /// Where the files are kept [default: see `memsync paths`]; instead of it S3_BUCKET, AWS_ACCESS_KEY_ID and
+        /// AWS_SECRET_ACCESS_KEY in the environment name a bucket on S3
         #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
         store: Option<PathBuf>,
-        /// A file with the one token that may call [default: MEMSYNC_TOKEN, MEMSYNC_TOKEN_FILE, the systemd
-        /// credential `token`]
+        /// A file with a token that opens everything, besides the keys of `memsync key` [default: MEMSYNC_TOKEN,
+        /// MEMSYNC_TOKEN_FILE, the systemd credential `token`]
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         token_file: Option<PathBuf>,
         /// Longest file taken
@@ -117,6 +133,30 @@ pub enum Command {
             value_parser = parse_size
         )]
         max_body_size: u64,
+        #[command(flatten)]
+        tls: Tls,
+        /// Answer /metrics here, in plain http and without a token, instead of beside the rest for whoever has a token
+        #[arg(long, value_name = "ADDR:PORT", env = "MEMSYNC_METRICS_LISTEN")]
+        metrics_listen: Option<SocketAddr>,
+        /// Requests a second that one key may make [default: any number]
+        #[arg(long, value_name = "N", env = "MEMSYNC_RATE")]
+        rate: Option<NonZeroU32>,
+    },
+    /// Make the index of a proxy on S3 right again from its files, and tell what was mended; proxies may go on serving
+    Reindex,
+    /// Make, list and remove the users of this machine's proxy, also while it serves
+    User {
+        #[command(flatten)]
+        store: keys::StoreFlag,
+        #[command(subcommand)]
+        action: keys::UserAction,
+    },
+    /// Make, list, revoke and rotate the keys that may call this machine's proxy, also while it serves
+    Key {
+        #[command(flatten)]
+        store: keys::StoreFlag,
+        #[command(subcommand)]
+        action: keys::KeyAction,
     },
     /// Look after the store of a proxy
     Store {
@@ -239,10 +279,10 @@ pub enum StoreAction {
     },
     /// Copy everything from one store to another, both without a proxy; what broke off goes on
     Copy {
-        /// The store to read
+        /// The store to read: a directory, or `s3:` for the bucket that the environment names
         #[arg(value_hint = ValueHint::DirPath)]
         from: PathBuf,
-        /// The store to fill
+        /// The store to fill: a directory, or `s3:`
         #[arg(value_hint = ValueHint::DirPath)]
         to: PathBuf,
     },
@@ -266,6 +306,12 @@ pub struct Init {
     /// token in it does not show in the process list
     #[arg(long, value_name = "LINK", conflicts_with = "proxy")]
     pub join: Option<String>,
+    /// A certificate authority of your own that vouches for the proxy, PEM
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub ca_file: Option<PathBuf>,
+    /// The one certificate that the proxy may show, as `memsync serve --tls-self-signed` tells it; a join link has it
+    #[arg(long, value_name = "sha256:HEX")]
+    pub pin: Option<Pin>,
     /// Let plain http leave this machine: the token travels in the clear
     #[arg(long)]
     pub allow_http: bool,

@@ -137,11 +137,16 @@ fn proxy(config: &Config, env: &BTreeMap<String, String>, probe: &dyn ProxyProbe
         namespace: config.folders.first().map(|f| f.namespace.clone()).unwrap_or_default(),
         token,
         ca_pem,
+        pin: config.proxy.pin,
         allow_http: config.proxy.allow_http,
         timeout: config.proxy.timeout,
     });
     let mut checks = vec![Check::ok("token", format!("from {from}")), reached(&config.proxy.url, &answer)];
-    checks.extend(answer.ok().and_then(|a| a.time).map(|time| clock(now, time)));
+    if let Ok(answer) = answer {
+        let fix = "tell whoever runs the proxy";
+        checks.extend(answer.warnings.into_iter().map(|warning| Check::warn("proxy", warning, fix)));
+        checks.extend(answer.time.map(|time| clock(now, time)));
+    }
     checks
 }
 
@@ -331,11 +336,13 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let ask = |answer| verdicts(&proxy(&configured(), &BTreeMap::new(), &Fixed(answer), now));
         let token = ("token", Verdict::Ok, Exit::Done);
-        let well = Answer { capabilities: vec!["events".to_owned()], time: Some(now) };
+        let well = Answer { capabilities: vec!["events".to_owned()], time: Some(now), ..Answer::default() };
         let ok = |name| (name, Verdict::Ok, Exit::Done);
         assert_eq!(ask(Ok(well)), [token, ok("proxy"), ok("clock")]);
         let late = Answer { time: Some(Timestamp::from_second(1_800_000_400).unwrap()), ..Answer::default() };
         assert_eq!(ask(Ok(late)), [token, ok("proxy"), ("clock", Verdict::Warn, Exit::Done)]);
+        let full = Answer { warnings: vec!["the disk is nearly full".to_owned()], ..Answer::default() };
+        assert_eq!(ask(Ok(full)), [token, ok("proxy"), ("proxy", Verdict::Warn, Exit::Done)]);
         let url = || "https://p".to_owned();
         assert_eq!(
             ask(Err(RemoteError::Auth { url: url(), status: 401 })),

@@ -13,7 +13,10 @@ use super::args::Init;
 use super::exit::{Exit, Failure};
 use super::link::JoinLink;
 use super::probe::{ProxyProbe, Target};
-use crate::config::{Config, Draft, TokenSource, create_private, create_private_dir, parse_token, read_token_file};
+use crate::config::{
+    Config, Draft, TokenSource, create_private, create_private_dir, parse_token, read_ca_file, read_token_file,
+};
+use crate::protocol::Pin;
 
 /// Longest token or link read from standard input, in bytes.
 const MAX_INPUT: u64 = 16 << 10;
@@ -44,7 +47,7 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         Some(dir) => std::path::absolute(dir).with_context(|| format!("{}: no such path", dir.display()))?,
         None => app.default_folder()?,
     };
-    let Access { url, namespace, token, file } = access(init, &mut io::stdin().lock())?;
+    let Access { url, namespace, pin, token, file } = access(init, &mut io::stdin().lock())?;
     let own_token_file = config_file.with_file_name("token");
     let token_file = file.clone().unwrap_or_else(|| own_token_file.clone());
     if file.is_none() && own_token_file.symlink_metadata().is_ok() {
@@ -52,7 +55,9 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         let why = format!("{shown} is already there and is left as it is; give it with --token-file, or remove it");
         return Err(Failure::new(Exit::Usage, why).into());
     }
-    for path in [&folder, &token_file] {
+    let ca_file = init.ca_file.as_deref().map(std::path::absolute).transpose().context("--ca-file")?;
+    let ca_pem = ca_file.as_deref().map(read_ca_file).transpose()?;
+    for path in [&folder, &token_file].into_iter().chain(&ca_file) {
         if path.to_str().is_none() {
             let why = format!("{}: a path that is not UTF-8 cannot stand in the config; rename it", path.display());
             return Err(Failure::new(Exit::Usage, why).into());
@@ -63,6 +68,8 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         url,
         token_file: token_file.clone(),
         allow_http: init.allow_http,
+        ca_file,
+        pin,
         path: folder.clone(),
         namespace,
     };
@@ -73,7 +80,8 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         url: draft.url.clone(),
         namespace: draft.namespace.clone(),
         token: token.clone(),
-        ca_pem: None,
+        ca_pem,
+        pin,
         allow_http: draft.allow_http,
         timeout: PATIENCE,
     };
@@ -105,6 +113,7 @@ fn cannot_write(path: &Path) -> String {
 struct Access {
     url: String,
     namespace: String,
+    pin: Option<Pin>,
     token: SecretString,
     /// The token's own file, where one was named.
     file: Option<PathBuf>,
@@ -118,7 +127,8 @@ fn access(init: &Init, stdin: &mut dyn Read) -> anyhow::Result<Access> {
         }
         .map_err(|e: super::link::NotALink| Failure::new(Exit::Usage, e.to_string()))?;
         let namespace = init.namespace.clone().unwrap_or(link.namespace);
-        return Ok(Access { url: link.url, namespace, token: link.token, file: None });
+        let pin = init.pin.or(link.pin);
+        return Ok(Access { url: link.url, namespace, pin, token: link.token, file: None });
     }
     let url = init.proxy.clone().ok_or_else(|| Failure::new(Exit::Usage, "name the proxy with --proxy URL"))?;
     let namespace = init.namespace.clone().unwrap_or_default();
@@ -129,7 +139,7 @@ fn access(init: &Init, stdin: &mut dyn Read) -> anyhow::Result<Access> {
         }
         None => (parse_token(ask(stdin, "The token: ")?.expose_secret(), &TokenSource::Stdin)?, None),
     };
-    Ok(Access { url, namespace, token, file })
+    Ok(Access { url, namespace, pin: init.pin, token, file })
 }
 
 /// One line from a person, or all of what is piped in.

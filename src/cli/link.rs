@@ -7,16 +7,19 @@ use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::{TokenSource, parse_token};
+use crate::protocol::{NotAPin, Pin};
 
 const SCHEME: &str = "memsync+";
 
-/// `memsync+https://host[:port][/base][?namespace=NS]#TOKEN`. The token stands behind the `#`, the part of a URL
+/// `memsync+https://host[:port][/base][?namespace=NS&pin=sha256:…]#TOKEN`. The token stands behind the `#`, the part of a URL
 /// that programs do not send anywhere.
 #[derive(Debug, Clone)]
 pub struct JoinLink {
     /// The proxy, without a trailing `/`.
     pub url: String,
     pub namespace: String,
+    /// The certificate that the proxy shows, where no authority vouches for it.
+    pub pin: Option<Pin>,
     pub token: SecretString,
 }
 
@@ -29,9 +32,10 @@ impl JoinLink {
     /// The link in full, the token in clear.
     pub fn reveal(&self) -> String {
         let mut link = format!("{SCHEME}{}", self.url);
-        if !self.namespace.is_empty() {
-            let query = url_pair(&self.namespace);
-            link.push_str(&format!("?{query}"));
+        let namespace = Some(url_pair(&self.namespace)).filter(|_| !self.namespace.is_empty());
+        let pin = self.pin.map(|pin| format!("pin={pin}"));
+        for (pair, mark) in namespace.into_iter().chain(pin).zip(["?", "&"]) {
+            link.push_str(&format!("{mark}{pair}"));
         }
         // Nothing a token may hold (visible ASCII) needs escaping but what escapes.
         format!("{link}#{}", self.token.expose_secret().replace('%', "%25"))
@@ -56,11 +60,17 @@ impl FromStr for JoinLink {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(not("it is neither http nor https"));
         }
-        let namespace =
-            url.query_pairs().find(|(k, _)| k == "namespace").map(|(_, v)| v.into_owned()).unwrap_or_default();
+        let value = |key: &str| url.query_pairs().find(|(k, _)| k == key).map(|(_, v)| v.into_owned());
+        let namespace = value("namespace").unwrap_or_default();
+        // A pin that cannot be read must not come to mean that any certificate will do.
+        let pin: Option<Pin> =
+            value("pin").map(|pin| pin.parse()).transpose().map_err(|e: NotAPin| not(&e.to_string()))?;
+        if pin.is_some() && url.scheme() != "https" {
+            return Err(not("it names a certificate, and http shows none"));
+        }
         url.set_query(None);
         let token = parse_token(&token.replace("%25", "%"), &TokenSource::Link).map_err(|e| not(&e.to_string()))?;
-        Ok(Self { url: url.as_str().trim_end_matches('/').to_owned(), namespace, token })
+        Ok(Self { url: url.as_str().trim_end_matches('/').to_owned(), namespace, pin, token })
     }
 }
 
@@ -82,13 +92,19 @@ mod tests {
             ("https://p.example/base", "team/notes & more", "a#b%25c?d"),
             ("http://[::1]:1", "ü", "x%y"),
         ] {
-            let link =
-                JoinLink { url: url.to_owned(), namespace: namespace.to_owned(), token: token.to_owned().into() };
-            let back: JoinLink = link.reveal().parse().unwrap();
-            assert_eq!(
-                (back.url.as_str(), back.namespace.as_str(), back.token.expose_secret()),
-                (url, namespace, token)
-            );
+            for pin in [None, Some(Pin::of(b"x")).filter(|_| url.starts_with("https"))] {
+                let link = JoinLink {
+                    url: url.to_owned(),
+                    namespace: namespace.to_owned(),
+                    pin,
+                    token: token.to_owned().into(),
+                };
+                let back: JoinLink = link.reveal().parse().unwrap();
+                assert_eq!(
+                    (back.url.as_str(), back.namespace.as_str(), back.pin, back.token.expose_secret()),
+                    (url, namespace, pin, token)
+                );
+            }
         }
     }
 
@@ -102,6 +118,9 @@ mod tests {
             "memsync+https://#s3cret",
             "memsync+https://h#s3 cret",
             "memsync+https://h#",
+            "memsync+https://h?pin=sha256:12#s3cret",
+            "memsync+https://h?pin=#s3cret",
+            &format!("memsync+http://h?pin={}#s3cret", Pin::of(b"x")),
         ] {
             let error = bad.parse::<JoinLink>().unwrap_err().to_string();
             assert!(!error.contains("s3"), "{bad}: {error}");

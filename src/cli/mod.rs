@@ -7,6 +7,7 @@ pub mod exit;
 pub mod init;
 pub mod link;
 pub mod logging;
+pub mod memory;
 pub mod probe;
 
 mod approve;
@@ -15,10 +16,13 @@ mod conflicts;
 mod content;
 mod file_status;
 mod history;
+mod key;
 mod locate;
+mod machine_store;
 mod paths;
 mod pause;
 mod run;
+mod s3;
 mod serve;
 mod setup;
 mod show;
@@ -28,7 +32,9 @@ mod status_text;
 mod store;
 mod sync;
 mod talk;
+mod tls;
 mod up;
+mod user;
 mod verdict;
 mod wait;
 
@@ -52,11 +58,18 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Doctor => doctor::run(app, &HttpProbe),
         Command::Paths => paths::run(app),
         Command::Completions { shell } => completions::run(shell),
-        Command::Up { dir, listen } => up::run(app, dir.as_deref(), listen),
-        Command::Run => run::run(app),
-        Command::Serve { listen, store, token_file, max_body_size } => {
-            serve::run(app, &serve::Serve { listen, store, token_file, max_body: max_body_size })
+        Command::Up { dir, listen, tls, no_tls } => {
+            up::run(app, &up::Asked { dir, listen, tls: tls::Source::of(&tls)?, no_tls })
         }
+        Command::Run => run::run(app),
+        Command::Serve { listen, store, token_file, max_body_size, tls, metrics_listen, rate } => {
+            let tls = tls::Source::of(&tls)?;
+            let max_body = max_body_size;
+            serve::run(app, &serve::Serve { listen, store, token_file, max_body, tls, metrics_listen, rate })
+        }
+        Command::Reindex => s3::reindex(app),
+        Command::User { store, action } => user::run(app, store.store.as_deref(), &action),
+        Command::Key { store, action } => key::run(app, store.store.as_deref(), &action),
         Command::Store { action } => store::run(app, action),
         Command::Sync { dir, dry_run } => sync::run(app, dir.as_deref(), dry_run),
         Command::Status { path, watch } => status::run(app, path.as_deref(), watch),

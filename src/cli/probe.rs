@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::SecretString;
 
+use crate::protocol::Pin;
 use crate::remote::RemoteError;
 
 /// Which proxy to ask, and how.
@@ -17,6 +18,8 @@ pub struct Target {
     pub token: SecretString,
     /// Certificates to trust besides the system's, PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// The one certificate to trust.
+    pub pin: Option<Pin>,
     pub allow_http: bool,
     pub timeout: Duration,
 }
@@ -25,6 +28,8 @@ pub struct Target {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     pub capabilities: Vec<String>,
+    /// What will be wrong with it soon.
+    pub warnings: Vec<String>,
     /// Its clock, where it tells.
     pub time: Option<Timestamp>,
 }

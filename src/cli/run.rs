@@ -23,7 +23,7 @@ pub fn run(app: &App) -> anyhow::Result<Exit> {
         let agent = Agent::start(options).await?;
         tracing::info!("syncing {folders} folder(s) with {url}");
         notify(NotifyState::Ready);
-        tend(app, &agent, &mut wishes).await;
+        tend(app, &agent, &mut wishes, || ()).await;
         notify(NotifyState::Stopping);
         agent.stop().await;
         anyhow::Ok(())
@@ -31,8 +31,8 @@ pub fn run(app: &App) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Does what the signals and the control socket ask, until a signal says stop.
-pub async fn tend(app: &App, agent: &Agent, wishes: &mut Wishes) {
+/// Does what the signals and the control socket ask, until a signal says stop. `also`: what else a reload reads again.
+pub async fn tend(app: &App, agent: &Agent, wishes: &mut Wishes, also: impl Fn()) {
     loop {
         let wish = tokio::select! {
             wish = wishes.next() => wish,
@@ -41,11 +41,14 @@ pub async fn tend(app: &App, agent: &Agent, wishes: &mut Wishes) {
         match wish {
             Wish::Stop => return,
             Wish::SyncNow => agent.sync_now(),
-            Wish::Reload => match reload(app, agent).await {
-                Ok(()) => tracing::info!("config and token were read again"),
-                // What runs well is not stopped for a slip of the pen.
-                Err(e) => tracing::error!("reload: {e:#}; what ran before goes on"),
-            },
+            Wish::Reload => {
+                also();
+                match reload(app, agent).await {
+                    Ok(()) => tracing::info!("config and token were read again"),
+                    // What runs well is not stopped for a slip of the pen.
+                    Err(e) => tracing::error!("reload: {e:#}; what ran before goes on"),
+                }
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `memsync serve`: a Memory Proxy alone.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -12,36 +13,86 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
 use super::app::App;
+use super::args::Listen;
 use super::exit::{Exit, Failure};
-use super::signals::{Wishes, notify};
+use super::machine_store::{self, Place};
+use super::s3;
+use super::signals::{Wish, Wishes, notify};
+use super::tls::{Shown, Source};
 use crate::config::{TokenSource, read_token_file, token_from_env};
-use crate::proxy;
-use crate::store::embedded::Embedded;
+use crate::proxy::{self, VerifierOptions, keys};
+use crate::store::{Records, Store};
 
 /// How it was asked for.
 pub struct Serve {
-    pub listen: SocketAddr,
+    pub listen: Listen,
     pub store: Option<PathBuf>,
     pub token_file: Option<PathBuf>,
     /// Bytes.
     pub max_body: u64,
+    pub tls: Option<Source>,
+    pub metrics_listen: Option<SocketAddr>,
+    /// Requests a second of one key.
+    pub rate: Option<NonZeroU32>,
 }
 
 /// # Errors
-/// When there is no token, the store cannot be opened, or the address is taken.
+/// When nobody may call, the store cannot be opened, or the address is taken.
 pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
-    let options = proxy::Options { max_body: serve.max_body, ..proxy::Options::new(token(app, serve)?) };
-    let dir = serve.store.clone().unwrap_or_else(|| app.dirs.proxy.clone());
-    let store = open(&dir)?;
+    let runtime = runtime()?;
+    match machine_store::place(app, serve.store.as_deref())? {
+        Place::Bucket(bucket) => {
+            let store = runtime.block_on(s3::open(&bucket))?;
+            let options = options(app, serve, runtime.block_on(has_keys(&store))?)?;
+            let place = store.place().to_owned();
+            stay(app, serve, &runtime, Arc::new(store), &place, options)
+        }
+        Place::Dir(dir) => {
+            // Asked before there is a store, so that none is made for nobody.
+            let has_keys = match machine_store::records_if_any(&dir)? {
+                Some(records) => runtime.block_on(has_keys(&records))?,
+                None => false,
+            };
+            let options = options(app, serve, has_keys)?;
+            stay(app, serve, &runtime, machine_store::open(&dir)?, &dir.display().to_string(), options)
+        }
+    }
+}
+
+/// Serves `store`, which is at `place`, until a signal says stop.
+fn stay<S: Store>(
+    app: &App,
+    serve: &Serve,
+    runtime: &Runtime,
+    store: Arc<S>,
+    place: &str,
+    mut options: proxy::Options,
+) -> anyhow::Result<Exit> {
+    let listen = serve.listen.resolve(&app.around.env).map_err(|why| Failure::new(Exit::Usage, why))?;
     allow_files();
-    runtime()?.block_on(async {
+    runtime.block_on(async {
         let mut wishes = Wishes::listen()?;
-        let listener = bind(serve.listen).await?;
+        let listener = bind(listen).await?;
         let address = listener.local_addr()?;
-        tracing::info!("serving {} at http://{address}", dir.display());
+        let shown = match serve.tls.clone() {
+            Some(source) => Some(Shown::open(app, source, address, false)?),
+            None => None,
+        };
+        options.tls = shown.as_ref().map(|shown| shown.tls.clone());
+        let scheme = if shown.is_some() { "https" } else { "http" };
+        tracing::info!("serving {place} at {scheme}://{address}");
+        if let Some(pin) = shown.as_ref().and_then(|shown| shown.pin) {
+            let host = &app.around.host;
+            tracing::info!("to join: memsync init --proxy https://{host}:{} --pin {pin}", address.port());
+        }
+        if let Some(listen) = serve.metrics_listen {
+            let listener = bind(listen).await?;
+            tracing::info!("metrics for everybody at http://{}/metrics", listener.local_addr()?);
+            options.metrics_listener = Some(Arc::new(listener));
+        }
         notify(NotifyState::Ready);
         proxy::serve(listener, store, options, async {
-            wishes.stop().await;
+            until_stopped(&mut wishes, shown.as_ref()).await;
             notify(NotifyState::Stopping);
         })
         .await
@@ -50,12 +101,15 @@ pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Opens the embedded store.
-///
-/// # Errors
-/// What the store says.
-pub fn open(dir: &Path) -> anyhow::Result<Arc<Embedded>> {
-    Ok(Arc::new(Embedded::open(dir)?))
+/// Reads the certificate again on HUP, until a signal says stop.
+async fn until_stopped(wishes: &mut Wishes, shown: Option<&Shown>) {
+    loop {
+        match wishes.next().await {
+            Wish::Stop => return,
+            Wish::Reload => shown.iter().for_each(|shown| shown.reload()),
+            Wish::SyncNow => {}
+        }
+    }
 }
 
 /// Lets this process open as many files as the system allows it: every connection is one, and the usual soft limit
@@ -100,16 +154,32 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// Who may call.
+///
+/// # Errors
+/// When nobody may, or a token cannot be read.
+fn options(app: &App, serve: &Serve, has_keys: bool) -> anyhow::Result<proxy::Options> {
+    let set = |name: &str| app.around.env.get(name).filter(|value| !value.is_empty()).cloned();
+    let verifier = set("HEARE_AUTH_URL").map(|url| VerifierOptions::new(url, set("HEARE_AUTH_APP_ID")));
+    let token = token(app, serve)?;
+    if token.is_none() && verifier.is_none() && !has_keys {
+        let why = "a proxy that nobody may call is of no use: make a key with `memsync key create` (with the --store of \
+                   this one), or give one token for all with --token-file, MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN or the \
+                   systemd credential `token`, or set HEARE_AUTH_URL to a service that knows the callers";
+        return Err(Failure::new(Exit::Usage, why).into());
+    }
+    Ok(proxy::Options { max_body: serve.max_body, rate: serve.rate, token, verifier, ..proxy::Options::default() })
+}
+
+/// Whether any key was made.
+async fn has_keys(records: &impl Records) -> anyhow::Result<bool> {
+    Ok(!keys::load(records).await?.keys.is_empty())
+}
+
 /// `--token-file`, else what the environment has.
-fn token(app: &App, serve: &Serve) -> anyhow::Result<SecretString> {
+fn token(app: &App, serve: &Serve) -> anyhow::Result<Option<SecretString>> {
     if let Some(file) = &serve.token_file {
-        return Ok(read_token_file(file, &TokenSource::ConfigFile(file.clone()))?);
+        return Ok(Some(read_token_file(file, &TokenSource::ConfigFile(file.clone()))?));
     }
-    if let Some((token, _)) = token_from_env(&app.around.env)? {
-        return Ok(token);
-    }
-    let why = "a proxy without a token would be open to everybody; make one with \
-               `(umask 077; head -c 32 /dev/urandom | base64 > token)` and give it with --token-file token \
-               (or MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN, the systemd credential `token`)";
-    Err(Failure::new(Exit::Usage, why).into())
+    Ok(token_from_env(&app.around.env)?.map(|(token, _)| token))
 }

@@ -88,6 +88,7 @@ fn folder(
             namespace: folder.namespace.clone(),
             device: config.device.clone(),
             ca_pem,
+            pin: config.proxy.pin,
             allow_http: config.proxy.allow_http,
             timeout: config.proxy.timeout,
             max_file_size: config.sync.max_file_size,

@@ -56,6 +56,11 @@ pub fn time(at: Timestamp) -> String {
     at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// A day on this machine's clock.
+pub fn day(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d").to_string()
+}
+
 /// `n file` or `n files`.
 pub fn count(n: usize, one: &str) -> String {
     let many = match one.strip_suffix('y') {

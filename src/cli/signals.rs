@@ -47,11 +47,6 @@ impl Wishes {
             _ => Wish::Stop,
         }
     }
-
-    /// Until the process is to stop; the other wishes mean nothing to it.
-    pub async fn stop(&mut self) {
-        while self.next().await != Wish::Stop {}
-    }
 }
 
 /// Tells systemd, where it listens.

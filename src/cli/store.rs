@@ -12,9 +12,9 @@ use serde::Serialize;
 use super::app::App;
 use super::args::StoreAction;
 use super::exit::{Exit, Failure};
-use super::{serve, show};
-use crate::store::copy;
+use super::{machine_store, s3, serve, show};
 use crate::store::embedded::upkeep::{self, Stats, Verified};
+use crate::store::{S3, copy};
 
 /// # Errors
 /// What the store says.
@@ -109,17 +109,36 @@ struct Copied {
     records: usize,
 }
 
+/// What stands for the bucket that the environment names.
+const BUCKET: &str = "s3:";
+
 fn copy_all(app: &App, from: &Path, to: &Path) -> anyhow::Result<Exit> {
-    if !from.is_dir() {
+    if from == to {
+        return Err(Failure::new(Exit::Usage, format!("{}: a store is not copied to itself", from.display())).into());
+    }
+    if from != Path::new(BUCKET) && !from.is_dir() {
         let why = format!("{}: there is no store; name the directory that `memsync serve --store` had", from.display());
         return Err(Failure::new(Exit::Usage, why).into());
     }
-    let (source, target) = (serve::open(from)?, serve::open(to)?);
+    let runtime = serve::runtime()?;
     let bar = bar("paths copied");
     let done = Arc::new(AtomicU64::new(0));
-    let copied = serve::runtime()?.block_on(copy::copy(&*source, &*target, || {
-        bar.set_position(done.fetch_add(1, Ordering::Relaxed) + 1);
-    }));
+    let progress = || bar.set_position(done.fetch_add(1, Ordering::Relaxed) + 1);
+    let copied = if from == Path::new(BUCKET) {
+        let target = machine_store::open(to)?;
+        runtime.block_on(async {
+            let source = bucket(app).await?;
+            // An index that is not exact may lack files.
+            source.mend_after_crash().await?;
+            anyhow::Ok(copy::copy(&source, &*target, progress).await?)
+        })
+    } else if to == Path::new(BUCKET) {
+        let source = machine_store::open(from)?;
+        runtime.block_on(async { anyhow::Ok(copy::copy(&*source, &bucket(app).await?, progress).await?) })
+    } else {
+        let (source, target) = (machine_store::open(from)?, machine_store::open(to)?);
+        runtime.block_on(async { anyhow::Ok(copy::copy(&*source, &*target, progress).await?) })
+    };
     bar.finish_and_clear();
     let copy::Copied { paths, written, kept, bytes, records } = copied?;
     app.answer(&Copied { paths, written, kept, bytes, records }, |out, copied| {
@@ -134,6 +153,15 @@ fn copy_all(app: &App, from: &Path, to: &Path) -> anyhow::Result<Exit> {
         )
     })?;
     Ok(Exit::Done)
+}
+
+/// The bucket that the environment names.
+async fn bucket(app: &App) -> anyhow::Result<S3> {
+    let Some(options) = s3::options(app)? else {
+        let why = "`s3:` is the bucket that S3_BUCKET, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY name; set them";
+        return Err(Failure::new(Exit::Usage, why).into());
+    };
+    s3::connect(&options).await
 }
 
 /// A count that goes on, on a terminal.

@@ -1,6 +1,6 @@
 //! `memsync sync [DIR]`: sync now; through the agent that runs, else by itself.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,7 +10,7 @@ use super::app::App;
 use super::exit::{Exit, Failure};
 use super::{conflicts, locate, setup, show, talk, verdict};
 use crate::agent::CycleError;
-use crate::agent::control::{Request, Response};
+use crate::agent::control::{PlannedStep, Request, Response};
 use crate::agent::run::{OnceError, Summary, dry_run, sync_once};
 use crate::agent::session::{FolderSetup, OpenError};
 use crate::agent::status::{FolderStatus, Status};
@@ -22,15 +22,6 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Serialize)]
 struct Rehearsal {
     steps: Vec<PlannedStep>,
-}
-
-#[derive(Serialize)]
-struct PlannedStep {
-    folder: PathBuf,
-    path: String,
-    action: &'static str,
-    /// Of the decision table.
-    row: u8,
 }
 
 /// What was done without an agent, in all folders.
@@ -61,7 +52,13 @@ pub fn run(app: &App, dir: Option<&Path>, rehearse: bool) -> anyhow::Result<Exit
     let root = wanted.map(|f| locate::real(&f.path));
     let runtime = talk::runtime()?;
     if rehearse {
-        return runtime.block_on(plan(app, &own_setups(app, config, root.as_deref())?));
+        let request = Request::Plan { folder: root.clone() };
+        let steps = match runtime.block_on(talk::ask_any(app, &request))? {
+            Some(Response::Plan { steps }) => steps,
+            Some(_) => return Err(talk::unexpected()),
+            None => runtime.block_on(plan(&own_setups(app, config, root.as_deref())?))?,
+        };
+        return show_plan(app, steps);
     }
     if let Some(exit) = runtime.block_on(through_agent(app, root.as_deref()))? {
         return Ok(exit);
@@ -75,18 +72,15 @@ fn own_setups(app: &App, config: &crate::config::Config, root: Option<&Path>) ->
     Ok(setups)
 }
 
-async fn plan(app: &App, setups: &[FolderSetup]) -> anyhow::Result<Exit> {
+async fn plan(setups: &[FolderSetup]) -> anyhow::Result<Vec<PlannedStep>> {
     let mut steps = Vec::new();
     for setup in setups {
-        let planned = dry_run(setup).await.map_err(|e| told(e, setup))?;
-        let root = &setup.root;
-        steps.extend(planned.into_iter().map(|(row, action, path)| PlannedStep {
-            folder: root.clone(),
-            path,
-            action,
-            row,
-        }));
+        steps.extend(dry_run(setup).await.map_err(|e| told(e, setup))?);
     }
+    Ok(steps)
+}
+
+fn show_plan(app: &App, steps: Vec<PlannedStep>) -> anyhow::Result<Exit> {
     let exit = if steps.is_empty() { Exit::Done } else { Exit::Pending };
     app.answer(&Rehearsal { steps }, |out, plan| {
         if plan.steps.is_empty() {
@@ -107,7 +101,7 @@ async fn through_agent(app: &App, root: Option<&Path>) -> anyhow::Result<Option<
     let bar = bar();
     let answer = talk::ask_any(app, &request);
     tokio::pin!(answer);
-    let mut tick = tokio::time::interval(TICK);
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
     let answer = loop {
         tokio::select! {
             answer = &mut answer => break answer?,

@@ -20,18 +20,32 @@ use super::link::JoinLink;
 use super::locate::real;
 use super::run::tend;
 use super::signals::{Wishes, notify};
-use super::{serve, setup, show, talk};
+use super::tls::{Shown, Source};
+use super::{machine_store, serve, setup, show, talk};
 use crate::agent::run::Agent;
 use crate::config::{
     Config, ConfigError, Draft, TokenSource, create_private, create_private_dir, parse_token, read_token_file,
 };
+use crate::protocol::Pin;
 use crate::proxy;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8484);
 /// Below the state directory: where the proxy of `up` listened last.
 const LISTEN: &str = "up-listen";
+/// Below the state directory: which certificate the proxy of `up` shows, where it shows one.
+const TLS: &str = "up-tls";
+/// In its place: none.
+const NO_TLS: &str = "none";
 /// Between two looks whether the first sync is done.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How it was asked for.
+pub struct Asked {
+    pub dir: Option<PathBuf>,
+    pub listen: Option<SocketAddr>,
+    pub tls: Option<Source>,
+    pub no_tls: bool,
+}
 
 /// What is running, for people and programs.
 #[derive(Serialize)]
@@ -40,6 +54,8 @@ struct Up {
     /// As the agent here reaches it.
     proxy: String,
     listen: SocketAddr,
+    /// Whether other machines reach it over TLS.
+    tls: bool,
     config: PathBuf,
     /// Holds the token: whoever has it can read and write everything. Not told where the output is a journal.
     join: String,
@@ -47,11 +63,16 @@ struct Up {
 
 /// # Errors
 /// When a config is there that means something else, the address is taken, or an agent runs already.
-pub fn run(app: &App, dir: Option<&Path>, listen: Option<SocketAddr>) -> anyhow::Result<Exit> {
-    let dir = dir.map(std::path::absolute).transpose().context("the folder")?;
-    let listen = match listen {
+pub fn run(app: &App, asked: &Asked) -> anyhow::Result<Exit> {
+    let dir = asked.dir.as_ref().map(std::path::absolute).transpose().context("the folder")?;
+    let listen = match asked.listen {
         Some(listen) => listen,
         None => recorded(app)?.unwrap_or(DEFAULT_LISTEN),
+    };
+    let source = match &asked.tls {
+        Some(source) => Some(source.clone()),
+        None if asked.no_tls => None,
+        None => recorded_tls(app)?,
     };
     serve::allow_files();
     serve::runtime()?.block_on(async {
@@ -71,19 +92,34 @@ pub fn run(app: &App, dir: Option<&Path>, listen: Option<SocketAddr>) -> anyhow:
             Ok(config) => config.clone(),
             Err(_) => first_start(app, dir.as_deref(), listen)?,
         };
-        remember(app, listen)?;
-        together(app, &config, listener, &mut wishes).await
+        let shown = match &source {
+            // The agent here goes on speaking plain http with it, which leaves this machine no more than before.
+            Some(source) => Some(Shown::open(app, source.clone(), listen, true)?),
+            None => None,
+        };
+        remember(app, LISTEN, &listen.to_string())?;
+        if source.is_some() || asked.no_tls {
+            remember(app, TLS, &source.map_or(NO_TLS.to_owned(), |source| source.record()))?;
+        }
+        together(app, &config, listener, shown, &mut wishes).await
     })?;
     Ok(Exit::Done)
 }
 
 /// Runs proxy and agent until a signal stops them: the agent first, which still has something to say to the proxy.
-async fn together(app: &App, config: &Config, listener: TcpListener, wishes: &mut Wishes) -> anyhow::Result<()> {
+async fn together(
+    app: &App,
+    config: &Config,
+    listener: TcpListener,
+    shown: Option<Shown>,
+    wishes: &mut Wishes,
+) -> anyhow::Result<()> {
     let (token, _) = config.token(&app.around.env)?;
     let listen = listener.local_addr()?;
-    let store = serve::open(&app.dirs.proxy)?;
+    let store = machine_store::open(&app.dirs.proxy)?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let options = proxy::Options::new(token.clone());
+    let options =
+        proxy::Options { tls: shown.as_ref().map(|shown| shown.tls.clone()), ..proxy::Options::new(token.clone()) };
     let mut proxy = tokio::spawn(proxy::serve(listener, store, options, async {
         // Dropping the sender stops it as well.
         let _ = stopped.await;
@@ -93,20 +129,22 @@ async fn together(app: &App, config: &Config, listener: TcpListener, wishes: &mu
         folder: config.folders[0].path.clone(),
         proxy: config.proxy.url.clone(),
         listen,
+        tls: shown.is_some(),
         config: app.dirs.config_file.clone(),
         join: match is_journal(app.around.env.get("JOURNAL_STREAM"), io::stdout()) {
             // The token goes into no log (invariant 14).
             true => "(the link is shown in a terminal only: run `memsync up` there)".to_owned(),
-            false => join_link(&app.around.host, listen, token).reveal(),
+            false => join_link(&app.around.host, listen, shown.as_ref().map(|shown| shown.pin), token).reveal(),
         },
     };
     app.answer(&up, people)?;
     notify(NotifyState::Ready);
+    let also = || shown.iter().for_each(Shown::reload);
     let ended = tokio::select! {
-        () = tend(app, &agent, wishes) => None,
+        () = tend(app, &agent, wishes, also) => None,
         () = first_sync(&agent) => {
             tokio::select! {
-                () = tend(app, &agent, wishes) => None,
+                () = tend(app, &agent, wishes, also) => None,
                 ended = &mut proxy => Some(ended),
             }
         }
@@ -160,6 +198,8 @@ fn first_start(app: &App, dir: Option<&Path>, listen: SocketAddr) -> anyhow::Res
         token_file: token_file.clone(),
         // What goes to an address of this machine does not leave it.
         allow_http: !listen.ip().is_loopback() && !listen.ip().is_unspecified(),
+        ca_file: None,
+        pin: None,
         path: folder.clone(),
         namespace: String::new(),
     };
@@ -219,10 +259,22 @@ fn url_here(listen: SocketAddr) -> String {
     format!("http://{}", SocketAddr::new(ip, listen.port()))
 }
 
-/// The link for another machine. Behind a loopback address it works through a tunnel to the same port.
-fn join_link(host: &str, listen: SocketAddr, token: SecretString) -> JoinLink {
+/// The link for another machine. Behind a loopback address it works through a tunnel to the same port. `tls`: whether
+/// it speaks TLS, and with which certificate where no authority vouches for it.
+fn join_link(host: &str, listen: SocketAddr, tls: Option<Option<Pin>>, token: SecretString) -> JoinLink {
     let url = if listen.ip().is_unspecified() { format!("http://{host}:{}", listen.port()) } else { url_here(listen) };
-    JoinLink { url, namespace: String::new(), token }
+    let url = if tls.is_some() { url.replacen("http://", "https://", 1) } else { url };
+    JoinLink { url, namespace: String::new(), pin: tls.flatten(), token }
+}
+
+fn recorded_tls(app: &App) -> anyhow::Result<Option<Source>> {
+    let text = setup::record(&app.dirs.state, TLS)?.filter(|text| text != NO_TLS);
+    let Some(text) = text else { return Ok(None) };
+    Source::parse(&text).map(Some).ok_or_else(|| {
+        let file = app.dirs.state.join(TLS);
+        let why = format!("{}: {text:?} names no certificate; remove the file, and say --tls-…", file.display());
+        Failure::new(Exit::Error, why).into()
+    })
 }
 
 fn recorded(app: &App) -> anyhow::Result<Option<SocketAddr>> {
@@ -234,11 +286,11 @@ fn recorded(app: &App) -> anyhow::Result<Option<SocketAddr>> {
     })
 }
 
-fn remember(app: &App, listen: SocketAddr) -> anyhow::Result<()> {
-    if recorded(app).ok().flatten() == Some(listen) {
+fn remember(app: &App, name: &str, text: &str) -> anyhow::Result<()> {
+    if setup::record(&app.dirs.state, name).ok().flatten().as_deref() == Some(text) {
         return Ok(());
     }
-    setup::keep_record(&app.dirs.state, LISTEN, &listen.to_string())
+    setup::keep_record(&app.dirs.state, name, text)
 }
 
 fn people(out: &mut dyn Write, up: &Up) -> io::Result<()> {
@@ -254,11 +306,11 @@ fn people(out: &mut dyn Write, up: &Up) -> io::Result<()> {
         writeln!(out, "    ssh -N -L {port}:{} USER@THIS-MACHINE &", up.listen)?;
         writeln!(out, "    memsync init --join -       # and paste the link")?;
         writeln!(out, "    memsync run")?;
-        writeln!(
-            out,
-            "Or let others reach it: `memsync up --listen 0.0.0.0:{port}`. Plain http shows the token to the network,\n\
-             and memsync refuses it unless told otherwise: better put a TLS reverse proxy before it."
-        )?;
+        writeln!(out, "Or let others reach it, encrypted: `memsync up --listen 0.0.0.0:{port} --tls-self-signed`.")?;
+    } else if up.tls {
+        writeln!(out, "On the second machine:")?;
+        writeln!(out, "    memsync init --join -       # and paste the link")?;
+        writeln!(out, "    memsync run")?;
     } else {
         writeln!(out, "On the second machine:")?;
         writeln!(out, "    memsync init --allow-http --join -       # and paste the link")?;
@@ -266,7 +318,7 @@ fn people(out: &mut dyn Write, up: &Up) -> io::Result<()> {
         writeln!(
             out,
             "Plain http shows the token to whoever can listen on the network between the two. Only do so where you\n\
-             trust it; elsewhere use an SSH tunnel or a TLS reverse proxy."
+             trust it; elsewhere start with --tls-self-signed."
         )?;
     }
     writeln!(out, "\nCtrl-C stops everything.")
@@ -276,10 +328,11 @@ fn people(out: &mut dyn Write, up: &Up) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn up(listen: &str) -> String {
+    fn up(listen: &str, pin: Option<Pin>) -> String {
         let listen: SocketAddr = listen.parse().unwrap();
-        let join = join_link("desk", listen, "s3cret".to_owned().into()).reveal();
-        let up = Up { folder: "/m".into(), proxy: url_here(listen), listen, config: "/c".into(), join };
+        let join = join_link("desk", listen, pin.map(Some), "s3cret".to_owned().into()).reveal();
+        let tls = pin.is_some();
+        let up = Up { folder: "/m".into(), proxy: url_here(listen), listen, tls, config: "/c".into(), join };
         let mut out = Vec::new();
         people(&mut out, &up).unwrap();
         anstream::adapter::strip_str(&String::from_utf8(out).unwrap()).to_string()
@@ -309,13 +362,13 @@ mod tests {
 
     #[test]
     fn behind_loopback_a_tunnel_is_explained() {
-        let text = up("127.0.0.1:8484");
+        let text = up("127.0.0.1:8484", None);
         for part in [
             "ssh -N -L 8484:127.0.0.1:8484",
             "init --join -",
             "memsync+http://127.0.0.1:8484#s3cret",
             "--listen 0.0.0.0:8484",
-            "TLS reverse proxy",
+            "--tls-self-signed",
         ] {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }
@@ -324,8 +377,16 @@ mod tests {
 
     #[test]
     fn an_open_proxy_is_named_by_its_host_and_warned_of() {
-        let text = up("0.0.0.0:9000");
+        let text = up("0.0.0.0:9000", None);
         assert!(text.contains("--allow-http --join -") && text.contains("memsync+http://desk:9000#s3cret"), "{text}");
         assert!(text.contains("shows the token"), "{text}");
+    }
+
+    #[test]
+    fn an_encrypted_proxy_brings_its_certificate_along() {
+        let pin = Pin::of(b"certificate");
+        let text = up("0.0.0.0:9000", Some(pin));
+        assert!(text.contains(&format!("memsync+https://desk:9000?pin={pin}#s3cret")), "{text}");
+        assert!(!text.contains("--allow-http") && !text.contains("shows the token"), "{text}");
     }
 }

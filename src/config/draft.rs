@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::protocol::Pin;
+
 /// A config to be written for one folder. What is not in it keeps its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
@@ -12,6 +14,8 @@ pub struct Draft {
     pub url: String,
     pub token_file: PathBuf,
     pub allow_http: bool,
+    pub ca_file: Option<PathBuf>,
+    pub pin: Option<Pin>,
     pub path: PathBuf,
     pub namespace: String,
 }
@@ -27,6 +31,12 @@ impl Draft {
             quote(&self.url),
             path(&self.token_file),
         );
+        if let Some(ca_file) = &self.ca_file {
+            text.push_str(&format!("ca_file = {}\n", path(ca_file)));
+        }
+        if let Some(pin) = &self.pin {
+            text.push_str(&format!("pin = {}\n", quote(&pin.to_string())));
+        }
         if self.allow_http {
             text.push_str("allow_http = true\n");
         }

@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 use super::token::exposed_mode;
 use super::value::{Given, check_device, nearest};
 use super::{Config, ConfigError, Conflict, Folder, Format, KEYS, Place, Surroundings};
-use crate::protocol::Namespace;
+use crate::protocol::{Namespace, NotAPin};
 
 /// Variables that begin with `MEMSYNC_` and are read elsewhere.
 const OTHER_VARIABLES: &[&str] = &[
@@ -27,6 +27,8 @@ const OTHER_VARIABLES: &[&str] = &[
     "MEMSYNC_LOG",
     "MEMSYNC_LOG_FORMAT",
     "MEMSYNC_MAX_BODY_SIZE",
+    "MEMSYNC_METRICS_LISTEN",
+    "MEMSYNC_RATE",
     "MEMSYNC_STORE",
     "MEMSYNC_TOKEN",
     "MEMSYNC_TOKEN_FILE",
@@ -219,6 +221,7 @@ impl<'a> Loading<'a> {
                 c.proxy.token = Some(SecretString::from(v.text().map_err(|_| "must be a string in quotes".to_owned())?))
             }
             "proxy.ca_file" => c.proxy.ca_file = Some(v.path(home)?),
+            "proxy.pin" => c.proxy.pin = Some(v.text()?.parse().map_err(|e: NotAPin| e.to_string())?),
             "proxy.allow_http" => c.proxy.allow_http = v.flag()?,
             "proxy.timeout" => c.proxy.timeout = v.duration(TENTH)?,
             "sync.interval" => c.sync.interval = v.duration(TENTH)?,
@@ -255,6 +258,13 @@ impl<'a> Loading<'a> {
         if !proxy.allow_http && !is_private(&proxy.url) {
             let why = "plain http would carry the token in the clear; use https, or set proxy.allow_http = true";
             return bad("proxy.url", 0, format!("{}: {why}", proxy.url));
+        }
+        if proxy.pin.is_some() && !proxy.url.starts_with("https://") {
+            return bad(
+                "proxy.pin",
+                0,
+                "plain http shows no certificate; proxy.url must begin with https://".to_owned(),
+            );
         }
         if self.config.folders.is_empty() {
             return missing("folder.path", "add a [[folder]] with the path of the folder to sync");

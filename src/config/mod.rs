@@ -5,6 +5,7 @@
 //! defaults. The environment, the home folder and the host name are passed in ([`Surroundings`]); nothing here
 //! reads them. Other modules get plain values (durations, bytes) and need not know this one.
 
+mod certificate;
 mod draft;
 mod load;
 mod token;
@@ -18,6 +19,9 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
+use crate::protocol::Pin;
+
+pub use certificate::{make_certificate, read_small_file};
 pub use draft::{Draft, create_private, create_private_dir};
 pub use load::env_name;
 pub use token::{TokenSource, parse_token, read_token_file, token_from_env};
@@ -33,6 +37,7 @@ pub const KEYS: &[&str] = &[
     "proxy.token_file",
     "proxy.token",
     "proxy.ca_file",
+    "proxy.pin",
     "proxy.allow_http",
     "proxy.timeout",
     "sync.interval",
@@ -92,6 +97,8 @@ pub struct ProxySection {
     pub token: Option<SecretString>,
     /// One more certificate authority, PEM.
     pub ca_file: Option<PathBuf>,
+    /// The one certificate that the proxy may show; no authority counts then.
+    pub pin: Option<Pin>,
     /// Lets plain http leave this machine.
     pub allow_http: bool,
     pub timeout: Duration,
@@ -210,6 +217,7 @@ impl Config {
                 token_file: None,
                 token: None,
                 ca_file: None,
+                pin: None,
                 allow_http: false,
                 timeout: 30 * SECOND,
             },
@@ -244,8 +252,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Ca`].
     pub fn ca_pem(&self) -> Result<Option<Vec<u8>>, ConfigError> {
-        let Some(path) = &self.proxy.ca_file else { return Ok(None) };
-        std::fs::read(path).map(Some).map_err(|why| ConfigError::Ca { path: path.clone(), why })
+        self.proxy.ca_file.as_deref().map(read_ca_file).transpose()
     }
 
     /// What [`Config::load`] would make of a file at `path` with this `text`, without the environment's values.
@@ -255,6 +262,14 @@ impl Config {
     pub fn parse(text: &str, path: &Path, around: &Surroundings) -> Result<Self, ConfigError> {
         load::parse(text, path, around)
     }
+}
+
+/// The content of a file with certificates.
+///
+/// # Errors
+/// [`ConfigError::Ca`].
+pub fn read_ca_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|why| ConfigError::Ca { path: path.to_owned(), why })
 }
 
 /// `path` as it may be pasted into a shell.

@@ -12,11 +12,12 @@ pub mod moves;
 pub mod scan;
 pub mod source;
 pub mod stage;
+pub mod tree;
 pub mod watch;
 
 pub use folder::{Folder, RootError};
 pub use moves::{Move, Moved, Performed};
-pub use scan::{Found, Scope, Touched, Tree};
+pub use tree::{Found, Scope, Touched, Tree};
 
 #[cfg(test)]
 mod tests;

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::digest::Md5;
 use crate::disk::{Disk, Kind, Meta, Stat};
 use crate::path::{PRIVATE_DIR, RelPath};
 use crate::sync::{Local, Unknown};
 
 use super::Folder;
 use super::source::{self, Digested};
+use super::tree::{Found, Item, Scope, Tree};
 
 /// An empty file younger than this (in ns) is looked at again before it counts.
 const JUST_MADE_NS: i64 = 100_000_000;
@@ -24,93 +24,20 @@ const TICK_NS: i64 = 20_000_000;
 /// The same for filesystems that keep whole seconds (FAT keeps two).
 const COARSE_TICK_NS: i64 = 2_000_000_000;
 
-/// What stands at one path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    pub local: Local,
-    /// Where unchanged, the digest still holds; `None`: hash it again next time.
-    pub stat: Option<Stat>,
-    /// Bytes.
-    pub size: u64,
-}
-
-/// What to look at.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Scope {
-    /// Everything; the rest is then ignored.
-    pub full: bool,
-    /// Single paths, as they are called on the disk.
-    pub paths: BTreeSet<String>,
-    /// Whole subtrees.
-    pub subtrees: BTreeSet<String>,
-}
-
-impl Scope {
-    pub fn full() -> Self {
-        Self { full: true, ..Self::default() }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        !self.full && self.paths.is_empty() && self.subtrees.is_empty()
-    }
-
-    pub fn merge(&mut self, other: Self) {
-        self.full |= other.full;
-        self.paths.extend(other.paths);
-        self.subtrees.extend(other.subtrees);
-    }
-}
-
 /// What a scan may be told.
 pub struct ScanOptions<'a> {
     /// Bytes; larger files take no part.
     pub max_file_size: u64,
     /// Whether a path (as it is called on the disk) is ignored.
     pub ignored: &'a (dyn Fn(&str, bool) -> bool + Sync),
+    /// `ignored` says what it said when the tree was last scanned whole: what is known and unchanged is not ignored.
+    pub same_rules: bool,
     /// Threads to read with, at least 1.
     pub threads: usize,
     /// Wall clock in ns since the epoch, by which a stat is young or old.
     pub now_ns: i64,
     /// Whether to give up; the scan then fails with `Interrupted`, and the tree is as it was.
     pub stop: &'a (dyn Fn() -> bool + Sync),
-}
-
-/// Everything the scans have found so far.
-#[derive(Debug, Clone, Default)]
-pub struct Tree {
-    found: BTreeMap<RelPath, Found>,
-    /// Files whose name on the disk is not the one on the wire (NFC).
-    disk_names: BTreeMap<RelPath, String>,
-    touched: Touched,
-}
-
-/// Where a tree may have changed since [`Tree::take_touched`] was last asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Touched {
-    Everywhere,
-    Paths(BTreeSet<RelPath>),
-}
-
-impl Default for Touched {
-    fn default() -> Self {
-        Self::Paths(BTreeSet::new())
-    }
-}
-
-impl Touched {
-    pub fn add(&mut self, path: &RelPath) {
-        if let Self::Paths(paths) = self {
-            paths.insert(path.clone());
-        }
-    }
-
-    pub fn merge(&mut self, other: Self) {
-        match (&mut *self, other) {
-            (Self::Paths(mine), Self::Paths(others)) => mine.extend(others),
-            (_, Self::Everywhere) => *self = Self::Everywhere,
-            (Self::Everywhere, Self::Paths(_)) => {}
-        }
-    }
 }
 
 /// What a scan cost.
@@ -123,75 +50,6 @@ pub struct ScanStats {
     pub bytes: u64,
 }
 
-impl Tree {
-    /// Puts in what an earlier run knew, so that unchanged files are not read.
-    pub fn seed(&mut self, path: RelPath, md5: Md5, stat: Stat) {
-        self.found.insert(path, Found { local: Local::File(md5), stat: Some(stat), size: stat.size });
-    }
-
-    pub fn found(&self) -> &BTreeMap<RelPath, Found> {
-        &self.found
-    }
-
-    /// Where the tree may have changed since this was last asked.
-    pub fn take_touched(&mut self) -> Touched {
-        std::mem::take(&mut self.touched)
-    }
-
-    /// What a placed or removed file is now, without another scan.
-    pub fn put(&mut self, path: RelPath, found: Option<Found>) {
-        self.touched.add(&path);
-        match found {
-            Some(found) => {
-                self.found.insert(path, found);
-            }
-            None => {
-                self.found.remove(&path);
-                self.disk_names.remove(&path);
-            }
-        }
-    }
-
-    /// What the path is called on the disk, or would be: a new file goes into the folder that is there, whatever
-    /// Unicode form its name has.
-    pub fn disk_name(&self, path: &RelPath) -> String {
-        if self.disk_names.is_empty() {
-            return path.as_str().to_owned();
-        }
-        if let Some(name) = self.disk_names.get(path) {
-            return name.clone();
-        }
-        for dir in path.ancestors() {
-            let (from, to) = (format!("{dir}/"), format!("{dir}0"));
-            let range = (std::ops::Bound::Included(from.as_str()), std::ops::Bound::Excluded(to.as_str()));
-            if let Some((_, name)) = self.disk_names.range::<str, _>(range).next() {
-                let depth = dir.split('/').count();
-                let mut parts: Vec<&str> = name.split('/').take(depth).collect();
-                parts.extend(path.segments().skip(depth));
-                return parts.join("/");
-            }
-        }
-        path.as_str().to_owned()
-    }
-
-    /// The names on the disk that would be the same path: one may have come or gone beside the other.
-    fn spellings(&self, name: &str) -> BTreeSet<String> {
-        let mut all = BTreeSet::from([name.to_owned()]);
-        if let Ok(path) = RelPath::from_disk(name) {
-            all.extend([path.as_str().to_owned(), self.disk_name(&path)]);
-        }
-        all
-    }
-
-    /// Why nothing is known of a path that the scan did not find: something above it could not be looked into.
-    pub fn unknown_above(&self, path: &RelPath) -> Option<Unknown> {
-        path.ancestors().find_map(|a| match self.found.get(a) {
-            Some(Found { local: Local::Unknown(why), .. }) => Some(why.clone()),
-            _ => None,
-        })
-    }
-}
-
 impl<D: Disk> Folder<D> {
     /// Brings `tree` up to date within `scope`.
     ///
@@ -201,7 +59,8 @@ impl<D: Disk> Folder<D> {
         let root = self.disk.stat("")?;
         let walk = Walk {
             disk: &*self.disk,
-            known: &tree.found,
+            known: tree,
+            full: scope.full,
             options,
             device: root.device,
             queue: Mutex::new(Queue::default()),
@@ -241,24 +100,21 @@ impl<D: Disk> Folder<D> {
             return Err(e);
         }
         let mut stats = ScanStats::default();
-        let mut items = Vec::new();
+        let (mut items, mut same, mut odd) = (Vec::new(), Vec::new(), false);
         for batch in batches {
             stats.hashed += batch.stats.hashed;
             stats.bytes += batch.stats.bytes;
             items.extend(batch.items);
+            same.extend(batch.same);
+            odd |= batch.odd;
         }
         items.sort_by(|a: &Item, b: &Item| a.path.cmp(&b.path).then_with(|| a.disk_name.cmp(&b.disk_name)));
         if scope.full {
-            tree.touched = Touched::Everywhere;
-            tree.disk_names.clear();
-            tree.found = BTreeMap::new();
+            tree.renew(same, items, odd);
         } else {
-            for dir in gone.into_iter().chain(scope.subtrees.iter().cloned()) {
-                tree.forget_below(&dir);
-            }
+            tree.refresh(gone.into_iter().chain(scope.subtrees.iter().cloned()), items);
         }
-        tree.take_in(items);
-        stats.files = tree.found.len() as u64;
+        stats.files = tree.found().len() as u64;
         Ok(stats)
     }
 
@@ -296,7 +152,7 @@ impl<D: Disk> Folder<D> {
                     gone.push(name.to_owned());
                 } else if meta.kind == Kind::Dir {
                     // Also where something else stood before: a file, or a folder that could not be read.
-                    let new_here = walk.known.contains_key(name);
+                    let new_here = walk.known.found().contains_key(name);
                     if new_here && !whole {
                         gone.push(name.to_owned());
                     }
@@ -318,59 +174,13 @@ impl<D: Disk> Folder<D> {
     }
 }
 
-impl Tree {
-    fn forget_below(&mut self, dir: &str) {
-        let Ok(top) = RelPath::from_disk(dir) else {
-            if dir.is_empty() {
-                self.touched = Touched::Everywhere;
-                self.found.clear();
-                self.disk_names.clear();
-            }
-            return;
-        };
-        self.touched.add(&top);
-        self.found.remove(&top);
-        self.disk_names.remove(&top);
-        let (from, to) = (format!("{top}/"), format!("{top}0"));
-        let range = (std::ops::Bound::Included(from.as_str()), std::ops::Bound::Excluded(to.as_str()));
-        let below: Vec<RelPath> = self.found.range::<str, _>(range).map(|(p, _)| p.clone()).collect();
-        for path in below {
-            self.touched.add(&path);
-            self.found.remove(&path);
-            self.disk_names.remove(&path);
-        }
-    }
-
-    /// `items` come in the order of their paths; two disk names of one path stand side by side.
-    fn take_in(&mut self, items: Vec<Item>) {
-        for item in items {
-            self.touched.add(&item.path);
-            let other = self
-                .disk_names
-                .get(&item.path)
-                .cloned()
-                .or_else(|| self.found.contains_key(&item.path).then(|| item.path.as_str().to_owned()));
-            let mut found = item.found;
-            if let Some(other) = other.filter(|o| *o != item.disk_name) {
-                // Both are blocked: neither may stand for the other.
-                found = Found { local: Local::Unknown(Unknown::Collides(other)), stat: None, size: 0 };
-            } else if item.disk_name != item.path.as_str() {
-                self.disk_names.insert(item.path.clone(), item.disk_name);
-            }
-            self.found.insert(item.path, found);
-        }
-    }
-}
-
-struct Item {
-    path: RelPath,
-    disk_name: String,
-    found: Found,
-}
-
 #[derive(Default)]
 struct Batch {
     items: Vec<Item>,
+    /// Of a full scan: what is as it is known.
+    same: Vec<RelPath>,
+    /// An item has another name than its path says.
+    odd: bool,
     stats: ScanStats,
 }
 
@@ -390,7 +200,8 @@ struct Queue {
 
 struct Walk<'a, D: Disk> {
     disk: &'a D,
-    known: &'a BTreeMap<RelPath, Found>,
+    known: &'a Tree,
+    full: bool,
     options: &'a ScanOptions<'a>,
     device: u64,
     queue: Mutex<Queue>,
@@ -469,6 +280,8 @@ impl<D: Disk> Walk<'_, D> {
             Err(e) => return self.unknown(dir.to_owned(), Unknown::Unreadable(e.to_string()), batch),
         };
         let mut to_hash = Vec::new();
+        let mut path = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let prefix = path.len();
         for (name, meta) in names {
             let Some(name) = name.to_str() else {
                 let shown = name.to_string_lossy().replace(char::is_control, "\u{fffd}");
@@ -479,26 +292,31 @@ impl<D: Disk> Walk<'_, D> {
             if dir.is_empty() && name == PRIVATE_DIR {
                 continue;
             }
-            let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
+            path.truncate(prefix);
+            path.push_str(name);
+            if meta.kind == Kind::File && self.options.same_rules && self.cached(&path, &meta, batch) {
+                continue;
+            }
             if (self.options.ignored)(&path, meta.kind == Kind::Dir) {
                 continue;
             }
             match meta.kind {
                 Kind::Dir if name.eq_ignore_ascii_case(PRIVATE_DIR) => {
-                    self.unknown(path, Unknown::NotAFile("another memory folder's private directory"), batch);
+                    let why = Unknown::NotAFile("another memory folder's private directory");
+                    self.unknown(path.clone(), why, batch);
                 }
                 Kind::Dir if meta.device != self.device => {
-                    self.unknown(path, Unknown::NotAFile(MOUNT_POINT), batch);
+                    self.unknown(path.clone(), Unknown::NotAFile(MOUNT_POINT), batch);
                 }
-                Kind::Dir => self.push(Job::Dir(path)),
+                Kind::Dir => self.push(Job::Dir(path.clone())),
                 Kind::File if self.cached(&path, &meta, batch) => {}
                 Kind::File => {
-                    to_hash.push((path, meta));
+                    to_hash.push((path.clone(), meta));
                     if to_hash.len() >= FILES_A_JOB {
                         self.push(Job::Files(std::mem::take(&mut to_hash)));
                     }
                 }
-                Kind::Symlink | Kind::Other(_) => self.file(path, &meta, batch, &mut Vec::new()),
+                Kind::Symlink | Kind::Other(_) => self.file(path.clone(), &meta, batch, &mut Vec::new()),
             }
         }
         if !to_hash.is_empty() {
@@ -508,14 +326,21 @@ impl<D: Disk> Walk<'_, D> {
 
     /// Takes a file over from what is known, where its stat is unchanged.
     fn cached(&self, name: &str, meta: &Meta, batch: &mut Batch) -> bool {
-        let Ok(path) = RelPath::from_disk(name) else { return false };
         let stat = Stat::from(meta);
         if meta.size > self.options.max_file_size {
             return false;
         }
-        match self.known.get_key_value(&path) {
-            Some((path, found)) if found.stat == Some(stat) && matches!(found.local, Local::File(_)) => {
-                batch.items.push(Item { path: path.clone(), disk_name: name.to_owned(), found: found.clone() });
+        let known = self.known.found();
+        // Most names are the path itself: then it need not be made.
+        let known = known.get_key_value(name).or_else(|| known.get_key_value(&RelPath::from_disk(name).ok()?));
+        let is_same = |found: &Found| found.stat == Some(stat) && matches!(found.local, Local::File(_));
+        match known {
+            Some((path, found)) if is_same(found) => {
+                if self.full && self.known.is_called(path, name) {
+                    batch.same.push(path.clone());
+                } else {
+                    batch.items.push(Item { path: path.clone(), disk_name: name.to_owned(), found: found.clone() });
+                }
                 true
             }
             _ => false,
@@ -561,6 +386,7 @@ impl<D: Disk> Walk<'_, D> {
     fn unknown(&self, name: String, why: Unknown, batch: &mut Batch) {
         // A name that is no RelPath can be on no server and in no base: it is shown under a name that can.
         let path = RelPath::from_disk(&name).ok().or_else(|| {
+            batch.odd = true;
             let safe: String =
                 name.chars().map(|c| if c.is_control() || c == '\\' { '\u{fffd}' } else { c }).take(250).collect();
             RelPath::from_disk(&safe).ok()

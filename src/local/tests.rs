@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +36,8 @@ fn folder() -> (SimDisk, Folder<SimDisk>) {
 
 fn scan(folder: &Folder<SimDisk>, tree: &mut Tree, scope: &Scope, now_ns: i64) -> ScanStats {
     let ignored = |path: &str, _: bool| path == "ignored";
-    let options = ScanOptions { max_file_size: 100, ignored: &ignored, threads: 2, now_ns, stop: &|| false };
+    let options =
+        ScanOptions { max_file_size: 100, ignored: &ignored, same_rules: false, threads: 2, now_ns, stop: &|| false };
     folder.scan(tree, scope, &options).unwrap()
 }
 
@@ -130,6 +131,51 @@ fn two_forms_of_one_name_block_each_other_whatever_is_scanned() {
     disk.user_write(nfd, "1").unwrap();
     scan(&folder, &mut tree, &paths(&[nfd]), 0);
     assert!(matches!(local(&tree, nfc), Some(Local::Unknown(Unknown::Collides(_)))));
+}
+
+/// Whatever users do between two full scans: the tree is as that of a scan from nothing, and what differs from before
+/// is what counts as touched.
+#[test]
+fn a_full_scan_knows_all_that_changed_and_nothing_else() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let names = ["a", "d/b", "d/c", "cafe\u{301}", "caf\u{e9}", "d/e\u{301}", "d/\u{e9}", "odd\n", "odd\t"];
+    for _ in 0..50 {
+        let (disk, folder) = folder();
+        let mut tree = Tree::default();
+        let mut before = BTreeMap::new();
+        for _ in 0..8 {
+            for _ in 0..rng.usize(..4) {
+                let name = rng.choice(names).unwrap();
+                disk.set_time(disk.time() + 1);
+                // What fails leaves all as it was.
+                let _ = match rng.u8(..4) {
+                    0 => disk.user_remove(name),
+                    1 => disk.user_rename(name, rng.choice(names).unwrap()),
+                    _ => disk.user_write(name, rng.choice(["1", "2"]).unwrap()),
+                };
+            }
+            disk.set_time(disk.time() + SECOND);
+            full(&folder, &mut tree);
+            let mut fresh = Tree::default();
+            full(&folder, &mut fresh);
+            // Which of two forms of one name is called the other does not matter.
+            let shown = |tree: &Tree| -> BTreeMap<RelPath, Option<(Local, String)>> {
+                let collides = |f: &Found| matches!(f.local, Local::Unknown(Unknown::Collides(_)));
+                let all = tree.found().iter();
+                all.map(|(p, f)| (p.clone(), (!collides(f)).then(|| (f.local.clone(), tree.disk_name(p))))).collect()
+            };
+            let after = shown(&tree);
+            assert_eq!(after, shown(&fresh));
+            let paths = before.keys().chain(after.keys());
+            let differ: BTreeSet<RelPath> = paths.filter(|p| before.get(*p) != after.get(*p)).cloned().collect();
+            let Touched::Paths(mut touched) = tree.take_touched() else { panic!("everywhere") };
+            touched.retain(|p| after.get(p) != Some(&None) || differ.contains(p));
+            assert_eq!(touched, differ);
+            before = after;
+        }
+    }
 }
 
 #[test]

@@ -8,10 +8,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::{Md5, NotMd5};
 
+pub mod batch;
+mod namespace;
+mod pin;
+
 pub use crate::sync::Precondition;
 pub use namespace::{Namespace, NamespaceError};
-
-mod namespace;
+pub use pin::{NotAPin, Pin};
 
 /// Precondition of a flat PUT: `new` or the md5 the server must hold. Not the body digest of RFC 1864.
 pub const CONTENT_MD5: &str = "content-md5";
@@ -28,6 +31,8 @@ pub const PREFERENCE_APPLIED: &str = "preference-applied";
 pub const RETURN_MINIMAL: &str = "return=minimal";
 /// The device that writes, percent-encoded.
 pub const X_MEMSYNC_DEVICE: &str = "x-memsync-device";
+/// Names a request in the logs of both sides.
+pub const X_REQUEST_ID: &str = "x-request-id";
 /// When a path becomes a tombstone by itself: RFC 3339, or [`NEVER`] (`versions`).
 pub const X_MEMSYNC_EXPIRES: &str = "x-memsync-expires";
 /// Takes an expiry back.
@@ -47,6 +52,7 @@ pub mod capability {
     pub const HTTP_PRECONDITIONS: &str = "http-preconditions";
     /// `%2F` inside a namespaced path is part of it, and never ends the namespace.
     pub const ENCODED_SLASH: &str = "encoded-slash";
+    pub const BATCH: &str = "batch";
     pub const VERSIONS: &str = "versions";
 }
 
@@ -55,11 +61,17 @@ pub mod capability {
 pub struct Health {
     pub status: String,
     pub storage: String,
-    /// Of the program.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
+    /// The proxy's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What is wrong, in words, where `status` is not `ok`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What will be wrong soon.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One file of the index on the wire.

@@ -1,7 +1,11 @@
 //! Answers: the errors of the protocol and the headers they share.
 
+use std::time::Duration;
+
 use axum::body::Body;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -15,7 +19,21 @@ pub type Answer = Response<Body>;
 
 /// Why a request is refused.
 pub enum Refusal {
-    Unauthorized,
+    /// `wrong`: a token was shown, and it was not valid.
+    Unauthorized {
+        wrong: bool,
+    },
+    /// Too many requests, or too many failures from that address; may be tried again after this time.
+    TooOften(Duration),
+    /// Known, but not for this.
+    Forbidden(Forbidden),
+    /// Who calls could not be found out.
+    Unverified,
+    /// Bytes.
+    Quota {
+        limit: u64,
+        used: u64,
+    },
     NoSuchRoute,
     /// The methods there are, for `Allow`.
     Method(&'static str),
@@ -43,6 +61,10 @@ pub enum Refusal {
     },
     Absent,
     Tombstone(Entry),
+    /// A batch that is none as a whole: nothing of it was done.
+    Batch(String),
+    /// Not the content type of a batch.
+    NoBatch,
     /// Bytes that would have been taken.
     TooLarge(u64),
     Encoding,
@@ -58,6 +80,15 @@ pub enum Provided {
     Version(u64),
 }
 
+/// What a key is not for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Forbidden {
+    #[error("this key does not open the namespace {0:?}")]
+    Namespace(String),
+    #[error("this key may read and not write")]
+    ReadOnly,
+}
+
 /// What is wrong with a name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathFault {
@@ -65,6 +96,8 @@ pub enum PathFault {
     Escape,
     #[error("`.sync-index.json` is the name of the index")]
     Reserved,
+    #[error("the path is longer than any that can be stored")]
+    TooLong,
     #[error(transparent)]
     Name(#[from] PathError),
 }
@@ -88,23 +121,64 @@ impl From<StoreError> for Refusal {
 }
 
 impl Refusal {
-    pub fn into_answer(self) -> Answer {
-        let plain = |status, code: &str, detail: &str| error(status, code, detail.to_owned(), None);
-        match self {
-            Self::Unauthorized => {
-                let answer = plain(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "this needs a valid token");
-                with(answer, WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    /// The answer; `id` names the request in the log.
+    pub fn into_answer(self, id: &str) -> Answer {
+        let mut extra = HeaderMap::new();
+        match &self {
+            Self::Unauthorized { .. } => insert(&mut extra, WWW_AUTHENTICATE, "Bearer"),
+            Self::Unverified => insert(&mut extra, RETRY_AFTER, "5"),
+            Self::TooOften(wait) => insert(&mut extra, RETRY_AFTER, &(wait.as_secs() + 1).to_string()),
+            Self::Method(allowed) => insert(&mut extra, ALLOW, allowed),
+            Self::Tombstone(entry) => {
+                insert(&mut extra, X_TOMBSTONE, &entry.md5.to_string());
+                insert(&mut extra, X_VERSION, &entry.version.to_string());
             }
+            _ => {}
+        }
+        let (status, told) = self.into_told(id);
+        let mut answer = json(status, &told);
+        answer.headers_mut().extend(extra);
+        answer
+    }
+
+    /// The status and what the body of the answer tells.
+    pub fn into_told(self, id: &str) -> (StatusCode, WireError) {
+        let plain = |status, code: &str, detail: &str| told(status, code, detail.to_owned(), None);
+        match self {
+            Self::Unauthorized { .. } => plain(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "this needs a valid token"),
+            Self::Forbidden(why) => {
+                let code = match why {
+                    Forbidden::Namespace(_) => "NAMESPACE_FORBIDDEN",
+                    Forbidden::ReadOnly => "READ_ONLY",
+                };
+                plain(StatusCode::FORBIDDEN, code, &why.to_string())
+            }
+            Self::Unverified => plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "AUTH_UNAVAILABLE",
+                "who this token belongs to cannot be found out for now; try again",
+            ),
+            Self::Quota { limit, used } => {
+                let detail = format!("this would go beyond the quota: {used} of {limit} bytes are used");
+                told(StatusCode::INSUFFICIENT_STORAGE, "QUOTA_EXCEEDED", detail, None)
+            }
+            Self::TooOften(_) => plain(
+                StatusCode::TOO_MANY_REQUESTS,
+                "TOO_MANY_REQUESTS",
+                "too many requests, or too many tokens that were not valid; wait, then try again",
+            ),
             Self::NoSuchRoute => plain(StatusCode::NOT_FOUND, "NO_SUCH_ROUTE", "there is nothing at this address"),
             Self::Method(allowed) => {
                 let detail = format!("this address answers {allowed}");
-                let answer = error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail, None);
-                with(answer, ALLOW, HeaderValue::from_static(allowed))
+                told(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail, None)
+            }
+            Self::Path(fault @ PathFault::TooLong) => {
+                plain(StatusCode::URI_TOO_LONG, "PATH_TOO_LONG", &fault.to_string())
             }
             Self::Path(fault) => plain(StatusCode::BAD_REQUEST, "INVALID_PATH", &fault.to_string()),
             Self::Namespace(fault) => {
                 let detail = format!("this is no name of a namespace: {fault}");
-                error(StatusCode::BAD_REQUEST, "INVALID_NAMESPACE", detail, None)
+                told(StatusCode::BAD_REQUEST, "INVALID_NAMESPACE", detail, None)
             }
             Self::VersionRequired => plain(
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -119,7 +193,7 @@ impl Refusal {
             ),
             Self::DigestMismatch(md5) => {
                 let detail = format!("the body that came has the MD5 {md5}, not that of Content-MD5; send it again");
-                error(StatusCode::BAD_REQUEST, "DIGEST_MISMATCH", detail, None)
+                told(StatusCode::BAD_REQUEST, "DIGEST_MISMATCH", detail, None)
             }
             Self::PreconditionRequired => plain(
                 StatusCode::PRECONDITION_REQUIRED,
@@ -128,7 +202,7 @@ impl Refusal {
             ),
             Self::BadPrecondition(header) => {
                 let detail = format!("{header} is not an MD5 (32 lower-case hex digits)");
-                error(StatusCode::BAD_REQUEST, "INVALID_PRECONDITION", detail, None)
+                told(StatusCode::BAD_REQUEST, "INVALID_PRECONDITION", detail, None)
             }
             Self::Condition => plain(
                 StatusCode::BAD_REQUEST,
@@ -150,18 +224,19 @@ impl Refusal {
                     }
                 }
                 let detail = "the path holds something else than the request expects".to_owned();
-                error(StatusCode::PRECONDITION_FAILED, PRECONDITION_FAILED, detail, Some(context))
+                told(StatusCode::PRECONDITION_FAILED, PRECONDITION_FAILED, detail, Some(context))
             }
             Self::Absent => plain(StatusCode::NOT_FOUND, "NOT_FOUND", "nothing is stored at this path"),
-            Self::Tombstone(entry) => {
-                let mut answer = plain(StatusCode::NOT_FOUND, "NOT_FOUND", "what was stored at this path was deleted");
-                insert(answer.headers_mut(), X_TOMBSTONE, &entry.md5.to_string());
-                insert(answer.headers_mut(), X_VERSION, &entry.version.to_string());
-                answer
-            }
+            Self::Tombstone(_) => plain(StatusCode::NOT_FOUND, "NOT_FOUND", "what was stored at this path was deleted"),
+            Self::Batch(why) => told(StatusCode::BAD_REQUEST, "INVALID_BATCH", why, None),
+            Self::NoBatch => plain(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "NOT_A_BATCH",
+                "send a batch, with its Content-Type (application/vnd.memsync.batch)",
+            ),
             Self::TooLarge(limit) => {
                 let detail = format!("the body is larger than {limit} bytes");
-                error(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", detail, None)
+                told(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", detail, None)
             }
             Self::Encoding => {
                 plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_ENCODING", "send the content as it is")
@@ -169,15 +244,15 @@ impl Refusal {
             Self::BodyTimeout => plain(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "the body stopped coming"),
             Self::BodyBroken => plain(StatusCode::BAD_REQUEST, "BODY_BROKEN", "the body was cut off or malformed"),
             Self::Store(e) => {
-                tracing::error!("{e}");
+                tracing::error!(id, "{e}");
                 plain(StatusCode::SERVICE_UNAVAILABLE, "STORAGE_FAILED", "the storage failed; nothing was acknowledged")
             }
         }
     }
 }
 
-fn error(status: StatusCode, code: &str, detail: String, context: Option<ErrorContext>) -> Answer {
-    json(status, &WireError { detail, error_code: Some(code.to_owned()), context })
+fn told(status: StatusCode, code: &str, detail: String, context: Option<ErrorContext>) -> (StatusCode, WireError) {
+    (status, WireError { detail, error_code: Some(code.to_owned()), context })
 }
 
 /// A JSON answer.
@@ -205,11 +280,6 @@ pub fn with_body(status: StatusCode, content_type: &'static str, body: bytes::By
 pub fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = status;
-    answer
-}
-
-fn with(mut answer: Answer, name: http::HeaderName, value: HeaderValue) -> Answer {
-    answer.headers_mut().insert(name, value);
     answer
 }
 

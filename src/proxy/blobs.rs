@@ -13,8 +13,10 @@ use hyper::body::Incoming as RequestBody;
 use tokio::time::Instant;
 
 use super::answer::{Answer, Provided, Refusal, describe, empty, insert};
+use super::auth::Caller;
+use super::quota::{self, Reserved};
 use super::{Proxy, versions};
-use crate::digest::{Hasher, Md5};
+use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, Precondition};
 use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Put, Store};
@@ -51,20 +53,18 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath, query: Op
 /// PUT with its precondition in `Content-MD5`, or in the headers of HTTP where that is absent.
 pub async fn put<S: Store>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &str,
     path: &RelPath,
     request: Request<RequestBody>,
 ) -> Result<Answer, Refusal> {
     let (head, body) = request.into_parts();
     let precondition = precondition(&head.headers)?;
-    let meta = versions::told(&head.headers)?;
-    let expect = match precondition {
-        Precondition::New => Expect::Absent,
-        Precondition::Holds(md5) => Expect::Md5(md5),
-    };
+    let meta = caller.sign(versions::told(&head.headers)?);
+    let incoming = proxy.store.incoming();
+    let (body, _room) = content(proxy, caller, ns, path, &head.headers, body, incoming).await?;
     let provided = || Provided::Md5(precondition.to_string());
-    let body = receive(proxy, &head.headers, body, None).await?;
-    let (status, entry) = write(proxy, ns, path, expect, meta, body, provided).await?;
+    let (status, entry) = write(proxy, ns, path, expect(precondition), meta, body, provided).await?;
     let mut answer = empty(status);
     describe(answer.headers_mut(), &entry);
     Ok(answer)
@@ -81,6 +81,41 @@ fn precondition(headers: &HeaderMap) -> Result<Precondition, Refusal> {
         (None, Some(value)) if value.as_bytes().trim_ascii() == b"*" => Ok(Precondition::New),
         _ => Err(Refusal::Condition),
     }
+}
+
+/// Refuses a body that is not the content as it is.
+pub fn refuse_encoded(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.get(CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(Refusal::Encoding),
+        _ => Ok(()),
+    }
+}
+
+/// A precondition in the words of the store.
+pub fn expect(precondition: Precondition) -> Expect {
+    match precondition {
+        Precondition::New => Expect::Absent,
+        Precondition::Holds(md5) => Expect::Md5(md5),
+    }
+}
+
+/// Takes the content of a write in, where the caller has room for it; the room is held until the answer is dropped.
+pub(super) async fn content<'a, S: Store, I: Incoming>(
+    proxy: &'a Proxy<S>,
+    caller: &Caller,
+    ns: &str,
+    path: &RelPath,
+    headers: &HeaderMap,
+    body: RequestBody,
+    incoming: I,
+) -> Result<(I, Option<Reserved<'a>>), Refusal> {
+    refuse_encoded(headers)?;
+    // Refused before it is sent where its length tells, and in any case before it is stored.
+    let told = hyper::body::Body::size_hint(&body).lower();
+    drop(quota::admit(proxy, caller, ns, path, told).await?);
+    let (incoming, size) = receive(proxy, body, proxy.options.max_body, incoming).await?;
+    let room = quota::admit(proxy, caller, ns, path, size).await?;
+    Ok((incoming, room))
 }
 
 /// Stores a body that has come whole.
@@ -100,22 +135,17 @@ pub(super) async fn write<S: Store>(
     }
 }
 
-/// Takes a body in, within the limits of size and patience. `digest` sees it as well.
-pub(super) async fn receive<S: Store>(
+/// Takes a body of at most `limit` bytes in, and counts them, within the limits of patience.
+pub async fn receive<S: Store, I: Incoming>(
     proxy: &Proxy<S>,
-    headers: &HeaderMap,
     mut body: RequestBody,
-    mut digest: Option<&mut Hasher>,
-) -> Result<S::Incoming, Refusal> {
-    if headers.get(CONTENT_ENCODING).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(Refusal::Encoding);
-    }
-    let limit = proxy.options.max_body;
+    limit: u64,
+    mut incoming: I,
+) -> Result<(I, u64), Refusal> {
     // With `Content-Length` the lower bound is known before the first byte; hyper holds the sender to it.
     if hyper::body::Body::size_hint(&body).lower() > limit {
         return Err(Refusal::TooLarge(limit));
     }
-    let mut incoming = proxy.store.incoming();
     let mut size = 0;
     let began = Instant::now();
     loop {
@@ -123,15 +153,12 @@ pub(super) async fn receive<S: Store>(
         let patience = proxy.options.body_timeout;
         let due = began + patience + Duration::from_secs(size / SLOWEST);
         let frame = tokio::time::timeout_at(due.min(Instant::now() + patience), body.frame());
-        let Some(frame) = frame.await.map_err(|_| Refusal::BodyTimeout)? else { return Ok(incoming) };
+        let Some(frame) = frame.await.map_err(|_| Refusal::BodyTimeout)? else { return Ok((incoming, size)) };
         // Trailers carry nothing for us.
         let Ok(piece) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
         size += piece.len() as u64;
         if size > limit {
             return Err(Refusal::TooLarge(limit));
-        }
-        if let Some(digest) = digest.as_deref_mut() {
-            digest.update(&piece);
         }
         incoming.push(piece).await?;
     }
@@ -140,13 +167,15 @@ pub(super) async fn receive<S: Store>(
 /// DELETE, with the precondition in `If-Match` where there is one.
 pub async fn delete<S: Store>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &str,
     path: &RelPath,
     headers: &HeaderMap,
 ) -> Result<Answer, Refusal> {
     let expected = headers.get(IF_MATCH).map(|value| if_match(value).ok_or(Refusal::BadPrecondition("If-Match")));
     let expected = expected.transpose()?;
-    match proxy.store.delete(ns, path, expected.map(Expect::Md5), versions::told(headers)?).await? {
+    let meta = caller.sign(versions::told(headers)?);
+    match proxy.store.delete(ns, path, expected.map(Expect::Md5), meta).await? {
         Deleted::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
         Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry)),
         Deleted::Absent => Err(Refusal::Absent),

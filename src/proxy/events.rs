@@ -17,6 +17,8 @@ use tokio::sync::{broadcast, watch};
 
 use super::Proxy;
 use super::answer::{Answer, Refusal};
+use super::auth::{Caller, Lease};
+use super::metrics::Present;
 use crate::store::{Changes, Store};
 
 /// Missed changes beyond this many become one event without a path.
@@ -30,7 +32,12 @@ struct Event<'a> {
 }
 
 /// A stream of events, from where `Last-Event-ID` says or from now.
-pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, headers: &HeaderMap) -> Result<Answer, Refusal> {
+pub async fn get<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
+    ns: &str,
+    headers: &HeaderMap,
+) -> Result<Answer, Refusal> {
     // Subscribed before the past is read, so that nothing falls between the two.
     let changes = proxy.store.subscribe();
     let resume = headers.get("last-event-id");
@@ -52,6 +59,8 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, headers: &HeaderMap) -> R
         sent,
         heartbeat: proxy.options.heartbeat,
         stopping: proxy.stopping.clone(),
+        lease: proxy.auth.lease(caller, ns),
+        _live: Present::of(&proxy.metrics.event_streams),
     };
     let mut answer = Response::new(Body::from_stream(feed.stream()));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -88,6 +97,8 @@ struct Feed {
     sent: u64,
     heartbeat: Duration,
     stopping: watch::Receiver<bool>,
+    lease: Lease,
+    _live: Present,
 }
 
 impl Feed {
@@ -95,7 +106,7 @@ impl Feed {
         stream::unfold(self, |mut feed| async move { feed.next().await.map(|piece| (Ok(piece), feed)) })
     }
 
-    /// The next piece; `None` when the proxy stops.
+    /// The next piece; `None` when the proxy stops, or the caller may listen no longer.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(piece) = self.ready.pop_front() {
@@ -104,6 +115,7 @@ impl Feed {
             let got = tokio::select! {
                 biased;
                 _ = self.stopping.wait_for(|stop| *stop) => return None,
+                () = self.lease.ended() => return None,
                 got = tokio::time::timeout(self.heartbeat, self.changes.recv()) => got,
             };
             match got {

@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::Proxy;
 use super::answer::{Answer, Refusal, empty, insert, rfc3339, with_body};
+use super::metrics::whole as whole_number;
 use crate::protocol::{WireEntry, WireIndex};
 use crate::store::{Entry, Index, Mark, State, Store, StoreError};
 
@@ -134,10 +135,16 @@ async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<Writt
 async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, since: Option<u64>) -> Result<Written, StoreError> {
     let index = proxy.store.index(ns, since.unwrap_or(0)).await?;
     let etag = etag(&index.state);
-    let versions = !ns.is_empty();
+    let (files, versions) = (index.entries.len(), !ns.is_empty());
     let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&wire(index, since.is_some(), versions)));
     let json = json.await.map_err(|_| StoreError::Closed)?;
-    Ok(Written { etag, json: Bytes::from(json.map_err(|e| StoreError::Database(e.to_string()))?) })
+    let json = Bytes::from(json.map_err(|e| StoreError::Database(e.to_string()))?);
+    if since.is_none() {
+        proxy.metrics.index_written.inc();
+        proxy.metrics.index_files.set(whole_number(files as u64));
+        proxy.metrics.index_bytes.set(whole_number(json.len() as u64));
+    }
+    Ok(Written { etag, json })
 }
 
 fn wire(index: Index, delta: bool, versions: bool) -> WireIndex {

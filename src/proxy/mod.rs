@@ -6,14 +6,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use secrecy::{ExposeSecret, SecretString};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -21,22 +18,49 @@ use tokio::task::JoinSet;
 use crate::store::Store;
 
 mod answer;
+mod auth;
+mod batch;
 mod blobs;
 mod chores;
+mod connection;
 mod events;
+mod health;
 mod index;
+pub mod keys;
+mod metrics;
 mod namespaced;
 mod patience;
+mod quota;
+mod rates;
 mod route;
+mod strangers;
+pub mod tls;
+mod verifier;
 mod versions;
 
-use patience::{Patience, Patient};
+pub use verifier::VerifierOptions;
+
+use auth::Auth;
+use connection::{Door, connection};
+use metrics::Metrics;
+use rates::Rates;
+use strangers::Strangers;
+use tls::Tls;
+
+/// Connections for metrics alone that are served at once.
+const METRICS_CONNECTIONS: usize = 8;
+/// How often rates that make no difference any more are forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Limits and secrets of a proxy.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What callers must show as `Authorization: Bearer`.
-    pub token: SecretString,
+    /// A token that opens everything, as `Authorization: Bearer`. The store's keys may call besides.
+    pub token: Option<SecretString>,
+    /// Who is asked about tokens that are neither.
+    pub verifier: Option<VerifierOptions>,
+    /// How long a change of the store's keys may go unnoticed.
+    pub keys_fresh: Duration,
     /// Longest body taken, in bytes.
     pub max_body: u64,
     /// How long a request's head may take once it has begun, and how long a new connection may say nothing.
@@ -49,6 +73,22 @@ pub struct Options {
     pub stop_timeout: Duration,
     /// Connections served at once; further ones wait to be accepted.
     pub max_connections: usize,
+    /// Of these, connections that have not shown a valid token yet. Beyond it the one that has been here longest has
+    /// to go, so that newcomers always get their chance.
+    pub max_strangers: usize,
+    /// The same for one address (of IPv6: one /64).
+    pub max_strangers_per_address: usize,
+    /// Requests a second that one caller (one key) may make; `None`: any number.
+    pub rate: Option<NonZeroU32>,
+    /// Tokens a minute that one address may show and that are not valid.
+    pub failed_attempts: NonZeroU32,
+    /// Where `/metrics` is answered in plain HTTP and without a token, and nothing else; without it they are answered
+    /// beside the rest, to whoever has a token.
+    pub metrics_listener: Option<Arc<TcpListener>>,
+    /// Less free space than this many bytes is a warning of `/health`.
+    pub low_space: u64,
+    /// TLS; without it plain HTTP is spoken.
+    pub tls: Option<Tls>,
     /// How often an event stream that has nothing to say shows that it lives.
     pub heartbeat: Duration,
 }
@@ -56,14 +96,29 @@ pub struct Options {
 impl Options {
     /// The defaults, with this token.
     pub fn new(token: SecretString) -> Self {
+        Self { token: Some(token), ..Self::default() }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
         Self {
-            token,
+            token: None,
+            verifier: None,
+            keys_fresh: Duration::from_secs(1),
             max_body: 64 * 1024 * 1024,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
             body_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(8),
             max_connections: 4096,
+            max_strangers: 1024,
+            max_strangers_per_address: 64,
+            rate: None,
+            failed_attempts: const { NonZeroU32::new(20).expect("not zero") },
+            metrics_listener: None,
+            low_space: 512 << 20,
+            tls: None,
             heartbeat: Duration::from_secs(15),
         }
     }
@@ -72,10 +127,13 @@ impl Options {
 /// What all requests share.
 struct Proxy<S> {
     store: Arc<S>,
-    /// Hashes of equal length compare in constant time, which tokens would not.
-    token: blake3::Hash,
+    auth: Auth<S>,
+    quotas: quota::Quotas,
     options: Options,
     index: index::Cache,
+    strangers: Arc<Strangers>,
+    rates: Rates,
+    metrics: Arc<Metrics>,
     /// Becomes true once, when the proxy stops.
     stopping: watch::Receiver<bool>,
 }
@@ -83,42 +141,58 @@ struct Proxy<S> {
 /// Serves `store` on `listener` until `shutdown` is ready, then lets requests in flight finish.
 ///
 /// # Errors
-/// `InvalidInput` for an empty token. Errors of single connections are logged and end only those.
+/// `InvalidInput` for an empty token or a verifier's address that is none. Errors of single connections are logged and
+/// end only those.
 pub async fn serve<S: Store>(
     listener: TcpListener,
     store: Arc<S>,
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    if options.token.expose_secret().is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the proxy's token is empty"));
-    }
+    let auth = Auth::new(&options, store.clone());
+    let auth = auth.map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
     let (stop, stopping) = watch::channel(false);
     let room = Arc::new(Semaphore::new(options.max_connections));
     let stop_timeout = options.stop_timeout;
     let proxy = Arc::new(Proxy {
         store,
-        token: blake3::hash(options.token.expose_secret().as_bytes()),
-        options,
+        auth,
+        quotas: quota::Quotas::default(),
         index: index::Cache::default(),
+        rates: Rates::new(options.rate, options.failed_attempts),
+        metrics: Metrics::new(),
+        strangers: Strangers::new(options.max_strangers, options.max_strangers_per_address),
+        options,
         stopping,
     });
 
     let mut connections = JoinSet::new();
+    // A place of their own, so that whoever watches sees how it is when all others are taken.
+    let metrics_room = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
+    let metrics_listener = proxy.options.metrics_listener.clone();
+    let mut sweep = tokio::time::interval(SWEEP);
     let chores = tokio::spawn(chores::run(proxy.clone()));
-    tokio::pin!(shutdown);
+    let auth = proxy.clone();
+    let tending = async move { auth.auth.tend().await };
+    tokio::pin!(shutdown, tending);
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break,
+            // It never ends, and must not begin anew with each connection.
+            () = &mut tending => {}
             // Keeps the set from growing with connections that are over.
             Some(ended) = connections.join_next() => {
                 if let Err(e) = ended {
                     tracing::error!("a connection ended in a bug: {e}");
                 }
             }
+            _ = sweep.tick() => proxy.rates.forget_old(),
+            (stream, peer, permit) = accept_metrics(metrics_listener.as_deref(), &metrics_room) => {
+                connections.spawn(connection(proxy.clone(), stream, peer, Door::Metrics, permit));
+            }
             (stream, peer, permit) = accept(&listener, &room) => {
-                connections.spawn(connection(proxy.clone(), stream, peer, permit));
+                connections.spawn(connection(proxy.clone(), stream, peer, Door::Main, permit));
             }
         }
     }
@@ -127,6 +201,7 @@ pub async fn serve<S: Store>(
     let all = async {
         while connections.join_next().await.is_some() {}
         // The store is let go only when nothing works on it any more.
+        proxy.auth.finish().await;
         if let Err(e) = chores.await {
             tracing::error!("the proxy's chores ended in a bug: {e}");
         }
@@ -136,6 +211,17 @@ pub async fn serve<S: Store>(
         connections.shutdown().await;
     }
     Ok(())
+}
+
+/// The next connection for the metrics alone, where they have a listener.
+async fn accept_metrics(
+    listener: Option<&TcpListener>,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    match listener {
+        Some(listener) => accept(listener, room).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The next connection, once there is room for it. Cancelling it loses none.
@@ -153,69 +239,5 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, So
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
-    }
-}
-
-async fn connection<S: Store>(
-    proxy: Arc<Proxy<S>>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    _permit: OwnedSemaphorePermit,
-) {
-    if let Err(e) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, "TCP_NODELAY: {e}");
-    }
-    let options = &proxy.options;
-    let patience = Arc::new(Patience::new(options.head_timeout));
-    let io = TokioIo::new(Patient::new(stream, patience.clone(), options.body_timeout));
-    let service = {
-        let proxy = proxy.clone();
-        service_fn(move |request| {
-            let (proxy, patience) = (proxy.clone(), patience.clone());
-            Box::pin(async move {
-                patience.head_has_come();
-                let answer = route::respond(&proxy, request).await;
-                patience.head_may_come();
-                Ok::<_, std::convert::Infallible>(answer)
-            })
-        })
-    };
-    let mut stopping = proxy.stopping.clone();
-    // For hyper the head's time includes the idle time before it; `Patient` holds the head itself to its limit.
-    let mut served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.idle_timeout)
-        .max_buf_size(256 * 1024)
-        .serve_connection(io, service);
-    let mut stopped = false;
-    let outcome = loop {
-        tokio::select! {
-            outcome = std::future::poll_fn(|cx| served.poll_without_shutdown(cx)) => break outcome,
-            _ = stopping.wait_for(|stop| *stop), if !stopped => {
-                stopped = true;
-                std::pin::Pin::new(&mut served).graceful_shutdown();
-            }
-        }
-    };
-    match outcome {
-        Ok(()) => linger(served.into_parts().io.into_inner().into_inner(), &mut stopping).await,
-        Err(e) => tracing::debug!(%peer, "connection ended: {e}"),
-    }
-}
-
-/// Closes our side and reads off what the peer still sends, for a moment: closing with unread bytes would
-/// reset the connection and could take away an early refusal (401, 413) before the peer has read it.
-async fn linger(mut stream: TcpStream, stopping: &mut watch::Receiver<bool>) {
-    const AT_MOST: Duration = Duration::from_secs(5);
-    if stream.shutdown().await.is_err() {
-        return;
-    }
-    let drain = async {
-        let mut sink = vec![0; 64 * 1024];
-        while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
-    };
-    tokio::select! {
-        _ = tokio::time::timeout(AT_MOST, drain) => {}
-        _ = stopping.wait_for(|stop| *stop) => {}
     }
 }

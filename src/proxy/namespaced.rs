@@ -1,21 +1,24 @@
 //! `/{namespace}/blob/{path}`: what the namespaced dialect has of its own. Its preconditions are versions, a digest
 //! that comes with a body is the body's, and a write is answered with the index unless the client wants none.
 
+use bytes::Bytes;
 use http::header::ETAG;
 use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming as RequestBody;
 
 use super::answer::{Answer, Provided, Refusal, describe, empty, insert, with_body};
-use super::blobs::{receive, text, write};
+use super::auth::Caller;
+use super::blobs::{content, text, write};
 use super::{Proxy, index, versions};
 use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, IF_MATCH_VERSION, Namespace, PREFER, PREFERENCE_APPLIED, RETURN_MINIMAL};
-use crate::store::{Deleted, Entry, Expect, Store};
+use crate::store::{Deleted, Entry, Expect, Incoming, Store, StoreError};
 
 /// PUT with its precondition in `If-Match-Version`, and the digest of its body in `Content-MD5` where it has one.
 pub async fn put<S: Store>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &Namespace,
     path: &RelPath,
     request: Request<RequestBody>,
@@ -23,29 +26,50 @@ pub async fn put<S: Store>(
     let (head, body) = request.into_parts();
     let version = version(&head.headers)?.ok_or(Refusal::VersionRequired)?;
     let promised = digest(&head.headers)?;
-    let meta = versions::told(&head.headers)?;
-    let mut hasher = promised.map(|_| Hasher::new());
-    let body = receive(proxy, &head.headers, body, hasher.as_mut()).await?;
-    let came = hasher.map(Hasher::finish);
+    let meta = caller.sign(versions::told(&head.headers)?);
+    let incoming = Digested { incoming: proxy.store.incoming(), hasher: promised.map(|_| Hasher::new()) };
+    let (body, _room) = content(proxy, caller, ns.as_str(), path, &head.headers, body, incoming).await?;
+    let came = body.hasher.map(Hasher::finish);
     if let Some(came) = came.filter(|came| Some(*came) != promised) {
         // The body goes with this: nothing is written.
         return Err(Refusal::DigestMismatch(came));
     }
-    let expect = if version == 0 { Expect::Absent } else { Expect::Version(version) };
     let provided = || Provided::Version(version);
-    let (status, entry) = write(proxy, ns.as_str(), path, expect, meta, body, provided).await?;
+    let (status, entry) = write(proxy, ns.as_str(), path, expect(version), meta, body.incoming, provided).await?;
     answer(proxy, ns, status, &entry, &head.headers).await
+}
+
+/// A version that a write expects, in the words of the store.
+pub fn expect(version: u64) -> Expect {
+    if version == 0 { Expect::Absent } else { Expect::Version(version) }
+}
+
+/// A body on its way in, with the digest of what came where that is asked for.
+struct Digested<I> {
+    incoming: I,
+    hasher: Option<Hasher>,
+}
+
+impl<I: Incoming> Incoming for Digested<I> {
+    async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&piece);
+        }
+        self.incoming.push(piece).await
+    }
 }
 
 /// DELETE, with the precondition in `If-Match-Version` where there is one.
 pub async fn delete<S: Store>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &Namespace,
     path: &RelPath,
     headers: &HeaderMap,
 ) -> Result<Answer, Refusal> {
     let version = version(headers)?;
-    match proxy.store.delete(ns.as_str(), path, version.map(Expect::Version), versions::told(headers)?).await? {
+    let meta = caller.sign(versions::told(headers)?);
+    match proxy.store.delete(ns.as_str(), path, version.map(Expect::Version), meta).await? {
         Deleted::Done(entry) => {
             let mut answer = answer(proxy, ns, StatusCode::OK, &entry, headers).await?;
             // There is no content any more that a tag could stand for.

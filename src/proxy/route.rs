@@ -1,41 +1,78 @@
 //! From a request to its answer: who asks, for what, by which method. Logs each request once.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 
-use super::answer::{Answer, PathFault, Refusal, json};
-use super::{Proxy, blobs, events, index, namespaced, versions};
-use crate::path::{PathError, RelPath};
-use crate::protocol::{Health, Namespace, capability};
+use super::answer::{Answer, PathFault, Refusal, insert};
+use super::auth::{self, Caller};
+use super::connection::{Door, Peer};
+use super::keys::{Access, hash_of};
+use super::{Proxy, batch, blobs, events, health, index, namespaced, rates, versions};
+use crate::path::{MAX_PATH, PathError, RelPath};
+use crate::protocol::{Namespace, X_REQUEST_ID};
 use crate::store::Store;
 
 /// The file that holds the index in a bucket, beside the blobs.
 const INDEX_FILE: &str = ".sync-index.json";
 
+/// Longest id of a request that is taken over, bytes.
+const LONGEST_ID: usize = 64;
+/// Longest name of a blob or a namespace as it stands in a request: every byte of it may be escaped.
+const LONGEST_RAW: usize = 3 * MAX_PATH;
+
 /// An address, its names as they stand in the request. The flat dialect's namespace is `""`.
 #[derive(Debug, PartialEq, Eq)]
 enum Route<'a> {
     Health,
+    Metrics,
     Sync(&'a str),
     Events(&'a str),
+    Batch(&'a str),
     /// The namespace, and the path in it.
     Blob(&'a str, &'a str),
     /// As [`Route::Blob`], under `/versions/`.
     Versions(&'a str, &'a str),
 }
 
+impl Route<'_> {
+    /// For metrics: says nothing of what was asked for.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Health => "health",
+            Self::Metrics => "metrics",
+            Self::Sync(_) => "sync",
+            Self::Events(_) => "events",
+            Self::Batch(_) => "batch",
+            Self::Blob(..) => "blob",
+            Self::Versions(..) => "versions",
+        }
+    }
+
+    /// The namespace that it is about, as it stands in the request.
+    fn namespace(&self) -> &str {
+        match self {
+            Self::Health | Self::Metrics => "",
+            Self::Sync(ns) | Self::Events(ns) | Self::Batch(ns) | Self::Blob(ns, _) | Self::Versions(ns, _) => ns,
+        }
+    }
+}
+
 fn route(raw: &str) -> Option<Route<'_>> {
     let below = |root| raw.strip_prefix(root).filter(|ns| !ns.is_empty());
     match raw {
         "/health" => Some(Route::Health),
+        "/metrics" => Some(Route::Metrics),
         "/sync" => Some(Route::Sync("")),
         "/events" => Some(Route::Events("")),
+        "/batch" => Some(Route::Batch("")),
         _ => None
             .or_else(|| below("/sync/").map(Route::Sync))
             .or_else(|| below("/events/").map(Route::Events))
+            .or_else(|| below("/batch/").map(Route::Batch))
             .or_else(|| raw.strip_prefix("/blob/").map(|path| Route::Blob("", path)))
             .or_else(|| raw.strip_prefix("/versions/").map(|path| Route::Versions("", path)))
             .or_else(|| namespaced(raw)),
@@ -55,12 +92,23 @@ fn namespaced(raw: &str) -> Option<Route<'_>> {
 
 /// Decoded once and then checked, as a path is.
 fn namespace(raw: &str) -> Result<Namespace, Refusal> {
+    if raw.len() > LONGEST_RAW {
+        return Err(PathFault::TooLong.into());
+    }
     Ok(Namespace::parse(&percent_decode(raw)?)?)
 }
 
 /// The blob's name. It is decoded once and then checked, so that no escape hides what the check looks for.
 fn blob_path(raw: &str) -> Result<RelPath, PathFault> {
-    let path = RelPath::parse(&percent_decode(raw)?)?;
+    if raw.len() > LONGEST_RAW {
+        return Err(PathFault::TooLong);
+    }
+    stored_path(&percent_decode(raw)?)
+}
+
+/// A name, not encoded, under which blobs may be stored.
+pub fn stored_path(name: &str) -> Result<RelPath, PathFault> {
+    let path = RelPath::parse(name)?;
     if path.file_name() == INDEX_FILE { Err(PathFault::Reserved) } else { Ok(path) }
 }
 
@@ -85,13 +133,24 @@ fn percent_decode(raw: &str) -> Result<String, PathFault> {
 }
 
 /// Answers one request and logs it: never its headers, its query or its body.
-pub async fn respond<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> Answer {
+pub async fn respond<S: Store>(proxy: &Proxy<S>, peer: &Peer, request: Request<Incoming>) -> Answer {
     let began = Instant::now();
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let answer = match handle(proxy, request).await {
+    let id = request_id(request.headers());
+    let mut answer = match handle(proxy, peer, request, &id).await {
         Ok(answer) => answer,
-        Err(refusal) => refusal.into_answer(),
+        Err(refusal) => {
+            proxy.metrics.refused(&refusal);
+            refusal.into_answer(&id)
+        }
     };
+    let took = began.elapsed();
+    let route = route(uri.path());
+    proxy.metrics.answered(route.as_ref().map_or("none", Route::name), answer.status(), took);
+    if matches!(route, Some(Route::Blob(..))) && !method.is_safe() && answer.status().is_success() {
+        proxy.metrics.writes.inc();
+    }
+    insert(answer.headers_mut(), X_REQUEST_ID, &id);
     let bytes = answer.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).unwrap_or("-");
     tracing::info!(
         target: "memsync::access",
@@ -99,77 +158,95 @@ pub async fn respond<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> 
         path = uri.path(),
         status = answer.status().as_u16(),
         bytes,
-        ms = began.elapsed().as_secs_f64() * 1000.0,
+        ms = took.as_secs_f64() * 1000.0,
+        id,
     );
     answer
 }
 
-async fn handle<S: Store>(proxy: &Proxy<S>, request: Request<Incoming>) -> Result<Answer, Refusal> {
-    let uri = request.uri().clone();
-    let route = route(uri.path());
-    if route != Some(Route::Health) && !authorized(proxy.token, request.headers()) {
-        return Err(Refusal::Unauthorized);
+/// The caller's own id for the request, where it is one that is safe to repeat; else one is made.
+fn request_id(headers: &HeaderMap) -> String {
+    let safe = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let given = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok());
+    match given.filter(|id| (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(safe)) {
+        Some(id) => id.to_owned(),
+        None => format!("{:016x}", fastrand::u64(..)),
     }
+}
+
+async fn handle<S: Store>(
+    proxy: &Proxy<S>,
+    peer: &Peer,
+    request: Request<Incoming>,
+    id: &str,
+) -> Result<Answer, Refusal> {
+    let uri = request.uri().clone();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    match route.ok_or(Refusal::NoSuchRoute)? {
-        Route::Health if reads => Ok(health(proxy.store.as_ref()).await),
-        Route::Health => Err(Refusal::Method("GET, HEAD")),
-        Route::Sync(ns) if reads => index::get(proxy, namespace(ns)?.as_str(), uri.query(), request.headers()).await,
+    let mut route = route(uri.path());
+    match (peer.door, proxy.options.metrics_listener.is_some()) {
+        (Door::Metrics, _) if route == Some(Route::Metrics) && reads => return Ok(proxy.metrics.answer()),
+        (Door::Metrics, _) => return Err(Refusal::NoSuchRoute),
+        // They have a door of their own.
+        (Door::Main, true) => route = route.filter(|route| *route != Route::Metrics),
+        (Door::Main, false) => {}
+    }
+    if route == Some(Route::Health) {
+        return if reads { Ok(health::get(proxy, id).await) } else { Err(Refusal::Method("GET, HEAD")) };
+    }
+    let caller = admit(proxy, peer, request.headers()).await?;
+    let route = route.ok_or(Refusal::NoSuchRoute)?;
+    let access = match *request.method() {
+        Method::PUT | Method::DELETE => Access::Write,
+        _ => Access::Read,
+    };
+    // Nothing is done in a namespace but what was asked for by this name.
+    let namespace = namespace(route.namespace())?;
+    let ns = namespace.as_str();
+    caller.may(access, ns)?;
+    match route {
+        Route::Health | Route::Metrics if !reads => Err(Refusal::Method("GET, HEAD")),
+        Route::Health | Route::Metrics => Ok(proxy.metrics.answer()),
+        Route::Sync(_) if reads => index::get(proxy, ns, uri.query(), request.headers()).await,
         Route::Sync(_) => Err(Refusal::Method("GET, HEAD")),
-        Route::Events(ns) if request.method() == Method::GET => {
-            events::get(proxy, namespace(ns)?.as_str(), request.headers()).await
-        }
+        Route::Events(_) if request.method() == Method::GET => events::get(proxy, &caller, ns, request.headers()).await,
         Route::Events(_) => Err(Refusal::Method("GET")),
-        Route::Versions(ns, path) if reads => versions::get(proxy, namespace(ns)?.as_str(), &blob_path(path)?).await,
+        Route::Batch(_) if request.method() == Method::POST => batch::post(proxy, &caller, ns, request, id).await,
+        Route::Batch(_) => Err(Refusal::Method("POST")),
+        Route::Versions(_, path) if reads => versions::get(proxy, ns, &blob_path(path)?).await,
         Route::Versions(..) => Err(Refusal::Method("GET, HEAD")),
-        Route::Blob(ns, path) => {
-            let (ns, path) = (namespace(ns)?, blob_path(path)?);
+        Route::Blob(_, path) => {
+            let (path, flat) = (blob_path(path)?, namespace.is_flat());
             match *request.method() {
-                Method::GET | Method::HEAD => blobs::get(proxy, ns.as_str(), &path, uri.query()).await,
-                Method::PUT if ns.is_flat() => blobs::put(proxy, ns.as_str(), &path, request).await,
-                Method::PUT => namespaced::put(proxy, &ns, &path, request).await,
-                Method::DELETE if ns.is_flat() => blobs::delete(proxy, ns.as_str(), &path, request.headers()).await,
-                Method::DELETE => namespaced::delete(proxy, &ns, &path, request.headers()).await,
+                Method::GET | Method::HEAD => blobs::get(proxy, ns, &path, uri.query()).await,
+                Method::PUT if flat => blobs::put(proxy, &caller, ns, &path, request).await,
+                Method::PUT => namespaced::put(proxy, &caller, &namespace, &path, request).await,
+                Method::DELETE if flat => blobs::delete(proxy, &caller, ns, &path, request.headers()).await,
+                Method::DELETE => namespaced::delete(proxy, &caller, &namespace, &path, request.headers()).await,
                 _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
             }
         }
     }
 }
 
-/// Whether the request shows the token. The comparison takes the same time for any two hashes.
-fn authorized(token: blake3::Hash, headers: &HeaderMap) -> bool {
-    let shown = headers.get(AUTHORIZATION).and_then(|value| {
-        let (scheme, shown) = value.as_bytes().split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then_some(shown)
-    });
-    shown.is_some_and(|shown| blake3::hash(shown.trim_ascii()) == token)
-}
-
-async fn health<S: Store>(store: &S) -> Answer {
-    // A delta is built on a mark, which only an exact index has.
-    let strong: &[&str] = if S::STRONG { &[capability::STRONG_INDEX, capability::DELTA] } else { &[] };
-    let capabilities = [
-        capability::HONEST_412,
-        capability::INDEX_ETAG,
-        capability::EVENTS,
-        capability::HTTP_PRECONDITIONS,
-        capability::ENCODED_SLASH,
-        capability::VERSIONS,
-    ];
-    let (code, status, storage) = match store.health().await {
-        Ok(()) => (StatusCode::OK, "ok", "connected"),
-        Err(e) => {
-            tracing::error!("{e}");
-            (StatusCode::SERVICE_UNAVAILABLE, "error", "disconnected")
+/// Lets a caller in who may call, within the limits of its rate and of its address's failures.
+async fn admit<S: Store>(proxy: &Proxy<S>, peer: &Peer, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
+    // Who shows nothing guesses nothing.
+    let token = auth::bearer(headers).ok_or(Refusal::Unauthorized { wrong: false })?;
+    let shown = hash_of(token);
+    if let Some(wait) = proxy.rates.barred(peer.address, &shown) {
+        return Err(Refusal::TooOften(wait));
+    }
+    let caller = match proxy.auth.authorize(token, shown).await {
+        Err(refusal @ Refusal::Unauthorized { .. }) => {
+            return Err(proxy.rates.failed(peer.address).map_or(refusal, Refusal::TooOften));
         }
+        known => known?,
     };
-    let health = Health {
-        status: status.to_owned(),
-        storage: storage.to_owned(),
-        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-        capabilities: capabilities.iter().chain(strong).map(|c| (*c).to_owned()).collect(),
-    };
-    json(code, &health)
+    if peer.is_known() {
+        proxy.rates.succeeded(peer.address, shown);
+    }
+    let wait = proxy.rates.too_fast(&rates::Caller(caller.id.as_str().into()));
+    wait.map_or(Ok(caller), |wait| Err(Refusal::TooOften(wait)))
 }
 
 #[cfg(test)]
@@ -198,7 +275,8 @@ mod tests {
         assert_eq!(route("/n/m/versions/a/b"), Some(Route::Versions("n/m", "a/b")));
         assert_eq!(route("/n/versions/blob/b"), Some(Route::Blob("n/versions", "b")));
         assert_eq!(route("/events/n/m"), Some(Route::Events("n/m")));
-        for nothing in ["//blob/a", "/n/blob", "/sync/", "/events/", "/n", "blob/a", "n/blob/a"] {
+        assert_eq!((route("/batch"), route("/batch/n/m")), (Some(Route::Batch("")), Some(Route::Batch("n/m"))));
+        for nothing in ["//blob/a", "/n/blob", "/sync/", "/events/", "/batch/", "/n", "blob/a", "n/blob/a"] {
             assert_eq!(route(nothing), None, "{nothing}");
         }
     }
@@ -216,6 +294,27 @@ mod tests {
         ] {
             assert_eq!(blob_path(raw).unwrap().as_str(), name, "{raw}");
         }
+    }
+
+    #[test]
+    fn only_safe_ids_are_repeated() {
+        let id = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(X_REQUEST_ID, http::HeaderValue::from_static(text));
+            request_id(&headers)
+        };
+        for safe in ["a", "1f-2_b.C", "0123456789012345678901234567890123456789012345678901234567890123"] {
+            assert_eq!(id(safe), safe);
+        }
+        for unsafe_one in
+            ["", "a b", "a\"b", "a;b", "01234567890123456789012345678901234567890123456789012345678901234"]
+        {
+            assert!(
+                id(unsafe_one).len() == 16 && id(unsafe_one).bytes().all(|b| b.is_ascii_hexdigit()),
+                "{unsafe_one}"
+            );
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
     }
 
     #[test]

@@ -169,6 +169,7 @@ mod tests {
             namespace: String::new(),
             device: String::new(),
             ca_pem: None,
+            pin: None,
             allow_http: false,
             timeout: Duration::from_secs(20),
             max_file_size: 1 << 20,

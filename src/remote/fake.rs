@@ -68,6 +68,8 @@ pub struct Config {
     /// Whether writes are judged by versions (namespaced dialect) and not by content.
     pub versions: bool,
     pub faults: Faults,
+    /// Whether it takes batches. One that is lost is carried out in part.
+    pub batch: bool,
     /// The probability of a pause before and after a request is carried out and between the chunks of a body.
     pub yields: f64,
 }
@@ -81,6 +83,7 @@ impl Default for Config {
             honest: true,
             versions: false,
             faults: Faults::default(),
+            batch: true,
             yields: 0.0,
         }
     }
@@ -168,6 +171,16 @@ pub enum Losing {
     Request,
     /// It is carried out.
     Reply,
+}
+
+/// How far a request gets.
+enum Fate {
+    NeverArrives,
+    Refused,
+    /// `loses_reply`: for sure; else as the faults have it.
+    Arrives {
+        loses_reply: bool,
+    },
 }
 
 /// The server. Clones are the same server.
@@ -262,6 +275,30 @@ impl Store {
         }
         let mark = self.planted.trusted_tombstone.then(|| self.mark());
         Index { files, refused: Vec::new(), mark }
+    }
+
+    /// What becomes of the next request.
+    fn fate(&mut self) -> Fate {
+        let faults = self.config.faults;
+        let losing = match &mut self.losing {
+            Some((0, what)) => {
+                let what = *what;
+                self.losing = None;
+                Some(what)
+            }
+            Some((skip, _)) => {
+                *skip -= 1;
+                None
+            }
+            None => None,
+        };
+        if losing == Some(Losing::Request) || self.chance(faults.lost_request) {
+            Fate::NeverArrives
+        } else if self.chance(faults.unavailable) {
+            Fate::Refused
+        } else {
+            Fate::Arrives { loses_reply: losing == Some(Losing::Reply) }
+        }
     }
 
     /// What a 412 tells of a path.

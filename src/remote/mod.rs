@@ -116,11 +116,34 @@ pub struct Outgoing {
     pub source: Box<dyn Source>,
 }
 
+/// What is asked of one path in a batch.
+pub enum Ask {
+    Get,
+    /// As [`Remote::put`].
+    Put {
+        precondition: Precondition,
+        version: u64,
+        body: Outgoing,
+    },
+    /// As [`Remote::delete`].
+    Delete {
+        md5: Md5,
+        version: u64,
+    },
+}
+
+/// What became of an [`Ask`]; of its kind.
+pub enum Answer {
+    Got(Got),
+    Put(Put),
+    Deleted(Deleted),
+}
+
 /// Why a request gave no answer to act on. The URL is named, the token never.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError {
     /// 401 or 403: the cycle ends.
-    #[error("{url}: the proxy refused the token ({status}); check proxy.token_file")]
+    #[error("{url}: {}", refused(*status))]
     Auth { url: String, status: u16 },
     /// No connection, a timeout, an answer cut off: the write may or may not have happened.
     #[error("{url}: {why}")]
@@ -146,6 +169,16 @@ pub enum RemoteError {
     /// The body could not be read on this side; nothing was written there.
     #[error("{0}")]
     Source(String),
+}
+
+/// What a refused token means, and what to do.
+fn refused(status: u16) -> &'static str {
+    if status == 403 {
+        "the proxy knows the token, but it does not open this namespace or may not write to it (403); ask whoever runs \
+         the proxy for another key"
+    } else {
+        "the proxy refused the token (401); check proxy.token_file"
+    }
 }
 
 impl RemoteError {
@@ -178,4 +211,19 @@ pub trait Remote: Send + Sync + 'static {
         md5: Md5,
         version: u64,
     ) -> impl Future<Output = Result<Deleted, RemoteError>> + Send;
+
+    /// Sends many small requests as one (capability `batch`); `None`: this proxy takes none. They are independent of
+    /// each other, carried out in no particular order, and no path comes twice. One that was not answered as it would
+    /// have been by itself (its source failed, the proxy did not take it, the answer is not to be believed) is `None`:
+    /// ask by itself. A [`Blob`] in an answer is here whole.
+    ///
+    /// # Errors
+    /// When the batch as a whole was not answered: any of its writes may or may not have happened.
+    fn batch(
+        &self,
+        requests: Vec<(RelPath, Ask)>,
+    ) -> impl Future<Output = Result<Option<Vec<Option<Answer>>>, RemoteError>> + Send {
+        drop(requests);
+        std::future::ready(Ok(None))
+    }
 }

@@ -15,11 +15,12 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    BACKLOG, Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Placed, Put, Record,
-    Retention, State, Store, StoreError, Swept, Version, strong_state, system_clock,
+    BACKLOG, Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Operation, Placed, Put,
+    Record, Retention, State, Store, StoreError, Swept, Version, Written, strong_state, system_clock,
 };
 use crate::path::RelPath;
 
+mod many;
 mod records;
 mod schema;
 mod spool;
@@ -27,6 +28,7 @@ pub mod upkeep;
 mod versions;
 mod writer;
 
+pub use records::Beside;
 pub use spool::Upload;
 
 use spool::{Spool, blocking};
@@ -79,11 +81,15 @@ impl Shared {
         strong_state(Mark { epoch: marks.epoch.clone(), cursor, floor: marks.floor }, modified)
     }
 
-    /// Takes in committed changes: namespace, cursor, time.
-    fn advance<'a>(&self, changes: impl Iterator<Item = (&'a str, u64, u64)>) {
+    /// Takes in committed changes: namespace, cursor, time, and the bytes by which the live entries grew.
+    fn advance<'a>(&self, changes: impl Iterator<Item = (&'a str, u64, u64, i64)>) {
         let mut marks = lock(&self.marks);
-        for (ns, cursor, modified) in changes {
+        for (ns, cursor, modified, grown) in changes {
             marks.cursor = cursor;
+            match marks.bytes.get_mut(ns) {
+                Some(bytes) => *bytes = bytes.saturating_add_signed(grown),
+                None => drop(marks.bytes.insert(ns.to_owned(), 0u64.saturating_add_signed(grown))),
+            }
             match marks.last.get_mut(ns) {
                 Some(last) => *last = (cursor, modified),
                 None => drop(marks.last.insert(ns.to_owned(), (cursor, modified))),
@@ -117,6 +123,8 @@ struct Marks {
     cursor: u64,
     /// The last change of each namespace, and when it was.
     last: HashMap<String, (u64, u64)>,
+    /// The bytes of each namespace's live entries.
+    bytes: HashMap<String, u64>,
 }
 
 /// What these mutexes guard is replaced whole, so a panic elsewhere cannot have damaged it.
@@ -136,7 +144,7 @@ fn io_error(path: &Path, e: &io::Error) -> StoreError {
 pub struct Embedded {
     shared: Arc<Shared>,
     /// `None` only while it is dropped.
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<Vec<Job>>>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -189,10 +197,13 @@ impl Embedded {
         write: Write,
         answer: oneshot::Receiver<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let job = Job { ns: ns.to_owned(), path: path.clone(), write };
-        let jobs = self.jobs.as_ref().ok_or(StoreError::Closed)?;
-        jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        self.hand_in(vec![Job { ns: ns.to_owned(), path: path.clone(), write }]).await?;
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Hands writes to the writer, which commits them together.
+    async fn hand_in(&self, jobs: Vec<Job>) -> Result<(), StoreError> {
+        self.jobs.as_ref().ok_or(StoreError::Closed)?.send(jobs).await.map_err(|_| StoreError::Closed)
     }
 }
 
@@ -238,6 +249,21 @@ impl Store for Embedded {
         blocking(move || get(&shared, &ns, path.as_str(), None)).await?
     }
 
+    async fn write_many(
+        &self,
+        ns: &str,
+        writes: Vec<(RelPath, Operation)>,
+        meta: &Meta,
+    ) -> Vec<Result<Written, StoreError>> {
+        many::write(self, ns, writes, meta).await
+    }
+
+    async fn get_many(&self, ns: &str, paths: Vec<RelPath>) -> Vec<Result<Got, StoreError>> {
+        let (shared, ns, n) = (self.shared.clone(), ns.to_owned(), paths.len());
+        let all = move || paths.iter().map(|path| get(&shared, &ns, path.as_str(), None)).collect();
+        blocking(all).await.unwrap_or_else(|e| (0..n).map(|_| Err(e.clone())).collect())
+    }
+
     async fn index(&self, ns: &str, since: u64) -> Result<Index, StoreError> {
         let (shared, ns) = (self.shared.clone(), ns.to_owned());
         blocking(move || {
@@ -254,6 +280,12 @@ impl Store for Embedded {
 
     fn subscribe(&self) -> broadcast::Receiver<Changes> {
         self.shared.changes.subscribe()
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        // Not known is no reason to warn.
+        let fs = rustix::fs::statvfs(&self.shared.dir).ok()?;
+        Some(fs.f_bavail.saturating_mul(fs.f_frsize))
     }
 
     async fn health(&self) -> Result<(), StoreError> {
@@ -325,6 +357,10 @@ impl Store for Embedded {
         .await??;
         lock(&self.shared.marks).floor = floor;
         Ok(Swept { expired, ..swept })
+    }
+
+    async fn usage(&self, ns: &str) -> Result<u64, StoreError> {
+        Ok(lock(&self.shared.marks).bytes.get(ns).copied().unwrap_or(0))
     }
 
     async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
@@ -405,12 +441,17 @@ fn read_marks(db: &Connection) -> rusqlite::Result<Marks> {
     let number = |key: &str| meta(key).map(|text| text.parse::<u64>().unwrap_or(0));
     let floor = number("floor")?;
     // SQLite takes the bare column from the row that has the maximum.
-    let last: HashMap<String, (u64, u64)> = db
-        .prepare("SELECT ns, MAX(cursor), version FROM entry GROUP BY ns")?
-        .query_map([], |row| Ok((row.get(0)?, (unsigned(row, 1)?, unsigned(row, 2)?))))?
-        .collect::<rusqlite::Result<_>>()?;
-    let cursor = last.values().map(|(cursor, _)| *cursor).max().unwrap_or(0).max(floor);
-    Ok(Marks { epoch: meta("epoch")?.into(), floor, created: number("created")?, cursor, last })
+    let mut rows = db.prepare("SELECT ns, MAX(cursor), version, SUM(size) FROM entry GROUP BY ns")?;
+    let mut rows = rows.query([])?;
+    let (mut last, mut bytes) = (HashMap::new(), HashMap::new());
+    while let Some(row) = rows.next()? {
+        let ns: String = row.get(0)?;
+        last.insert(ns.clone(), (unsigned(row, 1)?, unsigned(row, 2)?));
+        // A tombstone's size is 0.
+        bytes.insert(ns, unsigned(row, 3)?);
+    }
+    let cursor = last.values().map(|(cursor, _): &(u64, u64)| *cursor).max().unwrap_or(0).max(floor);
+    Ok(Marks { epoch: meta("epoch")?.into(), floor, created: number("created")?, cursor, last, bytes })
 }
 
 fn read_index(db: &Connection, ns: &str, since: u64, state: State) -> rusqlite::Result<Index> {

@@ -1,7 +1,7 @@
-//! Where the proxy keeps blobs: trait [`Store`], with an implementation in memory and one on disk.
+//! Where the proxy keeps blobs: trait [`Store`], with an implementation in memory, one on disk and one on S3.
 //!
 //! A store decides every conditional write in one step, so that of any number of racing writers exactly one
-//! wins, and it records each write in its index in the same step. Names arrive validated; the wire format,
+//! wins, and a write is acknowledged when it is in the index too. Names arrive validated; the wire format,
 //! authentication and limits are the proxy's.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -22,9 +22,11 @@ use crate::path::RelPath;
 pub mod copy;
 pub mod embedded;
 pub mod memory;
+pub mod s3;
 
 pub use embedded::Embedded;
 pub use memory::Memory;
+pub use s3::S3;
 
 /// What the index holds of one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,6 +177,28 @@ pub enum Deleted {
     Mismatch(Entry),
 }
 
+/// One of many writes that are handed in together.
+pub enum Operation {
+    /// As [`Store::put`].
+    Put { expect: Expect, content: Bytes },
+    /// As [`Store::delete`].
+    Delete { expect: Option<Expect> },
+}
+
+/// What became of an [`Operation`]; of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    Put(Put),
+    Deleted(Deleted),
+}
+
+impl Written {
+    /// Whether it changed the path.
+    pub fn happened(&self) -> bool {
+        matches!(self, Self::Put(Put::Created(_) | Put::Updated(_)) | Self::Deleted(Deleted::Done(_)))
+    }
+}
+
 /// A committed change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -212,8 +236,26 @@ pub enum StoreError {
     Io { path: PathBuf, why: String },
     #[error("the store's database failed: {0}")]
     Database(String),
+    /// What S3 answered, or that it did not.
+    #[error("the S3 store failed: {0}")]
+    S3(String),
+    /// Options that cannot work, or a store that does not do what is needed.
+    #[error("{0}")]
+    S3Refused(String),
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// What is wrong, fit for whoever can reach the proxy: no path and no address.
+    pub fn without_places(&self) -> String {
+        match self {
+            Self::Io { why, .. } => format!("the disk of the store failed: {why}"),
+            Self::Closed => "the store is closed".to_owned(),
+            // Their words may quote a place.
+            _ => "the storage failed; the proxy's log says why".to_owned(),
+        }
+    }
 }
 
 /// A body on its way in. Dropped before the put, it leaves nothing behind.
@@ -246,7 +288,7 @@ pub enum Placed {
 }
 
 /// The records there can be: see [`Store::record`].
-pub const RECORDS: &[&str] = &["keys"];
+pub const RECORDS: &[&str] = &["keys", "keys-used"];
 
 /// How long a store keeps what is no longer current.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,6 +327,35 @@ pub struct Record {
     pub content: Bytes,
 }
 
+/// The private records of a store: one that is open, or one that another process serves ([`embedded::Beside`]).
+pub trait Records: Send + Sync {
+    /// As [`Store::record`].
+    fn read_record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
+
+    /// As [`Store::put_record`].
+    fn write_record(
+        &self,
+        name: &'static str,
+        expected: Option<&str>,
+        content: Bytes,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+impl<S: Store> Records for S {
+    fn read_record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send {
+        self.record(name)
+    }
+
+    fn write_record(
+        &self,
+        name: &'static str,
+        expected: Option<&str>,
+        content: Bytes,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        self.put_record(name, expected, content)
+    }
+}
+
 /// Blobs with compare-and-swap, and an index of them. Every method takes a namespace; the flat dialect's is `""`.
 pub trait Store: Send + Sync + 'static {
     /// Whether the index is written with the blob in one step, so that [`State::mark`] is there and entries are
@@ -319,6 +390,35 @@ pub trait Store: Send + Sync + 'static {
 
     fn get(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<Got, StoreError>> + Send;
 
+    /// Many writes of different paths, each with what became of it, in their order. They are independent: some may
+    /// happen and others not. `meta` is that of each. A store that commits in groups overrides this.
+    fn write_many(
+        &self,
+        ns: &str,
+        writes: Vec<(RelPath, Operation)>,
+        meta: &Meta,
+    ) -> impl Future<Output = Vec<Result<Written, StoreError>>> + Send {
+        let writes = writes.into_iter().map(move |(path, operation)| async move {
+            match operation {
+                Operation::Put { expect, content } => {
+                    let mut body = self.incoming();
+                    body.push(content).await?;
+                    self.put(ns, &path, expect, meta.clone(), body).await.map(Written::Put)
+                }
+                Operation::Delete { expect } => {
+                    self.delete(ns, &path, expect, meta.clone()).await.map(Written::Deleted)
+                }
+            }
+        });
+        stream::iter(writes.collect::<Vec<_>>()).buffered(SIDE_BY_SIDE).collect()
+    }
+
+    /// [`Store::get`] of many paths, in their order.
+    fn get_many(&self, ns: &str, paths: Vec<RelPath>) -> impl Future<Output = Vec<Result<Got, StoreError>>> + Send {
+        let gets = paths.into_iter().map(move |path| async move { self.get(ns, &path).await });
+        stream::iter(gets.collect::<Vec<_>>()).buffered(SIDE_BY_SIDE).collect()
+    }
+
     /// The entries of one namespace that changed after the cursor `since`; 0 gives all, and so does a store whose
     /// index is not exact.
     fn index(&self, ns: &str, since: u64) -> impl Future<Output = Result<Index, StoreError>> + Send;
@@ -331,6 +431,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether reads work and writes would be taken.
     fn health(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Bytes that can still be written, where the store knows.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
 
     /// The versions of a path that can still be read, the newest first. The first is the path's own entry, which may
     /// be a tombstone.
@@ -375,6 +480,11 @@ pub trait Store: Send + Sync + 'static {
         content: Bytes,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
+    /// The bytes of a namespace's live entries. A store that does not keep count reads its index for it.
+    fn usage(&self, ns: &str) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        async move { Ok(self.index(ns, 0).await?.entries.iter().map(|(_, entry)| entry.size).sum()) }
+    }
+
     /// [`Store::put`] of content that is in memory, with nothing said of it.
     fn put_bytes(
         &self,
@@ -407,6 +517,9 @@ fn strong_state(mark: Mark, modified: u64) -> State {
 fn new_epoch() -> Arc<str> {
     format!("{:032x}", fastrand::u128(..)).into()
 }
+
+/// Operations of one batch under way at once, where a store takes them one by one.
+const SIDE_BY_SIDE: usize = 32;
 
 /// How many groups of changes a subscriber may lag behind before it must read the index instead.
 const BACKLOG: usize = 1024;

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub const TOKEN: &str = "open sesame";
+pub const TOKEN: &str = "open-sesame";
 
 /// A proxy that runs until it is stopped or dropped.
 pub struct Running {
@@ -77,6 +77,8 @@ impl Reply {
 /// One connection.
 pub struct Client {
     pub stream: TcpStream,
+    /// What is shown as the token.
+    pub token: String,
     read: Vec<u8>,
 }
 
@@ -88,7 +90,7 @@ impl Client {
     pub async fn try_connect(addr: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(addr).await.ok()?;
         stream.set_nodelay(true).unwrap();
-        Some(Self { stream, read: Vec::new() })
+        Some(Self { stream, token: TOKEN.to_owned(), read: Vec::new() })
     }
 
     /// Sends a request with the token; its body, where there is one, with its length.
@@ -104,7 +106,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Option<Reply> {
-        let mut all = vec![("Authorization", format!("Bearer {TOKEN}"))];
+        let mut all = vec![("Authorization", format!("Bearer {}", self.token))];
         if method == "PUT" || !body.is_empty() {
             all.push(("Content-Length", body.len().to_string()));
         }

@@ -1,5 +1,6 @@
 //! What the HTTP client makes of every answer that a server can give, good or bad.
 
+mod batch;
 mod requests;
 mod server;
 mod tls;
@@ -26,6 +27,7 @@ pub fn options(origin: &str) -> HttpOptions {
         namespace: String::new(),
         device: "laptop".to_owned(),
         ca_pem: None,
+        pin: None,
         allow_http: false,
         timeout: server::DEADLINE,
         max_file_size: 4 << 20,

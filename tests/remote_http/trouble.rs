@@ -52,6 +52,7 @@ async fn every_status_has_its_class() {
         (429, &[], |e| matches!(e, RemoteError::Throttled { status: 429, after: None, .. })),
         (429, &["retry-after: 5"], |e| matches!(e, RemoteError::Throttled { after: Some(d), .. } if d.as_secs() == 5)),
         (500, &[], |e| matches!(e, RemoteError::Server { status: 500, .. })),
+        (507, &[], |e| matches!(e, RemoteError::Refused { status: 507, .. })),
         (502, &["retry-after: 5"], |e| matches!(e, RemoteError::Unreachable { .. })),
         (504, &[], |e| matches!(e, RemoteError::Unreachable { .. })),
         (503, &[], |e| matches!(e, RemoteError::Server { status: 503, .. })),

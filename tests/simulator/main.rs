@@ -19,8 +19,14 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Runs `count` schedules from `first` on all cores; the first failure with its seed.
-fn search(first: u64, count: u64, bug: Option<Bug>) -> Option<(u64, String)> {
+/// Whether the proxy of a seed takes batches: the one half does, the other is the plain protocol.
+fn takes_batches(seed: u64) -> bool {
+    seed.is_multiple_of(2)
+}
+
+/// Runs `count` schedules from `first` on all cores, with batches, without, or some of each; the first failure with
+/// its seed.
+fn search(first: u64, count: u64, bug: Option<Bug>, batch: Option<bool>) -> Option<(u64, String)> {
     let next = AtomicU64::new(first);
     let failure = std::sync::Mutex::new(None::<(u64, String)>);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -32,8 +38,8 @@ fn search(first: u64, count: u64, bug: Option<Bug>) -> Option<(u64, String)> {
                     if seed >= first + count || failure.lock().unwrap().is_some() {
                         return;
                     }
-                    let result =
-                        std::panic::catch_unwind(|| run(seed, bug)).unwrap_or_else(|panic| Err(message(&*panic)));
+                    let result = std::panic::catch_unwind(|| run(seed, bug, batch.unwrap_or(takes_batches(seed))))
+                        .unwrap_or_else(|panic| Err(message(&*panic)));
                     if let Err(why) = result {
                         let mut failure = failure.lock().unwrap();
                         if failure.as_ref().is_none_or(|(s, _)| seed < *s) {
@@ -57,7 +63,7 @@ fn nothing_is_lost_and_all_agree() {
     let first = number("MEMSYNC_SIM_SEED").unwrap_or(1);
     let count = number("MEMSYNC_SIM_SCHEDULES").unwrap_or(20_000);
     println!("{count} schedules from seed {first}");
-    if let Some((seed, why)) = search(first, count, None) {
+    if let Some((seed, why)) = search(first, count, None, None) {
         panic!(
             "seed {seed}: {why}\nrerun: MEMSYNC_SIM_SEED={seed} MEMSYNC_SIM_SCHEDULES=1 MEMSYNC_SIM_TRACE=1 \
              cargo test --test simulator nothing_is_lost -- --nocapture"
@@ -69,17 +75,21 @@ fn nothing_is_lost_and_all_agree() {
 #[test]
 fn regressions() {
     for seed in include_str!("seeds.txt").lines().filter_map(|l| l.split_whitespace().next()?.parse().ok()) {
-        if let Err(why) = run(seed, None) {
-            panic!("seed {seed}: {why}");
+        for batch in [false, true] {
+            if let Err(why) = run(seed, None, batch) {
+                panic!("seed {seed}, batches: {batch}: {why}");
+            }
         }
     }
 }
 
 fn caught(bug: Bug) {
     let limit = 20_000;
-    match search(1, limit, Some(bug)) {
-        Some((seed, why)) => println!("{bug:?}: caught at seed {seed}: {why}"),
-        None => panic!("{bug:?} was not caught in {limit} schedules"),
+    for batch in [false, true] {
+        match search(1, limit, Some(bug), Some(batch)) {
+            Some((seed, why)) => println!("{bug:?}, batches: {batch}: caught at seed {seed}: {why}"),
+            None => panic!("{bug:?}, batches: {batch}: was not caught in {limit} schedules"),
+        }
     }
 }
 

@@ -38,7 +38,7 @@ const MANY: &[&str] = &[
     "n/m/b.md", "c.md",
 ];
 
-fn config(rng: &mut Rng, bug: Option<Bug>) -> Config {
+fn config(rng: &mut Rng, bug: Option<Bug>, batch: bool) -> Config {
     let strong = bug != Some(Bug::PlainTombstoneTrusted) && rng.bool();
     let p = |rng: &mut Rng, max: f64| if rng.bool() { rng.f64() * max } else { 0.0 };
     let faults = Faults {
@@ -56,6 +56,7 @@ fn config(rng: &mut Rng, bug: Option<Bug>) -> Config {
         honest: strong || rng.bool(),
         versions: false,
         faults,
+        batch,
         yields: 0.5,
     }
 }
@@ -88,15 +89,15 @@ fn delete_with_index_md5(plan: &mut Plan, index: &Index) {
     }
 }
 
-/// Runs the schedule of one seed.
+/// Runs the schedule of one seed, on a proxy that takes batches or not.
 ///
 /// # Errors
 /// Which invariant broke, and how.
-pub fn run(seed: u64, bug: Option<Bug>) -> Result<(), String> {
+pub fn run(seed: u64, bug: Option<Bug>, batch: bool) -> Result<(), String> {
     let mut rng = Rng::with_seed(seed);
     let trace = std::env::var_os("MEMSYNC_SIM_TRACE").is_some();
     let ledger = Arc::new(Mutex::new(Ledger::new(trace)));
-    let config = Config { versions: compares_versions(seed, bug), ..config(&mut rng, bug) };
+    let config = Config { versions: compares_versions(seed, bug), ..config(&mut rng, bug, batch) };
     let (clash, names) = match rng.u8(..8) {
         0 => (true, CLASHING),
         1 => (false, MANY),

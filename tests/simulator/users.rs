@@ -78,13 +78,19 @@ impl Ledger {
     /// but where the server itself was set back meanwhile, a download that was never committed is nowhere.
     pub fn power_cut(&mut self, device: &Device, before: &BTreeSet<Bytes>, server: &FakeServer) {
         let after = device.contents();
+        // A file that was being placed may be back in the stage, with what a user wrote into it since: that is where
+        // it was when it was last made durable.
+        let placed: BTreeSet<Bytes> =
+            device.disk.user_tree("").into_values().chain(device.history().into_values()).collect();
         let ever: BTreeSet<Bytes> = server.all_ever_stored().into_values().collect();
-        for content in before.difference(&after) {
+        for content in before {
+            let gone = !after.contains(content);
             let excused = if self.unique(content) {
-                self.reset.contains(content) || self.volatile.contains(content) && !ever.contains(content)
+                gone && self.reset.contains(content)
+                    || !placed.contains(content) && self.volatile.contains(content) && !ever.contains(content)
             } else {
                 // Of content written twice it cannot be told whose copy was durable, or which one the server had.
-                true
+                gone
             };
             if excused {
                 self.owed.remove(content);

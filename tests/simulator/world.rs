@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use memsync::agent::engine::Sabotage;
-use memsync::agent::{CycleError, Engine, EngineOptions, Parts, Report, World};
+use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
 use memsync::disk::sim::SimDisk;
 use memsync::local::{Folder, Scope};
 use memsync::remote::fake::{FakeRemote, FakeServer};
@@ -83,6 +83,7 @@ pub fn options() -> EngineOptions {
         max_file_size: 1 << 20,
         max_delete: 0.5,
         concurrency: 3,
+        batch: BatchOptions { from: 2, least: 1, most: 4, ..BatchOptions::default() },
         threads: 1,
         fold: false,
         confirm: Duration::from_millis(1),

@@ -40,6 +40,24 @@ fn sync_works_once_without_an_agent_and_a_rehearsal_changes_nothing() {
 }
 
 #[test]
+fn a_rehearsal_goes_through_the_agent_that_runs() {
+    let world = World::new();
+    let a = world.device_with("a", "interval = \"1h\"");
+    a.start();
+    a.wait();
+    assert_eq!(a.cli(&["sync", "--dry-run"]).code, 0);
+    a.ok(&["pause"]);
+    a.write("note.md", "hello");
+    let rehearsal = a.cli(&["sync", "--dry-run", "--json"]);
+    let step = &rehearsal.json()["steps"][0];
+    assert_eq!((rehearsal.code, step["action"].as_str(), step["path"].as_str()), (4, Some("upload"), Some("note.md")));
+    assert!(world.blob("note.md").is_none(), "nothing went up");
+    a.ok(&["resume"]);
+    a.wait();
+    assert!(world.blob("note.md").is_some(), "the rehearsal took nothing from the cycle");
+}
+
+#[test]
 fn sync_through_the_agent_returns_when_it_is_done() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"1h\"\ndebounce = \"10s\"");

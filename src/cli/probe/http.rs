@@ -18,6 +18,7 @@ impl ProxyProbe for HttpProbe {
             namespace: target.namespace.clone(),
             device: String::new(),
             ca_pem: target.ca_pem.clone(),
+            pin: target.pin,
             allow_http: target.allow_http,
             timeout: target.timeout,
             // No blob is asked for.
@@ -28,10 +29,10 @@ impl ProxyProbe for HttpProbe {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| here(e.to_string()))?;
         runtime.block_on(async {
-            let health = remote.health().await?;
+            let (health, time) = remote.health_and_time().await?;
             // The cheapest request that needs the token.
             remote.index(None).await?;
-            Ok(Answer { capabilities: health.capabilities, time: None })
+            Ok(Answer { capabilities: health.capabilities, warnings: health.warnings, time })
         })
     }
 }

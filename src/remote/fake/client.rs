@@ -6,11 +6,13 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use futures::StreamExt;
 
-use super::{Call, FakeServer, Losing, Request, Store, lock};
+use super::{Call, FakeServer, Fate, Request, Store, lock};
 use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
 use crate::protocol::Precondition;
-use crate::remote::{Blob, Deleted, Got, IndexAnswer, IndexEntry, Mark, Outgoing, Put, Remote, RemoteError};
+use crate::remote::{
+    Answer, Ask, Blob, Deleted, Got, IndexAnswer, IndexEntry, Mark, Outgoing, Put, Remote, RemoteError,
+};
 
 /// What a client was last told by the index.
 #[derive(Default)]
@@ -28,6 +30,10 @@ pub struct FakeRemote {
 
 fn unreachable(why: &str) -> RemoteError {
     RemoteError::Unreachable { url: "fake:".to_owned(), why: why.to_owned() }
+}
+
+fn unavailable() -> RemoteError {
+    RemoteError::Server { url: "fake:".to_owned(), status: 503, detail: "overloaded".to_owned() }
 }
 
 /// A reply and whether it gets through.
@@ -49,31 +55,18 @@ impl FakeRemote {
         self.server.pause().await;
         let outcome = {
             let mut store = self.server.store();
-            let faults = store.config.faults;
-            let losing = match &mut store.losing {
-                Some((0, what)) => {
-                    let what = *what;
-                    store.losing = None;
-                    Some(what)
-                }
-                Some((skip, _)) => {
-                    *skip -= 1;
-                    None
-                }
-                None => None,
-            };
-            if losing == Some(Losing::Request) || store.chance(faults.lost_request) {
-                Err(Lost { error: unreachable("the request was lost"), value: None })
-            } else if store.chance(faults.unavailable) {
-                let (url, detail) = ("fake:".to_owned(), "overloaded".to_owned());
-                Err(Lost { error: RemoteError::Server { url, status: 503, detail }, value: None })
-            } else {
-                let (value, wrote) = act(&mut store);
-                store.calls.push(Call { client: self.client, request, wrote });
-                if losing == Some(Losing::Reply) || store.chance(faults.lost_reply) {
-                    Err(Lost { error: unreachable("the reply was lost"), value: Some(value) })
-                } else {
-                    Ok(value)
+            match store.fate() {
+                Fate::NeverArrives => Err(Lost { error: unreachable("the request was lost"), value: None }),
+                Fate::Refused => Err(Lost { error: unavailable(), value: None }),
+                Fate::Arrives { loses_reply } => {
+                    let (value, wrote) = act(&mut store);
+                    store.calls.push(Call { client: self.client, request, wrote });
+                    let lost_reply = store.config.faults.lost_reply;
+                    if loses_reply || store.chance(lost_reply) {
+                        Err(Lost { error: unreachable("the reply was lost"), value: Some(value) })
+                    } else {
+                        Ok(value)
+                    }
                 }
             }
         };
@@ -84,6 +77,63 @@ impl FakeRemote {
     /// What the index last showed this client.
     fn shown(&self, path: &RelPath) -> Option<IndexEntry> {
         lock(&self.served).files.get(path).copied()
+    }
+
+    /// What is sent with a PUT, after any planted bug.
+    fn put_precondition(&self, path: &RelPath, precondition: Precondition) -> Precondition {
+        let planted = self.server.store().planted.index_md5_on_put;
+        self.shown(path).filter(|_| planted).map_or(precondition, |entry| Precondition::Holds(entry.md5))
+    }
+
+    /// What is sent with a DELETE, after any planted bug.
+    fn delete_precondition(&self, path: &RelPath, md5: Md5) -> Md5 {
+        let planted = self.server.store().planted.index_md5_on_delete;
+        self.shown(path).filter(|_| planted).map_or(md5, |entry| entry.md5)
+    }
+
+    /// A request of a batch as it goes over the wire, with the version it expects; `None`: its source failed.
+    fn read(&self, path: RelPath, ask: Ask) -> Option<(Request, u64, Bytes)> {
+        Some(match ask {
+            Ask::Get => (Request::Get(path), 0, Bytes::new()),
+            Ask::Delete { md5, version } => {
+                let md5 = self.delete_precondition(&path, md5);
+                (Request::Delete { path, md5 }, version, Bytes::new())
+            }
+            Ask::Put { precondition, version, body } => {
+                let md5 = body.md5;
+                let content = read_whole(body).ok()?;
+                let precondition = self.put_precondition(&path, precondition);
+                (Request::Put { path, precondition, version, md5 }, version, content)
+            }
+        })
+    }
+
+    /// Carries out one request of a batch; now and then it is refused.
+    fn carry_out(&self, request: Request, version: u64, content: Bytes) -> Option<Answer> {
+        let mut store = self.server.store();
+        let unavailable = store.config.faults.unavailable;
+        if store.chance(unavailable) {
+            return None;
+        }
+        let (answer, wrote) = match &request {
+            Request::Index => return None,
+            Request::Get(path) => (Ok(store.get(path)), false),
+            Request::Put { path, precondition, md5, .. } => {
+                let put = store.put(path, *precondition, version, *md5, content);
+                (Err(Answer::Put(put)), matches!(put, Put::Stored { .. }))
+            }
+            Request::Delete { path, md5 } => {
+                let deleted = store.delete(path, *md5, version);
+                (Err(Answer::Deleted(deleted)), deleted == Deleted::Done)
+            }
+        };
+        store.calls.push(Call { client: self.client, request, wrote });
+        drop(store);
+        Some(match answer {
+            Ok(Ok((md5, content, version))) => Answer::Got(Got::Found(self.blob(md5, content, version, true))),
+            Ok(Err(tombstone)) => Answer::Got(Got::Absent { tombstone }),
+            Err(answer) => answer,
+        })
     }
 
     /// A body in one to three chunks; `whole`: whether its end arrives.
@@ -194,9 +244,7 @@ impl Remote for FakeRemote {
     ) -> Result<Put, RemoteError> {
         let md5 = body.md5;
         let content = read_whole(body)?;
-        let planted = self.server.store().planted.index_md5_on_put;
-        let wrong = self.shown(path).filter(|_| planted).map(|entry| Precondition::Holds(entry.md5));
-        let precondition = wrong.unwrap_or(precondition);
+        let precondition = self.put_precondition(path, precondition);
         let request = Request::Put { path: path.clone(), precondition, version, md5 };
         let done = self.carry(request, |store| {
             let put = store.put(path, precondition, version, md5, content);
@@ -206,13 +254,47 @@ impl Remote for FakeRemote {
     }
 
     async fn delete(&self, path: &RelPath, md5: Md5, version: u64) -> Result<Deleted, RemoteError> {
-        let planted = self.server.store().planted.index_md5_on_delete;
-        let md5 = self.shown(path).filter(|_| planted).map_or(md5, |entry| entry.md5);
+        let md5 = self.delete_precondition(path, md5);
         let request = Request::Delete { path: path.clone(), md5 };
         let done = self.carry(request, |store| {
             let deleted = store.delete(path, md5, version);
             (deleted, deleted == Deleted::Done)
         });
         Ok(done.await?)
+    }
+
+    async fn batch(&self, requests: Vec<(RelPath, Ask)>) -> Result<Option<Vec<Option<Answer>>>, RemoteError> {
+        if !self.server.store().config.batch {
+            return Ok(None);
+        }
+        let mut ready = Vec::new();
+        for (path, ask) in requests {
+            self.server.pause().await;
+            ready.push(self.read(path, ask));
+        }
+        self.server.pause().await;
+        // How many are carried out before the reply is lost, if it is.
+        let cut = {
+            let mut store = self.server.store();
+            match store.fate() {
+                Fate::NeverArrives => return Err(unreachable("the batch was lost")),
+                Fate::Refused => return Err(unavailable()),
+                Fate::Arrives { loses_reply } => {
+                    let lost_reply = store.config.faults.lost_reply;
+                    let lost = loses_reply || store.chance(lost_reply);
+                    lost.then(|| store.rng.usize(0..=ready.len()))
+                }
+            }
+        };
+        let mut answers = Vec::new();
+        for ready in ready.into_iter().take(cut.unwrap_or(usize::MAX)) {
+            answers.push(ready.and_then(|(request, version, content)| self.carry_out(request, version, content)));
+            // The batch is no transaction: others come between.
+            self.server.pause().await;
+        }
+        match cut {
+            Some(_) => Err(unreachable("the reply to a batch was lost")),
+            None => Ok(Some(answers)),
+        }
     }
 }

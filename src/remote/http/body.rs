@@ -113,6 +113,12 @@ impl Answer {
         self.inner.protocol(&self.url, why)
     }
 
+    /// Makes the errors of [`Answer::protocol`] when the answer itself is used up.
+    pub(super) fn protester(&self) -> impl Fn(&str) -> RemoteError + Send + use<> {
+        let (inner, url) = (Arc::clone(&self.inner), self.url.clone());
+        move |why| inner.protocol(&url, why)
+    }
+
     /// The next piece, `None` at the end.
     ///
     /// # Errors
@@ -302,19 +308,34 @@ fn read_ahead(mut source: Box<dyn Source>) -> Ahead {
 ///
 /// # Errors
 /// [`RemoteError::Source`] when it fails or is not `size` bytes.
-pub(super) async fn read_source(mut source: Box<dyn Source>, size: u64) -> Result<Bytes, RemoteError> {
-    let reading = task::spawn_blocking(move || {
-        let mut whole = BytesMut::new();
-        while let Some(piece) = source.next().map_err(|e| e.to_string())? {
-            whole.extend_from_slice(&piece);
-            if whole.len() as u64 > size {
-                return Err(LONGER.to_owned());
-            }
-        }
-        if whole.len() as u64 == size { Ok(whole.freeze()) } else { Err(SHORTER.to_owned()) }
-    });
+pub(super) async fn read_source(source: Box<dyn Source>, size: u64) -> Result<Bytes, RemoteError> {
+    let reading = task::spawn_blocking(move || whole(source, size));
     match reading.await {
         Ok(result) => result.map_err(RemoteError::Source),
         Err(e) => Err(RemoteError::Source(format!("reading it failed: {e}"))),
+    }
+}
+
+/// [`read_source`] on this thread, which it blocks. The error is for people.
+pub(super) fn whole(mut source: Box<dyn Source>, size: u64) -> Result<Bytes, String> {
+    let Some(first) = source.next().map_err(|e| e.to_string())? else {
+        return if size == 0 { Ok(Bytes::new()) } else { Err(SHORTER.to_owned()) };
+    };
+    // Most come in one piece, which need not be copied.
+    let mut rest = BytesMut::new();
+    let mut read = first.len() as u64;
+    while read <= size {
+        let Some(piece) = source.next().map_err(|e| e.to_string())? else { break };
+        if rest.is_empty() {
+            rest.extend_from_slice(&first);
+        }
+        rest.extend_from_slice(&piece);
+        read += piece.len() as u64;
+    }
+    match read.cmp(&size) {
+        std::cmp::Ordering::Less => Err(SHORTER.to_owned()),
+        std::cmp::Ordering::Greater => Err(LONGER.to_owned()),
+        std::cmp::Ordering::Equal if rest.is_empty() => Ok(first),
+        std::cmp::Ordering::Equal => Ok(rest.freeze()),
     }
 }

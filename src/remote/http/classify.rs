@@ -12,6 +12,8 @@ use rustls::CertificateError;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::pinned::Another;
+use crate::digest::Md5;
 use crate::protocol::ErrorContext;
 use crate::remote::RemoteError;
 
@@ -49,6 +51,11 @@ impl Told {
     }
 }
 
+/// What a 412 says the server holds; `none`, no word and nonsense are all `None`.
+pub(super) fn held(current_md5: Option<&str>) -> Option<Md5> {
+    current_md5?.parse().ok()
+}
+
 /// The class of an answer that is none of those the request allows for.
 pub(super) fn refusal(
     url: &str,
@@ -81,6 +88,8 @@ pub(super) fn refusal(
             RemoteError::Protocol { url, why }
         }
         400..=499 => RemoteError::Refused { url, status: code, detail },
+        // No room for this one; a smaller one may be taken.
+        507 => RemoteError::Refused { url, status: code, detail },
         500..=599 => RemoteError::Server { url, status: code, detail },
         _ => RemoteError::Protocol { url, why: format!("status {code}") },
     }
@@ -94,10 +103,18 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         // Digits alone that do not fit mean a very long time.
         return Some(text.parse().map_or(MAX_WAIT, Duration::from_secs).min(MAX_WAIT));
     }
-    let date = |text: &str| DateTimeParser::new().parse_timestamp(text).ok();
-    let now = headers.get(DATE).and_then(|v| date(v.to_str().ok()?)).unwrap_or_else(Timestamp::now);
-    let wait = date(text)?.duration_since(now);
+    let now = date(headers).unwrap_or_else(Timestamp::now);
+    let wait = parse_date(text)?.duration_since(now);
     Some(Duration::try_from(wait).unwrap_or(Duration::ZERO).min(MAX_WAIT))
+}
+
+/// The server's clock when it answered.
+pub(super) fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    parse_date(headers.get(DATE)?.to_str().ok()?)
+}
+
+fn parse_date(text: &str) -> Option<Timestamp> {
+    DateTimeParser::new().parse_timestamp(text).ok()
 }
 
 /// `text` on one line of at most 300 characters, with the token, should a server send it back, blotted out.
@@ -176,6 +193,7 @@ fn tls_reason(e: &rustls::Error) -> String {
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
         ) => "its TLS certificate is not valid today; check the clock here, then ask whoever runs the proxy".to_owned(),
+        rustls::Error::InvalidCertificate(CertificateError::Other(why)) if why.0.is::<Another>() => why.to_string(),
         rustls::Error::InvalidMessage(_) => "it does not speak TLS; should proxy.url be http://?".to_owned(),
         other => format!("TLS failed: {other}"),
     }

@@ -213,9 +213,8 @@ pub(super) fn tombstone(answer: &Answer, honest: bool) -> Result<Option<Md5>, Re
     shown.map(str::parse).transpose().map_err(|e| answer.protocol(&format!("{X_TOMBSTONE}: {e}")))
 }
 
-/// What a 412 says the server holds; `none`, no word and nonsense are all `None`.
 pub(super) fn current(told: &classify::Told) -> Option<Md5> {
-    told.context.current_md5.as_deref()?.parse().ok()
+    classify::held(told.context.current_md5.as_deref())
 }
 
 /// One value of a query.

@@ -1,7 +1,8 @@
 //! [`HttpRemote`]: a Memory Proxy over HTTP.
 //!
 //! It asks once and says what became of it: it does not retry, decide or log, and it reads no files. The wire
-//! is the flat dialect (`flat`), or for a folder with a namespace the namespaced one (`namespaced`); `classify` tells errors apart, `body` watches over what comes and goes.
+//! is the flat dialect (`flat`), or for a folder with a namespace the namespaced one (`namespaced`), and many requests
+//! in one (`batch`); `classify` tells errors apart, `body` watches over what comes and goes.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,24 +10,27 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use jiff::Timestamp;
 use reqwest::{Client, RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::{Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
+use super::{Answer, Ask, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{Health, Namespace, NamespaceError, Precondition, X_MEMSYNC_DEVICE, encode_path};
+use crate::protocol::{Health, Namespace, NamespaceError, Pin, Precondition, X_MEMSYNC_DEVICE, encode_path};
 
+mod batch;
 mod body;
 mod classify;
 mod flat;
 mod index;
 mod namespaced;
+mod pinned;
 mod tls;
 
-use body::{Answer, Progress};
+use body::{Answer as Reply, Progress};
 
 /// Who wrote it, for the proxy's record.
 const DEVICE: HeaderName = HeaderName::from_static(X_MEMSYNC_DEVICE);
@@ -49,6 +53,8 @@ pub struct HttpOptions {
     pub device: String,
     /// Certificates in PEM to trust besides the system's: the content, not the name of a file.
     pub ca_pem: Option<Vec<u8>>,
+    /// The one certificate that is trusted, whatever any authority says.
+    pub pin: Option<Pin>,
     /// Lets plain http go beyond loopback.
     pub allow_http: bool,
     /// To connect, and between any two signs of life. A whole transfer may take longer, by its size.
@@ -72,6 +78,8 @@ pub enum OptionsError {
     Suffix,
     #[error("{0}: plain http would show the token to the network; use https, or set proxy.allow_http = true")]
     PlainHttp(String),
+    #[error("{0}: plain http shows no certificate to compare with proxy.pin; use https")]
+    PinWithoutTls(String),
     #[error("folder.namespace {0:?} is no name of a namespace: {1}")]
     Namespace(String, NamespaceError),
     #[error("the token is empty or has characters that cannot be sent; check proxy.token_file")]
@@ -142,6 +150,9 @@ impl HttpRemote {
         if origin.scheme() == "http" && !loopback && !options.allow_http {
             return Err(OptionsError::PlainHttp(text));
         }
+        if origin.scheme() == "http" && options.pin.is_some() {
+            return Err(OptionsError::PinWithoutTls(text));
+        }
         let token = options.token.expose_secret();
         let mut authorization = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| OptionsError::Token)?;
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
@@ -152,7 +163,7 @@ impl HttpRemote {
         let device = device.and_then(|d| HeaderValue::from_str(&d).ok());
         Ok(Self {
             inner: Arc::new(Inner {
-                client: tls::client(&origin, loopback, options.ca_pem.as_deref(), options.timeout)?,
+                client: tls::client(&origin, loopback, options.ca_pem.as_deref(), options.pin, options.timeout)?,
                 origin: text,
                 namespace,
                 token: options.token,
@@ -171,17 +182,26 @@ impl HttpRemote {
     /// # Errors
     /// As any request; a proxy that has lost its storage is [`RemoteError::Server`] with status 503.
     pub async fn health(&self) -> Result<Health, RemoteError> {
+        Ok(self.health_and_time().await?.0)
+    }
+
+    /// [`HttpRemote::health`], and the proxy's clock where it tells (RFC 9110, section 6.6.1).
+    ///
+    /// # Errors
+    /// As [`HttpRemote::health`].
+    pub async fn health_and_time(&self) -> Result<(Health, Option<Timestamp>), RemoteError> {
         let url = self.inner.url("/health");
         let request = self.inner.client.get(&url).header(USER_AGENT, tls::AGENT);
         let answer = self.inner.send(&url, request, None, MAX_SMALL).await?;
         if answer.status() != StatusCode::OK {
             return Err(answer.refusal().await);
         }
+        let time = classify::date(answer.headers());
         let text = answer.read(MAX_SMALL).await?;
         let health: Health = serde_json::from_slice(&text)
             .map_err(|e| self.inner.protocol(&url, &format!("its health is not what was expected: {e}")))?;
         self.inner.known().capabilities = Some(health.capabilities.clone().into());
-        Ok(health)
+        Ok((health, time))
     }
 
     /// The capabilities the proxy advertises, asked for once and again after it could not be reached. A proxy
@@ -219,7 +239,7 @@ impl HttpRemote {
     }
 
     /// Opens a stream that has no end: no permit, no limit on its length or duration.
-    pub(super) async fn open_stream(&self, url_path: &str, last: Option<u64>) -> Result<Answer, RemoteError> {
+    pub(super) async fn open_stream(&self, url_path: &str, last: Option<u64>) -> Result<Reply, RemoteError> {
         let url = self.inner.url(url_path);
         let mut request = self.inner.request(Method::GET, &url).header(http::header::ACCEPT, "text/event-stream");
         if let Some(last) = last {
@@ -276,7 +296,7 @@ impl Inner {
         request: RequestBuilder,
         upload: Option<(&Progress, u64)>,
         cap: u64,
-    ) -> Result<Answer, RemoteError> {
+    ) -> Result<Reply, RemoteError> {
         // Never closed; were it so, going on without a permit would be right.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         let started = Progress::new();
@@ -285,7 +305,7 @@ impl Inner {
         let deadline = Instant::now() + self.total(size);
         tokio::select! {
             answer = request.send() => match answer {
-                Ok(response) => Ok(Answer::new(Arc::clone(self), url, response, cap, permit)),
+                Ok(response) => Ok(Reply::new(Arc::clone(self), url, response, cap, permit)),
                 Err(e) => Err(self.transport(url, &e)),
             },
             () = progress.idle(self.silence(size), deadline) => {
@@ -294,9 +314,9 @@ impl Inner {
         }
     }
 
-    async fn send_unbounded(self: &Arc<Self>, url: &str, request: RequestBuilder) -> Result<Answer, RemoteError> {
+    async fn send_unbounded(self: &Arc<Self>, url: &str, request: RequestBuilder) -> Result<Reply, RemoteError> {
         match tokio::time::timeout(self.timeout, request.send()).await {
-            Ok(Ok(response)) => Ok(Answer::new(Arc::clone(self), url, response, u64::MAX, None)),
+            Ok(Ok(response)) => Ok(Reply::new(Arc::clone(self), url, response, u64::MAX, None)),
             Ok(Err(e)) => Err(self.transport(url, &e)),
             Err(_) => Err(self.unreachable(url, "no answer in time")),
         }
@@ -358,5 +378,9 @@ impl Remote for HttpRemote {
             return self.flat_delete(path, md5).await;
         }
         self.namespaced_delete(path, md5, version).await
+    }
+
+    async fn batch(&self, requests: Vec<(RelPath, Ask)>) -> Result<Option<Vec<Option<Answer>>>, RemoteError> {
+        self.send_batch(requests).await
     }
 }

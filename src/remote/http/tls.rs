@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
 
-use super::OptionsError;
+use super::{OptionsError, pinned};
+use crate::protocol::Pin;
 
 /// How we call ourselves.
 pub(super) const AGENT: &str = concat!("memsync/", env!("CARGO_PKG_VERSION"));
@@ -28,6 +29,7 @@ pub(super) fn client(
     origin: &Url,
     loopback: bool,
     ca_pem: Option<&[u8]>,
+    pin: Option<Pin>,
     timeout: Duration,
 ) -> Result<Client, OptionsError> {
     install_provider();
@@ -50,6 +52,10 @@ pub(super) fn client(
             .tcp_nodelay(true);
         if loopback { builder.no_proxy() } else { builder }
     };
+    if let Some(pin) = pin {
+        let tls = pinned::config(pin).map_err(|e| OptionsError::Client(e.to_string()))?;
+        return base().tls_backend_preconfigured(tls).build().map_err(|e| OptionsError::Client(e.to_string()));
+    }
     // Plain http needs no roots, and reading the system's takes time and memory.
     if origin.scheme() == "http" {
         return base().tls_certs_only(extra).build().map_err(|e| OptionsError::Client(e.to_string()));

@@ -1,14 +1,68 @@
 //! The proxy's private records in the database. Each write is a transaction of its own on a connection of its own, so
 //! that a command can write one while the proxy serves.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
-use super::super::{Record, StoreError};
+use super::super::{Record, Records, StoreError};
 use super::schema::{self, DATABASE};
-use super::{database_error, io_error};
+use super::spool::blocking;
+use super::{Embedded, database_error, io_error};
+
+/// The records of a store that another process may be serving.
+#[derive(Debug, Clone)]
+pub struct Beside(PathBuf);
+
+impl Beside {
+    /// Of the store in `dir`, `None` where there is none. One that an older memsync left is brought forward first.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub fn open(dir: &Path) -> Result<Option<Self>, StoreError> {
+        let path = dir.join(DATABASE);
+        match std::fs::metadata(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io_error(&path, &e)),
+            Ok(_) => {}
+        }
+        if !schema::is_current(&path)? {
+            drop(Embedded::open(dir)?);
+        }
+        Ok(Some(Self(dir.to_owned())))
+    }
+
+    /// [`Beside::open`], which creates the store where there is none.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub fn open_or_create(dir: &Path) -> Result<Self, StoreError> {
+        if let Some(beside) = Self::open(dir)? {
+            return Ok(beside);
+        }
+        drop(Embedded::open(dir)?);
+        Ok(Self(dir.to_owned()))
+    }
+}
+
+impl Records for Beside {
+    async fn read_record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+        let dir = self.0.clone();
+        blocking(move || read(&open(&dir)?, name).map_err(database_error)).await?
+    }
+
+    async fn write_record(
+        &self,
+        name: &'static str,
+        expected: Option<&str>,
+        content: Bytes,
+    ) -> Result<bool, StoreError> {
+        let (dir, expected) = (self.0.clone(), expected.map(str::to_owned));
+        blocking(move || write(&dir, name, expected.as_deref(), &content)).await?
+    }
+}
 
 /// # Errors
 /// What the database says.

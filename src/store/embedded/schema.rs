@@ -163,18 +163,29 @@ pub fn open_reader(dir: &Path) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-/// Reads the file's own header, because merely opening a database may write beside it.
+/// Refuses what is no store of a format that is known, by the file's own header, because merely opening a database may
+/// write beside it.
 pub fn refuse_header(path: &Path) -> Result<(), StoreError> {
+    format(path).map(drop)
+}
+
+/// Whether the database has this code's format.
+pub fn is_current(path: &Path) -> Result<bool, StoreError> {
+    format(path).map(|found| found == SCHEMA)
+}
+
+/// The format that the header tells; 0 for a database that is not there or not made to its end.
+fn format(path: &Path) -> Result<u32, StoreError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
         Err(e) => return Err(io_error(path, &e)),
     };
     let mut header = Vec::new();
     file.by_ref().take(100).read_to_end(&mut header).map_err(|e| io_error(path, &e))?;
     if header.is_empty() {
         // Created, and killed before the first commit.
-        return Ok(());
+        return Ok(0);
     }
     let foreign = |why: &str| StoreError::NotAStore { path: path.to_owned(), why: why.to_owned() };
     if header.len() < 100 || !header.starts_with(b"SQLite format 3\0") {
@@ -183,7 +194,8 @@ pub fn refuse_header(path: &Path) -> Result<(), StoreError> {
     // Bytes 60 and 68 of https://sqlite.org/fileformat.html#the_database_header.
     let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     match (word(60), word(68)) {
-        (0, 0) | (1..=SCHEMA, APPLICATION) => Ok(()),
+        (0, 0) => Ok(0),
+        (found @ 1..=SCHEMA, APPLICATION) => Ok(found),
         (found, APPLICATION) => Err(StoreError::Newer { path: path.to_owned(), found, known: SCHEMA }),
         _ => Err(foreign("a database of another program")),
     }

@@ -99,6 +99,13 @@ pub struct Received {
     pub content: Content,
 }
 
+impl Received {
+    /// A body that stays in memory.
+    pub fn inline(content: Bytes) -> Self {
+        Self { md5: Md5::of(&content), size: content.len() as u64, content: Content::Inline(content) }
+    }
+}
+
 /// A body on its way in: in memory while it is small, then in a file.
 pub struct Upload {
     spool: Arc<Spool>,

@@ -11,8 +11,8 @@ use super::{Shared, database_error, versions};
 use crate::digest::Md5;
 use crate::path::RelPath;
 
-/// Writes committed together, at most.
-const GROUP: usize = 256;
+/// Once so many wait, no more are taken into a group. A batch is never split.
+const GROUP: usize = 1024;
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -58,7 +58,8 @@ enum Failure {
 
 /// What a committed group leaves to do.
 struct Committed {
-    outcomes: Vec<Outcome>,
+    /// With the bytes by which the live entries grew.
+    outcomes: Vec<(Outcome, i64)>,
     /// Files of contents that no version has any more.
     replaced: Vec<String>,
 }
@@ -73,9 +74,12 @@ pub struct Held {
 }
 
 /// Serves jobs until every sender is gone.
-pub fn run(mut db: Connection, shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
-    let mut group = Vec::with_capacity(GROUP);
-    while jobs.blocking_recv_many(&mut group, GROUP) > 0 {
+pub fn run(mut db: Connection, shared: &Shared, mut jobs: mpsc::Receiver<Vec<Job>>) {
+    while let Some(mut group) = jobs.blocking_recv() {
+        while group.len() < GROUP {
+            let Ok(more) = jobs.try_recv() else { break };
+            group.extend(more);
+        }
         match commit(&mut db, shared, &group) {
             Ok(done) => acknowledge(shared, group.drain(..), done),
             Err(failure) => refuse(group.drain(..), failure),
@@ -105,7 +109,7 @@ fn apply(
     job: &Job,
     cursor: &mut u64,
     replaced: &mut Vec<String>,
-) -> rusqlite::Result<Outcome> {
+) -> rusqlite::Result<(Outcome, i64)> {
     let held = find(tx, &job.ns, job.path.as_str())?;
     let entry = held.as_ref().map(|h| h.entry);
     let version = next_version((shared.clock)(), entry.as_ref());
@@ -139,13 +143,15 @@ fn apply(
             Outcome::Placed(Some(new))
         }
     };
+    let mut grown = 0;
     if let Some(new) = outcome.written() {
+        grown = signed(new.size) - entry.map_or(0, |old| signed(old.size));
         *cursor += 1;
         if let Some(old) = held.filter(|h| !h.entry.is_deleted) {
             replaced.extend(versions::keep(tx, &shared.retention, job, &old, &new)?);
         }
     }
-    Ok(outcome)
+    Ok((outcome, grown))
 }
 
 fn find(tx: &Transaction<'_>, ns: &str, path: &str) -> rusqlite::Result<Option<Held>> {
@@ -257,11 +263,11 @@ pub fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
 fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committed) {
     let mut changes = Vec::with_capacity(done.outcomes.len());
     let mut answers = Vec::with_capacity(done.outcomes.len());
-    for (job, outcome) in group.zip(done.outcomes) {
+    for (job, (outcome, grown)) in group.zip(done.outcomes) {
         let Job { ns, path, write } = job;
         let written = outcome.written();
         if let Some(entry) = written {
-            changes.push((entry.version, Change { cursor: entry.cursor, ns, path }));
+            changes.push((entry.version, grown, Change { cursor: entry.cursor, ns, path }));
         }
         answers.push(match (write, outcome) {
             (Write::Put { body, reply, .. }, Outcome::Put(put)) => {
@@ -284,8 +290,9 @@ fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committe
     }
     if !changes.is_empty() {
         // In the order of their cursors, so the last of a namespace counts.
-        shared.advance(changes.iter().map(|(modified, change)| (change.ns.as_str(), change.cursor, *modified)));
-        let changes: Arc<[Change]> = changes.into_iter().map(|(_, change)| change).collect();
+        let advanced = changes.iter().map(|(at, grown, change)| (change.ns.as_str(), change.cursor, *at, *grown));
+        shared.advance(advanced);
+        let changes: Arc<[Change]> = changes.into_iter().map(|(_, _, change)| change).collect();
         // An error only says that nobody listens.
         let _ = shared.changes.send(changes);
     }

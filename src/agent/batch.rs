@@ -1,0 +1,252 @@
+//! Many small first requests of a plan's steps, sent as one (capability `batch`).
+//!
+//! A batch is transport and nothing else: each step goes on in [`Work::run`], which finds the answer to its first
+//! request there already, or asks by itself. So the rows and RESOLVE are in one place, batched or not.
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::Bytes;
+
+use crate::digest::Md5;
+use crate::disk::Disk;
+use crate::local::source::FileSource;
+use crate::local::{Folder, Found};
+use crate::path::RelPath;
+use crate::remote::{Answer, Ask, Outgoing, Remote, RemoteError, Source};
+use crate::sync::{Action, Local, Step};
+
+use super::World;
+use super::apply::{Done, StepError, Work, before_delete, before_upload};
+use super::engine::{CycleError, Engine};
+
+/// Batches in flight: one is read or placed here while the next is on its way and another is being committed there.
+const FLYING: usize = 3;
+
+/// What of a plan is sent together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// Fewer small requests than this go one by one: a single edit must not wait for company.
+    pub from: usize,
+    /// Requests in one batch, at least and at most; within these a plan is spread over the batches in flight.
+    pub least: usize,
+    pub most: usize,
+    /// Bytes of content in one batch.
+    pub bytes: u64,
+    /// Larger files, bytes, go by themselves.
+    pub small: u64,
+}
+
+impl Default for BatchOptions {
+    fn default() -> Self {
+        Self { from: 8, least: 64, most: 512, bytes: 4 * 1024 * 1024, small: 64 * 1024 }
+    }
+}
+
+/// What is to be done next.
+pub(super) enum Next<D: Disk, R: Remote> {
+    /// A step by itself, perhaps with its first answer.
+    One(Box<Work<D, R>>),
+    /// Steps whose first requests go together, with their sizes.
+    Many(Vec<(Step, u64)>),
+}
+
+/// What a batch came to.
+pub(super) type Batched = Result<Option<Vec<Option<Answer>>>, RemoteError>;
+
+/// What has ended.
+pub(super) enum Flown<D: Disk, R: Remote> {
+    One(Step, Result<Done<D>, StepError>),
+    Many(Vec<Work<D, R>>, Batched),
+}
+
+/// The steps that are left, apart by the way they go.
+pub(super) struct Queue<D: Disk, R: Remote> {
+    /// Back from a batch.
+    answered: VecDeque<Work<D, R>>,
+    /// With the bytes that go up or come down.
+    small: VecDeque<(Step, u64)>,
+    rest: VecDeque<Step>,
+    flying: usize,
+    most: usize,
+    bytes: u64,
+}
+
+impl<D: Disk, R: Remote> Queue<D, R> {
+    /// Nothing more is begun; what was answered is taken in still.
+    pub(super) fn stop(&mut self) {
+        self.small.clear();
+        self.rest.clear();
+        self.answered.retain_mut(|work| work.is_answered());
+    }
+
+    /// The next thing to do. `work`: makes a step ready to run.
+    pub(super) fn next(&mut self, work: impl FnOnce(Step) -> Work<D, R>) -> Option<Next<D, R>> {
+        if let Some(work) = self.answered.pop_front() {
+            return Some(Next::One(Box::new(work)));
+        }
+        if self.flying < FLYING && !self.small.is_empty() {
+            self.flying += 1;
+            return Some(Next::Many(self.take()));
+        }
+        self.rest.pop_front().map(|step| Next::One(Box::new(work(step))))
+    }
+
+    fn take(&mut self) -> Vec<(Step, u64)> {
+        let (mut bytes, mut n) = (0, 0);
+        for (_, size) in self.small.iter().take(self.most) {
+            bytes += size;
+            if n > 0 && bytes > self.bytes {
+                break;
+            }
+            n += 1;
+        }
+        self.small.drain(..n).collect()
+    }
+
+    /// From here on every step goes by itself.
+    fn singly(&mut self) {
+        self.rest.extend(self.small.drain(..).map(|(step, _)| step));
+    }
+}
+
+/// A file that is opened when its turn comes: a batch has many.
+struct Later<D: Disk> {
+    folder: Folder<D>,
+    at: String,
+    md5: Md5,
+    size: u64,
+    open: Option<FileSource<D::File>>,
+}
+
+impl<D: Disk> Source for Later<D> {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let source = match &mut self.open {
+            Some(source) => source,
+            None => {
+                let source = self.folder.source(&self.at, self.md5)?;
+                if source.size() != self.size {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is not as long as it was"));
+                }
+                self.open.insert(source)
+            }
+        };
+        source.next_piece()
+    }
+}
+
+impl<D: Disk, R: Remote> Work<D, R> {
+    /// The request that [`Work::run`] begins with; `size`: of the local file.
+    fn first_request(&self, size: u64) -> Option<(RelPath, Ask)> {
+        let ask = match self.step.action {
+            Action::Upload { local, precondition, .. } => {
+                let (folder, at) = (self.folder.clone(), self.at.clone());
+                let source = Box::new(Later { folder, at, md5: local, size, open: None });
+                let body = Outgoing { md5: local, size, source };
+                before_upload();
+                Ask::Put { precondition, version: self.version_for(precondition), body }
+            }
+            Action::DeleteRemote { base } => {
+                before_delete();
+                Ask::Delete { md5: base, version: self.version_of(base) }
+            }
+            Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => Ask::Get,
+            _ => return None,
+        };
+        Some((self.step.path.clone(), ask))
+    }
+}
+
+impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
+    /// Sorts steps by the way they go.
+    pub(super) fn queue(&self, steps: VecDeque<Step>) -> Queue<D, R> {
+        let BatchOptions { from, least, most, bytes, .. } = self.options.batch;
+        let (mut small, mut rest) = (VecDeque::new(), VecDeque::new());
+        for step in steps {
+            match self.small_size(&step) {
+                Some(size) => small.push_back((step, size)),
+                None => rest.push_back(step),
+            }
+        }
+        let most = small.len().div_ceil(FLYING).clamp(least.min(most), most.max(1));
+        let mut queue = Queue { answered: VecDeque::new(), small, rest, flying: 0, most, bytes };
+        if queue.small.len() < from {
+            queue.singly();
+        }
+        queue
+    }
+
+    /// The bytes that the step's first request carries one way or the other, where it may go in a batch.
+    fn small_size(&self, step: &Step) -> Option<u64> {
+        let size = match step.action {
+            Action::Upload { local, .. } => match self.tree.found().get(&step.path) {
+                Some(Found { local: Local::File(md5), size, .. }) if *md5 == local => *size,
+                _ => return None,
+            },
+            Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => {
+                self.index.as_ref()?.files.get(&step.path).filter(|e| !e.is_deleted)?.size
+            }
+            Action::DeleteRemote { .. } => 0,
+            _ => return None,
+        };
+        (size <= self.options.batch.small).then_some(size)
+    }
+
+    /// The request of a batch, on its own so that several can be under way.
+    pub(super) fn batch(&self, steps: Vec<(Step, u64)>) -> impl Future<Output = Flown<D, R>> + use<D, R, W> {
+        let remote = self.remote.clone();
+        let (mut works, mut requests) = (Vec::with_capacity(steps.len()), Vec::with_capacity(steps.len()));
+        for (step, size) in steps {
+            let work = self.work(step);
+            requests.extend(work.first_request(size));
+            works.push(work);
+        }
+        async move {
+            let batched = remote.batch(requests).await;
+            Flown::Many(works, batched)
+        }
+    }
+
+    /// Takes a batch's answers in. `Some`: the cycle cannot go on.
+    pub(super) fn batched(
+        &mut self,
+        works: Vec<Work<D, R>>,
+        batched: Batched,
+        queue: &mut Queue<D, R>,
+    ) -> Option<CycleError> {
+        queue.flying -= 1;
+        match batched {
+            Ok(Some(answers)) if answers.len() == works.len() => {
+                for (mut work, answer) in works.into_iter().zip(answers) {
+                    if answer.is_none() {
+                        self.may_have_sent(&work);
+                    }
+                    work.answer(answer);
+                    queue.answered.push_back(work);
+                }
+            }
+            Ok(None) => {
+                queue.answered.extend(works);
+                queue.singly();
+            }
+            other => {
+                works.iter().for_each(|work| self.may_have_sent(work));
+                match other {
+                    Err(e) if e.ends_cycle() => return Some(CycleError::Remote(e)),
+                    Err(e) => tracing::warn!("a batch came to nothing, its requests are sent one by one: {e}"),
+                    Ok(_) => tracing::warn!("a batch was not answered whole, its requests are sent one by one"),
+                }
+                queue.answered.extend(works);
+                queue.singly();
+            }
+        }
+        None
+    }
+
+    /// An upload without an answer may have arrived.
+    fn may_have_sent(&mut self, work: &Work<D, R>) {
+        if let Action::Upload { local, .. } = work.step.action {
+            self.sent.insert(work.step.path.clone(), local);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! [`Pin`]: the fingerprint of the one certificate that an agent trusts.
+
+use std::fmt;
+use std::str::FromStr;
+
+const SCHEME: &str = "sha256:";
+
+/// The SHA-256 of a certificate in DER, written `sha256:` and 64 lower-case hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin([u8; 32]);
+
+/// A text that is no [`Pin`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a certificate's fingerprint is written sha256: and 64 hex digits")]
+pub struct NotAPin;
+
+impl Pin {
+    /// The pin of a certificate in DER.
+    pub fn of(der: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, der).as_ref());
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(SCHEME)?;
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl FromStr for Pin {
+    type Err = NotAPin;
+
+    /// Takes upper case and the colons that `openssl x509 -fingerprint` puts between the bytes as well.
+    fn from_str(text: &str) -> Result<Self, NotAPin> {
+        let (scheme, hex) = text.trim().split_at_checked(SCHEME.len()).ok_or(NotAPin)?;
+        if !scheme.eq_ignore_ascii_case(SCHEME) {
+            return Err(NotAPin);
+        }
+        let digits: Option<Vec<u8>> =
+            hex.chars().filter(|c| *c != ':').map(|c| u8::try_from(c.to_digit(16)?).ok()).collect();
+        let digits: [u8; 64] = digits.and_then(|d| d.try_into().ok()).ok_or(NotAPin)?;
+        Ok(Self(std::array::from_fn(|at| digits[2 * at] << 4 | digits[2 * at + 1])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_reads_back_as_it_was_written() {
+        let pin = Pin::of(b"abc");
+        // FIPS 180-2, appendix B.1.
+        assert_eq!(pin.to_string(), "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(pin.to_string().parse(), Ok(pin));
+        let digits = pin.to_string()[7..].to_uppercase();
+        let colons: Vec<_> = digits.as_bytes().chunks(2).map(|c| String::from_utf8_lossy(c)).collect();
+        assert_eq!(format!("SHA256:{}", colons.join(":")).parse(), Ok(pin));
+        for bad in ["", "sha256:", "sha256:ab", &digits, &format!("sha1:{digits}"), &format!("sha256:{digits}0"), "é"]
+        {
+            assert_eq!(bad.parse::<Pin>(), Err(NotAPin), "{bad}");
+        }
+    }
+}

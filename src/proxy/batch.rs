@@ -1,0 +1,271 @@
+//! `POST /batch`, `POST /batch/{namespace}`: many small requests in one. Each has its own precondition and its own status, the very ones that it
+//! would have as a request by itself; the batch is no transaction.
+//!
+//! Names, preconditions and sizes are checked as in [`super::blobs`] and [`super::namespaced`]. What is not a batch as a whole is refused before
+//! anything of it is done.
+
+use std::collections::HashSet;
+
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
+use http::header::CONTENT_TYPE;
+use http::{Request, StatusCode};
+use hyper::body::Incoming as RequestBody;
+
+use super::answer::{Answer, Provided, Refusal, with_body};
+use super::auth::Caller;
+use super::blobs::{expect, receive, refuse_encoded};
+use super::keys::Access;
+use super::route::stored_path;
+use super::{Proxy, namespaced, quota, versions};
+use crate::digest::Md5;
+use crate::path::{MAX_PATH, RelPath};
+use crate::protocol::Precondition;
+use crate::protocol::batch::{self, ASK_ALONE, Answered, Asked, MAX_BLOB, MAX_BYTES, Writer};
+use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Operation, Put, Store, StoreError, Written};
+
+/// Blobs read from the store at once: as many of the largest as fit into an answer.
+const READ: usize = 64;
+/// Room kept in an answer for each head, besides its path, bytes.
+const HEAD_ROOM: usize = 1024;
+
+/// What a head of an answer takes as a rule, bytes.
+const HEAD_USUAL: usize = 128;
+/// Room made at once for a body that says how long it is, bytes.
+const BODY_AT_ONCE: u64 = 4 * 1024 * 1024;
+
+/// A request of a batch, checked.
+enum Checked {
+    Get(RelPath),
+    Put { path: RelPath, expect: Expect, provided: Provided, content: Bytes },
+    Delete { path: RelPath, expect: Option<Expect>, provided: Provided },
+}
+
+/// A head with the content that follows it.
+type Frame = (Answered, Bytes);
+
+/// `id`: the request's, for the log.
+pub async fn post<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
+    ns: &str,
+    request: Request<RequestBody>,
+    id: &str,
+) -> Result<Answer, Refusal> {
+    let (head, body) = request.into_parts();
+    if head.headers.get(CONTENT_TYPE).is_none_or(|value| value != batch::CONTENT_TYPE) {
+        return Err(Refusal::NoBatch);
+    }
+    refuse_encoded(&head.headers)?;
+    let limit = proxy.options.max_body.min(MAX_BYTES as u64);
+    let length = hyper::body::Body::size_hint(&body).lower().min(BODY_AT_ONCE);
+    let collected = Collected(BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)));
+    let body = receive(proxy, body, limit, collected).await?.0.0.freeze();
+    let frames = batch::read::<Asked>(body).map_err(|e| Refusal::Batch(e.to_string()))?;
+    refuse_twins(&frames)?;
+
+    if frames.iter().any(|(head, _)| head.op != "get") {
+        caller.may(Access::Write, ns)?;
+    }
+    let meta = caller.sign(Meta { content_type: None, ..versions::told(&head.headers)? });
+    let mut room = MAX_BYTES.saturating_sub(frames.iter().map(|(head, _)| HEAD_ROOM + 6 * head.path.len()).sum());
+    let mut answers: Vec<Option<Frame>> = frames.iter().map(|_| None).collect();
+    let (mut gets, mut writes, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+    // Room within the quota, held until all is written.
+    let mut rooms = Vec::new();
+    for (at, (head, content)) in frames.into_iter().enumerate() {
+        match check(&head, content, ns.is_empty()) {
+            Ok(Checked::Get(path)) => gets.push((at, path)),
+            Ok(Checked::Put { path, expect, provided, content }) => {
+                match quota::admit(proxy, caller, ns, &path, content.len() as u64).await {
+                    Ok(room) => rooms.extend(room),
+                    Err(refusal) => {
+                        answers[at] = Some(refused(head.path, refusal, id));
+                        continue;
+                    }
+                }
+                asked.push((at, path.clone(), provided));
+                writes.push((path, Operation::Put { expect, content }));
+            }
+            Ok(Checked::Delete { path, expect, provided }) => {
+                asked.push((at, path.clone(), provided));
+                writes.push((path, Operation::Delete { expect }));
+            }
+            Err(refusal) => answers[at] = Some(refused(head.path, refusal, id)),
+        }
+    }
+    if !writes.is_empty() {
+        let written = proxy.store.write_many(ns, writes, &meta).await;
+        for ((at, path, provided), written) in asked.into_iter().zip(written) {
+            let path = path.as_str().to_owned();
+            proxy.metrics.writes.inc_by(u64::from(written.as_ref().is_ok_and(Written::happened)));
+            let answer = written.map_err(Refusal::Store).and_then(|written| outcome(&path, written, provided));
+            answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
+        }
+    }
+    drop(rooms);
+    for some in gets.chunks(READ) {
+        let paths: Vec<RelPath> = some.iter().map(|(_, path)| path.clone()).collect();
+        let got = if room > 0 { proxy.store.get_many(ns, paths).await } else { Vec::new() };
+        let mut got = got.into_iter();
+        for (at, path) in some {
+            let path = path.as_str().to_owned();
+            let answer = match got.next() {
+                Some(got) => blob(&path, got, &mut room).await,
+                None => Ok(ask_alone(&path)),
+            };
+            answers[*at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
+        }
+    }
+
+    let contents: usize = answers.iter().flatten().map(|(_, content)| content.len()).sum();
+    let mut writer = Writer::with_capacity(contents + HEAD_USUAL * answers.len());
+    for answer in answers {
+        let written = match answer {
+            Some((head, content)) => writer.push(&head, &content).map_err(|e| e.to_string()),
+            None => Err("a request was not answered".to_owned()),
+        };
+        // The sizes were counted before anything was done.
+        written.map_err(|why| Refusal::Store(StoreError::Database(why)))?;
+    }
+    Ok(with_body(StatusCode::OK, batch::CONTENT_TYPE, writer.finish()))
+}
+
+/// Two requests for one path would race; and a name that is too long could not be repeated in the answer.
+fn refuse_twins(frames: &[(Asked, Bytes)]) -> Result<(), Refusal> {
+    let mut seen = HashSet::with_capacity(frames.len());
+    for (at, (head, _)) in frames.iter().enumerate() {
+        if head.path.len() > MAX_PATH {
+            return Err(Refusal::Batch(format!("frame {at}: the path is longer than {MAX_PATH} bytes")));
+        }
+        if !seen.insert(head.path.as_str()) {
+            return Err(Refusal::Batch(format!("frame {at}: a path comes twice in one batch")));
+        }
+    }
+    Ok(())
+}
+
+/// `flat`: preconditions are contents; else they are versions.
+fn check(head: &Asked, content: Bytes, flat: bool) -> Result<Checked, Refusal> {
+    let path = stored_path(&head.path)?;
+    match head.op.as_str() {
+        "put" if !flat => {
+            let version = head.version.ok_or(Refusal::VersionRequired)?;
+            let (expect, provided) = (namespaced::expect(version), Provided::Version(version));
+            Ok(Checked::Put { path, expect, provided, content })
+        }
+        "put" => {
+            let precondition = head.precondition.as_deref().ok_or(Refusal::PreconditionRequired)?;
+            let precondition: Precondition =
+                precondition.parse().map_err(|_| Refusal::BadPrecondition("precondition, where it is not `new`,"))?;
+            let provided = Provided::Md5(precondition.to_string());
+            Ok(Checked::Put { path, expect: expect(precondition), provided, content })
+        }
+        _ if !content.is_empty() => Err(Refusal::Batch("only a put has content".to_owned())),
+        "get" => Ok(Checked::Get(path)),
+        "delete" if !flat => {
+            let provided = Provided::Version(head.version.unwrap_or(0));
+            Ok(Checked::Delete { path, expect: head.version.map(Expect::Version), provided })
+        }
+        "delete" => {
+            let md5: Option<Md5> =
+                head.md5.as_deref().map(str::parse).transpose().map_err(|_| Refusal::BadPrecondition("md5"))?;
+            let provided = Provided::Md5(md5.map(|md5| md5.to_string()).unwrap_or_default());
+            Ok(Checked::Delete { path, expect: md5.map(Expect::Md5), provided })
+        }
+        _ => Err(Refusal::Batch("op is none of get, put, delete".to_owned())),
+    }
+}
+
+fn outcome(path: &str, written: Written, provided: Provided) -> Result<Frame, Refusal> {
+    let done = |status, entry: &Entry| Ok((described(path, status, entry), Bytes::new()));
+    match written {
+        Written::Put(Put::Created(entry)) => done(StatusCode::CREATED, &entry),
+        Written::Put(Put::Updated(entry)) => done(StatusCode::OK, &entry),
+        Written::Put(Put::Mismatch(held)) => Err(Refusal::Precondition { provided, held }),
+        Written::Deleted(Deleted::Done(entry)) => done(StatusCode::NO_CONTENT, &entry),
+        Written::Deleted(Deleted::Tombstone(entry)) => Err(Refusal::Tombstone(entry)),
+        Written::Deleted(Deleted::Absent) => Err(Refusal::Absent),
+        Written::Deleted(Deleted::Mismatch(held)) => Err(Refusal::Precondition { provided, held: Some(held) }),
+    }
+}
+
+/// The answer to a get; what does not fit is to be asked for by itself.
+async fn blob(path: &str, got: Result<Got, StoreError>, room: &mut usize) -> Result<Frame, Refusal> {
+    let blob = match got? {
+        Got::Found(blob) => blob,
+        Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry)),
+        Got::Absent => return Err(Refusal::Absent),
+    };
+    let size = usize::try_from(blob.entry.size).unwrap_or(usize::MAX);
+    if blob.entry.size > MAX_BLOB || size > *room {
+        return Ok(ask_alone(path));
+    }
+    let content = match blob.body {
+        Body::Whole(content) => content,
+        Body::Pieces(pieces) => {
+            let all: Result<BytesMut, std::io::Error> = pieces
+                .try_fold(BytesMut::new(), |mut all, piece| async move {
+                    all.extend_from_slice(&piece);
+                    Ok(all)
+                })
+                .await;
+            all.map_err(|e| StoreError::Database(e.to_string()))?.freeze()
+        }
+    };
+    *room = room.saturating_sub(content.len());
+    let size = content.len() as u64;
+    Ok((Answered { size, ..described(path, StatusCode::OK, &blob.entry) }, content))
+}
+
+fn described(path: &str, status: StatusCode, entry: &Entry) -> Answered {
+    Answered {
+        path: path.to_owned(),
+        status: status.as_u16(),
+        md5: Some(entry.md5),
+        version: Some(entry.version),
+        ..Answered::default()
+    }
+}
+
+fn ask_alone(path: &str) -> Frame {
+    let head = Answered {
+        path: path.to_owned(),
+        status: StatusCode::PAYLOAD_TOO_LARGE.as_u16(),
+        error_code: Some(ASK_ALONE.to_owned()),
+        ..Answered::default()
+    };
+    (head, Bytes::new())
+}
+
+fn refused(path: String, refusal: Refusal, id: &str) -> Frame {
+    let (md5, version) = match &refusal {
+        Refusal::Tombstone(entry) => (Some(entry.md5), Some(entry.version)),
+        _ => (None, None),
+    };
+    let (status, told) = refusal.into_told(id);
+    let context = told.context.unwrap_or_default();
+    let head = Answered {
+        path,
+        status: status.as_u16(),
+        md5,
+        version,
+        current_md5: context.current_md5,
+        current_version: context.current_version.and_then(|version| version.parse().ok()),
+        is_deleted: context.is_deleted,
+        error_code: told.error_code,
+        detail: Some(told.detail),
+        ..Answered::default()
+    };
+    (head, Bytes::new())
+}
+
+/// A body in memory.
+struct Collected(BytesMut);
+
+impl Incoming for Collected {
+    async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
+        self.0.extend_from_slice(&piece);
+        Ok(())
+    }
+}

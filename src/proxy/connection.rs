@@ -1,0 +1,150 @@
+//! One connection: TLS where it is spoken, requests in turn, limits on its peer's patience, the end.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::metrics::Present;
+use super::patience::{Patience, Patient};
+use super::strangers::{Address, Stranger};
+use super::tls::Opened;
+use super::{Proxy, route};
+use crate::store::Store;
+
+/// Most bytes of a request's head that are held, and of a body that are read at once.
+const BUFFER: usize = 64 * 1024;
+
+/// Where a connection came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Main,
+    /// Plain HTTP and no token, for `/metrics` alone.
+    Metrics,
+}
+
+/// What is known of who is at the other end.
+pub struct Peer {
+    pub address: Address,
+    pub door: Door,
+    pub patience: Patience,
+    stranger: Stranger,
+}
+
+impl Peer {
+    /// It has shown a valid token: from now on it may idle, and does not count as a stranger. Whether that is news.
+    pub fn is_known(&self) -> bool {
+        let news = self.patience.is_known();
+        if news {
+            self.stranger.is_known();
+        }
+        news
+    }
+}
+
+/// Serves `stream` until either side ends it. Holds `_permit` as long.
+pub async fn connection<S: Store>(
+    proxy: Arc<Proxy<S>>,
+    stream: TcpStream,
+    from: SocketAddr,
+    door: Door,
+    _permit: OwnedSemaphorePermit,
+) {
+    let _open = Present::of(&proxy.metrics.connections);
+    if let Err(e) = stream.set_nodelay(true) {
+        tracing::debug!(%from, "TCP_NODELAY: {e}");
+    }
+    let address = Address::of(from.ip());
+    let peer = Arc::new(Peer {
+        address,
+        door,
+        patience: Patience::new(proxy.options.head_timeout),
+        stranger: proxy.strangers.enter(address),
+    });
+    let mut stopping = proxy.stopping.clone();
+    let opened = match proxy.options.tls.as_ref().filter(|_| door == Door::Main) {
+        None => Opened::Plain(stream),
+        Some(tls) => tokio::select! {
+            opened = tls.accept(stream, proxy.options.head_timeout) => match opened {
+                Ok(opened) => opened,
+                Err(e) => return tracing::debug!(%from, "no TLS: {e}"),
+            },
+            () = peer.stranger.has_to_go() => return,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        },
+    };
+    // Boxed, so that each costs what it needs and not what the larger of the two would.
+    match opened {
+        Opened::Plain(stream) => Box::pin(requests(proxy, stream, from, peer)).await,
+        Opened::Encrypted(stream) => Box::pin(requests(proxy, *stream, from, peer)).await,
+    }
+}
+
+async fn requests<S: Store, T>(proxy: Arc<Proxy<S>>, stream: T, from: SocketAddr, peer: Arc<Peer>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let options = &proxy.options;
+    let io = TokioIo::new(Patient::new(stream, peer.clone(), proxy.metrics.clone(), options.body_timeout));
+    let service = {
+        let (proxy, peer) = (proxy.clone(), peer.clone());
+        service_fn(move |request| {
+            let (proxy, peer) = (proxy.clone(), peer.clone());
+            Box::pin(async move {
+                peer.patience.head_has_come();
+                let answer = route::respond(&proxy, &peer, request).await;
+                peer.patience.head_may_come();
+                Ok::<_, std::convert::Infallible>(answer)
+            })
+        })
+    };
+    let mut stopping = proxy.stopping.clone();
+    // For hyper the head's time includes the idle time before it; `Patient` holds the head itself to its limit.
+    let mut served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.idle_timeout)
+        .max_buf_size(BUFFER)
+        .serve_connection(io, service);
+    let mut stopped = false;
+    let outcome = {
+        let mut has_to_go = pin!(peer.stranger.has_to_go());
+        loop {
+            tokio::select! {
+                outcome = std::future::poll_fn(|cx| served.poll_without_shutdown(cx)) => break outcome,
+                _ = stopping.wait_for(|stop| *stop), if !stopped => {
+                    stopped = true;
+                    std::pin::Pin::new(&mut served).graceful_shutdown();
+                }
+                () = &mut has_to_go => return tracing::debug!(%from, "made room for others"),
+            }
+        }
+    };
+    match outcome {
+        Ok(()) => linger(served.into_parts().io.into_inner().into_inner(), &mut stopping).await,
+        Err(e) => tracing::debug!(%from, "connection ended: {e}"),
+    }
+}
+
+/// Closes our side and reads off what the peer still sends, for a moment: closing with unread bytes would
+/// reset the connection and could take away an early refusal (401, 413) before the peer has read it.
+async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, stopping: &mut watch::Receiver<bool>) {
+    const AT_MOST: Duration = Duration::from_secs(5);
+    let drain = async {
+        if stream.shutdown().await.is_err() {
+            return;
+        }
+        let mut sink = vec![0; 64 * 1024];
+        while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(AT_MOST, drain) => {}
+        _ = stopping.wait_for(|stop| *stop) => {}
+    }
+}

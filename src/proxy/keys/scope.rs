@@ -1,0 +1,162 @@
+//! What a key opens: which namespaces, and whether to write. Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::path::{PathError, RelPath};
+
+/// What a request does to a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+}
+
+/// Namespaces: all (`*`), those below a name (`team/*`), or one by its name; the empty name is the flat dialect's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Pattern {
+    All,
+    /// With the `/` at its end. `team/*` is every namespace below `team`, not `team` itself.
+    Below(String),
+    Exact(String),
+}
+
+impl Pattern {
+    pub fn covers(&self, ns: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Below(prefix) => ns.len() > prefix.len() && ns.starts_with(prefix.as_str()),
+            Self::Exact(name) => ns == name,
+        }
+    }
+}
+
+/// Text that names no namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} names no namespace: {why}; write a name, NAME/* for all below it, * for all, or \"\" for the flat one"
+)]
+pub struct BadPattern {
+    text: String,
+    why: PathError,
+}
+
+impl FromStr for Pattern {
+    type Err = BadPattern;
+
+    fn from_str(text: &str) -> Result<Self, BadPattern> {
+        // A namespace is made of the same segments as a path.
+        let checked = |name: &str| {
+            RelPath::parse(name).map(|_| name.to_owned()).map_err(|why| BadPattern { text: text.to_owned(), why })
+        };
+        match text {
+            "" => Ok(Self::Exact(String::new())),
+            "*" => Ok(Self::All),
+            _ => match text.strip_suffix("/*") {
+                Some(name) => Ok(Self::Below(checked(name)? + "/")),
+                None => Ok(Self::Exact(checked(text)?)),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = BadPattern;
+
+    fn try_from(text: String) -> Result<Self, BadPattern> {
+        text.parse()
+    }
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> Self {
+        pattern.to_string()
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Below(prefix) => write!(f, "{prefix}*"),
+            Self::Exact(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What a caller may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    pub namespaces: Vec<Pattern>,
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// Everything.
+impl Default for Scope {
+    fn default() -> Self {
+        Self { namespaces: vec![Pattern::All], read_only: false }
+    }
+}
+
+impl Scope {
+    pub fn covers(&self, ns: &str) -> bool {
+        self.namespaces.iter().any(|pattern| pattern.covers(ns))
+    }
+}
+
+/// As the log and the list show it: `read-write team/*`.
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.read_only { "read-only" } else { "read-write" })?;
+        for pattern in &self.namespaces {
+            match pattern {
+                Pattern::Exact(name) if name.is_empty() => f.write_str(" \"\"")?,
+                other => write!(f, " {other}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_cover_what_they_say() {
+        for (text, yes, no) in [
+            ("*", vec!["", "a", "a/b"], vec![]),
+            ("", vec![""], vec!["a", "*"]),
+            ("team", vec!["team"], vec!["", "team/a", "teams", "Team"]),
+            ("team/*", vec!["team/a", "team/a/b"], vec!["", "team", "team/", "teams/a", "x/team/a"]),
+            ("a/b", vec!["a/b"], vec!["a", "a/b/c"]),
+        ] {
+            let pattern: Pattern = text.parse().unwrap();
+            assert_eq!(pattern.to_string(), text);
+            assert!(yes.iter().all(|ns| pattern.covers(ns)) && !no.iter().any(|ns| pattern.covers(ns)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_refused() {
+        for text in ["/", "/a", "a/", "a//b", "..", "a/../b", "/*", "a//*", "a\nb", ".memsync/*"] {
+            let why = text.parse::<Pattern>().unwrap_err();
+            assert!(why.to_string().contains("names no namespace"), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_scope_is_shown_and_read_back() {
+        let scope = Scope { namespaces: vec!["".parse().unwrap(), "team/*".parse().unwrap()], read_only: true };
+        assert_eq!(scope.to_string(), "read-only \"\" team/*");
+        assert_eq!(Scope::default().to_string(), "read-write *");
+        let text = serde_json::to_string(&scope).unwrap();
+        assert_eq!(text, r#"{"namespaces":["","team/*"],"read_only":true}"#);
+        assert_eq!(serde_json::from_str::<Scope>(&text).unwrap(), scope);
+        assert!(serde_json::from_str::<Scope>(r#"{"namespaces":["../x"]}"#).is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! Blobs in the bucket: what one holds, and writing over exactly that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt};
+use tokio::time::sleep;
+
+use super::super::StoreError;
+use super::bucket::{Bucket, Fetched, Landing, Object};
+use super::index::Row;
+use super::layout::{Described, Layout};
+use super::ledger::write_id;
+use super::spool::Content;
+use crate::digest::{Hasher, Md5};
+use crate::path::RelPath;
+
+/// How often a lost race for a blob is looked at again. Each means that somebody else's write went through, or
+/// that the store wants it later.
+const RACES: u32 = 100;
+/// How often a write of which nothing is known is sent again.
+const FAILURES: u32 = 5;
+
+/// The blobs of a bucket.
+#[derive(Clone)]
+pub struct Blobs {
+    pub bucket: Arc<Bucket>,
+    pub layout: Layout,
+}
+
+/// A blob or tombstone that is there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    pub row: Row,
+    pub object: Object,
+}
+
+/// What is to be written.
+pub struct New {
+    pub row: Row,
+    pub content: Content,
+    pub content_type: Option<String>,
+    /// Further metadata of ours, by its name after `memsync-`.
+    pub ours: BTreeMap<String, String>,
+}
+
+/// What became of a write.
+#[derive(Debug)]
+pub enum Swapped {
+    /// `row` is there, in the place of `before`.
+    Done { before: Option<Row>, row: Row },
+    /// It was decided against; what is there.
+    Refused(Option<Found>),
+}
+
+impl Blobs {
+    /// What is at `path`. Where the metadata does not tell the MD5, the content is read for it.
+    pub async fn look(&self, ns: &str, path: &RelPath) -> Result<Option<Found>, StoreError> {
+        let key = self.layout.blob(ns, path)?;
+        let Some(object) = self.bucket.head(&key).await? else { return Ok(None) };
+        if let Some(row) = row(&object) {
+            return Ok(Some(Found { row, object }));
+        }
+        let Fetched::Found(object, mut body) = self.bucket.get(&key, None).await? else { return Ok(None) };
+        if let Some(row) = row(&object) {
+            return Ok(Some(Found { row, object }));
+        }
+        let mut hasher = Hasher::new();
+        while let Some(piece) = body.next().await {
+            hasher.update(&piece?);
+        }
+        Ok(Some(Found { row: row_with(&object, hasher.finish()), object }))
+    }
+
+    /// What is at `path`, with its content; the row is missing where only the content tells the MD5.
+    pub async fn fetch(
+        &self,
+        ns: &str,
+        path: &RelPath,
+    ) -> Result<Option<(Option<Row>, Object, BoxStream<'static, Result<Bytes, StoreError>>)>, StoreError> {
+        match self.bucket.get(&self.layout.blob(ns, path)?, None).await? {
+            Fetched::Found(object, body) => Ok(Some((row(&object), object, body))),
+            Fetched::Absent | Fetched::Unchanged => Ok(None),
+        }
+    }
+
+    /// Writes what `decide` makes of what is there, over exactly that: when something else comes between, it
+    /// decides again. `blind`: the caller expects nothing to be there, so the first attempt need not look.
+    ///
+    /// # Errors
+    /// Also when a write may have landed and was then written over, so that nobody can tell.
+    pub async fn swap(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        blind: bool,
+        decide: impl Fn(Option<&Found>) -> Option<New>,
+    ) -> Result<Swapped, StoreError> {
+        let key = self.layout.blob(ns, path)?;
+        let write = write_id();
+        let (mut races, mut failures) = (0, 0);
+        // What was there when a write went out of which nothing is known.
+        let mut unknown: Option<(Option<Found>, StoreError)> = None;
+        let mut looked = !blind;
+        loop {
+            let found = if looked { self.look(ns, path).await? } else { None };
+            if let Some((before, e)) = unknown.take() {
+                if let Some(ours) = found.as_ref().filter(|f| f.object.described.write.as_deref() == Some(&write)) {
+                    return Ok(Swapped::Done { before: before.map(|b| b.row), row: ours.row });
+                }
+                if found != before {
+                    return Err(e);
+                }
+                unknown = Some((before, e));
+            }
+            looked = true;
+            let Some(new) = decide(found.as_ref()) else { return Ok(Swapped::Refused(found)) };
+            let described = Described {
+                md5: Some(new.row.md5),
+                is_deleted: new.row.is_deleted,
+                version: Some(new.row.version),
+                write: Some(write.clone()),
+                content_type: new.content_type,
+                ours: new.ours,
+            };
+            let etag = found.as_ref().map(|f| f.object.etag.as_str());
+            match self.bucket.put(&key, etag, &described, &new.content).await? {
+                Landing::Landed(_) => return Ok(Swapped::Done { before: found.map(|f| f.row), row: new.row }),
+                Landing::Lost if races < RACES => {
+                    races += 1;
+                    if races > 3 {
+                        sleep(Duration::from_millis(fastrand::u64(0..=u64::from(races.min(20)) * 5))).await;
+                    }
+                }
+                Landing::Lost => return Err(StoreError::S3(format!("{key}: too many write there at once"))),
+                Landing::Unsure(e) if failures < FAILURES => {
+                    failures += 1;
+                    sleep(Duration::from_millis(10 << (2 * failures))).await;
+                    unknown = Some((found, e));
+                }
+                Landing::Unsure(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// What an object's metadata tells; `None` where the MD5 is missing.
+pub fn row(object: &Object) -> Option<Row> {
+    let described = &object.described;
+    // Of a tombstone without an MD5 nothing is left to derive it from.
+    let md5 = described.md5.or_else(|| described.is_deleted.then(|| Md5::of(b"")))?;
+    Some(row_with(object, md5))
+}
+
+fn row_with(object: &Object, md5: Md5) -> Row {
+    let described = &object.described;
+    Row {
+        md5,
+        size: if described.is_deleted { 0 } else { object.size },
+        is_deleted: described.is_deleted,
+        version: described.version.unwrap_or(object.modified),
+    }
+}

@@ -1,0 +1,297 @@
+//! The bucket as we speak to it: look, fetch, list, and writes that happen on a condition or not at all.
+//!
+//! Reads are tried again. A conditional write is not: a retry could find its own first attempt and call it a lost
+//! race. What became of a write without an answer is for the caller to find out, by looking.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use http::Extensions;
+use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use object_store::path::Path as Key;
+use object_store::{
+    Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
+    UpdateVersion,
+};
+use reqwest::Url;
+use secrecy::ExposeSecret;
+
+use super::super::StoreError;
+use super::http::{Connector, is_loopback};
+use super::layout::Described;
+use super::spool::Content;
+use super::{EtagQuotes, Options};
+
+/// Attempts of a read beyond the first.
+const READ_RETRIES: usize = 4;
+/// After this long no further attempt is begun.
+const READ_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A bucket with its credentials.
+#[derive(Debug)]
+pub struct Bucket {
+    reads: AmazonS3,
+    writes: AmazonS3,
+    /// For bodies from a file: their digest would need another reading.
+    unsigned: AmazonS3,
+    quotes: EtagQuotes,
+}
+
+/// An object without its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// As the store gave it, quotes included.
+    pub etag: String,
+    /// When the store says it was written: milliseconds since the epoch.
+    pub modified: u64,
+    /// Bytes.
+    pub size: u64,
+    pub described: Described,
+}
+
+/// What a fetch found.
+pub enum Fetched {
+    Absent,
+    /// It still has the ETag that was known.
+    Unchanged,
+    Found(Object, BoxStream<'static, Result<Bytes, StoreError>>),
+}
+
+/// What became of a conditional write.
+#[derive(Debug)]
+pub enum Landing {
+    /// It is there, under this ETag.
+    Landed(String),
+    /// Something else than expected was there, or another write is under way: look again.
+    Lost,
+    /// No answer, or none that tells: it may have landed, or land yet.
+    Unsure(StoreError),
+}
+
+impl Bucket {
+    /// Sets up the client; asks nothing of the store.
+    ///
+    /// # Errors
+    /// What is wrong with the options.
+    pub fn new(options: &Options) -> Result<Self, StoreError> {
+        let refused = |why: String| StoreError::S3Refused(why);
+        let endpoint = match &options.endpoint {
+            Some(text) => Some(checked_endpoint(text, options.allow_http).map_err(refused)?),
+            None => None,
+        };
+        if options.bucket.is_empty() {
+            return Err(refused("S3_BUCKET is empty".to_owned()));
+        }
+        let connector = Connector::new(endpoint.as_ref()).map_err(refused)?;
+        let build = |retries: usize, signed: bool| {
+            let retry = RetryConfig { max_retries: retries, retry_timeout: READ_PATIENCE, ..RetryConfig::default() };
+            let mut builder = AmazonS3Builder::new()
+                .with_bucket_name(&options.bucket)
+                .with_region(&options.region)
+                .with_access_key_id(&options.access_key_id)
+                .with_secret_access_key(options.secret_access_key.expose_secret())
+                .with_conditional_put(S3ConditionalPut::ETagMatch)
+                .with_unsigned_payload(!signed)
+                .with_retry(retry)
+                .with_http_connector(connector.clone());
+            if let Some(token) = &options.session_token {
+                builder = builder.with_token(token.expose_secret());
+            }
+            if let Some(endpoint) = &endpoint {
+                let text = endpoint.as_str().trim_end_matches('/');
+                builder = builder.with_endpoint(text).with_allow_http(endpoint.scheme() == "http");
+            }
+            builder.build().map_err(|e| StoreError::S3Refused(plain(&e)))
+        };
+        Ok(Self {
+            reads: build(READ_RETRIES, true)?,
+            writes: build(0, true)?,
+            unsigned: build(0, false)?,
+            quotes: options.etag_quotes,
+        })
+    }
+
+    /// The object without its body, `None` where there is none.
+    pub async fn head(&self, key: &Key) -> Result<Option<Object>, StoreError> {
+        match self.reads.get_opts(key, GetOptions { head: true, ..GetOptions::default() }).await {
+            Ok(found) => Ok(Some(object(&found.meta, &found.attributes))),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
+    /// The object, unless its ETag is `known`.
+    pub async fn get(&self, key: &Key, known: Option<&str>) -> Result<Fetched, StoreError> {
+        let if_none_match = known.map(|etag| self.quoted(etag));
+        match self.reads.get_opts(key, GetOptions { if_none_match, ..GetOptions::default() }).await {
+            Ok(found) => {
+                let object = object(&found.meta, &found.attributes);
+                Ok(Fetched::Found(object, found.into_stream().map_err(|e| failed(&e)).boxed()))
+            }
+            Err(Error::NotFound { .. }) => Ok(Fetched::Absent),
+            Err(Error::NotModified { .. } | Error::Precondition { .. }) if known.is_some() => Ok(Fetched::Unchanged),
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
+    /// Writes an object if what is there has the ETag `held`, or nothing is there where that is `None`.
+    ///
+    /// # Errors
+    /// When the store refused for another reason than the condition: certainly nothing was written.
+    pub async fn put(
+        &self,
+        key: &Key,
+        held: Option<&str>,
+        described: &Described,
+        content: &Content,
+    ) -> Result<Landing, StoreError> {
+        let mode = match held {
+            None => PutMode::Create,
+            Some(etag) => PutMode::Update(UpdateVersion { e_tag: Some(self.quoted(etag)), version: None }),
+        };
+        let mut options = PutOptions { mode, attributes: described.written(), ..PutOptions::default() };
+        let (client, payload) = match content {
+            Content::Inline(bytes) => (&self.writes, PutPayload::from(bytes.clone())),
+            Content::File(body) => {
+                let mut extensions = Extensions::new();
+                extensions.insert(body.clone());
+                options.extensions = extensions;
+                (&self.unsigned, PutPayload::new())
+            }
+        };
+        match client.put_opts(key, payload, options).await {
+            Ok(put) => match put.e_tag {
+                Some(etag) => Ok(Landing::Landed(etag)),
+                None => Ok(Landing::Unsure(StoreError::S3("the store gave no ETag".to_owned()))),
+            },
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. }) => {
+                Ok(Landing::Lost)
+            }
+            Err(
+                e @ (Error::PermissionDenied { .. }
+                | Error::Unauthenticated { .. }
+                | Error::NotFound { .. }
+                | Error::InvalidPath { .. }
+                | Error::NotImplemented { .. }),
+            ) => Err(failed(&e)),
+            Err(e) => Ok(Landing::Unsure(failed(&e))),
+        }
+    }
+
+    /// Everything below `folder`, in no order; `None` is the whole bucket.
+    pub fn list(&self, folder: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
+        self.reads.list(folder).map_err(|e| failed(&e)).boxed()
+    }
+
+    /// Removes an object, whatever it is: for scratch objects of our own.
+    pub async fn remove(&self, key: &Key) -> Result<(), StoreError> {
+        match self.reads.delete(key).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
+    /// An ETag as this store wants it in a condition.
+    fn quoted(&self, etag: &str) -> String {
+        match self.quotes {
+            EtagQuotes::Keep => etag.to_owned(),
+            EtagQuotes::Strip => etag.trim_matches('"').to_owned(),
+        }
+    }
+}
+
+fn object(meta: &ObjectMeta, attributes: &object_store::Attributes) -> Object {
+    Object {
+        etag: meta.e_tag.clone().unwrap_or_default(),
+        modified: modified(meta),
+        size: meta.size,
+        described: Described::read(attributes),
+    }
+}
+
+/// When the store says an object was written: milliseconds since the epoch.
+pub fn modified(meta: &ObjectMeta) -> u64 {
+    u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0)
+}
+
+/// A body whole, at most `limit` bytes.
+pub async fn whole(mut body: BoxStream<'static, Result<Bytes, StoreError>>, limit: u64) -> Result<Bytes, StoreError> {
+    let mut all = bytes::BytesMut::new();
+    while let Some(piece) = body.next().await {
+        all.extend_from_slice(&piece?);
+        if all.len() as u64 > limit {
+            return Err(StoreError::S3(format!("an object is larger than {limit} bytes")));
+        }
+    }
+    Ok(all.freeze())
+}
+
+fn checked_endpoint(text: &str, allow_http: bool) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|e| format!("S3_ENDPOINT_URL {text:?} is no URL: {e}"))?;
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if allow_http || is_loopback(&url) => Ok(url),
+        "http" => Err(format!(
+            "S3_ENDPOINT_URL {text:?} is plain http beyond this machine: your files would travel in the clear; use \
+             https, or set S3_ALLOW_HTTP=true if the network between is yours alone"
+        )),
+        _ => Err(format!("S3_ENDPOINT_URL {text:?} is neither http nor https")),
+    }
+}
+
+fn failed(e: &Error) -> StoreError {
+    StoreError::S3(plain(e))
+}
+
+/// What an error of the client says, without the XML: S3's own words where it has some.
+fn plain(e: &Error) -> String {
+    let text = e.to_string();
+    let tag = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner.trim().to_owned())
+    };
+    let mut plain = match (tag("Code"), tag("Message")) {
+        (Some(code), Some(message)) if !message.is_empty() => format!("{message} ({code})"),
+        (Some(code), _) => code,
+        _ => text.split_whitespace().collect::<Vec<_>>().join(" "),
+    };
+    let mut source = e.source();
+    let mut deepest = None;
+    while let Some(inner) = source {
+        deepest = Some(inner.to_string());
+        source = inner.source();
+    }
+    if let Some(deepest) = deepest.filter(|d| tag("Code").is_none() && !plain.contains(d.as_str())) {
+        plain = format!("{plain}: {deepest}");
+    }
+    plain.chars().take(600).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_https_or_on_this_machine() {
+        for ok in ["https://s3.example.org", "http://127.0.0.1:9000", "http://localhost:9000", "http://[::1]:1"] {
+            assert!(checked_endpoint(ok, false).is_ok(), "{ok}");
+        }
+        let refused = checked_endpoint("http://minio:9000", false).unwrap_err();
+        assert!(refused.contains("S3_ALLOW_HTTP=true"), "{refused}");
+        assert!(checked_endpoint("http://minio:9000", true).is_ok());
+        for bad in ["minio:9000", "ftp://x", "nowhere"] {
+            assert!(checked_endpoint(bad, true).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn errors_are_told_in_the_stores_words() {
+        let source = "status 404: <Error><Code>NoSuchBucket</Code><Message>No such bucket</Message></Error>".into();
+        let e = Error::Generic { store: "S3", source };
+        assert_eq!(plain(&e), "No such bucket (NoSuchBucket)");
+        let source: Box<dyn std::error::Error + Send + Sync> = Box::new(std::io::Error::other("refused"));
+        assert_eq!(plain(&Error::Generic { store: "S3", source }), "Generic S3 error: refused");
+    }
+}

@@ -1,0 +1,172 @@
+//! The HTTP under the S3 client: bodies straight from a file, no redirects, and answers of which one odd header
+//! does not spoil the whole.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Once;
+use std::time::Duration;
+
+use futures::TryFutureExt;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED};
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+};
+use reqwest::{Client, Url, redirect};
+
+use super::spool::FileBody;
+
+/// How long a connection may take to be made, and an answer to stay without progress.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes a second below which a large upload is given up.
+const SLOWEST: u64 = 32 * 1024;
+/// An unused connection is closed after this.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// What an answer without a date, or with one that is none, is taken to say.
+const EPOCH: HeaderValue = HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT");
+
+/// Makes the client that requests go through.
+#[derive(Debug, Clone)]
+pub struct Connector(Clients);
+
+#[derive(Debug, Clone)]
+struct Clients {
+    requests: Client,
+    /// For large uploads, of which no answer comes while they go.
+    files: Client,
+}
+
+impl Connector {
+    /// # Errors
+    /// Says why no client can be made.
+    pub fn new(endpoint: Option<&Url>) -> Result<Self, String> {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            // An error means that another part of the process has chosen already, which serves as well.
+            drop(rustls::crypto::ring::default_provider().install_default());
+        });
+        // Plain http needs no roots, and without a system bundle a client that wants them cannot be built.
+        let plain = endpoint.is_some_and(|url| url.scheme() == "http");
+        let base = |patient: bool| {
+            let builder = Client::builder()
+                .redirect(redirect::Policy::none())
+                .referer(false)
+                .connect_timeout(PATIENCE)
+                .pool_idle_timeout(KEEP_ALIVE)
+                .tcp_nodelay(true);
+            let builder = if patient { builder } else { builder.read_timeout(PATIENCE) };
+            let builder = if plain { builder.tls_certs_only([]) } else { builder };
+            if endpoint.is_some_and(is_loopback) { builder.no_proxy() } else { builder }
+        };
+        let client = |patient| base(patient).build().map_err(|e| e.to_string());
+        Ok(Self(Clients { requests: client(false)?, files: client(true)? }))
+    }
+}
+
+/// Whether what is sent to `url` stays on this machine.
+pub fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(Service(self.0.clone())))
+    }
+}
+
+#[derive(Debug)]
+struct Service(Clients);
+
+impl HttpService for Service {
+    fn call<'a, 'b>(
+        &'a self,
+        request: HttpRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        let sent = async move {
+            match request.extensions().get::<FileBody>().cloned() {
+                None => self.0.requests.call(request).await,
+                Some(body) => self.send_file(request, &body).await,
+            }
+        };
+        Box::pin(sent.map_ok(|mut answer| {
+            mend(answer.headers_mut());
+            answer
+        }))
+    }
+}
+
+impl Service {
+    /// Sends `request` with the file in the place of its own, empty body.
+    async fn send_file(&self, request: HttpRequest, body: &FileBody) -> Result<HttpResponse, HttpError> {
+        let unknown = |e: reqwest::Error| HttpError::new(HttpErrorKind::Unknown, e.without_url());
+        let (parts, _) = request.into_parts();
+        let url = parts.uri.to_string().parse::<Url>().map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
+        let mut out = reqwest::Request::new(parts.method, url);
+        *out.headers_mut() = parts.headers;
+        out.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.size));
+        *out.body_mut() = Some(reqwest::Body::wrap_stream(body.pieces()));
+        *out.timeout_mut() = Some(PATIENCE + Duration::from_secs(body.size / SLOWEST));
+        let answer: http::Response<reqwest::Body> = self.0.files.execute(out).await.map_err(unknown)?.into();
+        let (parts, body) = answer.into_parts();
+        let body = http_body_util::BodyExt::map_err(body, unknown);
+        Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
+    }
+}
+
+/// Drops headers that are no text, and gives a date that can be read: one odd header must not make a blob of
+/// another proxy unreadable.
+fn mend(headers: &mut HeaderMap) {
+    let odd: Vec<HeaderName> =
+        headers.iter().filter(|(_, value)| value.to_str().is_err()).map(|(name, _)| name.clone()).collect();
+    for name in odd {
+        headers.remove(name);
+    }
+    let parser = jiff::fmt::rfc2822::DateTimeParser::new();
+    let date = headers.get(LAST_MODIFIED).and_then(|value| value.to_str().ok());
+    if date.is_none_or(|date| parser.parse_timestamp(date).is_err()) {
+        headers.insert(LAST_MODIFIED, EPOCH);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_headers_are_dropped_and_dates_mended() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-amz-meta-name", HeaderValue::from_bytes(b"caf\xe9").unwrap());
+        headers.insert("x-amz-meta-version", HeaderValue::from_static("5"));
+        mend(&mut headers);
+        assert!(!headers.contains_key("x-amz-meta-name"));
+        assert_eq!((&headers["x-amz-meta-version"], &headers[LAST_MODIFIED]), (&HeaderValue::from_static("5"), &EPOCH));
+        let good = HeaderValue::from_static("Mon, 15 Jan 2024 10:30:00 GMT");
+        headers.insert(LAST_MODIFIED, good.clone());
+        mend(&mut headers);
+        assert_eq!(headers[LAST_MODIFIED], good);
+        headers.insert(LAST_MODIFIED, HeaderValue::from_static("yesterday"));
+        mend(&mut headers);
+        assert_eq!(headers[LAST_MODIFIED], EPOCH);
+    }
+
+    #[test]
+    fn loopback_is_this_machine_alone() {
+        for (url, is) in [
+            ("http://127.0.0.1:9000", true),
+            ("http://[::1]:9000", true),
+            ("http://localhost", true),
+            ("http://minio:9000", false),
+            ("http://10.0.0.1", false),
+            ("http://localhost.example.org", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).unwrap()), is, "{url}");
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The index of one namespace: read with a cache, written with compare-and-swap. While one write is under way
+//! further changes gather and go with the next, so that many writes of files cost few of the index.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::path::Path as Key;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::super::{Clock, StoreError};
+use super::blobs::Blobs;
+use super::bucket::{Fetched, Landing, whole};
+use super::index::{Document, Row};
+use super::layout::Described;
+use super::spool::Content;
+use crate::path::RelPath;
+
+/// Changes that may wait before callers are held back.
+const QUEUE: usize = 4096;
+/// Changes in one write of the index.
+const GROUP: usize = 4096;
+/// A group waits this long for company: who was just answered begins the next write in a moment.
+const PAUSE: Duration = Duration::from_millis(3);
+/// It waits on while blobs are being written, this long at most between two changes ...
+const GAP: Duration = Duration::from_millis(100);
+/// ... and this long in all.
+const LINGER: Duration = Duration::from_millis(250);
+/// How often a lost race for the index is run again.
+const RACES: u32 = 200;
+/// How often a write that failed is tried again before those who wait are told.
+const FAILURES: u32 = 5;
+/// Changes that could not be recorded are tried again after this time.
+const LATER: Duration = Duration::from_secs(5);
+/// Bytes; a longer index is refused.
+const LARGEST: u64 = 1024 * 1024 * 1024;
+
+/// Told of every commit: the paths that changed.
+pub type Told = Arc<dyn Fn(&str, Vec<RelPath>) + Send + Sync>;
+
+type Reply = oneshot::Sender<Result<(), StoreError>>;
+
+/// What is asked of the index.
+enum Wish {
+    /// The blob has this now.
+    Record(Row),
+    /// The blob and the index differ: look at the blob again and record what it has.
+    Look,
+}
+
+struct Job {
+    path: RelPath,
+    wish: Wish,
+    reply: Option<Reply>,
+}
+
+/// An index as it was found.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// `None` where there is no index object yet.
+    pub etag: Option<String>,
+    pub document: Arc<Document>,
+}
+
+struct Shared {
+    ns: String,
+    key: Key,
+    blobs: Blobs,
+    clock: Clock,
+    told: Told,
+    /// What was last read or written, and how often that was.
+    kept: Mutex<(u64, Option<Kept>)>,
+    /// Small blobs that are being written, and will be recorded soon.
+    under_way: AtomicUsize,
+}
+
+/// One namespace's index.
+pub struct Ledger {
+    shared: Arc<Shared>,
+    jobs: mpsc::Sender<Job>,
+    ensuring: tokio::sync::Mutex<()>,
+}
+
+/// A blob on its way to the bucket. While one is, the index waits a moment for it.
+pub struct UnderWay(Arc<Shared>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Ledger {
+    /// Begins to serve the index; must be called inside a runtime. It ends when the ledger is dropped.
+    pub fn open(ns: &str, key: Key, blobs: Blobs, clock: Clock, told: Told) -> Self {
+        let shared = Arc::new(Shared {
+            ns: ns.to_owned(),
+            key,
+            blobs,
+            clock,
+            told,
+            kept: Mutex::new((0, None)),
+            under_way: AtomicUsize::new(0),
+        });
+        let (jobs, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(serve(shared.clone(), waiting));
+        Self { shared, jobs, ensuring: tokio::sync::Mutex::default() }
+    }
+
+    pub fn under_way(&self) -> UnderWay {
+        self.shared.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(self.shared.clone())
+    }
+
+    /// Returns when the index has `row`, or something newer, durably.
+    pub async fn record(&self, path: &RelPath, row: Row, under_way: Option<UnderWay>) -> Result<(), StoreError> {
+        let (reply, done) = oneshot::channel();
+        let job = Job { path: path.clone(), wish: Wish::Record(row), reply: Some(reply) };
+        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        drop(under_way);
+        done.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Compares what a blob was found to hold with the index as last seen; where they differ, has it mended.
+    /// A write was lost to a crash between blob and index, or another proxy wrote over the entry.
+    pub fn compare(&self, path: &RelPath, found: &Row) {
+        let agrees = self.kept().is_some_and(|kept| kept.document.rows.get(path).is_some_and(|row| row.agrees(found)));
+        if !agrees {
+            // With a full queue somebody else's change is more urgent, and the next reader sees the difference again.
+            drop(self.jobs.try_send(Job { path: path.clone(), wish: Wish::Look, reply: None }));
+        }
+    }
+
+    fn kept(&self) -> Option<Kept> {
+        lock(&self.shared.kept).1.clone()
+    }
+
+    /// The index as it is now.
+    pub fn fresh(&self) -> impl Future<Output = Result<Kept, StoreError>> + Send + '_ {
+        self.shared.fresh()
+    }
+
+    /// The index as it is now; one that is damaged counts as empty, and is replaced by the next write.
+    pub async fn fresh_or_empty(&self) -> Result<Kept, StoreError> {
+        self.shared.read(true).await
+    }
+
+    /// Whether the index as last seen has an entry for `path`, be it a tombstone.
+    pub fn knows(&self, path: &RelPath) -> bool {
+        self.kept().is_some_and(|kept| kept.document.rows.contains_key(path))
+    }
+
+    /// Sees to it that there is an index object: it tells which namespace a file belongs to.
+    pub async fn ensure(&self) -> Result<(), StoreError> {
+        let is_there = |kept: Option<Kept>| kept.is_some_and(|kept| kept.etag.is_some());
+        if is_there(self.kept()) {
+            return Ok(());
+        }
+        let _one_at_a_time = self.ensuring.lock().await;
+        if is_there(self.kept()) || is_there(Some(self.fresh().await?)) {
+            return Ok(());
+        }
+        self.shared.commit(&mut BTreeMap::new(), Vec::new(), true).await
+    }
+
+    /// Writes `changes` over the index `seen`, `None` taking an entry out; false where it is no longer that.
+    pub async fn replace(&self, seen: &Kept, changes: &BTreeMap<RelPath, Option<Row>>) -> Result<bool, StoreError> {
+        let mut next = (*seen.document).clone();
+        for (path, row) in changes {
+            match row {
+                Some(row) => drop(next.rows.insert(path.clone(), *row)),
+                None => drop(next.rows.remove(path)),
+            }
+        }
+        match self.shared.write(seen, next).await? {
+            Write::Landed => {
+                (self.shared.told)(&self.shared.ns, changes.keys().cloned().collect());
+                Ok(true)
+            }
+            Write::Lost => Ok(false),
+            Write::Unsure(e) => Err(e),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What it guards is replaced whole, so a panic elsewhere cannot have damaged it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+enum Write {
+    Landed,
+    Lost,
+    Unsure(StoreError),
+}
+
+impl Shared {
+    /// Keeps what was read, unless something newer was kept meanwhile.
+    fn keep(&self, since: u64, new: Kept) {
+        let mut kept = lock(&self.kept);
+        if kept.0 == since {
+            *kept = (since + 1, Some(new));
+        }
+    }
+
+    async fn fresh(&self) -> Result<Kept, StoreError> {
+        self.read(false).await
+    }
+
+    async fn read(&self, damaged_is_empty: bool) -> Result<Kept, StoreError> {
+        let (since, kept) = lock(&self.kept).clone();
+        let known = kept.as_ref().and_then(|kept| kept.etag.as_deref());
+        let new = match (self.blobs.bucket.get(&self.key, known).await?, kept) {
+            (Fetched::Unchanged, Some(kept)) => return Ok(kept),
+            (Fetched::Unchanged, None) => {
+                return Err(StoreError::S3("the store answered 304 to a request without a condition".to_owned()));
+            }
+            (Fetched::Absent, _) => Kept { etag: None, document: Arc::default() },
+            (Fetched::Found(object, body), old) => {
+                let json = whole(body, LARGEST).await?;
+                let document = match parse(&self.key, json).await {
+                    Err(StoreError::S3(why)) if damaged_is_empty => {
+                        tracing::warn!("{why}");
+                        Document::default()
+                    }
+                    parsed => parsed?,
+                };
+                // Entries that another proxy wrote are news here too.
+                if let Some(old) = old {
+                    let changed = differing(&old.document, &document);
+                    if !changed.is_empty() {
+                        (self.told)(&self.ns, changed);
+                    }
+                }
+                Kept { etag: Some(object.etag), document: Arc::new(document) }
+            }
+        };
+        self.keep(since, new.clone());
+        Ok(new)
+    }
+
+    /// Writes `next` over `seen`; finds out by looking where no answer comes.
+    async fn write(&self, seen: &Kept, mut next: Document) -> Result<Write, StoreError> {
+        next.modified = (self.clock)().max(seen.document.modified + 1);
+        let (next, json) = tokio::task::spawn_blocking(move || next.render().map(|json| (next, json)))
+            .await
+            .map_err(|_| StoreError::Closed)?
+            .map_err(|e| StoreError::S3(e.to_string()))?;
+        let write = write_id();
+        let described = Described {
+            write: Some(write.clone()),
+            content_type: Some("application/json".to_owned()),
+            ..Described::default()
+        };
+        let content = Content::Inline(Bytes::from(json));
+        let etag = match self.blobs.bucket.put(&self.key, seen.etag.as_deref(), &described, &content).await? {
+            Landing::Landed(etag) => etag,
+            Landing::Lost => match self.blobs.bucket.head(&self.key).await? {
+                Some(now) if now.described.write.as_deref() == Some(&write) => now.etag,
+                _ => return Ok(Write::Lost),
+            },
+            Landing::Unsure(e) => match self.blobs.bucket.head(&self.key).await {
+                Ok(Some(now)) if now.described.write.as_deref() == Some(&write) => now.etag,
+                Ok(now) if now.as_ref().map(|now| &now.etag) != seen.etag.as_ref() => return Ok(Write::Lost),
+                Ok(_) | Err(_) => return Ok(Write::Unsure(e)),
+            },
+        };
+        let mut kept = lock(&self.kept);
+        *kept = (kept.0 + 1, Some(Kept { etag: Some(etag), document: Arc::new(next) }));
+        Ok(Write::Landed)
+    }
+
+    /// Records `owed` and looks at the blobs of `looks`. What is recorded leaves `owed`.
+    async fn commit(
+        &self,
+        owed: &mut BTreeMap<RelPath, Row>,
+        looks: Vec<RelPath>,
+        create: bool,
+    ) -> Result<(), StoreError> {
+        let (mut races, mut failures) = (0, 0);
+        let kept = lock(&self.kept).1.clone();
+        let mut seen = match kept {
+            // What is to be looked at differs from what is kept, which may only be old.
+            Some(kept) if looks.is_empty() => kept,
+            _ => self.fresh().await?,
+        };
+        loop {
+            let changed = self.changed(&seen, owed, &looks).await?;
+            if changed.is_empty() && !(create && seen.etag.is_none()) {
+                owed.clear();
+                return Ok(());
+            }
+            let mut next = (*seen.document).clone();
+            next.rows.extend(changed.iter().map(|(path, row)| (path.clone(), *row)));
+            match self.write(&seen, next).await? {
+                Write::Landed => {
+                    owed.clear();
+                    if !changed.is_empty() {
+                        (self.told)(&self.ns, changed.into_keys().collect());
+                    }
+                    return Ok(());
+                }
+                Write::Lost if races < RACES => {
+                    // The more often it was lost the longer the pause, so that every proxy gets its turn.
+                    let most = u64::from(races.min(20)) * 5;
+                    races += 1;
+                    sleep(Duration::from_millis(fastrand::u64(0..=most))).await;
+                }
+                Write::Lost => return Err(StoreError::S3("the index is being written by too many".to_owned())),
+                Write::Unsure(_) if failures < FAILURES => {
+                    failures += 1;
+                    sleep(Duration::from_millis(20 << (2 * failures))).await;
+                }
+                Write::Unsure(e) => return Err(e),
+            }
+            seen = self.fresh().await?;
+        }
+    }
+
+    /// What of `owed` and of the blobs at `looks` the index `seen` does not have. The later version of a path wins;
+    /// where versions cannot tell, the blob itself does. Looking after the index was read makes that safe: a blob
+    /// written still later is recorded after this.
+    async fn changed(
+        &self,
+        seen: &Kept,
+        owed: &BTreeMap<RelPath, Row>,
+        looks: &[RelPath],
+    ) -> Result<BTreeMap<RelPath, Row>, StoreError> {
+        let mut changed = BTreeMap::new();
+        let mut doubtful: Vec<&RelPath> = looks.iter().collect();
+        for (path, row) in owed {
+            match seen.document.rows.get(path) {
+                Some(has) if has == row => {}
+                Some(has) if has.version >= row.version => doubtful.push(path),
+                Some(_) | None => {
+                    changed.insert(path.clone(), *row);
+                }
+            }
+        }
+        for path in doubtful {
+            let found = self.blobs.look(&self.ns, path).await?;
+            if let Some(found) = found.filter(|found| seen.document.rows.get(path) != Some(&found.row)) {
+                changed.insert(path.clone(), found.row);
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// Names one write, so that its author knows it again.
+pub fn write_id() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
+
+async fn parse(key: &Key, json: Bytes) -> Result<Document, StoreError> {
+    let parsed = tokio::task::spawn_blocking(move || Document::parse(&json)).await.map_err(|_| StoreError::Closed)?;
+    parsed.map_err(|why| {
+        StoreError::S3(format!("the index {key} is damaged ({why}); `memsync reindex` makes it anew from the files"))
+    })
+}
+
+/// The paths of which two indexes say different things.
+fn differing(old: &Document, new: &Document) -> Vec<RelPath> {
+    let changed = new.rows.iter().filter(|(path, row)| old.rows.get(*path) != Some(row)).map(|(path, _)| path);
+    let gone = old.rows.keys().filter(|path| !new.rows.contains_key(*path));
+    changed.chain(gone).cloned().collect()
+}
+
+/// Serves jobs until every sender is gone.
+async fn serve(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
+    let mut owed = BTreeMap::new();
+    let mut group = Vec::new();
+    loop {
+        if owed.is_empty() {
+            if jobs.recv_many(&mut group, GROUP).await == 0 {
+                return;
+            }
+        } else if let Ok(0) = timeout(LATER, jobs.recv_many(&mut group, GROUP)).await {
+            tracing::error!(
+                "{} changes of {:?} are not in the index; `memsync reindex` adds them",
+                owed.len(),
+                shared.ns
+            );
+            return;
+        }
+        linger(&shared, &mut jobs, &mut group).await;
+        let (mut looks, mut replies) = (Vec::new(), Vec::new());
+        for Job { path, wish, reply } in group.drain(..) {
+            replies.extend(reply);
+            match wish {
+                Wish::Look => looks.push(path),
+                Wish::Record(row) => {
+                    let newest = owed.entry(path).or_insert(row);
+                    if row.version > newest.version {
+                        *newest = row;
+                    }
+                }
+            }
+        }
+        let done = shared.commit(&mut owed, looks, false).await;
+        if let Err(e) = &done {
+            tracing::error!("the index of {:?} could not be written: {e}; {} changes wait", shared.ns, owed.len());
+        }
+        for reply in replies {
+            // A caller that has gone does not hear of it.
+            drop(reply.send(done.clone()));
+        }
+    }
+}
+
+/// Takes what comes while blobs are under way: their changes are due in a moment.
+async fn linger(shared: &Shared, jobs: &mut mpsc::Receiver<Job>, group: &mut Vec<Job>) {
+    let end = Instant::now() + LINGER;
+    sleep(PAUSE).await;
+    while group.len() < GROUP && shared.under_way.load(Ordering::Relaxed) > 0 && Instant::now() < end {
+        let room = GROUP - group.len();
+        match timeout(GAP, jobs.recv_many(group, room)).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! An S3 in this process: real requests and signatures, and one mutex around all objects, so that its conditional
+//! writes cannot race. It can be told to fail as stores and networks do, and to be wrong as some stores are.
+#![allow(dead_code)] // Each test binary uses its part.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use memsync::digest::Md5;
+use memsync::store::s3::Options;
+use memsync::store::{Clock, S3};
+use s3s::auth::SimpleAuth;
+use s3s::dto::{
+    DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, ETag, ETagCondition,
+    GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output,
+    Metadata, Object, PutObjectInput, PutObjectOutput, StreamingBlob, Timestamp,
+};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{S3 as S3Api, S3Request, S3Response, S3Result, s3_error};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+pub const BUCKET: &str = "notes";
+pub const ACCESS_KEY: &str = "AKIDTEST";
+pub const SECRET_KEY: &str = "a secret that must not be logged";
+
+/// An object as the server keeps it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub body: Bytes,
+    pub metadata: BTreeMap<String, String>,
+    pub content_type: Option<String>,
+    pub modified: SystemTime,
+}
+
+impl Stored {
+    pub fn new(body: &[u8], metadata: &[(&str, &str)]) -> Self {
+        Self {
+            body: Bytes::copy_from_slice(body),
+            metadata: metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            content_type: None,
+            modified: SystemTime::now(),
+        }
+    }
+
+    fn etag(&self) -> String {
+        Md5::of(&self.body).to_string()
+    }
+}
+
+/// What happens to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// 503, and nothing is done.
+    Refused,
+    /// It is done, and the answer is 500.
+    DoneBut500,
+    /// It is done, and the connection ends without an answer.
+    ReplyLost,
+    /// The connection ends before anything is done.
+    RequestLost,
+    /// It is done after this time.
+    Slow(Duration),
+}
+
+/// How a store can be wrong.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quirks {
+    pub ignores_if_none_match: bool,
+    pub ignores_if_match: bool,
+    /// Lets several writers that raced win.
+    pub races: bool,
+    pub drops_metadata: bool,
+    /// Takes an ETag in `If-Match` without quotes only.
+    pub wants_bare_etags: bool,
+}
+
+type Faults = Arc<dyn Fn(&str, &str) -> Fault + Send + Sync>;
+
+/// All that the server has.
+#[derive(Default)]
+pub struct Inside {
+    pub objects: Mutex<BTreeMap<String, Stored>>,
+    quirks: Quirks,
+    /// Asked for each request, by its method and key.
+    faults: Mutex<Option<Faults>>,
+    /// Successful writes by key.
+    puts: Mutex<BTreeMap<String, usize>>,
+    requests: Mutex<BTreeMap<String, usize>>,
+}
+
+/// A server on a free port, until it is dropped.
+pub struct Server {
+    pub addr: SocketAddr,
+    pub inside: Arc<Inside>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::start_with(Quirks::default()).await
+    }
+
+    pub async fn start_with(quirks: Quirks) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let inside = Arc::new(Inside { quirks, ..Inside::default() });
+        let mut builder = S3ServiceBuilder::new(Api(inside.clone()));
+        // A rewritten header would break the signature: then nobody looks at it.
+        if !quirks.wants_bare_etags {
+            builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        }
+        let task = tokio::spawn(accept(listener, builder.build(), inside.clone()));
+        Self { addr, inside, task }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Options of a store in this server's bucket.
+    pub fn options(&self, prefix: &str, clock: Clock) -> Options {
+        options(&self.endpoint(), ACCESS_KEY, SECRET_KEY, BUCKET, prefix, clock)
+    }
+
+    pub async fn store(&self, prefix: &str, clock: Clock) -> S3 {
+        S3::open(&self.options(prefix, clock)).await.unwrap()
+    }
+
+    pub fn fail(&self, faults: impl Fn(&str, &str) -> Fault + Send + Sync + 'static) {
+        *self.inside.faults.lock().unwrap() = Some(Arc::new(faults));
+    }
+
+    pub fn heal(&self) {
+        *self.inside.faults.lock().unwrap() = None;
+    }
+
+    /// Writes of `key` that were carried out.
+    pub fn puts(&self, key: &str) -> usize {
+        self.inside.puts.lock().unwrap().get(key).copied().unwrap_or(0)
+    }
+
+    /// Requests by method.
+    pub fn requests(&self) -> BTreeMap<String, usize> {
+        self.inside.requests.lock().unwrap().clone()
+    }
+
+    pub fn object(&self, key: &str) -> Option<Stored> {
+        self.inside.objects.lock().unwrap().get(key).cloned()
+    }
+
+    pub fn keys(&self) -> Vec<String> {
+        self.inside.objects.lock().unwrap().keys().cloned().collect()
+    }
+
+    /// Puts an object there as another program would.
+    pub fn plant(&self, key: &str, stored: Stored) {
+        self.inside.objects.lock().unwrap().insert(key.to_owned(), stored);
+    }
+
+    pub fn remove(&self, key: &str) {
+        self.inside.objects.lock().unwrap().remove(key);
+    }
+}
+
+/// Options of a store anywhere.
+pub fn options(endpoint: &str, access: &str, secret: &str, bucket: &str, prefix: &str, clock: Clock) -> Options {
+    let spool = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("s3-spool");
+    Options {
+        endpoint: Some(endpoint.to_owned()),
+        prefix: prefix.to_owned(),
+        clock,
+        ..Options::new(bucket, access, secret.to_owned().into(), spool)
+    }
+}
+
+async fn accept(listener: TcpListener, service: S3Service, inside: Arc<Inside>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        // An option that cannot be set only costs time.
+        let _ = stream.set_nodelay(true);
+        let (service, inside) = (service.clone(), inside.clone());
+        tokio::spawn(async move {
+            let serve = hyper::service::service_fn(move |request| serve(request, service.clone(), inside.clone()));
+            // An error is a connection that a fault, or the client, ended.
+            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), serve).await;
+        });
+    }
+}
+
+type Lost = Box<dyn std::error::Error + Send + Sync>;
+
+async fn serve(
+    mut request: http::Request<hyper::body::Incoming>,
+    service: S3Service,
+    inside: Arc<Inside>,
+) -> Result<s3s::HttpResponse, Lost> {
+    let method = request.method().as_str().to_owned();
+    *inside.requests.lock().unwrap().entry(method.clone()).or_default() += 1;
+    let key = request.uri().path().trim_start_matches('/').split_once('/').map_or("", |(_, key)| key).to_owned();
+    let faults = inside.faults.lock().unwrap().clone();
+    let fault = faults.map_or(Fault::None, |faults| faults(&method, &key));
+    let failure = |status: u16| {
+        let mut response = s3s::HttpResponse::new(s3s::Body::from("<Error><Code>SlowDown</Code></Error>".to_owned()));
+        *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+        response
+    };
+    if inside.quirks.wants_bare_etags
+        && let Some(value) = request.headers().get("if-match").cloned()
+    {
+        let text = value.to_str().unwrap();
+        if text.contains('"') {
+            return Ok(failure(412));
+        }
+        request.headers_mut().insert("if-match", format!("\"{text}\"").parse().unwrap());
+    }
+    if inside.quirks.wants_bare_etags {
+        request.headers_mut().remove("authorization");
+    }
+    match fault {
+        Fault::Refused => return Ok(failure(503)),
+        Fault::RequestLost => return Err("lost on its way".into()),
+        Fault::Slow(time) => tokio::time::sleep(time).await,
+        Fault::None | Fault::DoneBut500 | Fault::ReplyLost => {}
+    }
+    let done = hyper::service::Service::call(&service, request).await.map_err(|e| format!("{e:?}"))?;
+    match fault {
+        Fault::DoneBut500 => Ok(failure(500)),
+        Fault::ReplyLost => Err("the reply is lost".into()),
+        Fault::None | Fault::Slow(_) | Fault::Refused | Fault::RequestLost => Ok(done),
+    }
+}
+
+struct Api(Arc<Inside>);
+
+/// A moment to whole seconds, as S3 has it.
+fn seconds(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    (SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())).into()
+}
+
+fn strong(etag: String) -> ETag {
+    ETag::Strong(etag)
+}
+
+fn metadata(stored: &Stored) -> Metadata {
+    stored.metadata.clone().into_iter().collect()
+}
+
+impl Inside {
+    fn find(&self, key: &str) -> S3Result<Stored> {
+        self.objects.lock().unwrap().get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey))
+    }
+}
+
+fn check_bucket(bucket: &str) -> S3Result<()> {
+    if bucket == BUCKET { Ok(()) } else { Err(s3_error!(NoSuchBucket, "The specified bucket does not exist")) }
+}
+
+#[async_trait::async_trait]
+impl S3Api for Api {
+    async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        let input = request.input;
+        check_bucket(&input.bucket)?;
+        let mut body = Vec::new();
+        if let Some(mut pieces) = input.body {
+            while let Some(piece) = pieces.next().await {
+                body.extend_from_slice(&piece.map_err(|e| s3_error!(IncompleteBody, "{e}"))?);
+            }
+        }
+        if input.content_length.is_some_and(|length| length != body.len() as i64) {
+            return Err(s3_error!(IncompleteBody));
+        }
+        let quirks = self.0.quirks;
+        let check = |held: Option<&Stored>| {
+            let created = match &input.if_none_match {
+                Some(ETagCondition::Any) => held.is_none() || quirks.ignores_if_none_match,
+                Some(ETagCondition::ETag(_)) => return Err(s3_error!(NotImplemented)),
+                None => true,
+            };
+            let met = match (&input.if_match, held) {
+                (None, _) => true,
+                (Some(_), None) => return Err(s3_error!(NoSuchKey)),
+                (Some(ETagCondition::Any), Some(_)) => true,
+                (Some(ETagCondition::ETag(etag)), Some(held)) => {
+                    *etag == strong(held.etag()) || quirks.ignores_if_match
+                }
+            };
+            if created && met { Ok(()) } else { Err(s3_error!(PreconditionFailed)) }
+        };
+        if quirks.races {
+            // Looks, and writes later: what such stores do.
+            check(self.0.objects.lock().unwrap().get(&input.key))?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut objects = self.0.objects.lock().unwrap();
+        if !quirks.races {
+            check(objects.get(&input.key))?;
+        }
+        let metadata = input.metadata.unwrap_or_default().into_iter().filter(|_| !quirks.drops_metadata).collect();
+        let stored =
+            Stored { body: body.into(), metadata, content_type: input.content_type, modified: SystemTime::now() };
+        let output = PutObjectOutput { e_tag: Some(strong(stored.etag())), ..PutObjectOutput::default() };
+        objects.insert(input.key.clone(), stored);
+        *self.0.puts.lock().unwrap().entry(input.key).or_default() += 1;
+        Ok(S3Response::new(output))
+    }
+
+    async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        let input = request.input;
+        check_bucket(&input.bucket)?;
+        let stored = self.0.find(&input.key)?;
+        if let Some(ETagCondition::ETag(etag)) = &input.if_none_match
+            && *etag == strong(stored.etag())
+        {
+            return Err(s3_error!(NotModified));
+        }
+        let length = stored.body.len() as u64;
+        let range = match input.range {
+            Some(range) => Some(range.check(length).map_err(|_| s3_error!(InvalidRange))?),
+            None => None,
+        };
+        let part = range.clone().unwrap_or(0..length);
+        let body = stored.body.slice(part.start as usize..part.end as usize);
+        Ok(S3Response::new(GetObjectOutput {
+            content_length: Some(body.len() as i64),
+            content_range: range.map(|r| format!("bytes {}-{}/{length}", r.start, r.end - 1)),
+            body: Some(StreamingBlob::from(s3s::Body::from(body))),
+            content_type: stored.content_type.clone(),
+            e_tag: Some(strong(stored.etag())),
+            last_modified: Some(seconds(stored.modified)),
+            metadata: Some(metadata(&stored)),
+            ..GetObjectOutput::default()
+        }))
+    }
+
+    async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+        let input = request.input;
+        check_bucket(&input.bucket)?;
+        let stored = self.0.find(&input.key)?;
+        Ok(S3Response::new(HeadObjectOutput {
+            content_length: Some(stored.body.len() as i64),
+            content_type: stored.content_type.clone(),
+            e_tag: Some(strong(stored.etag())),
+            last_modified: Some(seconds(stored.modified)),
+            metadata: Some(metadata(&stored)),
+            ..HeadObjectOutput::default()
+        }))
+    }
+
+    async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
+        check_bucket(&request.input.bucket)?;
+        self.0.objects.lock().unwrap().remove(&request.input.key);
+        Ok(S3Response::new(DeleteObjectOutput::default()))
+    }
+
+    async fn delete_objects(
+        &self,
+        request: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        check_bucket(&request.input.bucket)?;
+        let mut objects = self.0.objects.lock().unwrap();
+        let deleted = request.input.delete.objects.into_iter().map(|object| {
+            objects.remove(&object.key);
+            DeletedObject { key: Some(object.key), ..DeletedObject::default() }
+        });
+        let deleted = Some(deleted.collect());
+        Ok(S3Response::new(DeleteObjectsOutput { deleted, ..DeleteObjectsOutput::default() }))
+    }
+
+    async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let input = request.input;
+        check_bucket(&input.bucket)?;
+        let prefix = input.prefix.unwrap_or_default();
+        let after = input.continuation_token.or(input.start_after).unwrap_or_default();
+        // Small pages, so that a few objects need several.
+        let most = input.max_keys.map_or(50, |n| n.min(50)) as usize;
+        let objects = self.0.objects.lock().unwrap();
+        let mut matching = objects.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after);
+        let page: Vec<_> = matching.by_ref().take(most).collect();
+        let truncated = matching.next().is_some();
+        let contents = page.iter().map(|(key, stored)| Object {
+            key: Some((*key).clone()),
+            e_tag: Some(strong(stored.etag())),
+            size: Some(stored.body.len() as i64),
+            last_modified: Some(seconds(stored.modified)),
+            ..Object::default()
+        });
+        Ok(S3Response::new(ListObjectsV2Output {
+            contents: Some(contents.collect()),
+            is_truncated: Some(truncated),
+            next_continuation_token: page.last().filter(|_| truncated).map(|(key, _)| (*key).clone()),
+            key_count: Some(page.len() as i32),
+            name: Some(input.bucket),
+            prefix: Some(prefix),
+            ..ListObjectsV2Output::default()
+        }))
+    }
+}

@@ -1,0 +1,467 @@
+//! Who may call: keys, their scopes and their end, quotas, an external verifier, and the commands that make keys.
+
+#[path = "common/proxy.rs"]
+mod proxy;
+
+#[path = "keys/commands.rs"]
+mod commands;
+#[path = "keys/verifier.rs"]
+mod verifier;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use memsync::path::RelPath;
+use memsync::proxy::Options;
+use memsync::proxy::keys::{self, Made, NewKey, Scope};
+use memsync::store::embedded::Beside;
+use memsync::store::{Embedded, Memory, Records, Store};
+use proxy::{Client, Running, head, md5};
+use secrecy::ExposeSecret;
+
+/// How a stream ends: with the last chunk.
+const END: &str = "\r\n0\r\n\r\n";
+
+/// A proxy that only keys open.
+async fn keyed<S: Store>(store: &Arc<S>) -> Running {
+    // How often an address may be wrong is not what these tests are about.
+    let options = Options { failed_attempts: NonZeroU32::MAX, ..Options::default() };
+    Running::start_with(store.clone(), options).await
+}
+
+async fn make(records: &impl Records, change: impl Fn(&mut NewKey)) -> Made {
+    let mut new = NewKey::default();
+    change(&mut new);
+    keys::edit(records, |keys| keys.create_key(&new, Timestamp::now())).await.unwrap()
+}
+
+fn scope(namespaces: &[&str], read_only: bool) -> Scope {
+    Scope { namespaces: namespaces.iter().map(|ns| ns.parse().unwrap()).collect(), read_only }
+}
+
+fn token(made: &Made) -> String {
+    made.token.expose_secret().to_owned()
+}
+
+async fn client(running: &Running, token: &str) -> Client {
+    let mut client = running.client().await;
+    client.token = token.to_owned();
+    client
+}
+
+/// Status and code of an answer.
+async fn told(client: &mut Client, method: &str, target: &str) -> (u16, String) {
+    let r = client.send(method, target, &[("Content-MD5", "new")], b"").await;
+    let code = if r.body.first() == Some(&b'{') && r.status >= 400 { r.code() } else { String::new() };
+    (r.status, code)
+}
+
+async fn open_stream(running: &Running, token: &str) -> Client {
+    let mut events = running.client().await;
+    events.write(&head("GET", "/events", &[("Authorization", format!("Bearer {token}"))])).await;
+    assert_eq!(events.reply("GET").await.status, 200);
+    events.until(": connected\n\n").await;
+    events
+}
+
+#[tokio::test]
+async fn a_key_opens_what_its_scope_says() {
+    let store = Arc::new(Memory::new());
+    let running = keyed(&store).await;
+    for (namespaces, read_only, reads, writes) in [
+        (&["*"][..], false, "", ""),
+        (&[""], false, "", ""),
+        (&["team", ""], false, "", ""),
+        (&["*"], true, "", "READ_ONLY"),
+        (&[""], true, "", "READ_ONLY"),
+        (&["team"], false, "NAMESPACE_FORBIDDEN", "NAMESPACE_FORBIDDEN"),
+        (&["team/*", "b"], true, "NAMESPACE_FORBIDDEN", "NAMESPACE_FORBIDDEN"),
+    ] {
+        let made = make(store.as_ref(), |new| new.scope = scope(namespaces, read_only)).await;
+        let mut c = client(&running, &token(&made)).await;
+        let expected = |code: &str, else_: u16| (if code.is_empty() { else_ } else { 403 }, code.to_owned());
+        assert_eq!(told(&mut c, "PUT", "/blob/x").await, expected(writes, 201), "{namespaces:?}");
+        let found = if writes.is_empty() { 200 } else { 404 };
+        let (status, code) = told(&mut c, "GET", "/blob/x").await;
+        let code = if code == "NOT_FOUND" { String::new() } else { code };
+        assert_eq!((status, code), expected(reads, found), "{namespaces:?}");
+        assert_eq!(told(&mut c, "GET", "/sync").await, expected(reads, 200), "{namespaces:?}");
+        assert_eq!(told(&mut c, "DELETE", "/blob/x").await, expected(writes, 204), "{namespaces:?}");
+        let mut c = client(&running, &token(&made)).await;
+        let headers = [("Authorization", format!("Bearer {}", token(&made)))];
+        c.write(&head("GET", "/events", &headers)).await;
+        assert_eq!(c.reply("GET").await.status, expected(reads, 200).0, "{namespaces:?}");
+        // For the next: nothing there.
+        keys::edit(store.as_ref(), |keys| keys.revoke(&made.key.id)).await.unwrap();
+        store.delete("", &RelPath::parse("x").unwrap(), None, Default::default()).await.unwrap();
+    }
+}
+
+/// Each request of the namespaced dialect, with the scope that counts for the flat one: of the namespace in its address.
+#[tokio::test]
+async fn a_key_opens_the_namespaces_of_its_scope_and_no_other() {
+    let store = Arc::new(Memory::new());
+    let running = keyed(&store).await;
+    let all = make(store.as_ref(), |_| {}).await;
+    let mut owner = client(&running, &token(&all)).await;
+    let namespaces = ["", "team", "team/a", "team/a/b", "teamster/a", "other"];
+    let root = |ns: &str| if ns.is_empty() { String::new() } else { format!("/{ns}") };
+    for (scoped, read_only, open) in [
+        (&["team/*"][..], false, &["team/a", "team/a/b"][..]),
+        (&["team/*"], true, &["team/a", "team/a/b"]),
+        (&["team"], false, &["team"]),
+        (&["other", ""], false, &["", "other"]),
+        (&["*"], true, &namespaces),
+    ] {
+        let made = make(store.as_ref(), |new| new.scope = scope(scoped, read_only)).await;
+        for ns in namespaces {
+            let which = format!("{scoped:?}, read only: {read_only}, namespace {ns:?}");
+            let (root, new) = (root(ns), [("If-Match-Version", "0"), ("Content-MD5", "new")]);
+            let new = if ns.is_empty() { &new[1..] } else { &new[..1] };
+            let secret = format!("{root}/blob/secret");
+            owner.delete(&secret).await;
+            let r = owner.send("PUT", &secret, new, b"secret").await;
+            assert_eq!(r.status, 201, "{which}: {r:?}");
+
+            let mut c = client(&running, &token(&made)).await;
+            let reads = open.contains(&ns);
+            let refused = match (reads, read_only) {
+                (false, _) => Some("NAMESPACE_FORBIDDEN"),
+                (true, true) => Some("READ_ONLY"),
+                (true, false) => None,
+            };
+            // No refusal tells what there is.
+            let check = |r: proxy::Reply, refused: Option<&str>, done: u16| match refused {
+                Some(code) => {
+                    assert_eq!((r.status, r.code().as_str()), (403, code), "{which}");
+                    let told = String::from_utf8(r.body).unwrap();
+                    assert!(!told.contains("secret") && !told.contains(&md5(b"secret")), "{which}: {told}");
+                    assert!(r.headers.iter().all(|(name, _)| name != "etag" && name != "x-version"), "{which}");
+                }
+                None => assert_eq!(r.status, done, "{which}"),
+            };
+            let unread = (!reads).then_some("NAMESPACE_FORBIDDEN");
+            check(c.get(&secret).await, unread, 200);
+            check(c.get(&format!("{root}/versions/secret")).await, unread, 200);
+            check(c.get(&format!("/sync{root}")).await, unread, 200);
+            // A namespace is the same however its name is written.
+            let hidden: String = ns.bytes().map(|b| format!("%{b:02x}")).collect();
+            if !ns.is_empty() {
+                check(c.get(&format!("/{hidden}/blob/secret")).await, unread, 200);
+            }
+            let url = format!("{root}/blob/by-{}", made.key.id);
+            check(c.send("PUT", &url, new, b"mine").await, refused, 201);
+            check(c.send("PUT", &secret, new, b"mine").await, refused, 412);
+            let deleted = if ns.is_empty() { 204 } else { 200 };
+            check(c.delete(&url).await, refused, deleted);
+            let batch = |op: &str| {
+                let head = format!("{{\"op\":\"{op}\",\"path\":\"secret\",\"precondition\":\"new\",\"version\":0}}");
+                [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], head.as_bytes()].concat()
+            };
+            let (batches, kind) = (format!("/batch{root}"), [("Content-Type", "application/vnd.memsync.batch")]);
+            check(c.send("POST", &batches, &kind, &batch("get")).await, unread, 200);
+            check(c.send("POST", &batches, &kind, &batch("put")).await, refused, 200);
+            let mut c = client(&running, &token(&made)).await;
+            let headers = [("Authorization", format!("Bearer {}", token(&made)))];
+            c.write(&head("GET", &format!("/events{root}"), &headers)).await;
+            check(c.reply("GET").await, unread, 200);
+            assert_eq!(owner.get(&secret).await.body, b"secret", "{which}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_in_a_namespace_is_signed_and_counts_towards_the_quota() {
+    let store = Arc::new(Memory::new());
+    let running = keyed(&store).await;
+    let made = with_quota(store.as_ref(), "ana", 100, &["team/*"]).await;
+    let mut c = client(&running, &token(&made)).await;
+    let new = [("If-Match-Version", "0")];
+    assert_eq!(c.send("PUT", "/team/a/blob/x", &new, &[b'x'; 60]).await.status, 201);
+    let r = c.send("PUT", "/team/b/blob/y", &new, &[b'y'; 60]).await;
+    assert_eq!((r.status, r.code().as_str()), (507, "QUOTA_EXCEEDED"));
+    assert_eq!(c.send("PUT", "/team/b/blob/y", &new, &[b'y'; 40]).await.status, 201);
+    let versions = c.get("/team/a/versions/x").await.json();
+    assert_eq!(versions["versions"][0]["key"], made.key.name);
+}
+
+#[tokio::test]
+async fn who_has_no_key_learns_nothing() {
+    let store = Arc::new(Memory::new());
+    let running = keyed(&store).await;
+    let good = make(store.as_ref(), |_| {}).await;
+    let hour_ago = Timestamp::now() - Duration::from_secs(3600);
+    let minute = NewKey { expires: Some(Duration::from_secs(60)), ..NewKey::default() };
+    let expired = keys::edit(store.as_ref(), |keys| keys.create_key(&minute, hour_ago)).await.unwrap();
+    let revoked = make(store.as_ref(), |_| {}).await;
+    keys::edit(store.as_ref(), |keys| keys.revoke(&revoked.key.id)).await.unwrap();
+    let another_secret = format!("mk_{}_{}", good.key.id, "0".repeat(64));
+    let unknown = format!("mk_{}_{}", "0".repeat(10), "0".repeat(64));
+    let mut bodies = Vec::new();
+    for shown in
+        [token(&expired), token(&revoked), another_secret, unknown, "mk_".into(), good.key.id, "x".repeat(9000)]
+    {
+        for (method, target) in [("GET", "/blob/x"), ("PUT", "/blob/x"), ("GET", "/events"), ("GET", "/nowhere")] {
+            let r = client(&running, &shown).await.send(method, target, &[], b"").await;
+            assert_eq!((r.status, r.header("www-authenticate")), (401, Some("Bearer")), "{shown:.20}");
+            bodies.push(r.body);
+        }
+    }
+    bodies.dedup();
+    assert_eq!(bodies.len(), 1, "every refusal reads the same");
+    assert_eq!(client(&running, good.token.expose_secret()).await.get("/sync").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_made_beside_the_proxy_works_at_once_and_ends_soon_after_it_is_revoked() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Embedded::open(&dir.path().join("store")).unwrap());
+    let running = keyed(&store).await;
+    let beside = Beside::open(&dir.path().join("store")).unwrap().expect("a store");
+    let (gone, stays) = (make(&beside, |_| {}).await, make(&beside, |_| {}).await);
+    let mut c = client(&running, &token(&gone)).await;
+    assert_eq!(c.put("/blob/x", "new", b"x").await.status, 201);
+    let mut ends = open_stream(&running, &token(&gone)).await;
+    let mut goes_on = open_stream(&running, &token(&stays)).await;
+
+    keys::edit(&beside, |keys| keys.revoke(&gone.key.id)).await.unwrap();
+    // Nobody else asks for anything, so the proxy has to notice by itself.
+    ends.until(END).await;
+    assert_eq!(c.get("/blob/x").await.status, 401, "on a connection that was let in before");
+    let mut c = client(&running, &token(&stays)).await;
+    assert_eq!(c.put("/blob/y", "new", b"y").await.status, 201);
+    assert!(goes_on.until("\n\n").await.contains("\"y\""));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_key_expires_or_loses_its_old_secret() {
+    let store = Arc::new(Memory::new());
+    let running = keyed(&store).await;
+    let expiring = make(store.as_ref(), |new| new.expires = Some(Duration::from_secs(3))).await;
+    let rotated = make(store.as_ref(), |_| {}).await;
+    let mut expires = open_stream(&running, &token(&expiring)).await;
+    let mut replaced = open_stream(&running, &token(&rotated)).await;
+    let now = Timestamp::now();
+    keys::edit(store.as_ref(), |keys| keys.rotate(&rotated.key.id, Duration::ZERO, now)).await.unwrap();
+    replaced.until(END).await;
+    expires.until(END).await;
+    assert_eq!(client(&running, &token(&expiring)).await.get("/sync").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_rotated_key_works_with_both_secrets_during_the_grace() {
+    let store = Arc::new(Memory::new());
+    let running = keyed(&store).await;
+    let old = make(store.as_ref(), |_| {}).await;
+    assert_eq!(client(&running, &token(&old)).await.get("/sync").await.status, 200);
+    let rotate = |grace| {
+        let (store, id) = (store.clone(), old.key.id.clone());
+        async move { keys::edit(store.as_ref(), |keys| keys.rotate(&id, grace, Timestamp::now())).await.unwrap() }
+    };
+    let new = rotate(Duration::from_secs(3600)).await;
+    for made in [&new, &old] {
+        assert_eq!(client(&running, &token(made)).await.get("/sync").await.status, 200);
+    }
+    let newest = rotate(Duration::ZERO).await;
+    assert_eq!(client(&running, &token(&newest)).await.get("/sync").await.status, 200);
+    // The proxy has read the keys for the newest, so it knows that the others are over.
+    for made in [&new, &old] {
+        assert_eq!(client(&running, &token(made)).await.get("/sync").await.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_with_a_key_bears_its_name_and_device() {
+    let store = Arc::new(Memory::new());
+    let running = Running::start(store.clone()).await;
+    let made = make(store.as_ref(), |new| {
+        (new.name, new.device) = (Some("laptop-key".to_owned()), Some("laptop".to_owned()));
+    });
+    let made = made.await;
+    let loose = make(store.as_ref(), |new| new.name = Some("loose".to_owned())).await;
+    let path = RelPath::parse("x").unwrap();
+    let headers = [("Content-MD5", "new"), ("X-Memsync-Device", "liar")];
+    for (token, key, device) in [
+        (token(&made), Some("laptop-key"), "laptop"),
+        (token(&loose), Some("loose"), "liar"),
+        (proxy::TOKEN.to_owned(), None, "liar"),
+    ] {
+        let mut c = client(&running, &token).await;
+        assert_eq!(c.send("PUT", "/blob/x", &headers, b"x").await.status, 201);
+        let of_put = store.versions("", &path).await.unwrap().remove(0).meta;
+        assert_eq!(c.send("DELETE", "/blob/x", &headers, b"").await.status, 204);
+        let of_delete = store.versions("", &path).await.unwrap().remove(0).meta;
+        for meta in [of_put, of_delete] {
+            assert_eq!((meta.key.as_deref(), meta.device.as_deref()), (key, Some(device)));
+        }
+    }
+    // The last use is written down, though nobody waits for it.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while keys::last_used(store.as_ref()).await.unwrap().len() < 2 {
+        assert!(tokio::time::Instant::now() < deadline, "both keys were used");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A key of a user with this quota.
+async fn with_quota(records: &impl Records, user: &str, quota: u64, namespaces: &[&str]) -> Made {
+    let now = Timestamp::now();
+    keys::edit(records, |keys| keys.create_user(user, Some(quota), now)).await.unwrap();
+    make(records, |new| (new.user, new.scope) = (Some(user.to_owned()), scope(namespaces, false))).await
+}
+
+#[tokio::test]
+async fn a_quota_bounds_what_a_user_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Arc::new(Embedded::open(&dir.path().join("store")).unwrap());
+    let store = open();
+    let running = Running::start(store.clone()).await;
+    let made = with_quota(store.as_ref(), "ana", 100, &[""]).await;
+    // A refusal before the body was read ends the connection, so each has its own.
+    let put = async |name: &str, precondition: &str, body: &[u8]| {
+        client(&running, &token(&made)).await.put(&format!("/blob/{name}"), precondition, body).await
+    };
+    assert_eq!(put("a", "new", &[b'a'; 60]).await.status, 201);
+    let r = put("b", "new", &[b'b'; 41]).await;
+    assert_eq!((r.status, r.code().as_str()), (507, "QUOTA_EXCEEDED"));
+    assert!(r.json()["detail"].as_str().unwrap().contains("60 of 100 bytes"), "{}", r.json());
+    let mut c = client(&running, &token(&made)).await;
+    assert_eq!(c.get("/blob/b").await.status, 404, "nothing was written");
+    // Without a length beforehand.
+    let mut chunked = running.client().await;
+    let headers = [
+        ("Authorization", format!("Bearer {}", token(&made))),
+        ("Content-MD5", "new".to_owned()),
+        ("Transfer-Encoding", "chunked".to_owned()),
+    ];
+    chunked.write(&head("PUT", "/blob/b", &headers)).await;
+    chunked.write(format!("29\r\n{}\r\n0\r\n\r\n", "b".repeat(41)).as_bytes()).await;
+    assert_eq!(chunked.reply("PUT").await.status, 507);
+
+    assert_eq!(put("b", "new", &[b'b'; 40]).await.status, 201, "exactly the limit");
+    assert_eq!(put("a", &md5(&[b'a'; 60]), &[b'c'; 60]).await.status, 200, "what is replaced is free");
+    assert_eq!(put("a", &md5(&[b'c'; 60]), &[b'd'; 61]).await.status, 507);
+    assert_eq!(put("a", &md5(&[b'c'; 60]), &[b'd'; 10]).await.status, 200);
+    assert_eq!(c.delete("/blob/b").await.status, 204);
+    assert_eq!(store.usage("").await.unwrap(), 10);
+    assert_eq!(running.client().await.put("/blob/z", "new", &[b'z'; 500]).await.status, 201, "no quota, no limit");
+    assert_eq!(put("a", &md5(&[b'd'; 10]), b"less").await.status, 200, "less is taken beyond the limit too");
+    assert_eq!(put("b", "new", b"1").await.status, 507, "whoever wrote it");
+    running.stop().await;
+    drop(store);
+    let store = open();
+    assert_eq!((store.usage("").await.unwrap(), store.usage("other").await.unwrap()), (504, 0), "after a restart");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_writes_at_once_do_not_pass_a_quota_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Embedded::open(&dir.path().join("store")).unwrap());
+    let running = Running::start(store.clone()).await;
+    let token = token(&with_quota(store.as_ref(), "ana", 1000, &["*"]).await);
+    let writes = (0..32).map(|n| {
+        let (addr, token) = (running.addr, token.clone());
+        tokio::spawn(async move {
+            let mut c = Client::connect(addr).await;
+            c.token = token;
+            c.put(&format!("/blob/{n}"), "new", &[b'x'; 90]).await.status
+        })
+    });
+    let statuses: Vec<u16> = join_all(writes).await.into_iter().map(Result::unwrap).collect();
+    let written = statuses.iter().filter(|status| **status == 201).count() as u64;
+    assert!(statuses.iter().all(|status| [201, 507].contains(status)), "{statuses:?}");
+    assert!(written > 0 && written * 90 <= 1000, "{statuses:?}");
+    assert_eq!(store.usage("").await.unwrap(), written * 90);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writes_and_changes_of_the_keys_do_not_hinder_one_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Embedded::open(&dir.path().join("store")).unwrap());
+    let running = Running::start(store.clone()).await;
+    let beside = Beside::open(&dir.path().join("store")).unwrap().expect("a store");
+    let changes = tokio::spawn(async move {
+        for _ in 0..40 {
+            make(&beside, |_| {}).await;
+        }
+    });
+    let mut c = running.client().await;
+    let mut n = 0;
+    while n < 100 || !changes.is_finished() {
+        assert_eq!(c.put(&format!("/blob/{n}"), "new", b"x").await.status, 201, "write {n}");
+        n += 1;
+    }
+    changes.await.unwrap();
+    assert_eq!(keys::load(store.as_ref()).await.unwrap().keys.len(), 40);
+}
+
+/// Where a subscriber writes.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Takes all that is logged on this thread.
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone());
+        tracing::subscriber::set_default(subscriber.finish())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+// On one thread, so that the thread's subscriber sees the proxy's tasks.
+#[tokio::test(flavor = "current_thread")]
+async fn changes_and_refusals_are_logged_without_a_secret() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let store = Arc::new(Memory::new());
+    let running = keyed(&store).await;
+    let first = make(store.as_ref(), |new| new.name = Some("first".to_owned())).await;
+    client(&running, &token(&first)).await.get("/sync").await;
+    let reader = make(store.as_ref(), |new| new.scope = scope(&[""], true)).await;
+    let mut c = client(&running, &token(&reader)).await;
+    assert_eq!(c.put("/blob/x", "new", b"x").await.status, 403);
+    let now = Timestamp::now();
+    let rotated = keys::edit(store.as_ref(), |keys| keys.rotate(&first.key.id, Duration::ZERO, now)).await.unwrap();
+    client(&running, &token(&rotated)).await.get("/sync").await;
+    keys::edit(store.as_ref(), |keys| keys.revoke(&first.key.id)).await.unwrap();
+    // An id that nobody has makes the proxy look again.
+    let unknown = format!("mk_{}_{}", "0".repeat(10), "1".repeat(64));
+    client(&running, &unknown).await.get("/sync").await;
+    running.stop().await;
+
+    let log = log.text();
+    let audit: Vec<_> = log.lines().filter(|line| line.contains("memsync::audit")).collect();
+    for (line, parts) in audit.iter().zip([
+        ["key created", reader.key.id.as_str(), "read-only"],
+        ["refused: this key may read and not write", &reader.key.id, "namespace"],
+        ["key rotated", &first.key.id, "first"],
+        ["key revoked", &first.key.id, "first"],
+    ]) {
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}\n{parts:?}");
+    }
+    assert_eq!(audit.len(), 4, "{audit:#?}");
+    for secret in [&first, &reader, &rotated].map(token).into_iter().chain([unknown]) {
+        assert!(!log.contains(secret.rsplit('_').next().unwrap()), "{log}");
+    }
+}

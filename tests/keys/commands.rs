@@ -1,0 +1,263 @@
+//! `memsync user`, `memsync key` and `memsync serve`, with the real binary.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const BIN: &str = env!("CARGO_BIN_EXE_memsync");
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[track_caller]
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+struct Machine {
+    dir: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(BIN);
+        command.env_clear().env("MEMSYNC_HOME", self.at("home")).env("HOME", self.dir.path());
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// What it printed.
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let out = self.run(args);
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str]) -> Value {
+        let all: Vec<_> = args.iter().copied().chain(["--json"]).collect();
+        serde_json::from_str(&self.ok(&all)).unwrap()
+    }
+
+    /// The exit code and what it told.
+    fn fails(&self, args: &[&str]) -> (i32, String) {
+        let out = self.run(args);
+        assert!(out.stdout.is_empty(), "{args:?}: {}", String::from_utf8_lossy(&out.stdout));
+        (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
+    }
+
+    fn serve(&self, env: &[(&str, &str)]) -> Serving {
+        let log = self.at("serve.log");
+        let mut command = self.command(&["serve", "--listen", "127.0.0.1:0", "-v"]);
+        command.envs(env.iter().copied()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+        let mut child = command.spawn().unwrap();
+        let mut port = None;
+        until("the proxy serves", || {
+            let text = fs::read_to_string(&log).unwrap();
+            let line = text.split_inclusive('\n').find(|l| l.contains("serving ") && l.ends_with('\n'));
+            port = line.map(|l| l.trim().rsplit(':').next().unwrap().parse().unwrap());
+            assert!(port.is_some() || child.try_wait().unwrap().is_none(), "{text}");
+            port.is_some()
+        });
+        Serving { child, port: port.unwrap(), log }
+    }
+}
+
+struct Serving {
+    child: Child,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Serving {
+    /// The status of a request.
+    fn ask(&self, method: &str, target: &str, token: &str) -> u16 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer {token}\r\n");
+        let rest = "Content-MD5: new\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        stream.write_all(format!("{head}{rest}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn stop(mut self) -> String {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{}", self.log());
+        self.log()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // Ended already, often.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Text of every file below a folder.
+fn all_text(dir: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &all_text(&path);
+        } else {
+            text += &String::from_utf8_lossy(&fs::read(&path).unwrap());
+        }
+    }
+    text
+}
+
+#[test]
+fn a_proxy_that_nobody_may_call_does_not_start() {
+    let m = Machine::new();
+    let (code, told) = m.fails(&["serve", "--listen", "127.0.0.1:0"]);
+    assert!(code == 2 && told.contains("memsync key create") && told.contains("--token-file"), "{code} {told}");
+    assert!(!m.at("home/proxy").exists(), "nothing is made");
+    // A store without a key makes no difference, a key that was revoked neither.
+    m.ok(&["user", "create", "ana"]);
+    assert_eq!(m.fails(&["serve", "--listen", "127.0.0.1:0"]).0, 2);
+    let id = m.json(&["key", "create"])["id"].as_str().unwrap().to_owned();
+    m.ok(&["key", "revoke", &id]);
+    assert_eq!(m.fails(&["serve", "--listen", "127.0.0.1:0"]).0, 2);
+    m.serve(&[("HEARE_AUTH_URL", "http://127.0.0.1:1")]).stop();
+    let mut wrong = m.command(&["serve", "--listen", "127.0.0.1:0"]);
+    let out = wrong.env("HEARE_AUTH_URL", "auth.example.org").output().unwrap();
+    let told = String::from_utf8(out.stderr).unwrap();
+    assert!(!out.status.success() && told.contains("the verifier's address"), "{told}");
+}
+
+#[test]
+fn keys_are_made_used_rotated_and_revoked_while_the_proxy_serves() {
+    let m = Machine::new();
+    let first = m.run(&["key", "create", "--device", "desk"]);
+    let (first, said) = (String::from_utf8(first.stdout).unwrap(), String::from_utf8(first.stderr).unwrap());
+    assert!(first.starts_with("mk_") && first.lines().count() == 1, "the key alone: {first}");
+    let first = first.trim();
+    let secret = |token: &str| token.rsplit('_').next().unwrap().to_owned();
+    assert!(said.contains("shown this once") && !said.contains(&secret(first)), "{said}");
+
+    let serving = m.serve(&[]);
+    assert_eq!(serving.ask("PUT", "/blob/x", first), 201);
+    m.ok(&["user", "create", "ana", "--quota", "1GiB"]);
+    let args = ["key", "create", "--user", "ana", "--namespace", "", "--namespace", "team/*", "--read-only"];
+    let made = m.json(&[&args[..], &["--expires", "90d"]].concat());
+    let second = made["token"].as_str().unwrap();
+    assert_eq!((serving.ask("GET", "/blob/x", second), serving.ask("PUT", "/blob/y", second)), (200, 403));
+
+    let (mut listed, mut keys) = (Value::Null, Vec::new());
+    until("the last uses are written down", || {
+        listed = m.json(&["key", "list"]);
+        keys = listed["keys"].as_array().unwrap().clone();
+        keys.iter().all(|key| key["last_used"].is_string())
+    });
+    assert_eq!(keys.len(), 2);
+    let ana = keys.iter().find(|key| key["user"] == "ana").unwrap();
+    assert_eq!((&ana["namespaces"], &ana["read_only"]), (&serde_json::json!(["", "team/*"]), &Value::Bool(true)));
+    assert!(ana["expires"].is_string() && ana["expired"] == false && ana["id"] == made["id"], "{ana}");
+    let table = m.ok(&["key", "list"]);
+    assert!(table.contains("read-only \"\" team/*") && table.contains("desk") && table.lines().count() == 3, "{table}");
+    let users = m.json(&["user", "list"]);
+    assert_eq!((&users["users"][0]["quota"], &users["users"][0]["keys"]), (&(1u64 << 30).into(), &1.into()));
+
+    // The old secret ends at once, the new one works at once.
+    let id = first.split('_').nth(1).unwrap();
+    let third = m.ok(&["key", "rotate", id, "--grace", "0s"]);
+    let third = third.trim();
+    assert_eq!(serving.ask("GET", "/blob/x", third), 200);
+    assert_eq!(serving.ask("GET", "/blob/x", first), 401);
+    m.ok(&["key", "revoke", id]);
+    until("the revoked key is refused", || serving.ask("GET", "/blob/x", third) == 401);
+    assert!(m.ok(&["user", "remove", "ana"]).contains("with 1 key"));
+    until("the user's key is refused", || serving.ask("GET", "/blob/x", second) == 401);
+    assert!(m.ok(&["key", "list"]).contains("There are no keys"));
+
+    let log = serving.stop();
+    for change in
+        ["key created", "key rotated", "key revoked", "user created", "user removed", "may read and not write"]
+    {
+        assert!(log.contains(change), "{change}\n{log}");
+    }
+    let everything = all_text(m.dir.path());
+    for token in [first, second, third] {
+        assert!(!everything.contains(&secret(token)), "no secret is in any file, log or database");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_with_what_to_do() {
+    let m = Machine::new();
+    for (args, exit, tells) in [
+        (&["key", "list"][..], 1, "memsync key create"),
+        (&["key", "create", "--user", "ana"], 1, "memsync user list"),
+        (&["key", "revoke", "0123456789"], 1, "memsync key list"),
+        (&["key", "rotate", "0123456789"], 1, "memsync key list"),
+        (&["user", "remove", "ana"], 1, "memsync user list"),
+        (&["user", "create", "a/b"], 1, "A-Z a-z 0-9"),
+        (&["key", "create", "--namespace", "../x"], 2, "names no namespace"),
+        (&["key", "create", "--expires", "90"], 2, "unit"),
+        (&["user", "create", "ana", "--quota", "1X"], 2, "unit"),
+    ] {
+        let (code, told) = m.fails(args);
+        assert!(code == exit && told.contains(tells), "{args:?}: {code} {told}");
+    }
+    m.ok(&["user", "create", "ana"]);
+    assert!(m.fails(&["user", "create", "ana"]).1.contains("already"));
+    let store = m.at("elsewhere");
+    m.ok(&["key", "create", "--store", store.to_str().unwrap()]);
+    assert!(store.join("store.db").exists());
+}
+
+#[test]
+fn an_agent_with_a_key_that_may_not_write_says_so() {
+    let m = Machine::new();
+    let key = m.ok(&["key", "create", "--read-only"]);
+    let serving = m.serve(&[]);
+    fs::create_dir(m.at("notes")).unwrap();
+    fs::write(m.at("notes/a.md"), "a note").unwrap();
+    let url = format!("http://127.0.0.1:{}", serving.port);
+    let config = format!("proxy.url = \"{url}\"\n[[folder]]\npath = \"{}\"\n", m.at("notes").display());
+    fs::write(m.at("home/config.toml"), config).unwrap();
+    let sync = |token: &str| m.command(&["sync"]).env("MEMSYNC_TOKEN", token).output().unwrap();
+    let out = sync(key.trim());
+    let told = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(6), "{told}");
+    assert!(told.contains("may not write to it (403)") && !told.contains(key.trim()), "{told}");
+
+    let wrong = m.ok(&["key", "create", "--namespace", "team"]);
+    let told = String::from_utf8(sync(wrong.trim()).stderr).unwrap();
+    assert!(told.contains("does not open this namespace"), "{told}");
+    let good = m.ok(&["key", "create", "--namespace", ""]);
+    let out = sync(good.trim());
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(serving.ask("GET", "/blob/a.md", good.trim()), 200);
+    serving.stop();
+}

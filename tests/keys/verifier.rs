@@ -1,0 +1,179 @@
+//! Tokens that a service elsewhere vouches for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::future::join_all;
+use memsync::proxy::{Options, VerifierOptions};
+use memsync::store::Memory;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::proxy::{Client, Running};
+use super::{Log, client};
+
+/// A service that answers every question the same, and counts them.
+struct Service {
+    url: String,
+    asked: Arc<AtomicUsize>,
+    last: Arc<std::sync::Mutex<String>>,
+}
+
+impl Service {
+    /// `answer`: status line, headers and body; nothing where it is empty.
+    async fn start(answer: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/auth", listener.local_addr().unwrap());
+        let service = Self { url, asked: Arc::default(), last: Arc::default() };
+        let (asked, last) = (service.asked.clone(), service.last.clone());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (asked, last) = (asked.clone(), last.clone());
+                tokio::spawn(async move {
+                    let mut question = Vec::new();
+                    while !question.ends_with(b"}") && stream.read_buf(&mut question).await.is_ok_and(|n| n > 0) {}
+                    *last.lock().unwrap() = String::from_utf8(question).unwrap();
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    if answer.is_empty() {
+                        std::future::pending::<()>().await;
+                    }
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                });
+            }
+        });
+        service
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    async fn proxy(&self, change: impl Fn(&mut VerifierOptions)) -> Running {
+        proxy(self.url.clone(), change).await
+    }
+}
+
+async fn proxy(url: String, change: impl Fn(&mut VerifierOptions)) -> Running {
+    let mut verifier = VerifierOptions::new(url, None);
+    change(&mut verifier);
+    let options = Options { verifier: Some(verifier), ..Options::default() };
+    Running::start_with(Arc::new(Memory::new()), options).await
+}
+
+const ANA: &str =
+    "HTTP/1.1 200 OK\r\nContent-Length: 29\r\nConnection: close\r\n\r\n{\"user_id\":\"ana\",\"plan\":null}";
+const NOBODY: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+async fn status(running: &Running, token: &str) -> u16 {
+    client(running, token).await.get("/sync").await.status
+}
+
+#[tokio::test]
+async fn a_good_token_is_asked_about_once_in_a_while() {
+    let service = Service::start(ANA).await;
+    let running = service.proxy(|v| v.app_id = Some("memory".to_owned())).await;
+    let calls = (0..20).map(|_| {
+        let addr = running.addr;
+        tokio::spawn(async move {
+            let mut c = Client::connect(addr).await;
+            c.token = "theirs".to_owned();
+            c.put("/blob/x", "new", b"x").await.status
+        })
+    });
+    let statuses: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    assert!(statuses.contains(&201) && statuses.iter().all(|s| [201, 412].contains(s)), "{statuses:?}");
+    assert_eq!((status(&running, "theirs").await, service.asked()), (200, 1));
+    let question = service.last.lock().unwrap().clone();
+    assert!(question.starts_with("POST /auth/verify HTTP/1.1\r\n"), "{question}");
+    assert!(question.ends_with(r#"{"api_key":"theirs","app_id":"memory"}"#), "{question}");
+    assert_eq!((status(&running, "another").await, service.asked()), (200, 2));
+    assert!(!service.last.lock().unwrap().contains("theirs"));
+
+    let forgetful = service.proxy(|v| v.remember_good = Duration::ZERO).await;
+    for n in 3..6 {
+        assert_eq!((status(&forgetful, "theirs").await, service.asked()), (200, n));
+    }
+    assert!(service.last.lock().unwrap().ends_with(r#"{"api_key":"theirs"}"#));
+}
+
+#[tokio::test]
+async fn a_bad_token_is_refused_and_not_asked_about_at_once_again() {
+    let service = Service::start(NOBODY).await;
+    let running = service.proxy(|_| {}).await;
+    for _ in 0..3 {
+        assert_eq!((status(&running, "bad").await, service.asked()), (401, 1));
+    }
+    let forgetful = service.proxy(|v| v.remember_bad = Duration::ZERO).await;
+    assert_eq!((status(&forgetful, "bad").await, status(&forgetful, "bad").await, service.asked()), (401, 401, 3));
+    // What has the form of a key of this proxy is no business of the service.
+    let key = format!("mk_{}_{}", "0".repeat(10), "0".repeat(64));
+    assert_eq!((status(&running, &key).await, service.asked()), (401, 3));
+}
+
+#[tokio::test]
+async fn a_service_of_no_use_is_told_as_such() {
+    for answer in [
+        "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 403 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 302 Elsewhere\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>",
+        "HTTP/1.1 200 OK\r\nContent-Length: 14\r\nConnection: close\r\n\r\n{\"name\":\"ana\"}",
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n{\"user_id\":\"ana\"}",
+        "HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\nConnection: close\r\n\r\n{\"user_id\":\"ana\"}",
+        "SSH-2.0-OpenSSH\r\n",
+        "",
+    ] {
+        let service = Service::start(answer).await;
+        let running = service.proxy(|v| v.timeout = Duration::from_millis(300)).await;
+        let r = client(&running, "theirs").await.get("/sync").await;
+        assert_eq!((r.status, r.code().as_str()), (503, "AUTH_UNAVAILABLE"), "{answer}");
+        assert!(r.header("retry-after").is_some());
+        assert_eq!(status(&running, "theirs").await, 503);
+        assert_eq!(service.asked(), 2, "a failure is not remembered");
+    }
+    let nobody = proxy("http://127.0.0.1:1".to_owned(), |_| {}).await;
+    assert_eq!(status(&nobody, "theirs").await, 503, "nothing listens there");
+}
+
+#[tokio::test]
+async fn a_slow_service_is_asked_a_few_things_at_a_time_and_holds_nobody_up_for_long() {
+    let service = Service::start("").await;
+    let running = service.proxy(|v| v.timeout = Duration::from_secs(3)).await;
+    let calls = (0..60).map(|n| {
+        let addr = running.addr;
+        tokio::spawn(async move {
+            let mut c = Client::connect(addr).await;
+            c.token = format!("token-{n}");
+            c.get("/sync").await.status
+        })
+    });
+    let statuses: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    assert!(statuses.iter().all(|status| *status == 503), "{statuses:?}");
+    assert!(service.asked() < 60, "those who wait for their turn give up before the others");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_verified_token_is_in_no_log() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let service = Service::start(ANA).await;
+    let running = service.proxy(|_| {}).await;
+    assert_eq!(status(&running, "s3cret-of-ana").await, 200);
+    let useless = proxy("http://user:pa55word@127.0.0.1:1".to_owned(), |_| {}).await;
+    assert_eq!(status(&useless, "s3cret-of-bo").await, 503);
+    let log = log.text();
+    assert!(log.contains("the verifier at 127.0.0.1 is of no use"), "{log}");
+    assert!(!log.contains("s3cret"), "{log}");
+    let ours: Vec<_> = log.lines().filter(|line| line.contains("memsync")).collect();
+    assert!(!ours.iter().any(|line| line.contains("pa55word")), "{ours:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_stops_the_start() {
+    let verifier = Some(VerifierOptions::new("auth.example.org".to_owned(), None));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = Options { verifier, ..Options::default() };
+    let ended = memsync::proxy::serve(listener, Arc::new(Memory::new()), options, std::future::pending()).await;
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+}

@@ -1,0 +1,146 @@
+//! What clients cost the proxy in memory: 1,000 idle event streams under 50 MiB, over TCP and over TLS; and heads that
+//! never end, next to nothing.
+#![cfg(target_os = "linux")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use assert_cmd::cargo::CommandCargoExt;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+const STREAMS: usize = 1000;
+const MOST_KIB: u64 = 50 * 1024;
+const PATIENCE: Duration = Duration::from_secs(60);
+const REQUEST: &[u8] = b"GET /events HTTP/1.1\r\nHost: p\r\nAuthorization: Bearer t0ken\r\n\r\n";
+
+struct Proxy {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Proxy {
+    fn start(home: &Path, more: &[&str]) -> Self {
+        // The port is free a moment before; a test that loses the race fails to start, and says so.
+        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut command = Command::cargo_bin("memsync").unwrap();
+        command.env_clear().env("MEMSYNC_HOME", home).env("MEMSYNC_TOKEN", "t0ken").stderr(Stdio::null());
+        let child = command.args(["serve", "-q", "--listen", &addr.to_string()]).args(more).spawn().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(addr).is_err() {
+            assert!(Instant::now() < deadline, "it never listens");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Self { child, addr }
+    }
+
+    fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn allow_files() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
+
+fn listen(mut stream: impl Read + Write) -> impl Read + Write {
+    stream.write_all(REQUEST).unwrap();
+    let mut came = Vec::new();
+    let mut piece = [0; 1024];
+    while !came.windows(13).any(|w| w == b": connected\n\n") {
+        let n = stream.read(&mut piece).unwrap();
+        assert!(n > 0, "{}", String::from_utf8_lossy(&came));
+        came.extend_from_slice(&piece[..n]);
+    }
+    stream
+}
+
+fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn measure<T: Read + Write>(name: &str, proxy: &Proxy, open: impl Fn() -> T) {
+    // The first few pay for what all share.
+    let warm: Vec<_> = (0..20).map(|_| listen(open())).collect();
+    let before = proxy.resident_kib();
+    let streams: Vec<_> = (0..STREAMS).map(|_| listen(open())).collect();
+    let cost = proxy.resident_kib().saturating_sub(before);
+    println!("{name}: {STREAMS} event streams cost {cost} KiB, {} bytes each", cost * 1024 / STREAMS as u64);
+    assert!(cost < MOST_KIB, "{cost} KiB");
+    drop((warm, streams));
+}
+
+#[test]
+fn a_thousand_idle_event_streams_cost_little() {
+    allow_files();
+    let home = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(home.path(), &[]);
+    measure("tcp", &proxy, || connect(proxy.addr));
+}
+
+#[test]
+fn over_tls_too() {
+    allow_files();
+    let home = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let file = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(file("cert.pem"), cert.pem()).unwrap();
+    std::fs::write(file("key.pem"), key.serialize_pem()).unwrap();
+    let proxy = Proxy::start(home.path(), &["--tls-cert", &file("cert.pem"), "--tls-key", &file("key.pem")]);
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(cert.pem().as_bytes()).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let config = Arc::new(config);
+    measure("tls", &proxy, || {
+        let name = ServerName::try_from("localhost").unwrap();
+        StreamOwned::new(ClientConnection::new(config.clone(), name).unwrap(), connect(proxy.addr))
+    });
+}
+
+#[test]
+fn heads_that_never_end_are_not_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(home.path(), &[]);
+    let before = proxy.resident_kib();
+    let pours: Vec<_> = (0..20)
+        .map(|n| {
+            let addr = proxy.addr;
+            std::thread::spawn(move || {
+                let mut stream = connect(addr);
+                // Ten megabytes of a path, or of a header.
+                let begin: &[u8] = if n % 2 == 0 { b"GET /blob/" } else { b"GET / HTTP/1.1\r\nX: " };
+                stream.write_all(begin).unwrap();
+                // It may be cut off long before the end.
+                (0..1000).all(|_| stream.write_all(&[b'x'; 10_000]).is_ok())
+            })
+        })
+        .collect();
+    for pour in pours {
+        let _whole: bool = pour.join().unwrap();
+    }
+    let cost = proxy.resident_kib().saturating_sub(before);
+    assert!(cost < 20 * 1024, "{cost} KiB");
+}

@@ -1,0 +1,159 @@
+//! `memsync serve` and `memsync reindex` with a bucket, as the real program, against an S3 in this process.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use memsync::store::{Expect, Got, Store, system_clock};
+
+#[path = "common/proxy.rs"]
+mod proxy;
+#[path = "common/s3.rs"]
+mod s3;
+
+use s3::{Server, Stored};
+
+fn memsync(home: &Path, server: &Server) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin("memsync"));
+    command.env_clear().env("MEMSYNC_HOME", home).env("MEMSYNC_TOKEN", proxy::TOKEN);
+    command.env("S3_BUCKET", s3::BUCKET).env("S3_ENDPOINT_URL", server.endpoint());
+    command.env("AWS_ACCESS_KEY_ID", s3::ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", s3::SECRET_KEY);
+    command
+}
+
+async fn said(mut command: Command) -> (i32, String) {
+    let out = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = [out.stdout, out.stderr].concat();
+    (out.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+/// A proxy as a process of its own.
+struct Serving {
+    child: Child,
+    addr: std::net::SocketAddr,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn serve(home: &Path, server: &Server) -> Serving {
+    let log = home.join("serve.log");
+    let mut command = memsync(home, server);
+    command.args(["serve", "--listen", "127.0.0.1:0"]).stderr(Stdio::from(std::fs::File::create(&log).unwrap()));
+    let child = command.spawn().unwrap();
+    let mut serving = Serving { child, addr: std::net::SocketAddr::from(([127, 0, 0, 1], 0)) };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let text = std::fs::read_to_string(&log).unwrap();
+        if let Some((_, rest)) = text.split_once("serving s3://notes/memory at http://") {
+            let addr = rest.split_whitespace().next().unwrap().parse();
+            if let Ok(addr) = addr {
+                serving.addr = addr;
+                return serving;
+            }
+        }
+        assert!(Instant::now() < deadline, "it never served:\n{text}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_serves_a_bucket_and_another_takes_it_over() {
+    let server = Server::start().await;
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = serve(one.path(), &server).await;
+    let mut client = proxy::Client::connect(first.addr).await;
+    let health = client.get("/health").await.json();
+    let capabilities = health["capabilities"].as_array().unwrap().clone();
+    assert!(capabilities.contains(&"index-etag".into()), "{health}");
+    assert!(!capabilities.contains(&"strong-index".into()) && !capabilities.contains(&"delta".into()), "{health}");
+
+    assert_eq!(client.put("/blob/topics/a%20b.md", "new", b"hello").await.status, 201);
+    assert_eq!(client.put("/blob/gone.md", "new", b"gone").await.status, 201);
+    assert_eq!(client.delete("/blob/gone.md").await.status, 204);
+    let index = client.get("/sync").await;
+    let etag = index.header("etag").unwrap().to_owned();
+    assert_eq!(index.json()["files"]["topics/a b.md"]["md5"], proxy::md5(b"hello"));
+    assert_eq!(client.send("GET", "/sync", &[("If-None-Match", &etag)], b"").await.status, 304);
+
+    // Beside it another proxy on the same bucket: what one takes the other has.
+    let second = serve(two.path(), &server).await;
+    let mut other = proxy::Client::connect(second.addr).await;
+    assert_eq!(other.get("/blob/topics/a%20b.md").await.body, b"hello");
+    assert_eq!(other.put("/blob/topics/a%20b.md", &proxy::md5(b"hello"), b"changed").await.status, 200);
+    assert_eq!(client.put("/blob/topics/a%20b.md", &proxy::md5(b"hello"), b"late").await.status, 412);
+    assert_ne!(client.get("/sync").await.header("etag").unwrap(), etag);
+    drop(first);
+    let large = vec![7; 5_000_000];
+    assert_eq!(other.put("/blob/large.bin", "new", &large).await.status, 201);
+    assert_eq!(other.get("/blob/large.bin").await.body, large);
+    drop(second);
+
+    let store = server.store("memory", system_clock()).await;
+    assert_eq!(store.index("", 0).await.unwrap().entries.len(), 3);
+    assert_eq!(std::fs::read_dir(two.path().join("proxy/spool")).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reindex_says_what_it_mended() {
+    let server = Server::start().await;
+    let home = tempfile::tempdir().unwrap();
+    let reindex = |more: &[&str]| {
+        let mut command = memsync(home.path(), &server);
+        command.arg("reindex").args(more);
+        said(command)
+    };
+    let (code, text) = reindex(&[]).await;
+    assert_eq!((code, text.as_str()), (0, "s3://notes/memory, flat: the index is right (0 files).\n"));
+
+    server.plant("memory/a.md", Stored::new(b"a", &[]));
+    server.plant("memory/b.md", Stored::new(b"b", &[]));
+    let (code, text) = reindex(&[]).await;
+    let want = "added      a.md\nadded      b.md\n\
+                s3://notes/memory, flat: 2 added, 0 corrected, 0 dropped (2 files).\n";
+    assert_eq!((code, text.as_str()), (0, want));
+    server.remove("memory/b.md");
+    let (code, json) = reindex(&["--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &json[0]["dropped"][0], &json[0]["files"]), (0, &"b.md".into(), &1.into()));
+
+    let store = server.store("memory", system_clock()).await;
+    let name = memsync::path::RelPath::parse("a.md").unwrap();
+    assert!(matches!(store.get("", &name).await.unwrap(), Got::Found(_)));
+    store.put_bytes("team", &name, Expect::Absent, bytes::Bytes::from_static(b"x")).await.unwrap();
+    let (code, text) = reindex(&[]).await;
+    assert_eq!(code, 0);
+    assert!(text.contains("s3://notes/memory, namespace team: the index is right (1 files)."), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_that_cannot_work_are_told() {
+    let server = Server::start().await;
+    let home = tempfile::tempdir().unwrap();
+    for (name, value, code, words) in [
+        ("MEMSYNC_STORE", "x", 2, "S3_BUCKET"),
+        ("AWS_SECRET_ACCESS_KEY", "", 2, "AWS_SECRET_ACCESS_KEY is not"),
+        ("S3_ETAG_QUOTES", "both", 2, "`keep` or `strip`"),
+        ("S3_ALLOW_HTTP", "1", 2, "`true` or `false`"),
+        ("S3_ENDPOINT_URL", "http://10.1.2.3:9000", 1, "plain http"),
+        ("S3_BUCKET", "nowhere", 1, "The specified bucket does not exist"),
+        ("AWS_SECRET_ACCESS_KEY", "another", 1, "SignatureDoesNotMatch"),
+    ] {
+        let mut command = memsync(home.path(), &server);
+        command.args(["serve", "--listen", "127.0.0.1:0"]).env(name, value);
+        let (was, text) = said(command).await;
+        assert_eq!(was, code, "{name}={value}: {text}");
+        assert!(text.contains(words), "{words}: {text}");
+        assert!(!text.contains(s3::SECRET_KEY), "{text}");
+    }
+    let mut command = memsync(home.path(), &server);
+    command.arg("reindex").env_remove("S3_BUCKET");
+    let (code, text) = said(command).await;
+    assert_eq!(code, 2);
+    assert!(text.contains("set S3_BUCKET"), "{text}");
+}

@@ -1,0 +1,234 @@
+//! Histories of concurrent operations on a path, and a check whether some order of them explains every answer.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::future::join_all;
+use memsync::digest::Md5;
+use memsync::store::{Deleted, Entry, Expect, Got, Meta, Put, Store, StoreError};
+
+use super::path;
+
+/// What a path holds; `None` is nothing. An unknown version is that of a write that was never answered.
+type Held = Option<(Md5, bool, Option<u64>)>;
+
+#[derive(Debug, Clone, Copy)]
+pub enum Asked {
+    Put(Expect, Md5),
+    Delete(Option<Expect>),
+    Get,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Written(u64),
+    /// A get, or a write that was refused: this is there.
+    Holds(Option<(Md5, bool, u64)>),
+    /// None: it may have happened, or happen yet, or never.
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Operation {
+    pub asked: Asked,
+    pub answer: Answer,
+    /// Ticks of one clock.
+    pub began: u64,
+    pub ended: u64,
+}
+
+/// What versions may do from write to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Versions {
+    Grow,
+    /// Two tombstones have one ETag on S3. A proxy that writes over one cannot see that another came between, with a
+    /// later version.
+    Differ,
+}
+
+fn held(entry: &Entry) -> (Md5, bool, u64) {
+    (entry.md5, entry.is_deleted, entry.version)
+}
+
+impl Answer {
+    pub fn of_put(put: &Result<Put, StoreError>) -> Self {
+        match put {
+            Ok(Put::Created(entry) | Put::Updated(entry)) => Self::Written(entry.version),
+            Ok(Put::Mismatch(found)) => Self::Holds(found.as_ref().map(held)),
+            Err(_) => Self::Unknown,
+        }
+    }
+
+    pub fn of_delete(deleted: &Result<Deleted, StoreError>) -> Self {
+        match deleted {
+            Ok(Deleted::Done(entry)) => Self::Written(entry.version),
+            Ok(Deleted::Absent) => Self::Holds(None),
+            Ok(Deleted::Tombstone(entry) | Deleted::Mismatch(entry)) => Self::Holds(Some(held(entry))),
+            Err(_) => Self::Unknown,
+        }
+    }
+
+    pub fn of_get(got: &Result<Got, StoreError>) -> Self {
+        match got {
+            Ok(Got::Found(blob)) => Self::Holds(Some(held(&blob.entry))),
+            Ok(Got::Tombstone(entry)) => Self::Holds(Some(held(entry))),
+            Ok(Got::Absent) => Self::Holds(None),
+            Err(_) => Self::Unknown,
+        }
+    }
+}
+
+fn admits(expect: Expect, state: &Held) -> bool {
+    match expect {
+        Expect::Absent => state.is_none_or(|(_, deleted, _)| deleted),
+        Expect::Md5(md5) => state.is_some_and(|(is, ..)| is == md5),
+        Expect::Version(version) => state.is_some_and(|(.., is)| is.is_none_or(|is| is == version)),
+    }
+}
+
+/// What the path holds after the operation, if it can have come right now with this answer.
+fn step(operation: &Operation, state: Held, versions: Versions) -> Option<Held> {
+    let is = |found: Option<(Md5, bool, u64)>| match (found, state) {
+        (None, None) => true,
+        (Some((md5, deleted, version)), Some((is, was_deleted, at))) => {
+            md5 == is && deleted == was_deleted && at.is_none_or(|at| at == version)
+        }
+        (None, Some(_)) | (Some(_), None) => false,
+    };
+    let follows = |at: u64, version: u64| if versions == Versions::Grow { version > at } else { version != at };
+    let after = |md5, deleted| match operation.answer {
+        Answer::Written(version) if state.is_none_or(|(.., at)| at.is_none_or(|at| follows(at, version))) => {
+            Some(Some((md5, deleted, Some(version))))
+        }
+        Answer::Unknown => Some(Some((md5, deleted, None))),
+        Answer::Written(_) | Answer::Holds(_) => None,
+    };
+    match (operation.asked, operation.answer) {
+        (Asked::Get, Answer::Holds(found)) => is(found).then_some(state),
+        (Asked::Get, Answer::Written(_) | Answer::Unknown) => None,
+        (Asked::Put(expect, _), Answer::Holds(found)) => (is(found) && !admits(expect, &state)).then_some(state),
+        (Asked::Put(expect, md5), Answer::Written(_) | Answer::Unknown) => {
+            if admits(expect, &state) {
+                after(md5, false)
+            } else {
+                None
+            }
+        }
+        (Asked::Delete(expect), Answer::Holds(found)) => {
+            let refused = state.is_none_or(|(_, deleted, _)| deleted || expect.is_some_and(|e| !admits(e, &state)));
+            (is(found) && refused).then_some(state)
+        }
+        (Asked::Delete(expect), Answer::Written(_) | Answer::Unknown) => match state {
+            Some((md5, false, _)) if expect.is_none_or(|e| admits(e, &state)) => after(md5, true),
+            Some(_) | None => None,
+        },
+    }
+}
+
+/// Whether there is an order, in agreement with real time, in which every answer is right. Searches all of them;
+/// what was tried is remembered by the operations done and what the path held.
+pub fn is_linearizable(history: &[Operation], versions: Versions) -> bool {
+    let mut history: Vec<Operation> =
+        history.iter().filter(|o| !matches!((o.asked, o.answer), (Asked::Get, Answer::Unknown))).copied().collect();
+    history.sort_by_key(|o| o.began);
+    let certain = |o: &Operation| o.answer != Answer::Unknown;
+    let mut tried = HashSet::new();
+    let mut open = vec![(vec![false; history.len()], None)];
+    while let Some((done, state)) = open.pop() {
+        let left = || history.iter().zip(&done).enumerate().filter(|(_, (_, done))| !**done).map(|(n, (o, _))| (n, o));
+        if !left().any(|(_, o)| certain(o)) {
+            return true;
+        }
+        // Nothing can come before what ended before it began.
+        let first_end = left().filter(|(_, o)| certain(o)).map(|(_, o)| o.ended).min().unwrap_or(u64::MAX);
+        for (n, operation) in left().filter(|(_, o)| o.began < first_end) {
+            if let Some(next) = step(operation, state, versions) {
+                let mut now = done.clone();
+                now[n] = true;
+                if tried.insert((now.clone(), next)) {
+                    open.push((now, next));
+                }
+            }
+        }
+    }
+    false
+}
+
+/// Eight clients read, write and delete two paths, each write on what was read: some order explains every answer.
+pub async fn linearizable(store: impl Store, _: Arc<AtomicU64>) {
+    let store = Arc::new(store);
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let tick = Arc::new(AtomicU64::new(0));
+    let clients = (0..8u64).map(|client| {
+        let (store, tick) = (store.clone(), tick.clone());
+        tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed ^ client);
+            let mut history = [Vec::new(), Vec::new()];
+            let now = || tick.fetch_add(1, Ordering::SeqCst);
+            for n in 0..25 {
+                let which = usize::from(random.bool());
+                let name = path(["x", "y"][which]);
+                let began = now();
+                let answer = Answer::of_get(&store.get("", &name).await);
+                history[which].push(Operation { asked: Asked::Get, answer, began, ended: now() });
+                let Answer::Holds(found) = answer else { continue };
+                if random.bool() {
+                    tokio::task::yield_now().await;
+                }
+                let expect = match found {
+                    Some((_, _, version)) if random.u8(..3) == 0 => Expect::Version(version),
+                    Some((md5, false, _)) => Expect::Md5(md5),
+                    Some((_, true, _)) | None => Expect::Absent,
+                };
+                let content = format!("{client}.{n}");
+                let began = now();
+                let (asked, answer) = if random.u8(..5) == 0 {
+                    let deleted = store.delete("", &name, Some(expect), Meta::default()).await;
+                    (Asked::Delete(Some(expect)), Answer::of_delete(&deleted))
+                } else {
+                    let md5 = Md5::of(content.as_bytes());
+                    let put = store.put_bytes("", &name, expect, content.into()).await;
+                    (Asked::Put(expect, md5), Answer::of_put(&put))
+                };
+                history[which].push(Operation { asked, answer, began, ended: now() });
+            }
+            history
+        })
+    });
+    let clients: Vec<_> = join_all(clients).await.into_iter().map(Result::unwrap).collect();
+    for which in 0..2 {
+        let history: Vec<Operation> = clients.iter().flat_map(|history| history[which].clone()).collect();
+        let written = history.iter().filter(|o| matches!(o.answer, Answer::Written(_))).count();
+        assert!(written >= 20, "{written} writes");
+        assert!(is_linearizable(&history, Versions::Grow), "no order explains these answers:\n{history:#?}");
+    }
+}
+
+#[test]
+fn the_checker_knows_right_from_wrong() {
+    let check = |history: &[Operation]| is_linearizable(history, Versions::Grow);
+    let (a, b) = (Md5::of(b"a"), Md5::of(b"b"));
+    let put = |expect, md5, answer, began, ended| Operation { asked: Asked::Put(expect, md5), answer, began, ended };
+    let get = |answer, began, ended| Operation { asked: Asked::Get, answer, began, ended };
+    let is = |md5, version| Answer::Holds(Some((md5, false, version)));
+    let first = put(Expect::Absent, a, Answer::Written(1), 0, 1);
+    let lost = put(Expect::Absent, b, is(a, 1), 0, 3);
+    assert!(check(&[first, lost, get(is(a, 1), 2, 4)]));
+    // Two winners, a read of the past, a version that does not grow, a write of nobody, a lost write.
+    assert!(!check(&[first, put(Expect::Absent, b, Answer::Written(2), 0, 3)]));
+    let second = put(Expect::Md5(a), b, Answer::Written(2), 2, 3);
+    assert!(!check(&[first, second, get(is(a, 1), 4, 5)]));
+    assert!(check(&[first, second, get(is(a, 1), 2, 5)]));
+    assert!(!check(&[first, put(Expect::Md5(a), b, Answer::Written(1), 2, 3)]));
+    assert!(!check(&[first, get(is(b, 2), 2, 3)]));
+    assert!(!check(&[first, get(Answer::Holds(None), 2, 3)]));
+    // Without an answer it may have happened, or not.
+    let unknown = put(Expect::Md5(a), b, Answer::Unknown, 2, 3);
+    assert!(check(&[first, unknown, get(is(a, 1), 4, 5), get(is(b, 7), 6, 7)]));
+    assert!(!check(&[first, unknown, get(is(b, 7), 4, 5), get(is(a, 1), 6, 7)]));
+    let deleted = Operation { asked: Asked::Delete(None), answer: Answer::Written(2), began: 2, ended: 3 };
+    assert!(check(&[first, deleted, get(Answer::Holds(Some((a, true, 2))), 4, 5)]));
+    assert!(!check(&[deleted]));
+}

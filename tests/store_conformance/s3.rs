@@ -1,0 +1,379 @@
+//! What is particular to the store on S3: its layout, what it makes of other proxies' buckets, failing networks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use memsync::digest::Md5;
+use memsync::store::s3::EtagQuotes;
+use memsync::store::{Clock, Deleted, Expect, Got, Incoming, Meta, Put, S3, Store, StoreError, system_clock};
+use serde_json::Value;
+
+use super::server::{self, Fault, Quirks, Server, Stored};
+use super::{Holds, New, delete, index, large, path, put, read, written};
+
+pub const INDEX: &str = "memory/.sync-index.json";
+
+pub async fn open_here(_: PathBuf, clock: Clock) -> Option<(S3, Server)> {
+    let server = Server::start().await;
+    Some((server.store("memory", clock).await, server))
+}
+
+/// A store at `MEMSYNC_TEST_S3_ENDPOINT`, in the bucket that is there already, below a prefix of its own.
+pub async fn open_foreign(_: PathBuf, clock: Clock) -> Option<(S3, ())> {
+    #[expect(clippy::disallowed_methods, reason = "how `.ci/run` names it")]
+    let Ok(endpoint) = std::env::var("MEMSYNC_TEST_S3_ENDPOINT") else {
+        println!("MEMSYNC_TEST_S3_ENDPOINT is not set: there is no foreign S3 to test");
+        return None;
+    };
+    let prefix = format!("test/{:032x}", fastrand::u128(..));
+    let options = server::options(&endpoint, server::ACCESS_KEY, server::SECRET_KEY, server::BUCKET, &prefix, clock);
+    Some((S3::open(&options).await.unwrap(), ()))
+}
+
+async fn here() -> (Server, S3) {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    (server, store)
+}
+
+/// The index object as it is in the bucket.
+fn stored_index(server: &Server, key: &str) -> Value {
+    serde_json::from_slice(&server.object(key).expect("an index").body).unwrap()
+}
+
+/// Whether index and blobs say the same, both read from the bucket itself.
+pub fn difference(server: &Server, prefix: &str) -> Vec<String> {
+    let index = server.object(&format!("{prefix}/.sync-index.json"));
+    let files: BTreeMap<String, Value> = match index {
+        None => BTreeMap::new(),
+        Some(index) => {
+            serde_json::from_value(serde_json::from_slice::<Value>(&index.body).unwrap()["files"].take()).unwrap()
+        }
+    };
+    let mut differences = Vec::new();
+    let mut blobs = 0;
+    for key in server.keys() {
+        let Some(name) = key.strip_prefix(&format!("{prefix}/")) else { continue };
+        if name.ends_with(".sync-index.json") || name.starts_with(".memsync/") {
+            continue;
+        }
+        blobs += 1;
+        let stored = server.object(&key).unwrap();
+        let is = |field: &str| stored.metadata.get(field).cloned();
+        let entry = files.get(name).cloned().unwrap_or(Value::Null);
+        let told = (
+            entry["md5"].as_str().map(str::to_owned),
+            entry["is_deleted"].as_bool().map(|b| b.to_string()),
+            entry["version"].as_u64().map(|v| v.to_string()),
+        );
+        if told != (is("content-md5"), is("is-deleted"), is("version")) {
+            differences.push(format!("{name}: the index has {entry}, the blob {:?}", stored.metadata));
+        }
+    }
+    if files.len() > blobs {
+        differences.push(format!("{} entries for {blobs} blobs", files.len()));
+    }
+    differences
+}
+
+pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_bucket_has_the_layout_of_the_field() {
+    let (server, store) = here().await;
+    let meta = Meta {
+        content_type: Some("text/markdown".to_owned()),
+        device: Some("b\u{fc}ro".to_owned()),
+        free: BTreeMap::from([("Topic".to_owned(), "\u{fc}ber \"alles\"".to_owned())]),
+        ..Meta::default()
+    };
+    let mut body = store.incoming();
+    body.push(Bytes::from_static(b"hello")).await.unwrap();
+    let entry = written(store.put("", &path("topics/ai.md"), New, meta.clone(), body).await.unwrap());
+    let md5 = Md5::of(b"hello").to_string();
+    let blob = server.object("memory/topics/ai.md").unwrap();
+    assert_eq!((&blob.body[..], blob.content_type.as_deref()), (&b"hello"[..], Some("text/markdown")));
+    let is = |stored: &Stored, name: &str| stored.metadata.get(name).cloned().unwrap_or_default();
+    assert_eq!((is(&blob, "content-md5"), is(&blob, "is-deleted")), (md5.clone(), "false".to_owned()));
+    assert_eq!(is(&blob, "version"), entry.version.to_string());
+    let file = stored_index(&server, INDEX)["files"]["topics/ai.md"].take();
+    assert_eq!((file["md5"].as_str(), file["size"].as_u64()), (Some(md5.as_str()), Some(5)));
+    assert_eq!((file["is_deleted"].as_bool(), file["version"].as_u64()), (Some(false), Some(entry.version)));
+    assert!(file["last_modified"].as_str().unwrap().ends_with('Z'));
+    let Got::Found(found) = store.get("", &path("topics/ai.md")).await.unwrap() else { panic!("it is there") };
+    assert_eq!(found.meta, meta);
+
+    delete(&store, "topics/ai.md", None).await;
+    let tombstone = server.object("memory/topics/ai.md").unwrap();
+    assert_eq!((tombstone.body.len(), is(&tombstone, "is-deleted")), (0, "true".to_owned()));
+    assert_eq!(is(&tombstone, "content-md5"), md5, "of what was deleted");
+    assert_eq!(stored_index(&server, INDEX)["files"]["topics/ai.md"]["is_deleted"], true);
+
+    store.put_bytes("team", &path("a.md"), New, Bytes::from_static(b"a")).await.unwrap();
+    assert!(server.object("memory/team/a.md").is_some());
+    assert!(stored_index(&server, "memory/team/.sync-index.json")["index_version"].is_u64());
+    store.put_record("keys", None, Bytes::from_static(b"k")).await.unwrap();
+    assert!(server.object("memory/.memsync/keys").is_some());
+    assert_eq!(server.keys().iter().filter(|key| key.contains("probe")).count(), 0, "the probe leaves nothing");
+    assert_eq!(difference(&server, "memory/team"), [""; 0]);
+}
+
+#[tokio::test]
+async fn another_proxys_bucket_is_served_as_it_is() {
+    let server = Server::start().await;
+    let (a, gone) = (Md5::of(b"a").to_string(), Md5::of(b"gone").to_string());
+    server
+        .plant("memory/full.md", Stored::new(b"a", &[("content-md5", &a), ("is-deleted", "false"), ("version", "7")]));
+    server.plant("memory/bare.md", Stored::new(b"bare", &[]));
+    server.plant("memory/odd.md", Stored::new(b"odd", &[("content-md5", "x"), ("version", "-1"), ("is-deleted", "")]));
+    let long = large(9);
+    server.plant("memory/long.md", Stored::new(&long, &[]));
+    server.plant("memory/gone.md", Stored::new(b"", &[("content-md5", &gone), ("is-deleted", "true")]));
+    let theirs = format!(
+        r#"{{"files": {{"full.md": {{"md5": "{a}", "last_modified": "2024-01-15T10:30:00.123Z", "size": 1,
+        "is_deleted": false}}, "strange": "entry"}}, "index_last_modified": "2024-01-15T11:00:00.456Z"}}"#
+    );
+    server.plant(INDEX, Stored::new(theirs.as_bytes(), &[]));
+
+    let store = server.store("memory", system_clock()).await;
+    assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["full.md"]);
+    for (name, content) in [("full.md", &b"a"[..]), ("bare.md", b"bare"), ("odd.md", b"odd"), ("long.md", &long)] {
+        assert_eq!(read(&store, name).await.as_deref(), Some(content), "{name}");
+    }
+    let Got::Tombstone(tombstone) = store.get("", &path("gone.md")).await.unwrap() else { panic!("it was deleted") };
+    assert_eq!(tombstone.md5.to_string(), gone);
+    // What was read and was not in the index is there soon.
+    until("what was read is in the index", async || index(&store, 0).await.len() == 5).await;
+    assert_eq!(stored_index(&server, INDEX)["files"]["strange"], "entry");
+
+    assert!(matches!(put(&store, "bare.md", New, b"b").await, Put::Mismatch(Some(_))));
+    assert!(matches!(put(&store, "bare.md", Holds(Md5::of(b"bare")), b"b").await, Put::Updated(_)));
+    assert!(matches!(put(&store, "full.md", Expect::Version(7), b"b").await, Put::Updated(e) if e.version > 7));
+    assert!(matches!(put(&store, "gone.md", Holds(tombstone.md5), b"b").await, Put::Created(_)));
+    assert!(matches!(delete(&store, "odd.md", Some(Md5::of(b"odd"))).await, Deleted::Done(_)));
+    let mended = store.reindex().await.unwrap();
+    assert!(mended[""].is_nothing() || mended[""].corrected == [path("long.md")], "{mended:?}");
+}
+
+/// Every request of a write fails once, in every way, and the write comes out right all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_one_failed_request_is_survived() {
+    let (server, store) = here().await;
+    for fault in [Fault::Refused, Fault::DoneBut500, Fault::ReplyLost, Fault::RequestLost] {
+        for at in 0..8 {
+            let name = format!("{fault:?}/{at}");
+            for step in ["create", "update", "delete", "create again"] {
+                println!("{name}: {step}");
+                let count = Arc::new(AtomicUsize::new(0));
+                let counted = count.clone();
+                server.fail(move |_, _| if counted.fetch_add(1, Ordering::SeqCst) == at { fault } else { Fault::None });
+                let done = match step {
+                    "update" => matches!(put(&store, &name, Holds(Md5::of(b"one")), b"two").await, Put::Updated(_)),
+                    "delete" => matches!(delete(&store, &name, Some(Md5::of(b"two"))).await, Deleted::Done(_)),
+                    _ => matches!(put(&store, &name, New, b"one").await, Put::Created(_)),
+                };
+                assert!(done, "{name}: {step}");
+                server.heal();
+                assert_eq!(difference(&server, "memory"), [""; 0], "{name}: {step}");
+            }
+        }
+    }
+}
+
+/// When nothing helps, the write is refused; what was not acknowledged may be there, and the index is right once
+/// the store is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_stays_down_is_told_and_forgiven() {
+    let (server, store) = here().await;
+    put(&store, "a", New, b"a").await;
+    server.fail(|method, key| if method == "PUT" && key == INDEX { Fault::Refused } else { Fault::None });
+    let refused = store.put_bytes("", &path("b"), New, Bytes::from_static(b"b")).await;
+    assert!(matches!(refused, Err(StoreError::S3(_))), "{refused:?}");
+    assert!(!index(&store, 0).await.contains_key("b"));
+    server.heal();
+    // The client comes again, and finds its own content there: that mends the entry.
+    assert!(matches!(put(&store, "b", New, b"b").await, Put::Mismatch(Some(e)) if e.md5 == Md5::of(b"b")));
+    until("the entry is there", async || index(&store, 0).await.contains_key("b")).await;
+
+    server.fail(|_, _| Fault::Refused);
+    assert!(store.health().await.is_err());
+    server.heal();
+    store.health().await.unwrap();
+    assert_eq!(difference(&server, "memory"), [""; 0]);
+}
+
+/// A proxy that dies between a blob and its entry leaves the entry out; the next start puts it in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_after_a_crash_mends_the_index() {
+    let server = Arc::new(Server::start().await);
+    server.fail(
+        |method, key| {
+            if method == "PUT" && key == INDEX { Fault::Slow(Duration::from_secs(600)) } else { Fault::None }
+        },
+    );
+    let theirs = server.clone();
+    let dying = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let store = theirs.store("memory", system_clock()).await;
+            theirs.plant(INDEX, Stored::new(br#"{"files": {}}"#, &[]));
+            let name = path("a");
+            let write = store.put_bytes("", &name, New, Bytes::from_static(b"a"));
+            tokio::select! {
+                _ = write => panic!("it cannot have been recorded"),
+                () = until("the blob is there", async || theirs.object("memory/a").is_some()) => {}
+            }
+        });
+        runtime.shutdown_background();
+    });
+    tokio::task::spawn_blocking(move || dying.join().unwrap()).await.unwrap();
+    server.heal();
+    assert_eq!(difference(&server, "memory").len(), 1);
+    let store = server.store("memory", system_clock()).await;
+    assert_eq!(store.mend_after_crash().await.unwrap()[""].added, [path("a")]);
+    assert_eq!(difference(&server, "memory"), [""; 0]);
+    assert!(store.mend_after_crash().await.unwrap()[""].is_nothing());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reindex_mends_what_others_broke_and_says_what() {
+    let (server, store) = here().await;
+    for n in 0..120 {
+        put(&store, &format!("n/{n}"), New, &[n]).await;
+    }
+    delete(&store, "n/7", None).await;
+    store.put_bytes("team", &path("a"), New, Bytes::from_static(b"a")).await.unwrap();
+    let flat = store.reindex().await.unwrap().remove("").unwrap();
+    assert!(flat.is_nothing() && flat.blobs == 120, "{flat:?}");
+
+    // Lost entries, wrong ones, one brought back from the dead, one of nothing; and a key that is no path.
+    let mut broken = stored_index(&server, INDEX);
+    let files = broken["files"].as_object_mut().unwrap();
+    files.remove("n/1");
+    files.remove("n/2");
+    files["n/3"]["md5"] = Md5::of(b"other").to_string().into();
+    files["n/4"]["version"] = 9_999_999_999_999_u64.into();
+    files["n/7"]["is_deleted"] = false.into();
+    let ghost = files["n/5"].clone();
+    files.insert("ghost".to_owned(), ghost);
+    server.plant(INDEX, Stored::new(&serde_json::to_vec(&broken).unwrap(), &[]));
+    server.plant("memory/back\\slash", Stored::new(b"", &[]));
+    let mended = store.reindex().await.unwrap();
+    let flat = &mended[""];
+    assert_eq!(flat.added, [path("n/1"), path("n/2")]);
+    assert_eq!(flat.corrected, [path("n/3"), path("n/4"), path("n/7")]);
+    assert_eq!((&flat.dropped[..], &flat.left_out[..]), (&[path("ghost")][..], &["back\\slash".to_owned()][..]));
+    assert!(mended["team"].is_nothing() && mended["team"].blobs == 1);
+    server.remove("memory/back\\slash");
+    server.remove("memory/team/a");
+    assert_eq!(store.reindex().await.unwrap()["team"].dropped, [path("a")]);
+    server.remove("memory/team/.sync-index.json");
+    assert!(store.reindex().await.unwrap()[""].is_nothing(), "a second time there is nothing to mend");
+    assert_eq!(difference(&server, "memory"), [""; 0]);
+
+    // A damaged index is not taken for an empty one, and is made anew.
+    server.plant(INDEX, Stored::new(b"{\"files\": {\"n/1", &[]));
+    let refused = store.index("", 0).await.unwrap_err().to_string();
+    assert!(refused.contains("memsync reindex"), "{refused}");
+    assert_eq!(store.reindex().await.unwrap()[""].added.len(), 120);
+    assert_eq!(difference(&server, "memory"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reindex_beside_a_proxy_that_serves_loses_nothing() {
+    let (server, store) = here().await;
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for n in 0..150u32 {
+                let name = format!("w/{}", n % 10);
+                match store.get("", &path(&name)).await.unwrap() {
+                    Got::Found(blob) if n % 3 == 0 => drop(delete(&store, &name, Some(blob.entry.md5)).await),
+                    Got::Found(blob) => drop(put(&store, &name, Holds(blob.entry.md5), &n.to_be_bytes()).await),
+                    Got::Tombstone(_) | Got::Absent => drop(put(&store, &name, New, &n.to_be_bytes()).await),
+                }
+            }
+        }
+    });
+    let other = server.store("memory", system_clock()).await;
+    while !writer.is_finished() {
+        other.reindex().await.unwrap();
+    }
+    writer.await.unwrap();
+    assert_eq!(difference(&server, "memory"), [""; 0]);
+}
+
+#[tokio::test]
+async fn stores_that_ignore_conditions_are_refused_with_the_reason() {
+    for (quirks, reason) in [
+        (Quirks { ignores_if_none_match: true, ..Quirks::default() }, "ignores `If-None-Match: *`"),
+        (Quirks { ignores_if_match: true, ..Quirks::default() }, "ignores `If-Match`"),
+        (Quirks { races: true, ..Quirks::default() }, "writers that raced"),
+        (Quirks { drops_metadata: true, ..Quirks::default() }, "does not keep user metadata"),
+        (Quirks { wants_bare_etags: true, ..Quirks::default() }, "S3_ETAG_QUOTES=strip"),
+    ] {
+        let server = Server::start_with(quirks).await;
+        let refused = S3::open(&server.options("memory", system_clock())).await.err().expect("a refusal");
+        assert!(matches!(refused, StoreError::S3Refused(_)), "{refused:?}");
+        assert!(refused.to_string().contains(reason), "{quirks:?}: {refused}");
+        assert_eq!(server.keys(), [""; 0], "the probe leaves nothing");
+    }
+    let server = Server::start_with(Quirks { wants_bare_etags: true, ..Quirks::default() }).await;
+    let mut options = server.options("memory", system_clock());
+    options.etag_quotes = EtagQuotes::Strip;
+    let store = S3::open(&options).await.unwrap();
+    put(&store, "a", New, b"a").await;
+    assert!(matches!(put(&store, "a", Holds(Md5::of(b"a")), b"b").await, Put::Updated(_)));
+    assert_eq!(read(&store, "a").await.as_deref(), Some(&b"b"[..]));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_options_is_told_without_the_secret() {
+    let server = Server::start().await;
+    let refusal = async |change: &dyn Fn(&mut memsync::store::s3::Options)| {
+        let mut options = server.options("memory", system_clock());
+        change(&mut options);
+        let text = S3::open(&options).await.err().expect("a refusal").to_string();
+        assert!(!text.contains(server::SECRET_KEY) && !text.contains("wrong secret"), "{text}");
+        text
+    };
+    let wrong_secret = refusal(&|o| o.secret_access_key = "wrong secret".to_owned().into()).await;
+    assert!(wrong_secret.contains("SignatureDoesNotMatch"), "{wrong_secret}");
+    let no_bucket = refusal(&|o| o.bucket = "nowhere".to_owned()).await;
+    assert!(no_bucket.contains("The specified bucket does not exist"), "{no_bucket}");
+    let plain = refusal(&|o| o.endpoint = Some("http://s3.example.org".to_owned())).await;
+    assert!(plain.contains("plain http"), "{plain}");
+    let gone = refusal(&|o| o.endpoint = Some("http://127.0.0.1:1".to_owned())).await;
+    assert!(gone.to_lowercase().contains("connection refused"), "{gone}");
+}
+
+/// The index is written once for many files: 10,000 uploads from 128 clients cost at most 200 writes of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_files_cost_few_index_writes() {
+    let (server, store) = here().await;
+    let before = server.puts(INDEX);
+    let all = futures::stream::iter(0..10_000u32).for_each_concurrent(128, |n| {
+        let store = store.clone();
+        async move {
+            let put = put(&store, &format!("d{}/n{n}.md", n % 100), New, &n.to_be_bytes()).await;
+            assert!(matches!(put, Put::Created(_)));
+        }
+    });
+    all.await;
+    let writes = server.puts(INDEX) - before;
+    println!("{writes} index writes, requests {:?}", server.requests());
+    assert!(writes <= 200, "{writes} writes of the index");
+    assert_eq!(index(&store, 0).await.len(), 10_000);
+    assert_eq!(difference(&server, "memory"), [""; 0]);
+}

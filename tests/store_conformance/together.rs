@@ -1,0 +1,163 @@
+//! Two proxies on one bucket, of which one dies again and again.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::join_all;
+use memsync::digest::Md5;
+use memsync::store::{Expect, Got, Meta, S3, Store, StoreError, system_clock};
+use tokio::runtime::Runtime;
+
+use super::history::{Answer, Asked, Operation, Versions, is_linearizable};
+use super::path;
+use super::s3::{difference, until};
+use super::server::Server;
+
+/// A store with a runtime of its own, so that it can die with everything that it is doing.
+struct Mortal {
+    store: S3,
+    /// `None` when it is dead.
+    runtime: Mutex<Option<Runtime>>,
+}
+
+impl Mortal {
+    fn born(server: &Arc<Server>) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let server = server.clone();
+        let store = runtime.block_on(async move {
+            let store = server.store("memory", system_clock()).await;
+            store.mend_after_crash().await.unwrap();
+            store
+        });
+        Self { store, runtime: Mutex::new(Some(runtime)) }
+    }
+
+    /// Runs `work` as this store's; `Closed` when it dies with it.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let handle = self.runtime.lock().unwrap().as_ref().map(|runtime| runtime.handle().clone());
+        handle.ok_or(StoreError::Closed)?.spawn(work).await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Ends it in the midst of whatever it does. Those who use it hold it still.
+    fn kill(&self) {
+        if let Some(runtime) = self.runtime.lock().unwrap().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_proxies_of_which_one_is_killed_lose_nothing() {
+    const WRITERS: u64 = 32;
+    const KEYS: u64 = 50;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let server = Arc::new(Server::start().await);
+    let born = |server: Arc<Server>| async move {
+        tokio::task::spawn_blocking(move || Arc::new(Mortal::born(&server))).await.unwrap()
+    };
+    let steady = born(server.clone()).await;
+    let mortal = Arc::new(Mutex::new(born(server.clone()).await));
+    let over = Arc::new(AtomicBool::new(false));
+    let killer = tokio::spawn({
+        let (server, mortal, over) = (server.clone(), mortal.clone(), over.clone());
+        async move {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut deaths = 0;
+            while !over.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(random.u64(20..150))).await;
+                let next = born(server.clone()).await;
+                std::mem::replace(&mut *mortal.lock().unwrap(), next).kill();
+                deaths += 1;
+            }
+            deaths
+        }
+    });
+
+    let tick = Arc::new(AtomicU64::new(0));
+    let writers = (0..WRITERS).map(|writer| {
+        let (steady, mortal, tick) = (steady.clone(), mortal.clone(), tick.clone());
+        tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed ^ (writer + 1));
+            let mut history: Vec<(u64, Operation)> = Vec::new();
+            let now = || tick.fetch_add(1, Ordering::SeqCst);
+            for n in 0..30u32 {
+                let key = random.u64(..KEYS);
+                let name = path(&format!("k/{key}"));
+                let proxy = if random.bool() { steady.clone() } else { mortal.lock().unwrap().clone() };
+                let store = proxy.store.clone();
+                let began = now();
+                let (of, at) = (store.clone(), name.clone());
+                let got = proxy.run(async move { of.get("", &at).await }).await;
+                let answer = Answer::of_get(&got);
+                history.push((key, Operation { asked: Asked::Get, answer, began, ended: now() }));
+                let expect = match &got {
+                    Ok(Got::Found(blob)) => Expect::Md5(blob.entry.md5),
+                    Ok(Got::Tombstone(_) | Got::Absent) => Expect::Absent,
+                    Err(_) => continue,
+                };
+                let began = now();
+                let (asked, answer) = if random.u8(..6) == 0 {
+                    let deleted =
+                        proxy.run(async move { store.delete("", &name, Some(expect), Meta::default()).await }).await;
+                    (Asked::Delete(Some(expect)), Answer::of_delete(&deleted))
+                } else {
+                    // No content comes twice: an ETag that comes back would hide what was between.
+                    let content = format!("{writer}.{n}");
+                    let md5 = Md5::of(content.as_bytes());
+                    let put = proxy.run(async move { store.put_bytes("", &name, expect, content.into()).await }).await;
+                    (Asked::Put(expect, md5), Answer::of_put(&put))
+                };
+                history.push((key, Operation { asked, answer, began, ended: now() }));
+            }
+            history
+        })
+    });
+    let all: Vec<_> = join_all(writers).await.into_iter().flat_map(Result::unwrap).collect();
+    over.store(true, Ordering::SeqCst);
+    let deaths = killer.await.unwrap();
+    let mut by_key: BTreeMap<u64, Vec<Operation>> = BTreeMap::new();
+    for (key, operation) in all {
+        by_key.entry(key).or_default().push(operation);
+    }
+
+    // At the end everything is read once more; the start of another proxy has put in order what the dead left.
+    let last = born(server.clone()).await;
+    let (mut writes, mut unknown) = (0, 0);
+    for (key, mut history) in by_key {
+        let began = tick.fetch_add(1, Ordering::SeqCst);
+        let (store, name) = (last.store.clone(), path(&format!("k/{key}")));
+        let got = last.run(async move { store.get("", &name).await }).await;
+        let answer = Answer::of_get(&got);
+        assert!(got.is_ok());
+        history.push(Operation { asked: Asked::Get, answer, began, ended: tick.fetch_add(1, Ordering::SeqCst) });
+        writes += history.iter().filter(|o| matches!(o.answer, Answer::Written(_))).count();
+        unknown += history.iter().filter(|o| o.answer == Answer::Unknown).count();
+        assert!(is_linearizable(&history, Versions::Differ), "no order explains the answers of k/{key}:\n{history:#?}");
+    }
+    println!("{deaths} deaths, {writes} writes acknowledged, {unknown} without an answer");
+    assert!(deaths >= 3 && writes > 200, "{deaths} deaths, {writes} writes");
+    // Who reads a blob that differs from its entry has it mended.
+    until("the index has what the blobs hold", async || {
+        for key in 0..KEYS {
+            let (store, name) = (last.store.clone(), path(&format!("k/{key}")));
+            last.run(async move { store.get("", &name).await }).await.unwrap();
+        }
+        difference(&server, "memory").is_empty()
+    })
+    .await;
+    drop((steady, last));
+    drop(mortal);
+}

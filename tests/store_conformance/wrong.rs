@@ -1,0 +1,228 @@
+//! Stores that are wrong on purpose: the suite must notice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use memsync::path::RelPath;
+use memsync::store::{
+    Body, Changes, Deleted, Expect, Got, Incoming, Index, Memory, Meta, Placed, Put, Record, State, Store, StoreError,
+    Swept, Version,
+};
+use tokio::sync::broadcast;
+
+use super::clock;
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    Nothing,
+    /// Now and then the precondition is not looked at.
+    Upsert,
+    /// Of many entries one is missing in the index.
+    LosesEntries,
+    /// A deleted file is gone, instead of a tombstone.
+    ForgetsTombstones,
+    /// Reads are what was there a moment ago.
+    StaleReads,
+    /// Versions are those of the clock.
+    VersionsOfTheClock,
+    /// What was refused is news all the same.
+    TagsChange,
+}
+
+/// A store in memory with something wrong.
+struct Broken {
+    inner: Memory,
+    wrong: Wrong,
+    count: AtomicU64,
+    now: Arc<AtomicU64>,
+    before: std::sync::Mutex<Option<(RelPath, Meta, Bytes)>>,
+}
+
+#[derive(Default)]
+struct Pieces(BytesMut);
+
+impl Incoming for Pieces {
+    async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
+        self.0.extend_from_slice(&piece);
+        Ok(())
+    }
+}
+
+impl Broken {
+    /// True every so often, where this is what is wrong.
+    fn is(&self, wrong: Wrong, every: u64) -> bool {
+        self.wrong == wrong && self.count.fetch_add(1, Ordering::SeqCst) % every == every - 1
+    }
+
+    async fn put_inner(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        expect: Expect,
+        meta: &Meta,
+        content: &Bytes,
+    ) -> Result<Put, StoreError> {
+        let mut body = self.inner.incoming();
+        body.push(content.clone()).await?;
+        self.inner.put(ns, path, expect, meta.clone(), body).await
+    }
+}
+
+impl Store for Broken {
+    const STRONG: bool = false;
+    type Incoming = Pieces;
+
+    fn incoming(&self) -> Pieces {
+        Pieces::default()
+    }
+
+    async fn put(&self, ns: &str, path: &RelPath, expect: Expect, meta: Meta, body: Pieces) -> Result<Put, StoreError> {
+        let content = body.0.freeze();
+        let mut put = self.put_inner(ns, path, expect, &meta, &content).await?;
+        if let Put::Mismatch(Some(held)) = put
+            && self.is(Wrong::Upsert, 3)
+        {
+            put = self.put_inner(ns, path, Expect::Version(held.version), &meta, &content).await?;
+        }
+        if let Put::Created(entry) | Put::Updated(entry) = &mut put {
+            *self.before.lock().unwrap() = Some((path.clone(), meta, content));
+            if self.wrong == Wrong::VersionsOfTheClock {
+                entry.version = self.now.load(Ordering::SeqCst);
+            }
+        }
+        Ok(put)
+    }
+
+    async fn delete(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        expect: Option<Expect>,
+        meta: Meta,
+    ) -> Result<Deleted, StoreError> {
+        self.inner.delete(ns, path, expect, meta).await
+    }
+
+    async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
+        let mut got = self.inner.get(ns, path).await?;
+        match &mut got {
+            Got::Tombstone(_) if self.wrong == Wrong::ForgetsTombstones => return Ok(Got::Absent),
+            Got::Found(blob) if self.is(Wrong::StaleReads, 2) => {
+                if let Some((_, _, content)) = self.before.lock().unwrap().clone() {
+                    blob.entry.md5 = memsync::digest::Md5::of(&content);
+                    blob.entry.version -= 1;
+                    blob.body = Body::Whole(content);
+                }
+            }
+            Got::Found(_) | Got::Tombstone(_) | Got::Absent => {}
+        }
+        Ok(got)
+    }
+
+    async fn index(&self, ns: &str, since: u64) -> Result<Index, StoreError> {
+        let mut index = self.inner.index(ns, since).await?;
+        if self.wrong == Wrong::LosesEntries && index.entries.len() > 5 {
+            index.entries.pop();
+        }
+        index.state = self.state(ns).await?;
+        Ok(index)
+    }
+
+    async fn state(&self, ns: &str) -> Result<State, StoreError> {
+        let mut state = self.inner.state(ns).await?;
+        if self.wrong == Wrong::TagsChange {
+            state.tag = self.count.fetch_add(1, Ordering::SeqCst).to_string().into();
+        }
+        Ok(state)
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Changes> {
+        self.inner.subscribe()
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        self.inner.health().await
+    }
+
+    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
+        self.inner.versions(ns, path).await
+    }
+
+    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
+        self.inner.get_version(ns, path, version).await
+    }
+
+    async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        self.inner.namespaces().await
+    }
+
+    async fn place(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Version,
+        body: Option<Pieces>,
+    ) -> Result<Placed, StoreError> {
+        let mut placed = self.inner.incoming();
+        let has_body = body.is_some();
+        placed.push(body.map(|body| body.0.freeze()).unwrap_or_default()).await?;
+        self.inner.place(ns, path, version, has_body.then_some(placed)).await
+    }
+
+    async fn expire(&self) -> Result<usize, StoreError> {
+        self.inner.expire().await
+    }
+
+    async fn sweep(&self) -> Result<Swept, StoreError> {
+        self.inner.sweep().await
+    }
+
+    async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+        self.inner.record(name).await
+    }
+
+    async fn put_record(&self, name: &'static str, expected: Option<&str>, content: Bytes) -> Result<bool, StoreError> {
+        self.inner.put_record(name, expected, content).await
+    }
+}
+
+/// The tests of the suite that a store with this fault does not pass.
+async fn failures(wrong: Wrong) -> Vec<&'static str> {
+    let mut failed = Vec::new();
+    macro_rules! run {
+        ($($name:ident)+) => {
+            $(
+                let now = Arc::new(AtomicU64::new(1_700_000_000_000));
+                let inner = Memory::with_clock(clock(&now));
+                let store = Broken {
+                    inner, wrong, count: AtomicU64::new(0), now: now.clone(), before: std::sync::Mutex::default(),
+                };
+                if tokio::spawn(super::$name(store, now)).await.is_err() {
+                    failed.push(stringify!($name));
+                }
+            )+
+        };
+    }
+    run!(preconditions tombstones large_contents listing versions is_healthy);
+    run!(records races linearizable index_under_16_writers);
+    failed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_wrong_store_does_not_pass() {
+    assert_eq!(failures(Wrong::Nothing).await, [""; 0]);
+    for (wrong, by) in [
+        (Wrong::Upsert, "races"),
+        (Wrong::LosesEntries, "index_under_16_writers"),
+        (Wrong::ForgetsTombstones, "tombstones"),
+        (Wrong::StaleReads, "linearizable"),
+        (Wrong::VersionsOfTheClock, "versions"),
+        (Wrong::TagsChange, "listing"),
+    ] {
+        let failed = failures(wrong).await;
+        println!("{wrong:?}: {failed:?}");
+        assert!(failed.contains(&by), "{wrong:?} got past `{by}`: {failed:?}");
+    }
+}

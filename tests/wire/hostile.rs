@@ -1,0 +1,240 @@
+//! Clients that mean harm: floods, giants, lies about lengths, guessed tokens, places held for nothing.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use memsync::store::Memory;
+use tokio::io::AsyncWriteExt;
+
+use super::bearer;
+use super::proxy::{Client, Reply, Running, TOKEN, head, options};
+
+async fn memory(change: impl FnOnce(&mut memsync::proxy::Options)) -> Running {
+    let mut options = options();
+    change(&mut options);
+    Running::start_with(Arc::new(Memory::new()), options).await
+}
+
+/// Sends what the other side may not want to read to its end, and gives its answer, if any.
+async fn pour(c: &mut Client, pieces: impl Iterator<Item = Vec<u8>>) -> Option<Reply> {
+    for piece in pieces {
+        if c.stream.write_all(&piece).await.is_err() {
+            break;
+        }
+    }
+    c.try_reply("GET").await
+}
+
+#[tokio::test]
+async fn a_path_of_ten_megabytes_is_refused() {
+    let running = memory(|_| ()).await;
+    for unit in ["x", "x/", "%2e%2e/", "%"] {
+        let mut c = running.client().await;
+        let begin = std::iter::once(b"GET /blob/".to_vec());
+        let many = std::iter::repeat_n(unit.repeat(10_000).into_bytes(), 10_000_000 / unit.len() / 10_000);
+        let r = pour(&mut c, begin.chain(many).chain([b" HTTP/1.1\r\nHost: p\r\n\r\n".to_vec()])).await;
+        // Cut off with the answer under way, it may not arrive.
+        assert!(r.is_none_or(|r| matches!(r.status, 414 | 431)), "{unit}");
+    }
+    let mut c = running.client().await;
+    for unit in ["x", "%41", "y/"] {
+        let r = c.get(&format!("/blob/{}", unit.repeat(4_000))).await;
+        assert_eq!((r.status, r.code().as_str()), (414, "PATH_TOO_LONG"), "{unit}");
+    }
+    assert_eq!(c.get("/sync").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_flood_of_headers_is_refused() {
+    let running = memory(|_| ()).await;
+    let many: Vec<(String, String)> = (0..101).map(|n| (format!("X-{n}"), "v".to_owned())).collect();
+    let many: Vec<(&str, String)> = many.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
+    let mut c = running.client().await;
+    c.write(&head("GET", "/health", &many)).await;
+    assert_eq!(c.reply("GET").await.status, 431);
+    assert!(c.ended().await);
+    // Endless ones, and one without an end.
+    for line in ["X-Flood: 0123456789012345678901234567890123456789\r\n", "0123456789"] {
+        let mut c = running.client().await;
+        let begin = std::iter::once(b"GET /health HTTP/1.1\r\nX: ".to_vec());
+        let r = pour(&mut c, begin.chain(std::iter::repeat_n(line.repeat(100).into_bytes(), 2_000))).await;
+        assert!(r.is_none_or(|r| r.status == 431 || r.status == 400), "{line}");
+    }
+    assert_eq!(running.client().await.get("/sync").await.status, 200);
+}
+
+#[tokio::test]
+async fn lengths_that_lie_write_nothing() {
+    let running = memory(|_| ()).await;
+    let put = |more: &[(&'static str, &str)]| {
+        let mut headers = vec![bearer(), ("Content-MD5", "new".to_owned())];
+        headers.extend(more.iter().map(|(n, v)| (*n, (*v).to_owned())));
+        head("PUT", "/blob/x", &headers)
+    };
+    for lie in [
+        &[("Content-Length", "-1")][..],
+        &[("Content-Length", "1x")],
+        &[("Content-Length", "99999999999999999999999")],
+        &[("Content-Length", "3"), ("Content-Length", "4")],
+        &[("Content-Length", "3, 4")],
+        &[("Transfer-Encoding", "chunked, gzip")],
+        &[("Transfer-Encoding", "gzip")],
+    ] {
+        let mut c = running.client().await;
+        c.write(&[put(lie), b"abc".to_vec()].concat()).await;
+        let r = c.try_reply("PUT").await;
+        assert!(r.as_ref().is_none_or(|r| r.status == 400 || r.status == 413 || r.status == 501), "{lie:?} {r:?}");
+        assert!(c.ended().await, "{lie:?}");
+    }
+    // Both lengths at once: the request is not the beginning of another one (RFC 9112, section 6.3).
+    let mut c = running.client().await;
+    let smuggled = b"0\r\n\r\nDELETE /blob/x HTTP/1.1\r\n\r\n";
+    c.write(&[put(&[("Content-Length", "5"), ("Transfer-Encoding", "chunked")]), smuggled.to_vec()].concat()).await;
+    let first = c.try_reply("PUT").await;
+    assert!(first.is_none_or(|r| r.status == 400 || r.status == 201));
+    // Pieces that are none.
+    for chunk in ["zz\r\nabc\r\n", "ffffffffffffffffff\r\nabc", "3\r\nabcdef\r\n0\r\n\r\n", "-3\r\nabc\r\n"] {
+        let mut c = running.client().await;
+        c.write(
+            &[
+                head(
+                    "PUT",
+                    "/blob/y",
+                    &[bearer(), ("Content-MD5", "new".into()), ("Transfer-Encoding", "chunked".into())],
+                ),
+                chunk.into(),
+            ]
+            .concat(),
+        )
+        .await;
+        let r = c.try_reply("PUT").await;
+        assert!(r.is_none_or(|r| r.status == 400), "{chunk}");
+    }
+    assert_eq!(running.client().await.get("/blob/y").await.status, 404);
+}
+
+#[tokio::test]
+async fn names_are_decoded_once_whatever_they_hide() {
+    let running = memory(|_| ()).await;
+    let mut c = running.client().await;
+    for (name, status) in [
+        ("%252e%252e%252fetc", 201),
+        ("%25252e", 201),
+        ("%2e%2e%2f%2e%2e%2fetc", 400),
+        ("%2e%2e%5c", 400),
+        ("..%2f", 400),
+        ("a%2f%2e%2e%2fb", 400),
+        ("%c0%af", 400),
+        ("%e0%80%af", 400),
+        ("%u002e", 400),
+        ("%00", 400),
+        ("a%0d%0aX-Evil:%201", 400),
+    ] {
+        assert_eq!(c.put(&format!("/blob/{name}"), "new", b"x").await.status, status, "{name}");
+    }
+    let files = c.get("/sync").await.json()["files"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(files, ["%252e", "%2e%2e%2fetc"]);
+}
+
+#[tokio::test]
+async fn a_token_guesser_is_held_off_and_who_is_known_there_is_not() {
+    let running = memory(|options| options.failed_attempts = NonZeroU32::new(20).unwrap()).await;
+    let mut known = running.client().await;
+    assert_eq!(known.get("/sync").await.status, 200);
+    let guess = async |c: &mut Client, n: usize| {
+        c.write(&head("GET", "/sync", &[("Authorization", format!("Bearer guess-{n}"))])).await;
+        c.reply("GET").await
+    };
+    let mut guesser = running.client().await;
+    let mut refused = None;
+    for n in 0..200 {
+        let r = guess(&mut guesser, n).await;
+        if r.status == 429 {
+            refused = Some((n, r));
+            break;
+        }
+        assert_eq!(r.status, 401);
+    }
+    let (n, r) = refused.expect("it ends");
+    assert!(n >= 20, "{n}");
+    assert_eq!(r.code(), "TOO_MANY_REQUESTS");
+    let wait: u64 = r.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=4).contains(&wait), "{wait}");
+    // A request that shows no token is no guess, and health needs none.
+    guesser.write(&head("GET", "/sync", &[])).await;
+    assert_eq!(guesser.reply("GET").await.status, 401);
+    assert_eq!(guesser.get("/health").await.status, 200);
+    // The right token was shown from this address before: by the old connection and by new ones it is taken.
+    assert_eq!(known.get("/sync").await.status, 200);
+    assert_eq!(running.client().await.get("/sync").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_right_token_that_was_never_shown_waits_only_as_long_as_it_is_told() {
+    // 600 a minute: a tenth of a second each.
+    let running = memory(|options| options.failed_attempts = NonZeroU32::new(600).unwrap()).await;
+    let mut c = running.client().await;
+    let wrong = head("GET", "/sync", &[("Authorization", "Bearer wrong".to_owned())]);
+    loop {
+        c.write(&wrong).await;
+        if c.reply("GET").await.status == 429 {
+            break;
+        }
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while c.get("/sync").await.status != 200 {
+        assert!(std::time::Instant::now() < deadline, "locked out");
+    }
+}
+
+#[tokio::test]
+async fn strangers_do_not_take_all_places() {
+    let running = memory(|options| {
+        options.max_connections = 12;
+        options.max_strangers = 6;
+        options.max_strangers_per_address = 4;
+        options.head_timeout = Duration::from_secs(120);
+    })
+    .await;
+    let mut strangers = Vec::new();
+    for _ in 0..100 {
+        let mut c = running.client().await;
+        c.write(b"GET /health HTTP/1.1\r\nX: ").await;
+        strangers.push(c);
+    }
+    let mut c = running.client().await;
+    assert_eq!(c.get("/sync").await.status, 200, "there is a place for who comes to the point");
+    for c in &mut strangers[..90] {
+        assert!(c.ended().await, "the oldest had to go");
+    }
+    // Who is known stays, whoever else comes.
+    for _ in 0..20 {
+        strangers.push(running.client().await);
+    }
+    assert_eq!(c.get("/sync").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_stranger_must_come_to_the_point() {
+    let running = memory(|options| options.head_timeout = Duration::from_millis(200)).await;
+    let mut c = running.client().await;
+    c.write(&head("GET", "/health", &[])).await;
+    assert_eq!(c.reply("GET").await.status, 200);
+    assert!(c.ended().await, "no idling without a token");
+}
+
+#[tokio::test]
+async fn a_caller_keeps_to_its_rate() {
+    let running = memory(|options| options.rate = NonZeroU32::new(5)).await;
+    let mut c = running.client().await;
+    let mut answers = Vec::new();
+    for _ in 0..100 {
+        answers.push(c.get("/sync").await);
+    }
+    let refused: Vec<_> = answers.iter().filter(|r| r.status == 429).collect();
+    assert!(refused.len() > 10 && answers[0].status == 200, "{}", refused.len());
+    assert_eq!(refused[0].header("retry-after"), Some("1"));
+    c.write(&head("GET", "/health", &[("Authorization", format!("Bearer {TOKEN}"))])).await;
+    assert_eq!(c.reply("GET").await.status, 200, "health is for everybody");
+}

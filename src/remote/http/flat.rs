@@ -3,7 +3,7 @@
 
 use futures::StreamExt;
 use futures::stream;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::header::{CONTENT_LENGTH, ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderName, Method, StatusCode};
 use reqwest::{Body, RequestBuilder};
 
@@ -116,7 +116,6 @@ impl HttpRemote {
             .inner
             .request(Method::PUT, &url)
             .header(CONTENT_MD5, precondition.to_string())
-            .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, body.size);
         match self.send_blob(&url, request, body).await? {
             Sent::Stored { .. } => Ok(Put::Stored { version: 0 }),

@@ -3,7 +3,7 @@
 //! The agent thinks in content. A version is sent for the content it was recorded with; where none is known, the blob
 //! itself is asked, and only the version of just the content that may be replaced is taken (invariant 4).
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode};
 
 use super::flat::{Sent, current, tombstone};
@@ -61,7 +61,6 @@ impl HttpRemote {
             .header(IF_MATCH_VERSION, expected)
             .header(CONTENT_MD5, body.md5.to_string())
             .header(PREFER, RETURN_MINIMAL)
-            .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, body.size);
         match self.send_blob(&url, request, body).await? {
             Sent::Stored { version } => Ok(Put::Stored { version }),

@@ -38,6 +38,7 @@ impl World for Clock {
 
 struct Story {
     disk: SimDisk,
+    state: SimDisk,
     server: FakeServer,
     clock: Arc<Clock>,
     engine: Engine<SimDisk, FakeRemote, Clock>,
@@ -62,9 +63,19 @@ impl Story {
         let (disk, state) = (SimDisk::new(), SimDisk::new());
         let server = FakeServer::new(config, 1);
         let clock = Arc::new(Clock(AtomicU64::new(0)));
+        let engine = Self::open(&disk, &state, &server, &clock);
+        Self { disk, state, server, clock, engine }
+    }
+
+    fn open(
+        disk: &SimDisk,
+        state: &SimDisk,
+        server: &FakeServer,
+        clock: &Arc<Clock>,
+    ) -> Engine<SimDisk, FakeRemote, Clock> {
         let written = Options { format: Format::Json, pretty: false, session_id: "here".into() };
         let (container, opened) =
-            Container::open(Arc::new(state), "state.json", written, Timestamp::UNIX_EPOCH).unwrap();
+            Container::open(Arc::new(state.handle()), "state.json", written, Timestamp::UNIX_EPOCH).unwrap();
         let parts = Parts {
             folder: Folder::new(Arc::new(disk.handle()), "here", 1),
             container,
@@ -73,8 +84,11 @@ impl Story {
             ignored: Arc::new(|_: &str, _: bool| false),
             options: options(),
         };
-        let engine = Engine::open(parts, &opened, "id").unwrap();
-        Self { disk, server, clock, engine }
+        Engine::open(parts, &opened, "id").unwrap()
+    }
+
+    fn restart(&mut self) {
+        self.engine = Self::open(&self.disk, &self.state, &self.server, &self.clock);
     }
 
     fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
@@ -185,6 +199,64 @@ fn another_proxy_waits_for_a_person_and_then_deletes_nothing() {
     assert_eq!(story.disk.user_read("b").unwrap(), "theirs");
     assert_eq!(other.contents().len(), 3, "a, b and the copy of ours");
     assert_eq!(story.disk.user_tree("").len(), 3);
+}
+
+/// Its id, where a proxy that was set back holds the cycle up.
+fn reset_halt(story: &mut Story) -> Option<String> {
+    match story.cycle(Scope::full()) {
+        Err(CycleError::Halted(halt)) if halt.name() == "server_reset" => halt.id().map(str::to_owned),
+        Err(e) => panic!("{e}"),
+        Ok(_) => None,
+    }
+}
+
+#[test]
+fn a_proxy_that_was_set_back_waits_for_a_person_over_restarts_and_writes_of_others() {
+    let mut story = Story::new(Config::default());
+    story.disk.user_write("a", "old").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    let backup = story.server.backup();
+    story.disk.user_write("a", "newer").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.server.set_back(backup);
+    let id = reset_halt(&mut story).expect("it was set back");
+    // Its cursor comes further than it ever was.
+    for name in ["b", "c", "d"] {
+        story.server.foreign_put(&RelPath::parse(name).unwrap(), "theirs");
+    }
+    assert_eq!(reset_halt(&mut story).as_deref(), Some(&*id));
+    story.restart();
+    assert_eq!(reset_halt(&mut story).as_deref(), Some(&*id));
+    assert_eq!(story.disk.user_read("a").unwrap(), "newer");
+    assert_eq!(story.disk.user_tree("").len(), 1);
+    assert!(story.engine.approve(&id).unwrap());
+    story.restart();
+    for _ in 0..3 {
+        assert_eq!(reset_halt(&mut story), None);
+    }
+    assert_eq!(story.disk.user_read("a").unwrap(), "old", "the proxy keeps the name");
+    assert!(story.disk.user_tree("").into_values().any(|content| content == "newer"), "and ours is a copy");
+    assert_eq!(story.names().len(), 5);
+}
+
+#[test]
+fn how_far_the_proxy_had_come_is_known_after_a_restart() {
+    let mut story = Story::new(Config::default());
+    story.disk.user_write("a", "old").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.cycle(Scope::full()).unwrap();
+    let backup = story.server.backup();
+    story.disk.user_write("a", "newer").unwrap();
+    // The second cycle learns where the upload has taken the proxy, and has nothing else to write down.
+    for _ in 0..2 {
+        story.cycle(Scope::full()).unwrap();
+        story.engine.tidy().unwrap();
+    }
+    story.server.set_back(backup);
+    story.restart();
+    assert!(reset_halt(&mut story).is_some(), "{:?}", story.disk.user_tree(""));
+    assert_eq!(story.disk.user_read("a").unwrap(), "newer");
 }
 
 #[test]

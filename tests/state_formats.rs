@@ -93,6 +93,7 @@ fn every_version_and_format_loads() {
                 namespace: String::new(),
                 epoch: Some("e1".into()),
                 cursor: Some(981),
+                set_back: false,
             };
             assert_eq!(header.remote, if version == 2 { remote } else { RemoteState::default() });
             assert_eq!(header.folder_id.as_deref(), (version == 2).then_some("f0lder"));

@@ -1,6 +1,7 @@
 //! Figures, backups, checks and moves of stores: in the library, and by the commands beside a proxy that serves.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -228,6 +229,17 @@ async fn the_commands_work_beside_a_proxy() {
     let store = Embedded::open(&home.join("proxy")).unwrap();
     fill(&store).await;
     let run = |args: &[&str]| memsync(&home, args);
+    // What a serving proxy does by itself must leave its locks in place: without them a command that ends takes the
+    // log away, and with it what is acknowledged from then on.
+    store.sweep().await.unwrap();
+    let held = store.record("keys").await.unwrap().unwrap();
+    assert!(store.put_record("keys", Some(&held.tag), held.content).await.unwrap());
+    let log = || std::fs::metadata(home.join("proxy/store.db-wal")).unwrap().ino();
+    let before = log();
+    for args in [&["store", "stats"][..], &["store", "verify"], &["key", "list"]] {
+        memsync(&home, args);
+        assert_eq!(log(), before, "{args:?} took the log away");
+    }
 
     let out = run(&["store", "stats"]);
     assert!(out.status.success() && text(&out).contains("2 files, 400 kB; 3 earlier versions"), "{}", text(&out));

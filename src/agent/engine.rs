@@ -434,9 +434,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     .then(|| Change::Set(path.clone(), Entry { stat: found.stat, ..entry.clone() }))
             })
             .collect();
-        if !settled.is_empty() {
-            self.container.commit(settled)?;
-        }
+        // With nothing settled there may still be news of how far the proxy has come: a proxy that is set back behind
+        // that must show after a restart, too.
+        self.container.commit(settled)?;
         if self.container.wants_save() {
             self.container.save(self.world.now())?;
         }

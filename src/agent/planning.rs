@@ -122,10 +122,17 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             (Some(epoch), Some(cursor)) => Some(Position { epoch, cursor }),
             _ => None,
         };
-        let before = Standing { origin: &before.origin, namespace: &before.namespace, position };
+        let before =
+            Standing { origin: &before.origin, namespace: &before.namespace, position, set_back: before.set_back };
         let position = index.mark.as_ref().map(|m| Position { epoch: &m.epoch, cursor: m.cursor });
-        let now = Standing { origin: &self.options.origin, namespace: &self.options.namespace, position };
+        let now =
+            Standing { origin: &self.options.origin, namespace: &self.options.namespace, position, set_back: false };
         self.reset = safety::server_reset(tracked, missing, before, now);
+        if before.is_set_back(&now) {
+            // The next writes of others hide it from the next look, and from the next start.
+            self.container.set_remote(RemoteState { set_back: true, ..self.container.header().remote.clone() });
+            self.container.commit(Vec::new())?;
+        }
         match &self.reset {
             Some(halt) => Err(CycleError::Halted(halt.clone())),
             None => Ok(()),
@@ -264,6 +271,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             namespace: self.options.namespace.clone(),
             epoch: mark.as_ref().map(|m| m.epoch.clone()),
             cursor,
+            set_back: false,
         };
         let before = &self.container.header().remote;
         let same = before.origin == now.origin && before.namespace == now.namespace && before.epoch == now.epoch;

@@ -27,6 +27,7 @@ use super::scan::unchanged;
 use super::source;
 use super::stage::Staged;
 
+mod folders;
 mod names;
 mod sweep;
 
@@ -348,7 +349,8 @@ impl<D: Disk> Folder<D> {
         }
     }
 
-    /// The displaced file becomes a conflict copy beside `at`; `None` where a copy of the same content is there.
+    /// The displaced file becomes a conflict copy beside `at`, or in the nearest folder above that is still one; `None`
+    /// where a copy of the same content is there.
     fn set_aside(
         &self,
         slot: &str,
@@ -358,21 +360,22 @@ impl<D: Disk> Folder<D> {
         shelf: &mut Shelf,
         touched: &mut BTreeSet<String>,
     ) -> io::Result<Option<RelPath>> {
+        let mut dir = dir_of(at);
         for n in 1..100u32 {
             let name = conflict_name(path.file_name(), self.device(), content, n);
-            let Ok(copy) = path.with_file_name(&name) else { continue };
-            let copy_at = match dir_of(at) {
-                "" => name,
-                dir => format!("{dir}/{name}"),
+            let copy_at = loop {
+                let copy_at = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
+                if self.ensure_parents(&copy_at, touched)?.is_none() {
+                    break copy_at;
+                }
+                // A file stands where the folder was. History alone would not do: it is pruned.
+                dir = dir_of(dir);
             };
-            if self.ensure_parents(&copy_at, touched)?.is_some() {
-                // A file stands where the folder was.
-                break;
-            }
+            let Ok(copy) = RelPath::from_disk(&copy_at) else { continue };
             match self.disk.rename_new(slot, &copy_at) {
                 Ok(()) => {
                     failpoint::pass("conflict.renamed");
-                    touched.insert(dir_of(at).to_owned());
+                    touched.insert(dir_of(&copy_at).to_owned());
                     return Ok(Some(copy));
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -382,8 +385,8 @@ impl<D: Disk> Folder<D> {
                         return Ok(None);
                     }
                 }
-                // The user removed the folder under our hands: once more, or into history.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                // The user removed the folder under our hands, or made a file of it: once more, or into history.
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -441,71 +444,6 @@ impl<D: Disk> Folder<D> {
             // Best effort: a download that stays is swept at start-up.
             let _ = self.disk.unlink(&incoming);
         })
-    }
-
-    /// Makes the folders above `at`. `Some`: a file is in the way.
-    fn ensure_parents(&self, at: &str, touched: &mut BTreeSet<String>) -> io::Result<Option<String>> {
-        let dir = dir_of(at);
-        if dir.is_empty() {
-            return Ok(None);
-        }
-        match self.disk.mkdir(dir) {
-            Ok(()) => {
-                touched.insert(dir_of(dir).to_owned());
-                Ok(None)
-            }
-            Err(e) => match e.kind() {
-                io::ErrorKind::AlreadyExists => Ok((self.disk.stat(dir)?.kind != Kind::Dir).then(|| dir.to_owned())),
-                io::ErrorKind::NotFound => {
-                    if let Some(clash) = self.ensure_parents(dir, touched)? {
-                        return Ok(Some(clash));
-                    }
-                    touched.insert(dir_of(dir).to_owned());
-                    self.ensure_dir(dir).map(|_| None)
-                }
-                io::ErrorKind::NotADirectory => Ok(Some(dir.to_owned())),
-                _ => Err(e),
-            },
-        }
-    }
-
-    /// Whether a file can be put at `at`: folders with nothing but folders in them make room, nothing else does.
-    ///
-    /// # Errors
-    /// As `opendir(3)` and `rmdir(2)`.
-    pub fn make_room(&self, at: &str) -> io::Result<bool> {
-        if !matches!(self.disk.stat(at), Ok(meta) if meta.kind == Kind::Dir) {
-            return Ok(true);
-        }
-        // Children before their parents; a file that comes meanwhile keeps its folder, and those above it.
-        let mut dirs = vec![at.to_owned()];
-        let mut next = 0;
-        while let Some(dir) = dirs.get(next).cloned() {
-            for (name, meta) in self.disk.list(&dir)? {
-                match name.to_str() {
-                    Some(name) if meta.kind == Kind::Dir => dirs.push(format!("{dir}/{name}")),
-                    _ => return Ok(false),
-                }
-            }
-            next += 1;
-        }
-        for dir in dirs.iter().rev() {
-            match self.disk.rmdir(dir) {
-                Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(false),
-                other => other?,
-            }
-        }
-        Ok(true)
-    }
-
-    /// Folders that sync left empty go; one that is not empty stays, whoever made it.
-    pub(super) fn remove_empty_parents(&self, at: &str, touched: &mut BTreeSet<String>) {
-        let mut dir = dir_of(at);
-        while !dir.is_empty() && self.disk.rmdir(dir).is_ok() {
-            touched.remove(dir);
-            dir = dir_of(dir);
-            touched.insert(dir.to_owned());
-        }
     }
 
     pub(super) fn keep(&self, slot: &str, at: &str, kind: Kept, shelf: &mut Shelf) -> io::Result<()> {

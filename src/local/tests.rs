@@ -392,6 +392,43 @@ fn a_file_in_the_place_of_a_displaced_one_never_stops_the_sweep() {
     assert!(folder.disk().list(".memsync/stage").unwrap().is_empty());
 }
 
+/// Somebody edits `n/a` just before it is replaced, and takes the folder away before the copy is placed.
+fn copy_of_an_edit_in_a_folder_that_goes(before: OpKind, then_a_file: bool) -> (SimDisk, String) {
+    let (disk, folder) = folder();
+    disk.user_write("n/a", "old").unwrap();
+    disk.set_hook(Some(Box::new(move |op| {
+        if op.kind == OpKind::Exchange {
+            op.disk.user_write("n/a", "edit").unwrap();
+        }
+        let displaced = op.disk.user_read("n/a").is_ok_and(|content| content == "new");
+        if op.kind == before && op.path == "n" && displaced {
+            op.disk.user_rename("n", "o").unwrap();
+            if then_a_file {
+                op.disk.user_write("n", "a file").unwrap();
+            }
+        }
+        Verdict::Go
+    })));
+    let Moved::Done { copy: Some(copy), .. } = replace(&folder, "n/a", "new", "old") else { panic!("no copy") };
+    assert_eq!(disk.user_read(copy.as_str()).unwrap(), "edit");
+    assert_eq!(disk.user_read("o/a").unwrap(), "new");
+    assert!(kept(&disk).is_empty() && disk.user_tree(".memsync/stage").is_empty());
+    (disk, copy.as_str().to_owned())
+}
+
+#[test]
+fn a_copy_whose_folder_became_a_file_goes_into_the_folder_above() {
+    let (disk, copy) = copy_of_an_edit_in_a_folder_that_goes(OpKind::Mkdir, true);
+    assert_eq!(disk.user_read("n").unwrap(), "a file");
+    assert!(!copy.contains('/') && is_conflict_name(&copy), "{copy}");
+}
+
+#[test]
+fn a_folder_that_goes_while_it_is_looked_at_is_made_again_for_the_copy() {
+    let (_, copy) = copy_of_an_edit_in_a_folder_that_goes(OpKind::Stat, false);
+    assert!(copy.starts_with("n/"), "{copy}");
+}
+
 #[test]
 fn a_folder_gives_way_only_where_no_file_is_in_it() {
     let (disk, folder) = folder();

@@ -481,10 +481,15 @@ impl FakeServer {
 
     /// The server is replaced by an empty one, or by one restored from a backup: a new epoch.
     pub fn reset(&self, restored: Option<Backup>) {
-        let mut store = self.store();
         let empty = Backup { blobs: BTreeMap::new(), index: BTreeMap::new(), cursor: 0, floor: 0 };
-        let Backup { blobs, index, cursor, floor } = restored.unwrap_or(empty);
-        store.epoch += 1;
+        self.set_back(restored.unwrap_or(empty));
+        self.store().epoch += 1;
+    }
+
+    /// The server's disk is set back to an earlier day, and nobody told the server: the epoch stays.
+    pub fn set_back(&self, to: Backup) {
+        let mut store = self.store();
+        let Backup { blobs, index, cursor, floor } = to;
         (store.blobs, store.index, store.cursor, store.floor) = (blobs, index, cursor, floor);
         store.recent.clear();
     }

@@ -87,6 +87,9 @@ pub struct RemoteState {
     /// Of the index last taken in, where the proxy has one.
     pub epoch: Option<String>,
     pub cursor: Option<u64>,
+    /// The store was seen to stand behind `cursor`, and nobody has approved of that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub set_back: bool,
 }
 
 /// How opening went.

@@ -399,6 +399,7 @@ fn the_header_is_durable_with_the_next_commit() {
         namespace: "n".into(),
         epoch: Some("e".into()),
         cursor: Some(7),
+        set_back: true,
     };
     container.bind_folder("folder");
     container.set_remote(remote.clone());

@@ -345,18 +345,26 @@ impl Store for Embedded {
         let expired = self.expire().await?;
         let now = (self.shared.clock)();
         let shared = self.shared.clone();
-        let (swept, floor) = blocking(move || {
-            let mut db = records::open(&shared.dir)?;
-            let swept = versions::sweep(&mut db, &shared.retention, now).map_err(database_error)?;
-            let (swept, files, floor) = swept;
-            for file in files {
-                shared.spool.remove(&file);
+        let mut all = Swept { expired, ..Swept::default() };
+        loop {
+            let shared = shared.clone();
+            let (swept, floor) = blocking(move || {
+                let mut db = records::connect(&shared.dir)?;
+                let swept = versions::sweep(&mut db, &shared.retention, now).map_err(database_error)?;
+                let (swept, files, floor) = swept;
+                for file in files {
+                    shared.spool.remove(&file);
+                }
+                Ok::<_, StoreError>((swept, floor))
+            })
+            .await??;
+            lock(&self.shared.marks).floor = floor;
+            if swept == Swept::default() {
+                return Ok(all);
             }
-            Ok::<_, StoreError>((swept, floor))
-        })
-        .await??;
-        lock(&self.shared.marks).floor = floor;
-        Ok(Swept { expired, ..swept })
+            all.versions += swept.versions;
+            all.tombstones += swept.tombstones;
+        }
     }
 
     async fn usage(&self, ns: &str) -> Result<u64, StoreError> {
@@ -370,7 +378,11 @@ impl Store for Embedded {
 
     async fn put_record(&self, name: &'static str, expected: Option<&str>, content: Bytes) -> Result<bool, StoreError> {
         let (shared, expected) = (self.shared.clone(), expected.map(str::to_owned));
-        blocking(move || records::write(&shared.dir, name, expected.as_deref(), &content)).await?
+        blocking(move || {
+            let db = records::connect(&shared.dir)?;
+            records::write(db, name, expected.as_deref(), &content)
+        })
+        .await?
     }
 }
 

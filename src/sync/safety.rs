@@ -132,6 +132,15 @@ pub struct Standing<'a> {
     pub namespace: &'a str,
     /// `None` where the proxy does not tell.
     pub position: Option<Position<'a>>,
+    /// It was seen to be set back, and nobody has approved of that: other writes may have moved its cursor on since.
+    pub set_back: bool,
+}
+
+impl Standing<'_> {
+    /// Whether the same store stands at an earlier change now than it did before.
+    pub fn is_set_back(&self, now: &Self) -> bool {
+        matches!((self.position, now.position), (Some(b), Some(n)) if b.epoch == n.epoch && n.cursor < b.cursor)
+    }
 }
 
 /// The gate `server_reset`. `tracked`: files of the base; `missing`: those of them that the index does not name,
@@ -150,8 +159,8 @@ pub fn server_reset(tracked: usize, missing: usize, before: Standing<'_>, now: S
         (Some(b), Some(n)) if b.epoch != n.epoch => {
             "the proxy's store is another one than before (its epoch changed)".to_owned()
         }
-        (Some(b), Some(n)) if n.cursor < b.cursor => {
-            format!("the proxy's store was set back (its cursor went from {} to {})", b.cursor, n.cursor)
+        (Some(b), _) if before.set_back || before.is_set_back(&now) => {
+            format!("the proxy's store was set back behind its change {}, with which the folder was synced", b.cursor)
         }
         _ if missing >= 5 && missing * 5 >= tracked => {
             format!("{missing} of {tracked} synced files are missing from the proxy's index")

@@ -78,10 +78,17 @@ impl Ledger {
     /// but where the server itself was set back meanwhile, a download that was never committed is nowhere.
     pub fn power_cut(&mut self, device: &Device, before: &BTreeSet<Bytes>, server: &FakeServer) {
         let after = device.contents();
-        // A file that was being placed may be back in the stage, with what a user wrote into it since: that is where
-        // it was when it was last made durable.
-        let placed: BTreeSet<Bytes> =
-            device.disk.user_tree("").into_values().chain(device.history().into_values()).collect();
+        // A download that was being placed may be back in the stage, with what a user wrote into it since: that is where
+        // it was when it was last made durable, and no program can tell it there from half a download. The name comes
+        // with the user's own fsync, so that only what is volatile ends there. What the engine displaced is another
+        // thing: an intent names it, and it has to come back.
+        let placed: BTreeSet<Bytes> = device
+            .disk
+            .user_tree("")
+            .into_values()
+            .chain(device.history().into_values())
+            .chain(displaced(device))
+            .collect();
         let ever: BTreeSet<Bytes> = server.all_ever_stored().into_values().collect();
         for content in before {
             let gone = !after.contains(content);
@@ -105,6 +112,21 @@ impl Ledger {
         self.owed.retain(|content| held.contains(content) || live.contains(content));
         self.reset.extend(server.all_ever_stored().into_values().filter(|content| !live.contains(content)));
     }
+}
+
+/// What stands in the stage and is no download: the intents tell.
+fn displaced(device: &Device) -> Vec<Bytes> {
+    let stage = device.disk.user_tree(".memsync/stage");
+    let intents = stage.iter().filter(|(name, _)| name.ends_with(".intent"));
+    let lines = intents.flat_map(|(_, text)| text.split(|b| *b == b'\n'));
+    let displaced = lines.filter_map(|line| {
+        let intent: serde_json::Value = serde_json::from_slice(line).ok()?;
+        let slot = intent["slot"].as_str()?;
+        let incoming = intent["incoming_inode"].as_u64()?;
+        let there = device.disk.user_stat(slot).ok()?;
+        (there.inode != incoming).then(|| stage.get(slot).cloned())?
+    });
+    displaced.collect()
 }
 
 /// One thing a user does to a folder; the scope is what a watcher would tell of it.

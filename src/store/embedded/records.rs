@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use super::super::{Record, Records, StoreError};
@@ -60,7 +61,7 @@ impl Records for Beside {
         content: Bytes,
     ) -> Result<bool, StoreError> {
         let (dir, expected) = (self.0.clone(), expected.map(str::to_owned));
-        blocking(move || write(&dir, name, expected.as_deref(), &content)).await?
+        blocking(move || write(open(&dir)?, name, expected.as_deref(), &content)).await?
     }
 }
 
@@ -77,9 +78,8 @@ pub fn read(db: &Connection, name: &str) -> rusqlite::Result<Option<Record>> {
 /// Writes the record if it has the tag `expected`.
 ///
 /// # Errors
-/// When the store cannot be opened or written.
-pub fn write(dir: &Path, name: &str, expected: Option<&str>, content: &[u8]) -> Result<bool, StoreError> {
-    let mut db = open(dir)?;
+/// What the database says.
+pub fn write(mut db: Connection, name: &str, expected: Option<&str>, content: &[u8]) -> Result<bool, StoreError> {
     replace(&mut db, name, expected, content).map_err(database_error)
 }
 
@@ -98,15 +98,25 @@ fn replace(db: &mut Connection, name: &str, expected: Option<&str>, content: &[u
     Ok(true)
 }
 
-/// A connection that may write, to a store that exists.
+/// A connection that may write, to a store that exists. Not for the process that serves it: see [`connect`].
 pub fn open(dir: &Path) -> Result<Connection, StoreError> {
     let path = dir.join(DATABASE);
     if let Err(e) = std::fs::metadata(&path) {
         return Err(io_error(&path, &e));
     }
     schema::refuse_header(&path)?;
+    connect(dir)
+}
+
+/// One more connection that may write, to a store that was checked. It touches the database by SQLite alone: closing
+/// any other handle of the file would drop the locks that this process's connections have on it (fcntl(2)), and then
+/// another process takes the log away from under them.
+pub fn connect(dir: &Path) -> Result<Connection, StoreError> {
+    let path = dir.join(DATABASE);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(&path, flags).map_err(database_error)?;
+    // Only the store's owner moves the log into the database and removes it.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(database_error)?;
     schema::careful(&db).map_err(database_error)?;
     Ok(db)
 }

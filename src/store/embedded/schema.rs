@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::super::{StoreError, new_epoch};
@@ -132,12 +133,15 @@ pub fn open_writer(dir: &Path, settings: &Settings, now: u64) -> Result<Connecti
     Ok(db)
 }
 
-/// What tells this file from a copy of it. Numbers of inodes are given out again, so its birth is in it where the
-/// filesystem knows that.
+/// What tells this file from a copy of it: its inode, whose number is given out again, and its birth. The number of the
+/// device may be another after a restart of the machine, so it counts only where the filesystem tells no birth.
 fn identity(path: &Path) -> Result<String, StoreError> {
     let file = fs::metadata(path).map_err(|e| io_error(path, &e))?;
-    let born = file.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-    Ok(format!("{}:{}:{}", file.dev(), file.ino(), born.as_nanos()))
+    let born = file.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    Ok(match born {
+        Some(born) => format!("{}:{}", file.ino(), born.as_nanos()),
+        None => format!("{}:{}:0", file.dev(), file.ino()),
+    })
 }
 
 /// A store that was put back from a copy lacks changes that it has told of, and will count others with their
@@ -146,7 +150,9 @@ fn keep_epoch(db: &mut Connection, identity: &str) -> rusqlite::Result<()> {
     let tx = db.transaction()?;
     let known: Option<String> =
         tx.query_row("SELECT value FROM meta WHERE key = 'file'", [], |r| r.get(0)).optional()?;
-    if known.as_deref() != Some(identity) {
+    // Format 1 wrote the device before it in any case.
+    let same = |known: &str| known == identity || known.split_once(':').is_some_and(|(_, rest)| rest == identity);
+    if !known.as_deref().is_some_and(same) {
         for (key, value) in [("file", identity), ("epoch", new_epoch().as_ref())] {
             tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])?;
         }
@@ -160,6 +166,7 @@ pub fn open_reader(dir: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(dir.join(DATABASE), flags)?;
     db.busy_timeout(Duration::from_secs(10))?;
     db.pragma_update(None, "cache_size", -1024)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(db)
 }
 

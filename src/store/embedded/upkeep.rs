@@ -123,7 +123,10 @@ pub fn backup(dir: &Path, to: &Path) -> Result<(), StoreError> {
         Err(e) => Some(Err(e)),
     });
     match made {
-        Some(Ok(())) => sync_dir(&to.join(BODIES)).and_then(|()| sync_dir(to)),
+        Some(Ok(())) => {
+            let above = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            sync_dir(&to.join(BODIES)).and_then(|()| sync_dir(to)).and_then(|()| sync_dir(above))
+        }
         Some(Err(e)) => {
             // The reason counts; what cannot be removed is in a directory that the caller named.
             drop(fs::remove_dir_all(to));

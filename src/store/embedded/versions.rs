@@ -95,33 +95,43 @@ pub fn due(db: &Connection, now: u64) -> rusqlite::Result<Vec<(String, String, u
         .collect()
 }
 
-/// Removes versions and tombstones that are older than they are kept. Gives what went, the files to be removed, and the
-/// floor that the tombstones leave.
+/// Rows that one transaction of a sweep removes of each kind, at most: writers wait for it.
+const SLICE: u32 = 500;
+
+/// Removes some versions and tombstones that are older than they are kept, the oldest tombstones first. Gives what went,
+/// the files to be removed, and the floor that the tombstones leave. Nothing is left when nothing went.
 pub fn sweep(db: &mut Connection, retention: &Retention, now: u64) -> rusqlite::Result<(Swept, Vec<String>, u64)> {
+    type Earlier = (String, String, i64, Option<i64>, Option<String>);
     let ms = |age: std::time::Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = signed(now.saturating_sub(ms(retention.age)));
-    let old: Vec<(Option<i64>, Option<String>)> = tx
-        .prepare("SELECT body, file FROM earlier WHERE until < ?")?
-        .query_map([before], |row| Ok((row.get(0)?, row.get(1)?)))?
+    let old: Vec<Earlier> = tx
+        .prepare("SELECT ns, path, version, body, file FROM earlier WHERE until < ? LIMIT ?")?
+        .query_map(params![before, SLICE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    for (body, _) in &old {
+    for (ns, path, version, body, _) in &old {
+        tx.prepare_cached("DELETE FROM earlier WHERE ns = ? AND path = ? AND version = ?")?
+            .execute(params![ns, path, version])?;
         drop_body(&tx, *body)?;
     }
-    let versions = tx.execute("DELETE FROM earlier WHERE until < ?", [before])?;
 
     let before = signed(now.saturating_sub(ms(retention.tombstones)));
-    let newest: Option<i64> =
-        tx.query_row("SELECT MAX(cursor) FROM entry WHERE is_deleted AND version < ?", [before], |row| row.get(0))?;
-    let tombstones = tx.execute("DELETE FROM entry WHERE is_deleted AND version < ?", [before])?;
+    let gone: Vec<(i64, i64)> = tx
+        .prepare("SELECT id, cursor FROM entry WHERE is_deleted AND version < ? ORDER BY cursor LIMIT ?")?
+        .query_map(params![before, SLICE], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (id, _) in &gone {
+        tx.prepare_cached("DELETE FROM entry WHERE id = ?")?.execute([id])?;
+    }
     let mut floor = read_floor(&tx)?;
-    if let Some(newest) = newest.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > floor) {
+    let newest = gone.last().and_then(|(_, cursor)| u64::try_from(*cursor).ok());
+    if let Some(newest) = newest.filter(|n| *n > floor) {
         floor = newest;
         tx.execute("UPDATE meta SET value = ? WHERE key = 'floor'", [floor.to_string()])?;
     }
     tx.commit()?;
-    let files = old.into_iter().filter_map(|(_, file)| file).collect();
-    Ok((Swept { expired: 0, versions, tombstones }, files, floor))
+    let swept = Swept { expired: 0, versions: old.len(), tombstones: gone.len() };
+    Ok((swept, old.into_iter().filter_map(|(.., file)| file).collect(), floor))
 }
 
 /// Tombstones up to this cursor may be gone.

@@ -110,7 +110,8 @@ fn rejecting_brings_files_back() {
 }
 
 fn standing<'a>(origin: &'a str, namespace: &'a str, position: Option<(&'a str, u64)>) -> Standing<'a> {
-    Standing { origin, namespace, position: position.map(|(epoch, cursor)| Position { epoch, cursor }) }
+    let position = position.map(|(epoch, cursor)| Position { epoch, cursor });
+    Standing { origin, namespace, position, set_back: false }
 }
 
 #[test]
@@ -139,6 +140,15 @@ fn an_index_that_goes_back_or_starts_anew_is_a_reset() {
         assert_eq!(halt.is_some(), halts, "{before:?} → {now:?}");
         assert!(halt.is_none_or(|h| h.name() == "server_reset" && h.id().is_some()));
     }
+}
+
+#[test]
+fn a_store_that_was_set_back_stays_so_however_far_it_comes() {
+    let at = |cursor| standing("o", "n", Some(("e", cursor)));
+    let before = Standing { set_back: true, ..at(7) };
+    let seen = server_reset(1, 0, at(7), at(6));
+    assert!(seen.is_some());
+    assert_eq!(server_reset(1, 0, before, at(9)), seen, "the plan that a person approves is the same");
 }
 
 #[test]

@@ -184,6 +184,10 @@ fn a_mistake_is_told_with_its_line_and_the_nearest_right_key() {
             "[[folder]]\npath = \"Memory\"",
             "config.toml:2: folder.path: \"Memory\" is not an absolute path; begin it with / or ~/",
         ),
+        (
+            "[[folder]]\nnamespace = \"sync/b\"",
+            "config.toml:2: folder.namespace: \"sync/b\" is no namespace: it begins",
+        ),
         ("[[folder]]\nnamespace = \"a/../b\"", "config.toml:2: folder.namespace: \"a/../b\" is no namespace"),
         ("[[folder]]\nignore = [\"a\", 1]", "config.toml:2: folder.ignore: must be a string in quotes, not integer"),
         ("[[folder]]\nignore = [\"[z-a]\"]", "config.toml:2: folder.ignore: the pattern \"[z-a]\" is not right"),

@@ -100,6 +100,94 @@ async fn a_key_opens_what_its_scope_says() {
     }
 }
 
+/// Each request of the namespaced dialect, with the scope that counts for the flat one: of the namespace in its address.
+#[tokio::test]
+async fn a_key_opens_the_namespaces_of_its_scope_and_no_other() {
+    let store = Arc::new(Memory::new());
+    let running = keyed(&store).await;
+    let all = make(store.as_ref(), |_| {}).await;
+    let mut owner = client(&running, &token(&all)).await;
+    let namespaces = ["", "team", "team/a", "team/a/b", "teamster/a", "other"];
+    let root = |ns: &str| if ns.is_empty() { String::new() } else { format!("/{ns}") };
+    for (scoped, read_only, open) in [
+        (&["team/*"][..], false, &["team/a", "team/a/b"][..]),
+        (&["team/*"], true, &["team/a", "team/a/b"]),
+        (&["team"], false, &["team"]),
+        (&["other", ""], false, &["", "other"]),
+        (&["*"], true, &namespaces),
+    ] {
+        let made = make(store.as_ref(), |new| new.scope = scope(scoped, read_only)).await;
+        for ns in namespaces {
+            let which = format!("{scoped:?}, read only: {read_only}, namespace {ns:?}");
+            let (root, new) = (root(ns), [("If-Match-Version", "0"), ("Content-MD5", "new")]);
+            let new = if ns.is_empty() { &new[1..] } else { &new[..1] };
+            let secret = format!("{root}/blob/secret");
+            owner.delete(&secret).await;
+            let r = owner.send("PUT", &secret, new, b"secret").await;
+            assert_eq!(r.status, 201, "{which}: {r:?}");
+
+            let mut c = client(&running, &token(&made)).await;
+            let reads = open.contains(&ns);
+            let refused = match (reads, read_only) {
+                (false, _) => Some("NAMESPACE_FORBIDDEN"),
+                (true, true) => Some("READ_ONLY"),
+                (true, false) => None,
+            };
+            // No refusal tells what there is.
+            let check = |r: proxy::Reply, refused: Option<&str>, done: u16| match refused {
+                Some(code) => {
+                    assert_eq!((r.status, r.code().as_str()), (403, code), "{which}");
+                    let told = String::from_utf8(r.body).unwrap();
+                    assert!(!told.contains("secret") && !told.contains(&md5(b"secret")), "{which}: {told}");
+                    assert!(r.headers.iter().all(|(name, _)| name != "etag" && name != "x-version"), "{which}");
+                }
+                None => assert_eq!(r.status, done, "{which}"),
+            };
+            let unread = (!reads).then_some("NAMESPACE_FORBIDDEN");
+            check(c.get(&secret).await, unread, 200);
+            check(c.get(&format!("{root}/versions/secret")).await, unread, 200);
+            check(c.get(&format!("/sync{root}")).await, unread, 200);
+            // A namespace is the same however its name is written.
+            let hidden: String = ns.bytes().map(|b| format!("%{b:02x}")).collect();
+            if !ns.is_empty() {
+                check(c.get(&format!("/{hidden}/blob/secret")).await, unread, 200);
+            }
+            let url = format!("{root}/blob/by-{}", made.key.id);
+            check(c.send("PUT", &url, new, b"mine").await, refused, 201);
+            check(c.send("PUT", &secret, new, b"mine").await, refused, 412);
+            let deleted = if ns.is_empty() { 204 } else { 200 };
+            check(c.delete(&url).await, refused, deleted);
+            let batch = |op: &str| {
+                let head = format!("{{\"op\":\"{op}\",\"path\":\"secret\",\"precondition\":\"new\",\"version\":0}}");
+                [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], head.as_bytes()].concat()
+            };
+            let (batches, kind) = (format!("/batch{root}"), [("Content-Type", "application/vnd.memsync.batch")]);
+            check(c.send("POST", &batches, &kind, &batch("get")).await, unread, 200);
+            check(c.send("POST", &batches, &kind, &batch("put")).await, refused, 200);
+            let mut c = client(&running, &token(&made)).await;
+            let headers = [("Authorization", format!("Bearer {}", token(&made)))];
+            c.write(&head("GET", &format!("/events{root}"), &headers)).await;
+            check(c.reply("GET").await, unread, 200);
+            assert_eq!(owner.get(&secret).await.body, b"secret", "{which}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_in_a_namespace_is_signed_and_counts_towards_the_quota() {
+    let store = Arc::new(Memory::new());
+    let running = keyed(&store).await;
+    let made = with_quota(store.as_ref(), "ana", 100, &["team/*"]).await;
+    let mut c = client(&running, &token(&made)).await;
+    let new = [("If-Match-Version", "0")];
+    assert_eq!(c.send("PUT", "/team/a/blob/x", &new, &[b'x'; 60]).await.status, 201);
+    let r = c.send("PUT", "/team/b/blob/y", &new, &[b'y'; 60]).await;
+    assert_eq!((r.status, r.code().as_str()), (507, "QUOTA_EXCEEDED"));
+    assert_eq!(c.send("PUT", "/team/b/blob/y", &new, &[b'y'; 40]).await.status, 201);
+    let versions = c.get("/team/a/versions/x").await.json();
+    assert_eq!(versions["versions"][0]["key"], made.key.name);
+}
+
 #[tokio::test]
 async fn who_has_no_key_learns_nothing() {
     let store = Arc::new(Memory::new());

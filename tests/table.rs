@@ -101,6 +101,9 @@ enum Proxy {
     Strong,
     /// A plain index; tombstones exist or not, and are told of or not.
     Plain(TombstoneKind, bool),
+    /// A namespaced one of those that are deployed: a plain index, versions, and no word of tombstones. Base holds
+    /// this version: 0 for none, or one that is no longer right.
+    Versions(u64),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +119,7 @@ struct Case {
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut proxies = vec![Proxy::Strong];
+    let mut proxies = vec![Proxy::Strong, Proxy::Versions(0), Proxy::Versions(66)];
     for kind in [TombstoneKind::Absent, TombstoneKind::Exists] {
         proxies.extend([true, false].map(|honest| Proxy::Plain(kind, honest)));
     }
@@ -261,11 +264,13 @@ struct Setting {
 
 impl Setting {
     fn new(case: &Case) -> Self {
-        let (strong, tombstones, honest) = match case.proxy {
-            Proxy::Strong => (true, TombstoneKind::Absent, true),
-            Proxy::Plain(kind, honest) => (false, kind, honest),
+        let (strong, tombstones, honest, versions) = match case.proxy {
+            Proxy::Strong => (true, TombstoneKind::Absent, true, false),
+            Proxy::Plain(kind, honest) => (false, kind, honest, false),
+            Proxy::Versions(_) => (false, TombstoneKind::Exists, false, true),
         };
-        let config = Config { strong, tombstones, honest, faults: Faults::default(), batch: case.batch, yields: 0.0 };
+        let faults = Faults::default();
+        let config = Config { strong, tombstones, honest, versions, faults, batch: case.batch, yields: 0.0 };
         let server = FakeServer::new(config, 1);
         let path = RelPath::parse(PATH).unwrap();
         if let There::Live(c) | There::Tombstone(c) = case.truth {
@@ -279,8 +284,11 @@ impl Setting {
             There::Live(c) => Some((c, false)),
             There::Tombstone(c) => Some((c, true)),
         };
-        let entry = entry.map(|(c, is_deleted)| IndexEntry { md5: c.md5(), size: 13, is_deleted, version: 0 });
-        server.set_index_entry(&path, entry);
+        let (lied, known) = if let Proxy::Versions(known) = case.proxy { (77, known) } else { (0, 0) };
+        let entry = entry.map(|(c, is_deleted)| IndexEntry { md5: c.md5(), size: 13, is_deleted, version: lied });
+        if !case.truthful() || known != 0 {
+            server.set_index_entry(&path, entry);
+        }
         let this = Self { disk: SimDisk::new(), state: SimDisk::new(), server, path, runs: 0 };
         if let Here::File(c) | Here::Unreadable(c) = case.local {
             this.disk.user_write(PATH, c.bytes()).unwrap();
@@ -291,7 +299,7 @@ impl Setting {
         this.disk.set_time(1_600_000_000_000_000_000);
         let mut container = this.container().unwrap();
         if let Some(base) = case.base.base() {
-            let entry = Entry { base, stat: None, version: 0 };
+            let entry = Entry { base, stat: None, version: known };
             container.0.commit(vec![Change::Set(this.path.clone(), entry)]).unwrap();
         }
         this
@@ -436,7 +444,8 @@ fn every_combination_comes_to_the_end_its_row_promises() {
 /// The combinations in which a crash can matter; of the lying indexes those of our own kind of tombstone.
 fn eventful() -> Vec<Case> {
     let readable = |c: &Case| !matches!(c.local, Here::Unreadable(_)) && !matches!(c.row(), 1 | 3 | 12);
-    let kind = |c: &Case| c.truthful() || c.proxy == Proxy::Plain(TombstoneKind::Absent, true);
+    let liars = [Proxy::Plain(TombstoneKind::Absent, true), Proxy::Versions(66)];
+    let kind = |c: &Case| c.truthful() || liars.contains(&c.proxy);
     cases().into_iter().filter(|c| readable(c) && kind(c)).collect()
 }
 

@@ -149,12 +149,12 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
 fn settings_that_cannot_work_are_wrong_usage() {
     let machine = Machine::new();
     std::fs::create_dir(machine.folder()).unwrap();
-    let config = "[proxy]\nurl = \"http://127.0.0.1:1\"\n[[folder]]\npath = \"Memory\"\nnamespace = \"n\"\n";
+    let config = "[proxy]\nurl = \"http://127.0.0.1:1\"\n[[folder]]\npath = \"Memory\"\nnamespace = \"sync/n\"\n";
     let config = config.replace("Memory", machine.folder().to_str().unwrap());
     std::fs::write(machine.home.path().join("config.toml"), config).unwrap();
     let out = machine.command().arg("run").env("MEMSYNC_TOKEN", "t").output().unwrap();
     let told = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.code() == Some(2) && told.contains("without a namespace"), "{told}");
+    assert!(out.status.code() == Some(2) && told.contains("folder.namespace"), "{told}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The flat dialect over real HTTP: every line of its table, and what a hostile or broken client may send.
+//! The flat dialect over real HTTP: every line of its table, and what a hostile or broken client may send. The
+//! namespaced one is in `wire/namespaced.rs`.
 
 #[path = "common/proxy.rs"]
 mod proxy;
@@ -7,6 +8,8 @@ mod proxy;
 mod batch;
 #[path = "wire/limits.rs"]
 mod limits;
+#[path = "wire/namespaced.rs"]
+mod namespaced;
 
 #[path = "wire/hostile.rs"]
 mod hostile;
@@ -50,7 +53,18 @@ async fn health_needs_no_token_and_names_the_capabilities() {
     assert_eq!(r.status, 200);
     let health = r.json();
     assert_eq!((&health["status"], &health["storage"]), (&"ok".into(), &"connected".into()));
-    for capability in ["honest-412", "strong-index", "index-etag", "delta", "events", "versions", "batch"] {
+    assert_eq!(health["version"], env!("CARGO_PKG_VERSION"));
+    for capability in [
+        "honest-412",
+        "strong-index",
+        "index-etag",
+        "delta",
+        "events",
+        "http-preconditions",
+        "encoded-slash",
+        "versions",
+        "batch",
+    ] {
         assert!(health["capabilities"].as_array().unwrap().contains(&capability.into()), "{capability}");
     }
 }
@@ -144,6 +158,34 @@ async fn a_write_needs_a_precondition_that_is_one() {
 }
 
 #[tokio::test]
+async fn conditions_of_http_stand_in_for_content_md5() {
+    let (_running, mut c) = memory().await;
+    let (a, b) = (md5(b"a"), md5(b"b"));
+    let (tag_a, tag_b) = (format!("\"{a}\""), format!("\"{b}\""));
+    let new = [("If-None-Match", "*")];
+    assert_eq!(c.send("PUT", "/blob/x", &new, b"a").await.status, 201);
+    let r = c.send("PUT", "/blob/x", &new, b"b").await;
+    assert_eq!((r.status, &r.json()["context"]["provided_md5"]), (412, &json!("new")));
+    assert_eq!(c.send("PUT", "/blob/x", &[("If-Match", &tag_b)], b"b").await.status, 412);
+    assert_eq!(c.send("PUT", "/blob/x", &[("If-Match", &tag_a)], b"b").await.status, 200);
+    assert_eq!(c.send("PUT", "/blob/x", &[("If-Match", &b)], b"a").await.status, 200, "bare, as for DELETE");
+    // Content-MD5 alone counts where it is there.
+    let both = [("Content-MD5", a.as_str()), ("If-None-Match", "*")];
+    assert_eq!(c.send("PUT", "/blob/x", &both, b"b").await.status, 200);
+    let tags = format!("{tag_a}, {tag_b}");
+    for bad in [
+        &[("If-Match", tag_b.as_str()), ("If-None-Match", "*")][..],
+        &[("If-None-Match", tag_b.as_str())],
+        &[("If-Match", "*")],
+        &[("If-Match", tags.as_str())],
+    ] {
+        let r = c.send("PUT", "/blob/x", bad, b"c").await;
+        assert_eq!((r.status, r.code().as_str()), (400, "INVALID_PRECONDITION"), "{bad:?}");
+    }
+    assert_eq!(c.get("/blob/x").await.body, b"b");
+}
+
+#[tokio::test]
 async fn who_has_no_token_learns_nothing() {
     let mut options = options();
     options.failed_attempts = std::num::NonZeroU32::MAX;
@@ -168,6 +210,9 @@ async fn who_has_no_token_learns_nothing() {
             ("GET", "/sync"),
             ("GET", "/events"),
             ("GET", "/nowhere"),
+            ("PUT", "/n/blob/x"),
+            ("GET", "/sync/n"),
+            ("GET", "/blob%2Fn/blob/x"),
             ("GET", "/blob/../x"),
         ] {
             let mut c = running.client().await;

@@ -16,7 +16,7 @@ use crate::local::source::FileSource;
 use crate::local::stage::Staged;
 use crate::local::{Folder, Move};
 use crate::path::RelPath;
-use crate::remote::{Answer, Blob, Deleted, Got, Outgoing, Put, Remote, RemoteError, Source};
+use crate::remote::{Answer, Blob, Deleted, Got, IndexEntry, Outgoing, Put, Remote, RemoteError, Source};
 use crate::sync::{Action, Base, Precondition, Step, Unknown};
 
 /// Compare-and-swap attempts for one path in one cycle (invariant 12).
@@ -65,6 +65,8 @@ pub struct Work<D: Disk, R: Remote> {
     pub sent: Option<Md5>,
     /// The version token that base holds.
     pub version: u64,
+    /// What the index says of the path. A hint, but its md5 and its version belong together.
+    pub listed: Option<IndexEntry>,
     /// Whether an index entry is evidence (capability `strong-index`).
     pub strong: bool,
     /// The user made the path again after we had obeyed its tombstone.
@@ -118,9 +120,13 @@ impl<D: Disk, R: Remote> Work<D, R> {
         match self.step.action.clone() {
             Action::Skip(_) => Ok(Done::Nothing),
             Action::RecordSeen { tombstone } => Ok(Done::Seen(tombstone)),
-            Action::Adopt { local } => Ok(Done::Agreed { md5: local, version: self.version, uploaded: false }),
+            Action::Adopt { local } => {
+                Ok(Done::Agreed { md5: local, version: self.version_of(local), uploaded: false })
+            }
             Action::Download { .. } => self.download().await,
-            Action::Upload { local, precondition, tombstone } => self.upload(local, precondition, tombstone).await,
+            Action::Upload { local, precondition, tombstone } => {
+                self.upload(local, precondition, self.version_for(precondition), tombstone).await
+            }
             Action::Conflict { local, base } => self.conflict(local, base).await,
             Action::Obey { local, base, tombstone } => self.obey(local, base, tombstone).await,
             Action::DeleteRemote { base } => self.delete(base).await,
@@ -131,6 +137,22 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     fn path(&self) -> &RelPath {
         &self.step.path
+    }
+
+    /// The newest version that is known of a content which we hold or held; 0 where none is. Invariant 4: whoever
+    /// names it names that content, so the index's word will do where it says the same md5.
+    pub(super) fn version_of(&self, md5: Md5) -> u64 {
+        let base = if self.base == Some(md5) { self.version } else { 0 };
+        let listed = self.listed.filter(|e| e.md5 == md5 && !e.is_deleted).map_or(0, |e| e.version);
+        base.max(listed)
+    }
+
+    /// The version that a step's first upload sends along.
+    pub(super) fn version_for(&self, precondition: Precondition) -> u64 {
+        match precondition {
+            Precondition::New => 0,
+            Precondition::Holds(md5) => self.version_of(md5),
+        }
     }
 
     /// Content that this folder held and its user replaced: base, or an upload whose reply was lost. It is no edit of
@@ -190,7 +212,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         match self.get().await? {
             // The blob is there and only the plain index lost it: writing it again mends the index.
             Got::Found(blob) if blob.md5 == base && !self.strong => {
-                match self.put(base, Precondition::Holds(base)).await? {
+                match self.put(base, Precondition::Holds(base), blob.version).await? {
                     Put::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
                     Put::Mismatch { .. } => Ok(Done::Nothing),
                 }
@@ -198,7 +220,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
             Got::Found(blob) if blob.md5 == base => Ok(Done::Nothing),
             Got::Found(blob) => self.replace_with(blob, base).await,
             Got::Absent { tombstone: Some(t) } => Ok(self.trash(base, t)),
-            Got::Absent { tombstone: None } => match self.put(base, Precondition::New).await? {
+            Got::Absent { tombstone: None } => match self.put(base, Precondition::New, 0).await? {
                 Put::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
                 Put::Mismatch { current, .. } => match self.get().await? {
                     // Something that counts as existing and cannot be read: that proves a tombstone.
@@ -218,7 +240,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
             Some(Answer::Deleted(deleted)) => deleted,
             _ => {
                 before_delete();
-                self.remote.delete(self.path(), base, self.version).await?
+                self.remote.delete(self.path(), base, self.version_of(base)).await?
             }
         };
         failpoint::pass("delete.acknowledged");
@@ -238,26 +260,32 @@ impl<D: Disk, R: Remote> Work<D, R> {
                 Ok(Done::Agreed { md5: local, version: blob.version, uploaded: false })
             }
             Got::Found(blob) if Some(blob.md5) == base || self.is_ours(blob.md5) => {
-                self.upload(local, Precondition::Holds(blob.md5), None).await
+                self.upload(local, Precondition::Holds(blob.md5), blob.version, None).await
             }
             Got::Found(blob) => self.conflict_with(blob).await,
         }
     }
 
     /// Rows 4, 8, 16, 19, and RESOLVE after a 412.
-    async fn upload(&self, local: Md5, first: Precondition, tombstone: Option<Md5>) -> Result<Done<D>, StepError> {
-        let mut precondition = first;
+    async fn upload(
+        &self,
+        local: Md5,
+        first: Precondition,
+        first_version: u64,
+        tombstone: Option<Md5>,
+    ) -> Result<Done<D>, StepError> {
+        let (mut precondition, mut version) = (first, first_version);
         let mut known_tombstone = tombstone;
         for _ in 0..ATTEMPTS {
             let answer = match self.take_answer() {
                 Some(Answer::Put(put)) => put,
                 _ => {
                     before_upload();
-                    self.put(local, precondition).await?
+                    self.put(local, precondition, version).await?
                 }
             };
             failpoint::pass("upload.acknowledged");
-            let Put::Mismatch { current, .. } = answer else {
+            let Put::Mismatch { current, version: held, .. } = answer else {
                 let Put::Stored { version } = answer else { return Ok(Done::Nothing) };
                 return Ok(Done::Agreed { md5: local, version, uploaded: true });
             };
@@ -267,8 +295,10 @@ impl<D: Disk, R: Remote> Work<D, R> {
                     return Ok(Done::Agreed { md5: local, version: blob.version, uploaded: true });
                 }
                 // A race that is over, or a tombstone that only the index knew: row 16.
-                Got::Found(blob) if self.is_ours(blob.md5) => precondition = Precondition::Holds(blob.md5),
-                Got::Found(blob) if Precondition::Holds(blob.md5) == precondition => {}
+                Got::Found(blob) if self.is_ours(blob.md5) => {
+                    (precondition, version) = (Precondition::Holds(blob.md5), blob.version);
+                }
+                Got::Found(blob) if Precondition::Holds(blob.md5) == precondition => version = blob.version,
                 Got::Found(blob) => return self.conflict_with(blob).await,
                 Got::Absent { tombstone: proven } => {
                     // 412 and then 404: what counts as existing is a tombstone.
@@ -277,9 +307,14 @@ impl<D: Disk, R: Remote> Work<D, R> {
                         return Ok(self.trash(local, local));
                     }
                     known_tombstone = deleted;
-                    precondition = match (precondition, deleted) {
-                        (Precondition::New, Some(t)) => Precondition::Holds(t),
-                        _ => Precondition::New,
+                    // What the 412 had the version of was gone when it was asked for, and a later write would have a
+                    // later version: it is a tombstone's, or the write to come loses again.
+                    let known = if held == 0 { self.listed_tombstone() } else { held };
+                    (precondition, version) = match (precondition, deleted) {
+                        (Precondition::New, Some(t)) if version == 0 => (Precondition::Holds(t), known),
+                        // A proxy that compares versions alone need not say what was deleted.
+                        (Precondition::New, None) if version == 0 => (Precondition::New, known),
+                        _ => (Precondition::New, 0),
                     };
                 }
             }
@@ -287,13 +322,17 @@ impl<D: Disk, R: Remote> Work<D, R> {
         Ok(Done::Nothing)
     }
 
-    async fn put(&self, local: Md5, precondition: Precondition) -> Result<Put, StepError> {
+    fn listed_tombstone(&self) -> u64 {
+        self.listed.filter(|e| e.is_deleted).map_or(0, |e| e.version)
+    }
+
+    async fn put(&self, local: Md5, precondition: Precondition, version: u64) -> Result<Put, StepError> {
         let source = self.folder.source(&self.at, local).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput => StepError::Changed,
             _ => StepError::Local(e),
         })?;
         let body = Outgoing { md5: local, size: source.size(), source: Box::new(Upload(source)) };
-        match self.remote.put(self.path(), precondition, self.version, body).await {
+        match self.remote.put(self.path(), precondition, version, body).await {
             // The source checks itself; what it refuses is a file that is being written.
             Err(RemoteError::Source(_)) => Err(StepError::Changed),
             other => Ok(other?),

@@ -144,11 +144,11 @@ impl<D: Disk, R: Remote> Work<D, R> {
                 let source = Box::new(Later { folder, at, md5: local, size, open: None });
                 let body = Outgoing { md5: local, size, source };
                 before_upload();
-                Ask::Put { precondition, version: self.version, body }
+                Ask::Put { precondition, version: self.version_for(precondition), body }
             }
             Action::DeleteRemote { base } => {
                 before_delete();
-                Ask::Delete { md5: base, version: self.version }
+                Ask::Delete { md5: base, version: self.version_of(base) }
             }
             Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => Ask::Get,
             _ => return None,

@@ -276,6 +276,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }),
             sent: self.sent.get(&step.path).copied(),
             version: entry.map_or(0, |e| e.version),
+            listed: self.index.as_ref().and_then(|i| i.files.get(&step.path)).copied(),
             strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),
             seen: entry.is_some_and(|e| matches!(e.base, Base::Seen(_))),
             answered: Mutex::default(),

@@ -16,8 +16,7 @@ use tracing::level_filters::LevelFilter;
 use super::token::exposed_mode;
 use super::value::{Given, check_device, nearest};
 use super::{Config, ConfigError, Conflict, Folder, Format, KEYS, Place, Surroundings};
-use crate::path::RelPath;
-use crate::protocol::NotAPin;
+use crate::protocol::{Namespace, NotAPin};
 
 /// Variables that begin with `MEMSYNC_` and are read elsewhere.
 const OTHER_VARIABLES: &[&str] = &[
@@ -365,13 +364,8 @@ fn is_private(url: &str) -> bool {
 }
 
 fn check_namespace(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Ok(String::new());
-    }
-    if text.split('/').next() == Some("blob") {
-        return Err("a namespace cannot begin with `blob`: its URLs would be those of the flat dialect".to_owned());
-    }
-    RelPath::parse(text).map(|p| p.as_str().to_owned()).map_err(|e| format!("\"{text}\" is no namespace: {e}"))
+    let named = Namespace::parse(text).map_err(|e| format!("\"{text}\" is no namespace: {e}"))?;
+    Ok(named.as_str().to_owned())
 }
 
 fn check_ignore(patterns: Vec<String>) -> Result<Vec<String>, String> {

@@ -37,6 +37,9 @@ pub struct Asked {
     /// Of a delete: the md5 that must be held now; any where it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub md5: Option<String>,
+    /// In a namespace, where it stands for both of the above: the version that must be held now; of a put 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
     /// Of the content that follows, bytes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub size: u64,
@@ -60,6 +63,9 @@ pub struct Answered {
     /// With 412: the md5 held, or `none`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_md5: Option<String>,
+    /// With 412 in a namespace: the version held, 0 for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_version: Option<u64>,
     /// With 412.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is_deleted: Option<bool>,

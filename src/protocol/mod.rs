@@ -4,21 +4,31 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::{Md5, NotMd5};
 
 pub mod batch;
+mod namespace;
 mod pin;
 
-pub use pin::{NotAPin, Pin};
-
 pub use crate::sync::Precondition;
+pub use namespace::{Namespace, NamespaceError};
+pub use pin::{NotAPin, Pin};
 
 /// Precondition of a flat PUT: `new` or the md5 the server must hold. Not the body digest of RFC 1864.
 pub const CONTENT_MD5: &str = "content-md5";
 /// On the 404 of a tombstone: the md5 of what was deleted (`honest-412`).
 pub const X_TOMBSTONE: &str = "x-tombstone";
+/// What a namespaced write expects: 0, or the version that the path must have.
+pub const IF_MATCH_VERSION: &str = "if-match-version";
+/// The version of a blob or a tombstone, on answers of the namespaced dialect.
+pub const X_VERSION: &str = "x-version";
+/// RFC 7240; with [`RETURN_MINIMAL`] a namespaced write is answered without the index.
+pub const PREFER: &str = "prefer";
+/// RFC 7240, on the answer to [`PREFER`].
+pub const PREFERENCE_APPLIED: &str = "preference-applied";
+pub const RETURN_MINIMAL: &str = "return=minimal";
 /// The device that writes, percent-encoded.
 pub const X_MEMSYNC_DEVICE: &str = "x-memsync-device";
 /// Names a request in the logs of both sides.
@@ -39,6 +49,9 @@ pub mod capability {
     pub const INDEX_ETAG: &str = "index-etag";
     pub const DELTA: &str = "delta";
     pub const EVENTS: &str = "events";
+    pub const HTTP_PRECONDITIONS: &str = "http-preconditions";
+    /// `%2F` inside a namespaced path is part of it, and never ends the namespace.
+    pub const ENCODED_SLASH: &str = "encoded-slash";
     pub const BATCH: &str = "batch";
     pub const VERSIONS: &str = "versions";
 }
@@ -82,6 +95,9 @@ pub struct WireIndex {
     pub files: BTreeMap<String, WireEntry>,
     #[serde(default)]
     pub index_last_modified: String,
+    /// Namespaced dialect: grows with the versions of the files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_version: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_epoch: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,6 +160,20 @@ pub struct ErrorContext {
     pub provided_md5: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is_deleted: Option<bool>,
+    /// The version held (namespaced dialect); 0 for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
+    pub current_version: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
+    pub provided_version: Option<String>,
+}
+
+/// Proxies write versions in either form; anything else says nothing.
+fn text_or_number<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    Ok(match serde_json::Value::deserialize(d)? {
+        serde_json::Value::String(text) => Some(text),
+        serde_json::Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    })
 }
 
 impl fmt::Display for Precondition {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::digest::Md5;
 use crate::path::PathError;
-use crate::protocol::{ErrorContext, PRECONDITION_FAILED, WireError, X_TOMBSTONE};
+use crate::protocol::{ErrorContext, NamespaceError, PRECONDITION_FAILED, WireError, X_TOMBSTONE, X_VERSION};
 use crate::store::{Entry, StoreError};
 
 pub type Answer = Response<Body>;
@@ -38,18 +38,29 @@ pub enum Refusal {
     /// The methods there are, for `Allow`.
     Method(&'static str),
     Path(PathFault),
+    Namespace(NamespaceError),
     PreconditionRequired,
+    /// The namespaced dialect's: `If-Match-Version` is missing.
+    VersionRequired,
+    /// `If-Match-Version` is no number.
+    BadVersion,
+    /// `Content-MD5` is no digest of a body.
+    BadDigest,
+    /// The body has another digest than `Content-MD5` says.
+    DigestMismatch(Md5),
     /// A precondition that is none; the text is the header's name.
     BadPrecondition(&'static str),
+    /// Conditions of HTTP that are none of those there are.
+    Condition,
     /// A header or a query that makes no sense; the text says which and why.
     BadHeader(&'static str),
     /// A lost race: what was asked for and what is held.
     Precondition {
-        provided: String,
+        provided: Provided,
         held: Option<Entry>,
     },
     Absent,
-    Tombstone(Md5),
+    Tombstone(Entry),
     /// A batch that is none as a whole: nothing of it was done.
     Batch(String),
     /// Not the content type of a batch.
@@ -60,6 +71,13 @@ pub enum Refusal {
     BodyTimeout,
     BodyBroken,
     Store(StoreError),
+}
+
+/// What a write that lost a race had asked for.
+pub enum Provided {
+    Md5(String),
+    /// Of the namespaced dialect.
+    Version(u64),
 }
 
 /// What a key is not for.
@@ -90,6 +108,12 @@ impl From<PathFault> for Refusal {
     }
 }
 
+impl From<NamespaceError> for Refusal {
+    fn from(fault: NamespaceError) -> Self {
+        Self::Namespace(fault)
+    }
+}
+
 impl From<StoreError> for Refusal {
     fn from(e: StoreError) -> Self {
         Self::Store(e)
@@ -99,14 +123,18 @@ impl From<StoreError> for Refusal {
 impl Refusal {
     /// The answer; `id` names the request in the log.
     pub fn into_answer(self, id: &str) -> Answer {
-        let extra = match &self {
-            Self::Unauthorized { .. } => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-            Self::Unverified => Some((RETRY_AFTER, HeaderValue::from_static("5"))),
-            Self::TooOften(wait) => Some((RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))),
-            Self::Method(allowed) => Some((ALLOW, HeaderValue::from_static(allowed))),
-            Self::Tombstone(md5) => HeaderValue::from_str(&md5.to_string()).ok().map(|md5| (TOMBSTONE, md5)),
-            _ => None,
-        };
+        let mut extra = HeaderMap::new();
+        match &self {
+            Self::Unauthorized { .. } => insert(&mut extra, WWW_AUTHENTICATE, "Bearer"),
+            Self::Unverified => insert(&mut extra, RETRY_AFTER, "5"),
+            Self::TooOften(wait) => insert(&mut extra, RETRY_AFTER, &(wait.as_secs() + 1).to_string()),
+            Self::Method(allowed) => insert(&mut extra, ALLOW, allowed),
+            Self::Tombstone(entry) => {
+                insert(&mut extra, X_TOMBSTONE, &entry.md5.to_string());
+                insert(&mut extra, X_VERSION, &entry.version.to_string());
+            }
+            _ => {}
+        }
         let (status, told) = self.into_told(id);
         let mut answer = json(status, &told);
         answer.headers_mut().extend(extra);
@@ -148,22 +176,53 @@ impl Refusal {
                 plain(StatusCode::URI_TOO_LONG, "PATH_TOO_LONG", &fault.to_string())
             }
             Self::Path(fault) => plain(StatusCode::BAD_REQUEST, "INVALID_PATH", &fault.to_string()),
+            Self::Namespace(fault) => {
+                let detail = format!("this is no name of a namespace: {fault}");
+                told(StatusCode::BAD_REQUEST, "INVALID_NAMESPACE", detail, None)
+            }
+            Self::VersionRequired => plain(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "VERSION_REQUIRED",
+                "send If-Match-Version: 0, or the version of the content this is to replace",
+            ),
+            Self::BadVersion => plain(StatusCode::BAD_REQUEST, "INVALID_VERSION", "If-Match-Version is not a number"),
+            Self::BadDigest => plain(
+                StatusCode::BAD_REQUEST,
+                "INVALID_DIGEST",
+                "in a namespace Content-MD5 is the MD5 of the body (32 lower-case hex digits)",
+            ),
+            Self::DigestMismatch(md5) => {
+                let detail = format!("the body that came has the MD5 {md5}, not that of Content-MD5; send it again");
+                told(StatusCode::BAD_REQUEST, "DIGEST_MISMATCH", detail, None)
+            }
             Self::PreconditionRequired => plain(
                 StatusCode::PRECONDITION_REQUIRED,
                 "PRECONDITION_REQUIRED",
-                "send Content-MD5: `new`, or the MD5 of the content this is to replace",
+                "send Content-MD5: `new`, or the MD5 of the content this is to replace (or If-None-Match: *, or If-Match)",
             ),
             Self::BadPrecondition(header) => {
                 let detail = format!("{header} is not an MD5 (32 lower-case hex digits)");
                 told(StatusCode::BAD_REQUEST, "INVALID_PRECONDITION", detail, None)
             }
+            Self::Condition => plain(
+                StatusCode::BAD_REQUEST,
+                "INVALID_PRECONDITION",
+                "send If-None-Match: *, or If-Match with one MD5, and not both",
+            ),
             Self::BadHeader(why) => plain(StatusCode::BAD_REQUEST, "INVALID_HEADER", why),
             Self::Precondition { provided, held } => {
-                let context = ErrorContext {
+                let mut context = ErrorContext {
                     current_md5: Some(held.map_or_else(|| "none".to_owned(), |e| e.md5.to_string())),
-                    provided_md5: Some(provided),
                     is_deleted: Some(held.is_some_and(|e| e.is_deleted)),
+                    ..ErrorContext::default()
                 };
+                match provided {
+                    Provided::Md5(md5) => context.provided_md5 = Some(md5),
+                    Provided::Version(version) => {
+                        context.provided_version = Some(version.to_string());
+                        context.current_version = Some(held.map_or(0, |e| e.version).to_string());
+                    }
+                }
                 let detail = "the path holds something else than the request expects".to_owned();
                 told(StatusCode::PRECONDITION_FAILED, PRECONDITION_FAILED, detail, Some(context))
             }
@@ -191,8 +250,6 @@ impl Refusal {
         }
     }
 }
-
-const TOMBSTONE: http::HeaderName = http::HeaderName::from_static(X_TOMBSTONE);
 
 fn told(status: StatusCode, code: &str, detail: String, context: Option<ErrorContext>) -> (StatusCode, WireError) {
     (status, WireError { detail, error_code: Some(code.to_owned()), context })
@@ -233,9 +290,10 @@ pub fn insert(headers: &mut HeaderMap, name: impl http::header::IntoHeaderName, 
     }
 }
 
-/// `ETag` and `Last-Modified` of a blob.
+/// `ETag`, `Last-Modified` and `X-Version` of a blob.
 pub fn describe(headers: &mut HeaderMap, entry: &Entry) {
     insert(headers, ETAG, &format!("\"{}\"", entry.md5));
+    insert(headers, X_VERSION, &entry.version.to_string());
     let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
     if let Ok(date) = printer.timestamp_to_rfc9110_string(&timestamp(entry.version)) {
         insert(headers, LAST_MODIFIED, &date);

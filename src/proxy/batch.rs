@@ -1,7 +1,7 @@
-//! `POST /batch`: many small requests in one. Each has its own precondition and its own status, the very ones that it
+//! `POST /batch`, `POST /batch/{namespace}`: many small requests in one. Each has its own precondition and its own status, the very ones that it
 //! would have as a request by itself; the batch is no transaction.
 //!
-//! Names, preconditions and sizes are checked as in [`super::blobs`]. What is not a batch as a whole is refused before
+//! Names, preconditions and sizes are checked as in [`super::blobs`] and [`super::namespaced`]. What is not a batch as a whole is refused before
 //! anything of it is done.
 
 use std::collections::HashSet;
@@ -12,12 +12,12 @@ use http::header::CONTENT_TYPE;
 use http::{Request, StatusCode};
 use hyper::body::Incoming as RequestBody;
 
-use super::answer::{Answer, Refusal, with_body};
+use super::answer::{Answer, Provided, Refusal, with_body};
 use super::auth::Caller;
 use super::blobs::{expect, receive, refuse_encoded};
 use super::keys::Access;
 use super::route::stored_path;
-use super::{Proxy, quota, versions};
+use super::{Proxy, namespaced, quota, versions};
 use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
 use crate::protocol::Precondition;
@@ -37,8 +37,8 @@ const BODY_AT_ONCE: u64 = 4 * 1024 * 1024;
 /// A request of a batch, checked.
 enum Checked {
     Get(RelPath),
-    Put { path: RelPath, precondition: Precondition, content: Bytes },
-    Delete { path: RelPath, md5: Option<Md5> },
+    Put { path: RelPath, expect: Expect, provided: Provided, content: Bytes },
+    Delete { path: RelPath, expect: Option<Expect>, provided: Provided },
 }
 
 /// A head with the content that follows it.
@@ -74,9 +74,9 @@ pub async fn post<S: Store>(
     // Room within the quota, held until all is written.
     let mut rooms = Vec::new();
     for (at, (head, content)) in frames.into_iter().enumerate() {
-        match check(&head, content) {
+        match check(&head, content, ns.is_empty()) {
             Ok(Checked::Get(path)) => gets.push((at, path)),
-            Ok(Checked::Put { path, precondition, content }) => {
+            Ok(Checked::Put { path, expect, provided, content }) => {
                 match quota::admit(proxy, caller, ns, &path, content.len() as u64).await {
                     Ok(room) => rooms.extend(room),
                     Err(refusal) => {
@@ -84,12 +84,12 @@ pub async fn post<S: Store>(
                         continue;
                     }
                 }
-                asked.push((at, path.clone(), precondition.to_string()));
-                writes.push((path, Operation::Put { expect: expect(precondition), content }));
+                asked.push((at, path.clone(), provided));
+                writes.push((path, Operation::Put { expect, content }));
             }
-            Ok(Checked::Delete { path, md5 }) => {
-                asked.push((at, path.clone(), md5.map(|md5| md5.to_string()).unwrap_or_default()));
-                writes.push((path, Operation::Delete { expect: md5.map(Expect::Md5) }));
+            Ok(Checked::Delete { path, expect, provided }) => {
+                asked.push((at, path.clone(), provided));
+                writes.push((path, Operation::Delete { expect }));
             }
             Err(refusal) => answers[at] = Some(refused(head.path, refusal, id)),
         }
@@ -145,33 +145,46 @@ fn refuse_twins(frames: &[(Asked, Bytes)]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check(head: &Asked, content: Bytes) -> Result<Checked, Refusal> {
+/// `flat`: preconditions are contents; else they are versions.
+fn check(head: &Asked, content: Bytes, flat: bool) -> Result<Checked, Refusal> {
     let path = stored_path(&head.path)?;
     match head.op.as_str() {
+        "put" if !flat => {
+            let version = head.version.ok_or(Refusal::VersionRequired)?;
+            let (expect, provided) = (namespaced::expect(version), Provided::Version(version));
+            Ok(Checked::Put { path, expect, provided, content })
+        }
         "put" => {
             let precondition = head.precondition.as_deref().ok_or(Refusal::PreconditionRequired)?;
-            let precondition =
+            let precondition: Precondition =
                 precondition.parse().map_err(|_| Refusal::BadPrecondition("precondition, where it is not `new`,"))?;
-            Ok(Checked::Put { path, precondition, content })
+            let provided = Provided::Md5(precondition.to_string());
+            Ok(Checked::Put { path, expect: expect(precondition), provided, content })
         }
         _ if !content.is_empty() => Err(Refusal::Batch("only a put has content".to_owned())),
         "get" => Ok(Checked::Get(path)),
+        "delete" if !flat => {
+            let provided = Provided::Version(head.version.unwrap_or(0));
+            Ok(Checked::Delete { path, expect: head.version.map(Expect::Version), provided })
+        }
         "delete" => {
-            let md5 = head.md5.as_deref().map(str::parse).transpose();
-            Ok(Checked::Delete { path, md5: md5.map_err(|_| Refusal::BadPrecondition("md5"))? })
+            let md5: Option<Md5> =
+                head.md5.as_deref().map(str::parse).transpose().map_err(|_| Refusal::BadPrecondition("md5"))?;
+            let provided = Provided::Md5(md5.map(|md5| md5.to_string()).unwrap_or_default());
+            Ok(Checked::Delete { path, expect: md5.map(Expect::Md5), provided })
         }
         _ => Err(Refusal::Batch("op is none of get, put, delete".to_owned())),
     }
 }
 
-fn outcome(path: &str, written: Written, provided: String) -> Result<Frame, Refusal> {
+fn outcome(path: &str, written: Written, provided: Provided) -> Result<Frame, Refusal> {
     let done = |status, entry: &Entry| Ok((described(path, status, entry), Bytes::new()));
     match written {
         Written::Put(Put::Created(entry)) => done(StatusCode::CREATED, &entry),
         Written::Put(Put::Updated(entry)) => done(StatusCode::OK, &entry),
         Written::Put(Put::Mismatch(held)) => Err(Refusal::Precondition { provided, held }),
         Written::Deleted(Deleted::Done(entry)) => done(StatusCode::NO_CONTENT, &entry),
-        Written::Deleted(Deleted::Tombstone(entry)) => Err(Refusal::Tombstone(entry.md5)),
+        Written::Deleted(Deleted::Tombstone(entry)) => Err(Refusal::Tombstone(entry)),
         Written::Deleted(Deleted::Absent) => Err(Refusal::Absent),
         Written::Deleted(Deleted::Mismatch(held)) => Err(Refusal::Precondition { provided, held: Some(held) }),
     }
@@ -181,7 +194,7 @@ fn outcome(path: &str, written: Written, provided: String) -> Result<Frame, Refu
 async fn blob(path: &str, got: Result<Got, StoreError>, room: &mut usize) -> Result<Frame, Refusal> {
     let blob = match got? {
         Got::Found(blob) => blob,
-        Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry.md5)),
+        Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry)),
         Got::Absent => return Err(Refusal::Absent),
     };
     let size = usize::try_from(blob.entry.size).unwrap_or(usize::MAX);
@@ -226,9 +239,9 @@ fn ask_alone(path: &str) -> Frame {
 }
 
 fn refused(path: String, refusal: Refusal, id: &str) -> Frame {
-    let md5 = match &refusal {
-        Refusal::Tombstone(md5) => Some(*md5),
-        _ => None,
+    let (md5, version) = match &refusal {
+        Refusal::Tombstone(entry) => (Some(entry.md5), Some(entry.version)),
+        _ => (None, None),
     };
     let (status, told) = refusal.into_told(id);
     let context = told.context.unwrap_or_default();
@@ -236,7 +249,9 @@ fn refused(path: String, refusal: Refusal, id: &str) -> Frame {
         path,
         status: status.as_u16(),
         md5,
+        version,
         current_md5: context.current_md5,
+        current_version: context.current_version.and_then(|version| version.parse().ok()),
         is_deleted: context.is_deleted,
         error_code: told.error_code,
         detail: Some(told.detail),

@@ -1,21 +1,25 @@
-//! `/blob/{path}`: reading, conditional writing, conditional deleting.
+//! `/blob/{path}`: reading, conditional writing, conditional deleting. What the dialects share is here, and what the
+//! namespaced one has of its own in `namespaced`.
 
 use std::time::Duration;
 
 use axum::body::Body as AnswerBody;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_MATCH, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming as RequestBody;
 use tokio::time::Instant;
 
-use super::answer::{Answer, Refusal, describe, empty, insert};
+use super::answer::{Answer, Provided, Refusal, describe, empty, insert};
 use super::auth::Caller;
-use super::{Proxy, quota, versions};
+use super::quota::{self, Reserved};
+use super::{Proxy, versions};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, Precondition};
-use crate::store::{Body, Deleted, Expect, Got, Incoming, Put, Store};
+use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Put, Store};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
 /// Bytes a second that a body must keep up over its whole length.
@@ -29,7 +33,7 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath, query: Op
     };
     let blob = match got {
         Got::Found(blob) => blob,
-        Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry.md5)),
+        Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry)),
         Got::Absent => return Err(Refusal::Absent),
     };
     let mut answer = Response::new(match blob.body {
@@ -46,7 +50,7 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath, query: Op
     Ok(answer)
 }
 
-/// PUT with its precondition in `Content-MD5`.
+/// PUT with its precondition in `Content-MD5`, or in the headers of HTTP where that is absent.
 pub async fn put<S: Store>(
     proxy: &Proxy<S>,
     caller: &Caller,
@@ -55,27 +59,28 @@ pub async fn put<S: Store>(
     request: Request<RequestBody>,
 ) -> Result<Answer, Refusal> {
     let (head, body) = request.into_parts();
-    let precondition = head.headers.get(CONTENT_MD5).ok_or(Refusal::PreconditionRequired)?;
-    let precondition: Precondition = text(precondition)
-        .and_then(|text| text.parse().ok())
-        .ok_or(Refusal::BadPrecondition("Content-MD5, where it is not `new`,"))?;
-    refuse_encoded(&head.headers)?;
+    let precondition = precondition(&head.headers)?;
     let meta = caller.sign(versions::told(&head.headers)?);
-    let expect = expect(precondition);
-    // Refused before it is sent where its length tells, and in any case before it is stored.
-    let told = hyper::body::Body::size_hint(&body).lower();
-    drop(quota::admit(proxy, caller, ns, path, told).await?);
-    let (body, size) = receive(proxy, body, proxy.options.max_body, proxy.store.incoming()).await?;
-    let _room = quota::admit(proxy, caller, ns, path, size).await?;
-    let outcome = proxy.store.put(ns, path, expect, meta, body).await?;
-    let (status, entry) = match outcome {
-        Put::Created(entry) => (StatusCode::CREATED, entry),
-        Put::Updated(entry) => (StatusCode::OK, entry),
-        Put::Mismatch(held) => return Err(Refusal::Precondition { provided: precondition.to_string(), held }),
-    };
+    let incoming = proxy.store.incoming();
+    let (body, _room) = content(proxy, caller, ns, path, &head.headers, body, incoming).await?;
+    let provided = || Provided::Md5(precondition.to_string());
+    let (status, entry) = write(proxy, ns, path, expect(precondition), meta, body, provided).await?;
     let mut answer = empty(status);
     describe(answer.headers_mut(), &entry);
     Ok(answer)
+}
+
+fn precondition(headers: &HeaderMap) -> Result<Precondition, Refusal> {
+    if let Some(value) = headers.get(CONTENT_MD5) {
+        let named = text(value).and_then(|text| text.parse().ok());
+        return named.ok_or(Refusal::BadPrecondition("Content-MD5, where it is not `new`,"));
+    }
+    match (headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)) {
+        (None, None) => Err(Refusal::PreconditionRequired),
+        (Some(value), None) => if_match(value).map(Precondition::Holds).ok_or(Refusal::BadPrecondition("If-Match")),
+        (None, Some(value)) if value.as_bytes().trim_ascii() == b"*" => Ok(Precondition::New),
+        _ => Err(Refusal::Condition),
+    }
 }
 
 /// Refuses a body that is not the content as it is.
@@ -91,6 +96,42 @@ pub fn expect(precondition: Precondition) -> Expect {
     match precondition {
         Precondition::New => Expect::Absent,
         Precondition::Holds(md5) => Expect::Md5(md5),
+    }
+}
+
+/// Takes the content of a write in, where the caller has room for it; the room is held until the answer is dropped.
+pub(super) async fn content<'a, S: Store, I: Incoming>(
+    proxy: &'a Proxy<S>,
+    caller: &Caller,
+    ns: &str,
+    path: &RelPath,
+    headers: &HeaderMap,
+    body: RequestBody,
+    incoming: I,
+) -> Result<(I, Option<Reserved<'a>>), Refusal> {
+    refuse_encoded(headers)?;
+    // Refused before it is sent where its length tells, and in any case before it is stored.
+    let told = hyper::body::Body::size_hint(&body).lower();
+    drop(quota::admit(proxy, caller, ns, path, told).await?);
+    let (incoming, size) = receive(proxy, body, proxy.options.max_body, incoming).await?;
+    let room = quota::admit(proxy, caller, ns, path, size).await?;
+    Ok((incoming, room))
+}
+
+/// Stores a body that has come whole.
+pub(super) async fn write<S: Store>(
+    proxy: &Proxy<S>,
+    ns: &str,
+    path: &RelPath,
+    expect: Expect,
+    meta: Meta,
+    body: S::Incoming,
+    provided: impl FnOnce() -> Provided,
+) -> Result<(StatusCode, Entry), Refusal> {
+    match proxy.store.put(ns, path, expect, meta, body).await? {
+        Put::Created(entry) => Ok((StatusCode::CREATED, entry)),
+        Put::Updated(entry) => Ok((StatusCode::OK, entry)),
+        Put::Mismatch(held) => Err(Refusal::Precondition { provided: provided(), held }),
     }
 }
 
@@ -136,10 +177,10 @@ pub async fn delete<S: Store>(
     let meta = caller.sign(versions::told(headers)?);
     match proxy.store.delete(ns, path, expected.map(Expect::Md5), meta).await? {
         Deleted::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
-        Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry.md5)),
+        Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry)),
         Deleted::Absent => Err(Refusal::Absent),
         Deleted::Mismatch(held) => {
-            let provided = expected.map(|md5| md5.to_string()).unwrap_or_default();
+            let provided = Provided::Md5(expected.map(|md5| md5.to_string()).unwrap_or_default());
             Err(Refusal::Precondition { provided, held: Some(held) })
         }
     }
@@ -151,6 +192,6 @@ fn if_match(value: &HeaderValue) -> Option<Md5> {
     text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text).parse().ok()
 }
 
-fn text(value: &HeaderValue) -> Option<&str> {
+pub(super) fn text(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok().map(str::trim)
 }

@@ -12,8 +12,15 @@ use crate::store::Store;
 pub async fn get<S: Store>(proxy: &Proxy<S>, id: &str) -> Answer {
     // A delta is built on a mark, which only an exact index has.
     let strong: &[&str] = if S::STRONG { &[capability::STRONG_INDEX, capability::DELTA] } else { &[] };
-    let capabilities =
-        [capability::HONEST_412, capability::INDEX_ETAG, capability::EVENTS, capability::VERSIONS, capability::BATCH];
+    let capabilities = [
+        capability::HONEST_412,
+        capability::INDEX_ETAG,
+        capability::EVENTS,
+        capability::HTTP_PRECONDITIONS,
+        capability::ENCODED_SLASH,
+        capability::VERSIONS,
+        capability::BATCH,
+    ];
     let (code, status, storage, detail) = match proxy.store.health().await {
         Ok(()) => (StatusCode::OK, "ok", "connected", None),
         Err(e) => {

@@ -1,9 +1,13 @@
-//! `GET /sync`: the index, whole or as a delta, written as JSON once for each state of the store.
+//! `GET /sync`: the index of a namespace, whole or as a delta, written as JSON once for each state of it. The flat
+//! dialect's namespace is `""`; all others have versions in their index.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::header::{ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, StatusCode};
-use tokio::sync::Mutex;
 
 use super::Proxy;
 use super::answer::{Answer, Refusal, empty, insert, rfc3339, with_body};
@@ -11,13 +15,50 @@ use super::metrics::whole as whole_number;
 use crate::protocol::{WireEntry, WireIndex};
 use crate::store::{Entry, Index, Mark, State, Store, StoreError};
 
-/// The last whole index that was written, shared by all who ask for it. Deltas are small and not kept.
+/// Namespaces whose index is kept.
+const NAMESPACES: usize = 64;
+/// Bytes kept together, besides the one asked for last.
+const KEPT: usize = 64 << 20;
+
+/// The last whole index that was written of each of some namespaces, shared by all who ask. Deltas are small and not
+/// kept.
 #[derive(Default)]
-pub struct Cache(Mutex<Option<Kept>>);
+pub struct Cache(Mutex<VecDeque<Arc<Kept>>>);
 
 struct Kept {
     ns: String,
-    written: Written,
+    /// Held while it is being written, so that who asks meanwhile waits for it rather than write another.
+    written: tokio::sync::Mutex<Option<Written>>,
+    /// Bytes of it.
+    size: AtomicUsize,
+}
+
+impl Cache {
+    /// The place of a namespace, which is now the one asked for last.
+    fn place(&self, ns: &str) -> Arc<Kept> {
+        let mut all = self.lock();
+        let found = all.iter().position(|kept| kept.ns == ns).and_then(|at| all.remove(at));
+        let kept = found.unwrap_or_else(|| {
+            Arc::new(Kept { ns: ns.to_owned(), written: tokio::sync::Mutex::default(), size: AtomicUsize::new(0) })
+        });
+        all.push_front(kept.clone());
+        kept
+    }
+
+    /// Forgets what was asked for longest ago until the rest is no more than is kept.
+    fn trim(&self) {
+        let mut all = self.lock();
+        let size = |kept: &Arc<Kept>| kept.size.load(Ordering::Relaxed);
+        let mut bytes: usize = all.iter().skip(1).map(size).sum();
+        while all.len() > NAMESPACES || (all.len() > 1 && bytes > KEPT) {
+            bytes = bytes.saturating_sub(all.pop_back().as_ref().map_or(0, size));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Kept>>> {
+        // Each change leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An index as it goes out.
@@ -70,24 +111,32 @@ fn since(query: &str, mark: &Mark) -> Option<u64> {
     (value("epoch") == Some(&*mark.epoch) && (mark.floor..=mark.cursor).contains(&cursor)).then_some(cursor)
 }
 
-/// The whole index as of `etag` or later. Who asks while it is being written waits for it rather than write another.
+/// The whole index as of now, as the namespaced dialect gives it with each write.
+pub async fn manifest<S: Store>(proxy: &Proxy<S>, ns: &str) -> Result<Bytes, StoreError> {
+    let etag = etag(&proxy.store.state(ns).await?);
+    Ok(whole(proxy, ns, &etag).await?.json)
+}
+
+/// The whole index as of `etag` or later.
 async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<Written, StoreError> {
-    let mut kept = proxy.index.0.lock().await;
-    match kept.as_ref() {
-        Some(kept) if kept.ns == ns && kept.written.etag == etag => Ok(kept.written.clone()),
-        _ => {
-            let written = write(proxy, ns, None).await?;
-            *kept = Some(Kept { ns: ns.to_owned(), written: written.clone() });
-            Ok(written)
-        }
+    let kept = proxy.index.place(ns);
+    let mut last = kept.written.lock().await;
+    if let Some(written) = last.as_ref().filter(|written| written.etag == etag) {
+        return Ok(written.clone());
     }
+    let written = write(proxy, ns, None).await?;
+    kept.size.store(written.json.len(), Ordering::Relaxed);
+    *last = Some(written.clone());
+    drop(last);
+    proxy.index.trim();
+    Ok(written)
 }
 
 async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, since: Option<u64>) -> Result<Written, StoreError> {
     let index = proxy.store.index(ns, since.unwrap_or(0)).await?;
     let etag = etag(&index.state);
-    let files = index.entries.len();
-    let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&wire(index, since.is_some())));
+    let (files, versions) = (index.entries.len(), !ns.is_empty());
+    let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&wire(index, since.is_some(), versions)));
     let json = json.await.map_err(|_| StoreError::Closed)?;
     let json = Bytes::from(json.map_err(|e| StoreError::Database(e.to_string()))?);
     if since.is_none() {
@@ -98,12 +147,15 @@ async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, since: Option<u64>) -> Resu
     Ok(Written { etag, json })
 }
 
-fn wire(index: Index, delta: bool) -> WireIndex {
+fn wire(index: Index, delta: bool, versions: bool) -> WireIndex {
     let Index { state, entries } = index;
     let mark = state.mark.as_ref();
+    // A clock that was set back moves no version, and so not this one either.
+    let newest = entries.iter().map(|(_, entry)| entry.version).max().unwrap_or(0).max(state.modified);
     WireIndex {
-        files: entries.into_iter().map(|(path, entry)| (path, wire_entry(&entry))).collect(),
+        files: entries.into_iter().map(|(path, entry)| (path, wire_entry(&entry, versions))).collect(),
         index_last_modified: rfc3339(state.modified),
+        index_version: versions.then_some(newest),
         index_epoch: mark.map(|m| m.epoch.to_string()),
         index_cursor: mark.map(|m| m.cursor),
         tombstone_floor: mark.map(|m| m.floor),
@@ -111,13 +163,13 @@ fn wire(index: Index, delta: bool) -> WireIndex {
     }
 }
 
-fn wire_entry(entry: &Entry) -> WireEntry {
+fn wire_entry(entry: &Entry, versions: bool) -> WireEntry {
     WireEntry {
         md5: entry.md5,
         last_modified: rfc3339(entry.version),
         size: entry.size,
         is_deleted: entry.is_deleted,
-        version: None,
+        version: versions.then_some(entry.version),
     }
 }
 
@@ -143,6 +195,27 @@ mod tests {
         ] {
             assert_eq!(since(query, &mark), from, "{query}");
         }
+    }
+
+    #[test]
+    fn the_cache_holds_some_namespaces_and_not_all() {
+        let cache = Cache::default();
+        for n in 0..2 * NAMESPACES {
+            cache.place(&n.to_string());
+            cache.place("often");
+            cache.trim();
+        }
+        assert_eq!(cache.lock().len(), NAMESPACES);
+        assert_eq!(cache.lock()[0].ns, "often");
+        cache.lock()[0].size.store(KEPT, Ordering::Relaxed);
+        cache.trim();
+        assert_eq!(cache.lock().len(), NAMESPACES, "the one asked for last does not count");
+        for name in ["x", "y"] {
+            cache.place(name).size.store(KEPT, Ordering::Relaxed);
+            cache.trim();
+        }
+        let names: Vec<_> = cache.lock().iter().map(|kept| kept.ns.clone()).collect();
+        assert_eq!(names, ["y", "x"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The Memory Proxy: [`serve`] answers the flat dialect over any [`Store`].
+//! The Memory Proxy: [`serve`] answers both dialects over any [`Store`].
 //!
 //! It parses, authenticates, limits and answers; every decision about content is the store's. It opens no
 //! ports and listens to no signals: the caller owns both. Each request is logged once, at level info, under the
@@ -28,6 +28,7 @@ mod health;
 mod index;
 pub mod keys;
 mod metrics;
+mod namespaced;
 mod patience;
 mod quota;
 mod rates;

@@ -11,34 +11,31 @@ use super::answer::{Answer, PathFault, Refusal, insert};
 use super::auth::{self, Caller};
 use super::connection::{Door, Peer};
 use super::keys::{Access, hash_of};
-use super::{Proxy, batch, blobs, events, health, index, rates, versions};
+use super::{Proxy, batch, blobs, events, health, index, namespaced, rates, versions};
 use crate::path::{MAX_PATH, PathError, RelPath};
-use crate::protocol::X_REQUEST_ID;
+use crate::protocol::{Namespace, X_REQUEST_ID};
 use crate::store::Store;
-
-/// The namespace of the flat dialect.
-pub const FLAT: &str = "";
 
 /// The file that holds the index in a bucket, beside the blobs.
 const INDEX_FILE: &str = ".sync-index.json";
 
 /// Longest id of a request that is taken over, bytes.
 const LONGEST_ID: usize = 64;
-/// Longest name of a blob as it stands in a request: every byte of it may be escaped.
+/// Longest name of a blob or a namespace as it stands in a request: every byte of it may be escaped.
 const LONGEST_RAW: usize = 3 * MAX_PATH;
 
-/// An address of the flat dialect.
+/// An address, its names as they stand in the request. The flat dialect's namespace is `""`.
 #[derive(Debug, PartialEq, Eq)]
 enum Route<'a> {
     Health,
-    Sync,
-    Events,
     Metrics,
-    Batch,
-    /// What follows `/blob/`, as it stands in the request.
-    Blob(&'a str),
-    /// What follows `/versions/`.
-    Versions(&'a str),
+    Sync(&'a str),
+    Events(&'a str),
+    Batch(&'a str),
+    /// The namespace, and the path in it.
+    Blob(&'a str, &'a str),
+    /// As [`Route::Blob`], under `/versions/`.
+    Versions(&'a str, &'a str),
 }
 
 impl Route<'_> {
@@ -46,28 +43,59 @@ impl Route<'_> {
     fn name(&self) -> &'static str {
         match self {
             Self::Health => "health",
-            Self::Sync => "sync",
-            Self::Events => "events",
             Self::Metrics => "metrics",
-            Self::Batch => "batch",
-            Self::Blob(_) => "blob",
-            Self::Versions(_) => "versions",
+            Self::Sync(_) => "sync",
+            Self::Events(_) => "events",
+            Self::Batch(_) => "batch",
+            Self::Blob(..) => "blob",
+            Self::Versions(..) => "versions",
+        }
+    }
+
+    /// The namespace that it is about, as it stands in the request.
+    fn namespace(&self) -> &str {
+        match self {
+            Self::Health | Self::Metrics => "",
+            Self::Sync(ns) | Self::Events(ns) | Self::Batch(ns) | Self::Blob(ns, _) | Self::Versions(ns, _) => ns,
         }
     }
 }
 
 fn route(raw: &str) -> Option<Route<'_>> {
+    let below = |root| raw.strip_prefix(root).filter(|ns| !ns.is_empty());
     match raw {
         "/health" => Some(Route::Health),
-        "/sync" => Some(Route::Sync),
-        "/events" => Some(Route::Events),
         "/metrics" => Some(Route::Metrics),
-        "/batch" => Some(Route::Batch),
-        _ => match raw.strip_prefix("/versions/") {
-            Some(path) => Some(Route::Versions(path)),
-            None => raw.strip_prefix("/blob/").map(Route::Blob),
-        },
+        "/sync" => Some(Route::Sync("")),
+        "/events" => Some(Route::Events("")),
+        "/batch" => Some(Route::Batch("")),
+        _ => None
+            .or_else(|| below("/sync/").map(Route::Sync))
+            .or_else(|| below("/events/").map(Route::Events))
+            .or_else(|| below("/batch/").map(Route::Batch))
+            .or_else(|| raw.strip_prefix("/blob/").map(|path| Route::Blob("", path)))
+            .or_else(|| raw.strip_prefix("/versions/").map(|path| Route::Versions("", path)))
+            .or_else(|| namespaced(raw)),
     }
+}
+
+/// Both may contain slashes, plain ones or hidden as `%2F`: the last plain `/blob/` stands between them, or where there
+/// is none the last `/versions/`.
+fn namespaced(raw: &str) -> Option<Route<'_>> {
+    let raw = raw.strip_prefix('/')?;
+    let (ns, path, route): (_, _, fn(_, _) -> _) = match raw.rsplit_once("/blob/") {
+        Some((ns, path)) => (ns, path, Route::Blob),
+        None => raw.rsplit_once("/versions/").map(|(ns, path)| (ns, path, Route::Versions as fn(_, _) -> _))?,
+    };
+    (!ns.is_empty()).then(|| route(ns, path))
+}
+
+/// Decoded once and then checked, as a path is.
+fn namespace(raw: &str) -> Result<Namespace, Refusal> {
+    if raw.len() > LONGEST_RAW {
+        return Err(PathFault::TooLong.into());
+    }
+    Ok(Namespace::parse(&percent_decode(raw)?)?)
 }
 
 /// The blob's name. It is decoded once and then checked, so that no escape hides what the check looks for.
@@ -119,7 +147,7 @@ pub async fn respond<S: Store>(proxy: &Proxy<S>, peer: &Peer, request: Request<I
     let took = began.elapsed();
     let route = route(uri.path());
     proxy.metrics.answered(route.as_ref().map_or("none", Route::name), answer.status(), took);
-    if matches!(route, Some(Route::Blob(_))) && !method.is_safe() && answer.status().is_success() {
+    if matches!(route, Some(Route::Blob(..))) && !method.is_safe() && answer.status().is_success() {
         proxy.metrics.writes.inc();
     }
     insert(answer.headers_mut(), X_REQUEST_ID, &id);
@@ -171,24 +199,32 @@ async fn handle<S: Store>(
         Method::PUT | Method::DELETE => Access::Write,
         _ => Access::Read,
     };
-    caller.may(access, FLAT)?;
+    // Nothing is done in a namespace but what was asked for by this name.
+    let namespace = namespace(route.namespace())?;
+    let ns = namespace.as_str();
+    caller.may(access, ns)?;
     match route {
         Route::Health | Route::Metrics if !reads => Err(Refusal::Method("GET, HEAD")),
         Route::Health | Route::Metrics => Ok(proxy.metrics.answer()),
-        Route::Sync if reads => index::get(proxy, FLAT, uri.query(), request.headers()).await,
-        Route::Sync => Err(Refusal::Method("GET, HEAD")),
-        Route::Events if request.method() == Method::GET => events::get(proxy, &caller, FLAT, request.headers()).await,
-        Route::Events => Err(Refusal::Method("GET")),
-        Route::Batch if request.method() == Method::POST => batch::post(proxy, &caller, FLAT, request, id).await,
-        Route::Batch => Err(Refusal::Method("POST")),
-        Route::Versions(raw) if reads => versions::get(proxy, FLAT, &blob_path(raw)?).await,
-        Route::Versions(_) => Err(Refusal::Method("GET, HEAD")),
-        Route::Blob(raw) => match *request.method() {
-            Method::GET | Method::HEAD => blobs::get(proxy, FLAT, &blob_path(raw)?, uri.query()).await,
-            Method::PUT => blobs::put(proxy, &caller, FLAT, &blob_path(raw)?, request).await,
-            Method::DELETE => blobs::delete(proxy, &caller, FLAT, &blob_path(raw)?, request.headers()).await,
-            _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
-        },
+        Route::Sync(_) if reads => index::get(proxy, ns, uri.query(), request.headers()).await,
+        Route::Sync(_) => Err(Refusal::Method("GET, HEAD")),
+        Route::Events(_) if request.method() == Method::GET => events::get(proxy, &caller, ns, request.headers()).await,
+        Route::Events(_) => Err(Refusal::Method("GET")),
+        Route::Batch(_) if request.method() == Method::POST => batch::post(proxy, &caller, ns, request, id).await,
+        Route::Batch(_) => Err(Refusal::Method("POST")),
+        Route::Versions(_, path) if reads => versions::get(proxy, ns, &blob_path(path)?).await,
+        Route::Versions(..) => Err(Refusal::Method("GET, HEAD")),
+        Route::Blob(_, path) => {
+            let (path, flat) = (blob_path(path)?, namespace.is_flat());
+            match *request.method() {
+                Method::GET | Method::HEAD => blobs::get(proxy, ns, &path, uri.query()).await,
+                Method::PUT if flat => blobs::put(proxy, &caller, ns, &path, request).await,
+                Method::PUT => namespaced::put(proxy, &caller, &namespace, &path, request).await,
+                Method::DELETE if flat => blobs::delete(proxy, &caller, ns, &path, request.headers()).await,
+                Method::DELETE => namespaced::delete(proxy, &caller, &namespace, &path, request.headers()).await,
+                _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
+            }
+        }
     }
 }
 
@@ -216,6 +252,34 @@ async fn admit<S: Store>(proxy: &Proxy<S>, peer: &Peer, headers: &HeaderMap) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_blob_separates() {
+        for (raw, ns, path) in [
+            ("/blob/a", "", "a"),
+            ("/blob/a/blob/b", "", "a/blob/b"),
+            ("/n/blob/a", "n", "a"),
+            ("/n/m/blob/a/b", "n/m", "a/b"),
+            ("/n%2Fm/blob/a%2Fblob%2Fb", "n%2Fm", "a%2Fblob%2Fb"),
+            ("/n/blob/a/blob/b", "n/blob/a", "b"),
+            ("/n/blob/blob/b", "n/blob", "b"),
+            ("/n/blob/a/blob", "n", "a/blob"),
+            ("/n/blob/", "n", ""),
+            ("/health/blob/a", "health", "a"),
+            ("/blob%2Fx/blob/a", "blob%2Fx", "a"),
+        ] {
+            assert_eq!(route(raw), Some(Route::Blob(ns, path)), "{raw}");
+        }
+        assert_eq!(route("/sync/n/blob/b"), Some(Route::Sync("n/blob/b")));
+        assert_eq!(route("/versions/a/b"), Some(Route::Versions("", "a/b")));
+        assert_eq!(route("/n/m/versions/a/b"), Some(Route::Versions("n/m", "a/b")));
+        assert_eq!(route("/n/versions/blob/b"), Some(Route::Blob("n/versions", "b")));
+        assert_eq!(route("/events/n/m"), Some(Route::Events("n/m")));
+        assert_eq!((route("/batch"), route("/batch/n/m")), (Some(Route::Batch("")), Some(Route::Batch("n/m"))));
+        for nothing in ["//blob/a", "/n/blob", "/sync/", "/events/", "/batch/", "/n", "blob/a", "n/blob/a"] {
+            assert_eq!(route(nothing), None, "{nothing}");
+        }
+    }
 
     #[test]
     fn names_are_decoded_once_and_then_checked() {

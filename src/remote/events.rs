@@ -1,4 +1,4 @@
-//! The proxy's push: `GET /events`, server-sent events (capability `events`).
+//! The proxy's push: `GET /events` (`/events/{namespace}`), server-sent events (capability `events`).
 //!
 //! An event says that something changed, and where the index stands now. What changed is for the index to say.
 
@@ -26,7 +26,7 @@ impl HttpRemote {
     }
 
     async fn listen_within(&self, silence: Duration, last: Option<u64>, mut on_event: impl FnMut(u64)) -> RemoteError {
-        let mut answer = match self.open_stream("/events", last).await {
+        let mut answer = match self.open_stream(&self.part("/events"), last).await {
             Ok(answer) => answer,
             Err(e) => return e,
         };

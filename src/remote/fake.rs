@@ -2,7 +2,7 @@
 //!
 //! It is made for tests that run several engines on one thread under a seed: the same calls give the same run.
 //! Every blob is strongly consistent with compare-and-swap; the index is as good or bad as the [`Config`] says.
-//! It speaks no HTTP and knows nothing of version tokens (they are 0).
+//! It speaks no HTTP. Where it compares versions, it judges writes as a namespaced proxy does; else they are 0.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -65,6 +65,8 @@ pub struct Config {
     pub tombstones: TombstoneKind,
     /// Whether a 412 tells what is held, and a 404 (with [`TombstoneKind::Absent`]) the tombstone.
     pub honest: bool,
+    /// Whether writes are judged by versions (namespaced dialect) and not by content.
+    pub versions: bool,
     pub faults: Faults,
     /// Whether it takes batches. One that is lost is carried out in part.
     pub batch: bool,
@@ -79,6 +81,7 @@ impl Default for Config {
             strong: true,
             tombstones: TombstoneKind::Absent,
             honest: true,
+            versions: false,
             faults: Faults::default(),
             batch: true,
             yields: 0.0,
@@ -101,7 +104,7 @@ pub struct Call {
 pub enum Request {
     Index,
     Get(RelPath),
-    Put { path: RelPath, precondition: Precondition, md5: Md5 },
+    Put { path: RelPath, precondition: Precondition, version: u64, md5: Md5 },
     Delete { path: RelPath, md5: Md5 },
 }
 
@@ -122,12 +125,14 @@ struct Held {
     content: Option<Bytes>,
     /// The cursor of its last change.
     changed: u64,
+    /// 0 where the server knows none.
+    version: u64,
 }
 
 impl Held {
     fn entry(&self) -> IndexEntry {
         let size = self.content.as_ref().map_or(0, |c| c.len() as u64);
-        IndexEntry { md5: self.md5, size, is_deleted: self.content.is_none(), version: 0 }
+        IndexEntry { md5: self.md5, size, is_deleted: self.content.is_none(), version: self.version }
     }
 }
 
@@ -150,6 +155,8 @@ struct Store {
     epoch: u64,
     cursor: u64,
     floor: u64,
+    /// The last version given; a server that was set back has a clock all the same.
+    version: u64,
     stored: BTreeMap<Md5, Bytes>,
     calls: Vec<Call>,
     clients: usize,
@@ -203,7 +210,8 @@ impl Store {
         if let Some(content) = &content {
             self.stored.entry(md5).or_insert_with(|| content.clone());
         }
-        let held = Held { md5, content, changed: self.cursor };
+        self.version += u64::from(self.config.versions);
+        let held = Held { md5, content, changed: self.cursor, version: self.version };
         let entry = held.entry();
         self.blobs.insert(path.clone(), held);
         if self.config.strong {
@@ -295,20 +303,28 @@ impl Store {
 
     /// What a 412 tells of a path.
     fn mismatch(&self, held: Option<&Held>) -> Put {
+        // Versions are told by every proxy that compares them.
+        let version = held.map_or(0, |held| held.version);
         let held = held.filter(|_| self.config.honest);
         let is_deleted = match self.config.tombstones {
             TombstoneKind::Absent => held.map(|h| h.content.is_none()),
             TombstoneKind::Exists => None,
         };
-        Put::Mismatch { current: held.map(|h| h.md5), is_deleted }
+        Put::Mismatch { current: held.map(|h| h.md5), is_deleted, version }
     }
 
-    fn put(&mut self, path: &RelPath, precondition: Precondition, md5: Md5, content: Bytes) -> Put {
+    fn put(&mut self, path: &RelPath, precondition: Precondition, version: u64, md5: Md5, content: Bytes) -> Put {
         let held = self.blobs.get(path);
         let fits = match (precondition, held) {
+            // A version is all that is compared. Whether it is that of the right content is for the client to know.
+            (_, held) if self.config.versions && version != 0 => held.is_some_and(|held| held.version == version),
             (Precondition::New, None) => true,
             (Precondition::New, Some(held)) => {
                 held.content.is_none() && self.config.tombstones == TombstoneKind::Absent
+            }
+            // Who has no version looks first, and a tombstone is shown by few.
+            (Precondition::Holds(md5), Some(held)) if self.config.versions => {
+                held.md5 == md5 && (held.content.is_some() || self.shows(held))
             }
             (Precondition::Holds(md5), held) => held.is_some_and(|held| held.md5 == md5),
         };
@@ -316,13 +332,15 @@ impl Store {
             return self.mismatch(held);
         }
         self.commit(path, md5, Some(content));
-        Put::Stored { version: 0 }
+        Put::Stored { version: self.version }
     }
 
-    fn delete(&mut self, path: &RelPath, md5: Md5) -> Deleted {
+    fn delete(&mut self, path: &RelPath, md5: Md5, version: u64) -> Deleted {
         match self.blobs.get(path) {
-            Some(Held { content: Some(_), md5: held, .. }) => {
-                if *held == md5 {
+            Some(Held { content: Some(_), md5: held, version: has, .. }) => {
+                // With another version the client looks whether it is the content all the same.
+                if *held == md5 || self.config.versions && version != 0 && *has == version {
+                    let md5 = *held;
                     self.commit(path, md5, None);
                     Deleted::Done
                 } else {
@@ -333,10 +351,15 @@ impl Store {
         }
     }
 
-    fn get(&self, path: &RelPath) -> Result<(Md5, Bytes), Option<Md5>> {
+    /// Whether a 404 shows this tombstone.
+    fn shows(&self, held: &Held) -> bool {
+        self.config.honest && self.config.tombstones == TombstoneKind::Absent && held.content.is_none()
+    }
+
+    fn get(&self, path: &RelPath) -> Result<(Md5, Bytes, u64), Option<Md5>> {
         match self.blobs.get(path) {
-            Some(Held { content: Some(content), md5, .. }) => Ok((*md5, content.clone())),
-            Some(held) if self.config.honest && self.config.tombstones == TombstoneKind::Absent => Err(Some(held.md5)),
+            Some(Held { content: Some(content), md5, version, .. }) => Ok((*md5, content.clone(), *version)),
+            Some(held) if self.shows(held) => Err(Some(held.md5)),
             _ => Err(None),
         }
     }
@@ -355,6 +378,7 @@ impl FakeServer {
             epoch: 1,
             cursor: 0,
             floor: 0,
+            version: 0,
             stored: BTreeMap::new(),
             calls: Vec::new(),
             clients: 0,
@@ -431,7 +455,7 @@ impl FakeServer {
     pub fn server_delete(&self, path: &RelPath) -> bool {
         let mut store = self.store();
         let held = store.blobs.get(path).filter(|held| held.content.is_some()).map(|held| held.md5);
-        held.is_some_and(|md5| store.delete(path, md5) == Deleted::Done)
+        held.is_some_and(|md5| store.delete(path, md5, 0) == Deleted::Done)
     }
 
     /// Another client writes a path, whatever it holds.

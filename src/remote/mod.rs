@@ -83,8 +83,8 @@ pub enum Put {
     /// 200 or 201, with the ETag of what was sent.
     Stored { version: u64 },
     /// A 412. `current`: what the server holds (`None`: nothing, or not told). `is_deleted`: whether that is a
-    /// tombstone, where the proxy says so.
-    Mismatch { current: Option<Md5>, is_deleted: Option<bool> },
+    /// tombstone, where the proxy says so. `version`: of what it holds (namespaced dialect), 0 where it does not say.
+    Mismatch { current: Option<Md5>, is_deleted: Option<bool>, version: u64 },
 }
 
 /// What became of a DELETE.
@@ -163,6 +163,9 @@ pub enum RemoteError {
     /// An answer that is not what the protocol says: a redirect, a body that does not match its ETag, no JSON.
     #[error("{url}: not an answer of a Memory Proxy: {why}")]
     Protocol { url: String, why: String },
+    /// A name that this proxy cannot be asked for; nothing was sent.
+    #[error("{url}: {why}")]
+    Name { url: String, why: String },
     /// The body could not be read on this side; nothing was written there.
     #[error("{0}")]
     Source(String),
@@ -191,7 +194,9 @@ pub trait Remote: Send + Sync + 'static {
     /// the answer is `Whole`.
     fn index(&self, since: Option<&Mark>) -> impl Future<Output = Result<IndexAnswer, RemoteError>> + Send;
     fn get(&self, path: &RelPath) -> impl Future<Output = Result<Got, RemoteError>> + Send;
-    /// `version`: the version token base holds for the path (namespaced dialect), 0 when none.
+    /// Writes the path if it holds what is expected. `version` is for proxies that compare versions (namespaced
+    /// dialect): with [`Precondition::Holds`] the version of just that content, 0 where it is not known; with
+    /// [`Precondition::New`] 0, or the version of a tombstone that is known to be there.
     fn put(
         &self,
         path: &RelPath,
@@ -199,7 +204,7 @@ pub trait Remote: Send + Sync + 'static {
         version: u64,
         body: Outgoing,
     ) -> impl Future<Output = Result<Put, RemoteError>> + Send;
-    /// Deletes the path if it holds `md5`.
+    /// Deletes the path if it holds `md5`. `version`: of that content, 0 where it is not known.
     fn delete(
         &self,
         path: &RelPath,

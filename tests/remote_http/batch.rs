@@ -89,7 +89,7 @@ async fn each_answer_is_what_it_would_have_been_alone() {
     }
     assert!(matches!(next(), Some(Answer::Got(Got::Absent { tombstone: Some(t) })) if t == Md5::of(b"was")));
     assert!(matches!(next(), Some(Answer::Put(Put::Stored { version: 0 }))));
-    let theirs = Put::Mismatch { current: Some(Md5::of(b"theirs")), is_deleted: Some(true) };
+    let theirs = Put::Mismatch { current: Some(Md5::of(b"theirs")), is_deleted: Some(true), version: 0 };
     assert!(matches!(next(), Some(Answer::Put(put)) if put == theirs));
     assert!(next().is_none(), "what could not be read was not sent");
     assert!(matches!(next(), Some(Answer::Deleted(Deleted::Done))));

@@ -1,6 +1,7 @@
 //! What the HTTP client makes of every answer that a server can give, good or bad.
 
 mod batch;
+mod namespaced;
 mod requests;
 mod server;
 mod tls;

@@ -142,7 +142,7 @@ async fn a_lost_race_is_a_value() {
     let held = Some(Md5::of(b"hello"));
     for (name, current, is_deleted) in [("held", held, Some(true)), ("none", None, None), ("html", None, None)] {
         let put = remote.put(&path(name), Precondition::New, 0, outgoing(b"x")).await;
-        assert_eq!(put, Ok(Put::Mismatch { current, is_deleted }), "{name}");
+        assert_eq!(put, Ok(Put::Mismatch { current, is_deleted, version: 0 }), "{name}");
         let deleted = remote.delete(&path(name), Md5::of(b"x"), 0).await;
         assert_eq!(deleted, Ok(Deleted::Mismatch { current }), "{name}");
     }

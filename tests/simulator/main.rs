@@ -122,3 +122,8 @@ fn planted_bug_plain_tombstone_trusted() {
 fn planted_bug_unreadable_is_deleted() {
     caught(Bug::UnreadableIsDeleted);
 }
+
+#[test]
+fn planted_bug_index_version_on_upload() {
+    caught(Bug::IndexVersionOnUpload);
+}

@@ -26,6 +26,7 @@ pub enum Bug {
     UnlinkWithoutVerify,
     PlainTombstoneTrusted,
     UnreadableIsDeleted,
+    IndexVersionOnUpload,
 }
 
 const NAMES: &[&str] = &["a.md", "b.md", "n/c.md", "n/d.md", "n/m/e.json", "f"];
@@ -53,9 +54,18 @@ fn config(rng: &mut Rng, bug: Option<Bug>, batch: bool) -> Config {
         strong,
         tombstones: if strong || rng.bool() { TombstoneKind::Absent } else { TombstoneKind::Exists },
         honest: strong || rng.bool(),
+        versions: false,
         faults,
         batch,
         yields: 0.5,
+    }
+}
+
+/// Every third schedule is of folders with a namespace, whose writes are judged by versions.
+fn compares_versions(seed: u64, bug: Option<Bug>) -> bool {
+    match bug {
+        Some(bug) => bug == Bug::IndexVersionOnUpload,
+        None => seed.is_multiple_of(3),
     }
 }
 
@@ -87,7 +97,7 @@ pub fn run(seed: u64, bug: Option<Bug>, batch: bool) -> Result<(), String> {
     let mut rng = Rng::with_seed(seed);
     let trace = std::env::var_os("MEMSYNC_SIM_TRACE").is_some();
     let ledger = Arc::new(Mutex::new(Ledger::new(trace)));
-    let config = config(&mut rng, bug, batch);
+    let config = Config { versions: compares_versions(seed, bug), ..config(&mut rng, bug, batch) };
     let (clash, names) = match rng.u8(..8) {
         0 => (true, CLASHING),
         1 => (false, MANY),
@@ -114,7 +124,8 @@ pub fn run(seed: u64, bug: Option<Bug>, batch: bool) -> Result<(), String> {
         device.disk.plant_unverified_displace(bug == Some(Bug::UnlinkWithoutVerify));
         device.disk.plant_unreadable_is_absent(bug == Some(Bug::UnreadableIsDeleted));
         device.sabotage = match bug {
-            Some(Bug::IndexMd5OnUpload) => Some(upload_with_index_md5),
+            // Where versions are compared, the index's version goes with its md5.
+            Some(Bug::IndexMd5OnUpload | Bug::IndexVersionOnUpload) => Some(upload_with_index_md5),
             Some(Bug::IndexMd5OnDelete) => Some(delete_with_index_md5),
             _ => None,
         };

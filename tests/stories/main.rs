@@ -8,5 +8,6 @@ mod commands;
 mod conflicts;
 mod editors;
 mod gates;
+mod namespaces;
 mod rules;
 mod trouble;

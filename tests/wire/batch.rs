@@ -278,3 +278,61 @@ async fn of_racing_batches_one_wins_each_path() {
     }
     assert_eq!(c.get("/sync").await.json()["index_cursor"], 200);
 }
+
+/// As [`batch`], in a namespace.
+async fn batch_in(c: &mut Client, ns: &str, of: &[Frame]) -> Vec<Frame> {
+    let r = c.send("POST", &format!("/batch/{ns}"), &[("Content-Type", TYPE)], &frames(of)).await;
+    assert_eq!((r.status, r.header("content-type")), (200, Some(TYPE)), "{:?}", String::from_utf8_lossy(&r.body));
+    parse(&r.body)
+}
+
+#[tokio::test]
+async fn in_a_namespace_the_preconditions_are_versions() {
+    let dir = tempfile::tempdir().unwrap();
+    each_version(Arc::new(Memory::new())).await;
+    each_version(Arc::new(Embedded::open(&dir.path().join("store")).unwrap())).await;
+}
+
+async fn each_version<S: Store>(store: Arc<S>) {
+    let running = Running::start(store).await;
+    let mut c = running.client().await;
+    let put = |path: &str, version: u64, content: &[u8]| -> Frame {
+        (json!({"op": "put", "path": path, "version": version, "size": content.len()}), content.to_vec())
+    };
+    let delete =
+        |path: &str, version: u64| -> Frame { (json!({"op": "delete", "path": path, "version": version}), vec![]) };
+    c.put("/blob/a", "new", b"flat").await;
+    let ns = "team/notes";
+    let answers = batch_in(&mut c, ns, &[put("a", 0, b"one"), put("blob/b", 0, b"two"), put("c", 5, b"x")]).await;
+    assert_eq!(statuses(&answers), [201, 201, 412]);
+    let lost = &answers[2].0;
+    assert_eq!((&lost["current_version"], &lost["current_md5"]), (&json!(0), &json!("none")));
+    let version = |frame: &Frame| frame.0["version"].as_u64().unwrap();
+    let (a, b) = (version(&answers[0]), version(&answers[1]));
+    let r = c.get("/team/notes/blob/blob%2Fb").await;
+    assert_eq!((r.header("x-version"), r.body.as_slice()), (Some(b.to_string().as_str()), &b"two"[..]));
+
+    let unconditional = (json!({"op": "put", "path": "d", "precondition": "new", "size": 0}), vec![]);
+    let answers =
+        batch_in(&mut c, ns, &[get("a"), put("blob/b", b, b"three"), delete("none", 7), unconditional.clone()]).await;
+    assert_eq!(statuses(&answers), [200, 200, 404, 422]);
+    assert_eq!((version(&answers[0]), answers[0].1.as_slice()), (a, &b"one"[..]));
+    assert_eq!(answers[3].0["error_code"], "VERSION_REQUIRED");
+    let newer = version(&answers[1]);
+    assert!(newer > b);
+
+    let answers = batch_in(&mut c, ns, &[delete("blob/b", b), delete("a", a)]).await;
+    assert_eq!(statuses(&answers), [412, 204]);
+    assert_eq!((&answers[0].0["current_version"], &answers[0].0["is_deleted"]), (&json!(newer), &json!(false)));
+    let dead = version(&answers[1]);
+    let answers = batch_in(&mut c, ns, &[get("a"), (json!({"op": "delete", "path": "blob/b"}), vec![])]).await;
+    assert_eq!(statuses(&answers), [404, 204]);
+    assert_eq!((version(&answers[0]), &answers[0].0["md5"]), (dead, &json!(md5(b"one"))));
+    // A tombstone gives way to its version and to 0, as by itself.
+    let answers = batch_in(&mut c, ns, &[put("a", dead, b"again"), put("blob/b", 0, b"again")]).await;
+    assert_eq!(statuses(&answers), [201, 201]);
+    assert_eq!(c.get("/blob/a").await.body, b"flat");
+    assert_eq!(c.get("/sync").await.json()["files"].as_object().unwrap().len(), 1);
+    let r = c.send("POST", "/batch/..", &[("Content-Type", TYPE)], &frames(&[unconditional])).await;
+    assert_eq!((r.status, r.code().as_str()), (400, "INVALID_NAMESPACE"));
+}

@@ -10,12 +10,14 @@ use super::{Call, FakeServer, Fate, Request, Store, lock};
 use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
 use crate::protocol::Precondition;
-use crate::remote::{Answer, Ask, Blob, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
+use crate::remote::{
+    Answer, Ask, Blob, Deleted, Got, IndexAnswer, IndexEntry, Mark, Outgoing, Put, Remote, RemoteError,
+};
 
 /// What a client was last told by the index.
 #[derive(Default)]
 struct Served {
-    files: BTreeMap<RelPath, Md5>,
+    files: BTreeMap<RelPath, IndexEntry>,
     mark: Option<Mark>,
 }
 
@@ -72,42 +74,42 @@ impl FakeRemote {
         outcome
     }
 
-    /// The md5 that the index last showed this client.
-    fn shown(&self, path: &RelPath) -> Option<Md5> {
+    /// What the index last showed this client.
+    fn shown(&self, path: &RelPath) -> Option<IndexEntry> {
         lock(&self.served).files.get(path).copied()
     }
 
     /// What is sent with a PUT, after any planted bug.
     fn put_precondition(&self, path: &RelPath, precondition: Precondition) -> Precondition {
         let planted = self.server.store().planted.index_md5_on_put;
-        self.shown(path).filter(|_| planted).map_or(precondition, Precondition::Holds)
+        self.shown(path).filter(|_| planted).map_or(precondition, |entry| Precondition::Holds(entry.md5))
     }
 
     /// What is sent with a DELETE, after any planted bug.
     fn delete_precondition(&self, path: &RelPath, md5: Md5) -> Md5 {
         let planted = self.server.store().planted.index_md5_on_delete;
-        self.shown(path).filter(|_| planted).unwrap_or(md5)
+        self.shown(path).filter(|_| planted).map_or(md5, |entry| entry.md5)
     }
 
-    /// A request of a batch as it goes over the wire; `None`: its source failed.
-    fn read(&self, path: RelPath, ask: Ask) -> Option<(Request, Bytes)> {
+    /// A request of a batch as it goes over the wire, with the version it expects; `None`: its source failed.
+    fn read(&self, path: RelPath, ask: Ask) -> Option<(Request, u64, Bytes)> {
         Some(match ask {
-            Ask::Get => (Request::Get(path), Bytes::new()),
-            Ask::Delete { md5, .. } => {
+            Ask::Get => (Request::Get(path), 0, Bytes::new()),
+            Ask::Delete { md5, version } => {
                 let md5 = self.delete_precondition(&path, md5);
-                (Request::Delete { path, md5 }, Bytes::new())
+                (Request::Delete { path, md5 }, version, Bytes::new())
             }
-            Ask::Put { precondition, body, .. } => {
+            Ask::Put { precondition, version, body } => {
                 let md5 = body.md5;
                 let content = read_whole(body).ok()?;
                 let precondition = self.put_precondition(&path, precondition);
-                (Request::Put { path, precondition, md5 }, content)
+                (Request::Put { path, precondition, version, md5 }, version, content)
             }
         })
     }
 
     /// Carries out one request of a batch; now and then it is refused.
-    fn carry_out(&self, request: Request, content: Bytes) -> Option<Answer> {
+    fn carry_out(&self, request: Request, version: u64, content: Bytes) -> Option<Answer> {
         let mut store = self.server.store();
         let unavailable = store.config.faults.unavailable;
         if store.chance(unavailable) {
@@ -116,26 +118,26 @@ impl FakeRemote {
         let (answer, wrote) = match &request {
             Request::Index => return None,
             Request::Get(path) => (Ok(store.get(path)), false),
-            Request::Put { path, precondition, md5 } => {
-                let put = store.put(path, *precondition, *md5, content);
+            Request::Put { path, precondition, md5, .. } => {
+                let put = store.put(path, *precondition, version, *md5, content);
                 (Err(Answer::Put(put)), matches!(put, Put::Stored { .. }))
             }
             Request::Delete { path, md5 } => {
-                let deleted = store.delete(path, *md5);
+                let deleted = store.delete(path, *md5, version);
                 (Err(Answer::Deleted(deleted)), deleted == Deleted::Done)
             }
         };
         store.calls.push(Call { client: self.client, request, wrote });
         drop(store);
         Some(match answer {
-            Ok(Ok((md5, content))) => Answer::Got(Got::Found(self.blob(md5, content, true))),
+            Ok(Ok((md5, content, version))) => Answer::Got(Got::Found(self.blob(md5, content, version, true))),
             Ok(Err(tombstone)) => Answer::Got(Got::Absent { tombstone }),
             Err(answer) => answer,
         })
     }
 
     /// A body in one to three chunks; `whole`: whether its end arrives.
-    fn blob(&self, md5: Md5, content: Bytes, whole: bool) -> Blob {
+    fn blob(&self, md5: Md5, content: Bytes, version: u64, whole: bool) -> Blob {
         let size = Some(content.len() as u64);
         let mut cuts = {
             let rng = &mut self.server.store().rng;
@@ -160,7 +162,7 @@ impl FakeRemote {
                 chunk
             }
         });
-        Blob { md5, size, version: 0, body: body.boxed() }
+        Blob { md5, size, version, body: body.boxed() }
     }
 }
 
@@ -215,7 +217,7 @@ impl Remote for FakeRemote {
         if let IndexAnswer::Whole(_) = &answer {
             served.files.clear();
         }
-        served.files.extend(index.files.iter().map(|(path, entry)| (path.clone(), entry.md5)));
+        served.files.extend(index.files.iter().map(|(path, entry)| (path.clone(), *entry)));
         served.mark.clone_from(&index.mark);
         drop(served);
         Ok(answer)
@@ -224,10 +226,10 @@ impl Remote for FakeRemote {
     async fn get(&self, path: &RelPath) -> Result<Got, RemoteError> {
         let request = Request::Get(path.clone());
         match self.carry(request, |store| (store.get(path), false)).await {
-            Ok(Ok((md5, content))) => Ok(Got::Found(self.blob(md5, content, true))),
+            Ok(Ok((md5, content, version))) => Ok(Got::Found(self.blob(md5, content, version, true))),
             Ok(Err(tombstone)) => Ok(Got::Absent { tombstone }),
-            Err(Lost { value: Some(Ok((md5, content))), .. }) if self.server.store().rng.bool() => {
-                Ok(Got::Found(self.blob(md5, content, false)))
+            Err(Lost { value: Some(Ok((md5, content, version))), .. }) if self.server.store().rng.bool() => {
+                Ok(Got::Found(self.blob(md5, content, version, false)))
             }
             Err(lost) => Err(lost.error),
         }
@@ -237,25 +239,25 @@ impl Remote for FakeRemote {
         &self,
         path: &RelPath,
         precondition: Precondition,
-        _version: u64,
+        version: u64,
         body: Outgoing,
     ) -> Result<Put, RemoteError> {
         let md5 = body.md5;
         let content = read_whole(body)?;
         let precondition = self.put_precondition(path, precondition);
-        let request = Request::Put { path: path.clone(), precondition, md5 };
+        let request = Request::Put { path: path.clone(), precondition, version, md5 };
         let done = self.carry(request, |store| {
-            let put = store.put(path, precondition, md5, content);
+            let put = store.put(path, precondition, version, md5, content);
             (put, matches!(put, Put::Stored { .. }))
         });
         Ok(done.await?)
     }
 
-    async fn delete(&self, path: &RelPath, md5: Md5, _version: u64) -> Result<Deleted, RemoteError> {
+    async fn delete(&self, path: &RelPath, md5: Md5, version: u64) -> Result<Deleted, RemoteError> {
         let md5 = self.delete_precondition(path, md5);
         let request = Request::Delete { path: path.clone(), md5 };
         let done = self.carry(request, |store| {
-            let deleted = store.delete(path, md5);
+            let deleted = store.delete(path, md5, version);
             (deleted, deleted == Deleted::Done)
         });
         Ok(done.await?)
@@ -286,7 +288,7 @@ impl Remote for FakeRemote {
         };
         let mut answers = Vec::new();
         for ready in ready.into_iter().take(cut.unwrap_or(usize::MAX)) {
-            answers.push(ready.and_then(|(request, content)| self.carry_out(request, content)));
+            answers.push(ready.and_then(|(request, version, content)| self.carry_out(request, version, content)));
             // The batch is no transaction: others come between.
             self.server.pause().await;
         }

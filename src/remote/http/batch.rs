@@ -1,4 +1,4 @@
-//! `POST /batch`: many small requests in one, and what may be believed of the answers.
+//! `POST /batch`, `POST /batch/{namespace}`: many small requests in one, and what may be believed of the answers.
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -11,7 +11,7 @@ use super::{HttpRemote, classify};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::batch::{self, Answered, Asked, MAX_BYTES, Writer};
-use crate::protocol::capability;
+use crate::protocol::{Precondition, capability};
 use crate::remote::{Answer, Ask, Blob, Deleted, Got, Put, RemoteError};
 
 /// What a head takes as a rule besides its path, bytes.
@@ -27,39 +27,51 @@ enum Sent {
 /// A batch on its way out.
 struct Batch {
     body: Bytes,
-    /// For each request what was sent, `None` where it was left out: its source failed, or it is too large.
+    /// For each request what was sent, `None` where it was left out: its source failed, it is too large, or it has to
+    /// look first.
     sent: Vec<(RelPath, Option<Sent>)>,
 }
 
 impl HttpRemote {
-    pub(super) async fn flat_batch(
+    pub(super) async fn send_batch(
         &self,
         requests: Vec<(RelPath, Ask)>,
     ) -> Result<Option<Vec<Option<Answer>>>, RemoteError> {
         if !self.supports(capability::BATCH).await? {
             return Ok(None);
         }
-        let honest = self.supports(capability::HONEST_412).await?;
-        let Batch { body, sent } = task::spawn_blocking(move || write(requests))
+        let trust =
+            Trust { flat: self.inner.namespace.is_flat(), honest: self.supports(capability::HONEST_412).await? };
+        let Batch { body, sent } = task::spawn_blocking(move || write(requests, trust.flat))
             .await
             .map_err(|e| RemoteError::Source(format!("reading a batch failed: {e}")))?;
         if body.is_empty() {
             return Ok(Some(sent.iter().map(|_| None).collect()));
         }
-        let url = self.inner.url("/batch");
+        let url = self.inner.url(&self.part("/batch"));
         let size = body.len() as u64;
         let request = self.inner.request(Method::POST, &url).header(CONTENT_TYPE, batch::CONTENT_TYPE).body(body);
         let reply = self.inner.send(&url, request, Some((&Progress::new(), size)), MAX_BYTES as u64).await?;
         match (reply.status(), reply.header(&CONTENT_TYPE)) {
-            (StatusCode::OK, Some(batch::CONTENT_TYPE)) => read(reply, sent, honest).await.map(Some),
+            (StatusCode::OK, Some(batch::CONTENT_TYPE)) => read(reply, sent, trust).await.map(Some),
             (StatusCode::OK, _) => Err(reply.protocol("a batch was not answered with a batch")),
             _ => Err(reply.refusal().await),
         }
     }
 }
 
-/// Reads the sources and writes the frames. Blocks.
-fn write(requests: Vec<(RelPath, Ask)>) -> Batch {
+/// What the proxy's answers are measured by.
+#[derive(Clone, Copy)]
+struct Trust {
+    /// The dialect: preconditions are contents, and else versions.
+    flat: bool,
+    /// Capability `honest-412`.
+    honest: bool,
+}
+
+/// Reads the sources and writes the frames. Blocks. In a namespace what is expected is a version: who knows none has to
+/// look first, by a request of its own.
+fn write(requests: Vec<(RelPath, Ask)>, flat: bool) -> Batch {
     let bytes = requests.iter().map(|(path, ask)| {
         let size = if let Ask::Put { body, .. } = ask { body.size } else { 0 };
         usize::try_from(size).unwrap_or(usize::MAX).saturating_add(HEAD_USUAL + path.as_str().len())
@@ -70,13 +82,23 @@ fn write(requests: Vec<(RelPath, Ask)>) -> Batch {
         let head = |op: &str| Asked { op: op.to_owned(), path: path.as_str().to_owned(), ..Asked::default() };
         let asked = match ask {
             Ask::Get => writer.push(&head("get"), b"").ok().map(|()| Sent::Get),
-            Ask::Delete { md5, .. } => {
-                let head = Asked { md5: Some(md5.to_string()), ..head("delete") };
+            Ask::Delete { version: 0, .. } if !flat => None,
+            Ask::Delete { md5, version } => {
+                let head = if flat {
+                    Asked { md5: Some(md5.to_string()), ..head("delete") }
+                } else {
+                    Asked { version: Some(version), ..head("delete") }
+                };
                 writer.push(&head, b"").ok().map(|()| Sent::Delete)
             }
-            Ask::Put { precondition, body, .. } => {
+            Ask::Put { precondition: Precondition::Holds(_), version: 0, .. } if !flat => None,
+            Ask::Put { precondition, version, body } => {
                 let (md5, size) = (body.md5, body.size);
-                let head = Asked { precondition: Some(precondition.to_string()), size, ..head("put") };
+                let head = if flat {
+                    Asked { precondition: Some(precondition.to_string()), size, ..head("put") }
+                } else {
+                    Asked { version: Some(version), size, ..head("put") }
+                };
                 // What fails is asked for by itself, and fails there with its reason.
                 whole(body.source, size).ok().and_then(|c| writer.push(&head, &c).ok()).map(|()| Sent::Put(md5))
             }
@@ -93,7 +115,7 @@ fn write(requests: Vec<(RelPath, Ask)>) -> Batch {
 async fn read(
     reply: Reply,
     sent: Vec<(RelPath, Option<Sent>)>,
-    honest: bool,
+    trust: Trust,
 ) -> Result<Vec<Option<Answer>>, RemoteError> {
     let bad = reply.protester();
     let frames = batch::read::<Answered>(reply.read(MAX_BYTES as u64).await?).map_err(|e| bad(&e.to_string()))?;
@@ -108,7 +130,7 @@ async fn read(
         if head.path != path.as_str() {
             return Err(bad("a batch with an answer to another request than was sent"));
         }
-        answers.push(answer(&sent, head, content, honest));
+        answers.push(answer(&sent, head, content, trust));
     }
     match frames.next() {
         None => Ok(answers),
@@ -117,19 +139,26 @@ async fn read(
 }
 
 /// An answer as it would have come to a request of its own; `None` for any other.
-fn answer(sent: &Sent, head: Answered, content: Bytes, honest: bool) -> Option<Answer> {
+fn answer(sent: &Sent, head: Answered, content: Bytes, trust: Trust) -> Option<Answer> {
     let current = || classify::held(head.current_md5.as_deref());
+    let known = |version: Option<u64>| version.filter(|_| !trust.flat).unwrap_or(0);
+    let version = known(head.version);
     Some(match (sent, head.status) {
         (Sent::Get, 200) => {
             let size = Some(content.len() as u64);
             let body = stream::iter([Ok(content)]).boxed();
-            Answer::Got(Got::Found(Blob { md5: head.md5?, size, version: 0, body }))
+            Answer::Got(Got::Found(Blob { md5: head.md5?, size, version, body }))
         }
-        (Sent::Get, 404) => Answer::Got(Got::Absent { tombstone: head.md5.filter(|_| honest) }),
-        (Sent::Put(md5), 200 | 201) if head.md5 == Some(*md5) => Answer::Put(Put::Stored { version: 0 }),
-        (Sent::Put(_), 412) => Answer::Put(Put::Mismatch { current: current(), is_deleted: head.is_deleted }),
+        (Sent::Get, 404) => Answer::Got(Got::Absent { tombstone: head.md5.filter(|_| trust.honest) }),
+        (Sent::Put(md5), 200 | 201) if head.md5 == Some(*md5) => Answer::Put(Put::Stored { version }),
+        (Sent::Put(_), 412) => {
+            let version = known(head.current_version);
+            Answer::Put(Put::Mismatch { current: current(), is_deleted: head.is_deleted, version })
+        }
         (Sent::Delete, 200 | 204) => Answer::Deleted(Deleted::Done),
         (Sent::Delete, 404) => Answer::Deleted(Deleted::Absent),
+        // The same content may have been written again, under another version: a request of its own finds out.
+        (Sent::Delete, 412) if !trust.flat => return None,
         (Sent::Delete, 412) => Answer::Deleted(Deleted::Mismatch { current: current() }),
         _ => return None,
     })

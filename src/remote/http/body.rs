@@ -16,6 +16,7 @@ use tokio::time::{self, Instant};
 
 use super::{Inner, MAX_SMALL, classify};
 use crate::digest::{Hasher, Md5};
+use crate::protocol::X_VERSION;
 use crate::remote::{RemoteError, Source};
 
 /// When a transfer last showed a sign of life; `None` once none can be seen any more.
@@ -100,6 +101,12 @@ impl Answer {
     /// The digest that a strong `ETag` names.
     pub(super) fn etag_md5(&self) -> Option<Md5> {
         self.header(&http::header::ETAG)?.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
+    }
+
+    /// `X-Version`; 0 where there is none that is a number.
+    pub(super) fn version(&self) -> u64 {
+        let shown = self.header(&HeaderName::from_static(X_VERSION));
+        shown.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
     pub(in crate::remote) fn protocol(&self, why: &str) -> RemoteError {

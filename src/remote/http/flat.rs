@@ -1,12 +1,13 @@
-//! The flat dialect: one request and its answers each for index, get, put and delete.
+//! The flat dialect: one request and its answers each for index, get, put and delete. The index and reading are the
+//! same in the namespaced one, under other addresses.
 
 use futures::StreamExt;
 use futures::stream;
 use http::header::{CONTENT_LENGTH, ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderName, Method, StatusCode};
-use reqwest::Body;
+use reqwest::{Body, RequestBuilder};
 
-use super::body::{Upload, read_source};
+use super::body::{Answer, Upload, read_source};
 use super::{Given, HttpRemote, MAX_SMALL, classify, index};
 use crate::digest::Md5;
 use crate::path::RelPath;
@@ -21,14 +22,15 @@ const READ_FIRST: u64 = 256 * 1024;
 const FETCH_WHOLE: u64 = 64 * 1024;
 
 impl HttpRemote {
-    pub(super) async fn flat_index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
+    pub(super) async fn read_index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
         let capabilities = self.capabilities().await?;
         let has = |name: &str| capabilities.iter().any(|c| c == name);
         // Without a mark in its answer, a part could not be built upon.
         let base = since.filter(|_| has(capability::DELTA) && has(capability::STRONG_INDEX));
+        let root = self.inner.url(&self.inner.namespace.below("/sync"));
         let url = match base {
-            Some(mark) => self.inner.url(&format!("/sync?since={}&epoch={}", mark.cursor, encode_query(&mark.epoch))),
-            None => self.inner.url("/sync"),
+            Some(mark) => format!("{root}?since={}&epoch={}", mark.cursor, encode_query(&mark.epoch)),
+            None => root,
         };
         let mut request = self.inner.request(Method::GET, &url);
         // An ETag speaks for one address only: what changed since 5 is not what changed since 6. And "unchanged"
@@ -72,17 +74,15 @@ impl HttpRemote {
         Ok(result)
     }
 
-    pub(super) async fn flat_get(&self, path: &RelPath) -> Result<Got, RemoteError> {
+    pub(super) async fn read_blob(&self, path: &RelPath) -> Result<Got, RemoteError> {
         let honest = self.supports(capability::HONEST_412).await?;
-        let url = self.blob_url(path);
+        let url = self.blob_url(path).await?;
         let request = self.inner.request(Method::GET, &url);
         let answer = self.inner.send(&url, request, None, self.inner.max_file_size).await?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => {
-                let name = HeaderName::from_static(X_TOMBSTONE);
-                let tombstone = answer.header(&name).filter(|_| honest).map(str::parse::<Md5>).transpose();
-                let tombstone = tombstone.map_err(|e| answer.protocol(&format!("{X_TOMBSTONE}: {e}")))?;
+                let tombstone = tombstone(&answer, honest)?;
                 answer.finish().await;
                 return Ok(Got::Absent { tombstone });
             }
@@ -96,12 +96,13 @@ impl HttpRemote {
             return Err(answer.protocol("the blob has no ETag that is an MD5 in quotes"));
         };
         let size = answer.length();
+        let version = if self.inner.namespace.is_flat() { 0 } else { answer.version() };
         let mut body = answer.checked(md5);
         if size.is_some_and(|size| size <= FETCH_WHOLE) {
             let pieces: Vec<_> = body.collect().await;
             body = stream::iter(pieces).boxed();
         }
-        Ok(Got::Found(Blob { md5, size, version: 0, body }))
+        Ok(Got::Found(Blob { md5, size, version, body }))
     }
 
     pub(super) async fn flat_put(
@@ -110,20 +111,34 @@ impl HttpRemote {
         precondition: Precondition,
         body: Outgoing,
     ) -> Result<Put, RemoteError> {
-        let url = self.blob_url(path);
+        let url = self.blob_url(path).await?;
+        let request = self
+            .inner
+            .request(Method::PUT, &url)
+            .header(CONTENT_MD5, precondition.to_string())
+            .header(CONTENT_LENGTH, body.size);
+        match self.send_blob(&url, request, body).await? {
+            Sent::Stored { .. } => Ok(Put::Stored { version: 0 }),
+            Sent::Refused(told) => {
+                Ok(Put::Mismatch { current: current(&told), is_deleted: told.context.is_deleted, version: 0 })
+            }
+        }
+    }
+
+    /// Sends a write whose headers are all there.
+    pub(super) async fn send_blob(
+        &self,
+        url: &str,
+        request: RequestBuilder,
+        body: Outgoing,
+    ) -> Result<Sent, RemoteError> {
         let upload = Upload::new();
         let content: Body = if body.size <= READ_FIRST {
             read_source(body.source, body.size).await?.into()
         } else {
             Body::wrap_stream(upload.stream(body.source, body.size))
         };
-        let request = self
-            .inner
-            .request(Method::PUT, &url)
-            .header(CONTENT_MD5, precondition.to_string())
-            .header(CONTENT_LENGTH, body.size)
-            .body(content);
-        let sent = self.inner.send(&url, request, Some((&upload.progress, body.size)), MAX_SMALL).await;
+        let sent = self.inner.send(url, request.body(content), Some((&upload.progress, body.size)), MAX_SMALL).await;
         let answer = match (sent, upload.failure()) {
             (Ok(answer), _) => answer,
             (Err(_), Some(why)) => return Err(RemoteError::Source(why)),
@@ -134,16 +149,15 @@ impl HttpRemote {
         match answer.status() {
             StatusCode::OK | StatusCode::CREATED => match answer.etag_md5() {
                 Some(md5) if md5 == body.md5 => {
+                    let version = answer.version();
+                    // An index may come with it: it names what others wrote, and is not what was asked for.
                     answer.finish().await;
-                    Ok(Put::Stored { version: 0 })
+                    Ok(Sent::Stored { version })
                 }
                 Some(md5) => Err(answer.protocol(&format!("it stored {md5} where {} was sent", body.md5))),
                 None => Err(answer.protocol("a write was answered without an ETag that is an MD5 in quotes")),
             },
-            StatusCode::PRECONDITION_FAILED => {
-                let told = answer.told().await;
-                Ok(Put::Mismatch { current: current(&told), is_deleted: told.context.is_deleted })
-            }
+            StatusCode::PRECONDITION_FAILED => Ok(Sent::Refused(answer.told().await)),
             // A server may answer a body that was given up; the reason is still on this side.
             _ => match upload.failure() {
                 Some(why) => Err(RemoteError::Source(why)),
@@ -153,7 +167,7 @@ impl HttpRemote {
     }
 
     pub(super) async fn flat_delete(&self, path: &RelPath, md5: Md5) -> Result<Deleted, RemoteError> {
-        let url = self.blob_url(path);
+        let url = self.blob_url(path).await?;
         let request = self.inner.request(Method::DELETE, &url).header(IF_MATCH, format!("\"{md5}\""));
         let answer = self.inner.send(&url, request, None, MAX_SMALL).await?;
         let deleted = match answer.status() {
@@ -168,12 +182,37 @@ impl HttpRemote {
         Ok(deleted)
     }
 
-    fn blob_url(&self, path: &RelPath) -> String {
-        self.inner.url(&format!("/blob/{}", encode_path(path.as_str())))
+    /// # Errors
+    /// `Name` when this proxy would take the path for another one in another namespace.
+    pub(super) async fn blob_url(&self, path: &RelPath) -> Result<String, RemoteError> {
+        let ns = &self.inner.namespace;
+        let url = self.inner.url(&ns.blob(path));
+        if ns.hides(path) && !self.supports(capability::ENCODED_SLASH).await? {
+            return Err(RemoteError::Name {
+                url,
+                why: "this proxy cannot hold a folder called `blob` in a namespace; rename the folder".to_owned(),
+            });
+        }
+        Ok(url)
     }
 }
 
-fn current(told: &classify::Told) -> Option<Md5> {
+/// What became of a write that was answered as one.
+pub(super) enum Sent {
+    Stored {
+        version: u64,
+    },
+    /// A 412, with what it tells.
+    Refused(classify::Told),
+}
+
+/// What a 404 proves to have been deleted.
+pub(super) fn tombstone(answer: &Answer, honest: bool) -> Result<Option<Md5>, RemoteError> {
+    let shown = answer.header(&HeaderName::from_static(X_TOMBSTONE)).filter(|_| honest);
+    shown.map(str::parse).transpose().map_err(|e| answer.protocol(&format!("{X_TOMBSTONE}: {e}")))
+}
+
+pub(super) fn current(told: &classify::Told) -> Option<Md5> {
     classify::held(told.context.current_md5.as_deref())
 }
 

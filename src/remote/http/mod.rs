@@ -1,7 +1,8 @@
 //! [`HttpRemote`]: a Memory Proxy over HTTP.
 //!
 //! It asks once and says what became of it: it does not retry, decide or log, and it reads no files. The wire
-//! is the flat dialect (`flat`, `batch`); `classify` tells errors apart, `body` watches over what comes and goes.
+//! is the flat dialect (`flat`), or for a folder with a namespace the namespaced one (`namespaced`), and many requests
+//! in one (`batch`); `classify` tells errors apart, `body` watches over what comes and goes.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +19,14 @@ use tokio::time::Instant;
 use super::{Answer, Ask, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{Health, Pin, Precondition, X_MEMSYNC_DEVICE, encode_path};
+use crate::protocol::{Health, Namespace, NamespaceError, Pin, Precondition, X_MEMSYNC_DEVICE, encode_path};
 
 mod batch;
 mod body;
 mod classify;
 mod flat;
 mod index;
+mod namespaced;
 mod pinned;
 mod tls;
 
@@ -45,7 +47,7 @@ pub struct HttpOptions {
     /// `https://host[:port][/base/path]`, without user, query and fragment.
     pub origin: String,
     pub token: SecretString,
-    /// Must be empty: only the flat dialect is spoken.
+    /// Empty: the flat dialect. Else the namespaced one, by the rules of [`Namespace`].
     pub namespace: String,
     /// Sent as `X-Memsync-Device`, percent-encoded; not sent when empty.
     pub device: String,
@@ -78,8 +80,8 @@ pub enum OptionsError {
     PlainHttp(String),
     #[error("{0}: plain http shows no certificate to compare with proxy.pin; use https")]
     PinWithoutTls(String),
-    #[error("namespace {0:?}: only folders without a namespace can be synced")]
-    Namespace(String),
+    #[error("folder.namespace {0:?} is no name of a namespace: {1}")]
+    Namespace(String, NamespaceError),
     #[error("the token is empty or has characters that cannot be sent; check proxy.token_file")]
     Token,
     #[error("proxy.ca_file holds no certificate in PEM form: {0}")]
@@ -88,7 +90,7 @@ pub enum OptionsError {
     Client(String),
 }
 
-/// One Memory Proxy in the flat dialect. Cloning gives another handle to the same connections.
+/// One namespace of a Memory Proxy. Cloning gives another handle to the same connections.
 #[derive(Clone)]
 pub struct HttpRemote {
     inner: Arc<Inner>,
@@ -99,6 +101,7 @@ struct Inner {
     client: Client,
     /// Without a trailing `/`.
     origin: String,
+    namespace: Namespace,
     token: SecretString,
     authorization: HeaderValue,
     device: Option<HeaderValue>,
@@ -130,9 +133,8 @@ impl HttpRemote {
     /// # Errors
     /// The first option that cannot be used.
     pub fn new(options: HttpOptions) -> Result<Self, OptionsError> {
-        if !options.namespace.is_empty() {
-            return Err(OptionsError::Namespace(options.namespace));
-        }
+        let namespace =
+            Namespace::parse(&options.namespace).map_err(|e| OptionsError::Namespace(options.namespace.clone(), e))?;
         let origin = Url::parse(&options.origin).map_err(|e| OptionsError::Url(e.to_string()))?;
         if !matches!(origin.scheme(), "http" | "https") {
             return Err(OptionsError::Scheme);
@@ -163,6 +165,7 @@ impl HttpRemote {
             inner: Arc::new(Inner {
                 client: tls::client(&origin, loopback, options.ca_pem.as_deref(), options.pin, options.timeout)?,
                 origin: text,
+                namespace,
                 token: options.token,
                 authorization,
                 device,
@@ -228,6 +231,11 @@ impl HttpRemote {
     /// As [`HttpRemote::health`].
     pub async fn supports(&self, capability: &str) -> Result<bool, RemoteError> {
         Ok(self.capabilities().await?.iter().any(|c| c == capability))
+    }
+
+    /// The address of this namespace's part of the proxy at `root`, such as `/events`.
+    pub(super) fn part(&self, root: &str) -> String {
+        self.inner.namespace.below(root)
     }
 
     /// Opens a stream that has no end: no permit, no limit on its length or duration.
@@ -345,28 +353,34 @@ impl fmt::Debug for HttpRemote {
 
 impl Remote for HttpRemote {
     async fn index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
-        self.flat_index(since).await
+        self.read_index(since).await
     }
 
     async fn get(&self, path: &RelPath) -> Result<Got, RemoteError> {
-        self.flat_get(path).await
+        self.read_blob(path).await
     }
 
     async fn put(
         &self,
         path: &RelPath,
         precondition: Precondition,
-        _version: u64,
+        version: u64,
         body: Outgoing,
     ) -> Result<Put, RemoteError> {
-        self.flat_put(path, precondition, body).await
+        if self.inner.namespace.is_flat() {
+            return self.flat_put(path, precondition, body).await;
+        }
+        self.namespaced_put(path, precondition, version, body).await
     }
 
-    async fn delete(&self, path: &RelPath, md5: Md5, _version: u64) -> Result<Deleted, RemoteError> {
-        self.flat_delete(path, md5).await
+    async fn delete(&self, path: &RelPath, md5: Md5, version: u64) -> Result<Deleted, RemoteError> {
+        if self.inner.namespace.is_flat() {
+            return self.flat_delete(path, md5).await;
+        }
+        self.namespaced_delete(path, md5, version).await
     }
 
     async fn batch(&self, requests: Vec<(RelPath, Ask)>) -> Result<Option<Vec<Option<Answer>>>, RemoteError> {
-        self.flat_batch(requests).await
+        self.send_batch(requests).await
     }
 }

@@ -1,0 +1,146 @@
+//! [`Namespace`]: which files of a proxy a request is about. Validated once, at the edge.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::path::{PathError, RelPath};
+
+use super::encode_path;
+
+/// Names that a namespace cannot begin with: in `/sync/a/blob/b` nobody could tell the index of one namespace from
+/// a blob of another. (`/health` and the like stand alone, so that `/health/blob/a` is plain.)
+pub const RESERVED: &[&str] = &["blob", "sync", "events", "batch", "versions"];
+
+/// The empty namespace is the flat dialect's. Any other is named like a path ([`RelPath`]: no empty, `.` or `..`
+/// segment, no control character, no backslash, at most 1024 bytes) and does not begin with one of [`RESERVED`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Namespace(Option<Arc<str>>);
+
+/// Why a name is none of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NamespaceError {
+    #[error("it begins with `{0}`, which is an address of the proxy's own; choose another name")]
+    Reserved(&'static str),
+    #[error(transparent)]
+    Name(#[from] PathError),
+}
+
+impl Namespace {
+    /// The one of the flat dialect.
+    pub const FLAT: Self = Self(None);
+
+    /// Checks `text`; the empty one is [`Namespace::FLAT`].
+    ///
+    /// # Errors
+    /// The first rule that `text` breaks.
+    pub fn parse(text: &str) -> Result<Self, NamespaceError> {
+        if text.is_empty() {
+            return Ok(Self::FLAT);
+        }
+        let path = RelPath::parse(text)?;
+        let first = path.segments().next().unwrap_or_default();
+        match RESERVED.iter().find(|name| **name == first) {
+            Some(name) => Err(NamespaceError::Reserved(name)),
+            None => Ok(Self(Some(text.into()))),
+        }
+    }
+
+    /// The name; `""` for the flat dialect's.
+    pub fn as_str(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    pub fn is_flat(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The address of an index or of events (`root`: `/sync`, `/events`), as it stands in a URL.
+    pub fn below(&self, root: &str) -> String {
+        match &self.0 {
+            None => root.to_owned(),
+            Some(name) => format!("{root}/{}", encode_path(name)),
+        }
+    }
+
+    /// The address of a blob, as it stands in a URL. In a namespace the last `/blob/` ends the namespace's name, so
+    /// that a folder called `blob` hides its slash there.
+    pub fn blob(&self, path: &RelPath) -> String {
+        let encoded = encode_path(path.as_str());
+        match &self.0 {
+            None => format!("/blob/{encoded}"),
+            Some(name) => {
+                // Every `/blob/` of the whole, but the one between the two, would be taken for the one between.
+                let mut url = format!("/{}/blob/", encode_path(name));
+                for (i, segment) in encoded.split('/').enumerate() {
+                    if i > 0 {
+                        url.push_str(if url.ends_with("/blob") || url.ends_with("%2Fblob") { "%2F" } else { "/" });
+                    }
+                    url.push_str(segment);
+                }
+                url
+            }
+        }
+    }
+
+    /// Whether [`Namespace::blob`] has to hide a slash, which not every proxy leaves hidden.
+    pub fn hides(&self, path: &RelPath) -> bool {
+        !self.is_flat() && path.ancestors().any(|above| above == "blob" || above.ends_with("/blob"))
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_named_like_a_path_and_not_like_a_route() {
+        for good in ["team", "team/notes", "ü/a b", "health", "blobs", "a/blob", "a/sync/b", "a.b"] {
+            assert_eq!(Namespace::parse(good).unwrap().as_str(), good);
+        }
+        assert_eq!(Namespace::parse(""), Ok(Namespace::FLAT));
+        for name in RESERVED {
+            assert_eq!(Namespace::parse(name), Err(NamespaceError::Reserved(name)));
+            assert_eq!(Namespace::parse(&format!("{name}/x")), Err(NamespaceError::Reserved(name)));
+        }
+        for (bad, why) in [
+            ("/a", PathError::EmptySegment),
+            ("a/", PathError::EmptySegment),
+            ("a//b", PathError::EmptySegment),
+            ("..", PathError::Dot),
+            ("a/../b", PathError::Dot),
+            ("a\u{7}", PathError::Control),
+            ("a\\b", PathError::Backslash),
+            (".memsync", PathError::Private),
+        ] {
+            assert_eq!(Namespace::parse(bad), Err(NamespaceError::Name(why)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_blob_of_an_address_ends_the_namespace() {
+        let ns = Namespace::parse("team/a b").unwrap();
+        for (path, url, hidden) in [
+            ("x.md", "/team/a%20b/blob/x.md", false),
+            ("d/x.md", "/team/a%20b/blob/d/x.md", false),
+            ("blob", "/team/a%20b/blob/blob", false),
+            ("a/blob", "/team/a%20b/blob/a/blob", false),
+            ("blob/x", "/team/a%20b/blob/blob%2Fx", true),
+            ("a/blob/x/y", "/team/a%20b/blob/a/blob%2Fx/y", true),
+            ("blob/blob/x", "/team/a%20b/blob/blob%2Fblob%2Fx", true),
+            ("blobs/x", "/team/a%20b/blob/blobs/x", false),
+            ("nblob/x", "/team/a%20b/blob/nblob/x", false),
+        ] {
+            let path = RelPath::parse(path).unwrap();
+            assert_eq!((ns.blob(&path), ns.hides(&path)), (url.to_owned(), hidden));
+            assert!(!Namespace::FLAT.hides(&path));
+        }
+        assert_eq!(Namespace::FLAT.blob(&RelPath::parse("blob/x").unwrap()), "/blob/blob/x");
+        assert_eq!((ns.below("/sync"), Namespace::FLAT.below("/sync")), ("/sync/team/a%20b".into(), "/sync".into()));
+    }
+}

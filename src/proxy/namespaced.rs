@@ -1,0 +1,164 @@
+//! `/{namespace}/blob/{path}`: what the namespaced dialect has of its own. Its preconditions are versions, a digest
+//! that comes with a body is the body's, and a write is answered with the index unless the client wants none.
+
+use bytes::Bytes;
+use http::header::ETAG;
+use http::{HeaderMap, Request, StatusCode};
+use hyper::body::Incoming as RequestBody;
+
+use super::answer::{Answer, Provided, Refusal, describe, empty, insert, with_body};
+use super::auth::Caller;
+use super::blobs::{content, text, write};
+use super::{Proxy, index, versions};
+use crate::digest::{Hasher, Md5};
+use crate::path::RelPath;
+use crate::protocol::{CONTENT_MD5, IF_MATCH_VERSION, Namespace, PREFER, PREFERENCE_APPLIED, RETURN_MINIMAL};
+use crate::store::{Deleted, Entry, Expect, Incoming, Store, StoreError};
+
+/// PUT with its precondition in `If-Match-Version`, and the digest of its body in `Content-MD5` where it has one.
+pub async fn put<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
+    ns: &Namespace,
+    path: &RelPath,
+    request: Request<RequestBody>,
+) -> Result<Answer, Refusal> {
+    let (head, body) = request.into_parts();
+    let version = version(&head.headers)?.ok_or(Refusal::VersionRequired)?;
+    let promised = digest(&head.headers)?;
+    let meta = caller.sign(versions::told(&head.headers)?);
+    let incoming = Digested { incoming: proxy.store.incoming(), hasher: promised.map(|_| Hasher::new()) };
+    let (body, _room) = content(proxy, caller, ns.as_str(), path, &head.headers, body, incoming).await?;
+    let came = body.hasher.map(Hasher::finish);
+    if let Some(came) = came.filter(|came| Some(*came) != promised) {
+        // The body goes with this: nothing is written.
+        return Err(Refusal::DigestMismatch(came));
+    }
+    let provided = || Provided::Version(version);
+    let (status, entry) = write(proxy, ns.as_str(), path, expect(version), meta, body.incoming, provided).await?;
+    answer(proxy, ns, status, &entry, &head.headers).await
+}
+
+/// A version that a write expects, in the words of the store.
+pub fn expect(version: u64) -> Expect {
+    if version == 0 { Expect::Absent } else { Expect::Version(version) }
+}
+
+/// A body on its way in, with the digest of what came where that is asked for.
+struct Digested<I> {
+    incoming: I,
+    hasher: Option<Hasher>,
+}
+
+impl<I: Incoming> Incoming for Digested<I> {
+    async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&piece);
+        }
+        self.incoming.push(piece).await
+    }
+}
+
+/// DELETE, with the precondition in `If-Match-Version` where there is one.
+pub async fn delete<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
+    ns: &Namespace,
+    path: &RelPath,
+    headers: &HeaderMap,
+) -> Result<Answer, Refusal> {
+    let version = version(headers)?;
+    let meta = caller.sign(versions::told(headers)?);
+    match proxy.store.delete(ns.as_str(), path, version.map(Expect::Version), meta).await? {
+        Deleted::Done(entry) => {
+            let mut answer = answer(proxy, ns, StatusCode::OK, &entry, headers).await?;
+            // There is no content any more that a tag could stand for.
+            answer.headers_mut().remove(ETAG);
+            Ok(answer)
+        }
+        Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry)),
+        Deleted::Absent => Err(Refusal::Absent),
+        Deleted::Mismatch(held) => {
+            let provided = Provided::Version(version.unwrap_or(0));
+            Err(Refusal::Precondition { provided, held: Some(held) })
+        }
+    }
+}
+
+/// What a write is answered with: the namespace's whole index, or nothing where the client prefers that.
+async fn answer<S: Store>(
+    proxy: &Proxy<S>,
+    ns: &Namespace,
+    status: StatusCode,
+    entry: &Entry,
+    headers: &HeaderMap,
+) -> Result<Answer, Refusal> {
+    let mut answer = if wants_little(headers) {
+        let mut answer = empty(status);
+        insert(answer.headers_mut(), PREFERENCE_APPLIED, RETURN_MINIMAL);
+        answer
+    } else {
+        with_body(status, "application/json", index::manifest(proxy, ns.as_str()).await?)
+    };
+    describe(answer.headers_mut(), entry);
+    Ok(answer)
+}
+
+/// `If-Match-Version`, digits and nothing else.
+fn version(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let Some(value) = headers.get(IF_MATCH_VERSION) else { return Ok(None) };
+    let digits = text(value).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    digits.and_then(|text| text.parse().ok()).map(Some).ok_or(Refusal::BadVersion)
+}
+
+fn digest(headers: &HeaderMap) -> Result<Option<Md5>, Refusal> {
+    let Some(value) = headers.get(CONTENT_MD5) else { return Ok(None) };
+    text(value).and_then(|text| text.parse().ok()).map(Some).ok_or(Refusal::BadDigest)
+}
+
+/// Whether `Prefer` asks for `return=minimal` (RFC 7240, 2 and 4.2). Of two preferences of one name the first counts.
+fn wants_little(headers: &HeaderMap) -> bool {
+    let all = headers.get_all(PREFER);
+    let mut preferences = all.iter().filter_map(text).flat_map(|line| line.split(','));
+    let wanted = preferences.find_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("return").then(|| value.trim().trim_matches('"'))
+    });
+    wanted == Some("minimal")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_prefers() {
+        for (lines, minimal) in [
+            (&["return=minimal"][..], true),
+            (&["respond-async, RETURN = \"minimal\"; x=1"], true),
+            (&["wait=5", "return=minimal"], true),
+            (&["return=representation, return=minimal"], false),
+            (&["minimal"], false),
+            (&["returns=minimal"], false),
+            (&[], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(PREFER, line.parse().unwrap());
+            }
+            assert_eq!(wants_little(&headers), minimal, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn versions_are_digits() {
+        for (sent, version) in [("0", Some(0)), ("1700000000000", Some(1_700_000_000_000)), (" 7 ", Some(7))] {
+            let headers = HeaderMap::from_iter([(IF_MATCH_VERSION.parse().unwrap(), sent.parse().unwrap())]);
+            assert_eq!(super::version(&headers).ok().flatten(), version);
+        }
+        for bad in ["", "-1", "+1", "1.5", "x", "\"1\"", "99999999999999999999", "*"] {
+            let headers = HeaderMap::from_iter([(IF_MATCH_VERSION.parse().unwrap(), bad.parse().unwrap())]);
+            assert!(matches!(super::version(&headers), Err(Refusal::BadVersion)), "{bad}");
+        }
+    }
+}

@@ -166,13 +166,13 @@ impl<D: Disk, R: Remote> Work<D, R> {
         match self.get().await? {
             Got::Absent { .. } => Ok(Done::Nothing),
             Got::Found(blob) => {
+                let version = blob.version;
+                let staged = self.fetch(blob).await?;
                 // Only now: an empty folder of the user's does not give way to what an index says.
                 if !self.folder.make_room(&self.at).map_err(StepError::Local)? {
                     let why = Unknown::Clash(self.at.clone()).to_string();
                     return Err(StepError::Local(io::Error::new(io::ErrorKind::AlreadyExists, why)));
                 }
-                let version = blob.version;
-                let staged = self.fetch(blob).await?;
                 let base = Base::Synced(staged.md5);
                 let step = Box::new(Move::Create { path: self.path().clone(), at: self.at.clone(), staged });
                 Ok(Done::Move { step, base, version })
@@ -192,8 +192,9 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Rows 7 and 14.
     async fn obey(&self, local: Md5, base: Option<Md5>, tombstone: Md5) -> Result<Done<D>, StepError> {
-        // Invariant 3: a strong index is evidence; a plain one is a hint, and the blob decides.
-        if self.strong {
+        // Invariant 3: an entry of a strong index is evidence. A plain one is a hint, and a tombstone that the index has
+        // forgotten is only inferred: there the blob decides.
+        if self.strong && self.listed.is_some() {
             return Ok(self.trash(local, tombstone));
         }
         match self.get().await? {

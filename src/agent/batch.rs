@@ -23,6 +23,9 @@ use super::engine::{CycleError, Engine};
 /// Batches in flight: one is read or placed here while the next is on its way and another is being committed there.
 const FLYING: usize = 3;
 
+/// Batches are halved at most so often: then they are as small as a single large request.
+const MOST_STRAIN: u32 = 6;
+
 /// What of a plan is sent together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchOptions {
@@ -68,6 +71,8 @@ pub(super) struct Queue<D: Disk, R: Remote> {
     small: VecDeque<(Step, u64)>,
     rest: VecDeque<Step>,
     flying: usize,
+    /// Batches in flight, at most.
+    at_once: usize,
     most: usize,
     bytes: u64,
 }
@@ -85,7 +90,7 @@ impl<D: Disk, R: Remote> Queue<D, R> {
         if let Some(work) = self.answered.pop_front() {
             return Some(Next::One(Box::new(work)));
         }
-        if self.flying < FLYING && !self.small.is_empty() {
+        if self.flying < self.at_once && !self.small.is_empty() {
             self.flying += 1;
             return Some(Next::Many(self.take()));
         }
@@ -169,7 +174,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
         }
         let most = small.len().div_ceil(FLYING).clamp(least.min(most), most.max(1));
-        let mut queue = Queue { answered: VecDeque::new(), small, rest, flying: 0, most, bytes };
+        // On a link that lost the last ones they get smaller, and go one after another, until they arrive.
+        let (most, bytes) = ((most >> self.strain).max(1), bytes >> self.strain);
+        let at_once = if self.strain == 0 { FLYING } else { 1 };
+        let mut queue = Queue { answered: VecDeque::new(), small, rest, flying: 0, at_once, most, bytes };
         if queue.small.len() < from {
             queue.singly();
         }
@@ -215,6 +223,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         queue: &mut Queue<D, R>,
     ) -> Option<CycleError> {
         queue.flying -= 1;
+        match &batched {
+            Ok(Some(_)) => self.strain = self.strain.saturating_sub(1),
+            Err(RemoteError::Unreachable { .. }) => self.strain = (self.strain + 1).min(MOST_STRAIN),
+            _ => {}
+        }
         match batched {
             Ok(Some(answers)) if answers.len() == works.len() => {
                 for (mut work, answer) in works.into_iter().zip(answers) {

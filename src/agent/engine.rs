@@ -116,6 +116,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) leftovers: bool,
     /// Set while the last cycle left something to do whatever the triggers say.
     pub(super) unfinished: bool,
+    /// How often batches were halved because the link could not carry them in time.
+    pub(super) strain: u32,
     pub(super) sabotage: Option<Sabotage>,
 }
 
@@ -173,6 +175,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             same_rules: false,
             leftovers: false,
             unfinished: true,
+            strain: 0,
             sabotage: None,
         };
         engine.bind(new_id)?;

@@ -169,6 +169,10 @@ impl<'a> Running<'a> {
                 }
             }
             self.rehearse().await;
+            if !self.worker.backlog.is_empty() {
+                // What came meanwhile is obeyed before anything is begun.
+                continue;
+            }
             let now = Instant::now();
             if self.watcher.changes_wait() && self.watcher.next_due().is_some_and(|due| due > now) {
                 // A file is being written; what is due now is taken in at once.

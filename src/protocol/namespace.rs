@@ -12,7 +12,7 @@ use super::encode_path;
 pub const RESERVED: &[&str] = &["blob", "sync", "events", "batch", "versions"];
 
 /// The empty namespace is the flat dialect's. Any other is named like a path ([`RelPath`]: no empty, `.` or `..`
-/// segment, no control character, no backslash, at most 1024 bytes) and does not begin with one of [`RESERVED`].
+/// segment, no control character, no backslash, at most 1024 bytes) and does not begin with one of `RESERVED`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Namespace(Option<Arc<str>>);
 

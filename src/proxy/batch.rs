@@ -57,6 +57,8 @@ pub async fn post<S: Store>(
         return Err(Refusal::NoBatch);
     }
     refuse_encoded(&head.headers)?;
+    // Never closed; were it so, going on without a turn would be right.
+    let _turn = proxy.batches.acquire().await.ok();
     let limit = proxy.options.max_body.min(MAX_BYTES as u64);
     let length = hyper::body::Body::size_hint(&body).lower().min(BODY_AT_ONCE);
     let collected = Collected(BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)));

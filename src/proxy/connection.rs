@@ -39,13 +39,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// It has shown a valid token: from now on it may idle, and does not count as a stranger. Whether that is news.
-    pub fn is_known(&self) -> bool {
-        let news = self.patience.is_known();
-        if news {
+    /// It has shown a valid token: from now on it may idle, and does not count as a stranger.
+    pub fn is_known(&self) {
+        if self.patience.is_known() {
             self.stranger.is_known();
         }
-        news
     }
 }
 

@@ -124,11 +124,16 @@ impl Default for Options {
     }
 }
 
+/// Batches taken in and answered at once.
+const BATCHES: usize = 16;
+
 /// What all requests share.
 struct Proxy<S> {
     store: Arc<S>,
     auth: Auth<S>,
     quotas: quota::Quotas,
+    /// Turns for batches, each of which may hold some tens of MiB.
+    batches: Semaphore,
     options: Options,
     index: index::Cache,
     strangers: Arc<Strangers>,
@@ -158,6 +163,7 @@ pub async fn serve<S: Store>(
         store,
         auth,
         quotas: quota::Quotas::default(),
+        batches: Semaphore::new(BATCHES),
         index: index::Cache::default(),
         rates: Rates::new(options.rate, options.failed_attempts),
         metrics: Metrics::new(),

@@ -79,9 +79,12 @@ impl Rates {
 
     /// A token from `address` was right.
     pub fn succeeded(&self, address: Address, token: blake3::Hash) {
-        let mut addresses = self.addresses();
-        if addresses.trusted.len() < MOST {
-            addresses.trusted.insert((address, token), Instant::now() + MEMORY);
+        let (now, mut addresses) = (Instant::now(), self.addresses());
+        let room = addresses.trusted.len() < MOST;
+        match addresses.trusted.get_mut(&(address, token)) {
+            Some(until) => *until = now + MEMORY,
+            None if room => drop(addresses.trusted.insert((address, token), now + MEMORY)),
+            None => {}
         }
     }
 

@@ -242,9 +242,9 @@ async fn admit<S: Store>(proxy: &Proxy<S>, peer: &Peer, headers: &HeaderMap) -> 
         }
         known => known?,
     };
-    if peer.is_known() {
-        proxy.rates.succeeded(peer.address, shown);
-    }
+    peer.is_known();
+    // Of every request: behind a reverse proxy one connection carries the tokens of many.
+    proxy.rates.succeeded(peer.address, shown);
     let wait = proxy.rates.too_fast(&rates::Caller(caller.id.as_str().into()));
     wait.map_or(Ok(caller), |wait| Err(Refusal::TooOften(wait)))
 }

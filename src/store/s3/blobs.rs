@@ -104,8 +104,15 @@ impl Blobs {
         // What was there when a write went out of which nothing is known.
         let mut unknown: Option<(Option<Found>, StoreError)> = None;
         let mut looked = !blind;
+        // What was there when a write was said to have lost.
+        let mut lost = None;
         loop {
             let found = if looked { self.look(ns, path).await? } else { None };
+            let ours = found.as_ref().filter(|f| f.object.described.write.as_deref() == Some(&write));
+            // Something between here and the store sent it twice: the second was told that it lost, to the first.
+            if let (Some(ours), Some(before)) = (ours, lost.take()) {
+                return Ok(Swapped::Done { before, row: ours.row });
+            }
             if let Some((before, e)) = unknown.take() {
                 if let Some(ours) = found.as_ref().filter(|f| f.object.described.write.as_deref() == Some(&write)) {
                     return Ok(Swapped::Done { before: before.map(|b| b.row), row: ours.row });
@@ -129,6 +136,7 @@ impl Blobs {
             match self.bucket.put(&key, etag, &described, &new.content).await? {
                 Landing::Landed(_) => return Ok(Swapped::Done { before: found.map(|f| f.row), row: new.row }),
                 Landing::Lost if races < RACES => {
+                    lost = Some(found.map(|f| f.row));
                     races += 1;
                     if races > 3 {
                         sleep(Duration::from_millis(fastrand::u64(0..=u64::from(races.min(20)) * 5))).await;

@@ -177,7 +177,8 @@ async fn many(store: impl Store, _: Arc<AtomicU64>) {
         }
     }
     let Got::Found(blob) = store.get("", &path("many/7")).await.unwrap() else { panic!("it is there") };
-    assert_eq!(blob.meta, meta);
+    // An S3 gives what has no type one of its own.
+    assert_eq!((&blob.meta.device, &blob.meta.free), (&meta.device, &meta.free));
 
     let gone = (0..300).map(|n| {
         let md5 = Md5::of(format!("{}", n / 2 * 2).as_bytes());

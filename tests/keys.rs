@@ -1,5 +1,7 @@
 //! Who may call: keys, their scopes and their end, quotas, an external verifier, and the commands that make keys.
 
+#[path = "common/log.rs"]
+mod log;
 #[path = "common/proxy.rs"]
 mod proxy;
 
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
+use log::Log;
 use memsync::path::RelPath;
 use memsync::proxy::Options;
 use memsync::proxy::keys::{self, Made, NewKey, Scope};
@@ -397,36 +400,6 @@ async fn writes_and_changes_of_the_keys_do_not_hinder_one_another() {
     }
     changes.await.unwrap();
     assert_eq!(keys::load(store.as_ref()).await.unwrap().keys.len(), 40);
-}
-
-/// Where a subscriber writes.
-#[derive(Clone, Default)]
-struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// Takes all that is logged on this thread.
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let writer = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_max_level(tracing::Level::TRACE)
-            .with_writer(move || writer.clone());
-        tracing::subscriber::set_default(subscriber.finish())
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
 }
 
 // On one thread, so that the thread's subscriber sees the proxy's tasks.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::digest::{Md5, NotMd5};
 
 pub mod batch;
+pub mod encoding;
 mod namespace;
 mod pin;
 
@@ -33,6 +34,8 @@ pub const RETURN_MINIMAL: &str = "return=minimal";
 pub const X_MEMSYNC_DEVICE: &str = "x-memsync-device";
 /// Names a request in the logs of both sides.
 pub const X_REQUEST_ID: &str = "x-request-id";
+/// Of a flat PUT: the MD5 that its plain content must have (`encoding`).
+pub const X_MEMSYNC_MD5: &str = "x-memsync-md5";
 /// When a path becomes a tombstone by itself: RFC 3339, or [`NEVER`] (`versions`).
 pub const X_MEMSYNC_EXPIRES: &str = "x-memsync-expires";
 /// Takes an expiry back.
@@ -54,6 +57,7 @@ pub mod capability {
     pub const ENCODED_SLASH: &str = "encoded-slash";
     pub const BATCH: &str = "batch";
     pub const VERSIONS: &str = "versions";
+    pub const ENCODING: &str = "encoding";
 }
 
 /// `GET /health`.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::header::{
-    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use crate::digest::Md5;
 use crate::path::PathError;
+use crate::protocol::encoding::CodingError;
 use crate::protocol::{ErrorContext, NamespaceError, PRECONDITION_FAILED, WireError, X_TOMBSTONE, X_VERSION};
 use crate::store::{Entry, StoreError};
 
@@ -46,7 +48,7 @@ pub enum Refusal {
     BadVersion,
     /// `Content-MD5` is no digest of a body.
     BadDigest,
-    /// The body has another digest than `Content-MD5` says.
+    /// The body has another digest than is promised.
     DigestMismatch(Md5),
     /// A precondition that is none; the text is the header's name.
     BadPrecondition(&'static str),
@@ -67,7 +69,12 @@ pub enum Refusal {
     NoBatch,
     /// Bytes that would have been taken.
     TooLarge(u64),
+    /// A coding of the body that is none of those there are, or more than one.
     Encoding,
+    /// A body that could not be unpacked.
+    Coding(CodingError),
+    /// No turn in time.
+    Busy,
     BodyTimeout,
     BodyBroken,
     Store(StoreError),
@@ -114,6 +121,12 @@ impl From<NamespaceError> for Refusal {
     }
 }
 
+impl From<CodingError> for Refusal {
+    fn from(e: CodingError) -> Self {
+        Self::Coding(e)
+    }
+}
+
 impl From<StoreError> for Refusal {
     fn from(e: StoreError) -> Self {
         Self::Store(e)
@@ -126,7 +139,8 @@ impl Refusal {
         let mut extra = HeaderMap::new();
         match &self {
             Self::Unauthorized { .. } => insert(&mut extra, WWW_AUTHENTICATE, "Bearer"),
-            Self::Unverified => insert(&mut extra, RETRY_AFTER, "5"),
+            Self::Unverified | Self::Busy => insert(&mut extra, RETRY_AFTER, "5"),
+            Self::Encoding => insert(&mut extra, ACCEPT_ENCODING, "zstd, gzip"),
             Self::TooOften(wait) => insert(&mut extra, RETRY_AFTER, &(wait.as_secs() + 1).to_string()),
             Self::Method(allowed) => insert(&mut extra, ALLOW, allowed),
             Self::Tombstone(entry) => {
@@ -192,7 +206,9 @@ impl Refusal {
                 "in a namespace Content-MD5 is the MD5 of the body (32 lower-case hex digits)",
             ),
             Self::DigestMismatch(md5) => {
-                let detail = format!("the body that came has the MD5 {md5}, not that of Content-MD5; send it again");
+                let detail = format!(
+                    "the body that came has the MD5 {md5}, not the one that its header promises; send it again"
+                );
                 told(StatusCode::BAD_REQUEST, "DIGEST_MISMATCH", detail, None)
             }
             Self::PreconditionRequired => plain(
@@ -238,9 +254,25 @@ impl Refusal {
                 let detail = format!("the body is larger than {limit} bytes");
                 told(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", detail, None)
             }
-            Self::Encoding => {
-                plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_ENCODING", "send the content as it is")
+            Self::Encoding => plain(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "UNSUPPORTED_ENCODING",
+                "send the content as it is, or with one Content-Encoding: zstd or gzip",
+            ),
+            Self::Coding(e @ CodingError::Window) => plain(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", &e.to_string()),
+            Self::Coding(e @ CodingError::Failed(..)) => {
+                tracing::error!(id, "{e}");
+                plain(StatusCode::SERVICE_UNAVAILABLE, "ENCODING_FAILED", "the body could not be unpacked; try again")
             }
+            Self::Coding(e) => {
+                let detail = format!("the body cannot be unpacked: {e}; send it again");
+                told(StatusCode::BAD_REQUEST, "INVALID_ENCODING", detail, None)
+            }
+            Self::Busy => plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "BUSY",
+                "too many bodies are being unpacked; wait, then try again, or send the content as it is",
+            ),
             Self::BodyTimeout => plain(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "the body stopped coming"),
             Self::BodyBroken => plain(StatusCode::BAD_REQUEST, "BODY_BROKEN", "the body was cut off or malformed"),
             Self::Store(e) => {

@@ -14,10 +14,10 @@ use hyper::body::Incoming as RequestBody;
 
 use super::answer::{Answer, Provided, Refusal, with_body};
 use super::auth::Caller;
-use super::blobs::{expect, receive, refuse_encoded};
+use super::blobs::{expect, receive};
 use super::keys::Access;
 use super::route::stored_path;
-use super::{Proxy, namespaced, quota, versions};
+use super::{Proxy, encoding, namespaced, quota, versions};
 use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
 use crate::protocol::Precondition;
@@ -56,13 +56,13 @@ pub async fn post<S: Store>(
     if head.headers.get(CONTENT_TYPE).is_none_or(|value| value != batch::CONTENT_TYPE) {
         return Err(Refusal::NoBatch);
     }
-    refuse_encoded(&head.headers)?;
+    let coding = encoding::of_body(&head.headers)?;
     // Never closed; were it so, going on without a turn would be right.
     let _turn = proxy.batches.acquire().await.ok();
     let limit = proxy.options.max_body.min(MAX_BYTES as u64);
     let length = hyper::body::Body::size_hint(&body).lower().min(BODY_AT_ONCE);
     let collected = Collected(BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)));
-    let body = receive(proxy, body, limit, collected).await?.0.0.freeze();
+    let body = receive(proxy, coding, body, limit, collected).await?.0.0.freeze();
     let frames = batch::read::<Asked>(body).map_err(|e| Refusal::Batch(e.to_string()))?;
     refuse_twins(&frames)?;
 

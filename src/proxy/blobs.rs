@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use axum::body::Body as AnswerBody;
-use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS,
-};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming as RequestBody;
@@ -14,12 +13,14 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Provided, Refusal, describe, empty, insert};
 use super::auth::Caller;
+use super::encoding::Intake;
 use super::quota::{self, Reserved};
-use super::{Proxy, versions};
-use crate::digest::Md5;
+use super::{Proxy, encoding, versions};
+use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
-use crate::protocol::{CONTENT_MD5, Precondition};
-use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Put, Store};
+use crate::protocol::encoding::Coding;
+use crate::protocol::{CONTENT_MD5, Precondition, X_MEMSYNC_MD5};
+use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Put, Store, StoreError};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
 /// Bytes a second that a body must keep up over its whole length.
@@ -60,9 +61,10 @@ pub async fn put<S: Store>(
 ) -> Result<Answer, Refusal> {
     let (head, body) = request.into_parts();
     let precondition = precondition(&head.headers)?;
+    let promised = head.headers.get(X_MEMSYNC_MD5).map(|value| text(value).and_then(|text| text.parse().ok()));
+    let promised = promised.map(|md5| md5.ok_or(Refusal::BadHeader("X-Memsync-Md5 is not an MD5"))).transpose()?;
     let meta = caller.sign(versions::told(&head.headers)?);
-    let incoming = proxy.store.incoming();
-    let (body, _room) = content(proxy, caller, ns, path, &head.headers, body, incoming).await?;
+    let (body, _room) = content(proxy, caller, ns, path, &head.headers, body, promised).await?;
     let provided = || Provided::Md5(precondition.to_string());
     let (status, entry) = write(proxy, ns, path, expect(precondition), meta, body, provided).await?;
     let mut answer = empty(status);
@@ -83,14 +85,6 @@ fn precondition(headers: &HeaderMap) -> Result<Precondition, Refusal> {
     }
 }
 
-/// Refuses a body that is not the content as it is.
-pub fn refuse_encoded(headers: &HeaderMap) -> Result<(), Refusal> {
-    match headers.get(CONTENT_ENCODING) {
-        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(Refusal::Encoding),
-        _ => Ok(()),
-    }
-}
-
 /// A precondition in the words of the store.
 pub fn expect(precondition: Precondition) -> Expect {
     match precondition {
@@ -99,23 +93,45 @@ pub fn expect(precondition: Precondition) -> Expect {
     }
 }
 
+/// A body on its way in, with the digest of what came where one is promised.
+struct Digested<I> {
+    incoming: I,
+    hasher: Option<Hasher>,
+}
+
+impl<I: Incoming> Incoming for Digested<I> {
+    async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&piece);
+        }
+        self.incoming.push(piece).await
+    }
+}
+
 /// Takes the content of a write in, where the caller has room for it; the room is held until the answer is dropped.
-pub(super) async fn content<'a, S: Store, I: Incoming>(
+/// `promised`: the MD5 that it must have, unpacked.
+pub(super) async fn content<'a, S: Store>(
     proxy: &'a Proxy<S>,
     caller: &Caller,
     ns: &str,
     path: &RelPath,
     headers: &HeaderMap,
     body: RequestBody,
-    incoming: I,
-) -> Result<(I, Option<Reserved<'a>>), Refusal> {
-    refuse_encoded(headers)?;
+    promised: Option<Md5>,
+) -> Result<(S::Incoming, Option<Reserved<'a>>), Refusal> {
+    let coding = encoding::of_body(headers)?;
     // Refused before it is sent where its length tells, and in any case before it is stored.
-    let told = hyper::body::Body::size_hint(&body).lower();
+    let told = if coding.is_none() { hyper::body::Body::size_hint(&body).lower() } else { 0 };
     drop(quota::admit(proxy, caller, ns, path, told).await?);
-    let (incoming, size) = receive(proxy, body, proxy.options.max_body, incoming).await?;
+    let incoming = Digested { incoming: proxy.store.incoming(), hasher: promised.map(|_| Hasher::new()) };
+    let (came, size) = receive(proxy, coding, body, proxy.options.max_body, incoming).await?;
+    let md5 = came.hasher.map(Hasher::finish);
+    if let Some(md5) = md5.filter(|md5| Some(*md5) != promised) {
+        // The body goes with this: nothing is written.
+        return Err(Refusal::DigestMismatch(md5));
+    }
     let room = quota::admit(proxy, caller, ns, path, size).await?;
-    Ok((incoming, room))
+    Ok((came.incoming, room))
 }
 
 /// Stores a body that has come whole.
@@ -135,32 +151,35 @@ pub(super) async fn write<S: Store>(
     }
 }
 
-/// Takes a body of at most `limit` bytes in, and counts them, within the limits of patience.
+/// Takes a body in and counts its bytes, of which there may be `limit`, as they come and unpacked, within the limits of
+/// patience.
 pub async fn receive<S: Store, I: Incoming>(
     proxy: &Proxy<S>,
+    coding: Option<Coding>,
     mut body: RequestBody,
     limit: u64,
-    mut incoming: I,
+    incoming: I,
 ) -> Result<(I, u64), Refusal> {
     // With `Content-Length` the lower bound is known before the first byte; hyper holds the sender to it.
     if hyper::body::Body::size_hint(&body).lower() > limit {
         return Err(Refusal::TooLarge(limit));
     }
-    let mut size = 0;
+    let mut came = 0;
+    let mut intake = Intake::new(proxy, coding, limit, incoming);
     let began = Instant::now();
     loop {
         // A sender that drips a byte now and then is cut off as one that stalls.
         let patience = proxy.options.body_timeout;
-        let due = began + patience + Duration::from_secs(size / SLOWEST);
+        let due = began + patience + Duration::from_secs(came / SLOWEST);
         let frame = tokio::time::timeout_at(due.min(Instant::now() + patience), body.frame());
-        let Some(frame) = frame.await.map_err(|_| Refusal::BodyTimeout)? else { return Ok((incoming, size)) };
+        let Some(frame) = frame.await.map_err(|_| Refusal::BodyTimeout)? else { return intake.finish().await };
         // Trailers carry nothing for us.
         let Ok(piece) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
-        size += piece.len() as u64;
-        if size > limit {
+        came += piece.len() as u64;
+        if came > limit {
             return Err(Refusal::TooLarge(limit));
         }
-        incoming.push(piece).await?;
+        intake.push(piece).await?;
     }
 }
 

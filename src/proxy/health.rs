@@ -20,6 +20,7 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, id: &str) -> Answer {
         capability::ENCODED_SLASH,
         capability::VERSIONS,
         capability::BATCH,
+        capability::ENCODING,
     ];
     let (code, status, storage, detail) = match proxy.store.health().await {
         Ok(()) => (StatusCode::OK, "ok", "connected", None),

@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use http::header::{ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, StatusCode};
+use tokio::sync::OnceCell;
 
 use super::Proxy;
 use super::answer::{Answer, Refusal, empty, insert, rfc3339, with_body};
+use super::encoding::{pack, tell, wanted};
 use super::metrics::whole as whole_number;
+use crate::protocol::encoding::Coding;
 use crate::protocol::{WireEntry, WireIndex};
 use crate::store::{Entry, Index, Mark, State, Store, StoreError};
 
@@ -31,6 +34,18 @@ struct Kept {
     written: tokio::sync::Mutex<Option<Written>>,
     /// Bytes of it.
     size: AtomicUsize,
+}
+
+impl Kept {
+    /// An index that is kept here, packed: once for all who ask.
+    async fn pack(&self, written: &Written, coding: Coding) -> Option<Bytes> {
+        let packed = written.packed[coding as usize].get_or_init(async || {
+            let packed = pack(coding, written.json.clone()).await;
+            self.size.fetch_add(packed.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
+            packed
+        });
+        packed.await.clone()
+    }
 }
 
 impl Cache {
@@ -66,6 +81,8 @@ impl Cache {
 struct Written {
     etag: String,
     json: Bytes,
+    /// The same in each coding that somebody asked for; `None` where that is not worth it.
+    packed: Arc<[OnceCell<Option<Bytes>>; Coding::ALL.len()]>,
 }
 
 /// Answers `GET /sync`, with `since` and `epoch` in the query for a delta.
@@ -83,11 +100,25 @@ pub async fn get<S: Store>(
         return Ok(answer);
     }
     let since = state.mark.as_ref().and_then(|mark| since(query.unwrap_or_default(), mark));
-    let written = match since {
-        Some(cursor) => write(proxy, ns, Some(cursor)).await?,
-        None => whole(proxy, ns, &etag).await?,
+    let (written, packed) = match (since, wanted(headers)) {
+        (Some(cursor), _) => (write(proxy, ns, Some(cursor)).await?, None),
+        (None, None) => (whole(proxy, ns, &etag).await?.0, None),
+        (None, Some(coding)) => {
+            let (written, kept) = whole(proxy, ns, &etag).await?;
+            let packed = kept.pack(&written, coding).await;
+            proxy.index.trim();
+            (written, packed.map(|packed| (packed, coding)))
+        }
     };
-    let mut answer = with_body(StatusCode::OK, "application/json", written.json);
+    let answer = |content| with_body(StatusCode::OK, "application/json", content);
+    let mut answer = match packed {
+        Some((packed, coding)) => {
+            let mut answer = answer(packed);
+            tell(answer.headers_mut(), coding);
+            answer
+        }
+        None => answer(written.json),
+    };
     insert(answer.headers_mut(), ETAG, &written.etag);
     Ok(answer)
 }
@@ -114,22 +145,24 @@ fn since(query: &str, mark: &Mark) -> Option<u64> {
 /// The whole index as of now, as the namespaced dialect gives it with each write.
 pub async fn manifest<S: Store>(proxy: &Proxy<S>, ns: &str) -> Result<Bytes, StoreError> {
     let etag = etag(&proxy.store.state(ns).await?);
-    Ok(whole(proxy, ns, &etag).await?.json)
+    Ok(whole(proxy, ns, &etag).await?.0.json)
 }
 
-/// The whole index as of `etag` or later.
-async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<Written, StoreError> {
+/// The whole index as of `etag` or later, and where it is kept.
+async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<(Written, Arc<Kept>), StoreError> {
     let kept = proxy.index.place(ns);
     let mut last = kept.written.lock().await;
     if let Some(written) = last.as_ref().filter(|written| written.etag == etag) {
-        return Ok(written.clone());
+        let written = written.clone();
+        drop(last);
+        return Ok((written, kept));
     }
     let written = write(proxy, ns, None).await?;
     kept.size.store(written.json.len(), Ordering::Relaxed);
     *last = Some(written.clone());
     drop(last);
     proxy.index.trim();
-    Ok(written)
+    Ok((written, kept))
 }
 
 async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, since: Option<u64>) -> Result<Written, StoreError> {
@@ -144,7 +177,7 @@ async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, since: Option<u64>) -> Resu
         proxy.metrics.index_files.set(whole_number(files as u64));
         proxy.metrics.index_bytes.set(whole_number(json.len() as u64));
     }
-    Ok(Written { etag, json })
+    Ok(Written { etag, json, packed: Arc::default() })
 }
 
 fn wire(index: Index, delta: bool, versions: bool) -> WireIndex {

@@ -23,6 +23,7 @@ mod batch;
 mod blobs;
 mod chores;
 mod connection;
+mod encoding;
 mod events;
 mod health;
 mod index;
@@ -134,6 +135,7 @@ struct Proxy<S> {
     quotas: quota::Quotas,
     /// Turns for batches, each of which may hold some tens of MiB.
     batches: Semaphore,
+    turns: encoding::Turns,
     options: Options,
     index: index::Cache,
     strangers: Arc<Strangers>,
@@ -164,6 +166,7 @@ pub async fn serve<S: Store>(
         auth,
         quotas: quota::Quotas::default(),
         batches: Semaphore::new(BATCHES),
+        turns: encoding::Turns::default(),
         index: index::Cache::default(),
         rates: Rates::new(options.rate, options.failed_attempts),
         metrics: Metrics::new(),

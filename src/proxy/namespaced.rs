@@ -1,7 +1,6 @@
 //! `/{namespace}/blob/{path}`: what the namespaced dialect has of its own. Its preconditions are versions, a digest
 //! that comes with a body is the body's, and a write is answered with the index unless the client wants none.
 
-use bytes::Bytes;
 use http::header::ETAG;
 use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming as RequestBody;
@@ -10,10 +9,10 @@ use super::answer::{Answer, Provided, Refusal, describe, empty, insert, with_bod
 use super::auth::Caller;
 use super::blobs::{content, text, write};
 use super::{Proxy, index, versions};
-use crate::digest::{Hasher, Md5};
+use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, IF_MATCH_VERSION, Namespace, PREFER, PREFERENCE_APPLIED, RETURN_MINIMAL};
-use crate::store::{Deleted, Entry, Expect, Incoming, Store, StoreError};
+use crate::store::{Deleted, Entry, Expect, Store};
 
 /// PUT with its precondition in `If-Match-Version`, and the digest of its body in `Content-MD5` where it has one.
 pub async fn put<S: Store>(
@@ -27,36 +26,15 @@ pub async fn put<S: Store>(
     let version = version(&head.headers)?.ok_or(Refusal::VersionRequired)?;
     let promised = digest(&head.headers)?;
     let meta = caller.sign(versions::told(&head.headers)?);
-    let incoming = Digested { incoming: proxy.store.incoming(), hasher: promised.map(|_| Hasher::new()) };
-    let (body, _room) = content(proxy, caller, ns.as_str(), path, &head.headers, body, incoming).await?;
-    let came = body.hasher.map(Hasher::finish);
-    if let Some(came) = came.filter(|came| Some(*came) != promised) {
-        // The body goes with this: nothing is written.
-        return Err(Refusal::DigestMismatch(came));
-    }
+    let (body, _room) = content(proxy, caller, ns.as_str(), path, &head.headers, body, promised).await?;
     let provided = || Provided::Version(version);
-    let (status, entry) = write(proxy, ns.as_str(), path, expect(version), meta, body.incoming, provided).await?;
+    let (status, entry) = write(proxy, ns.as_str(), path, expect(version), meta, body, provided).await?;
     answer(proxy, ns, status, &entry, &head.headers).await
 }
 
 /// A version that a write expects, in the words of the store.
 pub fn expect(version: u64) -> Expect {
     if version == 0 { Expect::Absent } else { Expect::Version(version) }
-}
-
-/// A body on its way in, with the digest of what came where that is asked for.
-struct Digested<I> {
-    incoming: I,
-    hasher: Option<Hasher>,
-}
-
-impl<I: Incoming> Incoming for Digested<I> {
-    async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&piece);
-        }
-        self.incoming.push(piece).await
-    }
 }
 
 /// DELETE, with the precondition in `If-Match-Version` where there is one.

@@ -11,7 +11,7 @@ use super::answer::{Answer, PathFault, Refusal, insert};
 use super::auth::{self, Caller};
 use super::connection::{Door, Peer};
 use super::keys::{Access, hash_of};
-use super::{Proxy, batch, blobs, events, health, index, namespaced, rates, versions};
+use super::{Proxy, batch, blobs, encoding, events, health, index, namespaced, rates, versions};
 use crate::path::{MAX_PATH, PathError, RelPath};
 use crate::protocol::{Namespace, X_REQUEST_ID};
 use crate::store::Store;
@@ -137,6 +137,7 @@ pub async fn respond<S: Store>(proxy: &Proxy<S>, peer: &Peer, request: Request<I
     let began = Instant::now();
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let id = request_id(request.headers());
+    let wanted = encoding::wanted(request.headers());
     let mut answer = match handle(proxy, peer, request, &id).await {
         Ok(answer) => answer,
         Err(refusal) => {
@@ -144,6 +145,7 @@ pub async fn respond<S: Store>(proxy: &Proxy<S>, peer: &Peer, request: Request<I
             refusal.into_answer(&id)
         }
     };
+    answer = encoding::encode(proxy, wanted, &method, answer).await;
     let took = began.elapsed();
     let route = route(uri.path());
     proxy.metrics.answered(route.as_ref().map_or("none", Route::name), answer.status(), took);

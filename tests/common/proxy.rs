@@ -173,6 +173,37 @@ impl Client {
         Some(reply)
     }
 
+    /// The body of an answer that came in chunks, to its last one; `None` where it breaks off.
+    pub async fn chunks(&mut self) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let line = self.line().await?;
+            let length = usize::from_str_radix(&line, 16).unwrap();
+            while self.read.len() < length + 2 {
+                if !self.more().await {
+                    return None;
+                }
+            }
+            body.extend(self.read.drain(..length));
+            assert_eq!(self.read.drain(..2).collect::<Vec<_>>(), b"\r\n");
+            if length == 0 {
+                return Some(body);
+            }
+        }
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.read.windows(2).position(|w| w == b"\r\n") {
+                let line = self.read.drain(..at + 2).collect::<Vec<_>>();
+                return Some(String::from_utf8(line).unwrap().trim().to_owned());
+            }
+            if !self.more().await {
+                return None;
+            }
+        }
+    }
+
     /// Reads what comes; false at the end.
     async fn more(&mut self) -> bool {
         let mut piece = vec![0; 64 * 1024];

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use memsync::store::{Embedded, Memory, Store};
 use serde_json::{Value, json};
 
+use crate::HOSTILE;
 use crate::proxy::{Client, Reply, Running, head, md5, options};
 
-const TYPE: &str = "application/vnd.memsync.batch";
+pub const TYPE: &str = "application/vnd.memsync.batch";
 
-type Frame = (Value, Vec<u8>);
+pub type Frame = (Value, Vec<u8>);
 
 /// Frames as the documentation has them, written without the codec that the proxy reads them with.
-fn frames(of: &[Frame]) -> Vec<u8> {
+pub fn frames(of: &[Frame]) -> Vec<u8> {
     let mut body = Vec::new();
     for (head, content) in of {
         let head = head.to_string();
@@ -24,7 +25,7 @@ fn frames(of: &[Frame]) -> Vec<u8> {
     body
 }
 
-fn parse(mut body: &[u8]) -> Vec<Frame> {
+pub fn parse(mut body: &[u8]) -> Vec<Frame> {
     let mut all = Vec::new();
     while let Some((length, rest)) = body.split_first_chunk::<4>() {
         let (json, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
@@ -37,11 +38,11 @@ fn parse(mut body: &[u8]) -> Vec<Frame> {
     all
 }
 
-fn get(path: &str) -> Frame {
+pub fn get(path: &str) -> Frame {
     (json!({"op": "get", "path": path}), Vec::new())
 }
 
-fn put(path: &str, precondition: &str, content: &[u8]) -> Frame {
+pub fn put(path: &str, precondition: &str, content: &[u8]) -> Frame {
     (json!({"op": "put", "path": path, "precondition": precondition, "size": content.len()}), content.to_vec())
 }
 
@@ -134,22 +135,8 @@ async fn what_is_wrong_with_one_does_not_touch_the_others() {
     let running = Running::start(Arc::new(Memory::new())).await;
     let mut c = running.client().await;
     let mut all = vec![put("first", "new", b"1")];
-    let hostile = [
-        "",
-        "/",
-        "/etc/passwd",
-        "a//b",
-        "a/",
-        ".",
-        "..",
-        "a/../../x",
-        "a\u{0}b",
-        "a\\..\\b",
-        ".memsync/id",
-        "a/.sync-index.json",
-    ];
     let long = "x".repeat(256);
-    for path in hostile.iter().copied().chain([long.as_str()]) {
+    for path in HOSTILE.into_iter().chain([long.as_str()]) {
         all.push(put(path, "new", b"x"));
     }
     let paths = all.len();

@@ -1,0 +1,87 @@
+//! Packed contents, good ones and bombs.
+#![allow(dead_code)] // Each test binary uses its part.
+
+use std::io::{Read, Write};
+
+use bytes::Bytes;
+use memsync::protocol::encoding::{Coding, Decoder, Encoder, MAX_WINDOW};
+
+/// As a coding that clients name.
+pub fn pack(coding: &str, plain: &[u8]) -> Vec<u8> {
+    let mut encoder = Encoder::new(Coding::of(coding).unwrap(), None).unwrap();
+    encoder.finish(plain).unwrap().to_vec()
+}
+
+/// All of it.
+pub fn unpack(coding: &str, packed: &[u8]) -> Vec<u8> {
+    let mut decoder = Decoder::new(Coding::of(coding).unwrap(), MAX_WINDOW).unwrap();
+    let (mut packed, mut plain) = (Bytes::copy_from_slice(packed), Vec::new());
+    while let Some(piece) = decoder.decode(&mut packed).unwrap() {
+        plain.extend_from_slice(&piece);
+    }
+    decoder.finish().unwrap();
+    plain
+}
+
+/// What the programs that everybody has make of it: so that we do not only understand ourselves. `None` where they
+/// are not there.
+pub fn unpack_elsewhere(coding: &str, packed: &[u8]) -> Option<Vec<u8>> {
+    let mut command = std::process::Command::new(coding);
+    let command = command.arg("-dc").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().ok()?;
+    let (mut stdin, packed) = (child.stdin.take().unwrap(), packed.to_vec());
+    let feeding = std::thread::spawn(move || stdin.write_all(&packed));
+    let mut plain = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut plain).unwrap();
+    feeding.join().unwrap().unwrap();
+    assert!(child.wait().unwrap().success());
+    Some(plain)
+}
+
+/// A frame of zstd that becomes `size` zeros, 128 KiB for each four bytes of it. `window`: as a power of two, what it
+/// asks its reader to remember.
+pub fn zstd_bomb(size: u64, window: u8) -> Vec<u8> {
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, (window - 10) << 3];
+    let block = (128 * 1024_u64).min(1 << window);
+    let mut left = size;
+    while left > 0 {
+        let length = left.min(block);
+        left -= length;
+        // A block of one byte, repeated; whether it is the last one.
+        let head = u32::try_from(length << 3).unwrap() | 1 << 1 | u32::from(left == 0);
+        frame.extend_from_slice(&head.to_le_bytes()[..3]);
+        frame.push(0);
+    }
+    frame
+}
+
+/// The same in gzip, a thousandth of its size.
+pub fn gzip_bomb(size: usize) -> Vec<u8> {
+    let mut encoder = Encoder::new(Coding::Gzip, None).unwrap();
+    let zeros = vec![0; 1 << 20];
+    let mut bomb = Vec::new();
+    for at in (0..size).step_by(zeros.len()) {
+        bomb.extend_from_slice(&encoder.encode(&zeros[..zeros.len().min(size - at)]).unwrap());
+    }
+    bomb.extend_from_slice(&encoder.finish(&[]).unwrap());
+    bomb
+}
+
+/// Notes as people write them: it gets smaller, but not to nothing.
+pub fn text(size: usize) -> Vec<u8> {
+    let words = ["memory", "proxy", "note", "the", "of", "tree", "# ", "\n\n", "agent", "folder", ", ", "wire"];
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut text = Vec::with_capacity(size + 8);
+    while text.len() < size {
+        text.extend_from_slice(words[random.usize(..words.len())].as_bytes());
+    }
+    text.truncate(size);
+    text
+}
+
+/// What does not get smaller.
+pub fn noise(size: usize) -> Vec<u8> {
+    let mut noise = vec![0; size];
+    fastrand::Rng::with_seed(9).fill(&mut noise);
+    noise
+}

@@ -38,7 +38,7 @@ pub fn unpack_elsewhere(coding: &str, packed: &[u8]) -> Option<Vec<u8>> {
     Some(plain)
 }
 
-/// A frame of zstd that becomes `size` zeros, 128 KiB for each four bytes of it. `window`: as a power of two, what it
+/// A frame of zstd that becomes `size` spaces, 128 KiB for each four bytes of it. `window`: as a power of two, what it
 /// asks its reader to remember.
 pub fn zstd_bomb(size: u64, window: u8) -> Vec<u8> {
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, (window - 10) << 3];
@@ -50,7 +50,7 @@ pub fn zstd_bomb(size: u64, window: u8) -> Vec<u8> {
         // A block of one byte, repeated; whether it is the last one.
         let head = u32::try_from(length << 3).unwrap() | 1 << 1 | u32::from(left == 0);
         frame.extend_from_slice(&head.to_le_bytes()[..3]);
-        frame.push(0);
+        frame.push(b' ');
     }
     frame
 }
@@ -58,10 +58,10 @@ pub fn zstd_bomb(size: u64, window: u8) -> Vec<u8> {
 /// The same in gzip, a thousandth of its size.
 pub fn gzip_bomb(size: usize) -> Vec<u8> {
     let mut encoder = Encoder::new(Coding::Gzip, None).unwrap();
-    let zeros = vec![0; 1 << 20];
+    let spaces = vec![b' '; 1 << 20];
     let mut bomb = Vec::new();
-    for at in (0..size).step_by(zeros.len()) {
-        bomb.extend_from_slice(&encoder.encode(&zeros[..zeros.len().min(size - at)]).unwrap());
+    for at in (0..size).step_by(spaces.len()) {
+        bomb.extend_from_slice(&encoder.encode(&spaces[..spaces.len().min(size - at)]).unwrap());
     }
     bomb.extend_from_slice(&encoder.finish(&[]).unwrap());
     bomb

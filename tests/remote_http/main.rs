@@ -1,7 +1,12 @@
 //! What the HTTP client makes of every answer that a server can give, good or bad.
 
 mod batch;
+mod encoding;
 mod namespaced;
+#[path = "../common/packed.rs"]
+mod packed;
+#[path = "../common/proxy.rs"]
+mod proxy;
 mod requests;
 mod server;
 mod tls;

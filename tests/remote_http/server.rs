@@ -171,11 +171,16 @@ async fn serve(socket: TcpStream, script: Arc<Script>, log: Arc<Mutex<Vec<Reques
             answer = Some(reply);
         }
         let length: usize = request.header("content-length").map_or(0, |n| n.parse().unwrap());
+        let chunked = request.header("transfer-encoding").is_some();
         if request.target.contains("x-slow") {
             tokio::time::sleep(SLOW).await;
         }
-        let read = (&mut socket).take(length as u64).read_to_end(&mut request.body).await;
-        request.whole = read.is_ok() && request.body.len() == length;
+        request.whole = if chunked {
+            read_chunks(&mut socket, &mut request.body).await.is_some()
+        } else {
+            let read = (&mut socket).take(length as u64).read_to_end(&mut request.body).await;
+            read.is_ok() && request.body.len() == length
+        };
         log.lock().unwrap().push(request.clone());
         if !request.whole {
             return;
@@ -198,6 +203,23 @@ async fn serve(socket: TcpStream, script: Arc<Script>, log: Arc<Mutex<Vec<Reques
                 drop(socket.read(&mut [0]).await);
                 return;
             }
+        }
+    }
+}
+
+/// A body in chunks; `None` where it breaks off.
+async fn read_chunks(socket: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> Option<()> {
+    loop {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.push(socket.read_u8().await.ok()?);
+        }
+        let length = usize::from_str_radix(String::from_utf8(line).unwrap().trim(), 16).unwrap();
+        let mut chunk = vec![0; length + 2];
+        socket.read_exact(&mut chunk).await.ok()?;
+        body.extend_from_slice(&chunk[..length]);
+        if length == 0 {
+            return Some(());
         }
     }
 }

@@ -6,7 +6,8 @@ use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
 use tokio::task;
 
-use super::body::{Answer as Reply, Progress, whole};
+use super::body::{Answer as Reply, whole};
+use super::packed::CODING;
 use super::{HttpRemote, classify};
 use crate::digest::Md5;
 use crate::path::RelPath;
@@ -27,6 +28,8 @@ enum Sent {
 /// A batch on its way out.
 struct Batch {
     body: Bytes,
+    /// The same, where it is to be packed and gets smaller.
+    packed: Option<Bytes>,
     /// For each request what was sent, `None` where it was left out: its source failed, it is too large, or it has to
     /// look first.
     sent: Vec<(RelPath, Option<Sent>)>,
@@ -42,16 +45,17 @@ impl HttpRemote {
         }
         let trust =
             Trust { flat: self.inner.namespace.is_flat(), honest: self.supports(capability::HONEST_412).await? };
-        let Batch { body, sent } = task::spawn_blocking(move || write(requests, trust.flat))
+        let pack = self.sends_packed().await?;
+        let Batch { body, packed, sent } = task::spawn_blocking(move || write(requests, trust.flat, pack))
             .await
             .map_err(|e| RemoteError::Source(format!("reading a batch failed: {e}")))?;
         if body.is_empty() {
             return Ok(Some(sent.iter().map(|_| None).collect()));
         }
         let url = self.inner.url(&self.part("/batch"));
-        let size = body.len() as u64;
-        let request = self.inner.request(Method::POST, &url).header(CONTENT_TYPE, batch::CONTENT_TYPE).body(body);
-        let reply = self.inner.send(&url, request, Some((&Progress::new(), size)), MAX_BYTES as u64).await?;
+        let request = self.inner.request(Method::POST, &url).header(CONTENT_TYPE, batch::CONTENT_TYPE);
+        let request = Self::ask_packed(request, self.wants_packed().await?);
+        let reply = self.send_either(&url, request, body, packed, MAX_BYTES as u64).await?;
         match (reply.status(), reply.header(&CONTENT_TYPE)) {
             (StatusCode::OK, Some(batch::CONTENT_TYPE)) => read(reply, sent, trust).await.map(Some),
             (StatusCode::OK, _) => Err(reply.protocol("a batch was not answered with a batch")),
@@ -71,7 +75,7 @@ struct Trust {
 
 /// Reads the sources and writes the frames. Blocks. In a namespace what is expected is a version: who knows none has to
 /// look first, by a request of its own.
-fn write(requests: Vec<(RelPath, Ask)>, flat: bool) -> Batch {
+fn write(requests: Vec<(RelPath, Ask)>, flat: bool, pack: bool) -> Batch {
     let bytes = requests.iter().map(|(path, ask)| {
         let size = if let Ask::Put { body, .. } = ask { body.size } else { 0 };
         usize::try_from(size).unwrap_or(usize::MAX).saturating_add(HEAD_USUAL + path.as_str().len())
@@ -105,7 +109,10 @@ fn write(requests: Vec<(RelPath, Ask)>, flat: bool) -> Batch {
         };
         sent.push((path, asked));
     }
-    Batch { body: writer.finish(), sent }
+    let body = writer.finish();
+    // What cannot be packed goes as it is.
+    let packed = if pack { CODING.pack(&body).unwrap_or(None) } else { None };
+    Batch { body, packed, sent }
 }
 
 /// Reads the answers.

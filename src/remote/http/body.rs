@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, Stream, StreamExt};
+use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, HeaderName, StatusCode};
 use reqwest::Response;
 use tokio::sync::OwnedSemaphorePermit;
@@ -17,6 +18,7 @@ use tokio::time::{self, Instant};
 use super::{Inner, MAX_SMALL, classify};
 use crate::digest::{Hasher, Md5};
 use crate::protocol::X_VERSION;
+use crate::protocol::encoding::{Coding, Decoder, MAX_WINDOW};
 use crate::remote::{RemoteError, Source};
 
 /// When a transfer last showed a sign of life; `None` once none can be seen any more.
@@ -50,14 +52,43 @@ impl Progress {
     }
 }
 
+/// What the body of an answer is.
+enum Body {
+    Plain,
+    /// And what has come of it, but is not unpacked yet.
+    Packed(Decoder, Bytes),
+    /// It cannot be read; why.
+    Strange(String),
+}
+
+impl Body {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut names = headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("?").trim());
+        let name = match (names.next(), names.next()) {
+            (None, _) => return Self::Plain,
+            (Some(name), None) if name.eq_ignore_ascii_case("identity") => return Self::Plain,
+            (Some(name), None) => name,
+            (Some(_), Some(_)) => return Self::Strange("it is packed more than once".to_owned()),
+        };
+        match Coding::of(name).map(|coding| Decoder::new(coding, MAX_WINDOW)) {
+            Some(Ok(decoder)) => Self::Packed(decoder, Bytes::new()),
+            Some(Err(e)) => Self::Strange(e.to_string()),
+            None => Self::Strange(format!("it is packed as {name:?}, which was not asked for")),
+        }
+    }
+}
+
 /// The head of an answer, and its body piece by piece.
 pub(in crate::remote) struct Answer {
     inner: Arc<Inner>,
     url: String,
     response: Response,
-    /// The most bytes that may come.
+    coding: Body,
+    /// The most bytes that may come, unpacked.
     cap: u64,
     seen: u64,
+    /// Bytes that came, packed or not.
+    came: u64,
     deadline: Instant,
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -72,7 +103,8 @@ impl Answer {
     ) -> Self {
         let length = response.content_length().unwrap_or(cap).min(cap);
         let deadline = Instant::now() + inner.total(length);
-        Self { inner, url: url.to_owned(), response, cap, seen: 0, deadline, permit }
+        let coding = Body::of(response.headers());
+        Self { inner, url: url.to_owned(), response, coding, cap, seen: 0, came: 0, deadline, permit }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -88,9 +120,14 @@ impl Answer {
         self.headers().get(name)?.to_str().ok()
     }
 
-    /// `Content-Length`.
-    pub(super) fn length(&self) -> Option<u64> {
+    /// `Content-Length`: what will come, packed or not.
+    pub(super) fn comes(&self) -> Option<u64> {
         self.response.content_length()
+    }
+
+    /// How long the content is, where the answer says that.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.comes().filter(|_| matches!(self.coding, Body::Plain))
     }
 
     /// Whether the answer says that it is longer than the cap.
@@ -119,22 +156,57 @@ impl Answer {
         move |why| inner.protocol(&url, why)
     }
 
-    /// The next piece, `None` at the end.
+    /// The next piece, unpacked, `None` at the end.
     ///
     /// # Errors
-    /// Cut off, silent or slow: `Unreachable`. Beyond the cap: `TooLarge`.
+    /// Cut off, silent or slow: `Unreachable`. Beyond the cap: `TooLarge`. What cannot be unpacked: `Protocol`.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
+        loop {
+            if let Body::Strange(why) = &self.coding {
+                return Err(self.protocol(why));
+            }
+            if let Body::Packed(decoder, packed) = &mut self.coding {
+                match decoder.decode(packed) {
+                    Ok(None) => {}
+                    Ok(Some(piece)) => return self.within_cap(piece).map(Some),
+                    Err(e) => return Err(self.protocol(&format!("the answer cannot be unpacked: {e}"))),
+                }
+            }
+            let piece = self.come().await?;
+            self.came += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+            match (&mut self.coding, piece) {
+                (Body::Packed(decoder, _), None) => {
+                    let whole = decoder.finish();
+                    return match whole {
+                        Ok(()) => Ok(None),
+                        Err(e) => Err(self.protocol(&format!("the answer cannot be unpacked: {e}"))),
+                    };
+                }
+                (Body::Packed(_, packed), Some(piece)) => *packed = piece,
+                (_, None) => return Ok(None),
+                (_, Some(piece)) => return self.within_cap(piece).map(Some),
+            }
+            // No coding makes much more of anything: such a one goes on for ever.
+            if self.came > self.cap.saturating_add(self.cap / 8 + MAX_SMALL) {
+                return Err(self.too_long());
+            }
+        }
+    }
+
+    fn within_cap(&mut self, piece: Bytes) -> Result<Bytes, RemoteError> {
+        self.seen += piece.len() as u64;
+        if self.seen > self.cap { Err(self.too_long()) } else { Ok(piece) }
+    }
+
+    fn too_long(&self) -> RemoteError {
+        RemoteError::TooLarge { url: self.url.clone(), why: format!("the answer is longer than {} bytes", self.cap) }
+    }
+
+    /// What comes next, packed or not.
+    async fn come(&mut self) -> Result<Option<Bytes>, RemoteError> {
         let due = (Instant::now() + self.inner.timeout).min(self.deadline);
         match time::timeout_at(due, self.response.chunk()).await {
-            Ok(Ok(Some(piece))) => {
-                self.seen += piece.len() as u64;
-                if self.seen > self.cap {
-                    let why = format!("the answer is longer than {} bytes", self.cap);
-                    return Err(RemoteError::TooLarge { url: self.url.clone(), why });
-                }
-                Ok(Some(piece))
-            }
-            Ok(Ok(None)) => Ok(None),
+            Ok(Ok(piece)) => Ok(piece),
             Ok(Err(e)) => Err(match classify::transport(&e) {
                 classify::Transport::Unreachable(why) => {
                     self.inner.unreachable(&self.url, &format!("the answer broke off: {why}"))
@@ -189,10 +261,16 @@ impl Answer {
 
     /// The error that this answer is, where it is none of those the request allows for.
     pub(super) async fn refusal(self) -> RemoteError {
+        self.refused().await.0
+    }
+
+    /// [`Answer::refusal`], and its `error_code` where it has one.
+    pub(super) async fn refused(self) -> (RemoteError, Option<String>) {
         let (status, headers) = (self.status(), self.headers().clone());
         let (inner, url) = (Arc::clone(&self.inner), self.url.clone());
         let told = self.told().await;
-        classify::refusal(&url, status, &headers, &told, |text| inner.clean(text))
+        let error = classify::refusal(&url, status, &headers, &told, |text| inner.clean(text));
+        (error, told.error_code)
     }
 
     /// The body as a stream that ends with an error unless its digest is `md5`. It no longer counts against

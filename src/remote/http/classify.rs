@@ -27,6 +27,7 @@ const MAX_DETAIL: usize = 300;
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) detail: Option<String>,
+    pub(super) error_code: Option<String>,
     pub(super) context: ErrorContext,
 }
 
@@ -37,6 +38,8 @@ impl Told {
             #[serde(default)]
             detail: Value,
             #[serde(default)]
+            error_code: Value,
+            #[serde(default)]
             context: Value,
         }
         let Ok(loose) = serde_json::from_slice::<Loose>(body) else { return Self::default() };
@@ -46,6 +49,7 @@ impl Told {
                 Value::String(text) => Some(text),
                 other => Some(other.to_string()),
             },
+            error_code: loose.error_code.as_str().map(str::to_owned),
             context: serde_json::from_value(loose.context).unwrap_or_default(),
         }
     }

@@ -1,13 +1,13 @@
 //! The flat dialect: one request and its answers each for index, get, put and delete. The index and reading are the
 //! same in the namespaced one, under other addresses.
 
-use futures::StreamExt;
-use futures::stream;
-use http::header::{CONTENT_LENGTH, ETAG, IF_MATCH, IF_NONE_MATCH};
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderName, Method, StatusCode};
-use reqwest::{Body, RequestBuilder};
+use reqwest::RequestBuilder;
 
-use super::body::{Answer, Upload, read_source};
+use super::body::{Answer, Upload};
 use super::{Given, HttpRemote, MAX_SMALL, classify, index};
 use crate::digest::Md5;
 use crate::path::RelPath;
@@ -16,10 +16,10 @@ use crate::remote::{Blob, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote
 
 /// Largest index taken, bytes.
 const MAX_INDEX: u64 = 64 * 1024 * 1024;
-/// Sources up to this size are read before the request begins, so that a bad one never shows on the wire.
-const READ_FIRST: u64 = 256 * 1024;
 /// Blobs up to this size are fetched whole with their head, which frees the connection at once.
 const FETCH_WHOLE: u64 = 64 * 1024;
+
+type Pieces = BoxStream<'static, Result<Bytes, RemoteError>>;
 
 impl HttpRemote {
     pub(super) async fn read_index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
@@ -32,7 +32,7 @@ impl HttpRemote {
             Some(mark) => format!("{root}?since={}&epoch={}", mark.cursor, encode_query(&mark.epoch)),
             None => root,
         };
-        let mut request = self.inner.request(Method::GET, &url);
+        let mut request = Self::ask_packed(self.inner.request(Method::GET, &url), self.wants_packed().await?);
         // An ETag speaks for one address only: what changed since 5 is not what changed since 6. And "unchanged"
         // is an answer only to a caller who has taken in what it got last.
         let point = |mark: &Mark| (mark.epoch.clone(), mark.cursor);
@@ -77,7 +77,7 @@ impl HttpRemote {
     pub(super) async fn read_blob(&self, path: &RelPath) -> Result<Got, RemoteError> {
         let honest = self.supports(capability::HONEST_412).await?;
         let url = self.blob_url(path).await?;
-        let request = self.inner.request(Method::GET, &url);
+        let request = Self::ask_packed(self.inner.request(Method::GET, &url), self.wants_packed().await?);
         let answer = self.inner.send(&url, request, None, self.inner.max_file_size).await?;
         match answer.status() {
             StatusCode::OK => {}
@@ -97,10 +97,10 @@ impl HttpRemote {
         };
         let size = answer.length();
         let version = if self.inner.namespace.is_flat() { 0 } else { answer.version() };
+        let small = answer.comes().is_some_and(|bytes| bytes <= FETCH_WHOLE);
         let mut body = answer.checked(md5);
-        if size.is_some_and(|size| size <= FETCH_WHOLE) {
-            let pieces: Vec<_> = body.collect().await;
-            body = stream::iter(pieces).boxed();
+        if small {
+            body = begun(body).await;
         }
         Ok(Got::Found(Blob { md5, size, version, body }))
     }
@@ -112,11 +112,7 @@ impl HttpRemote {
         body: Outgoing,
     ) -> Result<Put, RemoteError> {
         let url = self.blob_url(path).await?;
-        let request = self
-            .inner
-            .request(Method::PUT, &url)
-            .header(CONTENT_MD5, precondition.to_string())
-            .header(CONTENT_LENGTH, body.size);
+        let request = self.inner.request(Method::PUT, &url).header(CONTENT_MD5, precondition.to_string());
         match self.send_blob(&url, request, body).await? {
             Sent::Stored { .. } => Ok(Put::Stored { version: 0 }),
             Sent::Refused(told) => {
@@ -132,29 +128,19 @@ impl HttpRemote {
         request: RequestBuilder,
         body: Outgoing,
     ) -> Result<Sent, RemoteError> {
-        let upload = Upload::new();
-        let content: Body = if body.size <= READ_FIRST {
-            read_source(body.source, body.size).await?.into()
-        } else {
-            Body::wrap_stream(upload.stream(body.source, body.size))
-        };
-        let sent = self.inner.send(url, request.body(content), Some((&upload.progress, body.size)), MAX_SMALL).await;
-        let answer = match (sent, upload.failure()) {
-            (Ok(answer), _) => answer,
-            (Err(_), Some(why)) => return Err(RemoteError::Source(why)),
-            (Err(e), None) => return Err(e),
-        };
-        // Where the answer came before the end of the upload, the rest is not sent.
+        let (upload, sent) = (Upload::new(), body.md5);
+        // Where the answer comes before the end of the upload, the rest is not sent.
         let _rest = upload.stop_on_drop();
+        let answer = self.send_content(url, request, body, &upload).await?;
         match answer.status() {
             StatusCode::OK | StatusCode::CREATED => match answer.etag_md5() {
-                Some(md5) if md5 == body.md5 => {
+                Some(md5) if md5 == sent => {
                     let version = answer.version();
                     // An index may come with it: it names what others wrote, and is not what was asked for.
                     answer.finish().await;
                     Ok(Sent::Stored { version })
                 }
-                Some(md5) => Err(answer.protocol(&format!("it stored {md5} where {} was sent", body.md5))),
+                Some(md5) => Err(answer.protocol(&format!("it stored {md5} where {sent} was sent"))),
                 None => Err(answer.protocol("a write was answered without an ETag that is an MD5 in quotes")),
             },
             StatusCode::PRECONDITION_FAILED => Ok(Sent::Refused(answer.told().await)),
@@ -195,6 +181,18 @@ impl HttpRemote {
         }
         Ok(url)
     }
+}
+
+/// The body, its beginning fetched now, and all of it where it is small: that frees the connection at once. What it says
+/// of its length may be a lie, and is of the packed content where it is packed.
+async fn begun(mut body: Pieces) -> Pieces {
+    let (mut pieces, mut fetched) = (Vec::new(), 0);
+    while fetched <= FETCH_WHOLE {
+        let Some(piece) = body.next().await else { return stream::iter(pieces).boxed() };
+        fetched += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        pieces.push(piece);
+    }
+    stream::iter(pieces).chain(body).boxed()
 }
 
 /// What became of a write that was answered as one.

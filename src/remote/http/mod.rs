@@ -2,7 +2,7 @@
 //!
 //! It asks once and says what became of it: it does not retry, decide or log, and it reads no files. The wire
 //! is the flat dialect (`flat`), or for a folder with a namespace the namespaced one (`namespaced`), and many requests
-//! in one (`batch`); `classify` tells errors apart, `body` watches over what comes and goes.
+//! in one (`batch`); `classify` tells errors apart, `body` watches over what comes and goes, `packed` makes it smaller.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,7 @@ mod classify;
 mod flat;
 mod index;
 mod namespaced;
+mod packed;
 mod pinned;
 mod tls;
 
@@ -102,6 +103,8 @@ struct Inner {
     /// Without a trailing `/`.
     origin: String,
     namespace: Namespace,
+    /// The proxy is on this machine.
+    loopback: bool,
     token: SecretString,
     authorization: HeaderValue,
     device: Option<HeaderValue>,
@@ -115,6 +118,8 @@ struct Inner {
 #[derive(Default)]
 struct Known {
     capabilities: Option<Arc<[String]>>,
+    /// A packed content was refused.
+    refuses_packed: bool,
     index: Option<Given>,
 }
 
@@ -166,6 +171,7 @@ impl HttpRemote {
                 client: tls::client(&origin, loopback, options.ca_pem.as_deref(), options.pin, options.timeout)?,
                 origin: text,
                 namespace,
+                loopback,
                 token: options.token,
                 authorization,
                 device,

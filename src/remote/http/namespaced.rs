@@ -3,7 +3,6 @@
 //! The agent thinks in content. A version is sent for the content it was recorded with; where none is known, the blob
 //! itself is asked, and only the version of just the content that may be replaced is taken (invariant 4).
 
-use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode};
 
 use super::flat::{Sent, current, tombstone};
@@ -60,8 +59,7 @@ impl HttpRemote {
             .request(Method::PUT, &url)
             .header(IF_MATCH_VERSION, expected)
             .header(CONTENT_MD5, body.md5.to_string())
-            .header(PREFER, RETURN_MINIMAL)
-            .header(CONTENT_LENGTH, body.size);
+            .header(PREFER, RETURN_MINIMAL);
         match self.send_blob(&url, request, body).await? {
             Sent::Stored { version } => Ok(Put::Stored { version }),
             Sent::Refused(told) => Ok(Put::Mismatch {

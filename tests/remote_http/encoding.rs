@@ -1,0 +1,351 @@
+//! Capability `encoding`: what is asked for and sent packed, and what is made of packed answers, good and bad.
+
+use std::sync::Arc;
+
+use memsync::protocol::Precondition;
+use memsync::protocol::batch::{self, Answered, Asked, Writer};
+use memsync::remote::http::{HttpOptions, HttpRemote};
+use memsync::remote::{Answer, Ask, IndexAnswer, Put, Remote};
+use memsync::store::Embedded;
+
+use crate::packed::{gzip_bomb, pack, text, unpack, zstd_bomb};
+use crate::proxy::Running;
+use crate::server::{DEADLINE, Reply, Request, Server, Then, reply};
+use crate::*;
+
+const ALL: &[&str] = &["honest-412", "batch", "encoding"];
+/// More than is read before a request begins.
+const LARGE: usize = 1 << 20;
+
+/// A client to whom the server is not on this machine: the address that is none reaches it all the same.
+fn far_to(address: std::net::SocketAddr, token: &str, namespace: &str) -> HttpRemote {
+    let origin = format!("http://0.0.0.0:{}", address.port());
+    let (token, namespace) = (token.to_owned().into(), namespace.to_owned());
+    HttpRemote::new(HttpOptions { allow_http: true, token, namespace, ..options(&origin) }).unwrap()
+}
+
+fn far(server: &Server) -> HttpRemote {
+    far_to(server.address, TOKEN, "")
+}
+
+fn random(size: usize) -> Vec<u8> {
+    packed::noise(size)
+}
+
+/// What a request holds, unpacked.
+fn content(request: &Request) -> Vec<u8> {
+    match request.header("content-encoding") {
+        Some(coding) => unpack(coding, &request.body),
+        None => request.body.clone(),
+    }
+}
+
+/// Takes everything, packed or not.
+fn takes_all(request: &Request) -> Reply {
+    match (request.method.as_str(), request.target.as_str()) {
+        ("PUT", _) => reply(201, &[&etag(&content(request))], b""),
+        ("POST", _) => {
+            let mut writer = Writer::default();
+            for (head, content) in batch::read::<Asked>(content(request).into()).unwrap() {
+                let md5 = Some(Md5::of(&content));
+                writer.push(&Answered { path: head.path, status: 201, md5, ..Answered::default() }, b"").unwrap();
+            }
+            reply(200, &[&format!("content-type: {}", batch::CONTENT_TYPE)], &writer.finish())
+        }
+        ("GET", "/sync") => reply(200, &[], br#"{"files":{}}"#),
+        ("GET", _) => reply(200, &[&etag(b"hello")], b"hello"),
+        _ => reply(204, &[], b""),
+    }
+}
+
+async fn put(remote: &HttpRemote, content: &[u8]) -> Result<Put, RemoteError> {
+    remote.put(&path("a"), Precondition::New, 0, outgoing(content)).await
+}
+
+fn ask_put(content: &[u8]) -> (RelPath, Ask) {
+    (path("b"), Ask::Put { precondition: Precondition::New, version: 0, body: outgoing(content) })
+}
+
+/// One request of each kind, with contents that get smaller.
+async fn one_of_each(remote: &HttpRemote) {
+    assert!(matches!(remote.index(None).await.unwrap(), IndexAnswer::Whole(_)));
+    read(found(remote.get(&path("a")).await.unwrap())).await.unwrap();
+    assert_eq!(put(remote, &text(5_000)).await, Ok(Put::Stored { version: 0 }));
+    assert_eq!(put(remote, &text(LARGE)).await, Ok(Put::Stored { version: 0 }));
+    let answers = remote.batch(vec![ask_put(&text(9_000))]).await.unwrap().unwrap();
+    assert!(matches!(answers[..], [Some(Answer::Put(Put::Stored { .. }))]));
+    remote.delete(&path("a"), Md5::of(b"hello"), 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn on_this_machine_and_without_the_capability_nothing_is_packed() {
+    let server = Server::start(ALL, takes_all).await;
+    one_of_each(&remote(&server)).await;
+    let plain = Server::start(&["honest-412", "batch"], takes_all).await;
+    one_of_each(&far(&plain)).await;
+    for request in server.seen().iter().chain(&plain.seen()) {
+        for header in ["accept-encoding", "content-encoding", "transfer-encoding", "x-memsync-md5"] {
+            assert_eq!(request.header(header), None, "{} {}", request.method, request.target);
+        }
+    }
+}
+
+#[tokio::test]
+async fn beyond_this_machine_packed_contents_are_asked_for_and_sent() {
+    let server = Server::start(ALL, takes_all).await;
+    one_of_each(&far(&server)).await;
+    let seen = server.seen();
+    let names = |name: &'static str| seen.iter().map(|r| r.header(name).unwrap_or("-")).collect::<Vec<_>>();
+    assert_eq!(names("accept-encoding"), ["zstd", "zstd", "-", "-", "zstd", "-"]);
+    assert_eq!(names("content-encoding"), ["-", "-", "zstd", "zstd", "zstd", "-"]);
+    for (request, size) in [(&seen[2], 5_000), (&seen[3], LARGE)] {
+        assert!(content(request) == text(size) && request.body.len() < size * 2 / 3, "{}", request.body.len());
+        assert_eq!(request.header("x-memsync-md5"), Some(Md5::of(&text(size)).to_string().as_str()));
+        assert_eq!(request.header("content-length").is_some(), size < LARGE);
+    }
+    // What would not get smaller goes as it is, and says how long it is.
+    for plain in [text(900), random(5_000), random(LARGE), Vec::new()] {
+        assert_eq!(put(&far(&server), &plain).await, Ok(Put::Stored { version: 0 }));
+        let request = server.seen().pop().unwrap();
+        assert_eq!(request.header("content-encoding"), None);
+        assert_eq!(request.header("content-length"), Some(plain.len().to_string().as_str()));
+        assert!(request.body == plain);
+    }
+    let answers = far(&server).batch(vec![ask_put(&random(9_000))]).await.unwrap().unwrap();
+    assert!(answers[0].is_some());
+    assert_eq!(server.seen().pop().unwrap().header("content-encoding"), None);
+}
+
+#[tokio::test]
+async fn a_source_that_fails_shows_no_whole_body() {
+    let server = Server::start(ALL, takes_all).await;
+    let remote = far(&server);
+    for (size, good) in [(5_000, 0), (LARGE, 0), (LARGE, 64 * 1024), (LARGE, LARGE)] {
+        let body = failing(&text(size), good);
+        let e = remote.put(&path("a"), Precondition::New, 0, body).await.unwrap_err();
+        assert!(matches!(e, RemoteError::Source(_)), "{size} {good}: {e}");
+    }
+    assert_eq!(put(&remote, b"x").await, Ok(Put::Stored { version: 0 }));
+    assert_eq!(server.wait_for(1).await.iter().filter(|r| r.whole).count(), 1);
+}
+
+/// An answer packed like this, with these header lines.
+fn packed_reply(coding: &str, headers: &[&str], body: &[u8]) -> Reply {
+    let line = format!("content-encoding: {coding}");
+    reply(200, &[headers, &[&line]].concat(), body)
+}
+
+#[tokio::test]
+async fn packed_answers_are_what_they_hold() {
+    let files = (0..500).map(|n| format!(r#""n/{n}.md":{{"md5":"{}","size":{n}}}"#, Md5::of(&[n as u8])));
+    let index = format!(r#"{{"files":{{{}}}}}"#, files.collect::<Vec<_>>().join(","));
+    for coding in ["zstd", "gzip", "X-GZIP"] {
+        let (index, note, large) = (index.clone(), text(5_000), text(3 << 20));
+        let server = Server::start(ALL, move |request| match request.target.as_str() {
+            "/sync" => packed_reply(coding, &[], &pack(coding, index.as_bytes())),
+            "/blob/note" => packed_reply(coding, &[&etag(&note)], &pack(coding, &note)),
+            // Small as it comes, and then not small any more.
+            "/blob/large" => packed_reply(coding, &[&etag(&large)], &pack(coding, &large)),
+            "/blob/empty" => packed_reply(coding, &[&etag(b"")], &pack(coding, b"")),
+            "/blob/plain" => packed_reply("identity", &[&etag(b"x")], b"x"),
+            _ => {
+                let mut writer = Writer::default();
+                let size = note.len() as u64;
+                let head =
+                    Answered { path: "b".into(), status: 200, size, md5: Some(Md5::of(&note)), ..Answered::default() };
+                writer.push(&head, &note).unwrap();
+                let kind = format!("content-type: {}", batch::CONTENT_TYPE);
+                packed_reply(coding, &[&kind], &pack(coding, &writer.finish()))
+            }
+        })
+        .await;
+        for remote in [far(&server), remote(&server)] {
+            let IndexAnswer::Whole(index) = remote.index(None).await.unwrap() else { panic!("no whole index") };
+            assert_eq!(index.files.len(), 500, "{coding}");
+            for (name, content) in
+                [("note", text(5_000)), ("large", text(3 << 20)), ("empty", vec![]), ("plain", b"x".to_vec())]
+            {
+                let blob = found(remote.get(&path(name)).await.unwrap());
+                assert_eq!(blob.size, (name == "plain").then_some(1), "what is packed does not say how long it is");
+                assert!(read(blob).await.unwrap() == content, "{coding} {name}");
+            }
+            let mut answers = remote.batch(vec![(path("b"), Ask::Get)]).await.unwrap().unwrap();
+            let Some(Answer::Got(got)) = answers.remove(0) else { panic!("no answer") };
+            assert_eq!(read(found(got)).await.unwrap(), text(5_000));
+        }
+    }
+}
+
+/// What becomes of an index, a blob and a batch that are answered with `body`, packed as `coding`.
+async fn errors(coding: &'static str, body: Vec<u8>) -> [RemoteError; 3] {
+    let server = Server::start(ALL, move |_| {
+        let kind = format!("content-type: {}", batch::CONTENT_TYPE);
+        let headers = [etag(b"other"), kind];
+        packed_reply(coding, &[&headers[0], &headers[1]], &body)
+    })
+    .await;
+    let remote = far(&server);
+    let get = async {
+        match remote.get(&path("a")).await {
+            Ok(got) => read(found(got)).await.map(|_| ()),
+            Err(e) => Err(e),
+        }
+    };
+    [
+        remote.index(None).await.unwrap_err(),
+        get.await.unwrap_err(),
+        remote.batch(vec![(path("b"), Ask::Get)]).await.err().expect("an error"),
+    ]
+}
+
+#[tokio::test]
+async fn bombs_do_not_go_off() {
+    // An index that begins well, and then says nothing for ever.
+    let begin = |coding| pack(coding, br#"{"files":{"#);
+    let gzip = gzip_bomb(80 << 20);
+    for (coding, bomb) in [("zstd", [begin("zstd"), zstd_bomb(400 << 30, 23)].concat()), ("gzip", gzip)] {
+        let [index, blob, batch] = errors(coding, bomb).await;
+        // Of the gzip one the first byte is enough.
+        let too_large = matches!(&index, RemoteError::Protocol { why, .. } if why.contains("too large"));
+        assert!(too_large || coding == "gzip" && matches!(index, RemoteError::Protocol { .. }), "{index}");
+        assert!(matches!(blob, RemoteError::TooLarge { .. }), "{blob}");
+        assert!(matches!(batch, RemoteError::TooLarge { .. }), "{batch}");
+    }
+    // A stream gives as much as may come, and no more.
+    let server = Server::start(ALL, |_| packed_reply("zstd", &[&etag(b"")], &zstd_bomb(1 << 30, 20))).await;
+    let mut body = found(far(&server).get(&path("a")).await.unwrap()).body;
+    let mut came = 0;
+    let error = loop {
+        match body.try_next().await {
+            Ok(Some(piece)) => came += piece.len(),
+            Ok(None) => panic!("it has no end"),
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(error, RemoteError::TooLarge { .. }) && came <= 4 << 20, "{came} {error}");
+    // Frames without content, without end.
+    let empty = zstd_bomb(1, 10)[..6].iter().copied().chain([1, 0, 0]).collect::<Vec<_>>().repeat(1 << 20);
+    assert_eq!(unpack("zstd", &empty), b"");
+    let [_, blob, _] = errors("zstd", empty).await;
+    assert!(matches!(blob, RemoteError::TooLarge { .. }), "{blob}");
+    // In a refusal it does not hide what the refusal is.
+    let server =
+        Server::start(ALL, |_| reply(403, &["content-encoding: zstd"], &zstd_bomb(1 << 30, 20)).then(Then::Close))
+            .await;
+    assert!(matches!(far(&server).index(None).await, Err(RemoteError::Auth { status: 403, .. })));
+}
+
+#[tokio::test]
+async fn what_cannot_be_unpacked_is_no_answer() {
+    let good = pack("zstd", &text(5_000));
+    let trailing = [&pack("gzip", &text(5_000))[..], b"x"].concat();
+    for (coding, body) in [
+        ("zstd", good[..good.len() - 1].to_vec()),
+        ("zstd", text(5_000)),
+        ("zstd", vec![]),
+        ("zstd", zstd_bomb(1000, 24)),
+        ("gzip", good.clone()),
+        ("gzip", trailing),
+        ("br", good.clone()),
+        ("zstd, zstd", pack("zstd", &good)),
+        ("zstd\r\ncontent-encoding: zstd", pack("zstd", &good)),
+    ] {
+        for e in errors(coding, body).await {
+            assert!(matches!(e, RemoteError::Protocol { .. }), "{coding}: {e}");
+        }
+    }
+    // Cut off by the connection, it is that which failed.
+    let server = Server::start(ALL, move |_| packed_reply("zstd", &[&etag(b"")], &good).cut(9).then(Then::Close)).await;
+    let cut = read(found(far(&server).get(&path("a")).await.unwrap())).await.unwrap_err();
+    assert!(matches!(cut, RemoteError::Unreachable { .. }), "{cut}");
+}
+
+/// Refuses what is packed, like this.
+async fn refusing(status: u16, code: &'static str) -> Server {
+    Server::start(ALL, move |request| match request.header("content-encoding") {
+        Some(_) if code.is_empty() => reply(status, &[], b"<html>"),
+        Some(_) => reply(status, &[], format!(r#"{{"detail":"no","error_code":{code:?},"context":null}}"#).as_bytes()),
+        None => takes_all(request),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn who_takes_nothing_packed_after_all_gets_it_plain() {
+    for (status, code) in
+        [(415, ""), (400, ""), (400, "INVALID_ENCODING"), (400, "DIGEST_MISMATCH"), (400, "INVALID_BATCH")]
+    {
+        let server = refusing(status, code).await;
+        let remote = far(&server);
+        assert_eq!(put(&remote, &text(5_000)).await, Ok(Put::Stored { version: 0 }), "{status} {code}");
+        assert_eq!(put(&remote, &text(LARGE)).await, Ok(Put::Stored { version: 0 }), "at once plain");
+        assert_eq!(server.seen().len(), 3);
+        let remote = far(&server);
+        assert!(remote.batch(vec![ask_put(&text(9_000))]).await.unwrap().unwrap()[0].is_some(), "{status} {code}");
+        assert_eq!(server.seen().len(), 5);
+        // What is read as it goes cannot be sent twice: the next try is plain.
+        let remote = far(&server);
+        let e = put(&remote, &text(LARGE)).await.unwrap_err();
+        assert!(matches!(e, RemoteError::Protocol { .. }), "{e}");
+        assert_eq!(put(&remote, &text(LARGE)).await, Ok(Put::Stored { version: 0 }));
+    }
+    // What is refused for another reason is refused, and the next is packed all the same.
+    let server = refusing(400, "INVALID_PATH").await;
+    let remote = far(&server);
+    for size in [5_000, LARGE, 5_000] {
+        let e = put(&remote, &text(size)).await.unwrap_err();
+        assert!(matches!(e, RemoteError::Refused { status: 400, .. }), "{e}");
+    }
+    assert!(server.seen().iter().all(|r| r.header("content-encoding").is_some()));
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn with_a_real_proxy_all_comes_back_and_less_is_on_the_wire() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Embedded::open(&dir.path().join("store")).unwrap());
+    let running = Running::start(store).await;
+    let remotes = [far_to(running.addr, proxy::TOKEN, ""), far_to(running.addr, proxy::TOKEN, "a/n")];
+    let contents = [text(100), text(30_000), text(3 << 20), random(30_000), random(3 << 20), Vec::new()];
+    for remote in &remotes {
+        for (n, content) in contents.iter().enumerate() {
+            let stored = remote.put(&path(&format!("{n}")), Precondition::New, 0, outgoing(content)).await;
+            assert!(matches!(stored, Ok(Put::Stored { .. })), "{n} {stored:?}");
+            let lost = remote.put(&path(&format!("{n}")), Precondition::New, 0, outgoing(&text(40_000))).await;
+            assert!(
+                matches!(lost, Ok(Put::Mismatch { current: Some(md5), .. }) if md5 == Md5::of(content)),
+                "{lost:?}"
+            );
+        }
+        let asks = (0..200).map(|n| {
+            let body = outgoing(&text(3_000 + n));
+            (path(&format!("batch/{n}")), Ask::Put { precondition: Precondition::New, version: 0, body })
+        });
+        let answers = remote.batch(asks.collect()).await.unwrap().unwrap();
+        assert!(answers.iter().all(|a| matches!(a, Some(Answer::Put(Put::Stored { .. })))));
+        let IndexAnswer::Whole(index) = remote.index(None).await.unwrap() else { panic!("no whole index") };
+        assert_eq!(index.files.len(), 206);
+        for (n, content) in contents.iter().enumerate() {
+            let came = read(found(remote.get(&path(&format!("{n}"))).await.unwrap())).await.unwrap();
+            assert!(came == *content, "{n}");
+        }
+        let asks = (0..200).map(|n| (path(&format!("batch/{n}")), Ask::Get));
+        let answers = remote.batch(asks.collect()).await.unwrap().unwrap();
+        for (n, answer) in answers.into_iter().enumerate() {
+            let Some(Answer::Got(got)) = answer else { panic!("{n}") };
+            assert_eq!(read(found(got)).await.unwrap(), text(3_000 + n));
+        }
+    }
+    let metrics = String::from_utf8(running.client().await.get("/metrics").await.body).unwrap();
+    let bytes = |name: &str| -> usize {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().parse().unwrap()
+    };
+    // Two dialects, and what got lost; of the batches next to nothing, as their notes begin alike.
+    let plain = 2 * (contents.iter().map(Vec::len).sum::<usize>() + 200 * 3_100);
+    let text = 2 * (3 << 20);
+    for name in ["memsync_received_bytes_total", "memsync_sent_bytes_total"] {
+        assert!(bytes(name) < plain - text / 2, "{name} {} of {plain}", bytes(name));
+    }
+    tokio::time::timeout(DEADLINE, running.stop()).await.unwrap();
+}

@@ -172,16 +172,17 @@ async fn a_broken_blob_ends_in_an_error() {
         }
     })
     .await;
-    for name in ["cut", "small-cut", "chunk-cut", "stall", "small-stall", "wrong", "small-wrong"] {
+    for name in ["cut", "small-cut", "chunk-cut", "stall", "small-stall"] {
         let remote = if name.ends_with("stall") { impatient(&server) } else { remote(&server) };
         let error = read(found(remote.get(&path(name)).await.unwrap())).await.unwrap_err();
-        let right = match &error {
-            RemoteError::Protocol { why, .. } => name.ends_with("wrong") && why.contains("ETag"),
-            RemoteError::Unreachable { .. } => !name.ends_with("wrong"),
-            _ => false,
-        };
-        assert!(right, "{name}: {error:?}");
+        assert!(matches!(error, RemoteError::Unreachable { .. }), "{name}: {error:?}");
         show_no_token(&error);
+    }
+    // Whether the content is what its tag says is for the reader to see, who digests it anyway.
+    for name in ["wrong", "small-wrong"] {
+        let blob = found(remote(&server).get(&path(name)).await.unwrap());
+        assert_eq!(blob.md5, Md5::of(b"other"));
+        assert_ne!(Md5::of(&read(blob).await.unwrap()), Md5::of(b"other"), "{name}");
     }
 }
 

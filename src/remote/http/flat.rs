@@ -98,7 +98,7 @@ impl HttpRemote {
         let size = answer.length();
         let version = if self.inner.namespace.is_flat() { 0 } else { answer.version() };
         let small = answer.comes().is_some_and(|bytes| bytes <= FETCH_WHOLE);
-        let mut body = answer.checked(md5);
+        let mut body = answer.pieces();
         if small {
             body = begun(body).await;
         }

@@ -1,6 +1,9 @@
-//! What clients cost the proxy in memory: 1,000 idle event streams under 50 MiB, over TCP and over TLS; and heads that
-//! never end, next to nothing.
+//! What clients cost the proxy in memory: 1,000 idle event streams under 50 MiB, over TCP and over TLS; heads that never
+//! end, next to nothing; and bombs, no more than is set aside for unpacking.
 #![cfg(target_os = "linux")]
+
+#[path = "common/packed.rs"]
+mod packed;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -41,8 +44,17 @@ impl Proxy {
     }
 
     fn resident_kib(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it ever was.
+    fn peak_kib(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
     }
 }
@@ -143,4 +155,40 @@ fn heads_that_never_end_are_not_kept() {
     }
     let cost = proxy.resident_kib().saturating_sub(before);
     assert!(cost < 20 * 1024, "{cost} KiB");
+}
+
+#[test]
+fn bombs_take_no_more_than_is_set_aside() {
+    const BODY: u64 = 12 << 20;
+    let home = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(home.path(), &["--max-body-size", "12MiB"]);
+    let before = proxy.resident_kib();
+    // Each asks for 8 MiB to be remembered: 64 of them, for 512.
+    let zstd = Arc::new(packed::zstd_bomb(BODY + 1, 23));
+    let gzip = Arc::new(packed::gzip_bomb(usize::try_from(BODY).unwrap() + 1));
+    let pours: Vec<_> = (0..96)
+        .map(|n| {
+            let (addr, coding) = (proxy.addr, if n % 3 == 0 { "gzip" } else { "zstd" });
+            let bomb = if n % 3 == 0 { gzip.clone() } else { zstd.clone() };
+            std::thread::spawn(move || {
+                let mut stream = connect(addr);
+                let head = format!(
+                    "PUT /blob/{n} HTTP/1.1\r\nHost: p\r\nAuthorization: Bearer t0ken\r\nContent-MD5: new\r\n\
+                     Content-Encoding: {coding}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    bomb.len()
+                );
+                stream.write_all(head.as_bytes()).unwrap();
+                stream.write_all(&bomb).unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).unwrap();
+                assert!(answer.starts_with("HTTP/1.1 413 "), "{coding}: {answer}");
+            })
+        })
+        .collect();
+    for pour in pours {
+        pour.join().unwrap();
+    }
+    let cost = proxy.peak_kib().saturating_sub(before);
+    println!("96 bombs at once: {} MiB", cost / 1024);
+    assert!(cost < 256 * 1024, "{cost} KiB");
 }

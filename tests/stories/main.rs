@@ -1,5 +1,7 @@
 //! What people do with memsync, told with real processes: a proxy, agents, and the commands.
 
+#[path = "../common/packed.rs"]
+mod packed;
 #[path = "../common/world.rs"]
 mod world;
 
@@ -7,6 +9,7 @@ mod basics;
 mod commands;
 mod conflicts;
 mod editors;
+mod encoding;
 mod gates;
 mod namespaces;
 mod rules;

@@ -11,6 +11,7 @@ use reqwest::{Body, RequestBuilder};
 
 use super::body::{Answer, Progress, Upload, read_source};
 use super::{HttpRemote, MAX_SMALL};
+use crate::digest::Md5;
 use crate::protocol::encoding::{Coding, CodingError, Encoder, is_worth_it};
 use crate::protocol::{X_MEMSYNC_MD5, capability};
 use crate::remote::{Outgoing, RemoteError};
@@ -100,18 +101,20 @@ impl HttpRemote {
     ) -> Result<Answer, RemoteError> {
         let Outgoing { md5, size, source } = body;
         let pack = self.sends_packed().await?;
-        // A body whose header got lost on the way must not be taken for a content.
-        let request = if pack { request.header(X_MEMSYNC_MD5, md5.to_string()) } else { request };
         if size <= READ_FIRST {
             let plain = read_source(source, size).await?;
             // What cannot be packed goes as it is.
             let packed = if pack { CODING.pack(&plain).unwrap_or(None) } else { None };
+            let request = if packed.is_some() { promise(request, md5) } else { request };
             return self.send_either(url, request, plain, packed, MAX_SMALL).await;
         }
         let pieces = upload.stream(source, size).boxed();
         let (pieces, packed) = if pack { try_packing(pieces, size).await } else { (pieces, false) };
-        let request =
-            if packed { request.header(CONTENT_ENCODING, CODING.name()) } else { request.header(CONTENT_LENGTH, size) };
+        let request = if packed {
+            promise(request, md5).header(CONTENT_ENCODING, CODING.name())
+        } else {
+            request.header(CONTENT_LENGTH, size)
+        };
         let request = request.body(Body::wrap_stream(pieces));
         let answer =
             match (self.inner.send(url, request, Some((&upload.progress, size)), MAX_SMALL).await, upload.failure()) {
@@ -119,7 +122,8 @@ impl HttpRemote {
                 (Err(_), Some(why)) => return Err(RemoteError::Source(why)),
                 (Err(e), None) => return Err(e),
             };
-        if !packed {
+        // What is said of a body that was given up is not about the packing.
+        if !packed || upload.failure().is_some() {
             return Ok(answer);
         }
         match self.about_packing(answer).await {
@@ -134,6 +138,11 @@ impl HttpRemote {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A packed body whose `Content-Encoding` got lost on the way must not be taken for a content.
+fn promise(request: RequestBuilder, md5: Md5) -> RequestBuilder {
+    request.header(X_MEMSYNC_MD5, md5.to_string())
 }
 
 /// The pieces packed, where the first one gets smaller by it, and else as they are; and whether they are packed.

@@ -62,6 +62,8 @@ fn scans(c: &mut Criterion) {
         same_rules: true,
         max_file_size: u64::MAX,
         ignored: &ignored,
+        quiet_ns: 0,
+        overdue: &|_| false,
         threads: 2,
         now_ns: i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap(),
         stop: &|| false,

@@ -38,6 +38,8 @@ pub struct EngineOptions {
     pub threads: usize,
     /// The filesystem takes names that differ in case only for one.
     pub fold: bool,
+    /// Quiet time of a file that a program has open for writing; zero: none.
+    pub quiet: Duration,
     /// Two scans must be this far apart to prove a file deleted.
     pub confirm: Duration,
     /// The proxy and namespace, to tell another server from the one base was agreed with.
@@ -89,6 +91,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) index: Option<Index>,
     /// Tracked files that a scan missed, and when first ([`World::elapsed`]).
     pub(super) missed: BTreeMap<RelPath, Duration>,
+    /// Since when files have been written to that were still being written to when last looked at ([`World::elapsed`]).
+    pub(super) changing: BTreeMap<RelPath, Duration>,
     /// What the next plan has to look at: what changed on either side, and what the last plan left. All other paths
     /// are as they were when the table had nothing to do for them.
     pub(super) open: Touched,
@@ -159,6 +163,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             tree,
             index: None,
             missed: BTreeMap::new(),
+            changing: BTreeMap::new(),
             open: Touched::Everywhere,
             quarantine: Quarantine::default(),
             sent: BTreeMap::new(),

@@ -56,6 +56,11 @@ pub trait DiskFile: Send {
     /// # Errors
     /// As `fchmod(2)`.
     fn set_mode(&self, mode: u32) -> io::Result<()>;
+    /// Whether some program has the file, which is open here for reading, open for writing. `false` where the system
+    /// does not tell.
+    fn is_open_for_writing(&self) -> bool {
+        false
+    }
 }
 
 /// Filesystem operations below one root.

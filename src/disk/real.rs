@@ -344,6 +344,10 @@ impl DiskFile for RealFile {
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.0.set_permissions(Permissions::from_mode(mode))
     }
+
+    fn is_open_for_writing(&self) -> bool {
+        os::is_open_for_writing(self.0.as_fd())
+    }
 }
 
 /// Refuses what is no plain path below the root. Callers validate names; this is the wall behind them, since

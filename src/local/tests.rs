@@ -36,8 +36,16 @@ fn folder() -> (SimDisk, Folder<SimDisk>) {
 
 fn scan(folder: &Folder<SimDisk>, tree: &mut Tree, scope: &Scope, now_ns: i64) -> ScanStats {
     let ignored = |path: &str, _: bool| path == "ignored";
-    let options =
-        ScanOptions { max_file_size: 100, ignored: &ignored, same_rules: false, threads: 2, now_ns, stop: &|| false };
+    let options = ScanOptions {
+        max_file_size: 100,
+        ignored: &ignored,
+        same_rules: false,
+        quiet_ns: 0,
+        overdue: &|_| false,
+        threads: 2,
+        now_ns,
+        stop: &|| false,
+    };
     folder.scan(tree, scope, &options).unwrap()
 }
 

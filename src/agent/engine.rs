@@ -70,7 +70,7 @@ pub enum CycleError {
     /// The state container or the folder cannot be written: nothing may go on.
     #[error(transparent)]
     State(#[from] StateError),
-    #[error("{what}: {source}; check the disk and the permissions")]
+    #[error("{what}: {source}; {}", remedy(source))]
     Folder { what: &'static str, source: io::Error },
     /// A gate is shut for the folder or the proxy as a whole.
     #[error("halted ({})", .0.name())]
@@ -460,6 +460,17 @@ fn root_halt(e: RootError) -> CycleError {
         RootError::Missing => CycleError::Halted(Halt::RootMissing(e.to_string())),
         RootError::Changed { .. } => CycleError::Halted(Halt::RootChanged(e.to_string())),
         RootError::Io { path, source } => CycleError::Folder { what: path, source },
+    }
+}
+
+/// What a person can do about an error of the disk.
+pub(super) fn remedy(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, then it goes on by itself",
+        io::ErrorKind::PermissionDenied => "give memsync's user the right to write there",
+        io::ErrorKind::ResourceBusy => "close it there",
+        io::ErrorKind::ReadOnlyFilesystem => "mount the filesystem for writing",
+        _ => "check the disk and the permissions",
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Meta {
     pub mtime_ns: i64,
     pub ctime_ns: i64,
     pub inode: u64,
+    /// Names that it has.
+    pub links: u64,
     /// The filesystem it is on.
     pub device: u64,
     /// Permission bits.

@@ -61,14 +61,17 @@ pub fn is_open_for_writing(fd: BorrowedFd<'_>) -> bool {
 pub struct Numbers {
     pub device: u64,
     pub mode: u32,
+    pub links: u64,
     pub mtime_nsec: i64,
     pub ctime_nsec: i64,
 }
 
+#[allow(clippy::unnecessary_cast, reason = "the number of links is narrower on some processors")]
 pub fn numbers(stat: &Stat) -> Numbers {
     Numbers {
         device: stat.st_dev,
         mode: stat.st_mode,
+        links: stat.st_nlink as u64,
         // Below 10^9 by definition.
         mtime_nsec: stat.st_mtime_nsec as i64,
         ctime_nsec: stat.st_ctime_nsec as i64,

@@ -1,6 +1,6 @@
 //! Capability `encoding`: what is asked for and sent packed, and what is made of packed answers, good and bad.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use memsync::protocol::Precondition;
 use memsync::protocol::batch::{self, Answered, Asked, Writer};
@@ -30,6 +30,23 @@ fn far(server: &Server) -> HttpRemote {
 
 fn random(size: usize) -> Vec<u8> {
     packed::noise(size)
+}
+
+/// A source whose digest is known at its end.
+struct Unread {
+    source: Box<dyn Source>,
+    md5: Md5,
+    digested: Arc<OnceLock<Md5>>,
+}
+
+impl Source for Unread {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let piece = self.source.next()?;
+        if piece.is_none() {
+            self.digested.get_or_init(|| self.md5);
+        }
+        Ok(piece)
+    }
 }
 
 /// What a request holds, unpacked.
@@ -111,6 +128,17 @@ async fn beyond_this_machine_packed_contents_are_asked_for_and_sent() {
         assert_eq!(request.header("content-length"), Some(plain.len().to_string().as_str()));
         assert!(request.body == plain);
     }
+    // What is digested only as it goes promises nothing of itself, and is not packed.
+    let content = text(LARGE);
+    let digested = Arc::new(OnceLock::new());
+    let told = digested.clone();
+    let body = outgoing(&content);
+    let source = Box::new(Unread { source: body.source, md5: Md5::of(&content), digested });
+    let body = Outgoing { md5: Promised::AtTheEnd(Arc::new(move || told.get().copied())), source, ..body };
+    assert_eq!(far(&server).put(&path("a"), Precondition::New, 0, body).await, Ok(Put::Stored { version: 0 }));
+    let request = server.seen().pop().unwrap();
+    assert!(request.header("content-encoding").is_none() && request.body == content);
+
     let answers = far(&server).batch(vec![ask_put(&random(9_000))]).await.unwrap().unwrap();
     assert!(answers[0].is_some());
     assert_eq!(server.seen().pop().unwrap().header("content-encoding"), None);

@@ -10,6 +10,7 @@ mod commands;
 mod conflicts;
 mod editors;
 mod encoding;
+mod filesystem;
 mod gates;
 mod namespaces;
 mod rules;

@@ -128,19 +128,19 @@ impl HttpRemote {
         request: RequestBuilder,
         body: Outgoing,
     ) -> Result<Sent, RemoteError> {
-        let (upload, sent) = (Upload::new(), body.md5);
+        let (upload, sent) = (Upload::new(), body.md5.clone());
         // Where the answer comes before the end of the upload, the rest is not sent.
         let _rest = upload.stop_on_drop();
         let answer = self.send_content(url, request, body, &upload).await?;
         match answer.status() {
             StatusCode::OK | StatusCode::CREATED => match answer.etag_md5() {
-                Some(md5) if md5 == sent => {
+                Some(md5) if sent.get() == Some(md5) => {
                     let version = answer.version();
                     // An index may come with it: it names what others wrote, and is not what was asked for.
                     answer.finish().await;
                     Ok(Sent::Stored { version })
                 }
-                Some(md5) => Err(answer.protocol(&format!("it stored {md5} where {sent} was sent"))),
+                Some(md5) => Err(answer.protocol(&format!("it stored {md5}, which is not the content that was sent"))),
                 None => Err(answer.protocol("a write was answered without an ETag that is an MD5 in quotes")),
             },
             StatusCode::PRECONDITION_FAILED => Ok(Sent::Refused(answer.told().await)),

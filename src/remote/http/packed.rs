@@ -105,15 +105,20 @@ impl HttpRemote {
             let plain = read_source(source, size).await?;
             // What cannot be packed goes as it is.
             let packed = if pack { CODING.pack(&plain).unwrap_or(None) } else { None };
-            let request = if packed.is_some() { promise(request, md5) } else { request };
+            // It is read now, so that its digest is known.
+            let (request, packed) = match (packed, md5.get()) {
+                (Some(packed), Some(md5)) => (promise(request, md5), Some(packed)),
+                _ => (request, None),
+            };
             return self.send_either(url, request, plain, packed, MAX_SMALL).await;
         }
         let pieces = upload.stream(source, size).boxed();
-        let (pieces, packed) = if pack { try_packing(pieces, size).await } else { (pieces, false) };
-        let request = if packed {
-            promise(request, md5).header(CONTENT_ENCODING, CODING.name())
-        } else {
-            request.header(CONTENT_LENGTH, size)
+        // What nobody has digested yet goes as it is: nothing could be promised of it.
+        let promised = md5.get().filter(|_| pack);
+        let (pieces, packed) = if promised.is_some() { try_packing(pieces, size).await } else { (pieces, false) };
+        let request = match promised.filter(|_| packed) {
+            Some(md5) => promise(request, md5).header(CONTENT_ENCODING, CODING.name()),
+            None => request.header(CONTENT_LENGTH, size),
         };
         let request = request.body(Body::wrap_stream(pieces));
         let answer =

@@ -127,14 +127,14 @@ fn what_a_scan_saw_before_the_proxy_went_away_is_synced_when_it_is_back() {
 }
 
 #[test]
-fn a_rehearsal_leaves_its_news_to_the_next_cycle() {
+fn a_dry_run_leaves_its_news_to_the_next_cycle() {
     let mut story = Story::new(Config::default());
     story.cycle(Scope::full()).unwrap();
     story.disk.user_write("a", "1").unwrap();
     {
-        let mut rehearsal = pin!(story.engine.dry_run());
+        let mut dry_run = pin!(story.engine.dry_run());
         let mut context = Context::from_waker(futures::task::noop_waker_ref());
-        assert!(matches!(rehearsal.as_mut().poll(&mut context), Poll::Ready(Ok(plan)) if plan.steps.len() == 1));
+        assert!(matches!(dry_run.as_mut().poll(&mut context), Poll::Ready(Ok(plan)) if plan.steps.len() == 1));
     }
     story.cycle(Scope::default()).unwrap();
     assert_eq!(story.names(), ["a"]);

@@ -110,7 +110,7 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
     let link = document["join"].as_str().unwrap();
     two.run(&["init", "--join", link], 0);
     assert_eq!(two.json(&["sync", "--dry-run"], 4)["steps"][0]["path"], "first.md");
-    assert!(!two.folder().join("first.md").exists(), "a rehearsal changes nothing");
+    assert!(!two.folder().join("first.md").exists(), "a dry run changes nothing");
     assert_eq!(two.json(&["sync"], 0)["downloaded"], 1);
     assert_eq!(read(&two.folder().join("first.md")), "from one");
     assert_eq!(two.json(&["status"], 3)["agent"]["running"], false);

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
+use super::cycle::verb;
 use super::status::{HaltStatus, Status};
+use crate::sync::{Plan, Step};
 
 /// Longest line taken, bytes. A status with thousands of problems is far below it.
 const MAX_LINE: usize = 16 * 1024 * 1024;
@@ -78,6 +80,19 @@ pub struct PlannedStep {
     pub action: String,
     /// Of the decision table.
     pub row: u8,
+}
+
+impl PlannedStep {
+    /// The steps of the plan for the folder `root`.
+    pub(super) fn of(root: &Path, plan: &Plan) -> Vec<Self> {
+        let step = |s: &Step| Self {
+            folder: root.to_owned(),
+            path: s.path.to_string(),
+            action: verb(&s.action).to_owned(),
+            row: s.row,
+        };
+        plan.steps.iter().map(step).collect()
+    }
 }
 
 /// Why the agent gave no answer.

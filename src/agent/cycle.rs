@@ -108,8 +108,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             return Ok(Report { scan, held, ..Report::default() });
         }
         self.unfinished = true;
-        self.check_reset()?;
-        self.note_position()?;
+        let all_obeyed = self.check_reset()?;
+        self.note_position(all_obeyed)?;
         let mut plan = self.plan(&self.open);
         // Whatever ends this cycle early, the steps that it leaves are planned again.
         let left = plan.steps.iter().filter(|s| s.action != Action::Skip(Unknown::Ignored));
@@ -135,7 +135,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.scan(&Scope::full())?;
         self.fetch().await?;
         self.check_reset()?;
-        // A rehearsal takes one scan for proof.
+        // A dry run takes one scan for proof.
         let confirm = std::mem::take(&mut self.options.confirm);
         let plan = self.plan(&Touched::Everywhere);
         self.options.confirm = confirm;
@@ -340,7 +340,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Done::Seen(md5) => {
                     if let Action::DeleteRemote { .. } = step.action {
                         report.deleted_remote += 1;
-                        self.told(&step.path, IndexEntry { md5, size: 0, is_deleted: true, version: 0 });
+                        self.note_own_write(&step.path, IndexEntry { md5, size: 0, is_deleted: true, version: 0 });
                         note(report, &step);
                     }
                     changes
@@ -357,7 +357,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     if uploaded {
                         report.uploaded += 1;
                         let size = found.map_or(0, |f| f.size);
-                        self.told(&step.path, IndexEntry { md5, size, is_deleted: false, version });
+                        self.note_own_write(&step.path, IndexEntry { md5, size, is_deleted: false, version });
                         note(report, &step);
                     } else {
                         report.adopted += 1;
@@ -401,7 +401,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// What we wrote to the proxy ourselves. In the index that is held it must show at once: if others undo it before the
     /// next one is fetched, that one differs.
-    fn told(&mut self, path: &RelPath, entry: IndexEntry) {
+    fn note_own_write(&mut self, path: &RelPath, entry: IndexEntry) {
         if let Some(index) = &mut self.index {
             index.files.insert(path.clone(), entry);
         }

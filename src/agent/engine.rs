@@ -100,8 +100,6 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) reset: Option<Halt>,
     /// The proxy may have forgotten tombstones that this folder has not obeyed.
     pub(super) behind: bool,
-    /// No deletion that the index tells of, or has forgotten, is still to be obeyed.
-    pub(super) all_obeyed: bool,
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Arc<AtomicBool>,
     /// As `stop`, and for good.
@@ -166,7 +164,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             held: Vec::new(),
             reset: None,
             behind: false,
-            all_obeyed: false,
             progress: Arc::default(),
             stop: Arc::default(),
             quit: Arc::default(),

@@ -8,6 +8,7 @@ mod batch;
 pub mod control;
 pub mod cycle;
 pub mod engine;
+pub mod once;
 mod planning;
 pub mod quarantine;
 pub mod run;

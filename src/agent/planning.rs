@@ -102,8 +102,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    pub(super) fn check_reset(&mut self) -> Result<(), CycleError> {
-        let Some(index) = &self.index else { return Ok(()) };
+    /// The gate `server_reset`. True: no deletion that the index tells of, or has forgotten, is still to be obeyed.
+    pub(super) fn check_reset(&mut self) -> Result<bool, CycleError> {
+        let Some(index) = &self.index else { return Ok(false) };
         let before = &self.container.header().remote;
         self.behind = index.mark.as_ref().is_some_and(|mark| {
             before.epoch.as_ref() == Some(&mark.epoch) && before.obeyed.is_some_and(|cursor| cursor < mark.floor)
@@ -121,7 +122,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
             }
         }
-        self.all_obeyed = all && missing + deleted == 0;
+        let all_obeyed = all && missing + deleted == 0;
         // What was forgotten is no sign of a store that lost its memory.
         let missing = if self.behind { 0 } else { missing };
         let position = match (&before.epoch, before.cursor) {
@@ -141,7 +142,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
         match &self.reset {
             Some(halt) => Err(CycleError::Halted(halt.clone())),
-            None => Ok(()),
+            None => Ok(all_obeyed),
         }
     }
 
@@ -257,15 +258,15 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// Notes which store, and which state of it, the base is agreed with from here on. The store is written down
-    /// before anything is agreed with it; how far it has come goes with the next commit.
-    pub(super) fn note_position(&mut self) -> Result<(), CycleError> {
+    /// before anything is agreed with it; how far it has come goes with the next commit. `all_obeyed`: as [`Engine::check_reset`] says.
+    pub(super) fn note_position(&mut self, all_obeyed: bool) -> Result<(), CycleError> {
         let mark = self.index.as_ref().and_then(|i| i.mark.clone());
         let epoch = mark.as_ref().map(|m| m.epoch.clone());
         let cursor = mark.as_ref().map(|m| m.cursor);
         let before = &self.container.header().remote;
         // It may lag: who has obeyed everything finds nothing missing.
         let obeyed = match before.obeyed.filter(|_| before.epoch == epoch) {
-            _ if self.all_obeyed => cursor,
+            _ if all_obeyed => cursor,
             before => before,
         };
         let now = RemoteState {

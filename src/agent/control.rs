@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::cycle::verb;
-use super::status::{HaltStatus, Status};
+use super::status::{HaltStatus, State, Status};
 use crate::sync::{Plan, Step};
 
 /// Longest line taken, bytes. A status with thousands of problems is far below it.
@@ -67,8 +67,11 @@ pub enum Response {
     NotFound {
         what: String,
     },
+    /// `state`: what the folder is in that kept it, where that is known.
     Failed {
         why: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<State>,
     },
 }
 
@@ -219,7 +222,7 @@ where
     while let Some(line) = read_line(&mut reader).await? {
         let response = match serde_json::from_slice(&line) {
             Ok(request) => answer(request).await,
-            Err(e) => Response::Failed { why: format!("not a request: {e}") },
+            Err(e) => Response::Failed { why: format!("not a request: {e}"), state: None },
         };
         let mut line = serde_json::to_vec(&response)?;
         line.push(b'\n');

@@ -304,12 +304,13 @@ impl Inner {
         if asked.is_empty() {
             return Response::NotFound { what: "no such folder is configured".to_owned() };
         }
+        let failed = |why, state| Response::Failed { why, state: Some(state) };
         let mut steps = Vec::new();
         for (root, plan) in asked {
             match plan.await {
                 Ok(Ok(plan)) => steps.extend(PlannedStep::of(&root, &plan)),
-                Ok(Err(why)) => return Response::Failed { why: format!("{}: {why}", root.display()) },
-                Err(_) => return Response::Failed { why: format!("{}: the agent stops", root.display()) },
+                Ok(Err(kept)) => return failed(format!("{}: {}", root.display(), kept.why), kept.state),
+                Err(_) => return failed(format!("{}: the agent stops", root.display()), State::Stopped),
             }
         }
         Response::Plan { steps }
@@ -351,7 +352,7 @@ impl Inner {
             }
             match done.await {
                 Ok(Ok(true)) => return Response::Done,
-                Ok(Err(why)) => return Response::Failed { why },
+                Ok(Err(why)) => return Response::Failed { why, state: None },
                 Ok(Ok(false)) | Err(_) => {}
             }
         }

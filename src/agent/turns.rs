@@ -1,7 +1,8 @@
 //! [`Running`]: an open folder at work: triggers become cycles.
 //!
 //! Triggers are the start, the watcher, the poll, server events, commands and signals. They are coalesced: whatever
-//! comes while a cycle runs makes one more cycle. What a cycle comes to is told in [`outcome`].
+//! comes while a cycle runs makes one more cycle. What a cycle comes to is told in `outcome`, and how soon
+//! the next one comes is decided in `pace`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,14 +21,17 @@ use super::engine::CycleError;
 use super::session::Session;
 use super::shared::{halt_status, lock};
 use super::status::State;
-use super::worker::{Command, Ended, Worker};
+use super::worker::{Command, Ended, Kept, Worker};
 
 mod outcome;
+mod pace;
+
+use outcome::{reason, state_of};
+pub(super) use pace::FIRST_RETRY;
+use pace::Tidy;
 
 /// After this a stop no longer waits for what is in flight.
 const STOP_GRACE: Duration = Duration::from_secs(8);
-/// How soon a proxy that did not answer is asked again; doubled each time, up to the poll's interval.
-pub(super) const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// In a burst of changes a cycle is followed by a rest of this many times what its planning took, so that whoever
 /// writes is not slowed down by whoever watches; the first cycle after a quiet time starts at once.
 const REST: u32 = 2;
@@ -83,8 +87,7 @@ pub(super) struct Running<'a> {
     next_poll: Instant,
     next_rescan: Instant,
     again: Option<Instant>,
-    tidy: Option<Instant>,
-    tidy_by: Option<Instant>,
+    tidy: Tidy,
     prune: Instant,
     /// A path in quarantine is due.
     retry: Option<Instant>,
@@ -98,7 +101,7 @@ pub(super) struct Running<'a> {
     rest_until: Instant,
     waiting: Vec<oneshot::Sender<()>>,
     /// Those who want to know what a cycle would do.
-    dry_runs: Vec<oneshot::Sender<Result<Plan, String>>>,
+    dry_runs: Vec<oneshot::Sender<Result<Plan, Kept>>>,
     /// Since when a path has had its problem.
     since: BTreeMap<String, Timestamp>,
 }
@@ -117,8 +120,7 @@ impl<'a> Running<'a> {
             next_poll: now,
             next_rescan: now + worker.setup.rescan,
             again: None,
-            tidy: None,
-            tidy_by: None,
+            tidy: Tidy::default(),
             prune: now,
             retry: None,
             failures: 0,
@@ -185,12 +187,11 @@ impl<'a> Running<'a> {
             if self.triggered(now) && self.cycle().await {
                 return Ended::Reopen { setup: None, wait: true };
             }
-            if self.tidy.is_some_and(|at| at <= now) {
-                (self.tidy, self.tidy_by) = (None, None);
-                if let Err(e) = self.tidy_up(now) {
-                    tracing::error!("{e}");
-                    return Ended::Reopen { setup: None, wait: true };
-                }
+            if self.tidy.take_due(now)
+                && let Err(e) = self.tidy_up(now)
+            {
+                self.failed(&e, now);
+                return Ended::Reopen { setup: None, wait: true };
             }
         }
     }
@@ -216,7 +217,7 @@ impl<'a> Running<'a> {
             return until.max(self.rest_until);
         }
         let hinted = self.hint.load(Ordering::Relaxed).then_some(now);
-        [Some(self.next_poll), self.again, self.retry, self.tidy, self.watcher.next_due(), hinted]
+        [Some(self.next_poll), self.again, self.retry, self.tidy.next(), self.watcher.next_due(), hinted]
             .into_iter()
             .flatten()
             .min()
@@ -342,10 +343,7 @@ impl<'a> Running<'a> {
                 }
             },
         };
-        let result = result.map_err(|e| match &e {
-            CycleError::Halted(halt) => halt_status(halt, &[]).reason,
-            e => e.to_string(),
-        });
+        let result = result.map_err(|e| Kept { state: state_of(&e), why: reason(&e) });
         for answer in self.dry_runs.drain(..) {
             // Whoever asked may have gone.
             let _ = answer.send(result.clone());

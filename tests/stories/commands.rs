@@ -58,6 +58,34 @@ fn a_dry_run_goes_through_the_agent_that_runs() {
 }
 
 #[test]
+fn a_dry_run_through_the_agent_says_with_its_exit_code_what_kept_it() {
+    let world = World::new();
+    let a = world.device_with("a", "interval = \"1h\"");
+    a.start();
+    a.wait();
+    world.stop_proxy();
+    let ran = a.cli(&["sync", "--dry-run"]);
+    assert_eq!((ran.code, ran.err.contains(&world.url())), (5, true), "{ran:?}");
+    world.start_proxy();
+    crate::world::write_private(&a.home.join("token"), "wrong");
+    a.signal(rustix::process::Signal::HUP);
+    eventually("it has the wrong token", || a.status()["state"] == "auth_required");
+    assert_eq!(a.cli(&["sync", "--dry-run"]).code, 6);
+    crate::world::write_private(&a.home.join("token"), "open-sesame");
+    a.signal(rustix::process::Signal::HUP);
+    a.wait();
+    // Asked while the folder is gone, and while the agent waits for it to come back.
+    let away = a.home.join("away");
+    fs::rename(&a.folder, &away).unwrap();
+    for _ in 0..2 {
+        let ran = a.cli(&["sync", "--dry-run"]);
+        assert_eq!((ran.code, ran.err.contains("is not there")), (7, true), "{ran:?}");
+        assert_eq!(a.cli(&["sync"]).code, 7);
+        a.halted("root_missing");
+    }
+}
+
+#[test]
 fn sync_through_the_agent_returns_when_it_is_done() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"1h\"\ndebounce = \"10s\"");

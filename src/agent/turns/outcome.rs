@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{FIRST_RETRY, Running};
+use super::{Running, pace};
 use crate::agent::Report;
 use crate::agent::engine::CycleError;
-use crate::agent::session::CONFIRM;
 use crate::agent::shared::{halt_status, lock};
 use crate::agent::status::{Pending, Problem, State};
 use crate::agent::world::World;
@@ -17,16 +16,26 @@ use crate::local::watch::WatchState;
 use crate::remote::RemoteError;
 use crate::sync::safety::Halt;
 
-/// How soon a cycle that left something to do is followed by another.
-const AGAIN: Duration = CONFIRM.saturating_add(Duration::from_millis(10));
-/// The longest such wait, for what does not come to rest.
-const LONGEST_AGAIN: Duration = Duration::from_secs(5);
 /// After so many cycles in vain, whoever waits is told how things are.
 const GIVE_UP: u32 = 10;
-/// Quiet time before the container is tidied up.
-const TIDY: Duration = Duration::from_secs(1);
-/// Under steady change it is tidied up after this time all the same.
-const TIDY_AT_LAST: Duration = Duration::from_secs(30);
+
+/// The state of a folder whose cycle ended so.
+pub(super) fn state_of(e: &CycleError) -> State {
+    match e {
+        CycleError::Remote(RemoteError::Auth { .. }) => State::AuthRequired,
+        CycleError::Remote(_) => State::Offline,
+        CycleError::Halted(_) | CycleError::State(_) | CycleError::Folder { .. } => State::Halted,
+        CycleError::Stopped => State::Stopped,
+    }
+}
+
+/// Why it ended, and what to do next, in words.
+pub(super) fn reason(e: &CycleError) -> String {
+    match e {
+        CycleError::Halted(halt) => halt_status(halt, &[]).reason,
+        e => e.to_string(),
+    }
+}
 
 impl Running<'_> {
     /// Takes in how a cycle went. True: the session must be opened anew.
@@ -49,12 +58,10 @@ impl Running<'_> {
                         report.conflicts.len()
                     );
                 }
-                // A file that never holds still is looked at less and less often.
                 let in_vain = report.again && !report.wrote() && !self.eventful;
                 self.in_vain = if in_vain { self.in_vain + 1 } else { 0 };
                 if report.again {
-                    let wait = AGAIN.saturating_mul(1 << self.in_vain.saturating_sub(3).min(10));
-                    self.again = Some(now + wait.min(LONGEST_AGAIN));
+                    self.again = Some(now + pace::again(self.in_vain));
                 }
                 self.tell(&report);
                 self.retry =
@@ -63,8 +70,7 @@ impl Running<'_> {
                     });
                 let changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;
                 if changed || self.prune <= now {
-                    let by = *self.tidy_by.get_or_insert(now + TIDY_AT_LAST);
-                    self.tidy = Some((now + TIDY).min(by));
+                    self.tidy.changed(now);
                 }
                 // Whoever asked is answered when nothing is left to do that another cycle could.
                 if !(report.again || self.watcher.changes_wait()) || self.in_vain > GIVE_UP {
@@ -73,56 +79,45 @@ impl Running<'_> {
                 false
             }
             Err(e) => {
-                let reopen = self.failed(e, now);
+                let reopen = self.failed(&e, now);
                 self.answer_waiting();
                 reopen
             }
         }
     }
 
-    fn failed(&mut self, e: CycleError, now: Instant) -> bool {
-        let root = self.worker.setup.root.display().to_string();
-        match &e {
+    /// Takes in why a cycle ended early. True: the session must be opened anew.
+    pub(super) fn failed(&mut self, e: &CycleError, now: Instant) -> bool {
+        let folder = self.worker.setup.root.display().to_string();
+        let reason = reason(e);
+        match e {
             CycleError::Stopped => {
                 self.forced = true;
                 return false;
             }
-            CycleError::Halted(halt) => {
-                tracing::warn!(folder = root, "halted: {}", halt_status(halt, &[]).reason);
-            }
-            e => tracing::warn!(folder = root, "{e}"),
+            CycleError::Halted(_) => tracing::warn!(folder, "halted: {reason}"),
+            _ => tracing::warn!(folder, "{reason}"),
         }
-        let (state, reopen) = match &e {
-            CycleError::Remote(RemoteError::Auth { .. }) => (State::AuthRequired, false),
-            CycleError::Remote(_) => (State::Offline, false),
-            CycleError::Halted(Halt::RootMissing(_) | Halt::RootChanged(_)) => (State::Halted, true),
-            CycleError::Halted(_) => (State::Halted, false),
-            CycleError::State(_) | CycleError::Folder { .. } => (State::Halted, true),
-            CycleError::Stopped => (State::Idle, false),
+        let reopen = match e {
+            CycleError::Halted(Halt::RootMissing(_) | Halt::RootChanged(_)) => true,
+            CycleError::State(_) | CycleError::Folder { .. } => true,
+            CycleError::Halted(_) | CycleError::Remote(_) | CycleError::Stopped => false,
         };
         self.offline_until = None;
-        if let CycleError::Remote(remote) = &e {
+        if let CycleError::Remote(remote) = e {
             self.failures += 1;
-            let interval = self.worker.setup.interval;
-            let wait = match remote {
-                RemoteError::Throttled { after: Some(after), .. } => *after,
-                RemoteError::Auth { .. } => interval,
-                _ => FIRST_RETRY.saturating_mul(1 << self.failures.min(8).saturating_sub(1)).min(interval),
-            };
-            // Between three quarters and the whole of it, so that many agents do not come back at once.
-            let jitter = u32::try_from(self.session.world.random() % 256).unwrap_or(0);
-            self.offline_until = Some(now + wait - wait / 4 * jitter / 256);
+            let random = self.session.world.random();
+            self.offline_until = Some(now + pace::retry(remote, self.failures, self.worker.setup.interval, random));
             lock(&self.worker.shared.proxy).reachable = !matches!(remote, RemoteError::Unreachable { .. });
         }
-        let halt = match &e {
+        let halt = match e {
             CycleError::Halted(halt) => Some(halt_status(halt, self.session.engine.held())),
             _ => None,
         };
         let pending = self.session.engine.pending();
         let (files, bytes) = self.session.engine.totals();
-        let reason = halt.as_ref().map_or_else(|| e.to_string(), |h| h.reason.clone());
         self.worker.shared.set(|s| {
-            s.state = state;
+            s.state = state_of(e);
             s.in_sync = false;
             s.reason = Some(reason);
             s.halt = halt;

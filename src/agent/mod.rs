@@ -5,6 +5,7 @@
 
 pub mod apply;
 mod batch;
+mod commit;
 pub mod control;
 pub mod cycle;
 pub mod engine;
@@ -12,6 +13,7 @@ pub mod once;
 mod planning;
 pub mod quarantine;
 pub mod run;
+pub mod sent;
 pub mod session;
 mod shared;
 pub mod status;

@@ -146,10 +146,16 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    /// What the index says of a path. Tombstones below the floor are gone from it. A path that was agreed on with this
+    /// What the index says of a path, or the blob said where that is newer. Tombstones below the floor are gone from it. A path that was agreed on with this
     /// very store, and that an exact index does not name any more, had one of those.
     fn remote_side(&self, index: &Index, path: &RelPath) -> Option<RemoteSide> {
-        match (index.files.get(path), self.container.entries().get(path)) {
+        let listed = index.files.get(path);
+        if let Some((despite, tombstone)) = self.proven.get(path)
+            && despite.as_ref() == listed
+        {
+            return Some(RemoteSide::Tombstone(*tombstone));
+        }
+        match (listed, self.container.entries().get(path)) {
             (Some(e), _) if e.is_deleted => Some(RemoteSide::Tombstone(e.md5)),
             (Some(e), _) => Some(RemoteSide::Live(e.md5)),
             (None, Some(Entry { base: Base::Synced(md5), .. })) if self.behind => Some(RemoteSide::Tombstone(*md5)),
@@ -173,8 +179,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             _ => {
                 let local = self.local(self.tree.found().keys(), entries.keys(), index.files.keys());
                 let base = entries.iter().map(|(p, e)| (p, e.base));
-                let known: Box<dyn Iterator<Item = &RelPath>> = if self.behind {
-                    let all: BTreeSet<&RelPath> = index.files.keys().chain(entries.keys()).collect();
+                let known: Box<dyn Iterator<Item = &RelPath>> = if self.behind || !self.proven.is_empty() {
+                    let all: BTreeSet<&RelPath> =
+                        index.files.keys().chain(entries.keys()).chain(self.proven.keys()).collect();
                     Box::new(all.into_iter())
                 } else {
                     Box::new(index.files.keys())

@@ -52,6 +52,7 @@ pub struct FileSource<F: DiskFile> {
     size: u64,
     read: u64,
     hasher: Option<Hasher>,
+    whole: bool,
 }
 
 impl<D: Disk> Folder<D> {
@@ -62,7 +63,7 @@ impl<D: Disk> Folder<D> {
     pub fn source(&self, path: &str, expected: Md5) -> io::Result<FileSource<D::File>> {
         let file = self.disk.open(path)?;
         let size = file.meta()?.size;
-        Ok(FileSource { file, expected, size, read: 0, hasher: Some(Hasher::new()) })
+        Ok(FileSource { file, expected, size, read: 0, hasher: Some(Hasher::new()), whole: false })
     }
 }
 
@@ -70,6 +71,11 @@ impl<F: DiskFile> FileSource<F> {
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Whether the last piece has been handed over: all of it was what was promised.
+    pub fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// The next piece, `None` after the last.
@@ -96,6 +102,7 @@ impl<F: DiskFile> FileSource<F> {
             if whole != Some(self.expected) {
                 return Err(changed());
             }
+            self.whole = true;
             if piece.is_empty() {
                 return Ok(None);
             }

@@ -75,6 +75,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// True when the index is not what it was.
     pub(super) async fn fetch(&mut self) -> Result<bool, CycleError> {
+        let news = self.fetch_index().await?;
+        if let (true, Some(index)) = (news, &self.index) {
+            self.proven.retain(|path, (despite, _)| despite.as_ref() == index.files.get(path));
+        }
+        Ok(news)
+    }
+
+    async fn fetch_index(&mut self) -> Result<bool, CycleError> {
         let mark = self.index.as_ref().and_then(|i| i.mark.clone());
         match (self.remote.index(mark.as_ref()).await?, &mut self.index) {
             (IndexAnswer::Unchanged, Some(_)) => Ok(false),

@@ -352,13 +352,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             });
             self.container.replace_all(keep.collect());
             self.container.set_remote(crate::state::RemoteState::default());
-            self.container.save(self.world.now())?;
-            self.reset = None;
             // It holds what the store had before: our own last writes, where nobody wrote since it was set back.
             self.index = None;
             self.missed.clear();
             self.proven.clear();
             self.look_everywhere();
+            // What cannot be written now goes with the next commit.
+            self.container.save(self.world.now())?;
+            self.reset = None;
             return Ok(true);
         }
         let Some(at) = self.held.iter().position(|h| h.id == id) else { return Ok(false) };

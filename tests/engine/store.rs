@@ -60,8 +60,7 @@ fn how_far_an_upload_has_taken_the_proxy_is_known_after_a_crash() {
 }
 
 /// The store is where it was before our last write: what it says then is what it said before, but not what we hold.
-#[test]
-fn our_own_last_write_is_offered_again_to_a_store_that_lost_it() {
+fn offered_again(full: bool) {
     let mut story = Story::new(Config::default());
     story.disk.user_write("a", "1").unwrap();
     story.settle();
@@ -71,9 +70,28 @@ fn our_own_last_write_is_offered_again_to_a_store_that_lost_it() {
     story.cycle(Scope::full()).unwrap();
     story.server.set_back(backup);
     let id = reset_halt(&mut story).expect("it was set back");
-    assert!(story.engine.approve(&id).unwrap());
+    if full {
+        story.state.set_hook(Some(Box::new(|op| match op.kind {
+            OpKind::Create => Verdict::Fail(ErrorKind::StorageFull),
+            _ => Verdict::Go,
+        })));
+        assert!(story.engine.approve(&id).is_err());
+        story.state.set_hook(None);
+    } else {
+        assert!(story.engine.approve(&id).unwrap());
+    }
     story.settle();
     assert_eq!(story.names(), ["a", "b"]);
+}
+
+#[test]
+fn our_own_last_write_is_offered_again_to_a_store_that_lost_it() {
+    offered_again(false);
+}
+
+#[test]
+fn our_own_last_write_is_offered_again_also_where_the_approval_could_not_be_written_down() {
+    offered_again(true);
 }
 
 /// What is counted is never more than what the store has seen: nobody is held up for nothing.

@@ -61,6 +61,7 @@ fn scans(c: &mut Criterion) {
     let options = || ScanOptions {
         same_rules: true,
         max_file_size: u64::MAX,
+        unread: &|_, _| false,
         ignored: &ignored,
         quiet_ns: 0,
         overdue: &|_| false,

@@ -35,8 +35,18 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let (since, begun) = (std::mem::take(&mut self.changing), self.world.elapsed());
         let patience = max_wait(self.options.quiet);
         let (stop, quit) = (self.stop.clone(), self.quit.clone());
+        let (entries, index) = (self.container.entries(), self.index.as_ref());
+        let (unread_from, read_first, sent) = (self.options.unread_from, &self.read_first, &self.sent);
+        let unread = move |path: &RelPath, size| {
+            size >= unread_from
+                && index.is_some_and(|i| !i.files.contains_key(path))
+                && !entries.contains_key(path)
+                && !sent.contains_key(path)
+                && !read_first.contains(path)
+        };
         let options = ScanOptions {
             max_file_size: self.options.max_file_size,
+            unread: &unread,
             ignored: &move |path, is_dir| ignored(path, is_dir),
             same_rules: self.same_rules,
             quiet_ns: i64::try_from(self.options.quiet.as_nanos()).unwrap_or(i64::MAX),

@@ -28,6 +28,8 @@ const COARSE_TICK_NS: i64 = 2_000_000_000;
 pub struct ScanOptions<'a> {
     /// Bytes; larger files take no part.
     pub max_file_size: u64,
+    /// Whether a file of this size, in bytes, that is new or changed need not be read yet ([`Unknown::Unread`]).
+    pub unread: &'a (dyn Fn(&RelPath, u64) -> bool + Sync),
     /// Whether a path (as it is called on the disk) is ignored.
     pub ignored: &'a (dyn Fn(&str, bool) -> bool + Sync),
     /// `ignored` says what it said when the tree was last scanned whole: what is known and unchanged is not ignored.
@@ -372,19 +374,26 @@ impl<D: Disk> Walk<'_, D> {
             Err(e) => return self.unknown(name, Unknown::Name(e.to_string()), batch),
         };
         let changing = |size| Found { local: Local::Unknown(Unknown::Changing), stat: None, size };
-        let read = self.disk.open(&name).and_then(|mut file| {
+        let is_open = |file: &D::File, stat: &Stat| {
+            self.is_young(stat) && file.is_open_for_writing() && !(self.options.overdue)(&path)
+        };
+        let stats = &mut batch.stats;
+        let look = |mut file: D::File| {
+            if !just_made && (self.options.unread)(&path, meta.size) {
+                let found = Found { local: Local::Unknown(Unknown::Unread), stat: None, size: meta.size };
+                return Ok((!is_open(&file, &Stat::from(meta))).then_some(found));
+            }
             let digested = source::digest_open(&mut file, buf)?;
             // Asked after it was read: what a program had written by then, it had finished.
-            let open = digested.as_ref().is_some_and(|d| self.is_young(&d.stat) && file.is_open_for_writing());
-            Ok(digested.filter(|_| !open || (self.options.overdue)(&path)))
-        });
-        let found = match read {
-            Ok(Some(_)) if just_made => changing(0),
-            Ok(Some(Digested { md5, stat })) => {
-                batch.stats.hashed += 1;
-                batch.stats.bytes += stat.size;
+            Ok(digested.filter(|d| !is_open(&file, &d.stat)).map(|Digested { md5, stat }| {
+                stats.hashed += 1;
+                stats.bytes += stat.size;
                 Found { local: Local::File(md5), stat: settled(stat, self.options.now_ns), size: stat.size }
-            }
+            }))
+        };
+        let found = match self.disk.open(&name).and_then(look) {
+            Ok(Some(_)) if just_made => changing(0),
+            Ok(Some(found)) => found,
             Ok(None) => changing(meta.size),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return,
             Err(e) => {

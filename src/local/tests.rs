@@ -39,6 +39,7 @@ fn scan(folder: &Folder<SimDisk>, tree: &mut Tree, scope: &Scope, now_ns: i64) -
     let ignored = |path: &str, _: bool| path == "ignored";
     let options = ScanOptions {
         max_file_size: 100,
+        unread: &|_, _| false,
         ignored: &ignored,
         same_rules: false,
         quiet_ns: 0,

@@ -32,6 +32,7 @@ impl Scanned {
     fn look(&mut self, later_ns: i64, quiet_ns: i64, overdue: &(dyn Fn(&RelPath) -> bool + Sync)) -> Local {
         let options = ScanOptions {
             max_file_size: 100,
+            unread: &|_, _| false,
             ignored: &|_, _| false,
             same_rules: false,
             quiet_ns,

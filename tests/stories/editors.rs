@@ -3,13 +3,15 @@
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::world::{Device, World, eventually};
+use crate::world::{Device, Files, World, eventually};
 
 const SIZE: usize = 400_000;
 
@@ -69,6 +71,9 @@ enum Pace {
     Calm,
     AtOnce,
 }
+
+/// A machine that stalls in the midst of a save does not make a file quiet.
+const UNHURRIED: &str = "debounce = \"1500ms\"";
 
 /// Saves with `save` many times, and looks that the other device gets the last and only whole ones.
 fn saves_are_whole(pace: Pace, config: &str, saves: usize, save: impl Fn(&Device, &[u8])) {
@@ -130,22 +135,141 @@ fn renamed_over(a: &Device, content: &[u8]) {
 
 #[test]
 fn a_save_by_truncating_and_writing_in_pieces() {
-    saves_are_whole(Pace::Calm, "debounce = \"1500ms\"", 4, slowly);
+    saves_are_whole(Pace::Calm, UNHURRIED, 4, slowly);
 }
 
 #[test]
 fn saves_in_pieces_one_right_after_the_other() {
-    saves_are_whole(Pace::AtOnce, "debounce = \"1500ms\"", 6, slowly);
+    saves_are_whole(Pace::AtOnce, UNHURRIED, 6, slowly);
 }
 
+#[test]
+fn a_save_by_rename_with_a_lock_and_an_auto_save_as_emacs_does() {
+    for pace in [Pace::Calm, Pace::AtOnce] {
+        saves_are_whole(pace, UNHURRIED, 6, as_emacs);
+    }
+}
+
+fn as_emacs(a: &Device, content: &[u8]) {
+    let (lock, auto_save, backup) = (a.at(".#note.md"), a.at("#note.md#"), a.at("note.md~"));
+    symlink("somebody@somewhere.4711:1700000000", &lock).unwrap();
+    fs::write(&auto_save, content).unwrap();
+    fs::rename(a.at("note.md"), &backup).unwrap();
+    fs::write(a.at("note.md"), content).unwrap();
+    fs::remove_file(auto_save).unwrap();
+    fs::remove_file(lock).unwrap();
+    fs::remove_file(backup).unwrap();
+}
+
+#[test]
+fn a_save_by_emptying_and_writing_the_open_file_as_vs_code_does() {
+    for pace in [Pace::Calm, Pace::AtOnce] {
+        saves_are_whole(pace, UNHURRIED, 6, as_vs_code);
+    }
+}
+
+fn as_vs_code(a: &Device, content: &[u8]) {
+    let mut file = OpenOptions::new().read(true).write(true).open(a.at("note.md")).unwrap();
+    file.set_len(0).unwrap();
+    thread::sleep(Duration::from_millis(2));
+    file.write_all(content).unwrap();
+}
+
+#[test]
+fn a_save_by_writing_over_the_old_content_in_place_as_rsync_can() {
+    for pace in [Pace::Calm, Pace::AtOnce] {
+        saves_are_whole(pace, UNHURRIED, 4, over_the_old);
+    }
+}
+
+fn over_the_old(a: &Device, content: &[u8]) {
+    // Neither its size nor, at the end, its time tells.
+    let time = fs::metadata(a.at("note.md")).unwrap().modified().unwrap();
+    loop {
+        let file = OpenOptions::new().write(true).open(a.at("note.md")).unwrap();
+        let longest = piece_by_piece(&file, content);
+        file.set_modified(time).unwrap();
+        if longest <= LONGEST_PAUSE {
+            break;
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_save_by_sed() {
+    for pace in [Pace::Calm, Pace::AtOnce] {
+        saves_are_whole(pace, UNHURRIED, 6, |a, content| {
+            let line = String::from_utf8(content[..7].to_vec()).unwrap();
+            let sed =
+                Command::new("sed").args(["-i", &format!("s/^.*$/{line}/"), "note.md"]).current_dir(&a.folder).status();
+            assert!(sed.unwrap().success());
+        });
+    }
+}
+
+#[test]
+fn branches_are_checked_out_in_the_folder() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    let git = |args: &[&str]| {
+        let mut git = Command::new("git");
+        git.args(["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=one"]);
+        git.env("GIT_CONFIG_NOSYSTEM", "1").env("HOME", &a.home).args(args).current_dir(&a.folder).output()
+    };
+    match git(&["init"]) {
+        Err(e) => return println!("left out: no git here: {e}"),
+        Ok(out) => assert!(out.status.success(), "{out:?}"),
+    }
+    let git = |args: &[&str]| {
+        let out = git(args).unwrap();
+        assert!(out.status.success(), "{args:?}: {out:?}");
+    };
+    let branch = |n: usize, files: std::ops::Range<usize>| {
+        let all = files.map(|file| (format!("topics/{file}.md"), format!("{file} on {n}").into_bytes()));
+        let mut all: Files = all.collect();
+        all.insert(".memsyncignore".to_owned(), b".git/\n".to_vec());
+        all
+    };
+    let branches = [branch(1, 0..60), branch(2, 20..80)];
+    for (name, files) in ["one", "two"].into_iter().zip(&branches) {
+        git(&["checkout", "-b", name]);
+        for old in a.tree().keys().filter(|path| path.starts_with("topics/")) {
+            a.remove(old);
+        }
+        files.iter().for_each(|(path, content)| a.write(path, content));
+        git(&["add", "-A"]);
+        git(&["commit", "-m", name]);
+    }
+    let checked_out = |device: &Device| -> Files {
+        device.tree().into_iter().filter(|(path, _)| !path.starts_with(".git/")).collect()
+    };
+    a.start();
+    b.start();
+    for n in [0, 1, 0, 1, 0] {
+        git(&["checkout", ["one", "two"][n]]);
+        eventually("b has the branch", || checked_out(&b) == branches[n]);
+    }
+    // Faster than anybody can follow: the last one counts.
+    for n in [1, 0, 1, 0, 1] {
+        git(&["checkout", ["one", "two"][n]]);
+    }
+    eventually("b has the last", || checked_out(&b) == branches[1]);
+    a.wait();
+    assert_eq!((checked_out(&a) == branches[1], a.copies(), b.copies()), (true, vec![], vec![]));
+    git(&["diff", "--exit-code"]);
+}
+
+/// A machine that stalls makes a pause that is a pause to anybody: then the save is done once more.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
 fn slowly(a: &Device, content: &[u8]) {
-    // A stalled machine makes a pause that is a pause to anybody: then once more.
-    while in_pieces(&a.at("note.md"), content) > Duration::from_millis(500) {}
+    let open = || OpenOptions::new().write(true).truncate(true).open(a.at("note.md")).unwrap();
+    while piece_by_piece(&open(), content) > LONGEST_PAUSE {}
 }
 
 /// A slow program; gives its longest pause.
-fn in_pieces(at: &Path, content: &[u8]) -> Duration {
-    let mut file = OpenOptions::new().write(true).truncate(true).open(at).unwrap();
+fn piece_by_piece(mut file: &File, content: &[u8]) -> Duration {
     let (mut longest, mut last) = (Duration::ZERO, Instant::now());
     for piece in content.chunks(10_000) {
         file.write_all(piece).unwrap();

@@ -112,6 +112,11 @@ pub(super) fn before_upload() {
     failpoint::pass("upload.before");
 }
 
+/// Passed when an upload was answered.
+fn after_upload() {
+    failpoint::pass("upload.acknowledged");
+}
+
 /// Passed before a deletion is sent, in whatever way.
 pub(super) fn before_delete() {
     failpoint::pass("delete.before");
@@ -310,7 +315,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
                     self.put(local, precondition, version).await?
                 }
             };
-            failpoint::pass("upload.acknowledged");
+            after_upload();
             let Put::Mismatch { current, version: held, .. } = answer else {
                 let Put::Stored { version } = answer else { return Ok(Done::Nothing) };
                 return Ok(Done::Agreed { md5: local, version, uploaded: true });
@@ -357,7 +362,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         let source = self.folder.unread_source(&self.at, told.clone()).map_err(unreadable)?;
         let md5 = Promised::AtTheEnd(Arc::new(move || told.get().map(|d: &Digested| d.md5)));
         let answer = self.send(Precondition::New, 0, md5, source).await?;
-        failpoint::pass("upload.acknowledged");
+        after_upload();
         match (answer, digested.get()) {
             (Put::Stored { version }, Some(digested)) => Ok(Done::Read { digested: *digested, version }),
             _ => Err(StepError::Changed),

@@ -9,7 +9,7 @@ use crate::local::source::Digested;
 use crate::local::{Found, Move, Moved};
 use crate::path::RelPath;
 use crate::remote::{IndexEntry, Remote};
-use crate::state::{Change, Entry, RemoteState};
+use crate::state::{Change, Entry, RemoteState, StateError};
 use crate::sync::{Action, Base, Local, Step, Unknown};
 
 use super::World;
@@ -203,6 +203,47 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             report.conflicts.push(copy);
             report.again = true;
         }
+    }
+
+    /// What must not be on the path of an edit: the container is written anew when its journal has grown, young stats
+    /// that have become trustworthy are kept, and deletions that the proxy has forgotten are forgotten.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn tidy(&mut self) -> Result<(), StateError> {
+        let settled: Vec<Change> = self
+            .container
+            .entries()
+            .iter()
+            .filter_map(|(path, entry)| {
+                let found = self.tree.found().get(path)?;
+                let same = matches!((&found.local, entry.base), (Local::File(l), Base::Synced(b)) if *l == b);
+                (same && found.stat.is_some() && found.stat != entry.stat)
+                    .then(|| Change::Set(path.clone(), Entry { stat: found.stat, ..entry.clone() }))
+            })
+            .collect();
+        // With nothing settled there may still be news of how far the proxy has come: a proxy that is set back behind
+        // that must show after a restart, too.
+        let forgotten = self.forgotten();
+        self.container.commit(settled.into_iter().chain(forgotten).collect())?;
+        if self.container.wants_save() {
+            self.container.save(self.world.now())?;
+        }
+        Ok(())
+    }
+
+    /// The deletions that need not be remembered: their tombstones have outlived their time, since an exact index does
+    /// not name them any more. Where a file stands, or may stand, its deletion is still what tells a wish of the user's
+    /// from an echo (rows 7 and 8).
+    fn forgotten(&self) -> Vec<Change> {
+        let Some(index) = self.index.as_ref().filter(|i| i.mark.is_some() && self.reset.is_none()) else {
+            return Vec::new();
+        };
+        let gone = |path: &RelPath| !self.tree.found().contains_key(path) && self.unknown_absence(path).is_none();
+        let seen = self.container.entries().iter().filter(|(_, entry)| matches!(entry.base, Base::Seen(_)));
+        seen.filter(|(path, _)| !index.files.contains_key(*path) && gone(path))
+            .map(|(path, _)| Change::Forget(path.clone()))
+            .collect()
     }
 }
 

@@ -10,7 +10,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -19,13 +18,14 @@ use secrecy::SecretString;
 use tokio::sync::broadcast;
 
 use super::{
-    BACKLOG, Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Meta, Placed, Put,
-    Record, State, Store, StoreError, Swept, Version, next_version, system_clock,
+    Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Meta, Placed, Put, Record, State, Store,
+    StoreError, Swept, Version, next_version, system_clock,
 };
 use crate::path::RelPath;
 
 mod blobs;
 mod bucket;
+mod changes;
 mod http;
 mod index;
 mod layout;
@@ -39,6 +39,7 @@ pub use spool::Upload;
 
 use blobs::{Blobs, Found, New, Swapped};
 use bucket::{Bucket, Fetched, Landing, Object, whole};
+use changes::Announcer;
 use index::Row;
 use layout::{Described, Layout};
 use ledger::{Kept, Ledger, write_id};
@@ -105,9 +106,7 @@ struct Inner {
     ledgers: Mutex<HashMap<String, Arc<Ledger>>>,
     turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     spool: Arc<std::path::Path>,
-    changes: broadcast::Sender<Changes>,
-    /// The last number given to a change of this process.
-    cursor: Arc<AtomicU64>,
+    changes: Arc<Announcer>,
     clock: Clock,
     place: String,
 }
@@ -141,8 +140,7 @@ impl S3 {
             ledgers: Mutex::default(),
             turns: Mutex::default(),
             spool: options.spool.as_path().into(),
-            changes: broadcast::channel(BACKLOG).0,
-            cursor: Arc::default(),
+            changes: Arc::default(),
             clock: options.clock.clone(),
             place,
         })))
@@ -191,12 +189,8 @@ impl Inner {
         if let Some(ledger) = ledgers.get(ns) {
             return Ok(ledger.clone());
         }
-        let (changes, cursor) = (self.changes.clone(), self.cursor.clone());
-        let told = Arc::new(move |ns: &str, paths: Vec<RelPath>| {
-            let change = |path| Change { cursor: cursor.fetch_add(1, Ordering::SeqCst) + 1, ns: ns.to_owned(), path };
-            // An error only says that nobody listens.
-            drop(changes.send(paths.into_iter().map(change).collect()));
-        });
+        let changes = self.changes.clone();
+        let told = Arc::new(move |ns: &str, paths: Vec<RelPath>| changes.tell(ns, paths));
         let key = self.blobs.layout.index(ns)?;
         let ledger = Arc::new(Ledger::open(ns, key, self.blobs.clone(), self.clock.clone(), told));
         ledgers.insert(ns.to_owned(), ledger.clone());

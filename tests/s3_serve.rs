@@ -157,3 +157,45 @@ async fn settings_that_cannot_work_are_told() {
     assert_eq!(code, 2);
     assert!(text.contains("set S3_BUCKET"), "{text}");
 }
+
+/// What one proxy writes reaches those who listen at another, in every namespace that somebody listens to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_tells_of_what_another_wrote_to_the_bucket() {
+    let server = Server::start().await;
+    let options = || memsync::proxy::Options { look_elsewhere: Duration::from_millis(20), ..proxy::options() };
+    let start = async || {
+        let store = server.store("memory", system_clock()).await;
+        proxy::Running::start_with(std::sync::Arc::new(store), options()).await
+    };
+    let (one, two) = (start().await, start().await);
+    let mut writer = one.client().await;
+    assert_eq!(writer.put("/blob/before.md", "new", b"1").await.status, 201);
+
+    let listen = async |target: &str| {
+        let mut events = two.client().await;
+        events.write(&proxy::head("GET", target, &[("Authorization", format!("Bearer {}", proxy::TOKEN))])).await;
+        events.until(": connected\n\n").await;
+        events
+    };
+    let (mut flat, mut team) = (listen("/events").await, listen("/events/team").await);
+    let mut reader = two.client().await;
+    let etag = reader.get("/sync").await.header("etag").unwrap().to_owned();
+
+    assert_eq!(writer.put("/blob/a.md", "new", b"a").await.status, 201);
+    let told = flat.until("\"path\":\"a.md\"}").await;
+    assert!(!told.contains("before.md"), "only what is new: {told}");
+    let index = reader.send("GET", "/sync", &[("If-None-Match", &etag)], b"").await;
+    assert_eq!((index.status, &index.json()["files"]["a.md"]["size"]), (200, &1.into()));
+    assert_eq!(reader.get("/blob/a.md").await.body, b"a");
+
+    let version = [("If-Match-Version", "0")];
+    assert_eq!(writer.send("PUT", "/team/blob/t.md", &version, b"t").await.status, 201);
+    team.until("\"path\":\"t.md\"}").await;
+    assert_eq!(writer.delete("/blob/a.md").await.status, 204);
+    let told = flat.until("\"path\":\"a.md\"}").await;
+    assert!(!told.contains("t.md"), "that is of another namespace: {told}");
+
+    // What the second writes itself it tells at once, and the first, to which nobody listens, asks for nothing.
+    assert_eq!(reader.put("/blob/b.md", "new", b"b").await.status, 201);
+    flat.until("\"path\":\"b.md\"}").await;
+}

@@ -18,6 +18,7 @@ use tokio::sync::{broadcast, watch};
 use super::Proxy;
 use super::answer::{Answer, Refusal};
 use super::auth::{Caller, Lease};
+use super::elsewhere::Listening;
 use super::metrics::Present;
 use crate::store::{Changes, Store};
 
@@ -61,6 +62,7 @@ pub async fn get<S: Store>(
         stopping: proxy.stopping.clone(),
         lease: proxy.auth.lease(caller, ns),
         _live: Present::of(&proxy.metrics.event_streams),
+        _listening: proxy.listened.listen(ns),
     };
     let mut answer = Response::new(Body::from_stream(feed.stream()));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -99,6 +101,7 @@ struct Feed {
     stopping: watch::Receiver<bool>,
     lease: Lease,
     _live: Present,
+    _listening: Listening,
 }
 
 impl Feed {

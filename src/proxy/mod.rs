@@ -23,6 +23,7 @@ mod batch;
 mod blobs;
 mod chores;
 mod connection;
+mod elsewhere;
 mod events;
 mod health;
 mod index;
@@ -91,6 +92,8 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// How often an event stream that has nothing to say shows that it lives.
     pub heartbeat: Duration,
+    /// How often a store that other proxies write to as well is asked for their changes, while somebody listens.
+    pub look_elsewhere: Duration,
 }
 
 impl Options {
@@ -120,6 +123,7 @@ impl Default for Options {
             low_space: 512 << 20,
             tls: None,
             heartbeat: Duration::from_secs(15),
+            look_elsewhere: Duration::from_millis(1500),
         }
     }
 }
@@ -136,6 +140,7 @@ struct Proxy<S> {
     batches: Semaphore,
     options: Options,
     index: index::Cache,
+    listened: Arc<elsewhere::Listened>,
     strangers: Arc<Strangers>,
     rates: Rates,
     metrics: Arc<Metrics>,
@@ -165,6 +170,7 @@ pub async fn serve<S: Store>(
         quotas: quota::Quotas::default(),
         batches: Semaphore::new(BATCHES),
         index: index::Cache::default(),
+        listened: Arc::default(),
         rates: Rates::new(options.rate, options.failed_attempts),
         metrics: Metrics::new(),
         strangers: Strangers::new(options.max_strangers, options.max_strangers_per_address),
@@ -178,6 +184,7 @@ pub async fn serve<S: Store>(
     let metrics_listener = proxy.options.metrics_listener.clone();
     let mut sweep = tokio::time::interval(SWEEP);
     let chores = tokio::spawn(chores::run(proxy.clone()));
+    let looking = tokio::spawn(elsewhere::look(proxy.clone()));
     let auth = proxy.clone();
     let tending = async move { auth.auth.tend().await };
     tokio::pin!(shutdown, tending);
@@ -208,8 +215,10 @@ pub async fn serve<S: Store>(
         while connections.join_next().await.is_some() {}
         // The store is let go only when nothing works on it any more.
         proxy.auth.finish().await;
-        if let Err(e) = chores.await {
-            tracing::error!("the proxy's chores ended in a bug: {e}");
+        for (what, task) in [("chores", chores), ("looking for what others write", looking)] {
+            if let Err(e) = task.await {
+                tracing::error!("the proxy's {what} ended in a bug: {e}");
+            }
         }
     };
     if tokio::time::timeout(stop_timeout, all).await.is_err() {

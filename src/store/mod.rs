@@ -423,7 +423,8 @@ pub trait Store: Send + Sync + 'static {
     /// index is not exact.
     fn index(&self, ns: &str, since: u64) -> impl Future<Output = Result<Index, StoreError>> + Send;
 
-    /// Where the index of a namespace stands, without reading it: at least as new as every acknowledged write.
+    /// Where the index of a namespace stands, without reading it: at least as new as every acknowledged write. A store
+    /// that others write to as well sees by this what they changed, and tells its subscribers.
     fn state(&self, ns: &str) -> impl Future<Output = Result<State, StoreError>> + Send;
 
     /// Every change committed from now on, of all namespaces. A receiver that lags loses the oldest and is told.

@@ -1,10 +1,14 @@
 //! `memsync serve` and `memsync reindex` with a bucket, as the real program, against an S3 in this process.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use memsync::store::{Expect, Got, Store, system_clock};
+use memsync::proxy::keys::{self, NewKey, Scope};
+use memsync::store::{Embedded, Expect, Got, Store, system_clock};
 
 #[path = "common/proxy.rs"]
 mod proxy;
@@ -165,7 +169,7 @@ async fn a_proxy_tells_of_what_another_wrote_to_the_bucket() {
     let options = || memsync::proxy::Options { look_elsewhere: Duration::from_millis(20), ..proxy::options() };
     let start = async || {
         let store = server.store("memory", system_clock()).await;
-        proxy::Running::start_with(std::sync::Arc::new(store), options()).await
+        proxy::Running::start_with(Arc::new(store), options()).await
     };
     let (one, two) = (start().await, start().await);
     let mut writer = one.client().await;
@@ -198,4 +202,204 @@ async fn a_proxy_tells_of_what_another_wrote_to_the_bucket() {
     // What the second writes itself it tells at once, and the first, to which nobody listens, asks for nothing.
     assert_eq!(reader.put("/blob/b.md", "new", b"b").await.status, 201);
     flat.until("\"path\":\"b.md\"}").await;
+}
+
+/// `/health` may be asked by anybody, as often as they like.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_asks_the_bucket_once_for_many_and_does_not_wait_for_ever() {
+    let server = Server::start().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let running = proxy::Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
+    let count = asked.clone();
+    server.fail(move |_, key| {
+        count.fetch_add(usize::from(key.ends_with("/.sync-index.json")), Ordering::SeqCst);
+        s3::Fault::Slow(Duration::from_secs(60))
+    });
+    let began = Instant::now();
+    let many = futures::future::join_all((0..50).map(|_| async { running.client().await.get("/health").await })).await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    for r in many {
+        let health = r.json();
+        assert_eq!((r.status, &health["storage"]), (503, &"disconnected".into()));
+        assert_eq!(health["detail"], "the storage has not answered for 3 s");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    // Who hangs up makes nobody ask again.
+    for _ in 0..20 {
+        running.client().await.write(&proxy::head("GET", "/health", &[])).await;
+    }
+    server.heal();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while running.client().await.get("/health").await.status != 200 {
+        assert!(Instant::now() < deadline, "it is well again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(asked.load(Ordering::SeqCst) <= 2, "{asked:?}");
+}
+
+/// Frames of a batch of puts, each to a new path.
+fn puts(contents: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
+    let frames = contents.map(|(path, content)| {
+        let size = content.len();
+        let head =
+            format!("{{\"op\":\"put\",\"path\":\"{path}\",\"precondition\":\"new\",\"version\":0,\"size\":{size}}}");
+        [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], head.as_bytes(), &content].concat()
+    });
+    frames.collect::<Vec<_>>().concat()
+}
+
+/// The statuses in the answer to a batch of puts.
+fn statuses(mut body: &[u8]) -> Vec<u64> {
+    let mut all = Vec::new();
+    while let Some((length, rest)) = body.split_first_chunk::<4>() {
+        let (head, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        let head: serde_json::Value = serde_json::from_slice(head).unwrap();
+        all.push(head["status"].as_u64().unwrap());
+        body = rest;
+    }
+    all
+}
+
+const BATCH: [(&str, &str); 1] = [("Content-Type", "application/vnd.memsync.batch")];
+
+async fn sample(client: &mut proxy::Client, name: &str) -> u64 {
+    let text = String::from_utf8(client.get("/metrics").await.body).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_show_how_few_writes_of_the_index_many_files_take() {
+    let server = Server::start().await;
+    let running = proxy::Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
+    let uploads = (0..3).map(|at| {
+        let addr = running.addr;
+        tokio::spawn(async move {
+            let mut client = proxy::Client::connect(addr).await;
+            for part in 0..2 {
+                let files = (0..500).map(|n| (format!("{at}/{part}/{n}.md"), n.to_string().into_bytes()));
+                let r = client.send("POST", "/batch", &BATCH, &puts(files)).await;
+                assert!(statuses(&r.body).iter().all(|status| *status == 201));
+            }
+        })
+    });
+    for upload in futures::future::join_all(uploads).await {
+        upload.unwrap();
+    }
+    let mut client = running.client().await;
+    let writes = sample(&mut client, "memsync_store_index_writes_total").await;
+    assert_eq!(writes, server.puts("memory/.sync-index.json") as u64);
+    // 200 for 10,000 files.
+    assert!((1..=60).contains(&writes), "{writes} index writes for 3,000 files");
+    assert_eq!(sample(&mut client, "memsync_writes_total").await, 3000);
+    let reads = sample(&mut client, "memsync_store_index_reads_total").await;
+    client.get("/sync").await;
+    assert_eq!(sample(&mut client, "memsync_store_index_reads_total").await, reads + 2, "the state, and the index");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_on_a_bucket_asks_for_the_index_once_a_batch_and_lists_nothing_again() {
+    let server = Server::start().await;
+    let store = Arc::new(server.store("memory", system_clock()).await);
+    let running = proxy::Running::start(store.clone()).await;
+    let now = jiff::Timestamp::now();
+    keys::edit(store.as_ref(), |keys| keys.create_user("ana", Some(1000), now)).await.unwrap();
+    let scope = Scope { namespaces: vec!["*".parse().unwrap()], ..Scope::default() };
+    let new = NewKey { user: Some("ana".to_owned()), scope, ..NewKey::default() };
+    let made = keys::edit(store.as_ref(), |keys| keys.create_key(&new, now)).await.unwrap();
+
+    let lists = Arc::new(AtomicUsize::new(0));
+    let count = lists.clone();
+    server.fail(move |method, key| {
+        count.fetch_add(usize::from(method == "GET" && key.is_empty()), Ordering::SeqCst);
+        s3::Fault::None
+    });
+    let mut c = running.client().await;
+    c.token = secrecy::ExposeSecret::expose_secret(&made.token).to_owned();
+    let version = [("If-Match-Version", "0")];
+    assert_eq!(c.send("PUT", "/team/blob/x", &version, &[b'x'; 100]).await.status, 201);
+    let listed = lists.load(Ordering::SeqCst);
+    let files = |from: usize| (from..from + 20).map(|n| (format!("{n}.md"), vec![b'x'; 90]));
+
+    let before = store.index_traffic().reads;
+    let r = c.send("POST", "/batch", &BATCH, &puts(files(0))).await;
+    let statuses_of = statuses(&r.body);
+    assert_eq!(statuses_of, [vec![201; 10], vec![507; 10]].concat(), "900 bytes are left of 1000");
+    let reads = store.index_traffic().reads - before;
+    assert!(reads <= 6, "{reads} reads of indexes for 20 files");
+    assert_eq!(store.usage("").await.unwrap() + store.usage("team").await.unwrap(), 1000);
+
+    let r = c.send("POST", "/batch/team/new", &BATCH, &puts(files(0))).await;
+    assert_eq!(statuses(&r.body), [507; 20], "a namespace more makes no more room");
+    assert_eq!(c.delete("/blob/0.md").await.status, 204);
+    assert_eq!(statuses(&c.send("POST", "/batch", &BATCH, &puts(files(20))).await.body)[..2], [201, 507]);
+    assert_eq!(lists.load(Ordering::SeqCst), listed, "the bucket is not listed again");
+}
+
+/// From a directory to the bucket, and from there to another directory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_moves_to_a_bucket_and_back_with_its_keys() {
+    let server = Server::start().await;
+    let home = tempfile::tempdir().unwrap();
+    let dir = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let run = |args: &[&str], bucket: bool| {
+        let mut command = memsync(home.path(), &server);
+        command.args(args);
+        if !bucket {
+            command.env_remove("S3_BUCKET");
+        }
+        said(command)
+    };
+    let path = |name: &str| memsync::path::RelPath::parse(name).unwrap();
+    let bytes = |text: &'static str| bytes::Bytes::from_static(text.as_bytes());
+    let store = Embedded::open(&home.path().join("one")).unwrap();
+    store.put_bytes("", &path("a.md"), Expect::Absent, bytes("first")).await.unwrap();
+    let md5 = memsync::digest::Md5::of(b"first");
+    store.put_bytes("", &path("a.md"), Expect::Md5(md5), bytes("second")).await.unwrap();
+    store.put_bytes("", &path("gone.md"), Expect::Absent, bytes("gone")).await.unwrap();
+    store.delete("", &path("gone.md"), None, memsync::store::Meta::default()).await.unwrap();
+    store.put_bytes("team/x", &path("b.md"), Expect::Absent, bytes("b")).await.unwrap();
+    let told = |index: memsync::store::Index| -> BTreeMap<_, _> {
+        let said = |e: memsync::store::Entry| (e.md5, e.size, e.is_deleted, e.version);
+        index.entries.into_iter().map(|(path, entry)| (path, said(entry))).collect()
+    };
+    let (flat, team) = (told(store.index("", 0).await.unwrap()), told(store.index("team/x", 0).await.unwrap()));
+    drop(store);
+    let (code, text) = run(&["key", "create", "--name", "ana", "--store", &dir("one")], false).await;
+    assert_eq!(code, 0, "{text}");
+
+    let (code, text) = run(&["store", "copy", &dir("one"), "s3:"], true).await;
+    assert!(code == 0 && text.contains("3 paths"), "{text}");
+    let (code, text) = run(&["store", "copy", &dir("one"), "s3:"], true).await;
+    assert!(code == 0 && text.contains("0 versions written"), "it goes on where it was: {text}");
+    let bucket = server.store("memory", system_clock()).await;
+    assert_eq!(told(bucket.index("", 0).await.unwrap()), flat);
+    assert_eq!(told(bucket.index("team/x", 0).await.unwrap()), team);
+    let (code, text) = run(&["key", "list"], true).await;
+    assert!(code == 0 && text.contains("ana"), "{text}");
+
+    // What another proxy put there since: its index has times of its own.
+    server.plant("memory/theirs.md", Stored::new(b"theirs", &[("content-md5", &proxy::md5(b"theirs"))]));
+    let mut index: serde_json::Value =
+        serde_json::from_slice(&server.object("memory/.sync-index.json").unwrap().body).unwrap();
+    let second = jiff::Timestamp::now().as_second() + 7;
+    index["files"]["theirs.md"] = serde_json::json!({"md5": proxy::md5(b"theirs"), "size": 6, "is_deleted": false,
+        "last_modified": jiff::Timestamp::from_second(second).unwrap().to_string()});
+    server.plant("memory/.sync-index.json", Stored::new(index.to_string().as_bytes(), &[]));
+
+    let (code, text) = run(&["store", "copy", "s3:", &dir("two")], true).await;
+    assert!(code == 0 && text.contains("4 paths"), "{text}");
+    let back = Embedded::open(&home.path().join("two")).unwrap();
+    let mut now = told(back.index("", 0).await.unwrap());
+    assert_eq!(now.remove("theirs.md").unwrap().1, 6);
+    assert_eq!((now, told(back.index("team/x", 0).await.unwrap())), (flat, team));
+    drop(back);
+    let (code, text) = run(&["key", "list", "--store", &dir("two")], false).await;
+    assert!(code == 0 && text.contains("ana"), "{text}");
+
+    // Where there is no bucket no store is made.
+    let mut command = memsync(home.path(), &server);
+    command.args(["store", "copy", "s3:", &dir("three")]).env("S3_BUCKET", "nowhere");
+    let (code, text) = said(command).await;
+    assert!(code == 1 && !home.path().join("three").exists(), "{text}");
 }

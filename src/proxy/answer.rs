@@ -25,6 +25,8 @@ pub enum Refusal {
     },
     /// Too many requests, or too many failures from that address; may be tried again after this time.
     TooOften(Duration),
+    /// The caller has as many connections open as it may.
+    TooManyConnections,
     /// Known, but not for this.
     Forbidden(Forbidden),
     /// Who calls could not be found out.
@@ -126,7 +128,7 @@ impl Refusal {
         let mut extra = HeaderMap::new();
         match &self {
             Self::Unauthorized { .. } => insert(&mut extra, WWW_AUTHENTICATE, "Bearer"),
-            Self::Unverified => insert(&mut extra, RETRY_AFTER, "5"),
+            Self::Unverified | Self::TooManyConnections => insert(&mut extra, RETRY_AFTER, "5"),
             Self::TooOften(wait) => insert(&mut extra, RETRY_AFTER, &(wait.as_secs() + 1).to_string()),
             Self::Method(allowed) => insert(&mut extra, ALLOW, allowed),
             Self::Tombstone(entry) => {
@@ -166,6 +168,11 @@ impl Refusal {
                 StatusCode::TOO_MANY_REQUESTS,
                 "TOO_MANY_REQUESTS",
                 "too many requests, or too many tokens that were not valid; wait, then try again",
+            ),
+            Self::TooManyConnections => plain(
+                StatusCode::TOO_MANY_REQUESTS,
+                "TOO_MANY_CONNECTIONS",
+                "this key has as many connections open as one may have; close some, then try again",
             ),
             Self::NoSuchRoute => plain(StatusCode::NOT_FOUND, "NO_SUCH_ROUTE", "there is nothing at this address"),
             Self::Method(allowed) => {

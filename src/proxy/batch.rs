@@ -4,7 +4,7 @@
 //! Names, preconditions and sizes are checked as in [`super::blobs`] and [`super::namespaced`]. What is not a batch as a whole is refused before
 //! anything of it is done.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -74,17 +74,19 @@ pub async fn post<S: Store>(
     let mut answers: Vec<Option<Frame>> = frames.iter().map(|_| None).collect();
     let (mut gets, mut writes, mut asked) = (Vec::new(), Vec::new(), Vec::new());
     // Room within the quota, held until all is written.
-    let mut rooms = Vec::new();
+    let sizes = frames.iter().filter(|(head, _)| head.op == "put");
+    let sizes = sizes.filter_map(|(head, content)| Some((stored_path(&head.path).ok()?, content.len() as u64)));
+    let sizes: Vec<_> = sizes.collect();
+    let admitted = quota::admit_many(proxy, caller, ns, &sizes).await?;
+    let mut rooms: HashMap<RelPath, _> = sizes.into_iter().map(|(path, _)| path).zip(admitted).collect();
+    let mut held = Vec::new();
     for (at, (head, content)) in frames.into_iter().enumerate() {
         match check(&head, content, ns.is_empty()) {
             Ok(Checked::Get(path)) => gets.push((at, path)),
             Ok(Checked::Put { path, expect, provided, content }) => {
-                match quota::admit(proxy, caller, ns, &path, content.len() as u64).await {
-                    Ok(room) => rooms.extend(room),
-                    Err(refusal) => {
-                        answers[at] = Some(refused(head.path, refusal, id));
-                        continue;
-                    }
+                if let Some(Err(refusal)) = rooms.remove(&path).map(|room| room.map(|room| held.extend(room))) {
+                    answers[at] = Some(refused(head.path, refusal, id));
+                    continue;
                 }
                 asked.push((at, path.clone(), provided));
                 writes.push((path, Operation::Put { expect, content }));
@@ -105,7 +107,7 @@ pub async fn post<S: Store>(
             answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
         }
     }
-    drop(rooms);
+    drop((rooms, held));
     for some in gets.chunks(READ) {
         let paths: Vec<RelPath> = some.iter().map(|(_, path)| path.clone()).collect();
         let got = if room > 0 { proxy.store.get_many(ns, paths).await } else { Vec::new() };

@@ -102,7 +102,7 @@ pub fn expect(precondition: Precondition) -> Expect {
 /// Takes the content of a write in, where the caller has room for it; the room is held until the answer is dropped.
 pub(super) async fn content<'a, S: Store, I: Incoming>(
     proxy: &'a Proxy<S>,
-    caller: &Caller,
+    caller: &'a Caller,
     ns: &str,
     path: &RelPath,
     headers: &HeaderMap,
@@ -112,9 +112,12 @@ pub(super) async fn content<'a, S: Store, I: Incoming>(
     refuse_encoded(headers)?;
     // Refused before it is sent where its length tells, and in any case before it is stored.
     let told = hyper::body::Body::size_hint(&body).lower();
-    drop(quota::admit(proxy, caller, ns, path, told).await?);
+    let mut room = if told == 0 { None } else { quota::admit(proxy, caller, ns, path, told).await? };
     let (incoming, size) = receive(proxy, body, proxy.options.max_body, incoming).await?;
-    let room = quota::admit(proxy, caller, ns, path, size).await?;
+    if size > told {
+        drop(room);
+        room = quota::admit(proxy, caller, ns, path, size).await?;
+    }
     Ok((incoming, room))
 }
 

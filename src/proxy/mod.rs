@@ -21,6 +21,7 @@ mod answer;
 mod auth;
 mod batch;
 mod blobs;
+mod callers;
 mod chores;
 mod connection;
 mod elsewhere;
@@ -42,6 +43,7 @@ mod versions;
 pub use verifier::VerifierOptions;
 
 use auth::Auth;
+use callers::Callers;
 use connection::{Door, connection};
 use metrics::Metrics;
 use rates::Rates;
@@ -79,6 +81,8 @@ pub struct Options {
     pub max_strangers: usize,
     /// The same for one address (of IPv6: one /64).
     pub max_strangers_per_address: usize,
+    /// Connections of one caller (one key), but for the token that opens everything.
+    pub max_connections_per_caller: usize,
     /// Requests a second that one caller (one key) may make; `None`: any number.
     pub rate: Option<NonZeroU32>,
     /// Tokens a minute that one address may show and that are not valid.
@@ -117,6 +121,7 @@ impl Default for Options {
             max_connections: 4096,
             max_strangers: 1024,
             max_strangers_per_address: 64,
+            max_connections_per_caller: 1024,
             rate: None,
             failed_attempts: const { NonZeroU32::new(20).expect("not zero") },
             metrics_listener: None,
@@ -136,12 +141,14 @@ struct Proxy<S> {
     store: Arc<S>,
     auth: Auth<S>,
     quotas: quota::Quotas,
+    checkup: health::Checkup,
     /// Turns for batches, each of which may hold some tens of MiB.
     batches: Semaphore,
     options: Options,
     index: index::Cache,
     listened: Arc<elsewhere::Listened>,
     strangers: Arc<Strangers>,
+    callers: Arc<Callers>,
     rates: Rates,
     metrics: Arc<Metrics>,
     /// Becomes true once, when the proxy stops.
@@ -168,11 +175,13 @@ pub async fn serve<S: Store>(
         store,
         auth,
         quotas: quota::Quotas::default(),
+        checkup: health::Checkup::default(),
         batches: Semaphore::new(BATCHES),
         index: index::Cache::default(),
         listened: Arc::default(),
         rates: Rates::new(options.rate, options.failed_attempts),
         metrics: Metrics::new(),
+        callers: Callers::new(options.max_connections_per_caller),
         strangers: Strangers::new(options.max_strangers, options.max_strangers_per_address),
         options,
         stopping,

@@ -252,6 +252,7 @@ impl StoreError {
         match self {
             Self::Io { why, .. } => format!("the disk of the store failed: {why}"),
             Self::Closed => "the store is closed".to_owned(),
+            Self::S3(why) => s3::without_places(why).to_owned(),
             // Their words may quote a place.
             _ => "the storage failed; the proxy's log says why".to_owned(),
         }
@@ -317,6 +318,15 @@ pub struct Swept {
     pub versions: usize,
     /// Tombstones removed.
     pub tombstones: usize,
+}
+
+/// Requests for the objects that hold indexes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Asked for, be it to hear that it is unchanged.
+    pub reads: u64,
+    /// Sent to be written, whether the condition was met or not.
+    pub writes: u64,
 }
 
 /// A small private thing that the proxy keeps beside the blobs, such as its keys.
@@ -484,6 +494,25 @@ pub trait Store: Send + Sync + 'static {
     /// The bytes of a namespace's live entries. A store that does not keep count reads its index for it.
     fn usage(&self, ns: &str) -> impl Future<Output = Result<u64, StoreError>> + Send {
         async move { Ok(self.index(ns, 0).await?.entries.iter().map(|(_, entry)| entry.size).sum()) }
+    }
+
+    /// The bytes that each of these paths holds, in their order; 0 where that is nothing or a tombstone.
+    fn held(&self, ns: &str, paths: &[RelPath]) -> impl Future<Output = Result<Vec<u64>, StoreError>> + Send {
+        async move {
+            let mut sizes = Vec::with_capacity(paths.len());
+            for path in paths {
+                sizes.push(match self.get(ns, path).await? {
+                    Got::Found(blob) => blob.entry.size,
+                    Got::Tombstone(_) | Got::Absent => 0,
+                });
+            }
+            Ok(sizes)
+        }
+    }
+
+    /// How often this process read and wrote index objects, where the store keeps its index in such.
+    fn index_traffic(&self) -> Traffic {
+        Traffic::default()
     }
 
     /// [`Store::put`] of content that is in memory, with nothing said of it.

@@ -19,7 +19,7 @@ use tokio::sync::broadcast;
 
 use super::{
     Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Meta, Placed, Put, Record, State, Store,
-    StoreError, Swept, Version, next_version, system_clock,
+    StoreError, Swept, Traffic, Version, next_version, system_clock,
 };
 use crate::path::RelPath;
 
@@ -397,6 +397,22 @@ fn read_meta(described: &Described) -> Meta {
     }
 }
 
+/// What S3 said, in words that name no place.
+pub(super) fn without_places(why: &str) -> &'static str {
+    // S3's own word for it stands at the end.
+    let code = why.strip_suffix(')').and_then(|rest| rest.rsplit_once('(')).map_or(why, |(_, code)| code);
+    match code {
+        "NoSuchBucket" => "the S3 bucket is not there",
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => "S3 does not let the proxy into the bucket",
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => {
+            "S3 does not take the proxy's keys"
+        }
+        "RequestTimeTooSkewed" => "S3 refuses the proxy, whose clock is wrong",
+        "SlowDown" | "ServiceUnavailable" | "InternalError" => "S3 has trouble of its own",
+        _ => "S3 failed or cannot be reached; the proxy's log says more",
+    }
+}
+
 fn state(kept: &Kept) -> State {
     let etag = kept.etag.as_deref().map_or("none", |etag| etag.trim_start_matches("W/").trim_matches('"'));
     State { tag: etag.into(), mark: None, modified: kept.document.modified }
@@ -453,7 +469,7 @@ impl Store for S3 {
     }
 
     async fn health(&self) -> Result<(), StoreError> {
-        self.0.blobs.bucket.head(&self.0.blobs.layout.index("")?).await.map(drop)
+        self.0.blobs.bucket.answers(&self.0.blobs.layout.index("")?).await
     }
 
     async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
@@ -494,6 +510,25 @@ impl Store for S3 {
         Ok(Swept::default())
     }
 
+    async fn usage(&self, ns: &str) -> Result<u64, StoreError> {
+        Ok(self.0.ledger(ns)?.fresh().await?.document.rows.values().map(|row| row.size).sum())
+    }
+
+    async fn held(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {
+        let ledger = self.0.ledger(ns)?;
+        // What the index says is enough for counting, and whoever counts has just had it read.
+        let kept = match ledger.kept() {
+            Some(kept) => kept,
+            None => ledger.fresh().await?,
+        };
+        let rows = &kept.document.rows;
+        Ok(paths.iter().map(|path| rows.get(path).map_or(0, |row| row.size)).collect())
+    }
+
+    fn index_traffic(&self) -> Traffic {
+        self.0.blobs.bucket.traffic.so_far()
+    }
+
     async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
         match self.0.blobs.bucket.get(&self.0.blobs.layout.private(name)?, None).await? {
             Fetched::Found(object, body) => {
@@ -530,4 +565,22 @@ impl Store for S3 {
 fn version(row: &Row, object: &Object) -> Version {
     let Row { md5, size, is_deleted, version } = *row;
     Version { version, md5, size, is_deleted, meta: read_meta(&object.described) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_without_places() {
+        for (why, word) in [
+            ("The specified bucket does not exist (NoSuchBucket)", "not there"),
+            ("AccessDenied", "into the bucket"),
+            ("The key AKID1 is unknown (InvalidAccessKeyId)", "keys"),
+            ("Generic S3 error: https://10.0.0.1/notes: connection refused", "reached"),
+        ] {
+            let told = without_places(why);
+            assert!(told.contains(word) && !told.contains("notes") && !told.contains("AKID"), "{why}: {told}");
+        }
+    }
 }

@@ -135,7 +135,8 @@ impl Ledger {
         }
     }
 
-    fn kept(&self) -> Option<Kept> {
+    /// The index as last seen.
+    pub fn kept(&self) -> Option<Kept> {
         lock(&self.shared.kept).1.clone()
     }
 
@@ -214,6 +215,7 @@ impl Shared {
     async fn read(&self, damaged_is_empty: bool) -> Result<Kept, StoreError> {
         let (since, kept) = lock(&self.kept).clone();
         let known = kept.as_ref().and_then(|kept| kept.etag.as_deref());
+        self.blobs.bucket.traffic.read();
         let new = match (self.blobs.bucket.get(&self.key, known).await?, kept) {
             (Fetched::Unchanged, Some(kept)) => return Ok(kept),
             (Fetched::Unchanged, None) => {
@@ -257,6 +259,7 @@ impl Shared {
             ..Described::default()
         };
         let content = Content::Inline(Bytes::from(json));
+        self.blobs.bucket.traffic.write();
         let etag = match self.blobs.bucket.put(&self.key, seen.etag.as_deref(), &described, &content).await? {
             Landing::Landed(etag) => etag,
             Landing::Lost => match self.blobs.bucket.head(&self.key).await? {

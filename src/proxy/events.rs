@@ -22,7 +22,7 @@ use super::elsewhere::Listening;
 use super::metrics::Present;
 use crate::store::{Changes, Store};
 
-/// Missed changes beyond this many become one event without a path.
+/// Changes beyond this many, missed or made at once, become one event without a path.
 const REPLAY: usize = 1000;
 
 #[derive(Serialize)]
@@ -131,10 +131,15 @@ impl Feed {
     }
 
     fn take(&mut self, changes: &Changes) {
-        for change in changes.iter().filter(|c| c.cursor > self.sent && c.ns == self.ns) {
-            self.ready.push_back(event(change.cursor, Some(change.path.as_str())));
+        let reached = changes.last().map_or(self.sent, |c| c.cursor.max(self.sent));
+        let news = || changes.iter().filter(|c| c.cursor > self.sent && c.ns == self.ns);
+        if news().nth(REPLAY).is_some() {
+            self.ready.push_back(event(reached, None));
+        } else {
+            let events: Vec<_> = news().map(|change| event(change.cursor, Some(change.path.as_str()))).collect();
+            self.ready.extend(events);
         }
-        self.sent = changes.last().map_or(self.sent, |c| c.cursor.max(self.sent));
+        self.sent = reached;
     }
 
     /// Changes were dropped before they were read: say so with the newest cursor still queued.

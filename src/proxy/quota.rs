@@ -2,7 +2,7 @@
 //!
 //! What counts are the live files of every namespace that the user's keys may write to, whoever wrote them; earlier
 //! versions are free. Writes under way are counted as well, so that many at once do not pass the limit together: those
-//! of this proxy. Where several proxies share a store, each of them may let one more write pass at the same moment.
+//! of this proxy. Where several proxies share a store, what another took counts some seconds later.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

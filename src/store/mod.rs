@@ -491,7 +491,8 @@ pub trait Store: Send + Sync + 'static {
         content: Bytes,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// The bytes of a namespace's live entries. A store that does not keep count reads its index for it.
+    /// The bytes of a namespace's live entries. A store that does not keep count reads its index for it. What other
+    /// processes wrote to the same store may count some seconds later.
     fn usage(&self, ns: &str) -> impl Future<Output = Result<u64, StoreError>> + Send {
         async move { Ok(self.index(ns, 0).await?.entries.iter().map(|(_, entry)| entry.size).sum()) }
     }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
@@ -47,6 +48,8 @@ use spool::Content;
 
 /// Bodies up to this many bytes are read from the store before the answer begins.
 const WHOLE: u64 = 256 * 1024;
+/// How long what other proxies wrote may go uncounted.
+const COUNTED_FOR: Duration = Duration::from_secs(5);
 /// Longest record, in bytes.
 const LARGEST_RECORD: u64 = 16 * 1024 * 1024;
 
@@ -108,6 +111,8 @@ struct Inner {
     spool: Arc<std::path::Path>,
     changes: Arc<Announcer>,
     clock: Clock,
+    /// When an index was last asked for to count what a namespace holds.
+    counted: Mutex<HashMap<String, Instant>>,
     place: String,
 }
 
@@ -142,6 +147,7 @@ impl S3 {
             spool: options.spool.as_path().into(),
             changes: Arc::default(),
             clock: options.clock.clone(),
+            counted: Mutex::default(),
             place,
         })))
     }
@@ -511,7 +517,18 @@ impl Store for S3 {
     }
 
     async fn usage(&self, ns: &str) -> Result<u64, StoreError> {
-        Ok(self.0.ledger(ns)?.fresh().await?.document.rows.values().map(|row| row.size).sum())
+        let ledger = self.0.ledger(ns)?;
+        // What this process wrote is in what was last seen; what others wrote may be counted a little later.
+        let is_known = lock(&self.0.counted).get(ns).is_some_and(|at| at.elapsed() < COUNTED_FOR);
+        let kept = match ledger.kept().filter(|_| is_known) {
+            Some(kept) => kept,
+            None => {
+                let (now, kept) = (Instant::now(), ledger.fresh().await?);
+                lock(&self.0.counted).insert(ns.to_owned(), now);
+                kept
+            }
+        };
+        Ok(kept.document.rows.values().map(|row| row.size).sum())
     }
 
     async fn held(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {

@@ -102,7 +102,9 @@ fn namespaces(db: &Connection) -> rusqlite::Result<Vec<Namespace>> {
 /// A connection that reads a store that exists. One that an older memsync left is brought forward first, as by every
 /// start of a proxy.
 fn reader(dir: &Path) -> Result<Connection, StoreError> {
-    drop(Beside::open(dir)?);
+    if Beside::open(dir)?.is_none() {
+        return Err(StoreError::Io { path: dir.to_owned(), why: format!("there is no store here, no {DATABASE}") });
+    }
     // Opened once for writing, so that the log of a proxy that was killed is taken in.
     drop(records::open(dir)?);
     schema::open_reader(dir).map_err(database_error)

@@ -186,6 +186,9 @@ impl Inner {
             if known.len() >= REMEMBERED {
                 known.retain(|_, kept| kept.is_of_use());
             }
+            if known.len() >= REMEMBERED {
+                known.retain(|_, kept| kept.is_fresh());
+            }
             if known.len() < REMEMBERED || known.contains_key(&hash) {
                 known.insert(hash, Remembered { verdict: verdict.clone(), at: Instant::now(), keep });
             }

@@ -152,8 +152,9 @@ impl Bucket {
     pub async fn answers(&self, key: &Key) -> Result<(), StoreError> {
         // Not a HEAD, whose refusals have no body that would say why.
         let first = GetOptions { range: Some((0..1).into()), ..GetOptions::default() };
-        match self.reads.get_opts(key, first).await.map(drop) {
-            Ok(()) => Ok(()),
+        match self.reads.get_opts(key, first).await {
+            // Read to its end, so that the connection can be used again.
+            Ok(found) => found.bytes().await.map(drop).map_err(|e| failed(&e)),
             Err(e) => match (code(&e.to_string()), &e) {
                 (Some("NoSuchBucket"), _) => Err(failed(&e)),
                 (Some("InvalidRange"), _) | (_, Error::NotFound { .. }) => Ok(()),

@@ -72,6 +72,11 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     let capabilities = health["capabilities"].as_array().unwrap().clone();
     assert!(capabilities.contains(&"index-etag".into()), "{health}");
     assert!(!capabilities.contains(&"strong-index".into()) && !capabilities.contains(&"delta".into()), "{health}");
+    assert!(!capabilities.contains(&"versions".into()), "{health}");
+    let due = [("Content-MD5", "new"), ("X-Memsync-Expires", "2099-01-01T00:00:00Z")];
+    let refused = client.send("PUT", "/blob/due.md", &due, b"due").await;
+    assert_eq!((refused.status, refused.json()["error_code"].as_str()), (400, Some("INVALID_HEADER")), "not kept here");
+    assert_eq!(client.get("/blob/due.md").await.status, 404);
 
     assert_eq!(client.put("/blob/topics/a%20b.md", "new", b"hello").await.status, 201);
     assert_eq!(client.put("/blob/gone.md", "new", b"gone").await.status, 201);

@@ -437,6 +437,11 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Whether earlier versions and expiry are kept (capability `versions`). Without, a path has its current version alone.
+    fn keeps_versions(&self) -> bool {
+        true
+    }
+
     /// The versions of a path that can still be read, the newest first. The first is the path's own entry, which may
     /// be a tombstone.
     fn versions(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<Vec<Version>, StoreError>> + Send;

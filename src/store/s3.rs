@@ -462,6 +462,10 @@ impl Store for S3 {
         self.0.blobs.bucket.head(&self.0.blobs.layout.index("")?).await.map(drop)
     }
 
+    fn keeps_versions(&self) -> bool {
+        false
+    }
+
     async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
         let found = self.0.blobs.look(ns, path).await?;
         Ok(found.iter().map(|Found { row, object }| version(row, object)).collect())

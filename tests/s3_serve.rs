@@ -72,12 +72,7 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     let capabilities = health["capabilities"].as_array().unwrap().clone();
     assert!(capabilities.contains(&"index-etag".into()), "{health}");
     assert!(!capabilities.contains(&"strong-index".into()) && !capabilities.contains(&"delta".into()), "{health}");
-    assert!(!capabilities.contains(&"versions".into()), "{health}");
-    let due = [("Content-MD5", "new"), ("X-Memsync-Expires", "2099-01-01T00:00:00Z")];
-    let refused = client.send("PUT", "/blob/due.md", &due, b"due").await;
-    assert_eq!((refused.status, refused.json()["error_code"].as_str()), (400, Some("INVALID_HEADER")), "not kept here");
-    assert_eq!(client.get("/blob/due.md").await.status, 404);
-
+    assert!(capabilities.contains(&"versions".into()), "{health}");
     assert_eq!(client.put("/blob/topics/a%20b.md", "new", b"hello").await.status, 201);
     assert_eq!(client.put("/blob/gone.md", "new", b"gone").await.status, 201);
     assert_eq!(client.delete("/blob/gone.md").await.status, 204);
@@ -93,6 +88,9 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     assert_eq!(other.put("/blob/topics/a%20b.md", &proxy::md5(b"hello"), b"changed").await.status, 200);
     assert_eq!(client.put("/blob/topics/a%20b.md", &proxy::md5(b"hello"), b"late").await.status, 412);
     assert_ne!(client.get("/sync").await.header("etag").unwrap(), etag);
+    let kept = client.get("/versions/topics/a%20b.md").await.json();
+    let earlier = format!("/blob/topics/a%20b.md?version={}", kept["versions"][1]["version"]);
+    assert_eq!(other.get(&earlier).await.body, b"hello", "what one replaced the other gives back");
     drop(first);
     let large = vec![7; 5_000_000];
     assert_eq!(other.put("/blob/large.bin", "new", &large).await.status, 201);
@@ -102,6 +100,24 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     let store = server.store("memory", system_clock()).await;
     assert_eq!(store.index("", 0).await.unwrap().entries.len(), 3);
     assert_eq!(std::fs::read_dir(two.path().join("proxy/spool")).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// With credentials for the prefix alone there are no versions, and the proxy says so instead of forgetting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_kept_is_not_promised() {
+    let server = Server::start_with(s3::Quirks { only_below: Some("memory/"), ..s3::Quirks::default() }).await;
+    let home = tempfile::tempdir().unwrap();
+    let serving = serve(home.path(), &server).await;
+    let mut client = proxy::Client::connect(serving.addr).await;
+    let health = client.get("/health").await.json();
+    assert!(!health["capabilities"].as_array().unwrap().contains(&"versions".into()), "{health}");
+    let due = [("Content-MD5", "new"), ("X-Memsync-Expires", "2099-01-01T00:00:00Z")];
+    let refused = client.send("PUT", "/blob/due.md", &due, b"due").await;
+    assert_eq!((refused.status, refused.json()["error_code"].as_str()), (400, Some("INVALID_HEADER")));
+    assert_eq!(client.get("/blob/due.md").await.status, 404);
+    assert_eq!(client.put("/blob/due.md", "new", b"due").await.status, 201);
+    let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
+    assert!(log.contains("memory.memsync/") && log.contains("no earlier versions are kept"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

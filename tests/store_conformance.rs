@@ -26,6 +26,8 @@ mod history;
 mod kept;
 #[path = "store_conformance/s3.rs"]
 mod s3;
+#[path = "store_conformance/s3_past.rs"]
+mod s3_past;
 #[path = "common/s3.rs"]
 mod server;
 #[path = "store_conformance/together.rs"]
@@ -391,7 +393,8 @@ macro_rules! conformance {
             use super::*;
 
             suite! { with,
-                (current_thread) preconditions, tombstones, many, large_contents, listing, versions, is_healthy;
+                (current_thread) preconditions, tombstones, many, large_contents, listing, versions,
+                    earlier_versions, retention, is_healthy;
                 (multi_thread, worker_threads = 4) records, races, linearizable, index_under_16_writers;
             }
 
@@ -406,13 +409,13 @@ macro_rules! conformance {
     };
 }
 
-/// What only a store with an exact index and versions can do.
+/// What only a store with an exact index can do.
 macro_rules! exact {
     ($name:ident, $open:expr) => {
         mod $name {
             use super::*;
 
-            suite! { with, (current_thread) index_and_cursor, earlier_versions, retention; }
+            suite! { with, (current_thread) index_and_cursor; }
 
             async fn with<F: Future<Output = ()>>(test: impl FnOnce(super::opened::$name, Arc<AtomicU64>) -> F) {
                 let dir = tempfile::tempdir().unwrap();

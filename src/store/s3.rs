@@ -5,7 +5,8 @@
 //! entry out, which whoever reads the blob next sees and mends, as does every start, and `memsync reindex`.
 //! The index is a hint, as the protocol has it: it is not written in one step with the blob.
 //!
-//! Earlier versions are not kept here, nothing expires, and tombstones stay.
+//! Earlier versions and notes of what expires are beside the prefix, where other proxies do not list; where the bucket
+//! does not allow that, there are none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -21,6 +22,8 @@ use crate::path::RelPath;
 
 mod blobs;
 mod bucket;
+mod earlier;
+mod expiry;
 mod http;
 mod index;
 mod inner;
@@ -29,15 +32,16 @@ mod ledger;
 mod options;
 mod probe;
 mod reindex;
+mod retention;
 mod spool;
 
 pub use options::{EtagQuotes, Options};
 pub use reindex::Mended;
 pub use spool::Upload;
 
-use blobs::{Blobs, Found};
+use blobs::Blobs;
 use bucket::{Bucket, Fetched, Landing, whole};
-use inner::{Inner, entry, state, version};
+use inner::{Inner, entry, state};
 use layout::{Described, Layout};
 use ledger::write_id;
 use spool::Content;
@@ -56,18 +60,21 @@ impl S3 {
     /// [`StoreError::S3Refused`] for options that cannot work and for a store that ignores conditions;
     /// [`StoreError::S3`] where it cannot be reached or refuses the keys.
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
-        let store = Self::connect(options)?;
-        let key = store.0.blobs.layout.private(&format!("probe-{}", write_id()))?;
-        probe::probe(&store.0.blobs.bucket, &key).await?;
-        Ok(store)
-    }
-
-    fn connect(options: &Options) -> Result<Self, StoreError> {
         let layout = Layout::new(&options.prefix);
         // A prefix that is no key is found out now.
         let place = layout.folder("")?.map_or_else(String::new, |folder| folder.to_string());
         let place = format!("s3://{}/{place}", options.bucket);
-        let blobs = Blobs { bucket: Arc::new(Bucket::new(options)?), layout };
+        let bucket = Bucket::new(options)?;
+        let name = format!("probe-{}", write_id());
+        let keeps = probe::probe(&bucket, &layout.private(&name)?, &layout.beside(&name)?).await?;
+        if !keeps {
+            tracing::warn!(
+                "the bucket lets nothing be copied to {}/: no earlier versions are kept, and nothing expires; allow \
+                 reading, writing, listing and deleting there, too",
+                layout.beside("")?
+            );
+        }
+        let blobs = Blobs { bucket: Arc::new(bucket), layout, keeps };
         Ok(Self(Arc::new(Inner {
             blobs,
             ledgers: Mutex::default(),
@@ -171,22 +178,15 @@ impl Store for S3 {
     }
 
     fn keeps_versions(&self) -> bool {
-        false
+        self.0.blobs.keeps
     }
 
     async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
-        let found = self.0.blobs.look(ns, path).await?;
-        Ok(found.iter().map(|Found { row, object }| version(row, object)).collect())
+        self.0.versions(ns, path).await
     }
 
     async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
-        let got = self.0.get(ns, path).await?;
-        let is = match &got {
-            Got::Found(blob) => blob.entry.version == version,
-            Got::Tombstone(entry) => entry.version == version,
-            Got::Absent => false,
-        };
-        Ok(if is { got } else { Got::Absent })
+        self.0.get_version(ns, path, version).await
     }
 
     async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
@@ -205,11 +205,13 @@ impl Store for S3 {
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {
-        Ok(0)
+        let inner = self.0.clone();
+        to_its_end(async move { inner.expire().await }).await
     }
 
     async fn sweep(&self) -> Result<Swept, StoreError> {
-        Ok(Swept::default())
+        let inner = self.0.clone();
+        to_its_end(async move { inner.sweep().await }).await
     }
 
     async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {

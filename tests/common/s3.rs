@@ -17,9 +17,10 @@ use memsync::store::s3::Options;
 use memsync::store::{Clock, S3};
 use s3s::auth::SimpleAuth;
 use s3s::dto::{
-    DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, ETag, ETagCondition,
-    GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output,
-    Metadata, Object, PutObjectInput, PutObjectOutput, StreamingBlob, Timestamp,
+    CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopySource, DeleteObjectInput, DeleteObjectOutput,
+    DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, ETag, ETagCondition, GetObjectInput, GetObjectOutput,
+    HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, Metadata, Object, PutObjectInput,
+    PutObjectOutput, StreamingBlob, Timestamp,
 };
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3 as S3Api, S3Request, S3Response, S3Result, s3_error};
@@ -80,6 +81,8 @@ pub struct Quirks {
     pub drops_metadata: bool,
     /// Takes an ETag in `If-Match` without quotes only.
     pub wants_bare_etags: bool,
+    /// Lets nothing be written but below this.
+    pub only_below: Option<&'static str>,
 }
 
 type Faults = Arc<dyn Fn(&str, &str) -> Fault + Send + Sync>;
@@ -261,6 +264,11 @@ fn metadata(stored: &Stored) -> Metadata {
 }
 
 impl Inside {
+    fn allow(&self, key: &str) -> S3Result<()> {
+        let allowed = self.quirks.only_below.is_none_or(|folder| key.starts_with(folder));
+        if allowed { Ok(()) } else { Err(s3_error!(AccessDenied, "Access Denied")) }
+    }
+
     fn find(&self, key: &str) -> S3Result<Stored> {
         self.objects.lock().unwrap().get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey))
     }
@@ -275,6 +283,7 @@ impl S3Api for Api {
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let input = request.input;
         check_bucket(&input.bucket)?;
+        self.0.allow(&input.key)?;
         let mut body = Vec::new();
         if let Some(mut pieces) = input.body {
             while let Some(piece) = pieces.next().await {
@@ -359,6 +368,20 @@ impl S3Api for Api {
             metadata: Some(metadata(&stored)),
             ..HeadObjectOutput::default()
         }))
+    }
+
+    async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
+        let input = request.input;
+        check_bucket(&input.bucket)?;
+        let CopySource::Bucket { bucket, key, .. } = &input.copy_source else { return Err(s3_error!(NotImplemented)) };
+        check_bucket(bucket)?;
+        self.0.allow(&input.key)?;
+        let mut objects = self.0.objects.lock().unwrap();
+        let from = objects.get(&**key).cloned().ok_or_else(|| s3_error!(NoSuchKey))?;
+        let copied = Stored { modified: SystemTime::now(), ..from };
+        let result = CopyObjectResult { e_tag: Some(strong(copied.etag())), ..CopyObjectResult::default() };
+        objects.insert(input.key, copied);
+        Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(result), ..CopyObjectOutput::default() }))
     }
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::store::{Deleted, Expect, Got, Incoming, Meta, Put, Store, Swept};
 
-use super::{Holds, New, content, delete, index, large, mark, path, put, read, written};
+use super::{Holds, New, content, delete, index, is_exact, large, path, put, read, written};
 
 pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     let meta = |text: &str| Meta {
@@ -93,7 +93,11 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     put(&store, "due", Holds(Md5::of(b"")), b"content").await;
     put(&store, "old", New, b"old").await;
     delete(&store, "old", None).await;
-    assert_eq!(store.sweep().await.unwrap(), Swept::default());
+    // What is beyond the number may go as late as now.
+    let surplus = store.sweep().await.unwrap();
+    assert!([0, if is_exact(&store) { 0 } else { 5 }].contains(&surplus.versions), "{surplus:?}");
+    assert_eq!(Swept { versions: 0, ..surplus }, Swept::default());
+    assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 21);
 
     clock.store(10 * DAY, Ordering::SeqCst);
     assert_eq!(store.sweep().await.unwrap(), Swept { expired: 1, ..Swept::default() });
@@ -107,17 +111,25 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 1);
     assert_eq!(read(&store, "much").await.as_deref(), Some(&b"25"[..]));
 
-    let (before, tag) = (mark(&store).await, store.state("").await.unwrap().tag);
-    let tombstone = index(&store, 0).await["old"].cursor;
-    assert_eq!(before.floor, 0);
+    let before = store.state("").await.unwrap();
+    let tombstone = index(&store, 0).await["old"];
     clock.store(92 * DAY, Ordering::SeqCst);
     assert_eq!(store.sweep().await.unwrap(), Swept { tombstones: 1, versions: 1, ..Swept::default() });
-    let after = mark(&store).await;
-    assert_eq!((after.floor, after.cursor, &after.epoch), (tombstone, before.cursor, &before.epoch));
-    assert_ne!(store.state("").await.unwrap().tag, tag, "a moved floor is another state");
+    let after = store.state("").await.unwrap();
+    assert_ne!(after.tag, before.tag, "a moved floor is another state");
     let left = index(&store, 0).await;
     assert_eq!(left.keys().collect::<Vec<_>>(), ["due", "late", "much"]);
     assert!(left["due"].is_deleted);
-    assert!(matches!(store.get("", &path("old")).await.unwrap(), Got::Absent));
-    assert!(matches!(put(&store, "old", New, b"again").await, Put::Created(e) if e.cursor > after.cursor));
+    let got = store.get("", &path("old")).await.unwrap();
+    if let Some((before, after)) = before.mark.zip(after.mark) {
+        assert_eq!((before.floor, after.floor), (0, tombstone.cursor));
+        assert_eq!((after.cursor, after.epoch), (before.cursor, before.epoch));
+        assert!(matches!(got, Got::Absent));
+    } else {
+        // Without a floor the blob itself must still tell that it was deleted; asking brings no entry back.
+        assert!(matches!(got, Got::Tombstone(found) if found == tombstone));
+        assert_eq!(store.sweep().await.unwrap(), Swept::default());
+        assert!(!index(&store, 0).await.contains_key("old"));
+    }
+    assert!(matches!(put(&store, "old", New, b"again").await, Put::Created(e) if e.version > tombstone.version));
 }

@@ -171,7 +171,7 @@ async fn another_proxys_bucket_is_served_as_it_is() {
 async fn any_one_failed_request_is_survived() {
     let (server, store) = here().await;
     for fault in [Fault::Refused, Fault::DoneBut500, Fault::ReplyLost, Fault::RequestLost] {
-        for at in 0..8 {
+        for at in 0..10 {
             let name = format!("{fault:?}/{at}");
             for step in ["create", "update", "delete", "create again"] {
                 println!("{name}: {step}");

@@ -23,7 +23,7 @@ use super::spool::{Content, Upload};
 use crate::path::RelPath;
 
 /// Bodies up to this many bytes are read from the store before the answer begins.
-const WHOLE: u64 = 256 * 1024;
+pub const WHOLE: u64 = 256 * 1024;
 
 /// What the clones of a store share.
 pub struct Inner {
@@ -255,16 +255,16 @@ fn new(row: Row, content: Content, meta: &Meta) -> New {
         // As one value: names of headers cannot carry every name.
         ours.insert("meta".to_owned(), json);
     }
-    New { row, content, content_type: meta.content_type.clone(), ours }
+    New { row, content, content_type: meta.content_type.clone(), ours, expires: meta.expires }
 }
 
-fn read_meta(described: &Described) -> Meta {
+pub fn read_meta(described: &Described) -> Meta {
     let ours = |name: &str| described.ours.get(name).cloned();
     Meta {
         content_type: described.content_type.clone(),
         device: ours("device"),
         key: ours("key"),
-        expires: ours("expires").and_then(|at| at.parse().ok()),
+        expires: described.expires(),
         free: ours("meta").and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default(),
     }
 }

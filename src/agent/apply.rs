@@ -343,7 +343,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
     async fn fetch(&self, mut blob: Blob) -> Result<Staged<D>, StepError> {
         let mut staging = self.folder.stage().map_err(StepError::Local)?;
         while let Some(piece) = blob.body.next().await {
-            staging.write(&piece?).map_err(StepError::Local)?;
+            staging.write(piece?).map_err(StepError::Local)?;
         }
         failpoint::pass("download.staged");
         staging.finish(blob.md5).map_err(|e| match e.kind() {

@@ -3,6 +3,7 @@
 use std::io;
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::app::App;
@@ -99,7 +100,7 @@ pub fn put(place: &Place, from: &str) -> anyhow::Result<Put> {
             if n == 0 {
                 break;
             }
-            staging.write(&buf[..n]).context(".memsync/stage")?;
+            staging.write(Bytes::copy_from_slice(&buf[..n])).context(".memsync/stage")?;
         }
         let staged = match staging.finish(md5) {
             Ok(staged) => staged,

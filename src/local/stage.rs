@@ -1,6 +1,10 @@
 //! Downloads on their way: written to `.memsync/stage/`, placed by [`super::moves`].
 
 use std::io;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::{self, JoinHandle};
+
+use bytes::Bytes;
 
 use crate::digest::{Hasher, Md5};
 use crate::disk::{Disk, DiskFile, Meta};
@@ -12,8 +16,61 @@ pub struct Staging<D: Disk> {
     folder: Folder<D>,
     slot: String,
     file: Option<D::File>,
-    hasher: Hasher,
+    digest: Digesting,
     size: u64,
+}
+
+/// From this many bytes on, a download is digested on a thread of its own while the next piece comes in.
+const LARGE: u64 = 1024 * 1024;
+/// Bytes handed to that thread at once, so that it is not woken for every piece.
+const HEAP: usize = 256 * 1024;
+/// Heaps that wait for that thread at most.
+const AHEAD: usize = 2;
+
+/// The digest of what was written so far.
+enum Digesting {
+    Here(Hasher),
+    Aside { heap: Vec<Bytes>, bytes: usize, heaps: SyncSender<Vec<Bytes>>, thread: JoinHandle<Hasher> },
+}
+
+impl Digesting {
+    fn update(&mut self, piece: Bytes) {
+        match self {
+            Self::Here(hasher) => hasher.update(&piece),
+            Self::Aside { heap, bytes, heaps, .. } => {
+                *bytes += piece.len();
+                heap.push(piece);
+                if *bytes >= HEAP {
+                    *bytes = 0;
+                    // It is refused only when the thread has panicked, which the end tells.
+                    let _ = heaps.send(std::mem::take(heap));
+                }
+            }
+        }
+    }
+
+    fn move_aside(&mut self) {
+        let Self::Here(hasher) = self else { return };
+        let mut hasher = std::mem::take(hasher);
+        let (heaps, coming) = mpsc::sync_channel::<Vec<Bytes>>(AHEAD);
+        let thread = thread::spawn(move || {
+            coming.iter().flatten().for_each(|piece| hasher.update(&piece));
+            hasher
+        });
+        *self = Self::Aside { heap: Vec::new(), bytes: 0, heaps, thread };
+    }
+
+    fn finish(self) -> io::Result<Md5> {
+        match self {
+            Self::Here(hasher) => Ok(hasher.finish()),
+            Self::Aside { heap, heaps, thread, .. } => {
+                let rest = heaps.send(heap);
+                drop(heaps);
+                let hasher = thread.join().ok().filter(|_| rest.is_ok());
+                hasher.map(Hasher::finish).ok_or_else(|| io::Error::other("the digest of the download failed"))
+            }
+        }
+    }
 }
 
 /// Content that is whole in `stage/`, not yet durable. Dropped before it is placed, its file is removed.
@@ -42,18 +99,21 @@ impl<D: Disk> Folder<D> {
             }
             other => other?,
         };
-        Ok(Staging { folder: self.clone(), slot, file: Some(file), hasher: Hasher::new(), size: 0 })
+        Ok(Staging { folder: self.clone(), slot, file: Some(file), digest: Digesting::Here(Hasher::new()), size: 0 })
     }
 }
 
 impl<D: Disk> Staging<D> {
     /// # Errors
     /// As `write(2)`.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
+    pub fn write(&mut self, piece: Bytes) -> io::Result<()> {
+        self.size += piece.len() as u64;
+        if self.size > LARGE {
+            self.digest.move_aside();
+        }
+        self.digest.update(piece.clone());
         match &mut self.file {
-            Some(file) => file.write_all(bytes),
+            Some(file) => file.write_all(&piece),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }
@@ -63,7 +123,7 @@ impl<D: Disk> Staging<D> {
     /// # Errors
     /// `InvalidData` when it is not.
     pub fn finish(mut self, expected: Md5) -> io::Result<Staged<D>> {
-        let md5 = std::mem::take(&mut self.hasher).finish();
+        let md5 = std::mem::replace(&mut self.digest, Digesting::Here(Hasher::new())).finish()?;
         if md5 != expected {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -101,6 +161,32 @@ impl<D: Disk> Drop for Staged<D> {
         if let Some(slot) = &self.slot {
             // Best effort: what stays is swept at start-up.
             let _ = self.folder.disk.unlink(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::tests::folder;
+
+    #[test]
+    fn a_download_is_checked_whatever_its_size() {
+        let (disk, folder) = folder();
+        for size in [0, 1, 256 * 1024, 1024 * 1024, 1024 * 1024 + 1, 3 * 1024 * 1024 + 7] {
+            let content: Bytes = (0..size).map(|i: u32| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
+            let whole = |expected| {
+                let mut staging = folder.stage().unwrap();
+                for piece in content.chunks(100_000) {
+                    staging.write(content.slice_ref(piece)).unwrap();
+                }
+                staging.finish(expected)
+            };
+            let staged = whole(Md5::of(&content)).unwrap();
+            assert_eq!((staged.md5, staged.size), (Md5::of(&content), u64::from(size)));
+            assert_eq!(whole(Md5::of(b"something else")).err().map(|e| e.kind()), Some(io::ErrorKind::InvalidData));
+            drop(staged);
+            assert!(disk.user_tree(".memsync/stage").is_empty(), "what is not placed goes");
         }
     }
 }

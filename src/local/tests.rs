@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::history::Kept;
@@ -27,7 +28,7 @@ fn file(content: &str) -> Local {
     Local::File(Md5::of(content.as_bytes()))
 }
 
-fn folder() -> (SimDisk, Folder<SimDisk>) {
+pub(super) fn folder() -> (SimDisk, Folder<SimDisk>) {
     let disk = SimDisk::new();
     let folder = Folder::new(Arc::new(disk.handle()), "dev", 1);
     folder.ensure_private().unwrap();
@@ -59,7 +60,7 @@ fn now() -> Timestamp {
 
 fn staged(folder: &Folder<SimDisk>, content: &str) -> Staged<SimDisk> {
     let mut staging = folder.stage().unwrap();
-    staging.write(content.as_bytes()).unwrap();
+    staging.write(Bytes::copy_from_slice(content.as_bytes())).unwrap();
     staging.finish(Md5::of(content.as_bytes())).unwrap()
 }
 

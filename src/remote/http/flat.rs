@@ -97,7 +97,7 @@ impl HttpRemote {
         };
         let size = answer.length();
         let version = if self.inner.namespace.is_flat() { 0 } else { answer.version() };
-        let mut body = answer.checked(md5);
+        let mut body = answer.pieces();
         if size.is_some_and(|size| size <= FETCH_WHOLE) {
             let pieces: Vec<_> = body.collect().await;
             body = stream::iter(pieces).boxed();

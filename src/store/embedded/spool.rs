@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
+use tokio::task::JoinHandle;
 
 use super::super::{Incoming, StoreError};
 use super::io_error;
@@ -106,59 +107,73 @@ impl Received {
     }
 }
 
-/// A body on its way in: in memory while it is small, then in a file.
+/// A body on its way in: in memory while it is small, then in a file. One chunk is written and digested, off the
+/// async threads, while the next one comes in.
 pub struct Upload {
     spool: Arc<Spool>,
     size: u64,
     waiting: Vec<u8>,
+    writing: Option<JoinHandle<io::Result<Writer>>>,
+}
+
+struct Writer {
+    file: File,
+    spooled: SpoolFile,
     hasher: Hasher,
-    file: Option<(SpoolFile, File)>,
+}
+
+impl Writer {
+    fn new(spool: &Arc<Spool>) -> io::Result<Self> {
+        let (spooled, file) = spool.create()?;
+        Ok(Self { file, spooled, hasher: Hasher::new() })
+    }
+
+    fn write(mut self, chunk: &[u8]) -> io::Result<Self> {
+        self.file.write_all(chunk)?;
+        self.hasher.update(chunk);
+        Ok(self)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        File::open(&self.spooled.spool.dir)?.sync_all()
+    }
 }
 
 impl Upload {
     pub fn new(spool: Arc<Spool>) -> Self {
-        Self { spool, size: 0, waiting: Vec::new(), hasher: Hasher::new(), file: None }
+        Self { spool, size: 0, waiting: Vec::new(), writing: None }
     }
 
-    /// Writes and digests what waits, off the async threads.
-    async fn flush(self, last: bool) -> Result<Self, StoreError> {
-        let dir = self.spool.dir.clone();
-        blocking(move || self.write(last)).await?.map_err(|e| io_error(&dir, &e))
+    /// Waits for the chunk before, and begins with what waits.
+    async fn flush(&mut self) -> Result<(), StoreError> {
+        let writer = self.written().await?;
+        let chunk = std::mem::replace(&mut self.waiting, Vec::with_capacity(CHUNK));
+        let spool = self.spool.clone();
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            let writer = writer.map_or_else(|| Writer::new(&spool), Ok)?;
+            writer.write(&chunk)
+        }));
+        Ok(())
     }
 
-    fn write(mut self, last: bool) -> io::Result<Self> {
-        if self.file.is_none() {
-            self.file = Some(self.spool.create()?);
-        }
-        if let Some((_, file)) = &mut self.file {
-            file.write_all(&self.waiting)?;
-            self.hasher.update(&self.waiting);
-            self.waiting.clear();
-            if last {
-                file.sync_all()?;
-                File::open(&self.spool.dir)?.sync_all()?;
-            }
-        }
-        Ok(self)
+    /// The file, with all that was flushed in it; `None` when nothing was.
+    async fn written(&mut self) -> Result<Option<Writer>, StoreError> {
+        let Some(writing) = self.writing.take() else { return Ok(None) };
+        let written = writing.await.map_err(|_| StoreError::Closed)?;
+        written.map(Some).map_err(|e| io_error(&self.spool.dir, &e))
     }
 
     /// The body, durable where it is a file.
     pub async fn finish(mut self) -> Result<Received, StoreError> {
-        if self.file.is_none() && self.waiting.len() <= INLINE_MAX {
-            self.hasher.update(&self.waiting);
-            return Ok(Received {
-                md5: self.hasher.finish(),
-                size: self.size,
-                content: Content::Inline(self.waiting.into()),
-            });
+        if self.writing.is_none() && self.waiting.len() <= INLINE_MAX {
+            return Ok(Received::inline(self.waiting.into()));
         }
-        let done = self.flush(true).await?;
-        match done.file {
-            Some((file, _)) => {
-                Ok(Received { md5: done.hasher.finish(), size: done.size, content: Content::File(file) })
-            }
-            None => Err(StoreError::Closed),
-        }
+        self.flush().await?;
+        let writer = self.written().await?.ok_or(StoreError::Closed)?;
+        let synced = blocking(move || writer.sync().map(|()| writer)).await?;
+        let Writer { spooled, hasher, .. } = synced.map_err(|e| io_error(&self.spool.dir, &e))?;
+        Ok(Received { md5: hasher.finish(), size: self.size, content: Content::File(spooled) })
     }
 }
 
@@ -167,8 +182,7 @@ impl Incoming for Upload {
         self.size += piece.len() as u64;
         self.waiting.extend_from_slice(&piece);
         if self.waiting.len() >= CHUNK {
-            let taken = std::mem::replace(self, Self::new(self.spool.clone()));
-            *self = taken.flush(false).await?;
+            self.flush().await?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use tokio::sync::broadcast;
 use super::{
     BACKLOG, Changes, Deleted, Expect, Got, Index, Meta, Placed, Put, Record, State, Store, StoreError, Swept, Version,
 };
+use crate::failpoint;
 use crate::path::RelPath;
 
 mod blobs;
@@ -231,6 +232,7 @@ impl Store for S3 {
             let bucket = &inner.blobs.bucket;
             let landing = bucket.put(&key, expected.as_deref(), &described, &Content::Inline(content)).await?;
             if matches!(landing, Landing::Landed(_)) {
+                failpoint::pass("s3-record-written");
                 return Ok(true);
             }
             // The reply may have been lost after it landed.

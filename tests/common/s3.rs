@@ -24,6 +24,7 @@ use s3s::dto::{
 };
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3 as S3Api, S3Request, S3Response, S3Result, s3_error};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -188,6 +189,41 @@ pub fn options(endpoint: &str, access: &str, secret: &str, bucket: &str, prefix:
         clock,
         ..Options::new(bucket, access, secret.to_owned().into(), spool)
     }
+}
+
+/// Whether index and blobs say the same, both read from the bucket itself.
+pub fn difference(server: &Server, prefix: &str) -> Vec<String> {
+    let index = server.object(&format!("{prefix}/.sync-index.json"));
+    let files: BTreeMap<String, Value> = match index {
+        None => BTreeMap::new(),
+        Some(index) => {
+            serde_json::from_value(serde_json::from_slice::<Value>(&index.body).unwrap()["files"].take()).unwrap()
+        }
+    };
+    let mut differences = Vec::new();
+    let mut blobs = 0;
+    for key in server.keys() {
+        let Some(name) = key.strip_prefix(&format!("{prefix}/")) else { continue };
+        if name.ends_with(".sync-index.json") || name.starts_with(".memsync/") {
+            continue;
+        }
+        blobs += 1;
+        let stored = server.object(&key).unwrap();
+        let is = |field: &str| stored.metadata.get(field).cloned();
+        let entry = files.get(name).cloned().unwrap_or(Value::Null);
+        let told = (
+            entry["md5"].as_str().map(str::to_owned),
+            entry["is_deleted"].as_bool().map(|b| b.to_string()),
+            entry["version"].as_u64().map(|v| v.to_string()),
+        );
+        if told != (is("content-md5"), is("is-deleted"), is("version")) {
+            differences.push(format!("{name}: the index has {entry}, the blob {:?}", stored.metadata));
+        }
+    }
+    if files.len() > blobs {
+        differences.push(format!("{} entries for {blobs} blobs", files.len()));
+    }
+    differences
 }
 
 async fn accept(listener: TcpListener, service: S3Service, inside: Arc<Inside>) {

@@ -8,8 +8,7 @@ use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::store::{Deleted, Expect, Got, Incoming, Meta, Put, S3, Store, Swept, system_clock};
 
-use super::s3::difference;
-use super::server::{Quirks, Server, Stored};
+use super::server::{Quirks, Server, Stored, difference};
 use super::{Holds, New, clock, content, delete, index, large, path, put, read, written};
 
 const DAY: u64 = 24 * 3600 * 1000;

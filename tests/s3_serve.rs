@@ -1,8 +1,7 @@
 //! `memsync serve` and `memsync reindex` with a bucket, as the real program, against an S3 in this process.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,16 +13,11 @@ use memsync::store::{Embedded, Expect, Got, Store, system_clock};
 mod proxy;
 #[path = "common/s3.rs"]
 mod s3;
+#[path = "common/serving.rs"]
+mod serving;
 
 use s3::{Server, Stored};
-
-fn memsync(home: &Path, server: &Server) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin("memsync"));
-    command.env_clear().env("MEMSYNC_HOME", home).env("MEMSYNC_TOKEN", proxy::TOKEN);
-    command.env("S3_BUCKET", s3::BUCKET).env("S3_ENDPOINT_URL", server.endpoint());
-    command.env("AWS_ACCESS_KEY_ID", s3::ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", s3::SECRET_KEY);
-    command
-}
+use serving::{Serving, memsync};
 
 async fn said(mut command: Command) -> (i32, String) {
     let out = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -31,52 +25,17 @@ async fn said(mut command: Command) -> (i32, String) {
     (out.status.code().unwrap(), String::from_utf8(text).unwrap())
 }
 
-/// A proxy as a process of its own.
-struct Serving {
-    child: Child,
-    addr: std::net::SocketAddr,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-async fn serve(home: &Path, server: &Server) -> Serving {
-    let log = home.join("serve.log");
-    let mut command = memsync(home, server);
-    command.args(["serve", "--listen", "127.0.0.1:0"]).stderr(Stdio::from(std::fs::File::create(&log).unwrap()));
-    let child = command.spawn().unwrap();
-    let mut serving = Serving { child, addr: std::net::SocketAddr::from(([127, 0, 0, 1], 0)) };
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let text = std::fs::read_to_string(&log).unwrap();
-        if let Some((_, rest)) = text.split_once("serving s3://notes/memory at http://") {
-            let addr = rest.split_whitespace().next().unwrap().parse();
-            if let Ok(addr) = addr {
-                serving.addr = addr;
-                return serving;
-            }
-        }
-        assert!(Instant::now() < deadline, "it never served:\n{text}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     let server = Server::start().await;
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let first = serve(one.path(), &server).await;
-    let mut client = proxy::Client::connect(first.addr).await;
+    let first = Serving::start(one.path(), &server, &[]).await;
+    let mut client = first.client().await;
     let health = client.get("/health").await.json();
     let capabilities = health["capabilities"].as_array().unwrap().clone();
     assert!(capabilities.contains(&"index-etag".into()), "{health}");
     assert!(!capabilities.contains(&"strong-index".into()) && !capabilities.contains(&"delta".into()), "{health}");
-
+    assert!(capabilities.contains(&"versions".into()), "{health}");
     assert_eq!(client.put("/blob/topics/a%20b.md", "new", b"hello").await.status, 201);
     assert_eq!(client.put("/blob/gone.md", "new", b"gone").await.status, 201);
     assert_eq!(client.delete("/blob/gone.md").await.status, 204);
@@ -86,12 +45,15 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     assert_eq!(client.send("GET", "/sync", &[("If-None-Match", &etag)], b"").await.status, 304);
 
     // Beside it another proxy on the same bucket: what one takes the other has.
-    let second = serve(two.path(), &server).await;
-    let mut other = proxy::Client::connect(second.addr).await;
+    let second = Serving::start(two.path(), &server, &[]).await;
+    let mut other = second.client().await;
     assert_eq!(other.get("/blob/topics/a%20b.md").await.body, b"hello");
     assert_eq!(other.put("/blob/topics/a%20b.md", &proxy::md5(b"hello"), b"changed").await.status, 200);
     assert_eq!(client.put("/blob/topics/a%20b.md", &proxy::md5(b"hello"), b"late").await.status, 412);
     assert_ne!(client.get("/sync").await.header("etag").unwrap(), etag);
+    let kept = client.get("/versions/topics/a%20b.md").await.json();
+    let earlier = format!("/blob/topics/a%20b.md?version={}", kept["versions"][1]["version"]);
+    assert_eq!(other.get(&earlier).await.body, b"hello", "what one replaced the other gives back");
     drop(first);
     let large = vec![7; 5_000_000];
     assert_eq!(other.put("/blob/large.bin", "new", &large).await.status, 201);
@@ -101,6 +63,24 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     let store = server.store("memory", system_clock()).await;
     assert_eq!(store.index("", 0).await.unwrap().entries.len(), 3);
     assert_eq!(std::fs::read_dir(two.path().join("proxy/spool")).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// With credentials for the prefix alone there are no versions, and the proxy says so instead of forgetting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_kept_is_not_promised() {
+    let server = Server::start_with(s3::Quirks { only_below: Some("memory/"), ..s3::Quirks::default() }).await;
+    let home = tempfile::tempdir().unwrap();
+    let serving = Serving::start(home.path(), &server, &[]).await;
+    let mut client = serving.client().await;
+    let health = client.get("/health").await.json();
+    assert!(!health["capabilities"].as_array().unwrap().contains(&"versions".into()), "{health}");
+    let due = [("Content-MD5", "new"), ("X-Memsync-Expires", "2099-01-01T00:00:00Z")];
+    let refused = client.send("PUT", "/blob/due.md", &due, b"due").await;
+    assert_eq!((refused.status, refused.json()["error_code"].as_str()), (400, Some("INVALID_HEADER")));
+    assert_eq!(client.get("/blob/due.md").await.status, 404);
+    assert_eq!(client.put("/blob/due.md", "new", b"due").await.status, 201);
+    let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
+    assert!(log.contains("memory.memsync/") && log.contains("no earlier versions are kept"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,8 +166,7 @@ async fn a_proxy_tells_of_what_another_wrote_to_the_bucket() {
     let etag = reader.get("/sync").await.header("etag").unwrap().to_owned();
 
     assert_eq!(writer.put("/blob/a.md", "new", b"a").await.status, 201);
-    let told = flat.until("\"path\":\"a.md\"}").await;
-    assert!(!told.contains("before.md"), "only what is new: {told}");
+    flat.until("\"path\":\"a.md\"}").await;
     let index = reader.send("GET", "/sync", &[("If-None-Match", &etag)], b"").await;
     assert_eq!((index.status, &index.json()["files"]["a.md"]["size"]), (200, &1.into()));
     assert_eq!(reader.get("/blob/a.md").await.body, b"a");

@@ -69,7 +69,8 @@ pub async fn post<S: Store>(
     if frames.iter().any(|(head, _)| head.op != "get") {
         caller.may(Access::Write, ns)?;
     }
-    let meta = caller.sign(Meta { content_type: None, ..versions::told(&head.headers)? });
+    let told = versions::told(&head.headers, proxy.store.keeps_versions())?;
+    let meta = caller.sign(Meta { content_type: None, ..told });
     let mut room = MAX_BYTES.saturating_sub(frames.iter().map(|(head, _)| HEAD_ROOM + 6 * head.path.len()).sum());
     let mut answers: Vec<Option<Frame>> = frames.iter().map(|_| None).collect();
     let (mut gets, mut writes, mut asked) = (Vec::new(), Vec::new(), Vec::new());

@@ -60,7 +60,7 @@ pub async fn put<S: Store>(
 ) -> Result<Answer, Refusal> {
     let (head, body) = request.into_parts();
     let precondition = precondition(&head.headers)?;
-    let meta = caller.sign(versions::told(&head.headers)?);
+    let meta = caller.sign(versions::told(&head.headers, proxy.store.keeps_versions())?);
     let incoming = proxy.store.incoming();
     let (body, _room) = content(proxy, caller, ns, path, &head.headers, body, incoming).await?;
     let provided = || Provided::Md5(precondition.to_string());
@@ -177,7 +177,7 @@ pub async fn delete<S: Store>(
 ) -> Result<Answer, Refusal> {
     let expected = headers.get(IF_MATCH).map(|value| if_match(value).ok_or(Refusal::BadPrecondition("If-Match")));
     let expected = expected.transpose()?;
-    let meta = caller.sign(versions::told(headers)?);
+    let meta = caller.sign(versions::told(headers, proxy.store.keeps_versions())?);
     match proxy.store.delete(ns, path, expected.map(Expect::Md5), meta).await? {
         Deleted::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
         Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry)),

@@ -69,9 +69,9 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, id: &str) -> Answer {
         capability::EVENTS,
         capability::HTTP_PRECONDITIONS,
         capability::ENCODED_SLASH,
-        capability::VERSIONS,
         capability::BATCH,
     ];
+    let versions = proxy.store.keeps_versions().then_some(capability::VERSIONS);
     let (code, status, storage, detail) = match proxy.checkup.found(proxy, id).await {
         Ok(()) => (StatusCode::OK, "ok", "connected", None),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, "error", "disconnected", Some(why)),
@@ -81,7 +81,7 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, id: &str) -> Answer {
     let health = Health {
         status: status.to_owned(),
         storage: storage.to_owned(),
-        capabilities: capabilities.iter().chain(strong).map(|c| (*c).to_owned()).collect(),
+        capabilities: capabilities.iter().chain(strong).chain(versions.as_ref()).map(|c| (*c).to_owned()).collect(),
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         detail,
         warnings: warnings.into_iter().collect(),

@@ -221,6 +221,32 @@ impl Bucket {
         }
     }
 
+    /// Has the store copy an object with its metadata, over whatever is at `to`. False: there is nothing at `from`.
+    pub async fn copy(&self, from: &Key, to: &Key) -> Result<bool, StoreError> {
+        match self.reads.copy(from, to).await {
+            Ok(()) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
+    /// [`Bucket::copy`], for finding out whether it works: `None` where the store never will do it.
+    pub async fn try_copy(&self, from: &Key, to: &Key) -> Result<Option<bool>, StoreError> {
+        match self.reads.copy(from, to).await {
+            Ok(()) => Ok(Some(true)),
+            Err(Error::NotFound { .. }) => Ok(Some(false)),
+            Err(e) => {
+                let never = matches!(
+                    e,
+                    Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotImplemented { .. }
+                );
+                let text = e.to_string();
+                let words = ["AccessDenied", "NotImplemented", "MethodNotAllowed"];
+                if never || words.iter().any(|word| text.contains(word)) { Ok(None) } else { Err(failed(&e)) }
+            }
+        }
+    }
+
     /// Everything below `folder`, in no order; `None` is the whole bucket.
     pub fn list(&self, folder: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
         self.reads.list(folder).map_err(|e| failed(&e)).boxed()

@@ -34,6 +34,8 @@ pub enum Refusal {
         limit: u64,
         used: u64,
     },
+    /// A name that crosses the border between two namespaces; says which.
+    Border(String),
     NoSuchRoute,
     /// The methods there are, for `Allow`.
     Method(&'static str),
@@ -116,7 +118,10 @@ impl From<NamespaceError> for Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(e: StoreError) -> Self {
-        Self::Store(e)
+        match e {
+            StoreError::Elsewhere { .. } | StoreError::Occupied { .. } => Self::Border(e.to_string()),
+            other => Self::Store(other),
+        }
     }
 }
 
@@ -167,6 +172,7 @@ impl Refusal {
                 "TOO_MANY_REQUESTS",
                 "too many requests, or too many tokens that were not valid; wait, then try again",
             ),
+            Self::Border(detail) => told(StatusCode::CONFLICT, "OTHER_NAMESPACE", detail, None),
             Self::NoSuchRoute => plain(StatusCode::NOT_FOUND, "NO_SUCH_ROUTE", "there is nothing at this address"),
             Self::Method(allowed) => {
                 let detail = format!("this address answers {allowed}");

@@ -22,6 +22,7 @@ use crate::failpoint;
 use crate::path::RelPath;
 
 mod blobs;
+mod borders;
 mod bucket;
 mod earlier;
 mod expiry;
@@ -41,6 +42,7 @@ pub use reindex::Mended;
 pub use spool::Upload;
 
 use blobs::Blobs;
+use borders::Borders;
 use bucket::{Bucket, Fetched, Landing, whole};
 use inner::{Inner, entry, state};
 use layout::{Described, Layout};
@@ -85,6 +87,7 @@ impl S3 {
             cursor: Arc::default(),
             clock: options.clock.clone(),
             place,
+            borders: Borders::default(),
         })))
     }
 

@@ -61,6 +61,7 @@ fn scans(c: &mut Criterion) {
     let options = || ScanOptions {
         same_rules: true,
         max_file_size: u64::MAX,
+        unread: &|_, _| false,
         ignored: &ignored,
         threads: 2,
         now_ns: i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap(),

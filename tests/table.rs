@@ -322,6 +322,7 @@ impl Setting {
             ignored: Arc::new(|_: &str, _: bool| false),
             options: EngineOptions {
                 max_file_size: 1 << 20,
+                unread_from: u64::MAX,
                 max_delete: 0.5,
                 concurrency: 1,
                 batch: BatchOptions { from: 1, ..BatchOptions::default() },

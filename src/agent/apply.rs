@@ -4,7 +4,7 @@
 //! the base by the batch.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -12,11 +12,11 @@ use futures::StreamExt;
 use crate::digest::Md5;
 use crate::disk::Disk;
 use crate::failpoint;
-use crate::local::source::FileSource;
+use crate::local::source::{Digested, FileSource};
 use crate::local::stage::Staged;
 use crate::local::{Folder, Move};
 use crate::path::RelPath;
-use crate::remote::{Answer, Blob, Deleted, Got, IndexEntry, Outgoing, Put, Remote, RemoteError, Source};
+use crate::remote::{Answer, Blob, Deleted, Got, IndexEntry, Outgoing, Promised, Put, Remote, RemoteError, Source};
 use crate::sync::{Action, Base, Precondition, Step, Unknown};
 
 /// Compare-and-swap attempts for one path in one cycle (invariant 12).
@@ -32,6 +32,8 @@ pub enum Done<D: Disk> {
     Forget,
     /// Both sides hold this content; once the local file is durable, base := it.
     Agreed { md5: Md5, version: u64, uploaded: bool },
+    /// The same, of a file that was digested while it went up.
+    Read { digested: Digested, version: u64 },
     /// A change to the folder; once it is made, base := this.
     Move { step: Box<Move<D>>, base: Base, version: u64 },
 }
@@ -83,6 +85,14 @@ impl<F: crate::disk::DiskFile> Source for Upload<F> {
     }
 }
 
+/// A file that is gone is for the next scan.
+fn unreadable(e: io::Error) -> StepError {
+    match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput => StepError::Changed,
+        _ => StepError::Local(e),
+    }
+}
+
 /// Passed before an upload is sent, in whatever way.
 pub(super) fn before_upload() {
     failpoint::pass("upload.before");
@@ -127,6 +137,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
             Action::Upload { local, precondition, tombstone } => {
                 self.upload(local, precondition, self.version_for(precondition), tombstone).await
             }
+            Action::UploadUnread => self.upload_unread().await,
             Action::Conflict { local, base } => self.conflict(local, base).await,
             Action::Obey { local, base, tombstone } => self.obey(local, base, tombstone).await,
             Action::DeleteRemote { base } => self.delete(base).await,
@@ -323,16 +334,34 @@ impl<D: Disk, R: Remote> Work<D, R> {
         Ok(Done::Nothing)
     }
 
+    /// Row 4 for a file that nobody has read yet. Whatever stands in its way is decided by its digest: then the scan reads
+    /// it first.
+    async fn upload_unread(&self) -> Result<Done<D>, StepError> {
+        before_upload();
+        let digested = Arc::new(OnceLock::new());
+        let told = digested.clone();
+        let source = self.folder.unread_source(&self.at, told.clone()).map_err(unreadable)?;
+        let md5 = Promised::AtTheEnd(Arc::new(move || told.get().map(|d: &Digested| d.md5)));
+        let body = Outgoing { md5, size: source.size(), source: Box::new(Upload(source)) };
+        let answer = self.send(Precondition::New, 0, body).await?;
+        failpoint::pass("upload.acknowledged");
+        match (answer, digested.get()) {
+            (Put::Stored { version }, Some(digested)) => Ok(Done::Read { digested: *digested, version }),
+            _ => Err(StepError::Changed),
+        }
+    }
+
     fn listed_tombstone(&self) -> u64 {
         self.listed.filter(|e| e.is_deleted).map_or(0, |e| e.version)
     }
 
     async fn put(&self, local: Md5, precondition: Precondition, version: u64) -> Result<Put, StepError> {
-        let source = self.folder.source(&self.at, local).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput => StepError::Changed,
-            _ => StepError::Local(e),
-        })?;
-        let body = Outgoing { md5: local, size: source.size(), source: Box::new(Upload(source)) };
+        let source = self.folder.source(&self.at, local).map_err(unreadable)?;
+        let md5 = Promised::Known(local);
+        self.send(precondition, version, Outgoing { md5, size: source.size(), source: Box::new(Upload(source)) }).await
+    }
+
+    async fn send(&self, precondition: Precondition, version: u64, body: Outgoing) -> Result<Put, StepError> {
         match self.remote.put(self.path(), precondition, version, body).await {
             // The source checks itself; what it refuses is a file that is being written.
             Err(RemoteError::Source(_)) => Err(StepError::Changed),

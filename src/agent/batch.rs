@@ -13,7 +13,7 @@ use crate::disk::Disk;
 use crate::local::source::FileSource;
 use crate::local::{Folder, Found};
 use crate::path::RelPath;
-use crate::remote::{Answer, Ask, Outgoing, Remote, RemoteError, Source};
+use crate::remote::{Answer, Ask, Outgoing, Promised, Remote, RemoteError, Source};
 use crate::sync::{Action, Local, Step};
 
 use super::World;
@@ -147,7 +147,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
             Action::Upload { local, precondition, .. } => {
                 let (folder, at) = (self.folder.clone(), self.at.clone());
                 let source = Box::new(Later { folder, at, md5: local, size, open: None });
-                let body = Outgoing { md5: local, size, source };
+                let body = Outgoing { md5: Promised::Known(local), size, source };
                 before_upload();
                 Ask::Put { precondition, version: self.version_for(precondition), body }
             }

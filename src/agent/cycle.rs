@@ -11,7 +11,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use crate::digest::Md5;
 use crate::disk::Disk;
 use crate::failpoint;
-use crate::local::scan::ScanStats;
+use crate::local::scan::{ScanStats, settled};
+use crate::local::source::Digested;
 use crate::local::{Found, Move, Moved, Scope, Touched};
 use crate::path::RelPath;
 use crate::remote::{IndexEntry, Remote};
@@ -68,6 +69,20 @@ impl Report {
     /// Whether the cycle changed anything on either side.
     pub fn wrote(&self) -> bool {
         self.uploaded + self.downloaded + self.deleted_remote + self.trashed + self.conflicts.len() > 0
+    }
+}
+
+/// Content that did not get to the proxy: what is deleted there waits for it, it may have been renamed to it.
+#[derive(Default)]
+struct NotUploaded {
+    contents: BTreeSet<Md5>,
+    /// There is some that nobody has read.
+    unread: bool,
+}
+
+impl NotUploaded {
+    fn may_be(&self, md5: Md5) -> bool {
+        self.unread || self.contents.contains(&md5)
     }
 }
 
@@ -153,7 +168,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let pending: BTreeSet<&RelPath> = plan.steps.iter().filter(open).map(|s| &s.path).collect();
         self.approved.retain(|p| pending.contains(p));
         let deleting = plan.steps.iter().any(|s| s.action.deletes().is_some());
-        let mut skipped = BTreeSet::new();
+        let mut skipped = NotUploaded::default();
         let mut resting = BTreeSet::new();
         for step in &plan.steps {
             let Action::Skip(why) = &step.action else { continue };
@@ -161,10 +176,16 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Unknown::Vanished => report.again = true,
                 // It waits for a file that is being written, or for a deletion; one that is held takes a person.
                 Unknown::Changing => report.again |= deleting || self.is_changing(&step.path),
+                // It is no longer as new as it was when it was scanned.
+                Unknown::Unread => {
+                    self.look_again(&step.path);
+                    skipped.unread = true;
+                    report.again = true;
+                }
                 Unknown::Quarantined(_) => {
                     resting.insert(step.path.clone());
                     if let Some(Found { local: Local::File(md5), .. }) = self.tree.found().get(&step.path) {
-                        skipped.insert(*md5);
+                        skipped.contents.insert(*md5);
                     }
                 }
                 Unknown::Clash(_) | Unknown::Collides(_) | Unknown::TooLarge(_) => {
@@ -184,8 +205,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.progress.done.store(0, Ordering::Relaxed);
         self.progress.steps.store(first.len() + last.len(), Ordering::Relaxed);
         let not_uploaded = self.run_steps(first, &mut report).await?;
-        let waits =
-            |s: &Step, on: &BTreeSet<Md5>| matches!(s.action, Action::DeleteRemote { base } if on.contains(&base));
+        let waits = |s: &Step, on: &NotUploaded| matches!(s.action, Action::DeleteRemote { base } if on.may_be(base));
         let (held_back, last): (VecDeque<Step>, VecDeque<Step>) =
             last.into_iter().partition(|s| waits(s, &not_uploaded) || waits(s, &skipped));
         report.again |= held_back.iter().any(|s| waits(s, &not_uploaded));
@@ -200,9 +220,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// Runs steps side by side and commits them by the batch. Returns the content whose upload came to nothing.
-    async fn run_steps(&mut self, steps: VecDeque<Step>, report: &mut Report) -> Result<BTreeSet<Md5>, CycleError> {
+    async fn run_steps(&mut self, steps: VecDeque<Step>, report: &mut Report) -> Result<NotUploaded, CycleError> {
         let mut queue = self.queue(steps);
-        let mut not_uploaded = BTreeSet::new();
+        let mut not_uploaded = NotUploaded::default();
         let mut flying = FuturesUnordered::new();
         let mut batch = Batch::default();
         let mut ended: Option<CycleError> = None;
@@ -237,7 +257,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             match result {
                 Ok(done) => {
                     if let (Action::Upload { local, .. }, Done::Nothing) = (&step.action, &done) {
-                        not_uploaded.insert(*local);
+                        not_uploaded.contents.insert(*local);
                         let why = format!("it was changed on the proxy {ATTEMPTS} times under our hands");
                         self.quarantine_step(&step, why, report);
                     }
@@ -248,8 +268,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     }
                 }
                 Err(e) => {
-                    if let Action::Upload { local, .. } = step.action {
-                        not_uploaded.insert(local);
+                    match step.action {
+                        Action::Upload { local, .. } => drop(not_uploaded.contents.insert(local)),
+                        Action::UploadUnread => not_uploaded.unread = true,
+                        _ => {}
                     }
                     if let Some(fatal) = self.failed(&step, e, report) {
                         ended.get_or_insert(fatal);
@@ -297,11 +319,15 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
         let why = match e {
             StepError::Remote(e) if e.ends_cycle() => return Some(CycleError::Remote(e)),
+            // Read first, it has the same failure again if that was not for want of its digest, and rests then.
+            _ if step.action == Action::UploadUnread => {
+                self.read_first.insert(step.path.clone());
+                self.look_again(&step.path);
+                report.again = true;
+                return None;
+            }
             StepError::Changed => {
-                // The next scan must read it again, whatever its stat says.
-                let size = self.tree.found().get(&step.path).map_or(0, |f| f.size);
-                let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size };
-                self.tree.put(step.path.clone(), Some(found));
+                self.look_again(&step.path);
                 report.again = true;
                 return None;
             }
@@ -310,6 +336,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         };
         self.quarantine_step(step, why, report);
         None
+    }
+
+    /// The next scan must read it, whatever its stat says.
+    fn look_again(&mut self, path: &RelPath) {
+        let size = self.tree.found().get(path).map_or(0, |f| f.size);
+        let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size };
+        self.tree.put(path.clone(), Some(found));
     }
 
     fn quarantine_step(&mut self, step: &Step, why: String, report: &mut Report) {
@@ -331,7 +364,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         failpoint::pass("batch.before");
         let mut moves = Vec::new();
         let mut moving = Vec::new();
-        let mut settle = Vec::new();
         let mut agreed = Vec::new();
         let mut changes = Vec::new();
         for (step, done) in batch.done {
@@ -349,22 +381,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
                 Done::Forget => changes.push(Change::Forget(step.path)),
                 Done::Agreed { md5, version, uploaded } => {
-                    self.sent.remove(&step.path);
-                    let at = self.tree.disk_name(&step.path);
-                    settle.push(at.clone());
-                    let found = self.tree.found().get(&step.path);
-                    let stat = found.filter(|f| f.local == Local::File(md5)).and_then(|f| f.stat);
-                    if uploaded {
-                        report.uploaded += 1;
-                        let size = found.map_or(0, |f| f.size);
-                        self.told(&step.path, IndexEntry { md5, size, is_deleted: false, version });
-                        note(report, &step);
-                    } else {
-                        report.adopted += 1;
-                    }
-                    let entry = Entry { base: Base::Synced(md5), stat, version };
-                    agreed.push((at, Change::Set(step.path.clone(), entry)));
-                    self.quarantine.clear(&step.path);
+                    agreed.push(self.agreed(&step, md5, version, uploaded, report));
+                }
+                Done::Read { digested: Digested { md5, stat }, version } => {
+                    // What the upload found out about the file is what a scan would have found.
+                    let known = settled(stat, crate::local::moves::ns(self.world.now()));
+                    let found = Found { local: Local::File(md5), stat: known, size: stat.size };
+                    self.tree.put(step.path.clone(), Some(found));
+                    agreed.push(self.agreed(&step, md5, version, true, report));
                 }
                 Done::Move { step: change, base, version } => {
                     let size = match &*change {
@@ -378,6 +402,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
             }
         }
+        let settle: Vec<String> = agreed.iter().map(|(at, _)| at.clone()).collect();
         let performed = self.folder.perform(moves, &settle, self.world.now()).map_err(|e| {
             self.leftovers = true;
             folder_error("making changes durable")(e)
@@ -397,6 +422,25 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             failpoint::pass("commit.done");
         }
         Ok(())
+    }
+
+    /// Both sides hold this content. Where the file is called what, and what to commit once it is durable.
+    fn agreed(&mut self, step: &Step, md5: Md5, version: u64, uploaded: bool, report: &mut Report) -> (String, Change) {
+        self.sent.remove(&step.path);
+        self.read_first.remove(&step.path);
+        self.quarantine.clear(&step.path);
+        let found = self.tree.found().get(&step.path);
+        let stat = found.filter(|f| f.local == Local::File(md5)).and_then(|f| f.stat);
+        if uploaded {
+            report.uploaded += 1;
+            let size = found.map_or(0, |f| f.size);
+            self.told(&step.path, IndexEntry { md5, size, is_deleted: false, version });
+            note(report, step);
+        } else {
+            report.adopted += 1;
+        }
+        let entry = Entry { base: Base::Synced(md5), stat, version };
+        (self.tree.disk_name(&step.path), Change::Set(step.path.clone(), entry))
     }
 
     /// What we wrote to the proxy ourselves. In the index that is held it must show at once: if others undo it before the
@@ -474,7 +518,7 @@ pub fn verb(action: &Action) -> &'static str {
     match action {
         Action::Download { .. } | Action::Replace { .. } => "download",
         Action::RecordSeen { .. } => "record",
-        Action::Upload { .. } | Action::Probe { .. } => "upload",
+        Action::Upload { .. } | Action::UploadUnread | Action::Probe { .. } => "upload",
         Action::Adopt { .. } => "adopt",
         Action::Conflict { .. } => "conflict",
         Action::Obey { .. } => "trash",

@@ -29,6 +29,8 @@ pub type Ignored = Arc<dyn Fn(&str, bool) -> bool + Send + Sync>;
 pub struct EngineOptions {
     /// Bytes; larger files take no part.
     pub max_file_size: u64,
+    /// Bytes; new files from this size on are read once, while they are uploaded.
+    pub unread_from: u64,
     /// Share of the tracked files that may be deleted on one side without asking.
     pub max_delete: f64,
     /// Requests in flight.
@@ -95,6 +97,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) quarantine: Quarantine,
     /// Uploads whose reply was lost: what they held.
     pub(super) sent: BTreeMap<RelPath, Md5>,
+    /// New files that could not be uploaded unread: the scan reads them.
+    pub(super) read_first: BTreeSet<RelPath>,
     pub(super) approved: BTreeSet<RelPath>,
     pub(super) held: Vec<Held>,
     pub(super) reset: Option<Halt>,
@@ -162,6 +166,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             open: Touched::Everywhere,
             quarantine: Quarantine::default(),
             sent: BTreeMap::new(),
+            read_first: BTreeSet::new(),
             approved: BTreeSet::new(),
             held: Vec::new(),
             reset: None,
@@ -294,12 +299,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         for step in self.plan(&self.open).steps {
             match step.action {
                 _ if held.contains(&step.path) => {}
-                Action::Upload { .. } | Action::Probe { .. } => pending.upload += 1,
+                Action::Upload { .. } | Action::UploadUnread | Action::Probe { .. } => pending.upload += 1,
                 Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => pending.download += 1,
                 Action::DeleteRemote { .. } | Action::Obey { .. } | Action::Skip(Unknown::Vanished) => {
                     pending.delete += 1;
                 }
-                Action::Skip(Unknown::Quarantined(_) | Unknown::Changing) => pending.upload += 1,
+                Action::Skip(Unknown::Quarantined(_) | Unknown::Changing | Unknown::Unread) => pending.upload += 1,
                 Action::RecordSeen { .. } | Action::Adopt { .. } | Action::Skip(_) => {}
             }
         }

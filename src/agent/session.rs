@@ -216,9 +216,13 @@ fn ignored(rules: &Arc<SharedRules>) -> Ignored {
     Arc::new(move |path: &str, is_dir: bool| rules.get().ignored(path, is_dir))
 }
 
+/// Bytes. Reading a file of this size once less is worth that its digest is known late.
+const UNREAD_FROM: u64 = 8 * 1024 * 1024;
+
 fn engine_options(setup: &FolderSetup, fold: bool) -> EngineOptions {
     EngineOptions {
         max_file_size: setup.max_file_size,
+        unread_from: UNREAD_FROM,
         max_delete: setup.max_delete,
         concurrency: setup.concurrency,
         batch: BatchOptions::default(),

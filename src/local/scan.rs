@@ -28,6 +28,8 @@ const COARSE_TICK_NS: i64 = 2_000_000_000;
 pub struct ScanOptions<'a> {
     /// Bytes; larger files take no part.
     pub max_file_size: u64,
+    /// Whether a file of this size, in bytes, that is new or changed need not be read yet ([`Unknown::Unread`]).
+    pub unread: &'a (dyn Fn(&RelPath, u64) -> bool + Sync),
     /// Whether a path (as it is called on the disk) is ignored.
     pub ignored: &'a (dyn Fn(&str, bool) -> bool + Sync),
     /// `ignored` says what it said when the tree was last scanned whole: what is known and unchanged is not ignored.
@@ -366,6 +368,10 @@ impl<D: Disk> Walk<'_, D> {
             Ok(path) => path,
             Err(e) => return self.unknown(name, Unknown::Name(e.to_string()), batch),
         };
+        if !just_made && (self.options.unread)(&path, meta.size) {
+            let found = Found { local: Local::Unknown(Unknown::Unread), stat: None, size: meta.size };
+            return batch.items.push(Item { path, disk_name: name, found });
+        }
         let found = match source::digest(self.disk, &name, buf) {
             Ok(Some(_)) if just_made => Found { local: Local::Unknown(Unknown::Changing), stat: None, size: 0 },
             Ok(Some(Digested { md5, stat })) => {

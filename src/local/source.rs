@@ -1,6 +1,7 @@
 //! Reading a user's file: whole, or not at all (invariant 10).
 
 use std::io;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -13,6 +14,7 @@ use super::Folder;
 pub const CHUNK: usize = 256 * 1024;
 
 /// A file's content as it was read, and the stat that proves it whole.
+#[derive(Debug, Clone, Copy)]
 pub struct Digested {
     pub md5: Md5,
     pub stat: Stat,
@@ -44,11 +46,18 @@ pub fn digest<D: Disk>(disk: &D, path: &str, buf: &mut Vec<u8>) -> io::Result<Op
     Ok((before == after && size == before.size).then(|| Digested { md5: hasher.finish(), stat: after }))
 }
 
+/// What the content of a [`FileSource`] has to be.
+enum Expected {
+    Content(Md5),
+    /// Whatever stands there, if it stays as it is while it is read: it had this stat.
+    Whole(Stat, Arc<OnceLock<Digested>>),
+}
+
 /// The content of one file on its way up. It holds its last piece back until the whole is known to be what was
 /// promised, so that a torn read never becomes a version on the server.
 pub struct FileSource<F: DiskFile> {
     file: F,
-    expected: Md5,
+    expected: Expected,
     size: u64,
     read: u64,
     hasher: Option<Hasher>,
@@ -62,7 +71,18 @@ impl<D: Disk> Folder<D> {
     pub fn source(&self, path: &str, expected: Md5) -> io::Result<FileSource<D::File>> {
         let file = self.disk.open(path)?;
         let size = file.meta()?.size;
-        Ok(FileSource { file, expected, size, read: 0, hasher: Some(Hasher::new()) })
+        Ok(FileSource { file, expected: Expected::Content(expected), size, read: 0, hasher: Some(Hasher::new()) })
+    }
+
+    /// Opens `path` for an upload that digests it; `told` gets the digest with the last piece.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub fn unread_source(&self, path: &str, told: Arc<OnceLock<Digested>>) -> io::Result<FileSource<D::File>> {
+        let file = self.disk.open(path)?;
+        let stat = Stat::from(&file.meta()?);
+        let expected = Expected::Whole(stat, told);
+        Ok(FileSource { file, expected, size: stat.size, read: 0, hasher: Some(Hasher::new()) })
     }
 }
 
@@ -92,8 +112,15 @@ impl<F: DiskFile> FileSource<F> {
         hasher.update(&piece);
         self.read += want as u64;
         if self.read == self.size {
-            let whole = self.hasher.take().map(Hasher::finish);
-            if whole != Some(self.expected) {
+            let Some(md5) = self.hasher.take().map(Hasher::finish) else { return Ok(None) };
+            let as_promised = match &self.expected {
+                Expected::Content(expected) => md5 == *expected,
+                Expected::Whole(before, told) => {
+                    let after = Stat::from(&self.file.meta()?);
+                    after == *before && told.set(Digested { md5, stat: after }).is_ok()
+                }
+            };
+            if !as_promised {
                 return Err(changed());
             }
             if piece.is_empty() {

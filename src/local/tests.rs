@@ -37,8 +37,15 @@ pub(super) fn folder() -> (SimDisk, Folder<SimDisk>) {
 
 fn scan(folder: &Folder<SimDisk>, tree: &mut Tree, scope: &Scope, now_ns: i64) -> ScanStats {
     let ignored = |path: &str, _: bool| path == "ignored";
-    let options =
-        ScanOptions { max_file_size: 100, ignored: &ignored, same_rules: false, threads: 2, now_ns, stop: &|| false };
+    let options = ScanOptions {
+        max_file_size: 100,
+        unread: &|_, _| false,
+        ignored: &ignored,
+        same_rules: false,
+        threads: 2,
+        now_ns,
+        stop: &|| false,
+    };
     folder.scan(tree, scope, &options).unwrap()
 }
 

@@ -157,8 +157,9 @@ impl Tree {
     /// Why nothing is known of a path that the scan did not find: something above it could not be looked into.
     pub fn unknown_above(&self, path: &RelPath) -> Option<Unknown> {
         path.ancestors().find_map(|a| match self.found.get(a) {
+            // A file of unknown content is a file: nothing is below it.
+            Some(Found { local: Local::Unknown(Unknown::Unread) | Local::File(_), .. }) | None => None,
             Some(Found { local: Local::Unknown(why), .. }) => Some(why.clone()),
-            _ => None,
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -108,9 +109,27 @@ pub trait Source: Send {
     fn next(&mut self) -> io::Result<Option<Bytes>>;
 }
 
+/// The digest of a body on its way up.
+#[derive(Clone)]
+pub enum Promised {
+    Known(Md5),
+    /// The source knows it once it has given its last piece.
+    AtTheEnd(Arc<dyn Fn() -> Option<Md5> + Send + Sync>),
+}
+
+impl Promised {
+    /// `None`: not known yet.
+    pub fn get(&self) -> Option<Md5> {
+        match self {
+            Self::Known(md5) => Some(*md5),
+            Self::AtTheEnd(tell) => tell(),
+        }
+    }
+}
+
 /// What to upload.
 pub struct Outgoing {
-    pub md5: Md5,
+    pub md5: Promised,
     /// Bytes.
     pub size: u64,
     pub source: Box<dyn Source>,

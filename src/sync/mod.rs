@@ -34,6 +34,8 @@
 //! | 19 | B | L | t | upload \[new\] (an edit beats a delete) |
 //! | 20 | any | ? | any | skip, report the problem |
 //!
+//! Row 4 holds for a large new file that nobody has read yet, too: its digest is found while it is uploaded.
+//!
 //! [`reconcile()`] is this table, one arm a row. [`safety`] holds the gates.
 
 pub mod plan;

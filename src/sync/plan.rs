@@ -23,6 +23,9 @@ pub enum Action {
     RecordSeen { tombstone: Md5 },
     /// Rows 4, 8, 16, 19. `tombstone`: what to send after a 412 to [`Precondition::New`].
     Upload { local: Md5, precondition: Precondition, tombstone: Option<Md5> },
+    /// Row 4 for a file that is digested while it is uploaded, so that it is read once. Nothing else can be meant: what
+    /// the digest would tell apart is a base or something on the proxy, and there is none.
+    UploadUnread,
     /// Rows 5, 17: make the local file durable, then base := its content.
     Adopt { local: Md5 },
     /// Rows 6, 18: fetch; the server keeps the name unless it holds what we hold or what base was.

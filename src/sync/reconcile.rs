@@ -14,6 +14,9 @@ pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>)
     use Precondition::{Holds, New};
     use Remote::{Live, Tombstone};
 
+    if let (None, Some(Local::Unknown(Unknown::Unread)), None) = (base, local, remote) {
+        return (4, Some(Action::UploadUnread));
+    }
     // Invariant 5: whatever the others say, nothing is decided for a path that is unknown.
     let local = match local {
         Some(Local::Unknown(why)) => return (20, Some(Action::Skip(why.clone()))),
@@ -114,7 +117,7 @@ fn block_clashes(steps: &mut [Step], local: &BTreeMap<RelPath, Local>, gone: &BT
                 .ancestors()
                 .find_map(|a| local.get_key_value(a).map(|(p, _)| p).or_else(|| placed.get(a)))
                 .or_else(|| first_below(local, path).map(|(p, _)| p)),
-            Action::Upload { .. } => {
+            Action::Upload { .. } | Action::UploadUnread => {
                 let waits = path.ancestors().any(|a| gone.contains(a)) || any_below(gone, path);
                 if waits {
                     step.action = Action::Skip(Unknown::Changing);

@@ -41,6 +41,8 @@ pub enum Unknown {
     Clash(String),
     /// It changed while it was read; the next scan looks again.
     Changing,
+    /// Large, and new on both sides as far as was known: it is read when it is uploaded (row 4), or by the next scan.
+    Unread,
     /// The first of the two scans that must miss a tracked file before it counts as deleted.
     Vanished,
     /// In quarantine after a failure; retried later.
@@ -50,7 +52,7 @@ pub enum Unknown {
 impl Unknown {
     /// Whether a person should hear of it (`problems` in the status).
     pub fn is_problem(&self) -> bool {
-        !matches!(self, Self::Ignored | Self::Changing | Self::Vanished)
+        !matches!(self, Self::Ignored | Self::Changing | Self::Unread | Self::Vanished)
     }
 }
 
@@ -67,6 +69,7 @@ impl fmt::Display for Unknown {
             Self::Collides(other) => write!(f, "has the same name as {other} on this filesystem; rename one of them"),
             Self::Clash(other) => write!(f, "a file and a folder claim one name: {other} is in the way; rename one"),
             Self::Changing => write!(f, "is being written; will be looked at again"),
+            Self::Unread => write!(f, "has not been read yet"),
             Self::Vanished => write!(f, "has just gone; will be looked at again"),
             Self::Quarantined(why) => f.write_str(why),
         }

@@ -15,7 +15,7 @@ use futures::TryStreamExt;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::remote::http::{HttpOptions, HttpRemote};
-use memsync::remote::{Blob, Got, Outgoing, RemoteError, Source};
+use memsync::remote::{Blob, Got, Outgoing, Promised, RemoteError, Source};
 use secrecy::SecretString;
 
 /// In no message and no Debug text.
@@ -67,7 +67,7 @@ impl Source for Pieces {
 pub fn outgoing(content: &[u8]) -> Outgoing {
     let pieces: Vec<_> = content.chunks(64 * 1024).map(Bytes::copy_from_slice).collect();
     let source = Box::new(Pieces { pieces: pieces.into_iter(), fail: false });
-    Outgoing { md5: Md5::of(content), size: content.len() as u64, source }
+    Outgoing { md5: Promised::Known(Md5::of(content)), size: content.len() as u64, source }
 }
 
 /// As [`outgoing`], but the source fails after `good` bytes.

@@ -69,6 +69,11 @@ fn compares_versions(seed: u64, bug: Option<Bug>) -> bool {
     }
 }
 
+/// From what size on new files are read once, while they are uploaded.
+fn unread_from(seed: u64) -> u64 {
+    if seed % 4 == 1 { 0 } else { u64::MAX }
+}
+
 /// Row 18 as a naive client has it: an edited file goes up over whatever the index names.
 fn upload_with_index_md5(plan: &mut Plan, index: &Index) {
     for step in &mut plan.steps {
@@ -107,7 +112,7 @@ pub fn run(seed: u64, bug: Option<Bug>, batch: bool) -> Result<(), String> {
     let clock = SimClock::default();
     clock.advance(60_000);
     let server = FakeServer::new(config, rng.u64(..));
-    let mut devices: Vec<Device> = (0..rng.usize(2..=4)).map(Device::new).collect();
+    let mut devices: Vec<Device> = (0..rng.usize(2..=4)).map(|number| Device::new(number, unread_from(seed))).collect();
     if trace {
         println!("{config:?}, {} devices, clash: {clash}, misfortune {misfortune}", devices.len());
     }

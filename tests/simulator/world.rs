@@ -59,6 +59,7 @@ type Cycle = Pin<Box<dyn Future<Output = (SimEngine, Result<Report, CycleError>)
 
 pub struct Device {
     pub name: String,
+    unread_from: u64,
     pub number: u64,
     /// The user's view; engines get handles.
     pub disk: SimDisk,
@@ -78,9 +79,10 @@ pub struct Device {
 }
 
 /// What every engine is set to but for its name.
-pub fn options() -> EngineOptions {
+pub fn options(unread_from: u64) -> EngineOptions {
     EngineOptions {
         max_file_size: 1 << 20,
+        unread_from,
         max_delete: 0.5,
         concurrency: 3,
         batch: BatchOptions { from: 2, least: 1, most: 4, ..BatchOptions::default() },
@@ -93,10 +95,11 @@ pub fn options() -> EngineOptions {
 }
 
 impl Device {
-    pub fn new(number: usize) -> Self {
+    pub fn new(number: usize, unread_from: u64) -> Self {
         Self {
             name: format!("dev{number}"),
             number: number as u64,
+            unread_from,
             disk: SimDisk::new(),
             state: SimDisk::new(),
             handles: None,
@@ -187,7 +190,7 @@ impl Device {
             remote: Arc::new(server.client()),
             world,
             ignored: Arc::new(|_: &str, _: bool| false),
-            options: options(),
+            options: options(self.unread_from),
         };
         match Engine::open(parts, &opened, &format!("id-{}", self.number)) {
             Ok(mut engine) => {

@@ -100,8 +100,7 @@ impl FakeRemote {
                 (Request::Delete { path, md5 }, version, Bytes::new())
             }
             Ask::Put { precondition, version, body } => {
-                let md5 = body.md5;
-                let content = read_whole(body).ok()?;
+                let (md5, content) = read_whole(body).ok()?;
                 let precondition = self.put_precondition(&path, precondition);
                 (Request::Put { path, precondition, version, md5 }, version, content)
             }
@@ -183,7 +182,7 @@ impl<T> From<Lost<T>> for RemoteError {
 ///
 /// # Panics
 /// When it is not what was promised: the engine broke invariant 10.
-fn read_whole(mut body: Outgoing) -> Result<Bytes, RemoteError> {
+fn read_whole(mut body: Outgoing) -> Result<(Md5, Bytes), RemoteError> {
     let mut hasher = Hasher::new();
     let mut pieces = Vec::new();
     while let Some(piece) = body.source.next().map_err(|e| RemoteError::Source(e.to_string()))? {
@@ -194,9 +193,10 @@ fn read_whole(mut body: Outgoing) -> Result<Bytes, RemoteError> {
         Ok([one]) => one,
         Err(pieces) => pieces.concat().into(),
     };
-    assert_eq!(hasher.finish(), body.md5, "a torn read was uploaded (invariant 10): {content:?}");
+    let md5 = hasher.finish();
+    assert_eq!(Some(md5), body.md5.get(), "a torn read was uploaded (invariant 10): {content:?}");
     assert_eq!(content.len() as u64, body.size, "an upload was not as long as promised: {content:?}");
-    Ok(content)
+    Ok((md5, content))
 }
 
 impl Remote for FakeRemote {
@@ -242,8 +242,7 @@ impl Remote for FakeRemote {
         version: u64,
         body: Outgoing,
     ) -> Result<Put, RemoteError> {
-        let md5 = body.md5;
-        let content = read_whole(body)?;
+        let (md5, content) = read_whole(body)?;
         let precondition = self.put_precondition(path, precondition);
         let request = Request::Put { path: path.clone(), precondition, version, md5 };
         let done = self.carry(request, |store| {

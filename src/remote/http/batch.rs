@@ -12,7 +12,7 @@ use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::batch::{self, Answered, Asked, MAX_BYTES, Writer};
 use crate::protocol::{Precondition, capability};
-use crate::remote::{Answer, Ask, Blob, Deleted, Got, Put, RemoteError};
+use crate::remote::{Answer, Ask, Blob, Deleted, Got, Promised, Put, RemoteError};
 
 /// What a head takes as a rule besides its path, bytes.
 const HEAD_USUAL: usize = 96;
@@ -93,14 +93,20 @@ fn write(requests: Vec<(RelPath, Ask)>, flat: bool) -> Batch {
             }
             Ask::Put { precondition: Precondition::Holds(_), version: 0, .. } if !flat => None,
             Ask::Put { precondition, version, body } => {
-                let (md5, size) = (body.md5, body.size);
+                let size = body.size;
                 let head = if flat {
                     Asked { precondition: Some(precondition.to_string()), size, ..head("put") }
                 } else {
                     Asked { version: Some(version), size, ..head("put") }
                 };
                 // What fails is asked for by itself, and fails there with its reason.
-                whole(body.source, size).ok().and_then(|c| writer.push(&head, &c).ok()).map(|()| Sent::Put(md5))
+                match body.md5 {
+                    Promised::Known(md5) => {
+                        let content = whole(body.source, size).ok();
+                        content.and_then(|c| writer.push(&head, &c).ok()).map(|()| Sent::Put(md5))
+                    }
+                    Promised::AtTheEnd(_) => None,
+                }
             }
         };
         sent.push((path, asked));

@@ -148,13 +148,13 @@ impl HttpRemote {
         let _rest = upload.stop_on_drop();
         match answer.status() {
             StatusCode::OK | StatusCode::CREATED => match answer.etag_md5() {
-                Some(md5) if md5 == body.md5 => {
+                Some(md5) if body.md5.get() == Some(md5) => {
                     let version = answer.version();
                     // An index may come with it: it names what others wrote, and is not what was asked for.
                     answer.finish().await;
                     Ok(Sent::Stored { version })
                 }
-                Some(md5) => Err(answer.protocol(&format!("it stored {md5} where {} was sent", body.md5))),
+                Some(md5) => Err(answer.protocol(&format!("it stored {md5}, which is not the content that was sent"))),
                 None => Err(answer.protocol("a write was answered without an ETag that is an MD5 in quotes")),
             },
             StatusCode::PRECONDITION_FAILED => Ok(Sent::Refused(answer.told().await)),

@@ -11,7 +11,7 @@ use super::{HttpRemote, MAX_SMALL, classify};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, IF_MATCH_VERSION, PREFER, Precondition, RETURN_MINIMAL, capability};
-use crate::remote::{Deleted, Outgoing, Put, RemoteError};
+use crate::remote::{Deleted, Outgoing, Promised, Put, RemoteError};
 
 /// How often a deletion looks again for the version of the content it is about.
 const LOOKS: usize = 3;
@@ -55,13 +55,12 @@ impl HttpRemote {
             Precondition::New | Precondition::Holds(_) => version,
         };
         let url = self.blob_url(path).await?;
-        let request = self
-            .inner
-            .request(Method::PUT, &url)
-            .header(IF_MATCH_VERSION, expected)
-            .header(CONTENT_MD5, body.md5.to_string())
-            .header(PREFER, RETURN_MINIMAL)
-            .header(CONTENT_LENGTH, body.size);
+        let mut request = self.inner.request(Method::PUT, &url);
+        if let Promised::Known(md5) = body.md5 {
+            request = request.header(CONTENT_MD5, md5.to_string());
+        }
+        let request =
+            request.header(IF_MATCH_VERSION, expected).header(PREFER, RETURN_MINIMAL).header(CONTENT_LENGTH, body.size);
         match self.send_blob(&url, request, body).await? {
             Sent::Stored { version } => Ok(Put::Stored { version }),
             Sent::Refused(told) => Ok(Put::Mismatch {

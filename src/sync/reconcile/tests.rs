@@ -107,3 +107,22 @@ fn a_blocked_path_is_never_deleted() {
         assert!(row.0 == 20 || row.0 == 2);
     }
 }
+
+#[test]
+fn a_file_that_nobody_has_read_is_uploaded_only_where_nothing_else_can_be_meant() {
+    let unread = Local::Unknown(Unknown::Unread);
+    let (b, r) = (md5("b"), md5("r"));
+    for base in [None, Some(Base::Synced(b)), Some(Base::Seen(b))] {
+        for remote in [None, Some(Remote::Live(r)), Some(Remote::Tombstone(r))] {
+            let wanted = match (base, remote) {
+                (None, None) => (4, Some(Action::UploadUnread)),
+                _ => (20, Some(Action::Skip(Unknown::Unread))),
+            };
+            assert_eq!(decide(base, Some(&unread), remote), wanted, "{base:?} {remote:?}");
+        }
+    }
+    // As every upload, it waits for the deletion of what stands in its place.
+    let base = BTreeMap::from([(p("a/b"), Base::Synced(b))]);
+    let plan = reconcile(base.iter().map(|(p, b)| (p, *b)), &BTreeMap::from([(p("a"), unread)]), [].into_iter(), false);
+    assert_eq!(plan.steps[0].action, Action::Skip(Unknown::Changing));
+}

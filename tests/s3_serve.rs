@@ -65,6 +65,46 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     assert_eq!(std::fs::read_dir(two.path().join("proxy/spool")).unwrap().count(), 0, "nothing is left behind");
 }
 
+/// The bucket has no border between namespaces; a key for one does not reach the other through it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_for_one_namespace_reaches_no_other_by_a_longer_name() {
+    let server = Server::start().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut create = memsync(home.path(), &server);
+    create.args(["key", "create", "--name", "flat", "--namespace", ""]);
+    let key = tokio::task::spawn_blocking(move || create.output().unwrap()).await.unwrap();
+    let serving = Serving::start(home.path(), &server, &[]).await;
+    let mut all = serving.client().await;
+    let version = [("If-Match-Version", "0")];
+    assert_eq!(all.send("PUT", "/team/blob/secret.md", &version, b"secret").await.status, 201);
+
+    let mut flat = serving.client().await;
+    flat.token = String::from_utf8(key.stdout).unwrap().trim().to_owned();
+    assert_eq!(flat.get("/team/blob/secret.md").await.status, 403, "not by its name");
+    let tag = proxy::md5(b"secret");
+    let head = br#"{"op":"get","path":"team/secret.md"}"#;
+    let frame = [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], head].concat();
+    for (n, reply) in [
+        flat.get("/blob/team/secret.md").await,
+        flat.get("/blob/team/secret.md?version=1").await,
+        flat.get("/versions/team/secret.md").await,
+        flat.put("/blob/team/secret.md", &tag, b"mine").await,
+        flat.put("/blob/team/new.md", "new", b"mine").await,
+        flat.send("DELETE", "/blob/team/secret.md", &[("If-Match", &tag)], b"").await,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!((reply.status, reply.code().as_str()), (409, "OTHER_NAMESPACE"), "{n}: {reply:?}");
+    }
+    let batch = flat.send("POST", "/batch", &[("Content-Type", "application/vnd.memsync.batch")], &frame).await;
+    let told = String::from_utf8_lossy(&batch.body).into_owned();
+    assert!(told.contains("\"status\":409") && !told.ends_with("secret"), "{told}");
+    assert_eq!(flat.get("/sync").await.json()["files"], serde_json::json!({}));
+    assert_eq!(flat.put("/blob/teams.md", "new", b"mine").await.status, 201);
+    assert_eq!(all.get("/team/blob/secret.md").await.body, b"secret");
+}
+
 /// With credentials for the prefix alone there are no versions, and the proxy says so instead of forgetting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_kept_is_not_promised() {

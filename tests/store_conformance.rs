@@ -26,6 +26,8 @@ mod history;
 mod kept;
 #[path = "store_conformance/s3.rs"]
 mod s3;
+#[path = "store_conformance/s3_borders.rs"]
+mod s3_borders;
 #[path = "store_conformance/s3_past.rs"]
 mod s3_past;
 #[path = "common/s3.rs"]

@@ -36,6 +36,8 @@ pub enum Refusal {
         limit: u64,
         used: u64,
     },
+    /// A name that crosses the border between two namespaces; says which.
+    Border(String),
     NoSuchRoute,
     /// The methods there are, for `Allow`.
     Method(&'static str),
@@ -118,7 +120,10 @@ impl From<NamespaceError> for Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(e: StoreError) -> Self {
-        Self::Store(e)
+        match e {
+            StoreError::Elsewhere { .. } | StoreError::Occupied { .. } => Self::Border(e.to_string()),
+            other => Self::Store(other),
+        }
     }
 }
 
@@ -174,6 +179,7 @@ impl Refusal {
                 "TOO_MANY_CONNECTIONS",
                 "this key has as many connections open as one may have; close some, then try again",
             ),
+            Self::Border(detail) => told(StatusCode::CONFLICT, "OTHER_NAMESPACE", detail, None),
             Self::NoSuchRoute => plain(StatusCode::NOT_FOUND, "NO_SUCH_ROUTE", "there is nothing at this address"),
             Self::Method(allowed) => {
                 let detail = format!("this address answers {allowed}");

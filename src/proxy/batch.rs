@@ -104,7 +104,7 @@ pub async fn post<S: Store>(
         for ((at, path, provided), written) in asked.into_iter().zip(written) {
             let path = path.as_str().to_owned();
             proxy.metrics.writes.inc_by(u64::from(written.as_ref().is_ok_and(Written::happened)));
-            let answer = written.map_err(Refusal::Store).and_then(|written| outcome(&path, written, provided));
+            let answer = written.map_err(Refusal::from).and_then(|written| outcome(&path, written, provided));
             answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
         }
     }

@@ -23,7 +23,7 @@ pub use embedded::Embedded;
 pub use memory::Memory;
 pub use s3::S3;
 pub use types::{
-    Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Operation, Placed, Put,
+    Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Named, Operation, Placed, Put,
     RECORDS, Record, Retention, State, StoreError, Swept, Traffic, Version, Written, system_clock,
 };
 

@@ -22,6 +22,7 @@ use crate::failpoint;
 use crate::path::RelPath;
 
 mod blobs;
+mod borders;
 mod bucket;
 mod changes;
 mod earlier;
@@ -44,6 +45,7 @@ pub use reindex::Mended;
 pub use spool::Upload;
 
 use blobs::Blobs;
+use borders::Borders;
 use bucket::{Bucket, Fetched, Landing, whole};
 use inner::{Inner, entry, state};
 use layout::{Described, Layout};
@@ -88,6 +90,7 @@ impl S3 {
             clock: options.clock.clone(),
             counted: Mutex::default(),
             place,
+            borders: Borders::default(),
         })))
     }
 

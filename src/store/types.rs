@@ -1,6 +1,7 @@
 //! What stores are asked and what they answer.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -275,6 +276,16 @@ pub struct Record {
     pub content: Bytes,
 }
 
+/// A namespace as people are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named(pub String);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { f.write_str("the flat namespace") } else { write!(f, "the namespace {:?}", self.0) }
+    }
+}
+
 /// Why a store could not do what it was asked. Nothing was acknowledged.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -296,6 +307,14 @@ pub enum StoreError {
     /// Options that cannot work, or a store that does not do what is needed.
     #[error("{0}")]
     S3Refused(String),
+    /// The path leads to another namespace's files.
+    #[error("{path:?} belongs to {namespace}; ask for it there")]
+    Elsewhere { path: String, namespace: Named },
+    /// A namespace that would take over the files of another, `above`.
+    #[error(
+        "the namespace {namespace:?} cannot begin: {above} has files in a folder of that name; choose another name"
+    )]
+    Occupied { namespace: String, above: Named },
     #[error("the store is closed")]
     Closed,
 }

@@ -14,6 +14,7 @@ use super::super::{
     next_version,
 };
 use super::blobs::{Blobs, Found, New, Swapped};
+use super::borders::Borders;
 use super::bucket::{Object, whole};
 use super::changes::Announcer;
 use super::index::Row;
@@ -36,6 +37,7 @@ pub struct Inner {
     /// When an index was last asked for to count what a namespace holds.
     pub counted: Mutex<HashMap<String, Instant>>,
     pub place: String,
+    pub borders: Borders,
 }
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -87,7 +89,7 @@ impl Inner {
     ) -> Result<Put, StoreError> {
         let body = body.finish().await?;
         let ledger = self.ledger(ns)?;
-        ledger.ensure().await?;
+        tokio::try_join!(self.stay_within(ns, path), self.begin(ns))?;
         let under_way = matches!(body.content, Content::Inline(_)).then(|| ledger.under_way());
         let _turn = self.turn(ns, path).await;
         // Most new files are new; a tombstone would only cost the blind write.
@@ -123,6 +125,7 @@ impl Inner {
         meta: Meta,
     ) -> Result<Deleted, StoreError> {
         let ledger = self.ledger(ns)?;
+        self.stay_within(ns, path).await?;
         let under_way = ledger.under_way();
         let _turn = self.turn(ns, path).await;
         let meta = meta.of_deletion();
@@ -165,7 +168,7 @@ impl Inner {
         };
         let row = Row { md5, size, is_deleted, version };
         let ledger = self.ledger(ns)?;
-        ledger.ensure().await?;
+        tokio::try_join!(self.stay_within(ns, path), self.begin(ns))?;
         let under_way = ledger.under_way();
         let _turn = self.turn(ns, path).await;
         let swapped = self.blobs.swap(ns, path, !ledger.knows(path), |found| {
@@ -187,7 +190,8 @@ impl Inner {
     }
 
     pub async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
-        let Some((row, object, body)) = self.blobs.fetch(ns, path).await? else { return Ok(Got::Absent) };
+        let (found, ()) = tokio::try_join!(self.blobs.fetch(ns, path), self.stay_within(ns, path))?;
+        let Some((row, object, body)) = found else { return Ok(Got::Absent) };
         let ledger = self.ledger(ns)?;
         let Some(row) = row else { return self.digested(&ledger, path, object, body).await };
         ledger.compare(path, &row);

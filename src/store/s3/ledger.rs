@@ -158,17 +158,28 @@ impl Ledger {
         self.kept().is_some_and(|kept| kept.document.rows.contains_key(path))
     }
 
-    /// Sees to it that there is an index object: it tells which namespace a file belongs to.
-    pub async fn ensure(&self) -> Result<(), StoreError> {
-        let is_there = |kept: Option<Kept>| kept.is_some_and(|kept| kept.etag.is_some());
-        if is_there(self.kept()) {
-            return Ok(());
+    fn is_there(&self) -> bool {
+        self.kept().is_some_and(|kept| kept.etag.is_some())
+    }
+
+    /// Whether there is an index object.
+    pub async fn exists(&self) -> Result<bool, StoreError> {
+        Ok(self.is_there() || self.fresh().await?.etag.is_some())
+    }
+
+    /// Sees to it that there is an index object: it tells which namespace a file belongs to. It is made if `allowed` does
+    /// not fail; true: it was made now.
+    pub async fn ensure(&self, allowed: impl Future<Output = Result<(), StoreError>>) -> Result<bool, StoreError> {
+        if self.is_there() {
+            return Ok(false);
         }
         let _one_at_a_time = self.ensuring.lock().await;
-        if is_there(self.kept()) || is_there(Some(self.fresh().await?)) {
-            return Ok(());
+        if self.exists().await? {
+            return Ok(false);
         }
-        self.shared.commit(&mut BTreeMap::new(), Vec::new(), true).await
+        allowed.await?;
+        self.shared.commit(&mut BTreeMap::new(), Vec::new(), true).await?;
+        Ok(true)
     }
 
     /// Takes the entries of old tombstones out of the index; gives how many that were.

@@ -85,7 +85,9 @@ pub async fn mend(
         first = false;
         let found: Vec<(RelPath, Option<Row>)> = futures::stream::iter(suspects)
             .map(|path| async move {
-                let found = blobs.look(ns, &path).await?;
+                // What lies in another namespace is none of this one's files.
+                let is_ours = !is_anothers(ns, path.as_str(), others);
+                let found = if is_ours { blobs.look(ns, &path).await? } else { None };
                 Ok::<_, StoreError>((path, found.map(|f| f.row)))
             })
             .buffer_unordered(SIDE_BY_SIDE)

@@ -18,7 +18,8 @@ const SIDE_BY_SIDE: usize = 16;
 impl Inner {
     /// The versions of `path`, the newest first, its own entry before all.
     pub async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
-        let Some(found) = self.blobs.look(ns, path).await? else { return Ok(Vec::new()) };
+        let (found, ()) = tokio::try_join!(self.blobs.look(ns, path), self.stay_within(ns, path))?;
+        let Some(found) = found else { return Ok(Vec::new()) };
         let (mut candidates, mut distinct, mut last) = (Vec::new(), 0, found.row.version);
         for copy in self.blobs.earlier(ns, path).await? {
             // A copy of what is there now was made for a write that did not come to pass, or not yet.
@@ -48,7 +49,8 @@ impl Inner {
 
     /// The version `wanted` of `path`, the current one or a copy.
     pub async fn get_version(&self, ns: &str, path: &RelPath, wanted: u64) -> Result<Got, StoreError> {
-        let current = self.blobs.look(ns, path).await?.map(|found| found.row.version);
+        let (found, ()) = tokio::try_join!(self.blobs.look(ns, path), self.stay_within(ns, path))?;
+        let current = found.map(|found| found.row.version);
         if current == Some(wanted) {
             let got = self.get(ns, path).await?;
             let held = match &got {
@@ -102,7 +104,11 @@ impl Inner {
         {
             // Just what expired: a write that comes between has the last word, and its own time.
             let expect = Some(Expect::Version(found.row.version));
-            expired = matches!(self.delete(&ns, &path, expect, Meta::default()).await?, Deleted::Done(_));
+            expired = match self.delete(&ns, &path, expect, Meta::default()).await {
+                // It has become another namespace's since; there it has no time.
+                Err(StoreError::Elsewhere { .. }) => false,
+                deleted => matches!(deleted?, Deleted::Done(_)),
+            };
         }
         if expired || due.is_stale {
             self.blobs.bucket.remove(&due.key).await?;

@@ -1,4 +1,5 @@
-# The Memory Proxy in a container: no shell, no root, its files in the volume /data.
+# The Memory Proxy in a container: no shell, no root, its files in the volume /data (/data/proxy), or in the bucket that
+# S3_BUCKET and its like name.
 #   docker build -t memsync .
 #   docker run -p 8484:8484 -v memsync:/data -e MEMSYNC_TOKEN memsync
 # Plain http inside, for a platform that ends TLS before it; alone in the world it needs --tls-self-signed, or --tls-cert
@@ -22,4 +23,4 @@ USER 65532:65532
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/memsync"]
 # There is no shell to expand it: memsync itself puts the variable's value in the place of $PORT.
-CMD ["serve", "--log-format", "json", "--listen", "0.0.0.0:$PORT", "--store", "/data/proxy"]
+CMD ["serve", "--log-format", "json", "--listen", "0.0.0.0:$PORT"]

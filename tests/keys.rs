@@ -192,6 +192,44 @@ async fn a_write_in_a_namespace_is_signed_and_counts_towards_the_quota() {
 }
 
 #[tokio::test]
+async fn any_key_reads_the_metrics() {
+    let store = Arc::new(Memory::new());
+    let running = keyed(&store).await;
+    let made = make(store.as_ref(), |new| new.scope = scope(&["team/*"], true)).await;
+    let mut c = client(&running, &token(&made)).await;
+    assert_eq!(c.get("/sync").await.status, 403);
+    let r = c.get("/metrics").await;
+    assert!(r.status == 200 && r.body.ends_with(b"# EOF\n"));
+    assert_eq!(c.send("POST", "/metrics", &[], b"").await.status, 405);
+}
+
+#[tokio::test]
+async fn one_key_cannot_take_all_places() {
+    let store = Arc::new(Memory::new());
+    let options = Options { max_connections_per_caller: 2, ..Options::new("owner".to_owned().into()) };
+    let running = Running::start_with(store.clone(), options).await;
+    let (made, other) = (make(store.as_ref(), |_| {}).await, make(store.as_ref(), |_| {}).await);
+    let one = open_stream(&running, &token(&made)).await;
+    let _two = open_stream(&running, &token(&made)).await;
+    let r = client(&running, &token(&made)).await.get("/sync").await;
+    assert_eq!((r.status, r.code().as_str()), (429, "TOO_MANY_CONNECTIONS"));
+    assert!(r.header("retry-after").is_some());
+    for free in [token(&other), "owner".to_owned()] {
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            clients.push(client(&running, &free).await);
+            assert_eq!(clients.last_mut().unwrap().get("/sync").await.status, 200);
+        }
+    }
+    drop(one);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while client(&running, &token(&made)).await.get("/sync").await.status != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "the place of one that ended is free");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn who_has_no_key_learns_nothing() {
     let store = Arc::new(Memory::new());
     let running = keyed(&store).await;
@@ -249,7 +287,7 @@ async fn a_stream_ends_when_its_key_expires_or_loses_its_old_secret() {
     let mut expires = open_stream(&running, &token(&expiring)).await;
     let mut replaced = open_stream(&running, &token(&rotated)).await;
     let now = Timestamp::now();
-    keys::edit(store.as_ref(), |keys| keys.rotate(&rotated.key.id, Duration::ZERO, now)).await.unwrap();
+    keys::edit(store.as_ref(), |keys| keys.rotate(&rotated.key.id, Duration::ZERO, None, now)).await.unwrap();
     replaced.until(END).await;
     expires.until(END).await;
     assert_eq!(client(&running, &token(&expiring)).await.get("/sync").await.status, 401);
@@ -263,7 +301,7 @@ async fn a_rotated_key_works_with_both_secrets_during_the_grace() {
     assert_eq!(client(&running, &token(&old)).await.get("/sync").await.status, 200);
     let rotate = |grace| {
         let (store, id) = (store.clone(), old.key.id.clone());
-        async move { keys::edit(store.as_ref(), |keys| keys.rotate(&id, grace, Timestamp::now())).await.unwrap() }
+        async move { keys::edit(store.as_ref(), |keys| keys.rotate(&id, grace, None, Timestamp::now())).await.unwrap() }
     };
     let new = rotate(Duration::from_secs(3600)).await;
     for made in [&new, &old] {
@@ -415,7 +453,8 @@ async fn changes_and_refusals_are_logged_without_a_secret() {
     let mut c = client(&running, &token(&reader)).await;
     assert_eq!(c.put("/blob/x", "new", b"x").await.status, 403);
     let now = Timestamp::now();
-    let rotated = keys::edit(store.as_ref(), |keys| keys.rotate(&first.key.id, Duration::ZERO, now)).await.unwrap();
+    let rotated =
+        keys::edit(store.as_ref(), |keys| keys.rotate(&first.key.id, Duration::ZERO, None, now)).await.unwrap();
     client(&running, &token(&rotated)).await.get("/sync").await;
     keys::edit(store.as_ref(), |keys| keys.revoke(&first.key.id)).await.unwrap();
     // An id that nobody has makes the proxy look again.

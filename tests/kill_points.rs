@@ -2,6 +2,14 @@
 //! is lost, nothing is left lying about, both devices agree, and another start finds nothing to do.
 #![cfg(debug_assertions)] // A release build has no such points.
 
+#[path = "kill_points/bucket.rs"]
+mod bucket;
+#[path = "common/proxy.rs"]
+mod proxy;
+#[path = "common/s3.rs"]
+mod s3;
+#[path = "common/serving.rs"]
+mod serving;
 #[path = "common/world.rs"]
 mod world;
 
@@ -11,6 +19,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 
+use bucket::{a_bucket, a_key, an_expiry};
 use rustix::process::Signal;
 use world::{Device, Files, World, eventually, files_below};
 
@@ -47,6 +56,12 @@ points! {
     at_the_first_start: a_first_start at "identity.placed", "save.staged", "save.placed", "journal.staged", "journal.placed";
     while_the_container_is_saved: a_save at "save.staged", "save.backed-up", "save.placed";
     while_the_journal_is_begun: a_save at "journal.staged", "journal.backed-up", "journal.placed";
+    between_a_blob_and_the_index_in_a_bucket: a_bucket at "s3-blob-written", "s3-blob-written:3", "s3-blob-written:4",
+        "s3-blob-written:12", "s3-index-written", "s3-index-written:2", "s3-index-written:4", "s3-index-written:9";
+    between_a_version_and_the_write_that_replaces_it: a_bucket at "s3-version-kept", "s3-version-kept:2",
+        "s3-version-kept:5", "s3-expiry-noted";
+    while_a_file_expires_in_a_bucket: an_expiry at "s3-version-kept", "s3-blob-written", "s3-index-written";
+    while_a_key_is_made_in_a_bucket: a_key at "s3-record-written";
     around_the_commit_of_the_proxy: the_proxy at "store-before-commit", "store-after-commit", "store-before-commit:2", "store-after-commit:2";
 }
 

@@ -1,25 +1,23 @@
 //! `memsync serve` and `memsync reindex` with a bucket, as the real program, against an S3 in this process.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use memsync::store::{Expect, Got, Store, system_clock};
+use memsync::proxy::keys::{self, NewKey, Scope};
+use memsync::store::{Embedded, Expect, Got, Store, system_clock};
 
 #[path = "common/proxy.rs"]
 mod proxy;
 #[path = "common/s3.rs"]
 mod s3;
+#[path = "common/serving.rs"]
+mod serving;
 
 use s3::{Server, Stored};
-
-fn memsync(home: &Path, server: &Server) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin("memsync"));
-    command.env_clear().env("MEMSYNC_HOME", home).env("MEMSYNC_TOKEN", proxy::TOKEN);
-    command.env("S3_BUCKET", s3::BUCKET).env("S3_ENDPOINT_URL", server.endpoint());
-    command.env("AWS_ACCESS_KEY_ID", s3::ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", s3::SECRET_KEY);
-    command
-}
+use serving::{Serving, memsync};
 
 async fn said(mut command: Command) -> (i32, String) {
     let out = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -27,52 +25,17 @@ async fn said(mut command: Command) -> (i32, String) {
     (out.status.code().unwrap(), String::from_utf8(text).unwrap())
 }
 
-/// A proxy as a process of its own.
-struct Serving {
-    child: Child,
-    addr: std::net::SocketAddr,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-async fn serve(home: &Path, server: &Server) -> Serving {
-    let log = home.join("serve.log");
-    let mut command = memsync(home, server);
-    command.args(["serve", "--listen", "127.0.0.1:0"]).stderr(Stdio::from(std::fs::File::create(&log).unwrap()));
-    let child = command.spawn().unwrap();
-    let mut serving = Serving { child, addr: std::net::SocketAddr::from(([127, 0, 0, 1], 0)) };
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let text = std::fs::read_to_string(&log).unwrap();
-        if let Some((_, rest)) = text.split_once("serving s3://notes/memory at http://") {
-            let addr = rest.split_whitespace().next().unwrap().parse();
-            if let Ok(addr) = addr {
-                serving.addr = addr;
-                return serving;
-            }
-        }
-        assert!(Instant::now() < deadline, "it never served:\n{text}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     let server = Server::start().await;
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let first = serve(one.path(), &server).await;
-    let mut client = proxy::Client::connect(first.addr).await;
+    let first = Serving::start(one.path(), &server, &[]).await;
+    let mut client = first.client().await;
     let health = client.get("/health").await.json();
     let capabilities = health["capabilities"].as_array().unwrap().clone();
     assert!(capabilities.contains(&"index-etag".into()), "{health}");
     assert!(!capabilities.contains(&"strong-index".into()) && !capabilities.contains(&"delta".into()), "{health}");
-
+    assert!(capabilities.contains(&"versions".into()), "{health}");
     assert_eq!(client.put("/blob/topics/a%20b.md", "new", b"hello").await.status, 201);
     assert_eq!(client.put("/blob/gone.md", "new", b"gone").await.status, 201);
     assert_eq!(client.delete("/blob/gone.md").await.status, 204);
@@ -82,12 +45,15 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     assert_eq!(client.send("GET", "/sync", &[("If-None-Match", &etag)], b"").await.status, 304);
 
     // Beside it another proxy on the same bucket: what one takes the other has.
-    let second = serve(two.path(), &server).await;
-    let mut other = proxy::Client::connect(second.addr).await;
+    let second = Serving::start(two.path(), &server, &[]).await;
+    let mut other = second.client().await;
     assert_eq!(other.get("/blob/topics/a%20b.md").await.body, b"hello");
     assert_eq!(other.put("/blob/topics/a%20b.md", &proxy::md5(b"hello"), b"changed").await.status, 200);
     assert_eq!(client.put("/blob/topics/a%20b.md", &proxy::md5(b"hello"), b"late").await.status, 412);
     assert_ne!(client.get("/sync").await.header("etag").unwrap(), etag);
+    let kept = client.get("/versions/topics/a%20b.md").await.json();
+    let earlier = format!("/blob/topics/a%20b.md?version={}", kept["versions"][1]["version"]);
+    assert_eq!(other.get(&earlier).await.body, b"hello", "what one replaced the other gives back");
     drop(first);
     let large = vec![7; 5_000_000];
     assert_eq!(other.put("/blob/large.bin", "new", &large).await.status, 201);
@@ -97,6 +63,64 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     let store = server.store("memory", system_clock()).await;
     assert_eq!(store.index("", 0).await.unwrap().entries.len(), 3);
     assert_eq!(std::fs::read_dir(two.path().join("proxy/spool")).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// The bucket has no border between namespaces; a key for one does not reach the other through it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_for_one_namespace_reaches_no_other_by_a_longer_name() {
+    let server = Server::start().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut create = memsync(home.path(), &server);
+    create.args(["key", "create", "--name", "flat", "--namespace", ""]);
+    let key = tokio::task::spawn_blocking(move || create.output().unwrap()).await.unwrap();
+    let serving = Serving::start(home.path(), &server, &[]).await;
+    let mut all = serving.client().await;
+    let version = [("If-Match-Version", "0")];
+    assert_eq!(all.send("PUT", "/team/blob/secret.md", &version, b"secret").await.status, 201);
+
+    let mut flat = serving.client().await;
+    flat.token = String::from_utf8(key.stdout).unwrap().trim().to_owned();
+    assert_eq!(flat.get("/team/blob/secret.md").await.status, 403, "not by its name");
+    let tag = proxy::md5(b"secret");
+    let head = br#"{"op":"get","path":"team/secret.md"}"#;
+    let frame = [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], head].concat();
+    for (n, reply) in [
+        flat.get("/blob/team/secret.md").await,
+        flat.get("/blob/team/secret.md?version=1").await,
+        flat.get("/versions/team/secret.md").await,
+        flat.put("/blob/team/secret.md", &tag, b"mine").await,
+        flat.put("/blob/team/new.md", "new", b"mine").await,
+        flat.send("DELETE", "/blob/team/secret.md", &[("If-Match", &tag)], b"").await,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!((reply.status, reply.code().as_str()), (409, "OTHER_NAMESPACE"), "{n}: {reply:?}");
+    }
+    let batch = flat.send("POST", "/batch", &[("Content-Type", "application/vnd.memsync.batch")], &frame).await;
+    let told = String::from_utf8_lossy(&batch.body).into_owned();
+    assert!(told.contains("\"status\":409") && !told.ends_with("secret"), "{told}");
+    assert_eq!(flat.get("/sync").await.json()["files"], serde_json::json!({}));
+    assert_eq!(flat.put("/blob/teams.md", "new", b"mine").await.status, 201);
+    assert_eq!(all.get("/team/blob/secret.md").await.body, b"secret");
+}
+
+/// With credentials for the prefix alone there are no versions, and the proxy says so instead of forgetting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_kept_is_not_promised() {
+    let server = Server::start_with(s3::Quirks { only_below: Some("memory/"), ..s3::Quirks::default() }).await;
+    let home = tempfile::tempdir().unwrap();
+    let serving = Serving::start(home.path(), &server, &[]).await;
+    let mut client = serving.client().await;
+    let health = client.get("/health").await.json();
+    assert!(!health["capabilities"].as_array().unwrap().contains(&"versions".into()), "{health}");
+    let due = [("Content-MD5", "new"), ("X-Memsync-Expires", "2099-01-01T00:00:00Z")];
+    let refused = client.send("PUT", "/blob/due.md", &due, b"due").await;
+    assert_eq!((refused.status, refused.json()["error_code"].as_str()), (400, Some("INVALID_HEADER")));
+    assert_eq!(client.get("/blob/due.md").await.status, 404);
+    assert_eq!(client.put("/blob/due.md", "new", b"due").await.status, 201);
+    let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
+    assert!(log.contains("memory.memsync/") && log.contains("no earlier versions are kept"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -156,4 +180,257 @@ async fn settings_that_cannot_work_are_told() {
     let (code, text) = said(command).await;
     assert_eq!(code, 2);
     assert!(text.contains("set S3_BUCKET"), "{text}");
+}
+
+/// What one proxy writes reaches those who listen at another, in every namespace that somebody listens to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_tells_of_what_another_wrote_to_the_bucket() {
+    let server = Server::start().await;
+    let options = || memsync::proxy::Options { look_elsewhere: Duration::from_millis(20), ..proxy::options() };
+    let start = async || {
+        let store = server.store("memory", system_clock()).await;
+        proxy::Running::start_with(Arc::new(store), options()).await
+    };
+    let (one, two) = (start().await, start().await);
+    let mut writer = one.client().await;
+    assert_eq!(writer.put("/blob/before.md", "new", b"1").await.status, 201);
+
+    let listen = async |target: &str| {
+        let mut events = two.client().await;
+        events.write(&proxy::head("GET", target, &[("Authorization", format!("Bearer {}", proxy::TOKEN))])).await;
+        events.until(": connected\n\n").await;
+        events
+    };
+    let (mut flat, mut team) = (listen("/events").await, listen("/events/team").await);
+    let mut reader = two.client().await;
+    let etag = reader.get("/sync").await.header("etag").unwrap().to_owned();
+
+    assert_eq!(writer.put("/blob/a.md", "new", b"a").await.status, 201);
+    flat.until("\"path\":\"a.md\"}").await;
+    let index = reader.send("GET", "/sync", &[("If-None-Match", &etag)], b"").await;
+    assert_eq!((index.status, &index.json()["files"]["a.md"]["size"]), (200, &1.into()));
+    assert_eq!(reader.get("/blob/a.md").await.body, b"a");
+
+    let version = [("If-Match-Version", "0")];
+    assert_eq!(writer.send("PUT", "/team/blob/t.md", &version, b"t").await.status, 201);
+    team.until("\"path\":\"t.md\"}").await;
+    assert_eq!(writer.delete("/blob/a.md").await.status, 204);
+    let told = flat.until("\"path\":\"a.md\"}").await;
+    assert!(!told.contains("t.md"), "that is of another namespace: {told}");
+
+    // What the second writes itself it tells as well.
+    assert_eq!(reader.put("/blob/b.md", "new", b"b").await.status, 201);
+    flat.until("\"path\":\"b.md\"}").await;
+}
+
+/// `/health` may be asked by anybody, as often as they like.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_asks_the_bucket_once_for_many_and_does_not_wait_for_ever() {
+    let server = Server::start().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let running = proxy::Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
+    let count = asked.clone();
+    server.fail(move |_, key| {
+        count.fetch_add(usize::from(key.ends_with("/.sync-index.json")), Ordering::SeqCst);
+        s3::Fault::Slow(Duration::from_secs(60))
+    });
+    let began = Instant::now();
+    let many = futures::future::join_all((0..50).map(|_| async { running.client().await.get("/health").await })).await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    for r in many {
+        let health = r.json();
+        assert_eq!((r.status, &health["storage"]), (503, &"disconnected".into()));
+        assert_eq!(health["detail"], "the storage has not answered for 3 s");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    // Who hangs up makes nobody ask again.
+    for _ in 0..20 {
+        running.client().await.write(&proxy::head("GET", "/health", &[])).await;
+    }
+    server.heal();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while running.client().await.get("/health").await.status != 200 {
+        assert!(Instant::now() < deadline, "it is well again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(asked.load(Ordering::SeqCst) <= 2, "{asked:?}");
+}
+
+/// Frames of a batch of puts, each to a new path.
+fn puts(contents: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
+    let frames = contents.map(|(path, content)| {
+        let size = content.len();
+        let head =
+            format!("{{\"op\":\"put\",\"path\":\"{path}\",\"precondition\":\"new\",\"version\":0,\"size\":{size}}}");
+        [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], head.as_bytes(), &content].concat()
+    });
+    frames.collect::<Vec<_>>().concat()
+}
+
+/// The statuses in the answer to a batch of puts.
+fn statuses(mut body: &[u8]) -> Vec<u64> {
+    let mut all = Vec::new();
+    while let Some((length, rest)) = body.split_first_chunk::<4>() {
+        let (head, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        let head: serde_json::Value = serde_json::from_slice(head).unwrap();
+        all.push(head["status"].as_u64().unwrap());
+        body = rest;
+    }
+    all
+}
+
+async fn client(running: &proxy::Running, token: &str) -> proxy::Client {
+    let mut client = running.client().await;
+    client.token = token.to_owned();
+    client
+}
+
+const BATCH: [(&str, &str); 1] = [("Content-Type", "application/vnd.memsync.batch")];
+
+async fn sample(client: &mut proxy::Client, name: &str) -> u64 {
+    let text = String::from_utf8(client.get("/metrics").await.body).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_show_how_few_writes_of_the_index_many_files_take() {
+    let server = Server::start().await;
+    let running = proxy::Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
+    let uploads = (0..3).map(|at| {
+        let addr = running.addr;
+        tokio::spawn(async move {
+            let mut client = proxy::Client::connect(addr).await;
+            for part in 0..2 {
+                let files = (0..500).map(|n| (format!("{at}/{part}/{n}.md"), n.to_string().into_bytes()));
+                let r = client.send("POST", "/batch", &BATCH, &puts(files)).await;
+                assert!(statuses(&r.body).iter().all(|status| *status == 201));
+            }
+        })
+    });
+    for upload in futures::future::join_all(uploads).await {
+        upload.unwrap();
+    }
+    let mut client = running.client().await;
+    let writes = sample(&mut client, "memsync_store_index_writes_total").await;
+    assert_eq!(writes, server.puts("memory/.sync-index.json") as u64);
+    // 200 for 10,000 files.
+    assert!((1..=60).contains(&writes), "{writes} index writes for 3,000 files");
+    assert_eq!(sample(&mut client, "memsync_writes_total").await, 3000);
+    let reads = sample(&mut client, "memsync_store_index_reads_total").await;
+    client.get("/sync").await;
+    assert_eq!(sample(&mut client, "memsync_store_index_reads_total").await, reads + 2, "the state, and the index");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_on_a_bucket_asks_for_the_index_once_a_batch_and_lists_nothing_again() {
+    let server = Server::start().await;
+    let store = Arc::new(server.store("memory", system_clock()).await);
+    let running = proxy::Running::start(store.clone()).await;
+    let now = jiff::Timestamp::now();
+    keys::edit(store.as_ref(), |keys| keys.create_user("ana", Some(1000), now)).await.unwrap();
+    let scope = Scope { namespaces: vec!["*".parse().unwrap()], ..Scope::default() };
+    let new = NewKey { user: Some("ana".to_owned()), scope, ..NewKey::default() };
+    let made = keys::edit(store.as_ref(), |keys| keys.create_key(&new, now)).await.unwrap();
+
+    let lists = Arc::new(AtomicUsize::new(0));
+    let count = lists.clone();
+    server.fail(move |method, key| {
+        count.fetch_add(usize::from(method == "GET" && key.is_empty()), Ordering::SeqCst);
+        s3::Fault::None
+    });
+    let mut c = running.client().await;
+    c.token = secrecy::ExposeSecret::expose_secret(&made.token).to_owned();
+    let version = [("If-Match-Version", "0")];
+    assert_eq!(c.send("PUT", "/team/blob/x", &version, &[b'x'; 100]).await.status, 201);
+    let listed = lists.load(Ordering::SeqCst);
+    let files = |from: usize| (from..from + 20).map(|n| (format!("{n}.md"), vec![b'x'; 90]));
+
+    let before = store.index_traffic().reads;
+    let r = c.send("POST", "/batch", &BATCH, &puts(files(0))).await;
+    let statuses_of = statuses(&r.body);
+    assert_eq!(statuses_of, [vec![201; 10], vec![507; 10]].concat(), "900 bytes are left of 1000");
+    let reads = store.index_traffic().reads - before;
+    assert!(reads <= 6, "{reads} reads of indexes for 20 files");
+    assert_eq!(store.usage("").await.unwrap() + store.usage("team").await.unwrap(), 1000);
+    let before = store.index_traffic().reads;
+    for name in ["a", "b", "c"] {
+        assert_eq!(client(&running, &c.token).await.put(&format!("/blob/{name}"), "new", b"x").await.status, 507);
+    }
+    assert!(store.index_traffic().reads - before <= 4, "what was read a moment ago is good for the next request");
+
+    let r = c.send("POST", "/batch/team/new", &BATCH, &puts(files(0))).await;
+    assert_eq!(statuses(&r.body), [507; 20], "a namespace more makes no more room");
+    let mut c = client(&running, &c.token).await;
+    assert_eq!(c.delete("/blob/0.md").await.status, 204);
+    assert_eq!(statuses(&c.send("POST", "/batch", &BATCH, &puts(files(20))).await.body)[..2], [201, 507]);
+    assert_eq!(lists.load(Ordering::SeqCst), listed, "the bucket is not listed again");
+}
+
+/// From a directory to the bucket, and from there to another directory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_moves_to_a_bucket_and_back_with_its_keys() {
+    let server = Server::start().await;
+    let home = tempfile::tempdir().unwrap();
+    let dir = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let run = |args: &[&str], bucket: bool| {
+        let mut command = memsync(home.path(), &server);
+        command.args(args);
+        if !bucket {
+            command.env_remove("S3_BUCKET");
+        }
+        said(command)
+    };
+    let path = |name: &str| memsync::path::RelPath::parse(name).unwrap();
+    let bytes = |text: &'static str| bytes::Bytes::from_static(text.as_bytes());
+    let store = Embedded::open(&home.path().join("one")).unwrap();
+    store.put_bytes("", &path("a.md"), Expect::Absent, bytes("first")).await.unwrap();
+    let md5 = memsync::digest::Md5::of(b"first");
+    store.put_bytes("", &path("a.md"), Expect::Md5(md5), bytes("second")).await.unwrap();
+    store.put_bytes("", &path("gone.md"), Expect::Absent, bytes("gone")).await.unwrap();
+    store.delete("", &path("gone.md"), None, memsync::store::Meta::default()).await.unwrap();
+    store.put_bytes("team/x", &path("b.md"), Expect::Absent, bytes("b")).await.unwrap();
+    let told = |index: memsync::store::Index| -> BTreeMap<_, _> {
+        let said = |e: memsync::store::Entry| (e.md5, e.size, e.is_deleted, e.version);
+        index.entries.into_iter().map(|(path, entry)| (path, said(entry))).collect()
+    };
+    let (flat, team) = (told(store.index("", 0).await.unwrap()), told(store.index("team/x", 0).await.unwrap()));
+    drop(store);
+    let (code, text) = run(&["key", "create", "--name", "ana", "--store", &dir("one")], false).await;
+    assert_eq!(code, 0, "{text}");
+
+    let (code, text) = run(&["store", "copy", &dir("one"), "s3:"], true).await;
+    assert!(code == 0 && text.contains("3 paths"), "{text}");
+    let (code, text) = run(&["store", "copy", &dir("one"), "s3:"], true).await;
+    assert!(code == 0 && text.contains("0 versions written"), "it goes on where it was: {text}");
+    let bucket = server.store("memory", system_clock()).await;
+    assert_eq!(told(bucket.index("", 0).await.unwrap()), flat);
+    assert_eq!(told(bucket.index("team/x", 0).await.unwrap()), team);
+    let (code, text) = run(&["key", "list"], true).await;
+    assert!(code == 0 && text.contains("ana"), "{text}");
+
+    // What another proxy put there since: its index has times of its own.
+    server.plant("memory/theirs.md", Stored::new(b"theirs", &[("content-md5", &proxy::md5(b"theirs"))]));
+    let mut index: serde_json::Value =
+        serde_json::from_slice(&server.object("memory/.sync-index.json").unwrap().body).unwrap();
+    let second = jiff::Timestamp::now().as_second() + 7;
+    index["files"]["theirs.md"] = serde_json::json!({"md5": proxy::md5(b"theirs"), "size": 6, "is_deleted": false,
+        "last_modified": jiff::Timestamp::from_second(second).unwrap().to_string()});
+    server.plant("memory/.sync-index.json", Stored::new(index.to_string().as_bytes(), &[]));
+
+    let (code, text) = run(&["store", "copy", "s3:", &dir("two")], true).await;
+    assert!(code == 0 && text.contains("4 paths"), "{text}");
+    let back = Embedded::open(&home.path().join("two")).unwrap();
+    let mut now = told(back.index("", 0).await.unwrap());
+    assert_eq!(now.remove("theirs.md").unwrap().1, 6);
+    assert_eq!((now, told(back.index("team/x", 0).await.unwrap())), (flat, team));
+    drop(back);
+    let (code, text) = run(&["key", "list", "--store", &dir("two")], false).await;
+    assert!(code == 0 && text.contains("ana"), "{text}");
+
+    // Where there is no bucket no store is made.
+    let mut command = memsync(home.path(), &server);
+    command.args(["store", "copy", "s3:", &dir("three")]).env("S3_BUCKET", "nowhere");
+    let (code, text) = said(command).await;
+    assert!(code == 1 && !home.path().join("three").exists(), "{text}");
 }

@@ -1,7 +1,7 @@
 //! One suite for every store: what a proxy and its clients count on.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,14 +13,23 @@ use memsync::path::RelPath;
 use memsync::store::Expect::{self, Absent as New, Md5 as Holds};
 use memsync::store::embedded::Settings;
 use memsync::store::{
-    Body, Clock, Deleted, Embedded, Entry, Got, Incoming, Mark, Memory, Meta, Operation, Put, Retention, Store,
-    StoreError, Swept, Written,
+    Body, Clock, Deleted, Embedded, Entry, Got, Incoming, Mark, Memory, Meta, Operation, Put, Store, Written,
 };
 
+#[path = "store_conformance/embedded.rs"]
+mod embedded_only;
+#[path = "store_conformance/exact.rs"]
+mod exact_index;
 #[path = "store_conformance/history.rs"]
 mod history;
+#[path = "store_conformance/kept.rs"]
+mod kept;
 #[path = "store_conformance/s3.rs"]
 mod s3;
+#[path = "store_conformance/s3_borders.rs"]
+mod s3_borders;
+#[path = "store_conformance/s3_past.rs"]
+mod s3_past;
 #[path = "common/s3.rs"]
 mod server;
 #[path = "store_conformance/together.rs"]
@@ -229,49 +238,6 @@ async fn large_contents(store: impl Store, _: Arc<AtomicU64>) {
     assert_eq!(index(&store, 0).await.len(), 2);
 }
 
-async fn index_and_cursor(store: impl Store, _: Arc<AtomicU64>) {
-    let start = mark(&store).await;
-    assert_eq!((start.cursor, start.floor), (0, 0));
-    let mut changes = store.subscribe();
-    let mut last = 0;
-    for round in 0..3 {
-        for name in ["a", "b/c", "d"] {
-            let precondition = match read(&store, name).await {
-                None => New,
-                Some(content) => Holds(Md5::of(&content)),
-            };
-            let entry = written(put(&store, name, precondition, format!("{name}{round}").as_bytes()).await);
-            assert!(entry.cursor > last, "cursors grow");
-            last = entry.cursor;
-            let now = mark(&store).await;
-            assert_eq!((now.cursor, &now.epoch), (last, &start.epoch));
-            let told = changes.recv().await.unwrap();
-            assert_eq!((told[0].cursor, told[0].path.as_str()), (last, name));
-        }
-    }
-    // A refused write is no change.
-    put(&store, "a", New, b"z").await;
-    assert_eq!(mark(&store).await.cursor, last);
-
-    let whole = store.index("", 0).await.unwrap();
-    assert_eq!((whole.state.mark.unwrap().cursor, whole.entries.len()), (last, 3));
-    assert_eq!(index(&store, last).await.len(), 0);
-    let since = index(&store, last - 1).await;
-    assert_eq!(since.keys().collect::<Vec<_>>(), ["d"]);
-    assert_eq!(index(&store, u64::MAX).await.len(), 0);
-
-    // Namespaces are apart: what happens in one is no news in another.
-    let before = store.state("").await.unwrap();
-    let other = store.put_bytes("team", &path("a"), New, Bytes::from_static(b"theirs")).await.unwrap();
-    assert!(written(other).cursor > last);
-    assert_eq!(store.state("").await.unwrap(), before);
-    assert_ne!(store.state("team").await.unwrap().tag, before.tag);
-    assert_eq!(read(&store, "a").await.as_deref(), Some(&b"a2"[..]));
-    assert_eq!(index(&store, 0).await.len(), 3);
-    assert_eq!(store.index("team", 0).await.unwrap().entries.len(), 1);
-    assert_eq!(store.index("nobody", 0).await.unwrap().entries.len(), 0);
-}
-
 async fn versions(store: impl Store, clock: Arc<AtomicU64>) {
     let mut last = 0;
     let mut held = New;
@@ -285,118 +251,6 @@ async fn versions(store: impl Store, clock: Arc<AtomicU64>) {
     assert_eq!(last, 9_001);
     clock.store(2, Ordering::SeqCst);
     assert!(matches!(delete(&store, "x", None).await, Deleted::Done(e) if e.version == 9_002));
-}
-
-async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
-    let meta = |text: &str| Meta {
-        content_type: Some(text.to_owned()),
-        device: Some(text.to_owned()),
-        free: BTreeMap::from([(text.to_owned(), "1".to_owned()), ("all".to_owned(), text.to_owned())]),
-        ..Meta::default()
-    };
-    let write = async |expect, meta, content: &[u8]| {
-        let mut body = store.incoming();
-        body.push(Bytes::copy_from_slice(content)).await.unwrap();
-        written(store.put("", &path("x"), expect, meta, body).await.unwrap())
-    };
-    let read = async |version| match store.get_version("", &path("x"), version).await.unwrap() {
-        Got::Found(blob) => Some((content(blob.body).await, blob.meta)),
-        Got::Tombstone(_) | Got::Absent => None,
-    };
-    clock.store(1_000, Ordering::SeqCst);
-    let big = large(7);
-    let first = write(New, meta("a"), b"one").await;
-    let second = write(Expect::Version(first.version), meta("b"), &big).await;
-    assert!(second.version > first.version);
-    // The same content again is no other version of it, and what it is silent about stays.
-    let third = write(Holds(second.md5), Meta::default(), &big).await;
-    let Deleted::Done(gone) =
-        store.delete("", &path("x"), Some(Expect::Version(third.version)), meta("d")).await.unwrap()
-    else {
-        panic!("it holds this version");
-    };
-    let fourth = write(Expect::Version(gone.version), meta("e"), b"four").await;
-
-    let list = store.versions("", &path("x")).await.unwrap();
-    let told: Vec<_> = list.iter().map(|v| (v.version, v.md5, v.size, v.is_deleted)).collect();
-    assert_eq!(
-        told,
-        [
-            (fourth.version, fourth.md5, 4, false),
-            (third.version, third.md5, big.len() as u64, false),
-            (first.version, first.md5, 3, false),
-        ]
-    );
-    let kept = &list[1].meta;
-    assert_eq!((kept.content_type.as_deref(), &kept.device), (Some("b"), &None));
-    assert_eq!(kept.free.iter().map(|(k, v)| (&**k, &**v)).collect::<Vec<_>>(), [("a", "1"), ("all", "b"), ("b", "1")]);
-    assert_eq!(list[0].meta, meta("e"), "what comes after a deletion begins anew");
-
-    assert_eq!(read(first.version).await, Some((b"one".to_vec(), meta("a"))));
-    assert_eq!(read(third.version).await.unwrap().0, big);
-    assert_eq!(read(fourth.version).await.unwrap().0, b"four");
-    assert_eq!(read(second.version).await, None, "it is the third now");
-    assert_eq!(read(7).await, None);
-    assert_eq!(store.versions("", &path("nobody")).await.unwrap(), []);
-    assert_eq!(store.versions("team", &path("x")).await.unwrap(), []);
-
-    let expect = Expect::Version(first.version);
-    assert_eq!(store.put_bytes("", &path("x"), expect, Bytes::new()).await.unwrap(), Put::Mismatch(Some(fourth)));
-    assert_eq!(store.delete("", &path("x"), Some(expect), Meta::default()).await.unwrap(), Deleted::Mismatch(fourth));
-    let Deleted::Done(gone) = store.delete("", &path("x"), None, meta("f")).await.unwrap() else {
-        panic!("it is there")
-    };
-    let list = store.versions("", &path("x")).await.unwrap();
-    let deletion = &list[0];
-    assert!(deletion.is_deleted && deletion.version == gone.version && deletion.meta.free.is_empty());
-    assert_eq!(deletion.meta.device.as_deref(), Some("f"));
-    assert_eq!(read(fourth.version).await.unwrap().0, b"four");
-}
-
-/// With the retention of the defaults: 20 versions, 30 days, tombstones 90 days.
-async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
-    const DAY: u64 = 24 * 3600 * 1000;
-    clock.store(DAY, Ordering::SeqCst);
-    let mut held = written(put(&store, "much", New, b"0").await);
-    for n in 1..=25 {
-        held = written(put(&store, "much", Holds(held.md5), n.to_string().as_bytes()).await);
-    }
-    assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 21);
-    let expires = Meta { expires: Some(10 * DAY), ..Meta::default() };
-    for (name, meta) in [("due", expires.clone()), ("late", Meta { expires: Some(500 * DAY), ..Meta::default() })] {
-        store.put("", &path(name), New, meta, store.incoming()).await.unwrap();
-    }
-    // A write that is silent about it leaves the time as it is.
-    put(&store, "due", Holds(Md5::of(b"")), b"content").await;
-    put(&store, "old", New, b"old").await;
-    delete(&store, "old", None).await;
-    assert_eq!(store.sweep().await.unwrap(), Swept::default());
-
-    clock.store(10 * DAY, Ordering::SeqCst);
-    assert_eq!(store.sweep().await.unwrap(), Swept { expired: 1, ..Swept::default() });
-    let due = store.versions("", &path("due")).await.unwrap();
-    assert_eq!((due[0].is_deleted, due[1].size), (true, 7));
-    assert_eq!(read(&store, "due").await, None);
-
-    clock.store(32 * DAY, Ordering::SeqCst);
-    // 20 of `much`, the content of `old`, the empty first content of `due`.
-    assert_eq!(store.sweep().await.unwrap(), Swept { versions: 22, ..Swept::default() });
-    assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 1);
-    assert_eq!(read(&store, "much").await.as_deref(), Some(&b"25"[..]));
-
-    let (before, tag) = (mark(&store).await, store.state("").await.unwrap().tag);
-    let tombstone = index(&store, 0).await["old"].cursor;
-    assert_eq!(before.floor, 0);
-    clock.store(92 * DAY, Ordering::SeqCst);
-    assert_eq!(store.sweep().await.unwrap(), Swept { tombstones: 1, versions: 1, ..Swept::default() });
-    let after = mark(&store).await;
-    assert_eq!((after.floor, after.cursor, &after.epoch), (tombstone, before.cursor, &before.epoch));
-    assert_ne!(store.state("").await.unwrap().tag, tag, "a moved floor is another state");
-    let left = index(&store, 0).await;
-    assert_eq!(left.keys().collect::<Vec<_>>(), ["due", "late", "much"]);
-    assert!(left["due"].is_deleted);
-    assert!(matches!(store.get("", &path("old")).await.unwrap(), Got::Absent));
-    assert!(matches!(put(&store, "old", New, b"again").await, Put::Created(e) if e.cursor > after.cursor));
 }
 
 async fn records(store: impl Store, _: Arc<AtomicU64>) {
@@ -529,7 +383,9 @@ async fn index_under_16_writers(store: impl Store, _: Arc<AtomicU64>) {
     }
 }
 
+use exact_index::index_and_cursor;
 use history::linearizable;
+use kept::{earlier_versions, retention};
 
 /// The suite, once for each way to open a store. `$open` takes a directory and a clock, and gives the store with what
 /// must live as long; or nothing, where there is none to be tested.
@@ -539,7 +395,8 @@ macro_rules! conformance {
             use super::*;
 
             suite! { with,
-                (current_thread) preconditions, tombstones, many, large_contents, listing, versions, is_healthy;
+                (current_thread) preconditions, tombstones, many, large_contents, listing, versions,
+                    earlier_versions, retention, is_healthy;
                 (multi_thread, worker_threads = 4) records, races, linearizable, index_under_16_writers;
             }
 
@@ -554,13 +411,13 @@ macro_rules! conformance {
     };
 }
 
-/// What only a store with an exact index and versions can do.
+/// What only a store with an exact index can do.
 macro_rules! exact {
     ($name:ident, $open:expr) => {
         mod $name {
             use super::*;
 
-            suite! { with, (current_thread) index_and_cursor, earlier_versions, retention; }
+            suite! { with, (current_thread) index_and_cursor; }
 
             async fn with<F: Future<Output = ()>>(test: impl FnOnce(super::opened::$name, Arc<AtomicU64>) -> F) {
                 let dir = tempfile::tempdir().unwrap();
@@ -621,229 +478,3 @@ conformance!(embedded, open_embedded);
 exact!(embedded_exact, open_embedded);
 conformance!(s3_here, s3::open_here);
 conformance!(s3_foreign, s3::open_foreign);
-
-fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-#[tokio::test]
-async fn all_is_there_after_reopening() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(dir.path()).unwrap();
-    put(&store, "a", New, b"a").await;
-    put(&store, "gone", New, b"g").await;
-    delete(&store, "gone", None).await;
-    put(&store, "big", New, &large(3)).await;
-    let (at, before) = (mark(&store).await, index(&store, 0).await);
-    drop(store);
-
-    let store = Embedded::open(dir.path()).unwrap();
-    assert_eq!(mark(&store).await, at);
-    assert_eq!(index(&store, 0).await, before);
-    assert_eq!(read(&store, "a").await.as_deref(), Some(&b"a"[..]));
-    assert_eq!(read(&store, "big").await, Some(large(3)));
-    assert!(written(put(&store, "b", New, b"b").await).cursor > at.cursor);
-}
-
-#[tokio::test]
-async fn a_store_put_back_from_a_copy_has_a_new_epoch() {
-    let dir = tempfile::tempdir().unwrap();
-    let (home, copy) = (dir.path().join("store"), dir.path().join("copy"));
-    let epoch = async |at: &Path| mark(&Embedded::open(at).unwrap()).await.epoch;
-    let move_copy = |from: &Path, to: &Path| {
-        std::fs::create_dir(to).unwrap();
-        std::fs::copy(from.join("store.db"), to.join("store.db")).unwrap();
-    };
-    let first = epoch(&home).await;
-    assert_eq!(epoch(&home).await, first);
-    move_copy(&home, &copy);
-    std::fs::remove_dir_all(&home).unwrap();
-    move_copy(&copy, &home);
-    let restored = epoch(&home).await;
-    assert_ne!(restored, first);
-    assert_eq!(epoch(&home).await, restored);
-}
-
-#[tokio::test]
-async fn files_of_replaced_deleted_and_lost_bodies_go() {
-    let dir = tempfile::tempdir().unwrap();
-    let bodies = dir.path().join("bodies");
-    let retention = Retention { versions: 0, ..Retention::default() };
-    let settings = || Settings { retention, ..Settings::default() };
-    let store = Embedded::open_with(dir.path(), settings()).unwrap();
-    put(&store, "x", New, &large(1)).await;
-    put(&store, "x", New, &large(2)).await;
-    assert_eq!(names(&bodies).len(), 1, "a refused body leaves nothing");
-    put(&store, "x", Holds(Md5::of(&large(1))), &large(2)).await;
-    assert_eq!(names(&bodies).len(), 1, "the replaced one is gone");
-    let kept = names(&bodies);
-    put(&store, "y", New, &large(4)).await;
-    delete(&store, "y", None).await;
-    assert_eq!(names(&bodies), kept);
-    let mut unfinished = store.incoming();
-    unfinished.push(large(5).into()).await.unwrap();
-    drop(unfinished);
-    assert_eq!(names(&bodies), kept);
-    drop(store);
-
-    std::fs::write(bodies.join("0123"), b"left by a crash").unwrap();
-    let store = Embedded::open(dir.path()).unwrap();
-    assert_eq!(names(&bodies), kept);
-    assert_eq!(read(&store, "x").await, Some(large(2)));
-}
-
-#[tokio::test]
-async fn a_store_has_one_owner_and_is_private() {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::tempdir().unwrap();
-    let home = dir.path().join("deep/store");
-    let store = Embedded::open(&home).unwrap();
-    let Err(refused) = Embedded::open(&home) else { panic!("two owners") };
-    assert!(matches!(refused, StoreError::Locked(_)), "{refused}");
-    assert!(refused.to_string().contains("another memsync proxy"), "{refused}");
-    put(&store, "a", New, b"a").await;
-    put(&store, "big", New, &large(1)).await;
-    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&home), mode(&home.join("bodies"))), (0o700, 0o700));
-    for dir in [home.clone(), home.join("bodies")] {
-        for name in names(&dir).iter().filter(|n| *n != "bodies") {
-            assert_eq!(mode(&dir.join(name)), 0o600, "{name}");
-        }
-    }
-    drop(store);
-    Embedded::open(&home).unwrap();
-}
-
-#[test]
-fn what_is_not_ours_is_refused_untouched() {
-    let dir = tempfile::tempdir().unwrap();
-    let home = dir.path().join("newer");
-    drop(Embedded::open(&home).unwrap());
-    let file = home.join("store.db");
-    let mut bytes = std::fs::read(&file).unwrap();
-    bytes[60..64].copy_from_slice(&7u32.to_be_bytes());
-    std::fs::write(&file, &bytes).unwrap();
-    let before = names(&home);
-    let refused = Embedded::open(&home).err().unwrap();
-    assert!(matches!(refused, StoreError::Newer { found: 7, known: 2, .. }), "{refused}");
-    assert_eq!((names(&home), std::fs::read(&file).unwrap()), (before, bytes));
-
-    let photos = dir.path().join("photos");
-    std::fs::create_dir(&photos).unwrap();
-    std::fs::write(photos.join("cat.jpg"), b"meow").unwrap();
-    let refused = Embedded::open(&photos).err().unwrap();
-    assert!(matches!(refused, StoreError::NotAStore { .. }), "{refused}");
-    assert_eq!(names(&photos), ["cat.jpg"]);
-
-    let text = dir.path().join("text");
-    std::fs::create_dir(&text).unwrap();
-    std::fs::write(text.join("store.db"), b"dear diary").unwrap();
-    let refused = Embedded::open(&text).err().unwrap();
-    assert!(matches!(refused, StoreError::NotAStore { .. }), "{refused}");
-    assert_eq!(std::fs::read(text.join("store.db")).unwrap(), b"dear diary");
-}
-
-#[tokio::test]
-async fn a_full_disk_refuses_writes_and_keeps_what_was_acknowledged() {
-    let dir = tempfile::tempdir().unwrap();
-    let retention = Retention { versions: 0, ..Retention::default() };
-    let settings = Settings { max_database_bytes: Some(1024 * 1024), retention, ..Settings::default() };
-    let store = Embedded::open_with(dir.path(), settings).unwrap();
-    let mut kept = Vec::new();
-    let full = loop {
-        let name = format!("n{}", kept.len());
-        let content = Bytes::from(vec![kept.len() as u8; 50_000]);
-        match store.put_bytes("", &path(&name), New, content).await {
-            Ok(put) => kept.push((name, written(put))),
-            Err(e) => break e,
-        }
-        assert!(kept.len() < 100, "the limit holds");
-    };
-    assert!(matches!(full, StoreError::Database(_)), "{full}");
-    assert!(kept.len() > 10);
-    assert_eq!(mark(&store).await.cursor, kept.last().unwrap().1.cursor);
-    assert_eq!(index(&store, 0).await, kept.iter().cloned().collect());
-    // Where no versions are kept, room is made by deleting, and then writes work again.
-    for (name, _) in &kept[..3] {
-        assert!(matches!(delete(&store, name, None).await, Deleted::Done(_)));
-    }
-    put(&store, "after", New, &[1; 50_000]).await;
-    drop(store);
-    let store = Embedded::open(dir.path()).unwrap();
-    assert_eq!(read(&store, "after").await, Some(vec![1; 50_000]));
-    assert_eq!(read(&store, &kept[5].0).await, Some(vec![5; 50_000]));
-}
-
-/// Not a test of correctness: prints how many durable small writes a second the store takes from 16 writers.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn durable_writes_a_second() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(dir.path()).unwrap());
-    let (writers, each) = (16, 2000);
-    let began = std::time::Instant::now();
-    join_all((0..writers).map(|w| {
-        let store = store.clone();
-        tokio::spawn(async move {
-            for n in 0..each {
-                put(&*store, &format!("d{w}/f{n}.md"), New, &[w; 4096]).await;
-            }
-        })
-    }))
-    .await;
-    let rate = f64::from(u32::from(writers) * each) / began.elapsed().as_secs_f64();
-    println!("{rate:.0} durable 4 KiB writes a second");
-    let began = std::time::Instant::now();
-    assert_eq!(store.index("", 0).await.unwrap().entries.len(), 32_000);
-    println!("index of 32,000 read in {:?}", began.elapsed());
-}
-
-/// Records and sweeps have connections of their own beside the writer's.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn writes_wait_for_records_and_sweeps() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(dir.path()).unwrap());
-    let recording = {
-        let store = store.clone();
-        tokio::spawn(async move {
-            for _ in 0..200 {
-                store.sweep().await.unwrap();
-                let held = store.record("keys").await.unwrap().map(|record| record.tag);
-                assert!(store.put_record("keys", held.as_deref(), Bytes::from_static(b"k")).await.unwrap());
-            }
-        })
-    };
-    let mut written_so_far = 0;
-    while !recording.is_finished() {
-        let names: Vec<_> = (0..16).map(|n| format!("{written_so_far}/{n}")).collect();
-        let group = join_all(names.iter().map(|name| put(&*store, name, New, b"x"))).await;
-        written_so_far += group.into_iter().map(written).count();
-    }
-    recording.await.unwrap();
-    assert_eq!(index(&*store, 0).await.len(), written_so_far);
-}
-
-/// `testdata/store/v1` was written by the first released format.
-#[tokio::test]
-async fn a_store_of_format_1_is_taken_over() {
-    let dir = tempfile::tempdir().unwrap();
-    let frozen = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store/v1/store.db");
-    std::fs::copy(frozen, dir.path().join("store.db")).unwrap();
-    for _ in 0..2 {
-        let store = Embedded::open(dir.path()).unwrap();
-        assert_eq!(read(&store, "a.md").await.as_deref(), Some(&b"content of a.md"[..]));
-        let Got::Found(blob) = store.get("", &path("topics/b.md")).await.unwrap() else { panic!("it is there") };
-        assert_eq!(blob.meta.content_type.as_deref(), Some("text/markdown"));
-        let all = index(&store, 0).await;
-        assert_eq!(all.keys().collect::<Vec<_>>(), ["a.md", "gone.md", "topics/b.md"]);
-        assert!(all["gone.md"].is_deleted && all["gone.md"].cursor == 4);
-        assert_eq!(store.record("keys").await.unwrap(), None);
-    }
-    let store = Embedded::open(dir.path()).unwrap();
-    let a = Md5::of(b"content of a.md");
-    assert!(matches!(put(&store, "a.md", Holds(a), b"new").await, Put::Updated(e) if e.cursor == 5));
-    assert_eq!(store.versions("", &path("a.md")).await.unwrap()[1].md5, a);
-}

@@ -270,6 +270,39 @@ async fn the_commands_work_beside_a_proxy() {
     assert_eq!(told(&Embedded::open(&moved).unwrap()).await.len(), 4);
     let out = run(&["store", "copy", dir.path().join("none").to_str().unwrap(), moved.to_str().unwrap()]);
     assert!(out.status.code() == Some(2) && text(&out).contains("none: there is no store"), "{}", text(&out));
+    let (empty, new) = (dir.path().join("empty"), dir.path().join("new"));
+    std::fs::create_dir(&empty).unwrap();
+    let out = run(&["store", "copy", empty.to_str().unwrap(), new.to_str().unwrap()]);
+    assert!(out.status.code() == Some(2) && text(&out).contains("empty: there is no store"), "{}", text(&out));
+    assert!(std::fs::read_dir(&empty).unwrap().next().is_none() && !new.exists(), "nothing is made for nothing");
     let out = run(&["store", "stats", "--store", dir.path().join("none").to_str().unwrap()]);
     assert!(out.status.code() == Some(1) && text(&out).contains("none"), "{}", text(&out));
+}
+
+/// `testdata/store/v1` was written by the first released format; a proxy need not have been started on it since.
+#[test]
+fn a_store_of_format_1_is_looked_after_as_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let frozen = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store/v1/store.db");
+    let old = |name: &str| {
+        let at = dir.path().join(name);
+        std::fs::create_dir(&at).unwrap();
+        std::fs::copy(&frozen, at.join("store.db")).unwrap();
+        at
+    };
+    assert_eq!(stats(&old("stats")).unwrap().namespaces[0].files, 2);
+    let verified = verify(&old("verify"), |_| ()).unwrap();
+    assert!(verified.contents == 2 && verified.damage.is_empty(), "{verified:?}");
+    for (from, to) in [("backup", "saved"), ("copy", "restored")] {
+        let (from, to) = (old(from), dir.path().join(to));
+        let done = if to.ends_with("saved") { backup(&from, &to) } else { restore(&from, &to) };
+        done.unwrap();
+        assert_eq!(stats(&to).unwrap().namespaces[0].files, 2);
+    }
+    // While somebody serves it, it cannot be: said in words.
+    let served = old("served");
+    let lock = std::fs::File::create(served.join("lock")).unwrap();
+    lock.try_lock().unwrap();
+    let why = stats(&served).unwrap_err().to_string();
+    assert!(why.contains("another memsync proxy uses this store"), "{why}");
 }

@@ -69,11 +69,15 @@ async fn act(app: &App, records: &impl Records, action: &KeyAction) -> anyhow::R
             told(app, &made, now)?;
             anstream::eprintln!("Key {}. It is shown this once: keep it in a file of mode 0600.", made.key);
         }
-        KeyAction::Rotate { id, grace } => {
-            let made = keys::edit(records, |keys| keys.rotate(id, *grace, now)).await?;
+        KeyAction::Rotate { id, grace, expires } => {
+            let (made, had_expired) = keys::edit(records, |keys| {
+                let had_expired = keys.keys.get(id).is_some_and(|key| key.is_expired(now));
+                Ok((keys.rotate(id, *grace, *expires, now)?, had_expired))
+            })
+            .await?;
             audit("key rotated", &made.key);
             told(app, &made, now)?;
-            let old = if grace.is_zero() {
+            let old = if grace.is_zero() || had_expired {
                 "The old secret no longer works.".to_owned()
             } else {
                 format!("The old secret works for {} more.", show::span(*grace))
@@ -88,7 +92,11 @@ async fn act(app: &App, records: &impl Records, action: &KeyAction) -> anyhow::R
         }
         KeyAction::List => {
             let all = keys::load(records).await?;
-            let used = keys::last_used(records).await?;
+            // It decides nothing, so the list is shown all the same.
+            let used = keys::last_used(records).await.unwrap_or_else(|e| {
+                tracing::warn!("when the keys were last used cannot be told: {e}");
+                BTreeMap::new()
+            });
             list(app, &all, &used, now)?;
         }
     }

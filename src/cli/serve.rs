@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use jiff::Timestamp;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use secrecy::SecretString;
@@ -164,16 +165,17 @@ fn options(app: &App, serve: &Serve, has_keys: bool) -> anyhow::Result<proxy::Op
     let token = token(app, serve)?;
     if token.is_none() && verifier.is_none() && !has_keys {
         let why = "a proxy that nobody may call is of no use: make a key with `memsync key create` (with the --store of \
-                   this one), or give one token for all with --token-file, MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN or the \
+                   this one; those that have expired do not count), or give one token for all with --token-file, MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN or the \
                    systemd credential `token`, or set HEARE_AUTH_URL to a service that knows the callers";
         return Err(Failure::new(Exit::Usage, why).into());
     }
     Ok(proxy::Options { max_body: serve.max_body, rate: serve.rate, token, verifier, ..proxy::Options::default() })
 }
 
-/// Whether any key was made.
+/// Whether there is any key that works.
 async fn has_keys(records: &impl Records) -> anyhow::Result<bool> {
-    Ok(!keys::load(records).await?.keys.is_empty())
+    let now = Timestamp::now();
+    Ok(keys::load(records).await?.keys.values().any(|key| !key.is_expired(now)))
 }
 
 /// `--token-file`, else what the environment has.

@@ -116,7 +116,8 @@ fn copy_all(app: &App, from: &Path, to: &Path) -> anyhow::Result<Exit> {
     if from == to {
         return Err(Failure::new(Exit::Usage, format!("{}: a store is not copied to itself", from.display())).into());
     }
-    if from != Path::new(BUCKET) && !from.is_dir() {
+    // Nothing is made for a copy of nothing.
+    if from != Path::new(BUCKET) && machine_store::records_if_any(from)?.is_none() {
         let why = format!("{}: there is no store; name the directory that `memsync serve --store` had", from.display());
         return Err(Failure::new(Exit::Usage, why).into());
     }
@@ -125,11 +126,11 @@ fn copy_all(app: &App, from: &Path, to: &Path) -> anyhow::Result<Exit> {
     let done = Arc::new(AtomicU64::new(0));
     let progress = || bar.set_position(done.fetch_add(1, Ordering::Relaxed) + 1);
     let copied = if from == Path::new(BUCKET) {
-        let target = machine_store::open(to)?;
         runtime.block_on(async {
             let source = bucket(app).await?;
             // An index that is not exact may lack files.
             source.mend_after_crash().await?;
+            let target = machine_store::open(to)?;
             anyhow::Ok(copy::copy(&source, &*target, progress).await?)
         })
     } else if to == Path::new(BUCKET) {

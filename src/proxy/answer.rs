@@ -27,6 +27,8 @@ pub enum Refusal {
     },
     /// Too many requests, or too many failures from that address; may be tried again after this time.
     TooOften(Duration),
+    /// The caller has as many connections open as it may.
+    TooManyConnections,
     /// Known, but not for this.
     Forbidden(Forbidden),
     /// Who calls could not be found out.
@@ -36,6 +38,8 @@ pub enum Refusal {
         limit: u64,
         used: u64,
     },
+    /// A name that crosses the border between two namespaces; says which.
+    Border(String),
     NoSuchRoute,
     /// The methods there are, for `Allow`.
     Method(&'static str),
@@ -129,7 +133,10 @@ impl From<CodingError> for Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(e: StoreError) -> Self {
-        Self::Store(e)
+        match e {
+            StoreError::Elsewhere { .. } | StoreError::Occupied { .. } => Self::Border(e.to_string()),
+            other => Self::Store(other),
+        }
     }
 }
 
@@ -139,7 +146,7 @@ impl Refusal {
         let mut extra = HeaderMap::new();
         match &self {
             Self::Unauthorized { .. } => insert(&mut extra, WWW_AUTHENTICATE, "Bearer"),
-            Self::Unverified | Self::Busy => insert(&mut extra, RETRY_AFTER, "5"),
+            Self::Unverified | Self::Busy | Self::TooManyConnections => insert(&mut extra, RETRY_AFTER, "5"),
             Self::Encoding => insert(&mut extra, ACCEPT_ENCODING, "zstd, gzip"),
             Self::TooOften(wait) => insert(&mut extra, RETRY_AFTER, &(wait.as_secs() + 1).to_string()),
             Self::Method(allowed) => insert(&mut extra, ALLOW, allowed),
@@ -181,6 +188,12 @@ impl Refusal {
                 "TOO_MANY_REQUESTS",
                 "too many requests, or too many tokens that were not valid; wait, then try again",
             ),
+            Self::TooManyConnections => plain(
+                StatusCode::TOO_MANY_REQUESTS,
+                "TOO_MANY_CONNECTIONS",
+                "this key has as many connections open as one may have; close some, then try again",
+            ),
+            Self::Border(detail) => told(StatusCode::CONFLICT, "OTHER_NAMESPACE", detail, None),
             Self::NoSuchRoute => plain(StatusCode::NOT_FOUND, "NO_SUCH_ROUTE", "there is nothing at this address"),
             Self::Method(allowed) => {
                 let detail = format!("this address answers {allowed}");

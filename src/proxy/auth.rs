@@ -62,6 +62,11 @@ impl Caller {
         Err(Refusal::Forbidden(why))
     }
 
+    /// Whether its connections are counted: not those of the token that opens everything and that all may share.
+    pub fn is_limited(&self) -> bool {
+        !matches!(self.shown, Shown::Token)
+    }
+
     /// Puts into `meta` who writes.
     pub fn sign(&self, meta: Meta) -> Meta {
         let key = match &self.shown {

@@ -4,7 +4,7 @@
 //! Names, preconditions and sizes are checked as in [`super::blobs`] and [`super::namespaced`]. What is not a batch as a whole is refused before
 //! anything of it is done.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -69,22 +69,25 @@ pub async fn post<S: Store>(
     if frames.iter().any(|(head, _)| head.op != "get") {
         caller.may(Access::Write, ns)?;
     }
-    let meta = caller.sign(Meta { content_type: None, ..versions::told(&head.headers)? });
+    let told = versions::told(&head.headers, proxy.store.keeps_versions())?;
+    let meta = caller.sign(Meta { content_type: None, ..told });
     let mut room = MAX_BYTES.saturating_sub(frames.iter().map(|(head, _)| HEAD_ROOM + 6 * head.path.len()).sum());
     let mut answers: Vec<Option<Frame>> = frames.iter().map(|_| None).collect();
     let (mut gets, mut writes, mut asked) = (Vec::new(), Vec::new(), Vec::new());
     // Room within the quota, held until all is written.
-    let mut rooms = Vec::new();
+    let sizes = frames.iter().filter(|(head, _)| head.op == "put");
+    let sizes = sizes.filter_map(|(head, content)| Some((stored_path(&head.path).ok()?, content.len() as u64)));
+    let sizes: Vec<_> = sizes.collect();
+    let admitted = quota::admit_many(proxy, caller, ns, &sizes).await?;
+    let mut rooms: HashMap<RelPath, _> = sizes.into_iter().map(|(path, _)| path).zip(admitted).collect();
+    let mut held = Vec::new();
     for (at, (head, content)) in frames.into_iter().enumerate() {
         match check(&head, content, ns.is_empty()) {
             Ok(Checked::Get(path)) => gets.push((at, path)),
             Ok(Checked::Put { path, expect, provided, content }) => {
-                match quota::admit(proxy, caller, ns, &path, content.len() as u64).await {
-                    Ok(room) => rooms.extend(room),
-                    Err(refusal) => {
-                        answers[at] = Some(refused(head.path, refusal, id));
-                        continue;
-                    }
+                if let Some(Err(refusal)) = rooms.remove(&path).map(|room| room.map(|room| held.extend(room))) {
+                    answers[at] = Some(refused(head.path, refusal, id));
+                    continue;
                 }
                 asked.push((at, path.clone(), provided));
                 writes.push((path, Operation::Put { expect, content }));
@@ -101,11 +104,11 @@ pub async fn post<S: Store>(
         for ((at, path, provided), written) in asked.into_iter().zip(written) {
             let path = path.as_str().to_owned();
             proxy.metrics.writes.inc_by(u64::from(written.as_ref().is_ok_and(Written::happened)));
-            let answer = written.map_err(Refusal::Store).and_then(|written| outcome(&path, written, provided));
+            let answer = written.map_err(Refusal::from).and_then(|written| outcome(&path, written, provided));
             answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
         }
     }
-    drop(rooms);
+    drop((rooms, held));
     for some in gets.chunks(READ) {
         let paths: Vec<RelPath> = some.iter().map(|(_, path)| path.clone()).collect();
         let got = if room > 0 { proxy.store.get_many(ns, paths).await } else { Vec::new() };

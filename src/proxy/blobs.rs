@@ -63,7 +63,7 @@ pub async fn put<S: Store>(
     let precondition = precondition(&head.headers)?;
     let promised = head.headers.get(X_MEMSYNC_MD5).map(|value| text(value).and_then(|text| text.parse().ok()));
     let promised = promised.map(|md5| md5.ok_or(Refusal::BadHeader("X-Memsync-Md5 is not an MD5"))).transpose()?;
-    let meta = caller.sign(versions::told(&head.headers)?);
+    let meta = caller.sign(versions::told(&head.headers, proxy.store.keeps_versions())?);
     let (body, _room) = content(proxy, caller, ns, path, &head.headers, body, promised).await?;
     let provided = || Provided::Md5(precondition.to_string());
     let (status, entry) = write(proxy, ns, path, expect(precondition), meta, body, provided).await?;
@@ -112,7 +112,7 @@ impl<I: Incoming> Incoming for Digested<I> {
 /// `promised`: the MD5 that it must have, unpacked.
 pub(super) async fn content<'a, S: Store>(
     proxy: &'a Proxy<S>,
-    caller: &Caller,
+    caller: &'a Caller,
     ns: &str,
     path: &RelPath,
     headers: &HeaderMap,
@@ -122,7 +122,7 @@ pub(super) async fn content<'a, S: Store>(
     let coding = encoding::of_body(headers)?;
     // Refused before it is sent where its length tells, and in any case before it is stored.
     let told = if coding.is_none() { hyper::body::Body::size_hint(&body).lower() } else { 0 };
-    drop(quota::admit(proxy, caller, ns, path, told).await?);
+    let mut room = if told == 0 { None } else { quota::admit(proxy, caller, ns, path, told).await? };
     let incoming = Digested { incoming: proxy.store.incoming(), hasher: promised.map(|_| Hasher::new()) };
     let (came, size) = receive(proxy, coding, body, proxy.options.max_body, incoming).await?;
     let md5 = came.hasher.map(Hasher::finish);
@@ -130,7 +130,10 @@ pub(super) async fn content<'a, S: Store>(
         // The body goes with this: nothing is written.
         return Err(Refusal::DigestMismatch(md5));
     }
-    let room = quota::admit(proxy, caller, ns, path, size).await?;
+    if size > told {
+        drop(room);
+        room = quota::admit(proxy, caller, ns, path, size).await?;
+    }
     Ok((came.incoming, room))
 }
 
@@ -193,7 +196,7 @@ pub async fn delete<S: Store>(
 ) -> Result<Answer, Refusal> {
     let expected = headers.get(IF_MATCH).map(|value| if_match(value).ok_or(Refusal::BadPrecondition("If-Match")));
     let expected = expected.transpose()?;
-    let meta = caller.sign(versions::told(headers)?);
+    let meta = caller.sign(versions::told(headers, proxy.store.keeps_versions())?);
     match proxy.store.delete(ns, path, expected.map(Expect::Md5), meta).await? {
         Deleted::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
         Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry)),

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::auth::Caller;
+use super::callers::{Callers, Place};
 use super::metrics::Present;
 use super::patience::{Patience, Patient};
 use super::strangers::{Address, Stranger};
@@ -36,9 +38,22 @@ pub struct Peer {
     pub door: Door,
     pub patience: Patience,
     stranger: Stranger,
+    /// Of the caller that showed a valid token last. Behind a reverse proxy that may be another one each time.
+    place: Mutex<Option<Place>>,
 }
 
 impl Peer {
+    /// Counts the connection as one of `caller`. False: it has as many as it may.
+    pub fn is_let_in(&self, callers: &Arc<Callers>, caller: &Caller) -> bool {
+        // Replaced whole, so a panic elsewhere cannot have damaged it.
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if !caller.is_limited() || place.as_ref().is_some_and(|place| place.caller == caller.id) {
+            return true;
+        }
+        *place = callers.enter(&caller.id);
+        place.is_some()
+    }
+
     /// It has shown a valid token: from now on it may idle, and does not count as a stranger.
     pub fn is_known(&self) {
         if self.patience.is_known() {
@@ -65,6 +80,7 @@ pub async fn connection<S: Store>(
         door,
         patience: Patience::new(proxy.options.head_timeout),
         stranger: proxy.strangers.enter(address),
+        place: Mutex::default(),
     });
     let mut stopping = proxy.stopping.clone();
     let opened = match proxy.options.tls.as_ref().filter(|_| door == Door::Main) {

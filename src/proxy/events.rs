@@ -18,10 +18,11 @@ use tokio::sync::{broadcast, watch};
 use super::Proxy;
 use super::answer::{Answer, Refusal};
 use super::auth::{Caller, Lease};
+use super::elsewhere::Listening;
 use super::metrics::Present;
 use crate::store::{Changes, Store};
 
-/// Missed changes beyond this many become one event without a path.
+/// Changes beyond this many, missed or made at once, become one event without a path.
 const REPLAY: usize = 1000;
 
 #[derive(Serialize)]
@@ -61,6 +62,7 @@ pub async fn get<S: Store>(
         stopping: proxy.stopping.clone(),
         lease: proxy.auth.lease(caller, ns),
         _live: Present::of(&proxy.metrics.event_streams),
+        _listening: proxy.listened.listen(ns),
     };
     let mut answer = Response::new(Body::from_stream(feed.stream()));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -99,6 +101,7 @@ struct Feed {
     stopping: watch::Receiver<bool>,
     lease: Lease,
     _live: Present,
+    _listening: Listening,
 }
 
 impl Feed {
@@ -128,10 +131,15 @@ impl Feed {
     }
 
     fn take(&mut self, changes: &Changes) {
-        for change in changes.iter().filter(|c| c.cursor > self.sent && c.ns == self.ns) {
-            self.ready.push_back(event(change.cursor, Some(change.path.as_str())));
+        let reached = changes.last().map_or(self.sent, |c| c.cursor.max(self.sent));
+        let news = || changes.iter().filter(|c| c.cursor > self.sent && c.ns == self.ns);
+        if news().nth(REPLAY).is_some() {
+            self.ready.push_back(event(reached, None));
+        } else {
+            let events: Vec<_> = news().map(|change| event(change.cursor, Some(change.path.as_str()))).collect();
+            self.ready.extend(events);
         }
-        self.sent = changes.last().map_or(self.sent, |c| c.cursor.max(self.sent));
+        self.sent = reached;
     }
 
     /// Changes were dropped before they were read: say so with the newest cursor still queued.

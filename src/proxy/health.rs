@@ -1,12 +1,63 @@
 //! `GET /health`: whether the proxy can do its work and, in words without secrets, what is wrong. No token is needed,
 //! so it tells nothing of what is stored or where.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use http::StatusCode;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 
 use super::Proxy;
 use super::answer::{Answer, json};
 use crate::protocol::{Health, capability};
 use crate::store::Store;
+
+/// How long a finding is good for: whoever asks may be anybody, and asking the storage may cost.
+const GOOD_FOR: Duration = Duration::from_secs(2);
+/// A storage that says nothing for so long is no use.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the storage was last found to be: of use, or why not, fit for anybody to read.
+type Finding = Result<(), String>;
+
+/// The last finding, shared by all who ask.
+#[derive(Default)]
+pub struct Checkup(Arc<Mutex<Option<(Instant, Finding)>>>);
+
+impl Checkup {
+    /// The finding, at most [`GOOD_FOR`] old and after at most twice [`PATIENCE`].
+    async fn found<S: Store>(&self, proxy: &Proxy<S>, id: &str) -> Finding {
+        let mut last = self.0.clone().lock_owned().await;
+        if let Some((at, finding)) = &*last
+            && at.elapsed() < GOOD_FOR
+        {
+            return finding.clone();
+        }
+        let (store, errors, id) = (proxy.store.clone(), proxy.metrics.store_errors.clone(), id.to_owned());
+        // It goes on when who asked has hung up: else many who do would all ask the storage.
+        let asking = tokio::spawn(async move {
+            let finding = match timeout(PATIENCE, store.health()).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(e)) => {
+                    tracing::error!(id, "{e}");
+                    Err(e.without_places())
+                }
+                Err(_) => {
+                    let why = format!("the storage has not answered for {} s", PATIENCE.as_secs());
+                    tracing::error!(id, "{why}");
+                    Err(why)
+                }
+            };
+            if finding.is_err() {
+                errors.inc();
+            }
+            *last = Some((Instant::now(), finding.clone()));
+            finding
+        });
+        asking.await.unwrap_or_else(|_| Err("the proxy could not look at its storage".to_owned()))
+    }
+}
 
 /// `id`: the request's, for the log.
 pub async fn get<S: Store>(proxy: &Proxy<S>, id: &str) -> Answer {
@@ -18,24 +69,20 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, id: &str) -> Answer {
         capability::EVENTS,
         capability::HTTP_PRECONDITIONS,
         capability::ENCODED_SLASH,
-        capability::VERSIONS,
         capability::BATCH,
         capability::ENCODING,
     ];
-    let (code, status, storage, detail) = match proxy.store.health().await {
+    let versions = proxy.store.keeps_versions().then_some(capability::VERSIONS);
+    let (code, status, storage, detail) = match proxy.checkup.found(proxy, id).await {
         Ok(()) => (StatusCode::OK, "ok", "connected", None),
-        Err(e) => {
-            tracing::error!(id, "{e}");
-            proxy.metrics.store_errors.inc();
-            (StatusCode::SERVICE_UNAVAILABLE, "error", "disconnected", Some(e.without_places()))
-        }
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, "error", "disconnected", Some(why)),
     };
     let free = proxy.store.free_bytes().filter(|free| *free < proxy.options.low_space);
     let warnings = free.map(|free| format!("the disk is nearly full: {} MiB are free", free >> 20));
     let health = Health {
         status: status.to_owned(),
         storage: storage.to_owned(),
-        capabilities: capabilities.iter().chain(strong).map(|c| (*c).to_owned()).collect(),
+        capabilities: capabilities.iter().chain(strong).chain(versions.as_ref()).map(|c| (*c).to_owned()).collect(),
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         detail,
         warnings: warnings.into_iter().collect(),

@@ -49,6 +49,8 @@ pub enum KeysError {
     Newer { found: u32 },
     #[error("the store's keys cannot be read: {0}; restore the store from a backup")]
     Damaged(String),
+    #[error("the store's note of it cannot be read ({0}); it begins anew when a key is next used")]
+    UsesDamaged(String),
     #[error("the store's keys kept changing; try again")]
     Contended,
     #[error("there is no user {0:?}; `memsync user list` shows who there is")]
@@ -61,6 +63,11 @@ pub enum KeysError {
     BadName(String),
     #[error("{0:?} is not 1 to {LONGEST_DEVICE} of the characters A-Z a-z 0-9 -")]
     BadDevice(String),
+    #[error(
+        "the key {id} expired at {at}: another secret would not work either; add --expires TIME, for how long it is to \
+         work again, or make another with `memsync key create`"
+    )]
+    Expired { id: String, at: Timestamp },
     #[error("the system gives no random numbers")]
     NoRandom,
 }
@@ -117,6 +124,7 @@ impl Key {
         until.is_none_or(|until| now < until).then_some(Taken { until })
     }
 
+    /// Whether no secret of it is taken any more.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }
@@ -262,17 +270,29 @@ impl Keys {
         self.keys.remove(id).ok_or_else(|| KeysError::NoSuchKey(id.to_owned()))
     }
 
-    /// Gives a key another secret. The old one is taken for `grace` more; one that was replaced before is not taken
-    /// any more.
+    /// Gives a key another secret, and another end where `expires` (from now) says so. The old secret is taken for
+    /// `grace` more; one that was replaced before is not taken any more, nor is that of a key that had expired.
     ///
     /// # Errors
-    /// [`KeysError::NoSuchKey`], [`KeysError::NoRandom`]
-    pub fn rotate(&mut self, id: &str, grace: Duration, now: Timestamp) -> Result<Made, KeysError> {
+    /// [`KeysError::NoSuchKey`], [`KeysError::NoRandom`]; [`KeysError::Expired`] where the new secret would be of no use.
+    pub fn rotate(
+        &mut self,
+        id: &str,
+        grace: Duration,
+        expires: Option<Duration>,
+        now: Timestamp,
+    ) -> Result<Made, KeysError> {
         let key = self.keys.get_mut(id).ok_or_else(|| KeysError::NoSuchKey(id.to_owned()))?;
+        let had_expired = key.expires.filter(|_| key.is_expired(now));
+        if let (Some(at), None) = (had_expired, expires) {
+            return Err(KeysError::Expired { id: id.to_owned(), at });
+        }
         let token = new_token(id)?;
+        key.expires = expires.map(|after| later(now, after)).or(key.expires);
         let hash = hash_of(token.expose_secret().as_bytes()).to_hex().to_string();
         let old = std::mem::replace(&mut key.hash, hash);
-        key.previous = (!grace.is_zero()).then(|| Previous { hash: old, until: later(now, grace) });
+        let stays = !grace.is_zero() && had_expired.is_none();
+        key.previous = stays.then(|| Previous { hash: old, until: later(now, grace) });
         Ok(Made { key: key.clone(), token })
     }
 
@@ -356,14 +376,14 @@ pub async fn edit<T>(
 /// When each key was last used, by its id.
 ///
 /// # Errors
-/// [`KeysError::Store`], [`KeysError::Damaged`]
+/// [`KeysError::Store`], [`KeysError::UsesDamaged`]
 pub async fn last_used(store: &impl Records) -> Result<BTreeMap<String, Timestamp>, KeysError> {
     used_of(store.read_record(USED).await?.as_ref())
 }
 
 fn used_of(record: Option<&Record>) -> Result<BTreeMap<String, Timestamp>, KeysError> {
     let Some(record) = record else { return Ok(BTreeMap::new()) };
-    serde_json::from_slice(&record.content).map_err(|e| KeysError::Damaged(e.to_string()))
+    serde_json::from_slice(&record.content).map_err(|e| KeysError::UsesDamaged(e.to_string()))
 }
 
 /// Records that a key was used; a later time that is there stays. Keys that are gone are forgotten.
@@ -373,7 +393,8 @@ fn used_of(record: Option<&Record>) -> Result<BTreeMap<String, Timestamp>, KeysE
 async fn record_use(store: &impl Records, id: &str, at: Timestamp) -> Result<(), KeysError> {
     for _ in 0..ATTEMPTS {
         let record = store.read_record(USED).await?;
-        let mut used = used_of(record.as_ref())?;
+        // What cannot be read is begun anew: it decides nothing.
+        let mut used = used_of(record.as_ref()).unwrap_or_default();
         // Read after the uses: whatever key has one was there by now, unless it has gone again.
         let keys = load(store).await?;
         used.retain(|id, _| keys.keys.contains_key(id));

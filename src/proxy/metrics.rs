@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::answer::{Answer, Refusal, with_body};
+use crate::store::Traffic;
 
 /// Upper bounds of the latencies counted, seconds.
 const BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
@@ -45,6 +46,8 @@ pub struct Metrics {
     pub index_bytes: Gauge,
     pub index_files: Gauge,
     pub index_written: Counter,
+    index_reads: Counter,
+    index_writes: Counter,
     pub writes: Counter,
     pub store_errors: Counter,
     pub refused_tokens: Counter,
@@ -67,6 +70,9 @@ impl Metrics {
         let received = counter("received_bytes", "Bytes read from clients, before encryption");
         let sent = counter("sent_bytes", "Bytes written to clients, before encryption");
         let index_written = counter("index_renderings", "Times that a whole index was read and written as JSON");
+        let index_reads =
+            counter("store_index_reads", "Times that the store was asked for an index object; 0 without S3");
+        let index_writes = counter("store_index_writes", "Index objects sent to the store; 0 without S3");
         let store_errors = counter("store_errors", "Requests that failed because the storage did");
         let writes = counter("writes", "Blobs written or deleted");
         let refused_tokens = counter("auth_failures", "Requests whose token was not valid");
@@ -91,6 +97,8 @@ impl Metrics {
             index_bytes,
             index_files,
             index_written,
+            index_reads,
+            index_writes,
             writes,
             store_errors,
             refused_tokens,
@@ -109,13 +117,15 @@ impl Metrics {
         match refusal {
             Refusal::Store(_) => drop(self.store_errors.inc()),
             Refusal::Unauthorized { wrong: true } => drop(self.refused_tokens.inc()),
-            Refusal::TooOften(_) => drop(self.throttled.inc()),
+            Refusal::TooOften(_) | Refusal::TooManyConnections => drop(self.throttled.inc()),
             _ => {}
         }
     }
 
-    /// All of it as text.
-    pub fn answer(&self) -> Answer {
+    /// All of it as text, with what the store counts itself.
+    pub fn answer(&self, traffic: Traffic) -> Answer {
+        self.index_reads.inner().store(traffic.reads, Ordering::Relaxed);
+        self.index_writes.inner().store(traffic.writes, Ordering::Relaxed);
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => with_body(StatusCode::OK, CONTENT_TYPE, text.into()),

@@ -21,8 +21,10 @@ mod answer;
 mod auth;
 mod batch;
 mod blobs;
+mod callers;
 mod chores;
 mod connection;
+mod elsewhere;
 mod encoding;
 mod events;
 mod health;
@@ -42,6 +44,7 @@ mod versions;
 pub use verifier::VerifierOptions;
 
 use auth::Auth;
+use callers::Callers;
 use connection::{Door, connection};
 use metrics::Metrics;
 use rates::Rates;
@@ -79,6 +82,8 @@ pub struct Options {
     pub max_strangers: usize,
     /// The same for one address (of IPv6: one /64).
     pub max_strangers_per_address: usize,
+    /// Connections of one caller (one key), but for the token that opens everything.
+    pub max_connections_per_caller: usize,
     /// Requests a second that one caller (one key) may make; `None`: any number.
     pub rate: Option<NonZeroU32>,
     /// Tokens a minute that one address may show and that are not valid.
@@ -92,6 +97,8 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// How often an event stream that has nothing to say shows that it lives.
     pub heartbeat: Duration,
+    /// How often a store that other proxies write to as well is asked for their changes, while somebody listens.
+    pub look_elsewhere: Duration,
 }
 
 impl Options {
@@ -115,12 +122,14 @@ impl Default for Options {
             max_connections: 4096,
             max_strangers: 1024,
             max_strangers_per_address: 64,
+            max_connections_per_caller: 1024,
             rate: None,
             failed_attempts: const { NonZeroU32::new(20).expect("not zero") },
             metrics_listener: None,
             low_space: 512 << 20,
             tls: None,
             heartbeat: Duration::from_secs(15),
+            look_elsewhere: Duration::from_millis(1500),
         }
     }
 }
@@ -133,12 +142,15 @@ struct Proxy<S> {
     store: Arc<S>,
     auth: Auth<S>,
     quotas: quota::Quotas,
+    checkup: health::Checkup,
     /// Turns for batches, each of which may hold some tens of MiB.
     batches: Semaphore,
     turns: encoding::Turns,
     options: Options,
     index: index::Cache,
+    listened: Arc<elsewhere::Listened>,
     strangers: Arc<Strangers>,
+    callers: Arc<Callers>,
     rates: Rates,
     metrics: Arc<Metrics>,
     /// Becomes true once, when the proxy stops.
@@ -165,11 +177,14 @@ pub async fn serve<S: Store>(
         store,
         auth,
         quotas: quota::Quotas::default(),
+        checkup: health::Checkup::default(),
         batches: Semaphore::new(BATCHES),
         turns: encoding::Turns::default(),
         index: index::Cache::default(),
+        listened: Arc::default(),
         rates: Rates::new(options.rate, options.failed_attempts),
         metrics: Metrics::new(),
+        callers: Callers::new(options.max_connections_per_caller),
         strangers: Strangers::new(options.max_strangers, options.max_strangers_per_address),
         options,
         stopping,
@@ -181,6 +196,7 @@ pub async fn serve<S: Store>(
     let metrics_listener = proxy.options.metrics_listener.clone();
     let mut sweep = tokio::time::interval(SWEEP);
     let chores = tokio::spawn(chores::run(proxy.clone()));
+    let looking = tokio::spawn(elsewhere::look(proxy.clone()));
     let auth = proxy.clone();
     let tending = async move { auth.auth.tend().await };
     tokio::pin!(shutdown, tending);
@@ -211,8 +227,10 @@ pub async fn serve<S: Store>(
         while connections.join_next().await.is_some() {}
         // The store is let go only when nothing works on it any more.
         proxy.auth.finish().await;
-        if let Err(e) = chores.await {
-            tracing::error!("the proxy's chores ended in a bug: {e}");
+        for (what, task) in [("chores", chores), ("looking for what others write", looking)] {
+            if let Err(e) = task.await {
+                tracing::error!("the proxy's {what} ended in a bug: {e}");
+            }
         }
     };
     if tokio::time::timeout(stop_timeout, all).await.is_err() {

@@ -25,7 +25,7 @@ pub async fn put<S: Store>(
     let (head, body) = request.into_parts();
     let version = version(&head.headers)?.ok_or(Refusal::VersionRequired)?;
     let promised = digest(&head.headers)?;
-    let meta = caller.sign(versions::told(&head.headers)?);
+    let meta = caller.sign(versions::told(&head.headers, proxy.store.keeps_versions())?);
     let (body, _room) = content(proxy, caller, ns.as_str(), path, &head.headers, body, promised).await?;
     let provided = || Provided::Version(version);
     let (status, entry) = write(proxy, ns.as_str(), path, expect(version), meta, body, provided).await?;
@@ -46,7 +46,7 @@ pub async fn delete<S: Store>(
     headers: &HeaderMap,
 ) -> Result<Answer, Refusal> {
     let version = version(headers)?;
-    let meta = caller.sign(versions::told(headers)?);
+    let meta = caller.sign(versions::told(headers, proxy.store.keeps_versions())?);
     match proxy.store.delete(ns.as_str(), path, version.map(Expect::Version), meta).await? {
         Deleted::Done(entry) => {
             let mut answer = answer(proxy, ns, StatusCode::OK, &entry, headers).await?;

@@ -1,21 +1,52 @@
 //! Quotas: how many bytes the namespaces of a user may hold together.
 //!
 //! What counts are the live files of every namespace that the user's keys may write to, whoever wrote them; earlier
-//! versions are free. Writes under way are counted as well, so that many at once do not pass the limit together.
+//! versions are free. Writes under way are counted as well, so that many at once do not pass the limit together: those
+//! of this proxy. Where several proxies share a store, what another took counts some seconds later.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::time::Instant;
 
 use super::Proxy;
 use super::answer::Refusal;
 use super::auth::Caller;
 use super::keys::Pattern;
 use crate::path::RelPath;
-use crate::store::{Got, Store};
+use crate::store::{Store, StoreError};
 
-/// Bytes of the writes under way, by user.
+/// Namespaces asked about side by side.
+const AT_ONCE: usize = 8;
+/// How often the store is asked again because other writes of the user ended meanwhile.
+const LOOKS: usize = 3;
+/// How long a namespace that another proxy made may go uncounted, where others write to the store as well.
+const KNOWN: Duration = Duration::from_secs(60);
+
+/// Bytes of the writes under way, by user, and which namespaces there are.
 #[derive(Default)]
-pub struct Quotas(Mutex<HashMap<String, u64>>);
+pub struct Quotas {
+    users: Mutex<HashMap<String, Account>>,
+    known: Arc<tokio::sync::Mutex<Option<Known>>>,
+}
+
+/// What is under way of one user.
+#[derive(Default)]
+struct Account {
+    /// Bytes.
+    under_way: u64,
+    /// Bytes of writes that ended since somebody began to look.
+    ended: u64,
+    lookers: usize,
+}
+
+/// The namespaces of a store to which others write as well.
+struct Known {
+    asked: Instant,
+    names: BTreeSet<String>,
+}
 
 /// Room that a write holds while it is under way.
 pub struct Reserved<'a> {
@@ -26,62 +57,179 @@ pub struct Reserved<'a> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        let mut under_way = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bytes) = under_way.get_mut(&self.user) {
-            *bytes = bytes.saturating_sub(self.bytes);
-            if *bytes == 0 {
-                under_way.remove(&self.user);
-            }
-        }
+        self.of.change(&self.user, |account| {
+            account.under_way = account.under_way.saturating_sub(self.bytes);
+            account.ended += self.bytes;
+        });
     }
+}
+
+/// A look at what a user holds. What ends while it lasts may or may not be in what is seen.
+struct Look<'a> {
+    of: &'a Quotas,
+    user: &'a str,
+    /// What had ended before.
+    since: u64,
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        self.of.change(self.user, |account| account.lookers -= 1);
+    }
+}
+
+/// What became of asking for room.
+enum Room<'a> {
+    Taken(Reserved<'a>),
+    Full,
+    /// There may be room: writes ended meanwhile that may have been counted twice.
+    Unclear,
 }
 
 impl Quotas {
-    /// Takes `bytes` more for `user`, if these, what others hold and what is `used` fit into `limit`.
-    fn reserve(&self, user: &str, bytes: u64, used: u64, limit: u64) -> Option<Reserved<'_>> {
-        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = under_way.entry(user.to_owned()).or_default();
-        let fits = used.saturating_add(*held).saturating_add(bytes) <= limit;
-        if fits {
-            *held += bytes;
-        } else if *held == 0 {
-            under_way.remove(user);
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Account>> {
+        // Each change leaves it whole.
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the account of `user`, and forgets it when nothing is under way and nobody looks.
+    fn change<T>(&self, user: &str, change: impl FnOnce(&mut Account) -> T) -> T {
+        let mut users = self.lock();
+        let account = users.entry(user.to_owned()).or_default();
+        let given = change(account);
+        if account.under_way == 0 && account.lookers == 0 {
+            users.remove(user);
         }
-        fits.then(|| Reserved { of: self, user: user.to_owned(), bytes })
+        given
+    }
+
+    fn look<'a>(&'a self, user: &'a str) -> Look<'a> {
+        let since = self.change(user, |account| {
+            account.lookers += 1;
+            account.ended
+        });
+        Look { of: self, user, since }
     }
 }
 
-/// Lets a write of `size` bytes to `path` go on, if the caller's user has room for it. The answer is to be kept until
-/// the write is done.
+impl<'a> Look<'a> {
+    /// Takes `bytes` more, if these, what others hold and what was seen to be `used` fit into `limit`.
+    fn reserve(&self, bytes: u64, used: u64, limit: u64) -> Room<'a> {
+        self.of.change(self.user, |account| {
+            let ended = account.ended - self.since;
+            let surely = used.saturating_add(account.under_way).saturating_add(bytes);
+            if surely.saturating_add(ended) <= limit {
+                account.under_way += bytes;
+                Room::Taken(Reserved { of: self.of, user: self.user.to_owned(), bytes })
+            } else if surely <= limit {
+                Room::Unclear
+            } else {
+                Room::Full
+            }
+        })
+    }
+}
+
+/// Lets a write of `size` bytes to `path` go on, as [`admit_many`].
 ///
 /// # Errors
 /// [`Refusal::Quota`]; what the store says.
 pub async fn admit<'a, S: Store>(
     proxy: &'a Proxy<S>,
-    caller: &Caller,
+    caller: &'a Caller,
     ns: &str,
     path: &RelPath,
     size: u64,
 ) -> Result<Option<Reserved<'a>>, Refusal> {
-    let Some((user, limit, patterns)) = caller.quota() else { return Ok(None) };
-    let replaced = match proxy.store.get(ns, path).await? {
-        Got::Found(blob) => blob.entry.size,
-        Got::Tombstone(_) | Got::Absent => 0,
+    let mut rooms = admit_many(proxy, caller, ns, &[(path.clone(), size)]).await?;
+    rooms.pop().unwrap_or(Ok(None))
+}
+
+/// Lets each of many writes go on, by path and size, for which the caller's user has room; the store is asked once for
+/// all. What is given is to be kept until the write is done.
+///
+/// # Errors
+/// What the store says; of a single write [`Refusal::Quota`].
+pub async fn admit_many<'a, S: Store>(
+    proxy: &'a Proxy<S>,
+    caller: &'a Caller,
+    ns: &str,
+    writes: &[(RelPath, u64)],
+) -> Result<Vec<Result<Option<Reserved<'a>>, Refusal>>, Refusal> {
+    let Some((user, limit, patterns)) = caller.quota().filter(|_| !writes.is_empty()) else {
+        return Ok(writes.iter().map(|_| Ok(None)).collect());
     };
-    // What does not grow is always taken: it cannot make it worse.
-    let Some(growth) = size.checked_sub(replaced).filter(|growth| *growth > 0) else { return Ok(None) };
-    let mut used = 0u64;
-    for ns in counted(&patterns, proxy.store.namespaces().await?, ns) {
-        used = used.saturating_add(proxy.store.usage(&ns).await?);
-    }
-    match proxy.quotas.reserve(user, growth, used, limit) {
-        Some(reserved) => Ok(Some(reserved)),
-        None => Err(Refusal::Quota { limit, used }),
+    let paths: Vec<RelPath> = writes.iter().map(|(path, _)| path.clone()).collect();
+    let mut looks = 1;
+    loop {
+        // Begun before the store is asked: what ends from now on is counted, whether it was seen or not.
+        let look = proxy.quotas.look(user);
+        let used = used(proxy, &patterns, ns).await?;
+        let held = proxy.store.held(ns, &paths).await?;
+        let mut unclear = false;
+        let rooms = writes.iter().zip(held).map(|((_, size), held)| {
+            // What does not grow is always taken: it cannot make it worse.
+            let Some(growth) = size.checked_sub(held).filter(|growth| *growth > 0) else { return Ok(None) };
+            match look.reserve(growth, used, limit) {
+                Room::Taken(reserved) => Ok(Some(reserved)),
+                room => {
+                    unclear |= matches!(room, Room::Unclear);
+                    Err(Refusal::Quota { limit, used })
+                }
+            }
+        });
+        let rooms: Vec<_> = rooms.collect();
+        if !unclear || looks == LOOKS {
+            return Ok(rooms);
+        }
+        looks += 1;
     }
 }
 
+/// The bytes that count towards a quota for `patterns`.
+async fn used<S: Store>(proxy: &Proxy<S>, patterns: &[Pattern], written: &str) -> Result<u64, StoreError> {
+    let all = counted(patterns, namespaces(proxy, patterns, written).await?, written);
+    let usages = all.into_iter().map(|ns| async move { proxy.store.usage(&ns).await });
+    let usages = stream::iter(usages.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+    usages.try_fold(0u64, |sum, usage| async move { Ok(sum.saturating_add(usage)) }).await
+}
+
+/// The namespaces there are, as far as `patterns` leave that open.
+async fn namespaces<S: Store>(
+    proxy: &Proxy<S>,
+    patterns: &[Pattern],
+    written: &str,
+) -> Result<BTreeSet<String>, StoreError> {
+    if patterns.iter().all(|pattern| matches!(pattern, Pattern::Exact(_))) {
+        return Ok(BTreeSet::new());
+    }
+    if S::STRONG {
+        return Ok(proxy.store.namespaces().await?.into_iter().collect());
+    }
+    // Such a store has to be listed whole for it, so it is asked now and then, and nobody but the first waits.
+    let mut known = proxy.quotas.known.lock().await;
+    let Some(kept) = &mut *known else {
+        let (asked, listed) = (Instant::now(), proxy.store.namespaces().await?);
+        let names: BTreeSet<String> = listed.into_iter().chain([written.to_owned()]).collect();
+        *known = Some(Known { asked, names: names.clone() });
+        return Ok(names);
+    };
+    kept.names.insert(written.to_owned());
+    if kept.asked.elapsed() >= KNOWN {
+        kept.asked = Instant::now();
+        let (store, known) = (proxy.store.clone(), proxy.quotas.known.clone());
+        tokio::spawn(async move {
+            match store.namespaces().await {
+                Ok(listed) => known.lock().await.iter_mut().for_each(|kept| kept.names.extend(listed.iter().cloned())),
+                Err(e) => tracing::warn!("the namespaces could not be listed, for quotas: {e}"),
+            }
+        });
+    }
+    Ok(kept.names.clone())
+}
+
 /// The namespaces that count: of those known, those named, and the one written to.
-fn counted(patterns: &[Pattern], known: Vec<String>, written: &str) -> BTreeSet<String> {
+fn counted(patterns: &[Pattern], known: BTreeSet<String>, written: &str) -> BTreeSet<String> {
     let named = patterns.iter().filter_map(|pattern| match pattern {
         Pattern::Exact(name) => Some(name.clone()),
         Pattern::All | Pattern::Below(_) => None,
@@ -94,19 +242,44 @@ fn counted(patterns: &[Pattern], known: Vec<String>, written: &str) -> BTreeSet<
 mod tests {
     use super::*;
 
+    fn taken<'a>(room: Room<'a>) -> Reserved<'a> {
+        match room {
+            Room::Taken(reserved) => reserved,
+            Room::Full | Room::Unclear => panic!("there is room"),
+        }
+    }
+
     #[test]
     fn writes_at_once_share_the_room() {
         let quotas = Quotas::default();
-        let first = quotas.reserve("ana", 40, 50, 100).expect("90 of 100");
-        assert!(quotas.reserve("ana", 11, 50, 100).is_none());
-        assert!(quotas.reserve("bo", 11, 50, 100).is_some(), "another user's");
-        let second = quotas.reserve("ana", 10, 50, 100).expect("exactly the limit");
+        let (ana, bo) = (quotas.look("ana"), quotas.look("bo"));
+        let first = taken(ana.reserve(40, 50, 100));
+        assert!(matches!(ana.reserve(11, 50, 100), Room::Full));
+        drop(taken(bo.reserve(11, 50, 100)));
+        let second = taken(ana.reserve(10, 50, 100));
+        drop((ana, bo));
+        assert!(matches!(quotas.look("ana").reserve(1, 50, 100), Room::Full), "exactly the limit");
         drop(first);
-        assert!(quotas.reserve("ana", 40, 50, 100).is_some());
-        drop(second);
-        assert!(quotas.0.lock().unwrap().is_empty(), "nothing is left behind");
-        assert!(quotas.reserve("ana", u64::MAX, 1, 100).is_none());
-        assert!(quotas.0.lock().unwrap().is_empty());
+        let third = taken(quotas.look("ana").reserve(40, 50, 100));
+        drop((second, third));
+        assert!(quotas.lock().is_empty(), "nothing is left behind");
+        assert!(matches!(quotas.look("ana").reserve(u64::MAX, 1, 100), Room::Full));
+        assert!(quotas.lock().is_empty());
+    }
+
+    #[test]
+    fn what_ends_during_a_look_counts_whether_it_was_seen_or_not() {
+        let quotas = Quotas::default();
+        let other = taken(quotas.look("ana").reserve(60, 0, 100));
+        let look = quotas.look("ana");
+        drop(other);
+        // 0 were seen to be used: the write had not landed when the store was asked.
+        assert!(matches!(look.reserve(50, 0, 100), Room::Unclear));
+        drop(taken(look.reserve(40, 0, 100)));
+        drop(look);
+        let again = quotas.look("ana");
+        assert!(matches!(again.reserve(50, 60, 100), Room::Full), "now it is seen");
+        drop(taken(again.reserve(40, 60, 100)));
     }
 
     #[test]

@@ -68,13 +68,19 @@ impl Rates {
     }
 
     /// A token from `address` was wrong; gives how long to wait, where that was once too often.
-    pub fn failed(&self, address: Address) -> Option<Duration> {
+    fn failed(&self, address: Address) -> Option<Duration> {
         let wait = self.failures.check_key(&address).err()?.wait_time_from(DefaultClock::default().now());
         let mut addresses = self.addresses();
         if addresses.barred.len() < MOST {
             addresses.barred.insert(address, Instant::now() + wait);
         }
         Some(wait)
+    }
+
+    /// A token from `address` is about to be looked at. Who leaves before that is over counts as one whose token was
+    /// wrong: else guessing would cost nothing to those who do not wait for the answer.
+    pub fn attempt(&self, address: Address) -> Attempt<'_> {
+        Attempt { rates: self, address, open: true }
     }
 
     /// A token from `address` was right.
@@ -109,6 +115,34 @@ impl Rates {
     }
 }
 
+/// A token is being looked at.
+pub struct Attempt<'a> {
+    rates: &'a Rates,
+    address: Address,
+    open: bool,
+}
+
+impl Attempt<'_> {
+    /// It was right, or nobody could tell.
+    pub fn over(mut self) {
+        self.open = false;
+    }
+
+    /// It was wrong; gives how long to wait, where that was once too often.
+    pub fn failed(mut self) -> Option<Duration> {
+        self.open = false;
+        self.rates.failed(self.address)
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.rates.failed(self.address);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +166,20 @@ mod tests {
         rates.forget_old();
         assert!(rates.barred(here, &other).is_some());
         assert_eq!(rates.barred(here, &right), None);
+    }
+
+    #[test]
+    fn who_leaves_before_the_answer_has_failed() {
+        let rates = Rates::new(None, NonZeroU32::new(2).unwrap());
+        let here = Address::of("10.0.0.1".parse().unwrap());
+        let other = blake3::hash(b"other");
+        for _ in 0..5 {
+            rates.attempt(here).over();
+        }
+        drop((rates.attempt(here), rates.attempt(here)));
+        assert_eq!(rates.barred(here, &other), None, "as many as are allowed");
+        drop(rates.attempt(here));
+        assert!(rates.barred(here, &other).is_some());
     }
 
     #[test]

@@ -186,7 +186,7 @@ async fn handle<S: Store>(
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let mut route = route(uri.path());
     match (peer.door, proxy.options.metrics_listener.is_some()) {
-        (Door::Metrics, _) if route == Some(Route::Metrics) && reads => return Ok(proxy.metrics.answer()),
+        (Door::Metrics, _) if route == Some(Route::Metrics) && reads => return Ok(metrics(proxy)),
         (Door::Metrics, _) => return Err(Refusal::NoSuchRoute),
         // They have a door of their own.
         (Door::Main, true) => route = route.filter(|route| *route != Route::Metrics),
@@ -197,6 +197,10 @@ async fn handle<S: Store>(
     }
     let caller = admit(proxy, peer, request.headers()).await?;
     let route = route.ok_or(Refusal::NoSuchRoute)?;
+    if route == Route::Metrics {
+        // Numbers of the proxy as a whole: any key opens them, whatever it is for.
+        return if reads { Ok(metrics(proxy)) } else { Err(Refusal::Method("GET, HEAD")) };
+    }
     let access = match *request.method() {
         Method::PUT | Method::DELETE => Access::Write,
         _ => Access::Read,
@@ -206,8 +210,8 @@ async fn handle<S: Store>(
     let ns = namespace.as_str();
     caller.may(access, ns)?;
     match route {
-        Route::Health | Route::Metrics if !reads => Err(Refusal::Method("GET, HEAD")),
-        Route::Health | Route::Metrics => Ok(proxy.metrics.answer()),
+        // They were answered above.
+        Route::Health | Route::Metrics => Err(Refusal::NoSuchRoute),
         Route::Sync(_) if reads => index::get(proxy, ns, uri.query(), request.headers()).await,
         Route::Sync(_) => Err(Refusal::Method("GET, HEAD")),
         Route::Events(_) if request.method() == Method::GET => events::get(proxy, &caller, ns, request.headers()).await,
@@ -230,6 +234,10 @@ async fn handle<S: Store>(
     }
 }
 
+fn metrics<S: Store>(proxy: &Proxy<S>) -> Answer {
+    proxy.metrics.answer(proxy.store.index_traffic())
+}
+
 /// Lets a caller in who may call, within the limits of its rate and of its address's failures.
 async fn admit<S: Store>(proxy: &Proxy<S>, peer: &Peer, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
     // Who shows nothing guesses nothing.
@@ -238,12 +246,19 @@ async fn admit<S: Store>(proxy: &Proxy<S>, peer: &Peer, headers: &HeaderMap) -> 
     if let Some(wait) = proxy.rates.barred(peer.address, &shown) {
         return Err(Refusal::TooOften(wait));
     }
+    let attempt = proxy.rates.attempt(peer.address);
     let caller = match proxy.auth.authorize(token, shown).await {
         Err(refusal @ Refusal::Unauthorized { .. }) => {
-            return Err(proxy.rates.failed(peer.address).map_or(refusal, Refusal::TooOften));
+            return Err(attempt.failed().map_or(refusal, Refusal::TooOften));
         }
-        known => known?,
+        known => {
+            attempt.over();
+            known?
+        }
     };
+    if !peer.is_let_in(&proxy.callers, &caller) {
+        return Err(Refusal::TooManyConnections);
+    }
     peer.is_known();
     // Of every request: behind a reverse proxy one connection carries the tokens of many.
     proxy.rates.succeeded(peer.address, shown);

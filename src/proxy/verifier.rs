@@ -1,7 +1,8 @@
 //! [`Verifier`]: a service elsewhere that knows whose a token is: `POST {url}/verify`, as the protocol has it.
 //!
 //! Its answers are remembered for a moment, by the token's hash. Any number of requests with the same token ask once,
-//! and only so many tokens are asked about at a time.
+//! and only so many tokens are asked about, or wait for that, at a time. Tokens that were good before have turns of their
+//! own, so that whoever makes tokens up holds up no user but a new one.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,8 +20,12 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Questions under way at once.
+/// Questions under way at once about tokens of which nothing is known; and as many about those that were good before.
 const AT_ONCE: usize = 16;
+/// Tokens of which nothing is known and that wait or are asked about.
+const FLIGHTS: usize = 256;
+/// How long a token counts as one that was good before.
+const GOOD_BEFORE: Duration = Duration::from_secs(24 * 3600);
 /// Answers remembered, at most.
 const REMEMBERED: usize = 10_000;
 /// Longest answer read, in bytes.
@@ -75,8 +80,32 @@ struct Inner {
     url: Url,
     options: VerifierOptions,
     turns: Semaphore,
-    known: Mutex<HashMap<blake3::Hash, (Verdict, Instant)>>,
+    turns_of_known: Semaphore,
+    known: Mutex<HashMap<blake3::Hash, Remembered>>,
     flights: Mutex<HashMap<blake3::Hash, Flight>>,
+}
+
+/// A verdict of before.
+struct Remembered {
+    verdict: Verdict,
+    at: Instant,
+    /// How long it is given without asking again.
+    keep: Duration,
+}
+
+impl Remembered {
+    fn is_fresh(&self) -> bool {
+        self.at.elapsed() < self.keep
+    }
+
+    /// Whether it still makes a difference.
+    fn is_of_use(&self) -> bool {
+        self.is_fresh() || self.was_good()
+    }
+
+    fn was_good(&self) -> bool {
+        matches!(self.verdict, Verdict::User(_)) && self.at.elapsed() < GOOD_BEFORE
+    }
 }
 
 /// What these mutexes guard is whole after every step.
@@ -100,6 +129,7 @@ impl Verifier {
             url,
             options: options.clone(),
             turns: Semaphore::new(AT_ONCE),
+            turns_of_known: Semaphore::new(AT_ONCE),
             known: Mutex::default(),
             flights: Mutex::default(),
         })))
@@ -110,13 +140,17 @@ impl Verifier {
         if let Some(verdict) = self.0.remembered(hash) {
             return verdict;
         }
+        let was_good = lock(&self.0.known).get(&hash).is_some_and(Remembered::was_good);
         let flight = {
             let mut flights = lock(&self.0.flights);
             match flights.get(&hash) {
                 Some(flight) => flight.clone(),
+                None if !was_good && flights.len() >= FLIGHTS => {
+                    return self.0.unknown("too many questions wait for it");
+                }
                 None => {
                     let (inner, token) = (self.0.clone(), SecretString::from(token));
-                    let flight = async move { inner.settle(&token, hash).await }.boxed().shared();
+                    let flight = async move { inner.settle(&token, hash, was_good).await }.boxed().shared();
                     flights.insert(hash, flight.clone());
                     // It goes on for the others, and for what is remembered, when this caller leaves.
                     tokio::spawn(flight.clone());
@@ -131,12 +165,13 @@ impl Verifier {
 impl Inner {
     fn remembered(&self, hash: blake3::Hash) -> Option<Verdict> {
         let known = lock(&self.known);
-        known.get(&hash).filter(|(_, until)| Instant::now() < *until).map(|(verdict, _)| verdict.clone())
+        known.get(&hash).filter(|kept| kept.is_fresh()).map(|kept| kept.verdict.clone())
     }
 
     /// Asks, remembers the answer, and ends the flight.
-    async fn settle(&self, token: &SecretString, hash: blake3::Hash) -> Verdict {
-        let verdict = match tokio::time::timeout(self.options.timeout, self.question(token)).await {
+    async fn settle(&self, token: &SecretString, hash: blake3::Hash, was_good: bool) -> Verdict {
+        let turns = if was_good { &self.turns_of_known } else { &self.turns };
+        let verdict = match tokio::time::timeout(self.options.timeout, self.question(token, turns)).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(why)) => self.unknown(&why),
             Err(_) => self.unknown("no answer in time"),
@@ -147,13 +182,15 @@ impl Inner {
             Verdict::Unknown => None,
         };
         if let Some(keep) = keep {
-            let now = Instant::now();
             let mut known = lock(&self.known);
             if known.len() >= REMEMBERED {
-                known.retain(|_, (_, until)| now < *until);
+                known.retain(|_, kept| kept.is_of_use());
             }
-            if known.len() < REMEMBERED {
-                known.insert(hash, (verdict.clone(), now + keep));
+            if known.len() >= REMEMBERED {
+                known.retain(|_, kept| kept.is_fresh());
+            }
+            if known.len() < REMEMBERED || known.contains_key(&hash) {
+                known.insert(hash, Remembered { verdict: verdict.clone(), at: Instant::now(), keep });
             }
         }
         lock(&self.flights).remove(&hash);
@@ -166,7 +203,7 @@ impl Inner {
         Verdict::Unknown
     }
 
-    async fn question(&self, token: &SecretString) -> Result<Verdict, String> {
+    async fn question(&self, token: &SecretString, turns: &Semaphore) -> Result<Verdict, String> {
         #[derive(Serialize)]
         struct Question<'a> {
             api_key: &'a str,
@@ -174,7 +211,7 @@ impl Inner {
             app_id: Option<&'a str>,
         }
         // Half of the time at most, so that some is left for the answer.
-        let turn = tokio::time::timeout(self.options.timeout / 2, self.turns.acquire()).await;
+        let turn = tokio::time::timeout(self.options.timeout / 2, turns.acquire()).await;
         let _turn = turn.map_err(|_| "too many questions wait for it")?.map_err(|e| e.to_string())?;
         let question = Question { api_key: token.expose_secret(), app_id: self.options.app_id.as_deref() };
         let body = serde_json::to_vec(&question).map_err(|e| e.to_string())?;

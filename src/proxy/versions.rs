@@ -58,8 +58,8 @@ pub fn asked(query: Option<&str>) -> Result<Option<u64>, Refusal> {
 /// What a request says of the version that it writes.
 ///
 /// # Errors
-/// When it is too much, or no time.
-pub fn told(headers: &HeaderMap) -> Result<Meta, Refusal> {
+/// When it is too much, or no time, or one that a store which `keeps` no versions would forget.
+pub fn told(headers: &HeaderMap, keeps: bool) -> Result<Meta, Refusal> {
     let text = |name: HeaderName, longest| {
         let value = headers.get(name)?.to_str().ok()?.trim();
         (!value.is_empty() && value.len() <= longest).then(|| value.to_owned())
@@ -71,6 +71,12 @@ pub fn told(headers: &HeaderMap) -> Result<Meta, Refusal> {
         });
         due.ok_or(Refusal::BadHeader("X-Memsync-Expires is neither `never` nor a time such as 2027-01-31T12:00:00Z"))
     });
+    let expires = expires.transpose()?;
+    if !keeps && expires.is_some_and(|at| at != u64::MAX) {
+        return Err(Refusal::BadHeader(
+            "X-Memsync-Expires: nothing expires here (no capability `versions`); leave it out",
+        ));
+    }
     let (mut free, mut size) = (BTreeMap::new(), 0);
     for (name, value) in headers {
         let Some(name) = name.as_str().strip_prefix(X_MEMSYNC_META).filter(|name| !name.is_empty()) else { continue };
@@ -85,7 +91,7 @@ pub fn told(headers: &HeaderMap) -> Result<Meta, Refusal> {
         content_type: text(CONTENT_TYPE, LONGEST_TYPE),
         device: text(HeaderName::from_static(X_MEMSYNC_DEVICE), LONGEST_DEVICE),
         key: None,
-        expires: expires.transpose()?,
+        expires,
         free,
     })
 }
@@ -125,7 +131,7 @@ mod tests {
             ("x-memsync-meta-", "no name"),
             ("content-type", "text/markdown"),
         ]);
-        let meta = told(&sent).ok().unwrap();
+        let meta = told(&sent, true).ok().unwrap();
         assert_eq!(meta.content_type.as_deref(), Some("text/markdown"));
         assert_eq!(meta.free, BTreeMap::from([("topic".to_owned(), "ai".to_owned())]));
         let mut back = HeaderMap::new();
@@ -137,7 +143,7 @@ mod tests {
             (&sent["x-memsync-device"], &sent["x-memsync-meta-topic"])
         );
 
-        let never = told(&headers(&[("x-memsync-expires", "never")])).ok().unwrap();
+        let never = told(&headers(&[("x-memsync-expires", "never")]), false).ok().unwrap();
         assert!(never.expires.is_some());
         let mut back = HeaderMap::new();
         tell(&mut back, &never);
@@ -153,8 +159,10 @@ mod tests {
             ("x-memsync-expires", "1969-01-01T00:00:00Z"),
             ("x-memsync-meta-a", &long),
         ] {
-            assert!(matches!(told(&headers(&[bad])), Err(Refusal::BadHeader(_))), "{}", bad.0);
+            assert!(matches!(told(&headers(&[bad]), true), Err(Refusal::BadHeader(_))), "{}", bad.0);
         }
+        let due = headers(&[("x-memsync-expires", "2027-01-31T12:00:00Z")]);
+        assert!(matches!(told(&due, false), Err(Refusal::BadHeader(_))), "a store that forgets it must not take it");
         assert!(matches!(asked(Some("version=x")), Err(Refusal::BadHeader(_))));
         assert!(matches!(asked(Some("version=-1")), Err(Refusal::BadHeader(_))));
         assert!(matches!(asked(Some("a=b&version=7")), Ok(Some(7))));

@@ -8,12 +8,16 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 use futures::stream;
 
-use super::{Body, Entry, Got, Incoming, Placed, RECORDS, Store, StoreError};
+use super::{Body, Entry, Got, Incoming, Placed, RECORDS, Store, StoreError, Version};
 use crate::digest::Md5;
 use crate::path::RelPath;
 
 /// Paths under way at once.
 const SIDE_BY_SIDE: usize = 16;
+/// How often a path is begun again that was written to meanwhile.
+const ATTEMPTS: usize = 5;
+/// The record that only tells what was seen, and stays what it is where there is one already.
+const SEEN: &str = "keys-used";
 
 /// What a copy came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub enum CopyError {
     Damaged(String),
     #[error("{0}: the target already has something else there; copy into an empty store")]
     Other(String),
+    #[error("{0}: it was written again and again meanwhile; stop what writes to the source, and begin again")]
+    Restless(String),
     #[error("the record {0:?} is in both stores and differs; copy into an empty store")]
     Record(&'static str),
 }
@@ -55,15 +61,19 @@ pub async fn copy(from: &impl Store, to: &impl Store, progress: impl Fn()) -> Re
         let index = from.index(&ns, 0).await.map_err(source("the index"))?;
         let mut done = stream::iter(index.entries.iter().map(|(path, _)| copy_path(from, to, &ns, path)))
             .buffer_unordered(SIDE_BY_SIDE);
+        // What each path was copied as. The blobs tell: an index of another proxy may have other times.
+        let mut placed = BTreeMap::new();
         while let Some(part) = done.next().await {
-            let part = part?;
+            let (path, newest, part) = part?;
+            placed.extend(newest.map(|newest| (path, newest)));
             copied.paths += 1;
             copied.written += part.written;
             copied.kept += part.kept;
             copied.bytes += part.bytes;
             progress();
         }
-        compare(from, to, &ns).await?;
+        drop(done);
+        compare(to, &ns, &placed).await?;
     }
     for name in RECORDS {
         copied.records += usize::from(copy_record(from, to, name).await?);
@@ -79,31 +89,46 @@ fn target(path: &str) -> impl Fn(StoreError) -> CopyError {
     move |why| CopyError::Target { path: path.to_owned(), why }
 }
 
-async fn copy_path(from: &impl Store, to: &impl Store, ns: &str, name: &str) -> Result<Copied, CopyError> {
+/// Copies all versions of a path, and gives the newest: `None` where nothing was there any more.
+async fn copy_path<'a>(
+    from: &impl Store,
+    to: &impl Store,
+    ns: &str,
+    name: &'a str,
+) -> Result<(&'a str, Option<Version>, Copied), CopyError> {
     let mut copied = Copied::default();
     let path = RelPath::parse(name).map_err(|e| source(name)(StoreError::Database(e.to_string())))?;
-    let mut versions = from.versions(ns, &path).await.map_err(source(name))?;
-    versions.reverse();
-    for version in versions {
-        let body = if version.is_deleted {
-            None
-        } else {
-            match from.get_version(ns, &path, version.version).await.map_err(source(name))? {
-                Got::Found(blob) => Some(receive(to, name, blob.body, version.md5).await?),
-                // An earlier version that went meanwhile, as versions do.
-                Got::Absent | Got::Tombstone(_) => continue,
+    for _ in 0..ATTEMPTS {
+        let versions = from.versions(ns, &path).await.map_err(source(name))?;
+        let newest = versions.first().cloned();
+        let mut whole = true;
+        for (at, version) in versions.into_iter().enumerate().rev() {
+            let body = if version.is_deleted {
+                None
+            } else {
+                match from.get_version(ns, &path, version.version).await.map_err(source(name))? {
+                    Got::Found(blob) => Some(receive(to, name, blob.body, version.md5).await?),
+                    // An earlier version went, as versions do; the current one was written over.
+                    Got::Absent | Got::Tombstone(_) => {
+                        whole &= at > 0;
+                        continue;
+                    }
+                }
+            };
+            let size = version.size;
+            match to.place(ns, &path, version, body).await.map_err(target(name))? {
+                Placed::Written => {
+                    copied.written += 1;
+                    copied.bytes += size;
+                }
+                Placed::Held => copied.kept += 1,
             }
-        };
-        let size = version.size;
-        match to.place(ns, &path, version, body).await.map_err(target(name))? {
-            Placed::Written => {
-                copied.written += 1;
-                copied.bytes += size;
-            }
-            Placed::Held => copied.kept += 1,
+        }
+        if whole {
+            return Ok((name, newest, copied));
         }
     }
-    Ok(copied)
+    Err(CopyError::Restless(name.to_owned()))
 }
 
 /// Content on its way over, checked as it goes.
@@ -126,14 +151,18 @@ async fn receive<T: Store>(to: &T, name: &str, body: Body, md5: Md5) -> Result<T
     if hasher.finish() == md5 { Ok(incoming) } else { Err(CopyError::Damaged(name.to_owned())) }
 }
 
-/// Whether the target now says of every path what the source says.
-async fn compare(from: &impl Store, to: &impl Store, ns: &str) -> Result<(), CopyError> {
-    let said = |entry: &Entry| (entry.md5, entry.size, entry.is_deleted, entry.version);
+/// Whether the target now says of every path what was placed there.
+async fn compare<T: Store>(to: &T, ns: &str, placed: &BTreeMap<&str, Version>) -> Result<(), CopyError> {
     let there = to.index(ns, 0).await.map_err(target("the index"))?;
     let there: BTreeMap<&str, &Entry> = there.entries.iter().map(|(path, entry)| (path.as_str(), entry)).collect();
-    for (path, entry) in &from.index(ns, 0).await.map_err(source("the index"))?.entries {
-        if there.get(path.as_str()).map(|e| said(e)) != Some(said(entry)) {
-            return Err(CopyError::Other(path.clone()));
+    for (path, Version { version, md5, size, is_deleted, .. }) in placed {
+        let is_it = |entry: &&Entry| {
+            // Times in an index that is not exact are another proxy's, as may be.
+            (entry.md5, entry.size, entry.is_deleted) == (*md5, *size, *is_deleted)
+                && (!T::STRONG || entry.version == *version)
+        };
+        if !there.get(path).is_some_and(is_it) {
+            return Err(CopyError::Other((*path).to_owned()));
         }
     }
     Ok(())
@@ -142,7 +171,7 @@ async fn compare(from: &impl Store, to: &impl Store, ns: &str) -> Result<(), Cop
 async fn copy_record(from: &impl Store, to: &impl Store, name: &'static str) -> Result<bool, CopyError> {
     let Some(record) = from.record(name).await.map_err(source(name))? else { return Ok(false) };
     match to.record(name).await.map_err(target(name))? {
-        Some(there) if there.content == record.content => Ok(false),
+        Some(there) if there.content == record.content || name == SEEN => Ok(false),
         Some(_) => Err(CopyError::Record(name)),
         None if to.put_record(name, None, record.content).await.map_err(target(name))? => Ok(true),
         None => Err(CopyError::Record(name)),

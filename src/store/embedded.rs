@@ -132,6 +132,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn sizes(db: &Connection, ns: &str, paths: &[RelPath]) -> rusqlite::Result<Vec<u64>> {
+    let mut find = db.prepare_cached("SELECT size FROM entry WHERE ns = ? AND path = ?")?;
+    let size = |path: &RelPath| find.query_row([ns, path.as_str()], |row| unsigned(row, 0)).optional();
+    paths.iter().map(size).map(|size| size.map(Option::unwrap_or_default)).collect()
+}
+
 fn database_error(e: rusqlite::Error) -> StoreError {
     StoreError::Database(e.to_string())
 }
@@ -365,6 +371,11 @@ impl Store for Embedded {
             all.versions += swept.versions;
             all.tombstones += swept.tombstones;
         }
+    }
+
+    async fn held(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {
+        let (shared, ns, paths) = (self.shared.clone(), ns.to_owned(), paths.to_vec());
+        blocking(move || shared.read(|db| sizes(db, &ns, &paths))).await?
     }
 
     async fn usage(&self, ns: &str) -> Result<u64, StoreError> {

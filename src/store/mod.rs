@@ -4,259 +4,28 @@
 //! wins, and a write is acknowledged when it is in the index too. Names arrive validated; the wire format,
 //! authentication and limits are the proxy's.
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt};
-use serde::{Deserialize, Serialize};
+use futures::stream::{self, StreamExt};
 use tokio::sync::broadcast;
 
-use crate::digest::Md5;
 use crate::path::RelPath;
 
 pub mod copy;
 pub mod embedded;
 pub mod memory;
 pub mod s3;
+mod types;
 
 pub use embedded::Embedded;
 pub use memory::Memory;
 pub use s3::S3;
-
-/// What the index holds of one path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    /// Of the content; of a tombstone, of what was deleted.
-    pub md5: Md5,
-    /// Bytes; 0 for a tombstone.
-    pub size: u64,
-    pub is_deleted: bool,
-    /// Milliseconds since the epoch when written; grows with every write of the path, whatever the clock does.
-    pub version: u64,
-    /// The store-wide number of the change that wrote it.
-    pub cursor: u64,
-}
-
-/// What a write or a deletion expects the path to hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
-    /// Nothing, or a tombstone.
-    Absent,
-    /// This content, or the tombstone of it.
-    Md5(Md5),
-    /// The entry with this version, live or deleted (namespaced dialect).
-    Version(u64),
-}
-
-impl Expect {
-    /// Whether it is met by what is held.
-    pub fn admits(self, held: Option<&Entry>) -> bool {
-        match self {
-            Self::Absent => held.is_none_or(|e| e.is_deleted),
-            Self::Md5(md5) => held.is_some_and(|e| e.md5 == md5),
-            Self::Version(version) => held.is_some_and(|e| e.version == version),
-        }
-    }
-}
-
-/// What is known of a version besides its content.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Meta {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub content_type: Option<String>,
-    /// The device that wrote it, as it calls itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-    /// The name of the key it was written with.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// When the path becomes a tombstone by itself: milliseconds since the epoch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expires: Option<u64>,
-    /// What clients say of it, by name.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub free: BTreeMap<String, String>,
-}
-
-impl Meta {
-    /// The metadata of a write over a live version that had `old`: what the write is silent about stays, but for who
-    /// wrote it.
-    #[must_use]
-    pub fn over(mut self, old: &Self) -> Self {
-        self.content_type = self.content_type.or_else(|| old.content_type.clone());
-        self.expires = self.expires.or(old.expires);
-        for (name, value) in &old.free {
-            self.free.entry(name.clone()).or_insert_with(|| value.clone());
-        }
-        self
-    }
-
-    /// What a tombstone keeps of the metadata its deletion came with: who did it.
-    #[must_use]
-    pub fn of_deletion(self) -> Self {
-        Self { device: self.device, key: self.key, ..Self::default() }
-    }
-}
-
-/// Where the index of a namespace stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
-    /// Another one for every other content of the index; visible ASCII without quotes.
-    pub tag: Arc<str>,
-    /// `None`: the index is not written in one step with the blobs, so its entries are hints only.
-    pub mark: Option<Mark>,
-    /// When the last change was, or the store's creation: milliseconds since the epoch.
-    pub modified: u64,
-}
-
-/// A point in the history of a store whose index is exact (capability `strong-index`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
-    /// Random, made when the store was created, and again when it was put back from a copy.
-    pub epoch: Arc<str>,
-    /// The number of the namespace's last change; 0 before the first.
-    pub cursor: u64,
-    /// Tombstones older than this cursor may be gone.
-    pub floor: u64,
-}
-
-/// Entries and the state they are true at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Index {
-    pub state: State,
-    /// Tombstones included, in no order.
-    pub entries: Vec<(String, Entry)>,
-}
-
-/// A blob's content on its way out.
-pub enum Body {
-    Whole(Bytes),
-    /// Exactly `Entry::size` bytes, or an error.
-    Pieces(BoxStream<'static, io::Result<Bytes>>),
-}
-
-/// A live blob.
-pub struct Blob {
-    pub entry: Entry,
-    pub meta: Meta,
-    pub body: Body,
-}
-
-/// What became of a get.
-pub enum Got {
-    Found(Blob),
-    Tombstone(Entry),
-    Absent,
-}
-
-/// What became of a put. A lost race is a value, not an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Put {
-    /// Nothing, or a tombstone, was there.
-    Created(Entry),
-    Updated(Entry),
-    /// Nothing was written; what is held instead.
-    Mismatch(Option<Entry>),
-}
-
-/// What became of a delete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deleted {
-    /// The tombstone.
-    Done(Entry),
-    /// It was deleted before.
-    Tombstone(Entry),
-    Absent,
-    /// Nothing was deleted; what is held instead.
-    Mismatch(Entry),
-}
-
-/// One of many writes that are handed in together.
-pub enum Operation {
-    /// As [`Store::put`].
-    Put { expect: Expect, content: Bytes },
-    /// As [`Store::delete`].
-    Delete { expect: Option<Expect> },
-}
-
-/// What became of an [`Operation`]; of its kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
-    Put(Put),
-    Deleted(Deleted),
-}
-
-impl Written {
-    /// Whether it changed the path.
-    pub fn happened(&self) -> bool {
-        matches!(self, Self::Put(Put::Created(_) | Put::Updated(_)) | Self::Deleted(Deleted::Done(_)))
-    }
-}
-
-/// A committed change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    pub cursor: u64,
-    pub ns: String,
-    pub path: RelPath,
-}
-
-/// Committed changes in the order of their cursors.
-pub type Changes = Arc<[Change]>;
-
-/// Milliseconds since the epoch. A parameter, so that tests can turn it back.
-pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
-
-/// The system's clock.
-pub fn system_clock() -> Clock {
-    Arc::new(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
-}
-
-/// Why a store could not do what it was asked. Nothing was acknowledged.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    #[error("{}: another memsync proxy uses this store; stop it or give --store another directory", .0.display())]
-    Locked(PathBuf),
-    #[error(
-        "{}: written by a newer memsync (format {found}, this one knows {known}); upgrade memsync", .path.display()
-    )]
-    Newer { path: PathBuf, found: u32, known: u32 },
-    #[error("{}: not a memsync store ({why}); give --store another directory", .path.display())]
-    NotAStore { path: PathBuf, why: String },
-    #[error("{}: {why}", .path.display())]
-    Io { path: PathBuf, why: String },
-    #[error("the store's database failed: {0}")]
-    Database(String),
-    /// What S3 answered, or that it did not.
-    #[error("the S3 store failed: {0}")]
-    S3(String),
-    /// Options that cannot work, or a store that does not do what is needed.
-    #[error("{0}")]
-    S3Refused(String),
-    #[error("the store is closed")]
-    Closed,
-}
-
-impl StoreError {
-    /// What is wrong, fit for whoever can reach the proxy: no path and no address.
-    pub fn without_places(&self) -> String {
-        match self {
-            Self::Io { why, .. } => format!("the disk of the store failed: {why}"),
-            Self::Closed => "the store is closed".to_owned(),
-            // Their words may quote a place.
-            _ => "the storage failed; the proxy's log says why".to_owned(),
-        }
-    }
-}
+pub use types::{
+    Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Named, Operation, Placed, Put,
+    RECORDS, Record, Retention, State, StoreError, Swept, Traffic, Version, Written, system_clock,
+};
 
 /// A body on its way in. Dropped before the put, it leaves nothing behind.
 pub trait Incoming: Send + 'static {
@@ -265,66 +34,6 @@ pub trait Incoming: Send + 'static {
     /// # Errors
     /// When it cannot be kept, as on a full disk.
     fn push(&mut self, piece: Bytes) -> impl Future<Output = Result<(), StoreError>> + Send;
-}
-
-/// A version of a path that can still be read, or the tombstone that it is now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
-    /// As in [`Entry::version`].
-    pub version: u64,
-    pub md5: Md5,
-    /// Bytes.
-    pub size: u64,
-    pub is_deleted: bool,
-    pub meta: Meta,
-}
-
-/// What became of a version that was to be put in its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placed {
-    Written,
-    /// The path has this version, or a later one, already.
-    Held,
-}
-
-/// The records there can be: see [`Store::record`].
-pub const RECORDS: &[&str] = &["keys", "keys-used"];
-
-/// How long a store keeps what is no longer current.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
-    /// Earlier versions of a path, at most.
-    pub versions: u32,
-    /// Since an earlier version was replaced or deleted.
-    pub age: Duration,
-    /// Since the deletion.
-    pub tombstones: Duration,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        const DAY: Duration = Duration::from_secs(24 * 3600);
-        Self { versions: 20, age: 30 * DAY, tombstones: 90 * DAY }
-    }
-}
-
-/// What a sweep came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Paths whose expiry had come, and that are tombstones now.
-    pub expired: usize,
-    /// Earlier versions removed.
-    pub versions: usize,
-    /// Tombstones removed.
-    pub tombstones: usize,
-}
-
-/// A small private thing that the proxy keeps beside the blobs, such as its keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Another one after every write.
-    pub tag: String,
-    pub content: Bytes,
 }
 
 /// The private records of a store: one that is open, or one that another process serves ([`embedded::Beside`]).
@@ -423,7 +132,8 @@ pub trait Store: Send + Sync + 'static {
     /// index is not exact.
     fn index(&self, ns: &str, since: u64) -> impl Future<Output = Result<Index, StoreError>> + Send;
 
-    /// Where the index of a namespace stands, without reading it: at least as new as every acknowledged write.
+    /// Where the index of a namespace stands, without reading it: at least as new as every acknowledged write. A store
+    /// that others write to as well sees by this what they changed, and tells its subscribers.
     fn state(&self, ns: &str) -> impl Future<Output = Result<State, StoreError>> + Send;
 
     /// Every change committed from now on, of all namespaces. A receiver that lags loses the oldest and is told.
@@ -435,6 +145,11 @@ pub trait Store: Send + Sync + 'static {
     /// Bytes that can still be written, where the store knows.
     fn free_bytes(&self) -> Option<u64> {
         None
+    }
+
+    /// Whether earlier versions and expiry are kept (capability `versions`). Without, a path has its current version alone.
+    fn keeps_versions(&self) -> bool {
+        true
     }
 
     /// The versions of a path that can still be read, the newest first. The first is the path's own entry, which may
@@ -480,9 +195,29 @@ pub trait Store: Send + Sync + 'static {
         content: Bytes,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// The bytes of a namespace's live entries. A store that does not keep count reads its index for it.
+    /// The bytes of a namespace's live entries. A store that does not keep count reads its index for it. What other
+    /// processes wrote to the same store may count some seconds later.
     fn usage(&self, ns: &str) -> impl Future<Output = Result<u64, StoreError>> + Send {
         async move { Ok(self.index(ns, 0).await?.entries.iter().map(|(_, entry)| entry.size).sum()) }
+    }
+
+    /// The bytes that each of these paths holds, in their order; 0 where that is nothing or a tombstone.
+    fn held(&self, ns: &str, paths: &[RelPath]) -> impl Future<Output = Result<Vec<u64>, StoreError>> + Send {
+        async move {
+            let mut sizes = Vec::with_capacity(paths.len());
+            for path in paths {
+                sizes.push(match self.get(ns, path).await? {
+                    Got::Found(blob) => blob.entry.size,
+                    Got::Tombstone(_) | Got::Absent => 0,
+                });
+            }
+            Ok(sizes)
+        }
+    }
+
+    /// How often this process read and wrote index objects, where the store keeps its index in such.
+    fn index_traffic(&self) -> Traffic {
+        Traffic::default()
     }
 
     /// [`Store::put`] of content that is in memory, with nothing said of it.

@@ -17,12 +17,14 @@ use memsync::store::s3::Options;
 use memsync::store::{Clock, S3};
 use s3s::auth::SimpleAuth;
 use s3s::dto::{
-    DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, ETag, ETagCondition,
-    GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output,
-    Metadata, Object, PutObjectInput, PutObjectOutput, StreamingBlob, Timestamp,
+    CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopySource, DeleteObjectInput, DeleteObjectOutput,
+    DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, ETag, ETagCondition, GetObjectInput, GetObjectOutput,
+    HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, Metadata, Object, PutObjectInput,
+    PutObjectOutput, StreamingBlob, Timestamp,
 };
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3 as S3Api, S3Request, S3Response, S3Result, s3_error};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -80,6 +82,8 @@ pub struct Quirks {
     pub drops_metadata: bool,
     /// Takes an ETag in `If-Match` without quotes only.
     pub wants_bare_etags: bool,
+    /// Lets nothing be written but below this.
+    pub only_below: Option<&'static str>,
 }
 
 type Faults = Arc<dyn Fn(&str, &str) -> Fault + Send + Sync>;
@@ -187,6 +191,41 @@ pub fn options(endpoint: &str, access: &str, secret: &str, bucket: &str, prefix:
     }
 }
 
+/// Whether index and blobs say the same, both read from the bucket itself.
+pub fn difference(server: &Server, prefix: &str) -> Vec<String> {
+    let index = server.object(&format!("{prefix}/.sync-index.json"));
+    let files: BTreeMap<String, Value> = match index {
+        None => BTreeMap::new(),
+        Some(index) => {
+            serde_json::from_value(serde_json::from_slice::<Value>(&index.body).unwrap()["files"].take()).unwrap()
+        }
+    };
+    let mut differences = Vec::new();
+    let mut blobs = 0;
+    for key in server.keys() {
+        let Some(name) = key.strip_prefix(&format!("{prefix}/")) else { continue };
+        if name.ends_with(".sync-index.json") || name.starts_with(".memsync/") {
+            continue;
+        }
+        blobs += 1;
+        let stored = server.object(&key).unwrap();
+        let is = |field: &str| stored.metadata.get(field).cloned();
+        let entry = files.get(name).cloned().unwrap_or(Value::Null);
+        let told = (
+            entry["md5"].as_str().map(str::to_owned),
+            entry["is_deleted"].as_bool().map(|b| b.to_string()),
+            entry["version"].as_u64().map(|v| v.to_string()),
+        );
+        if told != (is("content-md5"), is("is-deleted"), is("version")) {
+            differences.push(format!("{name}: the index has {entry}, the blob {:?}", stored.metadata));
+        }
+    }
+    if files.len() > blobs {
+        differences.push(format!("{} entries for {blobs} blobs", files.len()));
+    }
+    differences
+}
+
 async fn accept(listener: TcpListener, service: S3Service, inside: Arc<Inside>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
@@ -261,6 +300,11 @@ fn metadata(stored: &Stored) -> Metadata {
 }
 
 impl Inside {
+    fn allow(&self, key: &str) -> S3Result<()> {
+        let allowed = self.quirks.only_below.is_none_or(|folder| key.starts_with(folder));
+        if allowed { Ok(()) } else { Err(s3_error!(AccessDenied, "Access Denied")) }
+    }
+
     fn find(&self, key: &str) -> S3Result<Stored> {
         self.objects.lock().unwrap().get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey))
     }
@@ -275,6 +319,7 @@ impl S3Api for Api {
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let input = request.input;
         check_bucket(&input.bucket)?;
+        self.0.allow(&input.key)?;
         let mut body = Vec::new();
         if let Some(mut pieces) = input.body {
             while let Some(piece) = pieces.next().await {
@@ -359,6 +404,20 @@ impl S3Api for Api {
             metadata: Some(metadata(&stored)),
             ..HeadObjectOutput::default()
         }))
+    }
+
+    async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
+        let input = request.input;
+        check_bucket(&input.bucket)?;
+        let CopySource::Bucket { bucket, key, .. } = &input.copy_source else { return Err(s3_error!(NotImplemented)) };
+        check_bucket(bucket)?;
+        self.0.allow(&input.key)?;
+        let mut objects = self.0.objects.lock().unwrap();
+        let from = objects.get(&**key).cloned().ok_or_else(|| s3_error!(NoSuchKey))?;
+        let copied = Stored { modified: SystemTime::now(), ..from };
+        let result = CopyObjectResult { e_tag: Some(strong(copied.etag())), ..CopyObjectResult::default() };
+        objects.insert(input.key, copied);
+        Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(result), ..CopyObjectOutput::default() }))
     }
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use memsync::proxy::keys::{self, NewKey};
+use memsync::store::Records;
+use memsync::store::embedded::Beside;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -210,6 +213,38 @@ fn keys_are_made_used_rotated_and_revoked_while_the_proxy_serves() {
     for token in [first, second, third] {
         assert!(!everything.contains(&secret(token)), "no secret is in any file, log or database");
     }
+}
+
+#[test]
+fn a_key_that_has_expired_opens_nothing_until_it_is_rotated_to_work_again() {
+    let m = Machine::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let records = Beside::open_or_create(&m.at("home/proxy")).unwrap();
+    let new = NewKey { name: Some("old".to_owned()), expires: Some(Duration::from_secs(60)), ..NewKey::default() };
+    let hour_ago = jiff::Timestamp::now() - Duration::from_secs(3600);
+    let edit = keys::edit(&records, |keys| keys.create_key(&new, hour_ago));
+    let id = runtime.block_on(edit).unwrap().key.id;
+
+    let (code, told) = m.fails(&["serve", "--listen", "127.0.0.1:0"]);
+    assert!(code == 2 && told.contains("expired"), "nobody could call: {told}");
+    let (code, told) = m.fails(&["key", "rotate", &id]);
+    assert!(code == 1 && told.contains("--expires") && told.contains("memsync key create"), "{told}");
+    let token = m.ok(&["key", "rotate", &id, "--expires", "1h"]);
+    let serving = m.serve(&[]);
+    assert_eq!(serving.ask("GET", "/sync", token.trim()), 200);
+
+    // What only tells of uses may be damaged: the list is shown, and the next use begins it anew.
+    serving.stop();
+    let tag = runtime.block_on(records.read_record("keys-used")).unwrap().unwrap().tag;
+    let damage = records.write_record("keys-used", Some(&tag), bytes::Bytes::from_static(b"{"));
+    assert!(runtime.block_on(damage).unwrap());
+    let listed = m.run(&["key", "list"]);
+    let (out, told) = (String::from_utf8(listed.stdout).unwrap(), String::from_utf8(listed.stderr).unwrap());
+    assert!(listed.status.success() && out.contains("old") && told.contains("begins anew"), "{out}{told}");
+    let serving = m.serve(&[]);
+    assert_eq!(serving.ask("GET", "/sync", token.trim()), 200);
+    until("the last use is written down", || m.json(&["key", "list"])["keys"][0]["last_used"].is_string());
+    serving.stop();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use memsync::store::Memory;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::proxy::{Client, Running};
+use super::proxy::{Client, Running, head};
 use super::{Log, client};
 
 /// A service that answers every question the same, and counts them.
@@ -23,17 +23,25 @@ struct Service {
 impl Service {
     /// `answer`: status line, headers and body; nothing where it is empty.
     async fn start(answer: &'static str) -> Self {
+        Self::start_with(move |_| answer).await
+    }
+
+    /// [`Service::start`] with an answer that the question decides.
+    async fn start_with(answer: impl Fn(&str) -> &'static str + Send + Sync + 'static) -> Self {
+        let answer = Arc::new(answer);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/auth", listener.local_addr().unwrap());
         let service = Self { url, asked: Arc::default(), last: Arc::default() };
         let (asked, last) = (service.asked.clone(), service.last.clone());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let (asked, last) = (asked.clone(), last.clone());
+                let (asked, last, answer) = (asked.clone(), last.clone(), answer.clone());
                 tokio::spawn(async move {
                     let mut question = Vec::new();
                     while !question.ends_with(b"}") && stream.read_buf(&mut question).await.is_ok_and(|n| n > 0) {}
-                    *last.lock().unwrap() = String::from_utf8(question).unwrap();
+                    let question = String::from_utf8(question).unwrap();
+                    let answer = answer(&question);
+                    *last.lock().unwrap() = question;
                     asked.fetch_add(1, Ordering::SeqCst);
                     if answer.is_empty() {
                         std::future::pending::<()>().await;
@@ -151,6 +159,52 @@ async fn a_slow_service_is_asked_a_few_things_at_a_time_and_holds_nobody_up_for_
     let statuses: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
     assert!(statuses.iter().all(|status| *status == 503), "{statuses:?}");
     assert!(service.asked() < 60, "those who wait for their turn give up before the others");
+}
+
+/// Whoever makes tokens up, and hangs up before the answer, holds up nobody who was good before.
+#[tokio::test]
+async fn strangers_who_hang_up_are_counted_and_hold_up_no_user() {
+    let service = Service::start_with(|question| if question.contains("\"good\"") { ANA } else { "" }).await;
+    let running = service.proxy(|v| (v.timeout, v.remember_good) = (Duration::from_secs(20), Duration::ZERO)).await;
+    assert_eq!(status(&running, "good").await, 200);
+    // As many as are asked about at once, and some that wait.
+    let mut strangers = Vec::new();
+    for n in 0..18 {
+        let mut c = running.client().await;
+        c.write(&head("GET", "/sync", &[("Authorization", format!("Bearer made-up-{n}"))])).await;
+        strangers.push(c);
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while service.asked() < 1 + 16 {
+        assert!(tokio::time::Instant::now() < deadline, "{} were asked about", service.asked());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(status(&running, "good").await, 200, "it has turns of its own");
+    drop(strangers);
+
+    // Who left before the answer has failed: after a few the address has to wait, and nobody is asked for it.
+    let options = Options {
+        verifier: Some(VerifierOptions {
+            timeout: Duration::from_secs(2),
+            ..VerifierOptions::new(service.url.clone(), None)
+        }),
+        failed_attempts: std::num::NonZeroU32::new(3).unwrap(),
+        ..Options::default()
+    };
+    let strict = Running::start_with(Arc::new(Memory::new()), options).await;
+    for n in 0..4 {
+        let (before, mut c) = (service.asked(), strict.client().await);
+        c.write(&head("GET", "/sync", &[("Authorization", format!("Bearer gone-{n}"))])).await;
+        while service.asked() == before {
+            assert!(tokio::time::Instant::now() < deadline, "it was asked about");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    while status(&strict, "yet-another").await != 429 {
+        assert!(tokio::time::Instant::now() < deadline, "those who left count");
+    }
+    let asked = service.asked();
+    assert_eq!((status(&strict, "one-more").await, service.asked()), (429, asked));
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -13,7 +13,7 @@ use memsync::store::s3::EtagQuotes;
 use memsync::store::{Clock, Deleted, Expect, Got, Incoming, Meta, Put, S3, Store, StoreError, system_clock};
 use serde_json::Value;
 
-use super::server::{self, Fault, Quirks, Server, Stored};
+use super::server::{self, Fault, Quirks, Server, Stored, difference};
 use super::{Holds, New, delete, index, large, path, put, read, written};
 
 pub const INDEX: &str = "memory/.sync-index.json";
@@ -44,41 +44,6 @@ async fn here() -> (Server, S3) {
 /// The index object as it is in the bucket.
 fn stored_index(server: &Server, key: &str) -> Value {
     serde_json::from_slice(&server.object(key).expect("an index").body).unwrap()
-}
-
-/// Whether index and blobs say the same, both read from the bucket itself.
-pub fn difference(server: &Server, prefix: &str) -> Vec<String> {
-    let index = server.object(&format!("{prefix}/.sync-index.json"));
-    let files: BTreeMap<String, Value> = match index {
-        None => BTreeMap::new(),
-        Some(index) => {
-            serde_json::from_value(serde_json::from_slice::<Value>(&index.body).unwrap()["files"].take()).unwrap()
-        }
-    };
-    let mut differences = Vec::new();
-    let mut blobs = 0;
-    for key in server.keys() {
-        let Some(name) = key.strip_prefix(&format!("{prefix}/")) else { continue };
-        if name.ends_with(".sync-index.json") || name.starts_with(".memsync/") {
-            continue;
-        }
-        blobs += 1;
-        let stored = server.object(&key).unwrap();
-        let is = |field: &str| stored.metadata.get(field).cloned();
-        let entry = files.get(name).cloned().unwrap_or(Value::Null);
-        let told = (
-            entry["md5"].as_str().map(str::to_owned),
-            entry["is_deleted"].as_bool().map(|b| b.to_string()),
-            entry["version"].as_u64().map(|v| v.to_string()),
-        );
-        if told != (is("content-md5"), is("is-deleted"), is("version")) {
-            differences.push(format!("{name}: the index has {entry}, the blob {:?}", stored.metadata));
-        }
-    }
-    if files.len() > blobs {
-        differences.push(format!("{} entries for {blobs} blobs", files.len()));
-    }
-    differences
 }
 
 pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
@@ -171,7 +136,7 @@ async fn another_proxys_bucket_is_served_as_it_is() {
 async fn any_one_failed_request_is_survived() {
     let (server, store) = here().await;
     for fault in [Fault::Refused, Fault::DoneBut500, Fault::ReplyLost, Fault::RequestLost] {
-        for at in 0..8 {
+        for at in 0..10 {
             let name = format!("{fault:?}/{at}");
             for step in ["create", "update", "delete", "create again"] {
                 println!("{name}: {step}");

@@ -12,8 +12,8 @@ use tokio::runtime::Runtime;
 
 use super::history::{Answer, Asked, Operation, Versions, is_linearizable};
 use super::path;
-use super::s3::{difference, until};
-use super::server::Server;
+use super::s3::until;
+use super::server::{Server, difference};
 
 /// A store with a runtime of its own, so that it can die with everything that it is doing.
 struct Mortal {

@@ -43,13 +43,16 @@ pub enum KeyAction {
         /// As `memsync key list` shows it
         id: String,
     },
-    /// Give a key another secret, and print it; name, scope and expiry stay
+    /// Give a key another secret, and print it; name and scope stay, and the expiry unless --expires gives another
     Rotate {
         /// As `memsync key list` shows it
         id: String,
         /// How long the old secret works on, such as 10m; 0s ends it at once
         #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1h")]
         grace: Duration,
+        /// It stops working after this time from now; also makes a key that has expired work again, with its new secret
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        expires: Option<Duration>,
     },
 }
 

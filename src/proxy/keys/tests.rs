@@ -70,23 +70,42 @@ fn a_rotated_key_works_with_both_secrets_for_a_while() {
     let mut keys = Keys::default();
     let first = keys.create_key(&NewKey::default(), noon()).unwrap();
     let id = first.key.id.clone();
-    let second = keys.rotate(&id, Duration::from_secs(60), noon()).unwrap();
+    let second = keys.rotate(&id, Duration::from_secs(60), None, noon()).unwrap();
     assert_eq!(second.key.id, id);
     assert_eq!((taken(&keys, &first, 59), taken(&keys, &first, 60)), (Some(Some(60)), None));
     assert_eq!(taken(&keys, &second, 61), Some(None));
 
-    let third = keys.rotate(&id, Duration::from_secs(60), noon()).unwrap();
+    let third = keys.rotate(&id, Duration::from_secs(60), None, noon()).unwrap();
     assert_eq!(taken(&keys, &first, 0), None, "the one before the last is gone at once");
     assert_eq!((taken(&keys, &second, 0), taken(&keys, &third, 0)), (Some(Some(60)), Some(None)));
-    let fourth = keys.rotate(&id, Duration::ZERO, noon()).unwrap();
+    let fourth = keys.rotate(&id, Duration::ZERO, None, noon()).unwrap();
     assert_eq!((taken(&keys, &third, 0), taken(&keys, &fourth, 0)), (None, Some(None)));
-    assert!(matches!(keys.rotate("nobody", Duration::ZERO, noon()), Err(KeysError::NoSuchKey(_))));
+    assert!(matches!(keys.rotate("nobody", Duration::ZERO, None, noon()), Err(KeysError::NoSuchKey(_))));
 
     // The expiry of the key goes before the grace.
     let new = NewKey { expires: Some(Duration::from_secs(30)), ..NewKey::default() };
     let made = keys.create_key(&new, noon()).unwrap();
-    keys.rotate(&made.key.id, Duration::from_secs(60), noon()).unwrap();
+    keys.rotate(&made.key.id, Duration::from_secs(60), None, noon()).unwrap();
     assert_eq!((taken(&keys, &made, 0), taken(&keys, &made, 30)), (Some(Some(30)), None));
+}
+
+#[test]
+fn a_key_that_has_expired_is_rotated_only_to_work_again() {
+    let mut keys = Keys::default();
+    let new = NewKey { expires: Some(Duration::from_secs(60)), ..NewKey::default() };
+    let old = keys.create_key(&new, noon()).unwrap();
+    let (id, late) = (old.key.id.clone(), at("2026-01-01T12:02:00Z"));
+    let refused = keys.rotate(&id, Duration::from_secs(600), None, late);
+    assert!(matches!(refused, Err(KeysError::Expired { .. })));
+    let new = keys.rotate(&id, Duration::from_secs(600), Some(Duration::from_secs(600)), late).unwrap();
+    assert_eq!((taken(&keys, &new, 121), taken(&keys, &new, 720)), (Some(Some(720)), None));
+    assert_eq!(taken(&keys, &old, 121), None, "its old secret stays useless");
+    // One that has not expired gets another end in the same way, and both secrets work for the grace.
+    let newer = keys.rotate(&id, Duration::from_secs(60), Some(Duration::from_secs(9000)), late).unwrap();
+    assert_eq!(
+        (taken(&keys, &newer, 9000), taken(&keys, &new, 179), taken(&keys, &new, 180)),
+        (Some(Some(9120)), Some(Some(180)), None)
+    );
 }
 
 #[test]
@@ -132,7 +151,7 @@ fn the_document_is_read_back_or_refused() {
         expires: Some(Duration::from_secs(5)),
     };
     let made = keys.create_key(&new, noon()).unwrap();
-    keys.rotate(&made.key.id, Duration::from_secs(5), noon()).unwrap();
+    keys.rotate(&made.key.id, Duration::from_secs(5), None, noon()).unwrap();
     assert_eq!(Keys::parse(&keys.write().unwrap()).unwrap(), keys);
     assert_eq!(made.key.to_string(), format!("{} (backup of ana, read-only team/*)", made.key.id));
 
@@ -156,7 +175,7 @@ fn a_change_is_told_without_a_secret() {
     };
     assert_eq!(told(&keys, &before), ["user created", "key created"]);
     let mut rotated = keys.clone();
-    rotated.rotate(&made.key.id, Duration::ZERO, noon()).unwrap();
+    rotated.rotate(&made.key.id, Duration::ZERO, None, noon()).unwrap();
     assert_eq!(told(&rotated, &keys), ["key rotated"]);
     assert_eq!(told(&before, &keys), ["user removed", "key revoked"]);
     assert_eq!(told(&keys, &keys), [""; 0]);

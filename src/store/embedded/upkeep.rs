@@ -14,7 +14,7 @@ use super::super::StoreError;
 use super::schema::{self, BODIES, DATABASE};
 use super::spool::sync_dir;
 use super::writer::unsigned;
-use super::{database_error, io_error, named_files, records};
+use super::{Beside, database_error, io_error, named_files, records};
 use crate::digest::{Hasher, Md5};
 
 /// A copy that a running proxy takes files away from is begun again this often.
@@ -99,8 +99,12 @@ fn namespaces(db: &Connection) -> rusqlite::Result<Vec<Namespace>> {
     Ok(all)
 }
 
-/// A connection that reads a store that exists.
+/// A connection that reads a store that exists. One that an older memsync left is brought forward first, as by every
+/// start of a proxy.
 fn reader(dir: &Path) -> Result<Connection, StoreError> {
+    if Beside::open(dir)?.is_none() {
+        return Err(StoreError::Io { path: dir.to_owned(), why: format!("there is no store here, no {DATABASE}") });
+    }
     // Opened once for writing, so that the log of a proxy that was killed is taken in.
     drop(records::open(dir)?);
     schema::open_reader(dir).map_err(database_error)

@@ -15,6 +15,7 @@ use super::layout::{Described, Layout};
 use super::ledger::write_id;
 use super::spool::Content;
 use crate::digest::{Hasher, Md5};
+use crate::failpoint;
 use crate::path::RelPath;
 
 /// How often a lost race for a blob is looked at again. Each means that somebody else's write went through, or
@@ -28,6 +29,8 @@ const FAILURES: u32 = 5;
 pub struct Blobs {
     pub bucket: Arc<Bucket>,
     pub layout: Layout,
+    /// Whether there is a place beside the prefix, for earlier versions and expiry.
+    pub keeps: bool,
 }
 
 /// A blob or tombstone that is there.
@@ -44,6 +47,8 @@ pub struct New {
     pub content_type: Option<String>,
     /// Further metadata of ours, by its name after `memsync-`.
     pub ours: BTreeMap<String, String>,
+    /// When it expires: milliseconds since the epoch.
+    pub expires: Option<u64>,
 }
 
 /// What became of a write.
@@ -106,6 +111,8 @@ impl Blobs {
         let mut looked = !blind;
         // What was there when a write was said to have lost.
         let mut lost = None;
+        // What is kept of the past and noted of the future already, for this write.
+        let (mut kept, mut noted) = (None, None);
         loop {
             let found = if looked { self.look(ns, path).await? } else { None };
             let ours = found.as_ref().filter(|f| f.object.described.write.as_deref() == Some(&write));
@@ -124,6 +131,23 @@ impl Blobs {
             }
             looked = true;
             let Some(new) = decide(found.as_ref()) else { return Ok(Swapped::Refused(found)) };
+            // Both before the write: once it is there, nothing may be missing.
+            if let Some(old) = found.as_ref().filter(|old| self.keeps && new.row.displaces(&old.row)) {
+                let this = (old.object.etag.clone(), old.row.version);
+                if kept.as_ref() != Some(&this) {
+                    self.keep(ns, path, old, new.row.version).await?;
+                    failpoint::pass("s3-version-kept");
+                    kept = Some(this);
+                }
+            }
+            let expires = new.expires.filter(|at| self.keeps && *at != u64::MAX);
+            // What is carried on was noted when it was first said.
+            let before = found.as_ref().and_then(|old| old.object.described.expires());
+            if let Some(at) = expires.filter(|at| before != Some(*at) && noted != Some(*at)) {
+                self.note_expiry(ns, path, at).await?;
+                failpoint::pass("s3-expiry-noted");
+                noted = Some(at);
+            }
             let described = Described {
                 md5: Some(new.row.md5),
                 is_deleted: new.row.is_deleted,
@@ -134,7 +158,10 @@ impl Blobs {
             };
             let etag = found.as_ref().map(|f| f.object.etag.as_str());
             match self.bucket.put(&key, etag, &described, &new.content).await? {
-                Landing::Landed(_) => return Ok(Swapped::Done { before: found.map(|f| f.row), row: new.row }),
+                Landing::Landed(_) => {
+                    failpoint::pass("s3-blob-written");
+                    return Ok(Swapped::Done { before: found.map(|f| f.row), row: new.row });
+                }
                 Landing::Lost if races < RACES => {
                     lost = Some(found.map(|f| f.row));
                     races += 1;

@@ -4,6 +4,7 @@
 //! race. What became of a write without an answer is for the caller to find out, by looking.
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use object_store::{
 use reqwest::Url;
 use secrecy::ExposeSecret;
 
-use super::super::StoreError;
+use super::super::{StoreError, Traffic};
 use super::http::{Connector, is_loopback};
 use super::layout::Described;
 use super::spool::Content;
@@ -37,6 +38,30 @@ pub struct Bucket {
     /// For bodies from a file: their digest would need another reading.
     unsigned: AmazonS3,
     quotes: EtagQuotes,
+    /// Of the index objects.
+    pub traffic: Counted,
+}
+
+/// Counts [`Traffic`].
+#[derive(Debug, Default)]
+pub struct Counted {
+    reads: AtomicU64,
+    writes: AtomicU64,
+}
+
+impl Counted {
+    pub fn read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn write(&self) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All of it so far.
+    pub fn so_far(&self) -> Traffic {
+        Traffic { reads: self.reads.load(Ordering::Relaxed), writes: self.writes.load(Ordering::Relaxed) }
+    }
 }
 
 /// An object without its body.
@@ -110,6 +135,7 @@ impl Bucket {
             writes: build(0, true)?,
             unsigned: build(0, false)?,
             quotes: options.etag_quotes,
+            traffic: Counted::default(),
         })
     }
 
@@ -119,6 +145,21 @@ impl Bucket {
             Ok(found) => Ok(Some(object(&found.meta, &found.attributes))),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(failed(&e)),
+        }
+    }
+
+    /// Whether the bucket is there and may be read: asks for the first byte at `key`, where nothing need be.
+    pub async fn answers(&self, key: &Key) -> Result<(), StoreError> {
+        // Not a HEAD, whose refusals have no body that would say why.
+        let first = GetOptions { range: Some((0..1).into()), ..GetOptions::default() };
+        match self.reads.get_opts(key, first).await {
+            // Read to its end, so that the connection can be used again.
+            Ok(found) => found.bytes().await.map(drop).map_err(|e| failed(&e)),
+            Err(e) => match (code(&e.to_string()), &e) {
+                (Some("NoSuchBucket"), _) => Err(failed(&e)),
+                (Some("InvalidRange"), _) | (_, Error::NotFound { .. }) => Ok(()),
+                _ => Err(failed(&e)),
+            },
         }
     }
 
@@ -177,6 +218,32 @@ impl Bucket {
                 | Error::NotImplemented { .. }),
             ) => Err(failed(&e)),
             Err(e) => Ok(Landing::Unsure(failed(&e))),
+        }
+    }
+
+    /// Has the store copy an object with its metadata, over whatever is at `to`. False: there is nothing at `from`.
+    pub async fn copy(&self, from: &Key, to: &Key) -> Result<bool, StoreError> {
+        match self.reads.copy(from, to).await {
+            Ok(()) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
+    /// [`Bucket::copy`], for finding out whether it works: `None` where the store never will do it.
+    pub async fn try_copy(&self, from: &Key, to: &Key) -> Result<Option<bool>, StoreError> {
+        match self.reads.copy(from, to).await {
+            Ok(()) => Ok(Some(true)),
+            Err(Error::NotFound { .. }) => Ok(Some(false)),
+            Err(e) => {
+                let never = matches!(
+                    e,
+                    Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotImplemented { .. }
+                );
+                let text = e.to_string();
+                let words = ["AccessDenied", "NotImplemented", "MethodNotAllowed"];
+                if never || words.iter().any(|word| text.contains(word)) { Ok(None) } else { Err(failed(&e)) }
+            }
         }
     }
 
@@ -245,16 +312,22 @@ fn failed(e: &Error) -> StoreError {
     StoreError::S3(plain(e))
 }
 
+/// S3's word for what is wrong, where an answer has one.
+fn code(text: &str) -> Option<&str> {
+    tag(text, "Code")
+}
+
+fn tag<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner.trim())
+}
+
 /// What an error of the client says, without the XML: S3's own words where it has some.
 fn plain(e: &Error) -> String {
     let text = e.to_string();
-    let tag = |name: &str| {
-        let (_, rest) = text.split_once(&format!("<{name}>"))?;
-        rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner.trim().to_owned())
-    };
-    let mut plain = match (tag("Code"), tag("Message")) {
+    let mut plain = match (code(&text), tag(&text, "Message")) {
         (Some(code), Some(message)) if !message.is_empty() => format!("{message} ({code})"),
-        (Some(code), _) => code,
+        (Some(code), _) => code.to_owned(),
         _ => text.split_whitespace().collect::<Vec<_>>().join(" "),
     };
     let mut source = e.source();
@@ -263,7 +336,7 @@ fn plain(e: &Error) -> String {
         deepest = Some(inner.to_string());
         source = inner.source();
     }
-    if let Some(deepest) = deepest.filter(|d| tag("Code").is_none() && !plain.contains(d.as_str())) {
+    if let Some(deepest) = deepest.filter(|d| code(&text).is_none() && !plain.contains(d.as_str())) {
         plain = format!("{plain}: {deepest}");
     }
     plain.chars().take(600).collect()

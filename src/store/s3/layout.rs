@@ -13,6 +13,11 @@ use crate::path::{PRIVATE_DIR, RelPath};
 /// The index beside the files of its namespace.
 pub const INDEX_NAME: &str = ".sync-index.json";
 
+/// Below which copies of what blobs held are, in the place beside the prefix.
+pub const EARLIER: &str = "versions";
+/// Below which it is noted when paths expire, in the place beside the prefix.
+pub const EXPIRIES: &str = "expires";
+
 const CONTENT_MD5: &str = "content-md5";
 const IS_DELETED: &str = "is-deleted";
 const VERSION: &str = "version";
@@ -49,6 +54,22 @@ impl Layout {
         Self::key(&[&self.prefix, PRIVATE_DIR, name])
     }
 
+    /// What is ours and no other proxy shall list: beside the prefix. Where that is empty there is no beside, and it is
+    /// where no path of a client leads.
+    pub fn beside(&self, name: &str) -> Result<Key, StoreError> {
+        Self::key(&[&format!("{}{PRIVATE_DIR}", self.prefix), name])
+    }
+
+    /// The folder of the copies of what a blob held, in the place beside the prefix. A hash: a key has its longest
+    /// length, and the name of the blob may need it all.
+    pub fn earlier(&self, ns: &str, path: &RelPath) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for part in [ns, path.as_str()].iter().filter(|part| !part.is_empty()) {
+            hasher.update(b"/").update(part.as_bytes());
+        }
+        format!("{EARLIER}/{}", &hasher.finalize().to_hex()[..32])
+    }
+
     /// Below which all of a namespace is; `None` is the whole bucket.
     pub fn folder(&self, ns: &str) -> Result<Option<Key>, StoreError> {
         if self.prefix.is_empty() && ns.is_empty() {
@@ -80,6 +101,11 @@ pub struct Described {
 }
 
 impl Described {
+    /// When it expires: milliseconds since the epoch.
+    pub fn expires(&self) -> Option<u64> {
+        self.ours.get("expires").and_then(|at| at.parse().ok())
+    }
+
     pub fn read(attributes: &Attributes) -> Self {
         let mut described = Self::default();
         for (attribute, value) in attributes {
@@ -187,6 +213,11 @@ mod tests {
         assert_eq!(layout.index("").unwrap().as_ref(), "memory/.sync-index.json");
         assert_eq!(layout.index("team").unwrap().as_ref(), "memory/team/.sync-index.json");
         assert_eq!(layout.private("keys").unwrap().as_ref(), "memory/.memsync/keys");
+        assert_eq!(layout.beside("versions/x").unwrap().as_ref(), "memory.memsync/versions/x");
+        assert_eq!(layout.below("", "memory.memsync/versions/x"), None, "no other proxy lists it");
+        assert_eq!(Layout::new("").beside("x").unwrap().as_ref(), ".memsync/x");
+        assert_eq!(layout.earlier("team", &path("a/x")), layout.earlier("", &path("team/a/x")), "one object");
+        assert_ne!(layout.earlier("", &path("a")), layout.earlier("", &path("b")));
         assert_eq!(layout.below("team", "memory/team/a.md"), Some("a.md"));
         assert_eq!(layout.below("team", "memory/teams/a.md"), None);
         let bare = Layout::new("");

@@ -17,7 +17,9 @@ use super::blobs::Blobs;
 use super::bucket::{Fetched, Landing, whole};
 use super::index::{Document, Row};
 use super::layout::Described;
+use super::retention::forgotten_before;
 use super::spool::Content;
+use crate::failpoint;
 use crate::path::RelPath;
 
 /// Changes that may wait before callers are held back.
@@ -129,13 +131,15 @@ impl Ledger {
     /// A write was lost to a crash between blob and index, or another proxy wrote over the entry.
     pub fn compare(&self, path: &RelPath, found: &Row) {
         let agrees = self.kept().is_some_and(|kept| kept.document.rows.get(path).is_some_and(|row| row.agrees(found)));
-        if !agrees {
+        let is_owed = || !self.is_forgotten(found) || self.knows(path);
+        if !agrees && is_owed() {
             // With a full queue somebody else's change is more urgent, and the next reader sees the difference again.
             drop(self.jobs.try_send(Job { path: path.clone(), wish: Wish::Look, reply: None }));
         }
     }
 
-    fn kept(&self) -> Option<Kept> {
+    /// The index as last seen.
+    pub fn kept(&self) -> Option<Kept> {
         lock(&self.shared.kept).1.clone()
     }
 
@@ -154,17 +158,47 @@ impl Ledger {
         self.kept().is_some_and(|kept| kept.document.rows.contains_key(path))
     }
 
-    /// Sees to it that there is an index object: it tells which namespace a file belongs to.
-    pub async fn ensure(&self) -> Result<(), StoreError> {
-        let is_there = |kept: Option<Kept>| kept.is_some_and(|kept| kept.etag.is_some());
-        if is_there(self.kept()) {
-            return Ok(());
+    fn is_there(&self) -> bool {
+        self.kept().is_some_and(|kept| kept.etag.is_some())
+    }
+
+    /// Whether there is an index object.
+    pub async fn exists(&self) -> Result<bool, StoreError> {
+        Ok(self.is_there() || self.fresh().await?.etag.is_some())
+    }
+
+    /// Sees to it that there is an index object: it tells which namespace a file belongs to. It is made if `allowed` does
+    /// not fail; true: it was made now.
+    pub async fn ensure(&self, allowed: impl Future<Output = Result<(), StoreError>>) -> Result<bool, StoreError> {
+        if self.is_there() {
+            return Ok(false);
         }
         let _one_at_a_time = self.ensuring.lock().await;
-        if is_there(self.kept()) || is_there(Some(self.fresh().await?)) {
-            return Ok(());
+        if self.exists().await? {
+            return Ok(false);
         }
-        self.shared.commit(&mut BTreeMap::new(), Vec::new(), true).await
+        allowed.await?;
+        self.shared.commit(&mut BTreeMap::new(), Vec::new(), true).await?;
+        Ok(true)
+    }
+
+    /// Takes the entries of old tombstones out of the index; gives how many that were.
+    pub async fn forget(&self) -> Result<usize, StoreError> {
+        for race in 0..RACES {
+            let seen = self.fresh().await?;
+            let old = seen.document.rows.iter().filter(|(_, row)| self.shared.is_forgotten(row));
+            let changes: BTreeMap<RelPath, Option<Row>> = old.map(|(path, _)| (path.clone(), None)).collect();
+            if changes.is_empty() || self.replace(&seen, &changes).await? {
+                return Ok(changes.len());
+            }
+            sleep(Duration::from_millis(fastrand::u64(0..=u64::from(race.min(20)) * 5))).await;
+        }
+        Err(StoreError::S3("the index is being written by too many".to_owned()))
+    }
+
+    /// Whether an index that has no entry of this needs none.
+    pub fn is_forgotten(&self, row: &Row) -> bool {
+        self.shared.is_forgotten(row)
     }
 
     /// Writes `changes` over the index `seen`, `None` taking an entry out; false where it is no longer that.
@@ -199,6 +233,11 @@ enum Write {
 }
 
 impl Shared {
+    /// Whether it is a tombstone so old that it is no longer owed an entry.
+    fn is_forgotten(&self, row: &Row) -> bool {
+        row.is_deleted && row.version < forgotten_before((self.clock)())
+    }
+
     /// Keeps what was read, unless something newer was kept meanwhile.
     fn keep(&self, since: u64, new: Kept) {
         let mut kept = lock(&self.kept);
@@ -214,6 +253,7 @@ impl Shared {
     async fn read(&self, damaged_is_empty: bool) -> Result<Kept, StoreError> {
         let (since, kept) = lock(&self.kept).clone();
         let known = kept.as_ref().and_then(|kept| kept.etag.as_deref());
+        self.blobs.bucket.traffic.read();
         let new = match (self.blobs.bucket.get(&self.key, known).await?, kept) {
             (Fetched::Unchanged, Some(kept)) => return Ok(kept),
             (Fetched::Unchanged, None) => {
@@ -257,6 +297,7 @@ impl Shared {
             ..Described::default()
         };
         let content = Content::Inline(Bytes::from(json));
+        self.blobs.bucket.traffic.write();
         let etag = match self.blobs.bucket.put(&self.key, seen.etag.as_deref(), &described, &content).await? {
             Landing::Landed(etag) => etag,
             Landing::Lost => match self.blobs.bucket.head(&self.key).await? {
@@ -298,6 +339,7 @@ impl Shared {
             next.rows.extend(changed.iter().map(|(path, row)| (path.clone(), *row)));
             match self.write(&seen, next).await? {
                 Write::Landed => {
+                    failpoint::pass("s3-index-written");
                     owed.clear();
                     if !changed.is_empty() {
                         (self.told)(&self.ns, changed.into_keys().collect());
@@ -342,8 +384,9 @@ impl Shared {
             }
         }
         for path in doubtful {
-            let found = self.blobs.look(&self.ns, path).await?;
-            if let Some(found) = found.filter(|found| seen.document.rows.get(path) != Some(&found.row)) {
+            let (found, has) = (self.blobs.look(&self.ns, path).await?, seen.document.rows.get(path));
+            let is_owed = |row: &Row| has != Some(row) && (has.is_some() || !self.is_forgotten(row));
+            if let Some(found) = found.filter(|found| is_owed(&found.row)) {
                 changed.insert(path.clone(), found.row);
             }
         }

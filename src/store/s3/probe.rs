@@ -2,11 +2,12 @@
 //! two writers would win silently, so they are refused before the first write.
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use futures::future::join_all;
 use object_store::path::Path as Key;
 
 use super::super::StoreError;
-use super::bucket::{Bucket, Fetched, Landing, whole};
+use super::bucket::{Bucket, Fetched, Landing, Object, whole};
 use super::layout::Described;
 use super::ledger::write_id;
 use super::spool::Content;
@@ -17,16 +18,35 @@ const RACERS: usize = 8;
 /// Attempts at a step that got no clear answer.
 const ATTEMPTS: usize = 4;
 
-/// Tries the store on the scratch object `key`.
+/// Tries the store on the scratch object `key`, and whether it can be copied to below `beside`, which is the answer.
 ///
 /// # Errors
 /// [`StoreError::S3Refused`] says what the store does wrong; [`StoreError::S3`] that it could not be asked.
-pub async fn probe(bucket: &Bucket, key: &Key) -> Result<(), StoreError> {
-    let tried = conditions(bucket, key).await;
+pub async fn probe(bucket: &Bucket, key: &Key, beside: &Key) -> Result<bool, StoreError> {
+    let tried = match conditions(bucket, key).await {
+        Ok(()) => copies(bucket, key, &beside.clone().join("copy"), beside).await,
+        Err(e) => Err(e),
+    };
     if let Err(e) = bucket.remove(key).await {
         tracing::warn!("the probe's object {key} could not be removed: {e}");
     }
     tried
+}
+
+/// Whether the object `key` can be copied to `to`, and be found, read and removed in the folder `of` that.
+async fn copies(bucket: &Bucket, key: &Key, to: &Key, of: &Key) -> Result<bool, StoreError> {
+    if bucket.try_copy(key, to).await? != Some(true) {
+        return Ok(false);
+    }
+    // What fails from here on is not allowed: the bucket answered a moment ago.
+    let said = |object: Option<Object>| object.map(|object| object.described);
+    let same = match (bucket.head(key).await, bucket.head(to).await) {
+        (Ok(from), Ok(to)) => to.is_some() && said(from) == said(to),
+        _ => false,
+    };
+    let listed = bucket.list(Some(of)).try_collect::<Vec<_>>().await.is_ok_and(|all| all.len() == 1);
+    let removed = bucket.remove(to).await.is_ok();
+    Ok(same && listed && removed)
 }
 
 async fn conditions(bucket: &Bucket, key: &Key) -> Result<(), StoreError> {

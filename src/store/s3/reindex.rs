@@ -80,12 +80,14 @@ pub async fn mend(
             let unsure = listed.iter().filter(|(path, meta)| !trusted(path, meta)).map(|(path, _)| path);
             unsure.chain(seen.document.rows.keys().filter(|path| !listed.contains_key(*path))).cloned().collect()
         } else {
-            differing(&truth, &seen)
+            differing(&truth, &seen, ledger)
         };
         first = false;
         let found: Vec<(RelPath, Option<Row>)> = futures::stream::iter(suspects)
             .map(|path| async move {
-                let found = blobs.look(ns, &path).await?;
+                // What lies in another namespace is none of this one's files.
+                let is_ours = !is_anothers(ns, path.as_str(), others);
+                let found = if is_ours { blobs.look(ns, &path).await? } else { None };
                 Ok::<_, StoreError>((path, found.map(|f| f.row)))
             })
             .buffer_unordered(SIDE_BY_SIDE)
@@ -93,7 +95,7 @@ pub async fn mend(
             .await?;
         truth.extend(found);
         let changes: BTreeMap<RelPath, Option<Row>> =
-            differing(&truth, &seen).into_iter().map(|path| (path.clone(), truth[&path])).collect();
+            differing(&truth, &seen, ledger).into_iter().map(|path| (path.clone(), truth[&path])).collect();
         if changes.is_empty() && (seen.etag.is_some() || mended.blobs == 0) {
             return Ok(mended);
         }
@@ -113,10 +115,14 @@ pub async fn mend(
 }
 
 /// The paths of which blobs and index say different things.
-fn differing(truth: &BTreeMap<RelPath, Option<Row>>, seen: &Kept) -> Vec<RelPath> {
+fn differing(truth: &BTreeMap<RelPath, Option<Row>>, seen: &Kept, ledger: &Ledger) -> Vec<RelPath> {
+    let is_owed = |row: &Row| !ledger.is_forgotten(row);
     truth
         .iter()
-        .filter(|(path, row)| seen.document.rows.get(*path) != row.as_ref())
+        .filter(|(path, row)| match (seen.document.rows.get(*path), row) {
+            (None, Some(row)) => is_owed(row),
+            (has, row) => has != row.as_ref(),
+        })
         .map(|(path, _)| path.clone())
         .collect()
 }

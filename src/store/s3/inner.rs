@@ -1,0 +1,280 @@
+//! The work of a store on S3: writes of a blob and its entry, reads, and what an entry or its metadata is in the words
+//! of the other layer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+
+use super::super::{
+    Blob, Body, Clock, Deleted, Entry, Expect, Got, Incoming, Meta, Placed, Put, State, StoreError, Version,
+    next_version,
+};
+use super::blobs::{Blobs, Found, New, Swapped};
+use super::borders::Borders;
+use super::bucket::{Object, whole};
+use super::changes::Announcer;
+use super::index::Row;
+use super::layout::Described;
+use super::ledger::{Kept, Ledger};
+use super::spool::{Content, Upload};
+use crate::path::RelPath;
+
+/// Bodies up to this many bytes are read from the store before the answer begins.
+pub const WHOLE: u64 = 256 * 1024;
+
+/// What the clones of a store share.
+pub struct Inner {
+    pub blobs: Blobs,
+    pub ledgers: Mutex<HashMap<String, Arc<Ledger>>>,
+    pub turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    pub spool: Arc<Path>,
+    pub changes: Arc<Announcer>,
+    pub clock: Clock,
+    /// When an index was last asked for to count what a namespace holds.
+    pub counted: Mutex<HashMap<String, Instant>>,
+    pub place: String,
+    pub borders: Borders,
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these guard is changed in one step, so a panic elsewhere cannot have damaged it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    /// The index of a namespace.
+    pub fn ledger(&self, ns: &str) -> Result<Arc<Ledger>, StoreError> {
+        let mut ledgers = lock(&self.ledgers);
+        if let Some(ledger) = ledgers.get(ns) {
+            return Ok(ledger.clone());
+        }
+        let changes = self.changes.clone();
+        let told = Arc::new(move |ns: &str, paths: Vec<RelPath>| changes.tell(ns, paths));
+        let key = self.blobs.layout.index(ns)?;
+        let ledger = Arc::new(Ledger::open(ns, key, self.blobs.clone(), self.clock.clone(), told));
+        ledgers.insert(ns.to_owned(), ledger.clone());
+        Ok(ledger)
+    }
+
+    /// One writer of a path at a time in this process: the others would only lose the race at the store. It also
+    /// keeps apart what an ETag cannot, as two tombstones of one path have the same.
+    async fn turn(&self, ns: &str, path: &RelPath) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = lock(&self.turns);
+            if turns.len() > 1024 {
+                turns.retain(|_, turn| turn.strong_count() > 0);
+            }
+            let name = format!("{ns}\n{path}");
+            let known = turns.get(&name).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let new = Arc::new(tokio::sync::Mutex::new(()));
+                turns.insert(name, Arc::downgrade(&new));
+                new
+            })
+        };
+        turn.lock_owned().await
+    }
+
+    pub async fn put(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        expect: Expect,
+        meta: Meta,
+        body: Upload,
+    ) -> Result<Put, StoreError> {
+        let body = body.finish().await?;
+        let ledger = self.ledger(ns)?;
+        tokio::try_join!(self.stay_within(ns, path), self.begin(ns))?;
+        let under_way = matches!(body.content, Content::Inline(_)).then(|| ledger.under_way());
+        let _turn = self.turn(ns, path).await;
+        // Most new files are new; a tombstone would only cost the blind write.
+        let blind = expect.admits(None) && !ledger.knows(path);
+        let swapped = self.blobs.swap(ns, path, blind, |found| {
+            let held = found.map(|f| entry(&f.row));
+            if !expect.admits(held.as_ref()) {
+                return None;
+            }
+            let meta = match found {
+                Some(old) if !old.row.is_deleted => meta.clone().over(&read_meta(&old.object.described)),
+                _ => meta.clone(),
+            };
+            let version = next_version((self.clock)(), held.as_ref());
+            let row = Row { md5: body.md5, size: body.size, is_deleted: false, version };
+            Some(new(row, body.content.clone(), &meta))
+        });
+        match swapped.await? {
+            Swapped::Done { before, row } => {
+                ledger.record(path, row, under_way).await?;
+                let live = before.is_some_and(|b| !b.is_deleted);
+                Ok(if live { Put::Updated(entry(&row)) } else { Put::Created(entry(&row)) })
+            }
+            Swapped::Refused(found) => Ok(Put::Mismatch(found.map(|found| seen(&ledger, path, &found)))),
+        }
+    }
+
+    pub async fn delete(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        expect: Option<Expect>,
+        meta: Meta,
+    ) -> Result<Deleted, StoreError> {
+        let ledger = self.ledger(ns)?;
+        self.stay_within(ns, path).await?;
+        let under_way = ledger.under_way();
+        let _turn = self.turn(ns, path).await;
+        let meta = meta.of_deletion();
+        let swapped = self.blobs.swap(ns, path, false, |found| {
+            let held = entry(&found.filter(|f| !f.row.is_deleted)?.row);
+            if expect.is_some_and(|e| !e.admits(Some(&held))) {
+                return None;
+            }
+            let version = next_version((self.clock)(), Some(&held));
+            let row = Row { md5: held.md5, size: 0, is_deleted: true, version };
+            Some(new(row, Content::Inline(Bytes::new()), &meta))
+        });
+        Ok(match swapped.await? {
+            Swapped::Done { row, .. } => {
+                ledger.record(path, row, Some(under_way)).await?;
+                Deleted::Done(entry(&row))
+            }
+            Swapped::Refused(None) => Deleted::Absent,
+            Swapped::Refused(Some(found)) => {
+                let held = seen(&ledger, path, &found);
+                if held.is_deleted { Deleted::Tombstone(held) } else { Deleted::Mismatch(held) }
+            }
+        })
+    }
+
+    pub async fn place(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Version,
+        body: Option<Upload>,
+    ) -> Result<Placed, StoreError> {
+        let Version { version, md5, is_deleted, meta, .. } = version;
+        let (size, content) = match body {
+            Some(body) => {
+                let body = body.finish().await?;
+                (body.size, body.content)
+            }
+            None => (0, Content::Inline(Bytes::new())),
+        };
+        let row = Row { md5, size, is_deleted, version };
+        let ledger = self.ledger(ns)?;
+        tokio::try_join!(self.stay_within(ns, path), self.begin(ns))?;
+        let under_way = ledger.under_way();
+        let _turn = self.turn(ns, path).await;
+        let swapped = self.blobs.swap(ns, path, !ledger.knows(path), |found| {
+            let is_later = found.is_none_or(|f| f.row.version < version);
+            is_later.then(|| new(row, content.clone(), &meta))
+        });
+        match swapped.await? {
+            Swapped::Done { row, .. } => {
+                ledger.record(path, row, Some(under_way)).await?;
+                Ok(Placed::Written)
+            }
+            Swapped::Refused(found) => {
+                if let Some(found) = found {
+                    ledger.compare(path, &found.row);
+                }
+                Ok(Placed::Held)
+            }
+        }
+    }
+
+    pub async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
+        let (found, ()) = tokio::try_join!(self.blobs.fetch(ns, path), self.stay_within(ns, path))?;
+        let Some((row, object, body)) = found else { return Ok(Got::Absent) };
+        let ledger = self.ledger(ns)?;
+        let Some(row) = row else { return self.digested(&ledger, path, object, body).await };
+        ledger.compare(path, &row);
+        if row.is_deleted {
+            return Ok(Got::Tombstone(entry(&row)));
+        }
+        let meta = read_meta(&object.described);
+        let body = if row.size <= WHOLE {
+            Body::Whole(whole(body, WHOLE).await?)
+        } else {
+            Body::Pieces(body.map_err(std::io::Error::other).boxed())
+        };
+        Ok(Got::Found(Blob { entry: entry(&row), meta, body }))
+    }
+
+    /// A blob whose metadata does not tell its MD5: another program put it there.
+    async fn digested(
+        &self,
+        ledger: &Ledger,
+        path: &RelPath,
+        object: Object,
+        mut pieces: BoxStream<'static, Result<Bytes, StoreError>>,
+    ) -> Result<Got, StoreError> {
+        let mut body = Upload::new(self.spool.clone());
+        while let Some(piece) = pieces.next().await {
+            body.push(piece?).await?;
+        }
+        let body = body.finish().await?;
+        let version = object.described.version.unwrap_or(object.modified);
+        let row = Row { md5: body.md5, size: body.size, is_deleted: false, version };
+        ledger.compare(path, &row);
+        let meta = read_meta(&object.described);
+        let body = match body.content {
+            Content::Inline(bytes) => Body::Whole(bytes),
+            Content::File(file) => Body::Pieces(file.pieces()),
+        };
+        Ok(Got::Found(Blob { entry: entry(&row), meta, body }))
+    }
+}
+
+/// What was found at `path`, compared with the index on the way.
+fn seen(ledger: &Ledger, path: &RelPath, found: &Found) -> Entry {
+    ledger.compare(path, &found.row);
+    entry(&found.row)
+}
+
+/// A row as an entry; the cursor is of exact indexes only.
+pub fn entry(row: &Row) -> Entry {
+    let Row { md5, size, is_deleted, version } = *row;
+    Entry { md5, size, is_deleted, version, cursor: 0 }
+}
+
+fn new(row: Row, content: Content, meta: &Meta) -> New {
+    let named = [("device", meta.device.clone()), ("key", meta.key.clone())];
+    let expires = meta.expires.map(|at| ("expires".to_owned(), at.to_string()));
+    let mut ours: BTreeMap<String, String> =
+        named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).chain(expires).collect();
+    if !meta.free.is_empty()
+        && let Ok(json) = serde_json::to_string(&meta.free)
+    {
+        // As one value: names of headers cannot carry every name.
+        ours.insert("meta".to_owned(), json);
+    }
+    New { row, content, content_type: meta.content_type.clone(), ours, expires: meta.expires }
+}
+
+pub fn read_meta(described: &Described) -> Meta {
+    let ours = |name: &str| described.ours.get(name).cloned();
+    Meta {
+        content_type: described.content_type.clone(),
+        device: ours("device"),
+        key: ours("key"),
+        expires: described.expires(),
+        free: ours("meta").and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default(),
+    }
+}
+
+pub fn state(kept: &Kept) -> State {
+    let etag = kept.etag.as_deref().map_or("none", |etag| etag.trim_start_matches("W/").trim_matches('"'));
+    State { tag: etag.into(), mark: None, modified: kept.document.modified }
+}
+
+pub fn version(row: &Row, object: &Object) -> Version {
+    let Row { md5, size, is_deleted, version } = *row;
+    Version { version, md5, size, is_deleted, meta: read_meta(&object.described) }
+}

@@ -1,0 +1,141 @@
+//! Versions as they are asked for, and what becomes of things with time: expiry, the end of earlier versions, and old
+//! tombstones, which only leave the index. The object of a tombstone stays, so that whoever asks for the blob still
+//! hears that it was deleted, however long ago: nothing that was deleted can come back from a device that was away.
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use super::super::{Blob, Body, Deleted, Entry, Expect, Got, Meta, Retention, StoreError, Swept, Version};
+use super::bucket::{Fetched, whole};
+use super::expiry::Due;
+use super::inner::{Inner, WHOLE, read_meta, version};
+use super::reindex;
+use crate::digest::Md5;
+use crate::path::RelPath;
+
+/// Objects looked at side by side.
+const SIDE_BY_SIDE: usize = 16;
+
+impl Inner {
+    /// The versions of `path`, the newest first, its own entry before all.
+    pub async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
+        let (found, ()) = tokio::try_join!(self.blobs.look(ns, path), self.stay_within(ns, path))?;
+        let Some(found) = found else { return Ok(Vec::new()) };
+        let (mut candidates, mut distinct, mut last) = (Vec::new(), 0, found.row.version);
+        for copy in self.blobs.earlier(ns, path).await? {
+            // A copy of what is there now was made for a write that did not come to pass, or not yet.
+            if copy.version >= found.row.version {
+                continue;
+            }
+            distinct += u32::from(copy.version != last);
+            last = copy.version;
+            if distinct > Retention::default().versions {
+                break;
+            }
+            candidates.push(copy);
+        }
+        let mut all = vec![version(&found.row, &found.object)];
+        let mut looked = stream::iter(candidates)
+            .map(|copy| async move { self.blobs.bucket.head(&copy.key).await.map(|object| (copy, object)) })
+            .buffered(SIDE_BY_SIDE);
+        while let Some((copy, object)) = looked.try_next().await? {
+            let Some(object) = object.filter(|object| copy.agrees(object)) else { continue };
+            if all.last().is_some_and(|newer| newer.version > copy.version) {
+                let meta = read_meta(&object.described);
+                all.push(Version { version: copy.version, md5: copy.md5, size: copy.size, is_deleted: false, meta });
+            }
+        }
+        Ok(all)
+    }
+
+    /// The version `wanted` of `path`, the current one or a copy.
+    pub async fn get_version(&self, ns: &str, path: &RelPath, wanted: u64) -> Result<Got, StoreError> {
+        let (found, ()) = tokio::try_join!(self.blobs.look(ns, path), self.stay_within(ns, path))?;
+        let current = found.map(|found| found.row.version);
+        if current == Some(wanted) {
+            let got = self.get(ns, path).await?;
+            let held = match &got {
+                Got::Found(blob) => Some(blob.entry.version),
+                Got::Tombstone(entry) => Some(entry.version),
+                Got::Absent => None,
+            };
+            // Else it was replaced in this moment, and there is a copy.
+            if held == Some(wanted) {
+                return Ok(got);
+            }
+        }
+        let copies = self.blobs.earlier(ns, path).await?;
+        for copy in copies.into_iter().filter(|copy| copy.version == wanted) {
+            let Fetched::Found(object, body) = self.blobs.bucket.get(&copy.key, None).await? else { continue };
+            if !copy.agrees(&object) {
+                continue;
+            }
+            let body = if object.size <= WHOLE {
+                let content = whole(body, WHOLE).await?;
+                if Md5::of(&content) != copy.md5 {
+                    continue;
+                }
+                Body::Whole(content)
+            } else {
+                Body::Pieces(body.map_err(std::io::Error::other).boxed())
+            };
+            let entry = Entry { md5: copy.md5, size: object.size, is_deleted: false, version: wanted, cursor: 0 };
+            return Ok(Got::Found(Blob { entry, meta: read_meta(&object.described), body }));
+        }
+        Ok(Got::Absent)
+    }
+
+    /// Deletes what has expired; gives how many paths that was.
+    pub async fn expire(&self) -> Result<usize, StoreError> {
+        if !self.blobs.keeps {
+            return Ok(0);
+        }
+        let now = (self.clock)();
+        let due = self.blobs.due(now).await?;
+        let done = stream::iter(due).map(|due| self.expire_one(due, now)).buffer_unordered(SIDE_BY_SIDE);
+        done.try_fold(0, async |sum, expired| Ok(sum + usize::from(expired))).await
+    }
+
+    async fn expire_one(&self, due: Due, now: u64) -> Result<bool, StoreError> {
+        let mut expired = false;
+        if let Some((ns, path)) = self.blobs.about(&due).await?
+            && let Some(found) = self.blobs.look(&ns, &path).await?
+            && !found.row.is_deleted
+            && found.object.described.expires().is_some_and(|at| at <= now)
+        {
+            // Just what expired: a write that comes between has the last word, and its own time.
+            let expect = Some(Expect::Version(found.row.version));
+            expired = match self.delete(&ns, &path, expect, Meta::default()).await {
+                // It has become another namespace's since; there it has no time.
+                Err(StoreError::Elsewhere { .. }) => false,
+                deleted => matches!(deleted?, Deleted::Done(_)),
+            };
+        }
+        if expired || due.is_stale {
+            self.blobs.bucket.remove(&due.key).await?;
+        }
+        Ok(expired)
+    }
+
+    /// [`Inner::expire`], and removes copies and old entries of tombstones.
+    pub async fn sweep(&self) -> Result<Swept, StoreError> {
+        let mut swept = Swept { expired: self.expire().await?, ..Swept::default() };
+        let (retention, now) = (Retention::default(), (self.clock)());
+        if self.blobs.keeps {
+            swept.versions = self.blobs.sweep_earlier(&retention, now).await?;
+        }
+        // One index that cannot be read holds up no other.
+        let mut failure = None;
+        for ns in reindex::namespaces(&self.blobs).await? {
+            match self.ledger(&ns)?.forget().await {
+                Ok(forgotten) => swept.tombstones += forgotten,
+                Err(e) => failure = Some(e),
+            }
+        }
+        failure.map_or(Ok(swept), Err)
+    }
+}
+
+/// Until when tombstones are no longer owed an entry in the index: milliseconds since the epoch.
+pub fn forgotten_before(now: u64) -> u64 {
+    now.saturating_sub(u64::try_from(Retention::default().tombstones.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,72 @@
+//! `memsync serve` on a bucket, as the real program.
+#![allow(dead_code)] // Each test binary uses its part.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::proxy::{Client, TOKEN};
+use crate::s3::{self, Server};
+
+/// The program, with the bucket in its environment.
+pub fn memsync(home: &Path, server: &Server) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin("memsync"));
+    command.env_clear().env("MEMSYNC_HOME", home).env("MEMSYNC_TOKEN", TOKEN).env("S3_BUCKET", s3::BUCKET);
+    command.env("S3_ENDPOINT_URL", server.endpoint());
+    command.env("AWS_ACCESS_KEY_ID", s3::ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", s3::SECRET_KEY);
+    command
+}
+
+/// A proxy in a process of its own, killed when dropped.
+pub struct Serving {
+    pub child: Child,
+    /// `None` when it died before it served.
+    pub addr: Option<SocketAddr>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Serving {
+    pub async fn start(home: &Path, server: &Server, env: &[(&str, &str)]) -> Self {
+        let log = home.join("serve.log");
+        let mut command = memsync(home, server);
+        command.envs(env.iter().copied()).args(["serve", "--listen", "127.0.0.1:0"]);
+        let child = command.stderr(Stdio::from(File::create(&log).unwrap())).spawn().unwrap();
+        let mut serving = Self { child, addr: None };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let text = fs::read_to_string(&log).unwrap();
+            let address = text.split_once("serving s3://notes/memory at http://").map(|(_, rest)| rest);
+            serving.addr = address.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+            if serving.addr.is_some() || serving.child.try_wait().unwrap().is_some() {
+                return serving;
+            }
+            assert!(Instant::now() < deadline, "it never served:\n{text}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.addr.expect("it serves")).await
+    }
+
+    /// How it ended by itself.
+    pub async fn ended(mut self) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it lives on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What is particular to the embedded store: what is there after reopening, its files, its owner, a full disk.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use memsync::digest::Md5;
+use memsync::store::embedded::Settings;
+use memsync::store::{Deleted, Embedded, Got, Incoming, Put, Retention, Store, StoreError};
+
+use super::s3::until;
+use super::{Holds, New, delete, index, large, mark, path, put, read, written};
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn all_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(dir.path()).unwrap();
+    put(&store, "a", New, b"a").await;
+    put(&store, "gone", New, b"g").await;
+    delete(&store, "gone", None).await;
+    put(&store, "big", New, &large(3)).await;
+    let (at, before) = (mark(&store).await, index(&store, 0).await);
+    drop(store);
+
+    let store = Embedded::open(dir.path()).unwrap();
+    assert_eq!(mark(&store).await, at);
+    assert_eq!(index(&store, 0).await, before);
+    assert_eq!(read(&store, "a").await.as_deref(), Some(&b"a"[..]));
+    assert_eq!(read(&store, "big").await, Some(large(3)));
+    assert!(written(put(&store, "b", New, b"b").await).cursor > at.cursor);
+}
+
+#[tokio::test]
+async fn a_store_put_back_from_a_copy_has_a_new_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let (home, copy) = (dir.path().join("store"), dir.path().join("copy"));
+    let epoch = async |at: &Path| mark(&Embedded::open(at).unwrap()).await.epoch;
+    let move_copy = |from: &Path, to: &Path| {
+        std::fs::create_dir(to).unwrap();
+        std::fs::copy(from.join("store.db"), to.join("store.db")).unwrap();
+    };
+    let first = epoch(&home).await;
+    assert_eq!(epoch(&home).await, first);
+    move_copy(&home, &copy);
+    std::fs::remove_dir_all(&home).unwrap();
+    move_copy(&copy, &home);
+    let restored = epoch(&home).await;
+    assert_ne!(restored, first);
+    assert_eq!(epoch(&home).await, restored);
+}
+
+#[tokio::test]
+async fn files_of_replaced_deleted_and_lost_bodies_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let bodies = dir.path().join("bodies");
+    let retention = Retention { versions: 0, ..Retention::default() };
+    let settings = || Settings { retention, ..Settings::default() };
+    let store = Embedded::open_with(dir.path(), settings()).unwrap();
+    put(&store, "x", New, &large(1)).await;
+    put(&store, "x", New, &large(2)).await;
+    assert_eq!(names(&bodies).len(), 1, "a refused body leaves nothing");
+    put(&store, "x", Holds(Md5::of(&large(1))), &large(2)).await;
+    assert_eq!(names(&bodies).len(), 1, "the replaced one is gone");
+    let kept = names(&bodies);
+    put(&store, "y", New, &large(4)).await;
+    delete(&store, "y", None).await;
+    assert_eq!(names(&bodies), kept);
+    let mut unfinished = store.incoming();
+    unfinished.push(large(5).into()).await.unwrap();
+    drop(unfinished);
+    // A piece that is just being written ends on a thread of its own.
+    until("what was begun is gone", async || names(&bodies) == kept).await;
+    drop(store);
+
+    std::fs::write(bodies.join("0123"), b"left by a crash").unwrap();
+    let store = Embedded::open(dir.path()).unwrap();
+    assert_eq!(names(&bodies), kept);
+    assert_eq!(read(&store, "x").await, Some(large(2)));
+}
+
+#[tokio::test]
+async fn a_store_has_one_owner_and_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("deep/store");
+    let store = Embedded::open(&home).unwrap();
+    let Err(refused) = Embedded::open(&home) else { panic!("two owners") };
+    assert!(matches!(refused, StoreError::Locked(_)), "{refused}");
+    assert!(refused.to_string().contains("another memsync proxy"), "{refused}");
+    put(&store, "a", New, b"a").await;
+    put(&store, "big", New, &large(1)).await;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&home), mode(&home.join("bodies"))), (0o700, 0o700));
+    for dir in [home.clone(), home.join("bodies")] {
+        for name in names(&dir).iter().filter(|n| *n != "bodies") {
+            assert_eq!(mode(&dir.join(name)), 0o600, "{name}");
+        }
+    }
+    drop(store);
+    Embedded::open(&home).unwrap();
+}
+
+#[test]
+fn what_is_not_ours_is_refused_untouched() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("newer");
+    drop(Embedded::open(&home).unwrap());
+    let file = home.join("store.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[60..64].copy_from_slice(&7u32.to_be_bytes());
+    std::fs::write(&file, &bytes).unwrap();
+    let before = names(&home);
+    let refused = Embedded::open(&home).err().unwrap();
+    assert!(matches!(refused, StoreError::Newer { found: 7, known: 2, .. }), "{refused}");
+    assert_eq!((names(&home), std::fs::read(&file).unwrap()), (before, bytes));
+
+    let photos = dir.path().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    std::fs::write(photos.join("cat.jpg"), b"meow").unwrap();
+    let refused = Embedded::open(&photos).err().unwrap();
+    assert!(matches!(refused, StoreError::NotAStore { .. }), "{refused}");
+    assert_eq!(names(&photos), ["cat.jpg"]);
+
+    let text = dir.path().join("text");
+    std::fs::create_dir(&text).unwrap();
+    std::fs::write(text.join("store.db"), b"dear diary").unwrap();
+    let refused = Embedded::open(&text).err().unwrap();
+    assert!(matches!(refused, StoreError::NotAStore { .. }), "{refused}");
+    assert_eq!(std::fs::read(text.join("store.db")).unwrap(), b"dear diary");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_keeps_what_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let retention = Retention { versions: 0, ..Retention::default() };
+    let settings = Settings { max_database_bytes: Some(1024 * 1024), retention, ..Settings::default() };
+    let store = Embedded::open_with(dir.path(), settings).unwrap();
+    let mut kept = Vec::new();
+    let full = loop {
+        let name = format!("n{}", kept.len());
+        let content = Bytes::from(vec![kept.len() as u8; 50_000]);
+        match store.put_bytes("", &path(&name), New, content).await {
+            Ok(put) => kept.push((name, written(put))),
+            Err(e) => break e,
+        }
+        assert!(kept.len() < 100, "the limit holds");
+    };
+    assert!(matches!(full, StoreError::Database(_)), "{full}");
+    assert!(kept.len() > 10);
+    assert_eq!(mark(&store).await.cursor, kept.last().unwrap().1.cursor);
+    assert_eq!(index(&store, 0).await, kept.iter().cloned().collect());
+    // Where no versions are kept, room is made by deleting, and then writes work again.
+    for (name, _) in &kept[..3] {
+        assert!(matches!(delete(&store, name, None).await, Deleted::Done(_)));
+    }
+    put(&store, "after", New, &[1; 50_000]).await;
+    drop(store);
+    let store = Embedded::open(dir.path()).unwrap();
+    assert_eq!(read(&store, "after").await, Some(vec![1; 50_000]));
+    assert_eq!(read(&store, &kept[5].0).await, Some(vec![5; 50_000]));
+}
+
+/// Records and sweeps have connections of their own beside the writer's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writes_wait_for_records_and_sweeps() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Embedded::open(dir.path()).unwrap());
+    let recording = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                store.sweep().await.unwrap();
+                let held = store.record("keys").await.unwrap().map(|record| record.tag);
+                assert!(store.put_record("keys", held.as_deref(), Bytes::from_static(b"k")).await.unwrap());
+            }
+        })
+    };
+    let mut written_so_far = 0;
+    while !recording.is_finished() {
+        let names: Vec<_> = (0..16).map(|n| format!("{written_so_far}/{n}")).collect();
+        let group = join_all(names.iter().map(|name| put(&*store, name, New, b"x"))).await;
+        written_so_far += group.into_iter().map(written).count();
+    }
+    recording.await.unwrap();
+    assert_eq!(index(&*store, 0).await.len(), written_so_far);
+}
+
+/// `testdata/store/v1` was written by the first released format.
+#[tokio::test]
+async fn a_store_of_format_1_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let frozen = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store/v1/store.db");
+    std::fs::copy(frozen, dir.path().join("store.db")).unwrap();
+    for _ in 0..2 {
+        let store = Embedded::open(dir.path()).unwrap();
+        assert_eq!(read(&store, "a.md").await.as_deref(), Some(&b"content of a.md"[..]));
+        let Got::Found(blob) = store.get("", &path("topics/b.md")).await.unwrap() else { panic!("it is there") };
+        assert_eq!(blob.meta.content_type.as_deref(), Some("text/markdown"));
+        let all = index(&store, 0).await;
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["a.md", "gone.md", "topics/b.md"]);
+        assert!(all["gone.md"].is_deleted && all["gone.md"].cursor == 4);
+        assert_eq!(store.record("keys").await.unwrap(), None);
+    }
+    let store = Embedded::open(dir.path()).unwrap();
+    let a = Md5::of(b"content of a.md");
+    assert!(matches!(put(&store, "a.md", Holds(a), b"new").await, Put::Updated(e) if e.cursor == 5));
+    assert_eq!(store.versions("", &path("a.md")).await.unwrap()[1].md5, a);
+}

@@ -1,0 +1,135 @@
+//! The part of the suite for what is kept of the past: earlier versions, expiry, and the end of what is old.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use memsync::digest::Md5;
+use memsync::store::{Deleted, Expect, Got, Incoming, Meta, Put, Store, Swept};
+
+use super::{Holds, New, content, delete, index, is_exact, large, path, put, read, written};
+
+pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
+    let meta = |text: &str| Meta {
+        content_type: Some(text.to_owned()),
+        device: Some(text.to_owned()),
+        free: BTreeMap::from([(text.to_owned(), "1".to_owned()), ("all".to_owned(), text.to_owned())]),
+        ..Meta::default()
+    };
+    let write = async |expect, meta, content: &[u8]| {
+        let mut body = store.incoming();
+        body.push(Bytes::copy_from_slice(content)).await.unwrap();
+        written(store.put("", &path("x"), expect, meta, body).await.unwrap())
+    };
+    let read = async |version| match store.get_version("", &path("x"), version).await.unwrap() {
+        Got::Found(blob) => Some((content(blob.body).await, blob.meta)),
+        Got::Tombstone(_) | Got::Absent => None,
+    };
+    clock.store(1_000, Ordering::SeqCst);
+    let big = large(7);
+    let first = write(New, meta("a"), b"one").await;
+    let second = write(Expect::Version(first.version), meta("b"), &big).await;
+    assert!(second.version > first.version);
+    // The same content again is no other version of it, and what it is silent about stays.
+    let third = write(Holds(second.md5), Meta::default(), &big).await;
+    let Deleted::Done(gone) =
+        store.delete("", &path("x"), Some(Expect::Version(third.version)), meta("d")).await.unwrap()
+    else {
+        panic!("it holds this version");
+    };
+    let fourth = write(Expect::Version(gone.version), meta("e"), b"four").await;
+
+    let list = store.versions("", &path("x")).await.unwrap();
+    let told: Vec<_> = list.iter().map(|v| (v.version, v.md5, v.size, v.is_deleted)).collect();
+    assert_eq!(
+        told,
+        [
+            (fourth.version, fourth.md5, 4, false),
+            (third.version, third.md5, big.len() as u64, false),
+            (first.version, first.md5, 3, false),
+        ]
+    );
+    let kept = &list[1].meta;
+    assert_eq!((kept.content_type.as_deref(), &kept.device), (Some("b"), &None));
+    assert_eq!(kept.free.iter().map(|(k, v)| (&**k, &**v)).collect::<Vec<_>>(), [("a", "1"), ("all", "b"), ("b", "1")]);
+    assert_eq!(list[0].meta, meta("e"), "what comes after a deletion begins anew");
+
+    assert_eq!(read(first.version).await, Some((b"one".to_vec(), meta("a"))));
+    assert_eq!(read(third.version).await.unwrap().0, big);
+    assert_eq!(read(fourth.version).await.unwrap().0, b"four");
+    assert_eq!(read(second.version).await, None, "it is the third now");
+    assert_eq!(read(7).await, None);
+    assert_eq!(store.versions("", &path("nobody")).await.unwrap(), []);
+    assert_eq!(store.versions("team", &path("x")).await.unwrap(), []);
+
+    let expect = Expect::Version(first.version);
+    assert_eq!(store.put_bytes("", &path("x"), expect, Bytes::new()).await.unwrap(), Put::Mismatch(Some(fourth)));
+    assert_eq!(store.delete("", &path("x"), Some(expect), Meta::default()).await.unwrap(), Deleted::Mismatch(fourth));
+    let Deleted::Done(gone) = store.delete("", &path("x"), None, meta("f")).await.unwrap() else {
+        panic!("it is there")
+    };
+    let list = store.versions("", &path("x")).await.unwrap();
+    let deletion = &list[0];
+    assert!(deletion.is_deleted && deletion.version == gone.version && deletion.meta.free.is_empty());
+    assert_eq!(deletion.meta.device.as_deref(), Some("f"));
+    assert_eq!(read(fourth.version).await.unwrap().0, b"four");
+}
+
+/// With the retention of the defaults: 20 versions, 30 days, tombstones 90 days.
+pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
+    const DAY: u64 = 24 * 3600 * 1000;
+    clock.store(DAY, Ordering::SeqCst);
+    let mut held = written(put(&store, "much", New, b"0").await);
+    for n in 1..=25 {
+        held = written(put(&store, "much", Holds(held.md5), n.to_string().as_bytes()).await);
+    }
+    assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 21);
+    let expires = Meta { expires: Some(10 * DAY), ..Meta::default() };
+    for (name, meta) in [("due", expires.clone()), ("late", Meta { expires: Some(500 * DAY), ..Meta::default() })] {
+        store.put("", &path(name), New, meta, store.incoming()).await.unwrap();
+    }
+    // A write that is silent about it leaves the time as it is.
+    put(&store, "due", Holds(Md5::of(b"")), b"content").await;
+    put(&store, "old", New, b"old").await;
+    delete(&store, "old", None).await;
+    // What is beyond the number may go as late as now.
+    let surplus = store.sweep().await.unwrap();
+    assert!([0, if is_exact(&store) { 0 } else { 5 }].contains(&surplus.versions), "{surplus:?}");
+    assert_eq!(Swept { versions: 0, ..surplus }, Swept::default());
+    assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 21);
+
+    clock.store(10 * DAY, Ordering::SeqCst);
+    assert_eq!(store.sweep().await.unwrap(), Swept { expired: 1, ..Swept::default() });
+    let due = store.versions("", &path("due")).await.unwrap();
+    assert_eq!((due[0].is_deleted, due[1].size), (true, 7));
+    assert_eq!(read(&store, "due").await, None);
+
+    clock.store(32 * DAY, Ordering::SeqCst);
+    // 20 of `much`, the content of `old`, the empty first content of `due`.
+    assert_eq!(store.sweep().await.unwrap(), Swept { versions: 22, ..Swept::default() });
+    assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 1);
+    assert_eq!(read(&store, "much").await.as_deref(), Some(&b"25"[..]));
+
+    let before = store.state("").await.unwrap();
+    let tombstone = index(&store, 0).await["old"];
+    clock.store(92 * DAY, Ordering::SeqCst);
+    assert_eq!(store.sweep().await.unwrap(), Swept { tombstones: 1, versions: 1, ..Swept::default() });
+    let after = store.state("").await.unwrap();
+    assert_ne!(after.tag, before.tag, "a moved floor is another state");
+    let left = index(&store, 0).await;
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["due", "late", "much"]);
+    assert!(left["due"].is_deleted);
+    let got = store.get("", &path("old")).await.unwrap();
+    if let Some((before, after)) = before.mark.zip(after.mark) {
+        assert_eq!((before.floor, after.floor), (0, tombstone.cursor));
+        assert_eq!((after.cursor, after.epoch), (before.cursor, before.epoch));
+        assert!(matches!(got, Got::Absent));
+    } else {
+        // Without a floor the blob itself must still tell that it was deleted; asking brings no entry back.
+        assert!(matches!(got, Got::Tombstone(found) if found == tombstone));
+        assert_eq!(store.sweep().await.unwrap(), Swept::default());
+        assert!(!index(&store, 0).await.contains_key("old"));
+    }
+    assert!(matches!(put(&store, "old", New, b"again").await, Put::Created(e) if e.version > tombstone.version));
+}

@@ -1,0 +1,88 @@
+//! Namespaces in a bucket: a file of one is the same object as a file of another by a longer name, and is reached by one.
+
+use bytes::Bytes;
+use memsync::path::RelPath;
+use memsync::store::{Deleted, Expect, Got, Meta, Named, Put, S3, Store, StoreError, system_clock};
+
+use super::server::{Server, Stored, difference};
+use super::{New, index, path, put, written};
+
+/// Asks in every way for a path that is another namespace's; `namespace` is whose.
+async fn is_refused(store: &S3, ns: &str, name: &str, namespace: &str) {
+    let name: RelPath = path(name);
+    let is = |refused: &StoreError| match refused {
+        StoreError::Elsewhere { namespace: told, .. } => told == &Named(namespace.to_owned()),
+        _ => false,
+    };
+    let refusals = [
+        store.get(ns, &name).await.map(drop),
+        store.put_bytes(ns, &name, New, Bytes::from_static(b"mine")).await.map(drop),
+        store.put_bytes(ns, &name, Expect::Version(1), Bytes::from_static(b"mine")).await.map(drop),
+        store.delete(ns, &name, None, Meta::default()).await.map(drop),
+        store.versions(ns, &name).await.map(drop),
+        store.get_version(ns, &name, 1).await.map(drop),
+    ];
+    for (n, refused) in refusals.iter().enumerate() {
+        assert!(refused.as_ref().is_err_and(is), "{ns:?} {name} ({n}): {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_namespaces_files_are_reached_by_its_name_alone() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let put_in = async |ns: &str, name: &str| {
+        written(store.put_bytes(ns, &path(name), New, Bytes::from(format!("{ns} {name}"))).await.unwrap())
+    };
+    put_in("team", "x").await;
+    put_in("team/deep", "y").await;
+    put_in("", "notes/z").await;
+    let other = server.store("memory", system_clock()).await;
+    for store in [&store, &other] {
+        is_refused(store, "", "team/x", "team").await;
+        is_refused(store, "", "team/new", "team").await;
+        is_refused(store, "", "team/deep/y", "team/deep").await;
+        is_refused(store, "team", "deep/y", "team/deep").await;
+        // Nor the other way round: no namespace of that name has begun.
+        is_refused(store, "notes", "z", "").await;
+        assert!(matches!(store.get("", &path("team.md")).await.unwrap(), Got::Absent));
+        assert!(matches!(store.get("team", &path("x")).await.unwrap(), Got::Found(_)));
+        assert!(matches!(store.get("notes", &path("other")).await.unwrap(), Got::Absent));
+        assert!(matches!(store.delete("notes", &path("other"), None, Meta::default()).await.unwrap(), Deleted::Absent));
+    }
+    assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["notes/z"]);
+    assert_eq!(difference(&server, "memory/team/deep"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_namespace_does_not_begin_on_top_of_anothers_files() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let a = written(put(&store, "team/notes/a", New, b"a").await);
+    let begin = async |ns: &str| store.put_bytes(ns, &path("b"), New, Bytes::from_static(b"b")).await;
+    for ns in ["team", "team/notes"] {
+        let refused = begin(ns).await.unwrap_err();
+        assert!(matches!(&refused, StoreError::Occupied { namespace, .. } if namespace == ns), "{refused:?}");
+        assert!(refused.to_string().contains("choose another name"), "{refused}");
+        assert!(server.object(&format!("memory/{ns}/.sync-index.json")).is_none(), "nothing has begun");
+    }
+    assert!(matches!(begin("team/other").await.unwrap(), Put::Created(_)), "beside them there is room");
+    assert!(matches!(store.get("", &path("team/notes/a")).await.unwrap(), Got::Found(blob) if blob.entry == a));
+    // When they have gone, it can.
+    store.delete("", &path("team/notes/a"), None, Meta::default()).await.unwrap();
+    assert!(matches!(begin("team/notes").await.unwrap(), Put::Created(_)));
+}
+
+/// What other proxies left is put right: a flat index does not go on listing files that are a namespace's.
+#[tokio::test]
+async fn reindex_leaves_a_file_in_one_index() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    put(&store, "team/x", New, b"x").await;
+    server.plant("memory/team/.sync-index.json", Stored::new(br#"{"files": {}}"#, &[]));
+    let other = server.store("memory", system_clock()).await;
+    let mended = other.reindex().await.unwrap();
+    assert_eq!((&mended[""].dropped[..], &mended["team"].added[..]), (&[path("team/x")][..], &[path("x")][..]));
+    assert!(matches!(other.get("team", &path("x")).await.unwrap(), Got::Found(_)));
+    assert!(other.reindex().await.unwrap().values().all(|mended| mended.is_nothing()));
+}

@@ -1,0 +1,201 @@
+//! Earlier versions and expiry in a bucket: where they are, what of them is believed, and proxies that share it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use memsync::digest::Md5;
+use memsync::store::{Deleted, Expect, Got, Incoming, Meta, Put, S3, Store, Swept, system_clock};
+
+use super::server::{Quirks, Server, Stored, difference};
+use super::{Holds, New, clock, content, delete, index, large, path, put, read, written};
+
+const DAY: u64 = 24 * 3600 * 1000;
+
+async fn at(server: &Server, now: &Arc<AtomicU64>) -> S3 {
+    server.store("memory", clock(now)).await
+}
+
+/// The keys beside the prefix.
+fn beside(server: &Server) -> Vec<String> {
+    server.keys().into_iter().filter(|key| key.starts_with("memory.memsync/")).collect()
+}
+
+async fn version(store: &S3, name: &str, version: u64) -> Option<Vec<u8>> {
+    match store.get_version("", &path(name), version).await.unwrap() {
+        Got::Found(blob) => Some(content(blob.body).await),
+        Got::Tombstone(_) | Got::Absent => None,
+    }
+}
+
+async fn versions(store: &S3, name: &str) -> Vec<u64> {
+    store.versions("", &path(name)).await.unwrap().iter().map(|v| v.version).collect()
+}
+
+#[tokio::test]
+async fn what_is_kept_is_where_no_other_proxy_lists() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let big = large(1);
+    let first = written(put(&store, "a/b.md", New, &big).await);
+    assert_eq!(beside(&server), [""; 0], "what is new costs nothing");
+    let second = written(put(&store, "a/b.md", Holds(first.md5), b"two").await);
+    written(put(&store, "a/b.md", Holds(second.md5), b"two").await);
+    assert_eq!(beside(&server).len(), 1, "nor does the same again");
+    delete(&store, "a/b.md", None).await;
+    assert_eq!(beside(&server).len(), 2);
+    assert!(version(&store, "a/b.md", first.version).await.is_some_and(|content| content == big));
+
+    // Who lists the prefix finds the files and their index, and so does our own reindex.
+    let listed: Vec<_> = server.keys().into_iter().filter(|key| key.starts_with("memory/")).collect();
+    assert_eq!(listed, ["memory/.sync-index.json", "memory/a/b.md"]);
+    assert!(store.reindex().await.unwrap()[""].is_nothing());
+    assert_eq!(store.namespaces().await.unwrap(), [""]);
+
+    // Another proxy on the same bucket reads them, and so does one that comes later.
+    let other = server.store("memory", system_clock()).await;
+    assert_eq!(versions(&other, "a/b.md").await, versions(&store, "a/b.md").await);
+}
+
+/// What another proxy wrote has no metadata of ours; what it held is kept all the same.
+#[tokio::test]
+async fn another_proxys_files_have_versions_when_we_replace_them() {
+    let server = Server::start().await;
+    let a = Md5::of(b"a");
+    let described = [("content-md5", &*a.to_string()), ("is-deleted", "false"), ("version", "7")];
+    server.plant("memory/full.md", Stored::new(b"a", &described));
+    server.plant("memory/bare.md", Stored::new(b"bare", &[]));
+    let store = server.store("memory", system_clock()).await;
+    let Got::Found(bare) = store.get("", &path("bare.md")).await.unwrap() else { panic!("it is there") };
+    written(put(&store, "full.md", Holds(a), b"b").await);
+    written(put(&store, "bare.md", Holds(Md5::of(b"bare")), b"b").await);
+    assert_eq!(version(&store, "full.md", 7).await.as_deref(), Some(&b"a"[..]));
+    assert_eq!(version(&store, "bare.md", bare.entry.version).await.as_deref(), Some(&b"bare"[..]));
+}
+
+/// A copy that was made of something else than its name says, because another write came between, is nobody's version.
+#[tokio::test]
+async fn a_copy_counts_only_when_it_is_what_its_name_says() {
+    let server = Server::start().await;
+    let now = Arc::new(AtomicU64::new(DAY));
+    let store = at(&server, &now).await;
+    let first = written(put(&store, "x", New, b"one").await);
+    let second = written(put(&store, "x", Holds(first.md5), b"two").await);
+    let right = beside(&server).remove(0);
+    // As if a second writer had looked at the first version, and copied after it had been replaced.
+    let wrong = format!("{}-00000000", right.rsplit_once('-').unwrap().0);
+    server.plant(&wrong, server.object("memory/x").unwrap());
+    // And one that copied what is there still, and died.
+    let copied_early = right.replace(&format!("{:020}", first.version), &format!("{:020}", second.version));
+    server.plant(&copied_early, server.object("memory/x").unwrap());
+    assert_eq!(versions(&store, "x").await, [second.version, first.version]);
+    assert_eq!(version(&store, "x", first.version).await.as_deref(), Some(&b"one"[..]));
+
+    // While the writes that they were made for may be under way, both stay; then the right one does.
+    assert_eq!(store.sweep().await.unwrap(), Swept::default());
+    now.fetch_add(2 * 3600 * 1000, Ordering::SeqCst);
+    assert_eq!(store.sweep().await.unwrap(), Swept { versions: 1, ..Swept::default() });
+    assert!(server.object(&wrong).is_none());
+    assert_eq!(version(&store, "x", first.version).await.as_deref(), Some(&b"one"[..]));
+    assert_eq!(store.sweep().await.unwrap(), Swept::default());
+}
+
+/// Of several proxies each expires and sweeps; what is due goes once, and what was written meanwhile stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_that_share_a_bucket_expire_once() {
+    let server = Server::start().await;
+    let now = Arc::new(AtomicU64::new(DAY));
+    let (one, two) = (at(&server, &now).await, at(&server, &now).await);
+    let due = |at| Meta { expires: Some(at), ..Meta::default() };
+    for n in 0..20 {
+        let mut body = one.incoming();
+        body.push(Bytes::from(format!("content {n}"))).await.unwrap();
+        let put = one.put("", &path(&format!("d/{n}")), New, due(2 * DAY), body).await.unwrap();
+        assert!(matches!(put, Put::Created(_)));
+    }
+    // Written again, silently: still due. With another time, or with none any more: not.
+    let md5 = |n: u32| Holds(Md5::of(format!("content {n}").as_bytes()));
+    written(put(&two, "d/1", md5(1), b"again").await);
+    for (n, at) in [(2, 3 * DAY), (3, u64::MAX)] {
+        two.put("", &path(&format!("d/{n}")), md5(n), due(at), two.incoming()).await.unwrap();
+    }
+    assert_eq!((one.expire().await.unwrap(), two.expire().await.unwrap()), (0, 0));
+
+    now.store(2 * DAY, Ordering::SeqCst);
+    let (by_one, by_two) = tokio::join!(one.expire(), two.expire());
+    assert_eq!(by_one.unwrap() + by_two.unwrap(), 18);
+    let all = index(&one, 0).await;
+    let live: Vec<_> = all.iter().filter(|(_, entry)| !entry.is_deleted).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(live, ["d/2", "d/3"]);
+    let again = one.versions("", &path("d/1")).await.unwrap();
+    assert_eq!((again[0].is_deleted, again[1].md5), (true, Md5::of(b"again")));
+    assert_eq!(version(&two, "d/1", again[1].version).await.as_deref(), Some(&b"again"[..]));
+    assert_eq!(difference(&server, "memory"), [""; 0]);
+
+    // What was due and has come back has no time any more.
+    written(put(&one, "d/1", New, b"back").await);
+    assert_eq!(two.expire().await.unwrap(), 0);
+    now.store(3 * DAY, Ordering::SeqCst);
+    assert_eq!(two.expire().await.unwrap(), 1);
+    assert_eq!(read(&one, "d/1").await.as_deref(), Some(&b"back"[..]));
+    assert!(matches!(delete(&one, "d/2", None).await, Deleted::Tombstone(_)));
+}
+
+/// Tombstones leave the index and stay as objects; neither a reader, a start nor `reindex` brings the entries back.
+#[tokio::test]
+async fn an_old_tombstone_leaves_the_index_alone() {
+    let server = Server::start().await;
+    let now = Arc::new(AtomicU64::new(DAY));
+    let store = at(&server, &now).await;
+    for ns in ["", "team"] {
+        store.put_bytes(ns, &path("gone"), New, Bytes::from_static(b"g")).await.unwrap();
+        store.delete(ns, &path("gone"), None, Meta::default()).await.unwrap();
+    }
+    put(&store, "kept", New, b"k").await;
+    now.store(100 * DAY, Ordering::SeqCst);
+    assert_eq!(store.sweep().await.unwrap(), Swept { tombstones: 2, versions: 2, ..Swept::default() });
+    let later = at(&server, &now).await;
+    assert!(matches!(later.get("", &path("gone")).await.unwrap(), Got::Tombstone(_)));
+    for mended in [later.mend_after_crash().await.unwrap(), later.reindex().await.unwrap()] {
+        assert!(mended.values().all(|mended| mended.is_nothing()), "{mended:?}");
+    }
+    assert_eq!(index(&later, 0).await.keys().collect::<Vec<_>>(), ["kept"]);
+    let Got::Tombstone(gone) = later.get("", &path("gone")).await.unwrap() else { panic!("it was deleted") };
+    assert!(matches!(put(&later, "gone", Expect::Version(gone.version), b"new").await, Put::Created(_)));
+    assert_eq!(index(&later, 0).await.len(), 2);
+}
+
+/// Where nothing may be written beside the prefix, files are served all the same.
+#[tokio::test]
+async fn a_bucket_that_allows_nothing_beside_the_prefix_keeps_no_versions() {
+    let server = Server::start_with(Quirks { only_below: Some("memory/"), ..Quirks::default() }).await;
+    let store = server.store("memory", system_clock()).await;
+    assert!(!store.keeps_versions());
+    written(put(&store, "a", New, b"a").await);
+    let second = written(put(&store, "a", Holds(Md5::of(b"a")), b"b").await);
+    assert_eq!(versions(&store, "a").await, [second.version]);
+    assert_eq!(store.sweep().await.unwrap(), Swept::default());
+    assert_eq!((beside(&server).len(), read(&store, "a").await.as_deref()), (0, Some(&b"b"[..])));
+    assert!(server.store("memory/deeper", system_clock()).await.keeps_versions());
+}
+
+/// A copy of a store takes the versions along, both ways.
+#[tokio::test]
+async fn versions_go_with_a_copy_of_the_store() {
+    let server = Server::start().await;
+    let (from, to) = (server.store("from", system_clock()).await, server.store("to", system_clock()).await);
+    let mut all = BTreeMap::new();
+    let mut held = New;
+    for n in 0..5u8 {
+        let entry = written(put(&from, "x", held, &[n]).await);
+        held = Holds(entry.md5);
+        all.insert(entry.version, vec![n]);
+    }
+    delete(&from, "x", None).await;
+    memsync::store::copy::copy(&from, &to, || ()).await.unwrap();
+    assert_eq!(versions(&to, "x").await, versions(&from, "x").await);
+    for (number, wanted) in all {
+        assert_eq!(version(&to, "x", number).await, Some(wanted));
+    }
+}

@@ -63,6 +63,8 @@ fn scans(c: &mut Criterion) {
         max_file_size: u64::MAX,
         unread: &|_, _| false,
         ignored: &ignored,
+        quiet_ns: 0,
+        overdue: &|_| false,
         threads: 2,
         now_ns: i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap(),
         stop: &|| false,

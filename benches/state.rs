@@ -28,6 +28,7 @@ fn meta(m: &std::fs::Metadata) -> Meta {
         mtime_ns: m.mtime() * 1_000_000_000 + m.mtime_nsec(),
         ctime_ns: m.ctime() * 1_000_000_000 + m.ctime_nsec(),
         inode: m.ino(),
+        links: 1,
         device: m.dev(),
         mode: m.mode(),
     }

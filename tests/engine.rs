@@ -53,6 +53,7 @@ fn options() -> EngineOptions {
         batch: BatchOptions::default(),
         threads: 1,
         fold: false,
+        quiet: Duration::ZERO,
         confirm: Duration::from_secs(1),
         origin: "https://old".into(),
         namespace: String::new(),

@@ -328,6 +328,7 @@ impl Setting {
                 batch: BatchOptions { from: 1, ..BatchOptions::default() },
                 threads: 1,
                 fold: false,
+                quiet: Duration::ZERO,
                 confirm: Duration::ZERO,
                 origin: "there".into(),
                 namespace: String::new(),

@@ -23,7 +23,7 @@ use crate::sync::{Action, Base, Local, Plan, Step, Unknown};
 use super::World;
 use super::apply::{ATTEMPTS, Done, StepError, Work};
 use super::batch::{Flown, Next};
-use super::engine::{CycleError, Engine, folder_error};
+use super::engine::{CycleError, Engine, folder_error, remedy};
 
 /// Finished actions that are made durable and committed together.
 const BATCH_STEPS: usize = 2048;
@@ -332,7 +332,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 return None;
             }
             StepError::Remote(e) => e.to_string(),
-            StepError::Local(e) => format!("{e}; check the disk and the permissions"),
+            StepError::Local(e) => format!("{e}; {}", remedy(&e)),
         };
         self.quarantine_step(step, why, report);
         None
@@ -492,7 +492,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 None
             }
             Moved::Failed(e) => {
-                self.quarantine_step(&step, format!("{e}; check the disk and the permissions"), report);
+                self.quarantine_step(&step, format!("{e}; {}", remedy(&e)), report);
                 None
             }
         }

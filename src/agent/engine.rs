@@ -40,6 +40,8 @@ pub struct EngineOptions {
     pub threads: usize,
     /// The filesystem takes names that differ in case only for one.
     pub fold: bool,
+    /// Quiet time of a file that a program has open for writing; zero: none.
+    pub quiet: Duration,
     /// Two scans must be this far apart to prove a file deleted.
     pub confirm: Duration,
     /// The proxy and namespace, to tell another server from the one base was agreed with.
@@ -70,7 +72,7 @@ pub enum CycleError {
     /// The state container or the folder cannot be written: nothing may go on.
     #[error(transparent)]
     State(#[from] StateError),
-    #[error("{what}: {source}; check the disk and the permissions")]
+    #[error("{what}: {source}; {}", remedy(source))]
     Folder { what: &'static str, source: io::Error },
     /// A gate is shut for the folder or the proxy as a whole.
     #[error("halted ({})", .0.name())]
@@ -91,6 +93,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) index: Option<Index>,
     /// Tracked files that a scan missed, and when first ([`World::elapsed`]).
     pub(super) missed: BTreeMap<RelPath, Duration>,
+    /// Since when files have been written to that were still being written to when last looked at ([`World::elapsed`]).
+    pub(super) changing: BTreeMap<RelPath, Duration>,
     /// What the next plan has to look at: what changed on either side, and what the last plan left. All other paths
     /// are as they were when the table had nothing to do for them.
     pub(super) open: Touched,
@@ -163,6 +167,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             tree,
             index: None,
             missed: BTreeMap::new(),
+            changing: BTreeMap::new(),
             open: Touched::Everywhere,
             quarantine: Quarantine::default(),
             sent: BTreeMap::new(),
@@ -460,6 +465,17 @@ fn root_halt(e: RootError) -> CycleError {
         RootError::Missing => CycleError::Halted(Halt::RootMissing(e.to_string())),
         RootError::Changed { .. } => CycleError::Halted(Halt::RootChanged(e.to_string())),
         RootError::Io { path, source } => CycleError::Folder { what: path, source },
+    }
+}
+
+/// What a person can do about an error of the disk.
+pub(super) fn remedy(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, then it goes on by itself",
+        io::ErrorKind::PermissionDenied => "give memsync's user the right to write there",
+        io::ErrorKind::ResourceBusy => "close it there",
+        io::ErrorKind::ReadOnlyFilesystem => "mount the filesystem for writing",
+        _ => "check the disk and the permissions",
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::disk::Disk;
+use crate::local::dirty::max_wait;
 use crate::local::scan::{ScanOptions, ScanStats};
 use crate::local::{Scope, Touched};
 use crate::path::RelPath;
@@ -28,13 +29,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         if !scope.full {
             // A file that one scan missed is looked at again, whoever woke us; so is one that was being written.
             scope.paths.extend(self.missed.keys().map(|p| self.tree.disk_name(p)));
-            let among: Box<dyn Iterator<Item = &RelPath>> = match &self.open {
-                Touched::Everywhere => Box::new(self.tree.found().keys()),
-                Touched::Paths(paths) => Box::new(paths.iter()),
-            };
-            scope.paths.extend(among.filter(|p| self.is_changing(p)).map(|p| self.tree.disk_name(p)));
+            scope.paths.extend(self.changing().map(|p| self.tree.disk_name(p)));
         }
         let ignored = self.ignored.clone();
+        let (since, begun) = (std::mem::take(&mut self.changing), self.world.elapsed());
+        let patience = max_wait(self.options.quiet);
         let (stop, quit) = (self.stop.clone(), self.quit.clone());
         let (entries, index) = (self.container.entries(), self.index.as_ref());
         let (unread_from, read_first, sent) = (self.options.unread_from, &self.read_first, &self.sent);
@@ -50,6 +49,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             unread: &unread,
             ignored: &move |path, is_dir| ignored(path, is_dir),
             same_rules: self.same_rules,
+            quiet_ns: i64::try_from(self.options.quiet.as_nanos()).unwrap_or(i64::MAX),
+            overdue: &|path| since.get(path).is_some_and(|first| begun >= *first + patience),
             threads: self.options.threads,
             now_ns: crate::local::moves::ns(self.world.now()),
             stop: &move || stop.load(Ordering::Relaxed) || quit.load(Ordering::Relaxed),
@@ -64,6 +65,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let touched = self.tree.take_touched();
         self.unfinished |= !touched.is_empty();
         self.open.merge(touched);
+        let first = |p: &RelPath| since.get(p).copied().unwrap_or(begun);
+        self.changing = self.changing().map(|p| (p.clone(), first(p))).collect();
         let missing = |path: &RelPath| {
             // What could not be looked at was not missed.
             self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)))
@@ -81,6 +84,15 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.missed = missed;
         self.looked = now;
         Ok(stats)
+    }
+
+    /// Files that were being written to when they were last looked at.
+    fn changing(&self) -> impl Iterator<Item = &RelPath> {
+        let among: Box<dyn Iterator<Item = &RelPath>> = match &self.open {
+            Touched::Everywhere => Box::new(self.tree.found().keys()),
+            Touched::Paths(paths) => Box::new(paths.iter()),
+        };
+        among.filter(|p| self.is_changing(p))
     }
 
     /// True when the index is not what it was.

@@ -228,6 +228,7 @@ fn engine_options(setup: &FolderSetup, fold: bool) -> EngineOptions {
         batch: BatchOptions::default(),
         threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
         fold,
+        quiet: setup.debounce,
         confirm: CONFIRM,
         origin: setup.http.origin.clone(),
         namespace: setup.namespace.clone(),

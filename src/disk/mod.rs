@@ -29,6 +29,8 @@ pub struct Meta {
     pub mtime_ns: i64,
     pub ctime_ns: i64,
     pub inode: u64,
+    /// Names that it has.
+    pub links: u64,
     /// The filesystem it is on.
     pub device: u64,
     /// Permission bits.
@@ -56,6 +58,11 @@ pub trait DiskFile: Send {
     /// # Errors
     /// As `fchmod(2)`.
     fn set_mode(&self, mode: u32) -> io::Result<()>;
+    /// Whether some program has the file, which is open here for reading, open for writing. `false` where the system
+    /// does not tell.
+    fn is_open_for_writing(&self) -> bool {
+        false
+    }
 }
 
 /// Filesystem operations below one root.

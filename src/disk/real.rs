@@ -344,6 +344,10 @@ impl DiskFile for RealFile {
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.0.set_permissions(Permissions::from_mode(mode))
     }
+
+    fn is_open_for_writing(&self) -> bool {
+        os::is_open_for_writing(self.0.as_fd())
+    }
 }
 
 /// Refuses what is no plain path below the root. Callers validate names; this is the wall behind them, since
@@ -395,7 +399,7 @@ fn kind(stat: &rustix::fs::Stat) -> Kind {
 }
 
 fn meta(stat: &rustix::fs::Stat) -> Meta {
-    let os::Numbers { device, mode, mtime_nsec, ctime_nsec } = os::numbers(stat);
+    let os::Numbers { device, mode, links, mtime_nsec, ctime_nsec } = os::numbers(stat);
     let nanos = |seconds: i64, nsec: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nsec);
     Meta {
         kind: kind(stat),
@@ -403,6 +407,7 @@ fn meta(stat: &rustix::fs::Stat) -> Meta {
         mtime_ns: nanos(stat.st_mtime, mtime_nsec),
         ctime_ns: nanos(stat.st_ctime, ctime_nsec),
         inode: stat.st_ino,
+        links,
         device,
         mode: mode & 0o7777,
     }

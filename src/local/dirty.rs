@@ -1,7 +1,9 @@
 //! [`DirtySet`]: what was touched and when it is worth a look. Pure: the caller says what time it is.
 //!
-//! A write that is known to be finished is due at once; one that may go on is due after a quiet time, and after
-//! a maximum wait even if it never is quiet. What it names are hints: the scan is the truth.
+//! What is known to be whole, as after a rename, is due at once. A file that was written and closed is due a moment
+//! later: a program that saves in pieces opens it again by then. Each time one does, the moment gets twice as long, up
+//! to the quiet time after which a file counts that may still be written to. After a maximum wait a file is due even if
+//! it never is quiet. What this names are hints: the scan is the truth.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -9,11 +11,17 @@ use std::time::{Duration, Instant};
 /// More touched paths than this are one full scan.
 pub const MAX_PATHS: usize = 20_000;
 
+/// What a file that was closed waits at first. Programs that open it again at once do so within a millisecond or two;
+/// a person does not notice it.
+const SETTLE: Duration = Duration::from_millis(5);
+
 /// What an event says of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Touch {
-    /// Written and closed, renamed, removed: nothing more is to come.
+    /// Renamed or removed: nothing more is to come.
     Finished,
+    /// Written and closed. Unless it is opened again, nothing more is to come.
+    Closed,
     /// Made or written to; more may come.
     Writing,
     /// Mode, owner or times. Takes nothing from a write that is finished.
@@ -59,7 +67,14 @@ impl Due {
 struct Touched {
     first: Instant,
     last: Instant,
-    finished: bool,
+    state: Touch,
+    /// The wait after it was closed.
+    settle: Duration,
+}
+
+/// How long a file is waited for that never is quiet, where `debounce` is the quiet time.
+pub fn max_wait(debounce: Duration) -> Duration {
+    (debounce * 10).max(Duration::from_secs(1))
 }
 
 /// What was touched since it was last taken.
@@ -76,12 +91,12 @@ pub struct DirtySet {
 }
 
 impl DirtySet {
-    /// `debounce`: the quiet time of a write that may go on, at most ten times that and at least a second
-    /// altogether; zero: none. `max_paths`: as [`MAX_PATHS`].
+    /// `debounce`: the quiet time of a write that may go on, which is waited for no longer than [`max_wait`]; zero:
+    /// nothing waits. `max_paths`: as [`MAX_PATHS`].
     pub fn new(debounce: Duration, max_paths: usize) -> Self {
         Self {
             debounce,
-            max_wait: (debounce * 10).max(Duration::from_secs(1)),
+            max_wait: max_wait(debounce),
             max_paths,
             paths: BTreeMap::new(),
             subtrees: BTreeSet::new(),
@@ -104,14 +119,16 @@ impl DirtySet {
                 if self.paths.len() >= self.max_paths {
                     return self.touch_all(now);
                 }
-                self.paths.entry(path.to_owned()).or_insert(Touched { first: now, last: now, finished: false })
+                let new = Touched { first: now, last: now, state: Touch::Writing, settle: SETTLE };
+                self.paths.entry(path.to_owned()).or_insert(new)
             }
         };
         entry.last = now;
-        match touch {
-            Touch::Finished => entry.finished = true,
-            Touch::Writing => entry.finished = false,
-            Touch::Metadata => {}
+        if touch != Touch::Metadata {
+            if (entry.state, touch) == (Touch::Closed, Touch::Writing) {
+                entry.settle = (entry.settle * 2).min(self.debounce);
+            }
+            entry.state = touch;
         }
         let at = due_at(entry, self.debounce, self.max_wait);
         self.advance(at)
@@ -137,7 +154,7 @@ impl DirtySet {
         if self.paths.len() >= self.max_paths {
             self.paths.clear();
         } else {
-            self.paths.retain(|_, entry| !entry.finished);
+            self.paths.retain(|_, entry| entry.state == Touch::Writing);
         }
         self.advance(now)
     }
@@ -181,7 +198,12 @@ impl DirtySet {
 }
 
 fn due_at(entry: &Touched, debounce: Duration, max_wait: Duration) -> Instant {
-    if entry.finished || debounce.is_zero() { entry.first } else { (entry.last + debounce).min(entry.first + max_wait) }
+    let wait = match entry.state {
+        Touch::Finished => return entry.first,
+        Touch::Closed => entry.settle.min(debounce),
+        Touch::Writing | Touch::Metadata => debounce,
+    };
+    if debounce.is_zero() { entry.first } else { (entry.last + wait).min(entry.first + max_wait) }
 }
 
 #[cfg(test)]
@@ -204,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finished_write_is_due_at_once() {
+    fn what_was_renamed_or_removed_is_due_at_once() {
         let (mut set, t) = set();
         assert_eq!(set.next_due(), None);
         assert!(set.touch("a", Touch::Writing, t));
@@ -215,6 +237,51 @@ mod tests {
         assert_eq!(paths(&set.due(t + ms(10))), ["a"]);
         assert_eq!(set.next_due(), None);
         assert!(set.due(t + ms(9999)).is_empty());
+    }
+
+    #[test]
+    fn a_closed_file_is_due_in_a_moment() {
+        let (mut set, t) = set();
+        set.touch("a", Touch::Writing, t);
+        assert!(set.touch("a", Touch::Closed, t + ms(10)));
+        assert_eq!(set.next_due(), Some(t + ms(10) + SETTLE));
+        assert!(set.due(t + ms(14)).is_empty());
+        assert_eq!(paths(&set.due(t + ms(15))), ["a"]);
+        // The next save is another one.
+        set.touch("a", Touch::Writing, t + ms(16));
+        set.touch("a", Touch::Closed, t + ms(17));
+        assert_eq!(paths(&set.due(t + ms(22))), ["a"]);
+        // It never waits longer than one that is still being written.
+        let mut quick = DirtySet::new(ms(2), 100);
+        quick.touch("a", Touch::Closed, t);
+        assert_eq!(quick.next_due(), Some(t + ms(2)));
+    }
+
+    #[test]
+    fn a_file_saved_in_pieces_is_due_when_no_more_come() {
+        let (mut set, t) = set();
+        // `{ echo one; } > a; echo two >> a; …`: each piece is written, and the file closed, within a moment of the last.
+        let mut now = t;
+        for (piece, settle) in [5, 10, 20, 40, 80, 160, 200, 200].into_iter().enumerate() {
+            set.touch("a", Touch::Writing, now);
+            set.touch("a", Touch::Closed, now + ms(1));
+            now += ms(1 + settle);
+            assert!(set.due(now - ms(1)).is_empty(), "piece {piece}");
+            now -= ms(1);
+        }
+        assert_eq!(paths(&set.due(now + ms(1))), ["a"]);
+    }
+
+    #[test]
+    fn a_file_that_is_appended_to_without_end_is_due_after_the_maximum_wait() {
+        let (mut set, t) = set();
+        for i in 0..1000 {
+            set.touch("log", Touch::Writing, t + ms(i * 2));
+            set.touch("log", Touch::Closed, t + ms(i * 2 + 1));
+            assert!(set.due(t + ms(i * 2 + 1)).is_empty(), "{i}");
+        }
+        set.touch("log", Touch::Writing, t + ms(2000));
+        assert_eq!(paths(&set.due(t + ms(2000))), ["log"]);
     }
 
     #[test]

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::disk::{Disk, Kind};
+use crate::disk::{Disk, DiskFile, Kind};
 use crate::failpoint;
 
 use super::Folder;
 use super::folder::HISTORY;
 use super::moves::dir_of;
+use super::source::CHUNK;
 
 /// How a version came into history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +80,7 @@ impl Shelf {
             let to = format!("{HISTORY}/{}{number}-{}/{at}", self.stamp, kind.name());
             let made = self.make_dir(disk, dir_of(&to));
             failpoint::pass("history.before");
-            match made.and_then(|()| disk.rename_new(slot, &to)) {
+            match made.and_then(|()| shelve(disk, slot, &to)) {
                 // So does a version where the batch has a file in the place of a folder.
                 Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {}
                 other => return other,
@@ -107,6 +108,30 @@ impl Shelf {
         self.made.insert(dir.to_owned());
         Ok(())
     }
+}
+
+/// Brings a displaced file to its place. One that has other names is copied: what is written through those must not
+/// change the version.
+fn shelve<D: Disk>(disk: &D, slot: &str, to: &str) -> io::Result<()> {
+    if disk.stat(slot)?.links <= 1 {
+        return disk.rename_new(slot, to);
+    }
+    let (mut from, mut copy) = (disk.open(slot)?, disk.create(to)?);
+    let mut buf = vec![0; CHUNK];
+    let copied = loop {
+        match from.read(&mut buf) {
+            Ok(0) => break copy.sync(),
+            Ok(n) => match copy.write_all(&buf[..n]) {
+                Ok(()) => {}
+                full => break full,
+            },
+            unread => break unread.map(drop),
+        }
+    };
+    copied.and_then(|()| disk.unlink(slot)).inspect_err(|_| {
+        // Best effort: the displaced file is still in its slot, and a part of it is no version.
+        let _ = disk.unlink(to);
+    })
 }
 
 impl<D: Disk> Folder<D> {

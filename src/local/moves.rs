@@ -145,10 +145,14 @@ impl<D: Disk> Folder<D> {
         for step in ready {
             let outcome = match step {
                 Ok((_, slot)) if refused.contains(&slot) => Moved::Stale { copy: None },
-                Ok(step) => self.make(step, &mut shelf, &mut touched),
+                Ok(step) => {
+                    let outcome = self.make(step, &mut shelf, &mut touched);
+                    left_over |= matches!(outcome, Moved::Failed(_));
+                    outcome
+                }
+                // Nothing was displaced.
                 Err(outcome) => outcome,
             };
-            left_over |= matches!(outcome, Moved::Failed(_));
             moved.push(outcome);
         }
         if !moved.is_empty() {
@@ -196,6 +200,10 @@ impl<D: Disk> Folder<D> {
                     // The file keeps the permissions that it had.
                     let staged = self.disk.open(&slot).map_err(Moved::Failed)?;
                     staged.set_mode(meta.mode & 0o777).map_err(Moved::Failed)?;
+                } else if self.disk.open(at).is_ok_and(|file| file.is_open_for_writing()) {
+                    // What the program writes yet would go into history: asked before the name blinks.
+                    let why = "a program has it open for writing, it is removed when that is done";
+                    return Err(Moved::Failed(io::Error::new(io::ErrorKind::ResourceBusy, why)));
                 }
             }
             Ok(_) => return Err(Moved::Stale { copy: None }),
@@ -405,14 +413,19 @@ impl<D: Disk> Folder<D> {
         }
         let mut buf = Vec::new();
         for _ in 0..3 {
-            match source::digest(&*self.disk, slot, &mut buf) {
+            let read = self.disk.open(slot).and_then(|mut file| {
+                let digested = source::digest_open(&mut file, &mut buf)?;
+                // Who has it open may write to it still, and would write to a version in history.
+                Ok(digested.filter(|_| !file.is_open_for_writing()))
+            });
+            match read {
                 Ok(Some(d)) => return Ok(Some(d.md5)),
                 Ok(None) => {}
                 Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
                 Err(e) => return Err(e),
             }
         }
-        // A program has it open and goes on writing: that is no content that the plan saw, whatever it is.
+        // A program has it open for writing: that is no content that the plan saw, whatever it is.
         Ok(Some(BEING_WRITTEN))
     }
 

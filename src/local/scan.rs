@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::{Disk, Kind, Meta, Stat};
+use crate::disk::{Disk, DiskFile, Kind, Meta, Stat};
 use crate::path::{PRIVATE_DIR, RelPath};
 use crate::sync::{Local, Unknown};
 
@@ -34,6 +34,11 @@ pub struct ScanOptions<'a> {
     pub ignored: &'a (dyn Fn(&str, bool) -> bool + Sync),
     /// `ignored` says what it said when the tree was last scanned whole: what is known and unchanged is not ignored.
     pub same_rules: bool,
+    /// A file that a program has open for writing is not taken before its last write is this old (in ns); 0: whenever it
+    /// holds still.
+    pub quiet_ns: i64,
+    /// Whether a path has been waited for long enough: then it is taken although it is open and young.
+    pub overdue: &'a (dyn Fn(&RelPath) -> bool + Sync),
     /// Threads to read with, at least 1.
     pub threads: usize,
     /// Wall clock in ns since the epoch, by which a stat is young or old.
@@ -368,18 +373,28 @@ impl<D: Disk> Walk<'_, D> {
             Ok(path) => path,
             Err(e) => return self.unknown(name, Unknown::Name(e.to_string()), batch),
         };
-        if !just_made && (self.options.unread)(&path, meta.size) {
-            let found = Found { local: Local::Unknown(Unknown::Unread), stat: None, size: meta.size };
-            return batch.items.push(Item { path, disk_name: name, found });
-        }
-        let found = match source::digest(self.disk, &name, buf) {
-            Ok(Some(_)) if just_made => Found { local: Local::Unknown(Unknown::Changing), stat: None, size: 0 },
-            Ok(Some(Digested { md5, stat })) => {
-                batch.stats.hashed += 1;
-                batch.stats.bytes += stat.size;
-                Found { local: Local::File(md5), stat: settled(stat, self.options.now_ns), size: stat.size }
+        let changing = |size| Found { local: Local::Unknown(Unknown::Changing), stat: None, size };
+        let is_open = |file: &D::File, stat: &Stat| {
+            self.is_young(stat) && file.is_open_for_writing() && !(self.options.overdue)(&path)
+        };
+        let stats = &mut batch.stats;
+        let look = |mut file: D::File| {
+            if !just_made && (self.options.unread)(&path, meta.size) {
+                let found = Found { local: Local::Unknown(Unknown::Unread), stat: None, size: meta.size };
+                return Ok((!is_open(&file, &Stat::from(meta))).then_some(found));
             }
-            Ok(None) => Found { local: Local::Unknown(Unknown::Changing), stat: None, size: meta.size },
+            let digested = source::digest_open(&mut file, buf)?;
+            // Asked after it was read: what a program had written by then, it had finished.
+            Ok(digested.filter(|d| !is_open(&file, &d.stat)).map(|Digested { md5, stat }| {
+                stats.hashed += 1;
+                stats.bytes += stat.size;
+                Found { local: Local::File(md5), stat: settled(stat, self.options.now_ns), size: stat.size }
+            }))
+        };
+        let found = match self.disk.open(&name).and_then(look) {
+            Ok(Some(_)) if just_made => changing(0),
+            Ok(Some(found)) => found,
+            Ok(None) => changing(meta.size),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return,
             Err(e) => {
                 let why = Unknown::Unreadable(e.to_string());
@@ -387,6 +402,14 @@ impl<D: Disk> Walk<'_, D> {
             }
         };
         batch.items.push(Item { path, disk_name: name, found });
+    }
+
+    /// Whether the last write is younger than the quiet time. A write from after the start of the scan lies ahead of its
+    /// clock; one that lies further ahead is of another clock and says nothing.
+    fn is_young(&self, stat: &Stat) -> bool {
+        let quiet = self.options.quiet_ns;
+        let age = self.options.now_ns.saturating_sub(stat.mtime_ns);
+        quiet > 0 && age < quiet && age > -quiet.max(COARSE_TICK_NS)
     }
 
     fn unknown(&self, name: String, why: Unknown, batch: &mut Batch) {
@@ -421,3 +444,7 @@ pub fn settled(stat: Stat, now_ns: i64) -> Option<Stat> {
     let youngest = if youngest > now_ns { stat.ctime_ns } else { youngest };
     (youngest < now_ns - tick).then_some(stat)
 }
+
+#[cfg(test)]
+#[path = "scan/tests.rs"]
+mod tests;

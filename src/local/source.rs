@@ -25,7 +25,14 @@ pub struct Digested {
 /// # Errors
 /// As `open(2)` and `read(2)`.
 pub fn digest<D: Disk>(disk: &D, path: &str, buf: &mut Vec<u8>) -> io::Result<Option<Digested>> {
-    let mut file = disk.open(path)?;
+    digest_open(&mut disk.open(path)?, buf)
+}
+
+/// As [`digest`], of a file that is open, from its position on.
+///
+/// # Errors
+/// As `read(2)`.
+pub fn digest_open<F: DiskFile>(file: &mut F, buf: &mut Vec<u8>) -> io::Result<Option<Digested>> {
     let before = Stat::from(&file.meta()?);
     // One read more than the size tells that the file did not grow.
     let want = usize::try_from(before.size.saturating_add(1)).unwrap_or(CHUNK).clamp(512, CHUNK);

@@ -42,6 +42,8 @@ fn scan(folder: &Folder<SimDisk>, tree: &mut Tree, scope: &Scope, now_ns: i64) -
         unread: &|_, _| false,
         ignored: &ignored,
         same_rules: false,
+        quiet_ns: 0,
+        overdue: &|_| false,
         threads: 2,
         now_ns,
         stop: &|| false,
@@ -332,6 +334,11 @@ fn conflict_names_are_short_and_never_nest() {
     }
     assert_eq!(conflict_name("a.md", "dev", content, 2), format!("a.conflict-dev-{short}-2.md"));
     let long = format!("{}.md", "é".repeat(126));
+    // A dot far from the end begins no extension: the copy of such a name must find room, too.
+    let dotted = format!("x.{}", "y".repeat(253));
+    let copy = conflict_name(&dotted, "dev", content, 1);
+    assert!(copy.len() <= 255 && is_conflict_name(&copy), "{copy}");
+    assert_eq!(conflict_name(&copy, "dev", content, 1), copy);
     let copy = conflict_name(&long, "dev", content, 1);
     assert!(copy.len() <= crate::path::MAX_SEGMENT && copy.len() > 250 && copy.ends_with(".md"));
     assert!(RelPath::parse(&copy).is_ok());

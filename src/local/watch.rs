@@ -100,7 +100,7 @@ impl Shared {
                     None => self.dirty.touch_all(now),
                 };
             }
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => Touch::Finished,
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => Touch::Closed,
             EventKind::Access(_) | EventKind::Other => return false,
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => Touch::Finished,
             EventKind::Modify(ModifyKind::Metadata(_)) => Touch::Metadata,

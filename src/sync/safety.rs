@@ -1,11 +1,11 @@
 //! The gates: when a cycle halts instead of deleting. Pure checks of a plan or an index as a whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::Md5;
 use crate::path::RelPath;
 
-use super::plan::{Action, Plan, Side, Step};
+use super::plan::{Action, Plan, Precondition, Side, Step};
 use super::snapshot::{Base, Unknown};
 
 /// What a person must approve before it happens.
@@ -68,12 +68,14 @@ impl Held {
 }
 
 /// The gate `mass_delete`: takes the deletions of one side out of the plan when they are at least
-/// [`MASS_DELETE_MIN`] and more than `max_delete` of the `tracked` files. Paths in `approved` do not count and go
-/// through.
+/// [`MASS_DELETE_MIN`] and more than `max_delete` of the `tracked` files. Paths in `approved`, and those whose content the
+/// plan brings under another name (a folder was renamed), do not count and go through.
 pub fn hold_mass_delete(plan: &mut Plan, tracked: usize, limits: Limits, approved: &BTreeSet<RelPath>) -> Vec<Held> {
     let mut held = Vec::new();
     for side in [Side::Local, Side::Remote] {
-        let counts = |s: &Step| s.action.deletes() == Some(side) && !approved.contains(&s.path);
+        let moved = moved(plan, side);
+        let counts =
+            |s: &Step| s.action.deletes() == Some(side) && !approved.contains(&s.path) && !moved.contains(&s.path);
         let deletes = plan.steps.iter().filter(|s| counts(s)).count();
         // A file that one scan missed is about to be one of them: what vanishes together is judged together.
         let vanishing = |s: &&Step| s.action == Action::Skip(Unknown::Vanished) && !approved.contains(&s.path);
@@ -91,6 +93,28 @@ pub fn hold_mass_delete(plan: &mut Plan, tracked: usize, limits: Limits, approve
         held.push(Held { id: plan_id(side, &steps), side, steps, of: tracked });
     }
     held
+}
+
+/// The paths that go on one side while their content comes there under another name. One that comes stands for one that
+/// goes.
+fn moved(plan: &Plan, side: Side) -> BTreeSet<RelPath> {
+    let mut coming: BTreeMap<Md5, usize> = BTreeMap::new();
+    for step in &plan.steps {
+        match (side, &step.action) {
+            (Side::Local, Action::Download { remote: md5 })
+            | (Side::Remote, Action::Upload { local: md5, precondition: Precondition::New, .. }) => {
+                *coming.entry(*md5).or_default() += 1;
+            }
+            _ => {}
+        }
+    }
+    let mut goes = |step: &&Step| match (side, &step.action) {
+        (Side::Local, Action::Obey { local: md5, .. }) | (Side::Remote, Action::DeleteRemote { base: md5 }) => {
+            coming.get_mut(md5).filter(|n| **n > 0).map(|n| *n -= 1).is_some()
+        }
+        _ => false,
+    };
+    plan.steps.iter().filter(|step| goes(step)).map(|step| step.path.clone()).collect()
 }
 
 fn plan_id(side: Side, steps: &[Step]) -> String {

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -161,7 +162,8 @@ impl World {
         let folder = home.join("notes");
         fs::create_dir_all(&folder).unwrap();
         write_private(&home.join("token"), TOKEN);
-        let device = Device { world: self, name: name.to_owned(), home, folder, agent: RefCell::default() };
+        let agent = RefCell::default();
+        let device = Device { world: self, name: name.to_owned(), home, folder, agent, user: Cell::new(None) };
         device.configure(config);
         device
     }
@@ -248,7 +250,12 @@ pub struct Device<'w> {
     pub home: PathBuf,
     pub folder: PathBuf,
     agent: RefCell<Option<Process>>,
+    /// Whose agent it is, where not ours.
+    user: Cell<Option<u32>>,
 }
+
+/// Nobody in particular.
+const ANOTHER_USER: u32 = 65_534;
 
 impl Device<'_> {
     fn configure(&self, sync: &str) {
@@ -275,6 +282,21 @@ impl Device<'_> {
         write_private(&self.home.join("config.toml"), &text);
     }
 
+    /// The agent is to be an ordinary user's, to whom permissions mean something, and the folder is that user's. Does
+    /// nothing where the test is run by one.
+    pub fn as_another_user(&self) {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        // Neither the program's place nor the world is open to all.
+        fs::copy(BIN, self.world.path().join("memsync")).unwrap();
+        fs::set_permissions(self.world.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let status =
+            Command::new("chown").args(["-R", &format!("{ANOTHER_USER}:{ANOTHER_USER}")]).arg(&self.home).status();
+        assert!(status.unwrap().success());
+        self.user.set(Some(ANOTHER_USER));
+    }
+
     /// Starts the agent; it answers when this returns.
     #[track_caller]
     pub fn start(&self) -> &Self {
@@ -293,6 +315,11 @@ impl Device<'_> {
     fn spawn(&self, env: &[(&str, &str)]) -> Process {
         assert!(self.agent.borrow().is_none(), "one agent a device");
         let mut command = memsync(&self.home);
+        if let Some(user) = self.user.get() {
+            let (mut theirs, env) = (Command::new(self.world.path().join("memsync")), command.get_envs());
+            theirs.envs(env.filter_map(|(key, value)| Some((key, value?)))).current_dir(&self.home).uid(user).gid(user);
+            command = theirs;
+        }
         command.arg("run").envs(env.iter().copied());
         Process::start(command, self.world.next_log(&self.name))
     }

@@ -88,6 +88,7 @@ pub fn options(unread_from: u64) -> EngineOptions {
         batch: BatchOptions { from: 2, least: 1, most: 4, ..BatchOptions::default() },
         threads: 1,
         fold: false,
+        quiet: Duration::ZERO,
         confirm: Duration::from_millis(1),
         origin: "sim".into(),
         namespace: String::new(),

@@ -134,7 +134,6 @@ fn a_save_by_truncating_and_writing_in_pieces() {
 }
 
 #[test]
-#[ignore = "a scan that the save before has caused can read the first pieces of the next"]
 fn saves_in_pieces_one_right_after_the_other() {
     saves_are_whole(Pace::AtOnce, "debounce = \"1500ms\"", 6, slowly);
 }

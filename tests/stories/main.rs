@@ -7,6 +7,7 @@ mod basics;
 mod commands;
 mod conflicts;
 mod editors;
+mod filesystem;
 mod gates;
 mod namespaces;
 mod rules;

@@ -1,8 +1,8 @@
-//! What Linux has of its own: `openat2`, `getdents64`, `syncfs`.
+//! What Linux has of its own: `openat2`, `getdents64`, `syncfs`, leases.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -37,18 +37,41 @@ pub fn sync_all(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::io::retry_on_intr(|| rustix::fs::syncfs(fd))
 }
 
+/// Whether some program has the file open for writing: a read lease (`fcntl(2)`, `F_SETLEASE`) is granted only while
+/// none has. It is given back at once, so that who opens the file meanwhile waits for microseconds. `fd` must be open
+/// for reading only. Network filesystems may refuse every lease; then a file is taken to be open.
+pub fn is_open_for_writing(fd: BorrowedFd<'_>) -> bool {
+    /// `asm-generic/fcntl.h`; the crate does not have it.
+    const F_SETSIG: libc::c_int = 10;
+    // SAFETY: these commands take a number, and `fd` is open.
+    let fcntl = |command, value: libc::c_int| unsafe { libc::fcntl(fd.as_raw_fd(), command, value) };
+    // Who breaks the lease has us sent a signal: not the usual one, which would end the process, but one that is
+    // ignored by default.
+    if fcntl(F_SETSIG, libc::SIGURG) == -1 {
+        return false;
+    }
+    if fcntl(libc::F_SETLEASE, libc::F_RDLCK) == -1 {
+        return std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock;
+    }
+    fcntl(libc::F_SETLEASE, libc::F_UNLCK);
+    false
+}
+
 /// The fields of `struct stat` whose type differs between systems.
 pub struct Numbers {
     pub device: u64,
     pub mode: u32,
+    pub links: u64,
     pub mtime_nsec: i64,
     pub ctime_nsec: i64,
 }
 
+#[allow(clippy::unnecessary_cast, reason = "the number of links is narrower on some processors")]
 pub fn numbers(stat: &Stat) -> Numbers {
     Numbers {
         device: stat.st_dev,
         mode: stat.st_mode,
+        links: stat.st_nlink as u64,
         // Below 10^9 by definition.
         mtime_nsec: stat.st_mtime_nsec as i64,
         ctime_nsec: stat.st_ctime_nsec as i64,

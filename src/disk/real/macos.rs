@@ -38,10 +38,16 @@ pub fn sync_all(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     sync(fd)
 }
 
+/// The system does not tell.
+pub fn is_open_for_writing(_fd: BorrowedFd<'_>) -> bool {
+    false
+}
+
 /// The fields of `struct stat` whose type differs between systems.
 pub struct Numbers {
     pub device: u64,
     pub mode: u32,
+    pub links: u64,
     pub mtime_nsec: i64,
     pub ctime_nsec: i64,
 }
@@ -51,6 +57,7 @@ pub fn numbers(stat: &Stat) -> Numbers {
         // A device number is a bit pattern that the system declares as signed.
         device: u64::from(stat.st_dev.cast_unsigned()),
         mode: u32::from(stat.st_mode),
+        links: u64::from(stat.st_nlink),
         mtime_nsec: stat.st_mtime_nsec,
         ctime_nsec: stat.st_ctime_nsec,
     }

@@ -334,3 +334,20 @@ fn a_private_folder_is_for_its_owner_only() {
     fs::write(dir.path().join("file"), "").unwrap();
     assert!(RealDisk::create_private(&dir.path().join("file")).is_err());
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_is_known_to_be_open_for_writing() {
+    each_way(|disk, root| {
+        put(disk, "a", "content");
+        let file = disk.open("a").unwrap();
+        let other = disk.open("a").unwrap();
+        assert!(!file.is_open_for_writing() && !other.is_open_for_writing(), "readers do not count");
+        let writer = fs::OpenOptions::new().append(true).open(root.join("a")).unwrap();
+        assert!(file.is_open_for_writing());
+        drop(writer);
+        assert!(!file.is_open_for_writing());
+        // Nobody is kept waiting by the question.
+        drop(fs::OpenOptions::new().append(true).open(root.join("a")).unwrap());
+    });
+}

@@ -14,6 +14,9 @@ fn shared(patterns: &[&str]) -> (Shared, Instant) {
     (shared, Instant::now())
 }
 
+/// Longer than a file that was closed waits, shorter than one that is still being written.
+const MOMENT: Duration = Duration::from_millis(20);
+
 fn told(shared: &mut Shared, kind: EventKind, path: &str, now: Instant) -> Due {
     let root = Path::new("/root");
     shared.note(root, &Event::new(kind).add_path(root.join(path)), now);
@@ -27,7 +30,6 @@ fn what_each_event_means() {
     let path = Due { paths: ["a/b".to_owned()].into(), ..Due::default() };
     let subtree = Due { subtrees: ["a/b".to_owned()].into(), ..Due::default() };
     for (kind, expected) in [
-        (EventKind::Access(AccessKind::Close(AccessMode::Write)), &path),
         (EventKind::Access(AccessKind::Close(AccessMode::Read)), &nothing),
         (EventKind::Access(AccessKind::Open(AccessMode::Any)), &nothing),
         (EventKind::Access(AccessKind::Read), &nothing),
@@ -41,6 +43,9 @@ fn what_each_event_means() {
     ] {
         assert_eq!(told(&mut shared, kind, "a/b", t), *expected, "{kind:?}");
     }
+    let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    assert_eq!(told(&mut shared, closed, "a/b", t), nothing, "a moment to wait for more");
+    assert_eq!(shared.dirty.due(t + MOMENT), path);
     for kind in [
         EventKind::Any,
         EventKind::Create(CreateKind::File),
@@ -74,10 +79,11 @@ fn what_takes_no_part_is_dropped() {
     let (mut shared, t) = shared(&["*.tmp", "cache/"]);
     let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
     for path in ["a.tmp", "cache/x", ".memsync/staging/1", ".memsync", "sub/.x.md.swp"] {
-        assert!(told(&mut shared, closed, path, t).is_empty(), "{path}");
+        assert!(told(&mut shared, closed, path, t).is_empty() && shared.dirty.next_due().is_none(), "{path}");
     }
     assert!(told(&mut shared, EventKind::Create(CreateKind::Folder), "cache", t).is_empty());
-    assert!(!told(&mut shared, closed, "cache", t).is_empty(), "a file of that name is synced");
+    assert!(told(&mut shared, closed, "cache", t).is_empty());
+    assert!(!shared.dirty.due(t + MOMENT).is_empty(), "a file of that name is synced");
 }
 
 #[cfg(target_os = "linux")]

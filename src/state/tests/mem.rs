@@ -167,6 +167,7 @@ impl Inner {
             mtime_ns: 1_700_000_000_000_000_000,
             ctime_ns: 0,
             inode: id,
+            links: 1,
             device: 1,
             mode: self.modes.get(&id).copied().unwrap_or(0o600),
         }

@@ -51,6 +51,36 @@ fn ten_files_and_more_than_half_are_held() {
 }
 
 #[test]
+fn what_only_gets_another_name_is_not_held() {
+    for side in [Side::Local, Side::Remote] {
+        // How many of 40 come under another name; those with one content; what is held.
+        for (moved, twins, held) in [(40, 0, 0), (20, 0, 0), (19, 0, 21), (1, 40, 39), (0, 0, 40)] {
+            let content = |n: usize| if n < twins { md5(0) } else { md5(n) };
+            let mut plan = Plan::default();
+            for n in 0..40 {
+                let md5 = content(n);
+                let action = match side {
+                    Side::Local => Action::Obey { local: md5, base: Some(md5), tombstone: md5 },
+                    Side::Remote => Action::DeleteRemote { base: md5 },
+                };
+                plan.steps.push(Step { path: path(n), row: 14, action });
+            }
+            for n in 0..moved {
+                let action = match side {
+                    Side::Local => Action::Download { remote: content(n) },
+                    Side::Remote => {
+                        Action::Upload { local: content(n), precondition: Precondition::New, tombstone: None }
+                    }
+                };
+                plan.steps.push(Step { path: path(100 + n), row: 2, action });
+            }
+            let found: usize = hold(&mut plan, 40, &BTreeSet::new()).iter().map(|h| h.steps.len()).sum();
+            assert_eq!(found, held, "{side:?}: {moved} moved, {twins} twins");
+        }
+    }
+}
+
+#[test]
 fn the_sides_are_counted_apart() {
     let mut one = plan(9, 9);
     assert!(hold(&mut one, 18, &BTreeSet::new()).is_empty());
@@ -65,7 +95,7 @@ fn the_sides_are_counted_apart() {
 #[test]
 fn all_but_the_deletions_goes_on() {
     let mut plan = plan(10, 0);
-    let up = Action::Upload { local: md5(0), precondition: super::super::Precondition::New, tombstone: None };
+    let up = Action::Upload { local: md5(99), precondition: super::super::Precondition::New, tombstone: None };
     plan.steps.push(Step { path: RelPath::parse("new").unwrap(), row: 4, action: up.clone() });
     assert_eq!(hold(&mut plan, 10, &BTreeSet::new())[0].halt().name(), "mass_delete");
     assert_eq!(plan.steps.len(), 1);

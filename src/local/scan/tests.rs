@@ -1,0 +1,92 @@
+//! Files that a program has open, on the real disk: no other tells.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::sync::Arc;
+
+use super::*;
+use crate::disk::real::RealDisk;
+use crate::local::moves::ns;
+
+const SECOND_NS: i64 = 1_000_000_000;
+const QUIET_NS: i64 = SECOND_NS;
+
+struct Scanned {
+    dir: tempfile::TempDir,
+    folder: Folder<RealDisk>,
+    tree: Tree,
+}
+
+impl Scanned {
+    fn new() -> Self {
+        let dir = tempfile::TempDir::new().unwrap();
+        let folder = Folder::new(Arc::new(RealDisk::open(dir.path()).unwrap()), "dev", 1);
+        Self { dir, folder, tree: Tree::default() }
+    }
+
+    fn open(&self, name: &str) -> File {
+        OpenOptions::new().create(true).append(true).open(self.dir.path().join(name)).unwrap()
+    }
+
+    /// What a full scan says of `note.md`, `later_ns` from now.
+    fn look(&mut self, later_ns: i64, quiet_ns: i64, overdue: &(dyn Fn(&RelPath) -> bool + Sync)) -> Local {
+        let options = ScanOptions {
+            max_file_size: 100,
+            unread: &|_, _| false,
+            ignored: &|_, _| false,
+            same_rules: false,
+            quiet_ns,
+            overdue,
+            threads: 1,
+            now_ns: ns(jiff::Timestamp::now()) + later_ns,
+            stop: &|| false,
+        };
+        self.folder.scan(&mut self.tree, &Scope::full(), &options).unwrap();
+        self.tree.found().get("note.md").unwrap().local.clone()
+    }
+}
+
+fn file(content: &str) -> Local {
+    Local::File(crate::digest::Md5::of(content.as_bytes()))
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_a_program_writes_to_is_not_taken_before_it_is_closed() {
+    let mut scanned = Scanned::new();
+    let mut writer = scanned.open("note.md");
+    writer.write_all(b"half").unwrap();
+    let changing = Local::Unknown(Unknown::Changing);
+    assert_eq!(scanned.look(0, QUIET_NS, &|_| false), changing);
+    writer.write_all(b" and half").unwrap();
+    // Two of them: both must be done.
+    let other = scanned.open("note.md");
+    drop(writer);
+    assert_eq!(scanned.look(0, QUIET_NS, &|_| false), changing);
+    drop(other);
+    assert_eq!(scanned.look(0, QUIET_NS, &|_| false), file("half and half"));
+}
+
+#[test]
+fn an_open_file_is_taken_once_it_is_quiet_or_was_waited_for_or_without_a_quiet_time() {
+    let mut scanned = Scanned::new();
+    let mut log = scanned.open("note.md");
+    log.write_all(b"one").unwrap();
+    assert_eq!(scanned.look(QUIET_NS + SECOND_NS, QUIET_NS, &|_| false), file("one"));
+    log.write_all(b" two").unwrap();
+    assert_eq!(scanned.look(0, QUIET_NS, &|path| path.as_str() == "note.md"), file("one two"));
+    log.write_all(b" three").unwrap();
+    assert_eq!(scanned.look(0, 0, &|_| false), file("one two three"));
+    // The clock was set back after the last write: nobody knows how old that is.
+    log.write_all(b" four").unwrap();
+    assert_eq!(scanned.look(-3600 * SECOND_NS, QUIET_NS, &|_| false), file("one two three four"));
+}
+
+#[test]
+fn a_reader_keeps_no_file_from_being_taken() {
+    let mut scanned = Scanned::new();
+    scanned.open("note.md").write_all(b"whole").unwrap();
+    let reader = File::open(scanned.dir.path().join("note.md")).unwrap();
+    assert_eq!(scanned.look(0, QUIET_NS, &|_| false), file("whole"));
+    drop(reader);
+}

@@ -110,7 +110,7 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
     let link = document["join"].as_str().unwrap();
     two.run(&["init", "--join", link], 0);
     assert_eq!(two.json(&["sync", "--dry-run"], 4)["steps"][0]["path"], "first.md");
-    assert!(!two.folder().join("first.md").exists(), "a rehearsal changes nothing");
+    assert!(!two.folder().join("first.md").exists(), "a dry run changes nothing");
     assert_eq!(two.json(&["sync"], 0)["downloaded"], 1);
     assert_eq!(read(&two.folder().join("first.md")), "from one");
     assert_eq!(two.json(&["status"], 3)["agent"]["running"], false);
@@ -428,4 +428,35 @@ fn what_cannot_be_a_certificate_is_wrong_usage() {
     }
     home.run(&["serve", "--tls-cert", &file("cert.pem")], 2);
     home.run(&["serve", "--tls-self-signed", "--tls-cert", &file("cert.pem"), "--tls-key", &file("key.pem")], 2);
+}
+
+/// What the system sends then is what asks a service to read its config again.
+#[test]
+fn a_terminal_that_closes_stops_it_in_good_order() {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let machine = Machine::new();
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let open = || rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    let mut command = machine.command();
+    command.args(["up", "--listen", "127.0.0.1:0"]).stdin(open()).stdout(open()).stderr(open());
+    let mut up = Staying(command.spawn().unwrap());
+    // Opened here it would not close; and what is written to it must go somewhere.
+    drop(command);
+    let socket = machine.home.path().join("memsync.sock");
+    let mut shown = Vec::new();
+    let mut terminal = std::fs::File::from(terminal);
+    while !String::from_utf8_lossy(&shown).contains("In sync") {
+        let mut piece = [0; 4096];
+        let n = terminal.read(&mut piece).unwrap();
+        shown.extend_from_slice(&piece[..n]);
+    }
+    assert!(socket.exists());
+    drop(terminal);
+    up.signal(rustix::process::Signal::HUP);
+    assert_eq!(up.ended().code(), Some(0));
+    assert!(!socket.exists(), "it has put everything away");
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use crate::digest::Md5;
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::failpoint;
 use crate::local::source::{Digested, FileSource};
 use crate::local::stage::Staged;
@@ -18,6 +18,8 @@ use crate::local::{Folder, Move};
 use crate::path::RelPath;
 use crate::remote::{Answer, Blob, Deleted, Got, IndexEntry, Outgoing, Promised, Put, Remote, RemoteError, Source};
 use crate::sync::{Action, Base, Precondition, Step, Unknown};
+
+use super::sent::Sent;
 
 /// Compare-and-swap attempts for one path in one cycle (invariant 12).
 pub(super) const ATTEMPTS: usize = 3;
@@ -34,6 +36,9 @@ pub enum Done<D: Disk> {
     Agreed { md5: Md5, version: u64, uploaded: bool },
     /// The same, of a file that was digested while it went up.
     Read { digested: Digested, version: u64 },
+    /// The blob was deleted, though the index does not say so (rows 13 and 15, RESOLVE of row 4). The next plan knows of
+    /// this tombstone, and obeys it by row 7 or 14, which the gate counts.
+    Gone(Md5),
     /// A change to the folder; once it is made, base := this.
     Move { step: Box<Move<D>>, base: Base, version: u64 },
 }
@@ -63,8 +68,8 @@ pub struct Work<D: Disk, R: Remote> {
     pub at: String,
     /// What both sides last agreed on.
     pub base: Option<Md5>,
-    /// What we sent earlier without hearing whether it arrived.
-    pub sent: Option<Md5>,
+    /// What was sent earlier without hearing whether it arrived.
+    pub sent: Sent,
     /// The version token that base holds.
     pub version: u64,
     /// What the index says of the path. A hint, but its md5 and its version belong together.
@@ -77,11 +82,20 @@ pub struct Work<D: Disk, R: Remote> {
     pub answered: Mutex<Option<Answer>>,
 }
 
-struct Upload<F: crate::disk::DiskFile>(FileSource<F>);
+/// A file on its way up, noted as sent once it is whole.
+pub(super) struct Upload<F: DiskFile> {
+    pub source: FileSource<F>,
+    pub path: RelPath,
+    pub sent: Sent,
+}
 
-impl<F: crate::disk::DiskFile> Source for Upload<F> {
+impl<F: DiskFile> Source for Upload<F> {
     fn next(&mut self) -> io::Result<Option<Bytes>> {
-        self.0.next_piece()
+        let piece = self.source.next_piece()?;
+        if let Some(md5) = self.source.whole() {
+            self.sent.note(&self.path, md5);
+        }
+        Ok(piece)
     }
 }
 
@@ -169,7 +183,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
     /// Content that this folder held and its user replaced: base, or an upload whose reply was lost. It is no edit of
     /// somebody else's.
     fn is_ours(&self, md5: Md5) -> bool {
-        Some(md5) == self.base || Some(md5) == self.sent
+        Some(md5) == self.base || self.sent.may_hold(self.path(), md5)
     }
 
     /// Rows 2 and 11.
@@ -196,16 +210,16 @@ impl<D: Disk, R: Remote> Work<D, R> {
         match self.get().await? {
             Got::Found(blob) if blob.md5 == base => Ok(Done::Nothing),
             Got::Found(blob) => self.replace_with(blob, base).await,
-            Got::Absent { tombstone: Some(t) } => Ok(self.trash(base, t)),
+            Got::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
             Got::Absent { tombstone: None } => Ok(Done::Nothing),
         }
     }
 
     /// Rows 7 and 14.
     async fn obey(&self, local: Md5, base: Option<Md5>, tombstone: Md5) -> Result<Done<D>, StepError> {
-        // Invariant 3: an entry of a strong index is evidence. A plain one is a hint, and a tombstone that the index has
-        // forgotten is only inferred: there the blob decides.
-        if self.strong && self.listed.is_some() {
+        // Invariant 3: an entry of a strong index is evidence. A plain one is a hint, and a tombstone that the index does
+        // not name (any more) is none of its: there the blob decides.
+        if self.strong && self.listed.is_some_and(|e| e.is_deleted) {
             return Ok(self.trash(local, tombstone));
         }
         match self.get().await? {
@@ -231,12 +245,12 @@ impl<D: Disk, R: Remote> Work<D, R> {
             }
             Got::Found(blob) if blob.md5 == base => Ok(Done::Nothing),
             Got::Found(blob) => self.replace_with(blob, base).await,
-            Got::Absent { tombstone: Some(t) } => Ok(self.trash(base, t)),
+            Got::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
             Got::Absent { tombstone: None } => match self.put(base, Precondition::New, 0).await? {
                 Put::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
                 Put::Mismatch { current, .. } => match self.get().await? {
                     // Something that counts as existing and cannot be read: that proves a tombstone.
-                    Got::Absent { tombstone } => Ok(self.trash(base, tombstone.or(current).unwrap_or(base))),
+                    Got::Absent { tombstone } => Ok(Done::Gone(tombstone.or(current).unwrap_or(base))),
                     Got::Found(blob) if blob.md5 == base => {
                         Ok(Done::Agreed { md5: base, version: blob.version, uploaded: true })
                     }
@@ -316,7 +330,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
                     // 412 and then 404: what counts as existing is a tombstone.
                     let deleted = proven.or(current).or(known_tombstone);
                     if self.step.row == 4 && !self.seen && deleted == Some(local) {
-                        return Ok(self.trash(local, local));
+                        return Ok(Done::Gone(local));
                     }
                     known_tombstone = deleted;
                     // What the 412 had the version of was gone when it was asked for, and a later write would have a
@@ -342,8 +356,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         let told = digested.clone();
         let source = self.folder.unread_source(&self.at, told.clone()).map_err(unreadable)?;
         let md5 = Promised::AtTheEnd(Arc::new(move || told.get().map(|d: &Digested| d.md5)));
-        let body = Outgoing { md5, size: source.size(), source: Box::new(Upload(source)) };
-        let answer = self.send(Precondition::New, 0, body).await?;
+        let answer = self.send(Precondition::New, 0, md5, source).await?;
         failpoint::pass("upload.acknowledged");
         match (answer, digested.get()) {
             (Put::Stored { version }, Some(digested)) => Ok(Done::Read { digested: *digested, version }),
@@ -357,11 +370,19 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     async fn put(&self, local: Md5, precondition: Precondition, version: u64) -> Result<Put, StepError> {
         let source = self.folder.source(&self.at, local).map_err(unreadable)?;
-        let md5 = Promised::Known(local);
-        self.send(precondition, version, Outgoing { md5, size: source.size(), source: Box::new(Upload(source)) }).await
+        self.send(precondition, version, Promised::Known(local), source).await
     }
 
-    async fn send(&self, precondition: Precondition, version: u64, body: Outgoing) -> Result<Put, StepError> {
+    async fn send(
+        &self,
+        precondition: Precondition,
+        version: u64,
+        md5: Promised,
+        source: FileSource<D::File>,
+    ) -> Result<Put, StepError> {
+        let size = source.size();
+        let upload = Upload { source, path: self.path().clone(), sent: self.sent.clone() };
+        let body = Outgoing { md5, size, source: Box::new(upload) };
         match self.remote.put(self.path(), precondition, version, body).await {
             // The source checks itself; what it refuses is a file that is being written.
             Err(RemoteError::Source(_)) => Err(StepError::Changed),

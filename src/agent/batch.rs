@@ -10,15 +10,15 @@ use bytes::Bytes;
 
 use crate::digest::Md5;
 use crate::disk::Disk;
-use crate::local::source::FileSource;
 use crate::local::{Folder, Found};
 use crate::path::RelPath;
 use crate::remote::{Answer, Ask, Outgoing, Promised, Remote, RemoteError, Source};
 use crate::sync::{Action, Local, Step};
 
 use super::World;
-use super::apply::{Done, StepError, Work, before_delete, before_upload};
+use super::apply::{Done, StepError, Upload, Work, before_delete, before_upload};
 use super::engine::{CycleError, Engine};
+use super::sent::Sent;
 
 /// Batches in flight: one is read or placed here while the next is on its way and another is being committed there.
 const FLYING: usize = 3;
@@ -119,24 +119,27 @@ impl<D: Disk, R: Remote> Queue<D, R> {
 struct Later<D: Disk> {
     folder: Folder<D>,
     at: String,
+    path: RelPath,
     md5: Md5,
     size: u64,
-    open: Option<FileSource<D::File>>,
+    sent: Sent,
+    open: Option<Upload<D::File>>,
 }
 
 impl<D: Disk> Source for Later<D> {
     fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let source = match &mut self.open {
-            Some(source) => source,
+        let upload = match &mut self.open {
+            Some(upload) => upload,
             None => {
                 let source = self.folder.source(&self.at, self.md5)?;
                 if source.size() != self.size {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is not as long as it was"));
                 }
-                self.open.insert(source)
+                let (path, sent) = (self.path.clone(), self.sent.clone());
+                self.open.insert(Upload { source, path, sent })
             }
         };
-        source.next_piece()
+        upload.next()
     }
 }
 
@@ -145,8 +148,9 @@ impl<D: Disk, R: Remote> Work<D, R> {
     fn first_request(&self, size: u64) -> Option<(RelPath, Ask)> {
         let ask = match self.step.action {
             Action::Upload { local, precondition, .. } => {
-                let (folder, at) = (self.folder.clone(), self.at.clone());
-                let source = Box::new(Later { folder, at, md5: local, size, open: None });
+                let (folder, at, path) = (self.folder.clone(), self.at.clone(), self.step.path.clone());
+                let source =
+                    Box::new(Later { folder, at, path, md5: local, size, sent: self.sent.clone(), open: None });
                 let body = Outgoing { md5: Promised::Known(local), size, source };
                 before_upload();
                 Ask::Put { precondition, version: self.version_for(precondition), body }
@@ -231,9 +235,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         match batched {
             Ok(Some(answers)) if answers.len() == works.len() => {
                 for (mut work, answer) in works.into_iter().zip(answers) {
-                    if answer.is_none() {
-                        self.may_have_sent(&work);
-                    }
                     work.answer(answer);
                     queue.answered.push_back(work);
                 }
@@ -243,7 +244,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 queue.singly();
             }
             other => {
-                works.iter().for_each(|work| self.may_have_sent(work));
                 match other {
                     Err(e) if e.ends_cycle() => return Some(CycleError::Remote(e)),
                     Err(e) => tracing::warn!("a batch came to nothing, its requests are sent one by one: {e}"),
@@ -254,12 +254,5 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
         }
         None
-    }
-
-    /// An upload without an answer may have arrived.
-    fn may_have_sent(&mut self, work: &Work<D, R>) {
-        if let Action::Upload { local, .. } = work.step.action {
-            self.sent.insert(work.step.path.clone(), local);
-        }
     }
 }

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::status::{HaltStatus, Status};
+use super::cycle::verb;
+use super::status::{HaltStatus, State, Status};
+use crate::sync::{Plan, Step};
 
 /// Longest line taken, bytes. A status with thousands of problems is far below it.
 const MAX_LINE: usize = 16 * 1024 * 1024;
@@ -65,8 +67,11 @@ pub enum Response {
     NotFound {
         what: String,
     },
+    /// `state`: what the folder is in that kept it, where that is known.
     Failed {
         why: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<State>,
     },
 }
 
@@ -78,6 +83,19 @@ pub struct PlannedStep {
     pub action: String,
     /// Of the decision table.
     pub row: u8,
+}
+
+impl PlannedStep {
+    /// The steps of the plan for the folder `root`.
+    pub(super) fn of(root: &Path, plan: &Plan) -> Vec<Self> {
+        let step = |s: &Step| Self {
+            folder: root.to_owned(),
+            path: s.path.to_string(),
+            action: verb(&s.action).to_owned(),
+            row: s.row,
+        };
+        plan.steps.iter().map(step).collect()
+    }
 }
 
 /// Why the agent gave no answer.
@@ -204,7 +222,7 @@ where
     while let Some(line) = read_line(&mut reader).await? {
         let response = match serde_json::from_slice(&line) {
             Ok(request) => answer(request).await,
-            Err(e) => Response::Failed { why: format!("not a request: {e}") },
+            Err(e) => Response::Failed { why: format!("not a request: {e}"), state: None },
         };
         let mut line = serde_json::to_vec(&response)?;
         line.push(b'\n');

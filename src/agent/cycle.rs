@@ -10,19 +10,17 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::digest::Md5;
 use crate::disk::Disk;
-use crate::failpoint;
-use crate::local::scan::{ScanStats, settled};
-use crate::local::source::Digested;
-use crate::local::{Found, Move, Moved, Scope, Touched};
+use crate::local::scan::ScanStats;
+use crate::local::{Found, Scope, Touched};
 use crate::path::RelPath;
-use crate::remote::{IndexEntry, Remote};
-use crate::state::{Change, Entry};
+use crate::remote::Remote;
 use crate::sync::safety::{self, Limits};
 use crate::sync::{Action, Base, Local, Plan, Step, Unknown};
 
 use super::World;
 use super::apply::{ATTEMPTS, Done, StepError, Work};
 use super::batch::{Flown, Next};
+use super::commit::Batch;
 use super::engine::{CycleError, Engine, folder_error, remedy};
 
 /// Finished actions that are made durable and committed together.
@@ -86,18 +84,6 @@ impl NotUploaded {
     }
 }
 
-/// Steps under way, their outcomes not yet committed.
-struct Batch<D: Disk> {
-    done: Vec<(Step, Done<D>)>,
-    bytes: u64,
-}
-
-impl<D: Disk> Default for Batch<D> {
-    fn default() -> Self {
-        Self { done: Vec::new(), bytes: 0 }
-    }
-}
-
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Brings the folder and the proxy as near to agreement as this moment allows. Dropping the future stops it
     /// between two steps; the next cycle's table row is right (invariant 8).
@@ -123,8 +109,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             return Ok(Report { scan, held, ..Report::default() });
         }
         self.unfinished = true;
-        self.check_reset()?;
-        self.note_position()?;
+        let all_obeyed = self.check_reset()?;
+        self.note_position(all_obeyed)?;
         let mut plan = self.plan(&self.open);
         // Whatever ends this cycle early, the steps that it leaves are planned again.
         let left = plan.steps.iter().filter(|s| s.action != Action::Skip(Unknown::Ignored));
@@ -150,7 +136,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.scan(&Scope::full())?;
         self.fetch().await?;
         self.check_reset()?;
-        // A rehearsal takes one scan for proof.
+        // A dry run takes one scan for proof.
         let confirm = std::mem::take(&mut self.options.confirm);
         let plan = self.plan(&Touched::Everywhere);
         self.options.confirm = confirm;
@@ -256,6 +242,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.progress.done.fetch_add(1, Ordering::Relaxed);
             match result {
                 Ok(done) => {
+                    if let (Action::Upload { local, .. }, Done::Gone(_)) = (&step.action, &done) {
+                        not_uploaded.contents.insert(*local);
+                    }
                     if let (Action::Upload { local, .. }, Done::Nothing) = (&step.action, &done) {
                         not_uploaded.contents.insert(*local);
                         let why = format!("it was changed on the proxy {ATTEMPTS} times under our hands");
@@ -296,7 +285,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Base::Synced(md5) => Some(md5),
                 Base::Seen(_) => None,
             }),
-            sent: self.sent.get(&step.path).copied(),
+            sent: self.sent.clone(),
             version: entry.map_or(0, |e| e.version),
             listed: self.index.as_ref().and_then(|i| i.files.get(&step.path)).copied(),
             strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),
@@ -314,9 +303,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Notes a failed step. `Some`: the cycle cannot go on.
     fn failed(&mut self, step: &Step, e: StepError, report: &mut Report) -> Option<CycleError> {
-        if let (Action::Upload { local, .. }, StepError::Remote(_)) = (&step.action, &e) {
-            self.sent.insert(step.path.clone(), *local);
-        }
         let why = match e {
             StepError::Remote(e) if e.ends_cycle() => return Some(CycleError::Remote(e)),
             // Read first, it has the same failure again if that was not for want of its digest, and rests then.
@@ -345,7 +331,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.tree.put(path.clone(), Some(found));
     }
 
-    fn quarantine_step(&mut self, step: &Step, why: String, report: &mut Report) {
+    pub(super) fn quarantine_step(&mut self, step: &Step, why: String, report: &mut Report) {
         let content = match self.tree.found().get(&step.path).map(|f| &f.local) {
             Some(Local::File(md5)) => Some(*md5),
             _ => None,
@@ -355,162 +341,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         report.failed += 1;
         self.quarantine.fail(&step.path, content, why, now, random);
     }
-
-    /// Makes a batch durable in the folder, then commits it to the base (invariant 7).
-    fn flush(&mut self, batch: Batch<D>, report: &mut Report) -> Result<(), CycleError> {
-        if batch.done.is_empty() {
-            return Ok(());
-        }
-        failpoint::pass("batch.before");
-        let mut moves = Vec::new();
-        let mut moving = Vec::new();
-        let mut agreed = Vec::new();
-        let mut changes = Vec::new();
-        for (step, done) in batch.done {
-            match done {
-                Done::Nothing => {}
-                Done::Seen(md5) => {
-                    if let Action::DeleteRemote { .. } = step.action {
-                        report.deleted_remote += 1;
-                        self.told(&step.path, IndexEntry { md5, size: 0, is_deleted: true, version: 0 });
-                        note(report, &step);
-                    }
-                    changes
-                        .push(Change::Set(step.path.clone(), Entry { base: Base::Seen(md5), stat: None, version: 0 }));
-                    self.quarantine.clear(&step.path);
-                }
-                Done::Forget => changes.push(Change::Forget(step.path)),
-                Done::Agreed { md5, version, uploaded } => {
-                    agreed.push(self.agreed(&step, md5, version, uploaded, report));
-                }
-                Done::Read { digested: Digested { md5, stat }, version } => {
-                    // What the upload found out about the file is what a scan would have found.
-                    let known = settled(stat, crate::local::moves::ns(self.world.now()));
-                    let found = Found { local: Local::File(md5), stat: known, size: stat.size };
-                    self.tree.put(step.path.clone(), Some(found));
-                    agreed.push(self.agreed(&step, md5, version, true, report));
-                }
-                Done::Move { step: change, base, version } => {
-                    let size = match &*change {
-                        Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => {
-                            staged.size
-                        }
-                        Move::Trash { .. } => 0,
-                    };
-                    moving.push((step, base, version, size));
-                    moves.push(*change);
-                }
-            }
-        }
-        let settle: Vec<String> = agreed.iter().map(|(at, _)| at.clone()).collect();
-        let performed = self.folder.perform(moves, &settle, self.world.now()).map_err(|e| {
-            self.leftovers = true;
-            folder_error("making changes durable")(e)
-        })?;
-        self.leftovers |= performed.left_over;
-        report.again |= !performed.unsettled.is_empty();
-        changes
-            .extend(agreed.into_iter().filter(|(at, _)| !performed.unsettled.contains(at)).map(|(_, change)| change));
-        for ((step, base, version, size), moved) in moving.into_iter().zip(performed.moved) {
-            if let Some(change) = self.moved(step, base, version, size, moved, report) {
-                changes.push(change);
-            }
-        }
-        if !changes.is_empty() {
-            failpoint::pass("commit.before");
-            self.container.commit(changes)?;
-            failpoint::pass("commit.done");
-        }
-        Ok(())
-    }
-
-    /// Both sides hold this content. Where the file is called what, and what to commit once it is durable.
-    fn agreed(&mut self, step: &Step, md5: Md5, version: u64, uploaded: bool, report: &mut Report) -> (String, Change) {
-        self.sent.remove(&step.path);
-        self.read_first.remove(&step.path);
-        self.quarantine.clear(&step.path);
-        let found = self.tree.found().get(&step.path);
-        let stat = found.filter(|f| f.local == Local::File(md5)).and_then(|f| f.stat);
-        if uploaded {
-            report.uploaded += 1;
-            let size = found.map_or(0, |f| f.size);
-            self.told(&step.path, IndexEntry { md5, size, is_deleted: false, version });
-            note(report, step);
-        } else {
-            report.adopted += 1;
-        }
-        let entry = Entry { base: Base::Synced(md5), stat, version };
-        (self.tree.disk_name(&step.path), Change::Set(step.path.clone(), entry))
-    }
-
-    /// What we wrote to the proxy ourselves. In the index that is held it must show at once: if others undo it before the
-    /// next one is fetched, that one differs.
-    fn told(&mut self, path: &RelPath, entry: IndexEntry) {
-        if let Some(index) = &mut self.index {
-            index.files.insert(path.clone(), entry);
-        }
-    }
-
-    fn moved(
-        &mut self,
-        step: Step,
-        base: Base,
-        version: u64,
-        size: u64,
-        moved: Moved,
-        report: &mut Report,
-    ) -> Option<Change> {
-        match moved {
-            Moved::Done { copy, stat } => {
-                self.copied(copy, report);
-                self.sent.remove(&step.path);
-                let found = match base {
-                    Base::Synced(md5) => {
-                        report.downloaded += 1;
-                        Some(Found { local: Local::File(md5), stat, size })
-                    }
-                    Base::Seen(_) => {
-                        report.trashed += 1;
-                        None
-                    }
-                };
-                self.tree.put(step.path.clone(), found);
-                self.quarantine.clear(&step.path);
-                note(report, &step);
-                Some(Change::Set(step.path, Entry { base, stat, version }))
-            }
-            Moved::Stale { copy } => {
-                self.copied(copy, report);
-                let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size: 0 };
-                self.tree.put(step.path, Some(found));
-                report.again = true;
-                None
-            }
-            Moved::Blocked(why) => {
-                report.blocked.insert(step.path.clone(), why.to_string());
-                self.quarantine_step(&step, why.to_string(), report);
-                None
-            }
-            Moved::Failed(e) => {
-                self.quarantine_step(&step, format!("{e}; {}", remedy(&e)), report);
-                None
-            }
-        }
-    }
-
-    /// A conflict copy is an ordinary new file: the next cycle uploads it (row 4).
-    fn copied(&mut self, copy: Option<RelPath>, report: &mut Report) {
-        if let Some(copy) = copy {
-            let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size: 0 };
-            self.tree.put(copy.clone(), Some(found));
-            report.conflicts.push(copy);
-            report.again = true;
-        }
-    }
-}
-
-fn note(report: &mut Report, step: &Step) {
-    report.recent.push(Recent { path: step.path.clone(), action: verb(&step.action), outcome: "done".to_owned() });
 }
 
 /// The action's name in `recent` and in a dry run.

@@ -11,7 +11,7 @@ use crate::disk::Disk;
 use crate::local::moves::is_conflict_name;
 use crate::local::{Folder, RootError, Scope, Touched, Tree};
 use crate::path::RelPath;
-use crate::remote::{Index, Remote, RemoteError};
+use crate::remote::{Index, IndexEntry, Remote, RemoteError};
 use crate::state::{Change, Container, Entry, Opened, StateError};
 use crate::sync::safety::{self, Halt, Held};
 use crate::sync::{Action, Base, Local, Plan, Unknown};
@@ -19,6 +19,7 @@ use crate::sync::{Action, Base, Local, Plan, Unknown};
 use super::World;
 use super::batch::BatchOptions;
 use super::quarantine::Quarantine;
+use super::sent::Sent;
 use super::status::Pending;
 
 /// Whether a path, as it is called on the disk, is left out; the flag tells a folder.
@@ -99,17 +100,17 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     /// are as they were when the table had nothing to do for them.
     pub(super) open: Touched,
     pub(super) quarantine: Quarantine,
-    /// Uploads whose reply was lost: what they held.
-    pub(super) sent: BTreeMap<RelPath, Md5>,
     /// New files that could not be uploaded unread: the scan reads them.
     pub(super) read_first: BTreeSet<RelPath>,
+    pub(super) sent: Sent,
     pub(super) approved: BTreeSet<RelPath>,
     pub(super) held: Vec<Held>,
     pub(super) reset: Option<Halt>,
+    /// Tombstones that blobs told of, each with what the index says of the path in spite of it. A proof holds until the
+    /// index says something else.
+    pub(super) proven: BTreeMap<RelPath, (Option<IndexEntry>, Md5)>,
     /// The proxy may have forgotten tombstones that this folder has not obeyed.
     pub(super) behind: bool,
-    /// No deletion that the index tells of, or has forgotten, is still to be obeyed.
-    pub(super) all_obeyed: bool,
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Arc<AtomicBool>,
     /// As `stop`, and for good.
@@ -170,13 +171,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             changing: BTreeMap::new(),
             open: Touched::Everywhere,
             quarantine: Quarantine::default(),
-            sent: BTreeMap::new(),
             read_first: BTreeSet::new(),
+            sent: Sent::default(),
             approved: BTreeSet::new(),
             held: Vec::new(),
             reset: None,
+            proven: BTreeMap::new(),
             behind: false,
-            all_obeyed: false,
             progress: Arc::default(),
             stop: Arc::default(),
             quit: Arc::default(),
@@ -275,6 +276,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.ignored = ignored;
         self.remote = remote;
         self.index = None;
+        self.proven.clear();
         self.retry_all();
         self.rules_changed();
     }
@@ -360,10 +362,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             });
             self.container.replace_all(keep.collect());
             self.container.set_remote(crate::state::RemoteState::default());
+            // It holds what the store had before: our own last writes, where nobody wrote since it was set back.
+            self.index = None;
+            self.missed.clear();
+            self.proven.clear();
+            self.look_everywhere();
+            // What cannot be written now goes with the next commit.
             self.container.save(self.world.now())?;
             self.reset = None;
-            self.missed.clear();
-            self.look_everywhere();
             return Ok(true);
         }
         let Some(at) = self.held.iter().position(|h| h.id == id) else { return Ok(false) };
@@ -433,8 +439,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         (self.ignored)(path.as_str(), false).then_some(Unknown::Ignored)
     }
 
-    /// What must not be on the path of an edit: the container is written anew when its journal has grown, and young
-    /// stats that have become trustworthy are kept.
+    /// What must not be on the path of an edit: the container is written anew when its journal has grown, young stats
+    /// that have become trustworthy are kept, and deletions that the proxy has forgotten are forgotten.
     ///
     /// # Errors
     /// When the state cannot be written.
@@ -452,11 +458,26 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             .collect();
         // With nothing settled there may still be news of how far the proxy has come: a proxy that is set back behind
         // that must show after a restart, too.
-        self.container.commit(settled)?;
+        let forgotten = self.forgotten();
+        self.container.commit(settled.into_iter().chain(forgotten).collect())?;
         if self.container.wants_save() {
             self.container.save(self.world.now())?;
         }
         Ok(())
+    }
+
+    /// The deletions that need not be remembered: their tombstones have outlived their time, since an exact index does
+    /// not name them any more. Where a file stands, or may stand, its deletion is still what tells a wish of the user's
+    /// from an echo (rows 7 and 8).
+    fn forgotten(&self) -> Vec<Change> {
+        let Some(index) = self.index.as_ref().filter(|i| i.mark.is_some() && self.reset.is_none()) else {
+            return Vec::new();
+        };
+        let gone = |path: &RelPath| !self.tree.found().contains_key(path) && self.unknown_absence(path).is_none();
+        let seen = self.container.entries().iter().filter(|(_, entry)| matches!(entry.base, Base::Seen(_)));
+        seen.filter(|(path, _)| !index.files.contains_key(*path) && gone(path))
+            .map(|(path, _)| Change::Forget(path.clone()))
+            .collect()
     }
 }
 

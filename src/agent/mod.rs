@@ -5,12 +5,15 @@
 
 pub mod apply;
 mod batch;
+mod commit;
 pub mod control;
 pub mod cycle;
 pub mod engine;
+pub mod once;
 mod planning;
 pub mod quarantine;
 pub mod run;
+pub mod sent;
 pub mod session;
 mod shared;
 pub mod status;

@@ -41,7 +41,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             size >= unread_from
                 && index.is_some_and(|i| !i.files.contains_key(path))
                 && !entries.contains_key(path)
-                && !sent.contains_key(path)
+                && !sent.any(path)
                 && !read_first.contains(path)
         };
         let options = ScanOptions {
@@ -97,6 +97,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// True when the index is not what it was.
     pub(super) async fn fetch(&mut self) -> Result<bool, CycleError> {
+        let news = self.fetch_index().await?;
+        if let (true, Some(index)) = (news, &self.index) {
+            self.proven.retain(|path, (despite, _)| despite.as_ref() == index.files.get(path));
+        }
+        Ok(news)
+    }
+
+    async fn fetch_index(&mut self) -> Result<bool, CycleError> {
         let mark = self.index.as_ref().and_then(|i| i.mark.clone());
         match (self.remote.index(mark.as_ref()).await?, &mut self.index) {
             (IndexAnswer::Unchanged, Some(_)) => Ok(false),
@@ -124,8 +132,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    pub(super) fn check_reset(&mut self) -> Result<(), CycleError> {
-        let Some(index) = &self.index else { return Ok(()) };
+    /// The gate `server_reset`. True: no deletion that the index tells of, or has forgotten, is still to be obeyed.
+    pub(super) fn check_reset(&mut self) -> Result<bool, CycleError> {
+        let Some(index) = &self.index else { return Ok(false) };
         let before = &self.container.header().remote;
         self.behind = index.mark.as_ref().is_some_and(|mark| {
             before.epoch.as_ref() == Some(&mark.epoch) && before.obeyed.is_some_and(|cursor| cursor < mark.floor)
@@ -143,7 +152,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
             }
         }
-        self.all_obeyed = all && missing + deleted == 0;
+        let all_obeyed = all && missing + deleted == 0;
         // What was forgotten is no sign of a store that lost its memory.
         let missing = if self.behind { 0 } else { missing };
         let position = match (&before.epoch, before.cursor) {
@@ -163,14 +172,20 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
         match &self.reset {
             Some(halt) => Err(CycleError::Halted(halt.clone())),
-            None => Ok(()),
+            None => Ok(all_obeyed),
         }
     }
 
-    /// What the index says of a path. Tombstones below the floor are gone from it. A path that was agreed on with this
+    /// What the index says of a path, or the blob said where that is newer. Tombstones below the floor are gone from it. A path that was agreed on with this
     /// very store, and that an exact index does not name any more, had one of those.
     fn remote_side(&self, index: &Index, path: &RelPath) -> Option<RemoteSide> {
-        match (index.files.get(path), self.container.entries().get(path)) {
+        let listed = index.files.get(path);
+        if let Some((despite, tombstone)) = self.proven.get(path)
+            && despite.as_ref() == listed
+        {
+            return Some(RemoteSide::Tombstone(*tombstone));
+        }
+        match (listed, self.container.entries().get(path)) {
             (Some(e), _) if e.is_deleted => Some(RemoteSide::Tombstone(e.md5)),
             (Some(e), _) => Some(RemoteSide::Live(e.md5)),
             (None, Some(Entry { base: Base::Synced(md5), .. })) if self.behind => Some(RemoteSide::Tombstone(*md5)),
@@ -194,8 +209,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             _ => {
                 let local = self.local(self.tree.found().keys(), entries.keys(), index.files.keys());
                 let base = entries.iter().map(|(p, e)| (p, e.base));
-                let known: Box<dyn Iterator<Item = &RelPath>> = if self.behind {
-                    let all: BTreeSet<&RelPath> = index.files.keys().chain(entries.keys()).collect();
+                let known: Box<dyn Iterator<Item = &RelPath>> = if self.behind || !self.proven.is_empty() {
+                    let all: BTreeSet<&RelPath> =
+                        index.files.keys().chain(entries.keys()).chain(self.proven.keys()).collect();
                     Box::new(all.into_iter())
                 } else {
                     Box::new(index.files.keys())
@@ -279,15 +295,15 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// Notes which store, and which state of it, the base is agreed with from here on. The store is written down
-    /// before anything is agreed with it; how far it has come goes with the next commit.
-    pub(super) fn note_position(&mut self) -> Result<(), CycleError> {
+    /// before anything is agreed with it; how far it has come goes with the next commit. `all_obeyed`: as [`Engine::check_reset`] says.
+    pub(super) fn note_position(&mut self, all_obeyed: bool) -> Result<(), CycleError> {
         let mark = self.index.as_ref().and_then(|i| i.mark.clone());
         let epoch = mark.as_ref().map(|m| m.epoch.clone());
         let cursor = mark.as_ref().map(|m| m.cursor);
         let before = &self.container.header().remote;
         // It may lag: who has obeyed everything finds nothing missing.
         let obeyed = match before.obeyed.filter(|_| before.epoch == epoch) {
-            _ if self.all_obeyed => cursor,
+            _ if all_obeyed => cursor,
             before => before,
         };
         let now = RemoteState {

@@ -1,4 +1,4 @@
-//! [`Agent`]: all folders of this machine, and the control socket. And what is done without one.
+//! [`Agent`]: all folders of this machine, and the control socket.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,17 +11,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::disk::real::RealDisk;
-use crate::local::Scope;
 use crate::local::moves::is_conflict_name;
 use crate::state::{Lock, LockError, peek, read_note};
-use crate::sync::{Base, Plan, Step};
+use crate::sync::Base;
 
 use super::control::{self, PlannedStep, Request, Response};
-use super::cycle::verb;
-use super::engine::CycleError;
-use super::session::{CONFIRM, FolderSetup, OpenError, Session, is_held};
-use super::shared::{Shared, halt_status, lock};
-use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, Problem, ProxyStatus, State, Status};
+use super::session::{FolderSetup, is_held};
+use super::shared::{Shared, lock};
+use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, ProxyStatus, State, Status};
 use super::worker::{Command, Worker};
 
 /// An agent that was killed a moment ago may still hold its socket and its locks.
@@ -307,12 +304,13 @@ impl Inner {
         if asked.is_empty() {
             return Response::NotFound { what: "no such folder is configured".to_owned() };
         }
+        let failed = |why, state| Response::Failed { why, state: Some(state) };
         let mut steps = Vec::new();
         for (root, plan) in asked {
             match plan.await {
-                Ok(Ok(plan)) => steps.extend(planned(&root, &plan)),
-                Ok(Err(why)) => return Response::Failed { why: format!("{}: {why}", root.display()) },
-                Err(_) => return Response::Failed { why: format!("{}: the agent stops", root.display()) },
+                Ok(Ok(plan)) => steps.extend(PlannedStep::of(&root, &plan)),
+                Ok(Err(kept)) => return failed(format!("{}: {}", root.display(), kept.why), kept.state),
+                Err(_) => return failed(format!("{}: the agent stops", root.display()), State::Stopped),
             }
         }
         Response::Plan { steps }
@@ -354,7 +352,7 @@ impl Inner {
             }
             match done.await {
                 Ok(Ok(true)) => return Response::Done,
-                Ok(Err(why)) => return Response::Failed { why },
+                Ok(Err(why)) => return Response::Failed { why, state: None },
                 Ok(Ok(false)) | Err(_) => {}
             }
         }
@@ -428,108 +426,4 @@ fn offline_folder(setup: &FolderSetup) -> FolderStatus {
         halt: None,
         progress: None,
     }
-}
-
-/// What [`sync_once`] did.
-#[derive(Debug, Default)]
-pub struct Summary {
-    pub uploaded: usize,
-    pub downloaded: usize,
-    /// On the proxy.
-    pub deleted: usize,
-    /// Here, into history.
-    pub trashed: usize,
-    /// Conflict copies made.
-    pub conflicts: Vec<String>,
-    pub problems: Vec<Problem>,
-    pub halts: Vec<HaltStatus>,
-    /// Paths that are left to do: they failed, or somebody goes on writing.
-    pub pending: usize,
-}
-
-/// Why a sync without an agent did not go through.
-#[derive(Debug, thiserror::Error)]
-pub enum OnceError {
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error(transparent)]
-    Cycle(#[from] CycleError),
-}
-
-/// Cycles without an agent until nothing is left to do. `progress` is told steps done and steps in all.
-///
-/// # Errors
-/// What ended it; what was finished before is committed.
-pub async fn sync_once(setup: &FolderSetup, mut progress: impl FnMut(usize, usize)) -> Result<Summary, OnceError> {
-    let _lock = once_lock(setup)?;
-    let mut session = Session::open(setup)?;
-    let mut summary = Summary::default();
-    let counts = session.engine.progress();
-    let mut blocked = std::collections::BTreeMap::new();
-    let mut unfinished = false;
-    // A deletion wants two scans, a conflict copy a cycle of its own; beyond that somebody is writing.
-    for round in 0..20 {
-        if round > 0 {
-            tokio::time::sleep(CONFIRM + Duration::from_millis(10)).await;
-        }
-        let report = {
-            let cycle = session.engine.cycle(Scope::full());
-            tokio::pin!(cycle);
-            loop {
-                let tick = tokio::time::sleep(Duration::from_millis(100));
-                tokio::select! {
-                    report = &mut cycle => break report?,
-                    () = tick => {
-                        let load = |n: &std::sync::atomic::AtomicUsize| n.load(std::sync::atomic::Ordering::Relaxed);
-                        progress(load(&counts.done), load(&counts.steps));
-                    }
-                }
-            }
-        };
-        summary.uploaded += report.uploaded;
-        summary.downloaded += report.downloaded;
-        summary.deleted += report.deleted_remote;
-        summary.trashed += report.trashed;
-        summary.conflicts.extend(report.conflicts.iter().map(ToString::to_string));
-        blocked = report.blocked;
-        unfinished = report.again;
-        if !report.again {
-            break;
-        }
-    }
-    let now = jiff::Timestamp::now();
-    let all: std::collections::BTreeMap<_, _> = session.engine.problems().into_iter().chain(blocked).collect();
-    summary.problems =
-        all.into_iter().map(|(p, problem)| Problem { path: p.to_string(), problem, since: now }).collect();
-    summary.pending = session.engine.failing().max(usize::from(unfinished));
-    summary.halts = session.engine.halts().iter().map(|h| halt_status(h, session.engine.held())).collect();
-    session.engine.tidy().map_err(CycleError::from)?;
-    Ok(summary)
-}
-
-/// What a cycle would do.
-///
-/// # Errors
-/// When the folder or the proxy cannot be read.
-pub async fn dry_run(setup: &FolderSetup) -> Result<Vec<PlannedStep>, OnceError> {
-    let _lock = once_lock(setup)?;
-    let mut session = Session::open(setup)?;
-    let plan = session.engine.dry_run().await?;
-    Ok(planned(&setup.root, &plan))
-}
-
-fn planned(root: &Path, plan: &Plan) -> Vec<PlannedStep> {
-    let step = |s: &Step| PlannedStep {
-        folder: root.to_owned(),
-        path: s.path.to_string(),
-        action: verb(&s.action).to_owned(),
-        row: s.row,
-    };
-    plan.steps.iter().map(step).collect()
-}
-
-fn once_lock(setup: &FolderSetup) -> Result<Lock, OpenError> {
-    RealDisk::create_private(&setup.state_dir)
-        .map_err(|source| OpenError::Io { path: setup.state_dir.clone(), source })?;
-    Ok(Lock::acquire(&setup.lock)?)
 }

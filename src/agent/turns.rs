@@ -1,7 +1,8 @@
 //! [`Running`]: an open folder at work: triggers become cycles.
 //!
 //! Triggers are the start, the watcher, the poll, server events, commands and signals. They are coalesced: whatever
-//! comes while a cycle runs makes one more cycle.
+//! comes while a cycle runs makes one more cycle. What a cycle comes to is told in `outcome`, and how soon
+//! the next one comes is decided in `pace`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,38 +14,29 @@ use tokio::sync::oneshot;
 
 use crate::local::Scope;
 use crate::local::ignore::IGNORE_FILE;
-use crate::local::watch::{Due, WatchState, Watcher};
-use crate::remote::RemoteError;
+use crate::local::watch::{Due, Watcher};
 use crate::sync::Plan;
-use crate::sync::safety::Halt;
 
-use super::Report;
 use super::engine::CycleError;
-use super::session::{CONFIRM, Session};
+use super::session::Session;
 use super::shared::{halt_status, lock};
-use super::status::{Pending, Problem, State};
-use super::worker::{Command, Ended, Worker};
-use super::world::World;
+use super::status::State;
+use super::worker::{Command, Ended, Kept, Worker};
+
+mod outcome;
+mod pace;
+
+use outcome::{reason, state_of};
+pub(super) use pace::FIRST_RETRY;
+use pace::Tidy;
 
 /// After this a stop no longer waits for what is in flight.
 const STOP_GRACE: Duration = Duration::from_secs(8);
-/// How soon a proxy that did not answer is asked again; doubled each time, up to the poll's interval.
-pub(super) const FIRST_RETRY: Duration = Duration::from_millis(500);
-/// How soon a cycle that left something to do is followed by another.
-const AGAIN: Duration = CONFIRM.saturating_add(Duration::from_millis(10));
-/// The longest such wait, for what does not come to rest.
-const LONGEST_AGAIN: Duration = Duration::from_secs(5);
-/// After so many cycles in vain, whoever waits is told how things are.
-const GIVE_UP: u32 = 10;
 /// In a burst of changes a cycle is followed by a rest of this many times what its planning took, so that whoever
 /// writes is not slowed down by whoever watches; the first cycle after a quiet time starts at once.
 const REST: u32 = 2;
 /// The longest such rest.
 const LONGEST_REST: Duration = Duration::from_millis(500);
-/// Quiet time before the container is tidied up.
-const TIDY: Duration = Duration::from_secs(1);
-/// Under steady change it is tidied up after this time all the same.
-const TIDY_AT_LAST: Duration = Duration::from_secs(30);
 /// Paths to look at from which on a cycle counts as syncing.
 const MANY: usize = 100;
 const PRUNE: Duration = Duration::from_secs(3600);
@@ -95,8 +87,7 @@ pub(super) struct Running<'a> {
     next_poll: Instant,
     next_rescan: Instant,
     again: Option<Instant>,
-    tidy: Option<Instant>,
-    tidy_by: Option<Instant>,
+    tidy: Tidy,
     prune: Instant,
     /// A path in quarantine is due.
     retry: Option<Instant>,
@@ -110,7 +101,7 @@ pub(super) struct Running<'a> {
     rest_until: Instant,
     waiting: Vec<oneshot::Sender<()>>,
     /// Those who want to know what a cycle would do.
-    curious: Vec<oneshot::Sender<Result<Plan, String>>>,
+    dry_runs: Vec<oneshot::Sender<Result<Plan, Kept>>>,
     /// Since when a path has had its problem.
     since: BTreeMap<String, Timestamp>,
 }
@@ -129,8 +120,7 @@ impl<'a> Running<'a> {
             next_poll: now,
             next_rescan: now + worker.setup.rescan,
             again: None,
-            tidy: None,
-            tidy_by: None,
+            tidy: Tidy::default(),
             prune: now,
             retry: None,
             failures: 0,
@@ -139,7 +129,7 @@ impl<'a> Running<'a> {
             offline_until: None,
             rest_until: now,
             waiting: Vec::new(),
-            curious: Vec::new(),
+            dry_runs: Vec::new(),
             since: BTreeMap::new(),
             worker,
         }
@@ -168,7 +158,7 @@ impl<'a> Running<'a> {
                     return ended;
                 }
             }
-            self.rehearse().await;
+            self.answer_dry_runs().await;
             if !self.worker.backlog.is_empty() {
                 // What came meanwhile is obeyed before anything is begun.
                 continue;
@@ -197,12 +187,11 @@ impl<'a> Running<'a> {
             if self.triggered(now) && self.cycle().await {
                 return Ended::Reopen { setup: None, wait: true };
             }
-            if self.tidy.is_some_and(|at| at <= now) {
-                (self.tidy, self.tidy_by) = (None, None);
-                if let Err(e) = self.tidy_up(now) {
-                    tracing::error!("{e}");
-                    return Ended::Reopen { setup: None, wait: true };
-                }
+            if self.tidy.take_due(now)
+                && let Err(e) = self.tidy_up(now)
+            {
+                self.failed(&e, now);
+                return Ended::Reopen { setup: None, wait: true };
             }
         }
     }
@@ -228,7 +217,7 @@ impl<'a> Running<'a> {
             return until.max(self.rest_until);
         }
         let hinted = self.hint.load(Ordering::Relaxed).then_some(now);
-        [Some(self.next_poll), self.again, self.retry, self.tidy, self.watcher.next_due(), hinted]
+        [Some(self.next_poll), self.again, self.retry, self.tidy.next(), self.watcher.next_due(), hinted]
             .into_iter()
             .flatten()
             .min()
@@ -324,164 +313,6 @@ impl<'a> Running<'a> {
         self.after(result)
     }
 
-    /// Takes in how a cycle went. True: the session must be opened anew.
-    fn after(&mut self, result: Result<Report, CycleError>) -> bool {
-        let now = Instant::now();
-        let root = self.worker.setup.root.display().to_string();
-        match result {
-            Ok(report) => {
-                self.failures = 0;
-                self.offline_until = None;
-                lock(&self.worker.shared.proxy).reachable = true;
-                if report.wrote() {
-                    tracing::info!(
-                        folder = root,
-                        "up {}, down {}, deleted there {}, deleted here {}, conflicts {}",
-                        report.uploaded,
-                        report.downloaded,
-                        report.deleted_remote,
-                        report.trashed,
-                        report.conflicts.len()
-                    );
-                }
-                // A file that never holds still is looked at less and less often.
-                let in_vain = report.again && !report.wrote() && !self.eventful;
-                self.in_vain = if in_vain { self.in_vain + 1 } else { 0 };
-                if report.again {
-                    let wait = AGAIN.saturating_mul(1 << self.in_vain.saturating_sub(3).min(10));
-                    self.again = Some(now + wait.min(LONGEST_AGAIN));
-                }
-                self.tell(&report);
-                self.retry =
-                    self.session.engine.next_retry().map(|due| {
-                        now + due.saturating_sub(self.session.world.elapsed()).max(Duration::from_millis(50))
-                    });
-                let changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;
-                if changed || self.prune <= now {
-                    let by = *self.tidy_by.get_or_insert(now + TIDY_AT_LAST);
-                    self.tidy = Some((now + TIDY).min(by));
-                }
-                // Whoever asked is answered when nothing is left to do that another cycle could.
-                if !(report.again || self.watcher.changes_wait()) || self.in_vain > GIVE_UP {
-                    self.answer_waiting();
-                }
-                false
-            }
-            Err(e) => {
-                let reopen = self.failed(e, now);
-                self.answer_waiting();
-                reopen
-            }
-        }
-    }
-
-    fn failed(&mut self, e: CycleError, now: Instant) -> bool {
-        let root = self.worker.setup.root.display().to_string();
-        match &e {
-            CycleError::Stopped => {
-                self.forced = true;
-                return false;
-            }
-            CycleError::Halted(halt) => {
-                tracing::warn!(folder = root, "halted: {}", halt_status(halt, &[]).reason);
-            }
-            e => tracing::warn!(folder = root, "{e}"),
-        }
-        let (state, reopen) = match &e {
-            CycleError::Remote(RemoteError::Auth { .. }) => (State::AuthRequired, false),
-            CycleError::Remote(_) => (State::Offline, false),
-            CycleError::Halted(Halt::RootMissing(_) | Halt::RootChanged(_)) => (State::Halted, true),
-            CycleError::Halted(_) => (State::Halted, false),
-            CycleError::State(_) | CycleError::Folder { .. } => (State::Halted, true),
-            CycleError::Stopped => (State::Idle, false),
-        };
-        self.offline_until = None;
-        if let CycleError::Remote(remote) = &e {
-            self.failures += 1;
-            let interval = self.worker.setup.interval;
-            let wait = match remote {
-                RemoteError::Throttled { after: Some(after), .. } => *after,
-                RemoteError::Auth { .. } => interval,
-                _ => FIRST_RETRY.saturating_mul(1 << self.failures.min(8).saturating_sub(1)).min(interval),
-            };
-            // Between three quarters and the whole of it, so that many agents do not come back at once.
-            let jitter = u32::try_from(self.session.world.random() % 256).unwrap_or(0);
-            self.offline_until = Some(now + wait - wait / 4 * jitter / 256);
-            lock(&self.worker.shared.proxy).reachable = !matches!(remote, RemoteError::Unreachable { .. });
-        }
-        let halt = match &e {
-            CycleError::Halted(halt) => Some(halt_status(halt, self.session.engine.held())),
-            _ => None,
-        };
-        let pending = self.session.engine.pending();
-        let (files, bytes) = self.session.engine.totals();
-        let reason = halt.as_ref().map_or_else(|| e.to_string(), |h| h.reason.clone());
-        self.worker.shared.set(|s| {
-            s.state = state;
-            s.in_sync = false;
-            s.reason = Some(reason);
-            s.halt = halt;
-            s.pending = pending;
-            (s.files, s.bytes) = (files, bytes);
-        });
-        self.worker.note();
-        reopen
-    }
-
-    /// The status after a cycle that went through.
-    fn tell(&mut self, report: &Report) {
-        let engine = &self.session.engine;
-        let now = Timestamp::now();
-        self.worker.shared.note_done(&report.recent, now);
-        let clean = !report.again && report.failed == 0 && engine.held().is_empty() && engine.next_retry().is_none();
-        let pending = if clean { Pending::default() } else { engine.pending() };
-        let caught_up = clean && pending == Pending::default() && !self.watcher.changes_wait();
-        let halt = engine.halts().first().map(|h| halt_status(h, engine.held()));
-        let watch = self.watcher.state();
-        let remedy = match &watch {
-            WatchState::Degraded { reason, remedy } => Some(format!("{reason}; {remedy}")),
-            _ => None,
-        };
-        // Without a plan all is as it was told last.
-        let counts = report.planned.then(|| (engine.totals(), engine.conflicts()));
-        let problems = report.planned.then(|| {
-            let mut found: BTreeMap<String, String> =
-                engine.problems().into_iter().map(|(p, why)| (p.to_string(), why)).collect();
-            found.extend(report.blocked.iter().map(|(p, why)| (p.to_string(), why.clone())));
-            if let Some(why) = &self.session.bad_ignore_file {
-                found.insert(IGNORE_FILE.to_owned(), format!("{why}; until it is mended, its patterns do not count"));
-            }
-            found
-        });
-        if let Some(problems) = &problems {
-            self.since.retain(|path, _| problems.contains_key(path));
-            for path in problems.keys() {
-                self.since.entry(path.clone()).or_insert(now);
-            }
-        }
-        let since = &self.since;
-        self.worker.shared.set(|s| {
-            s.state = if halt.is_some() { State::Halted } else { State::Idle };
-            s.reason = halt.as_ref().map(|h| h.reason.clone());
-            s.in_sync = caught_up && halt.is_none();
-            s.halt = halt;
-            s.pending = pending;
-            s.last_success = Some(now);
-            s.watcher = watch.name().to_owned();
-            s.watcher_remedy = remedy;
-            if let Some(((files, bytes), conflicts)) = counts {
-                (s.files, s.bytes, s.conflicts) = (files, bytes, conflicts);
-            }
-            if let Some(problems) = problems {
-                s.problems = problems
-                    .into_iter()
-                    .map(|(path, problem)| Problem { since: since.get(&path).copied().unwrap_or(now), path, problem })
-                    .collect();
-            }
-        });
-        self.worker.note();
-    }
-
     fn tidy_up(&mut self, now: Instant) -> Result<(), CycleError> {
         self.session.engine.tidy()?;
         if self.prune <= now {
@@ -497,8 +328,8 @@ impl<'a> Running<'a> {
     }
 
     /// Tells those who asked what a cycle would do. A command that comes meanwhile is obeyed first.
-    async fn rehearse(&mut self) {
-        if self.curious.is_empty() {
+    async fn answer_dry_runs(&mut self) {
+        if self.dry_runs.is_empty() {
             return;
         }
         self.session.engine.stop_flag().store(false, Ordering::Relaxed);
@@ -512,11 +343,8 @@ impl<'a> Running<'a> {
                 }
             },
         };
-        let result = result.map_err(|e| match &e {
-            CycleError::Halted(halt) => halt_status(halt, &[]).reason,
-            e => e.to_string(),
-        });
-        for answer in self.curious.drain(..) {
+        let result = result.map_err(|e| Kept { state: state_of(&e), why: reason(&e) });
+        for answer in self.dry_runs.drain(..) {
             // Whoever asked may have gone.
             let _ = answer.send(result.clone());
         }
@@ -555,7 +383,7 @@ impl<'a> Running<'a> {
                 self.waiting.push(answer);
                 self.worker.shared.set(|s| s.in_sync = false);
             }
-            Some(Command::Plan(answer)) => self.curious.push(answer),
+            Some(Command::Plan(answer)) => self.dry_runs.push(answer),
             Some(Command::Pause(time)) => {
                 self.worker.paused = Some(time.map(|t| Instant::now() + t));
                 self.paused();

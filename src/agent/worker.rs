@@ -29,8 +29,8 @@ const LONGEST_REOPEN: Duration = Duration::from_secs(15);
 pub enum Command {
     /// A full scan and cycles until nothing is left or one fails; then the answer.
     Sync(oneshot::Sender<()>),
-    /// What a cycle would do now, or why that cannot be told.
-    Plan(oneshot::Sender<Result<Plan, String>>),
+    /// What a cycle would do now, or what keeps it from being found out.
+    Plan(oneshot::Sender<Result<Plan, Kept>>),
     Pause(Option<Duration>),
     Resume,
     Held(oneshot::Sender<Vec<HaltStatus>>),
@@ -43,6 +43,14 @@ pub enum Command {
     Reload(Box<FolderSetup>),
     Stop,
 }
+
+/// What keeps a folder from being synced.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub state: State,
+    pub why: String,
+}
+
 /// How a session came to its end.
 pub(super) enum Ended {
     Stop,
@@ -161,10 +169,14 @@ impl Worker {
             OpenError::Cycle(CycleError::Halted(halt)) => Some(halt_status(halt, &[])),
             _ => None,
         };
+        self.halted(halt.as_ref().map_or_else(|| e.to_string(), |h| h.reason.clone()), halt);
+    }
+
+    fn halted(&mut self, why: String, halt: Option<HaltStatus>) {
         self.shared.set(|s| {
             s.state = State::Halted;
             s.in_sync = false;
-            s.reason = Some(halt.as_ref().map_or_else(|| e.to_string(), |h| h.reason.clone()));
+            s.reason = Some(why);
             s.halt = halt;
         });
         self.note();
@@ -185,8 +197,9 @@ impl Worker {
                     }
                     Some(Command::Sync(answer)) => drop(answer.send(())),
                     Some(Command::Plan(answer)) => {
-                        let reason = lock(&self.shared.status).reason.clone();
-                        drop(answer.send(Err(reason.unwrap_or_default())));
+                        let FolderStatus { state, reason, .. } = self.shared.status();
+                        let why = reason.unwrap_or_else(|| "the folder is being opened; ask again in a moment".to_owned());
+                        drop(answer.send(Err(Kept { state, why })));
                     }
                     Some(Command::Pause(time)) => self.paused = Some(time.map(|t| Instant::now() + t)),
                     Some(Command::Resume) => self.paused = None,
@@ -212,6 +225,7 @@ impl Worker {
             Ok(watcher) => watcher,
             Err(e) => {
                 tracing::warn!("{e}");
+                self.halted(e.to_string(), None);
                 return Ended::Reopen { setup: None, wait: true };
             }
         };

@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::agent::status::State;
 use crate::config::ConfigError;
 use crate::remote::RemoteError;
 
@@ -54,6 +55,16 @@ impl Exit {
     /// The code for an error, by the first cause that has one of its own.
     pub fn of(error: &anyhow::Error) -> Self {
         error.chain().find_map(Self::of_cause).unwrap_or(Self::Error)
+    }
+
+    /// The code for what the agent was kept from in this state of a folder.
+    pub fn of_state(state: State) -> Self {
+        match state {
+            State::Offline => Self::Temporary,
+            State::AuthRequired => Self::Refused,
+            State::Halted => Self::Halted,
+            State::Idle | State::Syncing | State::Paused | State::Stopped => Self::Error,
+        }
     }
 
     fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {

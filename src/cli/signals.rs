@@ -1,5 +1,8 @@
 //! The signals of a command that stays: TERM and INT stop it, a second one ends it at once; HUP and USR1 are told.
+//!
+//! HUP is also what the system sends when a terminal closes: to a command that was started at one it means the end.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -21,7 +24,11 @@ pub enum Wish {
 }
 
 /// The signals, from now on.
-pub struct Wishes(Signals);
+pub struct Wishes {
+    signals: Signals,
+    /// It was started at a terminal, whose end is its own.
+    at_terminal: bool,
+}
 
 impl Wishes {
     /// Takes the signals over. Needs a runtime.
@@ -36,13 +43,14 @@ impl Wishes {
                 .and_then(|_| flag::register(signal, Arc::clone(&stopping)))
                 .context("signals cannot be taken")?;
         }
-        Ok(Self(Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).context("signals cannot be taken")?))
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).context("signals cannot be taken")?;
+        Ok(Self { signals, at_terminal: std::io::stdin().is_terminal() })
     }
 
     /// The next wish.
     pub async fn next(&mut self) -> Wish {
-        match self.0.next().await {
-            Some(SIGHUP) => Wish::Reload,
+        match self.signals.next().await {
+            Some(SIGHUP) if !self.at_terminal => Wish::Reload,
             Some(SIGUSR1) => Wish::SyncNow,
             _ => Wish::Stop,
         }

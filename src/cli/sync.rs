@@ -11,7 +11,7 @@ use super::exit::{Exit, Failure};
 use super::{conflicts, locate, setup, show, talk, verdict};
 use crate::agent::CycleError;
 use crate::agent::control::{PlannedStep, Request, Response};
-use crate::agent::run::{OnceError, Summary, dry_run, sync_once};
+use crate::agent::once::{OnceError, Summary, dry_run, sync_once};
 use crate::agent::session::{FolderSetup, OpenError};
 use crate::agent::status::{FolderStatus, Status};
 use crate::sync::safety::Halt;
@@ -20,7 +20,7 @@ use crate::sync::safety::Halt;
 const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Serialize)]
-struct Rehearsal {
+struct DryRun {
     steps: Vec<PlannedStep>,
 }
 
@@ -46,12 +46,12 @@ struct Done {
 
 /// # Errors
 /// When nothing is configured, or the proxy or the folder cannot be reached.
-pub fn run(app: &App, dir: Option<&Path>, rehearse: bool) -> anyhow::Result<Exit> {
+pub fn run(app: &App, dir: Option<&Path>, dry: bool) -> anyhow::Result<Exit> {
     let config = app.config()?;
     let wanted = dir.map(|dir| locate::configured(app, dir)).transpose()?;
     let root = wanted.map(|f| locate::real(&f.path));
     let runtime = talk::runtime()?;
-    if rehearse {
+    if dry {
         let request = Request::Plan { folder: root.clone() };
         let steps = match runtime.block_on(talk::ask_any(app, &request))? {
             Some(Response::Plan { steps }) => steps,
@@ -82,7 +82,7 @@ async fn plan(setups: &[FolderSetup]) -> anyhow::Result<Vec<PlannedStep>> {
 
 fn show_plan(app: &App, steps: Vec<PlannedStep>) -> anyhow::Result<Exit> {
     let exit = if steps.is_empty() { Exit::Done } else { Exit::Pending };
-    app.answer(&Rehearsal { steps }, |out, plan| {
+    app.answer(&DryRun { steps }, |out, plan| {
         if plan.steps.is_empty() {
             return writeln!(out, "Nothing to do.");
         }

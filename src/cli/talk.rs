@@ -29,7 +29,7 @@ pub async fn ask_any(app: &App, request: &Request) -> anyhow::Result<Option<Resp
         Err(e) => return Err(e).context("the agent's socket cannot be found"),
     };
     match control::ask(&socket, request).await {
-        Ok(Response::Failed { why }) => Err(Failure::new(Exit::Error, why).into()),
+        Ok(Response::Failed { why, state }) => Err(Failure::new(state.map_or(Exit::Error, Exit::of_state), why).into()),
         Ok(Response::NotFound { what }) => Err(Failure::new(Exit::Usage, what).into()),
         Ok(response) => Ok(Some(response)),
         Err(ControlError::NoAgent(_)) => Ok(None),

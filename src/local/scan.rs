@@ -186,7 +186,7 @@ struct Batch {
     items: Vec<Item>,
     /// Of a full scan: what is as it is known.
     same: Vec<RelPath>,
-    /// An item has another name than its path says.
+    /// An item is shown under another name than it has on the disk.
     odd: bool,
     stats: ScanStats,
 }
@@ -415,12 +415,13 @@ impl<D: Disk> Walk<'_, D> {
     fn unknown(&self, name: String, why: Unknown, batch: &mut Batch) {
         // A name that is no RelPath can be on no server and in no base: it is shown under a name that can.
         let path = RelPath::from_disk(&name).ok().or_else(|| {
-            batch.odd = true;
             let safe: String =
                 name.chars().map(|c| if c.is_control() || c == '\\' { '\u{fffd}' } else { c }).take(250).collect();
             RelPath::from_disk(&safe).ok()
         });
         if let Some(path) = path {
+            // Something else may have that name.
+            batch.odd |= path.as_str() != name;
             let found = Found { local: Local::Unknown(why), stat: None, size: 0 };
             batch.items.push(Item { disk_name: path.as_str().to_owned(), path, found });
         }

@@ -68,6 +68,7 @@ pub struct FileSource<F: DiskFile> {
     size: u64,
     read: u64,
     hasher: Option<Hasher>,
+    whole: Option<Md5>,
 }
 
 impl<D: Disk> Folder<D> {
@@ -78,7 +79,8 @@ impl<D: Disk> Folder<D> {
     pub fn source(&self, path: &str, expected: Md5) -> io::Result<FileSource<D::File>> {
         let file = self.disk.open(path)?;
         let size = file.meta()?.size;
-        Ok(FileSource { file, expected: Expected::Content(expected), size, read: 0, hasher: Some(Hasher::new()) })
+        let expected = Expected::Content(expected);
+        Ok(FileSource { file, expected, size, read: 0, hasher: Some(Hasher::new()), whole: None })
     }
 
     /// Opens `path` for an upload that digests it; `told` gets the digest with the last piece.
@@ -89,7 +91,7 @@ impl<D: Disk> Folder<D> {
         let file = self.disk.open(path)?;
         let stat = Stat::from(&file.meta()?);
         let expected = Expected::Whole(stat, told);
-        Ok(FileSource { file, expected, size: stat.size, read: 0, hasher: Some(Hasher::new()) })
+        Ok(FileSource { file, expected, size: stat.size, read: 0, hasher: Some(Hasher::new()), whole: None })
     }
 }
 
@@ -97,6 +99,11 @@ impl<F: DiskFile> FileSource<F> {
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The digest, once the last piece has been handed over: all of it was what was promised.
+    pub fn whole(&self) -> Option<Md5> {
+        self.whole
     }
 
     /// The next piece, `None` after the last.
@@ -130,6 +137,7 @@ impl<F: DiskFile> FileSource<F> {
             if !as_promised {
                 return Err(changed());
             }
+            self.whole = Some(md5);
             if piece.is_empty() {
                 return Ok(None);
             }

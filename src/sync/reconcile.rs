@@ -88,8 +88,9 @@ pub fn reconcile<'a>(
         let l = if here(next[1]) { locals.next().map(|e| e.1) } else { None };
         let r = if here(next[2]) { remote.next().map(|e| e.1) } else { None };
         let (row, action) = decide(b, l, r);
-        // Row 10: the server knows already.
-        if matches!(b, Some(Base::Synced(_))) && !matches!(l, Some(Local::File(_))) && row != 10 {
+        // Row 10: the server knows already. Of what is ignored it is never told.
+        let told = row == 10 || matches!(l, Some(Local::File(_) | Local::Unknown(Unknown::Ignored)));
+        if matches!(b, Some(Base::Synced(_))) && !told {
             tracked_elsewhere.insert(path.clone());
         }
         if let Some(action) = action {

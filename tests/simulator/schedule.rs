@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
+use memsync::agent::CycleError;
 use memsync::disk::sim::{Op, OpKind, Verdict};
 use memsync::path::RelPath;
 use memsync::remote::Index;
-use memsync::remote::fake::{Config, FakeServer, Faults, TombstoneKind};
+use memsync::remote::fake::{Backup, Config, FakeServer, Faults, TombstoneKind};
 use memsync::state::Format;
 use memsync::sync::{Action, Plan, Precondition};
 
@@ -145,6 +146,7 @@ pub fn run(seed: u64, bug: Option<Bug>, batch: bool) -> Result<(), String> {
         }
     }
     let mut backup = server.backup();
+    let ledger = &ledger;
 
     let steps = rng.usize(20..120);
     for _ in 0..steps {
@@ -158,7 +160,7 @@ pub fn run(seed: u64, bug: Option<Bug>, batch: bool) -> Result<(), String> {
                 let touched = user_acts(&device.disk, &device.name, names, &mut rng, &mut ledger, misfortune > 1);
                 device.touched.lock().unwrap().merge(touched);
             }
-            20..=86 => step(device, &server, &clock, &mut rng, &ledger)?,
+            20..=86 => step(device, &server, &clock, &mut rng, ledger)?,
             87 => {
                 if device.decide(|| rng.bool()) > 0 {
                     ledger.lock().unwrap().say(|| format!("  {}'s user decides", device.name));
@@ -226,23 +228,67 @@ pub fn run(seed: u64, bug: Option<Bug>, batch: bool) -> Result<(), String> {
                 ledger.wrote(&content, true);
             }
             98 if config.strong => {
-                let mut ledger = ledger.lock().unwrap();
                 if rng.bool() {
                     backup = server.backup();
                 } else if rng.bool() {
                     let cursor = rng.u64(..=server.cursor());
-                    ledger.say(|| format!("  the server forgets its tombstones up to {cursor}"));
+                    ledger.lock().unwrap().say(|| format!("  the server forgets its tombstones up to {cursor}"));
                     server.forget_tombstones(cursor);
                 } else if rng.bool() {
-                    ledger.say(|| "  the server is set back".to_owned());
+                    ledger.lock().unwrap().say(|| "  the server is set back".to_owned());
                     server.reset(Some(backup.clone()));
-                    ledger.server_reset(&devices, &server);
+                    ledger.lock().unwrap().server_reset(&devices, &server);
+                } else {
+                    server.set_faults(Faults::default());
+                    set_back(&mut devices, &server, &clock, &backup, ledger)?;
+                    server.set_faults(config.faults);
+                    devices.iter_mut().for_each(|device| hooks(device, names, &mut rng, ledger, misfortune));
                 }
             }
             _ => device.tidy(),
         }
     }
     settle(devices, &server, &clock, clash, &ledger.lock().unwrap())
+}
+
+/// The server's disk is set back to an earlier day, and the server does not know it: its epoch stays. That shows by its
+/// cursor, to whoever knew how far it had come and looks before others have written so much again; so everybody has
+/// come to know, and looks. What they do then, and what becomes of that knowledge, is what is tested.
+fn set_back(
+    devices: &mut [Device],
+    server: &FakeServer,
+    clock: &SimClock,
+    to: &Backup,
+    ledger: &Mutex<Ledger>,
+) -> Result<(), String> {
+    for device in devices.iter_mut() {
+        device.disk.set_hook(None);
+        device.state.set_hook(None);
+        device.full.store(false, Ordering::Relaxed);
+        while device.cycling() {
+            device.poll();
+        }
+        if !device.alive() {
+            device.kill();
+        }
+        if !device.ensure_engine(server, clock)? {
+            return Ok(());
+        }
+        match device.cycle_to_end(true) {
+            Some(Ok(_) | Err(CycleError::Halted(_))) => device.tidy(),
+            other => return Err(format!("{}: a cycle in calm came to {other:?}", device.name)),
+        }
+    }
+    server.set_back(to.clone());
+    ledger.lock().unwrap().say(|| "  the server is set back, and does not know it".to_owned());
+    ledger.lock().unwrap().server_reset(devices, server);
+    for device in devices {
+        match device.look() {
+            Some(Ok(_) | Err(CycleError::Halted(_))) => {}
+            other => return Err(format!("{}: a look in calm came to {other:?}", device.name)),
+        }
+    }
+    Ok(())
 }
 
 /// One move of a device's engine: start it, start a cycle, or go on with one.

@@ -8,22 +8,22 @@ use serde_json::Value;
 use crate::world::{World, eventually};
 
 #[test]
-fn sync_works_once_without_an_agent_and_a_rehearsal_changes_nothing() {
+fn sync_works_once_without_an_agent_and_a_dry_run_changes_nothing() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("note.md", "hello");
     a.write("sub/other.md", "other");
-    let rehearsal = a.cli(&["sync", "--dry-run", "--json"]);
-    assert_eq!(rehearsal.code, 4, "{rehearsal:?}");
-    let steps = rehearsal.json()["steps"].as_array().unwrap().clone();
+    let dry_run = a.cli(&["sync", "--dry-run", "--json"]);
+    assert_eq!(dry_run.code, 4, "{dry_run:?}");
+    let steps = dry_run.json()["steps"].as_array().unwrap().clone();
     let planned: Vec<_> = steps.iter().map(|s| (s["action"].as_str().unwrap(), s["path"].as_str().unwrap())).collect();
     assert_eq!(planned, [("upload", "note.md"), ("upload", "sub/other.md")]);
     assert_eq!(world.index()["files"].as_object().unwrap().len(), 0, "nothing went up");
 
     let done = a.cli(&["sync", "--json"]);
     assert_eq!((done.code, &done.json()["uploaded"]), (0, &Value::from(2)));
-    let rehearsal = b.cli(&["sync", "--dry-run", "--json"]);
-    assert_eq!((rehearsal.code, rehearsal.json()["steps"].as_array().unwrap().len()), (4, 2));
+    let dry_run = b.cli(&["sync", "--dry-run", "--json"]);
+    assert_eq!((dry_run.code, dry_run.json()["steps"].as_array().unwrap().len()), (4, 2));
     assert!(b.tree().is_empty(), "nothing came down");
     assert_eq!(b.ok(&["sync", "--json"]).json()["downloaded"], 2);
     assert_eq!(b.tree(), a.tree());
@@ -40,7 +40,7 @@ fn sync_works_once_without_an_agent_and_a_rehearsal_changes_nothing() {
 }
 
 #[test]
-fn a_rehearsal_goes_through_the_agent_that_runs() {
+fn a_dry_run_goes_through_the_agent_that_runs() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"1h\"");
     a.start();
@@ -48,13 +48,41 @@ fn a_rehearsal_goes_through_the_agent_that_runs() {
     assert_eq!(a.cli(&["sync", "--dry-run"]).code, 0);
     a.ok(&["pause"]);
     a.write("note.md", "hello");
-    let rehearsal = a.cli(&["sync", "--dry-run", "--json"]);
-    let step = &rehearsal.json()["steps"][0];
-    assert_eq!((rehearsal.code, step["action"].as_str(), step["path"].as_str()), (4, Some("upload"), Some("note.md")));
+    let dry_run = a.cli(&["sync", "--dry-run", "--json"]);
+    let step = &dry_run.json()["steps"][0];
+    assert_eq!((dry_run.code, step["action"].as_str(), step["path"].as_str()), (4, Some("upload"), Some("note.md")));
     assert!(world.blob("note.md").is_none(), "nothing went up");
     a.ok(&["resume"]);
     a.wait();
-    assert!(world.blob("note.md").is_some(), "the rehearsal took nothing from the cycle");
+    assert!(world.blob("note.md").is_some(), "the dry run took nothing from the cycle");
+}
+
+#[test]
+fn a_dry_run_through_the_agent_says_with_its_exit_code_what_kept_it() {
+    let world = World::new();
+    let a = world.device_with("a", "interval = \"1h\"");
+    a.start();
+    a.wait();
+    world.stop_proxy();
+    let ran = a.cli(&["sync", "--dry-run"]);
+    assert_eq!((ran.code, ran.err.contains(&world.url())), (5, true), "{ran:?}");
+    world.start_proxy();
+    crate::world::write_private(&a.home.join("token"), "wrong");
+    a.signal(rustix::process::Signal::HUP);
+    eventually("it has the wrong token", || a.status()["state"] == "auth_required");
+    assert_eq!(a.cli(&["sync", "--dry-run"]).code, 6);
+    crate::world::write_private(&a.home.join("token"), "open-sesame");
+    a.signal(rustix::process::Signal::HUP);
+    a.wait();
+    // Asked while the folder is gone, and while the agent waits for it to come back.
+    let away = a.home.join("away");
+    fs::rename(&a.folder, &away).unwrap();
+    for _ in 0..2 {
+        let ran = a.cli(&["sync", "--dry-run"]);
+        assert_eq!((ran.code, ran.err.contains("is not there")), (7, true), "{ran:?}");
+        assert_eq!(a.cli(&["sync"]).code, 7);
+        a.halted("root_missing");
+    }
 }
 
 #[test]

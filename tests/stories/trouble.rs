@@ -1,6 +1,7 @@
 //! Much at once, and processes that die in the middle of it.
 
 use std::fs;
+use std::net::TcpListener;
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -189,4 +190,58 @@ fn three_devices_agree_after_anything() {
             assert!(there, "seed {seed}: {path}: {:?}", tree.keys());
         }
     }
+}
+
+/// Also while somebody writes: what it would take in now it could not send.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_agent_that_is_offline_rests_between_its_tries() {
+    let world = World::new();
+    let a = world.device_with("a", "interval = \"1h\"");
+    a.start();
+    a.wait();
+    let pid = a.status()["agent"]["pid"].as_u64().unwrap();
+    // Hundredths of a second, of all its threads.
+    let used = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields = stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2);
+        fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    world.stop_proxy();
+    a.write("note.md", "written while it is away");
+    let tries = || a.log().matches(" WARN ").count();
+    eventually("it has noticed", || tries() > 0);
+    let before = used();
+    // 0.4 s, 0.8 s and 1.5 s go by at least.
+    eventually("it has tried again and again", || tries() > 3);
+    let used = used() - before;
+    assert!(used < 60, "{used} hundredths of a second of work");
+    world.start_proxy();
+    eventually("it goes up", || world.blob("note.md").is_some());
+}
+
+#[test]
+fn commands_that_come_while_a_cycle_hangs_are_obeyed_after_it() {
+    let world = World::new();
+    let a = world.device_with("a", "interval = \"1h\"");
+    a.start();
+    a.wait();
+    let proxy = world.url();
+    world.stop_proxy();
+    // In its place somebody who takes every call and says nothing.
+    let silent = TcpListener::bind(proxy.trim_start_matches("http://")).unwrap();
+    std::thread::scope(|scope| {
+        let syncing = scope.spawn(|| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_memsync"));
+            command.env_clear().env("MEMSYNC_HOME", &a.home).arg("sync");
+            command.output().unwrap()
+        });
+        eventually("a cycle runs", || a.status()["state"] == "syncing");
+        a.ok(&["pause"]);
+        assert_eq!(a.status()["state"], "syncing", "the cycle hangs");
+        drop(silent);
+        eventually("it is paused", || a.status()["state"] == "paused");
+        // Whoever waited for the sync is told.
+        assert!(!syncing.join().unwrap().stdout.is_empty());
+    });
 }

@@ -1,31 +1,23 @@
 //! [`FakeRemote`]: one client of a [`FakeServer`], with what the network loses on the way.
 
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use bytes::Bytes;
 use futures::StreamExt;
 
-use super::{Call, FakeServer, Fate, Request, Store, lock};
+use super::store::{Fate, Store};
+use super::{Call, FakeServer, Request, lock};
 use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
 use crate::protocol::Precondition;
-use crate::remote::{
-    Answer, Ask, Blob, Deleted, Got, IndexAnswer, IndexEntry, Mark, Outgoing, Put, Remote, RemoteError,
-};
-
-/// What a client was last told by the index.
-#[derive(Default)]
-struct Served {
-    files: BTreeMap<RelPath, IndexEntry>,
-    mark: Option<Mark>,
-}
+use crate::remote::{Answer, Ask, Blob, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
 
 /// One client of a [`FakeServer`]; make it with [`FakeServer::client`].
 pub struct FakeRemote {
     server: FakeServer,
     client: usize,
-    served: Mutex<Served>,
+    /// The mark of the index that it was last given.
+    served: Mutex<Option<Mark>>,
 }
 
 fn unreachable(why: &str) -> RemoteError {
@@ -74,34 +66,13 @@ impl FakeRemote {
         outcome
     }
 
-    /// What the index last showed this client.
-    fn shown(&self, path: &RelPath) -> Option<IndexEntry> {
-        lock(&self.served).files.get(path).copied()
-    }
-
-    /// What is sent with a PUT, after any planted bug.
-    fn put_precondition(&self, path: &RelPath, precondition: Precondition) -> Precondition {
-        let planted = self.server.store().planted.index_md5_on_put;
-        self.shown(path).filter(|_| planted).map_or(precondition, |entry| Precondition::Holds(entry.md5))
-    }
-
-    /// What is sent with a DELETE, after any planted bug.
-    fn delete_precondition(&self, path: &RelPath, md5: Md5) -> Md5 {
-        let planted = self.server.store().planted.index_md5_on_delete;
-        self.shown(path).filter(|_| planted).map_or(md5, |entry| entry.md5)
-    }
-
     /// A request of a batch as it goes over the wire, with the version it expects; `None`: its source failed.
     fn read(&self, path: RelPath, ask: Ask) -> Option<(Request, u64, Bytes)> {
         Some(match ask {
             Ask::Get => (Request::Get(path), 0, Bytes::new()),
-            Ask::Delete { md5, version } => {
-                let md5 = self.delete_precondition(&path, md5);
-                (Request::Delete { path, md5 }, version, Bytes::new())
-            }
+            Ask::Delete { md5, version } => (Request::Delete { path, md5 }, version, Bytes::new()),
             Ask::Put { precondition, version, body } => {
                 let (md5, content) = read_whole(body).ok()?;
-                let precondition = self.put_precondition(&path, precondition);
                 (Request::Put { path, precondition, version, md5 }, version, content)
             }
         })
@@ -201,7 +172,7 @@ fn read_whole(mut body: Outgoing) -> Result<(Md5, Bytes), RemoteError> {
 
 impl Remote for FakeRemote {
     async fn index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
-        let last = lock(&self.served).mark.clone();
+        let last = lock(&self.served).clone();
         let answer = self
             .carry(Request::Index, |store| {
                 let answer = if store.config.strong {
@@ -212,14 +183,9 @@ impl Remote for FakeRemote {
                 (answer, false)
             })
             .await?;
-        let mut served = lock(&self.served);
-        let (IndexAnswer::Whole(index) | IndexAnswer::Delta(index)) = &answer else { return Ok(answer) };
-        if let IndexAnswer::Whole(_) = &answer {
-            served.files.clear();
+        if let IndexAnswer::Whole(index) | IndexAnswer::Delta(index) = &answer {
+            lock(&self.served).clone_from(&index.mark);
         }
-        served.files.extend(index.files.iter().map(|(path, entry)| (path.clone(), *entry)));
-        served.mark.clone_from(&index.mark);
-        drop(served);
         Ok(answer)
     }
 
@@ -243,7 +209,6 @@ impl Remote for FakeRemote {
         body: Outgoing,
     ) -> Result<Put, RemoteError> {
         let (md5, content) = read_whole(body)?;
-        let precondition = self.put_precondition(path, precondition);
         let request = Request::Put { path: path.clone(), precondition, version, md5 };
         let done = self.carry(request, |store| {
             let put = store.put(path, precondition, version, md5, content);
@@ -253,7 +218,6 @@ impl Remote for FakeRemote {
     }
 
     async fn delete(&self, path: &RelPath, md5: Md5, version: u64) -> Result<Deleted, RemoteError> {
-        let md5 = self.delete_precondition(path, md5);
         let request = Request::Delete { path: path.clone(), md5 };
         let done = self.carry(request, |store| {
             let deleted = store.delete(path, md5, version);

@@ -19,6 +19,12 @@ use memsync::path::RelPath;
 use memsync::remote::IndexEntry;
 use memsync::remote::fake::{Config, FakeRemote, FakeServer, Losing, TombstoneKind};
 use memsync::state::{Container, Format, Options};
+use memsync::sync::Base;
+
+mod deletions;
+mod store;
+mod unread;
+mod uploads;
 
 struct Clock(AtomicU64);
 
@@ -94,14 +100,39 @@ impl Story {
     }
 
     fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
+        self.cycle_while(scope, || true).expect("it runs to its end")
+    }
+
+    /// A cycle that is dropped once `goes_on` says no; it is asked between any two of its moments.
+    fn cycle_while(&mut self, scope: Scope, mut goes_on: impl FnMut() -> bool) -> Option<Result<Report, CycleError>> {
         self.clock.0.fetch_add(2, Ordering::Relaxed);
         let mut cycle = pin!(self.engine.cycle(scope));
         let mut context = Context::from_waker(futures::task::noop_waker_ref());
         loop {
             if let Poll::Ready(result) = cycle.as_mut().poll(&mut context) {
-                return result;
+                return Some(result);
+            }
+            if !goes_on() {
+                return None;
             }
         }
+    }
+
+    /// Cycles until nothing is left to do.
+    #[track_caller]
+    fn settle(&mut self) {
+        for _ in 0..10 {
+            if !self.cycle(Scope::full()).unwrap().again {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    /// From now on these paths are ignored.
+    fn ignore(&mut self, ignored: &'static [&'static str]) {
+        let rules = Arc::new(move |path: &str, _: bool| ignored.contains(&path));
+        self.engine.set_options(options(), rules, Arc::new(self.server.client()));
     }
 
     fn names(&self) -> Vec<String> {
@@ -129,14 +160,14 @@ fn what_a_scan_saw_before_the_proxy_went_away_is_synced_when_it_is_back() {
 }
 
 #[test]
-fn a_rehearsal_leaves_its_news_to_the_next_cycle() {
+fn a_dry_run_leaves_its_news_to_the_next_cycle() {
     let mut story = Story::new(Config::default());
     story.cycle(Scope::full()).unwrap();
     story.disk.user_write("a", "1").unwrap();
     {
-        let mut rehearsal = pin!(story.engine.dry_run());
+        let mut dry_run = pin!(story.engine.dry_run());
         let mut context = Context::from_waker(futures::task::noop_waker_ref());
-        assert!(matches!(rehearsal.as_mut().poll(&mut context), Poll::Ready(Ok(plan)) if plan.steps.len() == 1));
+        assert!(matches!(dry_run.as_mut().poll(&mut context), Poll::Ready(Ok(plan)) if plan.steps.len() == 1));
     }
     story.cycle(Scope::default()).unwrap();
     assert_eq!(story.names(), ["a"]);
@@ -203,86 +234,6 @@ fn another_proxy_waits_for_a_person_and_then_deletes_nothing() {
     assert_eq!(story.disk.user_tree("").len(), 3);
 }
 
-/// Its id, where a proxy that was set back holds the cycle up.
-fn reset_halt(story: &mut Story) -> Option<String> {
-    match story.cycle(Scope::full()) {
-        Err(CycleError::Halted(halt)) if halt.name() == "server_reset" => halt.id().map(str::to_owned),
-        Err(e) => panic!("{e}"),
-        Ok(_) => None,
-    }
-}
-
-#[test]
-fn a_proxy_that_was_set_back_waits_for_a_person_over_restarts_and_writes_of_others() {
-    let mut story = Story::new(Config::default());
-    story.disk.user_write("a", "old").unwrap();
-    story.cycle(Scope::full()).unwrap();
-    let backup = story.server.backup();
-    story.disk.user_write("a", "newer").unwrap();
-    story.cycle(Scope::full()).unwrap();
-    story.cycle(Scope::full()).unwrap();
-    story.server.set_back(backup);
-    let id = reset_halt(&mut story).expect("it was set back");
-    // Its cursor comes further than it ever was.
-    for name in ["b", "c", "d"] {
-        story.server.foreign_put(&RelPath::parse(name).unwrap(), "theirs");
-    }
-    assert_eq!(reset_halt(&mut story).as_deref(), Some(&*id));
-    story.restart();
-    assert_eq!(reset_halt(&mut story).as_deref(), Some(&*id));
-    assert_eq!(story.disk.user_read("a").unwrap(), "newer");
-    assert_eq!(story.disk.user_tree("").len(), 1);
-    assert!(story.engine.approve(&id).unwrap());
-    story.restart();
-    for _ in 0..3 {
-        assert_eq!(reset_halt(&mut story), None);
-    }
-    assert_eq!(story.disk.user_read("a").unwrap(), "old", "the proxy keeps the name");
-    assert!(story.disk.user_tree("").into_values().any(|content| content == "newer"), "and ours is a copy");
-    assert_eq!(story.names().len(), 5);
-}
-
-#[test]
-fn how_far_the_proxy_had_come_is_known_after_a_restart() {
-    let mut story = Story::new(Config::default());
-    story.disk.user_write("a", "old").unwrap();
-    story.cycle(Scope::full()).unwrap();
-    story.cycle(Scope::full()).unwrap();
-    let backup = story.server.backup();
-    story.disk.user_write("a", "newer").unwrap();
-    // The second cycle learns where the upload has taken the proxy, and has nothing else to write down.
-    for _ in 0..2 {
-        story.cycle(Scope::full()).unwrap();
-        story.engine.tidy().unwrap();
-    }
-    story.server.set_back(backup);
-    story.restart();
-    assert!(reset_halt(&mut story).is_some(), "{:?}", story.disk.user_tree(""));
-    assert_eq!(story.disk.user_read("a").unwrap(), "newer");
-}
-
-#[test]
-fn an_approval_dies_with_its_plan() {
-    let mut story = Story::new(Config::default());
-    let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
-    let write = |story: &Story| names.iter().for_each(|n| story.disk.user_write(n, n.clone()).unwrap());
-    let remove = |story: &Story| names.iter().for_each(|n| story.disk.user_remove(n).unwrap());
-    write(&story);
-    story.cycle(Scope::full()).unwrap();
-    remove(&story);
-    story.cycle(Scope::full()).unwrap();
-    assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
-    let id = story.engine.halts()[0].id().unwrap().to_owned();
-    assert!(story.engine.approve(&id).unwrap());
-    // The user has second thoughts before the next cycle, and then third ones.
-    write(&story);
-    story.cycle(Scope::full()).unwrap();
-    remove(&story);
-    story.cycle(Scope::full()).unwrap();
-    assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
-    assert_eq!(story.names().len(), 12);
-}
-
 #[test]
 fn a_full_scan_of_an_unchanged_folder_plans_nothing() {
     let mut story = Story::new(Config::default());
@@ -341,55 +292,6 @@ fn what_was_removed_while_its_folder_could_not_be_read_is_missed_afterwards() {
     }
 }
 
-/// A device that was away for longer than tombstones are kept.
-#[test]
-fn deletions_whose_tombstones_are_forgotten_are_not_undone() {
-    let mut story = Story::new(Config::default());
-    for name in ["deleted", "edited", "kept", "theirs"] {
-        story.disk.user_write(name, name).unwrap();
-    }
-    story.cycle(Scope::full()).unwrap();
-    assert_eq!(story.names(), ["deleted", "edited", "kept", "theirs"]);
-
-    for name in ["deleted", "edited"] {
-        assert!(story.server.server_delete(&RelPath::parse(name).unwrap()));
-    }
-    story.server.forget_tombstones(story.server.cursor());
-    story.server.foreign_put(&RelPath::parse("theirs").unwrap(), bytes::Bytes::from_static(b"new"));
-    story.disk.user_write("edited", "after").unwrap();
-    story.disk.user_write("mine", "new").unwrap();
-    for _ in 0..3 {
-        story.cycle(Scope::full()).unwrap();
-    }
-    assert_eq!(story.names(), ["edited", "kept", "mine", "theirs"]);
-    let names: Vec<_> = story.disk.user_tree("").into_keys().collect();
-    assert_eq!(names, ["edited", "kept", "mine", "theirs"]);
-    assert!(story.disk.user_tree(".memsync/history").values().any(|content| &content[..] == b"deleted"));
-}
-
-/// Many of them wait for a person, also over a restart of the cycle.
-#[test]
-fn many_forgotten_deletions_are_held_and_stay_held() {
-    let mut story = Story::new(Config::default());
-    for n in 0..12 {
-        story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap();
-    }
-    story.cycle(Scope::full()).unwrap();
-    for n in 0..12 {
-        story.server.server_delete(&RelPath::parse(&format!("n{n}")).unwrap());
-    }
-    story.server.forget_tombstones(story.server.cursor());
-    for _ in 0..3 {
-        let report = story.cycle(Scope::full()).unwrap();
-        assert_eq!((report.held, report.uploaded), (12, 0));
-    }
-    let id = story.engine.held()[0].id.clone();
-    assert!(story.engine.approve(&id).unwrap());
-    story.cycle(Scope::full()).unwrap();
-    assert_eq!(story.names(), [""; 0]);
-    assert!(!story.disk.user_tree("").keys().any(|name| name.starts_with('n')));
-}
-
 #[test]
 fn a_deletion_of_ours_that_is_undone_before_the_next_look_is_noticed() {
     let mut story = Story::new(plain());
@@ -419,88 +321,4 @@ fn an_empty_folder_of_the_users_gives_way_to_a_file_alone() {
     story.server.foreign_put(&path, "1");
     story.cycle(Scope::full()).unwrap();
     assert_eq!(story.disk.user_read("a").unwrap(), "1");
-}
-
-/// A folder that has met its proxy and uploads what is new without reading it first.
-fn reading_once() -> Story {
-    let mut story = Story::new(Config::default());
-    let options = EngineOptions { unread_from: 5, origin: "https://old".into(), ..options() };
-    let remote = Arc::new(story.server.client());
-    story.engine.set_options(options, Arc::new(|_: &str, _: bool| false), remote);
-    story.disk.user_write("a", "is large").unwrap();
-    story.cycle(Scope::full()).unwrap();
-    story.disk.set_time(1_600_000_000_000_000_000);
-    story
-}
-
-#[test]
-fn a_large_new_file_is_read_once() {
-    let mut story = reading_once();
-    story.disk.user_write("b", "is large too").unwrap();
-    story.disk.user_write("c", "tiny").unwrap();
-    let scope = Scope { paths: ["b".into(), "c".into()].into(), ..Scope::default() };
-    let report = story.cycle(scope).unwrap();
-    assert_eq!((report.scan.hashed, report.uploaded), (1, 2), "the scan reads the small one");
-    assert_eq!(story.names(), ["a", "b", "c"]);
-    let report = story.cycle(Scope::full()).unwrap();
-    assert_eq!((report.uploaded, report.wrote()), (0, false));
-    // The base is right: an edit replaces it, and the deletion arrives.
-    story.disk.user_write("b", "is another one").unwrap();
-    story.cycle(touched("b")).unwrap();
-    assert_eq!(story.server.contents()[&RelPath::parse("b").unwrap()], "is another one");
-    story.disk.user_remove("b").unwrap();
-    story.cycle(touched("b")).unwrap();
-    story.cycle(touched("b")).unwrap();
-    assert_eq!(story.names(), ["a", "c"]);
-}
-
-#[test]
-fn what_others_wrote_meanwhile_makes_an_unread_file_an_ordinary_one() {
-    for theirs in ["is theirs", "is ours"] {
-        let mut story = reading_once();
-        let path = RelPath::parse("b").unwrap();
-        story.disk.user_write("b", "is ours").unwrap();
-        story.server.foreign_put(&path, theirs);
-        for _ in 0..3 {
-            story.cycle(touched("b")).unwrap();
-        }
-        assert_eq!(story.server.contents()[&path], theirs);
-        let mut here: Vec<_> = story.disk.user_tree("").into_values().collect();
-        here.sort();
-        let wanted =
-            if theirs == "is ours" { vec!["is large", "is ours"] } else { vec!["is large", "is ours", "is theirs"] };
-        assert_eq!(here, wanted);
-    }
-}
-
-#[test]
-fn an_unread_upload_whose_reply_was_lost_is_known_again() {
-    for what in [Losing::Request, Losing::Reply] {
-        let mut story = reading_once();
-        story.disk.user_write("b", "is large too").unwrap();
-        story.server.lose(1, what);
-        assert!(story.cycle(touched("b")).is_err());
-        for _ in 0..3 {
-            story.cycle(Scope::default()).unwrap();
-        }
-        assert_eq!(story.names(), ["a", "b"]);
-        assert_eq!(story.disk.user_tree("").len(), 2, "no conflict with itself");
-        assert!(!story.engine.unfinished());
-    }
-}
-
-#[test]
-fn a_renamed_file_is_not_deleted_there_before_its_unread_self_has_arrived() {
-    let mut story = reading_once();
-    story.disk.user_rename("a", "b").unwrap();
-    story.cycle(touched("a")).unwrap();
-    // Now the deletion is due. The upload fails.
-    story.disk.set_unreadable("b", true).unwrap();
-    let report = story.cycle(touched("b")).unwrap();
-    assert_eq!((story.names(), report.scan.hashed, report.again), (vec!["a".to_owned()], 0, true));
-    story.disk.set_unreadable("b", false).unwrap();
-    for _ in 0..2 {
-        story.cycle(touched("b")).unwrap();
-    }
-    assert_eq!(story.names(), ["b"]);
 }

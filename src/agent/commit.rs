@@ -1,0 +1,211 @@
+//! What a batch of finished steps comes to: durable in the folder, then committed to the base (invariant 7).
+
+use crate::digest::Md5;
+use crate::disk::Disk;
+use crate::failpoint;
+use crate::local::moves::ns;
+use crate::local::scan::settled;
+use crate::local::source::Digested;
+use crate::local::{Found, Move, Moved};
+use crate::path::RelPath;
+use crate::remote::{IndexEntry, Remote};
+use crate::state::{Change, Entry, RemoteState};
+use crate::sync::{Action, Base, Local, Step, Unknown};
+
+use super::World;
+use super::apply::Done;
+use super::cycle::{Recent, Report, verb};
+use super::engine::{CycleError, Engine, folder_error, remedy};
+
+/// Steps under way, their outcomes not yet committed.
+pub(super) struct Batch<D: Disk> {
+    pub done: Vec<(Step, Done<D>)>,
+    pub bytes: u64,
+}
+
+impl<D: Disk> Default for Batch<D> {
+    fn default() -> Self {
+        Self { done: Vec::new(), bytes: 0 }
+    }
+}
+
+impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
+    /// Makes a batch durable in the folder, then commits it to the base (invariant 7).
+    pub(super) fn flush(&mut self, batch: Batch<D>, report: &mut Report) -> Result<(), CycleError> {
+        if batch.done.is_empty() {
+            return Ok(());
+        }
+        failpoint::pass("batch.before");
+        let mut moves = Vec::new();
+        let mut moving = Vec::new();
+        let mut agreed = Vec::new();
+        let mut changes = Vec::new();
+        let mut own_writes = 0;
+        for (step, done) in batch.done {
+            if !matches!(done, Done::Move { .. }) {
+                self.proven.remove(&step.path);
+            }
+            match done {
+                Done::Nothing => {}
+                Done::Gone(tombstone) => {
+                    let listed = self.index.as_ref().and_then(|i| i.files.get(&step.path)).copied();
+                    self.proven.insert(step.path, (listed, tombstone));
+                    report.again = true;
+                }
+                Done::Seen(md5) => {
+                    if let Action::DeleteRemote { .. } = step.action {
+                        report.deleted_remote += 1;
+                        own_writes += 1;
+                        self.note_own_write(&step.path, IndexEntry { md5, size: 0, is_deleted: true, version: 0 });
+                        note(report, &step);
+                    }
+                    changes
+                        .push(Change::Set(step.path.clone(), Entry { base: Base::Seen(md5), stat: None, version: 0 }));
+                    self.quarantine.clear(&step.path);
+                }
+                Done::Forget => changes.push(Change::Forget(step.path)),
+                Done::Agreed { md5, version, uploaded } => {
+                    own_writes += u64::from(uploaded);
+                    agreed.push(self.agreed(&step, md5, version, uploaded, report));
+                }
+                Done::Read { digested: Digested { md5, stat }, version } => {
+                    // What the upload found out about the file is what a scan would have found.
+                    let known = settled(stat, ns(self.world.now()));
+                    let found = Found { local: Local::File(md5), stat: known, size: stat.size };
+                    self.tree.put(step.path.clone(), Some(found));
+                    own_writes += 1;
+                    agreed.push(self.agreed(&step, md5, version, true, report));
+                }
+                Done::Move { step: change, base, version } => {
+                    let size = match &*change {
+                        Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => {
+                            staged.size
+                        }
+                        Move::Trash { .. } => 0,
+                    };
+                    moving.push((step, base, version, size));
+                    moves.push(*change);
+                }
+            }
+        }
+        let settle: Vec<String> = agreed.iter().map(|(at, _)| at.clone()).collect();
+        let performed = self.folder.perform(moves, &settle, self.world.now()).map_err(|e| {
+            self.leftovers = true;
+            folder_error("making changes durable")(e)
+        })?;
+        self.leftovers |= performed.left_over;
+        report.again |= !performed.unsettled.is_empty();
+        changes
+            .extend(agreed.into_iter().filter(|(at, _)| !performed.unsettled.contains(at)).map(|(_, change)| change));
+        for ((step, base, version, size), moved) in moving.into_iter().zip(performed.moved) {
+            if let Some(change) = self.moved(step, base, version, size, moved, report) {
+                changes.push(change);
+            }
+        }
+        if !changes.is_empty() {
+            self.note_advance(own_writes);
+            failpoint::pass("commit.before");
+            self.container.commit(changes)?;
+            failpoint::pass("commit.done");
+        }
+        Ok(())
+    }
+
+    /// Both sides hold this content: what the file is called, and what to commit once it is durable.
+    fn agreed(&mut self, step: &Step, md5: Md5, version: u64, uploaded: bool, report: &mut Report) -> (String, Change) {
+        self.sent.forget(&step.path);
+        self.read_first.remove(&step.path);
+        self.quarantine.clear(&step.path);
+        let found = self.tree.found().get(&step.path);
+        let stat = found.filter(|f| f.local == Local::File(md5)).and_then(|f| f.stat);
+        if uploaded {
+            report.uploaded += 1;
+            let size = found.map_or(0, |f| f.size);
+            self.note_own_write(&step.path, IndexEntry { md5, size, is_deleted: false, version });
+            note(report, step);
+        } else {
+            report.adopted += 1;
+        }
+        let entry = Entry { base: Base::Synced(md5), stat, version };
+        (self.tree.disk_name(&step.path), Change::Set(step.path.clone(), entry))
+    }
+
+    /// What we wrote to the proxy ourselves. In the index that is held it must show at once: if others undo it before the
+    /// next one is fetched, that one differs.
+    fn note_own_write(&mut self, path: &RelPath, entry: IndexEntry) {
+        if let Some(index) = &mut self.index {
+            index.files.insert(path.clone(), entry);
+        }
+    }
+
+    /// So many changes of ours have moved the store on, at least. That is committed with them, lest a store that is set
+    /// back behind them while we are down pass for one that is as we left it.
+    fn note_advance(&mut self, writes: u64) {
+        let remote = self.container.header().remote.clone();
+        if let (Some(cursor), 1..) = (remote.cursor, writes) {
+            self.container.set_remote(RemoteState { cursor: Some(cursor + writes), ..remote });
+        }
+    }
+
+    fn moved(
+        &mut self,
+        step: Step,
+        base: Base,
+        version: u64,
+        size: u64,
+        moved: Moved,
+        report: &mut Report,
+    ) -> Option<Change> {
+        match moved {
+            Moved::Done { copy, stat } => {
+                self.copied(copy, report);
+                self.sent.forget(&step.path);
+                self.proven.remove(&step.path);
+                let found = match base {
+                    Base::Synced(md5) => {
+                        report.downloaded += 1;
+                        Some(Found { local: Local::File(md5), stat, size })
+                    }
+                    Base::Seen(_) => {
+                        report.trashed += 1;
+                        None
+                    }
+                };
+                self.tree.put(step.path.clone(), found);
+                self.quarantine.clear(&step.path);
+                note(report, &step);
+                Some(Change::Set(step.path, Entry { base, stat, version }))
+            }
+            Moved::Stale { copy } => {
+                self.copied(copy, report);
+                let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size: 0 };
+                self.tree.put(step.path, Some(found));
+                report.again = true;
+                None
+            }
+            Moved::Blocked(why) => {
+                report.blocked.insert(step.path.clone(), why.to_string());
+                self.quarantine_step(&step, why.to_string(), report);
+                None
+            }
+            Moved::Failed(e) => {
+                self.quarantine_step(&step, format!("{e}; {}", remedy(&e)), report);
+                None
+            }
+        }
+    }
+
+    /// A conflict copy is an ordinary new file: the next cycle uploads it (row 4).
+    fn copied(&mut self, copy: Option<RelPath>, report: &mut Report) {
+        if let Some(copy) = copy {
+            let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size: 0 };
+            self.tree.put(copy.clone(), Some(found));
+            report.conflicts.push(copy);
+            report.again = true;
+        }
+    }
+}
+
+fn note(report: &mut Report, step: &Step) {
+    report.recent.push(Recent { path: step.path.clone(), action: verb(&step.action), outcome: "done".to_owned() });
+}

@@ -1,0 +1,246 @@
+//! [`Store`]: what the proxy holds, how it judges requests, and how wrong its index is.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use fastrand::Rng;
+
+use super::{Call, Config, Losing, TombstoneKind};
+use crate::digest::Md5;
+use crate::path::RelPath;
+use crate::protocol::Precondition;
+use crate::remote::{Deleted, Index, IndexAnswer, IndexEntry, Mark, Put};
+
+/// How far back a stale or clobbered index can lie, in changes.
+const RECENT: usize = 8;
+
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    /// Of the content; of a tombstone, of what was deleted.
+    pub(super) md5: Md5,
+    /// `None`: a tombstone.
+    pub(super) content: Option<Bytes>,
+    /// The cursor of its last change.
+    pub(super) changed: u64,
+    /// 0 where the server knows none.
+    pub(super) version: u64,
+}
+
+impl Held {
+    fn entry(&self) -> IndexEntry {
+        let size = self.content.as_ref().map_or(0, |c| c.len() as u64);
+        IndexEntry { md5: self.md5, size, is_deleted: self.content.is_none(), version: self.version }
+    }
+}
+
+pub(super) struct Store {
+    pub(super) config: Config,
+    /// Planted bug: a plain index claims to be strong.
+    pub(super) trusted_tombstone: bool,
+    pub(super) rng: Rng,
+    pub(super) blobs: BTreeMap<RelPath, Held>,
+    /// The plain index, which may be wrong. A strong one is made from the blobs.
+    pub(super) index: BTreeMap<RelPath, IndexEntry>,
+    /// The last changes of the plain index, newest last, each with what was there before.
+    pub(super) recent: VecDeque<(RelPath, Option<IndexEntry>)>,
+    pub(super) epoch: u64,
+    pub(super) cursor: u64,
+    pub(super) floor: u64,
+    /// The last version given; a server that was set back has a clock all the same.
+    pub(super) version: u64,
+    pub(super) stored: BTreeMap<Md5, Bytes>,
+    pub(super) calls: Vec<Call>,
+    pub(super) clients: usize,
+    /// What of how many requests from now is lost.
+    pub(super) losing: Option<(usize, Losing)>,
+}
+
+/// How far a request gets.
+pub(super) enum Fate {
+    NeverArrives,
+    Refused,
+    /// `loses_reply`: for sure; else as the faults have it.
+    Arrives {
+        loses_reply: bool,
+    },
+}
+
+pub(super) fn restore(index: &mut BTreeMap<RelPath, IndexEntry>, path: &RelPath, before: Option<IndexEntry>) {
+    match before {
+        Some(entry) => index.insert(path.clone(), entry),
+        None => index.remove(path),
+    };
+}
+
+impl Store {
+    pub(super) fn chance(&mut self, probability: f64) -> bool {
+        probability > 0.0 && self.rng.f64() < probability
+    }
+
+    /// Writes a blob or a tombstone, and the index as well as this proxy can.
+    pub(super) fn commit(&mut self, path: &RelPath, md5: Md5, content: Option<Bytes>) {
+        self.cursor += 1;
+        if let Some(content) = &content {
+            self.stored.entry(md5).or_insert_with(|| content.clone());
+        }
+        self.version += u64::from(self.config.versions);
+        let held = Held { md5, content, changed: self.cursor, version: self.version };
+        let entry = held.entry();
+        self.blobs.insert(path.clone(), held);
+        if self.config.strong {
+            return;
+        }
+        if self.chance(self.config.faults.index_clobbered) {
+            // Another writer read the index before these changes and writes it after them. Newest first, so that
+            // a path that changed twice goes back all the way.
+            for (path, before) in std::mem::take(&mut self.recent).into_iter().rev() {
+                if self.rng.bool() {
+                    restore(&mut self.index, &path, before);
+                }
+            }
+        }
+        let before = self.index.insert(path.clone(), entry);
+        self.recent.push_back((path.clone(), before));
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+    }
+
+    pub(super) fn exact_index(&self) -> BTreeMap<RelPath, IndexEntry> {
+        self.blobs.iter().map(|(path, held)| (path.clone(), held.entry())).collect()
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        Mark { epoch: format!("epoch-{}", self.epoch), cursor: self.cursor, floor: self.floor }
+    }
+
+    pub(super) fn strong_index(&self, since: Option<&Mark>, last: Option<&Mark>) -> IndexAnswer {
+        let mark = self.mark();
+        match since {
+            Some(since) if *since == mark && last == Some(since) => IndexAnswer::Unchanged,
+            Some(since) if since.epoch == mark.epoch && (mark.floor..=mark.cursor).contains(&since.cursor) => {
+                let changed = self.blobs.iter().filter(|(_, held)| held.changed > since.cursor);
+                let files = changed.map(|(path, held)| (path.clone(), held.entry())).collect();
+                IndexAnswer::Delta(Index { files, refused: Vec::new(), mark: Some(mark) })
+            }
+            _ => IndexAnswer::Whole(Index { files: self.exact_index(), refused: Vec::new(), mark: Some(mark) }),
+        }
+    }
+
+    pub(super) fn plain_index(&mut self) -> Index {
+        let faults = self.config.faults;
+        let mut files = BTreeMap::new();
+        if !self.chance(faults.index_emptied) {
+            files.clone_from(&self.index);
+        }
+        if !files.is_empty() && self.chance(faults.index_stale) {
+            let back = self.rng.usize(0..=self.recent.len());
+            for (path, before) in self.recent.iter().rev().take(back) {
+                restore(&mut files, path, *before);
+            }
+        }
+        if self.chance(faults.index_resurrected) {
+            let dead: Vec<_> = files.values_mut().filter(|entry| entry.is_deleted).collect();
+            let size = |md5| self.stored.get(&md5).map_or(0, |c| c.len() as u64);
+            if let Some(entry) = self.rng.choice(dead) {
+                *entry = IndexEntry { is_deleted: false, size: size(entry.md5), ..*entry };
+            }
+        }
+        let mark = self.trusted_tombstone.then(|| self.mark());
+        Index { files, refused: Vec::new(), mark }
+    }
+
+    /// What becomes of the next request.
+    pub(super) fn fate(&mut self) -> Fate {
+        let faults = self.config.faults;
+        let losing = match &mut self.losing {
+            Some((0, what)) => {
+                let what = *what;
+                self.losing = None;
+                Some(what)
+            }
+            Some((skip, _)) => {
+                *skip -= 1;
+                None
+            }
+            None => None,
+        };
+        if losing == Some(Losing::Request) || self.chance(faults.lost_request) {
+            Fate::NeverArrives
+        } else if self.chance(faults.unavailable) {
+            Fate::Refused
+        } else {
+            Fate::Arrives { loses_reply: losing == Some(Losing::Reply) }
+        }
+    }
+
+    /// What a 412 tells of a path.
+    fn mismatch(&self, held: Option<&Held>) -> Put {
+        // Versions are told by every proxy that compares them.
+        let version = held.map_or(0, |held| held.version);
+        let held = held.filter(|_| self.config.honest);
+        let is_deleted = match self.config.tombstones {
+            TombstoneKind::Absent => held.map(|h| h.content.is_none()),
+            TombstoneKind::Exists => None,
+        };
+        Put::Mismatch { current: held.map(|h| h.md5), is_deleted, version }
+    }
+
+    pub(super) fn put(
+        &mut self,
+        path: &RelPath,
+        precondition: Precondition,
+        version: u64,
+        md5: Md5,
+        content: Bytes,
+    ) -> Put {
+        let held = self.blobs.get(path);
+        let fits = match (precondition, held) {
+            // A version is all that is compared. Whether it is that of the right content is for the client to know.
+            (_, held) if self.config.versions && version != 0 => held.is_some_and(|held| held.version == version),
+            (Precondition::New, None) => true,
+            (Precondition::New, Some(held)) => {
+                held.content.is_none() && self.config.tombstones == TombstoneKind::Absent
+            }
+            // Who has no version looks first, and a tombstone is shown by few.
+            (Precondition::Holds(md5), Some(held)) if self.config.versions => {
+                held.md5 == md5 && (held.content.is_some() || self.shows(held))
+            }
+            (Precondition::Holds(md5), held) => held.is_some_and(|held| held.md5 == md5),
+        };
+        if !fits {
+            return self.mismatch(held);
+        }
+        self.commit(path, md5, Some(content));
+        Put::Stored { version: self.version }
+    }
+
+    pub(super) fn delete(&mut self, path: &RelPath, md5: Md5, version: u64) -> Deleted {
+        match self.blobs.get(path) {
+            Some(Held { content: Some(_), md5: held, version: has, .. }) => {
+                // With another version the client looks whether it is the content all the same.
+                if *held == md5 || self.config.versions && version != 0 && *has == version {
+                    let md5 = *held;
+                    self.commit(path, md5, None);
+                    Deleted::Done
+                } else {
+                    Deleted::Mismatch { current: self.config.honest.then_some(*held) }
+                }
+            }
+            _ => Deleted::Absent,
+        }
+    }
+
+    /// Whether a 404 shows this tombstone.
+    fn shows(&self, held: &Held) -> bool {
+        self.config.honest && self.config.tombstones == TombstoneKind::Absent && held.content.is_none()
+    }
+
+    pub(super) fn get(&self, path: &RelPath) -> Result<(Md5, Bytes, u64), Option<Md5>> {
+        match self.blobs.get(path) {
+            Some(Held { content: Some(content), md5, version, .. }) => Ok((*md5, content.clone(), *version)),
+            Some(held) if self.shows(held) => Err(Some(held.md5)),
+            _ => Err(None),
+        }
+    }
+}

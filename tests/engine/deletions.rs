@@ -1,0 +1,258 @@
+//! What is deleted, what is held, and what is remembered of it.
+
+use super::*;
+
+fn path(name: &str) -> RelPath {
+    RelPath::parse(name).unwrap()
+}
+
+/// The paths whose deletion the container remembers.
+fn seen(story: &Story) -> Vec<String> {
+    let entries = story.engine.container().entries().iter();
+    entries.filter(|(_, e)| matches!(e.base, Base::Seen(_))).map(|(p, _)| p.to_string()).collect()
+}
+
+#[test]
+fn an_approval_dies_with_its_plan() {
+    let mut story = Story::new(Config::default());
+    let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
+    let write = |story: &Story| names.iter().for_each(|n| story.disk.user_write(n, n.clone()).unwrap());
+    let remove = |story: &Story| names.iter().for_each(|n| story.disk.user_remove(n).unwrap());
+    write(&story);
+    story.cycle(Scope::full()).unwrap();
+    remove(&story);
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
+    let id = story.engine.halts()[0].id().unwrap().to_owned();
+    assert!(story.engine.approve(&id).unwrap());
+    // The user has second thoughts before the next cycle, and then third ones.
+    write(&story);
+    story.cycle(Scope::full()).unwrap();
+    remove(&story);
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
+    assert_eq!(story.names().len(), 12);
+}
+
+/// A device that was away for longer than tombstones are kept.
+#[test]
+fn deletions_whose_tombstones_are_forgotten_are_not_undone() {
+    let mut story = Story::new(Config::default());
+    for name in ["deleted", "edited", "kept", "theirs"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.names(), ["deleted", "edited", "kept", "theirs"]);
+
+    for name in ["deleted", "edited"] {
+        assert!(story.server.server_delete(&RelPath::parse(name).unwrap()));
+    }
+    story.server.forget_tombstones(story.server.cursor());
+    story.server.foreign_put(&RelPath::parse("theirs").unwrap(), bytes::Bytes::from_static(b"new"));
+    story.disk.user_write("edited", "after").unwrap();
+    story.disk.user_write("mine", "new").unwrap();
+    for _ in 0..3 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!(story.names(), ["edited", "kept", "mine", "theirs"]);
+    let names: Vec<_> = story.disk.user_tree("").into_keys().collect();
+    assert_eq!(names, ["edited", "kept", "mine", "theirs"]);
+    assert!(story.disk.user_tree(".memsync/history").values().any(|content| &content[..] == b"deleted"));
+}
+
+/// Many of them wait for a person, also over a restart of the cycle.
+#[test]
+fn many_forgotten_deletions_are_held_and_stay_held() {
+    let mut story = Story::new(Config::default());
+    for n in 0..12 {
+        story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap();
+    }
+    story.cycle(Scope::full()).unwrap();
+    for n in 0..12 {
+        story.server.server_delete(&RelPath::parse(&format!("n{n}")).unwrap());
+    }
+    story.server.forget_tombstones(story.server.cursor());
+    for _ in 0..3 {
+        let report = story.cycle(Scope::full()).unwrap();
+        assert_eq!((report.held, report.uploaded), (12, 0));
+    }
+    let id = story.engine.held()[0].id.clone();
+    assert!(story.engine.approve(&id).unwrap());
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.names(), [""; 0]);
+    assert!(!story.disk.user_tree("").keys().any(|name| name.starts_with('n')));
+}
+
+/// A deletion is remembered as long as the proxy does.
+#[test]
+fn deletions_that_the_proxy_has_forgotten_are_forgotten_here() {
+    let mut story = Story::new(Config::default());
+    for name in ["ours", "theirs", "kept"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.settle();
+    story.disk.user_remove("ours").unwrap();
+    story.server.server_delete(&path("theirs"));
+    story.settle();
+    story.engine.tidy().unwrap();
+    assert_eq!(seen(&story), ["ours", "theirs"]);
+    story.server.forget_tombstones(story.server.cursor());
+    story.restart();
+    assert_eq!(seen(&story), ["ours", "theirs"]);
+    story.settle();
+    story.engine.tidy().unwrap();
+    assert_eq!((seen(&story).len(), story.names(), story.disk.user_tree("").len()), (0, vec!["kept".to_owned()], 1));
+    story.restart();
+    assert_eq!(seen(&story).len(), 0, "it is written down");
+    // The same content once more is the user's wish, and no echo of what was deleted.
+    story.disk.user_write("ours", "ours").unwrap();
+    story.settle();
+    assert_eq!(story.names(), ["kept", "ours"]);
+}
+
+/// What a plain index does not name may be there all the same; and of a file that stands there, or may, the deletion
+/// is what tells a wish of the user's from an echo.
+#[test]
+fn deletions_are_remembered_where_the_index_is_no_proof_or_the_file_is_there() {
+    let mut story = Story::new(plain());
+    story.disk.user_write("a", "1").unwrap();
+    story.settle();
+    story.disk.user_remove("a").unwrap();
+    story.settle();
+    story.server.set_index_entry(&path("a"), None);
+    story.settle();
+    story.engine.tidy().unwrap();
+    assert_eq!(seen(&story), ["a"]);
+
+    let mut story = Story::new(Config::default());
+    story.disk.user_write("d/a", "1").unwrap();
+    story.settle();
+    story.disk.user_remove("d/a").unwrap();
+    story.settle();
+    story.disk.set_unreadable("d", true).unwrap();
+    story.server.forget_tombstones(story.server.cursor());
+    story.restart();
+    story.settle();
+    story.engine.tidy().unwrap();
+    assert_eq!(seen(&story), ["d/a"], "nobody knows what is in the folder");
+}
+
+/// Twelve files that somebody deleted, and one that stays; the index has not heard of it, and says `listed` of each.
+fn deleted_unheard_of(config: Config, listed: Option<IndexEntry>) -> Story {
+    let mut story = Story::new(config);
+    let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
+    names.iter().for_each(|n| story.disk.user_write(n, n.clone()).unwrap());
+    story.disk.user_write("other", "other").unwrap();
+    story.settle();
+    for name in &names {
+        story.server.server_delete(&path(name));
+        story.server.set_index_entry(&path(name), listed);
+    }
+    story
+}
+
+/// The plan that is held, after cycles enough to delete.
+#[track_caller]
+fn held(story: &mut Story) -> String {
+    for _ in 0..4 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!(story.disk.user_tree("").len(), 13, "nothing is deleted unasked");
+    story.engine.held().first().expect("they are held").id.clone()
+}
+
+fn stale() -> Option<IndexEntry> {
+    Some(IndexEntry { md5: Md5::of(b"stale"), size: 5, is_deleted: false, version: 0 })
+}
+
+/// Row 13: the index calls live what the blobs say was deleted.
+#[test]
+fn deletions_that_only_the_blobs_tell_of_are_counted_too() {
+    let mut story = deleted_unheard_of(plain(), stale());
+    let id = held(&mut story);
+    assert!(story.engine.approve(&id).unwrap());
+    story.settle();
+    assert_eq!(story.disk.user_tree("").into_keys().collect::<Vec<_>>(), ["other"]);
+}
+
+/// Row 4, whose upload is refused because of a tombstone of the same content.
+#[test]
+fn deletions_that_uploads_run_into_are_counted_too() {
+    // To such a proxy a tombstone exists: nobody writes over it as if it were new.
+    let mut story = deleted_unheard_of(Config { tombstones: TombstoneKind::Exists, ..plain() }, None);
+    for name in story.state.user_tree("").into_keys() {
+        story.state.user_remove(&name).unwrap();
+    }
+    story.restart();
+    let id = held(&mut story);
+    assert!(story.engine.reject(&id).unwrap());
+    story.settle();
+    assert_eq!((story.disk.user_tree("").len(), story.names().len()), (13, 13), "they are brought back");
+}
+
+#[test]
+fn one_deletion_that_only_the_blob_tells_of_is_obeyed() {
+    for listed in [stale(), None] {
+        let mut story = Story::new(plain());
+        for name in ["a", "b"] {
+            story.disk.user_write(name, name).unwrap();
+        }
+        story.settle();
+        story.server.server_delete(&path("a"));
+        story.server.set_index_entry(&path("a"), listed);
+        story.settle();
+        assert_eq!(story.disk.user_tree("").into_keys().collect::<Vec<_>>(), ["b"], "{listed:?}");
+        // Somebody writes it again.
+        story.server.foreign_put(&path("a"), "again");
+        story.settle();
+        assert_eq!(story.disk.user_read("a").unwrap(), "again");
+    }
+}
+
+/// Two scans must have missed it, however long the first cycle takes to come to its plan.
+#[test]
+fn one_scan_proves_no_deletion_however_slow_the_proxy() {
+    let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+    story.disk.user_write("a", "1").unwrap();
+    story.settle();
+    story.disk.user_remove("a").unwrap();
+    let clock = story.clock.clone();
+    let slow = move || clock.0.fetch_add(100, Ordering::Relaxed) < u64::MAX;
+    assert!(story.cycle_while(Scope::full(), slow).unwrap().unwrap().again);
+    assert_eq!(story.names(), ["a"], "one scan missed it");
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.names(), [""; 0]);
+}
+
+/// A folder that became a file goes up, whatever was left out of the sync inside it.
+#[test]
+fn an_ignored_file_holds_up_nobody_in_whose_folder_it_was() {
+    let mut story = Story::new(Config::default());
+    for name in ["d/a", "d/ignored"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.settle();
+    story.ignore(&["d/ignored"]);
+    story.settle();
+    story.disk.user_remove_dir_all("d").unwrap();
+    story.disk.user_write("d", "a file now").unwrap();
+    // Where only what changed is looked at, and where all is.
+    story.ignore(&["d/ignored"]);
+    story.settle();
+    assert_eq!(story.names(), ["d", "d/ignored"], "an ignore rule deletes nothing");
+}
+
+/// A name in another Unicode form that is no file must not make up for a file that has gone.
+#[test]
+fn a_file_that_goes_is_missed_whatever_else_comes() {
+    let mut story = Story::new(Config::default());
+    for name in ["\u{e9}", "z"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.settle();
+    story.settle();
+    story.disk.plant_symlink("e\u{301}").unwrap();
+    story.disk.user_remove("z").unwrap();
+    story.settle();
+    assert_eq!(story.names(), ["\u{e9}"]);
+}

@@ -1,0 +1,136 @@
+//! A proxy whose store is another one than before, or an older one.
+
+use super::*;
+
+/// Its id, where a proxy that was set back holds the cycle up.
+fn reset_halt(story: &mut Story) -> Option<String> {
+    match story.cycle(Scope::full()) {
+        Err(CycleError::Halted(halt)) if halt.name() == "server_reset" => halt.id().map(str::to_owned),
+        Err(e) => panic!("{e}"),
+        Ok(_) => None,
+    }
+}
+
+#[test]
+fn a_proxy_that_was_set_back_waits_for_a_person_over_restarts_and_writes_of_others() {
+    let mut story = Story::new(Config::default());
+    story.disk.user_write("a", "old").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    let backup = story.server.backup();
+    story.disk.user_write("a", "newer").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.server.set_back(backup);
+    let id = reset_halt(&mut story).expect("it was set back");
+    // Its cursor comes further than it ever was.
+    for name in ["b", "c", "d"] {
+        story.server.foreign_put(&RelPath::parse(name).unwrap(), "theirs");
+    }
+    assert_eq!(reset_halt(&mut story).as_deref(), Some(&*id));
+    story.restart();
+    assert_eq!(reset_halt(&mut story).as_deref(), Some(&*id));
+    assert_eq!(story.disk.user_read("a").unwrap(), "newer");
+    assert_eq!(story.disk.user_tree("").len(), 1);
+    assert!(story.engine.approve(&id).unwrap());
+    story.restart();
+    for _ in 0..3 {
+        assert_eq!(reset_halt(&mut story), None);
+    }
+    assert_eq!(story.disk.user_read("a").unwrap(), "old", "the proxy keeps the name");
+    assert!(story.disk.user_tree("").into_values().any(|content| content == "newer"), "and ours is a copy");
+    assert_eq!(story.names().len(), 5);
+}
+
+/// An upload moves the store on, and whoever was there may be killed before it has looked how far.
+#[test]
+fn how_far_an_upload_has_taken_the_proxy_is_known_after_a_crash() {
+    let mut story = Story::new(Config::default());
+    for name in ["a", "b", "c"] {
+        story.disk.user_write(name, "old").unwrap();
+    }
+    story.settle();
+    let backup = story.server.backup();
+    story.disk.user_write("a", "newer").unwrap();
+    story.disk.user_remove("b").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.restart();
+    story.server.set_back(backup);
+    assert!(reset_halt(&mut story).is_some(), "{:?}", story.disk.user_tree(""));
+    assert_eq!(story.disk.user_read("a").unwrap(), "newer");
+}
+
+/// The store is where it was before our last write: what it says then is what it said before, but not what we hold.
+fn offered_again(full: bool) {
+    let mut story = Story::new(Config::default());
+    story.disk.user_write("a", "1").unwrap();
+    story.settle();
+    story.cycle(Scope::full()).unwrap();
+    let backup = story.server.backup();
+    story.disk.user_write("b", "2").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.server.set_back(backup);
+    let id = reset_halt(&mut story).expect("it was set back");
+    if full {
+        story.state.set_hook(Some(Box::new(|op| match op.kind {
+            OpKind::Create => Verdict::Fail(ErrorKind::StorageFull),
+            _ => Verdict::Go,
+        })));
+        assert!(story.engine.approve(&id).is_err());
+        story.state.set_hook(None);
+    } else {
+        assert!(story.engine.approve(&id).unwrap());
+    }
+    story.settle();
+    assert_eq!(story.names(), ["a", "b"]);
+}
+
+#[test]
+fn our_own_last_write_is_offered_again_to_a_store_that_lost_it() {
+    offered_again(false);
+}
+
+#[test]
+fn our_own_last_write_is_offered_again_also_where_the_approval_could_not_be_written_down() {
+    offered_again(true);
+}
+
+/// What is counted is never more than what the store has seen: nobody is held up for nothing.
+#[test]
+fn own_writes_move_the_proxy_no_further_than_it_is() {
+    let mut story = Story::new(Config::default());
+    for round in 0..4 {
+        for n in 0..12 {
+            story.disk.user_write(&format!("n{n}"), format!("{round} {n}")).unwrap();
+        }
+        story.cycle(Scope::full()).unwrap();
+        story.disk.user_remove(&format!("n{round}")).unwrap();
+        story.cycle(Scope::full()).unwrap();
+        // A reply that is lost leaves an upload that is found there, and adopted.
+        story.disk.user_write("lost", round.to_string()).unwrap();
+        story.server.lose(1, Losing::Reply);
+        assert!(story.cycle(Scope::full()).is_err());
+        story.restart();
+        assert_eq!(reset_halt(&mut story), None);
+        assert!(story.engine.container().header().remote.cursor <= Some(story.server.cursor()));
+        story.settle();
+    }
+}
+
+#[test]
+fn how_far_the_proxy_had_come_is_known_after_a_restart() {
+    let mut story = Story::new(Config::default());
+    story.disk.user_write("a", "old").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.cycle(Scope::full()).unwrap();
+    let backup = story.server.backup();
+    story.disk.user_write("a", "newer").unwrap();
+    // The second cycle learns where the upload has taken the proxy, and has nothing else to write down.
+    for _ in 0..2 {
+        story.cycle(Scope::full()).unwrap();
+        story.engine.tidy().unwrap();
+    }
+    story.server.set_back(backup);
+    story.restart();
+    assert!(reset_halt(&mut story).is_some(), "{:?}", story.disk.user_tree(""));
+    assert_eq!(story.disk.user_read("a").unwrap(), "newer");
+}

@@ -1,0 +1,90 @@
+//! Large new files, which nobody reads before they are uploaded.
+
+use super::*;
+
+/// A folder that has met its proxy and uploads what is new without reading it first.
+fn reading_once() -> Story {
+    let mut story = Story::new(Config::default());
+    let options = EngineOptions { unread_from: 5, origin: "https://old".into(), ..options() };
+    let remote = Arc::new(story.server.client());
+    story.engine.set_options(options, Arc::new(|_: &str, _: bool| false), remote);
+    story.disk.user_write("a", "is large").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.disk.set_time(1_600_000_000_000_000_000);
+    story
+}
+
+#[test]
+fn a_large_new_file_is_read_once() {
+    let mut story = reading_once();
+    story.disk.user_write("b", "is large too").unwrap();
+    story.disk.user_write("c", "tiny").unwrap();
+    let scope = Scope { paths: ["b".into(), "c".into()].into(), ..Scope::default() };
+    let report = story.cycle(scope).unwrap();
+    assert_eq!((report.scan.hashed, report.uploaded), (1, 2), "the scan reads the small one");
+    assert_eq!(story.names(), ["a", "b", "c"]);
+    let report = story.cycle(Scope::full()).unwrap();
+    assert_eq!((report.uploaded, report.wrote()), (0, false));
+    // The base is right: an edit replaces it, and the deletion arrives.
+    story.disk.user_write("b", "is another one").unwrap();
+    story.cycle(touched("b")).unwrap();
+    assert_eq!(story.server.contents()[&RelPath::parse("b").unwrap()], "is another one");
+    story.disk.user_remove("b").unwrap();
+    story.cycle(touched("b")).unwrap();
+    story.cycle(touched("b")).unwrap();
+    assert_eq!(story.names(), ["a", "c"]);
+}
+
+#[test]
+fn what_others_wrote_meanwhile_makes_an_unread_file_an_ordinary_one() {
+    for theirs in ["is theirs", "is ours"] {
+        let mut story = reading_once();
+        let path = RelPath::parse("b").unwrap();
+        story.disk.user_write("b", "is ours").unwrap();
+        story.server.foreign_put(&path, theirs);
+        for _ in 0..3 {
+            story.cycle(touched("b")).unwrap();
+        }
+        assert_eq!(story.server.contents()[&path], theirs);
+        let mut here: Vec<_> = story.disk.user_tree("").into_values().collect();
+        here.sort();
+        let wanted =
+            if theirs == "is ours" { vec!["is large", "is ours"] } else { vec!["is large", "is ours", "is theirs"] };
+        assert_eq!(here, wanted);
+    }
+}
+
+#[test]
+fn an_unread_upload_whose_reply_was_lost_is_known_again() {
+    for what in [Losing::Request, Losing::Reply] {
+        let mut story = reading_once();
+        story.disk.user_write("b", "is large too").unwrap();
+        story.server.lose(1, what);
+        assert!(story.cycle(touched("b")).is_err());
+        for _ in 0..3 {
+            story.cycle(Scope::default()).unwrap();
+        }
+        assert_eq!(story.names(), ["a", "b"]);
+        assert_eq!(story.disk.user_tree("").len(), 2, "no conflict with itself");
+        assert!(!story.engine.unfinished());
+    }
+}
+
+#[test]
+fn a_renamed_file_is_not_deleted_there_before_its_unread_self_has_arrived() {
+    let mut story = reading_once();
+    story.disk.user_rename("a", "b").unwrap();
+    story.cycle(touched("a")).unwrap();
+    // Now the deletion is due. The upload fails.
+    story.disk.set_hook(Some(Box::new(|op| match op.kind {
+        OpKind::Read if op.path == "b" => Verdict::Fail(ErrorKind::Other),
+        _ => Verdict::Go,
+    })));
+    let report = story.cycle(touched("b")).unwrap();
+    assert_eq!((story.names(), report.scan.hashed, report.again), (vec!["a".to_owned()], 0, true));
+    story.disk.set_hook(None);
+    for _ in 0..2 {
+        story.cycle(touched("b")).unwrap();
+    }
+    assert_eq!(story.names(), ["b"]);
+}

@@ -1,0 +1,52 @@
+//! Uploads of which nobody heard whether they arrived.
+
+use super::*;
+
+/// A pause drops what is in flight.
+#[test]
+fn an_upload_that_was_dropped_and_arrived_is_no_conflict() {
+    for files in [1, 9] {
+        let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+        story.cycle(Scope::full()).unwrap();
+        let names: Vec<String> = (0..files).map(|n| format!("n{n}")).collect();
+        names.iter().for_each(|n| story.disk.user_write(n, "first").unwrap());
+        let server = story.server.clone();
+        assert!(story.cycle_while(Scope::full(), || server.contents().len() < files).is_none(), "it is dropped");
+        assert_eq!(story.names().len(), files);
+        names.iter().for_each(|n| story.disk.user_write(n, "and then second").unwrap());
+        story.settle();
+        assert!(story.server.contents().into_values().all(|content| content == "and then second"));
+        assert_eq!(story.disk.user_tree("").len(), files, "no copies: {:?}", story.disk.user_tree(""));
+    }
+}
+
+/// What was never sent is not ours, even where somebody else writes the same.
+#[test]
+fn an_upload_whose_file_changed_before_it_was_sent_was_not_sent() {
+    for files in [1, 9] {
+        let mut story = Story::new(Config::default());
+        story.cycle(Scope::full()).unwrap();
+        (1..files).for_each(|n| story.disk.user_write(&format!("n{n}"), "1").unwrap());
+        story.disk.user_write("n0", "theirs").unwrap();
+        let opened = AtomicU64::new(0);
+        story.disk.set_hook(Some(Box::new(move |op| {
+            // The scan opens it first.
+            if op.kind == OpKind::Open && op.path == "n0" && opened.fetch_add(1, Ordering::Relaxed) == 1 {
+                op.disk.user_write("n0", "mine").unwrap();
+            }
+            Verdict::Go
+        })));
+        // The batch that it was to go in is answered, or lost.
+        if files > 1 {
+            story.server.lose(1, Losing::Reply);
+        }
+        let _ = story.cycle(Scope::full());
+        story.disk.set_hook(None);
+        let path = RelPath::parse("n0").unwrap();
+        assert!(!story.server.contents().contains_key(&path));
+        story.server.foreign_put(&path, "theirs");
+        story.settle();
+        let here: Vec<_> = story.disk.user_tree("").into_values().collect();
+        assert!(here.iter().any(|c| c == "theirs") && here.iter().any(|c| c == "mine"), "{here:?}");
+    }
+}

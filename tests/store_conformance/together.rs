@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use memsync::digest::Md5;
-use memsync::store::{Expect, Got, Meta, S3, Store, StoreError, system_clock};
+use memsync::store::{Expect, Got, Meta, Retention, S3, Store, StoreError, system_clock};
 use tokio::runtime::Runtime;
 
 use super::history::{Answer, Asked, Operation, Versions, is_linearizable};
@@ -135,7 +135,7 @@ async fn two_proxies_of_which_one_is_killed_lose_nothing() {
 
     // At the end everything is read once more; the start of another proxy has put in order what the dead left.
     let last = born(server.clone()).await;
-    let (mut writes, mut unknown) = (0, 0);
+    let (mut writes, mut unknown, mut versions) = (0, 0, 0);
     for (key, mut history) in by_key {
         let began = tick.fetch_add(1, Ordering::SeqCst);
         let (store, name) = (last.store.clone(), path(&format!("k/{key}")));
@@ -145,9 +145,20 @@ async fn two_proxies_of_which_one_is_killed_lose_nothing() {
         history.push(Operation { asked: Asked::Get, answer, began, ended: tick.fetch_add(1, Ordering::SeqCst) });
         writes += history.iter().filter(|o| matches!(o.answer, Answer::Written(_))).count();
         unknown += history.iter().filter(|o| o.answer == Answer::Unknown).count();
+        // Whatever was acknowledged is there or kept, whoever replaced it and died.
+        let (store, name) = (last.store.clone(), path(&format!("k/{key}")));
+        let kept = last.run(async move { store.versions("", &name).await }).await.unwrap();
+        let put = |o: &Operation| match (o.asked, &o.answer) {
+            (Asked::Put(_, md5), Answer::Written(_)) => Some(md5),
+            _ => None,
+        };
+        let full = kept.len() > usize::try_from(Retention::default().versions).unwrap();
+        let lost: Vec<_> = history.iter().filter_map(put).filter(|md5| kept.iter().all(|v| v.md5 != *md5)).collect();
+        assert!(full || lost.is_empty(), "k/{key} has lost {lost:?}: {kept:#?}");
+        versions += kept.len();
         assert!(is_linearizable(&history, Versions::Differ), "no order explains the answers of k/{key}:\n{history:#?}");
     }
-    println!("{deaths} deaths, {writes} writes acknowledged, {unknown} without an answer");
+    println!("{deaths} deaths, {writes} writes acknowledged, {unknown} without an answer, {versions} versions");
     assert!(deaths >= 3 && writes > 200, "{deaths} deaths, {writes} writes");
     // Who reads a blob that differs from its entry has it mended.
     until("the index has what the blobs hold", async || {

@@ -5,6 +5,7 @@
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::super::{Blob, Body, Deleted, Entry, Expect, Got, Meta, Retention, StoreError, Swept, Version};
+use super::blobs::Found;
 use super::bucket::{Fetched, whole};
 use super::expiry::Due;
 use super::inner::{Inner, WHOLE, read_meta, version};
@@ -96,19 +97,25 @@ impl Inner {
     }
 
     async fn expire_one(&self, due: Due, now: u64) -> Result<bool, StoreError> {
+        let about = self.blobs.about(&due).await?;
+        let found = match &about {
+            Some((ns, path)) => self.blobs.look(ns, path).await?,
+            None => None,
+        };
+        let is_due =
+            |found: &Found| !found.row.is_deleted && found.object.described.expires().is_some_and(|at| at <= now);
         let mut expired = false;
-        if let Some((ns, path)) = self.blobs.about(&due).await?
-            && let Some(found) = self.blobs.look(&ns, &path).await?
-            && !found.row.is_deleted
-            && found.object.described.expires().is_some_and(|at| at <= now)
-        {
+        if let (Some((ns, path)), Some(found)) = (about, found.filter(is_due)) {
             // Just what expired: a write that comes between has the last word, and its own time.
             let expect = Some(Expect::Version(found.row.version));
-            expired = match self.delete(&ns, &path, expect, Meta::default()).await {
+            match self.delete(&ns, &path, expect, Meta::default()).await {
+                Ok(Deleted::Done(_)) => expired = true,
+                // What came between may be due as well: that is found out the next time.
+                Ok(_) => return Ok(false),
                 // It has become another namespace's since; there it has no time.
-                Err(StoreError::Elsewhere { .. }) => false,
-                deleted => matches!(deleted?, Deleted::Done(_)),
-            };
+                Err(StoreError::Elsewhere { .. }) => {}
+                Err(e) => return Err(e),
+            }
         }
         if expired || due.is_stale {
             self.blobs.bucket.remove(&due.key).await?;

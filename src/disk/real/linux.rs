@@ -39,7 +39,8 @@ pub fn sync_all(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// Whether some program has the file open for writing: a read lease (`fcntl(2)`, `F_SETLEASE`) is granted only while
 /// none has. It is given back at once, so that who opens the file meanwhile waits for microseconds. `fd` must be open
-/// for reading only. Network filesystems may refuse every lease; then a file is taken to be open.
+/// for reading only. Where another machine or process keeps the files every lease may be refused, which says nothing.
+#[allow(clippy::unnecessary_cast, reason = "the number of a filesystem is narrower on some processors")]
 pub fn is_open_for_writing(fd: BorrowedFd<'_>) -> bool {
     /// `asm-generic/fcntl.h`; the crate does not have it.
     const F_SETSIG: libc::c_int = 10;
@@ -51,10 +52,20 @@ pub fn is_open_for_writing(fd: BorrowedFd<'_>) -> bool {
         return false;
     }
     if fcntl(libc::F_SETLEASE, libc::F_RDLCK) == -1 {
-        return std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock;
+        let refused = std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock;
+        return refused && rustix::fs::fstatfs(fd).is_ok_and(|fs| grants_leases(fs.f_type as i64));
     }
     fcntl(libc::F_SETLEASE, libc::F_UNLCK);
     false
+}
+
+/// Whether a filesystem of this kind (`statfs(2)`) grants a lease on every file that nobody writes to: the files are here.
+fn grants_leases(kind: i64) -> bool {
+    /// NFS, SMB (three generations), 9P, Ceph, AFS, Coda, FUSE.
+    const ELSEWHERE: [i64; 9] =
+        [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400, 0x5346_414f, 0x7375_7245, 0x6573_5546];
+    // The numbers are of 32 bits, and some processors have them signed.
+    !ELSEWHERE.contains(&(kind & 0xffff_ffff))
 }
 
 /// The fields of `struct stat` whose type differs between systems.
@@ -75,5 +86,20 @@ pub fn numbers(stat: &Stat) -> Numbers {
         // Below 10^9 by definition.
         mtime_nsec: stat.st_mtime_nsec as i64,
         ctime_nsec: stat.st_ctime_nsec as i64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grants_leases;
+
+    #[test]
+    fn a_refused_lease_says_nothing_where_the_files_are_elsewhere() {
+        const EXT4: i64 = 0xef53;
+        const TMPFS: i64 = 0x0102_1994;
+        assert!(grants_leases(EXT4) && grants_leases(TMPFS));
+        for elsewhere in [0x6969, 0xff53_4d42, i64::from(0xff53_4d42_u32.cast_signed()), 0x6573_5546] {
+            assert!(!grants_leases(elsewhere), "{elsewhere:x}");
+        }
     }
 }

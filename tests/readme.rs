@@ -333,7 +333,11 @@ impl Desk {
     fn stop(&mut self) {
         for mut staying in self.staying.drain(..).rev() {
             let pid = rustix::process::Pid::from_child(&staying.child);
-            rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+            // What only shows the status may simply be killed, and Ctrl-C is not heard by who was started without a
+            // terminal, as these tests may have been.
+            let watches = staying.line.starts_with("memsync status");
+            let signal = if watches { rustix::process::Signal::TERM } else { rustix::process::Signal::INT };
+            rustix::process::kill_process(pid, signal).unwrap();
             let mut status = None;
             until(&format!("{} ends", staying.line), || {
                 status = staying.child.try_wait().unwrap();
@@ -341,8 +345,6 @@ impl Desk {
             });
             let said = self.machines[&staying.machine].said(&staying.log);
             self.said.extend(said.lines().map(shape));
-            // What only shows the status may simply be killed.
-            let watches = staying.line.starts_with("memsync status");
             assert!(watches || status.is_some_and(|s| s.code() == Some(0)), "{}: {status:?}\n{said}", staying.line);
         }
     }

@@ -17,6 +17,7 @@ use super::app::App;
 use super::args::Listen;
 use super::exit::{Exit, Failure};
 use super::machine_store::{self, Place};
+use super::memory;
 use super::s3;
 use super::signals::{Wish, Wishes, notify};
 use super::tls::{Shown, Source};
@@ -125,12 +126,15 @@ pub fn allow_files() {
     }
 }
 
-/// Two workers: the store's own thread does the writing.
+/// Two workers: the store's own thread does the writing. Memory that is free goes back while there is nothing to do.
 ///
 /// # Errors
 /// As the system gives no thread.
 pub fn runtime() -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(2).enable_all().build().context("the runtime cannot start")
+    let runtime =
+        Builder::new_multi_thread().worker_threads(2).enable_all().build().context("the runtime cannot start")?;
+    runtime.spawn(memory::give_back());
+    Ok(runtime)
 }
 
 /// Listens at `address`.

@@ -220,7 +220,7 @@ pub fn careful(db: &Connection) -> rusqlite::Result<()> {
 fn configure(db: &Connection, settings: &Settings) -> rusqlite::Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
     careful(db)?;
-    db.pragma_update(None, "cache_size", -4096)?;
+    db.pragma_update(None, "cache_size", -2048)?;
     db.pragma_update(None, "wal_autocheckpoint", 4000)?;
     db.pragma_update(None, "journal_size_limit", 32 * 1024 * 1024)?;
     if let Some(limit) = settings.max_database_bytes {

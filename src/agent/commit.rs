@@ -63,7 +63,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                         .push(Change::Set(step.path.clone(), Entry { base: Base::Seen(md5), stat: None, version: 0 }));
                     self.quarantine.clear(&step.path);
                 }
-                Done::Forget => changes.push(Change::Forget(step.path)),
+                Done::Forget => {
+                    self.sent.forget(&step.path);
+                    changes.push(Change::Forget(step.path));
+                }
                 Done::Agreed { md5, version, uploaded } => {
                     own_writes += u64::from(uploaded);
                     agreed.push(self.agreed(&step, md5, version, uploaded, report));

@@ -10,6 +10,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::digest::Md5;
 use crate::disk::Disk;
+use crate::local::dirty::max_wait;
 use crate::local::scan::ScanStats;
 use crate::local::{Found, Scope, Touched};
 use crate::path::RelPath;
@@ -161,10 +162,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             match why {
                 Unknown::Vanished => report.again = true,
                 // It waits for a file that is being written, or for a deletion; one that is held takes a person.
-                Unknown::Changing => report.again |= deleting || self.is_changing(&step.path),
+                Unknown::Changing => {
+                    report.again |= deleting || self.is_changing(&step.path);
+                    skipped.unread |= self.may_be_renamed(&step.path);
+                }
                 // It is no longer as new as it was when it was scanned.
                 Unknown::Unread => {
                     self.look_again(&step.path);
+                    self.read_first.insert(step.path.clone());
                     skipped.unread = true;
                     report.again = true;
                 }
@@ -199,6 +204,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.quarantine.forgive();
         self.approved.retain(|p| self.container.entries().get(p).is_some_and(|e| matches!(e.base, Base::Synced(_))));
         Ok(report)
+    }
+
+    /// Whether a file that is being written is new, and may be one that was renamed. What never rests holds up nothing.
+    fn may_be_renamed(&self, path: &RelPath) -> bool {
+        let synced = self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)));
+        let patience = max_wait(self.options.quiet);
+        let since = self.changing.get(path);
+        !synced && since.is_some_and(|since| self.world.elapsed().saturating_sub(*since) < patience)
     }
 
     pub(super) fn is_changing(&self, path: &RelPath) -> bool {

@@ -364,6 +364,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.container.set_remote(crate::state::RemoteState::default());
             // It holds what the store had before: our own last writes, where nobody wrote since it was set back.
             self.index = None;
+            self.remote.forget_index();
             self.missed.clear();
             self.proven.clear();
             self.look_everywhere();

@@ -37,12 +37,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let (stop, quit) = (self.stop.clone(), self.quit.clone());
         let (entries, index) = (self.container.entries(), self.index.as_ref());
         let (unread_from, read_first, sent) = (self.options.unread_from, &self.read_first, &self.sent);
+        let proven = &self.proven;
         let unread = move |path: &RelPath, size| {
             size >= unread_from
                 && index.is_some_and(|i| !i.files.contains_key(path))
                 && !entries.contains_key(path)
                 && !sent.any(path)
                 && !read_first.contains(path)
+                && !proven.contains_key(path)
         };
         let options = ScanOptions {
             max_file_size: self.options.max_file_size,

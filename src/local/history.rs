@@ -128,10 +128,18 @@ fn shelve<D: Disk>(disk: &D, slot: &str, to: &str) -> io::Result<()> {
             unread => break unread.map(drop),
         }
     };
-    copied.and_then(|()| disk.unlink(slot)).inspect_err(|_| {
-        // Best effort: the displaced file is still in its slot, and a part of it is no version.
-        let _ = disk.unlink(to);
-    })
+    match copied.and_then(|()| disk.unlink(slot)) {
+        Ok(()) => Ok(()),
+        Err(e) => {
+            // Best effort: the displaced file is still in its slot, and a part of it is no version.
+            let _ = disk.unlink(to);
+            match e.kind() {
+                // A version that others can write to is better than a folder that stands still until there is room.
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => disk.rename_new(slot, to),
+                _ => Err(e),
+            }
+        }
+    }
 }
 
 impl<D: Disk> Folder<D> {

@@ -212,6 +212,8 @@ pub trait Remote: Send + Sync + 'static {
     /// The index. `since`: the mark of the index the caller holds, which a delta may be based on; with `None`
     /// the answer is `Whole`.
     fn index(&self, since: Option<&Mark>) -> impl Future<Output = Result<IndexAnswer, RemoteError>> + Send;
+    /// The caller holds no index any more, whatever it was given: the next answer is `Whole`.
+    fn forget_index(&self);
     fn get(&self, path: &RelPath) -> impl Future<Output = Result<Got, RemoteError>> + Send;
     /// Writes the path if it holds what is expected. `version` is for proxies that compare versions (namespaced
     /// dialect): with [`Precondition::Holds`] the version of just that content, 0 where it is not known; with

@@ -254,3 +254,17 @@ async fn connections_are_kept_and_requests_bounded() {
     assert_eq!(server.seen().len(), 40);
     assert!(server.connections() <= 5, "{} connections for 40 requests, 4 at a time", server.connections());
 }
+
+#[tokio::test]
+async fn who_has_forgotten_the_index_is_given_the_whole_again() {
+    let server = Server::start(&["index-etag"], |request| match request.header("if-none-match") {
+        Some("\"x\"") => reply(304, &["etag: \"x\""], b""),
+        _ => reply(200, &["etag: \"x\""], &whole(7, false)),
+    })
+    .await;
+    let remote = remote(&server);
+    assert!(matches!(remote.index(None).await, Ok(IndexAnswer::Whole(_))));
+    assert_eq!(remote.index(None).await, Ok(IndexAnswer::Unchanged));
+    remote.forget_index();
+    assert!(matches!(remote.index(None).await, Ok(IndexAnswer::Whole(_))));
+}

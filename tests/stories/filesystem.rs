@@ -537,3 +537,26 @@ fn a_file_that_a_program_keeps_open_is_deleted_when_it_is_closed_and_lives_if_it
     let tree = world.settle(&[&a, &b]);
     assert_eq!(tree.keys().collect::<Vec<_>>(), ["other.md", "written.txt"]);
 }
+
+#[test]
+fn a_file_that_is_renamed_while_a_program_has_it_open_is_never_missing_on_the_proxy() {
+    let world = World::new();
+    // Long enough for a machine under load to look several times while the file is young and open.
+    let a = world.device_with("a", "debounce = \"1500ms\"");
+    a.write("log.md", "begun\n");
+    a.start();
+    world.settle(&[&a]);
+    let mut log = OpenOptions::new().append(true).open(a.at("log.md")).unwrap();
+    log.write_all(b"one line\n").unwrap();
+    fs::rename(a.at("log.md"), a.at("log-1.md")).unwrap();
+    eventually("the new name is there", || {
+        // The old name is asked first: it goes after the new one has come.
+        let old = world.blob("log.md").is_some();
+        let new = world.blob("log-1.md").is_some();
+        assert!(old || new, "neither name is on the proxy");
+        new
+    });
+    drop(log);
+    let tree = world.settle(&[&a]);
+    assert_eq!(tree.keys().collect::<Vec<_>>(), ["log-1.md"]);
+}

@@ -171,6 +171,10 @@ fn read_whole(mut body: Outgoing) -> Result<(Md5, Bytes), RemoteError> {
 }
 
 impl Remote for FakeRemote {
+    fn forget_index(&self) {
+        *lock(&self.served) = None;
+    }
+
     async fn index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
         let last = lock(&self.served).clone();
         let answer = self

@@ -358,6 +358,10 @@ impl fmt::Debug for HttpRemote {
 }
 
 impl Remote for HttpRemote {
+    fn forget_index(&self) {
+        self.inner.known().index = None;
+    }
+
     async fn index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
         self.read_index(since).await
     }

@@ -124,7 +124,7 @@ pub(super) async fn content<'a, S: Store>(
     let told = if coding.is_none() { hyper::body::Body::size_hint(&body).lower() } else { 0 };
     let mut room = if told == 0 { None } else { quota::admit(proxy, caller, ns, path, told).await? };
     let incoming = Digested { incoming: proxy.store.incoming(), hasher: promised.map(|_| Hasher::new()) };
-    let (came, size) = receive(proxy, coding, body, proxy.options.max_body, incoming).await?;
+    let (came, size) = receive(proxy, caller, coding, body, proxy.options.max_body, incoming).await?;
     let md5 = came.hasher.map(Hasher::finish);
     if let Some(md5) = md5.filter(|md5| Some(*md5) != promised) {
         // The body goes with this: nothing is written.
@@ -158,6 +158,7 @@ pub(super) async fn write<S: Store>(
 /// patience.
 pub async fn receive<S: Store, I: Incoming>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     coding: Option<Coding>,
     mut body: RequestBody,
     limit: u64,
@@ -168,7 +169,7 @@ pub async fn receive<S: Store, I: Incoming>(
         return Err(Refusal::TooLarge(limit));
     }
     let mut came = 0;
-    let mut intake = Intake::new(proxy, coding, limit, incoming);
+    let mut intake = Intake::new(proxy, caller, coding, limit, incoming);
     let mut pace = Pace { began: Instant::now(), patience: proxy.options.body_timeout };
     loop {
         let frame = tokio::time::timeout_at(pace.due(came, Instant::now()), body.frame());

@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 use tokio::io::AsyncWriteExt;
 
 use super::bearer;
+use super::packed::{pack, text, zstd_bomb};
 use super::proxy::{Client, Reply, Running, TOKEN, head, options};
 
 async fn memory(change: impl FnOnce(&mut memsync::proxy::Options)) -> Running {
@@ -293,5 +294,25 @@ async fn slow_batches_of_one_key_do_not_hold_up_those_of_another() {
     let batch = super::batch::frames(&[(serde_json::json!({"op": "get", "path": "x"}), Vec::new())]);
     let r = soon(c.send("POST", "/batch", &[("Content-Type", super::batch::TYPE)], &batch)).await;
     assert_eq!(r.status, 200);
+    drop(held);
+}
+
+#[tokio::test]
+async fn slow_packed_bodies_of_one_key_do_not_hold_up_those_of_another() {
+    let (running, [slow, other]) = two_keys().await;
+    let mut held = Vec::new();
+    for n in 0..20 {
+        // The beginning of what asks for the most memory that there is for one.
+        let begin = &zstd_bomb(1 << 30, 23)[..1000];
+        let more = [("Content-MD5", "new"), ("Content-Encoding", "zstd")];
+        held.push(unfinished(&running, &slow, ("PUT", &format!("/blob/{n}")), &more, begin).await);
+    }
+    let mut c = running.client().await;
+    c.token = other;
+    // As much as one of the slow ones asks for, more than may be left when all the others are there.
+    for (path, body) in [("/blob/small", pack("zstd", &text(5_000))), ("/blob/large", zstd_bomb(9 << 20, 23))] {
+        let r = soon(c.send("PUT", path, &[("Content-MD5", "new"), ("Content-Encoding", "zstd")], &body)).await;
+        assert_eq!(r.status, 201, "{path}");
+    }
     drop(held);
 }

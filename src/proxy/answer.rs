@@ -284,7 +284,7 @@ impl Refusal {
             Self::Busy => plain(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "BUSY",
-                "too many bodies are being unpacked; wait, then try again, or send the content as it is",
+                "too many bodies are being unpacked, or batches taken in; wait, then try again, or send the content as it is",
             ),
             Self::BodyTimeout => plain(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "the body stopped coming"),
             Self::BodyBroken => plain(StatusCode::BAD_REQUEST, "BODY_BROKEN", "the body was cut off or malformed"),

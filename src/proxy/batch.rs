@@ -57,12 +57,11 @@ pub async fn post<S: Store>(
         return Err(Refusal::NoBatch);
     }
     let coding = encoding::of_body(&head.headers)?;
-    // Never closed; were it so, going on without a turn would be right.
-    let _turn = proxy.batches.acquire().await.ok();
+    let _turn = proxy.batches.take(caller, 1, proxy.options.body_timeout).await?;
     let limit = proxy.options.max_body.min(MAX_BYTES as u64);
     let length = hyper::body::Body::size_hint(&body).lower().min(BODY_AT_ONCE);
     let collected = Collected(BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)));
-    let body = receive(proxy, coding, body, limit, collected).await?.0.0.freeze();
+    let body = receive(proxy, caller, coding, body, limit, collected).await?.0.0.freeze();
     let frames = batch::read::<Asked>(body).map_err(|e| Refusal::Batch(e.to_string()))?;
     refuse_twins(&frames)?;
 

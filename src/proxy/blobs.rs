@@ -124,7 +124,7 @@ pub(super) async fn content<'a, S: Store>(
     let told = if coding.is_none() { hyper::body::Body::size_hint(&body).lower() } else { 0 };
     let mut room = if told == 0 { None } else { quota::admit(proxy, caller, ns, path, told).await? };
     let incoming = Digested { incoming: proxy.store.incoming(), hasher: promised.map(|_| Hasher::new()) };
-    let (came, size) = receive(proxy, coding, body, proxy.options.max_body, incoming).await?;
+    let (came, size) = receive(proxy, caller, coding, body, proxy.options.max_body, incoming).await?;
     let md5 = came.hasher.map(Hasher::finish);
     if let Some(md5) = md5.filter(|md5| Some(*md5) != promised) {
         // The body goes with this: nothing is written.
@@ -158,6 +158,7 @@ pub(super) async fn write<S: Store>(
 /// patience.
 pub async fn receive<S: Store, I: Incoming>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     coding: Option<Coding>,
     mut body: RequestBody,
     limit: u64,
@@ -168,13 +169,10 @@ pub async fn receive<S: Store, I: Incoming>(
         return Err(Refusal::TooLarge(limit));
     }
     let mut came = 0;
-    let mut intake = Intake::new(proxy, coding, limit, incoming);
-    let began = Instant::now();
+    let mut intake = Intake::new(proxy, caller, coding, limit, incoming);
+    let mut pace = Pace { began: Instant::now(), patience: proxy.options.body_timeout };
     loop {
-        // A sender that drips a byte now and then is cut off as one that stalls.
-        let patience = proxy.options.body_timeout;
-        let due = began + patience + Duration::from_secs(came / SLOWEST);
-        let frame = tokio::time::timeout_at(due.min(Instant::now() + patience), body.frame());
+        let frame = tokio::time::timeout_at(pace.due(came, Instant::now()), body.frame());
         let Some(frame) = frame.await.map_err(|_| Refusal::BodyTimeout)? else { return intake.finish().await };
         // Trailers carry nothing for us.
         let Ok(piece) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
@@ -182,7 +180,30 @@ pub async fn receive<S: Store, I: Incoming>(
         if came > limit {
             return Err(Refusal::TooLarge(limit));
         }
+        let asked = Instant::now();
         intake.push(piece).await?;
+        pace.was_held_up(asked.elapsed());
+    }
+}
+
+/// How fast a body has to come.
+struct Pace {
+    /// When the sender began, moved on by what it had to wait for us.
+    began: Instant,
+    patience: Duration,
+}
+
+impl Pace {
+    /// When the next piece is due, after `came` bytes: a sender that drips a byte now and then is cut off as one that
+    /// stalls.
+    fn due(&self, came: u64, now: Instant) -> Instant {
+        let over_all = self.began + self.patience + Duration::from_secs(came / SLOWEST);
+        over_all.min(now + self.patience)
+    }
+
+    /// The time in which a piece waited for memory or for the store is not the sender's.
+    fn was_held_up(&mut self, time: Duration) {
+        self.began += time;
     }
 }
 
@@ -216,4 +237,24 @@ fn if_match(value: &HeaderValue) -> Option<Md5> {
 
 pub(super) fn text(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok().map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sender_answers_for_its_own_delays_alone() {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let mut pace = Pace { began, patience: 30 * second };
+        assert_eq!(pace.due(0, began), began + 30 * second);
+        // A byte now and then gains no time, and what comes as it should does.
+        assert_eq!(pace.due(29, began + 29 * second), began + 30 * second);
+        assert_eq!(pace.due(10 * SLOWEST, began + 29 * second), began + 40 * second);
+        assert_eq!(pace.due(1000 * SLOWEST, began + 29 * second), began + 59 * second, "a stall is one all the same");
+        // Held up by us for longer than its own time is.
+        pace.was_held_up(29 * second);
+        pace.was_held_up(25 * second);
+        assert_eq!(pace.due(0, began + 60 * second), began + 84 * second);
+    }
 }

@@ -12,18 +12,19 @@ use futures::stream;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue, VARY};
 use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::body::Body as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use super::Proxy;
 use super::answer::{Answer, Refusal};
+use super::auth::Caller;
+use super::shares::{Held, Shares};
 use crate::protocol::encoding::{Coding, CodingError, Decoder, Encoder, MAX_HEAD, MIN_SIZE, is_worth_it, window};
 use crate::store::{Incoming, Store};
 
 /// Answers packed at once; further ones go out as they are.
 const ENCODERS: usize = 16;
-/// Memory for unpacking bodies, KiB: what is beyond it waits.
+/// Memory for unpacking bodies, KiB: what is beyond it, or beyond its sender's share of it, waits.
 const DECODERS: u32 = 128 * 1024;
 /// What unpacking a body takes of it besides its window, KiB.
 const DECODER: u32 = 512;
@@ -33,18 +34,19 @@ const IN_BETWEEN: usize = 64 * 1024;
 /// Turns for packing and unpacking.
 pub struct Turns {
     encoders: Arc<Semaphore>,
-    decoders: Semaphore,
+    decoders: Shares,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { encoders: Arc::new(Semaphore::new(ENCODERS)), decoders: Semaphore::new(DECODERS as usize) }
+        Self { encoders: Arc::new(Semaphore::new(ENCODERS)), decoders: Shares::new(DECODERS) }
     }
 }
 
 /// Takes a body in, unpacked where it is packed.
 pub struct Intake<'a, I> {
     turns: &'a Turns,
+    caller: &'a Caller,
     patience: Duration,
     coding: Option<Coding>,
     limit: u64,
@@ -52,17 +54,23 @@ pub struct Intake<'a, I> {
     head: BytesMut,
     decoder: Option<Decoder>,
     /// Memory, held as long as the decoder.
-    turn: Option<SemaphorePermit<'a>>,
+    turn: Option<Held>,
     incoming: I,
     size: u64,
 }
 
 impl<'a, I: Incoming> Intake<'a, I> {
     /// `limit`: bytes there may be, unpacked.
-    pub fn new<S: Store>(proxy: &'a Proxy<S>, coding: Option<Coding>, limit: u64, incoming: I) -> Self {
+    pub fn new<S: Store>(
+        proxy: &'a Proxy<S>,
+        caller: &'a Caller,
+        coding: Option<Coding>,
+        limit: u64,
+        incoming: I,
+    ) -> Self {
         let (turns, patience) = (&proxy.turns, proxy.options.body_timeout);
         let (head, decoder, turn) = (BytesMut::new(), None, None);
-        Self { turns, patience, coding, limit, head, decoder, turn, incoming, size: 0 }
+        Self { turns, caller, patience, coding, limit, head, decoder, turn, incoming, size: 0 }
     }
 
     /// Takes the next piece.
@@ -95,9 +103,7 @@ impl<'a, I: Incoming> Intake<'a, I> {
     async fn begin(&mut self, coding: Coding) -> Result<(), Refusal> {
         let window = window(coding, &self.head)?;
         let needed = DECODER + u32::try_from(window / 1024).unwrap_or(DECODERS);
-        let turn = timeout(self.patience, self.turns.decoders.acquire_many(needed)).await;
-        // Never closed; were it so, going on without a turn would be right.
-        self.turn = turn.map_err(|_| Refusal::Busy)?.ok();
+        self.turn = Some(self.turns.decoders.take(self.caller, needed, self.patience).await?);
         self.decoder = Some(Decoder::new(coding, window)?);
         let head = std::mem::take(&mut self.head).freeze();
         self.unpack(head).await

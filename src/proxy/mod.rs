@@ -36,6 +36,7 @@ mod patience;
 mod quota;
 mod rates;
 mod route;
+mod shares;
 mod strangers;
 pub mod tls;
 mod verifier;
@@ -48,6 +49,7 @@ use callers::Callers;
 use connection::{Door, connection};
 use metrics::Metrics;
 use rates::Rates;
+use shares::Shares;
 use strangers::Strangers;
 use tls::Tls;
 
@@ -134,8 +136,8 @@ impl Default for Options {
     }
 }
 
-/// Batches taken in and answered at once.
-const BATCHES: usize = 16;
+/// Batches taken in and answered at once; what is beyond it, or beyond its sender's share of it, waits.
+const BATCHES: u32 = 16;
 
 /// What all requests share.
 struct Proxy<S> {
@@ -144,7 +146,7 @@ struct Proxy<S> {
     quotas: quota::Quotas,
     checkup: health::Checkup,
     /// Turns for batches, each of which may hold some tens of MiB.
-    batches: Semaphore,
+    batches: Shares,
     turns: encoding::Turns,
     options: Options,
     index: index::Cache,
@@ -178,7 +180,7 @@ pub async fn serve<S: Store>(
         auth,
         quotas: quota::Quotas::default(),
         checkup: health::Checkup::default(),
-        batches: Semaphore::new(BATCHES),
+        batches: Shares::new(BATCHES),
         turns: encoding::Turns::default(),
         index: index::Cache::default(),
         listened: Arc::default(),

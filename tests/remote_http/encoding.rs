@@ -329,6 +329,36 @@ async fn who_takes_nothing_packed_after_all_gets_it_plain() {
 }
 
 #[tokio::test]
+async fn who_has_no_room_for_unpacking_gets_it_plain() {
+    let busy = async |code: &'static str| {
+        let body = format!(r#"{{"detail":"no","error_code":{code:?},"context":null}}"#);
+        Server::start(ALL, move |request| match request.header("content-encoding") {
+            Some(_) => reply(503, &["Retry-After: 5"], body.as_bytes()),
+            None => takes_all(request),
+        })
+        .await
+    };
+    let server = busy("BUSY").await;
+    let remote = far(&server);
+    // Each is tried packed, and then sent once more.
+    for requests in [2, 4] {
+        assert_eq!(put(&remote, &text(5_000)).await, Ok(Put::Stored { version: 0 }));
+        assert_eq!(server.seen().len(), requests);
+    }
+    assert!(remote.batch(vec![ask_put(&text(9_000))]).await.unwrap().unwrap()[0].is_some());
+    assert_eq!(server.seen().len(), 6);
+    // What is read as it goes comes again plain when it is time.
+    let e = put(&remote, &text(LARGE)).await.unwrap_err();
+    assert!(matches!(e, RemoteError::Throttled { status: 503, .. }), "{e}");
+    assert_eq!(put(&remote, &text(LARGE)).await, Ok(Put::Stored { version: 0 }));
+    // Another reason is no reason to send it plain.
+    let server = busy("STORAGE_FAILED").await;
+    let e = put(&far(&server), &text(5_000)).await.unwrap_err();
+    assert!(matches!(e, RemoteError::Throttled { status: 503, .. }), "{e}");
+    assert!(server.seen().iter().all(|r| r.header("content-encoding").is_some()));
+}
+
+#[tokio::test]
 async fn with_a_real_proxy_all_comes_back_and_less_is_on_the_wire() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Embedded::open(&dir.path().join("store")).unwrap());

@@ -4,10 +4,14 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use memsync::proxy::keys::{self, NewKey};
 use memsync::store::Memory;
+use secrecy::ExposeSecret;
 use tokio::io::AsyncWriteExt;
 
 use super::bearer;
+use super::packed::{pack, text, zstd_bomb};
 use super::proxy::{Client, Reply, Running, TOKEN, head, options};
 
 async fn memory(change: impl FnOnce(&mut memsync::proxy::Options)) -> Running {
@@ -237,4 +241,78 @@ async fn a_caller_keeps_to_its_rate() {
     assert_eq!(refused[0].header("retry-after"), Some("1"));
     c.write(&head("GET", "/health", &[("Authorization", format!("Bearer {TOKEN}"))])).await;
     assert_eq!(c.reply("GET").await.status, 200, "health is for everybody");
+}
+
+/// A proxy with two keys, by their tokens.
+async fn two_keys() -> (Running, [String; 2]) {
+    let store = Arc::new(Memory::new());
+    let mut tokens = [String::new(), String::new()];
+    for token in &mut tokens {
+        let made = keys::edit(store.as_ref(), |keys| keys.create_key(&NewKey::default(), Timestamp::now())).await;
+        made.unwrap().token.expose_secret().clone_into(token);
+    }
+    (Running::start_with(store, options()).await, tokens)
+}
+
+/// Begins a request whose body goes on coming; `begin` of it has come when this is done, as far as can be seen.
+async fn unfinished(
+    running: &Running,
+    token: &str,
+    request: (&str, &str),
+    more: &[(&str, &str)],
+    begin: &[u8],
+) -> Client {
+    let mut c = running.client().await;
+    let mut headers = vec![("Authorization", format!("Bearer {token}")), ("Content-Length", "50000".to_owned())];
+    headers.push(("Expect", "100-continue".to_owned()));
+    headers.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+    c.write(&head(request.0, request.1, &headers)).await;
+    if !begin.is_empty() {
+        assert_eq!(c.reply(request.0).await.status, 100, "it is being received");
+        c.write(begin).await;
+    }
+    c
+}
+
+/// The answer of a proxy that does not wait until somebody is cut off.
+async fn soon(answer: impl Future<Output = Reply>) -> Reply {
+    tokio::time::timeout(Duration::from_secs(15), answer).await.expect("it is held up by others")
+}
+
+#[tokio::test]
+async fn slow_batches_of_one_key_do_not_hold_up_those_of_another() {
+    let (running, [slow, other]) = two_keys().await;
+    let mut held = Vec::new();
+    for n in 0..20 {
+        let kind = [("Content-Type", super::batch::TYPE)];
+        // The first have their turns when they are asked for their bodies; the others wait for one.
+        let begin: &[u8] = if n < 4 { b"\0" } else { b"" };
+        held.push(unfinished(&running, &slow, ("POST", "/batch"), &kind, begin).await);
+    }
+    let mut c = running.client().await;
+    c.token = other;
+    let batch = super::batch::frames(&[(serde_json::json!({"op": "get", "path": "x"}), Vec::new())]);
+    let r = soon(c.send("POST", "/batch", &[("Content-Type", super::batch::TYPE)], &batch)).await;
+    assert_eq!(r.status, 200);
+    drop(held);
+}
+
+#[tokio::test]
+async fn slow_packed_bodies_of_one_key_do_not_hold_up_those_of_another() {
+    let (running, [slow, other]) = two_keys().await;
+    let mut held = Vec::new();
+    for n in 0..20 {
+        // The beginning of what asks for the most memory that there is for one.
+        let begin = &zstd_bomb(1 << 30, 23)[..1000];
+        let more = [("Content-MD5", "new"), ("Content-Encoding", "zstd")];
+        held.push(unfinished(&running, &slow, ("PUT", &format!("/blob/{n}")), &more, begin).await);
+    }
+    let mut c = running.client().await;
+    c.token = other;
+    // As much as one of the slow ones asks for, more than may be left when all the others are there.
+    for (path, body) in [("/blob/small", pack("zstd", &text(5_000))), ("/blob/large", zstd_bomb(9 << 20, 23))] {
+        let r = soon(c.send("PUT", path, &[("Content-MD5", "new"), ("Content-Encoding", "zstd")], &body)).await;
+        assert_eq!(r.status, 201, "{path}");
+    }
+    drop(held);
 }

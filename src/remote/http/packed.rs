@@ -24,6 +24,9 @@ const READ_FIRST: u64 = 256 * 1024;
 /// What a proxy answers to a content that something on the way unpacked, or robbed of the header that says it is packed.
 const ABOUT_PACKING: [&str; 4] = ["UNSUPPORTED_ENCODING", "INVALID_ENCODING", "DIGEST_MISMATCH", "INVALID_BATCH"];
 
+/// What a proxy answers that has no room for unpacking for now: it may take the content as it is.
+const BUSY: &str = "BUSY";
+
 type Pieces = BoxStream<'static, io::Result<Bytes>>;
 
 impl HttpRemote {
@@ -49,7 +52,8 @@ impl HttpRemote {
     }
 
     /// Sends `plain`, or in its place `packed`. Where the proxy does not take that (something on the way may have
-    /// unpacked it, or changed its headers) it has done nothing, gets the plain content, and from then on only that.
+    /// unpacked it, or changed its headers) it has done nothing, gets the plain content, and from then on only that. Where
+    /// it only has no room for unpacking, it gets this one plain.
     pub(super) async fn send_either(
         &self,
         url: &str,
@@ -63,9 +67,11 @@ impl HttpRemote {
             let size = packed.len() as u64;
             let request = request.header(CONTENT_ENCODING, CODING.name()).body(packed);
             let answer = self.inner.send(url, request, Some((&Progress::new(), size)), cap).await?;
-            match self.about_packing(answer).await? {
-                Some(answer) => return Ok(answer),
-                None => self.inner.known().refuses_packed = true,
+            match self.about_packing(answer).await {
+                Ok(answer) => return Ok(answer),
+                Err(Against::Packing) => self.inner.known().refuses_packed = true,
+                Err(Against::Unpacking(_)) => {}
+                Err(Against::Else(error)) => return Err(error),
             }
         }
         let size = plain.len() as u64;
@@ -73,19 +79,23 @@ impl HttpRemote {
         self.inner.send(url, request, Some((&Progress::new(), size)), cap).await
     }
 
-    /// The answer to a packed content, where it is not one that refuses the packing.
+    /// The answer to a packed content, where it says nothing against the packing.
     ///
     /// # Errors
-    /// Where it refuses something else about the request.
-    async fn about_packing(&self, answer: Answer) -> Result<Option<Answer>, RemoteError> {
-        if !matches!(answer.status(), StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE) {
-            return Ok(Some(answer));
+    /// What it refuses.
+    async fn about_packing(&self, answer: Answer) -> Result<Answer, Against> {
+        let busy = answer.status() == StatusCode::SERVICE_UNAVAILABLE;
+        if !busy && !matches!(answer.status(), StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE) {
+            return Ok(answer);
         }
-        match answer.refused().await {
+        let (error, code) = answer.refused().await;
+        Err(match code.as_deref() {
+            Some(BUSY) if busy => Against::Unpacking(error),
+            _ if busy => Against::Else(error),
+            Some(code) if !ABOUT_PACKING.contains(&code) => Against::Else(error),
             // Who gives no code is not the proxy.
-            (error, Some(code)) if !ABOUT_PACKING.contains(&code.as_str()) => Err(error),
-            _ => Ok(None),
-        }
+            _ => Against::Packing,
+        })
     }
 
     /// Sends a content with a request whose other headers are all there.
@@ -132,17 +142,32 @@ impl HttpRemote {
             return Ok(answer);
         }
         match self.about_packing(answer).await {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => {
+            Ok(answer) => Ok(answer),
+            // It cannot be read again: the next tries send all plain, until the proxy could not be reached for once.
+            Err(Against::Unpacking(error)) => {
+                self.inner.known().refuses_packed = true;
+                Err(error)
+            }
+            Err(Against::Packing) => {
                 // It cannot be read again: the next try sends it plain.
                 self.inner.known().refuses_packed = true;
                 Err(self
                     .inner
                     .protocol(url, "it offers to unpack what it gets, and refused this; it gets no more packed"))
             }
-            Err(error) => Err(error),
+            Err(Against::Else(error)) => Err(error),
         }
     }
+}
+
+/// What the answer to a packed content is against; nothing was done.
+enum Against {
+    /// Any packing.
+    Packing,
+    /// Unpacking it now: there is no room for it.
+    Unpacking(RemoteError),
+    /// Something else about the request.
+    Else(RemoteError),
 }
 
 /// A packed body whose `Content-Encoding` got lost on the way must not be taken for a content.

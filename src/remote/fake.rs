@@ -57,7 +57,7 @@ pub struct Faults {
 /// What kind of proxy it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
-    /// Whether the index is evidence (it carries a [`Mark`], and deltas are served) or hints.
+    /// Whether the index is evidence (it carries a [`Mark`](super::Mark), and deltas are served) or hints.
     pub strong: bool,
     pub tombstones: TombstoneKind,
     /// Whether a 412 tells what is held, and a 404 (with [`TombstoneKind::Absent`]) the tombstone.
@@ -157,7 +157,7 @@ impl FakeServer {
         lock(&self.0)
     }
 
-    /// Forgets the tombstones up to `cursor` (a strong one's [`Mark::floor`] tells).
+    /// Forgets the tombstones up to `cursor` (a strong one's [`Mark::floor`](super::Mark::floor) tells).
     pub fn forget_tombstones(&self, cursor: u64) {
         let mut store = self.store();
         let gone: Vec<_> = store.blobs.iter().filter(|(_, h)| h.content.is_none() && h.changed <= cursor).collect();

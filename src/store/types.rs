@@ -165,9 +165,9 @@ pub enum Deleted {
 
 /// One of many writes that are handed in together.
 pub enum Operation {
-    /// As [`Store::put`].
+    /// As [`Store::put`](super::Store::put).
     Put { expect: Expect, content: Bytes },
-    /// As [`Store::delete`].
+    /// As [`Store::delete`](super::Store::delete).
     Delete { expect: Option<Expect> },
 }
 
@@ -227,7 +227,7 @@ pub enum Placed {
     Held,
 }
 
-/// The records there can be: see [`Store::record`].
+/// The records there can be: see [`Store::record`](super::Store::record).
 pub const RECORDS: &[&str] = &["keys", "keys-used"];
 
 /// How long a store keeps what is no longer current.

@@ -1,9 +1,11 @@
 //! Namespaces in a bucket: a file of one is the same object as a file of another by a longer name, and is reached by one.
 
 use bytes::Bytes;
+use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::store::{Deleted, Expect, Got, Meta, Named, Put, S3, Store, StoreError, system_clock};
 
+use super::s3::until;
 use super::server::{Server, Stored, difference};
 use super::{New, index, path, put, written};
 
@@ -71,6 +73,39 @@ async fn a_namespace_does_not_begin_on_top_of_anothers_files() {
     // When they have gone, it can.
     store.delete("", &path("team/notes/a"), None, Meta::default()).await.unwrap();
     assert!(matches!(begin("team/notes").await.unwrap(), Put::Created(_)));
+}
+
+/// Reading begins no namespace, nor does a deletion that may not: the files of a folder stay the flat namespace's.
+#[tokio::test]
+async fn only_a_write_that_may_begins_a_namespace() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    // As a write that died before its entry left it.
+    let md5 = Md5::of(b"x").to_string();
+    server.plant("memory/team/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
+    put(&store, "team/y", New, b"y").await;
+
+    let version = Expect::Version(7);
+    for _ in 0..3 {
+        drop(store.get("team", &path("x")).await.unwrap());
+        let refused = store.delete("team", &path("x"), Some(version), Meta::default()).await.unwrap_err();
+        assert!(matches!(&refused, StoreError::Occupied { namespace, .. } if namespace == "team"), "{refused:?}");
+        let refused = store.delete("team", &path("x"), Some(Expect::Version(8)), Meta::default()).await.unwrap();
+        assert!(matches!(refused, Deleted::Mismatch(entry) if entry.version == 7), "{refused:?}");
+    }
+    // What was asked of the index above after the reads is answered after what they asked of this one.
+    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), Got::Found(_)));
+    until("the entry is there", async || index(&store, 0).await.contains_key("team/x")).await;
+    assert!(server.object("memory/team/.sync-index.json").is_none(), "nothing has begun");
+    assert!(matches!(store.get("", &path("team/y")).await.unwrap(), Got::Found(_)));
+    is_refused(&store, "team", "x", "").await;
+
+    // Where nobody else has files, a deletion begins the namespace that its tombstone is in.
+    server.plant("memory/alone/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
+    let done = store.delete("alone", &path("x"), Some(version), Meta::default()).await.unwrap();
+    assert!(matches!(done, Deleted::Done(_)), "{done:?}");
+    assert_eq!(difference(&server, "memory/alone"), [""; 0]);
+    assert!(server.object("memory/alone/.sync-index.json").is_some());
 }
 
 /// What other proxies left is put right: a flat index does not go on listing files that are a namespace's.

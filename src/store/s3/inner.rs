@@ -89,7 +89,8 @@ impl Inner {
     ) -> Result<Put, StoreError> {
         let body = body.finish().await?;
         let ledger = self.ledger(ns)?;
-        tokio::try_join!(self.stay_within(ns, path), self.begin(ns))?;
+        self.stay_within(ns, path).await?;
+        self.begin(ns).await?;
         let under_way = matches!(body.content, Content::Inline(_)).then(|| ledger.under_way());
         let _turn = self.turn(ns, path).await;
         // Most new files are new; a tombstone would only cost the blind write.
@@ -126,14 +127,27 @@ impl Inner {
     ) -> Result<Deleted, StoreError> {
         let ledger = self.ledger(ns)?;
         self.stay_within(ns, path).await?;
+        let admitted = |found: Option<&Found>| {
+            let held = entry(&found.filter(|f| !f.row.is_deleted)?.row);
+            expect.is_none_or(|e| e.admits(Some(&held))).then_some(held)
+        };
+        let refused = |found: Option<Found>| {
+            let Some(held) = found.map(|found| seen(&ledger, path, &found)) else { return Deleted::Absent };
+            if held.is_deleted { Deleted::Tombstone(held) } else { Deleted::Mismatch(held) }
+        };
+        if !ledger.exists().await? {
+            // A tombstone needs an index, but what is refused begins no namespace.
+            let found = self.blobs.look(ns, path).await?;
+            if admitted(found.as_ref()).is_none() {
+                return Ok(refused(found));
+            }
+            self.begin(ns).await?;
+        }
         let under_way = ledger.under_way();
         let _turn = self.turn(ns, path).await;
         let meta = meta.of_deletion();
         let swapped = self.blobs.swap(ns, path, false, |found| {
-            let held = entry(&found.filter(|f| !f.row.is_deleted)?.row);
-            if expect.is_some_and(|e| !e.admits(Some(&held))) {
-                return None;
-            }
+            let held = admitted(found)?;
             let version = next_version((self.clock)(), Some(&held));
             let row = Row { md5: held.md5, size: 0, is_deleted: true, version };
             Some(new(row, Content::Inline(Bytes::new()), &meta))
@@ -143,11 +157,7 @@ impl Inner {
                 ledger.record(path, row, Some(under_way)).await?;
                 Deleted::Done(entry(&row))
             }
-            Swapped::Refused(None) => Deleted::Absent,
-            Swapped::Refused(Some(found)) => {
-                let held = seen(&ledger, path, &found);
-                if held.is_deleted { Deleted::Tombstone(held) } else { Deleted::Mismatch(held) }
-            }
+            Swapped::Refused(found) => refused(found),
         })
     }
 
@@ -168,7 +178,8 @@ impl Inner {
         };
         let row = Row { md5, size, is_deleted, version };
         let ledger = self.ledger(ns)?;
-        tokio::try_join!(self.stay_within(ns, path), self.begin(ns))?;
+        self.stay_within(ns, path).await?;
+        self.begin(ns).await?;
         let under_way = ledger.under_way();
         let _turn = self.turn(ns, path).await;
         let swapped = self.blobs.swap(ns, path, !ledger.knows(path), |found| {

@@ -113,7 +113,7 @@ impl Inner {
                 // What came between may be due as well: that is found out the next time.
                 Ok(_) => return Ok(false),
                 // It has become another namespace's since; there it has no time.
-                Err(StoreError::Elsewhere { .. }) => {}
+                Err(StoreError::Elsewhere { .. } | StoreError::Occupied { .. }) => {}
                 Err(e) => return Err(e),
             }
         }

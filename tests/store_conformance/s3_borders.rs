@@ -100,6 +100,14 @@ async fn only_a_write_that_may_begins_a_namespace() {
     assert!(matches!(store.get("", &path("team/y")).await.unwrap(), Got::Found(_)));
     is_refused(&store, "team", "x", "").await;
 
+    // Nor does a write that is refused.
+    for expect in [Expect::Version(7), Expect::Md5(Md5::of(b"x"))] {
+        let refused = store.put_bytes("none", &path("x"), expect, Bytes::from_static(b"new")).await.unwrap();
+        assert_eq!(refused, Put::Mismatch(None));
+        assert_eq!(store.delete("none", &path("x"), Some(expect), Meta::default()).await.unwrap(), Deleted::Absent);
+    }
+    assert!(server.keys().iter().all(|key| !key.starts_with("memory/none")), "nothing has begun");
+
     // Where nobody else has files, a deletion begins the namespace that its tombstone is in.
     server.plant("memory/alone/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
     let done = store.delete("alone", &path("x"), Some(version), Meta::default()).await.unwrap();

@@ -90,6 +90,13 @@ impl Inner {
         let body = body.finish().await?;
         let ledger = self.ledger(ns)?;
         self.stay_within(ns, path).await?;
+        if !expect.admits(None) && !ledger.exists().await? {
+            // What is refused begins no namespace.
+            let found = self.blobs.look(ns, path).await?;
+            if !expect.admits(found.as_ref().map(|f| entry(&f.row)).as_ref()) {
+                return Ok(Put::Mismatch(found.map(|found| seen(&ledger, path, &found))));
+            }
+        }
         self.begin(ns).await?;
         let under_way = matches!(body.content, Content::Inline(_)).then(|| ledger.under_way());
         let _turn = self.turn(ns, path).await;

@@ -116,6 +116,27 @@ async fn only_a_write_that_may_begins_a_namespace() {
     assert!(server.object("memory/alone/.sync-index.json").is_some());
 }
 
+/// A name that nothing is at costs little, however long it is, and nothing when it is asked for again.
+#[tokio::test]
+async fn a_deep_name_is_no_burden() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    put(&store, "n/n/x", New, b"x").await;
+    let deep = vec!["n"; 300].join("/");
+    let requests = || server.requests().values().sum::<usize>();
+    let ask = async || {
+        let before = requests();
+        assert!(matches!(store.get(&deep, &path("x")).await.unwrap(), Got::Absent));
+        requests() - before
+    };
+    let first = ask().await;
+    assert!(first < 320, "{first} requests: one for each folder");
+    let again = ask().await;
+    assert!(again < 10, "{again} requests: what the folders are is known");
+    is_refused(&store, "n/n", "x", "").await;
+    assert_eq!(index(&store, 0).await.len(), 1);
+}
+
 /// What other proxies left is put right: a flat index does not go on listing files that are a namespace's.
 #[tokio::test]
 async fn reindex_leaves_a_file_in_one_index() {

@@ -26,6 +26,9 @@ use crate::path::RelPath;
 /// Bodies up to this many bytes are read from the store before the answer begins.
 pub const WHOLE: u64 = 256 * 1024;
 
+/// Beyond this many, the indexes of namespaces that have not begun are not kept.
+const LEDGERS: usize = 256;
+
 /// What the clones of a store share.
 pub struct Inner {
     pub blobs: Blobs,
@@ -56,6 +59,10 @@ impl Inner {
         let told = Arc::new(move |ns: &str, paths: Vec<RelPath>| changes.tell(ns, paths));
         let key = self.blobs.layout.index(ns)?;
         let ledger = Arc::new(Ledger::open(ns, key, self.blobs.clone(), self.clock.clone(), told));
+        if ledgers.len() >= LEDGERS {
+            // Whoever asks may name any number of namespaces; only those that have begun are worth keeping.
+            ledgers.retain(|ns, ledger| ns.is_empty() || ledger.is_there() || Arc::strong_count(ledger) > 1);
+        }
         ledgers.insert(ns.to_owned(), ledger.clone());
         Ok(ledger)
     }

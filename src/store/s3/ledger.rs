@@ -158,7 +158,8 @@ impl Ledger {
         self.kept().is_some_and(|kept| kept.document.rows.contains_key(path))
     }
 
-    fn is_there(&self) -> bool {
+    /// Whether there was an index object when last seen.
+    pub fn is_there(&self) -> bool {
         self.kept().is_some_and(|kept| kept.etag.is_some())
     }
 

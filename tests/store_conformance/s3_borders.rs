@@ -1,12 +1,14 @@
 //! Namespaces in a bucket: a file of one is the same object as a file of another by a longer name, and is reached by one.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::store::{Deleted, Expect, Got, Meta, Named, Put, S3, Store, StoreError, system_clock};
 
 use super::s3::until;
-use super::server::{Server, Stored, difference};
+use super::server::{Fault, Server, Stored, difference};
 use super::{New, index, path, put, written};
 
 /// Asks in every way for a path that is another namespace's; `namespace` is whose.
@@ -135,6 +137,29 @@ async fn a_deep_name_is_no_burden() {
     assert!(again < 10, "{again} requests: what the folders are is known");
     is_refused(&store, "n/n", "x", "").await;
     assert_eq!(index(&store, 0).await.len(), 1);
+}
+
+/// A namespace that begins while an index is mended keeps its files to itself.
+#[tokio::test]
+async fn reindex_sees_a_namespace_that_begins_meanwhile() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    put(&store, "a", New, b"a").await;
+    let (inside, listings) = (server.inside.clone(), AtomicUsize::new(0));
+    server.fail(move |method, key| {
+        // The first listing is for the namespaces, the second for the files of the flat one.
+        if method == "GET" && key.is_empty() && listings.fetch_add(1, Ordering::SeqCst) == 1 {
+            let mut objects = inside.objects.lock().unwrap();
+            objects.insert("memory/team/.sync-index.json".to_owned(), Stored::new(br#"{"files": {}}"#, &[]));
+            objects.insert("memory/team/x".to_owned(), Stored::new(b"x", &[]));
+        }
+        Fault::None
+    });
+    let mended = store.reindex().await.unwrap();
+    assert!(server.object("memory/team/x").is_some(), "it has begun meanwhile");
+    assert!(mended[""].is_nothing() && mended[""].blobs == 1, "{mended:?}");
+    assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(store.reindex().await.unwrap()["team"].added, [path("x")]);
 }
 
 /// What other proxies left is put right: a flat index does not go on listing files that are a namespace's.

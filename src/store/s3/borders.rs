@@ -134,6 +134,7 @@ fn below<'a>(above: &str, ns: &'a str) -> &'a str {
     ns.strip_prefix(above).map_or(ns, |folder| folder.trim_start_matches('/'))
 }
 
-fn joined(ns: &str, name: &str) -> String {
+/// The name without a namespace of what is `name` in `ns`.
+pub fn joined(ns: &str, name: &str) -> String {
     if ns.is_empty() { name.to_owned() } else { format!("{ns}/{name}") }
 }

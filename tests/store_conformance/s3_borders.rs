@@ -1,10 +1,14 @@
 //! Namespaces in a bucket: a file of one is the same object as a file of another by a longer name, and is reached by one.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
+use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::store::{Deleted, Expect, Got, Meta, Named, Put, S3, Store, StoreError, system_clock};
 
-use super::server::{Server, Stored, difference};
+use super::s3::until;
+use super::server::{Fault, Server, Stored, difference};
 use super::{New, index, path, put, written};
 
 /// Asks in every way for a path that is another namespace's; `namespace` is whose.
@@ -71,6 +75,91 @@ async fn a_namespace_does_not_begin_on_top_of_anothers_files() {
     // When they have gone, it can.
     store.delete("", &path("team/notes/a"), None, Meta::default()).await.unwrap();
     assert!(matches!(begin("team/notes").await.unwrap(), Put::Created(_)));
+}
+
+/// Reading begins no namespace, nor does a deletion that may not: the files of a folder stay the flat namespace's.
+#[tokio::test]
+async fn only_a_write_that_may_begins_a_namespace() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    // As a write that died before its entry left it.
+    let md5 = Md5::of(b"x").to_string();
+    server.plant("memory/team/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
+    put(&store, "team/y", New, b"y").await;
+
+    let version = Expect::Version(7);
+    for _ in 0..3 {
+        drop(store.get("team", &path("x")).await.unwrap());
+        let refused = store.delete("team", &path("x"), Some(version), Meta::default()).await.unwrap_err();
+        assert!(matches!(&refused, StoreError::Occupied { namespace, .. } if namespace == "team"), "{refused:?}");
+        let refused = store.delete("team", &path("x"), Some(Expect::Version(8)), Meta::default()).await.unwrap();
+        assert!(matches!(refused, Deleted::Mismatch(entry) if entry.version == 7), "{refused:?}");
+    }
+    // What was asked of the index above after the reads is answered after what they asked of this one.
+    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), Got::Found(_)));
+    until("the entry is there", async || index(&store, 0).await.contains_key("team/x")).await;
+    assert!(server.object("memory/team/.sync-index.json").is_none(), "nothing has begun");
+    assert!(matches!(store.get("", &path("team/y")).await.unwrap(), Got::Found(_)));
+    is_refused(&store, "team", "x", "").await;
+
+    // Nor does a write that is refused.
+    for expect in [Expect::Version(7), Expect::Md5(Md5::of(b"x"))] {
+        let refused = store.put_bytes("none", &path("x"), expect, Bytes::from_static(b"new")).await.unwrap();
+        assert_eq!(refused, Put::Mismatch(None));
+        assert_eq!(store.delete("none", &path("x"), Some(expect), Meta::default()).await.unwrap(), Deleted::Absent);
+    }
+    assert!(server.keys().iter().all(|key| !key.starts_with("memory/none")), "nothing has begun");
+
+    // Where nobody else has files, a deletion begins the namespace that its tombstone is in.
+    server.plant("memory/alone/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
+    let done = store.delete("alone", &path("x"), Some(version), Meta::default()).await.unwrap();
+    assert!(matches!(done, Deleted::Done(_)), "{done:?}");
+    assert_eq!(difference(&server, "memory/alone"), [""; 0]);
+    assert!(server.object("memory/alone/.sync-index.json").is_some());
+}
+
+/// A name that nothing is at costs little, however long it is, and nothing when it is asked for again.
+#[tokio::test]
+async fn a_deep_name_is_no_burden() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    put(&store, "n/n/x", New, b"x").await;
+    let deep = vec!["n"; 300].join("/");
+    let requests = || server.requests().values().sum::<usize>();
+    let ask = async || {
+        let before = requests();
+        assert!(matches!(store.get(&deep, &path("x")).await.unwrap(), Got::Absent));
+        requests() - before
+    };
+    let first = ask().await;
+    assert!(first < 320, "{first} requests: one for each folder");
+    let again = ask().await;
+    assert!(again < 10, "{again} requests: what the folders are is known");
+    is_refused(&store, "n/n", "x", "").await;
+    assert_eq!(index(&store, 0).await.len(), 1);
+}
+
+/// A namespace that begins while an index is mended keeps its files to itself.
+#[tokio::test]
+async fn reindex_sees_a_namespace_that_begins_meanwhile() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    put(&store, "a", New, b"a").await;
+    let (inside, listings) = (server.inside.clone(), AtomicUsize::new(0));
+    server.fail(move |method, key| {
+        // The first listing is for the namespaces, the second for the files of the flat one.
+        if method == "GET" && key.is_empty() && listings.fetch_add(1, Ordering::SeqCst) == 1 {
+            let mut objects = inside.objects.lock().unwrap();
+            objects.insert("memory/team/.sync-index.json".to_owned(), Stored::new(br#"{"files": {}}"#, &[]));
+            objects.insert("memory/team/x".to_owned(), Stored::new(b"x", &[]));
+        }
+        Fault::None
+    });
+    let mended = store.reindex().await.unwrap();
+    assert!(server.object("memory/team/x").is_some(), "it has begun meanwhile");
+    assert!(mended[""].is_nothing() && mended[""].blobs == 1, "{mended:?}");
+    assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(store.reindex().await.unwrap()["team"].added, [path("x")]);
 }
 
 /// What other proxies left is put right: a flat index does not go on listing files that are a namespace's.

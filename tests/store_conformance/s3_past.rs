@@ -8,6 +8,7 @@ use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::store::{Deleted, Expect, Got, Incoming, Meta, Put, S3, Store, Swept, system_clock};
 
+use super::s3::until;
 use super::server::{Quirks, Server, Stored, difference};
 use super::{Holds, New, clock, content, delete, index, large, path, put, read, written};
 
@@ -140,6 +141,52 @@ async fn proxies_that_share_a_bucket_expire_once() {
     assert_eq!(two.expire().await.unwrap(), 1);
     assert_eq!(read(&one, "d/1").await.as_deref(), Some(&b"back"[..]));
     assert!(matches!(delete(&one, "d/2", None).await, Deleted::Tombstone(_)));
+}
+
+/// What cannot expire leaves the rest to expire whole, and old copies and tombstones to be swept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_cannot_expire_holds_up_no_other() {
+    let server = Server::start().await;
+    let now = Arc::new(AtomicU64::new(DAY));
+    let store = at(&server, &now).await;
+    put(&store, "old", New, b"old").await;
+    delete(&store, "old", None).await;
+    let expiring = async |ns: &str, name: &str, at: u64| {
+        let mut body = store.incoming();
+        body.push(Bytes::copy_from_slice(name.as_bytes())).await.unwrap();
+        let meta = Meta { expires: Some(at), ..Meta::default() };
+        written(store.put(ns, &path(name), New, meta, body).await.unwrap())
+    };
+    expiring("team", "first", 2 * DAY).await;
+    for n in 0..40 {
+        expiring("", &format!("d/{n}"), 3 * DAY).await;
+    }
+    let team = "memory/team/.sync-index.json";
+    let whole = server.object(team).unwrap();
+    server.plant(team, Stored::new(b"{\"files\": {", &[]));
+    now.store(100 * DAY, Ordering::SeqCst);
+    let other = at(&server, &now).await;
+    let refused = other.sweep().await.unwrap_err().to_string();
+    assert!(refused.contains("is damaged"), "{refused}");
+    let all = index(&other, 0).await;
+    assert_eq!(all.values().filter(|entry| entry.is_deleted).count(), 40, "the old tombstone is forgotten");
+    assert_eq!(all.len(), 40);
+    assert_eq!(beside(&server).iter().filter(|key| key.contains("/versions/")).count(), 40, "the old copy is gone");
+    let is_deleted = |key: &str| server.object(key).unwrap().metadata["is-deleted"] == "true";
+    assert!(all.keys().all(|name| is_deleted(&format!("memory/{name}"))) && !is_deleted("memory/team/first"));
+
+    // A deletion whose entry was lost is found by the note that it leaves.
+    server.plant(team, whole);
+    let mut bare: serde_json::Value =
+        serde_json::from_slice(&server.object("memory/.sync-index.json").unwrap().body).unwrap();
+    bare["files"].as_object_mut().unwrap().remove("d/7");
+    server.plant("memory/.sync-index.json", Stored::new(&serde_json::to_vec(&bare).unwrap(), &[]));
+    let note = format!("memory.memsync/expires/{:020}-again", 3 * DAY);
+    server.plant(&note, Stored::new(br#"{"namespace": "", "path": "d/7"}"#, &[]));
+    let third = at(&server, &now).await;
+    assert_eq!(third.expire().await.unwrap(), 1, "the one in the namespace");
+    until("the entry is there", async || index(&third, 0).await.len() == 40).await;
+    assert_eq!(difference(&server, "memory/team"), [""; 0]);
 }
 
 /// Tombstones leave the index and stay as objects; neither a reader, a start nor `reindex` brings the entries back.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::future::try_join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::super::{Named, StoreError};
 use super::inner::Inner;
@@ -17,7 +17,9 @@ use crate::path::RelPath;
 /// just begun can be reached by their longer name here.
 const FRESH: Duration = Duration::from_secs(5);
 /// Folders remembered, at most.
-const MOST: usize = 100_000;
+const MOST: usize = 20_000;
+/// Folders asked for side by side by one request: a path has room for hundreds.
+const SIDE_BY_SIDE: usize = 8;
 
 /// What is known of folders.
 #[derive(Default)]
@@ -61,26 +63,14 @@ impl Inner {
     /// [`StoreError::Elsewhere`]; what the store says.
     pub async fn stay_within(&self, ns: &str, path: &RelPath) -> Result<(), StoreError> {
         let folders: Vec<String> = path.ancestors().map(|folder| joined(ns, folder)).collect();
-        let asked = folders.into_iter().map(|folder| async move {
-            let is_namespace = match self.borders.is_namespace(&folder) {
-                Some(known) => known,
-                None => {
-                    let index = self.blobs.layout.index(&folder)?;
-                    let is_namespace = self.blobs.bucket.head(&index).await?.is_some();
-                    self.borders.remember(folder.clone(), is_namespace);
-                    is_namespace
-                }
-            };
-            Ok::<_, StoreError>(is_namespace.then_some(folder))
-        });
         // The deepest comes first, and is where the file belongs.
-        let mut namespace = try_join_all(asked).await?.into_iter().flatten().next();
+        let mut namespace = self.which_begun(folders, true).await?.into_iter().next();
         if namespace.is_none() && !ns.is_empty() && !self.ledger(ns)?.exists().await? {
-            for (above, below) in uppers(ns) {
-                let name = format!("{below}/{path}");
-                let kept = self.ledger(above)?.fresh().await?;
+            for above in self.which_begun(uppers(ns), true).await? {
+                let name = format!("{}/{path}", below(&above, ns));
+                let kept = self.ledger(&above)?.fresh().await?;
                 if kept.document.rows.keys().any(|path| path.as_str() == name) {
-                    namespace = Some(above.to_owned());
+                    namespace = Some(above);
                 }
             }
         }
@@ -102,23 +92,49 @@ impl Inner {
 
     /// Refuses a new namespace in whose folder one further up has files.
     async fn refuse_occupied(&self, ns: &str) -> Result<(), StoreError> {
-        for (above, below) in uppers(ns) {
-            let kept = self.ledger(above)?.fresh().await?;
-            let inside = |path: &RelPath| path.as_str().strip_prefix(below).is_some_and(|rest| rest.starts_with('/'));
+        for above in self.which_begun(uppers(ns), false).await? {
+            let kept = self.ledger(&above)?.fresh().await?;
+            let folder = below(&above, ns);
+            let inside = |path: &RelPath| path.as_str().strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
             if kept.document.rows.iter().any(|(path, row)| !row.is_deleted && inside(path)) {
-                return Err(StoreError::Occupied { namespace: ns.to_owned(), above: Named(above.to_owned()) });
+                return Err(StoreError::Occupied { namespace: ns.to_owned(), above: Named(above) });
             }
         }
         Ok(())
     }
+
+    /// Those of `folders` that are namespaces, in their order, the flat one always; `remembered`: what was found out a
+    /// moment ago will do. Nothing else is kept of a folder that is none, as whoever asks may name any number of them.
+    async fn which_begun(&self, folders: Vec<String>, remembered: bool) -> Result<Vec<String>, StoreError> {
+        let asked = stream::iter(folders).map(|folder| async move {
+            let known = self.borders.is_namespace(&folder).filter(|_| remembered).or(folder.is_empty().then_some(true));
+            let is_namespace = match known {
+                Some(known) => known,
+                None => {
+                    let index = self.blobs.layout.index(&folder)?;
+                    let is_namespace = self.blobs.bucket.head(&index).await?.is_some();
+                    self.borders.remember(folder.clone(), is_namespace);
+                    is_namespace
+                }
+            };
+            Ok::<_, StoreError>(is_namespace.then_some(folder))
+        });
+        asked.buffered(SIDE_BY_SIDE).try_filter_map(async |folder| Ok(folder)).try_collect().await
+    }
 }
 
-/// The namespaces further up, the flat one first, each with the folder in it that `ns` is.
-fn uppers(ns: &str) -> impl Iterator<Item = (&str, &str)> {
-    let slashes = ns.match_indices('/').map(|(at, _)| (&ns[..at], &ns[at + 1..]));
-    std::iter::once(("", ns)).filter(|(_, ns)| !ns.is_empty()).chain(slashes)
+/// What could be namespaces further up, the flat one first.
+fn uppers(ns: &str) -> Vec<String> {
+    let slashes = ns.match_indices('/').map(|(at, _)| &ns[..at]);
+    std::iter::once("").filter(|_| !ns.is_empty()).chain(slashes).map(str::to_owned).collect()
 }
 
-fn joined(ns: &str, name: &str) -> String {
+/// The folder that `ns` is in the namespace `above`.
+fn below<'a>(above: &str, ns: &'a str) -> &'a str {
+    ns.strip_prefix(above).map_or(ns, |folder| folder.trim_start_matches('/'))
+}
+
+/// The name without a namespace of what is `name` in `ns`.
+pub fn joined(ns: &str, name: &str) -> String {
     if ns.is_empty() { name.to_owned() } else { format!("{ns}/{name}") }
 }

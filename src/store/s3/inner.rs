@@ -26,6 +26,9 @@ use crate::path::RelPath;
 /// Bodies up to this many bytes are read from the store before the answer begins.
 pub const WHOLE: u64 = 256 * 1024;
 
+/// Beyond this many, the indexes of namespaces that have not begun are not kept.
+const LEDGERS: usize = 256;
+
 /// What the clones of a store share.
 pub struct Inner {
     pub blobs: Blobs,
@@ -56,6 +59,10 @@ impl Inner {
         let told = Arc::new(move |ns: &str, paths: Vec<RelPath>| changes.tell(ns, paths));
         let key = self.blobs.layout.index(ns)?;
         let ledger = Arc::new(Ledger::open(ns, key, self.blobs.clone(), self.clock.clone(), told));
+        if ledgers.len() >= LEDGERS {
+            // Whoever asks may name any number of namespaces; only those that have begun are worth keeping.
+            ledgers.retain(|ns, ledger| ns.is_empty() || ledger.is_there() || Arc::strong_count(ledger) > 1);
+        }
         ledgers.insert(ns.to_owned(), ledger.clone());
         Ok(ledger)
     }
@@ -89,7 +96,15 @@ impl Inner {
     ) -> Result<Put, StoreError> {
         let body = body.finish().await?;
         let ledger = self.ledger(ns)?;
-        tokio::try_join!(self.stay_within(ns, path), self.begin(ns))?;
+        self.stay_within(ns, path).await?;
+        if !expect.admits(None) && !ledger.exists().await? {
+            // What is refused begins no namespace.
+            let found = self.blobs.look(ns, path).await?;
+            if !expect.admits(found.as_ref().map(|f| entry(&f.row)).as_ref()) {
+                return Ok(Put::Mismatch(found.map(|found| seen(&ledger, path, &found))));
+            }
+        }
+        self.begin(ns).await?;
         let under_way = matches!(body.content, Content::Inline(_)).then(|| ledger.under_way());
         let _turn = self.turn(ns, path).await;
         // Most new files are new; a tombstone would only cost the blind write.
@@ -126,14 +141,27 @@ impl Inner {
     ) -> Result<Deleted, StoreError> {
         let ledger = self.ledger(ns)?;
         self.stay_within(ns, path).await?;
+        let admitted = |found: Option<&Found>| {
+            let held = entry(&found.filter(|f| !f.row.is_deleted)?.row);
+            expect.is_none_or(|e| e.admits(Some(&held))).then_some(held)
+        };
+        let refused = |found: Option<Found>| {
+            let Some(held) = found.map(|found| seen(&ledger, path, &found)) else { return Deleted::Absent };
+            if held.is_deleted { Deleted::Tombstone(held) } else { Deleted::Mismatch(held) }
+        };
+        if !ledger.exists().await? {
+            // A tombstone needs an index, but what is refused begins no namespace.
+            let found = self.blobs.look(ns, path).await?;
+            if admitted(found.as_ref()).is_none() {
+                return Ok(refused(found));
+            }
+            self.begin(ns).await?;
+        }
         let under_way = ledger.under_way();
         let _turn = self.turn(ns, path).await;
         let meta = meta.of_deletion();
         let swapped = self.blobs.swap(ns, path, false, |found| {
-            let held = entry(&found.filter(|f| !f.row.is_deleted)?.row);
-            if expect.is_some_and(|e| !e.admits(Some(&held))) {
-                return None;
-            }
+            let held = admitted(found)?;
             let version = next_version((self.clock)(), Some(&held));
             let row = Row { md5: held.md5, size: 0, is_deleted: true, version };
             Some(new(row, Content::Inline(Bytes::new()), &meta))
@@ -143,11 +171,7 @@ impl Inner {
                 ledger.record(path, row, Some(under_way)).await?;
                 Deleted::Done(entry(&row))
             }
-            Swapped::Refused(None) => Deleted::Absent,
-            Swapped::Refused(Some(found)) => {
-                let held = seen(&ledger, path, &found);
-                if held.is_deleted { Deleted::Tombstone(held) } else { Deleted::Mismatch(held) }
-            }
+            Swapped::Refused(found) => refused(found),
         })
     }
 
@@ -168,7 +192,8 @@ impl Inner {
         };
         let row = Row { md5, size, is_deleted, version };
         let ledger = self.ledger(ns)?;
-        tokio::try_join!(self.stay_within(ns, path), self.begin(ns))?;
+        self.stay_within(ns, path).await?;
+        self.begin(ns).await?;
         let under_way = ledger.under_way();
         let _turn = self.turn(ns, path).await;
         let swapped = self.blobs.swap(ns, path, !ledger.knows(path), |found| {

@@ -158,7 +158,8 @@ impl Ledger {
         self.kept().is_some_and(|kept| kept.document.rows.contains_key(path))
     }
 
-    fn is_there(&self) -> bool {
+    /// Whether there was an index object when last seen.
+    pub fn is_there(&self) -> bool {
         self.kept().is_some_and(|kept| kept.etag.is_some())
     }
 
@@ -326,10 +327,13 @@ impl Shared {
         let kept = lock(&self.kept).1.clone();
         let mut seen = match kept {
             // What is to be looked at differs from what is kept, which may only be old.
-            Some(kept) if looks.is_empty() => kept,
+            Some(kept) if looks.is_empty() && kept.etag.is_some() => kept,
             _ => self.fresh().await?,
         };
         loop {
+            if seen.etag.is_none() && !create && !self.ns.is_empty() {
+                return self.decline(owed);
+            }
             let changed = self.changed(&seen, owed, &looks).await?;
             if changed.is_empty() && !(create && seen.etag.is_none()) {
                 owed.clear();
@@ -361,6 +365,16 @@ impl Shared {
             }
             seen = self.fresh().await?;
         }
+    }
+
+    /// Records nothing, as there is no index: only who has asked whether it may be begins a namespace. Until then its
+    /// blobs are files of the one above, whose readers and whose start see them.
+    fn decline(&self, owed: &mut BTreeMap<RelPath, Row>) -> Result<(), StoreError> {
+        if owed.is_empty() {
+            return Ok(());
+        }
+        owed.clear();
+        Err(StoreError::S3(format!("the index of {:?} was removed during a write; write again", self.ns)))
     }
 
     /// What of `owed` and of the blobs at `looks` the index `seen` does not have. The later version of a path wins;

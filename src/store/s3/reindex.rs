@@ -11,6 +11,7 @@ use object_store::ObjectMeta;
 
 use super::super::StoreError;
 use super::blobs::Blobs;
+use super::borders::joined;
 use super::bucket::modified;
 use super::index::{Document, Row};
 use super::layout::INDEX_NAME;
@@ -42,8 +43,8 @@ impl Mended {
     }
 }
 
-/// Mends the index of `ns`; `others` are all namespaces that have an index of their own. `trusting` believes an entry
-/// whose blob still has the entry's MD5 for its ETag, and looks at the others alone.
+/// Mends the index of `ns`; `others` are namespaces that have an index of their own, and those that begin are seen.
+/// `trusting` believes an entry whose blob still has the entry's MD5 for its ETag, and looks at the others alone.
 ///
 /// # Errors
 /// What the store says.
@@ -55,19 +56,28 @@ pub async fn mend(
     trusting: bool,
 ) -> Result<Mended, StoreError> {
     let mut mended = Mended::default();
-    let mut listed = BTreeMap::new();
+    let (mut listed, mut others) = (Vec::new(), others.clone());
     let folder = blobs.layout.folder(ns)?;
     let mut objects = blobs.bucket.list(folder.as_ref());
     while let Some(meta) = objects.try_next().await? {
         let Some(name) = blobs.layout.below(ns, meta.location.as_ref()) else { continue };
-        if is_private(name) || is_anothers(ns, name, others) {
-            continue;
+        // A namespace that began since the others were listed has its files to itself as well.
+        if let Some(begun) = name.strip_suffix(INDEX_NAME).and_then(|folder| folder.strip_suffix('/')) {
+            others.insert(joined(ns, begun));
         }
-        match RelPath::parse(name) {
-            Ok(path) => drop(listed.insert(path, meta)),
-            Err(_) => mended.left_out.push(name.to_owned()),
+        if !is_private(name) {
+            listed.push((name.to_owned(), meta));
         }
     }
+    listed.retain(|(name, _)| !is_anothers(ns, name, &others));
+    let (mut found, others) = (BTreeMap::new(), &others);
+    for (name, meta) in listed {
+        match RelPath::parse(&name) {
+            Ok(path) => drop(found.insert(path, meta)),
+            Err(_) => mended.left_out.push(name),
+        }
+    }
+    let listed = found;
     mended.blobs = listed.len();
 
     // Everything is a suspect at first; later only what still differs is.
@@ -147,10 +157,7 @@ fn is_private(name: &str) -> bool {
 
 /// Whether a key below `ns` is in a namespace further down, which has an index of its own.
 fn is_anothers(ns: &str, name: &str, others: &BTreeSet<String>) -> bool {
-    name.match_indices('/').any(|(at, _)| {
-        let deeper = if ns.is_empty() { name[..at].to_owned() } else { format!("{ns}/{}", &name[..at]) };
-        others.contains(&deeper)
-    })
+    name.match_indices('/').any(|(at, _)| others.contains(&joined(ns, &name[..at])))
 }
 
 /// The namespaces that have an index, `""` included where it has one.

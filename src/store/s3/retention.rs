@@ -2,6 +2,8 @@
 //! tombstones, which only leave the index. The object of a tombstone stays, so that whoever asks for the blob still
 //! hears that it was deleted, however long ago: nothing that was deleted can come back from a device that was away.
 
+use std::sync::Arc;
+
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::super::{Blob, Body, Deleted, Entry, Expect, Got, Meta, Retention, StoreError, Swept, Version};
@@ -9,7 +11,7 @@ use super::blobs::Found;
 use super::bucket::{Fetched, whole};
 use super::expiry::Due;
 use super::inner::{Inner, WHOLE, read_meta, version};
-use super::reindex;
+use super::{reindex, to_its_end};
 use crate::digest::Md5;
 use crate::path::RelPath;
 
@@ -86,34 +88,50 @@ impl Inner {
     }
 
     /// Deletes what has expired; gives how many paths that was.
-    pub async fn expire(&self) -> Result<usize, StoreError> {
+    ///
+    /// # Errors
+    /// The first failure, after all that is due was tried.
+    pub async fn expire(self: &Arc<Self>) -> Result<usize, StoreError> {
         if !self.blobs.keeps {
             return Ok(0);
         }
         let now = (self.clock)();
         let due = self.blobs.due(now).await?;
-        let done = stream::iter(due).map(|due| self.expire_one(due, now)).buffer_unordered(SIDE_BY_SIDE);
-        done.try_fold(0, async |sum, expired| Ok(sum + usize::from(expired))).await
+        // One that fails holds up no other, and stops none between its blob and its entry.
+        let mut done = stream::iter(due).map(|due| self.expire_one(due, now)).buffer_unordered(SIDE_BY_SIDE);
+        let (mut sum, mut failure) = (0, None);
+        while let Some(expired) = done.next().await {
+            match expired {
+                Ok(expired) => sum += usize::from(expired),
+                Err(e) => failure = failure.or(Some(e)),
+            }
+        }
+        failure.map_or(Ok(sum), Err)
     }
 
-    async fn expire_one(&self, due: Due, now: u64) -> Result<bool, StoreError> {
+    async fn expire_one(self: &Arc<Self>, due: Due, now: u64) -> Result<bool, StoreError> {
         let about = self.blobs.about(&due).await?;
         let found = match &about {
             Some((ns, path)) => self.blobs.look(ns, path).await?,
             None => None,
         };
+        if let (Some((ns, path)), Some(found)) = (&about, found.as_ref().filter(|found| found.row.is_deleted)) {
+            // Its entry may be missing: the deletion was the last that anybody did here.
+            self.ledger(ns)?.compare(path, &found.row);
+        }
         let is_due =
             |found: &Found| !found.row.is_deleted && found.object.described.expires().is_some_and(|at| at <= now);
         let mut expired = false;
         if let (Some((ns, path)), Some(found)) = (about, found.filter(is_due)) {
             // Just what expired: a write that comes between has the last word, and its own time.
             let expect = Some(Expect::Version(found.row.version));
-            match self.delete(&ns, &path, expect, Meta::default()).await {
+            let inner = self.clone();
+            match to_its_end(async move { inner.delete(&ns, &path, expect, Meta::default()).await }).await {
                 Ok(Deleted::Done(_)) => expired = true,
                 // What came between may be due as well: that is found out the next time.
                 Ok(_) => return Ok(false),
                 // It has become another namespace's since; there it has no time.
-                Err(StoreError::Elsewhere { .. }) => {}
+                Err(StoreError::Elsewhere { .. } | StoreError::Occupied { .. }) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -124,18 +142,24 @@ impl Inner {
     }
 
     /// [`Inner::expire`], and removes copies and old entries of tombstones.
-    pub async fn sweep(&self) -> Result<Swept, StoreError> {
-        let mut swept = Swept { expired: self.expire().await?, ..Swept::default() };
+    ///
+    /// # Errors
+    /// A failure, after all else was done.
+    pub async fn sweep(self: &Arc<Self>) -> Result<Swept, StoreError> {
+        // What cannot expire and an index that cannot be read hold up nothing else.
+        let (mut swept, mut failure) = (Swept::default(), None);
+        match self.expire().await {
+            Ok(expired) => swept.expired = expired,
+            Err(e) => failure = Some(e),
+        }
         let (retention, now) = (Retention::default(), (self.clock)());
         if self.blobs.keeps {
             swept.versions = self.blobs.sweep_earlier(&retention, now).await?;
         }
-        // One index that cannot be read holds up no other.
-        let mut failure = None;
         for ns in reindex::namespaces(&self.blobs).await? {
             match self.ledger(&ns)?.forget().await {
                 Ok(forgotten) => swept.tombstones += forgotten,
-                Err(e) => failure = Some(e),
+                Err(e) => failure = failure.or(Some(e)),
             }
         }
         failure.map_or(Ok(swept), Err)

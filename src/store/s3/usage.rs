@@ -9,6 +9,9 @@ use crate::path::RelPath;
 /// How long what other proxies wrote may go uncounted.
 const COUNTED_FOR: Duration = Duration::from_secs(5);
 
+/// Beyond this many namespaces, those whose time is over are not kept.
+const COUNTED: usize = 1024;
+
 impl Inner {
     /// The bytes of a namespace's live entries.
     pub async fn usage(&self, ns: &str) -> Result<u64, StoreError> {
@@ -19,7 +22,11 @@ impl Inner {
             Some(kept) => kept,
             None => {
                 let (now, kept) = (Instant::now(), ledger.fresh().await?);
-                lock(&self.counted).insert(ns.to_owned(), now);
+                let mut counted = lock(&self.counted);
+                if counted.len() >= COUNTED {
+                    counted.retain(|_, at| at.elapsed() < COUNTED_FOR);
+                }
+                counted.insert(ns.to_owned(), now);
                 kept
             }
         };

@@ -10,7 +10,7 @@ use crate::local::{Found, Move, Moved};
 use crate::path::RelPath;
 use crate::remote::{IndexEntry, Remote};
 use crate::state::{Change, Entry, RemoteState, StateError};
-use crate::sync::{Action, Base, Local, Step, Unknown};
+use crate::sync::{Action, Base, Local, Step};
 
 use super::World;
 use super::apply::Done;
@@ -53,6 +53,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     report.again = true;
                 }
                 Done::Seen(md5) => {
+                    self.sent.forget(&step.path);
                     if let Action::DeleteRemote { .. } = step.action {
                         report.deleted_remote += 1;
                         own_writes += 1;
@@ -181,8 +182,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
             Moved::Stale { copy } => {
                 self.copied(copy, report);
-                let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size: 0 };
-                self.tree.put(step.path, Some(found));
+                self.look_again(&step.path);
                 report.again = true;
                 None
             }
@@ -201,8 +201,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// A conflict copy is an ordinary new file: the next cycle uploads it (row 4).
     fn copied(&mut self, copy: Option<RelPath>, report: &mut Report) {
         if let Some(copy) = copy {
-            let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size: 0 };
-            self.tree.put(copy.clone(), Some(found));
+            self.look_again(&copy);
             report.conflicts.push(copy);
             report.again = true;
         }

@@ -75,13 +75,13 @@ impl Report {
 #[derive(Default)]
 struct NotUploaded {
     contents: BTreeSet<Md5>,
-    /// There is some that nobody has read.
-    unread: bool,
+    /// There is some of which nobody knows what it is.
+    unknown: bool,
 }
 
 impl NotUploaded {
     fn may_be(&self, md5: Md5) -> bool {
-        self.unread || self.contents.contains(&md5)
+        self.unknown || self.contents.contains(&md5)
     }
 }
 
@@ -164,13 +164,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 // It waits for a file that is being written, or for a deletion; one that is held takes a person.
                 Unknown::Changing => {
                     report.again |= deleting || self.is_changing(&step.path);
-                    skipped.unread |= self.may_be_renamed(&step.path);
+                    skipped.unknown |= self.may_be_renamed(&step.path);
                 }
                 // It is no longer as new as it was when it was scanned.
                 Unknown::Unread => {
                     self.look_again(&step.path);
                     self.read_first.insert(step.path.clone());
-                    skipped.unread = true;
+                    skipped.unknown = true;
                     report.again = true;
                 }
                 Unknown::Quarantined(_) => {
@@ -272,7 +272,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Err(e) => {
                     match step.action {
                         Action::Upload { local, .. } => drop(not_uploaded.contents.insert(local)),
-                        Action::UploadUnread => not_uploaded.unread = true,
+                        Action::UploadUnread => not_uploaded.unknown = true,
                         _ => {}
                     }
                     if let Some(fatal) = self.failed(&step, e, report) {
@@ -338,7 +338,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// The next scan must read it, whatever its stat says.
-    fn look_again(&mut self, path: &RelPath) {
+    pub(super) fn look_again(&mut self, path: &RelPath) {
         let size = self.tree.found().get(path).map_or(0, |f| f.size);
         let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size };
         self.tree.put(path.clone(), Some(found));

@@ -404,8 +404,9 @@ impl<D: Disk> Walk<'_, D> {
         batch.items.push(Item { path, disk_name: name, found });
     }
 
-    /// Whether the last write may be younger than the quiet time: by ctime, which no program can set back. A write from after the start of the scan lies ahead of its
-    /// clock; one that lies further ahead is of another clock and says nothing.
+    /// Whether the last write may be younger than the quiet time: by ctime, which no program can set back. A write from
+    /// after the start of the scan lies ahead of its clock; one that lies further ahead is of another clock and says
+    /// nothing.
     fn is_young(&self, stat: &Stat) -> bool {
         let quiet = self.options.quiet_ns;
         let age = self.options.now_ns.saturating_sub(stat.ctime_ns);

@@ -3,7 +3,7 @@
 //! A write is acknowledged when it is on the medium (WAL, `synchronous=FULL`). One thread writes, in groups;
 //! readers have connections of their own and never wait for it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    BACKLOG, Blob, Body, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Operation, Placed, Put,
-    Record, Retention, State, Store, StoreError, Swept, Version, Written, strong_state, system_clock,
+    BACKLOG, Changes, Clock, Deleted, Expect, Got, Index, Mark, Meta, Operation, Placed, Put, Record, Retention, State,
+    Store, StoreError, Swept, Version, Written, strong_state, system_clock,
 };
 use crate::path::RelPath;
 
 mod many;
+mod read;
 mod records;
 mod schema;
 mod spool;
@@ -31,8 +32,9 @@ mod writer;
 pub use records::Beside;
 pub use spool::Upload;
 
+use read::{get, named_files, read_index, read_marks};
 use spool::{Spool, blocking};
-use writer::{Job, Write, entry_of, signed, unsigned};
+use writer::{Job, Write, unsigned};
 
 /// Writes that may wait for the writer before callers are held back.
 const QUEUE: usize = 256;
@@ -395,110 +397,4 @@ impl Store for Embedded {
         })
         .await?
     }
-}
-
-/// A row with its content, or the name of the file that has it.
-struct Stored {
-    entry: Entry,
-    meta: Meta,
-    file: Option<String>,
-    content: Option<Vec<u8>>,
-}
-
-/// What a path holds, or held as `version`.
-fn get(shared: &Shared, ns: &str, path: &str, version: Option<u64>) -> Result<Got, StoreError> {
-    loop {
-        let Some(stored) = shared.read(|db| find(db, ns, path, version))? else { return Ok(Got::Absent) };
-        let Stored { entry, meta, file, content } = stored;
-        if entry.is_deleted {
-            return Ok(Got::Tombstone(entry));
-        }
-        let body = match (content, file) {
-            (Some(content), None) => Body::Whole(Bytes::from(content)),
-            (_, Some(file)) => match File::open(shared.spool.path(&file)) {
-                Ok(open) => Body::Pieces(spool::pieces(open, entry.size)),
-                // Removed with its row since the row was read: look again.
-                Err(e) if e.kind() == io::ErrorKind::NotFound && moved_on(shared, ns, path, version, &file)? => {
-                    continue;
-                }
-                Err(e) => return Err(io_error(&shared.spool.path(&file), &e)),
-            },
-            (None, None) => return Err(StoreError::Database(format!("{path:?} has an entry but no content"))),
-        };
-        return Ok(Got::Found(Blob { entry, meta, body }));
-    }
-}
-
-/// Whether the content that was in `file` is no longer there by its row either.
-fn moved_on(shared: &Shared, ns: &str, path: &str, version: Option<u64>, file: &str) -> Result<bool, StoreError> {
-    let now = shared.read(|db| find(db, ns, path, version))?;
-    Ok(now.is_none_or(|now| now.file.as_deref() != Some(file)))
-}
-
-fn find(db: &Connection, ns: &str, path: &str, version: Option<u64>) -> rusqlite::Result<Option<Stored>> {
-    let stored = |row: &Row<'_>| {
-        let meta = writer::read_meta(&row.get::<_, String>(5)?);
-        Ok(Stored { entry: entry_of(row)?, meta, file: row.get(6)?, content: row.get(7)? })
-    };
-    let now = db
-        .prepare_cached(
-            "SELECT md5, size, is_deleted, version, cursor, meta, file, content \
-             FROM entry LEFT JOIN body ON body.id = entry.body WHERE ns = ? AND path = ?",
-        )?
-        .query_row([ns, path], stored)
-        .optional()?;
-    let Some(version) = version else { return Ok(now) };
-    if now.as_ref().is_some_and(|now| now.entry.version == version) {
-        return Ok(now);
-    }
-    db.prepare_cached(
-        "SELECT md5, size, 0, version, 0, meta, file, content \
-         FROM earlier LEFT JOIN body ON body.id = earlier.body WHERE ns = ? AND path = ? AND version = ?",
-    )?
-    .query_row(rusqlite::params![ns, path, signed(version)], stored)
-    .optional()
-}
-
-fn read_marks(db: &Connection) -> rusqlite::Result<Marks> {
-    let meta = |key: &str| db.query_row("SELECT value FROM meta WHERE key = ?", [key], |row| row.get::<_, String>(0));
-    let number = |key: &str| meta(key).map(|text| text.parse::<u64>().unwrap_or(0));
-    let floor = number("floor")?;
-    // SQLite takes the bare column from the row that has the maximum.
-    let mut rows = db.prepare("SELECT ns, MAX(cursor), version, SUM(size) FROM entry GROUP BY ns")?;
-    let mut rows = rows.query([])?;
-    let (mut last, mut bytes) = (HashMap::new(), HashMap::new());
-    while let Some(row) = rows.next()? {
-        let ns: String = row.get(0)?;
-        last.insert(ns.clone(), (unsigned(row, 1)?, unsigned(row, 2)?));
-        // A tombstone's size is 0.
-        bytes.insert(ns, unsigned(row, 3)?);
-    }
-    let cursor = last.values().map(|(cursor, _): &(u64, u64)| *cursor).max().unwrap_or(0).max(floor);
-    Ok(Marks { epoch: meta("epoch")?.into(), floor, created: number("created")?, cursor, last, bytes })
-}
-
-fn read_index(db: &Connection, ns: &str, since: u64, state: State) -> rusqlite::Result<Index> {
-    // One transaction, so that the floor and the entries are of one moment.
-    let tx = db.unchecked_transaction()?;
-    let floor = versions::read_floor(&tx)?;
-    let mark = state.mark.map(|mark| Mark { floor: mark.floor.max(floor), cursor: mark.cursor.max(floor), ..mark });
-    let query = if since == 0 {
-        "SELECT md5, size, is_deleted, version, cursor, path FROM entry WHERE ns = ? AND cursor > ?"
-    } else {
-        // The `+` keeps SQLite off the index over names: few entries are newer than `since`.
-        "SELECT md5, size, is_deleted, version, cursor, path FROM entry WHERE +ns = ? AND cursor > ?"
-    };
-    let entries = tx
-        .prepare_cached(query)?
-        .query_map(rusqlite::params![ns, signed(since)], |row| Ok((row.get(5)?, entry_of(row)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(Index { state: State { mark, ..state }, entries })
-}
-
-fn named_files(db: &Connection) -> rusqlite::Result<HashSet<String>> {
-    db.prepare(
-        "SELECT file FROM entry WHERE file IS NOT NULL UNION ALL SELECT file FROM earlier WHERE file IS NOT NULL",
-    )?
-    .query_map([], |r| r.get(0))?
-    .collect()
 }

@@ -50,3 +50,28 @@ fn an_upload_whose_file_changed_before_it_was_sent_was_not_sent() {
         assert!(here.iter().any(|c| c == "theirs") && here.iter().any(|c| c == "mine"), "{here:?}");
     }
 }
+
+#[test]
+fn what_was_sent_before_a_deletion_is_nobodys_own_after_it() {
+    let mut story = Story::new(Config::default());
+    let path = RelPath::parse("a").unwrap();
+    story.disk.user_write("a", "first").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    // Read for an upload that never arrives, then deleted.
+    story.disk.user_write("a", "second").unwrap();
+    story.server.lose(1, Losing::Request);
+    assert!(story.cycle(touched("a")).is_err());
+    story.disk.user_remove("a").unwrap();
+    for _ in 0..3 {
+        story.cycle(touched("a")).unwrap();
+    }
+    assert!(story.names().is_empty());
+    // Another device has the same thought. That is its file.
+    story.disk.user_write("a", "third").unwrap();
+    story.server.foreign_put(&path, "second");
+    for _ in 0..3 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!(story.server.contents()[&path], "second");
+    assert!(story.disk.user_tree("").into_values().any(|content| content == "third"), "kept as a conflict copy");
+}

@@ -1,4 +1,4 @@
-//! What a filesystem can do to a folder: renames, links, permissions, full disks, clocks, names. Nothing is lost, the
+//! What a filesystem can do to a folder: renames, permissions, full disks, clocks, names. Nothing is lost, the
 //! rest goes on, and what cannot be synced is said.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::world::{Device, World, eventually};
 
-fn both_run<'w>(world: &'w World) -> (Device<'w>, Device<'w>) {
+pub fn both_run<'w>(world: &'w World) -> (Device<'w>, Device<'w>) {
     let (a, b) = (world.device("a"), world.device("b"));
     a.start();
     b.start();
@@ -30,7 +30,7 @@ fn problems(device: &Device) -> Vec<(String, String)> {
 
 /// Waits until the device reports `why` of a path.
 #[track_caller]
-fn reports(device: &Device, path: &str, why: &str) {
+pub fn reports(device: &Device, path: &str, why: &str) {
     let mut seen = Vec::new();
     let until = std::time::Instant::now() + crate::world::DEADLINE;
     while !seen.iter().any(|(p, problem): &(String, String)| p == path && problem.contains(why)) {
@@ -157,52 +157,6 @@ fn a_folder_that_became_a_symlink_is_not_deleted_elsewhere_nor_written_through()
     fs::rename(&elsewhere, a.at("topics")).unwrap();
     let tree = world.settle(&[&a, &b]);
     assert_eq!((tree["topics/1.md"].as_slice(), tree.len()), (&b"edited on b"[..], 5));
-}
-
-#[test]
-fn a_hard_link_is_a_file_of_its_own_and_never_written_through() {
-    let world = World::new();
-    let (a, b) = (world.device("a"), world.device("b"));
-    let outside = world.path().join("snapshot.md");
-    a.write("note.md", "one");
-    fs::hard_link(a.at("note.md"), a.at("twin.md")).unwrap();
-    fs::hard_link(a.at("note.md"), &outside).unwrap();
-    a.start();
-    b.start();
-    world.settle(&[&a, &b]);
-    // An edit in place shows under all its names here, and arrives under all of them there.
-    OpenOptions::new().append(true).open(a.at("note.md")).unwrap().write_all(b" and two").unwrap();
-    a.wait();
-    eventually("b has both", || b.has("note.md", "one and two") && b.has("twin.md", "one and two"));
-    // An edit from elsewhere changes the one name that it is of.
-    b.write("note.md", "by b");
-    eventually("a has the edit", || a.has("note.md", "by b"));
-    world.settle(&[&a, &b]);
-    assert!(a.has("twin.md", "one and two"), "the other name keeps its content");
-    assert_eq!(fs::read(&outside).unwrap(), b"one and two", "and so does one outside the folder");
-    assert_eq!(a.kept(), [b"one and two".to_vec()]);
-    // And a deletion takes one name away.
-    b.remove("twin.md");
-    eventually("gone on a", || !a.at("twin.md").exists());
-    world.settle(&[&a, &b]);
-    assert_eq!(fs::read(&outside).unwrap(), b"one and two");
-}
-
-#[test]
-fn what_history_holds_is_not_changed_through_another_name_of_the_file() {
-    let world = World::new();
-    let (a, b) = (world.device("a"), world.device("b"));
-    let outside = world.path().join("other-name.md");
-    a.write("note.md", "one");
-    fs::hard_link(a.at("note.md"), &outside).unwrap();
-    a.start();
-    b.start();
-    world.settle(&[&a, &b]);
-    b.write("note.md", "two");
-    eventually("a has it", || a.has("note.md", "two"));
-    world.settle(&[&a, &b]);
-    OpenOptions::new().append(true).open(&outside).unwrap().write_all(b" scribbled over").unwrap();
-    assert_eq!(a.kept(), [b"one".to_vec()]);
 }
 
 #[test]
@@ -488,75 +442,4 @@ fn an_empty_folder_makes_room_for_a_file_and_no_other_folder_does() {
     eventually("now there is room", || b.has("full", "a file, too"));
     b.wait();
     assert!(b.folder_status()["problems"].to_string().contains("kept/link"), "a link is a link wherever it is");
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_program_that_keeps_a_file_open_goes_on_writing_where_people_see_it() {
-    let world = World::new();
-    let (a, b) = both_run(&world);
-    a.write("log.txt", "one\n");
-    world.settle(&[&a, &b]);
-    let mut log = OpenOptions::new().append(true).open(b.at("log.txt")).unwrap();
-    // What it writes to is not the file of that name any more, and must not be an old version in history either.
-    a.write("log.txt", "another\n");
-    eventually("the edit comes through", || b.has("log.txt", "another\n"));
-    log.write_all(b"two\n").unwrap();
-    drop(log);
-    eventually("what the program wrote is on the other device", || a.copies().len() == 1);
-    let tree = world.settle(&[&a, &b]);
-    assert_eq!((tree["log.txt"].as_slice(), tree[&a.copies()[0]].as_slice()), (&b"another\n"[..], &b"one\ntwo\n"[..]));
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_file_that_a_program_keeps_open_is_deleted_when_it_is_closed_and_lives_if_it_was_written_to() {
-    let world = World::new();
-    let (a, b) = both_run(&world);
-    for name in ["closed.txt", "written.txt", "other.md"] {
-        a.write(name, "one\n");
-    }
-    world.settle(&[&a, &b]);
-    let [closed, mut written] =
-        ["closed.txt", "written.txt"].map(|name| OpenOptions::new().append(true).open(b.at(name)).unwrap());
-    a.remove("closed.txt");
-    a.remove("written.txt");
-    a.write("other.md", "two\n");
-    eventually("the rest goes on", || b.has("other.md", "two\n"));
-    eventually("they are deleted there", || world.blob("closed.txt").is_none() && world.blob("written.txt").is_none());
-    for name in ["closed.txt", "written.txt"] {
-        reports(&b, name, "has it open");
-    }
-    assert!(b.has("closed.txt", "one\n") && b.has("written.txt", "one\n"));
-    written.write_all(b"two\n").unwrap();
-    drop((closed, written));
-    eventually("the one goes, the other is everywhere", || {
-        b.wait();
-        !b.at("closed.txt").exists() && a.has("written.txt", "one\ntwo\n")
-    });
-    let tree = world.settle(&[&a, &b]);
-    assert_eq!(tree.keys().collect::<Vec<_>>(), ["other.md", "written.txt"]);
-}
-
-#[test]
-fn a_file_that_is_renamed_while_a_program_has_it_open_is_never_missing_on_the_proxy() {
-    let world = World::new();
-    // Long enough for a machine under load to look several times while the file is young and open.
-    let a = world.device_with("a", "debounce = \"1500ms\"");
-    a.write("log.md", "begun\n");
-    a.start();
-    world.settle(&[&a]);
-    let mut log = OpenOptions::new().append(true).open(a.at("log.md")).unwrap();
-    log.write_all(b"one line\n").unwrap();
-    fs::rename(a.at("log.md"), a.at("log-1.md")).unwrap();
-    eventually("the new name is there", || {
-        // The old name is asked first: it goes after the new one has come.
-        let old = world.blob("log.md").is_some();
-        let new = world.blob("log-1.md").is_some();
-        assert!(old || new, "neither name is on the proxy");
-        new
-    });
-    drop(log);
-    let tree = world.settle(&[&a]);
-    assert_eq!(tree.keys().collect::<Vec<_>>(), ["log-1.md"]);
 }

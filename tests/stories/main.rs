@@ -13,5 +13,6 @@ mod encoding;
 mod filesystem;
 mod gates;
 mod namespaces;
+mod opened;
 mod rules;
 mod trouble;

@@ -102,7 +102,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
             self.leftovers = false;
         }
-        let scan = self.scan(&Scope { full, ..scope })?;
+        let scope = Scope { full, ..scope };
+        let scan = self.scan(&scope)?;
+        let tree = &self.tree;
+        self.quarantine.clear_open(|path| scope.full || scope.paths.contains(&tree.disk_name(path)));
         // What the last plan left is taken up again with every full scan.
         self.unfinished |= full && !self.open.is_empty();
         let news = self.fetch().await?;
@@ -264,7 +267,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     if let (Action::Upload { local, .. }, Done::Nothing) = (&step.action, &done) {
                         not_uploaded.contents.insert(*local);
                         let why = format!("it was changed on the proxy {ATTEMPTS} times under our hands");
-                        self.quarantine_step(&step, why, report);
+                        self.quarantine_step(&step, why, false, report);
                     }
                     batch.bytes += self.bytes_of(&step);
                     batch.done.push((step, done));
@@ -336,7 +339,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             StepError::Remote(e) => e.to_string(),
             StepError::Local(e) => format!("{e}; {}", remedy(&e)),
         };
-        self.quarantine_step(step, why, report);
+        self.quarantine_step(step, why, false, report);
         None
     }
 
@@ -347,7 +350,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.tree.put(path.clone(), Some(found));
     }
 
-    pub(super) fn quarantine_step(&mut self, step: &Step, why: String, report: &mut Report) {
+    /// `open`: a program has the file open, and it will do when that closes it.
+    pub(super) fn quarantine_step(&mut self, step: &Step, why: String, open: bool, report: &mut Report) {
         let content = match self.tree.found().get(&step.path).map(|f| &f.local) {
             Some(Local::File(md5)) => Some(*md5),
             _ => None,
@@ -355,7 +359,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let (now, random) = (self.world.elapsed(), self.world.random());
         report.recent.push(Recent { path: step.path.clone(), action: verb(&step.action), outcome: why.clone() });
         report.failed += 1;
-        self.quarantine.fail(&step.path, content, why, now, random);
+        self.quarantine.fail(&step.path, content, why, open, now, random);
     }
 }
 

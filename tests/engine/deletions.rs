@@ -256,3 +256,43 @@ fn a_file_that_goes_is_missed_whatever_else_comes() {
     story.settle();
     assert_eq!(story.names(), ["\u{e9}"]);
 }
+
+/// A file that is deleted elsewhere while a program has it open here.
+fn deleted_while_it_is_open() -> Story {
+    let mut story = Story::new(Config::default());
+    for name in ["a", "b"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.settle();
+    story.disk.keep_open("a", true).unwrap();
+    story.server.server_delete(&path("a"));
+    story
+}
+
+#[test]
+fn a_deletion_that_waits_for_a_program_is_done_when_that_closes_the_file() {
+    for told in [touched("a"), Scope::full()] {
+        let mut story = deleted_while_it_is_open();
+        let tries: usize = (0..300).map(|_| story.cycle(Scope::default()).unwrap().failed).sum();
+        assert!((5..60).contains(&tries), "it is tried now and then in ten minutes: {tries}");
+        // Another program closes it, and this one has it open still.
+        let before = story.cycle(Scope::default()).unwrap().failed;
+        let report = story.cycle(told.clone()).unwrap();
+        assert_eq!((report.trashed, before + report.failed), (0, 1));
+        story.disk.keep_open("a", false).unwrap();
+        assert_eq!(story.cycle(told.clone()).unwrap().trashed, 1, "{told:?}");
+        assert_eq!((story.engine.failing(), story.disk.user_tree("").len()), (0, 1));
+    }
+}
+
+#[test]
+fn a_deletion_that_waits_for_a_program_is_done_soon_where_nothing_tells_of_the_close() {
+    let mut story = deleted_while_it_is_open();
+    for _ in 0..300 {
+        story.cycle(Scope::default()).unwrap();
+    }
+    story.disk.keep_open("a", false).unwrap();
+    // Half a minute.
+    let trashed: usize = (0..15).map(|_| story.cycle(Scope::default()).unwrap().trashed).sum();
+    assert_eq!(trashed, 1);
+}

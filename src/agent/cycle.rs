@@ -15,7 +15,7 @@ use crate::local::scan::ScanStats;
 use crate::local::{Found, Scope, Touched};
 use crate::path::RelPath;
 use crate::remote::Remote;
-use crate::sync::safety::{self, Limits};
+use crate::sync::safety::{self, Held, Known, Limits, MASS_DELETE_MIN};
 use crate::sync::{Action, Base, Local, Plan, Step, Unknown};
 
 use super::World;
@@ -152,9 +152,17 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     async fn apply(&mut self, mut plan: Plan, scan: ScanStats) -> Result<Report, CycleError> {
         let mut report = Report { scan, ..Report::default() };
-        let tracked = self.container.entries().values().filter(|e| matches!(e.base, Base::Synced(_))).count();
+        let known = Known {
+            tracked: self.container.entries().values().filter(|e| matches!(e.base, Base::Synced(_))).count(),
+            staying: self.staying(&plan),
+            approved: &self.approved,
+            held: &self.held,
+        };
         let limits = Limits { max_delete: self.options.max_delete };
-        self.held = safety::hold_mass_delete(&mut plan, tracked, limits, &self.approved);
+        let (waiting, held) =
+            safety::hold_mass_delete(&mut plan, limits, &known).into_iter().partition(|h: &Held| h.unread);
+        self.held = held;
+        report.again |= !waiting.is_empty();
         report.held = self.held.iter().map(|h| h.steps.len()).sum();
         // An approval is for one plan: it lives as long as the deletions of that plan are still to be made.
         let open = |s: &&Step| s.action.deletes().is_some() || matches!(s.action, Action::Skip(_));
@@ -210,6 +218,32 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.quarantine.forgive();
         self.approved.retain(|p| self.container.entries().get(p).is_some_and(|e| matches!(e.base, Base::Synced(_))));
         Ok(report)
+    }
+
+    /// How many files, which the plan leaves alone, hold on both sides what it deletes.
+    fn staying(&self, plan: &Plan) -> BTreeMap<Md5, usize> {
+        let mut staying = BTreeMap::new();
+        // Fewer are never held.
+        if plan.steps.len() < MASS_DELETE_MIN {
+            return staying;
+        }
+        let going: BTreeSet<Md5> = plan.steps.iter().filter_map(|s| s.action.deleted()).collect();
+        if going.is_empty() {
+            return staying;
+        }
+        let is_there = |path: &RelPath, md5| {
+            let here = self.tree.found().get(path).is_some_and(|f| f.local == Local::File(md5));
+            let there = self.index.as_ref().and_then(|i| i.files.get(path));
+            here && there.is_some_and(|e| e.md5 == md5 && !e.is_deleted)
+        };
+        for (path, entry) in self.container.entries() {
+            let Base::Synced(md5) = entry.base else { continue };
+            let planned = || plan.steps.binary_search_by(|s| s.path.cmp(path)).is_ok();
+            if going.contains(&md5) && !planned() && is_there(path, md5) {
+                *staying.entry(md5).or_default() += 1;
+            }
+        }
+        staying
     }
 
     /// Whether a file that is being written is new, and may be one that was renamed. What never rests holds up nothing.

@@ -296,3 +296,81 @@ fn a_deletion_that_waits_for_a_program_is_done_soon_where_nothing_tells_of_the_c
     let trashed: usize = (0..15).map(|_| story.cycle(Scope::default()).unwrap().trashed).sum();
     assert_eq!(trashed, 1);
 }
+
+/// Files of a folder that is about to be renamed, and some beside it.
+fn a_folder(story: &Story, files: usize) {
+    for n in 0..files {
+        story.disk.user_write(&format!("d/{n:02}"), format!("is in the folder: {n}")).unwrap();
+        story.disk.user_write(&format!("beside/{n:02}"), format!("is beside it: {n}")).unwrap();
+    }
+}
+
+fn cautious() -> EngineOptions {
+    EngineOptions { max_delete: 0.1, ..options() }
+}
+
+impl Story {
+    fn set(&mut self, options: EngineOptions) {
+        let remote = Arc::new(self.server.client());
+        self.engine.set_options(options, Arc::new(|_: &str, _: bool| false), remote);
+    }
+
+    fn below(&self, dir: &str) -> usize {
+        self.names().iter().filter(|name| name.starts_with(dir)).count()
+    }
+}
+
+/// What comes under a new name may be long there when the old name goes.
+#[test]
+fn a_renamed_folder_is_no_mass_deletion_on_either_side() {
+    let mut story = Story::new(Config::default());
+    a_folder(&story, 12);
+    story.set(cautious());
+    story.settle();
+    story.disk.user_rename("d", "e").unwrap();
+    for _ in 0..3 {
+        assert_eq!(story.cycle(Scope::full()).unwrap().held, 0);
+    }
+    assert_eq!((story.below("d/"), story.below("e/")), (0, 12));
+    // And back, on another device.
+    for n in 0..12 {
+        story.server.foreign_put(&path(&format!("d/{n:02}")), format!("is in the folder: {n}"));
+    }
+    story.cycle(Scope::default()).unwrap();
+    for n in 0..12 {
+        story.server.server_delete(&path(&format!("e/{n:02}")));
+    }
+    assert_eq!(story.cycle(Scope::default()).unwrap().trashed, 12);
+    // What goes for good is another thing.
+    story.disk.user_remove_dir_all("d").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
+}
+
+#[test]
+fn a_mass_deletion_that_waits_for_a_person_waits_however_many_files_come() {
+    let mut story = Story::new(Config::default());
+    a_folder(&story, 12);
+    story.set(EngineOptions { max_delete: 0.4, ..options() });
+    story.settle();
+    story.disk.user_rename("d", ".memsync/away").unwrap();
+    story.disk.user_remove_dir_all("beside").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.cycle(Scope::full()).unwrap().held, 24);
+    let id = story.engine.held()[0].id.clone();
+    for n in 0..50 {
+        story.disk.user_write(&format!("new/{n:02}"), format!("is new: {n}")).unwrap();
+    }
+    for _ in 0..3 {
+        story.cycle(Scope::full()).unwrap();
+        assert_eq!(story.engine.held().first().map(|h| &h.id), Some(&id));
+    }
+    assert_eq!((story.below("d/"), story.below("new/")), (12, 50));
+    // One half of it comes back under another name. The other is still too much.
+    story.disk.user_rename(".memsync/away", "e").unwrap();
+    for _ in 0..3 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!((story.below("d/"), story.below("e/"), story.below("beside/")), (0, 12, 12));
+    assert_eq!(story.engine.held()[0].steps.len(), 12);
+}

@@ -117,6 +117,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.unfinished = true;
         let all_obeyed = self.check_reset()?;
         self.note_position(all_obeyed)?;
+        self.forget_lost();
         let mut plan = self.plan(&self.open);
         // Whatever ends this cycle early, the steps that it leaves are planned again.
         let left = plan.steps.iter().filter(|s| s.action != Action::Skip(Unknown::Ignored));
@@ -339,6 +340,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Base::Seen(_) => None,
             }),
             sent: self.sent.clone(),
+            sent_before: self.sent.to(&step.path),
+            max_file_size: self.options.max_file_size,
             version: entry.map_or(0, |e| e.version),
             listed: self.index.as_ref().and_then(|i| i.files.get(&step.path)).copied(),
             strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),

@@ -134,3 +134,23 @@ fn large_files_that_are_new_are_no_excuse_for_a_mass_deletion() {
     assert_eq!(story.engine.held().first().map(|h| &h.id), Some(&id));
     assert_eq!(story.names().iter().filter(|name| name.starts_with("d/")).count(), 12);
 }
+
+#[test]
+fn a_file_that_grows_beyond_the_limit_before_it_goes_up_stays_here() {
+    let mut story = reading_once();
+    story.disk.user_write("b", "is large too").unwrap();
+    let opened = AtomicU64::new(0);
+    story.disk.set_hook(Some(Box::new(move |op| {
+        // The scan opens it first.
+        if op.kind == OpKind::Open && op.path == "b" && opened.fetch_add(1, Ordering::Relaxed) == 1 {
+            op.disk.user_write("b", vec![b'x'; 2 << 20]).unwrap();
+        }
+        Verdict::Go
+    })));
+    for _ in 0..3 {
+        story.cycle(touched("b")).unwrap();
+    }
+    assert_eq!(story.names(), ["a"]);
+    let problems = story.engine.problems();
+    assert!(problems[&RelPath::parse("b").unwrap()].contains("max_file_size"), "{problems:?}");
+}

@@ -9,7 +9,7 @@ use futures::future::Either;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::digest::Md5;
-use crate::disk::Disk;
+use crate::disk::{Disk, Stat};
 use crate::local::dirty::max_wait;
 use crate::local::scan::ScanStats;
 use crate::local::{Found, Scope, Touched};
@@ -79,12 +79,22 @@ struct NotUploaded {
     contents: BTreeSet<Md5>,
     /// There is some of which nobody knows what it is.
     unknown: bool,
+    /// Files that may not be read, by what stays as it is when a file is renamed: inode, size, mtime.
+    unreadable: BTreeSet<(u64, u64, i64)>,
 }
 
 impl NotUploaded {
     fn may_be(&self, md5: Md5) -> bool {
         self.unknown || self.contents.contains(&md5)
     }
+
+    fn is_unreadable(&self, was: Option<Stat>) -> bool {
+        was.is_some_and(|was| self.unreadable.contains(&lasting(&was)))
+    }
+}
+
+fn lasting(stat: &Stat) -> (u64, u64, i64) {
+    (stat.inode, stat.size, stat.mtime_ns)
 }
 
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
@@ -188,6 +198,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     skipped.unknown = true;
                     report.again = true;
                 }
+                Unknown::Unreadable(_) => {
+                    let stat = self.tree.found().get(&step.path).and_then(|f| f.stat);
+                    skipped.unreadable.extend(stat.as_ref().map(lasting));
+                }
                 Unknown::Quarantined(_) => {
                     resting.insert(step.path.clone());
                     if let Some(Found { local: Local::File(md5), .. }) = self.tree.found().get(&step.path) {
@@ -211,7 +225,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.progress.done.store(0, Ordering::Relaxed);
         self.progress.steps.store(first.len() + last.len(), Ordering::Relaxed);
         let not_uploaded = self.run_steps(first, &mut report).await?;
-        let waits = |s: &Step, on: &NotUploaded| matches!(s.action, Action::DeleteRemote { base } if on.may_be(base));
+        let was = |path: &RelPath| self.container.entries().get(path).and_then(|e| e.stat);
+        let waits = |s: &Step, on: &NotUploaded| match s.action {
+            Action::DeleteRemote { base } => on.may_be(base) || on.is_unreadable(was(&s.path)),
+            _ => false,
+        };
         let (held_back, last): (VecDeque<Step>, VecDeque<Step>) =
             last.into_iter().partition(|s| waits(s, &not_uploaded) || waits(s, &skipped));
         report.again |= held_back.iter().any(|s| waits(s, &not_uploaded));

@@ -374,3 +374,23 @@ fn a_mass_deletion_that_waits_for_a_person_waits_however_many_files_come() {
     assert_eq!((story.below("d/"), story.below("e/"), story.below("beside/")), (0, 12, 12));
     assert_eq!(story.engine.held()[0].steps.len(), 12);
 }
+
+/// It is a rename all the same, and the upload comes first.
+#[test]
+fn a_file_that_was_renamed_and_may_not_be_read_keeps_its_old_name_on_the_proxy_until_it_may() {
+    let mut story = Story::new(Config::default());
+    for name in ["a", "other"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.settle();
+    story.disk.user_rename("a", "b").unwrap();
+    story.disk.set_unreadable("b", true).unwrap();
+    story.disk.user_remove("other").unwrap();
+    for _ in 0..4 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!(story.names(), ["a"], "it holds up no other");
+    story.disk.set_unreadable("b", false).unwrap();
+    story.settle();
+    assert_eq!(story.names(), ["b"]);
+}

@@ -329,7 +329,6 @@ impl<D: Disk, R: Remote> Work<D, R> {
                 let Put::Stored { version } = answer else { return Ok(Done::Nothing) };
                 return Ok(Done::Agreed { md5: local, version, uploaded: true });
             };
-            self.refused();
             match self.get().await? {
                 // Our own write had landed and its reply was lost.
                 Got::Found(blob) if blob.md5 == local => {
@@ -379,16 +378,8 @@ impl<D: Disk, R: Remote> Work<D, R> {
         after_upload();
         match (answer, digested.get()) {
             (Put::Stored { version }, Some(digested)) => Ok(Done::Read { digested: *digested, version }),
-            _ => {
-                self.refused();
-                Err(StepError::Changed)
-            }
+            _ => Err(StepError::Changed),
         }
-    }
-
-    /// The answer to an upload says that it was not taken: nobody can meet with it later.
-    fn refused(&self) {
-        self.sent.take_back(self.path(), &self.sent_before);
     }
 
     fn listed_tombstone(&self) -> u64 {
@@ -414,8 +405,9 @@ impl<D: Disk, R: Remote> Work<D, R> {
             // The source checks itself; what it refuses is a file that is being written.
             Err(RemoteError::Source(_)) => Err(StepError::Changed),
             Err(e) => {
+                // Nobody can meet with it later. A 412 is less certain: what stands there may have come with this request.
                 if matches!(e, RemoteError::TooLarge { .. } | RemoteError::Refused { .. }) {
-                    self.refused();
+                    self.sent.take_back(self.path(), &self.sent_before);
                 }
                 Err(e.into())
             }

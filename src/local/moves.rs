@@ -335,7 +335,8 @@ impl<D: Disk> Folder<D> {
         touched.insert(dir_of(at).to_owned());
         let displaced = self.digest_displaced(slot)?;
         if displaced == Some(expect) {
-            if !is_kept(slot) {
+            // It may have got another name since it was looked at.
+            if !is_kept(slot) || self.disk.stat(slot)?.links > 1 {
                 self.keep(slot, at, Kept::Removed, shelf)?;
             }
             failpoint::pass("trash.kept");

@@ -113,15 +113,29 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             (IndexAnswer::Whole(index), held) => {
                 let news = held.as_ref() != Some(&index);
                 *held = Some(index);
+                self.overwritten.clear();
                 if news {
                     self.open = Touched::Everywhere;
                 }
                 Ok(news)
             }
             (IndexAnswer::Delta(delta), Some(index)) => {
-                let news = !delta.files.is_empty();
+                let mut news = !delta.files.is_empty();
+                // It goes on from what was fetched: an index that does not tell of a write of ours has lost it.
+                for (path, before) in std::mem::take(&mut self.overwritten) {
+                    if delta.files.contains_key(&path) {
+                        continue;
+                    }
+                    news = true;
+                    self.open.add(&path);
+                    match before {
+                        Some(before) => index.files.insert(path, before),
+                        None => index.files.remove(&path),
+                    };
+                }
                 delta.files.keys().for_each(|path| self.open.add(path));
                 index.files.extend(delta.files);
+                index.refused.retain(|(name, _)| !delta.refused.iter().any(|(again, _)| again == name));
                 index.refused.extend(delta.refused);
                 index.mark = delta.mark;
                 Ok(news)
@@ -134,16 +148,17 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    /// The gate `server_reset`. True: no deletion that the index tells of, or has forgotten, is still to be obeyed.
-    pub(super) fn check_reset(&mut self) -> Result<bool, CycleError> {
+    /// The gate `server_reset`; `news`: the index is not what it was. True: no deletion that the index tells of, or has
+    /// forgotten, is still to be obeyed.
+    pub(super) fn check_reset(&mut self, news: bool) -> Result<bool, CycleError> {
         let Some(index) = &self.index else { return Ok(false) };
         let before = &self.container.header().remote;
         self.behind = index.mark.as_ref().is_some_and(|mark| {
             before.epoch.as_ref() == Some(&mark.epoch) && before.obeyed.is_some_and(|cursor| cursor < mark.floor)
         });
         let (mut tracked, mut missing, mut deleted) = (0, 0, 0);
-        // A delta takes no entry out of the index.
-        let all = self.open == Touched::Everywhere || self.reset.is_some();
+        // A delta takes no entry out of the index. One that is hints may never get those of what was written since.
+        let all = self.open == Touched::Everywhere || self.reset.is_some() || news && index.mark.is_none();
         if all {
             for (path, entry) in self.container.entries() {
                 if matches!(entry.base, Base::Synced(_)) {

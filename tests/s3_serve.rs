@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use memsync::proxy::keys::{self, NewKey, Scope};
 use memsync::store::{Embedded, Expect, Got, Store, system_clock};
 
+#[path = "s3_serve/delta.rs"]
+mod delta;
 #[path = "common/proxy.rs"]
 mod proxy;
 #[path = "common/s3.rs"]

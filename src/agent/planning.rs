@@ -156,9 +156,15 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.behind = index.mark.as_ref().is_some_and(|mark| {
             before.epoch.as_ref() == Some(&mark.epoch) && before.obeyed.is_some_and(|cursor| cursor < mark.floor)
         });
+        let is_synced =
+            |path: &RelPath| self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)));
+        // A delta takes no entry out of the index. But one of hints may never get those of what was written since.
+        if let (true, None, Touched::Paths(paths)) = (news, &index.mark, &self.open) {
+            let lost = |path: &&RelPath| is_synced(path) && !index.files.contains_key(*path);
+            self.lost += paths.iter().filter(lost).count();
+        }
         let (mut tracked, mut missing, mut deleted) = (0, 0, 0);
-        // A delta takes no entry out of the index. One that is hints may never get those of what was written since.
-        let all = self.open == Touched::Everywhere || self.reset.is_some() || news && index.mark.is_none();
+        let all = self.open == Touched::Everywhere || self.reset.is_some() || self.lost >= safety::MISSING_MIN;
         if all {
             for (path, entry) in self.container.entries() {
                 if matches!(entry.base, Base::Synced(_)) {
@@ -168,6 +174,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     deleted += usize::from(known.is_some_and(|e| e.is_deleted));
                 }
             }
+            self.lost = if index.mark.is_none() { missing } else { 0 };
         }
         let all_obeyed = all && missing + deleted == 0;
         // What was forgotten is no sign of a store that lost its memory.

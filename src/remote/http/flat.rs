@@ -55,9 +55,9 @@ impl HttpRemote {
         let point = |mark: &Mark| (mark.epoch.clone(), mark.cursor);
         let holds =
             |given: &Given| given.url == url && (since.is_none() || since.map(point) == given.mark.as_ref().map(point));
-        let trusts = |given: &Given| given.patched.is_none_or(|since| since.elapsed() < WHOLE_AGAIN);
         let last = self.inner.known().index.clone();
-        let last = last.filter(|given| has(capability::INDEX_ETAG) && holds(given) && trusts(given));
+        let last =
+            last.filter(|given| has(capability::INDEX_ETAG) && holds(given) && !given.is_due_whole(Instant::now()));
         let address = url.clone();
         let from = last.as_ref().filter(|_| has(capability::ETAG_DELTA) && since.is_none()).and_then(Given::tag);
         if let Some(tag) = from {
@@ -253,9 +253,38 @@ impl Given {
         let etag = self.etag.to_str().ok()?;
         etag.strip_prefix("W/").unwrap_or(etag).strip_prefix('"')?.strip_suffix('"')
     }
+
+    fn is_due_whole(&self, now: Instant) -> bool {
+        self.patched.is_some_and(|since| now >= since + WHOLE_AGAIN)
+    }
 }
 
 /// One value of a query.
 fn encode_query(text: &str) -> String {
     encode_path(text).replace('/', "%2F")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_patched_from_hints_is_not_trusted_for_ever() {
+        let now = Instant::now();
+        let mut given =
+            Given { url: String::new(), etag: http::HeaderValue::from_static("x"), mark: None, patched: None };
+        assert!(!given.is_due_whole(now + 100 * WHOLE_AGAIN), "the proxy's own word is");
+        given.patched = Some(now);
+        assert!(!given.is_due_whole(now + WHOLE_AGAIN / 2) && given.is_due_whole(now + WHOLE_AGAIN));
+    }
+
+    #[test]
+    fn an_etag_names_an_index_by_what_is_in_its_quotes() {
+        let tag = |etag: &'static str| {
+            let etag = http::HeaderValue::from_static(etag);
+            Given { url: String::new(), etag, mark: None, patched: None }.tag().map(str::to_owned)
+        };
+        assert_eq!((tag("\"a-1\"").as_deref(), tag("W/\"a\"").as_deref()), (Some("a-1"), Some("a")));
+        assert_eq!((tag("a"), tag("\""), tag("W/a\"")), (None, None, None));
+    }
 }

@@ -153,6 +153,8 @@ impl<D: Disk> Folder<D> {
             };
             moved.push(outcome);
         }
+        // What could not be placed stands in its slot still.
+        left_over |= shelf.place_copies(self).is_err();
         if !moved.is_empty() {
             touched.extend(shelf.dirs());
             self.sync_dirs(&touched)?;
@@ -458,7 +460,7 @@ impl<D: Disk> Folder<D> {
     }
 
     pub(super) fn keep(&self, slot: &str, at: &str, kind: Kept, shelf: &mut Shelf) -> io::Result<()> {
-        shelf.take(&*self.disk, slot, at, kind)
+        shelf.take(self, slot, at, kind)
     }
 
     fn write_intents(&self, intents: &[Intent]) -> io::Result<String> {

@@ -40,6 +40,7 @@ impl<D: Disk> Folder<D> {
                 copies.extend(self.settle_intent(&intent, &mut shelf, &mut touched)?);
             }
         }
+        shelf.place_copies(self)?;
         failpoint::pass("sweep.settled");
         self.disk.sync_all()?;
         for slot in slots {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::proxy;
@@ -167,6 +167,42 @@ fn delta(c: &mut Criterion, what: &str, client: &mut Client) {
     });
 }
 
+/// `GET /sync?from=` after one change, as each agent asks it. The change costs more: the proxy writes the whole index object
+/// for it.
+fn etag_delta(c: &mut Criterion, what: &str, client: &mut Client) {
+    let (head, _) = client.ask("GET", "/sync", "", b"");
+    let from = format!("/sync?from={}", header(&head, "etag").unwrap().trim_matches('"'));
+    let mut n = 0;
+    let mut put = |client: &mut Client| {
+        n += 1;
+        let (head, _) = client.ask("PUT", &format!("/blob/new-{n}"), "Content-MD5: new\r\n", b"x");
+        assert!(head.starts_with("http/1.1 201"), "{head}");
+    };
+    put(client);
+    c.bench_function(&format!("delta after one change, {what}"), |b| {
+        b.iter_custom(|times| {
+            let before = spent();
+            for _ in 0..times {
+                let (_, body) = client.ask("GET", &from, "", b"");
+                let delta: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                assert!(delta["delta"] == true && delta["files"].as_object().unwrap().len() == 1, "{delta}");
+            }
+            spent().saturating_sub(before)
+        });
+    });
+    let mut group = c.benchmark_group("writes");
+    // The fewest there can be: each takes a while that is not counted.
+    group.sampling_mode(SamplingMode::Flat).measurement_time(Duration::from_millis(1));
+    group.bench_function(format!("one change, {what}"), |b| {
+        b.iter_custom(|times| {
+            let before = spent();
+            (0..times).for_each(|_| put(client));
+            spent().saturating_sub(before)
+        });
+    });
+    group.finish();
+}
+
 fn embedded(c: &mut Criterion) {
     for files in [1_000, 100_000] {
         let (runtime, dir) = (runtime("proxy"), tempfile::tempdir().unwrap());
@@ -186,7 +222,9 @@ fn bucket(c: &mut Criterion) {
         server.plant("memory/.sync-index.json", s3::Stored::new(&index(files), &[]));
         let store = runtime.block_on(server.store("memory", system_clock()));
         let mut client = serve(&runtime, Arc::new(store));
-        unchanged(c, &format!("store on S3 of {files} files"), &mut client);
+        let what = format!("store on S3 of {files} files");
+        unchanged(c, &what, &mut client);
+        etag_delta(c, &what, &mut client);
     }
 }
 

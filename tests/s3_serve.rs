@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use memsync::store::{Embedded, Expect, Got, Store, system_clock};
 
+#[path = "s3_serve/delta.rs"]
+mod delta;
 #[path = "common/proxy.rs"]
 mod proxy;
 #[path = "s3_serve/quota.rs"]

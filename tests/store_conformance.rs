@@ -16,6 +16,8 @@ use memsync::store::{
     Body, Clock, Deleted, Embedded, Entry, Got, Incoming, Mark, Memory, Meta, Operation, Put, Store, Written,
 };
 
+#[path = "store_conformance/after.rs"]
+mod after;
 #[path = "store_conformance/embedded.rs"]
 mod embedded_only;
 #[path = "store_conformance/exact.rs"]
@@ -383,6 +385,7 @@ async fn index_under_16_writers(store: impl Store, _: Arc<AtomicU64>) {
     }
 }
 
+use after::what_changed_after_a_tag;
 use exact_index::index_and_cursor;
 use history::linearizable;
 use kept::{earlier_versions, retention};
@@ -396,7 +399,7 @@ macro_rules! conformance {
 
             suite! { with,
                 (current_thread) preconditions, tombstones, many, large_contents, listing, versions,
-                    earlier_versions, retention, is_healthy;
+                    earlier_versions, retention, is_healthy, what_changed_after_a_tag;
                 (multi_thread, worker_threads = 4) records, races, linearizable, index_under_16_writers;
             }
 

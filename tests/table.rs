@@ -270,7 +270,8 @@ impl Setting {
             Proxy::Versions(_) => (false, TombstoneKind::Exists, false, true),
         };
         let faults = Faults::default();
-        let config = Config { strong, tombstones, honest, versions, faults, batch: case.batch, yields: 0.0 };
+        let config =
+            Config { strong, etag_delta: true, tombstones, honest, versions, faults, batch: case.batch, yields: 0.0 };
         let server = FakeServer::new(config, 1);
         let path = RelPath::parse(PATH).unwrap();
         if let There::Live(c) | There::Tombstone(c) = case.truth {

@@ -140,7 +140,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// next one is fetched, that one differs.
     fn note_own_write(&mut self, path: &RelPath, entry: IndexEntry) {
         if let Some(index) = &mut self.index {
-            index.files.insert(path.clone(), entry);
+            let before = index.files.insert(path.clone(), entry);
+            if index.mark.is_none() {
+                self.overwritten.entry(path.clone()).or_insert(before);
+            }
         }
     }
 

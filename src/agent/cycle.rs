@@ -125,7 +125,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             return Ok(Report { scan, looked: self.looked, held, ..Report::default() });
         }
         self.unfinished = true;
-        let all_obeyed = self.check_reset()?;
+        let all_obeyed = self.check_reset(news)?;
         self.note_position(all_obeyed)?;
         self.forget_lost();
         let mut plan = self.plan(&self.open);
@@ -152,8 +152,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.unfinished = true;
         self.open = Touched::Everywhere;
         self.scan(&Scope::full())?;
-        self.fetch().await?;
-        self.check_reset()?;
+        let news = self.fetch().await?;
+        self.check_reset(news)?;
         // A dry run takes one scan for proof.
         let confirm = std::mem::take(&mut self.options.confirm);
         let plan = self.plan(&Touched::Everywhere);

@@ -92,6 +92,10 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) options: EngineOptions,
     pub(super) tree: Tree,
     pub(super) index: Option<Index>,
+    /// What an index of hints said of the paths that were written from here since it was fetched.
+    pub(super) overwritten: BTreeMap<RelPath, Option<IndexEntry>>,
+    /// Synced paths that an index of hints does not name: as many at most.
+    pub(super) lost: usize,
     /// Tracked files that a scan missed, and when first ([`World::elapsed`]).
     pub(super) missed: BTreeMap<RelPath, Duration>,
     /// Since when files have been written to that were still being written to when last looked at ([`World::elapsed`]).
@@ -167,6 +171,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             options,
             tree,
             index: None,
+            overwritten: BTreeMap::new(),
+            lost: 0,
             missed: BTreeMap::new(),
             changing: BTreeMap::new(),
             open: Touched::Everywhere,

@@ -116,15 +116,29 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             (IndexAnswer::Whole(index), held) => {
                 let news = held.as_ref() != Some(&index);
                 *held = Some(index);
+                self.overwritten.clear();
                 if news {
                     self.open = Touched::Everywhere;
                 }
                 Ok(news)
             }
             (IndexAnswer::Delta(delta), Some(index)) => {
-                let news = !delta.files.is_empty();
+                let mut news = !delta.files.is_empty();
+                // It goes on from what was fetched: an index that does not tell of a write of ours has lost it.
+                for (path, before) in std::mem::take(&mut self.overwritten) {
+                    if delta.files.contains_key(&path) {
+                        continue;
+                    }
+                    news = true;
+                    self.open.add(&path);
+                    match before {
+                        Some(before) => index.files.insert(path, before),
+                        None => index.files.remove(&path),
+                    };
+                }
                 delta.files.keys().for_each(|path| self.open.add(path));
                 index.files.extend(delta.files);
+                index.refused.retain(|(name, _)| !delta.refused.iter().any(|(again, _)| again == name));
                 index.refused.extend(delta.refused);
                 index.mark = delta.mark;
                 Ok(news)
@@ -137,16 +151,23 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    /// The gate `server_reset`. True: no deletion that the index tells of, or has forgotten, is still to be obeyed.
-    pub(super) fn check_reset(&mut self) -> Result<bool, CycleError> {
+    /// The gate `server_reset`; `news`: the index is not what it was. True: no deletion that the index tells of, or has
+    /// forgotten, is still to be obeyed.
+    pub(super) fn check_reset(&mut self, news: bool) -> Result<bool, CycleError> {
         let Some(index) = &self.index else { return Ok(false) };
         let before = &self.container.header().remote;
         self.behind = index.mark.as_ref().is_some_and(|mark| {
             before.epoch.as_ref() == Some(&mark.epoch) && before.obeyed.is_some_and(|cursor| cursor < mark.floor)
         });
+        let is_synced =
+            |path: &RelPath| self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)));
+        // A delta takes no entry out of the index. But one of hints may never get those of what was written since.
+        if let (true, None, Touched::Paths(paths)) = (news, &index.mark, &self.open) {
+            let lost = |path: &&RelPath| is_synced(path) && !index.files.contains_key(*path);
+            self.lost += paths.iter().filter(lost).count();
+        }
         let (mut tracked, mut missing, mut deleted) = (0, 0, 0);
-        // A delta takes no entry out of the index.
-        let all = self.open == Touched::Everywhere || self.reset.is_some();
+        let all = self.open == Touched::Everywhere || self.reset.is_some() || self.lost >= safety::MISSING_MIN;
         if all {
             for (path, entry) in self.container.entries() {
                 if matches!(entry.base, Base::Synced(_)) {
@@ -156,6 +177,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     deleted += usize::from(known.is_some_and(|e| e.is_deleted));
                 }
             }
+            self.lost = if index.mark.is_none() { missing } else { 0 };
         }
         let all_obeyed = all && missing + deleted == 0;
         // What was forgotten is no sign of a store that lost its memory.

@@ -51,6 +51,8 @@ pub mod capability {
     pub const STRONG_INDEX: &str = "strong-index";
     pub const INDEX_ETAG: &str = "index-etag";
     pub const DELTA: &str = "delta";
+    /// A delta from the index with a known ETag, where there is no cursor.
+    pub const ETAG_DELTA: &str = "etag-delta";
     pub const EVENTS: &str = "events";
     pub const HTTP_PRECONDITIONS: &str = "http-preconditions";
     /// `%2F` inside a namespaced path is part of it, and never ends the namespace.
@@ -108,9 +110,12 @@ pub struct WireIndex {
     pub index_cursor: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tombstone_floor: Option<u64>,
-    /// Present and true where only entries changed since the asked cursor are listed (`delta`).
+    /// Present and true where only entries changed since the asked cursor (`delta`) or ETag (`etag-delta`) are listed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub delta: bool,
+    /// Of a delta from an ETag: which, without quotes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta_base: Option<String>,
 }
 
 /// One version of a path: the current one or an earlier one.

@@ -61,8 +61,9 @@ impl Checkup {
 
 /// `id`: the request's, for the log.
 pub async fn get<S: Store>(proxy: &Proxy<S>, id: &str) -> Answer {
-    // A delta is built on a mark, which only an exact index has.
-    let strong: &[&str] = if S::STRONG { &[capability::STRONG_INDEX, capability::DELTA] } else { &[] };
+    // Only an exact index has the mark that a delta can be built on; others have their ETag.
+    let index: &[&str] =
+        if S::STRONG { &[capability::STRONG_INDEX, capability::DELTA] } else { &[capability::ETAG_DELTA] };
     let capabilities = [
         capability::HONEST_412,
         capability::INDEX_ETAG,
@@ -82,7 +83,7 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, id: &str) -> Answer {
     let health = Health {
         status: status.to_owned(),
         storage: storage.to_owned(),
-        capabilities: capabilities.iter().chain(strong).chain(versions.as_ref()).map(|c| (*c).to_owned()).collect(),
+        capabilities: capabilities.iter().chain(index).chain(versions.as_ref()).map(|c| (*c).to_owned()).collect(),
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         detail,
         warnings: warnings.into_iter().collect(),

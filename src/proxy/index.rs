@@ -14,6 +14,7 @@ use super::Proxy;
 use super::answer::{Answer, Refusal, empty, insert, rfc3339, with_body};
 use super::encoding::{pack, tell, wanted};
 use super::metrics::whole as whole_number;
+use super::route::percent_decode;
 use crate::protocol::encoding::Coding;
 use crate::protocol::{WireEntry, WireIndex};
 use crate::store::{Entry, Index, Mark, State, Store, StoreError};
@@ -85,7 +86,16 @@ struct Written {
     packed: Arc<[OnceCell<Option<Bytes>>; Coding::ALL.len()]>,
 }
 
-/// Answers `GET /sync`, with `since` and `epoch` in the query for a delta.
+/// How much of an index is written.
+enum Extent {
+    Whole,
+    /// What changed after a cursor.
+    After,
+    /// What changed since the index had this tag.
+    From(String),
+}
+
+/// Answers `GET /sync`, with `since` and `epoch`, or `from`, in the query for a delta.
 pub async fn get<S: Store>(
     proxy: &Proxy<S>,
     ns: &str,
@@ -99,9 +109,17 @@ pub async fn get<S: Store>(
         insert(answer.headers_mut(), ETAG, &etag);
         return Ok(answer);
     }
-    let since = state.mark.as_ref().and_then(|mark| since(query.unwrap_or_default(), mark));
-    let (written, packed) = match (since, wanted(headers)) {
-        (Some(cursor), _) => (write(proxy, ns, Some(cursor)).await?, None),
+    let query = query.unwrap_or_default();
+    let delta = match &state.mark {
+        Some(mark) => match since(query, mark) {
+            Some(cursor) => Some((proxy.store.index(ns, cursor).await?, Extent::After)),
+            None => None,
+        },
+        // What the store has just seen of its index is as new as `state`.
+        None => from(query).and_then(|tag| Some((proxy.store.index_after(ns, &tag)?, Extent::From(tag)))),
+    };
+    let (written, packed) = match (delta, wanted(headers)) {
+        (Some((index, extent)), _) => (write(proxy, ns, index, extent).await?, None),
         (None, None) => (whole(proxy, ns, &etag).await?.0, None),
         (None, Some(coding)) => {
             let (written, kept) = whole(proxy, ns, &etag).await?;
@@ -135,11 +153,19 @@ fn names(value: &[u8], etag: &str) -> bool {
     })
 }
 
+fn value<'a>(query: &'a str, key: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+}
+
 /// The cursor a delta can start from: one of this store, not in its future, and with no tombstone after it gone.
 fn since(query: &str, mark: &Mark) -> Option<u64> {
-    let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
-    let cursor = value("since")?.parse().ok()?;
-    (value("epoch") == Some(&*mark.epoch) && (mark.floor..=mark.cursor).contains(&cursor)).then_some(cursor)
+    let cursor = value(query, "since")?.parse().ok()?;
+    (value(query, "epoch") == Some(&*mark.epoch) && (mark.floor..=mark.cursor).contains(&cursor)).then_some(cursor)
+}
+
+/// The tag that the client's index has, of which it would take a delta.
+fn from(query: &str) -> Option<String> {
+    percent_decode(value(query, "from")?).ok()
 }
 
 /// The whole index as of now, as the namespaced dialect gives it with each write.
@@ -157,7 +183,8 @@ async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<(Writ
         drop(last);
         return Ok((written, kept));
     }
-    let written = write(proxy, ns, None).await?;
+    let index = proxy.store.index(ns, 0).await?;
+    let written = write(proxy, ns, index, Extent::Whole).await?;
     kept.size.store(written.json.len(), Ordering::Relaxed);
     *last = Some(written.clone());
     drop(last);
@@ -165,22 +192,23 @@ async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<(Writ
     Ok((written, kept))
 }
 
-async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, since: Option<u64>) -> Result<Written, StoreError> {
-    let index = proxy.store.index(ns, since.unwrap_or(0)).await?;
+async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, index: Index, extent: Extent) -> Result<Written, StoreError> {
     let etag = etag(&index.state);
-    let (files, versions) = (index.entries.len(), !ns.is_empty());
-    let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&wire(index, since.is_some(), versions)));
+    let (files, versions, is_whole) = (index.entries.len(), !ns.is_empty(), matches!(extent, Extent::Whole));
+    let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&wire(index, extent, versions)));
     let json = json.await.map_err(|_| StoreError::Closed)?;
     let json = Bytes::from(json.map_err(|e| StoreError::Database(e.to_string()))?);
-    if since.is_none() {
+    if is_whole {
         proxy.metrics.index_written.inc();
         proxy.metrics.index_files.set(whole_number(files as u64));
         proxy.metrics.index_bytes.set(whole_number(json.len() as u64));
+    } else {
+        proxy.metrics.index_deltas.inc();
     }
     Ok(Written { etag, json, packed: Arc::default() })
 }
 
-fn wire(index: Index, delta: bool, versions: bool) -> WireIndex {
+fn wire(index: Index, extent: Extent, versions: bool) -> WireIndex {
     let Index { state, entries } = index;
     let mark = state.mark.as_ref();
     // A clock that was set back moves no version, and so not this one either.
@@ -192,7 +220,11 @@ fn wire(index: Index, delta: bool, versions: bool) -> WireIndex {
         index_epoch: mark.map(|m| m.epoch.to_string()),
         index_cursor: mark.map(|m| m.cursor),
         tombstone_floor: mark.map(|m| m.floor),
-        delta,
+        delta: !matches!(extent, Extent::Whole),
+        delta_base: match extent {
+            Extent::From(tag) => Some(tag),
+            Extent::Whole | Extent::After => None,
+        },
     }
 }
 
@@ -227,6 +259,20 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(since(query, &mark), from, "{query}");
+        }
+    }
+
+    #[test]
+    fn the_tag_of_an_index_is_named_whatever_is_in_it() {
+        for (query, tag) in [
+            ("from=abc-1", Some("abc-1")),
+            ("x=1&from=a%26b%25%3D", Some("a&b%=")),
+            ("from=", Some("")),
+            ("from=%2", None),
+            ("fromage=x", None),
+            ("", None),
+        ] {
+            assert_eq!(from(query).as_deref(), tag, "{query}");
         }
     }
 

@@ -46,6 +46,7 @@ pub struct Metrics {
     pub index_bytes: Gauge,
     pub index_files: Gauge,
     pub index_written: Counter,
+    pub index_deltas: Counter,
     index_reads: Counter,
     index_writes: Counter,
     pub writes: Counter,
@@ -70,6 +71,7 @@ impl Metrics {
         let received = counter("received_bytes", "Bytes read from clients, before encryption");
         let sent = counter("sent_bytes", "Bytes written to clients, before encryption");
         let index_written = counter("index_renderings", "Times that a whole index was read and written as JSON");
+        let index_deltas = counter("index_deltas", "Answers with no more of an index than what had changed");
         let index_reads =
             counter("store_index_reads", "Times that the store was asked for an index object; 0 without S3");
         let index_writes = counter("store_index_writes", "Index objects sent to the store; 0 without S3");
@@ -97,6 +99,7 @@ impl Metrics {
             index_bytes,
             index_files,
             index_written,
+            index_deltas,
             index_reads,
             index_writes,
             writes,

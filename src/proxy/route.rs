@@ -112,7 +112,7 @@ pub fn stored_path(name: &str) -> Result<RelPath, PathFault> {
     if path.file_name() == INDEX_FILE { Err(PathFault::Reserved) } else { Ok(path) }
 }
 
-fn percent_decode(raw: &str) -> Result<String, PathFault> {
+pub fn percent_decode(raw: &str) -> Result<String, PathFault> {
     let mut out = Vec::with_capacity(raw.len());
     let mut rest = raw.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -59,6 +59,8 @@ pub struct Faults {
 pub struct Config {
     /// Whether the index is evidence (it carries a [`Mark`](super::Mark), and deltas are served) or hints.
     pub strong: bool,
+    /// Whether a plain index comes as what changed in it, where no entry has left it.
+    pub etag_delta: bool,
     pub tombstones: TombstoneKind,
     /// Whether a 412 tells what is held, and a 404 (with [`TombstoneKind::Absent`]) the tombstone.
     pub honest: bool,
@@ -76,6 +78,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             strong: true,
+            etag_delta: true,
             tombstones: TombstoneKind::Absent,
             honest: true,
             versions: false,

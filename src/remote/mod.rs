@@ -54,7 +54,8 @@ pub enum IndexAnswer {
     /// Nothing changed since the last answer that this `Remote` gave.
     Unchanged,
     Whole(Index),
-    /// Only what changed since the mark that was passed in (capability `delta`).
+    /// Only what changed since the mark that was passed in (capability `delta`), or since the last answer that this
+    /// `Remote` gave (capability `etag-delta`, where the index has no mark). No entry has left the index meanwhile.
     Delta(Index),
 }
 
@@ -209,8 +210,8 @@ impl RemoteError {
 
 /// One namespace of a Memory Proxy.
 pub trait Remote: Send + Sync + 'static {
-    /// The index. `since`: the mark of the index the caller holds, which a delta may be based on; with `None`
-    /// the answer is `Whole`.
+    /// The index. `since`: the mark of the index the caller holds, which a delta may be based on. With `None` it may be based
+    /// on what this `Remote` gave last; the first answer is `Whole`.
     fn index(&self, since: Option<&Mark>) -> impl Future<Output = Result<IndexAnswer, RemoteError>> + Send;
     /// The caller holds no index any more, whatever it was given: the next answer is `Whole`.
     fn forget_index(&self);

@@ -132,6 +132,14 @@ pub trait Store: Send + Sync + 'static {
     /// index is not exact.
     fn index(&self, ns: &str, since: u64) -> impl Future<Output = Result<Index, StoreError>> + Send;
 
+    /// The entries of one namespace that changed since its index had the tag `tag`, and the state that [`Store::state`]
+    /// last gave, or a later one. Asks nobody for it. `None`: it is not known what changed, an entry has left the index,
+    /// or all of it would be no more. A store whose index is exact has cursors for this, and always gives `None`.
+    fn index_after(&self, ns: &str, tag: &str) -> Option<Index> {
+        let _ = (ns, tag);
+        None
+    }
+
     /// Where the index of a namespace stands, without reading it: at least as new as every acknowledged write. A store
     /// that others write to as well sees by this what they changed, and tells its subscribers.
     fn state(&self, ns: &str) -> impl Future<Output = Result<State, StoreError>> + Send;

@@ -37,6 +37,7 @@ mod options;
 mod probe;
 mod reindex;
 mod retention;
+mod seen;
 mod spool;
 mod usage;
 
@@ -174,6 +175,12 @@ impl Store for S3 {
 
     async fn state(&self, ns: &str) -> Result<State, StoreError> {
         Ok(state(&self.0.ledger(ns)?.fresh().await?))
+    }
+
+    fn index_after(&self, ns: &str, tag: &str) -> Option<Index> {
+        let (kept, rows) = self.0.ledger(ns).ok()?.since(tag)?;
+        let entries = rows.iter().map(|(path, row)| (path.as_str().to_owned(), entry(row))).collect();
+        Some(Index { state: state(&kept), entries })
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Changes> {

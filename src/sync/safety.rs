@@ -51,6 +51,9 @@ pub struct Limits {
 /// Fewer deletions than this are never held.
 pub const MASS_DELETE_MIN: usize = 10;
 
+/// With fewer synced files missing from it no index is taken for another one.
+pub const MISSING_MIN: usize = 5;
+
 /// Deletions taken out of a plan until a person approves or rejects them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
@@ -205,7 +208,7 @@ pub fn server_reset(tracked: usize, missing: usize, before: Standing<'_>, now: S
         (Some(b), _) if before.set_back || before.is_set_back(&now) => {
             format!("the proxy's store was set back behind its change {}, with which the folder was synced", b.cursor)
         }
-        _ if missing >= 5 && missing * 5 >= tracked => {
+        _ if missing >= MISSING_MIN && missing * 5 >= tracked => {
             format!("{missing} of {tracked} synced files are missing from the proxy's index")
         }
         _ => return None,

@@ -65,6 +65,8 @@ pub struct World {
     port: Cell<u16>,
     proxy: RefCell<Option<Process>>,
     logs: Cell<u32>,
+    /// The bucket of the proxy's store, as its environment has it; empty where that is a directory.
+    bucket: Vec<(&'static str, String)>,
 }
 
 impl World {
@@ -78,9 +80,18 @@ impl World {
         Self::below(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
     }
 
+    /// With a proxy whose store is in a bucket.
+    pub fn with_bucket(environment: Vec<(&'static str, String)>) -> Self {
+        Self::at(tempfile::tempdir().unwrap(), environment)
+    }
+
     fn below(dir: tempfile::TempDir) -> Self {
+        Self::at(dir, Vec::new())
+    }
+
+    fn at(dir: tempfile::TempDir, bucket: Vec<(&'static str, String)>) -> Self {
         write_private(&dir.path().join("token"), TOKEN);
-        let world = Self { dir, port: Cell::new(0), proxy: RefCell::default(), logs: Cell::new(0) };
+        let world = Self { dir, port: Cell::new(0), proxy: RefCell::default(), logs: Cell::new(0), bucket };
         world.start_proxy();
         world
     }
@@ -109,7 +120,10 @@ impl World {
             };
             let mut command = memsync(self.path());
             command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
-            command.arg("--token-file").arg(self.path().join("token")).arg("--store").arg(self.store());
+            command.arg("--token-file").arg(self.path().join("token")).envs(self.bucket.iter().cloned());
+            if self.bucket.is_empty() {
+                command.arg("--store").arg(self.store());
+            }
             command.envs(env.iter().copied());
             let mut process = Process::start(command, self.next_log("proxy"));
             if process.line("serving ").is_some() {

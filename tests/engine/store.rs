@@ -1,5 +1,7 @@
 //! A proxy whose store is another one than before, or an older one.
 
+use memsync::remote::fake::{Call, Request};
+
 use super::*;
 
 /// Its id, where a proxy that was set back holds the cycle up.
@@ -133,4 +135,69 @@ fn how_far_the_proxy_had_come_is_known_after_a_restart() {
     story.restart();
     assert!(reset_halt(&mut story).is_some(), "{:?}", story.disk.user_tree(""));
     assert_eq!(story.disk.user_read("a").unwrap(), "newer");
+}
+
+/// What a proxy of another kind, which looks before none of its writes, does to what was just written.
+fn clobber(story: &Story, names: &[&str]) {
+    for name in names {
+        story.server.set_index_entry(&RelPath::parse(name).unwrap(), None);
+    }
+    story.server.foreign_put(&RelPath::parse("theirs").unwrap(), "theirs");
+}
+
+/// It is nowhere in what changed: the index that is held was never given it.
+#[test]
+fn a_write_of_ours_that_the_index_lost_before_we_saw_it_there_is_mended() {
+    let mut story = Story::new(plain());
+    story.server.foreign_put(&RelPath::parse("other").unwrap(), "other");
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_write("a", "1").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    clobber(&story, &["a"]);
+    story.server.take_calls();
+    story.cycle(Scope::default()).unwrap();
+    story.cycle(Scope::default()).unwrap();
+    let calls = story.server.take_calls();
+    let writes: Vec<_> = calls.iter().filter(|call| call.wrote).collect();
+    assert!(
+        matches!(&writes[..], [Call { request: Request::Put { path, .. }, .. }] if path.as_str() == "a"),
+        "{calls:?}"
+    );
+    assert_eq!(story.disk.user_tree("").len(), 3);
+}
+
+#[test]
+fn an_edit_of_ours_that_the_index_lost_is_not_undone_and_mended() {
+    let mut story = Story::new(plain());
+    let path = RelPath::parse("a").unwrap();
+    story.server.foreign_put(&path, "old");
+    story.server.foreign_put(&RelPath::parse("other").unwrap(), "other");
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_write("a", "new").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    let old = IndexEntry { md5: Md5::of(b"old"), size: 3, is_deleted: false, version: 0 };
+    story.server.set_index_entry(&path, Some(old));
+    story.server.foreign_put(&RelPath::parse("theirs").unwrap(), "theirs");
+    story.server.take_calls();
+    story.cycle(Scope::default()).unwrap();
+    assert!(
+        story.server.take_calls().iter().any(|call| call.request == Request::Get(path.clone())),
+        "the blob is asked"
+    );
+    assert_eq!(story.disk.user_read("a").unwrap(), "new");
+    assert_eq!(story.server.contents()[&path], "new");
+}
+
+#[test]
+fn an_index_that_lost_many_writes_of_ours_waits_for_a_person_though_only_changes_are_told() {
+    let mut story = Story::new(plain());
+    story.server.foreign_put(&RelPath::parse("other").unwrap(), "other");
+    story.cycle(Scope::full()).unwrap();
+    let names = ["a", "b", "c", "d", "e", "f"];
+    names.iter().for_each(|name| story.disk.user_write(name, *name).unwrap());
+    story.cycle(Scope::full()).unwrap();
+    clobber(&story, &names);
+    let Err(CycleError::Halted(halt)) = story.cycle(Scope::default()) else { panic!("it went on") };
+    assert_eq!(halt.name(), "server_reset");
+    assert_eq!((story.disk.user_tree("").len(), story.server.contents().len()), (7, 8));
 }

@@ -1,6 +1,7 @@
 //! What the HTTP client makes of every answer that a server can give, good or bad.
 
 mod batch;
+mod deltas;
 mod encoding;
 mod namespaced;
 #[path = "../common/packed.rs"]

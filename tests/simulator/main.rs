@@ -13,15 +13,15 @@ mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use schedule::{Bug, run};
+use schedule::{Bug, Offers, run};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Whether the proxy of a seed takes batches: the one half does, the other is the plain protocol.
-fn takes_batches(seed: u64) -> bool {
-    seed.is_multiple_of(2)
+/// What the proxy of a seed offers: the one half of them takes batches, and half of each gives deltas.
+fn offers(seed: u64) -> Offers {
+    Offers { batch: seed.is_multiple_of(2), etag_delta: seed % 8 < 4 }
 }
 
 /// Runs `count` schedules from `first` on all cores, with batches, without, or some of each; the first failure with
@@ -38,7 +38,9 @@ fn search(first: u64, count: u64, bug: Option<Bug>, batch: Option<bool>) -> Opti
                     if seed >= first + count || failure.lock().unwrap().is_some() {
                         return;
                     }
-                    let result = std::panic::catch_unwind(|| run(seed, bug, batch.unwrap_or(takes_batches(seed))))
+                    let offers = offers(seed);
+                    let offers = Offers { batch: batch.unwrap_or(offers.batch), ..offers };
+                    let result = std::panic::catch_unwind(|| run(seed, bug, offers))
                         .unwrap_or_else(|panic| Err(message(&*panic)));
                     if let Err(why) = result {
                         let mut failure = failure.lock().unwrap();
@@ -75,9 +77,10 @@ fn nothing_is_lost_and_all_agree() {
 #[test]
 fn regressions() {
     for seed in include_str!("seeds.txt").lines().filter_map(|l| l.split_whitespace().next()?.parse().ok()) {
-        for batch in [false, true] {
-            if let Err(why) = run(seed, None, batch) {
-                panic!("seed {seed}, batches: {batch}: {why}");
+        for (batch, etag_delta) in [(false, false), (true, false), (false, true), (true, true)] {
+            let offers = Offers { batch, etag_delta };
+            if let Err(why) = run(seed, None, offers) {
+                panic!("seed {seed}, {offers:?}: {why}");
             }
         }
     }

@@ -39,7 +39,15 @@ const MANY: &[&str] = &[
     "n/m/b.md", "c.md",
 ];
 
-fn config(rng: &mut Rng, bug: Option<Bug>, batch: bool) -> Config {
+/// What the proxy of a schedule offers besides the plain protocol.
+#[derive(Debug, Clone, Copy)]
+pub struct Offers {
+    pub batch: bool,
+    /// What changed in a plain index, in place of all of it.
+    pub etag_delta: bool,
+}
+
+fn config(rng: &mut Rng, bug: Option<Bug>, offers: Offers) -> Config {
     let strong = bug != Some(Bug::PlainTombstoneTrusted) && rng.bool();
     let p = |rng: &mut Rng, max: f64| if rng.bool() { rng.f64() * max } else { 0.0 };
     let faults = Faults {
@@ -53,11 +61,12 @@ fn config(rng: &mut Rng, bug: Option<Bug>, batch: bool) -> Config {
     };
     Config {
         strong,
+        etag_delta: offers.etag_delta,
         tombstones: if strong || rng.bool() { TombstoneKind::Absent } else { TombstoneKind::Exists },
         honest: strong || rng.bool(),
         versions: false,
         faults,
-        batch,
+        batch: offers.batch,
         yields: 0.5,
     }
 }
@@ -95,15 +104,15 @@ fn delete_with_index_md5(plan: &mut Plan, index: &Index) {
     }
 }
 
-/// Runs the schedule of one seed, on a proxy that takes batches or not.
+/// Runs the schedule of one seed, on a proxy that offers this.
 ///
 /// # Errors
 /// Which invariant broke, and how.
-pub fn run(seed: u64, bug: Option<Bug>, batch: bool) -> Result<(), String> {
+pub fn run(seed: u64, bug: Option<Bug>, offers: Offers) -> Result<(), String> {
     let mut rng = Rng::with_seed(seed);
     let trace = std::env::var_os("MEMSYNC_SIM_TRACE").is_some();
     let ledger = Arc::new(Mutex::new(Ledger::new(trace)));
-    let config = Config { versions: compares_versions(seed, bug), ..config(&mut rng, bug, batch) };
+    let config = Config { versions: compares_versions(seed, bug), ..config(&mut rng, bug, offers) };
     let (clash, names) = match rng.u8(..8) {
         0 => (true, CLASHING),
         1 => (false, MANY),

@@ -2,10 +2,13 @@
 
 #[path = "../common/packed.rs"]
 mod packed;
+#[path = "../common/s3.rs"]
+mod s3;
 #[path = "../common/world.rs"]
 mod world;
 
 mod basics;
+mod bucket;
 mod commands;
 mod conflicts;
 mod editors;

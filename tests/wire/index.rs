@@ -53,7 +53,10 @@ async fn the_index_lists_everything_and_says_when_it_has_not_changed() {
     assert_eq!(r["files"].as_object().unwrap().keys().collect::<Vec<_>>(), ["b", "c"]);
     let r = c.get(&format!("/sync?since=4&epoch={epoch}")).await.json();
     assert_eq!((&r["delta"], &r["files"]), (&json!(true), &json!({})));
-    for query in [format!("since=5&epoch={epoch}"), "since=2&epoch=other".into(), "since=2".into(), "since=x".into()] {
+    let from = format!("from={epoch}-3-0");
+    for query in
+        [format!("since=5&epoch={epoch}"), "since=2&epoch=other".into(), "since=2".into(), "since=x".into(), from]
+    {
         let r = c.get(&format!("/sync?{query}")).await.json();
         assert_eq!((r.get("delta"), r["files"].as_object().unwrap().len()), (None, 3), "{query}");
     }

@@ -1,5 +1,6 @@
 //! [`FakeRemote`]: one client of a [`FakeServer`], with what the network loses on the way.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use bytes::Bytes;
@@ -10,7 +11,9 @@ use super::{Call, FakeServer, Request, lock};
 use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
 use crate::protocol::Precondition;
-use crate::remote::{Answer, Ask, Blob, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
+use crate::remote::{
+    Answer, Ask, Blob, Deleted, Got, Index, IndexAnswer, IndexEntry, Mark, Outgoing, Put, Remote, RemoteError,
+};
 
 /// One client of a [`FakeServer`]; make it with [`FakeServer::client`].
 pub struct FakeRemote {
@@ -18,7 +21,11 @@ pub struct FakeRemote {
     client: usize,
     /// The mark of the index that it was last given.
     served: Mutex<Option<Mark>>,
+    /// The plain index that it was last given.
+    listed: Mutex<Option<Listed>>,
 }
+
+type Listed = BTreeMap<RelPath, IndexEntry>;
 
 fn unreachable(why: &str) -> RemoteError {
     RemoteError::Unreachable { url: "fake:".to_owned(), why: why.to_owned() }
@@ -33,7 +40,7 @@ type Carried<T> = Result<T, RemoteError>;
 
 impl FakeRemote {
     pub(super) fn new(server: FakeServer, client: usize) -> Self {
-        Self { server, client, served: Mutex::default() }
+        Self { server, client, served: Mutex::default(), listed: Mutex::default() }
     }
 
     /// The number by which [`Call`] names this client.
@@ -106,6 +113,16 @@ impl FakeRemote {
         })
     }
 
+    /// A plain index as it goes to who was given another one before.
+    fn part(&self, index: Index) -> IndexAnswer {
+        let Some(last) = lock(&self.listed).replace(index.files.clone()) else { return IndexAnswer::Whole(index) };
+        if last.keys().any(|path| !index.files.contains_key(path)) {
+            return IndexAnswer::Whole(index);
+        }
+        let changed = index.files.into_iter().filter(|(path, entry)| last.get(path) != Some(entry));
+        IndexAnswer::Delta(Index { files: changed.collect(), ..Index::default() })
+    }
+
     /// A body in one to three chunks; `whole`: whether its end arrives.
     fn blob(&self, md5: Md5, content: Bytes, version: u64, whole: bool) -> Blob {
         let size = Some(content.len() as u64);
@@ -173,6 +190,7 @@ fn read_whole(mut body: Outgoing) -> Result<(Md5, Bytes), RemoteError> {
 impl Remote for FakeRemote {
     fn forget_index(&self) {
         *lock(&self.served) = None;
+        *lock(&self.listed) = None;
     }
 
     async fn index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
@@ -190,7 +208,11 @@ impl Remote for FakeRemote {
         if let IndexAnswer::Whole(index) | IndexAnswer::Delta(index) = &answer {
             lock(&self.served).clone_from(&index.mark);
         }
-        Ok(answer)
+        let etag_delta = self.server.store().config.etag_delta;
+        Ok(match answer {
+            IndexAnswer::Whole(index) if etag_delta && index.mark.is_none() => self.part(index),
+            answer => answer,
+        })
     }
 
     async fn get(&self, path: &RelPath) -> Result<Got, RemoteError> {

@@ -1,11 +1,14 @@
 //! The flat dialect: one request and its answers each for index, get, put and delete. The index and reading are the
 //! same in the namespaced one, under other addresses.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderName, Method, StatusCode};
 use reqwest::RequestBuilder;
+use tokio::time::Instant;
 
 use super::body::{Answer, Upload};
 use super::{Given, HttpRemote, MAX_SMALL, classify, index};
@@ -16,6 +19,9 @@ use crate::remote::{Blob, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote
 
 /// Largest index taken, bytes.
 const MAX_INDEX: u64 = 64 * 1024 * 1024;
+/// An index that is hints is asked for whole again when deltas were laid over it for so long: should one of them have been
+/// wrong, nothing else would ever show it.
+const WHOLE_AGAIN: Duration = Duration::from_secs(3600);
 /// Blobs up to this size are fetched whole with their head, which frees the connection at once.
 const FETCH_WHOLE: u64 = 64 * 1024;
 
@@ -23,29 +29,48 @@ type Pieces = BoxStream<'static, Result<Bytes, RemoteError>>;
 
 impl HttpRemote {
     pub(super) async fn read_index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
+        if let Some(answer) = self.ask_index(since).await? {
+            return Ok(answer);
+        }
+        // The whole index goes with whatever is held.
+        self.inner.known().index = None;
+        let url = self.inner.url(&self.inner.namespace.below("/sync"));
+        let never = || self.inner.protocol(&url, "a part of an index that does not follow what was asked for");
+        self.ask_index(since).await?.ok_or_else(never)
+    }
+
+    /// `None`: changes of another index than the one that was last given.
+    async fn ask_index(&self, since: Option<&Mark>) -> Result<Option<IndexAnswer>, RemoteError> {
         let capabilities = self.capabilities().await?;
         let has = |name: &str| capabilities.iter().any(|c| c == name);
         // Without a mark in its answer, a part could not be built upon.
         let base = since.filter(|_| has(capability::DELTA) && has(capability::STRONG_INDEX));
         let root = self.inner.url(&self.inner.namespace.below("/sync"));
-        let url = match base {
+        let mut url = match base {
             Some(mark) => format!("{root}?since={}&epoch={}", mark.cursor, encode_query(&mark.epoch)),
             None => root,
         };
-        let mut request = Self::ask_packed(self.inner.request(Method::GET, &url), self.wants_packed().await?);
         // An ETag speaks for one address only: what changed since 5 is not what changed since 6. And "unchanged"
         // is an answer only to a caller who has taken in what it got last.
         let point = |mark: &Mark| (mark.epoch.clone(), mark.cursor);
         let holds =
             |given: &Given| given.url == url && (since.is_none() || since.map(point) == given.mark.as_ref().map(point));
-        let last = self.inner.known().index.clone().filter(|given| has(capability::INDEX_ETAG) && holds(given));
+        let last = self.inner.known().index.clone();
+        let last =
+            last.filter(|given| has(capability::INDEX_ETAG) && holds(given) && !given.is_due_whole(Instant::now()));
+        let address = url.clone();
+        let from = last.as_ref().filter(|_| has(capability::ETAG_DELTA) && since.is_none()).and_then(Given::tag);
+        if let Some(tag) = from {
+            url = format!("{address}?from={}", encode_query(tag));
+        }
+        let mut request = Self::ask_packed(self.inner.request(Method::GET, &url), self.wants_packed().await?);
         if let Some(given) = &last {
             request = request.header(IF_NONE_MATCH, given.etag.clone());
         }
         let answer = self.inner.send(&url, request, None, MAX_INDEX).await?;
         match answer.status() {
             StatusCode::OK => {}
-            StatusCode::NOT_MODIFIED if last.is_some() => return Ok(IndexAnswer::Unchanged),
+            StatusCode::NOT_MODIFIED if last.is_some() => return Ok(Some(IndexAnswer::Unchanged)),
             _ => return Err(answer.refusal().await),
         }
         if answer.says_too_long() {
@@ -56,6 +81,7 @@ impl HttpRemote {
         let mark = parsed.mark.filter(|_| has(capability::STRONG_INDEX));
         let result = crate::remote::Index { files: parsed.files, refused: parsed.refused, mark };
         let given = result.mark.clone();
+        let mut patched = None;
         let result = match (base, parsed.delta) {
             (_, false) => IndexAnswer::Whole(result),
             (Some(base), true) => {
@@ -67,11 +93,18 @@ impl HttpRemote {
                 }
                 IndexAnswer::Delta(result)
             }
-            (None, true) => return Err(self.inner.protocol(&url, "a part of an index where the whole was asked for")),
+            (None, true) if from.is_none() => {
+                return Err(self.inner.protocol(&url, "a part of an index where the whole was asked for"));
+            }
+            (None, true) if parsed.base.as_deref() != from => return Ok(None),
+            (None, true) => {
+                patched = last.as_ref().and_then(|given| given.patched).or_else(|| Some(Instant::now()));
+                IndexAnswer::Delta(result)
+            }
         };
         // Nothing is awaited from here on, so what is remembered is what the caller gets.
-        self.inner.known().index = etag.map(|etag| Given { url, etag, mark: given });
-        Ok(result)
+        self.inner.known().index = etag.map(|etag| Given { url: address, etag, mark: given, patched });
+        Ok(Some(result))
     }
 
     pub(super) async fn read_blob(&self, path: &RelPath) -> Result<Got, RemoteError> {
@@ -214,7 +247,44 @@ pub(super) fn current(told: &classify::Told) -> Option<Md5> {
     classify::held(told.context.current_md5.as_deref())
 }
 
+impl Given {
+    /// What its ETag names it by. That something on the way made it a weak one changes nothing.
+    fn tag(&self) -> Option<&str> {
+        let etag = self.etag.to_str().ok()?;
+        etag.strip_prefix("W/").unwrap_or(etag).strip_prefix('"')?.strip_suffix('"')
+    }
+
+    fn is_due_whole(&self, now: Instant) -> bool {
+        self.patched.is_some_and(|since| now >= since + WHOLE_AGAIN)
+    }
+}
+
 /// One value of a query.
 fn encode_query(text: &str) -> String {
     encode_path(text).replace('/', "%2F")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_patched_from_hints_is_not_trusted_for_ever() {
+        let now = Instant::now();
+        let mut given =
+            Given { url: String::new(), etag: http::HeaderValue::from_static("x"), mark: None, patched: None };
+        assert!(!given.is_due_whole(now + 100 * WHOLE_AGAIN), "the proxy's own word is");
+        given.patched = Some(now);
+        assert!(!given.is_due_whole(now + WHOLE_AGAIN / 2) && given.is_due_whole(now + WHOLE_AGAIN));
+    }
+
+    #[test]
+    fn an_etag_names_an_index_by_what_is_in_its_quotes() {
+        let tag = |etag: &'static str| {
+            let etag = http::HeaderValue::from_static(etag);
+            Given { url: String::new(), etag, mark: None, patched: None }.tag().map(str::to_owned)
+        };
+        assert_eq!((tag("\"a-1\"").as_deref(), tag("W/\"a\"").as_deref()), (Some("a-1"), Some("a")));
+        assert_eq!((tag("a"), tag("\""), tag("W/a\"")), (None, None, None));
+    }
 }

@@ -31,6 +31,8 @@ pub(super) struct Parsed {
     pub(super) mark: Option<Mark>,
     /// Whether it lists changes only.
     pub(super) delta: bool,
+    /// The tag of the index that these are changes of, where it says so.
+    pub(super) base: Option<String>,
 }
 
 /// Reads and parses the body of `answer`.
@@ -74,6 +76,7 @@ fn parse(reader: impl Read) -> serde_json::Result<Parsed> {
         refused: wire.files.refused.into_iter().collect(),
         mark: mark.map(|(epoch, cursor)| Mark { epoch, cursor, floor: wire.tombstone_floor.unwrap_or(0) }),
         delta: wire.delta,
+        base: wire.delta_base,
     })
 }
 
@@ -108,6 +111,7 @@ struct Wire {
     tombstone_floor: Option<u64>,
     #[serde(default)]
     delta: bool,
+    delta_base: Option<String>,
 }
 
 /// [`crate::protocol::WireEntry`] without the time, which chooses nothing (invariant 13).
@@ -230,12 +234,12 @@ mod tests {
     #[test]
     fn extensions_are_read() {
         let text = format!(
-            r#"{{"delta":true,"index_cursor":7,"tombstone_floor":3,"index_epoch":"e","new":[{{}}],
+            r#"{{"delta":true,"delta_base":"x-1","index_cursor":7,"tombstone_floor":3,"index_epoch":"e","new":[{{}}],
                 "files":{{"a":{{"md5":"5d41402abc4b2a76b9719d911017c592","is_deleted":true,"version":9,"who":null}},"b":{A}}}}}"#
         );
         let parsed = parse(text.as_bytes()).unwrap();
         assert_eq!(parsed.mark, Some(Mark { epoch: "e".into(), cursor: 7, floor: 3 }));
-        assert!(parsed.delta);
+        assert!(parsed.delta && parsed.base.as_deref() == Some("x-1"));
         let a = parsed.files["a"];
         assert_eq!((a.is_deleted, a.version, a.size), (true, 9, 0));
         assert_eq!((parsed.files["b"].size, parsed.files["b"].is_deleted), (5, false));

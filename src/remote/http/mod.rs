@@ -130,6 +130,8 @@ struct Given {
     url: String,
     etag: HeaderValue,
     mark: Option<Mark>,
+    /// Since when it is the last whole one with deltas from its ETag laid over it.
+    patched: Option<Instant>,
 }
 
 impl HttpRemote {

@@ -19,7 +19,8 @@ use super::bucket::{Object, whole};
 use super::changes::Announcer;
 use super::index::Row;
 use super::layout::Described;
-use super::ledger::{Kept, Ledger};
+use super::ledger::Ledger;
+use super::seen::Kept;
 use super::spool::{Content, Upload};
 use crate::path::RelPath;
 
@@ -299,8 +300,7 @@ pub fn read_meta(described: &Described) -> Meta {
 }
 
 pub fn state(kept: &Kept) -> State {
-    let etag = kept.etag.as_deref().map_or("none", |etag| etag.trim_start_matches("W/").trim_matches('"'));
-    State { tag: etag.into(), mark: None, modified: kept.document.modified }
+    State { tag: kept.tag().into(), mark: None, modified: kept.document.modified }
 }
 
 pub fn version(row: &Row, object: &Object) -> Version {

@@ -18,6 +18,7 @@ use super::bucket::{Fetched, Landing, whole};
 use super::index::{Document, Row};
 use super::layout::Described;
 use super::retention::forgotten_before;
+use super::seen::{Kept, Seen, differing, rows_of};
 use super::spool::Content;
 use crate::path::RelPath;
 
@@ -35,22 +36,13 @@ const LARGEST: u64 = 1024 * 1024 * 1024;
 /// Told of every commit: the paths that changed.
 pub type Told = Arc<dyn Fn(&str, Vec<RelPath>) + Send + Sync>;
 
-/// An index as it was found.
-#[derive(Debug, Clone)]
-pub struct Kept {
-    /// `None` where there is no index object yet.
-    pub etag: Option<String>,
-    pub document: Arc<Document>,
-}
-
 struct Shared {
     ns: String,
     key: Key,
     blobs: Blobs,
     clock: Clock,
     told: Told,
-    /// What was last read or written, and how often that was.
-    kept: Mutex<(u64, Option<Kept>)>,
+    seen: Mutex<Seen>,
     /// Small blobs that are being written, and will be recorded soon.
     under_way: AtomicUsize,
 }
@@ -82,7 +74,7 @@ impl Ledger {
             blobs,
             clock,
             told,
-            kept: Mutex::new((0, None)),
+            seen: Mutex::default(),
             under_way: AtomicUsize::new(0),
         });
         let (jobs, waiting) = mpsc::channel(QUEUE);
@@ -117,7 +109,15 @@ impl Ledger {
 
     /// The index as last seen.
     pub fn kept(&self) -> Option<Kept> {
-        lock(&self.shared.kept).1.clone()
+        lock(&self.shared.seen).kept().cloned()
+    }
+
+    /// The index as last seen, and its rows that changed since it had this tag ([`Kept::tag`]). `None`: that is not known,
+    /// or cannot be told by less than the whole index.
+    pub fn since(&self, tag: &str) -> Option<(Kept, Vec<(RelPath, Row)>)> {
+        let seen = lock(&self.shared.seen);
+        let (kept, changed) = seen.since(tag)?;
+        Some((kept.clone(), rows_of(&kept.document, &changed)?))
     }
 
     /// The index as it is now.
@@ -229,11 +229,8 @@ impl Ledger {
                 None => drop(next.rows.remove(path)),
             }
         }
-        match self.shared.write(seen, next).await? {
-            Write::Landed => {
-                (self.shared.told)(&self.shared.ns, changes.keys().cloned().collect());
-                Ok(true)
-            }
+        match self.shared.write(seen, next, changes.keys().cloned().collect()).await? {
+            Write::Landed => Ok(true),
             Write::Lost => Ok(false),
             Write::Unsure(e) => Err(e),
         }
@@ -241,7 +238,7 @@ impl Ledger {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What it guards is replaced whole, so a panic elsewhere cannot have damaged it.
+    // Nothing that changes it can panic half way, so a panic elsewhere cannot have damaged it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -257,11 +254,21 @@ impl Shared {
         row.is_deleted && row.version < forgotten_before((self.clock)())
     }
 
-    /// Keeps what was read, unless something newer was kept meanwhile.
-    fn keep(&self, since: u64, new: Kept) {
-        let mut kept = lock(&self.kept);
-        if kept.0 == since {
-            *kept = (since + 1, Some(new));
+    /// Keeps what was read when `old` was kept, unless something newer was kept meanwhile, and tells of what they differ in:
+    /// another proxy wrote it.
+    fn keep(&self, turn: u64, old: Option<&Kept>, new: Kept) {
+        let is_there = new.etag.is_some();
+        let changed = old.map(|old| (old, differing(&old.document, &new.document)));
+        {
+            let mut seen = lock(&self.seen);
+            match &changed {
+                _ if seen.turn() != turn => {}
+                Some((old, changed)) => seen.follow(old, new, changed),
+                None => seen.begin(new),
+            }
+        }
+        if let Some((_, changed)) = changed.filter(|(_, changed)| is_there && !changed.is_empty()) {
+            (self.told)(&self.ns, changed);
         }
     }
 
@@ -270,16 +277,19 @@ impl Shared {
     }
 
     async fn read(&self, damaged_is_empty: bool) -> Result<Kept, StoreError> {
-        let (since, kept) = lock(&self.kept).clone();
+        let (turn, kept) = {
+            let seen = lock(&self.seen);
+            (seen.turn(), seen.kept().cloned())
+        };
         let known = kept.as_ref().and_then(|kept| kept.etag.as_deref());
         self.blobs.bucket.traffic.read();
-        let new = match (self.blobs.bucket.get(&self.key, known).await?, kept) {
-            (Fetched::Unchanged, Some(kept)) => return Ok(kept),
+        let new = match (self.blobs.bucket.get(&self.key, known).await?, &kept) {
+            (Fetched::Unchanged, Some(kept)) => return Ok(kept.clone()),
             (Fetched::Unchanged, None) => {
                 return Err(StoreError::S3("the store answered 304 to a request without a condition".to_owned()));
             }
             (Fetched::Absent, _) => Kept { etag: None, document: Arc::default() },
-            (Fetched::Found(object, body), old) => {
+            (Fetched::Found(object, body), _) => {
                 let json = whole(body, LARGEST).await?;
                 let document = match parse(&self.key, json).await {
                     Err(StoreError::S3(why)) if damaged_is_empty => {
@@ -288,22 +298,15 @@ impl Shared {
                     }
                     parsed => parsed?,
                 };
-                // Entries that another proxy wrote are news here too.
-                if let Some(old) = old {
-                    let changed = differing(&old.document, &document);
-                    if !changed.is_empty() {
-                        (self.told)(&self.ns, changed);
-                    }
-                }
                 Kept { etag: Some(object.etag), document: Arc::new(document) }
             }
         };
-        self.keep(since, new.clone());
+        self.keep(turn, kept.as_ref(), new.clone());
         Ok(new)
     }
 
-    /// Writes `next` over `seen`; finds out by looking where no answer comes.
-    async fn write(&self, seen: &Kept, mut next: Document) -> Result<Write, StoreError> {
+    /// Writes `next` over `seen`, from which it differs in `changed`; finds out by looking where no answer comes.
+    async fn write(&self, seen: &Kept, mut next: Document, changed: Vec<RelPath>) -> Result<Write, StoreError> {
         next.modified = (self.clock)().max(seen.document.modified + 1);
         let (next, json) = tokio::task::spawn_blocking(move || next.render().map(|json| (next, json)))
             .await
@@ -329,8 +332,10 @@ impl Shared {
                 Ok(_) | Err(_) => return Ok(Write::Unsure(e)),
             },
         };
-        let mut kept = lock(&self.kept);
-        *kept = (kept.0 + 1, Some(Kept { etag: Some(etag), document: Arc::new(next) }));
+        lock(&self.seen).follow(seen, Kept { etag: Some(etag), document: Arc::new(next) }, &changed);
+        if !changed.is_empty() {
+            (self.told)(&self.ns, changed);
+        }
         Ok(Write::Landed)
     }
 
@@ -344,8 +349,7 @@ impl Shared {
             return Ok(false);
         }
         self.blobs.bucket.remove_once(&self.key).await?;
-        let mut kept = lock(&self.kept);
-        *kept = (kept.0 + 1, None);
+        lock(&self.seen).forget();
         Ok(true)
     }
 }
@@ -360,11 +364,4 @@ async fn parse(key: &Key, json: Bytes) -> Result<Document, StoreError> {
     parsed.map_err(|why| {
         StoreError::S3(format!("the index {key} is damaged ({why}); `memsync reindex` makes it anew from the files"))
     })
-}
-
-/// The paths of which two indexes say different things.
-fn differing(old: &Document, new: &Document) -> Vec<RelPath> {
-    let changed = new.rows.iter().filter(|(path, row)| old.rows.get(*path) != Some(row)).map(|(path, _)| path);
-    let gone = old.rows.keys().filter(|path| !new.rows.contains_key(*path));
-    changed.chain(gone).cloned().collect()
 }

@@ -15,7 +15,8 @@ use super::borders::joined;
 use super::bucket::modified;
 use super::index::{Document, Row};
 use super::layout::INDEX_NAME;
-use super::ledger::{Kept, Ledger};
+use super::ledger::Ledger;
+use super::seen::Kept;
 use crate::digest::Md5;
 use crate::path::{PRIVATE_DIR, RelPath};
 

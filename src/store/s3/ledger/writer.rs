@@ -52,7 +52,7 @@ impl Shared {
         create: bool,
     ) -> Result<(), StoreError> {
         let (mut races, mut failures) = (0, 0);
-        let kept = lock(&self.kept).1.clone();
+        let kept = lock(&self.seen).kept().cloned();
         let mut seen = match kept {
             // What is to be looked at differs from what is kept, which may only be old.
             Some(kept) if looks.is_empty() && kept.etag.is_some() => kept,
@@ -69,13 +69,10 @@ impl Shared {
             }
             let mut next = (*seen.document).clone();
             next.rows.extend(changed.iter().map(|(path, row)| (path.clone(), *row)));
-            match self.write(&seen, next).await? {
+            match self.write(&seen, next, changed.into_keys().collect()).await? {
                 Write::Landed => {
                     failpoint::pass("s3-index-written");
                     owed.clear();
-                    if !changed.is_empty() {
-                        (self.told)(&self.ns, changed.into_keys().collect());
-                    }
                     return Ok(());
                 }
                 Write::Lost if races < RACES => {

@@ -1,0 +1,270 @@
+//! The index of a bucket as what changed in it: what the proxy answers, and what its clients make of that.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::response::Response;
+use memsync::digest::Md5;
+use memsync::path::RelPath;
+use memsync::remote::http::{HttpOptions, HttpRemote};
+use memsync::remote::{Index, IndexAnswer, IndexEntry, Remote};
+use memsync::store::{Expect, Got, Meta, S3, Store, system_clock};
+use serde_json::json;
+
+use super::proxy::{self, Reply, Running};
+use super::s3::{Server, Stored};
+use super::sample;
+
+const INDEX: &str = "memory/.sync-index.json";
+
+/// What names an index in a query.
+fn tag(reply: &Reply) -> String {
+    reply.header("etag").unwrap().trim_matches('"').to_owned()
+}
+
+fn names(reply: &Reply) -> Vec<String> {
+    reply.json()["files"].as_object().unwrap().keys().cloned().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_comes_as_what_changed_since_the_etag_of_another() {
+    let server = Server::start().await;
+    let store = Arc::new(server.store("memory", system_clock()).await);
+    let running = Running::start(store.clone()).await;
+    let mut c = running.client().await;
+    let health = c.get("/health").await.json();
+    assert!(health["capabilities"].as_array().unwrap().contains(&"etag-delta".into()), "{health}");
+    for name in ["a", "b", "c", "d", "e"] {
+        assert_eq!(c.put(&format!("/blob/{name}"), "new", name.as_bytes()).await.status, 201);
+    }
+    let first = tag(&c.get("/sync").await);
+    assert_eq!(c.put("/blob/b", &proxy::md5(b"b"), b"bb").await.status, 200);
+    let second = tag(&c.get("/sync").await);
+    assert_eq!(c.delete("/blob/c").await.status, 204);
+
+    let reads = store.index_traffic().reads;
+    let part = c.get(&format!("/sync?from={first}")).await;
+    assert_eq!(store.index_traffic().reads, reads + 1, "the bucket is asked whether that is all, once");
+    assert_eq!((part.status, names(&part)), (200, vec!["b".to_owned(), "c".to_owned()]));
+    let json = part.json();
+    assert_eq!((&json["delta"], &json["delta_base"]), (&json!(true), &json!(first)));
+    assert_eq!((&json["files"]["b"]["size"], &json["files"]["c"]["is_deleted"]), (&json!(2), &json!(true)));
+    assert_eq!((json.get("index_epoch"), json.get("index_cursor")), (None, None), "it is hints as ever");
+    let whole = c.get("/sync").await;
+    assert_eq!((names(&whole).len(), whole.json().get("delta")), (5, None));
+    assert_eq!(tag(&part), tag(&whole), "what the part makes of the first");
+    assert_eq!(json["index_last_modified"], whole.json()["index_last_modified"]);
+    assert_eq!(names(&c.get(&format!("/sync?x=1&from={second}")).await), ["c"]);
+
+    // Unchanged is told as ever, with one look at the bucket.
+    let now = tag(&whole);
+    let reads = store.index_traffic().reads;
+    let etag = format!("\"{now}\"");
+    let same = c.send("GET", &format!("/sync?from={now}"), &[("If-None-Match", &etag)], b"").await;
+    assert_eq!((same.status, same.body.len(), same.header("etag")), (304, 0, Some(etag.as_str())));
+    assert_eq!(store.index_traffic().reads, reads + 1);
+    assert!(names(&c.get(&format!("/sync?from={now}")).await).is_empty());
+
+    // Whatever is not known gives all.
+    let all = ["from=none", "from=", "from=%2", "from=0123456789abcdef", "since=1&epoch=x", &format!("xfrom={first}")];
+    for query in all {
+        let r = c.get(&format!("/sync?{query}")).await;
+        assert_eq!((r.status, names(&r).len(), r.json().get("delta")), (200, 5, None), "{query}");
+    }
+    // So does what is no less than that.
+    for name in ["a", "d", "e"] {
+        assert_eq!(c.delete(&format!("/blob/{name}")).await.status, 204);
+    }
+    assert_eq!(c.get(&format!("/sync?from={first}")).await.json().get("delta"), None);
+    assert_eq!(c.get(&format!("/sync?from={second}")).await.json()["delta"], true);
+    let deltas = sample(&mut c, "memsync_index_deltas_total").await;
+    assert_eq!(deltas, 4);
+
+    // Another proxy has seen nothing of how it came to this, and calls it the same.
+    let other = Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
+    let mut other = other.client().await;
+    let there = other.get(&format!("/sync?from={second}")).await;
+    assert_eq!((there.json().get("delta"), tag(&there)), (None, tag(&c.get("/sync").await)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_namespace_has_its_own_past() {
+    let server = Server::start().await;
+    let running = Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
+    let mut c = running.client().await;
+    let version = [("If-Match-Version", "0")];
+    for name in ["a", "b", "c"] {
+        for ns in ["one", "two"] {
+            let put = c.send("PUT", &format!("/{ns}/blob/{name}"), &version, ns.as_bytes()).await;
+            assert_eq!(put.status, 201);
+        }
+    }
+    let (one, two) = (tag(&c.get("/sync/one").await), tag(&c.get("/sync/two").await));
+    let put = c.send("PUT", "/one/blob/d", &version, b"d").await;
+    let part = c.get(&format!("/sync/one?from={one}")).await;
+    assert_eq!((names(&part), &part.json()["delta_base"]), (vec!["d".to_owned()], &json!(one)));
+    let told = part.json()["files"]["d"]["version"].to_string();
+    assert_eq!(Some(told.as_str()), put.header("x-version"));
+    assert!(part.json()["index_version"].is_u64());
+    assert_eq!(c.get(&format!("/sync/one?from={two}")).await.json().get("delta"), None);
+    assert!(names(&c.get(&format!("/sync/two?from={two}")).await).is_empty());
+}
+
+/// The address of something that passes each request on to the proxy whose turn it is.
+async fn balance(proxies: Vec<SocketAddr>, turn: Arc<AtomicUsize>) -> SocketAddr {
+    let client = reqwest::Client::new();
+    let pass = move |request: Request| {
+        let (client, to) = (client.clone(), proxies[turn.load(Ordering::SeqCst)]);
+        async move {
+            let url = format!("http://{to}{}", request.uri());
+            let answer = client.get(url).headers(request.headers().clone()).send().await.unwrap();
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = answer.status();
+            *response.headers_mut() = answer.headers().clone();
+            let body: Bytes = answer.bytes().await.unwrap();
+            *response.body_mut() = Body::from(body);
+            response
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(pass)).await.unwrap() });
+    address
+}
+
+/// What an agent holds of the index.
+struct Agent {
+    remote: HttpRemote,
+    held: BTreeMap<RelPath, IndexEntry>,
+    /// Answers so far: whole, by part, unchanged.
+    answers: [usize; 3],
+}
+
+impl Agent {
+    fn new(address: SocketAddr) -> Self {
+        let options = HttpOptions {
+            origin: format!("http://{address}"),
+            token: proxy::TOKEN.to_owned().into(),
+            namespace: String::new(),
+            device: String::new(),
+            ca_pem: None,
+            pin: None,
+            allow_http: false,
+            timeout: Duration::from_secs(20),
+            max_file_size: 1 << 20,
+            concurrency: 1,
+        };
+        Self { remote: HttpRemote::new(options).unwrap(), held: BTreeMap::new(), answers: [0; 3] }
+    }
+
+    async fn look(&mut self) {
+        let n = match self.remote.index(None).await.unwrap() {
+            IndexAnswer::Whole(Index { files, .. }) => {
+                self.held = files;
+                0
+            }
+            IndexAnswer::Delta(Index { files, .. }) => {
+                self.held.extend(files);
+                1
+            }
+            IndexAnswer::Unchanged => 2,
+        };
+        self.answers[n] += 1;
+    }
+
+    /// Looks, and has the index that is in the bucket. That may be mended meanwhile.
+    async fn is_right(&mut self, server: &Server) {
+        let now = || server.object(INDEX).unwrap().body;
+        let mut body = now();
+        loop {
+            self.look().await;
+            if body == now() {
+                break;
+            }
+            body = now();
+        }
+        let index: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let has: BTreeMap<&str, _> = self.held.iter().map(|(path, e)| (path.as_str(), (e.md5, e.is_deleted))).collect();
+        let md5 = |entry: &serde_json::Value| entry["md5"].as_str().unwrap().parse::<Md5>().unwrap();
+        let files = index["files"].as_object().unwrap().iter();
+        let there: BTreeMap<&str, _> =
+            files.map(|(path, e)| (path.as_str(), (md5(e), e["is_deleted"] == true))).collect();
+        assert_eq!(has, there, "{:?}", self.answers);
+    }
+}
+
+/// One write by way of one of the proxies on the bucket.
+async fn write(store: &S3, rng: &mut fastrand::Rng) {
+    let path = RelPath::parse(&format!("{}.md", rng.u8(..30))).unwrap();
+    let content = bytes::Bytes::from(rng.u64(..).to_string());
+    match store.get("", &path).await.unwrap() {
+        Got::Found(blob) if rng.bool() => {
+            store.put_bytes("", &path, Expect::Md5(blob.entry.md5), content).await.unwrap();
+        }
+        Got::Found(_) => {
+            store.delete("", &path, None, Meta::default()).await.unwrap();
+        }
+        _ => {
+            store.put_bytes("", &path, Expect::Absent, content).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_is_right_whichever_of_two_proxies_answers_and_whatever_it_remembers() {
+    let server = Server::start().await;
+    let open = async || Arc::new(server.store("memory", system_clock()).await);
+    let (mut stores, turn) = (vec![open().await, open().await], Arc::new(AtomicUsize::new(0)));
+    let mut running = Vec::new();
+    let mut addresses = Vec::new();
+    for store in &stores {
+        running.push(Running::start(store.clone()).await);
+        addresses.push(running.last().unwrap().addr);
+    }
+    // The third is a proxy that has just been started, in the place of the second.
+    stores.push(open().await);
+    running.push(Running::start(stores[2].clone()).await);
+    addresses.push(running[2].addr);
+    let mut agent = Agent::new(balance(addresses, turn.clone()).await);
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..30 {
+        write(&stores[0], &mut rng).await;
+    }
+    agent.is_right(&server).await;
+    assert_eq!(agent.answers, [1, 0, 0]);
+    for _ in 0..20 {
+        write(&stores[0], &mut rng).await;
+        agent.is_right(&server).await;
+    }
+    assert_eq!(agent.answers, [1, 20, 0], "an edit by way of one proxy is a delta");
+    for n in 0..40 {
+        write(&stores[rng.usize(..2)], &mut rng).await;
+        turn.store(rng.usize(..2), Ordering::SeqCst);
+        if n % 8 == 0 {
+            // One that does not look before it writes.
+            let body = server.object(INDEX).unwrap().body;
+            write(&stores[0], &mut rng).await;
+            let text = String::from_utf8(body.to_vec()).unwrap();
+            let theirs =
+                text.replacen("\"index_last_modified\":\"2", &format!("\"by\":{n},\"index_last_modified\":\"2"), 1);
+            assert_ne!(text, theirs);
+            server.plant(INDEX, Stored::new(theirs.as_bytes(), &[]));
+        }
+        agent.is_right(&server).await;
+    }
+    let [whole, parts, _] = agent.answers;
+    assert!(parts > 40 && whole > 1, "{:?}", agent.answers);
+    // A proxy that was restarted has forgotten all of it.
+    turn.store(2, Ordering::SeqCst);
+    write(&stores[0], &mut rng).await;
+    agent.is_right(&server).await;
+    assert_eq!(agent.answers[0], whole + 1);
+    write(&stores[0], &mut rng).await;
+    agent.is_right(&server).await;
+    assert_eq!(agent.answers[0], whole + 1, "and goes on from there");
+}

@@ -1,0 +1,148 @@
+//! What changed in an index since it had a tag, laid over what it was then, is what it is now.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use memsync::store::{Entry, Expect, Meta, Operation, Store, system_clock};
+
+use super::s3::INDEX;
+use super::server::{Server, Stored};
+use super::{New, clock, delete, index, is_exact, path, put, read};
+
+/// An index and the tag it had.
+type Held = (Arc<str>, BTreeMap<String, Entry>);
+
+async fn hold(store: &impl Store) -> Held {
+    let now = store.index("", 0).await.unwrap();
+    (now.state.tag, now.entries.into_iter().collect())
+}
+
+/// Whether `held` can be brought up to date; checks that this makes it what it should be.
+async fn comes_up(store: &impl Store, held: &Held) -> bool {
+    let (state, now) = (store.state("").await.unwrap(), index(store, 0).await);
+    let Some(part) = store.index_after("", &held.0) else { return false };
+    assert_eq!(part.state, state);
+    assert!(part.entries.len() < now.len());
+    let mut laid_over = held.1.clone();
+    laid_over.extend(part.entries);
+    assert_eq!(laid_over, now);
+    true
+}
+
+pub async fn what_changed_after_a_tag(store: impl Store, now: Arc<AtomicU64>) {
+    let mut rng = Rng::with_seed(1);
+    let mut all = vec![hold(&store).await];
+    for n in 0..40 {
+        now.fetch_add(1, Ordering::SeqCst);
+        for _ in 0..rng.usize(1..3) {
+            let name = format!("{}.md", rng.u8(..40));
+            match read(&store, &name).await {
+                Some(_) if rng.u8(..3) == 0 => drop(delete(&store, &name, None).await),
+                Some(old) => drop(put(&store, &name, Expect::Md5(memsync::digest::Md5::of(&old)), &[n]).await),
+                None => drop(put(&store, &name, New, &[n]).await),
+            }
+        }
+        let mut known = 0;
+        for held in &all {
+            known += usize::from(comes_up(&store, held).await);
+        }
+        if is_exact(&store) {
+            assert_eq!(known, 0, "there are cursors for it");
+        } else if n > 20 {
+            assert!(known > 10, "{known}");
+        }
+        all.push(hold(&store).await);
+    }
+    assert!(store.index_after("", "").is_none() && store.index_after("nobody", &all[5].0).is_none());
+}
+
+/// Two proxies on a bucket name its index alike, and each knows what the other wrote once it has looked.
+#[tokio::test]
+async fn what_another_proxy_wrote_is_part_of_what_changed() {
+    let server = Server::start().await;
+    let (one, two) = (server.store("memory", system_clock()).await, server.store("memory", system_clock()).await);
+    for name in ["a", "b", "c", "d"] {
+        put(&one, name, New, b"1").await;
+    }
+    let held = hold(&one).await;
+    assert_eq!(held, hold(&two).await);
+    put(&two, "e", New, b"2").await;
+    delete(&one, "a", None).await;
+    put(&two, "f", New, b"2").await;
+    assert!(comes_up(&one, &held).await && comes_up(&two, &held).await);
+
+    // What it has not seen itself it does not know of.
+    let three = server.store("memory", system_clock()).await;
+    assert!(!comes_up(&three, &held).await);
+    let held = hold(&one).await;
+    assert!(comes_up(&three, &held).await);
+    put(&three, "g", New, b"3").await;
+    assert!(comes_up(&three, &held).await && comes_up(&one, &held).await);
+}
+
+#[tokio::test]
+async fn what_left_the_index_is_told_by_the_whole_of_it_alone() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    for name in ["a", "b", "c", "d"] {
+        put(&store, name, New, b"1").await;
+    }
+    let (before, object) = (hold(&store).await, server.object(INDEX).unwrap());
+    put(&store, "e", New, b"1").await;
+    put(&store, "f", New, b"1").await;
+    let after = hold(&store).await;
+    // A proxy that writes without looking puts back what it had read, with its own change.
+    let theirs = String::from_utf8(object.body.to_vec()).unwrap().replacen("\"size\":1", "\"size\":2", 1);
+    server.plant(INDEX, Stored::new(theirs.as_bytes(), &[]));
+    assert!(!comes_up(&store, &after).await);
+    assert!(!comes_up(&store, &before).await, "it did not have them, but who can tell");
+    // What comes again is as it is now.
+    assert!(read(&store, "e").await.is_some() && read(&store, "f").await.is_some());
+    super::s3::until("both are in the index again", async || index(&store, 0).await.len() == 6).await;
+    assert!(comes_up(&store, &after).await && comes_up(&store, &before).await);
+
+    server.remove(INDEX);
+    assert!(!comes_up(&store, &after).await);
+    server.plant(INDEX, object);
+    assert!(!comes_up(&store, &after).await && comes_up(&store, &hold(&store).await).await);
+}
+
+#[tokio::test]
+async fn tombstones_that_outlive_their_time_leave_by_the_whole_index() {
+    let server = Server::start().await;
+    let now = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let store = server.store("memory", clock(&now)).await;
+    for name in ["a", "b", "c"] {
+        put(&store, name, New, b"1").await;
+    }
+    delete(&store, "a", None).await;
+    let held = hold(&store).await;
+    put(&store, "d", New, b"1").await;
+    assert!(comes_up(&store, &held).await);
+    now.fetch_add(Duration::from_secs(91 * 24 * 3600).as_millis() as u64, Ordering::SeqCst);
+    store.sweep().await.unwrap();
+    assert_eq!(index(&store, 0).await.len(), 3);
+    assert!(!comes_up(&store, &held).await);
+}
+
+#[tokio::test]
+async fn no_more_is_remembered_of_an_index_than_has_its_place() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let write = async |from: usize, to: usize| {
+        let one =
+            |n: usize| (path(&format!("{n}.md")), Operation::Put { expect: New, content: Bytes::from_static(b"x") });
+        let written = store.write_many("", (from..to).map(one).collect(), &Meta::default()).await;
+        assert!(written.iter().all(Result::is_ok));
+    };
+    write(0, 1500).await;
+    let held = hold(&store).await;
+    write(1500, 1600).await;
+    assert!(comes_up(&store, &held).await);
+    write(1600, 2600).await;
+    assert!(!comes_up(&store, &held).await);
+}

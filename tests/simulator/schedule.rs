@@ -30,6 +30,17 @@ pub enum Bug {
     IndexVersionOnUpload,
 }
 
+/// What a schedule is run on.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The bug that the world is made for: all is laid out so that it can show.
+    pub bug: Option<Bug>,
+    /// Whether that bug is there; without it the same schedule must be clean.
+    pub planted: bool,
+    /// Whether the proxy takes batches.
+    pub batch: bool,
+}
+
 const NAMES: &[&str] = &["a.md", "b.md", "n/c.md", "n/d.md", "n/m/e.json", "f"];
 /// With these a file and a folder claim one name.
 const CLASHING: &[&str] = &["f", "f/g.md", "n", "n/c.md", "a.md"];
@@ -95,11 +106,13 @@ fn delete_with_index_md5(plan: &mut Plan, index: &Index) {
     }
 }
 
-/// Runs the schedule of one seed, on a proxy that takes batches or not.
+/// Runs the schedule of one seed.
 ///
 /// # Errors
 /// Which invariant broke, and how.
-pub fn run(seed: u64, bug: Option<Bug>, batch: bool) -> Result<(), String> {
+pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
+    let Setting { bug, planted, batch } = setting;
+    let planted = bug.filter(|_| planted);
     let mut rng = Rng::with_seed(seed);
     let trace = std::env::var_os("MEMSYNC_SIM_TRACE").is_some();
     let ledger = Arc::new(Mutex::new(Ledger::new(trace)));
@@ -117,7 +130,7 @@ pub fn run(seed: u64, bug: Option<Bug>, batch: bool) -> Result<(), String> {
     if trace {
         println!("{config:?}, {} devices, clash: {clash}, misfortune {misfortune}", devices.len());
     }
-    server.plant_trusted_tombstone(bug == Some(Bug::PlainTombstoneTrusted));
+    server.plant_trusted_tombstone(planted == Some(Bug::PlainTombstoneTrusted));
     for device in &mut devices {
         if rng.bool() {
             device.format = Format::MsgPack;
@@ -125,11 +138,11 @@ pub fn run(seed: u64, bug: Option<Bug>, batch: bool) -> Result<(), String> {
         if bug == Some(Bug::BaseBeforeFsync) {
             // From here on nothing is durable but what was so at the first start.
             device.ensure_engine(&server, &clock)?;
-            device.disk.plant_no_fsync(true);
+            device.disk.plant_no_fsync(planted == bug);
         }
-        device.disk.plant_unverified_displace(bug == Some(Bug::UnlinkWithoutVerify));
-        device.disk.plant_unreadable_is_absent(bug == Some(Bug::UnreadableIsDeleted));
-        device.sabotage = match bug {
+        device.disk.plant_unverified_displace(planted == Some(Bug::UnlinkWithoutVerify));
+        device.disk.plant_unreadable_is_absent(planted == Some(Bug::UnreadableIsDeleted));
+        device.sabotage = match planted {
             // Where versions are compared, the index's version goes with its md5.
             Some(Bug::IndexMd5OnUpload | Bug::IndexVersionOnUpload) => Some(upload_with_index_md5),
             Some(Bug::IndexMd5OnDelete) => Some(delete_with_index_md5),

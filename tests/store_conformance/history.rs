@@ -8,7 +8,7 @@ use futures::future::join_all;
 use memsync::digest::Md5;
 use memsync::store::{Deleted, Entry, Expect, Got, Meta, Put, Store, StoreError};
 
-use super::path;
+use super::{path, seed};
 
 /// What a path holds; `None` is nothing. An unknown version is that of a write that was never answered.
 type Held = Option<(Md5, bool, Option<u64>)>;
@@ -158,8 +158,7 @@ pub fn is_linearizable(history: &[Operation], versions: Versions) -> bool {
 /// Eight clients read, write and delete two paths, each write on what was read: some order explains every answer.
 pub async fn linearizable(store: impl Store, _: Arc<AtomicU64>) {
     let store = Arc::new(store);
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let tick = Arc::new(AtomicU64::new(0));
     let clients = (0..8u64).map(|client| {
         let (store, tick) = (store.clone(), tick.clone());

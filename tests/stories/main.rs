@@ -1,7 +1,13 @@
 //! What people do with memsync, told with real processes: a proxy, agents, and the commands.
 
+#[path = "../common/left_out.rs"]
+mod left_out;
 #[path = "../common/packed.rs"]
 mod packed;
+#[path = "../common/relay.rs"]
+mod relay;
+#[path = "../common/seed.rs"]
+mod seed;
 #[path = "../common/world.rs"]
 mod world;
 
@@ -14,5 +20,6 @@ mod filesystem;
 mod gates;
 mod namespaces;
 mod opened;
+mod push;
 mod rules;
 mod trouble;

@@ -17,6 +17,9 @@ use super::folder::HISTORY;
 use super::moves::dir_of;
 use super::source::CHUNK;
 
+/// Batches of one millisecond.
+const BATCHES: u32 = 1000;
+
 /// How a version came into history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kept {
@@ -57,6 +60,8 @@ pub struct Version {
 pub(super) struct Shelf {
     stamp: String,
     made: BTreeSet<String>,
+    /// The batch of [`Shelf::reserve`].
+    reserved: Option<String>,
     copied: Vec<Copied>,
 }
 
@@ -73,7 +78,7 @@ struct Copied {
 
 impl Shelf {
     pub(super) fn new(now: Timestamp) -> Self {
-        Self { stamp: stamp(now), made: BTreeSet::new(), copied: Vec::new() }
+        Self { stamp: stamp(now), made: BTreeSet::new(), reserved: None, copied: Vec::new() }
     }
 
     /// The folders whose names must be made durable.
@@ -83,6 +88,42 @@ impl Shelf {
             dirs.insert(HISTORY.to_owned());
         }
         dirs
+    }
+
+    /// A free place for a file that is about to be removed; the folder for it is made.
+    pub(super) fn reserve<D: Disk>(&mut self, disk: &D, at: &str) -> io::Result<String> {
+        let batch = match &self.reserved {
+            Some(batch) => batch,
+            None => {
+                self.make_dir(disk, HISTORY)?;
+                let batch = self.new_batch(disk)?;
+                self.reserved.insert(batch)
+            }
+        };
+        let to = format!("{batch}/{at}");
+        self.make_dir(disk, dir_of(&to))?;
+        Ok(to)
+    }
+
+    /// A batch that nothing is in.
+    fn new_batch<D: Disk>(&mut self, disk: &D) -> io::Result<String> {
+        for n in 0..BATCHES {
+            let batch = self.batch(n, Kept::Removed);
+            match disk.mkdir(&batch) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => {
+                    made?;
+                    self.made.insert(batch.clone());
+                    return Ok(batch);
+                }
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn batch(&self, n: u32, kind: Kept) -> String {
+        let number = if n == 0 { String::new() } else { format!(".{n}") };
+        format!("{HISTORY}/{}{number}-{}", self.stamp, kind.name())
     }
 
     /// Takes a displaced file. One that has other names stays in its slot until [`Shelf::place_copies`].
@@ -121,9 +162,8 @@ impl Shelf {
 
     fn place<D: Disk>(&mut self, disk: &D, slot: &str, at: &str, kind: Kept) -> io::Result<()> {
         // A second version of the same path within the millisecond goes into a batch of its own.
-        for n in 0..1000 {
-            let number = if n == 0 { String::new() } else { format!(".{n}") };
-            let to = format!("{HISTORY}/{}{number}-{}/{at}", self.stamp, kind.name());
+        for n in 0..BATCHES {
+            let to = format!("{}/{at}", self.batch(n, kind));
             let made = self.make_dir(disk, dir_of(&to));
             failpoint::pass("history.before");
             match made.and_then(|()| disk.rename_new(slot, &to)) {

@@ -16,7 +16,9 @@ use super::answer::{Answer, Provided, Refusal, with_body};
 use super::auth::Caller;
 use super::blobs::{expect, receive};
 use super::keys::Access;
+use super::quota::Reserved;
 use super::route::stored_path;
+use super::shares::Held;
 use super::{Proxy, encoding, namespaced, quota, versions};
 use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
@@ -57,7 +59,7 @@ pub async fn post<S: Store>(
         return Err(Refusal::NoBatch);
     }
     let coding = encoding::of_body(&head.headers)?;
-    let _turn = proxy.batches.take(caller, 1, proxy.options.body_timeout).await?;
+    let turn = proxy.batches.take(caller, 1, proxy.options.body_timeout).await?;
     let limit = proxy.options.max_body.min(MAX_BYTES as u64);
     let length = hyper::body::Body::size_hint(&body).lower().min(BODY_AT_ONCE);
     let collected = Collected(BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)));
@@ -98,16 +100,15 @@ pub async fn post<S: Store>(
             Err(refusal) => answers[at] = Some(refused(head.path, refusal, id)),
         }
     }
-    if !writes.is_empty() {
-        let written = proxy.store.write_many(ns, writes, &meta).await;
-        for ((at, path, provided), written) in asked.into_iter().zip(written) {
-            let path = path.as_str().to_owned();
-            proxy.metrics.writes.inc_by(u64::from(written.as_ref().is_ok_and(Written::happened)));
-            let answer = written.map_err(Refusal::from).and_then(|written| outcome(&path, written, provided));
-            answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
-        }
+    drop(rooms);
+    let (written, _turn) =
+        if writes.is_empty() { (Vec::new(), turn) } else { write(proxy, ns, writes, meta, held, turn).await? };
+    for ((at, path, provided), written) in asked.into_iter().zip(written) {
+        let path = path.as_str().to_owned();
+        proxy.metrics.writes.inc_by(u64::from(written.as_ref().is_ok_and(Written::happened)));
+        let answer = written.map_err(Refusal::from).and_then(|written| outcome(&path, written, provided));
+        answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
     }
-    drop((rooms, held));
     for some in gets.chunks(READ) {
         let paths: Vec<RelPath> = some.iter().map(|(_, path)| path.clone()).collect();
         let got = if room > 0 { proxy.store.get_many(ns, paths).await } else { Vec::new() };
@@ -133,6 +134,28 @@ pub async fn post<S: Store>(
         written.map_err(|why| Refusal::Store(StoreError::Database(why)))?;
     }
     Ok(with_body(StatusCode::OK, batch::CONTENT_TYPE, writer.finish()))
+}
+
+/// Carries the writes of a batch out, to their end even when the client goes: until then they need their room, and the
+/// batch its turn, which is given back.
+async fn write<S: Store>(
+    proxy: &Proxy<S>,
+    ns: &str,
+    writes: Vec<(RelPath, Operation)>,
+    meta: Meta,
+    rooms: Vec<Reserved>,
+    turn: Held,
+) -> Result<(Vec<Result<Written, StoreError>>, Held), Refusal> {
+    let (store, quotas, ns) = (proxy.store.clone(), proxy.quotas.clone(), ns.to_owned());
+    let writing = tokio::spawn(async move {
+        let written = store.write_many(&ns, writes, &meta).await;
+        if written.iter().flatten().any(Written::happened) {
+            quotas.wrote(&ns);
+        }
+        drop(rooms);
+        (written, turn)
+    });
+    Ok(writing.await.map_err(|_| StoreError::Closed)?)
 }
 
 /// Two requests for one path would race; and a name that is too long could not be repeated in the answer.

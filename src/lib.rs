@@ -30,3 +30,8 @@ pub mod remote;
 pub mod state;
 pub mod store;
 pub mod sync;
+
+/// What the tests in here share with those outside.
+#[cfg(test)]
+#[path = "../tests/common/seed.rs"]
+mod seed;

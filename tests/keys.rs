@@ -1,5 +1,11 @@
 //! Who may call: keys, their scopes and their end, quotas, an external verifier, and the commands that make keys.
 
+#[path = "common/address.rs"]
+mod address;
+#[path = "common/frames.rs"]
+mod frames;
+#[path = "common/killed.rs"]
+mod killed;
 #[path = "common/log.rs"]
 mod log;
 #[path = "common/proxy.rs"]
@@ -14,6 +20,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use frames::frames;
 use futures::future::join_all;
 use jiff::Timestamp;
 use log::Log;
@@ -24,6 +31,7 @@ use memsync::store::embedded::Beside;
 use memsync::store::{Embedded, Memory, Records, Store};
 use proxy::{Client, Running, head, md5};
 use secrecy::ExposeSecret;
+use serde_json::json;
 
 /// How a stream ends: with the last chunk.
 const END: &str = "\r\n0\r\n\r\n";
@@ -161,10 +169,9 @@ async fn a_key_opens_the_namespaces_of_its_scope_and_no_other() {
             let deleted = if ns.is_empty() { 204 } else { 200 };
             check(c.delete(&url).await, refused, deleted);
             let batch = |op: &str| {
-                let head = format!("{{\"op\":\"{op}\",\"path\":\"secret\",\"precondition\":\"new\",\"version\":0}}");
-                [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], head.as_bytes()].concat()
+                frames(&[(json!({"op": op, "path": "secret", "precondition": "new", "version": 0}), Vec::new())])
             };
-            let (batches, kind) = (format!("/batch{root}"), [("Content-Type", "application/vnd.memsync.batch")]);
+            let (batches, kind) = (format!("/batch{root}"), [("Content-Type", frames::TYPE)]);
             check(c.send("POST", &batches, &kind, &batch("get")).await, unread, 200);
             check(c.send("POST", &batches, &kind, &batch("put")).await, refused, 200);
             let mut c = client(&running, &token(&made)).await;

@@ -4,6 +4,8 @@
 
 #[path = "kill_points/bucket.rs"]
 mod bucket;
+#[path = "common/frames.rs"]
+mod frames;
 #[path = "common/proxy.rs"]
 mod proxy;
 #[path = "common/s3.rs"]
@@ -21,6 +23,7 @@ use std::process::ExitStatus;
 
 use bucket::{a_bucket, a_key, an_expiry};
 use rustix::process::Signal;
+use world::killed;
 use world::{Device, Files, World, eventually, files_below};
 
 /// A test for each point: its name, the scenario that passes it, and where (`point` or `point:N`).
@@ -108,6 +111,7 @@ fn apart(world: &World) -> (Device<'_>, Device<'_>) {
     a.start();
     b.start();
     world.settle(&[&a, &b]);
+    assert!(a.log().contains(WROTE), "a cycle that writes says so: {}", a.log());
     b.stop();
     a.write("edited.md", "edited: by a");
     a.write("edited2.md", "edited2: by a");
@@ -126,6 +130,9 @@ fn apart(world: &World) -> (Device<'_>, Device<'_>) {
     b.remove("removed.md");
     (a, b)
 }
+
+/// What the log has of a cycle that wrote something.
+const WROTE: &str = ", conflicts ";
 
 /// After whatever happened to `b`: as it must be, and quiet.
 #[track_caller]
@@ -176,7 +183,7 @@ fn quiet(world: &World, devices: &[&Device]) {
     let after: Vec<_> = devices.iter().map(|d| (d.tree(), d.kept())).collect();
     assert!(before == after, "nor to the folders");
     for device in devices {
-        assert!(!device.log().contains("conflicts 0 folder"), "no cycle wrote anything: {}", device.log());
+        assert!(!device.log().contains(WROTE), "no cycle wrote anything: {}", device.log());
         assert_eq!(device.folder_status()["problems"], serde_json::json!([]));
     }
 }

@@ -1,19 +1,25 @@
 //! kill -9 on a proxy under load: nothing acknowledged is lost, and nothing is half written.
 
+#[path = "common/killed.rs"]
+mod killed;
 #[path = "common/proxy.rs"]
 mod proxy;
+#[path = "common/seed.rs"]
+mod seed;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::join_all;
+use killed::Killed;
 use memsync::store::Embedded;
 use proxy::{Client, md5};
+use seed::seed;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -48,7 +54,7 @@ fn child() {
 
 /// A proxy in a process of its own, killed when dropped.
 struct Process {
-    child: Child,
+    child: Killed,
     addr: SocketAddr,
 }
 
@@ -63,20 +69,12 @@ impl Process {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let addr = lines.find_map(|line| line.unwrap().strip_prefix("listening ").map(|addr| addr.parse().unwrap()));
-        Self { child, addr: addr.expect("the proxy came up") }
+        Self { child: Killed(child), addr: addr.expect("the proxy came up") }
     }
 
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Already dead after `kill`.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -224,8 +222,7 @@ async fn round(store: &Path, seed: u64, writes: usize, die_at: Option<&str>, pat
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_to_kill_9() {
     let dir = tempfile::tempdir().unwrap();
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let mut paths = Paths::new();
     for _ in 0..6 {
@@ -237,8 +234,7 @@ async fn nothing_acknowledged_is_lost_to_kill_9() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_to_a_death_on_either_side_of_the_commit() {
     let dir = tempfile::tempdir().unwrap();
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let mut paths = Paths::new();
     for point in ["store-before-commit", "store-after-commit", "store-before-commit", "store-after-commit"] {

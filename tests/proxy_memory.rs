@@ -2,17 +2,24 @@
 //! end, next to nothing; and bombs, no more than is set aside for unpacking.
 #![cfg(target_os = "linux")]
 
+#[path = "common/address.rs"]
+mod address;
+#[path = "common/killed.rs"]
+mod killed;
 #[path = "common/packed.rs"]
 mod packed;
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use address::served_at;
 use assert_cmd::cargo::CommandCargoExt;
+use killed::{Killed, eventually};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -24,23 +31,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const REQUEST: &[u8] = b"GET /events HTTP/1.1\r\nHost: p\r\nAuthorization: Bearer t0ken\r\n\r\n";
 
 struct Proxy {
-    child: Child,
+    child: Killed,
     addr: SocketAddr,
 }
 
 impl Proxy {
     fn start(home: &Path, more: &[&str]) -> Self {
-        // The port is free a moment before; a test that loses the race fails to start, and says so.
-        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let log = home.join("serve.log");
         let mut command = Command::cargo_bin("memsync").unwrap();
-        command.env_clear().env("MEMSYNC_HOME", home).env("MEMSYNC_TOKEN", "t0ken").stderr(Stdio::null());
-        let child = command.args(["serve", "-q", "--listen", &addr.to_string()]).args(more).spawn().unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(addr).is_err() {
-            assert!(Instant::now() < deadline, "it never listens");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Self { child, addr }
+        command.env_clear().env("MEMSYNC_HOME", home).env("MEMSYNC_TOKEN", "t0ken");
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(more).stderr(File::create(&log).unwrap());
+        let child = Killed(command.spawn().unwrap());
+        let mut addr = None;
+        eventually("it listens", || {
+            addr = served_at(&std::fs::read_to_string(&log).unwrap());
+            addr.is_some()
+        });
+        Self { child, addr: addr.unwrap() }
     }
 
     fn resident_kib(&self) -> u64 {
@@ -56,13 +63,6 @@ impl Proxy {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -153,7 +153,7 @@ fn heads_that_never_end_are_not_kept() {
     for pour in pours {
         let _whole: bool = pour.join().unwrap();
     }
-    let cost = proxy.resident_kib().saturating_sub(before);
+    let cost = proxy.peak_kib().saturating_sub(before);
     assert!(cost < 20 * 1024, "{cost} KiB");
 }
 

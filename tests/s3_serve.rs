@@ -6,10 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use frames::{frames, parse};
 use memsync::store::{Embedded, Expect, Got, Store, system_clock};
 
 #[path = "s3_serve/delta.rs"]
 mod delta;
+#[path = "common/frames.rs"]
+mod frames;
+#[path = "common/killed.rs"]
+mod killed;
 #[path = "common/proxy.rs"]
 mod proxy;
 #[path = "s3_serve/quota.rs"]
@@ -20,6 +25,7 @@ mod s3;
 mod serving;
 
 use s3::{Server, Stored};
+use serde_json::json;
 use serving::{Serving, memsync};
 
 async fn said(mut command: Command) -> (i32, String) {
@@ -85,8 +91,7 @@ async fn a_key_for_one_namespace_reaches_no_other_by_a_longer_name() {
     flat.token = String::from_utf8(key.stdout).unwrap().trim().to_owned();
     assert_eq!(flat.get("/team/blob/secret.md").await.status, 403, "not by its name");
     let tag = proxy::md5(b"secret");
-    let head = br#"{"op":"get","path":"team/secret.md"}"#;
-    let frame = [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], head].concat();
+    let frame = frames(&[(json!({"op": "get", "path": "team/secret.md"}), Vec::new())]);
     for (n, reply) in [
         flat.get("/blob/team/secret.md").await,
         flat.get("/blob/team/secret.md?version=1").await,
@@ -100,10 +105,10 @@ async fn a_key_for_one_namespace_reaches_no_other_by_a_longer_name() {
     {
         assert_eq!((reply.status, reply.code().as_str()), (409, "OTHER_NAMESPACE"), "{n}: {reply:?}");
     }
-    let batch = flat.send("POST", "/batch", &[("Content-Type", "application/vnd.memsync.batch")], &frame).await;
+    let batch = flat.send("POST", "/batch", &BATCH, &frame).await;
     let told = String::from_utf8_lossy(&batch.body).into_owned();
     assert!(told.contains("\"status\":409") && !told.ends_with("secret"), "{told}");
-    assert_eq!(flat.get("/sync").await.json()["files"], serde_json::json!({}));
+    assert_eq!(flat.get("/sync").await.json()["files"], json!({}));
     assert_eq!(flat.put("/blob/teams.md", "new", b"mine").await.status, 201);
     assert_eq!(all.get("/team/blob/secret.md").await.body, b"secret");
 }
@@ -261,25 +266,15 @@ async fn health_asks_the_bucket_once_for_many_and_does_not_wait_for_ever() {
 
 /// Frames of a batch of puts, each to a new path.
 fn puts(contents: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
-    let frames = contents.map(|(path, content)| {
-        let size = content.len();
-        let head =
-            format!("{{\"op\":\"put\",\"path\":\"{path}\",\"precondition\":\"new\",\"version\":0,\"size\":{size}}}");
-        [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], head.as_bytes(), &content].concat()
-    });
-    frames.collect::<Vec<_>>().concat()
+    let put = |(path, content): (String, Vec<u8>)| {
+        (json!({"op": "put", "path": path, "precondition": "new", "version": 0, "size": content.len()}), content)
+    };
+    frames(&contents.map(put).collect::<Vec<_>>())
 }
 
 /// The statuses in the answer to a batch of puts.
-fn statuses(mut body: &[u8]) -> Vec<u64> {
-    let mut all = Vec::new();
-    while let Some((length, rest)) = body.split_first_chunk::<4>() {
-        let (head, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
-        let head: serde_json::Value = serde_json::from_slice(head).unwrap();
-        all.push(head["status"].as_u64().unwrap());
-        body = rest;
-    }
-    all
+fn statuses(body: &[u8]) -> Vec<u64> {
+    parse(body).iter().map(|(head, _)| head["status"].as_u64().unwrap()).collect()
 }
 
 async fn client(running: &proxy::Running, token: &str) -> proxy::Client {
@@ -288,12 +283,10 @@ async fn client(running: &proxy::Running, token: &str) -> proxy::Client {
     client
 }
 
-const BATCH: [(&str, &str); 1] = [("Content-Type", "application/vnd.memsync.batch")];
+const BATCH: [(&str, &str); 1] = [("Content-Type", frames::TYPE)];
 
-async fn sample(client: &mut proxy::Client, name: &str) -> u64 {
-    let text = String::from_utf8(client.get("/metrics").await.body).unwrap();
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+async fn sample(client: &mut proxy::Client, name: &str) -> f64 {
+    proxy::sample(&String::from_utf8(client.get("/metrics").await.body).unwrap(), name)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -316,13 +309,13 @@ async fn metrics_show_how_few_writes_of_the_index_many_files_take() {
     }
     let mut client = running.client().await;
     let writes = sample(&mut client, "memsync_store_index_writes_total").await;
-    assert_eq!(writes, server.puts("memory/.sync-index.json") as u64);
+    assert_eq!(writes, server.puts("memory/.sync-index.json") as f64);
     // 200 for 10,000 files.
-    assert!((1..=60).contains(&writes), "{writes} index writes for 3,000 files");
-    assert_eq!(sample(&mut client, "memsync_writes_total").await, 3000);
+    assert!((1.0..=60.0).contains(&writes), "{writes} index writes for 3,000 files");
+    assert_eq!(sample(&mut client, "memsync_writes_total").await, 3000.0);
     let reads = sample(&mut client, "memsync_store_index_reads_total").await;
     client.get("/sync").await;
-    assert_eq!(sample(&mut client, "memsync_store_index_reads_total").await, reads + 2, "the state, and the index");
+    assert_eq!(sample(&mut client, "memsync_store_index_reads_total").await, reads + 2.0, "the state, and the index");
 }
 
 /// From a directory to the bucket, and from there to another directory.
@@ -372,7 +365,7 @@ async fn a_store_moves_to_a_bucket_and_back_with_its_keys() {
     let mut index: serde_json::Value =
         serde_json::from_slice(&server.object("memory/.sync-index.json").unwrap().body).unwrap();
     let second = jiff::Timestamp::now().as_second() + 7;
-    index["files"]["theirs.md"] = serde_json::json!({"md5": proxy::md5(b"theirs"), "size": 6, "is_deleted": false,
+    index["files"]["theirs.md"] = json!({"md5": proxy::md5(b"theirs"), "size": 6, "is_deleted": false,
         "last_modified": jiff::Timestamp::from_second(second).unwrap().to_string()});
     server.plant("memory/.sync-index.json", Stored::new(index.to_string().as_bytes(), &[]));
 

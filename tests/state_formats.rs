@@ -14,8 +14,11 @@ use proptest::prelude::*;
 #[path = "../src/state/tests/mem.rs"]
 #[expect(dead_code, reason = "the unit tests make the disk fail, these do not")]
 mod mem;
+#[path = "common/seed.rs"]
+mod seed;
 
 use mem::MemDisk;
+use seed::seed;
 
 type Files = BTreeMap<String, Vec<u8>>;
 type Entries = BTreeMap<RelPath, Entry>;
@@ -290,8 +293,7 @@ fn cut_short_at_every_byte() {
 
 #[test]
 fn a_flipped_bit_in_every_byte() {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     for layout in LAYOUTS {
         let (files, states) = lived_in(layout);

@@ -15,6 +15,7 @@ use memsync::store::embedded::Settings;
 use memsync::store::{
     Body, Clock, Deleted, Embedded, Entry, Got, Incoming, Mark, Memory, Meta, Operation, Put, Store, Written,
 };
+use seed::seed;
 
 #[path = "store_conformance/after.rs"]
 mod after;
@@ -32,6 +33,8 @@ mod s3;
 mod s3_borders;
 #[path = "store_conformance/s3_past.rs"]
 mod s3_past;
+#[path = "common/seed.rs"]
+mod seed;
 #[path = "common/s3.rs"]
 mod server;
 #[path = "store_conformance/together.rs"]
@@ -344,8 +347,7 @@ async fn listing(store: impl Store, _: Arc<AtomicU64>) {
 /// Sixteen writers with paths of their own and some in common: the index ends with exactly what the blobs hold.
 async fn index_under_16_writers(store: impl Store, _: Arc<AtomicU64>) {
     let store = Arc::new(store);
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let writers = (0..16u64).map(|writer| {
         let store = store.clone();
         tokio::spawn(async move {
@@ -390,18 +392,26 @@ use exact_index::index_and_cursor;
 use history::linearizable;
 use kept::{earlier_versions, retention};
 
+/// Gives the suite to a macro: what every store is tested for.
+macro_rules! the_suite {
+    ($to:ident $($more:tt)*) => {
+        $to! { $($more)*
+            (current_thread) preconditions, tombstones, many, large_contents, listing, versions, earlier_versions,
+                retention, is_healthy, what_changed_after_a_tag;
+            (multi_thread, worker_threads = 4) records, races, linearizable, index_under_16_writers;
+        }
+    };
+}
+use the_suite;
+
 /// The suite, once for each way to open a store. `$open` takes a directory and a clock, and gives the store with what
 /// must live as long; or nothing, where there is none to be tested.
 macro_rules! conformance {
-    ($name:ident, $open:expr) => {
+    ($name:ident, $open:expr $(, #$attribute:tt)*) => {
         mod $name {
             use super::*;
 
-            suite! { with,
-                (current_thread) preconditions, tombstones, many, large_contents, listing, versions,
-                    earlier_versions, retention, is_healthy, what_changed_after_a_tag;
-                (multi_thread, worker_threads = 4) records, races, linearizable, index_under_16_writers;
-            }
+            the_suite!(suite [$(#$attribute)*] with,);
 
             async fn with<F: Future<Output = ()>>(test: impl FnOnce(super::opened::$name, Arc<AtomicU64>) -> F) {
                 let dir = tempfile::tempdir().unwrap();
@@ -420,7 +430,7 @@ macro_rules! exact {
         mod $name {
             use super::*;
 
-            suite! { with, (current_thread) index_and_cursor; }
+            suite! { [] with, (current_thread) index_and_cursor; }
 
             async fn with<F: Future<Output = ()>>(test: impl FnOnce(super::opened::$name, Arc<AtomicU64>) -> F) {
                 let dir = tempfile::tempdir().unwrap();
@@ -433,22 +443,24 @@ macro_rules! exact {
     };
 }
 
-/// Tests named as what they run.
+/// Tests named as what they run, with these attributes.
 macro_rules! suite {
-    ($with:ident, $(($($runtime:tt)*) $($name:ident),+;)+) => {
-        $(suite! { @one $with, [$($runtime)*] $($name)+ })+
+    ($attributes:tt $with:ident, $($runtime:tt $($name:ident),+;)+) => {
+        $($(suite! { @one $attributes $with, $runtime $name })+)+
     };
-    (@one $with:ident, [current_thread] $($name:ident)+) => {
-        $(#[tokio::test]
+    (@one [$($attribute:tt)*] $with:ident, (current_thread) $name:ident) => {
+        #[tokio::test]
+        $($attribute)*
         async fn $name() {
             $with(super::$name).await;
-        })+
+        }
     };
-    (@one $with:ident, [multi_thread, worker_threads = 4] $($name:ident)+) => {
-        $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    (@one [$($attribute:tt)*] $with:ident, (multi_thread, worker_threads = 4) $name:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        $($attribute)*
         async fn $name() {
             $with(super::$name).await;
-        })+
+        }
     };
 }
 
@@ -480,4 +492,4 @@ exact!(memory_exact, open_memory);
 conformance!(embedded, open_embedded);
 exact!(embedded_exact, open_embedded);
 conformance!(s3_here, s3::open_here);
-conformance!(s3_foreign, s3::open_foreign);
+conformance!(s3_foreign, s3::open_foreign, #[ignore = "needs MEMSYNC_TEST_S3_ENDPOINT"]);

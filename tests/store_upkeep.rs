@@ -214,7 +214,7 @@ async fn figures_are_by_namespace() {
 }
 
 fn memsync(home: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_memsync")).args(args).env("MEMSYNC_HOME", home).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_memsync")).args(args).env_clear().env("MEMSYNC_HOME", home).output().unwrap()
 }
 
 fn text(output: &Output) -> String {

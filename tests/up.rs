@@ -1,14 +1,24 @@
 //! `up` from nothing to two machines in sync, with the real binary.
 
+#[path = "common/address.rs"]
+mod address;
+#[path = "common/killed.rs"]
+mod killed;
+
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use assert_cmd::cargo::CommandCargoExt;
+use killed::{Killed, eventually};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Where the proxy with this log serves, once it does.
+fn address(log: &Path) -> SocketAddr {
+    eventually("it serves", || address::served_at(&read(log)).is_some());
+    address::served_at(&read(log)).unwrap()
+}
 
 struct Machine {
     home: tempfile::TempDir,
@@ -43,47 +53,12 @@ impl Machine {
     }
 
     /// A command that stays, and the document that it prints once it runs.
-    fn start(&self, args: &[&str]) -> (Staying, Value) {
+    fn start(&self, args: &[&str]) -> (Killed, Value) {
         let mut child = self.command().args(args).args(["--json", "-q"]).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
-        let staying = Staying(child);
+        let staying = Killed(child);
         let document = serde_json::Deserializer::from_reader(stdout).into_iter().next();
         (staying, document.expect("it runs").unwrap())
-    }
-}
-
-/// Killed when dropped.
-struct Staying(Child);
-
-impl Staying {
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-
-    fn ended(&mut self) -> ExitStatus {
-        let mut status = None;
-        until("it stops", || {
-            status = self.0.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
-    }
-}
-
-impl Drop for Staying {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[track_caller]
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -141,7 +116,7 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
     // A folder that is gone may be a disk that is not mounted.
     std::fs::remove_dir_all(one.folder()).unwrap();
     let (_up, _) = one.start(&["up"]);
-    until("it halts", || one.command().arg("status").output().unwrap().status.code() == Some(7));
+    eventually("it halts", || one.command().arg("status").output().unwrap().status.code() == Some(7));
     assert!(!one.folder().exists());
 }
 
@@ -164,13 +139,15 @@ fn run_reloads_and_keeps_what_runs_when_the_new_config_is_bad() {
     two.run(&["init", "--join", document["join"].as_str().unwrap()], 0);
     let log = two.home.path().join("stderr");
     let stderr = std::fs::File::create(&log).unwrap();
-    let mut run = Staying(two.command().arg("run").stderr(stderr).spawn().unwrap());
-    until("the agent comes up", || two.command().args(["wait", "--timeout", "30s"]).output().unwrap().status.success());
+    let mut run = Killed(two.command().arg("run").stderr(stderr).spawn().unwrap());
+    eventually("the agent comes up", || {
+        two.command().args(["wait", "--timeout", "30s"]).output().unwrap().status.success()
+    });
     let config = two.home.path().join("config.toml");
     let good = read(&config);
     std::fs::write(&config, "nonsense").unwrap();
     run.signal(rustix::process::Signal::HUP);
-    until("the bad config is told", || read(&log).contains("config.toml:1"));
+    eventually("the bad config is told", || read(&log).contains("config.toml:1"));
     std::fs::write(two.folder().join("after.md"), "x").unwrap();
     run.signal(rustix::process::Signal::USR1);
     two.run(&["wait", "--timeout", "30s"], 0);
@@ -182,7 +159,7 @@ fn run_reloads_and_keeps_what_runs_when_the_new_config_is_bad() {
     std::fs::create_dir(&more).unwrap();
     std::fs::write(&config, format!("{good}\n[[folder]]\npath = {more:?}\n")).unwrap();
     run.signal(rustix::process::Signal::HUP);
-    until("the new folder is synced", || more.join("after.md").exists());
+    eventually("the new folder is synced", || more.join("after.md").exists());
     run.signal(rustix::process::Signal::TERM);
     assert_eq!(run.ended().code(), Some(0));
 }
@@ -212,7 +189,7 @@ fn a_mass_deletion_waits_for_a_decision() {
     one.run(&["wait", "--timeout", "30s"], 0);
     let delete = || {
         (0..15).for_each(|n| std::fs::remove_file(note(n)).unwrap());
-        until("the deletions are held", || {
+        eventually("the deletions are held", || {
             one.command().args(["wait", "--timeout", "1s"]).output().unwrap().status.code() == Some(7)
         });
     };
@@ -252,7 +229,7 @@ fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
     assert_eq!(one.json(&["status"], 8)["folders"][0]["conflicts"], 1);
     one.run(&["conflicts", "resolve", "plan.md", "--keep", "local"], 0);
     one.run(&["wait", "--timeout", "30s"], 0);
-    until("all is in sync", || one.command().arg("status").output().unwrap().status.code() == Some(0));
+    eventually("all is in sync", || one.command().arg("status").output().unwrap().status.code() == Some(0));
     two.run(&["sync"], 0);
     for machine in [&one, &two] {
         assert_eq!(read(&machine.folder().join("plan.md")), "edited on two");
@@ -268,7 +245,7 @@ fn a_watched_status_tells_each_change_in_a_line_and_outlives_the_agent() {
     let mut watch = one.command();
     let mut watch = watch.args(["status", "--watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     let lines = std::io::BufReader::new(watch.stdout.take().unwrap());
-    let _watch = Staying(watch);
+    let _watch = Killed(watch);
     let mut documents = std::io::BufRead::lines(lines).map(|l| serde_json::from_str::<Value>(&l.unwrap()).unwrap());
     assert_eq!(documents.next().unwrap()["agent"]["running"], true);
     std::fs::write(one.folder().join("a.md"), "x").unwrap();
@@ -281,16 +258,16 @@ fn a_watched_status_tells_each_change_in_a_line_and_outlives_the_agent() {
 #[test]
 fn a_proxy_alone_serves_and_stops() {
     let home = Machine::new();
-    // The port is free a moment before; a test that loses the race fails to start, and says so.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut serve = Staying(
+    let log = home.home.path().join("stderr");
+    let mut serve = Killed(
         home.command()
-            .args(["serve", "-q", "--max-body-size", "5B", "--listen", &address.to_string()])
+            .args(["serve", "--max-body-size", "5B", "--listen", "127.0.0.1:0"])
             .env("MEMSYNC_TOKEN", "t0ken")
+            .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap(),
     );
-    until("it listens", || std::net::TcpStream::connect(address).is_ok());
+    let address = address(&log);
     let client = Machine::new();
     let mut init = client.command();
     init.args(["init", "--proxy", &format!("http://{address}")]).stdin(Stdio::piped()).stdout(Stdio::null());
@@ -357,18 +334,17 @@ fn a_renewed_certificate_is_read_on_hup_and_a_bad_one_is_not_taken() {
     };
     let (first, second) = (certificate(), certificate());
     place(&first);
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let log = file("stderr");
-    let mut serve = Staying(
+    let mut serve = Killed(
         home.command()
-            .args(["serve", "--log-format", "json", "--listen", &address.to_string()])
+            .args(["serve", "--log-format", "json", "--listen", "127.0.0.1:0"])
             .args(["--tls-cert", file("cert.pem").to_str().unwrap(), "--tls-key", file("key.pem").to_str().unwrap()])
             .env("MEMSYNC_TOKEN", "t0ken")
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap(),
     );
-    until("it serves", || read(&log).contains("serving "));
+    let address = address(&log);
     // The certificate is its own authority.
     let joins = |cert: &str| {
         let client = Machine::new();
@@ -388,11 +364,11 @@ fn a_renewed_certificate_is_read_on_hup_and_a_bad_one_is_not_taken() {
     assert!(joins(&first.0) && !joins(&second.0));
     place(&(second.0.clone(), first.1.clone()));
     serve.signal(rustix::process::Signal::HUP);
-    until("it says that they do not fit", || read(&log).contains("stays in use"));
+    eventually("it says that they do not fit", || read(&log).contains("stays in use"));
     assert!(joins(&first.0), "the old one goes on");
     place(&second);
     serve.signal(rustix::process::Signal::HUP);
-    until("it reads the new one", || read(&log).contains("certificate read again"));
+    eventually("it reads the new one", || read(&log).contains("certificate read again"));
     assert!(joins(&second.0) && !joins(&first.0));
     serve.signal(rustix::process::Signal::TERM);
     assert_eq!(serve.ended().code(), Some(0));
@@ -443,7 +419,7 @@ fn a_terminal_that_closes_stops_it_in_good_order() {
     let open = || rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
     let mut command = machine.command();
     command.args(["up", "--listen", "127.0.0.1:0"]).stdin(open()).stdout(open()).stderr(open());
-    let mut up = Staying(command.spawn().unwrap());
+    let mut up = Killed(command.spawn().unwrap());
     // Opened here it would not close; and what is written to it must go somewhere.
     drop(command);
     let socket = machine.home.path().join("memsync.sock");

@@ -13,6 +13,8 @@ use memsync::local::watch::{Due, Options, WatchState, Watcher};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(20);
+/// The quiet time of most tests.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// A watched folder and all that was told of it so far.
 struct Watched {
@@ -34,7 +36,7 @@ fn options(debounce: Duration) -> Options {
 impl Watched {
     /// Watches a folder that `before` has filled.
     fn new(before: impl FnOnce(&Path)) -> Self {
-        Self::with(options(Duration::from_millis(200)), before)
+        Self::with(options(QUIET), before)
     }
 
     fn with(options: Options, before: impl FnOnce(&Path)) -> Self {
@@ -99,9 +101,11 @@ fn a_written_file_is_told_at_once_whatever_the_debounce() {
 #[test]
 fn a_file_that_stays_open_is_told_after_the_quiet_time() {
     let mut w = Watched::new(|_| {});
+    let begun = Instant::now();
     let mut file = fs::File::create(w.path("log")).unwrap();
     file.write_all(b"line").unwrap();
     w.until_told(&["log"]);
+    assert!(begun.elapsed() >= QUIET, "{:?}", begun.elapsed());
     drop(file);
 }
 
@@ -255,8 +259,7 @@ fn a_root_that_moves_away_and_back_is_told_and_still_watched() {
 
 #[test]
 fn polling_asks_for_everything_at_its_interval() {
-    let options =
-        Options { force_poll: true, poll_interval: Duration::from_millis(50), ..options(Duration::from_millis(200)) };
+    let options = Options { force_poll: true, poll_interval: Duration::from_millis(50), ..options(QUIET) };
     let mut w = Watched::with(options, |_| {});
     assert_eq!(w.watcher.state(), WatchState::Poll);
     for _ in 0..3 {
@@ -267,8 +270,7 @@ fn polling_asks_for_everything_at_its_interval() {
 
 #[test]
 fn a_poll_to_come_is_no_change_that_waits() {
-    let options =
-        Options { force_poll: true, poll_interval: Duration::from_secs(600), ..options(Duration::from_millis(200)) };
+    let options = Options { force_poll: true, poll_interval: Duration::from_secs(600), ..options(QUIET) };
     let mut w = Watched::with(options, |_| {});
     w.watcher.take_due(Instant::now());
     assert!(w.watcher.next_due().is_some() && !w.watcher.changes_wait(), "a folder that is polled can be in sync");

@@ -1,6 +1,10 @@
 //! The flat dialect over real HTTP: every line of its table, and what a hostile or broken client may send. The
 //! namespaced one is in `wire/namespaced.rs`.
 
+#[path = "common/frames.rs"]
+mod frames;
+#[path = "common/left_out.rs"]
+mod left_out;
 #[path = "common/log.rs"]
 mod log;
 #[path = "common/packed.rs"]

@@ -279,18 +279,21 @@ async fn listen(
         };
         if supported {
             let heard = AtomicBool::new(false);
+            let look = || {
+                hint.store(true, Ordering::Relaxed);
+                wake.notify_one();
+            };
+            // What changed after the last cycle looked and before the proxy was listened to, nobody tells of.
             let e = remote
-                .listen(None, |_| {
+                .listen(None, look, |_| {
                     heard.store(true, Ordering::Relaxed);
-                    hint.store(true, Ordering::Relaxed);
-                    wake.notify_one();
+                    look();
                 })
                 .await;
             tracing::debug!("events: {e}");
             failures = if heard.into_inner() { 0 } else { failures + 1 };
-            // Something may have been missed between two connections.
-            hint.store(true, Ordering::Relaxed);
-            wake.notify_one();
+            // Whether the proxy is there is found out at once.
+            look();
         } else {
             failures += 1;
         }

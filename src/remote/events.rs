@@ -15,17 +15,24 @@ const MAX_LINE: usize = 8 * 1024;
 const SILENCE: Duration = Duration::from_secs(45);
 
 impl HttpRemote {
-    /// Calls `on_event` with the index's cursor for every change the proxy tells of, beginning after `last`
-    /// where it is given. Returns only when the stream ends, with the reason.
+    /// Calls `on_open` once the proxy tells of all that changes from then on, and `on_event` with the index's cursor for
+    /// every change it tells of, beginning after `last` where it is given. Returns only when the stream ends, with the
+    /// reason.
     ///
     /// # Errors
     /// Always, in the end: `Unreachable` when the stream ended, broke or fell silent; as any request where it
     /// could not be opened.
-    pub async fn listen(&self, last: Option<u64>, on_event: impl FnMut(u64)) -> RemoteError {
-        self.listen_within(SILENCE, last, on_event).await
+    pub async fn listen(&self, last: Option<u64>, on_open: impl FnOnce(), on_event: impl FnMut(u64)) -> RemoteError {
+        self.listen_within(SILENCE, last, on_open, on_event).await
     }
 
-    async fn listen_within(&self, silence: Duration, last: Option<u64>, mut on_event: impl FnMut(u64)) -> RemoteError {
+    async fn listen_within(
+        &self,
+        silence: Duration,
+        last: Option<u64>,
+        on_open: impl FnOnce(),
+        mut on_event: impl FnMut(u64),
+    ) -> RemoteError {
         let mut answer = match self.open_stream(&self.part("/events"), last).await {
             Ok(answer) => answer,
             Err(e) => return e,
@@ -35,6 +42,7 @@ impl HttpRemote {
         if media != "text/event-stream" {
             return answer.protocol(&format!("{media:?} where a stream of events was asked for"));
         }
+        on_open();
         let mut parser = Parser::new(last);
         loop {
             match answer.next_endless(silence).await {
@@ -185,9 +193,10 @@ mod tests {
         let answer = format!("{HEAD}connection: close\r\n\r\nid: 42\ndata: {{}}\n\nid: 43\n\n");
         let (remote, asked) = serve(answer.leak(), true).await;
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let end = remote.listen(Some(41), |id| seen.lock().unwrap().push(id)).await;
+        let opened = || seen.lock().unwrap().push(0);
+        let end = remote.listen(Some(41), opened, |id| seen.lock().unwrap().push(id)).await;
         assert!(matches!(&end, RemoteError::Unreachable { why, .. } if why.contains("ended")), "{end}");
-        assert_eq!(*seen.lock().unwrap(), [42, 43]);
+        assert_eq!(*seen.lock().unwrap(), [0, 42, 43]);
         let asked = asked.await.unwrap().to_ascii_lowercase();
         assert!(asked.starts_with("get /events http/1.1\r\n"), "{asked}");
         assert!(asked.contains("\r\nlast-event-id: 41\r\n") && asked.contains("bearer t0ken"), "{asked}");
@@ -198,7 +207,7 @@ mod tests {
         let answer = format!("{HEAD}content-length: 1000\r\n\r\nid: 1\n\n");
         let (remote, asked) = serve(answer.leak(), false).await;
         let mut seen = 0;
-        let end = remote.listen_within(Duration::from_millis(50), None, |_| seen += 1).await;
+        let end = remote.listen_within(Duration::from_millis(50), None, || (), |_| seen += 1).await;
         assert!(matches!(&end, RemoteError::Unreachable { why, .. } if why.contains("no sign of life")), "{end}");
         assert_eq!(seen, 1);
         asked.await.unwrap();
@@ -208,10 +217,10 @@ mod tests {
     async fn what_is_no_stream_of_events_is_said_to_be_none() {
         let (remote, _asked) =
             serve("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 0\r\n\r\n", true).await;
-        let end = remote.listen(None, |_| ()).await;
+        let end = remote.listen(None, || panic!("it is none"), |_| ()).await;
         assert!(matches!(&end, RemoteError::Protocol { why, .. } if why.contains("text/html")), "{end}");
         let (remote, _asked) = serve("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", true).await;
-        let end = remote.listen(None, |_| ()).await;
+        let end = remote.listen(None, || panic!("it is none"), |_| ()).await;
         assert!(matches!(end, RemoteError::Refused { status: 404, .. }), "{end}");
     }
 }

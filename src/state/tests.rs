@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::digest::Md5;
 use crate::disk::{self, Stat};
 use crate::path::RelPath;
+use crate::seed::seed;
 use crate::sync::Base;
 
 use super::*;
@@ -129,12 +130,6 @@ fn ops_of(calls: &[Call]) -> u64 {
     let disk = MemDisk::new();
     run(&disk, calls);
     disk.ops()
-}
-
-fn seed() -> u64 {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    seed
 }
 
 #[test]

@@ -4,26 +4,21 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use super::killed::{DEADLINE, Killed, eventually};
+use super::{Files, TOKEN};
 
-use super::{DEADLINE, Files, TOKEN, eventually};
-
-/// A child that does not outlive its owner; its stderr goes to a file.
+/// A child whose stderr goes to a file.
 pub struct Process {
-    pub child: Child,
+    pub child: Killed,
     log: PathBuf,
 }
 
 impl Process {
     pub fn start(mut command: Command, log: PathBuf) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
-        Self { child: command.spawn().unwrap(), log }
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        Self { child: Killed(command.spawn().unwrap()), log }
     }
 
     pub fn log(&self) -> String {
@@ -43,24 +38,6 @@ impl Process {
             ended || found.is_some()
         });
         found
-    }
-
-    #[track_caller]
-    pub fn ended(&mut self) -> ExitStatus {
-        let mut status = None;
-        eventually("the process has ended", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Already dead, often.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -247,3 +247,9 @@ pub fn head(method: &str, target: &str, headers: &[(&str, String)]) -> Vec<u8> {
 pub fn md5(bytes: &[u8]) -> String {
     memsync::digest::Md5::of(bytes).to_string()
 }
+
+/// The value of a sample of the metrics, by its name with labels.
+pub fn sample(text: &str, name: &str) -> f64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+}

@@ -1,12 +1,17 @@
 //! `memsync serve` on a bucket, as the real program.
 #![allow(dead_code)] // Each test binary uses its part.
 
+mod address;
+
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use address::served_at;
+
+use crate::killed::Killed;
 use crate::proxy::{Client, TOKEN};
 use crate::s3::{self, Server};
 
@@ -19,19 +24,11 @@ pub fn memsync(home: &Path, server: &Server) -> Command {
     command
 }
 
-/// A proxy in a process of its own, killed when dropped.
+/// A proxy in a process of its own.
 pub struct Serving {
-    pub child: Child,
+    pub child: Killed,
     /// `None` when it died before it served.
     pub addr: Option<SocketAddr>,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Serving {
@@ -40,12 +37,11 @@ impl Serving {
         let mut command = memsync(home, server);
         command.envs(env.iter().copied()).args(["serve", "--listen", "127.0.0.1:0"]);
         let child = command.stderr(Stdio::from(File::create(&log).unwrap())).spawn().unwrap();
-        let mut serving = Self { child, addr: None };
+        let mut serving = Self { child: Killed(child), addr: None };
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let text = fs::read_to_string(&log).unwrap();
-            let address = text.split_once("serving s3://notes/memory at http://").map(|(_, rest)| rest);
-            serving.addr = address.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+            serving.addr = served_at(&text);
             if serving.addr.is_some() || serving.child.try_wait().unwrap().is_some() {
                 return serving;
             }

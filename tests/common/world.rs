@@ -11,42 +11,23 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
+pub mod killed;
 mod process;
 
+pub use killed::{DEADLINE, eventually};
 pub use process::files_below;
 use process::{Process, get};
 
-/// Longest wait for anything.
-pub const DEADLINE: Duration = Duration::from_secs(30);
-const TICK: Duration = Duration::from_millis(15);
 const TOKEN: &str = "open-sesame";
 const BIN: &str = env!("CARGO_BIN_EXE_memsync");
 
 /// Every file of a folder but the private ones, with its content.
 pub type Files = BTreeMap<String, Vec<u8>>;
-
-/// Returns when `condition` holds.
-#[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(Instant::now() < until, "not in time: {what}");
-        thread::sleep(TICK);
-    }
-}
-
-/// A seed for random tests: `MEMSYNC_TEST_SEED`, else a new one. It is printed.
-#[expect(clippy::disallowed_methods, reason = "the way to run a seed again")]
-pub fn seed() -> u64 {
-    let seed = std::env::var("MEMSYNC_TEST_SEED").ok().map_or_else(|| fastrand::u64(..), |s| s.parse().unwrap());
-    println!("run again with MEMSYNC_TEST_SEED={seed}");
-    seed
-}
 
 fn memsync(home: &Path) -> Command {
     let mut command = Command::new(BIN);
@@ -61,12 +42,13 @@ pub fn write_private(path: &Path, text: &str) {
 
 /// The proxy, and the place for everything.
 pub struct World {
-    dir: tempfile::TempDir,
     port: Cell<u16>,
     proxy: RefCell<Option<Process>>,
     logs: Cell<u32>,
     /// The bucket of the proxy's store, as its environment has it; empty where that is a directory.
     bucket: Vec<(&'static str, String)>,
+    /// The last that goes: nobody writes into it any more.
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -156,13 +138,13 @@ impl World {
 
     pub fn stop_proxy(&self) {
         let mut process = self.proxy.take().expect("a proxy runs");
-        process.signal(Signal::TERM);
-        assert_eq!(process.ended().code(), Some(0), "the proxy stops cleanly");
+        process.child.signal(Signal::TERM);
+        assert_eq!(process.child.ended().code(), Some(0), "the proxy stops cleanly");
     }
 
     /// Waits until the proxy has died by itself, and gives how.
     pub fn proxy_died(&self) -> ExitStatus {
-        self.proxy.take().expect("a proxy was started").ended()
+        self.proxy.take().expect("a proxy was started").child.ended()
     }
 
     /// A device that is configured, with an empty folder; its agent does not run yet.
@@ -179,6 +161,14 @@ impl World {
         let agent = RefCell::default();
         let device = Device { world: self, name: name.to_owned(), home, folder, agent, user: Cell::new(None) };
         device.configure(config);
+        device
+    }
+
+    /// As [`World::device_with`], of a device that reaches the proxy by another way.
+    pub fn device_by(&self, name: &str, url: &str, config: &str) -> Device<'_> {
+        let device = self.device_with(name, config);
+        let at = device.home.join("config.toml");
+        write_private(&at, &fs::read_to_string(&at).unwrap().replace(&self.url(), url));
         device
     }
 
@@ -342,8 +332,8 @@ impl Device<'_> {
     #[track_caller]
     pub fn stop(&self) {
         let mut process = self.agent.take().expect("an agent runs");
-        process.signal(Signal::TERM);
-        assert_eq!(process.ended().code(), Some(0), "{}: the agent stops cleanly: {}", self.name, process.log());
+        process.child.signal(Signal::TERM);
+        assert_eq!(process.child.ended().code(), Some(0), "{}: the agent stops cleanly: {}", self.name, process.log());
     }
 
     /// KILL.
@@ -354,7 +344,7 @@ impl Device<'_> {
     /// Waits until the agent has died by itself, and gives how.
     #[track_caller]
     pub fn died(&self) -> ExitStatus {
-        self.agent.take().expect("an agent was started").ended()
+        self.agent.take().expect("an agent was started").child.ended()
     }
 
     /// Whether the agent that was started has not ended.
@@ -370,7 +360,7 @@ impl Device<'_> {
     }
 
     pub fn signal(&self, signal: Signal) {
-        self.agent.borrow().as_ref().expect("an agent runs").signal(signal);
+        self.agent.borrow().as_ref().expect("an agent runs").child.signal(signal);
     }
 
     /// What the running agent has logged.
@@ -397,7 +387,7 @@ impl Device<'_> {
     /// `memsync run` that is expected to refuse.
     pub fn cli_until_refused(&self) -> Ran {
         let mut process = self.spawn(&[]);
-        let status = process.ended();
+        let status = process.child.ended();
         Ran { code: status.code().unwrap_or(-1), out: String::new(), err: process.log() }
     }
 

@@ -17,7 +17,7 @@ use memsync::disk::sim::{OpKind, SimDisk, Verdict};
 use memsync::local::{Folder, Scope};
 use memsync::path::RelPath;
 use memsync::remote::IndexEntry;
-use memsync::remote::fake::{Config, FakeRemote, FakeServer, Losing, TombstoneKind};
+use memsync::remote::fake::{Config, FakeRemote, FakeServer, Losing, Request, TombstoneKind};
 use memsync::state::{Container, Format, Options};
 use memsync::sync::Base;
 

@@ -76,6 +76,35 @@ fn what_was_sent_before_a_deletion_is_nobodys_own_after_it() {
     assert!(story.disk.user_tree("").into_values().any(|content| content == "third"), "kept as a conflict copy");
 }
 
+/// Somebody is always faster, and takes it back before we look: a cycle does not run after that for ever.
+#[test]
+fn a_write_that_always_comes_too_late_is_tried_three_times_a_cycle() {
+    let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+    let path = RelPath::parse("a").unwrap();
+    story.disk.user_write("a", "base").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_write("a", "what we wrote").unwrap();
+    for _ in 0..3 {
+        let server = story.server.clone();
+        server.take_calls();
+        story
+            .cycle_while(Scope::full(), || {
+                let calls = server.calls();
+                let looked = calls.last().is_some_and(|c| !matches!(c.request, Request::Put { .. }));
+                server.foreign_put(&path, if looked { "faster" } else { "base" });
+                true
+            })
+            .expect("it runs to its end")
+            .unwrap();
+        let puts = server.calls().iter().filter(|c| matches!(c.request, Request::Put { .. })).count();
+        assert_eq!(puts, 3, "{:?}", server.calls());
+    }
+    story.server.foreign_put(&path, "base");
+    story.settle();
+    assert_eq!(story.server.contents()[&path], "what we wrote");
+    assert_eq!(story.disk.user_tree("").len(), 1, "no copies: {:?}", story.disk.user_tree(""));
+}
+
 /// The file is gone here, and the proxy holds what this device itself sent.
 #[test]
 fn a_deletion_right_after_an_upload_whose_reply_was_lost_is_not_undone() {

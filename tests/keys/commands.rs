@@ -4,26 +4,19 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use memsync::proxy::keys::{self, NewKey};
 use memsync::store::Records;
 use memsync::store::embedded::Beside;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
-const BIN: &str = env!("CARGO_BIN_EXE_memsync");
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::address::served_at;
+use super::killed::{DEADLINE, Killed, eventually};
 
-#[track_caller]
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
+const BIN: &str = env!("CARGO_BIN_EXE_memsync");
 
 struct Machine {
     dir: tempfile::TempDir,
@@ -74,12 +67,11 @@ impl Machine {
         let log = self.at("serve.log");
         let mut command = self.command(&["serve", "--listen", "127.0.0.1:0", "-v"]);
         command.envs(env.iter().copied()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
-        let mut child = command.spawn().unwrap();
+        let mut child = Killed(command.spawn().unwrap());
         let mut port = None;
-        until("the proxy serves", || {
+        eventually("the proxy serves", || {
             let text = fs::read_to_string(&log).unwrap();
-            let line = text.split_inclusive('\n').find(|l| l.contains("serving ") && l.ends_with('\n'));
-            port = line.map(|l| l.trim().rsplit(':').next().unwrap().parse().unwrap());
+            port = served_at(&text).map(|addr| addr.port());
             assert!(port.is_some() || child.try_wait().unwrap().is_none(), "{text}");
             port.is_some()
         });
@@ -88,7 +80,7 @@ impl Machine {
 }
 
 struct Serving {
-    child: Child,
+    child: Killed,
     port: u16,
     log: PathBuf,
 }
@@ -97,7 +89,7 @@ impl Serving {
     /// The status of a request.
     fn ask(&self, method: &str, target: &str, token: &str) -> u16 {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let head = format!("{method} {target} HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer {token}\r\n");
         let rest = "Content-MD5: new\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         stream.write_all(format!("{head}{rest}").as_bytes()).unwrap();
@@ -111,17 +103,9 @@ impl Serving {
     }
 
     fn stop(mut self) -> String {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        assert!(self.child.wait().unwrap().success(), "{}", self.log());
+        self.child.signal(Signal::TERM);
+        assert!(self.child.ended().success(), "{}", self.log());
         self.log()
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        // Ended already, often.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -177,7 +161,7 @@ fn keys_are_made_used_rotated_and_revoked_while_the_proxy_serves() {
     assert_eq!((serving.ask("GET", "/blob/x", second), serving.ask("PUT", "/blob/y", second)), (200, 403));
 
     let (mut listed, mut keys) = (Value::Null, Vec::new());
-    until("the last uses are written down", || {
+    eventually("the last uses are written down", || {
         listed = m.json(&["key", "list"]);
         keys = listed["keys"].as_array().unwrap().clone();
         keys.iter().all(|key| key["last_used"].is_string())
@@ -198,9 +182,9 @@ fn keys_are_made_used_rotated_and_revoked_while_the_proxy_serves() {
     assert_eq!(serving.ask("GET", "/blob/x", third), 200);
     assert_eq!(serving.ask("GET", "/blob/x", first), 401);
     m.ok(&["key", "revoke", id]);
-    until("the revoked key is refused", || serving.ask("GET", "/blob/x", third) == 401);
+    eventually("the revoked key is refused", || serving.ask("GET", "/blob/x", third) == 401);
     assert!(m.ok(&["user", "remove", "ana"]).contains("with 1 key"));
-    until("the user's key is refused", || serving.ask("GET", "/blob/x", second) == 401);
+    eventually("the user's key is refused", || serving.ask("GET", "/blob/x", second) == 401);
     assert!(m.ok(&["key", "list"]).contains("There are no keys"));
 
     let log = serving.stop();
@@ -243,7 +227,7 @@ fn a_key_that_has_expired_opens_nothing_until_it_is_rotated_to_work_again() {
     assert!(listed.status.success() && out.contains("old") && told.contains("begins anew"), "{out}{told}");
     let serving = m.serve(&[]);
     assert_eq!(serving.ask("GET", "/sync", token.trim()), 200);
-    until("the last use is written down", || m.json(&["key", "list"])["keys"][0]["last_used"].is_string());
+    eventually("the last use is written down", || m.json(&["key", "list"])["keys"][0]["last_used"].is_string());
     serving.stop();
 }
 

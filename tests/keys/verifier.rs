@@ -9,6 +9,7 @@ use memsync::proxy::{Options, VerifierOptions};
 use memsync::store::Memory;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::proxy::{Client, Running, head};
 use super::{Log, client};
@@ -18,6 +19,11 @@ struct Service {
     url: String,
     asked: Arc<AtomicUsize>,
     last: Arc<std::sync::Mutex<String>>,
+    /// No question is answered before this says so.
+    answers: watch::Sender<bool>,
+    /// Questions under way, and the most there ever were.
+    open: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
 }
 
 impl Service {
@@ -31,21 +37,35 @@ impl Service {
         let answer = Arc::new(answer);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/auth", listener.local_addr().unwrap());
-        let service = Self { url, asked: Arc::default(), last: Arc::default() };
-        let (asked, last) = (service.asked.clone(), service.last.clone());
+        let service = Self {
+            url,
+            asked: Arc::default(),
+            last: Arc::default(),
+            answers: watch::Sender::new(true),
+            open: Arc::default(),
+            most: Arc::default(),
+        };
+        let (asked, last, answers) = (service.asked.clone(), service.last.clone(), service.answers.subscribe());
+        let (open, most) = (service.open.clone(), service.most.clone());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let (asked, last, answer) = (asked.clone(), last.clone(), answer.clone());
+                let (open, most, mut answers) = (open.clone(), most.clone(), answers.clone());
                 tokio::spawn(async move {
                     let mut question = Vec::new();
                     while !question.ends_with(b"}") && stream.read_buf(&mut question).await.is_ok_and(|n| n > 0) {}
                     let question = String::from_utf8(question).unwrap();
                     let answer = answer(&question);
                     *last.lock().unwrap() = question;
+                    most.fetch_max(1 + open.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
                     asked.fetch_add(1, Ordering::SeqCst);
                     if answer.is_empty() {
                         std::future::pending::<()>().await;
                     }
+                    // Where the test has ended, so has this.
+                    let _ = answers.wait_for(|now| *now).await;
+                    // Before anybody hears of it and asks the next.
+                    open.fetch_sub(1, Ordering::SeqCst);
                     let _ = stream.write_all(answer.as_bytes()).await;
                 });
             }
@@ -145,7 +165,30 @@ async fn a_service_of_no_use_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn a_slow_service_is_asked_a_few_things_at_a_time_and_holds_nobody_up_for_long() {
+async fn a_service_is_asked_about_sixteen_tokens_at_a_time() {
+    let service = Service::start(ANA).await;
+    service.answers.send_replace(false);
+    let running = service.proxy(|v| v.timeout = Duration::from_secs(60)).await;
+    let mut callers = Vec::new();
+    for n in 0..60 {
+        let mut c = running.client().await;
+        c.write(&head("GET", "/sync", &[("Authorization", format!("Bearer token-{n}"))])).await;
+        callers.push(c);
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while service.asked() < 16 {
+        assert!(tokio::time::Instant::now() < deadline, "{} were asked about", service.asked());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    service.answers.send_replace(true);
+    for mut c in callers {
+        assert_eq!(c.reply("GET").await.status, 200);
+    }
+    assert_eq!((service.asked(), service.most.load(Ordering::SeqCst)), (60, 16));
+}
+
+#[tokio::test]
+async fn a_slow_service_holds_nobody_up_for_long() {
     let service = Service::start("").await;
     let running = service.proxy(|v| v.timeout = Duration::from_secs(3)).await;
     let calls = (0..60).map(|n| {

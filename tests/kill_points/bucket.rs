@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::proxy::{Client, Reply, md5};
+use crate::frames::{TYPE, frames, parse};
+use crate::proxy::{Client, md5};
 use crate::s3::{Server, difference};
 use crate::serving::{Serving, memsync};
-
-const BATCH: &str = "application/vnd.memsync.batch";
 
 fn on_a_runtime(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work);
@@ -75,34 +74,20 @@ async fn take(client: &mut Client, known: &Known, group: &[Step]) -> Option<()> 
         assert!(matches!(reply.status, 200 | 201 | 204), "{path}: {reply:?}");
         return Some(());
     }
-    let mut body = Vec::new();
+    let mut batch = Vec::new();
     for (path, content) in group {
         let held = known.precondition(path);
         let head = match content {
             Some(content) => json!({"op": "put", "path": path, "precondition": held, "size": content.len()}),
             None => json!({"op": "delete", "path": path, "md5": held}),
         };
-        let head = head.to_string();
-        body.extend(u32::try_from(head.len()).unwrap().to_be_bytes());
-        body.extend(head.as_bytes());
-        body.extend(content.unwrap_or_default().as_bytes());
+        batch.push((head, content.unwrap_or_default().as_bytes().to_vec()));
     }
-    let reply = client.try_send("POST", "/batch", &[("Content-Type", BATCH)], &body).await?;
-    for head in heads(&reply) {
+    let reply = client.try_send("POST", "/batch", &[("Content-Type", TYPE)], &frames(&batch)).await?;
+    for (head, _) in parse(&reply.body) {
         assert!(matches!(head["status"].as_u64(), Some(200 | 201 | 204)), "{head}");
     }
     Some(())
-}
-
-/// The heads of a batch's answers, of which none has content.
-fn heads(reply: &Reply) -> Vec<Value> {
-    let (mut rest, mut heads) = (&reply.body[..], Vec::new());
-    while let Some((length, more)) = rest.split_first_chunk::<4>() {
-        let (head, more) = more.split_at(u32::from_be_bytes(*length) as usize);
-        heads.push(serde_json::from_slice(head).unwrap());
-        rest = more;
-    }
-    heads
 }
 
 /// Goes on with the steps from `at`; gives the one that was not answered.

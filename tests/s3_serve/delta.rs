@@ -83,7 +83,7 @@ async fn an_index_comes_as_what_changed_since_the_etag_of_another() {
     assert_eq!(c.get(&format!("/sync?from={first}")).await.json().get("delta"), None);
     assert_eq!(c.get(&format!("/sync?from={second}")).await.json()["delta"], true);
     let deltas = sample(&mut c, "memsync_index_deltas_total").await;
-    assert_eq!(deltas, 4);
+    assert!((deltas - 4.0).abs() < 0.5, "{deltas}");
 
     // Another proxy has seen nothing of how it came to this, and calls it the same.
     let other = Running::start(Arc::new(server.store("memory", system_clock()).await)).await;

@@ -30,14 +30,15 @@ pub enum Bug {
     IndexVersionOnUpload,
 }
 
-const NAMES: &[&str] = &["a.md", "b.md", "n/c.md", "n/d.md", "n/m/e.json", "f"];
-/// With these a file and a folder claim one name.
-const CLASHING: &[&str] = &["f", "f/g.md", "n", "n/c.md", "a.md"];
-/// Enough of them for the gate `mass_delete`.
-const MANY: &[&str] = &[
-    "n/0.md", "n/1.md", "n/2.md", "n/3.md", "n/4.md", "n/5.md", "n/6.md", "n/7.md", "n/8.md", "n/9.md", "n/a.md",
-    "n/m/b.md", "c.md",
-];
+/// What a schedule is run on.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The bug that the world is made for: all is laid out so that it can show.
+    pub bug: Option<Bug>,
+    /// Whether that bug is there; without it the same schedule must be clean.
+    pub planted: bool,
+    pub offers: Offers,
+}
 
 /// What the proxy of a schedule offers besides the plain protocol.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,15 @@ pub struct Offers {
     /// What changed in a plain index, in place of all of it.
     pub etag_delta: bool,
 }
+
+const NAMES: &[&str] = &["a.md", "b.md", "n/c.md", "n/d.md", "n/m/e.json", "f"];
+/// With these a file and a folder claim one name.
+const CLASHING: &[&str] = &["f", "f/g.md", "n", "n/c.md", "a.md"];
+/// Enough of them for the gate `mass_delete`.
+const MANY: &[&str] = &[
+    "n/0.md", "n/1.md", "n/2.md", "n/3.md", "n/4.md", "n/5.md", "n/6.md", "n/7.md", "n/8.md", "n/9.md", "n/a.md",
+    "n/m/b.md", "c.md",
+];
 
 fn config(rng: &mut Rng, bug: Option<Bug>, offers: Offers) -> Config {
     let strong = bug != Some(Bug::PlainTombstoneTrusted) && rng.bool();
@@ -104,11 +114,13 @@ fn delete_with_index_md5(plan: &mut Plan, index: &Index) {
     }
 }
 
-/// Runs the schedule of one seed, on a proxy that offers this.
+/// Runs the schedule of one seed.
 ///
 /// # Errors
 /// Which invariant broke, and how.
-pub fn run(seed: u64, bug: Option<Bug>, offers: Offers) -> Result<(), String> {
+pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
+    let Setting { bug, planted, offers } = setting;
+    let planted = bug.filter(|_| planted);
     let mut rng = Rng::with_seed(seed);
     let trace = std::env::var_os("MEMSYNC_SIM_TRACE").is_some();
     let ledger = Arc::new(Mutex::new(Ledger::new(trace)));
@@ -126,7 +138,7 @@ pub fn run(seed: u64, bug: Option<Bug>, offers: Offers) -> Result<(), String> {
     if trace {
         println!("{config:?}, {} devices, clash: {clash}, misfortune {misfortune}", devices.len());
     }
-    server.plant_trusted_tombstone(bug == Some(Bug::PlainTombstoneTrusted));
+    server.plant_trusted_tombstone(planted == Some(Bug::PlainTombstoneTrusted));
     for device in &mut devices {
         if rng.bool() {
             device.format = Format::MsgPack;
@@ -134,11 +146,11 @@ pub fn run(seed: u64, bug: Option<Bug>, offers: Offers) -> Result<(), String> {
         if bug == Some(Bug::BaseBeforeFsync) {
             // From here on nothing is durable but what was so at the first start.
             device.ensure_engine(&server, &clock)?;
-            device.disk.plant_no_fsync(true);
+            device.disk.plant_no_fsync(planted == bug);
         }
-        device.disk.plant_unverified_displace(bug == Some(Bug::UnlinkWithoutVerify));
-        device.disk.plant_unreadable_is_absent(bug == Some(Bug::UnreadableIsDeleted));
-        device.sabotage = match bug {
+        device.disk.plant_unverified_displace(planted == Some(Bug::UnlinkWithoutVerify));
+        device.disk.plant_unreadable_is_absent(planted == Some(Bug::UnreadableIsDeleted));
+        device.sabotage = match planted {
             // Where versions are compared, the index's version goes with its md5.
             Some(Bug::IndexMd5OnUpload | Bug::IndexVersionOnUpload) => Some(upload_with_index_md5),
             Some(Bug::IndexMd5OnDelete) => Some(delete_with_index_md5),

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use memsync::digest::Md5;
 use memsync::store::{Deleted, Entry, Expect, Got, Meta, Put, Store, StoreError};
 
-use super::path;
+use super::{path, seed};
 
 /// What a path holds; `None` is nothing. An unknown version is that of a write that was never answered.
 type Held = Option<(Md5, bool, Option<u64>)>;
@@ -162,8 +162,7 @@ pub async fn linearizable(store: impl Store, _: Arc<AtomicU64>) {
 
 /// [`linearizable`] for the stores of several proxies, which are one. Each has its share of the clients.
 pub async fn linearizable_together(stores: &[Arc<impl Store>], versions: Versions) {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let tick = Arc::new(AtomicU64::new(0));
     let clients = (0..8u64).zip(stores.iter().cycle().cloned()).map(|(client, store)| {
         let tick = tick.clone();

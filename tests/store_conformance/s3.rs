@@ -27,23 +27,20 @@ pub async fn open_here(_: PathBuf, clock: Clock) -> Option<(S3, Server)> {
 /// A store at `MEMSYNC_TEST_S3_ENDPOINT`, in the bucket that is there already, below a prefix of its own.
 /// `MEMSYNC_TEST_S3_ETAG_QUOTES=strip` is for one that wants ETags without quotes, as Ceph.
 pub async fn open_foreign(_: PathBuf, clock: Clock) -> Option<(S3, ())> {
-    Some((S3::open(&foreign_options(clock)?).await.unwrap(), ()))
+    Some((S3::open(&foreign_options(clock)).await.unwrap(), ()))
 }
 
-fn foreign_options(clock: Clock) -> Option<Options> {
+fn foreign_options(clock: Clock) -> Options {
     #[expect(clippy::disallowed_methods, reason = "how `.ci/run` names it")]
     let set = |name| std::env::var(name).ok();
-    let Some(endpoint) = set("MEMSYNC_TEST_S3_ENDPOINT") else {
-        println!("MEMSYNC_TEST_S3_ENDPOINT is not set: there is no foreign S3 to test");
-        return None;
-    };
+    let endpoint = set("MEMSYNC_TEST_S3_ENDPOINT").expect("MEMSYNC_TEST_S3_ENDPOINT names an S3");
     let prefix = format!("test/{:032x}", fastrand::u128(..));
     let mut options =
         server::options(&endpoint, server::ACCESS_KEY, server::SECRET_KEY, server::BUCKET, &prefix, clock);
     if set("MEMSYNC_TEST_S3_ETAG_QUOTES").as_deref() == Some("strip") {
         options.etag_quotes = EtagQuotes::Strip;
     }
-    Some(options)
+    options
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -55,10 +52,9 @@ async fn two_proxies_on_one_bucket() {
 
 /// The name is that of the suite, so that `.ci/run` has both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "needs MEMSYNC_TEST_S3_ENDPOINT"]
 async fn s3_foreign_two_proxies() {
-    if let Some(options) = foreign_options(system_clock()) {
-        two_proxies(&options).await;
-    }
+    two_proxies(&foreign_options(system_clock())).await;
 }
 
 /// Nothing but the store's own conditional writes keeps these apart.

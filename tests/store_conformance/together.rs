@@ -11,9 +11,9 @@ use memsync::store::{Expect, Got, Meta, Retention, S3, Store, StoreError, system
 use tokio::runtime::Runtime;
 
 use super::history::{Answer, Asked, Operation, Versions, is_linearizable};
-use super::path;
 use super::s3::until;
 use super::server::{Server, difference};
+use super::{path, seed};
 
 /// A store with a runtime of its own, so that it can die with everything that it is doing.
 struct Mortal {
@@ -62,8 +62,7 @@ impl Drop for Mortal {
 async fn two_proxies_of_which_one_is_killed_lose_nothing() {
     const WRITERS: u64 = 32;
     const KEYS: u64 = 50;
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let server = Arc::new(Server::start().await);
     let born = |server: Arc<Server>| async move {
         tokio::task::spawn_blocking(move || Arc::new(Mortal::born(&server))).await.unwrap()

@@ -29,6 +29,10 @@ enum Wrong {
     VersionsOfTheClock,
     /// What was refused is news all the same.
     TagsChange,
+    /// Of what a path held before, nothing is known.
+    ForgetsVersions,
+    /// A record is written whatever its tag.
+    RecordsUpsert,
 }
 
 /// A store in memory with something wrong.
@@ -147,7 +151,11 @@ impl Store for Broken {
     }
 
     async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
-        self.inner.versions(ns, path).await
+        let mut versions = self.inner.versions(ns, path).await?;
+        if self.wrong == Wrong::ForgetsVersions {
+            versions.truncate(1);
+        }
+        Ok(versions)
     }
 
     async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
@@ -184,6 +192,8 @@ impl Store for Broken {
     }
 
     async fn put_record(&self, name: &'static str, expected: Option<&str>, content: Bytes) -> Result<bool, StoreError> {
+        let held = self.inner.record(name).await?.map(|record| record.tag);
+        let expected = if self.wrong == Wrong::RecordsUpsert { held.as_deref() } else { expected };
         self.inner.put_record(name, expected, content).await
     }
 }
@@ -192,7 +202,7 @@ impl Store for Broken {
 async fn failures(wrong: Wrong) -> Vec<&'static str> {
     let mut failed = Vec::new();
     macro_rules! run {
-        ($($name:ident)+) => {
+        (($($runtime:tt)*) $($name:ident),+; $($more:tt)*) => {
             $(
                 let now = Arc::new(AtomicU64::new(1_700_000_000_000));
                 let inner = Memory::with_clock(clock(&now));
@@ -203,10 +213,11 @@ async fn failures(wrong: Wrong) -> Vec<&'static str> {
                     failed.push(stringify!($name));
                 }
             )+
+            run!($($more)*);
         };
+        () => {};
     }
-    run!(preconditions tombstones large_contents listing versions is_healthy);
-    run!(records races linearizable index_under_16_writers);
+    super::the_suite!(run);
     failed
 }
 
@@ -220,6 +231,8 @@ async fn a_wrong_store_does_not_pass() {
         (Wrong::StaleReads, "linearizable"),
         (Wrong::VersionsOfTheClock, "versions"),
         (Wrong::TagsChange, "listing"),
+        (Wrong::ForgetsVersions, "earlier_versions"),
+        (Wrong::RecordsUpsert, "records"),
     ] {
         let failed = failures(wrong).await;
         println!("{wrong:?}: {failed:?}");

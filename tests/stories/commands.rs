@@ -1,11 +1,12 @@
 //! The commands, with agents and proxies that run.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::world::{World, eventually};
+use crate::world::{Device, World, eventually};
 
 #[test]
 fn sync_works_once_without_an_agent_and_a_dry_run_changes_nothing() {
@@ -85,17 +86,24 @@ fn a_dry_run_through_the_agent_says_with_its_exit_code_what_kept_it() {
     }
 }
 
+/// A file of the folder by another name outside: what is written there the watcher does not hear of.
+fn unheard(device: &Device, path: &str) -> PathBuf {
+    let outside = device.home.join("outside");
+    fs::write(&outside, "what was there").unwrap();
+    fs::hard_link(&outside, device.at(path)).unwrap();
+    outside
+}
+
 #[test]
 fn sync_through_the_agent_returns_when_it_is_done() {
     let world = World::new();
-    let a = world.device_with("a", "interval = \"1h\"\ndebounce = \"10s\"");
+    let a = world.device_with("a", "interval = \"1h\"\nrescan = \"1h\"");
+    let unheard = unheard(&a, "note.md");
     a.start();
     a.wait();
-    a.write("note.md", "hello");
-    let ran = a.cli(&["sync"]);
-    assert!(world.blob("note.md").is_some(), "{ran:?}");
-    // 4: the watcher told of the write only after the cycle that had seen it.
-    assert!(matches!(ran.code, 0 | 4), "{ran:?}");
+    fs::write(unheard, "news").unwrap();
+    let ran = a.ok(&["sync"]);
+    assert_eq!(world.blob("note.md").unwrap(), b"news", "{ran:?}");
 }
 
 #[test]
@@ -303,15 +311,24 @@ fn wait_gives_up_in_time_and_returns_when_it_is_done() {
 }
 
 #[test]
-fn usr1_syncs_now_and_term_leaves_nothing_behind() {
+fn usr1_looks_at_everything_now() {
     let world = World::new();
-    let a = world.device_with("a", "interval = \"1h\"");
-    let b = world.device_with("b", "interval = \"1h\"");
+    let a = world.device_with("a", "interval = \"1h\"\nrescan = \"1h\"");
+    let unheard = unheard(&a, "note.md");
+    a.start();
+    a.wait();
+    fs::write(unheard, "news").unwrap();
+    a.signal(rustix::process::Signal::USR1);
+    eventually("it goes up", || world.blob("note.md").is_some_and(|c| c == b"news"));
+}
+
+#[test]
+fn term_leaves_nothing_behind() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
     a.start();
     b.start();
     a.write("note.md", "hello");
-    a.wait();
-    b.signal(rustix::process::Signal::USR1);
     eventually("b has it", || b.has("note.md", "hello"));
     a.stop();
     b.stop();

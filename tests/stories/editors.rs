@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::left_out::left_out;
 use crate::world::{Device, Files, World, eventually};
 
 const SIZE: usize = 400_000;
@@ -215,10 +216,14 @@ fn branches_are_checked_out_in_the_folder() {
     let git = |args: &[&str]| {
         let mut git = Command::new("git");
         git.args(["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=one"]);
-        git.env("GIT_CONFIG_NOSYSTEM", "1").env("HOME", &a.home).args(args).current_dir(&a.folder).output()
+        git.env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("HOME", &a.home);
+        git.args(args).current_dir(&a.folder).output()
     };
     match git(&["init"]) {
-        Err(e) => return println!("left out: no git here: {e}"),
+        Err(e) => return left_out(&format!("no git here: {e}")),
         Ok(out) => assert!(out.status.success(), "{out:?}"),
     }
     let git = |args: &[&str]| {

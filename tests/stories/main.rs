@@ -1,9 +1,15 @@
 //! What people do with memsync, told with real processes: a proxy, agents, and the commands.
 
+#[path = "../common/left_out.rs"]
+mod left_out;
 #[path = "../common/packed.rs"]
 mod packed;
+#[path = "../common/relay.rs"]
+mod relay;
 #[path = "../common/s3.rs"]
 mod s3;
+#[path = "../common/seed.rs"]
+mod seed;
 #[path = "../common/world.rs"]
 mod world;
 
@@ -17,5 +23,6 @@ mod filesystem;
 mod gates;
 mod namespaces;
 mod opened;
+mod push;
 mod rules;
 mod trouble;

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::world::{DEADLINE, Device, Files, World, eventually, seed, write_private};
+use crate::seed::seed;
+use crate::world::{DEADLINE, Device, Files, World, eventually, write_private};
 
 fn many(device: &Device, files: usize, size: usize) -> Files {
     let mut written = Files::new();
@@ -17,6 +18,11 @@ fn many(device: &Device, files: usize, size: usize) -> Files {
         written.insert(path, content);
     }
     written
+}
+
+/// As [`many`], of files that are too large to travel together: each is sent by itself.
+fn many_large(device: &Device) -> Files {
+    many(device, 300, 72 * 1024)
 }
 
 /// Waits, without a pause, until the proxy has some of the files.
@@ -49,10 +55,14 @@ fn the_proxy_is_killed_midway_and_started_again() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     b.start();
-    let written = many(&a, 500, 4096);
+    let written = many_large(&a);
     a.start();
     some_uploaded(&world, 20);
     world.kill_proxy();
+    let store = world.store();
+    let stats = a.ok(&["store", "stats", "--json", "--store", store.to_str().unwrap()]).json();
+    let there = stats["namespaces"][0]["files"].as_u64().unwrap();
+    assert!((20..written.len() as u64).contains(&there), "midway: {there}");
     eventually("a notices", || a.status()["state"] == "offline");
     world.start_proxy();
     assert!(world.settle(&[&a, &b]) == written);
@@ -63,10 +73,12 @@ fn the_agent_is_killed_midway_through_its_uploads_and_started_again() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     b.start();
-    let written = many(&a, 500, 4096);
+    let written = many_large(&a);
     a.start();
     some_uploaded(&world, 20);
     a.kill();
+    let there = world.index()["files"].as_object().unwrap().len();
+    assert!((20..written.len()).contains(&there), "midway: {there}");
     assert_eq!(a.status()["agent"]["running"], false);
     a.start();
     assert!(world.settle(&[&a, &b]) == written);
@@ -77,12 +89,13 @@ fn the_agent_is_killed_midway_through_its_uploads_and_started_again() {
 fn the_agent_is_killed_midway_through_its_downloads_and_started_again() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
-    let written = many(&a, 500, 4096);
+    let written = many_large(&a);
     a.start();
     a.wait();
     b.start();
     eventually("some have come", || !b.staged().is_empty() || !b.tree().is_empty());
     b.kill();
+    assert!(b.tree().len() < written.len(), "midway: {}", b.tree().len());
     b.start();
     assert!(world.settle(&[&a, &b]) == written);
     assert!(b.copies().is_empty() && b.staged().is_empty());

@@ -7,36 +7,8 @@ use memsync::store::{Embedded, Memory, Store};
 use serde_json::{Value, json};
 
 use crate::HOSTILE;
+use crate::frames::{Frame, TYPE, frames, parse};
 use crate::proxy::{Client, Reply, Running, head, md5, options};
-
-pub const TYPE: &str = "application/vnd.memsync.batch";
-
-pub type Frame = (Value, Vec<u8>);
-
-/// Frames as the documentation has them, written without the codec that the proxy reads them with.
-pub fn frames(of: &[Frame]) -> Vec<u8> {
-    let mut body = Vec::new();
-    for (head, content) in of {
-        let head = head.to_string();
-        body.extend(u32::try_from(head.len()).unwrap().to_be_bytes());
-        body.extend(head.as_bytes());
-        body.extend(content);
-    }
-    body
-}
-
-pub fn parse(mut body: &[u8]) -> Vec<Frame> {
-    let mut all = Vec::new();
-    while let Some((length, rest)) = body.split_first_chunk::<4>() {
-        let (json, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
-        let json: Value = serde_json::from_slice(json).unwrap();
-        let (content, rest) = rest.split_at(json["size"].as_u64().unwrap_or(0) as usize);
-        all.push((json, content.to_vec()));
-        body = rest;
-    }
-    assert!(body.is_empty());
-    all
-}
 
 pub fn get(path: &str) -> Frame {
     (json!({"op": "get", "path": path}), Vec::new())

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use memsync::store::Memory;
 
-use super::batch::{self, frames, parse};
+use super::batch;
+use super::frames::{self, frames, parse};
+use super::left_out::left_out;
 use super::packed::{gzip_bomb, noise, pack, text, unpack, unpack_elsewhere, zstd_bomb};
 use super::proxy::{Client, Reply, Running, md5, options};
 use super::{embedded, memory};
@@ -22,7 +24,10 @@ async fn content(c: &mut Client, r: &Reply) -> (Option<String>, Vec<u8>) {
     let body = if r.header("transfer-encoding").is_some() { c.chunks().await.unwrap() } else { r.body.clone() };
     let plain = coding.as_deref().map_or_else(|| body.clone(), |coding| unpack(coding, &body));
     if let Some(coding) = &coding {
-        assert!(unpack_elsewhere(coding, &body).is_none_or(|other| other == plain), "{coding}");
+        match unpack_elsewhere(coding, &body) {
+            Some(other) => assert!(other == plain, "{coding}"),
+            None => left_out(&format!("the comparison with `{coding}`, which is not here")),
+        }
     }
     (coding, plain)
 }
@@ -200,7 +205,7 @@ async fn packed_bodies_are_taken_as_what_they_hold() {
     let (a, b) = (text(9_000), noise(2_000));
     let all = frames(&[batch::put("a", "new", &a), batch::put("b", "new", &b), batch::get("zstd5000")]);
     for coding in BOTH {
-        let headers = [("Content-Type", batch::TYPE), ("Content-Encoding", coding), ("Accept-Encoding", coding)];
+        let headers = [("Content-Type", frames::TYPE), ("Content-Encoding", coding), ("Accept-Encoding", coding)];
         let r = c.send("POST", "/batch", &headers, &pack(coding, &all)).await;
         let (came, answers) = content(&mut c, &r).await;
         assert_eq!((r.status, came.as_deref()), (200, Some(coding)));
@@ -242,7 +247,7 @@ async fn what_cannot_be_unpacked_writes_nothing() {
             assert_eq!(r.header("accept-encoding"), Some("zstd, gzip"));
         }
         let mut c = running.client().await;
-        let headers = [("Content-Type", batch::TYPE), ("Content-Encoding", coding)];
+        let headers = [("Content-Type", frames::TYPE), ("Content-Encoding", coding)];
         let r = c.send("POST", "/batch", &headers, body).await;
         assert_eq!((r.status, r.code().as_str()), (status, code), "{coding}, in a batch");
     };
@@ -306,7 +311,7 @@ async fn bombs_do_not_go_off() {
             let headers = [
                 ("Content-MD5", "new"),
                 ("If-Match-Version", "0"),
-                ("Content-Type", batch::TYPE),
+                ("Content-Type", frames::TYPE),
                 ("Content-Encoding", coding),
             ];
             let headers = if target.starts_with("/n") { &headers[1..] } else { &headers[..] };

@@ -90,13 +90,23 @@ async fn lengths_that_lie_write_nothing() {
         let r = c.try_reply("PUT").await;
         assert!(r.as_ref().is_none_or(|r| r.status == 400 || r.status == 413 || r.status == 501), "{lie:?} {r:?}");
         assert!(c.ended().await, "{lie:?}");
+        assert_eq!(running.client().await.get("/blob/x").await.status, 404, "{lie:?}");
     }
-    // Both lengths at once: the request is not the beginning of another one (RFC 9112, section 6.3).
+    // Both lengths at once: the pieces count (RFC 9112, section 6.3), and what somebody else on the way took for more of
+    // the body is a request that has to show a token of its own.
     let mut c = running.client().await;
-    let smuggled = b"0\r\n\r\nDELETE /blob/x HTTP/1.1\r\n\r\n";
-    c.write(&[put(&[("Content-Length", "5"), ("Transfer-Encoding", "chunked")]), smuggled.to_vec()].concat()).await;
+    assert_eq!(c.put("/blob/there", "new", b"stays").await.status, 201);
+    let smuggled = head("DELETE", "/blob/there", &[]);
+    let length = (smuggled.len() + 5).to_string();
+    let both = put(&[("Content-Length", &length), ("Transfer-Encoding", "chunked")]);
+    c.write(&[both, b"0\r\n\r\n".to_vec(), smuggled].concat()).await;
     let first = c.try_reply("PUT").await;
     assert!(first.is_none_or(|r| r.status == 400 || r.status == 201));
+    assert!(c.try_reply("DELETE").await.is_none_or(|r| r.status == 401), "it shows none");
+    let mut c = running.client().await;
+    assert_eq!(c.get("/blob/there").await.body, b"stays");
+    let x = c.get("/blob/x").await;
+    assert!(x.status == 404 || (x.status, x.body.len()) == (200, 0), "{x:?}");
     // Pieces that are none.
     for chunk in ["zz\r\nabc\r\n", "ffffffffffffffffff\r\nabc", "3\r\nabcdef\r\n0\r\n\r\n", "-3\r\nabc\r\n"] {
         let mut c = running.client().await;
@@ -284,15 +294,15 @@ async fn slow_batches_of_one_key_do_not_hold_up_those_of_another() {
     let (running, [slow, other]) = two_keys().await;
     let mut held = Vec::new();
     for n in 0..20 {
-        let kind = [("Content-Type", super::batch::TYPE)];
+        let kind = [("Content-Type", super::frames::TYPE)];
         // The first have their turns when they are asked for their bodies; the others wait for one.
         let begin: &[u8] = if n < 4 { b"\0" } else { b"" };
         held.push(unfinished(&running, &slow, ("POST", "/batch"), &kind, begin).await);
     }
     let mut c = running.client().await;
     c.token = other;
-    let batch = super::batch::frames(&[(serde_json::json!({"op": "get", "path": "x"}), Vec::new())]);
-    let r = soon(c.send("POST", "/batch", &[("Content-Type", super::batch::TYPE)], &batch)).await;
+    let batch = super::frames::frames(&[(serde_json::json!({"op": "get", "path": "x"}), Vec::new())]);
+    let r = soon(c.send("POST", "/batch", &[("Content-Type", super::frames::TYPE)], &batch)).await;
     assert_eq!(r.status, 200);
     drop(held);
 }

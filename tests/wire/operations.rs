@@ -5,14 +5,8 @@ use std::sync::Arc;
 use memsync::store::Memory;
 use tokio::net::TcpListener;
 
-use super::proxy::{Client, Running, TOKEN, head, options};
+use super::proxy::{Client, Running, TOKEN, head, options, sample};
 use super::{bearer, embedded, memory};
-
-/// The value of a sample, by its name with labels.
-fn sample(text: &str, name: &str) -> f64 {
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
-}
 
 #[tokio::test]
 async fn metrics_count_what_happens_and_name_nothing() {

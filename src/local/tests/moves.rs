@@ -1,0 +1,209 @@
+//! What sync changes in the folder, and what it keeps of it.
+
+use super::*;
+
+#[test]
+fn conflict_names_are_short_and_never_nest() {
+    let content = Md5::of(b"x");
+    let short = content.short();
+    for (name, expect) in [
+        ("a.md", format!("a.conflict-dev-{short}.md")),
+        ("a", format!("a.conflict-dev-{short}")),
+        (".profile", format!(".profile.conflict-dev-{short}")),
+        ("a.tar.gz", format!("a.tar.conflict-dev-{short}.gz")),
+        // The copy of a copy is named after the original, also where a device has dashes and the copy a number.
+        ("a.conflict-my-old-mac-01234567.md", format!("a.conflict-dev-{short}.md")),
+        ("a.conflict-other-01234567-2.md", format!("a.conflict-dev-{short}.md")),
+        // Not one of ours.
+        ("a.conflict-01234567.md", format!("a.conflict-01234567.conflict-dev-{short}.md")),
+        ("a.conflict-dev-0123456X.md", format!("a.conflict-dev-0123456X.conflict-dev-{short}.md")),
+    ] {
+        let copy = conflict_name(name, "dev", content, 1);
+        assert_eq!(copy, expect);
+        assert!(is_conflict_name(&copy), "{copy}");
+        assert_eq!(conflict_name(&copy, "dev", content, 1), copy, "it does not nest");
+    }
+    assert_eq!(conflict_name("a.md", "dev", content, 2), format!("a.conflict-dev-{short}-2.md"));
+    let long = format!("{}.md", "é".repeat(126));
+    // A dot far from the end begins no extension: the copy of such a name must find room, too.
+    let dotted = format!("x.{}", "y".repeat(253));
+    let copy = conflict_name(&dotted, "dev", content, 1);
+    assert!(copy.len() <= 255 && is_conflict_name(&copy), "{copy}");
+    assert_eq!(conflict_name(&copy, "dev", content, 1), copy);
+    let copy = conflict_name(&long, "dev", content, 1);
+    assert!(copy.len() <= crate::path::MAX_SEGMENT && copy.len() > 250 && copy.ends_with(".md"));
+    assert!(RelPath::parse(&copy).is_ok());
+}
+
+fn replace(folder: &Folder<SimDisk>, at: &str, content: &str, expect: &str) -> Moved {
+    let staged = staged(folder, content);
+    let step = Move::Replace { path: p(at), at: at.into(), staged, expect: Md5::of(expect.as_bytes()) };
+    folder.perform(vec![step], &[], now()).unwrap().moved.remove(0)
+}
+
+#[test]
+fn replacing_keeps_the_old_content_and_the_permissions() {
+    let (disk, folder) = folder();
+    disk.user_write("d/a", "old").unwrap();
+    folder.disk().open("d/a").unwrap().set_mode(0o640).unwrap();
+    assert!(matches!(replace(&folder, "d/a", "new", "old"), Moved::Done { copy: None, .. }));
+    assert_eq!(disk.user_read("d/a").unwrap(), "new");
+    assert_eq!(disk.user_stat("d/a").unwrap().mode, 0o640);
+    let kept = kept(&disk);
+    assert_eq!((kept.len(), kept[0].1.as_str()), (1, "old"));
+    assert!(kept[0].0.ends_with("-replaced/d/a"), "{kept:?}");
+}
+
+#[test]
+fn an_edit_at_the_last_moment_becomes_a_copy_with_and_without_exchange() {
+    for no_exchange in [false, true] {
+        let (disk, folder) = folder();
+        disk.user_write("a", "old").unwrap();
+        disk.set_hook(Some(Box::new(move |op| match op.kind {
+            OpKind::Exchange if no_exchange => Verdict::Fail(ErrorKind::Unsupported),
+            OpKind::SyncDir if op.path == ".memsync/stage" && op.disk.user_read("a").unwrap() == "old" => {
+                op.disk.user_write("a", "edit").unwrap();
+                Verdict::Go
+            }
+            _ => Verdict::Go,
+        })));
+        let Moved::Done { copy: Some(copy), .. } = replace(&folder, "a", "new", "old") else { panic!("no copy") };
+        assert_eq!(disk.user_read("a").unwrap(), "new");
+        assert_eq!(disk.user_read(copy.as_str()).unwrap(), "edit");
+        assert!(kept(&disk).is_empty() && disk.user_tree(".memsync/stage").is_empty());
+    }
+}
+
+#[test]
+fn a_file_in_the_place_of_a_displaced_one_never_stops_the_sweep() {
+    // The user makes a folder of the file, and a file again, while it is being trashed.
+    let (disk, folder) = folder();
+    disk.user_write("a", "old").unwrap();
+    disk.set_hook(Some(Box::new(|op| {
+        if op.kind == OpKind::RenameNew && op.path == "a" {
+            op.disk.user_remove("a").unwrap();
+            op.disk.user_mkdir("a/empty").unwrap();
+        }
+        if op.kind == OpKind::RenameNew && op.to == Some("a") {
+            op.disk.user_write("a", "file again").unwrap();
+        }
+        Verdict::Go
+    })));
+    let step = Move::Trash { path: p("a"), at: "a".into(), expect: Md5::of(b"old") };
+    let done = folder.perform(vec![step], &[], now()).unwrap();
+    assert!(matches!(done.moved[0], Moved::Stale { .. }), "{:?}", done.moved);
+    disk.set_hook(None);
+    folder.sweep(now()).unwrap();
+    assert_eq!(disk.user_read("a").unwrap(), "file again");
+    assert!(folder.disk().list(".memsync/stage").unwrap().is_empty());
+}
+
+/// Somebody edits `n/a` just before it is replaced, and takes the folder away before the copy is placed.
+fn copy_of_an_edit_in_a_folder_that_goes(before: OpKind, then_a_file: bool) -> (SimDisk, String) {
+    let (disk, folder) = folder();
+    disk.user_write("n/a", "old").unwrap();
+    disk.set_hook(Some(Box::new(move |op| {
+        if op.kind == OpKind::Exchange {
+            op.disk.user_write("n/a", "edit").unwrap();
+        }
+        let displaced = op.disk.user_read("n/a").is_ok_and(|content| content == "new");
+        if op.kind == before && op.path == "n" && displaced {
+            op.disk.user_rename("n", "o").unwrap();
+            if then_a_file {
+                op.disk.user_write("n", "a file").unwrap();
+            }
+        }
+        Verdict::Go
+    })));
+    let Moved::Done { copy: Some(copy), .. } = replace(&folder, "n/a", "new", "old") else { panic!("no copy") };
+    assert_eq!(disk.user_read(copy.as_str()).unwrap(), "edit");
+    assert_eq!(disk.user_read("o/a").unwrap(), "new");
+    assert!(kept(&disk).is_empty() && disk.user_tree(".memsync/stage").is_empty());
+    (disk, copy.as_str().to_owned())
+}
+
+#[test]
+fn a_copy_whose_folder_became_a_file_goes_into_the_folder_above() {
+    let (disk, copy) = copy_of_an_edit_in_a_folder_that_goes(OpKind::Mkdir, true);
+    assert_eq!(disk.user_read("n").unwrap(), "a file");
+    assert!(!copy.contains('/') && is_conflict_name(&copy), "{copy}");
+}
+
+#[test]
+fn a_folder_that_goes_while_it_is_looked_at_is_made_again_for_the_copy() {
+    let (_, copy) = copy_of_an_edit_in_a_folder_that_goes(OpKind::Stat, false);
+    assert!(copy.starts_with("n/"), "{copy}");
+}
+
+#[test]
+fn a_folder_gives_way_only_where_no_file_is_in_it() {
+    let (disk, folder) = folder();
+    disk.user_mkdir("empty/more/still").unwrap();
+    assert!(folder.make_room("empty").unwrap());
+    assert!(disk.user_stat("empty").is_err());
+    disk.user_mkdir("full/more").unwrap();
+    disk.user_write("full/last/x", "1").unwrap();
+    assert!(!folder.make_room("full").unwrap());
+    assert!(disk.user_stat("full/more").is_ok(), "then nothing of it goes");
+    assert!(folder.make_room("nothing").unwrap() && folder.make_room("full/last/x").unwrap());
+}
+
+// ---- history ----
+
+#[test]
+fn versions_are_listed_newest_first_and_pruned_by_age_and_size() {
+    let (disk, folder) = folder();
+    let at = |s: i64| Timestamp::from_second(1_700_000_000 + s).unwrap();
+    let trash = |name: &str, content: &str, when| {
+        disk.user_write(name, content.to_owned()).unwrap();
+        let step = Move::Trash { path: p(name), at: name.into(), expect: Md5::of(content.as_bytes()) };
+        folder.perform(vec![step], &[], when).unwrap();
+    };
+    trash("d/a", "1", at(0));
+    trash("d/a", "22", at(0));
+    trash("b", "333", at(100));
+    trash("d/a", "4444", at(200));
+    let all = folder.versions(None).unwrap();
+    assert_eq!(all.iter().map(|v| v.size).collect::<Vec<_>>(), [4, 3, 2, 1]);
+    assert!(all.iter().all(|v| v.kind == Kept::Removed));
+    assert_eq!(folder.versions(Some("d/a")).unwrap().len(), 3);
+    assert_eq!(folder.versions(Some("d")).unwrap().len(), 3, "of a folder, all below it");
+    assert!(folder.versions(Some("b/none")).unwrap().is_empty());
+    let day = Duration::from_secs(86_400);
+    assert_eq!(folder.prune(day, 10, at(200)).unwrap(), 0);
+    assert_eq!(folder.prune(Duration::from_secs(150), 10, at(200)).unwrap(), 2, "too old");
+    assert_eq!(folder.prune(day, 6, at(200)).unwrap(), 1, "too much: the oldest");
+    assert_eq!(folder.versions(None).unwrap()[0].size, 4);
+    // What is none of ours stays.
+    disk.user_write(".memsync/history/notes/x", "mine").unwrap();
+    assert_eq!(folder.prune(Duration::ZERO, 0, at(999)).unwrap(), 1);
+    assert_eq!(kept(&disk), [(".memsync/history/notes/x".to_owned(), "mine".to_owned())]);
+}
+
+#[test]
+fn a_file_and_a_folder_of_one_name_are_both_kept() -> io::Result<()> {
+    let (disk, folder) = folder();
+    for (first, then) in [("a", "a/b/c"), ("x/y/z", "x")] {
+        for name in [first, then] {
+            disk.user_write(name, name.to_owned())?;
+            let step = Move::Trash { path: p(name), at: name.into(), expect: Md5::of(name.as_bytes()) };
+            let done = folder.perform(vec![step], &[], now())?;
+            assert!(matches!(done.moved[0], Moved::Done { .. }), "{name}: {:?}", done.moved);
+        }
+    }
+    assert_eq!(kept(&disk).len(), 4);
+    Ok(())
+}
+
+#[test]
+fn what_is_not_removed_after_all_leaves_nothing_in_history() -> io::Result<()> {
+    let (disk, folder) = folder();
+    disk.user_write("d/a", "edited since")?;
+    let step = Move::Trash { path: p("d/a"), at: "d/a".into(), expect: Md5::of(b"as it was planned") };
+    let done = folder.perform(vec![step], &[], now())?;
+    assert!(matches!(done.moved[0], Moved::Stale { copy: None }), "{:?}", done.moved);
+    assert_eq!(disk.user_read("d/a")?, "edited since");
+    assert!(kept(&disk).is_empty());
+    assert!(disk.handle().list(".memsync/history")?.is_empty(), "no empty folders either");
+    Ok(())
+}

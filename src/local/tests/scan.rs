@@ -1,0 +1,231 @@
+//! What a scan makes of the folder, and a reader of a file.
+
+use super::*;
+
+#[test]
+fn a_young_file_is_read_again_and_an_old_one_is_not() {
+    let (disk, folder) = folder();
+    let mut tree = Tree::default();
+    disk.set_time(100 * SECOND + 1);
+    disk.user_write("a", "one").unwrap();
+    // Written in the same tick, after the scan: neither size nor time would show it.
+    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 100 * SECOND + 2).hashed, 1);
+    disk.user_write("a", "two").unwrap();
+    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 101 * SECOND).hashed, 1);
+    assert_eq!(local(&tree, "a"), Some(file("two")));
+    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 102 * SECOND).hashed, 0);
+    // On a filesystem of whole seconds the ticks are longer.
+    disk.set_time(200 * SECOND);
+    disk.user_write("a", "tri").unwrap();
+    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 201 * SECOND).hashed, 1);
+    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 203 * SECOND).hashed, 1);
+    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 204 * SECOND).hashed, 0);
+}
+
+#[test]
+fn a_replaced_file_shows_by_its_inode() {
+    let (disk, folder) = folder();
+    let mut tree = Tree::default();
+    disk.user_write("a", "one").unwrap();
+    full(&folder, &mut tree);
+    disk.user_replace("a", "two").unwrap();
+    assert_eq!(full(&folder, &mut tree).hashed, 1);
+    assert_eq!(local(&tree, "a"), Some(file("two")));
+}
+
+#[test]
+fn names_come_in_nfc_and_keep_their_form_on_the_disk() {
+    let (disk, folder) = folder();
+    let mut tree = Tree::default();
+    let (nfd, nfc) = ("cafe\u{301}/x", "caf\u{e9}/x");
+    disk.user_write(nfd, "1").unwrap();
+    full(&folder, &mut tree);
+    assert_eq!(local(&tree, nfc), Some(file("1")));
+    assert_eq!(tree.disk_name(&p(nfc)), nfd);
+    assert_eq!(tree.disk_name(&p("caf\u{e9}/new")), "cafe\u{301}/new", "a new file goes into the folder that is there");
+    disk.user_remove(nfd).unwrap();
+    scan(&folder, &mut tree, &paths(&[nfd]), 0);
+    assert_eq!(local(&tree, nfc), None);
+}
+
+#[test]
+fn two_forms_of_one_name_block_each_other_whatever_is_scanned() {
+    let (disk, folder) = folder();
+    let (nfd, nfc) = ("cafe\u{301}", "caf\u{e9}");
+    disk.user_write(nfd, "1").unwrap();
+    disk.user_write(nfc, "2").unwrap();
+    let mut tree = Tree::default();
+    full(&folder, &mut tree);
+    assert!(matches!(local(&tree, nfc), Some(Local::Unknown(Unknown::Collides(_)))));
+    disk.user_remove(nfd).unwrap();
+    full(&folder, &mut tree);
+    assert_eq!(local(&tree, nfc), Some(file("2")));
+    disk.user_write(nfd, "1").unwrap();
+    scan(&folder, &mut tree, &paths(&[nfd]), 0);
+    assert!(matches!(local(&tree, nfc), Some(Local::Unknown(Unknown::Collides(_)))));
+}
+
+/// Whatever users do between two full scans: the tree is as that of a scan from nothing, and what differs from before
+/// is what counts as touched.
+#[test]
+fn a_full_scan_knows_all_that_changed_and_nothing_else() {
+    let seed = crate::seed::seed();
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let names = ["a", "d/b", "d/c", "cafe\u{301}", "caf\u{e9}", "d/e\u{301}", "d/\u{e9}", "odd\n", "odd\t"];
+    for _ in 0..50 {
+        let (disk, folder) = folder();
+        let mut tree = Tree::default();
+        let mut before = BTreeMap::new();
+        for _ in 0..8 {
+            for _ in 0..rng.usize(..4) {
+                let name = rng.choice(names).unwrap();
+                disk.set_time(disk.time() + 1);
+                // What fails leaves all as it was.
+                let _ = match rng.u8(..4) {
+                    0 => disk.user_remove(name),
+                    1 => disk.user_rename(name, rng.choice(names).unwrap()),
+                    _ => disk.user_write(name, rng.choice(["1", "2"]).unwrap()),
+                };
+            }
+            disk.set_time(disk.time() + SECOND);
+            full(&folder, &mut tree);
+            let mut fresh = Tree::default();
+            full(&folder, &mut fresh);
+            // Which of two forms of one name is called the other does not matter.
+            let shown = |tree: &Tree| -> BTreeMap<RelPath, Option<(Local, String)>> {
+                let collides = |f: &Found| matches!(f.local, Local::Unknown(Unknown::Collides(_)));
+                let all = tree.found().iter();
+                all.map(|(p, f)| (p.clone(), (!collides(f)).then(|| (f.local.clone(), tree.disk_name(p))))).collect()
+            };
+            let after = shown(&tree);
+            assert_eq!(after, shown(&fresh));
+            let paths = before.keys().chain(after.keys());
+            let differ: BTreeSet<RelPath> = paths.filter(|p| before.get(*p) != after.get(*p)).cloned().collect();
+            let Touched::Paths(mut touched) = tree.take_touched() else { panic!("everywhere") };
+            touched.retain(|p| after.get(p) != Some(&None) || differ.contains(p));
+            assert_eq!(touched, differ);
+            before = after;
+        }
+    }
+}
+
+#[test]
+fn a_narrow_scan_sees_what_it_is_told_to_and_keeps_the_rest() {
+    let (disk, folder) = folder();
+    let mut tree = Tree::default();
+    for name in ["a", "d/b", "d/e/c", "z"] {
+        disk.user_write(name, "1").unwrap();
+    }
+    full(&folder, &mut tree);
+    for name in ["a", "d/b", "d/e/c", "z"] {
+        disk.user_replace(name, "22").unwrap();
+    }
+    disk.user_write("d/new", "3").unwrap();
+    scan(&folder, &mut tree, &paths(&["a", "gone", "ignored"]), 0);
+    assert_eq!(local(&tree, "a"), Some(file("22")));
+    assert_eq!(
+        (local(&tree, "z"), local(&tree, "d/b"), local(&tree, "d/new")),
+        (Some(file("1")), Some(file("1")), None)
+    );
+    let subtree = Scope { subtrees: BTreeSet::from(["d".to_owned()]), ..Scope::default() };
+    scan(&folder, &mut tree, &subtree, 0);
+    for (name, content) in [("d/b", "22"), ("d/e/c", "22"), ("d/new", "3"), ("z", "1")] {
+        assert_eq!(local(&tree, name), Some(file(content)), "{name}");
+    }
+    disk.user_remove_dir_all("d").unwrap();
+    scan(&folder, &mut tree, &paths(&["d/b", "d"]), 0);
+    assert_eq!(tree.found().keys().map(RelPath::as_str).collect::<Vec<_>>(), ["a", "z"]);
+}
+
+#[test]
+fn a_file_becomes_a_folder_and_a_folder_a_file() {
+    let (disk, folder) = folder();
+    let mut tree = Tree::default();
+    disk.user_write("a", "1").unwrap();
+    disk.user_write("d/b", "1").unwrap();
+    full(&folder, &mut tree);
+    disk.user_remove("a").unwrap();
+    disk.user_write("a/x", "2").unwrap();
+    disk.user_remove_dir_all("d").unwrap();
+    disk.user_write("d", "3").unwrap();
+    scan(&folder, &mut tree, &paths(&["a", "d"]), 0);
+    let names: Vec<_> = tree.found().keys().map(RelPath::as_str).collect();
+    assert_eq!(names, ["a/x", "d"]);
+}
+
+#[test]
+fn what_cannot_be_looked_into_is_unknown_and_not_absent() {
+    let (disk, folder) = folder();
+    let mut tree = Tree::default();
+    disk.user_write("d/a", "1").unwrap();
+    disk.user_write("f", "1").unwrap();
+    disk.user_write("big", "x".repeat(101)).unwrap();
+    disk.plant_symlink("link").unwrap();
+    disk.plant_other("pipe", "FIFO").unwrap();
+    disk.user_mkdir("s/.MemSync").unwrap();
+    disk.set_unreadable("d", true).unwrap();
+    disk.set_unreadable("f", true).unwrap();
+    full(&folder, &mut tree);
+    let unknown = |path: &str| match local(&tree, path) {
+        Some(Local::Unknown(why)) => why,
+        other => panic!("{path}: {other:?}"),
+    };
+    assert!(matches!(unknown("d"), Unknown::Unreadable(_)) && matches!(unknown("f"), Unknown::Unreadable(_)));
+    assert!(matches!(tree.unknown_above(&p("d/a")), Some(Unknown::Unreadable(_))));
+    assert_eq!(unknown("big"), Unknown::TooLarge(101));
+    assert_eq!(unknown("link"), Unknown::NotAFile("symlink"));
+    assert_eq!(unknown("pipe"), Unknown::NotAFile("FIFO"));
+    // A folder that became a symlink hides what is below it.
+    disk.user_write("e/x", "1").unwrap();
+    full(&folder, &mut tree);
+    disk.user_remove_dir_all("e").unwrap();
+    disk.plant_symlink("e").unwrap();
+    scan(&folder, &mut tree, &paths(&["e"]), 0);
+    assert_eq!(tree.unknown_above(&p("e/x")), Some(Unknown::NotAFile("symlink")));
+    // Readable again.
+    disk.set_unreadable("d", false).unwrap();
+    scan(&folder, &mut tree, &paths(&["d"]), 0);
+    assert_eq!((local(&tree, "d"), local(&tree, "d/a")), (None, Some(file("1"))));
+}
+
+// ---- source ----
+
+/// Edits `path` right before its second read.
+fn edit_while_read(disk: &SimDisk, path: &'static str, to: &'static str) {
+    let done = AtomicBool::new(false);
+    disk.set_hook(Some(Box::new(move |op| {
+        if op.kind == OpKind::Read && op.path == path && !done.swap(true, Ordering::Relaxed) {
+            op.disk.set_time(op.disk.time() + 1);
+            op.disk.user_write(path, to).unwrap();
+        }
+        Verdict::Go
+    })));
+}
+
+#[test]
+fn a_torn_read_is_no_content() {
+    let (disk, folder) = folder();
+    let mut tree = Tree::default();
+    disk.user_write("a", "one").unwrap();
+    edit_while_read(&disk, "a", "two");
+    full(&folder, &mut tree);
+    assert_eq!(local(&tree, "a"), Some(Local::Unknown(Unknown::Changing)));
+    full(&folder, &mut tree);
+    assert_eq!(local(&tree, "a"), Some(file("two")));
+}
+
+#[test]
+fn an_upload_never_ends_with_other_content() {
+    let (disk, folder) = folder();
+    for edited in ["two", "on", "", "longer than that"] {
+        disk.user_write("a", "one").unwrap();
+        let mut source = folder.source("a", Md5::of(b"one")).unwrap();
+        edit_while_read(&disk, "a", edited);
+        let first = source.next_piece();
+        assert_eq!(first.map_err(|e| e.kind()), Err(ErrorKind::InvalidData), "{edited:?}");
+        disk.set_hook(None);
+    }
+    disk.user_write("empty", "").unwrap();
+    assert_eq!(folder.source("empty", Md5::of(b"")).unwrap().next_piece().unwrap(), None);
+    assert!(folder.source("empty", Md5::of(b"x")).unwrap().next_piece().is_err());
+}

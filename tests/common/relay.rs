@@ -1,0 +1,117 @@
+//! Somebody between a device and its proxy, by whose hands the push goes wrong; all else passes as it is.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use crate::world::eventually;
+
+/// What becomes of the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Push {
+    /// The stream opens, and nothing comes on it.
+    Withheld,
+    /// The stream ends in the middle of the first event.
+    Cut,
+    /// The proxy is asked for the stream once [`Relay::release`] says so.
+    Late,
+}
+
+pub struct Relay {
+    addr: SocketAddr,
+    streams: Arc<AtomicUsize>,
+    spoiled: Arc<AtomicUsize>,
+    released: Arc<AtomicBool>,
+}
+
+impl Relay {
+    /// In front of the proxy at this URL.
+    pub fn start(proxy: &str, push: Push) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let relay = Self { addr, streams: Arc::default(), spoiled: Arc::default(), released: Arc::default() };
+        let proxy = proxy.trim_start_matches("http://").to_owned();
+        let counts = (relay.streams.clone(), relay.spoiled.clone(), relay.released.clone());
+        // It ends with the test.
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                // Where the proxy is away, so is the relay.
+                let Ok(server) = TcpStream::connect(&proxy) else { continue };
+                pass(client, server, push, counts.clone());
+            }
+        });
+        relay
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// How often somebody has asked for the events.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::SeqCst)
+    }
+
+    /// From now on streams are no longer held up.
+    pub fn release(&self) {
+        self.released.store(true, Ordering::SeqCst);
+    }
+
+    /// How many pieces with events did not pass.
+    pub fn spoiled(&self) -> usize {
+        self.spoiled.load(Ordering::SeqCst)
+    }
+}
+
+/// Both ways, each in a thread.
+fn pass(
+    client: TcpStream,
+    server: TcpStream,
+    push: Push,
+    (streams, spoiled, released): (Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicBool>),
+) {
+    let (from_client, to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    // The last request on this connection was for the events.
+    let events = Arc::new(AtomicBool::new(false));
+    let asked = events.clone();
+    thread::spawn(move || {
+        carry(from_client, to_server, |piece| {
+            // A request begins a piece: nobody sends one before the last was answered.
+            if piece.starts_with(b"GET /events") {
+                asked.store(true, Ordering::SeqCst);
+                streams.fetch_add(1, Ordering::SeqCst);
+                if push == Push::Late {
+                    eventually("the stream is let through", || released.load(Ordering::SeqCst));
+                }
+            }
+            (piece.len(), true)
+        });
+    });
+    thread::spawn(move || {
+        carry(server, client, |piece| {
+            let event = piece.windows(5).position(|w| w == b"\nid: ").filter(|_| events.load(Ordering::SeqCst));
+            spoiled.fetch_add(usize::from(event.is_some()), Ordering::SeqCst);
+            match (event, push) {
+                (None, _) | (_, Push::Late) => (piece.len(), true),
+                (Some(_), Push::Withheld) => (0, true),
+                (Some(at), Push::Cut) => (at, false),
+            }
+        });
+    });
+}
+
+/// Until either side ends, or `let_through` ends it; that says how much of a piece passes, and whether more may come.
+fn carry(mut from: TcpStream, mut to: TcpStream, mut let_through: impl FnMut(&[u8]) -> (usize, bool)) {
+    let mut piece = [0; 16 * 1024];
+    while let Ok(n @ 1..) = from.read(&mut piece) {
+        let (passes, goes_on) = let_through(&piece[..n]);
+        if to.write_all(&piece[..passes]).is_err() || !goes_on {
+            break;
+        }
+    }
+    // The other side may have gone already.
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}

@@ -1,0 +1,57 @@
+//! What the proxy tells of, and what becomes of it when that does not arrive.
+
+use crate::relay::{Push, Relay};
+use crate::world::{World, eventually};
+
+#[test]
+fn a_change_is_pushed_to_whoever_would_not_ask_for_an_hour() {
+    let world = World::new();
+    let config = "interval = \"1h\"\nrescan = \"1h\"";
+    let (a, b) = (world.device_with("a", config), world.device_with("b", config));
+    for device in [&a, &b] {
+        device.start();
+        device.wait();
+    }
+    for content in ["one", "two"] {
+        a.write("note.md", content);
+        eventually("b has it", || b.has("note.md", content));
+    }
+    b.remove("note.md");
+    eventually("a has it no more", || !a.at("note.md").exists());
+}
+
+#[test]
+fn what_changed_before_the_proxy_was_listened_to_is_not_left_for_an_hour() {
+    let world = World::new();
+    let relay = Relay::start(&world.url(), Push::Late);
+    let config = "interval = \"1h\"\nrescan = \"1h\"";
+    let (a, b) = (world.device_with("a", config), world.device_by("b", &relay.url(), config));
+    a.start();
+    b.start();
+    b.wait();
+    eventually("b is about to listen", || relay.streams() > 0);
+    a.write("note.md", "between");
+    a.wait();
+    relay.release();
+    eventually("b has it", || b.has("note.md", "between"));
+}
+
+#[test]
+fn with_events_cut_or_withheld_the_poll_still_converges() {
+    for push in [Push::Cut, Push::Withheld] {
+        let world = World::new();
+        let relays = [(); 2].map(|()| Relay::start(&world.url(), push));
+        let a = world.device_by("a", &relays[0].url(), "interval = \"1s\"");
+        let b = world.device_by("b", &relays[1].url(), "interval = \"1s\"");
+        a.start();
+        b.start();
+        eventually("both listen", || relays.iter().all(|relay| relay.streams() > 0));
+        for round in ["one", "two"] {
+            a.write("of-a.md", round);
+            b.write("of-b.md", round);
+            let tree = world.settle(&[&a, &b]);
+            assert!(tree.len() == 2 && tree.values().all(|c| c == round.as_bytes()), "{push:?}: {tree:?}");
+        }
+        assert!(relays.iter().all(|relay| relay.spoiled() > 0), "{push:?}: there were events, and they did not arrive");
+    }
+}

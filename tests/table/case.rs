@@ -1,0 +1,217 @@
+//! The combinations of base, local, index and truth, and where each may end.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use memsync::digest::Md5;
+use memsync::remote::fake::TombstoneKind;
+use memsync::sync::{Base, Local, Remote, Unknown, decide};
+
+/// The contents of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum C {
+    B,
+    L,
+    R,
+}
+
+impl C {
+    const ALL: [Self; 3] = [Self::B, Self::L, Self::R];
+
+    pub fn bytes(self) -> Bytes {
+        Bytes::from(format!("the content {self:?}"))
+    }
+
+    pub fn md5(self) -> Md5 {
+        Md5::of(&self.bytes())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Here {
+    Absent,
+    File(C),
+    /// A file that cannot be read.
+    Unreadable(C),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum There {
+    Absent,
+    Live(C),
+    Tombstone(C),
+}
+
+impl There {
+    fn all() -> Vec<Self> {
+        let mut all = vec![Self::Absent];
+        all.extend(C::ALL.map(Self::Live));
+        all.extend(C::ALL.map(Self::Tombstone));
+        all
+    }
+
+    fn remote(self) -> Option<Remote> {
+        match self {
+            Self::Absent => None,
+            Self::Live(c) => Some(Remote::Live(c.md5())),
+            Self::Tombstone(c) => Some(Remote::Tombstone(c.md5())),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Was {
+    Nothing,
+    Seen(C),
+    Synced,
+}
+
+impl Was {
+    pub fn base(self) -> Option<Base> {
+        match self {
+            Self::Nothing => None,
+            Self::Seen(c) => Some(Base::Seen(c.md5())),
+            Self::Synced => Some(Base::Synced(C::B.md5())),
+        }
+    }
+}
+
+/// What kind of proxy it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proxy {
+    Strong,
+    /// A plain index; tombstones exist or not, and are told of or not.
+    Plain(TombstoneKind, bool),
+    /// A namespaced one of those that are deployed: a plain index, versions, and no word of tombstones. Base holds
+    /// this version: 0 for none, or one that is no longer right.
+    Versions(u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    pub base: Was,
+    pub local: Here,
+    pub index: There,
+    pub truth: There,
+    pub proxy: Proxy,
+    /// Whether the first request of each step goes in a batch.
+    pub batch: bool,
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut proxies = vec![Proxy::Strong, Proxy::Versions(0), Proxy::Versions(66)];
+    for kind in [TombstoneKind::Absent, TombstoneKind::Exists] {
+        proxies.extend([true, false].map(|honest| Proxy::Plain(kind, honest)));
+    }
+    let locals = [Here::Absent, Here::File(C::B), Here::File(C::L), Here::Unreadable(C::B), Here::Unreadable(C::L)];
+    for base in [Was::Nothing, Was::Seen(C::L), Was::Seen(C::R), Was::Synced] {
+        for local in locals {
+            for index in There::all() {
+                for truth in There::all() {
+                    for &proxy in &proxies {
+                        // A strong index does not lie.
+                        if proxy != Proxy::Strong || index == truth {
+                            cases.extend([false, true].map(|batch| Case { base, local, index, truth, proxy, batch }));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    cases
+}
+
+impl Case {
+    pub fn row(&self) -> u8 {
+        let local = match self.local {
+            Here::Absent => None,
+            Here::File(c) => Some(Local::File(c.md5())),
+            Here::Unreadable(_) => Some(Local::Unknown(Unknown::Unreadable("permission denied".into()))),
+        };
+        decide(self.base.base(), local.as_ref(), self.index.remote()).0
+    }
+
+    pub fn truthful(&self) -> bool {
+        self.index == self.truth
+    }
+
+    /// What may stand at the path in the end, here and there, if the first cycle saw `index`.
+    pub fn ends(&self, index: There) -> BTreeSet<Option<C>> {
+        use There::{Absent, Live, Tombstone};
+        let truthful = index == self.truth;
+        let (Here::File(local) | Here::Unreadable(local)) = self.local else {
+            return match (self.base, self.truth) {
+                // Row 9. An index that names something else, or a tombstone, brings the file back (rows 10, 11).
+                (Was::Synced, Live(C::B)) if truthful || index == Absent => [None].into(),
+                (Was::Synced, Live(C::B)) => [None, Some(C::B)].into(),
+                (_, Live(c)) => [Some(c)].into(),
+                _ => [None].into(),
+            };
+        };
+        if index == Live(local) {
+            // Rows 5 and 17 take the index's word: it names what the blob held once. What it holds now came after.
+            return match self.truth {
+                Live(c) => [Some(c)].into(),
+                Tombstone(_) => [None].into(),
+                Absent => [Some(local)].into(),
+            };
+        }
+        let seen = matches!(self.base, Was::Seen(c) if c == local);
+        match (self.base, self.truth) {
+            // The server's edit: a conflict, or row 13. Our content is in a copy, or in history.
+            (_, Live(c)) if !(matches!(self.base, Was::Synced) && c == C::B) => [Some(c)].into(),
+            (_, Live(_)) => [Some(local)].into(),
+            // Rows 13 to 15: deleted there. Without proof row 15 has to offer the file again.
+            (Was::Synced, Tombstone(_)) if local == C::B => {
+                if truthful || index != Absent {
+                    [None].into()
+                } else {
+                    [None, Some(local)].into()
+                }
+            }
+            (Was::Synced, Absent) if local == C::B => {
+                if matches!(index, Tombstone(_)) {
+                    [None].into()
+                } else {
+                    [Some(local)].into()
+                }
+            }
+            (Was::Synced, _) => [Some(local)].into(),
+            // Row 7: our own upload, deleted by somebody.
+            (_, Tombstone(t)) if t == local && !seen => {
+                if truthful {
+                    [None].into()
+                } else {
+                    [None, Some(local)].into()
+                }
+            }
+            (_, Absent | Tombstone(_)) => {
+                if index == Tombstone(local) && !seen {
+                    [None].into()
+                } else {
+                    [Some(local)].into()
+                }
+            }
+        }
+    }
+
+    /// Content that must be in the folder in the end (history will not do).
+    pub fn owed(&self) -> BTreeSet<C> {
+        let mut owed = BTreeSet::new();
+        if let Here::File(c) | Here::Unreadable(c) = self.local {
+            let synced = matches!(self.base, Was::Synced) && c == C::B;
+            let adopted = self.index == There::Live(c);
+            let deleted = [self.index, self.truth].contains(&There::Tombstone(c)) && !matches!(self.base, Was::Synced);
+            if !synced && !deleted && !adopted {
+                owed.insert(c);
+            }
+        }
+        if let There::Live(c) = self.truth
+            && !(matches!(self.base, Was::Synced) && c == C::B)
+        {
+            owed.insert(c);
+        }
+        owed
+    }
+}

@@ -5,6 +5,7 @@
 //! anything of it is done.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -16,7 +17,9 @@ use super::answer::{Answer, Provided, Refusal, with_body};
 use super::auth::Caller;
 use super::blobs::{expect, receive};
 use super::keys::Access;
+use super::metrics::Metrics;
 use super::route::stored_path;
+use super::shares::{Turn, hold};
 use super::{Proxy, encoding, namespaced, quota, versions};
 use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
@@ -53,11 +56,12 @@ pub async fn post<S: Store>(
     id: &str,
 ) -> Result<Answer, Refusal> {
     let (head, body) = request.into_parts();
+    let metrics = &proxy.metrics;
     if head.headers.get(CONTENT_TYPE).is_none_or(|value| value != batch::CONTENT_TYPE) {
         return Err(Refusal::NoBatch);
     }
     let coding = encoding::of_body(&head.headers)?;
-    let _turn = proxy.batches.take(caller, 1, proxy.options.body_timeout).await?;
+    let turn: Turn = Arc::new(proxy.batches.take(caller, 1, proxy.options.body_timeout).await?);
     let limit = proxy.options.max_body.min(MAX_BYTES as u64);
     let length = hyper::body::Body::size_hint(&body).lower().min(BODY_AT_ONCE);
     let collected = Collected(BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)));
@@ -85,7 +89,7 @@ pub async fn post<S: Store>(
             Ok(Checked::Get(path)) => gets.push((at, path)),
             Ok(Checked::Put { path, expect, provided, content }) => {
                 if let Some(Err(refusal)) = rooms.remove(&path).map(|room| room.map(|room| held.extend(room))) {
-                    answers[at] = Some(refused(head.path, refusal, id));
+                    answers[at] = Some(refused(head.path, refusal, id, metrics));
                     continue;
                 }
                 asked.push((at, path.clone(), provided));
@@ -95,16 +99,16 @@ pub async fn post<S: Store>(
                 asked.push((at, path.clone(), provided));
                 writes.push((path, Operation::Delete { expect }));
             }
-            Err(refusal) => answers[at] = Some(refused(head.path, refusal, id)),
+            Err(refusal) => answers[at] = Some(refused(head.path, refusal, id, metrics)),
         }
     }
     if !writes.is_empty() {
         let written = proxy.store.write_many(ns, writes, &meta).await;
         for ((at, path, provided), written) in asked.into_iter().zip(written) {
             let path = path.as_str().to_owned();
-            proxy.metrics.writes.inc_by(u64::from(written.as_ref().is_ok_and(Written::happened)));
+            metrics.writes.inc_by(u64::from(written.as_ref().is_ok_and(Written::happened)));
             let answer = written.map_err(Refusal::from).and_then(|written| outcome(&path, written, provided));
-            answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
+            answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id, metrics)));
         }
     }
     drop((rooms, held));
@@ -118,7 +122,7 @@ pub async fn post<S: Store>(
                 Some(got) => blob(&path, got, &mut room).await,
                 None => Ok(ask_alone(&path)),
             };
-            answers[*at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
+            answers[*at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id, metrics)));
         }
     }
 
@@ -132,7 +136,10 @@ pub async fn post<S: Store>(
         // The sizes were counted before anything was done.
         written.map_err(|why| Refusal::Store(StoreError::Database(why)))?;
     }
-    Ok(with_body(StatusCode::OK, batch::CONTENT_TYPE, writer.finish()))
+    // Who is slow to read it has a batch under way as long.
+    let mut answer = with_body(StatusCode::OK, batch::CONTENT_TYPE, hold(writer.finish(), turn.clone()));
+    answer.extensions_mut().insert(turn);
+    Ok(answer)
 }
 
 /// Two requests for one path would race; and a name that is too long could not be repeated in the answer.
@@ -242,7 +249,8 @@ fn ask_alone(path: &str) -> Frame {
     (head, Bytes::new())
 }
 
-fn refused(path: String, refusal: Refusal, id: &str) -> Frame {
+fn refused(path: String, refusal: Refusal, id: &str, metrics: &Metrics) -> Frame {
+    metrics.refused(&refusal);
     let (md5, version) = match &refusal {
         Refusal::Tombstone(entry) => (Some(entry.md5), Some(entry.version)),
         _ => (None, None),

@@ -20,6 +20,8 @@ use crate::store::{Entry, Index, Mark, State, Store, StoreError};
 
 /// Namespaces whose index is kept.
 const NAMESPACES: usize = 64;
+/// Changes that a delta is written for. Who is further behind gets the whole index, which all share.
+const LONGEST_DELTA: u64 = 4096;
 /// Bytes kept together, besides the one asked for last.
 const KEPT: usize = 64 << 20;
 
@@ -100,8 +102,12 @@ pub async fn get<S: Store>(
         return Ok(answer);
     }
     let since = state.mark.as_ref().and_then(|mark| since(query.unwrap_or_default(), mark));
-    let (written, packed) = match (since, wanted(headers)) {
-        (Some(cursor), _) => (write(proxy, ns, Some(cursor)).await?, None),
+    let delta = match since {
+        Some(cursor) => write(proxy, ns, Some(cursor)).await?,
+        None => None,
+    };
+    let (written, packed) = match (delta, wanted(headers)) {
+        (Some(delta), _) => (delta, None),
         (None, None) => (whole(proxy, ns, &etag).await?.0, None),
         (None, Some(coding)) => {
             let (written, kept) = whole(proxy, ns, &etag).await?;
@@ -135,11 +141,14 @@ fn names(value: &[u8], etag: &str) -> bool {
     })
 }
 
-/// The cursor a delta can start from: one of this store, not in its future, and with no tombstone after it gone.
+/// The cursor a delta can start from: one of this store, not in its future or far behind, and with no tombstone after it
+/// gone.
 fn since(query: &str, mark: &Mark) -> Option<u64> {
     let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
     let cursor = value("since")?.parse().ok()?;
-    (value("epoch") == Some(&*mark.epoch) && (mark.floor..=mark.cursor).contains(&cursor)).then_some(cursor)
+    let nearest = mark.cursor.saturating_sub(LONGEST_DELTA);
+    (value("epoch") == Some(&*mark.epoch) && (mark.floor.max(nearest)..=mark.cursor).contains(&cursor))
+        .then_some(cursor)
 }
 
 /// The whole index as of now, as the namespaced dialect gives it with each write.
@@ -157,7 +166,8 @@ async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<(Writ
         drop(last);
         return Ok((written, kept));
     }
-    let written = write(proxy, ns, None).await?;
+    // Only a delta may be none.
+    let written = write(proxy, ns, None).await?.ok_or(StoreError::Closed)?;
     kept.size.store(written.json.len(), Ordering::Relaxed);
     *last = Some(written.clone());
     drop(last);
@@ -165,8 +175,14 @@ async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<(Writ
     Ok((written, kept))
 }
 
-async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, since: Option<u64>) -> Result<Written, StoreError> {
+/// The index, or a delta, as it goes out. `None`: no delta can start there any more.
+async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, since: Option<u64>) -> Result<Option<Written>, StoreError> {
     let index = proxy.store.index(ns, since.unwrap_or(0)).await?;
+    // Tombstones after it went while it was read.
+    let floor = index.state.mark.as_ref().map_or(0, |mark| mark.floor);
+    if since.is_some_and(|cursor| cursor < floor) {
+        return Ok(None);
+    }
     let etag = etag(&index.state);
     let (files, versions) = (index.entries.len(), !ns.is_empty());
     let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&wire(index, since.is_some(), versions)));
@@ -177,7 +193,7 @@ async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, since: Option<u64>) -> Resu
         proxy.metrics.index_files.set(whole_number(files as u64));
         proxy.metrics.index_bytes.set(whole_number(json.len() as u64));
     }
-    Ok(Written { etag, json, packed: Arc::default() })
+    Ok(Some(Written { etag, json, packed: Arc::default() }))
 }
 
 fn wire(index: Index, delta: bool, versions: bool) -> WireIndex {
@@ -228,6 +244,8 @@ mod tests {
         ] {
             assert_eq!(since(query, &mark), from, "{query}");
         }
+        let far = Mark { cursor: LONGEST_DELTA + 5, ..mark };
+        assert_eq!((since("since=4&epoch=e1", &far), since("since=5&epoch=e1", &far)), (None, Some(5)));
     }
 
     #[test]

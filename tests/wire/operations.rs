@@ -9,7 +9,7 @@ use super::proxy::{Client, Running, TOKEN, head, options};
 use super::{bearer, embedded, memory};
 
 /// The value of a sample, by its name with labels.
-fn sample(text: &str, name: &str) -> f64 {
+pub fn sample(text: &str, name: &str) -> f64 {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
 }

@@ -52,6 +52,8 @@ points! {
     around_an_exchange: a_cycle at "replace.before", "replace.exchanged", "replace.exchanged:2", "replace.kept";
     around_a_removal: a_cycle at "trash.before", "trash.displaced", "trash.displaced:2", "trash.kept";
     around_the_move_into_history: a_cycle at "history.before", "history.before:2", "conflict.renamed";
+    around_the_copy_of_a_file_with_other_names: other_names at "history.copying", "history.copying:2",
+        "history.copying:5", "history.copied", "history.placed", "history.placed:2";
     while_the_crash_before_is_put_in_order: a_recovery at "sweep.settled", "sweep.cleared";
     at_the_first_start: a_first_start at "identity.placed", "save.staged", "save.placed", "journal.staged", "journal.placed";
     while_the_container_is_saved: a_save at "save.staged", "save.backed-up", "save.placed";
@@ -208,6 +210,35 @@ fn many_at_once(point: &str) {
     b.start();
     let expected: Files = names("of-a").into_iter().chain(names("of-b")).map(|n| (n.clone(), n.into_bytes())).collect();
     assert!(world.settle(&[&b, &a]) == expected);
+    quiet(&world, &[&a, &b]);
+}
+
+/// Files of several pieces, which have other names outside the folder: what history holds of them is a copy.
+fn other_names(point: &str) {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    let names = ["edited.md", "gone.md"];
+    let content = |name: &str| format!("{name}: base\n").repeat(40_000).into_bytes();
+    names.iter().for_each(|name| a.write(name, content(name)));
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    b.stop();
+    let outside = |name: &str| world.path().join(name);
+    names.iter().for_each(|name| fs::hard_link(b.at(name), outside(name)).unwrap());
+    a.write("edited.md", "edited: by a");
+    a.remove("gone.md");
+    a.wait();
+    b.start_doomed(point);
+    died(b.died(), point);
+    b.start();
+    assert_eq!(world.settle(&[&b, &a]).len(), 1);
+    for name in names {
+        assert!(fs::read(outside(name)).unwrap() == content(name), "{name}: what it was outside");
+        fs::write(outside(name), "scribbled over").unwrap();
+    }
+    let kept: BTreeSet<Vec<u8>> = b.kept().into_iter().collect();
+    assert!(kept == names.map(content).into(), "{point}: history has both, whole, and nothing else");
     quiet(&world, &[&a, &b]);
 }
 

@@ -42,6 +42,8 @@ pub struct Recent {
 #[derive(Debug, Default)]
 pub struct Report {
     pub scan: ScanStats,
+    /// When the scan had ended ([`World::elapsed`]).
+    pub looked: Duration,
     /// Something had changed on a side, or was left: there was a plan.
     pub planned: bool,
     /// How long it took to find out what to do.
@@ -107,7 +109,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let due = self.quarantine.next_due().is_some_and(|at| at <= self.world.elapsed());
         if !self.unfinished && !news && !due {
             let held = self.held.iter().map(|h| h.steps.len()).sum();
-            return Ok(Report { scan, held, ..Report::default() });
+            return Ok(Report { scan, looked: self.looked, held, ..Report::default() });
         }
         self.unfinished = true;
         let all_obeyed = self.check_reset()?;
@@ -120,7 +122,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             sabotage(&mut plan, index);
         }
         let planning = self.world.elapsed().saturating_sub(began);
-        let report = Report { planned: true, planning, ..self.apply(plan, scan).await? };
+        let looked = self.looked;
+        let report = Report { looked, planned: true, planning, ..self.apply(plan, scan).await? };
         self.unfinished = report.again;
         Ok(report)
     }

@@ -181,7 +181,7 @@ impl<'a> Running<'a> {
             if self.offline_until.is_some_and(|until| now < until) && !self.forced {
                 continue;
             }
-            if now < self.rest_until && !self.forced {
+            if now < self.rest_until && !self.forced && self.again_at().is_none_or(|at| now < at) {
                 continue;
             }
             if self.triggered(now) && self.cycle().await {
@@ -217,12 +217,14 @@ impl<'a> Running<'a> {
             return until.max(self.rest_until);
         }
         let hinted = self.hint.load(Ordering::Relaxed).then_some(now);
-        [Some(self.next_poll), self.again, self.retry, self.tidy.next(), self.watcher.next_due(), hinted]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(self.next_poll)
-            .max(self.rest_until)
+        let triggers = [Some(self.next_poll), self.retry, self.tidy.next(), self.watcher.next_due(), hinted];
+        let rested = triggers.into_iter().flatten().min().unwrap_or(self.next_poll).max(self.rest_until);
+        self.again_at().map_or(rested, |at| at.min(rested))
+    }
+
+    /// When what the last cycle left is looked at again: after its rest only while there is a burst to rest from.
+    fn again_at(&self) -> Option<Instant> {
+        self.again.map(|at| if self.watcher.changes_wait() { at.max(self.rest_until) } else { at })
     }
 
     /// Collects what the triggers ask for. True: run a cycle.

@@ -17,6 +17,9 @@ use super::folder::HISTORY;
 use super::moves::dir_of;
 use super::source::CHUNK;
 
+/// Batches of one millisecond.
+const BATCHES: u32 = 1000;
+
 /// How a version came into history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kept {
@@ -57,11 +60,25 @@ pub struct Version {
 pub(super) struct Shelf {
     stamp: String,
     made: BTreeSet<String>,
+    /// The batch of [`Shelf::reserve`].
+    reserved: Option<String>,
+    copied: Vec<Copied>,
+}
+
+/// A displaced file that has other names, and its copy in the stage: what is written through those names must not
+/// change the version.
+struct Copied {
+    /// The copy.
+    copy: String,
+    /// The displaced file.
+    slot: String,
+    at: String,
+    kind: Kept,
 }
 
 impl Shelf {
     pub(super) fn new(now: Timestamp) -> Self {
-        Self { stamp: stamp(now), made: BTreeSet::new() }
+        Self { stamp: stamp(now), made: BTreeSet::new(), reserved: None, copied: Vec::new() }
     }
 
     /// The folders whose names must be made durable.
@@ -73,14 +90,83 @@ impl Shelf {
         dirs
     }
 
-    pub(super) fn take<D: Disk>(&mut self, disk: &D, slot: &str, at: &str, kind: Kept) -> io::Result<()> {
+    /// A free place for a file that is about to be removed; the folder for it is made.
+    pub(super) fn reserve<D: Disk>(&mut self, disk: &D, at: &str) -> io::Result<String> {
+        let batch = match &self.reserved {
+            Some(batch) => batch,
+            None => {
+                self.make_dir(disk, HISTORY)?;
+                let batch = self.new_batch(disk)?;
+                self.reserved.insert(batch)
+            }
+        };
+        let to = format!("{batch}/{at}");
+        self.make_dir(disk, dir_of(&to))?;
+        Ok(to)
+    }
+
+    /// A batch that nothing is in.
+    fn new_batch<D: Disk>(&mut self, disk: &D) -> io::Result<String> {
+        for n in 0..BATCHES {
+            let batch = self.batch(n, Kept::Removed);
+            match disk.mkdir(&batch) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => {
+                    made?;
+                    self.made.insert(batch.clone());
+                    return Ok(batch);
+                }
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn batch(&self, n: u32, kind: Kept) -> String {
+        let number = if n == 0 { String::new() } else { format!(".{n}") };
+        format!("{HISTORY}/{}{number}-{}", self.stamp, kind.name())
+    }
+
+    /// Takes a displaced file. One that has other names stays in its slot until [`Shelf::place_copies`].
+    pub(super) fn take<D: Disk>(&mut self, folder: &Folder<D>, slot: &str, at: &str, kind: Kept) -> io::Result<()> {
+        if folder.disk.stat(slot)?.links > 1 {
+            match folder.copy(slot) {
+                Ok(copy) => {
+                    self.copied.push(Copied { copy, slot: slot.to_owned(), at: at.to_owned(), kind });
+                    return Ok(());
+                }
+                // A version that others can write to is better than a folder that stands still until there is room.
+                Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.place(&*folder.disk, slot, at, kind)
+    }
+
+    /// Makes the copies durable, all at once, and puts them into history. A displaced file goes only then: a crash
+    /// before that leaves it to its intent, and half a copy is never a version.
+    pub(super) fn place_copies<D: Disk>(&mut self, folder: &Folder<D>) -> io::Result<()> {
+        let copied = std::mem::take(&mut self.copied);
+        if copied.is_empty() {
+            return Ok(());
+        }
+        failpoint::pass("history.copied");
+        let copies: Vec<String> = copied.iter().map(|c| c.copy.clone()).collect();
+        folder.sync_contents(&copies, &BTreeSet::new())?;
+        for Copied { copy, slot, at, kind } in copied {
+            self.place(&*folder.disk, &copy, &at, kind)?;
+            failpoint::pass("history.placed");
+            folder.disk.unlink(&slot)?;
+        }
+        Ok(())
+    }
+
+    fn place<D: Disk>(&mut self, disk: &D, slot: &str, at: &str, kind: Kept) -> io::Result<()> {
         // A second version of the same path within the millisecond goes into a batch of its own.
-        for n in 0..1000 {
-            let number = if n == 0 { String::new() } else { format!(".{n}") };
-            let to = format!("{HISTORY}/{}{number}-{}/{at}", self.stamp, kind.name());
+        for n in 0..BATCHES {
+            let to = format!("{}/{at}", self.batch(n, kind));
             let made = self.make_dir(disk, dir_of(&to));
             failpoint::pass("history.before");
-            match made.and_then(|()| shelve(disk, slot, &to)) {
+            match made.and_then(|()| disk.rename_new(slot, &to)) {
                 // So does a version where the batch has a file in the place of a folder.
                 Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {}
                 other => return other,
@@ -110,39 +196,32 @@ impl Shelf {
     }
 }
 
-/// Brings a displaced file to its place. One that has other names is copied: what is written through those must not
-/// change the version.
-fn shelve<D: Disk>(disk: &D, slot: &str, to: &str) -> io::Result<()> {
-    if disk.stat(slot)?.links <= 1 {
-        return disk.rename_new(slot, to);
-    }
-    let (mut from, mut copy) = (disk.open(slot)?, disk.create(to)?);
-    let mut buf = vec![0; CHUNK];
-    let copied = loop {
-        match from.read(&mut buf) {
-            Ok(0) => break copy.sync(),
-            Ok(n) => match copy.write_all(&buf[..n]) {
-                Ok(()) => {}
-                full => break full,
-            },
-            unread => break unread.map(drop),
-        }
-    };
-    match copied.and_then(|()| disk.unlink(slot)) {
-        Ok(()) => Ok(()),
-        Err(e) => {
-            // Best effort: the displaced file is still in its slot, and a part of it is no version.
-            let _ = disk.unlink(to);
-            match e.kind() {
-                // A version that others can write to is better than a folder that stands still until there is room.
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => disk.rename_new(slot, to),
-                _ => Err(e),
+impl<D: Disk> Folder<D> {
+    /// Copies a file of the stage within it, and gives the copy's name. It is not durable yet.
+    fn copy(&self, slot: &str) -> io::Result<String> {
+        let name = self.slot();
+        let mut from = self.disk.open(slot)?;
+        let copied = self.disk.create(&name).and_then(|mut copy| {
+            copy.set_mode(from.meta()?.mode & 0o777)?;
+            let mut buf = vec![0; CHUNK];
+            loop {
+                match from.read(&mut buf)? {
+                    0 => return Ok(()),
+                    n => copy.write_all(&buf[..n])?,
+                }
+                failpoint::pass("history.copying");
+            }
+        });
+        match copied {
+            Ok(()) => Ok(name),
+            Err(e) => {
+                // Best effort: what stays is swept at start-up.
+                let _ = self.disk.unlink(&name);
+                Err(e)
             }
         }
     }
-}
 
-impl<D: Disk> Folder<D> {
     /// Every version that is kept, the newest first; of one path, or of all.
     ///
     /// # Errors

@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 use std::io;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use crate::digest::Md5;
 use crate::disk::{Disk, DiskFile, Kind, Stat};
@@ -21,7 +20,7 @@ use crate::path::RelPath;
 use crate::sync::Unknown;
 
 use super::Folder;
-use super::folder::STAGE;
+use super::folder::{HISTORY, STAGE};
 use super::history::{Kept, Shelf};
 use super::scan::unchanged;
 use super::source;
@@ -29,9 +28,11 @@ use super::stage::Staged;
 
 mod durable;
 mod folders;
+mod intent;
 mod names;
 mod sweep;
 
+use intent::Intent;
 pub use names::{conflict_name, is_conflict_name};
 
 /// One change to the folder. `at` is what the path is called on the disk.
@@ -53,6 +54,14 @@ impl<D: Disk> Move<D> {
             | Self::Replace { path, .. }
             | Self::Conflict { path, .. }
             | Self::Trash { path, .. } => path,
+        }
+    }
+
+    fn at(&self) -> &str {
+        match self {
+            Self::Create { at, .. } | Self::Replace { at, .. } | Self::Conflict { at, .. } | Self::Trash { at, .. } => {
+                at
+            }
         }
     }
 }
@@ -87,25 +96,8 @@ pub struct Performed {
     pub left_over: bool,
 }
 
-/// One line of an intent file.
-#[derive(Serialize, Deserialize)]
-struct Intent {
-    /// The name in `stage/` at which the displaced file will stand.
-    slot: String,
-    /// Of the incoming file that stands at `slot` before the exchange; 0: none does.
-    incoming_inode: u64,
-    /// Where it comes from, as it is called on the disk.
-    at: String,
-    /// What is expected to be displaced; `None`: whatever it is, it becomes a conflict copy.
-    expect: Option<Md5>,
-    /// Whether it is put back where it came from when it is not what was expected.
-    put_back: bool,
-}
-
 /// Stands for content that does not hold still; no file has it.
 const BEING_WRITTEN: Md5 = Md5::from_bytes([0xff; 16]);
-
-const INTENT_SUFFIX: &str = ".intent";
 
 impl<D: Disk> Folder<D> {
     /// Makes a batch of moves, and the content of the files named in `settle` (as they are called on the disk),
@@ -123,7 +115,7 @@ impl<D: Disk> Folder<D> {
         let mut ready = Vec::with_capacity(moves.len());
         let mut intents = Vec::new();
         for step in moves {
-            ready.push(self.prepare(step, &mut intents, &mut to_sync));
+            ready.push(self.prepare(step, &mut shelf, &mut intents, &mut to_sync));
         }
         let intent = if intents.is_empty() { None } else { Some(self.write_intents(&intents)?) };
         if !ready.is_empty() {
@@ -140,18 +132,31 @@ impl<D: Disk> Folder<D> {
         touched.retain(|dir| dir == STAGE);
         let mut moved = Vec::with_capacity(ready.len());
         let mut left_over = false;
+        let mut vacated = BTreeSet::new();
         for step in ready {
             let outcome = match step {
                 Ok((_, slot)) if refused.contains(&slot) => Moved::Stale { copy: None },
-                Ok(step) => {
-                    let outcome = self.make(step, &mut shelf, &mut touched);
+                Ok((step, slot)) => {
+                    let from = matches!(step, Move::Trash { .. }).then(|| dir_of(step.at()).to_owned());
+                    let outcome = self.make(step, &slot, &mut shelf, &mut touched);
                     left_over |= matches!(outcome, Moved::Failed(_));
+                    // The folders that this has left empty go when all files have gone.
+                    vacated.extend(match outcome {
+                        Moved::Done { .. } => from,
+                        _ if is_kept(&slot) => Some(dir_of(&slot).to_owned()),
+                        _ => None,
+                    });
                     outcome
                 }
                 // Nothing was displaced.
                 Err(outcome) => outcome,
             };
             moved.push(outcome);
+        }
+        // What could not be placed stands in its slot still.
+        left_over |= shelf.place_copies(self).is_err();
+        for dir in vacated.iter().rev() {
+            self.remove_empty(dir, &mut touched);
         }
         if !moved.is_empty() {
             touched.extend(shelf.dirs());
@@ -170,10 +175,11 @@ impl<D: Disk> Folder<D> {
     fn prepare(
         &self,
         mut step: Move<D>,
+        shelf: &mut Shelf,
         intents: &mut Vec<Intent>,
         to_sync: &mut Vec<String>,
     ) -> Result<(Move<D>, String), Moved> {
-        let (slot, incoming_inode) = match &mut step {
+        let (mut slot, incoming_inode) = match &mut step {
             Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => {
                 let slot = staged.slot().to_owned();
                 let meta = self.disk.stat(&slot).map_err(Moved::Failed)?;
@@ -202,6 +208,9 @@ impl<D: Disk> Folder<D> {
                     // What the program writes yet would go into history: asked before the name blinks.
                     let why = "a program has it open for writing, it is removed when that is done";
                     return Err(Moved::Failed(io::Error::new(io::ErrorKind::ResourceBusy, why)));
+                } else if meta.links <= 1 {
+                    // Straight to where it is to be kept, in one move; where there is no place for it, `keep` says why.
+                    slot = shelf.reserve(&*self.disk, at).unwrap_or(slot);
                 }
             }
             Ok(_) => return Err(Moved::Stale { copy: None }),
@@ -218,14 +227,14 @@ impl<D: Disk> Folder<D> {
         Ok((step, slot))
     }
 
-    fn make(&self, (step, slot): (Move<D>, String), shelf: &mut Shelf, touched: &mut BTreeSet<String>) -> Moved {
+    fn make(&self, step: Move<D>, slot: &str, shelf: &mut Shelf, touched: &mut BTreeSet<String>) -> Moved {
         let outcome = match step {
             Move::Create { at, staged, .. } => self.create(&at, staged, touched),
             Move::Replace { path, at, staged, expect } => {
                 self.replace(&path, &at, staged, Some(expect), shelf, touched)
             }
             Move::Conflict { path, at, staged } => self.replace(&path, &at, staged, None, shelf, touched),
-            Move::Trash { path, at, expect } => self.trash(&path, &at, &slot, expect, shelf, touched),
+            Move::Trash { path, at, expect } => self.trash(&path, &at, slot, expect, shelf, touched),
         };
         outcome.unwrap_or_else(Moved::Failed)
     }
@@ -312,7 +321,12 @@ impl<D: Disk> Folder<D> {
         failpoint::pass("trash.before");
         match self.disk.rename_new(at, slot) {
             Ok(()) => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists
+                ) =>
+            {
                 return Ok(Moved::Stale { copy: None });
             }
             Err(e) => return Err(e),
@@ -321,9 +335,10 @@ impl<D: Disk> Folder<D> {
         touched.insert(dir_of(at).to_owned());
         let displaced = self.digest_displaced(slot)?;
         if displaced == Some(expect) {
-            self.keep(slot, at, Kept::Removed, shelf)?;
+            if !is_kept(slot) {
+                self.keep(slot, at, Kept::Removed, shelf)?;
+            }
             failpoint::pass("trash.kept");
-            self.remove_empty_parents(at, touched);
             return Ok(Moved::Done { copy: None, stat: None });
         }
         Ok(Moved::Stale { copy: self.put_back(slot, path, at, displaced, shelf, touched)? })
@@ -406,9 +421,6 @@ impl<D: Disk> Folder<D> {
 
     /// The digest of what was displaced; `None` for what is no readable file.
     fn digest_displaced(&self, slot: &str) -> io::Result<Option<Md5>> {
-        if self.disk.stat(slot)?.kind != Kind::File {
-            return Ok(None);
-        }
         let mut buf = Vec::new();
         for _ in 0..3 {
             let read = self.disk.open(slot).and_then(|mut file| {
@@ -419,7 +431,9 @@ impl<D: Disk> Folder<D> {
             match read {
                 Ok(Some(d)) => return Ok(Some(d.md5)),
                 Ok(None) => {}
-                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+                Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {
+                    return Ok(None);
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -458,19 +472,13 @@ impl<D: Disk> Folder<D> {
     }
 
     pub(super) fn keep(&self, slot: &str, at: &str, kind: Kept, shelf: &mut Shelf) -> io::Result<()> {
-        shelf.take(&*self.disk, slot, at, kind)
+        shelf.take(self, slot, at, kind)
     }
+}
 
-    fn write_intents(&self, intents: &[Intent]) -> io::Result<String> {
-        let name = format!("{}{INTENT_SUFFIX}", self.slot());
-        let mut text = Vec::new();
-        for intent in intents {
-            serde_json::to_writer(&mut text, intent)?;
-            text.push(b'\n');
-        }
-        self.disk.create(&name)?.write_all(&text)?;
-        Ok(name)
-    }
+/// Whether a displaced file stands where it is to be kept.
+fn is_kept(slot: &str) -> bool {
+    slot.strip_prefix(HISTORY).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// The folder part of a name on the disk.

@@ -12,6 +12,7 @@ use crate::path::{PRIVATE_DIR, RelPath};
 use crate::sync::{Local, Unknown};
 
 use super::Folder;
+use super::moves::dir_of;
 use super::source::{self, Digested};
 use super::tree::{Found, Item, Scope, Tree};
 
@@ -82,11 +83,8 @@ impl<D: Disk> Folder<D> {
             let mut mounts = BTreeMap::new();
             let all = paths.difference(&subtrees).map(|p| (p, false)).chain(subtrees.iter().map(|p| (p, true)));
             for (path, whole) in all {
-                match self.mount_above(&walk, path, &mut mounts) {
-                    Some(mount) => {
-                        gone.push(mount.clone());
-                        walk.push(Job::Mounted(mount));
-                    }
+                match self.mount_above(&walk, dir_of(path), &mut mounts) {
+                    Some(mount) => walk.mounted(mount, &mut gone),
                     None => self.look(&walk, path, whole, &mut gone)?,
                 }
             }
@@ -125,16 +123,17 @@ impl<D: Disk> Folder<D> {
         Ok(stats)
     }
 
-    /// The folder above `name`, or `name` itself, where another filesystem begins.
-    fn mount_above(&self, walk: &Walk<'_, D>, name: &str, seen: &mut BTreeMap<String, bool>) -> Option<String> {
-        let ends = name.match_indices('/').map(|(at, _)| at).chain([name.len()]);
-        for end in ends {
-            let dir = &name[..end];
+    /// The first folder on the way to `dir`, or `dir` itself, where another filesystem begins.
+    fn mount_above(&self, walk: &Walk<'_, D>, dir: &str, seen: &mut BTreeMap<String, bool>) -> Option<String> {
+        if dir.is_empty() || seen.get(dir).is_some_and(|foreign| !foreign) {
+            return None;
+        }
+        for end in dir.match_indices('/').map(|(at, _)| at).chain([dir.len()]) {
+            let dir = &dir[..end];
             let foreign = match seen.get(dir) {
                 Some(foreign) => *foreign,
                 None => {
-                    let there = self.disk.stat(dir);
-                    let foreign = there.is_ok_and(|m| m.kind == Kind::Dir && m.device != walk.device);
+                    let foreign = self.disk.stat(dir).is_ok_and(|meta| walk.is_mount(&meta));
                     seen.insert(dir.to_owned(), foreign);
                     foreign
                 }
@@ -155,7 +154,9 @@ impl<D: Disk> Folder<D> {
         // A path below something that is no folder (any more) is gone; the ignored are not looked at.
         match self.disk.stat(name) {
             Ok(meta) => {
-                if (walk.options.ignored)(name, meta.kind == Kind::Dir) {
+                if walk.is_mount(&meta) {
+                    walk.mounted(name.to_owned(), gone);
+                } else if (walk.options.ignored)(name, meta.kind == Kind::Dir) {
                     gone.push(name.to_owned());
                 } else if meta.kind == Kind::Dir {
                     // Also where something else stood before: a file, or a folder that could not be read.
@@ -221,6 +222,15 @@ const FILES_A_JOB: usize = 64;
 impl<D: Disk> Walk<'_, D> {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_mount(&self, meta: &Meta) -> bool {
+        meta.kind == Kind::Dir && meta.device != self.device
+    }
+
+    fn mounted(&self, dir: String, gone: &mut Vec<String>) {
+        gone.push(dir.clone());
+        self.push(Job::Mounted(dir));
     }
 
     fn push(&self, job: Job) {
@@ -312,7 +322,7 @@ impl<D: Disk> Walk<'_, D> {
                     let why = Unknown::NotAFile("another memory folder's private directory");
                     self.unknown(path.clone(), why, batch);
                 }
-                Kind::Dir if meta.device != self.device => {
+                Kind::Dir if self.is_mount(&meta) => {
                     self.unknown(path.clone(), Unknown::NotAFile(MOUNT_POINT), batch);
                 }
                 Kind::Dir => self.push(Job::Dir(path.clone())),

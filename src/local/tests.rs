@@ -503,3 +503,16 @@ fn a_file_and_a_folder_of_one_name_are_both_kept() -> io::Result<()> {
     assert_eq!(kept(&disk).len(), 4);
     Ok(())
 }
+
+#[test]
+fn what_is_not_removed_after_all_leaves_nothing_in_history() -> io::Result<()> {
+    let (disk, folder) = folder();
+    disk.user_write("d/a", "edited since")?;
+    let step = Move::Trash { path: p("d/a"), at: "d/a".into(), expect: Md5::of(b"as it was planned") };
+    let done = folder.perform(vec![step], &[], now())?;
+    assert!(matches!(done.moved[0], Moved::Stale { copy: None }), "{:?}", done.moved);
+    assert_eq!(disk.user_read("d/a")?, "edited since");
+    assert!(kept(&disk).is_empty());
+    assert!(disk.handle().list(".memsync/history")?.is_empty(), "no empty folders either");
+    Ok(())
+}

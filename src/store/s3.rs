@@ -259,8 +259,10 @@ impl Store for S3 {
                 return Ok(true);
             }
             match landing {
-                Landing::Unsure(e) => Err(e),
-                Landing::Landed(_) | Landing::Lost => Ok(false),
+                Landing::Unsure(e) if now.map(|now| now.etag) == expected => Err(e),
+                // Something else is there. That may have replaced this write as well as what was expected; either way
+                // the caller has to begin anew, from what is there.
+                Landing::Unsure(_) | Landing::Landed(_) | Landing::Lost => Ok(false),
             }
         })
         .await

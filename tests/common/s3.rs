@@ -23,7 +23,7 @@ use s3s::dto::{
     PutObjectOutput, StreamingBlob, Timestamp,
 };
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{S3 as S3Api, S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3 as S3Api, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -84,6 +84,8 @@ pub struct Quirks {
     pub drops_metadata: bool,
     /// Takes an ETag in `If-Match` without quotes only.
     pub wants_bare_etags: bool,
+    /// Tells those who lost a race for an object of an unknown error, as Ceph does.
+    pub losers_fail: bool,
     /// Lets nothing be written but below this.
     pub only_below: Option<&'static str>,
 }
@@ -312,6 +314,12 @@ impl Inside {
     }
 }
 
+fn unknown() -> S3Error {
+    let mut error = S3Error::new(S3ErrorCode::Custom("UnknownError".into()));
+    error.set_status_code(http::StatusCode::INTERNAL_SERVER_ERROR);
+    error
+}
+
 fn check_bucket(bucket: &str) -> S3Result<()> {
     if bucket == BUCKET { Ok(()) } else { Err(s3_error!(NoSuchBucket, "The specified bucket does not exist")) }
 }
@@ -348,14 +356,14 @@ impl S3Api for Api {
             };
             if created && met { Ok(()) } else { Err(s3_error!(PreconditionFailed)) }
         };
-        if quirks.races {
+        if quirks.races || quirks.losers_fail {
             // Looks, and writes later: what such stores do.
             check(self.0.objects.lock().unwrap().get(&input.key))?;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let mut objects = self.0.objects.lock().unwrap();
         if !quirks.races {
-            check(objects.get(&input.key))?;
+            check(objects.get(&input.key)).map_err(|e| if quirks.losers_fail { unknown() } else { e })?;
         }
         let metadata: BTreeMap<_, _> =
             input.metadata.unwrap_or_default().into_iter().filter(|_| !quirks.drops_metadata).collect();

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use memsync::digest::Md5;
-use memsync::store::s3::EtagQuotes;
+use memsync::store::s3::{EtagQuotes, Options};
 use memsync::store::{Clock, Deleted, Expect, Got, Incoming, Meta, Put, S3, Store, StoreError, system_clock};
 use serde_json::Value;
 
+use super::history::{Versions, linearizable_together};
 use super::server::{self, Fault, Quirks, Server, Stored, difference};
 use super::{Holds, New, delete, index, large, path, put, read, written};
 
@@ -24,15 +25,63 @@ pub async fn open_here(_: PathBuf, clock: Clock) -> Option<(S3, Server)> {
 }
 
 /// A store at `MEMSYNC_TEST_S3_ENDPOINT`, in the bucket that is there already, below a prefix of its own.
+/// `MEMSYNC_TEST_S3_ETAG_QUOTES=strip` is for one that wants ETags without quotes, as Ceph.
 pub async fn open_foreign(_: PathBuf, clock: Clock) -> Option<(S3, ())> {
+    Some((S3::open(&foreign_options(clock)?).await.unwrap(), ()))
+}
+
+fn foreign_options(clock: Clock) -> Option<Options> {
     #[expect(clippy::disallowed_methods, reason = "how `.ci/run` names it")]
-    let Ok(endpoint) = std::env::var("MEMSYNC_TEST_S3_ENDPOINT") else {
+    let set = |name| std::env::var(name).ok();
+    let Some(endpoint) = set("MEMSYNC_TEST_S3_ENDPOINT") else {
         println!("MEMSYNC_TEST_S3_ENDPOINT is not set: there is no foreign S3 to test");
         return None;
     };
     let prefix = format!("test/{:032x}", fastrand::u128(..));
-    let options = server::options(&endpoint, server::ACCESS_KEY, server::SECRET_KEY, server::BUCKET, &prefix, clock);
-    Some((S3::open(&options).await.unwrap(), ()))
+    let mut options =
+        server::options(&endpoint, server::ACCESS_KEY, server::SECRET_KEY, server::BUCKET, &prefix, clock);
+    if set("MEMSYNC_TEST_S3_ETAG_QUOTES").as_deref() == Some("strip") {
+        options.etag_quotes = EtagQuotes::Strip;
+    }
+    Some(options)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_proxies_on_one_bucket() {
+    let server = Server::start().await;
+    two_proxies(&server.options("memory", system_clock())).await;
+    assert_eq!(difference(&server, "memory"), [""; 0]);
+}
+
+/// The name is that of the suite, so that `.ci/run` has both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn s3_foreign_two_proxies() {
+    if let Some(options) = foreign_options(system_clock()) {
+        two_proxies(&options).await;
+    }
+}
+
+/// Nothing but the store's own conditional writes keeps these apart.
+async fn two_proxies(options: &Options) {
+    let [one, other] = [S3::open(options).await.unwrap(), S3::open(options).await.unwrap()];
+    linearizable_together(&[Arc::new(one.clone()), Arc::new(other.clone())], Versions::Differ).await;
+    // Whoever reads a blob that differs from its entry has it mended.
+    until("both see the same, and the index has it", async || {
+        let mut same = true;
+        for name in ["x", "y"] {
+            let [a, b] = [one.get("", &path(name)).await.unwrap(), other.get("", &path(name)).await.unwrap()];
+            let listed = index(&one, 0).await.get(name).copied();
+            let of = |got: &Got| match got {
+                Got::Found(blob) => Some(blob.entry),
+                Got::Tombstone(entry) => Some(*entry),
+                Got::Absent => None,
+            };
+            assert_eq!(of(&a), of(&b));
+            same &= of(&a) == listed;
+        }
+        same
+    })
+    .await;
 }
 
 async fn here() -> (Server, S3) {
@@ -154,6 +203,15 @@ async fn any_one_failed_request_is_survived() {
             }
         }
     }
+}
+
+/// Ceph answers so to all but one of those who replace an object at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn losers_that_are_told_of_an_error_are_losers() {
+    let server = Server::start_with(Quirks { losers_fail: true, ..Quirks::default() }).await;
+    super::records(server.store("memory", system_clock()).await, Arc::default()).await;
+    two_proxies(&server.options("memory", system_clock())).await;
+    assert_eq!(difference(&server, "memory"), [""; 0]);
 }
 
 /// When nothing helps, the write is refused; what was not acknowledged may be there, and the index is right once

@@ -61,7 +61,8 @@ impl Running<'_> {
                 let in_vain = report.again && !report.wrote() && !self.eventful;
                 self.in_vain = if in_vain { self.in_vain + 1 } else { 0 };
                 if report.again {
-                    self.again = Some(now + pace::again(self.in_vain));
+                    let passed = self.session.world.elapsed().saturating_sub(report.looked);
+                    self.again = Some(now + pace::again(self.in_vain).saturating_sub(passed));
                 }
                 self.tell(&report);
                 self.retry =

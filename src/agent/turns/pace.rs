@@ -7,7 +7,7 @@ use crate::remote::RemoteError;
 
 /// How soon a proxy that did not answer is asked again; doubled each time, up to the poll's interval.
 pub(in crate::agent) const FIRST_RETRY: Duration = Duration::from_millis(500);
-/// How soon a cycle that left something to do is followed by another.
+/// How soon after its scan a cycle that left something to do is followed by another.
 const AGAIN: Duration = CONFIRM.saturating_add(Duration::from_millis(10));
 /// The longest such wait, for what does not come to rest.
 const LONGEST_AGAIN: Duration = Duration::from_secs(5);
@@ -18,7 +18,7 @@ const TIDY: Duration = Duration::from_secs(1);
 /// Under steady change it is tidied up after this time all the same.
 const TIDY_AT_LAST: Duration = Duration::from_secs(30);
 
-/// The wait after a cycle that left something to do. `in_vain`: how many in a row did so and did nothing: a file that
+/// The wait after the scan of a cycle that left something to do. `in_vain`: how many in a row did so and did nothing: a file that
 /// never holds still is looked at less and less often.
 pub(super) fn again(in_vain: u32) -> Duration {
     AGAIN.saturating_mul(1 << in_vain.saturating_sub(USUAL).min(10)).min(LONGEST_AGAIN)

@@ -14,7 +14,11 @@ const SYNC_ONE_BY_ONE: usize = 8;
 
 impl<D: Disk> Folder<D> {
     /// Returns the files that are not there to be synced, or may not be opened: one of them holds up no other.
-    pub(super) fn sync_contents(&self, files: &[String], dirs: &BTreeSet<String>) -> io::Result<BTreeSet<String>> {
+    pub(in crate::local) fn sync_contents(
+        &self,
+        files: &[String],
+        dirs: &BTreeSet<String>,
+    ) -> io::Result<BTreeSet<String>> {
         let mut refused = BTreeSet::new();
         if files.is_empty() && dirs.is_empty() {
             return Ok(refused);

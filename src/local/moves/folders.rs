@@ -8,6 +8,7 @@ use std::io;
 use crate::disk::{Disk, Kind};
 
 use super::super::Folder;
+use super::super::folder::HISTORY;
 use super::dir_of;
 
 impl<D: Disk> Folder<D> {
@@ -75,10 +76,9 @@ impl<D: Disk> Folder<D> {
         Ok(true)
     }
 
-    /// Folders that sync left empty go; one that is not empty stays, whoever made it.
-    pub(super) fn remove_empty_parents(&self, at: &str, touched: &mut BTreeSet<String>) {
-        let mut dir = dir_of(at);
-        while !dir.is_empty() && self.disk.rmdir(dir).is_ok() {
+    /// Removes `dir` and the folders above it that this leaves empty. One that is not empty stays, whoever made it.
+    pub(super) fn remove_empty(&self, mut dir: &str, touched: &mut BTreeSet<String>) {
+        while !dir.is_empty() && dir != HISTORY && self.disk.rmdir(dir).is_ok() {
             touched.remove(dir);
             dir = dir_of(dir);
             touched.insert(dir.to_owned());

@@ -5,14 +5,15 @@ use std::io;
 
 use jiff::Timestamp;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::failpoint;
 use crate::path::RelPath;
 
 use super::super::Folder;
 use super::super::folder::STAGE;
 use super::super::history::{Kept, Shelf};
-use super::{BEING_WRITTEN, INTENT_SUFFIX, Intent};
+use super::intent::{INTENT_SUFFIX, Intent};
+use super::{BEING_WRITTEN, dir_of, is_kept};
 
 impl<D: Disk> Folder<D> {
     /// Puts in order what a crash left in `stage/`: displaced files go where their intent says, half downloads go.
@@ -40,6 +41,7 @@ impl<D: Disk> Folder<D> {
                 copies.extend(self.settle_intent(&intent, &mut shelf, &mut touched)?);
             }
         }
+        shelf.place_copies(self)?;
         failpoint::pass("sweep.settled");
         self.disk.sync_all()?;
         for slot in slots {
@@ -56,20 +58,6 @@ impl<D: Disk> Folder<D> {
         Ok(copies)
     }
 
-    fn read_intents(&self, name: &str) -> io::Result<Vec<Intent>> {
-        let mut file = self.disk.open(name)?;
-        let (mut text, mut buf) = (Vec::new(), [0u8; 4096]);
-        loop {
-            let n = file.read(&mut buf)?;
-            if n == 0 {
-                break;
-            }
-            text.extend_from_slice(&buf[..n]);
-        }
-        // A torn intent was never durable, so that nothing had been displaced under it.
-        Ok(text.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
-    }
-
     fn settle_intent(
         &self,
         intent: &Intent,
@@ -81,7 +69,7 @@ impl<D: Disk> Folder<D> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if intent.put_back {
                     // It is in history already; the folders that it leaves empty may not be gone yet.
-                    self.remove_empty_parents(&intent.at, touched);
+                    self.remove_empty(dir_of(&intent.at), touched);
                 }
                 return Ok(None);
             }
@@ -100,9 +88,11 @@ impl<D: Disk> Folder<D> {
             }
             Some(md5) if intent.expect == Some(md5) => {
                 let kind = if intent.put_back { Kept::Removed } else { Kept::Replaced };
-                self.keep(&intent.slot, &intent.at, kind, shelf)?;
+                if !is_kept(&intent.slot) {
+                    self.keep(&intent.slot, &intent.at, kind, shelf)?;
+                }
                 if kind == Kept::Removed {
-                    self.remove_empty_parents(&intent.at, touched);
+                    self.remove_empty(dir_of(&intent.at), touched);
                 }
                 Ok(None)
             }

@@ -139,7 +139,7 @@ pub trait Store: Send + Sync + 'static {
     /// Every change committed from now on, of all namespaces. A receiver that lags loses the oldest and is told.
     fn subscribe(&self) -> broadcast::Receiver<Changes>;
 
-    /// Whether reads work and writes would be taken.
+    /// Whether reads work, and nothing is known that keeps writes from being taken. Nothing is written for it.
     fn health(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Bytes that can still be written, where the store knows. May block.

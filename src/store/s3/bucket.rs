@@ -20,7 +20,7 @@ use reqwest::Url;
 use secrecy::ExposeSecret;
 
 use super::super::{StoreError, Traffic};
-use super::http::{Connector, is_loopback};
+use super::http::{Connector, stays_here};
 use super::layout::Described;
 use super::spool::Content;
 use super::{EtagQuotes, Options};
@@ -283,7 +283,7 @@ fn checked_endpoint(text: &str, allow_http: bool) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|e| format!("S3_ENDPOINT_URL {text:?} is no URL: {e}"))?;
     match url.scheme() {
         "https" => Ok(url),
-        "http" if allow_http || is_loopback(&url) => Ok(url),
+        "http" if allow_http || stays_here(&url) => Ok(url),
         "http" => Err(format!(
             "S3_ENDPOINT_URL {text:?} is plain http beyond this machine: your files would travel in the clear; use \
              https, or set S3_ALLOW_HTTP=true if the network between is yours alone"

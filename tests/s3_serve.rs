@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use memsync::proxy::keys::{self, NewKey, Scope};
 use memsync::store::{Embedded, Expect, Got, Store, system_clock};
 
 #[path = "common/proxy.rs"]
 mod proxy;
+#[path = "s3_serve/quota.rs"]
+mod quota;
 #[path = "common/s3.rs"]
 mod s3;
 #[path = "common/serving.rs"]
@@ -320,51 +321,6 @@ async fn metrics_show_how_few_writes_of_the_index_many_files_take() {
     let reads = sample(&mut client, "memsync_store_index_reads_total").await;
     client.get("/sync").await;
     assert_eq!(sample(&mut client, "memsync_store_index_reads_total").await, reads + 2, "the state, and the index");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quota_on_a_bucket_asks_for_the_index_once_a_batch_and_lists_nothing_again() {
-    let server = Server::start().await;
-    let store = Arc::new(server.store("memory", system_clock()).await);
-    let running = proxy::Running::start(store.clone()).await;
-    let now = jiff::Timestamp::now();
-    keys::edit(store.as_ref(), |keys| keys.create_user("ana", Some(1000), now)).await.unwrap();
-    let scope = Scope { namespaces: vec!["*".parse().unwrap()], ..Scope::default() };
-    let new = NewKey { user: Some("ana".to_owned()), scope, ..NewKey::default() };
-    let made = keys::edit(store.as_ref(), |keys| keys.create_key(&new, now)).await.unwrap();
-
-    let lists = Arc::new(AtomicUsize::new(0));
-    let count = lists.clone();
-    server.fail(move |method, key| {
-        count.fetch_add(usize::from(method == "GET" && key.is_empty()), Ordering::SeqCst);
-        s3::Fault::None
-    });
-    let mut c = running.client().await;
-    c.token = secrecy::ExposeSecret::expose_secret(&made.token).to_owned();
-    let version = [("If-Match-Version", "0")];
-    assert_eq!(c.send("PUT", "/team/blob/x", &version, &[b'x'; 100]).await.status, 201);
-    let listed = lists.load(Ordering::SeqCst);
-    let files = |from: usize| (from..from + 20).map(|n| (format!("{n}.md"), vec![b'x'; 90]));
-
-    let before = store.index_traffic().reads;
-    let r = c.send("POST", "/batch", &BATCH, &puts(files(0))).await;
-    let statuses_of = statuses(&r.body);
-    assert_eq!(statuses_of, [vec![201; 10], vec![507; 10]].concat(), "900 bytes are left of 1000");
-    let reads = store.index_traffic().reads - before;
-    assert!(reads <= 6, "{reads} reads of indexes for 20 files");
-    assert_eq!(store.usage("").await.unwrap() + store.usage("team").await.unwrap(), 1000);
-    let before = store.index_traffic().reads;
-    for name in ["a", "b", "c"] {
-        assert_eq!(client(&running, &c.token).await.put(&format!("/blob/{name}"), "new", b"x").await.status, 507);
-    }
-    assert!(store.index_traffic().reads - before <= 4, "what was read a moment ago is good for the next request");
-
-    let r = c.send("POST", "/batch/team/new", &BATCH, &puts(files(0))).await;
-    assert_eq!(statuses(&r.body), [507; 20], "a namespace more makes no more room");
-    let mut c = client(&running, &c.token).await;
-    assert_eq!(c.delete("/blob/0.md").await.status, 204);
-    assert_eq!(statuses(&c.send("POST", "/batch", &BATCH, &puts(files(20))).await.body)[..2], [201, 507]);
-    assert_eq!(lists.load(Ordering::SeqCst), listed, "the bucket is not listed again");
 }
 
 /// From a directory to the bucket, and from there to another directory.

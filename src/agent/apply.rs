@@ -3,6 +3,7 @@
 //! Nothing here writes to the user's files. A step ends in a [`Done`], and the cycle performs the moves and commits
 //! the base by the batch.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -70,6 +71,10 @@ pub struct Work<D: Disk, R: Remote> {
     pub base: Option<Md5>,
     /// What was sent earlier without hearing whether it arrived.
     pub sent: Sent,
+    /// What of that was sent before this step began, or before the last request of it that nobody heard of.
+    pub sent_before: BTreeSet<Md5>,
+    /// Bytes; larger files take no part.
+    pub max_file_size: u64,
     /// The version token that base holds.
     pub version: u64,
     /// What the index says of the path. A hint, but its md5 and its version belong together.
@@ -125,6 +130,10 @@ pub(super) fn before_delete() {
 impl<D: Disk, R: Remote> Work<D, R> {
     /// Takes the answer to the first request, which a batch brought; `None`: it is still to be asked.
     pub(super) fn answer(&mut self, answer: Option<Answer>) {
+        if answer.is_none() {
+            // The batch may have arrived all the same.
+            self.sent_before = self.sent.to(&self.step.path);
+        }
         self.answered = Mutex::new(answer);
     }
 
@@ -360,6 +369,10 @@ impl<D: Disk, R: Remote> Work<D, R> {
         let digested = Arc::new(OnceLock::new());
         let told = digested.clone();
         let source = self.folder.unread_source(&self.at, told.clone()).map_err(unreadable)?;
+        if source.size() > self.max_file_size {
+            // It has grown since the scan.
+            return Err(StepError::Changed);
+        }
         let md5 = Promised::AtTheEnd(Arc::new(move || told.get().map(|d: &Digested| d.md5)));
         let answer = self.send(Precondition::New, 0, md5, source).await?;
         after_upload();
@@ -391,7 +404,14 @@ impl<D: Disk, R: Remote> Work<D, R> {
         match self.remote.put(self.path(), precondition, version, body).await {
             // The source checks itself; what it refuses is a file that is being written.
             Err(RemoteError::Source(_)) => Err(StepError::Changed),
-            other => Ok(other?),
+            Err(e) => {
+                // Nobody can meet with it later. A 412 is less certain: what stands there may have come with this request.
+                if matches!(e, RemoteError::TooLarge { .. } | RemoteError::Refused { .. }) {
+                    self.sent.take_back(self.path(), &self.sent_before);
+                }
+                Err(e.into())
+            }
+            Ok(put) => Ok(put),
         }
     }
 

@@ -109,6 +109,15 @@ impl<D: Disk, R: Remote> Queue<D, R> {
         self.small.drain(..n).collect()
     }
 
+    /// A batch came to nothing.
+    fn unanswered(&mut self, works: Vec<Work<D, R>>) {
+        for mut work in works {
+            work.answer(None);
+            self.answered.push_back(work);
+        }
+        self.singly();
+    }
+
     /// From here on every step goes by itself.
     fn singly(&mut self) {
         self.rest.extend(self.small.drain(..).map(|(step, _)| step));
@@ -239,18 +248,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     queue.answered.push_back(work);
                 }
             }
-            Ok(None) => {
-                queue.answered.extend(works);
-                queue.singly();
-            }
+            Ok(None) => queue.unanswered(works),
             other => {
                 match other {
                     Err(e) if e.ends_cycle() => return Some(CycleError::Remote(e)),
                     Err(e) => tracing::warn!("a batch came to nothing, its requests are sent one by one: {e}"),
                     Ok(_) => tracing::warn!("a batch was not answered whole, its requests are sent one by one"),
                 }
-                queue.answered.extend(works);
-                queue.singly();
+                queue.unanswered(works);
             }
         }
         None

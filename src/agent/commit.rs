@@ -1,5 +1,7 @@
 //! What a batch of finished steps comes to: durable in the folder, then committed to the base (invariant 7).
 
+use std::io;
+
 use crate::digest::Md5;
 use crate::disk::Disk;
 use crate::failpoint;
@@ -188,11 +190,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
             Moved::Blocked(why) => {
                 report.blocked.insert(step.path.clone(), why.to_string());
-                self.quarantine_step(&step, why.to_string(), report);
+                self.quarantine_step(&step, why.to_string(), false, report);
                 None
             }
             Moved::Failed(e) => {
-                self.quarantine_step(&step, format!("{e}; {}", remedy(&e)), report);
+                let open = e.kind() == io::ErrorKind::ResourceBusy;
+                self.quarantine_step(&step, format!("{e}; {}", remedy(&e)), open, report);
                 None
             }
         }

@@ -9,13 +9,13 @@ use futures::future::Either;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::digest::Md5;
-use crate::disk::Disk;
+use crate::disk::{Disk, Stat};
 use crate::local::dirty::max_wait;
 use crate::local::scan::ScanStats;
 use crate::local::{Found, Scope, Touched};
 use crate::path::RelPath;
 use crate::remote::Remote;
-use crate::sync::safety::{self, Limits};
+use crate::sync::safety::{self, Held, Known, Limits, MASS_DELETE_MIN};
 use crate::sync::{Action, Base, Local, Plan, Step, Unknown};
 
 use super::World;
@@ -79,12 +79,22 @@ struct NotUploaded {
     contents: BTreeSet<Md5>,
     /// There is some of which nobody knows what it is.
     unknown: bool,
+    /// Files that may not be read, by what stays as it is when a file is renamed: inode, size, mtime.
+    unreadable: BTreeSet<(u64, u64, i64)>,
 }
 
 impl NotUploaded {
     fn may_be(&self, md5: Md5) -> bool {
         self.unknown || self.contents.contains(&md5)
     }
+
+    fn is_unreadable(&self, was: Option<Stat>) -> bool {
+        was.is_some_and(|was| self.unreadable.contains(&lasting(&was)))
+    }
+}
+
+fn lasting(stat: &Stat) -> (u64, u64, i64) {
+    (stat.inode, stat.size, stat.mtime_ns)
 }
 
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
@@ -102,7 +112,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
             self.leftovers = false;
         }
-        let scan = self.scan(&Scope { full, ..scope })?;
+        let scope = Scope { full, ..scope };
+        let scan = self.scan(&scope)?;
+        let tree = &self.tree;
+        self.quarantine.clear_open(|path| scope.full || scope.paths.contains(&tree.disk_name(path)));
         // What the last plan left is taken up again with every full scan.
         self.unfinished |= full && !self.open.is_empty();
         let news = self.fetch().await?;
@@ -114,6 +127,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.unfinished = true;
         let all_obeyed = self.check_reset()?;
         self.note_position(all_obeyed)?;
+        self.forget_lost();
         let mut plan = self.plan(&self.open);
         // Whatever ends this cycle early, the steps that it leaves are planned again.
         let left = plan.steps.iter().filter(|s| s.action != Action::Skip(Unknown::Ignored));
@@ -149,9 +163,17 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     async fn apply(&mut self, mut plan: Plan, scan: ScanStats) -> Result<Report, CycleError> {
         let mut report = Report { scan, ..Report::default() };
-        let tracked = self.container.entries().values().filter(|e| matches!(e.base, Base::Synced(_))).count();
+        let known = Known {
+            tracked: self.container.entries().values().filter(|e| matches!(e.base, Base::Synced(_))).count(),
+            staying: self.staying(&plan),
+            approved: &self.approved,
+            held: &self.held,
+        };
         let limits = Limits { max_delete: self.options.max_delete };
-        self.held = safety::hold_mass_delete(&mut plan, tracked, limits, &self.approved);
+        let (waiting, held) =
+            safety::hold_mass_delete(&mut plan, limits, &known).into_iter().partition(|h: &Held| h.unread);
+        self.held = held;
+        report.again |= !waiting.is_empty();
         report.held = self.held.iter().map(|h| h.steps.len()).sum();
         // An approval is for one plan: it lives as long as the deletions of that plan are still to be made.
         let open = |s: &&Step| s.action.deletes().is_some() || matches!(s.action, Action::Skip(_));
@@ -176,6 +198,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     skipped.unknown = true;
                     report.again = true;
                 }
+                Unknown::Unreadable(_) => {
+                    let stat = self.tree.found().get(&step.path).and_then(|f| f.stat);
+                    skipped.unreadable.extend(stat.as_ref().map(lasting));
+                }
                 Unknown::Quarantined(_) => {
                     resting.insert(step.path.clone());
                     if let Some(Found { local: Local::File(md5), .. }) = self.tree.found().get(&step.path) {
@@ -199,7 +225,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.progress.done.store(0, Ordering::Relaxed);
         self.progress.steps.store(first.len() + last.len(), Ordering::Relaxed);
         let not_uploaded = self.run_steps(first, &mut report).await?;
-        let waits = |s: &Step, on: &NotUploaded| matches!(s.action, Action::DeleteRemote { base } if on.may_be(base));
+        let was = |path: &RelPath| self.container.entries().get(path).and_then(|e| e.stat);
+        let waits = |s: &Step, on: &NotUploaded| match s.action {
+            Action::DeleteRemote { base } => on.may_be(base) || on.is_unreadable(was(&s.path)),
+            _ => false,
+        };
         let (held_back, last): (VecDeque<Step>, VecDeque<Step>) =
             last.into_iter().partition(|s| waits(s, &not_uploaded) || waits(s, &skipped));
         report.again |= held_back.iter().any(|s| waits(s, &not_uploaded));
@@ -207,6 +237,32 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.quarantine.forgive();
         self.approved.retain(|p| self.container.entries().get(p).is_some_and(|e| matches!(e.base, Base::Synced(_))));
         Ok(report)
+    }
+
+    /// How many files, which the plan leaves alone, hold on both sides what it deletes.
+    fn staying(&self, plan: &Plan) -> BTreeMap<Md5, usize> {
+        let mut staying = BTreeMap::new();
+        // Fewer are never held.
+        if plan.steps.len() < MASS_DELETE_MIN {
+            return staying;
+        }
+        let going: BTreeSet<Md5> = plan.steps.iter().filter_map(|s| s.action.deleted()).collect();
+        if going.is_empty() {
+            return staying;
+        }
+        let is_there = |path: &RelPath, md5| {
+            let here = self.tree.found().get(path).is_some_and(|f| f.local == Local::File(md5));
+            let there = self.index.as_ref().and_then(|i| i.files.get(path));
+            here && there.is_some_and(|e| e.md5 == md5 && !e.is_deleted)
+        };
+        for (path, entry) in self.container.entries() {
+            let Base::Synced(md5) = entry.base else { continue };
+            let planned = || plan.steps.binary_search_by(|s| s.path.cmp(path)).is_ok();
+            if going.contains(&md5) && !planned() && is_there(path, md5) {
+                *staying.entry(md5).or_default() += 1;
+            }
+        }
+        staying
     }
 
     /// Whether a file that is being written is new, and may be one that was renamed. What never rests holds up nothing.
@@ -264,7 +320,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     if let (Action::Upload { local, .. }, Done::Nothing) = (&step.action, &done) {
                         not_uploaded.contents.insert(*local);
                         let why = format!("it was changed on the proxy {ATTEMPTS} times under our hands");
-                        self.quarantine_step(&step, why, report);
+                        self.quarantine_step(&step, why, false, report);
                     }
                     batch.bytes += self.bytes_of(&step);
                     batch.done.push((step, done));
@@ -302,6 +358,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Base::Seen(_) => None,
             }),
             sent: self.sent.clone(),
+            sent_before: self.sent.to(&step.path),
+            max_file_size: self.options.max_file_size,
             version: entry.map_or(0, |e| e.version),
             listed: self.index.as_ref().and_then(|i| i.files.get(&step.path)).copied(),
             strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),
@@ -336,7 +394,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             StepError::Remote(e) => e.to_string(),
             StepError::Local(e) => format!("{e}; {}", remedy(&e)),
         };
-        self.quarantine_step(step, why, report);
+        self.quarantine_step(step, why, false, report);
         None
     }
 
@@ -347,7 +405,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.tree.put(path.clone(), Some(found));
     }
 
-    pub(super) fn quarantine_step(&mut self, step: &Step, why: String, report: &mut Report) {
+    /// `open`: a program has the file open, and it will do when that closes it.
+    pub(super) fn quarantine_step(&mut self, step: &Step, why: String, open: bool, report: &mut Report) {
         let content = match self.tree.found().get(&step.path).map(|f| &f.local) {
             Some(Local::File(md5)) => Some(*md5),
             _ => None,
@@ -355,7 +414,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let (now, random) = (self.world.elapsed(), self.world.random());
         report.recent.push(Recent { path: step.path.clone(), action: verb(&step.action), outcome: why.clone() });
         report.failed += 1;
-        self.quarantine.fail(&step.path, content, why, now, random);
+        self.quarantine.fail(&step.path, content, why, open, now, random);
     }
 }
 

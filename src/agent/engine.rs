@@ -367,6 +367,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.remote.forget_index();
             self.missed.clear();
             self.proven.clear();
+            self.sent.retain(|_| false);
             self.look_everywhere();
             // What cannot be written now goes with the next commit.
             self.container.save(self.world.now())?;
@@ -387,6 +388,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub fn reject(&mut self, id: &str) -> Result<bool, StateError> {
         let Some(at) = self.held.iter().position(|h| h.id == id) else { return Ok(false) };
         let held = self.held.remove(at);
+        held.steps.iter().for_each(|step| self.sent.forget(&step.path));
         let changes = safety::reject(&held)
             .into_iter()
             .map(|(path, base)| match base {

@@ -71,7 +71,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.changing = self.changing().map(|p| (p.clone(), first(p))).collect();
         let missing = |path: &RelPath| {
             // What could not be looked at was not missed.
-            self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)))
+            let base = self.container.entries().get(path).map(|e| e.base);
+            (matches!(base, Some(Base::Synced(_))) || self.sent.any(path))
                 && !self.tree.found().contains_key(path)
                 && self.unknown_absence(path).is_none()
         };
@@ -81,6 +82,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Touched::Everywhere => Box::new(self.container.entries().keys()),
                 Touched::Paths(paths) => Box::new(paths.iter().chain(self.missed.keys())),
             };
+            let sent = self.sent.paths();
+            let among = among.chain(&sent);
             among.filter(|p| missing(p)).map(|p| (p.clone(), self.missed.get(p).copied().unwrap_or(now))).collect()
         };
         self.missed = missed;
@@ -195,6 +198,28 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
+    /// What the table takes for the base of a path. A file that is gone here, of which the proxy holds what was sent
+    /// without hearing whether it arrived, had that for its base: its user had it, and has deleted it.
+    fn base_side(&self, path: &RelPath) -> Option<Base> {
+        let base = self.container.entries().get(path).map(|e| e.base);
+        if !self.sent.any(path) || self.tree.found().contains_key(path) {
+            return base;
+        }
+        match self.index.as_ref().and_then(|i| i.files.get(path)) {
+            Some(e) if !e.is_deleted && self.sent.may_hold(path, e.md5) => Some(Base::Synced(e.md5)),
+            _ => base,
+        }
+    }
+
+    /// What was sent to a path that neither side has any more did not arrive, by the word of an exact index. What is
+    /// written there later is somebody's own.
+    pub(super) fn forget_lost(&self) {
+        let Some(index) = self.index.as_ref().filter(|i| i.mark.is_some()) else { return };
+        let live = |path: &RelPath| index.files.get(path).is_some_and(|e| !e.is_deleted);
+        self.sent
+            .retain(|path| live(path) || self.tree.found().contains_key(path) || self.unknown_absence(path).is_some());
+    }
+
     /// Reconcile, with what the folder alone cannot tell of paths it does not have. A plan for some paths has the same
     /// steps for them as a plan for all.
     pub(super) fn plan(&self, among: &Touched) -> Plan {
@@ -204,13 +229,19 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             Touched::Paths(paths) if !self.options.fold => {
                 let paths = self.with_neighbours(paths);
                 let local = self.local(paths.iter(), paths.iter(), paths.iter());
-                let base = paths.iter().filter_map(|p| entries.get(p).map(|e| (p, e.base)));
+                let base = paths.iter().filter_map(|p| self.base_side(p).map(|base| (p, base)));
                 let remote = paths.iter().filter_map(|p| self.remote_side(index, p).map(|side| (p, side)));
                 reconcile(base, &local, remote, false)
             }
             _ => {
-                let local = self.local(self.tree.found().keys(), entries.keys(), index.files.keys());
-                let base = entries.iter().map(|(p, e)| (p, e.base));
+                let sent = self.sent.paths();
+                let local = self.local(self.tree.found().keys(), entries.keys().chain(&sent), index.files.keys());
+                let base: Box<dyn Iterator<Item = (&RelPath, Base)>> = if sent.is_empty() {
+                    Box::new(entries.iter().map(|(p, e)| (p, e.base)))
+                } else {
+                    let all: BTreeSet<&RelPath> = entries.keys().chain(&sent).collect();
+                    Box::new(all.into_iter().filter_map(|p| self.base_side(p).map(|base| (p, base))))
+                };
                 let known: Box<dyn Iterator<Item = &RelPath>> = if self.behind || !self.proven.is_empty() {
                     let all: BTreeSet<&RelPath> =
                         index.files.keys().chain(entries.keys()).chain(self.proven.keys()).collect();
@@ -262,7 +293,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let find = |p: &RelPath| self.tree.found().get_key_value(p).map(|(p, f)| (p.clone(), f.local.clone()));
         let mut local: BTreeMap<RelPath, Local> = found.filter_map(find).collect();
         for path in tracked {
-            let synced = self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)));
+            let synced = self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)))
+                || matches!(self.base_side(path), Some(Base::Synced(_)));
             if !synced || local.contains_key(path) {
                 continue;
             }

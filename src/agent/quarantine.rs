@@ -10,6 +10,8 @@ use crate::path::RelPath;
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest wait.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// The longest wait for a program to close a file, where nothing tells of the close. It costs a look at the file.
+const LONGEST_OPEN: Duration = Duration::from_secs(30);
 
 /// The paths that failed, and until when each rests.
 #[derive(Debug, Default)]
@@ -23,19 +25,22 @@ struct Rest {
     why: String,
     /// What the local file held; other content is a new try.
     content: Option<Md5>,
+    /// A program has the file open; its close is a new try.
+    open: bool,
     /// This cycle tries again.
     retried: bool,
 }
 
 impl Quarantine {
-    /// Notes a failure of `path`; `random` spreads the retries.
-    pub fn fail(&mut self, path: &RelPath, content: Option<Md5>, why: String, now: Duration, random: u64) {
+    /// Notes a failure of `path`; `open`: because a program has it open. `random` spreads the retries.
+    pub fn fail(&mut self, path: &RelPath, content: Option<Md5>, why: String, open: bool, now: Duration, random: u64) {
         let failures = self.0.get(path).map_or(0, |r| r.failures) + 1;
-        let wait = FIRST.saturating_mul(1 << failures.min(11).saturating_sub(1)).min(LONGEST);
+        let longest = if open { LONGEST_OPEN } else { LONGEST };
+        let wait = FIRST.saturating_mul(1 << failures.min(11).saturating_sub(1)).min(longest);
         // Between half of it and the whole.
         let jitter = u32::try_from(random % 1000).unwrap_or(0);
         let wait = wait / 2 + wait / 2 * jitter / 1000;
-        self.0.insert(path.clone(), Rest { until: now + wait, failures, why, content, retried: false });
+        self.0.insert(path.clone(), Rest { until: now + wait, failures, why, content, open, retried: false });
     }
 
     /// Why the path rests now, if it does.
@@ -58,6 +63,15 @@ impl Quarantine {
 
     pub fn clear(&mut self, path: &RelPath) {
         self.0.remove(path);
+    }
+
+    /// Lets those try again at once that wait for a program, and that something has happened to.
+    pub fn clear_open(&mut self, touched: impl Fn(&RelPath) -> bool) {
+        for (path, rest) in &mut self.0 {
+            if rest.open && touched(path) {
+                rest.until = Duration::ZERO;
+            }
+        }
     }
 
     /// Lets every path try again at once.
@@ -93,7 +107,7 @@ mod tests {
         let (old, new) = (Some(Md5::of(b"1")), Some(Md5::of(b"2")));
         let mut last = Duration::ZERO;
         for _ in 0..30 {
-            q.fail(&p, old, "why".into(), Duration::ZERO, 0);
+            q.fail(&p, old, "why".into(), false, Duration::ZERO, 0);
             let due = q.next_due().unwrap();
             assert!(due >= last && due <= LONGEST);
             last = due;
@@ -106,7 +120,7 @@ mod tests {
         q.forgive();
         assert!(!q.is_empty(), "it rests, and is remembered");
         q.retry(|_| false);
-        q.fail(&p, old, "again".into(), Duration::ZERO, 0);
+        q.fail(&p, old, "again".into(), false, Duration::ZERO, 0);
         q.forgive();
         assert_eq!(q.next_due(), Some(LONGEST / 2), "it failed again, and waits no shorter");
         q.retry(|_| false);

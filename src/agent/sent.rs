@@ -27,6 +27,26 @@ impl Sent {
         self.lock().get(path).is_some_and(|sent| sent.contains(&md5))
     }
 
+    /// All that was.
+    pub fn to(&self, path: &RelPath) -> BTreeSet<Md5> {
+        self.lock().get(path).cloned().unwrap_or_default()
+    }
+
+    /// The paths to which anything was.
+    pub fn paths(&self) -> BTreeSet<RelPath> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// What was sent since there was only `before` has been refused for certain.
+    pub fn take_back(&self, path: &RelPath, before: &BTreeSet<Md5>) {
+        let mut sent = self.lock();
+        if before.is_empty() {
+            sent.remove(path)
+        } else {
+            sent.insert(path.clone(), before.clone())
+        };
+    }
+
     /// Whether anything was.
     pub fn any(&self, path: &RelPath) -> bool {
         self.lock().contains_key(path)
@@ -35,5 +55,10 @@ impl Sent {
     /// Both sides have agreed on the path since.
     pub fn forget(&self, path: &RelPath) {
         self.lock().remove(path);
+    }
+
+    /// Forgets all but the paths of which `keep` says so.
+    pub fn retain(&self, keep: impl Fn(&RelPath) -> bool) {
+        self.lock().retain(|path, _| keep(path));
     }
 }

@@ -4,7 +4,7 @@
 //! synced is lost in a power cut, as the `tree` module says; a hook sees every step of the engine and may act
 //! between any two of them. It has no hard links, no limits of space and no threads of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -98,6 +98,8 @@ struct World {
     planted: Planted,
     /// What the engine last read at a path; kept only for `unverified_displace`.
     last_read: BTreeMap<String, Bytes>,
+    /// Files that a program has open for writing.
+    kept_open: BTreeSet<Ino>,
 }
 
 #[derive(Default)]
@@ -153,8 +155,14 @@ impl Default for SimDisk {
 impl SimDisk {
     /// An empty folder at one second past the epoch.
     pub fn new() -> Self {
-        let world =
-            World { tree: Tree::new(), boot: 0, ops: 0, planted: Planted::default(), last_read: BTreeMap::new() };
+        let world = World {
+            tree: Tree::new(),
+            boot: 0,
+            ops: 0,
+            planted: Planted::default(),
+            last_read: BTreeMap::new(),
+            kept_open: BTreeSet::new(),
+        };
         Self {
             world: Arc::new(Mutex::new(world)),
             hooks: Arc::default(),
@@ -443,5 +451,9 @@ impl DiskFile for SimFile {
     fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.step(OpKind::SetMode)?.tree.set_mode(self.ino, mode);
         Ok(())
+    }
+
+    fn is_open_for_writing(&self) -> bool {
+        self.disk.world().kept_open.contains(&self.ino)
     }
 }

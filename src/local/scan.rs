@@ -408,7 +408,8 @@ impl<D: Disk> Walk<'_, D> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return,
             Err(e) => {
                 let why = Unknown::Unreadable(e.to_string());
-                Found { local: Local::Unknown(why), stat: None, size: meta.size }
+                // It tells which file it is, though not what is in it.
+                Found { local: Local::Unknown(why), stat: Some(Stat::from(meta)), size: meta.size }
             }
         };
         batch.items.push(Item { path, disk_name: name, found });

@@ -13,7 +13,8 @@ use crate::sync::{Local, Unknown};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub local: Local,
-    /// Where unchanged, the digest still holds; `None`: hash it again next time.
+    /// Where unchanged, the digest still holds; `None`: hash it again next time. Of a file that may not be read it says
+    /// which one it is.
     pub stat: Option<Stat>,
     /// Bytes.
     pub size: u64,

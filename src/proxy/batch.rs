@@ -18,6 +18,7 @@ use super::auth::Caller;
 use super::blobs::{expect, receive};
 use super::keys::Access;
 use super::metrics::Metrics;
+use super::quota::Reserved;
 use super::route::stored_path;
 use super::shares::{Turn, hold};
 use super::{Proxy, encoding, namespaced, quota, versions};
@@ -102,8 +103,9 @@ pub async fn post<S: Store>(
             Err(refusal) => answers[at] = Some(refused(head.path, refusal, id, metrics)),
         }
     }
+    drop(rooms);
     if !writes.is_empty() {
-        let written = proxy.store.write_many(ns, writes, &meta).await;
+        let written = write(proxy, ns, writes, meta, held, turn.clone()).await?;
         for ((at, path, provided), written) in asked.into_iter().zip(written) {
             let path = path.as_str().to_owned();
             metrics.writes.inc_by(u64::from(written.as_ref().is_ok_and(Written::happened)));
@@ -111,7 +113,6 @@ pub async fn post<S: Store>(
             answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id, metrics)));
         }
     }
-    drop((rooms, held));
     for some in gets.chunks(READ) {
         let paths: Vec<RelPath> = some.iter().map(|(_, path)| path.clone()).collect();
         let got = if room > 0 { proxy.store.get_many(ns, paths).await } else { Vec::new() };
@@ -140,6 +141,28 @@ pub async fn post<S: Store>(
     let mut answer = with_body(StatusCode::OK, batch::CONTENT_TYPE, hold(writer.finish(), turn.clone()));
     answer.extensions_mut().insert(turn);
     Ok(answer)
+}
+
+/// Carries the writes of a batch out, to their end even when the client goes: until then they need their room, and the
+/// batch its turn.
+async fn write<S: Store>(
+    proxy: &Proxy<S>,
+    ns: &str,
+    writes: Vec<(RelPath, Operation)>,
+    meta: Meta,
+    rooms: Vec<Reserved>,
+    turn: Turn,
+) -> Result<Vec<Result<Written, StoreError>>, Refusal> {
+    let (store, quotas, ns) = (proxy.store.clone(), proxy.quotas.clone(), ns.to_owned());
+    let writing = tokio::spawn(async move {
+        let written = store.write_many(&ns, writes, &meta).await;
+        if written.iter().flatten().any(Written::happened) {
+            quotas.wrote(&ns);
+        }
+        drop((rooms, turn));
+        written
+    });
+    Ok(writing.await.map_err(|_| StoreError::Closed)?)
 }
 
 /// Two requests for one path would race; and a name that is too long could not be repeated in the answer.

@@ -61,7 +61,7 @@ pub async fn put<S: Store>(
     let promised = head.headers.get(X_MEMSYNC_MD5).map(|value| text(value).and_then(|text| text.parse().ok()));
     let promised = promised.map(|md5| md5.ok_or(Refusal::BadHeader("X-Memsync-Md5 is not an MD5"))).transpose()?;
     let meta = caller.sign(versions::told(&head.headers, proxy.store.keeps_versions())?);
-    let (body, _room) = content(proxy, caller, ns, path, &head.headers, body, promised).await?;
+    let body = content(proxy, caller, ns, path, &head.headers, body, promised).await?;
     let provided = || Provided::Md5(precondition.to_string());
     let (status, entry) = write(proxy, ns, path, expect(precondition), meta, body, provided).await?;
     let mut answer = empty(status);
@@ -105,17 +105,19 @@ impl<I: Incoming> Incoming for Digested<I> {
     }
 }
 
-/// Takes the content of a write in, where the caller has room for it; the room is held until the answer is dropped.
-/// `promised`: the MD5 that it must have, unpacked.
-pub(super) async fn content<'a, S: Store>(
-    proxy: &'a Proxy<S>,
-    caller: &'a Caller,
+/// The content of a write, which has come whole, and the room that it holds.
+pub(super) type Content<I> = (I, Option<Reserved>);
+
+/// Takes the content of a write in, where the caller has room for it. `promised`: the MD5 that it must have, unpacked.
+pub(super) async fn content<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &str,
     path: &RelPath,
     headers: &HeaderMap,
     body: RequestBody,
     promised: Option<Md5>,
-) -> Result<(S::Incoming, Option<Reserved<'a>>), Refusal> {
+) -> Result<Content<S::Incoming>, Refusal> {
     let coding = encoding::of_body(headers)?;
     // Refused before it is sent where its length tells, and in any case before it is stored.
     let told = if coding.is_none() { hyper::body::Body::size_hint(&body).lower() } else { 0 };
@@ -134,17 +136,27 @@ pub(super) async fn content<'a, S: Store>(
     Ok((came.incoming, room))
 }
 
-/// Stores a body that has come whole.
+/// Stores a content, to its end even when the client goes: until then it needs its room.
 pub(super) async fn write<S: Store>(
     proxy: &Proxy<S>,
     ns: &str,
     path: &RelPath,
     expect: Expect,
     meta: Meta,
-    body: S::Incoming,
+    (body, room): Content<S::Incoming>,
     provided: impl FnOnce() -> Provided,
 ) -> Result<(StatusCode, Entry), Refusal> {
-    match proxy.store.put(ns, path, expect, meta, body).await? {
+    let (store, quotas) = (proxy.store.clone(), proxy.quotas.clone());
+    let (ns, path) = (ns.to_owned(), path.clone());
+    let writing = tokio::spawn(async move {
+        let put = store.put(&ns, &path, expect, meta, body).await;
+        if matches!(put, Ok(Put::Created(_) | Put::Updated(_))) {
+            quotas.wrote(&ns);
+        }
+        drop(room);
+        put
+    });
+    match writing.await.map_err(|_| StoreError::Closed)?? {
         Put::Created(entry) => Ok((StatusCode::CREATED, entry)),
         Put::Updated(entry) => Ok((StatusCode::OK, entry)),
         Put::Mismatch(held) => Err(Refusal::Precondition { provided: provided(), held }),

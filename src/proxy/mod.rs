@@ -143,7 +143,7 @@ const BATCHES: u32 = 16;
 struct Proxy<S> {
     store: Arc<S>,
     auth: Auth<S>,
-    quotas: quota::Quotas,
+    quotas: Arc<quota::Quotas>,
     checkup: health::Checkup,
     /// Turns for batches, each of which may hold some tens of MiB.
     batches: Shares,
@@ -178,7 +178,7 @@ pub async fn serve<S: Store>(
     let proxy = Arc::new(Proxy {
         store,
         auth,
-        quotas: quota::Quotas::default(),
+        quotas: Arc::default(),
         checkup: health::Checkup::default(),
         batches: Shares::new(BATCHES),
         turns: encoding::Turns::default(),

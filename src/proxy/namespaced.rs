@@ -26,7 +26,7 @@ pub async fn put<S: Store>(
     let version = version(&head.headers)?.ok_or(Refusal::VersionRequired)?;
     let promised = digest(&head.headers)?;
     let meta = caller.sign(versions::told(&head.headers, proxy.store.keeps_versions())?);
-    let (body, _room) = content(proxy, caller, ns.as_str(), path, &head.headers, body, promised).await?;
+    let body = content(proxy, caller, ns.as_str(), path, &head.headers, body, promised).await?;
     let provided = || Provided::Version(version);
     let (status, entry) = write(proxy, ns.as_str(), path, expect(version), meta, body, provided).await?;
     Ok(answer(proxy, ns, status, &entry, &head.headers).await)

@@ -29,7 +29,9 @@ const KNOWN: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub struct Quotas {
     users: Mutex<HashMap<String, Account>>,
-    known: Arc<tokio::sync::Mutex<Option<Known>>>,
+    known: Mutex<Known>,
+    /// Held by who lists the namespaces.
+    listing: tokio::sync::Mutex<()>,
 }
 
 /// What is under way of one user.
@@ -43,19 +45,23 @@ struct Account {
 }
 
 /// The namespaces of a store to which others write as well.
+#[derive(Default)]
 struct Known {
-    asked: Instant,
-    names: BTreeSet<String>,
+    /// When they were last listed, or began to be.
+    asked: Option<Instant>,
+    listed: Option<BTreeSet<String>>,
+    /// Those that were written to since.
+    since: BTreeSet<String>,
 }
 
 /// Room that a write holds while it is under way.
-pub struct Reserved<'a> {
-    of: &'a Quotas,
+pub struct Reserved {
+    of: Arc<Quotas>,
     user: String,
     bytes: u64,
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for Reserved {
     fn drop(&mut self) {
         self.of.change(&self.user, |account| {
             account.under_way = account.under_way.saturating_sub(self.bytes);
@@ -66,7 +72,7 @@ impl Drop for Reserved<'_> {
 
 /// A look at what a user holds. What ends while it lasts may or may not be in what is seen.
 struct Look<'a> {
-    of: &'a Quotas,
+    of: &'a Arc<Quotas>,
     user: &'a str,
     /// What had ended before.
     since: u64,
@@ -79,8 +85,8 @@ impl Drop for Look<'_> {
 }
 
 /// What became of asking for room.
-enum Room<'a> {
-    Taken(Reserved<'a>),
+enum Room {
+    Taken(Reserved),
     Full,
     /// There may be room: writes ended meanwhile that may have been counted twice.
     Unclear,
@@ -103,24 +109,62 @@ impl Quotas {
         given
     }
 
-    fn look<'a>(&'a self, user: &'a str) -> Look<'a> {
+    fn look<'a>(self: &'a Arc<Self>, user: &'a str) -> Look<'a> {
         let since = self.change(user, |account| {
             account.lookers += 1;
             account.ended
         });
         Look { of: self, user, since }
     }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Each change leaves it whole.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the namespaces are to be listed again; of those who ask only the first is told so.
+    fn is_due(&self) -> bool {
+        let mut known = self.known();
+        let is_due = known.asked.is_none_or(|asked| asked.elapsed() >= KNOWN);
+        if is_due {
+            known.asked = Some(Instant::now());
+        }
+        is_due
+    }
+
+    /// Lists the namespaces anew.
+    async fn list(&self, store: &impl Store) -> Result<(), StoreError> {
+        {
+            let mut known = self.known();
+            known.asked = Some(Instant::now());
+            // What was written to before this is in the listing that begins now.
+            let before = std::mem::take(&mut known.since);
+            known.listed.iter_mut().for_each(|listed| listed.extend(before.iter().cloned()));
+        }
+        let listed = store.namespaces().await?;
+        self.known().listed = Some(listed.into_iter().collect());
+        Ok(())
+    }
+
+    /// Something was written in `ns`: it counts from now on. What only was asked for in vain does not.
+    pub fn wrote(&self, ns: &str) {
+        let mut known = self.known();
+        // Before anybody asks, the first listing will have it.
+        if known.asked.is_some() && !known.listed.as_ref().is_some_and(|listed| listed.contains(ns)) {
+            known.since.insert(ns.to_owned());
+        }
+    }
 }
 
-impl<'a> Look<'a> {
+impl Look<'_> {
     /// Takes `bytes` more, if these, what others hold and what was seen to be `used` fit into `limit`.
-    fn reserve(&self, bytes: u64, used: u64, limit: u64) -> Room<'a> {
+    fn reserve(&self, bytes: u64, used: u64, limit: u64) -> Room {
         self.of.change(self.user, |account| {
             let ended = account.ended - self.since;
             let surely = used.saturating_add(account.under_way).saturating_add(bytes);
             if surely.saturating_add(ended) <= limit {
                 account.under_way += bytes;
-                Room::Taken(Reserved { of: self.of, user: self.user.to_owned(), bytes })
+                Room::Taken(Reserved { of: self.of.clone(), user: self.user.to_owned(), bytes })
             } else if surely <= limit {
                 Room::Unclear
             } else {
@@ -134,13 +178,13 @@ impl<'a> Look<'a> {
 ///
 /// # Errors
 /// [`Refusal::Quota`]; what the store says.
-pub async fn admit<'a, S: Store>(
-    proxy: &'a Proxy<S>,
-    caller: &'a Caller,
+pub async fn admit<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &str,
     path: &RelPath,
     size: u64,
-) -> Result<Option<Reserved<'a>>, Refusal> {
+) -> Result<Option<Reserved>, Refusal> {
     let mut rooms = admit_many(proxy, caller, ns, &[(path.clone(), size)]).await?;
     rooms.pop().unwrap_or(Ok(None))
 }
@@ -150,12 +194,12 @@ pub async fn admit<'a, S: Store>(
 ///
 /// # Errors
 /// What the store says; of a single write [`Refusal::Quota`].
-pub async fn admit_many<'a, S: Store>(
-    proxy: &'a Proxy<S>,
-    caller: &'a Caller,
+pub async fn admit_many<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &str,
     writes: &[(RelPath, u64)],
-) -> Result<Vec<Result<Option<Reserved<'a>>, Refusal>>, Refusal> {
+) -> Result<Vec<Result<Option<Reserved>, Refusal>>, Refusal> {
     let Some((user, limit, patterns)) = caller.quota().filter(|_| !writes.is_empty()) else {
         return Ok(writes.iter().map(|_| Ok(None)).collect());
     };
@@ -188,18 +232,14 @@ pub async fn admit_many<'a, S: Store>(
 
 /// The bytes that count towards a quota for `patterns`.
 async fn used<S: Store>(proxy: &Proxy<S>, patterns: &[Pattern], written: &str) -> Result<u64, StoreError> {
-    let all = counted(patterns, namespaces(proxy, patterns, written).await?, written);
+    let all = counted(patterns, namespaces(proxy, patterns).await?, written);
     let usages = all.into_iter().map(|ns| async move { proxy.store.usage(&ns).await });
     let usages = stream::iter(usages.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
     usages.try_fold(0u64, |sum, usage| async move { Ok(sum.saturating_add(usage)) }).await
 }
 
 /// The namespaces there are, as far as `patterns` leave that open.
-async fn namespaces<S: Store>(
-    proxy: &Proxy<S>,
-    patterns: &[Pattern],
-    written: &str,
-) -> Result<BTreeSet<String>, StoreError> {
+async fn namespaces<S: Store>(proxy: &Proxy<S>, patterns: &[Pattern]) -> Result<BTreeSet<String>, StoreError> {
     if patterns.iter().all(|pattern| matches!(pattern, Pattern::Exact(_))) {
         return Ok(BTreeSet::new());
     }
@@ -207,25 +247,23 @@ async fn namespaces<S: Store>(
         return Ok(proxy.store.namespaces().await?.into_iter().collect());
     }
     // Such a store has to be listed whole for it, so it is asked now and then, and nobody but the first waits.
-    let mut known = proxy.quotas.known.lock().await;
-    let Some(kept) = &mut *known else {
-        let (asked, listed) = (Instant::now(), proxy.store.namespaces().await?);
-        let names: BTreeSet<String> = listed.into_iter().chain([written.to_owned()]).collect();
-        *known = Some(Known { asked, names: names.clone() });
-        return Ok(names);
-    };
-    kept.names.insert(written.to_owned());
-    if kept.asked.elapsed() >= KNOWN {
-        kept.asked = Instant::now();
-        let (store, known) = (proxy.store.clone(), proxy.quotas.known.clone());
+    let (quotas, store) = (proxy.quotas.clone(), proxy.store.clone());
+    if quotas.known().listed.is_none() {
+        let _first = quotas.listing.lock().await;
+        if quotas.known().listed.is_none() {
+            quotas.list(store.as_ref()).await?;
+        }
+    } else if quotas.is_due() {
+        let quotas = quotas.clone();
         tokio::spawn(async move {
-            match store.namespaces().await {
-                Ok(listed) => known.lock().await.iter_mut().for_each(|kept| kept.names.extend(listed.iter().cloned())),
-                Err(e) => tracing::warn!("the namespaces could not be listed, for quotas: {e}"),
+            let _one_at_a_time = quotas.listing.lock().await;
+            if let Err(e) = quotas.list(store.as_ref()).await {
+                tracing::warn!("the namespaces could not be listed, for quotas: {e}");
             }
         });
     }
-    Ok(kept.names.clone())
+    let known = quotas.known();
+    Ok(known.listed.iter().flatten().chain(&known.since).cloned().collect())
 }
 
 /// The namespaces that count: of those known, those named, and the one written to.
@@ -242,7 +280,7 @@ fn counted(patterns: &[Pattern], known: BTreeSet<String>, written: &str) -> BTre
 mod tests {
     use super::*;
 
-    fn taken<'a>(room: Room<'a>) -> Reserved<'a> {
+    fn taken(room: Room) -> Reserved {
         match room {
             Room::Taken(reserved) => reserved,
             Room::Full | Room::Unclear => panic!("there is room"),
@@ -251,7 +289,7 @@ mod tests {
 
     #[test]
     fn writes_at_once_share_the_room() {
-        let quotas = Quotas::default();
+        let quotas = Arc::new(Quotas::default());
         let (ana, bo) = (quotas.look("ana"), quotas.look("bo"));
         let first = taken(ana.reserve(40, 50, 100));
         assert!(matches!(ana.reserve(11, 50, 100), Room::Full));
@@ -269,7 +307,7 @@ mod tests {
 
     #[test]
     fn what_ends_during_a_look_counts_whether_it_was_seen_or_not() {
-        let quotas = Quotas::default();
+        let quotas = Arc::new(Quotas::default());
         let other = taken(quotas.look("ana").reserve(60, 0, 100));
         let look = quotas.look("ana");
         drop(other);

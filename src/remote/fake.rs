@@ -150,6 +150,7 @@ impl FakeServer {
             calls: Vec::new(),
             clients: 0,
             losing: None,
+            largest: u64::MAX,
         })))
     }
 
@@ -284,6 +285,11 @@ impl FakeServer {
     /// Whether the request that [`FakeServer::lose`] is about is still to come.
     pub fn is_losing(&self) -> bool {
         self.store().losing.is_some()
+    }
+
+    /// From now on it refuses content of more bytes than this.
+    pub fn set_largest(&self, largest: u64) {
+        self.store().largest = largest;
     }
 
     /// What the plain index says of a path from now on, until the path is written; `None`: nothing.

@@ -34,7 +34,9 @@
 //! | 19 | B | L | t | upload \[new\] (an edit beats a delete) |
 //! | 20 | any | ? | any | skip, report the problem |
 //!
-//! Row 4 holds for a large new file that nobody has read yet, too: its digest is found while it is uploaded.
+//! Row 4 holds for a large new file that nobody has read yet, too: its digest is found while it is uploaded. Where the
+//! proxy holds what this device itself sent without hearing whether it arrived, and the file is gone since, that is its
+//! base: row 9 instead of row 2 or 11.
 //!
 //! [`reconcile()`] is this table, one arm a row. [`safety`] holds the gates.
 

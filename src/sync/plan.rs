@@ -51,6 +51,14 @@ impl Action {
             _ => None,
         }
     }
+
+    /// The content that disappears with the file.
+    pub fn deleted(&self) -> Option<Md5> {
+        match self {
+            Self::DeleteRemote { base: md5 } | Self::Obey { local: md5, .. } => Some(*md5),
+            _ => None,
+        }
+    }
 }
 
 /// The side on which an action removes a file.

@@ -59,6 +59,9 @@ pub struct Held {
     pub steps: Vec<Step>,
     /// Tracked files when it was held.
     pub of: usize,
+    /// They may come under other names, in files that go up and that nobody has read: nobody is asked before those have
+    /// arrived.
+    pub unread: bool,
 }
 
 impl Held {
@@ -67,13 +70,29 @@ impl Held {
     }
 }
 
+/// What the gate `mass_delete` has to know besides the plan.
+#[derive(Debug, Clone)]
+pub struct Known<'a> {
+    /// Files in the base.
+    pub tracked: usize,
+    /// How many files, which the plan leaves alone, hold a content on both sides.
+    pub staying: BTreeMap<Md5, usize>,
+    /// What a person has let through.
+    pub approved: &'a BTreeSet<RelPath>,
+    /// What waits for a person since an earlier plan.
+    pub held: &'a [Held],
+}
+
 /// The gate `mass_delete`: takes the deletions of one side out of the plan when they are at least
-/// [`MASS_DELETE_MIN`] and more than `max_delete` of the `tracked` files. Paths in `approved`, and those whose content the
-/// plan brings under another name (a folder was renamed), do not count and go through.
-pub fn hold_mass_delete(plan: &mut Plan, tracked: usize, limits: Limits, approved: &BTreeSet<RelPath>) -> Vec<Held> {
+/// [`MASS_DELETE_MIN`] and more than `max_delete` of the tracked files. Paths that are approved, and those whose content
+/// is there under another name, or comes there with this plan (a folder was renamed), do not count and go through.
+/// While a person is being asked, files that are new make nothing more plausible.
+pub fn hold_mass_delete(plan: &mut Plan, limits: Limits, known: &Known<'_>) -> Vec<Held> {
     let mut held = Vec::new();
+    let approved = known.approved;
     for side in [Side::Local, Side::Remote] {
-        let moved = moved(plan, side);
+        let tracked = known.held.iter().filter(|h| h.side == side).map(|h| h.of).fold(known.tracked, usize::min);
+        let moved = moved(plan, side, known.staying.clone());
         let counts =
             |s: &Step| s.action.deletes() == Some(side) && !approved.contains(&s.path) && !moved.contains(&s.path);
         let deletes = plan.steps.iter().filter(|s| counts(s)).count();
@@ -81,38 +100,38 @@ pub fn hold_mass_delete(plan: &mut Plan, tracked: usize, limits: Limits, approve
         let vanishing = |s: &&Step| s.action == Action::Skip(Unknown::Vanished) && !approved.contains(&s.path);
         let soon = if side == Side::Remote { plan.steps.iter().filter(vanishing).count() } else { 0 };
         let files = deletes + soon;
-        if deletes == 0 {
-            continue;
-        }
         // Counts of files are far below 2^52, where f64 is exact.
-        if files < MASS_DELETE_MIN || files as f64 <= limits.max_delete * tracked as f64 {
+        let too_many = |files: usize| files >= MASS_DELETE_MIN && files as f64 > limits.max_delete * tracked as f64;
+        if deletes == 0 || !too_many(files) {
             continue;
         }
+        let unread = |s: &&Step| matches!(s.action, Action::UploadUnread | Action::Skip(Unknown::Unread));
+        let unread = if side == Side::Remote { plan.steps.iter().filter(unread).count() } else { 0 };
         let (steps, rest) = std::mem::take(&mut plan.steps).into_iter().partition(|s| counts(s));
         plan.steps = rest;
-        held.push(Held { id: plan_id(side, &steps), side, steps, of: tracked });
+        let asked = known.held.iter().any(|h| h.side == side);
+        let unread = !asked && !too_many(files.saturating_sub(unread));
+        held.push(Held { id: plan_id(side, &steps), side, steps, of: tracked, unread });
     }
     held
 }
 
-/// The paths that go on one side while their content comes there under another name. One that comes stands for one that
-/// goes.
-fn moved(plan: &Plan, side: Side) -> BTreeSet<RelPath> {
-    let mut coming: BTreeMap<Md5, usize> = BTreeMap::new();
+/// The paths that go on one side while their content is there under another name, by what is `staying`, or comes there.
+/// One that stays or comes stands for one that goes.
+fn moved(plan: &Plan, side: Side, staying: BTreeMap<Md5, usize>) -> BTreeSet<RelPath> {
+    let mut there = staying;
     for step in &plan.steps {
         match (side, &step.action) {
             (Side::Local, Action::Download { remote: md5 })
             | (Side::Remote, Action::Upload { local: md5, precondition: Precondition::New, .. }) => {
-                *coming.entry(*md5).or_default() += 1;
+                *there.entry(*md5).or_default() += 1;
             }
             _ => {}
         }
     }
-    let mut goes = |step: &&Step| match (side, &step.action) {
-        (Side::Local, Action::Obey { local: md5, .. }) | (Side::Remote, Action::DeleteRemote { base: md5 }) => {
-            coming.get_mut(md5).filter(|n| **n > 0).map(|n| *n -= 1).is_some()
-        }
-        _ => false,
+    let mut goes = |step: &&Step| {
+        let md5 = step.action.deleted().filter(|_| step.action.deletes() == Some(side));
+        md5.and_then(|md5| there.get_mut(&md5)).filter(|n| **n > 0).map(|n| *n -= 1).is_some()
     };
     plan.steps.iter().filter(|step| goes(step)).map(|step| step.path.clone()).collect()
 }

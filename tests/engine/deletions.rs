@@ -256,3 +256,141 @@ fn a_file_that_goes_is_missed_whatever_else_comes() {
     story.settle();
     assert_eq!(story.names(), ["\u{e9}"]);
 }
+
+/// A file that is deleted elsewhere while a program has it open here.
+fn deleted_while_it_is_open() -> Story {
+    let mut story = Story::new(Config::default());
+    for name in ["a", "b"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.settle();
+    story.disk.keep_open("a", true).unwrap();
+    story.server.server_delete(&path("a"));
+    story
+}
+
+#[test]
+fn a_deletion_that_waits_for_a_program_is_done_when_that_closes_the_file() {
+    for told in [touched("a"), Scope::full()] {
+        let mut story = deleted_while_it_is_open();
+        let tries: usize = (0..300).map(|_| story.cycle(Scope::default()).unwrap().failed).sum();
+        assert!((5..60).contains(&tries), "it is tried now and then in ten minutes: {tries}");
+        // Another program closes it, and this one has it open still.
+        let before = story.cycle(Scope::default()).unwrap().failed;
+        let report = story.cycle(told.clone()).unwrap();
+        assert_eq!((report.trashed, before + report.failed), (0, 1));
+        story.disk.keep_open("a", false).unwrap();
+        assert_eq!(story.cycle(told.clone()).unwrap().trashed, 1, "{told:?}");
+        assert_eq!((story.engine.failing(), story.disk.user_tree("").len()), (0, 1));
+    }
+}
+
+#[test]
+fn a_deletion_that_waits_for_a_program_is_done_soon_where_nothing_tells_of_the_close() {
+    let mut story = deleted_while_it_is_open();
+    for _ in 0..300 {
+        story.cycle(Scope::default()).unwrap();
+    }
+    story.disk.keep_open("a", false).unwrap();
+    // Half a minute.
+    let trashed: usize = (0..15).map(|_| story.cycle(Scope::default()).unwrap().trashed).sum();
+    assert_eq!(trashed, 1);
+}
+
+/// Files of a folder that is about to be renamed, and some beside it.
+fn a_folder(story: &Story, files: usize) {
+    for n in 0..files {
+        story.disk.user_write(&format!("d/{n:02}"), format!("is in the folder: {n}")).unwrap();
+        story.disk.user_write(&format!("beside/{n:02}"), format!("is beside it: {n}")).unwrap();
+    }
+}
+
+fn cautious() -> EngineOptions {
+    EngineOptions { max_delete: 0.1, ..options() }
+}
+
+impl Story {
+    fn set(&mut self, options: EngineOptions) {
+        let remote = Arc::new(self.server.client());
+        self.engine.set_options(options, Arc::new(|_: &str, _: bool| false), remote);
+    }
+
+    fn below(&self, dir: &str) -> usize {
+        self.names().iter().filter(|name| name.starts_with(dir)).count()
+    }
+}
+
+/// What comes under a new name may be long there when the old name goes.
+#[test]
+fn a_renamed_folder_is_no_mass_deletion_on_either_side() {
+    let mut story = Story::new(Config::default());
+    a_folder(&story, 12);
+    story.set(cautious());
+    story.settle();
+    story.disk.user_rename("d", "e").unwrap();
+    for _ in 0..3 {
+        assert_eq!(story.cycle(Scope::full()).unwrap().held, 0);
+    }
+    assert_eq!((story.below("d/"), story.below("e/")), (0, 12));
+    // And back, on another device.
+    for n in 0..12 {
+        story.server.foreign_put(&path(&format!("d/{n:02}")), format!("is in the folder: {n}"));
+    }
+    story.cycle(Scope::default()).unwrap();
+    for n in 0..12 {
+        story.server.server_delete(&path(&format!("e/{n:02}")));
+    }
+    assert_eq!(story.cycle(Scope::default()).unwrap().trashed, 12);
+    // What goes for good is another thing.
+    story.disk.user_remove_dir_all("d").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
+}
+
+#[test]
+fn a_mass_deletion_that_waits_for_a_person_waits_however_many_files_come() {
+    let mut story = Story::new(Config::default());
+    a_folder(&story, 12);
+    story.set(EngineOptions { max_delete: 0.4, ..options() });
+    story.settle();
+    story.disk.user_rename("d", ".memsync/away").unwrap();
+    story.disk.user_remove_dir_all("beside").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    assert_eq!(story.cycle(Scope::full()).unwrap().held, 24);
+    let id = story.engine.held()[0].id.clone();
+    for n in 0..50 {
+        story.disk.user_write(&format!("new/{n:02}"), format!("is new: {n}")).unwrap();
+    }
+    for _ in 0..3 {
+        story.cycle(Scope::full()).unwrap();
+        assert_eq!(story.engine.held().first().map(|h| &h.id), Some(&id));
+    }
+    assert_eq!((story.below("d/"), story.below("new/")), (12, 50));
+    // One half of it comes back under another name. The other is still too much.
+    story.disk.user_rename(".memsync/away", "e").unwrap();
+    for _ in 0..3 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!((story.below("d/"), story.below("e/"), story.below("beside/")), (0, 12, 12));
+    assert_eq!(story.engine.held()[0].steps.len(), 12);
+}
+
+/// It is a rename all the same, and the upload comes first.
+#[test]
+fn a_file_that_was_renamed_and_may_not_be_read_keeps_its_old_name_on_the_proxy_until_it_may() {
+    let mut story = Story::new(Config::default());
+    for name in ["a", "other"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.settle();
+    story.disk.user_rename("a", "b").unwrap();
+    story.disk.set_unreadable("b", true).unwrap();
+    story.disk.user_remove("other").unwrap();
+    for _ in 0..4 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!(story.names(), ["a"], "it holds up no other");
+    story.disk.set_unreadable("b", false).unwrap();
+    story.settle();
+    assert_eq!(story.names(), ["b"]);
+}

@@ -88,3 +88,69 @@ fn a_renamed_file_is_not_deleted_there_before_its_unread_self_has_arrived() {
     }
     assert_eq!(story.names(), ["b"]);
 }
+
+/// What goes up unread may be what is missed: that is known when it has arrived.
+#[test]
+fn a_renamed_folder_of_large_files_is_no_mass_deletion() {
+    let mut story = reading_once();
+    for n in 0..12 {
+        story.disk.user_write(&format!("d/{n}"), format!("is large: {n}")).unwrap();
+    }
+    story.settle();
+    story.disk.user_rename("d", "e").unwrap();
+    // The proxy goes away before anything arrives there.
+    story.server.lose(1, Losing::Request);
+    assert!(story.cycle(Scope::full()).is_err());
+    let mut hashed = 0;
+    for _ in 0..4 {
+        let report = story.cycle(Scope::full()).unwrap();
+        assert_eq!((report.held, story.engine.halts()), (0, Vec::new()));
+        hashed += report.scan.hashed;
+    }
+    assert!(hashed <= 1, "they are read once, but the one that was lost");
+    let names = story.names();
+    assert_eq!((names.len(), names.iter().filter(|name| name.starts_with("e/")).count()), (13, 12), "{names:?}");
+}
+
+#[test]
+fn large_files_that_are_new_are_no_excuse_for_a_mass_deletion() {
+    let mut story = reading_once();
+    for n in 0..12 {
+        story.disk.user_write(&format!("d/{n}"), format!("is large: {n}")).unwrap();
+    }
+    story.settle();
+    story.disk.user_remove_dir_all("d").unwrap();
+    story.disk.user_write("e", "is large and new").unwrap();
+    // One of twelve cannot make the difference; twelve could, until they are known.
+    story.cycle(touched("d")).unwrap();
+    assert_eq!(story.cycle(touched("e")).unwrap().held, 12);
+    let id = story.engine.held()[0].id.clone();
+    for n in 0..12 {
+        story.disk.user_write(&format!("f/{n}"), format!("is large and new: {n}")).unwrap();
+    }
+    for _ in 0..3 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!(story.engine.held().first().map(|h| &h.id), Some(&id));
+    assert_eq!(story.names().iter().filter(|name| name.starts_with("d/")).count(), 12);
+}
+
+#[test]
+fn a_file_that_grows_beyond_the_limit_before_it_goes_up_stays_here() {
+    let mut story = reading_once();
+    story.disk.user_write("b", "is large too").unwrap();
+    let opened = AtomicU64::new(0);
+    story.disk.set_hook(Some(Box::new(move |op| {
+        // The scan opens it first.
+        if op.kind == OpKind::Open && op.path == "b" && opened.fetch_add(1, Ordering::Relaxed) == 1 {
+            op.disk.user_write("b", vec![b'x'; 2 << 20]).unwrap();
+        }
+        Verdict::Go
+    })));
+    for _ in 0..3 {
+        story.cycle(touched("b")).unwrap();
+    }
+    assert_eq!(story.names(), ["a"]);
+    let problems = story.engine.problems();
+    assert!(problems[&RelPath::parse("b").unwrap()].contains("max_file_size"), "{problems:?}");
+}

@@ -75,3 +75,112 @@ fn what_was_sent_before_a_deletion_is_nobodys_own_after_it() {
     assert_eq!(story.server.contents()[&path], "second");
     assert!(story.disk.user_tree("").into_values().any(|content| content == "third"), "kept as a conflict copy");
 }
+
+/// The file is gone here, and the proxy holds what this device itself sent.
+#[test]
+fn a_deletion_right_after_an_upload_whose_reply_was_lost_is_not_undone() {
+    for (config, files) in [(Config::default(), 1), (Config::default(), 9), (plain(), 1), (plain(), 9)] {
+        for edited in [false, true] {
+            let mut story = Story::new(config);
+            let names: Vec<String> = (0..files).map(|n| format!("n{n}")).collect();
+            let write = |story: &Story, what: &str| {
+                names.iter().for_each(|n| story.disk.user_write(n, format!("{what} {n}")).unwrap());
+            };
+            if edited {
+                write(&story, "before");
+            }
+            story.disk.user_write("other", "stays").unwrap();
+            story.settle();
+            write(&story, "sent");
+            story.server.lose(1, Losing::Reply);
+            let _ = story.cycle(Scope::full());
+            names.iter().for_each(|n| story.disk.user_remove(n).unwrap());
+            assert!(story.cycle(Scope::full()).unwrap().again, "one scan missed them");
+            let sent = story.names().len();
+            let mut downloaded = 0;
+            for _ in 0..4 {
+                downloaded += story.cycle(Scope::full()).unwrap().downloaded;
+            }
+            assert!(
+                sent > 1 && downloaded == 0,
+                "{files} files, edited: {edited}: {sent} there, {downloaded} came back"
+            );
+            assert_eq!((story.names(), story.disk.user_tree("").len()), (vec!["other".to_owned()], 1));
+        }
+    }
+}
+
+#[test]
+fn what_was_sent_without_a_reply_is_deleted_on_the_word_of_two_scans_and_where_nobody_wrote_since() {
+    let path = RelPath::parse("a").unwrap();
+    let sent = || {
+        let mut story = Story::new(Config::default());
+        story.cycle(Scope::full()).unwrap();
+        story.disk.user_write("a", "sent").unwrap();
+        story.server.lose(1, Losing::Reply);
+        assert!(story.cycle(touched("a")).is_err());
+        story
+    };
+    // A program that saves removes the old file first.
+    let mut story = sent();
+    story.disk.user_remove("a").unwrap();
+    story.cycle(touched("a")).unwrap();
+    story.disk.user_write("a", "and then edited").unwrap();
+    story.settle();
+    assert_eq!(story.server.contents()[&path], "and then edited");
+    assert_eq!(story.disk.user_tree("").len(), 1);
+    // Somebody else edited it.
+    let mut story = sent();
+    story.server.foreign_put(&path, "theirs");
+    story.disk.user_remove("a").unwrap();
+    story.settle();
+    assert_eq!(story.disk.user_read("a").unwrap(), "theirs");
+    // Somebody else has the same thought when the deletion is long done.
+    let mut story = Story::new(Config::default());
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_write("a", "sent").unwrap();
+    story.server.lose(1, Losing::Request);
+    assert!(story.cycle(touched("a")).is_err());
+    story.disk.user_remove("a").unwrap();
+    story.settle();
+    story.server.foreign_put(&path, "sent");
+    story.settle();
+    assert_eq!(story.disk.user_read("a").unwrap(), "sent");
+}
+
+#[test]
+fn a_deletion_of_what_was_sent_that_a_person_rejects_brings_it_back() {
+    let mut story = Story::new(Config::default());
+    story.cycle(Scope::full()).unwrap();
+    let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
+    // One by one: each is the only one whose reply is lost.
+    for name in &names {
+        story.disk.user_write(name, name.clone()).unwrap();
+        story.server.lose(1, Losing::Reply);
+        assert!(story.cycle(touched(name)).is_err());
+    }
+    names.iter().for_each(|name| story.disk.user_remove(name).unwrap());
+    story.cycle(Scope::full()).unwrap();
+    story.cycle(Scope::full()).unwrap();
+    let id = story.engine.held().first().expect("they are held").id.clone();
+    assert!(story.engine.reject(&id).unwrap());
+    story.settle();
+    assert_eq!((story.names().len(), story.disk.user_tree("").len()), (12, 12));
+}
+
+/// What the proxy has refused is not there, and who writes it there later is somebody else.
+#[test]
+fn what_was_refused_for_certain_was_not_sent() {
+    let mut story = Story::new(Config::default());
+    let path = RelPath::parse("a").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.server.set_largest(3);
+    story.disk.user_write("a", "mine").unwrap();
+    assert_eq!(story.cycle(touched("a")).unwrap().failed, 1);
+    story.server.set_largest(u64::MAX);
+    story.disk.user_write("a", "mine, edited").unwrap();
+    story.server.foreign_put(&path, "mine");
+    story.settle();
+    assert_eq!(story.server.contents()[&path], "mine");
+    assert!(story.disk.user_tree("").into_values().any(|content| content == "mine, edited"), "a conflict copy");
+}

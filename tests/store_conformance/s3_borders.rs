@@ -1,11 +1,14 @@
 //! Namespaces in a bucket: a file of one is the same object as a file of another by a longer name, and is reached by one.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::store::{Deleted, Expect, Got, Meta, Named, Put, S3, Store, StoreError, system_clock};
+use serde_json::json;
 
 use super::s3::until;
 use super::server::{Fault, Server, Stored, difference};
@@ -160,6 +163,152 @@ async fn reindex_sees_a_namespace_that_begins_meanwhile() {
     assert!(mended[""].is_nothing() && mended[""].blobs == 1, "{mended:?}");
     assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["a"]);
     assert_eq!(store.reindex().await.unwrap()["team"].added, [path("x")]);
+}
+
+const FLAT: &str = "memory/.sync-index.json";
+const TEAM: &str = "memory/team/.sync-index.json";
+
+/// Does `there` to what the server has when `key` is written for the `nth` time, just before it is: what another proxy
+/// does at that moment.
+fn meanwhile(
+    server: &Server,
+    key: &'static str,
+    nth: usize,
+    there: impl Fn(&mut BTreeMap<String, Stored>) + Send + Sync + 'static,
+) {
+    let (inside, writes) = (server.inside.clone(), AtomicUsize::new(0));
+    server.fail(move |method, asked| {
+        if method == "PUT" && asked == key && writes.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+            there(&mut inside.objects.lock().unwrap());
+        }
+        Fault::None
+    });
+}
+
+/// The flat namespace gets a file in the folder that is about to become a namespace.
+fn record_a_flat_file(objects: &mut BTreeMap<String, Stored>) {
+    let md5 = Md5::of(b"x").to_string();
+    let entry = json!({"md5": md5, "last_modified": "1970-01-01T00:00:00.007Z", "size": 1, "is_deleted": false,
+        "version": 7});
+    objects.insert("memory/team/x".to_owned(), Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
+    objects.insert(FLAT.to_owned(), Stored::new(json!({"files": {"team/x": entry}}).to_string().as_bytes(), &[]));
+}
+
+#[tokio::test]
+async fn a_namespace_that_begins_sees_a_file_that_came_above_meanwhile() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    meanwhile(&server, TEAM, 1, record_a_flat_file);
+    let begin = async || store.put_bytes("team", &path("y"), New, Bytes::from_static(b"y")).await;
+    let refused = begin().await.unwrap_err();
+    assert!(matches!(&refused, StoreError::Occupied { namespace, .. } if namespace == "team"), "{refused:?}");
+    assert!(server.object(TEAM).is_none() && server.object("memory/team/y").is_none(), "nothing has begun");
+    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), Got::Found(_)));
+    assert!(matches!(begin().await.unwrap_err(), StoreError::Occupied { .. }));
+}
+
+/// The proxy that made the index died before it looked again.
+#[tokio::test]
+async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_who_writes() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let index = Stored::new(br#"{"files": {}}"#, &[("memsync-write", "1")]);
+    server.plant(TEAM, index.clone());
+    record_a_flat_file(&mut server.inside.objects.lock().unwrap());
+    is_refused(&store, "", "team/x", "team").await;
+    let begin = async |name| store.put_bytes("team", &path(name), New, Bytes::from_static(b"y")).await;
+    assert!(matches!(begin("y").await.unwrap_err(), StoreError::Occupied { .. }));
+    assert!(server.object(TEAM).is_none(), "it is gone");
+    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), Got::Found(_)));
+
+    // That of a proxy without borders stays, and so does what has files.
+    server.plant(TEAM, Stored::new(br#"{"files": {}}"#, &[]));
+    assert!(matches!(begin("y").await.unwrap(), Put::Created(_)));
+    assert!(matches!(begin("z").await.unwrap(), Put::Created(_)));
+}
+
+#[tokio::test]
+async fn a_file_whose_folder_becomes_a_namespace_meanwhile_is_not_written() {
+    for before in [None, Some(Md5::of(b"before"))] {
+        let server = Server::start().await;
+        let store = server.store("memory", system_clock()).await;
+        put(&store, "a", New, b"a").await;
+        if before.is_some() {
+            put(&store, "team/x", New, b"before").await;
+            store.delete("", &path("team/x"), None, Meta::default()).await.unwrap();
+        }
+        meanwhile(&server, FLAT, 1, |objects| {
+            drop(objects.insert(TEAM.to_owned(), Stored::new(br#"{"files": {}}"#, &[])))
+        });
+        let late = store.put_bytes("", &path("team/x"), New, Bytes::from_static(b"x")).await.unwrap_err();
+        assert!(
+            matches!(&late, StoreError::Elsewhere { namespace, .. } if namespace == &Named("team".into())),
+            "{late:?}"
+        );
+        let listed = index(&store, 0).await;
+        assert!(listed.get("team/x").is_none_or(|entry| entry.is_deleted && Some(entry.md5) == before), "{listed:?}");
+        // Nor does the namespace get what was not meant for it.
+        assert!(
+            matches!(store.get("team", &path("x")).await.unwrap(), Got::Tombstone(entry) if entry.md5 != Md5::of(b"x"))
+        );
+        assert_eq!(
+            store.versions("team", &path("x")).await.unwrap().iter().filter(|v| v.md5 == Md5::of(b"x")).count(),
+            0
+        );
+    }
+}
+
+/// A condition on what is gone by then is a race like any other.
+#[tokio::test]
+async fn what_is_written_over_may_be_gone() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let gone = |key: &'static str| meanwhile(&server, key, 1, move |objects| drop(objects.remove(key)));
+    put(&store, "a", New, b"a").await;
+    put(&store, "b", New, b"b").await;
+    gone("memory/a");
+    let lost = put(&store, "a", Expect::Md5(Md5::of(b"a")), b"new").await;
+    assert_eq!(lost, Put::Mismatch(None));
+    gone(FLAT);
+    put(&store, "b", Expect::Md5(Md5::of(b"b")), b"new").await;
+    assert_eq!(index(&store, 0).await["b"].md5, Md5::of(b"new"));
+
+    let put_in = async |name| store.put_bytes("team", &path(name), New, Bytes::from_static(b"y")).await;
+    written(put_in("y").await.unwrap());
+    gone(TEAM);
+    put_in("z").await.unwrap_err();
+    assert!(server.object(TEAM).is_none(), "who has not asked begins none");
+    written(put_in("q").await.unwrap());
+    assert_eq!(store.index("team", 0).await.unwrap().entries.len(), 1);
+}
+
+/// Two proxies, at once: the one writes a file into a folder, the other begins a namespace of its name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_is_the_one_or_the_others() {
+    let server = Server::start().await;
+    let stores = [server.store("memory", system_clock()).await, server.store("memory", system_clock()).await];
+    // Every order of their requests.
+    server.fail(|_, _| Fault::Slow(Duration::from_micros(fastrand::u64(0..5000))));
+    let (mut flat, mut namespaces) = (0, 0);
+    for round in 0..40 {
+        let (ns, x, y) = (format!("team{round}"), path(&format!("team{round}/x")), path("y"));
+        let above = stores[0].put_bytes("", &x, New, Bytes::from_static(b"x"));
+        let begun = stores[1].put_bytes(&ns, &y, New, Bytes::from_static(b"y"));
+        let (above, begun) = tokio::join!(above, begun);
+        assert!(above.is_err() || begun.is_err(), "{ns}: both");
+        flat += usize::from(above.is_ok());
+        namespaces += usize::from(begun.is_ok());
+        let third = server.store("memory", system_clock()).await;
+        let listed = index(&third, 0).await.contains_key(x.as_str());
+        assert_eq!(listed, above.is_ok(), "{ns}: {above:?}");
+        if above.is_ok() {
+            assert!(matches!(third.get("", &x).await.unwrap(), Got::Found(_)), "{ns}");
+        }
+        if begun.is_ok() {
+            assert!(matches!(third.get(&ns, &path("y")).await.unwrap(), Got::Found(_)), "{ns}");
+        }
+    }
+    assert!(flat > 0 && namespaces > 0, "{flat} {namespaces}: they met");
 }
 
 /// What other proxies left is put right: a flat index does not go on listing files that are a namespace's.

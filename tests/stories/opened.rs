@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::filesystem::{both_run, reports};
 use crate::world::{World, eventually};
@@ -41,6 +42,7 @@ fn what_history_holds_is_not_changed_through_another_name_of_the_file() {
     let (a, b) = (world.device("a"), world.device("b"));
     let outside = world.path().join("other-name.md");
     a.write("note.md", "one");
+    fs::set_permissions(a.at("note.md"), PermissionsExt::from_mode(0o600)).unwrap();
     fs::hard_link(a.at("note.md"), &outside).unwrap();
     a.start();
     b.start();
@@ -50,6 +52,9 @@ fn what_history_holds_is_not_changed_through_another_name_of_the_file() {
     world.settle(&[&a, &b]);
     OpenOptions::new().append(true).open(&outside).unwrap().write_all(b" scribbled over").unwrap();
     assert_eq!(a.kept(), [b"one".to_vec()]);
+    let batch = fs::read_dir(a.at(".memsync/history")).unwrap().next().unwrap().unwrap().path();
+    let mode = fs::metadata(batch.join("note.md")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "nobody may read it who might not read the file");
 }
 
 #[cfg(target_os = "linux")]

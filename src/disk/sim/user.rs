@@ -142,6 +142,21 @@ impl SimDisk {
         Ok(())
     }
 
+    /// A program opens a file for writing, or closes it.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub fn keep_open(&self, path: &str, open: bool) -> io::Result<()> {
+        let mut world = self.world();
+        let ino = world.tree.find(path)?;
+        if open {
+            world.kept_open.insert(ino)
+        } else {
+            world.kept_open.remove(&ino)
+        };
+        Ok(())
+    }
+
     /// The content of a file, also of one that is unreadable for the engine.
     ///
     /// # Errors

@@ -82,7 +82,7 @@ impl FakeRemote {
     fn carry_out(&self, request: Request, version: u64, content: Bytes) -> Option<Answer> {
         let mut store = self.server.store();
         let unavailable = store.config.faults.unavailable;
-        if store.chance(unavailable) {
+        if store.chance(unavailable) || content.len() as u64 > store.largest {
             return None;
         }
         let (answer, wrote) = match &request {
@@ -213,6 +213,9 @@ impl Remote for FakeRemote {
         body: Outgoing,
     ) -> Result<Put, RemoteError> {
         let (md5, content) = read_whole(body)?;
+        if content.len() as u64 > self.server.store().largest {
+            return Err(RemoteError::TooLarge { url: "fake:".to_owned(), why: "there is a limit".to_owned() });
+        }
         let request = Request::Put { path: path.clone(), precondition, version, md5 };
         let done = self.carry(request, |store| {
             let put = store.put(path, precondition, version, md5, content);

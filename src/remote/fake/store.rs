@@ -53,6 +53,8 @@ pub(super) struct Store {
     pub(super) clients: usize,
     /// What of how many requests from now is lost.
     pub(super) losing: Option<(usize, Losing)>,
+    /// Bytes; larger content is refused.
+    pub(super) largest: u64,
 }
 
 /// How far a request gets.

@@ -179,6 +179,23 @@ impl Blobs {
             }
         }
     }
+
+    /// Writes `tombstone` over `row`, and keeps no version of that; if something else is there by now, that stays.
+    pub async fn overwrite(&self, ns: &str, path: &RelPath, row: &Row, tombstone: &Row) -> Result<(), StoreError> {
+        let Some(found) = self.look(ns, path).await?.filter(|found| found.row == *row) else { return Ok(()) };
+        let described = Described {
+            md5: Some(tombstone.md5),
+            is_deleted: true,
+            version: Some(tombstone.version),
+            write: Some(write_id()),
+            ..Described::default()
+        };
+        let (key, nothing) = (self.layout.blob(ns, path)?, Content::Inline(Bytes::new()));
+        match self.bucket.put(&key, Some(&found.object.etag), &described, &nothing).await? {
+            Landing::Landed(_) | Landing::Lost => Ok(()),
+            Landing::Unsure(e) => Err(e),
+        }
+    }
 }
 
 /// What an object's metadata tells; `None` where the MD5 is missing.

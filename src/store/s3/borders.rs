@@ -2,6 +2,9 @@
 //! without one are one object. A key that opens one namespace must not reach another's files by their longer name, and
 //! no file may be in two indexes. So a path that leads into a namespace further down is refused, and so is a namespace
 //! where another has files already.
+//!
+//! Proxies that do not know of each other keep to it by looking after they wrote: a new file in the index is followed by a
+//! look for namespaces above it, and a new index by a look for files in its folder. Whoever is second sees the first.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,16 +12,19 @@ use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::super::{Named, StoreError};
-use super::inner::Inner;
+use super::super::{Named, StoreError, next_version};
+use super::index::Row;
+use super::inner::{Inner, entry};
+use super::ledger::UnderWay;
+use crate::digest::Md5;
 use crate::path::RelPath;
 
-/// How long a folder that was none counts as no namespace. It bounds how long files of a namespace which another proxy has
-/// just begun can be reached by their longer name here.
+/// How long what was found out of a folder counts. It bounds how long files of a namespace which another proxy has just
+/// begun can be reached by their longer name here.
 const FRESH: Duration = Duration::from_secs(5);
 /// Folders remembered, at most.
 const MOST: usize = 20_000;
-/// Folders asked for side by side by one request: a path has room for hundreds.
+/// Folders asked for side by side by one request.
 const SIDE_BY_SIDE: usize = 8;
 
 /// What is known of folders.
@@ -26,11 +32,12 @@ const SIDE_BY_SIDE: usize = 8;
 pub struct Borders(Mutex<HashMap<String, Known>>);
 
 #[derive(Clone, Copy)]
-enum Known {
-    /// It has an index, and a namespace stays one.
-    Namespace,
-    /// It had none at this time.
-    Folder(Instant),
+struct Known {
+    /// Whether it had an index.
+    is_namespace: bool,
+    /// When that was, at the earliest where it had none, and at the latest where it had one: of two that contradict each
+    /// other the namespace is believed in.
+    at: Instant,
 }
 
 impl Borders {
@@ -39,20 +46,33 @@ impl Borders {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_namespace(&self, folder: &str) -> Option<bool> {
-        match self.lock().get(folder)? {
-            Known::Namespace => Some(true),
-            Known::Folder(at) => (at.elapsed() < FRESH).then_some(false),
+    /// What was found out of `folder` at `since` or later.
+    fn known(&self, folder: &str, since: Instant) -> Option<bool> {
+        self.lock().get(folder).filter(|known| known.at >= since).map(|known| known.is_namespace)
+    }
+
+    fn remember(&self, folder: &str, is_namespace: bool, at: Instant) {
+        let mut known = self.lock();
+        if known.get(folder).is_some_and(|later| later.at > at) {
+            return;
+        }
+        if known.len() >= MOST {
+            known.retain(|_, known| known.at.elapsed() < FRESH);
+        }
+        if known.len() < MOST || known.contains_key(folder) {
+            known.insert(folder.to_owned(), Known { is_namespace, at });
         }
     }
 
-    fn remember(&self, folder: String, is_namespace: bool) {
-        let mut known = self.lock();
-        if known.len() >= MOST {
-            known.retain(|_, known| matches!(known, Known::Namespace));
-        }
-        known.insert(folder, if is_namespace { Known::Namespace } else { Known::Folder(Instant::now()) });
+    fn forget(&self, folder: &str) {
+        self.lock().remove(folder);
     }
+}
+
+/// Since when what was found out counts for a request that begins now.
+fn lately() -> Instant {
+    let now = Instant::now();
+    now.checked_sub(FRESH).unwrap_or(now)
 }
 
 impl Inner {
@@ -62,21 +82,66 @@ impl Inner {
     /// # Errors
     /// [`StoreError::Elsewhere`]; what the store says.
     pub async fn stay_within(&self, ns: &str, path: &RelPath) -> Result<(), StoreError> {
-        let folders: Vec<String> = path.ancestors().map(|folder| joined(ns, folder)).collect();
-        // The deepest comes first, and is where the file belongs.
-        let mut namespace = self.which_begun(folders, true).await?.into_iter().next();
-        if namespace.is_none() && !ns.is_empty() && !self.ledger(ns)?.exists().await? {
-            for above in self.which_begun(uppers(ns), true).await? {
+        self.stay_above(ns, path, lately()).await?;
+        if !ns.is_empty() && !self.ledger(ns)?.exists().await? {
+            for above in self.which_begun(uppers(ns), lately()).await? {
                 let name = format!("{}/{path}", below(&above, ns));
                 let kept = self.ledger(&above)?.fresh().await?;
                 if kept.document.rows.keys().any(|path| path.as_str() == name) {
-                    namespace = Some(above);
+                    return Err(elsewhere(ns, path, above));
                 }
             }
         }
-        namespace.map_or(Ok(()), |namespace| {
-            Err(StoreError::Elsewhere { path: joined(ns, path.as_str()), namespace: Named(namespace) })
-        })
+        Ok(())
+    }
+
+    /// Lets a path of `ns` pass that was in no namespace further down at `since` or later.
+    ///
+    /// # Errors
+    /// As [`Inner::stay_within`].
+    async fn stay_above(&self, ns: &str, path: &RelPath, since: Instant) -> Result<(), StoreError> {
+        let folders = path.ancestors().map(|folder| joined(ns, folder)).collect();
+        // The deepest comes first, and is where the file belongs.
+        let namespace = self.which_begun(folders, since).await?.into_iter().next();
+        namespace.map_or(Ok(()), |namespace| Err(elsewhere(ns, path, namespace)))
+    }
+
+    /// Records what was written at `path`, in the place of `before`. A namespace that begins is refused where it sees this
+    /// entry; if it looked before that, it is seen here, and the write does not stand.
+    ///
+    /// # Errors
+    /// [`StoreError::Elsewhere`]; what the store says.
+    pub async fn record(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        before: Option<Row>,
+        row: Row,
+        under_way: Option<UnderWay>,
+    ) -> Result<(), StoreError> {
+        let ledger = self.ledger(ns)?;
+        let was_live = before.is_some_and(|before| !before.is_deleted);
+        // What was listed all the time no namespace can have missed; nor does it mind what is deleted.
+        let cannot_be_late = row.is_deleted || was_live && ledger.lists(path);
+        ledger.record(path, row, under_way).await?;
+        if cannot_be_late {
+            return Ok(());
+        }
+        let refused = match self.stay_above(ns, path, Instant::now()).await {
+            Err(refused @ StoreError::Elsewhere { .. }) => refused,
+            other => return other,
+        };
+        // Deleted, as an object that is there cannot be removed on a condition; and over content it stands, as that was
+        // compared with what the client knew.
+        let version = next_version((self.clock)(), Some(&entry(&row)));
+        let md5 = before.map_or_else(|| Md5::of(b""), |before| before.md5);
+        let tombstone = Row { md5, size: 0, is_deleted: true, version };
+        if !was_live {
+            self.blobs.overwrite(ns, path, &row, &tombstone).await?;
+        }
+        let was_deleted = before.filter(|before| before.is_deleted);
+        ledger.amend(path, &row, was_deleted.map(|_| tombstone)).await?;
+        Err(refused)
     }
 
     /// Sees to it that `ns` has an index, which makes it a namespace.
@@ -84,15 +149,18 @@ impl Inner {
     /// # Errors
     /// [`StoreError::Occupied`]; what the store says.
     pub async fn begin(&self, ns: &str) -> Result<(), StoreError> {
-        if self.ledger(ns)?.ensure(self.refuse_occupied(ns)).await? {
-            self.borders.remember(ns.to_owned(), true);
+        let begun = self.ledger(ns)?.ensure(|| self.refuse_occupied(ns)).await;
+        match &begun {
+            Ok(true) => self.borders.remember(ns, true, Instant::now()),
+            Err(StoreError::Occupied { .. }) => self.borders.forget(ns),
+            Ok(false) | Err(_) => {}
         }
-        Ok(())
+        begun.map(drop)
     }
 
     /// Refuses a new namespace in whose folder one further up has files.
     async fn refuse_occupied(&self, ns: &str) -> Result<(), StoreError> {
-        for above in self.which_begun(uppers(ns), false).await? {
+        for above in self.which_begun(uppers(ns), Instant::now()).await? {
             let kept = self.ledger(&above)?.fresh().await?;
             let folder = below(&above, ns);
             let inside = |path: &RelPath| path.as_str().strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
@@ -103,24 +171,33 @@ impl Inner {
         Ok(())
     }
 
-    /// Those of `folders` that are namespaces, in their order, the flat one always; `remembered`: what was found out a
-    /// moment ago will do. Nothing else is kept of a folder that is none, as whoever asks may name any number of them.
-    async fn which_begun(&self, folders: Vec<String>, remembered: bool) -> Result<Vec<String>, StoreError> {
-        let asked = stream::iter(folders).map(|folder| async move {
-            let known = self.borders.is_namespace(&folder).filter(|_| remembered).or(folder.is_empty().then_some(true));
-            let is_namespace = match known {
-                Some(known) => known,
-                None => {
-                    let index = self.blobs.layout.index(&folder)?;
-                    let is_namespace = self.blobs.bucket.head(&index).await?.is_some();
-                    self.borders.remember(folder.clone(), is_namespace);
-                    is_namespace
-                }
-            };
-            Ok::<_, StoreError>(is_namespace.then_some(folder))
-        });
+    /// Those of `folders` that are namespaces, in their order, the flat one always; what was found out at `since` or later
+    /// will do. Nothing else is kept of a folder that is none, as whoever asks may name any number of them.
+    async fn which_begun(&self, folders: Vec<String>, since: Instant) -> Result<Vec<String>, StoreError> {
+        let asked = stream::iter(folders)
+            .map(|folder| async move { Ok::<_, StoreError>(self.has_begun(&folder, since).await?.then_some(folder)) });
         asked.buffered(SIDE_BY_SIDE).try_filter_map(async |folder| Ok(folder)).try_collect().await
     }
+
+    async fn has_begun(&self, folder: &str, since: Instant) -> Result<bool, StoreError> {
+        let known = || if folder.is_empty() { Some(true) } else { self.borders.known(folder, since) };
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        // Of the many writes of one moment the first asks for all.
+        let _turn = self.turn(format!("{folder}/")).await;
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let began = Instant::now();
+        let is_namespace = self.blobs.bucket.head(&self.blobs.layout.index(folder)?).await?.is_some();
+        self.borders.remember(folder, is_namespace, if is_namespace { Instant::now() } else { began });
+        Ok(is_namespace)
+    }
+}
+
+fn elsewhere(ns: &str, path: &RelPath, namespace: String) -> StoreError {
+    StoreError::Elsewhere { path: joined(ns, path.as_str()), namespace: Named(namespace) }
 }
 
 /// What could be namespaces further up, the flat one first.

@@ -210,6 +210,10 @@ impl Bucket {
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. }) => {
                 Ok(Landing::Lost)
             }
+            // What was held is gone.
+            Err(e @ Error::NotFound { .. }) if held.is_some() && code(&e.to_string()) != Some("NoSuchBucket") => {
+                Ok(Landing::Lost)
+            }
             Err(
                 e @ (Error::PermissionDenied { .. }
                 | Error::Unauthenticated { .. }
@@ -238,10 +242,12 @@ impl Bucket {
 
     /// Removes an object, whatever it is: for scratch objects of our own.
     pub async fn remove(&self, key: &Key) -> Result<(), StoreError> {
-        match self.reads.delete(key).await {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(failed(&e)),
-        }
+        removed(self.reads.delete(key).await)
+    }
+
+    /// [`Bucket::remove`] that is not tried again: another may be there by then.
+    pub async fn remove_once(&self, key: &Key) -> Result<(), StoreError> {
+        removed(self.writes.delete(key).await)
     }
 
     /// An ETag as this store wants it in a condition.
@@ -250,6 +256,13 @@ impl Bucket {
             EtagQuotes::Keep => etag.to_owned(),
             EtagQuotes::Strip => etag.trim_matches('"').to_owned(),
         }
+    }
+}
+
+fn removed(done: Result<(), Error>) -> Result<(), StoreError> {
+    match done {
+        Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+        Err(e) => Err(failed(&e)),
     }
 }
 

@@ -69,13 +69,17 @@ impl Inner {
 
     /// One writer of a path at a time in this process: the others would only lose the race at the store. It also
     /// keeps apart what an ETag cannot, as two tombstones of one path have the same.
-    async fn turn(&self, ns: &str, path: &RelPath) -> tokio::sync::OwnedMutexGuard<()> {
+    async fn turn_of(&self, ns: &str, path: &RelPath) -> tokio::sync::OwnedMutexGuard<()> {
+        self.turn(format!("{ns}\n{path}")).await
+    }
+
+    /// One at a time of whatever has this name in this process.
+    pub async fn turn(&self, name: String) -> tokio::sync::OwnedMutexGuard<()> {
         let turn = {
             let mut turns = lock(&self.turns);
             if turns.len() > 1024 {
                 turns.retain(|_, turn| turn.strong_count() > 0);
             }
-            let name = format!("{ns}\n{path}");
             let known = turns.get(&name).and_then(Weak::upgrade);
             known.unwrap_or_else(|| {
                 let new = Arc::new(tokio::sync::Mutex::new(()));
@@ -105,7 +109,7 @@ impl Inner {
             }
         }
         self.begin(ns).await?;
-        let _turn = self.turn(ns, path).await;
+        let _turn = self.turn_of(ns, path).await;
         // Who waits for a turn is not under way: the index would wait for it in vain.
         let under_way = matches!(body.content, Content::Inline(_)).then(|| ledger.under_way());
         // Most new files are new; a tombstone would only cost the blind write.
@@ -125,7 +129,7 @@ impl Inner {
         });
         match swapped.await? {
             Swapped::Done { before, row } => {
-                ledger.record(path, row, under_way).await?;
+                self.record(ns, path, before, row, under_way).await?;
                 let live = before.is_some_and(|b| !b.is_deleted);
                 Ok(if live { Put::Updated(entry(&row)) } else { Put::Created(entry(&row)) })
             }
@@ -158,7 +162,7 @@ impl Inner {
             }
             self.begin(ns).await?;
         }
-        let _turn = self.turn(ns, path).await;
+        let _turn = self.turn_of(ns, path).await;
         let under_way = ledger.under_way();
         let meta = meta.of_deletion();
         let swapped = self.blobs.swap(ns, path, false, |found| {
@@ -197,15 +201,15 @@ impl Inner {
         let ledger = self.ledger(ns)?;
         self.stay_within(ns, path).await?;
         self.begin(ns).await?;
-        let _turn = self.turn(ns, path).await;
+        let _turn = self.turn_of(ns, path).await;
         let under_way = ledger.under_way();
         let swapped = self.blobs.swap(ns, path, !ledger.knows(path), |found| {
             let is_later = found.is_none_or(|f| f.row.version < version);
             is_later.then(|| new(row, content.clone(), &meta))
         });
         match swapped.await? {
-            Swapped::Done { row, .. } => {
-                ledger.record(path, row, Some(under_way)).await?;
+            Swapped::Done { before, row } => {
+                self.record(ns, path, before, row, Some(under_way)).await?;
                 Ok(Placed::Written)
             }
             Swapped::Refused(found) => {

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::path::Path as Key;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::sleep;
 
 use super::super::{Clock, StoreError};
 use super::blobs::Blobs;
@@ -19,46 +19,21 @@ use super::index::{Document, Row};
 use super::layout::Described;
 use super::retention::forgotten_before;
 use super::spool::Content;
-use crate::failpoint;
 use crate::path::RelPath;
+
+mod writer;
+
+use writer::{Job, Wish, serve};
 
 /// Changes that may wait before callers are held back.
 const QUEUE: usize = 4096;
-/// Changes in one write of the index.
-const GROUP: usize = 4096;
-/// A group waits this long for company: who was just answered begins the next write in a moment.
-const PAUSE: Duration = Duration::from_millis(3);
-/// It waits on while blobs are being written, this long at most between two changes ...
-const GAP: Duration = Duration::from_millis(100);
-/// ... and this long in all.
-const LINGER: Duration = Duration::from_millis(250);
 /// How often a lost race for the index is run again.
 const RACES: u32 = 200;
-/// How often a write that failed is tried again before those who wait are told.
-const FAILURES: u32 = 5;
-/// Changes that could not be recorded are tried again after this time.
-const LATER: Duration = Duration::from_secs(5);
 /// Bytes; a longer index is refused.
 const LARGEST: u64 = 1024 * 1024 * 1024;
 
 /// Told of every commit: the paths that changed.
 pub type Told = Arc<dyn Fn(&str, Vec<RelPath>) + Send + Sync>;
-
-type Reply = oneshot::Sender<Result<(), StoreError>>;
-
-/// What is asked of the index.
-enum Wish {
-    /// The blob has this now.
-    Record(Row),
-    /// The blob and the index differ: look at the blob again and record what it has.
-    Look,
-}
-
-struct Job {
-    path: RelPath,
-    wish: Wish,
-    reply: Option<Reply>,
-}
 
 /// An index as it was found.
 #[derive(Debug, Clone)]
@@ -85,6 +60,8 @@ pub struct Ledger {
     shared: Arc<Shared>,
     jobs: mpsc::Sender<Job>,
     ensuring: tokio::sync::Mutex<()>,
+    /// Whether somebody here looked, after there was an index without entries, and found that there may be one.
+    is_settled: AtomicBool,
 }
 
 /// A blob on its way to the bucket. While one is, the index waits a moment for it.
@@ -110,7 +87,7 @@ impl Ledger {
         });
         let (jobs, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(serve(shared.clone(), waiting));
-        Self { shared, jobs, ensuring: tokio::sync::Mutex::default() }
+        Self { shared, jobs, ensuring: tokio::sync::Mutex::default(), is_settled: AtomicBool::new(false) }
     }
 
     pub fn under_way(&self) -> UnderWay {
@@ -158,9 +135,16 @@ impl Ledger {
         self.kept().is_some_and(|kept| kept.document.rows.contains_key(path))
     }
 
-    /// Whether there was an index object when last seen.
+    /// Whether the index as last seen has `path` as a file.
+    pub fn lists(&self, path: &RelPath) -> bool {
+        self.kept().is_some_and(|kept| kept.document.rows.get(path).is_some_and(|row| !row.is_deleted))
+    }
+
+    /// Whether there was an index object when last seen, and one that stays: an index without entries may have been made
+    /// for a namespace that cannot begin.
     pub fn is_there(&self) -> bool {
-        self.kept().is_some_and(|kept| kept.etag.is_some())
+        let stays = |kept: &Kept| !kept.document.rows.is_empty() || self.is_settled.load(Ordering::Relaxed);
+        self.kept().is_some_and(|kept| kept.etag.is_some() && stays(&kept))
     }
 
     /// Whether there is an index object.
@@ -168,27 +152,61 @@ impl Ledger {
         Ok(self.is_there() || self.fresh().await?.etag.is_some())
     }
 
-    /// Sees to it that there is an index object: it tells which namespace a file belongs to. It is made if `allowed` does
-    /// not fail; true: it was made now.
-    pub async fn ensure(&self, allowed: impl Future<Output = Result<(), StoreError>>) -> Result<bool, StoreError> {
+    /// Sees to it that there is an index object: it tells which namespace a file belongs to. It is made, and stays, if
+    /// `allow` does not fail, neither before nor after it is there; true: it was made now.
+    ///
+    /// # Errors
+    /// Those of `allow`; what the store says.
+    pub async fn ensure<F>(&self, allow: impl Fn() -> F) -> Result<bool, StoreError>
+    where
+        F: Future<Output = Result<(), StoreError>>,
+    {
         if self.is_there() {
             return Ok(false);
         }
         let _one_at_a_time = self.ensuring.lock().await;
-        if self.exists().await? {
+        let existed = self.exists().await?;
+        if self.is_there() {
             return Ok(false);
         }
-        allowed.await?;
-        self.shared.commit(&mut BTreeMap::new(), Vec::new(), true).await?;
-        Ok(true)
+        if !existed {
+            allow().await?;
+            self.shared.commit(&mut BTreeMap::new(), Vec::new(), true).await?;
+        }
+        // Who wrote before this index was there is seen now; who writes later sees the index.
+        match allow().await {
+            Err(refused @ StoreError::Occupied { .. }) if self.shared.withdraw().await? => return Err(refused),
+            // It has begun all the same: another proxy has files in it, or made it and knows no borders.
+            Err(StoreError::Occupied { .. }) => {}
+            allowed => allowed?,
+        }
+        self.is_settled.store(true, Ordering::Relaxed);
+        Ok(!existed)
     }
 
     /// Takes the entries of old tombstones out of the index; gives how many that were.
     pub async fn forget(&self) -> Result<usize, StoreError> {
+        let old = |seen: &Document| {
+            let old = seen.rows.iter().filter(|(_, row)| self.shared.is_forgotten(row));
+            old.map(|(path, _)| (path.clone(), None)).collect()
+        };
+        self.change(old).await
+    }
+
+    /// Puts `now` in the place of the entry `row`, or takes that out; another entry stays.
+    pub async fn amend(&self, path: &RelPath, row: &Row, now: Option<Row>) -> Result<(), StoreError> {
+        let change = |seen: &Document| {
+            let is_it = seen.rows.get(path) == Some(row);
+            is_it.then(|| (path.clone(), now)).into_iter().collect()
+        };
+        self.change(change).await.map(drop)
+    }
+
+    /// Writes what `changes` makes of the index, and gives how many changes that were.
+    async fn change(&self, changes: impl Fn(&Document) -> BTreeMap<RelPath, Option<Row>>) -> Result<usize, StoreError> {
         for race in 0..RACES {
             let seen = self.fresh().await?;
-            let old = seen.document.rows.iter().filter(|(_, row)| self.shared.is_forgotten(row));
-            let changes: BTreeMap<RelPath, Option<Row>> = old.map(|(path, _)| (path.clone(), None)).collect();
+            let changes = changes(&seen.document);
             if changes.is_empty() || self.replace(&seen, &changes).await? {
                 return Ok(changes.len());
             }
@@ -316,95 +334,19 @@ impl Shared {
         Ok(Write::Landed)
     }
 
-    /// Records `owed` and looks at the blobs of `looks`. What is recorded leaves `owed`.
-    async fn commit(
-        &self,
-        owed: &mut BTreeMap<RelPath, Row>,
-        looks: Vec<RelPath>,
-        create: bool,
-    ) -> Result<(), StoreError> {
-        let (mut races, mut failures) = (0, 0);
-        let kept = lock(&self.kept).1.clone();
-        let mut seen = match kept {
-            // What is to be looked at differs from what is kept, which may only be old.
-            Some(kept) if looks.is_empty() && kept.etag.is_some() => kept,
-            _ => self.fresh().await?,
-        };
-        loop {
-            if seen.etag.is_none() && !create && !self.ns.is_empty() {
-                return self.decline(owed);
-            }
-            let changed = self.changed(&seen, owed, &looks).await?;
-            if changed.is_empty() && !(create && seen.etag.is_none()) {
-                owed.clear();
-                return Ok(());
-            }
-            let mut next = (*seen.document).clone();
-            next.rows.extend(changed.iter().map(|(path, row)| (path.clone(), *row)));
-            match self.write(&seen, next).await? {
-                Write::Landed => {
-                    failpoint::pass("s3-index-written");
-                    owed.clear();
-                    if !changed.is_empty() {
-                        (self.told)(&self.ns, changed.into_keys().collect());
-                    }
-                    return Ok(());
-                }
-                Write::Lost if races < RACES => {
-                    // The more often it was lost the longer the pause, so that every proxy gets its turn.
-                    let most = u64::from(races.min(20)) * 5;
-                    races += 1;
-                    sleep(Duration::from_millis(fastrand::u64(0..=most))).await;
-                }
-                Write::Lost => return Err(StoreError::S3("the index is being written by too many".to_owned())),
-                Write::Unsure(_) if failures < FAILURES => {
-                    failures += 1;
-                    sleep(Duration::from_millis(20 << (2 * failures))).await;
-                }
-                Write::Unsure(e) => return Err(e),
-            }
-            seen = self.fresh().await?;
+    /// Removes the index object, if a proxy that keeps to borders made it and there is nothing in it; gives whether it is
+    /// gone. Who just writes the first entry finds out that it is.
+    async fn withdraw(&self) -> Result<bool, StoreError> {
+        let seen = self.fresh().await?;
+        let Some(now) = self.blobs.bucket.head(&self.key).await? else { return Ok(true) };
+        let is_ours = seen.etag.as_ref() == Some(&now.etag) && now.described.write.is_some();
+        if !is_ours || !seen.document.rows.is_empty() {
+            return Ok(false);
         }
-    }
-
-    /// Records nothing, as there is no index: only who has asked whether it may be begins a namespace. Until then its
-    /// blobs are files of the one above, whose readers and whose start see them.
-    fn decline(&self, owed: &mut BTreeMap<RelPath, Row>) -> Result<(), StoreError> {
-        if owed.is_empty() {
-            return Ok(());
-        }
-        owed.clear();
-        Err(StoreError::S3(format!("the index of {:?} was removed during a write; write again", self.ns)))
-    }
-
-    /// What of `owed` and of the blobs at `looks` the index `seen` does not have. The later version of a path wins;
-    /// where versions cannot tell, the blob itself does. Looking after the index was read makes that safe: a blob
-    /// written still later is recorded after this.
-    async fn changed(
-        &self,
-        seen: &Kept,
-        owed: &BTreeMap<RelPath, Row>,
-        looks: &[RelPath],
-    ) -> Result<BTreeMap<RelPath, Row>, StoreError> {
-        let mut changed = BTreeMap::new();
-        let mut doubtful: Vec<&RelPath> = looks.iter().collect();
-        for (path, row) in owed {
-            match seen.document.rows.get(path) {
-                Some(has) if has == row => {}
-                Some(has) if has.version >= row.version => doubtful.push(path),
-                Some(_) | None => {
-                    changed.insert(path.clone(), *row);
-                }
-            }
-        }
-        for path in doubtful {
-            let (found, has) = (self.blobs.look(&self.ns, path).await?, seen.document.rows.get(path));
-            let is_owed = |row: &Row| has != Some(row) && (has.is_some() || !self.is_forgotten(row));
-            if let Some(found) = found.filter(|found| is_owed(&found.row)) {
-                changed.insert(path.clone(), found.row);
-            }
-        }
-        Ok(changed)
+        self.blobs.bucket.remove_once(&self.key).await?;
+        let mut kept = lock(&self.kept);
+        *kept = (kept.0 + 1, None);
+        Ok(true)
     }
 }
 
@@ -425,59 +367,4 @@ fn differing(old: &Document, new: &Document) -> Vec<RelPath> {
     let changed = new.rows.iter().filter(|(path, row)| old.rows.get(*path) != Some(row)).map(|(path, _)| path);
     let gone = old.rows.keys().filter(|path| !new.rows.contains_key(*path));
     changed.chain(gone).cloned().collect()
-}
-
-/// Serves jobs until every sender is gone.
-async fn serve(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
-    let mut owed = BTreeMap::new();
-    let mut group = Vec::new();
-    loop {
-        if owed.is_empty() {
-            if jobs.recv_many(&mut group, GROUP).await == 0 {
-                return;
-            }
-        } else if let Ok(0) = timeout(LATER, jobs.recv_many(&mut group, GROUP)).await {
-            tracing::error!(
-                "{} changes of {:?} are not in the index; `memsync reindex` adds them",
-                owed.len(),
-                shared.ns
-            );
-            return;
-        }
-        linger(&shared, &mut jobs, &mut group).await;
-        let (mut looks, mut replies) = (Vec::new(), Vec::new());
-        for Job { path, wish, reply } in group.drain(..) {
-            replies.extend(reply);
-            match wish {
-                Wish::Look => looks.push(path),
-                Wish::Record(row) => {
-                    let newest = owed.entry(path).or_insert(row);
-                    if row.version > newest.version {
-                        *newest = row;
-                    }
-                }
-            }
-        }
-        let done = shared.commit(&mut owed, looks, false).await;
-        if let Err(e) = &done {
-            tracing::error!("the index of {:?} could not be written: {e}; {} changes wait", shared.ns, owed.len());
-        }
-        for reply in replies {
-            // A caller that has gone does not hear of it.
-            drop(reply.send(done.clone()));
-        }
-    }
-}
-
-/// Takes what comes while blobs are under way: their changes are due in a moment.
-async fn linger(shared: &Shared, jobs: &mut mpsc::Receiver<Job>, group: &mut Vec<Job>) {
-    let end = Instant::now() + LINGER;
-    sleep(PAUSE).await;
-    while group.len() < GROUP && shared.under_way.load(Ordering::Relaxed) > 0 && Instant::now() < end {
-        let room = GROUP - group.len();
-        match timeout(GAP, jobs.recv_many(group, room)).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-    }
 }

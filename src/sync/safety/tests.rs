@@ -23,8 +23,10 @@ fn plan(there: usize, here: usize) -> Plan {
 }
 
 fn hold(plan: &mut Plan, tracked: usize, approved: &BTreeSet<RelPath>) -> Vec<Held> {
-    hold_mass_delete(plan, tracked, Limits { max_delete: 0.5 }, approved)
+    hold_mass_delete(plan, LIMITS, &Known { tracked, staying: BTreeMap::new(), approved, held: &[] })
 }
+
+const LIMITS: Limits = Limits { max_delete: 0.5 };
 
 #[test]
 fn ten_files_and_more_than_half_are_held() {
@@ -77,6 +79,43 @@ fn what_only_gets_another_name_is_not_held() {
             let found: usize = hold(&mut plan, 40, &BTreeSet::new()).iter().map(|h| h.steps.len()).sum();
             assert_eq!(found, held, "{side:?}: {moved} moved, {twins} twins");
         }
+    }
+}
+
+#[test]
+fn what_is_there_under_another_name_is_not_held() {
+    let approved = BTreeSet::new();
+    for (there, here) in [(20, 0), (0, 20)] {
+        // How many stay of the content of each file; what is held.
+        for (staying, held) in [(0..20, 0), (0..10, 0), (0..9, 11), (0..0, 20)] {
+            let staying = staying.map(|n| (md5(n), 1)).collect();
+            let known = Known { tracked: 20, staying, approved: &approved, held: &[] };
+            let found: usize =
+                hold_mass_delete(&mut plan(there, here), LIMITS, &known).iter().map(|h| h.steps.len()).sum();
+            assert_eq!(found, held, "{known:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_held_is_measured_by_the_files_of_the_day_it_was_held() {
+    let approved = BTreeSet::new();
+    let held = hold(&mut plan(12, 0), 20, &approved);
+    let known = Known { tracked: 100, staying: BTreeMap::new(), approved: &approved, held: &held };
+    assert_eq!(hold_mass_delete(&mut plan(12, 0), LIMITS, &known), held);
+    assert!(hold_mass_delete(&mut plan(0, 12), LIMITS, &known).is_empty(), "the other side was not held");
+    assert!(hold_mass_delete(&mut plan(9, 0), LIMITS, &known).is_empty(), "some are back");
+}
+
+#[test]
+fn nobody_is_asked_before_it_is_known_what_goes_up_unread() {
+    for (unread, waits) in [(0, false), (9, false), (10, true), (30, true)] {
+        let mut plan = plan(20, 0);
+        for n in 0..unread {
+            plan.steps.push(Step { path: path(100 + n), row: 4, action: Action::UploadUnread });
+        }
+        let held = hold(&mut plan, 20, &BTreeSet::new());
+        assert_eq!((held.len(), held[0].unread, plan.steps.len()), (1, waits, unread), "{unread}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! The flat dialect over real HTTP: every line of its table, and what a hostile or broken client may send. The
 //! namespaced one is in `wire/namespaced.rs`.
 
+#[path = "common/faulty.rs"]
+mod faulty;
 #[path = "common/frames.rs"]
 mod frames;
 #[path = "common/left_out.rs"]
@@ -28,6 +30,8 @@ mod namespaced;
 mod operations;
 #[path = "wire/tls.rs"]
 mod tls;
+#[path = "wire/trouble.rs"]
+mod trouble;
 #[path = "wire/versions.rs"]
 mod versions;
 

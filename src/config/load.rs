@@ -358,9 +358,7 @@ fn check_url(text: &str) -> Result<String, String> {
 /// Whether what goes to `url` cannot be read on the way: it is encrypted or does not leave this machine.
 fn is_private(url: &str) -> bool {
     let Ok(url) = reqwest::Url::parse(url) else { return false };
-    let host = url.host_str().unwrap_or_default();
-    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    url.scheme() == "https" || host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    url.scheme() == "https" || crate::protocol::is_loopback(url.host_str().unwrap_or_default())
 }
 
 fn check_namespace(text: &str) -> Result<String, String> {

@@ -335,8 +335,7 @@ impl<D: Disk> Folder<D> {
         touched.insert(dir_of(at).to_owned());
         let displaced = self.digest_displaced(slot)?;
         if displaced == Some(expect) {
-            // It may have got another name since it was looked at.
-            if !is_kept(slot) || self.disk.stat(slot)?.links > 1 {
+            if !is_kept(slot) {
                 self.keep(slot, at, Kept::Removed, shelf)?;
             }
             failpoint::pass("trash.kept");

@@ -128,15 +128,6 @@ impl Writer {
         Self { bytes: BytesMut::with_capacity(bytes.min(MAX_BYTES)), frames: 0 }
     }
 
-    /// Bytes written so far.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.frames == 0
-    }
-
     /// Adds a frame. After an error nothing was added.
     ///
     /// # Errors
@@ -247,7 +238,7 @@ mod tests {
             .iter()
             .map(|(head, content)| {
                 writer.push(head, content).unwrap();
-                writer.len()
+                writer.bytes.len()
             })
             .collect();
         for cut in 1..body.len() {
@@ -299,7 +290,7 @@ mod tests {
         assert_eq!(writer.push(&put("b", b"12"), b"1"), Err(BadBatch::Size(1)));
         let long = Asked { path: "x".repeat(MAX_HEAD), ..Asked::default() };
         assert!(matches!(writer.push(&long, b""), Err(BadBatch::LongHead { at: 1, .. })));
-        assert!(writer.len() < MAX_BYTES, "nothing of what was refused is in it");
+        assert!(writer.bytes.len() < MAX_BYTES, "nothing of what was refused is in it");
         assert_eq!(read::<Asked>(vec![0; MAX_BYTES + 1].into()), Err(BadBatch::TooLarge));
         let worst = Asked { path: "\u{7f}\"".repeat(512), ..put("", b"") };
         assert!(serde_json::to_vec(&worst).unwrap().len() < MAX_HEAD, "the longest path fits");

@@ -12,10 +12,12 @@ pub mod batch;
 pub mod encoding;
 mod namespace;
 mod pin;
+mod transport;
 
 pub use crate::sync::Precondition;
 pub use namespace::{Namespace, NamespaceError};
 pub use pin::{NotAPin, Pin};
+pub use transport::{install_provider, is_loopback};
 
 /// Precondition of a flat PUT: `new` or the md5 the server must hold. Not the body digest of RFC 1864.
 pub const CONTENT_MD5: &str = "content-md5";

@@ -5,6 +5,7 @@
 //! anything of it is done.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -16,9 +17,10 @@ use super::answer::{Answer, Provided, Refusal, with_body};
 use super::auth::Caller;
 use super::blobs::{expect, receive};
 use super::keys::Access;
+use super::metrics::Metrics;
 use super::quota::Reserved;
 use super::route::stored_path;
-use super::shares::Held;
+use super::shares::{Turn, hold};
 use super::{Proxy, encoding, namespaced, quota, versions};
 use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
@@ -55,11 +57,12 @@ pub async fn post<S: Store>(
     id: &str,
 ) -> Result<Answer, Refusal> {
     let (head, body) = request.into_parts();
+    let metrics = &proxy.metrics;
     if head.headers.get(CONTENT_TYPE).is_none_or(|value| value != batch::CONTENT_TYPE) {
         return Err(Refusal::NoBatch);
     }
     let coding = encoding::of_body(&head.headers)?;
-    let turn = proxy.batches.take(caller, 1, proxy.options.body_timeout).await?;
+    let turn: Turn = Arc::new(proxy.batches.take(caller, 1, proxy.options.body_timeout).await?);
     let limit = proxy.options.max_body.min(MAX_BYTES as u64);
     let length = hyper::body::Body::size_hint(&body).lower().min(BODY_AT_ONCE);
     let collected = Collected(BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)));
@@ -87,7 +90,7 @@ pub async fn post<S: Store>(
             Ok(Checked::Get(path)) => gets.push((at, path)),
             Ok(Checked::Put { path, expect, provided, content }) => {
                 if let Some(Err(refusal)) = rooms.remove(&path).map(|room| room.map(|room| held.extend(room))) {
-                    answers[at] = Some(refused(head.path, refusal, id));
+                    answers[at] = Some(refused(head.path, refusal, id, metrics));
                     continue;
                 }
                 asked.push((at, path.clone(), provided));
@@ -97,17 +100,18 @@ pub async fn post<S: Store>(
                 asked.push((at, path.clone(), provided));
                 writes.push((path, Operation::Delete { expect }));
             }
-            Err(refusal) => answers[at] = Some(refused(head.path, refusal, id)),
+            Err(refusal) => answers[at] = Some(refused(head.path, refusal, id, metrics)),
         }
     }
     drop(rooms);
-    let (written, _turn) =
-        if writes.is_empty() { (Vec::new(), turn) } else { write(proxy, ns, writes, meta, held, turn).await? };
-    for ((at, path, provided), written) in asked.into_iter().zip(written) {
-        let path = path.as_str().to_owned();
-        proxy.metrics.writes.inc_by(u64::from(written.as_ref().is_ok_and(Written::happened)));
-        let answer = written.map_err(Refusal::from).and_then(|written| outcome(&path, written, provided));
-        answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
+    if !writes.is_empty() {
+        let written = write(proxy, ns, writes, meta, held, turn.clone()).await?;
+        for ((at, path, provided), written) in asked.into_iter().zip(written) {
+            let path = path.as_str().to_owned();
+            metrics.writes.inc_by(u64::from(written.as_ref().is_ok_and(Written::happened)));
+            let answer = written.map_err(Refusal::from).and_then(|written| outcome(&path, written, provided));
+            answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id, metrics)));
+        }
     }
     for some in gets.chunks(READ) {
         let paths: Vec<RelPath> = some.iter().map(|(_, path)| path.clone()).collect();
@@ -119,7 +123,7 @@ pub async fn post<S: Store>(
                 Some(got) => blob(&path, got, &mut room).await,
                 None => Ok(ask_alone(&path)),
             };
-            answers[*at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id)));
+            answers[*at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id, metrics)));
         }
     }
 
@@ -133,27 +137,30 @@ pub async fn post<S: Store>(
         // The sizes were counted before anything was done.
         written.map_err(|why| Refusal::Store(StoreError::Database(why)))?;
     }
-    Ok(with_body(StatusCode::OK, batch::CONTENT_TYPE, writer.finish()))
+    // Who is slow to read it has a batch under way as long.
+    let mut answer = with_body(StatusCode::OK, batch::CONTENT_TYPE, hold(writer.finish(), turn.clone()));
+    answer.extensions_mut().insert(turn);
+    Ok(answer)
 }
 
 /// Carries the writes of a batch out, to their end even when the client goes: until then they need their room, and the
-/// batch its turn, which is given back.
+/// batch its turn.
 async fn write<S: Store>(
     proxy: &Proxy<S>,
     ns: &str,
     writes: Vec<(RelPath, Operation)>,
     meta: Meta,
     rooms: Vec<Reserved>,
-    turn: Held,
-) -> Result<(Vec<Result<Written, StoreError>>, Held), Refusal> {
+    turn: Turn,
+) -> Result<Vec<Result<Written, StoreError>>, Refusal> {
     let (store, quotas, ns) = (proxy.store.clone(), proxy.quotas.clone(), ns.to_owned());
     let writing = tokio::spawn(async move {
         let written = store.write_many(&ns, writes, &meta).await;
         if written.iter().flatten().any(Written::happened) {
             quotas.wrote(&ns);
         }
-        drop(rooms);
-        (written, turn)
+        drop((rooms, turn));
+        written
     });
     Ok(writing.await.map_err(|_| StoreError::Closed)?)
 }
@@ -265,7 +272,8 @@ fn ask_alone(path: &str) -> Frame {
     (head, Bytes::new())
 }
 
-fn refused(path: String, refusal: Refusal, id: &str) -> Frame {
+fn refused(path: String, refusal: Refusal, id: &str, metrics: &Metrics) -> Frame {
+    metrics.refused(&refusal);
     let (md5, version) = match &refusal {
         Refusal::Tombstone(entry) => (Some(entry.md5), Some(entry.version)),
         _ => (None, None),

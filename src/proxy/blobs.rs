@@ -1,8 +1,6 @@
 //! `/blob/{path}`: reading, conditional writing, conditional deleting. What the dialects share is here, and what the
 //! namespaced one has of its own in `namespaced`.
 
-use std::time::Duration;
-
 use axum::body::Body as AnswerBody;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
@@ -14,6 +12,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Provided, Refusal, describe, empty, insert};
 use super::auth::Caller;
 use super::encoding::Intake;
+use super::patience::Pace;
 use super::quota::{self, Reserved};
 use super::{Proxy, encoding, versions};
 use crate::digest::{Hasher, Md5};
@@ -23,8 +22,6 @@ use crate::protocol::{CONTENT_MD5, Precondition, X_MEMSYNC_MD5};
 use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Put, Store, StoreError};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
-/// Bytes a second that a body must keep up over its whole length.
-const SLOWEST: u64 = 4096;
 
 /// GET and HEAD; hyper leaves the body of the latter out. `?version=N` asks for a version of the path.
 pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath, query: Option<&str>) -> Result<Answer, Refusal> {
@@ -182,7 +179,7 @@ pub async fn receive<S: Store, I: Incoming>(
     }
     let mut came = 0;
     let mut intake = Intake::new(proxy, caller, coding, limit, incoming);
-    let mut pace = Pace { began: Instant::now(), patience: proxy.options.body_timeout };
+    let mut pace = Pace::new(proxy.options.body_timeout);
     loop {
         let frame = tokio::time::timeout_at(pace.due(came, Instant::now()), body.frame());
         let Some(frame) = frame.await.map_err(|_| Refusal::BodyTimeout)? else { return intake.finish().await };
@@ -195,27 +192,6 @@ pub async fn receive<S: Store, I: Incoming>(
         let asked = Instant::now();
         intake.push(piece).await?;
         pace.was_held_up(asked.elapsed());
-    }
-}
-
-/// How fast a body has to come.
-struct Pace {
-    /// When the sender began, moved on by what it had to wait for us.
-    began: Instant,
-    patience: Duration,
-}
-
-impl Pace {
-    /// When the next piece is due, after `came` bytes: a sender that drips a byte now and then is cut off as one that
-    /// stalls.
-    fn due(&self, came: u64, now: Instant) -> Instant {
-        let over_all = self.began + self.patience + Duration::from_secs(came / SLOWEST);
-        over_all.min(now + self.patience)
-    }
-
-    /// The time in which a piece waited for memory or for the store is not the sender's.
-    fn was_held_up(&mut self, time: Duration) {
-        self.began += time;
     }
 }
 
@@ -249,24 +225,4 @@ fn if_match(value: &HeaderValue) -> Option<Md5> {
 
 pub(super) fn text(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok().map(str::trim)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sender_answers_for_its_own_delays_alone() {
-        let (began, second) = (Instant::now(), Duration::from_secs(1));
-        let mut pace = Pace { began, patience: 30 * second };
-        assert_eq!(pace.due(0, began), began + 30 * second);
-        // A byte now and then gains no time, and what comes as it should does.
-        assert_eq!(pace.due(29, began + 29 * second), began + 30 * second);
-        assert_eq!(pace.due(10 * SLOWEST, began + 29 * second), began + 40 * second);
-        assert_eq!(pace.due(1000 * SLOWEST, began + 29 * second), began + 59 * second, "a stall is one all the same");
-        // Held up by us for longer than its own time is.
-        pace.was_held_up(29 * second);
-        pace.was_held_up(25 * second);
-        assert_eq!(pace.due(0, began + 60 * second), began + 84 * second);
-    }
 }

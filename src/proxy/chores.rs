@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::Proxy;
 use crate::store::{Store, StoreError, Swept};
@@ -13,25 +14,35 @@ const EXPIRY: Duration = Duration::from_secs(30);
 /// How often what is old is looked for.
 const SWEEP: Duration = Duration::from_secs(3600);
 
-/// Goes on until the proxy stops, and then ends between two steps. A failure is logged, and tried again in its time.
+/// Goes on until the proxy stops, and then ends between two steps. A failure is logged, and tried again in its time. A
+/// sweep may take long, and nothing waits for it.
 pub async fn run<S: Store>(proxy: Arc<Proxy<S>>) {
-    let mut stopping = proxy.stopping.clone();
-    let mut clock = interval(EXPIRY);
+    let expiry = every(EXPIRY, proxy.stopping.clone(), || {
+        let store = proxy.store.clone();
+        async move { store.expire().await.map(|expired| Swept { expired, ..Swept::default() }) }
+    });
+    let sweeps = every(SWEEP, proxy.stopping.clone(), || {
+        let store = proxy.store.clone();
+        async move { store.sweep().await }
+    });
+    tokio::join!(expiry, sweeps);
+}
+
+/// Does a step at once, and again and again, until the proxy stops.
+async fn every<F: Future<Output = Result<Swept, StoreError>>>(
+    time: Duration,
+    mut stopping: watch::Receiver<bool>,
+    step: impl Fn() -> F,
+) {
+    let mut clock = interval(time);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut swept: Option<Instant> = None;
     loop {
         tokio::select! {
             biased;
             _ = stopping.wait_for(|stop| *stop) => return,
             _ = clock.tick() => {}
         }
-        let done = if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
-            swept = Some(Instant::now());
-            proxy.store.sweep().await
-        } else {
-            proxy.store.expire().await.map(|expired| Swept { expired, ..Swept::default() })
-        };
-        tell(done);
+        tell(step().await);
     }
 }
 

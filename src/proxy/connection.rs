@@ -162,3 +162,40 @@ async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, stopping: &mut 
         _ = stopping.wait_for(|stop| *stop) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics::Metrics;
+    use super::super::strangers::Strangers;
+    use super::*;
+
+    /// A byte now and then keeps no connection, and what it holds, for hours.
+    #[tokio::test]
+    async fn who_reads_too_slowly_is_cut_off_though_it_never_stalls() {
+        let address = Address::of([127, 0, 0, 1].into());
+        let peer = Arc::new(Peer {
+            address,
+            door: Door::Main,
+            patience: Patience::new(Duration::from_secs(10)),
+            stranger: Strangers::new(1, 1).enter(address),
+            place: Mutex::default(),
+        });
+        let (ours, mut theirs) = tokio::io::duplex(1);
+        let mut stream = Patient::new(ours, peer.clone(), Metrics::new(), Duration::from_millis(300));
+        let reader = tokio::spawn(async move {
+            let mut every = tokio::time::interval(Duration::from_millis(20));
+            let mut read = 0;
+            // Ends when the other side is dropped.
+            while theirs.read_u8().await.is_ok() {
+                read += 1;
+                every.tick().await;
+            }
+            read
+        });
+        peer.patience.head_has_come();
+        let failed = stream.write_all(&[7; 2000]).await.unwrap_err();
+        assert_eq!(failed.kind(), std::io::ErrorKind::TimedOut);
+        drop(stream);
+        assert!(reader.await.unwrap() > 2, "it was no stall");
+    }
+}

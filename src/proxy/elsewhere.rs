@@ -1,18 +1,22 @@
 //! What other proxies write to the same store: looked for while somebody listens to events, and only where they
 //! listen. A store that no other process writes to is left alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream;
+use futures::stream::FuturesUnordered;
 use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Proxy;
 use crate::store::Store;
 
 /// Namespaces looked at side by side.
 const AT_ONCE: usize = 8;
+/// A look that takes longer is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many listen to each namespace.
 #[derive(Default)]
@@ -58,33 +62,82 @@ impl Drop for Listening {
 }
 
 /// Looks again and again at what is listened to, until the proxy stops. The store tells its subscribers of what is new.
+/// A namespace that is slow to look at keeps no other waiting.
 pub async fn look<S: Store>(proxy: Arc<Proxy<S>>) {
     let mut stopping = proxy.stopping.clone();
     let looking = async {
-        let mut failed = false;
+        let mut clock = interval(proxy.options.look_elsewhere);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut rounds, mut looks) = (Rounds::default(), FuturesUnordered::new());
         loop {
-            while proxy.listened.namespaces().is_empty() {
-                proxy.listened.somebody.notified().await;
+            tokio::select! {
+                _ = clock.tick() => {
+                    let listened = proxy.listened.namespaces();
+                    if listened.is_empty() && looks.is_empty() {
+                        proxy.listened.somebody.notified().await;
+                        clock.reset();
+                    }
+                    rounds.begin(listened);
+                }
+                Some((ns, failure)) = looks.next() => rounds.ended(ns, failure),
             }
-            tokio::time::sleep(proxy.options.look_elsewhere).await;
-            let looks = proxy.listened.namespaces().into_iter().map(|ns| {
+            while looks.len() < AT_ONCE
+                && let Some(ns) = rounds.next()
+            {
                 let store = &proxy.store;
-                async move { store.state(&ns).await.err() }
-            });
-            let found: Vec<_> = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
-            let failure = found.into_iter().flatten().next();
-            // Said when it begins and when it ends, not at every look.
-            match (&failure, failed) {
-                (Some(e), false) => tracing::warn!("what other proxies write is not noticed: {e}"),
-                (None, true) => tracing::info!("what other proxies write is noticed again"),
-                _ => {}
+                looks.push(async move {
+                    let failure = match timeout(PATIENCE, store.state(&ns)).await {
+                        Ok(state) => state.err().map(|e| e.to_string()),
+                        Err(_) => Some("the store does not answer".to_owned()),
+                    };
+                    (ns, failure)
+                });
             }
-            failed = failure.is_some();
         }
     };
     tokio::select! {
         _ = stopping.wait_for(|stop| *stop) => {}
         () = looking, if !S::STRONG => {}
+    }
+}
+
+/// Which namespaces are to be looked at, each once at a time.
+#[derive(Default)]
+struct Rounds {
+    due: VecDeque<String>,
+    /// Due, or being looked at.
+    waiting: HashSet<String>,
+    failing: HashSet<String>,
+}
+
+impl Rounds {
+    fn begin(&mut self, listened: Vec<String>) {
+        self.failing.retain(|ns| listened.contains(ns));
+        for ns in listened {
+            if self.waiting.insert(ns.clone()) {
+                self.due.push_back(ns);
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<String> {
+        self.due.pop_front()
+    }
+
+    fn ended(&mut self, ns: String, failure: Option<String>) {
+        self.waiting.remove(&ns);
+        let failed = !self.failing.is_empty();
+        if failure.is_some() {
+            self.failing.insert(ns);
+        } else {
+            self.failing.remove(&ns);
+        }
+        // Said when it begins and when it ends, not at every look.
+        match (failure, failed) {
+            (Some(e), false) => tracing::warn!("what other proxies write is not noticed: {e}"),
+            (None, true) if self.failing.is_empty() => tracing::info!("what other proxies write is noticed again"),
+            _ => {}
+        }
     }
 }
 

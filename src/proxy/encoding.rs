@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use super::Proxy;
 use super::answer::{Answer, Refusal};
 use super::auth::Caller;
-use super::shares::{Held, Shares};
+use super::shares::{Held, Shares, Turn, hold};
 use crate::protocol::encoding::{Coding, CodingError, Decoder, Encoder, MAX_HEAD, MIN_SIZE, is_worth_it, window};
 use crate::store::{Incoming, Store};
 
@@ -200,6 +200,11 @@ pub async fn encode<S: Store>(proxy: &Proxy<S>, wanted: Option<Coding>, method: 
         Packed::Whole(content) => {
             tell(&mut head.headers, coding);
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(content.len()));
+            // The turn that the plain content held is now for this one.
+            let content = match head.extensions.get::<Turn>() {
+                Some(turn) => hold(content, turn.clone()),
+                None => content,
+            };
             Response::from_parts(head, content.into())
         }
         Packed::Pieces(body) => {

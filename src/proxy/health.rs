@@ -11,15 +11,16 @@ use tokio::time::{Instant, timeout};
 use super::Proxy;
 use super::answer::{Answer, json};
 use crate::protocol::{Health, capability};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How long a finding is good for: whoever asks may be anybody, and asking the storage may cost.
 const GOOD_FOR: Duration = Duration::from_secs(2);
 /// A storage that says nothing for so long is no use.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What the storage was last found to be: of use, or why not, fit for anybody to read.
-type Finding = Result<(), String>;
+/// What the storage was last found to be: of use, with the bytes that are free where it knows, or why not, fit for
+/// anybody to read.
+type Finding = Result<Option<u64>, String>;
 
 /// The last finding, shared by all who ask.
 #[derive(Default)]
@@ -34,11 +35,16 @@ impl Checkup {
         {
             return finding.clone();
         }
-        let (store, errors, id) = (proxy.store.clone(), proxy.metrics.store_errors.clone(), id.to_owned());
+        let (store, failed, id) = (proxy.store.clone(), proxy.metrics.failed_checkups.clone(), id.to_owned());
         // It goes on when who asked has hung up: else many who do would all ask the storage.
         let asking = tokio::spawn(async move {
-            let finding = match timeout(PATIENCE, store.health()).await {
-                Ok(Ok(())) => Ok(()),
+            let looked = async {
+                store.health().await?;
+                // A disk that is gone may never answer, and the call would hold up all that its thread does.
+                tokio::task::spawn_blocking(move || store.free_bytes()).await.map_err(|_| StoreError::Closed)
+            };
+            let finding = match timeout(PATIENCE, looked).await {
+                Ok(Ok(free)) => Ok(free),
                 Ok(Err(e)) => {
                     tracing::error!(id, "{e}");
                     Err(e.without_places())
@@ -50,7 +56,7 @@ impl Checkup {
                 }
             };
             if finding.is_err() {
-                errors.inc();
+                failed.inc();
             }
             *last = Some((Instant::now(), finding.clone()));
             finding
@@ -74,12 +80,13 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, id: &str) -> Answer {
         capability::ENCODING,
     ];
     let versions = proxy.store.keeps_versions().then_some(capability::VERSIONS);
-    let (code, status, storage, detail) = match proxy.checkup.found(proxy, id).await {
-        Ok(()) => (StatusCode::OK, "ok", "connected", None),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, "error", "disconnected", Some(why)),
+    let (code, status, storage, free, detail) = match proxy.checkup.found(proxy, id).await {
+        Ok(free) => (StatusCode::OK, "ok", "connected", free, None),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, "error", "disconnected", None, Some(why)),
     };
-    let free = proxy.store.free_bytes().filter(|free| *free < proxy.options.low_space);
-    let warnings = free.map(|free| format!("the disk is nearly full: {} MiB are free", free >> 20));
+    let warnings = free
+        .filter(|free| *free < proxy.options.low_space)
+        .map(|free| format!("the disk is nearly full: {} MiB are free", free >> 20));
     let health = Health {
         status: status.to_owned(),
         storage: storage.to_owned(),

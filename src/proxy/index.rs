@@ -21,6 +21,8 @@ use crate::store::{Entry, Index, Mark, State, Store, StoreError};
 
 /// Namespaces whose index is kept.
 const NAMESPACES: usize = 64;
+/// Changes that a delta is written for. Who is further behind gets the whole index, which all share.
+const LONGEST_DELTA: u64 = 4096;
 /// Bytes kept together, besides the one asked for last.
 const KEPT: usize = 64 << 20;
 
@@ -112,7 +114,7 @@ pub async fn get<S: Store>(
     let query = query.unwrap_or_default();
     let delta = match &state.mark {
         Some(mark) => match since(query, mark) {
-            Some(cursor) => Some((proxy.store.index(ns, cursor).await?, Extent::After)),
+            Some(cursor) => after(proxy, ns, cursor).await?.map(|index| (index, Extent::After)),
             None => None,
         },
         // What the store has just seen of its index is as new as `state`.
@@ -157,10 +159,20 @@ fn value<'a>(query: &'a str, key: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
 }
 
-/// The cursor a delta can start from: one of this store, not in its future, and with no tombstone after it gone.
+/// The cursor a delta can start from: one of this store, not in its future or far behind, and with no tombstone after it
+/// gone.
 fn since(query: &str, mark: &Mark) -> Option<u64> {
     let cursor = value(query, "since")?.parse().ok()?;
-    (value(query, "epoch") == Some(&*mark.epoch) && (mark.floor..=mark.cursor).contains(&cursor)).then_some(cursor)
+    let nearest = mark.cursor.saturating_sub(LONGEST_DELTA);
+    (value(query, "epoch") == Some(&*mark.epoch) && (mark.floor.max(nearest)..=mark.cursor).contains(&cursor))
+        .then_some(cursor)
+}
+
+/// What changed after `cursor`. `None`: tombstones after it went while it was read.
+async fn after<S: Store>(proxy: &Proxy<S>, ns: &str, cursor: u64) -> Result<Option<Index>, StoreError> {
+    let index = proxy.store.index(ns, cursor).await?;
+    let floor = index.state.mark.as_ref().map_or(0, |mark| mark.floor);
+    Ok((floor <= cursor).then_some(index))
 }
 
 /// The tag that the client's index has, of which it would take a delta.
@@ -260,6 +272,8 @@ mod tests {
         ] {
             assert_eq!(since(query, &mark), from, "{query}");
         }
+        let far = Mark { cursor: LONGEST_DELTA + 5, ..mark };
+        assert_eq!((since("since=4&epoch=e1", &far), since("since=5&epoch=e1", &far)), (None, Some(5)));
     }
 
     #[test]

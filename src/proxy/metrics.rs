@@ -51,6 +51,7 @@ pub struct Metrics {
     index_writes: Counter,
     pub writes: Counter,
     pub store_errors: Counter,
+    pub failed_checkups: Counter,
     pub refused_tokens: Counter,
     pub throttled: Counter,
 }
@@ -76,6 +77,7 @@ impl Metrics {
             counter("store_index_reads", "Times that the store was asked for an index object; 0 without S3");
         let index_writes = counter("store_index_writes", "Index objects sent to the store; 0 without S3");
         let store_errors = counter("store_errors", "Requests that failed because the storage did");
+        let failed_checkups = counter("failed_checkups", "Times that /health found the storage to be of no use");
         let writes = counter("writes", "Blobs written or deleted");
         let refused_tokens = counter("auth_failures", "Requests whose token was not valid");
         let throttled = counter("throttled", "Requests answered with 429");
@@ -104,6 +106,7 @@ impl Metrics {
             index_writes,
             writes,
             store_errors,
+            failed_checkups,
             refused_tokens,
             throttled,
         })

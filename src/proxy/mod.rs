@@ -136,7 +136,7 @@ impl Default for Options {
     }
 }
 
-/// Batches taken in and answered at once; what is beyond it, or beyond its sender's share of it, waits.
+/// Batches taken in and answered at once, to the last byte that is read of the answer; what is beyond it, or beyond its sender's share of it, waits.
 const BATCHES: u32 = 16;
 
 /// What all requests share.

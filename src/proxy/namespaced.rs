@@ -29,7 +29,7 @@ pub async fn put<S: Store>(
     let body = content(proxy, caller, ns.as_str(), path, &head.headers, body, promised).await?;
     let provided = || Provided::Version(version);
     let (status, entry) = write(proxy, ns.as_str(), path, expect(version), meta, body, provided).await?;
-    answer(proxy, ns, status, &entry, &head.headers).await
+    Ok(answer(proxy, ns, status, &entry, &head.headers).await)
 }
 
 /// A version that a write expects, in the words of the store.
@@ -49,7 +49,7 @@ pub async fn delete<S: Store>(
     let meta = caller.sign(versions::told(headers, proxy.store.keeps_versions())?);
     match proxy.store.delete(ns.as_str(), path, version.map(Expect::Version), meta).await? {
         Deleted::Done(entry) => {
-            let mut answer = answer(proxy, ns, StatusCode::OK, &entry, headers).await?;
+            let mut answer = answer(proxy, ns, StatusCode::OK, &entry, headers).await;
             // There is no content any more that a tag could stand for.
             answer.headers_mut().remove(ETAG);
             Ok(answer)
@@ -63,23 +63,31 @@ pub async fn delete<S: Store>(
     }
 }
 
-/// What a write is answered with: the namespace's whole index, or nothing where the client prefers that.
+/// What a write is answered with: the namespace's whole index, or nothing where the client prefers that, or where the
+/// index cannot be read. The write is done, and a refusal would say that it is not.
 async fn answer<S: Store>(
     proxy: &Proxy<S>,
     ns: &Namespace,
     status: StatusCode,
     entry: &Entry,
     headers: &HeaderMap,
-) -> Result<Answer, Refusal> {
+) -> Answer {
     let mut answer = if wants_little(headers) {
         let mut answer = empty(status);
         insert(answer.headers_mut(), PREFERENCE_APPLIED, RETURN_MINIMAL);
         answer
     } else {
-        with_body(status, "application/json", index::manifest(proxy, ns.as_str()).await?)
+        match index::manifest(proxy, ns.as_str()).await {
+            Ok(manifest) => with_body(status, "application/json", manifest),
+            Err(e) => {
+                tracing::error!("a write was answered without the index: {e}");
+                proxy.metrics.store_errors.inc();
+                empty(status)
+            }
+        }
     };
     describe(answer.headers_mut(), entry);
-    Ok(answer)
+    answer
 }
 
 /// `If-Match-Version`, digits and nothing else.

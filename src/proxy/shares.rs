@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -27,6 +28,20 @@ pub struct Shares {
 pub struct Held {
     _own: Option<OwnedSemaphorePermit>,
     _all: Option<OwnedSemaphorePermit>,
+}
+
+/// A turn that goes on as long as something in memory does.
+pub type Turn = Arc<Held>;
+
+/// `content`, with which `turn` ends: when its last part is dropped.
+pub fn hold(content: Bytes, turn: Turn) -> Bytes {
+    struct Owner(Bytes, #[expect(dead_code, reason = "held")] Turn);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    Bytes::from_owner(Owner(content, turn))
 }
 
 impl Shares {
@@ -86,9 +101,13 @@ mod tests {
         let again = take("a", 1).await;
         assert!(again.is_some());
         // All of it is held by four, and what nobody has a share of as well.
+        // A content holds its turn to its last byte.
+        let content = hold(Bytes::from_static(b"content"), Arc::new(again.unwrap()));
+        let last = content.slice(6..);
+        drop(content);
         let rest = [take("c", 2).await, take("d", 2).await];
         assert!(rest.iter().all(Option::is_some) && take("e", 1).await.is_none());
-        drop((two, again, other, rest));
+        drop((two, last, other, rest));
         assert!(take("e", 1).await.is_some());
         assert_eq!(shares.own.lock().unwrap().len(), 1, "who holds nothing is forgotten");
         // Nothing is kept from who has no share of its own.

@@ -5,7 +5,6 @@
 //! own, so that whoever makes tokens up holds up no user but a new one.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+
+use crate::protocol::{install_provider, is_loopback};
 
 /// Questions under way at once about tokens of which nothing is known; and as many about those that were good before.
 const AT_ONCE: usize = 16;
@@ -268,11 +269,8 @@ fn user_in(body: &[u8]) -> Option<String> {
 
 /// A client that goes to the verifier and nowhere else.
 fn client(url: &Url) -> reqwest::Result<Client> {
-    // An error means that another part of the process has chosen already, which serves as well.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let host = url.host_str().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let loopback = host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    install_provider();
+    let loopback = is_loopback(url.host_str().unwrap_or_default());
     let builder = || {
         let builder = Client::builder().redirect(redirect::Policy::none()).referer(false);
         if loopback { builder.no_proxy() } else { builder }

@@ -10,14 +10,14 @@ use super::Proxy;
 use super::answer::{Answer, Refusal, insert, json, rfc3339};
 use crate::path::RelPath;
 use crate::protocol::{NEVER, WireVersion, WireVersions, X_MEMSYNC_DEVICE, X_MEMSYNC_EXPIRES, X_MEMSYNC_META};
-use crate::store::{Meta, Store, Version};
+use crate::store::{Meta, Store, Version, kept_size};
 
 /// Longest `Content-Type` kept, in bytes; a longer one is no type that anybody registered.
 const LONGEST_TYPE: usize = 255;
 /// Longest name of a device kept, in bytes as it stands in the header.
 const LONGEST_DEVICE: usize = 255;
-/// Most bytes of free metadata, names and values together: what S3 takes as user metadata, less what we keep there.
-const MOST_FREE: usize = 1536;
+/// The same as it is kept in a bucket.
+const LONGEST_KEPT: usize = 512;
 
 /// What is kept of a path, the newest first.
 pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result<Answer, Refusal> {
@@ -77,23 +77,25 @@ pub fn told(headers: &HeaderMap, keeps: bool) -> Result<Meta, Refusal> {
             "X-Memsync-Expires: nothing expires here (no capability `versions`); leave it out",
         ));
     }
-    let (mut free, mut size) = (BTreeMap::new(), 0);
+    let mut free = BTreeMap::new();
     for (name, value) in headers {
         let Some(name) = name.as_str().strip_prefix(X_MEMSYNC_META).filter(|name| !name.is_empty()) else { continue };
         let value = value.to_str().map_err(|_| Refusal::BadHeader("X-Memsync-Meta-* takes visible ASCII"))?;
-        size += name.len() + value.len();
-        if size > MOST_FREE {
-            return Err(Refusal::BadHeader("X-Memsync-Meta-*: names and values take more than 1536 bytes together"));
-        }
         free.insert(name.to_owned(), value.to_owned());
     }
-    Ok(Meta {
+    let device = text(HeaderName::from_static(X_MEMSYNC_DEVICE), LONGEST_DEVICE);
+    let meta = Meta {
         content_type: text(CONTENT_TYPE, LONGEST_TYPE),
-        device: text(HeaderName::from_static(X_MEMSYNC_DEVICE), LONGEST_DEVICE),
+        device: device.filter(|device| kept_size(device) <= LONGEST_KEPT),
         key: None,
         expires,
         free,
-    })
+    };
+    if meta.fits() {
+        Ok(meta)
+    } else {
+        Err(Refusal::BadHeader("X-Memsync-Meta-*: more than 32 names, or more than 1024 bytes as they are kept"))
+    }
 }
 
 /// What a version tells of itself beside its content.
@@ -104,7 +106,8 @@ pub fn tell(headers: &mut HeaderMap, meta: &Meta) {
     if let Some(at) = meta.expires.filter(|at| *at != u64::MAX) {
         insert(headers, X_MEMSYNC_EXPIRES, &rfc3339(at));
     }
-    for (name, value) in &meta.free {
+    // Earlier versions of memsync kept any number: more than many clients take, who could not read the file then.
+    for (name, value) in meta.free.iter().take(Meta::MOST_NAMES) {
         let name = HeaderName::try_from(format!("{X_MEMSYNC_META}{name}"));
         // Both came in as headers once.
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
@@ -152,7 +155,7 @@ mod tests {
 
     #[test]
     fn too_much_and_nonsense_are_refused() {
-        let long = "x".repeat(MOST_FREE);
+        let long = "x".repeat(Meta::MOST_FREE);
         for bad in [
             ("x-memsync-expires", "soon"),
             ("x-memsync-expires", "1999"),

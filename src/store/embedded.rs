@@ -339,18 +339,25 @@ impl Store for Embedded {
         let now = (self.shared.clock)();
         let shared = self.shared.clone();
         let due = blocking(move || shared.read(|db| versions::due(db, now))).await??;
-        let mut expired = 0;
+        let (mut expired, mut failure) = (0, None);
         for (ns, path, version) in due {
-            let path = RelPath::parse(&path).map_err(|e| StoreError::Database(format!("{path:?}: {e}")))?;
-            // One that was written meanwhile is not due any more.
-            let deleted = self.delete(&ns, &path, Some(Expect::Version(version)), Meta::default()).await?;
-            expired += usize::from(matches!(deleted, Deleted::Done(_)));
+            let deleted = match RelPath::parse(&path) {
+                // One that was written meanwhile is not due any more.
+                Ok(path) => self.delete(&ns, &path, Some(Expect::Version(version)), Meta::default()).await,
+                Err(e) => Err(StoreError::Database(format!("{path:?}: {e}"))),
+            };
+            match deleted {
+                Ok(deleted) => expired += usize::from(matches!(deleted, Deleted::Done(_))),
+                // It holds up no other.
+                Err(e) => failure = failure.or(Some(e)),
+            }
         }
-        Ok(expired)
+        failure.map_or(Ok(expired), Err)
     }
 
     async fn sweep(&self) -> Result<Swept, StoreError> {
-        let expired = self.expire().await?;
+        // What cannot expire holds up nothing else.
+        let (expired, failure) = self.expire().await.map_or_else(|e| (0, Some(e)), |expired| (expired, None));
         let now = (self.shared.clock)();
         let shared = self.shared.clone();
         let mut all = Swept { expired, ..Swept::default() };
@@ -368,7 +375,7 @@ impl Store for Embedded {
             .await??;
             lock(&self.shared.marks).floor = floor;
             if swept == Swept::default() {
-                return Ok(all);
+                return failure.map_or(Ok(all), Err);
             }
             all.versions += swept.versions;
             all.tombstones += swept.tombstones;

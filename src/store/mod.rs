@@ -24,7 +24,7 @@ pub use memory::Memory;
 pub use s3::S3;
 pub use types::{
     Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Named, Operation, Placed, Put,
-    RECORDS, Record, Retention, State, StoreError, Swept, Traffic, Version, Written, system_clock,
+    RECORDS, Record, Retention, State, StoreError, Swept, Traffic, Version, Written, kept_size, system_clock,
 };
 
 /// A body on its way in. Dropped before the put, it leaves nothing behind.
@@ -147,10 +147,10 @@ pub trait Store: Send + Sync + 'static {
     /// Every change committed from now on, of all namespaces. A receiver that lags loses the oldest and is told.
     fn subscribe(&self) -> broadcast::Receiver<Changes>;
 
-    /// Whether reads work and writes would be taken.
+    /// Whether reads work, and nothing is known that keeps writes from being taken. Nothing is written for it.
     fn health(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Bytes that can still be written, where the store knows.
+    /// Bytes that can still be written, where the store knows. May block.
     fn free_bytes(&self) -> Option<u64> {
         None
     }
@@ -185,10 +185,12 @@ pub trait Store: Send + Sync + 'static {
         body: Option<Self::Incoming>,
     ) -> impl Future<Output = Result<Placed, StoreError>> + Send;
 
-    /// Turns what has expired into tombstones, and gives how many paths that was. Cheap when there are none.
+    /// Turns what has expired into tombstones, and gives how many paths that was. Cheap when there are none. A failure is
+    /// told when all else is done.
     fn expire(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
-    /// [`Store::expire`], and removes versions and tombstones that are older than they are kept.
+    /// [`Store::expire`], and removes versions and tombstones that are older than they are kept. As there, a failure holds
+    /// up nothing else.
     fn sweep(&self) -> impl Future<Output = Result<Swept, StoreError>> + Send;
 
     /// The record called `name`, one of [`RECORDS`]. No client's path reaches it.

@@ -71,16 +71,50 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// Most names in `free`. Each comes and goes as a header, of which many clients take a hundred at most.
+    pub const MOST_NAMES: usize = 32;
+    /// Most bytes that `free` takes where it is kept, by [`kept_size`]: with all else that a bucket keeps of a file it fits
+    /// into the 2 KB that S3 takes.
+    pub const MOST_FREE: usize = 1024;
+
     /// The metadata of a write over a live version that had `old`: what the write is silent about stays, but for who
-    /// wrote it.
+    /// wrote it, and for names that there is no room for besides the new ones.
     #[must_use]
     pub fn over(mut self, old: &Self) -> Self {
         self.content_type = self.content_type.or_else(|| old.content_type.clone());
         self.expires = self.expires.or(old.expires);
-        for (name, value) in &old.free {
-            self.free.entry(name.clone()).or_insert_with(|| value.clone());
-        }
+        self.carry(&old.free);
         self
+    }
+
+    /// Whether `free` keeps to its limits.
+    pub fn fits(&self) -> bool {
+        self.free.len() <= Self::MOST_NAMES && self.free_size() <= Self::MOST_FREE
+    }
+
+    /// As much of it as fits, the first names first.
+    #[must_use]
+    pub fn cut_to_fit(mut self) -> Self {
+        let all = std::mem::take(&mut self.free);
+        self.carry(&all);
+        self
+    }
+
+    /// Adds what is missing, as far as there is room.
+    fn carry(&mut self, free: &BTreeMap<String, String>) {
+        let mut size = self.free_size();
+        for (name, value) in free {
+            let more = pair_size(name, value);
+            let has_room = self.free.len() < Self::MOST_NAMES && size + more <= Self::MOST_FREE;
+            if has_room && !self.free.contains_key(name) {
+                self.free.insert(name.clone(), value.clone());
+                size += more;
+            }
+        }
+    }
+
+    fn free_size(&self) -> usize {
+        self.free.iter().map(|(name, value)| pair_size(name, value)).sum()
     }
 
     /// What a tombstone keeps of the metadata its deletion came with: who did it.
@@ -88,6 +122,22 @@ impl Meta {
     pub fn of_deletion(self) -> Self {
         Self { device: self.device, key: self.key, ..Self::default() }
     }
+}
+
+/// Bytes that `text` takes where metadata is kept in the headers of a bucket: what is not printable there is escaped.
+pub fn kept_size(text: &str) -> usize {
+    let size = |byte| match byte {
+        b'"' | b'\\' => 2,
+        b'%' | 0x7f.. => 3,
+        b' '.. => 1,
+        _ => 6,
+    };
+    text.bytes().map(size).sum()
+}
+
+/// A name with its value, quotes and separators included.
+fn pair_size(name: &str, value: &str) -> usize {
+    kept_size(name) + kept_size(value) + r#""":"","#.len()
 }
 
 /// Where the index of a namespace stands.
@@ -304,6 +354,9 @@ pub enum StoreError {
     /// What S3 answered, or that it did not.
     #[error("the S3 store failed: {0}")]
     S3(String),
+    /// The same, where S3 says that it does not let us do it, or cannot.
+    #[error("the S3 store failed: {0}")]
+    S3Denied(String),
     /// Options that cannot work, or a store that does not do what is needed.
     #[error("{0}")]
     S3Refused(String),
@@ -325,7 +378,7 @@ impl StoreError {
         match self {
             Self::Io { why, .. } => format!("the disk of the store failed: {why}"),
             Self::Closed => "the store is closed".to_owned(),
-            Self::S3(why) => super::s3::failure::without_places(why).to_owned(),
+            Self::S3(why) | Self::S3Denied(why) => super::s3::failure::without_places(why).to_owned(),
             // Their words may quote a place.
             _ => "the storage failed; the proxy's log says why".to_owned(),
         }

@@ -30,6 +30,8 @@ use tokio::task::JoinHandle;
 
 pub const BUCKET: &str = "notes";
 pub const ACCESS_KEY: &str = "AKIDTEST";
+/// Bytes of user metadata that an object may have.
+pub const MOST_METADATA: usize = 2048;
 pub const SECRET_KEY: &str = "a secret that must not be logged";
 
 /// An object as the server keeps it.
@@ -363,7 +365,13 @@ impl S3Api for Api {
         if !quirks.races {
             check(objects.get(&input.key)).map_err(|e| if quirks.losers_fail { unknown() } else { e })?;
         }
-        let metadata = input.metadata.unwrap_or_default().into_iter().filter(|_| !quirks.drops_metadata).collect();
+        let metadata: BTreeMap<_, _> =
+            input.metadata.unwrap_or_default().into_iter().filter(|_| !quirks.drops_metadata).collect();
+        // As strict as any store is: the names count with what stands before them in a request.
+        let size = |(name, value): (&String, &String)| "x-amz-meta-".len() + name.len() + value.len();
+        if metadata.iter().map(size).sum::<usize>() > MOST_METADATA {
+            return Err(s3_error!(MetadataTooLarge, "Your metadata headers exceed the maximum allowed metadata size"));
+        }
         let stored =
             Stored { body: body.into(), metadata, content_type: input.content_type, modified: SystemTime::now() };
         let output = PutObjectOutput { e_tag: Some(strong(stored.etag())), ..PutObjectOutput::default() };

@@ -2,15 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::future::join_all;
 use memsync::digest::Md5;
 use memsync::store::embedded::Settings;
-use memsync::store::{Deleted, Embedded, Got, Incoming, Put, Retention, Store, StoreError};
+use memsync::store::{Deleted, Embedded, Got, Incoming, Meta, Put, Retention, Store, StoreError};
 
 use super::s3::until;
-use super::{Holds, New, delete, index, large, mark, path, put, read, written};
+use super::{Holds, New, clock, delete, index, large, mark, path, put, read, written};
 
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
@@ -213,4 +214,31 @@ async fn a_store_of_format_1_is_taken_over() {
     let a = Md5::of(b"content of a.md");
     assert!(matches!(put(&store, "a.md", Holds(a), b"new").await, Put::Updated(e) if e.cursor == 5));
     assert_eq!(store.versions("", &path("a.md")).await.unwrap()[1].md5, a);
+}
+
+/// A row that no path leads to, as damage or another program could leave it.
+#[tokio::test]
+async fn what_cannot_expire_holds_up_no_other_and_no_sweep() {
+    const DAY: u64 = 24 * 3600 * 1000;
+    let dir = tempfile::tempdir().unwrap();
+    let now = Arc::new(AtomicU64::new(DAY));
+    let settings = Settings { clock: clock(&now), ..Settings::default() };
+    let store = Embedded::open_with(dir.path(), settings).unwrap();
+    put(&store, "gone", New, b"g").await;
+    delete(&store, "gone", None).await;
+    for name in ["a", "b", "c"] {
+        let meta = Meta { expires: Some(2 * DAY), ..Meta::default() };
+        store.put("", &path(name), New, meta, store.incoming()).await.unwrap();
+    }
+    let db = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+    assert_eq!(db.execute("UPDATE entry SET path = '../a' WHERE path = 'a'", []).unwrap(), 1);
+    now.store(100 * DAY, Ordering::SeqCst);
+    for _ in 0..2 {
+        let refused = store.sweep().await.unwrap_err().to_string();
+        assert!(refused.contains("../a"), "{refused}");
+    }
+    let all = index(&store, 0).await;
+    let brief: Vec<_> = all.iter().map(|(name, entry)| (name.as_str(), entry.is_deleted)).collect();
+    assert_eq!(brief, [("../a", false), ("b", true), ("c", true)]);
+    assert_eq!(store.versions("", &path("gone")).await.unwrap(), []);
 }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use memsync::digest::Md5;
-use memsync::store::{Deleted, Expect, Got, Incoming, Meta, Put, S3, Store, Swept, system_clock};
+use memsync::store::{Deleted, Expect, Got, Incoming, Meta, Put, S3, Store, StoreError, Swept, Version, system_clock};
 
 use super::s3::until;
-use super::server::{Quirks, Server, Stored, difference};
+use super::server::{Fault, Quirks, Server, Stored, difference};
 use super::{Holds, New, clock, content, delete, index, large, path, put, read, written};
 
 const DAY: u64 = 24 * 3600 * 1000;
@@ -245,4 +245,107 @@ async fn versions_go_with_a_copy_of_the_store() {
     for (number, wanted) in all {
         assert_eq!(version(&to, "x", number).await, Some(wanted));
     }
+}
+
+/// S3 takes 2 KB of metadata. Whatever is said of a file, and however often, there is room for it.
+#[tokio::test]
+async fn all_that_may_be_said_of_a_file_fits_into_a_bucket() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let mut held = New;
+    for n in 0..4u8 {
+        let free = (0..32).map(|i| (format!("{n}{i:02}"), "%%%%%%é".to_owned())).collect();
+        let device = "%".repeat(128) + &"x".repeat(127);
+        let meta = Meta {
+            content_type: Some("t".repeat(255)),
+            device: Some(device),
+            key: Some("k".repeat(64)),
+            expires: Some(u64::MAX),
+            free,
+        };
+        let mut body = store.incoming();
+        body.push(Bytes::copy_from_slice(&[n])).await.unwrap();
+        let entry = written(store.put("", &path("x"), held, meta.clone(), body).await.unwrap());
+        held = Holds(entry.md5);
+        let Got::Found(blob) = store.get("", &path("x")).await.unwrap() else { panic!("it is there") };
+        assert_eq!(blob.meta, meta, "the last word counts");
+    }
+    // From a store that took more: what fits.
+    let free = (0..40).map(|i| (format!("{i:02}"), "v".repeat(30))).collect();
+    let version = Version {
+        version: u64::MAX / 2,
+        md5: Md5::of(b"y"),
+        size: 1,
+        is_deleted: false,
+        meta: Meta { free, ..Meta::default() },
+    };
+    let mut body = store.incoming();
+    body.push(Bytes::from_static(b"y")).await.unwrap();
+    Store::place(&store, "", &path("y"), version, Some(body)).await.unwrap();
+    let Got::Found(blob) = store.get("", &path("y")).await.unwrap() else { panic!("it is there") };
+    assert_eq!(blob.meta.free.keys().next_back().map(String::as_str), Some("25"), "{:?}", blob.meta);
+}
+
+/// What the store refuses as such will not be taken the next time either.
+#[tokio::test]
+async fn what_s3_does_not_take_is_refused_at_once() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let attempts = Arc::new(AtomicU64::new(0));
+    let counted = attempts.clone();
+    server.fail(move |method, key| {
+        counted.fetch_add(u64::from(method == "PUT" && key == "memory/x"), Ordering::SeqCst);
+        Fault::None
+    });
+    let meta = Meta { device: Some("x".repeat(3000)), ..Meta::default() };
+    let refused = store.put("", &path("x"), New, meta, store.incoming()).await.unwrap_err().to_string();
+    assert!(refused.contains("MetadataTooLarge"), "{refused}");
+    assert_eq!(attempts.load(Ordering::SeqCst), 1);
+}
+
+/// A fault of the moment is no reason to keep nothing until the next start.
+#[tokio::test]
+async fn a_start_that_cannot_try_whether_versions_are_kept_says_so() {
+    let is_copy = |key: &str| key.starts_with("memory.memsync/") && key.ends_with("/copy");
+    for method in ["HEAD", "DELETE", "POST", "GET"] {
+        let server = Server::start().await;
+        server.fail(move |of, key| {
+            // A listing, and a deletion of many, have no key.
+            let fails = of == method && (is_copy(key) || matches!(of, "GET" | "POST") && key.is_empty());
+            if fails { Fault::Refused } else { Fault::None }
+        });
+        match S3::open(&server.options("memory", system_clock())).await {
+            Ok(store) => assert!(store.keeps_versions(), "{method}"),
+            Err(e) => {
+                // An answer to HEAD has no words.
+                let told = e.to_string();
+                let is_momentary =
+                    matches!(e, StoreError::S3(_)) && (told.contains("SlowDown") || told.contains("503"));
+                assert!(is_momentary, "{method}: {told}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_swept_holds_up_nothing_else() {
+    let server = Server::start().await;
+    let now = Arc::new(AtomicU64::new(DAY));
+    let store = at(&server, &now).await;
+    for ns in ["", "team"] {
+        store.put_bytes(ns, &path("gone"), New, Bytes::from_static(b"g")).await.unwrap();
+        store.delete(ns, &path("gone"), None, Meta::default()).await.unwrap();
+    }
+    now.store(100 * DAY, Ordering::SeqCst);
+    let copies = |key: &str| key.starts_with("memory.memsync/versions/");
+    server.fail(move |method, key| {
+        // However they are removed.
+        let is = method == "POST" || method == "DELETE" && copies(key);
+        if is { Fault::Refused } else { Fault::None }
+    });
+    let refused = store.sweep().await.unwrap_err().to_string();
+    assert!(refused.contains("SlowDown"), "{refused}");
+    server.heal();
+    assert_eq!(index(&store, 0).await.len(), 0, "the tombstones are gone");
+    assert_eq!(store.sweep().await.unwrap(), Swept { versions: 2, ..Swept::default() });
 }

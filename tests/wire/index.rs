@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memsync::store::Memory;
+use memsync::store::{Expect, Memory, Store};
 use serde_json::json;
 
-use super::proxy::{Running, head, md5, options};
+use super::proxy::{Running, head, md5, options, sample};
 use super::{bearer, embedded, memory};
 
 #[tokio::test]
@@ -121,4 +121,24 @@ async fn idle_event_streams_show_that_they_live_and_end_at_once_on_stop() {
     for events in &mut streams {
         assert!(events.ended().await);
     }
+}
+
+/// A delta is written for the one who asks; the whole index is there already, once for all.
+#[tokio::test]
+async fn who_is_far_behind_gets_the_index_that_all_share() {
+    let store = Arc::new(Memory::new());
+    let running = Running::start(store.clone()).await;
+    for n in 0..4200 {
+        let path = memsync::path::RelPath::parse(&format!("f{n}")).unwrap();
+        store.put_bytes("", &path, Expect::Absent, bytes::Bytes::new()).await.unwrap();
+    }
+    let mut c = running.client().await;
+    let epoch = c.get("/sync").await.json()["index_epoch"].as_str().unwrap().to_owned();
+    for (since, delta) in [(0, None), (1, None), (104, Some(&json!(true)))] {
+        let r = c.get(&format!("/sync?since={since}&epoch={epoch}")).await.json();
+        let files = r["files"].as_object().unwrap().len();
+        assert_eq!((r.get("delta"), files), (delta, if delta.is_some() { 4096 } else { 4200 }), "{since}");
+    }
+    let metrics = String::from_utf8(c.get("/metrics").await.body).unwrap();
+    assert_eq!(sample(&metrics, "memsync_index_renderings_total"), 1.0);
 }

@@ -3,11 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memsync::store::Memory;
+use jiff::Timestamp;
+use memsync::path::RelPath;
+use memsync::proxy::Options;
+use memsync::proxy::keys::{self, NewKey};
+use memsync::store::{Expect, Memory, Store};
+use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::proxy::{Running, head, options};
-use super::{bearer, embedded};
+use super::{batch, bearer, embedded};
 
 #[tokio::test]
 async fn a_body_beyond_the_limit_is_refused_and_the_refusal_arrives() {
@@ -186,6 +191,49 @@ async fn who_does_not_read_is_cut_off() {
     let mut next = running.client().await;
     assert_eq!(next.get("/sync").await.status, 200);
     assert!(c.try_reply("GET").await.is_none(), "what came of the blob is not taken for the whole");
+}
+
+/// A batch's answer is in memory as a whole: as long as it is not read, it counts as one that is under way.
+#[tokio::test]
+async fn an_answer_to_a_batch_holds_its_turn_until_it_is_read() {
+    let store = Arc::new(Memory::new());
+    let made = keys::edit(store.as_ref(), |keys| keys.create_key(&NewKey::default(), Timestamp::now())).await.unwrap();
+    let names: Vec<_> = (0..60).map(|n| format!("f{n}")).collect();
+    for name in &names {
+        // Of four bits a byte: it can be packed, and is large all the same.
+        let content: Vec<u8> = (0..256 * 1024).map(|_| b'a' + fastrand::u8(..16)).collect();
+        store.put_bytes("", &RelPath::parse(name).unwrap(), Expect::Absent, content.into()).await.unwrap();
+    }
+    let options = Options { body_timeout: Duration::from_secs(5), ..Options::default() };
+    let running = Running::start_with(store, options).await;
+    let ask = async |coding: &str, names: &[String]| {
+        let mut c = running.client().await;
+        let body = crate::frames::frames(&names.iter().map(|name| batch::get(name)).collect::<Vec<_>>());
+        let headers = [
+            ("Authorization", format!("Bearer {}", made.token.expose_secret())),
+            ("Content-Type", crate::frames::TYPE.to_owned()),
+            ("Content-Length", body.len().to_string()),
+            ("Accept-Encoding", coding.to_owned()),
+        ];
+        c.write(&head("POST", "/batch", &headers)).await;
+        c.write(&body).await;
+        c
+    };
+    for coding in ["identity", "zstd"] {
+        let mut slow = Vec::new();
+        // As many as one key may have.
+        for _ in 0..4 {
+            let mut c = ask(coding, &names).await;
+            let r = c.reply("HEAD").await;
+            assert_eq!((r.status, r.header("content-encoding")), (200, Some("zstd").filter(|_| coding == "zstd")));
+            slow.push(c);
+        }
+        let mut waits = ask(coding, &names[..1]).await;
+        let early = tokio::time::timeout(Duration::from_millis(300), waits.try_reply("HEAD")).await;
+        assert!(early.is_err(), "{coding}: a fifth answer while four wait to be read");
+        slow.pop();
+        assert_eq!(waits.reply("HEAD").await.status, 200, "{coding}");
+    }
 }
 
 #[tokio::test]

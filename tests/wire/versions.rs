@@ -78,6 +78,43 @@ async fn metadata_that_makes_no_sense_is_refused_and_writes_nothing() {
     assert_eq!(c.get("/blob/x").await.status, 404);
 }
 
+/// An answer with more than 100 headers is one that hyper's clients do not take.
+#[tokio::test]
+async fn metadata_does_not_grow_from_write_to_write() {
+    let (_running, mut c) = super::memory().await;
+    let put = async |c: &mut super::proxy::Client, precondition: &str, names: &[String], value: &str, body: &[u8]| {
+        let mut headers = vec![("Content-MD5", precondition)];
+        headers.extend(names.iter().map(|name| (name.as_str(), value)));
+        let r = c.send("PUT", "/blob/x", &headers, body).await;
+        (r.status, if r.status == 400 { r.code() } else { String::new() })
+    };
+    let names = |of: &str, n: usize| (0..n).map(|i| format!("X-Memsync-Meta-{of}{i:02}")).collect::<Vec<_>>();
+    let refused = (400, "INVALID_HEADER".to_owned());
+    assert_eq!(put(&mut c, "new", &names("a", 33), "v", b"0").await, refused, "too many");
+    assert_eq!(put(&mut c, "new", &names("a", 32), &"v".repeat(30), b"0").await, refused, "too long");
+    assert_eq!(
+        put(&mut c, "new", &names("a", 32), "%%%%%%%%", b"0").await,
+        refused,
+        "too long as it is kept in a bucket"
+    );
+    assert_eq!(put(&mut c, "new", &names("a", 20), "v", b"0").await.0, 201);
+    // What is new has a place before what was there.
+    assert_eq!(put(&mut c, &md5(b"0"), &names("b", 20), "v", b"1").await.0, 200);
+    let told = async |c: &mut super::proxy::Client| {
+        let r = c.get("/blob/x").await;
+        let meta = r.headers.iter().filter_map(|(name, _)| name.strip_prefix("x-memsync-meta-"));
+        meta.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let all = told(&mut c).await;
+    assert_eq!(all.len(), 32, "{all:?}");
+    assert!(names("b", 20).iter().all(|name| all.contains(&name["X-Memsync-Meta-".len()..].to_owned())), "{all:?}");
+    // By their bytes as well.
+    assert_eq!(put(&mut c, &md5(b"1"), &names("c", 1), &"v".repeat(1000), b"2").await.0, 200);
+    assert_eq!(told(&mut c).await, ["a00", "c00"]);
+    assert_eq!(put(&mut c, &md5(b"2"), &[], "", b"3").await.0, 200);
+    assert_eq!(told(&mut c).await, ["a00", "c00"], "who says nothing changes nothing");
+}
+
 #[tokio::test]
 async fn what_has_expired_is_a_tombstone_and_can_be_read_as_a_version() {
     let now = Arc::new(AtomicU64::new(1_800_000_000_000));

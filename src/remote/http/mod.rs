@@ -19,7 +19,9 @@ use tokio::time::Instant;
 use super::{Answer, Ask, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{Health, Namespace, NamespaceError, Pin, Precondition, X_MEMSYNC_DEVICE, encode_path};
+use crate::protocol::{
+    Health, Namespace, NamespaceError, Pin, Precondition, X_MEMSYNC_DEVICE, encode_path, is_loopback,
+};
 
 mod batch;
 mod body;
@@ -152,7 +154,7 @@ impl HttpRemote {
         if origin.query().is_some() || origin.fragment().is_some() {
             return Err(OptionsError::Suffix);
         }
-        let loopback = tls::is_loopback(origin.host_str().unwrap_or_default());
+        let loopback = is_loopback(origin.host_str().unwrap_or_default());
         let text = origin.as_str().trim_end_matches('/').to_owned();
         if origin.scheme() == "http" && !loopback && !options.allow_http {
             return Err(OptionsError::PlainHttp(text));

@@ -1,25 +1,17 @@
 //! The HTTP client: what it trusts, and that it neither follows redirects nor strays from the origin.
 
-use std::net::IpAddr;
-use std::sync::Once;
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
 
 use super::{OptionsError, pinned};
-use crate::protocol::Pin;
+use crate::protocol::{Pin, install_provider};
 
 /// How we call ourselves.
 pub(super) const AGENT: &str = concat!("memsync/", env!("CARGO_PKG_VERSION"));
 
 /// An unused connection is closed after this.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
-
-/// Whether what is sent to `host` (as a `Url` gives it) stays on this machine.
-pub(super) fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
 
 /// The client for one origin.
 ///
@@ -68,36 +60,5 @@ pub(super) fn client(
             .tls_certs_only(extra)
             .build()
             .map_err(|second| OptionsError::Client(format!("{first}; without the system's certificates: {second}"))),
-    }
-}
-
-/// Names the cryptography that rustls is to use, once for the process.
-fn install_provider() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // An error means that another part of the process has chosen already, which serves as well.
-        drop(rustls::crypto::ring::default_provider().install_default());
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_is_this_machine_and_nothing_else() {
-        for yes in ["http://127.0.0.1", "http://127.9.8.7:1", "http://127.1", "http://[::1]:80", "http://LOCALHOST/x"] {
-            assert!(is_loopback(Url::parse(yes).unwrap().host_str().unwrap()), "{yes}");
-        }
-        for no in [
-            "http://128.0.0.1",
-            "http://localhost.example.org",
-            "http://127.0.0.1.example.org",
-            "http://[::2]",
-            "http://0.0.0.0",
-            "http://[fe80::1]",
-        ] {
-            assert!(!is_loopback(Url::parse(no).unwrap().host_str().unwrap()), "{no}");
-        }
     }
 }

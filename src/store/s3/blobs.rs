@@ -121,7 +121,7 @@ impl Blobs {
                 return Ok(Swapped::Done { before, row: ours.row });
             }
             if let Some((before, e)) = unknown.take() {
-                if let Some(ours) = found.as_ref().filter(|f| f.object.described.write.as_deref() == Some(&write)) {
+                if let Some(ours) = ours {
                     return Ok(Swapped::Done { before: before.map(|b| b.row), row: ours.row });
                 }
                 if found != before {

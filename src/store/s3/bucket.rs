@@ -20,7 +20,7 @@ use reqwest::Url;
 use secrecy::ExposeSecret;
 
 use super::super::{StoreError, Traffic};
-use super::http::{Connector, is_loopback};
+use super::http::{Connector, stays_here};
 use super::layout::Described;
 use super::spool::Content;
 use super::{EtagQuotes, Options};
@@ -221,6 +221,7 @@ impl Bucket {
                 | Error::InvalidPath { .. }
                 | Error::NotImplemented { .. }),
             ) => Err(failed(&e)),
+            Err(e) if is_bad(&e.to_string()) => Err(failed(&e)),
             Err(e) => Ok(Landing::Unsure(failed(&e))),
         }
     }
@@ -231,23 +232,6 @@ impl Bucket {
             Ok(()) => Ok(true),
             Err(Error::NotFound { .. }) => Ok(false),
             Err(e) => Err(failed(&e)),
-        }
-    }
-
-    /// [`Bucket::copy`], for finding out whether it works: `None` where the store never will do it.
-    pub async fn try_copy(&self, from: &Key, to: &Key) -> Result<Option<bool>, StoreError> {
-        match self.reads.copy(from, to).await {
-            Ok(()) => Ok(Some(true)),
-            Err(Error::NotFound { .. }) => Ok(Some(false)),
-            Err(e) => {
-                let never = matches!(
-                    e,
-                    Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotImplemented { .. }
-                );
-                let text = e.to_string();
-                let words = ["AccessDenied", "NotImplemented", "MethodNotAllowed"];
-                if never || words.iter().any(|word| text.contains(word)) { Ok(None) } else { Err(failed(&e)) }
-            }
         }
     }
 
@@ -312,7 +296,7 @@ fn checked_endpoint(text: &str, allow_http: bool) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|e| format!("S3_ENDPOINT_URL {text:?} is no URL: {e}"))?;
     match url.scheme() {
         "https" => Ok(url),
-        "http" if allow_http || is_loopback(&url) => Ok(url),
+        "http" if allow_http || stays_here(&url) => Ok(url),
         "http" => Err(format!(
             "S3_ENDPOINT_URL {text:?} is plain http beyond this machine: your files would travel in the clear; use \
              https, or set S3_ALLOW_HTTP=true if the network between is yours alone"
@@ -322,7 +306,23 @@ fn checked_endpoint(text: &str, allow_http: bool) -> Result<Url, String> {
 }
 
 fn failed(e: &Error) -> StoreError {
-    StoreError::S3(plain(e))
+    if is_never(e) { StoreError::S3Denied(plain(e)) } else { StoreError::S3(plain(e)) }
+}
+
+/// Whether the store will not do it the next time either: it may not, or it cannot.
+fn is_never(e: &Error) -> bool {
+    let kinds =
+        matches!(e, Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotImplemented { .. });
+    kinds
+        || code(&e.to_string())
+            .is_some_and(|code| ["AccessDenied", "NotImplemented", "MethodNotAllowed"].contains(&code))
+}
+
+/// Whether S3 says that the request as such is wrong, and not that it came badly: it will not take it the next time.
+fn is_bad(text: &str) -> bool {
+    // The client gives the status in its words only.
+    let came_badly = ["BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"];
+    text.contains("status code: 400") && code(text).is_some_and(|code| !came_badly.contains(&code))
 }
 
 /// S3's word for what is wrong, where an answer has one.

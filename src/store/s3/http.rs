@@ -2,9 +2,7 @@
 //! does not spoil the whole.
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Once;
 use std::time::Duration;
 
 use futures::TryFutureExt;
@@ -16,6 +14,7 @@ use object_store::client::{
 use reqwest::{Client, Url, redirect};
 
 use super::spool::FileBody;
+use crate::protocol::{install_provider, is_loopback};
 
 /// How long a connection may take to be made, and an answer to stay without progress.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,11 +40,7 @@ impl Connector {
     /// # Errors
     /// Says why no client can be made.
     pub fn new(endpoint: Option<&Url>) -> Result<Self, String> {
-        static ONCE: Once = Once::new();
-        ONCE.call_once(|| {
-            // An error means that another part of the process has chosen already, which serves as well.
-            drop(rustls::crypto::ring::default_provider().install_default());
-        });
+        install_provider();
         // Plain http needs no roots, and without a system bundle a client that wants them cannot be built.
         let plain = endpoint.is_some_and(|url| url.scheme() == "http");
         let base = |patient: bool| {
@@ -57,7 +52,7 @@ impl Connector {
                 .tcp_nodelay(true);
             let builder = if patient { builder } else { builder.read_timeout(PATIENCE) };
             let builder = if plain { builder.tls_certs_only([]) } else { builder };
-            if endpoint.is_some_and(is_loopback) { builder.no_proxy() } else { builder }
+            if endpoint.is_some_and(stays_here) { builder.no_proxy() } else { builder }
         };
         let client = |patient| base(patient).build().map_err(|e| e.to_string());
         Ok(Self(Clients { requests: client(false)?, files: client(true)? }))
@@ -65,10 +60,8 @@ impl Connector {
 }
 
 /// Whether what is sent to `url` stays on this machine.
-pub fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+pub fn stays_here(url: &Url) -> bool {
+    is_loopback(url.host_str().unwrap_or_default())
 }
 
 impl HttpConnector for Connector {
@@ -154,19 +147,5 @@ mod tests {
         headers.insert(LAST_MODIFIED, HeaderValue::from_static("yesterday"));
         mend(&mut headers);
         assert_eq!(headers[LAST_MODIFIED], EPOCH);
-    }
-
-    #[test]
-    fn loopback_is_this_machine_alone() {
-        for (url, is) in [
-            ("http://127.0.0.1:9000", true),
-            ("http://[::1]:9000", true),
-            ("http://localhost", true),
-            ("http://minio:9000", false),
-            ("http://10.0.0.1", false),
-            ("http://localhost.example.org", false),
-        ] {
-            assert_eq!(is_loopback(&Url::parse(url).unwrap()), is, "{url}");
-        }
     }
 }

@@ -110,8 +110,9 @@ impl Inner {
             }
         }
         self.begin(ns).await?;
-        let under_way = matches!(body.content, Content::Inline(_)).then(|| ledger.under_way());
         let _turn = self.turn_of(ns, path).await;
+        // Who waits for a turn is not under way: the index would wait for it in vain.
+        let under_way = matches!(body.content, Content::Inline(_)).then(|| ledger.under_way());
         // Most new files are new; a tombstone would only cost the blind write.
         let blind = expect.admits(None) && !ledger.knows(path);
         let swapped = self.blobs.swap(ns, path, blind, |found| {
@@ -162,8 +163,8 @@ impl Inner {
             }
             self.begin(ns).await?;
         }
-        let under_way = ledger.under_way();
         let _turn = self.turn_of(ns, path).await;
+        let under_way = ledger.under_way();
         let meta = meta.of_deletion();
         let swapped = self.blobs.swap(ns, path, false, |found| {
             let held = admitted(found)?;
@@ -196,11 +197,13 @@ impl Inner {
             None => (0, Content::Inline(Bytes::new())),
         };
         let row = Row { md5, size, is_deleted, version };
+        // Another store may have taken more of it.
+        let meta = meta.cut_to_fit();
         let ledger = self.ledger(ns)?;
         self.stay_within(ns, path).await?;
         self.begin(ns).await?;
-        let under_way = ledger.under_way();
         let _turn = self.turn_of(ns, path).await;
+        let under_way = ledger.under_way();
         let swapped = self.blobs.swap(ns, path, !ledger.knows(path), |found| {
             let is_later = found.is_none_or(|f| f.row.version < version);
             is_later.then(|| new(row, content.clone(), &meta))

@@ -146,7 +146,7 @@ impl Inner {
     /// # Errors
     /// A failure, after all else was done.
     pub async fn sweep(self: &Arc<Self>) -> Result<Swept, StoreError> {
-        // What cannot expire and an index that cannot be read hold up nothing else.
+        // Whatever fails holds up nothing else.
         let (mut swept, mut failure) = (Swept::default(), None);
         match self.expire().await {
             Ok(expired) => swept.expired = expired,
@@ -154,10 +154,17 @@ impl Inner {
         }
         let (retention, now) = (Retention::default(), (self.clock)());
         if self.blobs.keeps {
-            swept.versions = self.blobs.sweep_earlier(&retention, now).await?;
+            match self.blobs.sweep_earlier(&retention, now).await {
+                Ok(removed) => swept.versions = removed,
+                Err(e) => failure = failure.or(Some(e)),
+            }
         }
         for ns in reindex::namespaces(&self.blobs).await? {
-            match self.ledger(&ns)?.forget().await {
+            let forgotten = match self.ledger(&ns) {
+                Ok(ledger) => ledger.forget().await,
+                Err(e) => Err(e),
+            };
+            match forgotten {
                 Ok(forgotten) => swept.tombstones += forgotten,
                 Err(e) => failure = failure.or(Some(e)),
             }

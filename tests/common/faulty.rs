@@ -1,0 +1,185 @@
+//! A store in memory whose operations fail or hang as they are told to.
+#![allow(dead_code)] // Each test binary uses its part.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use memsync::path::RelPath;
+use memsync::store::memory::Collected;
+use memsync::store::{
+    Changes, Deleted, Expect, Got, Index, Memory, Meta, Placed, Put, Record, State, Store, StoreError, Swept, Version,
+};
+use tokio::sync::broadcast;
+
+/// What happens to one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Done,
+    Failed,
+    /// It never ends, as on a dead disk.
+    Hangs,
+    /// A sweep comes first.
+    AfterSweep,
+}
+
+type Fates = Arc<dyn Fn(&str, &str) -> Fate + Send + Sync>;
+
+pub struct Faulty<const STRONG: bool> {
+    inner: Memory,
+    /// Asked for each operation, by its name and namespace.
+    fates: Mutex<Option<Fates>>,
+    /// How often each operation was begun, by name and namespace.
+    begun: Mutex<BTreeMap<(String, String), usize>>,
+}
+
+impl<const STRONG: bool> Faulty<STRONG> {
+    pub fn new(inner: Memory) -> Arc<Self> {
+        Arc::new(Self { inner, fates: Mutex::default(), begun: Mutex::default() })
+    }
+
+    pub fn decide(&self, fates: impl Fn(&str, &str) -> Fate + Send + Sync + 'static) {
+        *self.fates.lock().unwrap() = Some(Arc::new(fates));
+    }
+
+    pub fn heal(&self) {
+        *self.fates.lock().unwrap() = None;
+    }
+
+    pub fn begun(&self, name: &str, ns: &str) -> usize {
+        self.begun.lock().unwrap().get(&(name.to_owned(), ns.to_owned())).copied().unwrap_or(0)
+    }
+
+    /// Waits until an operation was begun `times`.
+    pub async fn until(&self, name: &str, ns: &str, times: usize) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.begun(name, ns) < times {
+            assert!(Instant::now() < deadline, "{name} of {ns:?} was begun {} times", self.begun(name, ns));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn fate(&self, name: &str, ns: &str) -> Fate {
+        *self.begun.lock().unwrap().entry((name.to_owned(), ns.to_owned())).or_default() += 1;
+        let fates = self.fates.lock().unwrap().clone();
+        fates.map_or(Fate::Done, |fates| fates(name, ns))
+    }
+
+    async fn meet(&self, name: &str, ns: &str) -> Result<(), StoreError> {
+        match self.fate(name, ns) {
+            Fate::Done => Ok(()),
+            Fate::Failed => Err(StoreError::Database(format!("{name} fails"))),
+            Fate::Hangs => std::future::pending().await,
+            Fate::AfterSweep => self.inner.sweep().await.map(drop),
+        }
+    }
+}
+
+impl<const EXACT: bool> Store for Faulty<EXACT> {
+    const STRONG: bool = EXACT;
+    type Incoming = Collected;
+
+    fn incoming(&self) -> Collected {
+        self.inner.incoming()
+    }
+
+    async fn put(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        expect: Expect,
+        meta: Meta,
+        body: Collected,
+    ) -> Result<Put, StoreError> {
+        self.meet("put", ns).await?;
+        self.inner.put(ns, path, expect, meta, body).await
+    }
+
+    async fn delete(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        expect: Option<Expect>,
+        meta: Meta,
+    ) -> Result<Deleted, StoreError> {
+        self.meet("delete", ns).await?;
+        self.inner.delete(ns, path, expect, meta).await
+    }
+
+    async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
+        self.meet("get", ns).await?;
+        self.inner.get(ns, path).await
+    }
+
+    async fn index(&self, ns: &str, since: u64) -> Result<Index, StoreError> {
+        self.meet("index", ns).await?;
+        self.inner.index(ns, since).await
+    }
+
+    async fn state(&self, ns: &str) -> Result<State, StoreError> {
+        self.meet("state", ns).await?;
+        self.inner.state(ns).await
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Changes> {
+        self.inner.subscribe()
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        self.meet("health", "").await
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        // Blocks its thread, as a call to a dead disk does, but not for ever: the thread is waited for in the end.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.fate("free_bytes", "") == Fate::Hangs && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+
+    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
+        self.inner.versions(ns, path).await
+    }
+
+    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
+        self.inner.get_version(ns, path, version).await
+    }
+
+    async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        self.inner.namespaces().await
+    }
+
+    async fn place(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Version,
+        body: Option<Collected>,
+    ) -> Result<Placed, StoreError> {
+        self.inner.place(ns, path, version, body).await
+    }
+
+    async fn expire(&self) -> Result<usize, StoreError> {
+        self.meet("expire", "").await?;
+        self.inner.expire().await
+    }
+
+    async fn sweep(&self) -> Result<Swept, StoreError> {
+        self.meet("sweep", "").await?;
+        self.inner.sweep().await
+    }
+
+    async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+        self.inner.record(name).await
+    }
+
+    async fn put_record(
+        &self,
+        name: &'static str,
+        expected: Option<&str>,
+        content: bytes::Bytes,
+    ) -> Result<bool, StoreError> {
+        self.inner.put_record(name, expected, content).await
+    }
+}

@@ -1,0 +1,120 @@
+//! What clients are told, and what goes on, while the storage fails or hangs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use memsync::store::Memory;
+use serde_json::json;
+
+use super::batch;
+use super::bearer;
+use super::faulty::{Fate, Faulty};
+use super::proxy::{Client, Running, head, md5, options, sample};
+
+const DAY: u64 = 24 * 3600 * 1000;
+
+async fn count(c: &mut Client, name: &str) -> f64 {
+    sample(&String::from_utf8(c.get("/metrics").await.body).unwrap(), name)
+}
+
+#[tokio::test]
+async fn a_dead_disk_holds_up_health_alone() {
+    let store = Faulty::<true>::new(Memory::new());
+    store.decide(|name, _| if name == "free_bytes" { Fate::Hangs } else { Fate::Done });
+    let running = Running::start(store.clone()).await;
+    let (mut asks, mut works) = (running.client().await, running.client().await);
+    let began = Instant::now();
+    asks.write(&head("GET", "/health", &[])).await;
+    store.until("free_bytes", "", 1).await;
+    assert_eq!(works.get("/sync").await.status, 200);
+    let r = asks.reply("GET").await;
+    assert_eq!((r.status, &r.json()["storage"]), (503, &json!("disconnected")));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    store.heal();
+}
+
+#[tokio::test]
+async fn a_write_is_acknowledged_though_the_index_cannot_be_read_after_it() {
+    let store = Faulty::<true>::new(Memory::new());
+    let running = Running::start(store.clone()).await;
+    let mut c = running.client().await;
+    store.decide(|name, ns| if (name, ns) == ("state", "team") { Fate::Failed } else { Fate::Done });
+    let r = c.send("PUT", "/team/blob/a", &[("If-Match-Version", "0")], b"one").await;
+    assert_eq!((r.status, r.body.len(), r.header("etag")), (201, 0, Some(&*format!("\"{}\"", md5(b"one")))));
+    let version = r.header("x-version").unwrap().to_owned();
+    assert_eq!(count(&mut c, "memsync_store_errors_total").await, 1.0);
+    let r = c.send("DELETE", "/team/blob/a", &[("If-Match-Version", &version)], b"").await;
+    assert_eq!((r.status, r.body.len(), r.header("etag")), (200, 0, None));
+    assert!(r.header("x-version").unwrap() > version.as_str());
+    assert_eq!(c.get("/sync/team").await.status, 503, "who asks for the index is told");
+}
+
+#[tokio::test]
+async fn failures_in_a_batch_count_and_those_of_a_health_check_do_not() {
+    let store = Faulty::<true>::new(Memory::new());
+    let running = Running::start(store.clone()).await;
+    let mut c = running.client().await;
+    store.decide(|name, _| if matches!(name, "put" | "get" | "health") { Fate::Failed } else { Fate::Done });
+    let body = crate::frames::frames(&[batch::put("a", "new", b"1"), batch::get("b"), batch::get("c")]);
+    let r = c.send("POST", "/batch", &[("Content-Type", crate::frames::TYPE)], &body).await;
+    let answers = crate::frames::parse(&r.body);
+    assert!(answers.iter().all(|(head, _)| head["status"] == 503), "{answers:?}");
+    assert_eq!(count(&mut c, "memsync_store_errors_total").await, 3.0);
+    assert_eq!(c.get("/health").await.status, 503);
+    assert_eq!(count(&mut c, "memsync_store_errors_total").await, 3.0);
+    assert_eq!(count(&mut c, "memsync_failed_checkups_total").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_sweep_that_takes_long_holds_up_no_expiry() {
+    let store = Faulty::<true>::new(Memory::new());
+    store.decide(|name, _| if name == "sweep" { Fate::Hangs } else { Fate::Done });
+    let mut options = options();
+    options.stop_timeout = Duration::from_millis(50);
+    let running = Running::start_with(store.clone(), options).await;
+    store.until("sweep", "", 1).await;
+    store.until("expire", "", 1).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_hangs_keeps_no_news_from_others() {
+    let store = Faulty::<false>::new(Memory::new());
+    let mut options = options();
+    options.look_elsewhere = Duration::from_millis(200);
+    let running = Running::start_with(store.clone(), options).await;
+    let mut streams = Vec::new();
+    for target in ["/events/dead", "/events/alive"] {
+        let mut events = running.client().await;
+        events.write(&head("GET", target, &[bearer()])).await;
+        assert_eq!(events.reply("GET").await.status, 200);
+        streams.push(events);
+    }
+    store.decide(|name, ns| if (name, ns) == ("state", "dead") { Fate::Hangs } else { Fate::Done });
+    let (dead, alive) = (store.begun("state", "dead"), store.begun("state", "alive"));
+    store.until("state", "dead", dead + 1).await;
+    store.until("state", "alive", alive + 5).await;
+    // The first may have begun before it hung.
+    assert!(store.begun("state", "dead") <= dead + 2, "one look at a time");
+}
+
+#[tokio::test]
+async fn a_sweep_between_look_and_answer_makes_no_delta_without_its_tombstones() {
+    let now = Arc::new(AtomicU64::new(DAY));
+    let clock = now.clone();
+    let store = Faulty::<true>::new(Memory::with_clock(Arc::new(move || clock.load(Ordering::SeqCst))));
+    let running = Running::start(store.clone()).await;
+    let mut c = running.client().await;
+    c.put("/blob/a", "new", b"a").await;
+    c.put("/blob/b", "new", b"b").await;
+    let index = c.get("/sync").await.json();
+    c.delete("/blob/a").await;
+    c.put("/blob/c", "new", b"c").await;
+    now.store(100 * DAY, Ordering::SeqCst);
+    store.decide(|name, _| if name == "index" { Fate::AfterSweep } else { Fate::Done });
+    let query = format!("/sync?since={}&epoch={}", index["index_cursor"], index["index_epoch"].as_str().unwrap());
+    let told = c.get(&query).await.json();
+    assert_eq!((told.get("delta"), &told["tombstone_floor"]), (None, &json!(3)));
+    assert_eq!(told["files"].as_object().unwrap().keys().collect::<Vec<_>>(), ["b", "c"]);
+}

@@ -1,5 +1,6 @@
 //! What a batch of finished steps comes to: durable in the folder, then committed to the base (invariant 7).
 
+use std::collections::BTreeSet;
 use std::io;
 
 use crate::digest::Md5;
@@ -32,10 +33,12 @@ impl<D: Disk> Default for Batch<D> {
 }
 
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
-    /// Makes a batch durable in the folder, then commits it to the base (invariant 7).
-    pub(super) fn flush(&mut self, batch: Batch<D>, report: &mut Report) -> Result<(), CycleError> {
+    /// Makes a batch durable in the folder, then commits it to the base (invariant 7). Gives the content that was to come
+    /// into the folder and did not.
+    pub(super) fn flush(&mut self, batch: Batch<D>, report: &mut Report) -> Result<BTreeSet<Md5>, CycleError> {
+        let mut missing = BTreeSet::new();
         if batch.done.is_empty() {
-            return Ok(());
+            return Ok(missing);
         }
         failpoint::pass("batch.before");
         let mut moves = Vec::new();
@@ -72,7 +75,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
                 Done::Agreed { md5, version, uploaded } => {
                     own_writes += u64::from(uploaded);
-                    agreed.push(self.agreed(&step, md5, version, uploaded, report));
+                    agreed.push((self.agreed(&step, md5, version, uploaded, report), uploaded));
                 }
                 Done::Read { digested: Digested { md5, stat }, version } => {
                     // What the upload found out about the file is what a scan would have found.
@@ -80,7 +83,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     let found = Found { local: Local::File(md5), stat: known, size: stat.size };
                     self.tree.put(step.path.clone(), Some(found));
                     own_writes += 1;
-                    agreed.push(self.agreed(&step, md5, version, true, report));
+                    agreed.push((self.agreed(&step, md5, version, true, report), true));
                 }
                 Done::Move { step: change, base, version } => {
                     let size = match &*change {
@@ -94,16 +97,25 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
             }
         }
-        let settle: Vec<String> = agreed.iter().map(|(at, _)| at.clone()).collect();
+        let settle: Vec<String> = agreed.iter().map(|((at, _), _)| at.clone()).collect();
         let performed = self.folder.perform(moves, &settle, self.world.now()).map_err(|e| {
             self.leftovers = true;
             folder_error("making changes durable")(e)
         })?;
         self.leftovers |= performed.left_over;
         report.again |= !performed.unsettled.is_empty();
-        changes
-            .extend(agreed.into_iter().filter(|(at, _)| !performed.unsettled.contains(at)).map(|(_, change)| change));
+        for ((at, change), uploaded) in agreed {
+            match change {
+                _ if !performed.unsettled.contains(&at) => changes.push(change),
+                // Not agreed after all; but the proxy holds it because of us.
+                Change::Set(path, Entry { base: Base::Synced(md5), .. }) if uploaded => self.sent.note(&path, md5),
+                _ => {}
+            }
+        }
         for ((step, base, version, size), moved) in moving.into_iter().zip(performed.moved) {
+            if let (Action::Download { remote }, false) = (&step.action, matches!(moved, Moved::Done { .. })) {
+                missing.insert(*remote);
+            }
             if let Some(change) = self.moved(step, base, version, size, moved, report) {
                 changes.push(change);
             }
@@ -114,7 +126,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.container.commit(changes)?;
             failpoint::pass("commit.done");
         }
-        Ok(())
+        Ok(missing)
     }
 
     /// Both sides hold this content: what the file is called, and what to commit once it is durable.

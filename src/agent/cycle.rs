@@ -73,17 +73,20 @@ impl Report {
     }
 }
 
-/// Content that did not get to the proxy: what is deleted there waits for it, it may have been renamed to it.
+/// Content that did not get to the other side: what is deleted there waits for it, it may have been renamed to it.
 #[derive(Default)]
-struct NotUploaded {
+struct NotArrived {
+    /// On the proxy.
     contents: BTreeSet<Md5>,
+    /// In the folder.
+    here: BTreeSet<Md5>,
     /// There is some of which nobody knows what it is.
     unknown: bool,
     /// Files that may not be read, by what stays as it is when a file is renamed: inode, size, mtime.
     unreadable: BTreeSet<(u64, u64, i64)>,
 }
 
-impl NotUploaded {
+impl NotArrived {
     fn may_be(&self, md5: Md5) -> bool {
         self.unknown || self.contents.contains(&md5)
     }
@@ -163,8 +166,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     async fn apply(&mut self, mut plan: Plan, scan: ScanStats) -> Result<Report, CycleError> {
         let mut report = Report { scan, ..Report::default() };
+        // Fewer deletions are never held.
+        let tracked = || self.container.entries().values().filter(|e| matches!(e.base, Base::Synced(_))).count();
         let known = Known {
-            tracked: self.container.entries().values().filter(|e| matches!(e.base, Base::Synced(_))).count(),
+            tracked: if plan.steps.len() < MASS_DELETE_MIN { 0 } else { tracked() },
             staying: self.staying(&plan),
             approved: &self.approved,
             held: &self.held,
@@ -180,7 +185,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let pending: BTreeSet<&RelPath> = plan.steps.iter().filter(open).map(|s| &s.path).collect();
         self.approved.retain(|p| pending.contains(p));
         let deleting = plan.steps.iter().any(|s| s.action.deletes().is_some());
-        let mut skipped = NotUploaded::default();
+        let mut skipped = NotArrived::default();
         let mut resting = BTreeSet::new();
         for step in &plan.steps {
             let Action::Skip(why) = &step.action else { continue };
@@ -224,15 +229,16 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             .partition(|s| s.action.deletes().is_some());
         self.progress.done.store(0, Ordering::Relaxed);
         self.progress.steps.store(first.len() + last.len(), Ordering::Relaxed);
-        let not_uploaded = self.run_steps(first, &mut report).await?;
+        let missing = self.run_steps(first, &mut report).await?;
         let was = |path: &RelPath| self.container.entries().get(path).and_then(|e| e.stat);
-        let waits = |s: &Step, on: &NotUploaded| match s.action {
+        let waits = |s: &Step, on: &NotArrived| match s.action {
             Action::DeleteRemote { base } => on.may_be(base) || on.is_unreadable(was(&s.path)),
+            Action::Obey { local, .. } => on.here.contains(&local),
             _ => false,
         };
         let (held_back, last): (VecDeque<Step>, VecDeque<Step>) =
-            last.into_iter().partition(|s| waits(s, &not_uploaded) || waits(s, &skipped));
-        report.again |= held_back.iter().any(|s| waits(s, &not_uploaded));
+            last.into_iter().partition(|s| waits(s, &missing) || waits(s, &skipped));
+        report.again |= held_back.iter().any(|s| waits(s, &missing));
         self.run_steps(last, &mut report).await?;
         self.quarantine.forgive();
         self.approved.retain(|p| self.container.entries().get(p).is_some_and(|e| matches!(e.base, Base::Synced(_))));
@@ -277,10 +283,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.tree.found().get(path).is_some_and(|f| f.local == Local::Unknown(Unknown::Changing))
     }
 
-    /// Runs steps side by side and commits them by the batch. Returns the content whose upload came to nothing.
-    async fn run_steps(&mut self, steps: VecDeque<Step>, report: &mut Report) -> Result<NotUploaded, CycleError> {
+    /// Runs steps side by side and commits them by the batch. Returns the content that did not arrive.
+    async fn run_steps(&mut self, steps: VecDeque<Step>, report: &mut Report) -> Result<NotArrived, CycleError> {
         let mut queue = self.queue(steps);
-        let mut not_uploaded = NotUploaded::default();
+        let mut missing = NotArrived::default();
         let mut flying = FuturesUnordered::new();
         let mut batch = Batch::default();
         let mut ended: Option<CycleError> = None;
@@ -314,24 +320,36 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.progress.done.fetch_add(1, Ordering::Relaxed);
             match result {
                 Ok(done) => {
-                    if let (Action::Upload { local, .. }, Done::Gone(_)) = (&step.action, &done) {
-                        not_uploaded.contents.insert(*local);
+                    // What becomes a conflict copy is on the proxy only when that is.
+                    if let (
+                        Action::Upload { local, .. } | Action::Conflict { local, .. },
+                        Done::Gone(_) | Done::Move { .. },
+                    ) = (&step.action, &done)
+                    {
+                        missing.contents.insert(*local);
                     }
                     if let (Action::Upload { local, .. }, Done::Nothing) = (&step.action, &done) {
-                        not_uploaded.contents.insert(*local);
+                        missing.contents.insert(*local);
                         let why = format!("it was changed on the proxy {ATTEMPTS} times under our hands");
                         self.quarantine_step(&step, why, false, report);
                     }
                     batch.bytes += self.bytes_of(&step);
+                    let came = matches!(done, Done::Move { .. } | Done::Agreed { .. });
+                    if let (Action::Download { remote }, false) = (&step.action, came) {
+                        missing.here.insert(*remote);
+                    }
                     batch.done.push((step, done));
                     if batch.done.len() >= BATCH_STEPS || batch.bytes >= BATCH_BYTES {
-                        self.flush(std::mem::take(&mut batch), report)?;
+                        missing.here.extend(self.flush(std::mem::take(&mut batch), report)?);
                     }
                 }
                 Err(e) => {
                     match step.action {
-                        Action::Upload { local, .. } => drop(not_uploaded.contents.insert(local)),
-                        Action::UploadUnread => not_uploaded.unknown = true,
+                        Action::Upload { local, .. } | Action::Conflict { local, .. } => {
+                            missing.contents.insert(local);
+                        }
+                        Action::UploadUnread => missing.unknown = true,
+                        Action::Download { remote } => drop(missing.here.insert(remote)),
                         _ => {}
                     }
                     if let Some(fatal) = self.failed(&step, e, report) {
@@ -340,10 +358,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
             }
         }
-        self.flush(batch, report)?;
+        missing.here.extend(self.flush(batch, report)?);
         match ended {
             Some(e) => Err(e),
-            None => Ok(not_uploaded),
+            None => Ok(missing),
         }
     }
 

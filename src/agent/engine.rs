@@ -121,6 +121,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) quit: Arc<AtomicBool>,
     /// When the last scan was ([`World::elapsed`]).
     pub(super) looked: Duration,
+    /// Paths that neither side has, by an index of hints, to which something was sent; and since when ([`World::elapsed`]).
+    pub(super) unheard: BTreeMap<RelPath, Duration>,
     /// False: the next scan is a full one.
     pub(super) scanned: bool,
     /// The whole folder was scanned under the ignore rules of now.
@@ -188,6 +190,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             stop: Arc::default(),
             quit: Arc::default(),
             looked: Duration::ZERO,
+            unheard: BTreeMap::new(),
             scanned: false,
             same_rules: false,
             leftovers: false,
@@ -348,6 +351,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// What waits for a person.
     pub fn halts(&self) -> Vec<Halt> {
         self.reset.iter().cloned().chain(self.held.iter().map(Held::halt)).collect()
+    }
+
+    /// Whether something that was displaced could not be put where it belongs yet.
+    pub fn has_leftovers(&self) -> bool {
+        self.leftovers
     }
 
     pub fn held(&self) -> &[Held] {

@@ -19,6 +19,8 @@ use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Unknown, reconcile};
 use super::World;
 use super::engine::{CycleError, Engine, folder_error};
 
+/// After so long a request of which nobody has heard does not arrive any more.
+const LOST: Duration = Duration::from_secs(300);
 /// How long deletions wait for others that are still coming in.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -233,13 +235,25 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    /// What was sent to a path that neither side has any more did not arrive, by the word of an exact index. What is
-    /// written there later is somebody's own.
-    pub(super) fn forget_lost(&self) {
-        let Some(index) = self.index.as_ref().filter(|i| i.mark.is_some()) else { return };
-        let live = |path: &RelPath| index.files.get(path).is_some_and(|e| !e.is_deleted);
-        self.sent
-            .retain(|path| live(path) || self.tree.found().contains_key(path) || self.unknown_absence(path).is_some());
+    /// What was sent to a path that neither side has any more did not arrive, by the word of an exact index; where the
+    /// index is hints, when the request cannot be under way any more. What is written there later is somebody's own.
+    pub(super) fn forget_lost(&mut self) {
+        let Some(index) = &self.index else { return };
+        let now = self.world.elapsed();
+        let mut unheard = BTreeMap::new();
+        self.sent.retain(|path| {
+            if self.tree.found().contains_key(path) || self.unknown_absence(path).is_some() {
+                return true;
+            }
+            let live = index.files.get(path).is_some_and(|e| !e.is_deleted);
+            let Some(first) = self.unheard.get(path).copied().or((!live).then_some(now)) else { return true };
+            let forget = if index.mark.is_some() { !live } else { now >= first + LOST };
+            if !forget {
+                unheard.insert(path.clone(), first);
+            }
+            !forget
+        });
+        self.unheard = unheard;
     }
 
     /// Reconcile, with what the folder alone cannot tell of paths it does not have. A plan for some paths has the same

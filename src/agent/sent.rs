@@ -58,7 +58,7 @@ impl Sent {
     }
 
     /// Forgets all but the paths of which `keep` says so.
-    pub fn retain(&self, keep: impl Fn(&RelPath) -> bool) {
+    pub fn retain(&self, mut keep: impl FnMut(&RelPath) -> bool) {
         self.lock().retain(|path, _| keep(path));
     }
 }

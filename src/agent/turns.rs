@@ -317,7 +317,8 @@ impl<'a> Running<'a> {
 
     fn tidy_up(&mut self, now: Instant) -> Result<(), CycleError> {
         self.session.engine.tidy()?;
-        if self.prune <= now {
+        // What was displaced, and could not be put where it belongs, may lie in history.
+        if self.prune <= now && !self.session.engine.has_leftovers() {
             self.prune = now + PRUNE;
             let (keep, max) = (self.worker.setup.history_keep, self.worker.setup.history_max);
             match self.session.engine.folder().prune(keep, max, Timestamp::now()) {

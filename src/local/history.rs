@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::disk::{Disk, DiskFile, Kind};
 use crate::failpoint;
+use crate::path::PRIVATE_DIR;
 
 use super::Folder;
 use super::folder::HISTORY;
@@ -151,11 +152,17 @@ impl Shelf {
         }
         failpoint::pass("history.copied");
         let copies: Vec<String> = copied.iter().map(|c| c.copy.clone()).collect();
-        folder.sync_contents(&copies, &BTreeSet::new())?;
-        for Copied { copy, slot, at, kind } in copied {
-            self.place(&*folder.disk, &copy, &at, kind)?;
+        let unsynced = folder.sync_contents(&copies, &BTreeSet::new())?;
+        if !unsynced.is_empty() {
+            return Err(io::Error::other("a copy for the history could not be made durable"));
+        }
+        for Copied { copy, at, kind, .. } in &copied {
+            self.place(&*folder.disk, copy, at, *kind)?;
             failpoint::pass("history.placed");
-            folder.disk.unlink(&slot)?;
+        }
+        folder.sync_dirs(&self.dirs())?;
+        for Copied { slot, .. } in &copied {
+            folder.disk.unlink(slot)?;
         }
         Ok(())
     }
@@ -180,6 +187,8 @@ impl Shelf {
             return Ok(());
         }
         match disk.mkdir(dir) {
+            // Somebody has cleared all history away.
+            Ok(()) if dir == HISTORY => drop(self.made.insert(PRIVATE_DIR.to_owned())),
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound && dir.contains('/') => {

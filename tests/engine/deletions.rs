@@ -394,3 +394,31 @@ fn a_file_that_was_renamed_and_may_not_be_read_keeps_its_old_name_on_the_proxy_u
     story.settle();
     assert_eq!(story.names(), ["b"]);
 }
+
+/// A folder was renamed elsewhere, and what it held does not come here: the disk is full.
+#[test]
+fn a_file_is_not_removed_on_the_strength_of_a_download_that_failed() {
+    let mut story = Story::new(Config::default());
+    a_folder(&story, 12);
+    story.settle();
+    for n in 0..12 {
+        let (old, new) = (format!("d/{n:02}"), format!("e/{n:02}"));
+        story.server.foreign_put(&path(&new), format!("is in the folder: {n}"));
+        story.server.server_delete(&path(&old));
+    }
+    story.set(cautious());
+    story.disk.set_hook(Some(Box::new(|op| match op.kind {
+        OpKind::Create if op.path.starts_with(".memsync/stage/") => Verdict::Fail(ErrorKind::StorageFull),
+        _ => Verdict::Go,
+    })));
+    for _ in 0..4 {
+        story.cycle(Scope::full()).unwrap();
+        assert_eq!(story.disk.user_tree("").keys().filter(|p| p.starts_with("d/")).count(), 12);
+    }
+    story.disk.set_hook(None);
+    story.engine.retry_all();
+    story.settle();
+    let tree = story.disk.user_tree("");
+    let below = |dir: &str| tree.keys().filter(|p| p.starts_with(dir)).count();
+    assert_eq!((below("d/"), below("e/")), (0, 12));
+}

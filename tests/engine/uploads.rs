@@ -213,3 +213,39 @@ fn what_was_refused_for_certain_was_not_sent() {
     assert_eq!(story.server.contents()[&path], "mine");
     assert!(story.disk.user_tree("").into_values().any(|content| content == "mine, edited"), "a conflict copy");
 }
+
+/// An index of hints cannot tell that it never arrived.
+#[test]
+fn what_was_sent_in_vain_is_nobodys_own_for_ever() {
+    let path = RelPath::parse("a").unwrap();
+    let mut story = Story::new(plain());
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_write("a", "sent").unwrap();
+    story.server.lose(1, Losing::Request);
+    assert!(story.cycle(touched("a")).is_err());
+    story.disk.user_remove("a").unwrap();
+    // Ten minutes.
+    (0..300).for_each(|_| drop(story.cycle(Scope::default()).unwrap()));
+    story.server.foreign_put(&path, "sent");
+    story.settle();
+    assert_eq!(story.disk.user_read("a").unwrap(), "sent");
+    assert_eq!(story.names(), ["a"]);
+}
+
+/// The new name is taken, so that what was renamed becomes a conflict copy.
+#[test]
+fn an_old_name_goes_when_what_it_held_is_there_under_some_name() {
+    let mut story = Story::new(Config::default());
+    story.disk.user_write("old", "renamed").unwrap();
+    story.settle();
+    story.disk.user_remove("old").unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_write("new", "renamed").unwrap();
+    story.server.foreign_put(&RelPath::parse("new").unwrap(), "theirs");
+    for _ in 0..6 {
+        story.cycle(Scope::full()).unwrap();
+        let there: Vec<_> = story.server.contents().into_values().collect();
+        assert!(there.iter().any(|content| content == "renamed"), "{:?}", story.names());
+    }
+    assert_eq!((story.names().len(), story.disk.user_tree("").len()), (2, 2), "theirs, and the copy");
+}

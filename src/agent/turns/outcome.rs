@@ -62,7 +62,7 @@ impl Running<'_> {
                 self.in_vain = if in_vain { self.in_vain + 1 } else { 0 };
                 if report.again {
                     let passed = self.session.world.elapsed().saturating_sub(report.looked);
-                    self.again = Some(now + pace::again(self.in_vain).saturating_sub(passed));
+                    self.again = Some(now + pace::again(self.in_vain, passed));
                 }
                 self.tell(&report);
                 self.retry =

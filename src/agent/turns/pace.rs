@@ -9,6 +9,8 @@ use crate::remote::RemoteError;
 pub(in crate::agent) const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// How soon after its scan a cycle that left something to do is followed by another.
 const AGAIN: Duration = CONFIRM.saturating_add(Duration::from_millis(10));
+/// The shortest such wait.
+const LEAST_AGAIN: Duration = Duration::from_millis(10);
 /// The longest such wait, for what does not come to rest.
 const LONGEST_AGAIN: Duration = Duration::from_secs(5);
 /// So many cycles in vain are nothing unusual.
@@ -18,10 +20,13 @@ const TIDY: Duration = Duration::from_secs(1);
 /// Under steady change it is tidied up after this time all the same.
 const TIDY_AT_LAST: Duration = Duration::from_secs(30);
 
-/// The wait after the scan of a cycle that left something to do. `in_vain`: how many in a row did so and did nothing: a file that
-/// never holds still is looked at less and less often.
-pub(super) fn again(in_vain: u32) -> Duration {
-    AGAIN.saturating_mul(1 << in_vain.saturating_sub(USUAL).min(10)).min(LONGEST_AGAIN)
+/// The wait after a cycle that left something to do, whose scan ended `passed` ago. `in_vain`: how many in a row did so
+/// and did nothing: a file that never holds still is looked at less and less often.
+pub(super) fn again(in_vain: u32, passed: Duration) -> Duration {
+    if in_vain <= USUAL {
+        return AGAIN.saturating_sub(passed).max(LEAST_AGAIN);
+    }
+    AGAIN.saturating_mul(1 << (in_vain - USUAL).min(10)).min(LONGEST_AGAIN)
 }
 
 /// How long a proxy is left alone that failed so, for the `failures`th time in a row. `interval`: the poll's; `random`
@@ -71,10 +76,12 @@ mod tests {
 
     #[test]
     fn what_never_holds_still_is_looked_at_less_and_less_often() {
-        let waits: Vec<_> = (0..40).map(again).collect();
+        let waits: Vec<_> = (0..40).map(|in_vain| again(in_vain, Duration::ZERO)).collect();
         assert!(waits[..=3].iter().all(|wait| *wait == AGAIN), "a deletion that is confirmed is no such thing");
         assert!(waits[3..9].windows(2).all(|pair| pair[1] == (pair[0] * 2).min(LONGEST_AGAIN)), "{waits:?}");
         assert_eq!(waits[39], LONGEST_AGAIN);
+        let slow = Duration::from_secs(20);
+        assert_eq!((again(1, slow), again(20, slow)), (LEAST_AGAIN, LONGEST_AGAIN), "however long each of them takes");
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl<D: Disk> Folder<D> {
         dir != STAGE && self.disk.stat(dir).is_ok_and(|m| m.kind == Kind::Dir)
     }
 
-    pub(super) fn sync_dirs(&self, dirs: &BTreeSet<String>) -> io::Result<()> {
+    pub(in crate::local) fn sync_dirs(&self, dirs: &BTreeSet<String>) -> io::Result<()> {
         if dirs.len() > SYNC_ONE_BY_ONE {
             return self.disk.sync_all();
         }

@@ -88,7 +88,7 @@ impl<D: Disk> Folder<D> {
             }
             Some(md5) if intent.expect == Some(md5) => {
                 let kind = if intent.put_back { Kept::Removed } else { Kept::Replaced };
-                if !is_kept(&intent.slot) {
+                if !is_kept(&intent.slot) || meta.links > 1 {
                     self.keep(&intent.slot, &intent.at, kind, shelf)?;
                 }
                 if kind == Kept::Removed {

@@ -18,6 +18,7 @@ use super::auth::Caller;
 use super::blobs::{expect, receive};
 use super::keys::Access;
 use super::metrics::Metrics;
+use super::patience::HoldsTurn;
 use super::quota::Reserved;
 use super::route::stored_path;
 use super::shares::{Turn, hold};
@@ -140,6 +141,7 @@ pub async fn post<S: Store>(
     // Who is slow to read it has a batch under way as long.
     let mut answer = with_body(StatusCode::OK, batch::CONTENT_TYPE, hold(writer.finish(), turn.clone()));
     answer.extensions_mut().insert(turn);
+    answer.extensions_mut().insert(HoldsTurn);
     Ok(answer)
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::auth::Caller;
 use super::callers::{Callers, Place};
 use super::metrics::Present;
-use super::patience::{Patience, Patient};
+use super::patience::{HoldsTurn, Patience, Patient};
 use super::strangers::{Address, Stranger};
 use super::tls::Opened;
 use super::{Proxy, route};
@@ -114,6 +114,7 @@ where
             Box::pin(async move {
                 peer.patience.head_has_come();
                 let answer = route::respond(&proxy, &peer, request).await;
+                peer.patience.is_answered(answer.extensions().get::<HoldsTurn>().is_some());
                 peer.patience.head_may_come();
                 Ok::<_, std::convert::Infallible>(answer)
             })
@@ -169,9 +170,8 @@ mod tests {
     use super::super::strangers::Strangers;
     use super::*;
 
-    /// A byte now and then keeps no connection, and what it holds, for hours.
-    #[tokio::test]
-    async fn who_reads_too_slowly_is_cut_off_though_it_never_stalls() {
+    /// What becomes of an answer of `bytes` that is read slowly and never stalls, and how much of it is read.
+    async fn read_slowly(holds_turn: bool, bytes: usize) -> (std::io::Result<()>, usize) {
         let address = Address::of([127, 0, 0, 1].into());
         let peer = Arc::new(Peer {
             address,
@@ -193,9 +193,24 @@ mod tests {
             read
         });
         peer.patience.head_has_come();
-        let failed = stream.write_all(&[7; 2000]).await.unwrap_err();
-        assert_eq!(failed.kind(), std::io::ErrorKind::TimedOut);
+        peer.patience.is_answered(holds_turn);
+        let written = stream.write_all(&vec![7; bytes]).await;
         drop(stream);
-        assert!(reader.await.unwrap() > 2, "it was no stall");
+        (written, reader.await.unwrap())
+    }
+
+    /// A byte now and then keeps no turn for hours.
+    #[tokio::test]
+    async fn who_reads_too_slowly_is_cut_off_though_it_never_stalls() {
+        let (written, read) = read_slowly(true, 2000).await;
+        assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+        assert!(read > 2, "it was no stall");
+    }
+
+    /// It may have a part of a slow link only, and keeps nothing from others.
+    #[tokio::test]
+    async fn who_holds_no_turn_may_read_slowly() {
+        let (written, read) = read_slowly(false, 50).await;
+        assert!(written.is_ok() && read >= 49, "{written:?} {read}");
     }
 }

@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 use super::Proxy;
 use super::answer::{Answer, Refusal};
 use super::auth::Caller;
+use super::patience::HoldsTurn;
 use super::shares::{Held, Shares, Turn, hold};
 use crate::protocol::encoding::{Coding, CodingError, Decoder, Encoder, MAX_HEAD, MIN_SIZE, is_worth_it, window};
 use crate::store::{Incoming, Store};
@@ -210,6 +211,7 @@ pub async fn encode<S: Store>(proxy: &Proxy<S>, wanted: Option<Coding>, method: 
         Packed::Pieces(body) => {
             tell(&mut head.headers, coding);
             head.headers.remove(CONTENT_LENGTH);
+            head.extensions.insert(HoldsTurn);
             Response::from_parts(head, body)
         }
         Packed::Not(body) => Response::from_parts(head, body),

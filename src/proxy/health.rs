@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::Proxy;
@@ -22,15 +23,23 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// anybody to read.
 type Finding = Result<Option<u64>, String>;
 
+/// What is known of the storage.
+#[derive(Default)]
+struct Known {
+    last: Option<(Instant, Finding)>,
+    /// A look that has not come back. While it is away none other begins: on a dead disk each would keep a thread.
+    look: Option<JoinHandle<Result<Option<u64>, StoreError>>>,
+}
+
 /// The last finding, shared by all who ask.
 #[derive(Default)]
-pub struct Checkup(Arc<Mutex<Option<(Instant, Finding)>>>);
+pub struct Checkup(Arc<Mutex<Known>>);
 
 impl Checkup {
     /// The finding, at most [`GOOD_FOR`] old and after at most twice [`PATIENCE`].
     async fn found<S: Store>(&self, proxy: &Proxy<S>, id: &str) -> Finding {
-        let mut last = self.0.clone().lock_owned().await;
-        if let Some((at, finding)) = &*last
+        let mut known = self.0.clone().lock_owned().await;
+        if let Some((at, finding)) = &known.last
             && at.elapsed() < GOOD_FOR
         {
             return finding.clone();
@@ -38,12 +47,12 @@ impl Checkup {
         let (store, failed, id) = (proxy.store.clone(), proxy.metrics.failed_checkups.clone(), id.to_owned());
         // It goes on when who asked has hung up: else many who do would all ask the storage.
         let asking = tokio::spawn(async move {
-            let looked = async {
-                store.health().await?;
-                // A disk that is gone may never answer, and the call would hold up all that its thread does.
-                tokio::task::spawn_blocking(move || store.free_bytes()).await.map_err(|_| StoreError::Closed)
-            };
-            let finding = match timeout(PATIENCE, looked).await {
+            let look = known.look.get_or_insert_with(|| tokio::spawn(look(store)));
+            let looked = timeout(PATIENCE, look).await;
+            if looked.is_ok() {
+                known.look = None;
+            }
+            let finding = match looked.map(|looked| looked.unwrap_or(Err(StoreError::Closed))) {
                 Ok(Ok(free)) => Ok(free),
                 Ok(Err(e)) => {
                     tracing::error!(id, "{e}");
@@ -58,11 +67,17 @@ impl Checkup {
             if finding.is_err() {
                 failed.inc();
             }
-            *last = Some((Instant::now(), finding.clone()));
+            known.last = Some((Instant::now(), finding.clone()));
             finding
         });
         asking.await.unwrap_or_else(|_| Err("the proxy could not look at its storage".to_owned()))
     }
+}
+
+async fn look<S: Store>(store: Arc<S>) -> Result<Option<u64>, StoreError> {
+    store.health().await?;
+    // A disk that is gone may never answer, and the call would hold up all that its thread does.
+    tokio::task::spawn_blocking(move || store.free_bytes()).await.map_err(|_| StoreError::Closed)
 }
 
 /// `id`: the request's, for the log.

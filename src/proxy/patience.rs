@@ -20,13 +20,15 @@ const HEAD: u8 = 1;
 /// A request is being answered; its body has limits of its own.
 const BUSY: u8 = 2;
 
-/// Bytes a second that a body must keep up over its whole length, and an answer that is read.
+/// Bytes a second that a body must keep up over its whole length, and an answer that holds a turn while it is read.
 const SLOWEST: u64 = 4096;
 
 /// What a connection waits for, as the service sees it.
 pub struct Patience {
     phase: AtomicU8,
     known: AtomicBool,
+    /// The answer holds what others wait for.
+    holds_turn: AtomicBool,
     head: Duration,
     /// Requests so far.
     requests: AtomicU32,
@@ -34,12 +36,18 @@ pub struct Patience {
 
 impl Patience {
     pub fn new(head: Duration) -> Self {
-        Self { phase: AtomicU8::new(HEAD), known: AtomicBool::new(false), head, requests: AtomicU32::new(0) }
+        let (phase, requests) = (AtomicU8::new(HEAD), AtomicU32::new(0));
+        Self { phase, known: AtomicBool::new(false), holds_turn: AtomicBool::new(false), head, requests }
     }
 
     pub fn head_has_come(&self) {
         self.phase.store(BUSY, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The answer begins.
+    pub fn is_answered(&self, holds_turn: bool) {
+        self.holds_turn.store(holds_turn, Ordering::Relaxed);
     }
 
     /// Who has shown no valid token must come to the point: its next head is due from now on.
@@ -53,6 +61,11 @@ impl Patience {
         !self.known.swap(true, Ordering::Relaxed)
     }
 }
+
+/// Marks an answer that holds a turn until it is read: it must keep up a pace. Others need not, as several connections
+/// may share a slow link.
+#[derive(Debug, Clone, Copy)]
+pub struct HoldsTurn;
 
 /// How fast a body has to come, or to be taken.
 #[derive(Debug, Clone, Copy)]
@@ -111,12 +124,12 @@ impl Answer {
     }
 
     /// From now on the peer is waited for. Until when.
-    fn waits(&mut self) -> Instant {
+    fn waits(&mut self, holds_turn: bool) -> Instant {
         let now = Instant::now();
         if let Some(since) = self.free_since.take() {
             self.pace.was_held_up(now - since);
         }
-        self.pace.due(self.written, now)
+        if holds_turn { self.pace.due(self.written, now) } else { now + self.patience }
     }
 
     fn took(&mut self, bytes: u64) {
@@ -148,8 +161,8 @@ impl<T> Patient<T> {
             self.metrics.sent.inc_by(bytes);
             return poll;
         }
-        let answer = &mut self.answer;
-        expired(&mut self.writing, || answer.waits(), cx).map(Err)
+        let (answer, holds_turn) = (&mut self.answer, self.peer.patience.holds_turn.load(Ordering::Relaxed));
+        expired(&mut self.writing, || answer.waits(holds_turn), cx).map(Err)
     }
 }
 

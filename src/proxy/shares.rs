@@ -15,11 +15,14 @@ use super::auth::Caller;
 /// One caller may hold one part in as many.
 const PARTS: u32 = 4;
 
-/// What all callers share. The proxy's own token, which opens everything and which all may show, may hold it all.
+/// What all callers share. The proxy's own token, which opens everything and which all may show, may hold all but one
+/// part: so something is left for the keys.
 pub struct Shares {
     all: Arc<Semaphore>,
     /// What one caller may hold.
     share: u32,
+    /// What those who show the proxy's own token may hold together.
+    common: u32,
     /// Of the callers that hold or wait for something.
     own: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
@@ -46,7 +49,8 @@ pub fn hold(content: Bytes, turn: Turn) -> Bytes {
 
 impl Shares {
     pub fn new(all: u32) -> Self {
-        Self { all: Arc::new(Semaphore::new(all as usize)), share: (all / PARTS).max(1), own: Mutex::default() }
+        let (share, common) = ((all / PARTS).max(1), (all - all / PARTS).max(1));
+        Self { all: Arc::new(Semaphore::new(all as usize)), share, common, own: Mutex::default() }
     }
 
     /// Takes `amount`, at most a share, as soon as it is there.
@@ -54,29 +58,28 @@ impl Shares {
     /// # Errors
     /// [`Refusal::Busy`], when that takes longer than `patience`.
     pub async fn take(&self, caller: &Caller, amount: u32, patience: Duration) -> Result<Held, Refusal> {
-        self.take_as(caller.is_limited().then_some(&caller.id), amount, patience).await
+        let most = if caller.is_limited() { self.share } else { self.common };
+        self.take_as(&caller.id, most, amount, patience).await
     }
 
-    async fn take_as(&self, caller: Option<&String>, amount: u32, patience: Duration) -> Result<Held, Refusal> {
+    /// `most`: what `caller` may hold.
+    async fn take_as(&self, caller: &str, most: u32, amount: u32, patience: Duration) -> Result<Held, Refusal> {
         let amount = amount.min(self.share);
-        let own = caller.map(|caller| self.own(caller));
+        let own = self.own(caller, most);
         let both = async {
             // Its own share first: who waits for that holds nothing that others wait for.
-            let own = match own {
-                Some(own) => own.acquire_many_owned(amount).await.ok(),
-                None => None,
-            };
+            let own = own.acquire_many_owned(amount).await.ok();
             // Neither is ever closed; were it so, going on without would be right.
             Held { _own: own, _all: self.all.clone().acquire_many_owned(amount).await.ok() }
         };
         timeout(patience, both).await.map_err(|_| Refusal::Busy)
     }
 
-    fn own(&self, caller: &str) -> Arc<Semaphore> {
+    fn own(&self, caller: &str, most: u32) -> Arc<Semaphore> {
         // Each change leaves it whole.
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         own.retain(|_, share| Arc::strong_count(share) > 1);
-        own.entry(caller.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(self.share as usize))).clone()
+        own.entry(caller.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(most as usize))).clone()
     }
 }
 
@@ -88,7 +91,7 @@ mod tests {
     async fn who_holds_its_share_holds_up_itself_alone() {
         let shares = Shares::new(8);
         let take = async |caller: &str, amount| {
-            let taken = shares.take_as(Some(&caller.to_owned()), amount, Duration::from_millis(20)).await;
+            let taken = shares.take_as(caller, shares.share, amount, Duration::from_millis(20)).await;
             taken.map_err(|refusal| assert!(matches!(refusal, Refusal::Busy))).ok()
         };
         let (one, two) = (take("a", 1).await, take("a", 1).await);
@@ -110,11 +113,12 @@ mod tests {
         drop((two, last, other, rest));
         assert!(take("e", 1).await.is_some());
         assert_eq!(shares.own.lock().unwrap().len(), 1, "who holds nothing is forgotten");
-        // Nothing is kept from who has no share of its own.
-        let mut all = Vec::new();
-        for _ in 0..8 {
-            all.push(shares.take_as(None, 1, Duration::from_secs(20)).await.ok());
+        // What the token cannot hold is for the keys.
+        let mut common = Vec::new();
+        for _ in 0..7 {
+            common.push(shares.take_as("token", shares.common, 1, Duration::from_millis(20)).await.ok());
         }
-        assert!(all.iter().all(Option::is_some) && take("a", 1).await.is_none());
+        assert_eq!(common.iter().flatten().count(), 6);
+        assert!(take("a", 2).await.is_some());
     }
 }

@@ -47,6 +47,23 @@ async fn a_proxy_without_batches_is_asked_for_none() {
 }
 
 #[tokio::test]
+async fn where_too_many_batches_are_under_way_the_requests_go_singly() {
+    let server = Server::start(ALL, |_| {
+        reply(503, &["Retry-After: 5"], br#"{"detail":"no","error_code":"BUSY","context":null}"#)
+    })
+    .await;
+    assert!(ask(&server, vec![("a", Ask::Get)]).await.unwrap().is_none());
+    assert_eq!(server.seen().len(), 1);
+    // Another reason to wait is one for single requests as well.
+    let server = Server::start(ALL, |_| {
+        reply(503, &["Retry-After: 5"], br#"{"detail":"no","error_code":"STORAGE_FAILED","context":null}"#)
+    })
+    .await;
+    let e = ask(&server, vec![("a", Ask::Get)]).await.err().unwrap();
+    assert!(matches!(e, RemoteError::Throttled { status: 503, .. }), "{e}");
+}
+
+#[tokio::test]
 async fn each_answer_is_what_it_would_have_been_alone() {
     let server = Server::start(ALL, |_| {
         let mut lost = head("lost", 412, None);

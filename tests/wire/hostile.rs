@@ -308,6 +308,23 @@ async fn slow_batches_of_one_key_do_not_hold_up_those_of_another() {
 }
 
 #[tokio::test]
+async fn slow_batches_of_the_token_do_not_hold_up_those_of_a_key() {
+    let (running, [_, other]) = two_keys().await;
+    let mut held = Vec::new();
+    for n in 0..20 {
+        let kind = [("Content-Type", super::frames::TYPE)];
+        let begin: &[u8] = if n < 12 { b"\0" } else { b"" };
+        held.push(unfinished(&running, TOKEN, ("POST", "/batch"), &kind, begin).await);
+    }
+    let mut c = running.client().await;
+    c.token = other;
+    let batch = super::frames::frames(&[(serde_json::json!({"op": "get", "path": "x"}), Vec::new())]);
+    let r = soon(c.send("POST", "/batch", &[("Content-Type", super::frames::TYPE)], &batch)).await;
+    assert_eq!(r.status, 200);
+    drop(held);
+}
+
+#[tokio::test]
 async fn slow_packed_bodies_of_one_key_do_not_hold_up_those_of_another() {
     let (running, [slow, other]) = two_keys().await;
     let mut held = Vec::new();

@@ -31,6 +31,12 @@ async fn a_dead_disk_holds_up_health_alone() {
     let r = asks.reply("GET").await;
     assert_eq!((r.status, &r.json()["storage"]), (503, &json!("disconnected")));
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // However often it is asked: a thread that hangs is enough.
+    while count(&mut works, "memsync_failed_checkups_total").await < 2.0 {
+        assert_eq!(asks.get("/health").await.status, 503);
+        assert!(began.elapsed() < Duration::from_secs(30), "it is not looked at again");
+    }
+    assert_eq!(store.begun("health", ""), 1);
     store.heal();
 }
 

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use tokio::task;
 
 use super::body::{Answer as Reply, whole};
-use super::packed::CODING;
+use super::packed::{BUSY, CODING, Tried};
 use super::{HttpRemote, classify};
 use crate::digest::Md5;
 use crate::path::RelPath;
@@ -55,11 +55,21 @@ impl HttpRemote {
         let url = self.inner.url(&self.part("/batch"));
         let request = self.inner.request(Method::POST, &url).header(CONTENT_TYPE, batch::CONTENT_TYPE);
         let request = Self::ask_packed(request, self.wants_packed().await?);
-        let reply = self.send_either(&url, request, body, packed, MAX_BYTES as u64).await?;
+        let cap = MAX_BYTES as u64;
+        let reply = match self.try_packed(&url, &request, packed, cap).await? {
+            Tried::Answered(reply) => *reply,
+            // For a turn, plain as packed would wait as long again.
+            Tried::Busy => return Ok(None),
+            Tried::Refused => self.send_plain(&url, request, body, cap).await?,
+        };
         match (reply.status(), reply.header(&CONTENT_TYPE)) {
             (StatusCode::OK, Some(batch::CONTENT_TYPE)) => read(reply, sent, trust).await.map(Some),
             (StatusCode::OK, _) => Err(reply.protocol("a batch was not answered with a batch")),
-            _ => Err(reply.refusal().await),
+            // Too many batches are under way: single requests need no turn.
+            (status, _) => match reply.refused().await {
+                (_, Some(code)) if status == StatusCode::SERVICE_UNAVAILABLE && code == BUSY => Ok(None),
+                (error, _) => Err(error),
+            },
         }
     }
 }

@@ -25,7 +25,7 @@ const READ_FIRST: u64 = 256 * 1024;
 const ABOUT_PACKING: [&str; 4] = ["UNSUPPORTED_ENCODING", "INVALID_ENCODING", "DIGEST_MISMATCH", "INVALID_BATCH"];
 
 /// What a proxy answers that has no room for unpacking for now: it may take the content as it is.
-const BUSY: &str = "BUSY";
+pub(super) const BUSY: &str = "BUSY";
 
 type Pieces = BoxStream<'static, io::Result<Bytes>>;
 
@@ -54,7 +54,7 @@ impl HttpRemote {
     /// Sends `plain`, or in its place `packed`. Where the proxy does not take that (something on the way may have
     /// unpacked it, or changed its headers) it has done nothing, gets the plain content, and from then on only that. Where
     /// it only has no room for unpacking, it gets this one plain.
-    pub(super) async fn send_either(
+    async fn send_either(
         &self,
         url: &str,
         request: RequestBuilder,
@@ -62,18 +62,43 @@ impl HttpRemote {
         packed: Option<Bytes>,
         cap: u64,
     ) -> Result<Answer, RemoteError> {
-        let spare = request.try_clone();
-        if let (Some(packed), Some(request)) = (packed, spare) {
-            let size = packed.len() as u64;
-            let request = request.header(CONTENT_ENCODING, CODING.name()).body(packed);
-            let answer = self.inner.send(url, request, Some((&Progress::new(), size)), cap).await?;
-            match self.about_packing(answer).await {
-                Ok(answer) => return Ok(answer),
-                Err(Against::Packing) => self.inner.known().refuses_packed = true,
-                Err(Against::Unpacking(_)) => {}
-                Err(Against::Else(error)) => return Err(error),
-            }
+        match self.try_packed(url, &request, packed, cap).await? {
+            Tried::Answered(answer) => Ok(*answer),
+            Tried::Busy | Tried::Refused => self.send_plain(url, request, plain, cap).await,
         }
+    }
+
+    /// Sends `packed`, where there is such a thing. Who refuses it for being packed gets from then on all plain.
+    pub(super) async fn try_packed(
+        &self,
+        url: &str,
+        request: &RequestBuilder,
+        packed: Option<Bytes>,
+        cap: u64,
+    ) -> Result<Tried, RemoteError> {
+        let (Some(packed), Some(request)) = (packed, request.try_clone()) else { return Ok(Tried::Refused) };
+        let size = packed.len() as u64;
+        let request = request.header(CONTENT_ENCODING, CODING.name()).body(packed);
+        let answer = self.inner.send(url, request, Some((&Progress::new(), size)), cap).await?;
+        match self.about_packing(answer).await {
+            Ok(answer) => Ok(Tried::Answered(Box::new(answer))),
+            Err(Against::Packing) => {
+                self.inner.known().refuses_packed = true;
+                Ok(Tried::Refused)
+            }
+            Err(Against::Unpacking(_)) => Ok(Tried::Busy),
+            Err(Against::Else(error)) => Err(error),
+        }
+    }
+
+    /// Sends a content as it is.
+    pub(super) async fn send_plain(
+        &self,
+        url: &str,
+        request: RequestBuilder,
+        plain: Bytes,
+        cap: u64,
+    ) -> Result<Answer, RemoteError> {
         let size = plain.len() as u64;
         let request = request.header(CONTENT_LENGTH, size).body(plain);
         self.inner.send(url, request, Some((&Progress::new(), size)), cap).await
@@ -158,6 +183,15 @@ impl HttpRemote {
             Err(Against::Else(error)) => Err(error),
         }
     }
+}
+
+/// What became of a request with a packed content. Unless it was answered, nothing was done.
+pub(super) enum Tried {
+    Answered(Box<Answer>),
+    /// There is no room for it now.
+    Busy,
+    /// It is to go plain.
+    Refused,
 }
 
 /// What the answer to a packed content is against; nothing was done.

@@ -188,10 +188,9 @@ fn meanwhile(
 /// The flat namespace gets a file in the folder that is about to become a namespace.
 fn record_a_flat_file(objects: &mut BTreeMap<String, Stored>) {
     let md5 = Md5::of(b"x").to_string();
-    let entry = json!({"md5": md5, "last_modified": "1970-01-01T00:00:00.007Z", "size": 1, "is_deleted": false,
-        "version": 7});
     objects.insert("memory/team/x".to_owned(), Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
-    objects.insert(FLAT.to_owned(), Stored::new(json!({"files": {"team/x": entry}}).to_string().as_bytes(), &[]));
+    objects
+        .insert(FLAT.to_owned(), Stored::new(json!({"files": {"team/x": row_of(b"x")}}).to_string().as_bytes(), &[]));
 }
 
 #[tokio::test]
@@ -227,6 +226,23 @@ async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_who_writ
     assert!(matches!(begin("z").await.unwrap(), Put::Created(_)));
 }
 
+/// Nor does the next start believe in it.
+#[tokio::test]
+async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_start() {
+    let server = Server::start().await;
+    server.plant(TEAM, Stored::new(br#"{"files": {}}"#, &[("memsync-write", "1")]));
+    record_a_flat_file(&mut server.inside.objects.lock().unwrap());
+    server.plant("memory/none/.sync-index.json", Stored::new(br#"{"files": {}}"#, &[("memsync-write", "1")]));
+    let store = server.store("memory", system_clock()).await;
+    is_refused(&store, "", "team/x", "team").await;
+    let mended = store.mend_after_crash().await.unwrap();
+    assert!(mended.values().all(|mended| mended.is_nothing()), "{mended:?}");
+    assert!(server.object(TEAM).is_none(), "it is gone");
+    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), Got::Found(_)));
+    assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["team/x"]);
+    assert!(server.object("memory/none/.sync-index.json").is_some(), "nobody has files there");
+}
+
 #[tokio::test]
 async fn a_file_whose_folder_becomes_a_namespace_meanwhile_is_not_written() {
     for before in [None, Some(Md5::of(b"before"))] {
@@ -256,6 +272,12 @@ async fn a_file_whose_folder_becomes_a_namespace_meanwhile_is_not_written() {
             0
         );
     }
+}
+
+/// A row of an index, as another proxy writes it.
+fn row_of(content: &[u8]) -> serde_json::Value {
+    json!({"md5": Md5::of(content).to_string(), "last_modified": "1970-01-01T00:00:00.007Z", "size": content.len(),
+        "is_deleted": false, "version": 7})
 }
 
 /// A condition on what is gone by then is a race like any other.

@@ -158,6 +158,24 @@ impl Inner {
         begun.map(drop)
     }
 
+    /// Whether the index of `ns` makes it a namespace. One without entries, where one further up has files, is of a proxy
+    /// that died before it took it back; that is done now.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn stands(&self, ns: &str) -> Result<bool, StoreError> {
+        let ledger = self.ledger(ns)?;
+        // Who mends it finds out what is wrong with one that cannot be read, here or further up.
+        if !ledger.fresh().await.is_ok_and(|kept| kept.document.rows.is_empty()) {
+            return Ok(true);
+        }
+        if !matches!(self.refuse_occupied(ns).await, Err(StoreError::Occupied { .. })) || !ledger.withdraw().await? {
+            return Ok(true);
+        }
+        self.borders.forget(ns);
+        Ok(false)
+    }
+
     /// Refuses a new namespace in whose folder one further up has files.
     async fn refuse_occupied(&self, ns: &str) -> Result<(), StoreError> {
         for above in self.which_begun(uppers(ns), Instant::now()).await? {

@@ -184,6 +184,13 @@ impl Ledger {
         Ok(!existed)
     }
 
+    /// Removes the index object, if a proxy that keeps to borders made it and there is nothing in it; gives whether it is
+    /// gone.
+    pub async fn withdraw(&self) -> Result<bool, StoreError> {
+        let _one_at_a_time = self.ensuring.lock().await;
+        self.shared.withdraw().await
+    }
+
     /// Takes the entries of old tombstones out of the index; gives how many that were.
     pub async fn forget(&self) -> Result<usize, StoreError> {
         let old = |seen: &Document| {

@@ -280,6 +280,32 @@ fn row_of(content: &[u8]) -> serde_json::Value {
         "is_deleted": false, "version": 7})
 }
 
+/// Its writer heard of no more than a failure, and is refused when it writes again.
+#[tokio::test]
+async fn an_entry_whose_write_was_refused_half_way_is_taken_out_by_the_next_request() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    put(&store, "a", New, b"a").await;
+    let (inside, is_late) = (server.inside.clone(), AtomicUsize::new(0));
+    server.fail(move |method, asked| {
+        if method == "PUT" && asked == FLAT {
+            is_late.store(1, Ordering::SeqCst);
+            let begun = json!({"files": {"y": row_of(b"y")}}).to_string();
+            inside.objects.lock().unwrap().insert(TEAM.to_owned(), Stored::new(begun.as_bytes(), &[]));
+        }
+        let is_look = method == "HEAD" && asked == TEAM && is_late.load(Ordering::SeqCst) == 1;
+        if is_look { Fault::Refused } else { Fault::None }
+    });
+    let late = store.put_bytes("", &path("team/x"), New, Bytes::from_static(b"x")).await.unwrap_err();
+    assert!(matches!(late, StoreError::S3(_)), "{late:?}");
+    server.heal();
+    // As the same proxy is when what it knows of folders is old.
+    let store = server.store("memory", system_clock()).await;
+    assert!(index(&store, 0).await.contains_key("team/x"));
+    is_refused(&store, "", "team/x", "team").await;
+    assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["a"]);
+}
+
 /// A condition on what is gone by then is a race like any other.
 #[tokio::test]
 async fn what_is_written_over_may_be_gone() {

@@ -82,7 +82,12 @@ impl Inner {
     /// # Errors
     /// [`StoreError::Elsewhere`]; what the store says.
     pub async fn stay_within(&self, ns: &str, path: &RelPath) -> Result<(), StoreError> {
-        self.stay_above(ns, path, lately()).await?;
+        if let Err(refused) = self.stay_above(ns, path, lately()).await {
+            if let StoreError::Elsewhere { namespace, .. } = &refused {
+                self.clear(ns, path, &namespace.0).await?;
+            }
+            return Err(refused);
+        }
         if !ns.is_empty() && !self.ledger(ns)?.exists().await? {
             for above in self.which_begun(uppers(ns), lately()).await? {
                 let name = format!("{}/{path}", below(&above, ns));
@@ -93,6 +98,19 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Takes the entry of `path`, which is in `namespace`, out of the index of `ns`: what recorded it failed before it found
+    /// out. A namespace without entries may have been made where this entry was already, and gives way to it.
+    async fn clear(&self, ns: &str, path: &RelPath, namespace: &str) -> Result<(), StoreError> {
+        let ledger = self.ledger(ns)?;
+        if !ledger.lists(path) || self.ledger(namespace)?.fresh().await?.document.rows.is_empty() {
+            return Ok(());
+        }
+        match ledger.kept().and_then(|kept| kept.document.rows.get(path).copied()) {
+            Some(row) => ledger.amend(path, &row, None).await,
+            None => Ok(()),
+        }
     }
 
     /// Lets a path of `ns` pass that was in no namespace further down at `since` or later.

@@ -306,6 +306,25 @@ async fn an_entry_whose_write_was_refused_half_way_is_taken_out_by_the_next_requ
     assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["a"]);
 }
 
+/// An index that is made is not trusted for what an earlier one was.
+#[tokio::test]
+async fn a_namespace_whose_index_was_removed_asks_again_whether_it_may_begin() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let begin = async |name| store.put_bytes("team", &path(name), New, Bytes::from_static(b"y")).await;
+    written(begin("y").await.unwrap());
+    for key in [TEAM, "memory/team/y"] {
+        server.remove(key);
+    }
+    assert!(store.index("team", 0).await.unwrap().entries.is_empty());
+    record_a_flat_file(&mut server.inside.objects.lock().unwrap());
+    server.plant(TEAM, Stored::new(br#"{"files": {}}"#, &[("memsync-write", "1")]));
+    assert!(store.index("team", 0).await.unwrap().entries.is_empty());
+    let refused = begin("z").await;
+    assert!(matches!(refused, Err(StoreError::Occupied { .. })), "{refused:?}");
+    assert!(server.object(TEAM).is_none(), "nothing has begun");
+}
+
 /// A condition on what is gone by then is a race like any other.
 #[tokio::test]
 async fn what_is_written_over_may_be_gone() {

@@ -325,6 +325,25 @@ async fn a_namespace_whose_index_was_removed_asks_again_whether_it_may_begin() {
     assert!(server.object(TEAM).is_none(), "nothing has begun");
 }
 
+/// What was compared with what the client knew stands, and is the namespace's.
+#[tokio::test]
+async fn a_late_write_over_a_namespaces_file_is_in_its_index() {
+    let server = Server::start().await;
+    let (late, store) = (server.store("memory", system_clock()).await, server.store("memory", system_clock()).await);
+    assert!(matches!(late.get("", &path("team/x")).await.unwrap(), Got::Absent));
+    written(store.put_bytes("team", &path("x"), New, Bytes::from_static(b"x")).await.unwrap());
+    let expect = Expect::Md5(Md5::of(b"x"));
+    let refused = late.put_bytes("", &path("team/x"), expect, Bytes::from_static(b"late")).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Elsewhere { .. }), "{refused:?}");
+    assert!(index(&store, 0).await.is_empty());
+    until("the entry is mended", async || {
+        let listed = store.index("team", 0).await.unwrap().entries;
+        listed.len() == 1 && listed[0].1.md5 == Md5::of(b"late")
+    })
+    .await;
+    assert_eq!(difference(&server, "memory/team"), [""; 0]);
+}
+
 /// A condition on what is gone by then is a race like any other.
 #[tokio::test]
 async fn what_is_written_over_may_be_gone() {

@@ -145,8 +145,8 @@ impl Inner {
         if cannot_be_late {
             return Ok(());
         }
-        let refused = match self.stay_above(ns, path, Instant::now()).await {
-            Err(refused @ StoreError::Elsewhere { .. }) => refused,
+        let (name, namespace) = match self.stay_above(ns, path, Instant::now()).await {
+            Err(StoreError::Elsewhere { path, namespace }) => (path, namespace.0),
             other => return other,
         };
         // Deleted, as an object that is there cannot be removed on a condition; and over content it stands, as that was
@@ -159,7 +159,11 @@ impl Inner {
         }
         let was_deleted = before.filter(|before| before.is_deleted);
         ledger.amend(path, &row, was_deleted.map(|_| tombstone)).await?;
-        Err(refused)
+        if was_live && let Ok(inner) = RelPath::parse(below(&namespace, &name)) {
+            // What stands is that namespace's file, of which its index has what it was before.
+            self.ledger(&namespace)?.compare(&inner, &row);
+        }
+        Err(StoreError::Elsewhere { path: name, namespace: Named(namespace) })
     }
 
     /// Sees to it that `ns` has an index, which makes it a namespace.

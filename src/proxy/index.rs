@@ -117,8 +117,11 @@ pub async fn get<S: Store>(
             Some(cursor) => after(proxy, ns, cursor).await?.map(|index| (index, Extent::After)),
             None => None,
         },
-        // What the store has just seen of its index is as new as `state`.
-        None => from(query).and_then(|tag| Some((proxy.store.index_after(ns, &tag)?, Extent::From(tag)))),
+        // Another request may have had the store keep something else than the `state` that was read.
+        None => from(query).and_then(|tag| {
+            let index = proxy.store.index_after(ns, &tag)?;
+            (index.state.tag == state.tag).then_some((index, Extent::From(tag)))
+        }),
     };
     let (written, packed) = match (delta, wanted(headers)) {
         (Some((index, extent)), _) => (write(proxy, ns, index, extent).await?, None),

@@ -118,7 +118,12 @@ impl S3 {
     }
 
     async fn mend(&self, trusting: bool) -> Result<BTreeMap<String, Mended>, StoreError> {
-        let mut all = reindex::namespaces(&self.0.blobs).await?;
+        let mut all = BTreeSet::new();
+        for ns in reindex::namespaces(&self.0.blobs).await? {
+            if self.0.stands(&ns).await? {
+                all.insert(ns);
+            }
+        }
         // The flat namespace has whatever is in no other.
         all.insert(String::new());
         let mut mended = BTreeMap::new();

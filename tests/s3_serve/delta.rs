@@ -17,7 +17,7 @@ use memsync::store::{Expect, Got, Meta, S3, Store, system_clock};
 use serde_json::json;
 
 use super::proxy::{self, Reply, Running};
-use super::s3::{Server, Stored};
+use super::s3::{Fault, Server, Stored};
 use super::sample;
 
 const INDEX: &str = "memory/.sync-index.json";
@@ -113,6 +113,42 @@ async fn every_namespace_has_its_own_past() {
     assert!(part.json()["index_version"].is_u64());
     assert_eq!(c.get(&format!("/sync/one?from={two}")).await.json().get("delta"), None);
     assert!(names(&c.get(&format!("/sync/two?from={two}")).await).is_empty());
+}
+
+/// Two that ask at once see the index before and after a change, and who saw the newer one gets no older one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_changed_is_no_older_than_what_the_request_saw() {
+    let server = Server::start().await;
+    let running = Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
+    let other = Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
+    let (mut c, mut slow, mut other) = (running.client().await, running.client().await, other.client().await);
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(c.put(&format!("/blob/{name}"), "new", b"1").await.status, 201);
+    }
+    let first = tag(&c.get("/sync").await);
+    assert_eq!(other.put("/blob/e", "new", b"2").await.status, 201);
+
+    // The first that asks for it does so, and is answered when that is allowed.
+    let ((held, mut is_held), (let_go, waits)) = (tokio::sync::mpsc::channel(1), std::sync::mpsc::channel::<()>());
+    let waits = std::sync::Mutex::new(Some(waits));
+    server.fail(move |method, key| {
+        let is_asked_for = method == "GET" && key == INDEX;
+        let first = is_asked_for.then(|| waits.lock().unwrap().take()).flatten();
+        if let Some(waits) = first {
+            held.try_send(()).unwrap();
+            tokio::task::block_in_place(|| waits.recv()).unwrap();
+        }
+        Fault::None
+    });
+    let asked = format!("/sync?from={first}");
+    let asking = tokio::spawn(async move { slow.get(&asked).await });
+    is_held.recv().await.unwrap();
+    c.get("/sync").await;
+    assert_eq!(other.put("/blob/f", "new", b"3").await.status, 201);
+    let_go.send(()).unwrap();
+    let answer = asking.await.unwrap();
+    assert_eq!(tag(&answer), tag(&other.get("/sync").await));
+    assert!(names(&answer).contains(&"f".to_owned()), "{:?}", names(&answer));
 }
 
 /// The address of something that passes each request on to the proxy whose turn it is.

@@ -188,10 +188,9 @@ fn meanwhile(
 /// The flat namespace gets a file in the folder that is about to become a namespace.
 fn record_a_flat_file(objects: &mut BTreeMap<String, Stored>) {
     let md5 = Md5::of(b"x").to_string();
-    let entry = json!({"md5": md5, "last_modified": "1970-01-01T00:00:00.007Z", "size": 1, "is_deleted": false,
-        "version": 7});
     objects.insert("memory/team/x".to_owned(), Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
-    objects.insert(FLAT.to_owned(), Stored::new(json!({"files": {"team/x": entry}}).to_string().as_bytes(), &[]));
+    objects
+        .insert(FLAT.to_owned(), Stored::new(json!({"files": {"team/x": row_of(b"x")}}).to_string().as_bytes(), &[]));
 }
 
 #[tokio::test]
@@ -227,6 +226,23 @@ async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_who_writ
     assert!(matches!(begin("z").await.unwrap(), Put::Created(_)));
 }
 
+/// Nor does the next start believe in it.
+#[tokio::test]
+async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_start() {
+    let server = Server::start().await;
+    server.plant(TEAM, Stored::new(br#"{"files": {}}"#, &[("memsync-write", "1")]));
+    record_a_flat_file(&mut server.inside.objects.lock().unwrap());
+    server.plant("memory/none/.sync-index.json", Stored::new(br#"{"files": {}}"#, &[("memsync-write", "1")]));
+    let store = server.store("memory", system_clock()).await;
+    is_refused(&store, "", "team/x", "team").await;
+    let mended = store.mend_after_crash().await.unwrap();
+    assert!(mended.values().all(|mended| mended.is_nothing()), "{mended:?}");
+    assert!(server.object(TEAM).is_none(), "it is gone");
+    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), Got::Found(_)));
+    assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["team/x"]);
+    assert!(server.object("memory/none/.sync-index.json").is_some(), "nobody has files there");
+}
+
 #[tokio::test]
 async fn a_file_whose_folder_becomes_a_namespace_meanwhile_is_not_written() {
     for before in [None, Some(Md5::of(b"before"))] {
@@ -256,6 +272,76 @@ async fn a_file_whose_folder_becomes_a_namespace_meanwhile_is_not_written() {
             0
         );
     }
+}
+
+/// A row of an index, as another proxy writes it.
+fn row_of(content: &[u8]) -> serde_json::Value {
+    json!({"md5": Md5::of(content).to_string(), "last_modified": "1970-01-01T00:00:00.007Z", "size": content.len(),
+        "is_deleted": false, "version": 7})
+}
+
+/// Its writer heard of no more than a failure, and is refused when it writes again.
+#[tokio::test]
+async fn an_entry_whose_write_was_refused_half_way_is_taken_out_by_the_next_request() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    put(&store, "a", New, b"a").await;
+    let (inside, is_late) = (server.inside.clone(), AtomicUsize::new(0));
+    server.fail(move |method, asked| {
+        if method == "PUT" && asked == FLAT {
+            is_late.store(1, Ordering::SeqCst);
+            let begun = json!({"files": {"y": row_of(b"y")}}).to_string();
+            inside.objects.lock().unwrap().insert(TEAM.to_owned(), Stored::new(begun.as_bytes(), &[]));
+        }
+        let is_look = method == "HEAD" && asked == TEAM && is_late.load(Ordering::SeqCst) == 1;
+        if is_look { Fault::Refused } else { Fault::None }
+    });
+    let late = store.put_bytes("", &path("team/x"), New, Bytes::from_static(b"x")).await.unwrap_err();
+    assert!(matches!(late, StoreError::S3(_)), "{late:?}");
+    server.heal();
+    // As the same proxy is when what it knows of folders is old.
+    let store = server.store("memory", system_clock()).await;
+    assert!(index(&store, 0).await.contains_key("team/x"));
+    is_refused(&store, "", "team/x", "team").await;
+    assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["a"]);
+}
+
+/// An index that is made is not trusted for what an earlier one was.
+#[tokio::test]
+async fn a_namespace_whose_index_was_removed_asks_again_whether_it_may_begin() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let begin = async |name| store.put_bytes("team", &path(name), New, Bytes::from_static(b"y")).await;
+    written(begin("y").await.unwrap());
+    for key in [TEAM, "memory/team/y"] {
+        server.remove(key);
+    }
+    assert!(store.index("team", 0).await.unwrap().entries.is_empty());
+    record_a_flat_file(&mut server.inside.objects.lock().unwrap());
+    server.plant(TEAM, Stored::new(br#"{"files": {}}"#, &[("memsync-write", "1")]));
+    assert!(store.index("team", 0).await.unwrap().entries.is_empty());
+    let refused = begin("z").await;
+    assert!(matches!(refused, Err(StoreError::Occupied { .. })), "{refused:?}");
+    assert!(server.object(TEAM).is_none(), "nothing has begun");
+}
+
+/// What was compared with what the client knew stands, and is the namespace's.
+#[tokio::test]
+async fn a_late_write_over_a_namespaces_file_is_in_its_index() {
+    let server = Server::start().await;
+    let (late, store) = (server.store("memory", system_clock()).await, server.store("memory", system_clock()).await);
+    assert!(matches!(late.get("", &path("team/x")).await.unwrap(), Got::Absent));
+    written(store.put_bytes("team", &path("x"), New, Bytes::from_static(b"x")).await.unwrap());
+    let expect = Expect::Md5(Md5::of(b"x"));
+    let refused = late.put_bytes("", &path("team/x"), expect, Bytes::from_static(b"late")).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Elsewhere { .. }), "{refused:?}");
+    assert!(index(&store, 0).await.is_empty());
+    until("the entry is mended", async || {
+        let listed = store.index("team", 0).await.unwrap().entries;
+        listed.len() == 1 && listed[0].1.md5 == Md5::of(b"late")
+    })
+    .await;
+    assert_eq!(difference(&server, "memory/team"), [""; 0]);
 }
 
 /// A condition on what is gone by then is a race like any other.

@@ -82,7 +82,12 @@ impl Inner {
     /// # Errors
     /// [`StoreError::Elsewhere`]; what the store says.
     pub async fn stay_within(&self, ns: &str, path: &RelPath) -> Result<(), StoreError> {
-        self.stay_above(ns, path, lately()).await?;
+        if let Err(refused) = self.stay_above(ns, path, lately()).await {
+            if let StoreError::Elsewhere { namespace, .. } = &refused {
+                self.clear(ns, path, &namespace.0).await?;
+            }
+            return Err(refused);
+        }
         if !ns.is_empty() && !self.ledger(ns)?.exists().await? {
             for above in self.which_begun(uppers(ns), lately()).await? {
                 let name = format!("{}/{path}", below(&above, ns));
@@ -93,6 +98,19 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Takes the entry of `path`, which is in `namespace`, out of the index of `ns`: what recorded it failed before it found
+    /// out. A namespace without entries may have been made where this entry was already, and gives way to it.
+    async fn clear(&self, ns: &str, path: &RelPath, namespace: &str) -> Result<(), StoreError> {
+        let ledger = self.ledger(ns)?;
+        if !ledger.lists(path) || self.ledger(namespace)?.fresh().await?.document.rows.is_empty() {
+            return Ok(());
+        }
+        match ledger.kept().and_then(|kept| kept.document.rows.get(path).copied()) {
+            Some(row) => ledger.amend(path, &row, None).await,
+            None => Ok(()),
+        }
     }
 
     /// Lets a path of `ns` pass that was in no namespace further down at `since` or later.
@@ -127,8 +145,8 @@ impl Inner {
         if cannot_be_late {
             return Ok(());
         }
-        let refused = match self.stay_above(ns, path, Instant::now()).await {
-            Err(refused @ StoreError::Elsewhere { .. }) => refused,
+        let (name, namespace) = match self.stay_above(ns, path, Instant::now()).await {
+            Err(StoreError::Elsewhere { path, namespace }) => (path, namespace.0),
             other => return other,
         };
         // Deleted, as an object that is there cannot be removed on a condition; and over content it stands, as that was
@@ -141,7 +159,11 @@ impl Inner {
         }
         let was_deleted = before.filter(|before| before.is_deleted);
         ledger.amend(path, &row, was_deleted.map(|_| tombstone)).await?;
-        Err(refused)
+        if was_live && let Ok(inner) = RelPath::parse(below(&namespace, &name)) {
+            // What stands is that namespace's file, of which its index has what it was before.
+            self.ledger(&namespace)?.compare(&inner, &row);
+        }
+        Err(StoreError::Elsewhere { path: name, namespace: Named(namespace) })
     }
 
     /// Sees to it that `ns` has an index, which makes it a namespace.
@@ -156,6 +178,24 @@ impl Inner {
             Ok(false) | Err(_) => {}
         }
         begun.map(drop)
+    }
+
+    /// Whether the index of `ns` makes it a namespace. One without entries, where one further up has files, is of a proxy
+    /// that died before it took it back; that is done now.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn stands(&self, ns: &str) -> Result<bool, StoreError> {
+        let ledger = self.ledger(ns)?;
+        // Who mends it finds out what is wrong with one that cannot be read, here or further up.
+        if !ledger.fresh().await.is_ok_and(|kept| kept.document.rows.is_empty()) {
+            return Ok(true);
+        }
+        if !matches!(self.refuse_occupied(ns).await, Err(StoreError::Occupied { .. })) || !ledger.withdraw().await? {
+            return Ok(true);
+        }
+        self.borders.forget(ns);
+        Ok(false)
     }
 
     /// Refuses a new namespace in whose folder one further up has files.

@@ -45,6 +45,8 @@ struct Shared {
     seen: Mutex<Seen>,
     /// Small blobs that are being written, and will be recorded soon.
     under_way: AtomicUsize,
+    /// Whether somebody here looked, after there was an index without entries, and found that there may be one.
+    is_settled: AtomicBool,
 }
 
 /// One namespace's index.
@@ -52,8 +54,6 @@ pub struct Ledger {
     shared: Arc<Shared>,
     jobs: mpsc::Sender<Job>,
     ensuring: tokio::sync::Mutex<()>,
-    /// Whether somebody here looked, after there was an index without entries, and found that there may be one.
-    is_settled: AtomicBool,
 }
 
 /// A blob on its way to the bucket. While one is, the index waits a moment for it.
@@ -76,10 +76,11 @@ impl Ledger {
             told,
             seen: Mutex::default(),
             under_way: AtomicUsize::new(0),
+            is_settled: AtomicBool::new(false),
         });
         let (jobs, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(serve(shared.clone(), waiting));
-        Self { shared, jobs, ensuring: tokio::sync::Mutex::default(), is_settled: AtomicBool::new(false) }
+        Self { shared, jobs, ensuring: tokio::sync::Mutex::default() }
     }
 
     pub fn under_way(&self) -> UnderWay {
@@ -143,7 +144,7 @@ impl Ledger {
     /// Whether there was an index object when last seen, and one that stays: an index without entries may have been made
     /// for a namespace that cannot begin.
     pub fn is_there(&self) -> bool {
-        let stays = |kept: &Kept| !kept.document.rows.is_empty() || self.is_settled.load(Ordering::Relaxed);
+        let stays = |kept: &Kept| !kept.document.rows.is_empty() || self.shared.is_settled.load(Ordering::Relaxed);
         self.kept().is_some_and(|kept| kept.etag.is_some() && stays(&kept))
     }
 
@@ -180,8 +181,15 @@ impl Ledger {
             Err(StoreError::Occupied { .. }) => {}
             allowed => allowed?,
         }
-        self.is_settled.store(true, Ordering::Relaxed);
+        self.shared.is_settled.store(true, Ordering::Relaxed);
         Ok(!existed)
+    }
+
+    /// Removes the index object, if a proxy that keeps to borders made it and there is nothing in it; gives whether it is
+    /// gone.
+    pub async fn withdraw(&self) -> Result<bool, StoreError> {
+        let _one_at_a_time = self.ensuring.lock().await;
+        self.shared.withdraw().await
     }
 
     /// Takes the entries of old tombstones out of the index; gives how many that were.
@@ -288,7 +296,10 @@ impl Shared {
             (Fetched::Unchanged, None) => {
                 return Err(StoreError::S3("the store answered 304 to a request without a condition".to_owned()));
             }
-            (Fetched::Absent, _) => Kept { etag: None, document: Arc::default() },
+            (Fetched::Absent, _) => {
+                self.is_settled.store(false, Ordering::Relaxed);
+                Kept { etag: None, document: Arc::default() }
+            }
             (Fetched::Found(object, body), _) => {
                 let json = whole(body, LARGEST).await?;
                 let document = match parse(&self.key, json).await {
@@ -348,6 +359,7 @@ impl Shared {
         if !is_ours || !seen.document.rows.is_empty() {
             return Ok(false);
         }
+        self.is_settled.store(false, Ordering::Relaxed);
         self.blobs.bucket.remove_once(&self.key).await?;
         lock(&self.seen).forget();
         Ok(true)

@@ -45,8 +45,13 @@ impl Seen {
         self.kept.as_ref()
     }
 
-    /// Keeps `now`. It differs from `before` in `changed`.
+    /// Keeps `now`. It differs from `before` in `changed`. Where something else than the two is kept that may be newer, and
+    /// nothing is kept.
     pub fn follow(&mut self, before: &Kept, now: Kept, changed: &[RelPath]) {
+        if !self.kept.as_ref().is_some_and(|kept| [before.tag(), now.tag()].contains(&kept.tag())) {
+            self.forget();
+            return;
+        }
         self.recent.follow(before.tag(), now.tag(), changed);
         self.turn += 1;
         self.kept = Some(now);
@@ -160,6 +165,22 @@ mod tests {
         // What came between was not seen.
         recent.follow("5", "6", &paths("d"));
         assert_eq!((since(&recent, "4"), since(&recent, "6").unwrap()), (None, String::new()));
+    }
+
+    #[test]
+    fn who_hears_late_that_a_write_landed_does_not_set_back_what_is_kept() {
+        let kept = |tag: &str| Kept { etag: Some(tag.to_owned()), document: Arc::default() };
+        let tag = |seen: &Seen| seen.kept().map(|kept| kept.tag().to_owned());
+        let mut seen = Seen::default();
+        seen.begin(kept("1"));
+        seen.follow(&kept("1"), kept("2"), &paths("a"));
+        seen.follow(&kept("1"), kept("2"), &paths("a"));
+        assert_eq!((tag(&seen), seen.since("1").unwrap().1.len()), (Some("2".to_owned()), 1));
+        seen.follow(&kept("2"), kept("3"), &paths("b"));
+        let turn = seen.turn();
+        seen.follow(&kept("1"), kept("2"), &paths("a"));
+        assert_eq!(tag(&seen), None, "which is newer nobody knows");
+        assert!(seen.turn() > turn && seen.since("2").is_none());
     }
 
     #[test]

@@ -116,6 +116,7 @@ async fn every_namespace_has_its_own_past() {
 }
 
 /// Two that ask at once see the index before and after a change, and who saw the newer one gets no older one.
+#[expect(clippy::disallowed_methods, reason = "the server holds one answer back")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_changed_is_no_older_than_what_the_request_saw() {
     let server = Server::start().await;

@@ -1,9 +1,11 @@
 //! Stores that are wrong on purpose: the suite must notice.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use memsync::path::RelPath;
 use memsync::store::{
     Body, Changes, Deleted, Expect, Got, Incoming, Index, Memory, Meta, Placed, Put, Record, State, Store, StoreError,
@@ -42,6 +44,8 @@ struct Broken {
     count: AtomicU64,
     now: Arc<AtomicU64>,
     before: std::sync::Mutex<Option<(RelPath, Meta, Bytes)>>,
+    /// The cursor of each namespace's states, by their tags.
+    cursors: std::sync::Mutex<BTreeMap<(String, Arc<str>), u64>>,
 }
 
 #[derive(Default)]
@@ -134,11 +138,19 @@ impl Store for Broken {
         Ok(index)
     }
 
+    fn index_after(&self, ns: &str, tag: &str) -> Option<Index> {
+        let cursor = *self.cursors.lock().unwrap().get(&(ns.to_owned(), tag.into()))?;
+        let index = |since| self.inner.index(ns, since).now_or_never()?.ok();
+        index(cursor).filter(|part| index(0).is_some_and(|all| part.entries.len() < all.entries.len()))
+    }
+
     async fn state(&self, ns: &str) -> Result<State, StoreError> {
         let mut state = self.inner.state(ns).await?;
         if self.wrong == Wrong::TagsChange {
             state.tag = self.count.fetch_add(1, Ordering::SeqCst).to_string().into();
         }
+        let cursor = state.mark.as_ref().map_or(0, |mark| mark.cursor);
+        self.cursors.lock().unwrap().insert((ns.to_owned(), state.tag.clone()), cursor);
         Ok(state)
     }
 
@@ -207,7 +219,7 @@ async fn failures(wrong: Wrong) -> Vec<&'static str> {
                 let now = Arc::new(AtomicU64::new(1_700_000_000_000));
                 let inner = Memory::with_clock(clock(&now));
                 let store = Broken {
-                    inner, wrong, count: AtomicU64::new(0), now: now.clone(), before: std::sync::Mutex::default(),
+                    inner, wrong, count: AtomicU64::new(0), now: now.clone(), before: std::sync::Mutex::default(), cursors: std::sync::Mutex::default(),
                 };
                 if tokio::spawn(super::$name(store, now)).await.is_err() {
                     failed.push(stringify!($name));

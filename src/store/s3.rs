@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
@@ -53,6 +54,8 @@ use layout::{Described, Layout};
 use ledger::write_id;
 use spool::Content;
 
+/// A bucket that has not answered a look at its health for so long is asked anew by the next.
+const HEALTH: Duration = Duration::from_secs(5);
 /// Longest record, in bytes.
 const LARGEST_RECORD: u64 = 16 * 1024 * 1024;
 
@@ -193,7 +196,9 @@ impl Store for S3 {
     }
 
     async fn health(&self) -> Result<(), StoreError> {
-        self.0.blobs.bucket.answers(&self.0.blobs.layout.index("")?).await
+        let key = self.0.blobs.layout.index("")?;
+        let asked = tokio::time::timeout(HEALTH, self.0.blobs.bucket.answers(&key)).await;
+        asked.unwrap_or_else(|_| Err(StoreError::S3("the bucket does not answer".to_owned())))
     }
 
     fn keeps_versions(&self) -> bool {

@@ -289,7 +289,7 @@ async fn a_key_made_beside_the_proxy_works_at_once_and_ends_soon_after_it_is_rev
 async fn a_stream_ends_when_its_key_expires_or_loses_its_old_secret() {
     let store = Arc::new(Memory::new());
     let running = keyed(&store).await;
-    let expiring = make(store.as_ref(), |new| new.expires = Some(Duration::from_secs(3))).await;
+    let expiring = make(store.as_ref(), |new| new.expires = Some(Duration::from_secs(8))).await;
     let rotated = make(store.as_ref(), |_| {}).await;
     let mut expires = open_stream(&running, &token(&expiring)).await;
     let mut replaced = open_stream(&running, &token(&rotated)).await;

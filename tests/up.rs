@@ -75,7 +75,7 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
     assert_eq!(document["folder"], one.folder().to_str().unwrap());
     let proxy = document["proxy"].as_str().unwrap().to_owned();
     std::fs::write(one.folder().join("first.md"), "from one").unwrap();
-    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     let status = one.json(&["status"], 0);
     assert_eq!((&status["in_sync"], &status["agent"]["running"]), (&true.into(), &true.into()));
     assert_eq!(status["folders"][0]["files"], 1);
@@ -108,7 +108,7 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
     // The next start is the same proxy at the same place, with what it had.
     let (mut up, document) = one.start(&["up"]);
     assert_eq!(document["proxy"], proxy);
-    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     assert_eq!(two.json(&["sync"], 0)["downloaded"], 0);
     up.signal(rustix::process::Signal::INT);
     assert_eq!(up.ended().code(), Some(0));
@@ -141,7 +141,7 @@ fn run_reloads_and_keeps_what_runs_when_the_new_config_is_bad() {
     let stderr = std::fs::File::create(&log).unwrap();
     let mut run = Killed(two.command().arg("run").stderr(stderr).spawn().unwrap());
     eventually("the agent comes up", || {
-        two.command().args(["wait", "--timeout", "30s"]).output().unwrap().status.success()
+        two.command().args(["wait", "--timeout", "120s"]).output().unwrap().status.success()
     });
     let config = two.home.path().join("config.toml");
     let good = read(&config);
@@ -150,8 +150,8 @@ fn run_reloads_and_keeps_what_runs_when_the_new_config_is_bad() {
     eventually("the bad config is told", || read(&log).contains("config.toml:1"));
     std::fs::write(two.folder().join("after.md"), "x").unwrap();
     run.signal(rustix::process::Signal::USR1);
-    two.run(&["wait", "--timeout", "30s"], 0);
-    one.run(&["wait", "--timeout", "30s"], 0);
+    two.run(&["wait", "--timeout", "120s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     assert_eq!(read(&one.folder().join("after.md")), "x");
 
     // A second folder, with the same proxy.
@@ -186,9 +186,12 @@ fn a_mass_deletion_waits_for_a_decision() {
     for n in 0..20 {
         std::fs::write(note(n), format!("text {n}")).unwrap();
     }
-    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     let delete = || {
+        // At once to the agent, however slow this machine is.
+        one.run(&["pause"], 0);
         (0..15).for_each(|n| std::fs::remove_file(note(n)).unwrap());
+        one.run(&["resume"], 0);
         eventually("the deletions are held", || {
             one.command().args(["wait", "--timeout", "1s"]).output().unwrap().status.code() == Some(7)
         });
@@ -200,13 +203,13 @@ fn a_mass_deletion_waits_for_a_decision() {
     one.run(&["sync"], 7);
     one.run(&["approve", "no-such-plan"], 2);
     assert_eq!(one.json(&["approve", "--reject"], 0)["approved"], false);
-    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     assert_eq!(there(), 20, "what was rejected is back");
 
     delete();
     let id = one.json(&["approve", "--list"], 7)["held"][0]["id"].as_str().unwrap().to_owned();
     one.run(&["approve", &id], 0);
-    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     assert_eq!(there(), 5);
     assert_eq!(one.json(&["status"], 0)["folders"][0]["files"], 5);
     one.run(&["approve"], 0);
@@ -219,16 +222,16 @@ fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
     two.run(&["init", "--join", document["join"].as_str().unwrap()], 0);
     std::fs::write(two.folder().join("plan.md"), "first").unwrap();
     two.run(&["sync"], 0);
-    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     std::fs::write(one.folder().join("plan.md"), "edited on one").unwrap();
-    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     std::fs::write(two.folder().join("plan.md"), "edited on two").unwrap();
     assert_eq!(two.json(&["sync"], 8)["conflicts"].as_array().unwrap().len(), 1);
     two.run(&["sync"], 8);
-    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     assert_eq!(one.json(&["status"], 8)["folders"][0]["conflicts"], 1);
     one.run(&["conflicts", "resolve", "plan.md", "--keep", "local"], 0);
-    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     eventually("all is in sync", || one.command().arg("status").output().unwrap().status.code() == Some(0));
     two.run(&["sync"], 0);
     for machine in [&one, &two] {
@@ -241,7 +244,7 @@ fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
 fn a_watched_status_tells_each_change_in_a_line_and_outlives_the_agent() {
     let one = Machine::new();
     let (mut up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
-    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     let mut watch = one.command();
     let mut watch = watch.args(["status", "--watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     let lines = std::io::BufReader::new(watch.stdout.take().unwrap());
@@ -287,7 +290,7 @@ fn over_tls_a_second_machine_joins_by_the_certificate_in_the_link() {
     let (one, two) = (Machine::new(), Machine::new());
     let (mut up, document) = one.start(&["up", "--listen", "127.0.0.1:0", "--tls-self-signed"]);
     std::fs::write(one.folder().join("first.md"), "from one").unwrap();
-    one.run(&["wait", "--timeout", "30s"], 0);
+    one.run(&["wait", "--timeout", "120s"], 0);
     let link = document["join"].as_str().unwrap().to_owned();
     assert!(link.starts_with("memsync+https://127.0.0.1:") && link.contains("?pin=sha256:"), "{}", link.len());
     two.run(&["init", "--join", &link], 0);

@@ -35,6 +35,12 @@ fn memsync(home: &Path) -> Command {
     command
 }
 
+/// Copies a program to be run. By another process: a file that this one has open for writing cannot be run as long as a
+/// child of another test holds it, which has not come to its own program yet.
+fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").args([from, to]).status().unwrap().success());
+}
+
 pub fn write_private(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
@@ -199,7 +205,7 @@ impl World {
         let until = Instant::now() + DEADLINE;
         loop {
             for device in devices {
-                let out = device.cli(&["wait", "--timeout", "30s"]);
+                let out = device.cli(&["wait", "--timeout", "120s"]);
                 assert_eq!(out.code, 0, "{}: {}{}", device.name, out.err, device.status());
             }
             let trees: Vec<Files> = devices.iter().map(|d| d.tree()).collect();
@@ -293,7 +299,7 @@ impl Device<'_> {
             return;
         }
         // Neither the program's place nor the world is open to all.
-        fs::copy(BIN, self.world.path().join("memsync")).unwrap();
+        copy_program(Path::new(BIN), &self.world.path().join("memsync"));
         fs::set_permissions(self.world.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let status =
             Command::new("chown").args(["-R", &format!("{ANOTHER_USER}:{ANOTHER_USER}")]).arg(&self.home).status();
@@ -400,7 +406,7 @@ impl Device<'_> {
 
     #[track_caller]
     pub fn wait(&self) {
-        self.ok(&["wait", "--timeout", "30s"]);
+        self.ok(&["wait", "--timeout", "120s"]);
     }
 
     /// `status --json`.

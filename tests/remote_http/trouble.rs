@@ -198,7 +198,9 @@ async fn a_broken_blob_ends_in_an_error() {
     })
     .await;
     for name in ["cut", "small-cut", "chunk-cut", "stall", "small-stall"] {
-        let remote = if name.ends_with("stall") { impatient(&server) } else { remote(&server) };
+        // Long enough for the head, which has to come.
+        let patient = HttpOptions { timeout: Duration::from_secs(2), ..options(&server.origin()) };
+        let remote = if name.ends_with("stall") { HttpRemote::new(patient).unwrap() } else { remote(&server) };
         let error = read(found(remote.get(&path(name)).await.unwrap())).await.unwrap_err();
         assert!(matches!(error, RemoteError::Unreachable { .. }), "{name}: {error:?}");
         show_no_token(&error);
@@ -407,7 +409,7 @@ async fn an_upload_that_is_slow_but_alive_is_not_cut() {
 #[tokio::test]
 async fn an_upload_that_lies_in_buffers_is_not_cut() {
     let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
-    for size in [100_000, 300_000, 4 << 20] {
+    for size in [250_000, 1_000_000, 4 << 20] {
         let put = impatient(&server).put(&path("x-slow"), Precondition::New, 0, outgoing(&noise(size))).await;
         assert_eq!(put, Ok(Put::Stored { version: 0 }), "{size}");
     }

@@ -73,8 +73,8 @@ enum Pace {
     AtOnce,
 }
 
-/// A machine that stalls in the midst of a save does not make a file quiet.
-const UNHURRIED: &str = "debounce = \"1500ms\"";
+/// A machine that stalls in the midst of a save does not make a file quiet. One that was closed waits no longer for it.
+const UNHURRIED: &str = "debounce = \"30s\"";
 
 /// Saves with `save` many times, and looks that the other device gets the last and only whole ones.
 fn saves_are_whole(pace: Pace, config: &str, saves: usize, save: impl Fn(&Device, &[u8])) {

@@ -203,6 +203,8 @@ async fn who_stalls_in_the_handshake_or_after_it_is_cut_off() {
         c.write(said).await;
         assert!(c.ended().await, "{said:?}");
     }
+    // Long enough for a handshake.
+    let proxy = start(|options| options.head_timeout = Duration::from_secs(3)).await;
     let mut c = proxy.connect().await;
     assert_eq!(ask(&mut c, b"GET /health HTTP/1.1\r\nHos", "").await, "");
 }

@@ -39,7 +39,9 @@ fn another_user_ran(test: &str) -> bool {
     // The program's own place may be closed to others.
     let dir = TempDir::new().unwrap();
     let copy = dir.path().join("tests");
-    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    // By another process: what this one has open for writing cannot be run while a child of another test still holds it.
+    let copied = std::process::Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status();
+    assert!(copied.unwrap().success());
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let module = module_path!().split_once("::").unwrap().1;
     let mut command = std::process::Command::new(copy);

@@ -49,28 +49,22 @@ fn moved_on(shared: &Shared, ns: &str, path: &str, version: Option<u64>, file: &
     Ok(now.is_none_or(|now| now.file.as_deref() != Some(file)))
 }
 
+const FIND: &str = "SELECT md5, size, is_deleted, version, cursor, meta, file, content \
+                    FROM entry LEFT JOIN body ON body.id = entry.body WHERE ns = ? AND path = ?";
+const FIND_EARLIER: &str = "SELECT md5, size, 0, version, 0, meta, file, content FROM earlier \
+                            LEFT JOIN body ON body.id = earlier.body WHERE ns = ? AND path = ? AND version = ?";
+
 fn find(db: &Connection, ns: &str, path: &str, version: Option<u64>) -> rusqlite::Result<Option<Stored>> {
     let stored = |row: &Row<'_>| {
         let meta = writer::read_meta(&row.get::<_, String>(5)?);
         Ok(Stored { entry: entry_of(row)?, meta, file: row.get(6)?, content: row.get(7)? })
     };
-    let now = db
-        .prepare_cached(
-            "SELECT md5, size, is_deleted, version, cursor, meta, file, content \
-             FROM entry LEFT JOIN body ON body.id = entry.body WHERE ns = ? AND path = ?",
-        )?
-        .query_row([ns, path], stored)
-        .optional()?;
+    let now = db.prepare_cached(FIND)?.query_row([ns, path], stored).optional()?;
     let Some(version) = version else { return Ok(now) };
     if now.as_ref().is_some_and(|now| now.entry.version == version) {
         return Ok(now);
     }
-    db.prepare_cached(
-        "SELECT md5, size, 0, version, 0, meta, file, content \
-         FROM earlier LEFT JOIN body ON body.id = earlier.body WHERE ns = ? AND path = ? AND version = ?",
-    )?
-    .query_row(rusqlite::params![ns, path, signed(version)], stored)
-    .optional()
+    db.prepare_cached(FIND_EARLIER)?.query_row(rusqlite::params![ns, path, signed(version)], stored).optional()
 }
 
 pub(super) fn read_marks(db: &Connection) -> rusqlite::Result<Marks> {
@@ -115,4 +109,24 @@ pub(super) fn named_files(db: &Connection) -> rusqlite::Result<HashSet<String>> 
     )?
     .query_map([], |r| r.get(0))?
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Settings, schema};
+    use super::*;
+
+    #[test]
+    fn a_statement_is_parsed_once_however_many_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        schema::open_writer(dir.path(), &Settings::default(), 0).unwrap();
+        let db = schema::open_reader(dir.path()).unwrap();
+        for name in ["a", "b", "c"] {
+            assert!(find(&db, "", name, Some(1)).unwrap().is_none());
+        }
+        for sql in [FIND, FIND_EARLIER] {
+            let again = db.prepare_cached(sql).unwrap().get_status(rusqlite::StatementStatus::RePrepare);
+            assert_eq!(again, 0, "{sql}");
+        }
+    }
 }

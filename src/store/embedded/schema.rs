@@ -167,7 +167,14 @@ pub fn open_reader(dir: &Path) -> rusqlite::Result<Connection> {
     db.busy_timeout(Duration::from_secs(10))?;
     db.pragma_update(None, "cache_size", -1024)?;
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    plan_once(&db)?;
     Ok(db)
+}
+
+/// A cached statement keeps its plan, whatever is bound to it. Without this SQLite parses a join anew for every row that is
+/// asked for, since it might plan otherwise for other values; there are no statistics by which it would.
+fn plan_once(db: &Connection) -> rusqlite::Result<()> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 /// Refuses what is no store of a format that is known, by the file's own header, because merely opening a database may
@@ -228,7 +235,7 @@ fn configure(db: &Connection, settings: &Settings) -> rusqlite::Result<()> {
         db.pragma_update(None, "max_page_count", signed(limit / u64::from(page)))?;
     }
     db.set_prepared_statement_cache_capacity(32);
-    Ok(())
+    plan_once(db)
 }
 
 fn create(db: &mut Connection, now: u64) -> rusqlite::Result<()> {

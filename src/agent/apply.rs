@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 
 use crate::digest::Md5;
 use crate::disk::{Disk, DiskFile};
@@ -83,8 +83,18 @@ pub struct Work<D: Disk, R: Remote> {
     pub strong: bool,
     /// The user made the path again after we had obeyed its tombstone.
     pub seen: bool,
-    /// The answer to the first request, where that went in a batch.
-    pub answered: Mutex<Option<Answer>>,
+    /// What came of the first request, where that went in a batch.
+    pub first: Mutex<Option<First<D>>>,
+}
+
+/// What a batch brought for a step.
+pub enum First<D: Disk> {
+    Answer(Answer),
+    /// A download, written to the stage already.
+    Staged {
+        version: u64,
+        staged: Result<Staged<D>, StepError>,
+    },
 }
 
 /// A file on its way up, noted as sent once it is whole.
@@ -128,22 +138,43 @@ pub(super) fn before_delete() {
 }
 
 impl<D: Disk, R: Remote> Work<D, R> {
-    /// Takes the answer to the first request, which a batch brought; `None`: it is still to be asked.
-    pub(super) fn answer(&mut self, answer: Option<Answer>) {
-        if answer.is_none() {
+    /// Takes what a batch brought of the first request; `None`: it is still to be asked.
+    pub(super) fn begin(&mut self, first: Option<First<D>>) {
+        if first.is_none() {
             // The batch may have arrived all the same.
             self.sent_before = self.sent.to(&self.step.path);
         }
-        self.answered = Mutex::new(answer);
+        self.first = Mutex::new(first);
     }
 
     pub(super) fn is_answered(&mut self) -> bool {
-        self.answered.get_mut().is_ok_and(|answer| answer.is_some())
+        self.first.get_mut().is_ok_and(|first| first.is_some())
+    }
+
+    /// Puts a download that a batch brought into the stage; other answers are for [`Work::run`].
+    pub(super) fn stage(&self, answer: Answer) -> Option<First<D>> {
+        match (answer, &self.step.action) {
+            (Answer::Got(Got::Found(blob)), Action::Download { .. }) => {
+                let version = blob.version;
+                // What a batch brings is there: there is nothing to wait for.
+                let staged = self.fetch(blob).now_or_never()?;
+                Some(First::Staged { version, staged })
+            }
+            (answer, _) => Some(First::Answer(answer)),
+        }
+    }
+
+    /// What a batch brought, once.
+    fn take_first(&self) -> Option<First<D>> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The answer that a batch brought, once.
     fn take_answer(&self) -> Option<Answer> {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner).take()
+        match self.take_first() {
+            Some(First::Answer(answer)) => Some(answer),
+            _ => None,
+        }
     }
 
     async fn get(&self) -> Result<Got, StepError> {
@@ -202,21 +233,27 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Rows 2 and 11.
     async fn download(&self) -> Result<Done<D>, StepError> {
-        match self.get().await? {
-            Got::Absent { .. } => Ok(Done::Nothing),
-            Got::Found(blob) => {
-                let version = blob.version;
-                let staged = self.fetch(blob).await?;
-                // Only now: an empty folder of the user's does not give way to what an index says.
-                if !self.folder.make_room(&self.at).map_err(StepError::Local)? {
-                    let why = Unknown::Clash(self.at.clone()).to_string();
-                    return Err(StepError::Local(io::Error::new(io::ErrorKind::AlreadyExists, why)));
+        let (version, staged) = match self.take_first() {
+            Some(First::Staged { version, staged }) => (version, staged?),
+            first => {
+                let got = match first {
+                    Some(First::Answer(Answer::Got(got))) => got,
+                    _ => self.remote.get(self.path()).await?,
+                };
+                match got {
+                    Got::Absent { .. } => return Ok(Done::Nothing),
+                    Got::Found(blob) => (blob.version, self.fetch(blob).await?),
                 }
-                let base = Base::Synced(staged.md5);
-                let step = Box::new(Move::Create { path: self.path().clone(), at: self.at.clone(), staged });
-                Ok(Done::Move { step, base, version })
             }
+        };
+        // Only now: an empty folder of the user's does not give way to what an index says.
+        if !self.folder.make_room(&self.at).map_err(StepError::Local)? {
+            let why = Unknown::Clash(self.at.clone()).to_string();
+            return Err(StepError::Local(io::Error::new(io::ErrorKind::AlreadyExists, why)));
         }
+        let base = Base::Synced(staged.md5);
+        let step = Box::new(Move::Create { path: self.path().clone(), at: self.at.clone(), staged });
+        Ok(Done::Move { step, base, version })
     }
 
     /// Row 13.

@@ -16,7 +16,7 @@ use crate::remote::{Answer, Ask, Outgoing, Promised, Remote, RemoteError, Source
 use crate::sync::{Action, Local, Step};
 
 use super::World;
-use super::apply::{Done, StepError, Upload, Work, before_delete, before_upload};
+use super::apply::{Done, First, StepError, Upload, Work, before_delete, before_upload};
 use super::engine::{CycleError, Engine};
 use super::sent::Sent;
 
@@ -55,12 +55,12 @@ pub(super) enum Next<D: Disk, R: Remote> {
 }
 
 /// What a batch came to.
-pub(super) type Batched = Result<Option<Vec<Option<Answer>>>, RemoteError>;
+pub(super) type Batched<D> = Result<Option<Vec<Option<First<D>>>>, RemoteError>;
 
 /// What has ended.
 pub(super) enum Flown<D: Disk, R: Remote> {
     One(Step, Result<Done<D>, StepError>),
-    Many(Vec<Work<D, R>>, Batched),
+    Many(Vec<Work<D, R>>, Batched<D>),
 }
 
 /// The steps that are left, apart by the way they go.
@@ -112,7 +112,7 @@ impl<D: Disk, R: Remote> Queue<D, R> {
     /// A batch came to nothing.
     fn unanswered(&mut self, works: Vec<Work<D, R>>) {
         for mut work in works {
-            work.answer(None);
+            work.begin(None);
             self.answered.push_back(work);
         }
         self.singly();
@@ -223,8 +223,20 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             works.push(work);
         }
         async move {
-            let batched = remote.batch(requests).await;
-            Flown::Many(works, batched)
+            match remote.batch(requests).await {
+                // The files are written while other batches are on their way.
+                Ok(Some(answers)) if answers.len() == works.len() => {
+                    W::aside(move || {
+                        let begin = |(work, answer): (&Work<D, R>, Option<Answer>)| work.stage(answer?);
+                        let first = works.iter().zip(answers).map(begin).collect();
+                        Flown::Many(works, Ok(Some(first)))
+                    })
+                    .await
+                }
+                Ok(Some(_)) => Flown::Many(works, Ok(Some(Vec::new()))),
+                Ok(None) => Flown::Many(works, Ok(None)),
+                Err(e) => Flown::Many(works, Err(e)),
+            }
         }
     }
 
@@ -232,7 +244,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub(super) fn batched(
         &mut self,
         works: Vec<Work<D, R>>,
-        batched: Batched,
+        batched: Batched<D>,
         queue: &mut Queue<D, R>,
     ) -> Option<CycleError> {
         queue.flying -= 1;
@@ -243,8 +255,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
         match batched {
             Ok(Some(answers)) if answers.len() == works.len() => {
-                for (mut work, answer) in works.into_iter().zip(answers) {
-                    work.answer(answer);
+                for (mut work, first) in works.into_iter().zip(answers) {
+                    work.begin(first);
                     queue.answered.push_back(work);
                 }
             }

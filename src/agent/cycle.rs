@@ -131,16 +131,19 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let all_obeyed = self.check_reset(news)?;
         self.note_position(all_obeyed)?;
         self.forget_lost();
-        let mut plan = self.plan(&self.open);
+        let (ripe, waiting) = self.ripe();
+        let mut plan = self.plan(&ripe);
         // Whatever ends this cycle early, the steps that it leaves are planned again.
-        let left = plan.steps.iter().filter(|s| s.action != Action::Skip(Unknown::Ignored));
-        self.open = Touched::Paths(left.map(|s| s.path.clone()).collect());
+        let left = plan.steps.iter().filter(|s| s.action != Action::Skip(Unknown::Ignored)).map(|s| &s.path);
+        let again = !waiting.is_empty();
+        self.open = Touched::Paths(waiting.into_iter().chain(left.cloned()).collect());
         if let (Some(sabotage), Some(index)) = (self.sabotage, &self.index) {
             sabotage(&mut plan, index);
         }
         let planning = self.world.elapsed().saturating_sub(began);
         let looked = self.looked;
-        let report = Report { looked, planned: true, planning, ..self.apply(plan, scan).await? };
+        let mut report = Report { looked, planned: true, planning, ..self.apply(plan, scan).await? };
+        report.again |= again;
         self.unfinished = report.again;
         Ok(report)
     }
@@ -382,7 +385,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             listed: self.index.as_ref().and_then(|i| i.files.get(&step.path)).copied(),
             strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),
             seen: entry.is_some_and(|e| matches!(e.base, Base::Seen(_))),
-            answered: Mutex::default(),
+            first: Mutex::default(),
             step,
         }
     }

@@ -98,6 +98,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) lost: usize,
     /// Tracked files that a scan missed, and when first ([`World::elapsed`]).
     pub(super) missed: BTreeMap<RelPath, Duration>,
+    /// Whether the last scan looked at all that were missed before it.
+    pub(super) confirming: bool,
     /// Since when files have been written to that were still being written to when last looked at ([`World::elapsed`]).
     pub(super) changing: BTreeMap<RelPath, Duration>,
     /// What the next plan has to look at: what changed on either side, and what the last plan left. All other paths
@@ -176,6 +178,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             overwritten: BTreeMap::new(),
             lost: 0,
             missed: BTreeMap::new(),
+            confirming: false,
             changing: BTreeMap::new(),
             open: Touched::Everywhere,
             quarantine: Quarantine::default(),
@@ -312,7 +315,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub fn pending(&self) -> Pending {
         let mut pending = Pending { held_delete: self.held.iter().map(|h| h.steps.len()).sum(), ..Pending::default() };
         let held: BTreeSet<RelPath> = self.held.iter().flat_map(|h| h.steps.iter().map(|s| s.path.clone())).collect();
-        for step in self.plan(&self.open).steps {
+        let (ripe, waiting) = self.ripe();
+        pending.delete += waiting.difference(&held).count();
+        for step in self.plan(&ripe).steps {
             match step.action {
                 _ if held.contains(&step.path) => {}
                 Action::Upload { .. } | Action::UploadUnread | Action::Probe { .. } => pending.upload += 1,

@@ -27,14 +27,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub(super) fn scan(&mut self, scope: &Scope) -> Result<ScanStats, CycleError> {
         let mut scope = scope.clone();
+        let begun = self.world.elapsed();
         self.open.merge(self.tree.take_touched());
+        self.confirming = scope.full || self.may_confirm(begun);
         if !scope.full {
-            // A file that one scan missed is looked at again, whoever woke us; so is one that was being written.
-            scope.paths.extend(self.missed.keys().map(|p| self.tree.disk_name(p)));
+            // A file that one scan missed is looked at again, whoever woke us, but for those that more would follow
+            // anyway; so is one that was being written.
+            if self.confirming {
+                scope.paths.extend(self.missed.keys().map(|p| self.tree.disk_name(p)));
+            }
             scope.paths.extend(self.changing().map(|p| self.tree.disk_name(p)));
         }
         let ignored = self.ignored.clone();
-        let (since, begun) = (std::mem::take(&mut self.changing), self.world.elapsed());
+        let since = std::mem::take(&mut self.changing);
         let patience = max_wait(self.options.quiet);
         let (stop, quit) = (self.stop.clone(), self.quit.clone());
         let (entries, index) = (self.container.entries(), self.index.as_ref());
@@ -64,6 +69,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             _ => folder_error("scanning the folder")(e),
         })?;
         self.scanned = true;
+        let same_rules = self.same_rules;
         self.same_rules |= scope.full;
         let now = self.world.elapsed();
         let touched = self.tree.take_touched();
@@ -76,7 +82,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             let base = self.container.entries().get(path).map(|e| e.base);
             (matches!(base, Some(Base::Synced(_))) || self.sent.any(path))
                 && !self.tree.found().contains_key(path)
-                && self.unknown_absence(path).is_none()
+                && if same_rules && self.missed.contains_key(path) {
+                    // By the same rules it is no more left out than it was.
+                    self.tree.unknown_above(path).is_none()
+                } else {
+                    self.unknown_absence(path).is_none()
+                }
         };
         let missed: BTreeMap<RelPath, Duration> = {
             // What is open was unknown, perhaps, and nothing tells of it when the folder above can be read again.
@@ -91,6 +102,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.missed = missed;
         self.looked = now;
         Ok(stats)
+    }
+
+    /// Whether a scan from now on could prove a deletion: not while files are still vanishing, as their end is waited for.
+    fn may_confirm(&self, begun: Duration) -> bool {
+        let newest = self.missed.values().max().copied().unwrap_or_default();
+        let oldest = self.missed.values().min().copied().unwrap_or_default();
+        begun >= newest + self.options.confirm || begun >= oldest + PATIENCE
     }
 
     /// Files that were being written to when they were last looked at.
@@ -256,6 +274,18 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.unheard = unheard;
     }
 
+    /// What of the open paths a plan could decide, and those whose deletion waits for a scan that may confirm it: while an
+    /// `rm -r` is at work they would be planned again and again for nothing.
+    pub(super) fn ripe(&self) -> (Touched, BTreeSet<RelPath>) {
+        match &self.open {
+            Touched::Paths(paths) if !self.confirming => {
+                let (waiting, ripe) = paths.iter().cloned().partition(|p| self.missed.contains_key(p));
+                (Touched::Paths(ripe), waiting)
+            }
+            open => (open.clone(), BTreeSet::new()),
+        }
+    }
+
     /// Reconcile, with what the folder alone cannot tell of paths it does not have. A plan for some paths has the same
     /// steps for them as a plan for all.
     pub(super) fn plan(&self, among: &Touched) -> Plan {
@@ -324,7 +354,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let newest = self.missed.values().max().copied().unwrap_or_default();
         let confirm = self.options.confirm;
         let proven = |first: &Duration| {
-            self.looked >= *first + confirm && (self.looked >= newest + confirm || self.looked >= *first + PATIENCE)
+            self.confirming
+                && self.looked >= *first + confirm
+                && (self.looked >= newest + confirm || self.looked >= *first + PATIENCE)
         };
         let find = |p: &RelPath| self.tree.found().get_key_value(p).map(|(p, f)| (p.clone(), f.local.clone()));
         let mut local: BTreeMap<RelPath, Local> = found.filter_map(find).collect();
@@ -334,9 +366,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             if !synced || local.contains_key(path) {
                 continue;
             }
-            if let Some(why) = self.unknown_absence(path) {
+            // What was missed is simply absent, by the word of this cycle's scan.
+            let first = self.missed.get(path);
+            if let (None, Some(why)) = (first, self.unknown_absence(path)) {
                 local.insert(path.clone(), Local::Unknown(why));
-            } else if !self.missed.get(path).is_some_and(proven) {
+            } else if !first.is_some_and(proven) {
                 local.insert(path.clone(), Local::Unknown(Unknown::Vanished));
             }
         }
@@ -345,7 +379,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             if entry.is_deleted || local.contains_key(path) {
                 continue;
             }
-            if let Some(why) = self.unknown_absence(path) {
+            if let (false, Some(why)) = (self.missed.contains_key(path), self.unknown_absence(path)) {
                 local.insert(path.clone(), Local::Unknown(why));
             } else if entry.size > self.options.max_file_size {
                 local.insert(path.clone(), Local::Unknown(Unknown::TooLarge(entry.size)));

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 
-/// Clock and chance.
+/// Clock, chance and company.
 pub trait World: Send + Sync + 'static {
     /// The wall clock. Shown and written down; it decides nothing (invariant 13) but which stat is young.
     fn now(&self) -> Timestamp;
@@ -12,6 +14,10 @@ pub trait World: Send + Sync + 'static {
     fn elapsed(&self) -> Duration;
     /// A random number, for jitter.
     fn random(&self) -> u64;
+    /// Does work that takes a while beside what else there is to do. A simulated world does it at once.
+    fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> BoxFuture<'static, T> {
+        std::future::ready(work()).boxed()
+    }
 }
 
 /// The real one.
@@ -34,5 +40,18 @@ impl World for RealWorld {
 
     fn random(&self) -> u64 {
         fastrand::u64(..)
+    }
+
+    fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> BoxFuture<'static, T> {
+        let done = tokio::task::spawn_blocking(work);
+        async {
+            match done.await.map_err(tokio::task::JoinError::try_into_panic) {
+                Ok(done) => done,
+                Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                // The runtime ends, and whoever waits for this with it.
+                Err(Err(_)) => std::future::pending().await,
+            }
+        }
+        .boxed()
     }
 }

@@ -232,10 +232,7 @@ impl Ledger {
     pub async fn replace(&self, seen: &Kept, changes: &BTreeMap<RelPath, Option<Row>>) -> Result<bool, StoreError> {
         let mut next = (*seen.document).clone();
         for (path, row) in changes {
-            match row {
-                Some(row) => drop(next.rows.insert(path.clone(), *row)),
-                None => drop(next.rows.remove(path)),
-            }
+            next.set(path.clone(), *row);
         }
         match self.shared.write(seen, next, changes.keys().cloned().collect()).await? {
             Write::Landed => Ok(true),

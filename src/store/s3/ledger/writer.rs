@@ -68,7 +68,9 @@ impl Shared {
                 return Ok(());
             }
             let mut next = (*seen.document).clone();
-            next.rows.extend(changed.iter().map(|(path, row)| (path.clone(), *row)));
+            for (path, row) in &changed {
+                next.set(path.clone(), Some(*row));
+            }
             match self.write(&seen, next, changed.into_keys().collect()).await? {
                 Write::Landed => {
                     failpoint::pass("s3-index-written");

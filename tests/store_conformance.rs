@@ -31,6 +31,8 @@ mod kept;
 mod s3;
 #[path = "store_conformance/s3_borders.rs"]
 mod s3_borders;
+#[path = "store_conformance/s3_guests.rs"]
+mod s3_guests;
 #[path = "store_conformance/s3_past.rs"]
 mod s3_past;
 #[path = "common/seed.rs"]

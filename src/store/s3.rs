@@ -112,12 +112,25 @@ impl S3 {
         self.mend(false).await
     }
 
-    /// [`S3::reindex`] that believes what the listing already shows, for the start of a proxy.
+    /// [`S3::reindex`] that believes what the listing already shows, for the start of a proxy. From the call on, until it
+    /// has come to its end without a failure that may pass, who asks in a namespace that has not begun waits: files whose entries were
+    /// lost may be in its folder.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn mend_after_crash(&self) -> Result<BTreeMap<String, Mended>, StoreError> {
-        self.mend(true).await
+    pub fn mend_after_crash(
+        &self,
+    ) -> impl Future<Output = Result<BTreeMap<String, Mended>, StoreError>> + Send + 'static {
+        let store = self.clone();
+        store.0.borders.mending(true);
+        async move {
+            let mended = store.mend(true).await;
+            // What the bucket never lets be done nobody waits for.
+            if matches!(mended, Ok(_) | Err(StoreError::S3Denied(_))) {
+                store.0.borders.mending(false);
+            }
+            mended
+        }
     }
 
     async fn mend(&self, trusting: bool) -> Result<BTreeMap<String, Mended>, StoreError> {

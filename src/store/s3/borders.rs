@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::watch;
 
 use super::super::{Named, StoreError, next_version};
 use super::index::Row;
@@ -27,9 +28,16 @@ const MOST: usize = 20_000;
 /// Folders asked for side by side by one request.
 const SIDE_BY_SIDE: usize = 8;
 
+/// How long a request waits for the index to be compared with the files.
+const MENDING: Duration = Duration::from_secs(5);
+
 /// What is known of folders.
 #[derive(Default)]
-pub struct Borders(Mutex<HashMap<String, Known>>);
+pub struct Borders {
+    known: Mutex<HashMap<String, Known>>,
+    /// Whether the index is to be compared with the files yet: a file without an entry may be anybody's until then.
+    is_mending: watch::Sender<bool>,
+}
 
 #[derive(Clone, Copy)]
 struct Known {
@@ -43,7 +51,7 @@ struct Known {
 impl Borders {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         // Changed in one step, so a panic elsewhere cannot have damaged it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was found out of `folder` at `since` or later.
@@ -67,6 +75,27 @@ impl Borders {
     fn forget(&self, folder: &str) {
         self.lock().remove(folder);
     }
+
+    /// Says whether the index is yet to be compared with the files. Until it has been no namespace begins, nor is
+    /// anything read in one that has not.
+    pub fn mending(&self, is_mending: bool) {
+        self.is_mending.send_replace(is_mending);
+    }
+
+    /// Returns when the index has been compared with the files.
+    ///
+    /// # Errors
+    /// When that takes too long to wait for.
+    async fn mended(&self) -> Result<(), StoreError> {
+        let mut is_mending = self.is_mending.subscribe();
+        let mended = tokio::time::timeout(MENDING, is_mending.wait_for(|is_mending| !is_mending)).await;
+        match mended {
+            Ok(_) => Ok(()),
+            Err(_) => Err(StoreError::S3(
+                "whose files there are is being found out since the start; no namespace can begin yet".to_owned(),
+            )),
+        }
+    }
 }
 
 /// Since when what was found out counts for a request that begins now.
@@ -89,6 +118,7 @@ impl Inner {
             return Err(refused);
         }
         if !ns.is_empty() && !self.ledger(ns)?.exists().await? {
+            self.borders.mended().await?;
             for above in self.which_begun(uppers(ns), lately()).await? {
                 let name = format!("{}/{path}", below(&above, ns));
                 let kept = self.ledger(&above)?.fresh().await?;

@@ -61,12 +61,14 @@ impl Layout {
     }
 
     /// The folder of the copies of what a blob held, in the place beside the prefix. A hash: a key has its longest
-    /// length, and the name of the blob may need it all.
+    /// length, and the name of the blob may need it all. Namespace and path are told apart by what neither may contain:
+    /// the object of a folder's file may come to be a namespace's, but what it held before is for nobody there to read.
     pub fn earlier(&self, ns: &str, path: &RelPath) -> String {
         let mut hasher = blake3::Hasher::new();
-        for part in [ns, path.as_str()].iter().filter(|part| !part.is_empty()) {
-            hasher.update(b"/").update(part.as_bytes());
+        if !ns.is_empty() {
+            hasher.update(ns.as_bytes()).update(b"\n");
         }
+        hasher.update(b"/").update(path.as_str().as_bytes());
         format!("{EARLIER}/{}", &hasher.finalize().to_hex()[..32])
     }
 
@@ -199,6 +201,8 @@ fn decode(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn path(text: &str) -> RelPath {
@@ -216,8 +220,11 @@ mod tests {
         assert_eq!(layout.beside("versions/x").unwrap().as_ref(), "memory.memsync/versions/x");
         assert_eq!(layout.below("", "memory.memsync/versions/x"), None, "no other proxy lists it");
         assert_eq!(Layout::new("").beside("x").unwrap().as_ref(), ".memsync/x");
-        assert_eq!(layout.earlier("team", &path("a/x")), layout.earlier("", &path("team/a/x")), "one object");
-        assert_ne!(layout.earlier("", &path("a")), layout.earlier("", &path("b")));
+        let hash = blake3::hash(b"/team/a/x").to_hex();
+        assert_eq!(layout.earlier("", &path("team/a/x")), format!("versions/{}", &hash[..32]));
+        let apart = [("", "team/a/x"), ("team", "a/x"), ("team/a", "x"), ("", "team/a/y"), ("team", "a/y")];
+        let folders: BTreeSet<_> = apart.iter().map(|(ns, name)| layout.earlier(ns, &path(name))).collect();
+        assert_eq!(folders.len(), apart.len(), "one object, and each who asks for it has a past of its own");
         assert_eq!(layout.below("team", "memory/team/a.md"), Some("a.md"));
         assert_eq!(layout.below("team", "memory/teams/a.md"), None);
         let bare = Layout::new("");

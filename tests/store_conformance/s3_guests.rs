@@ -1,0 +1,65 @@
+//! What others put into a bucket, or ask of it, holds up nobody and opens nothing: odd keys, names that are too long,
+//! and the past of a folder that becomes a namespace.
+
+use bytes::Bytes;
+use memsync::digest::Md5;
+use memsync::store::{Got, Meta, Store, StoreError, system_clock};
+
+use super::server::{Server, Stored};
+use super::{Holds, New, delete, path, put, read, written};
+
+/// What a path held without a namespace is none of the namespace's that begins where it was, nor the other way round.
+#[tokio::test]
+async fn a_namespace_does_not_inherit_what_a_folder_held_before() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let first = written(put(&store, "team/x", New, b"secret").await);
+    let second = written(put(&store, "team/x", Holds(first.md5), b"secret, too").await);
+    delete(&store, "team/x", None).await;
+    written(store.put_bytes("team", &path("y"), New, Bytes::from_static(b"y")).await.unwrap());
+    let (team, x) = ("team", path("x"));
+    assert!(store.versions(team, &x).await.unwrap().iter().all(|version| version.is_deleted));
+    for version in [first.version, second.version] {
+        assert!(matches!(store.get_version(team, &x, version).await.unwrap(), Got::Absent));
+    }
+
+    // It has a past of its own.
+    let mine = written(store.put_bytes(team, &x, New, Bytes::from_static(b"mine")).await.unwrap());
+    written(store.put_bytes(team, &x, Holds(mine.md5), Bytes::from_static(b"again")).await.unwrap());
+    assert!(matches!(store.get_version(team, &x, mine.version).await.unwrap(), Got::Found(_)));
+    assert_eq!(store.versions(team, &x).await.unwrap().len(), 2);
+    assert!(matches!(store.get_version(team, &x, first.version).await.unwrap(), Got::Absent));
+}
+
+/// The start has not found out yet whose files are in the folder.
+#[tokio::test]
+async fn a_namespace_waits_for_the_mending_of_a_start() {
+    let server = Server::start().await;
+    let md5 = Md5::of(b"x").to_string();
+    server.plant("memory/team/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
+    let (team, x, y) = ("team", path("x"), path("y"));
+    let of_flat = |e: &StoreError| matches!(e, StoreError::Elsewhere { .. } | StoreError::Occupied { .. });
+    for n in 0..3 {
+        let store = server.store("memory", system_clock()).await;
+        let mending = store.mend_after_crash();
+        let asked = async {
+            match n {
+                0 => store.get(team, &x).await.map(drop),
+                1 => store.put_bytes(team, &y, New, Bytes::from_static(b"y")).await.map(drop),
+                _ => store.delete(team, &x, None, Meta::default()).await.map(drop),
+            }
+        };
+        let (asked, mended) = tokio::join!(asked, mending);
+        assert!(asked.as_ref().is_err_and(of_flat), "{n}: {asked:?}");
+        assert_eq!(mended.unwrap()[""].blobs, 1);
+        server.remove("memory/.sync-index.json");
+    }
+    // One that has begun waits for nothing, nor does who asks without one.
+    let store = server.store("memory", system_clock()).await;
+    written(store.put_bytes("other", &y, New, Bytes::from_static(b"y")).await.unwrap());
+    let store = server.store("memory", system_clock()).await;
+    let mending = store.mend_after_crash();
+    assert!(matches!(store.get("other", &y).await.unwrap(), Got::Found(_)));
+    assert_eq!(read(&store, "team/x").await.as_deref(), Some(&b"x"[..]));
+    drop(mending);
+}

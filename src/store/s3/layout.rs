@@ -9,9 +9,7 @@ use object_store::{Attribute, AttributeValue, Attributes};
 use super::super::StoreError;
 use crate::digest::Md5;
 use crate::path::{PRIVATE_DIR, RelPath};
-
-/// The index beside the files of its namespace.
-pub const INDEX_NAME: &str = ".sync-index.json";
+use crate::protocol::INDEX_NAME;
 
 /// Below which copies of what blobs held are, in the place beside the prefix.
 pub const EARLIER: &str = "versions";

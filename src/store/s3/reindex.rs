@@ -14,11 +14,11 @@ use super::blobs::Blobs;
 use super::borders::joined;
 use super::bucket::modified;
 use super::index::{Document, Row};
-use super::layout::INDEX_NAME;
 use super::ledger::Ledger;
 use super::seen::Kept;
 use crate::digest::Md5;
 use crate::path::{PRIVATE_DIR, RelPath};
+use crate::protocol::INDEX_NAME;
 
 /// Objects looked at side by side.
 const SIDE_BY_SIDE: usize = 32;

@@ -34,6 +34,7 @@ mod index;
 mod inner;
 mod layout;
 mod ledger;
+mod listing;
 mod options;
 mod probe;
 mod reindex;

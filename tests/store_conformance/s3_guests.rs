@@ -1,12 +1,14 @@
 //! What others put into a bucket, or ask of it, holds up nobody and opens nothing: odd keys, names that are too long,
 //! and the past of a folder that becomes a namespace.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::store::{Got, Meta, Store, StoreError, system_clock};
 
-use super::server::{Server, Stored};
-use super::{Holds, New, delete, path, put, read, written};
+use super::server::{Fault, Server, Stored};
+use super::{Holds, New, delete, index, path, put, read, written};
 
 /// What a path held without a namespace is none of the namespace's that begins where it was, nor the other way round.
 #[tokio::test]
@@ -62,4 +64,48 @@ async fn a_namespace_waits_for_the_mending_of_a_start() {
     assert!(matches!(store.get("other", &y).await.unwrap(), Got::Found(_)));
     assert_eq!(read(&store, "team/x").await.as_deref(), Some(&b"x"[..]));
     drop(mending);
+}
+
+/// Other programs may give objects names that no client of S3 in this program can write down.
+#[tokio::test]
+async fn keys_that_are_no_names_spoil_no_listing() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    for n in 0..60 {
+        put(&store, &format!("n/{n}"), New, &[n]).await;
+    }
+    let odd = ["../up", "a&<b>\"'\t", "a//b", "d/./x", "n/\u{1}", "n/30//"];
+    for name in odd {
+        server.plant(&format!("memory/{name}"), Stored::new(b"odd", &[]));
+    }
+    server.plant("memory//.sync-index.json", Stored::new(b"odd", &[]));
+    server.plant("memory.memsync/versions//x", Stored::new(b"odd", &[]));
+    server.plant("memory.memsync/expires//x", Stored::new(b"odd", &[]));
+    let store = server.store("memory", system_clock()).await;
+    let mended = store.mend_after_crash().await.unwrap();
+    assert_eq!((mended.len(), mended[""].blobs, mended[""].is_nothing()), (1, 60, true), "{mended:?}");
+    let mut left_out = mended[""].left_out.clone();
+    left_out.sort();
+    assert_eq!(left_out, odd);
+    assert_eq!(store.namespaces().await.unwrap(), [""]);
+    store.sweep().await.unwrap();
+    assert_eq!(index(&store, 0).await.len(), 60);
+}
+
+/// What a sweep failed at first is what it tells, even where the bucket cannot be listed either.
+#[tokio::test]
+async fn a_sweep_tells_of_its_first_failure() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let meta = Meta { expires: Some(1), ..Meta::default() };
+    written(store.put("team", &path("due"), New, meta, store.incoming()).await.unwrap());
+    server.plant("memory/team/.sync-index.json", Stored::new(b"{", &[]));
+    let (store, listings) = (server.store("memory", system_clock()).await, AtomicUsize::new(0));
+    server.fail(move |method, key| {
+        // What is due and the copies can be listed, the namespaces cannot.
+        let is_late = method == "GET" && key.is_empty() && listings.fetch_add(1, Ordering::SeqCst) >= 2;
+        if is_late { Fault::Refused } else { Fault::None }
+    });
+    let told = store.sweep().await.unwrap_err().to_string();
+    assert!(told.contains("is damaged"), "{told}");
 }

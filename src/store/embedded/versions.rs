@@ -3,11 +3,12 @@
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::super::{Entry, Retention, Swept, Version};
-use super::writer::{Held, Job, entry_of, read_meta, signed, unsigned};
+use super::writer::{Held, Job, Write, entry_of, read_meta, signed, unsigned};
 use crate::digest::Md5;
 
-/// Keeps what the path held until now as an earlier version of it, unless the new content is the same. Gives the files
-/// of versions beyond the limit, which are to be removed after the commit.
+/// Keeps what the path held until now as an earlier version of it, unless the same content was written again: what another
+/// store had as two versions stays two. Gives the files of versions beyond the limit, which are to be removed after the
+/// commit.
 pub fn keep(
     tx: &Transaction<'_>,
     retention: &Retention,
@@ -15,7 +16,8 @@ pub fn keep(
     old: &Held,
     new: &Entry,
 ) -> rusqlite::Result<Vec<String>> {
-    if retention.versions == 0 || (old.entry.md5 == new.md5 && !new.is_deleted) {
+    let is_same = matches!(job.write, Write::Put { .. }) && old.entry.md5 == new.md5;
+    if retention.versions == 0 || is_same {
         drop_body(tx, old.body)?;
         return Ok(old.file.iter().cloned().collect());
     }

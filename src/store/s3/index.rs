@@ -29,11 +29,6 @@ impl Row {
     pub fn agrees(&self, other: &Self) -> bool {
         (self.md5, self.is_deleted) == (other.md5, other.is_deleted)
     }
-
-    /// Whether writing this over `old` takes content away, which is to be kept as a version then.
-    pub fn displaces(&self, old: &Self) -> bool {
-        !old.is_deleted && (self.is_deleted || self.md5 != old.md5)
-    }
 }
 
 /// An index.

@@ -131,6 +131,23 @@ async fn what_cannot_be_kept_is_not_promised() {
     assert!(log.contains("memory.memsync/") && log.contains("no earlier versions are kept"), "{log}");
 }
 
+/// A key has its longest length, whatever the prefix takes of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_no_key_has_room_for_is_refused() {
+    let server = Server::start().await;
+    let running = proxy::Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
+    let mut client = running.client().await;
+    let long = vec!["x".repeat(254); 4].join("/");
+    for reply in [
+        client.get(&format!("/blob/{long}")).await,
+        client.put(&format!("/blob/{long}"), "new", b"x").await,
+        client.delete(&format!("/blob/{long}")).await,
+        client.get(&format!("/sync/{long}")).await,
+    ] {
+        assert_eq!((reply.status, reply.code().as_str()), (414, "PATH_TOO_LONG"), "{reply:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reindex_says_what_it_mended() {
     let server = Server::start().await;

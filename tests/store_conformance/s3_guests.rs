@@ -109,3 +109,28 @@ async fn a_sweep_tells_of_its_first_failure() {
     let told = store.sweep().await.unwrap_err().to_string();
     assert!(told.contains("is damaged"), "{told}");
 }
+
+/// A key has at most 1,024 bytes, prefix and namespace included.
+#[tokio::test]
+async fn a_name_that_is_too_long_for_a_key_is_refused_as_such() {
+    let server = Server::start().await;
+    let store = server.store("memory", system_clock()).await;
+    let name = |len: usize| {
+        let mut name = "x".repeat(len);
+        (100..len).step_by(101).for_each(|at| name.replace_range(at..=at, "/"));
+        name
+    };
+    let longest = 1024 - "memory/".len();
+    written(put(&store, &name(longest), New, b"x").await);
+    assert_eq!(read(&store, &name(longest)).await.as_deref(), Some(&b"x"[..]));
+    let ns = 1024 - "memory/".len() - "/.sync-index.json".len();
+    written(store.put_bytes(&name(ns), &path("x"), New, Bytes::from_static(b"x")).await.unwrap());
+    let is_told = |refused: StoreError| refused.to_string().contains("too long");
+    for (ns, path) in [(String::new(), path(&name(longest + 1))), (name(ns + 1), path("x"))] {
+        assert!(is_told(store.put_bytes(&ns, &path, New, Bytes::new()).await.unwrap_err()));
+        assert!(is_told(store.get(&ns, &path).await.map(drop).unwrap_err()));
+        assert!(is_told(store.delete(&ns, &path, None, Meta::default()).await.unwrap_err()));
+        assert!(is_told(store.versions(&ns, &path).await.unwrap_err()));
+    }
+    assert!(is_told(store.index(&name(ns + 1), 0).await.unwrap_err()));
+}

@@ -259,8 +259,13 @@ impl Inner {
         if let Some(known) = known() {
             return Ok(known);
         }
+        let index = match self.blobs.layout.index(folder) {
+            // There is no room for one.
+            Err(StoreError::TooLong { .. }) => return Ok(false),
+            index => index?,
+        };
         let began = Instant::now();
-        let is_namespace = self.blobs.bucket.head(&self.blobs.layout.index(folder)?).await?.is_some();
+        let is_namespace = self.blobs.bucket.head(&index).await?.is_some();
         self.borders.remember(folder, is_namespace, if is_namespace { Instant::now() } else { began });
         Ok(is_namespace)
     }

@@ -16,6 +16,9 @@ pub const EARLIER: &str = "versions";
 /// Below which it is noted when paths expire, in the place beside the prefix.
 pub const EXPIRIES: &str = "expires";
 
+/// Longest key, bytes.
+const LONGEST: usize = 1024;
+
 const CONTENT_MD5: &str = "content-md5";
 const IS_DELETED: &str = "is-deleted";
 const VERSION: &str = "version";
@@ -34,17 +37,26 @@ impl Layout {
     }
 
     fn key(parts: &[&str]) -> Result<Key, StoreError> {
-        let text: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
-        let text = text.join("/");
+        let text = joined(parts);
         Key::parse(&text).map_err(|e| StoreError::S3(format!("{text:?} cannot be a key: {e}")))
     }
 
+    /// The key of what clients name, where there is room for it.
+    fn named(&self, name: &[&str]) -> Result<Key, StoreError> {
+        let key = Self::key(&[&[self.prefix.as_str()], name].concat())?;
+        if key.as_ref().len() > LONGEST {
+            let name = joined(name);
+            return Err(StoreError::TooLong { room: LONGEST.saturating_sub(key.as_ref().len() - name.len()), name });
+        }
+        Ok(key)
+    }
+
     pub fn blob(&self, ns: &str, path: &RelPath) -> Result<Key, StoreError> {
-        Self::key(&[&self.prefix, ns, path.as_str()])
+        self.named(&[ns, path.as_str()])
     }
 
     pub fn index(&self, ns: &str) -> Result<Key, StoreError> {
-        Self::key(&[&self.prefix, ns, INDEX_NAME])
+        self.named(&[ns, INDEX_NAME])
     }
 
     /// Where no path of a client leads.
@@ -85,6 +97,11 @@ impl Layout {
             .filter(|part| !part.is_empty())
             .try_fold(key, |rest, part| rest.strip_prefix(part)?.strip_prefix('/'))
     }
+}
+
+fn joined(parts: &[&str]) -> String {
+    let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+    parts.join("/")
 }
 
 /// What an object's metadata says, as far as it can be read.
@@ -228,6 +245,18 @@ mod tests {
         let bare = Layout::new("");
         assert_eq!(bare.blob("", &path("a")).unwrap().as_ref(), "a");
         assert_eq!((bare.below("", "a/b"), bare.folder("").unwrap()), (Some("a/b"), None));
+    }
+
+    #[test]
+    fn a_key_has_its_longest_length() {
+        let layout = Layout::new("memory");
+        let folders = |n| vec!["x".repeat(99); n].join("/");
+        let long = |len: usize| path(&format!("{}/{}", folders(10), "x".repeat(len)));
+        assert_eq!(layout.blob("", &long(17)).unwrap().as_ref().len(), LONGEST);
+        assert!(matches!(layout.blob("", &long(18)), Err(StoreError::TooLong { room: 1017, .. })));
+        assert!(layout.blob("a", &long(15)).is_ok() && layout.blob("a", &long(16)).is_err());
+        assert!(layout.index(&folders(10)).is_ok());
+        assert!(matches!(layout.index(&format!("{}/x", folders(10))), Err(StoreError::TooLong { room: 1017, .. })));
     }
 
     #[test]

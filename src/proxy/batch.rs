@@ -34,6 +34,10 @@ const READ: usize = 64;
 /// Room kept in an answer for each head, besides its path, bytes.
 const HEAD_ROOM: usize = 1024;
 
+/// Folders that the paths of a batch are in, at most, all that are above them included: a store may have to find out of
+/// each what it is. A path in further ones is to be asked for by itself.
+const FOLDERS: usize = 4096;
+
 /// What a head of an answer takes as a rule, bytes.
 const HEAD_USUAL: usize = 128;
 /// Room made at once for a body that says how long it is, bytes.
@@ -85,8 +89,12 @@ pub async fn post<S: Store>(
     let sizes: Vec<_> = sizes.collect();
     let admitted = quota::admit_many(proxy, caller, ns, &sizes).await?;
     let mut rooms: HashMap<RelPath, _> = sizes.into_iter().map(|(path, _)| path).zip(admitted).collect();
-    let mut held = Vec::new();
+    let (mut held, mut folders) = (Vec::new(), Folders::default());
     for (at, (head, content)) in frames.into_iter().enumerate() {
+        if !folders.has_room_for(&head.path) {
+            answers[at] = Some(ask_alone(&head.path));
+            continue;
+        }
         match check(&head, content, ns.is_empty()) {
             Ok(Checked::Get(path)) => gets.push((at, path)),
             Ok(Checked::Put { path, expect, provided, content }) => {
@@ -261,6 +269,24 @@ fn described(path: &str, status: StatusCode, entry: &Entry) -> Answered {
         md5: Some(entry.md5),
         version: Some(entry.version),
         ..Answered::default()
+    }
+}
+
+/// The folders that the paths of a batch are in.
+#[derive(Default)]
+struct Folders(HashSet<String>);
+
+impl Folders {
+    /// Counts the folders of a path, if there is room for them.
+    fn has_room_for(&mut self, path: &str) -> bool {
+        // Where one is counted already, so are those above it.
+        let above = path.match_indices('/').rev().map(|(at, _)| &path[..at]);
+        let new: Vec<&str> = above.take_while(|folder| !self.0.contains(*folder)).collect();
+        let has_room = self.0.len() + new.len() <= FOLDERS;
+        if has_room {
+            self.0.extend(new.into_iter().map(str::to_owned));
+        }
+        has_room
     }
 }
 

@@ -1,13 +1,16 @@
 //! What others put into a bucket, or ask of it, holds up nobody and opens nothing: odd keys, names that are too long,
 //! and the past of a folder that becomes a namespace.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::store::{Got, Meta, Store, StoreError, system_clock};
 
-use super::server::{Fault, Server, Stored};
+use super::s3::until;
+use super::server::{Fault, Server, Stored, difference};
 use super::{Holds, New, delete, index, path, put, read, written};
 
 /// What a path held without a namespace is none of the namespace's that begins where it was, nor the other way round.
@@ -133,4 +136,34 @@ async fn a_name_that_is_too_long_for_a_key_is_refused_as_such() {
         assert!(is_told(store.versions(&ns, &path).await.unwrap_err()));
     }
     assert!(is_told(store.index(&name(ns + 1), 0).await.unwrap_err()));
+}
+
+/// Readers who find that many entries are missing hold up no write.
+#[tokio::test]
+async fn a_write_waits_for_few_looks() {
+    let server = Server::start().await;
+    for n in 0..400u32 {
+        let (content, md5) = (n.to_be_bytes(), Md5::of(&n.to_be_bytes()).to_string());
+        let described = [("content-md5", &*md5), ("is-deleted", "false"), ("version", "7")];
+        server.plant(&format!("memory/{n}"), Stored::new(&content, &described));
+    }
+    let store = server.store("memory", system_clock()).await;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let count = looks.clone();
+    server.fail(move |method, key| {
+        if method != "HEAD" || key.ends_with(".json") {
+            return Fault::None;
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+        Fault::Slow(Duration::from_millis(10))
+    });
+    let names: Vec<_> = (0..400).map(|n| path(&n.to_string())).collect();
+    assert!(store.get_many("", names).await.iter().all(|got| matches!(got, Ok(Got::Found(_)))));
+    let before = looks.load(Ordering::SeqCst);
+    written(put(&store, "new", New, b"new").await);
+    let meanwhile = looks.load(Ordering::SeqCst) - before;
+    // The group that was under way, and the write's own.
+    assert!(meanwhile < 200, "{meanwhile} looks before a write was recorded");
+    until("all are there", async || index(&store, 0).await.len() == 401).await;
+    assert_eq!(difference(&server, "memory"), [""; 0]);
 }

@@ -15,7 +15,7 @@ use hyper::body::Incoming as RequestBody;
 
 use super::answer::{Answer, Provided, Refusal, with_body};
 use super::auth::Caller;
-use super::blobs::{expect, receive};
+use super::blobs::{Taker, expect, receive};
 use super::keys::Access;
 use super::metrics::Metrics;
 use super::patience::HoldsTurn;
@@ -27,7 +27,7 @@ use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
 use crate::protocol::Precondition;
 use crate::protocol::batch::{self, ASK_ALONE, Answered, Asked, MAX_BLOB, MAX_BYTES, Writer};
-use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Operation, Put, Store, StoreError, Written};
+use crate::store::{Body, Deleted, Entry, Expect, Got, Meta, Operation, Put, Store, StoreError, Written};
 
 /// Blobs read from the store at once: as many of the largest as fit into an answer.
 const READ: usize = 64;
@@ -326,8 +326,8 @@ fn refused(path: String, refusal: Refusal, id: &str, metrics: &Metrics) -> Frame
 /// A body in memory.
 struct Collected(BytesMut);
 
-impl Incoming for Collected {
-    async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
+impl Taker for Collected {
+    async fn take(&mut self, piece: Bytes) -> Result<(), Refusal> {
         self.0.extend_from_slice(&piece);
         Ok(())
     }

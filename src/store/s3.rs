@@ -5,6 +5,12 @@
 //! entry out, which whoever reads the blob next sees and mends, as does every start, and `memsync reindex`.
 //! The index is a hint, as the protocol has it: it is not written in one step with the blob.
 //!
+//! An ETag is the MD5 of the body in most buckets, and so it does not tell two versions with one content apart, nor a
+//! tombstone from an empty file. Of two proxies that replace the same content at once both may win if one of them writes
+//! just that content again: the other then replaces a version that it has not seen, though its content it has. No content
+//! is lost by that which the later writer did not know; as an earlier version it may be missing. Within one proxy the
+//! writers of a path take turns.
+//!
 //! Earlier versions and notes of what expires are beside the prefix, where other proxies do not list; where the bucket
 //! does not allow that, there are none.
 

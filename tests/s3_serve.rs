@@ -113,6 +113,23 @@ async fn a_key_for_one_namespace_reaches_no_other_by_a_longer_name() {
     assert_eq!(all.get("/team/blob/secret.md").await.body, b"secret");
 }
 
+/// Deep names in one batch cost the bucket a bounded number of looks; the rest is to be asked for by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deep_names_in_a_batch_are_no_burden() {
+    let server = Server::start().await;
+    let running = proxy::Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
+    let deep = |n: usize| format!("{n}/{}", vec!["d"; 400].join("/"));
+    let gets: Vec<_> = (0..40).map(|n| (json!({"op": "get", "path": deep(n)}), Vec::new())).collect();
+    let looks = || server.requests().get("HEAD").copied().unwrap_or(0);
+    let before = looks();
+    let mut client = running.client().await;
+    let statuses = statuses(&client.send("POST", "/batch", &BATCH, &frames(&gets)).await.body);
+    let asked = looks() - before;
+    assert!(asked <= 4096, "{asked} looks");
+    assert_eq!((statuses[0], statuses[39], statuses.len()), (404, 413, 40));
+    assert_eq!(client.get(&format!("/blob/{}", deep(39))).await.status, 404);
+}
+
 /// With credentials for the prefix alone there are no versions, and the proxy says so instead of forgetting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_kept_is_not_promised() {
@@ -129,6 +146,23 @@ async fn what_cannot_be_kept_is_not_promised() {
     assert_eq!(client.put("/blob/due.md", "new", b"due").await.status, 201);
     let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
     assert!(log.contains("memory.memsync/") && log.contains("no earlier versions are kept"), "{log}");
+}
+
+/// A key has its longest length, whatever the prefix takes of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_no_key_has_room_for_is_refused() {
+    let server = Server::start().await;
+    let running = proxy::Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
+    let mut client = running.client().await;
+    let long = vec!["x".repeat(254); 4].join("/");
+    for reply in [
+        client.get(&format!("/blob/{long}")).await,
+        client.put(&format!("/blob/{long}"), "new", b"x").await,
+        client.delete(&format!("/blob/{long}")).await,
+        client.get(&format!("/sync/{long}")).await,
+    ] {
+        assert_eq!((reply.status, reply.code().as_str()), (414, "PATH_TOO_LONG"), "{reply:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

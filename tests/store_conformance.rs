@@ -31,6 +31,8 @@ mod kept;
 mod s3;
 #[path = "store_conformance/s3_borders.rs"]
 mod s3_borders;
+#[path = "store_conformance/s3_guests.rs"]
+mod s3_guests;
 #[path = "store_conformance/s3_past.rs"]
 mod s3_past;
 #[path = "common/seed.rs"]
@@ -390,14 +392,14 @@ async fn index_under_16_writers(store: impl Store, _: Arc<AtomicU64>) {
 use after::what_changed_after_a_tag;
 use exact_index::index_and_cursor;
 use history::linearizable;
-use kept::{earlier_versions, retention};
+use kept::{earlier_versions, placed_versions, retention};
 
 /// Gives the suite to a macro: what every store is tested for.
 macro_rules! the_suite {
     ($to:ident $($more:tt)*) => {
         $to! { $($more)*
             (current_thread) preconditions, tombstones, many, large_contents, listing, versions, earlier_versions,
-                retention, is_healthy, what_changed_after_a_tag;
+                placed_versions, retention, is_healthy, what_changed_after_a_tag;
             (multi_thread, worker_threads = 4) records, races, linearizable, index_under_16_writers;
         }
     };

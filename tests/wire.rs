@@ -44,7 +44,7 @@ use proxy::{Client, Reply, Running, TOKEN, head, md5, options};
 use serde_json::json;
 
 /// Names that nothing can be stored under, as they are.
-const HOSTILE: [&str; 16] = [
+const HOSTILE: [&str; 17] = [
     "",
     "/",
     "/etc/passwd",
@@ -61,6 +61,7 @@ const HOSTILE: [&str; 16] = [
     "a/.MEMSYNC/x",
     ".sync-index.json",
     "a/.sync-index.json",
+    ".sync-index.json/a",
 ];
 
 async fn memory() -> (Running, Client) {

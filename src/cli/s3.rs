@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -10,8 +11,11 @@ use super::app::App;
 use super::exit::{Exit, Failure};
 use super::serve::runtime;
 use crate::path::RelPath;
-use crate::store::S3;
 use crate::store::s3::{EtagQuotes, Mended, Options};
+use crate::store::{S3, StoreError};
+
+/// When the index could not be compared with the files it is tried again after this time.
+const AGAIN: Duration = Duration::from_secs(15);
 
 /// The settings, by the names that Memory Proxies have in common; `None` where `S3_BUCKET` is not set.
 ///
@@ -54,22 +58,27 @@ pub fn options(app: &App) -> Result<Option<Options>, Failure> {
 /// What the store says, with the place.
 pub async fn open(options: &Options) -> anyhow::Result<S3> {
     let store = connect(options).await?;
-    let mending = store.clone();
+    let (mending, first) = (store.clone(), store.mend_after_crash());
     tokio::spawn(async move {
-        match mending.mend_after_crash().await {
-            Ok(mended) => {
-                for (ns, mended) in mended.iter().filter(|(_, mended)| !mended.is_nothing()) {
-                    let Mended { added, corrected, dropped, .. } = mended;
-                    tracing::warn!(
-                        "the index of {} was mended: {} added, {} corrected, {} dropped",
-                        shown(ns),
-                        added.len(),
-                        corrected.len(),
-                        dropped.len()
-                    );
-                }
+        let mut mended = first.await;
+        // No namespace can begin before it has come to an end.
+        while let Err(e) = &mended {
+            tracing::error!("the index could not be compared with the files: {e}");
+            if matches!(e, StoreError::S3Denied(_)) {
+                return;
             }
-            Err(e) => tracing::error!("the index could not be compared with the files: {e}"),
+            tokio::time::sleep(AGAIN).await;
+            mended = mending.mend_after_crash().await;
+        }
+        for (ns, mended) in mended.iter().flatten().filter(|(_, mended)| !mended.is_nothing()) {
+            let Mended { added, corrected, dropped, .. } = mended;
+            tracing::warn!(
+                "the index of {} was mended: {} added, {} corrected, {} dropped",
+                shown(ns),
+                added.len(),
+                corrected.len(),
+                dropped.len()
+            );
         }
     });
     Ok(store)

@@ -15,7 +15,7 @@ mod pin;
 mod transport;
 
 pub use crate::sync::Precondition;
-pub use namespace::{Namespace, NamespaceError};
+pub use namespace::{INDEX_NAME, Namespace, NamespaceError};
 pub use pin::{NotAPin, Pin};
 pub use transport::{install_provider, is_loopback};
 

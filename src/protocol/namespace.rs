@@ -11,8 +11,13 @@ use super::encode_path;
 /// a blob of another. (`/health` and the like stand alone, so that `/health/blob/a` is plain.)
 pub const RESERVED: &[&str] = &["blob", "sync", "events", "batch", "versions"];
 
+/// The object that holds a namespace's index in a bucket, beside its files. No path and no namespace has this name in it:
+/// what is below it would be no file of anybody's.
+pub const INDEX_NAME: &str = ".sync-index.json";
+
 /// The empty namespace is the flat dialect's. Any other is named like a path ([`RelPath`]: no empty, `.` or `..`
-/// segment, no control character, no backslash, at most 1024 bytes) and does not begin with one of `RESERVED`.
+/// segment, no control character, no backslash, at most 1024 bytes), does not begin with one of `RESERVED`, and has no
+/// `INDEX_NAME` in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Namespace(Option<Arc<str>>);
 
@@ -21,6 +26,8 @@ pub struct Namespace(Option<Arc<str>>);
 pub enum NamespaceError {
     #[error("it begins with `{0}`, which is an address of the proxy's own; choose another name")]
     Reserved(&'static str),
+    #[error("`{INDEX_NAME}` is the name of the index")]
+    Index,
     #[error(transparent)]
     Name(#[from] PathError),
 }
@@ -38,6 +45,9 @@ impl Namespace {
             return Ok(Self::FLAT);
         }
         let path = RelPath::parse(text)?;
+        if path.segments().any(|name| name == INDEX_NAME) {
+            return Err(NamespaceError::Index);
+        }
         let first = path.segments().next().unwrap_or_default();
         match RESERVED.iter().find(|name| **name == first) {
             Some(name) => Err(NamespaceError::Reserved(name)),
@@ -107,6 +117,9 @@ mod tests {
         for name in RESERVED {
             assert_eq!(Namespace::parse(name), Err(NamespaceError::Reserved(name)));
             assert_eq!(Namespace::parse(&format!("{name}/x")), Err(NamespaceError::Reserved(name)));
+        }
+        for name in [INDEX_NAME, "a/.sync-index.json", ".sync-index.json/a"] {
+            assert_eq!(Namespace::parse(name), Err(NamespaceError::Index));
         }
         for (bad, why) in [
             ("/a", PathError::EmptySegment),

@@ -135,6 +135,7 @@ impl From<StoreError> for Refusal {
     fn from(e: StoreError) -> Self {
         match e {
             StoreError::Elsewhere { .. } | StoreError::Occupied { .. } => Self::Border(e.to_string()),
+            StoreError::TooLong { .. } => Self::Path(PathFault::TooLong),
             other => Self::Store(other),
         }
     }

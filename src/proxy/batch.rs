@@ -15,7 +15,7 @@ use hyper::body::Incoming as RequestBody;
 
 use super::answer::{Answer, Provided, Refusal, with_body};
 use super::auth::Caller;
-use super::blobs::{expect, receive};
+use super::blobs::{Taker, expect, receive};
 use super::keys::Access;
 use super::metrics::Metrics;
 use super::patience::HoldsTurn;
@@ -27,12 +27,16 @@ use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
 use crate::protocol::Precondition;
 use crate::protocol::batch::{self, ASK_ALONE, Answered, Asked, MAX_BLOB, MAX_BYTES, Writer};
-use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Operation, Put, Store, StoreError, Written};
+use crate::store::{Body, Deleted, Entry, Expect, Got, Meta, Operation, Put, Store, StoreError, Written};
 
 /// Blobs read from the store at once: as many of the largest as fit into an answer.
 const READ: usize = 64;
 /// Room kept in an answer for each head, besides its path, bytes.
 const HEAD_ROOM: usize = 1024;
+
+/// Folders that the paths of a batch are in, at most, all that are above them included: a store may have to find out of
+/// each what it is. A path in further ones is to be asked for by itself.
+const FOLDERS: usize = 4096;
 
 /// What a head of an answer takes as a rule, bytes.
 const HEAD_USUAL: usize = 128;
@@ -85,8 +89,12 @@ pub async fn post<S: Store>(
     let sizes: Vec<_> = sizes.collect();
     let admitted = quota::admit_many(proxy, caller, ns, &sizes).await?;
     let mut rooms: HashMap<RelPath, _> = sizes.into_iter().map(|(path, _)| path).zip(admitted).collect();
-    let mut held = Vec::new();
+    let (mut held, mut folders) = (Vec::new(), Folders::default());
     for (at, (head, content)) in frames.into_iter().enumerate() {
+        if !folders.has_room_for(&head.path) {
+            answers[at] = Some(ask_alone(&head.path));
+            continue;
+        }
         match check(&head, content, ns.is_empty()) {
             Ok(Checked::Get(path)) => gets.push((at, path)),
             Ok(Checked::Put { path, expect, provided, content }) => {
@@ -264,6 +272,24 @@ fn described(path: &str, status: StatusCode, entry: &Entry) -> Answered {
     }
 }
 
+/// The folders that the paths of a batch are in.
+#[derive(Default)]
+struct Folders(HashSet<String>);
+
+impl Folders {
+    /// Counts the folders of a path, if there is room for them.
+    fn has_room_for(&mut self, path: &str) -> bool {
+        // Where one is counted already, so are those above it.
+        let above = path.match_indices('/').rev().map(|(at, _)| &path[..at]);
+        let new: Vec<&str> = above.take_while(|folder| !self.0.contains(*folder)).collect();
+        let has_room = self.0.len() + new.len() <= FOLDERS;
+        if has_room {
+            self.0.extend(new.into_iter().map(str::to_owned));
+        }
+        has_room
+    }
+}
+
 fn ask_alone(path: &str) -> Frame {
     let head = Answered {
         path: path.to_owned(),
@@ -300,8 +326,8 @@ fn refused(path: String, refusal: Refusal, id: &str, metrics: &Metrics) -> Frame
 /// A body in memory.
 struct Collected(BytesMut);
 
-impl Incoming for Collected {
-    async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
+impl Taker for Collected {
+    async fn take(&mut self, piece: Bytes) -> Result<(), Refusal> {
         self.0.extend_from_slice(&piece);
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! `/blob/{path}`: reading, conditional writing, conditional deleting. What the dialects share is here, and what the
 //! namespaced one has of its own in `namespaced`.
 
+use std::future::Future;
+
 use axum::body::Body as AnswerBody;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
@@ -90,18 +92,56 @@ pub fn expect(precondition: Precondition) -> Expect {
     }
 }
 
-/// A body on its way in, with the digest of what came where one is promised.
-struct Digested<I> {
-    incoming: I,
-    hasher: Option<Hasher>,
+/// What takes a body in, piece by piece, as it comes or as it is unpacked.
+pub(super) trait Taker: Send {
+    /// # Errors
+    /// When the piece cannot be kept, or may not.
+    fn take(&mut self, piece: Bytes) -> impl Future<Output = Result<(), Refusal>> + Send;
 }
 
-impl<I: Incoming> Incoming for Digested<I> {
-    async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
+/// Room is asked for in steps of so many bytes where a body does not tell its length.
+const STEP: u64 = 4 * 1024 * 1024;
+
+/// A write's body on its way into the store, with the room that it holds.
+struct Arriving<'a, S: Store> {
+    proxy: &'a Proxy<S>,
+    caller: &'a Caller,
+    ns: &'a str,
+    path: &'a RelPath,
+    incoming: S::Incoming,
+    /// Where a digest is promised.
+    hasher: Option<Hasher>,
+    /// Bytes that came.
+    size: u64,
+    /// Bytes that there is room for.
+    admitted: u64,
+    room: Option<Reserved>,
+}
+
+impl<S: Store> Arriving<'_, S> {
+    /// Holds room for `size` bytes in the place of what it holds.
+    async fn reserve(&mut self, size: u64) -> Result<(), Refusal> {
+        self.room = None;
+        self.room = quota::admit(self.proxy, self.caller, self.ns, self.path, size).await?;
+        self.admitted = size;
+        Ok(())
+    }
+}
+
+impl<S: Store> Taker for Arriving<'_, S> {
+    async fn take(&mut self, piece: Bytes) -> Result<(), Refusal> {
+        self.size += piece.len() as u64;
+        if self.size > self.admitted {
+            match self.reserve(self.size.next_multiple_of(STEP)).await {
+                // There may still be room for what came.
+                Err(Refusal::Quota { .. }) => self.reserve(self.size).await?,
+                reserved => reserved?,
+            }
+        }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&piece);
         }
-        self.incoming.push(piece).await
+        Ok(self.incoming.push(piece).await?)
     }
 }
 
@@ -119,21 +159,23 @@ pub(super) async fn content<S: Store>(
     promised: Option<Md5>,
 ) -> Result<Content<S::Incoming>, Refusal> {
     let coding = encoding::of_body(headers)?;
-    // Refused before it is sent where its length tells, and in any case before it is stored.
+    let (incoming, hasher) = (proxy.store.incoming(), promised.map(|_| Hasher::new()));
+    let mut arriving = Arriving { proxy, caller, ns, path, incoming, hasher, size: 0, admitted: 0, room: None };
+    // Refused before it is sent where its length tells.
     let told = if coding.is_none() { hyper::body::Body::size_hint(&body).lower() } else { 0 };
-    let mut room = if told == 0 { None } else { quota::admit(proxy, caller, ns, path, told).await? };
-    let incoming = Digested { incoming: proxy.store.incoming(), hasher: promised.map(|_| Hasher::new()) };
-    let (came, size) = receive(proxy, caller, coding, body, proxy.options.max_body, incoming).await?;
-    let md5 = came.hasher.map(Hasher::finish);
+    if told > 0 {
+        arriving.reserve(told).await?;
+    }
+    let (mut came, size) = receive(proxy, caller, coding, body, proxy.options.max_body, arriving).await?;
+    let md5 = came.hasher.take().map(Hasher::finish);
     if let Some(md5) = md5.filter(|md5| Some(*md5) != promised) {
         // The body goes with this: nothing is written.
         return Err(Refusal::DigestMismatch(md5));
     }
-    if size > told {
-        drop(room);
-        room = quota::admit(proxy, caller, ns, path, size).await?;
+    if size != came.admitted {
+        came.reserve(size).await?;
     }
-    Ok((came.incoming, room))
+    Ok((came.incoming, came.room))
 }
 
 /// Stores a content, to its end even when the client goes: until then it needs its room.
@@ -165,20 +207,20 @@ pub(super) async fn write<S: Store>(
 
 /// Takes a body in and counts its bytes, of which there may be `limit`, as they come and unpacked, within the limits of
 /// patience.
-pub async fn receive<S: Store, I: Incoming>(
+pub(super) async fn receive<S: Store, T: Taker>(
     proxy: &Proxy<S>,
     caller: &Caller,
     coding: Option<Coding>,
     mut body: RequestBody,
     limit: u64,
-    incoming: I,
-) -> Result<(I, u64), Refusal> {
+    taker: T,
+) -> Result<(T, u64), Refusal> {
     // With `Content-Length` the lower bound is known before the first byte; hyper holds the sender to it.
     if hyper::body::Body::size_hint(&body).lower() > limit {
         return Err(Refusal::TooLarge(limit));
     }
     let mut came = 0;
-    let mut intake = Intake::new(proxy, caller, coding, limit, incoming);
+    let mut intake = Intake::new(proxy, caller, coding, limit, taker);
     let mut pace = Pace::new(proxy.options.body_timeout);
     loop {
         let frame = tokio::time::timeout_at(pace.due(came, Instant::now()), body.frame());

@@ -18,10 +18,11 @@ use tokio::task::spawn_blocking;
 use super::Proxy;
 use super::answer::{Answer, Refusal};
 use super::auth::Caller;
+use super::blobs::Taker;
 use super::patience::HoldsTurn;
 use super::shares::{Held, Shares, Turn, hold};
 use crate::protocol::encoding::{Coding, CodingError, Decoder, Encoder, MAX_HEAD, MIN_SIZE, is_worth_it, window};
-use crate::store::{Incoming, Store};
+use crate::store::Store;
 
 /// Answers packed at once; further ones go out as they are.
 const ENCODERS: usize = 16;
@@ -45,7 +46,7 @@ impl Default for Turns {
 }
 
 /// Takes a body in, unpacked where it is packed.
-pub struct Intake<'a, I> {
+pub struct Intake<'a, T> {
     turns: &'a Turns,
     caller: &'a Caller,
     patience: Duration,
@@ -56,22 +57,22 @@ pub struct Intake<'a, I> {
     decoder: Option<Decoder>,
     /// Memory, held as long as the decoder.
     turn: Option<Held>,
-    incoming: I,
+    taker: T,
     size: u64,
 }
 
-impl<'a, I: Incoming> Intake<'a, I> {
+impl<'a, T: Taker> Intake<'a, T> {
     /// `limit`: bytes there may be, unpacked.
     pub fn new<S: Store>(
         proxy: &'a Proxy<S>,
         caller: &'a Caller,
         coding: Option<Coding>,
         limit: u64,
-        incoming: I,
+        taker: T,
     ) -> Self {
         let (turns, patience) = (&proxy.turns, proxy.options.body_timeout);
         let (head, decoder, turn) = (BytesMut::new(), None, None);
-        Self { turns, caller, patience, coding, limit, head, decoder, turn, incoming, size: 0 }
+        Self { turns, caller, patience, coding, limit, head, decoder, turn, taker, size: 0 }
     }
 
     /// Takes the next piece.
@@ -91,14 +92,14 @@ impl<'a, I: Incoming> Intake<'a, I> {
     ///
     /// # Errors
     /// As for [`Intake::push`], and when the end is missing.
-    pub async fn finish(mut self) -> Result<(I, u64), Refusal> {
+    pub async fn finish(mut self) -> Result<(T, u64), Refusal> {
         if let Some(coding) = self.coding {
             if self.decoder.is_none() {
                 self.begin(coding).await?;
             }
             self.decoder.ok_or(CodingError::CutOff(coding))?.finish()?;
         }
-        Ok((self.incoming, self.size))
+        Ok((self.taker, self.size))
     }
 
     async fn begin(&mut self, coding: Coding) -> Result<(), Refusal> {
@@ -124,7 +125,7 @@ impl<'a, I: Incoming> Intake<'a, I> {
         if self.size > self.limit {
             return Err(Refusal::TooLarge(self.limit));
         }
-        Ok(self.incoming.push(plain).await?)
+        self.taker.take(plain).await
     }
 }
 

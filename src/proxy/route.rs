@@ -13,11 +13,8 @@ use super::connection::{Door, Peer};
 use super::keys::{Access, hash_of};
 use super::{Proxy, batch, blobs, encoding, events, health, index, namespaced, rates, versions};
 use crate::path::{MAX_PATH, PathError, RelPath};
-use crate::protocol::{Namespace, X_REQUEST_ID};
+use crate::protocol::{INDEX_NAME, Namespace, X_REQUEST_ID};
 use crate::store::Store;
-
-/// The file that holds the index in a bucket, beside the blobs.
-const INDEX_FILE: &str = ".sync-index.json";
 
 /// Longest id of a request that is taken over, bytes.
 const LONGEST_ID: usize = 64;
@@ -109,7 +106,7 @@ fn blob_path(raw: &str) -> Result<RelPath, PathFault> {
 /// A name, not encoded, under which blobs may be stored.
 pub fn stored_path(name: &str) -> Result<RelPath, PathFault> {
     let path = RelPath::parse(name)?;
-    if path.file_name() == INDEX_FILE { Err(PathFault::Reserved) } else { Ok(path) }
+    if path.segments().any(|name| name == INDEX_NAME) { Err(PathFault::Reserved) } else { Ok(path) }
 }
 
 pub fn percent_decode(raw: &str) -> Result<String, PathFault> {
@@ -356,6 +353,7 @@ mod tests {
             ("a%+1", Err(PathFault::Escape)),
             (".sync-index.json", Err(PathFault::Reserved)),
             ("a/%2Esync-index.json", Err(PathFault::Reserved)),
+            (".sync-index.json/a", Err(PathFault::Reserved)),
         ] {
             assert_eq!(blob_path(raw), why, "{raw}");
         }

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension};
@@ -38,6 +39,8 @@ use writer::{Job, Write, unsigned};
 
 /// Writes that may wait for the writer before callers are held back.
 const QUEUE: usize = 256;
+/// A sweep leaves the database to others for so long after each part of it.
+const BETWEEN_SLICES: Duration = Duration::from_millis(20);
 /// Idle read connections kept open.
 const READERS: usize = 4;
 
@@ -360,26 +363,28 @@ impl Store for Embedded {
         let (expired, failure) = self.expire().await.map_or_else(|e| (0, Some(e)), |expired| (expired, None));
         let now = (self.shared.clock)();
         let shared = self.shared.clone();
-        let mut all = Swept { expired, ..Swept::default() };
-        loop {
-            let shared = shared.clone();
-            let (swept, floor) = blocking(move || {
-                let mut db = records::connect(&shared.dir)?;
-                let swept = versions::sweep(&mut db, &shared.retention, now).map_err(database_error)?;
-                let (swept, files, floor) = swept;
+        let remove = move || {
+            let mut all = Swept { expired, ..Swept::default() };
+            let mut old = shared.read(|db| versions::find_old(db, &shared.retention, now))?;
+            if old.is_empty() {
+                return Ok(all);
+            }
+            let mut db = records::connect(&shared.dir)?;
+            while !old.is_empty() {
+                let (swept, files, floor) = versions::remove_some(&mut db, &mut old).map_err(database_error)?;
                 for file in files {
                     shared.spool.remove(&file);
                 }
-                Ok::<_, StoreError>((swept, floor))
-            })
-            .await??;
-            lock(&self.shared.marks).floor = floor;
-            if swept == Swept::default() {
-                return failure.map_or(Ok(all), Err);
+                lock(&shared.marks).floor = floor;
+                all.versions += swept.versions;
+                all.tombstones += swept.tombstones;
+                // Who waits for the database looks now and then, and would never find it free.
+                std::thread::sleep(BETWEEN_SLICES);
             }
-            all.versions += swept.versions;
-            all.tombstones += swept.tombstones;
-        }
+            Ok::<_, StoreError>(all)
+        };
+        let all = blocking(remove).await??;
+        failure.map_or(Ok(all), Err)
     }
 
     async fn held(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {

@@ -89,17 +89,17 @@ impl Memory {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a row under the next cursor and tells the subscribers, in order because the rows are locked.
-    fn commit(&self, rows: &mut Rows, ns: &str, path: &RelPath, mut row: Row) -> Entry {
+    /// Writes a row under the next cursor and tells the subscribers, in order because the rows are locked. What it replaces
+    /// is kept as a version if `keeps` says so.
+    fn commit(&self, rows: &mut Rows, ns: &str, path: &RelPath, mut row: Row, keeps: impl Fn(&Entry) -> bool) -> Entry {
         rows.cursor += 1;
         row.entry.cursor = rows.cursor;
         let entry = row.entry;
         rows.last.insert(ns.to_owned(), (entry.cursor, entry.version));
         let name = (ns.to_owned(), path.clone());
-        let same = !entry.is_deleted;
         if let Some(old) = rows.by_name.insert(name.clone(), row)
             && !old.entry.is_deleted
-            && !(same && old.entry.md5 == entry.md5)
+            && keeps(&old.entry)
         {
             let earlier = rows.earlier.entry(name).or_default();
             earlier.push((old, entry.version));
@@ -161,7 +161,8 @@ impl Store for Memory {
         let version = next_version((self.clock)(), held.as_ref());
         let entry = Entry { md5, size: content.len() as u64, is_deleted: false, version, cursor: 0 };
         let row = Row { entry, meta, content };
-        let entry = self.commit(&mut rows, ns, path, row);
+        // The same content again makes no new version.
+        let entry = self.commit(&mut rows, ns, path, row, |old| old.md5 != md5);
         Ok(if held.is_some_and(|e| !e.is_deleted) { Put::Updated(entry) } else { Put::Created(entry) })
     }
 
@@ -184,7 +185,7 @@ impl Store for Memory {
         let version = next_version((self.clock)(), Some(&held));
         let entry = Entry { size: 0, is_deleted: true, version, ..held };
         let row = Row { entry, meta: meta.of_deletion(), content: Bytes::new() };
-        Ok(Deleted::Done(self.commit(&mut rows, ns, path, row)))
+        Ok(Deleted::Done(self.commit(&mut rows, ns, path, row, |_| true)))
     }
 
     async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
@@ -265,7 +266,7 @@ impl Store for Memory {
         let Version { version, md5, size, is_deleted, meta } = version;
         let entry = Entry { md5, size, is_deleted, version, cursor: 0 };
         let content = body.map(|body| body.0.freeze()).unwrap_or_default();
-        self.commit(&mut rows, ns, path, Row { entry, meta, content });
+        self.commit(&mut rows, ns, path, Row { entry, meta, content }, |_| true);
         Ok(Placed::Written)
     }
 

@@ -3,6 +3,8 @@
 //! A store decides every conditional write in one step, so that of any number of racing writers exactly one
 //! wins, and a write is acknowledged when it is in the index too. Names arrive validated; the wire format,
 //! authentication and limits are the proxy's.
+//!
+//! One thing less is promised of a bucket that several proxies share, see [`s3`].
 
 use std::future::Future;
 use std::sync::Arc;

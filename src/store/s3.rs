@@ -5,6 +5,12 @@
 //! entry out, which whoever reads the blob next sees and mends, as does every start, and `memsync reindex`.
 //! The index is a hint, as the protocol has it: it is not written in one step with the blob.
 //!
+//! An ETag is the MD5 of the body in most buckets, and so it does not tell two versions with one content apart, nor a
+//! tombstone from an empty file. Of two proxies that replace the same content at once both may win if one of them writes
+//! just that content again: the other then replaces a version that it has not seen, though its content it has. No content
+//! is lost by that which the later writer did not know; as an earlier version it may be missing. Within one proxy the
+//! writers of a path take turns.
+//!
 //! Earlier versions and notes of what expires are beside the prefix, where other proxies do not list; where the bucket
 //! does not allow that, there are none.
 
@@ -34,6 +40,7 @@ mod index;
 mod inner;
 mod layout;
 mod ledger;
+mod listing;
 mod options;
 mod probe;
 mod reindex;
@@ -112,12 +119,25 @@ impl S3 {
         self.mend(false).await
     }
 
-    /// [`S3::reindex`] that believes what the listing already shows, for the start of a proxy.
+    /// [`S3::reindex`] that believes what the listing already shows, for the start of a proxy. From the call on, until it
+    /// has come to its end without a failure that may pass, who asks in a namespace that has not begun waits: files whose entries were
+    /// lost may be in its folder.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn mend_after_crash(&self) -> Result<BTreeMap<String, Mended>, StoreError> {
-        self.mend(true).await
+    pub fn mend_after_crash(
+        &self,
+    ) -> impl Future<Output = Result<BTreeMap<String, Mended>, StoreError>> + Send + 'static {
+        let store = self.clone();
+        store.0.borders.mending(true);
+        async move {
+            let mended = store.mend(true).await;
+            // What the bucket never lets be done nobody waits for.
+            if matches!(mended, Ok(_) | Err(StoreError::S3Denied(_))) {
+                store.0.borders.mending(false);
+            }
+            mended
+        }
     }
 
     async fn mend(&self, trusting: bool) -> Result<BTreeMap<String, Mended>, StoreError> {

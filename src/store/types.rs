@@ -368,6 +368,9 @@ pub enum StoreError {
         "the namespace {namespace:?} cannot begin: {above} has files in a folder of that name; choose another name"
     )]
     Occupied { namespace: String, above: Named },
+    /// A name that the store has no room for, with what stands before it there.
+    #[error("{name:?} is too long: this store takes names of {room} bytes, namespace included")]
+    TooLong { name: String, room: usize },
     #[error("the store is closed")]
     Closed,
 }

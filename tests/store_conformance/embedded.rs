@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use memsync::digest::Md5;
 use memsync::store::embedded::Settings;
-use memsync::store::{Deleted, Embedded, Got, Incoming, Meta, Put, Retention, Store, StoreError};
+use memsync::store::{Deleted, Embedded, Got, Incoming, Meta, Put, Retention, Store, StoreError, Swept};
 
 use super::s3::until;
 use super::{Holds, New, clock, delete, index, large, mark, path, put, read, written};
@@ -56,6 +56,19 @@ async fn a_store_put_back_from_a_copy_has_a_new_epoch() {
     let restored = epoch(&home).await;
     assert_ne!(restored, first);
     assert_eq!(epoch(&home).await, restored);
+}
+
+/// A sweep looks for what is old without holding up who writes.
+#[tokio::test]
+async fn a_sweep_with_nothing_to_remove_waits_for_no_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(dir.path()).unwrap();
+    put(&store, "x", New, b"a").await;
+    put(&store, "x", Holds(Md5::of(b"a")), b"b").await;
+    delete(&store, "x", None).await;
+    let db = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+    db.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(store.sweep().await.unwrap(), Swept::default());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use memsync::digest::Md5;
-use memsync::store::{Deleted, Expect, Got, Incoming, Meta, Put, Store, Swept};
+use memsync::store::{Deleted, Expect, Got, Incoming, Meta, Placed, Put, Store, Swept, Version};
 
 use super::{Holds, New, content, delete, index, is_exact, large, path, put, read, written};
 
@@ -74,6 +74,30 @@ pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     assert!(deletion.is_deleted && deletion.version == gone.version && deletion.meta.free.is_empty());
     assert_eq!(deletion.meta.device.as_deref(), Some("f"));
     assert_eq!(read(fourth.version).await.unwrap().0, b"four");
+}
+
+/// What comes from another store is kept as it was there, be it what the path held before already: it was deleted between.
+pub async fn placed_versions(store: impl Store, _: Arc<AtomicU64>) {
+    let place = async |version: u64, content: &[u8]| {
+        let mut body = store.incoming();
+        body.push(Bytes::copy_from_slice(content)).await.unwrap();
+        let (md5, size) = (Md5::of(content), content.len() as u64);
+        let version = Version { version, md5, size, is_deleted: false, meta: Meta::default() };
+        store.place("", &path("x"), version, Some(body)).await.unwrap()
+    };
+    let big = large(2);
+    for (version, content) in [(7, &b"a"[..]), (9, b"a"), (11, &big), (13, &big), (15, b"a")] {
+        assert_eq!(place(version, content).await, Placed::Written);
+    }
+    assert_eq!(place(13, b"b").await, Placed::Held);
+    let versions = store.versions("", &path("x")).await.unwrap();
+    assert_eq!(versions.iter().map(|version| version.version).collect::<Vec<_>>(), [15, 13, 11, 9, 7]);
+    for version in versions {
+        let Got::Found(blob) = store.get_version("", &path("x"), version.version).await.unwrap() else {
+            panic!("it is kept")
+        };
+        assert_eq!(Md5::of(&content(blob.body).await), version.md5);
+    }
 }
 
 /// With the retention of the defaults: 20 versions, 30 days, tombstones 90 days.

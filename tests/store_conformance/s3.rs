@@ -172,6 +172,10 @@ async fn another_proxys_bucket_is_served_as_it_is() {
     assert!(matches!(put(&store, "full.md", Expect::Version(7), b"b").await, Put::Updated(e) if e.version > 7));
     assert!(matches!(put(&store, "gone.md", Holds(tombstone.md5), b"b").await, Put::Created(_)));
     assert!(matches!(delete(&store, "odd.md", Some(Md5::of(b"odd"))).await, Deleted::Done(_)));
+    // Where we write, an entry that nobody understands gives way to ours.
+    let ours = written(put(&store, "strange", New, b"s").await);
+    let later = server.store("memory", system_clock()).await;
+    assert_eq!(index(&later, 0).await.get("strange"), Some(&ours));
     let mended = store.reindex().await.unwrap();
     assert!(mended[""].is_nothing() || mended[""].corrected == [path("long.md")], "{mended:?}");
 }

@@ -240,6 +240,8 @@ async fn versions_go_with_a_copy_of_the_store() {
         all.insert(entry.version, vec![n]);
     }
     delete(&from, "x", None).await;
+    let again = written(put(&from, "x", New, &[4]).await);
+    all.insert(again.version, vec![4]);
     memsync::store::copy::copy(&from, &to, || ()).await.unwrap();
     assert_eq!(versions(&to, "x").await, versions(&from, "x").await);
     for (number, wanted) in all {

@@ -226,6 +226,8 @@ async fn hostile_namespaces_are_refused() {
         "events%2Fa",
         "batch%2Fa",
         "versions%2Fa",
+        ".sync-index.json",
+        "a%2F.sync-index.json/b",
         &long,
     ] {
         for (method, target) in [
@@ -243,7 +245,7 @@ async fn hostile_namespaces_are_refused() {
         let r = c.get(target).await;
         assert_eq!((r.status, r.code().as_str()), (400, code), "{target}");
     }
-    for path in ["", "../x", "%2e%2e/x", "a%00", ".sync-index.json", ".memsync/id"] {
+    for path in ["", "../x", "%2e%2e/x", "a%00", ".sync-index.json", ".sync-index.json/a", ".memsync/id"] {
         let r = c.send("PUT", &format!("/n/blob/{path}"), &[("If-Match-Version", "0")], b"").await;
         assert_eq!((r.status, r.code().as_str()), (400, "INVALID_PATH"), "{path}");
     }

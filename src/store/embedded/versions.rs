@@ -1,13 +1,16 @@
 //! Earlier versions: what a path held before it was written again or deleted, and what becomes of them with time.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::super::{Entry, Retention, Swept, Version};
-use super::writer::{Held, Job, entry_of, read_meta, signed, unsigned};
+use super::writer::{Held, Job, Write, entry_of, read_meta, signed, unsigned};
 use crate::digest::Md5;
 
-/// Keeps what the path held until now as an earlier version of it, unless the new content is the same. Gives the files
-/// of versions beyond the limit, which are to be removed after the commit.
+/// Keeps what the path held until now as an earlier version of it, unless the same content was written again: what another
+/// store had as two versions stays two. Gives the files of versions beyond the limit, which are to be removed after the
+/// commit.
 pub fn keep(
     tx: &Transaction<'_>,
     retention: &Retention,
@@ -15,7 +18,8 @@ pub fn keep(
     old: &Held,
     new: &Entry,
 ) -> rusqlite::Result<Vec<String>> {
-    if retention.versions == 0 || (old.entry.md5 == new.md5 && !new.is_deleted) {
+    let is_same = matches!(job.write, Write::Put { .. }) && old.entry.md5 == new.md5;
+    if retention.versions == 0 || is_same {
         drop_body(tx, old.body)?;
         return Ok(old.file.iter().cloned().collect());
     }
@@ -95,43 +99,73 @@ pub fn due(db: &Connection, now: u64) -> rusqlite::Result<Vec<(String, String, u
         .collect()
 }
 
-/// Rows that one transaction of a sweep removes of each kind, at most: writers wait for it.
-const SLICE: u32 = 500;
+/// Rows that one transaction of a sweep removes, at most: writers wait for it.
+const SLICE: usize = 500;
 
-/// Removes some versions and tombstones that are older than they are kept, the oldest tombstones first. Gives what went,
-/// the files to be removed, and the floor that the tombstones leave. Nothing is left when nothing went.
-pub fn sweep(db: &mut Connection, retention: &Retention, now: u64) -> rusqlite::Result<(Swept, Vec<String>, u64)> {
-    type Earlier = (String, String, i64, Option<i64>, Option<String>);
-    let ms = |age: std::time::Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let before = signed(now.saturating_sub(ms(retention.age)));
-    let old: Vec<Earlier> = tx
-        .prepare("SELECT ns, path, version, body, file FROM earlier WHERE until < ? LIMIT ?")?
-        .query_map(params![before, SLICE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
+/// What is older than it is kept.
+pub struct Old {
+    /// Earlier versions, by namespace, path, version and until when.
+    versions: Vec<(String, String, i64, i64)>,
+    /// Tombstones, by row and cursor; the oldest come first.
+    tombstones: Vec<(i64, i64)>,
+}
+
+/// Finds versions and tombstones that are older than they are kept. It reads all there are, so it is for a connection
+/// that no writer waits for.
+pub fn find_old(db: &Connection, retention: &Retention, now: u64) -> rusqlite::Result<Old> {
+    let before = |age: Duration| signed(now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
+    let versions = db
+        .prepare("SELECT ns, path, version, until FROM earlier WHERE until < ?")?
+        .query_map([before(retention.age)], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    for (ns, path, version, body, _) in &old {
-        tx.prepare_cached("DELETE FROM earlier WHERE ns = ? AND path = ? AND version = ?")?
-            .execute(params![ns, path, version])?;
-        drop_body(&tx, *body)?;
+    let tombstones = db
+        .prepare("SELECT id, cursor FROM entry WHERE is_deleted AND version < ? ORDER BY cursor")?
+        .query_map([before(retention.tombstones)], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Old { versions, tombstones })
+}
+
+impl Old {
+    pub fn is_empty(&self) -> bool {
+        self.versions.is_empty() && self.tombstones.is_empty()
     }
+}
 
-    let before = signed(now.saturating_sub(ms(retention.tombstones)));
-    let gone: Vec<(i64, i64)> = tx
-        .prepare("SELECT id, cursor FROM entry WHERE is_deleted AND version < ? ORDER BY cursor LIMIT ?")?
-        .query_map(params![before, SLICE], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    for (id, _) in &gone {
-        tx.prepare_cached("DELETE FROM entry WHERE id = ?")?.execute([id])?;
+/// Removes some of what was found, as far as it is there still as it was found. Gives what went, the files to be removed,
+/// and the floor that the tombstones leave.
+pub fn remove_some(db: &mut Connection, old: &mut Old) -> rusqlite::Result<(Swept, Vec<String>, u64)> {
+    let versions: Vec<_> = old.versions.drain(..old.versions.len().min(SLICE)).collect();
+    let tombstones: Vec<_> = old.tombstones.drain(..old.tombstones.len().min(SLICE)).collect();
+    let (mut swept, mut files) = (Swept::default(), Vec::new());
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for (ns, path, version, until) in versions {
+        let removed: Option<(Option<i64>, Option<String>)> = tx
+            .prepare_cached(
+                "DELETE FROM earlier WHERE ns = ? AND path = ? AND version = ? AND until = ? RETURNING body, file",
+            )?
+            .query_row(params![ns, path, version, until], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        if let Some((body, file)) = removed {
+            drop_body(&tx, body)?;
+            files.extend(file);
+            swept.versions += 1;
+        }
     }
     let mut floor = read_floor(&tx)?;
-    let newest = gone.last().and_then(|(_, cursor)| u64::try_from(*cursor).ok());
-    if let Some(newest) = newest.filter(|n| *n > floor) {
-        floor = newest;
+    let before = floor;
+    for (id, cursor) in tombstones {
+        // A row that was written since has another cursor.
+        let removed = tx.prepare_cached("DELETE FROM entry WHERE id = ? AND cursor = ?")?.execute([id, cursor])?;
+        if removed > 0 {
+            floor = floor.max(u64::try_from(cursor).unwrap_or(0));
+            swept.tombstones += 1;
+        }
+    }
+    if floor > before {
         tx.execute("UPDATE meta SET value = ? WHERE key = 'floor'", [floor.to_string()])?;
     }
     tx.commit()?;
-    let swept = Swept { expired: 0, versions: old.len(), tombstones: gone.len() };
-    Ok((swept, old.into_iter().filter_map(|(.., file)| file).collect(), floor))
+    Ok((swept, files, floor))
 }
 
 /// Tombstones up to this cursor may be gone.

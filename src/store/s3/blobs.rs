@@ -49,6 +49,15 @@ pub struct New {
     pub ours: BTreeMap<String, String>,
     /// When it expires: milliseconds since the epoch.
     pub expires: Option<u64>,
+    /// Whether it is another version even where the content is what was there.
+    pub is_another: bool,
+}
+
+impl New {
+    /// Whether writing this over `old` takes a version away, which is to be kept.
+    fn displaces(&self, old: &Row) -> bool {
+        !old.is_deleted && (self.is_another || self.row.md5 != old.md5)
+    }
 }
 
 /// What became of a write.
@@ -132,7 +141,7 @@ impl Blobs {
             looked = true;
             let Some(new) = decide(found.as_ref()) else { return Ok(Swapped::Refused(found)) };
             // Both before the write: once it is there, nothing may be missing.
-            if let Some(old) = found.as_ref().filter(|old| self.keeps && new.row.displaces(&old.row)) {
+            if let Some(old) = found.as_ref().filter(|old| self.keeps && new.displaces(&old.row)) {
                 let this = (old.object.etag.clone(), old.row.version);
                 if kept.as_ref() != Some(&this) {
                     self.keep(ns, path, old, new.row.version).await?;

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::watch;
 
 use super::super::{Named, StoreError, next_version};
 use super::index::Row;
@@ -22,14 +23,41 @@ use crate::path::RelPath;
 /// How long what was found out of a folder counts. It bounds how long files of a namespace which another proxy has just
 /// begun can be reached by their longer name here.
 const FRESH: Duration = Duration::from_secs(5);
-/// Folders remembered, at most.
+/// Folders remembered, at most: half of them are given up at once when there are more.
 const MOST: usize = 20_000;
 /// Folders asked for side by side by one request.
 const SIDE_BY_SIDE: usize = 8;
 
+/// How long a request waits for the index to be compared with the files.
+const MENDING: Duration = Duration::from_secs(5);
+
 /// What is known of folders.
 #[derive(Default)]
-pub struct Borders(Mutex<HashMap<String, Known>>);
+pub struct Borders {
+    folders: Mutex<Folders>,
+    /// Whether the index is to be compared with the files yet: a file without an entry may be anybody's until then.
+    is_mending: watch::Sender<bool>,
+}
+
+/// Two generations, so that forgetting what is old costs nobody a walk through all of it.
+#[derive(Default)]
+struct Folders {
+    young: HashMap<String, Known>,
+    old: HashMap<String, Known>,
+}
+
+impl Folders {
+    fn get(&self, folder: &str) -> Option<Known> {
+        self.young.get(folder).or_else(|| self.old.get(folder)).copied()
+    }
+
+    fn insert(&mut self, folder: &str, known: Known) {
+        if self.young.len() >= MOST / 2 && !self.young.contains_key(folder) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(folder.to_owned(), known);
+    }
+}
 
 #[derive(Clone, Copy)]
 struct Known {
@@ -41,9 +69,9 @@ struct Known {
 }
 
 impl Borders {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
-        // Changed in one step, so a panic elsewhere cannot have damaged it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Folders> {
+        // Whatever is missing in it is asked for, so a panic elsewhere cannot have damaged it.
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was found out of `folder` at `since` or later.
@@ -52,20 +80,37 @@ impl Borders {
     }
 
     fn remember(&self, folder: &str, is_namespace: bool, at: Instant) {
-        let mut known = self.lock();
-        if known.get(folder).is_some_and(|later| later.at > at) {
-            return;
-        }
-        if known.len() >= MOST {
-            known.retain(|_, known| known.at.elapsed() < FRESH);
-        }
-        if known.len() < MOST || known.contains_key(folder) {
-            known.insert(folder.to_owned(), Known { is_namespace, at });
+        let mut folders = self.lock();
+        if folders.get(folder).is_none_or(|known| known.at <= at) {
+            folders.insert(folder, Known { is_namespace, at });
         }
     }
 
     fn forget(&self, folder: &str) {
-        self.lock().remove(folder);
+        let mut folders = self.lock();
+        folders.young.remove(folder);
+        folders.old.remove(folder);
+    }
+
+    /// Says whether the index is yet to be compared with the files. Until it has been no namespace begins, nor is
+    /// anything read in one that has not.
+    pub fn mending(&self, is_mending: bool) {
+        self.is_mending.send_replace(is_mending);
+    }
+
+    /// Returns when the index has been compared with the files.
+    ///
+    /// # Errors
+    /// When that takes too long to wait for.
+    async fn mended(&self) -> Result<(), StoreError> {
+        let mut is_mending = self.is_mending.subscribe();
+        let mended = tokio::time::timeout(MENDING, is_mending.wait_for(|is_mending| !is_mending)).await;
+        match mended {
+            Ok(_) => Ok(()),
+            Err(_) => Err(StoreError::S3(
+                "whose files there are is being found out since the start; no namespace can begin yet".to_owned(),
+            )),
+        }
     }
 }
 
@@ -89,6 +134,7 @@ impl Inner {
             return Err(refused);
         }
         if !ns.is_empty() && !self.ledger(ns)?.exists().await? {
+            self.borders.mended().await?;
             for above in self.which_begun(uppers(ns), lately()).await? {
                 let name = format!("{}/{path}", below(&above, ns));
                 let kept = self.ledger(&above)?.fresh().await?;
@@ -229,8 +275,13 @@ impl Inner {
         if let Some(known) = known() {
             return Ok(known);
         }
+        let index = match self.blobs.layout.index(folder) {
+            // There is no room for one.
+            Err(StoreError::TooLong { .. }) => return Ok(false),
+            index => index?,
+        };
         let began = Instant::now();
-        let is_namespace = self.blobs.bucket.head(&self.blobs.layout.index(folder)?).await?.is_some();
+        let is_namespace = self.blobs.bucket.head(&index).await?.is_some();
         self.borders.remember(folder, is_namespace, if is_namespace { Instant::now() } else { began });
         Ok(is_namespace)
     }
@@ -254,4 +305,37 @@ fn below<'a>(above: &str, ns: &'a str) -> &'a str {
 /// The name without a namespace of what is `name` in `ns`.
 pub fn joined(ns: &str, name: &str) -> String {
     if ns.is_empty() { name.to_owned() } else { format!("{ns}/{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_out_last_is_known_however_much_that_is() {
+        let (borders, now) = (Borders::default(), Instant::now());
+        let known = |n: usize| borders.known(&n.to_string(), now);
+        for n in 0..3 * MOST {
+            borders.remember(&n.to_string(), n % 2 == 0, now);
+            assert_eq!(known(n), Some(n % 2 == 0));
+        }
+        assert_eq!(known(3 * MOST - MOST / 2), Some(true));
+        assert_eq!(known(MOST), None);
+        let folders = borders.lock();
+        assert!(folders.young.len() + folders.old.len() <= MOST);
+    }
+
+    #[test]
+    fn of_two_that_contradict_each_other_the_later_is_believed() {
+        let (borders, now) = (Borders::default(), Instant::now());
+        let later = now + Duration::from_secs(1);
+        borders.remember("a", true, later);
+        for n in 0..MOST / 2 {
+            borders.remember(&n.to_string(), false, now);
+        }
+        borders.remember("a", false, now);
+        assert_eq!(borders.known("a", now), Some(true), "from before, in the old generation");
+        borders.forget("a");
+        assert_eq!(borders.known("a", now), None);
+    }
 }

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use http::Extensions;
 use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path as Key;
 use object_store::{
     Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
@@ -22,6 +23,7 @@ use secrecy::ExposeSecret;
 use super::super::{StoreError, Traffic};
 use super::http::{Connector, stays_here};
 use super::layout::Described;
+use super::listing::{LeftOut, Listed};
 use super::spool::Content;
 use super::{EtagQuotes, Options};
 
@@ -235,9 +237,32 @@ impl Bucket {
         }
     }
 
-    /// Everything below `folder`, in no order; `None` is the whole bucket.
+    /// The objects below `folder` that can be asked for, in no order; `None` is the whole bucket.
     pub fn list(&self, folder: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
-        self.reads.list(folder).map_err(|e| failed(&e)).boxed()
+        let named = async |listed| match listed {
+            Listed::Object(meta) => Ok(Some(meta)),
+            Listed::Odd(_) => Ok(None),
+        };
+        self.list_all(folder).try_filter_map(named).boxed()
+    }
+
+    /// Everything below `folder`, in no order; `None` is the whole bucket.
+    pub fn list_all(&self, folder: Option<&Key>) -> BoxStream<'static, Result<Listed, StoreError>> {
+        let (client, prefix) = (self.reads.clone(), folder.map(|folder| format!("{folder}/")));
+        let pages = stream::try_unfold(Some(None), move |page_token| {
+            let (client, prefix) = (client.clone(), prefix.clone());
+            async move {
+                let Some(page_token) = page_token else { return Ok(None) };
+                let options = PaginatedListOptions { page_token, ..PaginatedListOptions::default() };
+                let page = client.list_paginated(prefix.as_deref(), options).await.map_err(|e| failed(&e))?;
+                let LeftOut(odd) = page.result.extensions.get().cloned().unwrap_or_default();
+                let objects = page.result.objects.into_iter().map(Listed::Object);
+                let listed: Vec<_> = objects.chain(odd.into_iter().map(Listed::Odd)).map(Ok).collect();
+                // Some stores give an empty one with the last page.
+                Ok(Some((stream::iter(listed), page.page_token.filter(|token| !token.is_empty()).map(Some))))
+            }
+        });
+        pages.try_flatten().boxed()
     }
 
     /// Removes an object, whatever it is: for scratch objects of our own.

@@ -1,11 +1,13 @@
-//! The HTTP under the S3 client: bodies straight from a file, no redirects, and answers of which one odd header
-//! does not spoil the whole.
+//! The HTTP under the S3 client: bodies straight from a file, no redirects, and answers of which one odd header, or one
+//! odd key of a listing, does not spoil the whole.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::TryFutureExt;
+use bytes::BytesMut;
+use futures::TryStreamExt;
+use http::Method;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED};
 use object_store::ClientOptions;
 use object_store::client::{
@@ -13,6 +15,7 @@ use object_store::client::{
 };
 use reqwest::{Client, Url, redirect};
 
+use super::listing::readable;
 use super::spool::FileBody;
 use crate::protocol::{install_provider, is_loopback};
 
@@ -82,16 +85,15 @@ impl HttpService for Service {
         'a: 'b,
         Self: 'b,
     {
-        let sent = async move {
-            match request.extensions().get::<FileBody>().cloned() {
-                None => self.0.requests.call(request).await,
-                Some(body) => self.send_file(request, &body).await,
-            }
-        };
-        Box::pin(sent.map_ok(|mut answer| {
+        Box::pin(async move {
+            let is_listing = is_listing(&request);
+            let mut answer = match request.extensions().get::<FileBody>().cloned() {
+                None => self.0.requests.call(request).await?,
+                Some(body) => self.send_file(request, &body).await?,
+            };
             mend(answer.headers_mut());
-            answer
-        }))
+            if is_listing && answer.status().is_success() { mend_listing(answer).await } else { Ok(answer) }
+        })
     }
 }
 
@@ -111,6 +113,27 @@ impl Service {
         let body = http_body_util::BodyExt::map_err(body, unknown);
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
+}
+
+fn is_listing(request: &HttpRequest) -> bool {
+    let mut query = request.uri().query().unwrap_or_default().split('&');
+    request.method() == Method::GET && query.any(|pair| pair.starts_with("list-type="))
+}
+
+/// Takes what the client cannot name out of a listing, and says so in the answer's extensions, which the listing gives.
+async fn mend_listing(answer: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let (mut parts, body) = answer.into_parts();
+    let pieces = body.bytes_stream();
+    let page: BytesMut = pieces
+        .try_fold(BytesMut::new(), async |mut page, piece| {
+            page.extend_from_slice(&piece);
+            Ok(page)
+        })
+        .await?;
+    let (page, left_out) = readable(page.freeze());
+    parts.headers.remove(CONTENT_LENGTH);
+    parts.extensions.insert(left_out);
+    Ok(HttpResponse::from_parts(parts, page.into()))
 }
 
 /// Drops headers that are no text, and gives a date that can be read: one odd header must not make a blob of

@@ -29,18 +29,13 @@ impl Row {
     pub fn agrees(&self, other: &Self) -> bool {
         (self.md5, self.is_deleted) == (other.md5, other.is_deleted)
     }
-
-    /// Whether writing this over `old` takes content away, which is to be kept as a version then.
-    pub fn displaces(&self, old: &Self) -> bool {
-        !old.is_deleted && (self.is_deleted || self.md5 != old.md5)
-    }
 }
 
 /// An index.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Document {
     pub rows: BTreeMap<RelPath, Row>,
-    /// Entries that are none of ours.
+    /// Entries that are none of ours, of names that `rows` does not have.
     strange: Map<String, Value>,
     /// Milliseconds since the epoch; no two writes of one index have the same.
     pub modified: u64,
@@ -75,6 +70,18 @@ impl Document {
             }
         }
         Ok(document)
+    }
+
+    /// Puts `row` at `path`, or takes out what is there. A row takes the place of an entry that is none of ours: of two
+    /// with one name a reader takes the last, whichever that is.
+    pub fn set(&mut self, path: RelPath, row: Option<Row>) {
+        match row {
+            Some(row) => {
+                self.strange.remove(path.as_str());
+                self.rows.insert(path, row);
+            }
+            None => drop(self.rows.remove(&path)),
+        }
     }
 
     /// The index as it is kept.
@@ -172,6 +179,18 @@ mod tests {
         assert_eq!(json["files"]["odd.md"]["note"][0], 1);
         assert_eq!(json["files"]["topics/ai.md"]["last_modified"], "2024-01-15T10:30:00.123Z");
         assert_eq!(json["index_last_modified"], "2024-01-15T11:00:00.456Z");
+    }
+
+    #[test]
+    fn a_row_takes_the_place_of_an_entry_that_is_none_of_ours() {
+        let mut read = Document::parse(br#"{"files": {"a": "theirs", "b": "theirs"}}"#).unwrap();
+        let (a, row) =
+            (RelPath::parse("a").unwrap(), Row { md5: Md5::of(b"a"), size: 1, is_deleted: false, version: 1 });
+        read.set(a.clone(), Some(row));
+        let again = Document::parse(&read.render().unwrap()).unwrap();
+        assert_eq!((&again.rows[&a], again.strange.keys().map(String::as_str).collect::<Vec<_>>()), (&row, vec!["b"]));
+        read.set(a, None);
+        assert!(read.rows.is_empty() && read.strange.len() == 1, "it does not come back");
     }
 
     #[test]

@@ -170,7 +170,7 @@ impl Inner {
             let held = admitted(found)?;
             let version = next_version((self.clock)(), Some(&held));
             let row = Row { md5: held.md5, size: 0, is_deleted: true, version };
-            Some(new(row, Content::Inline(Bytes::new()), &meta))
+            Some(New { is_another: true, ..new(row, Content::Inline(Bytes::new()), &meta) })
         });
         Ok(match swapped.await? {
             Swapped::Done { row, .. } => {
@@ -206,7 +206,8 @@ impl Inner {
         let under_way = ledger.under_way();
         let swapped = self.blobs.swap(ns, path, !ledger.knows(path), |found| {
             let is_later = found.is_none_or(|f| f.row.version < version);
-            is_later.then(|| new(row, content.clone(), &meta))
+            // What another store had as two versions stays two: they may have been apart by a deletion.
+            is_later.then(|| New { is_another: true, ..new(row, content.clone(), &meta) })
         });
         match swapped.await? {
             Swapped::Done { before, row } => {
@@ -288,7 +289,7 @@ fn new(row: Row, content: Content, meta: &Meta) -> New {
         // As one value: names of headers cannot carry every name.
         ours.insert("meta".to_owned(), json);
     }
-    New { row, content, content_type: meta.content_type.clone(), ours, expires: meta.expires }
+    New { row, content, content_type: meta.content_type.clone(), ours, expires: meta.expires, is_another: false }
 }
 
 pub fn read_meta(described: &Described) -> Meta {

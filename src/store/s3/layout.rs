@@ -9,14 +9,15 @@ use object_store::{Attribute, AttributeValue, Attributes};
 use super::super::StoreError;
 use crate::digest::Md5;
 use crate::path::{PRIVATE_DIR, RelPath};
-
-/// The index beside the files of its namespace.
-pub const INDEX_NAME: &str = ".sync-index.json";
+use crate::protocol::INDEX_NAME;
 
 /// Below which copies of what blobs held are, in the place beside the prefix.
 pub const EARLIER: &str = "versions";
 /// Below which it is noted when paths expire, in the place beside the prefix.
 pub const EXPIRIES: &str = "expires";
+
+/// Longest key, bytes.
+const LONGEST: usize = 1024;
 
 const CONTENT_MD5: &str = "content-md5";
 const IS_DELETED: &str = "is-deleted";
@@ -36,17 +37,26 @@ impl Layout {
     }
 
     fn key(parts: &[&str]) -> Result<Key, StoreError> {
-        let text: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
-        let text = text.join("/");
+        let text = joined(parts);
         Key::parse(&text).map_err(|e| StoreError::S3(format!("{text:?} cannot be a key: {e}")))
     }
 
+    /// The key of what clients name, where there is room for it.
+    fn named(&self, name: &[&str]) -> Result<Key, StoreError> {
+        let key = Self::key(&[&[self.prefix.as_str()], name].concat())?;
+        if key.as_ref().len() > LONGEST {
+            let name = joined(name);
+            return Err(StoreError::TooLong { room: LONGEST.saturating_sub(key.as_ref().len() - name.len()), name });
+        }
+        Ok(key)
+    }
+
     pub fn blob(&self, ns: &str, path: &RelPath) -> Result<Key, StoreError> {
-        Self::key(&[&self.prefix, ns, path.as_str()])
+        self.named(&[ns, path.as_str()])
     }
 
     pub fn index(&self, ns: &str) -> Result<Key, StoreError> {
-        Self::key(&[&self.prefix, ns, INDEX_NAME])
+        self.named(&[ns, INDEX_NAME])
     }
 
     /// Where no path of a client leads.
@@ -61,12 +71,14 @@ impl Layout {
     }
 
     /// The folder of the copies of what a blob held, in the place beside the prefix. A hash: a key has its longest
-    /// length, and the name of the blob may need it all.
+    /// length, and the name of the blob may need it all. Namespace and path are told apart by what neither may contain:
+    /// the object of a folder's file may come to be a namespace's, but what it held before is for nobody there to read.
     pub fn earlier(&self, ns: &str, path: &RelPath) -> String {
         let mut hasher = blake3::Hasher::new();
-        for part in [ns, path.as_str()].iter().filter(|part| !part.is_empty()) {
-            hasher.update(b"/").update(part.as_bytes());
+        if !ns.is_empty() {
+            hasher.update(ns.as_bytes()).update(b"\n");
         }
+        hasher.update(b"/").update(path.as_str().as_bytes());
         format!("{EARLIER}/{}", &hasher.finalize().to_hex()[..32])
     }
 
@@ -85,6 +97,11 @@ impl Layout {
             .filter(|part| !part.is_empty())
             .try_fold(key, |rest, part| rest.strip_prefix(part)?.strip_prefix('/'))
     }
+}
+
+fn joined(parts: &[&str]) -> String {
+    let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+    parts.join("/")
 }
 
 /// What an object's metadata says, as far as it can be read.
@@ -199,6 +216,8 @@ fn decode(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn path(text: &str) -> RelPath {
@@ -216,13 +235,28 @@ mod tests {
         assert_eq!(layout.beside("versions/x").unwrap().as_ref(), "memory.memsync/versions/x");
         assert_eq!(layout.below("", "memory.memsync/versions/x"), None, "no other proxy lists it");
         assert_eq!(Layout::new("").beside("x").unwrap().as_ref(), ".memsync/x");
-        assert_eq!(layout.earlier("team", &path("a/x")), layout.earlier("", &path("team/a/x")), "one object");
-        assert_ne!(layout.earlier("", &path("a")), layout.earlier("", &path("b")));
+        let hash = blake3::hash(b"/team/a/x").to_hex();
+        assert_eq!(layout.earlier("", &path("team/a/x")), format!("versions/{}", &hash[..32]));
+        let apart = [("", "team/a/x"), ("team", "a/x"), ("team/a", "x"), ("", "team/a/y"), ("team", "a/y")];
+        let folders: BTreeSet<_> = apart.iter().map(|(ns, name)| layout.earlier(ns, &path(name))).collect();
+        assert_eq!(folders.len(), apart.len(), "one object, and each who asks for it has a past of its own");
         assert_eq!(layout.below("team", "memory/team/a.md"), Some("a.md"));
         assert_eq!(layout.below("team", "memory/teams/a.md"), None);
         let bare = Layout::new("");
         assert_eq!(bare.blob("", &path("a")).unwrap().as_ref(), "a");
         assert_eq!((bare.below("", "a/b"), bare.folder("").unwrap()), (Some("a/b"), None));
+    }
+
+    #[test]
+    fn a_key_has_its_longest_length() {
+        let layout = Layout::new("memory");
+        let folders = |n| vec!["x".repeat(99); n].join("/");
+        let long = |len: usize| path(&format!("{}/{}", folders(10), "x".repeat(len)));
+        assert_eq!(layout.blob("", &long(17)).unwrap().as_ref().len(), LONGEST);
+        assert!(matches!(layout.blob("", &long(18)), Err(StoreError::TooLong { room: 1017, .. })));
+        assert!(layout.blob("a", &long(15)).is_ok() && layout.blob("a", &long(16)).is_err());
+        assert!(layout.index(&folders(10)).is_ok());
+        assert!(matches!(layout.index(&format!("{}/x", folders(10))), Err(StoreError::TooLong { room: 1017, .. })));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The index of one namespace: read with a cache, written with compare-and-swap. While one write is under way
 //! further changes gather and go with the next, so that many writes of files cost few of the index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -172,7 +172,7 @@ impl Ledger {
         }
         if !existed {
             allow().await?;
-            self.shared.commit(&mut BTreeMap::new(), Vec::new(), true).await?;
+            self.shared.commit(&mut BTreeMap::new(), BTreeSet::new(), true).await?;
         }
         // Who wrote before this index was there is seen now; who writes later sees the index.
         match allow().await {
@@ -232,10 +232,7 @@ impl Ledger {
     pub async fn replace(&self, seen: &Kept, changes: &BTreeMap<RelPath, Option<Row>>) -> Result<bool, StoreError> {
         let mut next = (*seen.document).clone();
         for (path, row) in changes {
-            match row {
-                Some(row) => drop(next.rows.insert(path.clone(), *row)),
-                None => drop(next.rows.remove(path)),
-            }
+            next.set(path.clone(), *row);
         }
         match self.shared.write(seen, next, changes.keys().cloned().collect()).await? {
             Write::Landed => Ok(true),

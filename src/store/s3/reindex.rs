@@ -14,11 +14,12 @@ use super::blobs::Blobs;
 use super::borders::joined;
 use super::bucket::modified;
 use super::index::{Document, Row};
-use super::layout::INDEX_NAME;
 use super::ledger::Ledger;
+use super::listing::Listed;
 use super::seen::Kept;
 use crate::digest::Md5;
 use crate::path::{PRIVATE_DIR, RelPath};
+use crate::protocol::INDEX_NAME;
 
 /// Objects looked at side by side.
 const SIDE_BY_SIDE: usize = 32;
@@ -57,10 +58,17 @@ pub async fn mend(
     trusting: bool,
 ) -> Result<Mended, StoreError> {
     let mut mended = Mended::default();
-    let (mut listed, mut others) = (Vec::new(), others.clone());
+    let (mut listed, mut odd, mut others) = (Vec::new(), Vec::new(), others.clone());
     let folder = blobs.layout.folder(ns)?;
-    let mut objects = blobs.bucket.list(folder.as_ref());
-    while let Some(meta) = objects.try_next().await? {
+    let mut objects = blobs.bucket.list_all(folder.as_ref());
+    while let Some(object) = objects.try_next().await? {
+        let meta = match object {
+            Listed::Object(meta) => meta,
+            Listed::Odd(key) => {
+                odd.extend(blobs.layout.below(ns, &key).filter(|name| !is_private(name)).map(str::to_owned));
+                continue;
+            }
+        };
         let Some(name) = blobs.layout.below(ns, meta.location.as_ref()) else { continue };
         // A namespace that began since the others were listed has its files to itself as well.
         if let Some(begun) = name.strip_suffix(INDEX_NAME).and_then(|folder| folder.strip_suffix('/')) {
@@ -71,6 +79,8 @@ pub async fn mend(
         }
     }
     listed.retain(|(name, _)| !is_anothers(ns, name, &others));
+    odd.retain(|name| !is_anothers(ns, name, &others));
+    mended.left_out = odd;
     let (mut found, others) = (BTreeMap::new(), &others);
     for (name, meta) in listed {
         match RelPath::parse(&name) {

@@ -2,6 +2,7 @@
 //! tombstones, which only leave the index. The object of a tombstone stays, so that whoever asks for the blob still
 //! hears that it was deleted, however long ago: nothing that was deleted can come back from a device that was away.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -159,7 +160,11 @@ impl Inner {
                 Err(e) => failure = failure.or(Some(e)),
             }
         }
-        for ns in reindex::namespaces(&self.blobs).await? {
+        let namespaces = reindex::namespaces(&self.blobs).await.unwrap_or_else(|e| {
+            failure.get_or_insert(e);
+            BTreeSet::new()
+        });
+        for ns in namespaces {
             let forgotten = match self.ledger(&ns) {
                 Ok(ledger) => ledger.forget().await,
                 Err(e) => Err(e),

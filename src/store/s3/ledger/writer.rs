@@ -1,16 +1,17 @@
 //! What becomes of an index's changes: those of a moment go together, and wait for company while one write is under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::super::StoreError;
 use super::super::index::Row;
-use super::{Kept, RACES, Shared, Write, lock};
+use super::{Kept, QUEUE, RACES, Shared, Write, lock};
 use crate::failpoint;
 use crate::path::RelPath;
 
@@ -24,6 +25,10 @@ const GAP: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_millis(250);
 /// How often a write that failed is tried again before those who wait are told.
 const FAILURES: u32 = 5;
+/// Blobs that readers found to differ from their entries, and that one group looks at: who writes waits for it.
+const LOOKS: usize = 64;
+/// Blobs looked at side by side.
+const SIDE_BY_SIDE: usize = 16;
 /// Changes that could not be recorded are tried again after this time.
 const LATER: Duration = Duration::from_secs(5);
 
@@ -48,7 +53,7 @@ impl Shared {
     pub async fn commit(
         &self,
         owed: &mut BTreeMap<RelPath, Row>,
-        looks: Vec<RelPath>,
+        looks: BTreeSet<RelPath>,
         create: bool,
     ) -> Result<(), StoreError> {
         let (mut races, mut failures) = (0, 0);
@@ -68,7 +73,9 @@ impl Shared {
                 return Ok(());
             }
             let mut next = (*seen.document).clone();
-            next.rows.extend(changed.iter().map(|(path, row)| (path.clone(), *row)));
+            for (path, row) in &changed {
+                next.set(path.clone(), Some(*row));
+            }
             match self.write(&seen, next, changed.into_keys().collect()).await? {
                 Write::Landed => {
                     failpoint::pass("s3-index-written");
@@ -109,21 +116,23 @@ impl Shared {
         &self,
         seen: &Kept,
         owed: &BTreeMap<RelPath, Row>,
-        looks: &[RelPath],
+        looks: &BTreeSet<RelPath>,
     ) -> Result<BTreeMap<RelPath, Row>, StoreError> {
         let mut changed = BTreeMap::new();
-        let mut doubtful: Vec<&RelPath> = looks.iter().collect();
+        let mut doubtful: BTreeSet<&RelPath> = looks.iter().collect();
         for (path, row) in owed {
             match seen.document.rows.get(path) {
                 Some(has) if has == row => {}
-                Some(has) if has.version >= row.version => doubtful.push(path),
+                Some(has) if has.version >= row.version => drop(doubtful.insert(path)),
                 Some(_) | None => {
                     changed.insert(path.clone(), *row);
                 }
             }
         }
-        for path in doubtful {
-            let (found, has) = (self.blobs.look(&self.ns, path).await?, seen.document.rows.get(path));
+        let looked = doubtful.into_iter().map(|path| async move { Ok((path, self.blobs.look(&self.ns, path).await?)) });
+        let mut looked = stream::iter(looked.collect::<Vec<_>>()).buffer_unordered(SIDE_BY_SIDE);
+        while let Some((path, found)) = looked.try_next().await? {
+            let has = seen.document.rows.get(path);
             let is_owed = |row: &Row| has != Some(row) && (has.is_some() || !self.is_forgotten(row));
             if let Some(found) = found.filter(|found| is_owed(&found.row)) {
                 changed.insert(path.clone(), found.row);
@@ -135,10 +144,15 @@ impl Shared {
 
 /// Serves jobs until every sender is gone.
 pub async fn serve(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
-    let mut owed = BTreeMap::new();
+    let (mut owed, mut looks) = (BTreeMap::new(), BTreeSet::new());
     let mut group = Vec::new();
     loop {
-        if owed.is_empty() {
+        if !looks.is_empty() {
+            // What is left to be looked at waits for nobody.
+            while let Some(job) = (group.len() < GROUP).then(|| jobs.try_recv().ok()).flatten() {
+                group.push(job);
+            }
+        } else if owed.is_empty() {
             if jobs.recv_many(&mut group, GROUP).await == 0 {
                 return;
             }
@@ -151,11 +165,13 @@ pub async fn serve(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
             return;
         }
         linger(&shared, &mut jobs, &mut group).await;
-        let (mut looks, mut replies) = (Vec::new(), Vec::new());
+        let mut replies = Vec::new();
         for Job { path, wish, reply } in group.drain(..) {
             replies.extend(reply);
             match wish {
-                Wish::Look => looks.push(path),
+                // What there is no room for the next reader sees again.
+                Wish::Look if looks.len() < QUEUE => drop(looks.insert(path)),
+                Wish::Look => {}
                 Wish::Record(row) => {
                     let newest = owed.entry(path).or_insert(row);
                     if row.version > newest.version {
@@ -164,9 +180,12 @@ pub async fn serve(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
                 }
             }
         }
-        let done = shared.commit(&mut owed, looks, false).await;
+        let later = looks.iter().nth(LOOKS).cloned().map_or_else(BTreeSet::new, |first| looks.split_off(&first));
+        let now = std::mem::replace(&mut looks, later);
+        let done = shared.commit(&mut owed, now, false).await;
         if let Err(e) = &done {
             tracing::error!("the index of {:?} could not be written: {e}; {} changes wait", shared.ns, owed.len());
+            looks.clear();
         }
         for reply in replies {
             // A caller that has gone does not hear of it.

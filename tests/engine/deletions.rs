@@ -422,3 +422,40 @@ fn a_file_is_not_removed_on_the_strength_of_a_download_that_failed() {
     let below = |dir: &str| tree.keys().filter(|p| p.starts_with(dir)).count();
     assert_eq!((below("d/"), below("e/")), (0, 12));
 }
+
+/// While an `rm -r` is at work, what has gone already is neither looked at nor planned again, and edits go up meanwhile.
+#[test]
+fn what_vanished_waits_for_the_end_of_it_and_holds_up_nothing() {
+    let mut story = Story::new(Config::default());
+    for n in 0..5 {
+        story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap();
+    }
+    story.settle();
+    let looks = Arc::new(AtomicU64::new(0));
+    let count = looks.clone();
+    story.disk.set_hook(Some(Box::new(move |op| {
+        count.fetch_add(u64::from(op.kind == OpKind::Stat && op.path == "n0"), Ordering::Relaxed);
+        Verdict::Go
+    })));
+    // Each cycle of a story comes two seconds after the last, and this wants less than the second that confirms.
+    let at_once = |story: &mut Story, path: &str| {
+        story.clock.0.fetch_sub(2, Ordering::Relaxed);
+        story.cycle(touched(path)).unwrap()
+    };
+    for n in 0..2 {
+        story.disk.user_remove(&format!("n{n}")).unwrap();
+        assert!(at_once(&mut story, &format!("n{n}")).again);
+    }
+    assert_eq!(looks.load(Ordering::Relaxed), 1);
+    story.disk.user_write("n4", "edited").unwrap();
+    let report = at_once(&mut story, "n4");
+    assert_eq!((report.uploaded, report.deleted_remote, report.again), (1, 0, true));
+    assert_eq!(story.engine.pending().delete, 2);
+    // Nobody saw it come back.
+    story.disk.user_write("n1", "1").unwrap();
+    let report = story.cycle(Scope::default()).unwrap();
+    assert_eq!((report.deleted_remote, report.again), (1, false));
+    assert_eq!(looks.load(Ordering::Relaxed), 2);
+    assert_eq!(story.names(), ["n1", "n2", "n3", "n4"]);
+    assert_eq!(story.engine.pending().delete, 0);
+}

@@ -18,7 +18,7 @@ use crate::local::stage::Staged;
 use crate::local::{Folder, Move};
 use crate::path::RelPath;
 use crate::remote::{Answer, Blob, Deleted, Got, IndexEntry, Outgoing, Promised, Put, Remote, RemoteError, Source};
-use crate::sync::{Action, Base, Precondition, Step, Unknown};
+use crate::sync::{Action, Base, Precondition, Step};
 
 use super::sent::Sent;
 
@@ -246,11 +246,6 @@ impl<D: Disk, R: Remote> Work<D, R> {
                 }
             }
         };
-        // Only now: an empty folder of the user's does not give way to what an index says.
-        if !self.folder.make_room(&self.at).map_err(StepError::Local)? {
-            let why = Unknown::Clash(self.at.clone()).to_string();
-            return Err(StepError::Local(io::Error::new(io::ErrorKind::AlreadyExists, why)));
-        }
         let base = Base::Synced(staged.md5);
         let step = Box::new(Move::Create { path: self.path().clone(), at: self.at.clone(), staged });
         Ok(Done::Move { step, base, version })

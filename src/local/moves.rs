@@ -174,18 +174,16 @@ impl<D: Disk> Folder<D> {
     /// Looks at the place before anything is displaced, and writes down what is going to be.
     fn prepare(
         &self,
-        mut step: Move<D>,
+        step: Move<D>,
         shelf: &mut Shelf,
         intents: &mut Vec<Intent>,
         to_sync: &mut Vec<String>,
     ) -> Result<(Move<D>, String), Moved> {
-        let (mut slot, incoming_inode) = match &mut step {
+        let (mut slot, incoming_inode) = match &step {
             Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => {
                 let slot = staged.slot().to_owned();
-                let meta = self.disk.stat(&slot).map_err(Moved::Failed)?;
-                staged.meta = Some(meta);
                 to_sync.push(slot.clone());
-                (slot, meta.inode)
+                (slot, staged.meta.inode)
             }
             Move::Trash { .. } => (self.slot(), 0),
         };
@@ -240,18 +238,31 @@ impl<D: Disk> Folder<D> {
     }
 
     fn create(&self, at: &str, mut staged: Staged<D>, touched: &mut BTreeSet<String>) -> io::Result<Moved> {
-        if let Some(clash) = self.ensure_parents(at, touched)? {
+        // Where a file was placed a moment ago there is a folder.
+        if !touched.contains(dir_of(at))
+            && let Some(clash) = self.ensure_parents(at, touched)?
+        {
             return Ok(Moved::Blocked(Unknown::Clash(clash)));
         }
         failpoint::pass("create.before");
-        match self.disk.rename_new(staged.slot(), at) {
-            Ok(()) => staged.placed(),
+        let placed = match self.disk.rename_new(staged.slot(), at) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Ok(match self.disk.stat(at) {
-                    Ok(meta) if meta.kind == Kind::Dir => Moved::Blocked(Unknown::Clash(at.to_owned())),
-                    _ => Moved::Stale { copy: None },
-                });
+                match self.disk.stat(at) {
+                    Ok(meta) if meta.kind == Kind::Dir => {}
+                    _ => return Ok(Moved::Stale { copy: None }),
+                }
+                // An empty folder of the user's gives way to a file, now that it has come.
+                if !self.make_room(at)? {
+                    return Ok(Moved::Blocked(Unknown::Clash(at.to_owned())));
+                }
+                self.disk.rename_new(staged.slot(), at)
             }
+            placed => placed,
+        };
+        match placed {
+            Ok(()) => staged.placed(),
+            // Somebody was faster: plan again.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(Moved::Stale { copy: None }),
             // The folder went between the two: plan again.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Moved::Stale { copy: None }),
             Err(e) => return Err(e),
@@ -263,7 +274,7 @@ impl<D: Disk> Folder<D> {
 
     /// The stat of a file just placed, if it proves that the file is still what was staged.
     fn stat_of(&self, at: &str, staged: &Staged<D>) -> Option<Stat> {
-        unchanged(&staged.meta?, &self.disk.stat(at).ok()?)
+        unchanged(&staged.meta, &self.disk.stat(at).ok()?)
     }
 
     fn replace(

@@ -77,8 +77,8 @@ impl Digesting {
 pub struct Staged<D: Disk> {
     folder: Folder<D>,
     slot: Option<String>,
-    /// Of the staged file, once it is about to be placed.
-    pub(super) meta: Option<Meta>,
+    /// Of the staged file, after its last write.
+    pub(super) meta: Meta,
     pub md5: Md5,
     /// Bytes.
     pub size: u64,
@@ -130,9 +130,9 @@ impl<D: Disk> Staging<D> {
                 format!("the content received has the md5 {md5}, not {expected}"),
             ));
         }
-        self.file = None;
+        let meta = self.file.take().ok_or(io::ErrorKind::NotFound)?.meta()?;
         let slot = std::mem::take(&mut self.slot);
-        Ok(Staged { folder: self.folder.clone(), slot: Some(slot), meta: None, md5, size: self.size })
+        Ok(Staged { folder: self.folder.clone(), slot: Some(slot), meta, md5, size: self.size })
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::time::Instant;
 
 use rustix::process::Signal;
 
 use crate::seed::seed;
-use crate::world::{DEADLINE, Device, Files, World, eventually, write_private};
+use crate::world::{Device, Files, World, eventually, write_private};
 
 fn many(device: &Device, files: usize, size: usize) -> Files {
     let mut written = Files::new();

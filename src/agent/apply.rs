@@ -37,7 +37,7 @@ pub enum Done<D: Disk> {
     Agreed { md5: Md5, version: u64, uploaded: bool },
     /// The same, of a file that was digested while it went up.
     Read { digested: Digested, version: u64 },
-    /// The blob was deleted, though the index does not say so (rows 6, 13, 15 and 18, RESOLVE of row 4). The next plan
+    /// The blob was deleted, though the index does not say so (rows 5, 6, 13, 15, 17 and 18, RESOLVE of row 4). The next plan
     /// knows of this tombstone. It obeys it by row 7 or 14, which the gate counts, or uploads by row 8 or 19.
     Gone(Md5),
     /// A change to the folder; once it is made, base := this.
@@ -274,7 +274,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         }
     }
 
-    /// Row 9.
+    /// Rows 9 and 10.
     async fn delete(&self, base: Md5) -> Result<Done<D>, StepError> {
         let answer = match self.take_answer() {
             Some(Answer::Deleted(deleted)) => deleted,
@@ -292,7 +292,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         }
     }
 
-    /// Rows 6 and 18.
+    /// Rows 5, 6, 17 and 18.
     async fn conflict(&self, local: Md5, base: Option<Md5>) -> Result<Done<D>, StepError> {
         match self.get().await? {
             Got::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),

@@ -12,7 +12,7 @@ use memsync::disk::real::RealDisk;
 use memsync::local::scan::ScanOptions;
 use memsync::local::{Folder, Scope, Tree};
 use memsync::path::RelPath;
-use memsync::sync::{Base, Local, Remote, reconcile};
+use memsync::sync::{Base, Local, Remote, Trust, reconcile};
 
 fn paths(n: usize) -> Vec<RelPath> {
     (0..n)
@@ -27,7 +27,13 @@ fn reconcile_unchanged(c: &mut Criterion) {
     let remote: BTreeMap<_, _> = base.keys().map(|p| (p.clone(), Remote::Live(md5))).collect();
     c.bench_function("reconcile 100,000 unchanged paths", |b| {
         b.iter(|| {
-            let plan = reconcile(base.iter().map(|(p, e)| (p, *e)), &local, remote.iter().map(|(p, e)| (p, *e)), false);
+            let plan = reconcile(
+                base.iter().map(|(p, e)| (p, *e)),
+                &local,
+                remote.iter().map(|(p, e)| (p, *e)),
+                Trust::Evidence,
+                false,
+            );
             assert!(black_box(plan).steps.is_empty());
         });
     });

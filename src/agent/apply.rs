@@ -37,8 +37,8 @@ pub enum Done<D: Disk> {
     Agreed { md5: Md5, version: u64, uploaded: bool },
     /// The same, of a file that was digested while it went up.
     Read { digested: Digested, version: u64 },
-    /// The blob was deleted, though the index does not say so (rows 13 and 15, RESOLVE of row 4). The next plan knows of
-    /// this tombstone, and obeys it by row 7 or 14, which the gate counts.
+    /// The blob was deleted, though the index does not say so (rows 5, 6, 13, 15, 17 and 18, RESOLVE of row 4). The next plan
+    /// knows of this tombstone. It obeys it by row 7 or 14, which the gate counts, or uploads by row 8 or 19.
     Gone(Md5),
     /// A change to the folder; once it is made, base := this.
     Move { step: Box<Move<D>>, base: Base, version: u64 },
@@ -306,7 +306,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         }
     }
 
-    /// Row 9.
+    /// Rows 9 and 10.
     async fn delete(&self, base: Md5) -> Result<Done<D>, StepError> {
         let answer = match self.take_answer() {
             Some(Answer::Deleted(deleted)) => deleted,
@@ -324,10 +324,12 @@ impl<D: Disk, R: Remote> Work<D, R> {
         }
     }
 
-    /// Rows 6 and 18.
+    /// Rows 5, 6, 17 and 18.
     async fn conflict(&self, local: Md5, base: Option<Md5>) -> Result<Done<D>, StepError> {
         match self.get().await? {
-            Got::Absent { .. } => Ok(Done::Nothing),
+            Got::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
+            // The index was wrong; whatever comes between, the precondition sees.
+            Got::Absent { tombstone: None } => self.upload(local, Precondition::New, 0, None).await,
             Got::Found(blob) if blob.md5 == local => {
                 Ok(Done::Agreed { md5: local, version: blob.version, uploaded: false })
             }
@@ -375,7 +377,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
                 Got::Absent { tombstone: proven } => {
                     // 412 and then 404: what counts as existing is a tombstone.
                     let deleted = proven.or(current).or(known_tombstone);
-                    if self.step.row == 4 && !self.seen && deleted == Some(local) {
+                    if matches!(self.step.row, 4 | 6) && !self.seen && deleted == Some(local) {
                         return Ok(Done::Gone(local));
                     }
                     known_tombstone = deleted;

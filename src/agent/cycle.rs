@@ -331,7 +331,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     {
                         missing.contents.insert(*local);
                     }
-                    if let (Action::Upload { local, .. }, Done::Nothing) = (&step.action, &done) {
+                    if let (Action::Upload { local, .. } | Action::Conflict { local, .. }, Done::Nothing) =
+                        (&step.action, &done)
+                    {
                         missing.contents.insert(*local);
                         let why = format!("it was changed on the proxy {ATTEMPTS} times under our hands");
                         self.quarantine_step(&step, why, false, report);

@@ -14,7 +14,7 @@ use crate::path::RelPath;
 use crate::remote::{Index, IndexAnswer, Remote, RemoteError};
 use crate::state::{Entry, RemoteState};
 use crate::sync::safety::{self, Position, Standing};
-use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Unknown, reconcile};
+use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, reconcile};
 
 use super::World;
 use super::engine::{CycleError, Engine, folder_error};
@@ -291,13 +291,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub(super) fn plan(&self, among: &Touched) -> Plan {
         let Some(index) = &self.index else { return Plan::default() };
         let entries = self.container.entries();
+        let trust = if index.mark.is_some() { Trust::Evidence } else { Trust::Hints };
         match among {
             Touched::Paths(paths) if !self.options.fold => {
                 let paths = self.with_neighbours(paths);
                 let local = self.local(paths.iter(), paths.iter(), paths.iter());
                 let base = paths.iter().filter_map(|p| self.base_side(p).map(|base| (p, base)));
                 let remote = paths.iter().filter_map(|p| self.remote_side(index, p).map(|side| (p, side)));
-                reconcile(base, &local, remote, false)
+                reconcile(base, &local, remote, trust, false)
             }
             _ => {
                 let sent = self.sent.paths();
@@ -316,7 +317,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     Box::new(index.files.keys())
                 };
                 let remote = known.filter_map(|p| self.remote_side(index, p).map(|side| (p, side)));
-                reconcile(base, &local, remote, self.options.fold)
+                reconcile(base, &local, remote, trust, self.options.fold)
             }
         }
     }

@@ -9,7 +9,7 @@
 //! # The decision table
 //!
 //! `B` = base content. `L` = local content that differs from base (or has no base). `R` = other live remote
-//! content. `tX` = tombstone of content X. `–` = nothing. `?` = unknown.
+//! content. `tX` = tombstone of content X. `–` = nothing. `?` = unknown. *hints*: the index is no evidence ([`Trust`]).
 //!
 //! | row | base | local | index | action \[precondition\] |
 //! |---|---|---|---|---|
@@ -17,20 +17,20 @@
 //! | 2 | – | – | R | download, create only |
 //! | 3 | – | – | t | record seen |
 //! | 4 | – | L | – | upload \[new\] |
-//! | 5 | – | L | L | fsync, adopt |
-//! | 6 | – | L | R | fetch R, conflict |
+//! | 5 | – | L | L | fsync, adopt; *hints*, and a deletion was *seen* → fetch: L → adopt; R → conflict; 404 → 8 |
+//! | 6 | – | L | R | fetch: L → adopt; R → conflict; 404 → 4 |
 //! | 7 | – | L | tL | fetch: 404 → trash; if *seen*, the user made it again → row 8 |
 //! | 8 | – | L | tX | upload \[new\] |
 //! | 9 | B | – | B or – | pass the delete gates, delete-remote \[B\] |
-//! | 10 | B | – | t | base := seen |
+//! | 10 | B | – | t | base := seen; *hints*, and t is not of B → row 9 |
 //! | 11 | B | – | R | download, create only (an edit beats a delete) |
 //! | 12 | B | B | B | nothing |
 //! | 13 | B | B | R | fetch: B → nothing; R → replace |
 //! | 14 | B | B | t | fetch: 404 → trash; B → nothing; R → replace |
 //! | 15 | B | B | – | fetch: B → heal the index; R → replace; proven tombstone → trash; else upload \[new\] |
 //! | 16 | B | L | B or – | upload \[B\] |
-//! | 17 | B | L | L | fsync, adopt |
-//! | 18 | B | L | R | fetch: L → 17; B → 16; R → conflict |
+//! | 17 | B | L | L | fsync, adopt; *hints* → row 18 |
+//! | 18 | B | L | R | fetch: L → adopt; B → 16; R → conflict; 404 → 19 |
 //! | 19 | B | L | t | upload \[new\] (an edit beats a delete) |
 //! | 20 | any | ? | any | skip, report the problem |
 //!
@@ -47,4 +47,4 @@ pub mod snapshot;
 
 pub use plan::{Action, Plan, Precondition, Step};
 pub use reconcile::{decide, reconcile};
-pub use snapshot::{Base, Local, Remote, Unknown};
+pub use snapshot::{Base, Local, Remote, Trust, Unknown};

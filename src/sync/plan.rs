@@ -28,11 +28,12 @@ pub enum Action {
     UploadUnread,
     /// Rows 5, 17: make the local file durable, then base := its content.
     Adopt { local: Md5 },
-    /// Rows 6, 18: fetch; the server keeps the name unless it holds what we hold or what base was.
+    /// Rows 6, 18, and of an index of hints 5 and 17: fetch; the server keeps the name unless it holds what we hold or
+    /// what base was, or nothing.
     Conflict { local: Md5, base: Option<Md5> },
     /// Rows 7, 14: fetch; 404 → trash, the same content → nothing (row 14) or adopt, other → replace or conflict.
     Obey { local: Md5, base: Option<Md5>, tombstone: Md5 },
-    /// Row 9.
+    /// Row 9, and of an index of hints 10.
     DeleteRemote { base: Md5 },
     /// Row 13: fetch; other content → replace.
     Replace { base: Md5 },

@@ -7,10 +7,13 @@ use std::ops::Bound::{Excluded, Included};
 use crate::path::RelPath;
 
 use super::plan::{Action, Plan, Precondition, Step};
-use super::snapshot::{Base, Local, Remote, Unknown};
+use super::snapshot::{Base, Local, Remote, Trust, Unknown};
 
 /// What the table says of one path: the row's number and what to do (`None`: nothing, rows 1 and 12).
-pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>) -> (u8, Option<Action>) {
+///
+/// `trust`: a hint may be older than base. What it names was there before we agreed on base, or deleted it, and says
+/// nothing of what there is now. So where base knows more than the hint, rows 5, 10 and 17 ask the blob.
+pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>, trust: Trust) -> (u8, Option<Action>) {
     use Precondition::{Holds, New};
     use Remote::{Live, Tombstone};
 
@@ -34,6 +37,9 @@ pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>)
         (None, None, Some(Tombstone(t))) if seen == Some(t) => (1, None),
         (None, None, Some(Tombstone(t))) => (3, Some(Action::RecordSeen { tombstone: t })),
         (None, Some(l), None) => (4, Some(Action::Upload { local: l, precondition: New, tombstone: seen })),
+        (None, Some(l), Some(Live(r))) if l == r && seen.is_some() && trust == Trust::Hints => {
+            (5, Some(Action::Conflict { local: l, base: None }))
+        }
         (None, Some(l), Some(Live(r))) if l == r => (5, Some(Action::Adopt { local: l })),
         (None, Some(l), Some(Live(_))) => (6, Some(Action::Conflict { local: l, base: None })),
         // The same content as the tombstone's: our own upload that somebody deleted, unless we have seen that
@@ -46,6 +52,9 @@ pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>)
         }
         (Some(b), None, None) => (9, Some(Action::DeleteRemote { base: b })),
         (Some(b), None, Some(Live(r))) if b == r => (9, Some(Action::DeleteRemote { base: b })),
+        (Some(b), None, Some(Tombstone(t))) if b != t && trust == Trust::Hints => {
+            (10, Some(Action::DeleteRemote { base: b }))
+        }
         (Some(_), None, Some(Tombstone(t))) => (10, Some(Action::RecordSeen { tombstone: t })),
         (Some(_), None, Some(Live(r))) => (11, Some(Action::Download { remote: r })),
         (Some(b), Some(l), Some(Live(r))) if l == b && r == b => (12, None),
@@ -58,6 +67,9 @@ pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>)
         (Some(b), Some(l), Some(Live(r))) if r == b => {
             (16, Some(Action::Upload { local: l, precondition: Holds(b), tombstone: None }))
         }
+        (Some(b), Some(l), Some(Live(r))) if l == r && trust == Trust::Hints => {
+            (17, Some(Action::Conflict { local: l, base: Some(b) }))
+        }
         (Some(_), Some(l), Some(Live(r))) if l == r => (17, Some(Action::Adopt { local: l })),
         (Some(b), Some(l), Some(Live(_))) => (18, Some(Action::Conflict { local: l, base: Some(b) })),
         (Some(_), Some(l), Some(Tombstone(t))) => {
@@ -69,12 +81,13 @@ pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>)
 /// The plan that brings the two sides to agree: [`decide`] for every path of the three, then the paths that
 /// cannot be materialised beside one another are blocked.
 ///
-/// The iterators come in the order of their paths. `fold`: the filesystem takes names that differ in case only
-/// for one.
+/// The iterators come in the order of their paths. `trust`: what the word of `remote` is worth. `fold`: the filesystem
+/// takes names that differ in case only for one.
 pub fn reconcile<'a>(
     base: impl Iterator<Item = (&'a RelPath, Base)>,
     local: &'a BTreeMap<RelPath, Local>,
     remote: impl Iterator<Item = (&'a RelPath, Remote)>,
+    trust: Trust,
     fold: bool,
 ) -> Plan {
     let mut tracked_elsewhere = BTreeSet::new();
@@ -87,9 +100,10 @@ pub fn reconcile<'a>(
         let b = if here(next[0]) { base.next().map(|e| e.1) } else { None };
         let l = if here(next[1]) { locals.next().map(|e| e.1) } else { None };
         let r = if here(next[2]) { remote.next().map(|e| e.1) } else { None };
-        let (row, action) = decide(b, l, r);
-        // Row 10: the server knows already. Of what is ignored it is never told.
-        let told = row == 10 || matches!(l, Some(Local::File(_) | Local::Unknown(Unknown::Ignored)));
+        let (row, action) = decide(b, l, r, trust);
+        // The server knows already. Of what is ignored it is never told.
+        let knows = matches!(action, Some(Action::RecordSeen { .. }));
+        let told = knows || matches!(l, Some(Local::File(_) | Local::Unknown(Unknown::Ignored)));
         if matches!(b, Some(Base::Synced(_))) && !told {
             tracked_elsewhere.insert(path.clone());
         }

@@ -76,6 +76,15 @@ impl fmt::Display for Unknown {
     }
 }
 
+/// What the index's word is worth (invariant 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// It may be late, or wrong: what it names was there once.
+    Hints,
+    /// It is what the blobs are (capability `strong-index`).
+    Evidence,
+}
+
 /// What the index says of a path. A path without one is missing from it, which means nothing (invariant 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remote {

@@ -22,6 +22,7 @@ use memsync::state::{Container, Format, Options};
 use memsync::sync::Base;
 
 mod deletions;
+mod hints;
 mod store;
 mod unread;
 mod uploads;

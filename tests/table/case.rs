@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::remote::fake::TombstoneKind;
-use memsync::sync::{Base, Local, Remote, Unknown, decide};
+use memsync::sync::{Base, Local, Remote, Trust, Unknown, decide};
 
 /// The contents of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,7 +129,8 @@ impl Case {
             Here::File(c) => Some(Local::File(c.md5())),
             Here::Unreadable(_) => Some(Local::Unknown(Unknown::Unreadable("permission denied".into()))),
         };
-        decide(self.base.base(), local.as_ref(), self.index.remote()).0
+        let trust = if self.proxy == Proxy::Strong { Trust::Evidence } else { Trust::Hints };
+        decide(self.base.base(), local.as_ref(), self.index.remote(), trust).0
     }
 
     pub fn truthful(&self) -> bool {
@@ -142,15 +143,19 @@ impl Case {
         let truthful = index == self.truth;
         let (Here::File(local) | Here::Unreadable(local)) = self.local else {
             return match (self.base, self.truth) {
-                // Row 9. An index that names something else, or a tombstone, brings the file back (rows 10, 11).
-                (Was::Synced, Live(C::B)) if truthful || index == Absent => [None].into(),
+                // Rows 9 and 10. An index that names something else, or a tombstone of just that content, brings the
+                // file back (rows 10, 11).
+                (Was::Synced, Live(C::B)) if truthful || matches!(index, Absent | Tombstone(C::L | C::R)) => {
+                    [None].into()
+                }
                 (Was::Synced, Live(C::B)) => [None, Some(C::B)].into(),
                 (_, Live(c)) => [Some(c)].into(),
                 _ => [None].into(),
             };
         };
-        if index == Live(local) {
-            // Rows 5 and 17 take the index's word: it names what the blob held once. What it holds now came after.
+        let synced = matches!(self.base, Was::Synced) && local == C::B;
+        if index == Live(local) && (synced || matches!(self.base, Was::Nothing)) {
+            // Row 5 takes the index's word: it names what the blob held once. What it holds now came after. So does row 12.
             return match self.truth {
                 Live(c) => [Some(c)].into(),
                 Tombstone(_) => [None].into(),
@@ -201,7 +206,7 @@ impl Case {
         let mut owed = BTreeSet::new();
         if let Here::File(c) | Here::Unreadable(c) = self.local {
             let synced = matches!(self.base, Was::Synced) && c == C::B;
-            let adopted = self.index == There::Live(c);
+            let adopted = self.index == There::Live(c) && matches!(self.base, Was::Nothing);
             let deleted = [self.index, self.truth].contains(&There::Tombstone(c)) && !matches!(self.base, Was::Synced);
             if !synced && !deleted && !adopted {
                 owed.insert(c);

@@ -21,7 +21,13 @@ fn plan(base: &[&str], local: &[&str], remote: &[&str], fold: bool) -> BTreeMap<
             None => (p(n), Remote::Live(md5(n))),
         })
         .collect();
-    let plan = reconcile(base.iter().map(|(p, b)| (p, *b)), &local, remote.iter().map(|(p, r)| (p, *r)), fold);
+    let plan = reconcile(
+        base.iter().map(|(p, b)| (p, *b)),
+        &local,
+        remote.iter().map(|(p, r)| (p, *r)),
+        Trust::Evidence,
+        fold,
+    );
     let why = |action| if let Action::Skip(why) = action { Some(why) } else { None };
     plan.steps.into_iter().map(|s| (s.path.to_string(), (s.row, why(s.action)))).collect()
 }
@@ -118,11 +124,49 @@ fn a_file_that_nobody_has_read_is_uploaded_only_where_nothing_else_can_be_meant(
                 (None, None) => (4, Some(Action::UploadUnread)),
                 _ => (20, Some(Action::Skip(Unknown::Unread))),
             };
-            assert_eq!(decide(base, Some(&unread), remote), wanted, "{base:?} {remote:?}");
+            assert_eq!(decide(base, Some(&unread), remote, Trust::Hints), wanted, "{base:?} {remote:?}");
         }
     }
     // As every upload, it waits for the deletion of what stands in its place.
     let base = BTreeMap::from([(p("a/b"), Base::Synced(b))]);
-    let plan = reconcile(base.iter().map(|(p, b)| (p, *b)), &BTreeMap::from([(p("a"), unread)]), [].into_iter(), false);
+    let plan = reconcile(
+        base.iter().map(|(p, b)| (p, *b)),
+        &BTreeMap::from([(p("a"), unread)]),
+        [].into_iter(),
+        Trust::Hints,
+        false,
+    );
     assert_eq!(plan.steps[0].action, Action::Skip(Unknown::Changing));
+}
+
+/// A hint that is older than base was overtaken by it.
+#[test]
+fn a_hint_is_not_agreed_with_where_base_knows_more() {
+    let (b, l, x) = (md5("b"), md5("l"), md5("x"));
+    let file = Local::File(l);
+    let asks = |base| Some(Action::Conflict { local: l, base });
+    let adopts = Some(Action::Adopt { local: l });
+    let (live, tombstone) = (Some(Remote::Live(l)), Some(Remote::Tombstone(x)));
+    for (base, row, hinted) in [
+        (None, 5, adopts.clone()),
+        (Some(Base::Seen(l)), 5, asks(None)),
+        (Some(Base::Seen(x)), 5, asks(None)),
+        (Some(Base::Synced(b)), 17, asks(Some(b))),
+    ] {
+        assert_eq!(decide(base, Some(&file), live, Trust::Hints), (row, hinted), "{base:?}");
+        assert_eq!(decide(base, Some(&file), live, Trust::Evidence), (row, adopts.clone()), "{base:?}");
+    }
+    let records = |tombstone| (10, Some(Action::RecordSeen { tombstone }));
+    let base = Some(Base::Synced(b));
+    assert_eq!(decide(base, None, tombstone, Trust::Hints), (10, Some(Action::DeleteRemote { base: b })));
+    assert_eq!(decide(base, None, tombstone, Trust::Evidence), records(x));
+    assert_eq!(decide(base, None, Some(Remote::Tombstone(b)), Trust::Hints), records(b));
+    // What stands in the place of a file that may be on the server still waits until it is told.
+    let base = BTreeMap::from([(p("a"), Base::Synced(b))]);
+    let (local, remote) = (BTreeMap::from([(p("a/b"), file)]), BTreeMap::from([(p("a"), Remote::Tombstone(x))]));
+    let rows = |trust| {
+        let (base, remote) = (base.iter().map(|(p, b)| (p, *b)), remote.iter().map(|(p, r)| (p, *r)));
+        reconcile(base, &local, remote, trust, false).steps.into_iter().map(|s| s.row).collect::<Vec<_>>()
+    };
+    assert_eq!((rows(Trust::Hints), rows(Trust::Evidence)), (vec![10, 20], vec![10, 4]));
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::sync::Action;
+use crate::sync::{Action, Trust};
 
 fn path(n: usize) -> RelPath {
     RelPath::parse(&format!("{n:03}")).unwrap()
@@ -168,14 +168,14 @@ fn rejecting_brings_files_back() {
     let held = &hold(&mut plan(10, 0), 10, &BTreeSet::new())[0];
     let (at, base) = reject(held)[3].clone();
     assert_eq!((at, base), (path(3), None));
-    assert_eq!(decide(base, None, Some(Remote::Live(md5(3)))).0, 2);
+    assert_eq!(decide(base, None, Some(Remote::Live(md5(3))), Trust::Evidence).0, 2);
     // Deleted there: the next cycle uploads it, whether the index has the tombstone or not.
     let held = &hold(&mut plan(0, 10), 10, &BTreeSet::new())[0];
     let (at, base) = reject(held)[3].clone();
     assert_eq!((at, base), (path(3), Some(Base::Seen(md5(3)))));
     let local = Local::File(md5(3));
-    assert_eq!(decide(base, Some(&local), Some(Remote::Tombstone(md5(3)))).0, 8);
-    assert_eq!(decide(base, Some(&local), None).0, 4);
+    assert_eq!(decide(base, Some(&local), Some(Remote::Tombstone(md5(3))), Trust::Evidence).0, 8);
+    assert_eq!(decide(base, Some(&local), None, Trust::Evidence).0, 4);
 }
 
 fn standing<'a>(origin: &'a str, namespace: &'a str, position: Option<(&'a str, u64)>) -> Standing<'a> {

@@ -4,12 +4,13 @@
 //! list in the configuration, the `.memsyncignore` file at the folder's top. The last two are gitignore syntax.
 //! It reads no file; the callers do.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
-use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::path::PRIVATE_DIR;
 
@@ -147,14 +148,20 @@ impl Rules {
         })
     }
 
-    /// Whether `path` (relative, `/`-separated) takes no part, by itself or because a folder above it does not.
+    /// Whether `path` (relative, `/`-separated, in any Unicode form) takes no part, by itself or because a folder above
+    /// it does not.
     pub fn ignored(&self, path: &str, is_dir: bool) -> bool {
+        let nfc: Cow<'_, str> = match is_nfc_quick(path.chars()) {
+            IsNormalized::Yes => path.into(),
+            _ => path.nfc().collect::<String>().into(),
+        };
+        let path = &*nfc;
         path.match_indices('/').any(|(end, _)| self.ignored_itself(&path[..end], true))
             || self.ignored_itself(path, is_dir)
     }
 
-    /// As [`Rules::ignored`] for a walk that never enters a folder that is left out: looks at no folder above.
-    pub fn ignored_itself(&self, path: &str, is_dir: bool) -> bool {
+    /// As [`Rules::ignored`], of a path in NFC, whatever becomes of the folders above.
+    fn ignored_itself(&self, path: &str, is_dir: bool) -> bool {
         let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
         if name.eq_ignore_ascii_case(PRIVATE_DIR) {
             return true;
@@ -312,6 +319,9 @@ mod tests {
             ("\u{feff}*.log", "x.log", false, true),
             ("*.log\r\n*.tmp\r\n", "x.log", false, true),
             ("cafe\u{301}.md", "caf\u{e9}.md", false, true),
+            ("caf\u{e9}.md", "cafe\u{301}.md", false, true),
+            ("caf\u{e9}/", "cafe\u{301}/x.md", false, true),
+            ("caf*.md", "x/cafe\u{301}.md", false, true),
             ("*", "note.md", false, true),
             ("*", ".memsyncignore", false, false),
         ] {

@@ -12,7 +12,7 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-use crate::path::PRIVATE_DIR;
+use crate::path::is_private;
 
 /// The rules that travel with the folder. It is synced, whatever the rules say, so that all devices have the
 /// same.
@@ -163,7 +163,7 @@ impl Rules {
     /// As [`Rules::ignored`], of a path in NFC, whatever becomes of the folders above.
     fn ignored_itself(&self, path: &str, is_dir: bool) -> bool {
         let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
-        if name.eq_ignore_ascii_case(PRIVATE_DIR) {
+        if is_private(name) {
             return true;
         }
         if path == IGNORE_FILE && !is_dir {
@@ -284,7 +284,14 @@ mod tests {
     #[test]
     fn the_private_folder_is_never_in() {
         let rules = rules(&["!.memsync", "!.memsync/**"], "!.memsync/");
-        for path in [".memsync", ".memsync/id", ".MemSync/history/x", "sub/.memsync/id", ".memsync/note.md"] {
+        for path in [
+            ".memsync",
+            ".memsync/id",
+            ".MemSync/history/x",
+            "sub/.memsync/id",
+            ".memsync/note.md",
+            ".mem\u{17f}ync/id",
+        ] {
             assert!(rules.ignored(path, false), "{path}");
         }
         assert!(!rules.ignored(".memsync2", true) && !rules.ignored("x.memsync", false));

@@ -18,7 +18,7 @@ use super::layout::INDEX_NAME;
 use super::ledger::Ledger;
 use super::seen::Kept;
 use crate::digest::Md5;
-use crate::path::{PRIVATE_DIR, RelPath};
+use crate::path::{self, RelPath};
 
 /// Objects looked at side by side.
 const SIDE_BY_SIDE: usize = 32;
@@ -153,7 +153,7 @@ fn is_certain(document: &Document, path: &RelPath, meta: &ObjectMeta) -> bool {
 
 /// Whether the index or what is below `.memsync` at any depth.
 fn is_private(name: &str) -> bool {
-    name.split('/').any(|part| part == INDEX_NAME || part.eq_ignore_ascii_case(PRIVATE_DIR))
+    name.split('/').any(|part| part == INDEX_NAME || path::is_private(part))
 }
 
 /// Whether a key below `ns` is in a namespace further down, which has an index of its own.

@@ -22,7 +22,7 @@ use super::World;
 use super::apply::{ATTEMPTS, Done, StepError, Work};
 use super::batch::{Flown, Next};
 use super::commit::Batch;
-use super::engine::{CycleError, Engine, folder_error, remedy};
+use super::engine::{CycleError, Engine, remedy};
 
 /// Finished actions that are made durable and committed together.
 const BATCH_STEPS: usize = 2048;
@@ -111,9 +111,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         // A scan that fails leaves this false: what the scope named must not be forgotten.
         let full = !std::mem::take(&mut self.scanned) || self.leftovers || scope.full;
         self.check_root()?;
-        if self.leftovers {
-            self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
-            self.leftovers = false;
+        if self.leftovers || full && !self.stuck.is_empty() {
+            self.sweep()?;
         }
         let scope = Scope { full, ..scope };
         let scan = self.scan(&scope)?;

@@ -129,6 +129,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) same_rules: bool,
     /// Something waits in `stage/` to be put in order.
     pub(super) leftovers: bool,
+    /// What the last sweep could not put in order, with what was wrong: tried again with every full scan.
+    pub(super) stuck: Vec<(Option<RelPath>, String)>,
     /// Set while the last cycle left something to do whatever the triggers say.
     pub(super) unfinished: bool,
     /// How often batches were halved because the link could not carry them in time.
@@ -194,17 +196,31 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             scanned: false,
             same_rules: false,
             leftovers: false,
+            stuck: Vec::new(),
             unfinished: true,
             strain: 0,
             sabotage: None,
         };
         engine.bind(new_id)?;
         engine.folder.ensure_private().map_err(folder_error(".memsync"))?;
-        engine.folder.sweep(engine.world.now()).map_err(folder_error(".memsync/stage"))?;
+        engine.sweep()?;
         if matches!(opened, Opened::Recovered { .. }) {
             engine.distrust_absence()?;
         }
         Ok(engine)
+    }
+
+    /// Puts in order what a crash or a failure left in `stage/`. One file that cannot be put where it belongs is safe
+    /// there, and holds up nothing else.
+    pub(super) fn sweep(&mut self) -> Result<(), CycleError> {
+        let left = self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
+        self.leftovers = false;
+        let told = |e: &io::Error| format!("its old content waits in .memsync/stage: {e}; {}", remedy(e));
+        self.stuck = left.into_iter().map(|left| (left.path, told(&left.source))).collect();
+        for (path, why) in &self.stuck {
+            tracing::warn!("{}: {why}", path.as_ref().map_or(".memsync/stage", RelPath::as_str));
+        }
+        Ok(())
     }
 
     fn bind(&mut self, new_id: &str) -> Result<(), CycleError> {
@@ -355,7 +371,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Whether something that was displaced could not be put where it belongs yet.
     pub fn has_leftovers(&self) -> bool {
-        self.leftovers
+        self.leftovers || !self.stuck.is_empty()
     }
 
     pub fn held(&self) -> &[Held] {
@@ -428,6 +444,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub fn problems(&self) -> BTreeMap<RelPath, String> {
         let mut out: BTreeMap<RelPath, String> =
             self.quarantine.iter().map(|(p, why)| (p.clone(), why.to_owned())).collect();
+        out.extend(self.stuck.iter().filter_map(|(path, why)| Some((path.clone()?, why.clone()))));
         for (path, found) in self.tree.found() {
             if let Local::Unknown(why) = &found.local
                 && why.is_problem()

@@ -422,3 +422,70 @@ fn a_file_is_not_removed_on_the_strength_of_a_download_that_failed() {
     let below = |dir: &str| tree.keys().filter(|p| p.starts_with(dir)).count();
     assert_eq!((below("d/"), below("e/")), (0, 12));
 }
+
+/// A disk that cannot read one file any more.
+#[test]
+fn a_file_that_cannot_be_read_when_it_makes_room_stays_and_holds_up_no_other() {
+    for removed in [false, true] {
+        let mut story = Story::new(Config::default());
+        for name in ["a", "b"] {
+            story.disk.user_write(name, name).unwrap();
+        }
+        story.settle();
+        if removed {
+            story.server.server_delete(&path("a"));
+        } else {
+            story.server.foreign_put(&path("a"), "theirs");
+        }
+        story.disk.user_write("b", "edited").unwrap();
+        story.disk.set_hook(Some(Box::new(|op| match op.kind {
+            OpKind::Read if op.path.starts_with(".memsync/") && op.path != ".memsync/id" => {
+                Verdict::Fail(ErrorKind::Other)
+            }
+            _ => Verdict::Go,
+        })));
+        for _ in 0..3 {
+            story.cycle(Scope::full()).unwrap();
+            assert_eq!(story.disk.user_read("a").unwrap(), "a");
+        }
+        assert_eq!(story.server.contents()[&path("b")], "edited");
+        story.restart();
+        story.disk.set_hook(None);
+        story.settle();
+        assert_eq!(story.disk.user_read("a").ok(), (!removed).then(|| "theirs".into()));
+        assert!(story.disk.user_tree(".memsync/history").values().any(|content| content == "a"));
+        assert!(story.disk.user_tree(".memsync/stage").is_empty());
+    }
+}
+
+#[test]
+fn a_displaced_file_that_cannot_be_put_away_is_kept_and_holds_up_no_other() {
+    let mut story = Story::new(Config::default());
+    for name in ["a", "b"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.settle();
+    story.server.foreign_put(&path("a"), "theirs");
+    story.disk.set_hook(Some(Box::new(|op| match op.kind {
+        OpKind::RenameNew if op.to.is_some_and(|to| to.starts_with(".memsync/history")) => {
+            Verdict::Fail(ErrorKind::Other)
+        }
+        _ => Verdict::Go,
+    })));
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_write("b", "edited").unwrap();
+    for _ in 0..3 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!(story.server.contents()[&path("b")], "edited");
+    story.restart();
+    story.cycle(Scope::full()).unwrap();
+    let kept = |story: &Story, dir: &str| story.disk.user_tree(dir).values().any(|content| content == "a");
+    assert!(kept(&story, ".memsync/stage") && story.engine.has_leftovers());
+    assert!(story.engine.problems().contains_key(&path("a")), "{:?}", story.engine.problems());
+    story.disk.set_hook(None);
+    story.settle();
+    assert!(kept(&story, ".memsync/history") && story.disk.user_tree(".memsync/stage").is_empty());
+    assert!(!story.engine.has_leftovers() && story.engine.problems().is_empty(), "{:?}", story.engine.problems());
+    assert_eq!(story.disk.user_read("a").unwrap(), "theirs");
+}

@@ -12,7 +12,7 @@ use crate::local::moves::is_conflict_name;
 use crate::local::{Folder, RootError, Scope, Touched, Tree};
 use crate::path::RelPath;
 use crate::remote::{Index, IndexEntry, Remote, RemoteError};
-use crate::state::{Change, Container, Entry, Opened, StateError};
+use crate::state::{Change, Container, Entry, StateError};
 use crate::sync::safety::{self, Halt, Held};
 use crate::sync::{Action, Base, Local, Plan, Unknown};
 
@@ -158,7 +158,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     ///
     /// # Errors
     /// [`CycleError::Halted`] when the folder is not the one the container is bound to.
-    pub fn open(parts: Parts<D, R, W>, opened: &Opened, new_id: &str) -> Result<Self, CycleError> {
+    pub fn open(parts: Parts<D, R, W>, new_id: &str) -> Result<Self, CycleError> {
         let Parts { folder, container, remote, world, ignored, options } = parts;
         let mut tree = Tree::default();
         for (path, entry) in container.entries() {
@@ -204,7 +204,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         engine.bind(new_id)?;
         engine.folder.ensure_private().map_err(folder_error(".memsync"))?;
         engine.sweep()?;
-        if matches!(opened, Opened::Recovered { .. }) {
+        if engine.container.header().recovered {
             engine.distrust_absence()?;
         }
         Ok(engine)
@@ -261,6 +261,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             .filter(|(path, entry)| matches!(entry.base, Base::Synced(_)) && !self.tree.found().contains_key(*path))
             .map(|(path, _)| Change::Forget(path.clone()))
             .collect();
+        self.container.set_compared();
         Ok(self.container.commit(forget)?)
     }
 

@@ -137,7 +137,7 @@ impl Session {
             ignored: ignored(&rules),
             options: engine_options(setup, false),
         };
-        let mut engine = Engine::open(parts, &opened, &new_id())?;
+        let mut engine = Engine::open(parts, &new_id())?;
         // Where case does not tell names apart, the identity also answers to another spelling.
         if root.stat(".memsync/ID").is_ok() {
             engine.set_options(engine_options(setup, true), ignored(&rules), remote.clone());

@@ -83,7 +83,7 @@ impl Story {
         clock: &Arc<Clock>,
     ) -> Engine<SimDisk, FakeRemote, Clock> {
         let written = Options { format: Format::Json, pretty: false, session_id: "here".into() };
-        let (container, opened) =
+        let (container, _) =
             Container::open(Arc::new(state.handle()), "state.json", written, Timestamp::UNIX_EPOCH).unwrap();
         let parts = Parts {
             folder: Folder::new(Arc::new(disk.handle()), "here", 1),
@@ -93,7 +93,7 @@ impl Story {
             ignored: Arc::new(|_: &str, _: bool| false),
             options: options(),
         };
-        Engine::open(parts, &opened, "id").unwrap()
+        Engine::open(parts, "id").unwrap()
     }
 
     fn restart(&mut self) {

@@ -133,9 +133,19 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) stuck: Vec<(Option<RelPath>, String)>,
     /// Set while the last cycle left something to do whatever the triggers say.
     pub(super) unfinished: bool,
+    /// The last request of this cycle that nobody answered, where none was answered since.
+    pub(super) unanswered: Option<Unanswered>,
     /// How often batches were halved because the link could not carry them in time.
     pub(super) strain: u32,
     pub(super) sabotage: Option<Sabotage>,
+}
+
+/// A request that nobody answered.
+pub(super) struct Unanswered {
+    pub path: RelPath,
+    pub error: RemoteError,
+    /// The path had no failure before.
+    pub first: bool,
 }
 
 /// Spoils a plan, to show that the simulator would notice.
@@ -198,6 +208,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             leftovers: false,
             stuck: Vec::new(),
             unfinished: true,
+            unanswered: None,
             strain: 0,
             sabotage: None,
         };

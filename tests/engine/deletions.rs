@@ -310,7 +310,7 @@ fn cautious() -> EngineOptions {
 }
 
 impl Story {
-    fn set(&mut self, options: EngineOptions) {
+    pub(super) fn set(&mut self, options: EngineOptions) {
         let remote = Arc::new(self.server.client());
         self.engine.set_options(options, Arc::new(|_: &str, _: bool| false), remote);
     }

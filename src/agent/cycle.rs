@@ -62,6 +62,8 @@ pub struct Report {
     pub again: bool,
     /// Deletions held for approval.
     pub held: usize,
+    /// Deletions that wait for what may be the same file under another name.
+    pub waiting: usize,
     /// Paths that are blocked, with the reason.
     pub blocked: BTreeMap<RelPath, String>,
 }
@@ -124,7 +126,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let due = self.quarantine.next_due().is_some_and(|at| at <= self.world.elapsed());
         if !self.unfinished && !news && !due {
             let held = self.held.iter().map(|h| h.steps.len()).sum();
-            return Ok(Report { scan, looked: self.looked, held, ..Report::default() });
+            return Ok(Report { scan, looked: self.looked, held, waiting: self.waiting, ..Report::default() });
         }
         self.unfinished = true;
         let all_obeyed = self.check_reset(news)?;
@@ -239,6 +241,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let (held_back, last): (VecDeque<Step>, VecDeque<Step>) =
             last.into_iter().partition(|s| waits(s, &missing) || waits(s, &skipped));
         report.again |= held_back.iter().any(|s| waits(s, &missing));
+        self.waiting = held_back.len();
+        report.waiting = self.waiting;
         self.run_steps(last, &mut report).await?;
         // Nothing came after it: whether the proxy is gone, the next cycle finds out. Of a path that had failed before
         // this is no news.

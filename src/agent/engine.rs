@@ -135,6 +135,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) unfinished: bool,
     /// The last request of this cycle that nobody answered, where none was answered since.
     pub(super) unanswered: Option<Unanswered>,
+    /// Deletions that wait for what may be the same file under another name.
+    pub(super) waiting: usize,
     /// How often batches were halved because the link could not carry them in time.
     pub(super) strain: u32,
     pub(super) sabotage: Option<Sabotage>,
@@ -209,6 +211,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             stuck: Vec::new(),
             unfinished: true,
             unanswered: None,
+            waiting: 0,
             strain: 0,
             sabotage: None,
         };

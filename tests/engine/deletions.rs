@@ -390,8 +390,14 @@ fn a_file_that_was_renamed_and_may_not_be_read_keeps_its_old_name_on_the_proxy_u
         story.cycle(Scope::full()).unwrap();
     }
     assert_eq!(story.names(), ["a"], "it holds up no other");
+    // It is told as long as it waits, whether or not there is anything to plan.
+    for _ in 0..2 {
+        let report = story.cycle(Scope::default()).unwrap();
+        assert_eq!((report.waiting, story.engine.pending().delete), (1, 1), "planned: {}", report.planned);
+    }
     story.disk.set_unreadable("b", false).unwrap();
     story.settle();
+    assert_eq!(story.cycle(Scope::default()).unwrap().waiting, 0);
     assert_eq!(story.names(), ["b"]);
 }
 

@@ -77,6 +77,31 @@ fn a_bad_rule_is_reported_with_its_line_and_the_rest_goes_on() {
     eventually("it is reported", || problem(&a, ".memsyncignore").to_string().contains("line 2"));
 }
 
+/// The upload of a file that was renamed cannot be made, so that its old name stays on the proxy.
+#[test]
+fn a_deletion_that_waits_for_a_renamed_file_is_told() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("old.md", "note");
+    a.as_another_user();
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    fs::set_permissions(a.at("old.md"), PermissionsExt::from_mode(0o000)).unwrap();
+    a.rename("old.md", "new.md");
+    eventually("the deletion waits", || {
+        let status = a.folder_status();
+        status["pending"]["delete"] == 1 && status["in_sync"] == false
+    });
+    // Also when nothing happens.
+    assert_ne!(a.cli(&["sync"]).code, 0);
+    let status = a.folder_status();
+    assert!(status["pending"]["delete"] == 1 && status["in_sync"] == false, "{status}");
+    assert!(world.blob("old.md").is_some() && b.has("old.md", "note"));
+    fs::set_permissions(a.at("new.md"), PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(world.settle(&[&a, &b]).into_keys().collect::<Vec<_>>(), ["new.md"]);
+}
+
 #[test]
 fn what_is_no_file_or_too_large_is_reported_and_the_rest_goes_on() {
     let world = World::new();

@@ -134,7 +134,8 @@ impl Running<'_> {
         let engine = &self.session.engine;
         let now = Timestamp::now();
         self.worker.shared.note_done(&report.recent, now);
-        let clean = !report.again && report.failed == 0 && engine.held().is_empty() && engine.next_retry().is_none();
+        let rests = report.waiting > 0 || !engine.held().is_empty() || engine.next_retry().is_some();
+        let clean = !report.again && report.failed == 0 && !rests;
         let pending = if clean { Pending::default() } else { engine.pending() };
         let caught_up = clean && pending == Pending::default() && !self.watcher.changes_wait();
         let halt = engine.halts().first().map(|h| halt_status(h, engine.held()));

@@ -137,6 +137,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) unanswered: Option<Unanswered>,
     /// Deletions that wait for what may be the same file under another name.
     pub(super) waiting: usize,
+    /// Called when a scan has found a change, before anything is asked of the proxy.
+    pub(super) on_change: Box<dyn Fn() + Send + Sync>,
     /// How often batches were halved because the link could not carry them in time.
     pub(super) strain: u32,
     pub(super) sabotage: Option<Sabotage>,
@@ -212,6 +214,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             unfinished: true,
             unanswered: None,
             waiting: 0,
+            on_change: Box::new(|| ()),
             strain: 0,
             sabotage: None,
         };
@@ -291,6 +294,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     pub fn folder(&self) -> &Folder<D> {
         &self.folder
+    }
+
+    /// Has `told` called when a scan has found a change, before anything is asked of the proxy.
+    pub fn on_change(&mut self, told: impl Fn() + Send + Sync + 'static) {
+        self.on_change = Box::new(told);
     }
 
     pub fn progress(&self) -> Arc<Progress> {

@@ -108,8 +108,10 @@ pub(super) struct Running<'a> {
 
 impl<'a> Running<'a> {
     /// A session at its start: the first cycle is due at once, and scans everything.
-    pub(super) fn new(worker: &'a mut Worker, session: Session, watcher: Watcher, hint: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(worker: &'a mut Worker, mut session: Session, watcher: Watcher, hint: Arc<AtomicBool>) -> Self {
         let now = Instant::now();
+        let shared = worker.shared.clone();
+        session.engine.on_change(move || shared.not_in_sync());
         Self {
             session,
             watcher,
@@ -279,7 +281,8 @@ impl<'a> Running<'a> {
         let result = match self.session.check_path() {
             Err(e) => Err(e),
             Ok(()) => {
-                // Most of the few paths are echoes of what sync itself wrote; steps to take show by themselves.
+                // Most of the few paths are echoes of what sync itself wrote. Where the scan finds more than those, the
+                // engine tells, and steps to take show by themselves.
                 let quiet = !scope.full && scope.subtrees.is_empty() && scope.paths.len() < MANY;
                 if !quiet {
                     self.worker.shared.set(|s| {

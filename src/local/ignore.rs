@@ -124,6 +124,16 @@ impl Rules {
     /// # Errors
     /// The first pattern that is no glob.
     pub fn new(list: &[String], file: Option<&str>) -> Result<Self, BadPattern> {
+        let (rules, bad) = Self::of_good_lines(list, file)?;
+        bad.into_iter().next().map_or(Ok(rules), Err)
+    }
+
+    /// As [`Rules::new`], without the lines of the file that are no globs, or were not UTF-8 (U+FFFD stands in them);
+    /// gives those, too.
+    ///
+    /// # Errors
+    /// The first pattern of `list` that is no glob.
+    pub fn of_good_lines(list: &[String], file: Option<&str>) -> Result<(Self, Vec<BadPattern>), BadPattern> {
         let mut all = GitignoreBuilder::new("");
         // A `[` without its `]` is a slip of the pen rather than a name.
         all.allow_unclosed_class(false);
@@ -136,16 +146,23 @@ impl Rules {
             add(&mut all, Origin::Config, i + 1, pattern)?;
         }
         let file = file.unwrap_or_default();
+        let mut bad = Vec::new();
         for (i, pattern) in file.strip_prefix('\u{feff}').unwrap_or(file).lines().enumerate() {
-            add(&mut all, Origin::File, i + 1, pattern)?;
+            if pattern.contains(char::REPLACEMENT_CHARACTER) {
+                let (line, pattern, why) = (i + 1, pattern.to_owned(), "it is not UTF-8".to_owned());
+                bad.push(BadPattern { origin: Origin::File, line, pattern, why });
+                continue;
+            }
+            bad.extend(add(&mut all, Origin::File, i + 1, pattern).err());
         }
         // Each pattern is valid by now; together they can still be too large for the matcher.
-        all.build().map(Self).map_err(|e| BadPattern {
+        let rules = all.build().map(Self).map_err(|e| BadPattern {
             origin: Origin::File,
             line: file.lines().count(),
             pattern: "all patterns together".to_owned(),
             why: e.to_string(),
-        })
+        })?;
+        Ok((rules, bad))
     }
 
     /// Whether `path` (relative, `/`-separated, in any Unicode form) takes no part, by itself or because a folder above
@@ -347,5 +364,10 @@ mod tests {
         assert!(bad.to_string().starts_with("the folder's `ignore` list, entry 2: `a[b` is no valid pattern: "));
         let bad = Rules::new(&[], Some("# fine\n*.ok\n{a,b\n")).unwrap_err();
         assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (Origin::File, 3, "{a,b"));
+        // The other lines hold.
+        let (rules, bad) = Rules::of_good_lines(&[], Some("*.ok\n{a,b\n[\n*.fine\n")).unwrap();
+        assert_eq!(bad.iter().map(|bad| bad.line).collect::<Vec<_>>(), [2, 3]);
+        assert!(rules.ignored("x.ok", false) && rules.ignored("x.fine", false));
+        assert!(Rules::of_good_lines(&["a[b".to_owned()], None).is_err());
     }
 }

@@ -69,12 +69,23 @@ fn a_new_rule_deletes_nothing_and_taking_it_away_syncs_again() {
 fn a_bad_rule_is_reported_with_its_line_and_the_rest_goes_on() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
-    a.write(".memsyncignore", "fine/\na[b\n");
-    a.write("note.md", "note");
+    a.write(".memsyncignore", "fine/\na[b\n*.key\n");
+    for name in ["note.md", "fine/x.md", "secret.key"] {
+        a.write(name, "note");
+    }
     a.start();
     b.start();
     eventually("b has it", || b.has("note.md", "note"));
     eventually("it is reported", || problem(&a, ".memsyncignore").to_string().contains("line 2"));
+    assert!(world.blob("fine/x.md").is_none() && world.blob("secret.key").is_none(), "the other lines hold");
+    // They do while the file cannot be read, and while a program writes it anew.
+    a.write(".memsync/long", vec![b'#'; 2 << 20]);
+    a.rename(".memsync/long", ".memsyncignore");
+    eventually("it is reported", || problem(&a, ".memsyncignore").to_string().contains("too long"));
+    a.write("another.key", "secret");
+    a.write("another.md", "note");
+    eventually("b has the rest", || b.has("another.md", "note"));
+    assert!(world.blob("another.key").is_none());
 }
 
 /// The upload of a file that was renamed cannot be made, so that its old name stays on the proxy.

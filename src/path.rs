@@ -14,6 +14,25 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 /// directory on a case-insensitive filesystem).
 pub const PRIVATE_DIR: &str = ".memsync";
 
+/// Whether some filesystem takes this name for [`PRIVATE_DIR`]: one that ignores case folds `ſ` into `s`, and HFS+ and
+/// a case-folding ext4 leave out what is not to be seen.
+pub fn is_private(name: &str) -> bool {
+    if name.is_ascii() {
+        return name.eq_ignore_ascii_case(PRIVATE_DIR);
+    }
+    let folded = name.chars().filter(|c| !is_invisible(*c)).map(|c| if c == '\u{17f}' { 's' } else { c });
+    folded.map(|c| c.to_ascii_lowercase()).eq(PRIVATE_DIR.chars())
+}
+
+/// Unicode's `Default_Ignorable_Code_Point`.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 /// Longest path accepted, in bytes of UTF-8 (the S3 key limit).
 pub const MAX_PATH: usize = 1024;
 /// Longest segment accepted, in bytes of UTF-8 (`NAME_MAX` of the common filesystems).
@@ -66,7 +85,7 @@ impl RelPath {
                 "" => return Err(PathError::EmptySegment),
                 "." | ".." => return Err(PathError::Dot),
                 s if s.len() > MAX_SEGMENT => return Err(PathError::SegmentTooLong),
-                s if s.eq_ignore_ascii_case(PRIVATE_DIR) => return Err(PathError::Private),
+                s if is_private(s) => return Err(PathError::Private),
                 _ => {}
             }
         }
@@ -191,9 +210,21 @@ mod tests {
 
     #[test]
     fn accepts_what_people_call_their_notes() {
-        for ok in
-            ["a", "topics/ai.md", "with space/ü ñ 日本.md", ".hidden", "a..b/...", "x/.memsyncignore", "~", "a:b?*"]
-        {
+        for ok in [
+            "a",
+            "topics/ai.md",
+            "with space/ü ñ 日本.md",
+            ".hidden",
+            "a..b/...",
+            "x/.memsyncignore",
+            "~",
+            "a:b?*",
+            ".mem\u{17f}yncs",
+            "me\u{200d}m",
+            // Look-alikes, which no filesystem takes for it.
+            ".\u{ff4d}emsync",
+            ".m\u{435}msync",
+        ] {
             assert_eq!(RelPath::parse(ok).unwrap().as_str(), ok);
         }
     }
@@ -216,6 +247,11 @@ mod tests {
             ("..\\..\\x", PathError::Backslash),
             (".memsync/id", PathError::Private),
             ("sub/.MemSync/id", PathError::Private),
+            (".mem\u{17f}ync/id", PathError::Private),
+            ("sub/.MEM\u{17f}YNC", PathError::Private),
+            (".mem\u{200c}sync/id", PathError::Private),
+            ("\u{feff}.memsync", PathError::Private),
+            (".memsync\u{e0020}", PathError::Private),
             (long.as_str(), PathError::SegmentTooLong),
             (deep.as_str(), PathError::TooLong),
         ] {

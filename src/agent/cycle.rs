@@ -14,7 +14,7 @@ use crate::local::dirty::max_wait;
 use crate::local::scan::ScanStats;
 use crate::local::{Found, Scope, Touched};
 use crate::path::RelPath;
-use crate::remote::Remote;
+use crate::remote::{Remote, RemoteError};
 use crate::sync::safety::{self, Held, Known, Limits, MASS_DELETE_MIN};
 use crate::sync::{Action, Base, Local, Plan, Step, Unknown};
 
@@ -22,7 +22,7 @@ use super::World;
 use super::apply::{ATTEMPTS, Done, StepError, Work};
 use super::batch::{Flown, Next};
 use super::commit::Batch;
-use super::engine::{CycleError, Engine, folder_error, remedy};
+use super::engine::{CycleError, Engine, Unanswered, remedy};
 
 /// Finished actions that are made durable and committed together.
 const BATCH_STEPS: usize = 2048;
@@ -62,6 +62,8 @@ pub struct Report {
     pub again: bool,
     /// Deletions held for approval.
     pub held: usize,
+    /// Deletions that wait for what may be the same file under another name.
+    pub waiting: usize,
     /// Paths that are blocked, with the reason.
     pub blocked: BTreeMap<RelPath, String>,
 }
@@ -111,9 +113,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         // A scan that fails leaves this false: what the scope named must not be forgotten.
         let full = !std::mem::take(&mut self.scanned) || self.leftovers || scope.full;
         self.check_root()?;
-        if self.leftovers {
-            self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
-            self.leftovers = false;
+        if self.leftovers || full && !self.stuck.is_empty() {
+            self.sweep()?;
         }
         let scope = Scope { full, ..scope };
         let scan = self.scan(&scope)?;
@@ -125,7 +126,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let due = self.quarantine.next_due().is_some_and(|at| at <= self.world.elapsed());
         if !self.unfinished && !news && !due {
             let held = self.held.iter().map(|h| h.steps.len()).sum();
-            return Ok(Report { scan, looked: self.looked, held, ..Report::default() });
+            return Ok(Report { scan, looked: self.looked, held, waiting: self.waiting, ..Report::default() });
         }
         self.unfinished = true;
         let all_obeyed = self.check_reset(news)?;
@@ -169,6 +170,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     async fn apply(&mut self, mut plan: Plan, scan: ScanStats) -> Result<Report, CycleError> {
         let mut report = Report { scan, ..Report::default() };
+        self.unanswered = None;
         // Fewer deletions are never held.
         let tracked = || self.container.entries().values().filter(|e| matches!(e.base, Base::Synced(_))).count();
         let known = Known {
@@ -242,7 +244,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let (held_back, last): (VecDeque<Step>, VecDeque<Step>) =
             last.into_iter().partition(|s| waits(s, &missing) || waits(s, &skipped));
         report.again |= held_back.iter().any(|s| waits(s, &missing));
+        self.waiting = held_back.len();
+        report.waiting = self.waiting;
         self.run_steps(last, &mut report).await?;
+        // Nothing came after it: whether the proxy is gone, the next cycle finds out. Of a path that had failed before
+        // this is no news.
+        if let Some(Unanswered { error, first: true, .. }) = self.unanswered.take() {
+            return Err(CycleError::Remote(error));
+        }
         self.quarantine.forgive();
         self.approved.retain(|p| self.container.entries().get(p).is_some_and(|e| matches!(e.base, Base::Synced(_))));
         Ok(report)
@@ -323,6 +332,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.progress.done.fetch_add(1, Ordering::Relaxed);
             match result {
                 Ok(done) => {
+                    if !matches!(step.action, Action::RecordSeen { .. } | Action::Adopt { .. }) {
+                        self.unanswered = None;
+                    }
                     // What becomes a conflict copy is on the proxy only when that is.
                     if let (
                         Action::Upload { local, .. } | Action::Conflict { local, .. },
@@ -400,14 +412,18 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Notes a failed step. `Some`: the cycle cannot go on.
     fn failed(&mut self, step: &Step, e: StepError, report: &mut Report) -> Option<CycleError> {
+        let fatal = match &e {
+            StepError::Remote(e @ RemoteError::Unreachable { .. }) => self.unanswered(&step.path, e),
+            StepError::Remote(e) if e.ends_cycle() => return Some(CycleError::Remote(e.clone())),
+            _ => None,
+        };
         let why = match e {
-            StepError::Remote(e) if e.ends_cycle() => return Some(CycleError::Remote(e)),
             // Read first, it has the same failure again if that was not for want of its digest, and rests then.
             _ if step.action == Action::UploadUnread => {
                 self.read_first.insert(step.path.clone());
                 self.look_again(&step.path);
                 report.again = true;
-                return None;
+                return fatal;
             }
             StepError::Changed => {
                 self.look_again(&step.path);
@@ -418,7 +434,16 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             StepError::Local(e) => format!("{e}; {}", remedy(&e)),
         };
         self.quarantine_step(step, why, false, report);
-        None
+        fatal
+    }
+
+    /// Nobody answered a request for `path`. The index was answered in this cycle, so that it may be for the path's
+    /// sake; where the same happens to another path, and nothing was answered in between, the proxy is gone and the
+    /// cycle cannot go on.
+    fn unanswered(&mut self, path: &RelPath, e: &RemoteError) -> Option<CycleError> {
+        let first = !self.quarantine.iter().any(|(p, _)| p == path) && !self.read_first.contains(path);
+        let last = self.unanswered.replace(Unanswered { path: path.clone(), error: e.clone(), first });
+        last.filter(|last| last.path != *path).map(|_| CycleError::Remote(e.clone()))
     }
 
     /// The next scan must read it, whatever its stat says.

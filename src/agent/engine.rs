@@ -12,7 +12,7 @@ use crate::local::moves::is_conflict_name;
 use crate::local::{Folder, RootError, Scope, Touched, Tree};
 use crate::path::RelPath;
 use crate::remote::{Index, IndexEntry, Remote, RemoteError};
-use crate::state::{Change, Container, Entry, Opened, StateError};
+use crate::state::{Change, Container, Entry, StateError};
 use crate::sync::safety::{self, Halt, Held};
 use crate::sync::{Action, Base, Local, Plan, Unknown};
 
@@ -131,11 +131,27 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) same_rules: bool,
     /// Something waits in `stage/` to be put in order.
     pub(super) leftovers: bool,
+    /// What the last sweep could not put in order, with what was wrong: tried again with every full scan.
+    pub(super) stuck: Vec<(Option<RelPath>, String)>,
     /// Set while the last cycle left something to do whatever the triggers say.
     pub(super) unfinished: bool,
+    /// The last request of this cycle that nobody answered, where none was answered since.
+    pub(super) unanswered: Option<Unanswered>,
+    /// Deletions that wait for what may be the same file under another name.
+    pub(super) waiting: usize,
+    /// Called when a scan has found a change, before anything is asked of the proxy.
+    pub(super) on_change: Box<dyn Fn() + Send + Sync>,
     /// How often batches were halved because the link could not carry them in time.
     pub(super) strain: u32,
     pub(super) sabotage: Option<Sabotage>,
+}
+
+/// A request that nobody answered.
+pub(super) struct Unanswered {
+    pub path: RelPath,
+    pub error: RemoteError,
+    /// The path had no failure before.
+    pub first: bool,
 }
 
 /// Spoils a plan, to show that the simulator would notice.
@@ -158,7 +174,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     ///
     /// # Errors
     /// [`CycleError::Halted`] when the folder is not the one the container is bound to.
-    pub fn open(parts: Parts<D, R, W>, opened: &Opened, new_id: &str) -> Result<Self, CycleError> {
+    pub fn open(parts: Parts<D, R, W>, new_id: &str) -> Result<Self, CycleError> {
         let Parts { folder, container, remote, world, ignored, options } = parts;
         let mut tree = Tree::default();
         for (path, entry) in container.entries() {
@@ -197,17 +213,34 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             scanned: false,
             same_rules: false,
             leftovers: false,
+            stuck: Vec::new(),
             unfinished: true,
+            unanswered: None,
+            waiting: 0,
+            on_change: Box::new(|| ()),
             strain: 0,
             sabotage: None,
         };
         engine.bind(new_id)?;
         engine.folder.ensure_private().map_err(folder_error(".memsync"))?;
-        engine.folder.sweep(engine.world.now()).map_err(folder_error(".memsync/stage"))?;
-        if matches!(opened, Opened::Recovered { .. }) {
+        engine.sweep()?;
+        if engine.container.header().recovered {
             engine.distrust_absence()?;
         }
         Ok(engine)
+    }
+
+    /// Puts in order what a crash or a failure left in `stage/`. One file that cannot be put where it belongs is safe
+    /// there, and holds up nothing else.
+    pub(super) fn sweep(&mut self) -> Result<(), CycleError> {
+        let left = self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
+        self.leftovers = false;
+        let told = |e: &io::Error| format!("its old content waits in .memsync/stage: {e}; {}", remedy(e));
+        self.stuck = left.into_iter().map(|left| (left.path, told(&left.source))).collect();
+        for (path, why) in &self.stuck {
+            tracing::warn!("{}: {why}", path.as_ref().map_or(".memsync/stage", RelPath::as_str));
+        }
+        Ok(())
     }
 
     fn bind(&mut self, new_id: &str) -> Result<(), CycleError> {
@@ -248,6 +281,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             .filter(|(path, entry)| matches!(entry.base, Base::Synced(_)) && !self.tree.found().contains_key(*path))
             .map(|(path, _)| Change::Forget(path.clone()))
             .collect();
+        self.container.set_compared();
         Ok(self.container.commit(forget)?)
     }
 
@@ -263,6 +297,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     pub fn folder(&self) -> &Folder<D> {
         &self.folder
+    }
+
+    /// Has `told` called when a scan has found a change, before anything is asked of the proxy.
+    pub fn on_change(&mut self, told: impl Fn() + Send + Sync + 'static) {
+        self.on_change = Box::new(told);
     }
 
     pub fn progress(&self) -> Arc<Progress> {
@@ -360,7 +399,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Whether something that was displaced could not be put where it belongs yet.
     pub fn has_leftovers(&self) -> bool {
-        self.leftovers
+        self.leftovers || !self.stuck.is_empty()
     }
 
     pub fn held(&self) -> &[Held] {
@@ -433,6 +472,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub fn problems(&self) -> BTreeMap<RelPath, String> {
         let mut out: BTreeMap<RelPath, String> =
             self.quarantine.iter().map(|(p, why)| (p.clone(), why.to_owned())).collect();
+        out.extend(self.stuck.iter().filter_map(|(path, why)| Some((path.clone()?, why.clone()))));
         for (path, found) in self.tree.found() {
             if let Local::Unknown(why) = &found.local
                 && why.is_problem()

@@ -12,6 +12,7 @@ pub mod engine;
 pub mod once;
 mod planning;
 pub mod quarantine;
+pub mod rules;
 pub mod run;
 pub mod sent;
 pub mod session;

@@ -76,7 +76,7 @@ pub async fn sync_once(setup: &FolderSetup, mut progress: impl FnMut(usize, usiz
         summary.trashed += report.trashed;
         summary.conflicts.extend(report.conflicts.iter().map(ToString::to_string));
         blocked = report.blocked;
-        unfinished = report.again;
+        unfinished = report.again || report.waiting > 0;
         if !report.again {
             break;
         }

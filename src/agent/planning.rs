@@ -73,7 +73,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.same_rules |= scope.full;
         let now = self.world.elapsed();
         let touched = self.tree.take_touched();
-        self.unfinished |= !touched.is_empty();
+        if !touched.is_empty() {
+            self.unfinished = true;
+            (self.on_change)();
+        }
         self.open.merge(touched);
         let first = |p: &RelPath| since.get(p).copied().unwrap_or(begun);
         self.changing = self.changing().map(|p| (p.clone(), first(p))).collect();

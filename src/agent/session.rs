@@ -3,19 +3,20 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use crate::disk::Disk;
 use crate::disk::real::RealDisk;
-use crate::disk::{Disk, DiskFile};
 use crate::local::Folder;
-use crate::local::ignore::{BadPattern, IGNORE_FILE, Rules};
+use crate::local::ignore::BadPattern;
 use crate::remote::http::{HttpOptions, HttpRemote, OptionsError};
 use crate::state::{Container, Format, LockError, Opened, Options, StateError};
 use crate::sync::safety::Halt;
 
 use super::batch::BatchOptions;
 use super::engine::{CycleError, Engine, EngineOptions, Ignored, Parts};
+use super::rules::{FolderRules, Look, SharedRules};
 use super::world::{RealWorld, World};
 
 /// The engine over the real world.
@@ -23,8 +24,6 @@ pub type RealEngine = Engine<RealDisk, HttpRemote, RealWorld>;
 
 /// How far apart two scans must be to prove a file deleted: longer than any editor takes to save.
 pub const CONFIRM: Duration = Duration::from_millis(100);
-/// Longest `.memsyncignore` that is read, bytes.
-const MAX_IGNORE_FILE: usize = 1024 * 1024;
 
 /// All there is to know of one folder.
 #[derive(Debug, Clone)]
@@ -78,31 +77,14 @@ pub enum OpenError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// The rules of a folder, which the engine asks and the watcher shares.
-pub struct SharedRules(RwLock<Arc<Rules>>);
-
-impl SharedRules {
-    pub fn get(&self) -> Arc<Rules> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, rules: Arc<Rules>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules;
-    }
-}
-
 /// A folder that is open.
 pub struct Session {
     pub engine: RealEngine,
     pub remote: Arc<HttpRemote>,
     pub world: Arc<RealWorld>,
-    pub rules: Arc<SharedRules>,
+    pub rules: FolderRules,
     /// Where the root was found when it was opened.
     pub root: Arc<RealDisk>,
-    /// What is wrong with the folder's own `.memsyncignore`.
-    pub bad_ignore_file: Option<String>,
-    /// The `.memsyncignore` that the rules were made of, or why it could not be read.
-    ignore_text: Result<Option<String>, String>,
     pub opened: Opened,
     /// One agent per folder, from whatever home it runs.
     _hold: OwnedFd,
@@ -124,9 +106,7 @@ impl Session {
         let (container, opened) = Container::open(Arc::new(state), &setup.container, options, world.now())?;
         let root = Arc::new(open_root(setup)?);
         let hold = hold(&root)?;
-        let ignore_text = read_ignore_file(&*root).map_err(|e| e.to_string());
-        let (rules, bad_ignore_file) = make_rules(&setup.ignore, &ignore_text)?;
-        let rules = Arc::new(SharedRules(RwLock::new(Arc::new(rules))));
+        let rules = FolderRules::open(&*root, &setup.ignore)?;
         let remote = Arc::new(HttpRemote::new(setup.http.clone())?);
         let folder = Folder::new(root.clone(), &setup.device, world.random());
         let parts = Parts {
@@ -134,31 +114,23 @@ impl Session {
             container,
             remote: remote.clone(),
             world: world.clone(),
-            ignored: ignored(&rules),
+            ignored: ignored(&rules.shared),
             options: engine_options(setup, false),
         };
-        let mut engine = Engine::open(parts, &opened, &new_id())?;
+        let mut engine = Engine::open(parts, &new_id())?;
         // Where case does not tell names apart, the identity also answers to another spelling.
         if root.stat(".memsync/ID").is_ok() {
-            engine.set_options(engine_options(setup, true), ignored(&rules), remote.clone());
+            engine.set_options(engine_options(setup, true), ignored(&rules.shared), remote.clone());
         }
-        Ok(Self { engine, remote, world, rules, root, bad_ignore_file, ignore_text, opened, _hold: hold })
+        Ok(Self { engine, remote, world, rules, root, opened, _hold: hold })
     }
 
-    /// Reads the folder's `.memsyncignore` again. True: the rules, or what is wrong with them, are others than before.
+    /// Looks at the folder's `.memsyncignore` again.
     ///
     /// # Errors
-    /// When the patterns of the config do not hold; those of the file are left out instead, and reported.
-    pub fn reload_rules(&mut self, setup: &FolderSetup) -> Result<bool, OpenError> {
-        let text = read_ignore_file(&*self.root).map_err(|e| e.to_string());
-        if text == self.ignore_text {
-            return Ok(false);
-        }
-        let (rules, bad) = make_rules(&setup.ignore, &text)?;
-        self.rules.set(Arc::new(rules));
-        self.bad_ignore_file = bad;
-        self.ignore_text = text;
-        Ok(true)
+    /// When the patterns of the config do not hold.
+    pub fn look_at_rules(&mut self, setup: &FolderSetup, now: Instant) -> Result<Look, OpenError> {
+        Ok(self.rules.look(&*self.root, &setup.ignore, now, CONFIRM)?)
     }
 
     /// The gate for a root that was moved, replaced or unmounted since it was opened.
@@ -238,37 +210,4 @@ fn engine_options(setup: &FolderSetup, fold: bool) -> EngineOptions {
 /// A new identity: 128 random bits.
 fn new_id() -> String {
     format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
-}
-
-/// The rules of the config's list and the folder's own file, and what is wrong with the latter; it then does not count.
-fn make_rules(list: &[String], file: &Result<Option<String>, String>) -> Result<(Rules, Option<String>), OpenError> {
-    let text = match file {
-        Ok(text) => text,
-        Err(why) => return Ok((Rules::new(list, None)?, Some(why.clone()))),
-    };
-    match Rules::new(list, text.as_deref()) {
-        Ok(rules) => Ok((rules, None)),
-        // The config's patterns alone, if those are right.
-        Err(bad) => Ok((Rules::new(list, None)?, Some(bad.to_string()))),
-    }
-}
-
-fn read_ignore_file<D: Disk>(root: &D) -> io::Result<Option<String>> {
-    let mut file = match root.open(IGNORE_FILE) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let (mut text, mut buf) = (Vec::new(), [0u8; 4096]);
-    loop {
-        let n = file.read(&mut buf)?;
-        if n == 0 {
-            break;
-        }
-        text.extend_from_slice(&buf[..n]);
-        if text.len() > MAX_IGNORE_FILE {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "too long for a list of patterns"));
-        }
-    }
-    String::from_utf8(text).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }

@@ -18,6 +18,7 @@ use crate::local::watch::{Due, Watcher};
 use crate::sync::Plan;
 
 use super::engine::CycleError;
+use super::rules::Look;
 use super::session::Session;
 use super::shared::{halt_status, lock};
 use super::status::State;
@@ -87,6 +88,8 @@ pub(super) struct Running<'a> {
     next_poll: Instant,
     next_rescan: Instant,
     again: Option<Instant>,
+    /// When a `.memsyncignore` that says less than before is looked at once more.
+    look_at_rules: Option<Instant>,
     tidy: Tidy,
     prune: Instant,
     /// A path in quarantine is due.
@@ -108,8 +111,10 @@ pub(super) struct Running<'a> {
 
 impl<'a> Running<'a> {
     /// A session at its start: the first cycle is due at once, and scans everything.
-    pub(super) fn new(worker: &'a mut Worker, session: Session, watcher: Watcher, hint: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(worker: &'a mut Worker, mut session: Session, watcher: Watcher, hint: Arc<AtomicBool>) -> Self {
         let now = Instant::now();
+        let shared = worker.shared.clone();
+        session.engine.on_change(move || shared.not_in_sync());
         Self {
             session,
             watcher,
@@ -120,6 +125,7 @@ impl<'a> Running<'a> {
             next_poll: now,
             next_rescan: now + worker.setup.rescan,
             again: None,
+            look_at_rules: None,
             tidy: Tidy::default(),
             prune: now,
             retry: None,
@@ -217,7 +223,8 @@ impl<'a> Running<'a> {
             return until.max(self.rest_until);
         }
         let hinted = self.hint.load(Ordering::Relaxed).then_some(now);
-        let triggers = [Some(self.next_poll), self.retry, self.tidy.next(), self.watcher.next_due(), hinted];
+        let triggers =
+            [Some(self.next_poll), self.retry, self.tidy.next(), self.watcher.next_due(), hinted, self.look_at_rules];
         let rested = triggers.into_iter().flatten().min().unwrap_or(self.next_poll).max(self.rest_until);
         self.again_at().map_or(rested, |at| at.min(rested))
     }
@@ -239,15 +246,21 @@ impl<'a> Running<'a> {
             self.session.engine.look_everywhere();
             run = true;
         }
-        if paths.contains(IGNORE_FILE) || full || self.scope.full {
-            match self.session.reload_rules(&self.worker.setup) {
-                Ok(true) => {
-                    self.watcher.set_rules(self.session.rules.get());
+        let look = self.look_at_rules.take_if(|at| *at <= now).is_some();
+        if look || paths.contains(IGNORE_FILE) || full || self.scope.full {
+            self.look_at_rules = None;
+            match self.session.look_at_rules(&self.worker.setup, now) {
+                Ok(Look::Changed) => {
+                    self.watcher.set_rules(self.session.rules.shared.get());
                     self.session.engine.rules_changed();
+                    run = true;
                 }
-                Ok(false) => {}
+                Ok(Look::Doubtful(again)) => self.look_at_rules = Some(again),
+                Ok(Look::Same) => {}
                 Err(e) => tracing::warn!("{e}"),
             }
+            // What became of the doubt is told by a cycle.
+            run |= look;
             self.scope.full |= paths.contains(IGNORE_FILE);
         }
         self.scope.merge(Scope { full, paths, subtrees });
@@ -279,7 +292,8 @@ impl<'a> Running<'a> {
         let result = match self.session.check_path() {
             Err(e) => Err(e),
             Ok(()) => {
-                // Most of the few paths are echoes of what sync itself wrote; steps to take show by themselves.
+                // Most of the few paths are echoes of what sync itself wrote. Where the scan finds more than those, the
+                // engine tells, and steps to take show by themselves.
                 let quiet = !scope.full && scope.subtrees.is_empty() && scope.paths.len() < MANY;
                 if !quiet {
                     self.worker.shared.set(|s| {

@@ -219,7 +219,7 @@ impl Worker {
             debounce: self.setup.debounce,
             poll_interval: self.setup.interval,
             force_poll: false,
-            rules: session.rules.get(),
+            rules: session.rules.shared.get(),
         };
         let watcher = match Watcher::start(&self.setup.root, options, move || wake.notify_one()) {
             Ok(watcher) => watcher,

@@ -18,7 +18,7 @@ use crate::disk::real::RealDisk;
 use crate::disk::{Disk, Kind};
 use crate::local::Folder;
 use crate::local::moves::is_conflict_name;
-use crate::path::PRIVATE_DIR;
+use crate::path::is_private;
 
 /// More names than this were tried: none is free.
 const NAMES: u32 = 1000;
@@ -136,7 +136,7 @@ fn copies_below(open: &Open) -> anyhow::Result<Vec<Conflict>> {
             let Some(name) = OsStr::to_str(&name) else { continue };
             let at = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
             match (meta.kind, parse(name)) {
-                (Kind::Dir, _) if !name.eq_ignore_ascii_case(PRIVATE_DIR) => dirs.push(at),
+                (Kind::Dir, _) if !is_private(name) => dirs.push(at),
                 (Kind::File, Some((original, device))) => {
                     let original = beside(&at, &original);
                     found.push(Conflict {

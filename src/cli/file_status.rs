@@ -178,7 +178,7 @@ fn ignored_by(app: &App, place: &Place, is_dir: bool) -> anyhow::Result<Option<S
 }
 
 fn rule(list: &[String], text: &str, at: &str, is_dir: bool) -> Result<Option<String>, BadPattern> {
-    if !Rules::new(list, Some(text))?.ignored(at, is_dir) {
+    if !Rules::of_good_lines(list, Some(text))?.0.ignored(at, is_dir) {
         return Ok(None);
     }
     if Rules::new(&[], None)?.ignored(at, is_dir) {
@@ -186,7 +186,7 @@ fn rule(list: &[String], text: &str, at: &str, is_dir: bool) -> Result<Option<St
     }
     // The last pattern that matches decides; alone, it still does.
     for (i, line) in text.lines().enumerate().collect::<Vec<_>>().into_iter().rev() {
-        if Rules::new(&[], Some(line))?.ignored(at, is_dir) {
+        if Rules::of_good_lines(&[], Some(line))?.0.ignored(at, is_dir) {
             return Ok(Some(format!("{IGNORE_FILE}, line {}: {}", i + 1, show::name(line))));
         }
     }

@@ -4,14 +4,15 @@
 //! list in the configuration, the `.memsyncignore` file at the folder's top. The last two are gitignore syntax.
 //! It reads no file; the callers do.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
-use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-use crate::path::PRIVATE_DIR;
+use crate::path::is_private;
 
 /// The rules that travel with the folder. It is synced, whatever the rules say, so that all devices have the
 /// same.
@@ -123,6 +124,16 @@ impl Rules {
     /// # Errors
     /// The first pattern that is no glob.
     pub fn new(list: &[String], file: Option<&str>) -> Result<Self, BadPattern> {
+        let (rules, bad) = Self::of_good_lines(list, file)?;
+        bad.into_iter().next().map_or(Ok(rules), Err)
+    }
+
+    /// As [`Rules::new`], without the lines of the file that are no globs, or were not UTF-8 (U+FFFD stands in them);
+    /// gives those, too.
+    ///
+    /// # Errors
+    /// The first pattern of `list` that is no glob.
+    pub fn of_good_lines(list: &[String], file: Option<&str>) -> Result<(Self, Vec<BadPattern>), BadPattern> {
         let mut all = GitignoreBuilder::new("");
         // A `[` without its `]` is a slip of the pen rather than a name.
         all.allow_unclosed_class(false);
@@ -135,28 +146,41 @@ impl Rules {
             add(&mut all, Origin::Config, i + 1, pattern)?;
         }
         let file = file.unwrap_or_default();
+        let mut bad = Vec::new();
         for (i, pattern) in file.strip_prefix('\u{feff}').unwrap_or(file).lines().enumerate() {
-            add(&mut all, Origin::File, i + 1, pattern)?;
+            if pattern.contains(char::REPLACEMENT_CHARACTER) {
+                let (line, pattern, why) = (i + 1, pattern.to_owned(), "it is not UTF-8".to_owned());
+                bad.push(BadPattern { origin: Origin::File, line, pattern, why });
+                continue;
+            }
+            bad.extend(add(&mut all, Origin::File, i + 1, pattern).err());
         }
         // Each pattern is valid by now; together they can still be too large for the matcher.
-        all.build().map(Self).map_err(|e| BadPattern {
+        let rules = all.build().map(Self).map_err(|e| BadPattern {
             origin: Origin::File,
             line: file.lines().count(),
             pattern: "all patterns together".to_owned(),
             why: e.to_string(),
-        })
+        })?;
+        Ok((rules, bad))
     }
 
-    /// Whether `path` (relative, `/`-separated) takes no part, by itself or because a folder above it does not.
+    /// Whether `path` (relative, `/`-separated, in any Unicode form) takes no part, by itself or because a folder above
+    /// it does not.
     pub fn ignored(&self, path: &str, is_dir: bool) -> bool {
+        let nfc: Cow<'_, str> = match is_nfc_quick(path.chars()) {
+            IsNormalized::Yes => path.into(),
+            _ => path.nfc().collect::<String>().into(),
+        };
+        let path = &*nfc;
         path.match_indices('/').any(|(end, _)| self.ignored_itself(&path[..end], true))
             || self.ignored_itself(path, is_dir)
     }
 
-    /// As [`Rules::ignored`] for a walk that never enters a folder that is left out: looks at no folder above.
-    pub fn ignored_itself(&self, path: &str, is_dir: bool) -> bool {
+    /// As [`Rules::ignored`], of a path in NFC, whatever becomes of the folders above.
+    fn ignored_itself(&self, path: &str, is_dir: bool) -> bool {
         let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
-        if name.eq_ignore_ascii_case(PRIVATE_DIR) {
+        if is_private(name) {
             return true;
         }
         if path == IGNORE_FILE && !is_dir {
@@ -277,7 +301,14 @@ mod tests {
     #[test]
     fn the_private_folder_is_never_in() {
         let rules = rules(&["!.memsync", "!.memsync/**"], "!.memsync/");
-        for path in [".memsync", ".memsync/id", ".MemSync/history/x", "sub/.memsync/id", ".memsync/note.md"] {
+        for path in [
+            ".memsync",
+            ".memsync/id",
+            ".MemSync/history/x",
+            "sub/.memsync/id",
+            ".memsync/note.md",
+            ".mem\u{17f}ync/id",
+        ] {
             assert!(rules.ignored(path, false), "{path}");
         }
         assert!(!rules.ignored(".memsync2", true) && !rules.ignored("x.memsync", false));
@@ -312,6 +343,9 @@ mod tests {
             ("\u{feff}*.log", "x.log", false, true),
             ("*.log\r\n*.tmp\r\n", "x.log", false, true),
             ("cafe\u{301}.md", "caf\u{e9}.md", false, true),
+            ("caf\u{e9}.md", "cafe\u{301}.md", false, true),
+            ("caf\u{e9}/", "cafe\u{301}/x.md", false, true),
+            ("caf*.md", "x/cafe\u{301}.md", false, true),
             ("*", "note.md", false, true),
             ("*", ".memsyncignore", false, false),
         ] {
@@ -330,5 +364,10 @@ mod tests {
         assert!(bad.to_string().starts_with("the folder's `ignore` list, entry 2: `a[b` is no valid pattern: "));
         let bad = Rules::new(&[], Some("# fine\n*.ok\n{a,b\n")).unwrap_err();
         assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (Origin::File, 3, "{a,b"));
+        // The other lines hold.
+        let (rules, bad) = Rules::of_good_lines(&[], Some("*.ok\n{a,b\n[\n*.fine\n")).unwrap();
+        assert_eq!(bad.iter().map(|bad| bad.line).collect::<Vec<_>>(), [2, 3]);
+        assert!(rules.ignored("x.ok", false) && rules.ignored("x.fine", false));
+        assert!(Rules::of_good_lines(&["a[b".to_owned()], None).is_err());
     }
 }

@@ -34,6 +34,7 @@ mod sweep;
 
 use intent::Intent;
 pub use names::{conflict_name, is_conflict_name};
+pub use sweep::Left;
 
 /// One change to the folder. `at` is what the path is called on the disk.
 pub enum Move<D: Disk> {
@@ -430,7 +431,8 @@ impl<D: Disk> Folder<D> {
         matches!(source::digest(&*self.disk, at, &mut Vec::new()), Ok(Some(d)) if d.md5 == content)
     }
 
-    /// The digest of what was displaced; `None` for what is no readable file.
+    /// The digest of what was displaced; `None` for what is no readable file, for whatever reason: it goes back, or
+    /// aside, and its bytes are somebody's still.
     fn digest_displaced(&self, slot: &str) -> io::Result<Option<Md5>> {
         let mut buf = Vec::new();
         for _ in 0..3 {
@@ -442,10 +444,8 @@ impl<D: Disk> Folder<D> {
             match read {
                 Ok(Some(d)) => return Ok(Some(d.md5)),
                 Ok(None) => {}
-                Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {
-                    return Ok(None);
-                }
-                Err(e) => return Err(e),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
+                Err(_) => return Ok(None),
             }
         }
         // A program has it open for writing: that is no content that the plan saw, whatever it is.

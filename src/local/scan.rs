@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{Disk, DiskFile, Kind, Meta, Stat};
-use crate::path::{PRIVATE_DIR, RelPath};
+use crate::path::{PRIVATE_DIR, RelPath, is_private};
 use crate::sync::{Local, Unknown};
 
 use super::Folder;
@@ -318,7 +318,7 @@ impl<D: Disk> Walk<'_, D> {
                 continue;
             }
             match meta.kind {
-                Kind::Dir if name.eq_ignore_ascii_case(PRIVATE_DIR) => {
+                Kind::Dir if is_private(name) => {
                     let why = Unknown::NotAFile("another memory folder's private directory");
                     self.unknown(path.clone(), why, batch);
                 }

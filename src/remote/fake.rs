@@ -154,6 +154,7 @@ impl FakeServer {
             clients: 0,
             losing: None,
             largest: u64::MAX,
+            silent: |_| false,
         })))
     }
 
@@ -293,6 +294,11 @@ impl FakeServer {
     /// From now on it refuses content of more bytes than this.
     pub fn set_largest(&self, largest: u64) {
         self.store().largest = largest;
+    }
+
+    /// From now on requests for these paths never arrive.
+    pub fn set_silent(&self, silent: fn(&RelPath) -> bool) {
+        self.store().silent = silent;
     }
 
     /// What the plain index says of a path from now on, until the path is written; `None`: nothing.

@@ -77,6 +77,7 @@ impl<D: Disk> Container<D> {
                 modified_at: now,
                 folder_id: None,
                 remote: RemoteState::default(),
+                recovered: false,
             };
             pending.push(Step::Header(header.clone()));
             header
@@ -98,6 +99,8 @@ impl<D: Disk> Container<D> {
         let kept = this.repair(&repair)?;
         if let Opened::Recovered { set_aside, .. } = &mut opened {
             *set_aside = kept;
+            // With the save that ends the recovery: whoever opens it after a crash finds nothing wrong with it.
+            this.header.recovered = true;
         }
         if repair.save {
             this.save(now)?;
@@ -117,6 +120,14 @@ impl<D: Disk> Container<D> {
     pub fn bind_folder(&mut self, folder_id: &str) {
         if self.header.folder_id.as_deref() != Some(folder_id) {
             self.header.folder_id = Some(folder_id.to_owned());
+            self.pending.push(Step::Header(self.header.clone()));
+        }
+    }
+
+    /// The entries were compared with the folder after a recovery; durable with the next commit or save.
+    pub fn set_compared(&mut self) {
+        if self.header.recovered {
+            self.header.recovered = false;
             self.pending.push(Step::Header(self.header.clone()));
         }
     }

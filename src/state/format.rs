@@ -194,6 +194,8 @@ struct Outgoing<'a> {
     modified_at: Timestamp,
     folder_id: Option<&'a str>,
     remote: &'a RemoteState,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    recovered: bool,
     #[serde(serialize_with = "sequence")]
     entries: &'a Entries,
 }
@@ -219,6 +221,7 @@ pub fn encode(out: impl Write, layout: Layout, header: &Header, entries: &Entrie
         modified_at: header.modified_at,
         folder_id: header.folder_id.as_deref(),
         remote: &header.remote,
+        recovered: header.recovered,
         entries,
     };
     let hashing = Hashing { out, hasher: blake3::Hasher::new() };

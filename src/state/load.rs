@@ -40,6 +40,7 @@
 //! `N.journal` when the two join up: then nothing is lost. Failing that, the folder starts from nothing, which
 //! is always safe: content on both sides is compared anew. The set-aside goes first, the new container after it,
 //! so a crash in between finds the same damage, or the same gap, and recovers the same entries.
+//! The new container says that it is recovered, until somebody has compared it with the folder.
 
 use std::io;
 use std::sync::Arc;
@@ -190,7 +191,8 @@ pub(super) fn load<D: Disk>(disk: &D, names: &Names) -> Result<Loaded, StateErro
             // The container stands by itself; what was committed since cannot be known.
             Log::Damaged => {
                 let mut loaded = replay(Some(*document), print, Log::Absent, names);
-                loaded.repair = Repair { set_aside: vec![names.journal.clone()], save: true, ..Repair::default() };
+                // It goes with the save, so that a crash before that finds the same damage.
+                loaded.repair = Repair { copy_aside: vec![names.journal.clone()], save: true, ..Repair::default() };
                 loaded.opened = Opened::Recovered { set_aside: Vec::new(), from_backup: false };
                 Ok(loaded)
             }

@@ -41,7 +41,8 @@ impl V0 {
 impl V1 {
     pub fn into_v2(self) -> V2 {
         let Self { session_id, created_at, modified_at, entries } = self;
-        let header = Header { session_id, created_at, modified_at, folder_id: None, remote: RemoteState::default() };
+        let remote = RemoteState::default();
+        let header = Header { session_id, created_at, modified_at, folder_id: None, remote, recovered: false };
         V2 { header, entries }
     }
 }

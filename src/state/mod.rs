@@ -76,6 +76,10 @@ pub struct Header {
     /// The folder's `.memsync/id`, once bound.
     pub folder_id: Option<String>,
     pub remote: RemoteState,
+    /// The entries were recovered from damage, and nobody has compared them with the folder since: what is missing there
+    /// was not necessarily deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovered: bool,
 }
 
 /// The server side that the base was agreed with.

@@ -310,7 +310,7 @@ fn cautious() -> EngineOptions {
 }
 
 impl Story {
-    fn set(&mut self, options: EngineOptions) {
+    pub(super) fn set(&mut self, options: EngineOptions) {
         let remote = Arc::new(self.server.client());
         self.engine.set_options(options, Arc::new(|_: &str, _: bool| false), remote);
     }
@@ -390,8 +390,14 @@ fn a_file_that_was_renamed_and_may_not_be_read_keeps_its_old_name_on_the_proxy_u
         story.cycle(Scope::full()).unwrap();
     }
     assert_eq!(story.names(), ["a"], "it holds up no other");
+    // It is told as long as it waits, whether or not there is anything to plan.
+    for _ in 0..2 {
+        let report = story.cycle(Scope::default()).unwrap();
+        assert_eq!((report.waiting, story.engine.pending().delete), (1, 1), "planned: {}", report.planned);
+    }
     story.disk.set_unreadable("b", false).unwrap();
     story.settle();
+    assert_eq!(story.cycle(Scope::default()).unwrap().waiting, 0);
     assert_eq!(story.names(), ["b"]);
 }
 
@@ -458,4 +464,71 @@ fn what_vanished_waits_for_the_end_of_it_and_holds_up_nothing() {
     assert_eq!(looks.load(Ordering::Relaxed), 2);
     assert_eq!(story.names(), ["n1", "n2", "n3", "n4"]);
     assert_eq!(story.engine.pending().delete, 0);
+}
+
+/// A disk that cannot read one file any more.
+#[test]
+fn a_file_that_cannot_be_read_when_it_makes_room_stays_and_holds_up_no_other() {
+    for removed in [false, true] {
+        let mut story = Story::new(Config::default());
+        for name in ["a", "b"] {
+            story.disk.user_write(name, name).unwrap();
+        }
+        story.settle();
+        if removed {
+            story.server.server_delete(&path("a"));
+        } else {
+            story.server.foreign_put(&path("a"), "theirs");
+        }
+        story.disk.user_write("b", "edited").unwrap();
+        story.disk.set_hook(Some(Box::new(|op| match op.kind {
+            OpKind::Read if op.path.starts_with(".memsync/") && op.path != ".memsync/id" => {
+                Verdict::Fail(ErrorKind::Other)
+            }
+            _ => Verdict::Go,
+        })));
+        for _ in 0..3 {
+            story.cycle(Scope::full()).unwrap();
+            assert_eq!(story.disk.user_read("a").unwrap(), "a");
+        }
+        assert_eq!(story.server.contents()[&path("b")], "edited");
+        story.restart();
+        story.disk.set_hook(None);
+        story.settle();
+        assert_eq!(story.disk.user_read("a").ok(), (!removed).then(|| "theirs".into()));
+        assert!(story.disk.user_tree(".memsync/history").values().any(|content| content == "a"));
+        assert!(story.disk.user_tree(".memsync/stage").is_empty());
+    }
+}
+
+#[test]
+fn a_displaced_file_that_cannot_be_put_away_is_kept_and_holds_up_no_other() {
+    let mut story = Story::new(Config::default());
+    for name in ["a", "b"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.settle();
+    story.server.foreign_put(&path("a"), "theirs");
+    story.disk.set_hook(Some(Box::new(|op| match op.kind {
+        OpKind::RenameNew if op.to.is_some_and(|to| to.starts_with(".memsync/history")) => {
+            Verdict::Fail(ErrorKind::Other)
+        }
+        _ => Verdict::Go,
+    })));
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_write("b", "edited").unwrap();
+    for _ in 0..3 {
+        story.cycle(Scope::full()).unwrap();
+    }
+    assert_eq!(story.server.contents()[&path("b")], "edited");
+    story.restart();
+    story.cycle(Scope::full()).unwrap();
+    let kept = |story: &Story, dir: &str| story.disk.user_tree(dir).values().any(|content| content == "a");
+    assert!(kept(&story, ".memsync/stage") && story.engine.has_leftovers());
+    assert!(story.engine.problems().contains_key(&path("a")), "{:?}", story.engine.problems());
+    story.disk.set_hook(None);
+    story.settle();
+    assert!(kept(&story, ".memsync/history") && story.disk.user_tree(".memsync/stage").is_empty());
+    assert!(!story.engine.has_leftovers() && story.engine.problems().is_empty(), "{:?}", story.engine.problems());
+    assert_eq!(story.disk.user_read("a").unwrap(), "theirs");
 }

@@ -83,7 +83,7 @@ impl Story {
         clock: &Arc<Clock>,
     ) -> Engine<SimDisk, FakeRemote, Clock> {
         let written = Options { format: Format::Json, pretty: false, session_id: "here".into() };
-        let (container, opened) =
+        let (container, _) =
             Container::open(Arc::new(state.handle()), "state.json", written, Timestamp::UNIX_EPOCH).unwrap();
         let parts = Parts {
             folder: Folder::new(Arc::new(disk.handle()), "here", 1),
@@ -93,7 +93,7 @@ impl Story {
             ignored: Arc::new(|_: &str, _: bool| false),
             options: options(),
         };
-        Engine::open(parts, &opened, "id").unwrap()
+        Engine::open(parts, "id").unwrap()
     }
 
     fn restart(&mut self) {
@@ -158,6 +158,27 @@ fn what_a_scan_saw_before_the_proxy_went_away_is_synced_when_it_is_back() {
     assert!(story.cycle(touched("a")).is_err());
     story.cycle(Scope::default()).unwrap();
     assert_eq!(story.names(), ["a"]);
+}
+
+/// The proxy may take long to give its index.
+#[test]
+fn a_change_is_told_before_the_proxy_is_asked_and_an_echo_is_not() {
+    let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+    story.disk.user_write("a", "1").unwrap();
+    story.server.foreign_put(&RelPath::parse("b").unwrap(), "theirs");
+    story.settle();
+    let told = Arc::new(AtomicU64::new(0));
+    let tell = told.clone();
+    story.engine.on_change(move || tell.store(1, Ordering::Relaxed));
+    let is_told = |story: &mut Story, path: &str| {
+        assert!(story.cycle_while(touched(path), || false).is_none(), "it waits for the index");
+        told.swap(0, Ordering::Relaxed) > 0
+    };
+    assert!(!is_told(&mut story, "a") && !is_told(&mut story, "b"), "sync wrote them itself");
+    story.disk.user_write("a", "edited").unwrap();
+    assert!(is_told(&mut story, "a"));
+    story.disk.user_rename("b", "c").unwrap();
+    assert!(is_told(&mut story, "b") && is_told(&mut story, "c"));
 }
 
 #[test]

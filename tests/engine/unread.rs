@@ -99,15 +99,16 @@ fn a_renamed_folder_of_large_files_is_no_mass_deletion() {
     story.settle();
     story.disk.user_rename("d", "e").unwrap();
     // The proxy goes away before anything arrives there.
-    story.server.lose(1, Losing::Request);
+    story.server.set_silent(|_| true);
     assert!(story.cycle(Scope::full()).is_err());
+    story.server.set_silent(|_| false);
     let mut hashed = 0;
     for _ in 0..4 {
         let report = story.cycle(Scope::full()).unwrap();
         assert_eq!((report.held, story.engine.halts()), (0, Vec::new()));
         hashed += report.scan.hashed;
     }
-    assert!(hashed <= 1, "they are read once, but the one that was lost");
+    assert!(hashed <= 3, "they are read once, but those that were lost: {hashed}");
     let names = story.names();
     assert_eq!((names.len(), names.iter().filter(|name| name.starts_with("e/")).count()), (13, 12), "{names:?}");
 }

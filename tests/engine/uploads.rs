@@ -249,3 +249,44 @@ fn an_old_name_goes_when_what_it_held_is_there_under_some_name() {
     }
     assert_eq!((story.names().len(), story.disk.user_tree("").len()), (2, 2), "theirs, and the copy");
 }
+
+/// A gateway that answers for the proxy when it does not like one file, or a disk there that hangs over it.
+#[test]
+fn an_upload_that_nobody_ever_answers_holds_up_nothing_else() {
+    for size in [1, 100] {
+        let mut story = Story::new(Config::default());
+        story.set(EngineOptions { unread_from: 50, ..options() });
+        for name in ["gone", "stays", "there"] {
+            story.disk.user_write(name, name).unwrap();
+        }
+        story.settle();
+        story.server.set_silent(|path| path.as_str() == "unheard");
+        story.disk.user_write("unheard", vec![b'x'; size]).unwrap();
+        story.disk.user_remove("gone").unwrap();
+        story.server.server_delete(&RelPath::parse("there").unwrap());
+        let offline = (0..40).filter(|_| story.cycle(Scope::full()).is_err()).count();
+        assert_eq!(story.names(), ["stays"]);
+        assert_eq!(story.disk.user_tree("").into_keys().collect::<Vec<_>>(), ["stays", "unheard"]);
+        assert!(offline <= 2, "the proxy is there: {offline}");
+        assert!(story.engine.problems().contains_key(&RelPath::parse("unheard").unwrap()));
+        story.server.set_silent(|_| false);
+        story.engine.retry_all();
+        story.settle();
+        assert_eq!(story.names(), ["stays", "unheard"]);
+    }
+}
+
+#[test]
+fn a_proxy_that_goes_away_in_the_midst_of_a_cycle_ends_it_soon() {
+    for files in [1, 20] {
+        let mut story = Story::new(Config { batch: false, ..Config::default() });
+        story.cycle(Scope::full()).unwrap();
+        (0..files).for_each(|n| story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap());
+        story.server.set_silent(|_| true);
+        assert!(matches!(story.cycle(Scope::full()), Err(CycleError::Remote(_))), "{files} files");
+        assert!(story.engine.failing() <= 3, "nothing more is begun: {}", story.engine.failing());
+        story.server.set_silent(|_| false);
+        story.settle();
+        assert_eq!(story.names().len(), files);
+    }
+}

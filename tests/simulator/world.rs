@@ -180,7 +180,7 @@ impl Device {
         let world = Arc::new(SimWorld { clock: clock.clone(), random: AtomicU64::new(self.number << 32 | self.runs) });
         let written = Options { format: self.format, pretty: false, session_id: self.name.clone() };
         let opened = Container::open(Arc::new(state), "state.json", written, world.now());
-        let (container, opened) = match opened {
+        let (container, _) = match opened {
             Ok(ok) => ok,
             Err(_) if !self.alive() || self.full.load(Ordering::Relaxed) => return Ok(false),
             Err(e) => return Err(format!("{}: container: {e}", self.name)),
@@ -194,7 +194,7 @@ impl Device {
             ignored: Arc::new(|_: &str, _: bool| false),
             options: options(self.unread_from),
         };
-        match Engine::open(parts, &opened, &format!("id-{}", self.number)) {
+        match Engine::open(parts, &format!("id-{}", self.number)) {
             Ok(mut engine) => {
                 if let Some(sabotage) = self.sabotage {
                     engine.sabotage(sabotage);

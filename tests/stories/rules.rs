@@ -69,12 +69,48 @@ fn a_new_rule_deletes_nothing_and_taking_it_away_syncs_again() {
 fn a_bad_rule_is_reported_with_its_line_and_the_rest_goes_on() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
-    a.write(".memsyncignore", "fine/\na[b\n");
-    a.write("note.md", "note");
+    a.write(".memsyncignore", "fine/\na[b\n*.key\n");
+    for name in ["note.md", "fine/x.md", "secret.key"] {
+        a.write(name, "note");
+    }
     a.start();
     b.start();
     eventually("b has it", || b.has("note.md", "note"));
     eventually("it is reported", || problem(&a, ".memsyncignore").to_string().contains("line 2"));
+    assert!(world.blob("fine/x.md").is_none() && world.blob("secret.key").is_none(), "the other lines hold");
+    // They do while the file cannot be read, and while a program writes it anew.
+    a.write(".memsync/long", vec![b'#'; 2 << 20]);
+    a.rename(".memsync/long", ".memsyncignore");
+    eventually("it is reported", || problem(&a, ".memsyncignore").to_string().contains("too long"));
+    a.write("another.key", "secret");
+    a.write("another.md", "note");
+    eventually("b has the rest", || b.has("another.md", "note"));
+    assert!(world.blob("another.key").is_none());
+}
+
+/// The upload of a file that was renamed cannot be made, so that its old name stays on the proxy.
+#[test]
+fn a_deletion_that_waits_for_a_renamed_file_is_told() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("old.md", "note");
+    a.as_another_user();
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    fs::set_permissions(a.at("old.md"), PermissionsExt::from_mode(0o000)).unwrap();
+    a.rename("old.md", "new.md");
+    eventually("the deletion waits", || {
+        let status = a.folder_status();
+        status["pending"]["delete"] == 1 && status["in_sync"] == false
+    });
+    // Also when nothing happens.
+    assert_ne!(a.cli(&["sync"]).code, 0);
+    let status = a.folder_status();
+    assert!(status["pending"]["delete"] == 1 && status["in_sync"] == false, "{status}");
+    assert!(world.blob("old.md").is_some() && b.has("old.md", "note"));
+    fs::set_permissions(a.at("new.md"), PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(world.settle(&[&a, &b]).into_keys().collect::<Vec<_>>(), ["new.md"]);
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl Setting {
     /// A new process. Dropping the engine does not end it; its handles are what it has.
     pub fn engine(&mut self) -> Sim {
         self.runs += 1;
-        let (container, opened) = self.container().unwrap();
+        let (container, _) = self.container().unwrap();
         let parts = Parts {
             folder: Folder::new(Arc::new(self.disk.handle()), "here", self.runs),
             container,
@@ -124,7 +124,7 @@ impl Setting {
                 namespace: String::new(),
             },
         };
-        Engine::open(parts, &opened, "id").unwrap()
+        Engine::open(parts, "id").unwrap()
     }
 
     pub fn here(&self) -> Option<Bytes> {

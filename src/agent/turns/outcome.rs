@@ -74,7 +74,8 @@ impl Running<'_> {
                     self.tidy.changed(now);
                 }
                 // Whoever asked is answered when nothing is left to do that another cycle could.
-                if !(report.again || self.watcher.changes_wait()) || self.in_vain > GIVE_UP {
+                let left = report.again || self.watcher.changes_wait() || self.look_at_rules.is_some();
+                if !left || self.in_vain > GIVE_UP {
                     self.answer_waiting();
                 }
                 false
@@ -134,9 +135,11 @@ impl Running<'_> {
         let engine = &self.session.engine;
         let now = Timestamp::now();
         self.worker.shared.note_done(&report.recent, now);
-        let clean = !report.again && report.failed == 0 && engine.held().is_empty() && engine.next_retry().is_none();
+        let rests = report.waiting > 0 || !engine.held().is_empty() || engine.next_retry().is_some();
+        let clean = !report.again && report.failed == 0 && !rests;
         let pending = if clean { Pending::default() } else { engine.pending() };
-        let caught_up = clean && pending == Pending::default() && !self.watcher.changes_wait();
+        let changes_wait = self.watcher.changes_wait() || self.look_at_rules.is_some();
+        let caught_up = clean && pending == Pending::default() && !changes_wait;
         let halt = engine.halts().first().map(|h| halt_status(h, engine.held()));
         let watch = self.watcher.state();
         let remedy = match &watch {
@@ -149,8 +152,8 @@ impl Running<'_> {
             let mut found: BTreeMap<String, String> =
                 engine.problems().into_iter().map(|(p, why)| (p.to_string(), why)).collect();
             found.extend(report.blocked.iter().map(|(p, why)| (p.to_string(), why.clone())));
-            if let Some(why) = &self.session.bad_ignore_file {
-                found.insert(IGNORE_FILE.to_owned(), format!("{why}; until it is mended, its patterns do not count"));
+            if let Some(why) = &self.session.rules.problem {
+                found.insert(IGNORE_FILE.to_owned(), why.clone());
             }
             found
         });

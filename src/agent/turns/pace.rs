@@ -32,10 +32,12 @@ pub(super) fn again(in_vain: u32, passed: Duration) -> Duration {
 /// How long a proxy is left alone that failed so, for the `failures`th time in a row. `interval`: the poll's; `random`
 /// takes up to a quarter off, so that many agents do not come back at once.
 pub(super) fn retry(e: &RemoteError, failures: u32, interval: Duration, random: u64) -> Duration {
+    let ordinary = FIRST_RETRY.saturating_mul(1 << failures.min(8).saturating_sub(1)).min(interval);
     let wait = match e {
-        RemoteError::Throttled { after: Some(after), .. } => *after,
+        // Some ask to be asked again at once, and go on to refuse.
+        RemoteError::Throttled { after: Some(after), .. } => ordinary.max(*after),
         RemoteError::Auth { .. } => interval,
-        _ => FIRST_RETRY.saturating_mul(1 << failures.min(8).saturating_sub(1)).min(interval),
+        _ => ordinary,
     };
     let jitter = u32::try_from(random % 256).unwrap_or(0);
     wait - wait / 4 * jitter / 256
@@ -103,6 +105,11 @@ mod tests {
         let after = Duration::from_secs(300);
         let busy = RemoteError::Throttled { url: "u".to_owned(), status: 429, after: Some(after) };
         assert_eq!(retry(&busy, 1, interval, 0), after);
+        for after in [None, Some(Duration::ZERO), Some(Duration::from_millis(1))] {
+            let busy = RemoteError::Throttled { url: "u".to_owned(), status: 503, after };
+            let waits: Vec<_> = (1..9).map(|n| retry(&busy, n, interval, 0)).collect();
+            assert_eq!((waits[0], waits[7]), (FIRST_RETRY, interval), "it is not asked without end: {waits:?}");
+        }
         let refused = RemoteError::Auth { url: "u".to_owned(), status: 401 };
         assert_eq!(retry(&refused, 1, interval, 0), interval);
     }

@@ -15,13 +15,22 @@ use super::super::history::{Kept, Shelf};
 use super::intent::{INTENT_SUFFIX, Intent};
 use super::{BEING_WRITTEN, dir_of, is_kept};
 
+/// Something displaced that could not be put where it belongs.
+#[derive(Debug)]
+pub struct Left {
+    /// Where it comes from; `None`: its intent cannot be read.
+    pub path: Option<RelPath>,
+    pub source: io::Error,
+}
+
 impl<D: Disk> Folder<D> {
     /// Puts in order what a crash left in `stage/`: displaced files go where their intent says, half downloads go.
-    /// Returns the conflict copies made. For start-up, and after a failure; nothing may be staged meanwhile.
+    /// Returns what could not be put where it belongs; it is left, with its intent, for the next sweep. For start-up,
+    /// and after a failure; nothing may be staged meanwhile.
     ///
     /// # Errors
-    /// When something cannot be moved; it is left for the next start.
-    pub fn sweep(&self, now: Timestamp) -> io::Result<Vec<RelPath>> {
+    /// When `stage/` itself cannot be read, or nothing can be made durable.
+    pub fn sweep(&self, now: Timestamp) -> io::Result<Vec<Left>> {
         let names = match self.disk.list(STAGE) {
             Ok(names) => names,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -35,16 +44,32 @@ impl<D: Disk> Folder<D> {
         let (intents, slots): (Vec<_>, Vec<_>) = names.into_iter().partition(|n| n.ends_with(INTENT_SUFFIX));
         let mut shelf = Shelf::new(now);
         let mut touched = BTreeSet::new();
-        let mut copies = Vec::new();
+        let mut left = Vec::new();
+        // The files that stay: intents, and the slots that they name.
+        let mut stay = BTreeSet::new();
+        let mut all_known = true;
         for name in &intents {
-            for intent in self.read_intents(name)? {
-                copies.extend(self.settle_intent(&intent, &mut shelf, &mut touched)?);
+            let read = match self.read_intents(name) {
+                Ok(read) => read,
+                Err(source) => {
+                    // Which slots it names nobody knows.
+                    all_known = false;
+                    stay.insert(name.clone());
+                    left.push(Left { path: None, source });
+                    continue;
+                }
+            };
+            for intent in read {
+                if let Err(source) = self.settle_intent(&intent, &mut shelf, &mut touched) {
+                    stay.extend([name.clone(), intent.slot]);
+                    left.push(Left { path: RelPath::from_disk(&intent.at).ok(), source });
+                }
             }
         }
         shelf.place_copies(self)?;
         failpoint::pass("sweep.settled");
         self.disk.sync_all()?;
-        for slot in slots {
+        for slot in slots.into_iter().filter(|slot| all_known && !stay.contains(slot)) {
             match self.disk.unlink(&slot) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -52,10 +77,10 @@ impl<D: Disk> Folder<D> {
             }
         }
         failpoint::pass("sweep.cleared");
-        for name in &intents {
+        for name in intents.iter().filter(|name| !stay.contains(*name)) {
             self.disk.unlink(name)?;
         }
-        Ok(copies)
+        Ok(left)
     }
 
     fn settle_intent(

@@ -35,6 +35,13 @@ fn unavailable() -> RemoteError {
     RemoteError::Server { url: "fake:".to_owned(), status: 503, detail: "overloaded".to_owned() }
 }
 
+fn path_of(request: &Request) -> Option<&RelPath> {
+    match request {
+        Request::Index => None,
+        Request::Get(path) | Request::Put { path, .. } | Request::Delete { path, .. } => Some(path),
+    }
+}
+
 /// A reply and whether it gets through.
 type Carried<T> = Result<T, RemoteError>;
 
@@ -54,7 +61,8 @@ impl FakeRemote {
         self.server.pause().await;
         let outcome = {
             let mut store = self.server.store();
-            match store.fate() {
+            let silent = path_of(&request).is_some_and(store.silent);
+            match if silent { Fate::NeverArrives } else { store.fate() } {
                 Fate::NeverArrives => Err(Lost { error: unreachable("the request was lost"), value: None }),
                 Fate::Refused => Err(Lost { error: unavailable(), value: None }),
                 Fate::Arrives { loses_reply } => {
@@ -89,7 +97,10 @@ impl FakeRemote {
     fn carry_out(&self, request: Request, version: u64, content: Bytes) -> Option<Answer> {
         let mut store = self.server.store();
         let unavailable = store.config.faults.unavailable;
-        if store.chance(unavailable) || content.len() as u64 > store.largest {
+        if store.chance(unavailable)
+            || content.len() as u64 > store.largest
+            || path_of(&request).is_some_and(store.silent)
+        {
             return None;
         }
         let (answer, wrote) = match &request {

@@ -55,6 +55,8 @@ pub(super) struct Store {
     pub(super) losing: Option<(usize, Losing)>,
     /// Bytes; larger content is refused.
     pub(super) largest: u64,
+    /// The paths of requests that are lost.
+    pub(super) silent: fn(&RelPath) -> bool,
 }
 
 /// How far a request gets.

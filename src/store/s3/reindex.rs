@@ -18,7 +18,7 @@ use super::ledger::Ledger;
 use super::listing::Listed;
 use super::seen::Kept;
 use crate::digest::Md5;
-use crate::path::{PRIVATE_DIR, RelPath};
+use crate::path::{self, RelPath};
 use crate::protocol::INDEX_NAME;
 
 /// Objects looked at side by side.
@@ -163,7 +163,7 @@ fn is_certain(document: &Document, path: &RelPath, meta: &ObjectMeta) -> bool {
 
 /// Whether the index or what is below `.memsync` at any depth.
 fn is_private(name: &str) -> bool {
-    name.split('/').any(|part| part == INDEX_NAME || part.eq_ignore_ascii_case(PRIVATE_DIR))
+    name.split('/').any(|part| part == INDEX_NAME || path::is_private(part))
 }
 
 /// Whether a key below `ns` is in a namespace further down, which has an index of its own.

@@ -93,8 +93,13 @@ impl NotArrived {
         self.unknown || self.contents.contains(&md5)
     }
 
-    fn is_unreadable(&self, was: Option<Stat>) -> bool {
-        was.is_some_and(|was| self.unreadable.contains(&lasting(&was)))
+    /// `was`: the last stat of the file; `bytes`: its size. One that was too young when it was last looked at has no stat
+    /// that can be trusted: it may be any of its size.
+    fn is_unreadable(&self, was: Option<Stat>, bytes: u64) -> bool {
+        match was {
+            Some(was) => self.unreadable.contains(&lasting(&was)),
+            None => self.unreadable.iter().any(|(_, size, _)| *size == bytes),
+        }
     }
 }
 
@@ -237,7 +242,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let missing = self.run_steps(first, &mut report).await?;
         let was = |path: &RelPath| self.container.entries().get(path).and_then(|e| e.stat);
         let waits = |s: &Step, on: &NotArrived| match s.action {
-            Action::DeleteRemote { base } => on.may_be(base) || on.is_unreadable(was(&s.path)),
+            Action::DeleteRemote { base } => on.may_be(base) || on.is_unreadable(was(&s.path), self.bytes_of(s)),
             Action::Obey { local, .. } => on.here.contains(&local),
             _ => false,
         };

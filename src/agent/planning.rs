@@ -372,7 +372,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
             // What was missed is simply absent, by the word of this cycle's scan.
             let first = self.missed.get(path);
-            if let (None, Some(why)) = (first, self.unknown_absence(path)) {
+            if first.is_none()
+                && let Some(why) = self.unknown_absence(path)
+            {
                 local.insert(path.clone(), Local::Unknown(why));
             } else if !first.is_some_and(proven) {
                 local.insert(path.clone(), Local::Unknown(Unknown::Vanished));
@@ -383,7 +385,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             if entry.is_deleted || local.contains_key(path) {
                 continue;
             }
-            if let (false, Some(why)) = (self.missed.contains_key(path), self.unknown_absence(path)) {
+            if !self.missed.contains_key(path)
+                && let Some(why) = self.unknown_absence(path)
+            {
                 local.insert(path.clone(), Local::Unknown(why));
             } else if entry.size > self.options.max_file_size {
                 local.insert(path.clone(), Local::Unknown(Unknown::TooLarge(entry.size)));

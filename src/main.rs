@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use memsync::cli::app::App;
 use memsync::cli::args::{Args, Command, Global};
-use memsync::cli::exit::{Exit, is_closed_pipe};
+use memsync::cli::exit::Exit;
 use memsync::cli::{self, logging};
 
 fn main() -> ExitCode {
@@ -17,7 +17,6 @@ fn main() -> ExitCode {
     };
     match ended {
         Ok(exit) => exit.into(),
-        Err(error) if is_closed_pipe(&error) => Exit::Done.into(),
         Err(error) => {
             cli::tell(&error);
             Exit::of(&error).into()

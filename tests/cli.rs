@@ -2,7 +2,7 @@
 //! made up.
 
 use std::cell::RefCell;
-use std::io::Read;
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -114,22 +114,53 @@ fn completions_are_for_each_shell() {
     }
 }
 
+/// The exit code of a command whose stdout nobody reads; with `all`, nor its stderr.
+fn code_without_a_reader(home: &Path, args: &[&str], all: bool) -> Option<i32> {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::cargo_bin("memsync").unwrap();
+    command.env_clear().env("MEMSYNC_HOME", home).args(args).stdin(Stdio::null());
+    command.stderr(if all { Stdio::from(writer.try_clone().unwrap()) } else { Stdio::null() });
+    command.stdout(writer).status().unwrap().code()
+}
+
 #[test]
-fn a_reader_that_leaves_is_no_error() {
+fn exit_code_is_kept_when_the_reader_has_gone() {
     let home = tempfile::tempdir().unwrap();
-    let mut child = std::process::Command::cargo_bin("memsync")
-        .unwrap()
-        .env_clear()
-        .env("MEMSYNC_HOME", home.path())
-        .args(["completions", "bash"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let mut told = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-    assert_eq!((child.wait().unwrap().code(), told.as_str()), (Some(0), ""));
+    std::fs::create_dir(home.path().join("notes")).unwrap();
+    for name in ["plan.md", "plan.conflict-phone-0123abcd.md"] {
+        std::fs::write(home.path().join("notes").join(name), name).unwrap();
+    }
+    let config = format!(
+        "[proxy]\nurl = \"http://127.0.0.1:1\"\n[[folder]]\npath = {:?}\n",
+        home.path().join("notes").to_str().unwrap()
+    );
+    std::fs::write(home.path().join("config.toml"), config).unwrap();
+    let mut codes = BTreeSet::new();
+    for args in [
+        &["status"][..],
+        &["status", "--json"],
+        &["status", "plan.md"],
+        &["doctor"],
+        &["conflicts"],
+        &["history"],
+        &["history", "/"],
+        &["paths"],
+        &["pause"],
+        &["completions", "bash"],
+        &["nonsense"],
+        &["--help"],
+        &[],
+    ] {
+        let whole = memsync(home.path()).args(args).output().unwrap().status.code();
+        codes.insert(whole);
+        for all in [false, true] {
+            let ended = code_without_a_reader(home.path(), args, all);
+            assert_eq!(ended, whole, "{args:?}, stderr closed: {all}");
+        }
+    }
+    assert!([0, 2, 3, 8].iter().all(|code| codes.contains(&Some(*code))), "{codes:?}");
+    assert_eq!(code_without_a_reader(home.path(), &["status", "--watch"], false), Some(3));
 }
 
 /// Takes one token and remembers what it was asked.

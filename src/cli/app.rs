@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::args::{Color, Global};
 use super::exit::{Exit, Failure};
+use super::output;
 use crate::config::{Config, ConfigError, Surroundings};
 use crate::dirs::Dirs;
 use crate::failpoint;
@@ -78,23 +79,23 @@ impl App {
         self.config.as_ref().map_err(Arc::clone)
     }
 
-    /// Writes the answer of a command to stdout: one JSON document with `--json`, else what `people` writes.
+    /// Writes the answer of a command to stdout: one JSON document with `--json`, else the text that `people` writes.
     ///
     /// # Errors
-    /// As writing does; [`super::exit::is_closed_pipe`] tells a reader that left.
+    /// As writing does. A reader that has gone is no error, so the command keeps its exit code.
     pub fn answer<T: Serialize>(
         &self,
         answer: &T,
         people: impl FnOnce(&mut dyn Write, &T) -> io::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut out = anstream::AutoStream::auto(io::stdout()).lock();
-        if self.global.json {
-            serde_json::to_writer_pretty(&mut out, answer).map_err(io::Error::from)?;
-            writeln!(out)?;
-        } else {
-            people(&mut out, answer)?;
-        }
-        out.flush()?;
+        output::print(|out| {
+            if self.global.json {
+                serde_json::to_writer_pretty(&mut *out, answer)?;
+                writeln!(out)
+            } else {
+                people(out, answer)
+            }
+        })?;
         Ok(())
     }
 

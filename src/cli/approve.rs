@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::app::App;
 use super::exit::{Exit, Failure};
-use super::{show, talk};
+use super::{output, show, talk};
 use crate::agent::control::{Request, Response};
 use crate::agent::status::HaltStatus;
 
@@ -53,7 +53,7 @@ pub fn run(app: &App, id: Option<String>, reject: bool, list: bool) -> anyhow::R
             return Ok(Exit::Done);
         }
         Err(failure) => {
-            people(&mut anstream::stderr().lock(), &plans)?;
+            output::notes(|out| people(out, &plans));
             return Err(failure.into());
         }
     };

@@ -1,6 +1,5 @@
 //! How the process ends: the exit codes, and which error gives which.
 
-use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -88,11 +87,6 @@ impl Exit {
     }
 }
 
-/// Whether the reader of our output has gone (`memsync … | head`): the end of the work, and no error.
-pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|c| c.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,12 +104,5 @@ mod tests {
         assert_eq!(Exit::of(&Failure::new(Exit::Halted, "m").into()), Exit::Halted);
         assert_eq!(Exit::of(&anyhow::anyhow!("else")), Exit::Error);
         assert!(Exit::Conflicts > Exit::Halted && Exit::Halted > Exit::Refused, "status uses the highest");
-    }
-
-    #[test]
-    fn a_reader_that_left_is_no_error() {
-        let closed = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
-        assert!(is_closed_pipe(&closed));
-        assert!(!is_closed_pipe(&io::Error::from(io::ErrorKind::NotFound).into()));
     }
 }

@@ -1,6 +1,6 @@
 //! `memsync init`: writes a first config, once the proxy has taken the token.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,13 +13,12 @@ use super::args::Init;
 use super::exit::{Exit, Failure};
 use super::link::JoinLink;
 use super::probe::{ProxyProbe, Target};
+use super::secret::read_secret;
 use crate::config::{
     Config, Draft, TokenSource, create_private, create_private_dir, parse_token, read_ca_file, read_token_file,
 };
 use crate::protocol::Pin;
 
-/// Longest token or link read from standard input, in bytes.
-const MAX_INPUT: u64 = 16 << 10;
 /// How long the proxy may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -47,7 +46,7 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         Some(dir) => std::path::absolute(dir).with_context(|| format!("{}: no such path", dir.display()))?,
         None => app.default_folder()?,
     };
-    let Access { url, namespace, pin, token, file } = access(init, &mut io::stdin().lock())?;
+    let Access { url, namespace, pin, token, file } = access(init)?;
     let own_token_file = config_file.with_file_name("token");
     let token_file = file.clone().unwrap_or_else(|| own_token_file.clone());
     if file.is_none() && own_token_file.symlink_metadata().is_ok() {
@@ -119,10 +118,10 @@ struct Access {
     file: Option<PathBuf>,
 }
 
-fn access(init: &Init, stdin: &mut dyn Read) -> anyhow::Result<Access> {
+fn access(init: &Init) -> anyhow::Result<Access> {
     if let Some(link) = &init.join {
         let link: JoinLink = match link.as_str() {
-            "-" => ask(stdin, "The link: ")?.expose_secret().parse(),
+            "-" => read_secret("Join link")?.expose_secret().parse(),
             link => link.parse(),
         }
         .map_err(|e: super::link::NotALink| Failure::new(Exit::Usage, e.to_string()))?;
@@ -137,21 +136,7 @@ fn access(init: &Init, stdin: &mut dyn Read) -> anyhow::Result<Access> {
             let file = std::path::absolute(file).with_context(|| format!("--token-file {}", file.display()))?;
             (read_token_file(&file, &TokenSource::ConfigFile(file.clone()))?, Some(file))
         }
-        None => (parse_token(ask(stdin, "The token: ")?.expose_secret(), &TokenSource::Stdin)?, None),
+        None => (parse_token(read_secret("Token")?.expose_secret(), &TokenSource::Stdin)?, None),
     };
     Ok(Access { url, namespace, pin: init.pin, token, file })
-}
-
-/// One line from a person, or all of what is piped in.
-fn ask(stdin: &mut dyn Read, prompt: &str) -> anyhow::Result<SecretString> {
-    let mut text = String::new();
-    let read = if io::stdin().is_terminal() {
-        write!(io::stderr().lock(), "{prompt}")?;
-        io::stdin().read_line(&mut text).map(drop)
-    } else {
-        stdin.take(MAX_INPUT).read_to_string(&mut text).map(drop)
-    };
-    let secret = SecretString::from(text);
-    read.context("standard input cannot be read")?;
-    Ok(secret)
 }

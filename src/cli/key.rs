@@ -15,7 +15,7 @@ use super::app::App;
 use super::args::keys::{KeyAction, NewKey};
 use super::exit::Exit;
 use super::machine_store::{self, Missing};
-use super::{serve, show};
+use super::{output, serve, show};
 use crate::proxy::keys::{self, Key, Keys, Made, Scope};
 use crate::store::Records;
 
@@ -67,7 +67,7 @@ async fn act(app: &App, records: &impl Records, action: &KeyAction) -> anyhow::R
             let made = keys::edit(records, |keys| keys.create_key(&wanted, now)).await?;
             audit("key created", &made.key);
             told(app, &made, now)?;
-            anstream::eprintln!("Key {}. It is shown this once: keep it in a file of mode 0600.", made.key);
+            output::note(format_args!("Key {}. It is shown this once: keep it in a file of mode 0600.", made.key));
         }
         KeyAction::Rotate { id, grace, expires } => {
             let (made, had_expired) = keys::edit(records, |keys| {
@@ -82,7 +82,7 @@ async fn act(app: &App, records: &impl Records, action: &KeyAction) -> anyhow::R
             } else {
                 format!("The old secret works for {} more.", show::span(*grace))
             };
-            anstream::eprintln!("Key {} has a new secret, shown this once. {old}", made.key);
+            output::note(format_args!("Key {} has a new secret, shown this once. {old}", made.key));
         }
         KeyAction::Revoke { id } => {
             let key = keys::edit(records, |keys| keys.revoke(id)).await?;

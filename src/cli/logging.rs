@@ -84,7 +84,8 @@ fn lines<S>(format: LogFormat, color: bool, writer: BoxMakeWriter) -> Box<dyn La
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
-    let layer = fmt::layer().with_writer(writer).with_ansi(color);
+    // A failure would be printed to stderr, and a stderr that nobody reads would end the process.
+    let layer = fmt::layer().with_writer(writer).with_ansi(color).log_internal_errors(false);
     match format {
         LogFormat::Text => layer.with_target(false).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),

@@ -19,10 +19,12 @@ mod history;
 mod key;
 mod locate;
 mod machine_store;
+mod output;
 mod paths;
 mod pause;
 mod run;
 mod s3;
+mod secret;
 mod serve;
 mod setup;
 mod show;
@@ -37,8 +39,6 @@ mod up;
 mod user;
 mod verdict;
 mod wait;
-
-use std::io::Write;
 
 use app::App;
 use args::{Command, FIRST_STEPS};
@@ -89,13 +89,13 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
 /// # Errors
 /// As writing does.
 pub fn first_steps() -> anyhow::Result<Exit> {
-    std::io::stdout().lock().write_all(FIRST_STEPS.as_bytes())?;
+    output::print(|out| out.write_all(FIRST_STEPS.as_bytes()))?;
     Ok(Exit::Done)
 }
 
 /// Tells an error on stderr, with its causes, on one line.
 pub fn tell(error: &anyhow::Error) {
-    anstream::eprintln!("{}error:{} {error:#}", ERROR.render(), ERROR.render_reset());
+    output::note(format_args!("{}error:{} {error:#}", ERROR.render(), ERROR.render_reset()));
 }
 
 const ERROR: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();

@@ -1,6 +1,6 @@
 //! `memsync status`: one shot or followed; with and without an agent; of everything or of one file.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::app::App;
 use super::exit::Exit;
+use super::output::{self, Reader};
 use super::{file_status, setup, status_text, talk, verdict};
 use crate::agent::control::ControlError;
 use crate::agent::run::offline_status;
@@ -51,7 +52,7 @@ pub async fn current(app: &App) -> anyhow::Result<Status> {
     }
 }
 
-/// Until the process is told to stop, or the reader goes.
+/// Until the process is told to stop, or the reader goes. The exit code is that of the last status shown.
 async fn follow(app: &App, path: Option<&Path>) -> anyhow::Result<Exit> {
     let mut screen = Screen::new(app);
     loop {
@@ -66,15 +67,18 @@ async fn follow(app: &App, path: Option<&Path>) -> anyhow::Result<Exit> {
             Err(e) => return Err(e),
         };
         let now = Timestamp::now();
-        match path {
+        let (exit, reader) = match path {
             Some(path) => {
                 let file = file_status::of(app, path, &status)?;
-                screen.show(&serde_json::to_value(&file)?, || file_status::text(&file, now))?;
+                (file.exit(), screen.show(&serde_json::to_value(&file)?, || file_status::text(&file, now))?)
             }
             None => {
                 let document = serde_json::to_value(&status)?;
-                screen.show(&document, || status_text::text(&status, now))?;
+                (verdict::of(&status).exit, screen.show(&document, || status_text::text(&status, now))?)
             }
+        };
+        if reader == Reader::Gone {
+            return Ok(exit);
         }
         tokio::time::sleep(TICK).await;
     }
@@ -94,24 +98,27 @@ impl Screen {
         Self { json: app.global.json, terminal: io::stdout().is_terminal() && !app.global.json, last: None }
     }
 
-    fn show(&mut self, document: &serde_json::Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    fn show(&mut self, document: &serde_json::Value, text: impl FnOnce() -> String) -> io::Result<Reader> {
         let mut lasting = document.clone();
         without_clocks(&mut lasting);
         let changed = self.last.as_ref() != Some(&lasting);
-        let mut out = anstream::AutoStream::auto(io::stdout()).lock();
-        if self.terminal {
-            // Every line is cleared to its end and the rest below: no flicker, and nothing of the last picture stays.
-            let clear = if self.last.is_none() { "\x1b[2J" } else { "" };
-            write!(out, "{clear}\x1b[H{}\x1b[J", text().replace('\n', "\x1b[K\n"))?;
-        } else if changed && self.json {
-            writeln!(out, "{document}")?;
-        } else if changed {
-            let gap = if self.last.is_none() { "" } else { "\n" };
-            write!(out, "{gap}{}", text())?;
-        }
-        out.flush()?;
+        let is_first = self.last.is_none();
+        let reader = output::print(|out| {
+            if self.terminal {
+                // Every line is cleared to its end and the rest below: no flicker, and nothing of the last picture stays.
+                let clear = if is_first { "\x1b[2J" } else { "" };
+                write!(out, "{clear}\x1b[H{}\x1b[J", text().replace('\n', "\x1b[K\n"))
+            } else if changed && self.json {
+                writeln!(out, "{document}")
+            } else if changed {
+                let gap = if is_first { "" } else { "\n" };
+                write!(out, "{gap}{}", text())
+            } else {
+                Ok(())
+            }
+        })?;
         self.last = Some(lasting);
-        Ok(())
+        Ok(reader)
     }
 }
 

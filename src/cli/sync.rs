@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::app::App;
 use super::exit::{Exit, Failure};
-use super::{conflicts, locate, setup, show, talk, verdict};
+use super::{conflicts, locate, output, setup, show, talk, verdict};
 use crate::agent::CycleError;
 use crate::agent::control::{PlannedStep, Request, Response};
 use crate::agent::once::{OnceError, Summary, dry_run, sync_once};
@@ -162,11 +162,11 @@ async fn alone(app: &App, setups: &[FolderSetup], root: Option<&Path>) -> anyhow
             told(e, setup)
         })?;
         for halt in &summary.halts {
-            anstream::eprintln!("{}: {}", setup.root.display(), show::name(&halt.reason));
+            output::note(format_args!("{}: {}", setup.root.display(), show::name(&halt.reason)));
         }
         for problem in &summary.problems {
             let path = setup.root.join(&problem.path);
-            anstream::eprintln!("{}: {}", show::name(&path.display().to_string()), show::name(&problem.problem));
+            output::note(format_args!("{}: {}", show::name(&path.display().to_string()), show::name(&problem.problem)));
         }
         done.uploaded += summary.uploaded;
         done.downloaded += summary.downloaded;

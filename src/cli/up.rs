@@ -21,7 +21,7 @@ use super::locate::real;
 use super::run::tend;
 use super::signals::{Wishes, notify};
 use super::tls::{Shown, Source};
-use super::{machine_store, serve, setup, show, talk};
+use super::{machine_store, output, serve, setup, show, talk};
 use crate::agent::run::Agent;
 use crate::config::{
     Config, ConfigError, Draft, TokenSource, create_private, create_private_dir, parse_token, read_token_file,
@@ -177,7 +177,7 @@ async fn first_sync(agent: &Agent) {
         let status = agent.status();
         if status.in_sync {
             let files: usize = status.folders.iter().map(|f| f.files).sum();
-            anstream::eprintln!("{} {}.", show::painted(show::GOOD, "In sync:"), show::count(files, "file"));
+            output::note(format_args!("{} {}.", show::painted(show::GOOD, "In sync:"), show::count(files, "file")));
             return;
         }
         tokio::time::sleep(TICK).await;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::app::App;
 use super::exit::Exit;
-use super::{talk, verdict};
+use super::{output, talk, verdict};
 use crate::agent::control::{Request, Response};
 use crate::agent::status::{State, Status};
 
@@ -27,11 +27,11 @@ pub fn run(app: &App, timeout: Option<Duration>) -> anyhow::Result<Exit> {
             }
             let headline = verdict::of(&status).headline;
             if left() == Some(Duration::ZERO) {
-                anstream::eprintln!("not in sync in time: {headline}; see `memsync status`");
+                output::note(format_args!("not in sync in time: {headline}; see `memsync status`"));
                 return Ok(exit);
             }
             if exit > Exit::Temporary && told.as_ref() != Some(&headline) {
-                anstream::eprintln!("waiting: {headline}; see `memsync status`");
+                output::note(format_args!("waiting: {headline}; see `memsync status`"));
                 told = Some(headline);
             }
             tokio::time::sleep(left().map_or(PAUSE, |l| l.min(PAUSE))).await;

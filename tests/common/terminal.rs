@@ -1,0 +1,76 @@
+//! A command at a terminal of its own, used as a person uses it: by reading the screen and typing.
+#![allow(dead_code)] // Each test binary uses its part.
+
+use std::io::{Read, Write};
+use std::process::{Command, ExitStatus};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use pty_process::Size;
+use pty_process::blocking::{Pty, open};
+use rustix::termios::{LocalModes, tcgetattr};
+
+use crate::killed::{Killed, eventually};
+
+pub const CTRL_C: &str = "\u{3}";
+
+pub struct Terminal {
+    pub child: Killed,
+    pty: Arc<Pty>,
+    shown: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Terminal {
+    /// Starts `command` with a new terminal as its controlling one.
+    pub fn start(mut command: Command) -> Self {
+        command.env("TERM", "xterm");
+        let (pty, pts) = open().unwrap();
+        pty.resize(Size::new(50, 200)).unwrap();
+        let child = pty_process::blocking::Command::from(command).spawn(pts).unwrap();
+        let (pty, shown) = (Arc::new(pty), Arc::new(Mutex::new(Vec::new())));
+        let (master, screen) = (Arc::clone(&pty), Arc::clone(&shown));
+        let reader = thread::spawn(move || {
+            let mut piece = [0; 4096];
+            // Reading fails once the command has closed the terminal.
+            while let Ok(n @ 1..) = (&*master).read(&mut piece) {
+                screen.lock().unwrap().extend_from_slice(&piece[..n]);
+            }
+        });
+        Self { child: Killed(child), pty, shown, reader }
+    }
+
+    /// Everything shown so far, with its escape codes.
+    pub fn screen(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until the screen has shown `text`.
+    #[track_caller]
+    pub fn shows(&self, text: &str) {
+        let mut ended = false;
+        eventually(&format!("the screen shows {text:?}"), || {
+            let shown = self.screen().contains(text);
+            assert!(shown || !ended, "it ended without {text:?}:\n{}", self.screen());
+            ended = self.reader.is_finished();
+            shown
+        });
+    }
+
+    pub fn types(&self, text: &str) {
+        (&*self.pty).write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Whether the terminal shows what is typed.
+    pub fn echoes(&self) -> bool {
+        tcgetattr(&*self.pty).unwrap().local_modes.contains(LocalModes::ECHO)
+    }
+
+    /// Waits for the command's end: how it ended, and everything the screen showed.
+    #[track_caller]
+    pub fn ended(&mut self) -> (ExitStatus, String) {
+        let status = self.child.ended();
+        eventually("the screen is read to its end", || self.reader.is_finished());
+        (status, self.screen())
+    }
+}

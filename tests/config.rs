@@ -246,6 +246,29 @@ fn plain_http_stays_on_this_machine() {
 }
 
 #[test]
+fn folders_with_one_namespace_are_refused_with_a_free_one() {
+    let head = "proxy.url = \"https://x\"\n[[folder]]\npath = \"/a\"\n";
+    let named = "[[folder]]\npath = \"/n/b\"\nnamespace = \"notes\"\n";
+    for (first, path, more, line, free) in [
+        (head.to_owned(), "/c/notes", "", 5, "notes"),
+        (head.to_owned(), "/c/My Notes", "namespace = \"\"\n", 6, "My-Notes"),
+        (format!("{head}{named}"), "/c/notes", "", 8, "notes-2"),
+        (format!("{head}{named}"), "/c/other", "namespace = \"notes\"\n", 9, "other"),
+        (head.to_owned(), "/c/blob", "", 5, "blob-2"),
+        (head.to_owned(), "/c/ü", "", 5, "ü"),
+    ] {
+        let second = format!("[[folder]]\npath = \"{path}\"\n");
+        let told = refusal(&format!("{first}{second}{more}"));
+        assert!(told.starts_with(&format!("config.toml:{line}: folder.")) && told.contains(path), "{told}");
+        // The advice, word for word.
+        let (_, advised) = told.split_once("below its path: ").unwrap();
+        assert_eq!(advised, format!("namespace = \"{free}\""));
+        let config = Bench::new().load(&format!("{first}{second}{advised}\n")).unwrap();
+        assert_eq!(config.folders.last().unwrap().namespace, free);
+    }
+}
+
+#[test]
 fn folders_do_not_overlap() {
     let two = |a: &str, b: &str, ns: &str| {
         format!(
@@ -255,8 +278,6 @@ fn folders_do_not_overlap() {
     assert!(refusal(&two("/a", "/a/", "n")).starts_with("config.toml:5: folder.path: /a is already configured"));
     assert!(refusal(&two("/a", "/a/b", "n")).contains("/a/b and /a are one inside the other"));
     assert!(refusal(&two("/a/b", "/a", "n")).contains("one inside the other"));
-    let warnings = Bench::new().load(&two("/a", "/b", "")).unwrap().warnings;
-    assert_eq!(warnings, ["/a and /b have the same namespace \"\" and will hold the same files"]);
     Bench::new().load(&two("/a", "/ab", "n")).unwrap();
 
     // A symlink is no way round.

@@ -4,68 +4,22 @@
 mod address;
 #[path = "common/killed.rs"]
 mod killed;
+#[path = "common/machine.rs"]
+mod machine;
 
 use std::io::Read;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 
-use assert_cmd::cargo::CommandCargoExt;
 use killed::{Killed, eventually};
+use machine::{Machine, read};
 use serde_json::Value;
 
 /// Where the proxy with this log serves, once it does.
 fn address(log: &Path) -> SocketAddr {
     eventually("it serves", || address::served_at(&read(log)).is_some());
     address::served_at(&read(log)).unwrap()
-}
-
-struct Machine {
-    home: tempfile::TempDir,
-}
-
-impl Machine {
-    fn new() -> Self {
-        Self { home: tempfile::tempdir().unwrap() }
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.home.path().join("Memory")
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::cargo_bin("memsync").unwrap();
-        command.env_clear().env("MEMSYNC_HOME", self.home.path()).env("HOME", self.home.path());
-        command
-    }
-
-    #[track_caller]
-    fn run(&self, args: &[&str], code: i32) -> String {
-        let out = self.command().args(args).output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert_eq!(out.status.code(), Some(code), "{args:?}: {}{}", text(&out.stdout), text(&out.stderr));
-        text(&out.stdout)
-    }
-
-    #[track_caller]
-    fn json(&self, args: &[&str], code: i32) -> Value {
-        serde_json::from_str(&self.run(&[args, &["--json"]].concat(), code)).unwrap()
-    }
-
-    /// A command that stays, and the document that it prints once it runs.
-    fn start(&self, args: &[&str]) -> (Killed, Value) {
-        let mut child = self.command().args(args).args(["--json", "-q"]).stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = child.stdout.take().unwrap();
-        let staying = Killed(child);
-        let document = serde_json::Deserializer::from_reader(stdout).into_iter().next();
-        (staying, document.expect("it runs").unwrap())
-    }
-}
-
-fn read(path: &Path) -> String {
-    let mut text = String::new();
-    std::fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).read_to_string(&mut text).unwrap();
-    text
 }
 
 #[test]
@@ -82,8 +36,8 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
     assert_eq!(one.json(&["status", "first.md"], 0)["state"], "synced");
 
     // The second machine works by itself, without an agent.
-    let link = document["join"].as_str().unwrap();
-    two.run(&["init", "--join", link], 0);
+    assert!(document["join"].is_null(), "the output may be a log");
+    two.run(&["init", "--join", &one.link()], 0);
     assert_eq!(two.json(&["sync", "--dry-run"], 4)["steps"][0]["path"], "first.md");
     assert!(!two.folder().join("first.md").exists(), "a dry run changes nothing");
     assert_eq!(two.json(&["sync"], 0)["downloaded"], 1);
@@ -121,6 +75,44 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
 }
 
 #[test]
+fn join_link_is_not_written_to_a_log() {
+    let one = Machine::new();
+    let log = one.file("log");
+    let out = std::fs::File::create(&log).unwrap();
+    let mut up = one.command();
+    up.args(["up", "--listen", "127.0.0.1:0"]).stdout(out.try_clone().unwrap()).stderr(out);
+    let _up = Killed(up.spawn().unwrap());
+    eventually("it is in sync", || read(&log).contains("In sync:"));
+    let token = read(&one.file("token"));
+    assert!(!read(&log).contains(token.trim()), "the log holds the token");
+    // The command that it names instead prints the link.
+    assert!(read(&log).contains("`memsync link` prints the link"), "{}", read(&log));
+    let two = Machine::new();
+    two.run(&["init", "--join", &one.link()], 0);
+    assert!(two.error(&["link"], 3).contains("the machine that runs it has the link"));
+}
+
+#[test]
+fn join_link_carries_the_namespace_of_its_folder() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (mut up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    up.signal(rustix::process::Signal::TERM);
+    up.ended();
+    let team = one.file("team");
+    std::fs::create_dir(&team).unwrap();
+    std::fs::write(team.join("plan.md"), "of the team").unwrap();
+    let config = one.file("config.toml");
+    let more = format!("{}\n[[folder]]\npath = {team:?}\nnamespace = \"team\"\n", read(&config));
+    std::fs::write(&config, more).unwrap();
+    let _up = one.start(&["up"]);
+    one.run(&["wait", "--timeout", "120s"], 0);
+    let link = one.run(&["link", team.to_str().unwrap()], 0);
+    two.run(&["init", "--join", link.trim()], 0);
+    two.run(&["sync"], 0);
+    assert_eq!(read(&two.folder().join("plan.md")), "of the team");
+}
+
+#[test]
 fn settings_that_cannot_work_are_wrong_usage() {
     let machine = Machine::new();
     std::fs::create_dir(machine.folder()).unwrap();
@@ -135,8 +127,8 @@ fn settings_that_cannot_work_are_wrong_usage() {
 #[test]
 fn run_reloads_and_keeps_what_runs_when_the_new_config_is_bad() {
     let (one, two) = (Machine::new(), Machine::new());
-    let (_up, document) = one.start(&["up", "--listen", "127.0.0.1:0"]);
-    two.run(&["init", "--join", document["join"].as_str().unwrap()], 0);
+    let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    two.run(&["init", "--join", &one.link()], 0);
     let log = two.home.path().join("stderr");
     let stderr = std::fs::File::create(&log).unwrap();
     let mut run = Killed(two.command().arg("run").stderr(stderr).spawn().unwrap());
@@ -154,12 +146,12 @@ fn run_reloads_and_keeps_what_runs_when_the_new_config_is_bad() {
     one.run(&["wait", "--timeout", "120s"], 0);
     assert_eq!(read(&one.folder().join("after.md")), "x");
 
-    // A second folder, with the same proxy.
+    // A second folder, with a namespace of its own.
     let more = two.home.path().join("more");
     std::fs::create_dir(&more).unwrap();
-    std::fs::write(&config, format!("{good}\n[[folder]]\npath = {more:?}\n")).unwrap();
+    std::fs::write(&config, format!("{good}\n[[folder]]\npath = {more:?}\nnamespace = \"more\"\n")).unwrap();
     run.signal(rustix::process::Signal::HUP);
-    eventually("the new folder is synced", || more.join("after.md").exists());
+    eventually("the new folder is synced", || more.join(".memsync/id").exists());
     run.signal(rustix::process::Signal::TERM);
     assert_eq!(run.ended().code(), Some(0));
 }
@@ -167,8 +159,8 @@ fn run_reloads_and_keeps_what_runs_when_the_new_config_is_bad() {
 #[test]
 fn offline_and_refused_have_codes_of_their_own() {
     let (one, two) = (Machine::new(), Machine::new());
-    let (mut up, document) = one.start(&["up", "--listen", "127.0.0.1:0"]);
-    two.run(&["init", "--join", document["join"].as_str().unwrap()], 0);
+    let (mut up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    two.run(&["init", "--join", &one.link()], 0);
     let token = two.home.path().join("token");
     std::fs::write(&token, "another\n").unwrap();
     two.run(&["sync"], 6);
@@ -218,8 +210,8 @@ fn a_mass_deletion_waits_for_a_decision() {
 #[test]
 fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
     let (one, two) = (Machine::new(), Machine::new());
-    let (_up, document) = one.start(&["up", "--listen", "127.0.0.1:0"]);
-    two.run(&["init", "--join", document["join"].as_str().unwrap()], 0);
+    let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    two.run(&["init", "--join", &one.link()], 0);
     std::fs::write(two.folder().join("plan.md"), "first").unwrap();
     two.run(&["sync"], 0);
     one.run(&["wait", "--timeout", "120s"], 0);
@@ -288,10 +280,10 @@ fn a_proxy_alone_serves_and_stops() {
 #[test]
 fn over_tls_a_second_machine_joins_by_the_certificate_in_the_link() {
     let (one, two) = (Machine::new(), Machine::new());
-    let (mut up, document) = one.start(&["up", "--listen", "127.0.0.1:0", "--tls-self-signed"]);
+    let (mut up, _) = one.start(&["up", "--listen", "127.0.0.1:0", "--tls-self-signed"]);
     std::fs::write(one.folder().join("first.md"), "from one").unwrap();
     one.run(&["wait", "--timeout", "120s"], 0);
-    let link = document["join"].as_str().unwrap().to_owned();
+    let link = one.link();
     assert!(link.starts_with("memsync+https://127.0.0.1:") && link.contains("?pin=sha256:"), "{}", link.len());
     two.run(&["init", "--join", &link], 0);
     let config = read(&two.home.path().join("config.toml"));
@@ -303,8 +295,8 @@ fn over_tls_a_second_machine_joins_by_the_certificate_in_the_link() {
     assert_eq!(up.ended().code(), Some(0));
 
     // The next start shows the same certificate, unasked; another one is refused.
-    let (mut up, document) = one.start(&["up"]);
-    assert_eq!(document["join"], link.as_str());
+    let (mut up, _) = one.start(&["up"]);
+    assert_eq!(one.link(), link);
     two.run(&["sync"], 0);
     let digit = if config.contains("sha256:0") { "1" } else { "0" };
     let at = config.find("sha256:").unwrap() + 7;
@@ -315,8 +307,8 @@ fn over_tls_a_second_machine_joins_by_the_certificate_in_the_link() {
     assert!(out.status.code() == Some(5) && told.contains("proxy.pin"), "{told}");
     up.signal(rustix::process::Signal::TERM);
     assert_eq!(up.ended().code(), Some(0));
-    let (_up, document) = one.start(&["up", "--no-tls"]);
-    assert!(document["join"].as_str().unwrap().starts_with("memsync+http://"));
+    let (_up, _) = one.start(&["up", "--no-tls"]);
+    assert!(one.link().starts_with("memsync+http://"));
 }
 
 /// A certificate for this machine and its key, as PEM.

@@ -109,6 +109,12 @@ pub enum Command {
     },
     /// Write a config for DIR, after checking the proxy and the token
     Init(Init),
+    /// Print the link with which another machine joins the proxy of `memsync up`; it holds the token
+    Link {
+        /// The folder to join [default: the first one]
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
     /// Run the agent in the foreground, for all configured folders
     Run,
     /// Run a Memory Proxy alone

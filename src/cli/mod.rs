@@ -16,10 +16,12 @@ mod conflicts;
 mod content;
 mod file_status;
 mod history;
+mod join;
 mod key;
 mod locate;
 mod machine_store;
 mod output;
+mod own_proxy;
 mod paths;
 mod pause;
 mod run;
@@ -61,6 +63,7 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Up { dir, listen, tls, no_tls } => {
             up::run(app, &up::Asked { dir, listen, tls: tls::Source::of(&tls)?, no_tls })
         }
+        Command::Link { dir } => join::run(app, dir.as_deref()),
         Command::Run => run::run(app),
         Command::Serve { listen, store, token_file, max_body_size, tls, metrics_listen, rate } => {
             let tls = tls::Source::of(&tls)?;

@@ -90,6 +90,17 @@ impl Shown {
     }
 }
 
+/// The pin with which a client trusts the certificate of `source`; `None` where an authority vouches for it.
+///
+/// # Errors
+/// When the certificate cannot be read.
+pub fn pin(app: &App, source: &Source) -> anyhow::Result<Option<Pin>> {
+    match source {
+        Source::SelfSigned => Ok(Some(identity(source, &app.dirs.state.join(OWN))?.pin())),
+        Source::Files { .. } => Ok(None),
+    }
+}
+
 fn identity(source: &Source, own: &Path) -> anyhow::Result<Identity> {
     let (cert, key) = match source {
         Source::Files { cert, key } => (cert.as_path(), key.as_path()),

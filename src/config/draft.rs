@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::protocol::Pin;
+use super::{Config, ConfigError, Folder, Surroundings};
+use crate::protocol::{Namespace, Pin};
 
 /// A config to be written for one folder. What is not in it keeps its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,12 +41,52 @@ impl Draft {
         if self.allow_http {
             text.push_str("allow_http = true\n");
         }
-        text.push_str(&format!("\n[[folder]]\npath = {}\n", path(&self.path)));
-        if !self.namespace.is_empty() {
-            text.push_str(&format!("namespace = {}\n", quote(&self.namespace)));
-        }
-        text
+        text + &folder_section(&self.path, &self.namespace)
     }
+}
+
+/// The `[[folder]]` section of a config, with an empty line before it. The path must be UTF-8, as TOML is.
+fn folder_section(path: &Path, namespace: &str) -> String {
+    let quote = |text: &str| toml::Value::from(text).to_string();
+    let mut text = format!("\n[[folder]]\npath = {}\n", quote(&path.to_string_lossy()));
+    if !namespace.is_empty() {
+        text.push_str(&format!("namespace = {}\n", quote(namespace)));
+    }
+    text
+}
+
+/// The section that makes the config in `file` sync the folder at `path` as well, with a namespace of its own.
+///
+/// # Errors
+/// When the config cannot be read, or would be refused with the section.
+pub fn added_folder(
+    file: &Path,
+    around: &Surroundings,
+    path: &Path,
+    folders: &[Folder],
+) -> Result<String, ConfigError> {
+    let unreadable = |why| ConfigError::Unreadable { path: file.to_owned(), why };
+    if path.to_str().is_none() {
+        return Err(unreadable(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a path that is not UTF-8 cannot stand in it",
+        )));
+    }
+    let section = folder_section(path, &own_namespace(path, folders));
+    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    Config::parse(&format!("{text}{section}"), file, around)?;
+    Ok(section)
+}
+
+/// A namespace for the folder at `path` that none of `folders` has: its last name, with a number where that is taken.
+pub(super) fn own_namespace(path: &Path, folders: &[Folder]) -> String {
+    let last = path.file_name().unwrap_or_default().to_string_lossy();
+    let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let stem = last.chars().map(plain).collect::<String>();
+    let is_free = |name: &str| folders.iter().all(|f| f.namespace != name);
+    let is_usable = |name: &str| Namespace::parse(name).is_ok() && is_free(name);
+    let numbered = (2..).map(|n| format!("{stem}-{n}"));
+    std::iter::once(stem.clone()).chain(numbered).take(1000).find(|name| is_usable(name)).unwrap_or("folder".to_owned())
 }
 
 /// Creates `path`, which must not exist, with mode 0600 and `bytes` in it, durably. Missing folders are created

@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use tracing::level_filters::LevelFilter;
 
+use super::draft::own_namespace;
 use super::token::exposed_mode;
 use super::value::{Given, check_device, nearest};
 use super::{Config, ConfigError, Conflict, Folder, Format, KEYS, Place, Surroundings};
@@ -303,23 +304,29 @@ impl<'a> Loading<'a> {
                 format!("{} is inside {}, which is synced; keep it elsewhere", file.display(), folder.path.display());
             return bad("proxy.token_file", 0, why);
         }
-        self.warn_of_shared_namespaces();
-        Ok(())
+        self.check_namespaces()
     }
 
-    /// Harmless, but rarely meant.
-    fn warn_of_shared_namespaces(&mut self) {
+    /// Refuses two folders with one namespace: each would get the files of the other.
+    fn check_namespaces(&self) -> Result<(), ConfigError> {
         let folders = &self.config.folders;
         for (i, folder) in folders.iter().enumerate() {
-            if let Some(other) = folders[..i].iter().find(|o| o.namespace == folder.namespace) {
-                self.config.warnings.push(format!(
-                    "{} and {} have the same namespace \"{}\" and will hold the same files",
-                    other.path.display(),
-                    folder.path.display(),
-                    folder.namespace
-                ));
-            }
+            let Some(other) = folders[..i].iter().find(|o| o.namespace == folder.namespace) else { continue };
+            let at = |key: &str| self.places.get(&(key.to_owned(), i)).map(|place| (key.to_owned(), place.clone()));
+            let unplaced = || ("folder".to_owned(), Place::File { path: self.path.clone(), line: 1 });
+            let (key, place) = at("folder.namespace").or_else(|| at("folder.path")).unwrap_or_else(unplaced);
+            let named = if folder.namespace.is_empty() { "no" } else { "the same" };
+            let why = format!(
+                "{} and {} have {named} namespace on the proxy, so each would get the files of the other; give {} its \
+                 own, with this line below its path: namespace = \"{}\"",
+                other.path.display(),
+                folder.path.display(),
+                folder.path.display(),
+                own_namespace(&folder.path, folders)
+            );
+            return Err(ConfigError::Bad { place, key, why });
         }
+        Ok(())
     }
 }
 

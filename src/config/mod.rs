@@ -22,7 +22,7 @@ use tracing::level_filters::LevelFilter;
 use crate::protocol::Pin;
 
 pub use certificate::{make_certificate, read_small_file};
-pub use draft::{Draft, create_private, create_private_dir};
+pub use draft::{Draft, added_folder, create_private, create_private_dir};
 pub use load::env_name;
 pub use token::{TokenSource, parse_token, read_token_file, token_from_env};
 pub use value::{parse_duration, parse_size, sanitise_device};
@@ -273,7 +273,7 @@ pub fn read_ca_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
 }
 
 /// `path` as it may be pasted into a shell.
-pub(crate) fn shell_word(path: &Path) -> String {
+pub fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+@%:,".contains(&b)) {
         text

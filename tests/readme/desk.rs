@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use super::killed::{Killed, eventually};
 use super::page::{repository, shape};
 use super::s3;
+use super::terminal::{CTRL_C, Terminal};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -67,12 +68,27 @@ impl Machine {
     }
 }
 
+enum Child {
+    Logged(Killed),
+    /// `up`, which shows the join link to a terminal only.
+    AtTerminal(Terminal),
+}
+
 /// A command that goes on running, and the beginning of its log's name.
 struct Staying {
-    child: Killed,
+    child: Child,
     line: String,
     machine: String,
     log: String,
+}
+
+impl Staying {
+    fn said(&self, machine: &Machine) -> String {
+        match &self.child {
+            Child::Logged(_) => machine.said(&self.log),
+            Child::AtTerminal(terminal) => anstream::adapter::strip_str(&terminal.screen()).to_string(),
+        }
+    }
 }
 
 /// All that the README's reader has.
@@ -142,10 +158,8 @@ impl Desk {
             _ => {}
         }
         if line == "memsync init --join - ./memory" {
-            let said = self.first().said("stays-0");
-            let at = said.find("memsync+http://").expect("up prints a link");
-            let link = said[at..].split(['\'', '\n']).next().unwrap();
-            fs::write(self.on(machine).file("link"), link).unwrap();
+            self.first().succeed("memsync link");
+            fs::copy(self.first().file("last.out"), self.on(machine).file("link")).unwrap();
         }
     }
 
@@ -210,13 +224,17 @@ impl Desk {
     fn start(&mut self, name: &str, line: &str) {
         let log = format!("stays-{}", self.staying.len());
         let machine = self.on(name);
-        let child = machine.shell(&format!("exec {line}"), &log).spawn().unwrap();
-        let staying = Staying { child: Killed(child), line: line.to_owned(), machine: name.to_owned(), log };
+        let mut command = machine.shell(&format!("exec {line}"), &log);
+        let child = match line.starts_with("memsync up") {
+            true => Child::AtTerminal(Terminal::start(command)),
+            false => Child::Logged(Killed(command.spawn().unwrap())),
+        };
+        let staying = Staying { child, line: line.to_owned(), machine: name.to_owned(), log };
         eventually(line, || match line.split(' ').nth(1) {
             Some("run") => machine.run("memsync wait --timeout 60s") == 0,
-            Some("serve") => machine.said(&staying.log).contains("serving "),
-            Some("up") => machine.said(&staying.log).contains("In sync: 0 files."),
-            _ => !machine.said(&staying.log).is_empty(),
+            Some("serve") => staying.said(machine).contains("serving "),
+            Some("up") => staying.said(machine).contains("In sync: 0 files."),
+            _ => !staying.said(machine).is_empty(),
         });
         self.staying.push(staying);
     }
@@ -228,9 +246,17 @@ impl Desk {
             // terminal, as these tests may have been.
             let watches = staying.line.starts_with("memsync status");
             let signal = if watches { Signal::TERM } else { Signal::INT };
-            staying.child.signal(signal);
-            let status = staying.child.ended();
-            let said = self.machines[&staying.machine].said(&staying.log);
+            let status = match &mut staying.child {
+                Child::Logged(child) => {
+                    child.signal(signal);
+                    child.ended()
+                }
+                Child::AtTerminal(terminal) => {
+                    terminal.types(CTRL_C);
+                    terminal.ended().0
+                }
+            };
+            let said = staying.said(&self.machines[&staying.machine]);
             self.said.extend(said.lines().map(shape));
             assert!(watches || status.code() == Some(0), "{}: {status:?}\n{said}", staying.line);
         }

@@ -16,6 +16,8 @@ mod killed;
 mod page;
 #[path = "../common/s3.rs"]
 mod s3;
+#[path = "../common/terminal.rs"]
+mod terminal;
 
 use desk::Desk;
 use page::{blocks, code, commands, repository, shape, shipped, table};

@@ -1,0 +1,182 @@
+//! Advice in messages, followed word for word with the real binary.
+
+#[path = "common/killed.rs"]
+mod killed;
+#[path = "common/machine.rs"]
+mod machine;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use killed::Killed;
+use machine::{Machine, read};
+use memsync::cli::args::Args;
+use rustix::process::Signal;
+
+/// The part of `text` between two others.
+#[track_caller]
+fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
+    let rest = text.split_once(before).unwrap_or_else(|| panic!("no {before:?} in {text}")).1;
+    rest.split_once(after).unwrap_or_else(|| panic!("no {after:?} in {text}")).0
+}
+
+fn add_to_config(machine: &Machine, text: &str) {
+    let config = machine.file("config.toml");
+    fs::write(&config, read(&config) + text).unwrap();
+}
+
+#[track_caller]
+fn run_in_shell(line: &str) {
+    assert!(Command::new("/bin/sh").args(["-c", line]).status().unwrap().success(), "{line}");
+}
+
+fn stop(mut running: Killed) {
+    running.signal(Signal::TERM);
+    assert!(running.ended().success());
+}
+
+/// The words of a command in a message.
+fn words(command: &str) -> Vec<&str> {
+    command.trim_start_matches("memsync ").split(' ').collect()
+}
+
+/// A machine that ran `up`, and the address of its proxy.
+fn after_up() -> (Machine, String) {
+    let machine = Machine::new();
+    let (up, document) = machine.start(&["up", "--listen", "127.0.0.1:0"]);
+    stop(up);
+    (machine, document["listen"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn up_says_how_another_folder_is_synced_without_mixing() {
+    let (machine, _) = after_up();
+    fs::write(machine.folder().join("note.md"), "mine").unwrap();
+    let other = machine.file("the others");
+    let told = machine.error(&["up", other.to_str().unwrap()], 2);
+    run_in_shell(between(&told, "make it (`", "`)"));
+    fs::write(other.join("payroll.md"), "secret").unwrap();
+    add_to_config(&machine, between(&told, "start `memsync up` without a folder:\n", "\nThe namespace keeps"));
+    let _up = machine.start(&["up"]);
+    machine.run(&["wait", "--timeout", "120s"], 0);
+    let status = machine.json(&["status"], 0);
+    for (folder, at, theirs) in [(0, machine.folder(), "payroll.md"), (1, other, "note.md")] {
+        assert_eq!(status["folders"][folder]["files"], 1, "{status}");
+        assert!(!at.join(theirs).exists(), "{} came to {}", theirs, at.display());
+    }
+}
+
+#[test]
+fn up_refuses_a_folder_inside_another_without_advice() {
+    let (machine, _) = after_up();
+    let told = machine.error(&["up", machine.folder().join("inner").to_str().unwrap()], 2);
+    assert!(told.contains("one inside the other") && !told.contains("add these lines"), "{told}");
+}
+
+#[test]
+fn folders_with_one_namespace_do_not_start_until_they_differ() {
+    let (machine, _) = after_up();
+    let other = machine.file("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("payroll.md"), "secret").unwrap();
+    add_to_config(&machine, &format!("\n[[folder]]\npath = {other:?}\n"));
+    let told = machine.error(&["up"], 2);
+    machine.run(&["run"], 2);
+    machine.run(&["sync"], 2);
+    add_to_config(&machine, told.split_once("below its path: ").unwrap().1);
+    let _up = machine.start(&["up"]);
+    machine.run(&["wait", "--timeout", "120s"], 0);
+    assert!(!machine.folder().join("payroll.md").exists());
+}
+
+#[test]
+fn up_elsewhere_says_how_to_go_on_and_how_to_move() {
+    let (machine, listen) = after_up();
+    // Free now, and so probably still when it is used.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let told = machine.error(&["up", "--listen", &free], 2);
+    assert!(told.contains("`memsync up` without --listen"), "{told}");
+    let (up, document) = machine.start(&["up"]);
+    assert_eq!(document["listen"], listen.as_str());
+    stop(up);
+    let setting = between(&told, "set proxy.url = ", " there first");
+    let config = read(&machine.file("config.toml"));
+    let before = between(&config, "\nurl = ", "\n");
+    fs::write(machine.file("config.toml"), config.replace(before, setting)).unwrap();
+    let (_up, document) = machine.start(&["up", "--listen", &free]);
+    assert_eq!(document["listen"], free.as_str());
+    machine.run(&["wait", "--timeout", "120s"], 0);
+}
+
+#[test]
+fn up_on_a_machine_that_joined_says_what_syncs_it() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (up, document) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    two.run(&["init", "--join", &one.link()], 0);
+    let told = two.error(&["up", "--listen", "127.0.0.1:0"], 2);
+    let command = between(&told, "another one at http://127.0.0.1:0. `", "` syncs");
+    assert_eq!(command, "memsync run");
+    let _run = Killed(two.command().args(words(command)).spawn().unwrap());
+    killed::eventually("it syncs", || two.command().args(["wait", "--timeout", "9s"]).status().unwrap().success());
+    // On the machine itself, had it lost its record, the other command is right.
+    stop(up);
+    fs::remove_file(one.file("state/up-listen")).unwrap();
+    let told = one.error(&["up", "--listen", "127.0.0.1:0"], 2);
+    let command = between(&told, "this machine's own, `", "` starts it");
+    let (_up, again) = one.start(&words(command));
+    assert_eq!(again["listen"], document["listen"]);
+}
+
+#[test]
+fn an_exposed_token_is_taken_after_the_advised_chmod() {
+    let (machine, _) = after_up();
+    let token = machine.file("token");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+    let told = machine.error(&["up"], 2);
+    run_in_shell(told.split_once("run: ").unwrap().1.trim());
+    let _up = machine.start(&["up"]);
+}
+
+#[test]
+fn doctor_says_how_to_make_a_missing_folder() {
+    let machine = Machine::new();
+    let folder = machine.file("no such folder");
+    let config = format!("proxy.url = \"http://127.0.0.1:1\"\nproxy.token = \"t\"\n[[folder]]\npath = {folder:?}\n");
+    fs::write(machine.file("config.toml"), config).unwrap();
+    fs::set_permissions(machine.file("config.toml"), fs::Permissions::from_mode(0o600)).unwrap();
+    let checks = machine.json(&["doctor"], 5);
+    let check = checks.as_array().unwrap().iter().find(|c| c["name"] == "folder").unwrap();
+    run_in_shell(check["fix"].as_str().unwrap().split(", or").next().unwrap());
+    assert!(folder.exists());
+}
+
+/// The source files below `dir`.
+fn sources(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn every_command_in_a_message_can_be_typed() {
+    let mut commands = 0;
+    for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let text = read(&file).replace("\\\n", "");
+        // Comments are no messages; those of `args` are the help.
+        let is_comment = |line: &str| line.trim_start().starts_with("//") && !file.ends_with("args.rs");
+        for line in text.lines().filter(|line| !is_comment(line)) {
+            for command in line.split('`').filter(|part| part.starts_with("memsync ")) {
+                // Values that a message fills in, and placeholders in capitals, are not judged.
+                let typed = command.replace(['{', '}'], "").replace("--tls-…", "--tls-self-signed");
+                let error = Args::try_parse_from(typed.split_whitespace()).err().map(|e| e.kind());
+                let unknown = [ErrorKind::InvalidSubcommand, ErrorKind::UnknownArgument, ErrorKind::ArgumentConflict];
+                assert!(!error.is_some_and(|kind| unknown.contains(&kind)), "{}: `{command}`", file.display());
+                commands += 1;
+            }
+        }
+    }
+    assert!(commands > 40, "the messages were found: {commands}");
+}

@@ -19,6 +19,7 @@ use super::World;
 use super::apply::Done;
 use super::cycle::{Recent, Report, verb};
 use super::engine::{CycleError, Engine, folder_error, remedy};
+use super::problems::{Effect, PathProblem};
 
 /// Steps under way, their outcomes not yet committed.
 pub(super) struct Batch<D: Disk> {
@@ -204,7 +205,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 None
             }
             Moved::Blocked(why) => {
-                report.blocked.insert(step.path.clone(), why.to_string());
+                report.blocked.insert(step.path.clone(), PathProblem::new(Effect::Retried, why.to_string()));
                 self.quarantine_step(&step, why.to_string(), false, report);
                 None
             }

@@ -23,6 +23,7 @@ use super::apply::{ATTEMPTS, Done, StepError, Work};
 use super::batch::{Flown, Next};
 use super::commit::Batch;
 use super::engine::{CycleError, Engine, Unanswered, remedy};
+use super::problems::PathProblem;
 
 /// Finished actions that are made durable and committed together.
 const BATCH_STEPS: usize = 2048;
@@ -65,7 +66,7 @@ pub struct Report {
     /// Deletions that wait for what may be the same file under another name.
     pub waiting: usize,
     /// Paths that are blocked, with the reason.
-    pub blocked: BTreeMap<RelPath, String>,
+    pub blocked: BTreeMap<RelPath, PathProblem>,
 }
 
 impl Report {
@@ -224,7 +225,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     }
                 }
                 Unknown::Clash(_) | Unknown::Collides(_) | Unknown::TooLarge(_) => {
-                    report.blocked.insert(step.path.clone(), why.to_string());
+                    report.blocked.extend(PathProblem::of(why).map(|problem| (step.path.clone(), problem)));
                 }
                 _ => {}
             }

@@ -14,10 +14,11 @@ use crate::path::RelPath;
 use crate::remote::{Index, IndexEntry, Remote, RemoteError};
 use crate::state::{Change, Container, Entry, StateError};
 use crate::sync::safety::{self, Halt, Held};
-use crate::sync::{Action, Base, Local, Plan, Unknown};
+use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, decide};
 
 use super::World;
 use super::batch::BatchOptions;
+use super::problems::{Effect, PathProblem};
 use super::quarantine::Quarantine;
 use super::sent::Sent;
 use super::status::Pending;
@@ -356,19 +357,64 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let held: BTreeSet<RelPath> = self.held.iter().flat_map(|h| h.steps.iter().map(|s| s.path.clone())).collect();
         let (ripe, waiting) = self.ripe();
         pending.delete += waiting.difference(&held).count();
-        for step in self.plan(&ripe).steps {
-            match step.action {
-                _ if held.contains(&step.path) => {}
-                Action::Upload { .. } | Action::UploadUnread | Action::Probe { .. } => pending.upload += 1,
-                Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => pending.download += 1,
-                Action::DeleteRemote { .. } | Action::Obey { .. } | Action::Skip(Unknown::Vanished) => {
-                    pending.delete += 1;
-                }
-                Action::Skip(Unknown::Quarantined(_) | Unknown::Changing | Unknown::Unread) => pending.upload += 1,
-                Action::RecordSeen { .. } | Action::Adopt { .. } | Action::Skip(_) => {}
+        let plan = if self.index.is_some() { self.plan(&ripe) } else { self.local_changes() };
+        for step in plan.steps {
+            if held.contains(&step.path) {
+                continue;
             }
+            let (action, is_blocked) = match step.action {
+                Action::Skip(why) => match Effect::of(&why) {
+                    Some(Effect::LeftOut) => continue,
+                    effect => (self.skipped(&step.path, &why), effect == Some(Effect::Blocked)),
+                },
+                action => (Some(action), false),
+            };
+            let count = match action {
+                Some(Action::Upload { .. } | Action::UploadUnread | Action::Probe { .. }) => &mut pending.upload,
+                Some(Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. }) => {
+                    &mut pending.download
+                }
+                Some(Action::DeleteRemote { .. } | Action::Obey { .. }) => &mut pending.delete,
+                Some(Action::RecordSeen { .. } | Action::Adopt { .. } | Action::Skip(_)) | None => continue,
+            };
+            *count += 1;
+            pending.blocked += usize::from(is_blocked);
         }
         pending
+    }
+
+    /// The action that a skipped path waits for, by the last known content of both sides.
+    fn skipped(&self, path: &RelPath, why: &Unknown) -> Option<Action> {
+        let base = self.base_side(path);
+        let remote = match &self.index {
+            Some(index) => self.remote_side(index, path),
+            None => base.map(unchanged),
+        };
+        let found = self.tree.found().get(path).map(|f| &f.local);
+        let local = match (why, found, base) {
+            (Unknown::Ignored, ..) => return None,
+            (Unknown::Changing | Unknown::Unread, Some(_), _) => return Some(Action::UploadUnread),
+            (Unknown::Vanished, ..) => None,
+            (_, Some(Local::File(md5)), _) => Some(Local::File(*md5)),
+            // The content is unknown. Without news from the proxy, only a new file is known to wait.
+            (Unknown::Unreadable(_), _, Some(Base::Synced(md5))) | (_, Some(_), Some(Base::Synced(md5))) => {
+                Some(Local::File(md5))
+            }
+            (_, Some(Local::Unknown(_)), _) if remote.is_none() => return Some(Action::UploadUnread),
+            _ => None,
+        };
+        let trust = self.index.as_ref().map_or(Trust::Evidence, |index| self.trust(index));
+        decide(base, local.as_ref(), remote, trust).1
+    }
+
+    /// Whether the proxy has given its index since this engine was opened.
+    pub fn has_index(&self) -> bool {
+        self.index.is_some()
+    }
+
+    /// Whether the last cycle got through its scan, so that the figures of the folder are those of now.
+    pub fn has_scanned(&self) -> bool {
+        self.scanned
     }
 
     /// Paths that failed and will be tried again.
@@ -469,15 +515,16 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// Paths that need a person, with what is wrong: what the scan found and what failed.
-    pub fn problems(&self) -> BTreeMap<RelPath, String> {
-        let mut out: BTreeMap<RelPath, String> =
-            self.quarantine.iter().map(|(p, why)| (p.clone(), why.to_owned())).collect();
-        out.extend(self.stuck.iter().filter_map(|(path, why)| Some((path.clone()?, why.clone()))));
+    pub fn problems(&self) -> BTreeMap<RelPath, PathProblem> {
+        let retried = |why: &str| PathProblem::new(Effect::Retried, why);
+        let mut out: BTreeMap<RelPath, PathProblem> =
+            self.quarantine.iter().map(|(p, why)| (p.clone(), retried(why))).collect();
+        out.extend(self.stuck.iter().filter_map(|(path, why)| Some((path.clone()?, retried(why)))));
         for (path, found) in self.tree.found() {
             if let Local::Unknown(why) = &found.local
-                && why.is_problem()
+                && let Some(problem) = PathProblem::of(why)
             {
-                out.insert(path.clone(), why.to_string());
+                out.insert(path.clone(), problem);
             }
         }
         if let Some(index) = &self.index {
@@ -486,7 +533,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 let shown: String =
                     name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(200).collect();
                 if let Ok(path) = RelPath::parse(&shown.replace(['\\'], "\u{fffd}")) {
-                    out.insert(path, format!("is on the proxy under a name that cannot be used here: {why}"));
+                    let why = format!("is on the proxy under a name that cannot be used here: {why}");
+                    out.insert(path, PathProblem::new(Effect::LeftOut, why));
                 }
             }
         }
@@ -499,6 +547,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             return Some(why);
         }
         (self.ignored)(path.as_str(), false).then_some(Unknown::Ignored)
+    }
+}
+
+/// What the proxy holds where nothing has changed since base.
+pub(super) fn unchanged(base: Base) -> RemoteSide {
+    match base {
+        Base::Synced(md5) => RemoteSide::Live(md5),
+        Base::Seen(md5) => RemoteSide::Tombstone(md5),
     }
 }
 

@@ -1,6 +1,5 @@
 //! What is done without an agent: sync once, or say what would be done.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -10,12 +9,15 @@ use crate::state::Lock;
 
 use super::control::PlannedStep;
 use super::engine::CycleError;
+use super::findings::Findings;
+use super::last_known::{last_known, note};
 use super::session::{CONFIRM, FolderSetup, OpenError, Session};
 use super::shared::halt_status;
-use super::status::{HaltStatus, Problem};
+use super::standstill::Standstill;
+use super::status::{FolderStatus, HaltStatus};
 
 /// What [`sync_once`] did.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Summary {
     pub uploaded: usize,
     pub downloaded: usize,
@@ -25,10 +27,9 @@ pub struct Summary {
     pub trashed: usize,
     /// Conflict copies made.
     pub conflicts: Vec<String>,
-    pub problems: Vec<Problem>,
     pub halts: Vec<HaltStatus>,
-    /// Paths that are left to do: they failed, or somebody goes on writing.
-    pub pending: usize,
+    /// The folder afterwards.
+    pub status: FolderStatus,
 }
 
 /// Why a sync without an agent did not go through.
@@ -40,17 +41,43 @@ pub enum OnceError {
     Cycle(#[from] CycleError),
 }
 
-/// Cycles without an agent until nothing is left to do. `progress` is told steps done and steps in all.
+impl From<&OnceError> for Standstill {
+    fn from(e: &OnceError) -> Self {
+        match e {
+            OnceError::Open(e) => e.into(),
+            OnceError::Cycle(e) => e.into(),
+        }
+    }
+}
+
+/// Cycles without an agent until nothing is left to do. `progress` is told steps done and steps in all. The outcome is
+/// noted for `memsync status`.
 ///
 /// # Errors
 /// What ended it; what was finished before is committed.
-pub async fn sync_once(setup: &FolderSetup, mut progress: impl FnMut(usize, usize)) -> Result<Summary, OnceError> {
+pub async fn sync_once(setup: &FolderSetup, progress: impl FnMut(usize, usize)) -> Result<Summary, OnceError> {
     let _lock = once_lock(setup)?;
+    let mut status = FolderStatus { halt: None, ..last_known(setup) };
+    let result = cycles(setup, &mut status, progress).await;
+    if let Err(e) = &result {
+        let why = Standstill::from(e);
+        (status.state, status.waits_for) = (why.state, why.waits_for);
+        (status.reason, status.halt) = (Some(why.reason), why.halt);
+    }
+    if let Err(e) = note(setup, &status) {
+        tracing::warn!("{}: {e}", setup.status_file.display());
+    }
+    result
+}
+
+async fn cycles(
+    setup: &FolderSetup,
+    status: &mut FolderStatus,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Summary, OnceError> {
     let mut session = Session::open(setup)?;
-    let mut summary = Summary::default();
     let counts = session.engine.progress();
-    let mut blocked = BTreeMap::new();
-    let mut unfinished = false;
+    let (mut uploaded, mut downloaded, mut deleted, mut trashed, mut conflicts) = (0, 0, 0, 0, Vec::new());
     // A deletion wants two scans, a conflict copy a cycle of its own; beyond that somebody is writing.
     for round in 0..20 {
         if round > 0 {
@@ -70,25 +97,20 @@ pub async fn sync_once(setup: &FolderSetup, mut progress: impl FnMut(usize, usiz
                 }
             }
         };
-        summary.uploaded += report.uploaded;
-        summary.downloaded += report.downloaded;
-        summary.deleted += report.deleted_remote;
-        summary.trashed += report.trashed;
-        summary.conflicts.extend(report.conflicts.iter().map(ToString::to_string));
-        blocked = report.blocked;
-        unfinished = report.again || report.waiting > 0;
+        uploaded += report.uploaded;
+        downloaded += report.downloaded;
+        deleted += report.deleted_remote;
+        trashed += report.trashed;
+        conflicts.extend(report.conflicts.iter().map(ToString::to_string));
+        let findings = Findings::of(&session.engine, &report, session.rules.problem.as_deref(), status);
+        findings.enter(status, jiff::Timestamp::now());
         if !report.again {
             break;
         }
     }
-    let now = jiff::Timestamp::now();
-    let all: BTreeMap<_, _> = session.engine.problems().into_iter().chain(blocked).collect();
-    summary.problems =
-        all.into_iter().map(|(p, problem)| Problem { path: p.to_string(), problem, since: now }).collect();
-    summary.pending = session.engine.failing().max(usize::from(unfinished));
-    summary.halts = session.engine.halts().iter().map(|h| halt_status(h, session.engine.held())).collect();
+    let halts = session.engine.halts().iter().map(|h| halt_status(h, session.engine.held())).collect();
     session.engine.tidy().map_err(CycleError::from)?;
-    Ok(summary)
+    Ok(Summary { uploaded, downloaded, deleted, trashed, conflicts, halts, status: status.clone() })
 }
 
 /// What a cycle would do.

@@ -17,7 +17,7 @@ use crate::sync::safety::{self, Position, Standing};
 use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, reconcile};
 
 use super::World;
-use super::engine::{CycleError, Engine, folder_error};
+use super::engine::{CycleError, Engine, folder_error, unchanged};
 
 /// After so long a request of which nobody has heard does not arrive any more.
 const LOST: Duration = Duration::from_secs(300);
@@ -226,9 +226,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
+    /// An index that has a mark is evidence.
+    pub(super) fn trust(&self, index: &Index) -> Trust {
+        if index.mark.is_some() { Trust::Evidence } else { Trust::Hints }
+    }
+
     /// What the index says of a path, or the blob said where that is newer. Tombstones below the floor are gone from it. A path that was agreed on with this
     /// very store, and that an exact index does not name any more, had one of those.
-    fn remote_side(&self, index: &Index, path: &RelPath) -> Option<RemoteSide> {
+    pub(super) fn remote_side(&self, index: &Index, path: &RelPath) -> Option<RemoteSide> {
         let listed = index.files.get(path);
         if let Some((despite, tombstone)) = self.proven.get(path)
             && despite.as_ref() == listed
@@ -245,7 +250,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// What the table takes for the base of a path. A file that is gone here, of which the proxy holds what was sent
     /// without hearing whether it arrived, had that for its base: its user had it, and has deleted it.
-    fn base_side(&self, path: &RelPath) -> Option<Base> {
+    pub(super) fn base_side(&self, path: &RelPath) -> Option<Base> {
         let base = self.container.entries().get(path).map(|e| e.base);
         if !self.sent.any(path) || self.tree.found().contains_key(path) {
             return base;
@@ -294,7 +299,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub(super) fn plan(&self, among: &Touched) -> Plan {
         let Some(index) = &self.index else { return Plan::default() };
         let entries = self.container.entries();
-        let trust = if index.mark.is_some() { Trust::Evidence } else { Trust::Hints };
+        let trust = self.trust(index);
         match among {
             Touched::Paths(paths) if !self.options.fold => {
                 let paths = self.with_neighbours(paths);
@@ -323,6 +328,15 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 reconcile(base, &local, remote, trust, self.options.fold)
             }
         }
+    }
+
+    /// What this folder has to send, as far as that is known before the proxy has given its index.
+    pub(super) fn local_changes(&self) -> Plan {
+        let entries = self.container.entries();
+        let local = self.local(self.tree.found().keys(), entries.keys(), std::iter::empty());
+        let base = entries.iter().map(|(path, entry)| (path, entry.base));
+        let remote = entries.iter().map(|(path, entry)| (path, unchanged(entry.base)));
+        reconcile(base, &local, remote, Trust::Evidence, self.options.fold)
     }
 
     /// The paths, and those that a file or folder of theirs could clash with.

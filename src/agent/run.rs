@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::disk::real::RealDisk;
-use crate::local::moves::is_conflict_name;
-use crate::state::{Lock, LockError, peek, read_note};
-use crate::sync::Base;
+use crate::state::{Lock, LockError};
 
 use super::control::{self, PlannedStep, Request, Response};
+use super::last_known::last_known;
 use super::session::{FolderSetup, is_held};
 use super::shared::{Shared, lock};
-use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, ProxyStatus, State, Status};
+use super::status::{AgentStatus, FolderStatus, HaltStatus, ProxyStatus, State, Status};
 use super::worker::{Command, Worker};
 
 /// An agent that was killed a moment ago may still hold its socket and its locks.
@@ -309,7 +308,7 @@ impl Inner {
         for (root, plan) in asked {
             match plan.await {
                 Ok(Ok(plan)) => steps.extend(PlannedStep::of(&root, &plan)),
-                Ok(Err(kept)) => return failed(format!("{}: {}", root.display(), kept.why), kept.state),
+                Ok(Err(why)) => return failed(format!("{}: {}", root.display(), why.reason), why.state),
                 Err(_) => return failed(format!("{}: the agent stops", root.display()), State::Stopped),
             }
         }
@@ -321,8 +320,8 @@ impl Inner {
         self.sync(None).await;
         loop {
             let status = self.status();
-            let stuck = matches!(status.state, State::Halted | State::Paused | State::AuthRequired);
-            if status.in_sync || stuck || changed.changed().await.is_err() {
+            let rests = status.folders.iter().all(|f| f.in_sync || f.needs_person());
+            if status.in_sync || rests || changed.changed().await.is_err() {
                 return;
             }
         }
@@ -398,32 +397,6 @@ pub fn offline_status(setups: &[FolderSetup], device: &str, proxy_url: &str) -> 
 }
 
 fn offline_folder(setup: &FolderSetup) -> FolderStatus {
-    let noted = read_note(&setup.status_file).ok().flatten();
-    if let Some(mut status) = noted.and_then(|text| serde_json::from_slice::<FolderStatus>(&text).ok()) {
-        status.state = State::Stopped;
-        status.in_sync = false;
-        status.reason = Some("no agent runs; start it with `memsync run` or `memsync up`".to_owned());
-        return status;
-    }
-    let view = RealDisk::open(&setup.state_dir).ok().and_then(|d| peek(&Arc::new(d), &setup.container).ok().flatten());
-    let entries = view.map(|v| v.entries).unwrap_or_default();
-    let tracked = || entries.iter().filter(|(_, e)| matches!(e.base, Base::Synced(_)));
-    FolderStatus {
-        path: setup.root.display().to_string(),
-        namespace: setup.namespace.clone(),
-        state: State::Stopped,
-        reason: Some("no agent runs; start it with `memsync run` or `memsync up`".to_owned()),
-        in_sync: false,
-        files: tracked().count(),
-        bytes: tracked().filter_map(|(_, e)| e.stat).map(|s| s.size).sum(),
-        watcher: "poll".to_owned(),
-        watcher_remedy: None,
-        last_success: None,
-        next_sync_s: None,
-        pending: Pending::default(),
-        conflicts: tracked().filter(|(p, _)| is_conflict_name(p.file_name())).count(),
-        problems: Vec::new(),
-        halt: None,
-        progress: None,
-    }
+    let reason = Some("no agent runs; start it with `memsync run` or `memsync up`".to_owned());
+    FolderStatus { reason, ..last_known(setup) }
 }

@@ -12,8 +12,9 @@ use crate::sync::safety::{Halt, Held};
 
 use super::cycle::Recent;
 use super::engine::Progress;
+use super::last_known::last_known;
 use super::session::FolderSetup;
-use super::status::{FolderStatus, HaltStatus, Pending, ProgressStatus, ProxyStatus, RecentAction, State};
+use super::status::{FolderStatus, HaltStatus, ProgressStatus, ProxyStatus, RecentAction, State};
 
 /// Finished actions that the status shows.
 const RECENT: usize = 50;
@@ -34,26 +35,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// Starts from the last known figures; the first cycle finds out all else.
     pub fn new(setup: &FolderSetup, changed: watch::Sender<u64>) -> Self {
         Self {
-            status: Mutex::new(FolderStatus {
-                path: setup.root.display().to_string(),
-                namespace: setup.namespace.clone(),
-                state: State::Syncing,
-                reason: None,
-                in_sync: false,
-                files: 0,
-                bytes: 0,
-                watcher: "poll".to_owned(),
-                watcher_remedy: None,
-                last_success: None,
-                next_sync_s: None,
-                pending: Pending::default(),
-                conflicts: 0,
-                problems: Vec::new(),
-                halt: None,
-                progress: None,
-            }),
+            status: Mutex::new(FolderStatus { state: State::Syncing, halt: None, ..last_known(setup) }),
             proxy: Mutex::new(ProxyStatus {
                 url: setup.http.origin.clone(),
                 reachable: false,

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::problems::Effect;
+
 /// The agent, or one folder, in a word. In the order of what a person should hear of first, the last being worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -14,6 +16,14 @@ pub enum State {
     Stopped,
     AuthRequired,
     Halted,
+}
+
+/// What an offline folder waits for. It goes on by itself when that is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitsFor {
+    Proxy,
+    Disk,
 }
 
 /// The document.
@@ -57,6 +67,9 @@ pub struct FolderStatus {
     /// Why, where the state is no good one.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Of an offline folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<WaitsFor>,
     pub in_sync: bool,
     pub files: usize,
     pub bytes: u64,
@@ -65,6 +78,9 @@ pub struct FolderStatus {
     /// What to do about a degraded watcher.
     #[serde(default)]
     pub watcher_remedy: Option<String>,
+    /// When the figures were found out. `None`: they come from an earlier run that did not say when.
+    #[serde(default)]
+    pub counted_at: Option<Timestamp>,
     pub last_success: Option<Timestamp>,
     pub next_sync_s: Option<u64>,
     pub pending: Pending,
@@ -83,6 +99,16 @@ pub struct Pending {
     pub download: usize,
     pub delete: usize,
     pub held_delete: usize,
+    /// How many of these wait for a person, who finds the reason in `problems`.
+    #[serde(default)]
+    pub blocked: usize,
+}
+
+impl Pending {
+    /// Changes that wait, whatever for.
+    pub fn total(&self) -> usize {
+        self.upload + self.download + self.delete + self.held_delete
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +116,26 @@ pub struct Problem {
     pub path: String,
     pub problem: String,
     pub since: Timestamp,
+    /// Whether the path is left out for good, or still has to be synced.
+    #[serde(default)]
+    pub effect: Effect,
+}
+
+impl FolderStatus {
+    /// Whether a path that is to be synced waits until a person helps.
+    pub fn is_blocked(&self) -> bool {
+        self.problems.iter().any(|p| p.effect == Effect::Blocked)
+    }
+
+    /// Whether nothing moves any more until a person does something.
+    pub fn needs_person(&self) -> bool {
+        let is_retried = || self.problems.iter().any(|p| p.effect == Effect::Retried);
+        match self.state {
+            State::Halted | State::AuthRequired | State::Paused => true,
+            State::Idle => self.is_blocked() && !is_retried() && self.pending.total() == self.pending.blocked,
+            State::Syncing | State::Offline | State::Stopped => false,
+        }
+    }
 }
 
 /// A gate that is shut.

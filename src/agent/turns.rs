@@ -4,7 +4,6 @@
 //! comes while a cycle runs makes one more cycle. What a cycle comes to is told in `outcome`, and how soon
 //! the next one comes is decided in `pace`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,13 +20,13 @@ use super::engine::CycleError;
 use super::rules::Look;
 use super::session::Session;
 use super::shared::{halt_status, lock};
+use super::standstill::Standstill;
 use super::status::State;
-use super::worker::{Command, Ended, Kept, Worker};
+use super::worker::{Command, Ended, Worker};
 
 mod outcome;
 mod pace;
 
-use outcome::{reason, state_of};
 pub(super) use pace::FIRST_RETRY;
 use pace::Tidy;
 
@@ -104,9 +103,7 @@ pub(super) struct Running<'a> {
     rest_until: Instant,
     waiting: Vec<oneshot::Sender<()>>,
     /// Those who want to know what a cycle would do.
-    dry_runs: Vec<oneshot::Sender<Result<Plan, Kept>>>,
-    /// Since when a path has had its problem.
-    since: BTreeMap<String, Timestamp>,
+    dry_runs: Vec<oneshot::Sender<Result<Plan, Standstill>>>,
 }
 
 impl<'a> Running<'a> {
@@ -136,7 +133,6 @@ impl<'a> Running<'a> {
             rest_until: now,
             waiting: Vec::new(),
             dry_runs: Vec::new(),
-            since: BTreeMap::new(),
             worker,
         }
     }
@@ -360,7 +356,7 @@ impl<'a> Running<'a> {
                 }
             },
         };
-        let result = result.map_err(|e| Kept { state: state_of(&e), why: reason(&e) });
+        let result = result.map_err(|e| Standstill::from(&e));
         for answer in self.dry_runs.drain(..) {
             // Whoever asked may have gone.
             let _ = answer.send(result.clone());

@@ -11,12 +11,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::local::watch::{Options as WatchOptions, Watcher};
 use crate::protocol::capability;
 use crate::remote::http::HttpRemote;
-use crate::state::{Lock, write_note};
+use crate::state::Lock;
 use crate::sync::Plan;
 
-use super::engine::CycleError;
+use super::last_known::note;
 use super::session::{FolderSetup, OpenError, Session};
-use super::shared::{Shared, halt_status, lock};
+use super::shared::{Shared, lock};
+use super::standstill::Standstill;
 use super::status::{FolderStatus, HaltStatus, State};
 use super::turns::{FIRST_RETRY, Running};
 
@@ -25,12 +26,15 @@ const REOPEN: Duration = Duration::from_secs(2);
 /// The longest such wait; each try in vain doubles it.
 const LONGEST_REOPEN: Duration = Duration::from_secs(15);
 
+/// A status that stays the same is noted again after this time, for its age.
+const NOTE: Duration = Duration::from_secs(300);
+
 /// What a worker can be told.
 pub enum Command {
     /// A full scan and cycles until nothing is left or one fails; then the answer.
     Sync(oneshot::Sender<()>),
     /// What a cycle would do now, or what keeps it from being found out.
-    Plan(oneshot::Sender<Result<Plan, Kept>>),
+    Plan(oneshot::Sender<Result<Plan, Standstill>>),
     Pause(Option<Duration>),
     Resume,
     Held(oneshot::Sender<Vec<HaltStatus>>),
@@ -42,13 +46,6 @@ pub enum Command {
     },
     Reload(Box<FolderSetup>),
     Stop,
-}
-
-/// What keeps a folder from being synced.
-#[derive(Debug, Clone)]
-pub struct Kept {
-    pub state: State,
-    pub why: String,
 }
 
 /// How a session came to its end.
@@ -72,7 +69,8 @@ pub struct Worker {
     quit: Arc<AtomicBool>,
     /// Held from start to end.
     _lock: Lock,
-    last_note: Option<String>,
+    /// The last note without its times, and when it was written.
+    last_note: Option<(FolderStatus, Instant)>,
     pub(super) paused: Option<Option<Instant>>,
     /// Commands that came while a cycle ran.
     pub(super) backlog: VecDeque<Command>,
@@ -165,19 +163,17 @@ impl Worker {
         if lock(&self.shared.status).state != State::Halted {
             tracing::warn!(folder = %self.setup.root.display(), "{e}");
         }
-        let halt = match e {
-            OpenError::Cycle(CycleError::Halted(halt)) => Some(halt_status(halt, &[])),
-            _ => None,
-        };
-        self.halted(halt.as_ref().map_or_else(|| e.to_string(), |h| h.reason.clone()), halt);
+        self.stand_still(Standstill::from(e));
     }
 
-    fn halted(&mut self, why: String, halt: Option<HaltStatus>) {
+    /// The folder is not synced for now.
+    pub(super) fn stand_still(&mut self, why: Standstill) {
         self.shared.set(|s| {
-            s.state = State::Halted;
             s.in_sync = false;
-            s.reason = Some(why);
-            s.halt = halt;
+            s.state = why.state;
+            s.waits_for = why.waits_for;
+            s.reason = Some(why.reason);
+            s.halt = why.halt;
         });
         self.note();
     }
@@ -197,9 +193,9 @@ impl Worker {
                     }
                     Some(Command::Sync(answer)) => drop(answer.send(())),
                     Some(Command::Plan(answer)) => {
-                        let FolderStatus { state, reason, .. } = self.shared.status();
-                        let why = reason.unwrap_or_else(|| "the folder is being opened; ask again in a moment".to_owned());
-                        drop(answer.send(Err(Kept { state, why })));
+                        let FolderStatus { state, waits_for, reason, halt, .. } = self.shared.status();
+                        let reason = reason.unwrap_or_else(|| "the folder is being opened; ask again in a moment".to_owned());
+                        drop(answer.send(Err(Standstill { state, waits_for, reason, halt })));
                     }
                     Some(Command::Pause(time)) => self.paused = Some(time.map(|t| Instant::now() + t)),
                     Some(Command::Resume) => self.paused = None,
@@ -225,7 +221,7 @@ impl Worker {
             Ok(watcher) => watcher,
             Err(e) => {
                 tracing::warn!("{e}");
-                self.halted(e.to_string(), None);
+                self.stand_still(Standstill::on_disk(e));
                 return Ended::Reopen { setup: None, wait: true };
             }
         };
@@ -243,19 +239,17 @@ impl Worker {
         ended
     }
 
-    /// Keeps the status for `memsync status` while no agent runs. Written when something worth telling changed.
+    /// Keeps the status for `memsync status` while no agent runs. Written when something changed, and now and then for its age.
     pub(super) fn note(&mut self) {
         let mut status = self.shared.status();
         status.next_sync_s = None;
         status.progress = None;
-        let Ok(text) = serde_json::to_string(&status) else { return };
-        let told = { FolderStatus { last_success: None, ..status } };
-        let key = serde_json::to_string(&told).ok();
-        if key == self.last_note {
+        let lasting = FolderStatus { last_success: None, counted_at: None, ..status.clone() };
+        if self.last_note.as_ref().is_some_and(|(told, at)| *told == lasting && at.elapsed() < NOTE) {
             return;
         }
-        match write_note(&self.setup.status_file, text.as_bytes()) {
-            Ok(()) => self.last_note = key,
+        match note(&self.setup, &status) {
+            Ok(()) => self.last_note = Some((lasting, Instant::now())),
             Err(e) => tracing::warn!("{}: {e}", self.setup.status_file.display()),
         }
     }

@@ -265,18 +265,12 @@ fn word(keep: Keep) -> &'static str {
     }
 }
 
-/// How many conflict copies the configured folders have; of the one at `root` alone, where that is given.
+/// The conflict copies of the file at `place`, below the folder.
 ///
 /// # Errors
-/// When a folder cannot be read.
-pub fn count(app: &App, root: Option<&Path>) -> anyhow::Result<usize> {
-    let mut copies = 0;
-    for open in locate::folders(app)? {
-        if root.is_none_or(|root| locate::real(&open.root) == root) {
-            copies += copies_below(&open)?.len();
-        }
-    }
-    Ok(copies)
+/// When the folder cannot be read.
+pub fn copies_of(place: &Place) -> anyhow::Result<Vec<String>> {
+    Ok(copies_beside(place, |c| c.original == place.at)?.into_iter().map(|c| c.path).collect())
 }
 
 /// The file that a conflict copy is of, and the device that made it.

@@ -58,6 +58,8 @@ pub struct FileStatus {
     pub md5: Option<String>,
     /// Of a conflict copy: the file that kept the name.
     pub conflict_of: Option<String>,
+    /// The conflict copies of this file, below the folder.
+    pub conflict_copies: Vec<String>,
     /// Kept here, in history.
     pub earlier_versions: usize,
 }
@@ -65,7 +67,7 @@ pub struct FileStatus {
 impl FileStatus {
     pub fn exit(&self) -> Exit {
         match self.state {
-            _ if self.conflict_of.is_some() => Exit::Conflicts,
+            _ if self.conflict_of.is_some() || !self.conflict_copies.is_empty() => Exit::Conflicts,
             FileState::WaitsForUpload | FileState::WaitsForDelete | FileState::Blocked => Exit::Pending,
             FileState::Absent => Exit::Error,
             FileState::Synced | FileState::Deleted | FileState::Ignored | FileState::Folder => Exit::Done,
@@ -90,11 +92,13 @@ pub fn of(app: &App, path: &Path, status: &Status) -> anyhow::Result<FileStatus>
         modified: None,
         md5: None,
         conflict_of: conflicts::origin_of(&place.at).map(|(original, _)| original),
+        conflict_copies: Vec::new(),
         earlier_versions: versions.iter().filter(|v| v.path == place.at).count(),
     };
     if place.at.is_empty() {
         return Ok(file);
     }
+    file.conflict_copies = conflicts::copies_of(&place)?;
     let (state, why) = judge(app, &place, status, &mut file)?;
     (file.state, file.why) = (state, why);
     // The name of a file that is gone is no conflict.
@@ -220,6 +224,7 @@ fn rules_text(folder: &Folder<RealDisk>) -> anyhow::Result<String> {
 pub fn text(file: &FileStatus, now: Timestamp) -> String {
     let path = show::name(&file.folder.join(&file.path).display().to_string());
     let (style, word) = match file.state {
+        FileState::Synced if !file.conflict_copies.is_empty() => (show::BAD, "in conflict: both versions are kept"),
         FileState::Synced => (show::GOOD, "in sync"),
         FileState::WaitsForUpload => (show::BUSY, "waits for upload"),
         FileState::WaitsForDelete => (show::BUSY, "waits to be deleted elsewhere"),
@@ -243,6 +248,9 @@ pub fn text(file: &FileStatus, now: Timestamp) -> String {
     }
     if let Some(original) = &file.conflict_of {
         line(format!("a conflict copy of {}; settle it: memsync conflicts", show::name(original)));
+    }
+    for copy in &file.conflict_copies {
+        line(format!("in conflict with {}; settle it: memsync conflicts", show::name(copy)));
     }
     if file.earlier_versions > 0 {
         let kept = show::count(file.earlier_versions, "earlier version");
@@ -279,6 +287,7 @@ mod tests {
             modified: Some("2026-01-01T00:00:00Z".parse().unwrap()),
             md5: None,
             conflict_of: None,
+            conflict_copies: Vec::new(),
             earlier_versions: 2,
         };
         let text = text(&file, "2026-01-01T00:01:00Z".parse().unwrap());

@@ -3,11 +3,13 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use anstyle::Style;
 use jiff::Timestamp;
 
 use super::show::{self, painted};
 use super::verdict::{self, waits};
-use crate::agent::status::{FolderStatus, State, Status};
+use crate::agent::problems::Effect;
+use crate::agent::status::{FolderStatus, Problem, State, Status};
 
 /// Problems and recent actions shown; `--json` has all.
 const SHOWN: usize = 5;
@@ -114,26 +116,29 @@ fn folder_lines(folder: &FolderStatus, status: &Status, now: Timestamp) -> Vec<S
     if folder.conflicts > 0 {
         lines.push(format!("  {}", painted(show::BAD, &show::count(folder.conflicts, "conflict copy"))));
     }
-    if !folder.problems.is_empty() {
-        lines.push(format!(
-            "  {}",
-            painted(show::BUSY, &format!("{} left out", show::count(folder.problems.len(), "file")))
-        ));
-        for p in folder.problems.iter().take(SHOWN) {
-            lines.push(format!(
-                "    {}: {} (since {})",
-                show::name(&p.path),
-                show::name(&p.problem),
-                show::ago(now, p.since)
-            ));
-        }
-        if let more @ 1.. = folder.problems.len().saturating_sub(SHOWN) {
-            lines.push(format!("    and {more} more: memsync status --json"));
-        }
-    }
+    let (left_out, troubled): (Vec<_>, Vec<_>) = folder.problems.iter().partition(|p| p.effect == Effect::LeftOut);
+    lines.extend(problem_lines(&troubled, show::BAD, "cannot be synced", now));
+    lines.extend(problem_lines(&left_out, show::BUSY, "left out", now));
     if matches!(folder.watcher.as_str(), "degraded" | "poll") && status.agent.running {
         let remedy = folder.watcher_remedy.as_deref().map(|r| format!(": {}", show::name(r))).unwrap_or_default();
         lines.push(format!("  {} changes are found late{remedy}", painted(show::BUSY, "watcher")));
+    }
+    lines
+}
+
+fn problem_lines(problems: &[&Problem], style: Style, what: &str, now: Timestamp) -> Vec<String> {
+    let mut lines = Vec::new();
+    if problems.is_empty() {
+        return lines;
+    }
+    let count = show::count(problems.len(), "file");
+    lines.push(format!("  {}", painted(style, &format!("{count} {what}"))));
+    for p in problems.iter().take(SHOWN) {
+        let (path, problem) = (show::name(&p.path), show::name(&p.problem));
+        lines.push(format!("    {path}: {problem} (since {})", show::ago(now, p.since)));
+    }
+    if let more @ 1.. = problems.len().saturating_sub(SHOWN) {
+        lines.push(format!("    and {more} more: memsync status --json"));
     }
     lines
 }
@@ -171,11 +176,13 @@ pub mod tests {
             namespace: String::new(),
             state: State::Idle,
             reason: None,
+            waits_for: None,
             in_sync: true,
             files: 120,
             bytes: 34_567,
             watcher: "inotify".to_owned(),
             watcher_remedy: None,
+            counted_at: Some("2026-01-01T00:00:00Z".parse().unwrap()),
             last_success: Some("2026-01-01T00:00:00Z".parse().unwrap()),
             next_sync_s: Some(18),
             pending: Pending::default(),
@@ -247,6 +254,7 @@ recent
                 path: format!("bad{n}\u{1b}[2J"),
                 problem: "is a symlink; only regular files are synced".to_owned(),
                 since: "2026-01-01T00:00:00Z".parse().unwrap(),
+                effect: Effect::LeftOut,
             })
             .collect();
         let text = plain(&s);

@@ -8,13 +8,12 @@ use serde::Serialize;
 
 use super::app::App;
 use super::exit::{Exit, Failure};
-use super::{conflicts, locate, output, setup, show, talk, verdict};
-use crate::agent::CycleError;
+use super::{locate, output, setup, show, talk, verdict};
 use crate::agent::control::{PlannedStep, Request, Response};
 use crate::agent::once::{OnceError, Summary, dry_run, sync_once};
 use crate::agent::session::{FolderSetup, OpenError};
+use crate::agent::standstill::Standstill;
 use crate::agent::status::{FolderStatus, Status};
-use crate::sync::safety::Halt;
 
 /// Between two looks at the agent's progress.
 const TICK: Duration = Duration::from_millis(100);
@@ -63,7 +62,7 @@ pub fn run(app: &App, dir: Option<&Path>, dry: bool) -> anyhow::Result<Exit> {
     if let Some(exit) = runtime.block_on(through_agent(app, root.as_deref()))? {
         return Ok(exit);
     }
-    runtime.block_on(alone(app, &own_setups(app, config, root.as_deref())?, root.as_deref()))
+    runtime.block_on(alone(app, &own_setups(app, config, root.as_deref())?))
 }
 
 fn own_setups(app: &App, config: &crate::config::Config, root: Option<&Path>) -> anyhow::Result<Vec<FolderSetup>> {
@@ -153,8 +152,9 @@ fn narrowed(mut status: Status, root: Option<&Path>) -> Status {
     status
 }
 
-async fn alone(app: &App, setups: &[FolderSetup], root: Option<&Path>) -> anyhow::Result<Exit> {
-    let mut done = Done::default();
+async fn alone(app: &App, setups: &[FolderSetup]) -> anyhow::Result<Exit> {
+    let mut done = Done { in_sync: true, ..Done::default() };
+    let mut exit = Exit::Done;
     let bar = bar();
     for setup in setups {
         let summary: Summary = sync_once(setup, |done, steps| advance(&bar, done, steps)).await.map_err(|e| {
@@ -164,7 +164,8 @@ async fn alone(app: &App, setups: &[FolderSetup], root: Option<&Path>) -> anyhow
         for halt in &summary.halts {
             output::note(format_args!("{}: {}", setup.root.display(), show::name(&halt.reason)));
         }
-        for problem in &summary.problems {
+        let folder = &summary.status;
+        for problem in &folder.problems {
             let path = setup.root.join(&problem.path);
             output::note(format_args!("{}: {}", show::name(&path.display().to_string()), show::name(&problem.problem)));
         }
@@ -172,29 +173,18 @@ async fn alone(app: &App, setups: &[FolderSetup], root: Option<&Path>) -> anyhow
         done.downloaded += summary.downloaded;
         done.deleted += summary.deleted;
         done.trashed += summary.trashed;
-        done.problems += summary.problems.len();
+        done.problems += folder.problems.len();
         done.held += summary.halts.len();
-        done.pending += summary.pending;
+        done.pending += (verdict::waits(folder) - folder.pending.held_delete)
+            .max(usize::from(!folder.in_sync && summary.halts.is_empty()));
+        done.unresolved += folder.conflicts;
+        done.in_sync &= folder.in_sync;
+        exit = exit.max(verdict::folder_exit(folder)).max(if folder.in_sync { Exit::Done } else { Exit::Pending });
         done.conflicts.extend(summary.conflicts);
     }
     bar.finish_and_clear();
-    done.in_sync = done.held == 0 && done.pending == 0;
-    done.unresolved = conflicts::count(app, root)?;
-    let exit = exit_of(&done);
     app.answer(&done, |out, done| writeln!(out, "{}", sentence(done)))?;
     Ok(exit)
-}
-
-fn exit_of(done: &Done) -> Exit {
-    if done.unresolved > 0 {
-        Exit::Conflicts
-    } else if done.held > 0 {
-        Exit::Halted
-    } else if done.pending > 0 {
-        Exit::Pending
-    } else {
-        Exit::Done
-    }
 }
 
 fn sentence(done: &Done) -> String {
@@ -204,7 +194,7 @@ fn sentence(done: &Done) -> String {
         (done.deleted, "deleted on the proxy"),
         (done.trashed, "moved to history"),
         (done.unresolved, "in conflict (`memsync conflicts`)"),
-        (done.problems, "left out"),
+        (done.problems, "not synced"),
         (done.pending, "still to be done"),
         (done.held, "held (`memsync approve --list`, with an agent running)"),
     ]
@@ -220,27 +210,15 @@ fn sentence(done: &Done) -> String {
     }
 }
 
-/// The error with its folder, and its own exit code where it has one.
+/// The error with its folder, and with the code that `status` has for it.
 fn told(error: OnceError, setup: &FolderSetup) -> anyhow::Error {
     let root = setup.root.display();
-    match error {
-        OnceError::Cycle(e) | OnceError::Open(OpenError::Cycle(e)) => match e {
-            CycleError::Remote(e) => anyhow::Error::new(e).context(root.to_string()),
-            CycleError::Halted(halt) => Failure::new(Exit::Halted, format!("{root}: {}", reason(&halt))).into(),
-            other => anyhow::Error::new(other).context(root.to_string()),
-        },
-        OnceError::Open(e @ (OpenError::Http(_) | OpenError::Pattern(_))) => {
-            Failure::new(Exit::Usage, format!("{root}: {e}")).into()
-        }
-        OnceError::Open(other) => anyhow::Error::new(other).context(root.to_string()),
-    }
-}
-
-fn reason(halt: &Halt) -> String {
-    match halt {
-        Halt::RootMissing(why) | Halt::RootChanged(why) | Halt::ServerReset { why, .. } => why.clone(),
-        Halt::MassDelete { files, of, .. } => format!("{files} of {of} files would be deleted"),
-    }
+    let why = Standstill::from(&error);
+    let exit = match &error {
+        OnceError::Open(OpenError::Http(_) | OpenError::Pattern(_)) => Exit::Usage,
+        _ => Exit::of_state(why.state),
+    };
+    Failure::new(exit, format!("{root}: {}", why.reason)).into()
 }
 
 /// On a terminal alone; draws to stderr.
@@ -267,13 +245,9 @@ mod tests {
     #[test]
     fn one_line_says_what_was_done() {
         let mut done = Done { in_sync: true, ..Done::default() };
-        assert_eq!((sentence(&done).as_str(), exit_of(&done)), ("In sync; nothing was to be done.", Exit::Done));
+        assert_eq!(sentence(&done), "In sync; nothing was to be done.");
         (done.uploaded, done.trashed) = (3, 1);
         assert_eq!(sentence(&done), "In sync: 3 uploaded, 1 moved to history.");
-        (done.in_sync, done.held) = (false, 1);
-        assert_eq!(exit_of(&done), Exit::Halted);
-        done.unresolved = 1;
-        assert_eq!(exit_of(&done), Exit::Conflicts);
     }
 
     #[test]

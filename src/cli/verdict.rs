@@ -4,7 +4,8 @@ use anstyle::Style;
 
 use super::exit::Exit;
 use super::show;
-use crate::agent::status::{FolderStatus, State, Status};
+use crate::agent::problems::Effect;
+use crate::agent::status::{FolderStatus, State, Status, WaitsFor};
 
 /// A status in a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,29 +18,70 @@ pub struct Verdict {
     pub next: Vec<String>,
 }
 
-/// Judges the whole status.
+/// Judges the whole status. `status`, `wait` and `sync` have their exit code from here.
 pub fn of(status: &Status) -> Verdict {
-    let mut exit = Exit::Done;
-    let mut next = Vec::new();
+    let mut exit = status.folders.iter().map(folder_exit).max().unwrap_or(Exit::Done);
+    if !status.agent.running {
+        exit = exit.max(Exit::NotConfigured);
+    } else if !status.in_sync {
+        exit = exit.max(Exit::Pending);
+    }
+    let (style, mut headline) = headline(status);
     let conflicts: usize = status.folders.iter().map(|f| f.conflicts).sum();
-    let waiting: usize = status.folders.iter().map(waits).sum();
-    let problems: usize = status.folders.iter().map(|f| f.problems.len()).sum();
-    let mut at_least = |code| exit = exit.max(code);
+    let left_out: usize = status.folders.iter().map(left_out).sum();
+    let troubled = status.folders.iter().map(|f| f.problems.len()).sum::<usize>() - left_out;
+    if conflicts > 0 {
+        headline.push_str(&format!(", {} to settle", show::count(conflicts, "conflict")));
+    }
+    if troubled > 0 {
+        headline.push_str(&format!(", {} cannot be synced", show::count(troubled, "file")));
+    }
+    if left_out > 0 {
+        headline.push_str(&format!(", {} left out", show::count(left_out, "file")));
+    }
+    let style = if style == show::GOOD && conflicts + left_out > 0 { show::BUSY } else { style };
+    Verdict { exit, style, headline, next: next_steps(status) }
+}
 
-    let (style, mut headline) = match status.state {
-        _ if !status.agent.running => (show::BUSY, "no agent runs, so nothing is synced".to_owned()),
-        State::Halted => (show::BAD, "held until you decide".to_owned()),
-        State::AuthRequired => (show::BAD, "the proxy refuses the token".to_owned()),
-        State::Offline => (show::BUSY, "offline; changes are kept here and sent when the proxy answers".to_owned()),
-        State::Paused => (show::BUSY, "paused".to_owned()),
-        State::Stopped => (show::BAD, "stopped".to_owned()),
-        State::Syncing if !status.in_sync => (show::BUSY, "syncing".to_owned()),
-        State::Idle | State::Syncing if status.in_sync => (show::GOOD, "in sync".to_owned()),
-        State::Idle | State::Syncing => (show::BUSY, "not in sync yet".to_owned()),
+/// The code of one folder, whether an agent runs or not.
+pub fn folder_exit(folder: &FolderStatus) -> Exit {
+    let codes = [
+        (folder.state == State::Stopped, Exit::Error),
+        (waits(folder) > 0 || folder.is_blocked(), Exit::Pending),
+        (folder.state == State::Offline, Exit::Temporary),
+        (folder.state == State::AuthRequired, Exit::Refused),
+        (folder.state == State::Halted || folder.halt.is_some(), Exit::Halted),
+        (folder.conflicts > 0, Exit::Conflicts),
+    ];
+    codes.into_iter().filter(|(applies, _)| *applies).map(|(_, code)| code).max().unwrap_or(Exit::Done)
+}
+
+fn headline(status: &Status) -> (Style, String) {
+    let waits_for = status.folders.iter().filter(|f| f.state == status.state).find_map(|f| f.waits_for);
+    let is_blocked = status.folders.iter().any(FolderStatus::is_blocked);
+    let (style, text) = match status.state {
+        _ if !status.agent.running => (show::BUSY, "no agent runs, so nothing is synced"),
+        State::Halted => (show::BAD, "held until you decide"),
+        State::AuthRequired => (show::BAD, "the proxy refuses the token"),
+        State::Offline if waits_for == Some(WaitsFor::Disk) => {
+            (show::BAD, "waits for the disk; it goes on when the disk does")
+        }
+        State::Offline => (show::BUSY, "offline; changes are kept here and sent when the proxy answers"),
+        State::Paused => (show::BUSY, "paused"),
+        State::Stopped => (show::BAD, "stopped"),
+        State::Syncing if !status.in_sync => (show::BUSY, "syncing"),
+        State::Idle | State::Syncing if status.in_sync => (show::GOOD, "in sync"),
+        State::Idle | State::Syncing if is_blocked => (show::BAD, "not in sync: it needs your help"),
+        State::Idle | State::Syncing => (show::BUSY, "not in sync yet"),
     };
+    (style, text.to_owned())
+}
+
+/// Commands to type, each with its use; the most urgent first.
+fn next_steps(status: &Status) -> Vec<String> {
+    let mut next = Vec::new();
     let has = |state| status.state == state || status.folders.iter().any(|f| f.state == state);
     for halt in status.folders.iter().filter_map(|f| f.halt.as_ref()) {
-        at_least(Exit::Halted);
         match (halt.id.as_deref(), halt.kind.as_str()) {
             (Some(id), "server_reset") => {
                 next.push(format!("memsync approve {id}   offers the files here to the proxy"))
@@ -51,74 +93,63 @@ pub fn of(status: &Status) -> Verdict {
             (None, _) => {}
         }
     }
-    if has(State::Halted) {
-        at_least(Exit::Halted);
-    }
     if has(State::AuthRequired) {
-        at_least(Exit::Refused);
         next.push("memsync doctor   checks the token and says how to mend it".to_owned());
     }
     if !status.agent.running {
-        at_least(Exit::NotConfigured);
         next.push("memsync run      starts the agent (`memsync up` with a proxy on this machine)".to_owned());
     }
-    if has(State::Offline) && status.agent.running {
-        at_least(Exit::Temporary);
+    let waits_for = |what| status.folders.iter().any(|f| f.state == State::Offline && f.waits_for == Some(what));
+    if waits_for(WaitsFor::Disk) {
+        next.push("memsync doctor   looks at the room on the disk and at permissions".to_owned());
+    } else if has(State::Offline) && status.agent.running {
         next.push("memsync doctor   finds out why the proxy does not answer".to_owned());
     }
     if has(State::Stopped) && status.agent.running {
-        at_least(Exit::Error);
         next.push("memsync doctor   finds out what is wrong".to_owned());
     }
     if has(State::Paused) {
         next.push("memsync resume   goes on syncing".to_owned());
     }
-    if waiting > 0 || (status.agent.running && !status.in_sync) {
-        at_least(Exit::Pending);
-    }
-    if conflicts > 0 {
-        at_least(Exit::Conflicts);
+    if status.folders.iter().any(|f| f.conflicts > 0) {
         next.push("memsync conflicts   shows both versions of each and how to settle it".to_owned());
-        headline.push_str(&format!(", {} to settle", show::count(conflicts, "conflict")));
     }
-    if problems > 0 {
-        headline.push_str(&format!(", {} left out", show::count(problems, "file")));
-    }
-    let style = if style == show::GOOD && conflicts + problems > 0 { show::BUSY } else { style };
-    Verdict { exit, style, headline, next }
+    next
 }
 
-/// The code for `wait`, which is about being in sync: conflicts are for a person, later.
-pub fn wait_exit(status: &Status) -> Exit {
-    if status.in_sync && status.agent.running {
-        return Exit::Done;
-    }
-    let mut without = status.clone();
-    without.folders.iter_mut().for_each(|f| f.conflicts = 0);
-    of(&without).exit.max(Exit::Pending)
+/// Files of a folder that are out of scope.
+pub fn left_out(folder: &FolderStatus) -> usize {
+    folder.problems.iter().filter(|p| p.effect == Effect::LeftOut).count()
 }
 
 /// Changes of a folder that wait.
 pub fn waits(folder: &FolderStatus) -> usize {
-    let p = &folder.pending;
-    p.upload + p.download + p.delete + p.held_delete
+    folder.pending.total()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::status_text::tests::{folder, status};
     use super::*;
-    use crate::agent::status::{HaltStatus, Pending};
+    use crate::agent::status::{HaltStatus, Pending, Problem};
 
     #[test]
     fn the_highest_code_that_applies() {
         assert_eq!(of(&status()).exit, Exit::Done);
         type Case = (&'static str, fn(&mut Status), Exit);
-        let cases: [Case; 9] = [
+        let cases: [Case; 10] = [
             ("pending", |s| (s.in_sync, s.folders[0].pending.upload) = (false, 1), Exit::Pending),
             ("changed since", |s| s.in_sync = false, Exit::Pending),
-            ("offline", |s| (s.in_sync, s.state) = (false, State::Offline), Exit::Temporary),
-            ("token", |s| (s.in_sync, s.state) = (false, State::AuthRequired), Exit::Refused),
+            ("offline", |s| (s.in_sync, s.folders[0].state) = (false, State::Offline), Exit::Temporary),
+            (
+                "disk",
+                |s| {
+                    (s.in_sync, s.state) = (false, State::Offline);
+                    (s.folders[0].state, s.folders[0].waits_for) = (State::Offline, Some(WaitsFor::Disk));
+                },
+                Exit::Temporary,
+            ),
+            ("token", |s| (s.in_sync, s.folders[0].state) = (false, State::AuthRequired), Exit::Refused),
             ("halted", |s| (s.in_sync, s.folders[0].state) = (false, State::Halted), Exit::Halted),
             ("conflicts", |s| s.folders[0].conflicts = 2, Exit::Conflicts),
             (
@@ -144,12 +175,17 @@ mod tests {
     }
 
     #[test]
-    fn conflicts_do_not_keep_wait_from_being_done() {
-        let mut s = status();
-        s.folders[0].conflicts = 1;
-        assert_eq!((of(&s).exit, wait_exit(&s)), (Exit::Conflicts, Exit::Done));
-        s.in_sync = false;
-        assert_eq!(wait_exit(&s), Exit::Pending);
+    fn blocked_file_is_pending_and_left_out_file_is_not() {
+        for (effect, exit) in
+            [(Effect::LeftOut, Exit::Done), (Effect::Blocked, Exit::Pending), (Effect::Retried, Exit::Pending)]
+        {
+            let mut s = status();
+            let since = "2026-01-01T00:00:00Z".parse().unwrap();
+            s.folders[0].problems = vec![Problem { path: "a".to_owned(), problem: "p".to_owned(), since, effect }];
+            s.in_sync = effect == Effect::LeftOut;
+            s.folders[0].in_sync = s.in_sync;
+            assert_eq!(of(&s).exit, exit, "{effect:?}");
+        }
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! `memsync wait`: returns when everything is in sync.
+//! `memsync wait`: returns when everything is in sync, with the exit code of `memsync status`. Without a timeout it also
+//! returns when only a person can help.
 
 use std::time::{Duration, Instant};
 
 use super::app::App;
 use super::exit::Exit;
+use super::verdict::Verdict;
 use super::{output, talk, verdict};
 use crate::agent::control::{Request, Response};
-use crate::agent::status::{State, Status};
+use crate::agent::status::Status;
 
 /// Between two looks, when the agent answered at once and not all was in sync.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -21,25 +23,27 @@ pub fn run(app: &App, timeout: Option<Duration>) -> anyhow::Result<Exit> {
         let mut told = None;
         let mut status = looked(app, left()).await?;
         loop {
-            let exit = verdict::wait_exit(&status);
-            if exit == Exit::Done {
+            let Verdict { exit, headline, .. } = verdict::of(&status);
+            if status.in_sync {
                 return Ok(exit);
             }
-            let headline = verdict::of(&status).headline;
+            // With a timeout, a person may help in time.
+            let needs_person = status.folders.iter().all(|f| f.in_sync || f.needs_person());
+            if needs_person && timeout.is_none() {
+                output::note(format_args!("not in sync: {headline}; see `memsync status`"));
+                return Ok(exit);
+            }
             if left() == Some(Duration::ZERO) {
                 output::note(format_args!("not in sync in time: {headline}; see `memsync status`"));
                 return Ok(exit);
             }
-            if exit > Exit::Temporary && told.as_ref() != Some(&headline) {
+            if (needs_person || exit >= Exit::Temporary) && told.as_ref() != Some(&headline) {
                 output::note(format_args!("waiting: {headline}; see `memsync status`"));
                 told = Some(headline);
             }
             tokio::time::sleep(left().map_or(PAUSE, |l| l.min(PAUSE))).await;
-            // Where a person is needed, the agent does not wait; another scan would not help either.
-            status = match status.state {
-                State::Halted | State::Paused | State::AuthRequired => now(app).await?,
-                _ => looked(app, left()).await?,
-            };
+            // Where a person is needed, the agent does not wait, and another scan does not help.
+            status = if needs_person { now(app).await? } else { looked(app, left()).await? };
         }
     })
 }

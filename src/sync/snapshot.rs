@@ -49,13 +49,6 @@ pub enum Unknown {
     Quarantined(String),
 }
 
-impl Unknown {
-    /// Whether a person should hear of it (`problems` in the status).
-    pub fn is_problem(&self) -> bool {
-        !matches!(self, Self::Ignored | Self::Changing | Self::Unread | Self::Vanished)
-    }
-}
-
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -205,8 +205,7 @@ impl World {
         let until = Instant::now() + DEADLINE;
         loop {
             for device in devices {
-                let out = device.cli(&["wait", "--timeout", "120s"]);
-                assert_eq!(out.code, 0, "{}: {}{}", device.name, out.err, device.status());
+                device.wait();
             }
             let trees: Vec<Files> = devices.iter().map(|d| d.tree()).collect();
             // Equal to one another is not enough: all may lack what the proxy has.
@@ -380,10 +379,18 @@ impl Device<'_> {
     }
 
     pub fn cli_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
+        let dir = if self.folder.is_dir() { &self.folder } else { &self.home };
+        self.cli_in(dir, args, env)
+    }
+
+    /// As [`Device::cli`], but not in the folder.
+    pub fn cli_at_home(&self, args: &[&str]) -> Ran {
+        self.cli_in(&self.home, args, &[])
+    }
+
+    fn cli_in(&self, dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Ran {
         let mut command = memsync(&self.home);
-        if self.folder.is_dir() {
-            command.current_dir(&self.folder);
-        }
+        command.current_dir(dir);
         let out = command.args(args).envs(env.iter().copied()).stdin(Stdio::null()).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         // -1: it was killed by a signal.
@@ -404,9 +411,11 @@ impl Device<'_> {
         ran
     }
 
+    /// Waits until all is in sync; conflict copies may be there.
     #[track_caller]
     pub fn wait(&self) {
-        self.ok(&["wait", "--timeout", "120s"]);
+        let ran = self.cli(&["wait", "--timeout", "120s"]);
+        assert!(matches!(ran.code, 0 | 8), "{}: {ran:?}: {}", self.name, self.status());
     }
 
     /// `status --json`.

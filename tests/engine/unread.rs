@@ -153,5 +153,5 @@ fn a_file_that_grows_beyond_the_limit_before_it_goes_up_stays_here() {
     }
     assert_eq!(story.names(), ["a"]);
     let problems = story.engine.problems();
-    assert!(problems[&RelPath::parse("b").unwrap()].contains("max_file_size"), "{problems:?}");
+    assert!(problems[&RelPath::parse("b").unwrap()].why.contains("max_file_size"), "{problems:?}");
 }

@@ -25,4 +25,5 @@ mod namespaces;
 mod opened;
 mod push;
 mod rules;
+mod status;
 mod trouble;

@@ -194,9 +194,17 @@ fn an_unreadable_file_is_reported_and_not_deleted() {
     fs::set_permissions(a.at("closed"), PermissionsExt::from_mode(0o000)).unwrap();
     a.write("note.md", "note");
     eventually("the rest goes on", || b.has("note.md", "note"));
-    a.wait();
-    let problems = a.folder_status()["problems"].to_string();
-    assert!(problems.contains("secret.md") && problems.contains("closed"), "{problems}");
+    let mut folder = Value::Null;
+    eventually("both are reported", || {
+        folder = a.folder_status();
+        let problems = folder["problems"].to_string();
+        problems.contains("secret.md") && problems.contains("closed")
+    });
+    assert_eq!(folder["in_sync"], false, "{folder}");
+    for command in [&["status"][..], &["sync"], &["wait"]] {
+        let ran = a.cli(command);
+        assert_eq!(ran.code, 4, "{command:?}: {ran:?}");
+    }
     assert!(b.at("secret.md").exists() && b.at("closed/inside.md").exists());
     fs::set_permissions(a.at("secret.md"), PermissionsExt::from_mode(0o600)).unwrap();
     fs::set_permissions(a.at("closed"), PermissionsExt::from_mode(0o700)).unwrap();

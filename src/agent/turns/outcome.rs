@@ -1,6 +1,5 @@
 //! What a cycle comes to: when the next one is due, and what others are told.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -8,34 +7,17 @@ use jiff::Timestamp;
 use super::{Running, pace};
 use crate::agent::Report;
 use crate::agent::engine::CycleError;
+use crate::agent::findings::Findings;
 use crate::agent::shared::{halt_status, lock};
-use crate::agent::status::{Pending, Problem, State};
+use crate::agent::standstill::Standstill;
+use crate::agent::status::Pending;
 use crate::agent::world::World;
-use crate::local::ignore::IGNORE_FILE;
 use crate::local::watch::WatchState;
 use crate::remote::RemoteError;
 use crate::sync::safety::Halt;
 
 /// After so many cycles in vain, whoever waits is told how things are.
 const GIVE_UP: u32 = 10;
-
-/// The state of a folder whose cycle ended so.
-pub(super) fn state_of(e: &CycleError) -> State {
-    match e {
-        CycleError::Remote(RemoteError::Auth { .. }) => State::AuthRequired,
-        CycleError::Remote(_) => State::Offline,
-        CycleError::Halted(_) | CycleError::State(_) | CycleError::Folder { .. } => State::Halted,
-        CycleError::Stopped => State::Stopped,
-    }
-}
-
-/// Why it ended, and what to do next, in words.
-pub(super) fn reason(e: &CycleError) -> String {
-    match e {
-        CycleError::Halted(halt) => halt_status(halt, &[]).reason,
-        e => e.to_string(),
-    }
-}
 
 impl Running<'_> {
     /// Takes in how a cycle went. True: the session must be opened anew.
@@ -91,15 +73,12 @@ impl Running<'_> {
     /// Takes in why a cycle ended early. True: the session must be opened anew.
     pub(super) fn failed(&mut self, e: &CycleError, now: Instant) -> bool {
         let folder = self.worker.setup.root.display().to_string();
-        let reason = reason(e);
-        match e {
-            CycleError::Stopped => {
-                self.forced = true;
-                return false;
-            }
-            CycleError::Halted(_) => tracing::warn!(folder, "halted: {reason}"),
-            _ => tracing::warn!(folder, "{reason}"),
+        if matches!(e, CycleError::Stopped) {
+            self.forced = true;
+            return false;
         }
+        let why = Standstill::from(e);
+        tracing::warn!(folder, "{}", why.reason);
         let reopen = match e {
             CycleError::Halted(Halt::RootMissing(_) | Halt::RootChanged(_)) => true,
             CycleError::State(_) | CycleError::Folder { .. } => true,
@@ -112,76 +91,39 @@ impl Running<'_> {
             self.offline_until = Some(now + pace::retry(remote, self.failures, self.worker.setup.interval, random));
             lock(&self.worker.shared.proxy).reachable = !matches!(remote, RemoteError::Unreachable { .. });
         }
-        let halt = match e {
-            CycleError::Halted(halt) => Some(halt_status(halt, self.session.engine.held())),
-            _ => None,
-        };
-        let pending = self.session.engine.pending();
-        let (files, bytes) = self.session.engine.totals();
+        let engine = &self.session.engine;
+        let (files, bytes) = engine.totals();
+        let pending = engine.has_scanned().then(|| engine.pending());
+        let has_index = engine.has_index();
         self.worker.shared.set(|s| {
-            s.state = state_of(e);
-            s.in_sync = false;
-            s.reason = Some(reason);
-            s.halt = halt;
-            s.pending = pending;
-            (s.files, s.bytes) = (files, bytes);
+            let Some(pending) = pending else { return };
+            // Without an index nothing is known of what the proxy has, but for what was known before.
+            let download = if has_index { pending.download } else { s.pending.download };
+            s.pending = Pending { download, ..pending };
+            (s.files, s.bytes, s.counted_at) = (files, bytes, Some(Timestamp::now()));
         });
-        self.worker.note();
+        let held = engine.halts().first().map(|h| halt_status(h, engine.held()));
+        self.worker.stand_still(Standstill { halt: why.halt.clone().or(held), ..why });
         reopen
     }
 
     /// The status after a cycle that went through.
     fn tell(&mut self, report: &Report) {
-        let engine = &self.session.engine;
         let now = Timestamp::now();
-        self.worker.shared.note_done(&report.recent, now);
-        let rests = report.waiting > 0 || !engine.held().is_empty() || engine.next_retry().is_some();
-        let clean = !report.again && report.failed == 0 && !rests;
-        let pending = if clean { Pending::default() } else { engine.pending() };
+        let shared = self.worker.shared.clone();
+        shared.note_done(&report.recent, now);
+        let findings =
+            Findings::of(&self.session.engine, report, self.session.rules.problem.as_deref(), &lock(&shared.status));
         let changes_wait = self.watcher.changes_wait() || self.look_at_rules.is_some();
-        let caught_up = clean && pending == Pending::default() && !changes_wait;
-        let halt = engine.halts().first().map(|h| halt_status(h, engine.held()));
         let watch = self.watcher.state();
-        let remedy = match &watch {
-            WatchState::Degraded { reason, remedy } => Some(format!("{reason}; {remedy}")),
-            _ => None,
-        };
-        // Without a plan all is as it was told last.
-        let counts = report.planned.then(|| (engine.totals(), engine.conflicts()));
-        let problems = report.planned.then(|| {
-            let mut found: BTreeMap<String, String> =
-                engine.problems().into_iter().map(|(p, why)| (p.to_string(), why)).collect();
-            found.extend(report.blocked.iter().map(|(p, why)| (p.to_string(), why.clone())));
-            if let Some(why) = &self.session.rules.problem {
-                found.insert(IGNORE_FILE.to_owned(), why.clone());
-            }
-            found
-        });
-        if let Some(problems) = &problems {
-            self.since.retain(|path, _| problems.contains_key(path));
-            for path in problems.keys() {
-                self.since.entry(path.clone()).or_insert(now);
-            }
-        }
-        let since = &self.since;
-        self.worker.shared.set(|s| {
-            s.state = if halt.is_some() { State::Halted } else { State::Idle };
-            s.reason = halt.as_ref().map(|h| h.reason.clone());
-            s.in_sync = caught_up && halt.is_none();
-            s.halt = halt;
-            s.pending = pending;
-            s.last_success = Some(now);
+        shared.set(|s| {
+            findings.enter(s, now);
+            s.in_sync &= !changes_wait;
             s.watcher = watch.name().to_owned();
-            s.watcher_remedy = remedy;
-            if let Some(((files, bytes), conflicts)) = counts {
-                (s.files, s.bytes, s.conflicts) = (files, bytes, conflicts);
-            }
-            if let Some(problems) = problems {
-                s.problems = problems
-                    .into_iter()
-                    .map(|(path, problem)| Problem { since: since.get(&path).copied().unwrap_or(now), path, problem })
-                    .collect();
-            }
+            s.watcher_remedy = match watch {
+                WatchState::Degraded { reason, remedy } => Some(format!("{reason}; {remedy}")),
+                _ => None,
+            };
         });
         self.worker.note();
     }

@@ -1,0 +1,86 @@
+//! [`Findings`]: what a cycle that went through says of its folder. The agent and `memsync sync` make a status of it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::disk::Disk;
+use crate::local::ignore::IGNORE_FILE;
+use crate::remote::Remote;
+
+use super::cycle::Report;
+use super::engine::Engine;
+use super::problems::{Effect, PathProblem};
+use super::shared::halt_status;
+use super::status::{FolderStatus, HaltStatus, Pending, Problem, State};
+use super::world::World;
+
+/// What the last cycle found, and what it left to do.
+pub(super) struct Findings {
+    pending: Pending,
+    /// Nothing is left to do.
+    is_done: bool,
+    halt: Option<HaltStatus>,
+    /// What only a plan can tell; without one it is as it was.
+    planned: Option<Planned>,
+}
+
+struct Planned {
+    files: usize,
+    /// Bytes.
+    bytes: u64,
+    conflicts: usize,
+    problems: BTreeMap<String, PathProblem>,
+}
+
+impl Findings {
+    /// `rules_problem`: what is wrong with the folder's ignore file.
+    pub fn of<D: Disk, R: Remote, W: World>(
+        engine: &Engine<D, R, W>,
+        report: &Report,
+        rules_problem: Option<&str>,
+        before: &FolderStatus,
+    ) -> Self {
+        let planned = report.planned.then(|| {
+            let (files, bytes) = engine.totals();
+            let all = engine.problems().into_iter().chain(report.blocked.clone());
+            let mut problems: BTreeMap<String, PathProblem> = all.map(|(path, p)| (path.to_string(), p)).collect();
+            if let Some(why) = rules_problem {
+                problems.insert(IGNORE_FILE.to_owned(), PathProblem::new(Effect::LeftOut, why));
+            }
+            Planned { files, bytes, conflicts: engine.conflicts(), problems }
+        });
+        let is_blocked = planned.as_ref().map_or_else(
+            || before.problems.iter().any(|p| p.effect != Effect::LeftOut),
+            |planned| planned.problems.values().any(|p| p.effect != Effect::LeftOut),
+        );
+        let rests = report.waiting > 0 || !engine.held().is_empty() || engine.next_retry().is_some();
+        let is_clean = !report.again && report.failed == 0 && !rests && !is_blocked;
+        let pending = if is_clean { Pending::default() } else { engine.pending() };
+        let halt = engine.halts().first().map(|h| halt_status(h, engine.held()));
+        Self { is_done: is_clean && pending == Pending::default() && halt.is_none(), pending, halt, planned }
+    }
+
+    /// Writes them into the folder's status.
+    pub fn enter(self, status: &mut FolderStatus, now: Timestamp) {
+        status.state = if self.halt.is_some() { State::Halted } else { State::Idle };
+        status.waits_for = None;
+        status.reason = self.halt.as_ref().map(|h| h.reason.clone());
+        status.in_sync = self.is_done;
+        status.halt = self.halt;
+        status.pending = self.pending;
+        status.last_success = Some(now);
+        status.counted_at = Some(now);
+        let Some(planned) = self.planned else { return };
+        (status.files, status.bytes, status.conflicts) = (planned.files, planned.bytes, planned.conflicts);
+        let since: BTreeMap<String, Timestamp> =
+            std::mem::take(&mut status.problems).into_iter().map(|p| (p.path, p.since)).collect();
+        let problem = |(path, found): (String, PathProblem)| Problem {
+            since: since.get(&path).copied().unwrap_or(now),
+            path,
+            problem: found.why,
+            effect: found.effect,
+        };
+        status.problems = planned.problems.into_iter().map(problem).collect();
+    }
+}

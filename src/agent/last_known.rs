@@ -1,0 +1,70 @@
+//! The last status of a folder, as it was noted beside the state container.
+//!
+//! An agent starts from it, and `memsync status` shows it where no agent runs. So no figure is ever made up.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::disk::real::RealDisk;
+use crate::local::moves::is_conflict_name;
+use crate::state::{peek, read_note, write_note};
+use crate::sync::Base;
+
+use super::session::FolderSetup;
+use super::status::{FolderStatus, Pending, State};
+
+/// The figures of the last cycle, with their time. Nothing is said of the present: no halt, no reason.
+pub(super) fn last_known(setup: &FolderSetup) -> FolderStatus {
+    let noted = read_note(&setup.status_file).unwrap_or_else(|e| {
+        tracing::debug!("{}: {e}", setup.status_file.display());
+        None
+    });
+    let noted = noted.and_then(|text| serde_json::from_slice::<FolderStatus>(&text).ok());
+    let known = noted.unwrap_or_else(|| in_container(setup));
+    FolderStatus {
+        path: setup.root.display().to_string(),
+        namespace: setup.namespace.clone(),
+        state: State::Stopped,
+        reason: None,
+        waits_for: None,
+        in_sync: false,
+        next_sync_s: None,
+        progress: None,
+        ..known
+    }
+}
+
+/// Keeps `status` for those who ask while no agent runs.
+///
+/// # Errors
+/// When the file beside the container cannot be written.
+pub(super) fn note(setup: &FolderSetup, status: &FolderStatus) -> io::Result<()> {
+    write_note(&setup.status_file, &serde_json::to_vec(status)?)
+}
+
+/// The figures of the container. It does not say when they were counted.
+fn in_container(setup: &FolderSetup) -> FolderStatus {
+    let view = RealDisk::open(&setup.state_dir).ok().and_then(|d| peek(&Arc::new(d), &setup.container).ok().flatten());
+    let entries = view.map(|v| v.entries).unwrap_or_default();
+    let tracked = || entries.iter().filter(|(_, e)| matches!(e.base, Base::Synced(_)));
+    FolderStatus {
+        path: setup.root.display().to_string(),
+        namespace: setup.namespace.clone(),
+        state: State::Stopped,
+        reason: None,
+        waits_for: None,
+        in_sync: false,
+        files: tracked().count(),
+        bytes: tracked().filter_map(|(_, e)| e.stat).map(|s| s.size).sum(),
+        watcher: "poll".to_owned(),
+        watcher_remedy: None,
+        counted_at: None,
+        last_success: None,
+        next_sync_s: None,
+        pending: Pending::default(),
+        conflicts: tracked().filter(|(p, _)| is_conflict_name(p.file_name())).count(),
+        problems: Vec::new(),
+        halt: None,
+        progress: None,
+    }
+}

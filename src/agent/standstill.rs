@@ -1,0 +1,101 @@
+//! [`Standstill`]: why a folder is not synced now. Status, dry runs and `memsync sync` get the state and the exit code
+//! from here.
+
+use crate::remote::RemoteError;
+use crate::state::StateError;
+
+use super::engine::CycleError;
+use super::session::OpenError;
+use super::shared::halt_status;
+use super::status::{HaltStatus, State, WaitsFor};
+
+/// Why a folder is not synced now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standstill {
+    pub state: State,
+    /// Set where it goes on by itself.
+    pub waits_for: Option<WaitsFor>,
+    /// What happened, and what to do next.
+    pub reason: String,
+    /// Set where a person has to approve.
+    pub halt: Option<HaltStatus>,
+}
+
+impl Standstill {
+    fn waiting(waits_for: WaitsFor, reason: String) -> Self {
+        Self { state: State::Offline, waits_for: Some(waits_for), reason, halt: None }
+    }
+
+    /// The disk fails. The folder is tried again until the disk is back.
+    pub(super) fn on_disk(why: impl std::fmt::Display) -> Self {
+        Self::waiting(WaitsFor::Disk, format!("waits for the disk: {why}"))
+    }
+
+    /// A person has to mend something outside of the folder.
+    pub(super) fn stopped(why: impl std::fmt::Display) -> Self {
+        Self { state: State::Stopped, waits_for: None, reason: why.to_string(), halt: None }
+    }
+}
+
+impl From<&CycleError> for Standstill {
+    fn from(e: &CycleError) -> Self {
+        match e {
+            CycleError::Remote(e @ RemoteError::Auth { .. }) => {
+                Self { state: State::AuthRequired, waits_for: None, reason: e.to_string(), halt: None }
+            }
+            CycleError::Remote(e) => Self::waiting(WaitsFor::Proxy, e.to_string()),
+            CycleError::State(e) => e.into(),
+            CycleError::Folder { .. } => Self::on_disk(e),
+            CycleError::Halted(halt) => {
+                let halt = halt_status(halt, &[]);
+                Self { state: State::Halted, waits_for: None, reason: halt.reason.clone(), halt: Some(halt) }
+            }
+            CycleError::Stopped => Self::stopped(e),
+        }
+    }
+}
+
+impl From<&StateError> for Standstill {
+    fn from(e: &StateError) -> Self {
+        match e {
+            StateError::Io { .. } => Self::on_disk(e),
+            StateError::FutureVersion { .. } => Self::stopped(e),
+        }
+    }
+}
+
+impl From<&OpenError> for Standstill {
+    fn from(e: &OpenError) -> Self {
+        match e {
+            OpenError::Cycle(e) => e.into(),
+            OpenError::State(e) => e.into(),
+            OpenError::Io { .. } => Self::on_disk(e),
+            OpenError::Lock(_) | OpenError::Http(_) | OpenError::Pattern(_) => Self::stopped(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn disk_error_waits_and_asks_nobody() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let folder = CycleError::Folder { what: "scanning the folder", source: full() };
+        let open = OpenError::Io { path: "/state".into(), source: full() };
+        for stands in [Standstill::from(&folder), Standstill::from(&open)] {
+            assert_eq!((stands.state, stands.waits_for, &stands.halt), (State::Offline, Some(WaitsFor::Disk), &None));
+            assert!(stands.reason.starts_with("waits for the disk: "), "{}", stands.reason);
+        }
+    }
+
+    #[test]
+    fn state_of_a_newer_version_stops() {
+        let e = StateError::FutureVersion { file: "f".to_owned(), found: 9, known: 2 };
+        let stands = Standstill::from(&OpenError::State(e));
+        assert_eq!((stands.state, stands.waits_for), (State::Stopped, None));
+    }
+}

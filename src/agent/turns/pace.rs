@@ -29,18 +29,19 @@ pub(super) fn again(in_vain: u32, passed: Duration) -> Duration {
     AGAIN.saturating_mul(1 << (in_vain - USUAL).min(10)).min(LONGEST_AGAIN)
 }
 
-/// How long a proxy is left alone that failed so, for the `failures`th time in a row. `interval`: the poll's; `random`
-/// takes up to a quarter off, so that many agents do not come back at once.
+/// The wait before a proxy that failed with `e`, for the `failures`th time in a row, is asked again. `interval` is the
+/// poll's. `random` adds up to a quarter, so that many agents do not come back at once. Nothing is taken off, because
+/// `Retry-After` names the earliest time.
 pub(super) fn retry(e: &RemoteError, failures: u32, interval: Duration, random: u64) -> Duration {
     let ordinary = FIRST_RETRY.saturating_mul(1 << failures.min(8).saturating_sub(1)).min(interval);
     let wait = match e {
-        // Some ask to be asked again at once, and go on to refuse.
+        // Some proxies send a short `Retry-After` and go on refusing.
         RemoteError::Throttled { after: Some(after), .. } => ordinary.max(*after),
         RemoteError::Auth { .. } => interval,
         _ => ordinary,
     };
     let jitter = u32::try_from(random % 256).unwrap_or(0);
-    wait - wait / 4 * jitter / 256
+    wait + wait / 4 * jitter / 256
 }
 
 /// When the container is tidied up.
@@ -95,7 +96,7 @@ mod tests {
         assert_eq!((waits[6], waits[48]), (interval, interval));
         for random in [1, 255, u64::MAX] {
             let wait = retry(&away, 4, interval, random);
-            assert!(wait < waits[3] && wait >= waits[3] * 3 / 4, "{wait:?}");
+            assert!(wait > waits[3] && wait <= waits[3] * 5 / 4, "{wait:?}");
         }
     }
 
@@ -104,7 +105,10 @@ mod tests {
         let interval = Duration::from_secs(30);
         let after = Duration::from_secs(300);
         let busy = RemoteError::Throttled { url: "u".to_owned(), status: 429, after: Some(after) };
-        assert_eq!(retry(&busy, 1, interval, 0), after);
+        for random in [0, 1, 128, 255, u64::MAX] {
+            let wait = retry(&busy, 1, interval, random);
+            assert!(wait >= after && wait <= after * 5 / 4, "{wait:?} after {after:?} was asked for");
+        }
         for after in [None, Some(Duration::ZERO), Some(Duration::from_millis(1))] {
             let busy = RemoteError::Throttled { url: "u".to_owned(), status: 503, after };
             let waits: Vec<_> = (1..9).map(|n| retry(&busy, n, interval, 0)).collect();

@@ -31,6 +31,8 @@ pub enum Done<D: Disk> {
     Nothing,
     /// Base := seen.
     Seen(Md5),
+    /// The proxy has deleted this content because of us. Base := seen.
+    Deleted(Md5),
     /// Base forgets the path.
     Forget,
     /// Both sides hold this content; once the local file is durable, base := it.
@@ -317,8 +319,12 @@ impl<D: Disk, R: Remote> Work<D, R> {
         };
         failpoint::pass("delete.acknowledged");
         match answer {
-            Deleted::Done => Ok(Done::Seen(base)),
-            Deleted::Absent => Ok(Done::Forget),
+            Deleted::Done => Ok(Done::Deleted(base)),
+            // The index may name the tombstone already. Nothing then tells another cycle to record it.
+            Deleted::Absent => Ok(match self.listed {
+                Some(entry) if entry.is_deleted => Done::Seen(entry.md5),
+                _ => Done::Forget,
+            }),
             // Row 11: an edit beats a delete.
             Deleted::Mismatch { .. } => self.download().await,
         }

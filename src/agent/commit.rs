@@ -58,17 +58,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     self.proven.insert(step.path, (listed, tombstone));
                     report.again = true;
                 }
-                Done::Seen(md5) => {
-                    self.sent.forget(&step.path);
-                    if let Action::DeleteRemote { .. } = step.action {
-                        report.deleted_remote += 1;
-                        own_writes += 1;
-                        self.note_own_write(&step.path, IndexEntry { md5, size: 0, is_deleted: true, version: 0 });
-                        note(report, &step);
-                    }
-                    changes
-                        .push(Change::Set(step.path.clone(), Entry { base: Base::Seen(md5), stat: None, version: 0 }));
-                    self.quarantine.clear(&step.path);
+                Done::Seen(md5) => changes.push(self.seen(&step.path, md5)),
+                Done::Deleted(md5) => {
+                    report.deleted_remote += 1;
+                    own_writes += 1;
+                    self.note_own_write(&step.path, IndexEntry { md5, size: 0, is_deleted: true, version: 0 });
+                    note(report, &step);
+                    changes.push(self.seen(&step.path, md5));
                 }
                 Done::Forget => {
                     self.sent.forget(&step.path);
@@ -128,6 +124,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             failpoint::pass("commit.done");
         }
         Ok(missing)
+    }
+
+    /// Both sides have deleted this content: what to commit.
+    fn seen(&mut self, path: &RelPath, md5: Md5) -> Change {
+        self.sent.forget(path);
+        self.quarantine.clear(path);
+        Change::Set(path.clone(), Entry { base: Base::Seen(md5), stat: None, version: 0 })
     }
 
     /// Both sides hold this content: what the file is called, and what to commit once it is durable.

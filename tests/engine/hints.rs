@@ -142,3 +142,18 @@ fn a_first_sync_takes_the_index_at_its_word_where_both_sides_are_the_same() {
     story.settle();
     assert!(story.server.calls().iter().all(|call| call.request == Request::Index));
 }
+
+/// Nothing would tell a later cycle to record it.
+#[test]
+fn deletion_answered_with_404_records_the_listed_tombstone() {
+    let mut story = Story::new(plain());
+    story.disk.user_write("a", "ours").unwrap();
+    story.settle();
+    story.server.foreign_put(&path("a"), "theirs");
+    story.server.server_delete(&path("a"));
+    story.disk.user_remove("a").unwrap();
+    assert!(story.cycle(Scope::full()).unwrap().again, "one scan missed it");
+    assert!(!story.cycle(Scope::full()).unwrap().again);
+    let base = story.engine.container().entries().get(&path("a")).map(|entry| entry.base);
+    assert_eq!(base, Some(Base::Seen(Md5::of(b"theirs"))));
+}

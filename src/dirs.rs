@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use directories::ProjectDirs;
 
+use crate::disk::whole::replace_private;
+
 /// Longest path a unix socket can have, in bytes without the closing NUL.
 #[cfg(target_os = "macos")]
 const MAX_SOCKET_PATH: usize = 103;
@@ -132,7 +134,7 @@ impl Dirs {
                 let dir = self.tmp.join(format!("memsync-{:016x}", fastrand::u64(..)));
                 DirBuilder::new().mode(0o700).create(&dir)?;
                 let path = dir.join("sock");
-                std::fs::write(self.socket_record(), path.as_os_str().as_bytes())?;
+                replace_private(&self.socket_record(), path.as_os_str().as_bytes())?;
                 Ok(path)
             }
             Err(e) => Err(e),

@@ -13,6 +13,7 @@ use crate::agent::run::AgentOptions;
 use crate::agent::session::FolderSetup;
 use crate::config::{Config, Format, create_private, create_private_dir};
 use crate::disk::real::RealDisk;
+use crate::disk::whole::replace_private;
 use crate::disk::{Disk, DiskFile};
 use crate::remote::http::{HttpOptions, HttpRemote};
 use crate::state;
@@ -119,10 +120,17 @@ pub fn device_id(app: &App) -> anyhow::Result<String> {
     create_private_dir(&app.dirs.state)
         .with_context(|| format!("{}: the state directory cannot be made", app.dirs.state.display()))?;
     let path = app.dirs.state.join(DEVICE_ID);
-    match create_private(&path, format!("{}\n", random_hex::<16>()?).as_bytes()) {
-        Ok(()) => {}
+    let fresh = format!("{}\n", random_hex::<16>()?);
+    let made = match record(&app.dirs.state, DEVICE_ID)?.as_deref() {
+        // An earlier version left it so when it was killed.
+        Some("") => replace_private(&path, fresh.as_bytes()),
+        Some(_) => Ok(()),
+        None => create_private(&path, fresh.as_bytes()),
+    };
+    match made {
+        // Another start was quicker.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(e).with_context(|| path.display().to_string()),
+        other => other.with_context(|| path.display().to_string())?,
     }
     let id = record(&app.dirs.state, DEVICE_ID)?.unwrap_or_default();
     anyhow::ensure!(!id.is_empty(), "{}: is empty; remove it, and another is made", path.display());
@@ -168,16 +176,6 @@ pub fn random_hex<const N: usize>() -> anyhow::Result<String> {
 /// # Errors
 /// When it cannot be written.
 pub fn keep_record(dir: &Path, name: &str, text: &str) -> anyhow::Result<()> {
-    let write = || {
-        create_private_dir(dir)?;
-        let fresh = format!("{name}.{:016x}", fastrand::u64(..));
-        create_private(&dir.join(&fresh), format!("{text}\n").as_bytes())?;
-        let disk = RealDisk::open(&real(dir))?;
-        disk.rename(&fresh, name).inspect_err(|_| {
-            // The rename's failure is the one to tell.
-            let _ = disk.unlink(&fresh);
-        })?;
-        disk.sync_dir("")
-    };
-    write().with_context(|| dir.join(name).display().to_string())
+    let path = dir.join(name);
+    replace_private(&path, format!("{text}\n").as_bytes()).with_context(|| path.display().to_string())
 }

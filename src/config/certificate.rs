@@ -7,7 +7,7 @@ use std::path::Path;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use zeroize::Zeroizing;
 
-use super::create_private;
+use crate::disk::whole::{create_private, replace_private};
 
 /// Longest file read here, bytes: a chain of certificates is far below.
 const MOST: u64 = 1 << 20;
@@ -18,9 +18,13 @@ const MOST: u64 = 1 << 20;
 /// # Errors
 /// When the system gives no random numbers or the file cannot be written.
 pub fn make_certificate(path: &Path, names: &[String]) -> io::Result<()> {
-    if path.try_exists()? {
-        return Ok(());
-    }
+    let is_empty = match std::fs::metadata(path) {
+        // An earlier version left it so when it was killed.
+        Ok(found) if found.len() == 0 => true,
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(e) => return Err(e),
+    };
     let bad = |e: rcgen::Error| io::Error::other(e.to_string());
     let key = KeyPair::generate().map_err(bad)?;
     // A host's name may be one that no certificate can have.
@@ -29,7 +33,7 @@ pub fn make_certificate(path: &Path, names: &[String]) -> io::Result<()> {
     let certificate = params.self_signed(&key).map_err(bad)?.pem();
     let secret = Zeroizing::new(key.serialize_pem());
     let pem = Zeroizing::new(format!("{certificate}{}", secret.as_str()));
-    match create_private(path, pem.as_bytes()) {
+    match if is_empty { replace_private(path, pem.as_bytes()) } else { create_private(path, pem.as_bytes()) } {
         // Another start was quicker.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,

@@ -1,8 +1,6 @@
-//! Writing a first config: the text, and files that only their owner may read.
+//! The text of a first config, and of a folder that is added to one.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Config, ConfigError, Folder, Surroundings};
@@ -87,29 +85,4 @@ pub(super) fn own_namespace(path: &Path, folders: &[Folder]) -> String {
     let is_usable = |name: &str| Namespace::parse(name).is_ok() && is_free(name);
     let numbered = (2..).map(|n| format!("{stem}-{n}"));
     std::iter::once(stem.clone()).chain(numbered).take(1000).find(|name| is_usable(name)).unwrap_or("folder".to_owned())
-}
-
-/// Creates `path`, which must not exist, with mode 0600 and `bytes` in it, durably. Missing folders are created
-/// as by [`create_private_dir`].
-///
-/// # Errors
-/// `AlreadyExists`, or as the system calls; a file that could not be written whole is removed again.
-pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    create_private_dir(dir)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    if let Err(e) = file.write_all(bytes).and_then(|()| file.sync_all()) {
-        // The write's failure is the one to tell; an empty file left behind would block the next attempt.
-        drop(std::fs::remove_file(path));
-        return Err(e);
-    }
-    File::open(dir)?.sync_all()
-}
-
-/// Creates a folder and those above it that are missing, with mode 0700. One that exists is left as it is.
-///
-/// # Errors
-/// As `mkdir(2)`.
-pub fn create_private_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }

@@ -21,8 +21,9 @@ use tracing::level_filters::LevelFilter;
 
 use crate::protocol::Pin;
 
+pub use crate::disk::whole::{create_private, create_private_dir};
 pub use certificate::{make_certificate, read_small_file};
-pub use draft::{Draft, added_folder, create_private, create_private_dir};
+pub use draft::{Draft, added_folder};
 pub use load::env_name;
 pub use token::{TokenSource, parse_token, read_token_file, token_from_env};
 pub use value::{parse_duration, parse_size, sanitise_device};

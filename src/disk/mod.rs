@@ -9,6 +9,7 @@ use std::io;
 
 pub mod real;
 pub mod sim;
+pub mod whole;
 
 /// What a path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,145 @@
+//! Small files that are written whole: beside their name, synced, and renamed. A crash leaves what was there before, or
+//! the new file, and never half of it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
+use crate::failpoint;
+
+/// Creates `path`, which must not exist, with mode 0600 and `bytes` in it, durably. Missing folders are created
+/// as by [`create_private_dir`].
+///
+/// # Errors
+/// `AlreadyExists`, or as the system calls.
+pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if path.symlink_metadata().is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    create_private_dir(dir_of(path))?;
+    place(path, bytes, |fresh| match rustix::fs::renameat_with(CWD, fresh, CWD, path, RenameFlags::NOREPLACE) {
+        // A filesystem without it has links.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::hard_link(fresh, path)?;
+            fs::remove_file(fresh)
+        }
+        other => Ok(other?),
+    })
+}
+
+/// As [`create_private`], in the place of a file that may be there.
+///
+/// # Errors
+/// As the system calls. The old file stays then.
+pub fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    create_private_dir(dir_of(path))?;
+    place(path, bytes, |fresh| fs::rename(fresh, path))
+}
+
+/// Replaces the file at `path` (mode 0600): a reader sees the old content or the new, never half of it. It is not
+/// made durable.
+///
+/// # Errors
+/// As the system calls.
+pub fn replace_note(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (fresh, mut file) = create_beside(path)?;
+    let placed = file.write_all(bytes).and_then(|()| fs::rename(&fresh, path));
+    placed.inspect_err(|_| discard(&fresh))
+}
+
+/// Creates a folder and those above it that are missing, with mode 0700. One that exists is left as it is.
+///
+/// # Errors
+/// As `mkdir(2)`.
+pub fn create_private_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn place(path: &Path, bytes: &[u8], rename: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let (fresh, mut file) = create_beside(path)?;
+    failpoint::pass("file.begun");
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    failpoint::pass("file.written");
+    written.and_then(|()| rename(&fresh)).inspect_err(|_| discard(&fresh))?;
+    failpoint::pass("file.placed");
+    File::open(dir_of(path))?.sync_all()
+}
+
+/// An empty file `<name>.tmp.<process>` beside `path`. Those of processes that have died are removed.
+fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    let mark = format!("{name}.tmp.");
+    remove_leftovers(dir_of(path), &mark)?;
+    let fresh = path.with_file_name(format!("{mark}{}", std::process::id()));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    Ok((fresh, file))
+}
+
+/// Removes `<mark><process>` where the process is no more, or is this one.
+fn remove_leftovers(dir: &Path, mark: &str) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|n| n.strip_prefix(mark)?.parse::<i32>().ok()) else { continue };
+        let is_alive = Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH));
+        if !is_alive || u32::try_from(pid) == Ok(std::process::id()) {
+            match fs::remove_file(entry.path()) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn discard(fresh: &Path) {
+    // The failure before this is the one to report, and the next write removes what stays.
+    let _ = fs::remove_file(fresh);
+}
+
+fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn file_is_created_whole_and_never_over_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/er/token");
+        create_private(&path, b"first").unwrap();
+        assert_eq!(create_private(&path, b"second").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+        replace_private(&path, b"third").unwrap();
+        replace_note(&path, b"fourth").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"fourth");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn leftover_of_a_dead_process_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let dead = {
+            let mut child = std::process::Command::new("true").spawn().unwrap();
+            child.wait().unwrap();
+            child.id()
+        };
+        let names = [format!("token.tmp.{dead}"), "token.tmp.1".to_owned(), "token.tmp.note".to_owned()];
+        names.iter().for_each(|name| fs::write(dir.path().join(name), "").unwrap());
+        replace_private(&dir.path().join("token"), b"x").unwrap();
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["token", "token.tmp.1", "token.tmp.note"]);
+    }
+}

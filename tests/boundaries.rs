@@ -36,6 +36,8 @@ const NEVER: &[(&str, &[&str])] = &[
 /// Where files may be touched: the file or the folder of a module.
 const FILES: &[&str] = &[
     "disk",
+    // A point at which a debug build stops says so by a file.
+    "failpoint.rs",
     "local",
     "state",
     "store/embedded",

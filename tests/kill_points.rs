@@ -4,6 +4,8 @@
 
 #[path = "kill_points/bucket.rs"]
 mod bucket;
+#[path = "kill_points/first_up.rs"]
+mod first_up;
 #[path = "common/frames.rs"]
 mod frames;
 #[path = "common/proxy.rs"]
@@ -12,6 +14,8 @@ mod proxy;
 mod s3;
 #[path = "common/serving.rs"]
 mod serving;
+#[path = "kill_points/stage.rs"]
+mod stage;
 #[path = "common/world.rs"]
 mod world;
 
@@ -22,6 +26,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 
 use bucket::{a_bucket, a_key, an_expiry};
+use first_up::a_first_up;
 use rustix::process::Signal;
 use world::killed;
 use world::{Device, Files, World, eventually, files_below};
@@ -48,7 +53,8 @@ points! {
     with_a_download_staged: a_cycle at "download.staged", "download.staged:3";
     in_the_midst_of_many_at_once: many_at_once at "upload.before:7", "upload.acknowledged:7", "download.staged:7",
         "delete.before:7", "delete.acknowledged:7";
-    with_a_batch_ready: a_cycle at "batch.before", "batch.before:2", "moves.intended", "moves.intended:2";
+    with_a_batch_ready: a_cycle at "batch.before", "batch.before:2", "moves.intended", "moves.intended:2",
+        "moves.marked", "moves.marked:2";
     with_a_batch_durable_or_placed: a_cycle at "moves.durable", "moves.durable:2", "moves.placed", "moves.placed:2";
     around_the_commit: a_cycle at "commit.before", "commit.before:2", "commit.done", "journal.appended";
     around_the_placing_of_a_new_file: a_cycle at "create.before", "create.renamed";
@@ -57,8 +63,10 @@ points! {
     around_the_move_into_history: a_cycle at "history.before", "history.before:2", "conflict.renamed";
     around_the_copy_of_a_file_with_other_names: other_names at "history.copying", "history.copying:2",
         "history.copying:5", "history.copied", "history.placed", "history.placed:2";
-    while_the_crash_before_is_put_in_order: a_recovery at "sweep.settled", "sweep.cleared";
+    while_the_crash_before_is_put_in_order: a_recovery at "sweep.listed", "sweep.settled", "sweep.cleared";
+    while_an_unplaced_download_is_removed: a_clearing at "sweep.taken", "sweep.taken:2";
     at_the_first_start: a_first_start at "identity.placed", "save.staged", "save.placed", "journal.staged", "journal.placed";
+    while_up_makes_its_files: a_first_up at "file.begun", "file.written", "file.placed";
     while_the_container_is_saved: a_save at "save.staged", "save.backed-up", "save.placed";
     while_the_journal_is_begun: a_save at "journal.staged", "journal.backed-up", "journal.placed";
     between_a_blob_and_the_index_in_a_bucket: a_bucket at "s3-blob-written", "s3-blob-written:3", "s3-blob-written:4",
@@ -261,6 +269,16 @@ fn a_recovery(point: &str) {
     }
 }
 
+fn a_clearing(point: &str) {
+    let world = World::new();
+    let (a, b) = apart(&world);
+    b.start_doomed("moves.marked");
+    died(b.died(), "moves.marked");
+    b.start_doomed(point);
+    died(b.died(), point);
+    whole(&world, &a, &b);
+}
+
 fn a_first_start(point: &str) {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
@@ -327,28 +345,4 @@ fn the_proxy(point: &str) {
     world.start_proxy();
     assert!(world.settle(&[&a, &b]) == written);
     quiet(&world, &[&a, &b]);
-}
-
-#[test]
-fn a_restore_that_is_killed_loses_neither_version() {
-    for point in ["moves.durable", "replace.exchanged", "replace.kept", "moves.placed"] {
-        let world = World::new();
-        let (a, b) = (world.device("a"), world.device("b"));
-        a.write("note.md", "first");
-        a.start();
-        b.start();
-        world.settle(&[&a, &b]);
-        a.write("note.md", "second");
-        eventually("b follows", || b.has("note.md", "second"));
-        b.wait();
-        b.stop();
-        let ran = b.cli_with(&["restore", "note.md"], &[("MEMSYNC_KILL_AT", point)]);
-        assert_eq!(ran.code, -1, "it dies at {point}: {ran:?}");
-        b.start();
-        let tree = world.settle(&[&b, &a]);
-        let versions: BTreeSet<Vec<u8>> = tree.into_values().chain(b.kept()).collect();
-        assert!(versions.contains(&b"first"[..]) && versions.contains(&b"second"[..]), "{point}: both are there");
-        assert_eq!(fs::read(b.at("note.md")).unwrap(), a.read("note.md"));
-        quiet(&world, &[&a, &b]);
-    }
 }

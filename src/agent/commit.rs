@@ -42,6 +42,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             return Ok(missing);
         }
         failpoint::pass("batch.before");
+        let conflicts = report.conflicts.len();
         let mut moves = Vec::new();
         let mut moving = Vec::new();
         let mut agreed = Vec::new();
@@ -117,7 +118,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 changes.push(change);
             }
         }
-        if !changes.is_empty() {
+        if !changes.is_empty() || report.conflicts.len() > conflicts {
             self.note_advance(own_writes);
             failpoint::pass("commit.before");
             self.container.commit(changes)?;
@@ -183,7 +184,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     ) -> Option<Change> {
         match moved {
             Moved::Done { copy, stat } => {
-                self.copied(copy, report);
+                self.copied(copy, &step.path, report);
                 self.sent.forget(&step.path);
                 self.proven.remove(&step.path);
                 let found = match base {
@@ -202,7 +203,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Some(Change::Set(step.path, Entry { base, stat, version }))
             }
             Moved::Stale { copy } => {
-                self.copied(copy, report);
+                self.copied(copy, &step.path, report);
                 self.look_again(&step.path);
                 report.again = true;
                 None
@@ -221,9 +222,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// A conflict copy is an ordinary new file: the next cycle uploads it (row 4).
-    fn copied(&mut self, copy: Option<RelPath>, report: &mut Report) {
+    fn copied(&mut self, copy: Option<RelPath>, original: &RelPath, report: &mut Report) {
         if let Some(copy) = copy {
             self.look_again(&copy);
+            self.link_copy(copy.clone(), original.clone());
             report.conflicts.push(copy);
             report.again = true;
         }
@@ -249,11 +251,25 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         // With nothing settled there may still be news of how far the proxy has come: a proxy that is set back behind
         // that must show after a restart, too.
         let forgotten = self.forgotten();
+        let gone = self.settled_copies();
+        self.container.retain_copies(|copy| !gone.contains(copy));
         self.container.commit(settled.into_iter().chain(forgotten).collect())?;
         if self.container.wants_save() {
             self.container.save(self.world.now())?;
         }
         Ok(())
+    }
+
+    /// The conflict copies that are gone, so that their links to the originals are of no use.
+    fn settled_copies(&self) -> BTreeSet<RelPath> {
+        let is_gone = |copy: &&RelPath| {
+            let stat = || self.folder.disk().stat(&self.tree.disk_name(copy));
+            // A copy that was made a moment ago has not been scanned yet.
+            !self.tree.found().contains_key(*copy)
+                && self.unknown_absence(copy).is_none()
+                && matches!(stat(), Err(e) if e.kind() == io::ErrorKind::NotFound)
+        };
+        self.container.header().copies.keys().filter(is_gone).cloned().collect()
     }
 
     /// The deletions that need not be remembered: their tombstones have outlived their time, since an exact index does

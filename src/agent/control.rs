@@ -13,10 +13,14 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::cycle::verb;
 use super::status::{HaltStatus, State, Status};
+use crate::local::{ChangeOutcome, FolderChange};
 use crate::sync::{Plan, Step};
 
 /// Longest line taken, bytes. A status with thousands of problems is far below it.
 const MAX_LINE: usize = 16 * 1024 * 1024;
+
+/// Begins the answer to a line that the agent does not understand.
+pub const NOT_A_REQUEST: &str = "not a request";
 
 /// What can be asked of a running agent. `folder`: one of its folders; `None`: all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +52,11 @@ pub enum Request {
     },
     /// Reads config and token again.
     Reload,
+    /// A change to one file. The answer is [`Response::Changed`].
+    Change {
+        folder: PathBuf,
+        change: FolderChange,
+    },
 }
 
 /// The answer.
@@ -59,6 +68,9 @@ pub enum Response {
         steps: Vec<PlannedStep>,
     },
     Done,
+    Changed {
+        outcome: ChangeOutcome,
+    },
     /// What is held, with the folder it belongs to.
     Held {
         plans: Vec<(PathBuf, HaltStatus)>,
@@ -222,7 +234,7 @@ where
     while let Some(line) = read_line(&mut reader).await? {
         let response = match serde_json::from_slice(&line) {
             Ok(request) => answer(request).await,
-            Err(e) => Response::Failed { why: format!("not a request: {e}"), state: None },
+            Err(e) => Response::Failed { why: format!("{NOT_A_REQUEST}: {e}"), state: None },
         };
         let mut line = serde_json::to_vec(&response)?;
         line.push(b'\n');

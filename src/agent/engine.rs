@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crate::digest::Md5;
 use crate::disk::Disk;
-use crate::local::moves::is_conflict_name;
+use crate::local::moves::{Swept, is_conflict_name};
 use crate::local::{Folder, RootError, Scope, Touched, Tree};
 use crate::path::RelPath;
 use crate::remote::{Index, IndexEntry, Remote, RemoteError};
-use crate::state::{Change, Container, Entry, StateError};
+use crate::state::{Change, Container, CopyLink, Entry, StateError};
 use crate::sync::safety::{self, Halt, Held};
 use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, decide};
 
@@ -234,14 +234,27 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Puts in order what a crash or a failure left in `stage/`. One file that cannot be put where it belongs is safe
     /// there, and holds up nothing else.
     pub(super) fn sweep(&mut self) -> Result<(), CycleError> {
-        let left = self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
+        let Swept { left, copies } = self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
         self.leftovers = false;
+        let any = !copies.is_empty();
+        for (copy, original) in copies {
+            self.link_copy(copy, original);
+        }
+        if any {
+            self.container.commit(Vec::new())?;
+        }
         let told = |e: &io::Error| format!("its old content waits in .memsync/stage: {e}; {}", remedy(e));
         self.stuck = left.into_iter().map(|left| (left.path, told(&left.source))).collect();
         for (path, why) in &self.stuck {
             tracing::warn!("{}: {why}", path.as_ref().map_or(".memsync/stage", RelPath::as_str));
         }
         Ok(())
+    }
+
+    /// Notes the file that a conflict copy is of. The caller commits.
+    pub(super) fn link_copy(&mut self, copy: RelPath, original: RelPath) {
+        let device = self.folder.device().to_owned();
+        self.container.link_copy(copy, CopyLink { original, device });
     }
 
     fn bind(&mut self, new_id: &str) -> Result<(), CycleError> {

@@ -5,6 +5,7 @@
 
 pub mod apply;
 mod batch;
+pub mod change;
 mod commit;
 pub mod control;
 pub mod cycle;

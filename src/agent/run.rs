@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::disk::real::RealDisk;
 use crate::state::{Lock, LockError};
 
+use super::change;
 use super::control::{self, PlannedStep, Request, Response};
 use super::last_known::last_known;
 use super::session::{FolderSetup, is_held};
@@ -264,6 +265,13 @@ impl Inner {
             Request::Reload => {
                 self.reload.notify_one();
                 Response::Done
+            }
+            Request::Change { folder, change } => {
+                let commands = lock(&self.folders).iter().find(|f| f.root == folder).map(|f| f.commands.clone());
+                match commands {
+                    Some(commands) => change::request(&commands, &folder, change).await,
+                    None => Response::NotFound { what: format!("{}: the agent does not sync it", folder.display()) },
+                }
             }
         }
     }

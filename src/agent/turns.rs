@@ -16,6 +16,7 @@ use crate::local::ignore::IGNORE_FILE;
 use crate::local::watch::{Due, Watcher};
 use crate::sync::Plan;
 
+use super::change::{ChangeRequest, describe};
 use super::engine::CycleError;
 use super::rules::Look;
 use super::session::Session;
@@ -308,7 +309,9 @@ impl<'a> Running<'a> {
                         command = self.worker.commands.recv(), if open => {
                             open = command.is_some();
                             let command = command.unwrap_or(Command::Stop);
-                            if matches!(command, Command::Stop | Command::Pause(_) | Command::Reload(_)) {
+                            let hastens =
+                                matches!(command, Command::Stop | Command::Pause(_) | Command::Reload(_) | Command::Change(_));
+                            if hastens {
                                 stop.store(true, Ordering::Relaxed);
                                 deadline.get_or_insert(Instant::now() + STOP_GRACE);
                             }
@@ -420,7 +423,18 @@ impl<'a> Running<'a> {
                 let _ = answer.send(done.map_err(|e| e.to_string()));
             }
             Some(Command::Reload(setup)) => return Some(Ended::Reopen { setup: Some(setup), wait: false }),
+            Some(Command::Change(request)) => self.change(request),
         }
         None
+    }
+
+    fn change(&mut self, request: ChangeRequest) {
+        self.scope.paths.insert(request.at().to_owned());
+        self.again = Some(Instant::now());
+        let (root, session) = (&self.worker.setup.root, &mut self.session);
+        request.carry_out(|change| {
+            session.check_path().map_err(|e| format!("{}; nothing was changed", Standstill::from(&e).reason))?;
+            session.engine.change_folder(change).map_err(|e| describe(root, &e))
+        });
     }
 }

@@ -14,6 +14,7 @@ use crate::remote::http::HttpRemote;
 use crate::state::Lock;
 use crate::sync::Plan;
 
+use super::change::{ChangeRequest, change_closed};
 use super::last_known::note;
 use super::session::{FolderSetup, OpenError, Session};
 use super::shared::{Shared, lock};
@@ -45,6 +46,7 @@ pub enum Command {
         answer: oneshot::Sender<Result<bool, String>>,
     },
     Reload(Box<FolderSetup>),
+    Change(ChangeRequest),
     Stop,
 }
 
@@ -204,6 +206,7 @@ impl Worker {
                         drop(answer.send(halt.into_iter().collect()));
                     }
                     Some(Command::Approve { answer, .. }) => drop(answer.send(Ok(false))),
+                    Some(Command::Change(request)) => request.carry_out(|change| change_closed(&self.setup, change)),
                 },
             }
         }

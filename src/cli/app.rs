@@ -44,6 +44,9 @@ impl App {
         if let Some(point) = env.get("MEMSYNC_KILL_AT") {
             failpoint::arm(point);
         }
+        if let Some(stops) = env.get("MEMSYNC_STOP_AT") {
+            failpoint::arm_stops(stops);
+        }
         let mut dirs = match env.get("MEMSYNC_HOME").filter(|v| !v.is_empty()) {
             Some(home) => Dirs::below(&std::path::absolute(home)?, &tmp),
             None => {

@@ -10,14 +10,14 @@ use serde::Serialize;
 
 use super::app::App;
 use super::args::{ConflictsAction, Keep};
-use super::content::{self, Put, Standing};
+use super::content;
 use super::exit::{Exit, Failure};
 use super::locate::{self, Open, Place};
 use super::show;
 use crate::disk::real::RealDisk;
 use crate::disk::{Disk, Kind};
-use crate::local::Folder;
 use crate::local::moves::is_conflict_name;
+use crate::local::{ChangeOutcome, Folder, FolderChange};
 use crate::path::is_private;
 
 /// More names than this were tried: none is free.
@@ -167,7 +167,7 @@ fn resolve(app: &App, path: &Path, keep: Keep) -> anyhow::Result<Exit> {
         None => copies_beside(&place, |c| c.original == place.at)?,
     };
     let shown = place.open.root.join(&original);
-    if copies.is_empty() && named.is_none() && content::standing(&place.open.folder, &place.at)? == Standing::Nothing {
+    if copies.is_empty() && named.is_none() && !has(&place.open.folder, &place.at) {
         return Err(Failure::new(Exit::Usage, format!("{}: there is no such file", place.absolute().display())).into());
     }
     if keep == Keep::Local && copies.len() > 1 {
@@ -180,10 +180,13 @@ fn resolve(app: &App, path: &Path, keep: Keep) -> anyhow::Result<Exit> {
         );
         return Err(Failure::new(Exit::Usage, why).into());
     }
-    let _guard = content::guard(app, &place.open);
     let mut settled = Settled { original: shown, keep: word(keep), copies: Vec::new() };
     for copy in &copies {
-        settled.copies.push(settle(&place, copy, keep)?);
+        match settle(app, &place.open, copy, keep) {
+            Ok(done) => settled.copies.push(done),
+            Err(e) if settled.copies.is_empty() => return Err(e),
+            Err(e) => return Err(e.context(done_before(&settled))),
+        }
     }
     app.answer(&settled, tell)?;
     Ok(Exit::Done)
@@ -193,27 +196,32 @@ fn copies_beside(place: &Place, wanted: impl Fn(&Conflict) -> bool) -> anyhow::R
     Ok(copies_below(&place.open)?.into_iter().filter(wanted).collect())
 }
 
-fn settle(place: &Place, copy: &Conflict, keep: Keep) -> anyhow::Result<SettledCopy> {
-    let below = |at: &str| Place {
-        open: Open { root: place.open.root.clone(), folder: place.open.folder.clone() },
-        at: at.to_owned(),
-    };
-    let path = place.open.root.join(&copy.path);
+/// The copies that were settled before one failed, in words.
+fn done_before(settled: &Settled) -> String {
+    let names: Vec<_> = settled.copies.iter().map(|c| show::name(&c.path.display().to_string())).collect();
+    format!("settled before this: {}", names.join(", "))
+}
+
+fn settle(app: &App, open: &Open, copy: &Conflict, keep: Keep) -> anyhow::Result<SettledCopy> {
+    let path = open.root.join(&copy.path);
+    let trash = FolderChange::Trash { at: copy.path.clone() };
     match keep {
         Keep::Local => {
             // In this order: killed in between, the copy is still there, and doing it again ends it.
-            let put = content::put(&below(&copy.original), &copy.path)?;
-            content::trash(&below(&copy.path))?;
-            let outcome = if put == Put::Same { "removed" } else { "used" };
+            let put = FolderChange::Put { from: copy.path.clone(), at: copy.original.clone() };
+            let put = content::change(app, open, &put)?;
+            content::change(app, open, &trash)
+                .with_context(|| format!("{} has the copy's content already; run this again", copy.original))?;
+            let outcome = if put == ChangeOutcome::Same { "removed" } else { "used" };
             Ok(SettledCopy { path, outcome, renamed_to: None })
         }
         Keep::Remote => {
-            content::trash(&below(&copy.path))?;
+            content::change(app, open, &trash)?;
             Ok(SettledCopy { path, outcome: "removed", renamed_to: None })
         }
         Keep::Both => {
-            let to = rename_plain(&place.open.folder, copy)?;
-            Ok(SettledCopy { path, outcome: "renamed", renamed_to: Some(place.open.root.join(to)) })
+            let to = rename_plain(&open.folder, copy)?;
+            Ok(SettledCopy { path, outcome: "renamed", renamed_to: Some(open.root.join(to)) })
         }
     }
 }

@@ -11,12 +11,13 @@ use serde::Serialize;
 use super::app::App;
 use super::exit::Exit;
 use super::locate::{self, Place};
-use super::{conflicts, content, show};
+use super::{conflicts, show};
 use crate::agent::status::Status;
 use crate::digest::Md5;
 use crate::disk::real::RealDisk;
 use crate::disk::{Disk, DiskFile, Kind};
 use crate::local::Folder;
+use crate::local::change::kind_name;
 use crate::local::ignore::{BadPattern, IGNORE_FILE, Rules};
 use crate::local::source::digest;
 use crate::path::RelPath;
@@ -140,7 +141,7 @@ fn judge(
     file.modified = Timestamp::from_nanosecond(i128::from(meta.mtime_ns)).ok();
     let blocked = |why: Unknown| Ok((FileState::Blocked, Some(why.to_string())));
     if meta.kind != Kind::File {
-        return blocked(Unknown::NotAFile(content::kind(meta.kind)));
+        return blocked(Unknown::NotAFile(kind_name(meta.kind)));
     }
     if meta.size > app.config()?.sync.max_file_size {
         return blocked(Unknown::TooLarge(meta.size));

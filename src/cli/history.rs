@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::app::App;
-use super::content::{self, Put};
+use super::content;
 use super::exit::{Exit, Failure};
 use super::locate::{self, Place};
 use super::show;
 use crate::disk::Disk;
 use crate::disk::real::RealDisk;
-use crate::local::Folder;
 use crate::local::history::{Kept, Version};
+use crate::local::{ChangeOutcome, Folder, FolderChange};
 
 /// The answer: versions, the newest first.
 #[derive(Serialize)]
@@ -118,16 +118,16 @@ pub fn restore(app: &App, text: &str) -> anyhow::Result<Exit> {
         };
         return Err(Failure::new(Exit::Usage, why).into());
     };
-    let _guard = content::guard(app, &place.open);
-    let put = content::put(&place, &version.file)?;
-    let restored =
-        Restored { path: place.absolute(), n, at: version.at, size: version.size, changed: put != Put::Same };
+    let put = FolderChange::Put { from: version.file.clone(), at: place.at.clone() };
+    let outcome = content::change(app, &place.open, &put)?;
+    let changed = outcome != ChangeOutcome::Same;
+    let restored = Restored { path: place.absolute(), n, at: version.at, size: version.size, changed };
     app.answer(&restored, |out, restored| {
         let (path, when) = (show::name(&restored.path.display().to_string()), show::time(restored.at));
-        match put {
-            Put::Same => writeln!(out, "{path} is what it was before {when}; nothing to do."),
-            Put::Created => writeln!(out, "{path} is back, as it was before {when}."),
-            Put::Replaced => writeln!(
+        match outcome {
+            ChangeOutcome::Same => writeln!(out, "{path} is what it was before {when}; nothing to do."),
+            ChangeOutcome::Created => writeln!(out, "{path} is back, as it was before {when}."),
+            ChangeOutcome::Replaced | ChangeOutcome::Removed => writeln!(
                 out,
                 "{path} is again what it was before {when}. What it was until now is in its history: \
                  `memsync restore {path}` undoes this."

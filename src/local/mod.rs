@@ -4,6 +4,7 @@
 //! and removes files so that nothing unseen is ever overwritten; [`history`] keeps what they displaced; [`watch`]
 //! tells where to look. It decides nothing: which file to touch is the plan's business.
 
+pub mod change;
 pub mod dirty;
 pub mod folder;
 pub mod history;
@@ -15,6 +16,7 @@ pub mod stage;
 pub mod tree;
 pub mod watch;
 
+pub use change::{ChangeError, ChangeOutcome, FolderChange};
 pub use folder::{Folder, RootError};
 pub use moves::{Move, Moved, Performed};
 pub use tree::{Found, Scope, Touched, Tree};

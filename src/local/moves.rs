@@ -24,7 +24,7 @@ use super::folder::{HISTORY, STAGE};
 use super::history::{Kept, Shelf};
 use super::scan::unchanged;
 use super::source;
-use super::stage::Staged;
+use super::stage::{Staged, displaced_slot};
 
 mod durable;
 mod folders;
@@ -33,8 +33,8 @@ mod names;
 mod sweep;
 
 use intent::Intent;
-pub use names::{conflict_name, is_conflict_name};
-pub use sweep::Left;
+pub use names::{CopyName, conflict_name, is_conflict_name, parse_copy_name};
+pub use sweep::{Left, Swept};
 
 /// One change to the folder. `at` is what the path is called on the disk.
 pub enum Move<D: Disk> {
@@ -123,6 +123,14 @@ impl<D: Disk> Folder<D> {
             touched.insert(STAGE.to_owned());
         }
         failpoint::pass("moves.intended");
+        for step in &mut ready {
+            if let Ok((Move::Replace { staged, .. } | Move::Conflict { staged, .. }, slot)) = step
+                && let Err(e) = staged.rename_slot(slot)
+            {
+                *step = Err(Moved::Failed(e));
+            }
+        }
+        failpoint::pass("moves.marked");
         to_sync.extend(intent.clone());
         let refused = self.sync_contents(&to_sync, &touched).inspect_err(|_| {
             // Nothing has been displaced yet. Best effort: what stays is swept at start-up.
@@ -166,7 +174,11 @@ impl<D: Disk> Folder<D> {
         failpoint::pass("moves.placed");
         // After a failure the intent stays for the sweep.
         if let (Some(intent), false) = (intent, left_over) {
-            self.disk.unlink(&intent)?;
+            match self.disk.unlink(&intent) {
+                // The sweep of another process has settled it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
         }
         let unsettled = refused.into_iter().filter(|name| settle.contains(name)).collect();
         Ok(Performed { moved, unsettled, left_over })
@@ -180,14 +192,18 @@ impl<D: Disk> Folder<D> {
         intents: &mut Vec<Intent>,
         to_sync: &mut Vec<String>,
     ) -> Result<(Move<D>, String), Moved> {
-        let (mut slot, incoming_inode) = match &step {
-            Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => {
-                let slot = staged.slot().to_owned();
-                to_sync.push(slot.clone());
-                (slot, staged.meta.inode)
-            }
-            Move::Trash { .. } => (self.slot(), 0),
+        let incoming = match &step {
+            Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => Some(staged),
+            Move::Trash { .. } => None,
         };
+        let mut slot = match (&step, incoming) {
+            (Move::Create { .. }, Some(staged)) => staged.slot().to_owned(),
+            (_, Some(staged)) => displaced_slot(staged.slot()),
+            (_, None) => displaced_slot(&self.slot()),
+        };
+        if incoming.is_some() {
+            to_sync.push(slot.clone());
+        }
         let (at, expect) = match &step {
             Move::Create { .. } => return Ok((step, slot)),
             Move::Replace { at, expect, .. } | Move::Trash { at, expect, .. } => (at, Some(*expect)),
@@ -199,10 +215,10 @@ impl<D: Disk> Folder<D> {
         };
         match self.disk.stat(at) {
             Ok(meta) if meta.kind == Kind::File => {
-                if incoming_inode != 0 {
+                if let Some(staged) = incoming {
                     // The file keeps the permissions that it had.
-                    let staged = self.disk.open(&slot).map_err(Moved::Failed)?;
-                    staged.set_mode(meta.mode & 0o777).map_err(Moved::Failed)?;
+                    let file = self.disk.open(staged.slot()).map_err(Moved::Failed)?;
+                    file.set_mode(meta.mode & 0o777).map_err(Moved::Failed)?;
                 } else if self.disk.open(at).is_ok_and(|file| file.is_open_for_writing()) {
                     // What the program writes yet would go into history: asked before the name blinks.
                     let why = "a program has it open for writing, it is removed when that is done";
@@ -218,7 +234,7 @@ impl<D: Disk> Folder<D> {
         }
         intents.push(Intent {
             slot: slot.clone(),
-            incoming_inode,
+            incoming_inode: incoming.map_or(0, |staged| staged.meta.inode),
             at: at.clone(),
             expect,
             put_back: matches!(step, Move::Trash { .. }),
@@ -382,8 +398,8 @@ impl<D: Disk> Folder<D> {
         }
     }
 
-    /// The displaced file becomes a conflict copy beside `at`, or in the nearest folder above that is still one; `None`
-    /// where a copy of the same content is there.
+    /// The displaced file becomes a conflict copy beside `at`, or in the nearest folder above that is still one and in
+    /// which its path fits. `None` where a copy of the same content is there.
     fn set_aside(
         &self,
         slot: &str,
@@ -398,10 +414,11 @@ impl<D: Disk> Folder<D> {
             let name = conflict_name(path.file_name(), self.device(), content, n);
             let copy_at = loop {
                 let copy_at = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
-                if self.ensure_parents(&copy_at, touched)?.is_none() {
+                let fits = dir.is_empty() || RelPath::from_disk(&copy_at).is_ok();
+                if fits && self.ensure_parents(&copy_at, touched)?.is_none() {
                     break copy_at;
                 }
-                // A file stands where the folder was. History alone would not do: it is pruned.
+                // The path is too long, or a file stands where the folder was. History alone would not do: it is pruned.
                 dir = dir_of(dir);
             };
             let Ok(copy) = RelPath::from_disk(&copy_at) else { continue };

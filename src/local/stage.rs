@@ -1,4 +1,7 @@
 //! Downloads on their way: written to `.memsync/stage/`, placed by [`super::moves`].
+//!
+//! The name of a slot says what it may hold. A plain one, `<run>-<number>`, holds a download and nothing else, so that
+//! the sweep may remove it. One that ends in `.displaced` may hold a user's file, which is never removed.
 
 use std::io;
 use std::sync::mpsc::{self, SyncSender};
@@ -18,6 +21,31 @@ pub struct Staging<D: Disk> {
     file: Option<D::File>,
     digest: Digesting,
     size: u64,
+}
+
+/// Ends the name of a slot that a user's file may be moved to.
+const DISPLACED: &str = ".displaced";
+
+/// The name under which a file that is displaced by way of `slot` stands in the stage.
+pub(super) fn displaced_slot(slot: &str) -> String {
+    format!("{slot}{DISPLACED}")
+}
+
+/// The name to which the sweep takes what should be the download of this inode, before it looks.
+pub(super) fn taken_slot(slot: &str, inode: u64) -> String {
+    format!("{slot}.{inode}{DISPLACED}")
+}
+
+/// The inode of the download in a slot that no intent names, by the slot's name. `listed` is the inode of the file there.
+/// `None`: it may be a user's file.
+pub(super) fn download_inode(slot: &str, listed: u64) -> Option<u64> {
+    let name = slot.rsplit_once('/').map_or(slot, |(_, name)| name);
+    if let Some((_, inode)) = name.strip_suffix(DISPLACED).and_then(|name| name.split_once('.')) {
+        return inode.parse().ok();
+    }
+    let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let (run, number) = name.split_once('-')?;
+    (run.len() == 16 && is_hex(run) && is_hex(number)).then_some(listed)
 }
 
 /// From this many bytes on, a download is digested on a thread of its own while the next piece comes in.
@@ -148,6 +176,13 @@ impl<D: Disk> Drop for Staging<D> {
 impl<D: Disk> Staged<D> {
     pub(super) fn slot(&self) -> &str {
         self.slot.as_deref().unwrap_or_default()
+    }
+
+    /// Moves the content to another slot.
+    pub(super) fn rename_slot(&mut self, to: &str) -> io::Result<()> {
+        self.folder.disk.rename_new(self.slot(), to)?;
+        self.slot = Some(to.to_owned());
+        Ok(())
     }
 
     /// Says that the slot holds this content no more (it was moved, or exchanged for another file).

@@ -14,7 +14,7 @@ use crate::path::RelPath;
 use super::format::{self, Entries, Fingerprint, Layout};
 use super::journal::{self, Backup, Head, Step};
 use super::load::{self, Loaded, Names, OnDisk, Repair};
-use super::{Change, Entry, Header, Opened, Options, RemoteState, StateError};
+use super::{Change, CopyLink, Entry, Header, Opened, Options, RemoteState, StateError};
 
 /// State files are their owner's alone.
 const MODE: u32 = 0o600;
@@ -78,6 +78,7 @@ impl<D: Disk> Container<D> {
                 folder_id: None,
                 remote: RemoteState::default(),
                 recovered: false,
+                copies: BTreeMap::new(),
             };
             pending.push(Step::Header(header.clone()));
             header
@@ -120,6 +121,21 @@ impl<D: Disk> Container<D> {
     pub fn bind_folder(&mut self, folder_id: &str) {
         if self.header.folder_id.as_deref() != Some(folder_id) {
             self.header.folder_id = Some(folder_id.to_owned());
+            self.pending.push(Step::Header(self.header.clone()));
+        }
+    }
+
+    /// Notes the file that a conflict copy is of; durable with the next commit or save.
+    pub fn link_copy(&mut self, copy: RelPath, link: CopyLink) {
+        self.header.copies.insert(copy, link);
+        self.pending.push(Step::Header(self.header.clone()));
+    }
+
+    /// Forgets the conflict copies that are gone; durable with the next commit or save.
+    pub fn retain_copies(&mut self, is_there: impl Fn(&RelPath) -> bool) {
+        let before = self.header.copies.len();
+        self.header.copies.retain(|copy, _| is_there(copy));
+        if self.header.copies.len() != before {
             self.pending.push(Step::Header(self.header.clone()));
         }
     }

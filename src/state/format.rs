@@ -17,7 +17,7 @@ use crate::path::RelPath;
 use crate::sync::Base;
 
 use super::migrate::{V0, V1, V2};
-use super::{Entry, Format, Header, Options, RemoteState, VERSION};
+use super::{CopyLink, Entry, Format, Header, Options, RemoteState, VERSION};
 
 /// Nesting allowed in MessagePack (JSON has the library's own bound). A container needs four levels.
 const MAX_DEPTH: usize = 64;
@@ -196,6 +196,8 @@ struct Outgoing<'a> {
     remote: &'a RemoteState,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     recovered: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    copies: &'a BTreeMap<RelPath, CopyLink>,
     #[serde(serialize_with = "sequence")]
     entries: &'a Entries,
 }
@@ -222,6 +224,7 @@ pub fn encode(out: impl Write, layout: Layout, header: &Header, entries: &Entrie
         folder_id: header.folder_id.as_deref(),
         remote: &header.remote,
         recovered: header.recovered,
+        copies: &header.copies,
         entries,
     };
     let hashing = Hashing { out, hasher: blake3::Hasher::new() };

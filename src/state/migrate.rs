@@ -1,5 +1,7 @@
 //! Older container versions, each brought one step forward by a pure function. No file is touched here.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -42,7 +44,15 @@ impl V1 {
     pub fn into_v2(self) -> V2 {
         let Self { session_id, created_at, modified_at, entries } = self;
         let remote = RemoteState::default();
-        let header = Header { session_id, created_at, modified_at, folder_id: None, remote, recovered: false };
+        let header = Header {
+            session_id,
+            created_at,
+            modified_at,
+            folder_id: None,
+            remote,
+            recovered: false,
+            copies: BTreeMap::new(),
+        };
         V2 { header, entries }
     }
 }

@@ -6,6 +6,7 @@
 //! is not decided here. `format` says what a container looks like, `journal` what a journal does, and `load`
 //! how the files are brought together after any crash or damage.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use jiff::Timestamp;
@@ -80,6 +81,17 @@ pub struct Header {
     /// was not necessarily deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovered: bool,
+    /// The conflict copies that were made here, by their paths.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub copies: BTreeMap<RelPath, CopyLink>,
+}
+
+/// The file that a conflict copy is of. The copy's name may not say it: it may be cut, or in a folder above.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyLink {
+    pub original: RelPath,
+    /// Where the copy's text was written.
+    pub device: String,
 }
 
 /// The server side that the base was agreed with.

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Instant;
 
@@ -252,6 +252,19 @@ impl Ran {
     }
 }
 
+/// A command that runs.
+pub struct Begun(Child);
+
+impl Begun {
+    /// Waits for its end.
+    pub fn ended(self) -> Ran {
+        let out = self.0.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        // -1: it was killed by a signal.
+        Ran { code: out.status.code().unwrap_or(-1), out: text(out.stdout), err: text(out.stderr) }
+    }
+}
+
 /// One machine.
 pub struct Device<'w> {
     world: &'w World,
@@ -314,6 +327,11 @@ impl Device<'_> {
         assert!(line.is_some(), "{}: the agent came up: {}", self.name, process.log());
         *self.agent.borrow_mut() = Some(process);
         self
+    }
+
+    /// Starts the agent with more in its environment; returns at once.
+    pub fn start_with(&self, env: &[(&str, &str)]) {
+        *self.agent.borrow_mut() = Some(self.spawn(env));
     }
 
     /// Starts the agent, to die at `point`; returns at once.
@@ -379,22 +397,25 @@ impl Device<'_> {
     }
 
     pub fn cli_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
-        let dir = if self.folder.is_dir() { &self.folder } else { &self.home };
-        self.cli_in(dir, args, env)
+        self.begin(args, env).ended()
     }
 
     /// As [`Device::cli`], but not in the folder.
     pub fn cli_at_home(&self, args: &[&str]) -> Ran {
-        self.cli_in(&self.home, args, &[])
+        self.begin_in(&self.home, args, &[]).ended()
     }
 
-    fn cli_in(&self, dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Ran {
+    /// Begins a command in the folder (or at home, where that is away).
+    pub fn begin(&self, args: &[&str], env: &[(&str, &str)]) -> Begun {
+        let dir = if self.folder.is_dir() { &self.folder } else { &self.home };
+        self.begin_in(dir, args, env)
+    }
+
+    fn begin_in(&self, dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Begun {
         let mut command = memsync(&self.home);
-        command.current_dir(dir);
-        let out = command.args(args).envs(env.iter().copied()).stdin(Stdio::null()).output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        // -1: it was killed by a signal.
-        Ran { code: out.status.code().unwrap_or(-1), out: text(out.stdout), err: text(out.stderr) }
+        command.current_dir(dir).args(args).envs(env.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Begun(command.spawn().unwrap())
     }
 
     /// `memsync run` that is expected to refuse.

@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "the environment says which schedules to run")]
 
 mod schedule;
+mod second;
 mod settle;
 mod users;
 mod world;

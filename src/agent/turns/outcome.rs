@@ -64,7 +64,10 @@ impl Running<'_> {
             }
             Err(e) => {
                 let reopen = self.failed(&e, now);
-                self.answer_waiting();
+                // A cycle that was stopped for a command is followed by another one.
+                if !matches!(e, CycleError::Stopped) {
+                    self.answer_waiting();
+                }
                 reopen
             }
         }

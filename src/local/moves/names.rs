@@ -32,13 +32,46 @@ fn split_ext(name: &str) -> (&str, &str) {
 
 /// The stem and extension of the original, if `name` is that of a conflict copy.
 fn split_conflict(name: &str) -> Option<(&str, &str)> {
+    parse_copy_name(name).map(|copy| (copy.stem, copy.ext))
+}
+
+/// The parts of a conflict copy's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyName<'a> {
+    /// Of the original's name; cut where the whole did not fit.
+    stem: &'a str,
+    /// The device that made the copy.
+    pub device: &'a str,
+    /// Of the original's name, with its dot.
+    ext: &'a str,
+    may_be_cut: bool,
+}
+
+impl CopyName<'_> {
+    /// The original's name, unless it was cut.
+    pub fn original(&self) -> String {
+        format!("{}{}", self.stem, self.ext)
+    }
+
+    /// Whether a file of this name may be the original.
+    pub fn may_be_of(&self, original: &str) -> bool {
+        let (stem, ext) = split_ext(original);
+        ext == self.ext && (stem == self.stem || (self.may_be_cut && stem.starts_with(self.stem)))
+    }
+}
+
+/// A character of UTF-8 has at most so many bytes: where the next one did not fit, the name is that much shorter.
+const LONGEST_CHAR: usize = 4;
+
+/// The parts of `name`, if it is that of a conflict copy.
+pub fn parse_copy_name(name: &str) -> Option<CopyName<'_>> {
     let (stem, rest) = name.rsplit_once(".conflict-")?;
     let (mark, ext) = split_ext(rest);
-    let mut parts = mark.rsplit('-');
-    let mut hex = parts.next()?;
+    let (mut device, mut hex) = mark.rsplit_once('-')?;
     if hex.len() < 8 && hex.bytes().all(|b| b.is_ascii_digit()) {
-        hex = parts.next()?;
+        (device, hex) = device.rsplit_once('-')?;
     }
     let is_md5 = hex.len() == 8 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    (is_md5 && parts.next().is_some()).then_some((stem, ext))
+    let may_be_cut = name.len() + LONGEST_CHAR > crate::path::MAX_SEGMENT;
+    is_md5.then_some(CopyName { stem, device, ext, may_be_cut })
 }

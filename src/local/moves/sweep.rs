@@ -1,17 +1,18 @@
 //! [`Folder::sweep`]: putting in order what a crash or a failure left in `stage/`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use jiff::Timestamp;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Kind, Meta};
 use crate::failpoint;
 use crate::path::RelPath;
 
 use super::super::Folder;
 use super::super::folder::STAGE;
 use super::super::history::{Kept, Shelf};
+use super::super::stage::{displaced_slot, download_inode, taken_slot};
 use super::intent::{INTENT_SUFFIX, Intent};
 use super::{BEING_WRITTEN, dir_of, is_kept};
 
@@ -23,64 +24,140 @@ pub struct Left {
     pub source: io::Error,
 }
 
+/// What a sweep came to.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Tried again by the next sweep.
+    pub left: Vec<Left>,
+    /// Conflict copies that it made, each with the file that it is of.
+    pub copies: Vec<(RelPath, RelPath)>,
+}
+
+/// What became of the intents.
+#[derive(Default)]
+struct Settled {
+    swept: Swept,
+    /// The files that stay: intents, and the slots that they name.
+    stay: BTreeSet<String>,
+    /// The intents by their slots.
+    named: BTreeMap<String, Intent>,
+    /// Every intent was read. Otherwise any slot may hold a user's file.
+    all_known: bool,
+}
+
 impl<D: Disk> Folder<D> {
-    /// Puts in order what a crash left in `stage/`: displaced files go where their intent says, half downloads go.
-    /// Returns what could not be put where it belongs; it is left, with its intent, for the next sweep. For start-up,
-    /// and after a failure; nothing may be staged meanwhile.
+    /// Puts in order what a crash left in `stage/`: displaced files go where their intent says, downloads go. A file that
+    /// is no download and that no intent names goes to history. A file that cannot be put where it belongs is left, with
+    /// its intent, for the next sweep. For start-up, and after a failure.
+    ///
+    /// The stage belongs to the process that holds the folder ([`crate::disk::real::RealDisk::lock_root`]). Should
+    /// another one work in it all the same, no content of a user's is removed.
     ///
     /// # Errors
     /// When `stage/` itself cannot be read, or nothing can be made durable.
-    pub fn sweep(&self, now: Timestamp) -> io::Result<Vec<Left>> {
-        let names = match self.disk.list(STAGE) {
-            Ok(names) => names,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(e),
-        };
-        let names: Vec<String> =
-            names.into_iter().filter_map(|(n, _)| n.to_str().map(|n| format!("{STAGE}/{n}"))).collect();
-        if names.is_empty() {
-            return Ok(Vec::new());
+    pub fn sweep(&self, now: Timestamp) -> io::Result<Swept> {
+        let slots: Vec<(String, Meta)> =
+            self.list_stage()?.into_iter().filter(|(name, _)| !name.ends_with(INTENT_SUFFIX)).collect();
+        failpoint::pass("sweep.listed");
+        // An intent is older than what is displaced under it. Listed second, it is there for every slot of the first list.
+        let intents: Vec<String> =
+            self.list_stage()?.into_iter().map(|(name, _)| name).filter(|name| name.ends_with(INTENT_SUFFIX)).collect();
+        if slots.is_empty() && intents.is_empty() {
+            return Ok(Swept::default());
         }
-        let (intents, slots): (Vec<_>, Vec<_>) = names.into_iter().partition(|n| n.ends_with(INTENT_SUFFIX));
         let mut shelf = Shelf::new(now);
+        let Settled { swept, stay, named, all_known } = self.settle_intents(&intents, &mut shelf);
+        shelf.place_copies(self)?;
+        failpoint::pass("sweep.settled");
+        self.disk.sync_all()?;
+        let mut kept = false;
+        for (slot, meta) in slots.iter().filter(|(slot, _)| all_known && !stay.contains(slot)) {
+            kept |= self.clear_slot(slot, meta, named.get(slot), &mut shelf)?;
+        }
+        if kept {
+            shelf.place_copies(self)?;
+            self.disk.sync_all()?;
+        }
+        failpoint::pass("sweep.cleared");
+        for name in intents.iter().filter(|name| !stay.contains(*name)) {
+            match self.disk.unlink(name) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Puts displaced files where the intents say.
+    fn settle_intents(&self, intents: &[String], shelf: &mut Shelf) -> Settled {
+        let mut settled = Settled { all_known: true, ..Settled::default() };
         let mut touched = BTreeSet::new();
-        let mut left = Vec::new();
-        // The files that stay: intents, and the slots that they name.
-        let mut stay = BTreeSet::new();
-        let mut all_known = true;
-        for name in &intents {
+        for name in intents {
             let read = match self.read_intents(name) {
                 Ok(read) => read,
+                // Settled meanwhile by the process that wrote it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(source) => {
-                    // Which slots it names nobody knows.
-                    all_known = false;
-                    stay.insert(name.clone());
-                    left.push(Left { path: None, source });
+                    settled.all_known = false;
+                    settled.stay.insert(name.clone());
+                    settled.swept.left.push(Left { path: None, source });
                     continue;
                 }
             };
             for intent in read {
-                if let Err(source) = self.settle_intent(&intent, &mut shelf, &mut touched) {
-                    stay.extend([name.clone(), intent.slot]);
-                    left.push(Left { path: RelPath::from_disk(&intent.at).ok(), source });
+                let path = RelPath::from_disk(&intent.at).ok();
+                match (self.settle_intent(&intent, shelf, &mut touched), path) {
+                    (Ok(Some(copy)), Some(original)) => settled.swept.copies.push((copy, original)),
+                    (Ok(_), _) => {}
+                    (Err(source), path) => {
+                        settled.stay.extend([name.clone(), intent.slot.clone()]);
+                        settled.swept.left.push(Left { path, source });
+                    }
                 }
+                settled.named.insert(intent.slot.clone(), intent);
             }
         }
-        shelf.place_copies(self)?;
-        failpoint::pass("sweep.settled");
-        self.disk.sync_all()?;
-        for slot in slots.into_iter().filter(|slot| all_known && !stay.contains(slot)) {
-            match self.disk.unlink(&slot) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
+        settled
+    }
+
+    fn list_stage(&self) -> io::Result<Vec<(String, Meta)>> {
+        match self.disk.list(STAGE) {
+            Ok(names) => {
+                Ok(names.into_iter().filter_map(|(name, m)| Some((format!("{STAGE}/{}", name.to_str()?), m))).collect())
             }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(e),
         }
-        failpoint::pass("sweep.cleared");
-        for name in intents.iter().filter(|name| !stay.contains(*name)) {
-            self.disk.unlink(name)?;
+    }
+
+    /// Removes a download that was never placed, and moves any other file to history. True: it was moved.
+    ///
+    /// The file is taken to a name that no other process knows, and looked at only there: another process may have
+    /// exchanged a user's file for the download since the stage was listed.
+    fn clear_slot(&self, slot: &str, listed: &Meta, intent: Option<&Intent>, shelf: &mut Shelf) -> io::Result<bool> {
+        if listed.kind != Kind::File {
+            return Ok(false);
         }
-        Ok(left)
+        let download = match intent {
+            Some(intent) => Some(intent.incoming_inode),
+            None => download_inode(slot, listed.inode),
+        };
+        let taken = match download {
+            Some(inode) => taken_slot(&self.slot(), inode),
+            None => displaced_slot(&self.slot()),
+        };
+        match self.disk.rename_new(slot, &taken) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        }
+        failpoint::pass("sweep.taken");
+        if download == Some(self.disk.stat(&taken)?.inode) {
+            self.disk.unlink(&taken)?;
+            return Ok(false);
+        }
+        let name = slot.rsplit_once('/').map_or(slot, |(_, name)| name);
+        self.keep(&taken, intent.map_or(name, |intent| &intent.at), Kept::Replaced, shelf)?;
+        Ok(true)
     }
 
     fn settle_intent(

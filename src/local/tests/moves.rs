@@ -98,6 +98,28 @@ fn a_file_in_the_place_of_a_displaced_one_never_stops_the_sweep() {
     assert!(folder.disk().list(".memsync/stage").unwrap().is_empty());
 }
 
+#[test]
+fn sweep_removes_downloads_and_nothing_else() {
+    let (disk, folder) = folder();
+    let stage = |name: &str| format!(".memsync/stage/{name}");
+    let run = "0123456789abcdef";
+    disk.user_write(&stage(&format!("{run}-0")), "a download").unwrap();
+    disk.user_write(&stage(&format!("{run}-1.displaced")), "a user's").unwrap();
+    disk.user_write(&stage("notes.txt"), "somebody's").unwrap();
+    disk.user_mkdir(&stage("dir")).unwrap();
+    // Taken by a sweep that was killed before it looked.
+    disk.user_write(&stage("x"), "another download").unwrap();
+    let inode = disk.user_stat(&stage("x")).unwrap().inode;
+    disk.user_rename(&stage("x"), &stage(&format!("{run}-2.{inode}.displaced"))).unwrap();
+    disk.user_write(&stage(&format!("{run}-3.{inode}.displaced")), "exchanged for the download").unwrap();
+    folder.sweep(now()).unwrap();
+    let mut contents: Vec<String> = kept(&disk).into_iter().map(|(_, content)| content).collect();
+    contents.sort();
+    assert_eq!(contents, ["a user's", "exchanged for the download", "somebody's"]);
+    let left: Vec<_> = folder.disk().list(".memsync/stage").unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(left, ["dir"]);
+}
+
 /// Somebody edits `n/a` just before it is replaced, and takes the folder away before the copy is placed.
 fn copy_of_an_edit_in_a_folder_that_goes(before: OpKind, then_a_file: bool) -> (SimDisk, String) {
     let (disk, folder) = folder();

@@ -276,16 +276,18 @@ fn conflicts_are_listed_with_what_they_are_of() {
     );
     let (code, text, _) = machine.run(&["conflicts"]);
     assert_eq!(code, 8);
-    assert!(text.contains("phone") && text.contains("--keep"), "{text}");
+    assert!(text.contains("file  from another machine than phone, written ") && text.contains("(6 B)"), "{text}");
+    assert!(text.contains("copy  from phone, written ") && text.contains(COPY), "{text}");
+    assert!(text.contains("--keep"), "{text}");
     let clean = Machine::new();
     assert_eq!(clean.run(&["conflicts"]).0, 0);
 }
 
 #[test]
-fn keep_local_gives_the_file_the_copys_content() {
+fn keep_copy_gives_the_file_the_copys_content() {
     for named in [COPY, "n/plan.md"] {
         let machine = with_conflict();
-        let (code, out, err) = machine.run(&["conflicts", "resolve", named, "--keep", "local"]);
+        let (code, out, err) = machine.run(&["conflicts", "resolve", named, "--keep", "copy"]);
         assert_eq!(code, 0, "{err}");
         assert!(out.contains("history"), "{out}");
         assert_eq!(machine.read("n/plan.md"), "loser");
@@ -297,18 +299,31 @@ fn keep_local_gives_the_file_the_copys_content() {
 }
 
 #[test]
-fn keep_remote_moves_the_copy_into_history() {
+fn keep_file_moves_the_copy_into_history() {
     let machine = with_conflict();
-    assert_eq!(machine.run(&["conflicts", "resolve", "n/plan.md", "--keep", "remote"]).0, 0);
+    assert_eq!(machine.run(&["conflicts", "resolve", "n/plan.md", "--keep", "file"]).0, 0);
     assert_eq!(machine.read("n/plan.md"), "winner");
     assert!(!machine.has(COPY));
     let (_, kept) = machine.json(&["history", COPY]);
     assert_eq!(kept["versions"][0]["kind"], "removed");
     // Once more, by either name: there is nothing left to settle.
     for named in [COPY, "n/plan.md"] {
-        let (code, out, _) = machine.run(&["conflicts", "resolve", named, "--keep", "remote"]);
+        let (code, out, _) = machine.run(&["conflicts", "resolve", named, "--keep", "file"]);
         assert_eq!(code, 0);
         assert!(out.contains("nothing to do"), "{out}");
+    }
+}
+
+#[test]
+fn keep_local_and_remote_are_refused_with_the_reason() {
+    let machine = with_conflict();
+    for word in ["local", "remote"] {
+        let (code, _, err) = machine.run(&["conflicts", "resolve", "n/plan.md", "--keep", word]);
+        assert_eq!(code, 2, "{err}");
+        for part in ["opposite on the other machine", "`file`", "`copy`", "`both`"] {
+            assert!(err.contains(part), "{part} is missing: {err}");
+        }
+        assert!(machine.has(COPY) && machine.read("n/plan.md") == "winner", "nothing was changed");
     }
 }
 
@@ -327,10 +342,10 @@ fn keep_both_gives_the_copy_a_plain_name_that_is_free() {
 fn of_several_copies_the_one_to_keep_must_be_named() {
     let machine = with_conflict();
     machine.file("n/plan.conflict-desk-89abcdef.md", "third");
-    let (code, _, err) = machine.run(&["conflicts", "resolve", "n/plan.md", "--keep", "local"]);
+    let (code, _, err) = machine.run(&["conflicts", "resolve", "n/plan.md", "--keep", "copy"]);
     assert_eq!(code, 2);
     assert!(err.contains("desk") && err.contains("phone"), "{err}");
-    assert_eq!(machine.run(&["conflicts", "resolve", "n/plan.md", "--keep", "remote"]).0, 0);
+    assert_eq!(machine.run(&["conflicts", "resolve", "n/plan.md", "--keep", "file"]).0, 0);
     assert_eq!(machine.run(&["conflicts"]).0, 0);
 }
 
@@ -338,7 +353,7 @@ fn of_several_copies_the_one_to_keep_must_be_named() {
 fn a_copy_whose_original_is_gone_can_take_its_place() {
     let machine = with_conflict();
     std::fs::remove_file(machine.folder.join("n/plan.md")).unwrap();
-    assert_eq!(machine.run(&["conflicts", "resolve", COPY, "--keep", "local"]).0, 0);
+    assert_eq!(machine.run(&["conflicts", "resolve", COPY, "--keep", "copy"]).0, 0);
     assert_eq!(machine.read("n/plan.md"), "loser");
     assert!(!machine.has(COPY));
 }

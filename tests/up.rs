@@ -222,7 +222,7 @@ fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
     two.run(&["sync"], 8);
     one.run(&["wait", "--timeout", "120s"], 0);
     assert_eq!(one.json(&["status"], 8)["folders"][0]["conflicts"], 1);
-    one.run(&["conflicts", "resolve", "plan.md", "--keep", "local"], 0);
+    one.run(&["conflicts", "resolve", "plan.md", "--keep", "copy"], 0);
     one.run(&["wait", "--timeout", "120s"], 0);
     eventually("all is in sync", || one.command().arg("status").output().unwrap().status.code() == Some(0));
     two.run(&["sync"], 0);

@@ -11,9 +11,11 @@ use clap_complete::Shell;
 use crate::config::{parse_duration, parse_size};
 use crate::protocol::Pin;
 
+mod keep;
 mod listen;
 mod tls;
 
+pub use keep::{Keep, KeepParser};
 pub use listen::Listen;
 pub use tls::Tls;
 
@@ -81,14 +83,6 @@ pub enum Color {
     Auto,
     Always,
     Never,
-}
-
-/// Which side of a conflict stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Keep {
-    Local,
-    Remote,
-    Both,
 }
 
 #[derive(Debug, Subcommand)]
@@ -245,8 +239,8 @@ pub enum ConflictsAction {
     Resolve {
         #[arg(value_hint = ValueHint::AnyPath)]
         path: PathBuf,
-        /// Which content stays; the other goes to history
-        #[arg(long, value_name = "SIDE")]
+        /// Which text the file has in the end
+        #[arg(long, value_name = "TEXT", value_parser = KeepParser)]
         keep: Keep,
     },
 }

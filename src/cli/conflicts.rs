@@ -1,6 +1,5 @@
 //! `memsync conflicts`: lists the conflict copies, and settles one.
 
-use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,15 +9,15 @@ use serde::Serialize;
 
 use super::app::App;
 use super::args::{ConflictsAction, Keep};
-use super::content;
+use super::copies::{self, Conflict, beside, last_name};
 use super::exit::{Exit, Failure};
 use super::locate::{self, Open, Place};
-use super::show;
+use super::{content, show};
+use crate::disk::Disk;
 use crate::disk::real::RealDisk;
-use crate::disk::{Disk, Kind};
-use crate::local::moves::is_conflict_name;
+use crate::local::moves::parse_copy_name;
 use crate::local::{ChangeOutcome, Folder, FolderChange};
-use crate::path::is_private;
+use crate::path::MAX_SEGMENT;
 
 /// More names than this were tried: none is free.
 const NAMES: u32 = 1000;
@@ -26,23 +25,6 @@ const NAMES: u32 = 1000;
 #[derive(Serialize)]
 struct Listing {
     conflicts: Vec<Conflict>,
-}
-
-/// One conflict copy.
-#[derive(Debug, Clone, Serialize)]
-struct Conflict {
-    folder: PathBuf,
-    /// The copy, below the folder.
-    path: String,
-    /// The file that kept the name, below the folder.
-    original: String,
-    /// Whether the original is there.
-    original_exists: bool,
-    /// Where the copy was made.
-    device: String,
-    /// Bytes of the copy.
-    size: u64,
-    modified: Option<Timestamp>,
 }
 
 #[derive(Serialize)]
@@ -73,7 +55,7 @@ pub fn run(app: &App, action: Option<ConflictsAction>) -> anyhow::Result<Exit> {
 fn list(app: &App) -> anyhow::Result<Exit> {
     let mut conflicts = Vec::new();
     for open in locate::folders(app)? {
-        conflicts.extend(copies_below(&open)?);
+        conflicts.extend(copies::list(app, &open)?);
     }
     let exit = if conflicts.is_empty() { Exit::Done } else { Exit::Conflicts };
     app.answer(&Listing { conflicts }, |out, listing| people(out, &listing.conflicts))?;
@@ -89,88 +71,41 @@ fn people(out: &mut dyn Write, conflicts: &[Conflict]) -> io::Result<()> {
         let original = c.folder.join(&c.original);
         let gone = if c.original_exists { "" } else { " (gone)" };
         writeln!(out, "{}{gone}", show::painted(show::BOLD, &show::name(&original.display().to_string())))?;
-        let when = c.modified.map(|at| format!(", written {}", show::ago(now, at))).unwrap_or_default();
-        writeln!(out, "  the version of {}: {} ({}{when})", c.device, show::name(&c.path), show::size(c.size))?;
-    }
-    writeln!(out, "\nLook at both, then settle each with `memsync conflicts resolve PATH --keep SIDE`:")?;
-    writeln!(out, "  local   the copy's content takes the file's place; the file goes to history")?;
-    writeln!(out, "  remote  the file stays; the copy goes to history")?;
-    writeln!(out, "  both    the copy becomes an ordinary file beside it")
-}
-
-/// The folder that a copy is in, and what its name says: the original's name and the device.
-fn parse(name: &str) -> Option<(String, String)> {
-    if !is_conflict_name(name) {
-        return None;
-    }
-    let (stem, rest) = name.split_once(".conflict-")?;
-    let (mark, ext) = rest.rfind('.').map_or((rest, ""), |at| rest.split_at(at));
-    // device-md5 or device-md5-n
-    let (before, last) = mark.rsplit_once('-')?;
-    let device = if last.len() < 8 { before.rsplit_once('-')?.0 } else { before };
-    Some((format!("{stem}{ext}"), device.to_owned()))
-}
-
-fn beside(at: &str, name: &str) -> String {
-    at.rsplit_once('/').map_or_else(|| name.to_owned(), |(dir, _)| format!("{dir}/{name}"))
-}
-
-fn last(at: &str) -> &str {
-    at.rsplit_once('/').map_or(at, |(_, name)| name)
-}
-
-fn copies_below(open: &Open) -> anyhow::Result<Vec<Conflict>> {
-    let mut found = Vec::new();
-    let mut dirs = vec![String::new()];
-    while let Some(dir) = dirs.pop() {
-        let names = match open.folder.disk().list(&dir) {
-            Ok(names) => names,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !dir.is_empty() => continue,
-            Err(e) if !dir.is_empty() => {
-                tracing::warn!("{}: cannot be looked into: {e}", open.root.join(&dir).display());
-                continue;
-            }
-            Err(e) => return Err(e).with_context(|| open.root.display().to_string()),
-        };
-        for (name, meta) in names {
-            let Some(name) = OsStr::to_str(&name) else { continue };
-            let at = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
-            match (meta.kind, parse(name)) {
-                (Kind::Dir, _) if !is_private(name) => dirs.push(at),
-                (Kind::File, Some((original, device))) => {
-                    let original = beside(&at, &original);
-                    found.push(Conflict {
-                        folder: open.root.clone(),
-                        original_exists: open.folder.disk().stat(&original).is_ok(),
-                        path: at,
-                        original,
-                        device,
-                        size: meta.size,
-                        modified: Timestamp::from_nanosecond(i128::from(meta.mtime_ns)).ok(),
-                    });
-                }
-                _ => {}
-            }
+        let when = |at: Option<Timestamp>| at.map(|at| format!(", written {}", show::ago(now, at))).unwrap_or_default();
+        if let Some(size) = c.original_size {
+            let (size, when) = (show::size(size), when(c.original_modified));
+            writeln!(out, "  file  from another machine than {}{when} ({size})", c.device)?;
         }
+        let (size, when) = (show::size(c.size), when(c.modified));
+        writeln!(out, "  copy  from {}{when} ({size}): {}", c.device, show::name(&c.path))?;
     }
-    found.sort_by(|a, b| (&a.original, &a.path).cmp(&(&b.original, &b.path)));
-    Ok(found)
+    writeln!(out, "\nLook at both, then settle each with `memsync conflicts resolve PATH --keep TEXT`:")?;
+    writeln!(out, "  file  the file keeps its text; the copy goes to history")?;
+    writeln!(out, "  copy  the copy's text takes the file's place; the file's text goes to history")?;
+    writeln!(out, "  both  both stay; the copy becomes an ordinary file")
 }
 
 fn resolve(app: &App, path: &Path, keep: Keep) -> anyhow::Result<Exit> {
     let has = |folder: &Folder<RealDisk>, at: &str| folder.disk().stat(at).is_ok();
     let place = locate::find(app, path, has)?;
-    let named = parse(last(&place.at));
-    let original = named.as_ref().map_or_else(|| place.at.clone(), |(name, _)| beside(&place.at, name));
-    let copies: Vec<Conflict> = match &named {
-        Some(_) => copies_beside(&place, |c| c.path == place.at)?,
-        None => copies_beside(&place, |c| c.original == place.at)?,
+    let all = copies::list(app, &place.open)?;
+    let named = all.iter().find(|c| c.path == place.at);
+    let copy_name = parse_copy_name(last_name(&place.at));
+    let original = match (named, copy_name) {
+        (Some(copy), _) => copy.original.clone(),
+        // A copy that was settled already.
+        (None, Some(name)) => beside(&place.at, &name.original()),
+        (None, None) => place.at.clone(),
+    };
+    let copies: Vec<Conflict> = match named {
+        Some(copy) => vec![copy.clone()],
+        None => all.iter().filter(|c| c.original == place.at).cloned().collect(),
     };
     let shown = place.open.root.join(&original);
-    if copies.is_empty() && named.is_none() && !has(&place.open.folder, &place.at) {
+    if copies.is_empty() && copy_name.is_none() && !has(&place.open.folder, &place.at) {
         return Err(Failure::new(Exit::Usage, format!("{}: there is no such file", place.absolute().display())).into());
     }
-    if keep == Keep::Local && copies.len() > 1 {
+    if keep == Keep::Copy && copies.len() > 1 {
         let names: Vec<_> = copies.iter().map(|c| show::name(&c.path)).collect();
         let why = format!(
             "{} has {} conflict copies; name the one to keep: {}",
@@ -192,10 +127,6 @@ fn resolve(app: &App, path: &Path, keep: Keep) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn copies_beside(place: &Place, wanted: impl Fn(&Conflict) -> bool) -> anyhow::Result<Vec<Conflict>> {
-    Ok(copies_below(&place.open)?.into_iter().filter(wanted).collect())
-}
-
 /// The copies that were settled before one failed, in words.
 fn done_before(settled: &Settled) -> String {
     let names: Vec<_> = settled.copies.iter().map(|c| show::name(&c.path.display().to_string())).collect();
@@ -206,7 +137,7 @@ fn settle(app: &App, open: &Open, copy: &Conflict, keep: Keep) -> anyhow::Result
     let path = open.root.join(&copy.path);
     let trash = FolderChange::Trash { at: copy.path.clone() };
     match keep {
-        Keep::Local => {
+        Keep::Copy => {
             // In this order: killed in between, the copy is still there, and doing it again ends it.
             let put = FolderChange::Put { from: copy.path.clone(), at: copy.original.clone() };
             let put = content::change(app, open, &put)?;
@@ -215,7 +146,7 @@ fn settle(app: &App, open: &Open, copy: &Conflict, keep: Keep) -> anyhow::Result
             let outcome = if put == ChangeOutcome::Same { "removed" } else { "used" };
             Ok(SettledCopy { path, outcome, renamed_to: None })
         }
-        Keep::Remote => {
+        Keep::File => {
             content::change(app, open, &trash)?;
             Ok(SettledCopy { path, outcome: "removed", renamed_to: None })
         }
@@ -228,11 +159,8 @@ fn settle(app: &App, open: &Open, copy: &Conflict, keep: Keep) -> anyhow::Result
 
 /// Gives a copy a plain name that is free: `stem (device).ext`.
 fn rename_plain(folder: &Folder<RealDisk>, copy: &Conflict) -> anyhow::Result<String> {
-    let name = last(&copy.original);
-    let (stem, ext) = name.rfind('.').filter(|at| *at > 0).map_or((name, ""), |at| name.split_at(at));
     for n in 1..NAMES {
-        let number = if n > 1 { format!(" {n}") } else { String::new() };
-        let to = beside(&copy.path, &format!("{stem} ({}{number}){ext}", copy.device));
+        let to = beside(&copy.path, &plain_name(last_name(&copy.original), &copy.device, n));
         match folder.disk().rename_new(&copy.path, &to) {
             Ok(()) => {
                 let dir = to.rsplit_once('/').map_or("", |(dir, _)| dir);
@@ -244,6 +172,15 @@ fn rename_plain(folder: &Folder<RealDisk>, copy: &Conflict) -> anyhow::Result<St
         }
     }
     Err(Failure::new(Exit::Error, format!("{}: no plain name is free", copy.path)).into())
+}
+
+/// `stem (device).ext`, with the stem cut where the whole would be too long.
+fn plain_name(original: &str, device: &str, n: u32) -> String {
+    let (stem, ext) = original.rfind('.').filter(|at| *at > 0).map_or((original, ""), |at| original.split_at(at));
+    let number = if n > 1 { format!(" {n}") } else { String::new() };
+    let tail = format!(" ({device}{number}){ext}");
+    let stem = &stem[..stem.floor_char_boundary(MAX_SEGMENT.saturating_sub(tail.len()))];
+    format!("{stem}{tail}")
 }
 
 fn tell(out: &mut dyn Write, settled: &Settled) -> io::Result<()> {
@@ -267,8 +204,8 @@ fn tell(out: &mut dyn Write, settled: &Settled) -> io::Result<()> {
 
 fn word(keep: Keep) -> &'static str {
     match keep {
-        Keep::Local => "local",
-        Keep::Remote => "remote",
+        Keep::Copy => "copy",
+        Keep::File => "file",
         Keep::Both => "both",
     }
 }
@@ -276,14 +213,21 @@ fn word(keep: Keep) -> &'static str {
 /// The conflict copies of the file at `place`, below the folder.
 ///
 /// # Errors
-/// When the folder cannot be read.
-pub fn copies_of(place: &Place) -> anyhow::Result<Vec<String>> {
-    Ok(copies_beside(place, |c| c.original == place.at)?.into_iter().map(|c| c.path).collect())
+/// When the folder or the state cannot be read.
+pub fn copies_of(app: &App, place: &Place) -> anyhow::Result<Vec<String>> {
+    let all = copies::list(app, &place.open)?;
+    Ok(all.into_iter().filter(|c| c.original == place.at).map(|c| c.path).collect())
 }
 
-/// The file that a conflict copy is of, and the device that made it.
-pub fn origin_of(at: &str) -> Option<(String, String)> {
-    parse(last(at)).map(|(name, device)| (beside(at, &name), device))
+/// The file that the conflict copy at `place` is of. `None`: it is no conflict copy.
+///
+/// # Errors
+/// When the folder or the state cannot be read.
+pub fn origin_of(app: &App, place: &Place) -> anyhow::Result<Option<String>> {
+    if parse_copy_name(last_name(&place.at)).is_none() {
+        return Ok(None);
+    }
+    Ok(copies::list(app, &place.open)?.into_iter().find(|c| c.path == place.at).map(|c| c.original))
 }
 
 #[cfg(test)]
@@ -291,14 +235,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copys_name_tells_its_original_and_device() {
-        for (at, original, device) in [
-            ("a.conflict-laptop-0123abcd.md", "a.md", "laptop"),
-            ("n/a.b.conflict-my-phone-0123abcd-2.md", "n/a.b.md", "my-phone"),
-            ("note.conflict-x-00000000", "note", "x"),
-        ] {
-            assert_eq!(origin_of(at), Some((original.to_owned(), device.to_owned())), "{at}");
-        }
-        assert_eq!(origin_of("a.conflict-of-interest.md"), None);
+    fn plain_name_of_a_copy_fits() {
+        assert_eq!(plain_name("a.md", "phone", 1), "a (phone).md");
+        assert_eq!(plain_name(".profile", "phone", 2), ".profile (phone 2)");
+        let long = plain_name(&format!("{}.md", "é".repeat(126)), "phone", 1);
+        assert!(long.len() <= MAX_SEGMENT && long.ends_with("é (phone).md"), "{long}");
+        let dotted = plain_name(&format!("x.{}", "y".repeat(253)), "phone", 1);
+        assert!(dotted.len() <= MAX_SEGMENT, "{dotted}");
     }
 }

@@ -92,14 +92,14 @@ pub fn of(app: &App, path: &Path, status: &Status) -> anyhow::Result<FileStatus>
         size: None,
         modified: None,
         md5: None,
-        conflict_of: conflicts::origin_of(&place.at).map(|(original, _)| original),
+        conflict_of: conflicts::origin_of(app, &place)?,
         conflict_copies: Vec::new(),
         earlier_versions: versions.iter().filter(|v| v.path == place.at).count(),
     };
     if place.at.is_empty() {
         return Ok(file);
     }
-    file.conflict_copies = conflicts::copies_of(&place)?;
+    file.conflict_copies = conflicts::copies_of(app, &place)?;
     let (state, why) = judge(app, &place, status, &mut file)?;
     (file.state, file.why) = (state, why);
     // The name of a file that is gone is no conflict.

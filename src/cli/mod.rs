@@ -14,6 +14,7 @@ mod approve;
 mod completions;
 mod conflicts;
 mod content;
+mod copies;
 mod file_status;
 mod history;
 mod join;

@@ -193,7 +193,7 @@ fn a_file_that_becomes_a_folder_becomes_one_everywhere() {
 fn conflicts_are_resolved_each_way_for_both_devices() {
     let world = World::new();
     let (a, b) = (world.device_with("a", COPY), world.device_with("b", COPY));
-    for name in ["local.md", "remote.md", "both.md"] {
+    for name in ["copy.md", "file.md", "both.md"] {
         a.write(name, "by a");
         b.write(name, "by b");
     }
@@ -207,17 +207,75 @@ fn conflicts_are_resolved_each_way_for_both_devices() {
     assert_eq!(listed.len(), 3);
     assert!(listed.iter().all(|c| c["device"] == "b"), "{listed:?}");
     // On the device that did not make the copies, and with its agent running.
-    a.ok(&["conflicts", "resolve", "local.md", "--keep", "local"]);
-    a.ok(&["conflicts", "resolve", "remote.md", "--keep", "remote"]);
+    a.ok(&["conflicts", "resolve", "copy.md", "--keep", "copy"]);
+    a.ok(&["conflicts", "resolve", "file.md", "--keep", "file"]);
     a.ok(&["conflicts", "resolve", "both.md", "--keep", "both"]);
     eventually("no copies on b", || b.copies().is_empty());
     let tree = world.settle(&[&a, &b]);
     assert_eq!(tree.len(), 4, "{:?}", tree.keys());
-    assert_eq!(tree["local.md"], b"by b", "the copy's content");
-    assert_eq!(tree["remote.md"], b"by a", "the proxy's content");
+    assert_eq!(tree["copy.md"], b"by b", "the copy's text");
+    assert_eq!(tree["file.md"], b"by a", "the file's text");
     assert_eq!((&tree["both.md"], &tree["both (b).md"]), (&b"by a".to_vec(), &b"by b".to_vec()));
     for device in [&a, &b] {
         assert_eq!(device.cli(&["conflicts"]).code, 0);
         eventually("all is in sync", || device.cli(&["status"]).code == 0);
     }
+}
+
+/// Both devices wrote each of `names` apart, and have taken the other's text in.
+fn conflict_on<'w>(world: &'w World, names: &[&str]) -> (Device<'w>, Device<'w>) {
+    let (a, b) = (world.device_with("a", COPY), world.device_with("b", COPY));
+    for name in names {
+        a.write(name, "by a");
+        b.write(name, "by b");
+    }
+    a.start();
+    a.wait();
+    b.start();
+    world.settle(&[&a, &b]);
+    (a, b)
+}
+
+#[test]
+fn conflict_of_a_longest_name_is_settled_by_that_name() {
+    let world = World::new();
+    let (first, second) = (format!("{}.md", "x".repeat(252)), format!("dir/{}.md", "é".repeat(126)));
+    let (a, b) = conflict_on(&world, &[&first, &second]);
+    for device in [&a, &b] {
+        let listed = device.cli(&["conflicts", "--json"]).json()["conflicts"].clone();
+        let originals: Vec<&str> = listed.as_array().unwrap().iter().map(|c| c["original"].as_str().unwrap()).collect();
+        assert_eq!(originals, [second.as_str(), &first], "{}", device.name);
+    }
+    // One on the device that made the copy, and one on the other.
+    b.ok(&["conflicts", "resolve", &first, "--keep", "copy"]);
+    a.ok(&["conflicts", "resolve", &second, "--keep", "both"]);
+    eventually("no copies are left", || a.copies().is_empty() && b.copies().is_empty());
+    let tree = world.settle(&[&a, &b]);
+    assert_eq!((&tree[&first], &tree[&second]), (&b"by b".to_vec(), &b"by a".to_vec()));
+    assert_eq!(tree.len(), 3, "{:?}", tree.keys());
+}
+
+#[test]
+fn conflict_of_a_longest_path_is_counted_and_settled() {
+    let world = World::new();
+    let dirs = vec!["d".repeat(200); 4].join("/");
+    let deep = format!("{dirs}/{}.md", "n".repeat(215));
+    assert!(deep.len() > 1020 && deep.len() <= 1024, "{}", deep.len());
+    let (a, b) = conflict_on(&world, &[&deep]);
+    for device in [&a, &b] {
+        assert_eq!(device.cli(&["status"]).code, 8, "{}", device.name);
+        assert_eq!(device.folder_status()["conflicts"], 1);
+        let listed = device.cli(&["conflicts", "--json"]).json()["conflicts"].clone();
+        assert_eq!((&listed[0]["original"], &listed[0]["device"]), (&deep.as_str().into(), &"b".into()), "{listed}");
+        let copy = listed[0]["path"].as_str().unwrap().to_owned();
+        assert_eq!(copy.rsplit_once('/').unwrap().0, &dirs[..dirs.len() - 201], "in the nearest folder above");
+    }
+    // The device that made the copy knows its original also when that is gone.
+    b.remove(&deep);
+    world.settle(&[&b, &a]);
+    let listed = b.cli(&["conflicts", "--json"]).json()["conflicts"].clone();
+    assert_eq!((&listed[0]["original"], &listed[0]["original_exists"]), (&deep.as_str().into(), &false.into()));
+    b.ok(&["conflicts", "resolve", &deep, "--keep", "copy"]);
+    let tree = world.settle(&[&b, &a]);
+    assert_eq!(tree.into_iter().collect::<Vec<_>>(), [(deep, b"by b".to_vec())]);
 }

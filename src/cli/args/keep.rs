@@ -1,0 +1,39 @@
+//! `--keep` of `conflicts resolve`.
+
+use std::ffi::OsStr;
+
+use clap::builder::{EnumValueParser, PossibleValue, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, ValueEnum};
+
+/// Which text of a conflict the file has in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Keep {
+    /// The file keeps its text, and the copy goes to history
+    File,
+    /// The copy's text takes the file's place, and the file's text goes to history
+    Copy,
+    /// Both stay, and the copy becomes an ordinary file
+    Both,
+}
+
+/// Parses a [`Keep`], and explains why the words of earlier versions are refused.
+#[derive(Debug, Clone)]
+pub struct KeepParser;
+
+impl TypedValueParser for KeepParser {
+    type Value = Keep;
+
+    fn parse_ref(&self, cmd: &clap::Command, arg: Option<&Arg>, value: &OsStr) -> Result<Keep, clap::Error> {
+        if value == "local" || value == "remote" {
+            let why = "--keep local and --keep remote are refused, because they mean the opposite on the other machine; \
+                       use `file` (the file keeps its text), `copy` (the copy's text takes its place) or `both`\n";
+            return Err(clap::Error::raw(ErrorKind::InvalidValue, why).with_cmd(cmd));
+        }
+        EnumValueParser::<Keep>::new().parse_ref(cmd, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Keep::value_variants().iter().filter_map(ValueEnum::to_possible_value)))
+    }
+}

@@ -16,6 +16,7 @@ use super::spool::sync_dir;
 use super::writer::unsigned;
 use super::{Beside, database_error, io_error, named_files, records};
 use crate::digest::{Hasher, Md5};
+use crate::failpoint;
 
 /// A copy that a running proxy takes files away from is begun again this often.
 const ATTEMPTS: usize = 5;
@@ -116,8 +117,14 @@ fn reader(dir: &Path) -> Result<Connection, StoreError> {
 /// When `to` exists, or the store cannot be read or the copy not be written. What was begun is removed.
 pub fn backup(dir: &Path, to: &Path) -> Result<(), StoreError> {
     let db = reader(dir)?;
-    DirBuilder::new().mode(0o700).create(to).map_err(|e| io_error(to, &e))?;
-    let made = (0..ATTEMPTS).find_map(|attempt| match copy(&db, dir, to) {
+    if to.symlink_metadata().is_ok() {
+        return Err(io_error(to, &io::ErrorKind::AlreadyExists.into()));
+    }
+    // A copy that is not whole must not look like a store.
+    let name = to.file_name().ok_or_else(|| io_error(to, &io::ErrorKind::InvalidInput.into()))?;
+    let fresh = to.with_file_name(format!("{}.tmp.{}", name.to_string_lossy(), std::process::id()));
+    DirBuilder::new().mode(0o700).create(&fresh).map_err(|e| io_error(&fresh, &e))?;
+    let made = (0..ATTEMPTS).find_map(|attempt| match copy(&db, dir, &fresh) {
         Ok(true) => Some(Ok(())),
         Ok(false) if attempt + 1 < ATTEMPTS => None,
         Ok(false) => Some(Err(StoreError::Io {
@@ -129,11 +136,14 @@ pub fn backup(dir: &Path, to: &Path) -> Result<(), StoreError> {
     match made {
         Some(Ok(())) => {
             let above = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            sync_dir(&to.join(BODIES)).and_then(|()| sync_dir(to)).and_then(|()| sync_dir(above))
+            sync_dir(&fresh.join(BODIES)).and_then(|()| sync_dir(&fresh))?;
+            failpoint::pass("store-copied");
+            fs::rename(&fresh, to).map_err(|e| io_error(to, &e))?;
+            sync_dir(above)
         }
         Some(Err(e)) => {
             // The reason counts; what cannot be removed is in a directory that the caller named.
-            drop(fs::remove_dir_all(to));
+            drop(fs::remove_dir_all(&fresh));
             Err(e)
         }
         None => Err(StoreError::Closed),

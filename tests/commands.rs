@@ -366,7 +366,7 @@ fn the_state_of_one_file_comes_with_the_reason() {
     machine.file("drafts/d.md", "x");
     std::os::unix::fs::symlink("/etc/passwd", machine.folder.join("link")).unwrap();
     for (at, code, state, why) in [
-        ("n/plan.md", 4, "waits_for_upload", "new"),
+        ("n/plan.md", 8, "waits_for_upload", "new"),
         ("a.tmp", 0, "ignored", "`ignore` list: *.tmp"),
         ("drafts/d.md", 0, "ignored", ".memsyncignore, line 2"),
         ("link", 4, "blocked", "symlink"),

@@ -75,6 +75,7 @@ points! {
         "s3-version-kept:5", "s3-expiry-noted";
     while_a_file_expires_in_a_bucket: an_expiry at "s3-version-kept", "s3-blob-written", "s3-index-written";
     while_a_key_is_made_in_a_bucket: a_key at "s3-record-written";
+    while_a_backup_is_made: a_backup at "store-copied";
     around_the_commit_of_the_proxy: the_proxy at "store-before-commit", "store-after-commit", "store-before-commit:2", "store-after-commit:2";
 }
 
@@ -324,6 +325,21 @@ fn a_save(point: &str) {
     assert_eq!(tree.len(), 30, "{:?}", tree.keys());
     assert_eq!((&tree["of-b.md"], &tree["0.md"]), (&b"b".to_vec(), &b"edited meanwhile".to_vec()));
     quiet(&world, &[&a, &b]);
+}
+
+fn a_backup(point: &str) {
+    let world = World::new();
+    let a = world.device("a");
+    a.write("note.md", "hello");
+    a.start();
+    a.wait();
+    let (store, to) = (world.store(), world.path().join("backup"));
+    let args = ["store", "backup", to.to_str().unwrap(), "--store", store.to_str().unwrap()];
+    let ran = a.cli_with(&args, &[("MEMSYNC_KILL_AT", point)]);
+    assert_eq!(ran.code, -1, "it dies at {point}: {ran:?}");
+    assert!(!to.exists(), "half a backup does not look like one");
+    a.ok(&args);
+    a.ok(&["store", "verify", "--store", to.to_str().unwrap()]);
 }
 
 fn the_proxy(point: &str) {

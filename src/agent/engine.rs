@@ -234,8 +234,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Puts in order what a crash or a failure left in `stage/`. One file that cannot be put where it belongs is safe
     /// there, and holds up nothing else.
     pub(super) fn sweep(&mut self) -> Result<(), CycleError> {
-        let Swept { left, copies } = self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
+        let Swept { left, copies, unknown } =
+            self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
         self.leftovers = false;
+        for path in unknown {
+            tracing::warn!("{path}: a file of unknown origin was in .memsync/stage; `memsync history` has it now");
+        }
         let any = !copies.is_empty();
         for (copy, original) in copies {
             self.link_copy(copy, original);

@@ -15,7 +15,7 @@ use super::locate::{self, Open, Place};
 use super::{content, show};
 use crate::disk::Disk;
 use crate::disk::real::RealDisk;
-use crate::local::moves::parse_copy_name;
+use crate::local::moves::{parse_copy_name, split_ext};
 use crate::local::{ChangeOutcome, Folder, FolderChange};
 use crate::path::MAX_SEGMENT;
 
@@ -176,7 +176,7 @@ fn rename_plain(folder: &Folder<RealDisk>, copy: &Conflict) -> anyhow::Result<St
 
 /// `stem (device).ext`, with the stem cut where the whole would be too long.
 fn plain_name(original: &str, device: &str, n: u32) -> String {
-    let (stem, ext) = original.rfind('.').filter(|at| *at > 0).map_or((original, ""), |at| original.split_at(at));
+    let (stem, ext) = split_ext(original);
     let number = if n > 1 { format!(" {n}") } else { String::new() };
     let tail = format!(" ({device}{number}){ext}");
     let stem = &stem[..stem.floor_char_boundary(MAX_SEGMENT.saturating_sub(tail.len()))];

@@ -33,7 +33,7 @@ mod names;
 mod sweep;
 
 use intent::Intent;
-pub use names::{CopyName, conflict_name, is_conflict_name, parse_copy_name};
+pub use names::{CopyName, conflict_name, is_conflict_name, parse_copy_name, split_ext};
 pub use sweep::{Left, Swept};
 
 /// One change to the folder. `at` is what the path is called on the disk.

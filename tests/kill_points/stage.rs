@@ -75,7 +75,7 @@ fn restore_loses_neither_version_when_the_agent_dies() {
         let world = World::new();
         let (a, b) = two_versions(&world);
         b.start_doomed(point);
-        b.wait();
+        eventually("the agent is in sync", || b.cli(&["wait", "--timeout", "120s"]).code == 0);
         let ran = b.cli(&["restore", "note.md"]);
         died(b.died(), point);
         assert_eq!(ran.code, 1, "{point}: {ran:?}");

@@ -171,6 +171,27 @@ fn a_version_overwritten_or_deleted_elsewhere_is_had_back() {
     assert!(a.copies().is_empty());
 }
 
+#[test]
+fn restore_loses_no_text_while_the_agent_reopens_its_folder() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("note.md", "first");
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    a.write("note.md", "second");
+    eventually("b follows", || b.has("note.md", "second"));
+    for _ in 0..10 {
+        b.signal(rustix::process::Signal::HUP);
+        let displaced = b.read("note.md");
+        b.ok(&["restore", "note.md"]);
+        assert_ne!(b.read("note.md"), displaced);
+        assert!(b.kept().contains(&displaced), "the displaced text is in history");
+    }
+    world.settle(&[&a, &b]);
+    assert!(b.staged().is_empty());
+}
+
 /// `name: type`, `?` for what may be null; an array's keys are those of its first element.
 const STATUS: &[(&str, &str)] = &[
     ("schema", "number"),

@@ -23,7 +23,8 @@ pub fn is_conflict_name(name: &str) -> bool {
 /// What follows a dot further from the end, in bytes, is no extension but part of the name.
 const LONGEST_EXT: usize = 32;
 
-fn split_ext(name: &str) -> (&str, &str) {
+/// The stem and extension of a name; the extension has its dot.
+pub fn split_ext(name: &str) -> (&str, &str) {
     match name.rfind('.') {
         Some(at) if at > 0 && name.len() - at <= LONGEST_EXT => name.split_at(at),
         _ => (name, ""),

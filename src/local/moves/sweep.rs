@@ -31,6 +31,8 @@ pub struct Swept {
     pub left: Vec<Left>,
     /// Conflict copies that it made, each with the file that it is of.
     pub copies: Vec<(RelPath, RelPath)>,
+    /// Files that were in the stage for no known reason, by their paths in history.
+    pub unknown: Vec<String>,
 }
 
 /// What became of the intents.
@@ -66,15 +68,14 @@ impl<D: Disk> Folder<D> {
             return Ok(Swept::default());
         }
         let mut shelf = Shelf::new(now);
-        let Settled { swept, stay, named, all_known } = self.settle_intents(&intents, &mut shelf);
+        let Settled { mut swept, stay, named, all_known } = self.settle_intents(&intents, &mut shelf);
         shelf.place_copies(self)?;
         failpoint::pass("sweep.settled");
         self.disk.sync_all()?;
-        let mut kept = false;
         for (slot, meta) in slots.iter().filter(|(slot, _)| all_known && !stay.contains(slot)) {
-            kept |= self.clear_slot(slot, meta, named.get(slot), &mut shelf)?;
+            swept.unknown.extend(self.clear_slot(slot, meta, named.get(slot), &mut shelf)?);
         }
-        if kept {
+        if !swept.unknown.is_empty() {
             shelf.place_copies(self)?;
             self.disk.sync_all()?;
         }
@@ -130,13 +131,19 @@ impl<D: Disk> Folder<D> {
         }
     }
 
-    /// Removes a download that was never placed, and moves any other file to history. True: it was moved.
+    /// Removes a download that was never placed, and moves any other file to history. Gives its path there.
     ///
     /// The file is taken to a name that no other process knows, and looked at only there: another process may have
     /// exchanged a user's file for the download since the stage was listed.
-    fn clear_slot(&self, slot: &str, listed: &Meta, intent: Option<&Intent>, shelf: &mut Shelf) -> io::Result<bool> {
+    fn clear_slot(
+        &self,
+        slot: &str,
+        listed: &Meta,
+        intent: Option<&Intent>,
+        shelf: &mut Shelf,
+    ) -> io::Result<Option<String>> {
         if listed.kind != Kind::File {
-            return Ok(false);
+            return Ok(None);
         }
         let download = match intent {
             Some(intent) => Some(intent.incoming_inode),
@@ -147,17 +154,18 @@ impl<D: Disk> Folder<D> {
             None => displaced_slot(&self.slot()),
         };
         match self.disk.rename_new(slot, &taken) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         }
         failpoint::pass("sweep.taken");
         if download == Some(self.disk.stat(&taken)?.inode) {
             self.disk.unlink(&taken)?;
-            return Ok(false);
+            return Ok(None);
         }
         let name = slot.rsplit_once('/').map_or(slot, |(_, name)| name);
-        self.keep(&taken, intent.map_or(name, |intent| &intent.at), Kept::Replaced, shelf)?;
-        Ok(true)
+        let at = intent.map_or(name, |intent| &intent.at);
+        self.keep(&taken, at, Kept::Replaced, shelf)?;
+        Ok(Some(at.to_owned()))
     }
 
     fn settle_intent(

@@ -43,7 +43,8 @@ pub enum Done<D: Disk> {
     /// knows of this tombstone. It obeys it by row 7 or 14, which the gate counts, or uploads by row 8 or 19.
     Gone(Md5),
     /// A change to the folder; once it is made, base := this.
-    Move { step: Box<Move<D>>, base: Base, version: u64 },
+    /// `device`: the machine that the new content comes from.
+    Move { step: Box<Move<D>>, base: Base, version: u64, device: Option<String> },
 }
 
 /// Why a step came to nothing.
@@ -95,6 +96,7 @@ pub enum First<D: Disk> {
     /// A download, written to the stage already.
     Staged {
         version: u64,
+        device: Option<String>,
         staged: Result<Staged<D>, StepError>,
     },
 }
@@ -157,10 +159,10 @@ impl<D: Disk, R: Remote> Work<D, R> {
     pub(super) fn stage(&self, answer: Answer) -> Option<First<D>> {
         match (answer, &self.step.action) {
             (Answer::Got(Got::Found(blob)), Action::Download { .. }) => {
-                let version = blob.version;
+                let (version, device) = (blob.version, blob.device.clone());
                 // What a batch brings is there: there is nothing to wait for.
                 let staged = self.fetch(blob).now_or_never()?;
-                Some(First::Staged { version, staged })
+                Some(First::Staged { version, device, staged })
             }
             (answer, _) => Some(First::Answer(answer)),
         }
@@ -235,8 +237,8 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
     /// Rows 2 and 11.
     async fn download(&self) -> Result<Done<D>, StepError> {
-        let (version, staged) = match self.take_first() {
-            Some(First::Staged { version, staged }) => (version, staged?),
+        let (version, device, staged) = match self.take_first() {
+            Some(First::Staged { version, device, staged }) => (version, device, staged?),
             first => {
                 let got = match first {
                     Some(First::Answer(Answer::Got(got))) => got,
@@ -244,13 +246,13 @@ impl<D: Disk, R: Remote> Work<D, R> {
                 };
                 match got {
                     Got::Absent { .. } => return Ok(Done::Nothing),
-                    Got::Found(blob) => (blob.version, self.fetch(blob).await?),
+                    Got::Found(blob) => (blob.version, blob.device.clone(), self.fetch(blob).await?),
                 }
             }
         };
         let base = Base::Synced(staged.md5);
         let step = Box::new(Move::Create { path: self.path().clone(), at: self.at.clone(), staged });
-        Ok(Done::Move { step, base, version })
+        Ok(Done::Move { step, base, version, device })
     }
 
     /// Row 13.
@@ -470,23 +472,23 @@ impl<D: Disk, R: Remote> Work<D, R> {
     }
 
     async fn replace_with(&self, blob: Blob, expect: Md5) -> Result<Done<D>, StepError> {
-        let version = blob.version;
+        let (version, device) = (blob.version, blob.device.clone());
         let staged = self.fetch(blob).await?;
         let base = Base::Synced(staged.md5);
         let step = Box::new(Move::Replace { path: self.path().clone(), at: self.at.clone(), staged, expect });
-        Ok(Done::Move { step, base, version })
+        Ok(Done::Move { step, base, version, device })
     }
 
     async fn conflict_with(&self, blob: Blob) -> Result<Done<D>, StepError> {
-        let version = blob.version;
+        let (version, device) = (blob.version, blob.device.clone());
         let staged = self.fetch(blob).await?;
         let base = Base::Synced(staged.md5);
         let step = Box::new(Move::Conflict { path: self.path().clone(), at: self.at.clone(), staged });
-        Ok(Done::Move { step, base, version })
+        Ok(Done::Move { step, base, version, device })
     }
 
     fn trash(&self, expect: Md5, tombstone: Md5) -> Done<D> {
         let step = Box::new(Move::Trash { path: self.path().clone(), at: self.at.clone(), expect });
-        Done::Move { step, base: Base::Seen(tombstone), version: 0 }
+        Done::Move { step, base: Base::Seen(tombstone), version: 0, device: None }
     }
 }

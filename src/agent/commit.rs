@@ -27,6 +27,17 @@ pub(super) struct Batch<D: Disk> {
     pub bytes: u64,
 }
 
+/// A step whose change to the folder is under way, and what base becomes with it.
+struct Moving {
+    step: Step,
+    base: Base,
+    version: u64,
+    /// Bytes.
+    size: u64,
+    /// The machine that the content comes from.
+    device: Option<String>,
+}
+
 impl<D: Disk> Default for Batch<D> {
     fn default() -> Self {
         Self { done: Vec::new(), bytes: 0 }
@@ -64,7 +75,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     report.deleted_remote += 1;
                     own_writes += 1;
                     self.note_own_write(&step.path, IndexEntry { md5, size: 0, is_deleted: true, version: 0 });
-                    note(report, &step);
+                    note(report, &step, None);
                     changes.push(self.seen(&step.path, md5));
                 }
                 Done::Forget => {
@@ -83,14 +94,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     own_writes += 1;
                     agreed.push((self.agreed(&step, md5, version, true, report), true));
                 }
-                Done::Move { step: change, base, version } => {
+                Done::Move { step: change, base, version, device } => {
                     let size = match &*change {
                         Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => {
                             staged.size
                         }
                         Move::Trash { .. } => 0,
                     };
-                    moving.push((step, base, version, size));
+                    moving.push(Moving { step, base, version, size, device });
                     moves.push(*change);
                 }
             }
@@ -110,11 +121,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 _ => {}
             }
         }
-        for ((step, base, version, size), moved) in moving.into_iter().zip(performed.moved) {
-            if let (Action::Download { remote }, false) = (&step.action, matches!(moved, Moved::Done { .. })) {
+        for (moving, moved) in moving.into_iter().zip(performed.moved) {
+            if let (Action::Download { remote }, false) = (&moving.step.action, matches!(moved, Moved::Done { .. })) {
                 missing.insert(*remote);
             }
-            if let Some(change) = self.moved(step, base, version, size, moved, report) {
+            if let Some(change) = self.moved(moving, moved, report) {
                 changes.push(change);
             }
         }
@@ -145,7 +156,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             report.uploaded += 1;
             let size = found.map_or(0, |f| f.size);
             self.note_own_write(&step.path, IndexEntry { md5, size, is_deleted: false, version });
-            note(report, step);
+            note(report, step, None);
         } else {
             report.adopted += 1;
         }
@@ -173,15 +184,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    fn moved(
-        &mut self,
-        step: Step,
-        base: Base,
-        version: u64,
-        size: u64,
-        moved: Moved,
-        report: &mut Report,
-    ) -> Option<Change> {
+    fn moved(&mut self, moving: Moving, moved: Moved, report: &mut Report) -> Option<Change> {
+        let Moving { step, base, version, size, device } = moving;
         match moved {
             Moved::Done { copy, stat } => {
                 self.copied(copy, &step.path, report);
@@ -199,7 +203,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 };
                 self.tree.put(step.path.clone(), found);
                 self.quarantine.clear(&step.path);
-                note(report, &step);
+                note(report, &step, device);
                 Some(Change::Set(step.path, Entry { base, stat, version }))
             }
             Moved::Stale { copy } => {
@@ -287,6 +291,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 }
 
-fn note(report: &mut Report, step: &Step) {
-    report.recent.push(Recent { path: step.path.clone(), action: verb(&step.action), outcome: "done".to_owned() });
+fn note(report: &mut Report, step: &Step, device: Option<String>) {
+    let (path, action) = (step.path.clone(), verb(&step.action));
+    report.recent.push(Recent { path, action, outcome: "done".to_owned(), device });
 }

@@ -37,6 +37,8 @@ pub struct Recent {
     pub action: &'static str,
     /// `done`, `stale`, or what went wrong.
     pub outcome: String,
+    /// The machine that a download comes from, where the proxy says so.
+    pub device: Option<String>,
 }
 
 /// What a cycle did, and what it left.
@@ -256,6 +258,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         // Nothing came after it: whether the proxy is gone, the next cycle finds out. Of a path that had failed before
         // this is no news.
         if let Some(Unanswered { error, first: true, .. }) = self.unanswered.take() {
+            self.cut_off.append(&mut report.recent);
             return Err(CycleError::Remote(error));
         }
         self.quarantine.forgive();
@@ -383,7 +386,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
         missing.here.extend(self.flush(batch, report)?);
         match ended {
-            Some(e) => Err(e),
+            Some(e) => {
+                self.cut_off.append(&mut report.recent);
+                Err(e)
+            }
             None => Ok(missing),
         }
     }
@@ -466,7 +472,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             _ => None,
         };
         let (now, random) = (self.world.elapsed(), self.world.random());
-        report.recent.push(Recent { path: step.path.clone(), action: verb(&step.action), outcome: why.clone() });
+        report.recent.push(Recent {
+            path: step.path.clone(),
+            action: verb(&step.action),
+            outcome: why.clone(),
+            device: None,
+        });
         report.failed += 1;
         self.quarantine.fail(&step.path, content, why, open, now, random);
     }

@@ -18,6 +18,7 @@ use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Trust, Unknow
 
 use super::World;
 use super::batch::BatchOptions;
+use super::cycle::Recent;
 use super::problems::{Effect, PathProblem};
 use super::quarantine::Quarantine;
 use super::sent::Sent;
@@ -140,6 +141,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) unanswered: Option<Unanswered>,
     /// Deletions that wait for what may be the same file under another name.
     pub(super) waiting: usize,
+    /// Finished actions of a cycle that ended early.
+    pub(super) cut_off: Vec<Recent>,
     /// Called when a scan has found a change, before anything is asked of the proxy.
     pub(super) on_change: Box<dyn Fn() + Send + Sync>,
     /// How often batches were halved because the link could not carry them in time.
@@ -218,6 +221,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             unfinished: true,
             unanswered: None,
             waiting: 0,
+            cut_off: Vec::new(),
             on_change: Box::new(|| ()),
             strain: 0,
             sabotage: None,
@@ -250,7 +254,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let told = |e: &io::Error| format!("its old content waits in .memsync/stage: {e}; {}", remedy(e));
         self.stuck = left.into_iter().map(|left| (left.path, told(&left.source))).collect();
         for (path, why) in &self.stuck {
-            tracing::warn!("{}: {why}", path.as_ref().map_or(".memsync/stage", RelPath::as_str));
+            // With a path it is in `problems`, which are told once.
+            match path {
+                Some(path) => tracing::debug!("{path}: {why}"),
+                None => tracing::warn!(".memsync/stage: {why}"),
+            }
         }
         Ok(())
     }
@@ -424,6 +432,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         decide(base, local.as_ref(), remote, trust).1
     }
 
+    /// The finished actions of a cycle that ended early; the report has those of any other.
+    pub fn take_cut_off(&mut self) -> Vec<Recent> {
+        std::mem::take(&mut self.cut_off)
+    }
+
     /// Whether the proxy has given its index since this engine was opened.
     pub fn has_index(&self) -> bool {
         self.index.is_some()
@@ -583,10 +596,13 @@ fn root_halt(e: RootError) -> CycleError {
     }
 }
 
+/// The remedy for a full disk.
+pub(super) const MAKE_ROOM: &str = "make room, then it goes on by itself";
+
 /// What a person can do about an error of the disk.
 pub(super) fn remedy(e: &io::Error) -> &'static str {
     match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, then it goes on by itself",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => MAKE_ROOM,
         io::ErrorKind::PermissionDenied => "give memsync's user the right to write there",
         io::ErrorKind::ResourceBusy => "close it there",
         io::ErrorKind::ReadOnlyFilesystem => "mount the filesystem for writing",

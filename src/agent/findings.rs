@@ -61,6 +61,23 @@ impl Findings {
         Self { is_done: is_clean && pending == Pending::default() && halt.is_none(), pending, halt, planned }
     }
 
+    /// Writes the figures of a cycle that ended early, as far as it got.
+    pub fn enter_partly<D: Disk, R: Remote, W: World>(
+        engine: &Engine<D, R, W>,
+        status: &mut FolderStatus,
+        now: Timestamp,
+    ) {
+        if !engine.has_scanned() {
+            return;
+        }
+        let pending = engine.pending();
+        // Without an index, downloads are known from before alone.
+        let download = if engine.has_index() { pending.download } else { status.pending.download };
+        status.pending = Pending { download, ..pending };
+        (status.files, status.bytes) = engine.totals();
+        status.counted_at = Some(now);
+    }
+
     /// Writes them into the folder's status.
     pub fn enter(self, status: &mut FolderStatus, now: Timestamp) {
         status.state = if self.halt.is_some() { State::Halted } else { State::Idle };

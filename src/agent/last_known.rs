@@ -5,13 +5,15 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::disk::Disk;
 use crate::disk::real::RealDisk;
+use crate::local::Folder;
 use crate::local::moves::is_conflict_name;
-use crate::state::{peek, read_note, write_note};
+use crate::state::{View, peek, read_note, write_note};
 use crate::sync::Base;
 
 use super::session::FolderSetup;
-use super::status::{FolderStatus, Pending, State};
+use super::status::{FolderStatus, HaltStatus, Pending, State};
 
 /// The figures of the last cycle, with their time. Nothing is said of the present: no halt, no reason.
 pub(super) fn last_known(setup: &FolderSetup) -> FolderStatus {
@@ -34,6 +36,25 @@ pub(super) fn last_known(setup: &FolderSetup) -> FolderStatus {
     }
 }
 
+/// Whether a halt of an earlier run is over, as far as the folder alone tells.
+pub(super) fn is_over(setup: &FolderSetup, halt: &HaltStatus) -> bool {
+    let Ok(root) = RealDisk::open(&setup.root) else { return false };
+    if halt.deleted_here {
+        return halt.sample.iter().all(|path| root.stat(path).is_ok());
+    }
+    let is_root_halt = matches!(halt.kind.as_str(), "root_missing" | "root_changed");
+    let id = container(setup).and_then(|view| view.header.folder_id);
+    is_root_halt && id.is_some_and(|id| Folder::new(Arc::new(root), &setup.device, 0).check(&id).is_ok())
+}
+
+fn container(setup: &FolderSetup) -> Option<View> {
+    let disk = RealDisk::open(&setup.state_dir).ok()?;
+    peek(&Arc::new(disk), &setup.container).unwrap_or_else(|e| {
+        tracing::debug!("{}: {e}", setup.container);
+        None
+    })
+}
+
 /// Keeps `status` for those who ask while no agent runs.
 ///
 /// # Errors
@@ -44,8 +65,7 @@ pub(super) fn note(setup: &FolderSetup, status: &FolderStatus) -> io::Result<()>
 
 /// The figures of the container. It does not say when they were counted.
 fn in_container(setup: &FolderSetup) -> FolderStatus {
-    let view = RealDisk::open(&setup.state_dir).ok().and_then(|d| peek(&Arc::new(d), &setup.container).ok().flatten());
-    let entries = view.map(|v| v.entries).unwrap_or_default();
+    let entries = container(setup).map(|view| view.entries).unwrap_or_default();
     let tracked = || entries.iter().filter(|(_, e)| matches!(e.base, Base::Synced(_)));
     FolderStatus {
         path: setup.root.display().to_string(),

@@ -7,6 +7,7 @@ pub mod apply;
 mod batch;
 pub mod change;
 mod commit;
+mod conditions;
 pub mod control;
 pub mod cycle;
 pub mod engine;

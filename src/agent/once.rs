@@ -58,7 +58,16 @@ impl From<&OnceError> for Standstill {
 pub async fn sync_once(setup: &FolderSetup, progress: impl FnMut(usize, usize)) -> Result<Summary, OnceError> {
     let _lock = once_lock(setup)?;
     let mut status = FolderStatus { halt: None, ..last_known(setup) };
-    let result = cycles(setup, &mut status, progress).await;
+    let result = match Session::open(setup) {
+        Ok(mut session) => {
+            let result = cycles(&mut session, &mut status, progress).await;
+            if result.is_err() {
+                Findings::enter_partly(&session.engine, &mut status, jiff::Timestamp::now());
+            }
+            result.map_err(OnceError::from)
+        }
+        Err(e) => Err(e.into()),
+    };
     if let Err(e) = &result {
         let why = Standstill::from(e);
         (status.state, status.waits_for) = (why.state, why.waits_for);
@@ -71,11 +80,10 @@ pub async fn sync_once(setup: &FolderSetup, progress: impl FnMut(usize, usize)) 
 }
 
 async fn cycles(
-    setup: &FolderSetup,
+    session: &mut Session,
     status: &mut FolderStatus,
     mut progress: impl FnMut(usize, usize),
-) -> Result<Summary, OnceError> {
-    let mut session = Session::open(setup)?;
+) -> Result<Summary, CycleError> {
     let counts = session.engine.progress();
     let (mut uploaded, mut downloaded, mut deleted, mut trashed, mut conflicts) = (0, 0, 0, 0, Vec::new());
     // A deletion wants two scans, a conflict copy a cycle of its own; beyond that somebody is writing.
@@ -109,7 +117,7 @@ async fn cycles(
         }
     }
     let halts = session.engine.halts().iter().map(|h| halt_status(h, session.engine.held())).collect();
-    session.engine.tidy().map_err(CycleError::from)?;
+    session.engine.tidy()?;
     Ok(Summary { uploaded, downloaded, deleted, trashed, conflicts, halts, status: status.clone() })
 }
 

@@ -15,10 +15,10 @@ use crate::state::{Lock, LockError};
 
 use super::change;
 use super::control::{self, PlannedStep, Request, Response};
-use super::last_known::last_known;
+use super::last_known::{is_over, last_known};
 use super::session::{FolderSetup, is_held};
 use super::shared::{Shared, lock};
-use super::status::{AgentStatus, FolderStatus, HaltStatus, ProxyStatus, State, Status};
+use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, ProxyStatus, State, Status};
 use super::worker::{Command, Worker};
 
 /// An agent that was killed a moment ago may still hold its socket and its locks.
@@ -216,10 +216,7 @@ impl Inner {
     fn status(&self) -> Status {
         let folders = lock(&self.folders);
         let options = lock(&self.options);
-        let proxy = folders
-            .iter()
-            .map(|f| f.shared.proxy())
-            .reduce(|a, b| ProxyStatus { reachable: a.reachable && b.reachable, ..a });
+        let proxy = folders.iter().map(|f| f.shared.proxy()).reduce(ProxyStatus::merge);
         let mut recent: Vec<_> = folders.iter().flat_map(|f| f.shared.recent()).collect();
         recent.sort_by_key(|r| std::cmp::Reverse(r.at));
         recent.truncate(50);
@@ -229,8 +226,7 @@ impl Inner {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
         };
-        let proxy =
-            proxy.unwrap_or(ProxyStatus { url: options.proxy_url.clone(), reachable: false, capabilities: Vec::new() });
+        let proxy = proxy.unwrap_or_else(|| ProxyStatus::unasked(&options.proxy_url));
         let all = folders.iter().map(|f| f.shared.status()).collect();
         Status { recent, ..summary(agent, options.device.clone(), proxy, all) }
     }
@@ -399,12 +395,18 @@ fn summary(agent: AgentStatus, device: String, proxy: ProxyStatus, folders: Vec<
 /// The status while no agent runs: what the last one noted, or what the containers hold.
 pub fn offline_status(setups: &[FolderSetup], device: &str, proxy_url: &str) -> Status {
     let agent = AgentStatus { running: false, pid: None, version: env!("CARGO_PKG_VERSION").to_owned(), uptime_s: 0 };
-    let proxy = ProxyStatus { url: proxy_url.to_owned(), reachable: false, capabilities: Vec::new() };
     let folders = setups.iter().map(offline_folder).collect();
-    summary(agent, device.to_owned(), proxy, folders)
+    summary(agent, device.to_owned(), ProxyStatus::unasked(proxy_url), folders)
 }
 
 fn offline_folder(setup: &FolderSetup) -> FolderStatus {
     let reason = Some("no agent runs; start it with `memsync run` or `memsync up`".to_owned());
-    FolderStatus { reason, ..last_known(setup) }
+    let known = last_known(setup);
+    match &known.halt {
+        Some(halt) if is_over(setup, halt) => {
+            let pending = Pending { held_delete: 0, ..known.pending };
+            FolderStatus { reason, halt: None, pending, ..known }
+        }
+        _ => FolderStatus { reason, ..known },
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use crate::local::watch::{WatchState, Watcher};
 use crate::sync::plan::Side;
 use crate::sync::safety::{Halt, Held};
 
@@ -39,11 +40,7 @@ impl Shared {
     pub fn new(setup: &FolderSetup, changed: watch::Sender<u64>) -> Self {
         Self {
             status: Mutex::new(FolderStatus { state: State::Syncing, halt: None, ..last_known(setup) }),
-            proxy: Mutex::new(ProxyStatus {
-                url: setup.http.origin.clone(),
-                reachable: false,
-                capabilities: Vec::new(),
-            }),
+            proxy: Mutex::new(ProxyStatus::unasked(&setup.http.origin)),
             recent: Mutex::default(),
             progress: Mutex::default(),
             next_cycle: Mutex::default(),
@@ -52,15 +49,18 @@ impl Shared {
     }
 
     pub fn status(&self) -> FolderStatus {
-        let mut status = lock(&self.status).clone();
+        // Held to the end: a cycle clears its progress together with its outcome.
+        let told = lock(&self.status);
+        let mut status = told.clone();
         if let Some(progress) = &*lock(&self.progress) {
             let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
             let now = ProgressStatus { done: load(&progress.done), steps: load(&progress.steps) };
-            if now.done < now.steps {
+            if now.steps > 0 {
                 (status.state, status.in_sync) = (State::Syncing, false);
                 status.progress = Some(now);
             }
         }
+        drop(told);
         let next = *lock(&self.next_cycle);
         status.next_sync_s = next.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
         status
@@ -72,6 +72,24 @@ impl Shared {
         if was {
             self.changed.send_modify(|n| *n += 1);
         }
+    }
+
+    /// Notes how the proxy was asked just now.
+    pub(super) fn proxy_asked(&self, answered: bool) {
+        let mut proxy = lock(&self.proxy);
+        (proxy.reachable, proxy.asked_at) = (answered, Some(jiff::Timestamp::now()));
+    }
+
+    /// Notes how changes of the folder are noticed.
+    pub(super) fn watched_by(&self, watcher: &Watcher) {
+        let watch = watcher.state();
+        self.set(|s| {
+            s.watcher = watch.name().to_owned();
+            s.watcher_remedy = match watch {
+                WatchState::Degraded { reason, remedy } => Some(format!("{reason}; {remedy}")),
+                _ => None,
+            };
+        });
     }
 
     pub fn proxy(&self) -> ProxyStatus {
@@ -127,5 +145,6 @@ pub fn halt_status(halt: &Halt, held: &[Held]) -> HaltStatus {
         }
         _ => Vec::new(),
     };
-    HaltStatus { kind: halt.name().to_owned(), id: halt.id().map(str::to_owned), reason, sample }
+    let deleted_here = matches!(halt, Halt::MassDelete { side: Side::Remote, .. });
+    HaltStatus { kind: halt.name().to_owned(), id: halt.id().map(str::to_owned), reason, sample, deleted_here }
 }

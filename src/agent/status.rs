@@ -55,8 +55,28 @@ pub struct AgentStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyStatus {
     pub url: String,
+    /// Whether it answered when it was last asked.
     pub reachable: bool,
     pub capabilities: Vec<String>,
+    /// When this agent last asked it. `None`: not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_at: Option<Timestamp>,
+}
+
+impl ProxyStatus {
+    /// Of a proxy that this process has not asked yet.
+    pub fn unasked(url: &str) -> Self {
+        Self { url: url.to_owned(), reachable: false, capabilities: Vec::new(), asked_at: None }
+    }
+
+    /// The same proxy as two folders know it. One that has not asked knows nothing.
+    pub(super) fn merge(self, other: Self) -> Self {
+        match (self.asked_at, other.asked_at) {
+            (_, None) => self,
+            (None, Some(_)) => other,
+            (mine, theirs) => Self { reachable: self.reachable && other.reachable, asked_at: mine.max(theirs), ..self },
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -150,6 +170,9 @@ pub struct HaltStatus {
     /// Some of the paths concerned.
     #[serde(default)]
     pub sample: Vec<String>,
+    /// The paths were deleted in this folder. Once they are back, the halt is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted_here: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

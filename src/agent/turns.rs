@@ -144,7 +144,7 @@ impl<'a> Running<'a> {
         }
         loop {
             let at = self.next_wake();
-            *lock(&self.worker.shared.next_cycle) = Some(self.next_cycle());
+            *lock(&self.worker.shared.next_cycle) = self.next_cycle();
             let wake = self.worker.wake.clone();
             tokio::select! {
                 biased;
@@ -199,13 +199,10 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// The next moment at which a cycle is due by the clock alone.
-    fn next_cycle(&self) -> Instant {
-        match (self.worker.paused, self.offline_until) {
-            (Some(until), _) => until.unwrap_or(self.next_poll),
-            (None, Some(until)) => until,
-            (None, None) => self.next_poll,
-        }
+    /// When a cycle is due by the clock alone; a paused folder has none.
+    fn next_cycle(&self) -> Option<Instant> {
+        let next = self.offline_until.unwrap_or(self.next_poll);
+        self.worker.paused.is_none().then_some(next)
     }
 
     fn next_wake(&self) -> Instant {
@@ -324,7 +321,6 @@ impl<'a> Running<'a> {
         let planning = result.as_ref().map_or_else(|_| began.elapsed(), |report| report.planning);
         self.rest_until = Instant::now() + (planning * REST).min(LONGEST_REST);
         self.worker.backlog.extend(later);
-        self.session.engine.progress().clear();
         self.after(result)
     }
 

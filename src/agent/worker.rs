@@ -15,11 +15,12 @@ use crate::state::Lock;
 use crate::sync::Plan;
 
 use super::change::{ChangeRequest, change_closed};
+use super::conditions::{Conditions, LogLine};
 use super::last_known::note;
 use super::session::{FolderSetup, OpenError, Session};
 use super::shared::{Shared, lock};
 use super::standstill::Standstill;
-use super::status::{FolderStatus, HaltStatus, State};
+use super::status::{FolderStatus, HaltStatus, ProxyStatus, State};
 use super::turns::{FIRST_RETRY, Running};
 
 /// How soon a folder that could not be opened is tried again.
@@ -73,6 +74,7 @@ pub struct Worker {
     _lock: Lock,
     /// The last note without its times, and when it was written.
     last_note: Option<(FolderStatus, Instant)>,
+    conditions: Conditions,
     pub(super) paused: Option<Option<Instant>>,
     /// Commands that came while a cycle ran.
     pub(super) backlog: VecDeque<Command>,
@@ -96,6 +98,7 @@ impl Worker {
             quit,
             _lock: lock,
             last_note: None,
+            conditions: Conditions::default(),
             paused: None,
             backlog: VecDeque::new(),
             reopen: REOPEN,
@@ -150,21 +153,23 @@ impl Worker {
             s.in_sync = false;
             s.reason = Some("the agent was stopped".to_owned());
         });
+        self.last_note = None;
         self.note();
     }
 
     fn take_over(&mut self, setup: FolderSetup) {
         self.setup = setup;
         self.reopen = REOPEN;
-        lock(&self.shared.proxy).url.clone_from(&self.setup.http.origin);
+        let mut proxy = lock(&self.shared.proxy);
+        if proxy.url != self.setup.http.origin {
+            *proxy = ProxyStatus::unasked(&self.setup.http.origin);
+        }
+        drop(proxy);
         self.shared.set(|s| s.namespace.clone_from(&self.setup.namespace));
     }
 
     fn not_opened(&mut self, e: &OpenError) {
-        // Once: it is tried again and again.
-        if lock(&self.shared.status).state != State::Halted {
-            tracing::warn!(folder = %self.setup.root.display(), "{e}");
-        }
+        tracing::debug!(folder = %self.setup.root.display(), "{e}");
         self.stand_still(Standstill::from(e));
     }
 
@@ -178,12 +183,25 @@ impl Worker {
             s.halt = why.halt;
         });
         self.note();
+        self.log_conditions();
+    }
+
+    /// Logs what has begun and what is over since the last status that a cycle led to.
+    pub(super) fn log_conditions(&mut self) {
+        let folder = self.setup.root.display().to_string();
+        for line in self.conditions.update(&self.shared.status()) {
+            match line {
+                LogLine::Warn(text) => tracing::warn!(folder, "{text}"),
+                LogLine::Info(text) => tracing::info!(folder, "{text}"),
+            }
+        }
     }
 
     /// Waits before the folder is opened again. True: stop.
     async fn rest(&mut self) -> bool {
         let until = tokio::time::Instant::now() + self.reopen;
         self.reopen = (self.reopen * 2).min(LONGEST_REOPEN);
+        *lock(&self.shared.next_cycle) = Some(until.into_std());
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return false,
@@ -223,11 +241,11 @@ impl Worker {
         let watcher = match Watcher::start(&self.setup.root, options, move || wake.notify_one()) {
             Ok(watcher) => watcher,
             Err(e) => {
-                tracing::warn!("{e}");
                 self.stand_still(Standstill::on_disk(e));
                 return Ended::Reopen { setup: None, wait: true };
             }
         };
+        self.shared.watched_by(&watcher);
         *lock(&self.shared.progress) = Some(session.engine.progress());
         let hint = Arc::new(AtomicBool::new(false));
         let events = tokio::spawn(listen(

@@ -130,6 +130,7 @@ mod tests {
             id: id.map(str::to_owned),
             reason: "why".to_owned(),
             sample: vec!["a.md".to_owned()],
+            deleted_here: false,
         };
         Plan { folder: "/m".into(), halt }
     }

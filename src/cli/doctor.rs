@@ -15,12 +15,14 @@ use super::app::App;
 use super::exit::Exit;
 use super::locate::real;
 use super::probe::{Answer, ProxyProbe, Target};
-use super::show;
+use super::{show, status, talk};
+use crate::agent::status::Status;
 use crate::config::{Config, ConfigError, Folder};
 use crate::disk::real::RealDisk;
 use crate::path::PRIVATE_DIR;
 use crate::remote::RemoteError;
 use crate::state::{self, Opened, View};
+use crate::sync::Base;
 
 /// A clock further off than this is worth a word, in seconds. Nothing is decided by it.
 const SKEW: i64 = 300;
@@ -80,9 +82,13 @@ pub fn run(app: &App, probe: &dyn ProxyProbe) -> anyhow::Result<Exit> {
             checks.push(Check::ok("config", app.dirs.config_file.display().to_string()));
             checks.extend(config.warnings.iter().map(|w| Check::warn("config", w, "correct or unset it")));
             checks.extend(proxy(config, &app.around.env, probe, Timestamp::now()));
+            let figures = figures(app);
             for f in &config.folders {
                 checks.push(folder(f));
-                checks.push(container(&app.dirs.folder(&f.path).container));
+                let shown = figures
+                    .as_ref()
+                    .and_then(|status| status.folders.iter().find(|s| Path::new(&s.path) == real(&f.path)));
+                checks.push(container(&app.dirs.folder(&f.path).container, shown.map(|s| s.files)));
             }
             checks.push(watches(&config.folders));
             checks.push(room(config.folders.iter().map(|f| &f.path).chain([&app.dirs.state])));
@@ -90,6 +96,12 @@ pub fn run(app: &App, probe: &dyn ProxyProbe) -> anyhow::Result<Exit> {
     }
     app.answer(&checks, people)?;
     Ok(checks.iter().map(|c| c.exit).max().unwrap_or(Exit::Done))
+}
+
+/// What `memsync status` shows: from the agent, or from its last run.
+fn figures(app: &App) -> Option<Status> {
+    let asked = talk::runtime().and_then(|runtime| runtime.block_on(status::current(app)));
+    asked.inspect_err(|e| tracing::debug!("{e:#}")).ok()
 }
 
 fn people(out: &mut dyn Write, checks: &Vec<Check>) -> io::Result<()> {
@@ -218,7 +230,8 @@ fn folder(folder: &Folder) -> Check {
 }
 
 /// What an agent would find: read as it reads it, and left as it is.
-fn container(path: &Path) -> Check {
+/// `files`: as `memsync status` counts them.
+fn container(path: &Path, files: Option<usize>) -> Check {
     let shown = path.display();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let found = match RealDisk::open(&real(path.parent().unwrap_or(path))) {
@@ -235,7 +248,11 @@ fn container(path: &Path) -> Check {
         Ok(None) => Check::ok("state", format!("{shown} is not there yet")),
         Ok(Some(View { opened: Opened::Recovered { from_backup: true, .. }, .. })) => damaged("its backup is good"),
         Ok(Some(View { opened: Opened::Recovered { .. }, .. })) => damaged("not all of it can be read"),
-        Ok(Some(view)) => Check::ok("state", format!("{shown} ({})", show::count(view.entries.len(), "file"))),
+        Ok(Some(view)) => {
+            let tracked = || view.entries.values().filter(|e| matches!(e.base, Base::Synced(_))).count();
+            let files = files.unwrap_or_else(tracked);
+            Check::ok("state", format!("{shown} ({})", show::count(files, "file")))
+        }
         Err(why) => Check::fail(
             "state",
             format!("{shown}: {why}"),
@@ -391,17 +408,17 @@ mod tests {
     fn the_container_as_it_may_be() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("c.json");
-        assert_eq!(container(&path).verdict, Verdict::Ok);
-        assert_eq!(container(&tmp.path().join("none/c.json")).verdict, Verdict::Ok);
+        assert_eq!(container(&path, None).verdict, Verdict::Ok);
+        assert_eq!(container(&tmp.path().join("none/c.json"), None).verdict, Verdict::Ok);
         for damage in ["", "nonsense"] {
             std::fs::write(&path, damage).unwrap();
-            let check = container(&path);
+            let check = container(&path, None);
             assert_eq!(check.verdict, Verdict::Warn, "{damage:?}: {}", check.what);
         }
         std::fs::write(&path, r#"{"version":99}"#).unwrap();
-        let newer = container(&path);
+        let newer = container(&path, None);
         assert!(newer.verdict == Verdict::Fail && newer.what.contains("version 99"), "{}", newer.what);
-        assert_eq!(container(tmp.path()).verdict, Verdict::Fail);
+        assert_eq!(container(tmp.path(), None).verdict, Verdict::Fail);
     }
 
     #[cfg(target_os = "linux")]

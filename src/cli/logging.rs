@@ -70,9 +70,11 @@ pub fn start(app: &App, command: &Command) -> anyhow::Result<Logging> {
     Ok(Logging { _file: guard })
 }
 
-/// Other crates' lines at most from WARN up: theirs may show headers.
+/// Other crates stay silent: memsync says itself what their errors mean. At the most verbose level their warnings are
+/// shown; below that they may show headers.
 fn directives(level: LevelFilter) -> String {
-    format!("{},memsync={level}", level.min(LevelFilter::WARN))
+    let others = if level == LevelFilter::TRACE { LevelFilter::WARN } else { LevelFilter::OFF };
+    format!("{others},memsync={level}")
 }
 
 fn shifted(base: LevelFilter, verbose: u8, quiet: u8) -> LevelFilter {
@@ -117,8 +119,9 @@ mod tests {
     }
 
     #[test]
-    fn other_crates_never_log_more_than_warnings() {
+    fn other_crates_log_warnings_at_trace_alone() {
         assert_eq!(directives(LevelFilter::TRACE), "warn,memsync=trace");
-        assert_eq!(directives(LevelFilter::ERROR), "error,memsync=error");
+        assert_eq!(directives(LevelFilter::DEBUG), "off,memsync=debug");
+        assert_eq!(directives(LevelFilter::ERROR), "off,memsync=error");
     }
 }

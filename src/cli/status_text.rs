@@ -13,6 +13,8 @@ use crate::agent::status::{FolderStatus, Problem, State, Status};
 
 /// Problems and recent actions shown; `--json` has all.
 const SHOWN: usize = 5;
+/// What happened within so many seconds is told as of now.
+const RECENT_S: i64 = 60;
 
 /// The text, with colours. `now`: for how long ago things were.
 pub fn text(status: &Status, now: Timestamp) -> String {
@@ -34,7 +36,7 @@ pub fn text(status: &Status, now: Timestamp) -> String {
         }
     }
     line(String::new());
-    line(format!("{}   {}", painted(show::DIM, "proxy"), proxy(status)));
+    line(format!("{}   {}", painted(show::DIM, "proxy"), proxy(status, now)));
     line(format!("{}   {}", painted(show::DIM, "agent"), agent(status)));
     if !status.recent.is_empty() {
         line(String::new());
@@ -59,11 +61,22 @@ fn capital(text: &str) -> String {
     chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
 }
 
-fn proxy(status: &Status) -> String {
-    let how = match (status.agent.running, status.proxy.reachable) {
-        (false, _) => "not asked",
-        (true, true) => "answers",
-        (true, false) => "does not answer",
+/// Whether something is too old to be told as of now.
+fn is_old(now: Timestamp, at: Timestamp) -> bool {
+    now.duration_since(at).as_secs() > RECENT_S
+}
+
+fn proxy(status: &Status, now: Timestamp) -> String {
+    let is_refused = status.folders.iter().any(|f| f.state == State::AuthRequired);
+    let how = match (status.agent.running, status.proxy.asked_at, status.proxy.reachable) {
+        (false, ..) => "not asked".to_owned(),
+        (true, None, false) => "not asked yet".to_owned(),
+        (true, Some(at), false) => format!("does not answer; asked {}", show::ago(now, at)),
+        (true, _, true) if is_refused => "refuses the token".to_owned(),
+        (true, Some(at), true) if status.state > State::Syncing && is_old(now, at) => {
+            format!("answered {}", show::ago(now, at))
+        }
+        (true, _, true) => "answers".to_owned(),
     };
     format!("{} ({how})", show::name(&status.proxy.url))
 }
@@ -87,9 +100,15 @@ fn folder_lines(folder: &FolderStatus, status: &Status, now: Timestamp) -> Vec<S
         format!(" (namespace {})", show::name(&folder.namespace))
     };
     lines.push(format!("{}{namespace}", painted(show::BOLD, &show::name(&folder.path))));
-    let mut facts = vec![format!("{}, {}", show::count(folder.files, "file"), show::size(folder.bytes))];
+    let age = match folder.counted_at {
+        Some(at) if folder.state != State::Idle && is_old(now, at) => format!(" (as of {})", show::ago(now, at)),
+        None if folder.files > 0 => " (as of an earlier run)".to_owned(),
+        _ => String::new(),
+    };
+    let mut facts = vec![format!("{}, {}{age}", show::count(folder.files, "file"), show::size(folder.bytes))];
     facts.push(match folder.last_success {
         Some(at) => format!("synced {}", show::ago(now, at)),
+        None if folder.files > 0 => "synced before".to_owned(),
         None => "never synced yet".to_owned(),
     });
     if let (Some(next), true) = (folder.next_sync_s, status.agent.running) {
@@ -201,7 +220,7 @@ pub mod tests {
             in_sync: true,
             agent: AgentStatus { running: true, pid: Some(7), version: "0.1.0".to_owned(), uptime_s: 300 },
             device: "laptop".to_owned(),
-            proxy: ProxyStatus { url: "https://p.example".to_owned(), reachable: true, capabilities: Vec::new() },
+            proxy: ProxyStatus { reachable: true, ..ProxyStatus::unasked("https://p.example") },
             folders: vec![folder()],
             recent: vec![RecentAction {
                 at: "2026-01-01T00:00:00Z".parse().unwrap(),
@@ -248,6 +267,7 @@ recent
             id: Some("0a1b2c3d".to_owned()),
             reason: "60 of 120 files would be deleted on the proxy".to_owned(),
             sample: vec!["a.md".to_owned()],
+            deleted_here: true,
         });
         f.problems = (0..7)
             .map(|n| Problem {

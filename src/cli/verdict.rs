@@ -196,6 +196,7 @@ mod tests {
             id: Some("0a1b2c3d".to_owned()),
             reason: "w".to_owned(),
             sample: Vec::new(),
+            deleted_here: false,
         };
         s.folders.push(crate::agent::status::FolderStatus { halt: Some(halt), ..folder() });
         s.state = State::Halted;

@@ -60,6 +60,9 @@ pub struct Answered {
     /// Of the content that follows, bytes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub size: u64,
+    /// Of a blob: the machine that wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// With 412: the md5 held, or `none`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_md5: Option<String>,

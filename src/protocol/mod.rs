@@ -203,6 +203,12 @@ impl FromStr for Precondition {
     }
 }
 
+/// A percent-encoded name of a machine; `None`: it is no text, or could steer a terminal.
+pub fn decode_name(raw: &str) -> Option<String> {
+    let name = percent_encoding::percent_decode_str(raw).decode_utf8().ok()?;
+    (!name.chars().any(char::is_control)).then(|| name.into_owned())
+}
+
 /// `path` percent-encoded per segment, as it stands in a URL.
 pub fn encode_path(path: &str) -> String {
     let mut out = String::with_capacity(path.len());

@@ -25,8 +25,8 @@ use super::shares::{Turn, hold};
 use super::{Proxy, encoding, namespaced, quota, versions};
 use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
-use crate::protocol::Precondition;
 use crate::protocol::batch::{self, ASK_ALONE, Answered, Asked, MAX_BLOB, MAX_BYTES, Writer};
+use crate::protocol::{Precondition, decode_name};
 use crate::store::{Body, Deleted, Entry, Expect, Got, Meta, Operation, Put, Store, StoreError, Written};
 
 /// Blobs read from the store at once: as many of the largest as fit into an answer.
@@ -259,7 +259,8 @@ async fn blob(path: &str, got: Result<Got, StoreError>, room: &mut usize) -> Res
     };
     *room = room.saturating_sub(content.len());
     let size = content.len() as u64;
-    Ok((Answered { size, ..described(path, StatusCode::OK, &blob.entry) }, content))
+    let device = blob.meta.device.as_deref().and_then(decode_name);
+    Ok((Answered { size, device, ..described(path, StatusCode::OK, &blob.entry) }, content))
 }
 
 fn described(path: &str, status: StatusCode, entry: &Entry) -> Answered {

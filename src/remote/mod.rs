@@ -67,6 +67,8 @@ pub struct Blob {
     pub size: Option<u64>,
     /// The version token of the namespaced dialect.
     pub version: u64,
+    /// The machine that wrote it, where the proxy says so.
+    pub device: Option<String>,
     pub body: BoxStream<'static, Result<Bytes, RemoteError>>,
 }
 

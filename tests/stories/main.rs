@@ -21,6 +21,7 @@ mod editors;
 mod encoding;
 mod filesystem;
 mod gates;
+mod log;
 mod namespaces;
 mod opened;
 mod push;

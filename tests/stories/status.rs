@@ -1,4 +1,4 @@
-//! The status and the exit codes say what is so: blocked work, conflicts, the disk, and what is known from before.
+//! The status and the exit codes say what is so: blocked work, conflicts, the disk, and the figures of an earlier run.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -147,4 +147,118 @@ fn wait_returns_at_once_when_only_a_person_can_help() {
     a.signal(rustix::process::Signal::HUP);
     eventually("the token is refused", || a.status()["state"] == "auth_required");
     all_say(&a, 6);
+}
+
+/// Two files that are synced; the agent is stopped.
+fn two_synced(world: &World) -> Device<'_> {
+    let a = world.device_with("a", "interval = \"300ms\"");
+    a.write("one.md", "one");
+    a.write("two.md", "two");
+    a.start();
+    a.wait();
+    a.stop();
+    a
+}
+
+#[test]
+fn figures_stay_after_a_start_without_the_proxy() {
+    let world = World::new();
+    let a = two_synced(&world);
+    world.stop_proxy();
+    a.write("three.md", "three");
+    a.start();
+    eventually("it is offline", || a.status()["state"] == "offline");
+    let folder = a.folder_status();
+    assert_eq!((&folder["files"], &folder["pending"]["upload"]), (&3.into(), &1.into()), "{folder}");
+    assert!(folder["last_success"].is_string() && folder["counted_at"].is_string(), "{folder}");
+    let shown = a.cli(&["status"]);
+    assert_eq!(shown.code, 5, "{shown:?}");
+    assert!(shown.out.contains("does not answer") && shown.out.contains("synced"), "{shown:?}");
+    assert!(!shown.out.contains("never"), "{shown:?}");
+}
+
+#[test]
+fn figures_stay_after_a_start_without_the_folder() {
+    let world = World::new();
+    let a = two_synced(&world);
+    let away = a.home.join("away");
+    fs::rename(&a.folder, &away).unwrap();
+    a.start();
+    a.halted("root_missing");
+    let folder = a.folder_status();
+    assert_eq!((&folder["files"], &folder["bytes"]), (&2.into(), &6.into()), "{folder}");
+    assert!(folder["last_success"].is_string(), "{folder}");
+    let text = a.cli(&["status"]).out;
+    assert!(text.contains("not asked yet") && !text.contains("never"), "{text}");
+    a.stop();
+    let status = a.status();
+    assert_eq!(status["folders"][0]["halt"]["kind"], "root_missing", "{status}");
+    // The folder is back: no halt, though nobody has looked but the command.
+    fs::rename(&away, &a.folder).unwrap();
+    let status = a.cli(&["status", "--json"]);
+    assert_eq!((status.code, &status.json()["folders"][0]["halt"]), (3, &Value::Null), "{status:?}");
+}
+
+#[test]
+fn hold_that_is_over_is_gone_without_an_agent() {
+    for by_sync in [false, true] {
+        let world = World::new();
+        let a = world.device("a");
+        let twenty = |a: &Device| (0..20).for_each(|n| a.write(&format!("{n}.md"), format!("note {n}")));
+        twenty(&a);
+        a.start();
+        a.wait();
+        a.stop();
+        (0..15).for_each(|n| a.remove(&format!("{n}.md")));
+        assert_eq!(a.cli(&["sync"]).code, 7);
+        let held = a.cli(&["status", "--json"]);
+        assert_eq!((held.code, &held.json()["folders"][0]["halt"]["kind"]), (7, &"mass_delete".into()), "{held:?}");
+        twenty(&a);
+        if by_sync {
+            a.ok(&["sync"]);
+        }
+        let status = a.cli(&["status", "--json"]);
+        assert_eq!((status.code, &status.json()["folders"][0]["halt"]), (3, &Value::Null), "{status:?}");
+    }
+}
+
+#[test]
+fn paused_folder_has_no_next_look() {
+    let world = World::new();
+    let a = two_synced(&world);
+    a.start();
+    a.wait();
+    a.ok(&["pause", "--for", "1h"]);
+    eventually("it is paused", || a.status()["state"] == "paused" && a.folder_status()["next_sync_s"].is_null());
+    let text = a.cli(&["status"]).out;
+    assert!(!text.contains("looks again"), "{text}");
+}
+
+#[test]
+fn doctor_and_status_count_the_same_with_a_read_only_key() {
+    let world = World::new();
+    let a = two_synced(&world);
+    a.start();
+    a.write("gone.md", "gone");
+    a.wait();
+    let b = world.device_with("b", "interval = \"300ms\"");
+    let store = world.store();
+    let key = b.ok(&["key", "create", "--name", "reader", "--read-only", "--store", store.to_str().unwrap()]);
+    crate::world::write_private(&b.home.join("token"), &key.out);
+    b.start();
+    eventually("it has all files", || b.tree().len() == 3);
+    a.remove("gone.md");
+    eventually("it has taken over the deletion", || b.tree().len() == 2);
+    b.write("own.md", "stays here");
+    eventually("the upload is refused", || b.status()["state"] == "auth_required");
+    a.write("more.md", "more");
+    eventually("it has the new file", || b.tree().len() == 4);
+    let same = |b: &Device| {
+        let (files, doctor) = (b.folder_status()["files"].clone(), b.cli(&["doctor"]).out);
+        assert!(doctor.contains(&format!("({files} files)")), "{files}: {doctor}");
+        files == 4
+    };
+    eventually("status counts what was fetched", || same(&b));
+    b.stop();
+    assert!(same(&b), "{}", b.status());
 }

@@ -213,7 +213,7 @@ fn an_agent_that_is_offline_rests_between_its_tries() {
     };
     world.stop_proxy();
     a.write("note.md", "written while it is away");
-    let tries = || a.log().matches(" WARN ").count();
+    let tries = || a.log().matches("the cycle ended early").count();
     eventually("it has noticed", || tries() > 0);
     let before = used();
     // 0.4 s, 0.8 s and 1.5 s go by at least.

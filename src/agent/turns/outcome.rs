@@ -6,13 +6,13 @@ use jiff::Timestamp;
 
 use super::{Running, pace};
 use crate::agent::Report;
+use crate::agent::conditions::action_line;
+use crate::agent::cycle::Recent;
 use crate::agent::engine::CycleError;
 use crate::agent::findings::Findings;
 use crate::agent::shared::{halt_status, lock};
 use crate::agent::standstill::Standstill;
-use crate::agent::status::Pending;
 use crate::agent::world::World;
-use crate::local::watch::WatchState;
 use crate::remote::RemoteError;
 use crate::sync::safety::Halt;
 
@@ -28,9 +28,9 @@ impl Running<'_> {
             Ok(report) => {
                 self.failures = 0;
                 self.offline_until = None;
-                lock(&self.worker.shared.proxy).reachable = true;
+                self.worker.shared.proxy_asked(true);
                 if report.wrote() {
-                    tracing::info!(
+                    tracing::debug!(
                         folder = root,
                         "up {}, down {}, deleted there {}, deleted here {}, conflicts {}",
                         report.uploaded,
@@ -76,12 +76,16 @@ impl Running<'_> {
     /// Takes in why a cycle ended early. True: the session must be opened anew.
     pub(super) fn failed(&mut self, e: &CycleError, now: Instant) -> bool {
         let folder = self.worker.setup.root.display().to_string();
+        let cut_off = self.session.engine.take_cut_off();
+        self.tell_actions(&cut_off);
         if matches!(e, CycleError::Stopped) {
             self.forced = true;
+            self.worker.shared.not_in_sync();
+            self.session.engine.progress().clear();
             return false;
         }
         let why = Standstill::from(e);
-        tracing::warn!(folder, "{}", why.reason);
+        tracing::debug!(folder, "the cycle ended early: {}", why.reason);
         let reopen = match e {
             CycleError::Halted(Halt::RootMissing(_) | Halt::RootChanged(_)) => true,
             CycleError::State(_) | CycleError::Folder { .. } => true,
@@ -92,42 +96,46 @@ impl Running<'_> {
             self.failures += 1;
             let random = self.session.world.random();
             self.offline_until = Some(now + pace::retry(remote, self.failures, self.worker.setup.interval, random));
-            lock(&self.worker.shared.proxy).reachable = !matches!(remote, RemoteError::Unreachable { .. });
+            self.worker.shared.proxy_asked(!matches!(remote, RemoteError::Unreachable { .. }));
         }
         let engine = &self.session.engine;
-        let (files, bytes) = engine.totals();
-        let pending = engine.has_scanned().then(|| engine.pending());
-        let has_index = engine.has_index();
         self.worker.shared.set(|s| {
-            let Some(pending) = pending else { return };
-            // Without an index nothing is known of what the proxy has, but for what was known before.
-            let download = if has_index { pending.download } else { s.pending.download };
-            s.pending = Pending { download, ..pending };
-            (s.files, s.bytes, s.counted_at) = (files, bytes, Some(Timestamp::now()));
+            engine.progress().clear();
+            s.in_sync = false;
+            Findings::enter_partly(engine, s, Timestamp::now());
         });
         let held = engine.halts().first().map(|h| halt_status(h, engine.held()));
         self.worker.stand_still(Standstill { halt: why.halt.clone().or(held), ..why });
         reopen
     }
 
+    /// Notes finished actions in the status and in the log.
+    fn tell_actions(&self, done: &[Recent]) {
+        self.worker.shared.note_done(done, Timestamp::now());
+        let folder = self.worker.setup.root.display().to_string();
+        done.iter().filter_map(action_line).for_each(|line| tracing::info!(folder, "{line}"));
+    }
+
     /// The status after a cycle that went through.
     fn tell(&mut self, report: &Report) {
         let now = Timestamp::now();
         let shared = self.worker.shared.clone();
-        shared.note_done(&report.recent, now);
+        self.tell_actions(&report.recent);
+        let folder = self.worker.setup.root.display().to_string();
+        for copy in &report.conflicts {
+            tracing::warn!(folder, "conflict: {copy} keeps what this machine had; settle it with `memsync conflicts`");
+        }
         let findings =
             Findings::of(&self.session.engine, report, self.session.rules.problem.as_deref(), &lock(&shared.status));
         let changes_wait = self.watcher.changes_wait() || self.look_at_rules.is_some();
-        let watch = self.watcher.state();
+        let progress = self.session.engine.progress();
+        shared.watched_by(&self.watcher);
         shared.set(|s| {
+            progress.clear();
             findings.enter(s, now);
             s.in_sync &= !changes_wait;
-            s.watcher = watch.name().to_owned();
-            s.watcher_remedy = match watch {
-                WatchState::Degraded { reason, remedy } => Some(format!("{reason}; {remedy}")),
-                _ => None,
-            };
         });
         self.worker.note();
+        self.worker.log_conditions();
     }
 }

@@ -160,7 +160,7 @@ impl FakeRemote {
                 chunk
             }
         });
-        Blob { md5, size, version, body: body.boxed() }
+        Blob { md5, size, version, device: None, body: body.boxed() }
     }
 }
 

@@ -170,7 +170,7 @@ fn answer(sent: &Sent, head: Answered, content: Bytes, trust: Trust) -> Option<A
         (Sent::Get, 200) => {
             let size = Some(content.len() as u64);
             let body = stream::iter([Ok(content)]).boxed();
-            Answer::Got(Got::Found(Blob { md5: head.md5?, size, version, body }))
+            Answer::Got(Got::Found(Blob { md5: head.md5?, size, version, device: head.device, body }))
         }
         (Sent::Get, 404) => Answer::Got(Got::Absent { tombstone: head.md5.filter(|_| trust.honest) }),
         (Sent::Put(md5), 200 | 201) if head.md5 == Some(*md5) => Answer::Put(Put::Stored { version }),

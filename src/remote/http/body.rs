@@ -17,8 +17,8 @@ use tokio::time::{self, Instant};
 
 use super::{Inner, MAX_SMALL, classify};
 use crate::digest::Md5;
-use crate::protocol::X_VERSION;
 use crate::protocol::encoding::{Coding, Decoder, MAX_WINDOW};
+use crate::protocol::{X_MEMSYNC_DEVICE, X_VERSION, decode_name};
 use crate::remote::{RemoteError, Source};
 
 /// When a transfer last showed a sign of life; `None` once none can be seen any more.
@@ -144,6 +144,11 @@ impl Answer {
     pub(super) fn version(&self) -> u64 {
         let shown = self.header(&HeaderName::from_static(X_VERSION));
         shown.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// The machine that wrote the content, where the proxy says so.
+    pub(super) fn device(&self) -> Option<String> {
+        decode_name(self.header(&HeaderName::from_static(X_MEMSYNC_DEVICE))?)
     }
 
     pub(in crate::remote) fn protocol(&self, why: &str) -> RemoteError {

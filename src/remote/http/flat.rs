@@ -130,12 +130,13 @@ impl HttpRemote {
         };
         let size = answer.length();
         let version = if self.inner.namespace.is_flat() { 0 } else { answer.version() };
+        let device = answer.device();
         let small = answer.comes().is_some_and(|bytes| bytes <= FETCH_WHOLE);
         let mut body = answer.pieces();
         if small {
             body = begun(body).await;
         }
-        Ok(Got::Found(Blob { md5, size, version, body }))
+        Ok(Got::Found(Blob { md5, size, version, device, body }))
     }
 
     pub(super) async fn flat_put(

@@ -1,0 +1,280 @@
+//! [`Conditions`]: what a person must know of a folder, as the log tells it: a warning with the command that helps when it
+//! begins, and a line when it is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::cycle::Recent;
+use super::engine::MAKE_ROOM;
+use super::status::{FolderStatus, Problem, State, WaitsFor};
+
+/// Files named in one update; the rest is counted.
+const NAMED_FILES: usize = 20;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Condition {
+    Proxy,
+    Token,
+    Disk,
+    Stopped,
+    /// By its id, or by its kind where it has none.
+    Hold(String),
+    Watcher,
+    Conflicts,
+    /// On the proxy.
+    QuotaFull,
+    DiskFull,
+    File(String),
+}
+
+/// One line of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum LogLine {
+    Warn(String),
+    Info(String),
+}
+
+/// The conditions that the log has told and that are not over.
+#[derive(Debug, Default)]
+pub(super) struct Conditions(BTreeSet<Condition>);
+
+impl Conditions {
+    /// Takes in a status that a cycle, or an attempt at one, has led to. Gives the lines for what has begun and ended.
+    pub fn update(&mut self, status: &FolderStatus) -> Vec<LogLine> {
+        let now = conditions(status);
+        let mut lines = Vec::new();
+        let (ended, lasting) =
+            std::mem::take(&mut self.0).into_iter().partition(|c| !now.contains_key(c) && is_over(c, status));
+        self.0 = lasting;
+        let mut ended_files = Counted::default();
+        for condition in ended {
+            if ended_files.may_name(&condition) {
+                lines.push(LogLine::Info(farewell(&condition)));
+            }
+        }
+        lines.extend(ended_files.rest("no longer a problem").map(LogLine::Info));
+        let mut begun_files = Counted::default();
+        for (condition, text) in now {
+            if self.0.contains(&condition) {
+                continue;
+            }
+            if begun_files.may_name(&condition) {
+                lines.push(LogLine::Warn(text));
+            }
+            self.0.insert(condition);
+        }
+        lines.extend(begun_files.rest("not synced; see `memsync status --json`").map(LogLine::Warn));
+        lines
+    }
+}
+
+/// Counts files, and lets the first ones be named.
+#[derive(Default)]
+struct Counted(usize);
+
+impl Counted {
+    fn may_name(&mut self, condition: &Condition) -> bool {
+        self.0 += usize::from(matches!(condition, Condition::File(_)));
+        self.0 <= NAMED_FILES || !matches!(condition, Condition::File(_))
+    }
+
+    fn rest(&self, what: &str) -> Option<String> {
+        let rest = self.0.saturating_sub(NAMED_FILES);
+        (rest > 0).then(|| format!("and {rest} more files: {what}"))
+    }
+}
+
+/// What is wrong, each with what happened and the command that helps.
+fn conditions(status: &FolderStatus) -> BTreeMap<Condition, String> {
+    let mut all = BTreeMap::new();
+    let reason = status.reason.as_deref().unwrap_or_default();
+    match (status.state, status.waits_for) {
+        (State::Offline, Some(WaitsFor::Disk)) => {
+            all.insert(Condition::Disk, format!("{reason}; `memsync doctor` looks for the cause"));
+        }
+        (State::Offline, _) => {
+            let text =
+                format!("{reason}; changes are kept here until it answers; `memsync doctor` looks for the cause");
+            all.insert(Condition::Proxy, text);
+        }
+        (State::AuthRequired, _) => {
+            all.insert(Condition::Token, format!("{reason}; `memsync doctor` says how to mend it"));
+        }
+        (State::Stopped, _) => {
+            all.insert(Condition::Stopped, format!("not synced: {reason}; `memsync doctor` looks for the cause"));
+        }
+        (State::Idle | State::Syncing | State::Paused | State::Halted, _) => {}
+    }
+    if let Some(halt) = &status.halt {
+        let key = halt.id.clone().unwrap_or_else(|| halt.kind.clone());
+        let help = if halt.reason.contains("`memsync ") { "" } else { "; see `memsync status`" };
+        all.insert(Condition::Hold(key), format!("held: {}{help}", halt.reason));
+    }
+    if let Some(remedy) = &status.watcher_remedy {
+        all.insert(Condition::Watcher, format!("changes are found late: {remedy}"));
+    }
+    if status.conflicts > 0 {
+        let text = format!("conflict copies in the folder: {}; settle them with `memsync conflicts`", status.conflicts);
+        all.insert(Condition::Conflicts, text);
+    }
+    for problem in &status.problems {
+        let (condition, help) = condition_of(problem);
+        all.entry(condition).or_insert_with(|| format!("{}: {}; {help}", problem.path, problem.problem));
+    }
+    all
+}
+
+/// The condition of a file that is not synced, and the command that helps. A full quota or disk is one condition, however
+/// many files wait for it.
+fn condition_of(problem: &Problem) -> (Condition, String) {
+    let all = || "`memsync status` lists what waits".to_owned();
+    if problem.problem.contains("(507)") {
+        return (Condition::QuotaFull, all());
+    }
+    if problem.problem.contains(MAKE_ROOM) {
+        return (Condition::DiskFull, all());
+    }
+    (Condition::File(problem.path.clone()), format!("see `memsync status {}`", problem.path))
+}
+
+/// Whether a condition that a status does not show is over, rather than unknown now.
+fn is_over(condition: &Condition, status: &FolderStatus) -> bool {
+    let root_is_away = status.halt.as_ref().is_some_and(|h| h.kind.starts_with("root_"));
+    let asked = matches!(status.state, State::Idle | State::Halted) && !root_is_away;
+    match condition {
+        Condition::Proxy => asked || status.state == State::AuthRequired,
+        Condition::Token => asked,
+        Condition::Disk => status.state != State::Stopped && !root_is_away,
+        Condition::Hold(_) => status.waits_for != Some(WaitsFor::Disk) && status.state != State::Stopped,
+        Condition::Stopped
+        | Condition::Watcher
+        | Condition::Conflicts
+        | Condition::QuotaFull
+        | Condition::DiskFull
+        | Condition::File(_) => true,
+    }
+}
+
+fn farewell(condition: &Condition) -> String {
+    match condition {
+        Condition::Proxy => "the proxy answers again".to_owned(),
+        Condition::Token => "the proxy takes the token again".to_owned(),
+        Condition::Disk => "the disk works again".to_owned(),
+        Condition::Stopped => "synced again".to_owned(),
+        Condition::Hold(id) => format!("no longer held ({id})"),
+        Condition::Watcher => "changes are found at once again".to_owned(),
+        Condition::Conflicts => "all conflicts are settled".to_owned(),
+        Condition::QuotaFull => "the proxy has room again".to_owned(),
+        Condition::DiskFull => "the disk has room again".to_owned(),
+        Condition::File(path) => format!("{path}: no longer a problem"),
+    }
+}
+
+/// The line for a finished action; `None`: it failed, which is a condition.
+pub(super) fn action_line(done: &Recent) -> Option<String> {
+    if done.outcome != "done" {
+        return None;
+    }
+    let path = &done.path;
+    let from = done.device.as_ref().map(|device| format!(" from {device}")).unwrap_or_default();
+    Some(match done.action {
+        "upload" => format!("uploaded {path}"),
+        "download" => format!("downloaded {path}{from}"),
+        "delete" => format!("deleted {path} on the proxy"),
+        "trash" => format!("moved {path} to history: it was deleted elsewhere"),
+        "conflict" => format!("downloaded {path}{from}: both machines had changed it"),
+        other => format!("{other} {path}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::problems::Effect;
+    use super::super::status::{HaltStatus, Pending};
+    use super::*;
+
+    fn status() -> FolderStatus {
+        FolderStatus {
+            path: "/m".to_owned(),
+            namespace: String::new(),
+            state: State::Idle,
+            reason: None,
+            waits_for: None,
+            in_sync: true,
+            files: 0,
+            bytes: 0,
+            watcher: "inotify".to_owned(),
+            watcher_remedy: None,
+            counted_at: None,
+            last_success: None,
+            next_sync_s: None,
+            pending: Pending::default(),
+            conflicts: 0,
+            problems: Vec::new(),
+            halt: None,
+            progress: None,
+        }
+    }
+
+    fn offline(waits_for: WaitsFor) -> FolderStatus {
+        let reason = Some("why".to_owned());
+        FolderStatus { state: State::Offline, waits_for: Some(waits_for), reason, in_sync: false, ..status() }
+    }
+
+    fn problems(n: usize) -> Vec<Problem> {
+        let since = "2026-01-01T00:00:00Z".parse().unwrap();
+        let problem = "is a symlink".to_owned();
+        (0..n)
+            .map(|n| Problem { path: format!("{n:03}"), problem: problem.clone(), since, effect: Effect::LeftOut })
+            .collect()
+    }
+
+    #[test]
+    fn condition_is_told_once_and_when_it_is_over() {
+        let mut told = Conditions::default();
+        assert_eq!(told.update(&status()), []);
+        let lines = told.update(&offline(WaitsFor::Proxy));
+        assert!(matches!(&lines[..], [LogLine::Warn(text)] if text.contains("`memsync doctor`")), "{lines:?}");
+        assert_eq!(told.update(&offline(WaitsFor::Proxy)), []);
+        assert_eq!(told.update(&status()), [LogLine::Info("the proxy answers again".to_owned())]);
+        assert_eq!(told.update(&status()), []);
+    }
+
+    #[test]
+    fn proxy_is_not_back_while_the_folder_is_away() {
+        let mut told = Conditions::default();
+        told.update(&offline(WaitsFor::Proxy));
+        let halt = HaltStatus {
+            kind: "root_missing".to_owned(),
+            id: None,
+            reason: "it is away".to_owned(),
+            sample: Vec::new(),
+            deleted_here: false,
+        };
+        let lines = told.update(&FolderStatus { state: State::Halted, halt: Some(halt), ..status() });
+        assert_eq!(lines, [LogLine::Warn("held: it is away; see `memsync status`".to_owned())]);
+        assert_eq!(told.update(&status()).len(), 2, "both are over");
+    }
+
+    #[test]
+    fn full_quota_is_one_condition_for_all_files() {
+        let mut told = Conditions::default();
+        let full = |n| {
+            let mut all = problems(n);
+            all.iter_mut().for_each(|p| p.problem = "the proxy refused the request (507): quota".to_owned());
+            FolderStatus { problems: all, ..status() }
+        };
+        assert_eq!(told.update(&full(3)).len(), 1);
+        assert_eq!(told.update(&full(9)), []);
+        assert_eq!(told.update(&status()), [LogLine::Info("the proxy has room again".to_owned())]);
+    }
+
+    #[test]
+    fn many_files_are_counted_not_listed() {
+        let mut told = Conditions::default();
+        let lines = told.update(&FolderStatus { problems: problems(50), ..status() });
+        assert_eq!(lines.len(), NAMED_FILES + 1);
+        assert!(matches!(lines.last(), Some(LogLine::Warn(text)) if text.contains("30 more files")), "{lines:?}");
+        assert_eq!(told.update(&FolderStatus { problems: problems(49), ..status() }).len(), 1);
+        assert_eq!(told.update(&status()).len(), NAMED_FILES + 1);
+    }
+}

@@ -311,12 +311,11 @@ fn a_flipped_bit_in_every_byte() {
 fn any_entry() -> impl Strategy<Value = Entry> {
     let stat = (any::<u64>(), any::<i64>(), any::<i64>(), 1..=u64::MAX);
     let stat = stat.prop_map(|(size, mtime_ns, ctime_ns, inode)| Stat { size, mtime_ns, ctime_ns, inode });
-    (any::<bool>(), any::<[u8; 16]>(), proptest::option::of(stat), any::<u64>()).prop_map(
-        |(seen, md5, stat, version)| {
-            let md5 = Md5::from_bytes(md5);
-            Entry { base: if seen { Base::Seen(md5) } else { Base::Synced(md5) }, stat, version }
-        },
-    )
+    (0..3u8, any::<[u8; 16]>(), proptest::option::of(stat), any::<u64>()).prop_map(|(kind, md5, stat, version)| {
+        let md5 = Md5::from_bytes(md5);
+        let base = [Base::Synced(md5), Base::Detached(md5), Base::Seen(md5)][usize::from(kind)];
+        Entry { base, stat, version }
+    })
 }
 
 fn any_path() -> impl Strategy<Value = RelPath> {

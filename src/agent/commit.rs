@@ -196,7 +196,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                         report.downloaded += 1;
                         Some(Found { local: Local::File(md5), stat, size })
                     }
-                    Base::Seen(_) => {
+                    Base::Seen(_) | Base::Detached(_) => {
                         report.trashed += 1;
                         None
                     }
@@ -276,16 +276,17 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.container.header().copies.keys().filter(is_gone).cloned().collect()
     }
 
-    /// The deletions that need not be remembered: their tombstones have outlived their time, since an exact index does
-    /// not name them any more. Where a file stands, or may stand, its deletion is still what tells a wish of the user's
-    /// from an echo (rows 7 and 8).
+    /// The paths that need not be remembered: an exact index does not name them any more, because the tombstones have
+    /// expired, and no file is here. Where a file is or may be, the entry is still needed: rows 7 and 8 tell the user's
+    /// new file from an old upload by it.
     fn forgotten(&self) -> Vec<Change> {
         let Some(index) = self.index.as_ref().filter(|i| i.mark.is_some() && self.reset.is_none()) else {
             return Vec::new();
         };
         let gone = |path: &RelPath| !self.tree.found().contains_key(path) && self.unknown_absence(path).is_none();
-        let seen = self.container.entries().iter().filter(|(_, entry)| matches!(entry.base, Base::Seen(_)));
-        seen.filter(|(path, _)| !index.files.contains_key(*path) && gone(path))
+        let gone_here = self.container.entries().iter().filter(|(_, entry)| !entry.base.is_synced());
+        gone_here
+            .filter(|(path, _)| !index.files.contains_key(*path) && gone(path))
             .map(|(path, _)| Change::Forget(path.clone()))
             .collect()
     }

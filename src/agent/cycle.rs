@@ -126,6 +126,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
         let scope = Scope { full, ..scope };
         let scan = self.scan(&scope)?;
+        self.note_scope()?;
         let tree = &self.tree;
         self.quarantine.clear_open(|path| scope.full || scope.paths.contains(&tree.disk_name(path)));
         // What the last plan left is taken up again with every full scan.
@@ -180,7 +181,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let mut report = Report { scan, ..Report::default() };
         self.unanswered = None;
         // Fewer deletions are never held.
-        let tracked = || self.container.entries().values().filter(|e| matches!(e.base, Base::Synced(_))).count();
+        let tracked = || self.container.entries().values().filter(|e| e.base.is_synced()).count();
         let known = Known {
             tracked: if plan.steps.len() < MASS_DELETE_MIN { 0 } else { tracked() },
             staying: self.staying(&plan),
@@ -262,7 +263,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             return Err(CycleError::Remote(error));
         }
         self.quarantine.forgive();
-        self.approved.retain(|p| self.container.entries().get(p).is_some_and(|e| matches!(e.base, Base::Synced(_))));
+        self.approved.retain(|p| self.container.entries().get(p).is_some_and(|e| e.base.is_synced()));
         Ok(report)
     }
 
@@ -294,7 +295,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Whether a file that is being written is new, and may be one that was renamed. What never rests holds up nothing.
     fn may_be_renamed(&self, path: &RelPath) -> bool {
-        let synced = self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)));
+        let synced = self.container.entries().get(path).is_some_and(|e| e.base.content().is_some());
         let patience = max_wait(self.options.quiet);
         let since = self.changing.get(path);
         !synced && since.is_some_and(|since| self.world.elapsed().saturating_sub(*since) < patience)
@@ -400,10 +401,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             folder: self.folder.clone(),
             remote: self.remote.clone(),
             at: self.tree.disk_name(&step.path),
-            base: entry.and_then(|e| match e.base {
-                Base::Synced(md5) => Some(md5),
-                Base::Seen(_) => None,
-            }),
+            base: entry.and_then(|e| e.base.content()),
             sent: self.sent.clone(),
             sent_before: self.sent.to(&step.path),
             max_file_size: self.options.max_file_size,

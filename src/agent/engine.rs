@@ -304,7 +304,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             .container
             .entries()
             .iter()
-            .filter(|(path, entry)| matches!(entry.base, Base::Synced(_)) && !self.tree.found().contains_key(*path))
+            .filter(|(path, entry)| entry.base.is_synced() && !self.tree.found().contains_key(*path))
             .map(|(path, _)| Change::Forget(path.clone()))
             .collect();
         self.container.set_compared();
@@ -422,9 +422,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             (Unknown::Vanished, ..) => None,
             (_, Some(Local::File(md5)), _) => Some(Local::File(*md5)),
             // The content is unknown. Without news from the proxy, only a new file is known to wait.
-            (Unknown::Unreadable(_), _, Some(Base::Synced(md5))) | (_, Some(_), Some(Base::Synced(md5))) => {
-                Some(Local::File(md5))
-            }
+            (Unknown::Unreadable(_), _, Some(Base::Synced(md5) | Base::Detached(md5)))
+            | (_, Some(_), Some(Base::Synced(md5) | Base::Detached(md5))) => Some(Local::File(md5)),
             (_, Some(Local::Unknown(_)), _) if remote.is_none() => return Some(Action::UploadUnread),
             _ => None,
         };
@@ -583,7 +582,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 /// What the proxy holds where nothing has changed since base.
 pub(super) fn unchanged(base: Base) -> RemoteSide {
     match base {
-        Base::Synced(md5) => RemoteSide::Live(md5),
+        Base::Synced(md5) | Base::Detached(md5) => RemoteSide::Live(md5),
         Base::Seen(md5) => RemoteSide::Tombstone(md5),
     }
 }

@@ -10,7 +10,6 @@ use crate::disk::real::RealDisk;
 use crate::local::Folder;
 use crate::local::moves::is_conflict_name;
 use crate::state::{View, peek, read_note, write_note};
-use crate::sync::Base;
 
 use super::session::FolderSetup;
 use super::status::{FolderStatus, HaltStatus, Pending, State};
@@ -66,7 +65,7 @@ pub(super) fn note(setup: &FolderSetup, status: &FolderStatus) -> io::Result<()>
 /// The figures of the container. It does not say when they were counted.
 fn in_container(setup: &FolderSetup) -> FolderStatus {
     let entries = container(setup).map(|view| view.entries).unwrap_or_default();
-    let tracked = || entries.iter().filter(|(_, e)| matches!(e.base, Base::Synced(_)));
+    let tracked = || entries.iter().filter(|(_, e)| e.base.content().is_some());
     FolderStatus {
         path: setup.root.display().to_string(),
         namespace: setup.namespace.clone(),

@@ -19,6 +19,7 @@ pub mod problems;
 pub mod quarantine;
 pub mod rules;
 pub mod run;
+mod scope;
 pub mod sent;
 pub mod session;
 mod shared;

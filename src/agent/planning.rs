@@ -83,7 +83,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let missing = |path: &RelPath| {
             // What could not be looked at was not missed.
             let base = self.container.entries().get(path).map(|e| e.base);
-            (matches!(base, Some(Base::Synced(_))) || self.sent.any(path))
+            (base.is_some_and(Base::is_synced) || self.sent.any(path))
                 && !self.tree.found().contains_key(path)
                 && if same_rules && self.missed.contains_key(path) {
                     // By the same rules it is no more left out than it was.
@@ -182,8 +182,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.behind = index.mark.as_ref().is_some_and(|mark| {
             before.epoch.as_ref() == Some(&mark.epoch) && before.obeyed.is_some_and(|cursor| cursor < mark.floor)
         });
-        let is_synced =
-            |path: &RelPath| self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)));
+        let is_synced = |path: &RelPath| self.container.entries().get(path).is_some_and(|e| e.base.content().is_some());
         // A delta takes no entry out of the index. But one of hints may never get those of what was written since.
         if let (true, None, Touched::Paths(paths)) = (news, &index.mark, &self.open) {
             let lost = |path: &&RelPath| is_synced(path) && !index.files.contains_key(*path);
@@ -193,7 +192,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let all = self.open == Touched::Everywhere || self.reset.is_some() || self.lost >= safety::MISSING_MIN;
         if all {
             for (path, entry) in self.container.entries() {
-                if matches!(entry.base, Base::Synced(_)) {
+                if entry.base.content().is_some() {
                     tracked += 1;
                     let known = index.files.get(path);
                     missing += usize::from(known.is_none());
@@ -243,7 +242,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         match (listed, self.container.entries().get(path)) {
             (Some(e), _) if e.is_deleted => Some(RemoteSide::Tombstone(e.md5)),
             (Some(e), _) => Some(RemoteSide::Live(e.md5)),
-            (None, Some(Entry { base: Base::Synced(md5), .. })) if self.behind => Some(RemoteSide::Tombstone(*md5)),
+            (None, Some(Entry { base: Base::Synced(md5) | Base::Detached(md5), .. })) if self.behind => {
+                Some(RemoteSide::Tombstone(*md5))
+            }
             (None, _) => None,
         }
     }
@@ -256,7 +257,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             return base;
         }
         match self.index.as_ref().and_then(|i| i.files.get(path)) {
-            Some(e) if !e.is_deleted && self.sent.may_hold(path, e.md5) => Some(Base::Synced(e.md5)),
+            Some(e) if !e.is_deleted && self.sent.may_hold(path, e.md5) => match base {
+                Some(Base::Detached(_)) => Some(Base::Detached(e.md5)),
+                _ => Some(Base::Synced(e.md5)),
+            },
             _ => base,
         }
     }
@@ -379,12 +383,22 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let find = |p: &RelPath| self.tree.found().get_key_value(p).map(|(p, f)| (p.clone(), f.local.clone()));
         let mut local: BTreeMap<RelPath, Local> = found.filter_map(find).collect();
         for path in tracked {
-            let synced = self.container.entries().get(path).is_some_and(|e| matches!(e.base, Base::Synced(_)))
-                || matches!(self.base_side(path), Some(Base::Synced(_)));
-            if !synced || local.contains_key(path) {
+            if local.contains_key(path) {
                 continue;
             }
-            // What was missed is simply absent, by the word of this cycle's scan.
+            match self.container.entries().get(path).map(|e| e.base) {
+                Some(Base::Synced(_)) => {}
+                Some(Base::Detached(_)) => {
+                    // No deletion, so that one scan is enough.
+                    if let Some(why) = self.unknown_absence(path) {
+                        local.insert(path.clone(), Local::Unknown(why));
+                    }
+                    continue;
+                }
+                _ if self.base_side(path).is_some_and(Base::is_synced) => {}
+                _ => continue,
+            }
+            // The scan did not find a missed file. Treat it as absent.
             let first = self.missed.get(path);
             if first.is_none()
                 && let Some(why) = self.unknown_absence(path)

@@ -22,7 +22,6 @@ use crate::disk::real::RealDisk;
 use crate::path::PRIVATE_DIR;
 use crate::remote::RemoteError;
 use crate::state::{self, Opened, View};
-use crate::sync::Base;
 
 /// A clock further off than this is worth a word, in seconds. Nothing is decided by it.
 const SKEW: i64 = 300;
@@ -249,7 +248,7 @@ fn container(path: &Path, files: Option<usize>) -> Check {
         Ok(Some(View { opened: Opened::Recovered { from_backup: true, .. }, .. })) => damaged("its backup is good"),
         Ok(Some(View { opened: Opened::Recovered { .. }, .. })) => damaged("not all of it can be read"),
         Ok(Some(view)) => {
-            let tracked = || view.entries.values().filter(|e| matches!(e.base, Base::Synced(_))).count();
+            let tracked = || view.entries.values().filter(|e| e.base.content().is_some()).count();
             let files = files.unwrap_or_else(tracked);
             Check::ok("state", format!("{shown} ({})", show::count(files, "file")))
         }

@@ -130,6 +130,10 @@ fn judge(
         return Ok(match (problem, base) {
             (Some(p), _) => (FileState::Blocked, Some(p.problem.clone())),
             (None, Some(Base::Synced(_))) => (FileState::WaitsForDelete, Some("it was deleted here".to_owned())),
+            (None, Some(Base::Detached(_))) => (
+                FileState::Absent,
+                Some("it went while it took no part; it is downloaded again where the proxy has it".to_owned()),
+            ),
             (None, Some(Base::Seen(_))) => (FileState::Deleted, Some("it was deleted, here and elsewhere".to_owned())),
             (None, None) => (FileState::Absent, Some("there is no such file here".to_owned())),
         });
@@ -156,8 +160,10 @@ fn judge(
     };
     file.md5 = Some(md5.to_string());
     Ok(match base {
-        Some(Base::Synced(base)) if base == md5 => (FileState::Synced, None),
-        Some(Base::Synced(_)) => (FileState::WaitsForUpload, Some("it was changed here".to_owned())),
+        Some(Base::Synced(base) | Base::Detached(base)) if base == md5 => (FileState::Synced, None),
+        Some(Base::Synced(_) | Base::Detached(_)) => {
+            (FileState::WaitsForUpload, Some("it was changed here".to_owned()))
+        }
         Some(Base::Seen(_)) | None => (FileState::WaitsForUpload, Some("it is new here".to_owned())),
     })
 }

@@ -76,6 +76,9 @@ pub struct WireEntry {
     remote: WireRemote,
     #[serde(default)]
     seen_tombstone: bool,
+    /// Older versions take such an entry for one that is in scope.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    detached: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,9 +89,10 @@ struct WireRemote {
 
 impl WireEntry {
     pub fn new(path: &RelPath, entry: &Entry) -> Self {
-        let (md5, seen_tombstone) = match entry.base {
-            Base::Synced(md5) => (md5, false),
-            Base::Seen(md5) => (md5, true),
+        let (md5, seen_tombstone, detached) = match entry.base {
+            Base::Synced(md5) => (md5, false, false),
+            Base::Detached(md5) => (md5, false, true),
+            Base::Seen(md5) => (md5, true, false),
         };
         // No file has inode 0, so `mtime_ns` and `inode` 0 can stand for "no stat".
         let stat = entry.stat.unwrap_or(Stat { size: 0, mtime_ns: 0, ctime_ns: 0, inode: 0 });
@@ -101,12 +105,17 @@ impl WireEntry {
             inode: stat.inode,
             remote: WireRemote { version: entry.version },
             seen_tombstone,
+            detached,
         }
     }
 
     pub fn split(self) -> (RelPath, Entry) {
-        let Self { path, md5, size, mtime_ns, ctime_ns, inode, remote, seen_tombstone } = self;
-        let base = if seen_tombstone { Base::Seen(md5) } else { Base::Synced(md5) };
+        let Self { path, md5, size, mtime_ns, ctime_ns, inode, remote, seen_tombstone, detached } = self;
+        let base = match (seen_tombstone, detached) {
+            (true, _) => Base::Seen(md5),
+            (false, true) => Base::Detached(md5),
+            (false, false) => Base::Synced(md5),
+        };
         let stat = (mtime_ns != 0 || inode != 0).then_some(Stat { size, mtime_ns, ctime_ns, inode });
         (path, Entry { base, stat, version: remote.version })
     }

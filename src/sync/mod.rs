@@ -10,6 +10,7 @@
 //!
 //! `B` = base content. `L` = local content that differs from base (or has no base). `R` = other live remote
 //! content. `tX` = tombstone of content X. `–` = nothing. `?` = unknown. *hints*: the index is no evidence ([`Trust`]).
+//! *detached*: the path has left the scope since both sides agreed on `B`.
 //!
 //! | row | base | local | index | action \[precondition\] |
 //! |---|---|---|---|---|
@@ -33,6 +34,11 @@
 //! | 18 | B | L | R | fetch: L → adopt; B → 16; R → conflict; 404 → 19 |
 //! | 19 | B | L | t | upload \[new\] (an edit beats a delete) |
 //! | 20 | any | ? | any | skip, report the problem |
+//! | 21 | B, detached | – | B or R | download, create only |
+//! | 22 | B, detached | – | – | nothing |
+//!
+//! A detached base is compared as any other: rows 12 to 20 hold for it, and row 10 does without the exception. Only rows 9
+//! and 11 are replaced by 21 and 22, because the absence of the file proves nothing.
 //!
 //! Row 4 holds for a large new file that nobody has read yet, too: its digest is found while it is uploaded. Where the
 //! proxy holds what this device itself sent without hearing whether it arrived, and the file is gone since, that is its

@@ -17,7 +17,7 @@ pub enum Precondition {
 /// One action on one path. The fields say what the plan saw; apply checks it again before it writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Rows 2, 11: fetch and create; never over something that stands there.
+    /// Rows 2, 11, 21: fetch and create; never over something that stands there.
     Download { remote: Md5 },
     /// Rows 3, 10: base := seen.
     RecordSeen { tombstone: Md5 },
@@ -73,12 +73,12 @@ pub enum Side {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     pub path: RelPath,
-    /// 1 to 20.
+    /// 1 to 22.
     pub row: u8,
     pub action: Action,
 }
 
-/// The steps of one cycle in the order of their paths. Rows 1 and 12 (nothing) are left out.
+/// The steps of one cycle in the order of their paths. Rows 1, 12 and 22 (nothing) are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub steps: Vec<Step>,

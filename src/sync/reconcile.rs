@@ -9,7 +9,7 @@ use crate::path::RelPath;
 use super::plan::{Action, Plan, Precondition, Step};
 use super::snapshot::{Base, Local, Remote, Trust, Unknown};
 
-/// What the table says of one path: the row's number and what to do (`None`: nothing, rows 1 and 12).
+/// What the table says of one path: the row's number and what to do (`None`: nothing, rows 1, 12 and 22).
 ///
 /// `trust`: a hint may be older than base. What it names was there before we agreed on base, or deleted it, and says
 /// nothing of what there is now. So where base knows more than the hint, rows 5, 10 and 17 ask the blob.
@@ -26,8 +26,15 @@ pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>,
         Some(Local::File(md5)) => Some(*md5),
         None => None,
     };
+    if let (Some(Base::Detached(_)), None) = (base, local) {
+        return match remote {
+            Some(Live(r)) => (21, Some(Action::Download { remote: r })),
+            Some(Tombstone(t)) => (10, Some(Action::RecordSeen { tombstone: t })),
+            None => (22, None),
+        };
+    }
     let (base, seen) = match base {
-        Some(Base::Synced(md5)) => (Some(md5), None),
+        Some(Base::Synced(md5) | Base::Detached(md5)) => (Some(md5), None),
         Some(Base::Seen(md5)) => (None, Some(md5)),
         None => (None, None),
     };
@@ -101,10 +108,10 @@ pub fn reconcile<'a>(
         let l = if here(next[1]) { locals.next().map(|e| e.1) } else { None };
         let r = if here(next[2]) { remote.next().map(|e| e.1) } else { None };
         let (row, action) = decide(b, l, r, trust);
-        // The server knows already. Of what is ignored it is never told.
+        // The proxy already has this deletion. Ignored and detached paths are never deleted there.
         let knows = matches!(action, Some(Action::RecordSeen { .. }));
         let told = knows || matches!(l, Some(Local::File(_) | Local::Unknown(Unknown::Ignored)));
-        if matches!(b, Some(Base::Synced(_))) && !told {
+        if b.is_some_and(Base::is_synced) && !told {
             tracked_elsewhere.insert(path.clone());
         }
         if let Some(action) = action {

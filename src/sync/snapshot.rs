@@ -9,8 +9,26 @@ use crate::digest::Md5;
 pub enum Base {
     /// Both sides held this content, durably.
     Synced(Md5),
+    /// Both sides held this content, and the path has left the scope since: its absence here proves no deletion. In
+    /// all other respects it is as `Synced`.
+    Detached(Md5),
     /// We have obeyed this tombstone: the path is gone on both sides.
     Seen(Md5),
+}
+
+impl Base {
+    /// The content that both sides agreed on; `None` for an obeyed tombstone.
+    pub fn content(self) -> Option<Md5> {
+        match self {
+            Self::Synced(md5) | Self::Detached(md5) => Some(md5),
+            Self::Seen(_) => None,
+        }
+    }
+
+    /// True if the absence of the file would prove that it was deleted.
+    pub fn is_synced(self) -> bool {
+        matches!(self, Self::Synced(_))
+    }
 }
 
 /// What the scan found at a path. A path without one is absent.
@@ -47,6 +65,22 @@ pub enum Unknown {
     Vanished,
     /// In quarantine after a failure; retried later.
     Quarantined(String),
+}
+
+impl Unknown {
+    /// True if the path is out of the scope of sync, so that its base is detached (invariant 5). The other reasons last
+    /// for a moment, or concern the proxy's side.
+    pub fn leaves_scope(&self) -> bool {
+        match self {
+            Self::Unreadable(_)
+            | Self::Ignored
+            | Self::TooLarge(_)
+            | Self::NotAFile(_)
+            | Self::Name(_)
+            | Self::Collides(_) => true,
+            Self::Clash(_) | Self::Changing | Self::Unread | Self::Vanished | Self::Quarantined(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Unknown {

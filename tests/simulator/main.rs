@@ -143,6 +143,11 @@ fn planted_bug_unreadable_is_deleted() {
 }
 
 #[test]
+fn planted_bug_detached_is_deleted() {
+    caught(Bug::DetachedIsDeleted);
+}
+
+#[test]
 fn planted_bug_index_version_on_upload() {
     caught(Bug::IndexVersionOnUpload);
 }

@@ -28,6 +28,7 @@ pub enum Bug {
     PlainTombstoneTrusted,
     UnreadableIsDeleted,
     IndexVersionOnUpload,
+    DetachedIsDeleted,
 }
 
 /// What a schedule is run on.
@@ -89,6 +90,27 @@ fn compares_versions(seed: u64, bug: Option<Bug>) -> bool {
     }
 }
 
+/// Every fifth schedule has ignore rules that come and go.
+fn changes_rules(seed: u64, bug: Option<Bug>) -> bool {
+    match bug {
+        Some(bug) => bug == Bug::DetachedIsDeleted,
+        None => seed % 5 == 2,
+    }
+}
+
+/// What ignore rules name.
+const RULES: &[&str] = &["a.md", "b.md", "n", "n/c.md", "n/m", "f", "o"];
+
+/// Adds an ignore rule of a device, or takes one away.
+fn change_rules(device: &Device, rng: &mut Rng, ledger: &Mutex<Ledger>) {
+    let rule = RULES[rng.usize(..RULES.len())];
+    let wanted = &mut device.rules.lock().unwrap().wanted;
+    if !wanted.remove(rule) {
+        wanted.insert(rule.to_owned());
+    }
+    ledger.lock().unwrap().say(|| format!("  {}'s rules become {wanted:?}", device.name));
+}
+
 /// From what size on new files are read once, while they are uploaded.
 fn unread_from(seed: u64) -> u64 {
     if seed % 4 == 1 { 0 } else { u64::MAX }
@@ -110,6 +132,15 @@ fn delete_with_index_md5(plan: &mut Plan, index: &Index) {
     for step in &mut plan.steps {
         if let (11, Some(entry)) = (step.row, index.files.get(&step.path)) {
             step.action = Action::DeleteRemote { base: entry.md5 };
+        }
+    }
+}
+
+/// Row 21 as a client has it that does not remember what has left the scope.
+fn delete_what_is_detached(plan: &mut Plan, _: &Index) {
+    for step in &mut plan.steps {
+        if let (21, Action::Download { remote }) = (step.row, &step.action) {
+            step.action = Action::DeleteRemote { base: *remote };
         }
     }
 }
@@ -154,6 +185,7 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
             // Where versions are compared, the index's version goes with its md5.
             Some(Bug::IndexMd5OnUpload | Bug::IndexVersionOnUpload) => Some(upload_with_index_md5),
             Some(Bug::IndexMd5OnDelete) => Some(delete_with_index_md5),
+            Some(Bug::DetachedIsDeleted) => Some(delete_what_is_detached),
             _ => None,
         };
         hooks(device, names, &mut rng, &ledger, misfortune);
@@ -168,6 +200,8 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
     }
     let mut backup = server.backup();
     let ledger = &ledger;
+    // A source of its own, so that schedules without rules stay what they are.
+    let mut rules = changes_rules(seed, bug).then(|| Rng::with_seed(seed ^ 0x7275_6c65_7300));
 
     let steps = rng.usize(20..120);
     for _ in 0..steps {
@@ -175,10 +209,17 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
         devices.iter().for_each(|d| d.set_time(&clock));
         let at = rng.usize(..devices.len());
         let device = &mut devices[at];
+        if let Some(rng) = &mut rules
+            && rng.u8(..8) == 0
+        {
+            change_rules(device, rng, ledger);
+        }
         match rng.u8(..100) {
             0..=19 => {
                 let mut ledger = ledger.lock().unwrap();
+                ledger.left_out = device.left_out(&server);
                 let touched = user_acts(&device.disk, &device.name, names, &mut rng, &mut ledger, misfortune > 1);
+                ledger.left_out.clear();
                 device.touched.lock().unwrap().merge(touched);
             }
             20..=86 => step(device, &server, &clock, &mut rng, ledger)?,

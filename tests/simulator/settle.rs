@@ -36,6 +36,7 @@ pub fn settle(
         device.disk.set_hook(None);
         device.state.set_hook(None);
         device.full.store(false, Ordering::Relaxed);
+        device.rules.lock().unwrap().wanted.clear();
         if !device.alive() {
             device.kill();
         }

@@ -24,6 +24,10 @@ pub struct Ledger {
     pub pruned: BTreeSet<Bytes>,
     /// Content that a user who held it has replaced or deleted, at any time.
     pub taken_back: BTreeSet<Bytes>,
+    /// What removing a file here does not take back, by path: it is left out of the sync here, and the proxy has it.
+    pub left_out: BTreeMap<String, Bytes>,
+    /// What was removed so, by device and path. A new file in its place replaces it everywhere, as an edit.
+    removed_unseen: BTreeMap<(String, String), Bytes>,
     next: u64,
     trace: bool,
 }
@@ -50,6 +54,22 @@ impl Ledger {
             self.owed.remove(&content);
             self.taken_back.insert(content);
         }
+    }
+
+    /// The user of a device removed a file.
+    fn removed(&mut self, who: &str, path: &str, content: Option<Bytes>) {
+        match content {
+            Some(content) if self.left_out.get(path) == Some(&content) => {
+                self.removed_unseen.insert((who.to_owned(), path.to_owned()), content);
+            }
+            content => self.released(content),
+        }
+    }
+
+    /// The user of a device put another file where one had been removed.
+    fn replaced(&mut self, who: &str, path: &str) {
+        let content = self.removed_unseen.remove(&(who.to_owned(), path.to_owned()));
+        self.released(content);
     }
 
     /// Whether nobody else ever wrote the same: then nothing excuses its loss.
@@ -156,6 +176,7 @@ pub fn user_acts(
                 if before.as_ref() != Some(&content) {
                     ledger.released(before);
                 }
+                ledger.replaced(who, path);
                 ledger.wrote(&content, lasting);
             }
             touched.paths.insert(path.to_owned());
@@ -164,7 +185,7 @@ pub fn user_acts(
             let before = here(path);
             if before.is_some() && disk.user_remove(path).is_ok() {
                 ledger.say(|| format!("  {who} removes {path}"));
-                ledger.released(before);
+                ledger.removed(who, path, before);
             }
             touched.paths.insert(path.to_owned());
         }
@@ -176,6 +197,7 @@ pub fn user_acts(
                 if before != moved {
                     ledger.released(before);
                 }
+                ledger.replaced(who, to);
                 // A rename deletes one path and writes another: two users who cross theirs delete both.
                 *ledger.written.entry(moved.unwrap_or_default()).or_default() += 1;
             }
@@ -186,8 +208,8 @@ pub fn user_acts(
             let inside = disk.user_tree(dir);
             if rng.u8(..4) == 0 && disk.user_remove_dir_all(dir).is_ok() {
                 ledger.say(|| format!("  {who} removes the folder {dir}"));
-                for content in inside.into_values() {
-                    ledger.released(Some(content));
+                for (path, content) in inside {
+                    ledger.removed(who, &path, Some(content));
                 }
             } else {
                 let _ = disk.user_mkdir(dir);
@@ -199,7 +221,8 @@ pub fn user_acts(
             let inside = disk.user_tree(pair.0);
             if rng.bool() && !inside.is_empty() && disk.user_rename(pair.0, pair.1).is_ok() {
                 ledger.say(|| format!("  {who} renames the folder {} to {}", pair.0, pair.1));
-                for content in inside.into_values() {
+                for (path, content) in inside {
+                    ledger.replaced(who, &path.replacen(pair.0, pair.1, 1));
                     *ledger.written.entry(content).or_default() += 1;
                 }
             }

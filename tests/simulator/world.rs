@@ -55,6 +55,32 @@ impl World for SimWorld {
     }
 }
 
+/// The ignore rules of a device: paths, each with all that is below it.
+#[derive(Default)]
+pub struct SimRules {
+    /// Taken over with the next cycle.
+    pub wanted: BTreeSet<String>,
+    followed: BTreeSet<String>,
+    /// A cycle has followed them to its end.
+    noted: bool,
+}
+
+impl SimRules {
+    fn ignores(&self, path: &str) -> bool {
+        self.followed
+            .iter()
+            .any(|rule| path.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    }
+
+    /// True if the rules are others than before.
+    fn follow(&mut self) -> bool {
+        let changed = self.followed != self.wanted;
+        self.followed.clone_from(&self.wanted);
+        self.noted &= !changed;
+        changed
+    }
+}
+
 pub type SimEngine = Engine<SimDisk, FakeRemote, SimWorld>;
 type Cycle = Pin<Box<dyn Future<Output = (SimEngine, Result<Report, CycleError>)>>>;
 
@@ -77,6 +103,7 @@ pub struct Device {
     pub full: Arc<AtomicBool>,
     /// What a watcher would tell the next cycle.
     pub touched: Arc<Mutex<Scope>>,
+    pub rules: Arc<Mutex<SimRules>>,
 }
 
 /// What every engine is set to but for its name.
@@ -112,7 +139,15 @@ impl Device {
             format: Format::Json,
             full: Arc::default(),
             touched: Arc::default(),
+            rules: Arc::default(),
         }
+    }
+
+    /// What the proxy has of the files that the rules leave out here: removing them here removes them nowhere else.
+    pub fn left_out(&self, server: &FakeServer) -> BTreeMap<String, Bytes> {
+        let rules = self.rules.lock().unwrap();
+        let live = server.contents().into_iter().map(|(path, content)| (path.to_string(), content));
+        live.filter(|(path, _)| rules.noted && rules.ignores(path)).collect()
     }
 
     /// All content on the disk, the user's and the private.
@@ -186,12 +221,14 @@ impl Device {
             Err(e) => return Err(format!("{}: container: {e}", self.name)),
         };
         let folder = Folder::new(Arc::new(disk), &self.name, self.number << 32 | self.runs);
+        self.rules.lock().unwrap().follow();
+        let rules = self.rules.clone();
         let parts = Parts {
             folder,
             container,
             remote: Arc::new(server.client()),
             world,
-            ignored: Arc::new(|_: &str, _: bool| false),
+            ignored: Arc::new(move |path: &str, _: bool| rules.lock().unwrap().ignores(path)),
             options: options(self.unread_from),
         };
         match Engine::open(parts, &format!("id-{}", self.number)) {
@@ -210,6 +247,9 @@ impl Device {
     /// `full`: whether to scan everything, or what the watcher tells.
     pub fn start_cycle(&mut self, full: bool) {
         if let Some(mut engine) = self.engine.take() {
+            if self.rules.lock().unwrap().follow() {
+                engine.rules_changed();
+            }
             let touched = std::mem::take(&mut *self.touched.lock().unwrap());
             let scope = if full { Scope::full() } else { touched };
             self.cycle = Some(Box::pin(async move {
@@ -226,6 +266,7 @@ impl Device {
         let Poll::Ready((engine, result)) = cycle.as_mut().poll(&mut cx) else { return None };
         self.cycle = None;
         self.engine = Some(engine);
+        self.rules.lock().unwrap().noted |= result.is_ok();
         if !self.alive() {
             self.kill();
         }

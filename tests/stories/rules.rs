@@ -66,6 +66,34 @@ fn a_new_rule_deletes_nothing_and_taking_it_away_syncs_again() {
 }
 
 #[test]
+fn files_removed_under_a_rule_come_back_when_it_goes() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    for name in ["big/1.bin", "big/2.bin", "note.md"] {
+        a.write(name, name);
+    }
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    let folder = |more| a.write_config("", &[(&a.folder, more)]);
+    a.stop();
+    folder("ignore = [\"big/\"]");
+    a.start();
+    a.ok(&["sync"]);
+    fs::remove_dir_all(a.at("big")).unwrap();
+    a.ok(&["sync"]);
+    // It is remembered over a restart.
+    a.stop();
+    folder("");
+    a.start();
+    eventually("a has them again", || a.has("big/1.bin", "big/1.bin") && a.has("big/2.bin", "big/2.bin"));
+    assert_eq!(world.settle(&[&a, &b]).len(), 3, "a rule deletes nothing when it goes");
+    // They are ordinary files again.
+    a.remove("big/1.bin");
+    eventually("the deletion goes to b", || !b.at("big/1.bin").exists());
+}
+
+#[test]
 fn a_bad_rule_is_reported_with_its_line_and_the_rest_goes_on() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
@@ -98,8 +126,11 @@ fn a_deletion_that_waits_for_a_renamed_file_is_told() {
     a.start();
     b.start();
     world.settle(&[&a, &b]);
+    // The agent never sees the old name unreadable.
+    a.stop();
     fs::set_permissions(a.at("old.md"), PermissionsExt::from_mode(0o000)).unwrap();
     a.rename("old.md", "new.md");
+    a.start();
     eventually("the deletion waits", || {
         let status = a.folder_status();
         status["pending"]["delete"] == 1 && status["in_sync"] == false

@@ -64,6 +64,7 @@ pub enum Was {
     Nothing,
     Seen(C),
     Synced,
+    Detached,
 }
 
 impl Was {
@@ -72,7 +73,13 @@ impl Was {
             Self::Nothing => None,
             Self::Seen(c) => Some(Base::Seen(c.md5())),
             Self::Synced => Some(Base::Synced(C::B.md5())),
+            Self::Detached => Some(Base::Detached(C::B.md5())),
         }
+    }
+
+    /// Whether both sides agreed on `B`.
+    fn is_content(self) -> bool {
+        matches!(self, Self::Synced | Self::Detached)
     }
 }
 
@@ -105,7 +112,7 @@ pub fn cases() -> Vec<Case> {
         proxies.extend([true, false].map(|honest| Proxy::Plain(kind, honest)));
     }
     let locals = [Here::Absent, Here::File(C::B), Here::File(C::L), Here::Unreadable(C::B), Here::Unreadable(C::L)];
-    for base in [Was::Nothing, Was::Seen(C::L), Was::Seen(C::R), Was::Synced] {
+    for base in [Was::Nothing, Was::Seen(C::L), Was::Seen(C::R), Was::Synced, Was::Detached] {
         for local in locals {
             for index in There::all() {
                 for truth in There::all() {
@@ -153,7 +160,7 @@ impl Case {
                 _ => [None].into(),
             };
         };
-        let synced = matches!(self.base, Was::Synced) && local == C::B;
+        let synced = self.base.is_content() && local == C::B;
         if index == Live(local) && (synced || matches!(self.base, Was::Nothing)) {
             // Row 5 takes the index's word: it names what the blob held once. What it holds now came after. So does row 12.
             return match self.truth {
@@ -165,24 +172,24 @@ impl Case {
         let seen = matches!(self.base, Was::Seen(c) if c == local);
         match (self.base, self.truth) {
             // The server's edit: a conflict, or row 13. Our content is in a copy, or in history.
-            (_, Live(c)) if !(matches!(self.base, Was::Synced) && c == C::B) => [Some(c)].into(),
+            (_, Live(c)) if !(self.base.is_content() && c == C::B) => [Some(c)].into(),
             (_, Live(_)) => [Some(local)].into(),
             // Rows 13 to 15: deleted there. Without proof row 15 has to offer the file again.
-            (Was::Synced, Tombstone(_)) if local == C::B => {
+            (Was::Synced | Was::Detached, Tombstone(_)) if local == C::B => {
                 if truthful || index != Absent {
                     [None].into()
                 } else {
                     [None, Some(local)].into()
                 }
             }
-            (Was::Synced, Absent) if local == C::B => {
+            (Was::Synced | Was::Detached, Absent) if local == C::B => {
                 if matches!(index, Tombstone(_)) {
                     [None].into()
                 } else {
                     [Some(local)].into()
                 }
             }
-            (Was::Synced, _) => [Some(local)].into(),
+            (Was::Synced | Was::Detached, _) => [Some(local)].into(),
             // Row 7: our own upload, deleted by somebody.
             (_, Tombstone(t)) if t == local && !seen => {
                 if truthful {
@@ -205,15 +212,21 @@ impl Case {
     pub fn owed(&self) -> BTreeSet<C> {
         let mut owed = BTreeSet::new();
         if let Here::File(c) | Here::Unreadable(c) = self.local {
-            let synced = matches!(self.base, Was::Synced) && c == C::B;
+            let synced = self.base.is_content() && c == C::B;
             let adopted = self.index == There::Live(c) && matches!(self.base, Was::Nothing);
-            let deleted = [self.index, self.truth].contains(&There::Tombstone(c)) && !matches!(self.base, Was::Synced);
+            let deleted = [self.index, self.truth].contains(&There::Tombstone(c)) && !self.base.is_content();
             if !synced && !deleted && !adopted {
                 owed.insert(c);
             }
         }
+        let knows_it = match self.base {
+            Was::Synced => true,
+            // A file that is gone was not deleted.
+            Was::Detached => self.local != Here::Absent,
+            Was::Nothing | Was::Seen(_) => false,
+        };
         if let There::Live(c) = self.truth
-            && !(matches!(self.base, Was::Synced) && c == C::B)
+            && !(knows_it && c == C::B)
         {
             owed.insert(c);
         }

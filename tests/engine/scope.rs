@@ -1,0 +1,172 @@
+//! Paths that leave the scope of sync and come back: an absence that began outside of it is no deletion.
+
+use super::*;
+
+fn path(name: &str) -> RelPath {
+    RelPath::parse(name).unwrap()
+}
+
+fn base(story: &Story, name: &str) -> Option<Base> {
+    story.engine.container().entries().get(&path(name)).map(|e| e.base)
+}
+
+/// A folder in sync with these files, each with its name for content.
+fn synced(config: Config, names: &[&str]) -> Story {
+    let mut story = Story::new(config);
+    for name in names {
+        story.disk.user_write(name, (*name).to_owned()).unwrap();
+    }
+    story.settle();
+    story.settle();
+    story
+}
+
+#[test]
+fn file_comes_back_when_removed_under_an_ignore_rule() {
+    for config in [Config::default(), plain()] {
+        for restarts in [false, true] {
+            let mut story = synced(config, &["a", "b"]);
+            story.ignore(&["a"]);
+            story.settle();
+            assert_eq!(base(&story, "a"), Some(Base::Detached(Md5::of(b"a"))));
+            story.disk.user_remove("a").unwrap();
+            story.settle();
+            if restarts {
+                story.restart();
+            } else {
+                story.ignore(&[]);
+            }
+            story.settle();
+            assert_eq!(story.names(), ["a", "b"], "restarts: {restarts}");
+            assert_eq!(story.disk.user_read("a").unwrap(), "a");
+            assert_eq!(base(&story, "a"), Some(Base::Synced(Md5::of(b"a"))));
+        }
+    }
+}
+
+#[test]
+fn rule_is_remembered_when_the_proxy_was_away() {
+    let mut story = synced(Config::default(), &["a"]);
+    story.ignore(&["a"]);
+    story.server.lose(0, Losing::Request);
+    assert!(story.cycle(Scope::full()).is_err());
+    story.disk.user_remove("a").unwrap();
+    story.restart();
+    story.settle();
+    assert_eq!(story.names(), ["a"]);
+}
+
+#[test]
+fn file_that_comes_back_unchanged_can_be_deleted() {
+    let mut story = synced(Config::default(), &["a", "b"]);
+    story.ignore(&["a"]);
+    story.settle();
+    story.ignore(&[]);
+    story.settle();
+    assert_eq!(base(&story, "a"), Some(Base::Synced(Md5::of(b"a"))));
+    story.disk.user_remove("a").unwrap();
+    story.settle();
+    assert_eq!(story.names(), ["b"]);
+}
+
+#[test]
+fn edit_under_a_rule_is_compared_with_the_base() {
+    for theirs in [None, Some("theirs")] {
+        let mut story = synced(Config::default(), &["a"]);
+        story.ignore(&["a"]);
+        story.settle();
+        story.disk.user_write("a", "ours").unwrap();
+        if let Some(theirs) = theirs {
+            story.server.foreign_put(&path("a"), theirs);
+        }
+        story.settle();
+        story.ignore(&[]);
+        story.settle();
+        let contents = story.server.contents();
+        assert_eq!(contents[&path("a")], theirs.unwrap_or("ours"));
+        let copies = usize::from(theirs.is_some());
+        assert_eq!((contents.len(), story.disk.user_tree("").len()), (1 + copies, 1 + copies));
+    }
+}
+
+#[test]
+fn remote_edit_and_deletion_under_a_rule_arrive_afterwards() {
+    let mut story = synced(Config::default(), &["a", "b", "c"]);
+    story.ignore(&["a", "b", "c"]);
+    story.settle();
+    story.server.foreign_put(&path("a"), "theirs");
+    story.server.server_delete(&path("b"));
+    story.server.server_delete(&path("c"));
+    story.disk.user_remove("c").unwrap();
+    story.settle();
+    assert_eq!(story.disk.user_tree("").len(), 2, "nothing happens to ignored files");
+    story.ignore(&[]);
+    story.settle();
+    assert_eq!(story.disk.user_read("a").unwrap(), "theirs");
+    assert_eq!((story.names(), story.disk.user_tree("").len()), (vec!["a".to_owned()], 1));
+}
+
+#[test]
+fn file_comes_back_when_removed_while_too_large() {
+    // The limit is lowered while the file is here, and before it is looked at again.
+    for is_seen in [true, false] {
+        let mut story = synced(Config::default(), &["a is long", "b"]);
+        let limit = |story: &mut Story, max_file_size| {
+            let options = EngineOptions { max_file_size, ..options() };
+            story.engine.set_options(options, Arc::new(|_: &str, _: bool| false), Arc::new(story.server.client()));
+        };
+        limit(&mut story, 4);
+        if is_seen {
+            story.settle();
+        }
+        story.disk.user_remove("a is long").unwrap();
+        story.settle();
+        assert_eq!(story.names(), ["a is long", "b"]);
+        limit(&mut story, 1 << 20);
+        story.settle();
+        assert_eq!(story.disk.user_tree("").len(), 2, "seen: {is_seen}");
+        assert_eq!(story.names(), ["a is long", "b"]);
+    }
+}
+
+#[test]
+fn file_comes_back_when_removed_while_unreadable() {
+    let mut story = synced(Config::default(), &["a"]);
+    story.disk.set_unreadable("a", true).unwrap();
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_remove("a").unwrap();
+    story.settle();
+    assert_eq!((story.names(), story.disk.user_read("a").unwrap()), (vec!["a".to_owned()], "a".into()));
+}
+
+/// The reply to an upload was lost, so that the proxy may have a file without a base here.
+#[test]
+fn unconfirmed_upload_comes_back_when_removed_under_a_rule() {
+    let mut story = synced(Config::default(), &["b"]);
+    story.disk.user_write("a", "a").unwrap();
+    story.server.lose(1, Losing::Reply);
+    assert!(story.cycle(Scope::full()).is_err());
+    story.ignore(&["a"]);
+    story.settle();
+    story.disk.user_remove("a").unwrap();
+    story.ignore(&[]);
+    story.settle();
+    assert_eq!((story.names(), story.disk.user_tree("").len()), (vec!["a".to_owned(), "b".to_owned()], 2));
+}
+
+#[test]
+fn detached_entry_is_forgotten_with_its_tombstone() {
+    let mut story = synced(Config::default(), &["a", "b"]);
+    story.ignore(&["a"]);
+    story.settle();
+    story.disk.user_remove("a").unwrap();
+    story.server.server_delete(&path("a"));
+    story.server.drop_tombstones();
+    story.settle();
+    story.engine.tidy().unwrap();
+    assert!(base(&story, "a").is_some(), "an ignored path stays as it was");
+    story.ignore(&[]);
+    story.settle();
+    story.engine.tidy().unwrap();
+    assert_eq!((base(&story, "a"), story.names()), (None, vec!["b".to_owned()]));
+}

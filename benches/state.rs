@@ -30,6 +30,7 @@ fn meta(m: &std::fs::Metadata) -> Meta {
         inode: m.ino(),
         links: 1,
         device: m.dev(),
+        is_mount: false,
         mode: m.mode(),
     }
 }

@@ -152,8 +152,17 @@ mod tests {
     use crate::path::MAX_SEGMENT;
 
     fn files(names: &[&str]) -> FileList {
-        let meta =
-            Meta { kind: Kind::File, size: 1, mtime_ns: 0, ctime_ns: 0, inode: 1, links: 1, device: 1, mode: 0o600 };
+        let meta = Meta {
+            kind: Kind::File,
+            size: 1,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            inode: 1,
+            links: 1,
+            device: 1,
+            is_mount: false,
+            mode: 0o600,
+        };
         names.iter().map(|name| ((*name).to_owned(), meta)).collect()
     }
 

@@ -117,6 +117,9 @@ fn judge(
     let meta = match place.open.folder.disk().stat(&place.at) {
         Ok(meta) => Some(meta),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+            return Ok((FileState::Blocked, Some("is below a mount point, and left out".to_owned())));
+        }
         Err(e) => return Ok((FileState::Blocked, Some(Unknown::Unreadable(e.to_string()).to_string()))),
     };
     let is_dir = meta.is_some_and(|m| m.kind == Kind::Dir);
@@ -138,6 +141,9 @@ fn judge(
             (None, None) => (FileState::Absent, Some("there is no such file here".to_owned())),
         });
     };
+    if meta.is_mount {
+        return Ok((FileState::Blocked, Some(Unknown::Mounted.to_string())));
+    }
     if is_dir {
         return Ok((FileState::Folder, None));
     }

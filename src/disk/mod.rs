@@ -2,7 +2,8 @@
 //!
 //! Two implementations: [`real::RealDisk`], and the simulator's, which loses what was not synced. Paths
 //! are relative to the root the disk was opened on, `/`-separated, `""` for the root itself, and already
-//! validated. No operation follows a symlink, in any component, and none leaves the root.
+//! validated. No operation follows a symlink, in any component, and none leaves the root. A path that crosses a mount
+//! point fails with `CrossesDevices`, except that `list` and `stat` show the mount point itself.
 
 use std::ffi::OsString;
 use std::io;
@@ -34,6 +35,8 @@ pub struct Meta {
     pub links: u64,
     /// The filesystem it is on.
     pub device: u64,
+    /// Something is mounted here: a filesystem, a folder or a single file. `false` where the system does not say.
+    pub is_mount: bool,
     /// Permission bits.
     pub mode: u32,
 }

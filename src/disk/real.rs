@@ -2,8 +2,8 @@
 //!
 //! Every operation starts from the handle of the root, so a root that is renamed or replaced while memsync
 //! runs is never confused with what stands at its path now ([`RealDisk::root_identity`] tells the two apart).
-//! A symlink is refused in every component: on Linux by `openat2`, elsewhere, and where `openat2` is missing,
-//! by opening one component after the other. It knows nothing of what the files mean.
+//! A symlink or a mount point is refused in every component: on Linux by `openat2`, elsewhere, and where `openat2` is
+//! missing, by opening one component after the other. It knows nothing of what the files mean.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::{DirBuilder, File, Permissions};
@@ -149,11 +149,13 @@ impl RealDisk {
             return Ok(rustix::fs::openat(&self.root, ".", flags, mode)?);
         }
         if self.beneath {
-            return Ok(rustix::io::retry_on_intr(|| os::open_beneath(self.root.as_fd(), path, flags, mode))?);
+            return rustix::io::retry_on_intr(|| os::open_beneath(self.root.as_fd(), path, flags, mode))
+                .map_err(opening);
         }
         let (dir, name) = split(path);
         let parent = self.walk(dir)?;
-        Ok(rustix::io::retry_on_intr(|| rustix::fs::openat(&parent, name, flags, mode))?)
+        let fd = rustix::io::retry_on_intr(|| rustix::fs::openat(&parent, name, flags, mode))?;
+        refuse_mount(fd)
     }
 
     /// Opens the folder `dir` one component after the other.
@@ -161,7 +163,8 @@ impl RealDisk {
         let mut at = Parent::Root(self.root.as_fd());
         for name in dir.split('/').filter(|name| !name.is_empty()) {
             let flags = os::DIR | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            at = Parent::Below(rustix::fs::openat(&at, name, flags, Mode::empty()).map_err(no_symlink)?);
+            let fd = rustix::fs::openat(&at, name, flags, Mode::empty()).map_err(no_symlink)?;
+            at = Parent::Below(refuse_mount(fd)?);
         }
         Ok(at)
     }
@@ -180,7 +183,7 @@ impl RealDisk {
             return Ok((self.walk(dir)?, name));
         }
         let flags = os::DIR | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = os::open_beneath(self.root.as_fd(), dir, flags, Mode::empty()).map_err(no_symlink)?;
+        let fd = os::open_beneath(self.root.as_fd(), dir, flags, Mode::empty()).map_err(|e| opening(no_symlink(e)))?;
         Ok((Parent::Below(fd), name))
     }
 
@@ -237,8 +240,8 @@ impl Disk for RealDisk {
             if matches!(name.to_bytes(), b"." | b"..") {
                 return Ok(());
             }
-            match rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => found.push((OsStr::from_bytes(name.to_bytes()).to_owned(), meta(&stat))),
+            match os::meta_at(fd.as_fd(), name) {
+                Ok(meta) => found.push((OsStr::from_bytes(name.to_bytes()).to_owned(), meta)),
                 Err(Errno::NOENT) => {}
                 Err(e) => return Err(e),
             }
@@ -252,7 +255,7 @@ impl Disk for RealDisk {
             return Ok(meta(&rustix::fs::fstat(&self.root)?));
         }
         let (parent, name) = self.parent(path)?;
-        Ok(meta(&rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?))
+        Ok(os::meta_at(parent.as_fd(), name)?)
     }
 
     fn open(&self, path: &str) -> io::Result<RealFile> {
@@ -368,6 +371,18 @@ fn no_symlink(e: Errno) -> Errno {
     if e == Errno::LOOP { Errno::NOTDIR } else { e }
 }
 
+/// Crossing a mount point is refused with a text that says so.
+fn opening(e: Errno) -> io::Error {
+    match e {
+        Errno::XDEV => io::Error::new(io::ErrorKind::CrossesDevices, "something is mounted there"),
+        e => e.into(),
+    }
+}
+
+fn refuse_mount(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if os::is_mount(fd.as_fd()) { Err(opening(Errno::XDEV)) } else { Ok(fd) }
+}
+
 fn is_unsupported(e: Errno) -> bool {
     // EOPNOTSUPP and ENOTSUP are one number on Linux and two on macOS.
     e == Errno::INVAL || e == Errno::NOSYS || e == Errno::NOTSUP || e == Errno::OPNOTSUPP
@@ -386,7 +401,11 @@ fn not_a_file(kind: Kind) -> io::Error {
 }
 
 fn kind(stat: &rustix::fs::Stat) -> Kind {
-    match FileType::from_raw_mode(stat.st_mode) {
+    kind_of(FileType::from_raw_mode(stat.st_mode))
+}
+
+fn kind_of(file_type: FileType) -> Kind {
+    match file_type {
         FileType::RegularFile => Kind::File,
         FileType::Directory => Kind::Dir,
         FileType::Symlink => Kind::Symlink,
@@ -398,9 +417,12 @@ fn kind(stat: &rustix::fs::Stat) -> Kind {
     }
 }
 
+fn nanos(seconds: i64, nsec: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nsec)
+}
+
 fn meta(stat: &rustix::fs::Stat) -> Meta {
     let os::Numbers { device, mode, links, mtime_nsec, ctime_nsec } = os::numbers(stat);
-    let nanos = |seconds: i64, nsec: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nsec);
     Meta {
         kind: kind(stat),
         size: stat.st_size.unsigned_abs(),
@@ -409,6 +431,7 @@ fn meta(stat: &rustix::fs::Stat) -> Meta {
         inode: stat.st_ino,
         links,
         device,
+        is_mount: false,
         mode: mode & 0o7777,
     }
 }

@@ -18,7 +18,6 @@ use super::tree::{Found, Item, Scope, Tree};
 
 /// An empty file younger than this (in ns) is looked at again before it counts.
 const JUST_MADE_NS: i64 = 100_000_000;
-const MOUNT_POINT: &str = "mount point of another filesystem";
 
 /// A stat this close before the scan (in ns) may hide a second write: the coarsest kernel clock ticks every 10 ms.
 const TICK_NS: i64 = 20_000_000;
@@ -123,7 +122,7 @@ impl<D: Disk> Folder<D> {
         Ok(stats)
     }
 
-    /// The first folder on the way to `dir`, or `dir` itself, where another filesystem begins.
+    /// The first mount point on the way to `dir`, which may be `dir` itself.
     fn mount_above(&self, walk: &Walk<'_, D>, dir: &str, seen: &mut BTreeMap<String, bool>) -> Option<String> {
         if dir.is_empty() || seen.get(dir).is_some_and(|foreign| !foreign) {
             return None;
@@ -224,8 +223,10 @@ impl<D: Disk> Walk<'_, D> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A volume that is not mounted (a btrfs subvolume) has a device number of its own. Files cannot be renamed into it,
+    /// so that it is left out, too.
     fn is_mount(&self, meta: &Meta) -> bool {
-        meta.kind == Kind::Dir && meta.device != self.device
+        meta.is_mount || meta.kind == Kind::Dir && meta.device != self.device
     }
 
     fn mounted(&self, dir: String, gone: &mut Vec<String>) {
@@ -277,7 +278,7 @@ impl<D: Disk> Walk<'_, D> {
                         self.file(name, &meta, &mut batch, &mut buf);
                     }
                 }
-                Job::Mounted(dir) => self.unknown(dir, Unknown::NotAFile(MOUNT_POINT), &mut batch),
+                Job::Mounted(dir) => self.unknown(dir, Unknown::Mounted, &mut batch),
                 Job::Failed(name, why) => self.unknown(name, Unknown::Unreadable(why), &mut batch),
             }
             self.done();
@@ -294,7 +295,7 @@ impl<D: Disk> Walk<'_, D> {
             }
             // It went while we looked: the next scan sees what became of it.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return,
-            Err(e) => return self.unknown(dir.to_owned(), Unknown::Unreadable(e.to_string()), batch),
+            Err(e) => return self.unknown(dir.to_owned(), unreadable(&e), batch),
         };
         let mut to_hash = Vec::new();
         let mut path = if dir.is_empty() { String::new() } else { format!("{dir}/") };
@@ -311,19 +312,18 @@ impl<D: Disk> Walk<'_, D> {
             }
             path.truncate(prefix);
             path.push_str(name);
-            if meta.kind == Kind::File && self.options.same_rules && self.cached(&path, &meta, batch) {
+            let is_mount = self.is_mount(&meta);
+            if meta.kind == Kind::File && !is_mount && self.options.same_rules && self.cached(&path, &meta, batch) {
                 continue;
             }
             if (self.options.ignored)(&path, meta.kind == Kind::Dir) {
                 continue;
             }
             match meta.kind {
+                _ if is_mount => self.unknown(path.clone(), Unknown::Mounted, batch),
                 Kind::Dir if is_private(name) => {
                     let why = Unknown::NotAFile("another memory folder's private directory");
                     self.unknown(path.clone(), why, batch);
-                }
-                Kind::Dir if self.is_mount(&meta) => {
-                    self.unknown(path.clone(), Unknown::NotAFile(MOUNT_POINT), batch);
                 }
                 Kind::Dir => self.push(Job::Dir(path.clone())),
                 Kind::File if self.cached(&path, &meta, batch) => {}
@@ -407,9 +407,8 @@ impl<D: Disk> Walk<'_, D> {
             Ok(None) => changing(meta.size),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return,
             Err(e) => {
-                let why = Unknown::Unreadable(e.to_string());
                 // It tells which file it is, though not what is in it.
-                Found { local: Local::Unknown(why), stat: Some(Stat::from(meta)), size: meta.size }
+                Found { local: Local::Unknown(unreadable(&e)), stat: Some(Stat::from(meta)), size: meta.size }
             }
         };
         batch.items.push(Item { path, disk_name: name, found });
@@ -437,6 +436,14 @@ impl<D: Disk> Walk<'_, D> {
             let found = Found { local: Local::Unknown(why), stat: None, size: 0 };
             batch.items.push(Item { disk_name: path.as_str().to_owned(), path, found });
         }
+    }
+}
+
+/// Why something could not be opened. A mount may come after its name was looked at.
+fn unreadable(e: &io::Error) -> Unknown {
+    match e.kind() {
+        io::ErrorKind::CrossesDevices => Unknown::Mounted,
+        _ => Unknown::Unreadable(e.to_string()),
     }
 }
 

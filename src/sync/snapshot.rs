@@ -51,6 +51,8 @@ pub enum Unknown {
     TooLarge(u64),
     /// A symlink, socket, device or FIFO; the text says which.
     NotAFile(&'static str),
+    /// A mount point, or a volume of its own. Everything below it is unknown.
+    Mounted,
     /// A name that cannot be synced; the text says why.
     Name(String),
     /// Two names that are one here (case or Unicode form); the text is the one that won.
@@ -76,6 +78,7 @@ impl Unknown {
             | Self::Ignored
             | Self::TooLarge(_)
             | Self::NotAFile(_)
+            | Self::Mounted
             | Self::Name(_)
             | Self::Collides(_) => true,
             Self::Clash(_) | Self::Changing | Self::Unread | Self::Vanished | Self::Quarantined(_) => false,
@@ -92,6 +95,9 @@ impl fmt::Display for Unknown {
                 write!(f, "is {size} bytes, more than sync.max_file_size; raise it or move the file away")
             }
             Self::NotAFile(kind) => write!(f, "is a {kind}; only regular files are synced"),
+            Self::Mounted => {
+                write!(f, "is a mount point; what is mounted there is left out; sync it as a folder of its own")
+            }
             Self::Name(why) => write!(f, "cannot be synced under this name: {why}; rename it"),
             Self::Collides(other) => write!(f, "has the same name as {other} on this filesystem; rename one of them"),
             Self::Clash(other) => write!(f, "a file and a folder claim one name: {other} is in the way; rename one"),

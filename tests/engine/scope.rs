@@ -132,6 +132,7 @@ fn file_comes_back_when_removed_while_too_large() {
 #[test]
 fn file_comes_back_when_removed_while_unreadable() {
     let mut story = synced(Config::default(), &["a"]);
+    story.disk.set_time(1_600_000_000_000_000_000);
     story.disk.set_unreadable("a", true).unwrap();
     story.cycle(Scope::full()).unwrap();
     story.disk.user_remove("a").unwrap();

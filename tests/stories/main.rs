@@ -22,6 +22,7 @@ mod encoding;
 mod filesystem;
 mod gates;
 mod log;
+mod mounts;
 mod namespaces;
 mod opened;
 mod push;

@@ -1,19 +1,60 @@
-//! What Linux has of its own: `openat2`, `getdents64`, `syncfs`, leases.
+//! What Linux has of its own: `openat2`, `statx`, `getdents64`, `syncfs`, leases.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
+use rustix::path::Arg;
+
+use super::{kind_of, nanos};
+use crate::disk::Meta;
 
 /// How a folder is opened to be a starting point only: needs no right to read it.
 pub const DIR: OFlags = OFlags::PATH;
 
-/// Opens `path` below `root` in one call, following no symlink.
+/// Opens `path` below `root` in one call, following no symlink and crossing no mount point (`XDEV`).
 pub fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let resolve =
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     rustix::fs::openat2(root, path, flags, mode, resolve)
+}
+
+/// `lstat` of a name in an open folder. Unlike a device number, `statx` tells bind mounts and mounts of single files, too
+/// (`STATX_ATTR_MOUNT_ROOT`, Linux 5.8).
+pub fn meta_at(dir: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<Meta, Errno> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
+        Ok(found) => Ok(meta(&found)),
+        // A sandbox may forbid it.
+        Err(Errno::NOSYS) => Ok(super::meta(&rustix::fs::statat(dir, name, flags)?)),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether an open file or folder is what is mounted somewhere.
+pub fn is_mount(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::empty()).is_ok_and(|found| is_mount_root(&found))
+}
+
+fn is_mount_root(found: &Statx) -> bool {
+    found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+}
+
+fn meta(found: &Statx) -> Meta {
+    let mode = u32::from(found.stx_mode);
+    Meta {
+        kind: kind_of(FileType::from_raw_mode(mode)),
+        size: found.stx_size,
+        mtime_ns: nanos(found.stx_mtime.tv_sec, i64::from(found.stx_mtime.tv_nsec)),
+        ctime_ns: nanos(found.stx_ctime.tv_sec, i64::from(found.stx_ctime.tv_nsec)),
+        inode: found.stx_ino,
+        links: u64::from(found.stx_nlink),
+        device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+        is_mount: is_mount_root(found),
+        mode: mode & 0o7777,
+    }
 }
 
 /// Calls `f` with every name in an open folder, `.` and `..` among them.

@@ -3,8 +3,11 @@
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{Dir, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use rustix::path::Arg;
+
+use crate::disk::Meta;
 
 /// How a folder is opened to be a starting point only.
 pub const DIR: OFlags = OFlags::RDONLY;
@@ -12,6 +15,16 @@ pub const DIR: OFlags = OFlags::RDONLY;
 /// There is no `openat2`: the caller walks.
 pub fn open_beneath(_root: BorrowedFd<'_>, _path: &str, _flags: OFlags, _mode: Mode) -> Result<OwnedFd, Errno> {
     Err(Errno::NOSYS)
+}
+
+/// `lstat` of a name in an open folder. There are no bind mounts: the device number tells a mount point.
+pub fn meta_at(dir: BorrowedFd<'_>, name: impl Arg) -> Result<Meta, Errno> {
+    Ok(super::meta(&rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?))
+}
+
+/// The system does not tell.
+pub fn is_mount(_fd: BorrowedFd<'_>) -> bool {
+    false
 }
 
 /// Calls `f` with every name in an open folder, `.` and `..` among them.

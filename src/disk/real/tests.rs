@@ -374,3 +374,51 @@ fn a_file_is_known_to_be_open_for_writing() {
         drop(fs::OpenOptions::new().append(true).open(root.join("a")).unwrap());
     });
 }
+
+/// A folder or file mounted at a path, for as long as it lives.
+#[cfg(target_os = "linux")]
+struct Bound(std::path::PathBuf);
+
+#[cfg(target_os = "linux")]
+impl Bound {
+    fn new(from: &Path, at: std::path::PathBuf) -> Option<Self> {
+        let done = std::process::Command::new("mount").arg("--bind").args([from, &at]).output();
+        done.is_ok_and(|out| out.status.success()).then_some(Self(at))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Bound {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg("-l").arg(&self.0).status().unwrap();
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_is_done_beyond_a_mount_point() {
+    each_way(|disk, root| {
+        let outside = root.with_file_name("outside");
+        fs::create_dir_all(outside.join("sub")).unwrap();
+        fs::write(outside.join("file"), "outside").unwrap();
+        fs::create_dir_all(root.join("dir/sub")).unwrap();
+        put(disk, "file", "inside");
+        let mounts = (Bound::new(&outside, root.join("dir")), Bound::new(&outside.join("file"), root.join("file")));
+        let (Some(_dir), Some(_file)) = mounts else { return println!("left out: this user cannot mount") };
+        let listed: BTreeMap<_, _> = disk.list("").unwrap().into_iter().map(|(n, m)| (n, m.is_mount)).collect();
+        assert_eq!(listed.into_iter().collect::<Vec<_>>(), [("dir".into(), true), ("file".into(), true)]);
+        assert!(disk.stat("dir").unwrap().is_mount && disk.stat("file").unwrap().is_mount);
+        let crossed = io::ErrorKind::CrossesDevices;
+        assert_eq!(error(disk.list("dir")), crossed);
+        assert_eq!(error(disk.open("file")), crossed);
+        assert_eq!(error(disk.open("dir/file")), crossed);
+        assert_eq!(error(disk.stat("dir/sub")), crossed);
+        assert_eq!(error(disk.list("dir/sub")), crossed);
+        assert_eq!(error(disk.create("dir/new")), crossed);
+        assert_eq!(error(disk.mkdir("dir/new")), crossed);
+        assert_eq!(error(disk.unlink("dir/file")), crossed);
+        assert_eq!(error(disk.rename("file", "dir/moved")), crossed);
+        assert_eq!(fs::read(outside.join("file")).unwrap(), b"outside");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 2);
+    });
+}

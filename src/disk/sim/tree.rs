@@ -175,7 +175,7 @@ impl Tree {
             Body::Other(kind) => (Kind::Other(kind), 0),
         };
         let Inode { mtime_ns, ctime_ns, mode, .. } = *inode;
-        Meta { kind, size, mtime_ns, ctime_ns, inode: ino, links: 1, device: DEVICE, mode }
+        Meta { kind, size, mtime_ns, ctime_ns, inode: ino, links: 1, device: DEVICE, is_mount: false, mode }
     }
 
     pub(super) fn is_readable(&self, ino: Ino) -> bool {

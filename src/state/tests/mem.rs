@@ -169,6 +169,7 @@ impl Inner {
             inode: id,
             links: 1,
             device: 1,
+            is_mount: false,
             mode: self.modes.get(&id).copied().unwrap_or(0o600),
         }
     }

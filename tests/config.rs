@@ -296,8 +296,40 @@ fn no_folder_holds_memsync_itself() {
     assert!(refusal(&one("~/.local/state/memsync/x")).contains("memsync's own"));
     let token = "proxy.token_file = \"/m/.token\"\nproxy.url = \"https://x\"\n[[folder]]\npath = \"/m\"";
     assert!(refusal(token).starts_with("config.toml:1: proxy.token_file: /m/.token is inside /m, which is synced"));
+    let ca = "proxy.ca_file = \"/m/ca.pem\"\nproxy.url = \"https://x\"\n[[folder]]\npath = \"/m\"";
+    assert!(refusal(ca).starts_with("config.toml:1: proxy.ca_file: /m/ca.pem is inside /m, which is synced"));
     assert!(refusal(&one("/")).contains("/ is the whole machine"));
     Bench::new().load(&one("~/Memory")).unwrap();
+}
+
+#[test]
+fn config_with_a_token_is_refused_in_a_synced_folder() {
+    let bench = Bench::new();
+    bench.file("config.toml", "", 0o600);
+    let folder = bench.dir.path().to_str().unwrap();
+    let text = |token: &str| format!("{token}\nproxy.url = \"https://x\"\n[[folder]]\npath = \"{folder}\"");
+    let got = bench.refusal(&text("proxy.token = \"secret\""));
+    assert!(got.starts_with("config.toml:1: proxy.token: config.toml is inside "), "{got}");
+    assert!(got.ends_with("which is synced; keep it elsewhere") && !got.contains("secret"), "{got}");
+    // Without the token it may travel.
+    bench.load(&text("")).unwrap();
+    // A link to the folder is no way round.
+    let link = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(folder, link.path().join("link")).unwrap();
+    let text = text("proxy.token = \"secret\"").replace(folder, link.path().join("link").to_str().unwrap());
+    assert!(bench.refusal(&text).contains("which is synced"));
+}
+
+#[test]
+fn token_of_the_environment_is_refused_in_a_synced_folder() {
+    let bench = Bench::new();
+    let file = bench.file("token", "secret\n", 0o600);
+    let folder = bench.dir.path().to_str().unwrap().to_owned();
+    let config = bench.load(&format!("proxy.url = \"https://x\"\n[[folder]]\npath = \"{folder}\"")).unwrap();
+    for (name, value) in [("MEMSYNC_TOKEN_FILE", file.to_str().unwrap()), ("CREDENTIALS_DIRECTORY", &folder)] {
+        let got = config.token(&[(name.to_owned(), value.to_owned())].into()).unwrap_err().to_string();
+        assert!(got.contains("which is synced; keep it elsewhere") && !got.contains("secret"), "{name}: {got}");
+    }
 }
 
 #[test]

@@ -24,7 +24,11 @@ impl Effect {
     pub fn of(why: &Unknown) -> Option<Self> {
         match why {
             Unknown::Ignored | Unknown::Changing | Unknown::Unread | Unknown::Vanished => None,
-            Unknown::TooLarge(_) | Unknown::NotAFile(_) | Unknown::Mounted | Unknown::Name(_) => Some(Self::LeftOut),
+            Unknown::TooLarge(_)
+            | Unknown::NotAFile(_)
+            | Unknown::Mounted
+            | Unknown::OtherFolder
+            | Unknown::Name(_) => Some(Self::LeftOut),
             Unknown::Unreadable(_) | Unknown::Collides(_) | Unknown::Clash(_) => Some(Self::Blocked),
             Unknown::Quarantined(_) => Some(Self::Retried),
         }

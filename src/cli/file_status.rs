@@ -123,6 +123,10 @@ fn judge(
         Err(e) => return Ok((FileState::Blocked, Some(Unknown::Unreadable(e.to_string()).to_string()))),
     };
     let is_dir = meta.is_some_and(|m| m.kind == Kind::Dir);
+    let mut above = place.at.match_indices('/').map(|(end, _)| &place.at[..end]).chain(is_dir.then_some(&*place.at));
+    if let Some(other) = above.find(|dir| place.open.folder.is_other_folder(dir)) {
+        return Ok((FileState::Blocked, Some(format!("{} {}", show::name(other), Unknown::OtherFolder))));
+    }
     if let Some(rule) = ignored_by(app, place, is_dir)? {
         return Ok((FileState::Ignored, Some(rule)));
     }

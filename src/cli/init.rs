@@ -14,6 +14,7 @@ use super::exit::{Exit, Failure};
 use super::link::JoinLink;
 use super::probe::{ProxyProbe, Target};
 use super::secret::read_secret;
+use super::setup;
 use crate::config::{
     Config, Draft, TokenSource, create_private, create_private_dir, parse_token, read_ca_file, read_token_file,
 };
@@ -46,6 +47,7 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         Some(dir) => std::path::absolute(dir).with_context(|| format!("{}: no such path", dir.display()))?,
         None => app.default_folder()?,
     };
+    setup::refuse_nested(&folder)?;
     let Access { url, namespace, pin, token, file } = access(init)?;
     let own_token_file = config_file.with_file_name("token");
     let token_file = file.clone().unwrap_or_else(|| own_token_file.clone());

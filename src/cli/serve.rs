@@ -19,6 +19,7 @@ use super::exit::{Exit, Failure};
 use super::machine_store::{self, Place};
 use super::memory;
 use super::s3;
+use super::setup;
 use super::signals::{Wish, Wishes, notify};
 use super::tls::{Shown, Source};
 use crate::config::{TokenSource, read_token_file, token_from_env};
@@ -41,6 +42,10 @@ pub struct Serve {
 /// # Errors
 /// When nobody may call, the store cannot be opened, or the address is taken.
 pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
+    if let Ok(config) = app.config() {
+        let tls = serve.tls.iter().flat_map(Source::files);
+        setup::keep_apart(config, tls.chain(serve.token_file.as_deref()))?;
+    }
     let runtime = runtime()?;
     match machine_store::place(app, serve.store.as_deref())? {
         Place::Bucket(bucket) => {
@@ -50,6 +55,9 @@ pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
             stay(app, serve, &runtime, Arc::new(store), &place, options)
         }
         Place::Dir(dir) => {
+            if let Ok(config) = app.config() {
+                setup::keep_apart(config, [dir.as_path()])?;
+            }
             // Asked before there is a store, so that none is made for nobody.
             let has_keys = match machine_store::records_if_any(&dir)? {
                 Some(records) => runtime.block_on(has_keys(&records))?,

@@ -15,6 +15,7 @@ use crate::config::{Config, Format, create_private, create_private_dir};
 use crate::disk::real::RealDisk;
 use crate::disk::whole::replace_private;
 use crate::disk::{Disk, DiskFile};
+use crate::local::nesting::check_nesting;
 use crate::remote::http::{HttpOptions, HttpRemote};
 use crate::state;
 
@@ -46,7 +47,8 @@ pub fn agent(app: &App, config: &Config) -> anyhow::Result<AgentOptions> {
 pub fn folders(app: &App, config: &Config, session: &str) -> anyhow::Result<Vec<FolderSetup>> {
     let (token, _) = config.token(&app.around.env)?;
     let ca_pem = config.ca_pem()?;
-    let checked = |f| {
+    let checked = |f: &crate::config::Folder| {
+        refuse_nested(&f.path)?;
         let setup = folder(app, config, f, &token, ca_pem.clone(), session);
         // Whoever syncs makes its own; here it shows that the settings can be used at all.
         match HttpRemote::new(setup.http.clone()) {
@@ -55,6 +57,14 @@ pub fn folders(app: &App, config: &Config, session: &str) -> anyhow::Result<Vec<
         }
     };
     config.folders.iter().map(checked).collect()
+}
+
+/// Refuses a folder below or above one that is a memory folder already.
+///
+/// # Errors
+/// Which one it is.
+pub fn refuse_nested(folder: &Path) -> Result<(), Failure> {
+    check_nesting(&real(folder)).map_err(|e| Failure::new(Exit::Usage, e.to_string()))
 }
 
 /// As [`folders`], for a look without the proxy: reads neither token nor certificates, and writes nothing.
@@ -110,6 +120,15 @@ fn folder(
         history_keep: config.history.keep,
         history_max: config.history.max_size,
     }
+}
+
+/// Refuses a file or folder of the proxy's that is in a synced folder.
+///
+/// # Errors
+/// Which of them is.
+pub fn keep_apart<'a>(config: &Config, files: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
+    let why = files.into_iter().find_map(|file| config.why_not_here(file));
+    why.map_or(Ok(()), |why| Err(Failure::new(Exit::Usage, why)))
 }
 
 /// The id of this machine; a random one is made with the first call.

@@ -36,6 +36,14 @@ impl Source {
         })
     }
 
+    /// The files that it names.
+    pub fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::Files { cert, key } => vec![cert, key],
+            Self::SelfSigned => Vec::new(),
+        }
+    }
+
     /// As one record, read back by [`Source::parse`].
     pub fn record(&self) -> String {
         match self {

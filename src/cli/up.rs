@@ -87,6 +87,7 @@ pub fn run(app: &App, asked: &Asked) -> anyhow::Result<Exit> {
             Ok(config) => config.clone(),
             Err(_) => first_start(app, dir.as_deref(), listen)?,
         };
+        setup::keep_apart(&config, source.iter().flat_map(Source::files))?;
         let shown = match &source {
             // The agent here goes on speaking plain http with it, which leaves this machine no more than before.
             Some(source) => Some(Shown::open(app, source.clone(), listen, true)?),
@@ -191,6 +192,7 @@ fn first_start(app: &App, dir: Option<&Path>, listen: SocketAddr) -> anyhow::Res
     let text = draft.to_toml();
     // Judged by the same rules as a file, before anything is made.
     Config::parse(&text, config_file, &app.around)?;
+    setup::refuse_nested(&folder)?;
     create_private_dir(&folder).with_context(|| format!("{}: the folder cannot be made", folder.display()))?;
     match read_token_file(&token_file, &TokenSource::ConfigFile(token_file.clone())) {
         Ok(_) => {}

@@ -298,12 +298,16 @@ impl<'a> Loading<'a> {
                 }
             }
         }
-        if let Some(file) = &proxy.token_file
-            && let Some(folder) = self.config.folders.iter().find(|f| real(file).starts_with(real(&f.path)))
-        {
-            let why =
-                format!("{} is inside {}, which is synced; keep it elsewhere", file.display(), folder.path.display());
-            return bad("proxy.token_file", 0, why);
+        let in_this_file = matches!(self.places.get(&("proxy.token".to_owned(), 0)), Some(Place::File { .. }));
+        let own_files = [
+            ("proxy.token", in_this_file.then_some(&self.path)),
+            ("proxy.token_file", proxy.token_file.as_ref()),
+            ("proxy.ca_file", proxy.ca_file.as_ref()),
+        ];
+        for (key, file) in own_files {
+            if let Some(why) = file.and_then(|file| self.config.why_not_here(file)) {
+                return bad(key, 0, why);
+            }
         }
         self.check_namespaces()
     }
@@ -384,7 +388,7 @@ fn check_ignore(patterns: Vec<String>) -> Result<Vec<String>, String> {
 }
 
 /// `path` with the symlinks of its longest part that exists resolved, so that two names of one folder compare equal.
-fn real(path: &Path) -> PathBuf {
+pub(super) fn real(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         if let Ok(resolved) = std::fs::canonicalize(ancestor) {
             return path.strip_prefix(ancestor).map_or_else(|_| path.to_owned(), |rest| resolved.join(rest));

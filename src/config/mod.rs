@@ -256,6 +256,15 @@ impl Config {
         self.proxy.ca_file.as_deref().map(read_ca_file).transpose()
     }
 
+    /// Why a file that holds a token, a key or a certificate, or a store, cannot be where it is: every machine would get
+    /// it. `None`: it is in no synced folder.
+    pub fn why_not_here(&self, file: &Path) -> Option<String> {
+        let at = load::real(file);
+        let folder = self.folders.iter().find(|f| at.starts_with(load::real(&f.path)))?;
+        let (file, folder) = (file.display(), folder.path.display());
+        Some(format!("{file} is inside {folder}, which is synced; keep it elsewhere"))
+    }
+
     /// What [`Config::load`] would make of a file at `path` with this `text`, without the environment's values.
     ///
     /// # Errors

@@ -56,8 +56,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError::NoToken`], [`ConfigError::Exposed`], [`ConfigError::Token`].
     pub fn token(&self, env: &BTreeMap<String, String>) -> Result<(SecretString, TokenSource), ConfigError> {
-        if let Some(found) = token_from_env(env)? {
-            return Ok(found);
+        if let Some((token, from)) = token_from_env(env)? {
+            if let TokenSource::EnvironmentFile(path) | TokenSource::Credential(path) = &from
+                && let Some(why) = self.why_not_here(path)
+            {
+                return Err(ConfigError::Token { from, why });
+            }
+            return Ok((token, from));
         }
         if let Some(path) = &self.proxy.token_file {
             let from = TokenSource::ConfigFile(path.clone());

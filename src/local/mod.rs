@@ -10,6 +10,7 @@ pub mod folder;
 pub mod history;
 pub mod ignore;
 pub mod moves;
+pub mod nesting;
 pub mod scan;
 pub mod source;
 pub mod stage;

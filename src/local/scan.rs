@@ -12,6 +12,7 @@ use crate::path::{PRIVATE_DIR, RelPath, is_private};
 use crate::sync::{Local, Unknown};
 
 use super::Folder;
+use super::folder::ID;
 use super::moves::dir_of;
 use super::source::{self, Digested};
 use super::tree::{Found, Item, Scope, Tree};
@@ -79,11 +80,11 @@ impl<D: Disk> Folder<D> {
         } else {
             let spelt = |names: &BTreeSet<String>| names.iter().flat_map(|n| tree.spellings(n)).collect();
             let (paths, subtrees): (BTreeSet<String>, BTreeSet<String>) = (spelt(&scope.paths), spelt(&scope.subtrees));
-            let mut mounts = BTreeMap::new();
+            let mut known = BTreeMap::new();
             let all = paths.difference(&subtrees).map(|p| (p, false)).chain(subtrees.iter().map(|p| (p, true)));
             for (path, whole) in all {
-                match self.mount_above(&walk, dir_of(path), &mut mounts) {
-                    Some(mount) => walk.mounted(mount, &mut gone),
+                match self.left_out_above(&walk, dir_of(path), &mut known) {
+                    Some((dir, why)) => walk.left_out(dir, why, &mut gone),
                     None => self.look(&walk, path, whole, &mut gone)?,
                 }
             }
@@ -122,26 +123,37 @@ impl<D: Disk> Folder<D> {
         Ok(stats)
     }
 
-    /// The first mount point on the way to `dir`, which may be `dir` itself.
-    fn mount_above(&self, walk: &Walk<'_, D>, dir: &str, seen: &mut BTreeMap<String, bool>) -> Option<String> {
-        if dir.is_empty() || seen.get(dir).is_some_and(|foreign| !foreign) {
+    /// The first folder on the way to `dir`, which may be `dir` itself, that is left out with all that is below it.
+    fn left_out_above(
+        &self,
+        walk: &Walk<'_, D>,
+        dir: &str,
+        known: &mut BTreeMap<String, Option<Unknown>>,
+    ) -> Option<(String, Unknown)> {
+        if dir.is_empty() || known.get(dir).is_some_and(Option::is_none) {
             return None;
         }
         for end in dir.match_indices('/').map(|(at, _)| at).chain([dir.len()]) {
             let dir = &dir[..end];
-            let foreign = match seen.get(dir) {
-                Some(foreign) => *foreign,
-                None => {
-                    let foreign = self.disk.stat(dir).is_ok_and(|meta| walk.is_mount(&meta));
-                    seen.insert(dir.to_owned(), foreign);
-                    foreign
-                }
-            };
-            if foreign {
-                return Some(dir.to_owned());
+            let why = known.entry(dir.to_owned()).or_insert_with(|| self.why_left_out(walk, dir));
+            if let Some(why) = why {
+                return Some((dir.to_owned(), why.clone()));
             }
         }
         None
+    }
+
+    /// Why a folder is left out with all that is below it.
+    fn why_left_out(&self, walk: &Walk<'_, D>, dir: &str) -> Option<Unknown> {
+        if self.disk.stat(dir).is_ok_and(|meta| walk.is_mount(&meta)) {
+            return Some(Unknown::Mounted);
+        }
+        self.is_other_folder(dir).then_some(Unknown::OtherFolder)
+    }
+
+    /// True if the folder `dir` below the root is a memory folder of its own.
+    pub fn is_other_folder(&self, dir: &str) -> bool {
+        has_identity(&*self.disk, dir)
     }
 
     /// Queues one path for a scan that is not full.
@@ -154,7 +166,7 @@ impl<D: Disk> Folder<D> {
         match self.disk.stat(name) {
             Ok(meta) => {
                 if walk.is_mount(&meta) {
-                    walk.mounted(name.to_owned(), gone);
+                    walk.left_out(name.to_owned(), Unknown::Mounted, gone);
                 } else if (walk.options.ignored)(name, meta.kind == Kind::Dir) {
                     gone.push(name.to_owned());
                 } else if meta.kind == Kind::Dir {
@@ -175,7 +187,7 @@ impl<D: Disk> Folder<D> {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 gone.push(name.to_owned());
             }
-            Err(e) => walk.push(Job::Failed(name.to_owned(), e.to_string())),
+            Err(e) => walk.push(Job::LeftOut(name.to_owned(), Unknown::Unreadable(e.to_string()))),
         }
         Ok(())
     }
@@ -194,8 +206,7 @@ struct Batch {
 enum Job {
     Dir(String),
     Files(Vec<(String, Meta)>),
-    Failed(String, String),
-    Mounted(String),
+    LeftOut(String, Unknown),
 }
 
 #[derive(Default)]
@@ -229,9 +240,9 @@ impl<D: Disk> Walk<'_, D> {
         meta.is_mount || meta.kind == Kind::Dir && meta.device != self.device
     }
 
-    fn mounted(&self, dir: String, gone: &mut Vec<String>) {
+    fn left_out(&self, dir: String, why: Unknown, gone: &mut Vec<String>) {
         gone.push(dir.clone());
-        self.push(Job::Mounted(dir));
+        self.push(Job::LeftOut(dir, why));
     }
 
     fn push(&self, job: Job) {
@@ -278,8 +289,7 @@ impl<D: Disk> Walk<'_, D> {
                         self.file(name, &meta, &mut batch, &mut buf);
                     }
                 }
-                Job::Mounted(dir) => self.unknown(dir, Unknown::Mounted, &mut batch),
-                Job::Failed(name, why) => self.unknown(name, Unknown::Unreadable(why), &mut batch),
+                Job::LeftOut(name, why) => self.unknown(name, why, &mut batch),
             }
             self.done();
         }
@@ -297,6 +307,10 @@ impl<D: Disk> Walk<'_, D> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return,
             Err(e) => return self.unknown(dir.to_owned(), unreadable(&e), batch),
         };
+        let has_private = names.iter().any(|(name, _)| name == PRIVATE_DIR);
+        if !dir.is_empty() && has_private && has_identity(self.disk, dir) {
+            return self.unknown(dir.to_owned(), Unknown::OtherFolder, batch);
+        }
         let mut to_hash = Vec::new();
         let mut path = if dir.is_empty() { String::new() } else { format!("{dir}/") };
         let prefix = path.len();
@@ -437,6 +451,10 @@ impl<D: Disk> Walk<'_, D> {
             batch.items.push(Item { disk_name: path.as_str().to_owned(), path, found });
         }
     }
+}
+
+fn has_identity(disk: &impl Disk, dir: &str) -> bool {
+    disk.stat(&format!("{dir}/{ID}")).is_ok_and(|meta| meta.kind == Kind::File)
 }
 
 /// Why something could not be opened. A mount may come after its name was looked at.

@@ -53,6 +53,8 @@ pub enum Unknown {
     NotAFile(&'static str),
     /// A mount point, or a volume of its own. Everything below it is unknown.
     Mounted,
+    /// A folder with a `.memsync/id` of its own. Everything below it is unknown.
+    OtherFolder,
     /// A name that cannot be synced; the text says why.
     Name(String),
     /// Two names that are one here (case or Unicode form); the text is the one that won.
@@ -79,6 +81,7 @@ impl Unknown {
             | Self::TooLarge(_)
             | Self::NotAFile(_)
             | Self::Mounted
+            | Self::OtherFolder
             | Self::Name(_)
             | Self::Collides(_) => true,
             Self::Clash(_) | Self::Changing | Self::Unread | Self::Vanished | Self::Quarantined(_) => false,
@@ -98,6 +101,10 @@ impl fmt::Display for Unknown {
             Self::Mounted => {
                 write!(f, "is a mount point; what is mounted there is left out; sync it as a folder of its own")
             }
+            Self::OtherFolder => write!(
+                f,
+                "is a memory folder of its own and left out; remove its .memsync to have it synced as a part of this one"
+            ),
             Self::Name(why) => write!(f, "cannot be synced under this name: {why}; rename it"),
             Self::Collides(other) => write!(f, "has the same name as {other} on this filesystem; rename one of them"),
             Self::Clash(other) => write!(f, "a file and a folder claim one name: {other} is in the way; rename one"),

@@ -24,6 +24,7 @@ mod gates;
 mod log;
 mod mounts;
 mod namespaces;
+mod nested;
 mod opened;
 mod push;
 mod rules;

@@ -1,0 +1,90 @@
+//! Memory folders inside one another. Two agents would sync the inner one into itself without end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::folder::ID;
+
+/// Why a folder cannot be synced beside another one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NestedFolder {
+    #[error(
+        "{} is inside {}, which is a memory folder already; sync that one alone, or choose a folder outside of it; \
+         if it is synced no more, remove {}",
+        inner.display(), outer.display(), outer.join(crate::path::PRIVATE_DIR).display()
+    )]
+    Inside { inner: PathBuf, outer: PathBuf },
+    #[error(
+        "{} holds {}, which is a memory folder already; choose another folder, or remove {} to have it synced as a \
+         part of this one",
+        outer.display(), inner.display(), inner.join(crate::path::PRIVATE_DIR).display()
+    )]
+    Around { inner: PathBuf, outer: PathBuf },
+}
+
+/// Checks that no other memory folder is above the folder `root`, and none below it where it is to become one. `root` has
+/// no symlinks in it, and need not exist. In a folder that is one already the scan leaves out those below, so that one
+/// that comes later does not stop its sync.
+///
+/// # Errors
+/// Which other folder there is.
+pub fn check_nesting(root: &Path) -> Result<(), NestedFolder> {
+    if let Some(outer) = root.ancestors().skip(1).find(|dir| has_identity(dir)) {
+        return Err(NestedFolder::Inside { inner: root.to_owned(), outer: outer.to_owned() });
+    }
+    if has_identity(root) {
+        return Ok(());
+    }
+    find_inner(root).map_or(Ok(()), |inner| Err(NestedFolder::Around { inner, outer: root.to_owned() }))
+}
+
+fn has_identity(dir: &Path) -> bool {
+    dir.join(ID).symlink_metadata().is_ok_and(|meta| meta.is_file())
+}
+
+/// Folders that cannot be listed are for the scan to report.
+fn find_inner(root: &Path) -> Option<PathBuf> {
+    let mut open = vec![root.to_owned()];
+    while let Some(dir) = open.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            if has_identity(&entry.path()) {
+                return Some(entry.path());
+            }
+            open.push(entry.path());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(dir: &Path) {
+        fs::create_dir_all(dir.join(".memsync")).unwrap();
+        fs::write(dir.join(ID), "id\n").unwrap();
+    }
+
+    #[test]
+    fn folder_inside_another_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outer, inner) = (dir.path().join("outer"), dir.path().join("outer/a/inner"));
+        folder(&outer);
+        let refused = NestedFolder::Inside { inner: inner.clone(), outer: outer.clone() };
+        assert_eq!(check_nesting(&inner), Err(refused), "also before it is made");
+        assert_eq!(check_nesting(&outer), Ok(()));
+        assert_eq!(check_nesting(&dir.path().join("outer-2")), Ok(()));
+    }
+
+    #[test]
+    fn folder_around_another_is_refused_until_it_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outer, inner) = (dir.path().join("outer"), dir.path().join("outer/a/inner"));
+        folder(&inner);
+        let refused = NestedFolder::Around { inner, outer: outer.clone() };
+        assert_eq!(check_nesting(&outer), Err(refused));
+        folder(&outer);
+        assert_eq!(check_nesting(&outer), Ok(()));
+    }
+}

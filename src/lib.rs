@@ -8,7 +8,7 @@
 //!
 //! Left never imports right; `tests/boundaries.rs` holds it up:
 //!
-//! `path, digest` → `sync` → `protocol` → `disk` → `local | remote | state | store` → `agent | proxy` →
+//! `path, digest, clock` → `sync` → `protocol` → `disk` → `local | remote | state | store` → `agent | proxy` →
 //! `config, dirs` → `cli` → `main`
 //!
 //! `sync` does no I/O. `agent` never sees `store` or `proxy`; `proxy` never sees `sync`, `local` or `state`:
@@ -17,6 +17,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod digest;
 pub mod dirs;

@@ -14,7 +14,7 @@ use boundaries::source::{code_of, paths_of, top_module};
 
 /// The layers, from the left: a module may use those before its own, not those beside it.
 const LAYERS: &[&[&str]] = &[
-    &["path", "digest", "failpoint"],
+    &["path", "digest", "failpoint", "clock"],
     &["sync"],
     &["protocol"],
     &["disk"],

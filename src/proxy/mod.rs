@@ -23,6 +23,7 @@ mod batch;
 mod blobs;
 mod callers;
 mod chores;
+mod clock;
 mod connection;
 mod elsewhere;
 mod encoding;
@@ -197,7 +198,9 @@ pub async fn serve<S: Store>(
     let metrics_room = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
     let metrics_listener = proxy.options.metrics_listener.clone();
     let mut sweep = tokio::time::interval(SWEEP);
-    let chores = tokio::spawn(chores::run(proxy.clone()));
+    // A store without a file shows that it is new only before the first file comes.
+    let clock = chores::look_at_clock(&proxy.store).await;
+    let chores = tokio::spawn(chores::run(proxy.clone(), clock));
     let looking = tokio::spawn(elsewhere::look(proxy.clone()));
     let auth = proxy.clone();
     let tending = async move { auth.auth.tend().await };

@@ -158,7 +158,9 @@ impl Store for Memory {
             Some(old) if !old.entry.is_deleted => meta.over(&old.meta),
             _ => meta,
         };
-        let version = next_version((self.clock)(), held.as_ref());
+        let past = rows.earlier.get(&(ns.to_owned(), path.clone())).and_then(|earlier| earlier.last());
+        let past = past.map_or(0, |(_, until)| until + 1);
+        let version = next_version((self.clock)(), held.as_ref()).max(past);
         let entry = Entry { md5, size: content.len() as u64, is_deleted: false, version, cursor: 0 };
         let row = Row { entry, meta, content };
         // The same content again makes no new version.
@@ -296,7 +298,9 @@ impl Store for Memory {
         let limit = before(self.retention.age);
         for earlier in rows.earlier.values_mut() {
             let all = earlier.len();
+            let ageless = earlier.split_off(all.saturating_sub(self.retention.ageless as usize));
             earlier.retain(|(_, until)| *until >= limit);
+            earlier.extend(ageless);
             swept.versions += all - earlier.len();
         }
         rows.earlier.retain(|_, earlier| !earlier.is_empty());

@@ -25,8 +25,9 @@ pub use embedded::Embedded;
 pub use memory::Memory;
 pub use s3::S3;
 pub use types::{
-    Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Named, Operation, Placed, Put,
-    RECORDS, Record, Retention, State, StoreError, Swept, Traffic, Version, Written, kept_size, system_clock,
+    Blob, Body, CLOCK_RECORD, Change, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Named, Operation,
+    Placed, Put, RECORDS, Record, Retention, State, StoreError, Swept, Traffic, Version, Written, kept_size,
+    system_clock,
 };
 
 /// A body on its way in. Dropped before the put, it leaves nothing behind.
@@ -195,7 +196,7 @@ pub trait Store: Send + Sync + 'static {
     /// up nothing else.
     fn sweep(&self) -> impl Future<Output = Result<Swept, StoreError>> + Send;
 
-    /// The record called `name`, one of [`RECORDS`]. No client's path reaches it.
+    /// The record called `name`, one of [`RECORDS`] or [`CLOCK_RECORD`]. No client's path reaches it.
     fn record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
 
     /// Writes a record if it still has the tag `expected`, or if there is none where that is `None`. False: another

@@ -149,13 +149,20 @@ impl S3 {
         }
         // The flat namespace has whatever is in no other.
         all.insert(String::new());
-        let mut mended = BTreeMap::new();
+        let (mut mended, mut failure) = (BTreeMap::new(), None);
         for ns in &all {
             let others: BTreeSet<String> = all.iter().filter(|other| *other != ns).cloned().collect();
-            let ledger = self.0.ledger(ns)?;
-            mended.insert(ns.clone(), reindex::mend(&self.0.blobs, &ledger, ns, &others, trusting).await?);
+            let one = match self.0.ledger(ns) {
+                Ok(ledger) => reindex::mend(&self.0.blobs, &ledger, ns, &others, trusting).await,
+                Err(e) => Err(e),
+            };
+            // A namespace that cannot be mended holds up no other.
+            match one {
+                Ok(one) => drop(mended.insert(ns.clone(), one)),
+                Err(e) => drop(failure.get_or_insert(e)),
+            }
         }
-        Ok(mended)
+        failure.map_or(Ok(mended), Err)
     }
 }
 

@@ -277,14 +277,18 @@ pub enum Placed {
     Held,
 }
 
-/// The records there can be: see [`Store::record`](super::Store::record).
+/// The records that a copy of a store has, too: see [`Store::record`](super::Store::record).
 pub const RECORDS: &[&str] = &["keys", "keys-used"];
+/// The record in which a proxy notes its wall clock. It is about the machine, so a copy does not have it.
+pub const CLOCK_RECORD: &str = "clock";
 
 /// How long a store keeps what is no longer current.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Earlier versions of a path, at most.
     pub versions: u32,
+    /// The newest earlier versions of a path, which stay whatever their age.
+    pub ageless: u32,
     /// Since an earlier version was replaced or deleted.
     pub age: Duration,
     /// Since the deletion.
@@ -294,7 +298,7 @@ pub struct Retention {
 impl Default for Retention {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 3600);
-        Self { versions: 20, age: 30 * DAY, tombstones: 90 * DAY }
+        Self { versions: 20, ageless: 5, age: 30 * DAY, tombstones: 90 * DAY }
     }
 }
 

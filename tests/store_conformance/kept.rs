@@ -100,7 +100,7 @@ pub async fn placed_versions(store: impl Store, _: Arc<AtomicU64>) {
     }
 }
 
-/// With the retention of the defaults: 20 versions, 30 days, tombstones 90 days.
+/// With the retention of the defaults: 20 versions, 30 days but for the newest five, tombstones 90 days.
 pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     const DAY: u64 = 24 * 3600 * 1000;
     clock.store(DAY, Ordering::SeqCst);
@@ -130,15 +130,17 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     assert_eq!(read(&store, "due").await, None);
 
     clock.store(32 * DAY, Ordering::SeqCst);
-    // 20 of `much`, the content of `old`, the empty first content of `due`.
-    assert_eq!(store.sweep().await.unwrap(), Swept { versions: 22, ..Swept::default() });
-    assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 1);
+    // All but the newest five earlier versions of `much`. The others have fewer.
+    assert_eq!(store.sweep().await.unwrap(), Swept { versions: 15, ..Swept::default() });
+    assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 6);
+    let old = store.versions("", &path("old")).await.unwrap()[1].version;
+    assert!(matches!(store.get_version("", &path("old"), old).await.unwrap(), Got::Found(_)));
     assert_eq!(read(&store, "much").await.as_deref(), Some(&b"25"[..]));
 
     let before = store.state("").await.unwrap();
     let tombstone = index(&store, 0).await["old"];
     clock.store(92 * DAY, Ordering::SeqCst);
-    assert_eq!(store.sweep().await.unwrap(), Swept { tombstones: 1, versions: 1, ..Swept::default() });
+    assert_eq!(store.sweep().await.unwrap(), Swept { tombstones: 1, ..Swept::default() });
     let after = store.state("").await.unwrap();
     assert_ne!(after.tag, before.tag, "a moved floor is another state");
     let left = index(&store, 0).await;
@@ -155,5 +157,11 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
         assert_eq!(store.sweep().await.unwrap(), Swept::default());
         assert!(!index(&store, 0).await.contains_key("old"));
     }
+    assert!(
+        matches!(store.get_version("", &path("old"), old).await.unwrap(), Got::Found(_)),
+        "it outlives its tombstone"
+    );
+    // The versions of a path grow whatever the clock does.
+    clock.store(DAY, Ordering::SeqCst);
     assert!(matches!(put(&store, "old", New, b"again").await, Put::Created(e) if e.version > tombstone.version));
 }

@@ -171,7 +171,7 @@ async fn one_that_cannot_expire_holds_up_no_other() {
     let all = index(&other, 0).await;
     assert_eq!(all.values().filter(|entry| entry.is_deleted).count(), 40, "the old tombstone is forgotten");
     assert_eq!(all.len(), 40);
-    assert_eq!(beside(&server).iter().filter(|key| key.contains("/versions/")).count(), 40, "the old copy is gone");
+    assert_eq!(beside(&server).iter().filter(|key| key.contains("/versions/")).count(), 41, "one version of each");
     let is_deleted = |key: &str| server.object(key).unwrap().metadata["is-deleted"] == "true";
     assert!(all.keys().all(|name| is_deleted(&format!("memory/{name}"))) && !is_deleted("memory/team/first"));
 
@@ -201,7 +201,7 @@ async fn an_old_tombstone_leaves_the_index_alone() {
     }
     put(&store, "kept", New, b"k").await;
     now.store(100 * DAY, Ordering::SeqCst);
-    assert_eq!(store.sweep().await.unwrap(), Swept { tombstones: 2, versions: 2, ..Swept::default() });
+    assert_eq!(store.sweep().await.unwrap(), Swept { tombstones: 2, ..Swept::default() });
     let later = at(&server, &now).await;
     assert!(matches!(later.get("", &path("gone")).await.unwrap(), Got::Tombstone(_)));
     for mended in [later.mend_after_crash().await.unwrap(), later.reindex().await.unwrap()] {
@@ -335,8 +335,11 @@ async fn what_cannot_be_swept_holds_up_nothing_else() {
     let now = Arc::new(AtomicU64::new(DAY));
     let store = at(&server, &now).await;
     for ns in ["", "team"] {
-        store.put_bytes(ns, &path("gone"), New, Bytes::from_static(b"g")).await.unwrap();
-        store.delete(ns, &path("gone"), None, Meta::default()).await.unwrap();
+        // Two versions more than stay whatever their age.
+        for n in 0..7 {
+            store.put_bytes(ns, &path("gone"), New, Bytes::from(vec![n])).await.unwrap();
+            store.delete(ns, &path("gone"), None, Meta::default()).await.unwrap();
+        }
     }
     now.store(100 * DAY, Ordering::SeqCst);
     let copies = |key: &str| key.starts_with("memory.memsync/versions/");
@@ -349,5 +352,32 @@ async fn what_cannot_be_swept_holds_up_nothing_else() {
     assert!(refused.contains("SlowDown"), "{refused}");
     server.heal();
     assert_eq!(index(&store, 0).await.len(), 0, "the tombstones are gone");
-    assert_eq!(store.sweep().await.unwrap(), Swept { versions: 2, ..Swept::default() });
+    assert_eq!(store.sweep().await.unwrap(), Swept { versions: 4, ..Swept::default() });
+}
+
+#[tokio::test]
+async fn copy_that_cannot_be_read_holds_up_no_other() {
+    let server = Server::start().await;
+    let now = Arc::new(AtomicU64::new(DAY));
+    let store = at(&server, &now).await;
+    for name in ["a", "b"] {
+        for n in 0..7 {
+            put(&store, name, New, &[n]).await;
+            delete(&store, name, None).await;
+        }
+    }
+    let copies = || beside(&server).into_iter().filter(|key| key.contains("/versions/")).collect::<Vec<_>>();
+    // The newest version of the first path, once more.
+    let folder = |key: &str| key.rsplit_once('/').unwrap().0.to_owned();
+    let all = copies();
+    let newest = all.iter().filter(|key| folder(key) == folder(&all[0])).max().unwrap().clone();
+    let twin = format!("{}-00000000", newest.rsplit_once('-').unwrap().0);
+    server.plant(&twin, server.object(&newest).unwrap());
+    now.store(100 * DAY, Ordering::SeqCst);
+    server.fail(move |method, key| {
+        let is_twin = method == "HEAD" && (key == newest || key == twin);
+        if is_twin { Fault::Refused } else { Fault::None }
+    });
+    assert!(store.sweep().await.is_err());
+    assert_eq!(copies().len(), 2 * 5 + 1, "all but the newest five of each, and the twin");
 }

@@ -47,12 +47,13 @@ impl Spool {
         }
     }
 
-    /// Removes what a crash left: every file that no row names.
+    /// Removes every file that no row names, as a crash leaves them. One that cannot be removed costs space alone.
     pub fn sweep(&self, named: &HashSet<String>) -> io::Result<()> {
         for found in fs::read_dir(&self.dir)? {
             let found = found?;
-            if found.file_name().to_str().is_none_or(|name| !named.contains(name)) {
-                fs::remove_file(found.path())?;
+            let is_named = found.file_name().to_str().is_some_and(|name| named.contains(name));
+            if !is_named && let Err(e) = fs::remove_file(found.path()) {
+                tracing::warn!(file = %found.path().display(), "a body that nothing names could not be removed: {e}");
             }
         }
         Ok(())

@@ -57,6 +57,12 @@ pub fn keep(
     Ok(files)
 }
 
+/// The version that replaced the newest earlier version of a path; 0 where it has none.
+pub fn last_version(tx: &Connection, ns: &str, path: &str) -> rusqlite::Result<u64> {
+    tx.prepare_cached("SELECT COALESCE(MAX(until), 0) FROM earlier WHERE ns = ? AND path = ?")?
+        .query_row([ns, path], |row| unsigned(row, 0))
+}
+
 fn drop_body(tx: &Connection, body: Option<i64>) -> rusqlite::Result<()> {
     if let Some(body) = body {
         tx.prepare_cached("DELETE FROM body WHERE id = ?")?.execute([body])?;
@@ -110,13 +116,18 @@ pub struct Old {
     tombstones: Vec<(i64, i64)>,
 }
 
-/// Finds versions and tombstones that are older than they are kept. It reads all there are, so it is for a connection
+/// Finds versions and tombstones that are older than they are kept, but for the newest versions of each path. It reads all there are, so it is for a connection
 /// that no writer waits for.
 pub fn find_old(db: &Connection, retention: &Retention, now: u64) -> rusqlite::Result<Old> {
     let before = |age: Duration| signed(now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
     let versions = db
-        .prepare("SELECT ns, path, version, until FROM earlier WHERE until < ?")?
-        .query_map([before(retention.age)], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .prepare(
+            "SELECT ns, path, version, until FROM earlier AS old WHERE until < ? AND ? <= (SELECT COUNT(*) \
+             FROM earlier AS newer WHERE newer.ns = old.ns AND newer.path = old.path AND newer.version > old.version)",
+        )?
+        .query_map([before(retention.age), i64::from(retention.ageless)], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?
         .collect::<rusqlite::Result<_>>()?;
     let tombstones = db
         .prepare("SELECT id, cursor FROM entry WHERE is_deleted AND version < ? ORDER BY cursor")?

@@ -112,7 +112,11 @@ fn apply(
 ) -> rusqlite::Result<(Outcome, i64)> {
     let held = find(tx, &job.ns, job.path.as_str())?;
     let entry = held.as_ref().map(|h| h.entry);
-    let version = next_version((shared.clock)(), entry.as_ref());
+    let mut version = next_version((shared.clock)(), entry.as_ref());
+    if held.is_none() {
+        // Earlier versions outlive the tombstone, and the clock may have been set back since.
+        version = version.max(versions::last_version(tx, &job.ns, job.path.as_str())? + 1);
+    }
     let outcome = match &job.write {
         Write::Put { expect, .. } if !expect.admits(entry.as_ref()) => Outcome::Put(Put::Mismatch(entry)),
         Write::Put { meta, body, .. } => {

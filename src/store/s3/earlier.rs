@@ -77,41 +77,80 @@ impl Blobs {
     }
 
     /// Removes the copies that are older than they are kept, that are beyond the number kept, or of which there is
-    /// another; gives how many that was.
-    pub async fn sweep_earlier(&self, retention: &Retention, now: u64) -> Result<usize, StoreError> {
-        let folder = self.layout.beside(EARLIER)?;
+    /// another. One that cannot be removed holds up no other.
+    pub async fn sweep_earlier(&self, retention: &Retention, now: u64) -> Removals {
+        let mut all = Removals::default();
+        let folder = match self.layout.beside(EARLIER) {
+            Ok(folder) => folder,
+            Err(e) => return Removals { count: 0, failure: Some(e) },
+        };
         let mut objects = self.bucket.list(Some(&folder));
         // A folder is a path's, and a listing has what is in one together.
-        let (mut of, mut copies, mut removed) = (String::new(), Vec::new(), 0);
-        while let Some(meta) = objects.try_next().await? {
+        let (mut of, mut copies) = (String::new(), Vec::new());
+        loop {
+            let meta = match objects.try_next().await {
+                Ok(Some(meta)) => meta,
+                Ok(None) => return all.and(self.sweep_folder(copies, retention, now).await),
+                // The newest versions of the last folder may be missing, and they are the ones to keep.
+                Err(e) => return all.and(Removals { count: 0, failure: Some(e) }),
+            };
             let Some(copy) = Earlier::parse(&meta.location, meta.size) else { continue };
             let folder = meta.location.as_ref().rsplit_once('/').map_or("", |(folder, _)| folder);
             if folder != of {
-                removed += self.sweep_folder(std::mem::take(&mut copies), retention, now).await?;
+                all = all.and(self.sweep_folder(std::mem::take(&mut copies), retention, now).await);
                 folder.clone_into(&mut of);
             }
             copies.push(copy);
         }
-        Ok(removed + self.sweep_folder(copies, retention, now).await?)
     }
 
-    async fn sweep_folder(&self, copies: Vec<Earlier>, retention: &Retention, now: u64) -> Result<usize, StoreError> {
+    async fn sweep_folder(&self, copies: Vec<Earlier>, retention: &Retention, now: u64) -> Removals {
         let Surplus { mut gone, twins } = surplus(copies, retention, now);
+        let mut all = Removals::default();
         for twins in twins {
-            let mut found = false;
-            for copy in twins {
-                let object = self.bucket.head(&copy.key).await?;
-                let is_it = !found && object.is_some_and(|object| copy.agrees(&object));
-                found |= is_it;
-                if !is_it {
-                    gone.push(copy);
-                }
+            match self.surplus_twins(twins).await {
+                Ok(surplus) => gone.extend(surplus),
+                Err(e) => drop(all.failure.get_or_insert(e)),
             }
         }
-        let removed = gone.len();
-        let removals = gone.into_iter().map(|copy| async move { self.bucket.remove(&copy.key).await });
-        stream::iter(removals.collect::<Vec<_>>()).buffer_unordered(SIDE_BY_SIDE).try_collect::<()>().await?;
-        Ok(removed)
+        let mut removals = stream::iter(gone)
+            .map(|copy| async move { self.bucket.remove(&copy.key).await })
+            .buffer_unordered(SIDE_BY_SIDE);
+        while let Some(removed) = removals.next().await {
+            match removed {
+                Ok(()) => all.count += 1,
+                Err(e) => drop(all.failure.get_or_insert(e)),
+            }
+        }
+        all
+    }
+
+    /// The copies of one version but for the first that is what its name tells.
+    async fn surplus_twins(&self, twins: Vec<Earlier>) -> Result<Vec<Earlier>, StoreError> {
+        let mut surplus = Vec::new();
+        let mut found = false;
+        for copy in twins {
+            let object = self.bucket.head(&copy.key).await?;
+            let is_it = !found && object.is_some_and(|object| copy.agrees(&object));
+            found |= is_it;
+            if !is_it {
+                surplus.push(copy);
+            }
+        }
+        Ok(surplus)
+    }
+}
+
+/// How many copies a sweep removed, and the first failure.
+#[derive(Default)]
+pub struct Removals {
+    pub count: usize,
+    pub failure: Option<StoreError>,
+}
+
+impl Removals {
+    fn and(self, more: Self) -> Self {
+        Self { count: self.count + more.count, failure: self.failure.or(more.failure) }
     }
 }
 
@@ -132,11 +171,13 @@ fn surplus(mut copies: Vec<Earlier>, retention: &Retention, now: u64) -> Surplus
     let mut versions: Vec<Vec<Earlier>> = Vec::new();
     let mut gone = Vec::new();
     for copy in copies {
-        let room = versions.len() < retention.versions as usize;
-        match versions.last_mut().filter(|twins| twins[0].version == copy.version) {
-            _ if copy.until < oldest => gone.push(copy),
+        let count = versions.len();
+        let twins = versions.last_mut().filter(|twins| twins[0].version == copy.version);
+        let newer = if twins.is_some() { count - 1 } else { count };
+        match twins {
+            _ if copy.until < oldest && newer >= retention.ageless as usize => gone.push(copy),
             Some(twins) => twins.push(copy),
-            None if room => versions.push(vec![copy]),
+            None if count < retention.versions as usize => versions.push(vec![copy]),
             None => gone.push(copy),
         }
     }
@@ -165,18 +206,23 @@ mod tests {
 
     #[test]
     fn the_newest_stay_for_their_time() {
-        let retention = Retention { versions: 2, age: Duration::from_millis(10), ..Retention::default() };
+        let age = Duration::from_millis(10);
+        let retention = Retention { versions: 2, ageless: 0, age, ..Retention::default() };
         let versions = |copies: &[Earlier]| copies.iter().map(|c| c.version).collect::<Vec<_>>();
         let all = vec![copy(3, 4, ""), copy(1, 2, ""), copy(4, 5, ""), copy(2, 3, "")];
         assert_eq!(versions(&surplus(all.clone(), &retention, 6).gone), [2, 1]);
         assert_eq!(versions(&surplus(all.clone(), &retention, 15).gone), [3, 2, 1]);
-        assert_eq!(versions(&surplus(all, &retention, 16).gone), [4, 3, 2, 1]);
+        assert_eq!(versions(&surplus(all.clone(), &retention, 16).gone), [4, 3, 2, 1]);
+        let ageless = Retention { versions: 20, ageless: 3, ..retention };
+        assert_eq!(versions(&surplus(all, &ageless, 1000).gone), [1], "the newest stay whatever their age");
     }
 
     #[test]
     fn twins_count_as_one_and_are_touched_when_their_writes_are_long_over() {
         let retention = Retention { versions: 2, ..Retention::default() };
         let all = vec![copy(3, 4, ""), copy(3, 4, "other"), copy(2, 3, "")];
+        let of_the_newest = Retention { ageless: 1, age: Duration::ZERO, ..retention };
+        assert_eq!(surplus(all.clone(), &of_the_newest, 100).gone.len(), 1, "both copies of the newest stay");
         let early = surplus(all.clone(), &retention, 5);
         assert!(early.gone.is_empty() && early.twins.is_empty());
         let late = surplus(all, &retention, SETTLED + 5);

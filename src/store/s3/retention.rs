@@ -155,10 +155,9 @@ impl Inner {
         }
         let (retention, now) = (Retention::default(), (self.clock)());
         if self.blobs.keeps {
-            match self.blobs.sweep_earlier(&retention, now).await {
-                Ok(removed) => swept.versions = removed,
-                Err(e) => failure = failure.or(Some(e)),
-            }
+            let removals = self.blobs.sweep_earlier(&retention, now).await;
+            swept.versions = removals.count;
+            failure = failure.or(removals.failure);
         }
         let namespaces = reindex::namespaces(&self.blobs).await.unwrap_or_else(|e| {
             failure.get_or_insert(e);

@@ -1,0 +1,143 @@
+//! [`SteadyClock`]: whether the wall clock has been right for long enough to tell how old something is.
+//!
+//! Pure: the caller reads the clocks, and keeps the note over restarts.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A wall clock that moves this much more or less than the monotonic one has jumped. It is shorter than an hour, so
+/// that a hardware clock in local time is noticed.
+const JUMP: Duration = Duration::from_secs(30 * 60);
+/// Running time without a jump after which the wall clock is trusted.
+const STEADY: Duration = Duration::from_secs(3600);
+
+/// Both clocks at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockReading {
+    /// Milliseconds since the epoch.
+    pub wall_ms: u64,
+    /// Monotonic time since the process began to read it.
+    pub running: Duration,
+}
+
+/// The wall clock as it was last seen, to be kept over restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockNote {
+    /// Milliseconds since the epoch.
+    pub wall_ms: u64,
+    /// Seconds of running time without a jump, at most an hour.
+    pub steady_s: u64,
+}
+
+/// Tells whether the wall clock has been steady for an hour of running. Nothing may be removed for its age before
+/// that: after a start with a wrong clock everything looks old.
+#[derive(Debug)]
+pub struct SteadyClock {
+    last: ClockReading,
+    steady: Duration,
+}
+
+impl SteadyClock {
+    /// Goes on from the note of the last run. A wall clock far from the noted one has jumped, and so has one without
+    /// a note.
+    pub fn resume(note: Option<ClockNote>, now: ClockReading) -> Self {
+        let is_near = |note: &ClockNote| now.wall_ms.abs_diff(note.wall_ms) <= millis(JUMP);
+        let steady = note.filter(is_near).map_or(Duration::ZERO, |note| Duration::from_secs(note.steady_s).min(STEADY));
+        Self { last: now, steady }
+    }
+
+    /// Begins with a clock that is trusted, because nothing is older than it.
+    pub fn trusted(now: ClockReading) -> Self {
+        Self { last: now, steady: STEADY }
+    }
+
+    /// Takes in the clocks as they are now. True when the clock jumped since the last reading.
+    pub fn observe(&mut self, now: ClockReading) -> bool {
+        let ran = now.running.saturating_sub(self.last.running);
+        let expected_ms = self.last.wall_ms.saturating_add(millis(ran));
+        let jumped = now.wall_ms.abs_diff(expected_ms) > millis(JUMP);
+        self.steady = if jumped { Duration::ZERO } else { (self.steady + ran).min(STEADY) };
+        self.last = now;
+        jumped
+    }
+
+    /// Whether ages by the wall clock can be trusted.
+    pub fn is_steady(&self) -> bool {
+        self.steady >= STEADY
+    }
+
+    pub fn note(&self) -> ClockNote {
+        ClockNote { wall_ms: self.last.wall_ms, steady_s: self.steady.as_secs() }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60;
+    const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
+    const NOW_MS: u64 = 1_800_000_000_000;
+
+    fn at(wall_ms: u64, running_s: u64) -> ClockReading {
+        ClockReading { wall_ms, running: Duration::from_secs(running_s) }
+    }
+
+    /// Lets both clocks run on by so many minutes, with a look a minute.
+    fn run(clock: &mut SteadyClock, minutes: u64) {
+        for _ in 0..minutes {
+            let ClockReading { wall_ms, running } = clock.last;
+            clock.observe(at(wall_ms + MINUTE * 1000, running.as_secs() + MINUTE));
+        }
+    }
+
+    #[test]
+    fn clock_without_a_note_waits_for_an_hour_of_running() {
+        let mut clock = SteadyClock::resume(None, at(NOW_MS, 0));
+        run(&mut clock, 59);
+        assert!(!clock.is_steady());
+        run(&mut clock, 1);
+        assert!(clock.is_steady());
+    }
+
+    #[test]
+    fn start_far_from_the_note_waits_again() {
+        let note = SteadyClock::trusted(at(NOW_MS, 0)).note();
+        for wall_ms in [NOW_MS + YEAR_MS, NOW_MS - YEAR_MS, NOW_MS + 59 * MINUTE * 1000] {
+            let mut clock = SteadyClock::resume(Some(note), at(wall_ms, 0));
+            assert!(!clock.is_steady(), "{wall_ms}");
+            run(&mut clock, 60);
+            assert!(clock.is_steady(), "{wall_ms}");
+        }
+        assert!(SteadyClock::resume(Some(note), at(NOW_MS + 5 * MINUTE * 1000, 0)).is_steady());
+    }
+
+    #[test]
+    fn restart_with_the_same_wrong_clock_still_waits() {
+        let note = SteadyClock::trusted(at(NOW_MS, 0)).note();
+        let mut wrong = SteadyClock::resume(Some(note), at(NOW_MS + YEAR_MS, 0));
+        run(&mut wrong, 20);
+        let mut again = SteadyClock::resume(Some(wrong.note()), at(NOW_MS + YEAR_MS + 21 * MINUTE * 1000, 0));
+        run(&mut again, 39);
+        assert!(!again.is_steady(), "20 and 39 minutes");
+        run(&mut again, 1);
+        assert!(again.is_steady(), "running time adds up over restarts");
+    }
+
+    #[test]
+    fn jump_while_running_begins_the_hour_anew() {
+        let mut clock = SteadyClock::trusted(at(NOW_MS, 0));
+        assert!(!clock.observe(at(NOW_MS + 10_000, 5)) && clock.is_steady(), "drift of some seconds");
+        assert!(clock.observe(at(NOW_MS + YEAR_MS, 10)) && !clock.is_steady());
+        run(&mut clock, 59);
+        assert!(!clock.is_steady());
+        assert!(clock.observe(at(NOW_MS, 3600)) && !clock.is_steady(), "set back to what it was");
+        run(&mut clock, 60);
+        assert!(clock.is_steady());
+    }
+}

@@ -25,6 +25,7 @@ fn meta(m: &std::fs::Metadata) -> Meta {
     Meta {
         kind: Kind::File,
         size: m.len(),
+        allocated: 0,
         mtime_ns: m.mtime() * 1_000_000_000 + m.mtime_nsec(),
         ctime_ns: m.ctime() * 1_000_000_000 + m.ctime_nsec(),
         inode: m.ino(),

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::disk::Disk;
-use crate::local::ignore::IGNORE_FILE;
 use crate::remote::Remote;
 
 use super::cycle::Report;
@@ -34,20 +33,18 @@ struct Planned {
 }
 
 impl Findings {
-    /// `rules_problem`: what is wrong with the folder's ignore file.
+    /// `others`: problems of private files and of the ignore file, by path. The folder is in sync without these files.
     pub fn of<D: Disk, R: Remote, W: World>(
         engine: &Engine<D, R, W>,
         report: &Report,
-        rules_problem: Option<&str>,
+        others: BTreeMap<String, String>,
         before: &FolderStatus,
     ) -> Self {
         let planned = report.planned.then(|| {
             let (files, bytes) = engine.totals();
             let all = engine.problems().into_iter().chain(report.blocked.clone());
             let mut problems: BTreeMap<String, PathProblem> = all.map(|(path, p)| (path.to_string(), p)).collect();
-            if let Some(why) = rules_problem {
-                problems.insert(IGNORE_FILE.to_owned(), PathProblem::new(Effect::LeftOut, why));
-            }
+            problems.extend(others.into_iter().map(|(path, why)| (path, PathProblem::new(Effect::LeftOut, why))));
             Planned { files, bytes, conflicts: engine.conflicts(), problems }
         });
         let is_blocked = planned.as_ref().map_or_else(

@@ -17,6 +17,7 @@ pub mod once;
 mod planning;
 pub mod problems;
 pub mod quarantine;
+mod retention;
 pub mod rules;
 pub mod run;
 mod scope;

@@ -110,7 +110,7 @@ async fn cycles(
         deleted += report.deleted_remote;
         trashed += report.trashed;
         conflicts.extend(report.conflicts.iter().map(ToString::to_string));
-        let findings = Findings::of(&session.engine, &report, session.rules.problem.as_deref(), status);
+        let findings = Findings::of(&session.engine, &report, session.rules.problems(), status);
         findings.enter(status, jiff::Timestamp::now());
         if !report.again {
             break;

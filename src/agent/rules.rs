@@ -4,6 +4,7 @@
 //! the file cannot be read the rules stay as they are, and a file that is gone or has shrunk is looked at twice, since
 //! editors and programs that bring a new version take the old one away first.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -55,6 +56,11 @@ pub struct FolderRules {
 }
 
 impl FolderRules {
+    /// What is wrong with the ignore file, by its path.
+    pub fn problems(&self) -> BTreeMap<String, String> {
+        self.problem.iter().map(|why| (IGNORE_FILE.to_owned(), why.clone())).collect()
+    }
+
     /// The rules as they are now. `list`: the patterns of the configuration.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use crate::sync::Plan;
 
 use super::change::{ChangeRequest, describe};
 use super::engine::CycleError;
+use super::retention::{HistoryKeeper, read_clocks};
 use super::rules::Look;
 use super::session::Session;
 use super::shared::{halt_status, lock};
@@ -40,7 +41,8 @@ const REST: u32 = 2;
 const LONGEST_REST: Duration = Duration::from_millis(500);
 /// Paths to look at from which on a cycle counts as syncing.
 const MANY: usize = 100;
-const PRUNE: Duration = Duration::from_secs(3600);
+/// The shortest wait before history, which could not be pruned yet, is looked at again.
+const TIDY_AGAIN: Duration = Duration::from_secs(5);
 /// The wall clock has jumped, or the machine slept, when it runs away from the monotonic one by this much.
 const JUMP: Duration = Duration::from_secs(10);
 
@@ -91,7 +93,7 @@ pub(super) struct Running<'a> {
     /// When a `.memsyncignore` that says less than before is looked at once more.
     look_at_rules: Option<Instant>,
     tidy: Tidy,
-    prune: Instant,
+    history: HistoryKeeper,
     /// A path in quarantine is due.
     retry: Option<Instant>,
     failures: u32,
@@ -113,6 +115,8 @@ impl<'a> Running<'a> {
         let now = Instant::now();
         let shared = worker.shared.clone();
         session.engine.on_change(move || shared.not_in_sync());
+        let clock_note = worker.setup.state_dir.join(&worker.setup.container).with_extension("clock");
+        let history = HistoryKeeper::open(clock_note, read_clocks(&*session.world));
         Self {
             session,
             watcher,
@@ -125,7 +129,7 @@ impl<'a> Running<'a> {
             again: None,
             look_at_rules: None,
             tidy: Tidy::default(),
-            prune: now,
+            history,
             retry: None,
             failures: 0,
             in_vain: 0,
@@ -258,6 +262,7 @@ impl<'a> Running<'a> {
             self.scope.full |= paths.contains(IGNORE_FILE);
         }
         self.scope.merge(Scope { full, paths, subtrees });
+        self.history.observe(read_clocks(&*self.session.world));
         if self.clock.jumped() {
             // Nothing is written on the strength of what was read before: every cycle reads the index first.
             self.scope.full = true;
@@ -326,15 +331,18 @@ impl<'a> Running<'a> {
 
     fn tidy_up(&mut self, now: Instant) -> Result<(), CycleError> {
         self.session.engine.tidy()?;
-        // What was displaced, and could not be put where it belongs, may lie in history.
-        if self.prune <= now && !self.session.engine.has_leftovers() {
-            self.prune = now + PRUNE;
+        let clocks = read_clocks(&*self.session.world);
+        let due = self.history.due();
+        // A displaced file that could not be put where it belongs may lie in history.
+        if due <= clocks.running && !self.session.engine.has_leftovers() {
             let (keep, max) = (self.worker.setup.history_keep, self.worker.setup.history_max);
-            match self.session.engine.folder().prune(keep, max, Timestamp::now()) {
-                Ok(0) => {}
-                Ok(files) => tracing::info!("{files} old versions left the history"),
-                Err(e) => tracing::warn!("cleaning the history: {e}"),
+            if self.history.prune(self.session.engine.folder(), keep, max, clocks) {
+                // A cycle with a plan tells the status of it.
+                self.session.engine.look_everywhere();
+                self.forced = true;
             }
+        } else if self.history.is_growing() {
+            self.tidy.again(now + due.saturating_sub(clocks.running).max(TIDY_AGAIN));
         }
         Ok(())
     }

@@ -155,6 +155,7 @@ mod tests {
         let meta = Meta {
             kind: Kind::File,
             size: 1,
+            allocated: 0,
             mtime_ns: 0,
             ctime_ns: 0,
             inode: 1,

@@ -28,6 +28,8 @@ pub struct Meta {
     pub kind: Kind,
     /// Bytes.
     pub size: u64,
+    /// Bytes that it takes on the disk.
+    pub allocated: u64,
     pub mtime_ns: i64,
     pub ctime_ns: i64,
     pub inode: u64,

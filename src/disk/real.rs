@@ -26,6 +26,9 @@ mod os;
 #[path = "real/macos.rs"]
 mod os;
 
+/// The unit of `st_blocks`.
+const STAT_BLOCK_BYTES: u64 = 512;
+
 /// A folder opened once; every operation starts from its handle.
 pub struct RealDisk {
     root: OwnedFd,
@@ -426,6 +429,7 @@ fn meta(stat: &rustix::fs::Stat) -> Meta {
     Meta {
         kind: kind(stat),
         size: stat.st_size.unsigned_abs(),
+        allocated: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(STAT_BLOCK_BYTES),
         mtime_ns: nanos(stat.st_mtime, mtime_nsec),
         ctime_ns: nanos(stat.st_ctime, ctime_nsec),
         inode: stat.st_ino,

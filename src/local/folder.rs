@@ -3,7 +3,7 @@
 //! ```text
 //! .memsync/id         the folder's identity, created once, bound to the state container
 //! .memsync/stage/     downloads not yet placed, displaced files not yet verified, and intents
-//! .memsync/history/   what sync replaced or removed, by batch: <time>-<kind>/<path>
+//! .memsync/history/   what sync replaced or removed: <path>.<stamp>-<kind>
 //! ```
 
 use std::io;

@@ -1,15 +1,14 @@
 //! History: what sync replaced or removed, kept in `.memsync/history/` until it is too old or too much.
 //!
-//! One folder a batch, `<time>-<kind>`, and in it the files under their own paths, so that a person can find them
-//! without this program.
+//! A version of `notes/a.md` is `notes/a.md.<stamp>-<kind>` there, so that a person can find it without this program,
+//! and so that a small version costs one inode and no folder of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
-use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::disk::{Disk, DiskFile, Kind};
+use crate::disk::{Disk, DiskFile};
 use crate::failpoint;
 use crate::path::PRIVATE_DIR;
 
@@ -18,8 +17,16 @@ use super::folder::HISTORY;
 use super::moves::dir_of;
 use super::source::CHUNK;
 
-/// Batches of one millisecond.
-const BATCHES: u32 = 1000;
+mod names;
+mod prune;
+mod walk;
+
+use names::{Mark, version_name};
+pub use prune::{HistoryLimits, PruneFailure, PruneReport};
+use walk::batch_of;
+
+/// Versions of one path within one millisecond.
+const MOST_NUMBERS: u32 = 1000;
 
 /// How a version came into history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,12 +64,11 @@ pub struct Version {
     pub file: String,
 }
 
-/// The batches that one run of [`Folder::perform`] fills.
+/// What one run of [`Folder::perform`] puts into history.
 pub(super) struct Shelf {
-    stamp: String,
+    now: Timestamp,
+    /// Folders that are there, and whose names must be made durable.
     made: BTreeSet<String>,
-    /// The batch of [`Shelf::reserve`].
-    reserved: Option<String>,
     copied: Vec<Copied>,
 }
 
@@ -79,52 +85,39 @@ struct Copied {
 
 impl Shelf {
     pub(super) fn new(now: Timestamp) -> Self {
-        Self { stamp: stamp(now), made: BTreeSet::new(), reserved: None, copied: Vec::new() }
+        Self { now, made: BTreeSet::new(), copied: Vec::new() }
     }
 
     /// The folders whose names must be made durable.
     pub(super) fn dirs(&self) -> BTreeSet<String> {
-        let mut dirs = self.made.clone();
-        if !dirs.is_empty() {
-            dirs.insert(HISTORY.to_owned());
-        }
-        dirs
+        self.made.clone()
     }
 
-    /// A free place for a file that is about to be removed; the folder for it is made.
+    /// A free place for a file that is about to be removed. The folder for it is made.
     pub(super) fn reserve<D: Disk>(&mut self, disk: &D, at: &str) -> io::Result<String> {
-        let batch = match &self.reserved {
-            Some(batch) => batch,
-            None => {
-                self.make_dir(disk, HISTORY)?;
-                let batch = self.new_batch(disk)?;
-                self.reserved.insert(batch)
-            }
-        };
-        let to = format!("{batch}/{at}");
-        self.make_dir(disk, dir_of(&to))?;
-        Ok(to)
-    }
-
-    /// A batch that nothing is in.
-    fn new_batch<D: Disk>(&mut self, disk: &D) -> io::Result<String> {
-        for n in 0..BATCHES {
-            let batch = self.batch(n, Kept::Removed);
-            match disk.mkdir(&batch) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                made => {
-                    made?;
-                    self.made.insert(batch.clone());
-                    return Ok(batch);
-                }
+        let mut in_batch = false;
+        for number in 0..MOST_NUMBERS {
+            let to = self.spot(at, number, Kept::Removed, in_batch);
+            match self.make_dir(disk, dir_of(&to)).and_then(|()| disk.stat(&to)) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(to),
+                Err(e) if e.kind() == io::ErrorKind::NotADirectory && !in_batch => in_batch = true,
+                Err(e) => return Err(e),
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    fn batch(&self, n: u32, kind: Kept) -> String {
-        let number = if n == 0 { String::new() } else { format!(".{n}") };
-        format!("{HISTORY}/{}{number}-{}", self.stamp, kind.name())
+    /// Where a version goes. `in_batch`: into a folder that is named for the time, because a version stands where its
+    /// own folder would be.
+    fn spot(&self, at: &str, number: u32, kind: Kept, in_batch: bool) -> String {
+        let mark = Mark { at: self.now, number, kind };
+        let (dir, name) = at.rsplit_once('/').unwrap_or(("", at));
+        match version_name(name, mark).filter(|_| !in_batch && batch_of(at).is_none()) {
+            Some(name) if dir.is_empty() => format!("{HISTORY}/{name}"),
+            Some(name) => format!("{HISTORY}/{dir}/{name}"),
+            None => format!("{HISTORY}/{}/{at}", mark.text()),
+        }
     }
 
     /// Takes a displaced file. One that has other names stays in its slot until [`Shelf::place_copies`].
@@ -168,37 +161,44 @@ impl Shelf {
     }
 
     fn place<D: Disk>(&mut self, disk: &D, slot: &str, at: &str, kind: Kept) -> io::Result<()> {
-        // A second version of the same path within the millisecond goes into a batch of its own.
-        for n in 0..BATCHES {
-            let to = format!("{}/{at}", self.batch(n, kind));
+        let (mut in_batch, mut is_retry) = (false, false);
+        for number in 0..MOST_NUMBERS {
+            let to = self.spot(at, number, kind, in_batch);
             let made = self.make_dir(disk, dir_of(&to));
             failpoint::pass("history.before");
             match made.and_then(|()| disk.rename_new(slot, &to)) {
-                // So does a version where the batch has a file in the place of a folder.
-                Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {}
+                // A second version of the same path within the millisecond.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) if e.kind() == io::ErrorKind::NotADirectory => in_batch = true,
+                // Another process pruned the folder away after it was made.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !is_retry => {
+                    is_retry = true;
+                    self.made.retain(|made| *made != dir_of(&to) && !to.starts_with(&format!("{made}/")));
+                }
                 other => return other,
             }
         }
         Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{HISTORY} has no free name for {at}")))
     }
 
+    /// Makes a folder of the history and those above it. One that is there may not be durable yet, so it counts as made.
     fn make_dir<D: Disk>(&mut self, disk: &D, dir: &str) -> io::Result<()> {
         if self.made.contains(dir) {
             return Ok(());
         }
+        if dir != HISTORY {
+            self.make_dir(disk, dir_of(dir))?;
+        }
         match disk.mkdir(dir) {
-            // Somebody has cleared all history away.
-            Ok(()) if dir == HISTORY => drop(self.made.insert(PRIVATE_DIR.to_owned())),
-            Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound && dir.contains('/') => {
-                self.make_dir(disk, dir_of(dir))?;
-                match disk.mkdir(dir) {
-                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-                    _ => {}
-                }
+            // All history, or the whole private folder, was cleared away.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && dir == HISTORY => {
+                disk.mkdir(PRIVATE_DIR)?;
+                disk.mkdir(dir)?;
+                self.made.extend([String::new(), PRIVATE_DIR.to_owned()]);
             }
-            Err(e) => return Err(e),
+            Ok(()) if dir == HISTORY => drop(self.made.insert(PRIVATE_DIR.to_owned())),
+            made => made?,
         }
         self.made.insert(dir.to_owned());
         Ok(())
@@ -236,140 +236,11 @@ impl<D: Disk> Folder<D> {
     /// # Errors
     /// When the history cannot be read.
     pub fn versions(&self, path: Option<&str>) -> io::Result<Vec<Version>> {
-        let mut versions = Vec::new();
-        for (name, at, kind) in self.batches()?.into_iter().rev() {
-            let top = format!("{HISTORY}/{name}");
-            let mut found = match path {
-                Some(path) => {
-                    let file = format!("{top}/{path}");
-                    match self.disk.stat(&file) {
-                        Ok(m) if m.kind == Kind::File => {
-                            vec![Version { path: path.to_owned(), at, kind, size: m.size, file }]
-                        }
-                        Ok(m) if m.kind == Kind::Dir => self.versions_below(&top, path, at, kind)?,
-                        Ok(_) => Vec::new(),
-                        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                            Vec::new()
-                        }
-                        Err(e) => return Err(e),
-                    }
-                }
-                None => self.versions_below(&top, "", at, kind)?,
-            };
-            found.sort_by(|a, b| a.path.cmp(&b.path));
-            versions.extend(found);
-        }
-        Ok(versions)
-    }
-
-    /// Removes versions older than `keep`, then the oldest batches until all that is left is at most `max_size`
-    /// bytes. Returns how many files went.
-    ///
-    /// # Errors
-    /// When the history cannot be read or a version cannot be removed.
-    pub fn prune(&self, keep: Duration, max_size: u64, now: Timestamp) -> io::Result<usize> {
-        let mut gone = 0;
-        let mut sized = BTreeMap::new();
-        let mut total = 0u64;
-        for (name, at, kind) in self.batches()? {
-            let top = format!("{HISTORY}/{name}");
-            if Duration::try_from(now.duration_since(at)).is_ok_and(|age| age > keep) {
-                gone += self.remove_batch(&top)?;
-                continue;
-            }
-            let size: u64 = self.versions_below(&top, "", at, kind)?.iter().map(|v| v.size).sum();
-            total += size;
-            sized.insert(name, (top, size));
-        }
-        for (top, size) in sized.values() {
-            if total <= max_size {
-                break;
-            }
-            gone += self.remove_batch(top)?;
-            total -= size;
-        }
-        Ok(gone)
-    }
-
-    /// The batches, the oldest first. Names that are none of ours are left alone.
-    fn batches(&self) -> io::Result<Vec<(String, Timestamp, Kept)>> {
-        let names = match self.disk.list(HISTORY) {
-            Ok(names) => names,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(e),
+        let mut found = match path {
+            Some(path) => self.walk_path(path)?,
+            None => self.walk_history().into_versions()?,
         };
-        let mut batches: Vec<_> = names
-            .into_iter()
-            .filter_map(|(name, _)| {
-                let name = name.to_str()?.to_owned();
-                let (stamp, kind) = name.split_once('-')?;
-                let (at, kind) = (parse_stamp(stamp)?, Kept::parse(kind)?);
-                Some((name, at, kind))
-            })
-            .collect();
-        batches.sort();
-        Ok(batches)
-    }
-
-    fn versions_below(&self, top: &str, path: &str, at: Timestamp, kind: Kept) -> io::Result<Vec<Version>> {
-        let mut out = Vec::new();
-        let mut dirs = vec![path.to_owned()];
-        while let Some(dir) = dirs.pop() {
-            let full = if dir.is_empty() { top.to_owned() } else { format!("{top}/{dir}") };
-            for (name, meta) in self.disk.list(&full)? {
-                let Some(name) = name.to_str() else { continue };
-                let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
-                match meta.kind {
-                    Kind::Dir => dirs.push(path),
-                    Kind::File => {
-                        let file = format!("{top}/{path}");
-                        out.push(Version { path, at, kind, size: meta.size, file });
-                    }
-                    Kind::Symlink | Kind::Other(_) => {}
-                }
-            }
-        }
-        Ok(out)
-    }
-
-    fn remove_batch(&self, top: &str) -> io::Result<usize> {
-        let mut gone = 0;
-        for (name, meta) in self.disk.list(top)? {
-            let Some(name) = name.to_str() else { continue };
-            let path = format!("{top}/{name}");
-            if meta.kind == Kind::Dir {
-                gone += self.remove_batch(&path)?;
-            } else {
-                self.disk.unlink(&path)?;
-                gone += 1;
-            }
-        }
-        self.disk.rmdir(top)?;
-        Ok(gone)
-    }
-}
-
-fn stamp(at: Timestamp) -> String {
-    at.strftime("%Y%m%dT%H%M%S.%3fZ").to_string()
-}
-
-fn parse_stamp(text: &str) -> Option<Timestamp> {
-    // The number of a second batch within one millisecond follows the Z.
-    let text = &text[..=text.find('Z')?];
-    let at = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S%.fZ", text).ok()?;
-    at.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|z| z.timestamp())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stamps_round_trip() {
-        let at: Timestamp = "2026-11-20T10:11:12.123Z".parse().unwrap();
-        assert_eq!(stamp(at), "20261120T101112.123Z");
-        assert_eq!(parse_stamp("20261120T101112.123Z"), Some(at));
-        assert_eq!(parse_stamp("20261120T101112.123Z.1"), Some(at));
-        assert_eq!(parse_stamp("notes"), None);
+        found.sort_by(|a, b| b.mark.cmp(&a.mark).then_with(|| a.path.cmp(&b.path)));
+        Ok(found.into_iter().map(Version::from).collect())
     }
 }

@@ -10,14 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::history::Kept;
+use super::history::{HistoryLimits, Kept};
 use super::moves::{conflict_name, is_conflict_name};
 use super::scan::{ScanOptions, ScanStats};
 use super::stage::Staged;
 use super::*;
 use crate::digest::Md5;
 use crate::disk::sim::{OpKind, SimDisk, Verdict};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, Kind};
 use crate::path::RelPath;
 use crate::sync::{Local, Unknown};
 

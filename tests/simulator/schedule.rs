@@ -8,6 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use memsync::agent::CycleError;
 use memsync::disk::sim::{Op, OpKind, Verdict};
+use memsync::local::history::HistoryLimits;
 use memsync::path::RelPath;
 use memsync::remote::Index;
 use memsync::remote::fake::{Backup, Config, FakeServer, Faults, TombstoneKind};
@@ -48,6 +49,9 @@ pub struct Offers {
     /// What changed in a plain index, in place of all of it.
     pub etag_delta: bool,
 }
+
+/// Prunes the whole history.
+const EVERYTHING: HistoryLimits = HistoryLimits { keep: Some(Duration::ZERO), max_size: 0 };
 
 const NAMES: &[&str] = &["a.md", "b.md", "n/c.md", "n/d.md", "n/m/e.json", "f"];
 /// With these a file and a folder claim one name.
@@ -237,7 +241,7 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
                 let history = device.history();
                 if let Some(engine) = device.engine()
                     && rng.u8(..4) == 0
-                    && engine.folder().prune(Duration::ZERO, 0, jiff::Timestamp::MAX).is_ok()
+                    && engine.folder().prune(EVERYTHING, jiff::Timestamp::MAX).failed.is_empty()
                 {
                     let mut ledger = ledger.lock().unwrap();
                     ledger.say(|| format!("  {}'s history is pruned", device.name));

@@ -52,8 +52,8 @@ fn what_history_holds_is_not_changed_through_another_name_of_the_file() {
     world.settle(&[&a, &b]);
     OpenOptions::new().append(true).open(&outside).unwrap().write_all(b" scribbled over").unwrap();
     assert_eq!(a.kept(), [b"one".to_vec()]);
-    let batch = fs::read_dir(a.at(".memsync/history")).unwrap().next().unwrap().unwrap().path();
-    let mode = fs::metadata(batch.join("note.md")).unwrap().permissions().mode();
+    let version = fs::read_dir(a.at(".memsync/history")).unwrap().next().unwrap().unwrap().path();
+    let mode = fs::metadata(version).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "nobody may read it who might not read the file");
 }
 

@@ -52,7 +52,10 @@ impl Running<'_> {
                         now + due.saturating_sub(self.session.world.elapsed()).max(Duration::from_millis(50))
                     });
                 let changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;
-                if changed || self.prune <= now {
+                if report.downloaded + report.trashed + report.conflicts.len() > 0 {
+                    self.history.has_grown();
+                }
+                if changed || self.history.due() <= self.session.world.elapsed() {
                     self.tidy.changed(now);
                 }
                 // Whoever asked is answered when nothing is left to do that another cycle could.
@@ -125,8 +128,9 @@ impl Running<'_> {
         for copy in &report.conflicts {
             tracing::warn!(folder, "conflict: {copy} keeps what this machine had; settle it with `memsync conflicts`");
         }
-        let findings =
-            Findings::of(&self.session.engine, report, self.session.rules.problem.as_deref(), &lock(&shared.status));
+        let mut others = self.session.rules.problems();
+        others.extend(self.history.problems().clone());
+        let findings = Findings::of(&self.session.engine, report, others, &lock(&shared.status));
         let changes_wait = self.watcher.changes_wait() || self.look_at_rules.is_some();
         let progress = self.session.engine.progress();
         shared.watched_by(&self.watcher);

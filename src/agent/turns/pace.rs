@@ -59,6 +59,12 @@ impl Tidy {
         self.at = Some((now + TIDY).min(by));
     }
 
+    /// Something is left to tidy up at this time.
+    pub(super) fn again(&mut self, at: Instant) {
+        self.at = Some(self.at.map_or(at, |earlier| earlier.min(at)));
+        self.by.get_or_insert(at);
+    }
+
     pub(super) fn next(&self) -> Option<Instant> {
         self.at
     }

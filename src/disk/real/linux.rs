@@ -47,6 +47,7 @@ fn meta(found: &Statx) -> Meta {
     Meta {
         kind: kind_of(FileType::from_raw_mode(mode)),
         size: found.stx_size,
+        allocated: found.stx_blocks.saturating_mul(super::STAT_BLOCK_BYTES),
         mtime_ns: nanos(found.stx_mtime.tv_sec, i64::from(found.stx_mtime.tv_nsec)),
         ctime_ns: nanos(found.stx_ctime.tv_sec, i64::from(found.stx_ctime.tv_nsec)),
         inode: found.stx_ino,

@@ -175,7 +175,18 @@ impl Tree {
             Body::Other(kind) => (Kind::Other(kind), 0),
         };
         let Inode { mtime_ns, ctime_ns, mode, .. } = *inode;
-        Meta { kind, size, mtime_ns, ctime_ns, inode: ino, links: 1, device: DEVICE, is_mount: false, mode }
+        Meta {
+            kind,
+            size,
+            allocated: size.next_multiple_of(4096),
+            mtime_ns,
+            ctime_ns,
+            inode: ino,
+            links: 1,
+            device: DEVICE,
+            is_mount: false,
+            mode,
+        }
     }
 
     pub(super) fn is_readable(&self, ino: Ino) -> bool {

@@ -51,7 +51,7 @@ fn replacing_keeps_the_old_content_and_the_permissions() {
     assert_eq!(disk.user_stat("d/a").unwrap().mode, 0o640);
     let kept = kept(&disk);
     assert_eq!((kept.len(), kept[0].1.as_str()), (1, "old"));
-    assert!(kept[0].0.ends_with("-replaced/d/a"), "{kept:?}");
+    assert!(kept[0].0.starts_with(".memsync/history/d/a.") && kept[0].0.ends_with("-replaced"), "{kept:?}");
 }
 
 #[test]
@@ -191,15 +191,102 @@ fn versions_are_listed_newest_first_and_pruned_by_age_and_size() {
     assert_eq!(folder.versions(Some("d/a")).unwrap().len(), 3);
     assert_eq!(folder.versions(Some("d")).unwrap().len(), 3, "of a folder, all below it");
     assert!(folder.versions(Some("b/none")).unwrap().is_empty());
-    let day = Duration::from_secs(86_400);
-    assert_eq!(folder.prune(day, 10, at(200)).unwrap(), 0);
-    assert_eq!(folder.prune(Duration::from_secs(150), 10, at(200)).unwrap(), 2, "too old");
-    assert_eq!(folder.prune(day, 6, at(200)).unwrap(), 1, "too much: the oldest");
-    assert_eq!(folder.versions(None).unwrap()[0].size, 4);
-    // What is none of ours stays.
+    assert_eq!(prune(&folder, 86_400, 6 * BLOCK, at(200)), 0, "four versions and two folders");
+    assert_eq!(prune(&folder, 150, 6 * BLOCK, at(200)), 0, "the newest five of a path stay");
+    assert_eq!(prune(&folder, 86_400, 5 * BLOCK, at(200)), 1, "too much: the oldest");
+    let sizes = |folder: &Folder<SimDisk>| folder.versions(None).unwrap().iter().map(|v| v.size).collect::<Vec<_>>();
+    assert_eq!(sizes(&folder), [4, 3, 2]);
+    for n in 0..4 {
+        trash("d/a", "55555", at(300 + n));
+    }
+    assert_eq!(prune(&folder, 150, u64::MAX, at(400)), 1, "too old, and five newer ones");
+    assert_eq!(sizes(&folder), [5, 5, 5, 5, 4, 3]);
+    // A name that is no version stays.
     disk.user_write(".memsync/history/notes/x", "mine").unwrap();
-    assert_eq!(folder.prune(Duration::ZERO, 0, at(999)).unwrap(), 1);
+    assert_eq!(prune(&folder, 0, 0, at(999)), 6);
     assert_eq!(kept(&disk), [(".memsync/history/notes/x".to_owned(), "mine".to_owned())]);
+    assert!(disk.user_stat(".memsync/history/d").is_err(), "an empty folder goes");
+}
+
+const BLOCK: u64 = 4096;
+
+/// Prunes, and gives how many versions went. `keep`: seconds.
+fn prune(folder: &Folder<SimDisk>, keep: u64, max_size: u64, now: Timestamp) -> usize {
+    let limits = HistoryLimits { keep: Some(Duration::from_secs(keep)), max_size };
+    let report = folder.prune(limits, now);
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    report.removed
+}
+
+#[test]
+fn version_of_an_older_layout_is_listed_and_pruned() {
+    let (disk, folder) = folder();
+    for file in
+        ["20231114T000000.000Z-replaced/d/a", "20231115T000000.000Z.1-removed/d/a", "d/a.20231116T000000.000Z-removed"]
+    {
+        disk.user_write(&format!(".memsync/history/{file}"), file).unwrap();
+    }
+    let all = folder.versions(None).unwrap();
+    assert!(all.iter().all(|v| v.path == "d/a"));
+    assert_eq!(all.iter().map(|v| v.kind).collect::<Vec<_>>(), [Kept::Removed, Kept::Removed, Kept::Replaced]);
+    assert_eq!(folder.versions(Some("d/a")).unwrap(), all);
+    assert_eq!(folder.versions(Some("d")).unwrap(), all);
+    assert_eq!(prune(&folder, 0, 0, now()), 3);
+    assert!(folder.disk().list(".memsync/history").unwrap().is_empty());
+}
+
+#[test]
+fn version_costs_one_inode_beside_those_of_its_folder() {
+    let (disk, folder) = folder();
+    for n in 0..20 {
+        disk.user_write("deep/down/here/a.md", format!("{n}")).unwrap();
+        replace(&folder, "deep/down/here/a.md", "new", &n.to_string());
+        disk.user_remove("deep/down/here/a.md").unwrap();
+    }
+    let mut inodes = 0;
+    let mut dirs = vec![".memsync/history".to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for (name, meta) in folder.disk().list(&dir).unwrap() {
+            inodes += 1;
+            if meta.kind == Kind::Dir {
+                dirs.push(format!("{dir}/{}", name.to_str().unwrap()));
+            }
+        }
+    }
+    assert_eq!(inodes, 20 + 3);
+    assert_eq!(folder.versions(Some("deep/down/here/a.md")).unwrap().len(), 20);
+}
+
+#[test]
+fn long_names_and_names_like_a_batch_are_kept() {
+    let (disk, folder) = folder();
+    let long = format!("d/{}", "x".repeat(250));
+    for name in [&*long, "20231114T000000.000Z-replaced/a"] {
+        for _ in 0..2 {
+            disk.user_write(name, "old").unwrap();
+            let step = Move::Trash { path: p(name), at: name.into(), expect: Md5::of(b"old") };
+            let done = folder.perform(vec![step], &[], now()).unwrap();
+            assert!(matches!(done.moved[0], Moved::Done { .. }), "{:?}", done.moved);
+        }
+        let versions = folder.versions(Some(name)).unwrap();
+        assert_eq!(versions.iter().map(|v| v.path.as_str()).collect::<Vec<_>>(), [name, name]);
+    }
+    assert_eq!(folder.versions(None).unwrap().len(), 4);
+}
+
+#[test]
+fn unreadable_folder_of_the_history_holds_up_no_other() {
+    let (disk, folder) = folder();
+    for file in ["a/x.20231116T000000.000Z-removed", "b/x.20231116T000000.000Z-removed"] {
+        disk.user_write(&format!(".memsync/history/{file}"), "old").unwrap();
+    }
+    disk.set_hook(Some(Box::new(|op| match op.kind {
+        OpKind::List if op.path == ".memsync/history/a" => Verdict::Fail(ErrorKind::PermissionDenied),
+        _ => Verdict::Go,
+    })));
+    let report = folder.prune(HistoryLimits { keep: None, max_size: 0 }, now());
+    assert_eq!((report.removed, report.failed.len()), (1, 1));
+    assert_eq!(report.failed[0].path, ".memsync/history/a");
 }
 
 #[test]

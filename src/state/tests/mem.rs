@@ -164,6 +164,7 @@ impl Inner {
         Meta {
             kind: Kind::File,
             size: self.files[&id].live.len() as u64,
+            allocated: 0,
             mtime_ns: 1_700_000_000_000_000_000,
             ctime_ns: 0,
             inode: id,

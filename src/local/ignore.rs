@@ -18,6 +18,18 @@ use crate::path::is_private;
 /// same.
 pub const IGNORE_FILE: &str = ".memsyncignore";
 
+macro_rules! hex {
+    (4) => {
+        "[0-9a-f][0-9a-f][0-9a-f][0-9a-f]"
+    };
+    (8) => {
+        concat!(hex!(4), hex!(4))
+    };
+    (32) => {
+        concat!(hex!(8), hex!(8), hex!(8), hex!(8))
+    };
+}
+
 /// Files that programs make for the moment and no user wrote. They apply to files only: a folder that happens to
 /// have such a name holds somebody's work. Not here, because they cannot be told from a user's names: vim's probe
 /// whether a folder can be written to (`4913`), `sed -i` (`sedXXXXXX`), rsync and QSaveFile (`name.XXXXXX`), Helix
@@ -65,6 +77,9 @@ const FILES: &[&str] = &[
     "[Dd]esktop.ini",
     // Syncthing's temporary files.
     ".syncthing.*.tmp",
+    // Programs that write beside the file and rename: `.tmp-<pid>-<uuid>`, `name.<32 hex>.tmp`.
+    concat!(".tmp-[0-9]*-", hex!(8), "-", hex!(4), "-", hex!(4), "-", hex!(4), "-", hex!(8), hex!(4)),
+    concat!("*.", hex!(32), ".tmp"),
 ];
 
 /// Folders that a system puts at the top of a volume.
@@ -79,6 +94,11 @@ const FOLDERS: &[&str] = &[
     "/System Volume Information/",
     "/lost+found/",
 ];
+
+/// The built-in patterns, in gitignore syntax.
+pub fn built_in_patterns() -> impl Iterator<Item = &'static str> {
+    FILES.iter().chain(FOLDERS).copied()
+}
 
 /// Where a pattern was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,9 +157,9 @@ impl Rules {
         let mut all = GitignoreBuilder::new("");
         // A `[` without its `]` is a slip of the pen rather than a name.
         all.allow_unclosed_class(false);
-        for (i, pattern) in FILES.iter().chain(FOLDERS).enumerate() {
+        for (i, pattern) in built_in_patterns().enumerate() {
             // In gitignore a leading `#` opens a comment.
-            let pattern = if pattern.starts_with('#') { format!("\\{pattern}") } else { (*pattern).to_owned() };
+            let pattern = if pattern.starts_with('#') { format!("\\{pattern}") } else { pattern.to_owned() };
             add(&mut all, Origin::BuiltIn, i + 1, &pattern)?;
         }
         for (i, pattern) in list.iter().enumerate() {
@@ -251,6 +271,8 @@ mod tests {
             "desktop.ini",
             "Desktop.ini",
             ".syncthing.note.md.tmp",
+            ".tmp-4711-6f9619ff-8b86-d011-b42d-00cf4fc964ff",
+            "note.md.6f9619ff8b86d011b42d00cf4fc964ff.tmp",
         ] {
             assert!(rules.ignored(name, false), "{name:?}");
             assert!(rules.ignored(&format!("a/b/{name}"), false), "{name:?} deeper");
@@ -288,6 +310,13 @@ mod tests {
             "a.bak",
             "a.tmp",
             "a.lock",
+            ".tmp-4711-notes",
+            ".tmp-x-6f9619ff-8b86-d011-b42d-00cf4fc964ff",
+            ".tmp-4711-6f9619ff-8b86-d011-b42d-00cf4fc964ff.md",
+            "note.6f9619ff8b86d011b42d00cf4fc964f.tmp",
+            "note.6f9619ff8b86d011b42d00cf4fc964ffa.tmp",
+            "6f9619ff8b86d011b42d00cf4fc964ff.tmp",
+            "note.to be or not to be is the questi.tmp",
         ] {
             assert!(!rules.ignored(name, false), "{name}");
         }

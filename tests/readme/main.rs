@@ -133,6 +133,17 @@ fn every_key_is_there_with_its_default() {
 }
 
 #[test]
+fn built_in_ignore_patterns_are_named() {
+    let readme = shipped("README.md");
+    let hex = |digits: usize| "[0-9a-f]".repeat(digits);
+    let uuid = [8, 4, 4, 4, 12].map(hex).join("-");
+    for pattern in memsync::local::ignore::built_in_patterns() {
+        let shown = pattern.replace(&uuid, "<uuid>").replace(&hex(32), "<32 hex>").replace("tmp-[0-9]*", "tmp-<pid>");
+        assert!(readme.contains(&format!("`{}`", shown.escape_debug())), "the README does not name {shown:?}");
+    }
+}
+
+#[test]
 fn the_exit_codes_are_the_programs() {
     let codes = [
         Exit::Done,

@@ -156,11 +156,16 @@ async fn alone(app: &App, setups: &[FolderSetup]) -> anyhow::Result<Exit> {
     let mut done = Done { in_sync: true, ..Done::default() };
     let mut exit = Exit::Done;
     let bar = bar();
+    let mut failures = Vec::new();
     for setup in setups {
-        let summary: Summary = sync_once(setup, |done, steps| advance(&bar, done, steps)).await.map_err(|e| {
-            bar.finish_and_clear();
-            told(e, setup)
-        })?;
+        let summary: Summary = match sync_once(setup, |done, steps| advance(&bar, done, steps)).await {
+            Ok(summary) => summary,
+            // A folder that fails holds up no other.
+            Err(e) => {
+                failures.push(told(e, setup));
+                continue;
+            }
+        };
         for halt in &summary.halts {
             output::note(format_args!("{}: {}", setup.root.display(), show::name(&halt.reason)));
         }
@@ -183,6 +188,10 @@ async fn alone(app: &App, setups: &[FolderSetup]) -> anyhow::Result<Exit> {
         done.conflicts.extend(summary.conflicts);
     }
     bar.finish_and_clear();
+    if let Some(last) = failures.pop() {
+        failures.iter().for_each(|e| output::note(format_args!("{e:#}")));
+        return Err(last);
+    }
     app.answer(&done, |out, done| writeln!(out, "{}", sentence(done)))?;
     Ok(exit)
 }

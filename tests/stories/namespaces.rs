@@ -181,3 +181,20 @@ fn a_folder_that_gets_another_namespace_halts() {
     assert_eq!(index(&world, "/sync/another")["files"], serde_json::json!({}), "nothing went there");
     assert!(a.has("note.md", "x"));
 }
+
+#[test]
+fn folder_that_fails_holds_up_no_other_in_a_sync() {
+    let world = World::new();
+    let device = world.device("a");
+    let (gone, other) = (device.home.join("gone"), device.home.join("other"));
+    fs::create_dir(&gone).unwrap();
+    fs::create_dir(&other).unwrap();
+    let folders = [(&*gone, "namespace = \"one\""), (&*other, "namespace = \"two\"")];
+    device.write_config("", &folders);
+    device.ok(&["sync"]);
+    fs::remove_dir_all(&gone).unwrap();
+    fs::write(other.join("note.md"), "text").unwrap();
+    let ran = device.cli(&["sync"]);
+    assert!(ran.code != 0 && ran.err.contains("gone"), "{ran:?}");
+    assert_eq!(world.asker()("/two/blob/note.md").1, b"text");
+}

@@ -98,6 +98,7 @@ fn every_version_and_format_loads() {
                 cursor: Some(981),
                 obeyed: None,
                 set_back: false,
+                history: None,
             };
             assert_eq!(header.remote, if version == 2 { remote } else { RemoteState::default() });
             assert_eq!(header.folder_id.as_deref(), (version == 2).then_some("f0lder"));

@@ -11,7 +11,7 @@ use crate::local::dirty::max_wait;
 use crate::local::scan::{ScanOptions, ScanStats};
 use crate::local::{Scope, Touched};
 use crate::path::RelPath;
-use crate::remote::{Index, IndexAnswer, Remote, RemoteError};
+use crate::remote::{Index, IndexAnswer, Mark, Remote, RemoteError};
 use crate::state::{Entry, RemoteState};
 use crate::sync::safety::{self, Position, Standing};
 use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, reconcile};
@@ -134,7 +134,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     async fn fetch_index(&mut self) -> Result<bool, CycleError> {
         let mark = self.index.as_ref().and_then(|i| i.mark.clone());
-        match (self.remote.index(mark.as_ref()).await?, &mut self.index) {
+        let known = self.container.header().remote.history.clone();
+        match (self.remote.index(mark.as_ref(), known.as_ref()).await?, &mut self.index) {
             (IndexAnswer::Unchanged, Some(_)) => Ok(false),
             (IndexAnswer::Whole(index), held) => {
                 let news = held.as_ref() != Some(&index);
@@ -164,6 +165,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 index.refused.retain(|(name, _)| !delta.refused.iter().any(|(again, _)| again == name));
                 index.refused.extend(delta.refused);
                 index.mark = delta.mark;
+                index.set_back = delta.set_back;
                 Ok(news)
             }
             (IndexAnswer::Unchanged | IndexAnswer::Delta(_), None) => Err(RemoteError::Protocol {
@@ -211,8 +213,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let before =
             Standing { origin: &before.origin, namespace: &before.namespace, position, set_back: before.set_back };
         let position = index.mark.as_ref().map(|m| Position { epoch: &m.epoch, cursor: m.cursor });
-        let now =
-            Standing { origin: &self.options.origin, namespace: &self.options.namespace, position, set_back: false };
+        let (origin, namespace, set_back) = (&*self.options.origin, &*self.options.namespace, index.set_back);
+        let now = Standing { origin, namespace, position, set_back };
         self.reset = safety::server_reset(tracked, missing, before, now);
         if before.is_set_back(&now) {
             // The next writes of others hide it from the next look, and from the next start.
@@ -439,6 +441,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub(super) fn note_position(&mut self, all_obeyed: bool) -> Result<(), CycleError> {
         let mark = self.index.as_ref().and_then(|i| i.mark.clone());
         let epoch = mark.as_ref().map(|m| m.epoch.clone());
+        let history = mark.as_ref().and_then(Mark::point);
         let cursor = mark.as_ref().map(|m| m.cursor);
         let before = &self.container.header().remote;
         // It may lag: who has obeyed everything finds nothing missing.
@@ -453,6 +456,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             cursor,
             obeyed,
             set_back: false,
+            history,
         };
         let same = before.origin == now.origin && before.namespace == now.namespace && before.epoch == now.epoch;
         self.container.set_remote(now);

@@ -10,11 +10,13 @@ use crate::digest::{Md5, NotMd5};
 
 pub mod batch;
 pub mod encoding;
+mod history;
 mod namespace;
 mod pin;
 mod transport;
 
 pub use crate::sync::Precondition;
+pub use history::HistoryPoint;
 pub use namespace::{INDEX_NAME, Namespace, NamespaceError};
 pub use pin::{NotAPin, Pin};
 pub use transport::{install_provider, is_loopback};
@@ -44,6 +46,8 @@ pub const X_MEMSYNC_EXPIRES: &str = "x-memsync-expires";
 pub const NEVER: &str = "never";
 /// Beginning of the headers that carry a version's free metadata (`versions`).
 pub const X_MEMSYNC_META: &str = "x-memsync-meta-";
+/// On an index: the store has never stood at the [`HistoryPoint`] that the request names.
+pub const X_MEMSYNC_SET_BACK: &str = "x-memsync-set-back";
 /// `error_code` of a 412.
 pub const PRECONDITION_FAILED: &str = "PRECONDITION_FAILED";
 
@@ -112,6 +116,9 @@ pub struct WireIndex {
     pub index_cursor: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tombstone_floor: Option<u64>,
+    /// The id of the [`HistoryPoint`] where this index stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_history: Option<String>,
     /// Present and true where only entries changed since the asked cursor (`delta`) or ETag (`etag-delta`) are listed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub delta: bool,

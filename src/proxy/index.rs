@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::header::{ETAG, IF_NONE_MATCH};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use tokio::sync::OnceCell;
 
 use super::Proxy;
@@ -16,7 +16,7 @@ use super::encoding::{pack, tell, wanted};
 use super::metrics::whole as whole_number;
 use super::route::percent_decode;
 use crate::protocol::encoding::Coding;
-use crate::protocol::{WireEntry, WireIndex};
+use crate::protocol::{HistoryPoint, WireEntry, WireIndex, X_MEMSYNC_SET_BACK};
 use crate::store::{Entry, Index, Mark, State, Store, StoreError};
 
 /// Namespaces whose index is kept.
@@ -104,6 +104,7 @@ pub async fn get<S: Store>(
     query: Option<&str>,
     headers: &HeaderMap,
 ) -> Result<Answer, Refusal> {
+    let query = query.unwrap_or_default();
     let state = proxy.store.state(ns).await?;
     let etag = etag(&state);
     if headers.get_all(IF_NONE_MATCH).iter().any(|value| names(value.as_bytes(), &etag)) {
@@ -111,8 +112,9 @@ pub async fn get<S: Store>(
         insert(answer.headers_mut(), ETAG, &etag);
         return Ok(answer);
     }
-    let query = query.unwrap_or_default();
+    let is_set_back = is_set_back(proxy, query).await?;
     let delta = match &state.mark {
+        _ if is_set_back => None,
         Some(mark) => match since(query, mark) {
             Some(cursor) => after(proxy, ns, cursor).await?.map(|index| (index, Extent::After)),
             None => None,
@@ -143,7 +145,19 @@ pub async fn get<S: Store>(
         None => answer(written.json),
     };
     insert(answer.headers_mut(), ETAG, &written.etag);
+    if is_set_back {
+        insert(answer.headers_mut(), HeaderName::from_static(X_MEMSYNC_SET_BACK), "true");
+    }
     Ok(answer)
+}
+
+/// Whether the query names a point of a history that this store has never stood at. What makes no sense names none.
+async fn is_set_back<S: Store>(proxy: &Proxy<S>, query: &str) -> Result<bool, StoreError> {
+    let point = value(query, "history").and_then(|point| percent_decode(point).ok());
+    match point.and_then(|point| point.parse::<HistoryPoint>().ok()) {
+        Some(point) => Ok(!proxy.store.has_stood_at(&point).await?),
+        None => Ok(false),
+    }
 }
 
 fn etag(state: &State) -> String {
@@ -235,6 +249,7 @@ fn wire(index: Index, extent: Extent, versions: bool) -> WireIndex {
         index_epoch: mark.map(|m| m.epoch.to_string()),
         index_cursor: mark.map(|m| m.cursor),
         tombstone_floor: mark.map(|m| m.floor),
+        index_history: mark.and_then(|m| m.history.as_deref()).map(str::to_owned),
         delta: !matches!(extent, Extent::Whole),
         delta_base: match extent {
             Extent::From(tag) => Some(tag),
@@ -259,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_delta_needs_this_store_and_a_cursor_it_knows() {
-        let mark = Mark { epoch: "e1".into(), cursor: 9, floor: 3 };
+        let mark = Mark { epoch: "e1".into(), cursor: 9, floor: 3, history: None };
         for (query, from) in [
             ("since=3&epoch=e1", Some(3)),
             ("epoch=e1&since=9", Some(9)),

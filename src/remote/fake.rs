@@ -115,6 +115,7 @@ pub struct Backup {
     index: BTreeMap<RelPath, IndexEntry>,
     cursor: u64,
     floor: u64,
+    history: Vec<(u64, u64)>,
 }
 
 /// What of a request is lost.
@@ -148,6 +149,9 @@ impl FakeServer {
             epoch: 1,
             cursor: 0,
             floor: 0,
+            history: Vec::new(),
+            is_started: true,
+            ids: 0,
             version: 0,
             stored: BTreeMap::new(),
             calls: Vec::new(),
@@ -247,22 +251,24 @@ impl FakeServer {
 
     /// What the server holds now.
     pub fn backup(&self) -> Backup {
-        let Store { blobs, index, cursor, floor, .. } = &*self.store();
-        Backup { blobs: blobs.clone(), index: index.clone(), cursor: *cursor, floor: *floor }
+        let Store { blobs, index, cursor, floor, history, .. } = &*self.store();
+        let (blobs, index, history) = (blobs.clone(), index.clone(), history.clone());
+        Backup { blobs, index, cursor: *cursor, floor: *floor, history }
     }
 
     /// The server is replaced by an empty one, or by one restored from a backup: a new epoch.
     pub fn reset(&self, restored: Option<Backup>) {
-        let empty = Backup { blobs: BTreeMap::new(), index: BTreeMap::new(), cursor: 0, floor: 0 };
+        let empty = Backup { blobs: BTreeMap::new(), index: BTreeMap::new(), cursor: 0, floor: 0, history: Vec::new() };
         self.set_back(restored.unwrap_or(empty));
         self.store().epoch += 1;
     }
 
-    /// The server's disk is set back to an earlier day, and nobody told the server: the epoch stays.
+    /// The server's disk is set back to an earlier day in place, and the server starts again: the epoch stays.
     pub fn set_back(&self, to: Backup) {
         let mut store = self.store();
-        let Backup { blobs, index, cursor, floor } = to;
+        let Backup { blobs, index, cursor, floor, history } = to;
         (store.blobs, store.index, store.cursor, store.floor) = (blobs, index, cursor, floor);
+        (store.history, store.is_started) = (history, true);
         store.recent.clear();
     }
 

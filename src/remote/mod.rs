@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 
 use crate::digest::Md5;
 use crate::path::{PathError, RelPath};
-use crate::protocol::Precondition;
+use crate::protocol::{HistoryPoint, Precondition};
 
 pub mod events;
 pub mod fake;
@@ -36,6 +36,15 @@ pub struct Mark {
     pub cursor: u64,
     /// Tombstones older than this cursor may be gone.
     pub floor: u64,
+    /// The id of the store's history, where the proxy gives one.
+    pub history: Option<String>,
+}
+
+impl Mark {
+    /// The point of the store's history where the index stands.
+    pub fn point(&self) -> Option<HistoryPoint> {
+        self.history.clone().map(|id| HistoryPoint { id, cursor: self.cursor })
+    }
 }
 
 /// The index, parsed whole.
@@ -46,6 +55,8 @@ pub struct Index {
     pub refused: Vec<(String, PathError)>,
     /// Present where the proxy advertises `strong-index`: the entries are evidence, not hints.
     pub mark: Option<Mark>,
+    /// The proxy says that its store has never stood at the [`HistoryPoint`] it was asked with.
+    pub set_back: bool,
 }
 
 /// What became of asking for the index.
@@ -213,8 +224,13 @@ impl RemoteError {
 /// One namespace of a Memory Proxy.
 pub trait Remote: Send + Sync + 'static {
     /// The index. `since`: the mark of the index the caller holds, which a delta may be based on. With `None` it may be based
-    /// on what this `Remote` gave last; the first answer is `Whole`.
-    fn index(&self, since: Option<&Mark>) -> impl Future<Output = Result<IndexAnswer, RemoteError>> + Send;
+    /// on what this `Remote` gave last; the first answer is `Whole`. `known`: the point of the store's history that the
+    /// caller has agreed with, see [`Index::set_back`].
+    fn index(
+        &self,
+        since: Option<&Mark>,
+        known: Option<&HistoryPoint>,
+    ) -> impl Future<Output = Result<IndexAnswer, RemoteError>> + Send;
     /// The caller holds no index any more, whatever it was given: the next answer is `Whole`.
     fn forget_index(&self);
     fn get(&self, path: &RelPath) -> impl Future<Output = Result<Got, RemoteError>> + Send;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::Stat;
 use crate::path::RelPath;
+use crate::protocol::HistoryPoint;
 use crate::sync::Base;
 
 mod container;
@@ -109,6 +110,9 @@ pub struct RemoteState {
     /// The store was seen to stand behind `cursor`, and nobody has approved of that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub set_back: bool,
+    /// The point of the store's history where the index last taken in stood.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryPoint>,
 }
 
 /// How opening went.

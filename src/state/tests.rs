@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::digest::Md5;
 use crate::disk::{self, Stat};
 use crate::path::RelPath;
+use crate::protocol::HistoryPoint;
 use crate::seed::seed;
 use crate::sync::Base;
 
@@ -396,6 +397,7 @@ fn the_header_is_durable_with_the_next_commit() {
         cursor: Some(7),
         obeyed: None,
         set_back: true,
+        history: Some(HistoryPoint { id: "h".into(), cursor: 6 }),
     };
     container.bind_folder("folder");
     container.set_remote(remote.clone());

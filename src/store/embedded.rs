@@ -20,7 +20,9 @@ use super::{
     Store, StoreError, Swept, Version, Written, strong_state, system_clock,
 };
 use crate::path::RelPath;
+use crate::protocol::HistoryPoint;
 
+mod history;
 mod many;
 mod read;
 mod records;
@@ -83,12 +85,15 @@ impl Shared {
         let (cursor, modified) = marks.last.get(ns).copied().unwrap_or((0, marks.created));
         // The last change may have been a tombstone that is gone, but never one above the floor.
         let cursor = cursor.max(marks.floor);
-        strong_state(Mark { epoch: marks.epoch.clone(), cursor, floor: marks.floor }, modified)
+        let (epoch, history) = (marks.epoch.clone(), marks.history.clone());
+        strong_state(Mark { epoch, cursor, floor: marks.floor, history }, modified)
     }
 
-    /// Takes in committed changes: namespace, cursor, time, and the bytes by which the live entries grew.
-    fn advance<'a>(&self, changes: impl Iterator<Item = (&'a str, u64, u64, i64)>) {
+    /// Takes in committed changes: namespace, cursor, time, and the bytes by which the live entries grew. `begun`: the
+    /// history id that began with them.
+    fn advance<'a>(&self, begun: Option<Arc<str>>, changes: impl Iterator<Item = (&'a str, u64, u64, i64)>) {
         let mut marks = lock(&self.marks);
+        marks.history = begun.or(marks.history.take());
         for (ns, cursor, modified, grown) in changes {
             marks.cursor = cursor;
             match marks.bytes.get_mut(ns) {
@@ -123,6 +128,8 @@ impl Shared {
 struct Marks {
     epoch: Arc<str>,
     floor: u64,
+    /// The newest id of the history.
+    history: Option<Arc<str>>,
     /// Milliseconds since the epoch.
     created: u64,
     cursor: u64,
@@ -287,6 +294,16 @@ impl Store for Embedded {
 
     async fn state(&self, ns: &str) -> Result<State, StoreError> {
         Ok(self.shared.state(ns))
+    }
+
+    async fn has_stood_at(&self, point: &HistoryPoint) -> Result<bool, StoreError> {
+        let (shared, point) = (self.shared.clone(), point.clone());
+        // Read after the cursor: a history id that begins meanwhile begins there, or later.
+        blocking(move || {
+            let now = shared.cursor();
+            shared.read(|db| Ok(history::last_cursor(db, &point.id, now)?.is_some_and(|last| point.cursor <= last)))
+        })
+        .await?
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Changes> {

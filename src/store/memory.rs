@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 
 use super::{
     BACKLOG, Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Mark, Meta, Placed, Put,
-    Record, Retention, State, Store, StoreError, Swept, Version, new_epoch, next_version, strong_state, system_clock,
+    Record, Retention, State, Store, StoreError, Swept, Version, new_id, next_version, strong_state, system_clock,
 };
 use crate::digest::Md5;
 use crate::path::RelPath;
@@ -53,7 +53,7 @@ impl Rows {
     fn state(&self, ns: &str) -> State {
         let (cursor, modified) = self.last.get(ns).copied().unwrap_or((0, self.created));
         let cursor = cursor.max(self.floor);
-        strong_state(Mark { epoch: self.epoch.clone(), cursor, floor: self.floor }, modified)
+        strong_state(Mark { epoch: self.epoch.clone(), cursor, floor: self.floor, history: None }, modified)
     }
 }
 
@@ -72,7 +72,7 @@ impl Memory {
 
     pub fn with_clock(clock: Clock) -> Self {
         let rows = Rows {
-            epoch: new_epoch(),
+            epoch: new_id(),
             created: clock(),
             cursor: 0,
             last: BTreeMap::new(),

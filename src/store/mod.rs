@@ -14,6 +14,7 @@ use futures::stream::{self, StreamExt};
 use tokio::sync::broadcast;
 
 use crate::path::RelPath;
+use crate::protocol::HistoryPoint;
 
 pub mod copy;
 pub mod embedded;
@@ -147,6 +148,13 @@ pub trait Store: Send + Sync + 'static {
     /// that others write to as well sees by this what they changed, and tells its subscribers.
     fn state(&self, ns: &str) -> impl Future<Output = Result<State, StoreError>> + Send;
 
+    /// Whether this store once stood at `point`. False: it was set back to an earlier copy of itself, and may have other
+    /// changes under the cursors since. A store that keeps no history has stood at every point.
+    fn has_stood_at(&self, point: &HistoryPoint) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let _ = point;
+        std::future::ready(Ok(true))
+    }
+
     /// Every change committed from now on, of all namespaces. A receiver that lags loses the oldest and is told.
     fn subscribe(&self) -> broadcast::Receiver<Changes>;
 
@@ -257,12 +265,13 @@ fn next_version(now: u64, held: Option<&Entry>) -> u64 {
 /// The state of an exact index.
 fn strong_state(mark: Mark, modified: u64) -> State {
     // A moved floor tells clients something too.
-    let tag = format!("{}-{}-{}", mark.epoch, mark.cursor, mark.floor).into();
+    let history = mark.history.as_deref().unwrap_or("0");
+    let tag = format!("{}-{history}-{}-{}", mark.epoch, mark.cursor, mark.floor).into();
     State { tag, mark: Some(mark), modified }
 }
 
-/// A fresh epoch: 128 random bits in hex.
-fn new_epoch() -> Arc<str> {
+/// A fresh epoch or history id: 128 random bits in hex.
+fn new_id() -> Arc<str> {
     format!("{:032x}", fastrand::u128(..)).into()
 }
 

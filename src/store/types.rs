@@ -160,6 +160,9 @@ pub struct Mark {
     pub cursor: u64,
     /// Tombstones older than this cursor may be gone.
     pub floor: u64,
+    /// The store's newest history id ([`HistoryPoint`](crate::protocol::HistoryPoint)); `None` before the first write, and
+    /// in a store that keeps no history.
+    pub history: Option<Arc<str>>,
 }
 
 /// Entries and the state they are true at.

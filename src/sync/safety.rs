@@ -178,14 +178,18 @@ pub struct Standing<'a> {
     pub namespace: &'a str,
     /// `None` where the proxy does not tell.
     pub position: Option<Position<'a>>,
-    /// It was seen to be set back, and nobody has approved of that: other writes may have moved its cursor on since.
+    /// Before: it was seen to be set back, and nobody has approved of that; other writes may have moved its cursor on
+    /// since. Now: it says itself that it has never stood at the point of its history that was agreed with.
     pub set_back: bool,
 }
 
 impl Standing<'_> {
-    /// Whether the same store stands at an earlier change now than it did before.
+    /// Whether the same store stands at an earlier change now than it did before, or came to its change another way.
     pub fn is_set_back(&self, now: &Self) -> bool {
-        matches!((self.position, now.position), (Some(b), Some(n)) if b.epoch == n.epoch && n.cursor < b.cursor)
+        matches!(
+            (self.position, now.position),
+            (Some(b), Some(n)) if b.epoch == n.epoch && (n.cursor < b.cursor || now.set_back)
+        )
     }
 }
 

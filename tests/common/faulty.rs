@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use memsync::path::RelPath;
+use memsync::protocol::HistoryPoint;
 use memsync::store::memory::Collected;
 use memsync::store::{
     Changes, Deleted, Expect, Got, Index, Memory, Meta, Placed, Put, Record, State, Store, StoreError, Swept, Version,
@@ -119,6 +120,10 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
     async fn state(&self, ns: &str) -> Result<State, StoreError> {
         self.meet("state", ns).await?;
         self.inner.state(ns).await
+    }
+
+    async fn has_stood_at(&self, point: &HistoryPoint) -> Result<bool, StoreError> {
+        self.inner.has_stood_at(point).await
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Changes> {

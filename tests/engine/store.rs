@@ -43,6 +43,36 @@ fn a_proxy_that_was_set_back_waits_for_a_person_over_restarts_and_writes_of_othe
     assert_eq!(story.names().len(), 5);
 }
 
+/// The other writes came first, so that the cursor alone tells nothing.
+#[test]
+fn store_that_came_to_its_cursor_another_way_halts() {
+    for restarts in [false, true] {
+        let mut story = Story::new(Config::default());
+        story.disk.user_write("a", "old").unwrap();
+        story.settle();
+        let backup = story.server.backup();
+        story.disk.user_write("a", "newer").unwrap();
+        story.settle();
+        story.engine.tidy().unwrap();
+        story.server.set_back(backup);
+        for name in ["b", "c", "d"] {
+            story.server.foreign_put(&RelPath::parse(name).unwrap(), "theirs");
+        }
+        if restarts {
+            story.restart();
+        }
+        let id = reset_halt(&mut story).expect("it was set back");
+        assert_eq!(reset_halt(&mut story).as_deref(), Some(&*id), "until it is approved");
+        assert_eq!(story.disk.user_read("a").unwrap(), "newer");
+        assert_eq!(story.disk.user_tree("").len(), 1, "nothing is taken from it");
+        assert!(story.engine.approve(&id).unwrap());
+        for _ in 0..3 {
+            assert_eq!(reset_halt(&mut story), None);
+        }
+        assert!(story.disk.user_tree("").into_values().any(|content| content == "newer"), "nothing is lost");
+    }
+}
+
 /// An upload moves the store on, and whoever was there may be killed before it has looked how far.
 #[test]
 fn how_far_an_upload_has_taken_the_proxy_is_known_after_a_crash() {

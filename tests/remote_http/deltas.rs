@@ -21,7 +21,7 @@ fn index(tag: &str, name: &str, base: Option<&str>) -> Reply {
 /// How the index came, and the names in it.
 async fn ask(remote: &HttpRemote) -> Result<(&'static str, Vec<String>), RemoteError> {
     let names = |index: Index| index.files.into_keys().map(|path| path.to_string()).collect();
-    Ok(match remote.index(None).await? {
+    Ok(match remote.index(None, None).await? {
         IndexAnswer::Whole(index) => ("whole", names(index)),
         IndexAnswer::Delta(index) => ("delta", names(index)),
         IndexAnswer::Unchanged => ("unchanged", Vec::new()),

@@ -85,7 +85,7 @@ fn ask_put(content: &[u8]) -> (RelPath, Ask) {
 
 /// One request of each kind, with contents that get smaller.
 async fn one_of_each(remote: &HttpRemote) {
-    assert!(matches!(remote.index(None).await.unwrap(), IndexAnswer::Whole(_)));
+    assert!(matches!(remote.index(None, None).await.unwrap(), IndexAnswer::Whole(_)));
     read(found(remote.get(&path("a")).await.unwrap())).await.unwrap();
     assert_eq!(put(remote, &text(5_000)).await, Ok(Put::Stored { version: 0 }));
     assert_eq!(put(remote, &text(LARGE)).await, Ok(Put::Stored { version: 0 }));
@@ -188,7 +188,7 @@ async fn packed_answers_are_what_they_hold() {
         })
         .await;
         for remote in [far(&server), remote(&server)] {
-            let IndexAnswer::Whole(index) = remote.index(None).await.unwrap() else { panic!("no whole index") };
+            let IndexAnswer::Whole(index) = remote.index(None, None).await.unwrap() else { panic!("no whole index") };
             assert_eq!(index.files.len(), 500, "{coding}");
             for (name, content) in
                 [("note", text(5_000)), ("large", text(3 << 20)), ("empty", vec![]), ("plain", b"x".to_vec())]
@@ -220,7 +220,7 @@ async fn errors(coding: &'static str, body: Vec<u8>) -> [RemoteError; 3] {
         }
     };
     [
-        remote.index(None).await.unwrap_err(),
+        remote.index(None, None).await.unwrap_err(),
         get.await.unwrap_err(),
         remote.batch(vec![(path("b"), Ask::Get)]).await.err().expect("an error"),
     ]
@@ -260,7 +260,7 @@ async fn bombs_do_not_go_off() {
     let server =
         Server::start(ALL, |_| reply(403, &["content-encoding: zstd"], &zstd_bomb(1 << 30, 20)).then(Then::Close))
             .await;
-    assert!(matches!(far(&server).index(None).await, Err(RemoteError::Auth { status: 403, .. })));
+    assert!(matches!(far(&server).index(None, None).await, Err(RemoteError::Auth { status: 403, .. })));
 }
 
 #[tokio::test]
@@ -382,7 +382,7 @@ async fn with_a_real_proxy_all_comes_back_and_less_is_on_the_wire() {
         });
         let answers = remote.batch(asks.collect()).await.unwrap().unwrap();
         assert!(answers.iter().all(|a| matches!(a, Some(Answer::Put(Put::Stored { .. })))));
-        let IndexAnswer::Whole(index) = remote.index(None).await.unwrap() else { panic!("no whole index") };
+        let IndexAnswer::Whole(index) = remote.index(None, None).await.unwrap() else { panic!("no whole index") };
         assert_eq!(index.files.len(), 206);
         for (n, content) in contents.iter().enumerate() {
             let came = read(found(remote.get(&path(&format!("{n}"))).await.unwrap())).await.unwrap();

@@ -173,7 +173,7 @@ fn whole(cursor: u64, delta: bool) -> Vec<u8> {
 }
 
 fn mark(cursor: u64) -> Mark {
-    Mark { epoch: "e/1 &".to_owned(), cursor, floor: 2 }
+    Mark { epoch: "e/1 &".to_owned(), cursor, floor: 2, history: None }
 }
 
 fn index_of(answer: IndexAnswer) -> (&'static str, Index) {
@@ -203,27 +203,27 @@ async fn an_index_is_read_whole_by_part_or_not_at_all() {
     })
     .await;
     let remote = remote(&server);
-    let (kind, index) = index_of(remote.index(None).await.unwrap());
+    let (kind, index) = index_of(remote.index(None, None).await.unwrap());
     assert_eq!((kind, index.mark), ("whole", Some(mark(7))));
     assert_eq!(index.files["a.md"].md5.to_string(), HELLO);
-    assert_eq!(remote.index(None).await, Ok(IndexAnswer::Unchanged));
-    let (kind, index) = index_of(remote.index(Some(&mark(7))).await.unwrap());
+    assert_eq!(remote.index(None, None).await, Ok(IndexAnswer::Unchanged));
+    let (kind, index) = index_of(remote.index(Some(&mark(7)), None).await.unwrap());
     assert_eq!((kind, index.mark), ("delta", Some(mark(9))));
     // Who still holds 7 has not taken that in, and gets it again; who holds 9 is told when nothing is new.
-    assert_eq!(index_of(remote.index(Some(&mark(7))).await.unwrap()).0, "delta");
-    assert_eq!(index_of(remote.index(Some(&mark(9))).await.unwrap()).0, "delta");
+    assert_eq!(index_of(remote.index(Some(&mark(7)), None).await.unwrap()).0, "delta");
+    assert_eq!(index_of(remote.index(Some(&mark(9)), None).await.unwrap()).0, "delta");
     // The floor need not be known: it is where the index stands that counts.
-    assert_eq!(remote.index(Some(&Mark { floor: 0, ..mark(9) })).await, Ok(IndexAnswer::Unchanged));
-    let (kind, _) = index_of(remote.index(Some(&mark(1))).await.unwrap());
+    assert_eq!(remote.index(Some(&Mark { floor: 0, ..mark(9) }), None).await, Ok(IndexAnswer::Unchanged));
+    let (kind, _) = index_of(remote.index(Some(&mark(1)), None).await.unwrap());
     assert_eq!(kind, "whole", "a cursor before the floor gives all");
     // The ETag of another address, or of an older answer, is not sent.
-    assert_eq!(index_of(remote.index(None).await.unwrap()).0, "whole");
-    assert!(matches!(remote.index(Some(&mark(20))).await, Err(RemoteError::Protocol { .. })));
+    assert_eq!(index_of(remote.index(None, None).await.unwrap()).0, "whole");
+    assert!(matches!(remote.index(Some(&mark(20)), None).await, Err(RemoteError::Protocol { .. })));
     let other = Mark { epoch: "other".to_owned(), ..mark(7) };
     let server = Server::start(ALL, |_| reply(200, &[], &whole(9, true))).await;
     let remote = self::remote(&server);
-    assert!(matches!(remote.index(Some(&other)).await, Err(RemoteError::Protocol { .. })));
-    assert!(matches!(remote.index(None).await, Err(RemoteError::Protocol { .. })));
+    assert!(matches!(remote.index(Some(&other), None).await, Err(RemoteError::Protocol { .. })));
+    assert!(matches!(remote.index(None, None).await, Err(RemoteError::Protocol { .. })));
 }
 
 #[tokio::test]
@@ -231,14 +231,14 @@ async fn nothing_is_taken_for_granted_of_a_plain_proxy() {
     let server = Server::start(&[], |_| reply(200, &["etag: \"x\""], &whole(7, false))).await;
     let remote = remote(&server);
     for _ in 0..2 {
-        let (kind, index) = index_of(remote.index(Some(&mark(5))).await.unwrap());
+        let (kind, index) = index_of(remote.index(Some(&mark(5)), None).await.unwrap());
         assert_eq!((kind, index.mark, index.files.len()), ("whole", None, 1));
     }
     for request in server.seen() {
         assert_eq!((request.target.as_str(), request.header("if-none-match")), ("/sync", None));
     }
     let server = Server::start(&[], |_| reply(304, &[], b"")).await;
-    assert!(matches!(self::remote(&server).index(None).await, Err(RemoteError::Protocol { .. })));
+    assert!(matches!(self::remote(&server).index(None, None).await, Err(RemoteError::Protocol { .. })));
 }
 
 #[tokio::test]
@@ -263,8 +263,8 @@ async fn who_has_forgotten_the_index_is_given_the_whole_again() {
     })
     .await;
     let remote = remote(&server);
-    assert!(matches!(remote.index(None).await, Ok(IndexAnswer::Whole(_))));
-    assert_eq!(remote.index(None).await, Ok(IndexAnswer::Unchanged));
+    assert!(matches!(remote.index(None, None).await, Ok(IndexAnswer::Whole(_))));
+    assert_eq!(remote.index(None, None).await, Ok(IndexAnswer::Unchanged));
     remote.forget_index();
-    assert!(matches!(remote.index(None).await, Ok(IndexAnswer::Whole(_))));
+    assert!(matches!(remote.index(None, None).await, Ok(IndexAnswer::Whole(_))));
 }

@@ -18,7 +18,7 @@ use crate::*;
 async fn errors(remote: &HttpRemote) -> [RemoteError; 4] {
     let a = path("a");
     [
-        remote.index(None).await.unwrap_err(),
+        remote.index(None, None).await.unwrap_err(),
         remote.get(&a).await.err().expect("an error"),
         remote.put(&a, Precondition::New, 0, outgoing(b"x")).await.unwrap_err(),
         remote.delete(&a, Md5::of(b"x"), 0).await.unwrap_err(),
@@ -261,7 +261,7 @@ async fn a_hostile_index_is_refused_whole_but_bad_names_only_stand_aside() {
         let timeout = if device == "stall" { Duration::from_millis(100) } else { DEADLINE };
         HttpRemote::new(HttpOptions { device: device.into(), timeout, ..options(&server.origin()) })
             .unwrap()
-            .index(None)
+            .index(None, None)
             .await
     };
     let memsync::remote::IndexAnswer::Whole(index) = ask("names").await.unwrap() else { panic!("not whole") };

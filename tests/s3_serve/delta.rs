@@ -200,7 +200,7 @@ impl Agent {
     }
 
     async fn look(&mut self) {
-        let n = match self.remote.index(None).await.unwrap() {
+        let n = match self.remote.index(None, None).await.unwrap() {
             IndexAnswer::Whole(Index { files, .. }) => {
                 self.held = files;
                 0

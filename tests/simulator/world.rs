@@ -16,7 +16,6 @@ use memsync::disk::sim::SimDisk;
 use memsync::local::{Folder, Scope};
 use memsync::remote::fake::{FakeRemote, FakeServer};
 use memsync::state::{Container, Format, Options};
-use memsync::sync::Plan;
 
 /// Simulated milliseconds, shared by all devices.
 #[derive(Clone, Default)]
@@ -284,16 +283,6 @@ impl Device {
             }
         }
         result
-    }
-
-    /// Finds out how things are, and does nothing about it.
-    pub fn look(&mut self) -> Option<Result<Plan, CycleError>> {
-        let mut look = std::pin::pin!(self.engine.as_mut()?.dry_run());
-        let mut cx = Context::from_waker(futures::task::noop_waker_ref());
-        (0..100_000).find_map(|_| match look.as_mut().poll(&mut cx) {
-            Poll::Ready(result) => Some(result),
-            Poll::Pending => None,
-        })
     }
 
     /// A person decides on all that waits for one. Gives how much that was.

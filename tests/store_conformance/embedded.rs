@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures::future::join_all;
 use memsync::digest::Md5;
+use memsync::protocol::HistoryPoint;
 use memsync::store::embedded::Settings;
 use memsync::store::{Deleted, Embedded, Got, Incoming, Meta, Put, Retention, Store, StoreError, Swept};
 
@@ -56,6 +57,48 @@ async fn a_store_put_back_from_a_copy_has_a_new_epoch() {
     let restored = epoch(&home).await;
     assert_ne!(restored, first);
     assert_eq!(epoch(&home).await, restored);
+}
+
+#[tokio::test]
+async fn store_set_back_in_place_knows_its_own_past_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("store.db");
+    let point = async |store: &Embedded| {
+        let mark = mark(store).await;
+        HistoryPoint { id: mark.history.unwrap().to_string(), cursor: mark.cursor }
+    };
+    let store = Embedded::open(dir.path()).unwrap();
+    assert_eq!(mark(&store).await.history, None, "nothing was written yet");
+    put(&store, "a", New, b"1").await;
+    let first = point(&store).await;
+    put(&store, "b", New, b"2").await;
+    let second = point(&store).await;
+    drop(store);
+    let copy = std::fs::read(&file).unwrap();
+
+    let store = Embedded::open(dir.path()).unwrap();
+    assert_eq!(point(&store).await, second, "a start alone begins nothing");
+    put(&store, "c", New, b"3").await;
+    let third = point(&store).await;
+    assert_ne!(third.id, second.id);
+    let ahead = HistoryPoint { cursor: third.cursor, ..second.clone() };
+    for (known, at) in [(true, &first), (true, &second), (true, &third), (false, &ahead)] {
+        assert_eq!(store.has_stood_at(at).await.unwrap(), known, "{at}");
+    }
+    let (epoch, tag) = (mark(&store).await.epoch, store.state("").await.unwrap().tag);
+    drop(store);
+
+    // Written over in place, the file is the same to the filesystem.
+    std::fs::write(&file, copy).unwrap();
+    let store = Embedded::open(dir.path()).unwrap();
+    assert!(!store.has_stood_at(&third).await.unwrap(), "before anything is written");
+    put(&store, "other", New, b"3").await;
+    let other = point(&store).await;
+    assert_eq!((&mark(&store).await.epoch, other.cursor), (&epoch, third.cursor));
+    for (known, at) in [(true, &first), (true, &second), (true, &other), (false, &third)] {
+        assert_eq!(store.has_stood_at(at).await.unwrap(), known, "{at}");
+    }
+    assert_ne!(store.state("").await.unwrap().tag, tag, "the same cursor, but another index");
 }
 
 /// A sweep looks for what is old without holding up who writes.

@@ -1,6 +1,7 @@
 //! What is implausible halts, visibly, and deletes nothing.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -222,6 +223,57 @@ fn a_proxy_that_was_wiped_halts_and_is_offered_the_files_again() {
     assert_eq!(tree["3.md"], b"note 3");
     let copies = a.copies();
     assert_eq!(tree[&copies[0]], b"edited meanwhile");
+}
+
+/// Copies the files of one folder over those of another, as `cp -a FROM/. TO/` does: they stay the same files to the
+/// filesystem.
+fn copy_over(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_over(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn store_set_back_in_place_replaces_nothing_newer() {
+    let world = World::new();
+    let (a, b, c) = (world.device("a"), world.device("b"), world.device("c"));
+    a.write("note.md", "old");
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    world.stop_proxy();
+    let backup = world.path().join("backup");
+    copy_over(&world.store(), &backup);
+    world.start_proxy();
+    a.write("note.md", "newer");
+    world.settle(&[&a, &b]);
+    // A device that is away when it happens, and one that runs all the time.
+    a.stop();
+    world.stop_proxy();
+    copy_over(&backup, &world.store());
+    world.start_proxy();
+    // Others write on, so that the cursor of the store is ahead of all that a and b know.
+    for n in 0..6 {
+        c.write(&format!("{n}.md"), "theirs");
+    }
+    c.start();
+    c.wait();
+    a.start();
+    let halt = a.halted("server_reset");
+    b.halted("server_reset");
+    assert!(a.has("note.md", "newer") && b.has("note.md", "newer"), "nothing older replaces it");
+    a.ok(&["approve", &id(&halt)]);
+    a.wait();
+    let tree = a.tree();
+    assert!(tree.values().any(|content| content == b"newer") && tree.values().any(|content| content == b"old"));
+    assert_eq!(tree.len(), 8, "both texts, and what the others wrote: {:?}", tree.keys());
 }
 
 #[test]

@@ -35,8 +35,9 @@ async fn the_index_lists_everything_and_says_when_it_has_not_changed() {
         assert!(time.len() == 24 && time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
     }
     let epoch = index["index_epoch"].as_str().unwrap();
+    let history = index["index_history"].as_str().unwrap();
     let etag = r.header("etag").unwrap();
-    assert_eq!(etag, format!("\"{epoch}-3-0\""));
+    assert_eq!(etag, format!("\"{epoch}-{history}-3-0\""));
 
     let r = c.send("GET", "/sync", &[("If-None-Match", etag)], b"").await;
     assert_eq!((r.status, r.body.len(), r.header("etag")), (304, 0, Some(etag)));
@@ -47,13 +48,13 @@ async fn the_index_lists_everything_and_says_when_it_has_not_changed() {
     assert_eq!((r.status, r.body.len()), (200, 0));
 
     // Deltas.
-    let epoch = epoch.to_owned();
+    let (epoch, history) = (epoch.to_owned(), history.to_owned());
     let r = c.get(&format!("/sync?since=2&epoch={epoch}")).await.json();
     assert_eq!((&r["delta"], &r["index_cursor"]), (&json!(true), &json!(4)));
     assert_eq!(r["files"].as_object().unwrap().keys().collect::<Vec<_>>(), ["b", "c"]);
     let r = c.get(&format!("/sync?since=4&epoch={epoch}")).await.json();
     assert_eq!((&r["delta"], &r["files"]), (&json!(true), &json!({})));
-    let from = format!("from={epoch}-3-0");
+    let from = format!("from={epoch}-{history}-3-0");
     for query in
         [format!("since=5&epoch={epoch}"), "since=2&epoch=other".into(), "since=2".into(), "since=x".into(), from]
     {
@@ -62,12 +63,39 @@ async fn the_index_lists_everything_and_says_when_it_has_not_changed() {
     }
     running.stop().await;
 
-    // The epoch and the cursor survive a restart; another store has another epoch.
+    // The epoch, the history and the cursor survive a restart; another store has another epoch.
     let running = Running::start(embedded(&dir)).await;
     let again = running.client().await.get("/sync").await.json();
-    assert_eq!((&again["index_epoch"], &again["index_cursor"]), (&json!(epoch), &json!(4)));
+    assert_eq!(
+        (&again["index_epoch"], &again["index_history"], &again["index_cursor"]),
+        (&json!(epoch), &json!(history), &json!(4))
+    );
     let (_other, mut c) = memory().await;
     assert_ne!(c.get("/sync").await.json()["index_epoch"], json!(epoch));
+}
+
+#[tokio::test]
+async fn index_tells_a_client_of_a_store_that_was_set_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(embedded(&dir)).await;
+    let mut c = running.client().await;
+    c.put("/blob/a", "new", b"a").await;
+    let index = c.get("/sync").await.json();
+    let (epoch, history) = (index["index_epoch"].as_str().unwrap(), index["index_history"].as_str().unwrap());
+    for (point, is_set_back) in [
+        (format!("{history}:1"), false),
+        (format!("{history}%3A0"), false),
+        (format!("{history}:2"), true),
+        ("another:1".to_owned(), true),
+        // No point at all, as from a client of another kind.
+        ("junk".to_owned(), false),
+    ] {
+        let r = c.get(&format!("/sync?since=0&epoch={epoch}&history={point}")).await;
+        assert_eq!(r.header("x-memsync-set-back"), is_set_back.then_some("true"), "{point}");
+        assert_eq!(r.json().get("delta").is_none(), is_set_back, "{point}: it is answered with the whole index");
+        let r = c.get(&format!("/sync?history={point}")).await;
+        assert_eq!(r.header("x-memsync-set-back"), is_set_back.then_some("true"), "{point}");
+    }
 }
 
 #[tokio::test]

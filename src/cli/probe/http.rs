@@ -31,7 +31,7 @@ impl ProxyProbe for HttpProbe {
         runtime.block_on(async {
             let (health, time) = remote.health_and_time().await?;
             // The cheapest request that needs the token.
-            remote.index(None).await?;
+            remote.index(None, None).await?;
             Ok(Answer { capabilities: health.capabilities, warnings: health.warnings, time })
         })
     }

@@ -10,7 +10,7 @@ use super::store::{Fate, Store};
 use super::{Call, FakeServer, Request, lock};
 use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
-use crate::protocol::Precondition;
+use crate::protocol::{HistoryPoint, Precondition};
 use crate::remote::{
     Answer, Ask, Blob, Deleted, Got, Index, IndexAnswer, IndexEntry, Mark, Outgoing, Put, Remote, RemoteError,
 };
@@ -204,12 +204,12 @@ impl Remote for FakeRemote {
         *lock(&self.listed) = None;
     }
 
-    async fn index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
+    async fn index(&self, since: Option<&Mark>, known: Option<&HistoryPoint>) -> Result<IndexAnswer, RemoteError> {
         let last = lock(&self.served).clone();
         let answer = self
             .carry(Request::Index, |store| {
                 let answer = if store.config.strong {
-                    store.strong_index(since, last.as_ref())
+                    store.strong_index(since, known, last.as_ref())
                 } else {
                     IndexAnswer::Whole(store.plain_index())
                 };

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use super::{Call, Config, Losing, TombstoneKind};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::Precondition;
+use crate::protocol::{HistoryPoint, Precondition};
 use crate::remote::{Deleted, Index, IndexAnswer, IndexEntry, Mark, Put};
 
 /// How far back a stale or clobbered index can lie, in changes.
@@ -46,6 +46,12 @@ pub(super) struct Store {
     pub(super) epoch: u64,
     pub(super) cursor: u64,
     pub(super) floor: u64,
+    /// The ids of its history, each with the cursor after which it began.
+    pub(super) history: Vec<(u64, u64)>,
+    /// The next write begins a history id.
+    pub(super) is_started: bool,
+    /// How many ids there ever were, whatever it was set back to.
+    pub(super) ids: u64,
     /// The last version given; a server that was set back has a clock all the same.
     pub(super) version: u64,
     pub(super) stored: BTreeMap<Md5, Bytes>,
@@ -83,6 +89,10 @@ impl Store {
 
     /// Writes a blob or a tombstone, and the index as well as this proxy can.
     pub(super) fn commit(&mut self, path: &RelPath, md5: Md5, content: Option<Bytes>) {
+        if std::mem::take(&mut self.is_started) {
+            self.ids += 1;
+            self.history.push((self.ids, self.cursor));
+        }
         self.cursor += 1;
         if let Some(content) = &content {
             self.stored.entry(md5).or_insert_with(|| content.clone());
@@ -115,19 +125,36 @@ impl Store {
     }
 
     pub(super) fn mark(&self) -> Mark {
-        Mark { epoch: format!("epoch-{}", self.epoch), cursor: self.cursor, floor: self.floor }
+        let history = self.history.last().map(|(id, _)| id.to_string());
+        Mark { epoch: format!("epoch-{}", self.epoch), cursor: self.cursor, floor: self.floor, history }
     }
 
-    pub(super) fn strong_index(&self, since: Option<&Mark>, last: Option<&Mark>) -> IndexAnswer {
+    /// Whether it once stood at this point of its history.
+    fn has_stood_at(&self, point: &HistoryPoint) -> bool {
+        let Some(at) = self.history.iter().position(|(id, _)| id.to_string() == point.id) else { return false };
+        let last = self.history.get(at + 1).map_or(self.cursor, |(_, since)| *since);
+        point.cursor <= last
+    }
+
+    pub(super) fn strong_index(
+        &self,
+        since: Option<&Mark>,
+        known: Option<&HistoryPoint>,
+        last: Option<&Mark>,
+    ) -> IndexAnswer {
         let mark = self.mark();
-        match since {
+        let set_back = known.is_some_and(|point| !self.has_stood_at(point));
+        match since.filter(|_| !set_back) {
             Some(since) if *since == mark && last == Some(since) => IndexAnswer::Unchanged,
             Some(since) if since.epoch == mark.epoch && (mark.floor..=mark.cursor).contains(&since.cursor) => {
                 let changed = self.blobs.iter().filter(|(_, held)| held.changed > since.cursor);
                 let files = changed.map(|(path, held)| (path.clone(), held.entry())).collect();
-                IndexAnswer::Delta(Index { files, refused: Vec::new(), mark: Some(mark) })
+                IndexAnswer::Delta(Index { files, refused: Vec::new(), mark: Some(mark), set_back })
             }
-            _ => IndexAnswer::Whole(Index { files: self.exact_index(), refused: Vec::new(), mark: Some(mark) }),
+            _ => {
+                let files = self.exact_index();
+                IndexAnswer::Whole(Index { files, refused: Vec::new(), mark: Some(mark), set_back })
+            }
         }
     }
 
@@ -151,7 +178,7 @@ impl Store {
             }
         }
         let mark = self.trusted_tombstone.then(|| self.mark());
-        Index { files, refused: Vec::new(), mark }
+        Index { files, refused: Vec::new(), mark, set_back: false }
     }
 
     /// What becomes of the next request.

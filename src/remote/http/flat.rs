@@ -14,7 +14,9 @@ use super::body::{Answer, Upload};
 use super::{Given, HttpRemote, MAX_SMALL, classify, index};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{CONTENT_MD5, Precondition, X_TOMBSTONE, capability, encode_path};
+use crate::protocol::{
+    CONTENT_MD5, HistoryPoint, Precondition, X_MEMSYNC_SET_BACK, X_TOMBSTONE, capability, encode_path,
+};
 use crate::remote::{Blob, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, RemoteError};
 
 /// Largest index taken, bytes.
@@ -28,28 +30,37 @@ const FETCH_WHOLE: u64 = 64 * 1024;
 type Pieces = BoxStream<'static, Result<Bytes, RemoteError>>;
 
 impl HttpRemote {
-    pub(super) async fn read_index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
-        if let Some(answer) = self.ask_index(since).await? {
+    pub(super) async fn read_index(
+        &self,
+        since: Option<&Mark>,
+        known: Option<&HistoryPoint>,
+    ) -> Result<IndexAnswer, RemoteError> {
+        if let Some(answer) = self.ask_index(since, known).await? {
             return Ok(answer);
         }
         // The whole index goes with whatever is held.
         self.inner.known().index = None;
         let url = self.inner.url(&self.inner.namespace.below("/sync"));
         let never = || self.inner.protocol(&url, "a part of an index that does not follow what was asked for");
-        self.ask_index(since).await?.ok_or_else(never)
+        self.ask_index(since, known).await?.ok_or_else(never)
     }
 
     /// `None`: changes of another index than the one that was last given.
-    async fn ask_index(&self, since: Option<&Mark>) -> Result<Option<IndexAnswer>, RemoteError> {
+    async fn ask_index(
+        &self,
+        since: Option<&Mark>,
+        known: Option<&HistoryPoint>,
+    ) -> Result<Option<IndexAnswer>, RemoteError> {
         let capabilities = self.capabilities().await?;
         let has = |name: &str| capabilities.iter().any(|c| c == name);
         // Without a mark in its answer, a part could not be built upon.
         let base = since.filter(|_| has(capability::DELTA) && has(capability::STRONG_INDEX));
         let root = self.inner.url(&self.inner.namespace.below("/sync"));
-        let mut url = match base {
-            Some(mark) => format!("{root}?since={}&epoch={}", mark.cursor, encode_query(&mark.epoch)),
-            None => root,
-        };
+        let base_query = base.map(|mark| format!("since={}&epoch={}", mark.cursor, encode_query(&mark.epoch)));
+        let known = known.filter(|_| has(capability::STRONG_INDEX));
+        let history = known.map(|point| format!("history={}", encode_query(&point.to_string())));
+        let query: Vec<String> = base_query.into_iter().chain(history).collect();
+        let mut url = if query.is_empty() { root } else { format!("{root}?{}", query.join("&")) };
         // An ETag speaks for one address only: what changed since 5 is not what changed since 6. And "unchanged"
         // is an answer only to a caller who has taken in what it got last.
         let point = |mark: &Mark| (mark.epoch.clone(), mark.cursor);
@@ -77,9 +88,10 @@ impl HttpRemote {
             return Err(answer.protocol(&format!("the index is larger than {MAX_INDEX} bytes")));
         }
         let etag = answer.headers().get(ETAG).cloned();
+        let set_back = answer.headers().contains_key(X_MEMSYNC_SET_BACK);
         let parsed = index::read(answer).await?;
         let mark = parsed.mark.filter(|_| has(capability::STRONG_INDEX));
-        let result = crate::remote::Index { files: parsed.files, refused: parsed.refused, mark };
+        let result = crate::remote::Index { files: parsed.files, refused: parsed.refused, mark, set_back };
         let given = result.mark.clone();
         let mut patched = None;
         let result = match (base, parsed.delta) {

@@ -74,7 +74,12 @@ fn parse(reader: impl Read) -> serde_json::Result<Parsed> {
     Ok(Parsed {
         files: wire.files.accepted,
         refused: wire.files.refused.into_iter().collect(),
-        mark: mark.map(|(epoch, cursor)| Mark { epoch, cursor, floor: wire.tombstone_floor.unwrap_or(0) }),
+        mark: mark.map(|(epoch, cursor)| Mark {
+            epoch,
+            cursor,
+            floor: wire.tombstone_floor.unwrap_or(0),
+            history: wire.index_history,
+        }),
         delta: wire.delta,
         base: wire.delta_base,
     })
@@ -109,6 +114,7 @@ struct Wire {
     index_epoch: Option<String>,
     index_cursor: Option<u64>,
     tombstone_floor: Option<u64>,
+    index_history: Option<String>,
     #[serde(default)]
     delta: bool,
     delta_base: Option<String>,
@@ -238,7 +244,7 @@ mod tests {
                 "files":{{"a":{{"md5":"5d41402abc4b2a76b9719d911017c592","is_deleted":true,"version":9,"who":null}},"b":{A}}}}}"#
         );
         let parsed = parse(text.as_bytes()).unwrap();
-        assert_eq!(parsed.mark, Some(Mark { epoch: "e".into(), cursor: 7, floor: 3 }));
+        assert_eq!(parsed.mark, Some(Mark { epoch: "e".into(), cursor: 7, floor: 3, history: None }));
         assert!(parsed.delta && parsed.base.as_deref() == Some("x-1"));
         let a = parsed.files["a"];
         assert_eq!((a.is_deleted, a.version, a.size), (true, 9, 0));

@@ -20,7 +20,7 @@ use super::{Answer, Ask, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote,
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{
-    Health, Namespace, NamespaceError, Pin, Precondition, X_MEMSYNC_DEVICE, encode_path, is_loopback,
+    Health, HistoryPoint, Namespace, NamespaceError, Pin, Precondition, X_MEMSYNC_DEVICE, encode_path, is_loopback,
 };
 
 mod batch;
@@ -366,8 +366,8 @@ impl Remote for HttpRemote {
         self.inner.known().index = None;
     }
 
-    async fn index(&self, since: Option<&Mark>) -> Result<IndexAnswer, RemoteError> {
-        self.read_index(since).await
+    async fn index(&self, since: Option<&Mark>, known: Option<&HistoryPoint>) -> Result<IndexAnswer, RemoteError> {
+        self.read_index(since, known).await
     }
 
     async fn get(&self, path: &RelPath) -> Result<Got, RemoteError> {

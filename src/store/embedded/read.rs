@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::super::{Blob, Body, Entry, Got, Index, Mark, Meta, State, StoreError};
 use super::writer::{self, entry_of, signed, unsigned};
-use super::{Marks, Shared, io_error, spool, versions};
+use super::{Marks, Shared, history, io_error, spool, versions};
 
 /// A row with its content, or the name of the file that has it.
 struct Stored {
@@ -82,7 +82,8 @@ pub(super) fn read_marks(db: &Connection) -> rusqlite::Result<Marks> {
         bytes.insert(ns, unsigned(row, 3)?);
     }
     let cursor = last.values().map(|(cursor, _): &(u64, u64)| *cursor).max().unwrap_or(0).max(floor);
-    Ok(Marks { epoch: meta("epoch")?.into(), floor, created: number("created")?, cursor, last, bytes })
+    let (epoch, history) = (meta("epoch")?.into(), history::newest(db)?);
+    Ok(Marks { epoch, floor, history, created: number("created")?, cursor, last, bytes })
 }
 
 pub(super) fn read_index(db: &Connection, ns: &str, since: u64, state: State) -> rusqlite::Result<Index> {

@@ -9,10 +9,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::super::{StoreError, new_epoch};
+use super::super::{StoreError, new_id};
 use super::spool::sync_dir;
 use super::writer::signed;
-use super::{Settings, database_error, io_error};
+use super::{Settings, database_error, history, io_error};
 
 pub const DATABASE: &str = "store.db";
 pub const BODIES: &str = "bodies";
@@ -128,6 +128,7 @@ pub fn open_writer(dir: &Path, settings: &Settings, now: u64) -> Result<Connecti
         1 => migrate(&mut db).map_err(database_error)?,
         _ => return Err(StoreError::Newer { path, found, known: SCHEMA }),
     }
+    history::create(&db).map_err(database_error)?;
     keep_epoch(&mut db, &identity(&path)?).map_err(database_error)?;
     sync_dir(dir)?;
     Ok(db)
@@ -153,7 +154,7 @@ fn keep_epoch(db: &mut Connection, identity: &str) -> rusqlite::Result<()> {
     // Format 1 wrote the device before it in any case.
     let same = |known: &str| known == identity || known.split_once(':').is_some_and(|(_, rest)| rest == identity);
     if !known.as_deref().is_some_and(same) {
-        for (key, value) in [("file", identity), ("epoch", new_epoch().as_ref())] {
+        for (key, value) in [("file", identity), ("epoch", new_id().as_ref())] {
             tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])?;
         }
     }

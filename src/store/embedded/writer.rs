@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::super::{Change, Deleted, Entry, Expect, Meta, Placed, Put, StoreError, Version, next_version};
 use super::spool::{Content, Received};
-use super::{Shared, database_error, versions};
+use super::{Shared, database_error, history, versions};
 use crate::digest::Md5;
 use crate::path::RelPath;
 
@@ -62,6 +62,8 @@ struct Committed {
     outcomes: Vec<(Outcome, i64)>,
     /// Files of contents that no version has any more.
     replaced: Vec<String>,
+    /// The history id that began with this group.
+    begun: Option<Arc<str>>,
 }
 
 /// A row as the decision needs it.
@@ -75,32 +77,40 @@ pub struct Held {
 
 /// Serves jobs until every sender is gone.
 pub fn run(mut db: Connection, shared: &Shared, mut jobs: mpsc::Receiver<Vec<Job>>) {
+    let mut has_begun = false;
     while let Some(mut group) = jobs.blocking_recv() {
         while group.len() < GROUP {
             let Ok(more) = jobs.try_recv() else { break };
             group.extend(more);
         }
-        match commit(&mut db, shared, &group) {
-            Ok(done) => acknowledge(shared, group.drain(..), done),
+        match commit(&mut db, shared, &group, has_begun) {
+            Ok(done) => {
+                has_begun |= done.begun.is_some();
+                acknowledge(shared, group.drain(..), done);
+            }
             Err(failure) => refuse(group.drain(..), failure),
         }
     }
 }
 
-fn commit(db: &mut Connection, shared: &Shared, group: &[Job]) -> Result<Committed, Failure> {
+/// Writes a group in one transaction. `has_begun`: this process has begun its history id.
+fn commit(db: &mut Connection, shared: &Shared, group: &[Job], has_begun: bool) -> Result<Committed, Failure> {
     // A transaction that began by reading would fail where a record is written meanwhile, instead of waiting.
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(Failure::Before)?;
-    let mut cursor = shared.cursor();
+    let before = shared.cursor();
+    let mut cursor = before;
     let mut replaced = Vec::new();
     let mut outcomes = Vec::with_capacity(group.len());
     for job in group {
         let outcome = apply(&tx, shared, job, &mut cursor, &mut replaced).map_err(Failure::Before)?;
         outcomes.push(outcome);
     }
+    let begins = !has_begun && cursor > before;
+    let begun = begins.then(|| history::begin(&tx, before)).transpose().map_err(Failure::Before)?;
     crate::failpoint::pass("store-before-commit");
     tx.commit().map_err(Failure::AtCommit)?;
     crate::failpoint::pass("store-after-commit");
-    Ok(Committed { outcomes, replaced })
+    Ok(Committed { outcomes, replaced, begun })
 }
 
 fn apply(
@@ -295,7 +305,7 @@ fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committe
     if !changes.is_empty() {
         // In the order of their cursors, so the last of a namespace counts.
         let advanced = changes.iter().map(|(at, grown, change)| (change.ns.as_str(), change.cursor, *at, *grown));
-        shared.advance(advanced);
+        shared.advance(done.begun, advanced);
         let changes: Arc<[Change]> = changes.into_iter().map(|(_, _, change)| change).collect();
         // An error only says that nobody listens.
         let _ = shared.changes.send(changes);

@@ -221,6 +221,15 @@ fn a_store_that_was_set_back_stays_so_however_far_it_comes() {
 }
 
 #[test]
+fn store_with_another_history_is_a_reset() {
+    let at = |epoch, cursor| standing("o", "n", Some((epoch, cursor)));
+    let says_so = |now| Standing { set_back: true, ..now };
+    assert!(at("e", 7).is_set_back(&says_so(at("e", 9))), "its cursor is ahead, but it came there another way");
+    assert!(server_reset(1, 0, at("e", 7), says_so(at("e", 9))).is_some());
+    assert!(!at("e", 7).is_set_back(&says_so(at("f", 9))), "another store is not this one set back");
+}
+
+#[test]
 fn another_proxy_is_a_reset_unless_its_epoch_proves_it_the_same() {
     let e = Some(("e", 3));
     let before = standing("https://old", "team", e);

@@ -1,5 +1,5 @@
 //! What clients cost the proxy in memory: 1,000 idle event streams under 50 MiB, over TCP and over TLS; heads that never
-//! end, next to nothing; and bombs, no more than is set aside for unpacking.
+//! end, next to nothing; bombs, slow readers and slow uploads, no more than is set aside for bodies.
 #![cfg(target_os = "linux")]
 
 #[path = "common/address.rs"]
@@ -191,4 +191,105 @@ fn bombs_take_no_more_than_is_set_aside() {
     let cost = proxy.peak_kib().saturating_sub(before);
     println!("96 bombs at once: {} MiB", cost / 1024);
     assert!(cost < 256 * 1024, "{cost} KiB");
+}
+
+/// A read-only key of the proxy's store.
+fn read_only_key(home: &Path) -> String {
+    let mut command = Command::cargo_bin("memsync").unwrap();
+    command.env_clear().env("MEMSYNC_HOME", home).args(["key", "create", "--read-only", "--json"]);
+    let out = command.output().unwrap();
+    let made: serde_json::Value =
+        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out.stderr)));
+    made["token"].as_str().unwrap().to_owned()
+}
+
+/// Sends a request and gives the head of the answer.
+fn request(addr: SocketAddr, token: &str, head: &str, body: &[u8]) -> String {
+    let mut stream = connect(addr);
+    let length = body.len();
+    let head = format!(
+        "{head} HTTP/1.1\r\nHost: p\r\nAuthorization: Bearer {token}\r\nContent-MD5: new\r\n\
+         Content-Type: application/vnd.memsync.batch\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
+}
+
+/// Each reader asks for another state of an index of some megabytes, and reads only its head.
+#[test]
+fn slow_readers_of_an_index_hold_no_more_than_a_share() {
+    allow_files();
+    let home = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(home.path(), &[]);
+    let key = read_only_key(home.path());
+    let long = "n".repeat(250);
+    for batch in 0..6 {
+        let mut body = Vec::new();
+        for n in 0..1000 {
+            let path = format!("{long}/{long}/{long}/{batch}-{n}");
+            let head = serde_json::json!({"op": "put", "path": path, "precondition": "new", "size": 0}).to_string();
+            body.extend(u32::try_from(head.len()).unwrap().to_be_bytes());
+            body.extend(head.as_bytes());
+        }
+        let answer = request(proxy.addr, "t0ken", "POST /batch", &body);
+        assert!(answer.contains("200"), "{answer}");
+    }
+    let before = proxy.resident_kib();
+    let mut slow = Vec::new();
+    for n in 0..79 {
+        let answer = request(proxy.addr, "t0ken", &format!("PUT /blob/{n}"), b"x");
+        assert!(answer.contains("201"), "others go on: {answer}");
+        let mut stream = connect(proxy.addr);
+        let head = format!("GET /sync HTTP/1.1\r\nHost: p\r\nAuthorization: Bearer {key}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        // The first ones begin to be answered; the others wait for memory.
+        if n < 5 {
+            stream.read_exact(&mut [0; 100]).unwrap();
+        }
+        slow.push(stream);
+    }
+    let answer = request(proxy.addr, "t0ken", "GET /sync", b"");
+    assert!(answer.contains("200"), "{answer}");
+    let cost = proxy.peak_kib().saturating_sub(before);
+    println!("79 slow readers of an index: {} MiB", cost / 1024);
+    assert!(cost < 200 * 1024, "{cost} KiB");
+    drop(slow);
+}
+
+#[test]
+fn slow_uploads_hold_no_more_than_a_share() {
+    const UPLOADS: usize = 600;
+    allow_files();
+    let home = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(home.path(), &[]);
+    let before = proxy.resident_kib();
+    let body = vec![7; 1_000_000];
+    let mut slow = Vec::new();
+    for n in 0..UPLOADS {
+        let mut stream = connect(proxy.addr);
+        let head = format!(
+            "PUT /blob/{n} HTTP/1.1\r\nHost: p\r\nAuthorization: Bearer t0ken\r\nContent-MD5: new\r\n\
+             Content-Length: 1000001\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        slow.push((stream, 0));
+    }
+    // Until nothing more is taken of any: all but a byte came, or the upload waits for memory.
+    eventually("the uploads have come as far as they may", || {
+        let mut went_on = false;
+        for (stream, sent) in &mut slow {
+            while let Ok(n @ 1..) = stream.write(&body[*sent..]) {
+                *sent += n;
+                went_on = true;
+            }
+        }
+        !went_on
+    });
+    let cost = proxy.peak_kib().saturating_sub(before);
+    println!("{UPLOADS} slow uploads: {} MiB", cost / 1024);
+    assert!(cost < 220 * 1024, "{cost} KiB");
 }

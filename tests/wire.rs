@@ -392,6 +392,7 @@ async fn the_access_log_has_each_request_and_no_secret() {
         ["method=GET", "path=\"/blob/x\"", "status=404"],
     ]) {
         assert!(wanted.iter().all(|w| line.contains(w)) && line.contains("ms="), "{line}");
+        assert!(line.contains("client=127.0.0.1 caller=\"token\"") && !line.contains("user="), "{line}");
     }
     assert!(!log.contains(TOKEN) && !log.contains("private"), "{log}");
 }

@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use crate::config::{parse_duration, parse_size};
 use crate::protocol::Pin;
+use crate::proxy::keys::UserPattern;
 
 mod keep;
 mod listen;
@@ -141,6 +142,19 @@ pub enum Command {
         /// Requests a second that one key may make [default: any number]
         #[arg(long, value_name = "N", env = "MEMSYNC_RATE")]
         rate: Option<NonZeroU32>,
+        /// Namespaces that a user whom HEARE_AUTH_URL verifies may open, `{user_id}` in them is the user's id: such as
+        /// `users/{user_id}/*` [default: all]
+        #[arg(long, value_name = "PATTERN", env = "MEMSYNC_VERIFIED_NAMESPACES", value_delimiter = ',')]
+        verified_namespaces: Vec<UserPattern>,
+        /// How much the namespaces of one such user may hold together
+        #[arg(
+            long,
+            value_name = "SIZE",
+            env = "MEMSYNC_VERIFIED_QUOTA",
+            value_parser = parse_size,
+            requires = "verified_namespaces"
+        )]
+        verified_quota: Option<u64>,
     },
     /// Make the index of a proxy on S3 right again from its files, and tell what was mended; proxies may go on serving
     Reindex,

@@ -41,7 +41,7 @@ pub struct Logging {
 /// When the log folder cannot be made or the directives are not right.
 pub fn start(app: &App, command: &Command) -> anyhow::Result<Logging> {
     let stays = matches!(command, Command::Run | Command::Up { .. } | Command::Serve { .. });
-    let configured = app.config().map_or(LevelFilter::INFO, |c| c.log_level);
+    let configured = configured_level(app, command)?;
     let base = if stays { configured } else { configured.min(LevelFilter::WARN) };
     let directives = match app.around.env.get("MEMSYNC_LOG").filter(|v| !v.is_empty()) {
         Some(directives) => directives.clone(),
@@ -68,6 +68,30 @@ pub fn start(app: &App, command: &Command) -> anyhow::Result<Logging> {
     let stderr = lines(app.global.log_format, color, BoxMakeWriter::new(std::io::stderr)).with_filter(filter()?);
     tracing_subscriber::registry().with(stderr).with(file).try_init()?;
     Ok(Logging { _file: guard })
+}
+
+/// The level that the config or the environment names. A proxy alone needs no config, so its variables count without one:
+/// `MEMSYNC_LOG_LEVEL`, and `LOG_LEVEL`, by which other proxies are set.
+fn configured_level(app: &App, command: &Command) -> anyhow::Result<LevelFilter> {
+    let set = |name: &'static str| app.around.env.get(name).filter(|v| !v.is_empty()).map(|value| (name, value));
+    let is_proxy = matches!(command, Command::Serve { .. });
+    match (app.config(), set("MEMSYNC_LOG_LEVEL").or_else(|| set("LOG_LEVEL"))) {
+        (_, Some((name, value))) if is_proxy => level(value).ok_or_else(|| {
+            let why = format!("{name}={value}: write one of off, error, warn, info, debug, trace");
+            Failure::new(Exit::Usage, why).into()
+        }),
+        (Ok(config), _) => Ok(config.log_level),
+        (Err(_), _) => Ok(set("MEMSYNC_LOG_LEVEL").and_then(|(_, value)| level(value)).unwrap_or(LevelFilter::INFO)),
+    }
+}
+
+/// A level by its name, in any case, or by the one that Python has for it.
+fn level(name: &str) -> Option<LevelFilter> {
+    match name.trim().to_ascii_lowercase().as_str() {
+        "warning" => Some(LevelFilter::WARN),
+        "critical" | "fatal" => Some(LevelFilter::ERROR),
+        name => LEVELS.into_iter().find(|level| level.to_string() == name),
+    }
 }
 
 /// Other crates stay silent: memsync says itself what their errors mean. At the most verbose level their warnings are
@@ -116,6 +140,13 @@ mod tests {
         assert_eq!(shifted(LevelFilter::INFO, 9, 0), LevelFilter::TRACE);
         assert_eq!(shifted(LevelFilter::INFO, 0, 2), LevelFilter::ERROR);
         assert_eq!(shifted(LevelFilter::WARN, 0, 9), LevelFilter::OFF);
+    }
+
+    #[test]
+    fn level_is_read_by_either_name() {
+        assert_eq!(level("WARNING"), Some(LevelFilter::WARN));
+        assert_eq!((level(" Debug "), level("off")), (Some(LevelFilter::DEBUG), Some(LevelFilter::OFF)));
+        assert_eq!((level(""), level("loud")), (None, None));
     }
 
     #[test]

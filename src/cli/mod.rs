@@ -66,10 +66,31 @@ pub fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         }
         Command::Link { dir } => join::run(app, dir.as_deref()),
         Command::Run => run::run(app),
-        Command::Serve { listen, store, token_file, max_body_size, tls, metrics_listen, rate } => {
+        Command::Serve {
+            listen,
+            store,
+            token_file,
+            max_body_size,
+            tls,
+            metrics_listen,
+            rate,
+            verified_namespaces,
+            verified_quota,
+        } => {
             let tls = tls::Source::of(&tls)?;
             let max_body = max_body_size;
-            serve::run(app, &serve::Serve { listen, store, token_file, max_body, tls, metrics_listen, rate })
+            let serve = serve::Serve {
+                listen,
+                store,
+                token_file,
+                max_body,
+                tls,
+                metrics_listen,
+                rate,
+                verified_namespaces,
+                verified_quota,
+            };
+            serve::run(app, &serve)
         }
         Command::Reindex => s3::reindex(app),
         Command::User { store, action } => user::run(app, store.store.as_deref(), &action),

@@ -23,7 +23,8 @@ use super::setup;
 use super::signals::{Wish, Wishes, notify};
 use super::tls::{Shown, Source};
 use crate::config::{TokenSource, read_token_file, token_from_env};
-use crate::proxy::{self, VerifierOptions, keys};
+use crate::proxy::keys::{self, UserPattern};
+use crate::proxy::{self, VerifierOptions};
 use crate::store::{Records, Store};
 
 /// How it was asked for.
@@ -37,6 +38,10 @@ pub struct Serve {
     pub metrics_listen: Option<SocketAddr>,
     /// Requests a second of one key.
     pub rate: Option<NonZeroU32>,
+    /// Of users that HEARE_AUTH_URL verifies; empty: all.
+    pub verified_namespaces: Vec<UserPattern>,
+    /// Bytes of each such user.
+    pub verified_quota: Option<u64>,
 }
 
 /// # Errors
@@ -173,7 +178,17 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// When nobody may, or a token cannot be read.
 fn options(app: &App, serve: &Serve, has_keys: bool) -> anyhow::Result<proxy::Options> {
     let set = |name: &str| app.around.env.get(name).filter(|value| !value.is_empty()).cloned();
-    let verifier = set("HEARE_AUTH_URL").map(|url| VerifierOptions::new(url, set("HEARE_AUTH_APP_ID")));
+    let namespaces = Some(serve.verified_namespaces.clone()).filter(|patterns| !patterns.is_empty());
+    if namespaces.is_some() && set("HEARE_AUTH_URL").is_none() {
+        let why = "--verified-namespaces is for users that a service verifies; set HEARE_AUTH_URL to that service, or leave \
+                   the option out (the users of `memsync key` have namespaces of their own)";
+        return Err(Failure::new(Exit::Usage, why).into());
+    }
+    let verifier = set("HEARE_AUTH_URL").map(|url| VerifierOptions {
+        namespaces,
+        quota: serve.verified_quota,
+        ..VerifierOptions::new(url, set("HEARE_AUTH_APP_ID"))
+    });
     let token = token(app, serve)?;
     if token.is_none() && verifier.is_none() && !has_keys {
         let why = "a proxy that nobody may call is of no use: make a key with `memsync key create` (with the --store of \

@@ -1,5 +1,6 @@
 //! Answers: the errors of the protocol and the headers they share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,6 +12,7 @@ use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::memory::{Allotment, SharedAllotment, hold};
 use crate::digest::Md5;
 use crate::path::PathError;
 use crate::protocol::encoding::CodingError;
@@ -285,10 +287,18 @@ impl Refusal {
             Self::Busy => plain(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "BUSY",
-                "too many bodies are being unpacked, or batches taken in; wait, then try again, or send the content as it is",
+                "too many bodies are in flight, of this key or of all; wait, then try again",
             ),
             Self::BodyTimeout => plain(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "the body stopped coming"),
             Self::BodyBroken => plain(StatusCode::BAD_REQUEST, "BODY_BROKEN", "the body was cut off or malformed"),
+            Self::Store(e @ StoreError::Full(_)) => {
+                tracing::error!(id, "{e}");
+                plain(
+                    StatusCode::INSUFFICIENT_STORAGE,
+                    "STORAGE_FULL",
+                    "the disk of the proxy is full; nothing was written. Make room there, or ask whoever runs it",
+                )
+            }
             Self::Store(e) => {
                 tracing::error!(id, "{e}");
                 plain(StatusCode::SERVICE_UNAVAILABLE, "STORAGE_FAILED", "the storage failed; nothing was acknowledged")
@@ -319,6 +329,16 @@ pub fn with_body(status: StatusCode, content_type: &'static str, body: bytes::By
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    answer
+}
+
+/// A 200 whose content holds `memory` until it is read.
+pub fn with_held_body(content_type: &'static str, content: bytes::Bytes, mut memory: Allotment) -> Answer {
+    memory.shrink_to(content.len() as u64);
+    let memory: SharedAllotment = Arc::new(memory);
+    let mut answer = with_body(StatusCode::OK, content_type, hold(content, memory.clone()));
+    // For the content as it is packed.
+    answer.extensions_mut().insert(memory);
     answer
 }
 

@@ -44,7 +44,8 @@ pub struct Caller {
 enum Shown {
     Token,
     Key(Box<Found>),
-    Verified,
+    /// To a verifier, with the bytes that the user may hold.
+    Verified(Option<u64>),
 }
 
 impl Caller {
@@ -71,17 +72,23 @@ impl Caller {
     pub fn sign(&self, meta: Meta) -> Meta {
         let key = match &self.shown {
             Shown::Key(found) => Some(found.key.name.clone()),
-            Shown::Token | Shown::Verified => None,
+            Shown::Token | Shown::Verified(_) => None,
         };
         Meta { device: self.device.clone().or(meta.device), key, ..meta }
     }
 
     /// The user, the limit in bytes, and the namespaces that count towards it; `None` where nothing limits the caller.
     pub fn quota(&self) -> Option<(&str, u64, Vec<Pattern>)> {
-        let Shown::Key(found) = &self.shown else { return None };
-        let user = self.user.as_deref()?;
-        let (limit, patterns) = found.keys.quota(user)?;
-        Some((user, limit, patterns))
+        match &self.shown {
+            Shown::Token => None,
+            Shown::Key(found) => {
+                let user = self.user.as_deref()?;
+                let (limit, patterns) = found.keys.quota(user)?;
+                Some((user, limit, patterns))
+            }
+            // By its id, which no user of the store's keys has.
+            Shown::Verified(limit) => limit.map(|limit| (self.id.as_str(), limit, self.scope.namespaces.clone())),
+        }
     }
 }
 
@@ -134,8 +141,8 @@ impl<S: Store> Auth<S> {
                 id: format!("user {user}"),
                 user: Some(user.to_string()),
                 device: None,
-                scope: Scope::default(),
-                shown: Shown::Verified,
+                scope: verifier.scope(&user),
+                shown: Shown::Verified(verifier.quota()),
             })),
             Verdict::Invalid => Err(WRONG),
             Verdict::Unknown => Err(Refusal::Unverified),
@@ -147,7 +154,7 @@ impl<S: Store> Auth<S> {
         match &caller.shown {
             Shown::Token => Lease::Unlimited,
             Shown::Key(found) => Lease::Key(self.ring.follow(found, ns)),
-            Shown::Verified => Lease::Until(Instant::now() + VERIFIED_STREAM),
+            Shown::Verified(_) => Lease::Until(Instant::now() + VERIFIED_STREAM),
         }
     }
 

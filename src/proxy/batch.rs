@@ -5,7 +5,6 @@
 //! anything of it is done.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -13,15 +12,15 @@ use http::header::CONTENT_TYPE;
 use http::{Request, StatusCode};
 use hyper::body::Incoming as RequestBody;
 
-use super::answer::{Answer, Provided, Refusal, with_body};
+use super::answer::{Answer, Provided, Refusal, with_held_body};
 use super::auth::Caller;
 use super::blobs::{Taker, expect, receive};
+use super::encoding::{BodyTerms, Taken};
 use super::keys::Access;
+use super::memory::Allotment;
 use super::metrics::Metrics;
-use super::patience::HoldsTurn;
 use super::quota::Reserved;
 use super::route::stored_path;
-use super::shares::{Turn, hold};
 use super::{Proxy, encoding, namespaced, quota, versions};
 use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
@@ -29,8 +28,8 @@ use crate::protocol::batch::{self, ASK_ALONE, Answered, Asked, MAX_BLOB, MAX_BYT
 use crate::protocol::{Precondition, decode_name};
 use crate::store::{Body, Deleted, Entry, Expect, Got, Meta, Operation, Put, Store, StoreError, Written};
 
-/// Blobs read from the store at once: as many of the largest as fit into an answer.
-const READ: usize = 64;
+/// Blobs read from the store at once.
+const READ: usize = 8;
 /// Room kept in an answer for each head, besides its path, bytes.
 const HEAD_ROOM: usize = 1024;
 
@@ -40,8 +39,10 @@ const FOLDERS: usize = 4096;
 
 /// What a head of an answer takes as a rule, bytes.
 const HEAD_USUAL: usize = 128;
-/// Room made at once for a body that says how long it is, bytes.
-const BODY_AT_ONCE: u64 = 4 * 1024 * 1024;
+/// Memory set aside at first for a body that does not say how long it is, bytes.
+const FIRST_MEMORY: u64 = 1024 * 1024;
+/// A packed body is expected to unpack to so many times its length. One that comes to more asks for more memory.
+const USUAL_RATIO: u64 = 4;
 
 /// A request of a batch, checked.
 enum Checked {
@@ -67,11 +68,11 @@ pub async fn post<S: Store>(
         return Err(Refusal::NoBatch);
     }
     let coding = encoding::of_body(&head.headers)?;
-    let turn: Turn = Arc::new(proxy.batches.take(caller, 1, proxy.options.body_timeout).await?);
     let limit = proxy.options.max_body.min(MAX_BYTES as u64);
-    let length = hyper::body::Body::size_hint(&body).lower().min(BODY_AT_ONCE);
-    let collected = Collected(BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)));
-    let body = receive(proxy, caller, coding, body, limit, collected).await?.0.0.freeze();
+    let terms = BodyTerms { coding, limit, memory: expected(coding.is_some(), &body).min(limit) };
+    let collected = Collected(BytesMut::new());
+    let Taken { taker, size: asked_bytes, mut memory } = receive(proxy, caller, terms, body, collected).await?;
+    let body = taker.0.freeze();
     let frames = batch::read::<Asked>(body).map_err(|e| Refusal::Batch(e.to_string()))?;
     refuse_twins(&frames)?;
 
@@ -114,16 +115,21 @@ pub async fn post<S: Store>(
     }
     drop(rooms);
     if !writes.is_empty() {
-        let written = write(proxy, ns, writes, meta, held, turn.clone()).await?;
+        let (written, returned) = write(proxy, ns, writes, meta, (held, memory)).await?;
+        memory = returned;
         for ((at, path, provided), written) in asked.into_iter().zip(written) {
             let path = path.as_str().to_owned();
-            metrics.writes.inc_by(u64::from(written.as_ref().is_ok_and(Written::happened)));
+            metrics.wrote(u64::from(written.as_ref().is_ok_and(Written::happened)));
             let answer = written.map_err(Refusal::from).and_then(|written| outcome(&path, written, provided));
             answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id, metrics)));
         }
     }
+    let mut answered_bytes = 0;
     for some in gets.chunks(READ) {
         let paths: Vec<RelPath> = some.iter().map(|(_, path)| path.clone()).collect();
+        // What is read is copied into the answer.
+        let needed = asked_bytes + 2 * (answered_bytes + READ as u64 * MAX_BLOB);
+        room = if memory.grow_to(needed).is_ok() { room } else { 0 };
         let got = if room > 0 { proxy.store.get_many(ns, paths).await } else { Vec::new() };
         let mut got = got.into_iter();
         for (at, path) in some {
@@ -132,7 +138,9 @@ pub async fn post<S: Store>(
                 Some(got) => blob(&path, got, &mut room).await,
                 None => Ok(ask_alone(&path)),
             };
-            answers[*at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id, metrics)));
+            let answer = answer.unwrap_or_else(|refusal| refused(path, refusal, id, metrics));
+            answered_bytes += answer.1.len() as u64;
+            answers[*at] = Some(answer);
         }
     }
 
@@ -146,31 +154,35 @@ pub async fn post<S: Store>(
         // The sizes were counted before anything was done.
         written.map_err(|why| Refusal::Store(StoreError::Database(why)))?;
     }
-    // Who is slow to read it has a batch under way as long.
-    let mut answer = with_body(StatusCode::OK, batch::CONTENT_TYPE, hold(writer.finish(), turn.clone()));
-    answer.extensions_mut().insert(turn);
-    answer.extensions_mut().insert(HoldsTurn);
-    Ok(answer)
+    Ok(with_held_body(batch::CONTENT_TYPE, writer.finish(), memory))
 }
 
-/// Carries the writes of a batch out, to their end even when the client goes: until then they need their room, and the
-/// batch its turn.
+/// The bytes that a body probably comes to, unpacked.
+fn expected(is_packed: bool, body: &RequestBody) -> u64 {
+    match hyper::body::Body::size_hint(body).exact() {
+        Some(length) if is_packed => length.saturating_mul(USUAL_RATIO),
+        Some(length) => length,
+        None => FIRST_MEMORY,
+    }
+}
+
+/// Carries the writes of a batch out, to their end even when the client goes: until then they need their room and their
+/// memory, which is given back with the answers.
 async fn write<S: Store>(
     proxy: &Proxy<S>,
     ns: &str,
     writes: Vec<(RelPath, Operation)>,
     meta: Meta,
-    rooms: Vec<Reserved>,
-    turn: Turn,
-) -> Result<Vec<Result<Written, StoreError>>, Refusal> {
+    (rooms, memory): (Vec<Reserved>, Allotment),
+) -> Result<(Vec<Result<Written, StoreError>>, Allotment), Refusal> {
     let (store, quotas, ns) = (proxy.store.clone(), proxy.quotas.clone(), ns.to_owned());
     let writing = tokio::spawn(async move {
         let written = store.write_many(&ns, writes, &meta).await;
         if written.iter().flatten().any(Written::happened) {
             quotas.wrote(&ns);
         }
-        drop((rooms, turn));
-        written
+        drop(rooms);
+        (written, memory)
     });
     Ok(writing.await.map_err(|_| StoreError::Closed)?)
 }
@@ -328,7 +340,11 @@ fn refused(path: String, refusal: Refusal, id: &str, metrics: &Metrics) -> Frame
 struct Collected(BytesMut);
 
 impl Taker for Collected {
-    async fn take(&mut self, piece: Bytes) -> Result<(), Refusal> {
+    async fn take(&mut self, piece: Bytes, memory: &mut Allotment) -> Result<(), Refusal> {
+        let size = (self.0.len() + piece.len()) as u64;
+        if !memory.covers(size) {
+            memory.grow_to(size.next_power_of_two())?;
+        }
         self.0.extend_from_slice(&piece);
         Ok(())
     }

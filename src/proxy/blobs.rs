@@ -2,9 +2,11 @@
 //! namespaced one has of its own in `namespaced`.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use axum::body::Body as AnswerBody;
 use bytes::Bytes;
+use futures::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -13,20 +15,31 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Provided, Refusal, describe, empty, insert};
 use super::auth::Caller;
-use super::encoding::Intake;
+use super::encoding::{BodyTerms, Intake, Taken};
+use super::memory::{Allotment, hold};
 use super::patience::Pace;
 use super::quota::{self, Reserved};
 use super::{Proxy, encoding, versions};
 use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
-use crate::protocol::encoding::Coding;
 use crate::protocol::{CONTENT_MD5, Precondition, X_MEMSYNC_MD5};
 use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Put, Store, StoreError};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
+/// Most memory that a blob on its way out takes, bytes: a piece that is read, and one that is written.
+const OUTGOING: u64 = 512 * 1024;
+/// Most memory that a content on its way into the store takes, bytes: a piece that comes, and one that is written.
+const INCOMING: u64 = 576 * 1024;
 
 /// GET and HEAD; hyper leaves the body of the latter out. `?version=N` asks for a version of the path.
-pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath, query: Option<&str>) -> Result<Answer, Refusal> {
+pub async fn get<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
+    ns: &str,
+    path: &RelPath,
+    query: Option<&str>,
+) -> Result<Answer, Refusal> {
+    let mut memory = proxy.memory.reserve(caller, OUTGOING, proxy.options.body_timeout).await?;
     let got = match versions::asked(query)? {
         Some(version) => proxy.store.get_version(ns, path, version).await?,
         None => proxy.store.get(ns, path).await?,
@@ -36,10 +49,16 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath, query: Op
         Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry)),
         Got::Absent => return Err(Refusal::Absent),
     };
+    memory.shrink_to(blob.entry.size);
+    let memory = Arc::new(memory);
+    let held = memory.clone();
     let mut answer = Response::new(match blob.body {
-        Body::Whole(content) => AnswerBody::from(content),
-        Body::Pieces(pieces) => AnswerBody::from_stream(pieces),
+        Body::Whole(content) => AnswerBody::from(hold(content, held)),
+        Body::Pieces(pieces) => {
+            AnswerBody::from_stream(pieces.map(move |piece| piece.map(|piece| hold(piece, held.clone()))))
+        }
     });
+    answer.extensions_mut().insert(memory);
     let headers = answer.headers_mut();
     describe(headers, &blob.entry);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(blob.entry.size));
@@ -94,9 +113,11 @@ pub fn expect(precondition: Precondition) -> Expect {
 
 /// What takes a body in, piece by piece, as it comes or as it is unpacked.
 pub(super) trait Taker: Send {
+    /// `memory`: what is set aside for the taker.
+    ///
     /// # Errors
     /// When the piece cannot be kept, or may not.
-    fn take(&mut self, piece: Bytes) -> impl Future<Output = Result<(), Refusal>> + Send;
+    fn take(&mut self, piece: Bytes, memory: &mut Allotment) -> impl Future<Output = Result<(), Refusal>> + Send;
 }
 
 /// Room is asked for in steps of so many bytes where a body does not tell its length.
@@ -129,7 +150,7 @@ impl<S: Store> Arriving<'_, S> {
 }
 
 impl<S: Store> Taker for Arriving<'_, S> {
-    async fn take(&mut self, piece: Bytes) -> Result<(), Refusal> {
+    async fn take(&mut self, piece: Bytes, _memory: &mut Allotment) -> Result<(), Refusal> {
         self.size += piece.len() as u64;
         if self.size > self.admitted {
             match self.reserve(self.size.next_multiple_of(STEP)).await {
@@ -145,8 +166,8 @@ impl<S: Store> Taker for Arriving<'_, S> {
     }
 }
 
-/// The content of a write, which has come whole, and the room that it holds.
-pub(super) type Content<I> = (I, Option<Reserved>);
+/// The content of a write, which has come whole, with the room in the store and the memory that it holds.
+pub(super) type Content<I> = (I, Option<Reserved>, Allotment);
 
 /// Takes the content of a write in, where the caller has room for it. `promised`: the MD5 that it must have, unpacked.
 pub(super) async fn content<S: Store>(
@@ -166,7 +187,11 @@ pub(super) async fn content<S: Store>(
     if told > 0 {
         arriving.reserve(told).await?;
     }
-    let (mut came, size) = receive(proxy, caller, coding, body, proxy.options.max_body, arriving).await?;
+    // The length of a packed body says little of what it unpacks to.
+    let exact = hyper::body::Body::size_hint(&body).exact().filter(|_| coding.is_none());
+    let memory = exact.map_or(INCOMING, |length| length.min(INCOMING));
+    let terms = BodyTerms { coding, limit: proxy.options.max_body, memory };
+    let Taken { taker: mut came, size, memory } = receive(proxy, caller, terms, body, arriving).await?;
     let md5 = came.hasher.take().map(Hasher::finish);
     if let Some(md5) = md5.filter(|md5| Some(*md5) != promised) {
         // The body goes with this: nothing is written.
@@ -175,7 +200,7 @@ pub(super) async fn content<S: Store>(
     if size != came.admitted {
         came.reserve(size).await?;
     }
-    Ok((came.incoming, came.room))
+    Ok((came.incoming, came.room, memory))
 }
 
 /// Stores a content, to its end even when the client goes: until then it needs its room.
@@ -185,7 +210,7 @@ pub(super) async fn write<S: Store>(
     path: &RelPath,
     expect: Expect,
     meta: Meta,
-    (body, room): Content<S::Incoming>,
+    (body, room, memory): Content<S::Incoming>,
     provided: impl FnOnce() -> Provided,
 ) -> Result<(StatusCode, Entry), Refusal> {
     let (store, quotas) = (proxy.store.clone(), proxy.quotas.clone());
@@ -195,7 +220,7 @@ pub(super) async fn write<S: Store>(
         if matches!(put, Ok(Put::Created(_) | Put::Updated(_))) {
             quotas.wrote(&ns);
         }
-        drop(room);
+        drop((room, memory));
         put
     });
     match writing.await.map_err(|_| StoreError::Closed)?? {
@@ -205,22 +230,21 @@ pub(super) async fn write<S: Store>(
     }
 }
 
-/// Takes a body in and counts its bytes, of which there may be `limit`, as they come and unpacked, within the limits of
-/// patience.
+/// Takes a body in and counts its bytes, as they come and unpacked. It must keep up a pace once there is memory for it.
 pub(super) async fn receive<S: Store, T: Taker>(
     proxy: &Proxy<S>,
     caller: &Caller,
-    coding: Option<Coding>,
+    terms: BodyTerms,
     mut body: RequestBody,
-    limit: u64,
     taker: T,
-) -> Result<(T, u64), Refusal> {
+) -> Result<Taken<T>, Refusal> {
+    let limit = terms.limit;
     // With `Content-Length` the lower bound is known before the first byte; hyper holds the sender to it.
     if hyper::body::Body::size_hint(&body).lower() > limit {
         return Err(Refusal::TooLarge(limit));
     }
     let mut came = 0;
-    let mut intake = Intake::new(proxy, caller, coding, limit, taker);
+    let mut intake = Intake::begin(proxy, caller, terms, taker).await?;
     let mut pace = Pace::new(proxy.options.body_timeout);
     loop {
         let frame = tokio::time::timeout_at(pace.due(came, Instant::now()), body.frame());

@@ -1,6 +1,6 @@
 //! One connection: TLS where it is spoken, requests in turn, limits on its peer's patience, the end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::auth::Caller;
 use super::callers::{Callers, Place};
 use super::metrics::Present;
-use super::patience::{HoldsTurn, Patience, Patient};
+use super::patience::{Endless, Patience, Patient};
 use super::strangers::{Address, Stranger};
 use super::tls::Opened;
 use super::{Proxy, route};
@@ -34,6 +34,8 @@ pub enum Door {
 
 /// What is known of who is at the other end.
 pub struct Peer {
+    /// For the log.
+    pub ip: IpAddr,
     pub address: Address,
     pub door: Door,
     pub patience: Patience,
@@ -76,6 +78,7 @@ pub async fn connection<S: Store>(
     }
     let address = Address::of(from.ip());
     let peer = Arc::new(Peer {
+        ip: from.ip().to_canonical(),
         address,
         door,
         patience: Patience::new(proxy.options.head_timeout),
@@ -114,7 +117,7 @@ where
             Box::pin(async move {
                 peer.patience.head_has_come();
                 let answer = route::respond(&proxy, &peer, request).await;
-                peer.patience.is_answered(answer.extensions().get::<HoldsTurn>().is_some());
+                peer.patience.is_answered(answer.extensions().get::<Endless>().is_some());
                 peer.patience.head_may_come();
                 Ok::<_, std::convert::Infallible>(answer)
             })
@@ -171,9 +174,10 @@ mod tests {
     use super::*;
 
     /// What becomes of an answer of `bytes` that is read slowly and never stalls, and how much of it is read.
-    async fn read_slowly(holds_turn: bool, bytes: usize) -> (std::io::Result<()>, usize) {
+    async fn read_slowly(is_endless: bool, bytes: usize) -> (std::io::Result<()>, usize) {
         let address = Address::of([127, 0, 0, 1].into());
         let peer = Arc::new(Peer {
+            ip: [127, 0, 0, 1].into(),
             address,
             door: Door::Main,
             patience: Patience::new(Duration::from_secs(10)),
@@ -193,24 +197,23 @@ mod tests {
             read
         });
         peer.patience.head_has_come();
-        peer.patience.is_answered(holds_turn);
+        peer.patience.is_answered(is_endless);
         let written = stream.write_all(&vec![7; bytes]).await;
         drop(stream);
         (written, reader.await.unwrap())
     }
 
-    /// A byte now and then keeps no turn for hours.
+    /// A byte now and then must not hold memory for hours.
     #[tokio::test]
-    async fn who_reads_too_slowly_is_cut_off_though_it_never_stalls() {
-        let (written, read) = read_slowly(true, 2000).await;
+    async fn slow_reader_is_cut_off_though_it_never_stalls() {
+        let (written, read) = read_slowly(false, 2000).await;
         assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
         assert!(read > 2, "it was no stall");
     }
 
-    /// It may have a part of a slow link only, and keeps nothing from others.
     #[tokio::test]
-    async fn who_holds_no_turn_may_read_slowly() {
-        let (written, read) = read_slowly(false, 150).await;
+    async fn endless_answer_may_be_read_slowly() {
+        let (written, read) = read_slowly(true, 150).await;
         assert!(written.is_ok() && read >= 149, "{written:?} {read}");
     }
 }

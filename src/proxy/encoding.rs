@@ -19,60 +19,80 @@ use super::Proxy;
 use super::answer::{Answer, Refusal};
 use super::auth::Caller;
 use super::blobs::Taker;
-use super::patience::HoldsTurn;
-use super::shares::{Held, Shares, Turn, hold};
+use super::memory::{Allotment, Memory, SharedAllotment, hold};
 use crate::protocol::encoding::{Coding, CodingError, Decoder, Encoder, MAX_HEAD, MIN_SIZE, is_worth_it, window};
 use crate::store::Store;
 
 /// Answers packed at once; further ones go out as they are.
 const ENCODERS: usize = 16;
-/// Memory for unpacking bodies, KiB: what is beyond it, or beyond its sender's share of it, waits.
-const DECODERS: u32 = 128 * 1024;
-/// What unpacking a body takes of it besides its window, KiB.
-const DECODER: u32 = 512;
+/// Memory that unpacking a body takes besides its window, bytes.
+const DECODER: u64 = 512 * 1024;
 /// As much, bytes, is packed in between; more of it on a thread of its own.
 const IN_BETWEEN: usize = 64 * 1024;
 
-/// Turns for packing and unpacking.
-pub struct Turns {
-    encoders: Arc<Semaphore>,
-    decoders: Shares,
+/// Limits the answers that are packed piece by piece at once.
+pub struct Encoders(Arc<Semaphore>);
+
+impl Default for Encoders {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(ENCODERS)))
+    }
 }
 
-impl Default for Turns {
-    fn default() -> Self {
-        Self { encoders: Arc::new(Semaphore::new(ENCODERS)), decoders: Shares::new(DECODERS) }
-    }
+/// What a body is taken in with.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyTerms {
+    pub coding: Option<Coding>,
+    /// Bytes there may be, packed and unpacked.
+    pub limit: u64,
+    /// Bytes of memory that are set aside for the taker.
+    pub memory: u64,
+}
+
+/// A body that came whole.
+pub struct Taken<T> {
+    pub taker: T,
+    /// Bytes, unpacked.
+    pub size: u64,
+    /// What the taker holds.
+    pub memory: Allotment,
 }
 
 /// Takes a body in, unpacked where it is packed.
 pub struct Intake<'a, T> {
-    turns: &'a Turns,
+    budget: &'a Memory,
     caller: &'a Caller,
     patience: Duration,
-    coding: Option<Coding>,
-    limit: u64,
+    terms: BodyTerms,
     /// The beginning of a packed body, until it tells what it asks for.
     head: BytesMut,
     decoder: Option<Decoder>,
-    /// Memory, held as long as the decoder.
-    turn: Option<Held>,
+    /// For the decoder.
+    decoding: Option<Allotment>,
+    /// For the taker, once the body may come.
+    memory: Option<Allotment>,
     taker: T,
     size: u64,
 }
 
 impl<'a, T: Taker> Intake<'a, T> {
-    /// `limit`: bytes there may be, unpacked.
-    pub fn new<S: Store>(
+    /// Waits for the memory that the body needs. One that is packed tells only with its head how much that is.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`], when it is not there in time.
+    pub async fn begin<S: Store>(
         proxy: &'a Proxy<S>,
         caller: &'a Caller,
-        coding: Option<Coding>,
-        limit: u64,
+        terms: BodyTerms,
         taker: T,
-    ) -> Self {
-        let (turns, patience) = (&proxy.turns, proxy.options.body_timeout);
-        let (head, decoder, turn) = (BytesMut::new(), None, None);
-        Self { turns, caller, patience, coding, limit, head, decoder, turn, taker, size: 0 }
+    ) -> Result<Self, Refusal> {
+        let (budget, patience) = (&proxy.memory, proxy.options.body_timeout);
+        let memory = match terms.coding {
+            None => Some(budget.reserve(caller, terms.memory, patience).await?),
+            Some(_) => None,
+        };
+        let (head, decoder, decoding) = (BytesMut::new(), None, None);
+        Ok(Self { budget, caller, patience, terms, head, decoder, decoding, memory, taker, size: 0 })
     }
 
     /// Takes the next piece.
@@ -80,32 +100,36 @@ impl<'a, T: Taker> Intake<'a, T> {
     /// # Errors
     /// When there is too much, it cannot be unpacked or kept, or there is no memory for unpacking it in time.
     pub async fn push(&mut self, piece: Bytes) -> Result<(), Refusal> {
-        let Some(coding) = self.coding else { return self.keep(piece).await };
+        let Some(coding) = self.terms.coding else { return self.keep(piece).await };
         if self.decoder.is_some() {
             return self.unpack(piece).await;
         }
         self.head.extend_from_slice(&piece);
-        if self.head.len() < MAX_HEAD { Ok(()) } else { self.begin(coding).await }
+        if self.head.len() < MAX_HEAD { Ok(()) } else { self.begin_unpacking(coding).await }
     }
 
-    /// What took the body in, and its size, unpacked.
+    /// The body, once all of it came.
     ///
     /// # Errors
     /// As for [`Intake::push`], and when the end is missing.
-    pub async fn finish(mut self) -> Result<(T, u64), Refusal> {
-        if let Some(coding) = self.coding {
+    pub async fn finish(mut self) -> Result<Taken<T>, Refusal> {
+        if let Some(coding) = self.terms.coding {
             if self.decoder.is_none() {
-                self.begin(coding).await?;
+                self.begin_unpacking(coding).await?;
             }
             self.decoder.ok_or(CodingError::CutOff(coding))?.finish()?;
         }
-        Ok((self.taker, self.size))
+        let memory = self.memory.ok_or(Refusal::Busy)?;
+        Ok(Taken { taker: self.taker, size: self.size, memory })
     }
 
-    async fn begin(&mut self, coding: Coding) -> Result<(), Refusal> {
+    /// Waits for the memory of decoder and taker together: none of it is held while the rest is waited for.
+    async fn begin_unpacking(&mut self, coding: Coding) -> Result<(), Refusal> {
         let window = window(coding, &self.head)?;
-        let needed = DECODER + u32::try_from(window / 1024).unwrap_or(DECODERS);
-        self.turn = Some(self.turns.decoders.take(self.caller, needed, self.patience).await?);
+        let decoding = DECODER + window;
+        let mut memory = self.budget.reserve(self.caller, self.terms.memory + decoding, self.patience).await?;
+        self.decoding = memory.split(decoding);
+        self.memory = Some(memory);
         self.decoder = Some(Decoder::new(coding, window)?);
         let head = std::mem::take(&mut self.head).freeze();
         self.unpack(head).await
@@ -122,10 +146,11 @@ impl<'a, T: Taker> Intake<'a, T> {
 
     async fn keep(&mut self, plain: Bytes) -> Result<(), Refusal> {
         self.size += plain.len() as u64;
-        if self.size > self.limit {
-            return Err(Refusal::TooLarge(self.limit));
+        if self.size > self.terms.limit {
+            return Err(Refusal::TooLarge(self.terms.limit));
         }
-        self.taker.take(plain).await
+        let memory = self.memory.as_mut().ok_or(Refusal::Busy)?;
+        self.taker.take(plain, memory).await
     }
 }
 
@@ -194,7 +219,7 @@ pub async fn encode<S: Store>(proxy: &Proxy<S>, wanted: Option<Coding>, method: 
     if length < MIN_SIZE || !answer.status().is_success() || answer.headers().contains_key(CONTENT_ENCODING) {
         return answer;
     }
-    let Ok(turn) = proxy.turns.encoders.clone().try_acquire_owned() else { return answer };
+    let Ok(turn) = proxy.encoders.0.clone().try_acquire_owned() else { return answer };
     let (mut head, body) = answer.into_parts();
     let exact = body.size_hint().exact().is_some();
     let packed = if exact { whole(coding, body).await } else { pieces(coding, length, body, turn).await };
@@ -202,9 +227,9 @@ pub async fn encode<S: Store>(proxy: &Proxy<S>, wanted: Option<Coding>, method: 
         Packed::Whole(content) => {
             tell(&mut head.headers, coding);
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(content.len()));
-            // The turn that the plain content held is now for this one.
-            let content = match head.extensions.get::<Turn>() {
-                Some(turn) => hold(content, turn.clone()),
+            // The memory that the plain content held is now for this one.
+            let content = match head.extensions.get::<SharedAllotment>() {
+                Some(memory) => hold(content, memory.clone()),
                 None => content,
             };
             Response::from_parts(head, content.into())
@@ -212,7 +237,6 @@ pub async fn encode<S: Store>(proxy: &Proxy<S>, wanted: Option<Coding>, method: 
         Packed::Pieces(body) => {
             tell(&mut head.headers, coding);
             head.headers.remove(CONTENT_LENGTH);
-            head.extensions.insert(HoldsTurn);
             Response::from_parts(head, body)
         }
         Packed::Not(body) => Response::from_parts(head, body),

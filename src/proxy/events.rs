@@ -20,10 +20,12 @@ use super::answer::{Answer, Refusal};
 use super::auth::{Caller, Lease};
 use super::elsewhere::Listening;
 use super::metrics::Present;
+use super::patience::Endless;
 use crate::store::{Changes, Store};
 
-/// Changes beyond this many, missed or made at once, become one event without a path.
-const REPLAY: usize = 1000;
+/// Changes beyond this many, missed or made at once, become one event without a path: a stream that is not read holds
+/// little memory.
+const REPLAY: u64 = 32;
 
 #[derive(Serialize)]
 struct Event<'a> {
@@ -48,7 +50,8 @@ pub async fn get<S: Store>(
     if let Some(id) = resume {
         // Without a mark nobody knows what was missed.
         let known = |cursor: &u64| mark.is_some_and(|mark| (mark.floor..=mark.cursor).contains(cursor));
-        match id.to_str().ok().and_then(|id| id.trim().parse().ok()).filter(known) {
+        let near = |cursor: &u64| sent.saturating_sub(*cursor) <= REPLAY;
+        match id.to_str().ok().and_then(|id| id.trim().parse().ok()).filter(known).filter(near) {
             Some(cursor) => sent = missed(proxy, ns, cursor, &mut first).await?,
             None => first.push(event(sent, None)),
         }
@@ -65,6 +68,7 @@ pub async fn get<S: Store>(
         _listening: proxy.listened.listen(ns),
     };
     let mut answer = Response::new(Body::from_stream(feed.stream()));
+    answer.extensions_mut().insert(Endless);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(answer)
@@ -74,13 +78,9 @@ pub async fn get<S: Store>(
 async fn missed<S: Store>(proxy: &Proxy<S>, ns: &str, cursor: u64, events: &mut Vec<Bytes>) -> Result<u64, Refusal> {
     let index = proxy.store.index(ns, cursor).await?;
     let reached = index.state.mark.map_or(cursor, |mark| mark.cursor);
-    if index.entries.len() > REPLAY {
-        events.push(event(reached, None));
-    } else {
-        let mut entries = index.entries;
-        entries.sort_by_key(|(_, entry)| entry.cursor);
-        events.extend(entries.iter().map(|(path, entry)| event(entry.cursor, Some(path))));
-    }
+    let mut entries = index.entries;
+    entries.sort_by_key(|(_, entry)| entry.cursor);
+    events.extend(entries.iter().map(|(path, entry)| event(entry.cursor, Some(path))));
     Ok(reached)
 }
 
@@ -133,7 +133,7 @@ impl Feed {
     fn take(&mut self, changes: &Changes) {
         let reached = changes.last().map_or(self.sent, |c| c.cursor.max(self.sent));
         let news = || changes.iter().filter(|c| c.cursor > self.sent && c.ns == self.ns);
-        if news().nth(REPLAY).is_some() {
+        if news().count() as u64 > REPLAY {
             self.ready.push_back(event(reached, None));
         } else {
             let events: Vec<_> = news().map(|change| event(change.cursor, Some(change.path.as_str()))).collect();

@@ -19,6 +19,9 @@ const GOOD_FOR: Duration = Duration::from_secs(2);
 /// A storage that says nothing for so long is no use.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// With less free than this, bytes, the disk counts as full.
+const FULL: u64 = 1024 * 1024;
+
 /// What the storage was last found to be: of use, with the bytes that are free where it knows, or why not, fit for
 /// anybody to read.
 type Finding = Result<Option<u64>, String>;
@@ -98,6 +101,11 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, id: &str) -> Answer {
     let (code, status, storage, free, detail) = match proxy.checkup.found(proxy, id).await {
         Ok(free) => (StatusCode::OK, "ok", "connected", free, None),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, "error", "disconnected", None, Some(why)),
+    };
+    let is_full = status == "ok" && (proxy.metrics.is_disk_full() || free.is_some_and(|free| free < FULL));
+    let (status, detail) = match is_full {
+        true => ("degraded", Some("the disk is full: files can be read and not written".to_owned())),
+        false => (status, detail),
     };
     let warnings = free
         .filter(|free| *free < proxy.options.low_space)

@@ -11,8 +11,10 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use tokio::sync::OnceCell;
 
 use super::Proxy;
-use super::answer::{Answer, Refusal, empty, insert, rfc3339, with_body};
+use super::answer::{Answer, Refusal, empty, insert, rfc3339, with_held_body};
+use super::auth::Caller;
 use super::encoding::{pack, tell, wanted};
+use super::memory::Allotment;
 use super::metrics::whole as whole_number;
 use super::route::percent_decode;
 use crate::protocol::encoding::Coding;
@@ -25,6 +27,10 @@ const NAMESPACES: usize = 64;
 const LONGEST_DELTA: u64 = 4096;
 /// Bytes kept together, besides the one asked for last.
 const KEPT: usize = 64 << 20;
+/// Memory set aside for each change of a delta before it is read, bytes.
+const CHANGE_MEMORY: u64 = 1024;
+/// Memory set aside for an index that was never written, bytes.
+const FIRST_MEMORY: u64 = 1024 * 1024;
 
 /// The last whole index that was written of each of some namespaces, shared by all who ask. Deltas are small and not
 /// kept.
@@ -100,6 +106,7 @@ enum Extent {
 /// Answers `GET /sync`, with `since` and `epoch`, or `from`, in the query for a delta.
 pub async fn get<S: Store>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &str,
     query: Option<&str>,
     headers: &HeaderMap,
@@ -113,42 +120,84 @@ pub async fn get<S: Store>(
         return Ok(answer);
     }
     let is_set_back = is_set_back(proxy, query).await?;
-    let delta = match &state.mark {
-        _ if is_set_back => None,
-        Some(mark) => match since(query, mark) {
-            Some(cursor) => after(proxy, ns, cursor).await?.map(|index| (index, Extent::After)),
-            None => None,
-        },
-        // Another request may have had the store keep something else than the `state` that was read.
-        None => from(query).and_then(|tag| {
-            let index = proxy.store.index_after(ns, &tag)?;
-            (index.state.tag == state.tag).then_some((index, Extent::From(tag)))
-        }),
+    let delta = if is_set_back { None } else { delta(proxy, caller, ns, query, &state).await? };
+    let outgoing = match delta {
+        Some(delta) => delta,
+        None => whole_as(proxy, caller, ns, &etag, wanted(headers)).await?,
     };
-    let (written, packed) = match (delta, wanted(headers)) {
-        (Some((index, extent)), _) => (write(proxy, ns, index, extent).await?, None),
-        (None, None) => (whole(proxy, ns, &etag).await?.0, None),
-        (None, Some(coding)) => {
-            let (written, kept) = whole(proxy, ns, &etag).await?;
-            let packed = kept.pack(&written, coding).await;
-            proxy.index.trim();
-            (written, packed.map(|packed| (packed, coding)))
-        }
-    };
-    let answer = |content| with_body(StatusCode::OK, "application/json", content);
-    let mut answer = match packed {
-        Some((packed, coding)) => {
-            let mut answer = answer(packed);
-            tell(answer.headers_mut(), coding);
-            answer
-        }
-        None => answer(written.json),
-    };
-    insert(answer.headers_mut(), ETAG, &written.etag);
+    let etag = outgoing.etag.clone();
+    let mut answer = outgoing.into_answer();
+    insert(answer.headers_mut(), ETAG, &etag);
     if is_set_back {
         insert(answer.headers_mut(), HeaderName::from_static(X_MEMSYNC_SET_BACK), "true");
     }
     Ok(answer)
+}
+
+/// An index on its way out, with the memory that it holds.
+struct Outgoing {
+    etag: String,
+    content: Bytes,
+    coding: Option<Coding>,
+    memory: Allotment,
+}
+
+impl Outgoing {
+    fn into_answer(self) -> Answer {
+        let mut answer = with_held_body("application/json", self.content, self.memory);
+        if let Some(coding) = self.coding {
+            tell(answer.headers_mut(), coding);
+        }
+        answer
+    }
+}
+
+/// The changes that the query asks for, where they can be given.
+async fn delta<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
+    ns: &str,
+    query: &str,
+    state: &State,
+) -> Result<Option<Outgoing>, Refusal> {
+    let reserve = |changes: u64| proxy.memory.reserve(caller, changes * CHANGE_MEMORY, proxy.options.body_timeout);
+    let (index, extent, memory) = match &state.mark {
+        Some(mark) => {
+            let Some(cursor) = since(query, mark) else { return Ok(None) };
+            let memory = reserve(mark.cursor - cursor).await?;
+            let Some(index) = after(proxy, ns, cursor).await? else { return Ok(None) };
+            (index, Extent::After, memory)
+        }
+        None => {
+            let Some(tag) = from(query) else { return Ok(None) };
+            let memory = reserve(LONGEST_DELTA).await?;
+            // Another request may have had the store keep something else than the `state` that was read.
+            let index = proxy.store.index_after(ns, &tag).filter(|index| index.state.tag == state.tag);
+            let Some(index) = index else { return Ok(None) };
+            (index, Extent::From(tag), memory)
+        }
+    };
+    let Written { etag, json, .. } = write(proxy, ns, index, extent).await?;
+    Ok(Some(Outgoing { etag, content: json, coding: None, memory }))
+}
+
+/// The whole index, packed where that is wanted and worth it.
+async fn whole_as<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
+    ns: &str,
+    etag: &str,
+    wanted: Option<Coding>,
+) -> Result<Outgoing, Refusal> {
+    let (written, kept, memory) = whole_within(proxy, caller, ns, etag).await?;
+    let packed = match wanted {
+        Some(coding) => kept.pack(&written, coding).await.map(|packed| (packed, Some(coding))),
+        None => None,
+    };
+    proxy.index.trim();
+    let Written { etag, json, .. } = written;
+    let (content, coding) = packed.unwrap_or((json, None));
+    Ok(Outgoing { etag, content, coding, memory })
 }
 
 /// Whether the query names a point of a history that this store has never stood at. What makes no sense names none.
@@ -198,19 +247,35 @@ fn from(query: &str) -> Option<String> {
 }
 
 /// The whole index as of now, as the namespaced dialect gives it with each write.
-pub async fn manifest<S: Store>(proxy: &Proxy<S>, ns: &str) -> Result<Bytes, StoreError> {
+pub async fn manifest<S: Store>(proxy: &Proxy<S>, caller: &Caller, ns: &str) -> Result<Answer, Refusal> {
     let etag = etag(&proxy.store.state(ns).await?);
-    Ok(whole(proxy, ns, &etag).await?.0.json)
+    Ok(whole_as(proxy, caller, ns, &etag, None).await?.into_answer())
 }
 
-/// The whole index as of `etag` or later, and where it is kept.
-async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<(Written, Arc<Kept>), StoreError> {
+/// [`whole`], with memory for it.
+async fn whole_within<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
+    ns: &str,
+    etag: &str,
+) -> Result<(Written, Arc<Kept>, Allotment), Refusal> {
     let kept = proxy.index.place(ns);
+    loop {
+        let expected = (kept.size.load(Ordering::Relaxed) as u64).max(FIRST_MEMORY);
+        // Nothing of an index is held while its memory is waited for.
+        let memory = proxy.memory.reserve(caller, expected, proxy.options.body_timeout).await?;
+        let written = whole(proxy, ns, etag, &kept).await?;
+        if memory.covers(written.json.len() as u64) {
+            return Ok((written, kept, memory));
+        }
+    }
+}
+
+/// The whole index as of `etag` or later.
+async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str, kept: &Kept) -> Result<Written, StoreError> {
     let mut last = kept.written.lock().await;
     if let Some(written) = last.as_ref().filter(|written| written.etag == etag) {
-        let written = written.clone();
-        drop(last);
-        return Ok((written, kept));
+        return Ok(written.clone());
     }
     let index = proxy.store.index(ns, 0).await?;
     let written = write(proxy, ns, index, Extent::Whole).await?;
@@ -218,7 +283,7 @@ async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str) -> Result<(Writ
     *last = Some(written.clone());
     drop(last);
     proxy.index.trim();
-    Ok((written, kept))
+    Ok(written)
 }
 
 async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, index: Index, extent: Extent) -> Result<Written, StoreError> {

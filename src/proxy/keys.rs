@@ -18,7 +18,7 @@ mod ring;
 mod scope;
 
 pub use ring::{Found, Ring, Standing};
-pub use scope::{Access, BadPattern, Pattern, Scope};
+pub use scope::{Access, BadPattern, Pattern, Scope, UserPattern};
 
 /// The record with the document.
 pub const RECORD: &str = "keys";

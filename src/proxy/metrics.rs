@@ -15,7 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::answer::{Answer, Refusal, with_body};
-use crate::store::Traffic;
+use crate::store::{StoreError, Traffic};
 
 /// Upper bounds of the latencies counted, seconds.
 const BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
@@ -49,7 +49,9 @@ pub struct Metrics {
     pub index_deltas: Counter,
     index_reads: Counter,
     index_writes: Counter,
-    pub writes: Counter,
+    writes: Counter,
+    /// 1 after a write that failed because the disk is full, until another succeeds.
+    disk_full: Gauge,
     pub store_errors: Counter,
     pub failed_checkups: Counter,
     pub refused_tokens: Counter,
@@ -88,6 +90,8 @@ impl Metrics {
         };
         let connections = gauge("connections", "Connections open now");
         let event_streams = gauge("event_streams", "Event streams open now");
+        let disk_full =
+            gauge("disk_full", "1 after a write that failed because the disk is full, until another succeeds");
         let index_bytes = gauge("index_bytes", "Size of the last whole index as JSON");
         let index_files = gauge("index_files", "Entries of the last whole index, tombstones included");
         Arc::new(Self {
@@ -105,6 +109,7 @@ impl Metrics {
             index_reads,
             index_writes,
             writes,
+            disk_full,
             store_errors,
             failed_checkups,
             refused_tokens,
@@ -121,11 +126,29 @@ impl Metrics {
     /// Counts what was refused and says why.
     pub fn refused(&self, refusal: &Refusal) {
         match refusal {
-            Refusal::Store(_) => drop(self.store_errors.inc()),
+            Refusal::Store(e) => {
+                self.store_errors.inc();
+                if matches!(e, StoreError::Full(_)) {
+                    self.disk_full.set(1);
+                }
+            }
             Refusal::Unauthorized { wrong: true } => drop(self.refused_tokens.inc()),
             Refusal::TooOften(_) | Refusal::TooManyConnections => drop(self.throttled.inc()),
             _ => {}
         }
+    }
+
+    /// So many writes changed something.
+    pub fn wrote(&self, writes: u64) {
+        self.writes.inc_by(writes);
+        if writes > 0 {
+            self.disk_full.set(0);
+        }
+    }
+
+    /// Whether the last write failed because the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        self.disk_full.get() == 1
     }
 
     /// All of it as text, with what the store counts itself.

@@ -31,13 +31,13 @@ mod events;
 mod health;
 mod index;
 pub mod keys;
+mod memory;
 mod metrics;
 mod namespaced;
 mod patience;
 mod quota;
 mod rates;
 mod route;
-mod shares;
 mod strangers;
 pub mod tls;
 mod verifier;
@@ -48,9 +48,9 @@ pub use verifier::VerifierOptions;
 use auth::Auth;
 use callers::Callers;
 use connection::{Door, connection};
+use memory::Memory;
 use metrics::Metrics;
 use rates::Rates;
-use shares::Shares;
 use strangers::Strangers;
 use tls::Tls;
 
@@ -70,6 +70,8 @@ pub struct Options {
     pub keys_fresh: Duration,
     /// Longest body taken, in bytes.
     pub max_body: u64,
+    /// Bytes of memory that all bodies in flight share, requests and answers. One key may hold a quarter of it.
+    pub body_memory: u64,
     /// How long a request's head may take once it has begun, and how long a new connection may say nothing.
     pub head_timeout: Duration,
     /// How long a connection may idle between requests.
@@ -118,6 +120,7 @@ impl Default for Options {
             verifier: None,
             keys_fresh: Duration::from_secs(1),
             max_body: 64 * 1024 * 1024,
+            body_memory: 192 * 1024 * 1024,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
             body_timeout: Duration::from_secs(30),
@@ -137,18 +140,14 @@ impl Default for Options {
     }
 }
 
-/// Batches taken in and answered at once, to the last byte that is read of the answer; what is beyond it, or beyond its sender's share of it, waits.
-const BATCHES: u32 = 16;
-
 /// What all requests share.
 struct Proxy<S> {
     store: Arc<S>,
     auth: Auth<S>,
     quotas: Arc<quota::Quotas>,
     checkup: health::Checkup,
-    /// Turns for batches, each of which may hold some tens of MiB.
-    batches: Shares,
-    turns: encoding::Turns,
+    memory: Memory,
+    encoders: encoding::Encoders,
     options: Options,
     index: index::Cache,
     listened: Arc<elsewhere::Listened>,
@@ -181,8 +180,8 @@ pub async fn serve<S: Store>(
         auth,
         quotas: Arc::default(),
         checkup: health::Checkup::default(),
-        batches: Shares::new(BATCHES),
-        turns: encoding::Turns::default(),
+        memory: Memory::new(options.body_memory),
+        encoders: encoding::Encoders::default(),
         index: index::Cache::default(),
         listened: Arc::default(),
         rates: Rates::new(options.rate, options.failed_attempts),

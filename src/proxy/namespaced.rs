@@ -5,7 +5,7 @@ use http::header::ETAG;
 use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming as RequestBody;
 
-use super::answer::{Answer, Provided, Refusal, describe, empty, insert, with_body};
+use super::answer::{Answer, Provided, Refusal, describe, empty, insert};
 use super::auth::Caller;
 use super::blobs::{content, text, write};
 use super::{Proxy, index, versions};
@@ -29,7 +29,7 @@ pub async fn put<S: Store>(
     let body = content(proxy, caller, ns.as_str(), path, &head.headers, body, promised).await?;
     let provided = || Provided::Version(version);
     let (status, entry) = write(proxy, ns.as_str(), path, expect(version), meta, body, provided).await?;
-    Ok(answer(proxy, ns, status, &entry, &head.headers).await)
+    Ok(answer(proxy, caller, ns, (status, &entry), &head.headers).await)
 }
 
 /// A version that a write expects, in the words of the store.
@@ -49,7 +49,7 @@ pub async fn delete<S: Store>(
     let meta = caller.sign(versions::told(headers, proxy.store.keeps_versions())?);
     match proxy.store.delete(ns.as_str(), path, version.map(Expect::Version), meta).await? {
         Deleted::Done(entry) => {
-            let mut answer = answer(proxy, ns, StatusCode::OK, &entry, headers).await;
+            let mut answer = answer(proxy, caller, ns, (StatusCode::OK, &entry), headers).await;
             // There is no content any more that a tag could stand for.
             answer.headers_mut().remove(ETAG);
             Ok(answer)
@@ -67,9 +67,9 @@ pub async fn delete<S: Store>(
 /// index cannot be read. The write is done, and a refusal would say that it is not.
 async fn answer<S: Store>(
     proxy: &Proxy<S>,
+    caller: &Caller,
     ns: &Namespace,
-    status: StatusCode,
-    entry: &Entry,
+    (status, entry): (StatusCode, &Entry),
     headers: &HeaderMap,
 ) -> Answer {
     let mut answer = if wants_little(headers) {
@@ -77,11 +77,18 @@ async fn answer<S: Store>(
         insert(answer.headers_mut(), PREFERENCE_APPLIED, RETURN_MINIMAL);
         answer
     } else {
-        match index::manifest(proxy, ns.as_str()).await {
-            Ok(manifest) => with_body(status, "application/json", manifest),
-            Err(e) => {
+        match index::manifest(proxy, caller, ns.as_str()).await {
+            Ok(mut manifest) => {
+                *manifest.status_mut() = status;
+                manifest
+            }
+            Err(Refusal::Store(e)) => {
                 tracing::error!("a write was answered without the index: {e}");
                 proxy.metrics.store_errors.inc();
+                empty(status)
+            }
+            Err(_) => {
+                tracing::warn!(caller = %caller.id, "a write was answered without the index: no memory was free for it");
                 empty(status)
             }
         }

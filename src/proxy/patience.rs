@@ -20,15 +20,15 @@ const HEAD: u8 = 1;
 /// A request is being answered; its body has limits of its own.
 const BUSY: u8 = 2;
 
-/// Bytes a second that a body must keep up over its whole length, and an answer that holds a turn while it is read.
-const SLOWEST: u64 = 4096;
+/// Bytes a second that a body must keep up over its whole length, in either direction. Several may share a slow link.
+const SLOWEST: u64 = 1024;
 
 /// What a connection waits for, as the service sees it.
 pub struct Patience {
     phase: AtomicU8,
     known: AtomicBool,
-    /// The answer holds what others wait for.
-    holds_turn: AtomicBool,
+    /// The answer has no end, and so no pace.
+    is_endless: AtomicBool,
     head: Duration,
     /// Requests so far.
     requests: AtomicU32,
@@ -37,7 +37,7 @@ pub struct Patience {
 impl Patience {
     pub fn new(head: Duration) -> Self {
         let (phase, requests) = (AtomicU8::new(HEAD), AtomicU32::new(0));
-        Self { phase, known: AtomicBool::new(false), holds_turn: AtomicBool::new(false), head, requests }
+        Self { phase, known: AtomicBool::new(false), is_endless: AtomicBool::new(false), head, requests }
     }
 
     pub fn head_has_come(&self) {
@@ -46,8 +46,8 @@ impl Patience {
     }
 
     /// The answer begins.
-    pub fn is_answered(&self, holds_turn: bool) {
-        self.holds_turn.store(holds_turn, Ordering::Relaxed);
+    pub fn is_answered(&self, is_endless: bool) {
+        self.is_endless.store(is_endless, Ordering::Relaxed);
     }
 
     /// Who has shown no valid token must come to the point: its next head is due from now on.
@@ -62,10 +62,10 @@ impl Patience {
     }
 }
 
-/// Marks an answer that holds a turn until it is read: it must keep up a pace. Others need not, as several connections
-/// may share a slow link.
+/// Marks an answer that goes on until either side ends it. All others hold memory until they are read, and so must be
+/// read at a pace.
 #[derive(Debug, Clone, Copy)]
-pub struct HoldsTurn;
+pub struct Endless;
 
 /// How fast a body has to come, or to be taken.
 #[derive(Debug, Clone, Copy)]
@@ -124,12 +124,12 @@ impl Answer {
     }
 
     /// From now on the peer is waited for. Until when.
-    fn waits(&mut self, holds_turn: bool) -> Instant {
+    fn waits(&mut self, is_endless: bool) -> Instant {
         let now = Instant::now();
         if let Some(since) = self.free_since.take() {
             self.pace.was_held_up(now - since);
         }
-        if holds_turn { self.pace.due(self.written, now) } else { now + self.patience }
+        if is_endless { now + self.patience } else { self.pace.due(self.written, now) }
     }
 
     fn took(&mut self, bytes: u64) {
@@ -161,8 +161,8 @@ impl<T> Patient<T> {
             self.metrics.sent.inc_by(bytes);
             return poll;
         }
-        let (answer, holds_turn) = (&mut self.answer, self.peer.patience.holds_turn.load(Ordering::Relaxed));
-        expired(&mut self.writing, || answer.waits(holds_turn), cx).map(Err)
+        let (answer, is_endless) = (&mut self.answer, self.peer.patience.is_endless.load(Ordering::Relaxed));
+        expired(&mut self.writing, || answer.waits(is_endless), cx).map(Err)
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a request to its answer: who asks, for what, by which method. Logs each request once.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::header::CONTENT_LENGTH;
@@ -129,13 +129,14 @@ pub fn percent_decode(raw: &str) -> Result<String, PathFault> {
     String::from_utf8(out).map_err(|_| PathFault::Name(PathError::NotUtf8))
 }
 
-/// Answers one request and logs it: never its headers, its query or its body.
+/// Answers one request and logs it: never its headers, its query or its body. A field that is not known is left out.
 pub async fn respond<S: Store>(proxy: &Proxy<S>, peer: &Peer, request: Request<Incoming>) -> Answer {
     let began = Instant::now();
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let id = request_id(request.headers());
     let wanted = encoding::wanted(request.headers());
-    let mut answer = match handle(proxy, peer, request, &id).await {
+    let admitted = OnceLock::new();
+    let mut answer = match handle(proxy, peer, request, (&id, &admitted)).await {
         Ok(answer) => answer,
         Err(refusal) => {
             proxy.metrics.refused(&refusal);
@@ -147,16 +148,20 @@ pub async fn respond<S: Store>(proxy: &Proxy<S>, peer: &Peer, request: Request<I
     let route = route(uri.path());
     proxy.metrics.answered(route.as_ref().map_or("none", Route::name), answer.status(), took);
     if matches!(route, Some(Route::Blob(..))) && !method.is_safe() && answer.status().is_success() {
-        proxy.metrics.writes.inc();
+        proxy.metrics.wrote(1);
     }
     insert(answer.headers_mut(), X_REQUEST_ID, &id);
-    let bytes = answer.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).unwrap_or("-");
+    let bytes: Option<u64> = answer.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let caller: Option<&Arc<Caller>> = admitted.get();
     tracing::info!(
         target: "memsync::access",
         %method,
         path = uri.path(),
         status = answer.status().as_u16(),
         bytes,
+        client = %peer.ip,
+        caller = caller.map(|caller| caller.id.as_str()),
+        user = caller.and_then(|caller| caller.user.as_deref()),
         ms = took.as_secs_f64() * 1000.0,
         id,
     );
@@ -177,7 +182,7 @@ async fn handle<S: Store>(
     proxy: &Proxy<S>,
     peer: &Peer,
     request: Request<Incoming>,
-    id: &str,
+    (id, admitted): (&str, &OnceLock<Arc<Caller>>),
 ) -> Result<Answer, Refusal> {
     let uri = request.uri().clone();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -193,6 +198,7 @@ async fn handle<S: Store>(
         return if reads { Ok(health::get(proxy, id).await) } else { Err(Refusal::Method("GET, HEAD")) };
     }
     let caller = admit(proxy, peer, request.headers()).await?;
+    let caller = admitted.get_or_init(|| caller);
     let route = route.ok_or(Refusal::NoSuchRoute)?;
     if route == Route::Metrics {
         // Numbers of the proxy as a whole: any key opens them, whatever it is for.
@@ -209,22 +215,22 @@ async fn handle<S: Store>(
     match route {
         // They were answered above.
         Route::Health | Route::Metrics => Err(Refusal::NoSuchRoute),
-        Route::Sync(_) if reads => index::get(proxy, ns, uri.query(), request.headers()).await,
+        Route::Sync(_) if reads => index::get(proxy, caller, ns, uri.query(), request.headers()).await,
         Route::Sync(_) => Err(Refusal::Method("GET, HEAD")),
-        Route::Events(_) if request.method() == Method::GET => events::get(proxy, &caller, ns, request.headers()).await,
+        Route::Events(_) if request.method() == Method::GET => events::get(proxy, caller, ns, request.headers()).await,
         Route::Events(_) => Err(Refusal::Method("GET")),
-        Route::Batch(_) if request.method() == Method::POST => batch::post(proxy, &caller, ns, request, id).await,
+        Route::Batch(_) if request.method() == Method::POST => batch::post(proxy, caller, ns, request, id).await,
         Route::Batch(_) => Err(Refusal::Method("POST")),
-        Route::Versions(_, path) if reads => versions::get(proxy, ns, &blob_path(path)?).await,
+        Route::Versions(_, path) if reads => versions::get(proxy, caller, ns, &blob_path(path)?).await,
         Route::Versions(..) => Err(Refusal::Method("GET, HEAD")),
         Route::Blob(_, path) => {
             let (path, flat) = (blob_path(path)?, namespace.is_flat());
             match *request.method() {
-                Method::GET | Method::HEAD => blobs::get(proxy, ns, &path, uri.query()).await,
-                Method::PUT if flat => blobs::put(proxy, &caller, ns, &path, request).await,
-                Method::PUT => namespaced::put(proxy, &caller, &namespace, &path, request).await,
-                Method::DELETE if flat => blobs::delete(proxy, &caller, ns, &path, request.headers()).await,
-                Method::DELETE => namespaced::delete(proxy, &caller, &namespace, &path, request.headers()).await,
+                Method::GET | Method::HEAD => blobs::get(proxy, caller, ns, &path, uri.query()).await,
+                Method::PUT if flat => blobs::put(proxy, caller, ns, &path, request).await,
+                Method::PUT => namespaced::put(proxy, caller, &namespace, &path, request).await,
+                Method::DELETE if flat => blobs::delete(proxy, caller, ns, &path, request.headers()).await,
+                Method::DELETE => namespaced::delete(proxy, caller, &namespace, &path, request.headers()).await,
                 _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
             }
         }

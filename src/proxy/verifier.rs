@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::keys::{Scope, UserPattern};
 use crate::protocol::{install_provider, is_loopback};
 
 /// Questions under way at once about tokens of which nothing is known; and as many about those that were good before.
@@ -41,6 +42,10 @@ pub struct VerifierOptions {
     pub url: String,
     /// `HEARE_AUTH_APP_ID`
     pub app_id: Option<String>,
+    /// The namespaces that a verified user may read and write; `None`: all of them.
+    pub namespaces: Option<Vec<UserPattern>>,
+    /// Bytes that these namespaces of a user may hold together; `None`: any number.
+    pub quota: Option<u64>,
     /// How long a question may take, waiting for its turn included.
     pub timeout: Duration,
     /// How long a good answer is remembered.
@@ -55,6 +60,8 @@ impl VerifierOptions {
         Self {
             url,
             app_id,
+            namespaces: None,
+            quota: None,
             timeout: Duration::from_secs(10),
             remember_good: Duration::from_secs(60),
             remember_bad: Duration::from_secs(5),
@@ -134,6 +141,22 @@ impl Verifier {
             known: Mutex::default(),
             flights: Mutex::default(),
         })))
+    }
+
+    /// What a verified user may do.
+    pub fn scope(&self, user: &str) -> Scope {
+        match &self.0.options.namespaces {
+            Some(patterns) => {
+                let namespaces = patterns.iter().filter_map(|pattern| pattern.of(user)).collect();
+                Scope { namespaces, read_only: false }
+            }
+            None => Scope::default(),
+        }
+    }
+
+    /// Bytes that a verified user may hold.
+    pub fn quota(&self) -> Option<u64> {
+        self.0.options.quota
     }
 
     /// Whose `token` is; `hash` is its hash.

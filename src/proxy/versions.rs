@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 
 use super::Proxy;
-use super::answer::{Answer, Refusal, insert, json, rfc3339};
+use super::answer::{Answer, Refusal, insert, rfc3339, with_held_body};
+use super::auth::Caller;
 use crate::path::RelPath;
 use crate::protocol::{NEVER, WireVersion, WireVersions, X_MEMSYNC_DEVICE, X_MEMSYNC_EXPIRES, X_MEMSYNC_META};
-use crate::store::{Meta, Store, Version, kept_size};
+use crate::store::{Meta, Store, StoreError, Version, kept_size};
 
+/// Memory set aside for a list of versions, bytes.
+const LIST_MEMORY: u64 = 128 * 1024;
 /// Longest `Content-Type` kept, in bytes; a longer one is no type that anybody registered.
 const LONGEST_TYPE: usize = 255;
 /// Longest name of a device kept, in bytes as it stands in the header.
@@ -20,13 +23,16 @@ const LONGEST_DEVICE: usize = 255;
 const LONGEST_KEPT: usize = 512;
 
 /// What is kept of a path, the newest first.
-pub async fn get<S: Store>(proxy: &Proxy<S>, ns: &str, path: &RelPath) -> Result<Answer, Refusal> {
+pub async fn get<S: Store>(proxy: &Proxy<S>, caller: &Caller, ns: &str, path: &RelPath) -> Result<Answer, Refusal> {
+    let memory = proxy.memory.reserve(caller, LIST_MEMORY, proxy.options.body_timeout).await?;
     let versions = proxy.store.versions(ns, path).await?;
     if versions.is_empty() {
         return Err(Refusal::Absent);
     }
     let versions = versions.into_iter().map(wire).collect();
-    Ok(json(StatusCode::OK, &WireVersions { path: path.as_str().to_owned(), versions }))
+    let list = serde_json::to_vec(&WireVersions { path: path.as_str().to_owned(), versions });
+    let list = list.map_err(|e| StoreError::Database(e.to_string()))?;
+    Ok(with_held_body("application/json", list.into(), memory))
 }
 
 fn wire(version: Version) -> WireVersion {

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
@@ -151,11 +151,19 @@ fn sizes(db: &Connection, ns: &str, paths: &[RelPath]) -> rusqlite::Result<Vec<u
 }
 
 fn database_error(e: rusqlite::Error) -> StoreError {
-    StoreError::Database(e.to_string())
+    match e.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full(e.to_string()),
+        _ => StoreError::Database(e.to_string()),
+    }
 }
 
 fn io_error(path: &Path, e: &io::Error) -> StoreError {
-    StoreError::Io { path: path.to_owned(), why: e.to_string() }
+    match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            StoreError::Full(format!("{}: {e}", path.display()))
+        }
+        _ => StoreError::Io { path: path.to_owned(), why: e.to_string() },
+    }
 }
 
 /// A store in a directory that it holds alone. Dropping it waits for the writes that were handed in.

@@ -358,6 +358,9 @@ pub enum StoreError {
     Io { path: PathBuf, why: String },
     #[error("the store's database failed: {0}")]
     Database(String),
+    /// With the error's own words.
+    #[error("the disk of the store is full ({0}); make room, and writes work again")]
+    Full(String),
     /// What S3 answered, or that it did not.
     #[error("the S3 store failed: {0}")]
     S3(String),
@@ -388,6 +391,7 @@ impl StoreError {
         match self {
             Self::Io { why, .. } => format!("the disk of the store failed: {why}"),
             Self::Closed => "the store is closed".to_owned(),
+            Self::Full(_) => "the disk of the store is full".to_owned(),
             Self::S3(why) | Self::S3Denied(why) => super::s3::failure::without_places(why).to_owned(),
             // Their words may quote a place.
             _ => "the storage failed; the proxy's log says why".to_owned(),

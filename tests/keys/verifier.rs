@@ -125,6 +125,41 @@ async fn a_good_token_is_asked_about_once_in_a_while() {
     assert!(service.last.lock().unwrap().ends_with(r#"{"api_key":"theirs"}"#));
 }
 
+const BEN: &str =
+    "HTTP/1.1 200 OK\r\nContent-Length: 29\r\nConnection: close\r\n\r\n{\"user_id\":\"ben\",\"plan\":null}";
+const HOSTILE: &str =
+    "HTTP/1.1 200 OK\r\nContent-Length: 29\r\nConnection: close\r\n\r\n{\"user_id\":\"../\",\"plan\":null}";
+
+#[tokio::test]
+async fn verified_users_are_bound_to_their_namespaces() {
+    let whose = |question: &str| match question {
+        q if q.contains("of-ana") => ANA,
+        q if q.contains("of-ben") => BEN,
+        _ => HOSTILE,
+    };
+    let service = Service::start_with(whose).await;
+    let running = service
+        .proxy(|v| {
+            v.namespaces = Some(vec!["users/{user_id}/*".parse().unwrap(), "shared".parse().unwrap()]);
+            v.quota = Some(100);
+        })
+        .await;
+    let put = async |token: &str, target: &str, size: usize| {
+        let mut c = client(&running, token).await;
+        let r = c.send("PUT", target, &[("If-Match-Version", "0")], &vec![b'x'; size]).await;
+        (r.status, if r.status < 300 { String::new() } else { r.code() })
+    };
+    let forbidden = || (403, "NAMESPACE_FORBIDDEN".to_owned());
+    assert_eq!(put("of-ana", "/users/ana/notes/blob/a", 60).await, (201, String::new()));
+    assert_eq!(put("of-ben", "/users/ana/notes/blob/b", 1).await, forbidden());
+    assert_eq!(put("of-ben", "/users/ben/notes/blob/b", 60).await, (201, String::new()));
+    assert_eq!(put("of-hostile", "/users/ana/notes/blob/c", 1).await, forbidden());
+    assert_eq!(client(&running, "of-ben").await.get("/sync/users/ana/notes").await.status, 403);
+    assert_eq!(client(&running, "of-ana").await.get("/sync").await.status, 403, "nor is the flat namespace theirs");
+    assert_eq!(put("of-ana", "/users/ana/more/blob/a", 60).await, (507, "QUOTA_EXCEEDED".to_owned()));
+    assert_eq!(put("of-ana", "/shared/blob/a", 40).await, (201, String::new()));
+}
+
 #[tokio::test]
 async fn a_bad_token_is_refused_and_not_asked_about_at_once_again() {
     let service = Service::start(NOBODY).await;

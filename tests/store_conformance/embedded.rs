@@ -213,7 +213,7 @@ async fn a_full_disk_refuses_writes_and_keeps_what_was_acknowledged() {
         }
         assert!(kept.len() < 100, "the limit holds");
     };
-    assert!(matches!(full, StoreError::Database(_)), "{full}");
+    assert!(matches!(full, StoreError::Full(_)), "{full}");
     assert!(kept.len() > 10);
     assert_eq!(mark(&store).await.cursor, kept.last().unwrap().1.cursor);
     assert_eq!(index(&store, 0).await, kept.iter().cloned().collect());

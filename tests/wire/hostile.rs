@@ -255,13 +255,17 @@ async fn a_caller_keeps_to_its_rate() {
 
 /// A proxy with two keys, by their tokens.
 async fn two_keys() -> (Running, [String; 2]) {
+    two_keys_with(options()).await
+}
+
+async fn two_keys_with(options: memsync::proxy::Options) -> (Running, [String; 2]) {
     let store = Arc::new(Memory::new());
     let mut tokens = [String::new(), String::new()];
     for token in &mut tokens {
         let made = keys::edit(store.as_ref(), |keys| keys.create_key(&NewKey::default(), Timestamp::now())).await;
         made.unwrap().token.expose_secret().clone_into(token);
     }
-    (Running::start_with(store, options()).await, tokens)
+    (Running::start_with(store, options).await, tokens)
 }
 
 /// Begins a request whose body goes on coming; `begin` of it has come when this is done, as far as can be seen.
@@ -322,6 +326,33 @@ async fn slow_batches_of_the_token_do_not_hold_up_those_of_a_key() {
     let r = soon(c.send("POST", "/batch", &[("Content-Type", super::frames::TYPE)], &batch)).await;
     assert_eq!(r.status, 200);
     drop(held);
+}
+
+/// Uploads and answers draw from one budget.
+#[tokio::test]
+async fn slow_uploads_of_one_key_hold_up_only_itself() {
+    let mut options = options();
+    // A share is 256 KiB: room for five bodies of 50,000 bytes.
+    options.body_memory = 1 << 20;
+    options.body_timeout = Duration::from_secs(60);
+    let (running, [slow, other]) = two_keys_with(options).await;
+    let mut c = running.client().await;
+    c.token.clone_from(&other);
+    assert_eq!(c.put("/blob/x", "new", &[7; 100_000]).await.status, 201);
+    let mut held = Vec::new();
+    for n in 0..40 {
+        let begin: &[u8] = if n < 5 { b"\0" } else { b"" };
+        let target = format!("/blob/slow{n}");
+        held.push(unfinished(&running, &slow, ("PUT", &target), &[("Content-MD5", "new")], begin).await);
+    }
+    let mut waits = running.client().await;
+    waits.write(&head("GET", "/blob/x", &[("Authorization", format!("Bearer {slow}"))])).await;
+    assert_eq!(soon(c.get("/blob/x")).await.body.len(), 100_000);
+    assert_eq!(soon(c.put("/blob/y", "new", &[7; 100_000])).await.status, 201);
+    let early = tokio::time::timeout(Duration::from_millis(300), waits.try_reply("GET")).await;
+    assert!(early.is_err(), "the share of its key is taken");
+    drop(held);
+    assert_eq!(soon(waits.reply("GET")).await.status, 200);
 }
 
 #[tokio::test]

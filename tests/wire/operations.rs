@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use memsync::store::Memory;
+use memsync::store::embedded::Settings;
+use memsync::store::{Embedded, Memory};
 use tokio::net::TcpListener;
 
 use super::proxy::{Client, Running, TOKEN, head, options, sample};
@@ -96,6 +97,28 @@ async fn health_says_what_is_wrong_and_what_will_be() {
     assert!(jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).is_ok(), "{date}");
     let (_enough, mut c) = memory().await;
     assert!(c.get("/health").await.json().get("warnings").is_none());
+
+    // A full disk takes no writes, and that shows until there is room again.
+    let full = tempfile::tempdir().unwrap();
+    let settings = Settings { max_database_bytes: Some(1024 * 1024), ..Settings::default() };
+    let running = Running::start(Arc::new(Embedded::open_with(&full.path().join("store"), settings).unwrap())).await;
+    let mut c = running.client().await;
+    let mut names = Vec::new();
+    let refused = loop {
+        let name = format!("/blob/{}", names.len());
+        let r = c.put(&name, "new", &[7; 50_000]).await;
+        if r.status != 201 {
+            break r;
+        }
+        names.push(name);
+        assert!(names.len() < 100, "the limit holds");
+    };
+    assert_eq!((refused.status, refused.code().as_str()), (507, "STORAGE_FULL"));
+    let health = c.get("/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (200, &"degraded".into()));
+    assert!(health.json()["detail"].as_str().unwrap().contains("full"), "{:?}", health.json());
+    assert_eq!(c.put("/blob/small", "new", b"x").await.status, 201);
+    assert_eq!(c.get("/health").await.json()["status"], "ok");
 
     // Without its database the store fails, and no place is told.
     let broken = tempfile::tempdir().unwrap();

@@ -87,6 +87,29 @@ impl fmt::Display for Pattern {
     }
 }
 
+/// What stands for the user's name in a [`UserPattern`].
+const USER: &str = "{user_id}";
+
+/// Namespaces of a user, such as `users/{user_id}/*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserPattern(String);
+
+impl UserPattern {
+    /// The namespaces of `user`; `None` where a namespace cannot be called so.
+    pub fn of(&self, user: &str) -> Option<Pattern> {
+        let is_name = !user.contains(['/', '*', '{']) && RelPath::parse(user).is_ok();
+        if is_name { self.0.replace(USER, user).parse().ok() } else { None }
+    }
+}
+
+impl FromStr for UserPattern {
+    type Err = BadPattern;
+
+    fn from_str(text: &str) -> Result<Self, BadPattern> {
+        text.replace(USER, "user").parse::<Pattern>().map(|_| Self(text.to_owned()))
+    }
+}
+
 /// What a caller may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
@@ -139,6 +162,18 @@ mod tests {
             assert_eq!(pattern.to_string(), text);
             assert!(yes.iter().all(|ns| pattern.covers(ns)) && !no.iter().any(|ns| pattern.covers(ns)), "{text}");
         }
+    }
+
+    #[test]
+    fn user_pattern_keeps_users_apart() {
+        let of = |text: &str, user: &str| text.parse::<UserPattern>().unwrap().of(user).map(|p| p.to_string());
+        assert_eq!(of("users/{user_id}/*", "u-1").as_deref(), Some("users/u-1/*"));
+        assert_eq!(of("users/{user_id}", "u-1").as_deref(), Some("users/u-1"));
+        assert_eq!(of("shared", "u-1").as_deref(), Some("shared"));
+        for name in ["", ".", "..", "a/b", "*", "{user_id}", "a\nb"] {
+            assert_eq!(of("users/{user_id}", name), None, "{name:?}");
+        }
+        assert!("users//{user_id}".parse::<UserPattern>().is_err() && "../*".parse::<UserPattern>().is_err());
     }
 
     #[test]

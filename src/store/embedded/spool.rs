@@ -18,7 +18,7 @@ use crate::digest::{Hasher, Md5};
 /// Bodies up to this many bytes stay in memory and live in the database.
 pub const INLINE_MAX: usize = 256 * 1024;
 /// Bytes written or read in one go.
-const CHUNK: usize = 1024 * 1024;
+const CHUNK: usize = 256 * 1024;
 
 /// The directory of large bodies.
 pub struct Spool {
@@ -149,7 +149,7 @@ impl Upload {
     /// Waits for the chunk before, and begins with what waits.
     async fn flush(&mut self) -> Result<(), StoreError> {
         let writer = self.written().await?;
-        let chunk = std::mem::replace(&mut self.waiting, Vec::with_capacity(CHUNK));
+        let chunk = std::mem::take(&mut self.waiting);
         let spool = self.spool.clone();
         self.writing = Some(tokio::task::spawn_blocking(move || {
             let writer = writer.map_or_else(|| Writer::new(&spool), Ok)?;
@@ -181,12 +181,20 @@ impl Upload {
 impl Incoming for Upload {
     async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
         self.size += piece.len() as u64;
-        self.waiting.extend_from_slice(&piece);
-        if self.waiting.len() >= CHUNK {
+        if !self.waiting.is_empty() && self.waiting.len() + piece.len() > CHUNK {
             self.flush().await?;
         }
+        append(&mut self.waiting, &piece, CHUNK);
         Ok(())
     }
+}
+
+/// Adds a piece to what waits, of which `most` bytes are usual: no more memory is taken than that or its length.
+pub fn append(waiting: &mut Vec<u8>, piece: &[u8], most: usize) {
+    let needed = waiting.len() + piece.len();
+    let room = needed.max(most.min(needed.next_power_of_two()));
+    waiting.reserve_exact(room - waiting.len());
+    waiting.extend_from_slice(piece);
 }
 
 /// The `size` bytes of an open body in pieces.
@@ -195,7 +203,7 @@ pub fn pieces(file: File, size: u64) -> BoxStream<'static, io::Result<Bytes>> {
         if left == 0 {
             return Ok(None);
         }
-        let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK / 4);
+        let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
         let read = blocking(move || {
             let mut piece = vec![0; want];
             file.read_exact(&mut piece).map(|()| (Bytes::from(piece), file))

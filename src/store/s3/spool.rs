@@ -14,7 +14,7 @@ use super::super::{Incoming, StoreError};
 use crate::digest::{Hasher, Md5};
 
 /// Bodies up to this many bytes stay in memory.
-const INLINE_MAX: usize = 1024 * 1024;
+const INLINE_MAX: usize = 256 * 1024;
 /// Bytes read in one go.
 const CHUNK: usize = 256 * 1024;
 

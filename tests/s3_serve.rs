@@ -34,6 +34,39 @@ async fn said(mut command: Command) -> (i32, String) {
     (out.status.code().unwrap(), String::from_utf8(text).unwrap())
 }
 
+/// Whether the proxy says of this point of the index's history that it has never stood there.
+async fn is_set_back(client: &mut proxy::Client, point: &str) -> bool {
+    client.get(&format!("/sync?history={point}")).await.header("x-memsync-set-back").is_some()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bucket_that_was_set_back_is_told_by_its_index() {
+    let server = Server::start().await;
+    let home = tempfile::tempdir().unwrap();
+    let running = Serving::start(home.path(), &server, &[]).await;
+    let mut client = running.client().await;
+    client.put("/blob/a", "new", b"old").await;
+    let point = async |client: &mut proxy::Client| {
+        client.get("/sync").await.json()["index_history"].as_str().unwrap().to_owned()
+    };
+    let before = point(&mut client).await;
+    let copy: Vec<_> = server.keys().into_iter().map(|key| (server.object(&key).unwrap(), key)).collect();
+    client.put("/blob/a", &proxy::md5(b"old"), b"newer").await;
+    let after = point(&mut client).await;
+    assert!(!is_set_back(&mut client, &before).await && !is_set_back(&mut client, &after).await);
+    for (object, key) in copy {
+        server.plant(&key, object);
+    }
+    assert!(is_set_back(&mut client, &after).await);
+    assert!(!is_set_back(&mut client, &before).await, "as it was then, so it is");
+    // What the proxy writes from now on is another history, though it runs on.
+    client.put("/blob/b", "new", b"theirs").await;
+    client.put("/blob/c", "new", b"theirs").await;
+    let now = point(&mut client).await;
+    assert!(is_set_back(&mut client, &after).await, "{after} {now}");
+    assert!(!is_set_back(&mut client, &before).await && !is_set_back(&mut client, &now).await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     let server = Server::start().await;

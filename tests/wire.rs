@@ -311,7 +311,7 @@ async fn other_methods_and_addresses() {
         ("PATCH", "/blob/x", "GET, HEAD, PUT, DELETE"),
         ("PUT", "/sync", "GET, HEAD"),
         ("DELETE", "/health", "GET, HEAD"),
-        ("POST", "/events", "GET"),
+        ("POST", "/events", "GET, HEAD"),
         ("PUT", "/batch", "POST"),
     ] {
         let r = c.send(method, target, &[], b"").await;
@@ -355,6 +355,50 @@ async fn of_sixteen_that_race_one_wins() {
         assert_eq!(md5(&body), updated, "what was acknowledged is what is there");
         won(&race(&running, "DELETE", &updated, "").await, 204, 404);
     }
+}
+
+#[tokio::test]
+async fn read_answers_conditions_and_one_range() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(embedded(&dir)).await;
+    let mut c = running.client().await;
+    let large: Vec<u8> = (0..700_000u32).map(|n| (n % 251) as u8).collect();
+    let small = b"0123456789".to_vec();
+    for (target, content) in [("/blob/small", &small), ("/blob/large", &large), ("/n/blob/small", &small)] {
+        let version = ("If-Match-Version", "0");
+        let precondition = if target.starts_with("/n/") { version } else { ("Content-MD5", "new") };
+        assert_eq!(c.send("PUT", target, &[precondition], content).await.status, 201);
+        let (tag, size) = (format!("\"{}\"", md5(content)), content.len());
+        let tag = tag.as_str();
+        let r = c.send("GET", target, &[("If-None-Match", tag)], b"").await;
+        assert_eq!((r.status, r.body.len(), r.header("etag")), (304, 0, Some(tag)), "{target}");
+        let r = c.send("GET", target, &[("If-Match", "\"00000000000000000000000000000000\"")], b"").await;
+        assert_eq!((r.status, r.code().as_str()), (412, "PRECONDITION_FAILED"), "{target}");
+        assert_eq!(r.json()["context"]["current_md5"], md5(content), "{target}");
+        let r = c.send("GET", target, &[("If-Match", tag)], b"").await;
+        assert!(r.status == 200 && r.body == *content && r.header("accept-ranges") == Some("bytes"), "{target}");
+
+        // Never packed, whatever the client would take.
+        let from = size - 9;
+        let range =
+            [("Range", format!("bytes={from}-")), ("If-Match", tag.to_owned()), ("Accept-Encoding", "zstd".into())];
+        let range: Vec<_> = range.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let r = c.send("GET", target, &range, b"").await;
+        assert_eq!((r.status, r.header("content-encoding")), (206, None), "{target}");
+        assert_eq!(r.header("content-range"), Some(&*format!("bytes {from}-{}/{size}", size - 1)), "{target}");
+        assert_eq!((&r.body[..], r.header("etag")), (&content[from..], Some(tag)), "{target}");
+        let r = c.send("GET", target, &[("Range", "bytes=2-5")], b"").await;
+        assert_eq!((r.status, &r.body[..]), (206, &content[2..6]), "{target}");
+        let r = c.send("GET", target, &[("Range", &format!("bytes={size}-"))], b"").await;
+        assert_eq!((r.status, r.header("content-range")), (416, Some(&*format!("bytes */{size}"))), "{target}");
+        let r = c.send("GET", target, &[("Range", "bytes=0-1,4-5")], b"").await;
+        assert!(r.status == 200 && r.body == *content, "{target}: several ranges are none");
+        let r = c.send("HEAD", target, &[("Range", "bytes=2-5")], b"").await;
+        assert_eq!((r.status, r.header("content-length")), (200, Some(&*size.to_string())), "{target}");
+    }
+    // Across the pieces in which a file is read.
+    let r = c.send("GET", "/blob/large", &[("Range", "bytes=200000-600000")], b"").await;
+    assert!(r.status == 206 && r.body == large[200_000..=600_000]);
 }
 
 #[tokio::test]

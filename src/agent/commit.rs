@@ -178,10 +178,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// So many changes of ours have moved the store on, at least. That is committed with them, lest a store that is set
     /// back behind them while we are down pass for one that is as we left it.
     fn note_advance(&mut self, writes: u64) {
-        let remote = self.container.header().remote.clone();
-        if let (Some(cursor), 1..) = (remote.cursor, writes) {
-            self.container.set_remote(RemoteState { cursor: Some(cursor + writes), ..remote });
+        if writes == 0 {
+            return;
         }
+        let remote = self.container.header().remote.clone();
+        let cursor = remote.cursor.map(|cursor| cursor + writes);
+        let history = self.remote.written_at().or_else(|| remote.history.clone());
+        self.container.set_remote(RemoteState { cursor, history, ..remote });
     }
 
     fn moved(&mut self, moving: Moving, moved: Moved, report: &mut Report) -> Option<Change> {

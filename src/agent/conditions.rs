@@ -204,6 +204,7 @@ mod tests {
             bytes: 0,
             watcher: "inotify".to_owned(),
             watcher_remedy: None,
+            push_remedy: None,
             counted_at: None,
             last_success: None,
             next_sync_s: None,

@@ -47,6 +47,8 @@ pub struct Report {
     pub scan: ScanStats,
     /// When the scan had ended ([`World::elapsed`]).
     pub looked: Duration,
+    /// The index was not what it had been.
+    pub news: bool,
     /// Something had changed on a side, or was left: there was a plan.
     pub planned: bool,
     /// How long it took to find out what to do.
@@ -152,7 +154,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
         let planning = self.world.elapsed().saturating_sub(began);
         let looked = self.looked;
-        let mut report = Report { looked, planned: true, planning, ..self.apply(plan, scan).await? };
+        let mut report = Report { looked, news, planned: true, planning, ..self.apply(plan, scan).await? };
         report.again |= again;
         self.unfinished = report.again;
         Ok(report)

@@ -16,6 +16,7 @@ mod last_known;
 pub mod once;
 mod planning;
 pub mod problems;
+mod push;
 pub mod quarantine;
 mod retention;
 pub mod rules;

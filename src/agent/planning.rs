@@ -11,7 +11,7 @@ use crate::local::dirty::max_wait;
 use crate::local::scan::{ScanOptions, ScanStats};
 use crate::local::{Scope, Touched};
 use crate::path::RelPath;
-use crate::remote::{Index, IndexAnswer, Mark, Remote, RemoteError};
+use crate::remote::{Index, IndexAnswer, Remote, RemoteError};
 use crate::state::{Entry, RemoteState};
 use crate::sync::safety::{self, Position, Standing};
 use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, reconcile};
@@ -165,7 +165,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 index.refused.retain(|(name, _)| !delta.refused.iter().any(|(again, _)| again == name));
                 index.refused.extend(delta.refused);
                 index.mark = delta.mark;
-                index.set_back = delta.set_back;
+                (index.history, index.set_back) = (delta.history, delta.set_back);
                 Ok(news)
             }
             (IndexAnswer::Unchanged | IndexAnswer::Delta(_), None) => Err(RemoteError::Protocol {
@@ -441,7 +441,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub(super) fn note_position(&mut self, all_obeyed: bool) -> Result<(), CycleError> {
         let mark = self.index.as_ref().and_then(|i| i.mark.clone());
         let epoch = mark.as_ref().map(|m| m.epoch.clone());
-        let history = mark.as_ref().and_then(Mark::point);
+        let history = self.index.as_ref().and_then(|i| i.history.clone());
         let cursor = mark.as_ref().map(|m| m.cursor);
         let before = &self.container.header().remote;
         // It may lag: who has obeyed everything finds nothing missing.

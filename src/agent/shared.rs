@@ -14,6 +14,7 @@ use crate::sync::safety::{Halt, Held};
 use super::cycle::Recent;
 use super::engine::Progress;
 use super::last_known::last_known;
+use super::push::Push;
 use super::session::FolderSetup;
 use super::status::{FolderStatus, HaltStatus, ProgressStatus, ProxyStatus, RecentAction, State};
 
@@ -24,6 +25,7 @@ const RECENT: usize = 50;
 pub struct Shared {
     pub(super) status: Mutex<FolderStatus>,
     pub(super) proxy: Mutex<ProxyStatus>,
+    pub(super) push: Push,
     recent: Mutex<VecDeque<RecentAction>>,
     pub(super) progress: Mutex<Option<Arc<Progress>>>,
     pub(super) next_cycle: Mutex<Option<Instant>>,
@@ -41,6 +43,7 @@ impl Shared {
         Self {
             status: Mutex::new(FolderStatus { state: State::Syncing, halt: None, ..last_known(setup) }),
             proxy: Mutex::new(ProxyStatus::unasked(&setup.http.origin)),
+            push: Push::default(),
             recent: Mutex::default(),
             progress: Mutex::default(),
             next_cycle: Mutex::default(),

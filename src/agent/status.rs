@@ -98,6 +98,9 @@ pub struct FolderStatus {
     /// What to do about a degraded watcher.
     #[serde(default)]
     pub watcher_remedy: Option<String>,
+    /// The remedy for a proxy that offers events of which none comes.
+    #[serde(default)]
+    pub push_remedy: Option<String>,
     /// When the figures were found out. `None`: they come from an earlier run that did not say when.
     #[serde(default)]
     pub counted_at: Option<Timestamp>,

@@ -302,6 +302,7 @@ async fn listen(
             let e = remote
                 .listen(None, look, |_| {
                     heard.store(true, Ordering::Relaxed);
+                    shared.push.hear();
                     look();
                 })
                 .await;

@@ -156,6 +156,7 @@ fn proxy(config: &Config, env: &BTreeMap<String, String>, probe: &dyn ProxyProbe
     if let Ok(answer) = answer {
         let fix = "tell whoever runs the proxy";
         checks.extend(answer.warnings.into_iter().map(|warning| Check::warn("proxy", warning, fix)));
+        checks.extend(answer.events.map(push));
         checks.extend(answer.time.map(|time| clock(now, time)));
     }
     checks
@@ -178,6 +179,18 @@ fn reached(url: &str, answer: &Result<Answer, RemoteError>) -> Check {
         }
         Err(error) => Check::fail("proxy", error.to_string(), "check proxy.url, the network and that the proxy runs")
             .exit(Exit::Temporary),
+    }
+}
+
+/// Tells if the proxy's events come through.
+fn push(events: Result<(), String>) -> Check {
+    match events {
+        Ok(()) => Check::ok("push", "the proxy tells of changes at once"),
+        Err(why) => {
+            let what = format!("the proxy offers events, and none comes through, so changes are found late: {why}");
+            let fix = "let /events through whatever stands in front of the proxy (nginx: `proxy_buffering off`)";
+            Check::warn("push", what, fix)
+        }
     }
 }
 

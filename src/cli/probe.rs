@@ -30,6 +30,8 @@ pub struct Answer {
     pub capabilities: Vec<String>,
     /// What will be wrong with it soon.
     pub warnings: Vec<String>,
+    /// The result of a try of the events, where the proxy offers them; else why none came.
+    pub events: Option<Result<(), String>>,
     /// Its clock, where it tells.
     pub time: Option<Timestamp>,
 }

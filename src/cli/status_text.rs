@@ -142,6 +142,13 @@ fn folder_lines(folder: &FolderStatus, status: &Status, now: Timestamp) -> Vec<S
         let remedy = folder.watcher_remedy.as_deref().map(|r| format!(": {}", show::name(r))).unwrap_or_default();
         lines.push(format!("  {} changes are found late{remedy}", painted(show::BUSY, "watcher")));
     }
+    if let Some(remedy) = folder.push_remedy.as_deref().filter(|_| status.agent.running) {
+        lines.push(format!(
+            "  {} changes elsewhere are found late: {}",
+            painted(show::BUSY, "push"),
+            show::name(remedy)
+        ));
+    }
     lines
 }
 
@@ -201,6 +208,7 @@ pub mod tests {
             bytes: 34_567,
             watcher: "inotify".to_owned(),
             watcher_remedy: None,
+            push_remedy: None,
             counted_at: Some("2026-01-01T00:00:00Z".parse().unwrap()),
             last_success: Some("2026-01-01T00:00:00Z".parse().unwrap()),
             next_sync_s: Some(18),

@@ -48,6 +48,8 @@ pub const NEVER: &str = "never";
 pub const X_MEMSYNC_META: &str = "x-memsync-meta-";
 /// On an index: the store has never stood at the [`HistoryPoint`] that the request names.
 pub const X_MEMSYNC_SET_BACK: &str = "x-memsync-set-back";
+/// On the answer to a write: the [`HistoryPoint`] where the store stands with it.
+pub const X_MEMSYNC_HISTORY: &str = "x-memsync-history";
 /// `error_code` of a 412.
 pub const PRECONDITION_FAILED: &str = "PRECONDITION_FAILED";
 
@@ -116,7 +118,7 @@ pub struct WireIndex {
     pub index_cursor: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tombstone_floor: Option<u64>,
-    /// The id of the [`HistoryPoint`] where this index stands.
+    /// The [`HistoryPoint`] where this index stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_history: Option<String>,
     /// Present and true where only entries changed since the asked cursor (`delta`) or ETag (`etag-delta`) are listed.

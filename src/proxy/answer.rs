@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::header::{
-    ACCEPT_ENCODING, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, RETRY_AFTER,
+    ACCEPT_ENCODING, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, RETRY_AFTER,
     WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, Response, StatusCode};
@@ -67,6 +67,8 @@ pub enum Refusal {
         provided: Provided,
         held: Option<Entry>,
     },
+    /// A range of which nothing lies in the content, whose bytes these are.
+    OutOfRange(u64),
     Absent,
     Tombstone(Entry),
     /// A batch that is none as a whole: nothing of it was done.
@@ -151,6 +153,7 @@ impl Refusal {
             Self::Unauthorized { .. } => insert(&mut extra, WWW_AUTHENTICATE, "Bearer"),
             Self::Unverified | Self::Busy | Self::TooManyConnections => insert(&mut extra, RETRY_AFTER, "5"),
             Self::Encoding => insert(&mut extra, ACCEPT_ENCODING, "zstd, gzip"),
+            Self::OutOfRange(size) => insert(&mut extra, CONTENT_RANGE, &format!("bytes */{size}")),
             Self::TooOften(wait) => insert(&mut extra, RETRY_AFTER, &(wait.as_secs() + 1).to_string()),
             Self::Method(allowed) => insert(&mut extra, ALLOW, allowed),
             Self::Tombstone(entry) => {
@@ -252,11 +255,16 @@ impl Refusal {
                     Provided::Md5(md5) => context.provided_md5 = Some(md5),
                     Provided::Version(version) => {
                         context.provided_version = Some(version.to_string());
-                        context.current_version = Some(held.map_or(0, |e| e.version).to_string());
+                        let current = held.map_or_else(|| "none".to_owned(), |e| e.version.to_string());
+                        context.current_version = Some(current);
                     }
                 }
                 let detail = "the path holds something else than the request expects".to_owned();
                 told(StatusCode::PRECONDITION_FAILED, PRECONDITION_FAILED, detail, Some(context))
+            }
+            Self::OutOfRange(size) => {
+                let detail = format!("nothing of the content lies in that range: it has {size} bytes");
+                told(StatusCode::RANGE_NOT_SATISFIABLE, "OUT_OF_RANGE", detail, None)
             }
             Self::Absent => plain(StatusCode::NOT_FOUND, "NOT_FOUND", "nothing is stored at this path"),
             Self::Tombstone(_) => plain(StatusCode::NOT_FOUND, "NOT_FOUND", "what was stored at this path was deleted"),
@@ -356,9 +364,14 @@ pub fn insert(headers: &mut HeaderMap, name: impl http::header::IntoHeaderName, 
     }
 }
 
+/// The `ETag` of a blob.
+pub fn etag(entry: &Entry) -> String {
+    format!("\"{}\"", entry.md5)
+}
+
 /// `ETag`, `Last-Modified` and `X-Version` of a blob.
 pub fn describe(headers: &mut HeaderMap, entry: &Entry) {
-    insert(headers, ETAG, &format!("\"{}\"", entry.md5));
+    insert(headers, ETAG, &etag(entry));
     insert(headers, X_VERSION, &entry.version.to_string());
     let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
     if let Ok(date) = printer.timestamp_to_rfc9110_string(&timestamp(entry.version)) {

@@ -327,7 +327,8 @@ fn refused(path: String, refusal: Refusal, id: &str, metrics: &Metrics) -> Frame
         md5,
         version,
         current_md5: context.current_md5,
-        current_version: context.current_version.and_then(|version| version.parse().ok()),
+        // Here 0 says that nothing is there.
+        current_version: context.current_version.map(|version| version.parse().unwrap_or(0)),
         is_deleted: context.is_deleted,
         error_code: told.error_code,
         detail: Some(told.detail),

@@ -2,19 +2,25 @@
 //! namespaced one has of its own in `namespaced`.
 
 use std::future::Future;
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body as AnswerBody;
 use bytes::Bytes;
-use futures::StreamExt;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
+use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
+use http::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming as RequestBody;
 use tokio::time::Instant;
 
-use super::answer::{Answer, Provided, Refusal, describe, empty, insert};
+use super::answer::{Answer, Provided, Refusal, describe, empty, etag, insert};
 use super::auth::Caller;
+use super::conditions::{self, Reading};
 use super::encoding::{BodyTerms, Intake, Taken};
 use super::memory::{Allotment, hold};
 use super::patience::Pace;
@@ -31,16 +37,26 @@ const OUTGOING: u64 = 512 * 1024;
 /// Most memory that a content on its way into the store takes, bytes: a piece that comes, and one that is written.
 const INCOMING: u64 = 576 * 1024;
 
-/// GET and HEAD; hyper leaves the body of the latter out. `?version=N` asks for a version of the path.
+/// The parts of a read besides the path.
+#[derive(Clone, Copy)]
+pub struct ReadRequest<'a> {
+    /// `version=N` asks for a version of the path.
+    pub query: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+    /// HEAD; hyper leaves the body out, and ranges do not count.
+    pub is_head: bool,
+}
+
+/// GET and HEAD, with the conditions and the one range that HTTP has.
 pub async fn get<S: Store>(
     proxy: &Proxy<S>,
     caller: &Caller,
     ns: &str,
     path: &RelPath,
-    query: Option<&str>,
+    request: ReadRequest<'_>,
 ) -> Result<Answer, Refusal> {
     let mut memory = proxy.memory.reserve(caller, OUTGOING, proxy.options.body_timeout).await?;
-    let got = match versions::asked(query)? {
+    let got = match versions::asked(request.query)? {
         Some(version) => proxy.store.get_version(ns, path, version).await?,
         None => proxy.store.get(ns, path).await?,
     };
@@ -49,24 +65,74 @@ pub async fn get<S: Store>(
         Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry)),
         Got::Absent => return Err(Refusal::Absent),
     };
-    memory.shrink_to(blob.entry.size);
+    let size = blob.entry.size;
+    let part = match conditions::read(request.headers, &etag(&blob.entry), size) {
+        Reading::Part(range) if !request.is_head => Some(range),
+        Reading::OutOfRange if !request.is_head => return Err(Refusal::OutOfRange(size)),
+        Reading::Whole | Reading::Part(_) | Reading::OutOfRange => None,
+        Reading::NotModified => {
+            let mut answer = empty(StatusCode::NOT_MODIFIED);
+            describe(answer.headers_mut(), &blob.entry);
+            return Ok(answer);
+        }
+        Reading::Mismatch(expected) => {
+            return Err(Refusal::Precondition { provided: Provided::Md5(expected), held: Some(blob.entry) });
+        }
+    };
+    let range = part.clone().unwrap_or(0..size);
+    let length = range.end - range.start;
+    memory.shrink_to(length);
     let memory = Arc::new(memory);
     let held = memory.clone();
     let mut answer = Response::new(match blob.body {
-        Body::Whole(content) => AnswerBody::from(hold(content, held)),
-        Body::Pieces(pieces) => {
-            AnswerBody::from_stream(pieces.map(move |piece| piece.map(|piece| hold(piece, held.clone()))))
-        }
+        Body::Whole(content) => AnswerBody::from(hold(content.slice(within(&range)), held)),
+        Body::Pieces(pieces) => AnswerBody::from_stream(
+            cut(pieces, range.clone()).map(move |piece| piece.map(|piece| hold(piece, held.clone()))),
+        ),
     });
     answer.extensions_mut().insert(memory);
     let headers = answer.headers_mut();
     describe(headers, &blob.entry);
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(blob.entry.size));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if part.is_some() {
+        insert(headers, CONTENT_RANGE, &format!("bytes {}-{}/{size}", range.start, range.end - 1));
+    }
     insert(headers, CONTENT_TYPE, blob.meta.content_type.as_deref().unwrap_or(DEFAULT_TYPE));
     versions::tell(headers, &blob.meta);
     // A browser must not take a stored note for a page of this origin.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if part.is_some() {
+        *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
     Ok(answer)
+}
+
+/// A range of a content that is in memory.
+fn within(range: &Range<u64>) -> Range<usize> {
+    let index = |at| usize::try_from(at).unwrap_or(usize::MAX);
+    index(range.start)..index(range.end)
+}
+
+type Pieces = BoxStream<'static, io::Result<Bytes>>;
+
+/// The bytes of `range` of a content that comes in pieces.
+fn cut(pieces: Pieces, range: Range<u64>) -> impl Stream<Item = io::Result<Bytes>> {
+    stream::try_unfold((pieces, 0), move |(mut pieces, mut at)| {
+        let range = range.clone();
+        async move {
+            while at < range.end {
+                let Some(piece) = pieces.try_next().await? else { return Ok(None) };
+                let (begin, end) = (at, at + piece.len() as u64);
+                at = end;
+                let wanted = range.start.clamp(begin, end) - begin..range.end.clamp(begin, end) - begin;
+                if !wanted.is_empty() {
+                    return Ok(Some((piece.slice(within(&wanted)), (pieces, at))));
+                }
+            }
+            Ok(None)
+        }
+    })
 }
 
 /// PUT with its precondition in `Content-MD5`, or in the headers of HTTP where that is absent.

@@ -39,7 +39,7 @@ impl Default for Encoders {
     }
 }
 
-/// What a body is taken in with.
+/// The terms on which a body is taken in.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyTerms {
     pub coding: Option<Coding>,
@@ -54,7 +54,7 @@ pub struct Taken<T> {
     pub taker: T,
     /// Bytes, unpacked.
     pub size: u64,
-    /// What the taker holds.
+    /// For the taker.
     pub memory: Allotment,
 }
 
@@ -216,7 +216,9 @@ pub async fn encode<S: Store>(proxy: &Proxy<S>, wanted: Option<Coding>, method: 
     let length = answer.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     // What has no length is a stream of events; and the answer to HEAD has no content.
     let (Some(coding), Some(length)) = (wanted.filter(|_| *method != Method::HEAD), length) else { return answer };
-    if length < MIN_SIZE || !answer.status().is_success() || answer.headers().contains_key(CONTENT_ENCODING) {
+    let is_part = answer.status() == StatusCode::PARTIAL_CONTENT;
+    if length < MIN_SIZE || is_part || !answer.status().is_success() || answer.headers().contains_key(CONTENT_ENCODING)
+    {
         return answer;
     }
     let Ok(turn) = proxy.encoders.0.clone().try_acquire_owned() else { return answer };

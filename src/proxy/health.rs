@@ -103,9 +103,10 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, id: &str) -> Answer {
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, "error", "disconnected", None, Some(why)),
     };
     let is_full = status == "ok" && (proxy.metrics.is_disk_full() || free.is_some_and(|free| free < FULL));
-    let (status, detail) = match is_full {
-        true => ("degraded", Some("the disk is full: files can be read and not written".to_owned())),
-        false => (status, detail),
+    let (status, detail) = if is_full {
+        ("degraded", Some("the disk is full: files can be read and not written".to_owned()))
+    } else {
+        (status, detail)
     };
     let warnings = free
         .filter(|free| *free < proxy.options.low_space)

@@ -89,7 +89,7 @@ impl Memory {
 }
 
 impl Allotment {
-    /// Whether it is as large as a reservation of `bytes` would be.
+    /// True if it is as large as a reservation of `bytes` would be.
     pub fn covers(&self, bytes: u64) -> bool {
         self.amount() >= kib(bytes).min(self.share)
     }

@@ -146,7 +146,7 @@ impl Metrics {
         }
     }
 
-    /// Whether the last write failed because the disk is full.
+    /// True if the last write failed because the disk is full.
     pub fn is_disk_full(&self) -> bool {
         self.disk_full.get() == 1
     }

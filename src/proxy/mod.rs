@@ -24,6 +24,7 @@ mod blobs;
 mod callers;
 mod chores;
 mod clock;
+mod conditions;
 mod connection;
 mod elsewhere;
 mod encoding;

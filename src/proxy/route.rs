@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, HeaderName, Method, Request};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, PathFault, Refusal, insert};
@@ -13,7 +13,7 @@ use super::connection::{Door, Peer};
 use super::keys::{Access, hash_of};
 use super::{Proxy, batch, blobs, encoding, events, health, index, namespaced, rates, versions};
 use crate::path::{MAX_PATH, PathError, RelPath};
-use crate::protocol::{INDEX_NAME, Namespace, X_REQUEST_ID};
+use crate::protocol::{INDEX_NAME, Namespace, X_MEMSYNC_HISTORY, X_REQUEST_ID};
 use crate::store::Store;
 
 /// Longest id of a request that is taken over, bytes.
@@ -212,13 +212,37 @@ async fn handle<S: Store>(
     let namespace = namespace(route.namespace())?;
     let ns = namespace.as_str();
     caller.may(access, ns)?;
+    let writes = !reads;
+    let answer = act(proxy, caller, &namespace, route, (request, id)).await;
+    answer.map(|answer| if writes { stamped(proxy, ns, answer) } else { answer })
+}
+
+/// The answer to a write, with where in its history the store stands with it.
+fn stamped<S: Store>(proxy: &Proxy<S>, ns: &str, mut answer: Answer) -> Answer {
+    if let Some(point) = proxy.store.point(ns).filter(|_| answer.status().is_success()) {
+        insert(answer.headers_mut(), HeaderName::from_static(X_MEMSYNC_HISTORY), &point.to_string());
+    }
+    answer
+}
+
+/// Does what a caller may have done.
+async fn act<S: Store>(
+    proxy: &Proxy<S>,
+    caller: &Caller,
+    namespace: &Namespace,
+    route: Route<'_>,
+    (request, id): (Request<Incoming>, &str),
+) -> Result<Answer, Refusal> {
+    let (ns, uri) = (namespace.as_str(), request.uri().clone());
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match route {
         // They were answered above.
         Route::Health | Route::Metrics => Err(Refusal::NoSuchRoute),
         Route::Sync(_) if reads => index::get(proxy, caller, ns, uri.query(), request.headers()).await,
         Route::Sync(_) => Err(Refusal::Method("GET, HEAD")),
-        Route::Events(_) if request.method() == Method::GET => events::get(proxy, caller, ns, request.headers()).await,
-        Route::Events(_) => Err(Refusal::Method("GET")),
+        // Of the answer to HEAD hyper drops the stream.
+        Route::Events(_) if reads => events::get(proxy, caller, ns, request.headers()).await,
+        Route::Events(_) => Err(Refusal::Method("GET, HEAD")),
         Route::Batch(_) if request.method() == Method::POST => batch::post(proxy, caller, ns, request, id).await,
         Route::Batch(_) => Err(Refusal::Method("POST")),
         Route::Versions(_, path) if reads => versions::get(proxy, caller, ns, &blob_path(path)?).await,
@@ -226,11 +250,15 @@ async fn handle<S: Store>(
         Route::Blob(_, path) => {
             let (path, flat) = (blob_path(path)?, namespace.is_flat());
             match *request.method() {
-                Method::GET | Method::HEAD => blobs::get(proxy, caller, ns, &path, uri.query()).await,
+                Method::GET | Method::HEAD => {
+                    let is_head = request.method() == Method::HEAD;
+                    let read = blobs::ReadRequest { query: uri.query(), headers: request.headers(), is_head };
+                    blobs::get(proxy, caller, ns, &path, read).await
+                }
                 Method::PUT if flat => blobs::put(proxy, caller, ns, &path, request).await,
-                Method::PUT => namespaced::put(proxy, caller, &namespace, &path, request).await,
+                Method::PUT => namespaced::put(proxy, caller, namespace, &path, request).await,
                 Method::DELETE if flat => blobs::delete(proxy, caller, ns, &path, request.headers()).await,
-                Method::DELETE => namespaced::delete(proxy, caller, &namespace, &path, request.headers()).await,
+                Method::DELETE => namespaced::delete(proxy, caller, namespace, &path, request.headers()).await,
                 _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
             }
         }

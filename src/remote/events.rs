@@ -26,6 +26,19 @@ impl HttpRemote {
         self.listen_within(SILENCE, last, on_open, on_event).await
     }
 
+    /// Opens the stream of events, and waits for the first sign of life on it: ours sends one at once.
+    ///
+    /// # Errors
+    /// As for [`HttpRemote::listen`].
+    pub async fn try_events(&self, wait: Duration) -> Result<(), RemoteError> {
+        let opened = async {
+            let mut answer = self.open_stream(&self.part("/events"), None).await?;
+            answer.next_endless(wait).await.map(drop)
+        };
+        let late = || RemoteError::Unreachable { url: self.part("/events"), why: format!("no answer within {wait:?}") };
+        tokio::time::timeout(wait, opened).await.unwrap_or_else(|_| Err(late()))
+    }
+
     async fn listen_within(
         &self,
         silence: Duration,

@@ -36,15 +36,6 @@ pub struct Mark {
     pub cursor: u64,
     /// Tombstones older than this cursor may be gone.
     pub floor: u64,
-    /// The id of the store's history, where the proxy gives one.
-    pub history: Option<String>,
-}
-
-impl Mark {
-    /// The point of the store's history where the index stands.
-    pub fn point(&self) -> Option<HistoryPoint> {
-        self.history.clone().map(|id| HistoryPoint { id, cursor: self.cursor })
-    }
 }
 
 /// The index, parsed whole.
@@ -55,6 +46,8 @@ pub struct Index {
     pub refused: Vec<(String, PathError)>,
     /// Present where the proxy advertises `strong-index`: the entries are evidence, not hints.
     pub mark: Option<Mark>,
+    /// The point of its store's history where it stands, if the proxy tells.
+    pub history: Option<HistoryPoint>,
     /// The proxy says that its store has never stood at the [`HistoryPoint`] it was asked with.
     pub set_back: bool,
 }
@@ -231,6 +224,11 @@ pub trait Remote: Send + Sync + 'static {
         since: Option<&Mark>,
         known: Option<&HistoryPoint>,
     ) -> impl Future<Output = Result<IndexAnswer, RemoteError>> + Send;
+    /// The point of its history where the proxy's store stood with the last write that was answered here, if the proxy
+    /// tells.
+    fn written_at(&self) -> Option<HistoryPoint> {
+        None
+    }
     /// The caller holds no index any more, whatever it was given: the next answer is `Whole`.
     fn forget_index(&self);
     fn get(&self, path: &RelPath) -> impl Future<Output = Result<Got, RemoteError>> + Send;

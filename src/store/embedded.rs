@@ -85,8 +85,8 @@ impl Shared {
         let (cursor, modified) = marks.last.get(ns).copied().unwrap_or((0, marks.created));
         // The last change may have been a tombstone that is gone, but never one above the floor.
         let cursor = cursor.max(marks.floor);
-        let (epoch, history) = (marks.epoch.clone(), marks.history.clone());
-        strong_state(Mark { epoch, cursor, floor: marks.floor, history }, modified)
+        let mark = Mark { epoch: marks.epoch.clone(), cursor, floor: marks.floor };
+        strong_state(mark, modified, marks.history.as_deref())
     }
 
     /// Takes in committed changes: namespace, cursor, time, and the bytes by which the live entries grew. `begun`: the
@@ -304,7 +304,11 @@ impl Store for Embedded {
         Ok(self.shared.state(ns))
     }
 
-    async fn has_stood_at(&self, point: &HistoryPoint) -> Result<bool, StoreError> {
+    fn point(&self, ns: &str) -> Option<HistoryPoint> {
+        self.shared.state(ns).history
+    }
+
+    async fn has_stood_at(&self, _ns: &str, point: &HistoryPoint) -> Result<bool, StoreError> {
         let (shared, point) = (self.shared.clone(), point.clone());
         // Read after the cursor: a history id that begins meanwhile begins there, or later.
         blocking(move || {

@@ -53,7 +53,7 @@ impl Rows {
     fn state(&self, ns: &str) -> State {
         let (cursor, modified) = self.last.get(ns).copied().unwrap_or((0, self.created));
         let cursor = cursor.max(self.floor);
-        strong_state(Mark { epoch: self.epoch.clone(), cursor, floor: self.floor, history: None }, modified)
+        strong_state(Mark { epoch: self.epoch.clone(), cursor, floor: self.floor }, modified, None)
     }
 }
 

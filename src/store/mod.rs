@@ -148,11 +148,18 @@ pub trait Store: Send + Sync + 'static {
     /// that others write to as well sees by this what they changed, and tells its subscribers.
     fn state(&self, ns: &str) -> impl Future<Output = Result<State, StoreError>> + Send;
 
-    /// Whether this store once stood at `point`. False: it was set back to an earlier copy of itself, and may have other
-    /// changes under the cursors since. A store that keeps no history has stood at every point.
-    fn has_stood_at(&self, point: &HistoryPoint) -> impl Future<Output = Result<bool, StoreError>> + Send {
-        let _ = point;
+    /// True if the index of a namespace, as [`Store::state`] last gave it, once stood at `point`. False: the store was set
+    /// back to an earlier copy of itself, and may have made other changes since. A store that keeps no history has stood at
+    /// every point.
+    fn has_stood_at(&self, ns: &str, point: &HistoryPoint) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let _ = (ns, point);
         std::future::ready(Ok(true))
+    }
+
+    /// The point of its history where the index of a namespace stood with the last acknowledged write. Asks nobody.
+    fn point(&self, ns: &str) -> Option<HistoryPoint> {
+        let _ = ns;
+        None
     }
 
     /// Every change committed from now on, of all namespaces. A receiver that lags loses the oldest and is told.
@@ -262,12 +269,12 @@ fn next_version(now: u64, held: Option<&Entry>) -> u64 {
     held.map_or(now, |e| now.max(e.version + 1))
 }
 
-/// The state of an exact index.
-fn strong_state(mark: Mark, modified: u64) -> State {
+/// The state of an exact index. `history`: the store's newest history id.
+fn strong_state(mark: Mark, modified: u64, history: Option<&str>) -> State {
     // A moved floor tells clients something too.
-    let history = mark.history.as_deref().unwrap_or("0");
-    let tag = format!("{}-{history}-{}-{}", mark.epoch, mark.cursor, mark.floor).into();
-    State { tag, mark: Some(mark), modified }
+    let tag = format!("{}-{}-{}-{}", mark.epoch, history.unwrap_or("0"), mark.cursor, mark.floor).into();
+    let history = history.map(|id| HistoryPoint { id: id.to_owned(), cursor: mark.cursor });
+    State { tag, mark: Some(mark), modified, history }
 }
 
 /// A fresh epoch or history id: 128 random bits in hex.

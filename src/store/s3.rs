@@ -27,6 +27,7 @@ use super::{
 };
 use crate::failpoint;
 use crate::path::RelPath;
+use crate::protocol::HistoryPoint;
 
 mod blobs;
 mod borders;
@@ -35,6 +36,7 @@ mod changes;
 mod earlier;
 mod expiry;
 pub(super) mod failure;
+mod history;
 mod http;
 mod index;
 mod inner;
@@ -210,6 +212,20 @@ impl Store for S3 {
 
     async fn state(&self, ns: &str) -> Result<State, StoreError> {
         Ok(state(&self.0.ledger(ns)?.fresh().await?))
+    }
+
+    fn point(&self, ns: &str) -> Option<HistoryPoint> {
+        let kept = self.0.ledger(ns).ok()?.kept()?;
+        kept.document.history.point(kept.document.modified)
+    }
+
+    async fn has_stood_at(&self, ns: &str, point: &HistoryPoint) -> Result<bool, StoreError> {
+        let ledger = self.0.ledger(ns)?;
+        let kept = match ledger.kept() {
+            Some(kept) => kept,
+            None => ledger.fresh().await?,
+        };
+        Ok(kept.document.history.has_stood_at(point, kept.document.modified))
     }
 
     fn index_after(&self, ns: &str, tag: &str) -> Option<Index> {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Md5;
 use crate::path::RelPath;
+use crate::protocol::HistoryPoint;
 
 /// What the index holds of one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +150,8 @@ pub struct State {
     pub mark: Option<Mark>,
     /// When the last change was, or the store's creation: milliseconds since the epoch.
     pub modified: u64,
+    /// Where in the store's history that is; `None` before the first write, and in a store that keeps no history.
+    pub history: Option<HistoryPoint>,
 }
 
 /// A point in the history of a store whose index is exact (capability `strong-index`).
@@ -160,9 +163,6 @@ pub struct Mark {
     pub cursor: u64,
     /// Tombstones older than this cursor may be gone.
     pub floor: u64,
-    /// The store's newest history id ([`HistoryPoint`](crate::protocol::HistoryPoint)); `None` before the first write, and
-    /// in a store that keeps no history.
-    pub history: Option<Arc<str>>,
 }
 
 /// Entries and the state they are true at.

@@ -186,10 +186,10 @@ pub struct Standing<'a> {
 impl Standing<'_> {
     /// Whether the same store stands at an earlier change now than it did before, or came to its change another way.
     pub fn is_set_back(&self, now: &Self) -> bool {
-        matches!(
-            (self.position, now.position),
-            (Some(b), Some(n)) if b.epoch == n.epoch && (n.cursor < b.cursor || now.set_back)
-        )
+        match (self.position, now.position) {
+            (Some(b), Some(n)) => b.epoch == n.epoch && (n.cursor < b.cursor || now.set_back),
+            _ => now.set_back,
+        }
     }
 }
 
@@ -211,6 +211,9 @@ pub fn server_reset(tracked: usize, missing: usize, before: Standing<'_>, now: S
         }
         (Some(b), _) if before.set_back || before.is_set_back(&now) => {
             format!("the proxy's store was set back behind its change {}, with which the folder was synced", b.cursor)
+        }
+        _ if before.set_back || before.is_set_back(&now) => {
+            "the proxy's store was set back: it has never been as it was when the folder was synced".to_owned()
         }
         _ if missing >= MISSING_MIN && missing * 5 >= tracked => {
             format!("{missing} of {tracked} synced files are missing from the proxy's index")

@@ -122,8 +122,12 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         self.inner.state(ns).await
     }
 
-    async fn has_stood_at(&self, point: &HistoryPoint) -> Result<bool, StoreError> {
-        self.inner.has_stood_at(point).await
+    fn point(&self, ns: &str) -> Option<HistoryPoint> {
+        self.inner.point(ns)
+    }
+
+    async fn has_stood_at(&self, ns: &str, point: &HistoryPoint) -> Result<bool, StoreError> {
+        self.inner.has_stood_at(ns, point).await
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Changes> {

@@ -13,6 +13,8 @@ use crate::world::eventually;
 pub enum Push {
     /// The stream opens, and nothing comes on it.
     Withheld,
+    /// Nothing at all comes of it, not even the head of the answer.
+    Silent,
     /// The stream ends in the middle of the first event.
     Cut,
     /// The proxy is asked for the stream once [`Relay::release`] says so.
@@ -94,7 +96,8 @@ fn pass(
             let event = piece.windows(5).position(|w| w == b"\nid: ").filter(|_| events.load(Ordering::SeqCst));
             spoiled.fetch_add(usize::from(event.is_some()), Ordering::SeqCst);
             match (event, push) {
-                (None, _) | (_, Push::Late) => (piece.len(), true),
+                (_, Push::Silent) if events.load(Ordering::SeqCst) => (0, true),
+                (None, _) | (_, Push::Late | Push::Silent) => (piece.len(), true),
                 (Some(_), Push::Withheld) => (0, true),
                 (Some(at), Push::Cut) => (at, false),
             }

@@ -52,8 +52,7 @@ fn store_that_came_to_its_cursor_another_way_halts() {
         story.settle();
         let backup = story.server.backup();
         story.disk.user_write("a", "newer").unwrap();
-        story.settle();
-        story.engine.tidy().unwrap();
+        story.cycle(Scope::full()).unwrap();
         story.server.set_back(backup);
         for name in ["b", "c", "d"] {
             story.server.foreign_put(&RelPath::parse(name).unwrap(), "theirs");

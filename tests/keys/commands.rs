@@ -143,6 +143,47 @@ fn a_proxy_that_nobody_may_call_does_not_start() {
 }
 
 #[test]
+fn verified_namespaces_need_a_verifier() {
+    let m = Machine::new();
+    let (code, told) = m.fails(&["serve", "--listen", "127.0.0.1:0", "--verified-namespaces", "users/{user_id}/*"]);
+    assert!(code == 2 && told.contains("HEARE_AUTH_URL"), "{code} {told}");
+    let (code, told) = m.fails(&["serve", "--verified-quota", "1GiB"]);
+    assert!(code == 2 && told.contains("--verified-namespaces"), "{code} {told}");
+    let (code, told) = m.fails(&["serve", "--verified-namespaces", "users//{user_id}"]);
+    assert!(code == 2 && told.contains("names no namespace"), "{code} {told}");
+}
+
+#[test]
+fn access_log_names_the_key_with_numbers_as_json() {
+    let m = Machine::new();
+    m.ok(&["user", "create", "ana"]);
+    let made = m.json(&["key", "create", "--user", "ana"]);
+    let serving = m.serve(&[("MEMSYNC_LOG_FORMAT", "json"), ("LOG_LEVEL", "INFO")]);
+    let token = made["token"].as_str().unwrap();
+    assert_eq!((serving.ask("PUT", "/blob/x", token), serving.ask("GET", "/blob/x", token)), (201, 200));
+    let log = serving.stop();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let line = lines.filter(|line| line["target"] == "memsync::access").nth(1).unwrap_or_else(|| panic!("{log}"));
+    assert!(line["status"] == 200 && line["bytes"] == 0 && line["ms"].is_number(), "{line}");
+    assert_eq!(line["caller"], format!("key {}", made["id"].as_str().unwrap()), "{line}");
+    assert!(line["user"] == "ana" && line["client"] == "127.0.0.1", "{line}");
+}
+
+#[test]
+fn proxy_reads_its_log_level_without_a_config() {
+    let m = Machine::new();
+    for name in ["LOG_LEVEL", "MEMSYNC_LOG_LEVEL"] {
+        let mut loud = m.command(&["serve", "--listen", "127.0.0.1:0"]);
+        let out = loud.env(name, "loud").env("MEMSYNC_TOKEN", "t0ken").output().unwrap();
+        let told = String::from_utf8(out.stderr).unwrap();
+        assert!(out.status.code() == Some(2) && told.contains(&format!("{name}=loud")), "{told}");
+    }
+    // One step below what `-v` asks for, by the name that Python has for it.
+    let log = m.serve(&[("LOG_LEVEL", "WARNING"), ("MEMSYNC_TOKEN", "t0ken")]).stop();
+    assert!(log.contains("serving ") && !log.contains("DEBUG"), "{log}");
+}
+
+#[test]
 fn keys_are_made_used_rotated_and_revoked_while_the_proxy_serves() {
     let m = Machine::new();
     let first = m.run(&["key", "create", "--device", "desk"]);

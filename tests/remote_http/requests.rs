@@ -173,7 +173,7 @@ fn whole(cursor: u64, delta: bool) -> Vec<u8> {
 }
 
 fn mark(cursor: u64) -> Mark {
-    Mark { epoch: "e/1 &".to_owned(), cursor, floor: 2, history: None }
+    Mark { epoch: "e/1 &".to_owned(), cursor, floor: 2 }
 }
 
 fn index_of(answer: IndexAnswer) -> (&'static str, Index) {

@@ -444,3 +444,66 @@ async fn options_that_would_leak_or_lie_are_refused() {
         assert!(!text.contains(TOKEN), "{text}");
     }
 }
+
+/// Downloads all of a blob.
+async fn blob(remote: &HttpRemote, name: &str) -> Result<Vec<u8>, RemoteError> {
+    read(found(remote.get(&path(name)).await?)).await
+}
+
+/// The whole content, from a server that hangs up after some bytes of each answer, unless they are its last.
+#[tokio::test]
+async fn broken_download_goes_on_where_it_stopped() {
+    let content: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
+    let whole = content.clone();
+    let tag = format!("etag: \"{}\"", Md5::of(&content));
+    let server = Server::start(&[], move |request| {
+        let first = match request.header("range") {
+            None => 0,
+            Some(range) => range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap(),
+        };
+        let rest = &whole[first..];
+        let range = format!("content-range: bytes {first}-{}/{}", whole.len() - 1, whole.len());
+        let status = if first == 0 { 200 } else { 206 };
+        let answer = reply(status, &[&tag, "accept-ranges: bytes", &range], rest);
+        answer.cut(rest.len().saturating_sub(100_000)).then(Then::Close)
+    })
+    .await;
+    assert_eq!(blob(&remote(&server), "x").await.unwrap(), content);
+    let asked: Vec<_> = server.seen().iter().map(|r| r.header("range").unwrap_or("-").to_owned()).collect();
+    assert_eq!((asked.len(), asked[0].as_str()), (3, "-"), "{asked:?}");
+    let tag = format!("\"{}\"", Md5::of(&content));
+    assert!(server.seen()[1..].iter().all(|r| r.header("if-match") == Some(&*tag)), "only of the same content");
+}
+
+/// Another content, or no range at all: what broke off stays broken.
+#[tokio::test]
+async fn broken_download_does_not_go_on_with_another_content() {
+    for (status, other) in [(206, true), (200, false), (412, false)] {
+        let server = Server::start(&[], move |request| {
+            let tag = |text: &str| format!("etag: \"{}\"", Md5::of(text.as_bytes()));
+            match request.header("range") {
+                None => {
+                    let answer = reply(200, &[&tag("0123456789"), "accept-ranges: bytes"], b"0123456789");
+                    answer.cut(5).then(Then::Close)
+                }
+                Some(_) => {
+                    let tag = tag(if other { "01234xxxxx" } else { "0123456789" });
+                    reply(status, &[&tag, "content-range: bytes 5-9/10"], b"xxxxx")
+                }
+            }
+        })
+        .await;
+        let broken = blob(&remote(&server), "x").await;
+        assert!(matches!(&broken, Err(RemoteError::Unreachable { .. })), "{status}: {broken:?}");
+    }
+}
+
+#[tokio::test]
+async fn changed_etag_names_the_front_as_its_cause() {
+    for tag in ["W/\"5d41402abc4b2a76b9719d911017c592\"", "\"5d41402abc4b2a76b9719d911017c592-gzip\""] {
+        let header = format!("etag: {tag}");
+        let server = Server::start(&[], move |_| reply(200, &[&header], b"hello")).await;
+        let told = blob(&remote(&server), "x").await.unwrap_err().to_string();
+        assert!(told.contains(tag) && told.contains("in front of the proxy"), "{told}");
+    }
+}

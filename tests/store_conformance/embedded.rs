@@ -62,19 +62,20 @@ async fn a_store_put_back_from_a_copy_has_a_new_epoch() {
 #[tokio::test]
 async fn store_set_back_in_place_knows_its_own_past_only() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("store.db");
-    let point = async |store: &Embedded| {
-        let mark = mark(store).await;
-        HistoryPoint { id: mark.history.unwrap().to_string(), cursor: mark.cursor }
+    // With its log, which is still there when readers are closed last.
+    let files = || {
+        let names = names(dir.path()).into_iter().filter(|name| name.starts_with("store.db"));
+        names.map(|name| dir.path().join(name)).collect::<Vec<_>>()
     };
+    let point = async |store: &Embedded| store.state("").await.unwrap().history.unwrap();
     let store = Embedded::open(dir.path()).unwrap();
-    assert_eq!(mark(&store).await.history, None, "nothing was written yet");
+    assert_eq!(store.state("").await.unwrap().history, None, "nothing was written yet");
     put(&store, "a", New, b"1").await;
     let first = point(&store).await;
     put(&store, "b", New, b"2").await;
     let second = point(&store).await;
     drop(store);
-    let copy = std::fs::read(&file).unwrap();
+    let copy: Vec<_> = files().into_iter().map(|file| (std::fs::read(&file).unwrap(), file)).collect();
 
     let store = Embedded::open(dir.path()).unwrap();
     assert_eq!(point(&store).await, second, "a start alone begins nothing");
@@ -83,20 +84,25 @@ async fn store_set_back_in_place_knows_its_own_past_only() {
     assert_ne!(third.id, second.id);
     let ahead = HistoryPoint { cursor: third.cursor, ..second.clone() };
     for (known, at) in [(true, &first), (true, &second), (true, &third), (false, &ahead)] {
-        assert_eq!(store.has_stood_at(at).await.unwrap(), known, "{at}");
+        assert_eq!(store.has_stood_at("", at).await.unwrap(), known, "{at}");
     }
     let (epoch, tag) = (mark(&store).await.epoch, store.state("").await.unwrap().tag);
     drop(store);
 
     // Written over in place, the file is the same to the filesystem.
-    std::fs::write(&file, copy).unwrap();
+    for file in files().iter().filter(|file| !copy.iter().any(|(_, copied)| copied == *file)) {
+        std::fs::remove_file(file).unwrap();
+    }
+    for (content, file) in copy {
+        std::fs::write(file, content).unwrap();
+    }
     let store = Embedded::open(dir.path()).unwrap();
-    assert!(!store.has_stood_at(&third).await.unwrap(), "before anything is written");
+    assert!(!store.has_stood_at("", &third).await.unwrap(), "before anything is written");
     put(&store, "other", New, b"3").await;
     let other = point(&store).await;
     assert_eq!((&mark(&store).await.epoch, other.cursor), (&epoch, third.cursor));
     for (known, at) in [(true, &first), (true, &second), (true, &other), (false, &third)] {
-        assert_eq!(store.has_stood_at(at).await.unwrap(), known, "{at}");
+        assert_eq!(store.has_stood_at("", at).await.unwrap(), known, "{at}");
     }
     assert_ne!(store.state("").await.unwrap().tag, tag, "the same cursor, but another index");
 }

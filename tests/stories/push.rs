@@ -55,3 +55,28 @@ fn with_events_cut_or_withheld_the_poll_still_converges() {
         assert!(relays.iter().all(|relay| relay.spoiled() > 0), "{push:?}: there were events, and they did not arrive");
     }
 }
+
+#[test]
+fn status_and_doctor_say_that_events_never_come() {
+    let world = World::new();
+    let relay = Relay::start(&world.url(), Push::Silent);
+    let a = world.device("a");
+    let b = world.device_by("b", &relay.url(), "interval = \"300ms\"");
+    a.start();
+    b.start();
+    eventually("b listens", || relay.streams() > 0);
+    let mut round = 0;
+    eventually("b's status says so", || {
+        round += 1;
+        a.write("note.md", format!("round {round}"));
+        eventually("b has it", || b.has("note.md", format!("round {round}")));
+        b.folder_status()["push_remedy"].as_str().is_some_and(|text| text.contains("/events"))
+    });
+    let told = b.cli(&["status"]).out;
+    assert!(told.contains("push") && told.contains("proxy_buffering off"), "{told}");
+    let told = b.cli(&["doctor"]).out;
+    assert!(told.contains("push") && told.contains("none comes through"), "{told}");
+    let told = a.cli(&["doctor"]).out;
+    assert!(told.contains("tells of changes at once"), "{told}");
+    assert!(a.folder_status()["push_remedy"].is_null());
+}

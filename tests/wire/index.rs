@@ -35,7 +35,7 @@ async fn the_index_lists_everything_and_says_when_it_has_not_changed() {
         assert!(time.len() == 24 && time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
     }
     let epoch = index["index_epoch"].as_str().unwrap();
-    let history = index["index_history"].as_str().unwrap();
+    let history = index["index_history"].as_str().unwrap().strip_suffix(":3").unwrap();
     let etag = r.header("etag").unwrap();
     assert_eq!(etag, format!("\"{epoch}-{history}-3-0\""));
 
@@ -68,7 +68,7 @@ async fn the_index_lists_everything_and_says_when_it_has_not_changed() {
     let again = running.client().await.get("/sync").await.json();
     assert_eq!(
         (&again["index_epoch"], &again["index_history"], &again["index_cursor"]),
-        (&json!(epoch), &json!(history), &json!(4))
+        (&json!(epoch), &json!(format!("{history}:4")), &json!(4))
     );
     let (_other, mut c) = memory().await;
     assert_ne!(c.get("/sync").await.json()["index_epoch"], json!(epoch));
@@ -81,7 +81,8 @@ async fn index_tells_a_client_of_a_store_that_was_set_back() {
     let mut c = running.client().await;
     c.put("/blob/a", "new", b"a").await;
     let index = c.get("/sync").await.json();
-    let (epoch, history) = (index["index_epoch"].as_str().unwrap(), index["index_history"].as_str().unwrap());
+    let (epoch, point) = (index["index_epoch"].as_str().unwrap(), index["index_history"].as_str().unwrap());
+    let history = point.strip_suffix(":1").unwrap();
     for (point, is_set_back) in [
         (format!("{history}:1"), false),
         (format!("{history}%3A0"), false),
@@ -127,6 +128,17 @@ async fn every_change_is_an_event() {
         let came = events.until("\n\n").await;
         assert!(came.contains(first), "{last}: {came}");
     }
+}
+
+#[tokio::test]
+async fn events_pass_a_front_unbuffered_and_answer_head() {
+    let (running, mut c) = memory().await;
+    let r = c.send("HEAD", "/events", &[], b"").await;
+    assert_eq!((r.status, r.header("content-type")), (200, Some("text/event-stream")));
+    let mut events = running.client().await;
+    events.write(&head("GET", "/events", &[bearer()])).await;
+    let r = events.reply("GET").await;
+    assert_eq!((r.header("x-accel-buffering"), r.header("cache-control")), (Some("no"), Some("no-store")));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use crate::agent::findings::Findings;
 use crate::agent::shared::{halt_status, lock};
 use crate::agent::standstill::Standstill;
 use crate::agent::world::World;
+use crate::protocol::capability;
 use crate::remote::RemoteError;
 use crate::sync::safety::Halt;
 
@@ -119,6 +120,24 @@ impl Running<'_> {
         done.iter().filter_map(action_line).for_each(|line| tracing::info!(folder, "{line}"));
     }
 
+    /// The remedy for events that do not come though the proxy offers them.
+    fn push_remedy(&self, report: &Report) -> Option<String> {
+        let shared = &self.worker.shared;
+        if !lock(&shared.proxy).capabilities.iter().any(|name| name == capability::EVENTS) {
+            return None;
+        }
+        if report.news {
+            shared.push.index_changed();
+        }
+        shared.push.is_silent().then(|| {
+            let every = self.worker.setup.interval.as_secs_f64();
+            format!(
+                "the proxy offers events, and none comes though its index changes, so it is asked every {every} s; a reverse \
+                 proxy in front of it that keeps answers back must let /events through (nginx: `proxy_buffering off`)"
+            )
+        })
+    }
+
     /// The status after a cycle that went through.
     fn tell(&mut self, report: &Report) {
         let now = Timestamp::now();
@@ -134,10 +153,12 @@ impl Running<'_> {
         let changes_wait = self.watcher.changes_wait() || self.look_at_rules.is_some();
         let progress = self.session.engine.progress();
         shared.watched_by(&self.watcher);
+        let push_remedy = self.push_remedy(report);
         shared.set(|s| {
             progress.clear();
             findings.enter(s, now);
             s.in_sync &= !changes_wait;
+            s.push_remedy = push_remedy;
         });
         self.worker.note();
         self.worker.log_conditions();

@@ -1,10 +1,16 @@
 //! The probe over HTTP.
 
+use std::time::Duration;
+
 use secrecy::ExposeSecret;
 
 use super::{Answer, ProxyProbe, Target};
+use crate::protocol::capability;
 use crate::remote::http::{HttpOptions, HttpRemote};
 use crate::remote::{Remote, RemoteError};
+
+/// How long the first sign of life on the stream of events may take.
+const EVENTS_WAIT: Duration = Duration::from_secs(5);
 
 /// Asks over a connection of its own, each time.
 pub struct HttpProbe;
@@ -32,7 +38,10 @@ impl ProxyProbe for HttpProbe {
             let (health, time) = remote.health_and_time().await?;
             // The cheapest request that needs the token.
             remote.index(None, None).await?;
-            Ok(Answer { capabilities: health.capabilities, warnings: health.warnings, time })
+            let offers_events = health.capabilities.iter().any(|name| name == capability::EVENTS);
+            let events = if offers_events { Some(remote.try_events(EVENTS_WAIT).await) } else { None };
+            let events = events.map(|events| events.map_err(|e| e.to_string()));
+            Ok(Answer { capabilities: health.capabilities, warnings: health.warnings, events, time })
         })
     }
 }

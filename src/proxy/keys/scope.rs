@@ -87,7 +87,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// What stands for the user's name in a [`UserPattern`].
+/// The place of the user's name in a [`UserPattern`].
 const USER: &str = "{user_id}";
 
 /// Namespaces of a user, such as `users/{user_id}/*`.

@@ -23,6 +23,8 @@ pub struct FakeRemote {
     served: Mutex<Option<Mark>>,
     /// The plain index that it was last given.
     listed: Mutex<Option<Listed>>,
+    /// Where the server stood with the last write that was answered.
+    written: Mutex<Option<HistoryPoint>>,
 }
 
 type Listed = BTreeMap<RelPath, IndexEntry>;
@@ -47,7 +49,7 @@ type Carried<T> = Result<T, RemoteError>;
 
 impl FakeRemote {
     pub(super) fn new(server: FakeServer, client: usize) -> Self {
-        Self { server, client, served: Mutex::default(), listed: Mutex::default() }
+        Self { server, client, served: Mutex::default(), listed: Mutex::default(), written: Mutex::default() }
     }
 
     /// The number by which [`Call`] names this client.
@@ -72,6 +74,7 @@ impl FakeRemote {
                     if loses_reply || store.chance(lost_reply) {
                         Err(Lost { error: unreachable("the reply was lost"), value: Some(value) })
                     } else {
+                        self.note_written(&store, wrote);
                         Ok(value)
                     }
                 }
@@ -79,6 +82,13 @@ impl FakeRemote {
         };
         self.server.pause().await;
         outcome
+    }
+
+    /// Keeps what the answer to a write says of the server's history.
+    fn note_written(&self, store: &Store, wrote: bool) {
+        if wrote && store.config.strong {
+            *lock(&self.written) = store.point();
+        }
     }
 
     /// A request of a batch as it goes over the wire, with the version it expects; `None`: its source failed.
@@ -199,6 +209,10 @@ fn read_whole(mut body: Outgoing) -> Result<(Md5, Bytes), RemoteError> {
 }
 
 impl Remote for FakeRemote {
+    fn written_at(&self) -> Option<HistoryPoint> {
+        lock(&self.written).clone()
+    }
+
     fn forget_index(&self) {
         *lock(&self.served) = None;
         *lock(&self.listed) = None;
@@ -297,7 +311,10 @@ impl Remote for FakeRemote {
         }
         match cut {
             Some(_) => Err(unreachable("the reply to a batch was lost")),
-            None => Ok(Some(answers)),
+            None => {
+                self.note_written(&self.server.store(), true);
+                Ok(Some(answers))
+            }
         }
     }
 }

@@ -125,8 +125,11 @@ impl Store {
     }
 
     pub(super) fn mark(&self) -> Mark {
-        let history = self.history.last().map(|(id, _)| id.to_string());
-        Mark { epoch: format!("epoch-{}", self.epoch), cursor: self.cursor, floor: self.floor, history }
+        Mark { epoch: format!("epoch-{}", self.epoch), cursor: self.cursor, floor: self.floor }
+    }
+
+    pub(super) fn point(&self) -> Option<HistoryPoint> {
+        self.history.last().map(|(id, _)| HistoryPoint { id: id.to_string(), cursor: self.cursor })
     }
 
     /// Whether it once stood at this point of its history.
@@ -143,17 +146,18 @@ impl Store {
         last: Option<&Mark>,
     ) -> IndexAnswer {
         let mark = self.mark();
+        let history = self.point();
         let set_back = known.is_some_and(|point| !self.has_stood_at(point));
         match since.filter(|_| !set_back) {
             Some(since) if *since == mark && last == Some(since) => IndexAnswer::Unchanged,
             Some(since) if since.epoch == mark.epoch && (mark.floor..=mark.cursor).contains(&since.cursor) => {
                 let changed = self.blobs.iter().filter(|(_, held)| held.changed > since.cursor);
                 let files = changed.map(|(path, held)| (path.clone(), held.entry())).collect();
-                IndexAnswer::Delta(Index { files, refused: Vec::new(), mark: Some(mark), set_back })
+                IndexAnswer::Delta(Index { files, refused: Vec::new(), mark: Some(mark), history, set_back })
             }
             _ => {
                 let files = self.exact_index();
-                IndexAnswer::Whole(Index { files, refused: Vec::new(), mark: Some(mark), set_back })
+                IndexAnswer::Whole(Index { files, refused: Vec::new(), mark: Some(mark), history, set_back })
             }
         }
     }
@@ -178,7 +182,7 @@ impl Store {
             }
         }
         let mark = self.trusted_tombstone.then(|| self.mark());
-        Index { files, refused: Vec::new(), mark, set_back: false }
+        Index { files, refused: Vec::new(), mark, history: None, set_back: false }
     }
 
     /// What becomes of the next request.

@@ -140,6 +140,17 @@ impl Answer {
         self.header(&http::header::ETAG)?.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
     }
 
+    /// Says what is wrong with an `ETag` that names no MD5, and who probably did it.
+    pub(super) fn odd_etag(&self) -> String {
+        match self.header(&http::header::ETAG) {
+            None => "no ETag, which a Memory Proxy always sends".to_owned(),
+            Some(etag) => format!(
+                "the ETag {etag}, which is no MD5 in quotes; something in front of the proxy (a reverse proxy or a CDN that \
+                 compresses answers) probably changes it: turn that off for this address"
+            ),
+        }
+    }
+
     /// `X-Version`; 0 where there is none that is a number.
     pub(super) fn version(&self) -> u64 {
         let shown = self.header(&HeaderName::from_static(X_VERSION));

@@ -11,6 +11,7 @@ use reqwest::RequestBuilder;
 use tokio::time::Instant;
 
 use super::body::{Answer, Upload};
+use super::resume::has_ranges;
 use super::{Given, HttpRemote, MAX_SMALL, classify, index};
 use crate::digest::Md5;
 use crate::path::RelPath;
@@ -27,7 +28,7 @@ const WHOLE_AGAIN: Duration = Duration::from_secs(3600);
 /// Blobs up to this size are fetched whole with their head, which frees the connection at once.
 const FETCH_WHOLE: u64 = 64 * 1024;
 
-type Pieces = BoxStream<'static, Result<Bytes, RemoteError>>;
+pub(super) type Pieces = BoxStream<'static, Result<Bytes, RemoteError>>;
 
 impl HttpRemote {
     pub(super) async fn read_index(
@@ -56,24 +57,22 @@ impl HttpRemote {
         // Without a mark in its answer, a part could not be built upon.
         let base = since.filter(|_| has(capability::DELTA) && has(capability::STRONG_INDEX));
         let root = self.inner.url(&self.inner.namespace.below("/sync"));
-        let base_query = base.map(|mark| format!("since={}&epoch={}", mark.cursor, encode_query(&mark.epoch)));
-        let known = known.filter(|_| has(capability::STRONG_INDEX));
-        let history = known.map(|point| format!("history={}", encode_query(&point.to_string())));
-        let query: Vec<String> = base_query.into_iter().chain(history).collect();
-        let mut url = if query.is_empty() { root } else { format!("{root}?{}", query.join("&")) };
+        let part = base.map(|mark| format!("since={}&epoch={}", mark.cursor, encode_query(&mark.epoch)));
+        let address = with_query(&root, part.iter());
         // An ETag speaks for one address only: what changed since 5 is not what changed since 6. And "unchanged"
         // is an answer only to a caller who has taken in what it got last.
         let point = |mark: &Mark| (mark.epoch.clone(), mark.cursor);
-        let holds =
-            |given: &Given| given.url == url && (since.is_none() || since.map(point) == given.mark.as_ref().map(point));
+        let holds = |given: &Given| {
+            given.url == address && (since.is_none() || since.map(point) == given.mark.as_ref().map(point))
+        };
         let last = self.inner.known().index.clone();
         let last =
             last.filter(|given| has(capability::INDEX_ETAG) && holds(given) && !given.is_due_whole(Instant::now()));
-        let address = url.clone();
         let from = last.as_ref().filter(|_| has(capability::ETAG_DELTA) && since.is_none()).and_then(Given::tag);
-        if let Some(tag) = from {
-            url = format!("{address}?from={}", encode_query(tag));
-        }
+        let from_tag = from.map(|tag| format!("from={}", encode_query(tag)));
+        // What the caller knows does not change what the index is.
+        let history = known.map(|point| format!("history={}", encode_query(&point.to_string())));
+        let url = with_query(&root, part.iter().chain(&from_tag).chain(&history));
         let mut request = Self::ask_packed(self.inner.request(Method::GET, &url), self.wants_packed().await?);
         if let Some(given) = &last {
             request = request.header(IF_NONE_MATCH, given.etag.clone());
@@ -91,7 +90,13 @@ impl HttpRemote {
         let set_back = answer.headers().contains_key(X_MEMSYNC_SET_BACK);
         let parsed = index::read(answer).await?;
         let mark = parsed.mark.filter(|_| has(capability::STRONG_INDEX));
-        let result = crate::remote::Index { files: parsed.files, refused: parsed.refused, mark, set_back };
+        let result = crate::remote::Index {
+            files: parsed.files,
+            refused: parsed.refused,
+            mark,
+            history: parsed.history,
+            set_back,
+        };
         let given = result.mark.clone();
         let mut patched = None;
         let result = match (base, parsed.delta) {
@@ -138,13 +143,17 @@ impl HttpRemote {
             return Err(RemoteError::TooLarge { url, why });
         }
         let Some(md5) = answer.etag_md5() else {
-            return Err(answer.protocol("the blob has no ETag that is an MD5 in quotes"));
+            return Err(answer.protocol(&format!("the blob has {}", answer.odd_etag())));
         };
         let size = answer.length();
         let version = if self.inner.namespace.is_flat() { 0 } else { answer.version() };
         let device = answer.device();
         let small = answer.comes().is_some_and(|bytes| bytes <= FETCH_WHOLE);
+        let has_ranges = has_ranges(&answer);
         let mut body = answer.pieces();
+        if has_ranges {
+            body = self.resuming(url, md5, body);
+        }
         if small {
             body = begun(body).await;
         }
@@ -187,7 +196,7 @@ impl HttpRemote {
                     Ok(Sent::Stored { version })
                 }
                 Some(md5) => Err(answer.protocol(&format!("it stored {md5}, which is not the content that was sent"))),
-                None => Err(answer.protocol("a write was answered without an ETag that is an MD5 in quotes")),
+                None => Err(answer.protocol(&format!("a write was answered with {}", answer.odd_etag()))),
             },
             StatusCode::PRECONDITION_FAILED => Ok(Sent::Refused(answer.told().await)),
             // A server may answer a body that was given up; the reason is still on this side.
@@ -270,6 +279,12 @@ impl Given {
     fn is_due_whole(&self, now: Instant) -> bool {
         self.patched.is_some_and(|since| now >= since + WHOLE_AGAIN)
     }
+}
+
+/// An address with these parts of a query.
+fn with_query<'a>(root: &str, parts: impl Iterator<Item = &'a String>) -> String {
+    let query = parts.map(String::as_str).collect::<Vec<_>>().join("&");
+    if query.is_empty() { root.to_owned() } else { format!("{root}?{query}") }
 }
 
 /// One value of a query.

@@ -17,6 +17,7 @@ use tokio::task;
 use super::body::Answer;
 use crate::digest::Md5;
 use crate::path::{PathError, RelPath};
+use crate::protocol::HistoryPoint;
 use crate::remote::{IndexEntry, Mark, RemoteError};
 
 /// Pieces that may wait for the parser.
@@ -29,6 +30,7 @@ pub(super) struct Parsed {
     pub(super) refused: Vec<(String, PathError)>,
     /// Where the answer has both epoch and cursor.
     pub(super) mark: Option<Mark>,
+    pub(super) history: Option<HistoryPoint>,
     /// Whether it lists changes only.
     pub(super) delta: bool,
     /// The tag of the index that these are changes of, where it says so.
@@ -74,12 +76,8 @@ fn parse(reader: impl Read) -> serde_json::Result<Parsed> {
     Ok(Parsed {
         files: wire.files.accepted,
         refused: wire.files.refused.into_iter().collect(),
-        mark: mark.map(|(epoch, cursor)| Mark {
-            epoch,
-            cursor,
-            floor: wire.tombstone_floor.unwrap_or(0),
-            history: wire.index_history,
-        }),
+        mark: mark.map(|(epoch, cursor)| Mark { epoch, cursor, floor: wire.tombstone_floor.unwrap_or(0) }),
+        history: wire.index_history.and_then(|text| text.parse().ok()),
         delta: wire.delta,
         base: wire.delta_base,
     })
@@ -244,7 +242,7 @@ mod tests {
                 "files":{{"a":{{"md5":"5d41402abc4b2a76b9719d911017c592","is_deleted":true,"version":9,"who":null}},"b":{A}}}}}"#
         );
         let parsed = parse(text.as_bytes()).unwrap();
-        assert_eq!(parsed.mark, Some(Mark { epoch: "e".into(), cursor: 7, floor: 3, history: None }));
+        assert_eq!(parsed.mark, Some(Mark { epoch: "e".into(), cursor: 7, floor: 3 }));
         assert!(parsed.delta && parsed.base.as_deref() == Some("x-1"));
         let a = parsed.files["a"];
         assert_eq!((a.is_deleted, a.version, a.size), (true, 9, 0));

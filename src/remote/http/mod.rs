@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, USER_AGENT};
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use reqwest::{Client, RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -20,7 +20,8 @@ use super::{Answer, Ask, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote,
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{
-    Health, HistoryPoint, Namespace, NamespaceError, Pin, Precondition, X_MEMSYNC_DEVICE, encode_path, is_loopback,
+    Health, HistoryPoint, Namespace, NamespaceError, Pin, Precondition, X_MEMSYNC_DEVICE, X_MEMSYNC_HISTORY,
+    encode_path, is_loopback,
 };
 
 mod batch;
@@ -31,6 +32,7 @@ mod index;
 mod namespaced;
 mod packed;
 mod pinned;
+mod resume;
 mod tls;
 
 use body::{Answer as Reply, Progress};
@@ -114,6 +116,8 @@ struct Inner {
     max_file_size: u64,
     permits: Arc<Semaphore>,
     known: Mutex<Known>,
+    /// Where the store stood with the last write that was answered.
+    written: Mutex<Option<HistoryPoint>>,
 }
 
 /// What was learnt from the proxy; forgotten when it cannot be reached, as another may answer next time.
@@ -183,6 +187,7 @@ impl HttpRemote {
                 max_file_size: options.max_file_size,
                 permits: Arc::new(Semaphore::new(options.concurrency.max(1))),
                 known: Mutex::default(),
+                written: Mutex::default(),
             }),
         })
     }
@@ -269,6 +274,19 @@ impl Inner {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn written(&self) -> MutexGuard<'_, Option<HistoryPoint>> {
+        // It is replaced whole.
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what an answer to a write says of the store's history.
+    fn note_written(&self, headers: &HeaderMap) {
+        let point = headers.get(X_MEMSYNC_HISTORY).and_then(|value| value.to_str().ok()?.parse().ok());
+        if point.is_some() {
+            *self.written() = point;
+        }
+    }
+
     /// The address of `path`, which begins with `/` and is already encoded.
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.origin)
@@ -315,7 +333,10 @@ impl Inner {
         let deadline = Instant::now() + self.total(size);
         tokio::select! {
             answer = request.send() => match answer {
-                Ok(response) => Ok(Reply::new(Arc::clone(self), url, response, cap, permit)),
+                Ok(response) => {
+                    self.note_written(response.headers());
+                    Ok(Reply::new(Arc::clone(self), url, response, cap, permit))
+                }
                 Err(e) => Err(self.transport(url, &e)),
             },
             () = progress.idle(self.silence(size), deadline) => {
@@ -364,6 +385,10 @@ impl fmt::Debug for HttpRemote {
 impl Remote for HttpRemote {
     fn forget_index(&self) {
         self.inner.known().index = None;
+    }
+
+    fn written_at(&self) -> Option<HistoryPoint> {
+        self.inner.written().clone()
     }
 
     async fn index(&self, since: Option<&Mark>, known: Option<&HistoryPoint>) -> Result<IndexAnswer, RemoteError> {

@@ -8,9 +8,13 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
+use super::history::History;
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::WireEntry;
+
+/// Where the history stands in the JSON.
+const HISTORY: &str = "memsync_history";
 
 /// What is known of one path: by the blob, or by the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,7 @@ pub struct Document {
     strange: Map<String, Value>,
     /// Milliseconds since the epoch; no two writes of one index have the same.
     pub modified: u64,
+    pub history: History,
 }
 
 impl Document {
@@ -55,7 +60,8 @@ impl Document {
         };
         let written = top.get("index_last_modified").and_then(Value::as_str).map_or(0, milliseconds);
         let version = top.get("index_version").and_then(Value::as_u64).unwrap_or(0);
-        let mut document = Self { modified: written.max(version), ..Self::default() };
+        let history = top.remove(HISTORY).and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default();
+        let mut document = Self { modified: written.max(version), history, ..Self::default() };
         for (name, value) in files {
             match (RelPath::parse(&name), WireEntry::deserialize_from(&value)) {
                 (Ok(path), Some(entry)) => {
@@ -94,11 +100,14 @@ impl Document {
             files: Files<'a>,
             index_last_modified: String,
             index_version: u64,
+            #[serde(skip_serializing_if = "History::is_empty")]
+            memsync_history: &'a History,
         }
         serde_json::to_vec(&Out {
             files: Files(self),
             index_last_modified: rfc3339(self.modified),
             index_version: self.modified,
+            memsync_history: &self.history,
         })
     }
 }

@@ -304,7 +304,8 @@ pub fn read_meta(described: &Described) -> Meta {
 }
 
 pub fn state(kept: &Kept) -> State {
-    State { tag: kept.tag().into(), mark: None, modified: kept.document.modified }
+    let modified = kept.document.modified;
+    State { tag: kept.tag().into(), mark: None, modified, history: kept.document.history.point(modified) }
 }
 
 pub fn version(row: &Row, object: &Object) -> Version {

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::super::{Clock, StoreError};
 use super::blobs::Blobs;
 use super::bucket::{Fetched, Landing, whole};
+use super::history::{Begun, History};
 use super::index::{Document, Row};
 use super::layout::Described;
 use super::retention::forgotten_before;
@@ -45,6 +46,7 @@ struct Shared {
     seen: Mutex<Seen>,
     /// Small blobs that are being written, and will be recorded soon.
     under_way: AtomicUsize,
+    begun: Begun,
     /// Whether somebody here looked, after there was an index without entries, and found that there may be one.
     is_settled: AtomicBool,
 }
@@ -76,6 +78,7 @@ impl Ledger {
             told,
             seen: Mutex::default(),
             under_way: AtomicUsize::new(0),
+            begun: Begun::default(),
             is_settled: AtomicBool::new(false),
         });
         let (jobs, waiting) = mpsc::channel(QUEUE);
@@ -263,6 +266,9 @@ impl Shared {
     /// another proxy wrote it.
     fn keep(&self, turn: u64, old: Option<&Kept>, new: Kept) {
         let is_there = new.etag.is_some();
+        if is_there {
+            self.begun.saw(new.document.modified);
+        }
         let changed = old.map(|old| (old, differing(&old.document, &new.document)));
         {
             let mut seen = lock(&self.seen);
@@ -299,13 +305,17 @@ impl Shared {
             }
             (Fetched::Found(object, body), _) => {
                 let json = whole(body, LARGEST).await?;
-                let document = match parse(&self.key, json).await {
+                let mut document = match parse(&self.key, json).await {
                     Err(StoreError::S3(why)) if damaged_is_empty => {
                         tracing::warn!("{why}");
                         Document::default()
                     }
                     parsed => parsed?,
                 };
+                if object.described.write.is_none() {
+                    // A proxy of another kind, which keeps what it does not understand, may have written an older state.
+                    document.history = History::default();
+                }
                 Kept { etag: Some(object.etag), document: Arc::new(document) }
             }
         };
@@ -316,6 +326,9 @@ impl Shared {
     /// Writes `next` over `seen`, from which it differs in `changed`; finds out by looking where no answer comes.
     async fn write(&self, seen: &Kept, mut next: Document, changed: Vec<RelPath>) -> Result<Write, StoreError> {
         next.modified = (self.clock)().max(seen.document.modified + 1);
+        if !self.begun.has_begun() || next.history.is_empty() {
+            next.history.begin(seen.document.modified);
+        }
         let (next, json) = tokio::task::spawn_blocking(move || next.render().map(|json| (next, json)))
             .await
             .map_err(|_| StoreError::Closed)?
@@ -340,6 +353,7 @@ impl Shared {
                 Ok(_) | Err(_) => return Ok(Write::Unsure(e)),
             },
         };
+        self.begun.wrote(next.modified);
         lock(&self.seen).follow(seen, Kept { etag: Some(etag), document: Arc::new(next) }, &changed);
         if !changed.is_empty() {
             (self.told)(&self.ns, changed);

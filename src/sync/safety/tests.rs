@@ -227,6 +227,8 @@ fn store_with_another_history_is_a_reset() {
     assert!(at("e", 7).is_set_back(&says_so(at("e", 9))), "its cursor is ahead, but it came there another way");
     assert!(server_reset(1, 0, at("e", 7), says_so(at("e", 9))).is_some());
     assert!(!at("e", 7).is_set_back(&says_so(at("f", 9))), "another store is not this one set back");
+    let hints = standing("o", "n", None);
+    assert!(server_reset(1, 0, hints, hints).is_none() && server_reset(1, 0, hints, says_so(hints)).is_some());
 }
 
 #[test]

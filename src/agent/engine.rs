@@ -263,8 +263,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         Ok(())
     }
 
-    /// Notes the file that a conflict copy is of. The caller commits.
+    /// Notes the file that a conflict copy is of. A copy of a copy is one of the first original. The caller commits.
     pub(super) fn link_copy(&mut self, copy: RelPath, original: RelPath) {
+        let original = match self.container.header().copies.get(&original) {
+            Some(link) => link.original.clone(),
+            // Made elsewhere: its name, which the new copy has too, says what it is of.
+            None if is_conflict_name(original.file_name()) => return,
+            None => original,
+        };
         let device = self.folder.device().to_owned();
         self.container.link_copy(copy, CopyLink { original, device });
     }

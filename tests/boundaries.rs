@@ -51,15 +51,32 @@ const FILES: &[&str] = &[
     "cli/doctor.rs",
 ];
 
+/// Where a file may be opened for writing under its final name. All others write it whole, by `disk/whole.rs`.
+const WRITERS: &[&str] = &[
+    "disk",
+    "failpoint.rs",
+    // A lock may be empty.
+    "state/lock.rs",
+    // The database puts itself in order, and a row names a body only once that is whole.
+    "store/embedded",
+    // Its files go with the process.
+    "store/s3/spool.rs",
+];
+
 /// Beginnings of paths, who may use them, and why not the rest.
 fn is_allowed(module: &str, file: &str, path: &str) -> Result<(), &'static str> {
     let begins = |prefixes: &[&str]| {
         prefixes.iter().any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with("::")))
     };
     let on_top = matches!(module, "cli" | "main");
-    let mut files = FILES.iter().map(|place| file == *place || file.strip_prefix(place).is_some_and(is_inside));
-    if begins(&["std::fs", "tokio::fs", "rustix::fs"]) && !files.any(|inside| inside) {
+    let is_in = |places: &[&str]| places.iter().any(|p| file == *p || file.strip_prefix(p).is_some_and(is_inside));
+    if begins(&["std::fs", "tokio::fs", "rustix::fs"]) && !is_in(FILES) {
         return Err("touches files");
+    }
+    let writes = ["std::fs::write", "std::fs::File::create", "std::fs::OpenOptions", "tokio::fs::write"];
+    let short = ["fs::write", "File::create", "File::create_new", "OpenOptions"];
+    if (begins(&writes) || begins(&short)) && !is_in(WRITERS) {
+        return Err("writes a file under its final name; use `disk::whole`");
     }
     if begins(&["std::env"]) && !on_top {
         return Err("reads the environment; take the value as an argument");
@@ -192,6 +209,9 @@ fn planted_violations_are_found() {
         ("agent/mod.rs", "use std::{io, fs::{File, self}};", "touches files (std::fs::File)"),
         ("store/memory.rs", "fn f() { std::fs::read(p) }", "touches files"),
         ("remote/http.rs", "use tokio::fs::File;", "touches files"),
+        ("config/draft.rs", "fn f() { std::fs::write(p, b) }", "under its final name"),
+        ("state/note.rs", "use std::fs; fn f() { fs::write(p, b) }", "under its final name"),
+        ("dirs.rs", "use std::fs::{File, OpenOptions};", "under its final name"),
         ("config/mod.rs", "fn f() { std::env::var(\"HOME\") }", "reads the environment"),
         ("cli/run.rs", "fn f() { std::process::exit(1) }", "leaves the process"),
         ("sync/plan.rs", "use std::time::Instant;", "is not pure"),

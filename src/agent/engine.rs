@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crate::digest::Md5;
 use crate::disk::Disk;
-use crate::local::moves::{Swept, is_conflict_name};
+use crate::local::moves::is_conflict_name;
 use crate::local::{Folder, RootError, Scope, Touched, Tree};
 use crate::path::RelPath;
 use crate::remote::{Index, IndexEntry, Remote, RemoteError};
-use crate::state::{Change, Container, CopyLink, Entry, StateError};
+use crate::state::{Change, Container, Entry, StateError};
 use crate::sync::safety::{self, Halt, Held};
 use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, decide};
 
@@ -235,46 +235,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         Ok(engine)
     }
 
-    /// Puts in order what a crash or a failure left in `stage/`. One file that cannot be put where it belongs is safe
-    /// there, and holds up nothing else.
-    pub(super) fn sweep(&mut self) -> Result<(), CycleError> {
-        let Swept { left, copies, unknown } =
-            self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
-        self.leftovers = false;
-        for path in unknown {
-            tracing::warn!("{path}: a file of unknown origin was in .memsync/stage; `memsync history` has it now");
-        }
-        let any = !copies.is_empty();
-        for (copy, original) in copies {
-            self.link_copy(copy, original);
-        }
-        if any {
-            self.container.commit(Vec::new())?;
-        }
-        let told = |e: &io::Error| format!("its old content waits in .memsync/stage: {e}; {}", remedy(e));
-        self.stuck = left.into_iter().map(|left| (left.path, told(&left.source))).collect();
-        for (path, why) in &self.stuck {
-            // With a path it is in `problems`, which are told once.
-            match path {
-                Some(path) => tracing::debug!("{path}: {why}"),
-                None => tracing::warn!(".memsync/stage: {why}"),
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes the file that a conflict copy is of. A copy of a copy is one of the first original. The caller commits.
-    pub(super) fn link_copy(&mut self, copy: RelPath, original: RelPath) {
-        let original = match self.container.header().copies.get(&original) {
-            Some(link) => link.original.clone(),
-            // Made elsewhere: its name, which the new copy has too, says what it is of.
-            None if is_conflict_name(original.file_name()) => return,
-            None => original,
-        };
-        let device = self.folder.device().to_owned();
-        self.container.link_copy(copy, CopyLink { original, device });
-    }
-
     fn bind(&mut self, new_id: &str) -> Result<(), CycleError> {
         if self.container.header().folder_id.is_some() {
             return self.check_root();
@@ -476,11 +436,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// What waits for a person.
     pub fn halts(&self) -> Vec<Halt> {
         self.reset.iter().cloned().chain(self.held.iter().map(Held::halt)).collect()
-    }
-
-    /// Whether something that was displaced could not be put where it belongs yet.
-    pub fn has_leftovers(&self) -> bool {
-        self.leftovers || !self.stuck.is_empty()
     }
 
     pub fn held(&self) -> &[Held] {

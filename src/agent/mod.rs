@@ -13,6 +13,7 @@ pub mod cycle;
 pub mod engine;
 mod findings;
 mod last_known;
+mod leftovers;
 pub mod once;
 mod planning;
 pub mod problems;

@@ -170,6 +170,23 @@ fn offline_and_refused_have_codes_of_their_own() {
 }
 
 #[test]
+fn corrected_token_is_taken_up_by_the_running_agent() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    two.run(&["init", "--join", &one.link()], 0);
+    let token = two.file("token");
+    let right = read(&token);
+    std::fs::write(&token, "another\n").unwrap();
+    let _run = Killed(two.command().args(["run", "-qq"]).spawn().unwrap());
+    let code = |args: &[&str]| two.command().args(args).output().unwrap().status.code();
+    eventually("the token is refused", || code(&["status"]) == Some(6));
+    assert_eq!(code(&["doctor"]), Some(6));
+    std::fs::write(&token, right).unwrap();
+    eventually("the agent has the right token", || code(&["wait", "--timeout", "1s"]) == Some(0));
+    assert_eq!((code(&["status"]), code(&["doctor"])), (Some(0), Some(0)));
+}
+
+#[test]
 fn a_mass_deletion_waits_for_a_decision() {
     let one = Machine::new();
     let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
@@ -220,10 +237,9 @@ fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
     std::fs::write(two.folder().join("plan.md"), "edited on two").unwrap();
     assert_eq!(two.json(&["sync"], 8)["conflicts"].as_array().unwrap().len(), 1);
     two.run(&["sync"], 8);
-    one.run(&["wait", "--timeout", "120s"], 0);
+    eventually("the copy comes", || one.command().arg("status").output().unwrap().status.code() == Some(8));
     assert_eq!(one.json(&["status"], 8)["folders"][0]["conflicts"], 1);
     one.run(&["conflicts", "resolve", "plan.md", "--keep", "copy"], 0);
-    one.run(&["wait", "--timeout", "120s"], 0);
     eventually("all is in sync", || one.command().arg("status").output().unwrap().status.code() == Some(0));
     two.run(&["sync"], 0);
     for machine in [&one, &two] {

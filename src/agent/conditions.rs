@@ -249,6 +249,7 @@ mod tests {
             id: None,
             reason: "it is away".to_owned(),
             sample: Vec::new(),
+            paths: 0,
             deleted_here: false,
         };
         let lines = told.update(&FolderStatus { state: State::Halted, halt: Some(halt), ..status() });

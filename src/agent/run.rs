@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::disk::real::RealDisk;
@@ -150,6 +151,39 @@ impl Agent {
         result
     }
 
+    /// Returns when the proxy refuses the token of a folder.
+    pub async fn token_refused(&self) {
+        let mut changes = self.changes();
+        loop {
+            let is_refused = |f: &FolderHandle| f.shared.status().state == State::AuthRequired;
+            if lock(&self.inner.folders).iter().any(is_refused) {
+                return;
+            }
+            // The sender lives as long as `self`.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Gives every folder `token`, unless they have it already or sync with another proxy than `origin`. True: a
+    /// folder has a new token now.
+    pub fn replace_token(&self, origin: &str, token: &SecretString) -> bool {
+        let folders = lock(&self.inner.folders);
+        let mut options = lock(&self.inner.options);
+        let mut is_new = false;
+        for setup in options.folders.iter_mut().filter(|setup| setup.http.origin == origin) {
+            if setup.http.token.expose_secret() == token.expose_secret() {
+                continue;
+            }
+            setup.http.token = token.clone();
+            is_new = true;
+            if let Some(folder) = folders.iter().find(|f| f.root == setup.root) {
+                // A worker that has gone is noticed when the agent stops.
+                let _ = folder.commands.send(Command::Reload(Box::new(setup.clone())));
+            }
+        }
+        is_new
+    }
+
     /// Returns when somebody asked over the socket that the config be read again.
     pub async fn reload_wanted(&self) {
         self.inner.reload.notified().await;
@@ -225,6 +259,7 @@ impl Inner {
             pid: Some(std::process::id()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
+            start_command: None,
         };
         let proxy = proxy.unwrap_or_else(|| ProxyStatus::unasked(&options.proxy_url));
         let all = folders.iter().map(|f| f.shared.status()).collect();
@@ -392,15 +427,22 @@ fn summary(agent: AgentStatus, device: String, proxy: ProxyStatus, folders: Vec<
     Status { schema: 1, state, reason, in_sync, agent, device, proxy, folders, recent: Vec::new() }
 }
 
-/// The status while no agent runs: what the last one noted, or what the containers hold.
-pub fn offline_status(setups: &[FolderSetup], device: &str, proxy_url: &str) -> Status {
-    let agent = AgentStatus { running: false, pid: None, version: env!("CARGO_PKG_VERSION").to_owned(), uptime_s: 0 };
-    let folders = setups.iter().map(offline_folder).collect();
+/// The status while no agent runs: what the last one noted, or what the containers hold. `start`: the command that
+/// starts one.
+pub fn offline_status(setups: &[FolderSetup], device: &str, proxy_url: &str, start: &str) -> Status {
+    let agent = AgentStatus {
+        running: false,
+        pid: None,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_s: 0,
+        start_command: Some(start.to_owned()),
+    };
+    let folders = setups.iter().map(|setup| offline_folder(setup, start)).collect();
     summary(agent, device.to_owned(), ProxyStatus::unasked(proxy_url), folders)
 }
 
-fn offline_folder(setup: &FolderSetup) -> FolderStatus {
-    let reason = Some("no agent runs; start it with `memsync run` or `memsync up`".to_owned());
+fn offline_folder(setup: &FolderSetup, start: &str) -> FolderStatus {
+    let reason = Some(format!("no agent runs; start it with `{start}`"));
     let known = last_known(setup);
     match &known.halt {
         Some(halt) if is_over(setup, halt) => {

@@ -141,13 +141,17 @@ pub fn halt_status(halt: &Halt, held: &[Held]) -> HaltStatus {
              to it again (nothing is deleted, differences become conflict copies)"
         ),
     };
-    let sample = match halt {
-        Halt::MassDelete { id, .. } => {
-            let plan = held.iter().find(|h| h.id == *id);
-            plan.map(|h| h.steps.iter().take(10).map(|s| s.path.to_string()).collect()).unwrap_or_default()
-        }
-        _ => Vec::new(),
+    let steps = match halt {
+        Halt::MassDelete { id, .. } => held.iter().find(|h| h.id == *id).map_or(&[][..], |h| &h.steps),
+        _ => &[],
     };
-    let deleted_here = matches!(halt, Halt::MassDelete { side: Side::Remote, .. });
-    HaltStatus { kind: halt.name().to_owned(), id: halt.id().map(str::to_owned), reason, sample, deleted_here }
+    let sample = steps.iter().take(10).map(|s| s.path.to_string()).collect();
+    HaltStatus {
+        kind: halt.name().to_owned(),
+        id: halt.id().map(str::to_owned),
+        reason,
+        sample,
+        paths: steps.len(),
+        deleted_here: matches!(halt, Halt::MassDelete { side: Side::Remote, .. }),
+    }
 }

@@ -50,6 +50,9 @@ pub struct AgentStatus {
     pub pid: Option<u32>,
     pub version: String,
     pub uptime_s: u64,
+    /// The command that starts it, where none runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_command: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,6 +176,9 @@ pub struct HaltStatus {
     /// Some of the paths concerned.
     #[serde(default)]
     pub sample: Vec<String>,
+    /// How many paths are concerned.
+    #[serde(default)]
+    pub paths: usize,
     /// The paths were deleted in this folder. Once they are back, the halt is over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted_here: bool,

@@ -110,6 +110,9 @@ fn people(out: &mut dyn Write, plans: &[Plan]) -> io::Result<()> {
         for path in halt.sample.iter().take(SHOWN) {
             writeln!(out, "    {}", show::name(path))?;
         }
+        if let more @ 1.. = halt.paths.saturating_sub(SHOWN) {
+            writeln!(out, "    and {more} more")?;
+        }
         if halt.id.is_some() {
             writeln!(out, "  approve: {}", effect(&halt.kind, true).trim_start_matches("Approved. "))?;
         }
@@ -130,6 +133,7 @@ mod tests {
             id: id.map(str::to_owned),
             reason: "why".to_owned(),
             sample: vec!["a.md".to_owned()],
+            paths: 25,
             deleted_here: false,
         };
         Plan { folder: "/m".into(), halt }
@@ -156,5 +160,6 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("--reject: Nothing is deleted") && text.contains("offered to the proxy again"), "{text}");
         assert_eq!(text.matches("--reject").count(), 1, "{text}");
+        assert!(text.contains("    and 15 more\n"), "{text}");
     }
 }

@@ -76,6 +76,11 @@ pub fn listen_of_config(app: &App, config: &Config) -> Option<SocketAddr> {
     recorded_listen(app).ok().flatten().filter(|listen| url_here(*listen) == config.proxy.url)
 }
 
+/// The command that starts the agent of this machine: `memsync up` where it starts the proxy as well.
+pub fn start_command(app: &App, config: &Config) -> &'static str {
+    if listen_of_config(app, config).is_some() { "memsync up" } else { "memsync run" }
+}
+
 /// The proxy's URL for the agent on this machine.
 pub fn url_here(listen: SocketAddr) -> String {
     let ip = match listen.ip() {

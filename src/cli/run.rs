@@ -1,6 +1,7 @@
 //! `memsync run`: the agent in the foreground, for all configured folders.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use sd_notify::NotifyState;
@@ -11,6 +12,9 @@ use super::signals::{Wish, Wishes, notify};
 use super::{serve, setup};
 use crate::agent::run::{Agent, AgentOptions};
 use crate::config::Config;
+
+/// How often the token is read again while the proxy refuses the one in use.
+const REREAD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// # Errors
 /// When nothing is configured, the config is not right, or another agent runs.
@@ -37,6 +41,10 @@ pub async fn tend(app: &App, agent: &Agent, wishes: &mut Wishes, also: impl Fn()
         let wish = tokio::select! {
             wish = wishes.next() => wish,
             () = agent.reload_wanted() => Wish::Reload,
+            () = corrected_token(app, agent) => {
+                tracing::info!("the token was read again, because the proxy refused the one before");
+                continue;
+            }
         };
         match wish {
             Wish::Stop => return,
@@ -51,6 +59,28 @@ pub async fn tend(app: &App, agent: &Agent, wishes: &mut Wishes, also: impl Fn()
             }
         }
     }
+}
+
+/// Returns once the agent has another token in place of one that the proxy refused.
+async fn corrected_token(app: &App, agent: &Agent) {
+    loop {
+        agent.token_refused().await;
+        match reread_token(app, agent) {
+            Ok(true) => return,
+            Ok(false) => {}
+            // The file may be in the middle of its correction. `doctor` names what stays wrong with it.
+            Err(e) => tracing::debug!("the token cannot be read again: {e:#}"),
+        }
+        tokio::time::sleep(REREAD_INTERVAL).await;
+    }
+}
+
+/// True: the token is another one than before, and the agent has it. The token of another proxy is left alone until
+/// the config is reloaded.
+fn reread_token(app: &App, agent: &Agent) -> anyhow::Result<bool> {
+    let config = Config::load(&app.dirs.config_file, &app.around)?;
+    let (token, _) = config.token(&app.around.env)?;
+    Ok(agent.replace_token(&config.proxy.url, &token))
 }
 
 async fn reload(app: &App, agent: &Agent) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::app::App;
 use super::exit::Exit;
 use super::output::{self, Reader};
-use super::{file_status, setup, status_text, talk, verdict};
+use super::{file_status, own_proxy, setup, status_text, talk, verdict};
 use crate::agent::control::ControlError;
 use crate::agent::run::offline_status;
 use crate::agent::status::Status;
@@ -47,7 +47,8 @@ pub async fn current(app: &App) -> anyhow::Result<Status> {
         Some(status) => Ok(status),
         None => {
             let config = app.config()?;
-            Ok(offline_status(&setup::folders_at_rest(app, config), &config.device, &config.proxy.url))
+            let (setups, start) = (setup::folders_at_rest(app, config), own_proxy::start_command(app, config));
+            Ok(offline_status(&setups, &config.device, &config.proxy.url, start))
         }
     }
 }

@@ -26,7 +26,9 @@ pub fn text(status: &Status, now: Timestamp) -> String {
         out.push('\n');
     };
     line(format!("{} {}", painted(verdict.style, "●"), painted(verdict.style, &capital(&verdict.headline))));
-    if let Some(reason) = status.reason.as_ref().filter(|_| status.state >= State::Paused) {
+    // Without an agent the headline is the reason.
+    let has_reason = status.agent.running && status.state >= State::Paused;
+    if let Some(reason) = status.reason.as_ref().filter(|_| has_reason) {
         line(format!("  {}", show::name(reason)));
     }
     for folder in &status.folders {
@@ -131,6 +133,9 @@ fn folder_lines(folder: &FolderStatus, status: &Status, now: Timestamp) -> Vec<S
         for path in halt.sample.iter().take(SHOWN) {
             lines.push(format!("         {}", show::name(path)));
         }
+        if let more @ 1.. = halt.paths.saturating_sub(SHOWN) {
+            lines.push(format!("         and {more} more: memsync approve --list"));
+        }
     }
     if folder.conflicts > 0 {
         lines.push(format!("  {}", painted(show::BAD, &show::count(folder.conflicts, "conflict copy"))));
@@ -226,7 +231,13 @@ pub mod tests {
             state: State::Idle,
             reason: None,
             in_sync: true,
-            agent: AgentStatus { running: true, pid: Some(7), version: "0.1.0".to_owned(), uptime_s: 300 },
+            agent: AgentStatus {
+                running: true,
+                pid: Some(7),
+                version: "0.1.0".to_owned(),
+                uptime_s: 300,
+                start_command: None,
+            },
             device: "laptop".to_owned(),
             proxy: ProxyStatus { reachable: true, ..ProxyStatus::unasked("https://p.example") },
             folders: vec![folder()],
@@ -274,7 +285,8 @@ recent
             kind: "mass_delete".to_owned(),
             id: Some("0a1b2c3d".to_owned()),
             reason: "60 of 120 files would be deleted on the proxy".to_owned(),
-            sample: vec!["a.md".to_owned()],
+            sample: (0..10).map(|n| format!("{n}.md")).collect(),
+            paths: 60,
             deleted_here: true,
         });
         f.problems = (0..7)
@@ -289,7 +301,8 @@ recent
         for part in [
             "● Held until you decide, 1 conflict to settle, 7 files left out\n",
             "  waiting 3 to upload, 60 deletions held\n",
-            "  held 60 of 120 files would be deleted on the proxy\n         a.md\n",
+            "  held 60 of 120 files would be deleted on the proxy\n         0.md\n",
+            "         4.md\n         and 55 more: memsync approve --list\n",
             "  1 conflict copy\n",
             "    bad0\u{fffd}[2J: is a symlink; only regular files are synced (since 12 s ago)\n",
             "    and 2 more: memsync status --json\n",
@@ -308,5 +321,10 @@ recent
         assert!(text.starts_with("● No agent runs, so nothing is synced\n"), "{text}");
         assert!(text.contains("memsync run") && text.contains("(not asked)"), "{text}");
         assert!(!text.contains("looks again"), "{text}");
+        s.agent.start_command = Some("memsync up".to_owned());
+        s.reason = Some("no agent runs; start it with `memsync up`".to_owned());
+        let text = plain(&s);
+        assert!(text.contains("  memsync up   starts the agent") && !text.contains("memsync run"), "{text}");
+        assert_eq!(text.to_lowercase().matches("no agent runs").count(), 1, "{text}");
     }
 }

@@ -8,6 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::app::App;
 use super::exit::{Exit, Failure};
+use super::own_proxy;
 use crate::agent::control::{self, ControlError, Request, Response};
 use crate::agent::status::Status;
 
@@ -104,14 +105,15 @@ pub async fn status(app: &App) -> anyhow::Result<Option<Status>> {
 pub fn no_agent(app: &App) -> anyhow::Error {
     match app.config() {
         Err(e) => e.into(),
-        Ok(_) => {
-            Failure::new(Exit::NotConfigured, "no agent runs; start it with `memsync run` (or `memsync up`)").into()
+        Ok(config) => {
+            let start = own_proxy::start_command(app, config);
+            Failure::new(Exit::NotConfigured, format!("no agent runs; start it with `{start}`")).into()
         }
     }
 }
 
 /// An agent of another version may answer in words that are not known here.
 pub fn unexpected() -> anyhow::Error {
-    let why = "the agent's answer is not understood; it may be another version: restart it (`memsync run`)";
+    let why = "the agent's answer is not understood; it may be another version: stop it, and start it again";
     Failure::new(Exit::Error, why).into()
 }

@@ -97,7 +97,8 @@ fn next_steps(status: &Status) -> Vec<String> {
         next.push("memsync doctor   checks the token and says how to mend it".to_owned());
     }
     if !status.agent.running {
-        next.push("memsync run      starts the agent (`memsync up` with a proxy on this machine)".to_owned());
+        let start = status.agent.start_command.as_deref().unwrap_or("memsync run");
+        next.push(format!("{start}   starts the agent"));
     }
     let waits_for = |what| status.folders.iter().any(|f| f.state == State::Offline && f.waits_for == Some(what));
     if waits_for(WaitsFor::Disk) {
@@ -196,6 +197,7 @@ mod tests {
             id: Some("0a1b2c3d".to_owned()),
             reason: "w".to_owned(),
             sample: Vec::new(),
+            paths: 0,
             deleted_here: false,
         };
         s.folders.push(crate::agent::status::FolderStatus { halt: Some(halt), ..folder() });

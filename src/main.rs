@@ -2,15 +2,15 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use memsync::cli::app::App;
-use memsync::cli::args::{Args, Command, Global};
+use memsync::cli::args::{self, Args, Command, Global};
 use memsync::cli::exit::Exit;
 use memsync::cli::{self, logging};
 
 fn main() -> ExitCode {
     cli::memory::set_up();
-    let Args { global, command } = Args::parse();
+    let Args { global, command } = Args::from_arg_matches(&args::command().get_matches()).unwrap_or_else(|e| e.exit());
     let ended = match command {
         Some(command) => start(global, command),
         None => cli::first_steps(),

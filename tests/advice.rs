@@ -6,9 +6,12 @@ mod killed;
 mod machine;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -152,6 +155,78 @@ fn doctor_says_how_to_make_a_missing_folder() {
     let check = checks.as_array().unwrap().iter().find(|c| c["name"] == "folder").unwrap();
     run_in_shell(check["fix"].as_str().unwrap().split(", or").next().unwrap());
     assert!(folder.exists());
+}
+
+#[test]
+fn advice_names_the_command_that_starts_this_machine() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    two.run(&["init", "--join", &one.link()], 0);
+    stop(up);
+    for (machine, start) in [(&one, "memsync up"), (&two, "memsync run")] {
+        assert!(machine.run(&["status"], 3).contains(&format!("\n  {start}   starts the agent")));
+        assert_eq!(machine.json(&["status"], 3)["agent"]["start_command"], start);
+        let told = machine.error(&["pause"], 3);
+        assert_eq!(between(&told, "start it with `", "`"), start);
+    }
+    let _up = one.start(&["up"]);
+    let _run = Killed(two.command().args(["run", "-qq"]).spawn().unwrap());
+    killed::eventually("both sync", || {
+        [&one, &two].iter().all(|m| m.command().args(["wait", "--timeout", "9s"]).status().unwrap().success())
+    });
+}
+
+#[test]
+fn init_alone_names_both_ways() {
+    let told = Machine::new().error(&["init"], 2);
+    assert!(told.contains("--proxy <URL>") && told.contains("--join <LINK|->"), "{told}");
+}
+
+#[test]
+fn init_says_how_to_write_an_address() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (_up, document) = one.start(&["up", "--listen", "localhost:0"]);
+    let listen = document["listen"].as_str().unwrap();
+    let token = one.file("token");
+    let told = two.error(&["init", "--proxy", listen, "--token-file", token.to_str().unwrap()], 2);
+    assert!(told.starts_with("error: proxy.url: "), "there is no config yet: {told}");
+    assert!(told.contains(&format!("write https://{listen}, ")), "{told}");
+    let address = between(&told, ", or ", " for one without");
+    two.run(&["init", "--proxy", address, "--token-file", token.to_str().unwrap()], 0);
+}
+
+/// A server that gives every request the same answer, and its address.
+fn web_server(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // It ends with the test.
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut request = BufReader::new(client.try_clone().unwrap()).lines();
+            while request.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            // A client that has gone needs no answer.
+            let _ = write!(client, "HTTP/1.1 {answer}");
+        }
+    });
+    url
+}
+
+#[test]
+fn init_tells_another_server_from_a_proxy() {
+    for (answer, why) in [
+        ("404 Not Found\r\nContent-Length: 5\r\nConnection: close\r\n\r\nnone\n", "it has no /health (404)"),
+        ("200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>", "not what was expected"),
+        (
+            "301 Moved\r\nLocation: https://x/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "a redirect (301) to https",
+        ),
+    ] {
+        let machine = Machine::new();
+        let link = format!("memsync+{}#t0ken", web_server(answer));
+        let told = machine.error(&["init", "--join", &link], 1);
+        assert!(told.contains("this is no Memory Proxy but another server") && told.contains(why), "{told}");
+        assert!(!machine.file("config.toml").exists());
+    }
 }
 
 /// The source files below `dir`.

@@ -178,7 +178,10 @@ fn a_mistake_is_told_with_its_line_and_the_nearest_right_key() {
             "config.toml:1: log_level: unknown value \"loud\"; it is one of off, error, warn, info, debug, trace",
         ),
         ("[state]\npretty = \"yes\"", "config.toml:2: state.pretty: must be true or false, not string"),
-        ("[proxy]\nurl = \"memory.example\"", "config.toml:2: proxy.url: \"memory.example\" is not a URL"),
+        (
+            "[proxy]\nurl = \"memory.example\"",
+            "config.toml:2: proxy.url: \"memory.example\" does not say how the proxy speaks; write https://memory.example,",
+        ),
         ("[proxy]\nurl = \"ftp://x\"", "config.toml:2: proxy.url: \"ftp://x\" is not an http or https URL"),
         ("[proxy]\nurl = \"https://a:b@x\"", "config.toml:2: proxy.url: a URL may not carry a name or a password"),
         ("[proxy]\ntoken = 5", "config.toml:2: proxy.token: must be a string in quotes"),

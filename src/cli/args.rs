@@ -1,11 +1,10 @@
 //! What may be typed: every command and flag, with its help. Declares only; the commands' files do the work.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{ArgAction, ArgGroup, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::config::{parse_duration, parse_size};
@@ -18,6 +17,7 @@ mod tls;
 
 pub use keep::{Keep, KeepParser};
 pub use listen::Listen;
+use tls::ENCRYPTION;
 pub use tls::Tls;
 
 pub mod keys;
@@ -29,8 +29,9 @@ memsync keeps a folder of notes in sync through a Memory Proxy, and loses nothin
 Start here, on this machine alone (nothing to configure):
     memsync up              syncs ~/Memory, and tells how a second machine joins
 
-With a proxy that runs already:
-    memsync init --proxy URL --token-file FILE
+With a proxy that runs already, on another machine or here:
+    memsync init --join -                           asks for the link of `memsync link`
+    memsync init --proxy URL --token-file FILE      without a link
     memsync run
 
 Then:
@@ -47,6 +48,15 @@ pub struct Args {
     pub global: Global,
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+/// The command line. Its help leaves out the environment variables, which the README lists.
+pub fn command() -> clap::Command {
+    without_env(Args::command())
+}
+
+fn without_env(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.hide_env(true)).mut_subcommands(without_env)
 }
 
 /// Flags that every command takes.
@@ -93,18 +103,21 @@ pub enum Command {
         /// The folder to sync; created where it is missing [default: ~/Memory]
         #[arg(value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
-        /// Where the proxy listens; beyond 127.0.0.1 other machines can join
-        #[arg(long, value_name = "ADDR:PORT")]
-        listen: Option<SocketAddr>,
+        /// Where the proxy listens, such as 0.0.0.0:8484 to let other machines join; a PORT alone is on 127.0.0.1
+        /// [default: as before, at first 127.0.0.1:8484]
+        #[arg(long, value_name = "[ADDR:]PORT")]
+        listen: Option<Listen>,
         #[command(flatten)]
         tls: Tls,
         /// Speak plain http again, where an earlier start was told to speak TLS
-        #[arg(long, conflicts_with_all = ["tls_cert", "tls_key", "tls_self_signed"])]
+        #[arg(long, conflicts_with_all = ["tls_cert", "tls_key", "tls_self_signed"], help_heading = ENCRYPTION)]
         no_tls: bool,
     },
     /// Write a config for DIR, after checking the proxy and the token
     Init(Init),
-    /// Print the link with which another machine joins the proxy of `memsync up`; it holds the token
+    /// Print the link with which another machine joins the proxy of `memsync up`
+    ///
+    /// It holds the token: anyone with the link can read and change every file.
     Link {
         /// The folder to join [default: the first one]
         #[arg(value_hint = ValueHint::DirPath)]
@@ -114,8 +127,9 @@ pub enum Command {
     Run,
     /// Run a Memory Proxy alone
     Serve {
-        /// Where to listen; `$PORT` in it stands for the environment's variable of that name
-        #[arg(long, value_name = "ADDR:PORT", env = "MEMSYNC_LISTEN", default_value = "127.0.0.1:8484")]
+        /// Where to listen, such as 0.0.0.0:8484 for other machines; a PORT alone is on 127.0.0.1. `$PORT` stands for
+        /// the environment variable
+        #[arg(long, value_name = "[ADDR:]PORT", env = "MEMSYNC_LISTEN", default_value = "127.0.0.1:8484")]
         listen: Listen,
         /// Where the files are kept [default: see `memsync paths`]; instead of it S3_BUCKET, AWS_ACCESS_KEY_ID and
         /// AWS_SECRET_ACCESS_KEY in the environment name a bucket on S3
@@ -137,8 +151,8 @@ pub enum Command {
         #[command(flatten)]
         tls: Tls,
         /// Answer /metrics here, in plain http and without a token, instead of beside the rest for whoever has a token
-        #[arg(long, value_name = "ADDR:PORT", env = "MEMSYNC_METRICS_LISTEN")]
-        metrics_listen: Option<SocketAddr>,
+        #[arg(long, value_name = "[ADDR:]PORT", env = "MEMSYNC_METRICS_LISTEN")]
+        metrics_listen: Option<Listen>,
         /// Requests a second that one key may make [default: any number]
         #[arg(long, value_name = "N", env = "MEMSYNC_RATE")]
         rate: Option<NonZeroU32>,
@@ -156,23 +170,31 @@ pub enum Command {
         )]
         verified_quota: Option<u64>,
     },
-    /// Make the index of a proxy on S3 right again from its files, and tell what was mended; proxies may go on serving
+    /// Rebuild the index of a proxy on S3 from its files, and report what was mended
+    ///
+    /// Proxies may go on serving meanwhile.
     Reindex,
-    /// Make, list and remove the users of this machine's proxy, also while it serves
+    /// Make, list and remove the users of this machine's proxy
+    ///
+    /// The proxy may go on serving, and takes up each change at once.
     User {
         #[command(flatten)]
         store: keys::StoreFlag,
         #[command(subcommand)]
         action: keys::UserAction,
     },
-    /// Make, list, revoke and rotate the keys that may call this machine's proxy, also while it serves
+    /// Make, list, revoke and rotate the keys to this machine's proxy
+    ///
+    /// The proxy may go on serving, and takes up each change at once.
     Key {
         #[command(flatten)]
         store: keys::StoreFlag,
         #[command(subcommand)]
         action: keys::KeyAction,
     },
-    /// Look after the store of a proxy
+    /// Inspect, back up, check and copy the store of a proxy
+    ///
+    /// `stats`, `backup` and `verify` may run while a proxy serves the store.
     Store {
         #[command(subcommand)]
         action: StoreAction,
@@ -188,6 +210,7 @@ pub enum Command {
     },
     /// Show whether everything is in sync; with PATH, the state of one file and why
     Status {
+        /// A file or folder [default: everything]
         #[arg(value_hint = ValueHint::AnyPath)]
         path: Option<PathBuf>,
         /// Go on showing it, as it changes
@@ -244,13 +267,17 @@ pub enum Command {
     /// Show where config, state, logs, socket and history are
     Paths,
     /// Print a completion script for a shell
-    Completions { shell: Shell },
+    Completions {
+        /// The shell to print it for
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub enum ConflictsAction {
     /// Settle the conflict of one file
     Resolve {
+        /// The file, or its conflict copy
         #[arg(value_hint = ValueHint::AnyPath)]
         path: PathBuf,
         /// Which text the file has in the end
@@ -261,13 +288,13 @@ pub enum ConflictsAction {
 
 #[derive(Debug, Subcommand)]
 pub enum StoreAction {
-    /// Show what the store holds; also while a proxy serves it
+    /// Show what the store holds
     Stats {
         /// The store [default: see `memsync paths`]
         #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
         store: Option<PathBuf>,
     },
-    /// Copy the store, as it is at one moment, to a new directory; also while a proxy serves it
+    /// Copy the store, as it is at one moment, to a new directory
     Backup {
         /// The directory to make
         #[arg(value_hint = ValueHint::DirPath)]
@@ -276,7 +303,7 @@ pub enum StoreAction {
         #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
         store: Option<PathBuf>,
     },
-    /// Put a backup where a store is to be; there must be nothing yet
+    /// Put a backup where a store is to be, and nothing is yet
     Restore {
         /// The directory that `memsync store backup` made
         #[arg(value_hint = ValueHint::DirPath)]
@@ -285,13 +312,15 @@ pub enum StoreAction {
         #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
         store: Option<PathBuf>,
     },
-    /// Read every content and compare it with its MD5; also while a proxy serves the store
+    /// Read every content and compare it with its MD5
     Verify {
         /// The store [default: see `memsync paths`]
         #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
         store: Option<PathBuf>,
     },
-    /// Copy everything from one store to another, both without a proxy; what broke off goes on
+    /// Copy everything from one store to another, or go on with a copy that broke off
+    ///
+    /// No proxy may serve either of them.
     Copy {
         /// The store to read: a directory, or `s3:` for the bucket that the environment names
         #[arg(value_hint = ValueHint::DirPath)]
@@ -303,12 +332,13 @@ pub enum StoreAction {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group(ArgGroup::new("origin").required(true).args(["proxy", "join"])))]
 pub struct Init {
     /// The folder to sync; created where it is missing [default: ~/Memory]
     #[arg(value_hint = ValueHint::DirPath)]
     pub dir: Option<PathBuf>,
     /// The proxy's address
-    #[arg(long, value_name = "URL", required_unless_present = "join", value_hint = ValueHint::Url)]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub proxy: Option<String>,
     /// A file with the token, readable by you alone [default: the token is read from standard input]
     #[arg(long, value_name = "FILE", conflicts_with = "join", value_hint = ValueHint::FilePath)]
@@ -316,9 +346,9 @@ pub struct Init {
     /// The namespace on the proxy [default: none]
     #[arg(long, value_name = "NS")]
     pub namespace: Option<String>,
-    /// The link that another machine's `memsync up` printed; `-` reads it from standard input, so that the
-    /// token in it does not show in the process list
-    #[arg(long, value_name = "LINK", conflicts_with = "proxy")]
+    /// The link of another machine (`memsync link` prints it there). `-` asks for it, so that its token is in no
+    /// process list
+    #[arg(long, value_name = "LINK|-")]
     pub join: Option<String>,
     /// A certificate authority of your own that vouches for the proxy, PEM
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -334,28 +364,68 @@ pub struct Init {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_declaration_is_sound() {
-        Args::command().debug_assert();
+        command().debug_assert();
+    }
+
+    /// Every command, the outermost first.
+    fn all_commands() -> Vec<clap::Command> {
+        let mut commands = vec![command()];
+        let mut at = 0;
+        while at < commands.len() {
+            commands.extend(commands[at].get_subcommands().cloned().collect::<Vec<_>>());
+            at += 1;
+        }
+        commands
     }
 
     #[test]
-    fn every_command_and_flag_says_what_it_is_for() {
-        fn check(command: &clap::Command) {
+    fn every_command_and_argument_has_a_description() {
+        for command in all_commands() {
             assert!(command.get_about().is_some(), "{}", command.get_name());
-            for arg in command.get_arguments().filter(|a| a.get_long().is_some()) {
+            for arg in command.get_arguments() {
                 assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
             }
-            command.get_subcommands().for_each(check);
         }
-        check(&Args::command());
+    }
+
+    #[test]
+    fn help_names_no_environment_variable_as_such() {
+        for mut command in all_commands() {
+            let help = command.render_long_help().to_string();
+            assert!(!help.contains("[env:"), "{help}");
+        }
+    }
+
+    #[test]
+    fn help_puts_each_flag_below_its_own_heading() {
+        for command in all_commands() {
+            for arg in command.get_arguments().filter(|a| a.get_help_heading() == Some(ENCRYPTION)) {
+                let id = arg.get_id().as_str();
+                assert!(id.contains("tls"), "{} --{id} is no flag of encryption", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn help_repeats_no_sentence() {
+        for command in all_commands() {
+            let about = command.get_subcommands().filter_map(clap::Command::get_about);
+            let help = command.get_arguments().filter_map(clap::Arg::get_help);
+            let text: Vec<String> = about.chain(help).map(ToString::to_string).collect();
+            let mut parts: Vec<&str> = text.iter().flat_map(|t| t.split([';', '.', '[']).map(str::trim)).collect();
+            parts.retain(|part| part.split(' ').count() > 2);
+            parts.sort_unstable();
+            let again = parts.windows(2).find(|pair| pair[0] == pair[1]);
+            assert_eq!(again, None, "{}", command.get_name());
+        }
     }
 
     #[test]
     fn the_token_is_no_argument() {
-        let args: Vec<_> = Args::command()
+        let args: Vec<_> = command()
             .get_subcommands()
             .flat_map(|c| c.get_arguments().map(|a| a.get_id().to_string()).collect::<Vec<_>>())
             .collect();

@@ -174,6 +174,10 @@ fn reached(url: &str, answer: &Result<Answer, RemoteError>) -> Check {
             Check::fail("proxy", error.to_string(), "ask the proxy's owner for a token that is valid")
                 .exit(Exit::Refused)
         }
+        // It says what to do.
+        Err(error @ RemoteError::NotAProxy { .. }) => {
+            Check { fix: None, ..Check::fail("proxy", error.to_string(), "") }
+        }
         Err(error @ RemoteError::Protocol { .. }) => {
             Check::fail("proxy", error.to_string(), "check proxy.url: something else answers there")
         }

@@ -75,7 +75,8 @@ pub fn run(app: &App, init: &Init, probe: &dyn ProxyProbe) -> anyhow::Result<Exi
         namespace,
     };
     // Judged by the same rules as a file, before anything is sent to the proxy.
-    draft.url = Config::parse(&draft.to_toml(), &config_file, &app.around)?.proxy.url;
+    let judged = Config::parse(&draft.to_toml(), &config_file, &app.around).map_err(setup::refused_draft)?;
+    draft.url = judged.proxy.url;
 
     let target = Target {
         url: draft.url.clone(),
@@ -131,7 +132,10 @@ fn access(init: &Init) -> anyhow::Result<Access> {
         let pin = init.pin.or(link.pin);
         return Ok(Access { url: link.url, namespace, pin, token: link.token, file: None });
     }
-    let url = init.proxy.clone().ok_or_else(|| Failure::new(Exit::Usage, "name the proxy with --proxy URL"))?;
+    let url = init
+        .proxy
+        .clone()
+        .ok_or_else(|| Failure::new(Exit::Usage, "name the proxy with --proxy URL or --join LINK"))?;
     let namespace = init.namespace.clone().unwrap_or_default();
     let (token, file) = match &init.token_file {
         Some(file) => {

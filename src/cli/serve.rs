@@ -18,6 +18,7 @@ use super::args::Listen;
 use super::exit::{Exit, Failure};
 use super::machine_store::{self, Place};
 use super::memory;
+use super::own_proxy::url_elsewhere;
 use super::s3;
 use super::setup;
 use super::signals::{Wish, Wishes, notify};
@@ -35,7 +36,7 @@ pub struct Serve {
     /// Bytes.
     pub max_body: u64,
     pub tls: Option<Source>,
-    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_listen: Option<Listen>,
     /// Requests a second of one key.
     pub rate: Option<NonZeroU32>,
     /// Of users that HEARE_AUTH_URL verifies; empty: all.
@@ -83,7 +84,9 @@ fn stay<S: Store>(
     place: &str,
     mut options: proxy::Options,
 ) -> anyhow::Result<Exit> {
-    let listen = serve.listen.resolve(&app.around.env).map_err(|why| Failure::new(Exit::Usage, why))?;
+    let resolve = |listen: &Listen| listen.resolve(&app.around.env).map_err(|why| Failure::new(Exit::Usage, why));
+    let listen = resolve(&serve.listen)?;
+    let metrics_listen = serve.metrics_listen.as_ref().map(resolve).transpose()?;
     allow_files();
     runtime.block_on(async {
         let mut wishes = Wishes::listen()?;
@@ -97,10 +100,13 @@ fn stay<S: Store>(
         let scheme = if shown.is_some() { "https" } else { "http" };
         tracing::info!("serving {place} at {scheme}://{address}");
         if let Some(pin) = shown.as_ref().and_then(|shown| shown.pin) {
-            let host = &app.around.host;
-            tracing::info!("to join: memsync init --proxy https://{host}:{} --pin {pin}", address.port());
+            let url = url_elsewhere(&app.around.host, address, true);
+            tracing::info!("to join: memsync init --proxy {url} --pin {pin}");
+            if address.ip().is_loopback() {
+                tracing::info!("only this machine reaches it; --listen 0.0.0.0:{} lets others join", address.port());
+            }
         }
-        if let Some(listen) = serve.metrics_listen {
+        if let Some(listen) = metrics_listen {
             let listener = bind(listen).await?;
             tracing::info!("metrics for everybody at http://{}/metrics", listener.local_addr()?);
             options.metrics_listener = Some(Arc::new(listener));

@@ -11,7 +11,7 @@ use super::exit::{Exit, Failure};
 use super::locate::real;
 use crate::agent::run::AgentOptions;
 use crate::agent::session::FolderSetup;
-use crate::config::{Config, Format, create_private, create_private_dir};
+use crate::config::{Config, ConfigError, Format, create_private, create_private_dir};
 use crate::disk::real::RealDisk;
 use crate::disk::whole::replace_private;
 use crate::disk::{Disk, DiskFile};
@@ -71,6 +71,14 @@ pub fn refuse_nested(folder: &Path) -> Result<(), Failure> {
 pub fn folders_at_rest(app: &App, config: &Config) -> Vec<FolderSetup> {
     let none = SecretString::default();
     config.folders.iter().map(|f| folder(app, config, f, &none, None, "")).collect()
+}
+
+/// The error of a config that is not written yet: names the option, as there is no line to name.
+pub fn refused_draft(error: ConfigError) -> anyhow::Error {
+    match error {
+        ConfigError::Bad { key, why, .. } => Failure::new(Exit::Usage, format!("{key}: {why}")).into(),
+        error => error.into(),
+    }
 }
 
 fn folder(

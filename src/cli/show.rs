@@ -65,8 +65,8 @@ pub fn day(at: Timestamp) -> String {
 pub fn count(n: usize, one: &str) -> String {
     let many = match one.strip_suffix('y') {
         _ if n == 1 => one.to_owned(),
-        Some(stem) => format!("{stem}ies"),
-        None => format!("{one}s"),
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{stem}ies"),
+        _ => format!("{one}s"),
     };
     format!("{n} {many}")
 }
@@ -117,8 +117,8 @@ mod tests {
     fn names_cannot_steer_a_terminal() {
         assert_eq!(name("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
         assert_eq!(
-            (count(1, "copy"), count(2, "copy"), count(0, "file")),
-            ("1 copy".into(), "2 copies".into(), "0 files".into())
+            [count(1, "copy"), count(2, "copy"), count(0, "file"), count(0, "key"), count(2, "day")],
+            ["1 copy", "2 copies", "0 files", "0 keys", "2 days"]
         );
     }
 }

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::app::App;
+use super::args::Listen;
 use super::exit::{Exit, Failure};
 use super::locate::real;
 use super::run::tend;
@@ -33,7 +34,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// How it was asked for.
 pub struct Asked {
     pub dir: Option<PathBuf>,
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<Listen>,
     pub tls: Option<Source>,
     pub no_tls: bool,
 }
@@ -60,8 +61,8 @@ struct Up {
 /// When a config is there that means something else, the address is taken, or an agent runs already.
 pub fn run(app: &App, asked: &Asked) -> anyhow::Result<Exit> {
     let dir = asked.dir.as_ref().map(std::path::absolute).transpose().context("the folder")?;
-    let listen = match asked.listen {
-        Some(listen) => listen,
+    let listen = match &asked.listen {
+        Some(listen) => listen.resolve(&app.around.env).map_err(|why| Failure::new(Exit::Usage, why))?,
         None => own_proxy::recorded_listen(app)?.unwrap_or(DEFAULT_LISTEN),
     };
     let source = match &asked.tls {
@@ -191,7 +192,7 @@ fn first_start(app: &App, dir: Option<&Path>, listen: SocketAddr) -> anyhow::Res
     };
     let text = draft.to_toml();
     // Judged by the same rules as a file, before anything is made.
-    Config::parse(&text, config_file, &app.around)?;
+    Config::parse(&text, config_file, &app.around).map_err(setup::refused_draft)?;
     setup::refuse_nested(&folder)?;
     create_private_dir(&folder).with_context(|| format!("{}: the folder cannot be made", folder.display()))?;
     match read_token_file(&token_file, &TokenSource::ConfigFile(token_file.clone())) {

@@ -258,7 +258,8 @@ impl<'a> Loading<'a> {
             return missing("proxy.url", "write the address of the Memory Proxy below [proxy]");
         }
         if !proxy.allow_http && !is_private(&proxy.url) {
-            let why = "plain http would carry the token in the clear; use https, or set proxy.allow_http = true";
+            let why = "plain http would carry the token in the clear; use https, or set proxy.allow_http = true (in `memsync init`, \
+                       --allow-http)";
             return bad("proxy.url", 0, format!("{}: {why}", proxy.url));
         }
         if proxy.pin.is_some() && !proxy.url.starts_with("https://") {
@@ -353,6 +354,12 @@ fn nearest_key(key: &str) -> Option<String> {
 
 /// http or https, with a host and a path at most; without a trailing `/`.
 fn check_url(text: &str) -> Result<String, String> {
+    if !text.contains("://") {
+        return Err(format!(
+            "\"{text}\" does not say how the proxy speaks; write https://{text}, or http://{text} for one without \
+             encryption"
+        ));
+    }
     let url = reqwest::Url::parse(text)
         .map_err(|e| format!("\"{text}\" is not a URL ({e}); write it like https://memory.example.org"))?;
     if !matches!(url.scheme(), "http" | "https") {

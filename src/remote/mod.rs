@@ -189,6 +189,9 @@ pub enum RemoteError {
     /// An answer that is not what the protocol says: a redirect, a body that does not match its ETag, no JSON.
     #[error("{url}: not an answer of a Memory Proxy: {why}")]
     Protocol { url: String, why: String },
+    /// Another server than a Memory Proxy.
+    #[error("{url}: this is no Memory Proxy but another server: {why}; check the address")]
+    NotAProxy { url: String, why: String },
     /// A name that this proxy cannot be asked for; nothing was sent.
     #[error("{url}: {why}")]
     Name { url: String, why: String },

@@ -156,7 +156,17 @@ fn the_exit_codes_are_the_programs() {
         Exit::Halted,
         Exit::Conflicts,
     ];
-    let words = ["in sync", "error", "usage", "not configured", "pending", "reached", "refused", "halted", "conflicts"];
+    let words = [
+        "in sync",
+        "error",
+        "usage",
+        "not configured",
+        "pending",
+        "the proxy or the disk",
+        "refused",
+        "halted",
+        "conflicts",
+    ];
     let rows = table("code");
     assert_eq!(rows.len(), codes.len());
     for ((row, code), word) in rows.iter().zip(codes).zip(words) {

@@ -20,6 +20,7 @@ pub struct StoreFlag {
 pub enum UserAction {
     /// Make a user, whom keys can belong to
     Create {
+        /// What to call the user
         name: String,
         /// How much the namespaces that the user's keys may write to may hold together, such as 1GiB [default: no
         /// limit]
@@ -29,7 +30,10 @@ pub enum UserAction {
     /// List the users
     List,
     /// Remove a user, and revoke their keys; their files stay
-    Remove { name: String },
+    Remove {
+        /// As `memsync user list` shows it
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

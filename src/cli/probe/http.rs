@@ -35,13 +35,33 @@ impl ProxyProbe for HttpProbe {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| here(e.to_string()))?;
         runtime.block_on(async {
-            let (health, time) = remote.health_and_time().await?;
-            // The cheapest request that needs the token.
-            remote.index(None, None).await?;
+            let health = remote.health_and_time().await;
+            let missing = match &health {
+                Ok(_) => None,
+                Err(e) => Some(no_such_answer(e).ok_or_else(|| e.clone())?),
+            };
+            // The cheapest request that needs the token. Some proxies do not show their health to all, so it decides.
+            let (health, time) = match (remote.index(None, None).await, missing) {
+                (Ok(_), Some(_)) => return Ok(Answer::default()),
+                (Ok(_), None) => health?,
+                (Err(e), Some(why)) if no_such_answer(&e).is_some() => {
+                    return Err(RemoteError::NotAProxy { url: target.url.clone(), why });
+                }
+                (Err(e), _) => return Err(e),
+            };
             let offers_events = health.capabilities.iter().any(|name| name == capability::EVENTS);
             let events = if offers_events { Some(remote.try_events(EVENTS_WAIT).await) } else { None };
             let events = events.map(|events| events.map_err(|e| e.to_string()));
             Ok(Answer { capabilities: health.capabilities, warnings: health.warnings, events, time })
         })
+    }
+}
+
+/// Why an answer is that of another kind of server, where it is.
+fn no_such_answer(error: &RemoteError) -> Option<String> {
+    match error {
+        RemoteError::Protocol { why, .. } => Some(why.clone()),
+        RemoteError::Refused { status: status @ (404 | 405), .. } => Some(format!("it has no /health ({status})")),
+        _ => None,
     }
 }

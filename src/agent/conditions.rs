@@ -48,7 +48,7 @@ impl Conditions {
         let mut ended_files = Counted::default();
         for condition in ended {
             if ended_files.may_name(&condition) {
-                lines.push(LogLine::Info(farewell(&condition)));
+                lines.push(LogLine::Info(end_line(&condition)));
             }
         }
         lines.extend(ended_files.rest("no longer a problem").map(LogLine::Info));
@@ -154,7 +154,7 @@ fn is_over(condition: &Condition, status: &FolderStatus) -> bool {
     }
 }
 
-fn farewell(condition: &Condition) -> String {
+fn end_line(condition: &Condition) -> String {
     match condition {
         Condition::Proxy => "the proxy answers again".to_owned(),
         Condition::Token => "the proxy takes the token again".to_owned(),

@@ -14,7 +14,7 @@ use crate::state::{View, peek, read_note, write_note};
 use super::session::FolderSetup;
 use super::status::{FolderStatus, HaltStatus, Pending, State};
 
-/// The figures of the last cycle, with their time. Nothing is said of the present: no halt, no reason.
+/// The figures of the last cycle, with their time, and the halt of the last run. The state is left to the caller.
 pub(super) fn last_known(setup: &FolderSetup) -> FolderStatus {
     let noted = read_note(&setup.status_file).unwrap_or_else(|e| {
         tracing::debug!("{}: {e}", setup.status_file.display());
@@ -63,9 +63,11 @@ pub(super) fn note(setup: &FolderSetup, status: &FolderStatus) -> io::Result<()>
     write_note(&setup.status_file, &serde_json::to_vec(status)?)
 }
 
-/// The figures of the container. It does not say when they were counted.
+/// The figures of the container, as of its last save.
 fn in_container(setup: &FolderSetup) -> FolderStatus {
-    let entries = container(setup).map(|view| view.entries).unwrap_or_default();
+    let view = container(setup);
+    let saved_at = view.as_ref().map(|view| view.header.modified_at);
+    let entries = view.map(|view| view.entries).unwrap_or_default();
     let tracked = || entries.iter().filter(|(_, e)| e.base.content().is_some());
     FolderStatus {
         path: setup.root.display().to_string(),
@@ -79,8 +81,8 @@ fn in_container(setup: &FolderSetup) -> FolderStatus {
         watcher: "poll".to_owned(),
         watcher_remedy: None,
         push_remedy: None,
-        counted_at: None,
-        last_success: None,
+        counted_at: saved_at,
+        last_success: saved_at.filter(|_| tracked().next().is_some()),
         next_sync_s: None,
         pending: Pending::default(),
         conflicts: tracked().filter(|(p, _)| is_conflict_name(p.file_name())).count(),

@@ -104,7 +104,7 @@ pub struct FolderStatus {
     /// The remedy for a proxy that offers events of which none comes.
     #[serde(default)]
     pub push_remedy: Option<String>,
-    /// When the figures were found out. `None`: they come from an earlier run that did not say when.
+    /// When the figures were found out.
     #[serde(default)]
     pub counted_at: Option<Timestamp>,
     pub last_success: Option<Timestamp>,

@@ -127,7 +127,7 @@ impl Screen {
 fn without_clocks(document: &mut serde_json::Value) {
     match document {
         serde_json::Value::Object(map) => {
-            map.retain(|key, _| !matches!(key.as_str(), "uptime_s" | "next_sync_s"));
+            map.retain(|key, _| !matches!(key.as_str(), "uptime_s" | "next_sync_s" | "asked_at" | "counted_at"));
             map.values_mut().for_each(without_clocks);
         }
         serde_json::Value::Array(values) => values.iter_mut().for_each(without_clocks),
@@ -150,6 +150,8 @@ mod tests {
         let (mut later, mut busy) = (status(), status());
         later.agent.uptime_s += 1;
         later.folders[0].next_sync_s = Some(1);
+        later.proxy.asked_at = Some(Timestamp::now());
+        later.folders[0].counted_at = Some(Timestamp::now());
         busy.folders[0].pending.upload = 1;
         assert_eq!(lasting(&status()), lasting(&later));
         assert_ne!(lasting(&status()), lasting(&busy));

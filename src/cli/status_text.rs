@@ -104,13 +104,11 @@ fn folder_lines(folder: &FolderStatus, status: &Status, now: Timestamp) -> Vec<S
     lines.push(format!("{}{namespace}", painted(show::BOLD, &show::name(&folder.path))));
     let age = match folder.counted_at {
         Some(at) if folder.state != State::Idle && is_old(now, at) => format!(" (as of {})", show::ago(now, at)),
-        None if folder.files > 0 => " (as of an earlier run)".to_owned(),
         _ => String::new(),
     };
     let mut facts = vec![format!("{}, {}{age}", show::count(folder.files, "file"), show::size(folder.bytes))];
     facts.push(match folder.last_success {
         Some(at) => format!("synced {}", show::ago(now, at)),
-        None if folder.files > 0 => "synced before".to_owned(),
         None => "never synced yet".to_owned(),
     });
     if let (Some(next), true) = (folder.next_sync_s, status.agent.running) {

@@ -99,6 +99,7 @@ fn held_plan_and_conflict_are_warned_of_with_the_command() {
     }
     a.start();
     a.halted("mass_delete");
+    logs(&a, "WARN", "held: ");
     assert_eq!(lines(&a, "WARN", "held: ").len(), 1, "{}", a.log());
     assert!(lines(&a, "WARN", "held: ")[0].contains("`memsync approve "), "{}", a.log());
     a.ok(&["approve", "--reject"]);

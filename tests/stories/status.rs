@@ -178,6 +178,35 @@ fn figures_stay_after_a_start_without_the_proxy() {
 }
 
 #[test]
+fn first_sync_that_cannot_begin_is_told_as_never_synced() {
+    let world = World::new();
+    let a = world.device_with("a", "interval = \"300ms\"");
+    world.stop_proxy();
+    a.write("note.md", "note");
+    a.start();
+    eventually("it is offline", || a.status()["state"] == "offline");
+    let text = a.cli(&["status"]).out;
+    assert!(text.contains("1 file,") && text.contains("never synced yet"), "{text}");
+}
+
+#[test]
+fn figures_come_from_the_container_where_no_status_was_noted() {
+    let world = World::new();
+    let a = two_synced(&world);
+    for entry in fs::read_dir(a.home.join("state")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_str().unwrap().ends_with(".status.json") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let folder = a.folder_status();
+    assert_eq!(folder["files"], 2, "{folder}");
+    assert!(folder["last_success"].is_string(), "{folder}");
+    let text = a.cli(&["status"]).out;
+    assert!(!text.contains("never"), "{text}");
+}
+
+#[test]
 fn figures_stay_after_a_start_without_the_folder() {
     let world = World::new();
     let a = two_synced(&world);

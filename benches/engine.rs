@@ -69,6 +69,7 @@ fn scans(c: &mut Criterion) {
         max_file_size: u64::MAX,
         unread: &|_, _| false,
         ignored: &ignored,
+        base: &|_| None,
         quiet_ns: 0,
         overdue: &|_| false,
         threads: 2,

@@ -33,6 +33,50 @@ fn is_invisible(c: char) -> bool {
         | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// Whether a character turns the text around it, or ends its line.
+pub fn is_turning(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text as it can be shown: characters that could steer a terminal or turn the text around are escaped, as `\u{202e}`.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || is_turning(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// A name with all but ASCII escaped, so that two Unicode forms of it can be told apart.
+pub fn ascii_name(name: &str) -> String {
+    let mut shown = String::with_capacity(name.len());
+    for c in name.chars() {
+        if c.is_ascii_graphic() || c == ' ' {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_default());
+        }
+    }
+    shown
+}
+
+/// A name of any bytes as it can be shown, different for different names: as [`visible`], with `\xff` for a byte that is
+/// not UTF-8, and two backslashes for one.
+pub fn shown_name(name: &[u8]) -> String {
+    let mut shown = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        shown.push_str(&visible(&chunk.valid().replace('\\', "\\\\")));
+        for byte in chunk.invalid() {
+            shown.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    shown
+}
+
 /// Longest path accepted, in bytes of UTF-8 (the S3 key limit).
 pub const MAX_PATH: usize = 1024;
 /// Longest segment accepted, in bytes of UTF-8 (`NAME_MAX` of the common filesystems).
@@ -257,6 +301,18 @@ mod tests {
         ] {
             assert_eq!(RelPath::parse(bad), Err(why), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn names_are_shown_escaped_and_apart() {
+        assert_eq!(visible("a\u{1b}[2Jb\n\u{202e}c \u{fffd}"), "a\\u{1b}[2Jb\\n\\u{202e}c \u{fffd}");
+        let names: [&[u8]; 6] = [b"a\xff", b"a\\xff", "a\u{fffd}".as_bytes(), b"a\n", b"a\\n", "a\u{202e}".as_bytes()];
+        let shown = names.map(shown_name);
+        assert_eq!(
+            (ascii_name("cafe\u{301} 1"), ascii_name("caf\u{e9}")),
+            ("cafe\\u{301} 1".into(), "caf\\u{e9}".into())
+        );
+        assert_eq!(shown, ["a\\xff", "a\\\\xff", "a\u{fffd}", "a\\n", "a\\\\n", "a\\u{202e}"]);
     }
 
     #[test]

@@ -235,7 +235,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         Some(md5) == self.base || self.sent.may_hold(self.path(), md5)
     }
 
-    /// Rows 2 and 11.
+    /// Rows 2, 11 and 21.
     async fn download(&self) -> Result<Done<D>, StepError> {
         let (version, device, staged) = match self.take_first() {
             Some(First::Staged { version, device, staged }) => (version, device, staged?),

@@ -10,7 +10,7 @@ use crate::digest::Md5;
 use crate::disk::Disk;
 use crate::local::moves::is_conflict_name;
 use crate::local::{Folder, RootError, Scope, Touched, Tree};
-use crate::path::RelPath;
+use crate::path::{RelPath, ascii_name, shown_name};
 use crate::remote::{Index, IndexEntry, Remote, RemoteError};
 use crate::state::{Change, Container, Entry, StateError};
 use crate::sync::safety::{self, Halt, Held};
@@ -371,6 +371,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             *count += 1;
             pending.blocked += usize::from(is_blocked);
         }
+        // A second name of a path is a file that would go up under another name.
+        let twins = self.left_out().into_values().filter(|problem| problem.effect == Effect::Blocked).count();
+        pending.upload += twins;
+        pending.blocked += twins;
         pending
     }
 
@@ -517,18 +521,23 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 out.insert(path.clone(), problem);
             }
         }
-        if let Some(index) = &self.index {
-            for (name, why) in &index.refused {
-                // A name that is no path can only be shown.
-                let shown: String =
-                    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(200).collect();
-                if let Ok(path) = RelPath::parse(&shown.replace(['\\'], "\u{fffd}")) {
-                    let why = format!("is on the proxy under a name that cannot be used here: {why}");
-                    out.insert(path, PathProblem::new(Effect::LeftOut, why));
-                }
-            }
-        }
         out
+    }
+
+    /// Names that are no paths, here or on the proxy, or whose path is another file's: as they can be shown, with what is
+    /// wrong.
+    pub fn left_out(&self) -> BTreeMap<String, PathProblem> {
+        let refused = self.index.iter().flat_map(|index| &index.refused);
+        let there = refused.map(|(name, why)| {
+            let why = format!("is on the proxy under a name that cannot be used here: {why}");
+            (shown_name(name.as_bytes()), PathProblem::new(Effect::LeftOut, why))
+        });
+        let here = self.tree.left_out().iter().filter_map(|(name, why)| Some((name, PathProblem::of(why)?)));
+        let shown = |name: &[u8]| match str::from_utf8(name) {
+            Ok(name) if RelPath::from_disk(name).is_ok() => ascii_name(name),
+            _ => shown_name(name),
+        };
+        there.chain(here.map(|(name, problem)| (shown(name), problem))).collect()
     }
 
     /// Why a path takes no part although the scan did not find it; `None`: it is simply absent.

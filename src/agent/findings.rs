@@ -43,7 +43,8 @@ impl Findings {
         let planned = report.planned.then(|| {
             let (files, bytes) = engine.totals();
             let all = engine.problems().into_iter().chain(report.blocked.clone());
-            let mut problems: BTreeMap<String, PathProblem> = all.map(|(path, p)| (path.to_string(), p)).collect();
+            let all = all.map(|(path, problem)| (path.to_string(), problem)).chain(engine.left_out());
+            let mut problems: BTreeMap<String, PathProblem> = all.collect();
             problems.extend(others.into_iter().map(|(path, why)| (path, PathProblem::new(Effect::LeftOut, why))));
             Planned { files, bytes, conflicts: engine.conflicts(), problems }
         });

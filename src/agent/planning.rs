@@ -57,6 +57,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             max_file_size: self.options.max_file_size,
             unread: &unread,
             ignored: &move |path, is_dir| ignored(path, is_dir),
+            base: &|path| entries.get(path).and_then(|e| e.base.content()),
             same_rules: self.same_rules,
             quiet_ns: i64::try_from(self.options.quiet.as_nanos()).unwrap_or(i64::MAX),
             overdue: &|path| since.get(path).is_some_and(|first| begun >= *first + patience),
@@ -77,6 +78,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.unfinished = true;
             (self.on_change)();
         }
+        // They are told with the next plan.
+        self.unfinished |= self.tree.take_news();
         self.open.merge(touched);
         let first = |p: &RelPath| since.get(p).copied().unwrap_or(begun);
         self.changing = self.changing().map(|p| (p.clone(), first(p))).collect();

@@ -20,7 +20,7 @@ use crate::local::Folder;
 use crate::local::change::kind_name;
 use crate::local::ignore::{BadPattern, IGNORE_FILE, Rules};
 use crate::local::source::digest;
-use crate::path::RelPath;
+use crate::path::{RelPath, ascii_name};
 use crate::state::{self, Entry};
 use crate::sync::{Base, Unknown};
 
@@ -63,6 +63,8 @@ pub struct FileStatus {
     pub conflict_copies: Vec<String>,
     /// Kept here, in history.
     pub earlier_versions: usize,
+    /// Other names of the file (hard links), in this folder or outside.
+    pub other_names: u64,
 }
 
 impl FileStatus {
@@ -95,6 +97,7 @@ pub fn of(app: &App, path: &Path, status: &Status) -> anyhow::Result<FileStatus>
         conflict_of: conflicts::origin_of(app, &place)?,
         conflict_copies: Vec::new(),
         earlier_versions: versions.iter().filter(|v| v.path == place.at).count(),
+        other_names: 0,
     };
     if place.at.is_empty() {
         return Ok(file);
@@ -132,7 +135,8 @@ fn judge(
     }
     let base = base(app, place, &path)?.map(|e| e.base);
     let known = status.folders.iter().find(|f| Path::new(&f.path) == locate::real(&place.open.root));
-    let problem = known.and_then(|f| f.problems.iter().find(|p| p.path == path.as_str()));
+    let problem =
+        known.and_then(|f| f.problems.iter().find(|p| p.path == path.as_str() || p.path == ascii_name(&place.at)));
     let Some(meta) = meta else {
         return Ok(match (problem, base) {
             (Some(p), _) => (FileState::Blocked, Some(p.problem.clone())),
@@ -152,6 +156,7 @@ fn judge(
         return Ok((FileState::Folder, None));
     }
     file.size = Some(meta.size);
+    file.other_names = if meta.kind == Kind::File { meta.links.saturating_sub(1) } else { 0 };
     file.modified = Timestamp::from_nanosecond(i128::from(meta.mtime_ns)).ok();
     let blocked = |why: Unknown| Ok((FileState::Blocked, Some(why.to_string())));
     if meta.kind != Kind::File {
@@ -269,6 +274,12 @@ pub fn text(file: &FileStatus, now: Timestamp) -> String {
     for copy in &file.conflict_copies {
         line(format!("in conflict with {}; settle it: memsync conflicts", show::name(copy)));
     }
+    if file.other_names > 0 {
+        let names = show::count(usize::try_from(file.other_names).unwrap_or(usize::MAX), "other name");
+        line(format!(
+            "has {names} (hard links); an edit through one outside of the folder is noticed by the next full scan"
+        ));
+    }
     if file.earlier_versions > 0 {
         let kept = show::count(file.earlier_versions, "earlier version");
         line(format!("{kept}; see them: memsync history {path}"));
@@ -306,6 +317,7 @@ mod tests {
             conflict_of: None,
             conflict_copies: Vec::new(),
             earlier_versions: 2,
+            other_names: 0,
         };
         let text = text(&file, "2026-01-01T00:01:00Z".parse().unwrap());
         assert_eq!(

@@ -1,5 +1,6 @@
 //! Where log lines go: stderr, and for the agent a file where the config asks for one.
 
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
@@ -15,6 +16,7 @@ use super::app::App;
 use super::args::{Command, LogFormat};
 use super::exit::{Exit, Failure};
 use crate::config::create_private_dir;
+use crate::path::is_turning;
 
 /// Daily log files kept.
 const KEPT: usize = 7;
@@ -57,15 +59,18 @@ pub fn start(app: &App, command: &Command) -> anyhow::Result<Logging> {
         EnvFilter::try_new(&directives).map_err(bad)
     };
     let log_file = matches!(command, Command::Run) && app.config().is_ok_and(|c| c.log_file);
+    let format = app.global.log_format;
     let (file, guard) = if log_file {
         let (writer, guard) = tracing_appender::non_blocking(log_files(&app.dirs.logs)?);
-        (Some(lines(app.global.log_format, false, BoxMakeWriter::new(writer)).with_filter(filter()?)), Some(guard))
+        let writer = BoxMakeWriter::new(move || LineWriter { inner: writer.clone(), format });
+        (Some(lines(format, false, writer).with_filter(filter()?)), Some(guard))
     } else {
         (None, None)
     };
     // Through the same choice of colours as everything else.
     let color = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
-    let stderr = lines(app.global.log_format, color, BoxMakeWriter::new(std::io::stderr)).with_filter(filter()?);
+    let writer = BoxMakeWriter::new(move || LineWriter { inner: io::stderr(), format });
+    let stderr = lines(format, color, writer).with_filter(filter()?);
     tracing_subscriber::registry().with(stderr).with(file).try_init()?;
     Ok(Logging { _file: guard })
 }
@@ -118,6 +123,30 @@ where
     }
 }
 
+/// Escapes in lines of text what would turn them around. Control characters in messages are escaped already, and JSON is
+/// no text for people.
+struct LineWriter<W> {
+    inner: W,
+    format: LogFormat,
+}
+
+impl<W: Write> Write for LineWriter<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        if self.format == LogFormat::Text && text.contains(is_turning) {
+            let escaped = |c: char| if is_turning(c) { c.escape_unicode().to_string() } else { c.to_string() };
+            self.inner.write_all(text.chars().map(escaped).collect::<String>().as_bytes())?;
+        } else {
+            self.inner.write_all(line)?;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// The folder is for these files alone: the rotation deletes whatever has their prefix and suffix.
 fn log_files(dir: &Path) -> anyhow::Result<RollingFileAppender> {
     create_private_dir(dir).with_context(|| format!("{}: the log folder cannot be made", dir.display()))?;
@@ -147,6 +176,13 @@ mod tests {
         assert_eq!(level("WARNING"), Some(LevelFilter::WARN));
         assert_eq!((level(" Debug "), level("off")), (Some(LevelFilter::DEBUG), Some(LevelFilter::OFF)));
         assert_eq!((level(""), level("loud")), (None, None));
+    }
+
+    #[test]
+    fn lines_do_not_turn_text_around() {
+        let mut line = LineWriter { inner: Vec::new(), format: LogFormat::Text };
+        line.write_all("\u{1b}[1mnote\u{202e}dm.md\n".as_bytes()).unwrap();
+        assert_eq!(line.inner, b"\x1b[1mnote\\u{202e}dm.md\n");
     }
 
     #[test]

@@ -120,7 +120,8 @@ pub fn first_steps() -> anyhow::Result<Exit> {
 
 /// Tells an error on stderr, with its causes, on one line.
 pub fn tell(error: &anyhow::Error) {
-    output::note(format_args!("{}error:{} {error:#}", ERROR.render(), ERROR.render_reset()));
+    let shown = show::name(&format!("{error:#}"));
+    output::note(format_args!("{}error:{} {shown}", ERROR.render(), ERROR.render_reset()));
 }
 
 const ERROR: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();

@@ -6,6 +6,8 @@ use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::path::visible;
+
 pub const GOOD: Style = AnsiColor::Green.on_default().bold();
 pub const BUSY: Style = AnsiColor::Yellow.on_default().bold();
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -71,9 +73,9 @@ pub fn count(n: usize, one: &str) -> String {
     format!("{n} {many}")
 }
 
-/// A name as it can be printed: whatever could steer a terminal is replaced.
+/// A name as it can be printed.
 pub fn name(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    visible(text)
 }
 
 #[cfg(test)]
@@ -115,7 +117,7 @@ mod tests {
 
     #[test]
     fn names_cannot_steer_a_terminal() {
-        assert_eq!(name("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+        assert_eq!(name("a\u{1b}[2J\u{202e}b"), "a\\u{1b}[2J\\u{202e}b");
         assert_eq!(
             [count(1, "copy"), count(2, "copy"), count(0, "file"), count(0, "key"), count(2, "day")],
             ["1 copy", "2 copies", "0 files", "0 keys", "2 days"]

@@ -302,7 +302,7 @@ recent
             "  held 60 of 120 files would be deleted on the proxy\n         0.md\n",
             "         4.md\n         and 55 more: memsync approve --list\n",
             "  1 conflict copy\n",
-            "    bad0\u{fffd}[2J: is a symlink; only regular files are synced (since 12 s ago)\n",
+            "    bad0\\u{1b}[2J: is a symlink; only regular files are synced (since 12 s ago)\n",
             "    and 2 more: memsync status --json\n",
             "What to do\n  memsync approve 0a1b2c3d",
             "memsync conflicts",

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::digest::Md5;
 use crate::disk::{Disk, DiskFile, Kind, Meta, Stat};
 use crate::path::{PRIVATE_DIR, RelPath, is_private};
 use crate::sync::{Local, Unknown};
@@ -15,7 +16,7 @@ use super::Folder;
 use super::folder::ID;
 use super::moves::dir_of;
 use super::source::{self, Digested};
-use super::tree::{Found, Item, Scope, Tree};
+use super::tree::{Found, Item, LeftOut, Scope, Tree};
 
 /// An empty file younger than this (in ns) is looked at again before it counts.
 const JUST_MADE_NS: i64 = 100_000_000;
@@ -35,6 +36,8 @@ pub struct ScanOptions<'a> {
     pub ignored: &'a (dyn Fn(&str, bool) -> bool + Sync),
     /// `ignored` says what it said when the tree was last scanned whole: what is known and unchanged is not ignored.
     pub same_rules: bool,
+    /// The content that both sides agreed on for a path.
+    pub base: &'a (dyn Fn(&RelPath) -> Option<Md5> + Sync),
     /// A file that a program has open for writing is not taken before its last write is this old (in ns); 0: whenever it
     /// holds still.
     pub quiet_ns: i64,
@@ -80,6 +83,7 @@ impl<D: Disk> Folder<D> {
         } else {
             let spelt = |names: &BTreeSet<String>| names.iter().flat_map(|n| tree.spellings(n)).collect();
             let (paths, subtrees): (BTreeSet<String>, BTreeSet<String>) = (spelt(&scope.paths), spelt(&scope.subtrees));
+            let paths = self.with_hard_links(walk.known, paths);
             let mut known = BTreeMap::new();
             let all = paths.difference(&subtrees).map(|p| (p, false)).chain(subtrees.iter().map(|p| (p, true)));
             for (path, whole) in all {
@@ -88,6 +92,7 @@ impl<D: Disk> Folder<D> {
                     None => self.look(&walk, path, whole, &mut gone)?,
                 }
             }
+            gone.extend(subtrees);
         }
         let batches: Vec<Batch> = std::thread::scope(|s| {
             let others: Vec<_> = (1..options.threads.max(1)).map(|_| s.spawn(|| walk.run())).collect();
@@ -105,22 +110,39 @@ impl<D: Disk> Folder<D> {
             return Err(e);
         }
         let mut stats = ScanStats::default();
-        let (mut items, mut same, mut odd) = (Vec::new(), Vec::new(), false);
+        let (mut items, mut same, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+        let mut hard_links = Vec::new();
         for batch in batches {
             stats.hashed += batch.stats.hashed;
             stats.bytes += batch.stats.bytes;
             items.extend(batch.items);
             same.extend(batch.same);
-            odd |= batch.odd;
+            left_out.extend(batch.left_out);
+            hard_links.extend(batch.hard_links);
         }
         items.sort_by(|a: &Item, b: &Item| a.path.cmp(&b.path).then_with(|| a.disk_name.cmp(&b.disk_name)));
+        // A folder that several paths led to.
+        items.dedup_by(|a, b| a.path == b.path && a.disk_name == b.disk_name);
         if scope.full {
-            tree.renew(same, items, odd);
+            tree.renew(same, items, left_out, options.base);
         } else {
-            tree.refresh(gone.into_iter().chain(scope.subtrees.iter().cloned()), items);
+            tree.refresh(gone, items, left_out, options.base);
         }
+        tree.note_hard_links(hard_links);
         stats.files = tree.found().len() as u64;
         Ok(stats)
+    }
+
+    /// The paths, and the other names of the files that they name: an event tells of the name that was used alone.
+    fn with_hard_links(&self, tree: &Tree, mut paths: BTreeSet<String>) -> BTreeSet<String> {
+        if !tree.has_hard_links() {
+            return paths;
+        }
+        let linked = |path: &String| self.disk.stat(path).ok().filter(|meta| meta.kind == Kind::File && meta.links > 1);
+        let others: Vec<String> =
+            paths.iter().filter_map(linked).flat_map(|meta| tree.names_of(meta.inode, meta.links)).collect();
+        paths.extend(others);
+        paths
     }
 
     /// The first folder on the way to `dir`, which may be `dir` itself, that is left out with all that is below it.
@@ -198,8 +220,9 @@ struct Batch {
     items: Vec<Item>,
     /// Of a full scan: what is as it is known.
     same: Vec<RelPath>,
-    /// An item is shown under another name than it has on the disk.
-    odd: bool,
+    left_out: Vec<LeftOut>,
+    /// Files with more than one name, by inode.
+    hard_links: Vec<(u64, String)>,
     stats: ScanStats,
 }
 
@@ -316,9 +339,9 @@ impl<D: Disk> Walk<'_, D> {
         let prefix = path.len();
         for (name, meta) in names {
             let Some(name) = name.to_str() else {
-                let shown = name.to_string_lossy().replace(char::is_control, "\u{fffd}");
-                let shown = if dir.is_empty() { shown } else { format!("{dir}/{shown}") };
-                self.unknown(shown, Unknown::Name(crate::path::PathError::NotUtf8.to_string()), batch);
+                let mut raw = if dir.is_empty() { Vec::new() } else { format!("{dir}/").into_bytes() };
+                raw.extend_from_slice(name.as_encoded_bytes());
+                batch.left_out.push((raw, Unknown::Name(crate::path::PathError::NotUtf8.to_string())));
                 continue;
             };
             if dir.is_empty() && name == PRIVATE_DIR {
@@ -361,6 +384,9 @@ impl<D: Disk> Walk<'_, D> {
         if meta.size > self.options.max_file_size {
             return false;
         }
+        if meta.links > 1 {
+            batch.hard_links.push((meta.inode, name.to_owned()));
+        }
         let known = self.known.found();
         // Most names are the path itself: then it need not be made.
         let known = known.get_key_value(name).or_else(|| known.get_key_value(&RelPath::from_disk(name).ok()?));
@@ -370,7 +396,8 @@ impl<D: Disk> Walk<'_, D> {
                 if self.full && self.known.is_called(path, name) {
                     batch.same.push(path.clone());
                 } else {
-                    batch.items.push(Item { path: path.clone(), disk_name: name.to_owned(), found: found.clone() });
+                    let (path, disk_name, found) = (path.clone(), name.to_owned(), found.clone());
+                    batch.items.push(Item { path, disk_name, found, inode: meta.inode });
                 }
                 true
             }
@@ -425,7 +452,7 @@ impl<D: Disk> Walk<'_, D> {
                 Found { local: Local::Unknown(unreadable(&e)), stat: Some(Stat::from(meta)), size: meta.size }
             }
         };
-        batch.items.push(Item { path, disk_name: name, found });
+        batch.items.push(Item { path, disk_name: name, found, inode: meta.inode });
     }
 
     /// Whether the last write may be younger than the quiet time: by ctime, which no program can set back. A write from
@@ -438,17 +465,13 @@ impl<D: Disk> Walk<'_, D> {
     }
 
     fn unknown(&self, name: String, why: Unknown, batch: &mut Batch) {
-        // A name that is no RelPath can be on no server and in no base: it is shown under a name that can.
-        let path = RelPath::from_disk(&name).ok().or_else(|| {
-            let safe: String =
-                name.chars().map(|c| if c.is_control() || c == '\\' { '\u{fffd}' } else { c }).take(250).collect();
-            RelPath::from_disk(&safe).ok()
-        });
-        if let Some(path) = path {
-            // Something else may have that name.
-            batch.odd |= path.as_str() != name;
-            let found = Found { local: Local::Unknown(why), stat: None, size: 0 };
-            batch.items.push(Item { disk_name: path.as_str().to_owned(), path, found });
+        match RelPath::from_disk(&name) {
+            Ok(path) => {
+                let found = Found { local: Local::Unknown(why), stat: None, size: 0 };
+                batch.items.push(Item { path, disk_name: name, found, inode: 0 });
+            }
+            // It can be on no proxy and in no base.
+            Err(_) => batch.left_out.push((name.into_bytes(), why)),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::stage::Staged;
 use super::*;
 use crate::digest::Md5;
 use crate::disk::sim::{OpKind, SimDisk, Verdict};
-use crate::disk::{Disk, DiskFile, Kind};
+use crate::disk::{Disk, DiskFile, Kind, Stat};
 use crate::path::RelPath;
 use crate::sync::{Local, Unknown};
 
@@ -44,6 +44,7 @@ fn scan(folder: &Folder<SimDisk>, tree: &mut Tree, scope: &Scope, now_ns: i64) -
         max_file_size: 100,
         unread: &|_, _| false,
         ignored: &ignored,
+        base: &|path| (path.as_str() == "based\u{e9}").then(|| Md5::of(b"base")),
         same_rules: false,
         quiet_ns: 0,
         overdue: &|_| false,

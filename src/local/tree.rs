@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::Md5;
 use crate::disk::Stat;
-use crate::path::RelPath;
+use crate::path::{RelPath, ascii_name};
 use crate::sync::{Local, Unknown};
 
 /// What stands at one path.
@@ -53,6 +53,16 @@ pub struct Tree {
     found: BTreeMap<RelPath, Found>,
     /// Files whose name on the disk is not the one on the wire (NFC).
     disk_names: BTreeMap<RelPath, String>,
+    /// Names that are no paths, or whose path is another file's, by their bytes on the disk.
+    left_out: BTreeMap<Vec<u8>, Unknown>,
+    /// Those of them that are the path of another file.
+    twins: BTreeMap<RelPath, BTreeSet<String>>,
+    /// Names on the disk of the files that had more than one, by inode. A name may have gone since.
+    hard_links: BTreeMap<u64, BTreeSet<String>>,
+    /// `found` holds what an earlier run knew, without the names on the disk.
+    is_seeded: bool,
+    /// `left_out` is not what it was.
+    has_news: bool,
     touched: Touched,
 }
 
@@ -93,11 +103,23 @@ impl Touched {
 impl Tree {
     /// Puts in what an earlier run knew, so that unchanged files are not read.
     pub fn seed(&mut self, path: RelPath, md5: Md5, stat: Stat) {
+        self.is_seeded = true;
         self.found.insert(path, Found { local: Local::File(md5), stat: Some(stat), size: stat.size });
     }
 
     pub fn found(&self) -> &BTreeMap<RelPath, Found> {
         &self.found
+    }
+
+    /// Names that are left out because they are no paths, or because another file has their path: by their bytes on the
+    /// disk, with the reason.
+    pub fn left_out(&self) -> &BTreeMap<Vec<u8>, Unknown> {
+        &self.left_out
+    }
+
+    /// Whether the names that are left out have changed since this was last asked.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
     }
 
     /// Where the tree may have changed since this was last asked.
@@ -146,11 +168,34 @@ impl Tree {
         path.as_str().to_owned()
     }
 
+    /// Notes the names of files that have more than one, by inode.
+    pub(super) fn note_hard_links(&mut self, names: Vec<(u64, String)>) {
+        for (inode, name) in names {
+            self.hard_links.entry(inode).or_default().insert(name);
+        }
+    }
+
+    pub(super) fn has_hard_links(&self) -> bool {
+        !self.hard_links.is_empty()
+    }
+
+    /// The known names on the disk of a file that has `links` of them.
+    pub(super) fn names_of(&self, inode: u64, links: u64) -> BTreeSet<String> {
+        let mut names = self.hard_links.get(&inode).cloned().unwrap_or_default();
+        if (names.len() as u64) < links {
+            // A file that had one name when it was looked at.
+            let same = self.found.iter().filter(|(_, found)| found.stat.is_some_and(|stat| stat.inode == inode));
+            names.extend(same.map(|(path, _)| self.disk_name(path)));
+        }
+        names
+    }
+
     /// The names on the disk that would be the same path: one may have come or gone beside the other.
     pub(super) fn spellings(&self, name: &str) -> BTreeSet<String> {
         let mut all = BTreeSet::from([name.to_owned()]);
         if let Ok(path) = RelPath::from_disk(name) {
             all.extend([path.as_str().to_owned(), self.disk_name(&path)]);
+            all.extend(self.twins.get(&path).into_iter().flatten().cloned());
         }
         all
     }
@@ -167,13 +212,29 @@ impl Tree {
 
 impl Tree {
     /// What a full scan found: the paths in `same` are as they are known, `items` are all the others. Only what differs
-    /// from before counts as touched. `odd`: some items are not called by their names.
-    pub(super) fn renew(&mut self, mut same: Vec<RelPath>, items: Vec<Item>, odd: bool) {
+    /// from before counts as touched.
+    pub(super) fn renew(
+        &mut self,
+        same: Vec<RelPath>,
+        items: Vec<Item>,
+        left_out: Vec<LeftOut>,
+        base: &dyn Fn(&RelPath) -> Option<Md5>,
+    ) {
+        let before = std::mem::take(&mut self.left_out);
+        self.twins.clear();
+        self.hard_links.clear();
+        self.left_out.extend(left_out);
+        self.renew_found(same, items, base);
+        self.is_seeded = false;
+        self.has_news |= self.left_out != before;
+    }
+
+    fn renew_found(&mut self, mut same: Vec<RelPath>, items: Vec<Item>, base: &dyn Fn(&RelPath) -> Option<Md5>) {
         // Each name is one file: where the counts agree, nothing has gone.
         let known = |item: &&Item| self.found.contains_key(&item.path);
         let renamed = |item: &Item| known(&item) && !self.is_called(&item.path, &item.disk_name);
-        if !odd && same.len() + items.iter().filter(known).count() == self.found.len() && !items.iter().any(renamed) {
-            return self.absorb(Vec::new(), items);
+        if same.len() + items.iter().filter(known).count() == self.found.len() && !items.iter().any(renamed) {
+            return self.absorb(Vec::new(), items, base);
         }
         same.sort_unstable();
         let mut stays = same.iter().peekable();
@@ -182,14 +243,22 @@ impl Tree {
             stays.peek() != Some(path)
         };
         let gone: Vec<RelPath> = self.found.keys().filter(leaves).cloned().collect();
-        self.absorb(gone, items);
+        self.absorb(gone, items, base);
     }
 
     /// What a narrow scan found in the place of all that is at and below the paths `tops`, as they are called on the
     /// disk. Only what differs from before counts as touched.
-    pub(super) fn refresh(&mut self, tops: impl Iterator<Item = String>, items: Vec<Item>) {
+    pub(super) fn refresh(
+        &mut self,
+        tops: Vec<String>,
+        items: Vec<Item>,
+        left_out: Vec<LeftOut>,
+        base: &dyn Fn(&RelPath) -> Option<Md5>,
+    ) {
+        let before = self.left_out.clone();
         let mut gone = Vec::new();
         for top in tops {
+            self.forget_left_out(&top);
             let Ok(top) = RelPath::from_disk(&top) else {
                 if top.is_empty() {
                     gone = self.found.keys().cloned().collect();
@@ -202,26 +271,27 @@ impl Tree {
             gone.extend(self.found.range::<str, _>(range).map(|(p, _)| p.clone()));
             gone.push(top);
         }
-        self.absorb(gone, items);
+        self.left_out.extend(left_out);
+        self.absorb(gone, items, base);
+        self.has_news |= self.left_out != before;
     }
 
     /// Puts the `items` in the place of what is known of the paths `gone`.
-    fn absorb(&mut self, gone: Vec<RelPath>, items: Vec<Item>) {
+    fn absorb(&mut self, gone: Vec<RelPath>, items: Vec<Item>, base: &dyn Fn(&RelPath) -> Option<Md5>) {
         let mut before = BTreeMap::new();
         for path in gone {
-            let was = self.found.remove(&path).map(|found| (found.local, self.disk_names.remove(&path)));
+            let was = self.found.remove(&path).map(|found| (found, self.disk_names.remove(&path)));
             before.entry(path).or_insert(was);
         }
         for item in &items {
-            let was =
-                || self.found.get(&item.path).map(|f| (f.local.clone(), self.disk_names.get(&item.path).cloned()));
+            let was = || self.found.get(&item.path).map(|f| (f.clone(), self.disk_names.get(&item.path).cloned()));
             if !before.contains_key(&item.path) {
                 before.insert(item.path.clone(), was());
             }
         }
-        self.take_in(items);
+        self.take_in(items, &before, base);
         for (path, was) in before {
-            let was = was.as_ref().map(|(local, name)| (local, name.as_ref()));
+            let was = was.as_ref().map(|(found, name)| (&found.local, name.as_ref()));
             let is = self.found.get(&path).map(|found| (&found.local, self.disk_names.get(&path)));
             if was != is {
                 self.touched.add(&path);
@@ -229,24 +299,84 @@ impl Tree {
         }
     }
 
-    /// `items` come in the order of their paths; two disk names of one path stand side by side.
-    fn take_in(&mut self, items: Vec<Item>) {
-        for item in items {
-            let other = self
-                .disk_names
-                .get(&item.path)
-                .cloned()
-                .or_else(|| self.found.contains_key(&item.path).then(|| item.path.as_str().to_owned()));
-            let mut found = item.found;
-            if let Some(other) = other.filter(|o| *o != item.disk_name) {
-                // Both are blocked: neither may stand for the other.
-                found = Found { local: Local::Unknown(Unknown::Collides(other)), stat: None, size: 0 };
-            } else if item.disk_name != item.path.as_str() {
-                self.disk_names.insert(item.path.clone(), item.disk_name);
+    /// `items` come in the order of their paths; those of one path stand side by side. `before`: what was known of each
+    /// path, and its name on the disk where that is not the path.
+    fn take_in(
+        &mut self,
+        items: Vec<Item>,
+        before: &BTreeMap<RelPath, Option<(Found, Option<String>)>>,
+        base: &dyn Fn(&RelPath) -> Option<Md5>,
+    ) {
+        let mut items = items.into_iter().peekable();
+        while let Some(first) = items.next() {
+            let mut twins = vec![first];
+            while let Some(twin) = items.next_if(|next| next.path == twins[0].path) {
+                twins.push(twin);
             }
-            self.found.insert(item.path, found);
+            let path = twins[0].path.clone();
+            let is_known = self.found.contains_key(&path);
+            let winner = if is_known {
+                // Where none of them is the known name, that stands as it is.
+                twins.iter().position(|item| self.is_called(&item.path, &item.disk_name))
+            } else if twins.len() == 1 {
+                Some(0)
+            } else {
+                let before = before.get(&path).and_then(Option::as_ref);
+                tracked_twin(&twins, before, self.is_seeded, base(&path))
+            };
+            if let Some(winner) = winner {
+                let Item { path, disk_name, found, .. } = twins.swap_remove(winner);
+                if disk_name != path.as_str() {
+                    self.disk_names.insert(path.clone(), disk_name);
+                }
+                self.found.insert(path, found);
+            } else if !is_known {
+                let why = Unknown::Collides(ascii_name(&twins[0].disk_name));
+                self.found.insert(path, Found { local: Local::Unknown(why), stat: None, size: 0 });
+            }
+            for Item { path, disk_name, found, .. } in twins {
+                let why = match found.local {
+                    Local::Unknown(why) if why.leaves_scope() => why,
+                    _ => Unknown::Collides(ascii_name(&self.disk_name(&path))),
+                };
+                self.twins.entry(path).or_default().insert(disk_name.clone());
+                self.left_out.insert(disk_name.into_bytes(), why);
+            }
         }
     }
+
+    /// Forgets the names that are left out at and below `top`.
+    fn forget_left_out(&mut self, top: &str) {
+        let is_at_or_below = |name: &[u8]| {
+            name.strip_prefix(top.as_bytes()).is_some_and(|rest| top.is_empty() || matches!(rest, [] | [b'/', ..]))
+        };
+        self.left_out.retain(|name, _| !is_at_or_below(name));
+        self.twins.retain(|_, names| {
+            names.retain(|name| !is_at_or_below(name.as_bytes()));
+            !names.is_empty()
+        });
+    }
+}
+
+/// Which of several names of one path stands for it: the file that did so before, by its inode, by its name, or by its
+/// content, which is that of base. The others are newer. Where the path has no base, the name that is the path itself.
+/// `None`: it cannot be told.
+fn tracked_twin(
+    twins: &[Item],
+    before: Option<&(Found, Option<String>)>,
+    is_seeded: bool,
+    base: Option<Md5>,
+) -> Option<usize> {
+    let inode = before.and_then(|(found, _)| found.stat).map(|stat| stat.inode);
+    let called = before.filter(|_| !is_seeded).map(|(_, name)| name.as_deref());
+    let is_same = |item: &Item| inode == Some(item.inode);
+    let is_called = |item: &Item| called.is_some_and(|name| name.unwrap_or(item.path.as_str()) == item.disk_name);
+    let is_base = |item: &Item| base.is_some_and(|md5| item.found.local == Local::File(md5));
+    let is_path = |item: &Item| base.is_none() && item.disk_name == item.path.as_str();
+    let new = || if base.is_none() { Some(0) } else { None };
+    let position = |test: &dyn Fn(&Item) -> bool| twins.iter().position(test);
+    let known = position(&is_same).or_else(|| position(&is_called)).or_else(|| position(&is_base));
+    known.or_else(|| position(&is_path)).or_else(new)
 }
 
 /// What a scan found at one path.
@@ -254,4 +384,9 @@ pub(super) struct Item {
     pub path: RelPath,
     pub disk_name: String,
     pub found: Found,
+    /// 0 where it was not asked for.
+    pub inode: u64,
 }
+
+/// A name that cannot be synced, by its bytes, and why.
+pub(super) type LeftOut = (Vec<u8>, Unknown);

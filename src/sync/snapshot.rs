@@ -57,7 +57,7 @@ pub enum Unknown {
     OtherFolder,
     /// A name that cannot be synced; the text says why.
     Name(String),
-    /// Two names that are one here (case or Unicode form); the text is the one that won.
+    /// Another name of the same path (letter case or Unicode form) is synced; the text says which.
     Collides(String),
     /// A file stands where a folder is wanted or the other way round; the text is the path in the way.
     Clash(String),
@@ -106,7 +106,12 @@ impl fmt::Display for Unknown {
                 "is a memory folder of its own and left out; remove its .memsync to have it synced as a part of this one"
             ),
             Self::Name(why) => write!(f, "cannot be synced under this name: {why}; rename it"),
-            Self::Collides(other) => write!(f, "has the same name as {other} on this filesystem; rename one of them"),
+            Self::Collides(other) => {
+                write!(
+                    f,
+                    "differs from {other} only in letter case or Unicode form, and that one is synced; rename this one"
+                )
+            }
             Self::Clash(other) => write!(f, "a file and a folder claim one name: {other} is in the way; rename one"),
             Self::Changing => write!(f, "is being written; will be looked at again"),
             Self::Unread => write!(f, "has not been read yet"),

@@ -23,6 +23,7 @@ mod filesystem;
 mod gates;
 mod log;
 mod mounts;
+mod names;
 mod namespaces;
 mod nested;
 mod opened;

@@ -37,6 +37,32 @@ fn a_hard_link_is_a_file_of_its_own_and_never_written_through() {
 }
 
 #[test]
+fn edit_through_a_hard_link_is_noticed_under_every_name() {
+    let world = World::new();
+    let (a, b) = (world.device_with("a", "rescan = \"1h\""), world.device("b"));
+    a.write("note.md", "one");
+    a.write("deep/first.md", "one");
+    fs::hard_link(a.at("deep/first.md"), a.at("second.md")).unwrap();
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    // A link that is there from the start, and one that comes later; each edited through either name.
+    fs::hard_link(a.at("note.md"), a.at("deep/twin.md")).unwrap();
+    eventually("b has the new name", || b.has("deep/twin.md", "one"));
+    let append = |path: &str, text: &str| {
+        OpenOptions::new().append(true).open(a.at(path)).unwrap().write_all(text.as_bytes()).unwrap();
+    };
+    for (name, other) in [("deep/first.md", "second.md"), ("deep/twin.md", "note.md")] {
+        append(name, " two");
+        eventually("both names have the first edit", || b.has(name, "one two") && b.has(other, "one two"));
+        append(other, " three");
+        eventually("both names have the second", || b.has(name, "one two three") && b.has(other, "one two three"));
+    }
+    let told = a.cli(&["status", "note.md"]);
+    assert!(told.out.contains("has 1 other name (hard links)"), "{told:?}");
+}
+
+#[test]
 fn what_history_holds_is_not_changed_through_another_name_of_the_file() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));

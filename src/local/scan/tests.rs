@@ -34,6 +34,7 @@ impl Scanned {
             max_file_size: 100,
             unread: &|_, _| false,
             ignored: &|_, _| false,
+            base: &|_| None,
             same_rules: false,
             quiet_ns,
             overdue,

@@ -49,20 +49,109 @@ fn names_come_in_nfc_and_keep_their_form_on_the_disk() {
 }
 
 #[test]
-fn two_forms_of_one_name_block_each_other_whatever_is_scanned() {
-    let (disk, folder) = folder();
+fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
     let (nfd, nfc) = ("cafe\u{301}", "caf\u{e9}");
+    let left_out = |tree: &Tree| -> Vec<String> {
+        let collides = tree.left_out().iter().filter(|(_, why)| matches!(why, Unknown::Collides(_)));
+        collides.map(|(name, _)| String::from_utf8(name.clone()).unwrap()).collect()
+    };
+    for (first, second) in [(nfd, nfc), (nfc, nfd)] {
+        for is_full in [true, false] {
+            let (disk, folder) = super::folder();
+            let mut tree = Tree::default();
+            let look = |tree: &mut Tree, name: &str| match is_full {
+                true => full(&folder, tree),
+                false => scan(&folder, tree, &paths(&[name]), folder.disk().time() + 10 * SECOND),
+            };
+            disk.user_write(first, "1").unwrap();
+            look(&mut tree, first);
+            disk.user_write(second, "2").unwrap();
+            look(&mut tree, second);
+            assert_eq!((local(&tree, nfc), left_out(&tree)), (Some(file("1")), vec![second.to_owned()]));
+            assert_eq!(tree.disk_name(&p(nfc)), first);
+            // An edit of either, in place or by a rename, changes nothing of that.
+            disk.set_time(disk.time() + SECOND);
+            disk.user_replace(first, "11").unwrap();
+            disk.user_write(second, "22").unwrap();
+            look(&mut tree, first);
+            assert_eq!((local(&tree, nfc), left_out(&tree)), (Some(file("11")), vec![second.to_owned()]));
+            // As after a restart: the state knows the inode, not the form.
+            let stat = Stat::from(&disk.user_stat(first).unwrap());
+            let mut again = Tree::default();
+            again.seed(p(nfc), Md5::of(b"11"), stat);
+            full(&folder, &mut again);
+            assert_eq!((local(&again, nfc), left_out(&again)), (Some(file("11")), vec![second.to_owned()]));
+            assert_eq!(again.disk_name(&p(nfc)), first);
+            // The other takes the name over when the first is gone.
+            disk.user_remove(first).unwrap();
+            look(&mut tree, first);
+            assert_eq!((local(&tree, nfc), left_out(&tree)), (Some(file("22")), vec![]));
+            assert_eq!(tree.disk_name(&p(nfc)), second);
+        }
+    }
+    // As after a restart where no inode was kept: by the content of base. Where neither has it, nothing is guessed.
+    let (disk, folder) = super::folder();
+    disk.user_write("basede\u{301}", "base").unwrap();
+    disk.user_write("based\u{e9}", "2").unwrap();
+    let mut tree = Tree::default();
+    full(&folder, &mut tree);
+    assert_eq!((local(&tree, "based\u{e9}"), left_out(&tree)), (Some(file("base")), vec!["based\u{e9}".to_owned()]));
+    disk.user_write("basede\u{301}", "edited").unwrap();
+    let mut tree = Tree::default();
+    full(&folder, &mut tree);
+    assert!(matches!(local(&tree, "based\u{e9}"), Some(Local::Unknown(Unknown::Collides(_)))));
+    assert_eq!(left_out(&tree).len(), 2);
+    // Both are new: the name that is the path itself.
+    let (disk, folder) = super::folder();
     disk.user_write(nfd, "1").unwrap();
     disk.user_write(nfc, "2").unwrap();
     let mut tree = Tree::default();
     full(&folder, &mut tree);
-    assert!(matches!(local(&tree, nfc), Some(Local::Unknown(Unknown::Collides(_)))));
-    disk.user_remove(nfd).unwrap();
+    assert_eq!((local(&tree, nfc), left_out(&tree)), (Some(file("2")), vec![nfd.to_owned()]));
+}
+
+#[test]
+fn names_that_are_no_paths_are_told_apart_and_forgotten() {
+    let (disk, folder) = folder();
+    let mut tree = Tree::default();
+    for name in ["odd\n", "odd\t", "odd\u{fffd}", "d/odd\n"] {
+        disk.user_write(name, "1").unwrap();
+    }
     full(&folder, &mut tree);
-    assert_eq!(local(&tree, nfc), Some(file("2")));
-    disk.user_write(nfd, "1").unwrap();
-    scan(&folder, &mut tree, &paths(&[nfd]), 0);
-    assert!(matches!(local(&tree, nfc), Some(Local::Unknown(Unknown::Collides(_)))));
+    let names = |tree: &Tree| tree.left_out().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&tree), [b"d/odd\n".to_vec(), b"odd\t".to_vec(), b"odd\n".to_vec()]);
+    assert_eq!(local(&tree, "odd\u{fffd}"), Some(file("1")), "it is a name like others");
+    assert!(tree.take_news());
+    full(&folder, &mut tree);
+    assert!(!tree.take_news(), "nothing has changed");
+    disk.user_remove("odd\n").unwrap();
+    scan(&folder, &mut tree, &paths(&["odd\n"]), 0);
+    disk.user_remove_dir_all("d").unwrap();
+    let subtree = Scope { subtrees: BTreeSet::from(["d".to_owned()]), ..Scope::default() };
+    scan(&folder, &mut tree, &subtree, 0);
+    assert_eq!((names(&tree), tree.take_news()), (vec![b"odd\t".to_vec()], true));
+}
+
+#[test]
+fn folder_with_an_identity_of_its_own_is_left_out() {
+    let (disk, folder) = folder();
+    let mut tree = Tree::default();
+    for name in ["d/inner/a", "d/inner/deep/b", "d/c"] {
+        disk.user_write(name, "1").unwrap();
+    }
+    full(&folder, &mut tree);
+    disk.user_write("d/inner/.memsync/id", "another").unwrap();
+    let found = |tree: &Tree| tree.found().keys().map(ToString::to_string).collect::<Vec<_>>();
+    scan(&folder, &mut tree, &paths(&["d/inner/deep/b"]), 0);
+    for _ in 0..2 {
+        assert_eq!(local(&tree, "d/inner"), Some(Local::Unknown(Unknown::OtherFolder)));
+        assert_eq!(found(&tree), ["d/c", "d/inner"]);
+        assert_eq!(tree.unknown_above(&p("d/inner/deep/b")), Some(Unknown::OtherFolder));
+        full(&folder, &mut tree);
+    }
+    disk.user_remove_dir_all("d/inner/.memsync").unwrap();
+    full(&folder, &mut tree);
+    assert_eq!(found(&tree), ["d/c", "d/inner/a", "d/inner/deep/b"]);
 }
 
 /// Whatever users do between two full scans: the tree is as that of a scan from nothing, and what differs from before
@@ -91,18 +180,23 @@ fn a_full_scan_knows_all_that_changed_and_nothing_else() {
             full(&folder, &mut tree);
             let mut fresh = Tree::default();
             full(&folder, &mut fresh);
-            // Which of two forms of one name is called the other does not matter.
+            // Which of two forms of one name is synced depends on what was there before.
             let shown = |tree: &Tree| -> BTreeMap<RelPath, Option<(Local, String)>> {
-                let collides = |f: &Found| matches!(f.local, Local::Unknown(Unknown::Collides(_)));
+                let names =
+                    tree.left_out().keys().filter_map(|name| RelPath::from_disk(str::from_utf8(name).ok()?).ok());
+                let twins: BTreeSet<RelPath> = names.collect();
                 let all = tree.found().iter();
-                all.map(|(p, f)| (p.clone(), (!collides(f)).then(|| (f.local.clone(), tree.disk_name(p))))).collect()
+                all.map(|(p, f)| (p.clone(), (!twins.contains(p)).then(|| (f.local.clone(), tree.disk_name(p)))))
+                    .collect()
             };
             let after = shown(&tree);
             assert_eq!(after, shown(&fresh));
             let paths = before.keys().chain(after.keys());
-            let differ: BTreeSet<RelPath> = paths.filter(|p| before.get(*p) != after.get(*p)).cloned().collect();
+            let had_twin = |p: &RelPath| [before.get(p), after.get(p)].contains(&Some(&None));
+            let differs = |p: &&RelPath| before.get(*p) != after.get(*p) && !had_twin(p);
+            let differ: BTreeSet<RelPath> = paths.filter(differs).cloned().collect();
             let Touched::Paths(mut touched) = tree.take_touched() else { panic!("everywhere") };
-            touched.retain(|p| after.get(p) != Some(&None) || differ.contains(p));
+            touched.retain(|p| !had_twin(p));
             assert_eq!(touched, differ);
             before = after;
         }

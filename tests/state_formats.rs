@@ -344,3 +344,33 @@ proptest! {
         prop_assert_eq!(container.entries(), &expected);
     }
 }
+
+#[test]
+fn leftover_that_cannot_be_removed_stops_no_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(disk::real::RealDisk::open(dir.path()).unwrap());
+    // A folder is no file that a dead run was writing, and cannot be removed as one.
+    std::fs::create_dir(dir.path().join(format!("{NAME}.tmp.1"))).unwrap();
+    std::fs::write(dir.path().join(format!("{NAME}.tmp.2")), "half a container").unwrap();
+    let opened = Container::open(disk, NAME, options(LAYOUTS[0]), at("2026-01-01T00:00:00Z"));
+    assert_eq!(opened.map(|(_, opened)| opened).unwrap(), Opened::New);
+    assert!(!dir.path().join(format!("{NAME}.tmp.2")).exists());
+}
+
+#[test]
+fn start_of_the_machine_is_kept_and_left_out_after_a_clean_stop() {
+    for layout in LAYOUTS {
+        let disk = MemDisk::with(&Files::new());
+        let reopen = || open_as(&disk, layout).unwrap().0;
+        let mut container = reopen();
+        for boot in [Some("first"), None, Some("second")] {
+            container.set_boot(boot.map(str::to_owned));
+            container.commit(Vec::new()).unwrap();
+            assert_eq!(reopen().header().boot.as_deref(), boot, "from the journal");
+            container = reopen();
+            container.save(at("2026-01-02T00:00:00Z")).unwrap();
+            assert_eq!(reopen().header().boot.as_deref(), boot, "from the container");
+            container = reopen();
+        }
+    }
+}

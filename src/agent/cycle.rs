@@ -24,6 +24,7 @@ use super::batch::{Flown, Next};
 use super::commit::Batch;
 use super::engine::{CycleError, Engine, Unanswered, remedy};
 use super::problems::PathProblem;
+use super::sent::Sent;
 
 /// Finished actions that are made durable and committed together.
 const BATCH_STEPS: usize = 2048;
@@ -157,6 +158,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let mut report = Report { looked, news, planned: true, planning, ..self.apply(plan, scan).await? };
         report.again |= again;
         self.unfinished = report.again;
+        self.end_crash_check()?;
         Ok(report)
     }
 
@@ -398,13 +400,15 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     pub(super) fn work(&self, step: Step) -> Work<D, R> {
-        let entry = self.container.entries().get(&step.path);
+        // An emptied file is no edit of anything that this device had or sent.
+        let is_emptied = self.crash.emptied.contains(&step.path);
+        let entry = self.container.entries().get(&step.path).filter(|_| !is_emptied);
         Work {
             folder: self.folder.clone(),
             remote: self.remote.clone(),
             at: self.tree.disk_name(&step.path),
             base: entry.and_then(|e| e.base.content()),
-            sent: self.sent.clone(),
+            sent: if is_emptied { Sent::default() } else { self.sent.clone() },
             sent_before: self.sent.to(&step.path),
             max_file_size: self.options.max_file_size,
             version: entry.map_or(0, |e| e.version),

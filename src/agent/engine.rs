@@ -19,6 +19,7 @@ use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Trust, Unknow
 use super::World;
 use super::batch::BatchOptions;
 use super::cycle::Recent;
+use super::emptied::CrashCheck;
 use super::problems::{Effect, PathProblem};
 use super::quarantine::Quarantine;
 use super::sent::Sent;
@@ -135,6 +136,7 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) leftovers: bool,
     /// What the last sweep could not put in order, with what was wrong: tried again with every full scan.
     pub(super) stuck: Vec<(Option<RelPath>, String)>,
+    pub(super) crash: CrashCheck,
     /// Set while the last cycle left something to do whatever the triggers say.
     pub(super) unfinished: bool,
     /// The last request of this cycle that nobody answered, where none was answered since.
@@ -218,6 +220,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             same_rules: false,
             leftovers: false,
             stuck: Vec::new(),
+            crash: CrashCheck::default(),
             unfinished: true,
             unanswered: None,
             waiting: 0,
@@ -229,6 +232,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         engine.bind(new_id)?;
         engine.folder.ensure_private().map_err(folder_error(".memsync"))?;
         engine.sweep()?;
+        engine.begin_crash_check()?;
         if engine.container.header().recovered {
             engine.distrust_absence()?;
         }
@@ -513,6 +517,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let retried = |why: &str| PathProblem::new(Effect::Retried, why);
         let mut out: BTreeMap<RelPath, PathProblem> =
             self.quarantine.iter().map(|(p, why)| (p.clone(), retried(why))).collect();
+        out.extend(self.emptied_problems());
         out.extend(self.stuck.iter().filter_map(|(path, why)| Some((path.clone()?, retried(why)))));
         for (path, found) in self.tree.found() {
             if let Local::Unknown(why) = &found.local

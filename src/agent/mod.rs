@@ -10,6 +10,7 @@ mod commit;
 mod conditions;
 pub mod control;
 pub mod cycle;
+mod emptied;
 pub mod engine;
 mod findings;
 mod last_known;

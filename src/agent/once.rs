@@ -118,6 +118,7 @@ async fn cycles(
     }
     let halts = session.engine.halts().iter().map(|h| halt_status(h, session.engine.held())).collect();
     session.engine.tidy()?;
+    session.engine.note_clean_stop()?;
     Ok(Summary { uploaded, downloaded, deleted, trashed, conflicts, halts, status: status.clone() })
 }
 
@@ -129,6 +130,7 @@ pub async fn dry_run(setup: &FolderSetup) -> Result<Vec<PlannedStep>, OnceError>
     let _lock = once_lock(setup)?;
     let mut session = Session::open(setup)?;
     let plan = session.engine.dry_run().await?;
+    session.engine.note_clean_stop().map_err(CycleError::from)?;
     Ok(PlannedStep::of(&setup.root, &plan))
 }
 

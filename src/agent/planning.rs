@@ -107,6 +107,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         };
         self.missed = missed;
         self.looked = now;
+        self.find_emptied();
         Ok(stats)
     }
 
@@ -257,6 +258,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// What the table takes for the base of a path. A file that is gone here, of which the proxy holds what was sent
     /// without hearing whether it arrived, had that for its base: its user had it, and has deleted it.
     pub(super) fn base_side(&self, path: &RelPath) -> Option<Base> {
+        if self.crash.emptied.contains(path) {
+            return None;
+        }
         let base = self.container.entries().get(path).map(|e| e.base);
         if !self.sent.any(path) || self.tree.found().contains_key(path) {
             return base;
@@ -320,12 +324,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             _ => {
                 let sent = self.sent.paths();
                 let local = self.local(self.tree.found().keys(), entries.keys().chain(&sent), index.files.keys());
-                let base: Box<dyn Iterator<Item = (&RelPath, Base)>> = if sent.is_empty() {
-                    Box::new(entries.iter().map(|(p, e)| (p, e.base)))
-                } else {
-                    let all: BTreeSet<&RelPath> = entries.keys().chain(&sent).collect();
-                    Box::new(all.into_iter().filter_map(|p| self.base_side(p).map(|base| (p, base))))
-                };
+                let base: Box<dyn Iterator<Item = (&RelPath, Base)>> =
+                    if sent.is_empty() && self.crash.emptied.is_empty() {
+                        Box::new(entries.iter().map(|(p, e)| (p, e.base)))
+                    } else {
+                        let all: BTreeSet<&RelPath> = entries.keys().chain(&sent).collect();
+                        Box::new(all.into_iter().filter_map(|p| self.base_side(p).map(|base| (p, base))))
+                    };
                 let known: Box<dyn Iterator<Item = &RelPath>> = if self.behind || !self.proven.is_empty() {
                     let all: BTreeSet<&RelPath> =
                         index.files.keys().chain(entries.keys()).chain(self.proven.keys()).collect();

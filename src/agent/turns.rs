@@ -391,7 +391,8 @@ impl<'a> Running<'a> {
         match command {
             None | Some(Command::Stop) => {
                 // The journal has every finished action; a fresh container only makes the next start quicker.
-                if let Err(e) = self.session.engine.tidy() {
+                let stopped = self.session.engine.tidy().and_then(|()| self.session.engine.note_clean_stop());
+                if let Err(e) = stopped {
                     tracing::warn!("{e}");
                 }
                 return Some(Ended::Stop);

@@ -6,6 +6,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 
+use crate::disk::boot::{Boot, read_boot};
+
 /// Clock, chance and company.
 pub trait World: Send + Sync + 'static {
     /// The wall clock. Shown and written down; it decides nothing (invariant 13) but which stat is young.
@@ -14,6 +16,10 @@ pub trait World: Send + Sync + 'static {
     fn elapsed(&self) -> Duration;
     /// A random number, for jitter.
     fn random(&self) -> u64;
+    /// Which start of the machine this is; `None` where nothing tells.
+    fn boot(&self) -> Option<Boot> {
+        None
+    }
     /// Does work that takes a while beside what else there is to do. A simulated world does it at once.
     fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> BoxFuture<'static, T> {
         std::future::ready(work()).boxed()
@@ -40,6 +46,10 @@ impl World for RealWorld {
 
     fn random(&self) -> u64 {
         fastrand::u64(..)
+    }
+
+    fn boot(&self) -> Option<Boot> {
+        read_boot().inspect_err(|e| tracing::debug!("the start of the machine is unknown: {e}")).ok()
     }
 
     fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> BoxFuture<'static, T> {

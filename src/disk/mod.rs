@@ -8,6 +8,7 @@
 use std::ffi::OsString;
 use std::io;
 
+pub mod boot;
 pub mod real;
 pub mod sim;
 pub mod whole;

@@ -79,6 +79,7 @@ impl<D: Disk> Container<D> {
                 remote: RemoteState::default(),
                 recovered: false,
                 copies: BTreeMap::new(),
+                boot: None,
             };
             pending.push(Step::Header(header.clone()));
             header
@@ -144,6 +145,15 @@ impl<D: Disk> Container<D> {
     pub fn set_compared(&mut self) {
         if self.header.recovered {
             self.header.recovered = false;
+            self.pending.push(Step::Header(self.header.clone()));
+        }
+    }
+
+    /// Notes in which start of the machine an agent works on the folder, `None` for a clean stop; durable with the next
+    /// commit or save.
+    pub fn set_boot(&mut self, boot: Option<String>) {
+        if self.header.boot != boot {
+            self.header.boot = boot;
             self.pending.push(Step::Header(self.header.clone()));
         }
     }
@@ -290,13 +300,15 @@ impl<D: Disk> Container<D> {
         Ok(())
     }
 
-    /// Removes what dead runs were writing.
+    /// Removes what dead runs were writing. A file that cannot be removed costs space alone.
     fn sweep(&self) -> Result<(), StateError> {
         let marks = [format!("{}.tmp.", self.names.main), format!("{}.tmp.", self.names.journal)];
         for (name, _) in self.disk.list("").map_err(StateError::io("list", "."))? {
             let Some(name) = name.to_str() else { continue };
-            if marks.iter().any(|mark| name.starts_with(mark.as_str())) {
-                self.remove(name)?;
+            if marks.iter().any(|mark| name.starts_with(mark.as_str()))
+                && let Err(e) = self.remove(name)
+            {
+                tracing::warn!("{e}");
             }
         }
         Ok(())

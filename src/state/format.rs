@@ -207,6 +207,8 @@ struct Outgoing<'a> {
     recovered: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     copies: &'a BTreeMap<RelPath, CopyLink>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<&'a str>,
     #[serde(serialize_with = "sequence")]
     entries: &'a Entries,
 }
@@ -234,6 +236,7 @@ pub fn encode(out: impl Write, layout: Layout, header: &Header, entries: &Entrie
         remote: &header.remote,
         recovered: header.recovered,
         copies: &header.copies,
+        boot: header.boot.as_deref(),
         entries,
     };
     let hashing = Hashing { out, hasher: blake3::Hasher::new() };

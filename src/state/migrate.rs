@@ -52,6 +52,7 @@ impl V1 {
             remote,
             recovered: false,
             copies: BTreeMap::new(),
+            boot: None,
         };
         V2 { header, entries }
     }

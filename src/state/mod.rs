@@ -85,6 +85,9 @@ pub struct Header {
     /// The conflict copies that were made here, by their paths.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub copies: BTreeMap<RelPath, CopyLink>,
+    /// The start of the machine in which an agent last worked on the folder; `None` after it stopped cleanly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 /// The file that a conflict copy is of. The copy's name may not say it: it may be cut, or in a folder above.

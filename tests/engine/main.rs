@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
 use memsync::digest::Md5;
 use memsync::disk::Kind;
+use memsync::disk::boot::Boot;
 use memsync::disk::sim::{OpKind, SimDisk, Verdict};
 use memsync::local::{Folder, Scope};
 use memsync::path::RelPath;
@@ -21,6 +22,7 @@ use memsync::remote::fake::{Config, FakeRemote, FakeServer, Losing, Request, Tom
 use memsync::state::{Container, Format, Options};
 use memsync::sync::Base;
 
+mod crash;
 mod deletions;
 mod hints;
 mod scope;
@@ -28,7 +30,8 @@ mod store;
 mod unread;
 mod uploads;
 
-struct Clock(AtomicU64);
+/// Seconds that have passed, and the start of the machine.
+struct Clock(AtomicU64, Mutex<Option<Boot>>);
 
 impl World for Clock {
     fn now(&self) -> Timestamp {
@@ -41,6 +44,10 @@ impl World for Clock {
 
     fn random(&self) -> u64 {
         0
+    }
+
+    fn boot(&self) -> Option<Boot> {
+        self.1.lock().unwrap().clone()
     }
 }
 
@@ -72,7 +79,7 @@ impl Story {
     fn new(config: Config) -> Self {
         let (disk, state) = (SimDisk::new(), SimDisk::new());
         let server = FakeServer::new(config, 1);
-        let clock = Arc::new(Clock(AtomicU64::new(0)));
+        let clock = Arc::new(Clock(AtomicU64::new(0), Mutex::default()));
         let engine = Self::open(&disk, &state, &server, &clock);
         Self { disk, state, server, clock, engine }
     }

@@ -17,6 +17,7 @@ mod basics;
 mod bucket;
 mod commands;
 mod conflicts;
+mod crash;
 mod editors;
 mod encoding;
 mod filesystem;

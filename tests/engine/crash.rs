@@ -1,0 +1,128 @@
+//! Files that a crash of the machine emptied.
+
+use super::*;
+
+/// When the machine was started again, in seconds since the epoch.
+const BOOTED: i64 = 1_000;
+
+/// The machine is in another start, which began at [`BOOTED`].
+fn boot(story: &Story, id: &str) {
+    let uptime = Duration::from_secs(1_700_000_000 - BOOTED as u64);
+    *story.clock.1.lock().unwrap() = Some(Boot { id: id.to_owned(), uptime });
+}
+
+/// A write at so many seconds since the epoch.
+fn write_at(story: &Story, seconds: i64, path: &str, content: impl Into<bytes::Bytes>) {
+    story.disk.set_time(seconds * 1_000_000_000);
+    story.disk.user_write(path, content).unwrap();
+}
+
+/// Three synced files, an agent that was killed with its machine, and a machine that was started again.
+fn crashed(config: Config) -> Story {
+    let mut story = Story::new(config);
+    boot(&story, "first");
+    story.restart();
+    for name in ["empty", "zeros", "edited"] {
+        write_at(&story, 10, name, format!("text of {name}"));
+    }
+    story.settle();
+    boot(&story, "second");
+    story
+}
+
+fn text(story: &Story, path: &str) -> String {
+    String::from_utf8(story.disk.user_read(path).unwrap().to_vec()).unwrap()
+}
+
+fn copies(story: &Story) -> Vec<String> {
+    story.disk.user_tree("").into_keys().filter(|name| name.contains(".conflict-")).collect()
+}
+
+#[test]
+fn emptied_files_get_the_proxys_text_after_a_crash() {
+    for config in [Config::default(), plain()] {
+        let mut story = crashed(config);
+        write_at(&story, 20, "empty", "");
+        write_at(&story, 20, "zeros", vec![0u8; 13]);
+        write_at(&story, 20, "edited", "an edit");
+        story.restart();
+        story.settle();
+        assert_eq!(
+            (text(&story, "empty").as_str(), text(&story, "zeros").as_str()),
+            ("text of empty", "text of zeros")
+        );
+        assert_eq!(copies(&story).len(), 2, "the emptied files are kept");
+        let there = story.server.contents();
+        let is_there = |path: &str| String::from_utf8(there[&RelPath::parse(path).unwrap()].to_vec()).unwrap();
+        assert_eq!(["empty", "zeros", "edited"].map(is_there), ["text of empty", "text of zeros", "an edit"]);
+        let problems = story.engine.problems();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems.values().all(|p| p.why.contains("when the machine went down")), "{problems:?}");
+        for copy in copies(&story) {
+            story.disk.user_remove(&copy).unwrap();
+        }
+        story.settle();
+        assert!(story.engine.problems().is_empty());
+    }
+}
+
+#[test]
+fn newer_text_of_others_wins_over_an_emptied_file() {
+    let mut story = crashed(Config::default());
+    write_at(&story, 20, "empty", "");
+    story.server.foreign_put(&RelPath::parse("empty").unwrap(), "theirs");
+    story.restart();
+    story.settle();
+    assert_eq!((text(&story, "empty").as_str(), copies(&story).len()), ("theirs", 1));
+}
+
+#[test]
+fn file_emptied_by_its_user_is_uploaded() {
+    // After the machine was started, and with a clock that is right.
+    let mut story = crashed(Config::default());
+    write_at(&story, BOOTED + 10, "empty", "");
+    story.restart();
+    story.settle();
+    assert_eq!((text(&story, "empty").as_str(), copies(&story).len()), ("", 0));
+    // In the same start, whatever became of the agent.
+    write_at(&story, 20, "zeros", "");
+    story.restart();
+    story.settle();
+    assert_eq!((text(&story, "zeros").as_str(), copies(&story).len()), ("", 0));
+}
+
+#[test]
+fn clean_stop_leaves_nothing_to_check() {
+    let mut story = crashed(Config::default());
+    story.restart();
+    story.settle();
+    story.engine.note_clean_stop().unwrap();
+    boot(&story, "third");
+    write_at(&story, 20, "empty", "");
+    story.restart();
+    story.settle();
+    assert_eq!((text(&story, "empty").as_str(), copies(&story).len()), ("", 0));
+}
+
+#[test]
+fn emptied_file_is_held_until_the_proxy_answers() {
+    let mut story = crashed(Config::default());
+    write_at(&story, 20, "empty", "");
+    // Agents that come and go without an answer, cleanly or not, and once more after another start.
+    for id in ["second", "second", "third"] {
+        boot(&story, id);
+        story.restart();
+        story.server.lose(0, Losing::Request);
+        assert!(story.cycle(Scope::full()).is_err());
+        assert_eq!(story.engine.problems().len(), 1);
+        story.engine.note_clean_stop().unwrap();
+    }
+    story.restart();
+    story.settle();
+    assert_eq!((text(&story, "empty").as_str(), copies(&story).len()), ("text of empty", 1));
+    // What is emptied from now on is an edit.
+    write_at(&story, 30, "zeros", "");
+    story.restart();
+    story.settle();
+    assert_eq!(text(&story, "zeros"), "");
+}

@@ -22,6 +22,7 @@ mod editors;
 mod encoding;
 mod filesystem;
 mod gates;
+mod history;
 mod log;
 mod mounts;
 mod names;

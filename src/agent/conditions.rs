@@ -19,6 +19,7 @@ enum Condition {
     /// By its id, or by its kind where it has none.
     Hold(String),
     Watcher,
+    Push,
     Conflicts,
     /// On the proxy.
     QuotaFull,
@@ -112,6 +113,9 @@ fn conditions(status: &FolderStatus) -> BTreeMap<Condition, String> {
     if let Some(remedy) = &status.watcher_remedy {
         all.insert(Condition::Watcher, format!("changes are found late: {remedy}"));
     }
+    if let Some(remedy) = &status.push_remedy {
+        all.insert(Condition::Push, format!("changes elsewhere are found late: {remedy}; `memsync doctor` tests it"));
+    }
     if status.conflicts > 0 {
         let text = format!("conflict copies in the folder: {}; settle them with `memsync conflicts`", status.conflicts);
         all.insert(Condition::Conflicts, text);
@@ -147,6 +151,7 @@ fn is_over(condition: &Condition, status: &FolderStatus) -> bool {
         Condition::Hold(_) => status.waits_for != Some(WaitsFor::Disk) && status.state != State::Stopped,
         Condition::Stopped
         | Condition::Watcher
+        | Condition::Push
         | Condition::Conflicts
         | Condition::QuotaFull
         | Condition::DiskFull
@@ -162,6 +167,7 @@ fn end_line(condition: &Condition) -> String {
         Condition::Stopped => "synced again".to_owned(),
         Condition::Hold(id) => format!("no longer held ({id})"),
         Condition::Watcher => "changes are found at once again".to_owned(),
+        Condition::Push => "the proxy tells of changes again".to_owned(),
         Condition::Conflicts => "all conflicts are settled".to_owned(),
         Condition::QuotaFull => "the proxy has room again".to_owned(),
         Condition::DiskFull => "the disk has room again".to_owned(),
@@ -238,6 +244,14 @@ mod tests {
         assert_eq!(told.update(&offline(WaitsFor::Proxy)), []);
         assert_eq!(told.update(&status()), [LogLine::Info("the proxy answers again".to_owned())]);
         assert_eq!(told.update(&status()), []);
+    }
+
+    #[test]
+    fn silent_push_is_told_with_the_command_that_tests_it() {
+        let mut told = Conditions::default();
+        let lines = told.update(&FolderStatus { push_remedy: Some("none comes".to_owned()), ..status() });
+        assert!(matches!(&lines[..], [LogLine::Warn(text)] if text.contains("`memsync doctor`")), "{lines:?}");
+        assert_eq!(told.update(&status()), [LogLine::Info("the proxy tells of changes again".to_owned())]);
     }
 
     #[test]

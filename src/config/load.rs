@@ -34,6 +34,8 @@ const OTHER_VARIABLES: &[&str] = &[
     "MEMSYNC_STORE",
     "MEMSYNC_TOKEN",
     "MEMSYNC_TOKEN_FILE",
+    "MEMSYNC_VERIFIED_NAMESPACES",
+    "MEMSYNC_VERIFIED_QUOTA",
 ];
 
 const TENTH: Duration = Duration::from_millis(100);

@@ -187,6 +187,20 @@ fn corrected_token_is_taken_up_by_the_running_agent() {
 }
 
 #[test]
+fn doctor_names_an_agent_whose_own_token_is_refused() {
+    let (one, two) = (Machine::new(), Machine::new());
+    let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
+    two.run(&["init", "--join", &one.link()], 0);
+    let _run = Killed(two.command().args(["run", "-qq"]).env("MEMSYNC_TOKEN", "another").spawn().unwrap());
+    eventually("the token is refused", || two.command().arg("status").output().unwrap().status.code() == Some(6));
+    let checks = two.json(&["doctor"], 6);
+    let named = |name: &str, verdict: &str| {
+        checks.as_array().unwrap().iter().any(|c| c["name"] == name && c["verdict"] == verdict)
+    };
+    assert!(named("proxy", "ok") && named("agent", "fail"), "{checks}");
+}
+
+#[test]
 fn a_mass_deletion_waits_for_a_decision() {
     let one = Machine::new();
     let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::fs::{Access, access, statvfs};
@@ -25,6 +26,8 @@ use crate::state::{self, Opened, View};
 
 /// A clock further off than this is worth a word, in seconds. Nothing is decided by it.
 const SKEW: i64 = 300;
+/// How long the agent may take to answer.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Less room than this is a failure, bytes.
 const NO_ROOM: u64 = 16 << 20;
 /// Less room than this is a warning, bytes.
@@ -91,6 +94,7 @@ pub fn run(app: &App, probe: &dyn ProxyProbe) -> anyhow::Result<Exit> {
             }
             checks.push(watches(&config.folders));
             checks.push(room(config.folders.iter().map(|f| &f.path).chain([&app.dirs.state])));
+            checks.extend(refused_agent(app));
         }
     }
     app.answer(&checks, people)?;
@@ -196,6 +200,17 @@ fn push(events: Result<(), String>) -> Check {
             Check::warn("push", what, fix)
         }
     }
+}
+
+/// The agent that runs, where the proxy refuses its token. It may have another one than this command reads.
+fn refused_agent(app: &App) -> Option<Check> {
+    let asked = async { tokio::time::timeout(AGENT_TIMEOUT, talk::status(app)).await };
+    // An agent that does not answer has no token to judge.
+    let status = talk::runtime().ok()?.block_on(asked).ok()?.ok()??;
+    let folder = status.folders.iter().find(|f| f.state == crate::agent::status::State::AuthRequired)?;
+    let what = format!("{}: {}", folder.path, folder.reason.as_deref().unwrap_or("the proxy refused the token"));
+    let fix = "it reads a corrected token file by itself; if its token comes from its environment, start it again";
+    Some(Check::fail("agent", what, fix).exit(Exit::Refused))
 }
 
 fn clock(now: Timestamp, theirs: Timestamp) -> Check {

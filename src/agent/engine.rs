@@ -353,6 +353,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let (ripe, waiting) = self.ripe();
         pending.delete += waiting.difference(&held).count();
         let plan = if self.index.is_some() { self.plan(&ripe) } else { self.local_changes() };
+        let is_deleting = plan.steps.iter().any(|s| s.action.deletes().is_some());
         for step in plan.steps {
             if held.contains(&step.path) {
                 continue;
@@ -360,7 +361,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             let (action, is_blocked) = match step.action {
                 Action::Skip(why) => match Effect::of(&why) {
                     Some(Effect::LeftOut) => continue,
-                    effect => (self.skipped(&step.path, &why), effect == Some(Effect::Blocked)),
+                    effect => {
+                        // An upload that waits for the name of a blocked path waits for the same person.
+                        let waits = why == Unknown::Changing && !is_deleting && !self.is_changing(&step.path);
+                        (self.skipped(&step.path, &why), waits || effect == Some(Effect::Blocked))
+                    }
                 },
                 action => (Some(action), false),
             };
@@ -379,6 +384,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let twins = self.left_out().into_values().filter(|problem| problem.effect == Effect::Blocked).count();
         pending.upload += twins;
         pending.blocked += twins;
+        // Deletions wait for a file that failed, which is tried again, or for one that cannot be read.
+        if self.quarantine.is_empty() {
+            pending.blocked += self.waiting.min(pending.delete);
+        }
         pending
     }
 

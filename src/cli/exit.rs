@@ -18,9 +18,9 @@ pub enum Exit {
     Usage = 2,
     /// Not configured, or no agent runs where one is needed.
     NotConfigured = 3,
-    /// Work is pending.
+    /// Work is pending, or a file cannot be synced until a person helps.
     Pending = 4,
-    /// The proxy cannot be reached for now; it will be tried again.
+    /// The proxy or the disk does not work for now; it will be tried again.
     Temporary = 5,
     /// The proxy refused the token.
     Refused = 6,

@@ -123,7 +123,8 @@ fn a_file_becomes_a_folder_here_while_it_is_edited_there() {
     a.start();
     // Nobody can have both under one name: each keeps its own, the proxy the edit, and a person is asked.
     reports(&a, "plan", "claim one name");
-    a.wait();
+    eventually("both names wait for a person", || a.folder_status()["pending"]["blocked"] == 2);
+    assert_eq!(a.cli(&["status"]).code, 4);
     assert!(a.has("plan/one.md", "in it") && b.has("plan", "edited on b"));
     assert_eq!(world.blob("plan").unwrap(), b"edited on b");
     a.rename("plan", "plans");

@@ -136,7 +136,8 @@ fn a_deletion_that_waits_for_a_renamed_file_is_told() {
         status["pending"]["delete"] == 1 && status["in_sync"] == false
     });
     // Also when nothing happens.
-    assert_ne!(a.cli(&["sync"]).code, 0);
+    assert_eq!(a.cli(&["sync"]).code, 4);
+    eventually("both names wait for a person", || a.folder_status()["pending"]["blocked"] == 2);
     let status = a.folder_status();
     assert!(status["pending"]["delete"] == 1 && status["in_sync"] == false, "{status}");
     assert!(world.blob("old.md").is_some() && b.has("old.md", "note"));

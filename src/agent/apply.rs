@@ -232,7 +232,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
     /// Content that this folder held and its user replaced: base, or an upload whose reply was lost. It is no edit of
     /// somebody else's.
     fn is_ours(&self, md5: Md5) -> bool {
-        Some(md5) == self.base || self.sent.may_hold(self.path(), md5)
+        Some(md5) == self.base || self.sent.is_from_here(self.path(), md5)
     }
 
     /// Rows 2, 11 and 21.

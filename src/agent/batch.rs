@@ -13,6 +13,7 @@ use crate::disk::Disk;
 use crate::local::{Folder, Found};
 use crate::path::RelPath;
 use crate::remote::{Answer, Ask, Outgoing, Promised, Remote, RemoteError, Source};
+use crate::state::UploadNote;
 use crate::sync::{Action, Local, Step};
 
 use super::World;
@@ -22,6 +23,9 @@ use super::sent::Sent;
 
 /// Batches in flight: one is read or placed here while the next is on its way and another is being committed there.
 const FLYING: usize = 3;
+
+/// Uploads that are noted together where they go one by one: more of them would be in memory for long.
+const NOTED_AHEAD: usize = 64;
 
 /// Batches are halved at most so often: then they are as small as a single large request.
 const MOST_STRAIN: u32 = 6;
@@ -70,6 +74,8 @@ pub(super) struct Queue<D: Disk, R: Remote> {
     /// With the bytes that go up or come down.
     small: VecDeque<(Step, u64)>,
     rest: VecDeque<Step>,
+    /// Steps at the head of `rest` whose uploads are noted.
+    noted: usize,
     flying: usize,
     /// Batches in flight, at most.
     at_once: usize,
@@ -94,10 +100,28 @@ impl<D: Disk, R: Remote> Queue<D, R> {
             self.flying += 1;
             return Some(Next::Many(self.take()));
         }
+        self.noted = self.noted.saturating_sub(1);
         self.rest.pop_front().map(|step| Next::One(Box::new(work(step))))
     }
 
-    fn take(&mut self) -> Vec<(Step, u64)> {
+    /// The uploads that [`Queue::next`] may begin, to be noted before it does. Many at once, because each note costs an
+    /// fsync.
+    pub(super) fn uploads_ahead(&mut self) -> Vec<UploadNote> {
+        if !self.answered.is_empty() {
+            return Vec::new();
+        }
+        if self.flying < self.at_once && !self.small.is_empty() {
+            return self.small.iter().take(self.batch_len()).filter_map(|(step, _)| upload_of(step)).collect();
+        }
+        if self.noted > 0 {
+            return Vec::new();
+        }
+        self.noted = self.rest.len().min(NOTED_AHEAD);
+        self.rest.iter().take(self.noted).filter_map(upload_of).collect()
+    }
+
+    /// How many of the small steps the next batch takes.
+    fn batch_len(&self) -> usize {
         let (mut bytes, mut n) = (0, 0);
         for (_, size) in self.small.iter().take(self.most) {
             bytes += size;
@@ -106,6 +130,11 @@ impl<D: Disk, R: Remote> Queue<D, R> {
             }
             n += 1;
         }
+        n
+    }
+
+    fn take(&mut self) -> Vec<(Step, u64)> {
+        let n = self.batch_len();
         self.small.drain(..n).collect()
     }
 
@@ -121,6 +150,16 @@ impl<D: Disk, R: Remote> Queue<D, R> {
     /// From here on every step goes by itself.
     fn singly(&mut self) {
         self.rest.extend(self.small.drain(..).map(|(step, _)| step));
+    }
+}
+
+/// The content that a step may send. That of a file which nobody has read yet is not known.
+fn upload_of(step: &Step) -> Option<UploadNote> {
+    match step.action {
+        Action::Upload { local: md5, .. } | Action::Conflict { local: md5, .. } => {
+            Some(UploadNote { path: step.path.clone(), md5 })
+        }
+        _ => None,
     }
 }
 
@@ -190,7 +229,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         // On a link that lost the last ones they get smaller, and go one after another, until they arrive.
         let (most, bytes) = ((most >> self.strain).max(1), bytes >> self.strain);
         let at_once = if self.strain == 0 { FLYING } else { 1 };
-        let mut queue = Queue { answered: VecDeque::new(), small, rest, flying: 0, at_once, most, bytes };
+        let mut queue = Queue { answered: VecDeque::new(), small, rest, noted: 0, flying: 0, at_once, most, bytes };
         if queue.small.len() < from {
             queue.singly();
         }

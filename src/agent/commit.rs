@@ -258,7 +258,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             .collect();
         // With nothing settled there may still be news of how far the proxy has come: a proxy that is set back behind
         // that must show after a restart, too.
-        let forgotten = self.forgotten();
+        let forgotten: Vec<Change> = self.forgotten().into_iter().chain(self.stale_notes()).collect();
         let gone = self.settled_copies();
         self.container.retain_copies(|copy| !gone.contains(copy));
         self.container.commit(settled.into_iter().chain(forgotten).collect())?;
@@ -278,6 +278,16 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 && matches!(stat(), Err(e) if e.kind() == io::ErrorKind::NotFound)
         };
         self.container.header().copies.keys().filter(is_gone).cloned().collect()
+    }
+
+    /// The noted uploads of files that are gone, and on which nothing was agreed.
+    fn stale_notes(&self) -> Vec<Change> {
+        let is_gone = |path: &&RelPath| {
+            !self.container.entries().contains_key(*path)
+                && !self.tree.found().contains_key(*path)
+                && self.unknown_absence(path).is_none()
+        };
+        self.container.uploads().paths().filter(is_gone).map(|path| Change::Forget(path.clone())).collect()
     }
 
     /// The paths that need not be remembered: an exact index does not name them any more, because the tombstones have

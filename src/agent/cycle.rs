@@ -324,6 +324,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 queue.stop();
             }
             while flying.len() < self.options.concurrency.max(1) {
+                self.container.note_uploads(queue.uploads_ahead())?;
                 flying.push(match queue.next(|step| self.work(step)) {
                     None => break,
                     Some(Next::Many(steps)) => Either::Left(self.batch(steps)),

@@ -188,6 +188,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 tree.seed(path.clone(), md5, stat);
             }
         }
+        let sent = Sent::after(container.uploads().clone());
         let mut engine = Self {
             folder,
             container,
@@ -205,7 +206,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             open: Touched::Everywhere,
             quarantine: Quarantine::default(),
             read_first: BTreeSet::new(),
-            sent: Sent::default(),
+            sent,
             approved: BTreeSet::new(),
             held: Vec::new(),
             reset: None,
@@ -478,7 +479,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.remote.forget_index();
             self.missed.clear();
             self.proven.clear();
-            self.sent.retain(|_| false);
+            self.sent.clear();
             self.look_everywhere();
             // What cannot be written now goes with the next commit.
             self.container.save(self.world.now())?;

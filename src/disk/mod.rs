@@ -135,6 +135,11 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// As `syncfs(2)`.
     fn sync_all(&self) -> io::Result<()>;
+    /// Names this start of the machine: with the same one nothing was lost that had not been made durable. `None` where
+    /// nothing tells.
+    fn boot_id(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What must be unchanged for a file's digest to be trusted without reading it again.

@@ -236,6 +236,10 @@ impl RealDisk {
 impl Disk for RealDisk {
     type File = RealFile;
 
+    fn boot_id(&self) -> Option<String> {
+        super::boot::read_boot().ok().map(|boot| boot.id)
+    }
+
     fn list(&self, dir: &str) -> io::Result<Vec<(OsString, Meta)>> {
         let fd = self.open_dir(dir)?;
         let mut found = Vec::new();

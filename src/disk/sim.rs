@@ -313,6 +313,10 @@ impl World {
 impl Disk for SimDisk {
     type File = SimFile;
 
+    fn boot_id(&self) -> Option<String> {
+        Some(self.life.boot.to_string())
+    }
+
     fn list(&self, dir: &str) -> io::Result<Vec<(OsString, Meta)>> {
         let world = self.step(OpKind::List, dir, None)?;
         let ino = world.find(dir)?;

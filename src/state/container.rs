@@ -12,9 +12,9 @@ use crate::failpoint;
 use crate::path::RelPath;
 
 use super::format::{self, Entries, Fingerprint, Layout};
-use super::journal::{self, Backup, Head, Step};
+use super::journal::{self, Backup, Head, HeaderStep, Step};
 use super::load::{self, Loaded, Names, OnDisk, Repair};
-use super::{Change, CopyLink, Entry, Header, Opened, Options, RemoteState, StateError};
+use super::{Change, CopyLink, Entry, Header, Opened, Options, RemoteState, StateError, UploadNote, UploadNotes};
 
 /// State files are their owner's alone.
 const MODE: u32 = 0o600;
@@ -30,6 +30,7 @@ pub struct Container<D: Disk> {
     layout: Layout,
     header: Header,
     entries: Entries,
+    uploads: UploadNotes,
     /// The container on disk.
     on_disk: Fingerprint,
     layout_on_disk: Option<Layout>,
@@ -61,8 +62,9 @@ impl<D: Disk> Container<D> {
     /// A newer version (nothing is touched), or files that cannot be read or put right.
     pub fn open(disk: Arc<D>, name: &str, options: Options, now: Timestamp) -> Result<(Self, Opened), StateError> {
         let names = Names::new(name);
-        let Loaded { header, entries, mut opened, container, layout, journal, backup, repair } =
+        let Loaded { header, entries, mut uploads, mut opened, container, layout, journal, backup, repair } =
             load::load(&*disk, &names)?;
+        uploads.begin_boot(disk.boot_id());
         let journal = match journal {
             OnDisk::Extends { commits, .. } if repair.save => Journal::Broken { commits },
             OnDisk::None if repair.save => Journal::Broken { commits: 0 },
@@ -81,7 +83,7 @@ impl<D: Disk> Container<D> {
                 copies: BTreeMap::new(),
                 boot: None,
             };
-            pending.push(Step::Header(header.clone()));
+            pending.push(Step::from(&header));
             header
         });
         let mut this = Self {
@@ -90,6 +92,7 @@ impl<D: Disk> Container<D> {
             layout: Layout::from(&options),
             header,
             entries,
+            uploads,
             on_disk: container,
             layout_on_disk: layout,
             outdated: matches!(opened, Opened::Migrated { .. }),
@@ -118,18 +121,23 @@ impl<D: Disk> Container<D> {
         &self.entries
     }
 
+    /// The uploads that may have arrived although no commit says so.
+    pub fn uploads(&self) -> &UploadNotes {
+        &self.uploads
+    }
+
     /// Binds the container to the folder with this `.memsync/id`; durable with the next commit or save.
     pub fn bind_folder(&mut self, folder_id: &str) {
         if self.header.folder_id.as_deref() != Some(folder_id) {
             self.header.folder_id = Some(folder_id.to_owned());
-            self.pending.push(Step::Header(self.header.clone()));
+            self.pending.push(Step::from(&self.header));
         }
     }
 
     /// Notes the file that a conflict copy is of; durable with the next commit or save.
     pub fn link_copy(&mut self, copy: RelPath, link: CopyLink) {
         self.header.copies.insert(copy, link);
-        self.pending.push(Step::Header(self.header.clone()));
+        self.pending.push(Step::from(&self.header));
     }
 
     /// Forgets the conflict copies that are gone; durable with the next commit or save.
@@ -137,7 +145,7 @@ impl<D: Disk> Container<D> {
         let before = self.header.copies.len();
         self.header.copies.retain(|copy, _| is_there(copy));
         if self.header.copies.len() != before {
-            self.pending.push(Step::Header(self.header.clone()));
+            self.pending.push(Step::from(&self.header));
         }
     }
 
@@ -145,7 +153,7 @@ impl<D: Disk> Container<D> {
     pub fn set_compared(&mut self) {
         if self.header.recovered {
             self.header.recovered = false;
-            self.pending.push(Step::Header(self.header.clone()));
+            self.pending.push(Step::from(&self.header));
         }
     }
 
@@ -154,7 +162,7 @@ impl<D: Disk> Container<D> {
     pub fn set_boot(&mut self, boot: Option<String>) {
         if self.header.boot != boot {
             self.header.boot = boot;
-            self.pending.push(Step::Header(self.header.clone()));
+            self.pending.push(Step::from(&self.header));
         }
     }
 
@@ -162,7 +170,7 @@ impl<D: Disk> Container<D> {
     pub fn set_remote(&mut self, remote: RemoteState) {
         if self.header.remote != remote {
             self.header.remote = remote;
-            self.pending.push(Step::Header(self.header.clone()));
+            self.pending.push(Step::from(&self.header));
         }
     }
 
@@ -171,6 +179,7 @@ impl<D: Disk> Container<D> {
         self.pending.push(Step::Clear);
         self.pending.extend(entries.iter().map(|(path, entry)| Step::Set(format::WireEntry::new(path, entry))));
         self.entries = entries;
+        self.uploads.clear();
     }
 
     /// Takes the changes in and makes them durable, all or none, with whatever else is waiting. The cost is that
@@ -182,9 +191,15 @@ impl<D: Disk> Container<D> {
         self.pending.extend(changes.iter().map(Step::from));
         for change in changes {
             match change {
-                Change::Set(path, entry) => self.entries.insert(path, entry),
-                Change::Forget(path) => self.entries.remove(&path),
-            };
+                Change::Set(path, entry) => {
+                    self.uploads.settle(&path);
+                    self.entries.insert(path, entry);
+                }
+                Change::Forget(path) => {
+                    self.uploads.settle(&path);
+                    self.entries.remove(&path);
+                }
+            }
         }
         if self.pending.is_empty() {
             return Ok(());
@@ -193,6 +208,20 @@ impl<D: Disk> Container<D> {
             return self.save(self.header.modified_at);
         }
         self.write_journal()
+    }
+
+    /// Notes uploads that are about to be sent, and makes that durable. The next commit for a path settles its notes.
+    ///
+    /// # Errors
+    /// As [`Container::commit`].
+    pub fn note_uploads(&mut self, uploads: Vec<UploadNote>) -> Result<(), StateError> {
+        if let Some(wire) = self.uploads.add(uploads) {
+            let step = HeaderStep { header: self.header.clone(), uploads: Some(wire) };
+            self.pending.push(Step::Header(Box::new(step)));
+        }
+        // A write that failed before leaves notes that are in memory only.
+        let is_unwritten = |step: &Step| matches!(step, Step::Header(with) if with.uploads.is_some());
+        if self.pending.iter().any(is_unwritten) { self.commit(Vec::new()) } else { Ok(()) }
     }
 
     /// Whether a save is due: the journal has outgrown the entries, or the file is not as the options want it.
@@ -227,7 +256,8 @@ impl<D: Disk> Container<D> {
         let after_last = self.header.modified_at.checked_add(SignedDuration::from_nanos(1)).unwrap_or(now);
         let header = Header { modified_at: now.max(after_last), ..self.header.clone() };
         let tmp = self.tmp(&self.names.main);
-        let print = self.write_new(&tmp, |file| format::encode(file, self.layout, &header, &self.entries))?;
+        let print =
+            self.write_new(&tmp, |file| format::encode(file, self.layout, &header, &self.entries, &self.uploads))?;
         failpoint::pass("save.staged");
         let follows = self.on_disk != Fingerprint::of_nothing();
         let backup = if follows {

@@ -17,7 +17,7 @@ use crate::path::RelPath;
 use crate::sync::Base;
 
 use super::migrate::{V0, V1, V2};
-use super::{CopyLink, Entry, Format, Header, Options, RemoteState, VERSION};
+use super::{CopyLink, Entry, Format, Header, Options, RemoteState, UploadNotes, VERSION, WireNotes};
 
 /// Nesting allowed in MessagePack (JSON has the library's own bound). A container needs four levels.
 const MAX_DEPTH: usize = 64;
@@ -126,6 +126,7 @@ impl WireEntry {
 pub struct Document {
     pub header: Header,
     pub entries: Entries,
+    pub uploads: UploadNotes,
     /// Of the file, before migration.
     pub version: u32,
     pub layout: Layout,
@@ -142,7 +143,7 @@ pub enum DecodeError {
 /// Reads a container of any version and format. `written`: when the file was last written.
 pub fn decode(bytes: &[u8], written: Timestamp) -> Result<Document, DecodeError> {
     let (layout, bare) = sniff(bytes).ok_or_else(|| DecodeError::Damaged("neither JSON nor MessagePack".into()))?;
-    let (version, V2 { header, entries: list }) = if bare {
+    let (version, V2 { header, entries: list, uploads }) = if bare {
         (0, parse::<V0>(layout, bytes)?.into_v1(written).into_v2())
     } else {
         match parse::<Probe>(layout, bytes)?.version {
@@ -159,7 +160,9 @@ pub fn decode(bytes: &[u8], written: Timestamp) -> Result<Document, DecodeError>
         }
         entries.insert(path, entry);
     }
-    Ok(Document { header, entries, version, layout })
+    let mut noted = UploadNotes::default();
+    uploads.into_iter().for_each(|wire| noted.read(wire));
+    Ok(Document { header, entries, uploads: noted, version, layout })
 }
 
 /// The version, whatever else there is.
@@ -209,6 +212,9 @@ struct Outgoing<'a> {
     copies: &'a BTreeMap<RelPath, CopyLink>,
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<&'a str>,
+    /// Older builds pass over it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uploads: Option<WireNotes>,
     #[serde(serialize_with = "sequence")]
     entries: &'a Entries,
 }
@@ -226,7 +232,13 @@ fn sequence<S: Serializer>(entries: &Entries, serializer: S) -> Result<S::Ok, S:
 ///
 /// # Errors
 /// Those of `out`.
-pub fn encode(out: impl Write, layout: Layout, header: &Header, entries: &Entries) -> io::Result<Fingerprint> {
+pub fn encode(
+    out: impl Write,
+    layout: Layout,
+    header: &Header,
+    entries: &Entries,
+    uploads: &UploadNotes,
+) -> io::Result<Fingerprint> {
     let document = Outgoing {
         version: VERSION,
         session_id: &header.session_id,
@@ -237,6 +249,7 @@ pub fn encode(out: impl Write, layout: Layout, header: &Header, entries: &Entrie
         recovered: header.recovered,
         copies: &header.copies,
         boot: header.boot.as_deref(),
+        uploads: uploads.to_wire(),
         entries,
     };
     let hashing = Hashing { out, hasher: blake3::Hasher::new() };

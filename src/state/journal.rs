@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::path::RelPath;
 
 use super::format::{Entries, Fingerprint, WireEntry};
-use super::{Change, Header, VERSION};
+use super::{Change, Header, UploadNotes, VERSION, WireNotes};
 
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,9 +52,26 @@ impl Head {
 pub enum Step {
     Set(WireEntry),
     Forget(RelPath),
-    Header(Header),
-    /// Forgets every entry.
+    Header(Box<HeaderStep>),
+    /// Forgets every entry and upload.
     Clear,
+}
+
+/// A header, and the uploads that were noted with it. They come with a header because older builds pass over fields that
+/// they do not know, and take a journal with an unknown step for damaged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderStep {
+    #[serde(flatten)]
+    pub header: Header,
+    /// Added to those noted before. A later step for the same path settles them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uploads: Option<WireNotes>,
+}
+
+impl From<&Header> for Step {
+    fn from(header: &Header) -> Self {
+        Self::Header(Box::new(HeaderStep { header: header.clone(), uploads: None }))
+    }
 }
 
 impl From<&Change> for Step {
@@ -67,19 +84,29 @@ impl From<&Change> for Step {
 }
 
 impl Step {
-    /// What the step does to the entries; a header does nothing to them.
-    pub fn apply(self, entries: &mut Entries) {
+    /// Carries the step out. Gives the header that it puts in place of the one before.
+    pub fn apply(self, entries: &mut Entries, noted: &mut UploadNotes) -> Option<Header> {
         match self {
             Self::Set(wire) => {
                 let (path, entry) = wire.split();
+                noted.settle(&path);
                 entries.insert(path, entry);
             }
             Self::Forget(path) => {
+                noted.settle(&path);
                 entries.remove(&path);
             }
-            Self::Header(_) => {}
-            Self::Clear => entries.clear(),
+            Self::Header(step) => {
+                let HeaderStep { header, uploads } = *step;
+                uploads.into_iter().for_each(|wire| noted.read(wire));
+                return Some(header);
+            }
+            Self::Clear => {
+                entries.clear();
+                noted.clear();
+            }
         }
+        None
     }
 }
 

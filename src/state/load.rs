@@ -51,7 +51,7 @@ use crate::disk::{Disk, DiskFile};
 
 use super::format::{self, DecodeError, Document, Entries, Fingerprint, Layout};
 use super::journal::{self, End, Journal, NoJournal};
-use super::{Header, Opened, StateError, VERSION};
+use super::{Header, Opened, StateError, UploadNotes, VERSION};
 
 /// The names of one container's files.
 #[derive(Debug, Clone)]
@@ -128,6 +128,7 @@ pub(super) struct Loaded {
     /// `None`: there is nothing to take it from.
     pub header: Option<Header>,
     pub entries: Entries,
+    pub uploads: UploadNotes,
     pub opened: Opened,
     /// The container that stands at the name once the repair is done; `of_nothing` when none does.
     pub container: Fingerprint,
@@ -230,6 +231,7 @@ fn fresh() -> Loaded {
     Loaded {
         header: None,
         entries: Entries::new(),
+        uploads: UploadNotes::default(),
         opened: Opened::New,
         container: Fingerprint::of_nothing(),
         layout: None,
@@ -242,9 +244,10 @@ fn fresh() -> Loaded {
 /// A container and the journal that extends it, or none.
 fn replay(document: Option<Document>, container: Fingerprint, log: Log, names: &Names) -> Loaded {
     let mut loaded = Loaded { container, opened: Opened::Loaded, ..fresh() };
-    if let Some(Document { header, entries, version, layout }) = document {
+    if let Some(Document { header, entries, uploads, version, layout }) = document {
         loaded.header = Some(header);
         loaded.entries = entries;
+        loaded.uploads = uploads;
         loaded.layout = Some(layout);
         if version < VERSION {
             loaded.opened = Opened::Migrated { from: version };
@@ -265,10 +268,8 @@ fn replay(document: Option<Document>, container: Fingerprint, log: Log, names: &
 impl Loaded {
     fn apply(&mut self, commits: Vec<Vec<journal::Step>>) {
         for step in commits.into_iter().flatten() {
-            if let journal::Step::Header(header) = step {
+            if let Some(header) = step.apply(&mut self.entries, &mut self.uploads) {
                 self.header = Some(header);
-            } else {
-                step.apply(&mut self.entries);
             }
         }
     }
@@ -289,6 +290,7 @@ fn recover<D: Disk>(disk: &D, names: &Names, main: Main, log: Log, backup: Main)
         Main::Whole(document, print) if vouched(&print, &main, &log, &old_log) => {
             loaded.header = Some(document.header);
             loaded.entries = document.entries;
+            loaded.uploads = document.uploads;
             loaded.layout = Some(document.layout);
             let join = log.readable().and_then(|j| j.head.backup.as_ref()).filter(|b| b.container == print);
             let join = join.and_then(|b| b.commits);

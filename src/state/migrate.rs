@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::format::WireEntry;
-use super::{Header, RemoteState};
+use super::{Header, RemoteState, WireNotes};
 
 /// The session of a container that had none.
 const MIGRATED_SESSION: &str = "migrated";
@@ -31,6 +31,9 @@ pub struct V2 {
     #[serde(flatten)]
     pub header: Header,
     pub entries: Vec<WireEntry>,
+    /// Absent before uploads were noted.
+    #[serde(default)]
+    pub uploads: Option<WireNotes>,
 }
 
 impl V0 {
@@ -54,6 +57,6 @@ impl V1 {
             copies: BTreeMap::new(),
             boot: None,
         };
-        V2 { header, entries }
+        V2 { header, entries, uploads: None }
     }
 }

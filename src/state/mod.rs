@@ -24,11 +24,13 @@ mod load;
 mod lock;
 mod migrate;
 mod note;
+mod notes;
 
 pub use container::Container;
 pub use load::{View, peek};
 pub use lock::{Lock, LockError};
 pub use note::{read_note, write_note};
+pub use notes::{UploadNote, UploadNotes, WireNotes};
 
 /// The container version this build writes. It reads all before it.
 pub const VERSION: u32 = 2;

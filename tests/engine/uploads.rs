@@ -20,6 +20,75 @@ fn an_upload_that_was_dropped_and_arrived_is_no_conflict() {
     }
 }
 
+/// The proxy takes the upload, and the process dies before it hears so. Its user edits on meanwhile.
+#[test]
+fn upload_of_a_killed_run_is_no_conflict() {
+    for (config, files) in [(Config::default(), 1), (Config::default(), 9), (plain(), 1), (plain(), 9)] {
+        for edited in [false, true] {
+            let mut story = Story::new(Config { yields: 1.0, ..config });
+            let names: Vec<String> = (0..files).map(|n| format!("n{n}")).collect();
+            let write = |story: &Story, what: &str| {
+                names.iter().for_each(|n| story.disk.user_write(n, format!("{what} {n}")).unwrap());
+            };
+            if edited {
+                write(&story, "the base");
+            }
+            story.settle();
+            write(&story, "sent");
+            let server = story.server.clone();
+            let has_all = || server.contents().values().filter(|c| c.starts_with(b"sent")).count() == files;
+            assert!(story.cycle_while(Scope::full(), || !has_all()).is_none(), "it dies before it hears of it");
+            story.restart();
+            write(&story, "and then more");
+            story.settle();
+            let what = format!("{files} files, edited: {edited}");
+            assert!(
+                server.contents().into_values().all(|c| c.starts_with(b"and then")),
+                "{what}: {:?}",
+                server.contents()
+            );
+            assert_eq!(story.disk.user_tree("").len(), files, "{what}: no copies");
+            story.engine.tidy().unwrap();
+            assert_eq!(story.engine.container().uploads().paths().count(), 0, "{what}: every note is settled");
+        }
+    }
+}
+
+/// The power cut sets the file back behind what was sent, which is nowhere else then.
+#[test]
+fn upload_before_a_power_cut_is_not_replaced_by_an_older_file() {
+    let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+    story.disk.user_write("a", "the base").unwrap();
+    story.settle();
+    story.disk.user_write_volatile("a", "and newer").unwrap();
+    let server = story.server.clone();
+    let is_there = || server.contents().into_values().any(|content| content == "and newer");
+    assert!(story.cycle_while(Scope::full(), || !is_there()).is_none());
+    for disk in [&story.disk, &story.state] {
+        disk.power_cut(&mut fastrand::Rng::with_seed(1));
+    }
+    story.restart();
+    story.disk.user_write("a", "an older text").unwrap();
+    story.settle();
+    assert!(is_there(), "{:?}", server.contents());
+    let here: Vec<_> = story.disk.user_tree("").into_values().collect();
+    assert!(here.iter().any(|c| c == "and newer") && here.iter().any(|c| c == "an older text"), "{here:?}");
+}
+
+/// An earlier run may have noted an upload of a file that a power cut then took.
+#[test]
+fn file_missing_after_a_killed_upload_comes_back() {
+    let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+    story.settle();
+    story.disk.user_write("a", "sent").unwrap();
+    let server = story.server.clone();
+    assert!(story.cycle_while(Scope::full(), || server.contents().is_empty()).is_none());
+    story.restart();
+    story.disk.user_remove("a").unwrap();
+    story.settle();
+    assert_eq!(story.disk.user_read("a").unwrap(), "sent");
+}
+
 /// What was never sent is not ours, even where somebody else writes the same.
 #[test]
 fn an_upload_whose_file_changed_before_it_was_sent_was_not_sent() {

@@ -76,6 +76,30 @@ fn the_agent_is_killed_midway_through_its_uploads_and_started_again() {
     assert!(a.copies().is_empty() && a.staged().is_empty());
 }
 
+/// The proxy has the upload, and the agent dies before it can say so. Meanwhile its user writes on.
+#[test]
+fn upload_of_a_killed_agent_is_no_conflict() {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    a.write("edited.md", "base");
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    a.stop();
+    for (name, point) in [("edited.md", "upload.acknowledged:1"), ("new.md", "commit.before:1")] {
+        a.write(name, "sent");
+        a.start_doomed(point);
+        a.died();
+        assert_eq!(world.blob(name).unwrap(), b"sent");
+        a.write(name, "and then edited");
+        a.start();
+        let files = world.settle(&[&a, &b]);
+        assert_eq!(files[name], b"and then edited", "{name}");
+        a.stop();
+    }
+    assert_eq!((a.copies(), b.copies()), (Vec::<String>::new(), Vec::new()));
+}
+
 #[test]
 fn the_agent_is_killed_midway_through_its_downloads_and_started_again() {
     let world = World::new();

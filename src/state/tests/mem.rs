@@ -26,6 +26,7 @@ struct Inner {
     ops: u64,
     writes: u64,
     fault: Fault,
+    boot: Option<String>,
 }
 
 #[derive(Clone, Default)]
@@ -68,6 +69,12 @@ impl MemDisk {
         }
         inner.durable_names = inner.names.clone();
         Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// In this start of the machine.
+    pub fn in_boot(self, id: &str) -> Self {
+        self.inner().boot = Some(id.to_owned());
+        self
     }
 
     /// What a process sees.
@@ -228,6 +235,10 @@ impl DiskFile for MemFile {
 
 impl Disk for MemDisk {
     type File = MemFile;
+
+    fn boot_id(&self) -> Option<String> {
+        self.inner().boot.clone()
+    }
 
     fn list(&self, _dir: &str) -> io::Result<Vec<(OsString, Meta)>> {
         let inner = self.inner();

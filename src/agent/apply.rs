@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -20,6 +21,7 @@ use crate::path::RelPath;
 use crate::remote::{Answer, Blob, Deleted, Got, IndexEntry, Outgoing, Promised, Put, Remote, RemoteError, Source};
 use crate::sync::{Action, Base, Precondition, Step};
 
+use super::heal::HealTimes;
 use super::sent::Sent;
 
 /// Compare-and-swap attempts for one path in one cycle (invariant 12).
@@ -42,6 +44,12 @@ pub enum Done<D: Disk> {
     /// The blob was deleted, though the index does not say so (rows 5, 6, 13, 15, 17 and 18, RESOLVE of row 4). The next plan
     /// knows of this tombstone. It obeys it by row 7 or 14, which the gate counts, or uploads by row 8 or 19.
     Gone(Md5),
+    /// The blob is what base says, though the index names another content (row 11). The next plan knows so and goes by
+    /// row 9, which the gate counts.
+    Unchanged(Md5),
+    /// The blob is gone, though a weak index names it as live. The deletion of this content was repeated, so that the
+    /// index learns of it.
+    DeletedAgain(Md5),
     /// A change to the folder; once it is made, base := this.
     /// `device`: the machine that the new content comes from.
     Move { step: Box<Move<D>>, base: Base, version: u64, device: Option<String> },
@@ -84,8 +92,12 @@ pub struct Work<D: Disk, R: Remote> {
     pub listed: Option<IndexEntry>,
     /// Whether an index entry is evidence (capability `strong-index`).
     pub strong: bool,
-    /// The user made the path again after we had obeyed its tombstone.
-    pub seen: bool,
+    /// When entries of a weak index were healed.
+    pub heals: HealTimes,
+    /// When the step was made ready, by the clock of [`super::World::elapsed`].
+    pub now: Duration,
+    /// The tombstone of the path that we have obeyed.
+    pub seen: Option<Md5>,
     /// What came of the first request, where that went in a batch.
     pub first: Mutex<Option<First<D>>>,
 }
@@ -245,20 +257,63 @@ impl<D: Disk, R: Remote> Work<D, R> {
                     _ => self.remote.get(self.path()).await?,
                 };
                 match got {
-                    Got::Absent { .. } => return Ok(Done::Nothing),
+                    Got::Absent { tombstone } => return self.not_found(tombstone).await,
+                    // The index names what was there before base, and the user has deleted base.
+                    Got::Found(blob) if self.is_base_by_hints(blob.md5) => return Ok(Done::Unchanged(blob.md5)),
                     Got::Found(blob) => (blob.version, blob.device.clone(), self.fetch(blob).await?),
                 }
             }
         };
+        if self.is_base_by_hints(staged.md5) {
+            return Ok(Done::Unchanged(staged.md5));
+        }
         let base = Base::Synced(staged.md5);
         let step = Box::new(Move::Create { path: self.path().clone(), at: self.at.clone(), staged });
         Ok(Done::Move { step, base, version, device })
     }
 
+    /// Whether the blob holds base, though an index of hints named another content (row 11).
+    fn is_base_by_hints(&self, blob: Md5) -> bool {
+        !self.strong && self.step.row == 11 && self.base == Some(blob)
+    }
+
+    /// Rows 2 and 11 where the blob is not there. A weak index names what was there once.
+    async fn not_found(&self, tombstone: Option<Md5>) -> Result<Done<D>, StepError> {
+        if self.strong {
+            return Ok(Done::Nothing);
+        }
+        // The path is gone on both sides.
+        if let Some(base) = self.base {
+            return Ok(Done::Seen(tombstone.unwrap_or(base)));
+        }
+        match tombstone.or(self.seen) {
+            Some(deleted) if self.heals.begin(self.path(), self.now) => {
+                let _turn = self.heals.turn.lock().await;
+                match self.remote.delete_again(self.path(), deleted).await? {
+                    Deleted::Done => Ok(Done::DeletedAgain(deleted)),
+                    Deleted::Absent | Deleted::Mismatch { .. } => Ok(Done::Nothing),
+                }
+            }
+            _ => Ok(Done::Nothing),
+        }
+    }
+
+    /// The blob holds `base` at `version`, and a weak index says otherwise. Writing the same bytes again mends its entry.
+    async fn heal(&self, base: Md5, version: u64) -> Result<Done<D>, StepError> {
+        if self.strong || !self.heals.begin(self.path(), self.now) {
+            return Ok(Done::Nothing);
+        }
+        let _turn = self.heals.turn.lock().await;
+        match self.put(base, Precondition::Holds(base), version).await? {
+            Put::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
+            Put::Mismatch { .. } => Ok(Done::Nothing),
+        }
+    }
+
     /// Row 13.
     async fn replace(&self, base: Md5) -> Result<Done<D>, StepError> {
         match self.get().await? {
-            Got::Found(blob) if blob.md5 == base => Ok(Done::Nothing),
+            Got::Found(blob) if blob.md5 == base => self.heal(base, blob.version).await,
             Got::Found(blob) => self.replace_with(blob, base).await,
             Got::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
             Got::Absent { tombstone: None } => Ok(Done::Nothing),
@@ -274,7 +329,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         }
         match self.get().await? {
             Got::Absent { .. } => Ok(self.trash(local, tombstone)),
-            Got::Found(blob) if Some(blob.md5) == base => Ok(Done::Nothing),
+            Got::Found(blob) if Some(blob.md5) == base => self.heal(blob.md5, blob.version).await,
             Got::Found(blob) if blob.md5 == local => {
                 Ok(Done::Agreed { md5: local, version: blob.version, uploaded: false })
             }
@@ -286,14 +341,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
     /// Row 15.
     async fn probe(&self, base: Md5) -> Result<Done<D>, StepError> {
         match self.get().await? {
-            // The blob is there and only the plain index lost it: writing it again mends the index.
-            Got::Found(blob) if blob.md5 == base && !self.strong => {
-                match self.put(base, Precondition::Holds(base), blob.version).await? {
-                    Put::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
-                    Put::Mismatch { .. } => Ok(Done::Nothing),
-                }
-            }
-            Got::Found(blob) if blob.md5 == base => Ok(Done::Nothing),
+            Got::Found(blob) if blob.md5 == base => self.heal(base, blob.version).await,
             Got::Found(blob) => self.replace_with(blob, base).await,
             Got::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
             Got::Absent { tombstone: None } => match self.put(base, Precondition::New, 0).await? {
@@ -322,9 +370,11 @@ impl<D: Disk, R: Remote> Work<D, R> {
         failpoint::pass("delete.acknowledged");
         match answer {
             Deleted::Done => Ok(Done::Deleted(base)),
-            // The index may name the tombstone already. Nothing then tells another cycle to record it.
+            // The index may name the tombstone already. Nothing then tells another cycle to record it. A weak index may also
+            // go on naming the file as live, and is healed by whoever knows of the deletion.
             Deleted::Absent => Ok(match self.listed {
                 Some(entry) if entry.is_deleted => Done::Seen(entry.md5),
+                _ if !self.strong => Done::Seen(base),
                 _ => Done::Forget,
             }),
             // Row 11: an edit beats a delete.
@@ -337,7 +387,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         match self.get().await? {
             Got::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
             // The index was wrong; whatever comes between, the precondition sees.
-            Got::Absent { tombstone: None } => self.upload(local, Precondition::New, 0, None).await,
+            Got::Absent { tombstone: None } => self.upload(local, Precondition::New, 0, self.own_tombstone()).await,
             Got::Found(blob) if blob.md5 == local => {
                 Ok(Done::Agreed { md5: local, version: blob.version, uploaded: false })
             }
@@ -385,7 +435,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
                 Got::Absent { tombstone: proven } => {
                     // 412 and then 404: what counts as existing is a tombstone.
                     let deleted = proven.or(current).or(known_tombstone);
-                    if matches!(self.step.row, 4 | 6) && !self.seen && deleted == Some(local) {
+                    if matches!(self.step.row, 4 | 6) && self.seen.is_none() && deleted == Some(local) {
                         return Ok(Done::Gone(local));
                     }
                     known_tombstone = deleted;
@@ -396,6 +446,10 @@ impl<D: Disk, R: Remote> Work<D, R> {
                         (Precondition::New, Some(t)) if version == 0 => (Precondition::Holds(t), known),
                         // A proxy that compares versions alone need not say what was deleted.
                         (Precondition::New, None) if version == 0 => (Precondition::New, known),
+                        // The index may name an earlier tombstone than the one that is there.
+                        (Precondition::Holds(tried), _) if self.own_tombstone().is_some_and(|own| own != tried) => {
+                            (Precondition::Holds(self.own_tombstone().unwrap_or(tried)), 0)
+                        }
                         _ => (Precondition::New, 0),
                     };
                 }
@@ -422,6 +476,11 @@ impl<D: Disk, R: Remote> Work<D, R> {
             (Put::Stored { version }, Some(digested)) => Ok(Done::Read { digested: *digested, version }),
             _ => Err(StepError::Changed),
         }
+    }
+
+    /// The content that was deleted, as far as this device knows: what it has seen deleted, or what it had.
+    fn own_tombstone(&self) -> Option<Md5> {
+        self.seen.or(self.base)
     }
 
     fn listed_tombstone(&self) -> u64 {

@@ -13,7 +13,7 @@ use crate::local::{Found, Move, Moved};
 use crate::path::RelPath;
 use crate::remote::{IndexEntry, Remote};
 use crate::state::{Change, Entry, RemoteState, StateError};
-use crate::sync::{Action, Base, Local, Step};
+use crate::sync::{Action, Base, Local, Remote as RemoteSide, Step};
 
 use super::World;
 use super::apply::Done;
@@ -65,17 +65,22 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
             match done {
                 Done::Nothing => {}
-                Done::Gone(tombstone) => {
-                    let listed = self.index.as_ref().and_then(|i| i.files.get(&step.path)).copied();
-                    self.proven.insert(step.path, (listed, tombstone));
-                    report.again = true;
+                Done::Gone(tombstone) => self.prove(&step.path, RemoteSide::Tombstone(tombstone), report),
+                Done::Unchanged(md5) => self.prove(&step.path, RemoteSide::Live(md5), report),
+                Done::Seen(md5) => {
+                    // A weak index that names the file as live is healed by the next plan.
+                    report.again |= self.listed(&step.path).is_some_and(|entry| !entry.is_deleted);
+                    changes.push(self.seen(&step.path, md5));
                 }
-                Done::Seen(md5) => changes.push(self.seen(&step.path, md5)),
                 Done::Deleted(md5) => {
                     report.deleted_remote += 1;
                     own_writes += 1;
-                    self.note_own_write(&step.path, IndexEntry { md5, size: 0, is_deleted: true, version: 0 });
+                    self.note_own_write(&step.path, tombstone_of(md5));
                     note(report, &step, None);
+                    changes.push(self.seen(&step.path, md5));
+                }
+                Done::DeletedAgain(md5) => {
+                    self.note_own_write(&step.path, tombstone_of(md5));
                     changes.push(self.seen(&step.path, md5));
                 }
                 Done::Forget => {
@@ -136,6 +141,16 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             failpoint::pass("commit.done");
         }
         Ok(missing)
+    }
+
+    /// Notes what a blob told, for the next plan.
+    fn prove(&mut self, path: &RelPath, side: RemoteSide, report: &mut Report) {
+        self.proven.insert(path.clone(), (self.listed(path), side));
+        report.again = true;
+    }
+
+    fn listed(&self, path: &RelPath) -> Option<IndexEntry> {
+        self.index.as_ref().and_then(|index| index.files.get(path)).copied()
     }
 
     /// Both sides have deleted this content: what to commit.
@@ -304,6 +319,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             .map(|(path, _)| Change::Forget(path.clone()))
             .collect()
     }
+}
+
+fn tombstone_of(md5: Md5) -> IndexEntry {
+    IndexEntry { md5, size: 0, is_deleted: true, version: 0 }
 }
 
 fn note(report: &mut Report, step: &Step, device: Option<String>) {

@@ -135,13 +135,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         // What the last plan left is taken up again with every full scan.
         self.unfinished |= full && !self.open.is_empty();
         let news = self.fetch().await?;
-        let due = self.quarantine.next_due().is_some_and(|at| at <= self.world.elapsed());
+        let now = self.world.elapsed();
+        let due = self.heals.take_due(now) || self.quarantine.next_due().is_some_and(|at| at <= now);
         if !self.unfinished && !news && !due {
             let held = self.held.iter().map(|h| h.steps.len()).sum();
             return Ok(Report { scan, looked: self.looked, held, waiting: self.waiting, ..Report::default() });
         }
         self.unfinished = true;
-        let all_obeyed = self.check_reset(news)?;
+        let all_obeyed = self.check_reset(news).await?;
         self.note_position(all_obeyed)?;
         self.forget_lost();
         let (ripe, waiting) = self.ripe();
@@ -173,7 +174,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.open = Touched::Everywhere;
         self.scan(&Scope::full())?;
         let news = self.fetch().await?;
-        self.check_reset(news)?;
+        self.check_reset(news).await?;
         // A dry run takes one scan for proof.
         let confirm = std::mem::take(&mut self.options.confirm);
         let plan = self.plan(&Touched::Everywhere);
@@ -415,7 +416,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             version: entry.map_or(0, |e| e.version),
             listed: self.index.as_ref().and_then(|i| i.files.get(&step.path)).copied(),
             strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),
-            seen: entry.is_some_and(|e| matches!(e.base, Base::Seen(_))),
+            heals: self.heals.clone(),
+            now: self.world.elapsed(),
+            seen: entry.and_then(|e| match e.base {
+                Base::Seen(md5) => Some(md5),
+                Base::Synced(_) | Base::Detached(_) => None,
+            }),
             first: Mutex::default(),
             step,
         }

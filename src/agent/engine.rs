@@ -20,6 +20,7 @@ use super::World;
 use super::batch::BatchOptions;
 use super::cycle::Recent;
 use super::emptied::CrashCheck;
+use super::heal::HealTimes;
 use super::problems::{Effect, PathProblem};
 use super::quarantine::Quarantine;
 use super::sent::Sent;
@@ -115,9 +116,10 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) approved: BTreeSet<RelPath>,
     pub(super) held: Vec<Held>,
     pub(super) reset: Option<Halt>,
-    /// Tombstones that blobs told of, each with what the index says of the path in spite of it. A proof holds until the
-    /// index says something else.
-    pub(super) proven: BTreeMap<RelPath, (Option<IndexEntry>, Md5)>,
+    /// What blobs told, each with the index entry that contradicts it. A proof holds until the index says something else.
+    pub(super) proven: BTreeMap<RelPath, (Option<IndexEntry>, RemoteSide)>,
+    /// When entries of a weak index were healed.
+    pub(super) heals: HealTimes,
     /// The proxy may have forgotten tombstones that this folder has not obeyed.
     pub(super) behind: bool,
     pub(super) progress: Arc<Progress>,
@@ -211,6 +213,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             held: Vec::new(),
             reset: None,
             proven: BTreeMap::new(),
+            heals: HealTimes::default(),
             behind: false,
             progress: Arc::default(),
             stop: Arc::default(),
@@ -325,6 +328,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.remote = remote;
         self.index = None;
         self.proven.clear();
+        self.heals.clear();
         self.retry_all();
         self.rules_changed();
     }

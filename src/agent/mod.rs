@@ -13,6 +13,7 @@ pub mod cycle;
 mod emptied;
 pub mod engine;
 mod findings;
+mod heal;
 mod last_known;
 mod leftovers;
 pub mod once;

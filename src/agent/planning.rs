@@ -11,7 +11,7 @@ use crate::local::dirty::max_wait;
 use crate::local::scan::{ScanOptions, ScanStats};
 use crate::local::{Scope, Touched};
 use crate::path::RelPath;
-use crate::remote::{Index, IndexAnswer, Remote, RemoteError};
+use crate::remote::{Got, Index, IndexAnswer, Remote, RemoteError};
 use crate::state::{Entry, RemoteState};
 use crate::sync::safety::{self, Position, Standing};
 use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, reconcile};
@@ -23,6 +23,8 @@ use super::engine::{CycleError, Engine, folder_error, unchanged};
 const LOST: Duration = Duration::from_secs(300);
 /// How long deletions wait for others that are still coming in.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Blobs that are asked for before missing index entries are taken for a reset of the store.
+const BLOB_SAMPLE: usize = 8;
 
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub(super) fn scan(&mut self, scope: &Scope) -> Result<ScanStats, CycleError> {
@@ -182,7 +184,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// The gate `server_reset`; `news`: the index is not what it was. True: no deletion that the index tells of, or has
     /// forgotten, is still to be obeyed.
-    pub(super) fn check_reset(&mut self, news: bool) -> Result<bool, CycleError> {
+    pub(super) async fn check_reset(&mut self, news: bool) -> Result<bool, CycleError> {
         let Some(index) = &self.index else { return Ok(false) };
         let before = &self.container.header().remote;
         self.behind = index.mark.as_ref().is_some_and(|mark| {
@@ -219,12 +221,18 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let position = index.mark.as_ref().map(|m| Position { epoch: &m.epoch, cursor: m.cursor });
         let (origin, namespace, set_back) = (&*self.options.origin, &*self.options.namespace, index.set_back);
         let now = Standing { origin, namespace, position, set_back };
-        self.reset = safety::server_reset(tracked, missing, before, now);
+        let mut halt = safety::server_reset(tracked, missing, before, now);
+        let is_by_entries = position.is_none() && safety::server_reset(tracked, 0, before, now).is_none();
         if before.is_set_back(&now) {
             // The next writes of others hide it from the next look, and from the next start.
             self.container.set_remote(RemoteState { set_back: true, ..self.container.header().remote.clone() });
             self.container.commit(Vec::new())?;
         }
+        if halt.is_some() && is_by_entries && self.has_unlisted_blobs().await? {
+            // The index is weak. Row 15 heals it.
+            halt = None;
+        }
+        self.reset = halt;
         match &self.reset {
             Some(halt) => Err(CycleError::Halted(halt.clone())),
             None => Ok(all_obeyed),
@@ -236,14 +244,30 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         if index.mark.is_some() { Trust::Evidence } else { Trust::Hints }
     }
 
+    /// Whether the proxy has the blobs of synced files that its index does not name, by a sample of them.
+    async fn has_unlisted_blobs(&self) -> Result<bool, CycleError> {
+        let Some(index) = &self.index else { return Ok(false) };
+        let is_missing =
+            |(path, entry): &(&RelPath, &Entry)| entry.base.content().is_some() && !index.files.contains_key(*path);
+        let missing: Vec<&RelPath> = self.container.entries().iter().filter(is_missing).map(|(path, _)| path).collect();
+        let sample = missing.iter().step_by(missing.len().div_ceil(BLOB_SAMPLE).max(1));
+        let (mut asked, mut known) = (0, 0);
+        for path in sample {
+            asked += 1;
+            let got = self.remote.get(path).await?;
+            known += usize::from(!matches!(got, Got::Absent { tombstone: None }));
+        }
+        Ok(2 * known > asked)
+    }
+
     /// What the index says of a path, or the blob said where that is newer. Tombstones below the floor are gone from it. A path that was agreed on with this
     /// very store, and that an exact index does not name any more, had one of those.
     pub(super) fn remote_side(&self, index: &Index, path: &RelPath) -> Option<RemoteSide> {
         let listed = index.files.get(path);
-        if let Some((despite, tombstone)) = self.proven.get(path)
+        if let Some((despite, proven)) = self.proven.get(path)
             && despite.as_ref() == listed
         {
-            return Some(RemoteSide::Tombstone(*tombstone));
+            return Some(*proven);
         }
         match (listed, self.container.entries().get(path)) {
             (Some(e), _) if e.is_deleted => Some(RemoteSide::Tombstone(e.md5)),

@@ -312,6 +312,27 @@ impl FakeServer {
         restore(&mut self.store().index, path, entry);
     }
 
+    /// What the plain index says of a path.
+    pub fn index_entry(&self, path: &RelPath) -> Option<IndexEntry> {
+        self.store().index.get(path).copied()
+    }
+
+    /// Puts the entries of the plain index right, but for those of which `heals` says that a client knows better. It is given
+    /// the path, the truth, and what the index says.
+    pub fn mend_index(&self, heals: impl Fn(&RelPath, &IndexEntry, Option<&IndexEntry>) -> bool) {
+        let mut store = self.store();
+        let exact = store.exact_index();
+        let mut index = exact.clone();
+        for (path, truth) in &exact {
+            let wrong = store.index.get(path).copied();
+            if heals(path, truth, wrong.as_ref()) {
+                restore(&mut index, path, wrong);
+            }
+        }
+        store.index = index;
+        store.recent.clear();
+    }
+
     /// Planted bug: a plain index claims to be strong.
     pub fn plant_trusted_tombstone(&self, on: bool) {
         self.store().trusted_tombstone = on;

@@ -253,6 +253,12 @@ pub trait Remote: Send + Sync + 'static {
         version: u64,
     ) -> impl Future<Output = Result<Deleted, RemoteError>> + Send;
 
+    /// Deletes what is deleted already, so that a weak index that still names it as live gets a new entry. `tombstone`: the
+    /// content that was deleted. Where other content was written meanwhile, this is a mismatch. `Absent`: this proxy does
+    /// not delete twice.
+    fn delete_again(&self, path: &RelPath, tombstone: Md5)
+    -> impl Future<Output = Result<Deleted, RemoteError>> + Send;
+
     /// Sends many small requests as one (capability `batch`); `None`: this proxy takes none. They are independent of
     /// each other, carried out in no particular order, and no path comes twice. One that was not answered as it would
     /// have been by itself (its source failed, the proxy did not take it, the answer is not to be believed) is `None`:

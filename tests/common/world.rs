@@ -173,8 +173,7 @@ impl World {
     /// As [`World::device_with`], of a device that reaches the proxy by another way.
     pub fn device_by(&self, name: &str, url: &str, config: &str) -> Device<'_> {
         let device = self.device_with(name, config);
-        let at = device.home.join("config.toml");
-        write_private(&at, &fs::read_to_string(&at).unwrap().replace(&self.url(), url));
+        device.use_proxy(url);
         device
     }
 
@@ -282,6 +281,12 @@ const ANOTHER_USER: u32 = 65_534;
 impl Device<'_> {
     fn configure(&self, sync: &str) {
         self.write_config(sync, &[(&self.folder, "")]);
+    }
+
+    /// Has the device speak to the proxy at `url` in place of the world's.
+    pub fn use_proxy(&self, url: &str) {
+        let at = self.home.join("config.toml");
+        write_private(&at, &fs::read_to_string(&at).unwrap().replace(&self.world.url(), url));
     }
 
     /// Writes the config: `sync` into `[sync]` (other sections may follow), then the folders, each with more keys.

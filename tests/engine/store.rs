@@ -219,18 +219,50 @@ fn an_edit_of_ours_that_the_index_lost_is_not_undone_and_mended() {
     assert_eq!(story.server.contents()[&path], "new");
 }
 
-#[test]
-fn an_index_that_lost_many_writes_of_ours_waits_for_a_person_though_only_changes_are_told() {
-    let mut story = Story::new(plain());
+/// Six synced files, and one of another device.
+fn six(config: Config) -> (Story, [&'static str; 6]) {
+    let mut story = Story::new(config);
     story.server.foreign_put(&RelPath::parse("other").unwrap(), "other");
     story.cycle(Scope::full()).unwrap();
     let names = ["a", "b", "c", "d", "e", "f"];
     names.iter().for_each(|name| story.disk.user_write(name, *name).unwrap());
     story.cycle(Scope::full()).unwrap();
-    clobber(&story, &names);
-    let Err(CycleError::Halted(halt)) = story.cycle(Scope::default()) else { panic!("it went on") };
-    assert_eq!(halt.name(), "server_reset");
-    assert_eq!((story.disk.user_tree("").len(), story.server.contents().len()), (7, 8));
+    (story, names)
+}
+
+/// Only changes of the index are told, or all of it.
+#[test]
+fn weak_index_that_lost_many_entries_is_healed() {
+    for etag_delta in [true, false] {
+        let (mut story, names) = six(Config { etag_delta, ..plain() });
+        clobber(&story, &names);
+        story.settle();
+        assert_eq!((story.disk.user_tree("").len(), story.server.contents().len()), (8, 8));
+        for name in names {
+            let entry = story.server.index_entry(&RelPath::parse(name).unwrap());
+            assert_eq!(entry.map(|e| (e.md5, e.is_deleted)), Some((Md5::of(name.as_bytes()), false)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn weak_store_that_lost_its_blobs_waits_for_a_person_once() {
+    for left in [0, 2] {
+        let (mut story, names) = six(plain());
+        story.server.reset(None);
+        for name in &names[..left] {
+            story.server.foreign_put(&RelPath::parse(name).unwrap(), *name);
+            story.server.set_index_entry(&RelPath::parse(name).unwrap(), None);
+        }
+        let id = reset_halt(&mut story).expect("it was reset");
+        assert_eq!((story.disk.user_tree("").len(), story.server.contents().len()), (7, left), "nothing moves");
+        assert!(story.engine.approve(&id).unwrap());
+        story.settle();
+        story.restart();
+        story.settle();
+        assert_eq!((story.disk.user_tree("").len(), story.server.contents().len()), (7, 7), "{left} blobs were left");
+        assert!(names.iter().all(|n| story.server.index_entry(&RelPath::parse(n).unwrap()).is_some()));
+    }
 }
 
 /// The state of three files, which cannot be read whole any more, and from which one file went meanwhile. `journal`:

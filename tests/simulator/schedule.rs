@@ -15,7 +15,7 @@ use memsync::remote::fake::{Backup, Config, FakeServer, Faults, TombstoneKind};
 use memsync::state::Format;
 use memsync::sync::{Action, Plan, Precondition};
 
-use crate::settle::settle;
+use crate::settle::{Calm, settle};
 use crate::users::{Ledger, user_acts};
 use crate::world::{Device, SimClock};
 
@@ -48,6 +48,9 @@ pub struct Offers {
     pub batch: bool,
     /// What changed in a plain index, in place of all of it.
     pub etag_delta: bool,
+    /// A proxy of another kind, which loses a third of the index updates that come together. Nothing but the agents mends
+    /// its index.
+    pub is_foreign: bool,
 }
 
 /// Prunes the whole history.
@@ -63,21 +66,23 @@ const MANY: &[&str] = &[
 ];
 
 fn config(rng: &mut Rng, bug: Option<Bug>, offers: Offers) -> Config {
-    let strong = bug != Some(Bug::PlainTombstoneTrusted) && rng.bool();
+    let strong = bug != Some(Bug::PlainTombstoneTrusted) && rng.bool() && !offers.is_foreign;
     let p = |rng: &mut Rng, max: f64| if rng.bool() { rng.f64() * max } else { 0.0 };
     let faults = Faults {
         lost_reply: p(rng, 0.2),
         lost_request: p(rng, 0.2),
         unavailable: p(rng, 0.1),
         index_stale: p(rng, 0.5),
-        index_clobbered: p(rng, 0.3),
+        index_clobbered: if offers.is_foreign { 1.0 / 3.0 } else { p(rng, 0.3) },
         index_emptied: p(rng, 0.2),
         index_resurrected: p(rng, 0.3),
     };
+    // A deletion can only be repeated where a tombstone exists.
+    let exists = offers.is_foreign || !(strong || rng.bool());
     Config {
         strong,
         etag_delta: offers.etag_delta,
-        tombstones: if strong || rng.bool() { TombstoneKind::Absent } else { TombstoneKind::Exists },
+        tombstones: if exists { TombstoneKind::Exists } else { TombstoneKind::Absent },
         honest: strong || rng.bool(),
         versions: false,
         faults,
@@ -314,7 +319,8 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
             _ => device.tidy(),
         }
     }
-    settle(devices, &server, &clock, clash, &ledger.lock().unwrap())
+    let world = Calm { server: &server, clock: &clock, clash, is_foreign: offers.is_foreign };
+    settle(devices, &world, &ledger.lock().unwrap())
 }
 
 /// The server's disk is set back to an earlier day, and the server does not know it: its epoch stays. That shows by the

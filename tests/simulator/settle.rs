@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use memsync::agent::CycleError;
+use memsync::digest::Md5;
 use memsync::disk::sim::{SimDisk, Verdict};
-use memsync::remote::fake::FakeServer;
+use memsync::remote::fake::{FakeServer, Faults};
+use memsync::sync::Base;
 
 use crate::users::Ledger;
 use crate::world::{Device, SimClock};
@@ -22,15 +24,24 @@ const ROUNDS: usize = 5;
 /// was slower goes up (5) and comes down (6).
 const CLASH_ROUNDS: usize = 6;
 
+/// The world in which all comes to rest.
+pub struct Calm<'a> {
+    pub server: &'a FakeServer,
+    pub clock: &'a SimClock,
+    /// A file and a folder claim one name.
+    pub clash: bool,
+    /// The agents must heal the index.
+    pub is_foreign: bool,
+}
+
 /// All must agree soon, with nothing owed missing, and then be still.
-pub fn settle(
-    mut devices: Vec<Device>,
-    server: &FakeServer,
-    clock: &SimClock,
-    clash: bool,
-    ledger: &Ledger,
-) -> Result<(), String> {
-    server.calm();
+pub fn settle(mut devices: Vec<Device>, calm: &Calm<'_>, ledger: &Ledger) -> Result<(), String> {
+    let Calm { server, clock, clash, is_foreign } = *calm;
+    if is_foreign {
+        server.set_faults(Faults::default());
+    } else {
+        server.calm();
+    }
     ledger.say(|| "calm".to_owned());
     for device in &mut devices {
         device.disk.set_hook(None);
@@ -45,11 +56,43 @@ pub fn settle(
             device.poll();
         }
     }
-    let most = if clash { CLASH_ROUNDS } else { ROUNDS };
-    come_to_rest(&mut devices, server, clock, most, ledger)?;
+    if is_foreign {
+        for device in &mut devices {
+            device.set_time(clock);
+            if !device.ensure_engine(server, clock)? {
+                return Err(format!("{} does not start in calm", device.name));
+            }
+        }
+        leave_what_agents_can_heal(&mut devices, server);
+    }
+    come_to_rest(&mut devices, calm, ledger)?;
     agree(&devices, server, clash)?;
     be_still(&mut devices, server, clock)?;
     nothing_lost(&devices, server, clash, ledger)
+}
+
+/// Puts right only those entries of which no agent knows that they are wrong: its state is lost, or another client wrote.
+/// A file heals the entry that does not name it, and a deletion the entry that names the file as live. A tombstone that the
+/// index lacks is no evidence.
+fn leave_what_agents_can_heal(devices: &mut [Device], server: &FakeServer) {
+    let mut known = BTreeSet::new();
+    for device in devices.iter_mut() {
+        let here = device.disk.user_tree("");
+        let Some(engine) = device.engine() else { continue };
+        for (path, entry) in engine.container().entries() {
+            let local = here.get(path.as_str()).map(|content| Md5::of(content));
+            let evidence = match entry.base {
+                Base::Synced(md5) if local == Some(md5) => Some((path.clone(), md5, false)),
+                Base::Seen(md5) if local.is_none() => Some((path.clone(), md5, true)),
+                _ => None,
+            };
+            known.extend(evidence);
+        }
+    }
+    server.mend_index(|path, truth, wrong| {
+        let is_evident = !truth.is_deleted || wrong.is_some_and(|entry| !entry.is_deleted);
+        is_evident && known.contains(&(path.clone(), truth.md5, truth.is_deleted))
+    });
 }
 
 fn all_readable(disk: &SimDisk) {
@@ -61,14 +104,9 @@ fn all_readable(disk: &SimDisk) {
     }
 }
 
-/// `most`: rounds that may write.
-fn come_to_rest(
-    devices: &mut [Device],
-    server: &FakeServer,
-    clock: &SimClock,
-    most: usize,
-    ledger: &Ledger,
-) -> Result<(), String> {
+fn come_to_rest(devices: &mut [Device], calm: &Calm<'_>, ledger: &Ledger) -> Result<(), String> {
+    let Calm { server, clock, clash, is_foreign } = *calm;
+    let most = if clash { CLASH_ROUNDS } else { ROUNDS };
     let (mut rounds, mut calm_since) = (0, 0);
     loop {
         let before: Vec<_> = devices.iter().map(|d| d.disk.user_tree("")).collect();
@@ -102,6 +140,10 @@ fn come_to_rest(
         rounds += 1;
         if decided > 0 {
             calm_since = rounds;
+            if is_foreign {
+                // Who approves of a reset forgets the tombstones that it has obeyed.
+                leave_what_agents_can_heal(devices, server);
+            }
         }
         let quiet = devices.iter().map(|d| d.disk.user_tree("")).eq(before) && server.writes() == writes;
         if quiet && !again && decided == 0 && rounds > 2 {

@@ -1,5 +1,7 @@
 //! What people do with memsync, told with real processes: a proxy, agents, and the commands.
 
+#[path = "../common/foreign.rs"]
+mod foreign_proxy;
 #[path = "../common/left_out.rs"]
 mod left_out;
 #[path = "../common/packed.rs"]
@@ -21,6 +23,7 @@ mod crash;
 mod editors;
 mod encoding;
 mod filesystem;
+mod foreign;
 mod gates;
 mod history;
 mod log;

@@ -48,8 +48,9 @@ impl Running<'_> {
                     self.again = Some(now + pace::again(self.in_vain, passed));
                 }
                 self.tell(&report);
+                let engine = &self.session.engine;
                 self.retry =
-                    self.session.engine.next_retry().map(|due| {
+                    engine.next_retry().into_iter().chain(engine.next_heal()).min().map(|due| {
                         now + due.saturating_sub(self.session.world.elapsed()).max(Duration::from_millis(50))
                     });
                 let changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;

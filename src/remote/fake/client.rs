@@ -280,6 +280,15 @@ impl Remote for FakeRemote {
         Ok(done.await?)
     }
 
+    async fn delete_again(&self, path: &RelPath, tombstone: Md5) -> Result<Deleted, RemoteError> {
+        let request = Request::Delete { path: path.clone(), md5: tombstone };
+        let done = self.carry(request, |store| {
+            let deleted = store.delete_again(path, tombstone);
+            (deleted, deleted == Deleted::Done)
+        });
+        Ok(done.await?)
+    }
+
     async fn batch(&self, requests: Vec<(RelPath, Ask)>) -> Result<Option<Vec<Option<Answer>>>, RemoteError> {
         if !self.server.store().config.batch {
             return Ok(None);

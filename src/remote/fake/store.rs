@@ -266,6 +266,25 @@ impl Store {
         }
     }
 
+    /// Only a proxy for which a tombstone exists writes another one over it.
+    pub(super) fn delete_again(&mut self, path: &RelPath, tombstone: Md5) -> Deleted {
+        match self.blobs.get(path) {
+            Some(held) if held.content.is_some() => {
+                Deleted::Mismatch { current: self.config.honest.then_some(held.md5) }
+            }
+            // A version names the tombstone whatever was deleted.
+            Some(held) if self.config.tombstones == TombstoneKind::Exists => {
+                let md5 = held.md5;
+                if md5 != tombstone && !self.config.versions {
+                    return Deleted::Mismatch { current: self.config.honest.then_some(md5) };
+                }
+                self.commit(path, md5, None);
+                Deleted::Done
+            }
+            _ => Deleted::Absent,
+        }
+    }
+
     /// Whether a 404 shows this tombstone.
     fn shows(&self, held: &Held) -> bool {
         self.config.honest && self.config.tombstones == TombstoneKind::Absent && held.content.is_none()

@@ -419,6 +419,13 @@ impl Remote for HttpRemote {
         self.namespaced_delete(path, md5, version).await
     }
 
+    async fn delete_again(&self, path: &RelPath, tombstone: Md5) -> Result<Deleted, RemoteError> {
+        if self.inner.namespace.is_flat() {
+            return self.flat_delete(path, tombstone).await;
+        }
+        self.namespaced_delete_again(path).await
+    }
+
     async fn batch(&self, requests: Vec<(RelPath, Ask)>) -> Result<Option<Vec<Option<Answer>>>, RemoteError> {
         self.send_batch(requests).await
     }

@@ -5,6 +5,7 @@
 
 use http::{Method, StatusCode};
 
+use super::body::Answer;
 use super::flat::{Sent, current, tombstone};
 use super::{HttpRemote, MAX_SMALL, classify};
 use crate::digest::Md5;
@@ -14,6 +15,9 @@ use crate::remote::{Deleted, Outgoing, Promised, Put, RemoteError};
 
 /// How often a deletion looks again for the version of the content it is about.
 const LOOKS: usize = 3;
+
+/// A version that no write has: versions are milliseconds since 1970.
+const NO_VERSION: u64 = 1;
 
 /// What stands at a path now.
 enum Look {
@@ -85,12 +89,7 @@ impl HttpRemote {
                     Look::Gone { .. } => return Ok(Deleted::Absent),
                 };
             }
-            let request = self
-                .inner
-                .request(Method::DELETE, &url)
-                .header(IF_MATCH_VERSION, expected)
-                .header(PREFER, RETURN_MINIMAL);
-            let answer = self.inner.send(&url, request, None, MAX_SMALL).await?;
+            let answer = self.send_delete(&url, expected).await?;
             match answer.status() {
                 StatusCode::NO_CONTENT | StatusCode::OK => {
                     answer.finish().await;
@@ -109,6 +108,39 @@ impl HttpRemote {
             }
         }
         Ok(Deleted::Mismatch { current: None })
+    }
+
+    /// Only the tombstone's version is sent. It is asked for before the blob: a later write has a later version, so that
+    /// it is not deleted.
+    pub(super) async fn namespaced_delete_again(&self, path: &RelPath) -> Result<Deleted, RemoteError> {
+        let url = self.blob_url(path).await?;
+        let answer = self.send_delete(&url, NO_VERSION).await?;
+        let version = match answer.status() {
+            StatusCode::PRECONDITION_FAILED => told_version(&answer.told().await),
+            StatusCode::NOT_FOUND => 0,
+            _ => return Err(answer.refusal().await),
+        };
+        if version == 0 {
+            return Ok(Deleted::Absent);
+        }
+        if let Look::Live { md5, .. } = self.look(path).await? {
+            return Ok(Deleted::Mismatch { current: Some(md5) });
+        }
+        let answer = self.send_delete(&url, version).await?;
+        let deleted = match answer.status() {
+            StatusCode::NO_CONTENT | StatusCode::OK => Deleted::Done,
+            StatusCode::NOT_FOUND => Deleted::Absent,
+            StatusCode::PRECONDITION_FAILED => Deleted::Mismatch { current: None },
+            _ => return Err(answer.refusal().await),
+        };
+        answer.finish().await;
+        Ok(deleted)
+    }
+
+    async fn send_delete(&self, url: &str, version: u64) -> Result<Answer, RemoteError> {
+        let request = self.inner.request(Method::DELETE, url);
+        let request = request.header(IF_MATCH_VERSION, version).header(PREFER, RETURN_MINIMAL);
+        self.inner.send(url, request, None, MAX_SMALL).await
     }
 
     /// Asks for what the path holds, without its content where the proxy is known to answer HEAD.

@@ -1,0 +1,70 @@
+//! A proxy of another kind, whose index loses updates. Only the agents can mend it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::foreign_proxy::{Foreign, NAMESPACE};
+use crate::world::{Device, Files, World, eventually};
+
+/// A path is healed once a minute, and a heal may get lost, too.
+const LONG: Duration = Duration::from_secs(15 * 60);
+
+fn device<'w>(world: &'w World, foreign: &Foreign, name: &str) -> Device<'w> {
+    let device = world.device(name);
+    device.write_config("interval = \"1s\"", &[(&device.folder, &format!("namespace = {NAMESPACE:?}"))]);
+    device.use_proxy(&foreign.url());
+    device
+}
+
+/// Waits until both folders, the objects and the index are as `expected`.
+#[track_caller]
+fn converge(foreign: &Foreign, devices: [&Device; 2], expected: &Files) {
+    let until = Instant::now() + LONG;
+    loop {
+        let wrong = foreign.wrong_entries();
+        let trees = devices.map(Device::tree);
+        if wrong.is_empty() && trees.iter().all(|tree| tree == expected) && foreign.files() == *expected {
+            return;
+        }
+        let differs = |tree: &Files| {
+            let all: BTreeMap<_, _> = tree.iter().chain(expected).collect();
+            all.into_keys().filter(|path| tree.get(*path) != expected.get(*path)).cloned().collect::<Vec<_>>()
+        };
+        let differ = trees.iter().map(differs).collect::<Vec<_>>();
+        assert!(Instant::now() < until, "the index is wrong of {wrong:?}; {differ:?} differ");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn agents_converge_though_the_proxy_loses_index_updates() {
+    let foreign = Foreign::start();
+    let world = World::new();
+    let (a, b) = (device(&world, &foreign, "a"), device(&world, &foreign, "b"));
+    let mut expected = Files::new();
+    for n in 0..170 {
+        a.write(&format!("{n}.md"), n.to_string());
+        expected.insert(format!("{n}.md"), n.to_string().into_bytes());
+    }
+    a.start();
+    b.start();
+    converge(&foreign, [&a, &b], &expected);
+    let before = foreign.updates();
+    for n in 0..120 {
+        let (device, name) = (if n % 2 == 0 { &a } else { &b }, format!("{n}.md"));
+        device.write(&name, format!("edit {n}"));
+        expected.insert(name, format!("edit {n}").into_bytes());
+    }
+    for n in 120..170 {
+        let (device, name) = (if n % 2 == 0 { &a } else { &b }, format!("{n}.md"));
+        device.remove(&name);
+        expected.remove(&name);
+    }
+    converge(&foreign, [&a, &b], &expected);
+    let after = foreign.updates();
+    assert!(after.1 > before.1 + 20, "{before:?} to {after:?}: the index lost updates");
+    for device in [&a, &b] {
+        assert_eq!(device.copies(), Vec::<String>::new());
+        eventually("it is in sync", || device.cli(&["status"]).code == 0);
+    }
+}

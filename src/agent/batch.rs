@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use bytes::Bytes;
+use futures::FutureExt;
 
 use crate::digest::Md5;
 use crate::disk::Disk;
@@ -20,6 +21,7 @@ use super::World;
 use super::apply::{Done, First, StepError, Upload, Work, before_delete, before_upload};
 use super::engine::{CycleError, Engine};
 use super::sent::Sent;
+use super::transit::{Flight, SlowStep};
 
 /// Batches in flight: one is read or placed here while the next is on its way and another is being committed there.
 const FLYING: usize = 3;
@@ -64,6 +66,7 @@ pub(super) type Batched<D> = Result<Option<Vec<Option<First<D>>>>, RemoteError>;
 /// What has ended.
 pub(super) enum Flown<D: Disk, R: Remote> {
     One(Step, Result<Done<D>, StepError>),
+    Slow(SlowStep<D, R>),
     Many(Vec<Work<D, R>>, Batched<D>),
 }
 
@@ -89,6 +92,11 @@ impl<D: Disk, R: Remote> Queue<D, R> {
         self.small.clear();
         self.rest.clear();
         self.answered.retain_mut(|work| work.is_answered());
+    }
+
+    /// Whether nothing is left to begin.
+    pub(super) fn is_empty(&self) -> bool {
+        self.answered.is_empty() && self.small.is_empty() && self.rest.is_empty()
     }
 
     /// The next thing to do. `work`: makes a step ready to run.
@@ -253,7 +261,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// The request of a batch, on its own so that several can be under way.
-    pub(super) fn batch(&self, steps: Vec<(Step, u64)>) -> impl Future<Output = Flown<D, R>> + use<D, R, W> {
+    pub(super) fn batch(&self, steps: Vec<(Step, u64)>) -> Flight<D, R> {
         let remote = self.remote.clone();
         let (mut works, mut requests) = (Vec::with_capacity(steps.len()), Vec::with_capacity(steps.len()));
         for (step, size) in steps {
@@ -277,6 +285,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Err(e) => Flown::Many(works, Err(e)),
             }
         }
+        .boxed()
     }
 
     /// Takes a batch's answers in. `Some`: the cycle cannot go on.

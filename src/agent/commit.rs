@@ -135,7 +135,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
         }
         if !changes.is_empty() || report.conflicts.len() > conflicts {
-            self.note_advance(own_writes);
+            // The cursor of the index may include a late write already.
+            self.note_advance(if self.transfers.late.is_empty() { own_writes } else { 0 });
             failpoint::pass("commit.before");
             self.container.commit(changes)?;
             failpoint::pass("commit.done");
@@ -182,6 +183,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// What we wrote to the proxy ourselves. In the index that is held it must show at once: if others undo it before the
     /// next one is fetched, that one differs.
     fn note_own_write(&mut self, path: &RelPath, entry: IndexEntry) {
+        if self.transfers.late.contains(path) {
+            // The index may have been fetched since, and may know of a later write.
+            self.open.add(path);
+            return;
+        }
         if let Some(index) = &mut self.index {
             let before = index.files.insert(path.clone(), entry);
             if index.mark.is_none() {

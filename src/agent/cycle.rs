@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::Either;
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::FutureExt;
+use futures::stream::StreamExt;
 
 use crate::digest::Md5;
 use crate::disk::{Disk, Stat};
@@ -25,6 +25,7 @@ use super::commit::Batch;
 use super::engine::{CycleError, Engine, Unanswered, remedy};
 use super::problems::PathProblem;
 use super::sent::Sent;
+use super::transit::SlowStep;
 
 /// Finished actions that are made durable and committed together.
 const BATCH_STEPS: usize = 2048;
@@ -83,13 +84,13 @@ impl Report {
 
 /// Content that did not get to the other side: what is deleted there waits for it, it may have been renamed to it.
 #[derive(Default)]
-struct NotArrived {
+pub(super) struct NotArrived {
     /// On the proxy.
-    contents: BTreeSet<Md5>,
+    pub contents: BTreeSet<Md5>,
     /// In the folder.
-    here: BTreeSet<Md5>,
+    pub here: BTreeSet<Md5>,
     /// There is some of which nobody knows what it is.
-    unknown: bool,
+    pub unknown: bool,
     /// Files that may not be read, by what stays as it is when a file is renamed: inode, size, mtime.
     unreadable: BTreeSet<(u64, u64, i64)>,
 }
@@ -136,7 +137,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.unfinished |= full && !self.open.is_empty();
         let news = self.fetch().await?;
         let now = self.world.elapsed();
-        let due = self.heals.take_due(now) || self.quarantine.next_due().is_some_and(|at| at <= now);
+        let due =
+            self.name_transits(now) | self.heals.take_due(now) | self.quarantine.next_due().is_some_and(|at| at <= now);
         if !self.unfinished && !news && !due {
             let held = self.held.iter().map(|h| h.steps.len()).sum();
             return Ok(Report { scan, looked: self.looked, held, waiting: self.waiting, ..Report::default() });
@@ -249,6 +251,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.progress.done.store(0, Ordering::Relaxed);
         self.progress.steps.store(first.len() + last.len(), Ordering::Relaxed);
         let missing = self.run_steps(first, &mut report).await?;
+        self.note_in_transit(&mut skipped);
         let was = |path: &RelPath| self.container.entries().get(path).and_then(|e| e.stat);
         let waits = |s: &Step, on: &NotArrived| match s.action {
             Action::DeleteRemote { base } => on.may_be(base) || on.is_unreadable(was(&s.path), self.bytes_of(s)),
@@ -314,7 +317,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     async fn run_steps(&mut self, steps: VecDeque<Step>, report: &mut Report) -> Result<NotArrived, CycleError> {
         let mut queue = self.queue(steps);
         let mut missing = NotArrived::default();
-        let mut flying = FuturesUnordered::new();
+        let (mut flying, mut slow) = self.take_flights();
         let mut batch = Batch::default();
         let mut ended: Option<CycleError> = None;
         loop {
@@ -324,20 +327,34 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             if ended.is_some() {
                 queue.stop();
             }
-            while flying.len() < self.options.concurrency.max(1) {
+            while flying.len() < self.max_flights(slow.len()) {
                 self.container.note_uploads(queue.uploads_ahead())?;
                 flying.push(match queue.next(|step| self.work(step)) {
                     None => break,
-                    Some(Next::Many(steps)) => Either::Left(self.batch(steps)),
-                    Some(Next::One(work)) => Either::Right(async move {
-                        let result = work.run().await;
-                        Flown::One(work.step, result)
-                    }),
+                    Some(Next::Many(steps)) => self.batch(steps),
+                    Some(Next::One(work)) => self.fly(work),
                 });
             }
-            let (step, result) = match flying.next().await {
+            let next = if flying.len() > slow.len() || !queue.is_empty() {
+                flying.next().await
+            } else {
+                // Nothing is left but what takes long.
+                flying.next().now_or_never().flatten()
+            };
+            let (step, result) = match next {
                 None => break,
-                Some(Flown::One(step, result)) => (step, result),
+                Some(Flown::Slow(SlowStep { step, rest })) => {
+                    slow.insert(step.path.clone(), self.transit(step));
+                    flying.push(rest);
+                    continue;
+                }
+                Some(Flown::One(step, result)) => {
+                    if slow.remove(&step.path).is_some() {
+                        self.transfers.late.insert(step.path.clone());
+                        report.again = true;
+                    }
+                    (step, result)
+                }
                 Some(Flown::Many(works, batched)) => {
                     if let Some(fatal) = self.batched(works, batched, &mut queue) {
                         ended.get_or_insert(fatal);
@@ -377,20 +394,18 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     }
                 }
                 Err(e) => {
-                    match step.action {
-                        Action::Upload { local, .. } | Action::Conflict { local, .. } => {
-                            missing.contents.insert(local);
-                        }
-                        Action::UploadUnread => missing.unknown = true,
-                        Action::Download { remote } => drop(missing.here.insert(remote)),
-                        _ => {}
-                    }
-                    if let Some(fatal) = self.failed(&step, e, report) {
+                    missing.note(&step.action);
+                    let fatal = self.failed(&step, e, report);
+                    if self.transfers.late.contains(&step.path) {
+                        // The proxy has given its index since this was asked for.
+                        self.unanswered = None;
+                    } else if let Some(fatal) = fatal {
                         ended.get_or_insert(fatal);
                     }
                 }
             }
         }
+        self.transfers.resume(flying, slow);
         missing.here.extend(self.flush(batch, report)?);
         match ended {
             Some(e) => {

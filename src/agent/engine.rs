@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::digest::Md5;
 use crate::disk::Disk;
 use crate::local::moves::is_conflict_name;
 use crate::local::{Folder, RootError, Scope, Touched, Tree};
@@ -25,6 +24,7 @@ use super::problems::{Effect, PathProblem};
 use super::quarantine::Quarantine;
 use super::sent::Sent;
 use super::status::Pending;
+use super::transit::Transfers;
 
 /// Whether a path, as it is called on the disk, is left out; the flag tells a folder.
 pub type Ignored = Arc<dyn Fn(&str, bool) -> bool + Send + Sync>;
@@ -116,7 +116,7 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) approved: BTreeSet<RelPath>,
     pub(super) held: Vec<Held>,
     pub(super) reset: Option<Halt>,
-    /// What blobs told, each with the index entry that contradicts it. A proof holds until the index says something else.
+    /// What blobs told, each with the index entry that contradicts it. Forgotten when that entry changes.
     pub(super) proven: BTreeMap<RelPath, (Option<IndexEntry>, RemoteSide)>,
     /// When entries of a weak index were healed.
     pub(super) heals: HealTimes,
@@ -149,6 +149,7 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) cut_off: Vec<Recent>,
     /// Called when a scan has found a change, before anything is asked of the proxy.
     pub(super) on_change: Box<dyn Fn() + Send + Sync>,
+    pub(super) transfers: Transfers<D, R>,
     /// How often batches were halved because the link could not carry them in time.
     pub(super) strain: u32,
     pub(super) sabotage: Option<Sabotage>,
@@ -230,6 +231,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             waiting: 0,
             cut_off: Vec::new(),
             on_change: Box::new(|| ()),
+            transfers: Transfers::default(),
             strain: 0,
             sabotage: None,
         };
@@ -329,6 +331,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.index = None;
         self.proven.clear();
         self.heals.clear();
+        self.drop_transfers();
         self.retry_all();
         self.rules_changed();
     }
@@ -337,6 +340,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub fn rules_changed(&mut self) {
         self.scanned = false;
         self.same_rules = false;
+        self.drop_transfers();
         self.look_everywhere();
     }
 
@@ -484,6 +488,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             self.missed.clear();
             self.proven.clear();
             self.sent.clear();
+            self.drop_transfers();
             self.look_everywhere();
             // What cannot be written now goes with the next commit.
             self.container.save(self.world.now())?;
@@ -532,6 +537,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let mut out: BTreeMap<RelPath, PathProblem> =
             self.quarantine.iter().map(|(p, why)| (p.clone(), retried(why))).collect();
         out.extend(self.emptied_problems());
+        out.extend(self.transit_problems());
         out.extend(self.stuck.iter().filter_map(|(path, why)| Some((path.clone()?, retried(why)))));
         for (path, found) in self.tree.found() {
             if let Local::Unknown(why) = &found.local

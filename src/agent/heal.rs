@@ -33,10 +33,10 @@ struct Heal {
 
 /// Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(super) struct HealTimes {
+pub struct HealTimes {
     paths: Arc<Mutex<BTreeMap<RelPath, Heal>>>,
     /// Held while one heal is under way: proxies with a weak index lose updates that come together.
-    pub turn: Arc<futures::lock::Mutex<()>>,
+    pub(super) turn: Arc<futures::lock::Mutex<()>>,
 }
 
 impl HealTimes {

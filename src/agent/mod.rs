@@ -30,6 +30,7 @@ pub mod session;
 mod shared;
 pub mod standstill;
 pub mod status;
+mod transit;
 mod turns;
 mod worker;
 pub mod world;

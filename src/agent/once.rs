@@ -87,10 +87,8 @@ async fn cycles(
     let counts = session.engine.progress();
     let (mut uploaded, mut downloaded, mut deleted, mut trashed, mut conflicts) = (0, 0, 0, 0, Vec::new());
     // A deletion wants two scans, a conflict copy a cycle of its own; beyond that somebody is writing.
-    for round in 0..20 {
-        if round > 0 {
-            tokio::time::sleep(CONFIRM + Duration::from_millis(10)).await;
-        }
+    let mut rounds = 20;
+    loop {
         let report = {
             let cycle = session.engine.cycle(Scope::full());
             tokio::pin!(cycle);
@@ -112,7 +110,15 @@ async fn cycles(
         conflicts.extend(report.conflicts.iter().map(ToString::to_string));
         let findings = Findings::of(&session.engine, &report, session.rules.problems(), status);
         findings.enter(status, jiff::Timestamp::now());
-        if !report.again {
+        if report.again {
+            rounds -= 1;
+            if rounds == 0 {
+                break;
+            }
+            tokio::time::sleep(CONFIRM + Duration::from_millis(10)).await;
+        } else if session.engine.in_transit().next().is_some() {
+            session.engine.transfer_ends().await;
+        } else {
             break;
         }
     }

@@ -465,6 +465,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 local.insert(path.clone(), Local::Unknown(Unknown::Quarantined(why.to_owned())));
             }
         }
+        for path in self.in_transit() {
+            local.insert(path.clone(), Local::Unknown(Unknown::InTransit));
+        }
         local
     }
 

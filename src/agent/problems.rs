@@ -23,7 +23,7 @@ impl Effect {
     /// `None`: the path has no problem.
     pub fn of(why: &Unknown) -> Option<Self> {
         match why {
-            Unknown::Ignored | Unknown::Changing | Unknown::Unread | Unknown::Vanished => None,
+            Unknown::Ignored | Unknown::Changing | Unknown::Unread | Unknown::Vanished | Unknown::InTransit => None,
             Unknown::TooLarge(_)
             | Unknown::NotAFile(_)
             | Unknown::Mounted

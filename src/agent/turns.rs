@@ -158,6 +158,7 @@ impl<'a> Running<'a> {
                     }
                 }
                 () = wake.notified() => {}
+                () = self.session.engine.transfer_ends() => self.again = Some(Instant::now()),
                 () = tokio::time::sleep_until(at.into()) => {}
             }
             while let Some(command) = self.worker.waiting_command() {

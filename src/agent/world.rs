@@ -20,6 +20,12 @@ pub trait World: Send + Sync + 'static {
     fn boot(&self) -> Option<Boot> {
         None
     }
+
+    /// Ends after `time`. In a simulated world it need not.
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        let _ = time;
+        std::future::pending().boxed()
+    }
     /// Does work that takes a while beside what else there is to do. A simulated world does it at once.
     fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> BoxFuture<'static, T> {
         std::future::ready(work()).boxed()
@@ -50,6 +56,10 @@ impl World for RealWorld {
 
     fn boot(&self) -> Option<Boot> {
         read_boot().inspect_err(|e| tracing::debug!("the start of the machine is unknown: {e}")).ok()
+    }
+
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        tokio::time::sleep(time).boxed()
     }
 
     fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> BoxFuture<'static, T> {

@@ -79,9 +79,10 @@ impl Exit {
         }
         cause.downcast_ref::<RemoteError>().map(|error| match error {
             RemoteError::Auth { .. } => Self::Refused,
-            RemoteError::Unreachable { .. } | RemoteError::Throttled { .. } | RemoteError::Server { .. } => {
-                Self::Temporary
-            }
+            RemoteError::Unreachable { .. }
+            | RemoteError::Slow { .. }
+            | RemoteError::Throttled { .. }
+            | RemoteError::Server { .. } => Self::Temporary,
             _ => Self::Error,
         })
     }

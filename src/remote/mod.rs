@@ -174,6 +174,9 @@ pub enum RemoteError {
     /// No connection, a timeout, an answer cut off: the write may or may not have happened.
     #[error("{url}: {why}")]
     Unreachable { url: String, why: String },
+    /// An answer that comes, but too slowly to wait for its end.
+    #[error("{url}: only {bytes} bytes came in {time:?}; it is asked for again later")]
+    Slow { url: String, bytes: u64, time: Duration },
     /// 429, or 503 with Retry-After (capped at 15 minutes).
     #[error("{url}: the proxy asks to wait ({status})")]
     Throttled { url: String, status: u16, after: Option<Duration> },

@@ -15,7 +15,7 @@
 //! | row | base | local | index | action \[precondition\] |
 //! |---|---|---|---|---|
 //! | 1 | – | – | – | nothing |
-//! | 2 | – | – | R | download, create only |
+//! | 2 | – | – | R | download, create only; *hints*, 404 and a deletion was *seen* → repeat it, which heals the index |
 //! | 3 | – | – | t | record seen |
 //! | 4 | – | L | – | upload \[new\] |
 //! | 5 | – | L | L | fsync, adopt; *hints*, and a deletion was *seen* → fetch: L → adopt; R → conflict; 404 → 8 |
@@ -24,10 +24,10 @@
 //! | 8 | – | L | tX | upload \[new\] |
 //! | 9 | B | – | B or – | pass the delete gates, delete-remote \[B\] |
 //! | 10 | B | – | t | base := seen; *hints*, and t is not of B → row 9 |
-//! | 11 | B | – | R | download, create only (an edit beats a delete) |
+//! | 11 | B | – | R | download, create only (an edit beats a delete); *hints*: the blob is B → 9; 404 → base := seen |
 //! | 12 | B | B | B | nothing |
-//! | 13 | B | B | R | fetch: B → nothing; R → replace |
-//! | 14 | B | B | t | fetch: 404 → trash; B → nothing; R → replace |
+//! | 13 | B | B | R | fetch: B → heal the index (*hints*); R → replace |
+//! | 14 | B | B | t | fetch: 404 → trash; B → heal the index (*hints*); R → replace |
 //! | 15 | B | B | – | fetch: B → heal the index; R → replace; proven tombstone → trash; else upload \[new\] |
 //! | 16 | B | L | B or – | upload \[B\] |
 //! | 17 | B | L | L | fsync, adopt; *hints* → row 18 |

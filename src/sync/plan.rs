@@ -31,11 +31,11 @@ pub enum Action {
     /// Rows 6, 18, and of an index of hints 5 and 17: fetch; the server keeps the name unless it holds what we hold or
     /// what base was, or nothing.
     Conflict { local: Md5, base: Option<Md5> },
-    /// Rows 7, 14: fetch; 404 → trash, the same content → nothing (row 14) or adopt, other → replace or conflict.
+    /// Rows 7, 14: fetch; 404 → trash, the same content → heal the index (row 14) or adopt, other → replace or conflict.
     Obey { local: Md5, base: Option<Md5>, tombstone: Md5 },
     /// Row 9, and of an index of hints 10.
     DeleteRemote { base: Md5 },
-    /// Row 13: fetch; other content → replace.
+    /// Row 13: fetch; the same content → heal the index, other → replace.
     Replace { base: Md5 },
     /// Row 15: fetch; heal, replace, trash or upload.
     Probe { base: Md5 },

@@ -67,6 +67,8 @@ pub enum Unknown {
     Unread,
     /// The first of the two scans that must miss a tracked file before it counts as deleted.
     Vanished,
+    /// Its transfer takes long and goes on beside the cycles.
+    InTransit,
     /// In quarantine after a failure; retried later.
     Quarantined(String),
 }
@@ -84,7 +86,12 @@ impl Unknown {
             | Self::OtherFolder
             | Self::Name(_)
             | Self::Collides(_) => true,
-            Self::Clash(_) | Self::Changing | Self::Unread | Self::Vanished | Self::Quarantined(_) => false,
+            Self::Clash(_)
+            | Self::Changing
+            | Self::Unread
+            | Self::Vanished
+            | Self::InTransit
+            | Self::Quarantined(_) => false,
         }
     }
 }
@@ -116,6 +123,7 @@ impl fmt::Display for Unknown {
             Self::Changing => write!(f, "is being written; will be looked at again"),
             Self::Unread => write!(f, "has not been read yet"),
             Self::Vanished => write!(f, "has just gone; will be looked at again"),
+            Self::InTransit => write!(f, "is still being transferred; other files go on meanwhile"),
             Self::Quarantined(why) => f.write_str(why),
         }
     }

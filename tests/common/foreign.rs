@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 pub const NAMESPACE: &str = "team";
 /// The time that its storage needs to write the index.
 const INDEX_WRITE: Duration = Duration::from_millis(4);
+/// Between two bytes that drip.
+const DRIP: Duration = Duration::from_millis(200);
 
 /// An object as it is stored. `content`: `None` for a tombstone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +47,11 @@ struct State {
     /// Index updates, and those that a later one has undone.
     updates: usize,
     lost: usize,
+    /// The path whose content goes out a byte at a time, and the bytes that went so.
+    drip: String,
+    dripped: usize,
+    /// Such answers that have not ended.
+    dripping: usize,
 }
 
 /// Ends with the test.
@@ -71,6 +78,28 @@ impl Foreign {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
+    }
+
+    /// Another client writes a path.
+    pub fn put(&self, path: &str, content: &[u8]) {
+        let mut state = self.state.lock().unwrap();
+        state.version += 1;
+        let object = Object { md5: Md5::of(content), content: Some(content.to_vec()), version: state.version };
+        state.index.insert(path.to_owned(), object.entry());
+        state.objects.insert(path.to_owned(), object);
+    }
+
+    /// From now on the content of this path goes out a byte at a time; of none: "".
+    pub fn drip(&self, path: &str) {
+        self.state.lock().unwrap().drip = path.to_owned();
+    }
+
+    pub fn dripped(&self) -> usize {
+        self.state.lock().unwrap().dripped
+    }
+
+    pub fn is_dripping(&self) -> bool {
+        self.state.lock().unwrap().dripping > 0
     }
 
     /// What is live.
@@ -127,6 +156,27 @@ fn answer(mut client: &TcpStream, status: &str, headers: &str, body: &[u8]) -> O
     client.write_all(&[head.as_bytes(), body].concat()).ok()
 }
 
+/// A byte at a time until it is told to stop; then the rest.
+fn drip(mut client: &TcpStream, state: &Mutex<State>, headers: &str, content: &[u8]) -> Option<()> {
+    state.lock().unwrap().dripping += 1;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{headers}\r\n", content.len());
+    let mut sent = client.write_all(head.as_bytes()).ok();
+    let mut rest = content;
+    while let (Some(()), Some((byte, more))) = (sent, rest.split_first()) {
+        let drips = !state.lock().unwrap().drip.is_empty();
+        if !drips {
+            sent = client.write_all(rest).ok();
+            break;
+        }
+        sent = client.write_all(&[*byte]).ok();
+        rest = more;
+        state.lock().unwrap().dripped += 1;
+        thread::sleep(DRIP);
+    }
+    state.lock().unwrap().dripping -= 1;
+    sent
+}
+
 /// One request; `None` at the end of the connection.
 fn serve(client: &TcpStream, state: &Mutex<State>) -> Option<()> {
     let asked = read(client)?;
@@ -140,9 +190,17 @@ fn serve(client: &TcpStream, state: &Mutex<State>) -> Option<()> {
     };
     let of = |object: &Object| format!("ETag: \"{}\"\r\nX-Version: {}\r\n", object.md5, object.version);
     if asked.method == "GET" {
-        return match state.lock().unwrap().objects.get(path) {
-            Some(object @ Object { content: Some(content), .. }) => answer(client, "200 OK", &of(object), content),
-            _ => answer(client, "404 Not Found", "", b"{}"),
+        let object = state.lock().unwrap().objects.get(path).cloned();
+        return match object {
+            Some(Object { content: None, .. }) | None => answer(client, "404 Not Found", "", b"{}"),
+            Some(ref object @ Object { content: Some(ref content), .. }) => {
+                let drips = state.lock().unwrap().drip == path;
+                if drips {
+                    drip(client, state, &of(object), content)
+                } else {
+                    answer(client, "200 OK", &of(object), content)
+                }
+            }
         };
     }
     let written = {

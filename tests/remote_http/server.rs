@@ -41,6 +41,8 @@ pub enum Then {
     Close,
     /// Says nothing more until the client goes.
     Hold,
+    /// Sends a byte now and then until the client goes.
+    Drip,
 }
 
 /// What to send back.
@@ -201,6 +203,12 @@ async fn serve(socket: TcpStream, script: Arc<Script>, log: Arc<Mutex<Vec<Reques
             Then::Hold => {
                 // Either way the client is gone.
                 drop(socket.read(&mut [0]).await);
+                return;
+            }
+            Then::Drip => {
+                while socket.write_all(b"x").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
                 return;
             }
         }

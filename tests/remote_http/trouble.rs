@@ -114,6 +114,27 @@ async fn a_lost_reply_leaves_it_open_what_happened() {
     }
 }
 
+/// Whatever length it claims, or none. The proxy is there: it is no reason to give up the others.
+#[tokio::test]
+async fn dripping_blob_is_given_up_by_what_has_come() {
+    for length in ["content-length: 4000000", "x-length: none", "content-length: 100"] {
+        let server = Server::start(&[], move |_| {
+            let tag = etag(b"whole");
+            let bytes = format!("HTTP/1.1 200 OK\r\n{tag}\r\n{length}\r\nconnection: close\r\n\r\n").into();
+            Reply { bytes, then: Then::Drip }
+        })
+        .await;
+        let asked = tokio::time::timeout(DEADLINE, async {
+            match impatient(&server).get(&path("a")).await? {
+                Got::Found(blob) => blob.body.try_collect::<Vec<_>>().await,
+                Got::Absent { .. } => panic!("it is there"),
+            }
+        });
+        let error = asked.await.expect("in time").expect_err("it never ends");
+        assert!(matches!(error, RemoteError::Slow { .. }) && !error.ends_cycle(), "{length}: {error:?}");
+    }
+}
+
 #[tokio::test]
 async fn nobody_there_is_said_in_plain_words() {
     let server = Server::start(&[], |_| reply(404, &[], b"")).await;

@@ -21,9 +21,15 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|e| panic!("{name} is to be a plain number, and is {text:?}: {e}")))
 }
 
-/// What the proxy of a seed offers: the one half of them takes batches, and half of each gives deltas. A quarter is foreign.
+/// What the proxy of a seed offers: the one half of them takes batches, and half of each gives deltas. A quarter is foreign,
+/// and a quarter is slow.
 fn offers(seed: u64) -> Offers {
-    Offers { batch: seed.is_multiple_of(2), etag_delta: seed % 8 < 4, is_foreign: seed / 16 % 4 == 3 }
+    Offers {
+        batch: seed.is_multiple_of(2),
+        etag_delta: seed % 8 < 4,
+        is_foreign: seed / 16 % 4 == 3,
+        is_slow: seed / 64 % 4 == 3,
+    }
 }
 
 /// Runs `count` schedules from `first` on all cores; the first failure that `counts`, with its seed.
@@ -86,7 +92,7 @@ fn nothing_is_lost_and_all_agree() {
 fn regressions() {
     for seed in include_str!("seeds.txt").lines().filter_map(|l| l.split_whitespace().next()?.parse().ok()) {
         for (batch, etag_delta) in [(false, false), (true, false), (false, true), (true, true)] {
-            let offers = Offers { batch, etag_delta, is_foreign: false };
+            let offers = Offers { batch, etag_delta, is_foreign: false, is_slow: false };
             if let Err(why) = run(seed, Setting { bug: None, planted: false, offers }) {
                 panic!("seed {seed}, {offers:?}: {why}");
             }
@@ -102,7 +108,7 @@ fn caught(bug: Bug) {
         let setting = |seed, planted| Setting {
             bug: Some(bug),
             planted,
-            offers: Offers { batch, is_foreign: false, ..offers(seed) },
+            offers: Offers { batch, is_foreign: false, is_slow: false, ..offers(seed) },
         };
         match search(1, limit, |seed| setting(seed, true), |why| why.starts_with("invariant ")) {
             Some((seed, why)) => {

@@ -51,6 +51,8 @@ pub struct Offers {
     /// A proxy of another kind, which loses a third of the index updates that come together. Nothing but the agents mends
     /// its index.
     pub is_foreign: bool,
+    /// The links of its devices are slow: transfers may take longer than a cycle waits.
+    pub is_slow: bool,
 }
 
 /// Prunes the whole history.
@@ -183,6 +185,7 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
         if rng.bool() {
             device.format = Format::MsgPack;
         }
+        device.is_slow.store(offers.is_slow, Ordering::Relaxed);
         if bug == Some(Bug::BaseBeforeFsync) {
             // From here on nothing is durable but what was so at the first start.
             device.ensure_engine(&server, &clock)?;
@@ -375,6 +378,9 @@ fn step(
         return Ok(());
     }
     if !device.cycling() {
+        if device.is_slow.load(Ordering::Relaxed) {
+            device.transfer(rng.usize(..4));
+        }
         ledger.lock().unwrap().say(|| format!("{} starts a cycle", device.name));
         device.start_cycle(rng.u8(..4) == 0);
     }

@@ -55,6 +55,7 @@ pub fn settle(mut devices: Vec<Device>, calm: &Calm<'_>, ledger: &Ledger) -> Res
         while device.cycling() {
             device.poll();
         }
+        device.finish_transfers();
     }
     if is_foreign {
         for device in &mut devices {

@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use memsync::agent::engine::Sabotage;
 use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
@@ -38,6 +40,8 @@ impl SimClock {
 pub struct SimWorld {
     clock: SimClock,
     random: AtomicU64,
+    /// Transfers may take longer than a cycle waits.
+    is_slow: Arc<AtomicBool>,
 }
 
 impl World for SimWorld {
@@ -51,6 +55,22 @@ impl World for SimWorld {
 
     fn random(&self) -> u64 {
         self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+    }
+
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        if !self.is_slow.load(Ordering::Relaxed) {
+            return std::future::pending().boxed();
+        }
+        let mut polls = self.random() >> 60;
+        std::future::poll_fn(move |context| {
+            polls = polls.saturating_sub(1);
+            if polls == 0 {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .boxed()
     }
 }
 
@@ -100,6 +120,8 @@ pub struct Device {
     pub format: Format,
     /// The disk has no room: writes fail now and then.
     pub full: Arc<AtomicBool>,
+    /// Its link is slow.
+    pub is_slow: Arc<AtomicBool>,
     /// What a watcher would tell the next cycle.
     pub touched: Arc<Mutex<Scope>>,
     pub rules: Arc<Mutex<SimRules>>,
@@ -137,6 +159,7 @@ impl Device {
             sabotage: None,
             format: Format::Json,
             full: Arc::default(),
+            is_slow: Arc::default(),
             touched: Arc::default(),
             rules: Arc::default(),
         }
@@ -211,7 +234,11 @@ impl Device {
         let (disk, state) = (self.disk.handle(), self.state.handle());
         self.handles = Some((disk.clone(), state.clone()));
         self.runs += 1;
-        let world = Arc::new(SimWorld { clock: clock.clone(), random: AtomicU64::new(self.number << 32 | self.runs) });
+        let world = Arc::new(SimWorld {
+            clock: clock.clone(),
+            random: AtomicU64::new(self.number << 32 | self.runs),
+            is_slow: self.is_slow.clone(),
+        });
         let written = Options { format: self.format, pretty: false, session_id: self.name.clone() };
         let opened = Container::open(Arc::new(state), "state.json", written, world.now());
         let (container, _) = match opened {
@@ -270,6 +297,28 @@ impl Device {
             self.kill();
         }
         Some(result)
+    }
+
+    /// Goes on with the transfers that no cycle waits for, until one has ended. `polls`: at most so often.
+    pub fn transfer(&mut self, polls: usize) {
+        let Some(engine) = &mut self.engine else { return };
+        if engine.in_transit().next().is_none() {
+            return;
+        }
+        let mut ends = std::pin::pin!(engine.transfer_ends());
+        let mut context = Context::from_waker(futures::task::noop_waker_ref());
+        for _ in 0..polls {
+            if ends.as_mut().poll(&mut context).is_ready() {
+                break;
+            }
+        }
+    }
+
+    /// Ends the transfers that no cycle waits for.
+    pub fn finish_transfers(&mut self) {
+        self.is_slow.store(false, Ordering::Relaxed);
+        let count = self.engine.as_ref().map_or(0, |engine| engine.in_transit().count());
+        (0..count).for_each(|_| self.transfer(100_000));
     }
 
     /// Runs one cycle to its end.

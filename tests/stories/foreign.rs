@@ -36,6 +36,34 @@ fn converge(foreign: &Foreign, devices: [&Device; 2], expected: &Files) {
     }
 }
 
+/// A byte now and then, of a file that claims to be large.
+#[test]
+fn dripping_blob_holds_up_no_other_path() {
+    let foreign = Foreign::start();
+    let world = World::new();
+    let a = device(&world, &foreign, "a");
+    foreign.put("drip.md", &[b'x'; 100_000]);
+    foreign.drip("drip.md");
+    a.start();
+    eventually("it drips", || foreign.dripped() > 0);
+    for n in 0..3 {
+        let name = format!("{n}.md");
+        a.write(&name, "other");
+        eventually("another file goes up meanwhile", || foreign.files().contains_key(&name));
+    }
+    foreign.put("down.md", b"down");
+    eventually("another file comes down meanwhile", || a.has("down.md", "down"));
+    assert!(foreign.is_dripping() && !a.at("drip.md").exists(), "it drips still");
+    eventually("status names the path", || {
+        let problems = a.folder_status()["problems"].take();
+        problems.as_array().is_some_and(|all| all.iter().any(|p| p["path"] == "drip.md"))
+    });
+    assert_ne!(a.cli(&["status"]).code, 0);
+    foreign.drip("");
+    eventually("it is here", || a.has("drip.md", [b'x'; 100_000]));
+    eventually("all is in sync", || a.cli(&["status"]).code == 0);
+}
+
 #[test]
 fn agents_converge_though_the_proxy_loses_index_updates() {
     let foreign = Foreign::start();

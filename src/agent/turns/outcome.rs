@@ -50,9 +50,9 @@ impl Running<'_> {
                 self.tell(&report);
                 let engine = &self.session.engine;
                 self.retry =
-                    engine.next_retry().into_iter().chain(engine.next_heal()).min().map(|due| {
-                        now + due.saturating_sub(self.session.world.elapsed()).max(Duration::from_millis(50))
-                    });
+                    [engine.next_retry(), engine.next_heal(), engine.next_named()].into_iter().flatten().min().map(
+                        |due| now + due.saturating_sub(self.session.world.elapsed()).max(Duration::from_millis(50)),
+                    );
                 let changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;
                 if report.downloaded + report.trashed + report.conflicts.len() > 0 {
                     self.history.has_grown();
@@ -61,7 +61,8 @@ impl Running<'_> {
                     self.tidy.changed(now);
                 }
                 // Whoever asked is answered when nothing is left to do that another cycle could.
-                let left = report.again || self.watcher.changes_wait() || self.look_at_rules.is_some();
+                let is_in_transit = self.session.engine.in_transit().next().is_some();
+                let left = report.again || is_in_transit || self.watcher.changes_wait() || self.look_at_rules.is_some();
                 if !left || self.in_vain > GIVE_UP {
                     self.answer_waiting();
                 }

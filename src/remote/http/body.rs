@@ -89,7 +89,7 @@ pub(in crate::remote) struct Answer {
     seen: u64,
     /// Bytes that came, packed or not.
     came: u64,
-    deadline: Instant,
+    began: Instant,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -101,10 +101,8 @@ impl Answer {
         cap: u64,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        let length = response.content_length().unwrap_or(cap).min(cap);
-        let deadline = Instant::now() + inner.total(length);
         let coding = Body::of(response.headers());
-        Self { inner, url: url.to_owned(), response, coding, cap, seen: 0, came: 0, deadline, permit }
+        Self { inner, url: url.to_owned(), response, coding, cap, seen: 0, came: 0, began: Instant::now(), permit }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -220,14 +218,21 @@ impl Answer {
 
     /// What comes next, packed or not.
     async fn come(&mut self) -> Result<Option<Bytes>, RemoteError> {
-        let due = (Instant::now() + self.inner.timeout).min(self.deadline);
-        match time::timeout_at(due, self.response.chunk()).await {
+        let silent = Instant::now() + self.inner.timeout;
+        // What has come buys time for what follows, whatever length the answer claims.
+        let slow = self.began + self.inner.total(self.came);
+        match time::timeout_at(silent.min(slow), self.response.chunk()).await {
             Ok(Ok(piece)) => Ok(piece),
             Ok(Err(e)) => Err(match classify::transport(&e) {
                 classify::Transport::Unreachable(why) => {
                     self.inner.unreachable(&self.url, &format!("the answer broke off: {why}"))
                 }
                 classify::Transport::Protocol(why) => self.protocol(&why),
+            }),
+            Err(_) if slow < silent => Err(RemoteError::Slow {
+                url: self.url.clone(),
+                bytes: self.came,
+                time: Duration::from_secs(self.began.elapsed().as_secs()),
             }),
             Err(_) => Err(self.inner.unreachable(&self.url, "the answer stopped half-way")),
         }

@@ -20,6 +20,9 @@ const MAX_SOCKET_PATH: usize = 103;
 #[cfg(not(target_os = "macos"))]
 const MAX_SOCKET_PATH: usize = 107;
 
+/// Ends the name of a state container.
+pub const CONTAINER: &str = ".json";
+
 /// Longest readable part of a folder's file names, in bytes.
 const MAX_SLUG: usize = 24;
 
@@ -41,7 +44,7 @@ pub struct Dirs {
 /// The names of what is kept of one folder, below [`Dirs::state`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderFiles {
-    /// `<last name of the folder>-<8 hex digits of its path's hash>`: the same for the same path, in every start.
+    /// `<last name of the folder>-<8 hex digits of its path's hash>`, by the path at which it was synced first.
     pub name: String,
     pub container: PathBuf,
     pub lock: PathBuf,
@@ -80,15 +83,20 @@ impl Dirs {
         }
     }
 
-    /// The files kept for the folder at `path` (absolute).
+    /// The files that a path (absolute) names. A folder that has an identity may have its state under another name.
     pub fn folder(&self, path: &Path) -> FolderFiles {
         let hash = blake3::hash(path.as_os_str().as_bytes()).to_hex();
         let last = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let mut name: String =
             last.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(MAX_SLUG).collect();
         name = format!("{}-{}", name.trim_matches('-'), &hash[..8]);
+        self.files_named(name)
+    }
+
+    /// The files that share a name, as [`Dirs::folder`] makes one.
+    pub fn files_named(&self, name: String) -> FolderFiles {
         FolderFiles {
-            container: self.state.join(format!("{name}.json")),
+            container: self.state.join(format!("{name}{CONTAINER}")),
             lock: self.state.join(format!("{name}.lock")),
             status: self.state.join(format!("{name}.status.json")),
             name,

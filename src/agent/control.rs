@@ -71,6 +71,8 @@ pub enum Response {
     Changed {
         outcome: ChangeOutcome,
     },
+    /// It is done as soon as the folder's running cycle has ended.
+    Noted,
     /// What is held, with the folder it belongs to.
     Held {
         plans: Vec<(PathBuf, HaltStatus)>,

@@ -11,8 +11,8 @@ use crate::local::moves::is_conflict_name;
 use crate::local::{Folder, RootError, Scope, Touched, Tree};
 use crate::path::{RelPath, ascii_name, shown_name};
 use crate::remote::{Index, IndexEntry, Remote, RemoteError};
-use crate::state::{Change, Container, Entry, StateError};
-use crate::sync::safety::{self, Halt, Held};
+use crate::state::{Change, Container, StateError};
+use crate::sync::safety::{Halt, Held};
 use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, decide};
 
 use super::World;
@@ -184,6 +184,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// # Errors
     /// [`CycleError::Halted`] when the folder is not the one the container is bound to.
     pub fn open(parts: Parts<D, R, W>, new_id: &str) -> Result<Self, CycleError> {
+        let mut engine = Self::new(parts);
+        engine.bind(new_id)?;
+        engine.prepare()
+    }
+
+    pub(super) fn new(parts: Parts<D, R, W>) -> Self {
         let Parts { folder, container, remote, world, ignored, options } = parts;
         let mut tree = Tree::default();
         for (path, entry) in container.entries() {
@@ -192,7 +198,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
         }
         let sent = Sent::after(container.uploads().clone());
-        let mut engine = Self {
+        Self {
             folder,
             container,
             remote,
@@ -234,35 +240,38 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             transfers: Transfers::default(),
             strain: 0,
             sabotage: None,
-        };
-        engine.bind(new_id)?;
-        engine.folder.ensure_private().map_err(folder_error(".memsync"))?;
-        engine.sweep()?;
-        engine.begin_crash_check()?;
-        if engine.container.header().recovered {
-            engine.distrust_absence()?;
         }
-        Ok(engine)
+    }
+
+    /// Makes the private folder, and takes over what an earlier run left.
+    pub(super) fn prepare(mut self) -> Result<Self, CycleError> {
+        self.folder.ensure_private().map_err(folder_error(".memsync"))?;
+        self.sweep()?;
+        self.begin_crash_check()?;
+        if self.container.header().recovered {
+            self.distrust_absence()?;
+        }
+        Ok(self)
     }
 
     fn bind(&mut self, new_id: &str) -> Result<(), CycleError> {
         if self.container.header().folder_id.is_some() {
             return self.check_root();
         }
-        let id = match self.folder.identity().map_err(root_halt)? {
-            Some(id) => {
-                self.folder.settle_identity().map_err(folder_error(crate::local::folder::ID))?;
-                id
-            }
-            // Entries without an identity come from a container older than identities: the folder is taken as it is,
-            // and the gates stand against what is implausible.
-            None => {
-                self.folder.create_identity(new_id).map_err(folder_error(crate::local::folder::ID))?;
-                new_id.to_owned()
-            }
-        };
+        // Entries without an identity come from a container older than identities: the folder is taken as it is, and
+        // the gates stand against what is implausible.
+        let id = self.take_identity(new_id)?;
         self.container.bind_folder(&id);
         Ok(self.container.commit(Vec::new())?)
+    }
+
+    /// The folder's identity, made durable; `new_id` where it had none.
+    pub(super) fn take_identity(&self, new_id: &str) -> Result<String, CycleError> {
+        let failed = folder_error(crate::local::folder::ID);
+        match self.folder.identity().map_err(root_halt)? {
+            Some(id) => self.folder.settle_identity().map_err(failed).map(|()| id),
+            None => self.folder.create_identity(new_id).map_err(failed).map(|()| new_id.to_owned()),
+        }
     }
 
     pub(super) fn check_root(&self) -> Result<(), CycleError> {
@@ -468,60 +477,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         &self.held
     }
 
-    /// Lets the plan `id` through with the next cycle. False: no such plan is held.
-    ///
-    /// # Errors
-    /// When the state cannot be written.
-    pub fn approve(&mut self, id: &str) -> Result<bool, StateError> {
-        if self.reset.as_ref().and_then(Halt::id) == Some(id) {
-            // Local content is offered again with [new]; differences become conflicts; nothing is deleted, whatever
-            // tombstones the store has come back with.
-            let keep = self.tree.found().iter().filter_map(|(path, found)| match found.local {
-                Local::File(md5) => Some((path.clone(), Entry { base: Base::Seen(md5), stat: None, version: 0 })),
-                Local::Unknown(_) => None,
-            });
-            self.container.replace_all(keep.collect());
-            self.container.set_remote(crate::state::RemoteState::default());
-            // It holds what the store had before: our own last writes, where nobody wrote since it was set back.
-            self.index = None;
-            self.remote.forget_index();
-            self.missed.clear();
-            self.proven.clear();
-            self.sent.clear();
-            self.drop_transfers();
-            self.look_everywhere();
-            // What cannot be written now goes with the next commit.
-            self.container.save(self.world.now())?;
-            self.reset = None;
-            return Ok(true);
-        }
-        let Some(at) = self.held.iter().position(|h| h.id == id) else { return Ok(false) };
-        let held = self.held.remove(at);
-        self.approved.extend(held.steps.into_iter().map(|s| s.path));
-        self.look_everywhere();
-        Ok(true)
-    }
-
-    /// Has the files of the held plan `id` brought back by the next cycle. False: no such plan is held.
-    ///
-    /// # Errors
-    /// When the state cannot be written.
-    pub fn reject(&mut self, id: &str) -> Result<bool, StateError> {
-        let Some(at) = self.held.iter().position(|h| h.id == id) else { return Ok(false) };
-        let held = self.held.remove(at);
-        held.steps.iter().for_each(|step| self.sent.forget(&step.path));
-        let changes = safety::reject(&held)
-            .into_iter()
-            .map(|(path, base)| match base {
-                Some(base) => Change::Set(path, Entry { base, stat: None, version: 0 }),
-                None => Change::Forget(path),
-            })
-            .collect();
-        self.container.commit(changes)?;
-        self.look_everywhere();
-        Ok(true)
-    }
-
     /// Lets every path in quarantine try again with the next cycle.
     pub fn retry_all(&mut self) {
         self.quarantine.clear_all();
@@ -582,10 +537,14 @@ pub(super) fn unchanged(base: Base) -> RemoteSide {
     }
 }
 
-fn root_halt(e: RootError) -> CycleError {
+pub(super) fn root_halt(e: RootError) -> CycleError {
     match e {
-        RootError::Missing => CycleError::Halted(Halt::RootMissing(e.to_string())),
-        RootError::Changed { .. } => CycleError::Halted(Halt::RootChanged(e.to_string())),
+        RootError::Missing { ref expected } => {
+            CycleError::Halted(Halt::root_missing(&["no identity", expected], e.to_string()))
+        }
+        RootError::Changed { ref expected, ref found } => {
+            CycleError::Halted(Halt::root_changed(&["identity", expected, found], e.to_string()))
+        }
         RootError::Io { path, source } => CycleError::Folder { what: path, source },
     }
 }

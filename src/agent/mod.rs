@@ -4,6 +4,7 @@
 //! proxy; many small requests go in one (`batch`). They run over the traits `Disk`, `Remote` and [`World`], so that the simulator runs the same code.
 
 pub mod apply;
+mod approval;
 mod batch;
 pub mod change;
 mod commit;
@@ -22,6 +23,7 @@ pub mod problems;
 mod push;
 pub mod quarantine;
 mod retention;
+pub mod root;
 pub mod rules;
 pub mod run;
 mod scope;
@@ -40,4 +42,5 @@ pub use cycle::Report;
 pub use engine::{CycleError, Engine, EngineOptions, Parts};
 pub use run::{Agent, AgentOptions, StartError};
 pub use session::FolderSetup;
+pub use shared::halt_status;
 pub use world::{RealWorld, World};

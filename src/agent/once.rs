@@ -128,6 +128,17 @@ async fn cycles(
     Ok(Summary { uploaded, downloaded, deleted, trashed, conflicts, halts, status: status.clone() })
 }
 
+/// Lets the halt `id` of the folder's root through, for the next sync. False: no such halt.
+///
+/// # Errors
+/// When an agent works on the folder, or it cannot be read or written.
+pub fn approve_root(setup: &FolderSetup, id: &str) -> Result<bool, OpenError> {
+    let _lock = once_lock(setup)?;
+    let Some(mut session) = Session::open_approved(setup, id)? else { return Ok(false) };
+    session.engine.note_clean_stop()?;
+    Ok(true)
+}
+
 /// What a cycle would do.
 ///
 /// # Errors

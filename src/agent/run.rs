@@ -17,14 +17,18 @@ use crate::state::{Lock, LockError};
 use super::change;
 use super::control::{self, PlannedStep, Request, Response};
 use super::last_known::{is_over, last_known};
+use super::root::find_root_halt;
 use super::session::{FolderSetup, is_held};
-use super::shared::{Shared, lock};
+use super::shared::{Shared, halt_status, lock};
+use super::standstill::Standstill;
 use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, ProxyStatus, State, Status};
 use super::worker::{Command, Worker};
 
 /// An agent that was killed a moment ago may still hold its socket and its locks.
 const LAST_BREATH: Duration = Duration::from_millis(500);
 const BREATH: Duration = Duration::from_millis(25);
+/// How long a decision may take to be carried out; then the caller hears that it is noted.
+const DECISION: Duration = Duration::from_secs(2);
 /// The longest that a stop takes.
 const STOP: Duration = Duration::from_millis(9500);
 
@@ -52,6 +56,8 @@ pub enum StartError {
 }
 
 struct FolderHandle {
+    /// As the config names it.
+    path: PathBuf,
     root: PathBuf,
     commands: mpsc::UnboundedSender<Command>,
     wake: Arc<Notify>,
@@ -59,6 +65,13 @@ struct FolderHandle {
     /// Ends the worker's scan and cycle for good.
     quit: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+}
+
+impl FolderHandle {
+    /// Whether a request for this folder, or for all, is meant for it.
+    fn is_asked(&self, folder: Option<&Path>) -> bool {
+        folder.is_none_or(|folder| folder == self.root || folder == self.path)
+    }
 }
 
 struct Inner {
@@ -229,7 +242,7 @@ impl Inner {
         let (commands, receiver) = mpsc::unbounded_channel();
         let wake = Arc::new(Notify::new());
         let quit = Arc::new(AtomicBool::new(false));
-        let root = setup.root.clone();
+        let (path, root) = (setup.path.clone(), setup.root.clone());
         let worker = Worker::new(setup, shared.clone(), receiver, wake.clone(), quit.clone(), held);
         // A runtime of its own: requests and files are then served by one thread, which saves two switches a request.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -238,7 +251,7 @@ impl Inner {
             .name("folder".to_owned())
             .spawn(move || runtime.block_on(worker.run()))
             .map_err(|source| StartError::Io { path: root.clone(), source })?;
-        lock(&self.folders).push(FolderHandle { root, commands, wake, shared, quit, thread });
+        lock(&self.folders).push(FolderHandle { path, root, commands, wake, shared, quit, thread });
         Ok(())
     }
 
@@ -291,14 +304,15 @@ impl Inner {
                 self.tell_all(|| Command::Resume);
                 Response::Done
             }
-            Request::Held => Response::Held { plans: self.held().await },
+            Request::Held => Response::Held { plans: self.held() },
             Request::Approve { id, reject } => self.approve(id, reject).await,
             Request::Reload => {
                 self.reload.notify_one();
                 Response::Done
             }
             Request::Change { folder, change } => {
-                let commands = lock(&self.folders).iter().find(|f| f.root == folder).map(|f| f.commands.clone());
+                let commands =
+                    lock(&self.folders).iter().find(|f| f.is_asked(Some(&folder))).map(|f| f.commands.clone());
                 match commands {
                     Some(commands) => change::request(&commands, &folder, change).await,
                     None => Response::NotFound { what: format!("{}: the agent does not sync it", folder.display()) },
@@ -317,7 +331,7 @@ impl Inner {
     /// False: no folder of that name.
     async fn sync(&self, folder: Option<&Path>) -> bool {
         let mut answers = Vec::new();
-        for handle in lock(&self.folders).iter().filter(|f| folder.is_none_or(|path| path == f.root)) {
+        for handle in lock(&self.folders).iter().filter(|f| f.is_asked(folder)) {
             let (answer, done) = oneshot::channel();
             if handle.commands.send(Command::Sync(answer)).is_ok() {
                 answers.push(done);
@@ -333,7 +347,7 @@ impl Inner {
 
     async fn plan(&self, folder: Option<&Path>) -> Response {
         let mut asked = Vec::new();
-        for handle in lock(&self.folders).iter().filter(|f| folder.is_none_or(|path| path == f.root)) {
+        for handle in lock(&self.folders).iter().filter(|f| f.is_asked(folder)) {
             let (answer, plan) = oneshot::channel();
             if handle.commands.send(Command::Plan(answer)).is_ok() {
                 asked.push((handle.root.clone(), plan));
@@ -366,32 +380,24 @@ impl Inner {
         }
     }
 
-    async fn held(&self) -> Vec<(PathBuf, HaltStatus)> {
-        let mut asked = Vec::new();
-        for handle in lock(&self.folders).iter() {
-            let (answer, plans) = oneshot::channel();
-            if handle.commands.send(Command::Held(answer)).is_ok() {
-                asked.push((handle.root.clone(), plans));
-            }
-        }
-        let mut out = Vec::new();
-        for (root, plans) in asked {
-            out.extend(plans.await.unwrap_or_default().into_iter().map(|plan| (root.clone(), plan)));
-        }
-        out
+    fn held(&self) -> Vec<(PathBuf, HaltStatus)> {
+        let folders = lock(&self.folders);
+        let of = |f: &FolderHandle| f.shared.halts().into_iter().map(|halt| (f.root.clone(), halt)).collect::<Vec<_>>();
+        folders.iter().flat_map(of).collect()
     }
 
     async fn approve(&self, id: String, reject: bool) -> Response {
-        let senders: Vec<_> = lock(&self.folders).iter().map(|f| f.commands.clone()).collect();
-        for sender in senders {
-            let (answer, done) = oneshot::channel();
-            if sender.send(Command::Approve { id: id.clone(), reject, answer }).is_err() {
-                continue;
-            }
-            match done.await {
-                Ok(Ok(true)) => return Response::Done,
-                Ok(Err(why)) => return Response::Failed { why, state: None },
-                Ok(Ok(false)) | Err(_) => {}
+        let has_it = |f: &&FolderHandle| f.shared.halts().iter().any(|halt| halt.id.as_deref() == Some(&id));
+        let holder = lock(&self.folders).iter().find(has_it).map(|f| f.commands.clone());
+        let (answer, done) = oneshot::channel();
+        if let Some(holder) = holder
+            && holder.send(Command::Approve { id: id.clone(), reject, answer }).is_ok()
+        {
+            match tokio::time::timeout(DECISION, done).await {
+                Ok(Ok(Ok(true))) => return Response::Done,
+                Ok(Ok(Err(why))) => return Response::Failed { why, state: None },
+                Ok(Ok(Ok(false)) | Err(_)) => {}
+                Err(_) => return Response::Noted,
             }
         }
         Response::NotFound { what: format!("no plan {id} is held; `memsync approve --list` shows those that are") }
@@ -444,11 +450,31 @@ pub fn offline_status(setups: &[FolderSetup], device: &str, proxy_url: &str, sta
 fn offline_folder(setup: &FolderSetup, start: &str) -> FolderStatus {
     let reason = Some(format!("no agent runs; start it with `{start}`"));
     let known = last_known(setup);
-    match &known.halt {
+    let known = match &known.halt {
         Some(halt) if is_over(setup, halt) => {
             let pending = Pending { held_delete: 0, ..known.pending };
-            FolderStatus { reason, halt: None, pending, ..known }
+            FolderStatus { halt: None, pending, ..known }
         }
-        _ => FolderStatus { reason, ..known },
+        _ => known,
+    };
+    with_root_halt(FolderStatus { reason, ..known }, setup)
+}
+
+/// The status with what holds the folder now, as far as that shows without an agent.
+fn with_root_halt(mut status: FolderStatus, setup: &FolderSetup) -> FolderStatus {
+    let was_of_root = status.halt.as_ref().is_some_and(|halt| halt.kind.starts_with("root_"));
+    status.halt = status.halt.filter(|_| !was_of_root);
+    match find_root_halt(setup) {
+        Ok(None) => {}
+        Ok(Some(halt)) => {
+            let halt = halt_status(&halt, &[]);
+            (status.state, status.reason) = (State::Halted, Some(halt.reason.clone()));
+            status.halt = Some(halt);
+        }
+        Err(e) => {
+            let why = Standstill::from(&e);
+            (status.state, status.waits_for, status.reason) = (why.state, why.waits_for, Some(why.reason));
+        }
     }
+    status
 }

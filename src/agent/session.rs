@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,13 @@ use crate::sync::safety::Halt;
 
 use super::batch::BatchOptions;
 use super::engine::{CycleError, Engine, EngineOptions, Ignored, Parts};
+use super::root::{find_or_make, open_root};
 use super::rules::{FolderRules, Look, SharedRules};
 use super::world::{RealWorld, World};
 
 /// The engine over the real world.
 pub type RealEngine = Engine<RealDisk, HttpRemote, RealWorld>;
+type RealParts = Parts<RealDisk, HttpRemote, RealWorld>;
 
 /// How far apart two scans must be to prove a file deleted: longer than any editor takes to save.
 pub const CONFIRM: Duration = Duration::from_millis(100);
@@ -28,7 +30,9 @@ pub const CONFIRM: Duration = Duration::from_millis(100);
 /// All there is to know of one folder.
 #[derive(Debug, Clone)]
 pub struct FolderSetup {
-    /// The folder itself, absolute.
+    /// The folder as the config names it, absolute.
+    pub path: PathBuf,
+    /// The folder itself: `path` with its symlinks resolved when the settings were made.
     pub root: PathBuf,
     /// Where the container, its lock and the status file are.
     pub state_dir: PathBuf,
@@ -96,15 +100,47 @@ impl Session {
     /// # Errors
     /// What is missing or damaged, and where; [`CycleError::Halted`] when the folder is not what it was.
     pub fn open(setup: &FolderSetup) -> Result<Self, OpenError> {
+        let (mut container, opened) = open_state(setup)?;
+        let folder_id = container.header().folder_id.clone();
+        let root = open_root(setup, folder_id.as_deref())?;
+        let mark = root.root_mark().map_err(|source| OpenError::Io { path: setup.root.clone(), source })?;
+        if container.header().root_mark.as_ref().is_some_and(|was| *was != mark) {
+            // An old copy of the folder lacks the files that came later.
+            container.distrust_absence();
+        }
+        container.set_root_mark(&mark);
+        if folder_id.is_some() {
+            container.commit(Vec::new())?;
+        }
+        Self::assemble(setup, (container, opened), root, Engine::open)
+    }
+
+    /// Opens the folder where the halt `id` keeps it shut, because a person approved. The folder is taken as it is now at
+    /// the configured path, and made where it is missing. Nothing is deleted. `None`: no such halt. The caller holds the
+    /// lock.
+    ///
+    /// # Errors
+    /// When the folder or the state cannot be read or written.
+    pub fn open_approved(setup: &FolderSetup, id: &str) -> Result<Option<Self>, OpenError> {
+        let (mut container, opened) = open_state(setup)?;
+        match open_root(setup, container.header().folder_id.as_deref()) {
+            Err(OpenError::Cycle(CycleError::Halted(halt))) if halt.id() == id => {}
+            Ok(_) | Err(OpenError::Cycle(CycleError::Halted(_))) => return Ok(None),
+            Err(e) => return Err(e),
+        }
+        let io_here = |source| OpenError::Io { path: setup.path.clone(), source };
+        let root = Arc::new(find_or_make(&setup.path).and_then(|path| RealDisk::open(&path)).map_err(io_here)?);
+        container.set_root_mark(&root.root_mark().map_err(io_here)?);
+        Self::assemble(setup, (container, opened), root, Engine::open_approved).map(Some)
+    }
+
+    fn assemble(
+        setup: &FolderSetup,
+        (container, opened): (Container<RealDisk>, Opened),
+        root: Arc<RealDisk>,
+        open: impl FnOnce(RealParts, &str) -> Result<RealEngine, CycleError>,
+    ) -> Result<Self, OpenError> {
         let world = Arc::new(RealWorld::default());
-        let io_at = |path: &PathBuf| {
-            let path = path.clone();
-            move |source| OpenError::Io { path, source }
-        };
-        let state = RealDisk::create_private(&setup.state_dir).map_err(io_at(&setup.state_dir))?;
-        let options = Options { format: setup.format, pretty: setup.pretty, session_id: setup.session_id.clone() };
-        let (container, opened) = Container::open(Arc::new(state), &setup.container, options, world.now())?;
-        let root = Arc::new(open_root(setup)?);
         let hold = hold(&root)?;
         let rules = FolderRules::open(&*root, &setup.ignore)?;
         let remote = Arc::new(HttpRemote::new(setup.http.clone())?);
@@ -117,7 +153,13 @@ impl Session {
             ignored: ignored(&rules.shared),
             options: engine_options(setup, false),
         };
-        let mut engine = Engine::open(parts, &new_id())?;
+        let mut engine = open(parts, &new_id())?;
+        if let Err(e) = engine.folder().hide_from_git() {
+            tracing::warn!(
+                "{}/.memsync/.gitignore: {e}; git may take .memsync for files of yours",
+                root.path().display()
+            );
+        }
         // Where case does not tell names apart, the identity also answers to another spelling.
         if root.stat(".memsync/ID").is_ok() {
             engine.set_options(engine_options(setup, true), ignored(&rules.shared), remote.clone());
@@ -137,17 +179,31 @@ impl Session {
     ///
     /// # Errors
     /// Which of them.
-    pub fn check_path(&self) -> Result<(), CycleError> {
-        match self.root.root_identity() {
-            Ok(identity) if identity.is_same() => Ok(()),
-            Ok(identity) if identity.now.is_none() => Err(CycleError::Halted(missing(self.root.path()))),
-            Ok(_) => Err(CycleError::Halted(Halt::RootChanged(format!(
-                "{} is another folder than before; bring the old one back, or set the new one up with `memsync init`",
-                self.root.path().display()
-            )))),
-            Err(source) => Err(CycleError::Folder { what: "looking at the folder", source }),
+    pub fn check_path(&self, setup: &FolderSetup) -> Result<(), CycleError> {
+        let unreadable = |source| CycleError::Folder { what: "looking at the folder", source };
+        let is_same = self.root.root_identity().map_err(unreadable)?.is_same();
+        // The root itself is no symlink, so that only another path has to be followed.
+        if is_same && (setup.path == setup.root || self.root.is_at(&setup.path).map_err(unreadable)?) {
+            return Ok(());
+        }
+        match open_root(setup, self.engine.container().header().folder_id.as_deref()) {
+            Err(OpenError::Cycle(e)) => Err(e),
+            Err(OpenError::Io { source, .. }) => Err(unreadable(source)),
+            _ => {
+                let shown = setup.path.display().to_string();
+                let why = format!("{shown} was replaced by a copy of itself; it is opened again");
+                Err(CycleError::Halted(Halt::root_changed(&["replaced", &shown], why)))
+            }
         }
     }
+}
+
+/// Opens the state of the folder.
+fn open_state(setup: &FolderSetup) -> Result<(Container<RealDisk>, Opened), OpenError> {
+    let state = RealDisk::create_private(&setup.state_dir)
+        .map_err(|source| OpenError::Io { path: setup.state_dir.clone(), source })?;
+    let options = Options { format: setup.format, pretty: setup.pretty, session_id: setup.session_id.clone() };
+    Ok(Container::open(Arc::new(state), &setup.container, options, RealWorld::default().now())?)
 }
 
 /// Holds the folder against any other agent.
@@ -160,27 +216,8 @@ fn hold(root: &RealDisk) -> Result<OwnedFd, OpenError> {
 }
 
 /// Whether another agent, of another home, works on the folder now. A folder that is not there is nobody's.
-pub fn is_held(root: &std::path::Path) -> bool {
+pub fn is_held(root: &Path) -> bool {
     RealDisk::open(root).is_ok_and(|disk| matches!(disk.lock_root(), Ok(None)))
-}
-
-fn missing(root: &std::path::Path) -> Halt {
-    Halt::RootMissing(format!(
-        "{} is not there; if it was moved or unmounted, bring it back (nothing is deleted meanwhile)",
-        root.display()
-    ))
-}
-
-fn open_root(setup: &FolderSetup) -> Result<RealDisk, OpenError> {
-    RealDisk::open(&setup.root).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => CycleError::Halted(missing(&setup.root)).into(),
-        io::ErrorKind::NotADirectory => CycleError::Halted(Halt::RootChanged(format!(
-            "{} is no folder (a symlink is not followed; name the folder itself)",
-            setup.root.display()
-        )))
-        .into(),
-        _ => OpenError::Io { path: setup.root.clone(), source },
-    })
 }
 
 fn ignored(rules: &Arc<SharedRules>) -> Ignored {

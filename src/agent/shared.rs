@@ -27,6 +27,8 @@ pub struct Shared {
     pub(super) proxy: Mutex<ProxyStatus>,
     pub(super) push: Push,
     recent: Mutex<VecDeque<RecentAction>>,
+    /// Everything that waits for a person; the status shows the first.
+    halts: Mutex<Vec<HaltStatus>>,
     pub(super) progress: Mutex<Option<Arc<Progress>>>,
     pub(super) next_cycle: Mutex<Option<Instant>>,
     /// Counts the changes of all this.
@@ -45,6 +47,7 @@ impl Shared {
             proxy: Mutex::new(ProxyStatus::unasked(&setup.http.origin)),
             push: Push::default(),
             recent: Mutex::default(),
+            halts: Mutex::default(),
             progress: Mutex::default(),
             next_cycle: Mutex::default(),
             changed,
@@ -103,6 +106,14 @@ impl Shared {
         lock(&self.recent).iter().cloned().collect()
     }
 
+    pub fn halts(&self) -> Vec<HaltStatus> {
+        lock(&self.halts).clone()
+    }
+
+    pub(super) fn set_halts(&self, halts: Vec<HaltStatus>) {
+        *lock(&self.halts) = halts;
+    }
+
     /// Notes what a cycle did, the newest first.
     pub(super) fn note_done(&self, done: &[Recent], at: jiff::Timestamp) {
         let mut recent = lock(&self.recent);
@@ -125,7 +136,10 @@ impl Shared {
 /// A gate that is shut, in words that say what to do.
 pub fn halt_status(halt: &Halt, held: &[Held]) -> HaltStatus {
     let reason = match halt {
-        Halt::RootMissing(why) | Halt::RootChanged(why) => why.clone(),
+        Halt::RootMissing { id, why } | Halt::RootChanged { id, why } => format!(
+            "{why}. If this is still your folder, `memsync approve {id}` goes on with the files of both sides; \
+             nothing is deleted"
+        ),
         Halt::MassDelete { id, side, files, of } => {
             let place = match side {
                 Side::Local => "here, because they were deleted elsewhere",
@@ -148,7 +162,7 @@ pub fn halt_status(halt: &Halt, held: &[Held]) -> HaltStatus {
     let sample = steps.iter().take(10).map(|s| s.path.to_string()).collect();
     HaltStatus {
         kind: halt.name().to_owned(),
-        id: halt.id().map(str::to_owned),
+        id: Some(halt.id().to_owned()),
         reason,
         sample,
         paths: steps.len(),

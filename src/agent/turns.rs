@@ -23,7 +23,7 @@ use super::rules::Look;
 use super::session::Session;
 use super::shared::{halt_status, lock};
 use super::standstill::Standstill;
-use super::status::State;
+use super::status::{HaltStatus, State};
 use super::worker::{Command, Ended, Worker};
 
 mod outcome;
@@ -289,7 +289,7 @@ impl<'a> Running<'a> {
         // When to abandon what is in flight, once told to end.
         let mut deadline: Option<Instant> = None;
         let mut open = true;
-        let result = match self.session.check_path() {
+        let result = match self.session.check_path(&self.worker.setup) {
             Err(e) => Err(e),
             Ok(()) => {
                 // Most of the few paths are echoes of what sync itself wrote. Where the scan finds more than those, the
@@ -354,7 +354,7 @@ impl<'a> Running<'a> {
             return;
         }
         self.session.engine.stop_flag().store(false, Ordering::Relaxed);
-        let result = match self.session.check_path() {
+        let result = match self.session.check_path(&self.worker.setup) {
             Err(e) => Err(e),
             Ok(()) => tokio::select! {
                 plan = self.session.engine.dry_run() => plan,
@@ -376,6 +376,12 @@ impl<'a> Running<'a> {
             // Whoever asked may have gone.
             let _ = answer.send(());
         }
+    }
+
+    /// What waits for a person, in the words of the status.
+    fn halts(&self) -> Vec<HaltStatus> {
+        let engine = &self.session.engine;
+        engine.halts().iter().map(|halt| halt_status(halt, engine.held())).collect()
     }
 
     fn paused(&mut self) {
@@ -414,19 +420,13 @@ impl<'a> Running<'a> {
                 self.worker.paused = None;
                 self.forced = true;
             }
-            Some(Command::Held(answer)) => {
-                let engine = &self.session.engine;
-                let plans = engine.halts().iter().map(|h| halt_status(h, engine.held())).collect();
-                // Whoever asked may have gone.
-                let _ = answer.send(plans);
-            }
             Some(Command::Approve { id, reject, answer }) => {
                 let engine = &mut self.session.engine;
                 let done = if reject { engine.reject(&id) } else { engine.approve(&id) };
                 self.forced |= matches!(done, Ok(true));
                 self.scope.full |= self.forced;
-                // Whoever asked may have gone.
-                let _ = answer.send(done.map_err(|e| e.to_string()));
+                self.worker.shared.set_halts(self.halts());
+                let _ = answer.send(done.map_err(|e| e.to_string())); // The caller may have gone.
             }
             Some(Command::Reload(setup)) => return Some(Ended::Reopen { setup: Some(setup), wait: false }),
             Some(Command::Change(request)) => self.change(request),
@@ -437,10 +437,10 @@ impl<'a> Running<'a> {
     fn change(&mut self, request: ChangeRequest) {
         self.scope.paths.insert(request.at().to_owned());
         self.again = Some(Instant::now());
-        let (root, session) = (&self.worker.setup.root, &mut self.session);
+        let (setup, session) = (&self.worker.setup, &mut self.session);
         request.carry_out(|change| {
-            session.check_path().map_err(|e| format!("{}; nothing was changed", Standstill::from(&e).reason))?;
-            session.engine.change_folder(change).map_err(|e| describe(root, &e))
+            session.check_path(setup).map_err(|e| format!("{}; nothing was changed", Standstill::from(&e).reason))?;
+            session.engine.change_folder(change).map_err(|e| describe(&setup.root, &e))
         });
     }
 }

@@ -20,7 +20,7 @@ use super::last_known::note;
 use super::session::{FolderSetup, OpenError, Session};
 use super::shared::{Shared, lock};
 use super::standstill::Standstill;
-use super::status::{FolderStatus, HaltStatus, ProxyStatus, State};
+use super::status::{FolderStatus, ProxyStatus, State};
 use super::turns::{FIRST_RETRY, Running};
 
 /// How soon a folder that could not be opened is tried again.
@@ -31,6 +31,9 @@ const LONGEST_REOPEN: Duration = Duration::from_secs(15);
 /// A status that stays the same is noted again after this time, for its age.
 const NOTE: Duration = Duration::from_secs(300);
 
+/// Where the outcome of an approval goes; false: no such plan.
+type ApprovalAnswer = oneshot::Sender<Result<bool, String>>;
+
 /// What a worker can be told.
 pub enum Command {
     /// A full scan and cycles until nothing is left or one fails; then the answer.
@@ -39,12 +42,10 @@ pub enum Command {
     Plan(oneshot::Sender<Result<Plan, Standstill>>),
     Pause(Option<Duration>),
     Resume,
-    Held(oneshot::Sender<Vec<HaltStatus>>),
-    /// False: no such plan.
     Approve {
         id: String,
         reject: bool,
-        answer: oneshot::Sender<Result<bool, String>>,
+        answer: ApprovalAnswer,
     },
     Reload(Box<FolderSetup>),
     Change(ChangeRequest),
@@ -58,6 +59,17 @@ pub(super) enum Ended {
     Reopen {
         setup: Option<Box<FolderSetup>>,
         wait: bool,
+    },
+}
+
+/// How the wait before the folder is opened again ended.
+enum Rested {
+    Stop,
+    Reopen,
+    /// A person approved of the folder as it is now.
+    Approved {
+        id: String,
+        answer: ApprovalAnswer,
     },
 }
 
@@ -120,8 +132,14 @@ impl Worker {
 
     /// Until told to stop.
     pub async fn run(mut self) {
+        let mut rested = Rested::Reopen;
         loop {
-            let ended = match Session::open(&self.setup) {
+            let opened = match std::mem::replace(&mut rested, Rested::Reopen) {
+                Rested::Stop => break,
+                Rested::Reopen => Session::open(&self.setup),
+                Rested::Approved { id, answer } => self.open_approved(&id, answer),
+            };
+            let ended = match opened {
                 Ok(mut session) => {
                     session.engine.obey(self.quit.clone());
                     let began = Instant::now();
@@ -142,8 +160,8 @@ impl Worker {
                     if let Some(setup) = setup {
                         self.take_over(*setup);
                     }
-                    if wait && self.rest().await {
-                        break;
+                    if wait {
+                        rested = self.rest().await;
                     }
                 }
             }
@@ -155,6 +173,25 @@ impl Worker {
         });
         self.last_note = None;
         self.note();
+    }
+
+    /// Opens a folder that a person approved of, and tells whether that worked. Without such a halt it is opened as usual.
+    fn open_approved(&mut self, id: &str, answer: ApprovalAnswer) -> Result<Session, OpenError> {
+        let approved = Session::open_approved(&self.setup, id);
+        let outcome = approved.as_ref().map(Option::is_some).map_err(ToString::to_string);
+        let _ = answer.send(outcome); // The caller may have gone.
+        let Some(session) = approved? else { return Session::open(&self.setup) };
+        let root = session.root.path().to_owned();
+        tracing::info!(folder = %root.display(), "approved: this is the folder from now on");
+        self.shared.set_halts(Vec::new());
+        self.shared.set(|s| {
+            s.path = root.display().to_string();
+            s.state = State::Syncing;
+            s.reason = None;
+            s.halt = None;
+        });
+        self.setup.root = root;
+        Ok(session)
     }
 
     fn take_over(&mut self, setup: FolderSetup) {
@@ -175,6 +212,7 @@ impl Worker {
 
     /// The folder is not synced for now.
     pub(super) fn stand_still(&mut self, why: Standstill) {
+        self.shared.set_halts(why.halt.iter().cloned().collect());
         self.shared.set(|s| {
             s.in_sync = false;
             s.state = why.state;
@@ -197,19 +235,19 @@ impl Worker {
         }
     }
 
-    /// Waits before the folder is opened again. True: stop.
-    async fn rest(&mut self) -> bool {
+    /// Waits before the folder is opened again.
+    async fn rest(&mut self) -> Rested {
         let until = tokio::time::Instant::now() + self.reopen;
         self.reopen = (self.reopen * 2).min(LONGEST_REOPEN);
         *lock(&self.shared.next_cycle) = Some(until.into_std());
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return false,
+                () = tokio::time::sleep_until(until) => return Rested::Reopen,
                 command = self.next_command() => match command {
-                    None | Some(Command::Stop) => return true,
+                    None | Some(Command::Stop) => return Rested::Stop,
                     Some(Command::Reload(setup)) => {
                         self.take_over(*setup);
-                        return false;
+                        return Rested::Reopen;
                     }
                     Some(Command::Sync(answer)) => drop(answer.send(())),
                     Some(Command::Plan(answer)) => {
@@ -219,10 +257,8 @@ impl Worker {
                     }
                     Some(Command::Pause(time)) => self.paused = Some(time.map(|t| Instant::now() + t)),
                     Some(Command::Resume) => self.paused = None,
-                    Some(Command::Held(answer)) => {
-                        let halt = lock(&self.shared.status).halt.clone();
-                        drop(answer.send(halt.into_iter().collect()));
-                    }
+                    Some(Command::Approve { id, reject: false, answer }) => return Rested::Approved { id, answer },
+                    // The caller may have gone.
                     Some(Command::Approve { answer, .. }) => drop(answer.send(Ok(false))),
                     Some(Command::Change(request)) => request.carry_out(|change| change_closed(&self.setup, change)),
                 },

@@ -3,12 +3,16 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use anyhow::Context;
 use serde::Serialize;
 
 use super::app::App;
 use super::exit::{Exit, Failure};
-use super::{output, show, talk};
+use super::{output, setup, show, talk};
 use crate::agent::control::{Request, Response};
+use crate::agent::halt_status;
+use crate::agent::once::approve_root;
+use crate::agent::root::find_root_halt;
 use crate::agent::status::HaltStatus;
 
 /// Paths shown of a plan.
@@ -34,12 +38,17 @@ struct Decided {
 }
 
 /// # Errors
-/// Where no agent runs, no such plan is held, or several are and none was named.
+/// Where no such plan is held, or several are and none was named; without an agent, where no folder is held by itself.
 pub fn run(app: &App, id: Option<String>, reject: bool, list: bool) -> anyhow::Result<Exit> {
     let runtime = talk::runtime()?;
-    let Response::Held { plans } = runtime.block_on(talk::ask(app, &Request::Held))? else {
-        return Err(talk::unexpected());
+    let (plans, has_agent) = match runtime.block_on(talk::ask_any(app, &Request::Held))? {
+        Some(Response::Held { plans }) => (plans, true),
+        Some(_) => return Err(talk::unexpected()),
+        None => (root_halts(app)?, false),
     };
+    if plans.is_empty() && !has_agent {
+        return Err(talk::no_agent(app));
+    }
     let plans: Vec<Plan> = plans.into_iter().map(|(folder, halt)| Plan { folder, halt }).collect();
     if list {
         let exit = if plans.is_empty() { Exit::Done } else { Exit::Halted };
@@ -58,15 +67,57 @@ pub fn run(app: &App, id: Option<String>, reject: bool, list: bool) -> anyhow::R
         }
     };
     let id = plan.halt.id.clone().unwrap_or_default();
-    if reject && plan.halt.kind == "server_reset" {
-        let why = "there is nothing to reject: either the proxy gets its data back, or `memsync approve` offers it \
-                   what is here";
+    if let Some(why) = no_rejection(&plan.halt.kind).filter(|_| reject) {
         return Err(Failure::new(Exit::Usage, why).into());
     }
-    runtime.block_on(talk::ask(app, &Request::Approve { id: id.clone(), reject }))?;
+    let when = match has_agent {
+        true => match runtime.block_on(talk::ask(app, &Request::Approve { id: id.clone(), reject }))? {
+            Response::Noted => " The agent carries it out as soon as its running work has ended.",
+            _ => "",
+        },
+        false => {
+            approve_alone(app, plan, &id)?;
+            " `memsync run` or `memsync sync` goes on."
+        }
+    };
     let decided = Decided { id, kind: plan.halt.kind.clone(), approved: !reject };
-    app.answer(&decided, |out, d| writeln!(out, "{}", effect(&d.kind, d.approved)))?;
+    app.answer(&decided, |out, d| writeln!(out, "{}{when}", effect(&d.kind, d.approved)))?;
     Ok(Exit::Done)
+}
+
+/// The folders that are held by themselves, as far as that shows without an agent.
+fn root_halts(app: &App) -> anyhow::Result<Vec<(PathBuf, HaltStatus)>> {
+    let mut halts = Vec::new();
+    for setup in setup::folders_at_rest(app, app.config()?) {
+        let halt = find_root_halt(&setup).with_context(|| setup.root.display().to_string())?;
+        halts.extend(halt.map(|halt| (setup.root, halt_status(&halt, &[]))));
+    }
+    Ok(halts)
+}
+
+/// Approves without an agent.
+fn approve_alone(app: &App, plan: &Plan, id: &str) -> anyhow::Result<()> {
+    let setups = setup::folders(app, app.config()?, &setup::device_id(app)?)?;
+    for setup in setups.iter().filter(|setup| setup.root == plan.folder) {
+        if approve_root(setup, id).with_context(|| setup.root.display().to_string())? {
+            return Ok(());
+        }
+    }
+    Err(Failure::new(Exit::Usage, format!("no plan {id} is held any more; see `memsync status`")).into())
+}
+
+/// Why a halt of this kind cannot be rejected.
+fn no_rejection(kind: &str) -> Option<&'static str> {
+    match kind {
+        "server_reset" => Some(
+            "there is nothing to reject: either the proxy gets its data back, or `memsync approve` offers it what is here",
+        ),
+        "root_missing" | "root_changed" => Some(
+            "there is nothing to reject: either you bring the folder back, or `memsync approve` takes the one that is \
+             there now",
+        ),
+        _ => None,
+    }
 }
 
 /// The plan that is meant; `None`: nothing is held at all.
@@ -93,6 +144,10 @@ fn effect(kind: &str, approved: bool) -> &'static str {
         ("server_reset", _) => {
             "Approved. The files here are offered to the proxy again; where it has other content, both are kept. \
              Nothing is deleted."
+        }
+        ("root_missing" | "root_changed", _) => {
+            "Approved. This is your folder from now on. It starts with the files of both sides; where they differ, both \
+             are kept. Nothing is deleted."
         }
         (_, true) => "Approved. The deletions are made now; what goes here stays in `memsync history`.",
         (_, false) => "Rejected. Nothing is deleted; the files come back.",

@@ -231,7 +231,7 @@ pub enum Command {
     },
     /// Go on syncing
     Resume,
-    /// Let a held plan through, or refuse it
+    /// Let through what is held for you to decide, or refuse a plan
     Approve {
         /// Which plan [default: the one that is held]
         id: Option<String>,

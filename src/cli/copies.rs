@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::app::App;
 use super::locate::{self, Open};
+use super::state_files;
 use crate::disk::real::RealDisk;
 use crate::disk::{Disk, Kind, Meta};
 use crate::local::moves::{CopyName, parse_copy_name};
@@ -113,7 +114,7 @@ fn read_links(app: &App, open: &Open) -> anyhow::Result<Links> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Links::new()),
         Err(e) => return Err(e).with_context(|| app.dirs.state.display().to_string()),
     };
-    let files = app.dirs.folder(&open.root);
+    let files = state_files::find(app, &open.root);
     let name = files.container.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(state::peek(&disk, &name)?.map(|view| view.header.copies).unwrap_or_default())
 }

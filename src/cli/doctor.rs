@@ -16,8 +16,10 @@ use super::app::App;
 use super::exit::Exit;
 use super::locate::real;
 use super::probe::{Answer, ProxyProbe, Target};
-use super::{show, status, talk};
-use crate::agent::status::Status;
+use super::{setup, show, status, talk};
+use crate::agent::root::find_root_halt;
+use crate::agent::status::{FolderStatus, HaltStatus, Status};
+use crate::agent::{FolderSetup, halt_status};
 use crate::config::{Config, ConfigError, Folder};
 use crate::disk::real::RealDisk;
 use crate::path::PRIVATE_DIR;
@@ -84,13 +86,16 @@ pub fn run(app: &App, probe: &dyn ProxyProbe) -> anyhow::Result<Exit> {
             checks.push(Check::ok("config", app.dirs.config_file.display().to_string()));
             checks.extend(config.warnings.iter().map(|w| Check::warn("config", w, "correct or unset it")));
             checks.extend(proxy(config, &app.around.env, probe, Timestamp::now()));
-            let figures = figures(app);
-            for f in &config.folders {
-                checks.push(folder(f));
-                let shown = figures
-                    .as_ref()
-                    .and_then(|status| status.folders.iter().find(|s| Path::new(&s.path) == real(&f.path)));
-                checks.push(container(&app.dirs.folder(&f.path).container, shown.map(|s| s.files)));
+            let (check, status) = agent(app)?;
+            checks.push(check);
+            let setups = setup::folders_at_rest(app, config);
+            for (f, setup) in config.folders.iter().zip(&setups) {
+                let known = status.as_ref().and_then(|status| known_folder(status, setup, &setups));
+                // An error of this look is what the two checks are about.
+                let own_look = || Some(halt_status(&find_root_halt(setup).ok()??, &[]));
+                let halt = known.and_then(|known| known.halt.clone()).or_else(own_look);
+                checks.push(halt.map_or_else(|| folder(f), |halt| held(&halt)));
+                checks.push(container(&setup.state_dir.join(&setup.container), known.map(|known| known.files)));
             }
             checks.push(watches(&config.folders));
             checks.push(room(config.folders.iter().map(|f| &f.path).chain([&app.dirs.state])));
@@ -99,12 +104,6 @@ pub fn run(app: &App, probe: &dyn ProxyProbe) -> anyhow::Result<Exit> {
     }
     app.answer(&checks, people)?;
     Ok(checks.iter().map(|c| c.exit).max().unwrap_or(Exit::Done))
-}
-
-/// What `memsync status` shows: from the agent, or from its last run.
-fn figures(app: &App) -> Option<Status> {
-    let asked = talk::runtime().and_then(|runtime| runtime.block_on(status::current(app)));
-    asked.inspect_err(|e| tracing::debug!("{e:#}")).ok()
 }
 
 fn people(out: &mut dyn Write, checks: &Vec<Check>) -> io::Result<()> {
@@ -225,17 +224,42 @@ fn clock(now: Timestamp, theirs: Timestamp) -> Check {
     }
 }
 
+/// The agent, and the status of all folders: as it answers, or as the last one left it.
+fn agent(app: &App) -> anyhow::Result<(Check, Option<Status>)> {
+    Ok(match talk::runtime()?.block_on(status::current(app)) {
+        Ok(status) if status.agent.running => {
+            let process = status.agent.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+            (Check::ok("agent", format!("it runs and answers{process}")), Some(status))
+        }
+        Ok(status) => (Check::ok("agent", "none runs; `memsync run` starts it"), Some(status)),
+        // The error says what to do.
+        Err(e) => (Check { fix: None, ..Check::fail("agent", format!("{e:#}"), "") }, None),
+    })
+}
+
+/// The folder as the agent knows it. Behind a link that was pointed elsewhere it has another path there.
+fn known_folder<'a>(status: &'a Status, setup: &FolderSetup, all: &[FolderSetup]) -> Option<&'a FolderStatus> {
+    let is_at = |f: &FolderStatus, setup: &FolderSetup| Path::new(&f.path) == setup.root;
+    let here = status.folders.iter().find(|f| is_at(f, setup));
+    here.or_else(|| status.folders.iter().find(|f| !all.iter().any(|setup| is_at(f, setup))))
+}
+
+/// A folder that waits for a person.
+fn held(halt: &HaltStatus) -> Check {
+    let fix = halt.id.as_ref().map(|id| format!("memsync approve {id}"));
+    Check { fix, ..Check::fail("folder", &halt.reason, "") }.exit(Exit::Halted)
+}
+
 fn folder(folder: &Folder) -> Check {
     let path = &folder.path;
     let shown = path.display();
-    match std::fs::symlink_metadata(path) {
+    match std::fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let fix = format!("mkdir -p '{shown}', or bring it back (mount its disk?) if it has been synced before");
-            Check::fail("folder", format!("{shown} is missing"), fix)
+            Check::fail("folder", format!("{shown} is missing"), "bring it back (mount its disk?), or make it")
         }
         Err(e) => Check::fail("folder", format!("{shown}: {e}"), "give memsync's user the right to read it"),
         Ok(m) if !m.is_dir() => {
-            Check::fail("folder", format!("{shown} is no folder"), "set folder.path to the folder itself, no symlink")
+            Check::fail("folder", format!("{shown} is no folder"), "set folder.path to the folder itself")
         }
         Ok(_) => {
             if let Err(e) = access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
@@ -432,7 +456,9 @@ mod tests {
         std::fs::write(tmp.path().join("dir/.memsync/id"), "x").unwrap();
         assert_eq!((at("dir").verdict, at("dir").what.contains("yet")), (Verdict::Ok, false));
         std::os::unix::fs::symlink(tmp.path().join("dir"), tmp.path().join("link")).unwrap();
-        assert_eq!(at("link").verdict, Verdict::Fail);
+        assert_eq!(at("link").verdict, Verdict::Ok);
+        std::os::unix::fs::symlink(tmp.path().join("nowhere"), tmp.path().join("dangling")).unwrap();
+        assert_eq!(at("dangling").verdict, Verdict::Fail);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::app::App;
 use super::exit::Exit;
 use super::locate::{self, Place};
-use super::{conflicts, show};
+use super::{conflicts, show, state_files};
 use crate::agent::status::Status;
 use crate::digest::Md5;
 use crate::disk::real::RealDisk;
@@ -190,7 +190,7 @@ fn base(app: &App, place: &Place, path: &RelPath) -> anyhow::Result<Option<Entry
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e).with_context(|| app.dirs.state.display().to_string()),
     };
-    let files = app.dirs.folder(&place.open.root);
+    let files = state_files::find(app, &place.open.root);
     let name = files.container.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(state::peek(&disk, &name)?.and_then(|view| view.entries.get(path).cloned()))
 }

@@ -32,6 +32,7 @@ mod serve;
 mod setup;
 mod show;
 mod signals;
+mod state_files;
 mod status;
 mod status_text;
 mod store;

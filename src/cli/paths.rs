@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::app::App;
 use super::exit::Exit;
+use super::state_files;
 use crate::path::PRIVATE_DIR;
 
 #[derive(Serialize)]
@@ -43,7 +44,7 @@ pub fn run(app: &App) -> anyhow::Result<Exit> {
             .map(|f| FolderPaths {
                 path: f.path.clone(),
                 private: f.path.join(PRIVATE_DIR),
-                container: app.dirs.folder(&f.path).container,
+                container: state_files::find(app, &f.path).container,
             })
             .collect(),
     };

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use super::app::App;
 use super::exit::{Exit, Failure};
 use super::locate::real;
+use super::state_files;
 use crate::agent::run::AgentOptions;
 use crate::agent::session::FolderSetup;
 use crate::config::{Config, ConfigError, Format, create_private, create_private_dir};
@@ -89,9 +90,10 @@ fn folder(
     ca_pem: Option<Vec<u8>>,
     session: &str,
 ) -> FolderSetup {
-    let files = app.dirs.folder(&folder.path);
+    let files = state_files::find(app, &folder.path);
     let container = files.container.file_name().unwrap_or_default().to_string_lossy().into_owned();
     FolderSetup {
+        path: folder.path.clone(),
         // Resolved once, here: should the path become a symlink to another place later, the agent notices.
         root: real(&folder.path),
         state_dir: app.dirs.state.clone(),

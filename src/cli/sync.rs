@@ -1,6 +1,6 @@
 //! `memsync sync [DIR]`: sync now; through the agent that runs, else by itself.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -48,10 +48,12 @@ struct Done {
 pub fn run(app: &App, dir: Option<&Path>, dry: bool) -> anyhow::Result<Exit> {
     let config = app.config()?;
     let wanted = dir.map(|dir| locate::configured(app, dir)).transpose()?;
+    // As the config names it: a link that was pointed elsewhere still names the folder that the agent syncs.
+    let folder = wanted.map(|f| f.path.clone());
     let root = wanted.map(|f| locate::real(&f.path));
     let runtime = talk::runtime()?;
     if dry {
-        let request = Request::Plan { folder: root.clone() };
+        let request = Request::Plan { folder };
         let steps = match runtime.block_on(talk::ask_any(app, &request))? {
             Some(Response::Plan { steps }) => steps,
             Some(_) => return Err(talk::unexpected()),
@@ -59,7 +61,7 @@ pub fn run(app: &App, dir: Option<&Path>, dry: bool) -> anyhow::Result<Exit> {
         };
         return show_plan(app, steps);
     }
-    if let Some(exit) = runtime.block_on(through_agent(app, root.as_deref()))? {
+    if let Some(exit) = runtime.block_on(through_agent(app, folder, root.as_deref()))? {
         return Ok(exit);
     }
     runtime.block_on(alone(app, &own_setups(app, config, root.as_deref())?))
@@ -95,8 +97,8 @@ fn show_plan(app: &App, steps: Vec<PlannedStep>) -> anyhow::Result<Exit> {
 }
 
 /// `None`: no agent runs.
-async fn through_agent(app: &App, root: Option<&Path>) -> anyhow::Result<Option<Exit>> {
-    let request = Request::Sync { folder: root.map(Path::to_owned) };
+async fn through_agent(app: &App, folder: Option<PathBuf>, root: Option<&Path>) -> anyhow::Result<Option<Exit>> {
+    let request = Request::Sync { folder };
     let bar = bar();
     let answer = talk::ask_any(app, &request);
     tokio::pin!(answer);
@@ -127,6 +129,11 @@ async fn through_agent(app: &App, root: Option<&Path>) -> anyhow::Result<Option<
         Some(_) => narrowed(status, root),
         None => status,
     };
+    for folder in &status.folders {
+        if let Some(halt) = &folder.halt {
+            output::note(format_args!("{}: {}", show::name(&folder.path), show::name(&halt.reason)));
+        }
+    }
     app.answer(&status, |out, status| {
         let files: usize = status.folders.iter().map(|f| f.files).sum();
         let waiting: usize = status.folders.iter().map(verdict::waits).sum();

@@ -86,6 +86,9 @@ fn next_steps(status: &Status) -> Vec<String> {
             (Some(id), "server_reset") => {
                 next.push(format!("memsync approve {id}   offers the files here to the proxy"))
             }
+            (Some(id), "root_missing" | "root_changed") => {
+                next.push(format!("memsync approve {id}   says that this is still your folder; nothing is deleted"));
+            }
             (Some(id), _) => {
                 next.push(format!("memsync approve {id}            lets it happen"));
                 next.push(format!("memsync approve {id} --reject   brings the files back"));

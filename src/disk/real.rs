@@ -10,7 +10,7 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
@@ -142,6 +142,32 @@ impl RealDisk {
             Err(e) => return Err(e.into()),
         };
         Ok(RootIdentity { opened, now })
+    }
+
+    /// Whether `path`, with its symlinks followed, names the open root. A path that leads nowhere does not.
+    ///
+    /// # Errors
+    /// As `stat(2)`, but for a path at which nothing is.
+    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let opened = FileId::from(&meta(&rustix::fs::fstat(&self.root)?));
+        match rustix::fs::stat(path) {
+            Ok(stat) => Ok(FileId::from(&meta(&stat)) == opened),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Tells the root from its copies: its time of birth, or its inode where the filesystem keeps no such time.
+    ///
+    /// # Errors
+    /// As `fstat(2)`.
+    pub fn root_mark(&self) -> io::Result<String> {
+        let meta = File::from(self.root.try_clone()?).metadata()?;
+        let born = meta.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        Ok(match born {
+            Some(born) => format!("born:{}", born.as_nanos()),
+            None => format!("inode:{}", meta.ino()),
+        })
     }
 
     /// Opens `path` itself; `""` is the root.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! .memsync/id         the folder's identity, created once, bound to the state container
+//! .memsync/.gitignore keeps git from committing or stashing all this
 //! .memsync/stage/     downloads not yet placed, displaced files not yet verified, and intents
 //! .memsync/history/   what sync replaced or removed: <path>.<stamp>-<kind>
 //! ```
@@ -16,6 +17,7 @@ use crate::path::PRIVATE_DIR;
 
 /// Where the folder's identity is kept.
 pub const ID: &str = ".memsync/id";
+const GITIGNORE: &str = ".memsync/.gitignore";
 pub(super) const STAGE: &str = ".memsync/stage";
 pub(super) const HISTORY: &str = ".memsync/history";
 
@@ -23,8 +25,8 @@ pub(super) const HISTORY: &str = ".memsync/history";
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     #[error("the folder's identity ({ID}) is missing; if the folder was moved or unmounted, bring it back")]
-    Missing,
-    #[error("another folder stands here: its identity is {found}, not {expected}")]
+    Missing { expected: String },
+    #[error("another folder stands here (its identity is {found}, not {expected}); bring the right one back")]
     Changed { expected: String, found: String },
     #[error("{path}: {source}")]
     Io { path: &'static str, source: io::Error },
@@ -106,6 +108,26 @@ impl<D: Disk> Folder<D> {
         self.settle_identity()
     }
 
+    /// Puts a `.gitignore` into the private folder, where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn hide_from_git(&self) -> io::Result<()> {
+        match self.disk.stat(GITIGNORE) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            found => return found.map(drop),
+        }
+        let slot = self.slot();
+        let mut file = self.disk.create(&slot)?;
+        file.write_all(b"*\n")?;
+        file.sync()?;
+        match self.disk.rename_new(&slot, GITIGNORE) {
+            // A command beside this one was faster.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.disk.unlink(&slot),
+            placed => placed,
+        }
+    }
+
     /// Makes an identity durable that may have been made a moment before a crash. Due before anything is bound to it.
     ///
     /// # Errors
@@ -122,7 +144,7 @@ impl<D: Disk> Folder<D> {
     /// Which gate is shut.
     pub fn check(&self, expected: &str) -> Result<(), RootError> {
         match self.identity()? {
-            None => Err(RootError::Missing),
+            None => Err(RootError::Missing { expected: expected.to_owned() }),
             Some(found) if found == expected => Ok(()),
             Some(found) => Err(RootError::Changed { expected: expected.to_owned(), found }),
         }

@@ -82,6 +82,7 @@ impl<D: Disk> Container<D> {
                 recovered: false,
                 copies: BTreeMap::new(),
                 boot: None,
+                root_mark: None,
             };
             pending.push(Step::from(&header));
             header
@@ -151,8 +152,26 @@ impl<D: Disk> Container<D> {
 
     /// The entries were compared with the folder after a recovery; durable with the next commit or save.
     pub fn set_compared(&mut self) {
-        if self.header.recovered {
-            self.header.recovered = false;
+        self.set_recovered(false);
+    }
+
+    /// The folder may be an older copy of the one that the entries were agreed with: a missing file is no evidence of a
+    /// deletion. Durable with the next commit or save.
+    pub fn distrust_absence(&mut self) {
+        self.set_recovered(true);
+    }
+
+    fn set_recovered(&mut self, recovered: bool) {
+        if self.header.recovered != recovered {
+            self.header.recovered = recovered;
+            self.pending.push(Step::from(&self.header));
+        }
+    }
+
+    /// Notes which folder, of all copies, the entries are agreed with; durable with the next commit or save.
+    pub fn set_root_mark(&mut self, mark: &str) {
+        if self.header.root_mark.as_deref() != Some(mark) {
+            self.header.root_mark = Some(mark.to_owned());
             self.pending.push(Step::from(&self.header));
         }
     }

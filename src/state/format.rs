@@ -212,6 +212,8 @@ struct Outgoing<'a> {
     copies: &'a BTreeMap<RelPath, CopyLink>,
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root_mark: Option<&'a str>,
     /// Older builds pass over it.
     #[serde(skip_serializing_if = "Option::is_none")]
     uploads: Option<WireNotes>,
@@ -250,6 +252,7 @@ pub fn encode(
         copies: &header.copies,
         boot: header.boot.as_deref(),
         uploads: uploads.to_wire(),
+        root_mark: header.root_mark.as_deref(),
         entries,
     };
     let hashing = Hashing { out, hasher: blake3::Hasher::new() };

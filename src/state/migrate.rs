@@ -56,6 +56,7 @@ impl V1 {
             recovered: false,
             copies: BTreeMap::new(),
             boot: None,
+            root_mark: None,
         };
         V2 { header, entries, uploads: None }
     }

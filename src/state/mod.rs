@@ -90,6 +90,9 @@ pub struct Header {
     /// The start of the machine in which an agent last worked on the folder; `None` after it stopped cleanly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
+    /// Tells the folder that was opened last from its copies, which have its identity too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_mark: Option<String>,
 }
 
 /// The file that a conflict copy is of. The copy's name may not say it: it may be cut, or in a folder above.

@@ -12,9 +12,9 @@ use super::snapshot::{Base, Unknown};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Halt {
     /// The folder is not there (unmounted, moved away), or it lost its identity.
-    RootMissing(String),
+    RootMissing { id: String, why: String },
     /// Another folder stands at the path: another identity, a symlink, another device.
-    RootChanged(String),
+    RootChanged { id: String, why: String },
     /// More files would go on one side than is plausible. The rest of the plan goes on.
     MassDelete { id: String, side: Side, files: usize, of: usize },
     /// The proxy does not know what it knew before.
@@ -25,20 +25,41 @@ impl Halt {
     /// As `status --json` names it.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::RootMissing(_) => "root_missing",
-            Self::RootChanged(_) => "root_changed",
+            Self::RootMissing { .. } => "root_missing",
+            Self::RootChanged { .. } => "root_changed",
             Self::MassDelete { .. } => "mass_delete",
             Self::ServerReset { .. } => "server_reset",
         }
     }
 
-    /// The plan id that `memsync approve` takes, where approval can help.
-    pub fn id(&self) -> Option<&str> {
+    /// The gate `root_missing`. The same evidence always gives the same id.
+    pub fn root_missing(evidence: &[&str], why: String) -> Self {
+        Self::RootMissing { id: evidence_id("root_missing", evidence), why }
+    }
+
+    /// The gate `root_changed`. The same evidence always gives the same id.
+    pub fn root_changed(evidence: &[&str], why: String) -> Self {
+        Self::RootChanged { id: evidence_id("root_changed", evidence), why }
+    }
+
+    /// The id that `memsync approve` takes.
+    pub fn id(&self) -> &str {
         match self {
-            Self::MassDelete { id, .. } | Self::ServerReset { id, .. } => Some(id),
-            Self::RootMissing(_) | Self::RootChanged(_) => None,
+            Self::RootMissing { id, .. }
+            | Self::RootChanged { id, .. }
+            | Self::MassDelete { id, .. }
+            | Self::ServerReset { id, .. } => id,
         }
     }
+
+    /// True for `root_missing` and `root_changed`: the folder itself cannot be opened.
+    pub fn is_of_root(&self) -> bool {
+        matches!(self, Self::RootMissing { .. } | Self::RootChanged { .. })
+    }
+}
+
+fn evidence_id(gate: &str, evidence: &[&str]) -> String {
+    Md5::of(format!("{gate}\n{}\n", evidence.join("\n")).as_bytes()).short()
 }
 
 /// The deletions a plan may make without asking.

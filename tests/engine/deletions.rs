@@ -23,7 +23,7 @@ fn an_approval_dies_with_its_plan() {
     remove(&story);
     story.cycle(Scope::full()).unwrap();
     assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
-    let id = story.engine.halts()[0].id().unwrap().to_owned();
+    let id = story.engine.halts()[0].id().to_owned();
     assert!(story.engine.approve(&id).unwrap());
     // The user has second thoughts before the next cycle, and then third ones.
     write(&story);

@@ -22,6 +22,7 @@ use memsync::remote::fake::{Config, FakeRemote, FakeServer, Losing, Request, Tom
 use memsync::state::{Container, Format, Options};
 use memsync::sync::Base;
 
+mod approved;
 mod crash;
 mod deletions;
 mod hints;
@@ -90,18 +91,32 @@ impl Story {
         server: &FakeServer,
         clock: &Arc<Clock>,
     ) -> Engine<SimDisk, FakeRemote, Clock> {
+        Engine::open(Self::parts_of(disk, state, server, clock, 1), "id").unwrap()
+    }
+
+    /// What the engine of another run is made of.
+    fn parts(&self, run: u64) -> Parts<SimDisk, FakeRemote, Clock> {
+        Self::parts_of(&self.disk, &self.state, &self.server, &self.clock, run)
+    }
+
+    fn parts_of(
+        disk: &SimDisk,
+        state: &SimDisk,
+        server: &FakeServer,
+        clock: &Arc<Clock>,
+        run: u64,
+    ) -> Parts<SimDisk, FakeRemote, Clock> {
         let written = Options { format: Format::Json, pretty: false, session_id: "here".into() };
         let (container, _) =
             Container::open(Arc::new(state.handle()), "state.json", written, Timestamp::UNIX_EPOCH).unwrap();
-        let parts = Parts {
-            folder: Folder::new(Arc::new(disk.handle()), "here", 1),
+        Parts {
+            folder: Folder::new(Arc::new(disk.handle()), "here", run),
             container,
             remote: Arc::new(server.client()),
             world: clock.clone(),
             ignored: Arc::new(|_: &str, _: bool| false),
             options: options(),
-        };
-        Engine::open(parts, "id").unwrap()
+        }
     }
 
     fn restart(&mut self) {
@@ -253,7 +268,7 @@ fn another_proxy_waits_for_a_person_and_then_deletes_nothing() {
     let Err(CycleError::Halted(halt)) = story.cycle(Scope::full()) else { panic!("it went on") };
     assert_eq!(halt.name(), "server_reset");
     assert_eq!((story.disk.user_tree("").len(), other.writes()), (2, 0));
-    assert!(story.engine.approve(halt.id().unwrap()).unwrap());
+    assert!(story.engine.approve(halt.id()).unwrap());
     for _ in 0..3 {
         story.cycle(Scope::full()).unwrap();
     }

@@ -7,7 +7,7 @@ use super::*;
 /// Its id, where a proxy that was set back holds the cycle up.
 fn reset_halt(story: &mut Story) -> Option<String> {
     match story.cycle(Scope::full()) {
-        Err(CycleError::Halted(halt)) if halt.name() == "server_reset" => halt.id().map(str::to_owned),
+        Err(CycleError::Halted(halt)) if halt.name() == "server_reset" => Some(halt.id().to_owned()),
         Err(e) => panic!("{e}"),
         Ok(_) => None,
     }

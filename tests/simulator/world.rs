@@ -337,7 +337,7 @@ impl Device {
     /// A person decides on all that waits for one. Gives how much that was.
     pub fn decide(&mut self, mut approve: impl FnMut() -> bool) -> usize {
         let Some(engine) = &mut self.engine else { return 0 };
-        let ids: Vec<String> = engine.halts().iter().filter_map(|h| h.id().map(str::to_owned)).collect();
+        let ids: Vec<String> = engine.halts().iter().map(|h| h.id().to_owned()).collect();
         for id in &ids {
             // A full disk or a kill fails it; what is asked again is answered again.
             if approve() || !engine.reject(id).unwrap_or(true) {

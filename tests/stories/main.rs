@@ -15,6 +15,7 @@ mod seed;
 #[path = "../common/world.rs"]
 mod world;
 
+mod approved;
 mod basics;
 mod bucket;
 mod commands;
@@ -26,6 +27,7 @@ mod filesystem;
 mod foreign;
 mod gates;
 mod history;
+mod linked;
 mod log;
 mod mounts;
 mod names;

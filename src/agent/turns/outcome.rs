@@ -10,12 +10,11 @@ use crate::agent::conditions::action_line;
 use crate::agent::cycle::Recent;
 use crate::agent::engine::CycleError;
 use crate::agent::findings::Findings;
-use crate::agent::shared::{halt_status, lock};
+use crate::agent::shared::lock;
 use crate::agent::standstill::Standstill;
 use crate::agent::world::World;
 use crate::protocol::capability;
 use crate::remote::RemoteError;
-use crate::sync::safety::Halt;
 
 /// After so many cycles in vain, whoever waits is told how things are.
 const GIVE_UP: u32 = 10;
@@ -93,9 +92,9 @@ impl Running<'_> {
         let why = Standstill::from(e);
         tracing::debug!(folder, "the cycle ended early: {}", why.reason);
         let reopen = match e {
-            CycleError::Halted(Halt::RootMissing(_) | Halt::RootChanged(_)) => true,
+            CycleError::Halted(halt) => halt.is_of_root(),
             CycleError::State(_) | CycleError::Folder { .. } => true,
-            CycleError::Halted(_) | CycleError::Remote(_) | CycleError::Stopped => false,
+            CycleError::Remote(_) | CycleError::Stopped => false,
         };
         self.offline_until = None;
         if let CycleError::Remote(remote) = e {
@@ -110,8 +109,10 @@ impl Running<'_> {
             s.in_sync = false;
             Findings::enter_partly(engine, s, Timestamp::now());
         });
-        let held = engine.halts().first().map(|h| halt_status(h, engine.held()));
-        self.worker.stand_still(Standstill { halt: why.halt.clone().or(held), ..why });
+        let of_root = why.halt.clone().filter(|_| matches!(e, CycleError::Halted(halt) if halt.is_of_root()));
+        let halts: Vec<_> = of_root.into_iter().chain(self.halts()).collect();
+        self.worker.stand_still(Standstill { halt: why.halt.clone().or_else(|| halts.first().cloned()), ..why });
+        self.worker.shared.set_halts(halts);
         reopen
     }
 
@@ -156,6 +157,7 @@ impl Running<'_> {
         let progress = self.session.engine.progress();
         shared.watched_by(&self.watcher);
         let push_remedy = self.push_remedy(report);
+        shared.set_halts(self.halts());
         shared.set(|s| {
             progress.clear();
             findings.enter(s, now);

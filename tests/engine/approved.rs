@@ -1,0 +1,72 @@
+//! A folder that lost its identity, and of which a person approves.
+
+use super::*;
+
+/// Four files were synced. Then the private folder was lost, and meanwhile `a` went here, `b` went there, `c` was
+/// edited here, and `d` on both sides.
+fn changed() -> Story {
+    let mut story = Story::new(Config::default());
+    for name in ["a", "b", "c", "d"] {
+        story.disk.user_write(name, name).unwrap();
+    }
+    story.settle();
+    story.disk.user_remove_dir_all(".memsync").unwrap();
+    story.disk.user_remove("a").unwrap();
+    story.server.server_delete(&RelPath::parse("b").unwrap());
+    story.disk.user_write("c", "edited").unwrap();
+    story.disk.user_write("d", "mine").unwrap();
+    story.server.foreign_put(&RelPath::parse("d").unwrap(), "theirs");
+    story
+}
+
+/// Opens the folder as its user does: where a gate is shut, the user approves.
+fn open(story: &Story) -> Engine<SimDisk, FakeRemote, Clock> {
+    match Engine::open(story.parts(3), "id") {
+        Err(CycleError::Halted(_)) => Engine::open_approved(story.parts(4), "new-id").unwrap(),
+        opened => opened.unwrap(),
+    }
+}
+
+#[test]
+fn lost_identity_halts_until_it_is_approved() {
+    let story = changed();
+    let halt = match Engine::open(story.parts(2), "id").map(drop) {
+        Err(CycleError::Halted(halt)) => halt,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(halt.name(), "root_missing");
+    assert!(story.disk.user_stat(".memsync/id").is_err(), "no new identity is made");
+}
+
+#[test]
+fn approval_deletes_nothing_wherever_it_is_killed() {
+    for number in 0.. {
+        let mut story = changed();
+        let count = Arc::new(AtomicU64::new(0));
+        for disk in [&story.disk, &story.state] {
+            let counted = count.clone();
+            disk.set_hook(Some(Box::new(move |op| {
+                let here = op.kind.writes() && counted.fetch_add(1, Ordering::Relaxed) == number;
+                if here { Verdict::Kill } else { Verdict::Go }
+            })));
+        }
+        let was_killed = Engine::open_approved(story.parts(2), "new-id").is_err();
+        story.disk.set_hook(None);
+        story.state.set_hook(None);
+        story.engine = open(&story);
+        story.settle();
+        story.settle();
+        let mut contents: Vec<_> = story.server.contents().into_values().collect();
+        contents.sort();
+        assert_eq!(contents, ["a", "b", "c", "edited", "mine", "theirs"], "killed at {number}");
+        assert_eq!(story.disk.user_tree("").len(), 6, "killed at {number}");
+        // From here on a deletion is a deletion again.
+        story.disk.user_remove("a").unwrap();
+        story.settle();
+        assert!(!story.names().contains(&"a".to_owned()), "killed at {number}");
+        if !was_killed {
+            assert!(number > 5, "some writes were tried");
+            break;
+        }
+    }
+}

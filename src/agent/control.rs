@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -112,9 +113,17 @@ impl PlannedStep {
     }
 }
 
+/// How long the agent may take to answer a question that needs no work.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// Between two such questions, while the agent works on a request.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Why the agent gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
+    /// It listens, and gives no sign of life.
+    #[error("the agent{} does not answer; {}", show_pid(*pid), remedy(*pid))]
+    Silent { pid: Option<i32> },
     /// Nobody listens: no agent runs.
     #[error("no agent answers at {}", .0.display())]
     NoAgent(PathBuf),
@@ -122,19 +131,75 @@ pub enum ControlError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// Asks the agent that listens at `path`.
+fn show_pid(pid: Option<i32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+fn remedy(pid: Option<i32>) -> String {
+    match pid {
+        Some(pid) => {
+            format!("if it was stopped, `kill -CONT {pid}` lets it go on; else `kill -KILL {pid}`, and start it again")
+        }
+        None => "if it was stopped, let it go on; else kill it, and start it again".to_owned(),
+    }
+}
+
+/// Asks the agent that listens at `path`. The answer may take as long as the agent works on it, and it fails once the
+/// agent no longer gives its status within [`ANSWER_LIMIT`].
 ///
 /// # Errors
-/// [`ControlError::NoAgent`] when none does.
+/// [`ControlError::NoAgent`] when no agent listens, [`ControlError::Silent`] when it does not answer.
 pub async fn ask(path: &Path, request: &Request) -> Result<Response, ControlError> {
+    if *request == Request::Status {
+        return ask_for_status(path).await;
+    }
+    tokio::select! {
+        biased;
+        answer = ask_patiently(path, request) => answer,
+        silent = falls_silent(path) => Err(silent),
+    }
+}
+
+/// Returns once the agent does not give its status in time.
+pub async fn falls_silent(path: &Path) -> ControlError {
+    loop {
+        if let Err(silent @ ControlError::Silent { .. }) = ask_for_status(path).await {
+            return silent;
+        }
+        tokio::time::sleep(PING_INTERVAL).await;
+    }
+}
+
+async fn ask_for_status(path: &Path) -> Result<Response, ControlError> {
+    let mut pid = None;
+    let answer = converse_once(path, &Request::Status, &mut pid);
+    match tokio::time::timeout(ANSWER_LIMIT, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ControlError::Silent { pid }),
+    }
+}
+
+/// As [`ask`], and waits for the answer for ever.
+///
+/// # Errors
+/// [`ControlError::NoAgent`] when no agent listens.
+pub async fn ask_patiently(path: &Path, request: &Request) -> Result<Response, ControlError> {
+    converse_once(path, request, &mut None).await
+}
+
+/// One request and its answer. `pid`: of the process that listens, once it is known.
+async fn converse_once(path: &Path, request: &Request, pid: &mut Option<i32>) -> Result<Response, ControlError> {
     let fail = |source| ControlError::Io { path: path.to_owned(), source };
     let stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Err(ControlError::NoAgent(path.to_owned()));
         }
+        // More callers wait than the system lets: the agent has not taken any for long.
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(ControlError::Silent { pid: None }),
         Err(e) => return Err(fail(e)),
     };
+    *pid = stream.peer_cred().ok().and_then(|cred| cred.pid());
     let (reader, mut writer) = stream.into_split();
     let mut line = serde_json::to_vec(request).map_err(|e| fail(e.into()))?;
     line.push(b'\n');
@@ -226,6 +291,13 @@ where
     }
 }
 
+/// Whether the caller has closed its end of the connection.
+fn has_gone(stream: &UnixStream) -> io::Result<bool> {
+    let mut polled = [PollFd::new(stream, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(polled[0].revents().contains(PollFlags::HUP))
+}
+
 async fn converse<F, A>(stream: UnixStream, answer: &F) -> io::Result<()>
 where
     F: Fn(Request) -> A,
@@ -234,6 +306,10 @@ where
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     while let Some(line) = read_line(&mut reader).await? {
+        if has_gone(reader.get_ref().as_ref())? {
+            // The caller has reported that nothing was done.
+            return Ok(());
+        }
         let response = match serde_json::from_slice(&line) {
             Ok(request) => answer(request).await,
             Err(e) => Response::Failed { why: format!("{NOT_A_REQUEST}: {e}"), state: None },

@@ -56,9 +56,20 @@ pub async fn current(app: &App) -> anyhow::Result<Status> {
 /// Until the process is told to stop, or the reader goes. The exit code is that of the last status shown.
 async fn follow(app: &App, path: Option<&Path>) -> anyhow::Result<Exit> {
     let mut screen = Screen::new(app);
+    let mut silence_told = false;
     loop {
         let status = match current(app).await {
-            Ok(status) => status,
+            Ok(status) => {
+                silence_told = false;
+                status
+            }
+            Err(e) if e.chain().any(|c| matches!(c.downcast_ref(), Some(ControlError::Silent { .. }))) => {
+                if !std::mem::replace(&mut silence_told, true) {
+                    output::note(format_args!("{e:#}"));
+                }
+                tokio::time::sleep(TICK).await;
+                continue;
+            }
             // An agent that stops in the middle of an answer; the next look finds it gone, or back.
             Err(e) if e.chain().any(|c| c.is::<ControlError>()) => {
                 tracing::debug!("{e:#}");

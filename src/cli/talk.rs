@@ -1,6 +1,7 @@
 //! Talking to the agent that runs, through its control socket.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,8 +13,6 @@ use super::own_proxy;
 use crate::agent::control::{self, ControlError, Request, Response};
 use crate::agent::status::Status;
 
-/// The longest wait for an agent that is asked whether it answers at all.
-const GREETING_LIMIT: Duration = Duration::from_secs(3);
 /// The longest wait for a change: a large file on a slow disk, after the cycle that is under way.
 const CHANGE_LIMIT: Duration = Duration::from_secs(600);
 
@@ -28,18 +27,51 @@ pub fn runtime() -> anyhow::Result<Runtime> {
 /// The agent's answer; `None` where no agent runs.
 ///
 /// # Errors
-/// What the agent refused, or why it cannot be asked.
+/// What the agent refused, or why it cannot be asked; that it does not answer any more.
 pub async fn ask_any(app: &App, request: &Request) -> anyhow::Result<Option<Response>> {
-    let socket = match app.dirs.socket() {
-        Ok(socket) => socket,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e).context("the agent's socket cannot be found"),
+    let Some(socket) = socket(app)? else { return Ok(None) };
+    judge(control::ask(&socket, request).await)
+}
+
+/// As [`ask`], and waits for the answer even if the agent does not answer anything. `silent` is told when that shows.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_patiently(
+    app: &App,
+    request: &Request,
+    silent: impl FnOnce(ControlError),
+) -> anyhow::Result<Response> {
+    let Some(socket) = socket(app)? else { return Err(no_agent(app)) };
+    let answer = control::ask_patiently(&socket, request);
+    tokio::pin!(answer);
+    let answer = tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        why = control::falls_silent(&socket) => {
+            silent(why);
+            answer.await
+        }
     };
-    match control::ask(&socket, request).await {
+    judge(answer)?.ok_or_else(|| no_agent(app))
+}
+
+/// `None` where no agent can have one.
+fn socket(app: &App) -> anyhow::Result<Option<PathBuf>> {
+    match app.dirs.socket() {
+        Ok(socket) => Ok(Some(socket)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).context("the agent's socket cannot be found"),
+    }
+}
+
+fn judge(answer: Result<Response, ControlError>) -> anyhow::Result<Option<Response>> {
+    match answer {
         Ok(Response::Failed { why, state }) => Err(Failure::new(state.map_or(Exit::Error, Exit::of_state), why).into()),
         Ok(Response::NotFound { what }) => Err(Failure::new(Exit::Usage, what).into()),
         Ok(response) => Ok(Some(response)),
         Err(ControlError::NoAgent(_)) => Ok(None),
+        Err(e @ ControlError::Silent { .. }) => Err(e.into()),
         Err(e @ ControlError::Io { .. }) => Err(e).context("the agent gave no answer"),
     }
 }
@@ -50,20 +82,12 @@ pub async fn ask_any(app: &App, request: &Request) -> anyhow::Result<Option<Resp
 /// # Errors
 /// Why the change was not made, or that its end is unknown.
 pub async fn ask_change(app: &App, request: &Request) -> anyhow::Result<Option<Response>> {
-    let socket = match app.dirs.socket() {
-        Ok(socket) => socket,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e).context("the agent's socket cannot be found"),
-    };
-    // An agent that hangs would make the change whenever it goes on. So it has to answer something else first.
-    match tokio::time::timeout(GREETING_LIMIT, control::ask(&socket, &Request::Status)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(ControlError::NoAgent(_))) => return Ok(None),
-        Ok(Err(e)) => return Err(anyhow::Error::new(e).context("the agent gave no answer; nothing was changed")),
-        Err(_) => {
-            let why = "the agent does not answer; nothing was changed; restart it, and try again";
-            return Err(Failure::new(Exit::Error, why).into());
-        }
+    let Some(socket) = socket(app)? else { return Ok(None) };
+    // A silent agent would make the change whenever it goes on. So it has to answer something else first.
+    match control::ask(&socket, &Request::Status).await {
+        Ok(_) => {}
+        Err(ControlError::NoAgent(_)) => return Ok(None),
+        Err(e) => return Err(anyhow::Error::new(e).context("nothing was changed")),
     }
     let unknown = "so the change may have been made or not; look at the file, and at `memsync history`";
     match tokio::time::timeout(CHANGE_LIMIT, control::ask(&socket, request)).await {
@@ -73,7 +97,7 @@ pub async fn ask_change(app: &App, request: &Request) -> anyhow::Result<Option<R
         Ok(Ok(Response::Failed { why, .. })) => Err(Failure::new(Exit::Error, why).into()),
         Ok(Ok(response)) => Ok(Some(response)),
         Ok(Err(ControlError::NoAgent(_))) => Ok(None),
-        Ok(Err(e)) => Err(anyhow::Error::new(e).context(format!("the agent ended before it answered, {unknown}"))),
+        Ok(Err(e)) => Err(anyhow::Error::new(e).context(format!("the agent gave no answer, {unknown}"))),
         Err(_) => Err(Failure::new(Exit::Error, format!("the agent has not answered for minutes, {unknown}")).into()),
     }
 }

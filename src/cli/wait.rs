@@ -52,7 +52,7 @@ pub fn run(app: &App, timeout: Option<Duration>) -> anyhow::Result<Exit> {
 /// up.
 async fn looked(app: &App, left: Option<Duration>) -> anyhow::Result<Status> {
     let request = Request::Wait { timeout_s: left.map(|l| l.as_secs() + 1) };
-    let answer = talk::ask(app, &request);
+    let answer = talk::ask_patiently(app, &request, |why| output::note(format_args!("waiting: {why}")));
     let answer = match left {
         Some(left) => tokio::time::timeout(left, answer).await.ok().transpose()?,
         None => Some(answer.await?),

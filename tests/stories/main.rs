@@ -36,5 +36,6 @@ mod nested;
 mod opened;
 mod push;
 mod rules;
+mod silent;
 mod status;
 mod trouble;

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::disk::real::RealDisk;
-use crate::state::{Lock, LockError};
+use crate::state::{Lock, LockError, Pause};
 
 use super::change;
 use super::control::{self, PlannedStep, Request, Response};
@@ -22,7 +23,7 @@ use super::session::{FolderSetup, is_held};
 use super::shared::{Shared, halt_status, lock};
 use super::standstill::Standstill;
 use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, ProxyStatus, State, Status};
-use super::worker::{Command, Worker};
+use super::worker::{Command, Paused, Worker, pause_reason};
 
 /// An agent that was killed a moment ago may still hold its socket and its locks.
 const LAST_BREATH: Duration = Duration::from_millis(500);
@@ -37,6 +38,8 @@ const STOP: Duration = Duration::from_millis(9500);
 pub struct AgentOptions {
     pub device: String,
     pub proxy_url: String,
+    /// Keeps what is true of all folders: that syncing is paused.
+    pub state_dir: PathBuf,
     /// Where it listens for `memsync status` and the like.
     pub socket: PathBuf,
     pub folders: Vec<FolderSetup>,
@@ -45,7 +48,7 @@ pub struct AgentOptions {
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("an agent runs already (it answers at {}); see `memsync status`", .0.display())]
+    #[error("an agent runs already (its socket is {}); see `memsync status`", .0.display())]
     AlreadyRunning(PathBuf),
     #[error("the control socket {}: {source}", path.display())]
     Socket { path: PathBuf, source: io::Error },
@@ -77,6 +80,8 @@ impl FolderHandle {
 struct Inner {
     options: Mutex<AgentOptions>,
     folders: Mutex<Vec<FolderHandle>>,
+    /// For folders that are added; the others have been told.
+    pause: Mutex<Option<Pause>>,
     started: Instant,
     changed: watch::Sender<u64>,
     /// Asked for by [`Request::Reload`]; the owner of the config does it.
@@ -108,9 +113,20 @@ impl Agent {
                 Err(_) => tokio::time::sleep(BREATH).await,
             }
         };
+        let pause = match Pause::load(&options.state_dir, Timestamp::now()) {
+            Ok(pause) => pause,
+            Err(source) => {
+                control::remove(&socket);
+                return Err(StartError::Io { path: options.state_dir, source });
+            }
+        };
+        if let Some(pause) = &pause {
+            tracing::warn!("{}", pause_reason(pause.until));
+        }
         let inner = Arc::new(Inner {
             options: Mutex::new(options.clone()),
             folders: Mutex::default(),
+            pause: Mutex::new(pause),
             started: Instant::now(),
             changed: watch::Sender::new(0),
             reload: Notify::new(),
@@ -152,9 +168,13 @@ impl Agent {
         let mut result = Ok(());
         for setup in options.folders.iter().cloned() {
             let running = {
-                let folders = lock(&self.inner.folders);
-                let handle = folders.iter().find(|f| f.root == setup.root);
-                handle.map(|f| drop(f.commands.send(Command::Reload(Box::new(setup.clone())))))
+                let mut folders = lock(&self.inner.folders);
+                let handle = folders.iter_mut().find(|f| f.root == setup.root);
+                handle.map(|f| {
+                    f.path.clone_from(&setup.path);
+                    // A worker that has gone is noticed when the agent stops.
+                    drop(f.commands.send(Command::Reload(Box::new(setup.clone()))));
+                })
             };
             if running.is_none() {
                 result = result.and(self.inner.add(setup));
@@ -243,7 +263,8 @@ impl Inner {
         let wake = Arc::new(Notify::new());
         let quit = Arc::new(AtomicBool::new(false));
         let (path, root) = (setup.path.clone(), setup.root.clone());
-        let worker = Worker::new(setup, shared.clone(), receiver, wake.clone(), quit.clone(), held);
+        let mut worker = Worker::new(setup, shared.clone(), receiver, wake.clone(), quit.clone(), held);
+        worker.paused = lock(&self.pause).and_then(|pause| Paused::of(&pause));
         // A runtime of its own: requests and files are then served by one thread, which saves two switches a request.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| StartError::Io { path: root.clone(), source })?;
@@ -296,14 +317,8 @@ impl Inner {
                 Response::Status(Box::new(self.status()))
             }
             Request::Plan { folder } => self.plan(folder.as_deref()).await,
-            Request::Pause { for_s } => {
-                self.tell_all(|| Command::Pause(for_s.map(Duration::from_secs)));
-                Response::Done
-            }
-            Request::Resume => {
-                self.tell_all(|| Command::Resume);
-                Response::Done
-            }
+            Request::Pause { for_s } => self.pause(for_s),
+            Request::Resume => self.resume(),
             Request::Held => Response::Held { plans: self.held() },
             Request::Approve { id, reject } => self.approve(id, reject).await,
             Request::Reload => {
@@ -317,6 +332,31 @@ impl Inner {
                     Some(commands) => change::request(&commands, &folder, change).await,
                     None => Response::NotFound { what: format!("{}: the agent does not sync it", folder.display()) },
                 }
+            }
+        }
+    }
+
+    /// Pauses all folders, once that is kept for the next start.
+    fn pause(&self, for_s: Option<u64>) -> Response {
+        let pause = Pause::new(for_s, Timestamp::now());
+        let dir = lock(&self.options).state_dir.clone();
+        if let Err(e) = pause.save(&dir) {
+            return Response::Failed { why: format!("not paused: {}: {e}", dir.display()), state: None };
+        }
+        *lock(&self.pause) = Some(pause);
+        self.tell_all(|| Command::Pause(pause));
+        Response::Done
+    }
+
+    fn resume(&self) -> Response {
+        *lock(&self.pause) = None;
+        self.tell_all(|| Command::Resume);
+        let dir = lock(&self.options).state_dir.clone();
+        match Pause::forget(&dir) {
+            Ok(()) => Response::Done,
+            Err(e) => {
+                let why = format!("syncing again, but the next start pauses again: {}: {e}", dir.display());
+                Response::Failed { why, state: None }
             }
         }
     }

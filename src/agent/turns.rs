@@ -24,7 +24,7 @@ use super::session::Session;
 use super::shared::{halt_status, lock};
 use super::standstill::Standstill;
 use super::status::{HaltStatus, State};
-use super::worker::{Command, Ended, Worker};
+use super::worker::{Command, Ended, Paused, Worker, pause_reason};
 
 mod outcome;
 mod pace;
@@ -176,9 +176,7 @@ impl<'a> Running<'a> {
                 // A file is being written; what is due now is taken in at once.
                 self.worker.shared.not_in_sync();
             }
-            if let Some(Some(until)) = self.worker.paused
-                && until <= now
-            {
+            if self.worker.paused.is_some_and(|paused| paused.until.is_some_and(|until| until <= now)) {
                 self.worker.paused = None;
                 self.forced = true;
             }
@@ -212,8 +210,8 @@ impl<'a> Running<'a> {
 
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
-        if self.worker.paused.is_some() {
-            return self.worker.paused.flatten().unwrap_or(now + Duration::from_secs(3600));
+        if let Some(paused) = self.worker.paused {
+            return paused.until.unwrap_or(now + Duration::from_secs(3600));
         }
         if self.forced {
             return now;
@@ -385,10 +383,11 @@ impl<'a> Running<'a> {
     }
 
     fn paused(&mut self) {
+        let reason = pause_reason(self.worker.paused.and_then(|paused| paused.shown));
         self.worker.shared.set(|s| {
             s.state = State::Paused;
             s.in_sync = false;
-            s.reason = Some("paused; `memsync resume` goes on".to_owned());
+            s.reason = Some(reason);
         });
         self.worker.note();
         self.answer_waiting();
@@ -412,9 +411,9 @@ impl<'a> Running<'a> {
                 self.worker.shared.set(|s| s.in_sync = false);
             }
             Some(Command::Plan(answer)) => self.dry_runs.push(answer),
-            Some(Command::Pause(time)) => {
-                self.worker.paused = Some(time.map(|t| Instant::now() + t));
-                self.paused();
+            Some(Command::Pause(pause)) => {
+                self.worker.paused = Paused::of(&pause);
+                self.forced |= self.worker.paused.is_none();
             }
             Some(Command::Resume) => {
                 self.worker.paused = None;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use jiff::{Timestamp, Unit};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::local::watch::{Options as WatchOptions, Watcher};
 use crate::protocol::capability;
 use crate::remote::http::HttpRemote;
-use crate::state::Lock;
+use crate::state::{Lock, Pause};
 use crate::sync::Plan;
 
 use super::change::{ChangeRequest, change_closed};
@@ -31,6 +32,32 @@ const LONGEST_REOPEN: Duration = Duration::from_secs(15);
 /// A status that stays the same is noted again after this time, for its age.
 const NOTE: Duration = Duration::from_secs(300);
 
+/// A pause that lasts.
+#[derive(Debug, Clone, Copy)]
+pub struct Paused {
+    /// `None`: it ends when the user resumes.
+    pub(super) until: Option<Instant>,
+    /// The same, on the wall clock.
+    pub(super) shown: Option<Timestamp>,
+}
+
+impl Paused {
+    /// `None`: the pause is over.
+    pub(super) fn of(pause: &Pause) -> Option<Self> {
+        let left = pause.left(Timestamp::now());
+        let until = left.and_then(|left| Instant::now().checked_add(left));
+        (left != Some(Duration::ZERO)).then_some(Self { until, shown: pause.until })
+    }
+}
+
+/// Why nothing is synced during a pause, and what ends it.
+pub(super) fn pause_reason(until: Option<Timestamp>) -> String {
+    match until.and_then(|at| at.round(Unit::Second).ok()) {
+        Some(at) => format!("paused until {at}; `memsync resume` goes on sooner"),
+        None => "paused; `memsync resume` goes on".to_owned(),
+    }
+}
+
 /// Where the outcome of an approval goes; false: no such plan.
 type ApprovalAnswer = oneshot::Sender<Result<bool, String>>;
 
@@ -40,7 +67,7 @@ pub enum Command {
     Sync(oneshot::Sender<()>),
     /// What a cycle would do now, or what keeps it from being found out.
     Plan(oneshot::Sender<Result<Plan, Standstill>>),
-    Pause(Option<Duration>),
+    Pause(Pause),
     Resume,
     Approve {
         id: String,
@@ -87,7 +114,7 @@ pub struct Worker {
     /// The last note without its times, and when it was written.
     last_note: Option<(FolderStatus, Instant)>,
     conditions: Conditions,
-    pub(super) paused: Option<Option<Instant>>,
+    pub(super) paused: Option<Paused>,
     /// Commands that came while a cycle ran.
     pub(super) backlog: VecDeque<Command>,
     reopen: Duration,
@@ -255,7 +282,7 @@ impl Worker {
                         let reason = reason.unwrap_or_else(|| "the folder is being opened; ask again in a moment".to_owned());
                         drop(answer.send(Err(Standstill { state, waits_for, reason, halt })));
                     }
-                    Some(Command::Pause(time)) => self.paused = Some(time.map(|t| Instant::now() + t)),
+                    Some(Command::Pause(pause)) => self.paused = Paused::of(&pause),
                     Some(Command::Resume) => self.paused = None,
                     Some(Command::Approve { id, reject: false, answer }) => return Rested::Approved { id, answer },
                     // The caller may have gone.

@@ -36,6 +36,7 @@ pub fn agent(app: &App, config: &Config) -> anyhow::Result<AgentOptions> {
     Ok(AgentOptions {
         device: config.device.clone(),
         proxy_url: config.proxy.url.clone(),
+        state_dir: app.dirs.state.clone(),
         socket,
         folders: folders(app, config, &session)?,
     })

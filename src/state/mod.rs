@@ -25,12 +25,14 @@ mod lock;
 mod migrate;
 mod note;
 mod notes;
+mod pause;
 
 pub use container::Container;
 pub use load::{View, peek};
 pub use lock::{Lock, LockError};
 pub use note::{read_note, write_note};
 pub use notes::{UploadNote, UploadNotes, WireNotes};
+pub use pause::Pause;
 
 /// The container version this build writes. It reads all before it.
 pub const VERSION: u32 = 2;

@@ -34,6 +34,7 @@ mod names;
 mod namespaces;
 mod nested;
 mod opened;
+mod paused;
 mod push;
 mod rules;
 mod silent;

@@ -26,7 +26,7 @@ fn lost_proxy_is_warned_of_once_and_told_when_back() {
     a.wait();
     world.stop_proxy();
     eventually("it has asked several times", || lines(&a, "DEBUG", "the cycle ended early").len() > 3);
-    let warned = lines(&a, "WARN", "connection refused");
+    let warned = lines(&a, "WARN", "changes are kept here");
     assert_eq!(warned.len(), 1, "{}", a.log());
     assert!(warned[0].contains("`memsync doctor`"), "{warned:?}");
     assert_eq!(lines(&a, "INFO", "the proxy answers again").len(), 0);

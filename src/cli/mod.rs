@@ -119,10 +119,14 @@ pub fn first_steps() -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Tells an error on stderr, with its causes, on one line.
+/// Prints an error on stderr: its causes on one line, then the lines to copy.
 pub fn tell(error: &anyhow::Error) {
     let shown = show::name(&format!("{error:#}"));
     output::note(format_args!("{}error:{} {shown}", ERROR.render(), ERROR.render_reset()));
+    let advice = error.chain().find_map(|cause| cause.downcast_ref::<exit::Failure>()?.advice.as_deref());
+    for line in advice.into_iter().flat_map(str::lines) {
+        output::note(show::name(line));
+    }
 }
 
 const ERROR: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();

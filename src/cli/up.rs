@@ -232,11 +232,12 @@ fn other_folder(app: &App, config: &Config, dir: &Path) -> anyhow::Result<Failur
     let make = if dir.exists() { String::new() } else { format!("make it (`mkdir -p {}`), ", shell_word(dir)) };
     let why = format!(
         "{} syncs {}, not {shown}. To sync {shown} as well, {make}add these lines at the end of the config, and start \
-         `memsync up` without a folder:\n{section}\nThe namespace keeps its files apart from those of the other folders.",
+         `memsync up` without a folder:",
         file.display(),
         others.join(", "),
     );
-    Ok(Failure::new(Exit::Usage, why))
+    let advice = format!("{section}\nThe namespace keeps its files apart from those of the other folders.");
+    Ok(Failure::new(Exit::Usage, why).with_advice(advice))
 }
 
 /// Says how to start with the proxy that the config names.

@@ -21,13 +21,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         for path in unknown {
             tracing::warn!("{path}: a file of unknown origin was in .memsync/stage; `memsync history` has it now");
         }
-        let any = !copies.is_empty();
-        for (copy, original) in copies {
-            self.link_copy(copy, original);
-        }
-        if any {
-            self.container.commit(Vec::new())?;
-        }
         let told = |e: &io::Error| format!("its old content waits in .memsync/stage: {e}; {}", remedy(e));
         self.stuck = left.into_iter().map(|left| (left.path, told(&left.source))).collect();
         for (path, why) in &self.stuck {
@@ -37,7 +30,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 None => tracing::warn!(".memsync/stage: {why}"),
             }
         }
-        Ok(())
+        if copies.is_empty() {
+            return Ok(());
+        }
+        for (copy, original) in copies {
+            self.link_copy(copy, original);
+        }
+        // This may fail, so it comes last: what is left in the stage must be known by then.
+        Ok(self.container.commit(Vec::new())?)
     }
 
     /// Notes the file that a conflict copy is of. A copy of a copy is one of the first original. The caller commits.

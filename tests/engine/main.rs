@@ -26,6 +26,7 @@ mod approved;
 mod crash;
 mod deletions;
 mod hints;
+mod leftovers;
 mod scope;
 mod store;
 mod unread;

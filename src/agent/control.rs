@@ -145,7 +145,7 @@ fn remedy(pid: Option<i32>) -> String {
 }
 
 /// Asks the agent that listens at `path`. The answer may take as long as the agent works on it, and it fails once the
-/// agent no longer gives its status within [`ANSWER_LIMIT`].
+/// agent no longer gives its status within 3 s.
 ///
 /// # Errors
 /// [`ControlError::NoAgent`] when no agent listens, [`ControlError::Silent`] when it does not answer.

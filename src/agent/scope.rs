@@ -33,10 +33,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let changes: Vec<Change> = among.filter_map(moved).collect();
         // An upload that nobody answered stands for a base where there is none.
         self.sent.retain(|path| entries.contains_key(path) || !self.has_left_scope(path));
-        if !changes.is_empty() {
-            self.container.commit(changes)?;
+        if changes.is_empty() {
+            // The paths may be detached in memory only. After a restart, a file that was removed since would pass for one
+            // that the user deleted.
+            return Ok(self.container.finish_commit()?);
         }
-        Ok(())
+        Ok(self.container.commit(changes)?)
     }
 
     /// True if the path takes no part for a reason that lasts. An absent file counts as too large where the one on the

@@ -41,6 +41,8 @@ pub struct Container<D: Disk> {
     backup: Option<Fingerprint>,
     /// Steps in memory that are not in the journal.
     pending: Vec<Step>,
+    /// The last commit has failed: what it changed is in memory, and may not be on disk.
+    has_failed: bool,
 }
 
 /// Where the next commit goes.
@@ -100,6 +102,7 @@ impl<D: Disk> Container<D> {
             journal,
             backup,
             pending,
+            has_failed: false,
         };
         this.sweep()?;
         let kept = this.repair(&repair)?;
@@ -223,10 +226,18 @@ impl<D: Disk> Container<D> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        if matches!(self.journal, Journal::Broken { .. }) {
-            return self.save(self.header.modified_at);
-        }
-        self.write_journal()
+        let is_broken = matches!(self.journal, Journal::Broken { .. });
+        let written = if is_broken { self.save(self.header.modified_at) } else { self.write_journal() };
+        self.has_failed = written.is_err();
+        written
+    }
+
+    /// Makes durable what a commit that failed has left in memory.
+    ///
+    /// # Errors
+    /// As [`Container::commit`].
+    pub fn finish_commit(&mut self) -> Result<(), StateError> {
+        if self.has_failed { self.commit(Vec::new()) } else { Ok(()) }
     }
 
     /// Notes uploads that are about to be sent, and makes that durable. The next commit for a path settles its notes.

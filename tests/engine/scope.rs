@@ -57,6 +57,24 @@ fn rule_is_remembered_when_the_proxy_was_away() {
 }
 
 #[test]
+fn rule_is_remembered_when_the_state_could_not_be_written() {
+    let mut story = synced(Config::default(), &["a"]);
+    story.ignore(&["a"]);
+    story.state.set_hook(Some(Box::new(|op| match op.kind {
+        kind if kind.writes() => Verdict::Fail(ErrorKind::StorageFull),
+        _ => Verdict::Go,
+    })));
+    story.cycle(Scope::full()).unwrap_err();
+    story.state.set_hook(None);
+    story.cycle(Scope::full()).unwrap();
+    story.disk.user_remove("a").unwrap();
+    story.restart();
+    story.settle();
+    assert_eq!(story.names(), ["a"]);
+    assert_eq!(story.disk.user_read("a").unwrap(), "a");
+}
+
+#[test]
 fn file_that_comes_back_unchanged_can_be_deleted() {
     let mut story = synced(Config::default(), &["a", "b"]);
     story.ignore(&["a"]);

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::fs::{Access, access, statvfs};
@@ -16,9 +15,9 @@ use super::app::App;
 use super::exit::Exit;
 use super::locate::real;
 use super::probe::{Answer, ProxyProbe, Target};
-use super::{setup, show, status, talk};
+use super::{own_proxy, setup, show, status, talk};
 use crate::agent::root::find_root_halt;
-use crate::agent::status::{FolderStatus, HaltStatus, Status};
+use crate::agent::status::{FolderStatus, HaltStatus, State, Status};
 use crate::agent::{FolderSetup, halt_status};
 use crate::config::{Config, ConfigError, Folder};
 use crate::disk::real::RealDisk;
@@ -28,8 +27,6 @@ use crate::state::{self, Opened, View};
 
 /// A clock further off than this is worth a word, in seconds. Nothing is decided by it.
 const SKEW: i64 = 300;
-/// How long the agent may take to answer.
-const AGENT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Less room than this is a failure, bytes.
 const NO_ROOM: u64 = 16 << 20;
 /// Less room than this is a warning, bytes.
@@ -86,7 +83,7 @@ pub fn run(app: &App, probe: &dyn ProxyProbe) -> anyhow::Result<Exit> {
             checks.push(Check::ok("config", app.dirs.config_file.display().to_string()));
             checks.extend(config.warnings.iter().map(|w| Check::warn("config", w, "correct or unset it")));
             checks.extend(proxy(config, &app.around.env, probe, Timestamp::now()));
-            let (check, status) = agent(app)?;
+            let (check, status) = agent(app, config)?;
             checks.push(check);
             let setups = setup::folders_at_rest(app, config);
             for (f, setup) in config.folders.iter().zip(&setups) {
@@ -99,7 +96,6 @@ pub fn run(app: &App, probe: &dyn ProxyProbe) -> anyhow::Result<Exit> {
             }
             checks.push(watches(&config.folders));
             checks.push(room(config.folders.iter().map(|f| &f.path).chain([&app.dirs.state])));
-            checks.extend(refused_agent(app));
         }
     }
     app.answer(&checks, people)?;
@@ -201,17 +197,6 @@ fn push(events: Result<(), String>) -> Check {
     }
 }
 
-/// The agent that runs, where the proxy refuses its token. It may have another one than this command reads.
-fn refused_agent(app: &App) -> Option<Check> {
-    let asked = async { tokio::time::timeout(AGENT_TIMEOUT, talk::status(app)).await };
-    // An agent that does not answer has no token to judge.
-    let status = talk::runtime().ok()?.block_on(asked).ok()?.ok()??;
-    let folder = status.folders.iter().find(|f| f.state == crate::agent::status::State::AuthRequired)?;
-    let what = format!("{}: {}", folder.path, folder.reason.as_deref().unwrap_or("the proxy refused the token"));
-    let fix = "it reads a corrected token file by itself; if its token comes from its environment, start it again";
-    Some(Check::fail("agent", what, fix).exit(Exit::Refused))
-}
-
 fn clock(now: Timestamp, theirs: Timestamp) -> Check {
     let off = now.as_second() - theirs.as_second();
     match off.abs() {
@@ -225,16 +210,27 @@ fn clock(now: Timestamp, theirs: Timestamp) -> Check {
 }
 
 /// The agent, and the status of all folders: as it answers, or as the last one left it.
-fn agent(app: &App) -> anyhow::Result<(Check, Option<Status>)> {
+fn agent(app: &App, config: &Config) -> anyhow::Result<(Check, Option<Status>)> {
     Ok(match talk::runtime()?.block_on(status::current(app)) {
-        Ok(status) if status.agent.running => {
-            let process = status.agent.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-            (Check::ok("agent", format!("it runs and answers{process}")), Some(status))
+        Ok(status) if status.agent.running => (running_agent(&status), Some(status)),
+        Ok(status) => {
+            let start = own_proxy::start_command(app, config);
+            (Check::ok("agent", format!("none runs; `{start}` starts it")), Some(status))
         }
-        Ok(status) => (Check::ok("agent", "none runs; `memsync run` starts it"), Some(status)),
         // The error says what to do.
         Err(e) => (Check { fix: None, ..Check::fail("agent", format!("{e:#}"), "") }, None),
     })
+}
+
+/// The agent that answers. The proxy may refuse its token and take the one that this command reads.
+fn running_agent(status: &Status) -> Check {
+    if let Some(folder) = status.folders.iter().find(|f| f.state == State::AuthRequired) {
+        let what = format!("{}: {}", folder.path, folder.reason.as_deref().unwrap_or("the proxy refused the token"));
+        let fix = "it reads a corrected token file by itself; if its token comes from its environment, start it again";
+        return Check::fail("agent", what, fix).exit(Exit::Refused);
+    }
+    let process = status.agent.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+    Check::ok("agent", format!("it runs and answers{process}"))
 }
 
 /// The folder as the agent knows it. Behind a link that was pointed elsewhere it has another path there.

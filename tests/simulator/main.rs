@@ -91,8 +91,13 @@ fn nothing_is_lost_and_all_agree() {
 #[test]
 fn regressions() {
     for seed in include_str!("seeds.txt").lines().filter_map(|l| l.split_whitespace().next()?.parse().ok()) {
-        for (batch, etag_delta) in [(false, false), (true, false), (false, true), (true, true)] {
-            let offers = Offers { batch, etag_delta, is_foreign: false, is_slow: false };
+        let plain = [(false, false), (true, false), (false, true), (true, true)].map(|(batch, etag_delta)| Offers {
+            batch,
+            etag_delta,
+            is_foreign: false,
+            is_slow: false,
+        });
+        for offers in plain.into_iter().chain([offers(seed)]) {
             if let Err(why) = run(seed, Setting { bug: None, planted: false, offers }) {
                 panic!("seed {seed}, {offers:?}: {why}");
             }

@@ -327,8 +327,8 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
 }
 
 /// The server's disk is set back to an earlier day, and the server does not know it: its epoch stays. That shows by the
-/// point of its history that each device has agreed with. A device notes it with the cycle after its own last write, so
-/// each has two cycles before.
+/// point of its history that each device has agreed with. A device notes it with the cycle after its own last write has
+/// ended, so each ends its transfers and has two cycles before.
 fn set_back(
     devices: &mut [Device],
     server: &FakeServer,
@@ -349,12 +349,15 @@ fn set_back(
         if !device.ensure_engine(server, clock)? {
             return Ok(());
         }
+        let was_slow = device.is_slow.load(Ordering::Relaxed);
+        device.finish_transfers();
         for _ in 0..2 {
             match device.cycle_to_end(true) {
                 Some(Ok(_) | Err(CycleError::Halted(_))) => device.tidy(),
                 other => return Err(format!("{}: a cycle in calm came to {other:?}", device.name)),
             }
         }
+        device.is_slow.store(was_slow, Ordering::Relaxed);
     }
     server.set_back(to.clone());
     ledger.lock().unwrap().say(|| "  the server is set back, and does not know it".to_owned());

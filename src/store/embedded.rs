@@ -336,7 +336,13 @@ impl Store for Embedded {
             return Err(StoreError::Closed);
         }
         let shared = self.shared.clone();
-        blocking(move || shared.read(|db| versions::read_floor(db).map(drop))).await?
+        blocking(move || {
+            // An open connection goes on reading a database that was removed.
+            let path = shared.dir.join(schema::DATABASE);
+            std::fs::metadata(&path).map_err(|e| StoreError::Io { path, why: e.to_string() })?;
+            shared.read(|db| versions::read_floor(db).map(drop))
+        })
+        .await?
     }
 
     async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {

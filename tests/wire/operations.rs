@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use memsync::store::embedded::Settings;
-use memsync::store::{Embedded, Memory};
+use memsync::store::{Embedded, Memory, Store};
 use tokio::net::TcpListener;
 
 use super::proxy::{Client, Running, TOKEN, head, options, sample};
@@ -120,9 +120,10 @@ async fn health_says_what_is_wrong_and_what_will_be() {
     assert_eq!(c.put("/blob/small", "new", b"x").await.status, 201);
     assert_eq!(c.get("/health").await.json()["status"], "ok");
 
-    // Without its database the store fails, and no place is told.
+    // Without its database the store fails, also where a connection is open, and no path is shown.
     let broken = tempfile::tempdir().unwrap();
     let store = embedded(&broken);
+    store.health().await.unwrap();
     let running = Running::start(store).await;
     let mut c = running.client().await;
     std::fs::remove_dir_all(broken.path().join("store")).unwrap();

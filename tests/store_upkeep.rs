@@ -221,6 +221,22 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// An older database is put over this one by copying. A log that stayed would bring newer pages back into it.
+#[tokio::test]
+async fn store_that_closes_leaves_no_log_while_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(dir.path()).unwrap();
+    fill(&store).await;
+    let log = || std::fs::metadata(dir.path().join("store.db-wal")).map_or(0, |log| log.len());
+    assert!(log() > 0, "the writes are in the log");
+    let reader = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+    let entries: i64 = reader.query_row("SELECT count(*) FROM entry", [], |row| row.get(0)).unwrap();
+    assert!(entries > 0);
+    drop(store);
+    assert_eq!(log(), 0);
+    drop(reader);
+}
+
 /// The commands, beside a store that is held by this process as a proxy holds it.
 #[tokio::test]
 async fn the_commands_work_beside_a_proxy() {

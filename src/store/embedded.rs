@@ -236,8 +236,6 @@ impl Embedded {
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.jobs = None;
-        // The writer's connection closes last, so that it moves the log into the database: a copy of the database that is put
-        // over it later finds no log of another state.
         lock(&self.shared.readers).clear();
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()

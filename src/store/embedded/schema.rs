@@ -249,8 +249,8 @@ fn create(db: &mut Connection, now: u64) -> rusqlite::Result<()> {
     tx.pragma_update(None, "user_version", SCHEMA)?;
     tx.pragma_update(None, "application_id", APPLICATION)?;
     tx.commit()?;
-    // The header that the next start reads must be in the database itself, not in the write-ahead log.
-    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    // The next start reads the header of the database itself, without the log.
+    empty_log(db).map(drop)
 }
 
 /// Brings a store of format 1 to this one, or leaves it as it was.
@@ -260,5 +260,11 @@ fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     tx.execute_batch(EARLIER)?;
     tx.pragma_update(None, "user_version", SCHEMA)?;
     tx.commit()?;
-    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    empty_log(db).map(drop)
+}
+
+/// Moves the write-ahead log into the database and empties it. Gives `false` if a reader held it up for longer than the
+/// busy timeout.
+pub fn empty_log(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)).map(|busy| busy == 0)
 }

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::super::{Change, Deleted, Entry, Expect, Meta, Placed, Put, StoreError, Version, next_version};
 use super::spool::{Content, Received};
-use super::{Shared, database_error, history, versions};
+use super::{Shared, database_error, history, schema, versions};
 use crate::digest::Md5;
 use crate::path::RelPath;
 
@@ -75,7 +75,8 @@ pub struct Held {
     pub body: Option<i64>,
 }
 
-/// Serves jobs until every sender is gone.
+/// Serves jobs until every sender is gone. Then it empties the log: an older database that someone copies over this one
+/// must not find a newer log beside it. Closing does that only for the last connection, and a read may still run.
 pub fn run(mut db: Connection, shared: &Shared, mut jobs: mpsc::Receiver<Vec<Job>>) {
     let mut has_begun = false;
     while let Some(mut group) = jobs.blocking_recv() {
@@ -90,6 +91,16 @@ pub fn run(mut db: Connection, shared: &Shared, mut jobs: mpsc::Receiver<Vec<Job
             }
             Err(failure) => refuse(group.drain(..), failure),
         }
+    }
+    match schema::empty_log(&db) {
+        Ok(true) => {}
+        Ok(false) => {
+            tracing::warn!(
+                "{}: another process reads the store, so its log stays; copy no older database over it",
+                shared.dir.display()
+            );
+        }
+        Err(e) => tracing::warn!("{}: the log of the store could not be emptied: {e}", shared.dir.display()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The frames of a batch (capability `batch`): many small requests, or their answers, in one body.
 //!
 //! A body is a row of frames, each `length of the head (u32, big-endian) · head (JSON) · content`. The head says how
-//! long the content is. This knows nothing of what the requests mean; `docs/protocol-extensions.md` tells that.
+//! long the content is. This knows nothing of what the requests mean; `docs/protocol.md` tells that.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;

@@ -1,4 +1,4 @@
-//! The machines on which the README's reader types its commands.
+//! The machines on which the reader of README.md and docs/ types the commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -13,24 +13,26 @@ use super::page::{repository, shape};
 use super::s3;
 use super::terminal::{CTRL_C, Terminal};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Commands that do not end with 0, and what they end with.
-const CODES: &[(&str, i32)] = &[("memsync sync --dry-run", 4), ("memsync conflicts", 8), ("memsync approve --list", 7)];
-/// Commands that look and change nothing: what they say may have to wait for an echo of the change before.
-const LOOKS: &[&str] = &["memsync status", "memsync sync", "memsync wait", "memsync doctor"];
-/// Commands that go on running.
-const STAY: &[&str] = &["memsync up", "memsync run", "memsync serve", "memsync status --watch"];
+/// Commands that do not exit with 0, and their exit codes.
+const EXIT_CODES: &[(&str, i32)] =
+    &[("memsync sync --dry-run", 4), ("memsync conflicts", 8), ("memsync approve --list", 7)];
+/// Commands that change nothing. They are repeated until the expected exit code, because an earlier change may still be
+/// under way.
+const READ_ONLY: &[&str] = &["memsync status", "memsync sync", "memsync wait", "memsync doctor"];
+/// Commands that keep running.
+const KEEP_RUNNING: &[&str] = &["memsync up", "memsync run", "memsync serve", "memsync status --watch"];
 
-/// A machine: a folder to stand in, which is its home as well.
-pub struct Machine {
+/// A machine: a working directory, which is also its home.
+pub struct ReaderMachine {
     dir: PathBuf,
-    /// What the README says is in its environment.
+    /// The variables that the page sets.
     env: Vec<(&'static str, String)>,
 }
 
-impl Machine {
-    /// `line` as a shell on this machine would run it, what is printed going to files named `log`.
+impl ReaderMachine {
+    /// `line` in a shell on this machine. Its output goes to files whose names begin with `log`.
     fn shell(&self, line: &str, log: &str) -> Command {
         let binary = assert_cmd::cargo::cargo_bin("memsync");
         let path = format!("{}:/usr/local/bin:/usr/bin:/bin", binary.parent().unwrap().display());
@@ -44,19 +46,19 @@ impl Machine {
         command
     }
 
-    /// The exit code.
+    /// Runs `line` and returns its exit code.
     fn run(&self, line: &str) -> i32 {
         self.shell(line, "last").status().unwrap().code().unwrap()
     }
 
-    fn said(&self, log: &str) -> String {
+    fn output(&self, log: &str) -> String {
         [".out", ".err"].map(|end| fs::read_to_string(self.file(&format!("{log}{end}"))).unwrap()).concat()
     }
 
     #[track_caller]
     fn succeed(&self, line: &str) {
         let code = self.run(line);
-        assert_eq!(code, 0, "{line}\n{}", self.said("last"));
+        assert_eq!(code, 0, "{line}\n{}", self.output("last"));
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -68,38 +70,38 @@ impl Machine {
     }
 }
 
-enum Child {
+enum RunningChild {
     Logged(Killed),
-    /// `up`, which shows the join link to a terminal only.
+    /// `up` prints the join link to a terminal only.
     AtTerminal(Terminal),
 }
 
-/// A command that goes on running, and the beginning of its log's name.
-struct Staying {
-    child: Child,
+/// A command that keeps running, and the beginning of its log's name.
+struct RunningCommand {
+    child: RunningChild,
     line: String,
     machine: String,
     log: String,
 }
 
-impl Staying {
-    fn said(&self, machine: &Machine) -> String {
+impl RunningCommand {
+    fn output(&self, machine: &ReaderMachine) -> String {
         match &self.child {
-            Child::Logged(_) => machine.said(&self.log),
-            Child::AtTerminal(terminal) => anstream::adapter::strip_str(&terminal.screen()).to_string(),
+            RunningChild::Logged(_) => machine.output(&self.log),
+            RunningChild::AtTerminal(terminal) => anstream::adapter::strip_str(&terminal.screen()).to_string(),
         }
     }
 }
 
-/// All that the README's reader has.
+/// Every machine of the reader.
 pub struct Desk {
-    machines: BTreeMap<String, Machine>,
-    staying: Vec<Staying>,
-    /// The lines that commands printed, as [`shape`] has them.
-    pub said: BTreeSet<String>,
-    /// The S3 that the machine `bucket` uses, and what it runs on.
+    machines: BTreeMap<String, ReaderMachine>,
+    running: Vec<RunningCommand>,
+    /// The lines that commands printed, in the form of [`shape`].
+    pub printed: BTreeSet<String>,
+    /// The S3 server of the machine `bucket`, and its runtime.
     s3: Option<(s3::Server, tokio::runtime::Runtime)>,
-    /// The last that goes: nobody writes into it any more.
+    /// The last field: dropped after everything that writes into it.
     root: tempfile::TempDir,
 }
 
@@ -108,27 +110,27 @@ impl Desk {
         Self {
             root: tempfile::tempdir().unwrap(),
             machines: BTreeMap::new(),
-            staying: Vec::new(),
-            said: BTreeSet::new(),
+            running: Vec::new(),
+            printed: BTreeSet::new(),
             s3: None,
         }
     }
 
-    /// A machine on which the reader stands in a checkout.
-    fn arrive(&mut self, name: &str) {
+    /// Makes the machine, with a checkout as the working directory, if it is new.
+    fn ensure_machine(&mut self, name: &str) {
         if !self.machines.contains_key(name) {
             let dir = self.root.path().join(if name.is_empty() { "first" } else { name });
             fs::create_dir(&dir).unwrap();
             for folder in ["systemd", "launchd"] {
                 std::os::unix::fs::symlink(repository(folder), dir.join(folder)).unwrap();
             }
-            let env = if name == "bucket" { self.bucket() } else { Vec::new() };
-            self.machines.insert(name.to_owned(), Machine { dir, env });
+            let env = if name == "bucket" { self.start_s3() } else { Vec::new() };
+            self.machines.insert(name.to_owned(), ReaderMachine { dir, env });
         }
     }
 
-    /// Starts an S3, and gives the environment of a proxy on it.
-    fn bucket(&mut self) -> Vec<(&'static str, String)> {
+    /// Starts an S3 server, and returns the environment of a proxy on it.
+    fn start_s3(&mut self) -> Vec<(&'static str, String)> {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let server = runtime.block_on(s3::Server::start());
         let env = vec![
@@ -141,30 +143,30 @@ impl Desk {
         env
     }
 
-    fn on(&self, name: &str) -> &Machine {
+    fn machine(&self, name: &str) -> &ReaderMachine {
         &self.machines[name]
     }
 
-    pub fn first(&self) -> &Machine {
-        self.on("")
+    pub fn first(&self) -> &ReaderMachine {
+        self.machine("")
     }
 
-    /// What the README takes for given before a command.
+    /// Makes the situation that the page assumes before a command.
     fn prepare(&self, machine: &str, line: &str) {
         match line {
-            "memsync conflicts" => self.edit_apart("hello.md"),
-            "memsync restore --deleted" => self.delete_elsewhere("plan.md"),
+            "memsync conflicts" => self.edit_on_both("hello.md"),
+            "memsync restore --deleted" => self.delete_on_second("plan.md"),
             "memsync approve --list" | "memsync approve --reject" => self.delete_most(),
             _ => {}
         }
         if line == "memsync init --join - ./memory" {
             self.first().succeed("memsync link");
-            fs::copy(self.first().file("last.out"), self.on(machine).file("link")).unwrap();
+            fs::copy(self.first().file("last.out"), self.machine(machine).file("link")).unwrap();
         }
     }
 
-    fn edit_apart(&self, name: &str) {
-        let (first, second) = (self.first(), self.on("second"));
+    fn edit_on_both(&self, name: &str) {
+        let (first, second) = (self.first(), self.machine("second"));
         eventually("the second machine has the note", || second.note(name).exists());
         second.succeed("memsync pause");
         fs::write(second.note(name), "from the second\n").unwrap();
@@ -174,8 +176,8 @@ impl Desk {
         eventually("a conflict copy comes to the first machine", || first.run("memsync conflicts") == 8);
     }
 
-    fn delete_elsewhere(&self, name: &str) {
-        let (first, second) = (self.first(), self.on("second"));
+    fn delete_on_second(&self, name: &str) {
+        let (first, second) = (self.first(), self.machine("second"));
         fs::write(first.note(name), "a plan\n").unwrap();
         eventually("the second machine has the note", || second.note(name).exists());
         eventually("the conflict is settled there too", || second.run("memsync wait --timeout 60s") == 0);
@@ -193,72 +195,71 @@ impl Desk {
     }
 
     pub fn type_in(&mut self, name: &str, line: &str) {
-        self.arrive(name);
+        self.ensure_machine(name);
         self.prepare(name, line);
-        // The first command is `memsync`, built; and every proxy has a port of its own here.
+        // The binary is built already, and every proxy gets a free port.
         let mut typed = line.replacen("cargo run --release -- ", "memsync ", 1);
         if ["memsync up", "memsync serve"].iter().any(|command| typed.starts_with(command)) {
             typed = format!("{} --listen 127.0.0.1:0", typed.split(" --listen ").next().unwrap());
         }
-        if STAY.iter().any(|stays| typed.starts_with(stays)) {
+        if KEEP_RUNNING.iter().any(|command| typed.starts_with(command)) {
             return self.start(name, &typed);
         }
-        let machine = self.on(name);
+        let machine = self.machine(name);
         if line.contains("--join -") {
             typed.push_str(" < link");
         }
-        let expected = CODES.iter().find(|(command, _)| *command == line).map_or(0, |(_, code)| *code);
-        if LOOKS.iter().any(|look| line.starts_with(look)) {
-            let deadline = Instant::now() + PATIENCE;
+        let expected = EXIT_CODES.iter().find(|(command, _)| *command == line).map_or(0, |(_, code)| *code);
+        if READ_ONLY.iter().any(|command| line.starts_with(command)) {
+            let deadline = Instant::now() + DEADLINE;
             while machine.run(&typed) != expected {
-                assert!(Instant::now() < deadline, "{line}: never {expected}\n{}", machine.said("last"));
+                assert!(Instant::now() < deadline, "{line}: never {expected}\n{}", machine.output("last"));
             }
         } else {
             let code = machine.run(&typed);
-            assert_eq!(code, expected, "{line}\n{}", machine.said("last"));
+            assert_eq!(code, expected, "{line}\n{}", machine.output("last"));
         }
-        let said = machine.said("last");
-        self.said.extend(said.lines().map(shape));
+        let output = machine.output("last");
+        self.printed.extend(output.lines().map(shape));
     }
 
     fn start(&mut self, name: &str, line: &str) {
-        let log = format!("stays-{}", self.staying.len());
-        let machine = self.on(name);
+        let log = format!("running-{}", self.running.len());
+        let machine = self.machine(name);
         let mut command = machine.shell(&format!("exec {line}"), &log);
         let child = match line.starts_with("memsync up") {
-            true => Child::AtTerminal(Terminal::start(command)),
-            false => Child::Logged(Killed(command.spawn().unwrap())),
+            true => RunningChild::AtTerminal(Terminal::start(command)),
+            false => RunningChild::Logged(Killed(command.spawn().unwrap())),
         };
-        let staying = Staying { child, line: line.to_owned(), machine: name.to_owned(), log };
+        let running = RunningCommand { child, line: line.to_owned(), machine: name.to_owned(), log };
         eventually(line, || match line.split(' ').nth(1) {
             Some("run") => machine.run("memsync wait --timeout 60s") == 0,
-            Some("serve") => staying.said(machine).contains("serving "),
-            Some("up") => staying.said(machine).contains("In sync: 0 files."),
-            _ => !staying.said(machine).is_empty(),
+            Some("serve") => running.output(machine).contains("serving "),
+            Some("up") => running.output(machine).contains("In sync: 0 files."),
+            _ => !running.output(machine).is_empty(),
         });
-        self.staying.push(staying);
+        self.running.push(running);
     }
 
-    /// Ctrl-C everywhere, the last first.
+    /// Ctrl-C for every running command, the last one first.
     pub fn stop(&mut self) {
-        for mut staying in self.staying.drain(..).rev() {
-            // What only shows the status may simply be killed, and Ctrl-C is not heard by who was started without a
-            // terminal, as these tests may have been.
-            let watches = staying.line.starts_with("memsync status");
+        for mut running in self.running.drain(..).rev() {
+            // `status --watch` gets TERM: without a terminal, as in CI, it ignores Ctrl-C.
+            let watches = running.line.starts_with("memsync status");
             let signal = if watches { Signal::TERM } else { Signal::INT };
-            let status = match &mut staying.child {
-                Child::Logged(child) => {
+            let status = match &mut running.child {
+                RunningChild::Logged(child) => {
                     child.signal(signal);
                     child.ended()
                 }
-                Child::AtTerminal(terminal) => {
+                RunningChild::AtTerminal(terminal) => {
                     terminal.types(CTRL_C);
                     terminal.ended().0
                 }
             };
-            let said = staying.said(&self.machines[&staying.machine]);
-            self.said.extend(said.lines().map(shape));
-            assert!(watches || status.code() == Some(0), "{}: {status:?}\n{said}", staying.line);
+            let output = running.output(&self.machines[&running.machine]);
+            self.printed.extend(output.lines().map(shape));
+            assert!(watches || status.code() == Some(0), "{}: {status:?}\n{output}", running.line);
         }
     }
 }

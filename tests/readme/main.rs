@@ -1,5 +1,5 @@
-//! The README tells the truth: every command in it is run, in its order, with the real binary and a home for each
-//! machine; its tables are those of the program; the tests it names exist.
+//! README.md and docs/ tell the truth. Every command in them runs, in reading order, with the real binary and a home for
+//! each machine. Their tables match the program, the tests that they name exist, and their links lead somewhere.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,48 +20,44 @@ mod s3;
 mod terminal;
 
 use desk::Desk;
-use page::{blocks, code, commands, repository, shape, shipped, table};
+use page::{READING_ORDER, anchors, blocks, blocks_of, inline_code, markdown_files, repository, shape, shipped, table};
 
-/// Beginnings of commands that cannot run in a test, and why.
+/// The goal is a page that a newcomer reads in a few minutes.
+const MAX_README_WORDS: usize = 1_500;
+
+/// First words of commands that no test can run, and the reason. Their blocks have the mark `no-test`.
 const NOT_RUN: &[(&str, &str)] = &[
-    ("cargo install ", "builds for minutes, and the binary is there"),
-    ("cargo test ", "runs this test"),
+    ("cargo ", "builds for minutes, and runs this test"),
+    (".ci/", "runs this test"),
+    ("MEMSYNC_", "runs the simulator for minutes"),
     ("ssh ", "needs a second machine; here both are one"),
-    ("systemctl ", "needs a user's session of systemd"),
-    ("loginctl ", "needs a user's session of systemd"),
-    ("launchctl ", "is of macOS alone, and would change the system"),
+    ("systemctl ", "needs a user session of systemd"),
+    ("loginctl ", "needs a user session of systemd"),
+    ("launchctl ", "exists on macOS only, and would change the system"),
     ("sudo ", "changes the system"),
 ];
 
 #[test]
-fn every_command_works_in_the_readmes_order() {
+fn every_command_runs_in_reading_order() {
     let mut desk = Desk::new();
-    let mut passed_over = vec![0; NOT_RUN.len()];
-    for (machine, line) in commands() {
-        println!("{machine}$ {line}");
-        match NOT_RUN.iter().position(|(begins, _)| line.starts_with(begins)) {
-            Some(n) => passed_over[n] += 1,
-            None => desk.type_in(&machine, &line),
+    for block in blocks().into_iter().filter(|b| b.is_run()) {
+        for line in &block.lines {
+            println!("{} {}$ {line}", block.file, block.mark);
+            desk.type_in(&block.mark, line);
         }
     }
     desk.stop();
-    for ((begins, why), times) in NOT_RUN.iter().zip(passed_over) {
-        assert!(times > 0, "{begins:?} ({why}) is in no command; take it off the list");
-    }
-    // What the README shows was printed; `doctor` is shown where something is wrong, and the picture is none's.
-    for block in blocks().into_iter().filter(|b| b.language == "text") {
-        if !["Is everything all right?", "How it works"].contains(&block.section.as_str()) {
-            for line in &block.lines {
-                assert!(
-                    desk.said.contains(&shape(line)),
-                    "{}: nothing printed {line:?}\n{:#?}",
-                    block.section,
-                    desk.said
-                );
-            }
+    for block in blocks().into_iter().filter(|b| b.is_printed_output()) {
+        for line in &block.lines {
+            let printed = desk.printed.contains(&shape(line));
+            assert!(printed, "{}: no command printed {line:?}\n{:#?}", block.file, desk.printed);
         }
     }
-    // What the commands were for.
+    assert_effects(&desk);
+}
+
+/// The commands did what the pages say.
+fn assert_effects(desk: &Desk) {
     let (first, home) = (desk.first(), |file: &str| desk.first().file(file));
     assert_eq!(fs::read_to_string(first.note("hello.md")).unwrap(), "from the first\n", "restored");
     assert_eq!(fs::read_to_string(first.note("plan.md")).unwrap(), "a plan\n", "restored");
@@ -77,42 +73,106 @@ fn every_command_works_in_the_readmes_order() {
 }
 
 #[test]
-fn every_block_says_what_it_is() {
+fn every_markdown_file_is_in_the_reading_order() {
+    let mut order: Vec<_> = READING_ORDER.iter().map(|file| (*file).to_owned()).collect();
+    order.sort();
+    assert_eq!(markdown_files(), order);
+}
+
+#[test]
+fn readme_is_short() {
+    let words = shipped("README.md").split_whitespace().count();
+    assert!(words <= MAX_README_WORDS, "README.md has {words} words, more than {MAX_README_WORDS}; move some to docs/");
+}
+
+#[test]
+fn every_block_has_a_known_language_and_mark() {
     for block in blocks() {
-        let known = ["sh", "text", "ini"].contains(&block.language.as_str());
-        assert!(known, "{}: a block of {:?}", block.section, block.language);
-        assert!(block.machine.is_empty() || block.language == "sh", "{}: {:?}", block.section, block.machine);
-        let shown = block.lines.iter().any(|line| line.starts_with("$ "));
-        assert!(!shown, "{}: a command in a block that is not run", block.section);
+        let place = format!("{}, {}", block.file, block.section);
+        match (block.language.as_str(), block.mark.as_str()) {
+            ("sh", _) | ("ini" | "json", "") | ("text", "" | "drawing" | "example") => {}
+            ("toml", "") => {
+                block.lines.join("\n").parse::<toml::Table>().unwrap_or_else(|e| panic!("{place}: {e}"));
+            }
+            (language, mark) => panic!("{place}: a block of {language:?} with the mark {mark:?}"),
+        }
+        let prompt = block.lines.iter().find(|line| line.starts_with("$ "));
+        assert_eq!(prompt, None, "{place}: a command in a block that is not run");
     }
 }
 
 #[test]
-fn one_command_does_the_main_thing_and_one_tests_it() {
-    let of = |section: &str| {
-        let mut blocks = blocks().into_iter().filter(|b| b.section == section && b.language == "sh");
-        blocks.next().unwrap_or_else(|| panic!("{section} has no command")).lines
+fn only_commands_that_cannot_run_are_marked() {
+    let mut uses = vec![0; NOT_RUN.len()];
+    for block in blocks().into_iter().filter(|b| b.language == "sh") {
+        for line in &block.lines {
+            let reason = NOT_RUN.iter().position(|(begins, _)| line.starts_with(begins));
+            let place = format!("{}: {line}", block.file);
+            match reason.filter(|_| line != MAIN_COMMAND) {
+                Some(n) if !block.is_run() => uses[n] += 1,
+                Some(n) => panic!("{place}\n{}; mark the block `no-test`", NOT_RUN[n].1),
+                None => assert!(block.is_run(), "{place}\ncan run; remove the mark"),
+            }
+        }
+    }
+    for ((begins, reason), count) in NOT_RUN.iter().zip(uses) {
+        assert!(count > 0, "no command begins with {begins:?} ({reason}); remove it from the list");
+    }
+}
+
+/// Runs as `memsync up` here: the binary is built already.
+const MAIN_COMMAND: &str = "cargo run --release -- up ./memory";
+
+#[test]
+fn one_command_starts_and_one_command_tests() {
+    let first_command = |section: &str| {
+        let mut found = blocks_of("README.md").into_iter().filter(|b| b.section == section && b.language == "sh");
+        found.next().unwrap_or_else(|| panic!("{section} has no command")).lines
     };
-    assert_eq!(of("Run it"), ["cargo run --release -- up ./memory"]);
-    let test = of("Test it");
+    assert_eq!(first_command("Run it"), [MAIN_COMMAND]);
+    let test = first_command("Test it");
     assert_eq!(test, ["cargo test --locked"]);
     let ci = shipped(".ci/run");
     assert_eq!(ci.lines().last().unwrap(), format!("step {}", test[0]), ".ci/run ends with the README's test");
 }
 
 #[test]
-fn what_is_named_in_passing_can_be_typed() {
-    let named: Vec<_> = code(&shipped("README.md")).into_iter().filter(|c| c.starts_with("memsync ")).collect();
-    assert!(!named.is_empty());
-    for command in named {
-        if let Err(e) = Args::try_parse_from(command.split_whitespace()) {
-            panic!("{command}: {e}");
+fn named_test_targets_exist() {
+    let lines: Vec<_> = blocks().into_iter().filter(|b| b.mark == "no-test").flat_map(|b| b.lines).collect();
+    let mut targets = 0;
+    for line in &lines {
+        for (flag, folder) in [("--test", "tests"), ("--bench", "benches")] {
+            let mut words = line.split_whitespace().skip_while(|word| *word != flag).skip(1);
+            let Some(name) = words.next() else { continue };
+            let exists = [format!("{folder}/{name}.rs"), format!("{folder}/{name}/main.rs")];
+            assert!(exists.iter().any(|file| repository(file).exists()), "{line}: no target {name}");
+            targets += 1;
+        }
+    }
+    assert!(targets > 3, "{lines:?}");
+}
+
+#[test]
+fn inline_commands_parse() {
+    for file in READING_ORDER {
+        for command in inline_code(&shipped(file)).into_iter().filter(|c| c.starts_with("memsync ")) {
+            // `--version` is an "error" that prints to stdout.
+            if let Err(e) = Args::try_parse_from(shell_words(&command))
+                && e.use_stderr()
+            {
+                panic!("{file}: {command}: {e}");
+            }
         }
     }
 }
 
+/// The words of a command, without single quotes.
+fn shell_words(command: &str) -> Vec<String> {
+    command.split_whitespace().map(|word| word.trim_matches('\'').to_owned()).collect()
+}
+
 #[test]
-fn every_key_is_there_with_its_default() {
+fn every_key_is_listed_with_its_default() {
     let example = shipped("config.example.toml");
     let mut defaults = BTreeMap::new();
     let mut section = String::new();
@@ -123,7 +183,7 @@ fn every_key_is_there_with_its_default() {
             defaults.insert(format!("{section}{key}"), value.to_owned());
         }
     }
-    let rows = table("key");
+    let rows = table("docs/guide.md", "key");
     let keys: Vec<_> = rows.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
     assert_eq!(keys, KEYS);
     for row in &rows {
@@ -133,51 +193,40 @@ fn every_key_is_there_with_its_default() {
 }
 
 #[test]
-fn built_in_ignore_patterns_are_named() {
-    let readme = shipped("README.md");
+fn built_in_ignore_patterns_are_listed() {
+    let guide = shipped("docs/guide.md");
     let hex = |digits: usize| "[0-9a-f]".repeat(digits);
     let uuid = [8, 4, 4, 4, 12].map(hex).join("-");
     for pattern in memsync::local::ignore::built_in_patterns() {
         let shown = pattern.replace(&uuid, "<uuid>").replace(&hex(32), "<32 hex>").replace("tmp-[0-9]*", "tmp-<pid>");
-        assert!(readme.contains(&format!("`{}`", shown.escape_debug())), "the README does not name {shown:?}");
+        assert!(guide.contains(&format!("`{}`", shown.escape_debug())), "docs/guide.md does not list {shown:?}");
     }
 }
 
 #[test]
-fn the_exit_codes_are_the_programs() {
-    let codes = [
-        Exit::Done,
-        Exit::Error,
-        Exit::Usage,
-        Exit::NotConfigured,
-        Exit::Pending,
-        Exit::Temporary,
-        Exit::Refused,
-        Exit::Halted,
-        Exit::Conflicts,
+fn listed_exit_codes_match_the_program() {
+    let expected = [
+        (Exit::Done, "in sync"),
+        (Exit::Error, "error"),
+        (Exit::Usage, "usage"),
+        (Exit::NotConfigured, "not configured"),
+        (Exit::Pending, "pending"),
+        (Exit::Temporary, "the proxy or the disk"),
+        (Exit::Refused, "refused"),
+        (Exit::Halted, "halted"),
+        (Exit::Conflicts, "conflicts"),
     ];
-    let words = [
-        "in sync",
-        "error",
-        "usage",
-        "not configured",
-        "pending",
-        "the proxy or the disk",
-        "refused",
-        "halted",
-        "conflicts",
-    ];
-    let rows = table("code");
-    assert_eq!(rows.len(), codes.len());
-    for ((row, code), word) in rows.iter().zip(codes).zip(words) {
+    let rows = table("docs/guide.md", "code");
+    assert_eq!(rows.len(), expected.len());
+    for (row, (code, word)) in rows.iter().zip(expected) {
         assert_eq!(row[0], (code as u8).to_string());
         assert!(row[1].contains(word), "{row:?}");
     }
 }
 
 #[test]
-fn what_shows_a_promise_exists() {
-    let rows = table("promise");
+fn tests_of_guarantees_exist() {
+    let rows = table("docs/guarantees.md", "promise");
     assert_eq!(rows.len(), 15);
     for (n, row) in rows.iter().enumerate() {
         assert!(row[0].starts_with(&format!("{}. ", n + 1)), "{row:?}");
@@ -187,51 +236,48 @@ fn what_shows_a_promise_exists() {
             if word.ends_with(".rs") {
                 file = shipped(word);
             } else {
+                assert!(is_test(&file, word), "{}: {word} is not a test", row[0]);
                 tests += 1;
-                // A line of `points!` is a test as well.
-                if file.contains(&format!("\n    {word}: a_cycle at \"")) {
-                    continue;
-                }
-                let at = file.find(&format!("fn {word}(")).unwrap_or_else(|| panic!("{}: no {word}", row[0]));
-                let before: Vec<_> = file[..at].lines().rev().take(3).collect();
-                assert!(before.iter().any(|line| line.contains("test")), "{word} is no test: {before:?}");
             }
         }
         assert!(tests > 0, "{row:?}");
     }
 }
 
+/// True if `source` has a test function of this name, or a line of the macro `points!` that makes one.
+fn is_test(source: &str, name: &str) -> bool {
+    let Some(at) = source.find(&format!("fn {name}(")) else {
+        return source.contains(&format!("\n    {name}: a_cycle at \""));
+    };
+    source[..at].lines().rev().take(3).any(|line| line.contains("test"))
+}
+
 #[test]
 fn every_link_leads_somewhere() {
-    for file in ["README.md", "docs/architecture.md", "CHANGELOG.md"] {
+    for file in READING_ORDER {
         let dir = Path::new(file).parent().unwrap().to_owned();
         for target in shipped(file).split("](").skip(1).map(|rest| rest.split(')').next().unwrap().to_owned()) {
-            let path = target.split('#').next().unwrap();
-            if !path.starts_with("https://") && !path.is_empty() {
-                assert!(repository(dir.join(path).to_str().unwrap()).exists(), "{file}: {target}");
+            if target.starts_with("https://") {
+                continue;
             }
-            if let Some((page, anchor)) = target.split_once('#').filter(|(page, _)| page.ends_with(".md")) {
-                let page = shipped(dir.join(page).to_str().unwrap());
-                let slug = |title: &str| {
-                    let plain = title.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-");
-                    plain.replace(|c: char| !c.is_alphanumeric() && c != '-', "")
-                };
-                assert!(page.lines().any(|l| l.starts_with('#') && slug(l) == anchor), "{file}: {target}");
-            }
+            let (path, anchor) = target.split_once('#').unwrap_or((&target, ""));
+            let page = if path.is_empty() { (*file).to_owned() } else { dir.join(path).to_str().unwrap().to_owned() };
+            assert!(repository(&page).exists(), "{file}: {target}");
+            assert!(anchor.is_empty() || anchors(&shipped(&page)).iter().any(|a| a == anchor), "{file}: {target}");
         }
     }
 }
 
 #[test]
-fn every_capability_is_explained() {
+fn every_capability_has_a_section() {
     let source = shipped("src/protocol/mod.rs");
     let (_, module) = source.split_once("pub mod capability {").unwrap();
     let names = module.lines().take_while(|line| !line.starts_with('}'));
     let names: Vec<_> = names.filter_map(|line| line.strip_suffix("\";")?.split_once("= \"")).map(|(_, n)| n).collect();
     assert!(names.len() >= 10, "{names:?}");
-    let page = shipped("docs/protocol-extensions.md");
+    let page = shipped("docs/protocol.md");
     for name in names {
-        let told = page.lines().any(|line| line.starts_with("## ") && line.contains(&format!("`{name}`")));
-        assert!(told, "docs/protocol-extensions.md has no section of `{name}`");
+        let has_section = page.lines().any(|line| line.starts_with("## ") && line.contains(&format!("`{name}`")));
+        assert!(has_section, "docs/protocol.md has no section of `{name}`");
     }
 }

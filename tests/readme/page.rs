@@ -1,7 +1,25 @@
-//! The README as a text: its blocks, its commands, its tables.
+//! README.md and docs/ as texts: their blocks, commands, tables and links.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// Pages whose commands are run, in the order in which a reader meets them. One reader types them all.
+pub const READING_ORDER: &[&str] = &[
+    "README.md",
+    "docs/guide.md",
+    "docs/troubleshooting.md",
+    "docs/operating.md",
+    "docs/s3.md",
+    "docs/keys.md",
+    "docs/guarantees.md",
+    "docs/benchmarks.md",
+    "docs/architecture.md",
+    "docs/sync-model.md",
+    "docs/protocol.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+];
 
 pub fn repository(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
@@ -11,25 +29,58 @@ pub fn shipped(file: &str) -> String {
     fs::read_to_string(repository(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
 
-/// A fenced block of the README.
-pub struct Block {
-    /// The section that it stands in.
+/// Every Markdown file at the top and in docs/.
+pub fn markdown_files() -> Vec<String> {
+    let mut files = Vec::new();
+    for folder in ["", "docs/"] {
+        for entry in fs::read_dir(repository(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".md") {
+                files.push(format!("{folder}{name}"));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// A fenced block.
+pub struct FencedBlock {
+    pub file: &'static str,
+    /// The `##` title above it.
     pub section: String,
+    /// The first word of the fence.
     pub language: String,
-    /// The second word of the fence: on which machine it is typed; the first machine has no name.
-    pub machine: String,
+    /// The second word of the fence. For `sh`: the machine on which the commands are typed (empty for the first machine),
+    /// or `no-test`. For `text`: empty for printed output, else `drawing` or `example`.
+    pub mark: String,
     pub lines: Vec<String>,
 }
 
-pub fn blocks() -> Vec<Block> {
-    let (mut blocks, mut section, mut open) = (Vec::new(), String::new(), None::<Block>);
-    for line in shipped("README.md").lines() {
+impl FencedBlock {
+    pub fn is_run(&self) -> bool {
+        self.language == "sh" && self.mark != "no-test"
+    }
+
+    pub fn is_printed_output(&self) -> bool {
+        self.language == "text" && self.mark.is_empty()
+    }
+}
+
+/// The blocks of all pages in reading order.
+pub fn blocks() -> Vec<FencedBlock> {
+    READING_ORDER.iter().flat_map(|file| blocks_of(file)).collect()
+}
+
+pub fn blocks_of(file: &'static str) -> Vec<FencedBlock> {
+    let (mut blocks, mut section, mut open) = (Vec::new(), String::new(), None::<FencedBlock>);
+    for line in shipped(file).lines() {
         match (line.strip_prefix("```"), open.take()) {
             (Some(_), Some(block)) => blocks.push(block),
             (Some(fence), None) => {
                 let mut words = fence.split_whitespace().map(str::to_owned);
-                let (language, machine) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-                open = Some(Block { section: section.clone(), language, machine, lines: Vec::new() });
+                let (language, mark) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+                open = Some(FencedBlock { file, section: section.clone(), language, mark, lines: Vec::new() });
             }
             (None, Some(mut block)) => {
                 block.lines.push(line.to_owned());
@@ -42,26 +93,21 @@ pub fn blocks() -> Vec<Block> {
             }
         }
     }
-    assert!(open.is_none(), "a block is not closed");
+    assert!(open.is_none(), "{file}: a block is not closed");
     blocks
 }
 
-pub fn commands() -> Vec<(String, String)> {
-    let shell = blocks().into_iter().filter(|b| b.language == "sh");
-    shell.flat_map(|b| b.lines.into_iter().map(move |line| (b.machine.clone(), line))).collect()
-}
-
-/// The rows of the table whose head begins with this cell.
-pub fn table(head: &str) -> Vec<Vec<String>> {
-    let text = shipped("README.md");
+/// The rows of the table in `file` whose head begins with this cell.
+pub fn table(file: &str, head: &str) -> Vec<Vec<String>> {
+    let text = shipped(file);
     let mut lines = text.lines().skip_while(|line| !line.starts_with(&format!("| {head} |")));
-    lines.next().unwrap_or_else(|| panic!("there is no table of {head}"));
+    lines.next().unwrap_or_else(|| panic!("{file}: no table with the head {head:?}"));
     let rows = lines.skip(1).take_while(|line| line.starts_with('|'));
     rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
 }
 
 /// The parts between single backticks, outside of blocks.
-pub fn code(text: &str) -> Vec<String> {
+pub fn inline_code(text: &str) -> Vec<String> {
     let mut inside = false;
     let prose = text.lines().filter(|line| {
         let fence = line.starts_with("```");
@@ -71,7 +117,18 @@ pub fn code(text: &str) -> Vec<String> {
     prose.flat_map(|line| line.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// A line of output without what is different each time: numbers, paths, names, times.
+/// The anchors that GitHub gives to the titles of a page.
+pub fn anchors(text: &str) -> Vec<String> {
+    let titles = text.lines().filter(|line| line.starts_with('#'));
+    titles
+        .map(|title| {
+            let plain = title.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-");
+            plain.replace(|c: char| !c.is_alphanumeric() && !['-', '_'].contains(&c), "")
+        })
+        .collect()
+}
+
+/// A line of output without the parts that differ each time: numbers, paths, names, times.
 pub fn shape(line: &str) -> String {
     let differs = |word: &str| {
         let hex = word.len() == 8 && word.bytes().all(|b| b.is_ascii_hexdigit());

@@ -13,7 +13,7 @@ use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::proxy;
-use memsync::store::{Embedded, Expect, Meta, Operation, Store, system_clock};
+use memsync::store::{BlobMeta, Embedded, Operation, Precondition, Store, system_clock};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
@@ -105,9 +105,9 @@ fn fill(runtime: &Runtime, store: &Embedded, files: usize) {
     for some in all.chunks(1000) {
         let write = |i: &usize| {
             let content = Bytes::from(i.to_string());
-            (RelPath::parse(&name(*i)).unwrap(), Operation::Put { expect: Expect::Absent, content })
+            (RelPath::parse(&name(*i)).unwrap(), Operation::Put { expect: Precondition::Absent, content })
         };
-        let written = runtime.block_on(store.write_many("", some.iter().map(write).collect(), &Meta::default()));
+        let written = runtime.block_on(store.write_many("", some.iter().map(write).collect(), &BlobMeta::default()));
         assert!(written.iter().all(Result::is_ok));
     }
 }

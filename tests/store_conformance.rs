@@ -10,10 +10,11 @@ use futures::StreamExt;
 use futures::future::join_all;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
-use memsync::store::Expect::{self, Absent as New, Md5 as Holds};
+use memsync::store::Precondition::{self, Absent as New, Md5 as Holds};
 use memsync::store::embedded::Settings;
 use memsync::store::{
-    Body, Clock, Deleted, Embedded, Entry, Got, Incoming, Mark, Memory, Meta, Operation, Put, Store, Written,
+    BlobMeta, Body, Clock, DeleteOutcome, Embedded, Got, Incoming, IndexEntry, Mark, Memory, Operation, PutOutcome,
+    Store, Written,
 };
 use seed::seed;
 
@@ -48,18 +49,18 @@ fn path(text: &str) -> RelPath {
     RelPath::parse(text).unwrap()
 }
 
-async fn put(store: &impl Store, name: &str, expect: Expect, content: &[u8]) -> Put {
+async fn put(store: &impl Store, name: &str, expect: Precondition, content: &[u8]) -> PutOutcome {
     store.put_bytes("", &path(name), expect, Bytes::copy_from_slice(content)).await.unwrap()
 }
 
-async fn delete(store: &impl Store, name: &str, expected: Option<Md5>) -> Deleted {
-    store.delete("", &path(name), expected.map(Holds), Meta::default()).await.unwrap()
+async fn delete(store: &impl Store, name: &str, expected: Option<Md5>) -> DeleteOutcome {
+    store.delete("", &path(name), expected.map(Holds), BlobMeta::default()).await.unwrap()
 }
 
-fn written(put: Put) -> Entry {
+fn written(put: PutOutcome) -> IndexEntry {
     match put {
-        Put::Created(entry) | Put::Updated(entry) => entry,
-        Put::Mismatch(held) => panic!("lost to {held:?}"),
+        PutOutcome::Created(entry) | PutOutcome::Updated(entry) => entry,
+        PutOutcome::Mismatch(held) => panic!("lost to {held:?}"),
     }
 }
 
@@ -93,7 +94,7 @@ async fn mark(store: &impl Store) -> Mark {
     store.state("").await.unwrap().mark.unwrap()
 }
 
-async fn index(store: &impl Store, since: u64) -> BTreeMap<String, Entry> {
+async fn index(store: &impl Store, since: u64) -> BTreeMap<String, IndexEntry> {
     store.index("", since).await.unwrap().entries.into_iter().collect()
 }
 
@@ -104,45 +105,45 @@ fn large(seed: u8) -> Vec<u8> {
 
 async fn preconditions(store: impl Store, _: Arc<AtomicU64>) {
     let (a, b) = (Md5::of(b"a"), Md5::of(b"b"));
-    assert_eq!(put(&store, "x", Holds(a), b"b").await, Put::Mismatch(None));
+    assert_eq!(put(&store, "x", Holds(a), b"b").await, PutOutcome::Mismatch(None));
     assert_eq!(read(&store, "x").await, None);
     let first = match put(&store, "x", New, b"a").await {
-        Put::Created(entry) => entry,
+        PutOutcome::Created(entry) => entry,
         other => panic!("{other:?}"),
     };
     assert_eq!((first.md5, first.size, first.is_deleted), (a, 1, false));
-    assert_eq!(put(&store, "x", New, b"b").await, Put::Mismatch(Some(first)));
-    assert_eq!(put(&store, "x", New, b"a").await, Put::Mismatch(Some(first)), "`new` is no upsert");
-    assert_eq!(put(&store, "x", Holds(b), b"b").await, Put::Mismatch(Some(first)));
+    assert_eq!(put(&store, "x", New, b"b").await, PutOutcome::Mismatch(Some(first)));
+    assert_eq!(put(&store, "x", New, b"a").await, PutOutcome::Mismatch(Some(first)), "`new` is no upsert");
+    assert_eq!(put(&store, "x", Holds(b), b"b").await, PutOutcome::Mismatch(Some(first)));
     assert_eq!(read(&store, "x").await.as_deref(), Some(&b"a"[..]));
-    assert!(matches!(put(&store, "x", Holds(a), b"b").await, Put::Updated(e) if e.md5 == b));
-    assert!(matches!(put(&store, "x", Holds(b), b"b").await, Put::Updated(e) if e.md5 == b), "the same again");
+    assert!(matches!(put(&store, "x", Holds(a), b"b").await, PutOutcome::Updated(e) if e.md5 == b));
+    assert!(matches!(put(&store, "x", Holds(b), b"b").await, PutOutcome::Updated(e) if e.md5 == b), "the same again");
     assert_eq!(read(&store, "x").await.as_deref(), Some(&b"b"[..]));
-    assert!(matches!(put(&store, "empty", New, b"").await, Put::Created(e) if e.size == 0));
+    assert!(matches!(put(&store, "empty", New, b"").await, PutOutcome::Created(e) if e.size == 0));
     assert_eq!(read(&store, "empty").await.as_deref(), Some(&b""[..]));
 }
 
 async fn tombstones(store: impl Store, _: Arc<AtomicU64>) {
     let (a, b) = (Md5::of(b"a"), Md5::of(b"b"));
-    assert_eq!(delete(&store, "x", None).await, Deleted::Absent);
-    assert_eq!(delete(&store, "x", Some(a)).await, Deleted::Absent);
+    assert_eq!(delete(&store, "x", None).await, DeleteOutcome::Absent);
+    assert_eq!(delete(&store, "x", Some(a)).await, DeleteOutcome::Absent);
     let live = written(put(&store, "x", New, b"a").await);
-    assert_eq!(delete(&store, "x", Some(b)).await, Deleted::Mismatch(live));
+    assert_eq!(delete(&store, "x", Some(b)).await, DeleteOutcome::Mismatch(live));
     let tombstone = match delete(&store, "x", Some(a)).await {
-        Deleted::Done(entry) => entry,
+        DeleteOutcome::Done(entry) => entry,
         other => panic!("{other:?}"),
     };
     assert_eq!((tombstone.md5, tombstone.size, tombstone.is_deleted), (a, 0, true));
     assert!(tombstone.version > live.version);
     assert!(!is_exact(&store) || tombstone.cursor > live.cursor);
-    assert_eq!(delete(&store, "x", None).await, Deleted::Tombstone(tombstone));
+    assert_eq!(delete(&store, "x", None).await, DeleteOutcome::Tombstone(tombstone));
     assert!(matches!(store.get("", &path("x")).await.unwrap(), Got::Tombstone(e) if e == tombstone));
     assert_eq!(index(&store, 0).await["x"], tombstone);
 
-    assert_eq!(put(&store, "x", Holds(b), b"c").await, Put::Mismatch(Some(tombstone)));
-    assert!(matches!(put(&store, "x", Holds(a), b"c").await, Put::Created(_)), "by the tombstone's md5");
-    assert!(matches!(delete(&store, "x", None).await, Deleted::Done(_)), "without a precondition");
-    assert!(matches!(put(&store, "x", New, b"d").await, Put::Created(_)), "as new");
+    assert_eq!(put(&store, "x", Holds(b), b"c").await, PutOutcome::Mismatch(Some(tombstone)));
+    assert!(matches!(put(&store, "x", Holds(a), b"c").await, PutOutcome::Created(_)), "by the tombstone's md5");
+    assert!(matches!(delete(&store, "x", None).await, DeleteOutcome::Done(_)), "without a precondition");
+    assert!(matches!(put(&store, "x", New, b"d").await, PutOutcome::Created(_)), "as new");
     assert_eq!(read(&store, "x").await.as_deref(), Some(&b"d"[..]));
 }
 
@@ -152,7 +153,7 @@ async fn many(store: impl Store, _: Arc<AtomicU64>) {
     let big = large(3);
     written(put(&store, "held", New, b"a").await);
     written(put(&store, "dead", New, b"a").await);
-    assert!(matches!(delete(&store, "dead", None).await, Deleted::Done(_)));
+    assert!(matches!(delete(&store, "dead", None).await, DeleteOutcome::Done(_)));
     let put_op = |expect, content: &[u8]| Operation::Put { expect, content: Bytes::copy_from_slice(content) };
     let mut writes = vec![
         (path("new"), put_op(New, b"n")),
@@ -163,18 +164,18 @@ async fn many(store: impl Store, _: Arc<AtomicU64>) {
         (path("empty"), put_op(New, b"")),
     ];
     writes.extend((0..300).map(|n| (path(&format!("many/{n}")), put_op(New, format!("{n}").as_bytes()))));
-    let meta = Meta { device: Some("laptop".into()), ..Meta::default() };
+    let meta = BlobMeta { device: Some("laptop".into()), ..BlobMeta::default() };
     let exact = is_exact(&store);
     let before = if exact { mark(&store).await.cursor } else { 0 };
     let done = store.write_many("", writes, &meta).await;
     let done: Vec<Written> = done.into_iter().map(Result::unwrap).collect();
     assert_eq!(done.len(), 306);
-    assert!(matches!(done[0], Written::Put(Put::Created(e)) if e.md5 == Md5::of(b"n")));
-    assert!(matches!(done[1], Written::Put(Put::Mismatch(Some(e))) if e.md5 == a));
-    assert!(matches!(done[2], Written::Put(Put::Created(_))));
-    assert!(matches!(done[3], Written::Put(Put::Created(e)) if e.md5 == Md5::of(&big)));
-    assert_eq!(done[4], Written::Deleted(Deleted::Absent));
-    assert!(done[5..].iter().all(|w| matches!(w, Written::Put(Put::Created(_)))));
+    assert!(matches!(done[0], Written::Put(PutOutcome::Created(e)) if e.md5 == Md5::of(b"n")));
+    assert!(matches!(done[1], Written::Put(PutOutcome::Mismatch(Some(e))) if e.md5 == a));
+    assert!(matches!(done[2], Written::Put(PutOutcome::Created(_))));
+    assert!(matches!(done[3], Written::Put(PutOutcome::Created(e)) if e.md5 == Md5::of(&big)));
+    assert_eq!(done[4], Written::Deleted(DeleteOutcome::Absent));
+    assert!(done[5..].iter().all(|w| matches!(w, Written::Put(PutOutcome::Created(_)))));
     if exact {
         assert_eq!(mark(&store).await.cursor, before + 304);
         let mut cursors: Vec<u64> = index(&store, before).await.values().map(|e| e.cursor).collect();
@@ -200,11 +201,11 @@ async fn many(store: impl Store, _: Arc<AtomicU64>) {
         let md5 = Md5::of(format!("{}", n / 2 * 2).as_bytes());
         (path(&format!("many/{n}")), Operation::Delete { expect: Some(Holds(md5)) })
     });
-    let done = store.write_many("", gone.collect(), &Meta::default()).await;
+    let done = store.write_many("", gone.collect(), &BlobMeta::default()).await;
     for (n, done) in done.into_iter().enumerate() {
         match done.unwrap() {
-            Written::Deleted(Deleted::Done(_)) if n % 2 == 0 => {}
-            Written::Deleted(Deleted::Mismatch(_)) if n % 2 == 1 => {}
+            Written::Deleted(DeleteOutcome::Done(_)) if n % 2 == 0 => {}
+            Written::Deleted(DeleteOutcome::Mismatch(_)) if n % 2 == 1 => {}
             other => panic!("{n}: {other:?}"),
         }
     }
@@ -216,17 +217,17 @@ async fn many(store: impl Store, _: Arc<AtomicU64>) {
 
 async fn large_contents(store: impl Store, _: Arc<AtomicU64>) {
     let (one, two) = (large(1), large(2));
-    assert!(matches!(put(&store, "x", New, &one).await, Put::Created(_)));
-    assert!(matches!(put(&store, "x", New, &two).await, Put::Mismatch(Some(_))));
+    assert!(matches!(put(&store, "x", New, &one).await, PutOutcome::Created(_)));
+    assert!(matches!(put(&store, "x", New, &two).await, PutOutcome::Mismatch(Some(_))));
     assert_eq!(read(&store, "x").await, Some(one.clone()));
 
     // What is being read stays whole while it is replaced.
     let Got::Found(old) = store.get("", &path("x")).await.unwrap() else { panic!("x is there") };
-    assert!(matches!(put(&store, "x", Holds(Md5::of(&one)), &two).await, Put::Updated(_)));
+    assert!(matches!(put(&store, "x", Holds(Md5::of(&one)), &two).await, PutOutcome::Updated(_)));
     assert_eq!(content(old.body).await, one);
     assert_eq!(read(&store, "x").await, Some(two.clone()));
 
-    assert!(matches!(put(&store, "x", Holds(Md5::of(&two)), b"small").await, Put::Updated(_)));
+    assert!(matches!(put(&store, "x", Holds(Md5::of(&two)), b"small").await, PutOutcome::Updated(_)));
     assert_eq!(read(&store, "x").await.as_deref(), Some(&b"small"[..]));
 
     // In pieces of awkward sizes.
@@ -234,7 +235,7 @@ async fn large_contents(store: impl Store, _: Arc<AtomicU64>) {
     for piece in one.chunks(70_001) {
         body.push(Bytes::copy_from_slice(piece)).await.unwrap();
     }
-    let stored = store.put("", &path("y"), New, Meta::default(), body).await.unwrap();
+    let stored = store.put("", &path("y"), New, BlobMeta::default(), body).await.unwrap();
     assert_eq!(written(stored).md5, Md5::of(&one));
     assert_eq!(read(&store, "y").await, Some(one));
 
@@ -257,7 +258,7 @@ async fn versions(store: impl Store, clock: Arc<AtomicU64>) {
     }
     assert_eq!(last, 9_001);
     clock.store(2, Ordering::SeqCst);
-    assert!(matches!(delete(&store, "x", None).await, Deleted::Done(e) if e.version == 9_002));
+    assert!(matches!(delete(&store, "x", None).await, DeleteOutcome::Done(e) if e.version == 9_002));
 }
 
 async fn records(store: impl Store, _: Arc<AtomicU64>) {
@@ -292,8 +293,9 @@ async fn races(store: impl Store, _: Arc<AtomicU64>) {
                 tokio::spawn(async move { put(&*store, &name, precondition, format!("{tag}{i}").as_bytes()).await })
             }))
         };
-        let won = |puts: Vec<Result<Put, _>>| {
-            let won: Vec<_> = puts.into_iter().map(Result::unwrap).filter(|p| !matches!(p, Put::Mismatch(_))).collect();
+        let won = |puts: Vec<Result<PutOutcome, _>>| {
+            let won: Vec<_> =
+                puts.into_iter().map(Result::unwrap).filter(|p| !matches!(p, PutOutcome::Mismatch(_))).collect();
             assert_eq!(won.len(), 1, "one winner");
             written(won[0])
         };
@@ -301,7 +303,7 @@ async fn races(store: impl Store, _: Arc<AtomicU64>) {
         let updated = won(race(Holds(created.md5), "update").await);
         assert_eq!(Md5::of(&read(&*store, &name).await.unwrap()), updated.md5);
         let deletes = join_all((0..16).map(|_| delete(&*store, &name, Some(updated.md5)))).await;
-        assert_eq!(deletes.iter().filter(|d| matches!(d, Deleted::Done(_))).count(), 1);
+        assert_eq!(deletes.iter().filter(|d| matches!(d, DeleteOutcome::Done(_))).count(), 1);
         assert!(won(race(New, "again").await).version > updated.version);
     }
 }
@@ -327,14 +329,14 @@ async fn listing(store: impl Store, _: Arc<AtomicU64>) {
         assert!(tag.bytes().all(|b| b.is_ascii_graphic() && b != b'"'), "{tag}");
         tags.push(tag);
     }
-    assert!(matches!(delete(&store, "z", None).await, Deleted::Done(_)));
+    assert!(matches!(delete(&store, "z", None).await, DeleteOutcome::Done(_)));
     let before = store.state("").await.unwrap();
     put(&store, "a", New, b"refused").await;
     delete(&store, "nobody", None).await;
     assert_eq!(store.state("").await.unwrap(), before, "what is refused is no change");
 
     let other = store.put_bytes("team/x", &path("a"), New, Bytes::from_static(b"theirs")).await.unwrap();
-    assert!(matches!(other, Put::Created(_)));
+    assert!(matches!(other, PutOutcome::Created(_)));
     assert_eq!(store.state("").await.unwrap(), before, "another namespace is no news");
     let team: BTreeMap<_, _> = store.index("team/x", 0).await.unwrap().entries.into_iter().collect();
     assert_eq!(team.keys().collect::<Vec<_>>(), ["a"]);
@@ -361,15 +363,15 @@ async fn index_under_16_writers(store: impl Store, _: Arc<AtomicU64>) {
                 match store.get("", &path(&common)).await.unwrap() {
                     Got::Found(blob) if random.u8(..4) == 0 => {
                         let deleted = delete(&*store, &common, Some(blob.entry.md5)).await;
-                        assert!(deleted != Deleted::Absent, "a deleted file leaves a tombstone");
+                        assert!(deleted != DeleteOutcome::Absent, "a deleted file leaves a tombstone");
                     }
                     Got::Found(blob) => {
                         let put = put(&*store, &common, Holds(blob.entry.md5), &content).await;
-                        assert_ne!(put, Put::Mismatch(None), "what was there has left something");
+                        assert_ne!(put, PutOutcome::Mismatch(None), "what was there has left something");
                     }
                     Got::Tombstone(_) | Got::Absent => {
                         let put = put(&*store, &common, New, &content).await;
-                        assert!(!matches!(put, Put::Updated(_)), "new is no update");
+                        assert!(!matches!(put, PutOutcome::Updated(_)), "new is no update");
                     }
                 }
             }

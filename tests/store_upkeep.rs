@@ -13,7 +13,7 @@ use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::store::copy::{CopyError, copy};
 use memsync::store::embedded::upkeep::{backup, restore, stats, verify};
-use memsync::store::{Body, Embedded, Entry, Expect, Got, Memory, Meta, Put, Store, Version};
+use memsync::store::{BlobMeta, BlobVersion, Body, Embedded, Got, IndexEntry, Memory, Precondition, PutOutcome, Store};
 
 fn path(text: &str) -> RelPath {
     RelPath::parse(text).unwrap()
@@ -23,31 +23,31 @@ fn large(seed: u8) -> Bytes {
     (0..400_000u32).map(|i| (i >> 8) as u8 ^ i as u8 ^ seed).collect::<Vec<_>>().into()
 }
 
-async fn put(store: &impl Store, ns: &str, name: &str, expect: Expect, content: impl Into<Bytes>) -> Entry {
+async fn put(store: &impl Store, ns: &str, name: &str, expect: Precondition, content: impl Into<Bytes>) -> IndexEntry {
     match store.put_bytes(ns, &path(name), expect, content.into()).await.unwrap() {
-        Put::Created(entry) | Put::Updated(entry) => entry,
-        Put::Mismatch(held) => panic!("lost to {held:?}"),
+        PutOutcome::Created(entry) | PutOutcome::Updated(entry) => entry,
+        PutOutcome::Mismatch(held) => panic!("lost to {held:?}"),
     }
 }
 
 /// Some of everything.
 async fn fill(store: &impl Store) {
-    let one = put(store, "", "a.md", Expect::Absent, "one").await;
-    put(store, "", "a.md", Expect::Version(one.version), "two").await;
-    let big = put(store, "", "big/1.bin", Expect::Absent, large(1)).await;
-    put(store, "", "big/1.bin", Expect::Md5(big.md5), large(2)).await;
-    put(store, "", "gone.md", Expect::Absent, "gone").await;
-    let who = Meta { device: Some("laptop".to_owned()), ..Meta::default() };
+    let one = put(store, "", "a.md", Precondition::Absent, "one").await;
+    put(store, "", "a.md", Precondition::Version(one.version), "two").await;
+    let big = put(store, "", "big/1.bin", Precondition::Absent, large(1)).await;
+    put(store, "", "big/1.bin", Precondition::Md5(big.md5), large(2)).await;
+    put(store, "", "gone.md", Precondition::Absent, "gone").await;
+    let who = BlobMeta { device: Some("laptop".to_owned()), ..BlobMeta::default() };
     store.delete("", &path("gone.md"), None, who).await.unwrap();
     let free = BTreeMap::from([("topic".to_owned(), "ai".to_owned())]);
-    let meta = Meta { content_type: Some("text/x".to_owned()), free, ..Meta::default() };
+    let meta = BlobMeta { content_type: Some("text/x".to_owned()), free, ..BlobMeta::default() };
     let mut body = store.incoming();
     memsync::store::Incoming::push(&mut body, Bytes::from_static(b"theirs")).await.unwrap();
-    store.put("team/a", &path("notes/x"), Expect::Absent, meta, body).await.unwrap();
+    store.put("team/a", &path("notes/x"), Precondition::Absent, meta, body).await.unwrap();
     assert!(store.put_record("keys", None, Bytes::from_static(b"{}")).await.unwrap());
 }
 
-type Told = BTreeMap<(String, String), Vec<(Version, Option<Vec<u8>>)>>;
+type Told = BTreeMap<(String, String), Vec<(BlobVersion, Option<Vec<u8>>)>>;
 
 /// All that a store tells, but for cursors.
 async fn told(store: &impl Store) -> Told {
@@ -103,10 +103,15 @@ async fn a_copy_has_every_version_tombstone_and_record() {
 #[tokio::test]
 async fn a_copy_overwrites_nothing_that_is_newer() {
     let (from, to) = (Memory::new(), Memory::new());
-    put(&from, "", "x", Expect::Absent, "old").await;
-    put(&from, "", "y", Expect::Absent, "y").await;
-    let mine =
-        Version { version: u64::MAX / 4, md5: Md5::of(b"mine"), size: 4, is_deleted: false, meta: Meta::default() };
+    put(&from, "", "x", Precondition::Absent, "old").await;
+    put(&from, "", "y", Precondition::Absent, "y").await;
+    let mine = BlobVersion {
+        version: u64::MAX / 4,
+        md5: Md5::of(b"mine"),
+        size: 4,
+        is_deleted: false,
+        meta: BlobMeta::default(),
+    };
     let mut body = to.incoming();
     memsync::store::Incoming::push(&mut body, Bytes::from_static(b"mine")).await.unwrap();
     to.place("", &path("x"), mine, Some(body)).await.unwrap();
@@ -129,7 +134,8 @@ async fn a_backup_beside_writers_is_of_one_moment_and_whole() {
             let mut held = None;
             // Each round writes `p` and then `q`: no moment has a `q` that is ahead of `p`.
             for n in 0u32.. {
-                let expect = |e: Option<Entry>| e.map_or(Expect::Absent, |e| Expect::Version(e.version));
+                let expect =
+                    |e: Option<IndexEntry>| e.map_or(Precondition::Absent, |e| Precondition::Version(e.version));
                 let content = [n.to_le_bytes().as_slice(), &large(n as u8)].concat();
                 let (p, q) = held.map_or((None, None), |(p, q)| (Some(p), Some(q)));
                 let p = put(&*store, "", "p", expect(p), content.clone()).await;

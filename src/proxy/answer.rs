@@ -17,7 +17,7 @@ use crate::digest::Md5;
 use crate::path::PathError;
 use crate::protocol::encoding::CodingError;
 use crate::protocol::{ErrorContext, NamespaceError, PRECONDITION_FAILED, WireError, X_TOMBSTONE, X_VERSION};
-use crate::store::{Entry, StoreError};
+use crate::store::{IndexEntry, StoreError};
 
 pub type Answer = Response<Body>;
 
@@ -65,12 +65,12 @@ pub enum Refusal {
     /// A lost race: what was asked for and what is held.
     Precondition {
         provided: Provided,
-        held: Option<Entry>,
+        held: Option<IndexEntry>,
     },
     /// A range of which nothing lies in the content, whose bytes these are.
     OutOfRange(u64),
     Absent,
-    Tombstone(Entry),
+    Tombstone(IndexEntry),
     /// A batch that is none as a whole: nothing of it was done.
     Batch(String),
     /// Not the content type of a batch.
@@ -365,12 +365,12 @@ pub fn insert(headers: &mut HeaderMap, name: impl http::header::IntoHeaderName, 
 }
 
 /// The `ETag` of a blob.
-pub fn etag(entry: &Entry) -> String {
+pub fn etag(entry: &IndexEntry) -> String {
     format!("\"{}\"", entry.md5)
 }
 
 /// `ETag`, `Last-Modified` and `X-Version` of a blob.
-pub fn describe(headers: &mut HeaderMap, entry: &Entry) {
+pub fn describe(headers: &mut HeaderMap, entry: &IndexEntry) {
     insert(headers, ETAG, &etag(entry));
     insert(headers, X_VERSION, &entry.version.to_string());
     let printer = jiff::fmt::rfc2822::DateTimePrinter::new();

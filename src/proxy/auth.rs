@@ -15,7 +15,7 @@ use super::answer::{Forbidden, Refusal};
 use super::keys::{self, Access, Found, KeysError, Pattern, Ring, Scope, Standing};
 use super::verifier::{Verdict, Verifier};
 use super::{Options, keys::hash_of};
-use crate::store::{Meta, Store};
+use crate::store::{BlobMeta, Store};
 
 /// Longest token looked at, in bytes.
 const LONGEST_TOKEN: usize = 4096;
@@ -69,12 +69,12 @@ impl Caller {
     }
 
     /// Puts into `meta` who writes.
-    pub fn sign(&self, meta: Meta) -> Meta {
+    pub fn sign(&self, meta: BlobMeta) -> BlobMeta {
         let key = match &self.shown {
             Shown::Key(found) => Some(found.key.name.clone()),
             Shown::Token | Shown::Verified(_) => None,
         };
-        Meta { device: self.device.clone().or(meta.device), key, ..meta }
+        BlobMeta { device: self.device.clone().or(meta.device), key, ..meta }
     }
 
     /// The user, the limit in bytes, and the namespaces that count towards it; `None` where nothing limits the caller.

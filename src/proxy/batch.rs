@@ -25,8 +25,10 @@ use super::{Proxy, encoding, namespaced, quota, versions};
 use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
 use crate::protocol::batch::{self, ASK_ALONE, Answered, Asked, MAX_BLOB, MAX_BYTES, Writer};
-use crate::protocol::{Precondition, decode_name};
-use crate::store::{Body, Deleted, Entry, Expect, Got, Meta, Operation, Put, Store, StoreError, Written};
+use crate::protocol::{self, decode_name};
+use crate::store::{
+    BlobMeta, Body, DeleteOutcome, Got, IndexEntry, Operation, Precondition, PutOutcome, Store, StoreError, Written,
+};
 
 /// Blobs read from the store at once.
 const READ: usize = 8;
@@ -47,8 +49,8 @@ const USUAL_RATIO: u64 = 4;
 /// A request of a batch, checked.
 enum Checked {
     Get(RelPath),
-    Put { path: RelPath, expect: Expect, provided: Provided, content: Bytes },
-    Delete { path: RelPath, expect: Option<Expect>, provided: Provided },
+    Put { path: RelPath, expect: Precondition, provided: Provided, content: Bytes },
+    Delete { path: RelPath, expect: Option<Precondition>, provided: Provided },
 }
 
 /// A head with the content that follows it.
@@ -80,7 +82,7 @@ pub async fn post<S: Store>(
         caller.may(Access::Write, ns)?;
     }
     let told = versions::told(&head.headers, proxy.store.keeps_versions())?;
-    let meta = caller.sign(Meta { content_type: None, ..told });
+    let meta = caller.sign(BlobMeta { content_type: None, ..told });
     let mut room = MAX_BYTES.saturating_sub(frames.iter().map(|(head, _)| HEAD_ROOM + 6 * head.path.len()).sum());
     let mut answers: Vec<Option<Frame>> = frames.iter().map(|_| None).collect();
     let (mut gets, mut writes, mut asked) = (Vec::new(), Vec::new(), Vec::new());
@@ -172,7 +174,7 @@ async fn write<S: Store>(
     proxy: &Proxy<S>,
     ns: &str,
     writes: Vec<(RelPath, Operation)>,
-    meta: Meta,
+    meta: BlobMeta,
     (rooms, memory): (Vec<Reserved>, Allotment),
 ) -> Result<(Vec<Result<Written, StoreError>>, Allotment), Refusal> {
     let (store, quotas, ns) = (proxy.store.clone(), proxy.quotas.clone(), ns.to_owned());
@@ -212,7 +214,7 @@ fn check(head: &Asked, content: Bytes, flat: bool) -> Result<Checked, Refusal> {
         }
         "put" => {
             let precondition = head.precondition.as_deref().ok_or(Refusal::PreconditionRequired)?;
-            let precondition: Precondition =
+            let precondition: protocol::Precondition =
                 precondition.parse().map_err(|_| Refusal::BadPrecondition("precondition, where it is not `new`,"))?;
             let provided = Provided::Md5(precondition.to_string());
             Ok(Checked::Put { path, expect: expect(precondition), provided, content })
@@ -221,28 +223,28 @@ fn check(head: &Asked, content: Bytes, flat: bool) -> Result<Checked, Refusal> {
         "get" => Ok(Checked::Get(path)),
         "delete" if !flat => {
             let provided = Provided::Version(head.version.unwrap_or(0));
-            Ok(Checked::Delete { path, expect: head.version.map(Expect::Version), provided })
+            Ok(Checked::Delete { path, expect: head.version.map(Precondition::Version), provided })
         }
         "delete" => {
             let md5: Option<Md5> =
                 head.md5.as_deref().map(str::parse).transpose().map_err(|_| Refusal::BadPrecondition("md5"))?;
             let provided = Provided::Md5(md5.map(|md5| md5.to_string()).unwrap_or_default());
-            Ok(Checked::Delete { path, expect: md5.map(Expect::Md5), provided })
+            Ok(Checked::Delete { path, expect: md5.map(Precondition::Md5), provided })
         }
         _ => Err(Refusal::Batch("op is none of get, put, delete".to_owned())),
     }
 }
 
 fn outcome(path: &str, written: Written, provided: Provided) -> Result<Frame, Refusal> {
-    let done = |status, entry: &Entry| Ok((described(path, status, entry), Bytes::new()));
+    let done = |status, entry: &IndexEntry| Ok((described(path, status, entry), Bytes::new()));
     match written {
-        Written::Put(Put::Created(entry)) => done(StatusCode::CREATED, &entry),
-        Written::Put(Put::Updated(entry)) => done(StatusCode::OK, &entry),
-        Written::Put(Put::Mismatch(held)) => Err(Refusal::Precondition { provided, held }),
-        Written::Deleted(Deleted::Done(entry)) => done(StatusCode::NO_CONTENT, &entry),
-        Written::Deleted(Deleted::Tombstone(entry)) => Err(Refusal::Tombstone(entry)),
-        Written::Deleted(Deleted::Absent) => Err(Refusal::Absent),
-        Written::Deleted(Deleted::Mismatch(held)) => Err(Refusal::Precondition { provided, held: Some(held) }),
+        Written::Put(PutOutcome::Created(entry)) => done(StatusCode::CREATED, &entry),
+        Written::Put(PutOutcome::Updated(entry)) => done(StatusCode::OK, &entry),
+        Written::Put(PutOutcome::Mismatch(held)) => Err(Refusal::Precondition { provided, held }),
+        Written::Deleted(DeleteOutcome::Done(entry)) => done(StatusCode::NO_CONTENT, &entry),
+        Written::Deleted(DeleteOutcome::Tombstone(entry)) => Err(Refusal::Tombstone(entry)),
+        Written::Deleted(DeleteOutcome::Absent) => Err(Refusal::Absent),
+        Written::Deleted(DeleteOutcome::Mismatch(held)) => Err(Refusal::Precondition { provided, held: Some(held) }),
     }
 }
 
@@ -275,7 +277,7 @@ async fn blob(path: &str, got: Result<Got, StoreError>, room: &mut usize) -> Res
     Ok((Answered { size, device, ..described(path, StatusCode::OK, &blob.entry) }, content))
 }
 
-fn described(path: &str, status: StatusCode, entry: &Entry) -> Answered {
+fn described(path: &str, status: StatusCode, entry: &IndexEntry) -> Answered {
     Answered {
         path: path.to_owned(),
         status: status.as_u16(),

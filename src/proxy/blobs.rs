@@ -28,8 +28,10 @@ use super::quota::{self, Reserved};
 use super::{Proxy, encoding, versions};
 use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
-use crate::protocol::{CONTENT_MD5, Precondition, X_MEMSYNC_MD5};
-use crate::store::{Body, Deleted, Entry, Expect, Got, Incoming, Meta, Put, Store, StoreError};
+use crate::protocol::{self, CONTENT_MD5, X_MEMSYNC_MD5};
+use crate::store::{
+    BlobMeta, Body, DeleteOutcome, Got, Incoming, IndexEntry, Precondition, PutOutcome, Store, StoreError,
+};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
 /// Most memory that a blob on its way out takes, bytes: a piece that is read, and one that is written.
@@ -156,24 +158,26 @@ pub async fn put<S: Store>(
     Ok(answer)
 }
 
-fn precondition(headers: &HeaderMap) -> Result<Precondition, Refusal> {
+fn precondition(headers: &HeaderMap) -> Result<protocol::Precondition, Refusal> {
     if let Some(value) = headers.get(CONTENT_MD5) {
         let named = text(value).and_then(|text| text.parse().ok());
         return named.ok_or(Refusal::BadPrecondition("Content-MD5, where it is not `new`,"));
     }
     match (headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)) {
         (None, None) => Err(Refusal::PreconditionRequired),
-        (Some(value), None) => if_match(value).map(Precondition::Holds).ok_or(Refusal::BadPrecondition("If-Match")),
-        (None, Some(value)) if value.as_bytes().trim_ascii() == b"*" => Ok(Precondition::New),
+        (Some(value), None) => {
+            if_match(value).map(protocol::Precondition::Holds).ok_or(Refusal::BadPrecondition("If-Match"))
+        }
+        (None, Some(value)) if value.as_bytes().trim_ascii() == b"*" => Ok(protocol::Precondition::New),
         _ => Err(Refusal::Condition),
     }
 }
 
 /// A precondition in the words of the store.
-pub fn expect(precondition: Precondition) -> Expect {
+pub fn expect(precondition: protocol::Precondition) -> Precondition {
     match precondition {
-        Precondition::New => Expect::Absent,
-        Precondition::Holds(md5) => Expect::Md5(md5),
+        protocol::Precondition::New => Precondition::Absent,
+        protocol::Precondition::Holds(md5) => Precondition::Md5(md5),
     }
 }
 
@@ -274,25 +278,25 @@ pub(super) async fn write<S: Store>(
     proxy: &Proxy<S>,
     ns: &str,
     path: &RelPath,
-    expect: Expect,
-    meta: Meta,
+    expect: Precondition,
+    meta: BlobMeta,
     (body, room, memory): Content<S::Incoming>,
     provided: impl FnOnce() -> Provided,
-) -> Result<(StatusCode, Entry), Refusal> {
+) -> Result<(StatusCode, IndexEntry), Refusal> {
     let (store, quotas) = (proxy.store.clone(), proxy.quotas.clone());
     let (ns, path) = (ns.to_owned(), path.clone());
     let writing = tokio::spawn(async move {
         let put = store.put(&ns, &path, expect, meta, body).await;
-        if matches!(put, Ok(Put::Created(_) | Put::Updated(_))) {
+        if matches!(put, Ok(PutOutcome::Created(_) | PutOutcome::Updated(_))) {
             quotas.wrote(&ns);
         }
         drop((room, memory));
         put
     });
     match writing.await.map_err(|_| StoreError::Closed)?? {
-        Put::Created(entry) => Ok((StatusCode::CREATED, entry)),
-        Put::Updated(entry) => Ok((StatusCode::OK, entry)),
-        Put::Mismatch(held) => Err(Refusal::Precondition { provided: provided(), held }),
+        PutOutcome::Created(entry) => Ok((StatusCode::CREATED, entry)),
+        PutOutcome::Updated(entry) => Ok((StatusCode::OK, entry)),
+        PutOutcome::Mismatch(held) => Err(Refusal::Precondition { provided: provided(), held }),
     }
 }
 
@@ -338,11 +342,11 @@ pub async fn delete<S: Store>(
     let expected = headers.get(IF_MATCH).map(|value| if_match(value).ok_or(Refusal::BadPrecondition("If-Match")));
     let expected = expected.transpose()?;
     let meta = caller.sign(versions::told(headers, proxy.store.keeps_versions())?);
-    match proxy.store.delete(ns, path, expected.map(Expect::Md5), meta).await? {
-        Deleted::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
-        Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry)),
-        Deleted::Absent => Err(Refusal::Absent),
-        Deleted::Mismatch(held) => {
+    match proxy.store.delete(ns, path, expected.map(Precondition::Md5), meta).await? {
+        DeleteOutcome::Done(_) => Ok(empty(StatusCode::NO_CONTENT)),
+        DeleteOutcome::Tombstone(entry) => Err(Refusal::Tombstone(entry)),
+        DeleteOutcome::Absent => Err(Refusal::Absent),
+        DeleteOutcome::Mismatch(held) => {
             let provided = Provided::Md5(expected.map(|md5| md5.to_string()).unwrap_or_default());
             Err(Refusal::Precondition { provided, held: Some(held) })
         }

@@ -103,7 +103,7 @@ mod tests {
 
     use super::*;
     use crate::path::RelPath;
-    use crate::store::{Expect, Memory, Meta};
+    use crate::store::{BlobMeta, Memory, Precondition};
 
     const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
 
@@ -117,7 +117,7 @@ mod tests {
 
     async fn write(store: &Memory) {
         let path = RelPath::parse("a.md").unwrap();
-        store.put("", &path, Expect::Absent, Meta::default(), store.incoming()).await.unwrap();
+        store.put("", &path, Precondition::Absent, BlobMeta::default(), store.incoming()).await.unwrap();
     }
 
     /// A proxy's clock that begins now.

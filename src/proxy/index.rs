@@ -20,7 +20,7 @@ use super::metrics::whole as whole_number;
 use super::route::percent_decode;
 use crate::protocol::encoding::Coding;
 use crate::protocol::{HistoryPoint, WireEntry, WireIndex, X_MEMSYNC_SET_BACK};
-use crate::store::{Entry, Index, Mark, State, Store, StoreError};
+use crate::store::{Index, IndexEntry, Mark, State, Store, StoreError};
 
 /// Namespaces whose index is kept.
 const NAMESPACES: usize = 64;
@@ -316,7 +316,7 @@ fn wire(index: Index, extent: Extent, versions: bool) -> WireIndex {
     }
 }
 
-fn wire_entry(entry: &Entry, versions: bool) -> WireEntry {
+fn wire_entry(entry: &IndexEntry, versions: bool) -> WireEntry {
     WireEntry {
         md5: entry.md5,
         last_modified: rfc3339(entry.version),

@@ -12,7 +12,7 @@ use super::{Proxy, index, versions};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, IF_MATCH_VERSION, Namespace, PREFER, PREFERENCE_APPLIED, RETURN_MINIMAL};
-use crate::store::{Deleted, Entry, Expect, Store};
+use crate::store::{DeleteOutcome, IndexEntry, Precondition, Store};
 
 /// PUT with its precondition in `If-Match-Version`, and the digest of its body in `Content-MD5` where it has one.
 pub async fn put<S: Store>(
@@ -33,8 +33,8 @@ pub async fn put<S: Store>(
 }
 
 /// A version that a write expects, in the words of the store.
-pub fn expect(version: u64) -> Expect {
-    if version == 0 { Expect::Absent } else { Expect::Version(version) }
+pub fn expect(version: u64) -> Precondition {
+    if version == 0 { Precondition::Absent } else { Precondition::Version(version) }
 }
 
 /// DELETE, with the precondition in `If-Match-Version` where there is one.
@@ -47,16 +47,16 @@ pub async fn delete<S: Store>(
 ) -> Result<Answer, Refusal> {
     let version = version(headers)?;
     let meta = caller.sign(versions::told(headers, proxy.store.keeps_versions())?);
-    match proxy.store.delete(ns.as_str(), path, version.map(Expect::Version), meta).await? {
-        Deleted::Done(entry) => {
+    match proxy.store.delete(ns.as_str(), path, version.map(Precondition::Version), meta).await? {
+        DeleteOutcome::Done(entry) => {
             let mut answer = answer(proxy, caller, ns, (StatusCode::OK, &entry), headers).await;
             // There is no content any more that a tag could stand for.
             answer.headers_mut().remove(ETAG);
             Ok(answer)
         }
-        Deleted::Tombstone(entry) => Err(Refusal::Tombstone(entry)),
-        Deleted::Absent => Err(Refusal::Absent),
-        Deleted::Mismatch(held) => {
+        DeleteOutcome::Tombstone(entry) => Err(Refusal::Tombstone(entry)),
+        DeleteOutcome::Absent => Err(Refusal::Absent),
+        DeleteOutcome::Mismatch(held) => {
             let provided = Provided::Version(version.unwrap_or(0));
             Err(Refusal::Precondition { provided, held: Some(held) })
         }
@@ -69,7 +69,7 @@ async fn answer<S: Store>(
     proxy: &Proxy<S>,
     caller: &Caller,
     ns: &Namespace,
-    (status, entry): (StatusCode, &Entry),
+    (status, entry): (StatusCode, &IndexEntry),
     headers: &HeaderMap,
 ) -> Answer {
     let mut answer = if wants_little(headers) {

@@ -11,7 +11,7 @@ use super::answer::{Answer, Refusal, insert, rfc3339, with_held_body};
 use super::auth::Caller;
 use crate::path::RelPath;
 use crate::protocol::{NEVER, WireVersion, WireVersions, X_MEMSYNC_DEVICE, X_MEMSYNC_EXPIRES, X_MEMSYNC_META};
-use crate::store::{Meta, Store, StoreError, Version, kept_size};
+use crate::store::{BlobMeta, BlobVersion, Store, StoreError, kept_size};
 
 /// Memory set aside for a list of versions, bytes.
 const LIST_MEMORY: u64 = 128 * 1024;
@@ -35,8 +35,8 @@ pub async fn get<S: Store>(proxy: &Proxy<S>, caller: &Caller, ns: &str, path: &R
     Ok(with_held_body("application/json", list.into(), memory))
 }
 
-fn wire(version: Version) -> WireVersion {
-    let Version { version, md5, size, is_deleted, meta } = version;
+fn wire(version: BlobVersion) -> WireVersion {
+    let BlobVersion { version, md5, size, is_deleted, meta } = version;
     let expires = meta.expires.filter(|at| *at != u64::MAX).map(rfc3339);
     WireVersion {
         version,
@@ -65,7 +65,7 @@ pub fn asked(query: Option<&str>) -> Result<Option<u64>, Refusal> {
 ///
 /// # Errors
 /// When it is too much, or no time, or one that a store which `keeps` no versions would forget.
-pub fn told(headers: &HeaderMap, keeps: bool) -> Result<Meta, Refusal> {
+pub fn told(headers: &HeaderMap, keeps: bool) -> Result<BlobMeta, Refusal> {
     let text = |name: HeaderName, longest| {
         let value = headers.get(name)?.to_str().ok()?.trim();
         (!value.is_empty() && value.len() <= longest).then(|| value.to_owned())
@@ -86,11 +86,11 @@ pub fn told(headers: &HeaderMap, keeps: bool) -> Result<Meta, Refusal> {
     let mut free = BTreeMap::new();
     for (name, value) in headers {
         let Some(name) = name.as_str().strip_prefix(X_MEMSYNC_META).filter(|name| !name.is_empty()) else { continue };
-        let value = value.to_str().map_err(|_| Refusal::BadHeader("X-Memsync-Meta-* takes visible ASCII"))?;
+        let value = value.to_str().map_err(|_| Refusal::BadHeader("X-Memsync-BlobMeta-* takes visible ASCII"))?;
         free.insert(name.to_owned(), value.to_owned());
     }
     let device = text(HeaderName::from_static(X_MEMSYNC_DEVICE), LONGEST_DEVICE);
-    let meta = Meta {
+    let meta = BlobMeta {
         content_type: text(CONTENT_TYPE, LONGEST_TYPE),
         device: device.filter(|device| kept_size(device) <= LONGEST_KEPT),
         key: None,
@@ -100,12 +100,12 @@ pub fn told(headers: &HeaderMap, keeps: bool) -> Result<Meta, Refusal> {
     if meta.fits() {
         Ok(meta)
     } else {
-        Err(Refusal::BadHeader("X-Memsync-Meta-*: more than 32 names, or more than 1024 bytes as they are kept"))
+        Err(Refusal::BadHeader("X-Memsync-BlobMeta-*: more than 32 names, or more than 1024 bytes as they are kept"))
     }
 }
 
 /// What a version tells of itself beside its content.
-pub fn tell(headers: &mut HeaderMap, meta: &Meta) {
+pub fn tell(headers: &mut HeaderMap, meta: &BlobMeta) {
     if let Some(device) = &meta.device {
         insert(headers, X_MEMSYNC_DEVICE, device);
     }
@@ -113,7 +113,7 @@ pub fn tell(headers: &mut HeaderMap, meta: &Meta) {
         insert(headers, X_MEMSYNC_EXPIRES, &rfc3339(at));
     }
     // Earlier versions of memsync kept any number: more than many clients take, who could not read the file then.
-    for (name, value) in meta.free.iter().take(Meta::MOST_NAMES) {
+    for (name, value) in meta.free.iter().take(BlobMeta::MOST_NAMES) {
         let name = HeaderName::try_from(format!("{X_MEMSYNC_META}{name}"));
         // Both came in as headers once.
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn too_much_and_nonsense_are_refused() {
-        let long = "x".repeat(Meta::MOST_FREE);
+        let long = "x".repeat(BlobMeta::MOST_FREE);
         for bad in [
             ("x-memsync-expires", "soon"),
             ("x-memsync-expires", "1999"),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 use futures::stream;
 
-use super::{Body, Entry, Got, Incoming, Placed, RECORDS, Store, StoreError, Version};
+use super::{BlobVersion, Body, Got, Incoming, IndexEntry, Placed, RECORDS, Store, StoreError};
 use crate::digest::Md5;
 use crate::path::RelPath;
 
@@ -95,7 +95,7 @@ async fn copy_path<'a>(
     to: &impl Store,
     ns: &str,
     name: &'a str,
-) -> Result<(&'a str, Option<Version>, Copied), CopyError> {
+) -> Result<(&'a str, Option<BlobVersion>, Copied), CopyError> {
     let mut copied = Copied::default();
     let path = RelPath::parse(name).map_err(|e| source(name)(StoreError::Database(e.to_string())))?;
     for _ in 0..ATTEMPTS {
@@ -152,11 +152,11 @@ async fn receive<T: Store>(to: &T, name: &str, body: Body, md5: Md5) -> Result<T
 }
 
 /// Whether the target now says of every path what was placed there.
-async fn compare<T: Store>(to: &T, ns: &str, placed: &BTreeMap<&str, Version>) -> Result<(), CopyError> {
+async fn compare<T: Store>(to: &T, ns: &str, placed: &BTreeMap<&str, BlobVersion>) -> Result<(), CopyError> {
     let there = to.index(ns, 0).await.map_err(target("the index"))?;
-    let there: BTreeMap<&str, &Entry> = there.entries.iter().map(|(path, entry)| (path.as_str(), entry)).collect();
-    for (path, Version { version, md5, size, is_deleted, .. }) in placed {
-        let is_it = |entry: &&Entry| {
+    let there: BTreeMap<&str, &IndexEntry> = there.entries.iter().map(|(path, entry)| (path.as_str(), entry)).collect();
+    for (path, BlobVersion { version, md5, size, is_deleted, .. }) in placed {
+        let is_it = |entry: &&IndexEntry| {
             // Times in an index that is not exact are another proxy's, as may be.
             (entry.md5, entry.size, entry.is_deleted) == (*md5, *size, *is_deleted)
                 && (!T::STRONG || entry.version == *version)

@@ -16,8 +16,8 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    BACKLOG, Changes, Clock, Deleted, Expect, Got, Index, Mark, Meta, Operation, Placed, Put, Record, Retention, State,
-    Store, StoreError, Swept, Version, Written, strong_state, system_clock,
+    BACKLOG, BlobMeta, BlobVersion, Changes, Clock, DeleteOutcome, Got, Index, Mark, Operation, Placed, Precondition,
+    PutOutcome, Record, Retention, State, Store, StoreError, Swept, Written, strong_state, system_clock,
 };
 use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
@@ -253,7 +253,14 @@ impl Store for Embedded {
         Upload::new(self.shared.spool.clone())
     }
 
-    async fn put(&self, ns: &str, path: &RelPath, expect: Expect, meta: Meta, body: Upload) -> Result<Put, StoreError> {
+    async fn put(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        expect: Precondition,
+        meta: BlobMeta,
+        body: Upload,
+    ) -> Result<PutOutcome, StoreError> {
         let body = body.finish().await?;
         let (reply, answer) = oneshot::channel();
         let write = Write::Put { expect, meta, body, reply };
@@ -264,9 +271,9 @@ impl Store for Embedded {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Expect>,
-        meta: Meta,
-    ) -> Result<Deleted, StoreError> {
+        expect: Option<Precondition>,
+        meta: BlobMeta,
+    ) -> Result<DeleteOutcome, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.submit(ns, path, Write::Delete { expect, meta, reply }, answer).await
     }
@@ -280,7 +287,7 @@ impl Store for Embedded {
         &self,
         ns: &str,
         writes: Vec<(RelPath, Operation)>,
-        meta: &Meta,
+        meta: &BlobMeta,
     ) -> Vec<Result<Written, StoreError>> {
         many::write(self, ns, writes, meta).await
     }
@@ -343,7 +350,7 @@ impl Store for Embedded {
         .await?
     }
 
-    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
+    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<BlobVersion>, StoreError> {
         let (shared, ns, path) = (self.shared.clone(), ns.to_owned(), path.clone());
         blocking(move || shared.read(|db| versions::list(db, &ns, path.as_str()))).await?
     }
@@ -363,7 +370,7 @@ impl Store for Embedded {
         &self,
         ns: &str,
         path: &RelPath,
-        version: Version,
+        version: BlobVersion,
         body: Option<Upload>,
     ) -> Result<Placed, StoreError> {
         let body = match body {
@@ -382,11 +389,11 @@ impl Store for Embedded {
         for (ns, path, version) in due {
             let deleted = match RelPath::parse(&path) {
                 // One that was written meanwhile is not due any more.
-                Ok(path) => self.delete(&ns, &path, Some(Expect::Version(version)), Meta::default()).await,
+                Ok(path) => self.delete(&ns, &path, Some(Precondition::Version(version)), BlobMeta::default()).await,
                 Err(e) => Err(StoreError::Database(format!("{path:?}: {e}"))),
             };
             match deleted {
-                Ok(deleted) => expired += usize::from(matches!(deleted, Deleted::Done(_))),
+                Ok(deleted) => expired += usize::from(matches!(deleted, DeleteOutcome::Done(_))),
                 // It holds up no other.
                 Err(e) => failure = failure.or(Some(e)),
             }

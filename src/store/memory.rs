@@ -8,15 +8,16 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::broadcast;
 
 use super::{
-    BACKLOG, Blob, Body, Change, Changes, Clock, Deleted, Entry, Expect, Got, Incoming, Index, Mark, Meta, Placed, Put,
-    Record, Retention, State, Store, StoreError, Swept, Version, new_id, next_version, strong_state, system_clock,
+    BACKLOG, Blob, BlobMeta, BlobVersion, Body, Change, Changes, Clock, DeleteOutcome, Got, Incoming, Index,
+    IndexEntry, Mark, Placed, Precondition, PutOutcome, Record, Retention, State, Store, StoreError, Swept, new_id,
+    next_version, strong_state, system_clock,
 };
 use crate::digest::Md5;
 use crate::path::RelPath;
 
 struct Row {
-    entry: Entry,
-    meta: Meta,
+    entry: IndexEntry,
+    meta: BlobMeta,
     content: Bytes,
 }
 
@@ -28,9 +29,9 @@ impl Row {
         Got::Found(Blob { entry: self.entry, meta: self.meta.clone(), body: Body::Whole(self.content.clone()) })
     }
 
-    fn version(&self) -> Version {
-        let Entry { md5, size, is_deleted, version, .. } = self.entry;
-        Version { version, md5, size, is_deleted, meta: self.meta.clone() }
+    fn version(&self) -> BlobVersion {
+        let IndexEntry { md5, size, is_deleted, version, .. } = self.entry;
+        BlobVersion { version, md5, size, is_deleted, meta: self.meta.clone() }
     }
 }
 
@@ -91,7 +92,14 @@ impl Memory {
 
     /// Writes a row under the next cursor and tells the subscribers, in order because the rows are locked. What it replaces
     /// is kept as a version if `keeps` says so.
-    fn commit(&self, rows: &mut Rows, ns: &str, path: &RelPath, mut row: Row, keeps: impl Fn(&Entry) -> bool) -> Entry {
+    fn commit(
+        &self,
+        rows: &mut Rows,
+        ns: &str,
+        path: &RelPath,
+        mut row: Row,
+        keeps: impl Fn(&IndexEntry) -> bool,
+    ) -> IndexEntry {
         rows.cursor += 1;
         row.entry.cursor = rows.cursor;
         let entry = row.entry;
@@ -142,17 +150,17 @@ impl Store for Memory {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Expect,
-        meta: Meta,
+        expect: Precondition,
+        meta: BlobMeta,
         body: Collected,
-    ) -> Result<Put, StoreError> {
+    ) -> Result<PutOutcome, StoreError> {
         let content = body.0.freeze();
         let md5 = Md5::of(&content);
         let mut rows = self.lock();
         let old = rows.by_name.get(&(ns.to_owned(), path.clone()));
         let held = old.map(|row| row.entry);
         if !expect.admits(held.as_ref()) {
-            return Ok(Put::Mismatch(held));
+            return Ok(PutOutcome::Mismatch(held));
         }
         let meta = match old {
             Some(old) if !old.entry.is_deleted => meta.over(&old.meta),
@@ -161,33 +169,33 @@ impl Store for Memory {
         let past = rows.earlier.get(&(ns.to_owned(), path.clone())).and_then(|earlier| earlier.last());
         let past = past.map_or(0, |(_, until)| until + 1);
         let version = next_version((self.clock)(), held.as_ref()).max(past);
-        let entry = Entry { md5, size: content.len() as u64, is_deleted: false, version, cursor: 0 };
+        let entry = IndexEntry { md5, size: content.len() as u64, is_deleted: false, version, cursor: 0 };
         let row = Row { entry, meta, content };
         // The same content again makes no new version.
         let entry = self.commit(&mut rows, ns, path, row, |old| old.md5 != md5);
-        Ok(if held.is_some_and(|e| !e.is_deleted) { Put::Updated(entry) } else { Put::Created(entry) })
+        Ok(if held.is_some_and(|e| !e.is_deleted) { PutOutcome::Updated(entry) } else { PutOutcome::Created(entry) })
     }
 
     async fn delete(
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Expect>,
-        meta: Meta,
-    ) -> Result<Deleted, StoreError> {
+        expect: Option<Precondition>,
+        meta: BlobMeta,
+    ) -> Result<DeleteOutcome, StoreError> {
         let mut rows = self.lock();
         let held = match rows.by_name.get(&(ns.to_owned(), path.clone())) {
-            None => return Ok(Deleted::Absent),
-            Some(row) if row.entry.is_deleted => return Ok(Deleted::Tombstone(row.entry)),
+            None => return Ok(DeleteOutcome::Absent),
+            Some(row) if row.entry.is_deleted => return Ok(DeleteOutcome::Tombstone(row.entry)),
             Some(row) if expect.is_some_and(|e| !e.admits(Some(&row.entry))) => {
-                return Ok(Deleted::Mismatch(row.entry));
+                return Ok(DeleteOutcome::Mismatch(row.entry));
             }
             Some(row) => row.entry,
         };
         let version = next_version((self.clock)(), Some(&held));
-        let entry = Entry { size: 0, is_deleted: true, version, ..held };
+        let entry = IndexEntry { size: 0, is_deleted: true, version, ..held };
         let row = Row { entry, meta: meta.of_deletion(), content: Bytes::new() };
-        Ok(Deleted::Done(self.commit(&mut rows, ns, path, row, |_| true)))
+        Ok(DeleteOutcome::Done(self.commit(&mut rows, ns, path, row, |_| true)))
     }
 
     async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
@@ -232,11 +240,11 @@ impl Store for Memory {
         Ok(true)
     }
 
-    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
+    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<BlobVersion>, StoreError> {
         let rows = self.lock();
         let name = (ns.to_owned(), path.clone());
         let earlier = rows.earlier.get(&name).into_iter().flatten().map(|(row, _)| row);
-        let mut all: Vec<Version> = earlier.chain(rows.by_name.get(&name)).map(Row::version).collect();
+        let mut all: Vec<BlobVersion> = earlier.chain(rows.by_name.get(&name)).map(Row::version).collect();
         all.reverse();
         Ok(all)
     }
@@ -257,7 +265,7 @@ impl Store for Memory {
         &self,
         ns: &str,
         path: &RelPath,
-        version: Version,
+        version: BlobVersion,
         body: Option<Collected>,
     ) -> Result<Placed, StoreError> {
         let mut rows = self.lock();
@@ -265,8 +273,8 @@ impl Store for Memory {
         if held.is_some_and(|held| held.version >= version.version) {
             return Ok(Placed::Held);
         }
-        let Version { version, md5, size, is_deleted, meta } = version;
-        let entry = Entry { md5, size, is_deleted, version, cursor: 0 };
+        let BlobVersion { version, md5, size, is_deleted, meta } = version;
+        let entry = IndexEntry { md5, size, is_deleted, version, cursor: 0 };
         let content = body.map(|body| body.0.freeze()).unwrap_or_default();
         self.commit(&mut rows, ns, path, Row { entry, meta, content }, |_| true);
         Ok(Placed::Written)
@@ -284,8 +292,8 @@ impl Store for Memory {
         };
         let mut expired = 0;
         for (ns, path, version) in due {
-            let deleted = self.delete(&ns, &path, Some(Expect::Version(version)), Meta::default()).await?;
-            expired += usize::from(matches!(deleted, Deleted::Done(_)));
+            let deleted = self.delete(&ns, &path, Some(Precondition::Version(version)), BlobMeta::default()).await?;
+            expired += usize::from(matches!(deleted, DeleteOutcome::Done(_)));
         }
         Ok(expired)
     }

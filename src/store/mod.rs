@@ -26,9 +26,9 @@ pub use embedded::Embedded;
 pub use memory::Memory;
 pub use s3::S3;
 pub use types::{
-    Blob, Body, CLOCK_RECORD, Change, Changes, Clock, Deleted, Entry, Expect, Got, Index, Mark, Meta, Named, Operation,
-    Placed, Put, RECORDS, Record, Retention, State, StoreError, Swept, Traffic, Version, Written, kept_size,
-    system_clock,
+    Blob, BlobMeta, BlobVersion, Body, CLOCK_RECORD, Change, Changes, Clock, DeleteOutcome, Got, Index, IndexEntry,
+    Mark, Named, Operation, Placed, Precondition, PutOutcome, RECORDS, Record, Retention, State, StoreError, Swept,
+    Traffic, Written, kept_size, system_clock,
 };
 
 /// A body on its way in. Dropped before the put, it leaves nothing behind.
@@ -81,15 +81,15 @@ pub trait Store: Send + Sync + 'static {
     fn incoming(&self) -> Self::Incoming;
 
     /// Writes `body` to `path` if it holds what is expected. When this gives `Created` or `Updated` the write is
-    /// durable, and so is its entry in the index. `meta` is laid over that of a live version ([`Meta::over`]).
+    /// durable, and so is its entry in the index. `meta` is laid over that of a live version ([`BlobMeta::over`]).
     fn put(
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Expect,
-        meta: Meta,
+        expect: Precondition,
+        meta: BlobMeta,
         body: Self::Incoming,
-    ) -> impl Future<Output = Result<Put, StoreError>> + Send;
+    ) -> impl Future<Output = Result<PutOutcome, StoreError>> + Send;
 
     /// Turns `path` into a tombstone if it holds what is expected, or whatever it holds where that is `None`. Of
     /// `meta` only who did it counts.
@@ -97,9 +97,9 @@ pub trait Store: Send + Sync + 'static {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Expect>,
-        meta: Meta,
-    ) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
+        expect: Option<Precondition>,
+        meta: BlobMeta,
+    ) -> impl Future<Output = Result<DeleteOutcome, StoreError>> + Send;
 
     fn get(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<Got, StoreError>> + Send;
 
@@ -109,7 +109,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         ns: &str,
         writes: Vec<(RelPath, Operation)>,
-        meta: &Meta,
+        meta: &BlobMeta,
     ) -> impl Future<Output = Vec<Result<Written, StoreError>>> + Send {
         let writes = writes.into_iter().map(move |(path, operation)| async move {
             match operation {
@@ -180,7 +180,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// The versions of a path that can still be read, the newest first. The first is the path's own entry, which may
     /// be a tombstone.
-    fn versions(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<Vec<Version>, StoreError>> + Send;
+    fn versions(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<Vec<BlobVersion>, StoreError>> + Send;
 
     /// An earlier version, or the current one by its number.
     fn get_version(
@@ -199,7 +199,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         ns: &str,
         path: &RelPath,
-        version: Version,
+        version: BlobVersion,
         body: Option<Self::Incoming>,
     ) -> impl Future<Output = Result<Placed, StoreError>> + Send;
 
@@ -253,19 +253,19 @@ pub trait Store: Send + Sync + 'static {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Expect,
+        expect: Precondition,
         content: Bytes,
-    ) -> impl Future<Output = Result<Put, StoreError>> + Send {
+    ) -> impl Future<Output = Result<PutOutcome, StoreError>> + Send {
         async move {
             let mut body = self.incoming();
             body.push(content).await?;
-            self.put(ns, path, expect, Meta::default(), body).await
+            self.put(ns, path, expect, BlobMeta::default(), body).await
         }
     }
 }
 
 /// The version of a write at `now` over what is held.
-fn next_version(now: u64, held: Option<&Entry>) -> u64 {
+fn next_version(now: u64, held: Option<&IndexEntry>) -> u64 {
     held.map_or(now, |e| now.max(e.version + 1))
 }
 

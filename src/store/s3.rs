@@ -23,7 +23,8 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::{
-    Changes, Deleted, Expect, Got, Index, Meta, Placed, Put, Record, State, Store, StoreError, Swept, Traffic, Version,
+    BlobMeta, BlobVersion, Changes, DeleteOutcome, Got, Index, Placed, Precondition, PutOutcome, Record, State, Store,
+    StoreError, Swept, Traffic,
 };
 use crate::failpoint;
 use crate::path::RelPath;
@@ -183,7 +184,14 @@ impl Store for S3 {
         Upload::new(self.0.spool.clone())
     }
 
-    async fn put(&self, ns: &str, path: &RelPath, expect: Expect, meta: Meta, body: Upload) -> Result<Put, StoreError> {
+    async fn put(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        expect: Precondition,
+        meta: BlobMeta,
+        body: Upload,
+    ) -> Result<PutOutcome, StoreError> {
         let (inner, ns, path) = (self.0.clone(), ns.to_owned(), path.clone());
         to_its_end(async move { inner.put(&ns, &path, expect, meta, body).await }).await
     }
@@ -192,9 +200,9 @@ impl Store for S3 {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Expect>,
-        meta: Meta,
-    ) -> Result<Deleted, StoreError> {
+        expect: Option<Precondition>,
+        meta: BlobMeta,
+    ) -> Result<DeleteOutcome, StoreError> {
         let (inner, ns, path) = (self.0.clone(), ns.to_owned(), path.clone());
         to_its_end(async move { inner.delete(&ns, &path, expect, meta).await }).await
     }
@@ -248,7 +256,7 @@ impl Store for S3 {
         self.0.blobs.keeps
     }
 
-    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
+    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<BlobVersion>, StoreError> {
         self.0.versions(ns, path).await
     }
 
@@ -264,7 +272,7 @@ impl Store for S3 {
         &self,
         ns: &str,
         path: &RelPath,
-        version: Version,
+        version: BlobVersion,
         body: Option<Upload>,
     ) -> Result<Placed, StoreError> {
         let (inner, ns, path) = (self.0.clone(), ns.to_owned(), path.clone());

@@ -17,7 +17,7 @@ use crate::protocol::HistoryPoint;
 
 /// What the index holds of one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct IndexEntry {
     /// Of the content; of a tombstone, of what was deleted.
     pub md5: Md5,
     /// Bytes; 0 for a tombstone.
@@ -31,7 +31,7 @@ pub struct Entry {
 
 /// What a write or a deletion expects the path to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
+pub enum Precondition {
     /// Nothing, or a tombstone.
     Absent,
     /// This content, or the tombstone of it.
@@ -40,9 +40,9 @@ pub enum Expect {
     Version(u64),
 }
 
-impl Expect {
+impl Precondition {
     /// Whether it is met by what is held.
-    pub fn admits(self, held: Option<&Entry>) -> bool {
+    pub fn admits(self, held: Option<&IndexEntry>) -> bool {
         match self {
             Self::Absent => held.is_none_or(|e| e.is_deleted),
             Self::Md5(md5) => held.is_some_and(|e| e.md5 == md5),
@@ -54,7 +54,7 @@ impl Expect {
 /// What is known of a version besides its content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Meta {
+pub struct BlobMeta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     /// The device that wrote it, as it calls itself.
@@ -71,7 +71,7 @@ pub struct Meta {
     pub free: BTreeMap<String, String>,
 }
 
-impl Meta {
+impl BlobMeta {
     /// Most names in `free`. Each comes and goes as a header, of which many clients take a hundred at most.
     pub const MOST_NAMES: usize = 32;
     /// Most bytes that `free` takes where it is kept, by [`kept_size`]: with all else that a bucket keeps of a file it fits
@@ -170,71 +170,74 @@ pub struct Mark {
 pub struct Index {
     pub state: State,
     /// Tombstones included, in no order.
-    pub entries: Vec<(String, Entry)>,
+    pub entries: Vec<(String, IndexEntry)>,
 }
 
 /// A blob's content on its way out.
 pub enum Body {
     Whole(Bytes),
-    /// Exactly `Entry::size` bytes, or an error.
+    /// Exactly `IndexEntry::size` bytes, or an error.
     Pieces(BoxStream<'static, io::Result<Bytes>>),
 }
 
 /// A live blob.
 pub struct Blob {
-    pub entry: Entry,
-    pub meta: Meta,
+    pub entry: IndexEntry,
+    pub meta: BlobMeta,
     pub body: Body,
 }
 
 /// What became of a get.
 pub enum Got {
     Found(Blob),
-    Tombstone(Entry),
+    Tombstone(IndexEntry),
     Absent,
 }
 
 /// What became of a put. A lost race is a value, not an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Put {
+pub enum PutOutcome {
     /// Nothing, or a tombstone, was there.
-    Created(Entry),
-    Updated(Entry),
+    Created(IndexEntry),
+    Updated(IndexEntry),
     /// Nothing was written; what is held instead.
-    Mismatch(Option<Entry>),
+    Mismatch(Option<IndexEntry>),
 }
 
 /// What became of a delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deleted {
+pub enum DeleteOutcome {
     /// The tombstone.
-    Done(Entry),
+    Done(IndexEntry),
     /// It was deleted before.
-    Tombstone(Entry),
+    Tombstone(IndexEntry),
     Absent,
     /// Nothing was deleted; what is held instead.
-    Mismatch(Entry),
+    Mismatch(IndexEntry),
 }
 
 /// One of many writes that are handed in together.
 pub enum Operation {
     /// As [`Store::put`](super::Store::put).
-    Put { expect: Expect, content: Bytes },
+    Put { expect: Precondition, content: Bytes },
     /// As [`Store::delete`](super::Store::delete).
-    Delete { expect: Option<Expect> },
+    Delete { expect: Option<Precondition> },
 }
 
 /// What became of an [`Operation`]; of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    Put(Put),
-    Deleted(Deleted),
+    Put(PutOutcome),
+    Deleted(DeleteOutcome),
 }
 
 impl Written {
     /// Whether it changed the path.
     pub fn happened(&self) -> bool {
-        matches!(self, Self::Put(Put::Created(_) | Put::Updated(_)) | Self::Deleted(Deleted::Done(_)))
+        matches!(
+            self,
+            Self::Put(PutOutcome::Created(_) | PutOutcome::Updated(_)) | Self::Deleted(DeleteOutcome::Done(_))
+        )
     }
 }
 
@@ -262,14 +265,14 @@ pub fn system_clock() -> Clock {
 
 /// A version of a path that can still be read, or the tombstone that it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
-    /// As in [`Entry::version`].
+pub struct BlobVersion {
+    /// As in [`IndexEntry::version`].
     pub version: u64,
     pub md5: Md5,
     /// Bytes.
     pub size: u64,
     pub is_deleted: bool,
-    pub meta: Meta,
+    pub meta: BlobMeta,
 }
 
 /// What became of a version that was to be put in its place.

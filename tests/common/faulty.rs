@@ -9,7 +9,8 @@ use memsync::path::RelPath;
 use memsync::protocol::HistoryPoint;
 use memsync::store::memory::Collected;
 use memsync::store::{
-    Changes, Deleted, Expect, Got, Index, Memory, Meta, Placed, Put, Record, State, Store, StoreError, Swept, Version,
+    BlobMeta, BlobVersion, Changes, DeleteOutcome, Got, Index, Memory, Placed, Precondition, PutOutcome, Record, State,
+    Store, StoreError, Swept,
 };
 use tokio::sync::broadcast;
 
@@ -88,10 +89,10 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Expect,
-        meta: Meta,
+        expect: Precondition,
+        meta: BlobMeta,
         body: Collected,
-    ) -> Result<Put, StoreError> {
+    ) -> Result<PutOutcome, StoreError> {
         self.meet("put", ns).await?;
         self.inner.put(ns, path, expect, meta, body).await
     }
@@ -100,9 +101,9 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Expect>,
-        meta: Meta,
-    ) -> Result<Deleted, StoreError> {
+        expect: Option<Precondition>,
+        meta: BlobMeta,
+    ) -> Result<DeleteOutcome, StoreError> {
         self.meet("delete", ns).await?;
         self.inner.delete(ns, path, expect, meta).await
     }
@@ -147,7 +148,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         None
     }
 
-    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
+    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<BlobVersion>, StoreError> {
         self.inner.versions(ns, path).await
     }
 
@@ -163,7 +164,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         &self,
         ns: &str,
         path: &RelPath,
-        version: Version,
+        version: BlobVersion,
         body: Option<Collected>,
     ) -> Result<Placed, StoreError> {
         self.inner.place(ns, path, version, body).await

@@ -13,7 +13,7 @@ use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::remote::http::{HttpOptions, HttpRemote};
 use memsync::remote::{Index, IndexAnswer, IndexEntry, Remote};
-use memsync::store::{Expect, Got, Meta, S3, Store, system_clock};
+use memsync::store::{BlobMeta, Got, Precondition, S3, Store, system_clock};
 use serde_json::json;
 
 use super::proxy::{self, Reply, Running};
@@ -241,13 +241,13 @@ async fn write(store: &S3, rng: &mut fastrand::Rng) {
     let content = bytes::Bytes::from(rng.u64(..).to_string());
     match store.get("", &path).await.unwrap() {
         Got::Found(blob) if rng.bool() => {
-            store.put_bytes("", &path, Expect::Md5(blob.entry.md5), content).await.unwrap();
+            store.put_bytes("", &path, Precondition::Md5(blob.entry.md5), content).await.unwrap();
         }
         Got::Found(_) => {
-            store.delete("", &path, None, Meta::default()).await.unwrap();
+            store.delete("", &path, None, BlobMeta::default()).await.unwrap();
         }
         _ => {
-            store.put_bytes("", &path, Expect::Absent, content).await.unwrap();
+            store.put_bytes("", &path, Precondition::Absent, content).await.unwrap();
         }
     }
 }

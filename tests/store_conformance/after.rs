@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use memsync::store::{Entry, Expect, Meta, Operation, Store, system_clock};
+use memsync::store::{BlobMeta, IndexEntry, Operation, Precondition, Store, system_clock};
 
 use super::s3::INDEX;
 use super::server::{Server, Stored};
 use super::{New, clock, delete, index, is_exact, path, put, read};
 
 /// An index and the tag it had.
-type Held = (Arc<str>, BTreeMap<String, Entry>);
+type Held = (Arc<str>, BTreeMap<String, IndexEntry>);
 
 async fn hold(store: &impl Store) -> Held {
     let now = store.index("", 0).await.unwrap();
@@ -42,7 +42,7 @@ pub async fn what_changed_after_a_tag(store: impl Store, now: Arc<AtomicU64>) {
             let name = format!("{}.md", rng.u8(..40));
             match read(&store, &name).await {
                 Some(_) if rng.u8(..3) == 0 => drop(delete(&store, &name, None).await),
-                Some(old) => drop(put(&store, &name, Expect::Md5(memsync::digest::Md5::of(&old)), &[n]).await),
+                Some(old) => drop(put(&store, &name, Precondition::Md5(memsync::digest::Md5::of(&old)), &[n]).await),
                 None => drop(put(&store, &name, New, &[n]).await),
             }
         }
@@ -136,7 +136,7 @@ async fn no_more_is_remembered_of_an_index_than_has_its_place() {
     let write = async |from: usize, to: usize| {
         let one =
             |n: usize| (path(&format!("{n}.md")), Operation::Put { expect: New, content: Bytes::from_static(b"x") });
-        let written = store.write_many("", (from..to).map(one).collect(), &Meta::default()).await;
+        let written = store.write_many("", (from..to).map(one).collect(), &BlobMeta::default()).await;
         assert!(written.iter().all(Result::is_ok));
     };
     write(0, 1500).await;

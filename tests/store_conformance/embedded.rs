@@ -9,7 +9,9 @@ use futures::future::join_all;
 use memsync::digest::Md5;
 use memsync::protocol::HistoryPoint;
 use memsync::store::embedded::Settings;
-use memsync::store::{Deleted, Embedded, Got, Incoming, Meta, Put, Retention, Store, StoreError, Swept};
+use memsync::store::{
+    BlobMeta, DeleteOutcome, Embedded, Got, Incoming, PutOutcome, Retention, Store, StoreError, Swept,
+};
 
 use super::s3::until;
 use super::{Holds, New, clock, delete, index, large, mark, path, put, read, written};
@@ -217,7 +219,7 @@ async fn a_full_disk_refuses_writes_and_keeps_what_was_acknowledged() {
     assert_eq!(index(&store, 0).await, kept.iter().cloned().collect());
     // Where no versions are kept, room is made by deleting, and then writes work again.
     for (name, _) in &kept[..3] {
-        assert!(matches!(delete(&store, name, None).await, Deleted::Done(_)));
+        assert!(matches!(delete(&store, name, None).await, DeleteOutcome::Done(_)));
     }
     put(&store, "after", New, &[1; 50_000]).await;
     drop(store);
@@ -269,7 +271,7 @@ async fn a_store_of_format_1_is_taken_over() {
     }
     let store = Embedded::open(dir.path()).unwrap();
     let a = Md5::of(b"content of a.md");
-    assert!(matches!(put(&store, "a.md", Holds(a), b"new").await, Put::Updated(e) if e.cursor == 5));
+    assert!(matches!(put(&store, "a.md", Holds(a), b"new").await, PutOutcome::Updated(e) if e.cursor == 5));
     assert_eq!(store.versions("", &path("a.md")).await.unwrap()[1].md5, a);
 }
 
@@ -284,7 +286,7 @@ async fn what_cannot_expire_holds_up_no_other_and_no_sweep() {
     put(&store, "gone", New, b"g").await;
     delete(&store, "gone", None).await;
     for name in ["a", "b", "c"] {
-        let meta = Meta { expires: Some(2 * DAY), ..Meta::default() };
+        let meta = BlobMeta { expires: Some(2 * DAY), ..BlobMeta::default() };
         store.put("", &path(name), New, meta, store.incoming()).await.unwrap();
     }
     let db = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::join_all;
 use memsync::digest::Md5;
-use memsync::store::{Deleted, Entry, Expect, Got, Meta, Put, Store, StoreError};
+use memsync::store::{BlobMeta, DeleteOutcome, Got, IndexEntry, Precondition, PutOutcome, Store, StoreError};
 
 use super::{path, seed};
 
@@ -15,8 +15,8 @@ type Held = Option<(Md5, bool, Option<u64>)>;
 
 #[derive(Debug, Clone, Copy)]
 pub enum Asked {
-    Put(Expect, Md5),
-    Delete(Option<Expect>),
+    Put(Precondition, Md5),
+    Delete(Option<Precondition>),
     Get,
 }
 
@@ -47,24 +47,24 @@ pub enum Versions {
     Differ,
 }
 
-fn held(entry: &Entry) -> (Md5, bool, u64) {
+fn held(entry: &IndexEntry) -> (Md5, bool, u64) {
     (entry.md5, entry.is_deleted, entry.version)
 }
 
 impl Answer {
-    pub fn of_put(put: &Result<Put, StoreError>) -> Self {
+    pub fn of_put(put: &Result<PutOutcome, StoreError>) -> Self {
         match put {
-            Ok(Put::Created(entry) | Put::Updated(entry)) => Self::Written(entry.version),
-            Ok(Put::Mismatch(found)) => Self::Holds(found.as_ref().map(held)),
+            Ok(PutOutcome::Created(entry) | PutOutcome::Updated(entry)) => Self::Written(entry.version),
+            Ok(PutOutcome::Mismatch(found)) => Self::Holds(found.as_ref().map(held)),
             Err(_) => Self::Unknown,
         }
     }
 
-    pub fn of_delete(deleted: &Result<Deleted, StoreError>) -> Self {
+    pub fn of_delete(deleted: &Result<DeleteOutcome, StoreError>) -> Self {
         match deleted {
-            Ok(Deleted::Done(entry)) => Self::Written(entry.version),
-            Ok(Deleted::Absent) => Self::Holds(None),
-            Ok(Deleted::Tombstone(entry) | Deleted::Mismatch(entry)) => Self::Holds(Some(held(entry))),
+            Ok(DeleteOutcome::Done(entry)) => Self::Written(entry.version),
+            Ok(DeleteOutcome::Absent) => Self::Holds(None),
+            Ok(DeleteOutcome::Tombstone(entry) | DeleteOutcome::Mismatch(entry)) => Self::Holds(Some(held(entry))),
             Err(_) => Self::Unknown,
         }
     }
@@ -79,11 +79,11 @@ impl Answer {
     }
 }
 
-fn admits(expect: Expect, state: &Held) -> bool {
+fn admits(expect: Precondition, state: &Held) -> bool {
     match expect {
-        Expect::Absent => state.is_none_or(|(_, deleted, _)| deleted),
-        Expect::Md5(md5) => state.is_some_and(|(is, ..)| is == md5),
-        Expect::Version(version) => state.is_some_and(|(.., is)| is.is_none_or(|is| is == version)),
+        Precondition::Absent => state.is_none_or(|(_, deleted, _)| deleted),
+        Precondition::Md5(md5) => state.is_some_and(|(is, ..)| is == md5),
+        Precondition::Version(version) => state.is_some_and(|(.., is)| is.is_none_or(|is| is == version)),
     }
 }
 
@@ -184,15 +184,15 @@ pub async fn linearizable_together(stores: &[Arc<impl Store>], versions: Version
                     Some((_, deleted, version))
                         if random.u8(..3) == 0 && !(deleted && versions == Versions::Differ) =>
                     {
-                        Expect::Version(version)
+                        Precondition::Version(version)
                     }
-                    Some((md5, false, _)) => Expect::Md5(md5),
-                    Some((_, true, _)) | None => Expect::Absent,
+                    Some((md5, false, _)) => Precondition::Md5(md5),
+                    Some((_, true, _)) | None => Precondition::Absent,
                 };
                 let content = format!("{client}.{n}");
                 let began = now();
                 let (asked, answer) = if random.u8(..5) == 0 {
-                    let deleted = store.delete("", &name, Some(expect), Meta::default()).await;
+                    let deleted = store.delete("", &name, Some(expect), BlobMeta::default()).await;
                     (Asked::Delete(Some(expect)), Answer::of_delete(&deleted))
                 } else {
                     let md5 = Md5::of(content.as_bytes());
@@ -220,19 +220,19 @@ fn the_checker_knows_right_from_wrong() {
     let put = |expect, md5, answer, began, ended| Operation { asked: Asked::Put(expect, md5), answer, began, ended };
     let get = |answer, began, ended| Operation { asked: Asked::Get, answer, began, ended };
     let is = |md5, version| Answer::Holds(Some((md5, false, version)));
-    let first = put(Expect::Absent, a, Answer::Written(1), 0, 1);
-    let lost = put(Expect::Absent, b, is(a, 1), 0, 3);
+    let first = put(Precondition::Absent, a, Answer::Written(1), 0, 1);
+    let lost = put(Precondition::Absent, b, is(a, 1), 0, 3);
     assert!(check(&[first, lost, get(is(a, 1), 2, 4)]));
     // Two winners, a read of the past, a version that does not grow, a write of nobody, a lost write.
-    assert!(!check(&[first, put(Expect::Absent, b, Answer::Written(2), 0, 3)]));
-    let second = put(Expect::Md5(a), b, Answer::Written(2), 2, 3);
+    assert!(!check(&[first, put(Precondition::Absent, b, Answer::Written(2), 0, 3)]));
+    let second = put(Precondition::Md5(a), b, Answer::Written(2), 2, 3);
     assert!(!check(&[first, second, get(is(a, 1), 4, 5)]));
     assert!(check(&[first, second, get(is(a, 1), 2, 5)]));
-    assert!(!check(&[first, put(Expect::Md5(a), b, Answer::Written(1), 2, 3)]));
+    assert!(!check(&[first, put(Precondition::Md5(a), b, Answer::Written(1), 2, 3)]));
     assert!(!check(&[first, get(is(b, 2), 2, 3)]));
     assert!(!check(&[first, get(Answer::Holds(None), 2, 3)]));
     // Without an answer it may have happened, or not.
-    let unknown = put(Expect::Md5(a), b, Answer::Unknown, 2, 3);
+    let unknown = put(Precondition::Md5(a), b, Answer::Unknown, 2, 3);
     assert!(check(&[first, unknown, get(is(a, 1), 4, 5), get(is(b, 7), 6, 7)]));
     assert!(!check(&[first, unknown, get(is(b, 7), 4, 5), get(is(a, 1), 6, 7)]));
     let deleted = Operation { asked: Asked::Delete(None), answer: Answer::Written(2), began: 2, ended: 3 };

@@ -6,16 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use memsync::digest::Md5;
-use memsync::store::{Deleted, Expect, Got, Incoming, Meta, Placed, Put, Store, Swept, Version};
+use memsync::store::{
+    BlobMeta, BlobVersion, DeleteOutcome, Got, Incoming, Placed, Precondition, PutOutcome, Store, Swept,
+};
 
 use super::{Holds, New, content, delete, index, is_exact, large, path, put, read, written};
 
 pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
-    let meta = |text: &str| Meta {
+    let meta = |text: &str| BlobMeta {
         content_type: Some(text.to_owned()),
         device: Some(text.to_owned()),
         free: BTreeMap::from([(text.to_owned(), "1".to_owned()), ("all".to_owned(), text.to_owned())]),
-        ..Meta::default()
+        ..BlobMeta::default()
     };
     let write = async |expect, meta, content: &[u8]| {
         let mut body = store.incoming();
@@ -29,16 +31,16 @@ pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     clock.store(1_000, Ordering::SeqCst);
     let big = large(7);
     let first = write(New, meta("a"), b"one").await;
-    let second = write(Expect::Version(first.version), meta("b"), &big).await;
+    let second = write(Precondition::Version(first.version), meta("b"), &big).await;
     assert!(second.version > first.version);
     // The same content again is no other version of it, and what it is silent about stays.
-    let third = write(Holds(second.md5), Meta::default(), &big).await;
-    let Deleted::Done(gone) =
-        store.delete("", &path("x"), Some(Expect::Version(third.version)), meta("d")).await.unwrap()
+    let third = write(Holds(second.md5), BlobMeta::default(), &big).await;
+    let DeleteOutcome::Done(gone) =
+        store.delete("", &path("x"), Some(Precondition::Version(third.version)), meta("d")).await.unwrap()
     else {
         panic!("it holds this version");
     };
-    let fourth = write(Expect::Version(gone.version), meta("e"), b"four").await;
+    let fourth = write(Precondition::Version(gone.version), meta("e"), b"four").await;
 
     let list = store.versions("", &path("x")).await.unwrap();
     let told: Vec<_> = list.iter().map(|v| (v.version, v.md5, v.size, v.is_deleted)).collect();
@@ -63,10 +65,16 @@ pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     assert_eq!(store.versions("", &path("nobody")).await.unwrap(), []);
     assert_eq!(store.versions("team", &path("x")).await.unwrap(), []);
 
-    let expect = Expect::Version(first.version);
-    assert_eq!(store.put_bytes("", &path("x"), expect, Bytes::new()).await.unwrap(), Put::Mismatch(Some(fourth)));
-    assert_eq!(store.delete("", &path("x"), Some(expect), Meta::default()).await.unwrap(), Deleted::Mismatch(fourth));
-    let Deleted::Done(gone) = store.delete("", &path("x"), None, meta("f")).await.unwrap() else {
+    let expect = Precondition::Version(first.version);
+    assert_eq!(
+        store.put_bytes("", &path("x"), expect, Bytes::new()).await.unwrap(),
+        PutOutcome::Mismatch(Some(fourth))
+    );
+    assert_eq!(
+        store.delete("", &path("x"), Some(expect), BlobMeta::default()).await.unwrap(),
+        DeleteOutcome::Mismatch(fourth)
+    );
+    let DeleteOutcome::Done(gone) = store.delete("", &path("x"), None, meta("f")).await.unwrap() else {
         panic!("it is there")
     };
     let list = store.versions("", &path("x")).await.unwrap();
@@ -82,7 +90,7 @@ pub async fn placed_versions(store: impl Store, _: Arc<AtomicU64>) {
         let mut body = store.incoming();
         body.push(Bytes::copy_from_slice(content)).await.unwrap();
         let (md5, size) = (Md5::of(content), content.len() as u64);
-        let version = Version { version, md5, size, is_deleted: false, meta: Meta::default() };
+        let version = BlobVersion { version, md5, size, is_deleted: false, meta: BlobMeta::default() };
         store.place("", &path("x"), version, Some(body)).await.unwrap()
     };
     let big = large(2);
@@ -109,8 +117,10 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
         held = written(put(&store, "much", Holds(held.md5), n.to_string().as_bytes()).await);
     }
     assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 21);
-    let expires = Meta { expires: Some(10 * DAY), ..Meta::default() };
-    for (name, meta) in [("due", expires.clone()), ("late", Meta { expires: Some(500 * DAY), ..Meta::default() })] {
+    let expires = BlobMeta { expires: Some(10 * DAY), ..BlobMeta::default() };
+    for (name, meta) in
+        [("due", expires.clone()), ("late", BlobMeta { expires: Some(500 * DAY), ..BlobMeta::default() })]
+    {
         store.put("", &path(name), New, meta, store.incoming()).await.unwrap();
     }
     // A write that is silent about it leaves the time as it is.
@@ -163,5 +173,5 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     );
     // The versions of a path grow whatever the clock does.
     clock.store(DAY, Ordering::SeqCst);
-    assert!(matches!(put(&store, "old", New, b"again").await, Put::Created(e) if e.version > tombstone.version));
+    assert!(matches!(put(&store, "old", New, b"again").await, PutOutcome::Created(e) if e.version > tombstone.version));
 }

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use memsync::digest::Md5;
 use memsync::store::s3::{EtagQuotes, Options};
-use memsync::store::{Clock, Deleted, Expect, Got, Incoming, Meta, Put, S3, Store, StoreError, system_clock};
+use memsync::store::{
+    BlobMeta, Clock, DeleteOutcome, Got, Incoming, Precondition, PutOutcome, S3, Store, StoreError, system_clock,
+};
 use serde_json::Value;
 
 use super::history::{Versions, linearizable_together};
@@ -102,11 +104,11 @@ pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
 #[tokio::test]
 async fn the_bucket_has_the_layout_of_the_field() {
     let (server, store) = here().await;
-    let meta = Meta {
+    let meta = BlobMeta {
         content_type: Some("text/markdown".to_owned()),
         device: Some("b\u{fc}ro".to_owned()),
         free: BTreeMap::from([("Topic".to_owned(), "\u{fc}ber \"alles\"".to_owned())]),
-        ..Meta::default()
+        ..BlobMeta::default()
     };
     let mut body = store.incoming();
     body.push(Bytes::from_static(b"hello")).await.unwrap();
@@ -167,11 +169,13 @@ async fn another_proxys_bucket_is_served_as_it_is() {
     until("what was read is in the index", async || index(&store, 0).await.len() == 5).await;
     assert_eq!(stored_index(&server, INDEX)["files"]["strange"], "entry");
 
-    assert!(matches!(put(&store, "bare.md", New, b"b").await, Put::Mismatch(Some(_))));
-    assert!(matches!(put(&store, "bare.md", Holds(Md5::of(b"bare")), b"b").await, Put::Updated(_)));
-    assert!(matches!(put(&store, "full.md", Expect::Version(7), b"b").await, Put::Updated(e) if e.version > 7));
-    assert!(matches!(put(&store, "gone.md", Holds(tombstone.md5), b"b").await, Put::Created(_)));
-    assert!(matches!(delete(&store, "odd.md", Some(Md5::of(b"odd"))).await, Deleted::Done(_)));
+    assert!(matches!(put(&store, "bare.md", New, b"b").await, PutOutcome::Mismatch(Some(_))));
+    assert!(matches!(put(&store, "bare.md", Holds(Md5::of(b"bare")), b"b").await, PutOutcome::Updated(_)));
+    assert!(
+        matches!(put(&store, "full.md", Precondition::Version(7), b"b").await, PutOutcome::Updated(e) if e.version > 7)
+    );
+    assert!(matches!(put(&store, "gone.md", Holds(tombstone.md5), b"b").await, PutOutcome::Created(_)));
+    assert!(matches!(delete(&store, "odd.md", Some(Md5::of(b"odd"))).await, DeleteOutcome::Done(_)));
     // Where we write, an entry that nobody understands gives way to ours.
     let ours = written(put(&store, "strange", New, b"s").await);
     let later = server.store("memory", system_clock()).await;
@@ -193,9 +197,11 @@ async fn any_one_failed_request_is_survived() {
                 let counted = count.clone();
                 server.fail(move |_, _| if counted.fetch_add(1, Ordering::SeqCst) == at { fault } else { Fault::None });
                 let done = match step {
-                    "update" => matches!(put(&store, &name, Holds(Md5::of(b"one")), b"two").await, Put::Updated(_)),
-                    "delete" => matches!(delete(&store, &name, Some(Md5::of(b"two"))).await, Deleted::Done(_)),
-                    _ => matches!(put(&store, &name, New, b"one").await, Put::Created(_)),
+                    "update" => {
+                        matches!(put(&store, &name, Holds(Md5::of(b"one")), b"two").await, PutOutcome::Updated(_))
+                    }
+                    "delete" => matches!(delete(&store, &name, Some(Md5::of(b"two"))).await, DeleteOutcome::Done(_)),
+                    _ => matches!(put(&store, &name, New, b"one").await, PutOutcome::Created(_)),
                 };
                 assert!(done, "{name}: {step}");
                 server.heal();
@@ -226,7 +232,7 @@ async fn a_store_that_stays_down_is_told_and_forgiven() {
     assert!(!index(&store, 0).await.contains_key("b"));
     server.heal();
     // The client comes again, and finds its own content there: that mends the entry.
-    assert!(matches!(put(&store, "b", New, b"b").await, Put::Mismatch(Some(e)) if e.md5 == Md5::of(b"b")));
+    assert!(matches!(put(&store, "b", New, b"b").await, PutOutcome::Mismatch(Some(e)) if e.md5 == Md5::of(b"b")));
     until("the entry is there", async || index(&store, 0).await.contains_key("b")).await;
 
     server.fail(|_, _| Fault::Refused);
@@ -357,7 +363,7 @@ async fn stores_that_ignore_conditions_are_refused_with_the_reason() {
     options.etag_quotes = EtagQuotes::Strip;
     let store = S3::open(&options).await.unwrap();
     put(&store, "a", New, b"a").await;
-    assert!(matches!(put(&store, "a", Holds(Md5::of(b"a")), b"b").await, Put::Updated(_)));
+    assert!(matches!(put(&store, "a", Holds(Md5::of(b"a")), b"b").await, PutOutcome::Updated(_)));
     assert_eq!(read(&store, "a").await.as_deref(), Some(&b"b"[..]));
 }
 
@@ -390,7 +396,7 @@ async fn ten_thousand_files_cost_few_index_writes() {
         let store = store.clone();
         async move {
             let put = put(&store, &format!("d{}/n{n}.md", n % 100), New, &n.to_be_bytes()).await;
-            assert!(matches!(put, Put::Created(_)));
+            assert!(matches!(put, PutOutcome::Created(_)));
         }
     });
     all.await;

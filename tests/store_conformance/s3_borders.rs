@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
-use memsync::store::{Deleted, Expect, Got, Meta, Named, Put, S3, Store, StoreError, system_clock};
+use memsync::store::{
+    BlobMeta, DeleteOutcome, Got, Named, Precondition, PutOutcome, S3, Store, StoreError, system_clock,
+};
 use serde_json::json;
 
 use super::s3::until;
@@ -24,8 +26,8 @@ async fn is_refused(store: &S3, ns: &str, name: &str, namespace: &str) {
     let refusals = [
         store.get(ns, &name).await.map(drop),
         store.put_bytes(ns, &name, New, Bytes::from_static(b"mine")).await.map(drop),
-        store.put_bytes(ns, &name, Expect::Version(1), Bytes::from_static(b"mine")).await.map(drop),
-        store.delete(ns, &name, None, Meta::default()).await.map(drop),
+        store.put_bytes(ns, &name, Precondition::Version(1), Bytes::from_static(b"mine")).await.map(drop),
+        store.delete(ns, &name, None, BlobMeta::default()).await.map(drop),
         store.versions(ns, &name).await.map(drop),
         store.get_version(ns, &name, 1).await.map(drop),
     ];
@@ -55,7 +57,10 @@ async fn a_namespaces_files_are_reached_by_its_name_alone() {
         assert!(matches!(store.get("", &path("team.md")).await.unwrap(), Got::Absent));
         assert!(matches!(store.get("team", &path("x")).await.unwrap(), Got::Found(_)));
         assert!(matches!(store.get("notes", &path("other")).await.unwrap(), Got::Absent));
-        assert!(matches!(store.delete("notes", &path("other"), None, Meta::default()).await.unwrap(), Deleted::Absent));
+        assert!(matches!(
+            store.delete("notes", &path("other"), None, BlobMeta::default()).await.unwrap(),
+            DeleteOutcome::Absent
+        ));
     }
     assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["notes/z"]);
     assert_eq!(difference(&server, "memory/team/deep"), [""; 0]);
@@ -73,11 +78,11 @@ async fn a_namespace_does_not_begin_on_top_of_anothers_files() {
         assert!(refused.to_string().contains("choose another name"), "{refused}");
         assert!(server.object(&format!("memory/{ns}/.sync-index.json")).is_none(), "nothing has begun");
     }
-    assert!(matches!(begin("team/other").await.unwrap(), Put::Created(_)), "beside them there is room");
+    assert!(matches!(begin("team/other").await.unwrap(), PutOutcome::Created(_)), "beside them there is room");
     assert!(matches!(store.get("", &path("team/notes/a")).await.unwrap(), Got::Found(blob) if blob.entry == a));
     // When they have gone, it can.
-    store.delete("", &path("team/notes/a"), None, Meta::default()).await.unwrap();
-    assert!(matches!(begin("team/notes").await.unwrap(), Put::Created(_)));
+    store.delete("", &path("team/notes/a"), None, BlobMeta::default()).await.unwrap();
+    assert!(matches!(begin("team/notes").await.unwrap(), PutOutcome::Created(_)));
 }
 
 /// Reading begins no namespace, nor does a deletion that may not: the files of a folder stay the flat namespace's.
@@ -90,13 +95,14 @@ async fn only_a_write_that_may_begins_a_namespace() {
     server.plant("memory/team/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
     put(&store, "team/y", New, b"y").await;
 
-    let version = Expect::Version(7);
+    let version = Precondition::Version(7);
     for _ in 0..3 {
         drop(store.get("team", &path("x")).await.unwrap());
-        let refused = store.delete("team", &path("x"), Some(version), Meta::default()).await.unwrap_err();
+        let refused = store.delete("team", &path("x"), Some(version), BlobMeta::default()).await.unwrap_err();
         assert!(matches!(&refused, StoreError::Occupied { namespace, .. } if namespace == "team"), "{refused:?}");
-        let refused = store.delete("team", &path("x"), Some(Expect::Version(8)), Meta::default()).await.unwrap();
-        assert!(matches!(refused, Deleted::Mismatch(entry) if entry.version == 7), "{refused:?}");
+        let refused =
+            store.delete("team", &path("x"), Some(Precondition::Version(8)), BlobMeta::default()).await.unwrap();
+        assert!(matches!(refused, DeleteOutcome::Mismatch(entry) if entry.version == 7), "{refused:?}");
     }
     // What was asked of the index above after the reads is answered after what they asked of this one.
     assert!(matches!(store.get("", &path("team/x")).await.unwrap(), Got::Found(_)));
@@ -106,17 +112,20 @@ async fn only_a_write_that_may_begins_a_namespace() {
     is_refused(&store, "team", "x", "").await;
 
     // Nor does a write that is refused.
-    for expect in [Expect::Version(7), Expect::Md5(Md5::of(b"x"))] {
+    for expect in [Precondition::Version(7), Precondition::Md5(Md5::of(b"x"))] {
         let refused = store.put_bytes("none", &path("x"), expect, Bytes::from_static(b"new")).await.unwrap();
-        assert_eq!(refused, Put::Mismatch(None));
-        assert_eq!(store.delete("none", &path("x"), Some(expect), Meta::default()).await.unwrap(), Deleted::Absent);
+        assert_eq!(refused, PutOutcome::Mismatch(None));
+        assert_eq!(
+            store.delete("none", &path("x"), Some(expect), BlobMeta::default()).await.unwrap(),
+            DeleteOutcome::Absent
+        );
     }
     assert!(server.keys().iter().all(|key| !key.starts_with("memory/none")), "nothing has begun");
 
     // Where nobody else has files, a deletion begins the namespace that its tombstone is in.
     server.plant("memory/alone/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
-    let done = store.delete("alone", &path("x"), Some(version), Meta::default()).await.unwrap();
-    assert!(matches!(done, Deleted::Done(_)), "{done:?}");
+    let done = store.delete("alone", &path("x"), Some(version), BlobMeta::default()).await.unwrap();
+    assert!(matches!(done, DeleteOutcome::Done(_)), "{done:?}");
     assert_eq!(difference(&server, "memory/alone"), [""; 0]);
     assert!(server.object("memory/alone/.sync-index.json").is_some());
 }
@@ -222,8 +231,8 @@ async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_who_writ
 
     // That of a proxy without borders stays, and so does what has files.
     server.plant(TEAM, Stored::new(br#"{"files": {}}"#, &[]));
-    assert!(matches!(begin("y").await.unwrap(), Put::Created(_)));
-    assert!(matches!(begin("z").await.unwrap(), Put::Created(_)));
+    assert!(matches!(begin("y").await.unwrap(), PutOutcome::Created(_)));
+    assert!(matches!(begin("z").await.unwrap(), PutOutcome::Created(_)));
 }
 
 /// Nor does the next start believe in it.
@@ -251,7 +260,7 @@ async fn a_file_whose_folder_becomes_a_namespace_meanwhile_is_not_written() {
         put(&store, "a", New, b"a").await;
         if before.is_some() {
             put(&store, "team/x", New, b"before").await;
-            store.delete("", &path("team/x"), None, Meta::default()).await.unwrap();
+            store.delete("", &path("team/x"), None, BlobMeta::default()).await.unwrap();
         }
         meanwhile(&server, FLAT, 1, |objects| {
             drop(objects.insert(TEAM.to_owned(), Stored::new(br#"{"files": {}}"#, &[])))
@@ -332,7 +341,7 @@ async fn a_late_write_over_a_namespaces_file_is_in_its_index() {
     let (late, store) = (server.store("memory", system_clock()).await, server.store("memory", system_clock()).await);
     assert!(matches!(late.get("", &path("team/x")).await.unwrap(), Got::Absent));
     written(store.put_bytes("team", &path("x"), New, Bytes::from_static(b"x")).await.unwrap());
-    let expect = Expect::Md5(Md5::of(b"x"));
+    let expect = Precondition::Md5(Md5::of(b"x"));
     let refused = late.put_bytes("", &path("team/x"), expect, Bytes::from_static(b"late")).await.unwrap_err();
     assert!(matches!(refused, StoreError::Elsewhere { .. }), "{refused:?}");
     assert!(index(&store, 0).await.is_empty());
@@ -353,10 +362,10 @@ async fn what_is_written_over_may_be_gone() {
     put(&store, "a", New, b"a").await;
     put(&store, "b", New, b"b").await;
     gone("memory/a");
-    let lost = put(&store, "a", Expect::Md5(Md5::of(b"a")), b"new").await;
-    assert_eq!(lost, Put::Mismatch(None));
+    let lost = put(&store, "a", Precondition::Md5(Md5::of(b"a")), b"new").await;
+    assert_eq!(lost, PutOutcome::Mismatch(None));
     gone(FLAT);
-    put(&store, "b", Expect::Md5(Md5::of(b"b")), b"new").await;
+    put(&store, "b", Precondition::Md5(Md5::of(b"b")), b"new").await;
     assert_eq!(index(&store, 0).await["b"].md5, Md5::of(b"new"));
 
     let put_in = async |name| store.put_bytes("team", &path(name), New, Bytes::from_static(b"y")).await;

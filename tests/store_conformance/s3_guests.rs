@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use memsync::digest::Md5;
-use memsync::store::{Got, Meta, Store, StoreError, system_clock};
+use memsync::store::{BlobMeta, Got, Store, StoreError, system_clock};
 
 use super::s3::until;
 use super::server::{Fault, Server, Stored, difference};
@@ -51,7 +51,7 @@ async fn a_namespace_waits_for_the_mending_of_a_start() {
             match n {
                 0 => store.get(team, &x).await.map(drop),
                 1 => store.put_bytes(team, &y, New, Bytes::from_static(b"y")).await.map(drop),
-                _ => store.delete(team, &x, None, Meta::default()).await.map(drop),
+                _ => store.delete(team, &x, None, BlobMeta::default()).await.map(drop),
             }
         };
         let (asked, mended) = tokio::join!(asked, mending);
@@ -100,7 +100,7 @@ async fn keys_that_are_no_names_spoil_no_listing() {
 async fn a_sweep_tells_of_its_first_failure() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
-    let meta = Meta { expires: Some(1), ..Meta::default() };
+    let meta = BlobMeta { expires: Some(1), ..BlobMeta::default() };
     written(store.put("team", &path("due"), New, meta, store.incoming()).await.unwrap());
     server.plant("memory/team/.sync-index.json", Stored::new(b"{", &[]));
     let (store, listings) = (server.store("memory", system_clock()).await, AtomicUsize::new(0));
@@ -132,7 +132,7 @@ async fn a_name_that_is_too_long_for_a_key_is_refused_as_such() {
     for (ns, path) in [(String::new(), path(&name(longest + 1))), (name(ns + 1), path("x"))] {
         assert!(is_told(store.put_bytes(&ns, &path, New, Bytes::new()).await.unwrap_err()));
         assert!(is_told(store.get(&ns, &path).await.map(drop).unwrap_err()));
-        assert!(is_told(store.delete(&ns, &path, None, Meta::default()).await.unwrap_err()));
+        assert!(is_told(store.delete(&ns, &path, None, BlobMeta::default()).await.unwrap_err()));
         assert!(is_told(store.versions(&ns, &path).await.unwrap_err()));
     }
     assert!(is_told(store.index(&name(ns + 1), 0).await.unwrap_err()));

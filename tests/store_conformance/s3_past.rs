@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use memsync::digest::Md5;
-use memsync::store::{Deleted, Expect, Got, Incoming, Meta, Put, S3, Store, StoreError, Swept, Version, system_clock};
+use memsync::store::{
+    BlobMeta, BlobVersion, DeleteOutcome, Got, Incoming, Precondition, PutOutcome, S3, Store, StoreError, Swept,
+    system_clock,
+};
 
 use super::s3::until;
 use super::server::{Fault, Quirks, Server, Stored, difference};
@@ -108,12 +111,12 @@ async fn proxies_that_share_a_bucket_expire_once() {
     let server = Server::start().await;
     let now = Arc::new(AtomicU64::new(DAY));
     let (one, two) = (at(&server, &now).await, at(&server, &now).await);
-    let due = |at| Meta { expires: Some(at), ..Meta::default() };
+    let due = |at| BlobMeta { expires: Some(at), ..BlobMeta::default() };
     for n in 0..20 {
         let mut body = one.incoming();
         body.push(Bytes::from(format!("content {n}"))).await.unwrap();
         let put = one.put("", &path(&format!("d/{n}")), New, due(2 * DAY), body).await.unwrap();
-        assert!(matches!(put, Put::Created(_)));
+        assert!(matches!(put, PutOutcome::Created(_)));
     }
     // Written again, silently: still due. With another time, or with none any more: not.
     let md5 = |n: u32| Holds(Md5::of(format!("content {n}").as_bytes()));
@@ -140,7 +143,7 @@ async fn proxies_that_share_a_bucket_expire_once() {
     now.store(3 * DAY, Ordering::SeqCst);
     assert_eq!(two.expire().await.unwrap(), 1);
     assert_eq!(read(&one, "d/1").await.as_deref(), Some(&b"back"[..]));
-    assert!(matches!(delete(&one, "d/2", None).await, Deleted::Tombstone(_)));
+    assert!(matches!(delete(&one, "d/2", None).await, DeleteOutcome::Tombstone(_)));
 }
 
 /// What cannot expire leaves the rest to expire whole, and old copies and tombstones to be swept.
@@ -154,7 +157,7 @@ async fn one_that_cannot_expire_holds_up_no_other() {
     let expiring = async |ns: &str, name: &str, at: u64| {
         let mut body = store.incoming();
         body.push(Bytes::copy_from_slice(name.as_bytes())).await.unwrap();
-        let meta = Meta { expires: Some(at), ..Meta::default() };
+        let meta = BlobMeta { expires: Some(at), ..BlobMeta::default() };
         written(store.put(ns, &path(name), New, meta, body).await.unwrap())
     };
     expiring("team", "first", 2 * DAY).await;
@@ -197,7 +200,7 @@ async fn an_old_tombstone_leaves_the_index_alone() {
     let store = at(&server, &now).await;
     for ns in ["", "team"] {
         store.put_bytes(ns, &path("gone"), New, Bytes::from_static(b"g")).await.unwrap();
-        store.delete(ns, &path("gone"), None, Meta::default()).await.unwrap();
+        store.delete(ns, &path("gone"), None, BlobMeta::default()).await.unwrap();
     }
     put(&store, "kept", New, b"k").await;
     now.store(100 * DAY, Ordering::SeqCst);
@@ -209,7 +212,7 @@ async fn an_old_tombstone_leaves_the_index_alone() {
     }
     assert_eq!(index(&later, 0).await.keys().collect::<Vec<_>>(), ["kept"]);
     let Got::Tombstone(gone) = later.get("", &path("gone")).await.unwrap() else { panic!("it was deleted") };
-    assert!(matches!(put(&later, "gone", Expect::Version(gone.version), b"new").await, Put::Created(_)));
+    assert!(matches!(put(&later, "gone", Precondition::Version(gone.version), b"new").await, PutOutcome::Created(_)));
     assert_eq!(index(&later, 0).await.len(), 2);
 }
 
@@ -258,7 +261,7 @@ async fn all_that_may_be_said_of_a_file_fits_into_a_bucket() {
     for n in 0..4u8 {
         let free = (0..32).map(|i| (format!("{n}{i:02}"), "%%%%%%é".to_owned())).collect();
         let device = "%".repeat(128) + &"x".repeat(127);
-        let meta = Meta {
+        let meta = BlobMeta {
             content_type: Some("t".repeat(255)),
             device: Some(device),
             key: Some("k".repeat(64)),
@@ -274,12 +277,12 @@ async fn all_that_may_be_said_of_a_file_fits_into_a_bucket() {
     }
     // From a store that took more: what fits.
     let free = (0..40).map(|i| (format!("{i:02}"), "v".repeat(30))).collect();
-    let version = Version {
+    let version = BlobVersion {
         version: u64::MAX / 2,
         md5: Md5::of(b"y"),
         size: 1,
         is_deleted: false,
-        meta: Meta { free, ..Meta::default() },
+        meta: BlobMeta { free, ..BlobMeta::default() },
     };
     let mut body = store.incoming();
     body.push(Bytes::from_static(b"y")).await.unwrap();
@@ -299,7 +302,7 @@ async fn what_s3_does_not_take_is_refused_at_once() {
         counted.fetch_add(u64::from(method == "PUT" && key == "memory/x"), Ordering::SeqCst);
         Fault::None
     });
-    let meta = Meta { device: Some("x".repeat(3000)), ..Meta::default() };
+    let meta = BlobMeta { device: Some("x".repeat(3000)), ..BlobMeta::default() };
     let refused = store.put("", &path("x"), New, meta, store.incoming()).await.unwrap_err().to_string();
     assert!(refused.contains("MetadataTooLarge"), "{refused}");
     assert_eq!(attempts.load(Ordering::SeqCst), 1);
@@ -338,7 +341,7 @@ async fn what_cannot_be_swept_holds_up_nothing_else() {
         // Two versions more than stay whatever their age.
         for n in 0..7 {
             store.put_bytes(ns, &path("gone"), New, Bytes::from(vec![n])).await.unwrap();
-            store.delete(ns, &path("gone"), None, Meta::default()).await.unwrap();
+            store.delete(ns, &path("gone"), None, BlobMeta::default()).await.unwrap();
         }
     }
     now.store(100 * DAY, Ordering::SeqCst);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use memsync::digest::Md5;
-use memsync::store::{Expect, Got, Meta, Retention, S3, Store, StoreError, system_clock};
+use memsync::store::{BlobMeta, Got, Precondition, Retention, S3, Store, StoreError, system_clock};
 use tokio::runtime::Runtime;
 
 use super::history::{Answer, Asked, Operation, Versions, is_linearizable};
@@ -103,14 +103,15 @@ async fn two_proxies_of_which_one_is_killed_lose_nothing() {
                 let answer = Answer::of_get(&got);
                 history.push((key, Operation { asked: Asked::Get, answer, began, ended: now() }));
                 let expect = match &got {
-                    Ok(Got::Found(blob)) => Expect::Md5(blob.entry.md5),
-                    Ok(Got::Tombstone(_) | Got::Absent) => Expect::Absent,
+                    Ok(Got::Found(blob)) => Precondition::Md5(blob.entry.md5),
+                    Ok(Got::Tombstone(_) | Got::Absent) => Precondition::Absent,
                     Err(_) => continue,
                 };
                 let began = now();
                 let (asked, answer) = if random.u8(..6) == 0 {
-                    let deleted =
-                        proxy.run(async move { store.delete("", &name, Some(expect), Meta::default()).await }).await;
+                    let deleted = proxy
+                        .run(async move { store.delete("", &name, Some(expect), BlobMeta::default()).await })
+                        .await;
                     (Asked::Delete(Some(expect)), Answer::of_delete(&deleted))
                 } else {
                     // No content comes twice: an ETag that comes back would hide what was between.

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use memsync::path::RelPath;
 use memsync::store::{
-    Body, Changes, Deleted, Expect, Got, Incoming, Index, Memory, Meta, Placed, Put, Record, State, Store, StoreError,
-    Swept, Version,
+    BlobMeta, BlobVersion, Body, Changes, DeleteOutcome, Got, Incoming, Index, Memory, Placed, Precondition,
+    PutOutcome, Record, State, Store, StoreError, Swept,
 };
 use tokio::sync::broadcast;
 
@@ -43,7 +43,7 @@ struct Broken {
     wrong: Wrong,
     count: AtomicU64,
     now: Arc<AtomicU64>,
-    before: std::sync::Mutex<Option<(RelPath, Meta, Bytes)>>,
+    before: std::sync::Mutex<Option<(RelPath, BlobMeta, Bytes)>>,
     /// The cursor of each namespace's states, by their tags.
     cursors: std::sync::Mutex<BTreeMap<(String, Arc<str>), u64>>,
 }
@@ -68,10 +68,10 @@ impl Broken {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Expect,
-        meta: &Meta,
+        expect: Precondition,
+        meta: &BlobMeta,
         content: &Bytes,
-    ) -> Result<Put, StoreError> {
+    ) -> Result<PutOutcome, StoreError> {
         let mut body = self.inner.incoming();
         body.push(content.clone()).await?;
         self.inner.put(ns, path, expect, meta.clone(), body).await
@@ -86,15 +86,22 @@ impl Store for Broken {
         Pieces::default()
     }
 
-    async fn put(&self, ns: &str, path: &RelPath, expect: Expect, meta: Meta, body: Pieces) -> Result<Put, StoreError> {
+    async fn put(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        expect: Precondition,
+        meta: BlobMeta,
+        body: Pieces,
+    ) -> Result<PutOutcome, StoreError> {
         let content = body.0.freeze();
         let mut put = self.put_inner(ns, path, expect, &meta, &content).await?;
-        if let Put::Mismatch(Some(held)) = put
+        if let PutOutcome::Mismatch(Some(held)) = put
             && self.is(Wrong::Upsert, 3)
         {
-            put = self.put_inner(ns, path, Expect::Version(held.version), &meta, &content).await?;
+            put = self.put_inner(ns, path, Precondition::Version(held.version), &meta, &content).await?;
         }
-        if let Put::Created(entry) | Put::Updated(entry) = &mut put {
+        if let PutOutcome::Created(entry) | PutOutcome::Updated(entry) = &mut put {
             *self.before.lock().unwrap() = Some((path.clone(), meta, content));
             if self.wrong == Wrong::VersionsOfTheClock {
                 entry.version = self.now.load(Ordering::SeqCst);
@@ -107,9 +114,9 @@ impl Store for Broken {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Expect>,
-        meta: Meta,
-    ) -> Result<Deleted, StoreError> {
+        expect: Option<Precondition>,
+        meta: BlobMeta,
+    ) -> Result<DeleteOutcome, StoreError> {
         self.inner.delete(ns, path, expect, meta).await
     }
 
@@ -162,7 +169,7 @@ impl Store for Broken {
         self.inner.health().await
     }
 
-    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
+    async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<BlobVersion>, StoreError> {
         let mut versions = self.inner.versions(ns, path).await?;
         if self.wrong == Wrong::ForgetsVersions {
             versions.truncate(1);
@@ -182,7 +189,7 @@ impl Store for Broken {
         &self,
         ns: &str,
         path: &RelPath,
-        version: Version,
+        version: BlobVersion,
         body: Option<Pieces>,
     ) -> Result<Placed, StoreError> {
         let mut placed = self.inner.incoming();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use memsync::path::RelPath;
-use memsync::store::{Expect, Store, system_clock};
+use memsync::store::{Precondition, Store, system_clock};
 use tokio::runtime::Runtime;
 
 use crate::s3::{self, Server, Stored, difference};
@@ -92,7 +92,8 @@ fn agents_agree_whatever_the_proxy_remembers_and_whoever_else_writes_to_its_buck
     // Another proxy on the bucket.
     let other = runtime.block_on(server.store("memory", system_clock()));
     let path = |name: &str| RelPath::parse(name).unwrap();
-    let put = |name: &str| runtime.block_on(other.put_bytes("", &path(name), Expect::Absent, Bytes::from_static(b"x")));
+    let put =
+        |name: &str| runtime.block_on(other.put_bytes("", &path(name), Precondition::Absent, Bytes::from_static(b"x")));
     put("theirs.md").unwrap();
     a.write("4.md", "four");
     eventually("both have what was written there", || a.has("theirs.md", "x") && b.has("theirs.md", "x"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memsync::store::{Expect, Memory, Store};
+use memsync::store::{Memory, Precondition, Store};
 use serde_json::json;
 
 use super::proxy::{Running, head, md5, options, sample};
@@ -170,7 +170,7 @@ async fn who_is_far_behind_gets_the_index_that_all_share() {
     let running = Running::start(store.clone()).await;
     for n in 0..4200 {
         let path = memsync::path::RelPath::parse(&format!("f{n}")).unwrap();
-        store.put_bytes("", &path, Expect::Absent, bytes::Bytes::new()).await.unwrap();
+        store.put_bytes("", &path, Precondition::Absent, bytes::Bytes::new()).await.unwrap();
     }
     let mut c = running.client().await;
     let epoch = c.get("/sync").await.json()["index_epoch"].as_str().unwrap().to_owned();

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use memsync::path::RelPath;
 use memsync::proxy::Options;
 use memsync::proxy::keys::{self, NewKey};
-use memsync::store::{Expect, Memory, Store};
+use memsync::store::{Memory, Precondition, Store};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -145,7 +145,7 @@ async fn who_stalls_is_cut_off() {
 /// Headers of a PUT of 6 bytes that waits to be asked for its body.
 fn expecting() -> [(&'static str, String); 4] {
     let length = ("Content-Length", "6".to_owned());
-    [bearer(), ("Content-MD5", "new".to_owned()), length, ("Expect", "100-continue".to_owned())]
+    [bearer(), ("Content-MD5", "new".to_owned()), length, ("Precondition", "100-continue".to_owned())]
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn many_contents() -> (Running, String) {
         // Of six bits a byte: it can be packed, and is large all the same.
         let content: Vec<u8> = (0..256 * 1024).map(|_| b'0' + fastrand::u8(..64)).collect();
         let path = RelPath::parse(&format!("f{n}")).unwrap();
-        store.put_bytes("", &path, Expect::Absent, content.into()).await.unwrap();
+        store.put_bytes("", &path, Precondition::Absent, content.into()).await.unwrap();
     }
     let options = Options { body_timeout: Duration::from_secs(60), ..Options::default() };
     (Running::start_with(store, options).await, made.token.expose_secret().to_owned())

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::super::{Deleted, Incoming, Meta, Operation, Put, Store, StoreError, Written};
+use super::super::{BlobMeta, DeleteOutcome, Incoming, Operation, PutOutcome, Store, StoreError, Written};
 use super::Embedded;
 use super::spool::{INLINE_MAX, Received, blocking};
 use super::writer::{Job, Write};
@@ -12,8 +12,8 @@ use crate::path::RelPath;
 
 /// A write of a batch that was handed in.
 enum Waiting {
-    Put(oneshot::Receiver<Result<Put, StoreError>>),
-    Deleted(oneshot::Receiver<Result<Deleted, StoreError>>),
+    Put(oneshot::Receiver<Result<PutOutcome, StoreError>>),
+    Deleted(oneshot::Receiver<Result<DeleteOutcome, StoreError>>),
     Failed(StoreError),
 }
 
@@ -22,7 +22,7 @@ pub async fn write(
     store: &Embedded,
     ns: &str,
     writes: Vec<(RelPath, Operation)>,
-    meta: &Meta,
+    meta: &BlobMeta,
 ) -> Vec<Result<Written, StoreError>> {
     let contents = writes.iter().filter_map(|(_, operation)| match operation {
         Operation::Put { content, .. } => Some(content.clone()),

@@ -7,14 +7,14 @@ use std::io;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::super::{Blob, Body, Entry, Got, Index, Mark, Meta, State, StoreError};
+use super::super::{Blob, BlobMeta, Body, Got, Index, IndexEntry, Mark, State, StoreError};
 use super::writer::{self, entry_of, signed, unsigned};
 use super::{Marks, Shared, history, io_error, spool, versions};
 
 /// A row with its content, or the name of the file that has it.
 struct Stored {
-    entry: Entry,
-    meta: Meta,
+    entry: IndexEntry,
+    meta: BlobMeta,
     file: Option<String>,
     content: Option<Vec<u8>>,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::super::{Entry, Retention, Swept, Version};
+use super::super::{BlobVersion, IndexEntry, Retention, Swept};
 use super::writer::{Held, Job, Write, entry_of, read_meta, signed, unsigned};
 use crate::digest::Md5;
 
@@ -16,7 +16,7 @@ pub fn keep(
     retention: &Retention,
     job: &Job,
     old: &Held,
-    new: &Entry,
+    new: &IndexEntry,
 ) -> rusqlite::Result<Vec<String>> {
     let is_same = matches!(job.write, Write::Put { .. }) && old.entry.md5 == new.md5;
     if retention.versions == 0 || is_same {
@@ -71,21 +71,21 @@ fn drop_body(tx: &Connection, body: Option<i64>) -> rusqlite::Result<()> {
 }
 
 /// The versions of a path that can still be read, the newest first; the path's own entry is the first of them.
-pub fn list(db: &Connection, ns: &str, path: &str) -> rusqlite::Result<Vec<Version>> {
+pub fn list(db: &Connection, ns: &str, path: &str) -> rusqlite::Result<Vec<BlobVersion>> {
     let tx = db.unchecked_transaction()?;
     let now = tx
         .prepare_cached("SELECT md5, size, is_deleted, version, cursor, meta FROM entry WHERE ns = ? AND path = ?")?
         .query_row([ns, path], |row| {
-            let Entry { md5, size, is_deleted, version, .. } = entry_of(row)?;
-            Ok(Version { version, md5, size, is_deleted, meta: read_meta(&row.get::<_, String>(5)?) })
+            let IndexEntry { md5, size, is_deleted, version, .. } = entry_of(row)?;
+            Ok(BlobVersion { version, md5, size, is_deleted, meta: read_meta(&row.get::<_, String>(5)?) })
         })
         .optional()?;
-    let mut versions: Vec<Version> = now.into_iter().collect();
+    let mut versions: Vec<BlobVersion> = now.into_iter().collect();
     let mut earlier = tx.prepare_cached(
         "SELECT version, md5, size, meta FROM earlier WHERE ns = ? AND path = ? ORDER BY version DESC",
     )?;
     for version in earlier.query_map([ns, path], |row| {
-        Ok(Version {
+        Ok(BlobVersion {
             version: unsigned(row, 0)?,
             md5: Md5::from_bytes(row.get(1)?),
             size: unsigned(row, 2)?,

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{Change, Deleted, Entry, Expect, Meta, Placed, Put, StoreError, Version, next_version};
+use super::super::{
+    BlobMeta, BlobVersion, Change, DeleteOutcome, IndexEntry, Placed, Precondition, PutOutcome, StoreError,
+    next_version,
+};
 use super::spool::{Content, Received};
 use super::{Shared, database_error, history, schema, versions};
 use crate::digest::Md5;
@@ -24,26 +27,27 @@ pub struct Job {
 }
 
 pub enum Write {
-    Put { expect: Expect, meta: Meta, body: Received, reply: Reply<Put> },
-    Delete { expect: Option<Expect>, meta: Meta, reply: Reply<Deleted> },
-    Place { version: Version, body: Option<Received>, reply: Reply<Placed> },
+    Put { expect: Precondition, meta: BlobMeta, body: Received, reply: Reply<PutOutcome> },
+    Delete { expect: Option<Precondition>, meta: BlobMeta, reply: Reply<DeleteOutcome> },
+    Place { version: BlobVersion, body: Option<Received>, reply: Reply<Placed> },
 }
 
 /// What a job came to inside the open transaction.
 enum Outcome {
-    Put(Put),
-    Deleted(Deleted),
+    Put(PutOutcome),
+    Deleted(DeleteOutcome),
     /// The entry, where it was written.
-    Placed(Option<Entry>),
+    Placed(Option<IndexEntry>),
 }
 
 impl Outcome {
     /// The entry that was written.
-    fn written(&self) -> Option<Entry> {
+    fn written(&self) -> Option<IndexEntry> {
         match *self {
-            Self::Put(Put::Created(entry) | Put::Updated(entry)) | Self::Deleted(Deleted::Done(entry)) => Some(entry),
+            Self::Put(PutOutcome::Created(entry) | PutOutcome::Updated(entry))
+            | Self::Deleted(DeleteOutcome::Done(entry)) => Some(entry),
             Self::Placed(written) => written,
-            Self::Put(Put::Mismatch(_)) | Self::Deleted(_) => None,
+            Self::Put(PutOutcome::Mismatch(_)) | Self::Deleted(_) => None,
         }
     }
 }
@@ -69,7 +73,7 @@ struct Committed {
 /// A row as the decision needs it.
 pub struct Held {
     id: i64,
-    pub entry: Entry,
+    pub entry: IndexEntry,
     pub file: Option<String>,
     pub meta: String,
     pub body: Option<i64>,
@@ -139,31 +143,31 @@ fn apply(
         version = version.max(versions::last_version(tx, &job.ns, job.path.as_str())? + 1);
     }
     let outcome = match &job.write {
-        Write::Put { expect, .. } if !expect.admits(entry.as_ref()) => Outcome::Put(Put::Mismatch(entry)),
+        Write::Put { expect, .. } if !expect.admits(entry.as_ref()) => Outcome::Put(PutOutcome::Mismatch(entry)),
         Write::Put { meta, body, .. } => {
-            let new = Entry { md5: body.md5, size: body.size, is_deleted: false, version, cursor: *cursor + 1 };
+            let new = IndexEntry { md5: body.md5, size: body.size, is_deleted: false, version, cursor: *cursor + 1 };
             let live = held.as_ref().filter(|h| !h.entry.is_deleted);
             let meta = match live {
                 Some(old) => meta.clone().over(&read_meta(&old.meta)),
                 None => meta.clone(),
             };
             store(tx, job, held.as_ref(), &new, &meta, Some(&body.content))?;
-            Outcome::Put(if live.is_some() { Put::Updated(new) } else { Put::Created(new) })
+            Outcome::Put(if live.is_some() { PutOutcome::Updated(new) } else { PutOutcome::Created(new) })
         }
         Write::Delete { expect, meta, .. } => Outcome::Deleted(match entry {
-            None => Deleted::Absent,
-            Some(entry) if entry.is_deleted => Deleted::Tombstone(entry),
-            Some(entry) if expect.is_some_and(|e| !e.admits(Some(&entry))) => Deleted::Mismatch(entry),
+            None => DeleteOutcome::Absent,
+            Some(entry) if entry.is_deleted => DeleteOutcome::Tombstone(entry),
+            Some(entry) if expect.is_some_and(|e| !e.admits(Some(&entry))) => DeleteOutcome::Mismatch(entry),
             Some(entry) => {
-                let new = Entry { size: 0, is_deleted: true, version, cursor: *cursor + 1, ..entry };
+                let new = IndexEntry { size: 0, is_deleted: true, version, cursor: *cursor + 1, ..entry };
                 store(tx, job, held.as_ref(), &new, &meta.clone().of_deletion(), None)?;
-                Deleted::Done(new)
+                DeleteOutcome::Done(new)
             }
         }),
         Write::Place { version, .. } if entry.is_some_and(|e| e.version >= version.version) => Outcome::Placed(None),
         Write::Place { version: new, body, .. } => {
-            let Version { version, md5, size, is_deleted, ref meta } = *new;
-            let new = Entry { md5, size, is_deleted, version, cursor: *cursor + 1 };
+            let BlobVersion { version, md5, size, is_deleted, ref meta } = *new;
+            let new = IndexEntry { md5, size, is_deleted, version, cursor: *cursor + 1 };
             store(tx, job, held.as_ref(), &new, meta, body.as_ref().map(|body| &body.content))?;
             Outcome::Placed(Some(new))
         }
@@ -195,8 +199,8 @@ fn store(
     tx: &Transaction<'_>,
     job: &Job,
     held: Option<&Held>,
-    new: &Entry,
-    meta: &Meta,
+    new: &IndexEntry,
+    meta: &BlobMeta,
     content: Option<&Content>,
 ) -> rusqlite::Result<()> {
     let (file, body) = match content {
@@ -249,8 +253,8 @@ fn store(
 }
 
 /// Metadata as a row keeps it: JSON, or nothing where there is nothing to say.
-fn meta_text(meta: &Meta) -> String {
-    if *meta == Meta::default() {
+fn meta_text(meta: &BlobMeta) -> String {
+    if *meta == BlobMeta::default() {
         return String::new();
     }
     // Strings and numbers always serialise.
@@ -258,13 +262,13 @@ fn meta_text(meta: &Meta) -> String {
 }
 
 /// [`meta_text`] read back. Metadata decides nothing, so what cannot be read is as good as absent.
-pub fn read_meta(text: &str) -> Meta {
+pub fn read_meta(text: &str) -> BlobMeta {
     serde_json::from_str(text).unwrap_or_default()
 }
 
 /// The entry in the first five columns: md5, size, is_deleted, version, cursor.
-pub fn entry_of(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    Ok(Entry {
+pub fn entry_of(row: &Row<'_>) -> rusqlite::Result<IndexEntry> {
+    Ok(IndexEntry {
         md5: Md5::from_bytes(row.get(0)?),
         size: unsigned(row, 1)?,
         is_deleted: row.get(2)?,
@@ -327,15 +331,15 @@ fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committe
 }
 
 /// The file of a body that was written stays.
-fn keep_file(body: Received, written: Option<Entry>) {
+fn keep_file(body: Received, written: Option<IndexEntry>) {
     if let (Some(_), Content::File(file)) = (written, body.content) {
         file.keep();
     }
 }
 
 enum Answer {
-    Put(Reply<Put>, Put),
-    Deleted(Reply<Deleted>, Deleted),
+    Put(Reply<PutOutcome>, PutOutcome),
+    Deleted(Reply<DeleteOutcome>, DeleteOutcome),
     Placed(Reply<Placed>, Placed),
 }
 

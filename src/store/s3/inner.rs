@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 
 use super::super::{
-    Blob, Body, Clock, Deleted, Entry, Expect, Got, Incoming, Meta, Placed, Put, State, StoreError, Version,
-    next_version,
+    Blob, BlobMeta, BlobVersion, Body, Clock, DeleteOutcome, Got, Incoming, IndexEntry, Placed, Precondition,
+    PutOutcome, State, StoreError, next_version,
 };
 use super::blobs::{Blobs, Found, New, Swapped};
 use super::borders::Borders;
@@ -95,10 +95,10 @@ impl Inner {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Expect,
-        meta: Meta,
+        expect: Precondition,
+        meta: BlobMeta,
         body: Upload,
-    ) -> Result<Put, StoreError> {
+    ) -> Result<PutOutcome, StoreError> {
         let body = body.finish().await?;
         let ledger = self.ledger(ns)?;
         self.stay_within(ns, path).await?;
@@ -106,7 +106,7 @@ impl Inner {
             // What is refused begins no namespace.
             let found = self.blobs.look(ns, path).await?;
             if !expect.admits(found.as_ref().map(|f| entry(&f.row)).as_ref()) {
-                return Ok(Put::Mismatch(found.map(|found| seen(&ledger, path, &found))));
+                return Ok(PutOutcome::Mismatch(found.map(|found| seen(&ledger, path, &found))));
             }
         }
         self.begin(ns).await?;
@@ -132,9 +132,9 @@ impl Inner {
             Swapped::Done { before, row } => {
                 self.record(ns, path, before, row, under_way).await?;
                 let live = before.is_some_and(|b| !b.is_deleted);
-                Ok(if live { Put::Updated(entry(&row)) } else { Put::Created(entry(&row)) })
+                Ok(if live { PutOutcome::Updated(entry(&row)) } else { PutOutcome::Created(entry(&row)) })
             }
-            Swapped::Refused(found) => Ok(Put::Mismatch(found.map(|found| seen(&ledger, path, &found)))),
+            Swapped::Refused(found) => Ok(PutOutcome::Mismatch(found.map(|found| seen(&ledger, path, &found)))),
         }
     }
 
@@ -142,9 +142,9 @@ impl Inner {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Expect>,
-        meta: Meta,
-    ) -> Result<Deleted, StoreError> {
+        expect: Option<Precondition>,
+        meta: BlobMeta,
+    ) -> Result<DeleteOutcome, StoreError> {
         let ledger = self.ledger(ns)?;
         self.stay_within(ns, path).await?;
         let admitted = |found: Option<&Found>| {
@@ -152,8 +152,8 @@ impl Inner {
             expect.is_none_or(|e| e.admits(Some(&held))).then_some(held)
         };
         let refused = |found: Option<Found>| {
-            let Some(held) = found.map(|found| seen(&ledger, path, &found)) else { return Deleted::Absent };
-            if held.is_deleted { Deleted::Tombstone(held) } else { Deleted::Mismatch(held) }
+            let Some(held) = found.map(|found| seen(&ledger, path, &found)) else { return DeleteOutcome::Absent };
+            if held.is_deleted { DeleteOutcome::Tombstone(held) } else { DeleteOutcome::Mismatch(held) }
         };
         if !ledger.exists().await? {
             // A tombstone needs an index, but what is refused begins no namespace.
@@ -175,7 +175,7 @@ impl Inner {
         Ok(match swapped.await? {
             Swapped::Done { row, .. } => {
                 ledger.record(path, row, Some(under_way)).await?;
-                Deleted::Done(entry(&row))
+                DeleteOutcome::Done(entry(&row))
             }
             Swapped::Refused(found) => refused(found),
         })
@@ -185,10 +185,10 @@ impl Inner {
         &self,
         ns: &str,
         path: &RelPath,
-        version: Version,
+        version: BlobVersion,
         body: Option<Upload>,
     ) -> Result<Placed, StoreError> {
-        let Version { version, md5, is_deleted, meta, .. } = version;
+        let BlobVersion { version, md5, is_deleted, meta, .. } = version;
         let (size, content) = match body {
             Some(body) => {
                 let body = body.finish().await?;
@@ -267,18 +267,18 @@ impl Inner {
 }
 
 /// What was found at `path`, compared with the index on the way.
-fn seen(ledger: &Ledger, path: &RelPath, found: &Found) -> Entry {
+fn seen(ledger: &Ledger, path: &RelPath, found: &Found) -> IndexEntry {
     ledger.compare(path, &found.row);
     entry(&found.row)
 }
 
 /// A row as an entry; the cursor is of exact indexes only.
-pub fn entry(row: &Row) -> Entry {
+pub fn entry(row: &Row) -> IndexEntry {
     let Row { md5, size, is_deleted, version } = *row;
-    Entry { md5, size, is_deleted, version, cursor: 0 }
+    IndexEntry { md5, size, is_deleted, version, cursor: 0 }
 }
 
-fn new(row: Row, content: Content, meta: &Meta) -> New {
+fn new(row: Row, content: Content, meta: &BlobMeta) -> New {
     let named = [("device", meta.device.clone()), ("key", meta.key.clone())];
     let expires = meta.expires.map(|at| ("expires".to_owned(), at.to_string()));
     let mut ours: BTreeMap<String, String> =
@@ -292,9 +292,9 @@ fn new(row: Row, content: Content, meta: &Meta) -> New {
     New { row, content, content_type: meta.content_type.clone(), ours, expires: meta.expires, is_another: false }
 }
 
-pub fn read_meta(described: &Described) -> Meta {
+pub fn read_meta(described: &Described) -> BlobMeta {
     let ours = |name: &str| described.ours.get(name).cloned();
-    Meta {
+    BlobMeta {
         content_type: described.content_type.clone(),
         device: ours("device"),
         key: ours("key"),
@@ -308,7 +308,7 @@ pub fn state(kept: &Kept) -> State {
     State { tag: kept.tag().into(), mark: None, modified, history: kept.document.history.point(modified) }
 }
 
-pub fn version(row: &Row, object: &Object) -> Version {
+pub fn version(row: &Row, object: &Object) -> BlobVersion {
     let Row { md5, size, is_deleted, version } = *row;
-    Version { version, md5, size, is_deleted, meta: read_meta(&object.described) }
+    BlobVersion { version, md5, size, is_deleted, meta: read_meta(&object.described) }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::super::{Blob, Body, Deleted, Entry, Expect, Got, Meta, Retention, StoreError, Swept, Version};
+use super::super::{
+    Blob, BlobMeta, BlobVersion, Body, DeleteOutcome, Got, IndexEntry, Precondition, Retention, StoreError, Swept,
+};
 use super::blobs::Found;
 use super::bucket::{Fetched, whole};
 use super::expiry::Due;
@@ -21,7 +23,7 @@ const SIDE_BY_SIDE: usize = 16;
 
 impl Inner {
     /// The versions of `path`, the newest first, its own entry before all.
-    pub async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<Version>, StoreError> {
+    pub async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<BlobVersion>, StoreError> {
         let (found, ()) = tokio::try_join!(self.blobs.look(ns, path), self.stay_within(ns, path))?;
         let Some(found) = found else { return Ok(Vec::new()) };
         let (mut candidates, mut distinct, mut last) = (Vec::new(), 0, found.row.version);
@@ -45,7 +47,13 @@ impl Inner {
             let Some(object) = object.filter(|object| copy.agrees(object)) else { continue };
             if all.last().is_some_and(|newer| newer.version > copy.version) {
                 let meta = read_meta(&object.described);
-                all.push(Version { version: copy.version, md5: copy.md5, size: copy.size, is_deleted: false, meta });
+                all.push(BlobVersion {
+                    version: copy.version,
+                    md5: copy.md5,
+                    size: copy.size,
+                    is_deleted: false,
+                    meta,
+                });
             }
         }
         Ok(all)
@@ -82,7 +90,7 @@ impl Inner {
             } else {
                 Body::Pieces(body.map_err(std::io::Error::other).boxed())
             };
-            let entry = Entry { md5: copy.md5, size: object.size, is_deleted: false, version: wanted, cursor: 0 };
+            let entry = IndexEntry { md5: copy.md5, size: object.size, is_deleted: false, version: wanted, cursor: 0 };
             return Ok(Got::Found(Blob { entry, meta: read_meta(&object.described), body }));
         }
         Ok(Got::Absent)
@@ -125,10 +133,10 @@ impl Inner {
         let mut expired = false;
         if let (Some((ns, path)), Some(found)) = (about, found.filter(is_due)) {
             // Just what expired: a write that comes between has the last word, and its own time.
-            let expect = Some(Expect::Version(found.row.version));
+            let expect = Some(Precondition::Version(found.row.version));
             let inner = self.clone();
-            match to_its_end(async move { inner.delete(&ns, &path, expect, Meta::default()).await }).await {
-                Ok(Deleted::Done(_)) => expired = true,
+            match to_its_end(async move { inner.delete(&ns, &path, expect, BlobMeta::default()).await }).await {
+                Ok(DeleteOutcome::Done(_)) => expired = true,
                 // What came between may be due as well: that is found out the next time.
                 Ok(_) => return Ok(false),
                 // It has become another namespace's since; there it has no time.

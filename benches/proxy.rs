@@ -13,7 +13,7 @@ use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::proxy;
-use memsync::store::{BlobMeta, Embedded, Operation, Precondition, Store, system_clock};
+use memsync::store::{BatchWrite, BlobMeta, Precondition, SqliteStore, Store, system_clock};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
@@ -100,12 +100,12 @@ fn name(i: usize) -> String {
     format!("topic-{:02}/area-{:02}/note-{i:06}.md", i % 8, i / 8 % 8)
 }
 
-fn fill(runtime: &Runtime, store: &Embedded, files: usize) {
+fn fill(runtime: &Runtime, store: &SqliteStore, files: usize) {
     let all: Vec<usize> = (0..files).collect();
     for some in all.chunks(1000) {
         let write = |i: &usize| {
             let content = Bytes::from(i.to_string());
-            (RelPath::parse(&name(*i)).unwrap(), Operation::Put { expect: Precondition::Absent, content })
+            (RelPath::parse(&name(*i)).unwrap(), BatchWrite::Put { expect: Precondition::Absent, content })
         };
         let written = runtime.block_on(store.write_many("", some.iter().map(write).collect(), &BlobMeta::default()));
         assert!(written.iter().all(Result::is_ok));
@@ -206,7 +206,7 @@ fn etag_delta(c: &mut Criterion, what: &str, client: &mut Client) {
 fn embedded(c: &mut Criterion) {
     for files in [1_000, 100_000] {
         let (runtime, dir) = (runtime("proxy"), tempfile::tempdir().unwrap());
-        let store = Arc::new(Embedded::open(&dir.path().join("store")).unwrap());
+        let store = Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
         fill(&runtime, &store, files);
         let mut client = serve(&runtime, store);
         let what = format!("embedded store of {files} files");

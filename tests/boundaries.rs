@@ -40,7 +40,7 @@ const FILES: &[&str] = &[
     "failpoint.rs",
     "local",
     "state",
-    "store/embedded",
+    "store/sqlite",
     "store/s3/spool.rs",
     "config",
     // The socket's own file: an old one removed, the new one closed to others.
@@ -58,7 +58,7 @@ const WRITERS: &[&str] = &[
     // A lock may be empty.
     "state/lock.rs",
     // The database puts itself in order, and a row names a body only once that is whole.
-    "store/embedded",
+    "store/sqlite",
     // Its files go with the process.
     "store/s3/spool.rs",
 ];
@@ -240,8 +240,8 @@ fn what_is_allowed_is_left_alone() {
             "state/mod.rs",
             "use std::fs; #[cfg(test)]\nmod tests { use crate::agent::x; fn f() { println!(\"{}\", '}'); } }\n",
         ),
-        ("store/embedded/spool.rs", "use std::fs::File;"),
-        ("store/embedded.rs", "use std::fs::File;"),
+        ("store/sqlite/spool.rs", "use std::fs::File;"),
+        ("store/sqlite/mod.rs", "use std::fs::File;"),
         ("cli/tell.rs", "fn f() { println!(); std::env::var(\"X\"); }"),
         ("agent/mod.rs", "fn f() { my_println!(); writeln!(out, \"\"); }"),
         ("sync/plan.rs", "use std::collections::BTreeMap; use super::snapshot::Base;"),

@@ -27,8 +27,8 @@ use log::Log;
 use memsync::path::RelPath;
 use memsync::proxy::Options;
 use memsync::proxy::keys::{self, Made, NewKey, Scope};
-use memsync::store::embedded::Beside;
-use memsync::store::{Embedded, Memory, Records, Store};
+use memsync::store::sqlite::SqliteRecords;
+use memsync::store::{Memory, RecordStore, SqliteStore, Store};
 use proxy::{Client, Running, head, md5};
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -43,7 +43,7 @@ async fn keyed<S: Store>(store: &Arc<S>) -> Running {
     Running::start_with(store.clone(), options).await
 }
 
-async fn make(records: &impl Records, change: impl Fn(&mut NewKey)) -> Made {
+async fn make(records: &impl RecordStore, change: impl Fn(&mut NewKey)) -> Made {
     let mut new = NewKey::default();
     change(&mut new);
     keys::edit(records, |keys| keys.create_key(&new, Timestamp::now())).await.unwrap()
@@ -266,9 +266,9 @@ async fn who_has_no_key_learns_nothing() {
 #[tokio::test]
 async fn a_key_made_beside_the_proxy_works_at_once_and_ends_soon_after_it_is_revoked() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(&dir.path().join("store")).unwrap());
+    let store = Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
     let running = keyed(&store).await;
-    let beside = Beside::open(&dir.path().join("store")).unwrap().expect("a store");
+    let beside = SqliteRecords::open(&dir.path().join("store")).unwrap().expect("a store");
     let (gone, stays) = (make(&beside, |_| {}).await, make(&beside, |_| {}).await);
     let mut c = client(&running, &token(&gone)).await;
     assert_eq!(c.put("/blob/x", "new", b"x").await.status, 201);
@@ -356,7 +356,7 @@ async fn what_is_written_with_a_key_bears_its_name_and_device() {
 }
 
 /// A key of a user with this quota.
-async fn with_quota(records: &impl Records, user: &str, quota: u64, namespaces: &[&str]) -> Made {
+async fn with_quota(records: &impl RecordStore, user: &str, quota: u64, namespaces: &[&str]) -> Made {
     let now = Timestamp::now();
     keys::edit(records, |keys| keys.create_user(user, Some(quota), now)).await.unwrap();
     make(records, |new| (new.user, new.scope) = (Some(user.to_owned()), scope(namespaces, false))).await
@@ -365,7 +365,7 @@ async fn with_quota(records: &impl Records, user: &str, quota: u64, namespaces: 
 #[tokio::test]
 async fn a_quota_bounds_what_a_user_holds() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || Arc::new(Embedded::open(&dir.path().join("store")).unwrap());
+    let open = || Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
     let store = open();
     let running = Running::start(store.clone()).await;
     let made = with_quota(store.as_ref(), "ana", 100, &[""]).await;
@@ -409,7 +409,7 @@ async fn a_quota_bounds_what_a_user_holds() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_writes_at_once_do_not_pass_a_quota_together() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(&dir.path().join("store")).unwrap());
+    let store = Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
     let running = Running::start(store.clone()).await;
     let token = token(&with_quota(store.as_ref(), "ana", 1000, &["*"]).await);
     let writes = (0..32).map(|n| {
@@ -430,9 +430,9 @@ async fn many_writes_at_once_do_not_pass_a_quota_together() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writes_and_changes_of_the_keys_do_not_hinder_one_another() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(&dir.path().join("store")).unwrap());
+    let store = Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
     let running = Running::start(store.clone()).await;
-    let beside = Beside::open(&dir.path().join("store")).unwrap().expect("a store");
+    let beside = SqliteRecords::open(&dir.path().join("store")).unwrap().expect("a store");
     let changes = tokio::spawn(async move {
         for _ in 0..40 {
             make(&beside, |_| {}).await;

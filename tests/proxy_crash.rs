@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::join_all;
 use killed::Killed;
-use memsync::store::Embedded;
+use memsync::store::SqliteStore;
 use proxy::{Client, md5};
 use seed::seed;
 use tokio::net::TcpListener;
@@ -37,7 +37,7 @@ fn child() {
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let store = Arc::new(Embedded::open(Path::new(&store)).unwrap());
+        let store = Arc::new(SqliteStore::open(Path::new(&store)).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("\nlistening {}", listener.local_addr().unwrap());
         // The parent holds the other end of stdin: this ends with it.

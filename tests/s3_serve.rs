@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use frames::{frames, parse};
-use memsync::store::{Embedded, Got, Precondition, Store, system_clock};
+use memsync::store::{GetOutcome, Precondition, SqliteStore, Store, system_clock};
 
 #[path = "s3_serve/delta.rs"]
 mod delta;
@@ -223,7 +223,7 @@ async fn reindex_says_what_it_mended() {
 
     let store = server.store("memory", system_clock()).await;
     let name = memsync::path::RelPath::parse("a.md").unwrap();
-    assert!(matches!(store.get("", &name).await.unwrap(), Got::Found(_)));
+    assert!(matches!(store.get("", &name).await.unwrap(), GetOutcome::Found(_)));
     store.put_bytes("team", &name, Precondition::Absent, bytes::Bytes::from_static(b"x")).await.unwrap();
     let (code, text) = reindex(&[]).await;
     assert_eq!(code, 0);
@@ -405,14 +405,14 @@ async fn a_store_moves_to_a_bucket_and_back_with_its_keys() {
     };
     let path = |name: &str| memsync::path::RelPath::parse(name).unwrap();
     let bytes = |text: &'static str| bytes::Bytes::from_static(text.as_bytes());
-    let store = Embedded::open(&home.path().join("one")).unwrap();
+    let store = SqliteStore::open(&home.path().join("one")).unwrap();
     store.put_bytes("", &path("a.md"), Precondition::Absent, bytes("first")).await.unwrap();
     let md5 = memsync::digest::Md5::of(b"first");
     store.put_bytes("", &path("a.md"), Precondition::Md5(md5), bytes("second")).await.unwrap();
     store.put_bytes("", &path("gone.md"), Precondition::Absent, bytes("gone")).await.unwrap();
     store.delete("", &path("gone.md"), None, memsync::store::BlobMeta::default()).await.unwrap();
     store.put_bytes("team/x", &path("b.md"), Precondition::Absent, bytes("b")).await.unwrap();
-    let told = |index: memsync::store::Index| -> BTreeMap<_, _> {
+    let told = |index: memsync::store::IndexSnapshot| -> BTreeMap<_, _> {
         let said = |e: memsync::store::IndexEntry| (e.md5, e.size, e.is_deleted, e.version);
         index.entries.into_iter().map(|(path, entry)| (path, said(entry))).collect()
     };
@@ -442,7 +442,7 @@ async fn a_store_moves_to_a_bucket_and_back_with_its_keys() {
 
     let (code, text) = run(&["store", "copy", "s3:", &dir("two")], true).await;
     assert!(code == 0 && text.contains("4 paths"), "{text}");
-    let back = Embedded::open(&home.path().join("two")).unwrap();
+    let back = SqliteStore::open(&home.path().join("two")).unwrap();
     let mut now = told(back.index("", 0).await.unwrap());
     assert_eq!(now.remove("theirs.md").unwrap().1, 6);
     assert_eq!((now, told(back.index("team/x", 0).await.unwrap())), (flat, team));

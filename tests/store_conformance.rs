@@ -11,10 +11,10 @@ use futures::future::join_all;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::store::Precondition::{self, Absent as New, Md5 as Holds};
-use memsync::store::embedded::Settings;
+use memsync::store::sqlite::SqliteSettings;
 use memsync::store::{
-    BlobMeta, Body, Clock, DeleteOutcome, Embedded, Got, Incoming, IndexEntry, Mark, Memory, Operation, PutOutcome,
-    Store, Written,
+    BatchWrite, BlobBody, BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, IndexEntry, IndexMark, Memory, PutOutcome,
+    SqliteStore, Store, WallClock, WriteOutcome,
 };
 use seed::seed;
 
@@ -64,10 +64,10 @@ fn written(put: PutOutcome) -> IndexEntry {
     }
 }
 
-async fn content(body: Body) -> Vec<u8> {
+async fn content(body: BlobBody) -> Vec<u8> {
     match body {
-        Body::Whole(bytes) => bytes.to_vec(),
-        Body::Pieces(pieces) => {
+        BlobBody::Whole(bytes) => bytes.to_vec(),
+        BlobBody::Pieces(pieces) => {
             pieces.fold(Vec::new(), |all, piece| async move { [all, piece.unwrap().to_vec()].concat() }).await
         }
     }
@@ -76,13 +76,13 @@ async fn content(body: Body) -> Vec<u8> {
 /// The content at `name`, `None` when nothing live is there.
 async fn read(store: &impl Store, name: &str) -> Option<Vec<u8>> {
     match store.get("", &path(name)).await.unwrap() {
-        Got::Found(blob) => {
+        GetOutcome::Found(blob) => {
             let entry = blob.entry;
             let bytes = content(blob.body).await;
             assert_eq!((entry.md5, entry.size), (Md5::of(&bytes), bytes.len() as u64));
             Some(bytes)
         }
-        Got::Tombstone(_) | Got::Absent => None,
+        GetOutcome::Tombstone(_) | GetOutcome::Absent => None,
     }
 }
 
@@ -90,7 +90,7 @@ fn is_exact<S: Store>(_: &S) -> bool {
     S::STRONG
 }
 
-async fn mark(store: &impl Store) -> Mark {
+async fn mark(store: &impl Store) -> IndexMark {
     store.state("").await.unwrap().mark.unwrap()
 }
 
@@ -137,7 +137,7 @@ async fn tombstones(store: impl Store, _: Arc<AtomicU64>) {
     assert!(tombstone.version > live.version);
     assert!(!is_exact(&store) || tombstone.cursor > live.cursor);
     assert_eq!(delete(&store, "x", None).await, DeleteOutcome::Tombstone(tombstone));
-    assert!(matches!(store.get("", &path("x")).await.unwrap(), Got::Tombstone(e) if e == tombstone));
+    assert!(matches!(store.get("", &path("x")).await.unwrap(), GetOutcome::Tombstone(e) if e == tombstone));
     assert_eq!(index(&store, 0).await["x"], tombstone);
 
     assert_eq!(put(&store, "x", Holds(b), b"c").await, PutOutcome::Mismatch(Some(tombstone)));
@@ -154,13 +154,13 @@ async fn many(store: impl Store, _: Arc<AtomicU64>) {
     written(put(&store, "held", New, b"a").await);
     written(put(&store, "dead", New, b"a").await);
     assert!(matches!(delete(&store, "dead", None).await, DeleteOutcome::Done(_)));
-    let put_op = |expect, content: &[u8]| Operation::Put { expect, content: Bytes::copy_from_slice(content) };
+    let put_op = |expect, content: &[u8]| BatchWrite::Put { expect, content: Bytes::copy_from_slice(content) };
     let mut writes = vec![
         (path("new"), put_op(New, b"n")),
         (path("held"), put_op(New, b"x")),
         (path("dead"), put_op(Holds(a), b"again")),
         (path("big"), put_op(New, &big)),
-        (path("absent"), Operation::Delete { expect: None }),
+        (path("absent"), BatchWrite::Delete { expect: None }),
         (path("empty"), put_op(New, b"")),
     ];
     writes.extend((0..300).map(|n| (path(&format!("many/{n}")), put_op(New, format!("{n}").as_bytes()))));
@@ -168,14 +168,14 @@ async fn many(store: impl Store, _: Arc<AtomicU64>) {
     let exact = is_exact(&store);
     let before = if exact { mark(&store).await.cursor } else { 0 };
     let done = store.write_many("", writes, &meta).await;
-    let done: Vec<Written> = done.into_iter().map(Result::unwrap).collect();
+    let done: Vec<WriteOutcome> = done.into_iter().map(Result::unwrap).collect();
     assert_eq!(done.len(), 306);
-    assert!(matches!(done[0], Written::Put(PutOutcome::Created(e)) if e.md5 == Md5::of(b"n")));
-    assert!(matches!(done[1], Written::Put(PutOutcome::Mismatch(Some(e))) if e.md5 == a));
-    assert!(matches!(done[2], Written::Put(PutOutcome::Created(_))));
-    assert!(matches!(done[3], Written::Put(PutOutcome::Created(e)) if e.md5 == Md5::of(&big)));
-    assert_eq!(done[4], Written::Deleted(DeleteOutcome::Absent));
-    assert!(done[5..].iter().all(|w| matches!(w, Written::Put(PutOutcome::Created(_)))));
+    assert!(matches!(done[0], WriteOutcome::Put(PutOutcome::Created(e)) if e.md5 == Md5::of(b"n")));
+    assert!(matches!(done[1], WriteOutcome::Put(PutOutcome::Mismatch(Some(e))) if e.md5 == a));
+    assert!(matches!(done[2], WriteOutcome::Put(PutOutcome::Created(_))));
+    assert!(matches!(done[3], WriteOutcome::Put(PutOutcome::Created(e)) if e.md5 == Md5::of(&big)));
+    assert_eq!(done[4], WriteOutcome::Deleted(DeleteOutcome::Absent));
+    assert!(done[5..].iter().all(|w| matches!(w, WriteOutcome::Put(PutOutcome::Created(_)))));
     if exact {
         assert_eq!(mark(&store).await.cursor, before + 304);
         let mut cursors: Vec<u64> = index(&store, before).await.values().map(|e| e.cursor).collect();
@@ -188,24 +188,24 @@ async fn many(store: impl Store, _: Arc<AtomicU64>) {
     let mut got = store.get_many("", paths.map(path).to_vec()).await.into_iter().map(Result::unwrap);
     for want in [Some(&b"7"[..]), None, Some(&big), Some(b"a"), Some(b""), Some(b"299")] {
         match (got.next().unwrap(), want) {
-            (Got::Found(blob), Some(want)) => assert!(content(blob.body).await == want),
-            (Got::Absent, None) => {}
+            (GetOutcome::Found(blob), Some(want)) => assert!(content(blob.body).await == want),
+            (GetOutcome::Absent, None) => {}
             _ => panic!("not {:?}", want.map(<[u8]>::len)),
         }
     }
-    let Got::Found(blob) = store.get("", &path("many/7")).await.unwrap() else { panic!("it is there") };
+    let GetOutcome::Found(blob) = store.get("", &path("many/7")).await.unwrap() else { panic!("it is there") };
     // An S3 gives what has no type one of its own.
     assert_eq!((&blob.meta.device, &blob.meta.free), (&meta.device, &meta.free));
 
     let gone = (0..300).map(|n| {
         let md5 = Md5::of(format!("{}", n / 2 * 2).as_bytes());
-        (path(&format!("many/{n}")), Operation::Delete { expect: Some(Holds(md5)) })
+        (path(&format!("many/{n}")), BatchWrite::Delete { expect: Some(Holds(md5)) })
     });
     let done = store.write_many("", gone.collect(), &BlobMeta::default()).await;
     for (n, done) in done.into_iter().enumerate() {
         match done.unwrap() {
-            Written::Deleted(DeleteOutcome::Done(_)) if n % 2 == 0 => {}
-            Written::Deleted(DeleteOutcome::Mismatch(_)) if n % 2 == 1 => {}
+            WriteOutcome::Deleted(DeleteOutcome::Done(_)) if n % 2 == 0 => {}
+            WriteOutcome::Deleted(DeleteOutcome::Mismatch(_)) if n % 2 == 1 => {}
             other => panic!("{n}: {other:?}"),
         }
     }
@@ -222,7 +222,7 @@ async fn large_contents(store: impl Store, _: Arc<AtomicU64>) {
     assert_eq!(read(&store, "x").await, Some(one.clone()));
 
     // What is being read stays whole while it is replaced.
-    let Got::Found(old) = store.get("", &path("x")).await.unwrap() else { panic!("x is there") };
+    let GetOutcome::Found(old) = store.get("", &path("x")).await.unwrap() else { panic!("x is there") };
     assert!(matches!(put(&store, "x", Holds(Md5::of(&one)), &two).await, PutOutcome::Updated(_)));
     assert_eq!(content(old.body).await, one);
     assert_eq!(read(&store, "x").await, Some(two.clone()));
@@ -231,7 +231,7 @@ async fn large_contents(store: impl Store, _: Arc<AtomicU64>) {
     assert_eq!(read(&store, "x").await.as_deref(), Some(&b"small"[..]));
 
     // In pieces of awkward sizes.
-    let mut body = store.incoming();
+    let mut body = store.new_body();
     for piece in one.chunks(70_001) {
         body.push(Bytes::copy_from_slice(piece)).await.unwrap();
     }
@@ -240,7 +240,7 @@ async fn large_contents(store: impl Store, _: Arc<AtomicU64>) {
     assert_eq!(read(&store, "y").await, Some(one));
 
     // A body that never came to its put.
-    let mut body = store.incoming();
+    let mut body = store.new_body();
     body.push(Bytes::from(two)).await.unwrap();
     drop(body);
     assert_eq!(index(&store, 0).await.len(), 2);
@@ -361,15 +361,15 @@ async fn index_under_16_writers(store: impl Store, _: Arc<AtomicU64>) {
                 let common = format!("common/{}", random.u8(..4));
                 let content = [random.u8(..), n];
                 match store.get("", &path(&common)).await.unwrap() {
-                    Got::Found(blob) if random.u8(..4) == 0 => {
+                    GetOutcome::Found(blob) if random.u8(..4) == 0 => {
                         let deleted = delete(&*store, &common, Some(blob.entry.md5)).await;
                         assert!(deleted != DeleteOutcome::Absent, "a deleted file leaves a tombstone");
                     }
-                    Got::Found(blob) => {
+                    GetOutcome::Found(blob) => {
                         let put = put(&*store, &common, Holds(blob.entry.md5), &content).await;
                         assert_ne!(put, PutOutcome::Mismatch(None), "what was there has left something");
                     }
-                    Got::Tombstone(_) | Got::Absent => {
+                    GetOutcome::Tombstone(_) | GetOutcome::Absent => {
                         let put = put(&*store, &common, New, &content).await;
                         assert!(!matches!(put, PutOutcome::Updated(_)), "new is no update");
                     }
@@ -384,9 +384,9 @@ async fn index_under_16_writers(store: impl Store, _: Arc<AtomicU64>) {
     assert_eq!(all.keys().filter(|name| name.starts_with("own/")).count(), 16 * 12);
     for (name, entry) in all {
         match store.get("", &path(&name)).await.unwrap() {
-            Got::Found(blob) => assert_eq!(blob.entry, entry, "{name}"),
-            Got::Tombstone(tombstone) => assert_eq!(tombstone, entry, "{name}"),
-            Got::Absent => panic!("{name} is in the index and nowhere else"),
+            GetOutcome::Found(blob) => assert_eq!(blob.entry, entry, "{name}"),
+            GetOutcome::Tombstone(tombstone) => assert_eq!(tombstone, entry, "{name}"),
+            GetOutcome::Absent => panic!("{name} is in the index and nowhere else"),
         }
     }
 }
@@ -468,7 +468,7 @@ macro_rules! suite {
     };
 }
 
-fn clock(now: &Arc<AtomicU64>) -> Clock {
+fn clock(now: &Arc<AtomicU64>) -> WallClock {
     let now = now.clone();
     Arc::new(move || now.load(Ordering::SeqCst))
 }
@@ -477,18 +477,18 @@ mod opened {
     #![allow(non_camel_case_types)] // Named as the suites are.
     pub type memory = memsync::store::Memory;
     pub type memory_exact = memsync::store::Memory;
-    pub type embedded = memsync::store::Embedded;
-    pub type embedded_exact = memsync::store::Embedded;
-    pub type s3_here = memsync::store::S3;
-    pub type s3_foreign = memsync::store::S3;
+    pub type embedded = memsync::store::SqliteStore;
+    pub type embedded_exact = memsync::store::SqliteStore;
+    pub type s3_here = memsync::store::S3Store;
+    pub type s3_foreign = memsync::store::S3Store;
 }
 
-async fn open_memory(_: PathBuf, clock: Clock) -> Option<(Memory, ())> {
+async fn open_memory(_: PathBuf, clock: WallClock) -> Option<(Memory, ())> {
     Some((Memory::with_clock(clock), ()))
 }
 
-async fn open_embedded(dir: PathBuf, clock: Clock) -> Option<(Embedded, ())> {
-    Some((Embedded::open_with(&dir, Settings { clock, ..Settings::default() }).unwrap(), ()))
+async fn open_embedded(dir: PathBuf, clock: WallClock) -> Option<(SqliteStore, ())> {
+    Some((SqliteStore::open_with(&dir, SqliteSettings { clock, ..SqliteSettings::default() }).unwrap(), ()))
 }
 
 conformance!(memory, open_memory);

@@ -12,8 +12,10 @@ use futures::StreamExt;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::store::copy::{CopyError, copy};
-use memsync::store::embedded::upkeep::{backup, restore, stats, verify};
-use memsync::store::{BlobMeta, BlobVersion, Body, Embedded, Got, IndexEntry, Memory, Precondition, PutOutcome, Store};
+use memsync::store::sqlite::upkeep::{backup, restore, stats, verify};
+use memsync::store::{
+    BlobBody, BlobMeta, BlobVersion, GetOutcome, IndexEntry, Memory, Precondition, PutOutcome, SqliteStore, Store,
+};
 
 fn path(text: &str) -> RelPath {
     RelPath::parse(text).unwrap()
@@ -41,8 +43,8 @@ async fn fill(store: &impl Store) {
     store.delete("", &path("gone.md"), None, who).await.unwrap();
     let free = BTreeMap::from([("topic".to_owned(), "ai".to_owned())]);
     let meta = BlobMeta { content_type: Some("text/x".to_owned()), free, ..BlobMeta::default() };
-    let mut body = store.incoming();
-    memsync::store::Incoming::push(&mut body, Bytes::from_static(b"theirs")).await.unwrap();
+    let mut body = store.new_body();
+    memsync::store::BodyWriter::push(&mut body, Bytes::from_static(b"theirs")).await.unwrap();
     store.put("team/a", &path("notes/x"), Precondition::Absent, meta, body).await.unwrap();
     assert!(store.put_record("keys", None, Bytes::from_static(b"{}")).await.unwrap());
 }
@@ -57,13 +59,13 @@ async fn told(store: &impl Store) -> Told {
             let mut versions = Vec::new();
             for version in store.versions(&ns, &path(&name)).await.unwrap() {
                 let content = match store.get_version(&ns, &path(&name), version.version).await.unwrap() {
-                    Got::Found(blob) => Some(match blob.body {
-                        Body::Whole(content) => content.to_vec(),
-                        Body::Pieces(pieces) => {
+                    GetOutcome::Found(blob) => Some(match blob.body {
+                        BlobBody::Whole(content) => content.to_vec(),
+                        BlobBody::Pieces(pieces) => {
                             pieces.map(|piece| piece.unwrap().to_vec()).collect::<Vec<_>>().await.concat()
                         }
                     }),
-                    Got::Tombstone(_) | Got::Absent => None,
+                    GetOutcome::Tombstone(_) | GetOutcome::Absent => None,
                 };
                 versions.push((version, content));
             }
@@ -76,7 +78,7 @@ async fn told(store: &impl Store) -> Told {
 #[tokio::test]
 async fn a_copy_has_every_version_tombstone_and_record() {
     let dir = tempfile::tempdir().unwrap();
-    let embedded = Embedded::open(&dir.path().join("a")).unwrap();
+    let embedded = SqliteStore::open(&dir.path().join("a")).unwrap();
     fill(&embedded).await;
     let before = told(&embedded).await;
     assert_eq!((before.len(), before[&(String::new(), "big/1.bin".to_owned())].len()), (4, 2));
@@ -88,11 +90,11 @@ async fn a_copy_has_every_version_tombstone_and_record() {
     assert_eq!(memory.record("keys").await.unwrap().unwrap().content, "{}");
 
     // And back, in two goes: what is there already is left alone.
-    let back = Embedded::open(&dir.path().join("b")).unwrap();
+    let back = SqliteStore::open(&dir.path().join("b")).unwrap();
     let first = memory.versions("", &path("a.md")).await.unwrap().pop().unwrap();
-    let mut body = back.incoming();
-    memsync::store::Incoming::push(&mut body, Bytes::from_static(b"one")).await.unwrap();
-    back.place("", &path("a.md"), first, Some(body)).await.unwrap();
+    let mut body = back.new_body();
+    memsync::store::BodyWriter::push(&mut body, Bytes::from_static(b"one")).await.unwrap();
+    back.import_version("", &path("a.md"), first, Some(body)).await.unwrap();
     let copied = copy(&memory, &back, || ()).await.unwrap();
     assert_eq!((copied.written, copied.kept), (6, 1));
     assert_eq!(told(&back).await, before);
@@ -112,20 +114,22 @@ async fn a_copy_overwrites_nothing_that_is_newer() {
         is_deleted: false,
         meta: BlobMeta::default(),
     };
-    let mut body = to.incoming();
-    memsync::store::Incoming::push(&mut body, Bytes::from_static(b"mine")).await.unwrap();
-    to.place("", &path("x"), mine, Some(body)).await.unwrap();
+    let mut body = to.new_body();
+    memsync::store::BodyWriter::push(&mut body, Bytes::from_static(b"mine")).await.unwrap();
+    to.import_version("", &path("x"), mine, Some(body)).await.unwrap();
     let error = copy(&from, &to, || ()).await.unwrap_err();
     assert!(matches!(&error, CopyError::Other(path) if path == "x"), "{error}");
-    assert!(matches!(to.get("", &path("x")).await.unwrap(), Got::Found(blob) if blob.entry.md5 == Md5::of(b"mine")));
-    assert!(matches!(to.get("", &path("y")).await.unwrap(), Got::Found(_)));
+    assert!(
+        matches!(to.get("", &path("x")).await.unwrap(), GetOutcome::Found(blob) if blob.entry.md5 == Md5::of(b"mine"))
+    );
+    assert!(matches!(to.get("", &path("y")).await.unwrap(), GetOutcome::Found(_)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_backup_beside_writers_is_of_one_moment_and_whole() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("store");
-    let store = Arc::new(Embedded::open(&home).unwrap());
+    let store = Arc::new(SqliteStore::open(&home).unwrap());
     fill(&*store).await;
     let stop = Arc::new(AtomicBool::new(false));
     let writer = {
@@ -157,15 +161,15 @@ async fn a_backup_beside_writers_is_of_one_moment_and_whole() {
         });
         let (copied, live, to) = checked.await.unwrap();
         assert_eq!((copied.damage, live.damage), (vec![], vec![]));
-        let copied = Embedded::open(&to).unwrap();
+        let copied = SqliteStore::open(&to).unwrap();
         let number = async |name: &str| match copied.get("", &path(name)).await.unwrap() {
-            Got::Found(blob) => match blob.body {
-                Body::Pieces(mut pieces) => {
+            GetOutcome::Found(blob) => match blob.body {
+                BlobBody::Pieces(mut pieces) => {
                     u32::from_le_bytes(pieces.next().await.unwrap().unwrap()[..4].try_into().unwrap())
                 }
-                Body::Whole(_) => panic!("it is large"),
+                BlobBody::Whole(_) => panic!("it is large"),
             },
-            Got::Tombstone(_) | Got::Absent => 0,
+            GetOutcome::Tombstone(_) | GetOutcome::Absent => 0,
         };
         let (p, q) = (number("p").await, number("q").await);
         assert!(p == q || p == q + 1, "{p} {q}");
@@ -178,13 +182,13 @@ async fn a_backup_beside_writers_is_of_one_moment_and_whole() {
 async fn a_backup_comes_back_only_where_nothing_is_and_only_whole() {
     let dir = tempfile::tempdir().unwrap();
     let (home, saved, back) = (dir.path().join("store"), dir.path().join("saved"), dir.path().join("deep/back"));
-    let store = Embedded::open(&home).unwrap();
+    let store = SqliteStore::open(&home).unwrap();
     fill(&store).await;
     let (before, mark) = (told(&store).await, store.state("").await.unwrap().mark.unwrap());
     backup(&home, &saved).unwrap();
     assert!(restore(&saved, &home).is_err(), "there is a store");
     restore(&saved, &back).unwrap();
-    let restored = Embedded::open(&back).unwrap();
+    let restored = SqliteStore::open(&back).unwrap();
     assert_eq!(told(&restored).await, before);
     let now = restored.state("").await.unwrap().mark.unwrap();
     assert_ne!(now.epoch, mark.epoch);
@@ -206,7 +210,7 @@ async fn a_backup_comes_back_only_where_nothing_is_and_only_whole() {
 #[tokio::test]
 async fn figures_are_by_namespace() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(dir.path()).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     fill(&store).await;
     let stats = stats(dir.path()).unwrap();
     let brief: Vec<_> = stats
@@ -231,7 +235,7 @@ fn text(output: &Output) -> String {
 #[tokio::test]
 async fn store_that_closes_leaves_no_log_while_it_is_read() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(dir.path()).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     fill(&store).await;
     let log = || std::fs::metadata(dir.path().join("store.db-wal")).map_or(0, |log| log.len());
     assert!(log() > 0, "the writes are in the log");
@@ -248,7 +252,7 @@ async fn store_that_closes_leaves_no_log_while_it_is_read() {
 async fn the_commands_work_beside_a_proxy() {
     let dir = tempfile::tempdir().unwrap();
     let (home, saved, moved) = (dir.path().join("home"), dir.path().join("saved"), dir.path().join("moved"));
-    let store = Embedded::open(&home.join("proxy")).unwrap();
+    let store = SqliteStore::open(&home.join("proxy")).unwrap();
     fill(&store).await;
     let run = |args: &[&str]| memsync(&home, args);
     // What a serving proxy does by itself must leave its locks in place: without them a command that ends takes the
@@ -289,7 +293,7 @@ async fn the_commands_work_beside_a_proxy() {
     drop(store);
     let out = run(&["store", "copy", home.join("proxy").to_str().unwrap(), moved.to_str().unwrap()]);
     assert!(out.status.success() && text(&out).contains("4 paths"), "{}", text(&out));
-    assert_eq!(told(&Embedded::open(&moved).unwrap()).await.len(), 4);
+    assert_eq!(told(&SqliteStore::open(&moved).unwrap()).await.len(), 4);
     let out = run(&["store", "copy", dir.path().join("none").to_str().unwrap(), moved.to_str().unwrap()]);
     assert!(out.status.code() == Some(2) && text(&out).contains("none: there is no store"), "{}", text(&out));
     let (empty, new) = (dir.path().join("empty"), dir.path().join("new"));

@@ -39,7 +39,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use log::Log;
-use memsync::store::{Embedded, Memory};
+use memsync::store::{Memory, SqliteStore};
 use proxy::{Client, Reply, Running, TOKEN, head, md5, options};
 use serde_json::json;
 
@@ -70,8 +70,8 @@ async fn memory() -> (Running, Client) {
     (running, client)
 }
 
-fn embedded(dir: &tempfile::TempDir) -> Arc<Embedded> {
-    Arc::new(Embedded::open(&dir.path().join("store")).unwrap())
+fn embedded(dir: &tempfile::TempDir) -> Arc<SqliteStore> {
+    Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap())
 }
 
 fn bearer() -> (&'static str, String) {

@@ -17,7 +17,7 @@ use super::exit::Exit;
 use super::machine_store::{self, Missing};
 use super::{output, serve, show};
 use crate::proxy::keys::{self, Key, Keys, Made, Scope};
-use crate::store::Records;
+use crate::store::RecordStore;
 
 /// A key for lists.
 #[derive(Serialize)]
@@ -59,7 +59,7 @@ pub fn run(app: &App, dir: Option<&Path>, action: &KeyAction) -> anyhow::Result<
     serve::runtime()?.block_on(async { act(app, &machine_store::records(&place, missing).await?, action).await })
 }
 
-async fn act(app: &App, records: &impl Records, action: &KeyAction) -> anyhow::Result<Exit> {
+async fn act(app: &App, records: &impl RecordStore, action: &KeyAction) -> anyhow::Result<Exit> {
     let now = Timestamp::now();
     match action {
         KeyAction::Create(new) => {

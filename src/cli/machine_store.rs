@@ -9,13 +9,13 @@ use bytes::Bytes;
 use super::app::App;
 use super::exit::{Exit, Failure};
 use super::s3;
-use crate::store::embedded::{Beside, Embedded};
-use crate::store::{Record, Records, S3, Store, StoreError};
+use crate::store::sqlite::{SqliteRecords, SqliteStore};
+use crate::store::{PrivateRecord, RecordStore, S3Store, Store, StoreError};
 
 /// Where the store is.
 pub enum Place {
     Dir(PathBuf),
-    Bucket(Box<crate::store::s3::Options>),
+    Bucket(Box<crate::store::s3::S3Options>),
 }
 
 /// Where the store is: as it was asked for, else the bucket that the environment names, else the usual directory.
@@ -39,18 +39,18 @@ pub fn place(app: &App, asked: Option<&Path>) -> anyhow::Result<Place> {
 ///
 /// # Errors
 /// What the store says.
-pub fn open(dir: &Path) -> anyhow::Result<Arc<Embedded>> {
-    Ok(Arc::new(Embedded::open(dir)?))
+pub fn open(dir: &Path) -> anyhow::Result<Arc<SqliteStore>> {
+    Ok(Arc::new(SqliteStore::open(dir)?))
 }
 
 /// The private records of a store, beside a proxy that may be serving it.
 pub enum MachineRecords {
-    Embedded(Beside),
-    S3(Box<S3>),
+    Embedded(SqliteRecords),
+    S3(Box<S3Store>),
 }
 
-impl Records for MachineRecords {
-    async fn read_record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+impl RecordStore for MachineRecords {
+    async fn read_record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         match self {
             Self::Embedded(beside) => beside.read_record(name).await,
             Self::S3(store) => store.record(name).await,
@@ -84,11 +84,14 @@ pub enum Missing {
 pub async fn records(place: &Place, missing: Missing) -> anyhow::Result<MachineRecords> {
     match (place, missing) {
         (Place::Bucket(options), _) => Ok(MachineRecords::S3(Box::new(s3::connect(options).await?))),
-        (Place::Dir(dir), Missing::Make) => Ok(MachineRecords::Embedded(Beside::open_or_create(dir)?)),
-        (Place::Dir(dir), Missing::Refuse) => Ok(MachineRecords::Embedded(Beside::open(dir)?.ok_or_else(|| {
-            let why = "there is no store; `memsync key create` makes one, or give --store the directory that one is in";
-            Failure::new(Exit::Error, format!("{}: {why}", dir.display()))
-        })?)),
+        (Place::Dir(dir), Missing::Make) => Ok(MachineRecords::Embedded(SqliteRecords::open_or_create(dir)?)),
+        (Place::Dir(dir), Missing::Refuse) => {
+            Ok(MachineRecords::Embedded(SqliteRecords::open(dir)?.ok_or_else(|| {
+                let why =
+                    "there is no store; `memsync key create` makes one, or give --store the directory that one is in";
+                Failure::new(Exit::Error, format!("{}: {why}", dir.display()))
+            })?))
+        }
     }
 }
 
@@ -96,6 +99,6 @@ pub async fn records(place: &Place, missing: Missing) -> anyhow::Result<MachineR
 ///
 /// # Errors
 /// As the store says.
-pub fn records_if_any(dir: &Path) -> anyhow::Result<Option<Beside>> {
-    Ok(Beside::open(dir)?)
+pub fn records_if_any(dir: &Path) -> anyhow::Result<Option<SqliteRecords>> {
+    Ok(SqliteRecords::open(dir)?)
 }

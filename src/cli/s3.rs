@@ -11,8 +11,8 @@ use super::app::App;
 use super::exit::{Exit, Failure};
 use super::serve::runtime;
 use crate::path::RelPath;
-use crate::store::s3::{EtagQuotes, Mended, Options};
-use crate::store::{S3, StoreError};
+use crate::store::s3::{EtagQuotes, RepairReport, S3Options};
+use crate::store::{S3Store, StoreError};
 
 /// When the index could not be compared with the files it is tried again after this time.
 const AGAIN: Duration = Duration::from_secs(15);
@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// What is missing or makes no sense. Never a value of a secret.
-pub fn options(app: &App) -> Result<Option<Options>, Failure> {
+pub fn options(app: &App) -> Result<Option<S3Options>, Failure> {
     let set = |name: &str| app.around.env.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
     let Some(bucket) = set("S3_BUCKET") else { return Ok(None) };
     let wrong = |why: String| Failure::new(Exit::Usage, why);
@@ -30,7 +30,7 @@ pub fn options(app: &App) -> Result<Option<Options>, Failure> {
     };
     let access_key_id = needed("AWS_ACCESS_KEY_ID")?;
     let secret = needed("AWS_SECRET_ACCESS_KEY")?.to_owned();
-    let mut options = Options::new(bucket, access_key_id, secret.into(), app.dirs.proxy.join("spool"));
+    let mut options = S3Options::new(bucket, access_key_id, secret.into(), app.dirs.proxy.join("spool"));
     if let Some(prefix) = set("S3_PREFIX") {
         prefix.clone_into(&mut options.prefix);
     }
@@ -56,9 +56,9 @@ pub fn options(app: &App) -> Result<Option<Options>, Failure> {
 ///
 /// # Errors
 /// What the store says, with the place.
-pub async fn open(options: &Options) -> anyhow::Result<S3> {
+pub async fn open(options: &S3Options) -> anyhow::Result<S3Store> {
     let store = connect(options).await?;
-    let (mending, first) = (store.clone(), store.mend_after_crash());
+    let (mending, first) = (store.clone(), store.repair_after_crash());
     tokio::spawn(async move {
         let mut mended = first.await;
         // No namespace can begin before it has come to an end.
@@ -68,10 +68,10 @@ pub async fn open(options: &Options) -> anyhow::Result<S3> {
                 return;
             }
             tokio::time::sleep(AGAIN).await;
-            mended = mending.mend_after_crash().await;
+            mended = mending.repair_after_crash().await;
         }
         for (ns, mended) in mended.iter().flatten().filter(|(_, mended)| !mended.is_nothing()) {
-            let Mended { added, corrected, dropped, .. } = mended;
+            let RepairReport { added, corrected, dropped, .. } = mended;
             tracing::warn!(
                 "the index of {} was mended: {} added, {} corrected, {} dropped",
                 shown(ns),
@@ -88,12 +88,12 @@ pub async fn open(options: &Options) -> anyhow::Result<S3> {
 ///
 /// # Errors
 /// What the store says, with the place.
-pub async fn connect(options: &Options) -> anyhow::Result<S3> {
+pub async fn connect(options: &S3Options) -> anyhow::Result<S3Store> {
     let place = || {
         let endpoint = options.endpoint.as_deref().unwrap_or("Amazon S3");
         format!("bucket {} at {endpoint} (S3_BUCKET, S3_ENDPOINT_URL)", options.bucket)
     };
-    S3::open(options).await.with_context(place)
+    S3Store::open(options).await.with_context(place)
 }
 
 /// What `memsync reindex` mended in one namespace.
@@ -122,11 +122,11 @@ pub fn reindex(app: &App) -> anyhow::Result<Exit> {
         let mended = store.reindex().await?;
         Ok::<_, anyhow::Error>((store, mended))
     })?;
-    app.answer(&report(&mended), |out, namespaces| people(out, store.place(), namespaces))?;
+    app.answer(&report(&mended), |out, namespaces| people(out, store.url(), namespaces))?;
     Ok(Exit::Done)
 }
 
-fn report(mended: &BTreeMap<String, Mended>) -> Vec<Namespace<'_>> {
+fn report(mended: &BTreeMap<String, RepairReport>) -> Vec<Namespace<'_>> {
     mended
         .iter()
         .map(|(namespace, m)| Namespace {

@@ -26,7 +26,7 @@ use super::tls::{Shown, Source};
 use crate::config::{TokenSource, read_token_file, token_from_env};
 use crate::proxy::keys::{self, UserPattern};
 use crate::proxy::{self, VerifierOptions};
-use crate::store::{Records, Store};
+use crate::store::{RecordStore, Store};
 
 /// How it was asked for.
 pub struct Serve {
@@ -57,7 +57,7 @@ pub fn run(app: &App, serve: &Serve) -> anyhow::Result<Exit> {
         Place::Bucket(bucket) => {
             let store = runtime.block_on(s3::open(&bucket))?;
             let options = options(app, serve, runtime.block_on(has_keys(&store))?)?;
-            let place = store.place().to_owned();
+            let place = store.url().to_owned();
             stay(app, serve, &runtime, Arc::new(store), &place, options)
         }
         Place::Dir(dir) => {
@@ -206,7 +206,7 @@ fn options(app: &App, serve: &Serve, has_keys: bool) -> anyhow::Result<proxy::Op
 }
 
 /// Whether there is any key that works.
-async fn has_keys(records: &impl Records) -> anyhow::Result<bool> {
+async fn has_keys(records: &impl RecordStore) -> anyhow::Result<bool> {
     let now = Timestamp::now();
     Ok(keys::load(records).await?.keys.values().any(|key| !key.is_expired(now)))
 }

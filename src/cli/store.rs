@@ -13,8 +13,8 @@ use super::app::App;
 use super::args::StoreAction;
 use super::exit::{Exit, Failure};
 use super::{machine_store, s3, serve, show};
-use crate::store::embedded::upkeep::{self, Stats, Verified};
-use crate::store::{S3, copy};
+use crate::store::sqlite::upkeep::{self, StoreStats, VerifyReport};
+use crate::store::{S3Store, copy};
 
 /// # Errors
 /// What the store says.
@@ -41,7 +41,7 @@ fn stats(app: &App, dir: &Path) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn people(out: &mut dyn Write, dir: &Path, stats: &Stats) -> io::Result<()> {
+fn people(out: &mut dyn Write, dir: &Path, stats: &StoreStats) -> io::Result<()> {
     writeln!(out, "{}: {} on disk", dir.display(), show::size(stats.database + stats.bodies))?;
     for ns in &stats.namespaces {
         let name = if ns.name.is_empty() { "(no namespace)" } else { &ns.name };
@@ -85,7 +85,7 @@ fn verify(app: &App, dir: &Path) -> anyhow::Result<Exit> {
     bar.finish_and_clear();
     let verified = verified?;
     app.answer(&verified, |out, verified| {
-        let Verified { contents, bytes, damage } = verified;
+        let VerifyReport { contents, bytes, damage } = verified;
         writeln!(out, "{contents} contents read, {}; {} damaged", show::size(*bytes), damage.len())?;
         damage.iter().try_for_each(|damage| writeln!(out, "  {damage}"))
     })?;
@@ -129,7 +129,7 @@ fn copy_all(app: &App, from: &Path, to: &Path) -> anyhow::Result<Exit> {
         runtime.block_on(async {
             let source = bucket(app).await?;
             // An index that is not exact may lack files.
-            source.mend_after_crash().await?;
+            source.repair_after_crash().await?;
             let target = machine_store::open(to)?;
             anyhow::Ok(copy::copy(&source, &*target, progress).await?)
         })
@@ -157,7 +157,7 @@ fn copy_all(app: &App, from: &Path, to: &Path) -> anyhow::Result<Exit> {
 }
 
 /// The bucket that the environment names.
-async fn bucket(app: &App) -> anyhow::Result<S3> {
+async fn bucket(app: &App) -> anyhow::Result<S3Store> {
     let Some(options) = s3::options(app)? else {
         let why = "`s3:` is the bucket that S3_BUCKET, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY name; set them";
         return Err(Failure::new(Exit::Usage, why).into());

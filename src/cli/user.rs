@@ -13,7 +13,7 @@ use super::exit::Exit;
 use super::machine_store::{self, Missing};
 use super::{key, serve, show};
 use crate::proxy::keys::{self, Keys};
-use crate::store::Records;
+use crate::store::RecordStore;
 
 #[derive(Serialize)]
 struct Listed<'a> {
@@ -46,7 +46,7 @@ pub fn run(app: &App, dir: Option<&Path>, action: &UserAction) -> anyhow::Result
     serve::runtime()?.block_on(async { act(app, &machine_store::records(&place, missing).await?, action).await })
 }
 
-async fn act(app: &App, records: &impl Records, action: &UserAction) -> anyhow::Result<Exit> {
+async fn act(app: &App, records: &impl RecordStore, action: &UserAction) -> anyhow::Result<Exit> {
     match action {
         UserAction::Create { name, quota } => {
             let user = keys::edit(records, |keys| keys.create_user(name, *quota, Timestamp::now())).await?;

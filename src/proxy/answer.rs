@@ -138,7 +138,7 @@ impl From<CodingError> for Refusal {
 impl From<StoreError> for Refusal {
     fn from(e: StoreError) -> Self {
         match e {
-            StoreError::Elsewhere { .. } | StoreError::Occupied { .. } => Self::Border(e.to_string()),
+            StoreError::OtherNamespace { .. } | StoreError::NamespaceOccupied { .. } => Self::Border(e.to_string()),
             StoreError::TooLong { .. } => Self::Path(PathFault::TooLong),
             other => Self::Store(other),
         }

@@ -27,7 +27,8 @@ use crate::path::{MAX_PATH, RelPath};
 use crate::protocol::batch::{self, ASK_ALONE, Answered, Asked, MAX_BLOB, MAX_BYTES, Writer};
 use crate::protocol::{self, decode_name};
 use crate::store::{
-    BlobMeta, Body, DeleteOutcome, Got, IndexEntry, Operation, Precondition, PutOutcome, Store, StoreError, Written,
+    BatchWrite, BlobBody, BlobMeta, DeleteOutcome, GetOutcome, IndexEntry, Precondition, PutOutcome, Store, StoreError,
+    WriteOutcome,
 };
 
 /// Blobs read from the store at once.
@@ -106,11 +107,11 @@ pub async fn post<S: Store>(
                     continue;
                 }
                 asked.push((at, path.clone(), provided));
-                writes.push((path, Operation::Put { expect, content }));
+                writes.push((path, BatchWrite::Put { expect, content }));
             }
             Ok(Checked::Delete { path, expect, provided }) => {
                 asked.push((at, path.clone(), provided));
-                writes.push((path, Operation::Delete { expect }));
+                writes.push((path, BatchWrite::Delete { expect }));
             }
             Err(refusal) => answers[at] = Some(refused(head.path, refusal, id, metrics)),
         }
@@ -121,7 +122,7 @@ pub async fn post<S: Store>(
         memory = returned;
         for ((at, path, provided), written) in asked.into_iter().zip(written) {
             let path = path.as_str().to_owned();
-            metrics.wrote(u64::from(written.as_ref().is_ok_and(Written::happened)));
+            metrics.wrote(u64::from(written.as_ref().is_ok_and(WriteOutcome::happened)));
             let answer = written.map_err(Refusal::from).and_then(|written| outcome(&path, written, provided));
             answers[at] = Some(answer.unwrap_or_else(|refusal| refused(path, refusal, id, metrics)));
         }
@@ -173,14 +174,14 @@ fn expected(is_packed: bool, body: &RequestBody) -> u64 {
 async fn write<S: Store>(
     proxy: &Proxy<S>,
     ns: &str,
-    writes: Vec<(RelPath, Operation)>,
+    writes: Vec<(RelPath, BatchWrite)>,
     meta: BlobMeta,
     (rooms, memory): (Vec<Reserved>, Allotment),
-) -> Result<(Vec<Result<Written, StoreError>>, Allotment), Refusal> {
+) -> Result<(Vec<Result<WriteOutcome, StoreError>>, Allotment), Refusal> {
     let (store, quotas, ns) = (proxy.store.clone(), proxy.quotas.clone(), ns.to_owned());
     let writing = tokio::spawn(async move {
         let written = store.write_many(&ns, writes, &meta).await;
-        if written.iter().flatten().any(Written::happened) {
+        if written.iter().flatten().any(WriteOutcome::happened) {
             quotas.wrote(&ns);
         }
         drop(rooms);
@@ -235,33 +236,35 @@ fn check(head: &Asked, content: Bytes, flat: bool) -> Result<Checked, Refusal> {
     }
 }
 
-fn outcome(path: &str, written: Written, provided: Provided) -> Result<Frame, Refusal> {
+fn outcome(path: &str, written: WriteOutcome, provided: Provided) -> Result<Frame, Refusal> {
     let done = |status, entry: &IndexEntry| Ok((described(path, status, entry), Bytes::new()));
     match written {
-        Written::Put(PutOutcome::Created(entry)) => done(StatusCode::CREATED, &entry),
-        Written::Put(PutOutcome::Updated(entry)) => done(StatusCode::OK, &entry),
-        Written::Put(PutOutcome::Mismatch(held)) => Err(Refusal::Precondition { provided, held }),
-        Written::Deleted(DeleteOutcome::Done(entry)) => done(StatusCode::NO_CONTENT, &entry),
-        Written::Deleted(DeleteOutcome::Tombstone(entry)) => Err(Refusal::Tombstone(entry)),
-        Written::Deleted(DeleteOutcome::Absent) => Err(Refusal::Absent),
-        Written::Deleted(DeleteOutcome::Mismatch(held)) => Err(Refusal::Precondition { provided, held: Some(held) }),
+        WriteOutcome::Put(PutOutcome::Created(entry)) => done(StatusCode::CREATED, &entry),
+        WriteOutcome::Put(PutOutcome::Updated(entry)) => done(StatusCode::OK, &entry),
+        WriteOutcome::Put(PutOutcome::Mismatch(held)) => Err(Refusal::Precondition { provided, held }),
+        WriteOutcome::Deleted(DeleteOutcome::Done(entry)) => done(StatusCode::NO_CONTENT, &entry),
+        WriteOutcome::Deleted(DeleteOutcome::Tombstone(entry)) => Err(Refusal::Tombstone(entry)),
+        WriteOutcome::Deleted(DeleteOutcome::Absent) => Err(Refusal::Absent),
+        WriteOutcome::Deleted(DeleteOutcome::Mismatch(held)) => {
+            Err(Refusal::Precondition { provided, held: Some(held) })
+        }
     }
 }
 
 /// The answer to a get; what does not fit is to be asked for by itself.
-async fn blob(path: &str, got: Result<Got, StoreError>, room: &mut usize) -> Result<Frame, Refusal> {
+async fn blob(path: &str, got: Result<GetOutcome, StoreError>, room: &mut usize) -> Result<Frame, Refusal> {
     let blob = match got? {
-        Got::Found(blob) => blob,
-        Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry)),
-        Got::Absent => return Err(Refusal::Absent),
+        GetOutcome::Found(blob) => blob,
+        GetOutcome::Tombstone(entry) => return Err(Refusal::Tombstone(entry)),
+        GetOutcome::Absent => return Err(Refusal::Absent),
     };
     let size = usize::try_from(blob.entry.size).unwrap_or(usize::MAX);
     if blob.entry.size > MAX_BLOB || size > *room {
         return Ok(ask_alone(path));
     }
     let content = match blob.body {
-        Body::Whole(content) => content,
-        Body::Pieces(pieces) => {
+        BlobBody::Whole(content) => content,
+        BlobBody::Pieces(pieces) => {
             let all: Result<BytesMut, std::io::Error> = pieces
                 .try_fold(BytesMut::new(), |mut all, piece| async move {
                     all.extend_from_slice(&piece);

@@ -30,7 +30,7 @@ use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
 use crate::protocol::{self, CONTENT_MD5, X_MEMSYNC_MD5};
 use crate::store::{
-    BlobMeta, Body, DeleteOutcome, Got, Incoming, IndexEntry, Precondition, PutOutcome, Store, StoreError,
+    BlobBody, BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, IndexEntry, Precondition, PutOutcome, Store, StoreError,
 };
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
@@ -63,9 +63,9 @@ pub async fn get<S: Store>(
         None => proxy.store.get(ns, path).await?,
     };
     let blob = match got {
-        Got::Found(blob) => blob,
-        Got::Tombstone(entry) => return Err(Refusal::Tombstone(entry)),
-        Got::Absent => return Err(Refusal::Absent),
+        GetOutcome::Found(blob) => blob,
+        GetOutcome::Tombstone(entry) => return Err(Refusal::Tombstone(entry)),
+        GetOutcome::Absent => return Err(Refusal::Absent),
     };
     let size = blob.entry.size;
     let part = match conditions::read(request.headers, &etag(&blob.entry), size) {
@@ -87,8 +87,8 @@ pub async fn get<S: Store>(
     let memory = Arc::new(memory);
     let held = memory.clone();
     let mut answer = Response::new(match blob.body {
-        Body::Whole(content) => AnswerBody::from(hold(content.slice(within(&range)), held)),
-        Body::Pieces(pieces) => AnswerBody::from_stream(
+        BlobBody::Whole(content) => AnswerBody::from(hold(content.slice(within(&range)), held)),
+        BlobBody::Pieces(pieces) => AnswerBody::from_stream(
             cut(pieces, range.clone()).map(move |piece| piece.map(|piece| hold(piece, held.clone()))),
         ),
     });
@@ -199,7 +199,7 @@ struct Arriving<'a, S: Store> {
     caller: &'a Caller,
     ns: &'a str,
     path: &'a RelPath,
-    incoming: S::Incoming,
+    incoming: S::BodyWriter,
     /// Where a digest is promised.
     hasher: Option<Hasher>,
     /// Bytes that came.
@@ -248,9 +248,9 @@ pub(super) async fn content<S: Store>(
     headers: &HeaderMap,
     body: RequestBody,
     promised: Option<Md5>,
-) -> Result<Content<S::Incoming>, Refusal> {
+) -> Result<Content<S::BodyWriter>, Refusal> {
     let coding = encoding::of_body(headers)?;
-    let (incoming, hasher) = (proxy.store.incoming(), promised.map(|_| Hasher::new()));
+    let (incoming, hasher) = (proxy.store.new_body(), promised.map(|_| Hasher::new()));
     let mut arriving = Arriving { proxy, caller, ns, path, incoming, hasher, size: 0, admitted: 0, room: None };
     // Refused before it is sent where its length tells.
     let told = if coding.is_none() { hyper::body::Body::size_hint(&body).lower() } else { 0 };
@@ -280,7 +280,7 @@ pub(super) async fn write<S: Store>(
     path: &RelPath,
     expect: Precondition,
     meta: BlobMeta,
-    (body, room, memory): Content<S::Incoming>,
+    (body, room, memory): Content<S::BodyWriter>,
     provided: impl FnOnce() -> Provided,
 ) -> Result<(StatusCode, IndexEntry), Refusal> {
     let (store, quotas) = (proxy.store.clone(), proxy.quotas.clone());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Proxy;
 use super::clock::StoreClock;
-use crate::store::{Store, StoreError, Swept, system_clock};
+use crate::store::{Store, StoreError, SweepReport, system_clock};
 
 /// How late a path may expire while the clock is steady.
 const EXPIRY: Duration = Duration::from_secs(30);
@@ -29,14 +29,14 @@ pub async fn look_at_clock<S: Store>(store: &Arc<S>) -> StoreClock<S> {
 /// sweep may take long, and nothing waits for it.
 pub async fn run<S: Store>(proxy: Arc<Proxy<S>>, clock: StoreClock<S>) {
     let expiry = every(EXPIRY, &proxy, &clock, || async {
-        proxy.store.expire().await.map(|expired| Swept { expired, ..Swept::default() })
+        proxy.store.expire().await.map(|expired| SweepReport { expired, ..SweepReport::default() })
     });
     let sweeps = every(SWEEP, &proxy, &clock, || proxy.store.sweep());
     tokio::join!(expiry, sweeps);
 }
 
 /// Does a step as soon as the clock is steady, and again and again, until the proxy stops.
-async fn every<S: Store, F: Future<Output = Result<Swept, StoreError>>>(
+async fn every<S: Store, F: Future<Output = Result<SweepReport, StoreError>>>(
     time: Duration,
     proxy: &Proxy<S>,
     clock: &StoreClock<S>,
@@ -64,10 +64,10 @@ async fn every<S: Store, F: Future<Output = Result<Swept, StoreError>>>(
     }
 }
 
-fn log_result(done: Result<Swept, StoreError>) {
+fn log_result(done: Result<SweepReport, StoreError>) {
     match done {
-        Ok(swept) if swept == Swept::default() => {}
-        Ok(Swept { expired, versions, tombstones }) => {
+        Ok(swept) if swept == SweepReport::default() => {}
+        Ok(SweepReport { expired, versions, tombstones }) => {
             tracing::info!(expired, versions, tombstones, "removed what had expired or was kept long enough");
         }
         Err(e) => tracing::error!("expiry and clean-up failed: {e}"),

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::clock::{ClockNote, ClockReading, SteadyClock};
-use crate::store::{CLOCK_RECORD, Clock, Store, StoreError};
+use crate::store::{CLOCK_RECORD, Store, StoreError, WallClock};
 
 /// How often the wall clock is noted in the store.
 const NOTE_EVERY: Duration = Duration::from_secs(600);
@@ -16,7 +16,7 @@ const NOTE_EVERY: Duration = Duration::from_secs(600);
 /// The wall clock of one proxy, with a note of it in the store.
 pub struct StoreClock<S> {
     store: Arc<S>,
-    wall: Clock,
+    wall: WallClock,
     began: Instant,
     watch: Mutex<Option<Watch>>,
 }
@@ -31,7 +31,7 @@ struct Watch {
 }
 
 impl<S: Store> StoreClock<S> {
-    pub fn new(store: Arc<S>, wall: Clock) -> Self {
+    pub fn new(store: Arc<S>, wall: WallClock) -> Self {
         Self { store, wall, began: Instant::now(), watch: Mutex::default() }
     }
 
@@ -117,7 +117,7 @@ mod tests {
 
     async fn write(store: &Memory) {
         let path = RelPath::parse("a.md").unwrap();
-        store.put("", &path, Precondition::Absent, BlobMeta::default(), store.incoming()).await.unwrap();
+        store.put("", &path, Precondition::Absent, BlobMeta::default(), store.new_body()).await.unwrap();
     }
 
     /// A proxy's clock that begins now.

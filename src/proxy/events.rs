@@ -21,7 +21,7 @@ use super::auth::{Caller, Lease};
 use super::elsewhere::Listening;
 use super::metrics::Present;
 use super::patience::Endless;
-use crate::store::{Changes, Store};
+use crate::store::{BlobChanges, Store};
 
 /// Changes beyond this many, missed or made at once, become one event without a path: a stream that is not read holds
 /// little memory.
@@ -94,7 +94,7 @@ fn event(cursor: u64, path: Option<&str>) -> Bytes {
 
 struct Feed {
     ns: String,
-    changes: broadcast::Receiver<Changes>,
+    changes: broadcast::Receiver<BlobChanges>,
     /// Written, not sent yet.
     ready: VecDeque<Bytes>,
     /// The last cursor that was sent or is ready.
@@ -132,7 +132,7 @@ impl Feed {
         }
     }
 
-    fn take(&mut self, changes: &Changes) {
+    fn take(&mut self, changes: &BlobChanges) {
         let reached = changes.last().map_or(self.sent, |c| c.cursor.max(self.sent));
         let news = || changes.iter().filter(|c| c.cursor > self.sent && c.ns == self.ns);
         if news().count() as u64 > REPLAY {

@@ -59,7 +59,7 @@ impl Checkup {
                 Ok(Ok(free)) => Ok(free),
                 Ok(Err(e)) => {
                     tracing::error!(id, "{e}");
-                    Err(e.without_places())
+                    Err(e.public_message())
                 }
                 Err(_) => {
                     let why = format!("the storage has not answered for {} s", PATIENCE.as_secs());

@@ -20,7 +20,7 @@ use super::metrics::whole as whole_number;
 use super::route::percent_decode;
 use crate::protocol::encoding::Coding;
 use crate::protocol::{HistoryPoint, WireEntry, WireIndex, X_MEMSYNC_SET_BACK};
-use crate::store::{Index, IndexEntry, Mark, State, Store, StoreError};
+use crate::store::{IndexEntry, IndexMark, IndexSnapshot, IndexState, Store, StoreError};
 
 /// Namespaces whose index is kept.
 const NAMESPACES: usize = 64;
@@ -159,7 +159,7 @@ async fn delta<S: Store>(
     caller: &Caller,
     ns: &str,
     query: &str,
-    state: &State,
+    state: &IndexState,
 ) -> Result<Option<Outgoing>, Refusal> {
     let reserve = |changes: u64| proxy.memory.reserve(caller, changes * CHANGE_MEMORY, proxy.options.body_timeout);
     let (index, extent, memory) = match &state.mark {
@@ -173,7 +173,7 @@ async fn delta<S: Store>(
             let Some(tag) = from(query) else { return Ok(None) };
             let memory = reserve(LONGEST_DELTA).await?;
             // Another request may have had the store keep something else than the `state` that was read.
-            let index = proxy.store.index_after(ns, &tag).filter(|index| index.state.tag == state.tag);
+            let index = proxy.store.index_since_tag(ns, &tag).filter(|index| index.state.tag == state.tag);
             let Some(index) = index else { return Ok(None) };
             (index, Extent::From(tag), memory)
         }
@@ -205,12 +205,12 @@ async fn whole_as<S: Store>(
 async fn is_set_back<S: Store>(proxy: &Proxy<S>, ns: &str, query: &str) -> Result<bool, StoreError> {
     let point = value(query, "history").and_then(|point| percent_decode(point).ok());
     match point.and_then(|point| point.parse::<HistoryPoint>().ok()) {
-        Some(point) => Ok(!proxy.store.has_stood_at(ns, &point).await?),
+        Some(point) => Ok(!proxy.store.contains_point(ns, &point).await?),
         None => Ok(false),
     }
 }
 
-fn etag(state: &State) -> String {
+fn etag(state: &IndexState) -> String {
     format!("\"{}\"", state.tag)
 }
 
@@ -220,7 +220,7 @@ fn value<'a>(query: &'a str, key: &str) -> Option<&'a str> {
 
 /// The cursor a delta can start from: one of this store, not in its future or far behind, and with no tombstone after it
 /// gone.
-fn since(query: &str, mark: &Mark) -> Option<u64> {
+fn since(query: &str, mark: &IndexMark) -> Option<u64> {
     let cursor = value(query, "since")?.parse().ok()?;
     let nearest = mark.cursor.saturating_sub(LONGEST_DELTA);
     (value(query, "epoch") == Some(&*mark.epoch) && (mark.floor.max(nearest)..=mark.cursor).contains(&cursor))
@@ -228,7 +228,7 @@ fn since(query: &str, mark: &Mark) -> Option<u64> {
 }
 
 /// What changed after `cursor`. `None`: tombstones after it went while it was read.
-async fn after<S: Store>(proxy: &Proxy<S>, ns: &str, cursor: u64) -> Result<Option<Index>, StoreError> {
+async fn after<S: Store>(proxy: &Proxy<S>, ns: &str, cursor: u64) -> Result<Option<IndexSnapshot>, StoreError> {
     let index = proxy.store.index(ns, cursor).await?;
     let floor = index.state.mark.as_ref().map_or(0, |mark| mark.floor);
     Ok((floor <= cursor).then_some(index))
@@ -279,7 +279,12 @@ async fn whole<S: Store>(proxy: &Proxy<S>, ns: &str, etag: &str, kept: &Kept) ->
     Ok(written)
 }
 
-async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, index: Index, extent: Extent) -> Result<Written, StoreError> {
+async fn write<S: Store>(
+    proxy: &Proxy<S>,
+    ns: &str,
+    index: IndexSnapshot,
+    extent: Extent,
+) -> Result<Written, StoreError> {
     let etag = etag(&index.state);
     let (files, versions, is_whole) = (index.entries.len(), !ns.is_empty(), matches!(extent, Extent::Whole));
     let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&wire(index, extent, versions)));
@@ -295,8 +300,8 @@ async fn write<S: Store>(proxy: &Proxy<S>, ns: &str, index: Index, extent: Exten
     Ok(Written { etag, json, packed: Arc::default() })
 }
 
-fn wire(index: Index, extent: Extent, versions: bool) -> WireIndex {
-    let Index { state, entries } = index;
+fn wire(index: IndexSnapshot, extent: Extent, versions: bool) -> WireIndex {
+    let IndexSnapshot { state, entries } = index;
     let mark = state.mark.as_ref();
     // A clock that was set back moves no version, and so not this one either.
     let newest = entries.iter().map(|(_, entry)| entry.version).max().unwrap_or(0).max(state.modified);
@@ -332,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_delta_needs_this_store_and_a_cursor_it_knows() {
-        let mark = Mark { epoch: "e1".into(), cursor: 9, floor: 3 };
+        let mark = IndexMark { epoch: "e1".into(), cursor: 9, floor: 3 };
         for (query, from) in [
             ("since=3&epoch=e1", Some(3)),
             ("epoch=e1&since=9", Some(9)),
@@ -348,7 +353,7 @@ mod tests {
         ] {
             assert_eq!(since(query, &mark), from, "{query}");
         }
-        let far = Mark { cursor: LONGEST_DELTA + 5, ..mark };
+        let far = IndexMark { cursor: LONGEST_DELTA + 5, ..mark };
         assert_eq!((since("since=4&epoch=e1", &far), since("since=5&epoch=e1", &far)), (None, Some(5)));
     }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Record, Records, StoreError};
+use crate::store::{PrivateRecord, RecordStore, StoreError};
 
 mod ring;
 mod scope;
@@ -199,7 +199,7 @@ impl Keys {
         serde_json::to_vec(&document).map(Bytes::from).map_err(|e| KeysError::Damaged(e.to_string()))
     }
 
-    fn of(record: Option<&Record>) -> Result<Self, KeysError> {
+    fn of(record: Option<&PrivateRecord>) -> Result<Self, KeysError> {
         record.map_or(Ok(Self::default()), |record| Self::parse(&record.content))
     }
 
@@ -349,7 +349,7 @@ impl fmt::Display for Key {
 ///
 /// # Errors
 /// [`KeysError::Store`], [`KeysError::Newer`], [`KeysError::Damaged`]
-pub async fn load(store: &impl Records) -> Result<Keys, KeysError> {
+pub async fn load(store: &impl RecordStore) -> Result<Keys, KeysError> {
     Keys::of(store.read_record(RECORD).await?.as_ref())
 }
 
@@ -358,7 +358,7 @@ pub async fn load(store: &impl Records) -> Result<Keys, KeysError> {
 /// # Errors
 /// What `change` says; as [`load`]; [`KeysError::Contended`].
 pub async fn edit<T>(
-    store: &impl Records,
+    store: &impl RecordStore,
     mut change: impl FnMut(&mut Keys) -> Result<T, KeysError>,
 ) -> Result<T, KeysError> {
     for _ in 0..ATTEMPTS {
@@ -377,11 +377,11 @@ pub async fn edit<T>(
 ///
 /// # Errors
 /// [`KeysError::Store`], [`KeysError::UsesDamaged`]
-pub async fn last_used(store: &impl Records) -> Result<BTreeMap<String, Timestamp>, KeysError> {
+pub async fn last_used(store: &impl RecordStore) -> Result<BTreeMap<String, Timestamp>, KeysError> {
     used_of(store.read_record(USED).await?.as_ref())
 }
 
-fn used_of(record: Option<&Record>) -> Result<BTreeMap<String, Timestamp>, KeysError> {
+fn used_of(record: Option<&PrivateRecord>) -> Result<BTreeMap<String, Timestamp>, KeysError> {
     let Some(record) = record else { return Ok(BTreeMap::new()) };
     serde_json::from_slice(&record.content).map_err(|e| KeysError::UsesDamaged(e.to_string()))
 }
@@ -390,7 +390,7 @@ fn used_of(record: Option<&Record>) -> Result<BTreeMap<String, Timestamp>, KeysE
 ///
 /// # Errors
 /// As [`edit`].
-async fn record_use(store: &impl Records, id: &str, at: Timestamp) -> Result<(), KeysError> {
+async fn record_use(store: &impl RecordStore, id: &str, at: Timestamp) -> Result<(), KeysError> {
     for _ in 0..ATTEMPTS {
         let record = store.read_record(USED).await?;
         // What cannot be read is begun anew: it decides nothing.

@@ -15,7 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::answer::{Answer, Refusal, with_body};
-use crate::store::{StoreError, Traffic};
+use crate::store::{IndexTraffic, StoreError};
 
 /// Upper bounds of the latencies counted, seconds.
 const BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
@@ -152,7 +152,7 @@ impl Metrics {
     }
 
     /// All of it as text, with what the store counts itself.
-    pub fn answer(&self, traffic: Traffic) -> Answer {
+    pub fn answer(&self, traffic: IndexTraffic) -> Answer {
         self.index_reads.inner().store(traffic.reads, Ordering::Relaxed);
         self.index_writes.inner().store(traffic.writes, Ordering::Relaxed);
         let mut text = String::new();

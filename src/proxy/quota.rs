@@ -209,7 +209,7 @@ pub async fn admit_many<S: Store>(
         // Begun before the store is asked: what ends from now on is counted, whether it was seen or not.
         let look = proxy.quotas.look(user);
         let used = used(proxy, &patterns, ns).await?;
-        let held = proxy.store.held(ns, &paths).await?;
+        let held = proxy.store.held_bytes(ns, &paths).await?;
         let mut unclear = false;
         let rooms = writes.iter().zip(held).map(|((_, size), held)| {
             // What does not grow is always taken: it cannot make it worse.

@@ -219,7 +219,7 @@ async fn handle<S: Store>(
 
 /// The answer to a write, with where in its history the store stands with it.
 fn stamped<S: Store>(proxy: &Proxy<S>, ns: &str, mut answer: Answer) -> Answer {
-    if let Some(point) = proxy.store.point(ns).filter(|_| answer.status().is_success()) {
+    if let Some(point) = proxy.store.history_point(ns).filter(|_| answer.status().is_success()) {
         insert(answer.headers_mut(), HeaderName::from_static(X_MEMSYNC_HISTORY), &point.to_string());
     }
     answer

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 use futures::stream;
 
-use super::{BlobVersion, Body, Got, Incoming, IndexEntry, Placed, RECORDS, Store, StoreError};
+use super::{BlobBody, BlobVersion, BodyWriter, GetOutcome, ImportOutcome, IndexEntry, RECORDS, Store, StoreError};
 use crate::digest::Md5;
 use crate::path::RelPath;
 
@@ -107,21 +107,21 @@ async fn copy_path<'a>(
                 None
             } else {
                 match from.get_version(ns, &path, version.version).await.map_err(source(name))? {
-                    Got::Found(blob) => Some(receive(to, name, blob.body, version.md5).await?),
+                    GetOutcome::Found(blob) => Some(receive(to, name, blob.body, version.md5).await?),
                     // An earlier version went, as versions do; the current one was written over.
-                    Got::Absent | Got::Tombstone(_) => {
+                    GetOutcome::Absent | GetOutcome::Tombstone(_) => {
                         whole &= at > 0;
                         continue;
                     }
                 }
             };
             let size = version.size;
-            match to.place(ns, &path, version, body).await.map_err(target(name))? {
-                Placed::Written => {
+            match to.import_version(ns, &path, version, body).await.map_err(target(name))? {
+                ImportOutcome::Written => {
                     copied.written += 1;
                     copied.bytes += size;
                 }
-                Placed::Held => copied.kept += 1,
+                ImportOutcome::Held => copied.kept += 1,
             }
         }
         if whole {
@@ -132,15 +132,15 @@ async fn copy_path<'a>(
 }
 
 /// Content on its way over, checked as it goes.
-async fn receive<T: Store>(to: &T, name: &str, body: Body, md5: Md5) -> Result<T::Incoming, CopyError> {
-    let mut incoming = to.incoming();
+async fn receive<T: Store>(to: &T, name: &str, body: BlobBody, md5: Md5) -> Result<T::BodyWriter, CopyError> {
+    let mut incoming = to.new_body();
     let mut hasher = crate::digest::Hasher::new();
     match body {
-        Body::Whole(content) => {
+        BlobBody::Whole(content) => {
             hasher.update(&content);
             incoming.push(content).await.map_err(target(name))?;
         }
-        Body::Pieces(mut pieces) => {
+        BlobBody::Pieces(mut pieces) => {
             while let Some(piece) = pieces.next().await {
                 let piece = piece.map_err(|e| source(name)(StoreError::Database(e.to_string())))?;
                 hasher.update(&piece);

@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::broadcast;
 
 use super::{
-    BACKLOG, Blob, BlobMeta, BlobVersion, Body, Change, Changes, Clock, DeleteOutcome, Got, Incoming, Index,
-    IndexEntry, Mark, Placed, Precondition, PutOutcome, Record, Retention, State, Store, StoreError, Swept, new_id,
-    next_version, strong_state, system_clock,
+    BACKLOG, BlobBody, BlobChange, BlobChanges, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome,
+    ImportOutcome, IndexEntry, IndexMark, IndexSnapshot, IndexState, Precondition, PrivateRecord, PutOutcome,
+    Retention, Store, StoreError, StoredBlob, SweepReport, WallClock, new_id, next_version, strong_state, system_clock,
 };
 use crate::digest::Md5;
 use crate::path::RelPath;
@@ -22,11 +22,15 @@ struct Row {
 }
 
 impl Row {
-    fn got(&self) -> Got {
+    fn got(&self) -> GetOutcome {
         if self.entry.is_deleted {
-            return Got::Tombstone(self.entry);
+            return GetOutcome::Tombstone(self.entry);
         }
-        Got::Found(Blob { entry: self.entry, meta: self.meta.clone(), body: Body::Whole(self.content.clone()) })
+        GetOutcome::Found(StoredBlob {
+            entry: self.entry,
+            meta: self.meta.clone(),
+            body: BlobBody::Whole(self.content.clone()),
+        })
     }
 
     fn version(&self) -> BlobVersion {
@@ -47,23 +51,23 @@ struct Rows {
     by_name: BTreeMap<(String, RelPath), Row>,
     /// What paths held before, the oldest first, and until when.
     earlier: BTreeMap<(String, RelPath), Vec<(Row, u64)>>,
-    records: BTreeMap<&'static str, Record>,
+    records: BTreeMap<&'static str, PrivateRecord>,
 }
 
 impl Rows {
-    fn state(&self, ns: &str) -> State {
+    fn state(&self, ns: &str) -> IndexState {
         let (cursor, modified) = self.last.get(ns).copied().unwrap_or((0, self.created));
         let cursor = cursor.max(self.floor);
-        strong_state(Mark { epoch: self.epoch.clone(), cursor, floor: self.floor }, modified, None)
+        strong_state(IndexMark { epoch: self.epoch.clone(), cursor, floor: self.floor }, modified, None)
     }
 }
 
 /// A store in memory.
 pub struct Memory {
     rows: Mutex<Rows>,
-    changes: broadcast::Sender<Changes>,
+    changes: broadcast::Sender<BlobChanges>,
     retention: Retention,
-    clock: Clock,
+    clock: WallClock,
 }
 
 impl Memory {
@@ -71,7 +75,7 @@ impl Memory {
         Self::with_clock(system_clock())
     }
 
-    pub fn with_clock(clock: Clock) -> Self {
+    pub fn with_clock(clock: WallClock) -> Self {
         let rows = Rows {
             epoch: new_id(),
             created: clock(),
@@ -114,7 +118,7 @@ impl Memory {
             let surplus = earlier.len().saturating_sub(self.retention.versions as usize);
             earlier.drain(..surplus);
         }
-        let change = Change { cursor: entry.cursor, ns: ns.to_owned(), path: path.clone() };
+        let change = BlobChange { cursor: entry.cursor, ns: ns.to_owned(), path: path.clone() };
         // An error only says that nobody listens.
         let _ = self.changes.send(Arc::new([change]));
         entry
@@ -131,7 +135,7 @@ impl Default for Memory {
 #[derive(Default)]
 pub struct Collected(BytesMut);
 
-impl Incoming for Collected {
+impl BodyWriter for Collected {
     async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
         self.0.extend_from_slice(&piece);
         Ok(())
@@ -140,9 +144,9 @@ impl Incoming for Collected {
 
 impl Store for Memory {
     const STRONG: bool = true;
-    type Incoming = Collected;
+    type BodyWriter = Collected;
 
-    fn incoming(&self) -> Collected {
+    fn new_body(&self) -> Collected {
         Collected::default()
     }
 
@@ -198,11 +202,11 @@ impl Store for Memory {
         Ok(DeleteOutcome::Done(self.commit(&mut rows, ns, path, row, |_| true)))
     }
 
-    async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
-        Ok(self.lock().by_name.get(&(ns.to_owned(), path.clone())).map_or(Got::Absent, Row::got))
+    async fn get(&self, ns: &str, path: &RelPath) -> Result<GetOutcome, StoreError> {
+        Ok(self.lock().by_name.get(&(ns.to_owned(), path.clone())).map_or(GetOutcome::Absent, Row::got))
     }
 
-    async fn index(&self, ns: &str, since: u64) -> Result<Index, StoreError> {
+    async fn index(&self, ns: &str, since: u64) -> Result<IndexSnapshot, StoreError> {
         let rows = self.lock();
         let entries = rows
             .by_name
@@ -210,14 +214,14 @@ impl Store for Memory {
             .filter(|((of, _), row)| of == ns && row.entry.cursor > since)
             .map(|((_, path), row)| (path.as_str().to_owned(), row.entry))
             .collect();
-        Ok(Index { state: rows.state(ns), entries })
+        Ok(IndexSnapshot { state: rows.state(ns), entries })
     }
 
-    async fn state(&self, ns: &str) -> Result<State, StoreError> {
+    async fn state(&self, ns: &str) -> Result<IndexState, StoreError> {
         Ok(self.lock().state(ns))
     }
 
-    fn subscribe(&self) -> broadcast::Receiver<Changes> {
+    fn subscribe(&self) -> broadcast::Receiver<BlobChanges> {
         self.changes.subscribe()
     }
 
@@ -225,7 +229,7 @@ impl Store for Memory {
         Ok(())
     }
 
-    async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+    async fn record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         Ok(self.lock().records.get(name).cloned())
     }
 
@@ -236,7 +240,7 @@ impl Store for Memory {
             return Ok(false);
         }
         let next = held.and_then(|tag| tag.parse::<u64>().ok()).unwrap_or(0) + 1;
-        rows.records.insert(name, Record { tag: next.to_string(), content });
+        rows.records.insert(name, PrivateRecord { tag: next.to_string(), content });
         Ok(true)
     }
 
@@ -249,35 +253,35 @@ impl Store for Memory {
         Ok(all)
     }
 
-    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
+    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<GetOutcome, StoreError> {
         let rows = self.lock();
         let name = (ns.to_owned(), path.clone());
         let earlier = rows.earlier.get(&name).into_iter().flatten().map(|(row, _)| row);
         let found = earlier.chain(rows.by_name.get(&name)).find(|row| row.entry.version == version);
-        Ok(found.map_or(Got::Absent, Row::got))
+        Ok(found.map_or(GetOutcome::Absent, Row::got))
     }
 
     async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
         Ok(self.lock().last.keys().cloned().collect())
     }
 
-    async fn place(
+    async fn import_version(
         &self,
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
         body: Option<Collected>,
-    ) -> Result<Placed, StoreError> {
+    ) -> Result<ImportOutcome, StoreError> {
         let mut rows = self.lock();
         let held = rows.by_name.get(&(ns.to_owned(), path.clone())).map(|row| row.entry);
         if held.is_some_and(|held| held.version >= version.version) {
-            return Ok(Placed::Held);
+            return Ok(ImportOutcome::Held);
         }
         let BlobVersion { version, md5, size, is_deleted, meta } = version;
         let entry = IndexEntry { md5, size, is_deleted, version, cursor: 0 };
         let content = body.map(|body| body.0.freeze()).unwrap_or_default();
         self.commit(&mut rows, ns, path, Row { entry, meta, content }, |_| true);
-        Ok(Placed::Written)
+        Ok(ImportOutcome::Written)
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {
@@ -298,8 +302,8 @@ impl Store for Memory {
         Ok(expired)
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
-        let mut swept = Swept { expired: self.expire().await?, ..Swept::default() };
+    async fn sweep(&self) -> Result<SweepReport, StoreError> {
+        let mut swept = SweepReport { expired: self.expire().await?, ..SweepReport::default() };
         let now = (self.clock)();
         let before = |age: Duration| now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let mut rows = self.lock();

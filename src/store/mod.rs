@@ -17,22 +17,23 @@ use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
 
 pub mod copy;
-pub mod embedded;
 pub mod memory;
 pub mod s3;
+pub mod sqlite;
 mod types;
 
-pub use embedded::Embedded;
 pub use memory::Memory;
-pub use s3::S3;
+pub use s3::S3Store;
+pub use sqlite::SqliteStore;
 pub use types::{
-    Blob, BlobMeta, BlobVersion, Body, CLOCK_RECORD, Change, Changes, Clock, DeleteOutcome, Got, Index, IndexEntry,
-    Mark, Named, Operation, Placed, Precondition, PutOutcome, RECORDS, Record, Retention, State, StoreError, Swept,
-    Traffic, Written, kept_size, system_clock,
+    BatchWrite, BlobBody, BlobChange, BlobChanges, BlobMeta, BlobVersion, CLOCK_RECORD, DeleteOutcome, GetOutcome,
+    ImportOutcome, IndexEntry, IndexMark, IndexSnapshot, IndexState, IndexTraffic, NamespaceName, Precondition,
+    PrivateRecord, PutOutcome, RECORDS, Retention, StoreError, StoredBlob, SweepReport, WallClock, WriteOutcome,
+    kept_size, system_clock,
 };
 
 /// A body on its way in. Dropped before the put, it leaves nothing behind.
-pub trait Incoming: Send + 'static {
+pub trait BodyWriter: Send + 'static {
     /// Takes the next piece.
     ///
     /// # Errors
@@ -40,10 +41,11 @@ pub trait Incoming: Send + 'static {
     fn push(&mut self, piece: Bytes) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
-/// The private records of a store: one that is open, or one that another process serves ([`embedded::Beside`]).
-pub trait Records: Send + Sync {
+/// The private records of a store: one that is open, or one that another process serves ([`sqlite::SqliteRecords`]).
+pub trait RecordStore: Send + Sync {
     /// As [`Store::record`].
-    fn read_record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
+    fn read_record(&self, name: &'static str)
+    -> impl Future<Output = Result<Option<PrivateRecord>, StoreError>> + Send;
 
     /// As [`Store::put_record`].
     fn write_record(
@@ -54,8 +56,11 @@ pub trait Records: Send + Sync {
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 }
 
-impl<S: Store> Records for S {
-    fn read_record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send {
+impl<S: Store> RecordStore for S {
+    fn read_record(
+        &self,
+        name: &'static str,
+    ) -> impl Future<Output = Result<Option<PrivateRecord>, StoreError>> + Send {
         self.record(name)
     }
 
@@ -71,14 +76,14 @@ impl<S: Store> Records for S {
 
 /// Blobs with compare-and-swap, and an index of them. Every method takes a namespace; the flat dialect's is `""`.
 pub trait Store: Send + Sync + 'static {
-    /// Whether the index is written with the blob in one step, so that [`State::mark`] is there and entries are
+    /// Whether the index is written with the blob in one step, so that [`IndexState::mark`] is there and entries are
     /// evidence (capability `strong-index`).
     const STRONG: bool;
 
-    type Incoming: Incoming;
+    type BodyWriter: BodyWriter;
 
     /// Begins a body. The store digests it as it comes.
-    fn incoming(&self) -> Self::Incoming;
+    fn new_body(&self) -> Self::BodyWriter;
 
     /// Writes `body` to `path` if it holds what is expected. When this gives `Created` or `Updated` the write is
     /// durable, and so is its entry in the index. `meta` is laid over that of a live version ([`BlobMeta::over`]).
@@ -88,7 +93,7 @@ pub trait Store: Send + Sync + 'static {
         path: &RelPath,
         expect: Precondition,
         meta: BlobMeta,
-        body: Self::Incoming,
+        body: Self::BodyWriter,
     ) -> impl Future<Output = Result<PutOutcome, StoreError>> + Send;
 
     /// Turns `path` into a tombstone if it holds what is expected, or whatever it holds where that is `None`. Of
@@ -101,25 +106,25 @@ pub trait Store: Send + Sync + 'static {
         meta: BlobMeta,
     ) -> impl Future<Output = Result<DeleteOutcome, StoreError>> + Send;
 
-    fn get(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<Got, StoreError>> + Send;
+    fn get(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<GetOutcome, StoreError>> + Send;
 
     /// Many writes of different paths, each with what became of it, in their order. They are independent: some may
     /// happen and others not. `meta` is that of each. A store that commits in groups overrides this.
     fn write_many(
         &self,
         ns: &str,
-        writes: Vec<(RelPath, Operation)>,
+        writes: Vec<(RelPath, BatchWrite)>,
         meta: &BlobMeta,
-    ) -> impl Future<Output = Vec<Result<Written, StoreError>>> + Send {
+    ) -> impl Future<Output = Vec<Result<WriteOutcome, StoreError>>> + Send {
         let writes = writes.into_iter().map(move |(path, operation)| async move {
             match operation {
-                Operation::Put { expect, content } => {
-                    let mut body = self.incoming();
+                BatchWrite::Put { expect, content } => {
+                    let mut body = self.new_body();
                     body.push(content).await?;
-                    self.put(ns, &path, expect, meta.clone(), body).await.map(Written::Put)
+                    self.put(ns, &path, expect, meta.clone(), body).await.map(WriteOutcome::Put)
                 }
-                Operation::Delete { expect } => {
-                    self.delete(ns, &path, expect, meta.clone()).await.map(Written::Deleted)
+                BatchWrite::Delete { expect } => {
+                    self.delete(ns, &path, expect, meta.clone()).await.map(WriteOutcome::Deleted)
                 }
             }
         });
@@ -127,43 +132,47 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// [`Store::get`] of many paths, in their order.
-    fn get_many(&self, ns: &str, paths: Vec<RelPath>) -> impl Future<Output = Vec<Result<Got, StoreError>>> + Send {
+    fn get_many(
+        &self,
+        ns: &str,
+        paths: Vec<RelPath>,
+    ) -> impl Future<Output = Vec<Result<GetOutcome, StoreError>>> + Send {
         let gets = paths.into_iter().map(move |path| async move { self.get(ns, &path).await });
         stream::iter(gets.collect::<Vec<_>>()).buffered(SIDE_BY_SIDE).collect()
     }
 
     /// The entries of one namespace that changed after the cursor `since`; 0 gives all, and so does a store whose
     /// index is not exact.
-    fn index(&self, ns: &str, since: u64) -> impl Future<Output = Result<Index, StoreError>> + Send;
+    fn index(&self, ns: &str, since: u64) -> impl Future<Output = Result<IndexSnapshot, StoreError>> + Send;
 
     /// The entries of one namespace that changed since its index had the tag `tag`, and the state that [`Store::state`]
     /// last gave, or a later one. Asks nobody for it. `None`: it is not known what changed, an entry has left the index,
     /// or all of it would be no more. A store whose index is exact has cursors for this, and always gives `None`.
-    fn index_after(&self, ns: &str, tag: &str) -> Option<Index> {
+    fn index_since_tag(&self, ns: &str, tag: &str) -> Option<IndexSnapshot> {
         let _ = (ns, tag);
         None
     }
 
     /// Where the index of a namespace stands, without reading it: at least as new as every acknowledged write. A store
     /// that others write to as well sees by this what they changed, and tells its subscribers.
-    fn state(&self, ns: &str) -> impl Future<Output = Result<State, StoreError>> + Send;
+    fn state(&self, ns: &str) -> impl Future<Output = Result<IndexState, StoreError>> + Send;
 
     /// True if the index of a namespace, as [`Store::state`] last gave it, once stood at `point`. False: the store was set
     /// back to an earlier copy of itself, and may have made other changes since. A store that keeps no history has stood at
     /// every point.
-    fn has_stood_at(&self, ns: &str, point: &HistoryPoint) -> impl Future<Output = Result<bool, StoreError>> + Send {
+    fn contains_point(&self, ns: &str, point: &HistoryPoint) -> impl Future<Output = Result<bool, StoreError>> + Send {
         let _ = (ns, point);
         std::future::ready(Ok(true))
     }
 
     /// The point of its history where the index of a namespace stood with the last acknowledged write. Asks nobody.
-    fn point(&self, ns: &str) -> Option<HistoryPoint> {
+    fn history_point(&self, ns: &str) -> Option<HistoryPoint> {
         let _ = ns;
         None
     }
 
     /// Every change committed from now on, of all namespaces. A receiver that lags loses the oldest and is told.
-    fn subscribe(&self) -> broadcast::Receiver<Changes>;
+    fn subscribe(&self) -> broadcast::Receiver<BlobChanges>;
 
     /// Whether reads work, and nothing is known that keeps writes from being taken. Nothing is written for it.
     fn health(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -188,20 +197,20 @@ pub trait Store: Send + Sync + 'static {
         ns: &str,
         path: &RelPath,
         version: u64,
-    ) -> impl Future<Output = Result<Got, StoreError>> + Send;
+    ) -> impl Future<Output = Result<GetOutcome, StoreError>> + Send;
 
     /// The namespaces that have anything, tombstones included.
     fn namespaces(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 
     /// Writes a version as it was in another store, with its number and metadata: over what the path holds where that is
     /// an earlier version, otherwise not at all. `body`: `None` for a tombstone.
-    fn place(
+    fn import_version(
         &self,
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
-        body: Option<Self::Incoming>,
-    ) -> impl Future<Output = Result<Placed, StoreError>> + Send;
+        body: Option<Self::BodyWriter>,
+    ) -> impl Future<Output = Result<ImportOutcome, StoreError>> + Send;
 
     /// Turns what has expired into tombstones, and gives how many paths that was. Cheap when there are none. A failure is
     /// told when all else is done.
@@ -209,10 +218,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// [`Store::expire`], and removes versions and tombstones that are older than they are kept. As there, a failure holds
     /// up nothing else.
-    fn sweep(&self) -> impl Future<Output = Result<Swept, StoreError>> + Send;
+    fn sweep(&self) -> impl Future<Output = Result<SweepReport, StoreError>> + Send;
 
     /// The record called `name`, one of [`RECORDS`] or [`CLOCK_RECORD`]. No client's path reaches it.
-    fn record(&self, name: &'static str) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
+    fn record(&self, name: &'static str) -> impl Future<Output = Result<Option<PrivateRecord>, StoreError>> + Send;
 
     /// Writes a record if it still has the tag `expected`, or if there is none where that is `None`. False: another
     /// write came first, and nothing was written.
@@ -230,13 +239,13 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// The bytes that each of these paths holds, in their order; 0 where that is nothing or a tombstone.
-    fn held(&self, ns: &str, paths: &[RelPath]) -> impl Future<Output = Result<Vec<u64>, StoreError>> + Send {
+    fn held_bytes(&self, ns: &str, paths: &[RelPath]) -> impl Future<Output = Result<Vec<u64>, StoreError>> + Send {
         async move {
             let mut sizes = Vec::with_capacity(paths.len());
             for path in paths {
                 sizes.push(match self.get(ns, path).await? {
-                    Got::Found(blob) => blob.entry.size,
-                    Got::Tombstone(_) | Got::Absent => 0,
+                    GetOutcome::Found(blob) => blob.entry.size,
+                    GetOutcome::Tombstone(_) | GetOutcome::Absent => 0,
                 });
             }
             Ok(sizes)
@@ -244,8 +253,8 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// How often this process read and wrote index objects, where the store keeps its index in such.
-    fn index_traffic(&self) -> Traffic {
-        Traffic::default()
+    fn index_traffic(&self) -> IndexTraffic {
+        IndexTraffic::default()
     }
 
     /// [`Store::put`] of content that is in memory, with nothing said of it.
@@ -257,7 +266,7 @@ pub trait Store: Send + Sync + 'static {
         content: Bytes,
     ) -> impl Future<Output = Result<PutOutcome, StoreError>> + Send {
         async move {
-            let mut body = self.incoming();
+            let mut body = self.new_body();
             body.push(content).await?;
             self.put(ns, path, expect, BlobMeta::default(), body).await
         }
@@ -270,11 +279,11 @@ fn next_version(now: u64, held: Option<&IndexEntry>) -> u64 {
 }
 
 /// The state of an exact index. `history`: the store's newest history id.
-fn strong_state(mark: Mark, modified: u64, history: Option<&str>) -> State {
+fn strong_state(mark: IndexMark, modified: u64, history: Option<&str>) -> IndexState {
     // A moved floor tells clients something too.
     let tag = format!("{}-{}-{}-{}", mark.epoch, history.unwrap_or("0"), mark.cursor, mark.floor).into();
     let history = history.map(|id| HistoryPoint { id: id.to_owned(), cursor: mark.cursor });
-    State { tag, mark: Some(mark), modified, history }
+    IndexState { tag, mark: Some(mark), modified, history }
 }
 
 /// A fresh epoch or history id: 128 random bits in hex.

@@ -143,11 +143,11 @@ fn pair_size(name: &str, value: &str) -> usize {
 
 /// Where the index of a namespace stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub struct IndexState {
     /// Another one for every other content of the index; visible ASCII without quotes.
     pub tag: Arc<str>,
     /// `None`: the index is not written in one step with the blobs, so its entries are hints only.
-    pub mark: Option<Mark>,
+    pub mark: Option<IndexMark>,
     /// When the last change was, or the store's creation: milliseconds since the epoch.
     pub modified: u64,
     /// Where in the store's history that is; `None` before the first write, and in a store that keeps no history.
@@ -156,7 +156,7 @@ pub struct State {
 
 /// A point in the history of a store whose index is exact (capability `strong-index`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+pub struct IndexMark {
     /// Random, made when the store was created, and again when it was put back from a copy.
     pub epoch: Arc<str>,
     /// The number of the namespace's last change; 0 before the first.
@@ -167,29 +167,29 @@ pub struct Mark {
 
 /// Entries and the state they are true at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Index {
-    pub state: State,
+pub struct IndexSnapshot {
+    pub state: IndexState,
     /// Tombstones included, in no order.
     pub entries: Vec<(String, IndexEntry)>,
 }
 
 /// A blob's content on its way out.
-pub enum Body {
+pub enum BlobBody {
     Whole(Bytes),
     /// Exactly `IndexEntry::size` bytes, or an error.
     Pieces(BoxStream<'static, io::Result<Bytes>>),
 }
 
 /// A live blob.
-pub struct Blob {
+pub struct StoredBlob {
     pub entry: IndexEntry,
     pub meta: BlobMeta,
-    pub body: Body,
+    pub body: BlobBody,
 }
 
 /// What became of a get.
-pub enum Got {
-    Found(Blob),
+pub enum GetOutcome {
+    Found(StoredBlob),
     Tombstone(IndexEntry),
     Absent,
 }
@@ -217,21 +217,21 @@ pub enum DeleteOutcome {
 }
 
 /// One of many writes that are handed in together.
-pub enum Operation {
+pub enum BatchWrite {
     /// As [`Store::put`](super::Store::put).
     Put { expect: Precondition, content: Bytes },
     /// As [`Store::delete`](super::Store::delete).
     Delete { expect: Option<Precondition> },
 }
 
-/// What became of an [`Operation`]; of its kind.
+/// What became of an [`BatchWrite`]; of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
+pub enum WriteOutcome {
     Put(PutOutcome),
     Deleted(DeleteOutcome),
 }
 
-impl Written {
+impl WriteOutcome {
     /// Whether it changed the path.
     pub fn happened(&self) -> bool {
         matches!(
@@ -243,20 +243,20 @@ impl Written {
 
 /// A committed change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct BlobChange {
     pub cursor: u64,
     pub ns: String,
     pub path: RelPath,
 }
 
 /// Committed changes in the order of their cursors.
-pub type Changes = Arc<[Change]>;
+pub type BlobChanges = Arc<[BlobChange]>;
 
 /// Milliseconds since the epoch. A parameter, so that tests can turn it back.
-pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// The system's clock.
-pub fn system_clock() -> Clock {
+pub fn system_clock() -> WallClock {
     Arc::new(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -277,7 +277,7 @@ pub struct BlobVersion {
 
 /// What became of a version that was to be put in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placed {
+pub enum ImportOutcome {
     Written,
     /// The path has this version, or a later one, already.
     Held,
@@ -310,7 +310,7 @@ impl Default for Retention {
 
 /// What a sweep came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct SweepReport {
     /// Paths whose expiry had come, and that are tombstones now.
     pub expired: usize,
     /// Earlier versions removed.
@@ -321,7 +321,7 @@ pub struct Swept {
 
 /// Requests for the objects that hold indexes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
+pub struct IndexTraffic {
     /// Asked for, be it to hear that it is unchanged.
     pub reads: u64,
     /// Sent to be written, whether the condition was met or not.
@@ -330,7 +330,7 @@ pub struct Traffic {
 
 /// A small private thing that the proxy keeps beside the blobs, such as its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub struct PrivateRecord {
     /// Another one after every write.
     pub tag: String,
     pub content: Bytes,
@@ -338,9 +338,9 @@ pub struct Record {
 
 /// A namespace as people are told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named(pub String);
+pub struct NamespaceName(pub String);
 
-impl fmt::Display for Named {
+impl fmt::Display for NamespaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { f.write_str("the flat namespace") } else { write!(f, "the namespace {:?}", self.0) }
     }
@@ -375,12 +375,12 @@ pub enum StoreError {
     S3Refused(String),
     /// The path leads to another namespace's files.
     #[error("{path:?} belongs to {namespace}; ask for it there")]
-    Elsewhere { path: String, namespace: Named },
+    OtherNamespace { path: String, namespace: NamespaceName },
     /// A namespace that would take over the files of another, `above`.
     #[error(
         "the namespace {namespace:?} cannot begin: {above} has files in a folder of that name; choose another name"
     )]
-    Occupied { namespace: String, above: Named },
+    NamespaceOccupied { namespace: String, above: NamespaceName },
     /// A name that the store has no room for, with what stands before it there.
     #[error("{name:?} is too long: this store takes names of {room} bytes, namespace included")]
     TooLong { name: String, room: usize },
@@ -390,12 +390,12 @@ pub enum StoreError {
 
 impl StoreError {
     /// What is wrong, fit for whoever can reach the proxy: no path and no address.
-    pub fn without_places(&self) -> String {
+    pub fn public_message(&self) -> String {
         match self {
             Self::Io { why, .. } => format!("the disk of the store failed: {why}"),
             Self::Closed => "the store is closed".to_owned(),
             Self::Full(_) => "the disk of the store is full".to_owned(),
-            Self::S3(why) | Self::S3Denied(why) => super::s3::failure::without_places(why).to_owned(),
+            Self::S3(why) | Self::S3Denied(why) => super::s3::failure::public_message(why).to_owned(),
             // Their words may quote a place.
             _ => "the storage failed; the proxy's log says why".to_owned(),
         }

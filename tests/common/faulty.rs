@@ -9,8 +9,8 @@ use memsync::path::RelPath;
 use memsync::protocol::HistoryPoint;
 use memsync::store::memory::Collected;
 use memsync::store::{
-    BlobMeta, BlobVersion, Changes, DeleteOutcome, Got, Index, Memory, Placed, Precondition, PutOutcome, Record, State,
-    Store, StoreError, Swept,
+    BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot, IndexState, Memory,
+    Precondition, PrivateRecord, PutOutcome, Store, StoreError, SweepReport,
 };
 use tokio::sync::broadcast;
 
@@ -79,10 +79,10 @@ impl<const STRONG: bool> Faulty<STRONG> {
 
 impl<const EXACT: bool> Store for Faulty<EXACT> {
     const STRONG: bool = EXACT;
-    type Incoming = Collected;
+    type BodyWriter = Collected;
 
-    fn incoming(&self) -> Collected {
-        self.inner.incoming()
+    fn new_body(&self) -> Collected {
+        self.inner.new_body()
     }
 
     async fn put(
@@ -108,30 +108,30 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         self.inner.delete(ns, path, expect, meta).await
     }
 
-    async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
+    async fn get(&self, ns: &str, path: &RelPath) -> Result<GetOutcome, StoreError> {
         self.meet("get", ns).await?;
         self.inner.get(ns, path).await
     }
 
-    async fn index(&self, ns: &str, since: u64) -> Result<Index, StoreError> {
+    async fn index(&self, ns: &str, since: u64) -> Result<IndexSnapshot, StoreError> {
         self.meet("index", ns).await?;
         self.inner.index(ns, since).await
     }
 
-    async fn state(&self, ns: &str) -> Result<State, StoreError> {
+    async fn state(&self, ns: &str) -> Result<IndexState, StoreError> {
         self.meet("state", ns).await?;
         self.inner.state(ns).await
     }
 
-    fn point(&self, ns: &str) -> Option<HistoryPoint> {
-        self.inner.point(ns)
+    fn history_point(&self, ns: &str) -> Option<HistoryPoint> {
+        self.inner.history_point(ns)
     }
 
-    async fn has_stood_at(&self, ns: &str, point: &HistoryPoint) -> Result<bool, StoreError> {
-        self.inner.has_stood_at(ns, point).await
+    async fn contains_point(&self, ns: &str, point: &HistoryPoint) -> Result<bool, StoreError> {
+        self.inner.contains_point(ns, point).await
     }
 
-    fn subscribe(&self) -> broadcast::Receiver<Changes> {
+    fn subscribe(&self) -> broadcast::Receiver<BlobChanges> {
         self.inner.subscribe()
     }
 
@@ -152,7 +152,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         self.inner.versions(ns, path).await
     }
 
-    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
+    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<GetOutcome, StoreError> {
         self.inner.get_version(ns, path, version).await
     }
 
@@ -160,14 +160,14 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         self.inner.namespaces().await
     }
 
-    async fn place(
+    async fn import_version(
         &self,
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
         body: Option<Collected>,
-    ) -> Result<Placed, StoreError> {
-        self.inner.place(ns, path, version, body).await
+    ) -> Result<ImportOutcome, StoreError> {
+        self.inner.import_version(ns, path, version, body).await
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {
@@ -175,12 +175,12 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         self.inner.expire().await
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
+    async fn sweep(&self) -> Result<SweepReport, StoreError> {
         self.meet("sweep", "").await?;
         self.inner.sweep().await
     }
 
-    async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+    async fn record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         self.inner.record(name).await
     }
 

@@ -13,8 +13,8 @@ use futures::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use memsync::digest::Md5;
-use memsync::store::s3::Options;
-use memsync::store::{Clock, S3};
+use memsync::store::s3::S3Options;
+use memsync::store::{S3Store, WallClock};
 use s3s::auth::SimpleAuth;
 use s3s::dto::{
     CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopySource, DeleteObjectInput, DeleteObjectOutput,
@@ -140,12 +140,12 @@ impl Server {
     }
 
     /// Options of a store in this server's bucket.
-    pub fn options(&self, prefix: &str, clock: Clock) -> Options {
+    pub fn options(&self, prefix: &str, clock: WallClock) -> S3Options {
         options(&self.endpoint(), ACCESS_KEY, SECRET_KEY, BUCKET, prefix, clock)
     }
 
-    pub async fn store(&self, prefix: &str, clock: Clock) -> S3 {
-        S3::open(&self.options(prefix, clock)).await.unwrap()
+    pub async fn store(&self, prefix: &str, clock: WallClock) -> S3Store {
+        S3Store::open(&self.options(prefix, clock)).await.unwrap()
     }
 
     pub fn fail(&self, faults: impl Fn(&str, &str) -> Fault + Send + Sync + 'static) {
@@ -185,13 +185,13 @@ impl Server {
 }
 
 /// Options of a store anywhere.
-pub fn options(endpoint: &str, access: &str, secret: &str, bucket: &str, prefix: &str, clock: Clock) -> Options {
+pub fn options(endpoint: &str, access: &str, secret: &str, bucket: &str, prefix: &str, clock: WallClock) -> S3Options {
     let spool = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("s3-spool");
-    Options {
+    S3Options {
         endpoint: Some(endpoint.to_owned()),
         prefix: prefix.to_owned(),
         clock,
-        ..Options::new(bucket, access, secret.to_owned().into(), spool)
+        ..S3Options::new(bucket, access, secret.to_owned().into(), spool)
     }
 }
 

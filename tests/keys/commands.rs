@@ -8,8 +8,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use memsync::proxy::keys::{self, NewKey};
-use memsync::store::Records;
-use memsync::store::embedded::Beside;
+use memsync::store::RecordStore;
+use memsync::store::sqlite::SqliteRecords;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -244,7 +244,7 @@ fn keys_are_made_used_rotated_and_revoked_while_the_proxy_serves() {
 fn a_key_that_has_expired_opens_nothing_until_it_is_rotated_to_work_again() {
     let m = Machine::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let records = Beside::open_or_create(&m.at("home/proxy")).unwrap();
+    let records = SqliteRecords::open_or_create(&m.at("home/proxy")).unwrap();
     let new = NewKey { name: Some("old".to_owned()), expires: Some(Duration::from_secs(60)), ..NewKey::default() };
     let hour_ago = jiff::Timestamp::now() - Duration::from_secs(3600);
     let edit = keys::edit(&records, |keys| keys.create_key(&new, hour_ago));

@@ -6,7 +6,7 @@ use memsync::protocol::Precondition;
 use memsync::protocol::batch::{self, Answered, Asked, Writer};
 use memsync::remote::http::{HttpOptions, HttpRemote};
 use memsync::remote::{Answer, Ask, IndexAnswer, Put, Remote};
-use memsync::store::Embedded;
+use memsync::store::SqliteStore;
 
 use crate::packed::{gzip_bomb, pack, text, unpack, zstd_bomb};
 use crate::proxy::Running;
@@ -362,7 +362,7 @@ async fn who_has_no_room_for_unpacking_gets_it_plain() {
 #[tokio::test]
 async fn with_a_real_proxy_all_comes_back_and_less_is_on_the_wire() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(&dir.path().join("store")).unwrap());
+    let store = Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
     let running = Running::start(store).await;
     let remotes = [far_to(running.addr, proxy::TOKEN, ""), far_to(running.addr, proxy::TOKEN, "a/n")];
     let contents = [text(100), text(30_000), text(3 << 20), random(30_000), random(3 << 20), Vec::new()];

@@ -13,7 +13,7 @@ use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::remote::http::{HttpOptions, HttpRemote};
 use memsync::remote::{Index, IndexAnswer, IndexEntry, Remote};
-use memsync::store::{BlobMeta, Got, Precondition, S3, Store, system_clock};
+use memsync::store::{BlobMeta, GetOutcome, Precondition, S3Store, Store, system_clock};
 use serde_json::json;
 
 use super::proxy::{self, Reply, Running};
@@ -236,14 +236,14 @@ impl Agent {
 }
 
 /// One write by way of one of the proxies on the bucket.
-async fn write(store: &S3, rng: &mut fastrand::Rng) {
+async fn write(store: &S3Store, rng: &mut fastrand::Rng) {
     let path = RelPath::parse(&format!("{}.md", rng.u8(..30))).unwrap();
     let content = bytes::Bytes::from(rng.u64(..).to_string());
     match store.get("", &path).await.unwrap() {
-        Got::Found(blob) if rng.bool() => {
+        GetOutcome::Found(blob) if rng.bool() => {
             store.put_bytes("", &path, Precondition::Md5(blob.entry.md5), content).await.unwrap();
         }
-        Got::Found(_) => {
+        GetOutcome::Found(_) => {
             store.delete("", &path, None, BlobMeta::default()).await.unwrap();
         }
         _ => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use memsync::store::{BlobMeta, IndexEntry, Operation, Precondition, Store, system_clock};
+use memsync::store::{BatchWrite, BlobMeta, IndexEntry, Precondition, Store, system_clock};
 
 use super::s3::INDEX;
 use super::server::{Server, Stored};
@@ -24,7 +24,7 @@ async fn hold(store: &impl Store) -> Held {
 /// Whether `held` can be brought up to date; checks that this makes it what it should be.
 async fn comes_up(store: &impl Store, held: &Held) -> bool {
     let (state, now) = (store.state("").await.unwrap(), index(store, 0).await);
-    let Some(part) = store.index_after("", &held.0) else { return false };
+    let Some(part) = store.index_since_tag("", &held.0) else { return false };
     assert_eq!(part.state, state);
     assert!(part.entries.len() < now.len());
     let mut laid_over = held.1.clone();
@@ -57,7 +57,7 @@ pub async fn what_changed_after_a_tag(store: impl Store, now: Arc<AtomicU64>) {
         }
         all.push(hold(&store).await);
     }
-    assert!(store.index_after("", "").is_none() && store.index_after("nobody", &all[5].0).is_none());
+    assert!(store.index_since_tag("", "").is_none() && store.index_since_tag("nobody", &all[5].0).is_none());
 }
 
 /// Two proxies on a bucket name its index alike, and each knows what the other wrote once it has looked.
@@ -135,7 +135,7 @@ async fn no_more_is_remembered_of_an_index_than_has_its_place() {
     let store = server.store("memory", system_clock()).await;
     let write = async |from: usize, to: usize| {
         let one =
-            |n: usize| (path(&format!("{n}.md")), Operation::Put { expect: New, content: Bytes::from_static(b"x") });
+            |n: usize| (path(&format!("{n}.md")), BatchWrite::Put { expect: New, content: Bytes::from_static(b"x") });
         let written = store.write_many("", (from..to).map(one).collect(), &BlobMeta::default()).await;
         assert!(written.iter().all(Result::is_ok));
     };

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use futures::future::join_all;
 use memsync::digest::Md5;
 use memsync::protocol::HistoryPoint;
-use memsync::store::embedded::Settings;
+use memsync::store::sqlite::SqliteSettings;
 use memsync::store::{
-    BlobMeta, DeleteOutcome, Embedded, Got, Incoming, PutOutcome, Retention, Store, StoreError, Swept,
+    BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, PutOutcome, Retention, SqliteStore, Store, StoreError, SweepReport,
 };
 
 use super::s3::until;
@@ -26,7 +26,7 @@ fn names(dir: &Path) -> Vec<String> {
 #[tokio::test]
 async fn all_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(dir.path()).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     put(&store, "a", New, b"a").await;
     put(&store, "gone", New, b"g").await;
     delete(&store, "gone", None).await;
@@ -34,7 +34,7 @@ async fn all_is_there_after_reopening() {
     let (at, before) = (mark(&store).await, index(&store, 0).await);
     drop(store);
 
-    let store = Embedded::open(dir.path()).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     assert_eq!(mark(&store).await, at);
     assert_eq!(index(&store, 0).await, before);
     assert_eq!(read(&store, "a").await.as_deref(), Some(&b"a"[..]));
@@ -46,7 +46,7 @@ async fn all_is_there_after_reopening() {
 async fn a_store_put_back_from_a_copy_has_a_new_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let (home, copy) = (dir.path().join("store"), dir.path().join("copy"));
-    let epoch = async |at: &Path| mark(&Embedded::open(at).unwrap()).await.epoch;
+    let epoch = async |at: &Path| mark(&SqliteStore::open(at).unwrap()).await.epoch;
     let move_copy = |from: &Path, to: &Path| {
         std::fs::create_dir(to).unwrap();
         std::fs::copy(from.join("store.db"), to.join("store.db")).unwrap();
@@ -65,8 +65,8 @@ async fn a_store_put_back_from_a_copy_has_a_new_epoch() {
 async fn store_set_back_in_place_knows_its_own_past_only() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("store.db");
-    let point = async |store: &Embedded| store.state("").await.unwrap().history.unwrap();
-    let store = Embedded::open(dir.path()).unwrap();
+    let point = async |store: &SqliteStore| store.state("").await.unwrap().history.unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     assert_eq!(store.state("").await.unwrap().history, None, "nothing was written yet");
     put(&store, "a", New, b"1").await;
     let first = point(&store).await;
@@ -76,27 +76,27 @@ async fn store_set_back_in_place_knows_its_own_past_only() {
     assert_eq!(names(dir.path()), ["bodies", "lock", "store.db"], "a store that was closed has no log");
     let copy = std::fs::read(&file).unwrap();
 
-    let store = Embedded::open(dir.path()).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     assert_eq!(point(&store).await, second, "a start alone begins nothing");
     put(&store, "c", New, b"3").await;
     let third = point(&store).await;
     assert_ne!(third.id, second.id);
     let ahead = HistoryPoint { cursor: third.cursor, ..second.clone() };
     for (known, at) in [(true, &first), (true, &second), (true, &third), (false, &ahead)] {
-        assert_eq!(store.has_stood_at("", at).await.unwrap(), known, "{at}");
+        assert_eq!(store.contains_point("", at).await.unwrap(), known, "{at}");
     }
     let (epoch, tag) = (mark(&store).await.epoch, store.state("").await.unwrap().tag);
     drop(store);
 
     // Written over in place, the file is the same to the filesystem.
     std::fs::write(&file, copy).unwrap();
-    let store = Embedded::open(dir.path()).unwrap();
-    assert!(!store.has_stood_at("", &third).await.unwrap(), "before anything is written");
+    let store = SqliteStore::open(dir.path()).unwrap();
+    assert!(!store.contains_point("", &third).await.unwrap(), "before anything is written");
     put(&store, "other", New, b"3").await;
     let other = point(&store).await;
     assert_eq!((&mark(&store).await.epoch, other.cursor), (&epoch, third.cursor));
     for (known, at) in [(true, &first), (true, &second), (true, &other), (false, &third)] {
-        assert_eq!(store.has_stood_at("", at).await.unwrap(), known, "{at}");
+        assert_eq!(store.contains_point("", at).await.unwrap(), known, "{at}");
     }
     assert_ne!(store.state("").await.unwrap().tag, tag, "the same cursor, but another index");
 }
@@ -105,13 +105,13 @@ async fn store_set_back_in_place_knows_its_own_past_only() {
 #[tokio::test]
 async fn a_sweep_with_nothing_to_remove_waits_for_no_writer() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(dir.path()).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     put(&store, "x", New, b"a").await;
     put(&store, "x", Holds(Md5::of(b"a")), b"b").await;
     delete(&store, "x", None).await;
     let db = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
     db.execute_batch("BEGIN IMMEDIATE").unwrap();
-    assert_eq!(store.sweep().await.unwrap(), Swept::default());
+    assert_eq!(store.sweep().await.unwrap(), SweepReport::default());
 }
 
 #[tokio::test]
@@ -119,8 +119,8 @@ async fn files_of_replaced_deleted_and_lost_bodies_go() {
     let dir = tempfile::tempdir().unwrap();
     let bodies = dir.path().join("bodies");
     let retention = Retention { versions: 0, ..Retention::default() };
-    let settings = || Settings { retention, ..Settings::default() };
-    let store = Embedded::open_with(dir.path(), settings()).unwrap();
+    let settings = || SqliteSettings { retention, ..SqliteSettings::default() };
+    let store = SqliteStore::open_with(dir.path(), settings()).unwrap();
     put(&store, "x", New, &large(1)).await;
     put(&store, "x", New, &large(2)).await;
     assert_eq!(names(&bodies).len(), 1, "a refused body leaves nothing");
@@ -130,7 +130,7 @@ async fn files_of_replaced_deleted_and_lost_bodies_go() {
     put(&store, "y", New, &large(4)).await;
     delete(&store, "y", None).await;
     assert_eq!(names(&bodies), kept);
-    let mut unfinished = store.incoming();
+    let mut unfinished = store.new_body();
     unfinished.push(large(5).into()).await.unwrap();
     drop(unfinished);
     // A piece that is just being written ends on a thread of its own.
@@ -140,7 +140,7 @@ async fn files_of_replaced_deleted_and_lost_bodies_go() {
     std::fs::write(bodies.join("0123"), b"left by a crash").unwrap();
     // This is no file, so that it cannot be removed as one.
     std::fs::create_dir(bodies.join("0000")).unwrap();
-    let store = Embedded::open(dir.path()).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     std::fs::remove_dir(bodies.join("0000")).unwrap();
     assert_eq!(names(&bodies), kept);
     assert_eq!(read(&store, "x").await, Some(large(2)));
@@ -151,8 +151,8 @@ async fn a_store_has_one_owner_and_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("deep/store");
-    let store = Embedded::open(&home).unwrap();
-    let Err(refused) = Embedded::open(&home) else { panic!("two owners") };
+    let store = SqliteStore::open(&home).unwrap();
+    let Err(refused) = SqliteStore::open(&home) else { panic!("two owners") };
     assert!(matches!(refused, StoreError::Locked(_)), "{refused}");
     assert!(refused.to_string().contains("another memsync proxy"), "{refused}");
     put(&store, "a", New, b"a").await;
@@ -165,34 +165,34 @@ async fn a_store_has_one_owner_and_is_private() {
         }
     }
     drop(store);
-    Embedded::open(&home).unwrap();
+    SqliteStore::open(&home).unwrap();
 }
 
 #[test]
 fn what_is_not_ours_is_refused_untouched() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("newer");
-    drop(Embedded::open(&home).unwrap());
+    drop(SqliteStore::open(&home).unwrap());
     let file = home.join("store.db");
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[60..64].copy_from_slice(&7u32.to_be_bytes());
     std::fs::write(&file, &bytes).unwrap();
     let before = names(&home);
-    let refused = Embedded::open(&home).err().unwrap();
+    let refused = SqliteStore::open(&home).err().unwrap();
     assert!(matches!(refused, StoreError::Newer { found: 7, known: 2, .. }), "{refused}");
     assert_eq!((names(&home), std::fs::read(&file).unwrap()), (before, bytes));
 
     let photos = dir.path().join("photos");
     std::fs::create_dir(&photos).unwrap();
     std::fs::write(photos.join("cat.jpg"), b"meow").unwrap();
-    let refused = Embedded::open(&photos).err().unwrap();
+    let refused = SqliteStore::open(&photos).err().unwrap();
     assert!(matches!(refused, StoreError::NotAStore { .. }), "{refused}");
     assert_eq!(names(&photos), ["cat.jpg"]);
 
     let text = dir.path().join("text");
     std::fs::create_dir(&text).unwrap();
     std::fs::write(text.join("store.db"), b"dear diary").unwrap();
-    let refused = Embedded::open(&text).err().unwrap();
+    let refused = SqliteStore::open(&text).err().unwrap();
     assert!(matches!(refused, StoreError::NotAStore { .. }), "{refused}");
     assert_eq!(std::fs::read(text.join("store.db")).unwrap(), b"dear diary");
 }
@@ -201,8 +201,8 @@ fn what_is_not_ours_is_refused_untouched() {
 async fn a_full_disk_refuses_writes_and_keeps_what_was_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let retention = Retention { versions: 0, ..Retention::default() };
-    let settings = Settings { max_database_bytes: Some(1024 * 1024), retention, ..Settings::default() };
-    let store = Embedded::open_with(dir.path(), settings).unwrap();
+    let settings = SqliteSettings { max_database_bytes: Some(1024 * 1024), retention, ..SqliteSettings::default() };
+    let store = SqliteStore::open_with(dir.path(), settings).unwrap();
     let mut kept = Vec::new();
     let full = loop {
         let name = format!("n{}", kept.len());
@@ -223,7 +223,7 @@ async fn a_full_disk_refuses_writes_and_keeps_what_was_acknowledged() {
     }
     put(&store, "after", New, &[1; 50_000]).await;
     drop(store);
-    let store = Embedded::open(dir.path()).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     assert_eq!(read(&store, "after").await, Some(vec![1; 50_000]));
     assert_eq!(read(&store, &kept[5].0).await, Some(vec![5; 50_000]));
 }
@@ -232,7 +232,7 @@ async fn a_full_disk_refuses_writes_and_keeps_what_was_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writes_wait_for_records_and_sweeps() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(dir.path()).unwrap());
+    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
     let recording = {
         let store = store.clone();
         tokio::spawn(async move {
@@ -260,16 +260,16 @@ async fn a_store_of_format_1_is_taken_over() {
     let frozen = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store/v1/store.db");
     std::fs::copy(frozen, dir.path().join("store.db")).unwrap();
     for _ in 0..2 {
-        let store = Embedded::open(dir.path()).unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
         assert_eq!(read(&store, "a.md").await.as_deref(), Some(&b"content of a.md"[..]));
-        let Got::Found(blob) = store.get("", &path("topics/b.md")).await.unwrap() else { panic!("it is there") };
+        let GetOutcome::Found(blob) = store.get("", &path("topics/b.md")).await.unwrap() else { panic!("it is there") };
         assert_eq!(blob.meta.content_type.as_deref(), Some("text/markdown"));
         let all = index(&store, 0).await;
         assert_eq!(all.keys().collect::<Vec<_>>(), ["a.md", "gone.md", "topics/b.md"]);
         assert!(all["gone.md"].is_deleted && all["gone.md"].cursor == 4);
         assert_eq!(store.record("keys").await.unwrap(), None);
     }
-    let store = Embedded::open(dir.path()).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     let a = Md5::of(b"content of a.md");
     assert!(matches!(put(&store, "a.md", Holds(a), b"new").await, PutOutcome::Updated(e) if e.cursor == 5));
     assert_eq!(store.versions("", &path("a.md")).await.unwrap()[1].md5, a);
@@ -281,13 +281,13 @@ async fn what_cannot_expire_holds_up_no_other_and_no_sweep() {
     const DAY: u64 = 24 * 3600 * 1000;
     let dir = tempfile::tempdir().unwrap();
     let now = Arc::new(AtomicU64::new(DAY));
-    let settings = Settings { clock: clock(&now), ..Settings::default() };
-    let store = Embedded::open_with(dir.path(), settings).unwrap();
+    let settings = SqliteSettings { clock: clock(&now), ..SqliteSettings::default() };
+    let store = SqliteStore::open_with(dir.path(), settings).unwrap();
     put(&store, "gone", New, b"g").await;
     delete(&store, "gone", None).await;
     for name in ["a", "b", "c"] {
         let meta = BlobMeta { expires: Some(2 * DAY), ..BlobMeta::default() };
-        store.put("", &path(name), New, meta, store.incoming()).await.unwrap();
+        store.put("", &path(name), New, meta, store.new_body()).await.unwrap();
     }
     let db = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
     assert_eq!(db.execute("UPDATE entry SET path = '../a' WHERE path = 'a'", []).unwrap(), 1);

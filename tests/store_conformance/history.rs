@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::join_all;
 use memsync::digest::Md5;
-use memsync::store::{BlobMeta, DeleteOutcome, Got, IndexEntry, Precondition, PutOutcome, Store, StoreError};
+use memsync::store::{BlobMeta, DeleteOutcome, GetOutcome, IndexEntry, Precondition, PutOutcome, Store, StoreError};
 
 use super::{path, seed};
 
@@ -69,11 +69,11 @@ impl Answer {
         }
     }
 
-    pub fn of_get(got: &Result<Got, StoreError>) -> Self {
+    pub fn of_get(got: &Result<GetOutcome, StoreError>) -> Self {
         match got {
-            Ok(Got::Found(blob)) => Self::Holds(Some(held(&blob.entry))),
-            Ok(Got::Tombstone(entry)) => Self::Holds(Some(held(entry))),
-            Ok(Got::Absent) => Self::Holds(None),
+            Ok(GetOutcome::Found(blob)) => Self::Holds(Some(held(&blob.entry))),
+            Ok(GetOutcome::Tombstone(entry)) => Self::Holds(Some(held(entry))),
+            Ok(GetOutcome::Absent) => Self::Holds(None),
             Err(_) => Self::Unknown,
         }
     }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::store::{
-    BlobMeta, BlobVersion, DeleteOutcome, Got, Incoming, Placed, Precondition, PutOutcome, Store, Swept,
+    BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, Precondition, PutOutcome, Store,
+    SweepReport,
 };
 
 use super::{Holds, New, content, delete, index, is_exact, large, path, put, read, written};
@@ -20,13 +21,13 @@ pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
         ..BlobMeta::default()
     };
     let write = async |expect, meta, content: &[u8]| {
-        let mut body = store.incoming();
+        let mut body = store.new_body();
         body.push(Bytes::copy_from_slice(content)).await.unwrap();
         written(store.put("", &path("x"), expect, meta, body).await.unwrap())
     };
     let read = async |version| match store.get_version("", &path("x"), version).await.unwrap() {
-        Got::Found(blob) => Some((content(blob.body).await, blob.meta)),
-        Got::Tombstone(_) | Got::Absent => None,
+        GetOutcome::Found(blob) => Some((content(blob.body).await, blob.meta)),
+        GetOutcome::Tombstone(_) | GetOutcome::Absent => None,
     };
     clock.store(1_000, Ordering::SeqCst);
     let big = large(7);
@@ -87,21 +88,21 @@ pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
 /// What comes from another store is kept as it was there, be it what the path held before already: it was deleted between.
 pub async fn placed_versions(store: impl Store, _: Arc<AtomicU64>) {
     let place = async |version: u64, content: &[u8]| {
-        let mut body = store.incoming();
+        let mut body = store.new_body();
         body.push(Bytes::copy_from_slice(content)).await.unwrap();
         let (md5, size) = (Md5::of(content), content.len() as u64);
         let version = BlobVersion { version, md5, size, is_deleted: false, meta: BlobMeta::default() };
-        store.place("", &path("x"), version, Some(body)).await.unwrap()
+        store.import_version("", &path("x"), version, Some(body)).await.unwrap()
     };
     let big = large(2);
     for (version, content) in [(7, &b"a"[..]), (9, b"a"), (11, &big), (13, &big), (15, b"a")] {
-        assert_eq!(place(version, content).await, Placed::Written);
+        assert_eq!(place(version, content).await, ImportOutcome::Written);
     }
-    assert_eq!(place(13, b"b").await, Placed::Held);
+    assert_eq!(place(13, b"b").await, ImportOutcome::Held);
     let versions = store.versions("", &path("x")).await.unwrap();
     assert_eq!(versions.iter().map(|version| version.version).collect::<Vec<_>>(), [15, 13, 11, 9, 7]);
     for version in versions {
-        let Got::Found(blob) = store.get_version("", &path("x"), version.version).await.unwrap() else {
+        let GetOutcome::Found(blob) = store.get_version("", &path("x"), version.version).await.unwrap() else {
             panic!("it is kept")
         };
         assert_eq!(Md5::of(&content(blob.body).await), version.md5);
@@ -121,7 +122,7 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     for (name, meta) in
         [("due", expires.clone()), ("late", BlobMeta { expires: Some(500 * DAY), ..BlobMeta::default() })]
     {
-        store.put("", &path(name), New, meta, store.incoming()).await.unwrap();
+        store.put("", &path(name), New, meta, store.new_body()).await.unwrap();
     }
     // A write that is silent about it leaves the time as it is.
     put(&store, "due", Holds(Md5::of(b"")), b"content").await;
@@ -130,27 +131,27 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     // What is beyond the number may go as late as now.
     let surplus = store.sweep().await.unwrap();
     assert!([0, if is_exact(&store) { 0 } else { 5 }].contains(&surplus.versions), "{surplus:?}");
-    assert_eq!(Swept { versions: 0, ..surplus }, Swept::default());
+    assert_eq!(SweepReport { versions: 0, ..surplus }, SweepReport::default());
     assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 21);
 
     clock.store(10 * DAY, Ordering::SeqCst);
-    assert_eq!(store.sweep().await.unwrap(), Swept { expired: 1, ..Swept::default() });
+    assert_eq!(store.sweep().await.unwrap(), SweepReport { expired: 1, ..SweepReport::default() });
     let due = store.versions("", &path("due")).await.unwrap();
     assert_eq!((due[0].is_deleted, due[1].size), (true, 7));
     assert_eq!(read(&store, "due").await, None);
 
     clock.store(32 * DAY, Ordering::SeqCst);
     // All but the newest five earlier versions of `much`. The others have fewer.
-    assert_eq!(store.sweep().await.unwrap(), Swept { versions: 15, ..Swept::default() });
+    assert_eq!(store.sweep().await.unwrap(), SweepReport { versions: 15, ..SweepReport::default() });
     assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 6);
     let old = store.versions("", &path("old")).await.unwrap()[1].version;
-    assert!(matches!(store.get_version("", &path("old"), old).await.unwrap(), Got::Found(_)));
+    assert!(matches!(store.get_version("", &path("old"), old).await.unwrap(), GetOutcome::Found(_)));
     assert_eq!(read(&store, "much").await.as_deref(), Some(&b"25"[..]));
 
     let before = store.state("").await.unwrap();
     let tombstone = index(&store, 0).await["old"];
     clock.store(92 * DAY, Ordering::SeqCst);
-    assert_eq!(store.sweep().await.unwrap(), Swept { tombstones: 1, ..Swept::default() });
+    assert_eq!(store.sweep().await.unwrap(), SweepReport { tombstones: 1, ..SweepReport::default() });
     let after = store.state("").await.unwrap();
     assert_ne!(after.tag, before.tag, "a moved floor is another state");
     let left = index(&store, 0).await;
@@ -160,15 +161,15 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     if let Some((before, after)) = before.mark.zip(after.mark) {
         assert_eq!((before.floor, after.floor), (0, tombstone.cursor));
         assert_eq!((after.cursor, after.epoch), (before.cursor, before.epoch));
-        assert!(matches!(got, Got::Absent));
+        assert!(matches!(got, GetOutcome::Absent));
     } else {
         // Without a floor the blob itself must still tell that it was deleted; asking brings no entry back.
-        assert!(matches!(got, Got::Tombstone(found) if found == tombstone));
-        assert_eq!(store.sweep().await.unwrap(), Swept::default());
+        assert!(matches!(got, GetOutcome::Tombstone(found) if found == tombstone));
+        assert_eq!(store.sweep().await.unwrap(), SweepReport::default());
         assert!(!index(&store, 0).await.contains_key("old"));
     }
     assert!(
-        matches!(store.get_version("", &path("old"), old).await.unwrap(), Got::Found(_)),
+        matches!(store.get_version("", &path("old"), old).await.unwrap(), GetOutcome::Found(_)),
         "it outlives its tombstone"
     );
     // The versions of a path grow whatever the clock does.

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use memsync::digest::Md5;
-use memsync::store::s3::{EtagQuotes, Options};
+use memsync::store::s3::{EtagQuotes, S3Options};
 use memsync::store::{
-    BlobMeta, Clock, DeleteOutcome, Got, Incoming, Precondition, PutOutcome, S3, Store, StoreError, system_clock,
+    BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, Precondition, PutOutcome, S3Store, Store, StoreError, WallClock,
+    system_clock,
 };
 use serde_json::Value;
 
@@ -21,18 +22,18 @@ use super::{Holds, New, delete, index, large, path, put, read, written};
 
 pub const INDEX: &str = "memory/.sync-index.json";
 
-pub async fn open_here(_: PathBuf, clock: Clock) -> Option<(S3, Server)> {
+pub async fn open_here(_: PathBuf, clock: WallClock) -> Option<(S3Store, Server)> {
     let server = Server::start().await;
     Some((server.store("memory", clock).await, server))
 }
 
 /// A store at `MEMSYNC_TEST_S3_ENDPOINT`, in the bucket that is there already, below a prefix of its own.
 /// `MEMSYNC_TEST_S3_ETAG_QUOTES=strip` is for one that wants ETags without quotes, as Ceph.
-pub async fn open_foreign(_: PathBuf, clock: Clock) -> Option<(S3, ())> {
-    Some((S3::open(&foreign_options(clock)).await.unwrap(), ()))
+pub async fn open_foreign(_: PathBuf, clock: WallClock) -> Option<(S3Store, ())> {
+    Some((S3Store::open(&foreign_options(clock)).await.unwrap(), ()))
 }
 
-fn foreign_options(clock: Clock) -> Options {
+fn foreign_options(clock: WallClock) -> S3Options {
     #[expect(clippy::disallowed_methods, reason = "how `.ci/run` names it")]
     let set = |name| std::env::var(name).ok();
     let endpoint = set("MEMSYNC_TEST_S3_ENDPOINT").expect("MEMSYNC_TEST_S3_ENDPOINT names an S3");
@@ -60,8 +61,8 @@ async fn s3_foreign_two_proxies() {
 }
 
 /// Nothing but the store's own conditional writes keeps these apart.
-async fn two_proxies(options: &Options) {
-    let [one, other] = [S3::open(options).await.unwrap(), S3::open(options).await.unwrap()];
+async fn two_proxies(options: &S3Options) {
+    let [one, other] = [S3Store::open(options).await.unwrap(), S3Store::open(options).await.unwrap()];
     linearizable_together(&[Arc::new(one.clone()), Arc::new(other.clone())], Versions::Differ).await;
     // Whoever reads a blob that differs from its entry has it mended.
     until("both see the same, and the index has it", async || {
@@ -69,10 +70,10 @@ async fn two_proxies(options: &Options) {
         for name in ["x", "y"] {
             let [a, b] = [one.get("", &path(name)).await.unwrap(), other.get("", &path(name)).await.unwrap()];
             let listed = index(&one, 0).await.get(name).copied();
-            let of = |got: &Got| match got {
-                Got::Found(blob) => Some(blob.entry),
-                Got::Tombstone(entry) => Some(*entry),
-                Got::Absent => None,
+            let of = |got: &GetOutcome| match got {
+                GetOutcome::Found(blob) => Some(blob.entry),
+                GetOutcome::Tombstone(entry) => Some(*entry),
+                GetOutcome::Absent => None,
             };
             assert_eq!(of(&a), of(&b));
             same &= of(&a) == listed;
@@ -82,7 +83,7 @@ async fn two_proxies(options: &Options) {
     .await;
 }
 
-async fn here() -> (Server, S3) {
+async fn here() -> (Server, S3Store) {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     (server, store)
@@ -110,7 +111,7 @@ async fn the_bucket_has_the_layout_of_the_field() {
         free: BTreeMap::from([("Topic".to_owned(), "\u{fc}ber \"alles\"".to_owned())]),
         ..BlobMeta::default()
     };
-    let mut body = store.incoming();
+    let mut body = store.new_body();
     body.push(Bytes::from_static(b"hello")).await.unwrap();
     let entry = written(store.put("", &path("topics/ai.md"), New, meta.clone(), body).await.unwrap());
     let md5 = Md5::of(b"hello").to_string();
@@ -123,7 +124,7 @@ async fn the_bucket_has_the_layout_of_the_field() {
     assert_eq!((file["md5"].as_str(), file["size"].as_u64()), (Some(md5.as_str()), Some(5)));
     assert_eq!((file["is_deleted"].as_bool(), file["version"].as_u64()), (Some(false), Some(entry.version)));
     assert!(file["last_modified"].as_str().unwrap().ends_with('Z'));
-    let Got::Found(found) = store.get("", &path("topics/ai.md")).await.unwrap() else { panic!("it is there") };
+    let GetOutcome::Found(found) = store.get("", &path("topics/ai.md")).await.unwrap() else { panic!("it is there") };
     assert_eq!(found.meta, meta);
 
     delete(&store, "topics/ai.md", None).await;
@@ -163,7 +164,9 @@ async fn another_proxys_bucket_is_served_as_it_is() {
     for (name, content) in [("full.md", &b"a"[..]), ("bare.md", b"bare"), ("odd.md", b"odd"), ("long.md", &long)] {
         assert_eq!(read(&store, name).await.as_deref(), Some(content), "{name}");
     }
-    let Got::Tombstone(tombstone) = store.get("", &path("gone.md")).await.unwrap() else { panic!("it was deleted") };
+    let GetOutcome::Tombstone(tombstone) = store.get("", &path("gone.md")).await.unwrap() else {
+        panic!("it was deleted")
+    };
     assert_eq!(tombstone.md5.to_string(), gone);
     // What was read and was not in the index is there soon.
     until("what was read is in the index", async || index(&store, 0).await.len() == 5).await;
@@ -270,9 +273,9 @@ async fn a_start_after_a_crash_mends_the_index() {
     server.heal();
     assert_eq!(difference(&server, "memory").len(), 1);
     let store = server.store("memory", system_clock()).await;
-    assert_eq!(store.mend_after_crash().await.unwrap()[""].added, [path("a")]);
+    assert_eq!(store.repair_after_crash().await.unwrap()[""].added, [path("a")]);
     assert_eq!(difference(&server, "memory"), [""; 0]);
-    assert!(store.mend_after_crash().await.unwrap()[""].is_nothing());
+    assert!(store.repair_after_crash().await.unwrap()[""].is_nothing());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -328,9 +331,11 @@ async fn reindex_beside_a_proxy_that_serves_loses_nothing() {
             for n in 0..150u32 {
                 let name = format!("w/{}", n % 10);
                 match store.get("", &path(&name)).await.unwrap() {
-                    Got::Found(blob) if n % 3 == 0 => drop(delete(&store, &name, Some(blob.entry.md5)).await),
-                    Got::Found(blob) => drop(put(&store, &name, Holds(blob.entry.md5), &n.to_be_bytes()).await),
-                    Got::Tombstone(_) | Got::Absent => drop(put(&store, &name, New, &n.to_be_bytes()).await),
+                    GetOutcome::Found(blob) if n % 3 == 0 => drop(delete(&store, &name, Some(blob.entry.md5)).await),
+                    GetOutcome::Found(blob) => drop(put(&store, &name, Holds(blob.entry.md5), &n.to_be_bytes()).await),
+                    GetOutcome::Tombstone(_) | GetOutcome::Absent => {
+                        put(&store, &name, New, &n.to_be_bytes()).await;
+                    }
                 }
             }
         }
@@ -353,7 +358,7 @@ async fn stores_that_ignore_conditions_are_refused_with_the_reason() {
         (Quirks { wants_bare_etags: true, ..Quirks::default() }, "S3_ETAG_QUOTES=strip"),
     ] {
         let server = Server::start_with(quirks).await;
-        let refused = S3::open(&server.options("memory", system_clock())).await.err().expect("a refusal");
+        let refused = S3Store::open(&server.options("memory", system_clock())).await.err().expect("a refusal");
         assert!(matches!(refused, StoreError::S3Refused(_)), "{refused:?}");
         assert!(refused.to_string().contains(reason), "{quirks:?}: {refused}");
         assert_eq!(server.keys(), [""; 0], "the probe leaves nothing");
@@ -361,7 +366,7 @@ async fn stores_that_ignore_conditions_are_refused_with_the_reason() {
     let server = Server::start_with(Quirks { wants_bare_etags: true, ..Quirks::default() }).await;
     let mut options = server.options("memory", system_clock());
     options.etag_quotes = EtagQuotes::Strip;
-    let store = S3::open(&options).await.unwrap();
+    let store = S3Store::open(&options).await.unwrap();
     put(&store, "a", New, b"a").await;
     assert!(matches!(put(&store, "a", Holds(Md5::of(b"a")), b"b").await, PutOutcome::Updated(_)));
     assert_eq!(read(&store, "a").await.as_deref(), Some(&b"b"[..]));
@@ -370,10 +375,10 @@ async fn stores_that_ignore_conditions_are_refused_with_the_reason() {
 #[tokio::test]
 async fn what_is_wrong_with_the_options_is_told_without_the_secret() {
     let server = Server::start().await;
-    let refusal = async |change: &dyn Fn(&mut memsync::store::s3::Options)| {
+    let refusal = async |change: &dyn Fn(&mut memsync::store::s3::S3Options)| {
         let mut options = server.options("memory", system_clock());
         change(&mut options);
-        let text = S3::open(&options).await.err().expect("a refusal").to_string();
+        let text = S3Store::open(&options).await.err().expect("a refusal").to_string();
         assert!(!text.contains(server::SECRET_KEY) && !text.contains("wrong secret"), "{text}");
         text
     };

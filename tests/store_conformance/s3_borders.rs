@@ -8,7 +8,8 @@ use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::store::{
-    BlobMeta, DeleteOutcome, Got, Named, Precondition, PutOutcome, S3, Store, StoreError, system_clock,
+    BlobMeta, DeleteOutcome, GetOutcome, NamespaceName, Precondition, PutOutcome, S3Store, Store, StoreError,
+    system_clock,
 };
 use serde_json::json;
 
@@ -17,10 +18,10 @@ use super::server::{Fault, Server, Stored, difference};
 use super::{New, index, path, put, written};
 
 /// Asks in every way for a path that is another namespace's; `namespace` is whose.
-async fn is_refused(store: &S3, ns: &str, name: &str, namespace: &str) {
+async fn is_refused(store: &S3Store, ns: &str, name: &str, namespace: &str) {
     let name: RelPath = path(name);
     let is = |refused: &StoreError| match refused {
-        StoreError::Elsewhere { namespace: told, .. } => told == &Named(namespace.to_owned()),
+        StoreError::OtherNamespace { namespace: told, .. } => told == &NamespaceName(namespace.to_owned()),
         _ => false,
     };
     let refusals = [
@@ -54,9 +55,9 @@ async fn a_namespaces_files_are_reached_by_its_name_alone() {
         is_refused(store, "team", "deep/y", "team/deep").await;
         // Nor the other way round: no namespace of that name has begun.
         is_refused(store, "notes", "z", "").await;
-        assert!(matches!(store.get("", &path("team.md")).await.unwrap(), Got::Absent));
-        assert!(matches!(store.get("team", &path("x")).await.unwrap(), Got::Found(_)));
-        assert!(matches!(store.get("notes", &path("other")).await.unwrap(), Got::Absent));
+        assert!(matches!(store.get("", &path("team.md")).await.unwrap(), GetOutcome::Absent));
+        assert!(matches!(store.get("team", &path("x")).await.unwrap(), GetOutcome::Found(_)));
+        assert!(matches!(store.get("notes", &path("other")).await.unwrap(), GetOutcome::Absent));
         assert!(matches!(
             store.delete("notes", &path("other"), None, BlobMeta::default()).await.unwrap(),
             DeleteOutcome::Absent
@@ -74,12 +75,12 @@ async fn a_namespace_does_not_begin_on_top_of_anothers_files() {
     let begin = async |ns: &str| store.put_bytes(ns, &path("b"), New, Bytes::from_static(b"b")).await;
     for ns in ["team", "team/notes"] {
         let refused = begin(ns).await.unwrap_err();
-        assert!(matches!(&refused, StoreError::Occupied { namespace, .. } if namespace == ns), "{refused:?}");
+        assert!(matches!(&refused, StoreError::NamespaceOccupied { namespace, .. } if namespace == ns), "{refused:?}");
         assert!(refused.to_string().contains("choose another name"), "{refused}");
         assert!(server.object(&format!("memory/{ns}/.sync-index.json")).is_none(), "nothing has begun");
     }
     assert!(matches!(begin("team/other").await.unwrap(), PutOutcome::Created(_)), "beside them there is room");
-    assert!(matches!(store.get("", &path("team/notes/a")).await.unwrap(), Got::Found(blob) if blob.entry == a));
+    assert!(matches!(store.get("", &path("team/notes/a")).await.unwrap(), GetOutcome::Found(blob) if blob.entry == a));
     // When they have gone, it can.
     store.delete("", &path("team/notes/a"), None, BlobMeta::default()).await.unwrap();
     assert!(matches!(begin("team/notes").await.unwrap(), PutOutcome::Created(_)));
@@ -99,16 +100,19 @@ async fn only_a_write_that_may_begins_a_namespace() {
     for _ in 0..3 {
         drop(store.get("team", &path("x")).await.unwrap());
         let refused = store.delete("team", &path("x"), Some(version), BlobMeta::default()).await.unwrap_err();
-        assert!(matches!(&refused, StoreError::Occupied { namespace, .. } if namespace == "team"), "{refused:?}");
+        assert!(
+            matches!(&refused, StoreError::NamespaceOccupied { namespace, .. } if namespace == "team"),
+            "{refused:?}"
+        );
         let refused =
             store.delete("team", &path("x"), Some(Precondition::Version(8)), BlobMeta::default()).await.unwrap();
         assert!(matches!(refused, DeleteOutcome::Mismatch(entry) if entry.version == 7), "{refused:?}");
     }
     // What was asked of the index above after the reads is answered after what they asked of this one.
-    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), Got::Found(_)));
+    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), GetOutcome::Found(_)));
     until("the entry is there", async || index(&store, 0).await.contains_key("team/x")).await;
     assert!(server.object("memory/team/.sync-index.json").is_none(), "nothing has begun");
-    assert!(matches!(store.get("", &path("team/y")).await.unwrap(), Got::Found(_)));
+    assert!(matches!(store.get("", &path("team/y")).await.unwrap(), GetOutcome::Found(_)));
     is_refused(&store, "team", "x", "").await;
 
     // Nor does a write that is refused.
@@ -140,7 +144,7 @@ async fn a_deep_name_is_no_burden() {
     let requests = || server.requests().values().sum::<usize>();
     let ask = async || {
         let before = requests();
-        assert!(matches!(store.get(&deep, &path("x")).await.unwrap(), Got::Absent));
+        assert!(matches!(store.get(&deep, &path("x")).await.unwrap(), GetOutcome::Absent));
         requests() - before
     };
     let first = ask().await;
@@ -209,10 +213,10 @@ async fn a_namespace_that_begins_sees_a_file_that_came_above_meanwhile() {
     meanwhile(&server, TEAM, 1, record_a_flat_file);
     let begin = async || store.put_bytes("team", &path("y"), New, Bytes::from_static(b"y")).await;
     let refused = begin().await.unwrap_err();
-    assert!(matches!(&refused, StoreError::Occupied { namespace, .. } if namespace == "team"), "{refused:?}");
+    assert!(matches!(&refused, StoreError::NamespaceOccupied { namespace, .. } if namespace == "team"), "{refused:?}");
     assert!(server.object(TEAM).is_none() && server.object("memory/team/y").is_none(), "nothing has begun");
-    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), Got::Found(_)));
-    assert!(matches!(begin().await.unwrap_err(), StoreError::Occupied { .. }));
+    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), GetOutcome::Found(_)));
+    assert!(matches!(begin().await.unwrap_err(), StoreError::NamespaceOccupied { .. }));
 }
 
 /// The proxy that made the index died before it looked again.
@@ -225,9 +229,9 @@ async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_who_writ
     record_a_flat_file(&mut server.inside.objects.lock().unwrap());
     is_refused(&store, "", "team/x", "team").await;
     let begin = async |name| store.put_bytes("team", &path(name), New, Bytes::from_static(b"y")).await;
-    assert!(matches!(begin("y").await.unwrap_err(), StoreError::Occupied { .. }));
+    assert!(matches!(begin("y").await.unwrap_err(), StoreError::NamespaceOccupied { .. }));
     assert!(server.object(TEAM).is_none(), "it is gone");
-    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), Got::Found(_)));
+    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), GetOutcome::Found(_)));
 
     // That of a proxy without borders stays, and so does what has files.
     server.plant(TEAM, Stored::new(br#"{"files": {}}"#, &[]));
@@ -244,10 +248,10 @@ async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_start() 
     server.plant("memory/none/.sync-index.json", Stored::new(br#"{"files": {}}"#, &[("memsync-write", "1")]));
     let store = server.store("memory", system_clock()).await;
     is_refused(&store, "", "team/x", "team").await;
-    let mended = store.mend_after_crash().await.unwrap();
+    let mended = store.repair_after_crash().await.unwrap();
     assert!(mended.values().all(|mended| mended.is_nothing()), "{mended:?}");
     assert!(server.object(TEAM).is_none(), "it is gone");
-    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), Got::Found(_)));
+    assert!(matches!(store.get("", &path("team/x")).await.unwrap(), GetOutcome::Found(_)));
     assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["team/x"]);
     assert!(server.object("memory/none/.sync-index.json").is_some(), "nobody has files there");
 }
@@ -267,14 +271,14 @@ async fn a_file_whose_folder_becomes_a_namespace_meanwhile_is_not_written() {
         });
         let late = store.put_bytes("", &path("team/x"), New, Bytes::from_static(b"x")).await.unwrap_err();
         assert!(
-            matches!(&late, StoreError::Elsewhere { namespace, .. } if namespace == &Named("team".into())),
+            matches!(&late, StoreError::OtherNamespace { namespace, .. } if namespace == &NamespaceName("team".into())),
             "{late:?}"
         );
         let listed = index(&store, 0).await;
         assert!(listed.get("team/x").is_none_or(|entry| entry.is_deleted && Some(entry.md5) == before), "{listed:?}");
         // Nor does the namespace get what was not meant for it.
         assert!(
-            matches!(store.get("team", &path("x")).await.unwrap(), Got::Tombstone(entry) if entry.md5 != Md5::of(b"x"))
+            matches!(store.get("team", &path("x")).await.unwrap(), GetOutcome::Tombstone(entry) if entry.md5 != Md5::of(b"x"))
         );
         assert_eq!(
             store.versions("team", &path("x")).await.unwrap().iter().filter(|v| v.md5 == Md5::of(b"x")).count(),
@@ -330,7 +334,7 @@ async fn a_namespace_whose_index_was_removed_asks_again_whether_it_may_begin() {
     server.plant(TEAM, Stored::new(br#"{"files": {}}"#, &[("memsync-write", "1")]));
     assert!(store.index("team", 0).await.unwrap().entries.is_empty());
     let refused = begin("z").await;
-    assert!(matches!(refused, Err(StoreError::Occupied { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::NamespaceOccupied { .. })), "{refused:?}");
     assert!(server.object(TEAM).is_none(), "nothing has begun");
 }
 
@@ -339,11 +343,11 @@ async fn a_namespace_whose_index_was_removed_asks_again_whether_it_may_begin() {
 async fn a_late_write_over_a_namespaces_file_is_in_its_index() {
     let server = Server::start().await;
     let (late, store) = (server.store("memory", system_clock()).await, server.store("memory", system_clock()).await);
-    assert!(matches!(late.get("", &path("team/x")).await.unwrap(), Got::Absent));
+    assert!(matches!(late.get("", &path("team/x")).await.unwrap(), GetOutcome::Absent));
     written(store.put_bytes("team", &path("x"), New, Bytes::from_static(b"x")).await.unwrap());
     let expect = Precondition::Md5(Md5::of(b"x"));
     let refused = late.put_bytes("", &path("team/x"), expect, Bytes::from_static(b"late")).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Elsewhere { .. }), "{refused:?}");
+    assert!(matches!(refused, StoreError::OtherNamespace { .. }), "{refused:?}");
     assert!(index(&store, 0).await.is_empty());
     until("the entry is mended", async || {
         let listed = store.index("team", 0).await.unwrap().entries;
@@ -402,10 +406,10 @@ async fn a_folder_is_the_one_or_the_others() {
         let listed = index(&third, 0).await.contains_key(x.as_str());
         assert_eq!(listed, above.is_ok(), "{ns}: {above:?}");
         if above.is_ok() {
-            assert!(matches!(third.get("", &x).await.unwrap(), Got::Found(_)), "{ns}");
+            assert!(matches!(third.get("", &x).await.unwrap(), GetOutcome::Found(_)), "{ns}");
         }
         if begun.is_ok() {
-            assert!(matches!(third.get(&ns, &path("y")).await.unwrap(), Got::Found(_)), "{ns}");
+            assert!(matches!(third.get(&ns, &path("y")).await.unwrap(), GetOutcome::Found(_)), "{ns}");
         }
     }
     // Which of them wins how often is for the machine to say.
@@ -422,6 +426,6 @@ async fn reindex_leaves_a_file_in_one_index() {
     let other = server.store("memory", system_clock()).await;
     let mended = other.reindex().await.unwrap();
     assert_eq!((&mended[""].dropped[..], &mended["team"].added[..]), (&[path("team/x")][..], &[path("x")][..]));
-    assert!(matches!(other.get("team", &path("x")).await.unwrap(), Got::Found(_)));
+    assert!(matches!(other.get("team", &path("x")).await.unwrap(), GetOutcome::Found(_)));
     assert!(other.reindex().await.unwrap().values().all(|mended| mended.is_nothing()));
 }

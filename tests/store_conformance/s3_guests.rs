@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use memsync::digest::Md5;
-use memsync::store::{BlobMeta, Got, Store, StoreError, system_clock};
+use memsync::store::{BlobMeta, GetOutcome, Store, StoreError, system_clock};
 
 use super::s3::until;
 use super::server::{Fault, Server, Stored, difference};
@@ -25,15 +25,15 @@ async fn a_namespace_does_not_inherit_what_a_folder_held_before() {
     let (team, x) = ("team", path("x"));
     assert!(store.versions(team, &x).await.unwrap().iter().all(|version| version.is_deleted));
     for version in [first.version, second.version] {
-        assert!(matches!(store.get_version(team, &x, version).await.unwrap(), Got::Absent));
+        assert!(matches!(store.get_version(team, &x, version).await.unwrap(), GetOutcome::Absent));
     }
 
     // It has a past of its own.
     let mine = written(store.put_bytes(team, &x, New, Bytes::from_static(b"mine")).await.unwrap());
     written(store.put_bytes(team, &x, Holds(mine.md5), Bytes::from_static(b"again")).await.unwrap());
-    assert!(matches!(store.get_version(team, &x, mine.version).await.unwrap(), Got::Found(_)));
+    assert!(matches!(store.get_version(team, &x, mine.version).await.unwrap(), GetOutcome::Found(_)));
     assert_eq!(store.versions(team, &x).await.unwrap().len(), 2);
-    assert!(matches!(store.get_version(team, &x, first.version).await.unwrap(), Got::Absent));
+    assert!(matches!(store.get_version(team, &x, first.version).await.unwrap(), GetOutcome::Absent));
 }
 
 /// The start has not found out yet whose files are in the folder.
@@ -43,10 +43,11 @@ async fn a_namespace_waits_for_the_mending_of_a_start() {
     let md5 = Md5::of(b"x").to_string();
     server.plant("memory/team/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
     let (team, x, y) = ("team", path("x"), path("y"));
-    let of_flat = |e: &StoreError| matches!(e, StoreError::Elsewhere { .. } | StoreError::Occupied { .. });
+    let of_flat =
+        |e: &StoreError| matches!(e, StoreError::OtherNamespace { .. } | StoreError::NamespaceOccupied { .. });
     for n in 0..3 {
         let store = server.store("memory", system_clock()).await;
-        let mending = store.mend_after_crash();
+        let mending = store.repair_after_crash();
         let asked = async {
             match n {
                 0 => store.get(team, &x).await.map(drop),
@@ -63,8 +64,8 @@ async fn a_namespace_waits_for_the_mending_of_a_start() {
     let store = server.store("memory", system_clock()).await;
     written(store.put_bytes("other", &y, New, Bytes::from_static(b"y")).await.unwrap());
     let store = server.store("memory", system_clock()).await;
-    let mending = store.mend_after_crash();
-    assert!(matches!(store.get("other", &y).await.unwrap(), Got::Found(_)));
+    let mending = store.repair_after_crash();
+    assert!(matches!(store.get("other", &y).await.unwrap(), GetOutcome::Found(_)));
     assert_eq!(read(&store, "team/x").await.as_deref(), Some(&b"x"[..]));
     drop(mending);
 }
@@ -85,7 +86,7 @@ async fn keys_that_are_no_names_spoil_no_listing() {
     server.plant("memory.memsync/versions//x", Stored::new(b"odd", &[]));
     server.plant("memory.memsync/expires//x", Stored::new(b"odd", &[]));
     let store = server.store("memory", system_clock()).await;
-    let mended = store.mend_after_crash().await.unwrap();
+    let mended = store.repair_after_crash().await.unwrap();
     assert_eq!((mended.len(), mended[""].blobs, mended[""].is_nothing()), (1, 60, true), "{mended:?}");
     let mut left_out = mended[""].left_out.clone();
     left_out.sort();
@@ -101,7 +102,7 @@ async fn a_sweep_tells_of_its_first_failure() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let meta = BlobMeta { expires: Some(1), ..BlobMeta::default() };
-    written(store.put("team", &path("due"), New, meta, store.incoming()).await.unwrap());
+    written(store.put("team", &path("due"), New, meta, store.new_body()).await.unwrap());
     server.plant("memory/team/.sync-index.json", Stored::new(b"{", &[]));
     let (store, listings) = (server.store("memory", system_clock()).await, AtomicUsize::new(0));
     server.fail(move |method, key| {
@@ -158,7 +159,7 @@ async fn a_write_waits_for_few_looks() {
         Fault::Slow(Duration::from_millis(10))
     });
     let names: Vec<_> = (0..400).map(|n| path(&n.to_string())).collect();
-    assert!(store.get_many("", names).await.iter().all(|got| matches!(got, Ok(Got::Found(_)))));
+    assert!(store.get_many("", names).await.iter().all(|got| matches!(got, Ok(GetOutcome::Found(_)))));
     let before = looks.load(Ordering::SeqCst);
     written(put(&store, "new", New, b"new").await);
     let meanwhile = looks.load(Ordering::SeqCst) - before;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::store::{
-    BlobMeta, BlobVersion, DeleteOutcome, Got, Incoming, Precondition, PutOutcome, S3, Store, StoreError, Swept,
-    system_clock,
+    BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, Precondition, PutOutcome, S3Store, Store, StoreError,
+    SweepReport, system_clock,
 };
 
 use super::s3::until;
@@ -17,7 +17,7 @@ use super::{Holds, New, clock, content, delete, index, large, path, put, read, w
 
 const DAY: u64 = 24 * 3600 * 1000;
 
-async fn at(server: &Server, now: &Arc<AtomicU64>) -> S3 {
+async fn at(server: &Server, now: &Arc<AtomicU64>) -> S3Store {
     server.store("memory", clock(now)).await
 }
 
@@ -26,14 +26,14 @@ fn beside(server: &Server) -> Vec<String> {
     server.keys().into_iter().filter(|key| key.starts_with("memory.memsync/")).collect()
 }
 
-async fn version(store: &S3, name: &str, version: u64) -> Option<Vec<u8>> {
+async fn version(store: &S3Store, name: &str, version: u64) -> Option<Vec<u8>> {
     match store.get_version("", &path(name), version).await.unwrap() {
-        Got::Found(blob) => Some(content(blob.body).await),
-        Got::Tombstone(_) | Got::Absent => None,
+        GetOutcome::Found(blob) => Some(content(blob.body).await),
+        GetOutcome::Tombstone(_) | GetOutcome::Absent => None,
     }
 }
 
-async fn versions(store: &S3, name: &str) -> Vec<u64> {
+async fn versions(store: &S3Store, name: &str) -> Vec<u64> {
     store.versions("", &path(name)).await.unwrap().iter().map(|v| v.version).collect()
 }
 
@@ -71,7 +71,7 @@ async fn another_proxys_files_have_versions_when_we_replace_them() {
     server.plant("memory/full.md", Stored::new(b"a", &described));
     server.plant("memory/bare.md", Stored::new(b"bare", &[]));
     let store = server.store("memory", system_clock()).await;
-    let Got::Found(bare) = store.get("", &path("bare.md")).await.unwrap() else { panic!("it is there") };
+    let GetOutcome::Found(bare) = store.get("", &path("bare.md")).await.unwrap() else { panic!("it is there") };
     written(put(&store, "full.md", Holds(a), b"b").await);
     written(put(&store, "bare.md", Holds(Md5::of(b"bare")), b"b").await);
     assert_eq!(version(&store, "full.md", 7).await.as_deref(), Some(&b"a"[..]));
@@ -97,12 +97,12 @@ async fn a_copy_counts_only_when_it_is_what_its_name_says() {
     assert_eq!(version(&store, "x", first.version).await.as_deref(), Some(&b"one"[..]));
 
     // While the writes that they were made for may be under way, both stay; then the right one does.
-    assert_eq!(store.sweep().await.unwrap(), Swept::default());
+    assert_eq!(store.sweep().await.unwrap(), SweepReport::default());
     now.fetch_add(2 * 3600 * 1000, Ordering::SeqCst);
-    assert_eq!(store.sweep().await.unwrap(), Swept { versions: 1, ..Swept::default() });
+    assert_eq!(store.sweep().await.unwrap(), SweepReport { versions: 1, ..SweepReport::default() });
     assert!(server.object(&wrong).is_none());
     assert_eq!(version(&store, "x", first.version).await.as_deref(), Some(&b"one"[..]));
-    assert_eq!(store.sweep().await.unwrap(), Swept::default());
+    assert_eq!(store.sweep().await.unwrap(), SweepReport::default());
 }
 
 /// Of several proxies each expires and sweeps; what is due goes once, and what was written meanwhile stays.
@@ -113,7 +113,7 @@ async fn proxies_that_share_a_bucket_expire_once() {
     let (one, two) = (at(&server, &now).await, at(&server, &now).await);
     let due = |at| BlobMeta { expires: Some(at), ..BlobMeta::default() };
     for n in 0..20 {
-        let mut body = one.incoming();
+        let mut body = one.new_body();
         body.push(Bytes::from(format!("content {n}"))).await.unwrap();
         let put = one.put("", &path(&format!("d/{n}")), New, due(2 * DAY), body).await.unwrap();
         assert!(matches!(put, PutOutcome::Created(_)));
@@ -122,7 +122,7 @@ async fn proxies_that_share_a_bucket_expire_once() {
     let md5 = |n: u32| Holds(Md5::of(format!("content {n}").as_bytes()));
     written(put(&two, "d/1", md5(1), b"again").await);
     for (n, at) in [(2, 3 * DAY), (3, u64::MAX)] {
-        two.put("", &path(&format!("d/{n}")), md5(n), due(at), two.incoming()).await.unwrap();
+        two.put("", &path(&format!("d/{n}")), md5(n), due(at), two.new_body()).await.unwrap();
     }
     assert_eq!((one.expire().await.unwrap(), two.expire().await.unwrap()), (0, 0));
 
@@ -155,7 +155,7 @@ async fn one_that_cannot_expire_holds_up_no_other() {
     put(&store, "old", New, b"old").await;
     delete(&store, "old", None).await;
     let expiring = async |ns: &str, name: &str, at: u64| {
-        let mut body = store.incoming();
+        let mut body = store.new_body();
         body.push(Bytes::copy_from_slice(name.as_bytes())).await.unwrap();
         let meta = BlobMeta { expires: Some(at), ..BlobMeta::default() };
         written(store.put(ns, &path(name), New, meta, body).await.unwrap())
@@ -204,14 +204,14 @@ async fn an_old_tombstone_leaves_the_index_alone() {
     }
     put(&store, "kept", New, b"k").await;
     now.store(100 * DAY, Ordering::SeqCst);
-    assert_eq!(store.sweep().await.unwrap(), Swept { tombstones: 2, ..Swept::default() });
+    assert_eq!(store.sweep().await.unwrap(), SweepReport { tombstones: 2, ..SweepReport::default() });
     let later = at(&server, &now).await;
-    assert!(matches!(later.get("", &path("gone")).await.unwrap(), Got::Tombstone(_)));
-    for mended in [later.mend_after_crash().await.unwrap(), later.reindex().await.unwrap()] {
+    assert!(matches!(later.get("", &path("gone")).await.unwrap(), GetOutcome::Tombstone(_)));
+    for mended in [later.repair_after_crash().await.unwrap(), later.reindex().await.unwrap()] {
         assert!(mended.values().all(|mended| mended.is_nothing()), "{mended:?}");
     }
     assert_eq!(index(&later, 0).await.keys().collect::<Vec<_>>(), ["kept"]);
-    let Got::Tombstone(gone) = later.get("", &path("gone")).await.unwrap() else { panic!("it was deleted") };
+    let GetOutcome::Tombstone(gone) = later.get("", &path("gone")).await.unwrap() else { panic!("it was deleted") };
     assert!(matches!(put(&later, "gone", Precondition::Version(gone.version), b"new").await, PutOutcome::Created(_)));
     assert_eq!(index(&later, 0).await.len(), 2);
 }
@@ -225,7 +225,7 @@ async fn a_bucket_that_allows_nothing_beside_the_prefix_keeps_no_versions() {
     written(put(&store, "a", New, b"a").await);
     let second = written(put(&store, "a", Holds(Md5::of(b"a")), b"b").await);
     assert_eq!(versions(&store, "a").await, [second.version]);
-    assert_eq!(store.sweep().await.unwrap(), Swept::default());
+    assert_eq!(store.sweep().await.unwrap(), SweepReport::default());
     assert_eq!((beside(&server).len(), read(&store, "a").await.as_deref()), (0, Some(&b"b"[..])));
     assert!(server.store("memory/deeper", system_clock()).await.keeps_versions());
 }
@@ -268,11 +268,11 @@ async fn all_that_may_be_said_of_a_file_fits_into_a_bucket() {
             expires: Some(u64::MAX),
             free,
         };
-        let mut body = store.incoming();
+        let mut body = store.new_body();
         body.push(Bytes::copy_from_slice(&[n])).await.unwrap();
         let entry = written(store.put("", &path("x"), held, meta.clone(), body).await.unwrap());
         held = Holds(entry.md5);
-        let Got::Found(blob) = store.get("", &path("x")).await.unwrap() else { panic!("it is there") };
+        let GetOutcome::Found(blob) = store.get("", &path("x")).await.unwrap() else { panic!("it is there") };
         assert_eq!(blob.meta, meta, "the last word counts");
     }
     // From a store that took more: what fits.
@@ -284,10 +284,10 @@ async fn all_that_may_be_said_of_a_file_fits_into_a_bucket() {
         is_deleted: false,
         meta: BlobMeta { free, ..BlobMeta::default() },
     };
-    let mut body = store.incoming();
+    let mut body = store.new_body();
     body.push(Bytes::from_static(b"y")).await.unwrap();
-    Store::place(&store, "", &path("y"), version, Some(body)).await.unwrap();
-    let Got::Found(blob) = store.get("", &path("y")).await.unwrap() else { panic!("it is there") };
+    Store::import_version(&store, "", &path("y"), version, Some(body)).await.unwrap();
+    let GetOutcome::Found(blob) = store.get("", &path("y")).await.unwrap() else { panic!("it is there") };
     assert_eq!(blob.meta.free.keys().next_back().map(String::as_str), Some("25"), "{:?}", blob.meta);
 }
 
@@ -303,7 +303,7 @@ async fn what_s3_does_not_take_is_refused_at_once() {
         Fault::None
     });
     let meta = BlobMeta { device: Some("x".repeat(3000)), ..BlobMeta::default() };
-    let refused = store.put("", &path("x"), New, meta, store.incoming()).await.unwrap_err().to_string();
+    let refused = store.put("", &path("x"), New, meta, store.new_body()).await.unwrap_err().to_string();
     assert!(refused.contains("MetadataTooLarge"), "{refused}");
     assert_eq!(attempts.load(Ordering::SeqCst), 1);
 }
@@ -319,7 +319,7 @@ async fn a_start_that_cannot_try_whether_versions_are_kept_says_so() {
             let fails = of == method && (is_copy(key) || matches!(of, "GET" | "POST") && key.is_empty());
             if fails { Fault::Refused } else { Fault::None }
         });
-        match S3::open(&server.options("memory", system_clock())).await {
+        match S3Store::open(&server.options("memory", system_clock())).await {
             Ok(store) => assert!(store.keeps_versions(), "{method}"),
             Err(e) => {
                 // An answer to HEAD has no words.
@@ -355,7 +355,7 @@ async fn what_cannot_be_swept_holds_up_nothing_else() {
     assert!(refused.contains("SlowDown"), "{refused}");
     server.heal();
     assert_eq!(index(&store, 0).await.len(), 0, "the tombstones are gone");
-    assert_eq!(store.sweep().await.unwrap(), Swept { versions: 4, ..Swept::default() });
+    assert_eq!(store.sweep().await.unwrap(), SweepReport { versions: 4, ..SweepReport::default() });
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use memsync::digest::Md5;
-use memsync::store::{BlobMeta, Got, Precondition, Retention, S3, Store, StoreError, system_clock};
+use memsync::store::{BlobMeta, GetOutcome, Precondition, Retention, S3Store, Store, StoreError, system_clock};
 use tokio::runtime::Runtime;
 
 use super::history::{Answer, Asked, Operation, Versions, is_linearizable};
@@ -17,7 +17,7 @@ use super::{path, seed};
 
 /// A store with a runtime of its own, so that it can die with everything that it is doing.
 struct Mortal {
-    store: S3,
+    store: S3Store,
     /// `None` when it is dead.
     runtime: Mutex<Option<Runtime>>,
 }
@@ -29,7 +29,7 @@ impl Mortal {
         let server = server.clone();
         let store = runtime.block_on(async move {
             let store = server.store("memory", system_clock()).await;
-            store.mend_after_crash().await.unwrap();
+            store.repair_after_crash().await.unwrap();
             store
         });
         Self { store, runtime: Mutex::new(Some(runtime)) }
@@ -103,8 +103,8 @@ async fn two_proxies_of_which_one_is_killed_lose_nothing() {
                 let answer = Answer::of_get(&got);
                 history.push((key, Operation { asked: Asked::Get, answer, began, ended: now() }));
                 let expect = match &got {
-                    Ok(Got::Found(blob)) => Precondition::Md5(blob.entry.md5),
-                    Ok(Got::Tombstone(_) | Got::Absent) => Precondition::Absent,
+                    Ok(GetOutcome::Found(blob)) => Precondition::Md5(blob.entry.md5),
+                    Ok(GetOutcome::Tombstone(_) | GetOutcome::Absent) => Precondition::Absent,
                     Err(_) => continue,
                 };
                 let began = now();

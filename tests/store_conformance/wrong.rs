@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use memsync::path::RelPath;
 use memsync::store::{
-    BlobMeta, BlobVersion, Body, Changes, DeleteOutcome, Got, Incoming, Index, Memory, Placed, Precondition,
-    PutOutcome, Record, State, Store, StoreError, Swept,
+    BlobBody, BlobChanges, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot,
+    IndexState, Memory, Precondition, PrivateRecord, PutOutcome, Store, StoreError, SweepReport,
 };
 use tokio::sync::broadcast;
 
@@ -51,7 +51,7 @@ struct Broken {
 #[derive(Default)]
 struct Pieces(BytesMut);
 
-impl Incoming for Pieces {
+impl BodyWriter for Pieces {
     async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
         self.0.extend_from_slice(&piece);
         Ok(())
@@ -72,7 +72,7 @@ impl Broken {
         meta: &BlobMeta,
         content: &Bytes,
     ) -> Result<PutOutcome, StoreError> {
-        let mut body = self.inner.incoming();
+        let mut body = self.inner.new_body();
         body.push(content.clone()).await?;
         self.inner.put(ns, path, expect, meta.clone(), body).await
     }
@@ -80,9 +80,9 @@ impl Broken {
 
 impl Store for Broken {
     const STRONG: bool = false;
-    type Incoming = Pieces;
+    type BodyWriter = Pieces;
 
-    fn incoming(&self) -> Pieces {
+    fn new_body(&self) -> Pieces {
         Pieces::default()
     }
 
@@ -120,23 +120,23 @@ impl Store for Broken {
         self.inner.delete(ns, path, expect, meta).await
     }
 
-    async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
+    async fn get(&self, ns: &str, path: &RelPath) -> Result<GetOutcome, StoreError> {
         let mut got = self.inner.get(ns, path).await?;
         match &mut got {
-            Got::Tombstone(_) if self.wrong == Wrong::ForgetsTombstones => return Ok(Got::Absent),
-            Got::Found(blob) if self.is(Wrong::StaleReads, 2) => {
+            GetOutcome::Tombstone(_) if self.wrong == Wrong::ForgetsTombstones => return Ok(GetOutcome::Absent),
+            GetOutcome::Found(blob) if self.is(Wrong::StaleReads, 2) => {
                 if let Some((_, _, content)) = self.before.lock().unwrap().clone() {
                     blob.entry.md5 = memsync::digest::Md5::of(&content);
                     blob.entry.version -= 1;
-                    blob.body = Body::Whole(content);
+                    blob.body = BlobBody::Whole(content);
                 }
             }
-            Got::Found(_) | Got::Tombstone(_) | Got::Absent => {}
+            GetOutcome::Found(_) | GetOutcome::Tombstone(_) | GetOutcome::Absent => {}
         }
         Ok(got)
     }
 
-    async fn index(&self, ns: &str, since: u64) -> Result<Index, StoreError> {
+    async fn index(&self, ns: &str, since: u64) -> Result<IndexSnapshot, StoreError> {
         let mut index = self.inner.index(ns, since).await?;
         if self.wrong == Wrong::LosesEntries && index.entries.len() > 5 {
             index.entries.pop();
@@ -145,13 +145,13 @@ impl Store for Broken {
         Ok(index)
     }
 
-    fn index_after(&self, ns: &str, tag: &str) -> Option<Index> {
+    fn index_since_tag(&self, ns: &str, tag: &str) -> Option<IndexSnapshot> {
         let cursor = *self.cursors.lock().unwrap().get(&(ns.to_owned(), tag.into()))?;
         let index = |since| self.inner.index(ns, since).now_or_never()?.ok();
         index(cursor).filter(|part| index(0).is_some_and(|all| part.entries.len() < all.entries.len()))
     }
 
-    async fn state(&self, ns: &str) -> Result<State, StoreError> {
+    async fn state(&self, ns: &str) -> Result<IndexState, StoreError> {
         let mut state = self.inner.state(ns).await?;
         if self.wrong == Wrong::TagsChange {
             state.tag = self.count.fetch_add(1, Ordering::SeqCst).to_string().into();
@@ -161,7 +161,7 @@ impl Store for Broken {
         Ok(state)
     }
 
-    fn subscribe(&self) -> broadcast::Receiver<Changes> {
+    fn subscribe(&self) -> broadcast::Receiver<BlobChanges> {
         self.inner.subscribe()
     }
 
@@ -177,7 +177,7 @@ impl Store for Broken {
         Ok(versions)
     }
 
-    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
+    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<GetOutcome, StoreError> {
         self.inner.get_version(ns, path, version).await
     }
 
@@ -185,28 +185,28 @@ impl Store for Broken {
         self.inner.namespaces().await
     }
 
-    async fn place(
+    async fn import_version(
         &self,
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
         body: Option<Pieces>,
-    ) -> Result<Placed, StoreError> {
-        let mut placed = self.inner.incoming();
+    ) -> Result<ImportOutcome, StoreError> {
+        let mut placed = self.inner.new_body();
         let has_body = body.is_some();
         placed.push(body.map(|body| body.0.freeze()).unwrap_or_default()).await?;
-        self.inner.place(ns, path, version, has_body.then_some(placed)).await
+        self.inner.import_version(ns, path, version, has_body.then_some(placed)).await
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {
         self.inner.expire().await
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
+    async fn sweep(&self) -> Result<SweepReport, StoreError> {
         self.inner.sweep().await
     }
 
-    async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+    async fn record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         self.inner.record(name).await
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use memsync::store::{Embedded, Memory, Store};
+use memsync::store::{Memory, SqliteStore, Store};
 use serde_json::{Value, json};
 
 use crate::HOSTILE;
@@ -45,7 +45,7 @@ fn statuses(answers: &[Frame]) -> Vec<u64> {
 async fn each_request_has_the_status_it_would_have_alone() {
     let dir = tempfile::tempdir().unwrap();
     each_status(Arc::new(Memory::new())).await;
-    each_status(Arc::new(Embedded::open(&dir.path().join("store")).unwrap())).await;
+    each_status(Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap())).await;
 }
 
 async fn each_status<S: Store>(store: Arc<S>) {
@@ -178,7 +178,7 @@ async fn what_is_no_batch_does_nothing() {
 #[tokio::test]
 async fn an_answer_is_not_larger_than_a_batch_may_be() {
     let dir = tempfile::tempdir().unwrap();
-    let running = Running::start(Arc::new(Embedded::open(&dir.path().join("store")).unwrap())).await;
+    let running = Running::start(Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap())).await;
     let mut c = running.client().await;
     let content = |n: usize| vec![u8::try_from(n).unwrap(); 256 * 1024];
     for n in (0..80).step_by(40) {
@@ -209,7 +209,7 @@ async fn an_answer_is_not_larger_than_a_batch_may_be() {
 #[tokio::test]
 async fn of_racing_batches_one_wins_each_path() {
     let dir = tempfile::tempdir().unwrap();
-    let running = Running::start(Arc::new(Embedded::open(&dir.path().join("store")).unwrap())).await;
+    let running = Running::start(Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap())).await;
     let mut tasks = Vec::new();
     for who in 0..6u8 {
         let mut c = running.client().await;
@@ -249,7 +249,7 @@ async fn batch_in(c: &mut Client, ns: &str, of: &[Frame]) -> Vec<Frame> {
 async fn in_a_namespace_the_preconditions_are_versions() {
     let dir = tempfile::tempdir().unwrap();
     each_version(Arc::new(Memory::new())).await;
-    each_version(Arc::new(Embedded::open(&dir.path().join("store")).unwrap())).await;
+    each_version(Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap())).await;
 }
 
 async fn each_version<S: Store>(store: Arc<S>) {

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memsync::store::embedded::Settings;
+use memsync::store::sqlite::SqliteSettings;
 
 use super::*;
 
@@ -265,8 +265,8 @@ async fn versions_grow_when_the_clock_steps_back() {
     let now = Arc::new(AtomicU64::new(1_700_000_000_000));
     let (clock, dir) = (now.clone(), tempfile::tempdir().unwrap());
     let clock = Arc::new(move || clock.load(Ordering::Relaxed));
-    let settings = Settings { clock, ..Settings::default() };
-    let store = Embedded::open_with(&dir.path().join("store"), settings).unwrap();
+    let settings = SqliteSettings { clock, ..SqliteSettings::default() };
+    let store = SqliteStore::open_with(&dir.path().join("store"), settings).unwrap();
     let running = Running::start(Arc::new(store)).await;
     let mut c = running.client().await;
     let mut held = 0;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use memsync::store::embedded::Settings;
-use memsync::store::{Embedded, Memory, Store};
+use memsync::store::sqlite::SqliteSettings;
+use memsync::store::{Memory, SqliteStore, Store};
 use tokio::net::TcpListener;
 
 use super::proxy::{Client, Running, TOKEN, head, options, sample};
@@ -100,8 +100,8 @@ async fn health_says_what_is_wrong_and_what_will_be() {
 
     // A full disk takes no writes, and that shows until there is room again.
     let full = tempfile::tempdir().unwrap();
-    let settings = Settings { max_database_bytes: Some(1024 * 1024), ..Settings::default() };
-    let running = Running::start(Arc::new(Embedded::open_with(&full.path().join("store"), settings).unwrap())).await;
+    let settings = SqliteSettings { max_database_bytes: Some(1024 * 1024), ..SqliteSettings::default() };
+    let running = Running::start(Arc::new(SqliteStore::open_with(&full.path().join("store"), settings).unwrap())).await;
     let mut c = running.client().await;
     let mut names = Vec::new();
     let refused = loop {

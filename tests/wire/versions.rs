@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memsync::store::embedded::Settings;
-use memsync::store::{Embedded, Store};
+use memsync::store::sqlite::SqliteSettings;
+use memsync::store::{SqliteStore, Store};
 use serde_json::json;
 
 use super::md5;
@@ -15,7 +15,7 @@ const HOUR: u64 = 3_600_000;
 #[tokio::test]
 async fn earlier_versions_are_listed_and_read() {
     let dir = tempfile::tempdir().unwrap();
-    let running = Running::start(Arc::new(Embedded::open(dir.path()).unwrap())).await;
+    let running = Running::start(Arc::new(SqliteStore::open(dir.path()).unwrap())).await;
     let mut c = running.client().await;
     let (url, list) = ("/blob/topics/a%20b.md", "/versions/topics/a%20b.md");
     assert_eq!((c.get(list).await.status, c.get("/versions/").await.status), (404, 400));
@@ -121,7 +121,8 @@ async fn what_has_expired_is_a_tombstone_and_can_be_read_as_a_version() {
     let dir = tempfile::tempdir().unwrap();
     let clock = now.clone();
     let clock = Arc::new(move || clock.load(Ordering::SeqCst));
-    let store = Arc::new(Embedded::open_with(dir.path(), Settings { clock, ..Settings::default() }).unwrap());
+    let store =
+        Arc::new(SqliteStore::open_with(dir.path(), SqliteSettings { clock, ..SqliteSettings::default() }).unwrap());
     let running = Running::start(store.clone()).await;
     let mut c = running.client().await;
     // 2027-01-15T08:00:00Z is the time of the clock.

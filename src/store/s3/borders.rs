@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::watch;
 
-use super::super::{Named, StoreError, next_version};
+use super::super::{NamespaceName, StoreError, next_version};
 use super::index::Row;
 use super::inner::{Inner, entry};
 use super::ledger::UnderWay;
@@ -125,10 +125,10 @@ impl Inner {
     /// further up.
     ///
     /// # Errors
-    /// [`StoreError::Elsewhere`]; what the store says.
+    /// [`StoreError::OtherNamespace`]; what the store says.
     pub async fn stay_within(&self, ns: &str, path: &RelPath) -> Result<(), StoreError> {
         if let Err(refused) = self.stay_above(ns, path, lately()).await {
-            if let StoreError::Elsewhere { namespace, .. } = &refused {
+            if let StoreError::OtherNamespace { namespace, .. } = &refused {
                 self.clear(ns, path, &namespace.0).await?;
             }
             return Err(refused);
@@ -174,7 +174,7 @@ impl Inner {
     /// entry; if it looked before that, it is seen here, and the write does not stand.
     ///
     /// # Errors
-    /// [`StoreError::Elsewhere`]; what the store says.
+    /// [`StoreError::OtherNamespace`]; what the store says.
     pub async fn record(
         &self,
         ns: &str,
@@ -192,7 +192,7 @@ impl Inner {
             return Ok(());
         }
         let (name, namespace) = match self.stay_above(ns, path, Instant::now()).await {
-            Err(StoreError::Elsewhere { path, namespace }) => (path, namespace.0),
+            Err(StoreError::OtherNamespace { path, namespace }) => (path, namespace.0),
             other => return other,
         };
         // Deleted, as an object that is there cannot be removed on a condition; and over content it stands, as that was
@@ -209,18 +209,18 @@ impl Inner {
             // What stands is that namespace's file, of which its index has what it was before.
             self.ledger(&namespace)?.compare(&inner, &row);
         }
-        Err(StoreError::Elsewhere { path: name, namespace: Named(namespace) })
+        Err(StoreError::OtherNamespace { path: name, namespace: NamespaceName(namespace) })
     }
 
     /// Sees to it that `ns` has an index, which makes it a namespace.
     ///
     /// # Errors
-    /// [`StoreError::Occupied`]; what the store says.
+    /// [`StoreError::NamespaceOccupied`]; what the store says.
     pub async fn begin(&self, ns: &str) -> Result<(), StoreError> {
         let begun = self.ledger(ns)?.ensure(|| self.refuse_occupied(ns)).await;
         match &begun {
             Ok(true) => self.borders.remember(ns, true, Instant::now()),
-            Err(StoreError::Occupied { .. }) => self.borders.forget(ns),
+            Err(StoreError::NamespaceOccupied { .. }) => self.borders.forget(ns),
             Ok(false) | Err(_) => {}
         }
         begun.map(drop)
@@ -237,7 +237,9 @@ impl Inner {
         if !ledger.fresh().await.is_ok_and(|kept| kept.document.rows.is_empty()) {
             return Ok(true);
         }
-        if !matches!(self.refuse_occupied(ns).await, Err(StoreError::Occupied { .. })) || !ledger.withdraw().await? {
+        if !matches!(self.refuse_occupied(ns).await, Err(StoreError::NamespaceOccupied { .. }))
+            || !ledger.withdraw().await?
+        {
             return Ok(true);
         }
         self.borders.forget(ns);
@@ -251,7 +253,7 @@ impl Inner {
             let folder = below(&above, ns);
             let inside = |path: &RelPath| path.as_str().strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
             if kept.document.rows.iter().any(|(path, row)| !row.is_deleted && inside(path)) {
-                return Err(StoreError::Occupied { namespace: ns.to_owned(), above: Named(above) });
+                return Err(StoreError::NamespaceOccupied { namespace: ns.to_owned(), above: NamespaceName(above) });
             }
         }
         Ok(())
@@ -288,7 +290,7 @@ impl Inner {
 }
 
 fn elsewhere(ns: &str, path: &RelPath, namespace: String) -> StoreError {
-    StoreError::Elsewhere { path: joined(ns, path.as_str()), namespace: Named(namespace) }
+    StoreError::OtherNamespace { path: joined(ns, path.as_str()), namespace: NamespaceName(namespace) }
 }
 
 /// What could be namespaces further up, the flat one first.

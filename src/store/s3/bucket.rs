@@ -20,12 +20,12 @@ use object_store::{
 use reqwest::Url;
 use secrecy::ExposeSecret;
 
-use super::super::{StoreError, Traffic};
+use super::super::{IndexTraffic, StoreError};
 use super::http::{Connector, stays_here};
 use super::layout::Described;
 use super::listing::{LeftOut, Listed};
 use super::spool::Content;
-use super::{EtagQuotes, Options};
+use super::{EtagQuotes, S3Options};
 
 /// Attempts of a read beyond the first.
 const READ_RETRIES: usize = 4;
@@ -44,7 +44,7 @@ pub struct Bucket {
     pub traffic: Counted,
 }
 
-/// Counts [`Traffic`].
+/// Counts [`IndexTraffic`].
 #[derive(Debug, Default)]
 pub struct Counted {
     reads: AtomicU64,
@@ -61,8 +61,8 @@ impl Counted {
     }
 
     /// All of it so far.
-    pub fn so_far(&self) -> Traffic {
-        Traffic { reads: self.reads.load(Ordering::Relaxed), writes: self.writes.load(Ordering::Relaxed) }
+    pub fn so_far(&self) -> IndexTraffic {
+        IndexTraffic { reads: self.reads.load(Ordering::Relaxed), writes: self.writes.load(Ordering::Relaxed) }
     }
 }
 
@@ -102,7 +102,7 @@ impl Bucket {
     ///
     /// # Errors
     /// What is wrong with the options.
-    pub fn new(options: &Options) -> Result<Self, StoreError> {
+    pub fn new(options: &S3Options) -> Result<Self, StoreError> {
         let refused = |why: String| StoreError::S3Refused(why);
         let endpoint = match &options.endpoint {
             Some(text) => Some(checked_endpoint(text, options.allow_http).map_err(refused)?),

@@ -4,12 +4,12 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::broadcast;
 
-use super::super::{BACKLOG, Change, Changes};
+use super::super::{BACKLOG, BlobChange, BlobChanges};
 use crate::path::RelPath;
 
 /// Tells all subscribers of what changed, in the order of the numbers that it gives.
 pub struct Announcer {
-    changes: broadcast::Sender<Changes>,
+    changes: broadcast::Sender<BlobChanges>,
     /// The last number given. Held while a group is sent: a group that came after one with higher numbers would be
     /// taken for known.
     last: Mutex<u64>,
@@ -27,13 +27,13 @@ impl Announcer {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let change = |path| {
             *last += 1;
-            Change { cursor: *last, ns: ns.to_owned(), path }
+            BlobChange { cursor: *last, ns: ns.to_owned(), path }
         };
         // An error only says that nobody listens.
         drop(self.changes.send(paths.into_iter().map(change).collect()));
     }
 
-    pub fn subscribe(&self) -> broadcast::Receiver<Changes> {
+    pub fn subscribe(&self) -> broadcast::Receiver<BlobChanges> {
         self.changes.subscribe()
     }
 }

@@ -1,7 +1,7 @@
 //! What S3 says when it fails, for people.
 
 /// What S3 said, in words that name no place: anybody may read them.
-pub fn without_places(why: &str) -> &'static str {
+pub fn public_message(why: &str) -> &'static str {
     // S3's own word for it stands at the end.
     let code = why.strip_suffix(')').and_then(|rest| rest.rsplit_once('(')).map_or(why, |(_, code)| code);
     match code {
@@ -21,14 +21,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_told_without_places() {
+    fn what_is_wrong_is_told_public_message() {
         for (why, word) in [
             ("The specified bucket does not exist (NoSuchBucket)", "not there"),
             ("AccessDenied", "into the bucket"),
             ("The key AKID1 is unknown (InvalidAccessKeyId)", "keys"),
             ("Generic S3 error: https://10.0.0.1/notes: connection refused", "reached"),
         ] {
-            let told = without_places(why);
+            let told = public_message(why);
             assert!(told.contains(word) && !told.contains("notes") && !told.contains("AKID"), "{why}: {told}");
         }
     }

@@ -42,7 +42,7 @@ impl History {
     }
 
     /// True if the index, which is of `modified`, once stood at `point`, or has no history that could tell.
-    pub fn has_stood_at(&self, point: &HistoryPoint, modified: u64) -> bool {
+    pub fn contains_point(&self, point: &HistoryPoint, modified: u64) -> bool {
         let Some((name, id)) = point.id.split_once('.') else { return true };
         if name != self.name {
             return true;
@@ -99,14 +99,14 @@ mod tests {
         let copy = history.clone();
         history.begin(7);
         let second = history.point(9).unwrap();
-        assert!(history.has_stood_at(&first, 9) && history.has_stood_at(&second, 9));
-        assert!(!history.has_stood_at(&HistoryPoint { cursor: 8, ..first.clone() }, 9), "the next id began before");
-        assert!(!history.has_stood_at(&second, 8));
-        assert!(!copy.has_stood_at(&second, 9), "an earlier copy");
+        assert!(history.contains_point(&first, 9) && history.contains_point(&second, 9));
+        assert!(!history.contains_point(&HistoryPoint { cursor: 8, ..first.clone() }, 9), "the next id began before");
+        assert!(!history.contains_point(&second, 8));
+        assert!(!copy.contains_point(&second, 9), "an earlier copy");
         let mut anew = History::default();
-        assert!(anew.has_stood_at(&second, 1) && anew.point(1).is_none(), "no history tells nothing");
+        assert!(anew.contains_point(&second, 1) && anew.point(1).is_none(), "no history tells nothing");
         anew.begin(0);
-        assert!(anew.has_stood_at(&second, 1), "nor does another one");
+        assert!(anew.contains_point(&second, 1), "nor does another one");
     }
 
     #[test]

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 
 use super::super::{
-    Blob, BlobMeta, BlobVersion, Body, Clock, DeleteOutcome, Got, Incoming, IndexEntry, Placed, Precondition,
-    PutOutcome, State, StoreError, next_version,
+    BlobBody, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, IndexEntry, IndexState,
+    Precondition, PutOutcome, StoreError, StoredBlob, WallClock, next_version,
 };
 use super::blobs::{Blobs, Found, New, Swapped};
 use super::borders::Borders;
@@ -37,7 +37,7 @@ pub struct Inner {
     pub turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     pub spool: Arc<Path>,
     pub changes: Arc<Announcer>,
-    pub clock: Clock,
+    pub clock: WallClock,
     /// When an index was last asked for to count what a namespace holds.
     pub counted: Mutex<HashMap<String, Instant>>,
     pub place: String,
@@ -181,13 +181,13 @@ impl Inner {
         })
     }
 
-    pub async fn place(
+    pub async fn import_version(
         &self,
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
         body: Option<Upload>,
-    ) -> Result<Placed, StoreError> {
+    ) -> Result<ImportOutcome, StoreError> {
         let BlobVersion { version, md5, is_deleted, meta, .. } = version;
         let (size, content) = match body {
             Some(body) => {
@@ -212,33 +212,33 @@ impl Inner {
         match swapped.await? {
             Swapped::Done { before, row } => {
                 self.record(ns, path, before, row, Some(under_way)).await?;
-                Ok(Placed::Written)
+                Ok(ImportOutcome::Written)
             }
             Swapped::Refused(found) => {
                 if let Some(found) = found {
                     ledger.compare(path, &found.row);
                 }
-                Ok(Placed::Held)
+                Ok(ImportOutcome::Held)
             }
         }
     }
 
-    pub async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
+    pub async fn get(&self, ns: &str, path: &RelPath) -> Result<GetOutcome, StoreError> {
         let (found, ()) = tokio::try_join!(self.blobs.fetch(ns, path), self.stay_within(ns, path))?;
-        let Some((row, object, body)) = found else { return Ok(Got::Absent) };
+        let Some((row, object, body)) = found else { return Ok(GetOutcome::Absent) };
         let ledger = self.ledger(ns)?;
         let Some(row) = row else { return self.digested(&ledger, path, object, body).await };
         ledger.compare(path, &row);
         if row.is_deleted {
-            return Ok(Got::Tombstone(entry(&row)));
+            return Ok(GetOutcome::Tombstone(entry(&row)));
         }
         let meta = read_meta(&object.described);
         let body = if row.size <= WHOLE {
-            Body::Whole(whole(body, WHOLE).await?)
+            BlobBody::Whole(whole(body, WHOLE).await?)
         } else {
-            Body::Pieces(body.map_err(std::io::Error::other).boxed())
+            BlobBody::Pieces(body.map_err(std::io::Error::other).boxed())
         };
-        Ok(Got::Found(Blob { entry: entry(&row), meta, body }))
+        Ok(GetOutcome::Found(StoredBlob { entry: entry(&row), meta, body }))
     }
 
     /// A blob whose metadata does not tell its MD5: another program put it there.
@@ -248,7 +248,7 @@ impl Inner {
         path: &RelPath,
         object: Object,
         mut pieces: BoxStream<'static, Result<Bytes, StoreError>>,
-    ) -> Result<Got, StoreError> {
+    ) -> Result<GetOutcome, StoreError> {
         let mut body = Upload::new(self.spool.clone());
         while let Some(piece) = pieces.next().await {
             body.push(piece?).await?;
@@ -259,10 +259,10 @@ impl Inner {
         ledger.compare(path, &row);
         let meta = read_meta(&object.described);
         let body = match body.content {
-            Content::Inline(bytes) => Body::Whole(bytes),
-            Content::File(file) => Body::Pieces(file.pieces()),
+            Content::Inline(bytes) => BlobBody::Whole(bytes),
+            Content::File(file) => BlobBody::Pieces(file.pieces()),
         };
-        Ok(Got::Found(Blob { entry: entry(&row), meta, body }))
+        Ok(GetOutcome::Found(StoredBlob { entry: entry(&row), meta, body }))
     }
 }
 
@@ -303,9 +303,9 @@ pub fn read_meta(described: &Described) -> BlobMeta {
     }
 }
 
-pub fn state(kept: &Kept) -> State {
+pub fn state(kept: &Kept) -> IndexState {
     let modified = kept.document.modified;
-    State { tag: kept.tag().into(), mark: None, modified, history: kept.document.history.point(modified) }
+    IndexState { tag: kept.tag().into(), mark: None, modified, history: kept.document.history.point(modified) }
 }
 
 pub fn version(row: &Row, object: &Object) -> BlobVersion {

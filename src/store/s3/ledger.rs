@@ -12,7 +12,7 @@ use object_store::path::Path as Key;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::super::{Clock, StoreError};
+use super::super::{StoreError, WallClock};
 use super::blobs::Blobs;
 use super::bucket::{Fetched, Landing, whole};
 use super::history::{Begun, History};
@@ -41,7 +41,7 @@ struct Shared {
     ns: String,
     key: Key,
     blobs: Blobs,
-    clock: Clock,
+    clock: WallClock,
     told: Told,
     seen: Mutex<Seen>,
     /// Small blobs that are being written, and will be recorded soon.
@@ -69,7 +69,7 @@ impl Drop for UnderWay {
 
 impl Ledger {
     /// Begins to serve the index; must be called inside a runtime. It ends when the ledger is dropped.
-    pub fn open(ns: &str, key: Key, blobs: Blobs, clock: Clock, told: Told) -> Self {
+    pub fn open(ns: &str, key: Key, blobs: Blobs, clock: WallClock, told: Told) -> Self {
         let shared = Arc::new(Shared {
             ns: ns.to_owned(),
             key,
@@ -179,9 +179,11 @@ impl Ledger {
         }
         // Who wrote before this index was there is seen now; who writes later sees the index.
         match allow().await {
-            Err(refused @ StoreError::Occupied { .. }) if self.shared.withdraw().await? => return Err(refused),
+            Err(refused @ StoreError::NamespaceOccupied { .. }) if self.shared.withdraw().await? => {
+                return Err(refused);
+            }
             // It has begun all the same: another proxy has files in it, or made it and knows no borders.
-            Err(StoreError::Occupied { .. }) => {}
+            Err(StoreError::NamespaceOccupied { .. }) => {}
             allowed => allowed?,
         }
         self.shared.is_settled.store(true, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
-use super::super::{Clock, system_clock};
+use super::super::{WallClock, system_clock};
 
 /// How an ETag stands in a condition: S3 wants the quotes, some stores do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,7 +16,7 @@ pub enum EtagQuotes {
 
 /// Where the bucket is, and how to get in.
 #[derive(Clone)]
-pub struct Options {
+pub struct S3Options {
     pub bucket: String,
     /// What all keys begin with, without slashes at its ends.
     pub prefix: String,
@@ -31,10 +31,10 @@ pub struct Options {
     pub allow_http: bool,
     /// Where bodies that are too large for memory wait; made when it is needed.
     pub spool: PathBuf,
-    pub clock: Clock,
+    pub clock: WallClock,
 }
 
-impl Options {
+impl S3Options {
     /// The options of `bucket` for these keys, all else as is usual.
     pub fn new(bucket: &str, access_key_id: &str, secret_access_key: SecretString, spool: PathBuf) -> Self {
         Self {

@@ -28,7 +28,7 @@ const RACES: u32 = 50;
 
 /// What was mended in one namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mended {
+pub struct RepairReport {
     /// Files and tombstones that are there.
     pub blobs: usize,
     pub added: Vec<RelPath>,
@@ -39,7 +39,7 @@ pub struct Mended {
     pub left_out: Vec<String>,
 }
 
-impl Mended {
+impl RepairReport {
     pub fn is_nothing(&self) -> bool {
         self.added.is_empty() && self.corrected.is_empty() && self.dropped.is_empty()
     }
@@ -56,8 +56,8 @@ pub async fn mend(
     ns: &str,
     others: &BTreeSet<String>,
     trusting: bool,
-) -> Result<Mended, StoreError> {
-    let mut mended = Mended::default();
+) -> Result<RepairReport, StoreError> {
+    let mut mended = RepairReport::default();
     let (mut listed, mut odd, mut others) = (Vec::new(), Vec::new(), others.clone());
     let folder = blobs.layout.folder(ns)?;
     let mut objects = blobs.bucket.list_all(folder.as_ref());

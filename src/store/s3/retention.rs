@@ -8,7 +8,8 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::super::{
-    Blob, BlobMeta, BlobVersion, Body, DeleteOutcome, Got, IndexEntry, Precondition, Retention, StoreError, Swept,
+    BlobBody, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, IndexEntry, Precondition, Retention, StoreError,
+    StoredBlob, SweepReport,
 };
 use super::blobs::Found;
 use super::bucket::{Fetched, whole};
@@ -60,15 +61,15 @@ impl Inner {
     }
 
     /// The version `wanted` of `path`, the current one or a copy.
-    pub async fn get_version(&self, ns: &str, path: &RelPath, wanted: u64) -> Result<Got, StoreError> {
+    pub async fn get_version(&self, ns: &str, path: &RelPath, wanted: u64) -> Result<GetOutcome, StoreError> {
         let (found, ()) = tokio::try_join!(self.blobs.look(ns, path), self.stay_within(ns, path))?;
         let current = found.map(|found| found.row.version);
         if current == Some(wanted) {
             let got = self.get(ns, path).await?;
             let held = match &got {
-                Got::Found(blob) => Some(blob.entry.version),
-                Got::Tombstone(entry) => Some(entry.version),
-                Got::Absent => None,
+                GetOutcome::Found(blob) => Some(blob.entry.version),
+                GetOutcome::Tombstone(entry) => Some(entry.version),
+                GetOutcome::Absent => None,
             };
             // Else it was replaced in this moment, and there is a copy.
             if held == Some(wanted) {
@@ -86,14 +87,14 @@ impl Inner {
                 if Md5::of(&content) != copy.md5 {
                     continue;
                 }
-                Body::Whole(content)
+                BlobBody::Whole(content)
             } else {
-                Body::Pieces(body.map_err(std::io::Error::other).boxed())
+                BlobBody::Pieces(body.map_err(std::io::Error::other).boxed())
             };
             let entry = IndexEntry { md5: copy.md5, size: object.size, is_deleted: false, version: wanted, cursor: 0 };
-            return Ok(Got::Found(Blob { entry, meta: read_meta(&object.described), body }));
+            return Ok(GetOutcome::Found(StoredBlob { entry, meta: read_meta(&object.described), body }));
         }
-        Ok(Got::Absent)
+        Ok(GetOutcome::Absent)
     }
 
     /// Deletes what has expired; gives how many paths that was.
@@ -140,7 +141,7 @@ impl Inner {
                 // What came between may be due as well: that is found out the next time.
                 Ok(_) => return Ok(false),
                 // It has become another namespace's since; there it has no time.
-                Err(StoreError::Elsewhere { .. } | StoreError::Occupied { .. }) => {}
+                Err(StoreError::OtherNamespace { .. } | StoreError::NamespaceOccupied { .. }) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -154,9 +155,9 @@ impl Inner {
     ///
     /// # Errors
     /// A failure, after all else was done.
-    pub async fn sweep(self: &Arc<Self>) -> Result<Swept, StoreError> {
+    pub async fn sweep(self: &Arc<Self>) -> Result<SweepReport, StoreError> {
         // Whatever fails holds up nothing else.
-        let (mut swept, mut failure) = (Swept::default(), None);
+        let (mut swept, mut failure) = (SweepReport::default(), None);
         match self.expire().await {
             Ok(expired) => swept.expired = expired,
             Err(e) => failure = Some(e),

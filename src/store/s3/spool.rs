@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
-use super::super::{Incoming, StoreError};
+use super::super::{BodyWriter, StoreError};
 use crate::digest::{Hasher, Md5};
 
 /// Bodies up to this many bytes stay in memory.
@@ -110,7 +110,7 @@ impl Upload {
     }
 }
 
-impl Incoming for Upload {
+impl BodyWriter for Upload {
     async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
         self.size += piece.len() as u64;
         self.waiting.extend_from_slice(&piece);

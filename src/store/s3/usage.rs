@@ -34,7 +34,7 @@ impl Inner {
     }
 
     /// The bytes that each path holds, as far as the index tells, which whoever counts has just had read.
-    pub async fn held(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {
+    pub async fn held_bytes(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {
         let ledger = self.ledger(ns)?;
         let kept = match ledger.kept() {
             Some(kept) => kept,

@@ -7,7 +7,9 @@ use std::io;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::super::{Blob, BlobMeta, Body, Got, Index, IndexEntry, Mark, State, StoreError};
+use super::super::{
+    BlobBody, BlobMeta, GetOutcome, IndexEntry, IndexMark, IndexSnapshot, IndexState, StoreError, StoredBlob,
+};
 use super::writer::{self, entry_of, signed, unsigned};
 use super::{Marks, Shared, history, io_error, spool, versions};
 
@@ -20,17 +22,17 @@ struct Stored {
 }
 
 /// What a path holds, or held as `version`.
-pub(super) fn get(shared: &Shared, ns: &str, path: &str, version: Option<u64>) -> Result<Got, StoreError> {
+pub(super) fn get(shared: &Shared, ns: &str, path: &str, version: Option<u64>) -> Result<GetOutcome, StoreError> {
     loop {
-        let Some(stored) = shared.read(|db| find(db, ns, path, version))? else { return Ok(Got::Absent) };
+        let Some(stored) = shared.read(|db| find(db, ns, path, version))? else { return Ok(GetOutcome::Absent) };
         let Stored { entry, meta, file, content } = stored;
         if entry.is_deleted {
-            return Ok(Got::Tombstone(entry));
+            return Ok(GetOutcome::Tombstone(entry));
         }
         let body = match (content, file) {
-            (Some(content), None) => Body::Whole(Bytes::from(content)),
+            (Some(content), None) => BlobBody::Whole(Bytes::from(content)),
             (_, Some(file)) => match File::open(shared.spool.path(&file)) {
-                Ok(open) => Body::Pieces(spool::pieces(open, entry.size)),
+                Ok(open) => BlobBody::Pieces(spool::pieces(open, entry.size)),
                 // Removed with its row since the row was read: look again.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && moved_on(shared, ns, path, version, &file)? => {
                     continue;
@@ -39,7 +41,7 @@ pub(super) fn get(shared: &Shared, ns: &str, path: &str, version: Option<u64>) -
             },
             (None, None) => return Err(StoreError::Database(format!("{path:?} has an entry but no content"))),
         };
-        return Ok(Got::Found(Blob { entry, meta, body }));
+        return Ok(GetOutcome::Found(StoredBlob { entry, meta, body }));
     }
 }
 
@@ -86,11 +88,12 @@ pub(super) fn read_marks(db: &Connection) -> rusqlite::Result<Marks> {
     Ok(Marks { epoch, floor, history, created: number("created")?, cursor, last, bytes })
 }
 
-pub(super) fn read_index(db: &Connection, ns: &str, since: u64, state: State) -> rusqlite::Result<Index> {
+pub(super) fn read_index(db: &Connection, ns: &str, since: u64, state: IndexState) -> rusqlite::Result<IndexSnapshot> {
     // One transaction, so that the floor and the entries are of one moment.
     let tx = db.unchecked_transaction()?;
     let floor = versions::read_floor(&tx)?;
-    let mark = state.mark.map(|mark| Mark { floor: mark.floor.max(floor), cursor: mark.cursor.max(floor), ..mark });
+    let mark =
+        state.mark.map(|mark| IndexMark { floor: mark.floor.max(floor), cursor: mark.cursor.max(floor), ..mark });
     let query = if since == 0 {
         "SELECT md5, size, is_deleted, version, cursor, path FROM entry WHERE ns = ? AND cursor > ?"
     } else {
@@ -101,7 +104,7 @@ pub(super) fn read_index(db: &Connection, ns: &str, since: u64, state: State) ->
         .prepare_cached(query)?
         .query_map(rusqlite::params![ns, signed(since)], |row| Ok((row.get(5)?, entry_of(row)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Index { state: State { mark, ..state }, entries })
+    Ok(IndexSnapshot { state: IndexState { mark, ..state }, entries })
 }
 
 pub(super) fn named_files(db: &Connection) -> rusqlite::Result<HashSet<String>> {
@@ -114,13 +117,13 @@ pub(super) fn named_files(db: &Connection) -> rusqlite::Result<HashSet<String>> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Settings, schema};
+    use super::super::{SqliteSettings, schema};
     use super::*;
 
     #[test]
     fn a_statement_is_parsed_once_however_many_files_are_read() {
         let dir = tempfile::tempdir().unwrap();
-        schema::open_writer(dir.path(), &Settings::default(), 0).unwrap();
+        schema::open_writer(dir.path(), &SqliteSettings::default(), 0).unwrap();
         let db = schema::open_reader(dir.path()).unwrap();
         for name in ["a", "b", "c"] {
             assert!(find(&db, "", name, Some(1)).unwrap().is_none());

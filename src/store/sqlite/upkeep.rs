@@ -14,7 +14,7 @@ use super::super::StoreError;
 use super::schema::{self, BODIES, DATABASE};
 use super::spool::sync_dir;
 use super::writer::unsigned;
-use super::{Beside, database_error, io_error, named_files, records};
+use super::{SqliteRecords, database_error, io_error, named_files, records};
 use crate::digest::{Hasher, Md5};
 use crate::failpoint;
 
@@ -39,7 +39,7 @@ pub struct Namespace {
 
 /// What a store holds, and what it takes on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stats {
+pub struct StoreStats {
     /// In the order of their names.
     pub namespaces: Vec<Namespace>,
     /// Bytes of the database and its log.
@@ -50,7 +50,7 @@ pub struct Stats {
 
 /// What is wrong with a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Verified {
+pub struct VerifyReport {
     /// Contents read, current and earlier.
     pub contents: u64,
     pub bytes: u64,
@@ -60,7 +60,7 @@ pub struct Verified {
 
 /// # Errors
 /// When there is no store in `dir`, or it cannot be read.
-pub fn stats(dir: &Path) -> Result<Stats, StoreError> {
+pub fn stats(dir: &Path) -> Result<StoreStats, StoreError> {
     let db = reader(dir)?;
     let namespaces = namespaces(&db).map_err(database_error)?;
     let size = |path: &Path| match fs::metadata(path) {
@@ -74,7 +74,7 @@ pub fn stats(dir: &Path) -> Result<Stats, StoreError> {
     for found in fs::read_dir(&folder).map_err(|e| io_error(&folder, &e))? {
         bodies += size(&found.map_err(|e| io_error(&folder, &e))?.path())?;
     }
-    Ok(Stats { namespaces, database, bodies })
+    Ok(StoreStats { namespaces, database, bodies })
 }
 
 fn namespaces(db: &Connection) -> rusqlite::Result<Vec<Namespace>> {
@@ -103,7 +103,7 @@ fn namespaces(db: &Connection) -> rusqlite::Result<Vec<Namespace>> {
 /// A connection that reads a store that exists. One that an older memsync left is brought forward first, as by every
 /// start of a proxy.
 fn reader(dir: &Path) -> Result<Connection, StoreError> {
-    if Beside::open(dir)?.is_none() {
+    if SqliteRecords::open(dir)?.is_none() {
         return Err(StoreError::Io { path: dir.to_owned(), why: format!("there is no store here, no {DATABASE}") });
     }
     // Opened once for writing, so that the log of a proxy that was killed is taken in.
@@ -240,9 +240,9 @@ pub fn restore(from: &Path, dir: &Path) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// When there is no store in `dir`, or the database cannot be read at all.
-pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<Verified, StoreError> {
+pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<VerifyReport, StoreError> {
     let db = reader(dir)?;
-    let mut verified = Verified::default();
+    let mut verified = VerifyReport::default();
     let told: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).map_err(database_error)?;
     if told != "ok" {
         verified.damage.push(format!("{DATABASE}: {told}"));
@@ -284,7 +284,7 @@ fn check<P: rusqlite::Params + Clone>(
     dir: &Path,
     sql: &str,
     key: P,
-    verified: &mut Verified,
+    verified: &mut VerifyReport,
 ) -> Result<(), StoreError> {
     let read = || {
         let claim = |row: &Row<'_>| {

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::super::{StoreError, new_id};
 use super::spool::sync_dir;
 use super::writer::signed;
-use super::{Settings, database_error, history, io_error};
+use super::{SqliteSettings, database_error, history, io_error};
 
 pub const DATABASE: &str = "store.db";
 pub const BODIES: &str = "bodies";
@@ -111,7 +111,7 @@ fn refuse_foreign(dir: &Path) -> Result<(), StoreError> {
 }
 
 /// Opens the database for writing, creating it where it is missing.
-pub fn open_writer(dir: &Path, settings: &Settings, now: u64) -> Result<Connection, StoreError> {
+pub fn open_writer(dir: &Path, settings: &SqliteSettings, now: u64) -> Result<Connection, StoreError> {
     let path = dir.join(DATABASE);
     refuse_header(&path)?;
     // SQLite gives its journal files the mode of the database, so the mode is set by creating it here.
@@ -225,7 +225,7 @@ pub fn careful(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "checkpoint_fullfsync", true)
 }
 
-fn configure(db: &Connection, settings: &Settings) -> rusqlite::Result<()> {
+fn configure(db: &Connection, settings: &SqliteSettings) -> rusqlite::Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
     careful(db)?;
     db.pragma_update(None, "cache_size", -2048)?;

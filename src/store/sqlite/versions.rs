@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::super::{BlobVersion, IndexEntry, Retention, Swept};
+use super::super::{BlobVersion, IndexEntry, Retention, SweepReport};
 use super::writer::{Held, Job, Write, entry_of, read_meta, signed, unsigned};
 use crate::digest::Md5;
 
@@ -144,10 +144,10 @@ impl Old {
 
 /// Removes some of what was found, as far as it is there still as it was found. Gives what went, the files to be removed,
 /// and the floor that the tombstones leave.
-pub fn remove_some(db: &mut Connection, old: &mut Old) -> rusqlite::Result<(Swept, Vec<String>, u64)> {
+pub fn remove_some(db: &mut Connection, old: &mut Old) -> rusqlite::Result<(SweepReport, Vec<String>, u64)> {
     let versions: Vec<_> = old.versions.drain(..old.versions.len().min(SLICE)).collect();
     let tombstones: Vec<_> = old.tombstones.drain(..old.tombstones.len().min(SLICE)).collect();
-    let (mut swept, mut files) = (Swept::default(), Vec::new());
+    let (mut swept, mut files) = (SweepReport::default(), Vec::new());
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for (ns, path, version, until) in versions {
         let removed: Option<(Option<i64>, Option<String>)> = tx

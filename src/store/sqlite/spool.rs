@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::task::JoinHandle;
 
-use super::super::{Incoming, StoreError};
+use super::super::{BodyWriter, StoreError};
 use super::io_error;
 use crate::digest::{Hasher, Md5};
 
@@ -178,7 +178,7 @@ impl Upload {
     }
 }
 
-impl Incoming for Upload {
+impl BodyWriter for Upload {
     async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
         self.size += piece.len() as u64;
         if !self.waiting.is_empty() && self.waiting.len() + piece.len() > CHUNK {

@@ -1,4 +1,4 @@
-//! [`S3`]: a store in a bucket, in the layout that other Memory Proxies have. Several proxies may use one bucket.
+//! [`S3Store`]: a store in a bucket, in the layout that other Memory Proxies have. Several proxies may use one bucket.
 //!
 //! A blob is swapped by a conditional write on the ETag that was looked at, and then recorded in its namespace's
 //! index, which is a compare-and-swap as well; only then is the write acknowledged. A crash between the two leaves an
@@ -23,8 +23,8 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::{
-    BlobMeta, BlobVersion, Changes, DeleteOutcome, Got, Index, Placed, Precondition, PutOutcome, Record, State, Store,
-    StoreError, Swept, Traffic,
+    BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot, IndexState,
+    IndexTraffic, Precondition, PrivateRecord, PutOutcome, Store, StoreError, SweepReport,
 };
 use crate::failpoint;
 use crate::path::RelPath;
@@ -52,8 +52,8 @@ mod seen;
 mod spool;
 mod usage;
 
-pub use options::{EtagQuotes, Options};
-pub use reindex::Mended;
+pub use options::{EtagQuotes, S3Options};
+pub use reindex::RepairReport;
 pub use spool::Upload;
 
 use blobs::Blobs;
@@ -71,15 +71,15 @@ const LARGEST_RECORD: u64 = 16 * 1024 * 1024;
 
 /// A store in a bucket. Cloning is cheap; the clones are one store.
 #[derive(Clone)]
-pub struct S3(Arc<Inner>);
+pub struct S3Store(Arc<Inner>);
 
-impl S3 {
+impl S3Store {
     /// Opens the store, after trying whether the bucket's conditional writes work.
     ///
     /// # Errors
     /// [`StoreError::S3Refused`] for options that cannot work and for a store that ignores conditions;
     /// [`StoreError::S3`] where it cannot be reached or refuses the keys.
-    pub async fn open(options: &Options) -> Result<Self, StoreError> {
+    pub async fn open(options: &S3Options) -> Result<Self, StoreError> {
         let layout = Layout::new(&options.prefix);
         // A prefix that is no key is found out now.
         let place = layout.folder("")?.map_or_else(String::new, |folder| folder.to_string());
@@ -109,7 +109,7 @@ impl S3 {
     }
 
     /// Where the store is, as people write it: `s3://bucket/prefix`.
-    pub fn place(&self) -> &str {
+    pub fn url(&self) -> &str {
         &self.0.place
     }
 
@@ -118,19 +118,19 @@ impl S3 {
     ///
     /// # Errors
     /// What the store says.
-    pub async fn reindex(&self) -> Result<BTreeMap<String, Mended>, StoreError> {
+    pub async fn reindex(&self) -> Result<BTreeMap<String, RepairReport>, StoreError> {
         self.mend(false).await
     }
 
-    /// [`S3::reindex`] that believes what the listing already shows, for the start of a proxy. From the call on, until it
+    /// [`S3Store::reindex`] that believes what the listing already shows, for the start of a proxy. From the call on, until it
     /// has come to its end without a failure that may pass, who asks in a namespace that has not begun waits: files whose entries were
     /// lost may be in its folder.
     ///
     /// # Errors
     /// What the store says.
-    pub fn mend_after_crash(
+    pub fn repair_after_crash(
         &self,
-    ) -> impl Future<Output = Result<BTreeMap<String, Mended>, StoreError>> + Send + 'static {
+    ) -> impl Future<Output = Result<BTreeMap<String, RepairReport>, StoreError>> + Send + 'static {
         let store = self.clone();
         store.0.borders.mending(true);
         async move {
@@ -143,7 +143,7 @@ impl S3 {
         }
     }
 
-    async fn mend(&self, trusting: bool) -> Result<BTreeMap<String, Mended>, StoreError> {
+    async fn mend(&self, trusting: bool) -> Result<BTreeMap<String, RepairReport>, StoreError> {
         let mut all = BTreeSet::new();
         for ns in reindex::namespaces(&self.0.blobs).await? {
             if self.0.stands(&ns).await? {
@@ -176,11 +176,11 @@ async fn to_its_end<T: Send + 'static>(
     tokio::spawn(work).await.map_err(|_| StoreError::Closed)?
 }
 
-impl Store for S3 {
+impl Store for S3Store {
     const STRONG: bool = false;
-    type Incoming = Upload;
+    type BodyWriter = Upload;
 
-    fn incoming(&self) -> Upload {
+    fn new_body(&self) -> Upload {
         Upload::new(self.0.spool.clone())
     }
 
@@ -207,42 +207,42 @@ impl Store for S3 {
         to_its_end(async move { inner.delete(&ns, &path, expect, meta).await }).await
     }
 
-    async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
+    async fn get(&self, ns: &str, path: &RelPath) -> Result<GetOutcome, StoreError> {
         self.0.get(ns, path).await
     }
 
-    async fn index(&self, ns: &str, _since: u64) -> Result<Index, StoreError> {
+    async fn index(&self, ns: &str, _since: u64) -> Result<IndexSnapshot, StoreError> {
         let kept = self.0.ledger(ns)?.fresh().await?;
         let rows = kept.document.rows.iter();
         let entries = rows.map(|(path, row)| (path.as_str().to_owned(), entry(row))).collect();
-        Ok(Index { state: state(&kept), entries })
+        Ok(IndexSnapshot { state: state(&kept), entries })
     }
 
-    async fn state(&self, ns: &str) -> Result<State, StoreError> {
+    async fn state(&self, ns: &str) -> Result<IndexState, StoreError> {
         Ok(state(&self.0.ledger(ns)?.fresh().await?))
     }
 
-    fn point(&self, ns: &str) -> Option<HistoryPoint> {
+    fn history_point(&self, ns: &str) -> Option<HistoryPoint> {
         let kept = self.0.ledger(ns).ok()?.kept()?;
         kept.document.history.point(kept.document.modified)
     }
 
-    async fn has_stood_at(&self, ns: &str, point: &HistoryPoint) -> Result<bool, StoreError> {
+    async fn contains_point(&self, ns: &str, point: &HistoryPoint) -> Result<bool, StoreError> {
         let ledger = self.0.ledger(ns)?;
         let kept = match ledger.kept() {
             Some(kept) => kept,
             None => ledger.fresh().await?,
         };
-        Ok(kept.document.history.has_stood_at(point, kept.document.modified))
+        Ok(kept.document.history.contains_point(point, kept.document.modified))
     }
 
-    fn index_after(&self, ns: &str, tag: &str) -> Option<Index> {
+    fn index_since_tag(&self, ns: &str, tag: &str) -> Option<IndexSnapshot> {
         let (kept, rows) = self.0.ledger(ns).ok()?.since(tag)?;
         let entries = rows.iter().map(|(path, row)| (path.as_str().to_owned(), entry(row))).collect();
-        Some(Index { state: state(&kept), entries })
+        Some(IndexSnapshot { state: state(&kept), entries })
     }
 
-    fn subscribe(&self) -> broadcast::Receiver<Changes> {
+    fn subscribe(&self) -> broadcast::Receiver<BlobChanges> {
         self.0.changes.subscribe()
     }
 
@@ -260,7 +260,7 @@ impl Store for S3 {
         self.0.versions(ns, path).await
     }
 
-    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
+    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<GetOutcome, StoreError> {
         self.0.get_version(ns, path, version).await
     }
 
@@ -268,15 +268,15 @@ impl Store for S3 {
         Ok(reindex::namespaces(&self.0.blobs).await?.into_iter().collect())
     }
 
-    async fn place(
+    async fn import_version(
         &self,
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
         body: Option<Upload>,
-    ) -> Result<Placed, StoreError> {
+    ) -> Result<ImportOutcome, StoreError> {
         let (inner, ns, path) = (self.0.clone(), ns.to_owned(), path.clone());
-        to_its_end(async move { inner.place(&ns, &path, version, body).await }).await
+        to_its_end(async move { inner.import_version(&ns, &path, version, body).await }).await
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {
@@ -284,7 +284,7 @@ impl Store for S3 {
         to_its_end(async move { inner.expire().await }).await
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
+    async fn sweep(&self) -> Result<SweepReport, StoreError> {
         let inner = self.0.clone();
         to_its_end(async move { inner.sweep().await }).await
     }
@@ -293,18 +293,18 @@ impl Store for S3 {
         self.0.usage(ns).await
     }
 
-    async fn held(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {
-        self.0.held(ns, paths).await
+    async fn held_bytes(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {
+        self.0.held_bytes(ns, paths).await
     }
 
-    fn index_traffic(&self) -> Traffic {
+    fn index_traffic(&self) -> IndexTraffic {
         self.0.blobs.bucket.traffic.so_far()
     }
 
-    async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+    async fn record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         match self.0.blobs.bucket.get(&self.0.blobs.layout.private(name)?, None).await? {
             Fetched::Found(object, body) => {
-                Ok(Some(Record { tag: object.etag, content: whole(body, LARGEST_RECORD).await? }))
+                Ok(Some(PrivateRecord { tag: object.etag, content: whole(body, LARGEST_RECORD).await? }))
             }
             Fetched::Absent | Fetched::Unchanged => Ok(None),
         }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::{
-    BlobMeta, BlobVersion, Change, DeleteOutcome, IndexEntry, Placed, Precondition, PutOutcome, StoreError,
+    BlobChange, BlobMeta, BlobVersion, DeleteOutcome, ImportOutcome, IndexEntry, Precondition, PutOutcome, StoreError,
     next_version,
 };
 use super::spool::{Content, Received};
@@ -29,7 +29,7 @@ pub struct Job {
 pub enum Write {
     Put { expect: Precondition, meta: BlobMeta, body: Received, reply: Reply<PutOutcome> },
     Delete { expect: Option<Precondition>, meta: BlobMeta, reply: Reply<DeleteOutcome> },
-    Place { version: BlobVersion, body: Option<Received>, reply: Reply<Placed> },
+    Place { version: BlobVersion, body: Option<Received>, reply: Reply<ImportOutcome> },
 }
 
 /// What a job came to inside the open transaction.
@@ -296,7 +296,7 @@ fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committe
         let Job { ns, path, write } = job;
         let written = outcome.written();
         if let Some(entry) = written {
-            changes.push((entry.version, grown, Change { cursor: entry.cursor, ns, path }));
+            changes.push((entry.version, grown, BlobChange { cursor: entry.cursor, ns, path }));
         }
         answers.push(match (write, outcome) {
             (Write::Put { body, reply, .. }, Outcome::Put(put)) => {
@@ -308,7 +308,7 @@ fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committe
                 if let Some(body) = body {
                     keep_file(body, written);
                 }
-                Answer::Placed(reply, if written.is_some() { Placed::Written } else { Placed::Held })
+                Answer::Placed(reply, if written.is_some() { ImportOutcome::Written } else { ImportOutcome::Held })
             }
             // Each outcome was made from the job it is zipped with.
             (Write::Put { .. } | Write::Delete { .. } | Write::Place { .. }, _) => continue,
@@ -321,7 +321,7 @@ fn acknowledge(shared: &Shared, group: impl Iterator<Item = Job>, done: Committe
         // In the order of their cursors, so the last of a namespace counts.
         let advanced = changes.iter().map(|(at, grown, change)| (change.ns.as_str(), change.cursor, *at, *grown));
         shared.advance(done.begun, advanced);
-        let changes: Arc<[Change]> = changes.into_iter().map(|(_, _, change)| change).collect();
+        let changes: Arc<[BlobChange]> = changes.into_iter().map(|(_, _, change)| change).collect();
         // An error only says that nobody listens.
         let _ = shared.changes.send(changes);
     }
@@ -340,7 +340,7 @@ fn keep_file(body: Received, written: Option<IndexEntry>) {
 enum Answer {
     Put(Reply<PutOutcome>, PutOutcome),
     Deleted(Reply<DeleteOutcome>, DeleteOutcome),
-    Placed(Reply<Placed>, Placed),
+    Placed(Reply<ImportOutcome>, ImportOutcome),
 }
 
 impl Answer {

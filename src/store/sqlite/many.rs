@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::super::{BlobMeta, DeleteOutcome, Incoming, Operation, PutOutcome, Store, StoreError, Written};
-use super::Embedded;
+use super::super::{BatchWrite, BlobMeta, BodyWriter, DeleteOutcome, PutOutcome, Store, StoreError, WriteOutcome};
+use super::SqliteStore;
 use super::spool::{INLINE_MAX, Received, blocking};
 use super::writer::{Job, Write};
 use crate::path::RelPath;
@@ -19,20 +19,20 @@ enum Waiting {
 
 /// [`Store::write_many`].
 pub async fn write(
-    store: &Embedded,
+    store: &SqliteStore,
     ns: &str,
-    writes: Vec<(RelPath, Operation)>,
+    writes: Vec<(RelPath, BatchWrite)>,
     meta: &BlobMeta,
-) -> Vec<Result<Written, StoreError>> {
+) -> Vec<Result<WriteOutcome, StoreError>> {
     let contents = writes.iter().filter_map(|(_, operation)| match operation {
-        Operation::Put { content, .. } => Some(content.clone()),
-        Operation::Delete { .. } => None,
+        BatchWrite::Put { content, .. } => Some(content.clone()),
+        BatchWrite::Delete { .. } => None,
     });
     let mut received = received(store, contents.collect()).await.into_iter();
     let (mut jobs, mut answers) = (Vec::with_capacity(writes.len()), Vec::with_capacity(writes.len()));
     for (path, operation) in writes {
         let (write, answer) = match operation {
-            Operation::Put { expect, .. } => match received.next().unwrap_or(Err(StoreError::Closed)) {
+            BatchWrite::Put { expect, .. } => match received.next().unwrap_or(Err(StoreError::Closed)) {
                 Ok(body) => {
                     let (reply, answer) = oneshot::channel();
                     (Write::Put { expect, meta: meta.clone(), body, reply }, Waiting::Put(answer))
@@ -42,7 +42,7 @@ pub async fn write(
                     continue;
                 }
             },
-            Operation::Delete { expect } => {
+            BatchWrite::Delete { expect } => {
                 let (reply, answer) = oneshot::channel();
                 (Write::Delete { expect, meta: meta.clone(), reply }, Waiting::Deleted(answer))
             }
@@ -58,8 +58,8 @@ pub async fn write(
     let mut written = Vec::with_capacity(answers.len());
     for answer in answers {
         written.push(match answer {
-            Waiting::Put(answer) => answer.await.unwrap_or(Err(StoreError::Closed)).map(Written::Put),
-            Waiting::Deleted(answer) => answer.await.unwrap_or(Err(StoreError::Closed)).map(Written::Deleted),
+            Waiting::Put(answer) => answer.await.unwrap_or(Err(StoreError::Closed)).map(WriteOutcome::Put),
+            Waiting::Deleted(answer) => answer.await.unwrap_or(Err(StoreError::Closed)).map(WriteOutcome::Deleted),
             Waiting::Failed(e) => Err(e),
         });
     }
@@ -67,7 +67,7 @@ pub async fn write(
 }
 
 /// Contents of a batch as the writer takes them, in their order.
-async fn received(store: &Embedded, contents: Vec<Bytes>) -> Vec<Result<Received, StoreError>> {
+async fn received(store: &SqliteStore, contents: Vec<Bytes>) -> Vec<Result<Received, StoreError>> {
     if contents.is_empty() {
         return Vec::new();
     }
@@ -82,7 +82,7 @@ async fn received(store: &Embedded, contents: Vec<Bytes>) -> Vec<Result<Received
         received.push(match content {
             Ok(inline) => Ok(inline),
             Err(large) => {
-                let mut body = store.incoming();
+                let mut body = store.new_body();
                 match body.push(large).await {
                     Ok(()) => body.finish().await,
                     Err(e) => Err(e),

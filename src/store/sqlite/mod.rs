@@ -1,4 +1,4 @@
-//! [`Embedded`]: a durable store in one directory. Entries and small bodies are in SQLite, large bodies in files.
+//! [`SqliteStore`]: a durable store in one directory. Entries and small bodies are in SQLite, large bodies in files.
 //!
 //! A write is acknowledged when it is on the medium (WAL, `synchronous=FULL`). One thread writes, in groups;
 //! readers have connections of their own and never wait for it.
@@ -16,8 +16,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    BACKLOG, BlobMeta, BlobVersion, Changes, Clock, DeleteOutcome, Got, Index, Mark, Operation, Placed, Precondition,
-    PutOutcome, Record, Retention, State, Store, StoreError, Swept, Written, strong_state, system_clock,
+    BACKLOG, BatchWrite, BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexMark,
+    IndexSnapshot, IndexState, Precondition, PrivateRecord, PutOutcome, Retention, Store, StoreError, SweepReport,
+    WallClock, WriteOutcome, strong_state, system_clock,
 };
 use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
@@ -32,7 +33,7 @@ pub mod upkeep;
 mod versions;
 mod writer;
 
-pub use records::Beside;
+pub use records::SqliteRecords;
 pub use spool::Upload;
 
 use read::{get, named_files, read_index, read_marks};
@@ -48,14 +49,14 @@ const READERS: usize = 4;
 
 /// What can be chosen of an embedded store.
 #[derive(Clone)]
-pub struct Settings {
+pub struct SqliteSettings {
     /// The database refuses writes that would make it larger than this many bytes. `None`: only the disk bounds it.
     pub max_database_bytes: Option<u64>,
     pub retention: Retention,
-    pub clock: Clock,
+    pub clock: WallClock,
 }
 
-impl Default for Settings {
+impl Default for SqliteSettings {
     fn default() -> Self {
         Self { max_database_bytes: None, retention: Retention::default(), clock: system_clock() }
     }
@@ -67,9 +68,9 @@ struct Shared {
     spool: Arc<Spool>,
     marks: Mutex<Marks>,
     retention: Retention,
-    changes: broadcast::Sender<Changes>,
+    changes: broadcast::Sender<BlobChanges>,
     readers: Mutex<Vec<Connection>>,
-    clock: Clock,
+    clock: WallClock,
     /// Held as long as anything may touch the directory.
     _lock: File,
 }
@@ -80,12 +81,12 @@ impl Shared {
         lock(&self.marks).cursor
     }
 
-    fn state(&self, ns: &str) -> State {
+    fn state(&self, ns: &str) -> IndexState {
         let marks = lock(&self.marks);
         let (cursor, modified) = marks.last.get(ns).copied().unwrap_or((0, marks.created));
         // The last change may have been a tombstone that is gone, but never one above the floor.
         let cursor = cursor.max(marks.floor);
-        let mark = Mark { epoch: marks.epoch.clone(), cursor, floor: marks.floor };
+        let mark = IndexMark { epoch: marks.epoch.clone(), cursor, floor: marks.floor };
         strong_state(mark, modified, marks.history.as_deref())
     }
 
@@ -167,28 +168,28 @@ fn io_error(path: &Path, e: &io::Error) -> StoreError {
 }
 
 /// A store in a directory that it holds alone. Dropping it waits for the writes that were handed in.
-pub struct Embedded {
+pub struct SqliteStore {
     shared: Arc<Shared>,
     /// `None` only while it is dropped.
     jobs: Option<mpsc::Sender<Vec<Job>>>,
     writer: Option<JoinHandle<()>>,
 }
 
-impl Embedded {
+impl SqliteStore {
     /// Opens the store in `dir`, creating both where they are missing. Blocks.
     ///
     /// # Errors
     /// [`StoreError::Locked`], [`StoreError::Newer`], [`StoreError::NotAStore`] without having changed anything;
     /// otherwise what the filesystem or the database says.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        Self::open_with(dir, Settings::default())
+        Self::open_with(dir, SqliteSettings::default())
     }
 
-    /// [`Embedded::open`] with settings.
+    /// [`SqliteStore::open`] with settings.
     ///
     /// # Errors
-    /// As [`Embedded::open`].
-    pub fn open_with(dir: &Path, settings: Settings) -> Result<Self, StoreError> {
+    /// As [`SqliteStore::open`].
+    pub fn open_with(dir: &Path, settings: SqliteSettings) -> Result<Self, StoreError> {
         let held = schema::claim(dir)?;
         let db = schema::open_writer(dir, &settings, (settings.clock)())?;
         let marks = read_marks(&db).map_err(database_error)?;
@@ -233,7 +234,7 @@ impl Embedded {
     }
 }
 
-impl Drop for Embedded {
+impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.jobs = None;
         lock(&self.shared.readers).clear();
@@ -245,11 +246,11 @@ impl Drop for Embedded {
     }
 }
 
-impl Store for Embedded {
+impl Store for SqliteStore {
     const STRONG: bool = true;
-    type Incoming = Upload;
+    type BodyWriter = Upload;
 
-    fn incoming(&self) -> Upload {
+    fn new_body(&self) -> Upload {
         Upload::new(self.shared.spool.clone())
     }
 
@@ -278,7 +279,7 @@ impl Store for Embedded {
         self.submit(ns, path, Write::Delete { expect, meta, reply }, answer).await
     }
 
-    async fn get(&self, ns: &str, path: &RelPath) -> Result<Got, StoreError> {
+    async fn get(&self, ns: &str, path: &RelPath) -> Result<GetOutcome, StoreError> {
         let (shared, ns, path) = (self.shared.clone(), ns.to_owned(), path.clone());
         blocking(move || get(&shared, &ns, path.as_str(), None)).await?
     }
@@ -286,19 +287,19 @@ impl Store for Embedded {
     async fn write_many(
         &self,
         ns: &str,
-        writes: Vec<(RelPath, Operation)>,
+        writes: Vec<(RelPath, BatchWrite)>,
         meta: &BlobMeta,
-    ) -> Vec<Result<Written, StoreError>> {
+    ) -> Vec<Result<WriteOutcome, StoreError>> {
         many::write(self, ns, writes, meta).await
     }
 
-    async fn get_many(&self, ns: &str, paths: Vec<RelPath>) -> Vec<Result<Got, StoreError>> {
+    async fn get_many(&self, ns: &str, paths: Vec<RelPath>) -> Vec<Result<GetOutcome, StoreError>> {
         let (shared, ns, n) = (self.shared.clone(), ns.to_owned(), paths.len());
         let all = move || paths.iter().map(|path| get(&shared, &ns, path.as_str(), None)).collect();
         blocking(all).await.unwrap_or_else(|e| (0..n).map(|_| Err(e.clone())).collect())
     }
 
-    async fn index(&self, ns: &str, since: u64) -> Result<Index, StoreError> {
+    async fn index(&self, ns: &str, since: u64) -> Result<IndexSnapshot, StoreError> {
         let (shared, ns) = (self.shared.clone(), ns.to_owned());
         blocking(move || {
             // Read before the entries, so that it is never newer than they are.
@@ -308,15 +309,15 @@ impl Store for Embedded {
         .await?
     }
 
-    async fn state(&self, ns: &str) -> Result<State, StoreError> {
+    async fn state(&self, ns: &str) -> Result<IndexState, StoreError> {
         Ok(self.shared.state(ns))
     }
 
-    fn point(&self, ns: &str) -> Option<HistoryPoint> {
+    fn history_point(&self, ns: &str) -> Option<HistoryPoint> {
         self.shared.state(ns).history
     }
 
-    async fn has_stood_at(&self, _ns: &str, point: &HistoryPoint) -> Result<bool, StoreError> {
+    async fn contains_point(&self, _ns: &str, point: &HistoryPoint) -> Result<bool, StoreError> {
         let (shared, point) = (self.shared.clone(), point.clone());
         // Read after the cursor: a history id that begins meanwhile begins there, or later.
         blocking(move || {
@@ -326,7 +327,7 @@ impl Store for Embedded {
         .await?
     }
 
-    fn subscribe(&self) -> broadcast::Receiver<Changes> {
+    fn subscribe(&self) -> broadcast::Receiver<BlobChanges> {
         self.shared.changes.subscribe()
     }
 
@@ -355,7 +356,7 @@ impl Store for Embedded {
         blocking(move || shared.read(|db| versions::list(db, &ns, path.as_str()))).await?
     }
 
-    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<Got, StoreError> {
+    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<GetOutcome, StoreError> {
         let (shared, ns, path) = (self.shared.clone(), ns.to_owned(), path.clone());
         blocking(move || get(&shared, &ns, path.as_str(), Some(version))).await?
     }
@@ -366,13 +367,13 @@ impl Store for Embedded {
         Ok(all)
     }
 
-    async fn place(
+    async fn import_version(
         &self,
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
         body: Option<Upload>,
-    ) -> Result<Placed, StoreError> {
+    ) -> Result<ImportOutcome, StoreError> {
         let body = match body {
             Some(body) => Some(body.finish().await?),
             None => None,
@@ -401,13 +402,13 @@ impl Store for Embedded {
         failure.map_or(Ok(expired), Err)
     }
 
-    async fn sweep(&self) -> Result<Swept, StoreError> {
+    async fn sweep(&self) -> Result<SweepReport, StoreError> {
         // What cannot expire holds up nothing else.
         let (expired, failure) = self.expire().await.map_or_else(|e| (0, Some(e)), |expired| (expired, None));
         let now = (self.shared.clock)();
         let shared = self.shared.clone();
         let remove = move || {
-            let mut all = Swept { expired, ..Swept::default() };
+            let mut all = SweepReport { expired, ..SweepReport::default() };
             let mut old = shared.read(|db| versions::find_old(db, &shared.retention, now))?;
             if old.is_empty() {
                 return Ok(all);
@@ -430,7 +431,7 @@ impl Store for Embedded {
         failure.map_or(Ok(all), Err)
     }
 
-    async fn held(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {
+    async fn held_bytes(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {
         let (shared, ns, paths) = (self.shared.clone(), ns.to_owned(), paths.to_vec());
         blocking(move || shared.read(|db| sizes(db, &ns, &paths))).await?
     }
@@ -439,7 +440,7 @@ impl Store for Embedded {
         Ok(lock(&self.shared.marks).bytes.get(ns).copied().unwrap_or(0))
     }
 
-    async fn record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+    async fn record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         let shared = self.shared.clone();
         blocking(move || shared.read(|db| records::read(db, name))).await?
     }

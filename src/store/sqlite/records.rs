@@ -7,21 +7,21 @@ use bytes::Bytes;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
-use super::super::{Record, Records, StoreError};
+use super::super::{PrivateRecord, RecordStore, StoreError};
 use super::schema::{self, DATABASE};
 use super::spool::blocking;
-use super::{Embedded, database_error, io_error};
+use super::{SqliteStore, database_error, io_error};
 
 /// The records of a store that another process may be serving.
 #[derive(Debug, Clone)]
-pub struct Beside(PathBuf);
+pub struct SqliteRecords(PathBuf);
 
-impl Beside {
+impl SqliteRecords {
     /// Of the store in `dir`, `None` where there is none. One that an older memsync left is brought forward first.
     /// Blocks.
     ///
     /// # Errors
-    /// As [`Embedded::open`].
+    /// As [`SqliteStore::open`].
     pub fn open(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = dir.join(DATABASE);
         match std::fs::metadata(&path) {
@@ -30,26 +30,26 @@ impl Beside {
             Ok(_) => {}
         }
         if !schema::is_current(&path)? {
-            drop(Embedded::open(dir)?);
+            drop(SqliteStore::open(dir)?);
         }
         Ok(Some(Self(dir.to_owned())))
     }
 
-    /// [`Beside::open`], which creates the store where there is none.
+    /// [`SqliteRecords::open`], which creates the store where there is none.
     ///
     /// # Errors
-    /// As [`Embedded::open`].
+    /// As [`SqliteStore::open`].
     pub fn open_or_create(dir: &Path) -> Result<Self, StoreError> {
         if let Some(beside) = Self::open(dir)? {
             return Ok(beside);
         }
-        drop(Embedded::open(dir)?);
+        drop(SqliteStore::open(dir)?);
         Ok(Self(dir.to_owned()))
     }
 }
 
-impl Records for Beside {
-    async fn read_record(&self, name: &'static str) -> Result<Option<Record>, StoreError> {
+impl RecordStore for SqliteRecords {
+    async fn read_record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         let dir = self.0.clone();
         blocking(move || read(&open(&dir)?, name).map_err(database_error)).await?
     }
@@ -67,10 +67,13 @@ impl Records for Beside {
 
 /// # Errors
 /// What the database says.
-pub fn read(db: &Connection, name: &str) -> rusqlite::Result<Option<Record>> {
+pub fn read(db: &Connection, name: &str) -> rusqlite::Result<Option<PrivateRecord>> {
     db.prepare_cached("SELECT tag, content FROM record WHERE name = ?")?
         .query_row([name], |row| {
-            Ok(Record { tag: row.get::<_, i64>(0)?.to_string(), content: Bytes::from(row.get::<_, Vec<u8>>(1)?) })
+            Ok(PrivateRecord {
+                tag: row.get::<_, i64>(0)?.to_string(),
+                content: Bytes::from(row.get::<_, Vec<u8>>(1)?),
+            })
         })
         .optional()
 }

@@ -117,12 +117,38 @@ async fn a_copy_overwrites_nothing_that_is_newer() {
     let mut body = to.new_body();
     memsync::store::BodyWriter::push(&mut body, Bytes::from_static(b"mine")).await.unwrap();
     to.import_version("", &path("x"), mine, Some(body)).await.unwrap();
-    let error = copy(&from, &to, || ()).await.unwrap_err();
-    assert!(matches!(&error, CopyError::Other(path) if path == "x"), "{error}");
+    let failures = copy(&from, &to, || ()).await.unwrap().failures;
+    assert!(matches!(&failures[..], [CopyError::Conflict(path)] if path == "x"), "{failures:?}");
     assert!(
         matches!(to.get("", &path("x")).await.unwrap(), GetOutcome::Found(blob) if blob.entry.md5 == Md5::of(b"mine"))
     );
     assert!(matches!(to.get("", &path("y")).await.unwrap(), GetOutcome::Found(_)));
+}
+
+/// One damaged file must not keep the others out of the copy.
+#[tokio::test]
+async fn copy_goes_on_after_a_path_that_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let (home, moved) = (dir.path().join("home"), dir.path().join("moved"));
+    let store = SqliteStore::open(&home).unwrap();
+    put(&store, "", "first.md", Precondition::Absent, "first").await;
+    put(&store, "", "middle.bin", Precondition::Absent, large(1)).await;
+    put(&store, "team", "last.md", Precondition::Absent, "last").await;
+    assert!(store.put_record("keys", None, Bytes::from_static(b"{}")).await.unwrap());
+    drop(store);
+    let body = std::fs::read_dir(home.join("bodies")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&body).unwrap();
+    bytes[77] ^= 1;
+    std::fs::write(&body, bytes).unwrap();
+
+    let out = memsync(dir.path(), &["store", "copy", home.to_str().unwrap(), moved.to_str().unwrap()]);
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out));
+    assert!(text(&out).contains("middle.bin: the source's content does not match its MD5"), "{}", text(&out));
+    let copied = SqliteStore::open(&moved).unwrap();
+    assert!(matches!(copied.get("", &path("first.md")).await.unwrap(), GetOutcome::Found(_)));
+    assert!(matches!(copied.get("", &path("middle.bin")).await.unwrap(), GetOutcome::Absent));
+    assert!(matches!(copied.get("team", &path("last.md")).await.unwrap(), GetOutcome::Found(_)));
+    assert_eq!(copied.record("keys").await.unwrap().unwrap().content, "{}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

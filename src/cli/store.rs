@@ -101,12 +101,14 @@ fn verify(app: &App, dir: &Path) -> anyhow::Result<Exit> {
 }
 
 #[derive(Serialize)]
-struct Copied {
+struct CopyFigures {
     paths: usize,
     written: usize,
     kept: usize,
     bytes: u64,
     records: usize,
+    /// One message for each path, index or record that is not copied.
+    failures: Vec<String>,
 }
 
 /// What stands for the bucket that the environment names.
@@ -141,19 +143,27 @@ fn copy_all(app: &App, from: &Path, to: &Path) -> anyhow::Result<Exit> {
         runtime.block_on(async { anyhow::Ok(copy::copy(&*source, &*target, progress).await?) })
     };
     bar.finish_and_clear();
-    let copy::Copied { paths, written, kept, bytes, records } = copied?;
-    app.answer(&Copied { paths, written, kept, bytes, records }, |out, copied| {
+    let copy::CopyReport { paths, written, kept, bytes, records, failures } = copied?;
+    let failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    let count = failures.len();
+    app.answer(&CopyFigures { paths, written, kept, bytes, records, failures }, |out, copied| {
         writeln!(
             out,
-            "{} of {}: {} versions written, {}; {} were there already; all compared",
+            "{} of {}: {} versions written, {}; {} were there already; {}",
             show::count(copied.paths, "path"),
             from.display(),
             copied.written,
             show::size(copied.bytes),
-            copied.kept
-        )
+            copied.kept,
+            if count == 0 { "all compared".to_owned() } else { format!("{count} failed") }
+        )?;
+        copied.failures.iter().try_for_each(|failure| writeln!(out, "  {failure}"))
     })?;
-    Ok(Exit::Done)
+    if count == 0 {
+        return Ok(Exit::Done);
+    }
+    let why = format!("{}: {count} of its files were not copied; fix what is listed and copy again", from.display());
+    Err(Failure::new(Exit::Error, why).into())
 }
 
 /// The bucket that the environment names.

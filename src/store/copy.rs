@@ -1,119 +1,131 @@
-//! From one store to another: every namespace, path, version, tombstone and record.
+//! Copies every namespace, path, version, tombstone and record from one store to another.
 //!
-//! What is there already is left alone, so a copy that broke off is begun again and goes on. Nothing is removed from
-//! either store.
+//! A copy never overwrites newer versions in the target, so an interrupted copy can be run again. It removes nothing.
 
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
 use futures::stream;
 
-use super::{BlobBody, BlobVersion, BodyWriter, GetOutcome, ImportOutcome, IndexEntry, RECORDS, Store, StoreError};
-use crate::digest::Md5;
+use super::{
+    BlobBody, BlobVersion, BodyWriter, GetOutcome, ImportOutcome, IndexEntry, NamespaceName, RECORDS, Store, StoreError,
+};
+use crate::digest::{Hasher, Md5};
 use crate::path::RelPath;
 
-/// Paths under way at once.
-const SIDE_BY_SIDE: usize = 16;
-/// How often a path is begun again that was written to meanwhile.
+/// Paths that are copied at the same time.
+const CONCURRENT_PATHS: usize = 16;
+/// Attempts for a path whose versions change during the copy.
 const ATTEMPTS: usize = 5;
-/// The record that only tells what was seen, and stays what it is where there is one already.
-const SEEN: &str = "keys-used";
+/// This record holds only the times when keys were last used. A record that the target already has stays.
+const LAST_USED_RECORD: &str = "keys-used";
 
-/// What a copy came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Copied {
-    /// Paths that the source knows, tombstones included.
+/// Counts of one copy, and everything that it could not copy.
+#[derive(Debug, Default)]
+pub struct CopyReport {
+    /// Copied paths, tombstones included.
     pub paths: usize,
     /// Versions and tombstones written.
     pub written: usize,
-    /// Versions and tombstones that the target had already.
+    /// Versions and tombstones that the target already had.
     pub kept: usize,
     /// Bytes of content written.
     pub bytes: u64,
-    /// Private records, such as keys, written.
+    /// Private records written.
     pub records: usize,
+    /// One error for each path, index or record that is not copied.
+    pub failures: Vec<CopyError>,
 }
 
-/// Why a copy stopped.
+/// Why one path, index or record is not copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    #[error("{path}: the source failed: {why}")]
+    #[error("{path}: cannot read it from the source: {why}")]
     Source { path: String, why: StoreError },
-    #[error("{path}: the target failed: {why}")]
+    #[error("{path}: cannot write it to the target: {why}")]
     Target { path: String, why: StoreError },
-    #[error("{0}: the source's content is damaged: it does not match its MD5; `memsync store verify` lists all such")]
+    #[error("{0}: the source's content does not match its MD5; `memsync store verify` lists all damaged files")]
     Damaged(String),
-    #[error("{0}: the target already has something else there; copy into an empty store")]
-    Other(String),
-    #[error("{0}: it was written again and again meanwhile; stop what writes to the source, and begin again")]
-    Restless(String),
-    #[error("the record {0:?} is in both stores and differs; copy into an empty store")]
+    #[error("{0}: the target already has another version; copy into an empty store")]
+    Conflict(String),
+    #[error("{0}: it changed {ATTEMPTS} times during the copy; stop the writers to the source and copy again")]
+    Unstable(String),
+    #[error("the record {0:?} differs between the two stores; copy into an empty store")]
     Record(&'static str),
 }
 
-/// Copies all of `from` to `to`, then compares their indexes. `progress` is told of every path that is done.
+/// Versions of one path that were written or already there.
+#[derive(Default)]
+struct CopiedPath {
+    /// `None` if the source no longer has the path.
+    newest: Option<BlobVersion>,
+    written: usize,
+    kept: usize,
+    bytes: u64,
+}
+
+/// Copies everything, then compares the indexes of both stores. Calls `progress` after every path.
 ///
 /// # Errors
-/// The first thing that could not be copied. What was written before stays.
-pub async fn copy(from: &impl Store, to: &impl Store, progress: impl Fn()) -> Result<Copied, CopyError> {
-    let mut copied = Copied::default();
-    for ns in from.namespaces().await.map_err(source("the namespaces"))? {
-        let index = from.index(&ns, 0).await.map_err(source("the index"))?;
-        let mut done = stream::iter(index.entries.iter().map(|(path, _)| copy_path(from, to, &ns, path)))
-            .buffer_unordered(SIDE_BY_SIDE);
-        // What each path was copied as. The blobs tell: an index of another proxy may have other times.
-        let mut placed = BTreeMap::new();
-        while let Some(part) = done.next().await {
-            let (path, newest, part) = part?;
-            placed.extend(newest.map(|newest| (path, newest)));
-            copied.paths += 1;
-            copied.written += part.written;
-            copied.kept += part.kept;
-            copied.bytes += part.bytes;
-            progress();
-        }
-        drop(done);
-        compare(to, &ns, &placed).await?;
+/// Only if the source cannot list its namespaces. Every other failure is in [`CopyReport::failures`].
+pub async fn copy(from: &impl Store, to: &impl Store, progress: impl Fn()) -> Result<CopyReport, CopyError> {
+    let mut report = CopyReport::default();
+    for ns in from.namespaces().await.map_err(source("the list of namespaces"))? {
+        copy_namespace(from, to, &ns, &mut report, &progress).await;
     }
     for name in RECORDS {
-        copied.records += usize::from(copy_record(from, to, name).await?);
+        match copy_record(from, to, name).await {
+            Ok(is_written) => report.records += usize::from(is_written),
+            Err(e) => report.failures.push(e),
+        }
     }
-    Ok(copied)
+    Ok(report)
 }
 
-fn source(path: &str) -> impl Fn(StoreError) -> CopyError {
-    move |why| CopyError::Source { path: path.to_owned(), why }
+async fn copy_namespace(from: &impl Store, to: &impl Store, ns: &str, report: &mut CopyReport, progress: &impl Fn()) {
+    let index = match from.index(ns, 0).await.map_err(source(&index_name(ns))) {
+        Ok(index) => index,
+        Err(e) => return report.failures.push(e),
+    };
+    let copies = index.entries.iter().map(|(path, _)| async move { (path, copy_path(from, to, ns, path).await) });
+    let mut copies = stream::iter(copies).buffer_unordered(CONCURRENT_PATHS);
+    // Compare with the versions of the blobs: an index that another proxy wrote may have other times.
+    let mut newest = BTreeMap::new();
+    while let Some((path, copied)) = copies.next().await {
+        match copied {
+            Ok(copied) => {
+                newest.extend(copied.newest.map(|version| (path.as_str(), version)));
+                report.paths += 1;
+                report.written += copied.written;
+                report.kept += copied.kept;
+                report.bytes += copied.bytes;
+            }
+            Err(e) => report.failures.push(e),
+        }
+        progress();
+    }
+    match find_conflicts(to, ns, &newest).await {
+        Ok(conflicts) => report.failures.extend(conflicts),
+        Err(e) => report.failures.push(e),
+    }
 }
 
-fn target(path: &str) -> impl Fn(StoreError) -> CopyError {
-    move |why| CopyError::Target { path: path.to_owned(), why }
-}
-
-/// Copies all versions of a path, and gives the newest: `None` where nothing was there any more.
-async fn copy_path<'a>(
-    from: &impl Store,
-    to: &impl Store,
-    ns: &str,
-    name: &'a str,
-) -> Result<(&'a str, Option<BlobVersion>, Copied), CopyError> {
-    let mut copied = Copied::default();
-    let path = RelPath::parse(name).map_err(|e| source(name)(StoreError::Database(e.to_string())))?;
-    for _ in 0..ATTEMPTS {
+/// Copies all versions of a path, the oldest first.
+async fn copy_path(from: &impl Store, to: &impl Store, ns: &str, path: &str) -> Result<CopiedPath, CopyError> {
+    let name = &full_name(ns, path);
+    let path = RelPath::parse(path).map_err(|e| source(name)(StoreError::Database(e.to_string())))?;
+    let mut copied = CopiedPath::default();
+    'attempts: for _ in 0..ATTEMPTS {
         let versions = from.versions(ns, &path).await.map_err(source(name))?;
-        let newest = versions.first().cloned();
-        let mut whole = true;
+        copied.newest = versions.first().cloned();
         for (at, version) in versions.into_iter().enumerate().rev() {
-            let body = if version.is_deleted {
-                None
-            } else {
-                match from.get_version(ns, &path, version.version).await.map_err(source(name))? {
-                    GetOutcome::Found(blob) => Some(receive(to, name, blob.body, version.md5).await?),
-                    // An earlier version went, as versions do; the current one was written over.
-                    GetOutcome::Absent | GetOutcome::Tombstone(_) => {
-                        whole &= at > 0;
-                        continue;
-                    }
-                }
+            let body = match read_body(from, to, ns, &path, &version).await? {
+                Some(body) => Some(body),
+                None if version.is_deleted => None,
+                // Retention removed an earlier version.
+                None if at > 0 => continue,
+                // The current version was replaced.
+                None => continue 'attempts,
             };
             let size = version.size;
             match to.import_version(ns, &path, version, body).await.map_err(target(name))? {
@@ -124,56 +136,92 @@ async fn copy_path<'a>(
                 ImportOutcome::Held => copied.kept += 1,
             }
         }
-        if whole {
-            return Ok((name, newest, copied));
-        }
+        return Ok(copied);
     }
-    Err(CopyError::Restless(name.to_owned()))
+    Err(CopyError::Unstable(name.clone()))
 }
 
-/// Content on its way over, checked as it goes.
+/// Reads one version and checks its MD5. `None` for a tombstone and for a version that is gone.
+async fn read_body<T: Store>(
+    from: &impl Store,
+    to: &T,
+    ns: &str,
+    path: &RelPath,
+    version: &BlobVersion,
+) -> Result<Option<T::BodyWriter>, CopyError> {
+    if version.is_deleted {
+        return Ok(None);
+    }
+    let name = &full_name(ns, path.as_str());
+    match from.get_version(ns, path, version.version).await.map_err(source(name))? {
+        GetOutcome::Found(blob) => receive(to, name, blob.body, version.md5).await.map(Some),
+        GetOutcome::Absent | GetOutcome::Tombstone(_) => Ok(None),
+    }
+}
+
 async fn receive<T: Store>(to: &T, name: &str, body: BlobBody, md5: Md5) -> Result<T::BodyWriter, CopyError> {
-    let mut incoming = to.new_body();
-    let mut hasher = crate::digest::Hasher::new();
+    let mut copy = to.new_body();
+    let mut hasher = Hasher::new();
     match body {
         BlobBody::Whole(content) => {
             hasher.update(&content);
-            incoming.push(content).await.map_err(target(name))?;
+            copy.push(content).await.map_err(target(name))?;
         }
         BlobBody::Pieces(mut pieces) => {
             while let Some(piece) = pieces.next().await {
                 let piece = piece.map_err(|e| source(name)(StoreError::Database(e.to_string())))?;
                 hasher.update(&piece);
-                incoming.push(piece).await.map_err(target(name))?;
+                copy.push(piece).await.map_err(target(name))?;
             }
         }
     }
-    if hasher.finish() == md5 { Ok(incoming) } else { Err(CopyError::Damaged(name.to_owned())) }
+    if hasher.finish() == md5 { Ok(copy) } else { Err(CopyError::Damaged(name.to_owned())) }
 }
 
-/// Whether the target now says of every path what was placed there.
-async fn compare<T: Store>(to: &T, ns: &str, placed: &BTreeMap<&str, BlobVersion>) -> Result<(), CopyError> {
-    let there = to.index(ns, 0).await.map_err(target("the index"))?;
-    let there: BTreeMap<&str, &IndexEntry> = there.entries.iter().map(|(path, entry)| (path.as_str(), entry)).collect();
-    for (path, BlobVersion { version, md5, size, is_deleted, .. }) in placed {
-        let is_it = |entry: &&IndexEntry| {
-            // Times in an index that is not exact are another proxy's, as may be.
-            (entry.md5, entry.size, entry.is_deleted) == (*md5, *size, *is_deleted)
-                && (!T::STRONG || entry.version == *version)
-        };
-        if !there.get(path).is_some_and(is_it) {
-            return Err(CopyError::Other((*path).to_owned()));
-        }
-    }
-    Ok(())
+/// One error for each path whose entry in the target's index is not the version that was copied.
+async fn find_conflicts<T: Store>(
+    to: &T,
+    ns: &str,
+    newest: &BTreeMap<&str, BlobVersion>,
+) -> Result<Vec<CopyError>, CopyError> {
+    let index = to.index(ns, 0).await.map_err(target(&index_name(ns)))?;
+    let entries: BTreeMap<&str, &IndexEntry> =
+        index.entries.iter().map(|(path, entry)| (path.as_str(), entry)).collect();
+    let is_copied = |path: &str, version: &BlobVersion| {
+        entries.get(path).is_some_and(|entry| {
+            (entry.md5, entry.size, entry.is_deleted) == (version.md5, version.size, version.is_deleted)
+                // In a weak index the time may be another proxy's.
+                && (!T::STRONG || entry.version == version.version)
+        })
+    };
+    let conflicts = newest.iter().filter(|(path, version)| !is_copied(path, version));
+    Ok(conflicts.map(|(path, _)| CopyError::Conflict(full_name(ns, path))).collect())
 }
 
+/// True if the record was written.
 async fn copy_record(from: &impl Store, to: &impl Store, name: &'static str) -> Result<bool, CopyError> {
     let Some(record) = from.record(name).await.map_err(source(name))? else { return Ok(false) };
     match to.record(name).await.map_err(target(name))? {
-        Some(there) if there.content == record.content || name == SEEN => Ok(false),
+        Some(held) if held.content == record.content || name == LAST_USED_RECORD => Ok(false),
         Some(_) => Err(CopyError::Record(name)),
         None if to.put_record(name, None, record.content).await.map_err(target(name))? => Ok(true),
         None => Err(CopyError::Record(name)),
     }
+}
+
+/// The path as errors name it.
+fn full_name(ns: &str, path: &str) -> String {
+    if ns.is_empty() { path.to_owned() } else { format!("{ns}: {path}") }
+}
+
+fn index_name(ns: &str) -> String {
+    format!("the index of {}", NamespaceName(ns.to_owned()))
+}
+
+fn source(path: &str) -> impl Fn(StoreError) -> CopyError {
+    move |why| CopyError::Source { path: path.to_owned(), why }
+}
+
+fn target(path: &str) -> impl Fn(StoreError) -> CopyError {
+    move |why| CopyError::Target { path: path.to_owned(), why }
 }

@@ -11,7 +11,7 @@ use super::answer::{Answer, Refusal, insert, rfc3339, with_held_body};
 use super::auth::Caller;
 use crate::path::RelPath;
 use crate::protocol::{NEVER, WireVersion, WireVersions, X_MEMSYNC_DEVICE, X_MEMSYNC_EXPIRES, X_MEMSYNC_META};
-use crate::store::{BlobMeta, BlobVersion, Store, StoreError, kept_size};
+use crate::store::{BlobMeta, BlobVersion, Store, StoreError, stored_size};
 
 /// Memory set aside for a list of versions, bytes.
 const LIST_MEMORY: u64 = 128 * 1024;
@@ -92,7 +92,7 @@ pub fn told(headers: &HeaderMap, keeps: bool) -> Result<BlobMeta, Refusal> {
     let device = text(HeaderName::from_static(X_MEMSYNC_DEVICE), LONGEST_DEVICE);
     let meta = BlobMeta {
         content_type: text(CONTENT_TYPE, LONGEST_TYPE),
-        device: device.filter(|device| kept_size(device) <= LONGEST_KEPT),
+        device: device.filter(|device| stored_size(device) <= LONGEST_KEPT),
         key: None,
         expires,
         free,
@@ -113,7 +113,7 @@ pub fn tell(headers: &mut HeaderMap, meta: &BlobMeta) {
         insert(headers, X_MEMSYNC_EXPIRES, &rfc3339(at));
     }
     // Earlier versions of memsync kept any number: more than many clients take, who could not read the file then.
-    for (name, value) in meta.free.iter().take(BlobMeta::MOST_NAMES) {
+    for (name, value) in meta.free.iter().take(BlobMeta::MAX_NAMES) {
         let name = HeaderName::try_from(format!("{X_MEMSYNC_META}{name}"));
         // Both came in as headers once.
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn too_much_and_nonsense_are_refused() {
-        let long = "x".repeat(BlobMeta::MOST_FREE);
+        let long = "x".repeat(BlobMeta::MAX_FREE_BYTES);
         for bad in [
             ("x-memsync-expires", "soon"),
             ("x-memsync-expires", "1999"),

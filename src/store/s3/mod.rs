@@ -36,7 +36,6 @@ mod bucket;
 mod changes;
 mod earlier;
 mod expiry;
-pub(super) mod failure;
 mod history;
 mod http;
 mod index;

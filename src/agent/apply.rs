@@ -59,6 +59,8 @@ pub enum Done<D: Disk> {
 #[derive(Debug)]
 pub enum StepError {
     Remote(RemoteError),
+    /// The proxy answers, and does not let this key write the path (403).
+    Forbidden(RemoteError),
     /// The local file could not be read, or the download not be staged.
     Local(io::Error),
     /// The local file is not what the scan saw: look again.
@@ -127,6 +129,16 @@ impl<F: DiskFile> Source for Upload<F> {
             self.sent.note(&self.path, md5);
         }
         Ok(piece)
+    }
+}
+
+/// The error of a write. A refused write (403) concerns its path alone: the key may still read everything.
+fn write_error(e: RemoteError) -> StepError {
+    match e {
+        // The source checks itself and refuses a file that is being written.
+        RemoteError::Source(_) => StepError::Changed,
+        e if e.is_forbidden() => StepError::Forbidden(e),
+        e => StepError::Remote(e),
     }
 }
 
@@ -289,7 +301,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         match tombstone.or(self.seen) {
             Some(deleted) if self.heals.begin(self.path(), self.now) => {
                 let _turn = self.heals.turn.lock().await;
-                match self.remote.delete_again(self.path(), deleted).await? {
+                match self.remote.delete_again(self.path(), deleted).await.map_err(write_error)? {
                     Deleted::Done => Ok(Done::DeletedAgain(deleted)),
                     Deleted::Absent | Deleted::Mismatch { .. } => Ok(Done::Nothing),
                 }
@@ -364,7 +376,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
             Some(Answer::Deleted(deleted)) => deleted,
             _ => {
                 before_delete();
-                self.remote.delete(self.path(), base, self.version_of(base)).await?
+                self.remote.delete(self.path(), base, self.version_of(base)).await.map_err(write_error)?
             }
         };
         failpoint::pass("delete.acknowledged");
@@ -503,16 +515,14 @@ impl<D: Disk, R: Remote> Work<D, R> {
         let upload = Upload { source, path: self.path().clone(), sent: self.sent.clone() };
         let body = Outgoing { md5, size, source: Box::new(upload) };
         match self.remote.put(self.path(), precondition, version, body).await {
-            // The source checks itself; what it refuses is a file that is being written.
-            Err(RemoteError::Source(_)) => Err(StepError::Changed),
+            Ok(put) => Ok(put),
             Err(e) => {
-                // Nobody can meet with it later. A 412 is less certain: what stands there may have come with this request.
-                if matches!(e, RemoteError::TooLarge { .. } | RemoteError::Refused { .. }) {
+                // These answers are certain. A 412 is not: the content there may have come with this request.
+                if matches!(e, RemoteError::TooLarge { .. } | RemoteError::Refused { .. }) || e.is_forbidden() {
                     self.sent.take_back(self.path(), &self.sent_before);
                 }
-                Err(e.into())
+                Err(write_error(e))
             }
-            Ok(put) => Ok(put),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::sync::{Action, Local, Step};
 
 use super::World;
 use super::apply::{Done, First, StepError, Upload, Work, before_delete, before_upload};
+use super::batch_pacing::BatchLimits;
 use super::engine::{CycleError, Engine};
 use super::sent::Sent;
 use super::transit::{Flight, SlowStep};
@@ -28,9 +29,6 @@ const FLYING: usize = 3;
 
 /// Uploads that are noted together where they go one by one: more of them would be in memory for long.
 const NOTED_AHEAD: usize = 64;
-
-/// Batches are halved at most so often: then they are as small as a single large request.
-const MOST_STRAIN: u32 = 6;
 
 /// What of a plan is sent together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,9 +232,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
         }
         let most = small.len().div_ceil(FLYING).clamp(least.min(most), most.max(1));
-        // On a link that lost the last ones they get smaller, and go one after another, until they arrive.
-        let (most, bytes) = ((most >> self.strain).max(1), bytes >> self.strain);
-        let at_once = if self.strain == 0 { FLYING } else { 1 };
+        let BatchLimits { at_once, most, bytes } = self.pacing.limit(BatchLimits { at_once: FLYING, most, bytes });
         let mut queue = Queue { answered: VecDeque::new(), small, rest, noted: 0, flying: 0, at_once, most, bytes };
         if queue.small.len() < from {
             queue.singly();
@@ -296,24 +292,28 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         queue: &mut Queue<D, R>,
     ) -> Option<CycleError> {
         queue.flying -= 1;
-        match &batched {
-            Ok(Some(_)) => self.strain = self.strain.saturating_sub(1),
-            Err(RemoteError::Unreachable { .. }) => self.strain = (self.strain + 1).min(MOST_STRAIN),
-            _ => {}
-        }
         match batched {
             Ok(Some(answers)) if answers.len() == works.len() => {
+                self.pacing.note_answer();
                 for (mut work, first) in works.into_iter().zip(answers) {
                     work.begin(first);
                     queue.answered.push_back(work);
                 }
             }
             Ok(None) => queue.unanswered(works),
-            other => {
-                match other {
-                    Err(e) if e.ends_cycle() => return Some(CycleError::Remote(e)),
-                    Err(e) => tracing::warn!("a batch came to nothing, its requests are sent one by one: {e}"),
-                    Ok(_) => tracing::warn!("a batch was not answered whole, its requests are sent one by one"),
+            Ok(Some(_)) => {
+                if self.pacing.note_failure(false) {
+                    tracing::warn!("the proxy did not answer every request of a batch; they are sent one by one");
+                }
+                queue.unanswered(works);
+            }
+            Err(e) => {
+                let is_first = self.pacing.note_failure(matches!(e, RemoteError::Unreachable { .. }));
+                if e.ends_cycle() && !e.is_forbidden() {
+                    return Some(CycleError::Remote(e));
+                }
+                if is_first {
+                    tracing::warn!("a batch failed, so its requests are sent one by one: {e}");
                 }
                 queue.unanswered(works);
             }

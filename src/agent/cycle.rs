@@ -468,7 +468,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 report.again = true;
                 return None;
             }
-            StepError::Remote(e) => e.to_string(),
+            StepError::Remote(e) | StepError::Forbidden(e) => e.to_string(),
             StepError::Local(e) => format!("{e}; {}", remedy(&e)),
         };
         self.quarantine_step(step, why, false, report);

@@ -17,6 +17,7 @@ use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Trust, Unknow
 
 use super::World;
 use super::batch::BatchOptions;
+use super::batch_pacing::BatchPacing;
 use super::cycle::Recent;
 use super::emptied::CrashCheck;
 use super::heal::HealTimes;
@@ -150,8 +151,7 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     /// Called when a scan has found a change, before anything is asked of the proxy.
     pub(super) on_change: Box<dyn Fn() + Send + Sync>,
     pub(super) transfers: Transfers<D, R>,
-    /// How often batches were halved because the link could not carry them in time.
-    pub(super) strain: u32,
+    pub(super) pacing: BatchPacing,
     pub(super) sabotage: Option<Sabotage>,
 }
 
@@ -238,7 +238,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             cut_off: Vec::new(),
             on_change: Box::new(|| ()),
             transfers: Transfers::default(),
-            strain: 0,
+            pacing: BatchPacing::default(),
             sabotage: None,
         }
     }

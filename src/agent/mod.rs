@@ -6,6 +6,7 @@
 pub mod apply;
 mod approval;
 mod batch;
+mod batch_pacing;
 pub mod change;
 mod commit;
 mod conditions;

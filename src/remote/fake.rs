@@ -158,6 +158,7 @@ impl FakeServer {
             clients: 0,
             losing: None,
             largest: u64::MAX,
+            is_read_only: false,
             silent: |_| false,
         })))
     }
@@ -300,6 +301,11 @@ impl FakeServer {
     /// From now on it refuses content of more bytes than this.
     pub fn set_largest(&self, largest: u64) {
         self.store().largest = largest;
+    }
+
+    /// Refuses writes with 403 from now on, as a proxy does with a read-only key.
+    pub fn set_read_only(&self, is_read_only: bool) {
+        self.store().is_read_only = is_read_only;
     }
 
     /// From now on requests for these paths never arrive.

@@ -168,7 +168,7 @@ pub enum Answer {
 /// Why a request gave no answer to act on. The URL is named, the token never.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError {
-    /// 401 or 403: the cycle ends.
+    /// 401 or 403. The cycle ends, except after a 403 on a write, which concerns one path.
     #[error("{url}: {}", refused(*status))]
     Auth { url: String, status: u16 },
     /// No connection, a timeout, an answer cut off: the write may or may not have happened.
@@ -214,6 +214,11 @@ fn refused(status: u16) -> &'static str {
 }
 
 impl RemoteError {
+    /// Whether the proxy knows the key and does not allow it this request (403).
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Auth { status: 403, .. })
+    }
+
     /// Whether it concerns the proxy as a whole, so that the cycle ends, rather than one path.
     pub fn ends_cycle(&self) -> bool {
         matches!(self, Self::Auth { .. } | Self::Unreachable { .. } | Self::Throttled { .. })

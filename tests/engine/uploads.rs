@@ -359,3 +359,32 @@ fn a_proxy_that_goes_away_in_the_midst_of_a_cycle_ends_it_soon() {
         assert_eq!(story.names().len(), files);
     }
 }
+
+#[test]
+fn refused_writes_hold_up_no_download_or_deletion() {
+    for files in [1, 20] {
+        let mut story = Story::new(Config::default());
+        for name in ["deleted", "removed", "stays"] {
+            story.disk.user_write(name, name).unwrap();
+        }
+        story.settle();
+        story.server.set_read_only(true);
+        (0..files).for_each(|n| story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap());
+        story.disk.user_remove("removed").unwrap();
+        story.server.server_delete(&RelPath::parse("deleted").unwrap());
+        story.server.foreign_put(&RelPath::parse("theirs").unwrap(), "theirs");
+        for _ in 0..3 {
+            story.cycle(Scope::full()).unwrap();
+        }
+        let here: Vec<_> = story.disk.user_tree("").into_keys().filter(|name| !name.starts_with('n')).collect();
+        assert_eq!(here, ["stays", "theirs"], "{files} files");
+        assert_eq!(story.names(), ["removed", "stays", "theirs"], "nothing was written");
+        let problems = story.engine.problems();
+        assert_eq!(problems.len(), files + 1, "{problems:?}");
+        assert!(problems.values().all(|p| p.why.contains("may not write to it (403)")), "{problems:?}");
+        story.server.set_read_only(false);
+        story.engine.retry_all();
+        story.settle();
+        assert_eq!((story.names().len(), story.engine.problems().len()), (files + 2, 0), "{files} files");
+    }
+}

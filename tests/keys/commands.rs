@@ -309,7 +309,7 @@ fn an_agent_with_a_key_that_may_not_write_says_so() {
     let sync = |token: &str| m.command(&["sync"]).env("MEMSYNC_TOKEN", token).output().unwrap();
     let out = sync(key.trim());
     let told = String::from_utf8(out.stderr).unwrap();
-    assert_eq!(out.status.code(), Some(6), "{told}");
+    assert_eq!(out.status.code(), Some(4), "{told}");
     assert!(told.contains("may not write to it (403)") && !told.contains(key.trim()), "{told}");
 
     let wrong = m.ok(&["key", "create", "--namespace", "team"]);

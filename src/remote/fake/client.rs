@@ -37,11 +37,19 @@ fn unavailable() -> RemoteError {
     RemoteError::Server { url: "fake:".to_owned(), status: 503, detail: "overloaded".to_owned() }
 }
 
+fn forbidden() -> RemoteError {
+    RemoteError::Auth { url: "fake:".to_owned(), status: 403 }
+}
+
 fn path_of(request: &Request) -> Option<&RelPath> {
     match request {
         Request::Index => None,
         Request::Get(path) | Request::Put { path, .. } | Request::Delete { path, .. } => Some(path),
     }
+}
+
+fn is_write(request: &Request) -> bool {
+    matches!(request, Request::Put { .. } | Request::Delete { .. })
 }
 
 /// A reply and whether it gets through.
@@ -67,6 +75,9 @@ impl FakeRemote {
             match if silent { Fate::NeverArrives } else { store.fate() } {
                 Fate::NeverArrives => Err(Lost { error: unreachable("the request was lost"), value: None }),
                 Fate::Refused => Err(Lost { error: unavailable(), value: None }),
+                Fate::Arrives { .. } if store.is_read_only && is_write(&request) => {
+                    Err(Lost { error: forbidden(), value: None })
+                }
                 Fate::Arrives { loses_reply } => {
                     let (value, wrote) = act(&mut store);
                     store.calls.push(Call { client: self.client, request, wrote });
@@ -109,6 +120,7 @@ impl FakeRemote {
         let unavailable = store.config.faults.unavailable;
         if store.chance(unavailable)
             || content.len() as u64 > store.largest
+            || store.is_read_only && is_write(&request)
             || path_of(&request).is_some_and(store.silent)
         {
             return None;

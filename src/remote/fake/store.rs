@@ -61,6 +61,8 @@ pub(super) struct Store {
     pub(super) losing: Option<(usize, Losing)>,
     /// Bytes; larger content is refused.
     pub(super) largest: u64,
+    /// Writes are refused with 403.
+    pub(super) is_read_only: bool,
     /// The paths of requests that are lost.
     pub(super) silent: fn(&RelPath) -> bool,
 }

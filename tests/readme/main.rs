@@ -90,7 +90,7 @@ fn every_block_has_a_known_language_and_mark() {
     for block in blocks() {
         let place = format!("{}, {}", block.file, block.section);
         match (block.language.as_str(), block.mark.as_str()) {
-            ("sh", _) | ("ini" | "json", "") | ("text", "" | "drawing" | "example") => {}
+            ("sh", _) | ("ini" | "json", "") | ("text", "" | "drawing") => {}
             ("toml", "") => {
                 block.lines.join("\n").parse::<toml::Table>().unwrap_or_else(|e| panic!("{place}: {e}"));
             }

@@ -52,7 +52,7 @@ pub struct FencedBlock {
     /// The first word of the fence.
     pub language: String,
     /// The second word of the fence. For `sh`: the machine on which the commands are typed (empty for the first machine),
-    /// or `no-test`. For `text`: empty for printed output, else `drawing` or `example`.
+    /// or `no-test`. For `text`: empty for printed output, or `drawing`.
     pub mark: String,
     pub lines: Vec<String>,
 }

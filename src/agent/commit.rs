@@ -212,8 +212,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let Moving { step, base, version, size, device } = moving;
         match moved {
             Moved::Done { copy, stat } => {
+                self.copied(copy.clone(), &step.path, report);
                 self.note_restored(&step.path, copy.as_ref());
-                self.copied(copy, &step.path, report);
                 self.sent.forget(&step.path);
                 self.proven.remove(&step.path);
                 let found = match base {

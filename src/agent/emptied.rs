@@ -4,14 +4,14 @@
 //! file is no edit: its base is not used, so that the proxy's text keeps the name and the emptied file becomes a
 //! conflict copy (row 6).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::digest::{Hasher, Md5};
 use crate::disk::Disk;
 use crate::local::moves::ns;
 use crate::path::RelPath;
 use crate::remote::Remote;
-use crate::state::StateError;
+use crate::state::{CopyLink, StateError};
 use crate::sync::{Local, Unknown};
 
 use super::World;
@@ -27,8 +27,6 @@ pub(super) struct CrashCheck {
     pub emptied: BTreeSet<RelPath>,
     /// A file is too young, or cannot be read, to tell whether it was emptied.
     is_unsure: bool,
-    /// Files that have the proxy's text again, each with the copy that was emptied.
-    restored: BTreeMap<RelPath, RelPath>,
 }
 
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
@@ -76,15 +74,17 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.crash.emptied = emptied;
     }
 
-    /// Notes that the file has the proxy's text again. `copy`: the emptied one.
+    /// Notes that the file has the proxy's text again. `copy`: the emptied one, whose link is noted. The caller commits.
     pub(super) fn note_restored(&mut self, path: &RelPath, copy: Option<&RelPath>) {
         if !self.crash.emptied.remove(path) {
             return;
         }
         let beside = copy.map_or(String::new(), |copy| format!("; the emptied file is kept as {copy}"));
         tracing::warn!("{path}: {EMPTIED}, and has the proxy's text again{beside}");
-        if let Some(copy) = copy {
-            self.crash.restored.insert(path.clone(), copy.clone());
+        let link = copy.and_then(|copy| Some((copy, self.container.header().copies.get(copy)?)));
+        if let Some((copy, link)) = link {
+            let link = CopyLink { is_emptied: true, ..link.clone() };
+            self.container.link_copy(copy.clone(), link);
         }
     }
 
@@ -116,9 +116,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             (path.clone(), PathProblem::new(Effect::Retried, why))
         });
         let is_there = |copy: &RelPath| self.tree.found().contains_key(copy);
-        let restored = self.crash.restored.iter().filter(move |(_, copy)| is_there(copy)).map(|(path, copy)| {
+        let copies = self.container.header().copies.iter();
+        let restored = copies.filter(move |(copy, link)| link.is_emptied && is_there(copy)).map(|(copy, link)| {
             let why = format!("{EMPTIED}; it has the proxy's text again, and the emptied file is {copy}: remove that");
-            (path.clone(), PathProblem::new(Effect::LeftOut, why))
+            (link.original.clone(), PathProblem::new(Effect::LeftOut, why))
         });
         waiting.chain(restored)
     }

@@ -49,7 +49,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             None => original,
         };
         let device = self.folder.device().to_owned();
-        self.container.link_copy(copy, CopyLink { original, device });
+        self.container.link_copy(copy, CopyLink { original, device, is_emptied: false });
     }
 
     /// Whether something that was displaced could not be put where it belongs yet.

@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn original_in_the_state_goes_before_the_name() {
         let path = |text: &str| RelPath::parse(text).unwrap();
-        let link = CopyLink { original: path("deep/er/plan.md"), device: "phone".to_owned() };
+        let link = CopyLink { original: path("deep/er/plan.md"), device: "phone".to_owned(), is_emptied: false };
         let at = "plan.conflict-ph-0123abcd.md";
         let found = original_of(at, &["plan.md", "deep/er/plan.md"], &[(path(at), link)].into());
         assert_eq!(found, ("deep/er/plan.md".to_owned(), "phone".to_owned()));

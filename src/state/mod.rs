@@ -103,6 +103,9 @@ pub struct CopyLink {
     pub original: RelPath,
     /// Where the copy's text was written.
     pub device: String,
+    /// The copy holds what a crash of the machine left of the original: nothing, or zero bytes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_emptied: bool,
 }
 
 /// The server side that the base was agreed with.

@@ -58,9 +58,15 @@ fn emptied_files_get_the_proxys_text_after_a_crash() {
         let problems = story.engine.problems();
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems.values().all(|p| p.why.contains("when the machine went down")), "{problems:?}");
+        story.restart();
+        story.settle();
+        assert_eq!(story.engine.problems(), problems, "the reason is reported again after a restart");
         for copy in copies(&story) {
             story.disk.user_remove(&copy).unwrap();
         }
+        story.settle();
+        assert!(story.engine.problems().is_empty());
+        story.restart();
         story.settle();
         assert!(story.engine.problems().is_empty());
     }

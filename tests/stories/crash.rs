@@ -52,15 +52,18 @@ fn files_emptied_by_a_power_cut_get_their_text_back() {
     eventually("the emptied files are kept", || a.copies().len() == 2 && b.copies().len() == 2);
     eventually("what a user emptied is empty everywhere", || b.has("emptied-by-hand.md", ""));
     assert!(b.has("empty.md", "the text\n") && b.has("zeros.md", "the text\n"));
-    let status = a.folder_status();
-    let problems = status["problems"].as_array().unwrap();
-    let is_told = |path: &str| {
-        let of_path = |p: &&serde_json::Value| p["path"] == path;
-        problems
-            .iter()
-            .find(of_path)
-            .is_some_and(|p| p["problem"].as_str().unwrap().contains("when the machine went down"))
+    let names_crash = |path: &str| {
+        let problems = a.folder_status()["problems"].take();
+        let mut of_path = problems.as_array().unwrap().iter().filter(|p| p["path"] == path);
+        of_path.any(|p| p["problem"].as_str().unwrap().contains("when the machine went down"))
     };
-    assert!(is_told("empty.md") && is_told("zeros.md"), "{status}");
+    eventually("status names both files", || names_crash("empty.md") && names_crash("zeros.md"));
     assert!(a.log().contains("the machine went down without a clean stop"), "{}", a.log());
+    a.stop();
+    a.start();
+    a.wait();
+    assert!(names_crash("empty.md") && names_crash("zeros.md"), "{}", a.folder_status());
+    let copies = a.copies();
+    copies.iter().for_each(|copy| a.remove(copy));
+    eventually("status names no file", || !names_crash("empty.md") && !names_crash("zeros.md"));
 }

@@ -175,6 +175,15 @@ impl Session {
         Ok(self.rules.look(&*self.root, &setup.ignore, now, CONFIRM)?)
     }
 
+    /// The gates for the folder as a whole, without the proxy.
+    ///
+    /// # Errors
+    /// Which of them is shut.
+    pub fn check_root(&self, setup: &FolderSetup) -> Result<(), CycleError> {
+        self.check_path(setup)?;
+        self.engine.check_root()
+    }
+
     /// The gate for a root that was moved, replaced or unmounted since it was opened.
     ///
     /// # Errors

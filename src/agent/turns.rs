@@ -185,6 +185,9 @@ impl<'a> Running<'a> {
                 continue;
             }
             if self.offline_until.is_some_and(|until| now < until) && !self.forced {
+                if self.check_while_offline(now) {
+                    return Ended::Reopen { setup: None, wait: true };
+                }
                 continue;
             }
             if now < self.rest_until && !self.forced && self.again_at().is_none_or(|at| now < at) {
@@ -217,7 +220,8 @@ impl<'a> Running<'a> {
             return now;
         }
         if let Some(until) = self.offline_until {
-            return until.max(self.rest_until);
+            let local_check = self.watcher.next_due().map_or(self.next_poll, |due| due.min(self.next_poll));
+            return until.min(local_check).max(self.rest_until);
         }
         let hinted = self.hint.load(Ordering::Relaxed).then_some(now);
         let triggers =
@@ -231,11 +235,33 @@ impl<'a> Running<'a> {
         self.again.map(|at| if self.watcher.changes_wait() { at.max(self.rest_until) } else { at })
     }
 
+    /// Checks the folder's identity, because a gate that is shut here does not wait for the proxy. True: the session must
+    /// be opened anew.
+    fn check_while_offline(&mut self, now: Instant) -> bool {
+        let has_events = self.take_events(now);
+        if !has_events && now < self.next_poll {
+            return false;
+        }
+        self.next_poll = now + self.worker.setup.interval;
+        match self.session.check_root(&self.worker.setup) {
+            Ok(()) => false,
+            Err(e) => self.failed(&e, now),
+        }
+    }
+
+    /// Adds what the watcher has seen to the scope of the next cycle. True: it has seen something.
+    fn take_events(&mut self, now: Instant) -> bool {
+        let due = self.watcher.take_due(now);
+        let has_events = !due.is_empty();
+        let Due { paths, subtrees, full } = due;
+        self.scope.merge(Scope { full, paths, subtrees });
+        has_events
+    }
+
     /// Collects what the triggers ask for. True: run a cycle.
     fn triggered(&mut self, now: Instant) -> bool {
-        let Due { paths, subtrees, full } = self.watcher.take_due(now);
-        let mut run = std::mem::take(&mut self.forced);
-        run |= full || !paths.is_empty() || !subtrees.is_empty();
+        let mut run = self.take_events(now);
+        run |= std::mem::take(&mut self.forced);
         if now >= self.next_rescan {
             self.next_rescan = now + self.worker.setup.rescan;
             self.scope.full = true;
@@ -244,7 +270,8 @@ impl<'a> Running<'a> {
             run = true;
         }
         let look = self.look_at_rules.take_if(|at| *at <= now).is_some();
-        if look || paths.contains(IGNORE_FILE) || full || self.scope.full {
+        let is_named = self.scope.paths.contains(IGNORE_FILE);
+        if look || is_named || self.scope.full {
             self.look_at_rules = None;
             match self.session.look_at_rules(&self.worker.setup, now) {
                 Ok(Look::Changed) => {
@@ -258,9 +285,8 @@ impl<'a> Running<'a> {
             }
             // What became of the doubt is told by a cycle.
             run |= look;
-            self.scope.full |= paths.contains(IGNORE_FILE);
+            self.scope.full |= is_named;
         }
-        self.scope.merge(Scope { full, paths, subtrees });
         self.history.observe(read_clocks(&*self.session.world));
         if self.clock.jumped() {
             // Nothing is written on the strength of what was read before: every cycle reads the index first.

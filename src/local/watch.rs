@@ -113,6 +113,8 @@ impl Shared {
         for path in &event.paths {
             wake |= match below(root, path) {
                 Some(path) if path.is_empty() => self.dirty.touch_all(now),
+                // The folder's identity is gone. Every cycle checks it first.
+                Some(path) if path == PRIVATE_DIR && touch == Touch::Finished => self.dirty.touch_all(now),
                 Some(path)
                     if self.rules.ignored(&path, is_dir) && (is_dir || !renamed || self.rules.ignored(&path, true)) =>
                 {

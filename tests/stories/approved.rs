@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::world::{Device, World, eventually};
+use crate::world::{Device, World, eventually, write_private};
 
 const QUICK: &str = "interval = \"300ms\"";
 const FILES: usize = 12;
@@ -60,6 +60,31 @@ fn lost_identity_is_approved_and_nothing_is_deleted() {
     // From here on a deletion is a deletion again.
     a.remove("3.md");
     eventually("the deletion arrives", || !b.at("3.md").exists());
+}
+
+#[test]
+fn lost_identity_halts_while_the_proxy_is_away() {
+    let world = World::new();
+    let a = world.device_with("a", "interval = \"1h\"");
+    a.start();
+    a.wait();
+    world.kill_proxy();
+    a.write("note.md", "needs the proxy");
+    eventually("the proxy is missed", || a.folder_status()["waits_for"] == "proxy");
+    fs::remove_dir_all(a.at(".memsync")).unwrap();
+    a.halted("root_missing");
+}
+
+#[test]
+fn lost_identity_halts_while_the_token_is_refused() {
+    let world = World::new();
+    let a = world.device_with("a", "interval = \"1h\"");
+    write_private(&a.home.join("token"), "another-token");
+    a.start();
+    eventually("the token is refused", || a.folder_status()["state"] == "auth_required");
+    // The next request is an hour away.
+    fs::remove_dir_all(a.at(".memsync")).unwrap();
+    a.halted("root_missing");
 }
 
 #[test]

@@ -75,6 +75,13 @@ fn the_root_and_lost_events_mean_everything() {
 }
 
 #[test]
+fn removed_private_folder_means_everything() {
+    let (mut shared, t) = shared(&[]);
+    assert_eq!(told(&mut shared, EventKind::Remove(RemoveKind::Folder), ".memsync", t), Due::everything());
+    assert!(told(&mut shared, EventKind::Remove(RemoveKind::File), ".memsync/stage/1", t).is_empty());
+}
+
+#[test]
 fn what_takes_no_part_is_dropped() {
     let (mut shared, t) = shared(&["*.tmp", "cache/"]);
     let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));

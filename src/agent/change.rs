@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::disk::Disk;
 use crate::disk::real::RealDisk;
@@ -17,8 +17,7 @@ use crate::remote::Remote;
 use super::World;
 use super::control::Response;
 use super::engine::Engine;
-use super::session::FolderSetup;
-use super::worker::Command;
+use super::setup::FolderSetup;
 
 /// The longest wait for the folder's thread to begin with a change.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -47,11 +46,12 @@ impl ChangeRequest {
 }
 
 /// Has the folder's thread make a change, and waits for the answer. A change that has not begun in time is not made.
-pub(super) async fn request(commands: &mpsc::UnboundedSender<Command>, root: &Path, change: FolderChange) -> Response {
+/// `send` gives the request to the thread; false: the thread has ended.
+pub(super) async fn request(send: impl FnOnce(ChangeRequest) -> bool, root: &Path, change: FolderChange) -> Response {
     let (answer, mut done) = oneshot::channel();
     let decided = Arc::new(AtomicBool::new(false));
     let stopped = || Response::Failed { why: format!("{}: the agent stops", root.display()), state: None };
-    if commands.send(Command::Change(ChangeRequest { change, decided: decided.clone(), answer })).is_err() {
+    if !send(ChangeRequest { change, decided: decided.clone(), answer }) {
         return stopped();
     }
     let answered = match tokio::time::timeout(START_LIMIT, &mut done).await {

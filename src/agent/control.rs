@@ -102,7 +102,7 @@ pub struct PlannedStep {
 
 impl PlannedStep {
     /// The steps of the plan for the folder `root`.
-    pub(super) fn of(root: &Path, plan: &Plan) -> Vec<Self> {
+    pub(super) fn list(root: &Path, plan: &Plan) -> Vec<Self> {
         let step = |s: &Step| Self {
             folder: root.to_owned(),
             path: s.path.to_string(),

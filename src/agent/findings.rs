@@ -10,8 +10,7 @@ use crate::remote::Remote;
 use super::cycle::Report;
 use super::engine::Engine;
 use super::problems::{Effect, PathProblem};
-use super::shared::halt_status;
-use super::status::{FolderStatus, HaltStatus, Pending, Problem, State};
+use super::status::{FolderStatus, HaltStatus, Pending, Problem, State, halt_status};
 use super::world::World;
 
 /// What the last cycle found, and what it left to do.

@@ -1,13 +1,18 @@
 //! The agent: triggers wake cycles; a cycle brings one folder and one proxy to agree.
 //!
-//! [`engine`] holds what is remembered between cycles, [`cycle`] is the cycle, [`apply`] what one action says to the
-//! proxy; many small requests go in one (`batch`). They run over the traits `Disk`, `Remote` and [`World`], so that the simulator runs the same code.
+//! A watcher event, a timer, an event of the proxy or a command reaches the [`folder_task`] of its folder. The `schedule`
+//! decides when a cycle is due. [`cycle`] observes both sides, plans, applies and commits. The `reporter` writes the
+//! outcome to the status. The [`supervisor`] starts and stops the tasks, and answers the control API.
+//!
+//! The cycle runs over the traits `Disk`, `Remote` and [`World`], so that the simulator runs the same code.
 
+mod active_folder;
 pub mod apply;
 mod approval;
 mod batch;
 mod batch_pacing;
 pub mod change;
+mod commands;
 mod commit;
 mod conditions;
 pub mod control;
@@ -15,33 +20,39 @@ pub mod cycle;
 mod emptied;
 pub mod engine;
 mod findings;
+mod folder_task;
 mod heal;
-mod last_known;
 mod leftovers;
-pub mod once;
+mod offline_status;
+mod open_folder;
+mod pause;
 mod planning;
 pub mod problems;
+mod proxy_events;
 mod push;
 pub mod quarantine;
+mod reporter;
 mod retention;
 pub mod root;
 pub mod rules;
-pub mod run;
+mod schedule;
 mod scope;
 pub mod sent;
-pub mod session;
-mod shared;
+pub mod setup;
+pub mod standalone;
 pub mod standstill;
 pub mod status;
+mod status_cell;
+mod status_file;
+pub mod supervisor;
 mod transit;
-mod turns;
-mod worker;
 pub mod world;
 
 pub use batch::BatchOptions;
 pub use cycle::Report;
 pub use engine::{CycleError, Engine, EngineOptions, Parts};
-pub use run::{Agent, AgentOptions, StartError};
-pub use session::FolderSetup;
-pub use shared::halt_status;
+pub use offline_status::offline_status;
+pub use setup::FolderSetup;
+pub use status::halt_status;
+pub use supervisor::{Agent, AgentOptions, StartError};
 pub use world::{RealWorld, World};

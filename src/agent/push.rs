@@ -1,42 +1,39 @@
-//! [`Push`]: whether the proxy's events come. A front that keeps answers back swallows them, and nothing fails: changes
-//! are then found only by asking.
+//! [`PushMonitor`]: detects a proxy whose events never arrive. A reverse proxy that buffers answers swallows them without
+//! an error, and changes are then found by polling only.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// So many changes of the index in a row, none of them told, mean that events do not come.
-const UNTOLD: u32 = 3;
+/// Changes of the index in a row without an event that mean that no events arrive.
+const MAX_SILENT_CHANGES: u32 = 3;
 
 /// Counts the events and the index changes of one folder.
 #[derive(Debug, Default)]
-pub struct Push {
-    /// Events that came so far.
-    heard: AtomicU64,
-    /// As many had come when the index had last changed.
-    heard_before: AtomicU64,
-    /// Changes of the index since then.
-    untold: AtomicU32,
+pub(super) struct PushMonitor {
+    events: AtomicU64,
+    /// `events` at the last change of the index.
+    events_at_change: AtomicU64,
+    /// Changes of the index since the last event.
+    silent_changes: AtomicU32,
 }
 
-impl Push {
-    /// An event came.
-    pub fn hear(&self) {
-        self.heard.fetch_add(1, Ordering::Relaxed);
+impl PushMonitor {
+    pub fn note_event(&self) {
+        self.events.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The index was not what it had been.
-    pub fn index_changed(&self) {
-        let heard = self.heard.load(Ordering::Relaxed);
-        if self.heard_before.swap(heard, Ordering::Relaxed) == heard {
-            self.untold.fetch_add(1, Ordering::Relaxed);
+    pub fn note_index_change(&self) {
+        let events = self.events.load(Ordering::Relaxed);
+        if self.events_at_change.swap(events, Ordering::Relaxed) == events {
+            self.silent_changes.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.untold.store(0, Ordering::Relaxed);
+            self.silent_changes.store(0, Ordering::Relaxed);
         }
     }
 
-    /// True if the index changed again and again and no event came.
+    /// True: the index changed several times, and no event arrived.
     pub fn is_silent(&self) -> bool {
-        let came = self.heard.load(Ordering::Relaxed) != self.heard_before.load(Ordering::Relaxed);
-        !came && self.untold.load(Ordering::Relaxed) >= UNTOLD
+        let has_event = self.events.load(Ordering::Relaxed) != self.events_at_change.load(Ordering::Relaxed);
+        !has_event && self.silent_changes.load(Ordering::Relaxed) >= MAX_SILENT_CHANGES
     }
 }
 
@@ -45,19 +42,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn push_is_silent_after_untold_changes() {
-        let push = Push::default();
-        for _ in 0..UNTOLD {
+    fn push_is_silent_after_changes_without_events() {
+        let push = PushMonitor::default();
+        for _ in 0..MAX_SILENT_CHANGES {
             assert!(!push.is_silent());
-            push.index_changed();
+            push.note_index_change();
         }
         assert!(push.is_silent());
-        push.hear();
-        assert!(!push.is_silent(), "it came after all");
-        push.index_changed();
+        push.note_event();
+        assert!(!push.is_silent(), "the event arrived late");
+        push.note_index_change();
         assert!(!push.is_silent());
-        for _ in 0..UNTOLD {
-            push.index_changed();
+        for _ in 0..MAX_SILENT_CHANGES {
+            push.note_index_change();
         }
         assert!(push.is_silent());
     }

@@ -7,14 +7,32 @@ use std::sync::Arc;
 
 use crate::disk::real::RealDisk;
 use crate::local::Folder;
-use crate::state::peek;
+use crate::local::ignore::BadPattern;
+use crate::remote::http::OptionsError;
+use crate::state::{LockError, StateError, peek};
 use crate::sync::safety::Halt;
 
 use super::engine::{CycleError, root_halt};
-use super::session::{FolderSetup, OpenError};
+use super::setup::FolderSetup;
 
-/// Opens the root of a folder, if it is where it was when the settings were made and carries the identity
-/// `folder_id`.
+/// Why a folder cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Http(#[from] OptionsError),
+    #[error(transparent)]
+    Pattern(#[from] BadPattern),
+    #[error(transparent)]
+    Cycle(#[from] CycleError),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Opens the root of a folder. It must be where it was when the settings were made, and carry the identity `folder_id`.
 ///
 /// # Errors
 /// [`CycleError::Halted`] when a gate is shut.
@@ -22,7 +40,7 @@ pub(super) fn open_root(setup: &FolderSetup, folder_id: Option<&str>) -> Result<
     let shown = setup.path.display().to_string();
     let now = match setup.path.canonicalize() {
         Ok(now) => now,
-        Err(e) if is_absent(&e) => return Err(halted(absent(setup, folder_id))),
+        Err(e) if is_absent(&e) => return Err(halted(missing_root(setup, folder_id))),
         Err(source) => return Err(OpenError::Io { path: setup.path.clone(), source }),
     };
     if now != setup.root {
@@ -32,7 +50,7 @@ pub(super) fn open_root(setup: &FolderSetup, folder_id: Option<&str>) -> Result<
     }
     let root = match RealDisk::open(&setup.root) {
         Ok(root) => Arc::new(root),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(halted(absent(setup, folder_id))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(halted(missing_root(setup, folder_id))),
         Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
             let why = format!("{shown} is no folder; move it away and bring the folder back");
             return Err(halted(Halt::root_changed(&["no folder", &shown], why)));
@@ -40,15 +58,61 @@ pub(super) fn open_root(setup: &FolderSetup, folder_id: Option<&str>) -> Result<
         Err(source) => return Err(OpenError::Io { path: setup.root.clone(), source }),
     };
     if let Some(folder_id) = folder_id {
-        Folder::new(root.clone(), &setup.device, 0).check(folder_id).map_err(root_halt)?;
+        check_identity(&root, folder_id)?;
     }
     Ok(root)
 }
 
-/// Where the configured path leads now. A folder that is not there is made, for its owner only.
-///
-/// # Errors
-/// As `mkdir(2)` and `realpath(3)`.
+fn check_identity(root: &Arc<RealDisk>, folder_id: &str) -> Result<(), CycleError> {
+    // Device name and random seed are for writes alone.
+    Folder::new(root.clone(), "", 0).check(folder_id).map_err(root_halt)
+}
+
+/// The root of an open folder, to be checked again while the folder is in use.
+pub(super) struct RootGuard {
+    root: Arc<RealDisk>,
+    folder_id: Option<String>,
+}
+
+impl RootGuard {
+    /// `root`: as [`open_root`] gave it.
+    pub fn new(root: Arc<RealDisk>, folder_id: Option<String>) -> Self {
+        Self { root, folder_id }
+    }
+
+    pub fn root(&self) -> &Arc<RealDisk> {
+        &self.root
+    }
+
+    /// Checks that the root was not moved, replaced or unmounted, and that it has its identity.
+    ///
+    /// # Errors
+    /// [`CycleError::Halted`] when a gate is shut.
+    pub fn check(&self, setup: &FolderSetup) -> Result<(), CycleError> {
+        self.check_path(setup)?;
+        self.folder_id.as_deref().map_or(Ok(()), |folder_id| check_identity(&self.root, folder_id))
+    }
+
+    fn check_path(&self, setup: &FolderSetup) -> Result<(), CycleError> {
+        let unreadable = |source| CycleError::Folder { what: "looking at the folder", source };
+        let is_same = self.root.root_identity().map_err(unreadable)?.is_same();
+        // The root itself is no symlink, so only another configured path has to be followed.
+        if is_same && (setup.path == setup.root || self.root.is_at(&setup.path).map_err(unreadable)?) {
+            return Ok(());
+        }
+        match open_root(setup, self.folder_id.as_deref()) {
+            Err(OpenError::Cycle(e)) => Err(e),
+            Err(OpenError::Io { source, .. }) => Err(unreadable(source)),
+            _ => {
+                let shown = setup.path.display().to_string();
+                let why = format!("{shown} was replaced by a copy of itself; it is opened again");
+                Err(CycleError::Halted(Halt::root_changed(&["replaced", &shown], why)))
+            }
+        }
+    }
+}
+
+/// Resolves the configured path. A missing folder is made, for its owner only.
 pub(super) fn find_or_make(path: &Path) -> io::Result<PathBuf> {
     match path.canonicalize() {
         Err(e) if is_absent(&e) => {
@@ -59,10 +123,7 @@ pub(super) fn find_or_make(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// The gate that is shut for the root of a folder, looked at without the agent that may work on it.
-///
-/// # Errors
-/// When the state or the folder cannot be read.
+/// The gate that is shut for the root of a folder. Works beside a running agent.
 pub fn find_root_halt(setup: &FolderSetup) -> Result<Option<Halt>, OpenError> {
     let view = match RealDisk::open(&setup.state_dir) {
         Ok(state) => peek(&Arc::new(state), &setup.container)?,
@@ -77,7 +138,12 @@ pub fn find_root_halt(setup: &FolderSetup) -> Result<Option<Halt>, OpenError> {
     }
 }
 
-fn absent(setup: &FolderSetup, folder_id: Option<&str>) -> Halt {
+/// True: another agent, with another home directory, works on the folder. False for a folder that cannot be opened.
+pub(super) fn is_in_use(root: &Path) -> bool {
+    RealDisk::open(root).is_ok_and(|disk| matches!(disk.lock_root(), Ok(None)))
+}
+
+fn missing_root(setup: &FolderSetup, folder_id: Option<&str>) -> Halt {
     let shown = setup.path.display().to_string();
     let why = format!("{shown} is not there; if it was moved or unmounted, bring it back");
     Halt::root_missing(&["no folder", &shown, folder_id.unwrap_or_default()], why)

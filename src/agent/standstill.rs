@@ -5,9 +5,8 @@ use crate::remote::RemoteError;
 use crate::state::StateError;
 
 use super::engine::CycleError;
-use super::session::OpenError;
-use super::shared::halt_status;
-use super::status::{HaltStatus, State, WaitsFor};
+use super::root::OpenError;
+use super::status::{HaltStatus, State, WaitsFor, halt_status};
 
 /// Why a folder is not synced now.
 #[derive(Debug, Clone, PartialEq, Eq)]

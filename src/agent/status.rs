@@ -1,11 +1,17 @@
-//! What `memsync status --json` says: schema 1. Names are promises that other programs rely on; fields may be added.
+//! The document of `memsync status --json`: schema 1. Other programs rely on these names; fields may be added.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::sync::plan::Side;
+use crate::sync::safety::{Halt, Held};
+
 use super::problems::Effect;
 
-/// The agent, or one folder, in a word. In the order of what a person should hear of first, the last being worst.
+/// Paths that a halt names.
+const SAMPLE_PATHS: usize = 10;
+
+/// The agent, or one folder, in a word. The worst state comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -18,7 +24,7 @@ pub enum State {
     Halted,
 }
 
-/// What an offline folder waits for. It goes on by itself when that is back.
+/// The cause of [`State::Offline`]. Sync goes on by itself when the cause is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitsFor {
@@ -32,9 +38,9 @@ pub struct Status {
     /// 1.
     pub schema: u32,
     pub state: State,
-    /// Why, where the state is no good one.
+    /// The reason for a state other than idle.
     pub reason: Option<String>,
-    /// The last cycle succeeded, nothing is pending, and no change has been seen since, in every folder.
+    /// True: in every folder the last cycle succeeded, nothing is pending, and no change has been seen since.
     pub in_sync: bool,
     pub agent: AgentStatus,
     pub device: String,
@@ -50,7 +56,7 @@ pub struct AgentStatus {
     pub pid: Option<u32>,
     pub version: String,
     pub uptime_s: u64,
-    /// The command that starts it, where none runs.
+    /// The command that starts an agent, if no agent runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_command: Option<String>,
 }
@@ -58,21 +64,21 @@ pub struct AgentStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyStatus {
     pub url: String,
-    /// Whether it answered when it was last asked.
+    /// True: it answered the last request.
     pub reachable: bool,
     pub capabilities: Vec<String>,
-    /// When this agent last asked it. `None`: not yet.
+    /// The time of the last request. `None`: this agent has sent none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_at: Option<Timestamp>,
 }
 
 impl ProxyStatus {
-    /// Of a proxy that this process has not asked yet.
+    /// A proxy that this process has not sent a request to.
     pub fn unasked(url: &str) -> Self {
         Self { url: url.to_owned(), reachable: false, capabilities: Vec::new(), asked_at: None }
     }
 
-    /// The same proxy as two folders know it. One that has not asked knows nothing.
+    /// Combines the views of two folders. A folder that has sent no request does not count.
     pub(super) fn merge(self, other: Self) -> Self {
         match (self.asked_at, other.asked_at) {
             (_, None) => self,
@@ -87,10 +93,10 @@ pub struct FolderStatus {
     pub path: String,
     pub namespace: String,
     pub state: State,
-    /// Why, where the state is no good one.
+    /// The reason for a state other than idle.
     #[serde(default)]
     pub reason: Option<String>,
-    /// Of an offline folder.
+    /// Set for an offline folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<WaitsFor>,
     pub in_sync: bool,
@@ -98,13 +104,13 @@ pub struct FolderStatus {
     pub bytes: u64,
     /// `inotify`, `fsevents`, `poll` or `degraded`.
     pub watcher: String,
-    /// What to do about a degraded watcher.
+    /// The remedy for a degraded watcher.
     #[serde(default)]
     pub watcher_remedy: Option<String>,
-    /// The remedy for a proxy that offers events of which none comes.
+    /// The remedy for a proxy that offers events but sends none.
     #[serde(default)]
     pub push_remedy: Option<String>,
-    /// When the figures were found out.
+    /// The time of the figures.
     #[serde(default)]
     pub counted_at: Option<Timestamp>,
     pub last_success: Option<Timestamp>,
@@ -119,41 +125,13 @@ pub struct FolderStatus {
     pub progress: Option<ProgressStatus>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending {
-    pub upload: usize,
-    pub download: usize,
-    pub delete: usize,
-    pub held_delete: usize,
-    /// How many of these wait for a person, who finds the reason in `problems`.
-    #[serde(default)]
-    pub blocked: usize,
-}
-
-impl Pending {
-    /// Changes that wait, whatever for.
-    pub fn total(&self) -> usize {
-        self.upload + self.download + self.delete + self.held_delete
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    pub path: String,
-    pub problem: String,
-    pub since: Timestamp,
-    /// Whether the path is left out for good, or still has to be synced.
-    #[serde(default)]
-    pub effect: Effect,
-}
-
 impl FolderStatus {
-    /// Whether a path that is to be synced waits until a person helps.
+    /// True: a path that is to be synced waits for a person.
     pub fn is_blocked(&self) -> bool {
         self.problems.iter().any(|p| p.effect == Effect::Blocked)
     }
 
-    /// Whether nothing moves any more until a person does something.
+    /// True: nothing goes on until a person acts.
     pub fn needs_person(&self) -> bool {
         let is_retried = || self.problems.iter().any(|p| p.effect == Effect::Retried);
         match self.state {
@@ -164,24 +142,91 @@ impl FolderStatus {
     }
 }
 
+/// Changes that are still to be made, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    pub upload: usize,
+    pub download: usize,
+    pub delete: usize,
+    pub held_delete: usize,
+    /// The changes among these that wait for a person. `problems` has the reasons.
+    #[serde(default)]
+    pub blocked: usize,
+}
+
+impl Pending {
+    pub fn total(&self) -> usize {
+        self.upload + self.download + self.delete + self.held_delete
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub path: String,
+    pub problem: String,
+    pub since: Timestamp,
+    /// The consequence for the path.
+    #[serde(default)]
+    pub effect: Effect,
+}
+
 /// A gate that is shut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HaltStatus {
     /// `root_missing`, `root_changed`, `mass_delete` or `server_reset`.
     pub kind: String,
-    /// What `memsync approve` takes, where approval can help.
+    /// The argument of `memsync approve`, if approval can help.
     pub id: Option<String>,
-    /// What happened, and what to do next.
+    /// The event, and the next step for the user.
     pub reason: String,
-    /// Some of the paths concerned.
+    /// The first of the paths concerned.
     #[serde(default)]
     pub sample: Vec<String>,
-    /// How many paths are concerned.
+    /// The number of paths concerned.
     #[serde(default)]
     pub paths: usize,
     /// The paths were deleted in this folder. Once they are back, the halt is over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted_here: bool,
+}
+
+/// Describes a shut gate. `held`: the deletions that wait for approval.
+pub fn halt_status(halt: &Halt, held: &[Held]) -> HaltStatus {
+    let steps = match halt {
+        Halt::MassDelete { id, .. } => held.iter().find(|h| h.id == *id).map_or(&[][..], |h| &h.steps),
+        _ => &[],
+    };
+    HaltStatus {
+        kind: halt.name().to_owned(),
+        id: Some(halt.id().to_owned()),
+        reason: halt_reason(halt),
+        sample: steps.iter().take(SAMPLE_PATHS).map(|s| s.path.to_string()).collect(),
+        paths: steps.len(),
+        deleted_here: matches!(halt, Halt::MassDelete { side: Side::Remote, .. }),
+    }
+}
+
+fn halt_reason(halt: &Halt) -> String {
+    match halt {
+        Halt::RootMissing { id, why } | Halt::RootChanged { id, why } => format!(
+            "{why}. If this is still your folder, `memsync approve {id}` goes on with the files of both sides; \
+             nothing is deleted"
+        ),
+        Halt::MassDelete { id, side, files, of } => {
+            let place = match side {
+                Side::Local => "here, because they were deleted elsewhere",
+                Side::Remote => "on the proxy, because they were deleted here",
+            };
+            format!(
+                "{files} of {of} files would be deleted {place}; `memsync approve {id}` lets it happen, \
+                 `memsync approve --reject {id}` brings them back"
+            )
+        }
+        Halt::ServerReset { id, why } => format!(
+            "{why}; nothing is synced until you have looked; `memsync approve {id}` offers the files of this folder \
+             to it again (nothing is deleted, differences become conflict copies)"
+        ),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,6 +241,6 @@ pub struct RecentAction {
     pub path: String,
     /// `upload`, `download`, `delete`, `trash`, `conflict`.
     pub action: String,
-    /// `done`, or what went wrong.
+    /// `done`, or the error.
     pub outcome: String,
 }

@@ -11,8 +11,8 @@ use super::exit::{Exit, Failure};
 use super::{output, setup, show, talk};
 use crate::agent::control::{Request, Response};
 use crate::agent::halt_status;
-use crate::agent::once::approve_root;
 use crate::agent::root::find_root_halt;
+use crate::agent::standalone::approve_root;
 use crate::agent::status::HaltStatus;
 
 /// Paths shown of a plan.

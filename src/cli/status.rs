@@ -11,7 +11,7 @@ use super::exit::Exit;
 use super::output::{self, Reader};
 use super::{file_status, own_proxy, setup, status_text, talk, verdict};
 use crate::agent::control::ControlError;
-use crate::agent::run::offline_status;
+use crate::agent::offline_status;
 use crate::agent::status::Status;
 
 /// Between two looks of `--watch`.

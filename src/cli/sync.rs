@@ -10,8 +10,9 @@ use super::app::App;
 use super::exit::{Exit, Failure};
 use super::{locate, output, setup, show, talk, verdict};
 use crate::agent::control::{PlannedStep, Request, Response};
-use crate::agent::once::{OnceError, Summary, dry_run, sync_once};
-use crate::agent::session::{FolderSetup, OpenError};
+use crate::agent::root::OpenError;
+use crate::agent::setup::FolderSetup;
+use crate::agent::standalone::{StandaloneError, SyncSummary, plan_standalone, sync_standalone};
 use crate::agent::standstill::Standstill;
 use crate::agent::status::{FolderStatus, Status};
 
@@ -76,7 +77,7 @@ fn own_setups(app: &App, config: &crate::config::Config, root: Option<&Path>) ->
 async fn plan(setups: &[FolderSetup]) -> anyhow::Result<Vec<PlannedStep>> {
     let mut steps = Vec::new();
     for setup in setups {
-        steps.extend(dry_run(setup).await.map_err(|e| told(e, setup))?);
+        steps.extend(plan_standalone(setup).await.map_err(|e| told(e, setup))?);
     }
     Ok(steps)
 }
@@ -165,7 +166,7 @@ async fn alone(app: &App, setups: &[FolderSetup]) -> anyhow::Result<Exit> {
     let bar = bar();
     let mut failures = Vec::new();
     for setup in setups {
-        let summary: Summary = match sync_once(setup, |done, steps| advance(&bar, done, steps)).await {
+        let summary: SyncSummary = match sync_standalone(setup, |done, steps| advance(&bar, done, steps)).await {
             Ok(summary) => summary,
             // A folder that fails holds up no other.
             Err(e) => {
@@ -227,11 +228,11 @@ fn sentence(done: &Done) -> String {
 }
 
 /// The error with its folder, and with the code that `status` has for it.
-fn told(error: OnceError, setup: &FolderSetup) -> anyhow::Error {
+fn told(error: StandaloneError, setup: &FolderSetup) -> anyhow::Error {
     let root = setup.root.display();
     let why = Standstill::from(&error);
     let exit = match &error {
-        OnceError::Open(OpenError::Http(_) | OpenError::Pattern(_)) => Exit::Usage,
+        StandaloneError::Open(OpenError::Http(_) | OpenError::Pattern(_)) => Exit::Usage,
         _ => Exit::of_state(why.state),
     };
     Failure::new(exit, format!("{root}: {}", why.reason)).into()

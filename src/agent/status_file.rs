@@ -1,27 +1,25 @@
-//! The last status of a folder, as it was noted beside the state container.
+//! The status file: the last status of a folder, beside its state container.
 //!
-//! An agent starts from it, and `memsync status` shows it where no agent runs. So no figure is ever made up.
+//! An agent starts with it, and `memsync status` shows it while no agent runs. So no figure is ever made up.
 
 use std::io;
 use std::sync::Arc;
 
-use crate::disk::Disk;
 use crate::disk::real::RealDisk;
-use crate::local::Folder;
 use crate::local::moves::is_conflict_name;
 use crate::state::{View, peek, read_note, write_note};
 
-use super::session::FolderSetup;
-use super::status::{FolderStatus, HaltStatus, Pending, State};
+use super::setup::FolderSetup;
+use super::status::{FolderStatus, Pending, State};
 
-/// The figures of the last cycle, with their time, and the halt of the last run. The state is left to the caller.
+/// The figures and the halt of the last run, stopped. Without a status file the figures come from the container.
 pub(super) fn last_known(setup: &FolderSetup) -> FolderStatus {
-    let noted = read_note(&setup.status_file).unwrap_or_else(|e| {
+    let saved = read_note(&setup.status_file).unwrap_or_else(|e| {
         tracing::debug!("{}: {e}", setup.status_file.display());
         None
     });
-    let noted = noted.and_then(|text| serde_json::from_slice::<FolderStatus>(&text).ok());
-    let known = noted.unwrap_or_else(|| in_container(setup));
+    let saved = saved.and_then(|text| serde_json::from_slice::<FolderStatus>(&text).ok());
+    let known = saved.unwrap_or_else(|| container_status(setup));
     FolderStatus {
         path: setup.root.display().to_string(),
         namespace: setup.namespace.clone(),
@@ -36,18 +34,13 @@ pub(super) fn last_known(setup: &FolderSetup) -> FolderStatus {
     }
 }
 
-/// Whether a halt of an earlier run is over, as far as the folder alone tells.
-pub(super) fn is_over(setup: &FolderSetup, halt: &HaltStatus) -> bool {
-    let Ok(root) = RealDisk::open(&setup.root) else { return false };
-    if halt.deleted_here {
-        return halt.sample.iter().all(|path| root.stat(path).is_ok());
-    }
-    let is_root_halt = matches!(halt.kind.as_str(), "root_missing" | "root_changed");
-    let id = container(setup).and_then(|view| view.header.folder_id);
-    is_root_halt && id.is_some_and(|id| Folder::new(Arc::new(root), &setup.device, 0).check(&id).is_ok())
+/// Writes the status file.
+pub(super) fn save_status(setup: &FolderSetup, status: &FolderStatus) -> io::Result<()> {
+    write_note(&setup.status_file, &serde_json::to_vec(status)?)
 }
 
-fn container(setup: &FolderSetup) -> Option<View> {
+/// Reads the state container beside a running agent. `None`: there is none that can be read.
+pub(super) fn view_container(setup: &FolderSetup) -> Option<View> {
     let disk = RealDisk::open(&setup.state_dir).ok()?;
     peek(&Arc::new(disk), &setup.container).unwrap_or_else(|e| {
         tracing::debug!("{}: {e}", setup.container);
@@ -55,17 +48,9 @@ fn container(setup: &FolderSetup) -> Option<View> {
     })
 }
 
-/// Keeps `status` for those who ask while no agent runs.
-///
-/// # Errors
-/// When the file beside the container cannot be written.
-pub(super) fn note(setup: &FolderSetup, status: &FolderStatus) -> io::Result<()> {
-    write_note(&setup.status_file, &serde_json::to_vec(status)?)
-}
-
 /// The figures of the container, as of its last save.
-fn in_container(setup: &FolderSetup) -> FolderStatus {
-    let view = container(setup);
+fn container_status(setup: &FolderSetup) -> FolderStatus {
+    let view = view_container(setup);
     let saved_at = view.as_ref().map(|view| view.header.modified_at);
     let entries = view.map(|view| view.entries).unwrap_or_default();
     let tracked = || entries.iter().filter(|(_, e)| e.base.content().is_some());

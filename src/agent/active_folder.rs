@@ -1,0 +1,301 @@
+//! [`ActiveFolder`]: an open folder with its triggers, from the watcher's events to the scope of the next cycle.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use crate::local::Scope;
+use crate::local::ignore::IGNORE_FILE;
+use crate::local::watch::{Due, Watcher};
+use crate::sync::Plan;
+
+use super::change::{ChangeRequest, describe};
+use super::cycle::Report;
+use super::engine::CycleError;
+use super::findings::Findings;
+use super::open_folder::OpenFolder;
+use super::pause::ActivePause;
+use super::proxy_events::NewsFlag;
+use super::retention::{HistoryKeeper, read_clocks};
+use super::rules::Look;
+use super::schedule::{CycleSummary, DueCycle, Schedule, Triggers};
+use super::setup::FolderSetup;
+use super::standstill::Standstill;
+use super::status::{HaltStatus, halt_status};
+use super::status_cell::StatusCell;
+use super::world::World;
+
+/// The shortest wait before maintenance returns to a history that was not pruned yet.
+const MIN_MAINTENANCE_WAIT: Duration = Duration::from_secs(5);
+/// The shortest wait before a failed path is tried again.
+const MIN_PATH_RETRY: Duration = Duration::from_millis(50);
+/// A difference between wall clock and monotonic clock that shows that the clock was set or the machine slept.
+const MIN_CLOCK_JUMP: Duration = Duration::from_secs(10);
+
+/// An open folder with its triggers.
+pub(super) struct ActiveFolder {
+    pub folder: OpenFolder,
+    pub schedule: Schedule,
+    watcher: Watcher,
+    news: NewsFlag,
+    clock: ClockWatch,
+    /// The paths that the next cycle scans.
+    scope: Scope,
+    history: HistoryKeeper,
+    /// Commands that wait until a sync is done.
+    sync_waiters: Vec<oneshot::Sender<()>>,
+    /// Commands that wait for the plan of the next cycle.
+    plan_waiters: Vec<oneshot::Sender<Result<Plan, Standstill>>>,
+}
+
+impl ActiveFolder {
+    /// A folder whose first cycle is due at once and scans everything.
+    pub fn new(setup: &FolderSetup, folder: OpenFolder, watcher: Watcher, news: NewsFlag) -> Self {
+        let history = HistoryKeeper::open(clock_note(setup), read_clocks(&*folder.world));
+        Self {
+            folder,
+            schedule: Schedule::new(setup.interval, setup.rescan, Instant::now()),
+            watcher,
+            news,
+            clock: ClockWatch::start(),
+            scope: Scope::full(),
+            history,
+            sync_waiters: Vec::new(),
+            plan_waiters: Vec::new(),
+        }
+    }
+
+    pub fn triggers(&self, pause: Option<ActivePause>) -> Triggers {
+        Triggers {
+            watcher_due: self.watcher.next_due(),
+            has_changes: self.watcher.changes_wait(),
+            has_news: self.news.is_raised(),
+            pause,
+        }
+    }
+
+    /// Notes in the status a change that is not due yet, such as a file that is being written.
+    pub fn note_early_changes(&self, status: &StatusCell, now: Instant) {
+        if self.watcher.changes_wait() && self.watcher.next_due().is_some_and(|due| due > now) {
+            status.mark_out_of_sync();
+        }
+    }
+
+    /// True: a change was seen that no cycle has taken in.
+    fn has_changes(&self) -> bool {
+        self.watcher.changes_wait() || self.schedule.has_rules_check()
+    }
+
+    /// Adds the watcher's events to the scope of the next cycle. True: there were some.
+    pub fn take_events(&mut self, now: Instant) -> bool {
+        let due = self.watcher.take_due(now);
+        let has_events = !due.is_empty();
+        let Due { paths, subtrees, full } = due;
+        self.scope.merge(Scope { full, paths, subtrees });
+        has_events
+    }
+
+    /// Prepares a cycle that is due: its scope and the ignore rules. True: run it.
+    pub fn prepare_cycle(&mut self, setup: &FolderSetup, due: DueCycle, now: Instant) -> bool {
+        let mut is_needed = due.is_certain | self.news.take() | self.take_events(now);
+        if due.is_rescan {
+            self.scope.full = true;
+            // Nothing is taken for granted: all hints may have been wrong.
+            self.folder.engine.look_everywhere();
+        }
+        is_needed |= self.check_rules(setup, due.checks_rules, now);
+        let clocks = read_clocks(&*self.folder.world);
+        self.history.observe(clocks);
+        if self.clock.has_jumped() {
+            self.scope.full = true;
+            is_needed = true;
+        }
+        is_needed
+    }
+
+    /// Reads the ignore file again where it may have changed. True: the rules have.
+    fn check_rules(&mut self, setup: &FolderSetup, is_due: bool, now: Instant) -> bool {
+        let is_touched = self.scope.paths.contains(IGNORE_FILE);
+        if !is_due && !is_touched && !self.scope.full {
+            return false;
+        }
+        self.schedule.check_rules_at(None);
+        let has_changed = match self.folder.check_rules(setup, now) {
+            Ok(Look::Changed) => {
+                self.watcher.set_rules(self.folder.rules.shared.get());
+                self.folder.engine.rules_changed();
+                true
+            }
+            Ok(Look::Doubtful(again)) => {
+                self.schedule.check_rules_at(Some(again));
+                false
+            }
+            Ok(Look::Same) => false,
+            Err(e) => {
+                tracing::warn!("{e}");
+                false
+            }
+        };
+        self.scope.full |= is_touched;
+        has_changed
+    }
+
+    /// Takes the scope of the cycle that begins now.
+    pub fn begin_cycle(&mut self, now: Instant) -> Scope {
+        let scope = std::mem::take(&mut self.scope);
+        self.schedule.begin_cycle(!scope.is_empty(), now);
+        scope
+    }
+
+    /// Sets the timers after a cycle that succeeded, and answers the commands that waited for it.
+    pub fn finish_cycle(&mut self, report: &Report, now: Instant) {
+        let engine = &self.folder.engine;
+        let elapsed = self.folder.world.elapsed();
+        let path_retry = [engine.next_retry(), engine.next_heal(), engine.next_named()].into_iter().flatten().min();
+        self.schedule.note_success(
+            &CycleSummary {
+                has_follow_up: report.again,
+                wrote: report.wrote(),
+                since_scan: elapsed.saturating_sub(report.looked),
+                path_retry: path_retry.map(|due| due.saturating_sub(elapsed).max(MIN_PATH_RETRY)),
+            },
+            now,
+        );
+        if report.downloaded + report.trashed + report.conflicts.len() > 0 {
+            self.history.has_grown();
+        }
+        let has_changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;
+        if has_changed || self.history.due() <= elapsed {
+            self.schedule.delay_maintenance(now);
+        }
+        let is_in_transit = engine.in_transit().next().is_some();
+        let has_work = report.again || is_in_transit || self.has_changes();
+        if !has_work || self.schedule.is_idle() {
+            self.answer_sync_waiters();
+        }
+    }
+
+    /// The findings for the status, and whether a change was seen since the scan.
+    pub fn findings(&self, report: &Report, status: &StatusCell) -> (Findings, bool) {
+        status.set_watcher(&self.watcher);
+        status.set_halts(self.halts());
+        let mut others = self.folder.rules.problems();
+        others.extend(self.history.problems().clone());
+        let findings = status.read(|before| Findings::of(&self.folder.engine, report, others, before));
+        (findings, self.has_changes())
+    }
+
+    /// All that waits for a person.
+    pub fn halts(&self) -> Vec<HaltStatus> {
+        let engine = &self.folder.engine;
+        engine.halts().iter().map(|halt| halt_status(halt, engine.held())).collect()
+    }
+
+    /// Saves the state, and prunes the history when that is due.
+    pub fn maintain(&mut self, setup: &FolderSetup, now: Instant) -> Result<(), CycleError> {
+        self.folder.engine.tidy()?;
+        let clocks = read_clocks(&*self.folder.world);
+        let due = self.history.due();
+        // A displaced file that could not be put back may lie in history.
+        if due <= clocks.running && !self.folder.engine.has_leftovers() {
+            let (keep, max) = (setup.history_keep, setup.history_max);
+            if self.history.prune(self.folder.engine.folder(), keep, max, clocks) {
+                // Only a cycle with a plan brings the problems into the status.
+                self.folder.engine.look_everywhere();
+                self.schedule.force();
+            }
+        } else if self.history.is_growing() {
+            let wait = due.saturating_sub(clocks.running).max(MIN_MAINTENANCE_WAIT);
+            self.schedule.plan_maintenance(now + wait);
+        }
+        Ok(())
+    }
+
+    /// Requests a cycle that scans everything and retries failed paths. `waiter` is answered when the sync is done.
+    pub fn request_sync(&mut self, waiter: oneshot::Sender<()>) {
+        self.folder.engine.retry_all();
+        self.scope.full = true;
+        self.schedule.force();
+        self.sync_waiters.push(waiter);
+    }
+
+    pub fn request_plan(&mut self, waiter: oneshot::Sender<Result<Plan, Standstill>>) {
+        self.plan_waiters.push(waiter);
+    }
+
+    pub fn wants_plan(&self) -> bool {
+        !self.plan_waiters.is_empty()
+    }
+
+    pub fn answer_sync_waiters(&mut self) {
+        for waiter in self.sync_waiters.drain(..) {
+            // The command may have ended.
+            let _ = waiter.send(());
+        }
+    }
+
+    pub fn answer_plan_waiters(&mut self, plan: &Result<Plan, Standstill>) {
+        for waiter in self.plan_waiters.drain(..) {
+            // The command may have ended.
+            let _ = waiter.send(plan.clone());
+        }
+    }
+
+    /// Approves or rejects the held plan `id`. False: no such plan.
+    pub fn decide(&mut self, id: &str, reject: bool) -> Result<bool, String> {
+        let engine = &mut self.folder.engine;
+        let done = if reject { engine.reject(id) } else { engine.approve(id) };
+        if matches!(done, Ok(true)) {
+            self.schedule.force();
+            self.scope.full = true;
+        }
+        done.map_err(|e| e.to_string())
+    }
+
+    /// Makes a change for a command. The next cycle takes it in.
+    pub fn change(&mut self, setup: &FolderSetup, request: ChangeRequest) {
+        self.scope.paths.insert(request.at().to_owned());
+        self.schedule.follow_up(Instant::now());
+        let folder = &mut self.folder;
+        request.carry_out(|change| {
+            folder.root.check(setup).map_err(|e| format!("{}; nothing was changed", Standstill::from(&e).reason))?;
+            folder.engine.change_folder(change).map_err(|e| describe(&setup.root, &e))
+        });
+    }
+
+    /// Ends the work on the folder cleanly.
+    pub fn close(&mut self) {
+        // The journal has every finished action. A fresh container makes the next start quicker.
+        if let Err(e) = self.folder.engine.tidy().and_then(|()| self.folder.engine.note_clean_stop()) {
+            tracing::warn!("{e}");
+        }
+    }
+}
+
+/// The file that keeps the clock of the history, beside the container.
+fn clock_note(setup: &FolderSetup) -> PathBuf {
+    setup.state_dir.join(&setup.container).with_extension("clock")
+}
+
+/// Both clocks at one moment.
+struct ClockWatch {
+    wall: Timestamp,
+    monotonic: Instant,
+}
+
+impl ClockWatch {
+    fn start() -> Self {
+        Self { wall: Timestamp::now(), monotonic: Instant::now() }
+    }
+
+    /// True: the machine slept or its clock was set since the last call.
+    fn has_jumped(&mut self) -> bool {
+        let last = std::mem::replace(self, Self::start());
+        let monotonic = self.monotonic.duration_since(last.monotonic);
+        let wall = self.wall.duration_since(last.wall);
+        let drift = wall.as_secs_f64() - monotonic.as_secs_f64();
+        drift.abs() > MIN_CLOCK_JUMP.as_secs_f64()
+    }
+}

@@ -1,0 +1,482 @@
+//! [`FolderTask`]: keeps one folder in sync, on a thread of its own. Triggers go in, the status comes out.
+//!
+//! The task opens the folder, runs cycles when [`Schedule`](super::schedule::Schedule) says so, and opens the folder
+//! again when it was moved, replaced or damaged. Its thread also serves the requests to the proxy.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::local::Scope;
+use crate::local::watch::{Options as WatchOptions, Watcher};
+use crate::remote::RemoteError;
+use crate::state::Lock;
+
+use super::active_folder::ActiveFolder;
+use super::change::change_closed;
+use super::commands::{ApprovalAnswer, CommandQueue, FolderCommand};
+use super::cycle::Report;
+use super::engine::CycleError;
+use super::findings::Findings;
+use super::open_folder::OpenFolder;
+use super::pause::PauseReceiver;
+use super::proxy_events::{NewsFlag, listen};
+use super::reporter::StatusReporter;
+use super::root::OpenError;
+use super::schedule::DueWork;
+use super::setup::FolderSetup;
+use super::standstill::Standstill;
+use super::status::{FolderStatus, State};
+use super::status_cell::StatusCell;
+use super::world::World;
+
+/// The first wait before a folder that could not be opened is tried again. It doubles with each failure.
+const FIRST_REOPEN_WAIT: Duration = Duration::from_secs(2);
+const MAX_REOPEN_WAIT: Duration = Duration::from_secs(15);
+/// A command that ends the running cycle waits this long for the requests in flight.
+const STOP_GRACE: Duration = Duration::from_secs(8);
+/// A cycle over this many paths shows as syncing. Smaller ones are mostly echoes of the agent's own writes.
+const MIN_PATHS_SHOWN: usize = 100;
+
+/// The parts of a folder's task that the supervisor has too.
+pub(super) struct TaskLinks {
+    pub commands: CommandQueue,
+    pub pause: PauseReceiver,
+    /// Set by the supervisor: end now, even during a scan.
+    pub quit: Arc<AtomicBool>,
+    pub status: Arc<StatusCell>,
+}
+
+/// The task of one folder.
+pub(super) struct FolderTask {
+    setup: FolderSetup,
+    commands: CommandQueue,
+    pause: PauseReceiver,
+    /// Notified by the watcher and by the proxy's events.
+    wake: Arc<Notify>,
+    quit: Arc<AtomicBool>,
+    reporter: StatusReporter,
+    reopen_wait: Duration,
+    /// Held until the task ends.
+    _lock: Lock,
+}
+
+/// How the work on an open folder ended.
+enum FolderEnd {
+    Stop,
+    /// New settings: open it again at once.
+    Reload(Box<FolderSetup>),
+    /// Open it again after a wait.
+    Failed,
+}
+
+/// How the wait for the next opening ended.
+enum ReopenCause {
+    Stop,
+    Retry,
+    /// A person approved the folder as it is now.
+    Approved {
+        id: String,
+        answer: ApprovalAnswer,
+    },
+}
+
+impl FolderTask {
+    pub fn new(setup: FolderSetup, links: TaskLinks, lock: Lock) -> Self {
+        let TaskLinks { commands, pause, quit, status } = links;
+        Self {
+            setup,
+            commands,
+            pause,
+            wake: Arc::default(),
+            quit,
+            reporter: StatusReporter::new(status),
+            reopen_wait: FIRST_REOPEN_WAIT,
+            _lock: lock,
+        }
+    }
+
+    /// Runs until the agent stops.
+    pub async fn run(mut self) {
+        let mut cause = ReopenCause::Retry;
+        loop {
+            let opened = match cause {
+                ReopenCause::Stop => break,
+                ReopenCause::Retry => OpenFolder::open(&self.setup),
+                ReopenCause::Approved { id, answer } => self.open_approved(&id, answer),
+            };
+            cause = match self.sync_opened(opened).await {
+                FolderEnd::Stop => ReopenCause::Stop,
+                FolderEnd::Reload(setup) => {
+                    self.apply_setup(*setup);
+                    ReopenCause::Retry
+                }
+                FolderEnd::Failed => self.wait_for_reopen().await,
+            };
+        }
+        self.reporter.report_stop(&self.setup);
+    }
+
+    async fn sync_opened(&mut self, opened: Result<OpenFolder, OpenError>) -> FolderEnd {
+        match opened {
+            Ok(folder) => {
+                let began = Instant::now();
+                let end = self.sync_folder(folder).await;
+                if began.elapsed() > MAX_REOPEN_WAIT {
+                    self.reopen_wait = FIRST_REOPEN_WAIT;
+                }
+                end
+            }
+            Err(e) => {
+                tracing::debug!(folder = %self.setup.root.display(), "{e}");
+                self.report_standstill(Standstill::from(&e));
+                FolderEnd::Failed
+            }
+        }
+    }
+
+    /// Opens a folder that a person approved, and answers the command. If the halt is over, the folder is opened as usual.
+    fn open_approved(&mut self, id: &str, answer: ApprovalAnswer) -> Result<OpenFolder, OpenError> {
+        let approved = OpenFolder::open_approved(&self.setup, id);
+        let outcome = approved.as_ref().map(Option::is_some).map_err(ToString::to_string);
+        let _ = answer.send(outcome); // The command may have ended.
+        let Some(folder) = approved? else { return OpenFolder::open(&self.setup) };
+        self.setup.root = folder.root_path().to_owned();
+        self.reporter.report_approval(&self.setup);
+        Ok(folder)
+    }
+
+    fn apply_setup(&mut self, setup: FolderSetup) {
+        self.setup = setup;
+        self.reopen_wait = FIRST_REOPEN_WAIT;
+        self.reporter.cell().set_remote(&self.setup);
+    }
+
+    fn report_standstill(&mut self, why: Standstill) {
+        let halts = why.halt.iter().cloned().collect();
+        self.reporter.report_standstill(&self.setup, why, halts);
+    }
+
+    /// Waits before the folder is opened again, and serves the commands that do without it.
+    async fn wait_for_reopen(&mut self) -> ReopenCause {
+        let until = Instant::now() + self.reopen_wait;
+        self.reopen_wait = (self.reopen_wait * 2).min(MAX_REOPEN_WAIT);
+        self.reporter.cell().set_next_cycle(Some(until));
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until.into()) => return ReopenCause::Retry,
+                command = self.commands.next() => match command {
+                    FolderCommand::Stop => return ReopenCause::Stop,
+                    FolderCommand::Reload(setup) => {
+                        self.apply_setup(*setup);
+                        return ReopenCause::Retry;
+                    }
+                    FolderCommand::Approve { id, reject: false, answer } => return ReopenCause::Approved { id, answer },
+                    // The commands below may have ended before their answer.
+                    FolderCommand::Approve { answer, .. } => drop(answer.send(Ok(false))),
+                    FolderCommand::Sync(answer) => drop(answer.send(())),
+                    FolderCommand::Plan(answer) => drop(answer.send(Err(self.standstill()))),
+                    FolderCommand::Change(request) => request.carry_out(|change| change_closed(&self.setup, change)),
+                },
+            }
+        }
+    }
+
+    /// Why the folder is closed now.
+    fn standstill(&self) -> Standstill {
+        let FolderStatus { state, waits_for, reason, halt, .. } = self.reporter.cell().status();
+        let reason = reason.unwrap_or_else(|| "the folder is being opened; ask again in a moment".to_owned());
+        Standstill { state, waits_for, reason, halt }
+    }
+
+    /// Keeps an open folder in sync until it has to be closed.
+    async fn sync_folder(&mut self, mut folder: OpenFolder) -> FolderEnd {
+        folder.engine.obey(self.quit.clone());
+        let cell = self.reporter.cell().clone();
+        let on_change = cell.clone();
+        folder.engine.on_change(move || on_change.mark_out_of_sync());
+        cell.set_progress(folder.engine.progress());
+        let wake = self.wake.clone();
+        let options = WatchOptions {
+            debounce: self.setup.debounce,
+            poll_interval: self.setup.interval,
+            force_poll: false,
+            rules: folder.rules.shared.get(),
+        };
+        let watcher = match Watcher::start(&self.setup.root, options, move || wake.notify_one()) {
+            Ok(watcher) => watcher,
+            Err(e) => {
+                self.report_standstill(Standstill::on_disk(e));
+                return FolderEnd::Failed;
+            }
+        };
+        cell.set_watcher(&watcher);
+        let news = NewsFlag::new(self.wake.clone());
+        let events = tokio::spawn(listen(folder.remote.clone(), cell, news.clone(), self.setup.interval));
+        let end = self.run_cycles(ActiveFolder::new(&self.setup, folder, watcher, news)).await;
+        events.abort();
+        end
+    }
+
+    async fn run_cycles(&mut self, mut active: ActiveFolder) -> FolderEnd {
+        loop {
+            if let Some(end) = self.wait_for_trigger(&mut active).await {
+                return end;
+            }
+            self.answer_plan_waiters(&mut active).await;
+            if self.commands.has_deferred() {
+                // Commands go before all other work.
+                continue;
+            }
+            let now = Instant::now();
+            active.note_early_changes(self.reporter.cell(), now);
+            let pause = self.pause.active(now);
+            let triggers = active.triggers(pause);
+            let is_closed = match active.schedule.take_due(&triggers, now) {
+                DueWork::Nothing => false,
+                DueWork::Pause => {
+                    self.show_pause(&mut active, now);
+                    false
+                }
+                DueWork::LocalCheck => self.check_root(&mut active, now),
+                DueWork::Cycle(due) => {
+                    let is_needed = active.prepare_cycle(&self.setup, due, now);
+                    is_needed && self.run_cycle(&mut active).await || self.maintain(&mut active, now)
+                }
+            };
+            if is_closed {
+                return FolderEnd::Failed;
+            }
+        }
+    }
+
+    /// Waits until a cycle may be due, and carries out the commands that come. `Some`: close the folder.
+    async fn wait_for_trigger(&mut self, active: &mut ActiveFolder) -> Option<FolderEnd> {
+        let now = Instant::now();
+        let pause = self.pause.active(now);
+        let next_wake = active.schedule.next_wake(&active.triggers(pause), now);
+        self.reporter.cell().set_next_cycle(active.schedule.next_cycle(pause));
+        tokio::select! {
+            biased;
+            command = self.commands.next() => {
+                if let Some(end) = self.carry_out(active, command) {
+                    return Some(end);
+                }
+            }
+            () = self.pause.changed() => {
+                if self.pause.active(Instant::now()).is_none() {
+                    active.schedule.force();
+                }
+            }
+            () = self.wake.notified() => {}
+            () = active.folder.engine.transfer_ends() => active.schedule.follow_up(Instant::now()),
+            () = sleep_until(next_wake) => {}
+        }
+        while let Some(command) = self.commands.try_next() {
+            if let Some(end) = self.carry_out(active, command) {
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    /// Carries out a command between two cycles. `Some`: close the folder.
+    fn carry_out(&mut self, active: &mut ActiveFolder, command: FolderCommand) -> Option<FolderEnd> {
+        match command {
+            FolderCommand::Stop => {
+                active.close();
+                return Some(FolderEnd::Stop);
+            }
+            FolderCommand::Reload(setup) => return Some(FolderEnd::Reload(setup)),
+            FolderCommand::Sync(answer) => {
+                active.request_sync(answer);
+                self.reporter.cell().update(|s| s.in_sync = false);
+            }
+            FolderCommand::Plan(answer) => active.request_plan(answer),
+            FolderCommand::Approve { id, reject, answer } => {
+                let done = active.decide(&id, reject);
+                self.reporter.cell().set_halts(active.halts());
+                let _ = answer.send(done); // The command may have ended.
+            }
+            FolderCommand::Change(request) => active.change(&self.setup, request),
+        }
+        None
+    }
+
+    /// Plans a cycle for the commands that wait for one. A command that comes meanwhile goes first.
+    async fn answer_plan_waiters(&mut self, active: &mut ActiveFolder) {
+        if !active.wants_plan() {
+            return;
+        }
+        active.folder.engine.stop_flag().store(false, Ordering::Relaxed);
+        let plan = match active.folder.root.check(&self.setup) {
+            Err(e) => Err(e),
+            Ok(()) => tokio::select! {
+                plan = active.folder.engine.dry_run() => plan,
+                command = self.commands.next_new() => {
+                    self.commands.defer(command);
+                    return;
+                }
+            },
+        };
+        active.answer_plan_waiters(&plan.map_err(|e| Standstill::from(&e)));
+    }
+
+    fn show_pause(&mut self, active: &mut ActiveFolder, now: Instant) {
+        if let Some(pause) = self.pause.active(now) {
+            self.reporter.report_pause(&self.setup, &pause);
+        }
+        active.answer_sync_waiters();
+    }
+
+    /// Checks the folder's identity while the proxy is away. True: close the folder.
+    fn check_root(&mut self, active: &mut ActiveFolder, now: Instant) -> bool {
+        active.take_events(now);
+        match active.folder.root.check(&self.setup) {
+            Ok(()) => false,
+            Err(e) => self.finish_failed_cycle(active, &e, now),
+        }
+    }
+
+    /// Runs one cycle. True: close the folder.
+    async fn run_cycle(&mut self, active: &mut ActiveFolder) -> bool {
+        let began = Instant::now();
+        let scope = active.begin_cycle(began);
+        let result = match active.folder.root.check(&self.setup) {
+            Err(e) => Err(e),
+            Ok(()) => self.run_cycle_with_commands(active, scope).await,
+        };
+        let now = Instant::now();
+        let planning = result.as_ref().map_or_else(|_| now - began, |report| report.planning);
+        active.schedule.end_cycle(planning, now);
+        match result {
+            Ok(report) => {
+                self.finish_cycle(active, &report, now);
+                false
+            }
+            Err(e) => {
+                let is_closed = self.finish_failed_cycle(active, &e, now);
+                // A cycle that was stopped for a command is followed by another one.
+                if !matches!(e, CycleError::Stopped) {
+                    active.answer_sync_waiters();
+                }
+                is_closed
+            }
+        }
+    }
+
+    /// Runs one cycle. Commands that come meanwhile wait for its end; urgent ones and a pause end it early.
+    async fn run_cycle_with_commands(&mut self, active: &mut ActiveFolder, scope: Scope) -> Result<Report, CycleError> {
+        if scope.full || !scope.subtrees.is_empty() || scope.paths.len() >= MIN_PATHS_SHOWN {
+            self.reporter.cell().update(|s| {
+                s.state = State::Syncing;
+                s.in_sync = false;
+            });
+        }
+        let OpenFolder { engine, root, .. } = &mut active.folder;
+        let stop = engine.stop_flag();
+        stop.store(false, Ordering::Relaxed);
+        let cycle = engine.cycle(scope);
+        tokio::pin!(cycle);
+        let mut deadline = None;
+        let mut is_stopping = false;
+        loop {
+            let is_urgent = tokio::select! {
+                result = &mut cycle => return result,
+                () = sleep_until(deadline) => return Err(CycleError::Stopped),
+                command = self.commands.next_new(), if !is_stopping => {
+                    is_stopping = matches!(command, FolderCommand::Stop);
+                    let is_urgent = command.is_urgent();
+                    self.commands.defer(command);
+                    is_urgent
+                }
+                () = self.pause.changed() => self.pause.active(Instant::now()).is_some(),
+                () = self.wake.notified() => match root.check(&self.setup) {
+                    // A folder that was lost does not wait for the proxy.
+                    Err(e @ CycleError::Halted(_)) => return Err(e),
+                    _ => false,
+                },
+            };
+            if is_urgent {
+                stop.store(true, Ordering::Relaxed);
+                deadline.get_or_insert(Instant::now() + STOP_GRACE);
+            }
+        }
+    }
+
+    fn finish_cycle(&mut self, active: &mut ActiveFolder, report: &Report, now: Instant) {
+        let folder = self.setup.root.display().to_string();
+        self.reporter.cell().note_proxy_request(true);
+        if report.wrote() {
+            tracing::debug!(
+                folder,
+                "up {}, down {}, deleted there {}, deleted here {}, conflicts {}",
+                report.uploaded,
+                report.downloaded,
+                report.deleted_remote,
+                report.trashed,
+                report.conflicts.len()
+            );
+        }
+        let (findings, has_changes) = active.findings(report, self.reporter.cell());
+        self.reporter.report_cycle(&self.setup, report, findings, has_changes);
+        active.finish_cycle(report, now);
+    }
+
+    /// Takes in why a cycle ended early. True: close the folder.
+    fn finish_failed_cycle(&mut self, active: &mut ActiveFolder, e: &CycleError, now: Instant) -> bool {
+        let done = active.folder.engine.take_cut_off();
+        self.reporter.report_actions(&self.setup, &done);
+        if matches!(e, CycleError::Stopped) {
+            active.schedule.force();
+            self.reporter.cell().mark_out_of_sync();
+            active.folder.engine.progress().clear();
+            return false;
+        }
+        let why = Standstill::from(e);
+        tracing::debug!(folder = %self.setup.root.display(), "the cycle ended early: {}", why.reason);
+        match e {
+            CycleError::Remote(remote) => {
+                active.schedule.note_proxy_failure(remote, active.folder.world.random(), now);
+                let was_answered = !matches!(remote, RemoteError::Unreachable { .. });
+                self.reporter.cell().note_proxy_request(was_answered);
+            }
+            _ => active.schedule.end_backoff(),
+        }
+        let engine = &active.folder.engine;
+        self.reporter.cell().finish_cycle(|s| {
+            s.in_sync = false;
+            Findings::enter_partly(engine, s, jiff::Timestamp::now());
+        });
+        let is_root_halt = matches!(e, CycleError::Halted(halt) if halt.is_of_root());
+        let root_halt = why.halt.clone().filter(|_| is_root_halt);
+        let halts: Vec<_> = root_halt.into_iter().chain(active.halts()).collect();
+        let why = Standstill { halt: why.halt.clone().or_else(|| halts.first().cloned()), ..why };
+        self.reporter.report_standstill(&self.setup, why, halts);
+        is_root_halt || matches!(e, CycleError::State(_) | CycleError::Folder { .. })
+    }
+
+    /// Runs the maintenance that is due. True: close the folder.
+    fn maintain(&mut self, active: &mut ActiveFolder, now: Instant) -> bool {
+        if !active.schedule.take_maintenance(now) {
+            return false;
+        }
+        match active.maintain(&self.setup, now) {
+            Ok(()) => false,
+            Err(e) => {
+                self.finish_failed_cycle(active, &e, now);
+                true
+            }
+        }
+    }
+}
+
+/// Sleeps until the deadline, or forever.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,147 @@
+//! [`StatusReporter`]: writes the outcome of a folder's cycles to the status, the status file and the log.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::conditions::{Conditions, LogLine, action_line};
+use super::cycle::{Recent, Report};
+use super::findings::Findings;
+use super::pause::ActivePause;
+use super::setup::FolderSetup;
+use super::standstill::Standstill;
+use super::status::{FolderStatus, HaltStatus, State};
+use super::status_cell::StatusCell;
+use super::status_file::save_status;
+
+/// An unchanged status is saved again after this time, so that its age stays right.
+const RESAVE_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Reports on one folder.
+pub(super) struct StatusReporter {
+    cell: Arc<StatusCell>,
+    /// The status of the last save without its times, and the time of the save.
+    saved: Option<(FolderStatus, Instant)>,
+    conditions: Conditions,
+}
+
+impl StatusReporter {
+    pub fn new(cell: Arc<StatusCell>) -> Self {
+        Self { cell, saved: None, conditions: Conditions::default() }
+    }
+
+    pub fn cell(&self) -> &Arc<StatusCell> {
+        &self.cell
+    }
+
+    /// Reports finished actions.
+    pub fn report_actions(&self, setup: &FolderSetup, done: &[Recent]) {
+        self.cell.add_recent(done);
+        let folder = setup.root.display().to_string();
+        done.iter().filter_map(action_line).for_each(|line| tracing::info!(folder, "{line}"));
+    }
+
+    /// Reports a cycle that succeeded. `has_changes`: a change was seen since its scan.
+    pub fn report_cycle(&mut self, setup: &FolderSetup, report: &Report, findings: Findings, has_changes: bool) {
+        self.report_actions(setup, &report.recent);
+        let folder = setup.root.display().to_string();
+        for copy in &report.conflicts {
+            tracing::warn!(folder, "conflict: {copy} keeps what this machine had; settle it with `memsync conflicts`");
+        }
+        let push_remedy = self.push_remedy(setup, report.news);
+        self.cell.finish_cycle(|s| {
+            findings.enter(s, Timestamp::now());
+            s.in_sync &= !has_changes;
+            s.push_remedy = push_remedy;
+        });
+        self.save(setup);
+        self.log_conditions(setup);
+    }
+
+    /// The remedy for a proxy that offers events but sends none.
+    fn push_remedy(&self, setup: &FolderSetup, has_news: bool) -> Option<String> {
+        if !self.cell.offers_events() {
+            return None;
+        }
+        if has_news {
+            self.cell.push.note_index_change();
+        }
+        self.cell.push.is_silent().then(|| {
+            let every = setup.interval.as_secs_f64();
+            format!(
+                "the proxy offers events, and none comes though its index changes, so it is asked every {every} s; a reverse \
+                 proxy in front of it that keeps answers back must let /events through (nginx: `proxy_buffering off`)"
+            )
+        })
+    }
+
+    /// Reports that the folder is not synced for now. `halts`: all that waits for a person.
+    pub fn report_standstill(&mut self, setup: &FolderSetup, why: Standstill, halts: Vec<HaltStatus>) {
+        self.cell.set_halts(halts);
+        self.cell.update(|s| {
+            s.in_sync = false;
+            s.state = why.state;
+            s.waits_for = why.waits_for;
+            s.reason = Some(why.reason);
+            s.halt = why.halt;
+        });
+        self.save(setup);
+        self.log_conditions(setup);
+    }
+
+    pub fn report_pause(&mut self, setup: &FolderSetup, pause: &ActivePause) {
+        self.cell.update(|s| {
+            s.state = State::Paused;
+            s.in_sync = false;
+            s.reason = Some(pause.reason());
+        });
+        self.save(setup);
+    }
+
+    /// Reports that a person approved of the folder as it is now.
+    pub fn report_approval(&self, setup: &FolderSetup) {
+        tracing::info!(folder = %setup.root.display(), "approved: this is the folder from now on");
+        self.cell.set_halts(Vec::new());
+        self.cell.update(|s| {
+            s.path = setup.root.display().to_string();
+            s.state = State::Syncing;
+            s.reason = None;
+            s.halt = None;
+        });
+    }
+
+    pub fn report_stop(&mut self, setup: &FolderSetup) {
+        self.cell.update(|s| {
+            s.state = State::Stopped;
+            s.in_sync = false;
+            s.reason = Some("the agent was stopped".to_owned());
+        });
+        self.saved = None;
+        self.save(setup);
+    }
+
+    /// Writes the status file if the status has changed, or is old.
+    fn save(&mut self, setup: &FolderSetup) {
+        let status = FolderStatus { next_sync_s: None, progress: None, ..self.cell.status() };
+        let without_times = FolderStatus { last_success: None, counted_at: None, ..status.clone() };
+        if self.saved.as_ref().is_some_and(|(saved, at)| *saved == without_times && at.elapsed() < RESAVE_INTERVAL) {
+            return;
+        }
+        match save_status(setup, &status) {
+            Ok(()) => self.saved = Some((without_times, Instant::now())),
+            Err(e) => tracing::warn!("{}: {e}", setup.status_file.display()),
+        }
+    }
+
+    /// Logs the conditions that began or ended since the last report.
+    fn log_conditions(&mut self, setup: &FolderSetup) {
+        let folder = setup.root.display().to_string();
+        for line in self.conditions.update(&self.cell.status()) {
+            match line {
+                LogLine::Warn(text) => tracing::warn!(folder, "{text}"),
+                LogLine::Info(text) => tracing::info!(folder, "{text}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! [`Schedule`]: when the next cycle of a folder is due. Pure: the caller passes the time and the state of the triggers.
+//!
+//! Triggers that come while a cycle runs are coalesced into one more cycle.
+
+use std::time::{Duration, Instant};
+
+use crate::remote::RemoteError;
+
+use super::pause::ActivePause;
+use super::setup::CONFIRM_INTERVAL;
+
+/// The first wait for a proxy that did not answer. It doubles with each failure, up to the poll interval.
+pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// The wait after a scan before a cycle takes up the work that the last one left.
+const FOLLOW_UP_WAIT: Duration = CONFIRM_INTERVAL.saturating_add(Duration::from_millis(10));
+const MIN_FOLLOW_UP_WAIT: Duration = Duration::from_millis(10);
+const MAX_FOLLOW_UP_WAIT: Duration = Duration::from_secs(5);
+/// Follow-ups without effect before their wait grows. A deletion needs a few, because two scans must confirm it.
+const USUAL_IDLE_FOLLOW_UPS: u32 = 3;
+/// Follow-ups without effect after which `memsync sync` no longer waits for the rest.
+const MAX_IDLE_FOLLOW_UPS: u32 = 10;
+/// In a burst of changes a cycle is followed by a rest of this many times its planning time, so that sync does not slow
+/// down the program that writes. The first cycle after a quiet time starts at once.
+const REST_FACTOR: u32 = 2;
+const MAX_REST: Duration = Duration::from_millis(500);
+/// Quiet time before the maintenance of state and history.
+const MAINTENANCE_DELAY: Duration = Duration::from_secs(1);
+/// Under steady change maintenance runs after this time.
+const MAX_MAINTENANCE_DELAY: Duration = Duration::from_secs(30);
+
+/// The triggers that are not timers of the schedule.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Triggers {
+    /// When the watcher has events to scan.
+    pub watcher_due: Option<Instant>,
+    /// The watcher has seen a change that no cycle has scanned, due or not.
+    pub has_changes: bool,
+    /// The proxy announced a change, or its event stream broke.
+    pub has_news: bool,
+    pub pause: Option<ActivePause>,
+}
+
+/// The work that is due now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DueWork {
+    Nothing,
+    /// Show the pause, and wait for its end.
+    Pause,
+    /// The proxy is away. Check the folder's identity without it.
+    LocalCheck,
+    Cycle(DueCycle),
+}
+
+/// A cycle that is due.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct DueCycle {
+    /// False: run it only if the watcher has events, or the caller has a reason of its own.
+    pub is_certain: bool,
+    /// Scan everything and plan for every path.
+    pub is_rescan: bool,
+    /// Read the ignore file again.
+    pub checks_rules: bool,
+}
+
+/// The result of a cycle, as far as it decides about the next one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct CycleSummary {
+    /// The cycle left work that another one can do.
+    pub has_follow_up: bool,
+    /// The cycle changed something on either side.
+    pub wrote: bool,
+    /// The time since the cycle's scan ended.
+    pub since_scan: Duration,
+    /// The wait for the first failed path that is tried again.
+    pub path_retry: Option<Duration>,
+}
+
+/// The timers of one open folder.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    poll_interval: Duration,
+    rescan_interval: Duration,
+    /// A cycle is due now, through rest and backoff.
+    is_forced: bool,
+    next_poll: Instant,
+    next_rescan: Instant,
+    follow_up: Option<Instant>,
+    rules_check: Option<Instant>,
+    path_retry: Option<Instant>,
+    /// Set while the proxy is away.
+    backoff_until: Option<Instant>,
+    /// Failures of the proxy in a row.
+    failures: u32,
+    rest_until: Instant,
+    /// The running cycle was given events of the watcher.
+    had_events: bool,
+    /// Cycles in a row that left work and changed nothing.
+    idle_follow_ups: u32,
+    /// The pause was taken by [`Schedule::take_due`]. Its end is still to come.
+    was_paused: bool,
+    maintenance: MaintenanceTimer,
+}
+
+impl Schedule {
+    /// A schedule whose first cycle is due at once.
+    pub fn new(poll_interval: Duration, rescan_interval: Duration, now: Instant) -> Self {
+        Self {
+            poll_interval,
+            rescan_interval,
+            is_forced: true,
+            next_poll: now,
+            next_rescan: now + rescan_interval,
+            follow_up: None,
+            rules_check: None,
+            path_retry: None,
+            backoff_until: None,
+            failures: 0,
+            rest_until: now,
+            had_events: false,
+            idle_follow_ups: 0,
+            was_paused: false,
+            maintenance: MaintenanceTimer::default(),
+        }
+    }
+
+    /// When to call [`Schedule::take_due`] next. `None`: after the next trigger.
+    pub fn next_wake(&self, triggers: &Triggers, now: Instant) -> Option<Instant> {
+        if let Some(pause) = triggers.pause {
+            return if self.was_paused { pause.until } else { Some(now) };
+        }
+        if self.is_forced || self.was_paused {
+            return Some(now);
+        }
+        if let Some(until) = self.backoff_until {
+            return Some(until.min(self.next_local_check(triggers)).max(self.rest_until));
+        }
+        let timers = [
+            Some(self.next_poll),
+            self.path_retry,
+            self.maintenance.at,
+            triggers.watcher_due,
+            triggers.has_news.then_some(now),
+            self.rules_check,
+        ];
+        let rested = timers.into_iter().flatten().min().map(|at| at.max(self.rest_until));
+        rested.into_iter().chain(self.follow_up_at(triggers)).min()
+    }
+
+    /// When a cycle is due by time alone, for people. `None`: the folder is paused.
+    pub fn next_cycle(&self, pause: Option<ActivePause>) -> Option<Instant> {
+        pause.is_none().then(|| self.backoff_until.unwrap_or(self.next_poll))
+    }
+
+    /// Takes the work that is due now. The timers that led to it are reset.
+    pub fn take_due(&mut self, triggers: &Triggers, now: Instant) -> DueWork {
+        if triggers.pause.is_some() {
+            self.was_paused = true;
+            return DueWork::Pause;
+        }
+        self.is_forced |= std::mem::take(&mut self.was_paused);
+        if !self.is_forced {
+            if self.backoff_until.is_some_and(|until| now < until) {
+                return self.take_local_check(triggers, now);
+            }
+            if now < self.rest_until && self.follow_up_at(triggers).is_none_or(|at| now < at) {
+                return DueWork::Nothing;
+            }
+        }
+        DueWork::Cycle(self.take_cycle(triggers, now))
+    }
+
+    fn take_local_check(&mut self, triggers: &Triggers, now: Instant) -> DueWork {
+        if now < self.next_local_check(triggers) {
+            return DueWork::Nothing;
+        }
+        self.next_poll = now + self.poll_interval;
+        DueWork::LocalCheck
+    }
+
+    fn next_local_check(&self, triggers: &Triggers) -> Instant {
+        triggers.watcher_due.map_or(self.next_poll, |due| due.min(self.next_poll))
+    }
+
+    fn take_cycle(&mut self, triggers: &Triggers, now: Instant) -> DueCycle {
+        let is_due = |timer: &mut Option<Instant>| timer.take_if(|at| *at <= now).is_some();
+        let is_rescan = now >= self.next_rescan;
+        if is_rescan {
+            self.next_rescan = now + self.rescan_interval;
+        }
+        let checks_rules = is_due(&mut self.rules_check);
+        let has_timer = is_due(&mut self.backoff_until) | is_due(&mut self.follow_up) | is_due(&mut self.path_retry);
+        let is_forced = std::mem::take(&mut self.is_forced);
+        let is_certain =
+            is_forced || is_rescan || checks_rules || has_timer || triggers.has_news || now >= self.next_poll;
+        DueCycle { is_certain, is_rescan, checks_rules }
+    }
+
+    /// The follow-up waits for the end of a rest only in a burst of changes.
+    fn follow_up_at(&self, triggers: &Triggers) -> Option<Instant> {
+        self.follow_up.map(|at| if triggers.has_changes { at.max(self.rest_until) } else { at })
+    }
+
+    /// Makes a cycle due now.
+    pub fn force(&mut self) {
+        self.is_forced = true;
+    }
+
+    /// Makes a cycle due now, after a backoff.
+    pub fn follow_up(&mut self, now: Instant) {
+        self.follow_up = Some(now);
+    }
+
+    /// Has the ignore file read again at this time.
+    pub fn check_rules_at(&mut self, at: Option<Instant>) {
+        self.rules_check = at;
+    }
+
+    pub fn has_rules_check(&self) -> bool {
+        self.rules_check.is_some()
+    }
+
+    pub fn begin_cycle(&mut self, had_events: bool, now: Instant) {
+        self.had_events = had_events;
+        self.follow_up = None;
+        self.next_poll = now + self.poll_interval;
+    }
+
+    /// The cycle has ended, with or without success. `planning`: the time that it took to find out what to do.
+    pub fn end_cycle(&mut self, planning: Duration, now: Instant) {
+        self.rest_until = now + (planning * REST_FACTOR).min(MAX_REST);
+    }
+
+    /// The proxy answered.
+    pub fn note_success(&mut self, summary: &CycleSummary, now: Instant) {
+        self.failures = 0;
+        self.backoff_until = None;
+        let is_idle = summary.has_follow_up && !summary.wrote && !self.had_events;
+        self.idle_follow_ups = if is_idle { self.idle_follow_ups + 1 } else { 0 };
+        if summary.has_follow_up {
+            self.follow_up = Some(now + follow_up_wait(self.idle_follow_ups, summary.since_scan));
+        }
+        self.path_retry = summary.path_retry.map(|wait| now + wait);
+    }
+
+    /// The proxy failed. `random`: for the jitter.
+    pub fn note_proxy_failure(&mut self, e: &RemoteError, random: u64, now: Instant) {
+        self.failures += 1;
+        self.backoff_until = Some(now + backoff(e, self.failures, self.poll_interval, random));
+    }
+
+    /// The cycle ended early for another reason than the proxy.
+    pub fn end_backoff(&mut self) {
+        self.backoff_until = None;
+    }
+
+    /// True: follow-ups have had no effect for so long that a command need not wait for them.
+    pub fn is_idle(&self) -> bool {
+        self.idle_follow_ups > MAX_IDLE_FOLLOW_UPS
+    }
+
+    /// Something changed: maintenance is due once the folder is quiet.
+    pub fn delay_maintenance(&mut self, now: Instant) {
+        self.maintenance.delay(now);
+    }
+
+    /// Maintenance is due at this time at the latest.
+    pub fn plan_maintenance(&mut self, at: Instant) {
+        self.maintenance.plan(at);
+    }
+
+    /// True: maintenance is due. It is not again until something changes.
+    pub fn take_maintenance(&mut self, now: Instant) -> bool {
+        self.maintenance.take_due(now)
+    }
+}
+
+/// The wait before a follow-up of a cycle whose scan ended `since_scan` ago. A file that is always being written to is
+/// scanned less and less often.
+fn follow_up_wait(idle_follow_ups: u32, since_scan: Duration) -> Duration {
+    if idle_follow_ups <= USUAL_IDLE_FOLLOW_UPS {
+        return FOLLOW_UP_WAIT.saturating_sub(since_scan).max(MIN_FOLLOW_UP_WAIT);
+    }
+    FOLLOW_UP_WAIT.saturating_mul(1 << (idle_follow_ups - USUAL_IDLE_FOLLOW_UPS).min(10)).min(MAX_FOLLOW_UP_WAIT)
+}
+
+/// The wait before a proxy that failed with `e`, for the `failures`th time in a row, is tried again. `random` adds up to
+/// a quarter, so that many agents do not come back at once. Nothing is subtracted, because `Retry-After` names the
+/// earliest time.
+fn backoff(e: &RemoteError, failures: u32, poll_interval: Duration, random: u64) -> Duration {
+    let ordinary = FIRST_BACKOFF.saturating_mul(1 << failures.min(8).saturating_sub(1)).min(poll_interval);
+    let wait = match e {
+        // Some proxies send a short `Retry-After` and go on refusing.
+        RemoteError::Throttled { after: Some(after), .. } => ordinary.max(*after),
+        RemoteError::Auth { .. } => poll_interval,
+        _ => ordinary,
+    };
+    let jitter = u32::try_from(random % 256).unwrap_or(0);
+    wait + wait / 4 * jitter / 256
+}
+
+/// When state and history are maintained.
+#[derive(Debug, Default)]
+struct MaintenanceTimer {
+    at: Option<Instant>,
+    /// Not later than this, whatever changes until then.
+    deadline: Option<Instant>,
+}
+
+impl MaintenanceTimer {
+    fn delay(&mut self, now: Instant) {
+        let deadline = *self.deadline.get_or_insert(now + MAX_MAINTENANCE_DELAY);
+        self.at = Some((now + MAINTENANCE_DELAY).min(deadline));
+    }
+
+    fn plan(&mut self, at: Instant) {
+        self.at = Some(self.at.map_or(at, |earlier| earlier.min(at)));
+        self.deadline.get_or_insert(at);
+    }
+
+    fn take_due(&mut self, now: Instant) -> bool {
+        let is_due = self.at.is_some_and(|at| at <= now);
+        if is_due {
+            *self = Self::default();
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLL: Duration = Duration::from_secs(30);
+    const RESCAN: Duration = Duration::from_secs(3600);
+    const SECOND: Duration = Duration::from_secs(1);
+    const CERTAIN: DueWork = DueWork::Cycle(DueCycle { is_certain: true, is_rescan: false, checks_rules: false });
+
+    fn quiet() -> Triggers {
+        Triggers::default()
+    }
+
+    fn away() -> RemoteError {
+        RemoteError::Unreachable { url: "u".to_owned(), why: "w".to_owned() }
+    }
+
+    /// A schedule whose first cycle has succeeded, and the time after it.
+    fn after_first_cycle(summary: CycleSummary) -> (Schedule, Instant) {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(POLL, RESCAN, now);
+        assert_eq!(schedule.next_wake(&quiet(), now), Some(now));
+        assert_eq!(schedule.take_due(&quiet(), now), CERTAIN);
+        schedule.begin_cycle(true, now);
+        schedule.end_cycle(Duration::ZERO, now);
+        schedule.note_success(&summary, now);
+        (schedule, now)
+    }
+
+    #[test]
+    fn cycle_is_due_at_the_poll_interval_when_quiet() {
+        let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+        assert_eq!(schedule.next_wake(&quiet(), now), Some(now + POLL));
+        assert_eq!(schedule.take_due(&quiet(), now + POLL / 2), DueWork::Cycle(DueCycle::default()));
+        assert_eq!(schedule.take_due(&quiet(), now + POLL), CERTAIN);
+    }
+
+    #[test]
+    fn cycle_rescans_at_the_rescan_interval() {
+        let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+        let rescan = DueWork::Cycle(DueCycle { is_certain: true, is_rescan: true, checks_rules: false });
+        assert_eq!(schedule.take_due(&quiet(), now + RESCAN), rescan);
+        assert_eq!(schedule.take_due(&quiet(), now + RESCAN), CERTAIN, "the poll is due still");
+    }
+
+    #[test]
+    fn cycle_is_due_at_once_after_news_or_an_event() {
+        let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+        let news = Triggers { has_news: true, ..quiet() };
+        assert_eq!(schedule.next_wake(&news, now), Some(now));
+        assert_eq!(schedule.take_due(&news, now), CERTAIN);
+        let event = Triggers { watcher_due: Some(now + SECOND), has_changes: true, ..quiet() };
+        assert_eq!(schedule.next_wake(&event, now), Some(now + SECOND));
+        assert_eq!(schedule.take_due(&event, now + SECOND), DueWork::Cycle(DueCycle::default()));
+    }
+
+    #[test]
+    fn rest_delays_events_but_no_forced_cycle() {
+        let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+        schedule.end_cycle(SECOND, now);
+        let event = Triggers { watcher_due: Some(now), has_changes: true, ..quiet() };
+        assert_eq!(schedule.next_wake(&event, now), Some(now + MAX_REST));
+        assert_eq!(schedule.take_due(&event, now), DueWork::Nothing);
+        schedule.force();
+        assert_eq!(schedule.take_due(&event, now), CERTAIN);
+    }
+
+    #[test]
+    fn follow_up_waits_for_a_rest_only_in_a_burst() {
+        let (mut schedule, now) = after_first_cycle(CycleSummary { has_follow_up: true, ..CycleSummary::default() });
+        schedule.end_cycle(SECOND, now);
+        let burst = Triggers { has_changes: true, ..quiet() };
+        assert_eq!(schedule.next_wake(&quiet(), now), Some(now + FOLLOW_UP_WAIT));
+        assert_eq!(schedule.next_wake(&burst, now), Some(now + MAX_REST));
+        assert_eq!(schedule.take_due(&burst, now + FOLLOW_UP_WAIT), DueWork::Nothing);
+        assert_eq!(schedule.take_due(&quiet(), now + FOLLOW_UP_WAIT), CERTAIN);
+    }
+
+    #[test]
+    fn pause_stops_cycles_and_its_end_forces_one() {
+        let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+        let pause = ActivePause { until: Some(now + POLL * 9), shown: None };
+        let paused = Triggers { has_news: true, watcher_due: Some(now), pause: Some(pause), ..quiet() };
+        schedule.force();
+        assert_eq!(schedule.next_wake(&paused, now), Some(now), "the pause is shown at once");
+        assert_eq!((schedule.take_due(&paused, now), schedule.next_cycle(Some(pause))), (DueWork::Pause, None));
+        assert_eq!(schedule.next_wake(&paused, now), pause.until);
+        schedule.note_proxy_failure(&away(), 0, now);
+        assert_eq!(schedule.next_wake(&quiet(), now), Some(now));
+        assert_eq!(schedule.take_due(&quiet(), now), CERTAIN, "also through a backoff");
+    }
+
+    #[test]
+    fn backoff_stops_cycles_until_it_is_over() {
+        let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+        schedule.note_proxy_failure(&away(), 0, now);
+        let news = Triggers { has_news: true, ..quiet() };
+        assert_eq!(schedule.take_due(&news, now), DueWork::Nothing);
+        assert_eq!(schedule.next_wake(&news, now), Some(now + FIRST_BACKOFF));
+        assert_eq!(schedule.take_due(&quiet(), now + FIRST_BACKOFF), CERTAIN);
+    }
+
+    #[test]
+    fn local_check_is_due_during_a_backoff() {
+        let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+        let refused = RemoteError::Throttled { url: "u".to_owned(), status: 429, after: Some(RESCAN) };
+        schedule.note_proxy_failure(&refused, 0, now);
+        let event = Triggers { watcher_due: Some(now + SECOND), ..quiet() };
+        assert_eq!(schedule.next_wake(&event, now), Some(now + SECOND));
+        assert_eq!(schedule.take_due(&event, now), DueWork::Nothing);
+        assert_eq!(schedule.take_due(&event, now + SECOND), DueWork::LocalCheck);
+        assert_eq!(schedule.next_wake(&quiet(), now), Some(now + SECOND + POLL));
+        assert_eq!(schedule.take_due(&quiet(), now + SECOND + POLL), DueWork::LocalCheck, "without an event");
+    }
+
+    #[test]
+    fn follow_up_wait_grows_while_nothing_comes_of_it() {
+        let waits: Vec<_> = (0..40).map(|idle| follow_up_wait(idle, Duration::ZERO)).collect();
+        assert!(waits[..=3].iter().all(|wait| *wait == FOLLOW_UP_WAIT), "a deletion needs these: {waits:?}");
+        assert!(waits[3..9].windows(2).all(|pair| pair[1] == (pair[0] * 2).min(MAX_FOLLOW_UP_WAIT)), "{waits:?}");
+        assert_eq!(waits[39], MAX_FOLLOW_UP_WAIT);
+        let slow = Duration::from_secs(20);
+        assert_eq!((follow_up_wait(1, slow), follow_up_wait(20, slow)), (MIN_FOLLOW_UP_WAIT, MAX_FOLLOW_UP_WAIT));
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_the_poll_interval() {
+        let waits: Vec<_> = (1..50).map(|n| backoff(&away(), n, POLL, 0)).collect();
+        assert_eq!(waits[..4], [500, 1000, 2000, 4000].map(Duration::from_millis));
+        assert_eq!((waits[6], waits[48]), (POLL, POLL));
+        for random in [1, 255, u64::MAX] {
+            let wait = backoff(&away(), 4, POLL, random);
+            assert!(wait > waits[3] && wait <= waits[3] * 5 / 4, "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn backoff_obeys_retry_after_and_a_refused_token() {
+        let after = Duration::from_secs(300);
+        let busy = RemoteError::Throttled { url: "u".to_owned(), status: 429, after: Some(after) };
+        for random in [0, 1, 128, 255, u64::MAX] {
+            let wait = backoff(&busy, 1, POLL, random);
+            assert!(wait >= after && wait <= after * 5 / 4, "{wait:?} after {after:?} was asked for");
+        }
+        for after in [None, Some(Duration::ZERO), Some(Duration::from_millis(1))] {
+            let busy = RemoteError::Throttled { url: "u".to_owned(), status: 503, after };
+            let waits: Vec<_> = (1..9).map(|n| backoff(&busy, n, POLL, 0)).collect();
+            assert_eq!((waits[0], waits[7]), (FIRST_BACKOFF, POLL), "a short time does not lead to a flood: {waits:?}");
+        }
+        let refused = RemoteError::Auth { url: "u".to_owned(), status: 401 };
+        assert_eq!(backoff(&refused, 1, POLL, 0), POLL);
+    }
+
+    #[test]
+    fn maintenance_waits_for_quiet_or_the_deadline() {
+        let start = Instant::now();
+        let mut timer = MaintenanceTimer::default();
+        assert!(timer.at.is_none() && !timer.take_due(start + MAX_MAINTENANCE_DELAY), "nothing has changed");
+        timer.delay(start);
+        assert!(!timer.take_due(start + MAINTENANCE_DELAY / 2));
+        assert!(timer.take_due(start + MAINTENANCE_DELAY));
+        assert!(!timer.take_due(start + MAINTENANCE_DELAY), "nothing has changed since");
+        let mut runs = Vec::new();
+        for n in 0..200 {
+            let now = start + MAINTENANCE_DELAY / 2 * n;
+            timer.delay(now);
+            if timer.take_due(now) {
+                runs.push(now - start);
+            }
+        }
+        assert_eq!(runs.len(), 3, "every 30 of 100 seconds: {runs:?}");
+    }
+}

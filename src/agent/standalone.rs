@@ -1,0 +1,159 @@
+//! Sync and dry runs without an agent.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::disk::real::RealDisk;
+use crate::local::Scope;
+use crate::state::Lock;
+
+use super::control::PlannedStep;
+use super::cycle::Report;
+use super::engine::CycleError;
+use super::findings::Findings;
+use super::open_folder::OpenFolder;
+use super::root::OpenError;
+use super::setup::{CONFIRM_INTERVAL, FolderSetup};
+use super::standstill::Standstill;
+use super::status::{FolderStatus, HaltStatus, halt_status};
+use super::status_file::{last_known, save_status};
+
+/// Follow-up cycles in a row. A deletion needs two scans and a conflict copy a cycle of its own; more than this many
+/// means that a program keeps writing.
+const MAX_FOLLOW_UPS: u32 = 20;
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The result of [`sync_standalone`].
+#[derive(Debug)]
+pub struct SyncSummary {
+    pub uploaded: usize,
+    pub downloaded: usize,
+    /// Deleted on the proxy.
+    pub deleted: usize,
+    /// Deleted here; history has the files.
+    pub trashed: usize,
+    /// The conflict copies that were made.
+    pub conflicts: Vec<String>,
+    pub halts: Vec<HaltStatus>,
+    /// The folder after the sync.
+    pub status: FolderStatus,
+}
+
+/// Why a sync without an agent failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StandaloneError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Cycle(#[from] CycleError),
+}
+
+impl From<&StandaloneError> for Standstill {
+    fn from(e: &StandaloneError) -> Self {
+        match e {
+            StandaloneError::Open(e) => e.into(),
+            StandaloneError::Cycle(e) => e.into(),
+        }
+    }
+}
+
+/// Runs cycles until nothing is left to do, and writes the status file. `progress` gets the finished steps and all steps.
+/// After an error, finished work is committed.
+pub async fn sync_standalone(
+    setup: &FolderSetup,
+    progress: impl FnMut(usize, usize),
+) -> Result<SyncSummary, StandaloneError> {
+    let _lock = lock_state(setup)?;
+    let mut status = FolderStatus { halt: None, ..last_known(setup) };
+    let result = match OpenFolder::open(setup) {
+        Ok(mut folder) => {
+            let result = run_cycles(&mut folder, &mut status, progress).await;
+            if result.is_err() {
+                Findings::enter_partly(&folder.engine, &mut status, Timestamp::now());
+            }
+            result.map_err(StandaloneError::from)
+        }
+        Err(e) => Err(e.into()),
+    };
+    if let Err(e) = &result {
+        let why = Standstill::from(e);
+        (status.state, status.waits_for) = (why.state, why.waits_for);
+        (status.reason, status.halt) = (Some(why.reason), why.halt);
+    }
+    if let Err(e) = save_status(setup, &status) {
+        tracing::warn!("{}: {e}", setup.status_file.display());
+    }
+    result
+}
+
+async fn run_cycles(
+    folder: &mut OpenFolder,
+    status: &mut FolderStatus,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<SyncSummary, CycleError> {
+    let (mut uploaded, mut downloaded, mut deleted, mut trashed, mut conflicts) = (0, 0, 0, 0, Vec::new());
+    let mut follow_ups = 0;
+    loop {
+        let report = run_cycle(folder, &mut progress).await?;
+        uploaded += report.uploaded;
+        downloaded += report.downloaded;
+        deleted += report.deleted_remote;
+        trashed += report.trashed;
+        conflicts.extend(report.conflicts.iter().map(ToString::to_string));
+        let findings = Findings::of(&folder.engine, &report, folder.rules.problems(), status);
+        findings.enter(status, Timestamp::now());
+        if report.again {
+            follow_ups += 1;
+            if follow_ups == MAX_FOLLOW_UPS {
+                break;
+            }
+            tokio::time::sleep(CONFIRM_INTERVAL + Duration::from_millis(10)).await;
+        } else if folder.engine.in_transit().next().is_some() {
+            folder.engine.transfer_ends().await;
+        } else {
+            break;
+        }
+    }
+    let halts = folder.engine.halts().iter().map(|h| halt_status(h, folder.engine.held())).collect();
+    folder.engine.tidy()?;
+    folder.engine.note_clean_stop()?;
+    Ok(SyncSummary { uploaded, downloaded, deleted, trashed, conflicts, halts, status: status.clone() })
+}
+
+async fn run_cycle(folder: &mut OpenFolder, progress: &mut impl FnMut(usize, usize)) -> Result<Report, CycleError> {
+    let counts = folder.engine.progress();
+    let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
+    let cycle = folder.engine.cycle(Scope::full());
+    tokio::pin!(cycle);
+    loop {
+        tokio::select! {
+            report = &mut cycle => return report,
+            () = tokio::time::sleep(PROGRESS_INTERVAL) => progress(load(&counts.done), load(&counts.steps)),
+        }
+    }
+}
+
+/// Approves the halt `id` of the folder's root. False: no such halt.
+pub fn approve_root(setup: &FolderSetup, id: &str) -> Result<bool, OpenError> {
+    let _lock = lock_state(setup)?;
+    let Some(mut folder) = OpenFolder::open_approved(setup, id)? else { return Ok(false) };
+    folder.engine.note_clean_stop()?;
+    Ok(true)
+}
+
+/// The steps of the next cycle. Nothing is changed.
+pub async fn plan_standalone(setup: &FolderSetup) -> Result<Vec<PlannedStep>, StandaloneError> {
+    let _lock = lock_state(setup)?;
+    let mut folder = OpenFolder::open(setup)?;
+    let plan = folder.engine.dry_run().await?;
+    folder.engine.note_clean_stop().map_err(CycleError::from)?;
+    Ok(PlannedStep::list(&setup.root, &plan))
+}
+
+fn lock_state(setup: &FolderSetup) -> Result<Lock, OpenError> {
+    RealDisk::create_private(&setup.state_dir)
+        .map_err(|source| OpenError::Io { path: setup.state_dir.clone(), source })?;
+    Ok(Lock::acquire(&setup.lock)?)
+}

@@ -1,0 +1,182 @@
+//! [`StatusCell`]: the current status of one folder. The folder's task writes it, and the control API reads it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::local::watch::{WatchState, Watcher};
+use crate::protocol::capability;
+
+use super::cycle::Recent;
+use super::engine::Progress;
+use super::push::PushMonitor;
+use super::setup::FolderSetup;
+use super::status::{FolderStatus, HaltStatus, ProgressStatus, ProxyStatus, RecentAction, State};
+use super::status_file::last_known;
+
+/// Finished actions that the status shows.
+pub(super) const MAX_RECENT_ACTIONS: usize = 50;
+
+/// The current status of one folder.
+pub(super) struct StatusCell {
+    status: Mutex<FolderStatus>,
+    proxy: Mutex<ProxyStatus>,
+    pub push: PushMonitor,
+    recent: Mutex<VecDeque<RecentAction>>,
+    /// All that waits for a person. The status shows the first.
+    halts: Mutex<Vec<HaltStatus>>,
+    progress: Mutex<Option<Arc<Progress>>>,
+    next_cycle: Mutex<Option<Instant>>,
+    /// Counts the changes, for all folders together.
+    changed: watch::Sender<u64>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl StatusCell {
+    /// Starts with the figures of the last run.
+    pub fn new(setup: &FolderSetup, changed: watch::Sender<u64>) -> Self {
+        Self {
+            status: Mutex::new(FolderStatus { state: State::Syncing, halt: None, ..last_known(setup) }),
+            proxy: Mutex::new(ProxyStatus::unasked(&setup.http.origin)),
+            push: PushMonitor::default(),
+            recent: Mutex::default(),
+            halts: Mutex::default(),
+            progress: Mutex::default(),
+            next_cycle: Mutex::default(),
+            changed,
+        }
+    }
+
+    pub fn status(&self) -> FolderStatus {
+        // A cycle clears its progress and writes its outcome under one lock, so both are read under it.
+        let written = lock(&self.status);
+        let mut status = written.clone();
+        if let Some(progress) = &*lock(&self.progress) {
+            let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
+            let now = ProgressStatus { done: load(&progress.done), steps: load(&progress.steps) };
+            if now.steps > 0 {
+                (status.state, status.in_sync) = (State::Syncing, false);
+                status.progress = Some(now);
+            }
+        }
+        drop(written);
+        let next = *lock(&self.next_cycle);
+        status.next_sync_s = next.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
+        status
+    }
+
+    /// Changes the status, and wakes the commands that wait for a change.
+    pub fn update(&self, change: impl FnOnce(&mut FolderStatus)) {
+        change(&mut lock(&self.status));
+        self.note_change();
+    }
+
+    /// As [`StatusCell::update`], at the end of a cycle: its progress is over at the same moment.
+    pub fn finish_cycle(&self, change: impl FnOnce(&mut FolderStatus)) {
+        self.update(|s| {
+            if let Some(progress) = &*lock(&self.progress) {
+                progress.clear();
+            }
+            change(s);
+        });
+    }
+
+    /// Reads the status as it was last written, without the progress of a running cycle.
+    pub fn read<T>(&self, read: impl FnOnce(&FolderStatus) -> T) -> T {
+        read(&lock(&self.status))
+    }
+
+    /// Notes a change that no cycle has scanned yet.
+    pub fn mark_out_of_sync(&self) {
+        if std::mem::replace(&mut lock(&self.status).in_sync, false) {
+            self.note_change();
+        }
+    }
+
+    fn note_change(&self) {
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub fn proxy(&self) -> ProxyStatus {
+        lock(&self.proxy).clone()
+    }
+
+    /// Notes a request to the proxy.
+    pub fn note_proxy_request(&self, was_answered: bool) {
+        let mut proxy = lock(&self.proxy);
+        (proxy.reachable, proxy.asked_at) = (was_answered, Some(Timestamp::now()));
+    }
+
+    pub fn set_capabilities(&self, capabilities: Vec<String>) {
+        lock(&self.proxy).capabilities = capabilities;
+    }
+
+    /// True: the proxy offers events.
+    pub fn offers_events(&self) -> bool {
+        lock(&self.proxy).capabilities.iter().any(|name| name == capability::EVENTS)
+    }
+
+    /// Notes the proxy and namespace of new settings.
+    pub fn set_remote(&self, setup: &FolderSetup) {
+        let mut proxy = lock(&self.proxy);
+        if proxy.url != setup.http.origin {
+            *proxy = ProxyStatus::unasked(&setup.http.origin);
+        }
+        drop(proxy);
+        self.update(|s| s.namespace.clone_from(&setup.namespace));
+    }
+
+    pub fn set_watcher(&self, watcher: &Watcher) {
+        let watch = watcher.state();
+        self.update(|s| {
+            s.watcher = watch.name().to_owned();
+            s.watcher_remedy = match watch {
+                WatchState::Degraded { reason, remedy } => Some(format!("{reason}; {remedy}")),
+                _ => None,
+            };
+        });
+    }
+
+    pub fn set_progress(&self, progress: Arc<Progress>) {
+        *lock(&self.progress) = Some(progress);
+    }
+
+    /// `None`: no cycle is due by time.
+    pub fn set_next_cycle(&self, at: Option<Instant>) {
+        *lock(&self.next_cycle) = at;
+    }
+
+    pub fn halts(&self) -> Vec<HaltStatus> {
+        lock(&self.halts).clone()
+    }
+
+    pub fn set_halts(&self, halts: Vec<HaltStatus>) {
+        *lock(&self.halts) = halts;
+    }
+
+    pub fn recent(&self) -> Vec<RecentAction> {
+        lock(&self.recent).iter().cloned().collect()
+    }
+
+    /// Adds finished actions, the oldest first.
+    pub fn add_recent(&self, done: &[Recent]) {
+        let at = Timestamp::now();
+        let mut recent = lock(&self.recent);
+        for done in done.iter().rev().take(MAX_RECENT_ACTIONS).rev() {
+            recent.push_front(RecentAction {
+                at,
+                path: done.path.to_string(),
+                action: done.action.to_owned(),
+                outcome: done.outcome.clone(),
+            });
+        }
+        recent.truncate(MAX_RECENT_ACTIONS);
+    }
+}

@@ -164,7 +164,7 @@ impl ActiveFolder {
             now,
         );
         if report.downloaded + report.trashed + report.conflicts.len() > 0 {
-            self.history.has_grown();
+            self.history.note_growth();
         }
         let has_changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;
         if has_changed || self.history.due() <= elapsed {

@@ -1,5 +1,5 @@
-//! [`Conditions`]: what a person must know of a folder, as the log tells it: a warning with the command that helps when it
-//! begins, and a line when it is over.
+//! [`Conditions`]: the conditions of a folder that a person must know. The log warns when one begins, with the command that
+//! helps, and says when it is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,8 +7,8 @@ use super::cycle::Recent;
 use super::engine::MAKE_ROOM;
 use super::status::{FolderStatus, Problem, State, WaitsFor};
 
-/// Files named in one update; the rest is counted.
-const NAMED_FILES: usize = 20;
+/// Files that one update names. The rest is counted.
+const MAX_NAMED_FILES: usize = 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Condition {
@@ -16,12 +16,12 @@ enum Condition {
     Token,
     Disk,
     Stopped,
-    /// By its id, or by its kind where it has none.
+    /// Has the id of the halt, or its kind if it has no id.
     Hold(String),
     Watcher,
     Push,
     Conflicts,
-    /// On the proxy.
+    /// The quota on the proxy is full.
     QuotaFull,
     DiskFull,
     File(String),
@@ -34,26 +34,26 @@ pub(super) enum LogLine {
     Info(String),
 }
 
-/// The conditions that the log has told and that are not over.
+/// The conditions that were logged and are not over.
 #[derive(Debug, Default)]
 pub(super) struct Conditions(BTreeSet<Condition>);
 
 impl Conditions {
-    /// Takes in a status that a cycle, or an attempt at one, has led to. Gives the lines for what has begun and ended.
+    /// Takes the status after a cycle. Returns the log lines for the conditions that ended and began.
     pub fn update(&mut self, status: &FolderStatus) -> Vec<LogLine> {
         let now = conditions(status);
         let mut lines = Vec::new();
         let (ended, lasting) =
             std::mem::take(&mut self.0).into_iter().partition(|c| !now.contains_key(c) && is_over(c, status));
         self.0 = lasting;
-        let mut ended_files = Counted::default();
+        let mut ended_files = FileCount::default();
         for condition in ended {
             if ended_files.may_name(&condition) {
                 lines.push(LogLine::Info(end_line(&condition)));
             }
         }
-        lines.extend(ended_files.rest("no longer a problem").map(LogLine::Info));
-        let mut begun_files = Counted::default();
+        lines.extend(ended_files.summary("no longer a problem").map(LogLine::Info));
+        let mut begun_files = FileCount::default();
         for (condition, text) in now {
             if self.0.contains(&condition) {
                 continue;
@@ -63,28 +63,30 @@ impl Conditions {
             }
             self.0.insert(condition);
         }
-        lines.extend(begun_files.rest("not synced; see `memsync status --json`").map(LogLine::Warn));
+        lines.extend(begun_files.summary("not synced; see `memsync status --json`").map(LogLine::Warn));
         lines
     }
 }
 
-/// Counts files, and lets the first ones be named.
+/// Counts the files of one update.
 #[derive(Default)]
-struct Counted(usize);
+struct FileCount(usize);
 
-impl Counted {
+impl FileCount {
+    /// False for a file that is counted without being named.
     fn may_name(&mut self, condition: &Condition) -> bool {
         self.0 += usize::from(matches!(condition, Condition::File(_)));
-        self.0 <= NAMED_FILES || !matches!(condition, Condition::File(_))
+        self.0 <= MAX_NAMED_FILES || !matches!(condition, Condition::File(_))
     }
 
-    fn rest(&self, what: &str) -> Option<String> {
-        let rest = self.0.saturating_sub(NAMED_FILES);
+    /// The line for the files that were not named.
+    fn summary(&self, what: &str) -> Option<String> {
+        let rest = self.0.saturating_sub(MAX_NAMED_FILES);
         (rest > 0).then(|| format!("and {rest} more files: {what}"))
     }
 }
 
-/// What is wrong, each with what happened and the command that helps.
+/// The conditions of a folder, each with the event and the command that helps.
 fn conditions(status: &FolderStatus) -> BTreeMap<Condition, String> {
     let mut all = BTreeMap::new();
     let reason = status.reason.as_deref().unwrap_or_default();
@@ -121,15 +123,15 @@ fn conditions(status: &FolderStatus) -> BTreeMap<Condition, String> {
         all.insert(Condition::Conflicts, text);
     }
     for problem in &status.problems {
-        let (condition, help) = condition_of(problem);
+        let (condition, help) = file_condition(problem);
         all.entry(condition).or_insert_with(|| format!("{}: {}; {help}", problem.path, problem.problem));
     }
     all
 }
 
-/// The condition of a file that is not synced, and the command that helps. A full quota or disk is one condition, however
-/// many files wait for it.
-fn condition_of(problem: &Problem) -> (Condition, String) {
+/// The condition of a file that is not synced, and the command that helps. A full quota or disk is one condition for all
+/// files that wait for it.
+fn file_condition(problem: &Problem) -> (Condition, String) {
     let all = || "`memsync status` lists what waits".to_owned();
     if problem.problem.contains("(507)") {
         return (Condition::QuotaFull, all());
@@ -140,13 +142,13 @@ fn condition_of(problem: &Problem) -> (Condition, String) {
     (Condition::File(problem.path.clone()), format!("see `memsync status {}`", problem.path))
 }
 
-/// Whether a condition that a status does not show is over, rather than unknown now.
+/// True: a condition that the status does not show is over. False: the status cannot show it now.
 fn is_over(condition: &Condition, status: &FolderStatus) -> bool {
     let root_is_away = status.halt.as_ref().is_some_and(|h| h.kind.starts_with("root_"));
-    let asked = matches!(status.state, State::Idle | State::Halted) && !root_is_away;
+    let proxy_answered = matches!(status.state, State::Idle | State::Halted) && !root_is_away;
     match condition {
-        Condition::Proxy => asked || status.state == State::AuthRequired,
-        Condition::Token => asked,
+        Condition::Proxy => proxy_answered || status.state == State::AuthRequired,
+        Condition::Token => proxy_answered,
         Condition::Disk => status.state != State::Stopped && !root_is_away,
         Condition::Hold(_) => status.waits_for != Some(WaitsFor::Disk) && status.state != State::Stopped,
         Condition::Stopped
@@ -175,7 +177,7 @@ fn end_line(condition: &Condition) -> String {
     }
 }
 
-/// The line for a finished action; `None`: it failed, which is a condition.
+/// The log line for a finished action. `None`: it failed, which is a condition.
 pub(super) fn action_line(done: &Recent) -> Option<String> {
     if done.outcome != "done" {
         return None;
@@ -236,28 +238,28 @@ mod tests {
     }
 
     #[test]
-    fn condition_is_told_once_and_when_it_is_over() {
-        let mut told = Conditions::default();
-        assert_eq!(told.update(&status()), []);
-        let lines = told.update(&offline(WaitsFor::Proxy));
+    fn condition_is_logged_once_and_when_it_is_over() {
+        let mut conditions = Conditions::default();
+        assert_eq!(conditions.update(&status()), []);
+        let lines = conditions.update(&offline(WaitsFor::Proxy));
         assert!(matches!(&lines[..], [LogLine::Warn(text)] if text.contains("`memsync doctor`")), "{lines:?}");
-        assert_eq!(told.update(&offline(WaitsFor::Proxy)), []);
-        assert_eq!(told.update(&status()), [LogLine::Info("the proxy answers again".to_owned())]);
-        assert_eq!(told.update(&status()), []);
+        assert_eq!(conditions.update(&offline(WaitsFor::Proxy)), []);
+        assert_eq!(conditions.update(&status()), [LogLine::Info("the proxy answers again".to_owned())]);
+        assert_eq!(conditions.update(&status()), []);
     }
 
     #[test]
-    fn silent_push_is_told_with_the_command_that_tests_it() {
-        let mut told = Conditions::default();
-        let lines = told.update(&FolderStatus { push_remedy: Some("none comes".to_owned()), ..status() });
+    fn silent_push_is_logged_with_the_command_that_tests_it() {
+        let mut conditions = Conditions::default();
+        let lines = conditions.update(&FolderStatus { push_remedy: Some("none comes".to_owned()), ..status() });
         assert!(matches!(&lines[..], [LogLine::Warn(text)] if text.contains("`memsync doctor`")), "{lines:?}");
-        assert_eq!(told.update(&status()), [LogLine::Info("the proxy tells of changes again".to_owned())]);
+        assert_eq!(conditions.update(&status()), [LogLine::Info("the proxy tells of changes again".to_owned())]);
     }
 
     #[test]
     fn proxy_is_not_back_while_the_folder_is_away() {
-        let mut told = Conditions::default();
-        told.update(&offline(WaitsFor::Proxy));
+        let mut conditions = Conditions::default();
+        conditions.update(&offline(WaitsFor::Proxy));
         let halt = HaltStatus {
             kind: "root_missing".to_owned(),
             id: None,
@@ -266,31 +268,31 @@ mod tests {
             paths: 0,
             deleted_here: false,
         };
-        let lines = told.update(&FolderStatus { state: State::Halted, halt: Some(halt), ..status() });
+        let lines = conditions.update(&FolderStatus { state: State::Halted, halt: Some(halt), ..status() });
         assert_eq!(lines, [LogLine::Warn("held: it is away; see `memsync status`".to_owned())]);
-        assert_eq!(told.update(&status()).len(), 2, "both are over");
+        assert_eq!(conditions.update(&status()).len(), 2, "both are over");
     }
 
     #[test]
     fn full_quota_is_one_condition_for_all_files() {
-        let mut told = Conditions::default();
+        let mut conditions = Conditions::default();
         let full = |n| {
             let mut all = problems(n);
             all.iter_mut().for_each(|p| p.problem = "the proxy refused the request (507): quota".to_owned());
             FolderStatus { problems: all, ..status() }
         };
-        assert_eq!(told.update(&full(3)).len(), 1);
-        assert_eq!(told.update(&full(9)), []);
-        assert_eq!(told.update(&status()), [LogLine::Info("the proxy has room again".to_owned())]);
+        assert_eq!(conditions.update(&full(3)).len(), 1);
+        assert_eq!(conditions.update(&full(9)), []);
+        assert_eq!(conditions.update(&status()), [LogLine::Info("the proxy has room again".to_owned())]);
     }
 
     #[test]
     fn many_files_are_counted_not_listed() {
-        let mut told = Conditions::default();
-        let lines = told.update(&FolderStatus { problems: problems(50), ..status() });
-        assert_eq!(lines.len(), NAMED_FILES + 1);
+        let mut conditions = Conditions::default();
+        let lines = conditions.update(&FolderStatus { problems: problems(50), ..status() });
+        assert_eq!(lines.len(), MAX_NAMED_FILES + 1);
         assert!(matches!(lines.last(), Some(LogLine::Warn(text)) if text.contains("30 more files")), "{lines:?}");
-        assert_eq!(told.update(&FolderStatus { problems: problems(49), ..status() }).len(), 1);
-        assert_eq!(told.update(&status()).len(), NAMED_FILES + 1);
+        assert_eq!(conditions.update(&FolderStatus { problems: problems(49), ..status() }).len(), 1);
+        assert_eq!(conditions.update(&status()).len(), MAX_NAMED_FILES + 1);
     }
 }

@@ -1,6 +1,6 @@
-//! The control API: one JSON document a line over a unix socket, request and answer.
+//! The control API of a running agent: requests and answers over a unix socket, one JSON document a line.
 //!
-//! The socket has mode 0600, and a caller of another user is turned away by the kernel's word for who it is.
+//! The socket has mode 0600. Connections of another user are refused by their peer credentials.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,27 +17,27 @@ use super::status::{HaltStatus, State, Status};
 use crate::local::{ChangeOutcome, FolderChange};
 use crate::sync::{Plan, Step};
 
-/// Longest line taken, bytes. A status with thousands of problems is far below it.
-const MAX_LINE: usize = 16 * 1024 * 1024;
+/// Longer lines are refused. A status with thousands of problems is far shorter.
+const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Begins the answer to a line that the agent does not understand.
+/// The beginning of the answer to a line that the agent does not understand.
 pub const NOT_A_REQUEST: &str = "not a request";
 
-/// What can be asked of a running agent. `folder`: one of its folders; `None`: all.
+/// A request to a running agent. `folder`: one of its folders; `None`: all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "snake_case")]
 pub enum Request {
     Status,
-    /// A full scan and cycles until nothing is left to do or one fails; then the answer, [`Response::Status`].
+    /// Scans everything and runs cycles until nothing is left to do or one fails; then answers [`Response::Status`].
     Sync {
         folder: Option<PathBuf>,
     },
-    /// As `Sync`, and waits through what is temporary, for `timeout_s` seconds or for ever, until all is in sync or
-    /// a person is needed; then the answer, [`Response::Status`].
+    /// As `Sync`, but waits through temporary failures until everything is in sync or needs a person; then answers
+    /// [`Response::Status`]. `timeout_s`: in seconds; `None`: no limit.
     Wait {
         timeout_s: Option<u64>,
     },
-    /// What a cycle would do now; changes nothing. The answer is [`Response::Plan`].
+    /// Plans a cycle and changes nothing. The answer is [`Response::Plan`].
     Plan {
         folder: Option<PathBuf>,
     },
@@ -45,7 +45,7 @@ pub enum Request {
         for_s: Option<u64>,
     },
     Resume,
-    /// The plans that are held.
+    /// Lists the halts that wait for approval.
     Held,
     Approve {
         id: String,
@@ -53,14 +53,14 @@ pub enum Request {
     },
     /// Reads config and token again.
     Reload,
-    /// A change to one file. The answer is [`Response::Changed`].
+    /// Changes one file. The answer is [`Response::Changed`].
     Change {
         folder: PathBuf,
         change: FolderChange,
     },
 }
 
-/// The answer.
+/// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Response {
@@ -72,17 +72,17 @@ pub enum Response {
     Changed {
         outcome: ChangeOutcome,
     },
-    /// It is done as soon as the folder's running cycle has ended.
+    /// The request is carried out when the folder's running cycle has ended.
     Noted,
-    /// What is held, with the folder it belongs to.
+    /// The halts that wait for approval, each with its folder.
     Held {
         plans: Vec<(PathBuf, HaltStatus)>,
     },
-    /// No such folder or plan.
+    /// There is no such folder or plan.
     NotFound {
         what: String,
     },
-    /// `state`: what the folder is in that kept it, where that is known.
+    /// `state`: the state of the folder that caused the failure, if known.
     Failed {
         why: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,7 +96,7 @@ pub struct PlannedStep {
     pub folder: PathBuf,
     pub path: String,
     pub action: String,
-    /// Of the decision table.
+    /// The row of the decision table.
     pub row: u8,
 }
 
@@ -113,18 +113,18 @@ impl PlannedStep {
     }
 }
 
-/// How long the agent may take to answer a question that needs no work.
-const ANSWER_LIMIT: Duration = Duration::from_secs(3);
-/// Between two such questions, while the agent works on a request.
+/// An agent that does not give its status within this time is silent.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
+/// The time between two requests for the status, while the agent works on another request.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why the agent gave no answer.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// It listens, and gives no sign of life.
+    /// The agent listens but does not answer.
     #[error("the agent{} does not answer; {}", show_pid(*pid), remedy(*pid))]
     Silent { pid: Option<i32> },
-    /// Nobody listens: no agent runs.
+    /// No agent runs.
     #[error("no agent answers at {}", .0.display())]
     NoAgent(PathBuf),
     #[error("{}: {source}", path.display())]
@@ -144,8 +144,8 @@ fn remedy(pid: Option<i32>) -> String {
     }
 }
 
-/// Asks the agent that listens at `path`. The answer may take as long as the agent works on it, and it fails once the
-/// agent no longer gives its status within 3 s.
+/// Sends a request to the agent that listens at `path`. The agent may work on it for any time, as long as it gives its
+/// status within 3 s.
 ///
 /// # Errors
 /// [`ControlError::NoAgent`] when no agent listens, [`ControlError::Silent`] when it does not answer.
@@ -155,13 +155,13 @@ pub async fn ask(path: &Path, request: &Request) -> Result<Response, ControlErro
     }
     tokio::select! {
         biased;
-        answer = ask_patiently(path, request) => answer,
-        silent = falls_silent(path) => Err(silent),
+        answer = ask_unlimited(path, request) => answer,
+        silent = wait_until_silent(path) => Err(silent),
     }
 }
 
 /// Returns once the agent does not give its status in time.
-pub async fn falls_silent(path: &Path) -> ControlError {
+pub async fn wait_until_silent(path: &Path) -> ControlError {
     loop {
         if let Err(silent @ ControlError::Silent { .. }) = ask_for_status(path).await {
             return silent;
@@ -172,30 +172,27 @@ pub async fn falls_silent(path: &Path) -> ControlError {
 
 async fn ask_for_status(path: &Path) -> Result<Response, ControlError> {
     let mut pid = None;
-    let answer = converse_once(path, &Request::Status, &mut pid);
-    match tokio::time::timeout(ANSWER_LIMIT, answer).await {
+    let answer = exchange(path, &Request::Status, &mut pid);
+    match tokio::time::timeout(STATUS_TIMEOUT, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(ControlError::Silent { pid }),
     }
 }
 
-/// As [`ask`], and waits for the answer for ever.
-///
-/// # Errors
-/// [`ControlError::NoAgent`] when no agent listens.
-pub async fn ask_patiently(path: &Path, request: &Request) -> Result<Response, ControlError> {
-    converse_once(path, request, &mut None).await
+/// As [`ask`], but also waits for a silent agent.
+pub async fn ask_unlimited(path: &Path, request: &Request) -> Result<Response, ControlError> {
+    exchange(path, request, &mut None).await
 }
 
-/// One request and its answer. `pid`: of the process that listens, once it is known.
-async fn converse_once(path: &Path, request: &Request, pid: &mut Option<i32>) -> Result<Response, ControlError> {
+/// Sends one request and reads its answer. `pid` gets the process id of the agent once it is connected.
+async fn exchange(path: &Path, request: &Request, pid: &mut Option<i32>) -> Result<Response, ControlError> {
     let fail = |source| ControlError::Io { path: path.to_owned(), source };
     let stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Err(ControlError::NoAgent(path.to_owned()));
         }
-        // More callers wait than the system lets: the agent has not taken any for long.
+        // The backlog of the socket is full: the agent has accepted no connection for a long time.
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(ControlError::Silent { pid: None }),
         Err(e) => return Err(fail(e)),
     };
@@ -213,17 +210,17 @@ async fn converse_once(path: &Path, request: &Request, pid: &mut Option<i32>) ->
 
 async fn read_line(reader: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
+    let limit = u64::try_from(MAX_LINE_BYTES).unwrap_or(u64::MAX);
     let read = tokio::io::AsyncReadExt::take(&mut *reader, limit).read_until(b'\n', &mut line).await?;
     match line.pop() {
         None => Ok(None),
         Some(b'\n') => Ok(Some(line)),
-        Some(_) if read >= MAX_LINE => Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long")),
+        Some(_) if read >= MAX_LINE_BYTES => Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long")),
         Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
-/// Listens at `path`. A socket that a dead agent left is replaced; that of a live one is not.
+/// Listens at `path`. The socket of a dead agent is replaced.
 ///
 /// # Errors
 /// `AddrInUse` when an agent answers there already; as `bind(2)` otherwise.
@@ -233,8 +230,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
         Err(_) => {}
     }
-    // Only the umask decides the mode at bind, so the socket is made under a name that nobody knows, closed to
-    // others, and then given its own.
+    // The umask decides the mode at bind. So the socket is made under a temporary name, closed to others, and renamed.
     let fresh = path.with_extension(format!("sock.{}", std::process::id()));
     let _ = std::fs::remove_file(&fresh);
     let listener = UnixListener::bind(&fresh)?;
@@ -247,14 +243,14 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Removes the socket's file. One that stays is replaced by the next [`bind`].
+/// Removes the socket. The next [`bind`] replaces one that stays.
 pub fn remove(path: &Path) {
     if let Err(e) = std::fs::remove_file(path) {
         tracing::debug!("{}: {e}", path.display());
     }
 }
 
-/// Answers requests until dropped. `answer` runs once for each request, many at a time.
+/// Answers requests until dropped. `answer` runs once a request, many at a time.
 pub async fn serve<F, A>(listener: UnixListener, answer: F)
 where
     F: Fn(Request) -> A + Send + Sync + 'static,
@@ -274,31 +270,31 @@ where
         match stream.peer_cred() {
             Ok(cred) if cred.uid() == me || cred.uid() == 0 => {}
             Ok(cred) => {
-                tracing::warn!("control socket: user {} was turned away", cred.uid());
+                tracing::warn!("control socket: a connection of user {} was refused", cred.uid());
                 continue;
             }
             Err(e) => {
-                tracing::warn!("control socket: the caller is unknown: {e}");
+                tracing::warn!("control socket: a connection was refused, because its user is unknown: {e}");
                 continue;
             }
         }
         let answer = answer.clone();
         tokio::spawn(async move {
-            if let Err(e) = converse(stream, &*answer).await {
+            if let Err(e) = serve_connection(stream, &*answer).await {
                 tracing::debug!("control socket: {e}");
             }
         });
     }
 }
 
-/// Whether the caller has closed its end of the connection.
-fn has_gone(stream: &UnixStream) -> io::Result<bool> {
+/// True: the client has closed the connection.
+fn is_closed(stream: &UnixStream) -> io::Result<bool> {
     let mut polled = [PollFd::new(stream, PollFlags::empty())];
     poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
     Ok(polled[0].revents().contains(PollFlags::HUP))
 }
 
-async fn converse<F, A>(stream: UnixStream, answer: &F) -> io::Result<()>
+async fn serve_connection<F, A>(stream: UnixStream, answer: &F) -> io::Result<()>
 where
     F: Fn(Request) -> A,
     A: Future<Output = Response>,
@@ -306,8 +302,8 @@ where
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     while let Some(line) = read_line(&mut reader).await? {
-        if has_gone(reader.get_ref().as_ref())? {
-            // The caller has reported that nothing was done.
+        if is_closed(reader.get_ref().as_ref())? {
+            // The client has reported that nothing was done.
             return Ok(());
         }
         let response = match serde_json::from_slice(&line) {

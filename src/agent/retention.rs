@@ -14,26 +14,26 @@ use crate::local::Folder;
 use crate::local::history::{HistoryLimits, PruneFailure, PruneReport};
 use crate::state::{read_note, write_note};
 
-/// How often history is pruned while nothing comes into it.
+/// The time between two prunes while no version is added.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
-/// The least rest between two prunes while versions come in.
-const LEAST_REST: Duration = Duration::from_secs(10);
-/// The longest such rest: `history.max_size` holds within a minute.
-const LONGEST_REST: Duration = Duration::from_secs(25);
-/// The rest is this many times what the prune took.
+/// The shortest time between two prunes while versions are added.
+const MIN_REST: Duration = Duration::from_secs(10);
+/// The longest time between two prunes while versions are added: `history.max_size` holds within a minute.
+const MAX_REST: Duration = Duration::from_secs(25);
+/// The rest after a prune is this many times its duration.
 const REST_FACTOR: u32 = 20;
-/// How often the wall clock is noted.
+/// The time between two notes of the wall clock.
 const NOTE_EVERY: Duration = Duration::from_secs(600);
 
-/// Prunes the history of one folder, and says what cannot be removed from it.
+/// Prunes the history of one folder, and reports the versions that cannot be removed.
 pub(super) struct HistoryKeeper {
     clock: SteadyClock,
     note_file: PathBuf,
-    /// The running time and the state of the clock when it was noted.
+    /// The running time and the state of the clock at the last note.
     noted: Option<(Duration, bool)>,
-    /// The running time of the next prune.
+    /// The running time of the next prune while no version is added.
     next: Duration,
-    /// The same once versions have come in.
+    /// The running time of the next prune once versions were added.
     rest_until: Duration,
     has_grown: bool,
     problems: BTreeMap<String, String>,
@@ -46,9 +46,9 @@ pub(super) fn read_clocks(world: &impl World) -> ClockReading {
 }
 
 impl HistoryKeeper {
-    /// Goes on from the clock that an earlier run noted in `note_file`.
+    /// Starts from the clock that the last run noted in `note_file`.
     pub(super) fn open(note_file: PathBuf, now: ClockReading) -> Self {
-        // Without a note that can be read the clock is not trusted.
+        // Without a readable note the clock is not trusted.
         let note = read_note(&note_file).ok().flatten();
         let note = note.and_then(|text| serde_json::from_slice::<ClockNote>(&text).ok());
         Self {
@@ -62,7 +62,7 @@ impl HistoryKeeper {
         }
     }
 
-    /// Takes in the clocks, and notes them now and then.
+    /// Observes both clocks, and notes them from time to time.
     pub(super) fn observe(&mut self, now: ClockReading) {
         if self.clock.observe(now) {
             tracing::info!(
@@ -72,7 +72,7 @@ impl HistoryKeeper {
         let is_steady = self.clock.is_steady();
         let is_due = |(at, was_steady)| now.running >= at + NOTE_EVERY || was_steady != is_steady;
         if self.noted.is_none_or(is_due) {
-            // Two numbers always serialise.
+            // Numbers always serialise.
             let note = serde_json::to_vec(&self.clock.note()).unwrap_or_default();
             if let Err(e) = write_note(&self.note_file, &note) {
                 tracing::warn!("{}: {e}; {}", self.note_file.display(), remedy(&e));
@@ -81,8 +81,8 @@ impl HistoryKeeper {
         }
     }
 
-    /// Versions may have come into history.
-    pub(super) fn has_grown(&mut self) {
+    /// Notes that versions may have been added.
+    pub(super) fn note_growth(&mut self) {
         self.has_grown = true;
     }
 
@@ -113,14 +113,14 @@ impl HistoryKeeper {
             tracing::info!("{removed} old versions left the history");
         }
         let has_news = self.note_problems(failed);
-        let rest = (began.elapsed() * REST_FACTOR).clamp(LEAST_REST, LONGEST_REST);
+        let rest = (began.elapsed() * REST_FACTOR).clamp(MIN_REST, MAX_REST);
         self.next = now.running + PRUNE_EVERY;
         self.rest_until = now.running + rest;
         self.has_grown = false;
         has_news
     }
 
-    /// What could not be removed, by its path below the root.
+    /// The reasons why versions could not be removed, by path below the root.
     pub(super) fn problems(&self) -> &BTreeMap<String, String> {
         &self.problems
     }
@@ -152,7 +152,7 @@ mod tests {
         ClockReading { wall_ms, running: Duration::from_secs(running_s) }
     }
 
-    /// A folder with so many versions of `a`, of one minute each, from just before [`NOW_MS`].
+    /// A folder with `count` versions of `a`, a minute apart, from just before [`NOW_MS`].
     fn folder_with_versions(count: usize) -> (SimDisk, Folder<SimDisk>) {
         let disk = SimDisk::new();
         let folder = Folder::new(Arc::new(disk.handle()), "dev", 1);
@@ -213,8 +213,8 @@ mod tests {
         assert_eq!(keeper.due(), Duration::ZERO);
         keeper.prune(&folder, MONTH, u64::MAX, at(NOW_MS, 5));
         assert_eq!(keeper.due(), Duration::from_secs(5) + PRUNE_EVERY);
-        keeper.has_grown();
-        assert!(keeper.due() <= Duration::from_secs(5) + LONGEST_REST);
+        keeper.note_growth();
+        assert!(keeper.due() <= Duration::from_secs(5) + MAX_REST);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! [`Standstill`]: why a folder is not synced now. Status, dry runs and `memsync sync` get the state and the exit code
-//! from here.
+//! [`Standstill`]: why a folder is not synced now. Status, dry runs and `memsync sync` take the state and the exit code
+//! from it.
 
 use crate::remote::RemoteError;
 use crate::state::StateError;
@@ -12,11 +12,11 @@ use super::status::{HaltStatus, State, WaitsFor, halt_status};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standstill {
     pub state: State,
-    /// Set where it goes on by itself.
+    /// Set if sync goes on by itself.
     pub waits_for: Option<WaitsFor>,
-    /// What happened, and what to do next.
+    /// The event, and the next step for the user.
     pub reason: String,
-    /// Set where a person has to approve.
+    /// Set if a person has to approve.
     pub halt: Option<HaltStatus>,
 }
 
@@ -30,7 +30,7 @@ impl Standstill {
         Self::waiting(WaitsFor::Disk, format!("waits for the disk: {why}"))
     }
 
-    /// A person has to mend something outside of the folder.
+    /// A person has to correct something outside of the folder.
     pub(super) fn stopped(why: impl std::fmt::Display) -> Self {
         Self { state: State::Stopped, waits_for: None, reason: why.to_string(), halt: None }
     }
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn disk_error_waits_and_asks_nobody() {
+    fn disk_error_waits_without_approval() {
         let full = || io::Error::from(io::ErrorKind::StorageFull);
         let folder = CycleError::Folder { what: "scanning the folder", source: full() };
         let open = OpenError::Io { path: "/state".into(), source: full() };

@@ -1,4 +1,4 @@
-//! What the engine asks of the world besides disk and network, so that it also runs in a simulated one.
+//! [`World`]: clock and randomness. The simulator has its own, so that it runs the same engine.
 
 use std::time::{Duration, Instant};
 
@@ -8,31 +8,31 @@ use jiff::Timestamp;
 
 use crate::disk::boot::{Boot, read_boot};
 
-/// Clock, chance and company.
+/// Clock and randomness of one engine.
 pub trait World: Send + Sync + 'static {
-    /// The wall clock. Shown and written down; it decides nothing (invariant 13) but which stat is young.
+    /// The wall clock. It is shown and saved, and it decides only which stat is young (invariant 13).
     fn now(&self) -> Timestamp;
-    /// Time since some fixed moment, never going back.
+    /// The monotonic clock: the time since a fixed moment.
     fn elapsed(&self) -> Duration;
     /// A random number, for jitter.
     fn random(&self) -> u64;
-    /// Which start of the machine this is; `None` where nothing tells.
+    /// The start of the machine. `None` where the system does not say.
     fn boot(&self) -> Option<Boot> {
         None
     }
 
-    /// Ends after `time`. In a simulated world it need not.
+    /// Ends after `time`. In a simulated world it may never end.
     fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
         let _ = time;
         std::future::pending().boxed()
     }
-    /// Does work that takes a while beside what else there is to do. A simulated world does it at once.
+    /// Does slow work on another thread. A simulated world does it at once.
     fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> BoxFuture<'static, T> {
         std::future::ready(work()).boxed()
     }
 }
 
-/// The real one.
+/// The world of a real machine.
 pub struct RealWorld(Instant);
 
 impl Default for RealWorld {
@@ -68,7 +68,7 @@ impl World for RealWorld {
             match done.await.map_err(tokio::task::JoinError::try_into_panic) {
                 Ok(done) => done,
                 Err(Ok(panic)) => std::panic::resume_unwind(panic),
-                // The runtime ends, and whoever waits for this with it.
+                // The runtime ends, and with it the task that waits.
                 Err(Err(_)) => std::future::pending().await,
             }
         }

@@ -43,12 +43,12 @@ pub async fn ask_patiently(
     silent: impl FnOnce(ControlError),
 ) -> anyhow::Result<Response> {
     let Some(socket) = socket(app)? else { return Err(no_agent(app)) };
-    let answer = control::ask_patiently(&socket, request);
+    let answer = control::ask_unlimited(&socket, request);
     tokio::pin!(answer);
     let answer = tokio::select! {
         biased;
         answer = &mut answer => answer,
-        why = control::falls_silent(&socket) => {
+        why = control::wait_until_silent(&socket) => {
             silent(why);
             answer.await
         }

@@ -1,8 +1,8 @@
-//! Where a proxy serves that was left to choose its port.
+//! The address of a proxy that chose its own port.
 
 use std::net::SocketAddr;
 
-/// The address in its log, which may be JSON; `None`: it does not serve yet.
+/// Finds the address in the log, which may be JSON. `None`: the proxy does not serve yet.
 pub fn served_at(log: &str) -> Option<SocketAddr> {
     let line = log.split_inclusive('\n').find(|line| line.contains("serving ") && line.ends_with('\n'))?;
     let (_, rest) = line.split_once("://127.0.0.1:")?;

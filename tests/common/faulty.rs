@@ -1,5 +1,5 @@
-//! A store in memory whose operations fail or hang as they are told to.
-#![allow(dead_code)] // Each test binary uses its part.
+//! A memory store whose operations fail or hang on request.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -14,14 +14,14 @@ use memsync::store::{
 };
 use tokio::sync::broadcast;
 
-/// What happens to one operation.
+/// The outcome of one operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     Done,
     Failed,
-    /// It never ends, as on a dead disk.
+    /// The operation never ends, as on a dead disk.
     Hangs,
-    /// A sweep comes first.
+    /// A sweep runs first.
     AfterSweep,
 }
 
@@ -29,9 +29,9 @@ type Fates = Arc<dyn Fn(&str, &str) -> Fate + Send + Sync>;
 
 pub struct Faulty<const STRONG: bool> {
     inner: Memory,
-    /// Asked for each operation, by its name and namespace.
+    /// Decides the fate of an operation by its name and namespace.
     fates: Mutex<Option<Fates>>,
-    /// How often each operation was begun, by name and namespace.
+    /// Counts the operations that were begun, by name and namespace.
     begun: Mutex<BTreeMap<(String, String), usize>>,
 }
 
@@ -52,7 +52,7 @@ impl<const STRONG: bool> Faulty<STRONG> {
         self.begun.lock().unwrap().get(&(name.to_owned(), ns.to_owned())).copied().unwrap_or(0)
     }
 
-    /// Waits until an operation was begun `times`.
+    /// Waits until an operation was begun `times` times.
     pub async fn until(&self, name: &str, ns: &str, times: usize) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.begun(name, ns) < times {
@@ -140,7 +140,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        // Blocks its thread, as a call to a dead disk does, but not for ever: the thread is waited for in the end.
+        // A call to a dead disk blocks its thread. This one ends, because the test waits for the thread at its end.
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.fate("free_bytes", "") == Fate::Hangs && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));

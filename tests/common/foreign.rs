@@ -1,25 +1,27 @@
-//! A proxy of another kind, in this process: namespaced dialect, no capabilities, and an index that is read, changed and
-//! written without a lock, so that updates which come together get lost.
-#![allow(dead_code)] // Each test binary uses its part.
+//! A foreign proxy in this process: namespaced dialect, no capabilities, and an index that is read, changed and written
+//! without a lock, so that concurrent updates get lost.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
 use memsync::digest::Md5;
 use serde_json::{Value, json};
 
-/// The namespace that it serves.
+/// The only namespace of the proxy.
 pub const NAMESPACE: &str = "team";
-/// The time that its storage needs to write the index.
-const INDEX_WRITE: Duration = Duration::from_millis(4);
-/// Between two bytes that drip.
-const DRIP: Duration = Duration::from_millis(200);
+/// A slow update of the index is undone by this many later ones...
+const LOST_UPDATES: usize = 3;
+/// ...and waits this long for them.
+const MAX_SLOW_UPDATE: Duration = Duration::from_millis(300);
+/// The time between two bytes of a slow body.
+const DRIP_INTERVAL: Duration = Duration::from_millis(200);
 
-/// An object as it is stored. `content`: `None` for a tombstone.
+/// A stored object. `content`: `None` for a tombstone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Object {
     md5: Md5,
@@ -44,36 +46,52 @@ struct State {
     objects: BTreeMap<String, Object>,
     index: BTreeMap<String, Value>,
     version: u64,
-    /// Index updates, and those that a later one has undone.
+    /// Index updates so far.
     updates: usize,
+    /// Index entries that a slow update has undone.
     lost: usize,
-    /// The path whose content goes out a byte at a time, and the bytes that went so.
+    /// The path whose content is sent a byte at a time, or "".
     drip: String,
+    /// Bytes that were sent one at a time.
     dripped: usize,
-    /// Such answers that have not ended.
+    /// Slow answers that have not ended.
     dripping: usize,
 }
 
-/// Ends with the test.
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Notified after each change of `drip` and `updates`.
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+/// A running foreign proxy. It ends with the test.
 pub struct Foreign {
     addr: SocketAddr,
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
 }
 
 impl Foreign {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(State { version: 1_700_000_000_000, ..State::default() }));
-        let shared = state.clone();
+        let shared = Arc::new(Shared::default());
+        shared.lock().version = 1_700_000_000_000;
+        let served = shared.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let state = shared.clone();
-                // The client may go in the middle of a request.
-                thread::spawn(move || while serve(&client, &state).is_some() {});
+                let shared = served.clone();
+                // The client may disconnect in the middle of a request.
+                thread::spawn(move || while serve(&client, &shared).is_some() {});
             }
         });
-        Self { addr, state }
+        Self { addr, shared }
     }
 
     pub fn url(&self) -> String {
@@ -82,54 +100,55 @@ impl Foreign {
 
     /// Another client writes a path.
     pub fn put(&self, path: &str, content: &[u8]) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.shared.lock();
         state.version += 1;
         let object = Object { md5: Md5::of(content), content: Some(content.to_vec()), version: state.version };
         state.index.insert(path.to_owned(), object.entry());
         state.objects.insert(path.to_owned(), object);
     }
 
-    /// From now on the content of this path goes out a byte at a time; of none: "".
+    /// Sends the content of this path a byte at a time from now on. "" ends that.
     pub fn drip(&self, path: &str) {
-        self.state.lock().unwrap().drip = path.to_owned();
+        self.shared.lock().drip = path.to_owned();
+        self.shared.changed.notify_all();
     }
 
     pub fn dripped(&self) -> usize {
-        self.state.lock().unwrap().dripped
+        self.shared.lock().dripped
     }
 
     pub fn is_dripping(&self) -> bool {
-        self.state.lock().unwrap().dripping > 0
+        self.shared.lock().dripping > 0
     }
 
-    /// What is live.
+    /// The live objects.
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        let state = self.state.lock().unwrap();
+        let state = self.shared.lock();
         state.objects.iter().filter_map(|(path, object)| Some((path.clone(), object.content.clone()?))).collect()
     }
 
-    /// The paths of which the index says something else than the objects.
+    /// The paths whose index entry differs from the object.
     pub fn wrong_entries(&self) -> Vec<String> {
-        let state = self.state.lock().unwrap();
+        let state = self.shared.lock();
         let is_wrong = |(path, object): &(&String, &Object)| state.index.get(*path) != Some(&object.entry());
         state.objects.iter().filter(is_wrong).map(|(path, _)| path.clone()).collect()
     }
 
-    /// Index updates so far, and how many of them were lost.
+    /// The number of index updates, and of those that were lost.
     pub fn updates(&self) -> (usize, usize) {
-        let state = self.state.lock().unwrap();
+        let state = self.shared.lock();
         (state.updates, state.lost)
     }
 }
 
-struct Asked {
+struct RequestHead {
     method: String,
     target: String,
     version: Option<u64>,
     body: Vec<u8>,
 }
 
-fn read(client: &TcpStream) -> Option<Asked> {
+fn read(client: &TcpStream) -> Option<RequestHead> {
     let mut reader = BufReader::new(client);
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
@@ -148,7 +167,7 @@ fn read(client: &TcpStream) -> Option<Asked> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Asked { method, target, version, body })
+    Some(RequestHead { method, target, version, body })
 }
 
 fn answer(mut client: &TcpStream, status: &str, headers: &str, body: &[u8]) -> Option<()> {
@@ -156,58 +175,59 @@ fn answer(mut client: &TcpStream, status: &str, headers: &str, body: &[u8]) -> O
     client.write_all(&[head.as_bytes(), body].concat()).ok()
 }
 
-/// A byte at a time until it is told to stop; then the rest.
-fn drip(mut client: &TcpStream, state: &Mutex<State>, headers: &str, content: &[u8]) -> Option<()> {
-    state.lock().unwrap().dripping += 1;
+/// Sends the content a byte at a time until [`Foreign::drip`] ends that, then the rest.
+fn drip(mut client: &TcpStream, shared: &Shared, headers: &str, content: &[u8]) -> Option<()> {
+    shared.lock().dripping += 1;
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{headers}\r\n", content.len());
     let mut sent = client.write_all(head.as_bytes()).ok();
     let mut rest = content;
     while let (Some(()), Some((byte, more))) = (sent, rest.split_first()) {
-        let drips = !state.lock().unwrap().drip.is_empty();
-        if !drips {
+        let is_slow = !shared.lock().drip.is_empty();
+        if !is_slow {
             sent = client.write_all(rest).ok();
             break;
         }
         sent = client.write_all(&[*byte]).ok();
         rest = more;
-        state.lock().unwrap().dripped += 1;
-        thread::sleep(DRIP);
+        let mut state = shared.lock();
+        state.dripped += 1;
+        drop(shared.changed.wait_timeout_while(state, DRIP_INTERVAL, |state| !state.drip.is_empty()).unwrap());
     }
-    state.lock().unwrap().dripping -= 1;
+    shared.lock().dripping -= 1;
     sent
 }
 
-/// One request; `None` at the end of the connection.
-fn serve(client: &TcpStream, state: &Mutex<State>) -> Option<()> {
-    let asked = read(client)?;
-    let Some(path) = asked.target.strip_prefix(&format!("/{NAMESPACE}/blob/")) else {
-        let body = match asked.target.as_str() {
+/// Serves one request. `None`: the connection has ended.
+fn serve(client: &TcpStream, shared: &Shared) -> Option<()> {
+    let request = read(client)?;
+    let Some(path) = request.target.strip_prefix(&format!("/{NAMESPACE}/blob/")) else {
+        let body = match request.target.as_str() {
             "/health" => json!({"status": "ok", "storage": "connected", "version": "0.3"}),
-            target if target == format!("/sync/{NAMESPACE}") => json!({"files": state.lock().unwrap().index}),
+            target if target == format!("/sync/{NAMESPACE}") => json!({"files": shared.lock().index}),
             _ => return answer(client, "404 Not Found", "", b"{}"),
         };
         return answer(client, "200 OK", "Content-Type: application/json\r\n", body.to_string().as_bytes());
     };
-    let of = |object: &Object| format!("ETag: \"{}\"\r\nX-Version: {}\r\n", object.md5, object.version);
-    if asked.method == "GET" {
-        let object = state.lock().unwrap().objects.get(path).cloned();
+    let version_headers = |object: &Object| format!("ETag: \"{}\"\r\nX-Version: {}\r\n", object.md5, object.version);
+    if request.method == "GET" {
+        let object = shared.lock().objects.get(path).cloned();
         return match object {
             Some(Object { content: None, .. }) | None => answer(client, "404 Not Found", "", b"{}"),
             Some(ref object @ Object { content: Some(ref content), .. }) => {
-                let drips = state.lock().unwrap().drip == path;
-                if drips {
-                    drip(client, state, &of(object), content)
+                let is_slow = shared.lock().drip == path;
+                if is_slow {
+                    drip(client, shared, &version_headers(object), content)
                 } else {
-                    answer(client, "200 OK", &of(object), content)
+                    answer(client, "200 OK", &version_headers(object), content)
                 }
             }
         };
     }
     let written = {
-        let mut state = state.lock().unwrap();
+        let mut state = shared.lock();
         let held = state.objects.get(path).cloned();
         let current = held.as_ref().map_or(0, |object| object.version);
-        match (asked.method.as_str(), &held, asked.version) {
+        match (request.method.as_str(), &held, request.version) {
             ("PUT", _, None) => return answer(client, "422 Unprocessable Entity", "", b"{}"),
             ("DELETE", None, _) => return answer(client, "404 Not Found", "", b"{}"),
             (_, _, Some(expected)) if expected != current => {
@@ -219,27 +239,26 @@ fn serve(client: &TcpStream, state: &Mutex<State>) -> Option<()> {
         }
         state.version += 1;
         let version = state.version;
-        let object = match (asked.method.as_str(), held) {
+        let object = match (request.method.as_str(), held) {
             ("DELETE", Some(held)) => Object { content: None, version, ..held },
-            _ => Object { md5: Md5::of(&asked.body), content: Some(asked.body), version },
+            _ => Object { md5: Md5::of(&request.body), content: Some(request.body), version },
         };
         state.objects.insert(path.to_owned(), object.clone());
         object
     };
-    update_index(state, path, &written);
-    answer(client, "200 OK", &of(&written), b"")
+    update_index(shared, path, &written);
+    answer(client, "200 OK", &version_headers(&written), b"")
 }
 
-/// Every sixth update writes back the index as it was before the others that came meanwhile.
-fn update_index(state: &Mutex<State>, path: &str, written: &Object) {
-    let before = {
-        let mut state = state.lock().unwrap();
-        state.updates += 1;
-        state.updates.is_multiple_of(6).then(|| state.index.clone())
-    };
-    thread::sleep(INDEX_WRITE);
-    let mut state = state.lock().unwrap();
-    if let Some(before) = before {
+/// Every sixth update is slow: it writes back the index as it was before the updates that came meanwhile.
+fn update_index(shared: &Shared, path: &str, written: &Object) {
+    let mut state = shared.lock();
+    state.updates += 1;
+    shared.changed.notify_all();
+    if state.updates.is_multiple_of(6) {
+        let (before, enough) = (state.index.clone(), state.updates + LOST_UPDATES);
+        let is_early = |state: &mut State| state.updates < enough;
+        (state, _) = shared.changed.wait_timeout_while(state, MAX_SLOW_UPDATE, is_early).unwrap();
         let undone = state.index.iter().filter(|(path, entry)| before.get(*path) != Some(entry)).count();
         state.lost += undone;
         state.index = before;

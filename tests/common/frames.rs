@@ -1,11 +1,11 @@
-//! Batches as the documentation has them, written and read without the codec of the program.
-#![allow(dead_code)] // Each test binary uses its part.
+//! Batches as documented, encoded and decoded without the codec of the program.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use serde_json::Value;
 
 pub const TYPE: &str = "application/vnd.memsync.batch";
 
-/// A head and its content.
+/// The head of a frame, and its content.
 pub type Frame = (Value, Vec<u8>);
 
 pub fn frames(of: &[Frame]) -> Vec<u8> {

@@ -1,5 +1,5 @@
-//! Children that do not outlive a test, and waiting for what others do.
-#![allow(dead_code)] // Each test binary uses its part.
+//! Child processes that do not outlive a test, and a wait for conditions.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use std::ops::{Deref, DerefMut};
 use std::process::{Child, ExitStatus};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Longest wait for anything.
+/// The longest wait for a condition. Generous, because the machine may be loaded.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 const TICK: Duration = Duration::from_millis(10);
 
-/// Returns when `condition` holds.
+/// Waits until `condition` holds. Fails with `what` after [`DEADLINE`].
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let until = Instant::now() + DEADLINE;
@@ -30,7 +30,7 @@ impl Killed {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     #[track_caller]
     pub fn ended(&mut self) -> ExitStatus {
         let mut status = None;
@@ -58,7 +58,7 @@ impl DerefMut for Killed {
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,9 +1,9 @@
-//! What is logged on a test's thread.
+//! Captures the log of a test's thread.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-/// Where a subscriber writes.
+/// A captured log.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -18,7 +18,7 @@ impl Write for Log {
 }
 
 impl Log {
-    /// Takes all that is logged on this thread.
+    /// Captures the log of this thread until the guard is dropped.
     pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt()

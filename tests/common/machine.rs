@@ -1,5 +1,5 @@
-//! A machine of its own for the real binary: a home in which config, state and folders are.
-#![allow(dead_code)] // Each test binary uses its part.
+//! A machine for the real binary: a home directory with config, state and folders.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,13 +32,13 @@ impl Machine {
         command
     }
 
-    /// Runs a command to its end, and gives its stdout.
+    /// Runs a command to its end, and returns its stdout.
     #[track_caller]
     pub fn run(&self, args: &[&str], code: i32) -> String {
         self.outputs(args, code).0
     }
 
-    /// Runs a command to its end, and gives its stderr.
+    /// Runs a command to its end, and returns its stderr.
     #[track_caller]
     pub fn error(&self, args: &[&str], code: i32) -> String {
         self.outputs(args, code).1
@@ -57,7 +57,7 @@ impl Machine {
         serde_json::from_str(&self.run(&[args, &["--json"]].concat(), code)).unwrap()
     }
 
-    /// Starts `up` or another command that stays: the process, and the document that it prints once it runs.
+    /// Starts `up` or another long-running command. Returns the process and the document that it prints.
     pub fn start(&self, args: &[&str]) -> (Killed, Value) {
         let mut child = self.command().args(args).args(["--json", "-q"]).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();

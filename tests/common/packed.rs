@@ -1,18 +1,18 @@
-//! Packed contents, good ones and bombs.
-#![allow(dead_code)] // Each test binary uses its part.
+//! Compressed contents: valid ones and bombs.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use std::io::{Read, Write};
 
 use bytes::Bytes;
 use memsync::protocol::encoding::{Coding, Decoder, Encoder, MAX_WINDOW};
 
-/// As a coding that clients name.
+/// Compresses `plain` with the coding of this name.
 pub fn pack(coding: &str, plain: &[u8]) -> Vec<u8> {
     let mut encoder = Encoder::new(Coding::of(coding).unwrap(), None).unwrap();
     encoder.finish(plain).unwrap().to_vec()
 }
 
-/// All of it.
+/// Decompresses all of `packed`.
 pub fn unpack(coding: &str, packed: &[u8]) -> Vec<u8> {
     let mut decoder = Decoder::new(Coding::of(coding).unwrap(), MAX_WINDOW).unwrap();
     let (mut packed, mut plain) = (Bytes::copy_from_slice(packed), Vec::new());
@@ -23,8 +23,8 @@ pub fn unpack(coding: &str, packed: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// What the programs that everybody has make of it: so that we do not only understand ourselves. `None` where they
-/// are not there.
+/// Decompresses with the system's own program, so that our codec is not only tested against itself. `None`: there is no
+/// such program.
 pub fn unpack_elsewhere(coding: &str, packed: &[u8]) -> Option<Vec<u8>> {
     let mut command = std::process::Command::new(coding);
     let command = command.arg("-dc").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
@@ -38,8 +38,8 @@ pub fn unpack_elsewhere(coding: &str, packed: &[u8]) -> Option<Vec<u8>> {
     Some(plain)
 }
 
-/// A frame of zstd that becomes `size` spaces, 128 KiB for each four bytes of it. `window`: as a power of two, what it
-/// asks its reader to remember.
+/// A zstd frame that decompresses to `size` spaces, 128 KiB for each four bytes. `window`: the logarithm to base 2 of the
+/// window size that it demands.
 pub fn zstd_bomb(size: u64, window: u8) -> Vec<u8> {
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, (window - 10) << 3];
     let block = (128 * 1024_u64).min(1 << window);
@@ -47,7 +47,7 @@ pub fn zstd_bomb(size: u64, window: u8) -> Vec<u8> {
     while left > 0 {
         let length = left.min(block);
         left -= length;
-        // A block of one byte, repeated; whether it is the last one.
+        // The head of a block of one repeated byte. The lowest bit marks the last block.
         let head = u32::try_from(length << 3).unwrap() | 1 << 1 | u32::from(left == 0);
         frame.extend_from_slice(&head.to_le_bytes()[..3]);
         frame.push(b' ');
@@ -55,7 +55,7 @@ pub fn zstd_bomb(size: u64, window: u8) -> Vec<u8> {
     frame
 }
 
-/// The same in gzip, a thousandth of its size.
+/// A gzip stream that decompresses to `size` spaces. It has about a thousandth of that size.
 pub fn gzip_bomb(size: usize) -> Vec<u8> {
     let mut encoder = Encoder::new(Coding::Gzip, None).unwrap();
     let spaces = vec![b' '; 1 << 20];
@@ -67,7 +67,7 @@ pub fn gzip_bomb(size: usize) -> Vec<u8> {
     bomb
 }
 
-/// Notes as people write them: it gets smaller, but not to nothing.
+/// Text that compresses about as well as notes do.
 pub fn text(size: usize) -> Vec<u8> {
     let words = ["memory", "proxy", "note", "the", "of", "tree", "# ", "\n\n", "agent", "folder", ", ", "wire"];
     let mut random = fastrand::Rng::with_seed(7);
@@ -79,7 +79,7 @@ pub fn text(size: usize) -> Vec<u8> {
     text
 }
 
-/// What does not get smaller.
+/// Content that does not compress.
 pub fn noise(size: usize) -> Vec<u8> {
     let mut noise = vec![0; size];
     fastrand::Rng::with_seed(9).fill(&mut noise);

@@ -1,4 +1,4 @@
-//! What a world is made of: a child process with its log, a request to the proxy, the files of a folder.
+//! The parts of a world: a child process with its log, a request to the proxy, the files of a folder.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use super::killed::{DEADLINE, Killed, eventually};
 use super::{Files, TOKEN};
 
-/// A child whose stderr goes to a file.
+/// A child process whose stderr goes to a file.
 pub struct Process {
     pub child: Killed,
     log: PathBuf,
@@ -25,15 +25,15 @@ impl Process {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits for a line with `text`; `None` when the process ended first.
+    /// Waits for a line with `text` in the log. `None`: the process ended first.
     #[track_caller]
     pub fn line(&mut self, text: &str) -> Option<String> {
         let mut found = None;
         let mut ended = false;
         eventually(text, || {
-            // In this order: what it wrote before it ended is seen.
+            // The log is read after this check, so that the last lines of an ended process count.
             ended = self.child.try_wait().unwrap().is_some();
-            // A line that is not whole yet may end in half a port.
+            // A line without its end may have half a port number.
             found = self.log().split_inclusive('\n').find(|l| l.contains(text) && l.ends_with('\n')).map(str::to_owned);
             ended || found.is_some()
         });
@@ -41,7 +41,7 @@ impl Process {
     }
 }
 
-/// Asks a proxy: status and body of a GET.
+/// Sends a GET to a proxy. Returns status and body.
 pub fn get(port: u16, target: &str) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -55,7 +55,7 @@ pub fn get(port: u16, target: &str) -> (u16, Vec<u8>) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
-/// Regular files below `root` by their paths; `.memsync` is left out, and a file that goes meanwhile too.
+/// The regular files below `root` by path, without `.memsync` and without files that vanish meanwhile.
 pub fn files_below(root: &Path) -> Files {
     let mut files = Files::new();
     let mut dirs = vec![String::new()];

@@ -1,5 +1,5 @@
-//! A proxy on a free port, and a client that speaks to it in raw HTTP.
-#![allow(dead_code)] // Each test binary uses its part.
+//! A proxy on a free port, and a client that sends raw HTTP.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub const TOKEN: &str = "open-sesame";
-/// A body up to this size goes out with its head, in bytes: the proxy's first read has room for both.
+/// Bytes. A body up to this size is sent together with its head; the proxy's first read has room for both.
 const ONE_READ: usize = 4096;
 
 /// A proxy that runs until it is stopped or dropped.
@@ -38,7 +38,7 @@ impl Running {
         Self { addr, stop: Some(stop), task }
     }
 
-    /// Stops it and waits until it has stopped.
+    /// Stops the proxy, and waits for its end.
     pub async fn stop(mut self) {
         drop(self.stop.take());
         self.task.await.unwrap().unwrap();
@@ -53,7 +53,7 @@ pub fn options() -> Options {
     Options::new(TOKEN.to_owned().into())
 }
 
-/// An answer, with header names in lower case.
+/// An answer. Header names are in lower case.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: u16,
@@ -79,7 +79,7 @@ impl Reply {
 /// One connection.
 pub struct Client {
     pub stream: TcpStream,
-    /// What is shown as the token.
+    /// The token of the requests.
     pub token: String,
     read: Vec<u8>,
 }
@@ -95,12 +95,12 @@ impl Client {
         Some(Self { stream, token: TOKEN.to_owned(), read: Vec::new() })
     }
 
-    /// Sends a request with the token; its body, where there is one, with its length.
+    /// Sends a request with the token, and with the length of a body.
     pub async fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         self.try_send(method, target, headers, body).await.expect("an answer")
     }
 
-    /// [`Client::send`] to a proxy that may be gone: `None` when no answer comes.
+    /// As [`Client::send`], to a proxy that may be gone. `None`: no answer.
     pub async fn try_send(
         &mut self,
         method: &str,
@@ -114,13 +114,13 @@ impl Client {
         }
         all.extend(headers.iter().map(|(n, v)| (*n, (*v).to_owned())));
         let mut bytes = head(method, target, &all);
-        // In one piece where it fits into one read of the proxy: a request that is refused before its body has come costs
-        // the connection, and whether it had come must not depend on the machine.
+        // A request that is refused before its body has arrived ends the connection. Sent in one piece, a small body has
+        // always arrived.
         let apart = body.len() > ONE_READ;
         if !apart {
             bytes.extend_from_slice(body);
         }
-        // An early refusal may close the connection before all of the body is taken: read it all the same.
+        // A refusal may close the connection before all of the body is sent. Its answer is read all the same.
         if self.stream.write_all(&bytes).await.is_ok() && apart {
             let _ = self.stream.write_all(body).await;
         }
@@ -143,12 +143,12 @@ impl Client {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// Reads one answer; `method` tells whether it has a body.
+    /// Reads one answer. The answer to a HEAD has no body.
     pub async fn reply(&mut self, method: &str) -> Reply {
         self.try_reply(method).await.expect("an answer")
     }
 
-    /// Reads one answer, `None` when the connection ends first.
+    /// Reads one answer. `None`: the connection ended first.
     pub async fn try_reply(&mut self, method: &str) -> Option<Reply> {
         let end = loop {
             if let Some(at) = self.read.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -181,7 +181,7 @@ impl Client {
         Some(reply)
     }
 
-    /// The body of an answer that came in chunks, to its last one; `None` where it breaks off.
+    /// Reads the body of a chunked answer. `None`: it breaks off.
     pub async fn chunks(&mut self) -> Option<Vec<u8>> {
         let mut body = Vec::new();
         loop {
@@ -212,7 +212,7 @@ impl Client {
         }
     }
 
-    /// Reads what comes; false at the end.
+    /// Reads more bytes. False: the connection has ended.
     async fn more(&mut self) -> bool {
         let mut piece = vec![0; 64 * 1024];
         let read = tokio::time::timeout(Duration::from_secs(20), self.stream.read(&mut piece)).await;
@@ -225,13 +225,13 @@ impl Client {
         }
     }
 
-    /// Whether the other side ends the connection.
+    /// Reads until the other side ends the connection.
     pub async fn ended(&mut self) -> bool {
         while self.more().await {}
         true
     }
 
-    /// Reads until `text` has come, and gives all that came up to its end.
+    /// Reads until `text` has arrived, and returns everything up to its end.
     pub async fn until(&mut self, text: &str) -> String {
         loop {
             if let Some(at) = self.read.windows(text.len()).position(|w| w == text.as_bytes()) {
@@ -242,7 +242,7 @@ impl Client {
     }
 }
 
-/// A request's head.
+/// The head of a request.
 pub fn head(method: &str, target: &str, headers: &[(&str, String)]) -> Vec<u8> {
     let mut head = format!("{method} {target} HTTP/1.1\r\nHost: proxy\r\n");
     for (name, value) in headers {
@@ -256,7 +256,7 @@ pub fn md5(bytes: &[u8]) -> String {
     memsync::digest::Md5::of(bytes).to_string()
 }
 
-/// The value of a sample of the metrics, by its name with labels.
+/// The value of a metric, by its name with labels.
 pub fn sample(text: &str, name: &str) -> f64 {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()

@@ -1,4 +1,4 @@
-//! Somebody between a device and its proxy, by whose hands the push goes wrong; all else passes as it is.
+//! A relay between a device and its proxy. It spoils the proxy's events, and passes everything else on.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,16 +8,16 @@ use std::thread;
 
 use crate::world::eventually;
 
-/// What becomes of the events.
+/// The fate of the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Push {
-    /// The stream opens, and nothing comes on it.
+    /// The stream opens, and no event arrives.
     Withheld,
-    /// Nothing at all comes of it, not even the head of the answer.
+    /// Nothing arrives, not even the head of the answer.
     Silent,
     /// The stream ends in the middle of the first event.
     Cut,
-    /// The proxy is asked for the stream once [`Relay::release`] says so.
+    /// The request for the stream is held until [`Relay::release`].
     Late,
 }
 
@@ -29,17 +29,17 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// In front of the proxy at this URL.
+    /// Starts a relay to the proxy at this URL.
     pub fn start(proxy: &str, push: Push) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let relay = Self { addr, streams: Arc::default(), spoiled: Arc::default(), released: Arc::default() };
         let proxy = proxy.trim_start_matches("http://").to_owned();
         let counts = (relay.streams.clone(), relay.spoiled.clone(), relay.released.clone());
-        // It ends with the test.
+        // The thread ends with the test.
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // Where the proxy is away, so is the relay.
+                // While the proxy is away, the relay refuses as well.
                 let Ok(server) = TcpStream::connect(&proxy) else { continue };
                 pass(client, server, push, counts.clone());
             }
@@ -51,23 +51,23 @@ impl Relay {
         format!("http://{}", self.addr)
     }
 
-    /// How often somebody has asked for the events.
+    /// The number of requests for the stream of events.
     pub fn streams(&self) -> usize {
         self.streams.load(Ordering::SeqCst)
     }
 
-    /// From now on streams are no longer held up.
+    /// Lets requests for the stream pass from now on.
     pub fn release(&self) {
         self.released.store(true, Ordering::SeqCst);
     }
 
-    /// How many pieces with events did not pass.
+    /// The number of events that did not pass.
     pub fn spoiled(&self) -> usize {
         self.spoiled.load(Ordering::SeqCst)
     }
 }
 
-/// Both ways, each in a thread.
+/// Passes data both ways, each in a thread.
 fn pass(
     client: TcpStream,
     server: TcpStream,
@@ -75,12 +75,12 @@ fn pass(
     (streams, spoiled, released): (Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicBool>),
 ) {
     let (from_client, to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-    // The last request on this connection was for the events.
+    // True: the last request on this connection was for the events.
     let events = Arc::new(AtomicBool::new(false));
     let asked = events.clone();
     thread::spawn(move || {
         carry(from_client, to_server, |piece| {
-            // A request begins a piece: nobody sends one before the last was answered.
+            // A request begins a piece, because the client waits for each answer.
             if piece.starts_with(b"GET /events") {
                 asked.store(true, Ordering::SeqCst);
                 streams.fetch_add(1, Ordering::SeqCst);
@@ -105,7 +105,7 @@ fn pass(
     });
 }
 
-/// Until either side ends, or `let_through` ends it; that says how much of a piece passes, and whether more may come.
+/// Copies data until one side ends. `let_through` decides how much of a piece passes, and whether to go on.
 fn carry(mut from: TcpStream, mut to: TcpStream, mut let_through: impl FnMut(&[u8]) -> (usize, bool)) {
     let mut piece = [0; 16 * 1024];
     while let Ok(n @ 1..) = from.read(&mut piece) {
@@ -114,7 +114,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, mut let_through: impl FnMut(&[u
             break;
         }
     }
-    // The other side may have gone already.
+    // The other side may have disconnected already.
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
 }

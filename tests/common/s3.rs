@@ -1,6 +1,6 @@
-//! An S3 in this process: real requests and signatures, and one mutex around all objects, so that its conditional
-//! writes cannot race. It can be told to fail as stores and networks do, and to be wrong as some stores are.
-#![allow(dead_code)] // Each test binary uses its part.
+//! An S3 server in this process, with real requests and signatures. One mutex around all objects keeps conditional writes
+//! from racing. Tests can make it fail as stores and networks do, or misbehave as some stores do.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,11 +30,11 @@ use tokio::task::JoinHandle;
 
 pub const BUCKET: &str = "notes";
 pub const ACCESS_KEY: &str = "AKIDTEST";
-/// Bytes of user metadata that an object may have.
+/// Bytes. The limit for the user metadata of an object.
 pub const MOST_METADATA: usize = 2048;
 pub const SECRET_KEY: &str = "a secret that must not be logged";
 
-/// An object as the server keeps it.
+/// A stored object.
 #[derive(Debug, Clone)]
 pub struct Stored {
     pub body: Bytes,
@@ -58,53 +58,53 @@ impl Stored {
     }
 }
 
-/// What happens to one request.
+/// The outcome of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     None,
-    /// 503, and nothing is done.
+    /// The answer is 503, and nothing is done.
     Refused,
-    /// It is done, and the answer is 500.
+    /// The request is done, and the answer is 500.
     DoneBut500,
-    /// It is done, and the connection ends without an answer.
+    /// The request is done, and the connection ends without an answer.
     ReplyLost,
     /// The connection ends before anything is done.
     RequestLost,
-    /// It is done after this time.
+    /// The request is done after this time.
     Slow(Duration),
 }
 
-/// How a store can be wrong.
+/// A way in which a store misbehaves.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Quirks {
     pub ignores_if_none_match: bool,
     pub ignores_if_match: bool,
-    /// Lets several writers that raced win.
+    /// Lets several racing writers win.
     pub races: bool,
     pub drops_metadata: bool,
-    /// Takes an ETag in `If-Match` without quotes only.
+    /// Accepts only an ETag without quotes in `If-Match`.
     pub wants_bare_etags: bool,
-    /// Tells those who lost a race for an object of an unknown error, as Ceph does.
+    /// Answers a lost race with an unknown error, as Ceph does.
     pub losers_fail: bool,
-    /// Lets nothing be written but below this.
+    /// Refuses writes outside this prefix.
     pub only_below: Option<&'static str>,
 }
 
 type Faults = Arc<dyn Fn(&str, &str) -> Fault + Send + Sync>;
 
-/// All that the server has.
+/// The state of the server.
 #[derive(Default)]
 pub struct Inside {
     pub objects: Mutex<BTreeMap<String, Stored>>,
     quirks: Quirks,
-    /// Asked for each request, by its method and key.
+    /// Decides the fault of a request by its method and key.
     faults: Mutex<Option<Faults>>,
     /// Successful writes by key.
     puts: Mutex<BTreeMap<String, usize>>,
     requests: Mutex<BTreeMap<String, usize>>,
 }
 
-/// A server on a free port, until it is dropped.
+/// A server on a free port. It ends when dropped.
 pub struct Server {
     pub addr: SocketAddr,
     pub inside: Arc<Inside>,
@@ -127,7 +127,7 @@ impl Server {
         let addr = listener.local_addr().unwrap();
         let inside = Arc::new(Inside { quirks, ..Inside::default() });
         let mut builder = S3ServiceBuilder::new(Api(inside.clone()));
-        // A rewritten header would break the signature: then nobody looks at it.
+        // A rewritten header would break the signature, so it is not checked then.
         if !quirks.wants_bare_etags {
             builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         }
@@ -139,7 +139,7 @@ impl Server {
         format!("http://{}", self.addr)
     }
 
-    /// Options of a store in this server's bucket.
+    /// The options of a store in this server's bucket.
     pub fn options(&self, prefix: &str, clock: WallClock) -> S3Options {
         options(&self.endpoint(), ACCESS_KEY, SECRET_KEY, BUCKET, prefix, clock)
     }
@@ -156,12 +156,12 @@ impl Server {
         *self.inside.faults.lock().unwrap() = None;
     }
 
-    /// Writes of `key` that were carried out.
+    /// The number of writes of `key` that were done.
     pub fn puts(&self, key: &str) -> usize {
         self.inside.puts.lock().unwrap().get(key).copied().unwrap_or(0)
     }
 
-    /// Requests by method.
+    /// The number of requests by method.
     pub fn requests(&self) -> BTreeMap<String, usize> {
         self.inside.requests.lock().unwrap().clone()
     }
@@ -174,7 +174,7 @@ impl Server {
         self.inside.objects.lock().unwrap().keys().cloned().collect()
     }
 
-    /// Puts an object there as another program would.
+    /// Writes an object as another program would.
     pub fn plant(&self, key: &str, stored: Stored) {
         self.inside.objects.lock().unwrap().insert(key.to_owned(), stored);
     }
@@ -184,7 +184,7 @@ impl Server {
     }
 }
 
-/// Options of a store anywhere.
+/// The options of a store at any endpoint.
 pub fn options(endpoint: &str, access: &str, secret: &str, bucket: &str, prefix: &str, clock: WallClock) -> S3Options {
     let spool = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("s3-spool");
     S3Options {
@@ -195,7 +195,7 @@ pub fn options(endpoint: &str, access: &str, secret: &str, bucket: &str, prefix:
     }
 }
 
-/// Whether index and blobs say the same, both read from the bucket itself.
+/// Checks that index and blobs agree. Both are read from the bucket.
 pub fn difference(server: &Server, prefix: &str) -> Vec<String> {
     let index = server.object(&format!("{prefix}/.sync-index.json"));
     let files: BTreeMap<String, Value> = match index {
@@ -233,12 +233,12 @@ pub fn difference(server: &Server, prefix: &str) -> Vec<String> {
 async fn accept(listener: TcpListener, service: S3Service, inside: Arc<Inside>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        // An option that cannot be set only costs time.
+        // Without the option the server is only slower.
         let _ = stream.set_nodelay(true);
         let (service, inside) = (service.clone(), inside.clone());
         tokio::spawn(async move {
             let serve = hyper::service::service_fn(move |request| serve(request, service.clone(), inside.clone()));
-            // An error is a connection that a fault, or the client, ended.
+            // An error is a connection that a fault or the client ended.
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), serve).await;
         });
     }
@@ -289,7 +289,7 @@ async fn serve(
 
 struct Api(Arc<Inside>);
 
-/// A moment to whole seconds, as S3 has it.
+/// A time in whole seconds, as S3 formats it.
 fn seconds(time: SystemTime) -> Timestamp {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     (SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())).into()
@@ -357,7 +357,7 @@ impl S3Api for Api {
             if created && met { Ok(()) } else { Err(s3_error!(PreconditionFailed)) }
         };
         if quirks.races || quirks.losers_fail {
-            // Looks, and writes later: what such stores do.
+            // Such stores check first and write later.
             check(self.0.objects.lock().unwrap().get(&input.key))?;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -367,7 +367,7 @@ impl S3Api for Api {
         }
         let metadata: BTreeMap<_, _> =
             input.metadata.unwrap_or_default().into_iter().filter(|_| !quirks.drops_metadata).collect();
-        // As strict as any store is: the names count with what stands before them in a request.
+        // As strict as the strictest store: names count together with their header prefix.
         let size = |(name, value): (&String, &String)| "x-amz-meta-".len() + name.len() + value.len();
         if metadata.iter().map(size).sum::<usize>() > MOST_METADATA {
             return Err(s3_error!(MetadataTooLarge, "Your metadata headers exceed the maximum allowed metadata size"));
@@ -464,7 +464,7 @@ impl S3Api for Api {
         check_bucket(&input.bucket)?;
         let prefix = input.prefix.unwrap_or_default();
         let after = input.continuation_token.or(input.start_after).unwrap_or_default();
-        // Small pages, so that a few objects need several.
+        // Small pages, so that a few objects need several pages.
         let most = input.max_keys.map_or(50, |n| n.min(50)) as usize;
         let objects = self.0.objects.lock().unwrap();
         let mut matching = objects.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after);

@@ -1,5 +1,5 @@
-//! `memsync serve` on a bucket, as the real program.
-#![allow(dead_code)] // Each test binary uses its part.
+//! The real `memsync serve` on a bucket.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 mod address;
 
@@ -15,7 +15,7 @@ use crate::killed::Killed;
 use crate::proxy::{Client, TOKEN};
 use crate::s3::{self, Server};
 
-/// The program, with the bucket in its environment.
+/// A command with the bucket in its environment.
 pub fn memsync(home: &Path, server: &Server) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin("memsync"));
     command.env_clear().env("MEMSYNC_HOME", home).env("MEMSYNC_TOKEN", TOKEN).env("S3_BUCKET", s3::BUCKET);
@@ -24,10 +24,10 @@ pub fn memsync(home: &Path, server: &Server) -> Command {
     command
 }
 
-/// A proxy in a process of its own.
+/// A proxy in its own process.
 pub struct Serving {
     pub child: Killed,
-    /// `None` when it died before it served.
+    /// `None`: it died before it served.
     pub addr: Option<SocketAddr>,
 }
 
@@ -54,7 +54,7 @@ impl Serving {
         Client::connect(self.addr.expect("it serves")).await
     }
 
-    /// How it ended by itself.
+    /// Waits for the end of the proxy, and returns its exit status.
     pub async fn ended(mut self) -> ExitStatus {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {

@@ -1,5 +1,5 @@
-//! A command at a terminal of its own, used as a person uses it: by reading the screen and typing.
-#![allow(dead_code)] // Each test binary uses its part.
+//! A command at its own terminal. Tests read the screen and type, as a person does.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use std::io::{Read, Write};
 use std::process::{Command, ExitStatus};
@@ -40,7 +40,7 @@ impl Terminal {
         Self { child: Killed(child), pty, shown, reader }
     }
 
-    /// Everything shown so far, with its escape codes.
+    /// Everything that was shown, with escape codes.
     pub fn screen(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
     }
@@ -61,12 +61,12 @@ impl Terminal {
         (&*self.pty).write_all(text.as_bytes()).unwrap();
     }
 
-    /// Whether the terminal shows what is typed.
+    /// True: the terminal shows typed characters.
     pub fn echoes(&self) -> bool {
         tcgetattr(&*self.pty).unwrap().local_modes.contains(LocalModes::ECHO)
     }
 
-    /// Waits for the command's end: how it ended, and everything the screen showed.
+    /// Waits for the end of the command. Returns its exit status and everything that was shown.
     #[track_caller]
     pub fn ended(&mut self) -> (ExitStatus, String) {
         let status = self.child.ended();

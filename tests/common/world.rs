@@ -1,7 +1,7 @@
 //! A [`World`] of real processes: one `memsync serve`, and [`Device`]s with their own `MEMSYNC_HOME` and folder.
 //!
-//! Whoever waits, waits for a condition. When a test fails, the logs of all its processes are printed.
-#![allow(dead_code)] // Each test binary uses its part.
+//! Tests wait for conditions, with a deadline. A failed test prints the logs of all its processes.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ use process::{Process, get};
 const TOKEN: &str = "open-sesame";
 const BIN: &str = env!("CARGO_BIN_EXE_memsync");
 
-/// Every file of a folder but the private ones, with its content.
+/// The files of a folder with their contents, without `.memsync`.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
 fn memsync(home: &Path) -> Command {
@@ -35,8 +35,8 @@ fn memsync(home: &Path) -> Command {
     command
 }
 
-/// Copies a program to be run. By another process: a file that this one has open for writing cannot be run as long as a
-/// child of another test holds it, which has not come to its own program yet.
+/// Copies a program, in another process. If this process wrote the copy, a forked child of another test could still hold
+/// it open for writing, and then it cannot be run.
 fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").args([from, to]).status().unwrap().success());
 }
@@ -46,29 +46,29 @@ pub fn write_private(path: &Path, text: &str) {
     fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
 }
 
-/// The proxy, and the place for everything.
+/// The proxy, and the directory that holds everything.
 pub struct World {
     port: Cell<u16>,
     proxy: RefCell<Option<Process>>,
     logs: Cell<u32>,
-    /// The bucket of the proxy's store, as its environment has it; empty where that is a directory.
+    /// The environment of a proxy whose store is a bucket. Empty for a store in a directory.
     bucket: Vec<(&'static str, String)>,
-    /// The last that goes: nobody writes into it any more.
+    /// Dropped last, when no process writes into it any more.
     dir: tempfile::TempDir,
 }
 
 impl World {
-    /// With a proxy that answers.
+    /// A world whose proxy answers.
     pub fn new() -> Self {
         Self::below(tempfile::tempdir().unwrap())
     }
 
-    /// For thousands of files: in memory, where that can be had, since some disks take seconds to remove them.
+    /// A world for thousands of files. It is in memory if possible, because some disks take seconds to remove them.
     pub fn large() -> Self {
         Self::below(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
     }
 
-    /// With a proxy whose store is in a bucket.
+    /// A world whose proxy has its store in a bucket.
     pub fn with_bucket(environment: Vec<(&'static str, String)>) -> Self {
         Self::at(tempfile::tempdir().unwrap(), environment)
     }
@@ -88,12 +88,12 @@ impl World {
         self.dir.path()
     }
 
-    /// Starts the proxy, with the port it had before.
+    /// Starts the proxy. A restarted proxy keeps its port.
     pub fn start_proxy(&self) {
         assert!(self.spawn_proxy(&[]), "the proxy came up");
     }
 
-    /// Starts the proxy, to die at `point`.
+    /// Starts a proxy that dies at `point`.
     pub fn start_doomed_proxy(&self, point: &str) {
         assert!(self.spawn_proxy(&[("MEMSYNC_KILL_AT", point)]), "the proxy came up");
     }
@@ -101,7 +101,7 @@ impl World {
     fn spawn_proxy(&self, env: &[(&str, &str)]) -> bool {
         let until = Instant::now() + DEADLINE;
         loop {
-            // Below the ports that the system gives to others, so that nobody takes it while the proxy is down.
+            // The system does not give out ports in this range, so the port stays free while the proxy is down.
             let port = match self.port.get() {
                 0 => fastrand::u16(12_000..32_000),
                 port => port,
@@ -148,17 +148,17 @@ impl World {
         assert_eq!(process.child.ended().code(), Some(0), "the proxy stops cleanly");
     }
 
-    /// Waits until the proxy has died by itself, and gives how.
+    /// Waits until the proxy has died by itself, and returns its exit status.
     pub fn proxy_died(&self) -> ExitStatus {
         self.proxy.take().expect("a proxy was started").child.ended()
     }
 
-    /// A device that is configured, with an empty folder; its agent does not run yet.
+    /// A configured device with an empty folder. Its agent does not run yet.
     pub fn device(&self, name: &str) -> Device<'_> {
         self.device_with(name, "")
     }
 
-    /// As [`World::device`]; `config` goes before the folder's section: `[sync]` is open.
+    /// As [`World::device`], with more config: keys of `[sync]`, then other sections.
     pub fn device_with(&self, name: &str, config: &str) -> Device<'_> {
         let home = self.path().join(name);
         let folder = home.join("notes");
@@ -170,14 +170,14 @@ impl World {
         device
     }
 
-    /// As [`World::device_with`], of a device that reaches the proxy by another way.
+    /// As [`World::device_with`], for a device that reaches the proxy at `url`.
     pub fn device_by(&self, name: &str, url: &str, config: &str) -> Device<'_> {
         let device = self.device_with(name, config);
         device.use_proxy(url);
         device
     }
 
-    /// What the proxy has at a path.
+    /// The content that the proxy has at a path.
     pub fn blob(&self, path: &str) -> Option<Vec<u8>> {
         let (status, body) = self.get(&format!("/blob/{path}"));
         (status == 200).then_some(body)
@@ -192,13 +192,13 @@ impl World {
         self.asker()(target)
     }
 
-    /// Asks the proxy: status and body of a GET. For another thread.
+    /// A function that sends a GET to the proxy and returns status and body. For another thread.
     pub fn asker(&self) -> impl Fn(&str) -> (u16, Vec<u8>) + Send + 'static {
         let port = self.port.get();
         move |target| get(port, target)
     }
 
-    /// `memsync wait` on each in turn until all folders are equal; gives their files.
+    /// Runs `memsync wait` on each device in turn until all folders are equal. Returns their files.
     #[track_caller]
     pub fn settle(&self, devices: &[&Device]) -> Files {
         let until = Instant::now() + DEADLINE;
@@ -207,7 +207,7 @@ impl World {
                 device.wait();
             }
             let trees: Vec<Files> = devices.iter().map(|d| d.tree()).collect();
-            // Equal to one another is not enough: all may lack what the proxy has.
+            // All folders may lack a file that the proxy has.
             let index = self.index();
             let live = index["files"].as_object().unwrap().iter().filter(|(_, e)| e["is_deleted"] == false).count();
             if trees.windows(2).all(|pair| pair[0] == pair[1]) && trees[0].len() == live {
@@ -236,7 +236,7 @@ impl Drop for World {
     }
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ran {
     pub code: i32,
@@ -251,15 +251,15 @@ impl Ran {
     }
 }
 
-/// A command that runs.
+/// A running command.
 pub struct Begun(Child);
 
 impl Begun {
-    /// Waits for its end.
+    /// Waits until the command has ended.
     pub fn ended(self) -> Ran {
         let out = self.0.wait_with_output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        // -1: it was killed by a signal.
+        // -1: a signal killed it.
         Ran { code: out.status.code().unwrap_or(-1), out: text(out.stdout), err: text(out.stderr) }
     }
 }
@@ -271,11 +271,11 @@ pub struct Device<'w> {
     pub home: PathBuf,
     pub folder: PathBuf,
     agent: RefCell<Option<Process>>,
-    /// Whose agent it is, where not ours.
+    /// The user of the agent, if it is not the user of the test.
     user: Cell<Option<u32>>,
 }
 
-/// Nobody in particular.
+/// The user `nobody`.
 const ANOTHER_USER: u32 = 65_534;
 
 impl Device<'_> {
@@ -283,15 +283,15 @@ impl Device<'_> {
         self.write_config(sync, &[(&self.folder, "")]);
     }
 
-    /// Has the device speak to the proxy at `url` in place of the world's.
+    /// Replaces the world's proxy by the one at `url` in the config.
     pub fn use_proxy(&self, url: &str) {
         let at = self.home.join("config.toml");
         write_private(&at, &fs::read_to_string(&at).unwrap().replace(&self.world.url(), url));
     }
 
-    /// Writes the config: `sync` into `[sync]` (other sections may follow), then the folders, each with more keys.
+    /// Writes the config: `sync` goes into `[sync]` (other sections may follow), then the folders, each with more keys.
     pub fn write_config(&self, sync: &str, folders: &[(&Path, &str)]) {
-        // The last of two would be refused, so a test's own values take the place of these.
+        // A key must not be there twice, so these defaults give way to the test's own values.
         let key = |name: &str, value: &str| {
             if sync.contains(name) { String::new() } else { format!("{name} = {value:?}\n") }
         };
@@ -309,13 +309,12 @@ impl Device<'_> {
         write_private(&self.home.join("config.toml"), &text);
     }
 
-    /// The agent is to be an ordinary user's, to whom permissions mean something, and the folder is that user's. Does
-    /// nothing where the test is run by one.
+    /// Gives agent and folder to an ordinary user, who is bound by permissions. Does nothing if such a user runs the test.
     pub fn as_another_user(&self) {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        // Neither the program's place nor the world is open to all.
+        // Other users cannot read the program's directory or the world.
         copy_program(Path::new(BIN), &self.world.path().join("memsync"));
         fs::set_permissions(self.world.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let status =
@@ -324,7 +323,7 @@ impl Device<'_> {
         self.user.set(Some(ANOTHER_USER));
     }
 
-    /// Starts the agent; it answers when this returns.
+    /// Starts the agent, and waits until it answers.
     #[track_caller]
     pub fn start(&self) -> &Self {
         let mut process = self.spawn(&[]);
@@ -334,12 +333,12 @@ impl Device<'_> {
         self
     }
 
-    /// Starts the agent with more in its environment; returns at once.
+    /// Starts the agent with additional environment, and returns at once.
     pub fn start_with(&self, env: &[(&str, &str)]) {
         *self.agent.borrow_mut() = Some(self.spawn(env));
     }
 
-    /// Starts the agent, to die at `point`; returns at once.
+    /// Starts an agent that dies at `point`, and returns at once.
     pub fn start_doomed(&self, point: &str) {
         *self.agent.borrow_mut() = Some(self.spawn(&[("MEMSYNC_KILL_AT", point)]));
     }
@@ -356,7 +355,7 @@ impl Device<'_> {
         Process::start(command, self.world.next_log(&self.name))
     }
 
-    /// TERM, and waits.
+    /// Sends TERM, and waits for a clean stop.
     #[track_caller]
     pub fn stop(&self) {
         let mut process = self.agent.take().expect("an agent runs");
@@ -364,23 +363,23 @@ impl Device<'_> {
         assert_eq!(process.child.ended().code(), Some(0), "{}: the agent stops cleanly: {}", self.name, process.log());
     }
 
-    /// KILL.
+    /// Sends KILL.
     pub fn kill(&self) {
         drop(self.agent.take());
     }
 
-    /// Waits until the agent has died by itself, and gives how.
+    /// Waits until the agent has died by itself, and returns its exit status.
     #[track_caller]
     pub fn died(&self) -> ExitStatus {
         self.agent.take().expect("an agent was started").child.ended()
     }
 
-    /// Whether the agent that was started has not ended.
+    /// True: the agent has not ended.
     pub fn runs(&self) -> bool {
         self.agent.borrow_mut().as_mut().is_some_and(|p| p.child.try_wait().unwrap().is_none())
     }
 
-    /// TERM to an agent that may have died; does not wait.
+    /// Sends TERM to an agent that may have died, and returns at once.
     pub fn terminate(&self) {
         if self.runs() {
             self.signal(Signal::TERM);
@@ -391,12 +390,12 @@ impl Device<'_> {
         self.agent.borrow().as_ref().expect("an agent runs").child.signal(signal);
     }
 
-    /// What the running agent has logged.
+    /// The log of the running agent.
     pub fn log(&self) -> String {
         self.agent.borrow().as_ref().expect("an agent runs").log()
     }
 
-    /// Runs a command in the folder (or at home, where that is away) and waits for its end.
+    /// Runs a command in the folder, or at home if the folder is missing, and waits for its end.
     pub fn cli(&self, args: &[&str]) -> Ran {
         self.cli_with(args, &[])
     }
@@ -405,12 +404,12 @@ impl Device<'_> {
         self.begin(args, env).ended()
     }
 
-    /// As [`Device::cli`], but not in the folder.
+    /// As [`Device::cli`], at home.
     pub fn cli_at_home(&self, args: &[&str]) -> Ran {
         self.begin_in(&self.home, args, &[]).ended()
     }
 
-    /// Begins a command in the folder (or at home, where that is away).
+    /// Starts a command in the folder, or at home if the folder is missing.
     pub fn begin(&self, args: &[&str], env: &[(&str, &str)]) -> Begun {
         let dir = if self.folder.is_dir() { &self.folder } else { &self.home };
         self.begin_in(dir, args, env)
@@ -423,7 +422,7 @@ impl Device<'_> {
         Begun(command.spawn().unwrap())
     }
 
-    /// `memsync run` that is expected to refuse.
+    /// Runs `memsync run` and expects it to refuse.
     pub fn cli_until_refused(&self) -> Ran {
         let mut process = self.spawn(&[]);
         let status = process.child.ended();
@@ -437,14 +436,14 @@ impl Device<'_> {
         ran
     }
 
-    /// Waits until all is in sync; conflict copies may be there.
+    /// Waits until everything is in sync. There may be conflict copies.
     #[track_caller]
     pub fn wait(&self) {
         let ran = self.cli(&["wait", "--timeout", "120s"]);
         assert!(matches!(ran.code, 0 | 8), "{}: {ran:?}: {}", self.name, self.status());
     }
 
-    /// `status --json`.
+    /// The output of `status --json`.
     #[track_caller]
     pub fn status(&self) -> Value {
         self.cli(&["status", "--json"]).json()
@@ -456,7 +455,7 @@ impl Device<'_> {
         self.status()["folders"][0].clone()
     }
 
-    /// Waits until the folder is halted for this reason, and gives the halt.
+    /// Waits until the folder is halted for this reason, and returns the halt.
     #[track_caller]
     pub fn halted(&self, kind: &str) -> Value {
         let mut halt = Value::Null;
@@ -482,7 +481,7 @@ impl Device<'_> {
         fs::read(self.at(path)).unwrap_or_else(|e| panic!("{}: {path}: {e}", self.name))
     }
 
-    /// Whether the file is there with this content.
+    /// True: the file has this content.
     pub fn has(&self, path: &str, content: impl AsRef<[u8]>) -> bool {
         fs::read(self.at(path)).is_ok_and(|c| c == content.as_ref())
     }
@@ -498,22 +497,22 @@ impl Device<'_> {
         fs::rename(self.at(from), self.at(to)).unwrap();
     }
 
-    /// Every regular file of the folder, the private ones left out.
+    /// All regular files of the folder, without `.memsync`.
     pub fn tree(&self) -> Files {
         files_below(&self.folder)
     }
 
-    /// What is left in `.memsync/stage`.
+    /// The paths of the files in `.memsync/stage`.
     pub fn staged(&self) -> Vec<String> {
         files_below(&self.at(".memsync/stage")).into_keys().collect()
     }
 
-    /// The contents kept in history.
+    /// The contents of the files in history.
     pub fn kept(&self) -> Vec<Vec<u8>> {
         files_below(&self.at(".memsync/history")).into_values().collect()
     }
 
-    /// Names of conflict copies in the folder.
+    /// The names of the conflict copies in the folder.
     pub fn copies(&self) -> Vec<String> {
         self.tree().into_keys().filter(|name| name.contains(".conflict-")).collect()
     }

@@ -1,4 +1,4 @@
-//! A folder that is not the one it was: what it says, and how a person approves of it.
+//! A missing or replaced folder, and its approval by a person.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::world::{Device, World, eventually, write_private};
 const QUICK: &str = "interval = \"300ms\"";
 const FILES: usize = 12;
 
-/// Two devices in sync, with a dozen files.
+/// Two devices in sync, with [`FILES`] files.
 fn dozen(world: &World) -> (Device<'_>, Device<'_>) {
     let (a, b) = (world.device_with("a", QUICK), world.device_with("b", QUICK));
     for n in 0..FILES {
@@ -20,7 +20,7 @@ fn dozen(world: &World) -> (Device<'_>, Device<'_>) {
     (a, b)
 }
 
-/// Checks that every command names the same `memsync approve ID`, and gives the id.
+/// Checks that every command names the same `memsync approve ID`, and returns the id.
 #[track_caller]
 fn agreed_id(device: &Device) -> String {
     let listed = device.cli(&["approve", "--list", "--json"]);
@@ -57,7 +57,7 @@ fn lost_identity_is_approved_and_nothing_is_deleted() {
     assert_eq!(tree["0.md"], b"note 0");
     assert_eq!(tree[&a.copies()[0]], b"edited after the loss");
     assert_eq!(fs::read(a.at(".memsync/.gitignore")).unwrap(), b"*\n");
-    // From here on a deletion is a deletion again.
+    // Deletions propagate again.
     a.remove("3.md");
     eventually("the deletion arrives", || !b.at("3.md").exists());
 }
@@ -137,7 +137,7 @@ fn another_folder_is_approved_and_both_contents_stay() {
 }
 
 #[test]
-fn missing_folder_is_made_after_approval() {
+fn missing_folder_is_created_after_approval() {
     let world = World::new();
     let (a, b) = dozen(&world);
     a.stop();
@@ -151,7 +151,7 @@ fn missing_folder_is_made_after_approval() {
 }
 
 #[test]
-fn approval_that_was_killed_is_asked_for_again() {
+fn killed_approval_is_requested_again() {
     let world = World::new();
     let (a, b) = dozen(&world);
     a.stop();

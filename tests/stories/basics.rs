@@ -1,4 +1,4 @@
-//! Files come, change, move and go; on the other device too.
+//! Files are made, changed, moved and deleted, and the other device follows.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ fn files<const N: usize>(files: [(&str, &str); N]) -> Files {
 }
 
 #[test]
-fn a_new_file_comes_to_the_other_device() {
+fn new_file_arrives_on_the_other_device() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.start();
@@ -21,7 +21,7 @@ fn a_new_file_comes_to_the_other_device() {
 }
 
 #[test]
-fn an_edit_goes_both_ways() {
+fn edit_propagates_both_ways() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.start();
@@ -33,11 +33,11 @@ fn an_edit_goes_both_ways() {
     a.write("note.md", "3");
     eventually("b has it", || b.has("note.md", "3"));
     assert_eq!(world.settle(&[&a, &b]), files([("note.md", "3")]));
-    assert_eq!(b.kept().len(), 1, "what sync replaced is in history");
+    assert_eq!(b.kept().len(), 1, "history has the replaced file");
 }
 
 #[test]
-fn a_deleted_file_goes_everywhere_and_stays_in_history() {
+fn deletion_propagates_and_history_keeps_the_file() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("gone.md", "old");
@@ -46,14 +46,14 @@ fn a_deleted_file_goes_everywhere_and_stays_in_history() {
     b.start();
     world.settle(&[&a, &b]);
     a.remove("gone.md");
-    eventually("b lets it go", || !b.at("gone.md").exists());
+    eventually("b deletes it", || !b.at("gone.md").exists());
     assert_eq!(world.settle(&[&a, &b]), files([("kept.md", "kept")]));
     assert_eq!(b.kept(), [b"old".to_vec()]);
     assert_eq!(world.index()["files"]["gone.md"]["is_deleted"], true);
 }
 
 #[test]
-fn a_file_deleted_and_made_again_is_there_again() {
+fn recreated_file_propagates() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("note.md", "same");
@@ -61,7 +61,7 @@ fn a_file_deleted_and_made_again_is_there_again() {
     b.start();
     world.settle(&[&a, &b]);
     a.remove("note.md");
-    eventually("b lets it go", || !b.at("note.md").exists());
+    eventually("b deletes it", || !b.at("note.md").exists());
     world.settle(&[&a, &b]);
     b.write("note.md", "same");
     eventually("a has it again", || a.has("note.md", "same"));
@@ -69,7 +69,7 @@ fn a_file_deleted_and_made_again_is_there_again() {
 }
 
 #[test]
-fn a_renamed_file_and_a_renamed_folder_keep_their_content() {
+fn renamed_file_and_folder_keep_their_content() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("draft.md", "text");
@@ -90,7 +90,7 @@ fn a_renamed_file_and_a_renamed_folder_keep_their_content() {
 }
 
 #[test]
-fn two_files_that_swap_names_swap_everywhere() {
+fn name_swap_propagates() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("x.md", "was x");
@@ -106,7 +106,7 @@ fn two_files_that_swap_names_swap_everywhere() {
 }
 
 #[test]
-fn nested_files_come_with_their_folders_and_a_folder_moved_in_comes_whole() {
+fn nested_files_arrive_with_their_folders() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.start();
@@ -125,7 +125,7 @@ fn nested_files_come_with_their_folders_and_a_folder_moved_in_comes_whole() {
 }
 
 #[test]
-fn an_empty_file_is_a_file_and_gets_its_content_later() {
+fn empty_file_is_synced_and_gets_content_later() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.start();
@@ -150,11 +150,11 @@ fn twenty_megabytes_arrive_byte_for_byte() {
     a.start();
     b.start();
     let tree = world.settle(&[&a, &b]);
-    assert!(tree["big.bin"] == content, "all of it, as it was");
+    assert!(tree["big.bin"] == content, "the content is unchanged");
 }
 
 #[test]
-fn odd_names_arrive_as_they_are() {
+fn odd_names_arrive_unchanged() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     let names = [
@@ -187,7 +187,7 @@ fn odd_names_arrive_as_they_are() {
 }
 
 #[test]
-fn a_name_that_cannot_be_carried_is_reported_and_holds_up_no_other() {
+fn unusable_name_is_reported_and_delays_no_other() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("back\\slash.md", "stays here");
@@ -204,7 +204,7 @@ fn a_name_that_cannot_be_carried_is_reported_and_holds_up_no_other() {
 }
 
 #[test]
-fn a_name_in_nfd_and_in_nfc_is_one_name() {
+fn nfd_and_nfc_form_are_one_name() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     let (nfd, nfc) = ("cafe\u{301}/re\u{301}sume\u{301}.md", "caf\u{e9}/r\u{e9}sum\u{e9}.md");
@@ -222,7 +222,7 @@ fn a_name_in_nfd_and_in_nfc_is_one_name() {
 }
 
 #[test]
-fn folders_that_sync_emptied_go_and_the_users_stay() {
+fn folders_emptied_by_sync_go_and_others_stay() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("made/by/sync/note.md", "x");

@@ -1,4 +1,4 @@
-//! A proxy whose store is in a bucket: its index is hints, and agents are told what changed in it.
+//! A proxy whose store is a bucket. Its index is weak, and agents fetch only the changes of the index.
 
 use bytes::Bytes;
 use memsync::path::RelPath;
@@ -10,7 +10,7 @@ use crate::world::{World, eventually};
 
 const INDEX: &str = "memory/.sync-index.json";
 
-/// A bucket, what it runs on, and a proxy with its store in it.
+/// A runtime, the server of a bucket, and a proxy with its store in the bucket.
 fn bucket() -> (Runtime, Server, World) {
     let runtime = Runtime::new().unwrap();
     let server = runtime.block_on(Server::start());
@@ -23,7 +23,7 @@ fn bucket() -> (Runtime, Server, World) {
     (runtime, server, world)
 }
 
-/// Numbers of the proxy.
+/// Values of the proxy's metrics.
 fn metrics<const N: usize>(world: &World, names: [&str; N]) -> [usize; N] {
     let text = String::from_utf8(world.asker()("/metrics").1).unwrap();
     names.map(|name| {
@@ -33,7 +33,7 @@ fn metrics<const N: usize>(world: &World, names: [&str; N]) -> [usize; N] {
 }
 
 #[test]
-fn an_edit_travels_without_the_rest_of_the_index() {
+fn edit_is_synced_without_the_whole_index() {
     let (_runtime, server, world) = bucket();
     let (a, b) = (world.device("a"), world.device("b"));
     for n in 0..500 {
@@ -42,7 +42,7 @@ fn an_edit_travels_without_the_rest_of_the_index() {
     a.start();
     b.start();
     world.settle(&[&a, &b]);
-    // Both have seen that the other has everything.
+    // Both devices know the whole index now.
     a.wait();
     b.wait();
 
@@ -62,7 +62,7 @@ fn an_edit_travels_without_the_rest_of_the_index() {
     let after = metrics(&world, NAMES);
     let [whole, parts, sent, _] = [0, 1, 2, 3].map(|n| after[n] - before[n]);
     let index = after[3];
-    assert_eq!(whole, 0, "nobody needs the whole index");
+    assert_eq!(whole, 0, "no device fetched the whole index");
     assert!((10..=60).contains(&parts), "{parts} parts for 10 edits");
     assert!(index > 60_000 && sent < index, "{sent} bytes were sent for 10 edits, of an index of {index}");
     world.settle(&[&a, &b]);
@@ -70,7 +70,7 @@ fn an_edit_travels_without_the_rest_of_the_index() {
 }
 
 #[test]
-fn agents_agree_whatever_the_proxy_remembers_and_whoever_else_writes_to_its_bucket() {
+fn agents_converge_after_foreign_writes_to_the_bucket() {
     let (runtime, server, world) = bucket();
     let (a, b) = (world.device("a"), world.device("b"));
     for n in 0..30 {
@@ -80,7 +80,7 @@ fn agents_agree_whatever_the_proxy_remembers_and_whoever_else_writes_to_its_buck
     b.start();
     world.settle(&[&a, &b]);
 
-    // The proxy starts anew, and knows nothing of the index that they hold.
+    // The restarted proxy does not know the index that the devices hold.
     a.write("1.md", "one");
     world.stop_proxy();
     b.write("2.md", "two");
@@ -89,17 +89,17 @@ fn agents_agree_whatever_the_proxy_remembers_and_whoever_else_writes_to_its_buck
     let files = world.settle(&[&a, &b]);
     assert_eq!((files.len(), &files["1.md"][..], &files["2.md"][..]), (29, &b"one"[..], &b"two"[..]));
 
-    // Another proxy on the bucket.
+    // Another proxy writes to the bucket.
     let other = runtime.block_on(server.store("memory", system_clock()));
     let path = |name: &str| RelPath::parse(name).unwrap();
     let put =
         |name: &str| runtime.block_on(other.put_bytes("", &path(name), Precondition::Absent, Bytes::from_static(b"x")));
     put("theirs.md").unwrap();
     a.write("4.md", "four");
-    eventually("both have what was written there", || a.has("theirs.md", "x") && b.has("theirs.md", "x"));
+    eventually("both have the file of the other proxy", || a.has("theirs.md", "x") && b.has("theirs.md", "x"));
     world.settle(&[&a, &b]);
 
-    // And one that writes an index without looking what has become of it.
+    // A third proxy overwrites the index with an old one.
     let old = server.object(INDEX).unwrap();
     b.write("5.md", "five");
     a.write("new.md", "new");
@@ -108,7 +108,7 @@ fn agents_agree_whatever_the_proxy_remembers_and_whoever_else_writes_to_its_buck
     let theirs = text.replacen("\"files\":{", "\"by\":\"theirs\",\"files\":{", 1);
     assert_ne!(text, theirs);
     server.plant(INDEX, Stored::new(theirs.as_bytes(), &[]));
-    eventually("what it lost is mended", || difference(&server, "memory").is_empty());
+    eventually("the lost entries are back", || difference(&server, "memory").is_empty());
     let files = world.settle(&[&a, &b]);
     assert_eq!((files.len(), &files["5.md"][..], &files["new.md"][..]), (31, &b"five"[..], &b"new"[..]));
     assert_eq!((a.copies().len(), b.copies().len()), (0, 0));

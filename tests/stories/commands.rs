@@ -1,4 +1,4 @@
-//! The commands, with agents and proxies that run.
+//! The commands, with running agents and proxies.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::world::{Device, World, eventually};
 
 #[test]
-fn sync_works_once_without_an_agent_and_a_dry_run_changes_nothing() {
+fn sync_works_without_an_agent_and_dry_run_changes_nothing() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("note.md", "hello");
@@ -19,13 +19,13 @@ fn sync_works_once_without_an_agent_and_a_dry_run_changes_nothing() {
     let steps = dry_run.json()["steps"].as_array().unwrap().clone();
     let planned: Vec<_> = steps.iter().map(|s| (s["action"].as_str().unwrap(), s["path"].as_str().unwrap())).collect();
     assert_eq!(planned, [("upload", "note.md"), ("upload", "sub/other.md")]);
-    assert_eq!(world.index()["files"].as_object().unwrap().len(), 0, "nothing went up");
+    assert_eq!(world.index()["files"].as_object().unwrap().len(), 0, "nothing was uploaded");
 
     let done = a.cli(&["sync", "--json"]);
     assert_eq!((done.code, &done.json()["uploaded"]), (0, &Value::from(2)));
     let dry_run = b.cli(&["sync", "--dry-run", "--json"]);
     assert_eq!((dry_run.code, dry_run.json()["steps"].as_array().unwrap().len()), (4, 2));
-    assert!(b.tree().is_empty(), "nothing came down");
+    assert!(b.tree().is_empty(), "nothing was downloaded");
     assert_eq!(b.ok(&["sync", "--json"]).json()["downloaded"], 2);
     assert_eq!(b.tree(), a.tree());
 
@@ -41,7 +41,7 @@ fn sync_works_once_without_an_agent_and_a_dry_run_changes_nothing() {
 }
 
 #[test]
-fn a_dry_run_goes_through_the_agent_that_runs() {
+fn dry_run_goes_through_the_running_agent() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"1h\"");
     a.start();
@@ -52,14 +52,14 @@ fn a_dry_run_goes_through_the_agent_that_runs() {
     let dry_run = a.cli(&["sync", "--dry-run", "--json"]);
     let step = &dry_run.json()["steps"][0];
     assert_eq!((dry_run.code, step["action"].as_str(), step["path"].as_str()), (4, Some("upload"), Some("note.md")));
-    assert!(world.blob("note.md").is_none(), "nothing went up");
+    assert!(world.blob("note.md").is_none(), "nothing was uploaded");
     a.ok(&["resume"]);
     a.wait();
     assert!(world.blob("note.md").is_some(), "the dry run took nothing from the cycle");
 }
 
 #[test]
-fn a_dry_run_through_the_agent_says_with_its_exit_code_what_kept_it() {
+fn dry_run_through_the_agent_exits_with_the_cause() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"1h\"");
     a.start();
@@ -75,7 +75,7 @@ fn a_dry_run_through_the_agent_says_with_its_exit_code_what_kept_it() {
     crate::world::write_private(&a.home.join("token"), "open-sesame");
     a.signal(rustix::process::Signal::HUP);
     a.wait();
-    // Asked while the folder is gone, and while the agent waits for it to come back.
+    // The folder is gone, and then the agent waits for it.
     let away = a.home.join("away");
     fs::rename(&a.folder, &away).unwrap();
     for _ in 0..2 {
@@ -86,8 +86,8 @@ fn a_dry_run_through_the_agent_says_with_its_exit_code_what_kept_it() {
     }
 }
 
-/// A file of the folder by another name outside: what is written there the watcher does not hear of.
-fn unheard(device: &Device, path: &str) -> PathBuf {
+/// A hard link to a file of the folder, outside of it. The watcher does not see writes through it.
+fn outside_link(device: &Device, path: &str) -> PathBuf {
     let outside = device.home.join("outside");
     fs::write(&outside, "what was there").unwrap();
     fs::hard_link(&outside, device.at(path)).unwrap();
@@ -98,7 +98,7 @@ fn unheard(device: &Device, path: &str) -> PathBuf {
 fn sync_through_the_agent_returns_when_it_is_done() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"1h\"\nrescan = \"1h\"");
-    let unheard = unheard(&a, "note.md");
+    let unheard = outside_link(&a, "note.md");
     a.start();
     a.wait();
     fs::write(unheard, "news").unwrap();
@@ -107,7 +107,7 @@ fn sync_through_the_agent_returns_when_it_is_done() {
 }
 
 #[test]
-fn sync_says_with_its_exit_code_what_kept_it() {
+fn sync_exits_with_the_cause() {
     let world = World::new();
     let a = world.device("a");
     a.write("note.md", "hello");
@@ -131,7 +131,7 @@ fn pause_keeps_changes_here_and_resume_sends_them() {
     a.write("from-a.md", "a");
     b.write("from-b.md", "b");
     b.wait();
-    assert_eq!(a.cli(&["wait", "--timeout", "600ms"]).code, 4, "several intervals go by");
+    assert_eq!(a.cli(&["wait", "--timeout", "600ms"]).code, 4, "several intervals pass");
     assert!(world.blob("from-a.md").is_none() && !a.at("from-b.md").exists());
     assert_eq!(a.status()["state"], "paused");
     a.ok(&["resume"]);
@@ -139,11 +139,11 @@ fn pause_keeps_changes_here_and_resume_sends_them() {
 
     a.ok(&["pause", "--for", "1s"]);
     a.write("later.md", "c");
-    eventually("it goes on by itself", || b.has("later.md", "c"));
+    eventually("sync goes on by itself", || b.has("later.md", "c"));
 }
 
 #[test]
-fn a_version_overwritten_or_deleted_elsewhere_is_had_back() {
+fn version_replaced_or_deleted_remotely_is_restored() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("note.md", "first");
@@ -159,12 +159,12 @@ fn a_version_overwritten_or_deleted_elsewhere_is_had_back() {
     assert_eq!((versions.as_array().unwrap().len(), &versions[0]["kind"]), (1, &"replaced".into()));
     let deleted = b.ok(&["restore", "--deleted", "--json"]).json()["versions"].clone();
     assert_eq!((deleted.as_array().unwrap().len(), &deleted[0]["path"]), (1, &"dir/gone.md".into()));
-    // With the agents running: what is restored is an edit like any other.
+    // The agents run, and sync the restored file like any edit.
     b.ok(&["restore", "note.md"]);
     b.ok(&["restore", "dir/gone.md"]);
     eventually("a has both", || a.has("note.md", "first") && a.has("dir/gone.md", "to be deleted"));
     world.settle(&[&a, &b]);
-    // And what the restore replaced can be had back too.
+    // The text that the restore replaced can be restored too.
     b.ok(&["restore", "note.md"]);
     eventually("a has it", || a.has("note.md", "second"));
     assert_eq!(world.settle(&[&a, &b]).len(), 2);
@@ -192,7 +192,7 @@ fn restore_loses_no_text_while_the_agent_reopens_its_folder() {
     assert!(b.staged().is_empty());
 }
 
-/// `name: type`, `?` for what may be null; an array's keys are those of its first element.
+/// Keys with their types. `?` marks a type that may be null. The keys of an array are those of its first element.
 const STATUS: &[(&str, &str)] = &[
     ("schema", "number"),
     ("state", "string"),
@@ -246,7 +246,7 @@ fn has_keys(document: &Value, keys: &[(&str, &str)]) {
 }
 
 #[test]
-fn status_json_has_all_that_is_promised() {
+fn status_json_has_all_promised_keys() {
     let world = World::new();
     let a = world.device("a");
     has_keys(&a.status(), STATUS);
@@ -280,7 +280,7 @@ fn status_json_has_all_that_is_promised() {
     let proxy = &status["proxy"];
     assert_eq!(proxy["reachable"], true);
     assert!(proxy["capabilities"].to_string().contains("strong-index"), "{proxy}");
-    // Without the agent: what it left behind.
+    // Without the agent, the status comes from its files.
     a.stop();
     let ran = a.cli(&["status", "--json"]);
     assert_eq!(ran.code, 3, "{ran:?}");
@@ -291,7 +291,7 @@ fn status_json_has_all_that_is_promised() {
 }
 
 #[test]
-fn in_sync_is_false_from_the_moment_something_is_written() {
+fn in_sync_is_false_from_the_moment_of_a_write() {
     let world = World::new();
     let a = world.device("a");
     a.start();
@@ -299,12 +299,12 @@ fn in_sync_is_false_from_the_moment_something_is_written() {
     for n in 0..20 {
         a.write(&format!("{n}.md"), "x");
         a.wait();
-        assert!(world.blob(&format!("{n}.md")).is_some(), "wait has seen what was written before it: {n}");
+        assert!(world.blob(&format!("{n}.md")).is_some(), "wait has seen the earlier write: {n}");
     }
 }
 
 #[test]
-fn wait_gives_up_in_time_and_returns_when_it_is_done() {
+fn wait_ends_at_its_timeout_or_when_in_sync() {
     let world = World::new();
     let a = world.device("a");
     a.write("note.md", "hello");
@@ -312,7 +312,7 @@ fn wait_gives_up_in_time_and_returns_when_it_is_done() {
     a.wait();
     world.stop_proxy();
     a.write("note.md", "offline");
-    eventually("it notices", || a.status()["state"] == "offline");
+    eventually("the agent notices", || a.status()["state"] == "offline");
     let begun = Instant::now();
     let ran = a.cli(&["wait", "--timeout", "3s"]);
     let took = begun.elapsed();
@@ -333,15 +333,15 @@ fn wait_gives_up_in_time_and_returns_when_it_is_done() {
 }
 
 #[test]
-fn usr1_looks_at_everything_now() {
+fn usr1_syncs_at_once() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"1h\"\nrescan = \"1h\"");
-    let unheard = unheard(&a, "note.md");
+    let unheard = outside_link(&a, "note.md");
     a.start();
     a.wait();
     fs::write(unheard, "news").unwrap();
     a.signal(rustix::process::Signal::USR1);
-    eventually("it goes up", || world.blob("note.md").is_some_and(|c| c == b"news"));
+    eventually("the file is uploaded", || world.blob("note.md").is_some_and(|c| c == b"news"));
 }
 
 #[test]

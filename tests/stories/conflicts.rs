@@ -1,4 +1,4 @@
-//! Two people change things while they do not hear of one another.
+//! Two devices change files while they are apart.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use crate::world::{Device, World, eventually};
 
 const COPY: &str = "conflict = \"copy\"";
 
-/// Both have `note.md`, and then neither agent runs.
+/// Two devices with `note.md`. Their agents are stopped.
 fn both_have<'w>(world: &'w World, content: &str) -> (Device<'w>, Device<'w>) {
     let (a, b) = (world.device_with("a", COPY), world.device_with("b", COPY));
     a.write("note.md", content);
@@ -19,7 +19,7 @@ fn both_have<'w>(world: &'w World, content: &str) -> (Device<'w>, Device<'w>) {
 }
 
 #[test]
-fn different_files_edited_apart_come_together() {
+fn concurrent_edits_of_different_files_merge() {
     let world = World::new();
     let (a, b) = both_have(&world, "base");
     a.write("of-a.md", "a");
@@ -34,7 +34,7 @@ fn different_files_edited_apart_come_together() {
 }
 
 #[test]
-fn the_same_file_edited_apart_is_kept_twice_on_both() {
+fn concurrent_edits_of_a_file_are_both_kept() {
     let world = World::new();
     let (a, b) = both_have(&world, "base");
     a.write("note.md", "by a");
@@ -43,7 +43,7 @@ fn the_same_file_edited_apart_is_kept_twice_on_both() {
     a.wait();
     b.start();
     let tree = world.settle(&[&a, &b]);
-    assert_eq!(tree["note.md"], b"by a", "who came first keeps the name");
+    assert_eq!(tree["note.md"], b"by a", "the first upload keeps the name");
     let copies = a.copies();
     assert_eq!((copies.len(), b.copies()), (1, copies.clone()));
     assert!(copies[0].starts_with("note.conflict-b-") && copies[0].ends_with(".md"), "{copies:?}");
@@ -55,7 +55,7 @@ fn the_same_file_edited_apart_is_kept_twice_on_both() {
 }
 
 #[test]
-fn edits_while_the_proxy_is_away_are_kept_and_sent_when_it_is_back() {
+fn edits_made_offline_are_sent_when_the_proxy_returns() {
     let world = World::new();
     let (a, b) = (world.device_with("a", COPY), world.device_with("b", COPY));
     a.write("note.md", "base");
@@ -79,7 +79,7 @@ fn edits_while_the_proxy_is_away_are_kept_and_sent_when_it_is_back() {
 }
 
 #[test]
-fn the_same_new_file_on_both_is_no_conflict_when_it_is_the_same() {
+fn same_new_file_on_both_devices_is_no_conflict() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     for device in [&a, &b] {
@@ -96,7 +96,7 @@ fn the_same_new_file_on_both_is_no_conflict_when_it_is_the_same() {
 }
 
 #[test]
-fn the_same_edit_on_both_is_no_conflict() {
+fn same_edit_on_both_devices_is_no_conflict() {
     let world = World::new();
     let (a, b) = both_have(&world, "base");
     a.write("note.md", "the same edit");
@@ -107,7 +107,7 @@ fn the_same_edit_on_both_is_no_conflict() {
 }
 
 #[test]
-fn an_edit_beats_a_delete_that_came_first() {
+fn edit_beats_an_earlier_delete() {
     let world = World::new();
     let (a, b) = both_have(&world, "base");
     a.remove("note.md");
@@ -121,7 +121,7 @@ fn an_edit_beats_a_delete_that_came_first() {
 }
 
 #[test]
-fn an_edit_beats_a_delete_that_came_second() {
+fn edit_beats_a_later_delete() {
     let world = World::new();
     let (a, b) = both_have(&world, "base");
     a.remove("note.md");
@@ -134,7 +134,7 @@ fn an_edit_beats_a_delete_that_came_second() {
 }
 
 #[test]
-fn a_delete_on_both_is_a_delete() {
+fn delete_on_both_devices_is_no_conflict() {
     let world = World::new();
     let (a, b) = both_have(&world, "base");
     a.remove("note.md");
@@ -145,7 +145,7 @@ fn a_delete_on_both_is_a_delete() {
 }
 
 #[test]
-fn a_file_and_a_folder_of_one_name_are_blocked_reported_and_both_kept() {
+fn file_and_folder_of_one_name_are_blocked_and_kept() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("plan", "a file");
@@ -154,12 +154,12 @@ fn a_file_and_a_folder_of_one_name_are_blocked_reported_and_both_kept() {
     a.start();
     a.wait();
     b.start();
-    eventually("the rest goes on", || a.has("other.md", "goes on"));
+    eventually("other files are synced", || a.has("other.md", "goes on"));
     let problem = |device: &Device| device.folder_status()["problems"].clone();
     eventually("both report it", || [&a, &b].iter().all(|d| problem(d).to_string().contains("plan")));
     assert!(a.has("plan", "a file") && b.has("plan/detail.md", "in a folder"));
     assert_eq!(world.blob("plan").unwrap(), b"a file");
-    // A person settles it by a rename.
+    // A person renames the file.
     a.rename("plan", "plan-file");
     eventually("all is there", || b.has("plan-file", "a file") && a.has("plan/detail.md", "in a folder"));
     world.settle(&[&a, &b]);
@@ -172,7 +172,7 @@ fn a_file_and_a_folder_of_one_name_are_blocked_reported_and_both_kept() {
 }
 
 #[test]
-fn a_file_that_becomes_a_folder_becomes_one_everywhere() {
+fn file_replaced_by_a_folder_propagates() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("topic", "a file");
@@ -206,7 +206,7 @@ fn conflicts_are_resolved_each_way_for_both_devices() {
     let listed = listed.json()["conflicts"].as_array().unwrap().clone();
     assert_eq!(listed.len(), 3);
     assert!(listed.iter().all(|c| c["device"] == "b"), "{listed:?}");
-    // On the device that did not make the copies, and with its agent running.
+    // The other device made the copies, and the agent runs.
     a.ok(&["conflicts", "resolve", "copy.md", "--keep", "copy"]);
     a.ok(&["conflicts", "resolve", "file.md", "--keep", "file"]);
     a.ok(&["conflicts", "resolve", "both.md", "--keep", "both"]);
@@ -222,7 +222,7 @@ fn conflicts_are_resolved_each_way_for_both_devices() {
     }
 }
 
-/// Both devices wrote each of `names` apart, and have taken the other's text in.
+/// Two devices with a conflict on each of `names`.
 fn conflict_on<'w>(world: &'w World, names: &[&str]) -> (Device<'w>, Device<'w>) {
     let (a, b) = (world.device_with("a", COPY), world.device_with("b", COPY));
     for name in names {
@@ -246,7 +246,7 @@ fn conflict_of_a_longest_name_is_settled_by_that_name() {
         let originals: Vec<&str> = listed.as_array().unwrap().iter().map(|c| c["original"].as_str().unwrap()).collect();
         assert_eq!(originals, [second.as_str(), &first], "{}", device.name);
     }
-    // One on the device that made the copy, and one on the other.
+    // Each device settles one conflict.
     b.ok(&["conflicts", "resolve", &first, "--keep", "copy"]);
     a.ok(&["conflicts", "resolve", &second, "--keep", "both"]);
     eventually("no copies are left", || a.copies().is_empty() && b.copies().is_empty());
@@ -270,7 +270,7 @@ fn conflict_of_a_longest_path_is_counted_and_settled() {
         let copy = listed[0]["path"].as_str().unwrap().to_owned();
         assert_eq!(copy.rsplit_once('/').unwrap().0, &dirs[..dirs.len() - 201], "in the nearest folder above");
     }
-    // The device that made the copy knows its original also when that is gone.
+    // The device that made the copy knows the original, even if it is gone.
     b.remove(&deep);
     world.settle(&[&b, &a]);
     let listed = b.cli(&["conflicts", "--json"]).json()["conflicts"].clone();

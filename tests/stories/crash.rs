@@ -10,8 +10,8 @@ use memsync::state::{Container, Format, Options};
 
 use crate::world::{Device, World, eventually};
 
-/// Makes the state of a killed agent that of an earlier start of the machine.
-fn machine_restarts(device: &Device) {
+/// Makes the state of a killed agent look like that of an earlier start of the machine.
+fn pretend_reboot(device: &Device) {
     let state = device.home.join("state");
     let mut names = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let name = names.find_map(|name| Some(format!("{}.json", name.strip_suffix(".status.json")?)));
@@ -24,7 +24,7 @@ fn machine_restarts(device: &Device) {
     container.save(Timestamp::now()).unwrap();
 }
 
-/// As a power cut leaves a file that a program rewrote without fsync.
+/// Leaves a file as a power cut does after a write without fsync.
 fn empty_before_boot(device: &Device, path: &str, content: &[u8]) {
     device.write(path, content);
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
@@ -43,14 +43,14 @@ fn files_emptied_by_a_power_cut_get_their_text_back() {
     b.start();
     world.settle(&[&a, &b]);
     a.kill();
-    machine_restarts(&a);
+    pretend_reboot(&a);
     empty_before_boot(&a, "empty.md", b"");
     empty_before_boot(&a, "zeros.md", &[0; 9]);
     a.write("emptied-by-hand.md", "");
     a.start();
     eventually("the texts are back", || a.has("empty.md", "the text\n") && a.has("zeros.md", "the text\n"));
     eventually("the emptied files are kept", || a.copies().len() == 2 && b.copies().len() == 2);
-    eventually("what a user emptied is empty everywhere", || b.has("emptied-by-hand.md", ""));
+    eventually("a file that a user emptied is empty everywhere", || b.has("emptied-by-hand.md", ""));
     assert!(b.has("empty.md", "the text\n") && b.has("zeros.md", "the text\n"));
     let names_crash = |path: &str| {
         let problems = a.folder_status()["problems"].take();

@@ -1,4 +1,4 @@
-//! How editors save. Whatever they do, only whole contents become versions, and none looks like a deletion.
+//! The ways in which editors save. Only whole contents become versions, and no save looks like a deletion.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -16,12 +16,12 @@ use crate::world::{Device, Files, World, eventually};
 
 const SIZE: usize = 400_000;
 
-/// A content that tells its version from the first byte to the last.
+/// A content in which every line has the number of its version.
 fn version(n: usize) -> Vec<u8> {
     format!("{n:07}\n").into_bytes().repeat(SIZE / 8)
 }
 
-/// Looks at the proxy and at the other device's file all the time.
+/// Reads the file on the proxy and on the other device all the time.
 struct Observer {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<(HashSet<Vec<u8>>, usize)>,
@@ -51,33 +51,33 @@ impl Observer {
         Self { stop, thread }
     }
 
-    /// Every content seen must be one of `written`, and the file always have been there.
+    /// Checks that every content was one of `written`, and that the file was never missing.
     #[track_caller]
     fn saw_only(self, written: &[Vec<u8>]) {
         self.stop.store(true, Ordering::Relaxed);
         let (seen, missing) = self.thread.join().unwrap();
         for content in &seen {
             let first = String::from_utf8_lossy(&content[..content.len().min(8)]).into_owned();
-            assert!(written.contains(content), "a content nobody wrote: {} bytes from {first:?}", content.len());
+            assert!(written.contains(content), "a partial content: {} bytes from {first:?}", content.len());
         }
-        assert_eq!(missing, 0, "it never looked deleted");
+        assert_eq!(missing, 0, "the file was never missing");
         assert!(!seen.is_empty());
     }
 }
 
-/// How soon one save follows another.
+/// The time between two saves.
 #[derive(Clone, Copy, PartialEq)]
-enum Pace {
-    /// When the other device has the one before.
-    Calm,
-    AtOnce,
+enum SaveInterval {
+    /// Until the other device has the last save.
+    UntilSynced,
+    None,
 }
 
-/// A machine that stalls in the midst of a save does not make a file quiet. One that was closed waits no longer for it.
-const UNHURRIED: &str = "debounce = \"30s\"";
+/// A debounce that a stalled machine does not reach in the middle of a save. A closed file does not wait for it.
+const LONG_DEBOUNCE: &str = "debounce = \"30s\"";
 
-/// Saves with `save` many times, and looks that the other device gets the last and only whole ones.
-fn saves_are_whole(pace: Pace, config: &str, saves: usize, save: impl Fn(&Device, &[u8])) {
+/// Saves many times with `save`. The other device must get the last content, and only whole ones.
+fn saves_are_whole(interval: SaveInterval, config: &str, saves: usize, save: impl Fn(&Device, &[u8])) {
     let world = World::new();
     let (a, b) = (world.device_with("a", config), world.device("b"));
     let written: Vec<Vec<u8>> = (0..=saves).map(version).collect();
@@ -88,7 +88,7 @@ fn saves_are_whole(pace: Pace, config: &str, saves: usize, save: impl Fn(&Device
     let observer = Observer::start(&world, b.at("note.md"));
     for content in &written[1..] {
         save(&a, content);
-        if pace == Pace::Calm {
+        if interval == SaveInterval::UntilSynced {
             eventually("b has it", || b.has("note.md", content));
         }
     }
@@ -102,13 +102,13 @@ fn saves_are_whole(pace: Pace, config: &str, saves: usize, save: impl Fn(&Device
 }
 
 #[test]
-fn a_save_by_renaming_the_old_one_away_as_vim_does() {
-    for pace in [Pace::Calm, Pace::AtOnce] {
-        saves_are_whole(pace, "", 6, as_vim);
+fn vim_save_keeps_whole_contents() {
+    for interval in [SaveInterval::UntilSynced, SaveInterval::None] {
+        saves_are_whole(interval, "", 6, save_like_vim);
     }
 }
 
-fn as_vim(a: &Device, content: &[u8]) {
+fn save_like_vim(a: &Device, content: &[u8]) {
     let probe = a.at("4913");
     fs::write(&probe, "").unwrap();
     fs::remove_file(&probe).unwrap();
@@ -118,13 +118,13 @@ fn as_vim(a: &Device, content: &[u8]) {
 }
 
 #[test]
-fn a_save_by_renaming_a_new_one_over() {
-    for pace in [Pace::Calm, Pace::AtOnce] {
-        saves_are_whole(pace, "", 6, renamed_over);
+fn rename_over_keeps_whole_contents() {
+    for interval in [SaveInterval::UntilSynced, SaveInterval::None] {
+        saves_are_whole(interval, "", 6, save_by_rename);
     }
 }
 
-fn renamed_over(a: &Device, content: &[u8]) {
+fn save_by_rename(a: &Device, content: &[u8]) {
     let temporary = a.at(".goutputstream-X1Y2Z3");
     let mut file = File::create(&temporary).unwrap();
     for piece in content.chunks(50_000) {
@@ -135,23 +135,23 @@ fn renamed_over(a: &Device, content: &[u8]) {
 }
 
 #[test]
-fn a_save_by_truncating_and_writing_in_pieces() {
-    saves_are_whole(Pace::Calm, UNHURRIED, 4, slowly);
+fn slow_save_keeps_whole_contents() {
+    saves_are_whole(SaveInterval::UntilSynced, LONG_DEBOUNCE, 4, save_slowly);
 }
 
 #[test]
-fn saves_in_pieces_one_right_after_the_other() {
-    saves_are_whole(Pace::AtOnce, UNHURRIED, 6, slowly);
+fn slow_saves_in_a_row_keep_whole_contents() {
+    saves_are_whole(SaveInterval::None, LONG_DEBOUNCE, 6, save_slowly);
 }
 
 #[test]
-fn a_save_by_rename_with_a_lock_and_an_auto_save_as_emacs_does() {
-    for pace in [Pace::Calm, Pace::AtOnce] {
-        saves_are_whole(pace, UNHURRIED, 6, as_emacs);
+fn emacs_save_keeps_whole_contents() {
+    for interval in [SaveInterval::UntilSynced, SaveInterval::None] {
+        saves_are_whole(interval, LONG_DEBOUNCE, 6, save_like_emacs);
     }
 }
 
-fn as_emacs(a: &Device, content: &[u8]) {
+fn save_like_emacs(a: &Device, content: &[u8]) {
     let (lock, auto_save, backup) = (a.at(".#note.md"), a.at("#note.md#"), a.at("note.md~"));
     symlink("somebody@somewhere.4711:1700000000", &lock).unwrap();
     fs::write(&auto_save, content).unwrap();
@@ -163,13 +163,13 @@ fn as_emacs(a: &Device, content: &[u8]) {
 }
 
 #[test]
-fn a_save_by_emptying_and_writing_the_open_file_as_vs_code_does() {
-    for pace in [Pace::Calm, Pace::AtOnce] {
-        saves_are_whole(pace, UNHURRIED, 6, as_vs_code);
+fn vs_code_save_keeps_whole_contents() {
+    for interval in [SaveInterval::UntilSynced, SaveInterval::None] {
+        saves_are_whole(interval, LONG_DEBOUNCE, 6, save_like_vs_code);
     }
 }
 
-fn as_vs_code(a: &Device, content: &[u8]) {
+fn save_like_vs_code(a: &Device, content: &[u8]) {
     let mut file = OpenOptions::new().read(true).write(true).open(a.at("note.md")).unwrap();
     file.set_len(0).unwrap();
     thread::sleep(Duration::from_millis(2));
@@ -177,20 +177,20 @@ fn as_vs_code(a: &Device, content: &[u8]) {
 }
 
 #[test]
-fn a_save_by_writing_over_the_old_content_in_place_as_rsync_can() {
-    for pace in [Pace::Calm, Pace::AtOnce] {
-        saves_are_whole(pace, UNHURRIED, 4, over_the_old);
+fn overwriting_in_place_keeps_whole_contents() {
+    for interval in [SaveInterval::UntilSynced, SaveInterval::None] {
+        saves_are_whole(interval, LONG_DEBOUNCE, 4, overwrite_in_place);
     }
 }
 
-fn over_the_old(a: &Device, content: &[u8]) {
-    // Neither its size nor, at the end, its time tells.
+fn overwrite_in_place(a: &Device, content: &[u8]) {
+    // The save changes neither size nor mtime.
     let time = fs::metadata(a.at("note.md")).unwrap().modified().unwrap();
     loop {
         let file = OpenOptions::new().write(true).open(a.at("note.md")).unwrap();
-        let longest = piece_by_piece(&file, content);
+        let longest = write_in_pieces(&file, content);
         file.set_modified(time).unwrap();
-        if longest <= LONGEST_PAUSE {
+        if longest <= MAX_PAUSE {
             break;
         }
     }
@@ -198,9 +198,9 @@ fn over_the_old(a: &Device, content: &[u8]) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_save_by_sed() {
-    for pace in [Pace::Calm, Pace::AtOnce] {
-        saves_are_whole(pace, UNHURRIED, 6, |a, content| {
+fn sed_save_keeps_whole_contents() {
+    for interval in [SaveInterval::UntilSynced, SaveInterval::None] {
+        saves_are_whole(interval, LONG_DEBOUNCE, 6, |a, content| {
             let line = String::from_utf8(content[..7].to_vec()).unwrap();
             let sed =
                 Command::new("sed").args(["-i", &format!("s/^.*$/{line}/"), "note.md"]).current_dir(&a.folder).status();
@@ -210,7 +210,7 @@ fn a_save_by_sed() {
 }
 
 #[test]
-fn branches_are_checked_out_in_the_folder() {
+fn git_checkouts_in_the_folder_propagate() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     let git = |args: &[&str]| {
@@ -255,7 +255,7 @@ fn branches_are_checked_out_in_the_folder() {
         git(&["checkout", ["one", "two"][n]]);
         eventually("b has the branch", || checked_out(&b) == branches[n]);
     }
-    // Faster than anybody can follow: the last one counts.
+    // The other device cannot follow these. Only the last one counts.
     for n in [1, 0, 1, 0, 1] {
         git(&["checkout", ["one", "two"][n]]);
     }
@@ -265,16 +265,16 @@ fn branches_are_checked_out_in_the_folder() {
     git(&["diff", "--exit-code"]);
 }
 
-/// A machine that stalls makes a pause that is a pause to anybody: then the save is done once more.
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// A stalled machine pauses a save longer than this. Then the save is repeated.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 
-fn slowly(a: &Device, content: &[u8]) {
+fn save_slowly(a: &Device, content: &[u8]) {
     let open = || OpenOptions::new().write(true).truncate(true).open(a.at("note.md")).unwrap();
-    while piece_by_piece(&open(), content) > LONGEST_PAUSE {}
+    while write_in_pieces(&open(), content) > MAX_PAUSE {}
 }
 
-/// A slow program; gives its longest pause.
-fn piece_by_piece(mut file: &File, content: &[u8]) -> Duration {
+/// Writes in pieces, as a slow program does. Returns the longest pause.
+fn write_in_pieces(mut file: &File, content: &[u8]) -> Duration {
     let (mut longest, mut last) = (Duration::ZERO, Instant::now());
     for piece in content.chunks(10_000) {
         file.write_all(piece).unwrap();

@@ -1,11 +1,11 @@
-//! A proxy beyond this machine: what gets smaller travels packed, and arrives as it was.
+//! A proxy on another machine: compressible contents are sent compressed.
 
 use std::fs;
 
 use crate::packed::{noise, text};
 use crate::world::{Device, World, eventually, write_private};
 
-/// A device to which the proxy is not on its machine: the address that is none reaches it all the same.
+/// A device that takes the proxy for one on another machine: 0.0.0.0 reaches it, and is no loopback address.
 fn far<'w>(world: &'w World, name: &str) -> Device<'w> {
     let device = world.device_with(name, "interval = \"1s\"");
     let config = device.home.join("config.toml");
@@ -17,7 +17,7 @@ fn far<'w>(world: &'w World, name: &str) -> Device<'w> {
     device
 }
 
-/// Bytes that the proxy has received and sent.
+/// The bytes that the proxy has received and sent.
 fn traffic(world: &World) -> [usize; 2] {
     let metrics = String::from_utf8(world.asker()("/metrics").1).unwrap();
     ["memsync_received_bytes_total ", "memsync_sent_bytes_total "].map(|name| {
@@ -27,10 +27,10 @@ fn traffic(world: &World) -> [usize; 2] {
 }
 
 #[test]
-fn notes_travel_packed_and_arrive_as_they_were() {
+fn compressed_notes_arrive_unchanged() {
     let world = World::new();
     let (a, b) = (far(&world, "a"), far(&world, "b"));
-    // In batches, alone and read whole, alone and read as it goes; and what does not get smaller.
+    // Small files in batches, larger ones alone, streamed ones, and one that does not compress.
     let mut files = vec![("long.md".to_owned(), text(150_000)), ("huge.md".to_owned(), text(3 << 20))];
     files.push(("photo.jpg".to_owned(), noise(400_000)));
     files.extend((0..200).map(|n| (format!("notes/{n}.md"), text(4_000 + n))));
@@ -47,13 +47,13 @@ fn notes_travel_packed_and_arrive_as_they_were() {
     let [_, down] = traffic(&world);
     assert!(down < total / 2, "{down} of {total}");
 
-    // An edit there, and one that makes it worth packing no more.
+    // An edit, and one that makes a file incompressible.
     b.write("long.md", text(160_000));
     b.write("huge.md", noise(1 << 20));
     eventually("a has both", || a.has("long.md", text(160_000)) && a.has("huge.md", noise(1 << 20)));
     assert_eq!((a.copies().len(), b.copies().len()), (0, 0));
 
-    // On the proxy's own machine it all comes as it is.
+    // On the proxy's own machine nothing is compressed.
     let here = world.device("here");
     let [_, before] = traffic(&world);
     here.start();

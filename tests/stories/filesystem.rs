@@ -1,5 +1,5 @@
-//! What a filesystem can do to a folder: renames, permissions, full disks, clocks, names. Nothing is lost, the
-//! rest goes on, and what cannot be synced is said.
+//! Renames, permissions, full disks, clocks and odd names. No file is lost, other files are synced, and the status names
+//! the files that cannot be.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -29,7 +29,7 @@ fn problems(device: &Device) -> Vec<(String, String)> {
     problems.as_array().unwrap().iter().map(|p| (text(&p["path"]), text(&p["problem"]))).collect()
 }
 
-/// Waits until the device reports `why` of a path.
+/// Waits until the status of the device gives `why` as the problem of a path.
 #[track_caller]
 pub fn reports(device: &Device, path: &str, why: &str) {
     let mut seen = Vec::new();
@@ -41,7 +41,7 @@ pub fn reports(device: &Device, path: &str, why: &str) {
 }
 
 #[test]
-fn a_name_that_changes_its_case_changes_it_everywhere() {
+fn case_change_of_a_name_propagates() {
     let world = World::new();
     let (a, b) = both_run(&world);
     a.write("Note.md", "text");
@@ -56,7 +56,7 @@ fn a_name_that_changes_its_case_changes_it_everywhere() {
 }
 
 #[test]
-fn a_large_folder_is_renamed_while_the_other_side_edits_in_it() {
+fn large_folder_rename_keeps_a_concurrent_edit() {
     let world = World::new();
     let (a, b) = both_run(&world);
     for n in 0..500 {
@@ -68,14 +68,14 @@ fn a_large_folder_is_renamed_while_the_other_side_edits_in_it() {
     b.write("topics/7.md", "edited on b");
     eventually("the new names are on b", || (0..500).all(|n| b.at(&format!("themes/{n}.md")).exists()));
     let tree = world.settle(&[&a, &b]);
-    // The edit beats the deletion, and the folder's new name has what it held before.
+    // The edit beats the deletion. The renamed folder has the old text.
     assert_eq!(tree["topics/7.md"], b"edited on b");
     assert_eq!(tree["themes/7.md"], b"note 7");
     assert_eq!(tree.len(), 502, "500 under the new name, the edit and the other file");
 }
 
 #[test]
-fn a_folder_that_was_renamed_while_the_other_was_away_is_renamed_there_too() {
+fn folder_rename_propagates_to_an_offline_device() {
     let world = World::new();
     let (a, b) = both_run(&world);
     for n in 0..40 {
@@ -92,7 +92,7 @@ fn a_folder_that_was_renamed_while_the_other_was_away_is_renamed_there_too() {
 }
 
 #[test]
-fn a_file_becomes_a_folder_while_a_folder_becomes_a_file() {
+fn file_and_folder_swap_kinds() {
     let world = World::new();
     let (a, b) = both_run(&world);
     a.write("x", "a file");
@@ -108,7 +108,7 @@ fn a_file_becomes_a_folder_while_a_folder_becomes_a_file() {
 }
 
 #[test]
-fn a_file_becomes_a_folder_here_while_it_is_edited_there() {
+fn file_replaced_by_a_folder_keeps_a_remote_edit() {
     let world = World::new();
     let (a, b) = both_run(&world);
     a.write("plan", "a file");
@@ -121,7 +121,7 @@ fn a_file_becomes_a_folder_here_while_it_is_edited_there() {
     b.start();
     b.wait();
     a.start();
-    // Nobody can have both under one name: each keeps its own, the proxy the edit, and a person is asked.
+    // A name has either a file or a folder. Each device keeps its own, and a person decides.
     reports(&a, "plan", "claim one name");
     eventually("both names wait for a person", || a.folder_status()["pending"]["blocked"] == 2);
     assert_eq!(a.cli(&["status"]).code, 4);
@@ -133,7 +133,7 @@ fn a_file_becomes_a_folder_here_while_it_is_edited_there() {
 }
 
 #[test]
-fn a_folder_that_became_a_symlink_is_not_deleted_elsewhere_nor_written_through() {
+fn folder_replaced_by_a_symlink_is_neither_deleted_nor_followed() {
     let world = World::new();
     let (a, b) = both_run(&world);
     for n in 0..3 {
@@ -154,7 +154,7 @@ fn a_folder_that_became_a_symlink_is_not_deleted_elsewhere_nor_written_through()
     }
     assert!(!elsewhere.join("new.md").exists());
     assert_eq!(b.tree().len(), 5, "nothing was deleted on b");
-    // Brought back, it is a folder like any other.
+    // Once it is back, the folder is synced again.
     fs::remove_file(a.at("topics")).unwrap();
     fs::rename(&elsewhere, a.at("topics")).unwrap();
     let tree = world.settle(&[&a, &b]);
@@ -162,7 +162,7 @@ fn a_folder_that_became_a_symlink_is_not_deleted_elsewhere_nor_written_through()
 }
 
 #[test]
-fn a_read_only_file_is_replaced_and_stays_read_only() {
+fn read_only_file_is_replaced_and_stays_read_only() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     b.as_another_user();
@@ -182,7 +182,7 @@ fn a_read_only_file_is_replaced_and_stays_read_only() {
 }
 
 #[test]
-fn a_read_only_folder_is_reported_and_holds_up_no_other() {
+fn read_only_folder_is_reported_and_delays_no_other() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     b.as_another_user();
@@ -196,12 +196,12 @@ fn a_read_only_folder_is_reported_and_holds_up_no_other() {
     a.write("closed/new.md", "new");
     a.remove("closed/gone.md");
     a.write("other.md", "other");
-    eventually("the rest goes on", || b.has("other.md", "other"));
+    eventually("other files are synced", || b.has("other.md", "other"));
     for name in ["note.md", "new.md", "gone.md"] {
         reports(&b, &format!("closed/{name}"), "right to write");
     }
     assert!(b.has("closed/note.md", "one") && b.has("closed/gone.md", "to go") && !b.at("closed/new.md").exists());
-    assert_eq!(world.blob("closed/note.md").unwrap(), b"two", "nothing was taken back on the proxy");
+    assert_eq!(world.blob("closed/note.md").unwrap(), b"two", "the proxy keeps the new text");
     assert!(world.blob("closed/gone.md").is_none());
     fs::set_permissions(b.at("closed"), PermissionsExt::from_mode(0o755)).unwrap();
     let tree = world.settle(&[&a, &b]);
@@ -209,11 +209,11 @@ fn a_read_only_folder_is_reported_and_holds_up_no_other() {
     assert!(b.copies().is_empty() && b.staged().is_empty());
 }
 
-/// A small filesystem of its own at a path, for as long as it lives.
+/// A small filesystem mounted at a path until it is dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None`: this user may not mount.
+    /// `None`: this user must not mount.
     fn mount(at: PathBuf, size: &str) -> Option<Self> {
         fs::create_dir_all(&at).unwrap();
         let mut mount = Command::new("mount");
@@ -226,7 +226,7 @@ impl SmallDisk {
         assert!(status.success());
     }
 
-    /// Takes all the room that is left.
+    /// Fills the filesystem.
     fn fill(&self) {
         let mut filler = File::create(self.0.join("filler")).unwrap();
         let mut block = vec![b'x'; 64 * 1024];
@@ -241,13 +241,13 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // What still holds it open lets go when it ends.
+        // The unmount completes when the last process closes its files.
         Command::new("umount").arg("-l").arg(&self.0).status().unwrap();
     }
 }
 
 #[test]
-fn a_full_disk_is_said_loses_nothing_and_goes_on_when_there_is_room() {
+fn full_disk_is_reported_and_loses_nothing() {
     let world = World::new();
     let Some(disk) = SmallDisk::mount(world.path().join("b"), "16m") else {
         return left_out("this user cannot mount a small disk");
@@ -258,11 +258,11 @@ fn a_full_disk_is_said_loses_nothing_and_goes_on_when_there_is_room() {
     world.settle(&[&a, &b]);
     a.write("huge.bin", vec![7; 20 << 20]);
     reports(&b, "huge.bin", "room");
-    // What fits goes on.
+    // A file that fits is synced.
     a.write("note.md", "two");
-    eventually("b has what fits", || b.has("note.md", "two"));
+    eventually("b has the small file", || b.has("note.md", "two"));
     disk.fill();
-    // The same length: the user's own file still has its block.
+    // The edit has the same length, so the file keeps its block.
     OpenOptions::new().write(true).open(b.at("mine.md")).unwrap().write_all(b"edit").unwrap();
     a.write("note.md", "three");
     a.write("new.md", "new".repeat(10_000));
@@ -270,7 +270,7 @@ fn a_full_disk_is_said_loses_nothing_and_goes_on_when_there_is_room() {
     eventually("b says what to do", || {
         b.cli(&["status"]).err.contains("room") || b.status().to_string().contains("room")
     });
-    assert!(b.has("note.md", "two") || b.has("note.md", "three"), "whole, one or the other");
+    assert!(b.has("note.md", "two") || b.has("note.md", "three"), "one of the two texts, whole");
     assert!(b.has("mine.md", "edit"));
     fs::remove_file(disk.0.join("filler")).unwrap();
     disk.resize("64m");
@@ -286,24 +286,24 @@ fn set_mtime(path: &Path, to: SystemTime) {
 }
 
 #[test]
-fn an_edit_is_noticed_whatever_the_clock_says() {
+fn edit_is_noticed_with_any_mtime() {
     let world = World::new();
     let (a, b) = both_run(&world);
     let hour = Duration::from_secs(3600);
     a.write("note.md", "one");
     a.write("kept.md", "aaa");
-    // Written before the clock was set back by an hour.
+    // The clock was set back by an hour before the edit.
     set_mtime(&a.at("note.md"), SystemTime::now() + hour);
     world.settle(&[&a, &b]);
     a.write("note.md", "two");
     eventually("an edit whose time is before the last one's", || b.has("note.md", "two"));
-    // The same length and the same time as before: by a tool that puts the time back.
+    // A tool keeps length and mtime.
     let before = fs::metadata(a.at("kept.md")).unwrap().modified().unwrap();
     a.write("kept.md", "bbb");
     set_mtime(&a.at("kept.md"), before);
     eventually("an edit that hides its time", || b.has("kept.md", "bbb"));
     world.settle(&[&a, &b]);
-    // And while no agent runs.
+    // The same while no agent runs.
     a.stop();
     a.write("kept.md", "ccc");
     set_mtime(&a.at("kept.md"), before);
@@ -316,7 +316,7 @@ fn an_edit_is_noticed_whatever_the_clock_says() {
 }
 
 #[test]
-fn a_hundred_agents_append_lines_at_once() {
+fn hundred_agents_append_lines_at_once() {
     const AGENTS: usize = 100;
     const LINES: usize = 20;
     let world = World::new();
@@ -350,14 +350,14 @@ fn a_hundred_agents_append_lines_at_once() {
         assert_eq!(lines(&tree[&format!("agents/{agent}.jsonl")]).len(), LINES, "agent {agent}");
     }
     assert_eq!(tree.len(), AGENTS + 1, "and no conflict");
-    // What the other device replaced on the way was whole lines, too.
+    // The contents that the other device replaced had whole lines too.
     for old in b.kept() {
         lines(&old);
     }
 }
 
 #[test]
-fn names_that_are_no_text_are_reported_and_hold_up_no_other() {
+fn binary_names_are_reported_and_delay_no_other() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     let names: [&[u8]; 5] = [b"two\nlines.md", b"bell\x07.md", b"tab\there.md", b"caf\xe9.md", b"bad\xff/note.md"];
@@ -375,9 +375,9 @@ fn names_that_are_no_text_are_reported_and_hold_up_no_other() {
     assert_eq!(problems.len(), names.len(), "{problems:?}");
     assert!(problems.iter().all(|(path, why)| why.contains("rename it") && !path.contains(char::is_control)));
     let shown = a.cli(&["status"]);
-    assert!(!shown.out.contains('\x07') && !shown.err.contains('\x07'), "a terminal is not rung");
+    assert!(!shown.out.contains('\x07') && !shown.err.contains('\x07'), "control characters do not reach the terminal");
     assert_eq!(b.tree().len(), 1);
-    // One that is made while the agent runs is reported as well, and gone when it was renamed.
+    // A name that is made while the agent runs is reported until it is renamed.
     fs::write(a.folder.join(OsStr::from_bytes(b"late\xfe.md")), "late").unwrap();
     eventually("it is reported", || self::problems(&a).len() == names.len() + 1);
     fs::rename(a.folder.join(OsStr::from_bytes(b"late\xfe.md")), a.at("late.md")).unwrap();
@@ -386,7 +386,7 @@ fn names_that_are_no_text_are_reported_and_hold_up_no_other() {
 }
 
 #[test]
-fn the_longest_names_arrive_and_have_their_conflict_copies() {
+fn longest_names_arrive_and_get_conflict_copies() {
     let world = World::new();
     let (a, b) = (world.device_with("a", "conflict = \"copy\""), world.device_with("b", "conflict = \"copy\""));
     let dir = "d".repeat(255);
@@ -425,11 +425,11 @@ fn the_longest_names_arrive_and_have_their_conflict_copies() {
 }
 
 #[test]
-fn an_empty_folder_makes_room_for_a_file_and_no_other_folder_does() {
+fn only_an_empty_folder_makes_room_for_a_file() {
     let world = World::new();
     let (a, b) = both_run(&world);
     fs::create_dir_all(b.at("empty/and/deeper")).unwrap();
-    // Holds something that is not synced.
+    // The folder has a file that is not synced.
     b.write("full/scratch.md~", "of b alone");
     symlink("/nowhere", b.at("full/link")).unwrap();
     a.write("empty", "a file");
@@ -442,5 +442,5 @@ fn an_empty_folder_makes_room_for_a_file_and_no_other_folder_does() {
     b.rename("full", "kept");
     eventually("now there is room", || b.has("full", "a file, too"));
     b.wait();
-    assert!(b.folder_status()["problems"].to_string().contains("kept/link"), "a link is a link wherever it is");
+    assert!(b.folder_status()["problems"].to_string().contains("kept/link"), "the link is reported");
 }

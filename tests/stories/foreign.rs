@@ -1,4 +1,4 @@
-//! A proxy of another kind, whose index loses updates. Only the agents can mend it.
+//! A foreign proxy whose index loses updates. Only the agents can heal it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crate::foreign_proxy::{Foreign, NAMESPACE};
 use crate::world::{Device, Files, World, eventually};
 
-/// A path is healed once a minute, and a heal may get lost, too.
-const LONG: Duration = Duration::from_secs(15 * 60);
+/// A path is healed at most once a minute, and a heal may get lost too.
+const HEAL_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 fn device<'w>(world: &'w World, foreign: &Foreign, name: &str) -> Device<'w> {
     let device = world.device(name);
@@ -16,10 +16,10 @@ fn device<'w>(world: &'w World, foreign: &Foreign, name: &str) -> Device<'w> {
     device
 }
 
-/// Waits until both folders, the objects and the index are as `expected`.
+/// Waits until both folders, the objects and the index agree with `expected`.
 #[track_caller]
 fn converge(foreign: &Foreign, devices: [&Device; 2], expected: &Files) {
-    let until = Instant::now() + LONG;
+    let until = Instant::now() + HEAL_DEADLINE;
     loop {
         let wrong = foreign.wrong_entries();
         let trees = devices.map(Device::tree);
@@ -31,41 +31,41 @@ fn converge(foreign: &Foreign, devices: [&Device; 2], expected: &Files) {
             all.into_keys().filter(|path| tree.get(*path) != expected.get(*path)).cloned().collect::<Vec<_>>()
         };
         let differ = trees.iter().map(differs).collect::<Vec<_>>();
-        assert!(Instant::now() < until, "the index is wrong of {wrong:?}; {differ:?} differ");
+        assert!(Instant::now() < until, "wrong index entries: {wrong:?}; wrong files: {differ:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// A byte now and then, of a file that claims to be large.
+/// The content of one large file arrives a byte at a time.
 #[test]
-fn dripping_blob_holds_up_no_other_path() {
+fn dripping_blob_delays_no_other_path() {
     let foreign = Foreign::start();
     let world = World::new();
     let a = device(&world, &foreign, "a");
     foreign.put("drip.md", &[b'x'; 100_000]);
     foreign.drip("drip.md");
     a.start();
-    eventually("it drips", || foreign.dripped() > 0);
+    eventually("the first byte arrives", || foreign.dripped() > 0);
     for n in 0..3 {
         let name = format!("{n}.md");
         a.write(&name, "other");
-        eventually("another file goes up meanwhile", || foreign.files().contains_key(&name));
+        eventually("another file is uploaded meanwhile", || foreign.files().contains_key(&name));
     }
     foreign.put("down.md", b"down");
-    eventually("another file comes down meanwhile", || a.has("down.md", "down"));
-    assert!(foreign.is_dripping() && !a.at("drip.md").exists(), "it drips still");
+    eventually("another file is downloaded meanwhile", || a.has("down.md", "down"));
+    assert!(foreign.is_dripping() && !a.at("drip.md").exists(), "the transfer still runs");
     eventually("status names the path", || {
         let problems = a.folder_status()["problems"].take();
         problems.as_array().is_some_and(|all| all.iter().any(|p| p["path"] == "drip.md"))
     });
     assert_ne!(a.cli(&["status"]).code, 0);
     foreign.drip("");
-    eventually("it is here", || a.has("drip.md", [b'x'; 100_000]));
+    eventually("the whole file is here", || a.has("drip.md", [b'x'; 100_000]));
     eventually("all is in sync", || a.cli(&["status"]).code == 0);
 }
 
 #[test]
-fn agents_converge_though_the_proxy_loses_index_updates() {
+fn agents_converge_when_index_updates_are_lost() {
     let foreign = Foreign::start();
     let world = World::new();
     let (a, b) = (device(&world, &foreign, "a"), device(&world, &foreign, "b"));

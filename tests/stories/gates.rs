@@ -1,4 +1,4 @@
-//! What is implausible halts, visibly, and deletes nothing.
+//! Implausible changes halt the folder, visibly, and delete nothing.
 
 use std::fs;
 use std::path::Path;
@@ -19,13 +19,13 @@ fn live(world: &World) -> usize {
     world.index()["files"].as_object().unwrap().values().filter(|e| e["is_deleted"] == false).count()
 }
 
-/// The id of the plan that is held.
+/// The id of a halt.
 fn id(halt: &Value) -> String {
     halt["id"].as_str().unwrap_or_else(|| panic!("no id: {halt}")).to_owned()
 }
 
 #[test]
-fn a_root_that_is_away_deletes_nothing_and_comes_back() {
+fn missing_root_deletes_nothing_and_comes_back() {
     let world = World::new();
     let (a, b) = (world.device_with("a", QUICK), world.device("b"));
     twenty(&a);
@@ -42,12 +42,12 @@ fn a_root_that_is_away_deletes_nothing_and_comes_back() {
     assert_eq!((live(&world), b.tree().len()), (20, 20));
     fs::write(away.join("meanwhile.md"), "written while it was away").unwrap();
     fs::rename(&away, &a.folder).unwrap();
-    eventually("it goes on", || b.at("meanwhile.md").exists());
+    eventually("sync goes on", || b.at("meanwhile.md").exists());
     assert_eq!(world.settle(&[&a, &b]).len(), before.len() + 1);
 }
 
 #[test]
-fn a_root_that_is_away_at_the_start_deletes_nothing() {
+fn missing_root_at_the_start_deletes_nothing() {
     let world = World::new();
     let (a, b) = (world.device_with("a", QUICK), world.device("b"));
     twenty(&a);
@@ -59,7 +59,7 @@ fn a_root_that_is_away_at_the_start_deletes_nothing() {
     fs::rename(&a.folder, &away).unwrap();
     a.start();
     a.halted("root_missing");
-    // An empty folder, as an unmounted disk leaves it, is the same.
+    // An unmounted disk leaves an empty folder.
     fs::create_dir(&a.folder).unwrap();
     assert_eq!(a.cli(&["sync"]).code, 7);
     a.halted("root_missing");
@@ -67,19 +67,19 @@ fn a_root_that_is_away_at_the_start_deletes_nothing() {
     assert_eq!(fs::read_dir(&a.folder).unwrap().count(), 0, "no new marker, no files");
     fs::remove_dir(&a.folder).unwrap();
     fs::rename(&away, &a.folder).unwrap();
-    eventually("it goes on", || a.folder_status()["in_sync"] == true);
+    eventually("sync goes on", || a.folder_status()["in_sync"] == true);
     assert_eq!(world.settle(&[&a, &b]).len(), 20);
 }
 
 #[test]
-fn another_folder_in_the_place_of_the_root_halts() {
+fn replaced_root_halts() {
     let world = World::new();
     let (a, b) = (world.device_with("a", QUICK), world.device_with("b", QUICK));
     twenty(&a);
     a.start();
     b.start();
     world.settle(&[&a, &b]);
-    // A synced folder, but another one.
+    // Another synced folder.
     b.stop();
     let away = a.home.join("away");
     fs::rename(&a.folder, &away).unwrap();
@@ -88,7 +88,7 @@ fn another_folder_in_the_place_of_the_root_halts() {
     a.halted("root_changed");
     assert_eq!(a.cli(&["sync"]).code, 7);
     assert!(world.blob("foreign.md").is_none() && live(&world) == 20);
-    // One that never was synced.
+    // A folder that was never synced.
     fs::rename(&a.folder, &b.folder).unwrap();
     a.write("foreign.md", "not of this folder");
     assert_eq!(a.cli(&["sync"]).code, 7);
@@ -99,12 +99,12 @@ fn another_folder_in_the_place_of_the_root_halts() {
     fs::rename(&away, &a.folder).unwrap();
     fs::remove_file(b.at("foreign.md")).unwrap();
     b.start();
-    eventually("it goes on", || a.folder_status()["in_sync"] == true);
+    eventually("sync goes on", || a.folder_status()["in_sync"] == true);
     assert_eq!(world.settle(&[&a, &b]).len(), 20);
 }
 
 #[test]
-fn a_symlink_in_the_place_of_the_root_halts() {
+fn root_replaced_by_a_symlink_halts() {
     let world = World::new();
     let a = world.device_with("a", QUICK);
     twenty(&a);
@@ -120,11 +120,11 @@ fn a_symlink_in_the_place_of_the_root_halts() {
     assert_eq!(live(&world), 20);
     fs::remove_file(&a.folder).unwrap();
     fs::rename(&away, &a.folder).unwrap();
-    eventually("it goes on", || world.blob("through-the-link.md").is_some());
+    eventually("sync goes on", || world.blob("through-the-link.md").is_some());
 }
 
-/// `a` deletes 15 of 20 while its agent is stopped; its agent then holds that. The agent of `b` is stopped at the
-/// end, so that it hears of everything at once later.
+/// `a` deletes 15 of 20 files while its agent is stopped, and its agent then holds the deletions. The agent of `b` is
+/// stopped, so that it gets all changes at once later. Returns the id of the halt.
 fn mass_delete(world: &World) -> (Device<'_>, Device<'_>, String) {
     let (a, b) = (world.device("a"), world.device("b"));
     twenty(&a);
@@ -143,7 +143,7 @@ fn mass_delete(world: &World) -> (Device<'_>, Device<'_>, String) {
     let held = a.cli(&["approve", "--list", "--json"]);
     assert_eq!((held.code, &held.json()["held"][0]["id"]), (7, &halt["id"]));
     assert_eq!(a.folder_status()["pending"]["held_delete"], 15);
-    // The rest goes on.
+    // Other files are synced.
     a.write("new.md", "new");
     eventually("b has the new one", || b.has("new.md", "new"));
     assert_eq!(live(world), 21);
@@ -153,13 +153,13 @@ fn mass_delete(world: &World) -> (Device<'_>, Device<'_>, String) {
 }
 
 #[test]
-fn a_mass_delete_is_held_and_goes_through_when_approved() {
+fn mass_delete_is_held_until_approved() {
     let world = World::new();
     let (a, b, id) = mass_delete(&world);
     a.ok(&["approve", &id]);
     eventually("deleted on the proxy", || live(&world) == 6);
     a.wait();
-    // Where the files still are, that is implausible as well.
+    // The other device holds the deletions as well.
     b.start();
     b.halted("mass_delete");
     assert_eq!(b.tree().len(), 21);
@@ -167,11 +167,11 @@ fn a_mass_delete_is_held_and_goes_through_when_approved() {
     eventually("deleted on b", || b.tree().len() == 6);
     world.settle(&[&a, &b]);
     let kept = b.ok(&["restore", "--deleted", "--json"]).json();
-    assert_eq!(kept["versions"].as_array().unwrap().len(), 15, "all can be had back");
+    assert_eq!(kept["versions"].as_array().unwrap().len(), 15, "history has all of them");
 }
 
 #[test]
-fn a_mass_delete_that_is_rejected_brings_the_files_back() {
+fn rejected_mass_delete_brings_the_files_back() {
     let world = World::new();
     let (a, b, id) = mass_delete(&world);
     let ran = a.cli(&["approve", "no-such-plan"]);
@@ -185,7 +185,7 @@ fn a_mass_delete_that_is_rejected_brings_the_files_back() {
 }
 
 #[test]
-fn a_mass_delete_that_came_from_elsewhere_and_is_rejected_is_undone_everywhere() {
+fn remote_mass_delete_is_undone_everywhere_after_rejection() {
     let world = World::new();
     let (a, b, id) = mass_delete(&world);
     a.ok(&["approve", &id]);
@@ -198,7 +198,7 @@ fn a_mass_delete_that_came_from_elsewhere_and_is_rejected_is_undone_everywhere()
 }
 
 #[test]
-fn a_proxy_that_was_wiped_halts_and_is_offered_the_files_again() {
+fn wiped_proxy_halts_and_gets_the_files_after_approval() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device_with("b", "conflict = \"copy\""));
     twenty(&a);
@@ -225,8 +225,7 @@ fn a_proxy_that_was_wiped_halts_and_is_offered_the_files_again() {
     assert_eq!(tree[&copies[0]], b"edited meanwhile");
 }
 
-/// Copies the files of one folder over those of another, as `cp -a FROM/. TO/` does: they stay the same files to the
-/// filesystem.
+/// Copies the files of one folder over those of another, as `cp -a FROM/. TO/` does. The inodes stay.
 fn copy_over(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -254,12 +253,12 @@ fn store_set_back_in_place_replaces_nothing_newer() {
     world.start_proxy();
     a.write("note.md", "newer");
     world.settle(&[&a, &b]);
-    // A device that is away when it happens, and one that runs all the time.
+    // One device is stopped meanwhile, and one runs all the time.
     a.stop();
     world.stop_proxy();
     copy_over(&backup, &world.store());
     world.start_proxy();
-    // Others write on, so that the cursor of the store is ahead of all that a and b know.
+    // Other writes move the cursor of the store ahead of all that a and b know.
     for n in 0..6 {
         c.write(&format!("{n}.md"), "theirs");
     }
@@ -277,7 +276,7 @@ fn store_set_back_in_place_replaces_nothing_newer() {
 }
 
 #[test]
-fn one_folder_in_trouble_does_not_stop_the_other() {
+fn halted_folder_does_not_stop_the_other() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     let second = a.home.join("second");

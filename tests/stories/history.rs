@@ -1,4 +1,4 @@
-//! How much history keeps, and what cannot be removed from it.
+//! The size limit of history, and versions that cannot be removed from it.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::world::{World, eventually};
 
-/// Bytes that a folder and all in it take on the disk.
+/// The bytes that a folder takes on the disk.
 fn allocated(at: &Path) -> u64 {
     let Ok(meta) = fs::symlink_metadata(at) else { return 0 };
     let names = fs::read_dir(at).into_iter().flatten().flatten();
@@ -27,11 +27,11 @@ fn history_keeps_to_its_size_on_the_disk() {
     }
     let history = b.at(".memsync/history");
     eventually("history keeps to its size", || allocated(&history) <= LIMIT);
-    assert!(b.kept().len() >= 5, "no more goes than must: {}", b.kept().len());
+    assert!(b.kept().len() >= 5, "only as many as needed are removed: {}", b.kept().len());
 }
 
 #[test]
-fn version_that_cannot_be_removed_is_named_in_status_and_log() {
+fn locked_version_is_named_in_status_and_log() {
     let world = World::new();
     let device = world.device_with("a", "[history]\nmax_size = \"1KiB\"");
     let version = |dir: &str| format!(".memsync/history/{dir}/a.md.20260106T110000.000Z-replaced");
@@ -42,11 +42,11 @@ fn version_that_cannot_be_removed_is_named_in_status_and_log() {
     fs::set_permissions(&locked, PermissionsExt::from_mode(0o555)).unwrap();
     device.as_another_user();
     device.start();
-    eventually("what can be removed goes", || !device.at(&version("free")).exists());
+    eventually("the free version is removed", || !device.at(&version("free")).exists());
     eventually("status names the other", || {
         let problems = device.folder_status()["problems"].clone();
         problems.as_array().unwrap().iter().any(|p| p["path"] == version("locked"))
     });
-    eventually("so does the log", || device.log().contains(&version("locked")));
+    eventually("the log names it too", || device.log().contains(&version("locked")));
     fs::set_permissions(&locked, PermissionsExt::from_mode(0o755)).unwrap();
 }

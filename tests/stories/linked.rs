@@ -1,4 +1,4 @@
-//! A folder that is named through a symlink, moved behind one, or spelled otherwise.
+//! A folder that is configured through a symlink, moved behind one, or spelled in another way.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,7 +8,7 @@ use crate::world::{Device, World, eventually};
 
 const QUICK: &str = "interval = \"300ms\"";
 
-/// A device whose config names its folder through the symlink that is given too.
+/// A device whose config names its folder through a symlink. Returns the symlink too.
 fn linked(world: &World) -> (Device<'_>, PathBuf) {
     let a = world.device("a");
     let link = a.home.join("link");
@@ -119,7 +119,7 @@ fn link_pointed_elsewhere_is_approved() {
     let halt = a.halted("root_changed");
     a.ok(&["approve", halt["id"].as_str().unwrap()]);
     eventually("both contents are there", || b.tree().len() == 6 && crate::world::files_below(&other).len() == 6);
-    // The folder that was left is nobody's business any more.
+    // The first folder is no longer synced.
     a.remove("0.md");
     a.stop();
     a.start();
@@ -129,7 +129,7 @@ fn link_pointed_elsewhere_is_approved() {
 }
 
 #[test]
-fn copy_of_a_folder_has_a_state_of_its_own() {
+fn copied_folder_has_its_own_state() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     five(&a);
@@ -144,7 +144,7 @@ fn copy_of_a_folder_has_a_state_of_its_own() {
     fs::write(copy.join("own.md"), "of the copy").unwrap();
     a.start();
     let tree = world.settle(&[&a, &b]);
-    assert_eq!(tree.len(), 5, "what the copy lacks is not deleted: {:?}", tree.keys());
+    assert_eq!(tree.len(), 5, "files that the copy lacks are not deleted: {:?}", tree.keys());
     assert!(copy.join("own.md").exists() && !tree.contains_key("own.md"));
     let containers: Vec<_> = a.ok(&["paths", "--json"]).json()["folders"].as_array().unwrap().clone();
     assert_ne!(containers[0]["container"], containers[1]["container"]);

@@ -1,5 +1,4 @@
-//! The agent's log: a warning once when something begins that a person must know, a line when it is over, and a line for
-//! each file.
+//! The agent's log: one warning when a condition begins, one line when it is over, and one line a file.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +6,7 @@ use std::os::unix::fs::symlink;
 use crate::filesystem::{both_run, reports};
 use crate::world::{Device, World, eventually};
 
-/// Lines of a level with this text.
+/// The lines of a level that contain this text.
 fn lines(device: &Device, level: &str, text: &str) -> Vec<String> {
     let level = format!(" {level} ");
     device.log().lines().filter(|line| line.contains(&level) && line.contains(text)).map(str::to_owned).collect()
@@ -19,13 +18,13 @@ fn logs(device: &Device, level: &str, text: &str) {
 }
 
 #[test]
-fn lost_proxy_is_warned_of_once_and_told_when_back() {
+fn lost_proxy_is_logged_once_and_when_it_returns() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"300ms\"");
     a.start();
     a.wait();
     world.stop_proxy();
-    eventually("it has asked several times", || lines(&a, "DEBUG", "the cycle ended early").len() > 3);
+    eventually("several requests have failed", || lines(&a, "DEBUG", "the cycle ended early").len() > 3);
     let warned = lines(&a, "WARN", "changes are kept here");
     assert_eq!(warned.len(), 1, "{}", a.log());
     assert!(warned[0].contains("`memsync doctor`"), "{warned:?}");
@@ -41,7 +40,7 @@ fn each_file_has_a_line_with_its_machine() {
     a.write("note.md", "one");
     logs(&a, "INFO", "uploaded note.md");
     logs(&b, "INFO", "downloaded note.md from a");
-    // Many at once travel in a batch.
+    // Many files at once are sent in a batch.
     for n in 0..20 {
         a.write(&format!("many/{n}.md"), format!("{n}"));
     }
@@ -61,7 +60,7 @@ fn each_file_has_a_line_with_its_machine() {
 }
 
 #[test]
-fn file_left_out_is_warned_of_with_the_command() {
+fn file_left_out_is_logged_with_the_command() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"300ms\"");
     a.start();
@@ -76,7 +75,7 @@ fn file_left_out_is_warned_of_with_the_command() {
 }
 
 #[test]
-fn held_plan_and_conflict_are_warned_of_with_the_command() {
+fn held_plan_and_conflict_are_logged_with_the_command() {
     let world = World::new();
     let (a, b) = (world.device_with("a", "conflict = \"copy\""), world.device_with("b", "conflict = \"copy\""));
     for n in 0..20 {

@@ -1,4 +1,4 @@
-//! What people do with memsync, told with real processes: a proxy, agents, and the commands.
+//! Stories: people use memsync, with real processes for proxy, agents and commands.
 
 #[path = "../common/foreign.rs"]
 mod foreign_proxy;

@@ -1,4 +1,4 @@
-//! Mount points inside the folder: left out while they are there, and no deletions when they go.
+//! Mount points inside the folder: they are left out, and nothing is deleted when they come or go.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,11 +7,11 @@ use std::process::Command;
 use crate::left_out::left_out;
 use crate::world::{Device, World, eventually};
 
-/// Something mounted at a path, for as long as it lives.
+/// A mount at a path until it is dropped.
 struct Mount(PathBuf);
 
 impl Mount {
-    /// `None`: this user may not mount.
+    /// `None`: this user must not mount.
     fn new(args: &[&str], at: &Path) -> Option<Self> {
         let done = Command::new("mount").args(args).arg(at).output();
         done.is_ok_and(|out| out.status.success()).then(|| Self(at.to_owned()))
@@ -66,7 +66,7 @@ fn mounts_of_every_kind_are_left_out_and_named() {
     drop((bound, single, tmpfs));
     a.cli(&["sync"]);
     let tree = world.settle(&[&a, &b]);
-    assert_eq!(tree.into_keys().collect::<Vec<_>>(), ["note.md", "single.md"], "no mount was taken in");
+    assert_eq!(tree.into_keys().collect::<Vec<_>>(), ["note.md", "single.md"], "no mount was synced");
     assert!(b.has("single.md", "of the folder"));
 }
 
@@ -90,7 +90,7 @@ fn synced_files_below_a_new_mount_are_kept_everywhere() {
     let one = Mount::bind(&other.join("file"), &a.at("one.md")).unwrap();
     reports(&a, "team");
     reports(&a, "one.md");
-    // Edits from elsewhere do not go into a mount.
+    // Remote edits do not go into a mount.
     b.write("team/1.md", "edited on b");
     b.write("team/deep/3.md", "edited on b");
     b.write("one.md", "edited on b");
@@ -100,7 +100,7 @@ fn synced_files_below_a_new_mount_are_kept_everywhere() {
     assert_eq!(fs::read(other.join("file")).unwrap(), b"another file");
     assert!(!other.join("deep/3.md").exists());
     assert!(b.has("team/2.md", "team/2.md"), "a mount that comes deletes nothing");
-    // The mount goes while no agent runs, and a file below goes with it.
+    // The mount and a file below it go while no agent runs.
     a.stop();
     drop((team, one));
     a.remove("team/2.md");

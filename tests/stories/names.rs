@@ -1,4 +1,4 @@
-//! Names that look alike.
+//! Names that look the same.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,7 +13,7 @@ fn problems(device: &Device) -> Vec<String> {
 }
 
 #[test]
-fn valid_name_is_synced_beside_one_that_is_not_utf8() {
+fn valid_name_is_synced_beside_an_invalid_one() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     fs::write(a.folder.join(OsStr::from_bytes(b"caf\xe9.md")), "stays here").unwrap();
@@ -23,7 +23,7 @@ fn valid_name_is_synced_beside_one_that_is_not_utf8() {
     b.start();
     eventually("b has the valid one", || b.has("caf\u{fffd}.md", "one"));
     a.write("caf\u{fffd}.md", "two");
-    eventually("and its edit", || b.has("caf\u{fffd}.md", "two"));
+    eventually("b has the edit", || b.has("caf\u{fffd}.md", "two"));
     eventually("both others are named", || problems(&a) == ["caf\\xe9.md", "turned\u{202e}dm.md"]);
     let shown = a.cli(&["status"]);
     let shown = format!("{}{}", shown.out, shown.err);
@@ -35,7 +35,7 @@ fn valid_name_is_synced_beside_one_that_is_not_utf8() {
 }
 
 #[test]
-fn second_unicode_form_of_a_name_is_left_out_and_the_first_goes_on() {
+fn second_unicode_form_of_a_name_is_left_out() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     let (nfd, nfc) = ("cafe\u{301}.md", "caf\u{e9}.md");
@@ -46,20 +46,20 @@ fn second_unicode_form_of_a_name_is_left_out_and_the_first_goes_on() {
     a.write(nfc, "a newer file");
     eventually("the newer is named", || problems(&a) == ["caf\\u{e9}.md"]);
     a.write(nfd, "two");
-    eventually("an edit goes to b", || b.has(nfc, "two"));
+    eventually("b has the edit", || b.has(nfc, "two"));
     b.write(nfc, "three");
-    eventually("and one comes from there", || a.has(nfd, "three"));
+    eventually("a has the edit of b", || a.has(nfd, "three"));
     a.stop();
     a.start();
-    // The first scan tells the two apart by what was agreed on.
+    // The first scan tells the two files apart by the base.
     a.cli(&["sync"]);
     a.write(nfd, "four");
     eventually("also after a restart", || b.has(nfc, "four"));
     assert!(a.has(nfc, "a newer file"));
-    let told = a.cli(&["status", nfc]);
-    assert!(told.out.contains("not synced") && told.out.contains("Unicode form"), "{told:?}");
-    // Renamed, it is a file like others.
+    let shown = a.cli(&["status", nfc]);
+    assert!(shown.out.contains("not synced") && shown.out.contains("Unicode form"), "{shown:?}");
+    // Once it is renamed, the file is synced.
     a.rename(nfc, "other.md");
     eventually("b has both", || b.has("other.md", "a newer file") && b.has(nfc, "four"));
-    eventually("it is named no more", || problems(&a).is_empty());
+    eventually("no problem is left", || problems(&a).is_empty());
 }

@@ -1,4 +1,4 @@
-//! Folders with a namespace: each namespace of a proxy is a folder of its own.
+//! Folders with a namespace. Each namespace of a proxy is a separate folder.
 
 use std::fs;
 use std::path::Path;
@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use crate::world::{Device, Files, World, eventually, files_below};
 
-/// With a slash and a space: both must be right on the wire.
+/// Slash and space must be encoded on the wire.
 const TEAM: &str = "team/our notes";
 const TEAM_INDEX: &str = "/sync/team/our%20notes";
 
-/// A device whose one folder is the team's.
+/// A device whose folder is the team's namespace.
 fn device<'w>(world: &'w World, name: &str) -> Device<'w> {
     let device = world.device(name);
     device.write_config("conflict = \"copy\"", &[(&device.folder, &format!("namespace = {TEAM:?}"))]);
@@ -47,7 +47,7 @@ fn edits_and_deletions_go_both_ways_in_a_namespace() {
     eventually("b has them", || b.has("topics/ai.md", "one") && b.has("gone.md", "old"));
     b.write("topics/ai.md", "two, and longer");
     eventually("a has the edit", || a.has("topics/ai.md", "two, and longer"));
-    // The version that a has now is that of b's write.
+    // a holds the version of b's write now.
     a.write("topics/ai.md", "3");
     a.remove("gone.md");
     eventually("b has both", || b.has("topics/ai.md", "3") && !b.at("gone.md").exists());
@@ -59,7 +59,7 @@ fn edits_and_deletions_go_both_ways_in_a_namespace() {
     assert_eq!(listed["files"]["gone.md"]["is_deleted"], true);
     assert!(listed["files"]["topics/ai.md"]["version"].is_u64());
     assert_eq!(world.index()["files"], serde_json::json!({}), "nothing is in the flat dialect's namespace");
-    // What base holds is what was written.
+    // The base has the written version.
     a.stop();
     let state = files_below(&a.home.join("state"));
     let container = state.iter().find(|(name, _)| name.ends_with(".json") && !name.contains("status"));
@@ -70,7 +70,7 @@ fn edits_and_deletions_go_both_ways_in_a_namespace() {
 }
 
 #[test]
-fn a_file_deleted_and_made_again_is_there_again_in_a_namespace() {
+fn recreated_file_propagates_in_a_namespace() {
     let world = World::new();
     let (a, b) = (device(&world, "a"), device(&world, "b"));
     a.write("note.md", "same");
@@ -80,7 +80,7 @@ fn a_file_deleted_and_made_again_is_there_again_in_a_namespace() {
     settle(&world, &[&a, &b]);
     assert!(b.has("blob/inside.md", "in a folder called blob"));
     a.remove("note.md");
-    eventually("b lets it go", || !b.at("note.md").exists());
+    eventually("b deletes it", || !b.at("note.md").exists());
     settle(&world, &[&a, &b]);
     b.write("note.md", "same");
     eventually("a has it again", || a.has("note.md", "same"));
@@ -88,7 +88,7 @@ fn a_file_deleted_and_made_again_is_there_again_in_a_namespace() {
 }
 
 #[test]
-fn both_edit_and_delete_while_they_do_not_hear_of_one_another() {
+fn edits_and_deletes_made_offline_converge() {
     let world = World::new();
     let (a, b) = (device(&world, "a"), device(&world, "b"));
     for name in ["both.md", "same.md", "edit-delete.md", "delete-edit.md", "gone.md"] {
@@ -97,7 +97,7 @@ fn both_edit_and_delete_while_they_do_not_hear_of_one_another() {
     a.start();
     b.start();
     settle(&world, &[&a, &b]);
-    // a hears nothing, and then b does not run.
+    // a cannot reach the proxy, and b is stopped later.
     a.stop();
     b.write("both.md", "by b");
     b.write("same.md", "the same new words");
@@ -113,13 +113,13 @@ fn both_edit_and_delete_while_they_do_not_hear_of_one_another() {
     a.remove("gone.md");
     world.stop_proxy();
     a.start();
-    eventually("a knows that it is alone", || a.status()["proxy"]["reachable"] == false);
+    eventually("a misses the proxy", || a.status()["proxy"]["reachable"] == false);
     a.write("new.md", "made offline");
     world.start_proxy();
     b.start();
-    eventually("all has come", || b.has("new.md", "made offline") && b.has("edit-delete.md", "edited by a"));
+    eventually("b has all files", || b.has("new.md", "made offline") && b.has("edit-delete.md", "edited by a"));
     let tree = settle(&world, &[&a, &b]);
-    assert_eq!(tree["both.md"], b"by b", "who came first keeps the name");
+    assert_eq!(tree["both.md"], b"by b", "the first upload keeps the name");
     let copies = a.copies();
     assert_eq!(copies.len(), 1, "{copies:?}");
     assert_eq!(tree[&copies[0]], b"by a");
@@ -130,7 +130,7 @@ fn both_edit_and_delete_while_they_do_not_hear_of_one_another() {
 }
 
 #[test]
-fn one_agent_keeps_several_namespaces_of_a_proxy_apart() {
+fn agent_keeps_namespaces_of_one_proxy_apart() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     let folders = |d: &Device| ["flat", "team", "own"].map(|name| d.home.join(name));
@@ -167,7 +167,7 @@ fn one_agent_keeps_several_namespaces_of_a_proxy_apart() {
 }
 
 #[test]
-fn a_folder_that_gets_another_namespace_halts() {
+fn folder_with_a_changed_namespace_halts() {
     let world = World::new();
     let a = device(&world, "a");
     a.write("note.md", "x");
@@ -178,12 +178,12 @@ fn a_folder_that_gets_another_namespace_halts() {
     a.start();
     let halt = a.halted("server_reset");
     assert!(halt["reason"].as_str().unwrap().contains("namespace"), "{halt}");
-    assert_eq!(index(&world, "/sync/another")["files"], serde_json::json!({}), "nothing went there");
+    assert_eq!(index(&world, "/sync/another")["files"], serde_json::json!({}), "the namespace is empty");
     assert!(a.has("note.md", "x"));
 }
 
 #[test]
-fn folder_that_fails_holds_up_no_other_in_a_sync() {
+fn failed_folder_delays_no_other_in_a_sync() {
     let world = World::new();
     let device = world.device("a");
     let (gone, other) = (device.home.join("gone"), device.home.join("other"));

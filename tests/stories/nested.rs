@@ -1,11 +1,11 @@
-//! Memory folders inside one another.
+//! Memory folders inside memory folders.
 
 use std::fs;
 use std::path::Path;
 
 use crate::world::{Device, World, eventually};
 
-/// `memsync init` or `memsync up` of `dir`, with a config of its own.
+/// Runs a command for `dir` with its own config, and expects it to refuse.
 #[track_caller]
 fn refused(device: &Device, config: &str, args: &[&str], dir: &Path) {
     let config = device.home.join(config);
@@ -55,7 +55,7 @@ fn folder_around_a_synced_one_is_refused() {
     let init = ["init", "--proxy", &world.url(), "--token-file", token.to_str().unwrap()];
     refused(&b, "init.toml", &init, &outer);
     refused(&b, "up.toml", &["up", "--listen", "127.0.0.1:0"], &outer);
-    // The way out that the message names.
+    // The remedy of the message works.
     fs::remove_dir_all(outer.join("deep/notes/.memsync")).unwrap();
     b.start();
     b.wait();
@@ -63,7 +63,7 @@ fn folder_around_a_synced_one_is_refused() {
 }
 
 #[test]
-fn folder_that_comes_inside_is_left_out_and_named() {
+fn folder_added_inside_is_left_out_and_named() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     for name in ["inner/one.md", "inner/deep/two.md", "note.md"] {
@@ -72,11 +72,11 @@ fn folder_that_comes_inside_is_left_out_and_named() {
     a.start();
     b.start();
     world.settle(&[&a, &b]);
-    // As another agent makes it, or a copy of another memory folder brings it.
+    // Another agent, or a copy of another memory folder, makes an inner folder.
     a.write("inner/.memsync/id", "another\n");
     a.write("inner/new.md", "of the inner folder");
     a.remove("inner/one.md");
-    eventually("it is named", || {
+    eventually("status names the inner folder", || {
         let problems = a.folder_status()["problems"].as_array().unwrap().clone();
         problems
             .iter()
@@ -84,14 +84,14 @@ fn folder_that_comes_inside_is_left_out_and_named() {
     });
     b.write("inner/deep/two.md", "edited on b");
     a.write("note.md", "edited on a");
-    eventually("the rest goes on", || b.has("note.md", "edited on a"));
+    eventually("other files are synced", || b.has("note.md", "edited on a"));
     b.wait();
     a.cli(&["sync"]);
     assert!(a.has("inner/deep/two.md", "inner/deep/two.md") && world.blob("inner/new.md").is_none());
-    assert!(b.has("inner/one.md", "inner/one.md"), "what another agent removes is no deletion here");
+    assert!(b.has("inner/one.md", "inner/one.md"), "a removal by the other agent deletes nothing here");
     let told = a.cli(&["status", "inner/deep/two.md"]);
     assert!(format!("{told:?}").contains("memory folder of its own"), "{told:?}");
-    // It is a plain folder again.
+    // The inner folder is a plain folder again.
     fs::remove_dir_all(a.at("inner/.memsync")).unwrap();
     a.cli(&["sync"]);
     assert_eq!(world.settle(&[&a, &b]).len(), 4);

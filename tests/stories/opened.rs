@@ -1,4 +1,4 @@
-//! Files that others hold too: programs that have them open, and names outside the folder.
+//! Files that other programs have open, and hard links.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -8,7 +8,7 @@ use crate::filesystem::{both_run, reports};
 use crate::world::{World, eventually};
 
 #[test]
-fn a_hard_link_is_a_file_of_its_own_and_never_written_through() {
+fn hard_link_is_its_own_file_and_never_written_through() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     let outside = world.path().join("snapshot.md");
@@ -18,18 +18,18 @@ fn a_hard_link_is_a_file_of_its_own_and_never_written_through() {
     a.start();
     b.start();
     world.settle(&[&a, &b]);
-    // An edit in place shows under all its names here, and arrives under all of them there.
+    // An edit in place changes all names here, and arrives under all of them there.
     OpenOptions::new().append(true).open(a.at("note.md")).unwrap().write_all(b" and two").unwrap();
     a.wait();
     eventually("b has both", || b.has("note.md", "one and two") && b.has("twin.md", "one and two"));
-    // An edit from elsewhere changes the one name that it is of.
+    // A remote edit changes one name.
     b.write("note.md", "by b");
     eventually("a has the edit", || a.has("note.md", "by b"));
     world.settle(&[&a, &b]);
     assert!(a.has("twin.md", "one and two"), "the other name keeps its content");
-    assert_eq!(fs::read(&outside).unwrap(), b"one and two", "and so does one outside the folder");
+    assert_eq!(fs::read(&outside).unwrap(), b"one and two", "the name outside the folder keeps its content");
     assert_eq!(a.kept(), [b"one and two".to_vec()]);
-    // And a deletion takes one name away.
+    // A deletion removes one name.
     b.remove("twin.md");
     eventually("gone on a", || !a.at("twin.md").exists());
     world.settle(&[&a, &b]);
@@ -46,7 +46,7 @@ fn edit_through_a_hard_link_is_noticed_under_every_name() {
     a.start();
     b.start();
     world.settle(&[&a, &b]);
-    // A link that is there from the start, and one that comes later; each edited through either name.
+    // One link is there from the start and one is made later. Each file is edited through either name.
     fs::hard_link(a.at("note.md"), a.at("deep/twin.md")).unwrap();
     eventually("b has the new name", || b.has("deep/twin.md", "one"));
     let append = |path: &str, text: &str| {
@@ -63,7 +63,7 @@ fn edit_through_a_hard_link_is_noticed_under_every_name() {
 }
 
 #[test]
-fn what_history_holds_is_not_changed_through_another_name_of_the_file() {
+fn history_does_not_change_through_a_hard_link() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     let outside = world.path().join("other-name.md");
@@ -80,30 +80,30 @@ fn what_history_holds_is_not_changed_through_another_name_of_the_file() {
     assert_eq!(a.kept(), [b"one".to_vec()]);
     let version = fs::read_dir(a.at(".memsync/history")).unwrap().next().unwrap().unwrap().path();
     let mode = fs::metadata(version).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "nobody may read it who might not read the file");
+    assert_eq!(mode & 0o777, 0o600, "history has the mode of the file");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_program_that_keeps_a_file_open_goes_on_writing_where_people_see_it() {
+fn text_written_to_a_replaced_open_file_becomes_a_copy() {
     let world = World::new();
     let (a, b) = both_run(&world);
     a.write("log.txt", "one\n");
     world.settle(&[&a, &b]);
     let mut log = OpenOptions::new().append(true).open(b.at("log.txt")).unwrap();
-    // What it writes to is not the file of that name any more, and must not be an old version in history either.
+    // The program writes to the replaced file. That must not be an old version in history.
     a.write("log.txt", "another\n");
-    eventually("the edit comes through", || b.has("log.txt", "another\n"));
+    eventually("b has the edit", || b.has("log.txt", "another\n"));
     log.write_all(b"two\n").unwrap();
     drop(log);
-    eventually("what the program wrote is on the other device", || a.copies().len() == 1);
+    eventually("the text of the program is a conflict copy", || a.copies().len() == 1);
     let tree = world.settle(&[&a, &b]);
     assert_eq!((tree["log.txt"].as_slice(), tree[&a.copies()[0]].as_slice()), (&b"another\n"[..], &b"one\ntwo\n"[..]));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_file_that_a_program_keeps_open_is_deleted_when_it_is_closed_and_lives_if_it_was_written_to() {
+fn deleted_open_file_lives_only_if_it_was_written_to() {
     let world = World::new();
     let (a, b) = both_run(&world);
     for name in ["closed.txt", "written.txt", "other.md"] {
@@ -115,15 +115,17 @@ fn a_file_that_a_program_keeps_open_is_deleted_when_it_is_closed_and_lives_if_it
     a.remove("closed.txt");
     a.remove("written.txt");
     a.write("other.md", "two\n");
-    eventually("the rest goes on", || b.has("other.md", "two\n"));
-    eventually("they are deleted there", || world.blob("closed.txt").is_none() && world.blob("written.txt").is_none());
+    eventually("other files are synced", || b.has("other.md", "two\n"));
+    eventually("both are deleted on the proxy", || {
+        world.blob("closed.txt").is_none() && world.blob("written.txt").is_none()
+    });
     for name in ["closed.txt", "written.txt"] {
         reports(&b, name, "has it open");
     }
     assert!(b.has("closed.txt", "one\n") && b.has("written.txt", "one\n"));
     written.write_all(b"two\n").unwrap();
     drop((closed, written));
-    eventually("the one goes, the other is everywhere", || {
+    eventually("one is deleted, the other is on both", || {
         b.wait();
         !b.at("closed.txt").exists() && a.has("written.txt", "one\ntwo\n")
     });
@@ -132,9 +134,9 @@ fn a_file_that_a_program_keeps_open_is_deleted_when_it_is_closed_and_lives_if_it
 }
 
 #[test]
-fn a_file_that_is_renamed_while_a_program_has_it_open_is_never_missing_on_the_proxy() {
+fn open_file_is_never_missing_while_it_is_renamed() {
     let world = World::new();
-    // Long enough for a machine under load to look several times while the file is young and open.
+    // Even a loaded machine scans several times while the file is young and open.
     let a = world.device_with("a", "debounce = \"1500ms\"");
     a.write("log.md", "begun\n");
     a.start();
@@ -143,7 +145,7 @@ fn a_file_that_is_renamed_while_a_program_has_it_open_is_never_missing_on_the_pr
     log.write_all(b"one line\n").unwrap();
     fs::rename(a.at("log.md"), a.at("log-1.md")).unwrap();
     eventually("the new name is there", || {
-        // The old name is asked first: it goes after the new one has come.
+        // The old name is read first, because it is deleted after the new one is uploaded.
         let old = world.blob("log.md").is_some();
         let new = world.blob("log-1.md").is_some();
         assert!(old || new, "neither name is on the proxy");

@@ -1,10 +1,10 @@
-//! A pause and the restarts that it outlasts.
+//! A pause holds over restarts.
 
 use crate::world::{Device, World, eventually};
 
 #[track_caller]
 fn still_paused(device: &Device) {
-    eventually("it is paused again", || device.status()["state"] == "paused");
+    eventually("the agent is paused again", || device.status()["state"] == "paused");
 }
 
 #[test]
@@ -21,7 +21,7 @@ fn pause_holds_over_restarts_until_resume() {
     a.kill();
     a.start();
     still_paused(&a);
-    // It looks at everything before it answers, and sends nothing.
+    // A sync scans everything and sends nothing.
     a.cli(&["sync"]);
     assert!(world.blob("note.md").is_none());
     a.ok(&["resume"]);
@@ -50,5 +50,5 @@ fn pause_with_an_end_keeps_its_end_over_a_restart() {
     a.stop();
     a.write("note.md", "sent when the pause is over");
     a.start();
-    eventually("it goes on by itself", || world.blob("note.md").is_some());
+    eventually("sync goes on by itself", || world.blob("note.md").is_some());
 }

@@ -1,10 +1,10 @@
-//! What the proxy tells of, and what becomes of it when that does not arrive.
+//! Events of the proxy, and sync without them.
 
 use crate::relay::{Push, Relay};
 use crate::world::{World, eventually};
 
 #[test]
-fn a_change_is_pushed_to_whoever_would_not_ask_for_an_hour() {
+fn event_brings_a_change_before_the_poll() {
     let world = World::new();
     let config = "interval = \"1h\"\nrescan = \"1h\"";
     let (a, b) = (world.device_with("a", config), world.device_with("b", config));
@@ -17,11 +17,11 @@ fn a_change_is_pushed_to_whoever_would_not_ask_for_an_hour() {
         eventually("b has it", || b.has("note.md", content));
     }
     b.remove("note.md");
-    eventually("a has it no more", || !a.at("note.md").exists());
+    eventually("a has deleted it", || !a.at("note.md").exists());
 }
 
 #[test]
-fn what_changed_before_the_proxy_was_listened_to_is_not_left_for_an_hour() {
+fn change_before_the_event_stream_arrives_at_once() {
     let world = World::new();
     let relay = Relay::start(&world.url(), Push::Late);
     let config = "interval = \"1h\"\nrescan = \"1h\"";
@@ -29,7 +29,7 @@ fn what_changed_before_the_proxy_was_listened_to_is_not_left_for_an_hour() {
     a.start();
     b.start();
     b.wait();
-    eventually("b is about to listen", || relay.streams() > 0);
+    eventually("b requests the stream", || relay.streams() > 0);
     a.write("note.md", "between");
     a.wait();
     relay.release();
@@ -37,7 +37,7 @@ fn what_changed_before_the_proxy_was_listened_to_is_not_left_for_an_hour() {
 }
 
 #[test]
-fn with_events_cut_or_withheld_the_poll_still_converges() {
+fn poll_converges_when_events_are_lost() {
     for push in [Push::Cut, Push::Withheld] {
         let world = World::new();
         let relays = [(); 2].map(|()| Relay::start(&world.url(), push));
@@ -52,12 +52,12 @@ fn with_events_cut_or_withheld_the_poll_still_converges() {
             let tree = world.settle(&[&a, &b]);
             assert!(tree.len() == 2 && tree.values().all(|c| c == round.as_bytes()), "{push:?}: {tree:?}");
         }
-        assert!(relays.iter().all(|relay| relay.spoiled() > 0), "{push:?}: there were events, and they did not arrive");
+        assert!(relays.iter().all(|relay| relay.spoiled() > 0), "{push:?}: the relay spoiled events");
     }
 }
 
 #[test]
-fn status_and_doctor_say_that_events_never_come() {
+fn status_and_doctor_report_missing_events() {
     let world = World::new();
     let relay = Relay::start(&world.url(), Push::Silent);
     let a = world.device("a");

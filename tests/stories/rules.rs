@@ -1,4 +1,4 @@
-//! What takes no part: ignored, no files, too large, unreadable. The rest goes on.
+//! Files that are ignored, special, too large or unreadable. Other files are synced.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use crate::world::{Device, World, eventually};
 
-/// The problem of a path; null where it has none.
+/// The problem of a path, or null.
 fn problem(device: &Device, path: &str) -> Value {
     let problems = device.folder_status()["problems"].as_array().unwrap().clone();
     problems.into_iter().find(|p| p["path"] == path).map_or(Value::Null, |p| p["problem"].clone())
 }
 
 #[test]
-fn ignored_files_stay_here_and_the_rules_travel() {
+fn ignored_files_stay_local_and_the_rules_are_synced() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write(".memsyncignore", "*.log\ndrafts/\n!keep.log\n");
@@ -28,16 +28,16 @@ fn ignored_files_stay_here_and_the_rules_travel() {
     a.wait();
     b.wait();
     assert_eq!(b.tree().into_keys().collect::<Vec<_>>(), [".memsyncignore", "keep.log", "note.md"]);
-    // They hold on b as well.
+    // The rules apply on b as well.
     b.write("z.log", "stays on b");
     b.write("late.md", "goes");
     eventually("a has the other", || a.has("late.md", "goes"));
     assert!(world.blob("z.log").is_none());
-    eventually("what is ignored is no problem", || a.cli(&["status"]).code == 0);
+    eventually("ignored files are no problem", || a.cli(&["status"]).code == 0);
 }
 
 #[test]
-fn a_new_rule_deletes_nothing_and_taking_it_away_syncs_again() {
+fn new_rule_deletes_nothing_and_its_removal_syncs_again() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("x.log", "was synced");
@@ -53,7 +53,7 @@ fn a_new_rule_deletes_nothing_and_taking_it_away_syncs_again() {
         assert!(device.has("x.log", "was synced"), "{}", device.name);
     }
     assert_eq!(world.blob("x.log").unwrap(), b"was synced");
-    // Detached: an edit, and even a deletion, stay here.
+    // An edit, and even a deletion, of an ignored file stays local.
     a.write("x.log", "edited here alone");
     a.write("note.md", "edited for all");
     eventually("b has the note", || b.has("note.md", "edited for all"));
@@ -61,12 +61,12 @@ fn a_new_rule_deletes_nothing_and_taking_it_away_syncs_again() {
     assert_eq!(world.blob("x.log").unwrap(), b"was synced");
     assert!(b.has("x.log", "was synced"));
     a.remove(".memsyncignore");
-    eventually("the edit goes now", || b.has("x.log", "edited here alone"));
+    eventually("b has the edit", || b.has("x.log", "edited here alone"));
     world.settle(&[&a, &b]);
 }
 
 #[test]
-fn files_removed_under_a_rule_come_back_when_it_goes() {
+fn files_removed_under_a_rule_come_back_without_it() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     for name in ["big/1.bin", "big/2.bin", "note.md"] {
@@ -82,19 +82,19 @@ fn files_removed_under_a_rule_come_back_when_it_goes() {
     a.ok(&["sync"]);
     fs::remove_dir_all(a.at("big")).unwrap();
     a.ok(&["sync"]);
-    // It is remembered over a restart.
+    // The agent remembers that over a restart.
     a.stop();
     folder("");
     a.start();
     eventually("a has them again", || a.has("big/1.bin", "big/1.bin") && a.has("big/2.bin", "big/2.bin"));
     assert_eq!(world.settle(&[&a, &b]).len(), 3, "a rule deletes nothing when it goes");
-    // They are ordinary files again.
+    // The files are synced as before.
     a.remove("big/1.bin");
-    eventually("the deletion goes to b", || !b.at("big/1.bin").exists());
+    eventually("b deletes the file", || !b.at("big/1.bin").exists());
 }
 
 #[test]
-fn a_bad_rule_is_reported_with_its_line_and_the_rest_goes_on() {
+fn bad_rule_is_reported_with_its_line() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write(".memsyncignore", "fine/\na[b\n*.key\n");
@@ -106,19 +106,19 @@ fn a_bad_rule_is_reported_with_its_line_and_the_rest_goes_on() {
     eventually("b has it", || b.has("note.md", "note"));
     eventually("it is reported", || problem(&a, ".memsyncignore").to_string().contains("line 2"));
     assert!(world.blob("fine/x.md").is_none() && world.blob("secret.key").is_none(), "the other lines hold");
-    // They do while the file cannot be read, and while a program writes it anew.
+    // The rules stay while the file cannot be read, and while a program rewrites it.
     a.write(".memsync/long", vec![b'#'; 2 << 20]);
     a.rename(".memsync/long", ".memsyncignore");
     eventually("it is reported", || problem(&a, ".memsyncignore").to_string().contains("too long"));
     a.write("another.key", "secret");
     a.write("another.md", "note");
-    eventually("b has the rest", || b.has("another.md", "note"));
+    eventually("b has the other files", || b.has("another.md", "note"));
     assert!(world.blob("another.key").is_none());
 }
 
-/// The upload of a file that was renamed cannot be made, so that its old name stays on the proxy.
+/// A renamed file cannot be uploaded, so its old name stays on the proxy.
 #[test]
-fn a_deletion_that_waits_for_a_renamed_file_is_told() {
+fn deletion_that_waits_for_a_renamed_file_is_reported() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("old.md", "note");
@@ -126,7 +126,7 @@ fn a_deletion_that_waits_for_a_renamed_file_is_told() {
     a.start();
     b.start();
     world.settle(&[&a, &b]);
-    // The agent never sees the old name unreadable.
+    // The agent is stopped, so that it never finds the old name unreadable.
     a.stop();
     fs::set_permissions(a.at("old.md"), PermissionsExt::from_mode(0o000)).unwrap();
     a.rename("old.md", "new.md");
@@ -135,7 +135,7 @@ fn a_deletion_that_waits_for_a_renamed_file_is_told() {
         let status = a.folder_status();
         status["pending"]["delete"] == 1 && status["in_sync"] == false
     });
-    // Also when nothing happens.
+    // A sync without news agrees.
     assert_eq!(a.cli(&["sync"]).code, 4);
     eventually("both names wait for a person", || a.folder_status()["pending"]["blocked"] == 2);
     let status = a.folder_status();
@@ -146,7 +146,7 @@ fn a_deletion_that_waits_for_a_renamed_file_is_told() {
 }
 
 #[test]
-fn what_is_no_file_or_too_large_is_reported_and_the_rest_goes_on() {
+fn special_and_large_files_are_reported_and_delay_no_other() {
     let world = World::new();
     let (a, b) = (world.device_with("a", "max_file_size = \"4KiB\""), world.device("b"));
     let secret = world.path().join("secret");
@@ -159,7 +159,7 @@ fn what_is_no_file_or_too_large_is_reported_and_the_rest_goes_on() {
     a.write("note.md", "note");
     a.start();
     b.start();
-    eventually("b has the rest", || b.tree().len() == 2);
+    eventually("b has the other files", || b.tree().len() == 2);
     a.wait();
     for (path, why) in
         [("link.md", "symlink"), ("linked-folder", "symlink"), ("pipe", "regular files"), ("huge.bin", "4097 bytes")]
@@ -170,7 +170,7 @@ fn what_is_no_file_or_too_large_is_reported_and_the_rest_goes_on() {
     }
     assert_eq!(a.folder_status()["problems"].as_array().unwrap().len(), 4);
     assert_eq!(b.tree().into_keys().collect::<Vec<_>>(), ["fits.bin", "note.md"]);
-    // Mended, they are files like others.
+    // Once they are corrected, the files are synced.
     a.write("huge.bin", "small now");
     fs::remove_file(a.at("link.md")).unwrap();
     a.write("link.md", "a file now");
@@ -179,21 +179,21 @@ fn what_is_no_file_or_too_large_is_reported_and_the_rest_goes_on() {
 }
 
 #[test]
-fn what_is_too_large_here_is_left_on_the_proxy() {
+fn file_over_the_local_limit_stays_on_the_proxy() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device_with("b", "max_file_size = \"4KiB\""));
     a.write("huge.bin", vec![b'x'; 5000]);
     a.write("note.md", "note");
     a.start();
     b.start();
-    eventually("b has the rest", || b.has("note.md", "note"));
+    eventually("b has the other files", || b.has("note.md", "note"));
     eventually("it is reported", || problem(&b, "huge.bin").to_string().contains("5000 bytes"));
     a.wait();
     assert!(a.at("huge.bin").exists() && world.blob("huge.bin").is_some() && !b.at("huge.bin").exists());
 }
 
 #[test]
-fn a_file_that_became_a_symlink_is_not_deleted_elsewhere() {
+fn file_replaced_by_a_symlink_is_not_deleted_remotely() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("note.md", "note");
@@ -203,7 +203,7 @@ fn a_file_that_became_a_symlink_is_not_deleted_elsewhere() {
     a.rename("note.md", ".memsync/moved");
     symlink(a.at(".memsync/moved"), a.at("note.md")).unwrap();
     eventually("it is reported", || problem(&a, "note.md").to_string().contains("symlink"));
-    // An edit from elsewhere does not go through the link either.
+    // A remote edit is not written through the link.
     b.write("note.md", "edited on b");
     b.wait();
     a.wait();
@@ -213,7 +213,7 @@ fn a_file_that_became_a_symlink_is_not_deleted_elsewhere() {
 }
 
 #[test]
-fn an_unreadable_file_is_reported_and_not_deleted() {
+fn unreadable_file_is_reported_and_not_deleted() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.write("secret.md", "synced while it could be read");
@@ -225,7 +225,7 @@ fn an_unreadable_file_is_reported_and_not_deleted() {
     fs::set_permissions(a.at("secret.md"), PermissionsExt::from_mode(0o000)).unwrap();
     fs::set_permissions(a.at("closed"), PermissionsExt::from_mode(0o000)).unwrap();
     a.write("note.md", "note");
-    eventually("the rest goes on", || b.has("note.md", "note"));
+    eventually("other files are synced", || b.has("note.md", "note"));
     let mut folder = Value::Null;
     eventually("both are reported", || {
         folder = a.folder_status();

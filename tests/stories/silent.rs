@@ -1,4 +1,4 @@
-//! An agent that is there and does not answer.
+//! An agent that runs and does not answer.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -9,13 +9,13 @@ use crate::world::World;
 use crate::world::killed::Killed;
 
 #[test]
-fn commands_come_back_from_an_agent_that_is_stopped() {
+fn commands_return_from_a_stopped_agent() {
     let world = World::new();
     let a = world.device("a");
     a.write("note.md", "note");
     a.start();
     a.wait();
-    let pid = a.status()["agent"]["pid"].as_u64().expect("it says its process");
+    let pid = a.status()["agent"]["pid"].as_u64().expect("the status has the process id");
     a.signal(Signal::STOP);
     for args in [
         &["status"][..],
@@ -31,17 +31,17 @@ fn commands_come_back_from_an_agent_that_is_stopped() {
     ] {
         let ran = a.cli(args);
         assert_eq!(ran.code, 1, "{args:?}: {ran:?}");
-        let said = format!("{}{}", ran.out, ran.err);
-        assert!(said.contains(&format!("the agent (process {pid}) does not answer")), "{args:?}: {ran:?}");
+        let output = format!("{}{}", ran.out, ran.err);
+        assert!(output.contains(&format!("the agent (process {pid}) does not answer")), "{args:?}: {ran:?}");
     }
     a.signal(Signal::CONT);
-    // A command that reported a failure has no effect later.
+    // A failed command has no effect later.
     a.wait();
     a.ok(&["status"]);
 }
 
 #[test]
-fn wait_outlasts_an_agent_that_is_stopped() {
+fn wait_outlasts_a_stopped_agent() {
     let world = World::new();
     let a = world.device("a");
     a.start();
@@ -52,9 +52,9 @@ fn wait_outlasts_an_agent_that_is_stopped() {
     command.env_clear().env("MEMSYNC_HOME", &a.home).args(["wait", "--timeout", "170s"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut waiting = Killed(command.spawn().unwrap());
-    let mut said = BufReader::new(waiting.stderr.take().unwrap());
+    let mut stderr = BufReader::new(waiting.stderr.take().unwrap());
     let mut line = String::new();
-    said.read_line(&mut line).unwrap();
+    stderr.read_line(&mut line).unwrap();
     assert!(line.contains("does not answer"), "{line}");
     a.signal(Signal::CONT);
     assert_eq!(waiting.ended().code(), Some(0));

@@ -1,4 +1,4 @@
-//! The status and the exit codes say what is so: blocked work, conflicts, the disk, and the figures of an earlier run.
+//! Status and exit codes: blocked work, conflicts, the disk, and the figures of the last run.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::filesystem::{both_run, reports};
 use crate::world::{Device, World, eventually};
 
-/// `status`, `sync` and `wait` agree on the code. `wait` has no timeout: it must not wait for what a person must do.
+/// Checks that `status`, `sync` and `wait` exit with the same code. `wait` has no timeout: it must not wait for a person.
 #[track_caller]
 fn all_say(device: &Device, code: i32) {
     for command in [&["status"][..], &["sync"], &["wait"]] {
@@ -41,14 +41,14 @@ fn clash_is_pending_download_with_exit_4() {
     assert_eq!(folder["problems"][0]["effect"], "blocked");
     let text = b.cli(&["status"]).out;
     assert!(text.contains("needs your help") && text.contains("plan: a file and a folder"), "{text}");
-    // Without an agent it is the same.
+    // The same without an agent.
     b.stop();
     assert_eq!(b.cli(&["sync"]).code, 4);
     assert_eq!(b.cli(&["status"]).code, 4);
 }
 
 #[test]
-fn two_names_that_fold_into_one_are_pending() {
+fn names_that_fold_into_one_are_pending() {
     let world = World::new();
     let a = world.device("a");
     a.write("re\u{301}sume\u{301}.md", "decomposed");
@@ -83,7 +83,7 @@ fn failed_download_is_pending_as_a_download() {
 }
 
 #[test]
-fn unreadable_root_waits_for_the_disk_and_goes_on() {
+fn unreadable_root_waits_for_the_disk() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"300ms\"");
     a.write("note.md", "one");
@@ -126,7 +126,7 @@ fn conflict_copy_gives_exit_8_everywhere() {
 }
 
 #[test]
-fn wait_returns_at_once_when_only_a_person_can_help() {
+fn wait_returns_at_once_when_a_person_is_needed() {
     let world = World::new();
     let a = world.device("a");
     for n in 0..20 {
@@ -149,7 +149,7 @@ fn wait_returns_at_once_when_only_a_person_can_help() {
     all_say(&a, 6);
 }
 
-/// Two files that are synced; the agent is stopped.
+/// A device with two synced files. Its agent is stopped.
 fn two_synced(world: &World) -> Device<'_> {
     let a = world.device_with("a", "interval = \"300ms\"");
     a.write("one.md", "one");
@@ -178,7 +178,7 @@ fn figures_stay_after_a_start_without_the_proxy() {
 }
 
 #[test]
-fn first_sync_that_cannot_begin_is_told_as_never_synced() {
+fn status_says_never_synced_after_a_failed_first_sync() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"300ms\"");
     world.stop_proxy();
@@ -190,7 +190,7 @@ fn first_sync_that_cannot_begin_is_told_as_never_synced() {
 }
 
 #[test]
-fn figures_come_from_the_container_where_no_status_was_noted() {
+fn figures_come_from_the_container_without_a_status_file() {
     let world = World::new();
     let a = two_synced(&world);
     for entry in fs::read_dir(a.home.join("state")).unwrap() {
@@ -222,14 +222,14 @@ fn figures_stay_after_a_start_without_the_folder() {
     a.stop();
     let status = a.status();
     assert_eq!(status["folders"][0]["halt"]["kind"], "root_missing", "{status}");
-    // The folder is back: no halt, though nobody has looked but the command.
+    // The folder is back. The command finds that out by itself.
     fs::rename(&away, &a.folder).unwrap();
     let status = a.cli(&["status", "--json"]);
     assert_eq!((status.code, &status.json()["folders"][0]["halt"]), (3, &Value::Null), "{status:?}");
 }
 
 #[test]
-fn hold_that_is_over_is_gone_without_an_agent() {
+fn resolved_hold_ends_without_an_agent() {
     for by_sync in [false, true] {
         let world = World::new();
         let a = world.device("a");
@@ -252,7 +252,7 @@ fn hold_that_is_over_is_gone_without_an_agent() {
 }
 
 #[test]
-fn paused_folder_has_no_next_look() {
+fn paused_folder_has_no_next_sync() {
     let world = World::new();
     let a = two_synced(&world);
     a.start();

@@ -1,4 +1,4 @@
-//! Much at once, and processes that die in the middle of it.
+//! Many files at once, and processes that die in the middle of it.
 
 use std::fs;
 use std::net::TcpListener;
@@ -19,20 +19,20 @@ fn many(device: &Device, files: usize, size: usize) -> Files {
     written
 }
 
-/// As [`many`], of files that are too large to travel together: each is sent by itself.
+/// As [`many`], with files that are too large for a batch.
 fn many_large(device: &Device) -> Files {
     many(device, 300, 72 * 1024)
 }
 
 #[test]
-fn two_thousand_files_at_once() {
+fn two_thousand_files_arrive_at_once() {
     let world = World::large();
     let (a, b) = (world.device("a"), world.device("b"));
     a.start();
     b.start();
     let written = many(&a, 2000, 64);
     assert!(world.settle(&[&a, &b]) == written);
-    // Unpacking over them, and at the other end.
+    // The files are overwritten here and added there.
     let changed: Files = written.keys().map(|path| (path.clone(), format!("b {path}").into_bytes())).collect();
     for (path, content) in &changed {
         b.write(path, content);
@@ -42,7 +42,7 @@ fn two_thousand_files_at_once() {
 }
 
 #[test]
-fn the_proxy_is_killed_midway_and_started_again() {
+fn uploads_finish_after_the_proxy_is_killed() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     world.stop_proxy();
@@ -54,14 +54,14 @@ fn the_proxy_is_killed_midway_and_started_again() {
     let store = world.store();
     let stats = a.ok(&["store", "stats", "--json", "--store", store.to_str().unwrap()]).json();
     let there = stats["namespaces"][0]["files"].as_u64().unwrap();
-    assert!((5..written.len() as u64).contains(&there), "midway: {there}");
+    assert!((5..written.len() as u64).contains(&there), "the upload was interrupted: {there}");
     eventually("a notices", || a.status()["state"] == "offline");
     world.start_proxy();
     assert!(world.settle(&[&a, &b]) == written);
 }
 
 #[test]
-fn the_agent_is_killed_midway_through_its_uploads_and_started_again() {
+fn uploads_finish_after_the_agent_is_killed() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     b.start();
@@ -69,14 +69,14 @@ fn the_agent_is_killed_midway_through_its_uploads_and_started_again() {
     a.start_doomed("upload.acknowledged:20");
     a.died();
     let there = world.index()["files"].as_object().unwrap().len();
-    assert!((20..written.len()).contains(&there), "midway: {there}");
+    assert!((20..written.len()).contains(&there), "the upload was interrupted: {there}");
     assert_eq!(a.status()["agent"]["running"], false);
     a.start();
     assert!(world.settle(&[&a, &b]) == written);
     assert!(a.copies().is_empty() && a.staged().is_empty());
 }
 
-/// The proxy has the upload, and the agent dies before it can say so. Meanwhile its user writes on.
+/// The proxy has the upload, and the agent dies before it commits. Meanwhile its user edits the file.
 #[test]
 fn upload_of_a_killed_agent_is_no_conflict() {
     let world = World::new();
@@ -101,7 +101,7 @@ fn upload_of_a_killed_agent_is_no_conflict() {
 }
 
 #[test]
-fn the_agent_is_killed_midway_through_its_downloads_and_started_again() {
+fn downloads_finish_after_the_agent_is_killed() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     let written = many_large(&a);
@@ -109,34 +109,34 @@ fn the_agent_is_killed_midway_through_its_downloads_and_started_again() {
     a.wait();
     b.start_doomed("download.staged:20");
     b.died();
-    assert!(!b.staged().is_empty(), "midway");
-    assert!(b.tree().len() < written.len(), "midway: {}", b.tree().len());
+    assert!(!b.staged().is_empty(), "the download was interrupted");
+    assert!(b.tree().len() < written.len(), "the download was interrupted: {}", b.tree().len());
     b.start();
     assert!(world.settle(&[&a, &b]) == written);
     assert!(b.copies().is_empty() && b.staged().is_empty());
 }
 
 #[test]
-fn a_wrong_token_is_said_and_a_new_one_is_read_on_hup() {
+fn wrong_token_is_reported_and_reread_on_hup() {
     let world = World::new();
     let a = world.device("a");
     write_private(&a.home.join("token"), "wrong");
     a.write("note.md", "hello");
     a.start();
-    eventually("it says so", || a.status()["state"] == "auth_required");
+    eventually("the agent reports it", || a.status()["state"] == "auth_required");
     let ran = a.cli(&["status"]);
     assert_eq!(ran.code, 6, "{ran:?}");
     assert_eq!(a.cli(&["wait", "--timeout", "3s"]).code, 6);
     assert!(!a.log().contains("wrong"), "no token in the log");
     write_private(&a.home.join("token"), "open-sesame");
     a.signal(Signal::HUP);
-    eventually("it goes up", || world.blob("note.md").is_some());
+    eventually("the file is uploaded", || world.blob("note.md").is_some());
     a.wait();
     eventually("all is in sync", || a.cli(&["status"]).code == 0);
 }
 
 #[test]
-fn a_second_agent_is_refused() {
+fn second_agent_is_refused() {
     let world = World::new();
     let a = world.device("a");
     a.write("note.md", "hello");
@@ -145,13 +145,13 @@ fn a_second_agent_is_refused() {
     let ran = a.cli(&["run"]);
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains("an agent runs already"), "{ran:?}");
-    // The first one goes on.
+    // The first agent goes on.
     a.write("note.md", "still here");
-    eventually("it goes up", || world.blob("note.md").is_some_and(|c| c == b"still here"));
+    eventually("the file is uploaded", || world.blob("note.md").is_some_and(|c| c == b"still here"));
 }
 
 #[test]
-fn a_second_agent_with_a_state_of_its_own_is_refused() {
+fn second_agent_with_its_own_state_is_refused() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
     a.start();
@@ -163,7 +163,7 @@ fn a_second_agent_with_a_state_of_its_own_is_refused() {
 }
 
 #[test]
-fn three_devices_agree_after_anything() {
+fn three_devices_converge_after_random_acts() {
     let world = World::new();
     let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
@@ -185,7 +185,7 @@ fn three_devices_agree_after_anything() {
                     device.write(&mine, &content);
                     own[who].insert(mine, content.into_bytes());
                 }
-                // What is not there cannot go: the others may be faster.
+                // Another device may have deleted the file already.
                 7 => drop(fs::remove_file(device.at(&shared))),
                 8 => drop(fs::rename(device.at(&shared), device.at(&format!("shared/{}.md", random.usize(..6))))),
                 9 if own[who].remove(&mine).is_some() => device.remove(&mine),
@@ -200,7 +200,7 @@ fn three_devices_agree_after_anything() {
                 _ => {}
             }
         }
-        // At the same moment, each its own content under one name: nobody has replaced any of them.
+        // All devices write one name at the same time, so no text was replaced by a user.
         let name = format!("shared/{}.md", random.usize(..6));
         let last: Vec<String> = devices.iter().map(|d| format!("{} last of {round}", d.name)).collect();
         for (device, content) in devices.iter().zip(&last) {
@@ -213,23 +213,23 @@ fn three_devices_agree_after_anything() {
             assert!(there || kept, "seed {seed}: {content} is lost");
         }
         for (path, content) in own.iter().flatten() {
-            // Where the proxy died before it could say that it has one version, the next is a conflict.
+            // If the proxy died before it acknowledged a version, the next one is a conflict.
             let there = tree.get(path) == Some(content) || tree.values().any(|c| c == content);
             assert!(there, "seed {seed}: {path}: {:?}", tree.keys());
         }
     }
 }
 
-/// Also while somebody writes: what it would take in now it could not send.
+/// Also during writes, because the agent could not send them.
 #[cfg(target_os = "linux")]
 #[test]
-fn an_agent_that_is_offline_rests_between_its_tries() {
+fn offline_agent_rests_between_retries() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"1h\"");
     a.start();
     a.wait();
     let pid = a.status()["agent"]["pid"].as_u64().unwrap();
-    // Hundredths of a second, of all its threads.
+    // The CPU time of all threads, in hundredths of a second.
     let used = || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let fields = stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2);
@@ -238,25 +238,25 @@ fn an_agent_that_is_offline_rests_between_its_tries() {
     world.stop_proxy();
     a.write("note.md", "written while it is away");
     let tries = || a.log().matches("the cycle ended early").count();
-    eventually("it has noticed", || tries() > 0);
+    eventually("the agent has noticed", || tries() > 0);
     let before = used();
-    // 0.4 s, 0.8 s and 1.5 s go by at least.
-    eventually("it has tried again and again", || tries() > 3);
+    // At least 0.4 s, 0.8 s and 1.5 s pass.
+    eventually("several retries", || tries() > 3);
     let used = used() - before;
-    assert!(used < 60, "{used} hundredths of a second of work");
+    assert!(used < 60, "{used} hundredths of a second of CPU time");
     world.start_proxy();
-    eventually("it goes up", || world.blob("note.md").is_some());
+    eventually("the file is uploaded", || world.blob("note.md").is_some());
 }
 
 #[test]
-fn commands_that_come_while_a_cycle_hangs_are_obeyed_after_it() {
+fn commands_run_after_a_hanging_cycle() {
     let world = World::new();
     let a = world.device_with("a", "interval = \"1h\"");
     a.start();
     a.wait();
     let proxy = world.url();
     world.stop_proxy();
-    // In its place somebody who takes every call and says nothing.
+    // A server in its place accepts every connection and never answers.
     let silent = TcpListener::bind(proxy.trim_start_matches("http://")).unwrap();
     std::thread::scope(|scope| {
         let syncing = scope.spawn(|| {
@@ -269,7 +269,7 @@ fn commands_that_come_while_a_cycle_hangs_are_obeyed_after_it() {
         assert_eq!(a.status()["state"], "syncing", "the cycle hangs");
         drop(silent);
         eventually("it is paused", || a.status()["state"] == "paused");
-        // Whoever waited for the sync is told.
+        // The waiting sync gets its answer.
         assert!(!syncing.join().unwrap().stdout.is_empty());
     });
 }

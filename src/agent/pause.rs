@@ -122,7 +122,9 @@ mod tests {
     #[test]
     fn pause_is_refused_when_it_cannot_be_saved() {
         let dir = tempfile::tempdir().unwrap();
-        let switch = PauseSwitch::load(dir.path().join("missing")).unwrap();
+        let state_dir = dir.path().join("state");
+        let switch = PauseSwitch::load(state_dir.clone()).unwrap();
+        std::fs::write(state_dir, "a file in place of the directory").unwrap();
         assert!(switch.pause(None).unwrap_err().starts_with("not paused: "));
         assert_eq!(switch.subscribe().active(Instant::now()), None);
     }

@@ -1,4 +1,4 @@
-//! The gates `root_missing` and `root_changed`: whether the configured path still names the folder that the state
+//! The gates `root_missing` and `root_changed`. They check that the configured path still names the folder that the state
 //! belongs to.
 
 use std::io;

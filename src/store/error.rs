@@ -1,7 +1,10 @@
 //! [`StoreError`] and its texts.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
 
 /// A namespace as error texts name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,20 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    pub(crate) fn database(e: rusqlite::Error) -> Self {
+        match e.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full(e.to_string()),
+            _ => Self::Database(e.to_string()),
+        }
+    }
+
+    pub(crate) fn io(path: &Path, e: &io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(format!("{}: {e}", path.display())),
+            _ => Self::Io { path: path.to_owned(), why: e.to_string() },
+        }
+    }
+
     /// The error for anyone who can reach the proxy: without paths, addresses and bucket names.
     pub fn public_message(&self) -> String {
         match self {

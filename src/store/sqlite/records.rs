@@ -1,73 +1,16 @@
-//! The proxy's private records in the database. Each write is a transaction of its own on a connection of its own, so
-//! that a command can write one while the proxy serves.
+//! The proxy's private records. Each write is a transaction on a connection of its own, so that a command can write one
+//! while the proxy serves.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
-use super::super::{PrivateRecord, RecordStore, StoreError};
+use super::super::{PrivateRecord, StoreError};
 use super::schema::{self, DATABASE};
-use super::spool::blocking;
-use super::{SqliteStore, database_error, io_error};
 
-/// The records of a store that another process may be serving.
-#[derive(Debug, Clone)]
-pub struct SqliteRecords(PathBuf);
-
-impl SqliteRecords {
-    /// Of the store in `dir`, `None` where there is none. One that an older memsync left is brought forward first.
-    /// Blocks.
-    ///
-    /// # Errors
-    /// As [`SqliteStore::open`].
-    pub fn open(dir: &Path) -> Result<Option<Self>, StoreError> {
-        let path = dir.join(DATABASE);
-        match std::fs::metadata(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io_error(&path, &e)),
-            Ok(_) => {}
-        }
-        if !schema::is_current(&path)? {
-            drop(SqliteStore::open(dir)?);
-        }
-        Ok(Some(Self(dir.to_owned())))
-    }
-
-    /// [`SqliteRecords::open`], which creates the store where there is none.
-    ///
-    /// # Errors
-    /// As [`SqliteStore::open`].
-    pub fn open_or_create(dir: &Path) -> Result<Self, StoreError> {
-        if let Some(beside) = Self::open(dir)? {
-            return Ok(beside);
-        }
-        drop(SqliteStore::open(dir)?);
-        Ok(Self(dir.to_owned()))
-    }
-}
-
-impl RecordStore for SqliteRecords {
-    async fn read_record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
-        let dir = self.0.clone();
-        blocking(move || read(&open(&dir)?, name).map_err(database_error)).await?
-    }
-
-    async fn write_record(
-        &self,
-        name: &'static str,
-        expected: Option<&str>,
-        content: Bytes,
-    ) -> Result<bool, StoreError> {
-        let (dir, expected) = (self.0.clone(), expected.map(str::to_owned));
-        blocking(move || write(open(&dir)?, name, expected.as_deref(), &content)).await?
-    }
-}
-
-/// # Errors
-/// What the database says.
-pub fn read(db: &Connection, name: &str) -> rusqlite::Result<Option<PrivateRecord>> {
+pub(super) fn read(db: &Connection, name: &str) -> rusqlite::Result<Option<PrivateRecord>> {
     db.prepare_cached("SELECT tag, content FROM record WHERE name = ?")?
         .query_row([name], |row| {
             Ok(PrivateRecord {
@@ -78,12 +21,14 @@ pub fn read(db: &Connection, name: &str) -> rusqlite::Result<Option<PrivateRecor
         .optional()
 }
 
-/// Writes the record if it has the tag `expected`.
-///
-/// # Errors
-/// What the database says.
-pub fn write(mut db: Connection, name: &str, expected: Option<&str>, content: &[u8]) -> Result<bool, StoreError> {
-    replace(&mut db, name, expected, content).map_err(database_error)
+/// Writes the record if its tag is `expected`.
+pub(super) fn write(
+    mut db: Connection,
+    name: &str,
+    expected: Option<&str>,
+    content: &[u8],
+) -> Result<bool, StoreError> {
+    replace(&mut db, name, expected, content).map_err(StoreError::database)
 }
 
 fn replace(db: &mut Connection, name: &str, expected: Option<&str>, content: &[u8]) -> rusqlite::Result<bool> {
@@ -101,25 +46,25 @@ fn replace(db: &mut Connection, name: &str, expected: Option<&str>, content: &[u
     Ok(true)
 }
 
-/// A connection that may write, to a store that exists. Not for the process that serves it: see [`connect`].
-pub fn open(dir: &Path) -> Result<Connection, StoreError> {
+/// Opens a write connection to a store that exists. Only for processes that do not serve it, see [`connect`].
+pub(super) fn open(dir: &Path) -> Result<Connection, StoreError> {
     let path = dir.join(DATABASE);
     if let Err(e) = std::fs::metadata(&path) {
-        return Err(io_error(&path, &e));
+        return Err(StoreError::io(&path, &e));
     }
     schema::refuse_header(&path)?;
     connect(dir)
 }
 
-/// One more connection that may write, to a store that was checked. It touches the database by SQLite alone: closing
-/// any other handle of the file would drop the locks that this process's connections have on it (fcntl(2)), and then
-/// another process takes the log away from under them.
-pub fn connect(dir: &Path) -> Result<Connection, StoreError> {
+/// Opens another write connection to a store that was checked. It opens the database file only through SQLite. Closing any
+/// other handle of the file would release the locks of this process's connections (fcntl(2)), and another process could
+/// then remove their log.
+pub(super) fn connect(dir: &Path) -> Result<Connection, StoreError> {
     let path = dir.join(DATABASE);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(&path, flags).map_err(database_error)?;
-    // Only the store's owner moves the log into the database and removes it.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(database_error)?;
-    schema::careful(&db).map_err(database_error)?;
+    let db = Connection::open_with_flags(&path, flags).map_err(StoreError::database)?;
+    // Only the process that serves the store may move the log into the database and remove it.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(StoreError::database)?;
+    schema::set_durable(&db).map_err(StoreError::database)?;
     Ok(db)
 }

@@ -1,4 +1,4 @@
-//! The store's directory and database: what is created, what is accepted, what is refused untouched.
+//! Opens and creates the store's directory and database. A foreign directory or database is refused and not changed.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::Read;
@@ -10,21 +10,21 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::super::{StoreError, new_id};
+use super::history;
+use super::rows::signed;
 use super::spool::sync_dir;
-use super::writer::signed;
-use super::{SqliteSettings, database_error, history, io_error};
 
-pub const DATABASE: &str = "store.db";
-pub const BODIES: &str = "bodies";
+pub(super) const DATABASE: &str = "store.db";
+pub(super) const BODIES: &str = "bodies";
 const LOCK: &str = "lock";
 
-/// The format this code reads and writes, kept in the database's `user_version`.
+/// The format that this code reads and writes: the database's `user_version`.
 const SCHEMA: u32 = 2;
 /// `application_id` of the database: "msyn".
 const APPLICATION: u32 = 0x6d73_796e;
 
-// Bodies are apart from entries so that reading the index does not page through contents. A body belongs to one entry
-// or to one earlier version, which takes it over when the entry is written again.
+// Bodies have their own table, so that reading the index does not read contents. A body belongs to one entry. When the
+// entry is replaced, its earlier version takes the body over.
 const TABLES: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE entry (
@@ -45,7 +45,7 @@ const TABLES: &str = "
     CREATE TABLE body (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
 ";
 
-// What format 2 has besides.
+// Added by format 2.
 const EARLIER: &str = "
     CREATE INDEX entry_due ON entry (expires) WHERE expires IS NOT NULL;
     CREATE TABLE earlier (
@@ -72,9 +72,9 @@ const FROM_1_TO_2: &str = "
     ALTER TABLE entry DROP COLUMN content_type;
 ";
 
-/// Makes sure of the directory (0700) and holds it for this process alone.
-pub fn claim(dir: &Path) -> Result<File, StoreError> {
-    let fail = |e: std::io::Error| io_error(dir, &e);
+/// Creates the directory (mode 0700) if it is missing, and locks it for this process.
+pub(super) fn claim(dir: &Path) -> Result<File, StoreError> {
+    let fail = |e: std::io::Error| StoreError::io(dir, &e);
     if dir.exists() {
         refuse_foreign(dir)?;
     }
@@ -95,13 +95,13 @@ pub fn claim(dir: &Path) -> Result<File, StoreError> {
     Ok(lock)
 }
 
-/// A directory with other people's files in it is not taken over.
+/// Refuses a directory with other files in it.
 fn refuse_foreign(dir: &Path) -> Result<(), StoreError> {
     if dir.join(DATABASE).exists() {
         return Ok(());
     }
-    for found in fs::read_dir(dir).map_err(|e| io_error(dir, &e))? {
-        let name = found.map_err(|e| io_error(dir, &e))?.file_name();
+    for found in fs::read_dir(dir).map_err(|e| StoreError::io(dir, &e))? {
+        let name = found.map_err(|e| StoreError::io(dir, &e))?.file_name();
         if name != LOCK && name != BODIES {
             let why = format!("the directory has {name:?} in it and no {DATABASE}");
             return Err(StoreError::NotAStore { path: dir.to_owned(), why });
@@ -110,34 +110,34 @@ fn refuse_foreign(dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Opens the database for writing, creating it where it is missing.
-pub fn open_writer(dir: &Path, settings: &SqliteSettings, now: u64) -> Result<Connection, StoreError> {
+/// Opens the database for writing, and creates it if it is missing. `max_bytes` limits its size.
+pub(super) fn open_writer(dir: &Path, max_bytes: Option<u64>, now: u64) -> Result<Connection, StoreError> {
     let path = dir.join(DATABASE);
     refuse_header(&path)?;
-    // SQLite gives its journal files the mode of the database, so the mode is set by creating it here.
+    // SQLite gives its journal files the mode of the database, so create the database with the right mode.
     let made = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-    made.map_err(|e| io_error(&path, &e))?;
+    made.map_err(|e| StoreError::io(&path, &e))?;
     let mut db =
         Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .map_err(database_error)?;
-    configure(&db, settings).map_err(database_error)?;
-    let found: u32 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(database_error)?;
+            .map_err(StoreError::database)?;
+    configure(&db, max_bytes).map_err(StoreError::database)?;
+    let found: u32 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(StoreError::database)?;
     match found {
         SCHEMA => {}
-        0 => create(&mut db, now).map_err(database_error)?,
-        1 => migrate(&mut db).map_err(database_error)?,
+        0 => create(&mut db, now).map_err(StoreError::database)?,
+        1 => migrate(&mut db).map_err(StoreError::database)?,
         _ => return Err(StoreError::Newer { path, found, known: SCHEMA }),
     }
-    history::create(&db).map_err(database_error)?;
-    keep_epoch(&mut db, &identity(&path)?).map_err(database_error)?;
+    history::create(&db).map_err(StoreError::database)?;
+    keep_epoch(&mut db, &identity(&path)?).map_err(StoreError::database)?;
     sync_dir(dir)?;
     Ok(db)
 }
 
-/// What tells this file from a copy of it: its inode, whose number is given out again, and its birth. The number of the
-/// device may be another after a restart of the machine, so it counts only where the filesystem tells no birth.
+/// Identifies the file, and tells it from a copy: its inode number, which may be reused, and its creation time. The device
+/// number may change with a restart, so it counts only on filesystems without creation times.
 fn identity(path: &Path) -> Result<String, StoreError> {
-    let file = fs::metadata(path).map_err(|e| io_error(path, &e))?;
+    let file = fs::metadata(path).map_err(|e| StoreError::io(path, &e))?;
     let born = file.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     Ok(match born {
         Some(born) => format!("{}:{}", file.ino(), born.as_nanos()),
@@ -145,13 +145,13 @@ fn identity(path: &Path) -> Result<String, StoreError> {
     })
 }
 
-/// A store that was put back from a copy lacks changes that it has told of, and will count others with their
-/// cursors: it gets a new epoch, which makes everybody read the whole index.
+/// Gives a restored database a new epoch, which makes clients read the whole index. It lacks changes that clients have
+/// seen, and will give their cursors to other changes.
 fn keep_epoch(db: &mut Connection, identity: &str) -> rusqlite::Result<()> {
     let tx = db.transaction()?;
     let known: Option<String> =
         tx.query_row("SELECT value FROM meta WHERE key = 'file'", [], |r| r.get(0)).optional()?;
-    // Format 1 wrote the device before it in any case.
+    // Format 1 always put the device number first.
     let same = |known: &str| known == identity || known.split_once(':').is_some_and(|(_, rest)| rest == identity);
     if !known.as_deref().is_some_and(same) {
         for (key, value) in [("file", identity), ("epoch", new_id().as_ref())] {
@@ -161,8 +161,8 @@ fn keep_epoch(db: &mut Connection, identity: &str) -> rusqlite::Result<()> {
     tx.commit()
 }
 
-/// Opens one more connection, for reading.
-pub fn open_reader(dir: &Path) -> rusqlite::Result<Connection> {
+/// Opens a read connection.
+pub(super) fn open_reader(dir: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(dir.join(DATABASE), flags)?;
     db.busy_timeout(Duration::from_secs(10))?;
@@ -172,34 +172,34 @@ pub fn open_reader(dir: &Path) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-/// A cached statement keeps its plan, whatever is bound to it. Without this SQLite parses a join anew for every row that is
-/// asked for, since it might plan otherwise for other values; there are no statistics by which it would.
+/// Makes cached statements keep their plan. Otherwise SQLite parses a join again for every lookup, because other values
+/// might deserve another plan; without statistics they never do.
 fn plan_once(db: &Connection) -> rusqlite::Result<()> {
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
-/// Refuses what is no store of a format that is known, by the file's own header, because merely opening a database may
-/// write beside it.
-pub fn refuse_header(path: &Path) -> Result<(), StoreError> {
+/// Refuses a file that is not a store of a known format. Reads the file's header directly, because SQLite may create files
+/// when it opens a database.
+pub(super) fn refuse_header(path: &Path) -> Result<(), StoreError> {
     format(path).map(drop)
 }
 
-/// Whether the database has this code's format.
-pub fn is_current(path: &Path) -> Result<bool, StoreError> {
+/// True if the database has the current format.
+pub(super) fn is_current(path: &Path) -> Result<bool, StoreError> {
     format(path).map(|found| found == SCHEMA)
 }
 
-/// The format that the header tells; 0 for a database that is not there or not made to its end.
+/// The format in the header; 0 if the database is missing or incomplete.
 fn format(path: &Path) -> Result<u32, StoreError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        Err(e) => return Err(io_error(path, &e)),
+        Err(e) => return Err(StoreError::io(path, &e)),
     };
     let mut header = Vec::new();
-    file.by_ref().take(100).read_to_end(&mut header).map_err(|e| io_error(path, &e))?;
+    file.by_ref().take(100).read_to_end(&mut header).map_err(|e| StoreError::io(path, &e))?;
     if header.is_empty() {
-        // Created, and killed before the first commit.
+        // The process was killed before the first commit.
         return Ok(0);
     }
     let foreign = |why: &str| StoreError::NotAStore { path: path.to_owned(), why: why.to_owned() };
@@ -216,8 +216,8 @@ fn format(path: &Path) -> Result<u32, StoreError> {
     }
 }
 
-/// What any connection that writes needs, for a commit to be durable.
-pub fn careful(db: &Connection) -> rusqlite::Result<()> {
+/// Makes the commits of a connection durable.
+pub(super) fn set_durable(db: &Connection) -> rusqlite::Result<()> {
     db.busy_timeout(Duration::from_secs(10))?;
     db.pragma_update(None, "synchronous", "FULL")?;
     // On macOS a plain fsync does not reach the medium; elsewhere these change nothing.
@@ -225,13 +225,13 @@ pub fn careful(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "checkpoint_fullfsync", true)
 }
 
-fn configure(db: &Connection, settings: &SqliteSettings) -> rusqlite::Result<()> {
+fn configure(db: &Connection, max_bytes: Option<u64>) -> rusqlite::Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
-    careful(db)?;
+    set_durable(db)?;
     db.pragma_update(None, "cache_size", -2048)?;
     db.pragma_update(None, "wal_autocheckpoint", 4000)?;
     db.pragma_update(None, "journal_size_limit", 32 * 1024 * 1024)?;
-    if let Some(limit) = settings.max_database_bytes {
+    if let Some(limit) = max_bytes {
         let page: u32 = db.query_row("PRAGMA page_size", [], |r| r.get(0))?;
         db.pragma_update(None, "max_page_count", signed(limit / u64::from(page)))?;
     }
@@ -249,11 +249,11 @@ fn create(db: &mut Connection, now: u64) -> rusqlite::Result<()> {
     tx.pragma_update(None, "user_version", SCHEMA)?;
     tx.pragma_update(None, "application_id", APPLICATION)?;
     tx.commit()?;
-    // The next start reads the header of the database itself, without the log.
+    // The next start reads the header from the database file, not from the log.
     empty_log(db).map(drop)
 }
 
-/// Brings a store of format 1 to this one, or leaves it as it was.
+/// Migrates a store from format 1 in one transaction.
 fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     let tx = db.transaction()?;
     tx.execute_batch(FROM_1_TO_2)?;
@@ -263,8 +263,7 @@ fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     empty_log(db).map(drop)
 }
 
-/// Moves the write-ahead log into the database and empties it. Gives `false` if a reader held it up for longer than the
-/// busy timeout.
-pub fn empty_log(db: &Connection) -> rusqlite::Result<bool> {
+/// Moves the write-ahead log into the database and empties it. False: a reader kept it busy for longer than the timeout.
+pub(super) fn empty_log(db: &Connection) -> rusqlite::Result<bool> {
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)).map(|busy| busy == 0)
 }

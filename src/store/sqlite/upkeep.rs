@@ -1,5 +1,5 @@
-//! Looking after a store from outside: figures, a copy, its way back, and a check of every byte. All but the way back
-//! work beside a proxy that serves the store.
+//! Maintenance from outside: statistics, backup, restore and verification. All but restore work while a proxy serves the
+//! store.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -11,78 +11,79 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 
 use super::super::StoreError;
+use super::read::named_files;
+use super::records;
+use super::rows::unsigned;
 use super::schema::{self, BODIES, DATABASE};
+use super::shared_records::SqliteRecords;
 use super::spool::sync_dir;
-use super::writer::unsigned;
-use super::{SqliteRecords, database_error, io_error, named_files, records};
 use crate::digest::{Hasher, Md5};
 use crate::failpoint;
 
-/// A copy that a running proxy takes files away from is begun again this often.
+/// Attempts at a backup while a running proxy removes files.
 const ATTEMPTS: usize = 5;
-/// Bytes read in one go.
-const CHUNK: usize = 256 * 1024;
+/// Bytes of one read.
+const CHUNK_BYTES: usize = 256 * 1024;
 
-/// What one namespace holds.
+/// Statistics of one namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Namespace {
+pub struct NamespaceStats {
     /// Empty for the flat dialect.
     pub name: String,
     pub files: u64,
-    /// Of the files.
+    /// Bytes of the files.
     pub bytes: u64,
     pub tombstones: u64,
     pub earlier_versions: u64,
-    /// Of the earlier versions.
+    /// Bytes of the earlier versions.
     pub earlier_bytes: u64,
 }
 
-/// What a store holds, and what it takes on the disk.
+/// Statistics of a store, and its size on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StoreStats {
-    /// In the order of their names.
-    pub namespaces: Vec<Namespace>,
+    /// Sorted by name.
+    pub namespaces: Vec<NamespaceStats>,
     /// Bytes of the database and its log.
     pub database: u64,
-    /// Bytes of the bodies that are files of their own.
+    /// Bytes of the body files.
     pub bodies: u64,
 }
 
-/// What is wrong with a store.
+/// Result of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
-    /// Contents read, current and earlier.
+    /// Current and earlier contents that were read.
     pub contents: u64,
     pub bytes: u64,
-    /// What is wrong, each with its path.
+    /// One line for each fault, with its path.
     pub damage: Vec<String>,
 }
 
-/// # Errors
-/// When there is no store in `dir`, or it cannot be read.
+/// Counts the entries and bytes of the store in `dir`.
 pub fn stats(dir: &Path) -> Result<StoreStats, StoreError> {
     let db = reader(dir)?;
-    let namespaces = namespaces(&db).map_err(database_error)?;
-    let size = |path: &Path| match fs::metadata(path) {
+    let namespaces = namespaces(&db).map_err(StoreError::database)?;
+    let size_of = |path: &Path| match fs::metadata(path) {
         Ok(meta) => Ok(meta.len()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(e) => Err(io_error(path, &e)),
+        Err(e) => Err(StoreError::io(path, &e)),
     };
-    let database = size(&dir.join(DATABASE))? + size(&dir.join(format!("{DATABASE}-wal")))?;
+    let database = size_of(&dir.join(DATABASE))? + size_of(&dir.join(format!("{DATABASE}-wal")))?;
     let folder = dir.join(BODIES);
     let mut bodies = 0;
-    for found in fs::read_dir(&folder).map_err(|e| io_error(&folder, &e))? {
-        bodies += size(&found.map_err(|e| io_error(&folder, &e))?.path())?;
+    for found in fs::read_dir(&folder).map_err(|e| StoreError::io(&folder, &e))? {
+        bodies += size_of(&found.map_err(|e| StoreError::io(&folder, &e))?.path())?;
     }
     Ok(StoreStats { namespaces, database, bodies })
 }
 
-fn namespaces(db: &Connection) -> rusqlite::Result<Vec<Namespace>> {
+fn namespaces(db: &Connection) -> rusqlite::Result<Vec<NamespaceStats>> {
     let tx = db.unchecked_transaction()?;
     let mut all = tx
         .prepare("SELECT ns, SUM(NOT is_deleted), SUM(size), SUM(is_deleted) FROM entry GROUP BY ns ORDER BY ns")?
         .query_map([], |row| {
-            Ok(Namespace {
+            Ok(NamespaceStats {
                 name: row.get(0)?,
                 files: unsigned(row, 1)?,
                 bytes: unsigned(row, 2)?,
@@ -100,30 +101,27 @@ fn namespaces(db: &Connection) -> rusqlite::Result<Vec<Namespace>> {
     Ok(all)
 }
 
-/// A connection that reads a store that exists. One that an older memsync left is brought forward first, as by every
-/// start of a proxy.
+/// Opens a read connection to an existing store. A store of an older format is migrated, as at the start of a proxy.
 fn reader(dir: &Path) -> Result<Connection, StoreError> {
     if SqliteRecords::open(dir)?.is_none() {
         return Err(StoreError::Io { path: dir.to_owned(), why: format!("there is no store here, no {DATABASE}") });
     }
-    // Opened once for writing, so that the log of a proxy that was killed is taken in.
+    // A write connection recovers the log of a proxy that was killed.
     drop(records::open(dir)?);
-    schema::open_reader(dir).map_err(database_error)
+    schema::open_reader(dir).map_err(StoreError::database)
 }
 
-/// Copies the store to the new directory `to`, as it is at one moment. Durable when it returns.
-///
-/// # Errors
-/// When `to` exists, or the store cannot be read or the copy not be written. What was begun is removed.
+/// Copies the store, as it is at one moment, to the new directory `to`. The copy is durable when this returns. A failed copy
+/// is removed.
 pub fn backup(dir: &Path, to: &Path) -> Result<(), StoreError> {
     let db = reader(dir)?;
     if to.symlink_metadata().is_ok() {
-        return Err(io_error(to, &io::ErrorKind::AlreadyExists.into()));
+        return Err(StoreError::io(to, &io::ErrorKind::AlreadyExists.into()));
     }
-    // A copy that is not whole must not look like a store.
-    let name = to.file_name().ok_or_else(|| io_error(to, &io::ErrorKind::InvalidInput.into()))?;
+    // An incomplete copy must not look like a store.
+    let name = to.file_name().ok_or_else(|| StoreError::io(to, &io::ErrorKind::InvalidInput.into()))?;
     let fresh = to.with_file_name(format!("{}.tmp.{}", name.to_string_lossy(), std::process::id()));
-    DirBuilder::new().mode(0o700).create(&fresh).map_err(|e| io_error(&fresh, &e))?;
+    DirBuilder::new().mode(0o700).create(&fresh).map_err(|e| StoreError::io(&fresh, &e))?;
     let made = (0..ATTEMPTS).find_map(|attempt| match copy(&db, dir, &fresh) {
         Ok(true) => Some(Ok(())),
         Ok(false) if attempt + 1 < ATTEMPTS => None,
@@ -138,11 +136,11 @@ pub fn backup(dir: &Path, to: &Path) -> Result<(), StoreError> {
             let above = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             sync_dir(&fresh.join(BODIES)).and_then(|()| sync_dir(&fresh))?;
             failpoint::pass("store-copied");
-            fs::rename(&fresh, to).map_err(|e| io_error(to, &e))?;
+            fs::rename(&fresh, to).map_err(|e| StoreError::io(to, &e))?;
             sync_dir(above)
         }
         Some(Err(e)) => {
-            // The reason counts; what cannot be removed is in a directory that the caller named.
+            // Report why the copy failed, not why its rest stays.
             drop(fs::remove_dir_all(&fresh));
             Err(e)
         }
@@ -150,49 +148,49 @@ pub fn backup(dir: &Path, to: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// One attempt. False: a file that the copied database names was gone before it could be copied.
+/// One attempt. False: a file that the copied database names was removed before it could be copied.
 fn copy(db: &Connection, dir: &Path, to: &Path) -> Result<bool, StoreError> {
     let (from, bodies) = (dir.join(BODIES), to.join(BODIES));
     if let Err(e) = DirBuilder::new().mode(0o700).create(&bodies)
         && e.kind() != io::ErrorKind::AlreadyExists
     {
-        return Err(io_error(&bodies, &e));
+        return Err(StoreError::io(&bodies, &e));
     }
-    // Most of them come first, so that little time passes between the database's moment and the last file. Only what
-    // a row names is whole.
-    copy_files(named_files(db).map_err(database_error)?.iter(), &from, &bodies)?;
+    // Copy most files before the database, so that few are removed between the two. Only files that a row names are
+    // complete.
+    copy_files(named_files(db).map_err(StoreError::database)?.iter(), &from, &bodies)?;
     let named = copy_database(db, &to.join(DATABASE))?;
     if !copy_files(named.iter(), &from, &bodies)? {
         return Ok(false);
     }
-    for found in fs::read_dir(&bodies).map_err(|e| io_error(&bodies, &e))? {
-        let found = found.map_err(|e| io_error(&bodies, &e))?;
+    for found in fs::read_dir(&bodies).map_err(|e| StoreError::io(&bodies, &e))? {
+        let found = found.map_err(|e| StoreError::io(&bodies, &e))?;
         if found.file_name().to_str().is_none_or(|name| !named.contains(name)) {
-            fs::remove_file(found.path()).map_err(|e| io_error(&found.path(), &e))?;
+            fs::remove_file(found.path()).map_err(|e| StoreError::io(&found.path(), &e))?;
         }
     }
     Ok(true)
 }
 
-/// The database as it is now, durable, and the files that it names.
+/// Copies the database durably. Gives the body files that the copy names.
 fn copy_database(db: &Connection, path: &Path) -> Result<HashSet<String>, StoreError> {
     if let Err(e) = fs::remove_file(path)
         && e.kind() != io::ErrorKind::NotFound
     {
-        return Err(io_error(path, &e));
+        return Err(StoreError::io(path, &e));
     }
-    // SQLite writes into an empty file that exists, and so with its mode.
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| io_error(path, &e))?;
+    // SQLite accepts an empty file, so create it with the right mode.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| StoreError::io(path, &e))?;
     let target = path.to_str().ok_or_else(|| StoreError::Io { path: path.to_owned(), why: "not UTF-8".to_owned() })?;
-    db.execute("VACUUM INTO ?", [target]).map_err(database_error)?;
-    let copied = Connection::open(path).map_err(database_error)?;
-    let named = named_files(&copied).map_err(database_error)?;
-    copied.close().map_err(|(_, e)| database_error(e))?;
-    File::open(path).and_then(|file| file.sync_all()).map_err(|e| io_error(path, &e))?;
+    db.execute("VACUUM INTO ?", [target]).map_err(StoreError::database)?;
+    let copied = Connection::open(path).map_err(StoreError::database)?;
+    let named = named_files(&copied).map_err(StoreError::database)?;
+    copied.close().map_err(|(_, e)| StoreError::database(e))?;
+    File::open(path).and_then(|file| file.sync_all()).map_err(|e| StoreError::io(path, &e))?;
     Ok(named)
 }
 
-/// False: some of them are not there any more.
+/// False: some files no longer exist.
 fn copy_files<'a>(names: impl Iterator<Item = &'a String>, from: &Path, to: &Path) -> Result<bool, StoreError> {
     let mut all = true;
     for name in names {
@@ -200,7 +198,7 @@ fn copy_files<'a>(names: impl Iterator<Item = &'a String>, from: &Path, to: &Pat
         match copy_file(&from, &to) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound && !from.exists() => all = false,
-            Err(e) => return Err(io_error(&to, &e)),
+            Err(e) => return Err(StoreError::io(&to, &e)),
         }
     }
     Ok(all)
@@ -208,7 +206,7 @@ fn copy_files<'a>(names: impl Iterator<Item = &'a String>, from: &Path, to: &Pat
 
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     if to.exists() {
-        // Files of bodies are written once.
+        // Body files never change.
         return Ok(());
     }
     fs::copy(from, to)?;
@@ -216,10 +214,8 @@ fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     File::open(to)?.sync_all()
 }
 
-/// Puts the copy `from` where a store is to be. The proxy gives it a new epoch when it opens it.
-///
-/// # Errors
-/// When the copy is damaged, or there is anything at `dir`.
+/// Copies the backup `from` to `dir`, which must be missing or empty. A damaged backup is refused. The proxy gives the store
+/// a new epoch when it opens it.
 pub fn restore(from: &Path, dir: &Path) -> Result<(), StoreError> {
     let verified = verify(from, |_| ())?;
     if let Some(damage) = verified.damage.first() {
@@ -228,39 +224,39 @@ pub fn restore(from: &Path, dir: &Path) -> Result<(), StoreError> {
     match fs::remove_dir(dir) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(io_error(dir, &e)),
+        Err(e) => return Err(StoreError::io(dir, &e)),
     }
     if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).map_err(|e| io_error(parent, &e))?;
+        fs::create_dir_all(parent).map_err(|e| StoreError::io(parent, &e))?;
     }
     backup(from, dir)
 }
 
-/// Reads every content and compares it with its row. `progress` gets the contents read so far.
-///
-/// # Errors
-/// When there is no store in `dir`, or the database cannot be read at all.
+/// Reads every content and compares it with its row. `progress` gets the number of contents that were read. Damage is not an
+/// error, but an unreadable database is.
 pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<VerifyReport, StoreError> {
     let db = reader(dir)?;
     let mut verified = VerifyReport::default();
-    let told: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).map_err(database_error)?;
-    if told != "ok" {
-        verified.damage.push(format!("{DATABASE}: {told}"));
+    let integrity: String =
+        db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).map_err(StoreError::database)?;
+    if integrity != "ok" {
+        verified.damage.push(format!("{DATABASE}: {integrity}"));
     }
-    // Ids only, so that a proxy's log does not grow while all contents are read.
-    let mut current = db.prepare("SELECT id FROM entry WHERE NOT is_deleted").map_err(database_error)?;
-    let ids: Vec<i64> = current.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(database_error)?;
+    // Select the ids only: a long read of the contents would make the log of a running proxy grow.
+    let mut current = db.prepare("SELECT id FROM entry WHERE NOT is_deleted").map_err(StoreError::database)?;
+    let ids: Vec<i64> =
+        current.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(StoreError::database)?;
     for id in ids {
         let sql = "SELECT ns, path, md5, size, file, content FROM entry LEFT JOIN body ON body.id = entry.body \
                    WHERE entry.id = ? AND NOT is_deleted";
         check(&db, dir, sql, [id], &mut verified)?;
         progress(verified.contents);
     }
-    let mut earlier = db.prepare("SELECT ns, path, version FROM earlier").map_err(database_error)?;
+    let mut earlier = db.prepare("SELECT ns, path, version FROM earlier").map_err(StoreError::database)?;
     let keys: Vec<(String, String, i64)> = earlier
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .and_then(Iterator::collect)
-        .map_err(database_error)?;
+        .map_err(StoreError::database)?;
     for (ns, path, version) in keys {
         let sql = "SELECT ns, path, md5, size, file, content FROM earlier LEFT JOIN body ON body.id = earlier.body \
                    WHERE ns = ? AND path = ? AND version = ?";
@@ -270,8 +266,8 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<VerifyReport,
     Ok(verified)
 }
 
-/// A row and what it says of its content.
-struct Claim {
+/// The digest and size that a row promises, and its content.
+struct ContentClaim {
     name: String,
     md5: Md5,
     size: u64,
@@ -289,7 +285,7 @@ fn check<P: rusqlite::Params + Clone>(
     let read = || {
         let claim = |row: &Row<'_>| {
             let (ns, path): (String, String) = (row.get(0)?, row.get(1)?);
-            Ok(Claim {
+            Ok(ContentClaim {
                 name: if ns.is_empty() { path } else { format!("{ns}: {path}") },
                 md5: Md5::from_bytes(row.get(2)?),
                 size: unsigned(row, 3)?,
@@ -297,7 +293,9 @@ fn check<P: rusqlite::Params + Clone>(
                 content: row.get(5)?,
             })
         };
-        db.prepare_cached(sql).and_then(|mut s| s.query_row(key.clone(), claim).optional()).map_err(database_error)
+        db.prepare_cached(sql)
+            .and_then(|mut s| s.query_row(key.clone(), claim).optional())
+            .map_err(StoreError::database)
     };
     let Some(claim) = read()? else { return Ok(()) };
     let found = match (&claim.content, &claim.file) {
@@ -310,7 +308,7 @@ fn check<P: rusqlite::Params + Clone>(
         Ok((md5, size)) => {
             Some(format!("its content is {size} bytes with MD5 {md5}, not {} with {}", claim.size, claim.md5))
         }
-        // A running proxy may have replaced it since the row was read.
+        // A running proxy may have replaced the content meanwhile.
         Err(_) if read()?.is_none_or(|now| now.file != claim.file) => return Ok(()),
         Err(e) => Some(e.to_string()),
     };
@@ -322,7 +320,7 @@ fn check<P: rusqlite::Params + Clone>(
 
 fn digest(path: &Path) -> io::Result<(Md5, u64)> {
     let (mut file, mut hasher, mut size) = (File::open(path)?, Hasher::new(), 0);
-    let mut piece = vec![0; CHUNK];
+    let mut piece = vec![0; CHUNK_BYTES];
     loop {
         let n = file.read(&mut piece)?;
         if n == 0 {

@@ -10,7 +10,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use memsync::digest::Md5;
 use memsync::disk::real::RealDisk;
 use memsync::local::scan::ScanOptions;
-use memsync::local::{Folder, Scope, Tree};
+use memsync::local::{Folder, LocalTree, ScanScope};
 use memsync::path::RelPath;
 use memsync::sync::{Base, Local, Remote, Trust, reconcile};
 
@@ -76,20 +76,20 @@ fn scans(c: &mut Criterion) {
         now_ns: i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap(),
         stop: &|| false,
     };
-    let mut tree = Tree::default();
-    folder.scan(&mut tree, &Scope::full(), &options()).unwrap();
+    let mut tree = LocalTree::default();
+    folder.scan(&mut tree, &ScanScope::full(), &options()).unwrap();
     let mut group = c.benchmark_group("scan of 10,000 files");
     group.sample_size(20);
     group.bench_function("bare walk with stat", |b| b.iter(|| black_box(bare_walk(dir.path()))));
     group.bench_function("warm", |b| {
         b.iter(|| {
-            let stats = folder.scan(&mut tree, &Scope::full(), &options()).unwrap();
+            let stats = folder.scan(&mut tree, &ScanScope::full(), &options()).unwrap();
             assert_eq!((stats.files, stats.hashed), (10_000, 0));
         });
     });
     group.bench_function("first", |b| {
         b.iter(|| {
-            let stats = folder.scan(&mut Tree::default(), &Scope::full(), &options()).unwrap();
+            let stats = folder.scan(&mut LocalTree::default(), &ScanScope::full(), &options()).unwrap();
             assert_eq!(stats.hashed, 10_000);
         });
     });

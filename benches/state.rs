@@ -11,9 +11,9 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
 use memsync::digest::Md5;
-use memsync::disk::{Disk, DiskFile, Kind, Meta, Stat};
+use memsync::disk::{Disk, DiskFile, FileKind, FileMeta, FileStat};
 use memsync::path::RelPath;
-use memsync::state::{Change, Container, Entry, Format, Options};
+use memsync::state::{BaseChange, BaseEntry, Container, StateFormat, StateOptions};
 use memsync::sync::Base;
 
 /// One directory, through the standard library.
@@ -21,9 +21,9 @@ struct StdDisk(PathBuf);
 
 struct StdFile(File);
 
-fn meta(m: &std::fs::Metadata) -> Meta {
-    Meta {
-        kind: Kind::File,
+fn meta(m: &std::fs::Metadata) -> FileMeta {
+    FileMeta {
+        kind: FileKind::File,
         size: m.len(),
         allocated: 0,
         mtime_ns: m.mtime() * 1_000_000_000 + m.mtime_nsec(),
@@ -46,7 +46,7 @@ impl DiskFile for StdFile {
     fn sync(&self) -> io::Result<()> {
         self.0.sync_all()
     }
-    fn meta(&self) -> io::Result<Meta> {
+    fn meta(&self) -> io::Result<FileMeta> {
         Ok(meta(&self.0.metadata()?))
     }
     fn set_mode(&self, mode: u32) -> io::Result<()> {
@@ -56,12 +56,12 @@ impl DiskFile for StdFile {
 
 impl Disk for StdDisk {
     type File = StdFile;
-    fn list(&self, dir: &str) -> io::Result<Vec<(OsString, Meta)>> {
+    fn list(&self, dir: &str) -> io::Result<Vec<(OsString, FileMeta)>> {
         std::fs::read_dir(self.0.join(dir))?
             .map(|e| e.and_then(|e| Ok((e.file_name(), meta(&e.metadata()?)))))
             .collect()
     }
-    fn stat(&self, path: &str) -> io::Result<Meta> {
+    fn stat(&self, path: &str) -> io::Result<FileMeta> {
         Ok(meta(&std::fs::symlink_metadata(self.0.join(path))?))
     }
     fn open(&self, path: &str) -> io::Result<StdFile> {
@@ -100,10 +100,14 @@ impl Disk for StdDisk {
     }
 }
 
-fn entry(n: u64) -> Entry {
-    let stat =
-        Some(Stat { size: n, mtime_ns: 1_705_314_600_123_456_789, ctime_ns: 1_705_314_600_123_456_790, inode: n + 1 });
-    Entry { base: Base::Synced(Md5::of(&n.to_le_bytes())), stat, version: 0 }
+fn entry(n: u64) -> BaseEntry {
+    let stat = Some(FileStat {
+        size: n,
+        mtime_ns: 1_705_314_600_123_456_789,
+        ctime_ns: 1_705_314_600_123_456_790,
+        inode: n + 1,
+    });
+    BaseEntry { base: Base::Synced(Md5::of(&n.to_le_bytes())), stat, version: 0 }
 }
 
 fn path(n: u64) -> RelPath {
@@ -113,11 +117,13 @@ fn path(n: u64) -> RelPath {
 fn state(c: &mut Criterion) {
     let mut group = c.benchmark_group("state");
     group.sample_size(10);
-    for (what, format, pretty) in
-        [("pretty", Format::Json, true), ("compact", Format::Json, false), ("msgpack", Format::MsgPack, false)]
-    {
+    for (what, format, pretty) in [
+        ("pretty", StateFormat::Json, true),
+        ("compact", StateFormat::Json, false),
+        ("msgpack", StateFormat::MsgPack, false),
+    ] {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { format, pretty, session_id: "bench".into() };
+        let options = StateOptions { format, pretty, session_id: "bench".into() };
         let open = || {
             let disk = Arc::new(StdDisk(dir.path().to_owned()));
             Container::open(disk, "notes", options.clone(), Timestamp::UNIX_EPOCH).unwrap().0
@@ -132,7 +138,7 @@ fn state(c: &mut Criterion) {
         group.bench_function(format!("commit 1 of 100k {what}"), |b| {
             b.iter(|| {
                 n += 1;
-                container.commit(vec![Change::Set(path(n % 100_000), entry(n))]).unwrap();
+                container.commit(vec![BaseChange::Set(path(n % 100_000), entry(n))]).unwrap();
             });
         });
     }

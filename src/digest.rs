@@ -87,9 +87,9 @@ impl<'de> Deserialize<'de> for Md5 {
 
 /// Digests content that comes in pieces.
 #[derive(Default)]
-pub struct Hasher(md5::Md5);
+pub struct Md5Hasher(md5::Md5);
 
-impl Hasher {
+impl Md5Hasher {
     pub fn new() -> Self {
         Self::default()
     }
@@ -120,7 +120,7 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<Md5>(), Err(NotMd5));
         }
-        let mut h = Hasher::new();
+        let mut h = Md5Hasher::new();
         h.update(b"hel");
         h.update(b"lo");
         assert_eq!(h.finish(), d);

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use memsync::digest::Md5;
-use memsync::disk::{self, Stat};
+use memsync::disk::{self, FileStat};
 use memsync::path::RelPath;
-use memsync::state::{Change, Container, Entry, Format, Opened, Options, RemoteState, StateError};
+use memsync::state::{
+    BaseChange, BaseEntry, Container, OpenOutcome, RemoteState, StateError, StateFormat, StateOptions,
+};
 use memsync::sync::Base;
 use proptest::prelude::*;
 
@@ -21,20 +23,21 @@ use mem::MemDisk;
 use seed::seed;
 
 type Files = BTreeMap<String, Vec<u8>>;
-type Entries = BTreeMap<RelPath, Entry>;
+type Entries = BTreeMap<RelPath, BaseEntry>;
 
 const NAME: &str = "notes";
-const LAYOUTS: [(Format, bool); 3] = [(Format::Json, true), (Format::Json, false), (Format::MsgPack, false)];
+const LAYOUTS: [(StateFormat, bool); 3] =
+    [(StateFormat::Json, true), (StateFormat::Json, false), (StateFormat::MsgPack, false)];
 
-fn options((format, pretty): (Format, bool)) -> Options {
-    Options { format, pretty, session_id: "this device".into() }
+fn options((format, pretty): (StateFormat, bool)) -> StateOptions {
+    StateOptions { format, pretty, session_id: "this device".into() }
 }
 
-fn open_as(disk: &MemDisk, layout: (Format, bool)) -> Result<(Container<MemDisk>, Opened), StateError> {
+fn open_as(disk: &MemDisk, layout: (StateFormat, bool)) -> Result<(Container<MemDisk>, OpenOutcome), StateError> {
     Container::open(Arc::new(disk.clone()), NAME, options(layout), at("2026-01-01T00:00:00Z"))
 }
 
-fn open(files: &Files) -> Result<(Container<MemDisk>, Opened), StateError> {
+fn open(files: &Files) -> Result<(Container<MemDisk>, OpenOutcome), StateError> {
     open_as(&MemDisk::with(files), LAYOUTS[1])
 }
 
@@ -59,8 +62,8 @@ fn alone(bytes: impl Into<Vec<u8>>) -> Files {
 fn frozen(version: u32) -> Entries {
     let md5 = |hex: &str| hex.parse::<Md5>().unwrap();
     let ctime_ns = if version < 2 { 0 } else { 1_705_314_600_123_456_790 };
-    let stat = Stat { size: 5, mtime_ns: 1_705_314_600_123_456_789, ctime_ns, inode: 4711 };
-    let entry = |base, stat, version| Entry { base, stat, version };
+    let stat = FileStat { size: 5, mtime_ns: 1_705_314_600_123_456_789, ctime_ns, inode: 4711 };
+    let entry = |base, stat, version| BaseEntry { base, stat, version };
     [
         (path("gone.md"), entry(Base::Seen(md5("0cc175b9c0f1b6a831c399e269772661")), None, 0)),
         (
@@ -81,7 +84,7 @@ fn every_version_and_format_loads() {
             let what = format!("v{version}/{file}");
             let disk = MemDisk::with(&alone(fixture(&what)));
             let (mut container, opened) = open_as(&disk, LAYOUTS[1]).unwrap();
-            let expected = if version == 2 { Opened::Loaded } else { Opened::Migrated { from: version } };
+            let expected = if version == 2 { OpenOutcome::Loaded } else { OpenOutcome::Migrated { from: version } };
             assert_eq!(opened, expected, "{what}");
             assert_eq!(*container.entries(), frozen(version), "{what}");
             assert_eq!(container.wants_save(), what != "v2/compact.json", "{what}");
@@ -104,14 +107,14 @@ fn every_version_and_format_loads() {
             assert_eq!(header.folder_id.as_deref(), (version == 2).then_some("f0lder"));
 
             // The old file stays while the journal grows on it, and is the backup after the save.
-            container.commit(vec![Change::Forget(path("gone.md"))]).unwrap();
+            container.commit(vec![BaseChange::Forget(path("gone.md"))]).unwrap();
             assert_eq!(disk.files()[NAME], fixture(&what));
             let (mut container, opened) = open_as(&disk, LAYOUTS[1]).unwrap();
             assert_eq!((opened, container.entries().len()), (expected, 2), "{what}");
             container.save(at("2026-01-02T00:00:00Z")).unwrap();
             assert_eq!(disk.files()["notes.bak"], fixture(&what));
             let (container, opened) = open_as(&disk, LAYOUTS[1]).unwrap();
-            assert_eq!((opened, container.entries().len()), (Opened::Loaded, 2), "{what}");
+            assert_eq!((opened, container.entries().len()), (OpenOutcome::Loaded, 2), "{what}");
             assert!(!container.wants_save());
         }
     }
@@ -126,8 +129,8 @@ fn what_is_written_today_is_what_was_frozen() {
         container.save(at("2024-01-15T11:00:00.5Z")).unwrap();
         // Only the time of the save differs, and in MessagePack its length before it.
         let (before, after): (&[u8], &[u8]) = match layout.0 {
-            Format::Json => (b"\"2024-01-15T11:00:00Z", b"\"2024-01-15T11:00:00.5Z"),
-            Format::MsgPack => (b"\xb42024-01-15T11:00:00Z", b"\xb62024-01-15T11:00:00.5Z"),
+            StateFormat::Json => (b"\"2024-01-15T11:00:00Z", b"\"2024-01-15T11:00:00.5Z"),
+            StateFormat::MsgPack => (b"\xb42024-01-15T11:00:00Z", b"\xb62024-01-15T11:00:00.5Z"),
         };
         let time = old.windows(before.len()).position(|w| w == before).unwrap();
         let expected = [&old[..time], after, &old[time + before.len()..]].concat();
@@ -146,8 +149,8 @@ fn the_journal_format_is_frozen() {
     let (container, opened) = open(&files).unwrap();
     let mut expected = frozen(2);
     expected.remove(&path("gone.md"));
-    expected.insert(path("new.md"), Entry { base: Base::Synced(Md5::of(b"a")), stat: None, version: 0 });
-    assert_eq!((container.entries(), opened), (&expected, Opened::Loaded));
+    expected.insert(path("new.md"), BaseEntry { base: Base::Synced(Md5::of(b"a")), stat: None, version: 0 });
+    assert_eq!((container.entries(), opened), (&expected, OpenOutcome::Loaded));
     assert_eq!(container.header().folder_id.as_deref(), Some("moved"));
 }
 
@@ -190,7 +193,7 @@ fn what_no_container_should_hold_is_damage() {
         let (container, opened) = open(&alone(bytes.clone())).unwrap();
         let set_aside = vec!["notes.damaged-1".to_owned()];
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
-        assert_eq!(opened, Opened::Recovered { set_aside, from_backup: false }, "{shown}");
+        assert_eq!(opened, OpenOutcome::Recovered { set_aside, from_backup: false }, "{shown}");
         assert!(container.entries().is_empty());
     }
 }
@@ -201,7 +204,7 @@ fn unknown_fields_are_no_damage() {
     let more =
         text.replace("\"size\":5", "\"size\":5,\"colour\":[{}]").replace("{\"version\":2", "{\"x\":1,\"version\":2");
     let (container, opened) = open(&alone(more)).unwrap();
-    assert_eq!((container.entries(), opened), (&frozen(2), Opened::Loaded));
+    assert_eq!((container.entries(), opened), (&frozen(2), OpenOutcome::Loaded));
 }
 
 #[test]
@@ -209,28 +212,28 @@ fn changing_the_options_converts_the_file() {
     let disk = MemDisk::with(&alone(fixture("v2/pretty.json")));
     for (layout, first) in [(LAYOUTS[2], 0x87), (LAYOUTS[1], b'{'), (LAYOUTS[0], b'{'), (LAYOUTS[2], 0x87)] {
         let (mut container, opened) = open_as(&disk, layout).unwrap();
-        assert_eq!(opened, Opened::Loaded);
+        assert_eq!(opened, OpenOutcome::Loaded);
         assert!(container.wants_save(), "{layout:?}");
         container.save(at("2026-01-02T00:00:00Z")).unwrap();
         assert!(!container.wants_save());
         let bytes = disk.files()[NAME].clone();
         assert_eq!(bytes[0], first);
-        assert_eq!(bytes.starts_with(b"{\n"), layout.0 == Format::Json && layout.1);
+        assert_eq!(bytes.starts_with(b"{\n"), layout.0 == StateFormat::Json && layout.1);
         assert_eq!(*open_as(&disk, layout).unwrap().0.entries(), frozen(2));
     }
 }
 
 /// A container with backup and both journals, every state it has been in, the last one last.
-fn lived_in(layout: (Format, bool)) -> (Files, Vec<Entries>) {
+fn lived_in(layout: (StateFormat, bool)) -> (Files, Vec<Entries>) {
     let disk = MemDisk::new();
     let (mut container, _) = open_as(&disk, layout).unwrap();
     let mut states = vec![Entries::new()];
     let mut commit = |container: &mut Container<MemDisk>, n: u8| {
-        let stat = Some(Stat { size: 1, mtime_ns: 2, ctime_ns: 3, inode: 4 });
-        let entry = Entry { base: Base::Synced(Md5::of(&[n])), stat, version: n.into() };
-        let mut changes = vec![Change::Set(path(&format!("f{}", n % 3)), entry)];
+        let stat = Some(FileStat { size: 1, mtime_ns: 2, ctime_ns: 3, inode: 4 });
+        let entry = BaseEntry { base: Base::Synced(Md5::of(&[n])), stat, version: n.into() };
+        let mut changes = vec![BaseChange::Set(path(&format!("f{}", n % 3)), entry)];
         if n % 4 == 3 {
-            changes.push(Change::Forget(path("f0")));
+            changes.push(BaseChange::Forget(path("f0")));
         }
         container.commit(changes).unwrap();
         states.push(container.entries().clone());
@@ -262,19 +265,19 @@ fn assert_sound(files: &Files, states: &[Entries], file: &str, what: &str) {
         // Backup and journals lead to where the container was.
         NAME => {
             assert_eq!(container.entries(), last, "{what}: {opened:?}");
-            assert!(matches!(opened, Opened::Recovered { from_backup: true, .. }), "{what}: {opened:?}");
+            assert!(matches!(opened, OpenOutcome::Recovered { from_backup: true, .. }), "{what}: {opened:?}");
         }
         // What is cut off at the end can be taken for a commit that was never finished.
-        "notes.journal" if opened == Opened::Loaded => {
+        "notes.journal" if opened == OpenOutcome::Loaded => {
             assert!(states[states.len() - 3..].contains(container.entries()), "{what}");
         }
-        "notes.journal" => assert!(matches!(opened, Opened::Recovered { from_backup: false, .. }), "{what}"),
-        _ => assert_eq!((container.entries(), &opened), (last, &Opened::Loaded), "{what}"),
+        "notes.journal" => assert!(matches!(opened, OpenOutcome::Recovered { from_backup: false, .. }), "{what}"),
+        _ => assert_eq!((container.entries(), &opened), (last, &OpenOutcome::Loaded), "{what}"),
     }
     let expected = container.entries().clone();
     drop(container);
     let (container, opened) = open_as(&disk, LAYOUTS[1]).unwrap();
-    assert_eq!((container.entries(), opened), (&expected, Opened::Loaded), "{what}, opened again");
+    assert_eq!((container.entries(), opened), (&expected, OpenOutcome::Loaded), "{what}, opened again");
 }
 
 #[test]
@@ -309,13 +312,13 @@ fn a_flipped_bit_in_every_byte() {
     }
 }
 
-fn any_entry() -> impl Strategy<Value = Entry> {
+fn any_entry() -> impl Strategy<Value = BaseEntry> {
     let stat = (any::<u64>(), any::<i64>(), any::<i64>(), 1..=u64::MAX);
-    let stat = stat.prop_map(|(size, mtime_ns, ctime_ns, inode)| Stat { size, mtime_ns, ctime_ns, inode });
+    let stat = stat.prop_map(|(size, mtime_ns, ctime_ns, inode)| FileStat { size, mtime_ns, ctime_ns, inode });
     (0..3u8, any::<[u8; 16]>(), proptest::option::of(stat), any::<u64>()).prop_map(|(kind, md5, stat, version)| {
         let md5 = Md5::from_bytes(md5);
         let base = [Base::Synced(md5), Base::Detached(md5), Base::Seen(md5)][usize::from(kind)];
-        Entry { base, stat, version }
+        BaseEntry { base, stat, version }
     })
 }
 
@@ -336,11 +339,11 @@ proptest! {
         let (mut container, _) = open_as(&disk, LAYOUTS[layout]).unwrap();
         container.replace_all(saved.clone());
         container.save(at("2026-01-02T00:00:00Z")).unwrap();
-        container.commit(committed.clone().into_iter().map(|(p, e)| Change::Set(p, e)).collect()).unwrap();
+        container.commit(committed.clone().into_iter().map(|(p, e)| BaseChange::Set(p, e)).collect()).unwrap();
         let mut expected = saved;
         expected.extend(committed);
         let (container, opened) = open_as(&disk, LAYOUTS[layout]).unwrap();
-        prop_assert_eq!(opened, Opened::Loaded);
+        prop_assert_eq!(opened, OpenOutcome::Loaded);
         prop_assert_eq!(container.entries(), &expected);
     }
 }
@@ -353,7 +356,7 @@ fn leftover_that_cannot_be_removed_stops_no_start() {
     std::fs::create_dir(dir.path().join(format!("{NAME}.tmp.1"))).unwrap();
     std::fs::write(dir.path().join(format!("{NAME}.tmp.2")), "half a container").unwrap();
     let opened = Container::open(disk, NAME, options(LAYOUTS[0]), at("2026-01-01T00:00:00Z"));
-    assert_eq!(opened.map(|(_, opened)| opened).unwrap(), Opened::New);
+    assert_eq!(opened.map(|(_, opened)| opened).unwrap(), OpenOutcome::New);
     assert!(!dir.path().join(format!("{NAME}.tmp.2")).exists());
 }
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use memsync::local::ignore::Rules;
-use memsync::local::watch::{Due, Options, WatchState, Watcher};
+use memsync::local::ScanScope;
+use memsync::local::ignore::IgnoreRules;
+use memsync::local::watch::{FolderWatcher, WatchOptions, WatchState};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -19,17 +20,17 @@ const QUIET: Duration = Duration::from_millis(200);
 /// A watched folder and all that was told of it so far.
 struct Watched {
     dir: TempDir,
-    watcher: Watcher,
+    watcher: FolderWatcher,
     wakes: Receiver<()>,
-    told: Due,
+    told: ScanScope,
 }
 
-fn options(debounce: Duration) -> Options {
-    Options {
+fn options(debounce: Duration) -> WatchOptions {
+    WatchOptions {
         debounce,
         poll_interval: Duration::from_secs(3600),
         force_poll: false,
-        rules: Arc::new(Rules::new(&["*.tmp".to_owned()], None).unwrap()),
+        rules: Arc::new(IgnoreRules::new(&["*.tmp".to_owned()], None).unwrap()),
     }
 }
 
@@ -39,12 +40,12 @@ impl Watched {
         Self::with(options(QUIET), before)
     }
 
-    fn with(options: Options, before: impl FnOnce(&Path)) -> Self {
+    fn with(options: WatchOptions, before: impl FnOnce(&Path)) -> Self {
         let dir = TempDir::new().unwrap();
         before(dir.path());
         let (wake, wakes) = channel();
-        let watcher = Watcher::start(dir.path(), options, move || _ = wake.send(())).unwrap();
-        Self { dir, watcher, wakes, told: Due::default() }
+        let watcher = FolderWatcher::start(dir.path(), options, move || _ = wake.send(())).unwrap();
+        Self { dir, watcher, wakes, told: ScanScope::default() }
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -85,7 +86,7 @@ impl Watched {
     fn settle(&mut self) {
         fs::write(self.path("marker"), "m").unwrap();
         self.until_told(&["marker"]);
-        self.told = Due::default();
+        self.told = ScanScope::default();
     }
 }
 
@@ -127,7 +128,7 @@ fn a_file_in_folders_made_just_before_is_told() {
         fs::write(w.path("n/m/first"), "1").unwrap();
         w.until_told(&["n/m/first"]);
         // Whoever scans now and does not find the second must be told of it later.
-        w.told = Due::default();
+        w.told = ScanScope::default();
         fs::write(w.path("n/m/second"), "2").unwrap();
         w.until(&format!("round {round}"), |w| w.covers("n/m/second"));
     }
@@ -149,7 +150,7 @@ fn no_write_into_a_growing_tree_is_missed() {
     let deadline = Instant::now() + DEADLINE;
     while seen.len() < 200 {
         assert!(Instant::now() < deadline, "{} of 200 seen", seen.len());
-        w.told = Due::default();
+        w.told = ScanScope::default();
         w.until("growing tree", |w| !w.told.is_empty());
         for i in 0..200 {
             let path = format!("a{i}/b/c/file");
@@ -224,7 +225,7 @@ fn reading_and_what_takes_no_part_are_not_told() {
     // Events keep their order: what was written last is told last.
     fs::write(w.path("last"), "l").unwrap();
     w.until_told(&["last"]);
-    assert_eq!(w.told, Due { paths: ["last".to_owned()].into(), ..Due::default() });
+    assert_eq!(w.told, ScanScope { paths: ["last".to_owned()].into(), ..ScanScope::default() });
     assert_eq!(w.watcher.next_due(), None, "idle means no timer");
 }
 
@@ -252,25 +253,25 @@ fn a_root_that_moves_away_and_back_is_told_and_still_watched() {
     let at = w.watcher.next_due().expect("polls while the root is away");
     assert!(w.watcher.take_due(at).full);
     assert!(!matches!(w.watcher.state(), WatchState::Degraded { .. }));
-    w.told = Due::default();
+    w.told = ScanScope::default();
     fs::write(w.path("note.md"), "back").unwrap();
     w.until_told(&["note.md"]);
 }
 
 #[test]
 fn polling_asks_for_everything_at_its_interval() {
-    let options = Options { force_poll: true, poll_interval: Duration::from_millis(50), ..options(QUIET) };
+    let options = WatchOptions { force_poll: true, poll_interval: Duration::from_millis(50), ..options(QUIET) };
     let mut w = Watched::with(options, |_| {});
     assert_eq!(w.watcher.state(), WatchState::Poll);
     for _ in 0..3 {
-        w.told = Due::default();
+        w.told = ScanScope::default();
         w.until("poll", |w| w.told.full);
     }
 }
 
 #[test]
 fn a_poll_to_come_is_no_change_that_waits() {
-    let options = Options { force_poll: true, poll_interval: Duration::from_secs(600), ..options(QUIET) };
+    let options = WatchOptions { force_poll: true, poll_interval: Duration::from_secs(600), ..options(QUIET) };
     let mut w = Watched::with(options, |_| {});
     w.watcher.take_due(Instant::now());
     assert!(w.watcher.next_due().is_some() && !w.watcher.changes_wait(), "a folder that is polled can be in sync");
@@ -280,8 +281,8 @@ fn a_poll_to_come_is_no_change_that_waits() {
 fn a_folder_that_is_not_there_is_an_error() {
     let dir = TempDir::new().unwrap();
     let missing = dir.path().join("missing");
-    let error = Watcher::start(&missing, options(Duration::ZERO), || {}).err().unwrap();
+    let error = FolderWatcher::start(&missing, options(Duration::ZERO), || {}).err().unwrap();
     assert!(error.to_string().contains("missing"));
     fs::write(&missing, "a file").unwrap();
-    assert!(Watcher::start(&missing, options(Duration::ZERO), || {}).is_err());
+    assert!(FolderWatcher::start(&missing, options(Duration::ZERO), || {}).is_err());
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use crate::local::Scope;
+use crate::local::ScanScope;
 use crate::local::ignore::IGNORE_FILE;
-use crate::local::watch::{Due, Watcher};
+use crate::local::watch::FolderWatcher;
 use crate::sync::Plan;
 
 use super::change::{ChangeRequest, describe};
@@ -38,11 +38,11 @@ const MIN_CLOCK_JUMP: Duration = Duration::from_secs(10);
 pub(super) struct ActiveFolder {
     pub folder: OpenFolder,
     pub schedule: Schedule,
-    watcher: Watcher,
+    watcher: FolderWatcher,
     news: NewsFlag,
     clock: ClockWatch,
     /// The paths that the next cycle scans.
-    scope: Scope,
+    scope: ScanScope,
     history: HistoryKeeper,
     /// Commands that wait until a sync is done.
     sync_waiters: Vec<oneshot::Sender<()>>,
@@ -52,7 +52,7 @@ pub(super) struct ActiveFolder {
 
 impl ActiveFolder {
     /// A folder whose first cycle is due at once and scans everything.
-    pub fn new(setup: &FolderSetup, folder: OpenFolder, watcher: Watcher, news: NewsFlag) -> Self {
+    pub fn new(setup: &FolderSetup, folder: OpenFolder, watcher: FolderWatcher, news: NewsFlag) -> Self {
         let history = HistoryKeeper::open(clock_note(setup), read_clocks(&*folder.world));
         Self {
             folder,
@@ -60,7 +60,7 @@ impl ActiveFolder {
             watcher,
             news,
             clock: ClockWatch::start(),
-            scope: Scope::full(),
+            scope: ScanScope::full(),
             history,
             sync_waiters: Vec::new(),
             plan_waiters: Vec::new(),
@@ -92,8 +92,8 @@ impl ActiveFolder {
     pub fn take_events(&mut self, now: Instant) -> bool {
         let due = self.watcher.take_due(now);
         let has_events = !due.is_empty();
-        let Due { paths, subtrees, full } = due;
-        self.scope.merge(Scope { full, paths, subtrees });
+        let ScanScope { paths, subtrees, full } = due;
+        self.scope.merge(ScanScope { full, paths, subtrees });
         has_events
     }
 
@@ -143,7 +143,7 @@ impl ActiveFolder {
     }
 
     /// Takes the scope of the cycle that begins now.
-    pub fn begin_cycle(&mut self, now: Instant) -> Scope {
+    pub fn begin_cycle(&mut self, now: Instant) -> ScanScope {
         let scope = std::mem::take(&mut self.scope);
         self.schedule.begin_cycle(!scope.is_empty(), now);
         scope

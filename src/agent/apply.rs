@@ -14,9 +14,9 @@ use futures::{FutureExt, StreamExt};
 use crate::digest::Md5;
 use crate::disk::{Disk, DiskFile};
 use crate::failpoint;
-use crate::local::source::{Digested, FileSource};
-use crate::local::stage::Staged;
-use crate::local::{Folder, Move};
+use crate::local::source::{FileDigest, FileSource};
+use crate::local::stage::StagedFile;
+use crate::local::{FileMove, Folder};
 use crate::path::RelPath;
 use crate::remote::{Answer, Blob, Deleted, Got, IndexEntry, Outgoing, Promised, Put, Remote, RemoteError, Source};
 use crate::sync::{Action, Base, Precondition, Step};
@@ -40,7 +40,7 @@ pub enum Done<D: Disk> {
     /// Both sides hold this content; once the local file is durable, base := it.
     Agreed { md5: Md5, version: u64, uploaded: bool },
     /// The same, of a file that was digested while it went up.
-    Read { digested: Digested, version: u64 },
+    Read { digested: FileDigest, version: u64 },
     /// The blob was deleted, though the index does not say so (rows 5, 6, 13, 15, 17 and 18, RESOLVE of row 4). The next plan
     /// knows of this tombstone. It obeys it by row 7 or 14, which the gate counts, or uploads by row 8 or 19.
     Gone(Md5),
@@ -52,7 +52,7 @@ pub enum Done<D: Disk> {
     DeletedAgain(Md5),
     /// A change to the folder; once it is made, base := this.
     /// `device`: the machine that the new content comes from.
-    Move { step: Box<Move<D>>, base: Base, version: u64, device: Option<String> },
+    Move { step: Box<FileMove<D>>, base: Base, version: u64, device: Option<String> },
 }
 
 /// Why a step came to nothing.
@@ -111,7 +111,7 @@ pub enum First<D: Disk> {
     Staged {
         version: u64,
         device: Option<String>,
-        staged: Result<Staged<D>, StepError>,
+        staged: Result<StagedFile<D>, StepError>,
     },
 }
 
@@ -280,7 +280,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
             return Ok(Done::Unchanged(staged.md5));
         }
         let base = Base::Synced(staged.md5);
-        let step = Box::new(Move::Create { path: self.path().clone(), at: self.at.clone(), staged });
+        let step = Box::new(FileMove::Create { path: self.path().clone(), at: self.at.clone(), staged });
         Ok(Done::Move { step, base, version, device })
     }
 
@@ -481,7 +481,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
             // It has grown since the scan.
             return Err(StepError::Changed);
         }
-        let md5 = Promised::AtTheEnd(Arc::new(move || told.get().map(|d: &Digested| d.md5)));
+        let md5 = Promised::AtTheEnd(Arc::new(move || told.get().map(|d: &FileDigest| d.md5)));
         let answer = self.send(Precondition::New, 0, md5, source).await?;
         after_upload();
         match (answer, digested.get()) {
@@ -526,7 +526,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         }
     }
 
-    async fn fetch(&self, mut blob: Blob) -> Result<Staged<D>, StepError> {
+    async fn fetch(&self, mut blob: Blob) -> Result<StagedFile<D>, StepError> {
         let mut staging = self.folder.stage().map_err(StepError::Local)?;
         while let Some(piece) = blob.body.next().await {
             staging.write(piece?).map_err(StepError::Local)?;
@@ -544,7 +544,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         let (version, device) = (blob.version, blob.device.clone());
         let staged = self.fetch(blob).await?;
         let base = Base::Synced(staged.md5);
-        let step = Box::new(Move::Replace { path: self.path().clone(), at: self.at.clone(), staged, expect });
+        let step = Box::new(FileMove::Replace { path: self.path().clone(), at: self.at.clone(), staged, expect });
         Ok(Done::Move { step, base, version, device })
     }
 
@@ -552,12 +552,12 @@ impl<D: Disk, R: Remote> Work<D, R> {
         let (version, device) = (blob.version, blob.device.clone());
         let staged = self.fetch(blob).await?;
         let base = Base::Synced(staged.md5);
-        let step = Box::new(Move::Conflict { path: self.path().clone(), at: self.at.clone(), staged });
+        let step = Box::new(FileMove::Conflict { path: self.path().clone(), at: self.at.clone(), staged });
         Ok(Done::Move { step, base, version, device })
     }
 
     fn trash(&self, expect: Md5, tombstone: Md5) -> Done<D> {
-        let step = Box::new(Move::Trash { path: self.path().clone(), at: self.at.clone(), expect });
+        let step = Box::new(FileMove::Trash { path: self.path().clone(), at: self.at.clone(), expect });
         Done::Move { step, base: Base::Seen(tombstone), version: 0, device: None }
     }
 }

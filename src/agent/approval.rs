@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::digest::Md5;
 use crate::disk::Disk;
-use crate::local::Scope;
+use crate::local::ScanScope;
 use crate::remote::Remote;
-use crate::state::{Change, Entry, StateError};
+use crate::state::{BaseChange, BaseEntry, StateError};
 use crate::sync::safety::{self, Halt};
 use crate::sync::{Base, Local};
 
@@ -21,7 +21,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// When the folder cannot be read, or the state cannot be written. Approving again is safe.
     pub fn open_approved(parts: Parts<D, R, W>, new_id: &str) -> Result<Self, CycleError> {
         let mut engine = Self::new(parts);
-        engine.scan(&Scope::full())?;
+        engine.scan(&ScanScope::full())?;
         engine.keep_union();
         let id = engine.take_identity(new_id)?;
         engine.container.bind_folder(&id);
@@ -68,8 +68,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let changes = safety::reject(&held)
             .into_iter()
             .map(|(path, base)| match base {
-                Some(base) => Change::Set(path, Entry { base, stat: None, version: 0 }),
-                None => Change::Forget(path),
+                Some(base) => BaseChange::Set(path, BaseEntry { base, stat: None, version: 0 }),
+                None => BaseChange::Forget(path),
             })
             .collect();
         self.container.commit(changes)?;
@@ -80,7 +80,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Reduces the base to what a union of both sides needs. A file that is here is compared anew, and no tombstone
     /// takes it away. A file that the scan did not find is no evidence of a deletion.
     fn keep_union(&mut self) {
-        let seen = |md5| Entry { base: Base::Seen(md5), stat: None, version: 0 };
+        let seen = |md5| BaseEntry { base: Base::Seen(md5), stat: None, version: 0 };
         let mut keep = BTreeMap::new();
         for (path, entry) in self.container.entries() {
             if self.unknown_absence(path).is_some() {

@@ -11,7 +11,7 @@ use futures::FutureExt;
 
 use crate::digest::Md5;
 use crate::disk::Disk;
-use crate::local::{Folder, Found};
+use crate::local::{Folder, LocalEntry};
 use crate::path::RelPath;
 use crate::remote::{Answer, Ask, Outgoing, Promised, Remote, RemoteError, Source};
 use crate::state::UploadNote;
@@ -244,7 +244,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     fn small_size(&self, step: &Step) -> Option<u64> {
         let size = match step.action {
             Action::Upload { local, .. } => match self.tree.found().get(&step.path) {
-                Some(Found { local: Local::File(md5), size, .. }) if *md5 == local => *size,
+                Some(LocalEntry { local: Local::File(md5), size, .. }) if *md5 == local => *size,
                 _ => return None,
             },
             Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => {

@@ -8,11 +8,11 @@ use crate::disk::Disk;
 use crate::failpoint;
 use crate::local::moves::ns;
 use crate::local::scan::settled;
-use crate::local::source::Digested;
-use crate::local::{Found, Move, Moved};
+use crate::local::source::FileDigest;
+use crate::local::{FileMove, LocalEntry, MoveOutcome};
 use crate::path::RelPath;
 use crate::remote::{IndexEntry, Remote};
-use crate::state::{Change, Entry, RemoteState, StateError};
+use crate::state::{BaseChange, BaseEntry, RemoteState, StateError};
 use crate::sync::{Action, Base, Local, Remote as RemoteSide, Step};
 
 use super::World;
@@ -85,26 +85,26 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
                 Done::Forget => {
                     self.sent.forget(&step.path);
-                    changes.push(Change::Forget(step.path));
+                    changes.push(BaseChange::Forget(step.path));
                 }
                 Done::Agreed { md5, version, uploaded } => {
                     own_writes += u64::from(uploaded);
                     agreed.push((self.agreed(&step, md5, version, uploaded, report), uploaded));
                 }
-                Done::Read { digested: Digested { md5, stat }, version } => {
+                Done::Read { digested: FileDigest { md5, stat }, version } => {
                     // What the upload found out about the file is what a scan would have found.
                     let known = settled(stat, ns(self.world.now()));
-                    let found = Found { local: Local::File(md5), stat: known, size: stat.size };
+                    let found = LocalEntry { local: Local::File(md5), stat: known, size: stat.size };
                     self.tree.put(step.path.clone(), Some(found));
                     own_writes += 1;
                     agreed.push((self.agreed(&step, md5, version, true, report), true));
                 }
                 Done::Move { step: change, base, version, device } => {
                     let size = match &*change {
-                        Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => {
-                            staged.size
-                        }
-                        Move::Trash { .. } => 0,
+                        FileMove::Create { staged, .. }
+                        | FileMove::Replace { staged, .. }
+                        | FileMove::Conflict { staged, .. } => staged.size,
+                        FileMove::Trash { .. } => 0,
                     };
                     moving.push(Moving { step, base, version, size, device });
                     moves.push(*change);
@@ -122,12 +122,16 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             match change {
                 _ if !performed.unsettled.contains(&at) => changes.push(change),
                 // Not agreed after all; but the proxy holds it because of us.
-                Change::Set(path, Entry { base: Base::Synced(md5), .. }) if uploaded => self.sent.note(&path, md5),
+                BaseChange::Set(path, BaseEntry { base: Base::Synced(md5), .. }) if uploaded => {
+                    self.sent.note(&path, md5)
+                }
                 _ => {}
             }
         }
         for (moving, moved) in moving.into_iter().zip(performed.moved) {
-            if let (Action::Download { remote }, false) = (&moving.step.action, matches!(moved, Moved::Done { .. })) {
+            if let (Action::Download { remote }, false) =
+                (&moving.step.action, matches!(moved, MoveOutcome::Done { .. }))
+            {
                 missing.insert(*remote);
             }
             if let Some(change) = self.moved(moving, moved, report) {
@@ -155,14 +159,21 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// Both sides have deleted this content: what to commit.
-    fn seen(&mut self, path: &RelPath, md5: Md5) -> Change {
+    fn seen(&mut self, path: &RelPath, md5: Md5) -> BaseChange {
         self.sent.forget(path);
         self.quarantine.clear(path);
-        Change::Set(path.clone(), Entry { base: Base::Seen(md5), stat: None, version: 0 })
+        BaseChange::Set(path.clone(), BaseEntry { base: Base::Seen(md5), stat: None, version: 0 })
     }
 
     /// Both sides hold this content: what the file is called, and what to commit once it is durable.
-    fn agreed(&mut self, step: &Step, md5: Md5, version: u64, uploaded: bool, report: &mut Report) -> (String, Change) {
+    fn agreed(
+        &mut self,
+        step: &Step,
+        md5: Md5,
+        version: u64,
+        uploaded: bool,
+        report: &mut Report,
+    ) -> (String, BaseChange) {
         self.sent.forget(&step.path);
         self.read_first.remove(&step.path);
         self.quarantine.clear(&step.path);
@@ -176,8 +187,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         } else {
             report.adopted += 1;
         }
-        let entry = Entry { base: Base::Synced(md5), stat, version };
-        (self.tree.disk_name(&step.path), Change::Set(step.path.clone(), entry))
+        let entry = BaseEntry { base: Base::Synced(md5), stat, version };
+        (self.tree.disk_name(&step.path), BaseChange::Set(step.path.clone(), entry))
     }
 
     /// What we wrote to the proxy ourselves. In the index that is held it must show at once: if others undo it before the
@@ -208,10 +219,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.container.set_remote(RemoteState { cursor, history, ..remote });
     }
 
-    fn moved(&mut self, moving: Moving, moved: Moved, report: &mut Report) -> Option<Change> {
+    fn moved(&mut self, moving: Moving, moved: MoveOutcome, report: &mut Report) -> Option<BaseChange> {
         let Moving { step, base, version, size, device } = moving;
         match moved {
-            Moved::Done { copy, stat } => {
+            MoveOutcome::Done { copy, stat } => {
                 self.copied(copy.clone(), &step.path, report);
                 self.note_restored(&step.path, copy.as_ref());
                 self.sent.forget(&step.path);
@@ -219,7 +230,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 let found = match base {
                     Base::Synced(md5) => {
                         report.downloaded += 1;
-                        Some(Found { local: Local::File(md5), stat, size })
+                        Some(LocalEntry { local: Local::File(md5), stat, size })
                     }
                     Base::Seen(_) | Base::Detached(_) => {
                         report.trashed += 1;
@@ -229,20 +240,20 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 self.tree.put(step.path.clone(), found);
                 self.quarantine.clear(&step.path);
                 note(report, &step, device);
-                Some(Change::Set(step.path, Entry { base, stat, version }))
+                Some(BaseChange::Set(step.path, BaseEntry { base, stat, version }))
             }
-            Moved::Stale { copy } => {
+            MoveOutcome::Stale { copy } => {
                 self.copied(copy, &step.path, report);
                 self.look_again(&step.path);
                 report.again = true;
                 None
             }
-            Moved::Blocked(why) => {
+            MoveOutcome::Blocked(why) => {
                 report.blocked.insert(step.path.clone(), PathProblem::new(Effect::Retried, why.to_string()));
                 self.quarantine_step(&step, why.to_string(), false, report);
                 None
             }
-            Moved::Failed(e) => {
+            MoveOutcome::Failed(e) => {
                 let open = e.kind() == io::ErrorKind::ResourceBusy;
                 self.quarantine_step(&step, format!("{e}; {}", remedy(&e)), open, report);
                 None
@@ -266,7 +277,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// # Errors
     /// When the state cannot be written.
     pub fn tidy(&mut self) -> Result<(), StateError> {
-        let settled: Vec<Change> = self
+        let settled: Vec<BaseChange> = self
             .container
             .entries()
             .iter()
@@ -274,12 +285,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 let found = self.tree.found().get(path)?;
                 let same = matches!((&found.local, entry.base), (Local::File(l), Base::Synced(b)) if *l == b);
                 (same && found.stat.is_some() && found.stat != entry.stat)
-                    .then(|| Change::Set(path.clone(), Entry { stat: found.stat, ..entry.clone() }))
+                    .then(|| BaseChange::Set(path.clone(), BaseEntry { stat: found.stat, ..entry.clone() }))
             })
             .collect();
         // With nothing settled there may still be news of how far the proxy has come: a proxy that is set back behind
         // that must show after a restart, too.
-        let forgotten: Vec<Change> = self.forgotten().into_iter().chain(self.stale_notes()).collect();
+        let forgotten: Vec<BaseChange> = self.forgotten().into_iter().chain(self.stale_notes()).collect();
         let gone = self.settled_copies();
         self.container.retain_copies(|copy| !gone.contains(copy));
         self.container.commit(settled.into_iter().chain(forgotten).collect())?;
@@ -302,19 +313,19 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// The noted uploads of files that are gone, and on which nothing was agreed.
-    fn stale_notes(&self) -> Vec<Change> {
+    fn stale_notes(&self) -> Vec<BaseChange> {
         let is_gone = |path: &&RelPath| {
             !self.container.entries().contains_key(*path)
                 && !self.tree.found().contains_key(*path)
                 && self.unknown_absence(path).is_none()
         };
-        self.container.uploads().paths().filter(is_gone).map(|path| Change::Forget(path.clone())).collect()
+        self.container.uploads().paths().filter(is_gone).map(|path| BaseChange::Forget(path.clone())).collect()
     }
 
     /// The paths that need not be remembered: an exact index does not name them any more, because the tombstones have
     /// expired, and no file is here. Where a file is or may be, the entry is still needed: rows 7 and 8 tell the user's
     /// new file from an old upload by it.
-    fn forgotten(&self) -> Vec<Change> {
+    fn forgotten(&self) -> Vec<BaseChange> {
         let Some(index) = self.index.as_ref().filter(|i| i.mark.is_some() && self.reset.is_none()) else {
             return Vec::new();
         };
@@ -322,7 +333,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let gone_here = self.container.entries().iter().filter(|(_, entry)| !entry.base.is_synced());
         gone_here
             .filter(|(path, _)| !index.files.contains_key(*path) && gone(path))
-            .map(|(path, _)| Change::Forget(path.clone()))
+            .map(|(path, _)| BaseChange::Forget(path.clone()))
             .collect()
     }
 }

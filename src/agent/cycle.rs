@@ -9,10 +9,10 @@ use futures::FutureExt;
 use futures::stream::StreamExt;
 
 use crate::digest::Md5;
-use crate::disk::{Disk, Stat};
+use crate::disk::{Disk, FileStat};
 use crate::local::dirty::max_wait;
 use crate::local::scan::ScanStats;
-use crate::local::{Found, Scope, Touched};
+use crate::local::{LocalEntry, ScanScope, TouchedPaths};
 use crate::path::RelPath;
 use crate::remote::{Remote, RemoteError};
 use crate::sync::safety::{self, Held, Known, Limits, MASS_DELETE_MIN};
@@ -102,7 +102,7 @@ impl NotArrived {
 
     /// `was`: the last stat of the file; `bytes`: its size. One that was too young when it was last looked at has no stat
     /// that can be trusted: it may be any of its size.
-    fn is_unreadable(&self, was: Option<Stat>, bytes: u64) -> bool {
+    fn is_unreadable(&self, was: Option<FileStat>, bytes: u64) -> bool {
         match was {
             Some(was) => self.unreadable.contains(&lasting(&was)),
             None => self.unreadable.iter().any(|(_, size, _)| *size == bytes),
@@ -110,7 +110,7 @@ impl NotArrived {
     }
 }
 
-fn lasting(stat: &Stat) -> (u64, u64, i64) {
+fn lasting(stat: &FileStat) -> (u64, u64, i64) {
     (stat.inode, stat.size, stat.mtime_ns)
 }
 
@@ -120,7 +120,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     ///
     /// # Errors
     /// When the cycle as a whole cannot go on. What was finished before is committed.
-    pub async fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
+    pub async fn cycle(&mut self, scope: ScanScope) -> Result<Report, CycleError> {
         let began = self.world.elapsed();
         // A scan that fails leaves this false: what the scope named must not be forgotten.
         let full = !std::mem::take(&mut self.scanned) || self.leftovers || scope.full;
@@ -128,7 +128,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         if self.leftovers || full && !self.stuck.is_empty() {
             self.sweep()?;
         }
-        let scope = Scope { full, ..scope };
+        let scope = ScanScope { full, ..scope };
         let scan = self.scan(&scope)?;
         self.note_scope()?;
         let tree = &self.tree;
@@ -152,7 +152,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         // Whatever ends this cycle early, the steps that it leaves are planned again.
         let left = plan.steps.iter().filter(|s| s.action != Action::Skip(Unknown::Ignored)).map(|s| &s.path);
         let again = !waiting.is_empty();
-        self.open = Touched::Paths(waiting.into_iter().chain(left.cloned()).collect());
+        self.open = TouchedPaths::Paths(waiting.into_iter().chain(left.cloned()).collect());
         if let (Some(sabotage), Some(index)) = (self.sabotage, &self.index) {
             sabotage(&mut plan, index);
         }
@@ -173,13 +173,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.check_root()?;
         // What this scan and this index have to tell is news to the next cycle still.
         self.unfinished = true;
-        self.open = Touched::Everywhere;
-        self.scan(&Scope::full())?;
+        self.open = TouchedPaths::Everywhere;
+        self.scan(&ScanScope::full())?;
         let news = self.fetch().await?;
         self.check_reset(news).await?;
         // A dry run takes one scan for proof.
         let confirm = std::mem::take(&mut self.options.confirm);
-        let plan = self.plan(&Touched::Everywhere);
+        let plan = self.plan(&TouchedPaths::Everywhere);
         self.options.confirm = confirm;
         Ok(plan)
     }
@@ -230,7 +230,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
                 Unknown::Quarantined(_) => {
                     resting.insert(step.path.clone());
-                    if let Some(Found { local: Local::File(md5), .. }) = self.tree.found().get(&step.path) {
+                    if let Some(LocalEntry { local: Local::File(md5), .. }) = self.tree.found().get(&step.path) {
                         skipped.contents.insert(*md5);
                     }
                 }
@@ -487,7 +487,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// The next scan must read it, whatever its stat says.
     pub(super) fn look_again(&mut self, path: &RelPath) {
         let size = self.tree.found().get(path).map_or(0, |f| f.size);
-        let found = Found { local: Local::Unknown(Unknown::Changing), stat: None, size };
+        let found = LocalEntry { local: Local::Unknown(Unknown::Changing), stat: None, size };
         self.tree.put(path.clone(), Some(found));
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::digest::{Hasher, Md5};
+use crate::digest::{Md5, Md5Hasher};
 use crate::disk::Disk;
 use crate::local::moves::ns;
 use crate::path::RelPath;
@@ -130,7 +130,7 @@ const EMPTIED: &str = "was emptied when the machine went down";
 /// Whether the content of `size` bytes is empty or zero bytes alone.
 fn is_blank(content: Md5, size: u64) -> bool {
     let zeros = [0; 4096];
-    let mut hasher = Hasher::new();
+    let mut hasher = Md5Hasher::new();
     let mut left = usize::try_from(size).unwrap_or(usize::MAX);
     while left > 0 {
         let piece = left.min(zeros.len());

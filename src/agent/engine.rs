@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::local::moves::is_conflict_name;
-use crate::local::{Folder, RootError, Scope, Touched, Tree};
+use crate::local::{Folder, LocalTree, RootError, ScanScope, TouchedPaths};
 use crate::path::{RelPath, ascii_name, shown_name};
 use crate::remote::{Index, IndexEntry, Remote, RemoteError};
-use crate::state::{Change, Container, StateError};
+use crate::state::{BaseChange, Container, StateError};
 use crate::sync::safety::{Halt, Held};
 use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, decide};
 
@@ -95,7 +95,7 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) world: Arc<W>,
     pub(super) ignored: Ignored,
     pub(super) options: EngineOptions,
-    pub(super) tree: Tree,
+    pub(super) tree: LocalTree,
     pub(super) index: Option<Index>,
     /// What an index of hints said of the paths that were written from here since it was fetched.
     pub(super) overwritten: BTreeMap<RelPath, Option<IndexEntry>>,
@@ -109,7 +109,7 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) changing: BTreeMap<RelPath, Duration>,
     /// What the next plan has to look at: what changed on either side, and what the last plan left. All other paths
     /// are as they were when the table had nothing to do for them.
-    pub(super) open: Touched,
+    pub(super) open: TouchedPaths,
     pub(super) quarantine: Quarantine,
     /// New files that could not be uploaded unread: the scan reads them.
     pub(super) read_first: BTreeSet<RelPath>,
@@ -191,7 +191,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     pub(super) fn new(parts: Parts<D, R, W>) -> Self {
         let Parts { folder, container, remote, world, ignored, options } = parts;
-        let mut tree = Tree::default();
+        let mut tree = LocalTree::default();
         for (path, entry) in container.entries() {
             if let (Base::Synced(md5), Some(stat)) = (entry.base, entry.stat) {
                 tree.seed(path.clone(), md5, stat);
@@ -212,7 +212,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             missed: BTreeMap::new(),
             confirming: false,
             changing: BTreeMap::new(),
-            open: Touched::Everywhere,
+            open: TouchedPaths::Everywhere,
             quarantine: Quarantine::default(),
             read_first: BTreeSet::new(),
             sent,
@@ -284,13 +284,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// A recovered base may be old: a file that is missing here was not necessarily deleted by the user. Its entry
     /// is forgotten, and the file comes back where the server has it (invariant 11).
     fn distrust_absence(&mut self) -> Result<(), CycleError> {
-        self.scan(&Scope::full())?;
+        self.scan(&ScanScope::full())?;
         let forget = self
             .container
             .entries()
             .iter()
             .filter(|(path, entry)| entry.base.is_synced() && !self.tree.found().contains_key(*path))
-            .map(|(path, _)| Change::Forget(path.clone()))
+            .map(|(path, _)| BaseChange::Forget(path.clone()))
             .collect();
         self.container.set_compared();
         Ok(self.container.commit(forget)?)
@@ -356,7 +356,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// The next cycle plans anew for every path.
     pub fn look_everywhere(&mut self) {
         self.unfinished = true;
-        self.open = Touched::Everywhere;
+        self.open = TouchedPaths::Everywhere;
     }
 
     /// Whether the last cycle left something to do whatever the triggers say.

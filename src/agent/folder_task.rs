@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::local::Scope;
-use crate::local::watch::{Options as WatchOptions, Watcher};
+use crate::local::ScanScope;
+use crate::local::watch::{FolderWatcher, WatchOptions};
 use crate::remote::RemoteError;
-use crate::state::Lock;
+use crate::state::FolderLock;
 
 use super::active_folder::ActiveFolder;
 use super::change::change_closed;
@@ -60,7 +60,7 @@ pub(super) struct FolderTask {
     reporter: StatusReporter,
     reopen_wait: Duration,
     /// Held until the task ends.
-    _lock: Lock,
+    _lock: FolderLock,
 }
 
 /// How the work on an open folder ended.
@@ -84,7 +84,7 @@ enum ReopenCause {
 }
 
 impl FolderTask {
-    pub fn new(setup: FolderSetup, links: TaskLinks, lock: Lock) -> Self {
+    pub fn new(setup: FolderSetup, links: TaskLinks, lock: FolderLock) -> Self {
         let TaskLinks { commands, pause, quit, status } = links;
         Self {
             setup,
@@ -205,7 +205,7 @@ impl FolderTask {
             force_poll: false,
             rules: folder.rules.shared.get(),
         };
-        let watcher = match Watcher::start(&self.setup.root, options, move || wake.notify_one()) {
+        let watcher = match FolderWatcher::start(&self.setup.root, options, move || wake.notify_one()) {
             Ok(watcher) => watcher,
             Err(e) => {
                 self.report_standstill(Standstill::on_disk(e));
@@ -368,7 +368,11 @@ impl FolderTask {
     }
 
     /// Runs one cycle. Commands that come meanwhile wait for its end; urgent ones and a pause end it early.
-    async fn run_cycle_with_commands(&mut self, active: &mut ActiveFolder, scope: Scope) -> Result<Report, CycleError> {
+    async fn run_cycle_with_commands(
+        &mut self,
+        active: &mut ActiveFolder,
+        scope: ScanScope,
+    ) -> Result<Report, CycleError> {
         if scope.full || !scope.subtrees.is_empty() || scope.paths.len() >= MIN_PATHS_SHOWN {
             self.reporter.cell().update(|s| {
                 s.state = State::Syncing;

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::disk::Disk;
-use crate::local::moves::{Swept, is_conflict_name};
+use crate::local::moves::{SweepReport, is_conflict_name};
 use crate::path::RelPath;
 use crate::remote::Remote;
 use crate::state::CopyLink;
@@ -15,7 +15,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Puts in order what a crash or a failure left in `stage/`. One file that cannot be put where it belongs is safe
     /// there, and holds up nothing else.
     pub(super) fn sweep(&mut self) -> Result<(), CycleError> {
-        let Swept { left, copies, unknown } =
+        let SweepReport { left, copies, unknown } =
             self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
         self.leftovers = false;
         for path in unknown {

@@ -9,7 +9,7 @@ use crate::disk::Disk;
 use crate::disk::real::RealDisk;
 use crate::local::Folder;
 use crate::remote::http::HttpRemote;
-use crate::state::{Container, LockError, Options};
+use crate::state::{Container, LockError, StateOptions};
 
 use super::batch::BatchOptions;
 use super::engine::{CycleError, Engine, EngineOptions, Ignored, Parts};
@@ -118,7 +118,7 @@ impl OpenFolder {
 fn open_container(setup: &FolderSetup) -> Result<Container<RealDisk>, OpenError> {
     let state = RealDisk::create_private(&setup.state_dir)
         .map_err(|source| OpenError::Io { path: setup.state_dir.clone(), source })?;
-    let options = Options { format: setup.format, pretty: setup.pretty, session_id: setup.session_id.clone() };
+    let options = StateOptions { format: setup.format, pretty: setup.pretty, session_id: setup.session_id.clone() };
     let (container, _) = Container::open(Arc::new(state), &setup.container, options, RealWorld::default().now())?;
     Ok(container)
 }

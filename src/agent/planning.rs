@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::disk::Disk;
 use crate::local::dirty::max_wait;
 use crate::local::scan::{ScanOptions, ScanStats};
-use crate::local::{Scope, Touched};
+use crate::local::{ScanScope, TouchedPaths};
 use crate::path::RelPath;
 use crate::remote::{Got, Index, IndexAnswer, Remote, RemoteError};
-use crate::state::{Entry, RemoteState};
+use crate::state::{BaseEntry, RemoteState};
 use crate::sync::safety::{self, Position, Standing};
 use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, reconcile};
 
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BLOB_SAMPLE: usize = 8;
 
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
-    pub(super) fn scan(&mut self, scope: &Scope) -> Result<ScanStats, CycleError> {
+    pub(super) fn scan(&mut self, scope: &ScanScope) -> Result<ScanStats, CycleError> {
         let mut scope = scope.clone();
         let begun = self.world.elapsed();
         self.open.merge(self.tree.take_touched());
@@ -100,8 +100,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let missed: BTreeMap<RelPath, Duration> = {
             // What is open was unknown, perhaps, and nothing tells of it when the folder above can be read again.
             let among: Box<dyn Iterator<Item = &RelPath>> = match &self.open {
-                Touched::Everywhere => Box::new(self.container.entries().keys()),
-                Touched::Paths(paths) => Box::new(paths.iter().chain(self.missed.keys())),
+                TouchedPaths::Everywhere => Box::new(self.container.entries().keys()),
+                TouchedPaths::Paths(paths) => Box::new(paths.iter().chain(self.missed.keys())),
             };
             let sent = self.sent.paths();
             let among = among.chain(&sent);
@@ -123,8 +123,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Files that were being written to when they were last looked at.
     fn changing(&self) -> impl Iterator<Item = &RelPath> {
         let among: Box<dyn Iterator<Item = &RelPath>> = match &self.open {
-            Touched::Everywhere => Box::new(self.tree.found().keys()),
-            Touched::Paths(paths) => Box::new(paths.iter()),
+            TouchedPaths::Everywhere => Box::new(self.tree.found().keys()),
+            TouchedPaths::Paths(paths) => Box::new(paths.iter()),
         };
         among.filter(|p| self.is_changing(p))
     }
@@ -148,7 +148,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 *held = Some(index);
                 self.overwritten.clear();
                 if news {
-                    self.open = Touched::Everywhere;
+                    self.open = TouchedPaths::Everywhere;
                 }
                 Ok(news)
             }
@@ -192,12 +192,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         });
         let is_synced = |path: &RelPath| self.container.entries().get(path).is_some_and(|e| e.base.content().is_some());
         // A delta takes no entry out of the index. But one of hints may never get those of what was written since.
-        if let (true, None, Touched::Paths(paths)) = (news, &index.mark, &self.open) {
+        if let (true, None, TouchedPaths::Paths(paths)) = (news, &index.mark, &self.open) {
             let lost = |path: &&RelPath| is_synced(path) && !index.files.contains_key(*path);
             self.lost += paths.iter().filter(lost).count();
         }
         let (mut tracked, mut missing, mut deleted) = (0, 0, 0);
-        let all = self.open == Touched::Everywhere || self.reset.is_some() || self.lost >= safety::MISSING_MIN;
+        let all = self.open == TouchedPaths::Everywhere || self.reset.is_some() || self.lost >= safety::MISSING_MIN;
         if all {
             for (path, entry) in self.container.entries() {
                 if entry.base.content().is_some() {
@@ -248,7 +248,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     async fn has_unlisted_blobs(&self) -> Result<bool, CycleError> {
         let Some(index) = &self.index else { return Ok(false) };
         let is_missing =
-            |(path, entry): &(&RelPath, &Entry)| entry.base.content().is_some() && !index.files.contains_key(*path);
+            |(path, entry): &(&RelPath, &BaseEntry)| entry.base.content().is_some() && !index.files.contains_key(*path);
         let missing: Vec<&RelPath> = self.container.entries().iter().filter(is_missing).map(|(path, _)| path).collect();
         let sample = missing.iter().step_by(missing.len().div_ceil(BLOB_SAMPLE).max(1));
         let (mut asked, mut known) = (0, 0);
@@ -272,7 +272,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         match (listed, self.container.entries().get(path)) {
             (Some(e), _) if e.is_deleted => Some(RemoteSide::Tombstone(e.md5)),
             (Some(e), _) => Some(RemoteSide::Live(e.md5)),
-            (None, Some(Entry { base: Base::Synced(md5) | Base::Detached(md5), .. })) if self.behind => {
+            (None, Some(BaseEntry { base: Base::Synced(md5) | Base::Detached(md5), .. })) if self.behind => {
                 Some(RemoteSide::Tombstone(*md5))
             }
             (None, _) => None,
@@ -321,11 +321,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// What of the open paths a plan could decide, and those whose deletion waits for a scan that may confirm it: while an
     /// `rm -r` is at work they would be planned again and again for nothing.
-    pub(super) fn ripe(&self) -> (Touched, BTreeSet<RelPath>) {
+    pub(super) fn ripe(&self) -> (TouchedPaths, BTreeSet<RelPath>) {
         match &self.open {
-            Touched::Paths(paths) if !self.confirming => {
+            TouchedPaths::Paths(paths) if !self.confirming => {
                 let (waiting, ripe) = paths.iter().cloned().partition(|p| self.missed.contains_key(p));
-                (Touched::Paths(ripe), waiting)
+                (TouchedPaths::Paths(ripe), waiting)
             }
             open => (open.clone(), BTreeSet::new()),
         }
@@ -333,12 +333,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Reconcile, with what the folder alone cannot tell of paths it does not have. A plan for some paths has the same
     /// steps for them as a plan for all.
-    pub(super) fn plan(&self, among: &Touched) -> Plan {
+    pub(super) fn plan(&self, among: &TouchedPaths) -> Plan {
         let Some(index) = &self.index else { return Plan::default() };
         let entries = self.container.entries();
         let trust = self.trust(index);
         match among {
-            Touched::Paths(paths) if !self.options.fold => {
+            TouchedPaths::Paths(paths) if !self.options.fold => {
                 let paths = self.with_neighbours(paths);
                 let local = self.local(paths.iter(), paths.iter(), paths.iter());
                 let base = paths.iter().filter_map(|p| self.base_side(p).map(|base| (p, base)));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::disk::real::RealDisk;
 use crate::local::Folder;
-use crate::local::ignore::BadPattern;
+use crate::local::ignore::PatternError;
 use crate::remote::http::OptionsError;
 use crate::state::{LockError, StateError, peek};
 use crate::sync::safety::Halt;
@@ -25,7 +25,7 @@ pub enum OpenError {
     #[error(transparent)]
     Http(#[from] OptionsError),
     #[error(transparent)]
-    Pattern(#[from] BadPattern),
+    Pattern(#[from] PatternError),
     #[error(transparent)]
     Cycle(#[from] CycleError),
     #[error("{}: {source}", path.display())]

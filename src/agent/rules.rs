@@ -10,20 +10,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::disk::{Disk, DiskFile};
-use crate::local::ignore::{BadPattern, IGNORE_FILE, Rules};
+use crate::local::ignore::{IGNORE_FILE, IgnoreRules, PatternError};
 
 /// Longest [`IGNORE_FILE`] that is read, bytes.
 const MAX_IGNORE_FILE: usize = 1024 * 1024;
 
 /// The rules as the engine asks them and the watcher shares them.
-pub struct SharedRules(RwLock<Arc<Rules>>);
+pub struct SharedRules(RwLock<Arc<IgnoreRules>>);
 
 impl SharedRules {
-    pub fn get(&self) -> Arc<Rules> {
+    pub fn get(&self) -> Arc<IgnoreRules> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, rules: Rules) {
+    fn set(&self, rules: IgnoreRules) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 }
@@ -65,7 +65,7 @@ impl FolderRules {
     ///
     /// # Errors
     /// When a pattern of the configuration does not hold.
-    pub fn open<D: Disk>(root: &D, list: &[String]) -> Result<Self, BadPattern> {
+    pub fn open<D: Disk>(root: &D, list: &[String]) -> Result<Self, PatternError> {
         let text = read(root);
         let believed = text.as_ref().ok().and_then(Option::as_deref);
         let (rules, mut problem) = make(list, believed)?;
@@ -87,11 +87,11 @@ impl FolderRules {
         list: &[String],
         now: Instant,
         apart: Duration,
-    ) -> Result<Look, BadPattern> {
+    ) -> Result<Look, PatternError> {
         self.take_in(read(root), list, now, apart)
     }
 
-    fn take_in(&mut self, text: Text, list: &[String], now: Instant, apart: Duration) -> Result<Look, BadPattern> {
+    fn take_in(&mut self, text: Text, list: &[String], now: Instant, apart: Duration) -> Result<Look, PatternError> {
         let doubted = self.doubted.take();
         if text == self.text {
             return Ok(Look::Same);
@@ -119,8 +119,8 @@ impl FolderRules {
 }
 
 /// The rules of the configuration's list and of the file, and what is wrong with the latter.
-fn make(list: &[String], text: Option<&str>) -> Result<(Rules, Option<String>), BadPattern> {
-    let (rules, bad) = Rules::of_good_lines(list, text)?;
+fn make(list: &[String], text: Option<&str>) -> Result<(IgnoreRules, Option<String>), PatternError> {
+    let (rules, bad) = IgnoreRules::of_good_lines(list, text)?;
     let problem = bad.first().map(|first| {
         let more =
             if bad.len() > 1 { format!(" ({} more of its lines are as bad)", bad.len() - 1) } else { String::new() };

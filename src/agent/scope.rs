@@ -1,10 +1,10 @@
 //! Paths that leave the scope of sync, and come back into it (invariant 5).
 
 use crate::disk::Disk;
-use crate::local::{Found, Touched};
+use crate::local::{LocalEntry, TouchedPaths};
 use crate::path::RelPath;
 use crate::remote::Remote;
-use crate::state::{Change, Entry};
+use crate::state::{BaseChange, BaseEntry};
 use crate::sync::{Base, Local, Unknown};
 
 use super::World;
@@ -16,8 +16,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub(super) fn note_scope(&mut self) -> Result<(), CycleError> {
         let entries = self.container.entries();
         let among: Box<dyn Iterator<Item = &RelPath>> = match &self.open {
-            Touched::Everywhere => Box::new(entries.keys()),
-            Touched::Paths(paths) => Box::new(paths.iter()),
+            TouchedPaths::Everywhere => Box::new(entries.keys()),
+            TouchedPaths::Paths(paths) => Box::new(paths.iter()),
         };
         let moved = |path: &RelPath| {
             let entry = entries.get(path)?;
@@ -28,9 +28,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
                 _ => return None,
             };
-            Some(Change::Set(path.clone(), Entry { base, ..entry.clone() }))
+            Some(BaseChange::Set(path.clone(), BaseEntry { base, ..entry.clone() }))
         };
-        let changes: Vec<Change> = among.filter_map(moved).collect();
+        let changes: Vec<BaseChange> = among.filter_map(moved).collect();
         // An upload that nobody answered stands for a base where there is none.
         self.sent.retain(|path| entries.contains_key(path) || !self.has_left_scope(path));
         if changes.is_empty() {
@@ -45,7 +45,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// proxy is.
     fn has_left_scope(&self, path: &RelPath) -> bool {
         let why = match self.tree.found().get(path) {
-            Some(Found { local: Local::Unknown(why), .. }) => Some(why.clone()),
+            Some(LocalEntry { local: Local::Unknown(why), .. }) => Some(why.clone()),
             Some(_) => None,
             None => {
                 let listed = self.index.as_ref().and_then(|i| i.files.get(path));

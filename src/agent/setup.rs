@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::remote::http::HttpOptions;
-use crate::state::Format;
+use crate::state::StateFormat;
 
 /// The time between the two scans that prove a file deleted. Longer than any editor takes to save.
 pub const CONFIRM_INTERVAL: Duration = Duration::from_millis(100);
@@ -28,7 +28,7 @@ pub struct FolderSetup {
     /// Ignore patterns in gitignore syntax.
     pub ignore: Vec<String>,
     pub http: HttpOptions,
-    pub format: Format,
+    pub format: StateFormat,
     pub pretty: bool,
     pub session_id: String,
     /// The poll interval.

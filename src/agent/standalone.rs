@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::disk::real::RealDisk;
-use crate::local::Scope;
-use crate::state::Lock;
+use crate::local::ScanScope;
+use crate::state::FolderLock;
 
 use super::control::PlannedStep;
 use super::cycle::Report;
@@ -125,7 +125,7 @@ async fn run_cycles(
 async fn run_cycle(folder: &mut OpenFolder, progress: &mut impl FnMut(usize, usize)) -> Result<Report, CycleError> {
     let counts = folder.engine.progress();
     let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
-    let cycle = folder.engine.cycle(Scope::full());
+    let cycle = folder.engine.cycle(ScanScope::full());
     tokio::pin!(cycle);
     loop {
         tokio::select! {
@@ -152,8 +152,8 @@ pub async fn plan_standalone(setup: &FolderSetup) -> Result<Vec<PlannedStep>, St
     Ok(PlannedStep::list(&setup.root, &plan))
 }
 
-fn lock_state(setup: &FolderSetup) -> Result<Lock, OpenError> {
+fn lock_state(setup: &FolderSetup) -> Result<FolderLock, OpenError> {
     RealDisk::create_private(&setup.state_dir)
         .map_err(|source| OpenError::Io { path: setup.state_dir.clone(), source })?;
-    Ok(Lock::acquire(&setup.lock)?)
+    Ok(FolderLock::acquire(&setup.lock)?)
 }

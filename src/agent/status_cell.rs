@@ -8,7 +8,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::local::watch::{WatchState, Watcher};
+use crate::local::watch::{FolderWatcher, WatchState};
 use crate::protocol::capability;
 
 use super::cycle::Recent;
@@ -133,7 +133,7 @@ impl StatusCell {
         self.update(|s| s.namespace.clone_from(&setup.namespace));
     }
 
-    pub fn set_watcher(&self, watcher: &Watcher) {
+    pub fn set_watcher(&self, watcher: &FolderWatcher) {
         let watch = watcher.state();
         self.update(|s| {
             s.watcher = watch.name().to_owned();

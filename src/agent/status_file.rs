@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::disk::real::RealDisk;
 use crate::local::moves::is_conflict_name;
-use crate::state::{View, peek, read_note, write_note};
+use crate::state::{StateView, peek, read_note, write_note};
 
 use super::setup::FolderSetup;
 use super::status::{FolderStatus, Pending, State};
@@ -40,7 +40,7 @@ pub(super) fn save_status(setup: &FolderSetup, status: &FolderStatus) -> io::Res
 }
 
 /// Reads the state container beside a running agent. `None`: there is none that can be read.
-pub(super) fn view_container(setup: &FolderSetup) -> Option<View> {
+pub(super) fn view_container(setup: &FolderSetup) -> Option<StateView> {
     let disk = RealDisk::open(&setup.state_dir).ok()?;
     peek(&Arc::new(disk), &setup.container).unwrap_or_else(|e| {
         tracing::debug!("{}: {e}", setup.container);

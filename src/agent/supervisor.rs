@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::disk::real::RealDisk;
 use crate::local::FolderChange;
-use crate::state::{Lock, LockError};
+use crate::state::{FolderLock, LockError};
 
 use super::change;
 use super::commands::{CommandQueue, FolderCommand};
@@ -217,7 +217,8 @@ impl Supervisor {
         let (path, root) = (setup.path.clone(), setup.root.clone());
         RealDisk::create_private(&setup.state_dir)
             .map_err(|source| StartError::Io { path: setup.state_dir.clone(), source })?;
-        let held = Lock::acquire(&setup.lock).map_err(|source| StartError::Locked { folder: root.clone(), source })?;
+        let held =
+            FolderLock::acquire(&setup.lock).map_err(|source| StartError::Locked { folder: root.clone(), source })?;
         if is_in_use(&root) {
             return Err(StartError::Locked { folder: root, source: LockError::Held { pid: None } });
         }

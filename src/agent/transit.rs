@@ -9,7 +9,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, future};
 
 use crate::disk::Disk;
-use crate::local::Found;
+use crate::local::LocalEntry;
 use crate::path::RelPath;
 use crate::remote::Remote;
 use crate::sync::{Action, Local, Step, Unknown};
@@ -157,7 +157,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         for (path, transit) in &self.transfers.steps {
             missing.note(&transit.step.action);
             // It may be edited since.
-            if let Some(Found { local: Local::File(md5), .. }) = self.tree.found().get(path) {
+            if let Some(LocalEntry { local: Local::File(md5), .. }) = self.tree.found().get(path) {
                 missing.contents.insert(*md5);
             }
         }

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 
-use crate::disk::boot::{Boot, read_boot};
+use crate::disk::boot::{MachineBoot, read_boot};
 
 /// Clock and randomness of one engine.
 pub trait World: Send + Sync + 'static {
@@ -17,7 +17,7 @@ pub trait World: Send + Sync + 'static {
     /// A random number, for jitter.
     fn random(&self) -> u64;
     /// The start of the machine. `None` where the system does not say.
-    fn boot(&self) -> Option<Boot> {
+    fn boot(&self) -> Option<MachineBoot> {
         None
     }
 
@@ -54,7 +54,7 @@ impl World for RealWorld {
         fastrand::u64(..)
     }
 
-    fn boot(&self) -> Option<Boot> {
+    fn boot(&self) -> Option<MachineBoot> {
         read_boot().inspect_err(|e| tracing::debug!("the start of the machine is unknown: {e}")).ok()
     }
 

@@ -14,7 +14,7 @@ use super::app::App;
 use super::locate::{self, Open};
 use super::state_files;
 use crate::disk::real::RealDisk;
-use crate::disk::{Disk, Kind, Meta};
+use crate::disk::{Disk, FileKind, FileMeta};
 use crate::local::moves::{CopyName, parse_copy_name};
 use crate::path::{MAX_PATH, RelPath, is_private};
 use crate::state::{self, CopyLink};
@@ -41,7 +41,7 @@ pub struct Conflict {
 
 type Links = BTreeMap<RelPath, CopyLink>;
 /// Regular files by their paths below the folder.
-type FileList = BTreeMap<String, Meta>;
+type FileList = BTreeMap<String, FileMeta>;
 
 /// The conflict copies in a folder, by their originals.
 ///
@@ -50,7 +50,7 @@ type FileList = BTreeMap<String, Meta>;
 pub fn list(app: &App, open: &Open) -> anyhow::Result<Vec<Conflict>> {
     let files = list_files(open)?;
     let links = read_links(app, open)?;
-    let conflict = |(at, meta): (&String, &Meta)| {
+    let conflict = |(at, meta): (&String, &FileMeta)| {
         let name = parse_copy_name(last_name(at))?;
         let (original, device) = find_original(at, &name, &files, &links);
         let there = files.get(&original);
@@ -103,7 +103,7 @@ pub fn last_name(at: &str) -> &str {
     at.rsplit_once('/').map_or(at, |(_, name)| name)
 }
 
-fn modified(meta: &Meta) -> Option<Timestamp> {
+fn modified(meta: &FileMeta) -> Option<Timestamp> {
     Timestamp::from_nanosecond(i128::from(meta.mtime_ns)).ok()
 }
 
@@ -136,8 +136,8 @@ fn list_files(open: &Open) -> anyhow::Result<FileList> {
             let Some(name) = OsStr::to_str(&name) else { continue };
             let at = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
             match meta.kind {
-                Kind::Dir if !is_private(name) => dirs.push(at),
-                Kind::File => drop(files.insert(at, meta)),
+                FileKind::Dir if !is_private(name) => dirs.push(at),
+                FileKind::File => drop(files.insert(at, meta)),
                 _ => {}
             }
         }
@@ -153,8 +153,8 @@ mod tests {
     use crate::path::MAX_SEGMENT;
 
     fn files(names: &[&str]) -> FileList {
-        let meta = Meta {
-            kind: Kind::File,
+        let meta = FileMeta {
+            kind: FileKind::File,
             size: 1,
             allocated: 0,
             mtime_ns: 0,

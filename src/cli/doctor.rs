@@ -23,7 +23,7 @@ use crate::config::{Config, ConfigError, Folder};
 use crate::disk::real::RealDisk;
 use crate::path::PRIVATE_DIR;
 use crate::remote::RemoteError;
-use crate::state::{self, Opened, View};
+use crate::state::{self, OpenOutcome, StateView};
 
 /// A clock further off than this is worth a word, in seconds. Nothing is decided by it.
 const SKEW: i64 = 300;
@@ -297,8 +297,10 @@ fn container(path: &Path, files: Option<usize>) -> Check {
     match found {
         Ok(None) if path.exists() => damaged("nothing of it can be read"),
         Ok(None) => Check::ok("state", format!("{shown} is not there yet")),
-        Ok(Some(View { opened: Opened::Recovered { from_backup: true, .. }, .. })) => damaged("its backup is good"),
-        Ok(Some(View { opened: Opened::Recovered { .. }, .. })) => damaged("not all of it can be read"),
+        Ok(Some(StateView { opened: OpenOutcome::Recovered { from_backup: true, .. }, .. })) => {
+            damaged("its backup is good")
+        }
+        Ok(Some(StateView { opened: OpenOutcome::Recovered { .. }, .. })) => damaged("not all of it can be read"),
         Ok(Some(view)) => {
             let tracked = || view.entries.values().filter(|e| e.base.content().is_some()).count();
             let files = files.unwrap_or_else(tracked);

@@ -15,13 +15,13 @@ use super::{conflicts, show, state_files};
 use crate::agent::status::Status;
 use crate::digest::Md5;
 use crate::disk::real::RealDisk;
-use crate::disk::{Disk, DiskFile, Kind};
+use crate::disk::{Disk, DiskFile, FileKind};
 use crate::local::Folder;
 use crate::local::change::kind_name;
-use crate::local::ignore::{BadPattern, IGNORE_FILE, Rules};
+use crate::local::ignore::{IGNORE_FILE, IgnoreRules, PatternError};
 use crate::local::source::digest;
 use crate::path::{RelPath, ascii_name};
-use crate::state::{self, Entry};
+use crate::state::{self, BaseEntry};
 use crate::sync::{Base, Unknown};
 
 /// Longest ignore file read, bytes.
@@ -125,7 +125,7 @@ fn judge(
         }
         Err(e) => return Ok((FileState::Blocked, Some(Unknown::Unreadable(e.to_string()).to_string()))),
     };
-    let is_dir = meta.is_some_and(|m| m.kind == Kind::Dir);
+    let is_dir = meta.is_some_and(|m| m.kind == FileKind::Dir);
     let mut above = place.at.match_indices('/').map(|(end, _)| &place.at[..end]).chain(is_dir.then_some(&*place.at));
     if let Some(other) = above.find(|dir| place.open.folder.is_other_folder(dir)) {
         return Ok((FileState::Blocked, Some(format!("{} {}", show::name(other), Unknown::OtherFolder))));
@@ -156,10 +156,10 @@ fn judge(
         return Ok((FileState::Folder, None));
     }
     file.size = Some(meta.size);
-    file.other_names = if meta.kind == Kind::File { meta.links.saturating_sub(1) } else { 0 };
+    file.other_names = if meta.kind == FileKind::File { meta.links.saturating_sub(1) } else { 0 };
     file.modified = Timestamp::from_nanosecond(i128::from(meta.mtime_ns)).ok();
     let blocked = |why: Unknown| Ok((FileState::Blocked, Some(why.to_string())));
-    if meta.kind != Kind::File {
+    if meta.kind != FileKind::File {
         return blocked(Unknown::NotAFile(kind_name(meta.kind)));
     }
     if meta.size > app.config()?.sync.max_file_size {
@@ -184,7 +184,7 @@ fn judge(
 }
 
 /// What both sides last agreed on, as the state container has it.
-fn base(app: &App, place: &Place, path: &RelPath) -> anyhow::Result<Option<Entry>> {
+fn base(app: &App, place: &Place, path: &RelPath) -> anyhow::Result<Option<BaseEntry>> {
     let disk = match RealDisk::open(&locate::real(&app.dirs.state)) {
         Ok(disk) => Arc::new(disk),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -203,21 +203,21 @@ fn ignored_by(app: &App, place: &Place, is_dir: bool) -> anyhow::Result<Option<S
     rule(list, &text, &place.at, is_dir).map_err(|e| anyhow::anyhow!("{}: {e}", place.open.root.display()))
 }
 
-fn rule(list: &[String], text: &str, at: &str, is_dir: bool) -> Result<Option<String>, BadPattern> {
-    if !Rules::of_good_lines(list, Some(text))?.0.ignored(at, is_dir) {
+fn rule(list: &[String], text: &str, at: &str, is_dir: bool) -> Result<Option<String>, PatternError> {
+    if !IgnoreRules::of_good_lines(list, Some(text))?.0.ignored(at, is_dir) {
         return Ok(None);
     }
-    if Rules::new(&[], None)?.ignored(at, is_dir) {
+    if IgnoreRules::new(&[], None)?.ignored(at, is_dir) {
         return Ok(Some("memsync leaves such files out: programs make them for the moment".to_owned()));
     }
     // The last pattern that matches decides; alone, it still does.
     for (i, line) in text.lines().enumerate().collect::<Vec<_>>().into_iter().rev() {
-        if Rules::of_good_lines(&[], Some(line))?.0.ignored(at, is_dir) {
+        if IgnoreRules::of_good_lines(&[], Some(line))?.0.ignored(at, is_dir) {
             return Ok(Some(format!("{IGNORE_FILE}, line {}: {}", i + 1, show::name(line))));
         }
     }
     for pattern in list.iter().rev() {
-        if Rules::new(std::slice::from_ref(pattern), None)?.ignored(at, is_dir) {
+        if IgnoreRules::new(std::slice::from_ref(pattern), None)?.ignored(at, is_dir) {
             return Ok(Some(format!("the folder's `ignore` list: {}", show::name(pattern))));
         }
     }

@@ -16,7 +16,7 @@ use super::locate::{self, Place};
 use super::show;
 use crate::disk::Disk;
 use crate::disk::real::RealDisk;
-use crate::local::history::{Kept, Version};
+use crate::local::history::{HistoryVersion, VersionKind};
 use crate::local::{ChangeOutcome, Folder, FolderChange};
 
 /// The answer: versions, the newest first.
@@ -83,7 +83,7 @@ pub fn deleted(app: &App) -> anyhow::Result<Exit> {
     let mut versions = Vec::new();
     for open in locate::folders(app)? {
         let all = numbered(&open.root, read(&open.folder, None)?);
-        let newest = all.into_iter().filter(|v| v.n == 1 && v.kind == Kept::Removed.name());
+        let newest = all.into_iter().filter(|v| v.n == 1 && v.kind == VersionKind::Removed.name());
         versions.extend(newest.filter(|v| open.folder.disk().stat(&v.path).is_err()));
     }
     app.answer(&Listing { versions }, |out, listing| {
@@ -155,17 +155,17 @@ fn has_versions(folder: &Folder<RealDisk>, at: &str) -> bool {
 }
 
 /// Versions of a file, or of all files in a folder.
-fn versions_at(folder: &Folder<RealDisk>, at: &str) -> anyhow::Result<Vec<Version>> {
+fn versions_at(folder: &Folder<RealDisk>, at: &str) -> anyhow::Result<Vec<HistoryVersion>> {
     read(folder, Some(at).filter(|at| !at.is_empty()))
 }
 
-fn read(folder: &Folder<RealDisk>, at: Option<&str>) -> anyhow::Result<Vec<Version>> {
+fn read(folder: &Folder<RealDisk>, at: Option<&str>) -> anyhow::Result<Vec<HistoryVersion>> {
     folder.versions(at).with_context(|| format!("{}: the history cannot be read", folder.disk().path().display()))
 }
 
-fn numbered(root: &Path, versions: Vec<Version>) -> Vec<Numbered> {
+fn numbered(root: &Path, versions: Vec<HistoryVersion>) -> Vec<Numbered> {
     let mut seen = BTreeMap::<String, usize>::new();
-    let number = |v: Version| {
+    let number = |v: HistoryVersion| {
         let n = seen.entry(v.path.clone()).and_modify(|n| *n += 1).or_insert(1);
         let kind = v.kind.name();
         Numbered { folder: root.to_owned(), n: *n, path: v.path, at: v.at, size: v.size, kind, file: v.file }

@@ -117,8 +117,8 @@ fn folder(
             concurrency: config.sync.concurrency,
         },
         format: match config.state.format {
-            Format::Json => state::Format::Json,
-            Format::MessagePack => state::Format::MsgPack,
+            Format::Json => state::StateFormat::Json,
+            Format::MessagePack => state::StateFormat::MsgPack,
         },
         pretty: config.state.pretty,
         session_id: session.to_owned(),

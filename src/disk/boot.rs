@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// The start of the machine that this process runs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Boot {
+pub struct MachineBoot {
     /// Another one after each start.
     pub id: String,
     /// Time since then, sleep included.
@@ -15,7 +15,7 @@ pub struct Boot {
 /// # Errors
 /// When the system does not tell.
 #[cfg(target_os = "linux")]
-pub fn read_boot() -> io::Result<Boot> {
+pub fn read_boot() -> io::Result<MachineBoot> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
     if id.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the boot id is empty"));
@@ -23,13 +23,13 @@ pub fn read_boot() -> io::Result<Boot> {
     let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = Duration::from_secs(u64::try_from(since.tv_sec).unwrap_or(0));
     let nanos = Duration::from_nanos(u64::try_from(since.tv_nsec).unwrap_or(0));
-    Ok(Boot { id, uptime: seconds + nanos })
+    Ok(MachineBoot { id, uptime: seconds + nanos })
 }
 
 /// # Errors
 /// When the system does not tell.
 #[cfg(target_os = "macos")]
-pub fn read_boot() -> io::Result<Boot> {
+pub fn read_boot() -> io::Result<MachineBoot> {
     let told = std::process::Command::new("/usr/sbin/sysctl").args(["-n", "kern.bootsessionuuid"]).output()?;
     let id = String::from_utf8_lossy(&told.stdout).trim().to_owned();
     if !told.status.success() || id.is_empty() {
@@ -39,7 +39,7 @@ pub fn read_boot() -> io::Result<Boot> {
     let since = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let seconds = Duration::from_secs(u64::try_from(since.tv_sec).unwrap_or(0));
     let nanos = Duration::from_nanos(u64::try_from(since.tv_nsec).unwrap_or(0));
-    Ok(Boot { id, uptime: seconds + nanos })
+    Ok(MachineBoot { id, uptime: seconds + nanos })
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub mod whole;
 
 /// What a path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     File,
     Dir,
     Symlink,
@@ -25,8 +25,8 @@ pub enum Kind {
 
 /// What `lstat` says of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Meta {
-    pub kind: Kind,
+pub struct FileMeta {
+    pub kind: FileKind,
     /// Bytes.
     pub size: u64,
     /// Bytes that it takes on the disk.
@@ -61,7 +61,7 @@ pub trait DiskFile: Send {
     fn sync(&self) -> io::Result<()>;
     /// # Errors
     /// As `fstat(2)`.
-    fn meta(&self) -> io::Result<Meta>;
+    fn meta(&self) -> io::Result<FileMeta>;
     /// # Errors
     /// As `fchmod(2)`.
     fn set_mode(&self, mode: u32) -> io::Result<()>;
@@ -80,10 +80,10 @@ pub trait Disk: Send + Sync + 'static {
     ///
     /// # Errors
     /// As `opendir(3)`; `NotFound` when the folder is gone.
-    fn list(&self, dir: &str) -> io::Result<Vec<(OsString, Meta)>>;
+    fn list(&self, dir: &str) -> io::Result<Vec<(OsString, FileMeta)>>;
     /// # Errors
     /// As `lstat(2)`.
-    fn stat(&self, path: &str) -> io::Result<Meta>;
+    fn stat(&self, path: &str) -> io::Result<FileMeta>;
     /// Opens a regular file for reading. Never blocks on a FIFO.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ pub trait Disk: Send + Sync + 'static {
 
 /// What must be unchanged for a file's digest to be trusted without reading it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stat {
+pub struct FileStat {
     /// Bytes.
     pub size: u64,
     pub mtime_ns: i64,
@@ -152,8 +152,8 @@ pub struct Stat {
     pub inode: u64,
 }
 
-impl From<&Meta> for Stat {
-    fn from(m: &Meta) -> Self {
+impl From<&FileMeta> for FileStat {
+    fn from(m: &FileMeta) -> Self {
         Self { size: m.size, mtime_ns: m.mtime_ns, ctime_ns: m.ctime_ns, inode: m.inode }
     }
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Disk, DiskFile, Kind, Meta};
+use super::{Disk, DiskFile, FileKind, FileMeta};
 use crate::path::PRIVATE_DIR;
 
 #[cfg(target_os = "linux")]
@@ -44,8 +44,8 @@ pub struct FileId {
     pub inode: u64,
 }
 
-impl From<&Meta> for FileId {
-    fn from(meta: &Meta) -> Self {
+impl From<&FileMeta> for FileId {
+    fn from(meta: &FileMeta) -> Self {
         Self { device: meta.device, inode: meta.inode }
     }
 }
@@ -55,13 +55,13 @@ impl From<&Meta> for FileId {
 pub struct RootIdentity {
     pub opened: FileId,
     /// `None`: nothing is there. A symlink is itself, not what it points to.
-    pub now: Option<(Kind, FileId)>,
+    pub now: Option<(FileKind, FileId)>,
 }
 
 impl RootIdentity {
     /// Whether the path still names the folder that was opened.
     pub fn is_same(&self) -> bool {
-        self.now == Some((Kind::Dir, self.opened))
+        self.now == Some((FileKind::Dir, self.opened))
     }
 }
 
@@ -231,20 +231,20 @@ impl RealDisk {
             // what it is and how it was opened, ours does not.
             Err(e) => {
                 return Err(match self.stat(path) {
-                    Ok(meta) if meta.kind != Kind::File => not_a_file(meta.kind),
+                    Ok(meta) if meta.kind != FileKind::File => not_a_file(meta.kind),
                     _ => e,
                 });
             }
         };
         match kind(&rustix::fs::fstat(&fd)?) {
-            Kind::File => Ok(RealFile(File::from(fd))),
+            FileKind::File => Ok(RealFile(File::from(fd))),
             other => Err(not_a_file(other)),
         }
     }
 
     /// [`Disk::rename_new`] where the filesystem has no exclusive rename.
     fn rename_new_by_link(&self, from: (&Parent, &str), to: (&Parent, &str)) -> io::Result<()> {
-        let is_dir = kind(&rustix::fs::statat(from.0, from.1, AtFlags::SYMLINK_NOFOLLOW)?) == Kind::Dir;
+        let is_dir = kind(&rustix::fs::statat(from.0, from.1, AtFlags::SYMLINK_NOFOLLOW)?) == FileKind::Dir;
         if is_dir {
             // A folder has no second name to give. What a plain rename could replace is an empty folder at most.
             return match rustix::fs::statat(to.0, to.1, AtFlags::SYMLINK_NOFOLLOW) {
@@ -266,7 +266,7 @@ impl Disk for RealDisk {
         super::boot::read_boot().ok().map(|boot| boot.id)
     }
 
-    fn list(&self, dir: &str) -> io::Result<Vec<(OsString, Meta)>> {
+    fn list(&self, dir: &str) -> io::Result<Vec<(OsString, FileMeta)>> {
         let fd = self.open_dir(dir)?;
         let mut found = Vec::new();
         os::each_name(&fd, |name: &CStr| {
@@ -283,7 +283,7 @@ impl Disk for RealDisk {
         Ok(found)
     }
 
-    fn stat(&self, path: &str) -> io::Result<Meta> {
+    fn stat(&self, path: &str) -> io::Result<FileMeta> {
         if path.is_empty() {
             return Ok(meta(&rustix::fs::fstat(&self.root)?));
         }
@@ -373,7 +373,7 @@ impl DiskFile for RealFile {
         Ok(os::sync(self.0.as_fd())?)
     }
 
-    fn meta(&self) -> io::Result<Meta> {
+    fn meta(&self) -> io::Result<FileMeta> {
         Ok(meta(&rustix::fs::fstat(&self.0)?))
     }
 
@@ -425,28 +425,28 @@ fn invalid(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
-fn not_a_file(kind: Kind) -> io::Error {
+fn not_a_file(kind: FileKind) -> io::Error {
     invalid(match kind {
-        Kind::Dir => "is a folder, not a file",
-        Kind::Symlink => "is a symlink; symlinks are not followed",
+        FileKind::Dir => "is a folder, not a file",
+        FileKind::Symlink => "is a symlink; symlinks are not followed",
         _ => "is not a regular file",
     })
 }
 
-fn kind(stat: &rustix::fs::Stat) -> Kind {
+fn kind(stat: &rustix::fs::Stat) -> FileKind {
     kind_of(FileType::from_raw_mode(stat.st_mode))
 }
 
-fn kind_of(file_type: FileType) -> Kind {
+fn kind_of(file_type: FileType) -> FileKind {
     match file_type {
-        FileType::RegularFile => Kind::File,
-        FileType::Directory => Kind::Dir,
-        FileType::Symlink => Kind::Symlink,
-        FileType::Fifo => Kind::Other("FIFO"),
-        FileType::Socket => Kind::Other("socket"),
-        FileType::CharacterDevice => Kind::Other("character device"),
-        FileType::BlockDevice => Kind::Other("block device"),
-        _ => Kind::Other("special file"),
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Dir,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::Fifo => FileKind::Other("FIFO"),
+        FileType::Socket => FileKind::Other("socket"),
+        FileType::CharacterDevice => FileKind::Other("character device"),
+        FileType::BlockDevice => FileKind::Other("block device"),
+        _ => FileKind::Other("special file"),
     }
 }
 
@@ -454,9 +454,9 @@ fn nanos(seconds: i64, nsec: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(nsec)
 }
 
-fn meta(stat: &rustix::fs::Stat) -> Meta {
+fn meta(stat: &rustix::fs::Stat) -> FileMeta {
     let os::Numbers { device, mode, links, mtime_nsec, ctime_nsec } = os::numbers(stat);
-    Meta {
+    FileMeta {
         kind: kind(stat),
         size: stat.st_size.unsigned_abs(),
         allocated: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(STAT_BLOCK_BYTES),

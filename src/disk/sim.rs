@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use fastrand::Rng;
 
-use super::{Disk, DiskFile, Meta};
+use super::{Disk, DiskFile, FileMeta};
 use crate::path::PRIVATE_DIR;
 
 mod tree;
@@ -317,14 +317,14 @@ impl Disk for SimDisk {
         Some(self.life.boot.to_string())
     }
 
-    fn list(&self, dir: &str) -> io::Result<Vec<(OsString, Meta)>> {
+    fn list(&self, dir: &str) -> io::Result<Vec<(OsString, FileMeta)>> {
         let world = self.step(OpKind::List, dir, None)?;
         let ino = world.find(dir)?;
         let names = world.tree.list(ino)?.filter(|(_, ino)| !world.hides(*ino));
         Ok(names.map(|(name, ino)| (OsString::from(&**name), world.tree.meta(ino))).collect())
     }
 
-    fn stat(&self, path: &str) -> io::Result<Meta> {
+    fn stat(&self, path: &str) -> io::Result<FileMeta> {
         let world = self.step(OpKind::Stat, path, None)?;
         world.find(path).map(|ino| world.tree.meta(ino))
     }
@@ -448,7 +448,7 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
-    fn meta(&self) -> io::Result<Meta> {
+    fn meta(&self) -> io::Result<FileMeta> {
         Ok(self.step(OpKind::FileMeta)?.tree.meta(self.ino))
     }
 

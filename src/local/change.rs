@@ -11,13 +11,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Md5;
-use crate::disk::{Disk, DiskFile, Kind};
+use crate::disk::{Disk, DiskFile, FileKind};
 use crate::path::{PathError, RelPath};
 use crate::sync::Unknown;
 
 use super::source::{CHUNK, digest};
-use super::stage::Staged;
-use super::{Folder, Move, Moved};
+use super::stage::StagedFile;
+use super::{FileMove, Folder, MoveOutcome};
 
 /// A file may change between looking and acting. Then both are done again.
 const TRIES: usize = 5;
@@ -113,7 +113,7 @@ pub enum ChangeEffect {
 
 /// What stands at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum PathContent {
     Nothing,
     File(Md5),
 }
@@ -140,18 +140,18 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// When it is no regular file, cannot be read, or does not stop changing.
-    pub fn standing(&self, at: &str) -> Result<Standing, ChangeFault> {
+    pub fn standing(&self, at: &str) -> Result<PathContent, ChangeFault> {
         match self.disk.stat(at) {
-            Ok(meta) if meta.kind == Kind::File => {}
+            Ok(meta) if meta.kind == FileKind::File => {}
             Ok(meta) => return Err(ChangeFault::NotAFile(kind_name(meta.kind))),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(Standing::Nothing);
+                return Ok(PathContent::Nothing);
             }
             Err(e) => return Err(elsewhere(at)(e)),
         }
         for _ in 0..TRIES {
             if let Some(found) = digest(&*self.disk, at, &mut Vec::new()).map_err(elsewhere(at))? {
-                return Ok(Standing::File(found.md5));
+                return Ok(PathContent::File(found.md5));
             }
         }
         Err(ChangeFault::Unsteady(at.to_owned()))
@@ -161,16 +161,18 @@ impl<D: Disk> Folder<D> {
         let path = RelPath::from_disk(at)?;
         self.ensure_private().map_err(elsewhere(".memsync"))?;
         for _ in 0..TRIES {
-            let Standing::File(md5) = self.standing(from)? else { return Err(ChangeFault::Gone(from.to_owned())) };
+            let PathContent::File(md5) = self.standing(from)? else { return Err(ChangeFault::Gone(from.to_owned())) };
             let there = self.standing(at)?;
-            if there == Standing::File(md5) {
+            if there == PathContent::File(md5) {
                 return Ok(ChangeOutcome::Same);
             }
             let Some((staged, mode)) = self.stage_copy(from, md5)? else { continue };
             let (path, to) = (path.clone(), at.to_owned());
             let (step, outcome) = match there {
-                Standing::Nothing => (Move::Create { path, at: to, staged }, ChangeOutcome::Created),
-                Standing::File(expect) => (Move::Replace { path, at: to, staged, expect }, ChangeOutcome::Replaced),
+                PathContent::Nothing => (FileMove::Create { path, at: to, staged }, ChangeOutcome::Created),
+                PathContent::File(expect) => {
+                    (FileMove::Replace { path, at: to, staged, expect }, ChangeOutcome::Replaced)
+                }
             };
             if self.perform_one(step, now)? {
                 if outcome == ChangeOutcome::Created {
@@ -183,7 +185,7 @@ impl<D: Disk> Folder<D> {
     }
 
     /// A copy of `from` in the stage, and the mode of `from`. `None`: its content is no longer `md5`.
-    fn stage_copy(&self, from: &str, md5: Md5) -> Result<Option<(Staged<D>, u32)>, ChangeFault> {
+    fn stage_copy(&self, from: &str, md5: Md5) -> Result<Option<(StagedFile<D>, u32)>, ChangeFault> {
         let stage = || elsewhere(".memsync/stage");
         let mut source = self.disk.open(from).map_err(elsewhere(from))?;
         let mode = source.meta().map_err(elsewhere(from))?.mode & 0o777;
@@ -207,8 +209,8 @@ impl<D: Disk> Folder<D> {
         let path = RelPath::from_disk(at)?;
         self.ensure_private().map_err(elsewhere(".memsync"))?;
         for _ in 0..TRIES {
-            let Standing::File(expect) = self.standing(at)? else { return Ok(ChangeOutcome::Same) };
-            if self.perform_one(Move::Trash { path: path.clone(), at: at.to_owned(), expect }, now)? {
+            let PathContent::File(expect) = self.standing(at)? else { return Ok(ChangeOutcome::Same) };
+            if self.perform_one(FileMove::Trash { path: path.clone(), at: at.to_owned(), expect }, now)? {
                 return Ok(ChangeOutcome::Removed);
             }
         }
@@ -216,31 +218,31 @@ impl<D: Disk> Folder<D> {
     }
 
     /// False: something else stands there than was expected.
-    fn perform_one(&self, step: Move<D>, now: Timestamp) -> Result<bool, ChangeFault> {
+    fn perform_one(&self, step: FileMove<D>, now: Timestamp) -> Result<bool, ChangeFault> {
         let performed = self.perform(vec![step], &[], now)?;
         match performed.moved.into_iter().next() {
-            Some(Moved::Done { .. }) if performed.left_over => {
+            Some(MoveOutcome::Done { .. }) if performed.left_over => {
                 Err(io::Error::other("the content that it had before could not be moved to history").into())
             }
-            Some(Moved::Done { .. }) => Ok(true),
-            Some(Moved::Stale { .. }) => Ok(false),
-            Some(Moved::Blocked(why)) => Err(ChangeFault::Blocked(why)),
-            Some(Moved::Failed(e)) => Err(e.into()),
+            Some(MoveOutcome::Done { .. }) => Ok(true),
+            Some(MoveOutcome::Stale { .. }) => Ok(false),
+            Some(MoveOutcome::Blocked(why)) => Err(ChangeFault::Blocked(why)),
+            Some(MoveOutcome::Failed(e)) => Err(e.into()),
             None => Err(ChangeFault::NoOutcome),
         }
     }
 
     /// What a failed change has done to `at`, where `before` stood.
-    fn effect_on(&self, at: &str, before: Option<Standing>) -> ChangeEffect {
+    fn effect_on(&self, at: &str, before: Option<PathContent>) -> ChangeEffect {
         let now = self.standing(at).ok();
         match (before, now) {
             (Some(before), Some(now)) if before == now => ChangeEffect::Nothing,
-            (Some(Standing::Nothing), Some(Standing::File(_))) => ChangeEffect::Created,
-            (Some(Standing::File(old)), Some(now)) => match (now, self.history_has(at, old)) {
-                (Standing::File(_), true) => ChangeEffect::Replaced,
-                (Standing::File(_), false) => ChangeEffect::Displaced,
-                (Standing::Nothing, true) => ChangeEffect::Removed,
-                (Standing::Nothing, false) => ChangeEffect::Taken,
+            (Some(PathContent::Nothing), Some(PathContent::File(_))) => ChangeEffect::Created,
+            (Some(PathContent::File(old)), Some(now)) => match (now, self.history_has(at, old)) {
+                (PathContent::File(_), true) => ChangeEffect::Replaced,
+                (PathContent::File(_), false) => ChangeEffect::Displaced,
+                (PathContent::Nothing, true) => ChangeEffect::Removed,
+                (PathContent::Nothing, false) => ChangeEffect::Taken,
             },
             // Neither could be read, so it was refused before anything was done.
             (None, None) => ChangeEffect::Nothing,
@@ -262,11 +264,11 @@ fn elsewhere(path: &str) -> impl FnOnce(io::Error) -> ChangeFault + '_ {
 }
 
 /// The word for what a path is.
-pub fn kind_name(kind: Kind) -> &'static str {
+pub fn kind_name(kind: FileKind) -> &'static str {
     match kind {
-        Kind::File => "file",
-        Kind::Dir => "folder",
-        Kind::Symlink => "symlink",
-        Kind::Other(name) => name,
+        FileKind::File => "file",
+        FileKind::Dir => "folder",
+        FileKind::Symlink => "symlink",
+        FileKind::Other(name) => name,
     }
 }

@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::ScanScope;
+
 /// More touched paths than this are one full scan.
 pub const MAX_PATHS: usize = 20_000;
 
@@ -28,43 +30,8 @@ pub enum Touch {
     Metadata,
 }
 
-/// What to look at now. Paths are relative to the root, `/`-separated, as they are on the disk (not brought to
-/// NFC).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Due {
-    /// To be looked at again. Where nothing is there any more, nothing below it is either.
-    pub paths: BTreeSet<String>,
-    /// Folders to be scanned with all that is below. None is below another, and no path is below one.
-    pub subtrees: BTreeSet<String>,
-    /// Scan everything; the other two are empty.
-    pub full: bool,
-}
-
-impl Due {
-    /// A scan of everything.
-    pub fn everything() -> Self {
-        Self { full: true, ..Self::default() }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        !self.full && self.paths.is_empty() && self.subtrees.is_empty()
-    }
-
-    /// Drops what is named twice: everything where the scan is full, what is below a folder that is scanned.
-    pub(crate) fn tidy(&mut self) {
-        if self.full || self.subtrees.contains("") {
-            *self = Self::everything();
-            return;
-        }
-        let all = self.subtrees.clone();
-        let covered = |path: &str| path.match_indices('/').any(|(end, _)| all.contains(&path[..end]));
-        self.subtrees.retain(|dir| !covered(dir));
-        self.paths.retain(|path| !all.contains(path) && !covered(path));
-    }
-}
-
 #[derive(Debug, Clone, Copy)]
-struct Touched {
+struct DirtyPath {
     first: Instant,
     last: Instant,
     state: Touch,
@@ -83,7 +50,7 @@ pub struct DirtySet {
     debounce: Duration,
     max_wait: Duration,
     max_paths: usize,
-    paths: BTreeMap<String, Touched>,
+    paths: BTreeMap<String, DirtyPath>,
     subtrees: BTreeSet<String>,
     full: bool,
     /// Nothing is due before this. May be too early (a file was written to again since), never too late.
@@ -119,7 +86,7 @@ impl DirtySet {
                 if self.paths.len() >= self.max_paths {
                     return self.touch_all(now);
                 }
-                let new = Touched { first: now, last: now, state: Touch::Writing, settle: SETTLE };
+                let new = DirtyPath { first: now, last: now, state: Touch::Writing, settle: SETTLE };
                 self.paths.entry(path.to_owned()).or_insert(new)
             }
         };
@@ -160,11 +127,11 @@ impl DirtySet {
     }
 
     /// Takes what is due at `now`.
-    pub fn due(&mut self, now: Instant) -> Due {
+    pub fn due(&mut self, now: Instant) -> ScanScope {
         if self.next.is_none_or(|next| next > now) {
-            return Due::default();
+            return ScanScope::default();
         }
-        let mut due = Due {
+        let mut due = ScanScope {
             paths: BTreeSet::new(),
             subtrees: std::mem::take(&mut self.subtrees),
             full: std::mem::take(&mut self.full),
@@ -197,7 +164,7 @@ impl DirtySet {
     }
 }
 
-fn due_at(entry: &Touched, debounce: Duration, max_wait: Duration) -> Instant {
+fn due_at(entry: &DirtyPath, debounce: Duration, max_wait: Duration) -> Instant {
     let wait = match entry.state {
         Touch::Finished => return entry.first,
         Touch::Closed => entry.settle.min(debounce),
@@ -220,7 +187,7 @@ mod tests {
         (DirtySet::new(DEBOUNCE, 100), Instant::now())
     }
 
-    fn paths(due: &Due) -> Vec<&str> {
+    fn paths(due: &ScanScope) -> Vec<&str> {
         assert!(!due.full && due.subtrees.is_empty(), "{due:?}");
         due.paths.iter().map(String::as_str).collect()
     }
@@ -364,7 +331,7 @@ mod tests {
         assert_eq!(due.subtrees.iter().collect::<Vec<_>>(), ["a", "a-b"]);
         assert_eq!(due.paths.iter().collect::<Vec<_>>(), ["a.md", "c/a"]);
         set.touch_subtree("", t);
-        assert_eq!(set.due(t), Due::everything());
+        assert_eq!(set.due(t), ScanScope::full());
     }
 
     #[test]
@@ -376,7 +343,7 @@ mod tests {
         set.touch_all(t);
         set.touch("done2", Touch::Finished, t);
         set.touch("writing2", Touch::Writing, t);
-        assert_eq!(set.due(t), Due::everything());
+        assert_eq!(set.due(t), ScanScope::full());
         assert_eq!(paths(&set.due(t + DEBOUNCE)), ["writing", "writing2"]);
     }
 
@@ -388,11 +355,11 @@ mod tests {
         }
         assert!(set.due(t).is_empty());
         assert!(set.touch("one more", Touch::Writing, t), "due earlier than the quiet time");
-        assert_eq!(set.due(t), Due::everything());
+        assert_eq!(set.due(t), ScanScope::full());
         assert_eq!(set.next_due(), None);
         for i in 0..=100 {
             set.touch_subtree(&i.to_string(), t);
         }
-        assert_eq!(set.due(t), Due::everything());
+        assert_eq!(set.due(t), ScanScope::full());
     }
 }

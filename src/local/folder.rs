@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::disk::{Disk, DiskFile, Kind};
+use crate::disk::{Disk, DiskFile, FileKind};
 use crate::failpoint;
 use crate::path::PRIVATE_DIR;
 
@@ -171,7 +171,7 @@ impl<D: Disk> Folder<D> {
         match self.disk.mkdir(dir) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match self.disk.stat(dir)?.kind {
-                Kind::Dir => Ok(false),
+                FileKind::Dir => Ok(false),
                 _ => Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{dir} is no folder"))),
             },
             Err(e) => Err(e),

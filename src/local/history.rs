@@ -30,14 +30,14 @@ const MOST_NUMBERS: u32 = 1000;
 
 /// How a version came into history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kept {
+pub enum VersionKind {
     /// Newer content took its place.
     Replaced,
     /// The file was deleted elsewhere.
     Removed,
 }
 
-impl Kept {
+impl VersionKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Replaced => "replaced",
@@ -52,12 +52,12 @@ impl Kept {
 
 /// One earlier version of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
+pub struct HistoryVersion {
     /// The path as it was called on the disk.
     pub path: String,
     /// When sync displaced it.
     pub at: Timestamp,
-    pub kind: Kept,
+    pub kind: VersionKind,
     /// Bytes.
     pub size: u64,
     /// Where it is kept, below the root.
@@ -80,7 +80,7 @@ struct Copied {
     /// The displaced file.
     slot: String,
     at: String,
-    kind: Kept,
+    kind: VersionKind,
 }
 
 impl Shelf {
@@ -97,7 +97,7 @@ impl Shelf {
     pub(super) fn reserve<D: Disk>(&mut self, disk: &D, at: &str) -> io::Result<String> {
         let mut in_batch = false;
         for number in 0..MOST_NUMBERS {
-            let to = self.spot(at, number, Kept::Removed, in_batch);
+            let to = self.spot(at, number, VersionKind::Removed, in_batch);
             match self.make_dir(disk, dir_of(&to)).and_then(|()| disk.stat(&to)) {
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(to),
@@ -110,7 +110,7 @@ impl Shelf {
 
     /// Where a version goes. `in_batch`: into a folder that is named for the time, because a version stands where its
     /// own folder would be.
-    fn spot(&self, at: &str, number: u32, kind: Kept, in_batch: bool) -> String {
+    fn spot(&self, at: &str, number: u32, kind: VersionKind, in_batch: bool) -> String {
         let mark = Mark { at: self.now, number, kind };
         let (dir, name) = at.rsplit_once('/').unwrap_or(("", at));
         match version_name(name, mark).filter(|_| !in_batch && batch_of(at).is_none()) {
@@ -121,7 +121,13 @@ impl Shelf {
     }
 
     /// Takes a displaced file. One that has other names stays in its slot until [`Shelf::place_copies`].
-    pub(super) fn take<D: Disk>(&mut self, folder: &Folder<D>, slot: &str, at: &str, kind: Kept) -> io::Result<()> {
+    pub(super) fn take<D: Disk>(
+        &mut self,
+        folder: &Folder<D>,
+        slot: &str,
+        at: &str,
+        kind: VersionKind,
+    ) -> io::Result<()> {
         if folder.disk.stat(slot)?.links > 1 {
             match folder.copy(slot) {
                 Ok(copy) => {
@@ -160,7 +166,7 @@ impl Shelf {
         Ok(())
     }
 
-    fn place<D: Disk>(&mut self, disk: &D, slot: &str, at: &str, kind: Kept) -> io::Result<()> {
+    fn place<D: Disk>(&mut self, disk: &D, slot: &str, at: &str, kind: VersionKind) -> io::Result<()> {
         let (mut in_batch, mut is_retry) = (false, false);
         for number in 0..MOST_NUMBERS {
             let to = self.spot(at, number, kind, in_batch);
@@ -235,12 +241,12 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// When the history cannot be read.
-    pub fn versions(&self, path: Option<&str>) -> io::Result<Vec<Version>> {
+    pub fn versions(&self, path: Option<&str>) -> io::Result<Vec<HistoryVersion>> {
         let mut found = match path {
             Some(path) => self.walk_path(path)?,
             None => self.walk_history().into_versions()?,
         };
         found.sort_by(|a, b| b.mark.cmp(&a.mark).then_with(|| a.path.cmp(&b.path)));
-        Ok(found.into_iter().map(Version::from).collect())
+        Ok(found.into_iter().map(HistoryVersion::from).collect())
     }
 }

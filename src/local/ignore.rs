@@ -1,4 +1,4 @@
-//! [`Rules`]: which paths take no part in sync.
+//! [`IgnoreRules`]: which paths take no part in sync.
 //!
 //! Three layers, later ones stronger: what editors and systems leave behind (built in), the folder's `ignore`
 //! list in the configuration, the `.memsyncignore` file at the folder's top. The last two are gitignore syntax.
@@ -102,7 +102,7 @@ pub fn built_in_patterns() -> impl Iterator<Item = &'static str> {
 
 /// Where a pattern was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum PatternOrigin {
     /// The defaults.
     BuiltIn,
     /// The folder's `ignore` list in the configuration.
@@ -111,7 +111,7 @@ pub enum Origin {
     File,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for PatternOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::BuiltIn => "built-in pattern",
@@ -124,8 +124,8 @@ impl fmt::Display for Origin {
 /// A pattern that is no glob.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{origin} {line}: `{pattern}` is no valid pattern: {why}")]
-pub struct BadPattern {
-    pub origin: Origin,
+pub struct PatternError {
+    pub origin: PatternOrigin,
     /// From 1: of the list or of the file.
     pub line: usize,
     pub pattern: String,
@@ -134,50 +134,50 @@ pub struct BadPattern {
 
 /// Which paths take no part. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Rules(Gitignore);
+pub struct IgnoreRules(Gitignore);
 
-impl Rules {
+impl IgnoreRules {
     /// Compiles the rules: `list` from the configuration, `file` the text of the [`IGNORE_FILE`] where there is one.
     /// The last pattern that matches a path decides, as in git, and a `!pattern` can bring back what is left out by
     /// default. As in git, nothing inside a folder that is left out can be brought back.
     ///
     /// # Errors
     /// The first pattern that is no glob.
-    pub fn new(list: &[String], file: Option<&str>) -> Result<Self, BadPattern> {
+    pub fn new(list: &[String], file: Option<&str>) -> Result<Self, PatternError> {
         let (rules, bad) = Self::of_good_lines(list, file)?;
         bad.into_iter().next().map_or(Ok(rules), Err)
     }
 
-    /// As [`Rules::new`], without the lines of the file that are no globs, or were not UTF-8 (U+FFFD stands in them);
+    /// As [`IgnoreRules::new`], without the lines of the file that are no globs, or were not UTF-8 (U+FFFD stands in them);
     /// gives those, too.
     ///
     /// # Errors
     /// The first pattern of `list` that is no glob.
-    pub fn of_good_lines(list: &[String], file: Option<&str>) -> Result<(Self, Vec<BadPattern>), BadPattern> {
+    pub fn of_good_lines(list: &[String], file: Option<&str>) -> Result<(Self, Vec<PatternError>), PatternError> {
         let mut all = GitignoreBuilder::new("");
         // A `[` without its `]` is a slip of the pen rather than a name.
         all.allow_unclosed_class(false);
         for (i, pattern) in built_in_patterns().enumerate() {
             // In gitignore a leading `#` opens a comment.
             let pattern = if pattern.starts_with('#') { format!("\\{pattern}") } else { pattern.to_owned() };
-            add(&mut all, Origin::BuiltIn, i + 1, &pattern)?;
+            add(&mut all, PatternOrigin::BuiltIn, i + 1, &pattern)?;
         }
         for (i, pattern) in list.iter().enumerate() {
-            add(&mut all, Origin::Config, i + 1, pattern)?;
+            add(&mut all, PatternOrigin::Config, i + 1, pattern)?;
         }
         let file = file.unwrap_or_default();
         let mut bad = Vec::new();
         for (i, pattern) in file.strip_prefix('\u{feff}').unwrap_or(file).lines().enumerate() {
             if pattern.contains(char::REPLACEMENT_CHARACTER) {
                 let (line, pattern, why) = (i + 1, pattern.to_owned(), "it is not UTF-8".to_owned());
-                bad.push(BadPattern { origin: Origin::File, line, pattern, why });
+                bad.push(PatternError { origin: PatternOrigin::File, line, pattern, why });
                 continue;
             }
-            bad.extend(add(&mut all, Origin::File, i + 1, pattern).err());
+            bad.extend(add(&mut all, PatternOrigin::File, i + 1, pattern).err());
         }
         // Each pattern is valid by now; together they can still be too large for the matcher.
-        let rules = all.build().map(Self).map_err(|e| BadPattern {
-            origin: Origin::File,
+        let rules = all.build().map(Self).map_err(|e| PatternError {
+            origin: PatternOrigin::File,
             line: file.lines().count(),
             pattern: "all patterns together".to_owned(),
             why: e.to_string(),
@@ -197,7 +197,7 @@ impl Rules {
             || self.ignored_itself(path, is_dir)
     }
 
-    /// As [`Rules::ignored`], of a path in NFC, whatever becomes of the folders above.
+    /// As [`IgnoreRules::ignored`], of a path in NFC, whatever becomes of the folders above.
     fn ignored_itself(&self, path: &str, is_dir: bool) -> bool {
         let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
         if is_private(name) {
@@ -213,9 +213,9 @@ impl Rules {
     }
 }
 
-fn add(to: &mut GitignoreBuilder, origin: Origin, line: usize, pattern: &str) -> Result<(), BadPattern> {
+fn add(to: &mut GitignoreBuilder, origin: PatternOrigin, line: usize, pattern: &str) -> Result<(), PatternError> {
     // What is built in is marked by a file it is said to come from.
-    let from = (origin == Origin::BuiltIn).then(|| PathBuf::from("built in"));
+    let from = (origin == PatternOrigin::BuiltIn).then(|| PathBuf::from("built in"));
     // Paths are compared in NFC; a pattern may have been typed in any form.
     let nfc: String = pattern.nfc().collect();
     match to.add_line(from, &nfc) {
@@ -225,7 +225,7 @@ fn add(to: &mut GitignoreBuilder, origin: Origin, line: usize, pattern: &str) ->
                 ignore::Error::Glob { err, .. } => err,
                 other => other.to_string(),
             };
-            Err(BadPattern { origin, line, pattern: pattern.to_owned(), why })
+            Err(PatternError { origin, line, pattern: pattern.to_owned(), why })
         }
     }
 }
@@ -234,8 +234,8 @@ fn add(to: &mut GitignoreBuilder, origin: Origin, line: usize, pattern: &str) ->
 mod tests {
     use super::*;
 
-    fn rules(list: &[&str], file: &str) -> Rules {
-        Rules::new(&list.iter().map(|&s| s.to_owned()).collect::<Vec<_>>(), Some(file)).unwrap()
+    fn rules(list: &[&str], file: &str) -> IgnoreRules {
+        IgnoreRules::new(&list.iter().map(|&s| s.to_owned()).collect::<Vec<_>>(), Some(file)).unwrap()
     }
 
     #[test]
@@ -388,15 +388,15 @@ mod tests {
 
     #[test]
     fn a_bad_pattern_is_named() {
-        let bad = Rules::new(&["*.ok".to_owned(), "a[b".to_owned()], None).unwrap_err();
-        assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (Origin::Config, 2, "a[b"));
+        let bad = IgnoreRules::new(&["*.ok".to_owned(), "a[b".to_owned()], None).unwrap_err();
+        assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (PatternOrigin::Config, 2, "a[b"));
         assert!(bad.to_string().starts_with("the folder's `ignore` list, entry 2: `a[b` is no valid pattern: "));
-        let bad = Rules::new(&[], Some("# fine\n*.ok\n{a,b\n")).unwrap_err();
-        assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (Origin::File, 3, "{a,b"));
+        let bad = IgnoreRules::new(&[], Some("# fine\n*.ok\n{a,b\n")).unwrap_err();
+        assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (PatternOrigin::File, 3, "{a,b"));
         // The other lines hold.
-        let (rules, bad) = Rules::of_good_lines(&[], Some("*.ok\n{a,b\n[\n*.fine\n")).unwrap();
+        let (rules, bad) = IgnoreRules::of_good_lines(&[], Some("*.ok\n{a,b\n[\n*.fine\n")).unwrap();
         assert_eq!(bad.iter().map(|bad| bad.line).collect::<Vec<_>>(), [2, 3]);
         assert!(rules.ignored("x.ok", false) && rules.ignored("x.fine", false));
-        assert!(Rules::of_good_lines(&["a[b".to_owned()], None).is_err());
+        assert!(IgnoreRules::of_good_lines(&["a[b".to_owned()], None).is_err());
     }
 }

@@ -12,6 +12,7 @@ pub mod ignore;
 pub mod moves;
 pub mod nesting;
 pub mod scan;
+mod scope;
 pub mod source;
 pub mod stage;
 pub mod tree;
@@ -19,8 +20,9 @@ pub mod watch;
 
 pub use change::{ChangeError, ChangeOutcome, FolderChange};
 pub use folder::{Folder, RootError};
-pub use moves::{Move, Moved, Performed};
-pub use tree::{Found, Scope, Touched, Tree};
+pub use moves::{FileMove, MoveOutcome, MoveReport};
+pub use scope::ScanScope;
+pub use tree::{LocalEntry, LocalTree, TouchedPaths};
 
 #[cfg(test)]
 mod tests;

@@ -14,17 +14,17 @@ use std::io;
 use jiff::Timestamp;
 
 use crate::digest::Md5;
-use crate::disk::{Disk, DiskFile, Kind, Stat};
+use crate::disk::{Disk, DiskFile, FileKind, FileStat};
 use crate::failpoint;
 use crate::path::RelPath;
 use crate::sync::Unknown;
 
 use super::Folder;
 use super::folder::{HISTORY, STAGE};
-use super::history::{Kept, Shelf};
+use super::history::{Shelf, VersionKind};
 use super::scan::unchanged;
 use super::source;
-use super::stage::{Staged, displaced_slot};
+use super::stage::{StagedFile, displaced_slot};
 
 mod durable;
 mod folders;
@@ -34,21 +34,21 @@ mod sweep;
 
 use intent::Intent;
 pub use names::{CopyName, conflict_name, is_conflict_name, parse_copy_name, split_ext};
-pub use sweep::{Left, Swept};
+pub use sweep::{SweepFailure, SweepReport};
 
 /// One change to the folder. `at` is what the path is called on the disk.
-pub enum Move<D: Disk> {
+pub enum FileMove<D: Disk> {
     /// Puts the content where nothing is.
-    Create { path: RelPath, at: String, staged: Staged<D> },
+    Create { path: RelPath, at: String, staged: StagedFile<D> },
     /// REPLACE: `expect` is the content that the plan saw; it goes to history.
-    Replace { path: RelPath, at: String, staged: Staged<D>, expect: Md5 },
+    Replace { path: RelPath, at: String, staged: StagedFile<D>, expect: Md5 },
     /// CONFLICT: the server keeps the name; what stands there becomes a conflict copy.
-    Conflict { path: RelPath, at: String, staged: Staged<D> },
+    Conflict { path: RelPath, at: String, staged: StagedFile<D> },
     /// TRASH: into history, if it is `expect`.
     Trash { path: RelPath, at: String, expect: Md5 },
 }
 
-impl<D: Disk> Move<D> {
+impl<D: Disk> FileMove<D> {
     pub fn path(&self) -> &RelPath {
         match self {
             Self::Create { path, .. }
@@ -67,14 +67,14 @@ impl<D: Disk> Move<D> {
     }
 }
 
-/// What became of a [`Move`].
+/// What became of a [`FileMove`].
 #[derive(Debug)]
-pub enum Moved {
+pub enum MoveOutcome {
     /// `copy`: the conflict copy that was made. `stat`: of the file placed, where it can be trusted without reading
     /// the file again.
     Done {
         copy: Option<RelPath>,
-        stat: Option<Stat>,
+        stat: Option<FileStat>,
     },
     /// Something else stands there than the plan saw: plan again.
     Stale {
@@ -87,9 +87,9 @@ pub enum Moved {
 
 /// What became of a batch.
 #[derive(Debug, Default)]
-pub struct Performed {
+pub struct MoveReport {
     /// One outcome for each move, in their order.
-    pub moved: Vec<Moved>,
+    pub moved: Vec<MoveOutcome>,
     /// Files of `settle` that could not be made durable, by their names on the disk: they must not be committed.
     pub unsettled: BTreeSet<String>,
     /// Something displaced could not be put where it belongs; it is safe in `stage/`, and [`Folder::sweep`] tries
@@ -106,7 +106,7 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// When the disk cannot be made durable. Then nothing may be committed; the next cycle finds out what happened.
-    pub fn perform(&self, moves: Vec<Move<D>>, settle: &[String], now: Timestamp) -> io::Result<Performed> {
+    pub fn perform(&self, moves: Vec<FileMove<D>>, settle: &[String], now: Timestamp) -> io::Result<MoveReport> {
         let mut shelf = Shelf::new(now);
         let mut touched = BTreeSet::new();
         let mut to_sync: Vec<String> = settle.to_vec();
@@ -124,10 +124,10 @@ impl<D: Disk> Folder<D> {
         }
         failpoint::pass("moves.intended");
         for step in &mut ready {
-            if let Ok((Move::Replace { staged, .. } | Move::Conflict { staged, .. }, slot)) = step
+            if let Ok((FileMove::Replace { staged, .. } | FileMove::Conflict { staged, .. }, slot)) = step
                 && let Err(e) = staged.rename_slot(slot)
             {
-                *step = Err(Moved::Failed(e));
+                *step = Err(MoveOutcome::Failed(e));
             }
         }
         failpoint::pass("moves.marked");
@@ -144,14 +144,14 @@ impl<D: Disk> Folder<D> {
         let mut vacated = BTreeSet::new();
         for step in ready {
             let outcome = match step {
-                Ok((_, slot)) if refused.contains(&slot) => Moved::Stale { copy: None },
+                Ok((_, slot)) if refused.contains(&slot) => MoveOutcome::Stale { copy: None },
                 Ok((step, slot)) => {
-                    let from = matches!(step, Move::Trash { .. }).then(|| dir_of(step.at()).to_owned());
+                    let from = matches!(step, FileMove::Trash { .. }).then(|| dir_of(step.at()).to_owned());
                     let outcome = self.make(step, &slot, &mut shelf, &mut touched);
-                    left_over |= matches!(outcome, Moved::Failed(_));
+                    left_over |= matches!(outcome, MoveOutcome::Failed(_));
                     // The folders that this has left empty go when all files have gone.
                     vacated.extend(match outcome {
-                        Moved::Done { .. } => from,
+                        MoveOutcome::Done { .. } => from,
                         _ if is_kept(&slot) => Some(dir_of(&slot).to_owned()),
                         _ => None,
                     });
@@ -181,23 +181,25 @@ impl<D: Disk> Folder<D> {
             }
         }
         let unsettled = refused.into_iter().filter(|name| settle.contains(name)).collect();
-        Ok(Performed { moved, unsettled, left_over })
+        Ok(MoveReport { moved, unsettled, left_over })
     }
 
     /// Looks at the place before anything is displaced, and writes down what is going to be.
     fn prepare(
         &self,
-        step: Move<D>,
+        step: FileMove<D>,
         shelf: &mut Shelf,
         intents: &mut Vec<Intent>,
         to_sync: &mut Vec<String>,
-    ) -> Result<(Move<D>, String), Moved> {
+    ) -> Result<(FileMove<D>, String), MoveOutcome> {
         let incoming = match &step {
-            Move::Create { staged, .. } | Move::Replace { staged, .. } | Move::Conflict { staged, .. } => Some(staged),
-            Move::Trash { .. } => None,
+            FileMove::Create { staged, .. } | FileMove::Replace { staged, .. } | FileMove::Conflict { staged, .. } => {
+                Some(staged)
+            }
+            FileMove::Trash { .. } => None,
         };
         let mut slot = match (&step, incoming) {
-            (Move::Create { .. }, Some(staged)) => staged.slot().to_owned(),
+            (FileMove::Create { .. }, Some(staged)) => staged.slot().to_owned(),
             (_, Some(staged)) => displaced_slot(staged.slot()),
             (_, None) => displaced_slot(&self.slot()),
         };
@@ -205,72 +207,72 @@ impl<D: Disk> Folder<D> {
             to_sync.push(slot.clone());
         }
         let (at, expect) = match &step {
-            Move::Create { .. } => return Ok((step, slot)),
-            Move::Replace { at, expect, .. } | Move::Trash { at, expect, .. } => (at, Some(*expect)),
-            Move::Conflict { at, .. } => {
+            FileMove::Create { .. } => return Ok((step, slot)),
+            FileMove::Replace { at, expect, .. } | FileMove::Trash { at, expect, .. } => (at, Some(*expect)),
+            FileMove::Conflict { at, .. } => {
                 // The conflict copy must hold its content before the name is the server's.
                 to_sync.push(at.clone());
                 (at, None)
             }
         };
         match self.disk.stat(at) {
-            Ok(meta) if meta.kind == Kind::File => {
+            Ok(meta) if meta.kind == FileKind::File => {
                 if let Some(staged) = incoming {
                     // The file keeps the permissions that it had.
-                    let file = self.disk.open(staged.slot()).map_err(Moved::Failed)?;
-                    file.set_mode(meta.mode & 0o777).map_err(Moved::Failed)?;
+                    let file = self.disk.open(staged.slot()).map_err(MoveOutcome::Failed)?;
+                    file.set_mode(meta.mode & 0o777).map_err(MoveOutcome::Failed)?;
                 } else if self.disk.open(at).is_ok_and(|file| file.is_open_for_writing()) {
                     // What the program writes yet would go into history: asked before the name blinks.
                     let why = "a program has it open for writing, it is removed when that is done";
-                    return Err(Moved::Failed(io::Error::new(io::ErrorKind::ResourceBusy, why)));
+                    return Err(MoveOutcome::Failed(io::Error::new(io::ErrorKind::ResourceBusy, why)));
                 } else if meta.links <= 1 {
                     // Straight to where it is to be kept, in one move; where there is no place for it, `keep` says why.
                     slot = shelf.reserve(&*self.disk, at).unwrap_or(slot);
                 }
             }
-            Ok(_) => return Err(Moved::Stale { copy: None }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Moved::Stale { copy: None }),
-            Err(e) => return Err(Moved::Failed(e)),
+            Ok(_) => return Err(MoveOutcome::Stale { copy: None }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(MoveOutcome::Stale { copy: None }),
+            Err(e) => return Err(MoveOutcome::Failed(e)),
         }
         intents.push(Intent {
             slot: slot.clone(),
             incoming_inode: incoming.map_or(0, |staged| staged.meta.inode),
             at: at.clone(),
             expect,
-            put_back: matches!(step, Move::Trash { .. }),
+            put_back: matches!(step, FileMove::Trash { .. }),
         });
         Ok((step, slot))
     }
 
-    fn make(&self, step: Move<D>, slot: &str, shelf: &mut Shelf, touched: &mut BTreeSet<String>) -> Moved {
+    fn make(&self, step: FileMove<D>, slot: &str, shelf: &mut Shelf, touched: &mut BTreeSet<String>) -> MoveOutcome {
         let outcome = match step {
-            Move::Create { at, staged, .. } => self.create(&at, staged, touched),
-            Move::Replace { path, at, staged, expect } => {
+            FileMove::Create { at, staged, .. } => self.create(&at, staged, touched),
+            FileMove::Replace { path, at, staged, expect } => {
                 self.replace(&path, &at, staged, Some(expect), shelf, touched)
             }
-            Move::Conflict { path, at, staged } => self.replace(&path, &at, staged, None, shelf, touched),
-            Move::Trash { path, at, expect } => self.trash(&path, &at, slot, expect, shelf, touched),
+            FileMove::Conflict { path, at, staged } => self.replace(&path, &at, staged, None, shelf, touched),
+            FileMove::Trash { path, at, expect } => self.trash(&path, &at, slot, expect, shelf, touched),
         };
-        outcome.unwrap_or_else(Moved::Failed)
+        outcome.unwrap_or_else(MoveOutcome::Failed)
     }
 
-    fn create(&self, at: &str, mut staged: Staged<D>, touched: &mut BTreeSet<String>) -> io::Result<Moved> {
+    fn create(&self, at: &str, mut staged: StagedFile<D>, touched: &mut BTreeSet<String>) -> io::Result<MoveOutcome> {
         // Where a file was placed a moment ago there is a folder.
         if !touched.contains(dir_of(at))
             && let Some(clash) = self.ensure_parents(at, touched)?
         {
-            return Ok(Moved::Blocked(Unknown::Clash(clash)));
+            return Ok(MoveOutcome::Blocked(Unknown::Clash(clash)));
         }
         failpoint::pass("create.before");
         let placed = match self.disk.rename_new(staged.slot(), at) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 match self.disk.stat(at) {
-                    Ok(meta) if meta.kind == Kind::Dir => {}
-                    _ => return Ok(Moved::Stale { copy: None }),
+                    Ok(meta) if meta.kind == FileKind::Dir => {}
+                    _ => return Ok(MoveOutcome::Stale { copy: None }),
                 }
                 // An empty folder of the user's gives way to a file, now that it has come.
                 if !self.make_room(at)? {
-                    return Ok(Moved::Blocked(Unknown::Clash(at.to_owned())));
+                    return Ok(MoveOutcome::Blocked(Unknown::Clash(at.to_owned())));
                 }
                 self.disk.rename_new(staged.slot(), at)
             }
@@ -279,18 +281,18 @@ impl<D: Disk> Folder<D> {
         match placed {
             Ok(()) => staged.placed(),
             // Somebody was faster: plan again.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(Moved::Stale { copy: None }),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(MoveOutcome::Stale { copy: None }),
             // The folder went between the two: plan again.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Moved::Stale { copy: None }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(MoveOutcome::Stale { copy: None }),
             Err(e) => return Err(e),
         }
         failpoint::pass("create.renamed");
         touched.insert(dir_of(at).to_owned());
-        Ok(Moved::Done { copy: None, stat: self.stat_of(at, &staged) })
+        Ok(MoveOutcome::Done { copy: None, stat: self.stat_of(at, &staged) })
     }
 
     /// The stat of a file just placed, if it proves that the file is still what was staged.
-    fn stat_of(&self, at: &str, staged: &Staged<D>) -> Option<Stat> {
+    fn stat_of(&self, at: &str, staged: &StagedFile<D>) -> Option<FileStat> {
         unchanged(&staged.meta, &self.disk.stat(at).ok()?)
     }
 
@@ -298,17 +300,17 @@ impl<D: Disk> Folder<D> {
         &self,
         path: &RelPath,
         at: &str,
-        mut staged: Staged<D>,
+        mut staged: StagedFile<D>,
         expect: Option<Md5>,
         shelf: &mut Shelf,
         touched: &mut BTreeSet<String>,
-    ) -> io::Result<Moved> {
+    ) -> io::Result<MoveOutcome> {
         let slot = staged.slot().to_owned();
         failpoint::pass("replace.before");
         match self.exchange(&mut staged, at) {
             Ok(()) => {}
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(Moved::Stale { copy: None });
+                return Ok(MoveOutcome::Stale { copy: None });
             }
             Err(e) => return Err(e),
         }
@@ -324,17 +326,17 @@ impl<D: Disk> Folder<D> {
                 }
                 other => self.set_aside(&slot, path, at, other.unwrap_or(BEING_WRITTEN), shelf, touched)?,
             };
-            return Ok(Moved::Stale { copy });
+            return Ok(MoveOutcome::Stale { copy });
         };
         let wanted = expect == Some(displaced) || displaced == staged.md5;
         let copy = if wanted {
-            self.keep(&slot, at, Kept::Replaced, shelf)?;
+            self.keep(&slot, at, VersionKind::Replaced, shelf)?;
             None
         } else {
             Some(self.set_aside(&slot, path, at, displaced, shelf, touched)?)
         };
         failpoint::pass("replace.kept");
-        Ok(Moved::Done { copy: copy.flatten(), stat: self.stat_of(at, &staged) })
+        Ok(MoveOutcome::Done { copy: copy.flatten(), stat: self.stat_of(at, &staged) })
     }
 
     fn trash(
@@ -345,7 +347,7 @@ impl<D: Disk> Folder<D> {
         expect: Md5,
         shelf: &mut Shelf,
         touched: &mut BTreeSet<String>,
-    ) -> io::Result<Moved> {
+    ) -> io::Result<MoveOutcome> {
         failpoint::pass("trash.before");
         match self.disk.rename_new(at, slot) {
             Ok(()) => {}
@@ -355,7 +357,7 @@ impl<D: Disk> Folder<D> {
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists
                 ) =>
             {
-                return Ok(Moved::Stale { copy: None });
+                return Ok(MoveOutcome::Stale { copy: None });
             }
             Err(e) => return Err(e),
         }
@@ -364,12 +366,12 @@ impl<D: Disk> Folder<D> {
         let displaced = self.digest_displaced(slot)?;
         if displaced == Some(expect) {
             if !is_kept(slot) {
-                self.keep(slot, at, Kept::Removed, shelf)?;
+                self.keep(slot, at, VersionKind::Removed, shelf)?;
             }
             failpoint::pass("trash.kept");
-            return Ok(Moved::Done { copy: None, stat: None });
+            return Ok(MoveOutcome::Done { copy: None, stat: None });
         }
-        Ok(Moved::Stale { copy: self.put_back(slot, path, at, displaced, shelf, touched)? })
+        Ok(MoveOutcome::Stale { copy: self.put_back(slot, path, at, displaced, shelf, touched)? })
     }
 
     /// Back where it came from; where that place is taken, beside it as a conflict copy.
@@ -431,7 +433,7 @@ impl<D: Disk> Folder<D> {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     // The copy of an earlier try, or one that the user has edited since.
                     if self.content_is(&copy_at, content) {
-                        self.keep(slot, at, Kept::Replaced, shelf)?;
+                        self.keep(slot, at, VersionKind::Replaced, shelf)?;
                         return Ok(None);
                     }
                 }
@@ -440,7 +442,7 @@ impl<D: Disk> Folder<D> {
                 Err(e) => return Err(e),
             }
         }
-        self.keep(slot, at, Kept::Replaced, shelf)?;
+        self.keep(slot, at, VersionKind::Replaced, shelf)?;
         Ok(None)
     }
 
@@ -471,7 +473,7 @@ impl<D: Disk> Folder<D> {
 
     /// `RENAME_EXCHANGE`, or where the filesystem cannot: the old file aside, then the new one in. Readers may then
     /// miss the file for a moment, but nothing unseen is overwritten. Afterwards the slot holds what was displaced.
-    fn exchange(&self, staged: &mut Staged<D>, at: &str) -> io::Result<()> {
+    fn exchange(&self, staged: &mut StagedFile<D>, at: &str) -> io::Result<()> {
         let slot = staged.slot().to_owned();
         match self.disk.exchange(&slot, at) {
             Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
@@ -499,7 +501,7 @@ impl<D: Disk> Folder<D> {
         })
     }
 
-    pub(super) fn keep(&self, slot: &str, at: &str, kind: Kept, shelf: &mut Shelf) -> io::Result<()> {
+    pub(super) fn keep(&self, slot: &str, at: &str, kind: VersionKind, shelf: &mut Shelf) -> io::Result<()> {
         shelf.take(self, slot, at, kind)
     }
 }

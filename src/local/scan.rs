@@ -8,15 +8,15 @@ use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::digest::Md5;
-use crate::disk::{Disk, DiskFile, Kind, Meta, Stat};
+use crate::disk::{Disk, DiskFile, FileKind, FileMeta, FileStat};
 use crate::path::{PRIVATE_DIR, RelPath, is_private};
 use crate::sync::{Local, Unknown};
 
-use super::Folder;
 use super::folder::ID;
 use super::moves::dir_of;
-use super::source::{self, Digested};
-use super::tree::{Found, Item, LeftOut, Scope, Tree};
+use super::source::{self, FileDigest};
+use super::tree::{Item, LeftOut, LocalEntry, LocalTree};
+use super::{Folder, ScanScope};
 
 /// An empty file younger than this (in ns) is looked at again before it counts.
 const JUST_MADE_NS: i64 = 100_000_000;
@@ -66,7 +66,7 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// When the root itself cannot be read; anything below becomes [`Local::Unknown`] in the tree.
-    pub fn scan(&self, tree: &mut Tree, scope: &Scope, options: &ScanOptions<'_>) -> io::Result<ScanStats> {
+    pub fn scan(&self, tree: &mut LocalTree, scope: &ScanScope, options: &ScanOptions<'_>) -> io::Result<ScanStats> {
         let root = self.disk.stat("")?;
         let walk = Walk {
             disk: &*self.disk,
@@ -134,11 +134,12 @@ impl<D: Disk> Folder<D> {
     }
 
     /// The paths, and the other names of the files that they name: an event tells of the name that was used alone.
-    fn with_hard_links(&self, tree: &Tree, mut paths: BTreeSet<String>) -> BTreeSet<String> {
+    fn with_hard_links(&self, tree: &LocalTree, mut paths: BTreeSet<String>) -> BTreeSet<String> {
         if !tree.has_hard_links() {
             return paths;
         }
-        let linked = |path: &String| self.disk.stat(path).ok().filter(|meta| meta.kind == Kind::File && meta.links > 1);
+        let linked =
+            |path: &String| self.disk.stat(path).ok().filter(|meta| meta.kind == FileKind::File && meta.links > 1);
         let others: Vec<String> =
             paths.iter().filter_map(linked).flat_map(|meta| tree.names_of(meta.inode, meta.links)).collect();
         paths.extend(others);
@@ -189,9 +190,9 @@ impl<D: Disk> Folder<D> {
             Ok(meta) => {
                 if walk.is_mount(&meta) {
                     walk.left_out(name.to_owned(), Unknown::Mounted, gone);
-                } else if (walk.options.ignored)(name, meta.kind == Kind::Dir) {
+                } else if (walk.options.ignored)(name, meta.kind == FileKind::Dir) {
                     gone.push(name.to_owned());
-                } else if meta.kind == Kind::Dir {
+                } else if meta.kind == FileKind::Dir {
                     // Also where something else stood before: a file, or a folder that could not be read.
                     let new_here = walk.known.found().contains_key(name);
                     if new_here && !whole {
@@ -228,7 +229,7 @@ struct Batch {
 
 enum Job {
     Dir(String),
-    Files(Vec<(String, Meta)>),
+    Files(Vec<(String, FileMeta)>),
     LeftOut(String, Unknown),
 }
 
@@ -241,7 +242,7 @@ struct Queue {
 
 struct Walk<'a, D: Disk> {
     disk: &'a D,
-    known: &'a Tree,
+    known: &'a LocalTree,
     full: bool,
     options: &'a ScanOptions<'a>,
     device: u64,
@@ -259,8 +260,8 @@ impl<D: Disk> Walk<'_, D> {
 
     /// A volume that is not mounted (a btrfs subvolume) has a device number of its own. Files cannot be renamed into it,
     /// so that it is left out, too.
-    fn is_mount(&self, meta: &Meta) -> bool {
-        meta.is_mount || meta.kind == Kind::Dir && meta.device != self.device
+    fn is_mount(&self, meta: &FileMeta) -> bool {
+        meta.is_mount || meta.kind == FileKind::Dir && meta.device != self.device
     }
 
     fn left_out(&self, dir: String, why: Unknown, gone: &mut Vec<String>) {
@@ -350,27 +351,27 @@ impl<D: Disk> Walk<'_, D> {
             path.truncate(prefix);
             path.push_str(name);
             let is_mount = self.is_mount(&meta);
-            if meta.kind == Kind::File && !is_mount && self.options.same_rules && self.cached(&path, &meta, batch) {
+            if meta.kind == FileKind::File && !is_mount && self.options.same_rules && self.cached(&path, &meta, batch) {
                 continue;
             }
-            if (self.options.ignored)(&path, meta.kind == Kind::Dir) {
+            if (self.options.ignored)(&path, meta.kind == FileKind::Dir) {
                 continue;
             }
             match meta.kind {
                 _ if is_mount => self.unknown(path.clone(), Unknown::Mounted, batch),
-                Kind::Dir if is_private(name) => {
+                FileKind::Dir if is_private(name) => {
                     let why = Unknown::NotAFile("another memory folder's private directory");
                     self.unknown(path.clone(), why, batch);
                 }
-                Kind::Dir => self.push(Job::Dir(path.clone())),
-                Kind::File if self.cached(&path, &meta, batch) => {}
-                Kind::File => {
+                FileKind::Dir => self.push(Job::Dir(path.clone())),
+                FileKind::File if self.cached(&path, &meta, batch) => {}
+                FileKind::File => {
                     to_hash.push((path.clone(), meta));
                     if to_hash.len() >= FILES_A_JOB {
                         self.push(Job::Files(std::mem::take(&mut to_hash)));
                     }
                 }
-                Kind::Symlink | Kind::Other(_) => self.file(path.clone(), &meta, batch, &mut Vec::new()),
+                FileKind::Symlink | FileKind::Other(_) => self.file(path.clone(), &meta, batch, &mut Vec::new()),
             }
         }
         if !to_hash.is_empty() {
@@ -379,8 +380,8 @@ impl<D: Disk> Walk<'_, D> {
     }
 
     /// Takes a file over from what is known, where its stat is unchanged.
-    fn cached(&self, name: &str, meta: &Meta, batch: &mut Batch) -> bool {
-        let stat = Stat::from(meta);
+    fn cached(&self, name: &str, meta: &FileMeta, batch: &mut Batch) -> bool {
+        let stat = FileStat::from(meta);
         if meta.size > self.options.max_file_size {
             return false;
         }
@@ -390,7 +391,7 @@ impl<D: Disk> Walk<'_, D> {
         let known = self.known.found();
         // Most names are the path itself: then it need not be made.
         let known = known.get_key_value(name).or_else(|| known.get_key_value(&RelPath::from_disk(name).ok()?));
-        let is_same = |found: &Found| found.stat == Some(stat) && matches!(found.local, Local::File(_));
+        let is_same = |found: &LocalEntry| found.stat == Some(stat) && matches!(found.local, Local::File(_));
         match known {
             Some((path, found)) if is_same(found) => {
                 if self.full && self.known.is_called(path, name) {
@@ -405,12 +406,12 @@ impl<D: Disk> Walk<'_, D> {
         }
     }
 
-    fn file(&self, name: String, meta: &Meta, batch: &mut Batch, buf: &mut Vec<u8>) {
+    fn file(&self, name: String, meta: &FileMeta, batch: &mut Batch, buf: &mut Vec<u8>) {
         match meta.kind {
-            Kind::File => {}
-            Kind::Dir => return,
-            Kind::Symlink => return self.unknown(name, Unknown::NotAFile("symlink"), batch),
-            Kind::Other(kind) => return self.unknown(name, Unknown::NotAFile(kind), batch),
+            FileKind::File => {}
+            FileKind::Dir => return,
+            FileKind::Symlink => return self.unknown(name, Unknown::NotAFile("symlink"), batch),
+            FileKind::Other(kind) => return self.unknown(name, Unknown::NotAFile(kind), batch),
         }
         if meta.size > self.options.max_file_size {
             return self.unknown(name, Unknown::TooLarge(meta.size), batch);
@@ -424,22 +425,22 @@ impl<D: Disk> Walk<'_, D> {
             Ok(path) => path,
             Err(e) => return self.unknown(name, Unknown::Name(e.to_string()), batch),
         };
-        let changing = |size| Found { local: Local::Unknown(Unknown::Changing), stat: None, size };
-        let is_open = |file: &D::File, stat: &Stat| {
+        let changing = |size| LocalEntry { local: Local::Unknown(Unknown::Changing), stat: None, size };
+        let is_open = |file: &D::File, stat: &FileStat| {
             self.is_young(stat) && file.is_open_for_writing() && !(self.options.overdue)(&path)
         };
         let stats = &mut batch.stats;
         let look = |mut file: D::File| {
             if !just_made && (self.options.unread)(&path, meta.size) {
-                let found = Found { local: Local::Unknown(Unknown::Unread), stat: None, size: meta.size };
-                return Ok((!is_open(&file, &Stat::from(meta))).then_some(found));
+                let found = LocalEntry { local: Local::Unknown(Unknown::Unread), stat: None, size: meta.size };
+                return Ok((!is_open(&file, &FileStat::from(meta))).then_some(found));
             }
             let digested = source::digest_open(&mut file, buf)?;
             // Asked after it was read: what a program had written by then, it had finished.
-            Ok(digested.filter(|d| !is_open(&file, &d.stat)).map(|Digested { md5, stat }| {
+            Ok(digested.filter(|d| !is_open(&file, &d.stat)).map(|FileDigest { md5, stat }| {
                 stats.hashed += 1;
                 stats.bytes += stat.size;
-                Found { local: Local::File(md5), stat: settled(stat, self.options.now_ns), size: stat.size }
+                LocalEntry { local: Local::File(md5), stat: settled(stat, self.options.now_ns), size: stat.size }
             }))
         };
         let found = match self.disk.open(&name).and_then(look) {
@@ -449,7 +450,7 @@ impl<D: Disk> Walk<'_, D> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return,
             Err(e) => {
                 // It tells which file it is, though not what is in it.
-                Found { local: Local::Unknown(unreadable(&e)), stat: Some(Stat::from(meta)), size: meta.size }
+                LocalEntry { local: Local::Unknown(unreadable(&e)), stat: Some(FileStat::from(meta)), size: meta.size }
             }
         };
         batch.items.push(Item { path, disk_name: name, found, inode: meta.inode });
@@ -458,7 +459,7 @@ impl<D: Disk> Walk<'_, D> {
     /// Whether the last write may be younger than the quiet time: by ctime, which no program can set back. A write from
     /// after the start of the scan lies ahead of its clock; one that lies further ahead is of another clock and says
     /// nothing.
-    fn is_young(&self, stat: &Stat) -> bool {
+    fn is_young(&self, stat: &FileStat) -> bool {
         let quiet = self.options.quiet_ns;
         let age = self.options.now_ns.saturating_sub(stat.ctime_ns);
         quiet > 0 && age < quiet && age > -quiet.max(COARSE_TICK_NS)
@@ -467,7 +468,7 @@ impl<D: Disk> Walk<'_, D> {
     fn unknown(&self, name: String, why: Unknown, batch: &mut Batch) {
         match RelPath::from_disk(&name) {
             Ok(path) => {
-                let found = Found { local: Local::Unknown(why), stat: None, size: 0 };
+                let found = LocalEntry { local: Local::Unknown(why), stat: None, size: 0 };
                 batch.items.push(Item { path, disk_name: name, found, inode: 0 });
             }
             // It can be on no proxy and in no base.
@@ -477,7 +478,7 @@ impl<D: Disk> Walk<'_, D> {
 }
 
 fn has_identity(disk: &impl Disk, dir: &str) -> bool {
-    disk.stat(&format!("{dir}/{ID}")).is_ok_and(|meta| meta.kind == Kind::File)
+    disk.stat(&format!("{dir}/{ID}")).is_ok_and(|meta| meta.kind == FileKind::File)
 }
 
 /// Why something could not be opened. A mount may come after its name was looked at.
@@ -490,14 +491,16 @@ fn unreadable(e: &io::Error) -> Unknown {
 
 /// The stat of a file that was staged as `before` and stands in its place as `now`, where the two prove that nobody has
 /// written to it: its own last write lies more than a tick before the rename, from which on others could see it.
-pub(super) fn unchanged(before: &Meta, now: &Meta) -> Option<Stat> {
-    let same =
-        now.kind == Kind::File && (before.inode, before.size, before.mtime_ns) == (now.inode, now.size, now.mtime_ns);
-    settled(Stat { ctime_ns: before.mtime_ns, ..Stat::from(now) }, now.ctime_ns).filter(|_| same).map(|_| now.into())
+pub(super) fn unchanged(before: &FileMeta, now: &FileMeta) -> Option<FileStat> {
+    let same = now.kind == FileKind::File
+        && (before.inode, before.size, before.mtime_ns) == (now.inode, now.size, now.mtime_ns);
+    settled(FileStat { ctime_ns: before.mtime_ns, ..FileStat::from(now) }, now.ctime_ns)
+        .filter(|_| same)
+        .map(|_| now.into())
 }
 
 /// The stat, where it is old enough to be trusted at the wall-clock time `now_ns`.
-pub fn settled(stat: Stat, now_ns: i64) -> Option<Stat> {
+pub fn settled(stat: FileStat, now_ns: i64) -> Option<FileStat> {
     let whole_seconds = stat.mtime_ns % 1_000_000_000 == 0 && stat.ctime_ns % 1_000_000_000 == 0;
     let tick = if whole_seconds { COARSE_TICK_NS } else { TICK_NS };
     let youngest = stat.ctime_ns.max(stat.mtime_ns);

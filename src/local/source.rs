@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::digest::{Hasher, Md5};
-use crate::disk::{Disk, DiskFile, Stat};
+use crate::digest::{Md5, Md5Hasher};
+use crate::disk::{Disk, DiskFile, FileStat};
 
 use super::Folder;
 
@@ -15,16 +15,16 @@ pub const CHUNK: usize = 256 * 1024;
 
 /// A file's content as it was read, and the stat that proves it whole.
 #[derive(Debug, Clone, Copy)]
-pub struct Digested {
+pub struct FileDigest {
     pub md5: Md5,
-    pub stat: Stat,
+    pub stat: FileStat,
 }
 
 /// Reads `path` from end to end. `None`: it changed while it was read.
 ///
 /// # Errors
 /// As `open(2)` and `read(2)`.
-pub fn digest<D: Disk>(disk: &D, path: &str, buf: &mut Vec<u8>) -> io::Result<Option<Digested>> {
+pub fn digest<D: Disk>(disk: &D, path: &str, buf: &mut Vec<u8>) -> io::Result<Option<FileDigest>> {
     digest_open(&mut disk.open(path)?, buf)
 }
 
@@ -32,14 +32,14 @@ pub fn digest<D: Disk>(disk: &D, path: &str, buf: &mut Vec<u8>) -> io::Result<Op
 ///
 /// # Errors
 /// As `read(2)`.
-pub fn digest_open<F: DiskFile>(file: &mut F, buf: &mut Vec<u8>) -> io::Result<Option<Digested>> {
-    let before = Stat::from(&file.meta()?);
+pub fn digest_open<F: DiskFile>(file: &mut F, buf: &mut Vec<u8>) -> io::Result<Option<FileDigest>> {
+    let before = FileStat::from(&file.meta()?);
     // One read more than the size tells that the file did not grow.
     let want = usize::try_from(before.size.saturating_add(1)).unwrap_or(CHUNK).clamp(512, CHUNK);
     if buf.len() < want {
         buf.resize(want, 0);
     }
-    let mut hasher = Hasher::new();
+    let mut hasher = Md5Hasher::new();
     let mut size = 0u64;
     loop {
         let n = file.read(buf)?;
@@ -49,15 +49,15 @@ pub fn digest_open<F: DiskFile>(file: &mut F, buf: &mut Vec<u8>) -> io::Result<O
         hasher.update(&buf[..n]);
         size += n as u64;
     }
-    let after = Stat::from(&file.meta()?);
-    Ok((before == after && size == before.size).then(|| Digested { md5: hasher.finish(), stat: after }))
+    let after = FileStat::from(&file.meta()?);
+    Ok((before == after && size == before.size).then(|| FileDigest { md5: hasher.finish(), stat: after }))
 }
 
 /// What the content of a [`FileSource`] has to be.
 enum Expected {
     Content(Md5),
     /// Whatever stands there, if it stays as it is while it is read: it had this stat.
-    Whole(Stat, Arc<OnceLock<Digested>>),
+    Whole(FileStat, Arc<OnceLock<FileDigest>>),
 }
 
 /// The content of one file on its way up. It holds its last piece back until the whole is known to be what was
@@ -67,7 +67,7 @@ pub struct FileSource<F: DiskFile> {
     expected: Expected,
     size: u64,
     read: u64,
-    hasher: Option<Hasher>,
+    hasher: Option<Md5Hasher>,
     whole: Option<Md5>,
 }
 
@@ -80,18 +80,18 @@ impl<D: Disk> Folder<D> {
         let file = self.disk.open(path)?;
         let size = file.meta()?.size;
         let expected = Expected::Content(expected);
-        Ok(FileSource { file, expected, size, read: 0, hasher: Some(Hasher::new()), whole: None })
+        Ok(FileSource { file, expected, size, read: 0, hasher: Some(Md5Hasher::new()), whole: None })
     }
 
     /// Opens `path` for an upload that digests it; `told` gets the digest with the last piece.
     ///
     /// # Errors
     /// As `open(2)`.
-    pub fn unread_source(&self, path: &str, told: Arc<OnceLock<Digested>>) -> io::Result<FileSource<D::File>> {
+    pub fn unread_source(&self, path: &str, told: Arc<OnceLock<FileDigest>>) -> io::Result<FileSource<D::File>> {
         let file = self.disk.open(path)?;
-        let stat = Stat::from(&file.meta()?);
+        let stat = FileStat::from(&file.meta()?);
         let expected = Expected::Whole(stat, told);
-        Ok(FileSource { file, expected, size: stat.size, read: 0, hasher: Some(Hasher::new()), whole: None })
+        Ok(FileSource { file, expected, size: stat.size, read: 0, hasher: Some(Md5Hasher::new()), whole: None })
     }
 }
 
@@ -126,15 +126,15 @@ impl<F: DiskFile> FileSource<F> {
         hasher.update(&piece);
         self.read += want as u64;
         if self.read == self.size {
-            let Some(md5) = self.hasher.take().map(Hasher::finish) else { return Ok(None) };
+            let Some(md5) = self.hasher.take().map(Md5Hasher::finish) else { return Ok(None) };
             let as_promised = match &self.expected {
                 Expected::Content(expected) => md5 == *expected,
                 Expected::Whole(before, told) => {
-                    let after = Stat::from(&self.file.meta()?);
+                    let after = FileStat::from(&self.file.meta()?);
                     // Stores through a mapping need not move the times; a program that may make some has it open.
                     after == *before
                         && !self.file.is_open_for_writing()
-                        && told.set(Digested { md5, stat: after }).is_ok()
+                        && told.set(FileDigest { md5, stat: after }).is_ok()
                 }
             };
             if !as_promised {

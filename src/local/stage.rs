@@ -9,13 +9,13 @@ use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 
-use crate::digest::{Hasher, Md5};
-use crate::disk::{Disk, DiskFile, Meta};
+use crate::digest::{Md5, Md5Hasher};
+use crate::disk::{Disk, DiskFile, FileMeta};
 
 use super::Folder;
 
 /// A download being written. Dropped unfinished, its file is removed.
-pub struct Staging<D: Disk> {
+pub struct StagedWriter<D: Disk> {
     folder: Folder<D>,
     slot: String,
     file: Option<D::File>,
@@ -57,8 +57,8 @@ const AHEAD: usize = 2;
 
 /// The digest of what was written so far.
 enum Digesting {
-    Here(Hasher),
-    Aside { heap: Vec<Bytes>, bytes: usize, heaps: SyncSender<Vec<Bytes>>, thread: JoinHandle<Hasher> },
+    Here(Md5Hasher),
+    Aside { heap: Vec<Bytes>, bytes: usize, heaps: SyncSender<Vec<Bytes>>, thread: JoinHandle<Md5Hasher> },
 }
 
 impl Digesting {
@@ -95,18 +95,18 @@ impl Digesting {
                 let rest = heaps.send(heap);
                 drop(heaps);
                 let hasher = thread.join().ok().filter(|_| rest.is_ok());
-                hasher.map(Hasher::finish).ok_or_else(|| io::Error::other("the digest of the download failed"))
+                hasher.map(Md5Hasher::finish).ok_or_else(|| io::Error::other("the digest of the download failed"))
             }
         }
     }
 }
 
 /// Content that is whole in `stage/`, not yet durable. Dropped before it is placed, its file is removed.
-pub struct Staged<D: Disk> {
+pub struct StagedFile<D: Disk> {
     folder: Folder<D>,
     slot: Option<String>,
     /// Of the staged file, after its last write.
-    pub(super) meta: Meta,
+    pub(super) meta: FileMeta,
     pub md5: Md5,
     /// Bytes.
     pub size: u64,
@@ -117,7 +117,7 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// As `open(2)`.
-    pub fn stage(&self) -> io::Result<Staging<D>> {
+    pub fn stage(&self) -> io::Result<StagedWriter<D>> {
         let slot = self.slot();
         let file = match self.disk.create(&slot) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -127,11 +127,17 @@ impl<D: Disk> Folder<D> {
             }
             other => other?,
         };
-        Ok(Staging { folder: self.clone(), slot, file: Some(file), digest: Digesting::Here(Hasher::new()), size: 0 })
+        Ok(StagedWriter {
+            folder: self.clone(),
+            slot,
+            file: Some(file),
+            digest: Digesting::Here(Md5Hasher::new()),
+            size: 0,
+        })
     }
 }
 
-impl<D: Disk> Staging<D> {
+impl<D: Disk> StagedWriter<D> {
     /// # Errors
     /// As `write(2)`.
     pub fn write(&mut self, piece: Bytes) -> io::Result<()> {
@@ -150,8 +156,8 @@ impl<D: Disk> Staging<D> {
     ///
     /// # Errors
     /// `InvalidData` when it is not.
-    pub fn finish(mut self, expected: Md5) -> io::Result<Staged<D>> {
-        let md5 = std::mem::replace(&mut self.digest, Digesting::Here(Hasher::new())).finish()?;
+    pub fn finish(mut self, expected: Md5) -> io::Result<StagedFile<D>> {
+        let md5 = std::mem::replace(&mut self.digest, Digesting::Here(Md5Hasher::new())).finish()?;
         if md5 != expected {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -160,11 +166,11 @@ impl<D: Disk> Staging<D> {
         }
         let meta = self.file.take().ok_or(io::ErrorKind::NotFound)?.meta()?;
         let slot = std::mem::take(&mut self.slot);
-        Ok(Staged { folder: self.folder.clone(), slot: Some(slot), meta, md5, size: self.size })
+        Ok(StagedFile { folder: self.folder.clone(), slot: Some(slot), meta, md5, size: self.size })
     }
 }
 
-impl<D: Disk> Drop for Staging<D> {
+impl<D: Disk> Drop for StagedWriter<D> {
     fn drop(&mut self) {
         if !self.slot.is_empty() {
             // Best effort: what stays is swept at start-up.
@@ -173,7 +179,7 @@ impl<D: Disk> Drop for Staging<D> {
     }
 }
 
-impl<D: Disk> Staged<D> {
+impl<D: Disk> StagedFile<D> {
     pub(super) fn slot(&self) -> &str {
         self.slot.as_deref().unwrap_or_default()
     }
@@ -191,7 +197,7 @@ impl<D: Disk> Staged<D> {
     }
 }
 
-impl<D: Disk> Drop for Staged<D> {
+impl<D: Disk> Drop for StagedFile<D> {
     fn drop(&mut self) {
         if let Some(slot) = &self.slot {
             // Best effort: what stays is swept at start-up.

@@ -10,14 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::history::{HistoryLimits, Kept};
+use super::history::{HistoryLimits, VersionKind};
 use super::moves::{conflict_name, is_conflict_name};
 use super::scan::{ScanOptions, ScanStats};
-use super::stage::Staged;
+use super::stage::StagedFile;
 use super::*;
 use crate::digest::Md5;
 use crate::disk::sim::{OpKind, SimDisk, Verdict};
-use crate::disk::{Disk, DiskFile, Kind, Stat};
+use crate::disk::{Disk, DiskFile, FileKind, FileStat};
 use crate::path::RelPath;
 use crate::sync::{Local, Unknown};
 
@@ -38,7 +38,7 @@ pub(super) fn folder() -> (SimDisk, Folder<SimDisk>) {
     (disk, folder)
 }
 
-fn scan(folder: &Folder<SimDisk>, tree: &mut Tree, scope: &Scope, now_ns: i64) -> ScanStats {
+fn scan(folder: &Folder<SimDisk>, tree: &mut LocalTree, scope: &ScanScope, now_ns: i64) -> ScanStats {
     let ignored = |path: &str, _: bool| path == "ignored";
     let options = ScanOptions {
         max_file_size: 100,
@@ -55,15 +55,15 @@ fn scan(folder: &Folder<SimDisk>, tree: &mut Tree, scope: &Scope, now_ns: i64) -
     folder.scan(tree, scope, &options).unwrap()
 }
 
-fn full(folder: &Folder<SimDisk>, tree: &mut Tree) -> ScanStats {
-    scan(folder, tree, &Scope::full(), folder.disk().time() + 10 * SECOND)
+fn full(folder: &Folder<SimDisk>, tree: &mut LocalTree) -> ScanStats {
+    scan(folder, tree, &ScanScope::full(), folder.disk().time() + 10 * SECOND)
 }
 
-fn paths(names: &[&str]) -> Scope {
-    Scope { paths: names.iter().map(|n| (*n).to_owned()).collect(), ..Scope::default() }
+fn paths(names: &[&str]) -> ScanScope {
+    ScanScope { paths: names.iter().map(|n| (*n).to_owned()).collect(), ..ScanScope::default() }
 }
 
-fn local(tree: &Tree, path: &str) -> Option<Local> {
+fn local(tree: &LocalTree, path: &str) -> Option<Local> {
     tree.found().get(path).map(|f| f.local.clone())
 }
 
@@ -71,7 +71,7 @@ fn now() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
 }
 
-fn staged(folder: &Folder<SimDisk>, content: &str) -> Staged<SimDisk> {
+fn staged(folder: &Folder<SimDisk>, content: &str) -> StagedFile<SimDisk> {
     let mut staging = folder.stage().unwrap();
     staging.write(Bytes::copy_from_slice(content.as_bytes())).unwrap();
     staging.finish(Md5::of(content.as_bytes())).unwrap()

@@ -1,56 +1,29 @@
-//! [`Tree`]: all that the scans have found so far, and where it has changed since somebody looked.
+//! [`LocalTree`]: all that the scans have found so far, and where it has changed since somebody looked.
 //!
 //! It touches no file: [`super::scan`] does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::Md5;
-use crate::disk::Stat;
+use crate::disk::FileStat;
 use crate::path::{RelPath, ascii_name};
 use crate::sync::{Local, Unknown};
 
 /// What stands at one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct LocalEntry {
     pub local: Local,
     /// Where unchanged, the digest still holds; `None`: hash it again next time. Of a file that may not be read it says
     /// which one it is.
-    pub stat: Option<Stat>,
+    pub stat: Option<FileStat>,
     /// Bytes.
     pub size: u64,
 }
 
-/// What to look at.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Scope {
-    /// Everything; the rest is then ignored.
-    pub full: bool,
-    /// Single paths, as they are called on the disk.
-    pub paths: BTreeSet<String>,
-    /// Whole subtrees.
-    pub subtrees: BTreeSet<String>,
-}
-
-impl Scope {
-    pub fn full() -> Self {
-        Self { full: true, ..Self::default() }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        !self.full && self.paths.is_empty() && self.subtrees.is_empty()
-    }
-
-    pub fn merge(&mut self, other: Self) {
-        self.full |= other.full;
-        self.paths.extend(other.paths);
-        self.subtrees.extend(other.subtrees);
-    }
-}
-
 /// Everything the scans have found so far.
 #[derive(Debug, Clone, Default)]
-pub struct Tree {
-    found: BTreeMap<RelPath, Found>,
+pub struct LocalTree {
+    found: BTreeMap<RelPath, LocalEntry>,
     /// Files whose name on the disk is not the one on the wire (NFC).
     disk_names: BTreeMap<RelPath, String>,
     /// Names that are no paths, or whose path is another file's, by their bytes on the disk.
@@ -63,23 +36,23 @@ pub struct Tree {
     is_seeded: bool,
     /// `left_out` is not what it was.
     has_news: bool,
-    touched: Touched,
+    touched: TouchedPaths,
 }
 
-/// Where a tree may have changed since [`Tree::take_touched`] was last asked.
+/// Where a tree may have changed since [`LocalTree::take_touched`] was last asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Touched {
+pub enum TouchedPaths {
     Everywhere,
     Paths(BTreeSet<RelPath>),
 }
 
-impl Default for Touched {
+impl Default for TouchedPaths {
     fn default() -> Self {
         Self::Paths(BTreeSet::new())
     }
 }
 
-impl Touched {
+impl TouchedPaths {
     pub fn add(&mut self, path: &RelPath) {
         if let Self::Paths(paths) = self {
             paths.insert(path.clone());
@@ -100,14 +73,14 @@ impl Touched {
     }
 }
 
-impl Tree {
+impl LocalTree {
     /// Puts in what an earlier run knew, so that unchanged files are not read.
-    pub fn seed(&mut self, path: RelPath, md5: Md5, stat: Stat) {
+    pub fn seed(&mut self, path: RelPath, md5: Md5, stat: FileStat) {
         self.is_seeded = true;
-        self.found.insert(path, Found { local: Local::File(md5), stat: Some(stat), size: stat.size });
+        self.found.insert(path, LocalEntry { local: Local::File(md5), stat: Some(stat), size: stat.size });
     }
 
-    pub fn found(&self) -> &BTreeMap<RelPath, Found> {
+    pub fn found(&self) -> &BTreeMap<RelPath, LocalEntry> {
         &self.found
     }
 
@@ -123,12 +96,12 @@ impl Tree {
     }
 
     /// Where the tree may have changed since this was last asked.
-    pub fn take_touched(&mut self) -> Touched {
+    pub fn take_touched(&mut self) -> TouchedPaths {
         std::mem::take(&mut self.touched)
     }
 
     /// What a placed or removed file is now, without another scan.
-    pub fn put(&mut self, path: RelPath, found: Option<Found>) {
+    pub fn put(&mut self, path: RelPath, found: Option<LocalEntry>) {
         self.touched.add(&path);
         match found {
             Some(found) => {
@@ -204,13 +177,13 @@ impl Tree {
     pub fn unknown_above(&self, path: &RelPath) -> Option<Unknown> {
         path.ancestors().find_map(|a| match self.found.get(a) {
             // A file of unknown content is a file: nothing is below it.
-            Some(Found { local: Local::Unknown(Unknown::Unread) | Local::File(_), .. }) | None => None,
-            Some(Found { local: Local::Unknown(why), .. }) => Some(why.clone()),
+            Some(LocalEntry { local: Local::Unknown(Unknown::Unread) | Local::File(_), .. }) | None => None,
+            Some(LocalEntry { local: Local::Unknown(why), .. }) => Some(why.clone()),
         })
     }
 }
 
-impl Tree {
+impl LocalTree {
     /// What a full scan found: the paths in `same` are as they are known, `items` are all the others. Only what differs
     /// from before counts as touched.
     pub(super) fn renew(
@@ -304,7 +277,7 @@ impl Tree {
     fn take_in(
         &mut self,
         items: Vec<Item>,
-        before: &BTreeMap<RelPath, Option<(Found, Option<String>)>>,
+        before: &BTreeMap<RelPath, Option<(LocalEntry, Option<String>)>>,
         base: &dyn Fn(&RelPath) -> Option<Md5>,
     ) {
         let mut items = items.into_iter().peekable();
@@ -332,7 +305,7 @@ impl Tree {
                 self.found.insert(path, found);
             } else if !is_known {
                 let why = Unknown::Collides(ascii_name(&twins[0].disk_name));
-                self.found.insert(path, Found { local: Local::Unknown(why), stat: None, size: 0 });
+                self.found.insert(path, LocalEntry { local: Local::Unknown(why), stat: None, size: 0 });
             }
             for Item { path, disk_name, found, .. } in twins {
                 let why = match found.local {
@@ -363,7 +336,7 @@ impl Tree {
 /// `None`: it cannot be told.
 fn tracked_twin(
     twins: &[Item],
-    before: Option<&(Found, Option<String>)>,
+    before: Option<&(LocalEntry, Option<String>)>,
     is_seeded: bool,
     base: Option<Md5>,
 ) -> Option<usize> {
@@ -383,7 +356,7 @@ fn tracked_twin(
 pub(super) struct Item {
     pub path: RelPath,
     pub disk_name: String,
-    pub found: Found,
+    pub found: LocalEntry,
     /// 0 where it was not asked for.
     pub inode: u64,
 }

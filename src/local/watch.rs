@@ -1,4 +1,4 @@
-//! [`Watcher`]: turns what the system says about the folder into a [`DirtySet`].
+//! [`FolderWatcher`]: turns what the system says about the folder into a [`DirtySet`].
 //!
 //! Its hints may be late, doubled or wrong, and the caller re-stats whatever it names; what it must not do is lose
 //! a change without saying so. Where the system cannot watch (limits, unreadable folders, filesystems that tell
@@ -16,14 +16,14 @@ use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
 use notify::{Config, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use rustix::io::Errno;
 
-pub use super::dirty::Due;
+use super::ScanScope;
 use super::dirty::{DirtySet, MAX_PATHS, Touch};
-use super::ignore::Rules;
+use super::ignore::IgnoreRules;
 use crate::path::PRIVATE_DIR;
 
 /// How to watch.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct WatchOptions {
     /// Quiet time of a write that is not known to be finished.
     pub debounce: Duration,
     /// Time between full scans where the system cannot watch.
@@ -31,7 +31,7 @@ pub struct Options {
     /// Do not try to watch.
     pub force_poll: bool,
     /// Paths that take no part.
-    pub rules: Arc<Rules>,
+    pub rules: Arc<IgnoreRules>,
 }
 
 /// Why the folder cannot be watched at all.
@@ -81,7 +81,7 @@ struct Shared {
     /// When the next full scan is due, where polling is needed.
     poll_at: Option<Instant>,
     poll_interval: Duration,
-    rules: Arc<Rules>,
+    rules: Arc<IgnoreRules>,
 }
 
 impl Shared {
@@ -135,21 +135,21 @@ impl Shared {
 }
 
 /// Watches one folder. Dropping it ends the watch.
-pub struct Watcher {
+pub struct FolderWatcher {
     root: PathBuf,
     shared: Arc<Mutex<Shared>>,
     system: Option<RecommendedWatcher>,
 }
 
-impl Watcher {
+impl FolderWatcher {
     /// Starts watching the folder `root`. `wake` is called, from another thread, whenever something is due
-    /// earlier than [`Watcher::next_due`] said before; it must not block.
+    /// earlier than [`FolderWatcher::next_due`] said before; it must not block.
     ///
     /// Changes from before the start are not told: start, then scan.
     ///
     /// # Errors
     /// When `root` is no folder that can be resolved. Failing to watch is no error but [`WatchState::Degraded`].
-    pub fn start(root: &Path, options: Options, wake: impl Fn() + Send + 'static) -> Result<Self, WatchError> {
+    pub fn start(root: &Path, options: WatchOptions, wake: impl Fn() + Send + 'static) -> Result<Self, WatchError> {
         let error = |source| WatchError { path: root.to_owned(), source };
         // Events name the resolved path.
         let path = fs::canonicalize(root).map_err(error)?;
@@ -210,7 +210,7 @@ impl Watcher {
         lock(&self.shared).state.clone()
     }
 
-    /// When to call [`Watcher::take_due`] next; `None`: after the next wake. What it gives then may be nothing.
+    /// When to call [`FolderWatcher::take_due`] next; `None`: after the next wake. What it gives then may be nothing.
     pub fn next_due(&self) -> Option<Instant> {
         let shared = lock(&self.shared);
         shared.dirty.next_due().into_iter().chain(shared.poll_at).min()
@@ -222,13 +222,13 @@ impl Watcher {
     }
 
     /// Replaces the rules. What they newly let in is for the caller to scan.
-    pub fn set_rules(&self, rules: Arc<Rules>) {
+    pub fn set_rules(&self, rules: Arc<IgnoreRules>) {
         lock(&self.shared).rules = rules;
     }
 
     /// Takes what is due at `now`. May block for a moment: before it names a new folder it sees to it that the
     /// folder is watched, so that whatever the caller's scan misses is told later.
-    pub fn take_due(&mut self, now: Instant) -> Due {
+    pub fn take_due(&mut self, now: Instant) -> ScanScope {
         let (mut due, polled) = {
             let mut shared = lock(&self.shared);
             let polled = shared.poll_at.is_some_and(|at| at <= now);

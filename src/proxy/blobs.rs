@@ -26,7 +26,7 @@ use super::memory::{Allotment, hold};
 use super::patience::Pace;
 use super::quota::{self, Reserved};
 use super::{Proxy, encoding, versions};
-use crate::digest::{Hasher, Md5};
+use crate::digest::{Md5, Md5Hasher};
 use crate::path::RelPath;
 use crate::protocol::{self, CONTENT_MD5, X_MEMSYNC_MD5};
 use crate::store::{
@@ -201,7 +201,7 @@ struct Arriving<'a, S: Store> {
     path: &'a RelPath,
     incoming: S::BodyWriter,
     /// Where a digest is promised.
-    hasher: Option<Hasher>,
+    hasher: Option<Md5Hasher>,
     /// Bytes that came.
     size: u64,
     /// Bytes that there is room for.
@@ -250,7 +250,7 @@ pub(super) async fn content<S: Store>(
     promised: Option<Md5>,
 ) -> Result<Content<S::BodyWriter>, Refusal> {
     let coding = encoding::of_body(headers)?;
-    let (incoming, hasher) = (proxy.store.new_body(), promised.map(|_| Hasher::new()));
+    let (incoming, hasher) = (proxy.store.new_body(), promised.map(|_| Md5Hasher::new()));
     let mut arriving = Arriving { proxy, caller, ns, path, incoming, hasher, size: 0, admitted: 0, room: None };
     // Refused before it is sent where its length tells.
     let told = if coding.is_none() { hyper::body::Body::size_hint(&body).lower() } else { 0 };
@@ -262,7 +262,7 @@ pub(super) async fn content<S: Store>(
     let memory = exact.map_or(INCOMING, |length| length.min(INCOMING));
     let terms = BodyTerms { coding, limit: proxy.options.max_body, memory };
     let Taken { taker: mut came, size, memory } = receive(proxy, caller, terms, body, arriving).await?;
-    let md5 = came.hasher.take().map(Hasher::finish);
+    let md5 = came.hasher.take().map(Md5Hasher::finish);
     if let Some(md5) = md5.filter(|md5| Some(*md5) != promised) {
         // The body goes with this: nothing is written.
         return Err(Refusal::DigestMismatch(md5));

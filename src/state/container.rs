@@ -14,7 +14,10 @@ use crate::path::RelPath;
 use super::format::{self, Entries, Fingerprint, Layout};
 use super::journal::{self, Backup, Head, HeaderStep, Step};
 use super::load::{self, Loaded, Names, OnDisk, Repair};
-use super::{Change, CopyLink, Entry, Header, Opened, Options, RemoteState, StateError, UploadNote, UploadNotes};
+use super::{
+    BaseChange, BaseEntry, CopyLink, OpenOutcome, RemoteState, StateError, StateHeader, StateOptions, UploadNote,
+    UploadNotes,
+};
 
 /// State files are their owner's alone.
 const MODE: u32 = 0o600;
@@ -28,7 +31,7 @@ pub struct Container<D: Disk> {
     disk: Arc<D>,
     names: Names,
     layout: Layout,
-    header: Header,
+    header: StateHeader,
     entries: Entries,
     uploads: UploadNotes,
     /// The container on disk.
@@ -58,11 +61,16 @@ enum Journal<D: Disk> {
 
 impl<D: Disk> Container<D> {
     /// Opens the container `name` in the directory that `disk` was opened on, and puts right what a crash or
-    /// damage has left. The caller holds the [`Lock`](super::Lock). `now` is taken for the times of a new container.
+    /// damage has left. The caller holds the [`FolderLock`](super::Lock). `now` is taken for the times of a new container.
     ///
     /// # Errors
     /// A newer version (nothing is touched), or files that cannot be read or put right.
-    pub fn open(disk: Arc<D>, name: &str, options: Options, now: Timestamp) -> Result<(Self, Opened), StateError> {
+    pub fn open(
+        disk: Arc<D>,
+        name: &str,
+        options: StateOptions,
+        now: Timestamp,
+    ) -> Result<(Self, OpenOutcome), StateError> {
         let names = Names::new(name);
         let Loaded { header, entries, mut uploads, mut opened, container, layout, journal, backup, repair } =
             load::load(&*disk, &names)?;
@@ -75,7 +83,7 @@ impl<D: Disk> Container<D> {
         };
         let mut pending = Vec::new();
         let header = header.unwrap_or_else(|| {
-            let header = Header {
+            let header = StateHeader {
                 session_id: options.session_id.clone(),
                 created_at: now,
                 modified_at: now,
@@ -98,7 +106,7 @@ impl<D: Disk> Container<D> {
             uploads,
             on_disk: container,
             layout_on_disk: layout,
-            outdated: matches!(opened, Opened::Migrated { .. }),
+            outdated: matches!(opened, OpenOutcome::Migrated { .. }),
             journal,
             backup,
             pending,
@@ -106,7 +114,7 @@ impl<D: Disk> Container<D> {
         };
         this.sweep()?;
         let kept = this.repair(&repair)?;
-        if let Opened::Recovered { set_aside, .. } = &mut opened {
+        if let OpenOutcome::Recovered { set_aside, .. } = &mut opened {
             *set_aside = kept;
             // With the save that ends the recovery: whoever opens it after a crash finds nothing wrong with it.
             this.header.recovered = true;
@@ -117,11 +125,11 @@ impl<D: Disk> Container<D> {
         Ok((this, opened))
     }
 
-    pub fn header(&self) -> &Header {
+    pub fn header(&self) -> &StateHeader {
         &self.header
     }
 
-    pub fn entries(&self) -> &BTreeMap<RelPath, Entry> {
+    pub fn entries(&self) -> &BTreeMap<RelPath, BaseEntry> {
         &self.entries
     }
 
@@ -197,7 +205,7 @@ impl<D: Disk> Container<D> {
     }
 
     /// Puts other entries in the place of all; durable with the next commit or save.
-    pub fn replace_all(&mut self, entries: BTreeMap<RelPath, Entry>) {
+    pub fn replace_all(&mut self, entries: BTreeMap<RelPath, BaseEntry>) {
         self.pending.push(Step::Clear);
         self.pending.extend(entries.iter().map(|(path, entry)| Step::Set(format::WireEntry::new(path, entry))));
         self.entries = entries;
@@ -209,15 +217,15 @@ impl<D: Disk> Container<D> {
     ///
     /// # Errors
     /// When the journal cannot be written. The changes are then in memory, and the next commit writes them too.
-    pub fn commit(&mut self, changes: Vec<Change>) -> Result<(), StateError> {
+    pub fn commit(&mut self, changes: Vec<BaseChange>) -> Result<(), StateError> {
         self.pending.extend(changes.iter().map(Step::from));
         for change in changes {
             match change {
-                Change::Set(path, entry) => {
+                BaseChange::Set(path, entry) => {
                     self.uploads.settle(&path);
                     self.entries.insert(path, entry);
                 }
-                Change::Forget(path) => {
+                BaseChange::Forget(path) => {
                     self.uploads.settle(&path);
                     self.entries.remove(&path);
                 }
@@ -284,7 +292,7 @@ impl<D: Disk> Container<D> {
         };
         // Never the same bytes twice, whatever the clock does: two containers must not have one fingerprint.
         let after_last = self.header.modified_at.checked_add(SignedDuration::from_nanos(1)).unwrap_or(now);
-        let header = Header { modified_at: now.max(after_last), ..self.header.clone() };
+        let header = StateHeader { modified_at: now.max(after_last), ..self.header.clone() };
         let tmp = self.tmp(&self.names.main);
         let print =
             self.write_new(&tmp, |file| format::encode(file, self.layout, &header, &self.entries, &self.uploads))?;

@@ -12,18 +12,20 @@ use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::digest::Md5;
-use crate::disk::Stat;
+use crate::disk::FileStat;
 use crate::path::RelPath;
 use crate::sync::Base;
 
 use super::migrate::{V0, V1, V2};
-use super::{CopyLink, Entry, Format, Header, Options, RemoteState, UploadNotes, VERSION, WireNotes};
+use super::{
+    BaseEntry, CopyLink, RemoteState, StateFormat, StateHeader, StateOptions, UploadNotes, VERSION, WireNotes,
+};
 
 /// Nesting allowed in MessagePack (JSON has the library's own bound). A container needs four levels.
 const MAX_DEPTH: usize = 64;
 
 /// Entries of one folder by path.
-pub type Entries = BTreeMap<RelPath, Entry>;
+pub type Entries = BTreeMap<RelPath, BaseEntry>;
 
 /// Names the exact bytes of a container, so that a journal can say which one it extends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,12 +51,12 @@ pub enum Layout {
     MsgPack,
 }
 
-impl From<&Options> for Layout {
-    fn from(options: &Options) -> Self {
+impl From<&StateOptions> for Layout {
+    fn from(options: &StateOptions) -> Self {
         match (options.format, options.pretty) {
-            (Format::MsgPack, _) => Self::MsgPack,
-            (Format::Json, true) => Self::Pretty,
-            (Format::Json, false) => Self::Compact,
+            (StateFormat::MsgPack, _) => Self::MsgPack,
+            (StateFormat::Json, true) => Self::Pretty,
+            (StateFormat::Json, false) => Self::Compact,
         }
     }
 }
@@ -88,14 +90,14 @@ struct WireRemote {
 }
 
 impl WireEntry {
-    pub fn new(path: &RelPath, entry: &Entry) -> Self {
+    pub fn new(path: &RelPath, entry: &BaseEntry) -> Self {
         let (md5, seen_tombstone, detached) = match entry.base {
             Base::Synced(md5) => (md5, false, false),
             Base::Detached(md5) => (md5, false, true),
             Base::Seen(md5) => (md5, true, false),
         };
         // No file has inode 0, so `mtime_ns` and `inode` 0 can stand for "no stat".
-        let stat = entry.stat.unwrap_or(Stat { size: 0, mtime_ns: 0, ctime_ns: 0, inode: 0 });
+        let stat = entry.stat.unwrap_or(FileStat { size: 0, mtime_ns: 0, ctime_ns: 0, inode: 0 });
         Self {
             path: path.clone(),
             md5,
@@ -109,22 +111,22 @@ impl WireEntry {
         }
     }
 
-    pub fn split(self) -> (RelPath, Entry) {
+    pub fn split(self) -> (RelPath, BaseEntry) {
         let Self { path, md5, size, mtime_ns, ctime_ns, inode, remote, seen_tombstone, detached } = self;
         let base = match (seen_tombstone, detached) {
             (true, _) => Base::Seen(md5),
             (false, true) => Base::Detached(md5),
             (false, false) => Base::Synced(md5),
         };
-        let stat = (mtime_ns != 0 || inode != 0).then_some(Stat { size, mtime_ns, ctime_ns, inode });
-        (path, Entry { base, stat, version: remote.version })
+        let stat = (mtime_ns != 0 || inode != 0).then_some(FileStat { size, mtime_ns, ctime_ns, inode });
+        (path, BaseEntry { base, stat, version: remote.version })
     }
 }
 
 /// A container read whole.
 #[derive(Debug)]
 pub struct Document {
-    pub header: Header,
+    pub header: StateHeader,
     pub entries: Entries,
     pub uploads: UploadNotes,
     /// Of the file, before migration.
@@ -237,7 +239,7 @@ fn sequence<S: Serializer>(entries: &Entries, serializer: S) -> Result<S::Ok, S:
 pub fn encode(
     out: impl Write,
     layout: Layout,
-    header: &Header,
+    header: &StateHeader,
     entries: &Entries,
     uploads: &UploadNotes,
 ) -> io::Result<Fingerprint> {

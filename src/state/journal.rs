@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::path::RelPath;
 
 use super::format::{Entries, Fingerprint, WireEntry};
-use super::{Change, Header, UploadNotes, VERSION, WireNotes};
+use super::{BaseChange, StateHeader, UploadNotes, VERSION, WireNotes};
 
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,30 +62,30 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderStep {
     #[serde(flatten)]
-    pub header: Header,
+    pub header: StateHeader,
     /// Added to those noted before. A later step for the same path settles them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uploads: Option<WireNotes>,
 }
 
-impl From<&Header> for Step {
-    fn from(header: &Header) -> Self {
+impl From<&StateHeader> for Step {
+    fn from(header: &StateHeader) -> Self {
         Self::Header(Box::new(HeaderStep { header: header.clone(), uploads: None }))
     }
 }
 
-impl From<&Change> for Step {
-    fn from(change: &Change) -> Self {
+impl From<&BaseChange> for Step {
+    fn from(change: &BaseChange) -> Self {
         match change {
-            Change::Set(path, entry) => Self::Set(WireEntry::new(path, entry)),
-            Change::Forget(path) => Self::Forget(path.clone()),
+            BaseChange::Set(path, entry) => Self::Set(WireEntry::new(path, entry)),
+            BaseChange::Forget(path) => Self::Forget(path.clone()),
         }
     }
 }
 
 impl Step {
     /// Carries the step out. Gives the header that it puts in place of the one before.
-    pub fn apply(self, entries: &mut Entries, noted: &mut UploadNotes) -> Option<Header> {
+    pub fn apply(self, entries: &mut Entries, noted: &mut UploadNotes) -> Option<StateHeader> {
         match self {
             Self::Set(wire) => {
                 let (path, entry) = wire.split();

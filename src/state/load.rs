@@ -51,7 +51,7 @@ use crate::disk::{Disk, DiskFile};
 
 use super::format::{self, DecodeError, Document, Entries, Fingerprint, Layout};
 use super::journal::{self, End, Journal, NoJournal};
-use super::{Header, Opened, StateError, UploadNotes, VERSION};
+use super::{OpenOutcome, StateError, StateHeader, UploadNotes, VERSION};
 
 /// The names of one container's files.
 #[derive(Debug, Clone)]
@@ -126,10 +126,10 @@ pub(super) enum OnDisk {
 /// A container brought together.
 pub(super) struct Loaded {
     /// `None`: there is nothing to take it from.
-    pub header: Option<Header>,
+    pub header: Option<StateHeader>,
     pub entries: Entries,
     pub uploads: UploadNotes,
-    pub opened: Opened,
+    pub opened: OpenOutcome,
     /// The container that stands at the name once the repair is done; `of_nothing` when none does.
     pub container: Fingerprint,
     pub layout: Option<Layout>,
@@ -141,33 +141,33 @@ pub(super) struct Loaded {
 
 /// A container as read without a lock, for a look from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct View {
-    pub header: Header,
+pub struct StateView {
+    pub header: StateHeader,
     pub entries: Entries,
     /// `Loaded`, `Migrated` or `Recovered` (with nothing set aside: nothing was touched).
-    pub opened: Opened,
+    pub opened: OpenOutcome,
 }
 
 /// Reads a container without writing anything, while an agent may be at work on it. `None`: there is none.
 ///
 /// # Errors
 /// A container of a newer version, or one that cannot be read.
-pub fn peek<D: Disk>(disk: &Arc<D>, name: &str) -> Result<Option<View>, StateError> {
+pub fn peek<D: Disk>(disk: &Arc<D>, name: &str) -> Result<Option<StateView>, StateError> {
     let names = Names::new(name);
     let mut loaded = load(&**disk, &names)?;
     // The files are read one after the other; a save in between makes them look as if they did not fit.
     for _ in 0..3 {
-        if !matches!(loaded.opened, Opened::Recovered { .. }) {
+        if !matches!(loaded.opened, OpenOutcome::Recovered { .. }) {
             break;
         }
         loaded = load(&**disk, &names)?;
     }
     let Loaded { header, entries, opened, .. } = loaded;
     let opened = match opened {
-        Opened::Recovered { from_backup, .. } => Opened::Recovered { set_aside: Vec::new(), from_backup },
+        OpenOutcome::Recovered { from_backup, .. } => OpenOutcome::Recovered { set_aside: Vec::new(), from_backup },
         other => other,
     };
-    Ok(header.map(|header| View { header, entries, opened }))
+    Ok(header.map(|header| StateView { header, entries, opened }))
 }
 
 /// Brings the files together. Takes the container that the journal vouches for; see the module's text.
@@ -194,7 +194,7 @@ pub(super) fn load<D: Disk>(disk: &D, names: &Names) -> Result<Loaded, StateErro
                 let mut loaded = replay(Some(*document), print, Log::Absent, names);
                 // It goes with the save, so that a crash before that finds the same damage.
                 loaded.repair = Repair { copy_aside: vec![names.journal.clone()], save: true, ..Repair::default() };
-                loaded.opened = Opened::Recovered { set_aside: Vec::new(), from_backup: false };
+                loaded.opened = OpenOutcome::Recovered { set_aside: Vec::new(), from_backup: false };
                 Ok(loaded)
             }
             Log::Readable(j) if j.head.extends == print => Ok(replay(Some(*document), print, log, names)),
@@ -232,7 +232,7 @@ fn fresh() -> Loaded {
         header: None,
         entries: Entries::new(),
         uploads: UploadNotes::default(),
-        opened: Opened::New,
+        opened: OpenOutcome::New,
         container: Fingerprint::of_nothing(),
         layout: None,
         journal: OnDisk::None,
@@ -243,14 +243,14 @@ fn fresh() -> Loaded {
 
 /// A container and the journal that extends it, or none.
 fn replay(document: Option<Document>, container: Fingerprint, log: Log, names: &Names) -> Loaded {
-    let mut loaded = Loaded { container, opened: Opened::Loaded, ..fresh() };
+    let mut loaded = Loaded { container, opened: OpenOutcome::Loaded, ..fresh() };
     if let Some(Document { header, entries, uploads, version, layout }) = document {
         loaded.header = Some(header);
         loaded.entries = entries;
         loaded.uploads = uploads;
         loaded.layout = Some(layout);
         if version < VERSION {
-            loaded.opened = Opened::Migrated { from: version };
+            loaded.opened = OpenOutcome::Migrated { from: version };
         }
     }
     if let Log::Readable(Journal { commits, end, .. }) = log {
@@ -259,7 +259,7 @@ fn replay(document: Option<Document>, container: Fingerprint, log: Log, names: &
         loaded.repair.save = end != End::Whole;
         if end == End::Damaged {
             loaded.repair.copy_aside.push(names.journal.clone());
-            loaded.opened = Opened::Recovered { set_aside: Vec::new(), from_backup: false };
+            loaded.opened = OpenOutcome::Recovered { set_aside: Vec::new(), from_backup: false };
         }
     }
     loaded
@@ -327,7 +327,7 @@ fn recover<D: Disk>(disk: &D, names: &Names, main: Main, log: Log, backup: Main)
     }
     let from_backup = loaded.backup.is_some();
     loaded.repair = Repair { set_aside: aside, copy_aside: damaged_in_use, restore_backup: false, save: true };
-    loaded.opened = Opened::Recovered { set_aside: Vec::new(), from_backup };
+    loaded.opened = OpenOutcome::Recovered { set_aside: Vec::new(), from_backup };
     Ok(loaded)
 }
 

@@ -1,4 +1,4 @@
-//! [`Lock`]: one agent per folder. It works on a real path, and goes with the process that holds it.
+//! [`FolderLock`]: one agent per folder. It works on a real path, and goes with the process that holds it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Held for as long as the value lives; the system releases it when the process ends, however it ends.
 #[derive(Debug)]
-pub struct Lock {
+pub struct FolderLock {
     _file: File,
 }
 
@@ -21,7 +21,7 @@ pub enum LockError {
     Io { path: PathBuf, source: io::Error },
 }
 
-impl Lock {
+impl FolderLock {
     /// Takes the lock file at `path`, which is created (0600) and left in place, without waiting.
     ///
     /// # Errors
@@ -64,8 +64,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notes.lock");
         std::fs::write(&path, "4294967295 left by a process that died").unwrap();
-        let lock = Lock::acquire(&path).unwrap();
-        match Lock::acquire(&path) {
+        let lock = FolderLock::acquire(&path).unwrap();
+        match FolderLock::acquire(&path) {
             Err(e @ LockError::Held { pid }) => {
                 assert_eq!(pid, Some(std::process::id()));
                 assert!(e.to_string().contains(&std::process::id().to_string()));
@@ -73,14 +73,14 @@ mod tests {
             other => panic!("{other:?}"),
         }
         drop(lock);
-        Lock::acquire(&path).unwrap();
+        FolderLock::acquire(&path).unwrap();
     }
 
     #[test]
     fn the_file_is_its_owners_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notes.lock");
-        let _lock = Lock::acquire(&path).unwrap();
+        let _lock = FolderLock::acquire(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -88,6 +88,6 @@ mod tests {
     fn what_cannot_be_opened_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("no/such/notes.lock");
-        assert!(Lock::acquire(&path).unwrap_err().to_string().contains("no/such"));
+        assert!(FolderLock::acquire(&path).unwrap_err().to_string().contains("no/such"));
     }
 }

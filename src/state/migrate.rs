@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::format::WireEntry;
-use super::{Header, RemoteState, WireNotes};
+use super::{RemoteState, StateHeader, WireNotes};
 
 /// The session of a container that had none.
 const MIGRATED_SESSION: &str = "migrated";
@@ -29,7 +29,7 @@ pub struct V1 {
 #[derive(Deserialize)]
 pub struct V2 {
     #[serde(flatten)]
-    pub header: Header,
+    pub header: StateHeader,
     pub entries: Vec<WireEntry>,
     /// Absent before uploads were noted.
     #[serde(default)]
@@ -47,7 +47,7 @@ impl V1 {
     pub fn into_v2(self) -> V2 {
         let Self { session_id, created_at, modified_at, entries } = self;
         let remote = RemoteState::default();
-        let header = Header {
+        let header = StateHeader {
             session_id,
             created_at,
             modified_at,

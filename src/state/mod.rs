@@ -2,7 +2,7 @@
 //!
 //! [`Container`] holds what both sides last agreed on, in memory and in a few files of one directory: the
 //! container itself (JSON or MessagePack), its predecessor `.bak`, and a journal of what was committed since.
-//! [`Lock`] sees to it that one agent works on a folder. What an entry means, and when the base may advance,
+//! [`FolderLock`] sees to it that one agent works on a folder. What an entry means, and when the base may advance,
 //! is not decided here. `format` says what a container looks like, `journal` what a journal does, and `load`
 //! how the files are brought together after any crash or damage.
 
@@ -12,7 +12,7 @@ use std::io;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::Stat;
+use crate::disk::FileStat;
 use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
 use crate::sync::Base;
@@ -28,8 +28,8 @@ mod notes;
 mod pause;
 
 pub use container::Container;
-pub use load::{View, peek};
-pub use lock::{Lock, LockError};
+pub use load::{StateView, peek};
+pub use lock::{FolderLock, LockError};
 pub use note::{read_note, write_note};
 pub use notes::{UploadNote, UploadNotes, WireNotes};
 pub use pause::Pause;
@@ -39,24 +39,24 @@ pub const VERSION: u32 = 2;
 
 /// What is kept of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct BaseEntry {
     pub base: Base,
     /// Of the local file when it had the base content; `None`: hash it again.
-    pub stat: Option<Stat>,
+    pub stat: Option<FileStat>,
     /// The version token of the namespaced dialect, 0 where there is none.
     pub version: u64,
 }
 
 /// One step of the base, after an action is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    Set(RelPath, Entry),
+pub enum BaseChange {
+    Set(RelPath, BaseEntry),
     Forget(RelPath),
 }
 
 /// How a container is written. Reading tells the formats apart by content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
+pub enum StateFormat {
     #[default]
     Json,
     MsgPack,
@@ -64,8 +64,8 @@ pub enum Format {
 
 /// How to write the container, and who writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    pub format: Format,
+pub struct StateOptions {
+    pub format: StateFormat,
     /// JSON with line breaks; without effect on MessagePack.
     pub pretty: bool,
     /// The device id; given to a container that is new. One that was loaded keeps its own.
@@ -74,7 +74,7 @@ pub struct Options {
 
 /// What a container says besides its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
+pub struct StateHeader {
     pub session_id: String,
     pub created_at: Timestamp,
     /// When the container was last saved; commits to the journal do not move it.
@@ -130,7 +130,7 @@ pub struct RemoteState {
 
 /// How opening went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Opened {
+pub enum OpenOutcome {
     /// There was nothing.
     New,
     /// Everything committed is there.

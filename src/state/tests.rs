@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::digest::Md5;
-use crate::disk::{self, Stat};
+use crate::disk::{self, FileStat};
 use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
 use crate::seed::seed;
@@ -18,15 +18,15 @@ use super::*;
 use mem::{Fault, MemDisk};
 
 type Files = BTreeMap<String, Vec<u8>>;
-type Entries = BTreeMap<RelPath, Entry>;
+type Entries = BTreeMap<RelPath, BaseEntry>;
 
 const NAME: &str = "notes";
 
-fn options() -> Options {
-    Options { format: Format::Json, pretty: false, session_id: "laptop".into() }
+fn options() -> StateOptions {
+    StateOptions { format: StateFormat::Json, pretty: false, session_id: "laptop".into() }
 }
 
-fn open(disk: &MemDisk) -> Result<(Container<MemDisk>, Opened), StateError> {
+fn open(disk: &MemDisk) -> Result<(Container<MemDisk>, OpenOutcome), StateError> {
     Container::open(Arc::new(disk.clone()), NAME, options(), Timestamp::UNIX_EPOCH)
 }
 
@@ -34,22 +34,22 @@ fn path(text: &str) -> RelPath {
     RelPath::parse(text).unwrap()
 }
 
-fn entry(n: u64) -> Entry {
-    Entry {
+fn entry(n: u64) -> BaseEntry {
+    BaseEntry {
         base: Base::Synced(Md5::of(&n.to_le_bytes())),
-        stat: Some(Stat { size: n, mtime_ns: 5, ctime_ns: 6, inode: n + 1 }),
+        stat: Some(FileStat { size: n, mtime_ns: 5, ctime_ns: 6, inode: n + 1 }),
         version: n,
     }
 }
 
-fn set(name: &str, n: u64) -> Change {
-    Change::Set(path(name), entry(n))
+fn set(name: &str, n: u64) -> BaseChange {
+    BaseChange::Set(path(name), entry(n))
 }
 
 /// A call on a container.
 #[derive(Clone, Debug)]
 enum Call {
-    Commit(Vec<Change>),
+    Commit(Vec<BaseChange>),
     Save,
     Bind(&'static str),
     ReplaceAll(Entries),
@@ -75,8 +75,8 @@ fn apply(entries: &mut Entries, call: &Call) {
         Call::Commit(changes) => {
             for change in changes {
                 match change.clone() {
-                    Change::Set(path, entry) => drop(entries.insert(path, entry)),
-                    Change::Forget(path) => drop(entries.remove(&path)),
+                    BaseChange::Set(path, entry) => drop(entries.insert(path, entry)),
+                    BaseChange::Forget(path) => drop(entries.remove(&path)),
                 }
             }
         }
@@ -90,7 +90,7 @@ fn script() -> Vec<Call> {
         Call::Commit(vec![set("a", 1), set("b", 2)]),
         Call::Commit(vec![set("b", 3)]),
         Call::Save,
-        Call::Commit(vec![Change::Forget(path("a")), set("c/d", 4)]),
+        Call::Commit(vec![BaseChange::Forget(path("a")), set("c/d", 4)]),
         Call::Bind("id"),
         Call::Save,
         Call::Commit(vec![set("e", 5)]),
@@ -122,7 +122,7 @@ fn run(disk: &MemDisk, calls: &[Call]) -> (Entries, Entries) {
 
 fn assert_one_of(files: &Files, (before, after): &(Entries, Entries), what: &str) {
     let (container, opened) = open(&MemDisk::with(files)).unwrap_or_else(|e| panic!("{what}: {e}"));
-    assert!(!matches!(opened, Opened::Recovered { .. }), "{what}: {opened:?} {:?}", files.keys());
+    assert!(!matches!(opened, OpenOutcome::Recovered { .. }), "{what}: {opened:?} {:?}", files.keys());
     let got = container.entries();
     assert!(got == before || got == after, "{what}: {got:?} is neither {before:?} nor {after:?}");
 }
@@ -242,7 +242,7 @@ fn a_damaged_container_is_recovered_whole_whenever_the_recovery_is_cut_off() {
             let mut left = again.files();
             left.get_mut(NAME).unwrap().truncate(9);
             let (container, opened) = open(&MemDisk::with(&left)).unwrap();
-            assert!(matches!(opened, Opened::Recovered { from_backup: true, .. }), "cut off at {j}: {opened:?}");
+            assert!(matches!(opened, OpenOutcome::Recovered { from_backup: true, .. }), "cut off at {j}: {opened:?}");
             assert!(states.contains(container.entries()));
         }
         if !cut_off {
@@ -255,7 +255,7 @@ fn a_damaged_container_is_recovered_whole_whenever_the_recovery_is_cut_off() {
 fn damage_without_a_backup_starts_from_nothing_and_is_reported() {
     let disk = MemDisk::new();
     let (mut container, opened) = open(&disk).unwrap();
-    assert_eq!(opened, Opened::New);
+    assert_eq!(opened, OpenOutcome::New);
     container.commit(vec![set("a", 1)]).unwrap();
     container.save(Timestamp::UNIX_EPOCH).unwrap();
     let mut files = disk.files();
@@ -264,10 +264,10 @@ fn damage_without_a_backup_starts_from_nothing_and_is_reported() {
     let (container, opened) = open(&disk).unwrap();
     assert!(container.entries().is_empty());
     let set_aside = vec!["notes.damaged-1".to_owned(), "notes.journal.damaged-1".to_owned()];
-    assert_eq!(opened, Opened::Recovered { set_aside, from_backup: false });
+    assert_eq!(opened, OpenOutcome::Recovered { set_aside, from_backup: false });
     assert_eq!(disk.files()["notes.damaged-1"], files[NAME]);
     drop(container);
-    assert_eq!(open(&disk).unwrap().1, Opened::Loaded);
+    assert_eq!(open(&disk).unwrap().1, OpenOutcome::Loaded);
 }
 
 #[test]
@@ -276,11 +276,11 @@ fn a_torn_tail_is_cut_before_anything_is_appended() {
     files.get_mut("notes.journal").unwrap().extend_from_slice(b"0123abcd [{\"forg");
     let disk = MemDisk::with(&files);
     let (mut container, opened) = open(&disk).unwrap();
-    assert_eq!((container.entries(), &opened), (states.last().unwrap(), &Opened::Loaded));
+    assert_eq!((container.entries(), &opened), (states.last().unwrap(), &OpenOutcome::Loaded));
     container.commit(vec![set("late", 1)]).unwrap();
     let expected = container.entries().clone();
     let (container, opened) = open(&MemDisk::with(&disk.files())).unwrap();
-    assert_eq!((container.entries(), opened), (&expected, Opened::Loaded));
+    assert_eq!((container.entries(), opened), (&expected, OpenOutcome::Loaded));
 }
 
 #[test]
@@ -299,19 +299,22 @@ fn damage_inside_the_journal_is_kept_and_reported() {
     let disk = MemDisk::with(&files);
     let (container, opened) = open(&disk).unwrap();
     assert_eq!(*container.entries(), expected);
-    assert_eq!(opened, Opened::Recovered { set_aside: vec!["notes.journal.damaged-1".to_owned()], from_backup: false });
+    assert_eq!(
+        opened,
+        OpenOutcome::Recovered { set_aside: vec!["notes.journal.damaged-1".to_owned()], from_backup: false }
+    );
     assert_eq!(disk.files()["notes.journal.damaged-1"], files["notes.journal"]);
 }
 
 #[test]
 fn a_file_without_a_byte_is_empty_only_if_nothing_says_otherwise() {
     let alone = MemDisk::with(&[(NAME.to_owned(), Vec::new())].into());
-    assert_eq!(open(&alone).unwrap().1, Opened::New);
+    assert_eq!(open(&alone).unwrap().1, OpenOutcome::New);
     let (mut files, states) = lived_in();
     files.insert(NAME.to_owned(), Vec::new());
     let (container, opened) = open(&MemDisk::with(&files)).unwrap();
     assert_eq!(container.entries(), states.last().unwrap());
-    assert_eq!(opened, Opened::Recovered { set_aside: Vec::new(), from_backup: true });
+    assert_eq!(opened, OpenOutcome::Recovered { set_aside: Vec::new(), from_backup: true });
 }
 
 #[test]
@@ -373,7 +376,7 @@ fn peek_writes_nothing() {
     let (mut files, states) = lived_in();
     let disk = MemDisk::with(&files);
     let view = peek(&Arc::new(disk.clone()), NAME).unwrap().unwrap();
-    assert_eq!((&view.entries, view.opened), (states.last().unwrap(), Opened::Loaded));
+    assert_eq!((&view.entries, view.opened), (states.last().unwrap(), OpenOutcome::Loaded));
     assert_eq!(view.header.folder_id.as_deref(), Some("id"));
     assert_eq!(disk.ops(), 0);
     files.get_mut(NAME).unwrap().truncate(40);
@@ -381,7 +384,7 @@ fn peek_writes_nothing() {
     let disk = MemDisk::with(&files);
     let view = peek(&Arc::new(disk.clone()), NAME).unwrap().unwrap();
     assert_eq!(view.entries, *states.last().unwrap());
-    assert_eq!(view.opened, Opened::Recovered { set_aside: Vec::new(), from_backup: true });
+    assert_eq!(view.opened, OpenOutcome::Recovered { set_aside: Vec::new(), from_backup: true });
     assert_eq!((disk.ops(), disk.files()), (0, files));
     assert_eq!(peek(&Arc::new(MemDisk::new()), NAME).unwrap(), None);
 }
@@ -410,7 +413,7 @@ fn noted_uploads_are_durable_until_their_path_is_settled() {
     container.save(Timestamp::UNIX_EPOCH).unwrap();
     assert_eq!(reopened(&disk), settled, "in the container, too");
     assert!(notes_in(&disk, "2").is_empty(), "a power cut may have set the files back behind what was sent");
-    container.commit(vec![set("a", 2), Change::Forget(path("c"))]).unwrap();
+    container.commit(vec![set("a", 2), BaseChange::Forget(path("c"))]).unwrap();
     assert!(reopened(&disk).is_empty());
     container.note_uploads(vec![note("d", 6)]).unwrap();
     container.replace_all(Entries::new());
@@ -443,7 +446,7 @@ fn upload_notes_come_in_steps_that_older_builds_know() {
         let commit: Vec<serde_json::Value> = serde_json::from_str(&line[9..]).unwrap();
         for step in commit {
             let header = step.get("header").expect("a header");
-            assert!(serde_json::from_value::<Header>(header.clone()).is_ok());
+            assert!(serde_json::from_value::<StateHeader>(header.clone()).is_ok());
             steps += 1;
         }
     }

@@ -10,7 +10,7 @@ use futures::stream;
 use super::{
     BlobBody, BlobVersion, BodyWriter, GetOutcome, ImportOutcome, IndexEntry, NamespaceName, RECORDS, Store, StoreError,
 };
-use crate::digest::{Hasher, Md5};
+use crate::digest::{Md5, Md5Hasher};
 use crate::path::RelPath;
 
 /// Paths that are copied at the same time.
@@ -161,7 +161,7 @@ async fn read_body<T: Store>(
 
 async fn receive<T: Store>(to: &T, name: &str, body: BlobBody, md5: Md5) -> Result<T::BodyWriter, CopyError> {
     let mut copy = to.new_body();
-    let mut hasher = Hasher::new();
+    let mut hasher = Md5Hasher::new();
     match body {
         BlobBody::Whole(content) => {
             hasher.update(&content);

@@ -8,7 +8,7 @@ const BOOTED: i64 = 1_000;
 /// The machine is in another start, which began at [`BOOTED`].
 fn boot(story: &Story, id: &str) {
     let uptime = Duration::from_secs(1_700_000_000 - BOOTED as u64);
-    *story.clock.1.lock().unwrap() = Some(Boot { id: id.to_owned(), uptime });
+    *story.clock.1.lock().unwrap() = Some(MachineBoot { id: id.to_owned(), uptime });
 }
 
 /// A write at so many seconds since the epoch.
@@ -119,7 +119,7 @@ fn emptied_file_is_held_until_the_proxy_answers() {
         boot(&story, id);
         story.restart();
         story.server.lose(0, Losing::Request);
-        assert!(story.cycle(Scope::full()).is_err());
+        assert!(story.cycle(ScanScope::full()).is_err());
         assert_eq!(story.engine.problems().len(), 1);
         story.engine.note_clean_stop().unwrap();
     }

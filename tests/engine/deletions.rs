@@ -19,18 +19,18 @@ fn an_approval_dies_with_its_plan() {
     let write = |story: &Story| names.iter().for_each(|n| story.disk.user_write(n, n.clone()).unwrap());
     let remove = |story: &Story| names.iter().for_each(|n| story.disk.user_remove(n).unwrap());
     write(&story);
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     remove(&story);
-    story.cycle(Scope::full()).unwrap();
-    assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
+    story.cycle(ScanScope::full()).unwrap();
+    assert_eq!(story.cycle(ScanScope::full()).unwrap().held, 12);
     let id = story.engine.halts()[0].id().to_owned();
     assert!(story.engine.approve(&id).unwrap());
     // The user has second thoughts before the next cycle, and then third ones.
     write(&story);
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     remove(&story);
-    story.cycle(Scope::full()).unwrap();
-    assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
+    story.cycle(ScanScope::full()).unwrap();
+    assert_eq!(story.cycle(ScanScope::full()).unwrap().held, 12);
     assert_eq!(story.names().len(), 12);
 }
 
@@ -41,7 +41,7 @@ fn deletions_whose_tombstones_are_forgotten_are_not_undone() {
     for name in ["deleted", "edited", "kept", "theirs"] {
         story.disk.user_write(name, name).unwrap();
     }
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     assert_eq!(story.names(), ["deleted", "edited", "kept", "theirs"]);
 
     for name in ["deleted", "edited"] {
@@ -52,7 +52,7 @@ fn deletions_whose_tombstones_are_forgotten_are_not_undone() {
     story.disk.user_write("edited", "after").unwrap();
     story.disk.user_write("mine", "new").unwrap();
     for _ in 0..3 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
     }
     assert_eq!(story.names(), ["edited", "kept", "mine", "theirs"]);
     let names: Vec<_> = story.disk.user_tree("").into_keys().collect();
@@ -67,18 +67,18 @@ fn many_forgotten_deletions_are_held_and_stay_held() {
     for n in 0..12 {
         story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap();
     }
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     for n in 0..12 {
         story.server.server_delete(&RelPath::parse(&format!("n{n}")).unwrap());
     }
     story.server.forget_tombstones(story.server.cursor());
     for _ in 0..3 {
-        let report = story.cycle(Scope::full()).unwrap();
+        let report = story.cycle(ScanScope::full()).unwrap();
         assert_eq!((report.held, report.uploaded), (12, 0));
     }
     let id = story.engine.held()[0].id.clone();
     assert!(story.engine.approve(&id).unwrap());
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     assert_eq!(story.names(), [""; 0]);
     assert!(!story.disk.user_tree("").keys().any(|name| name.starts_with('n')));
 }
@@ -155,7 +155,7 @@ fn deleted_unheard_of(config: Config, listed: Option<IndexEntry>) -> Story {
 #[track_caller]
 fn held(story: &mut Story) -> String {
     for _ in 0..4 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
     }
     assert_eq!(story.disk.user_tree("").len(), 13, "nothing is deleted unasked");
     story.engine.held().first().expect("they are held").id.clone()
@@ -218,9 +218,9 @@ fn one_scan_proves_no_deletion_however_slow_the_proxy() {
     story.disk.user_remove("a").unwrap();
     let clock = story.clock.clone();
     let slow = move || clock.0.fetch_add(100, Ordering::Relaxed) < u64::MAX;
-    assert!(story.cycle_while(Scope::full(), slow).unwrap().unwrap().again);
+    assert!(story.cycle_while(ScanScope::full(), slow).unwrap().unwrap().again);
     assert_eq!(story.names(), ["a"], "one scan missed it");
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     assert_eq!(story.names(), [""; 0]);
 }
 
@@ -271,12 +271,12 @@ fn deleted_while_it_is_open() -> Story {
 
 #[test]
 fn a_deletion_that_waits_for_a_program_is_done_when_that_closes_the_file() {
-    for told in [touched("a"), Scope::full()] {
+    for told in [touched("a"), ScanScope::full()] {
         let mut story = deleted_while_it_is_open();
-        let tries: usize = (0..300).map(|_| story.cycle(Scope::default()).unwrap().failed).sum();
+        let tries: usize = (0..300).map(|_| story.cycle(ScanScope::default()).unwrap().failed).sum();
         assert!((5..60).contains(&tries), "it is tried now and then in ten minutes: {tries}");
         // Another program closes it, and this one has it open still.
-        let before = story.cycle(Scope::default()).unwrap().failed;
+        let before = story.cycle(ScanScope::default()).unwrap().failed;
         let report = story.cycle(told.clone()).unwrap();
         assert_eq!((report.trashed, before + report.failed), (0, 1));
         story.disk.keep_open("a", false).unwrap();
@@ -289,11 +289,11 @@ fn a_deletion_that_waits_for_a_program_is_done_when_that_closes_the_file() {
 fn a_deletion_that_waits_for_a_program_is_done_soon_where_nothing_tells_of_the_close() {
     let mut story = deleted_while_it_is_open();
     for _ in 0..300 {
-        story.cycle(Scope::default()).unwrap();
+        story.cycle(ScanScope::default()).unwrap();
     }
     story.disk.keep_open("a", false).unwrap();
     // Half a minute.
-    let trashed: usize = (0..15).map(|_| story.cycle(Scope::default()).unwrap().trashed).sum();
+    let trashed: usize = (0..15).map(|_| story.cycle(ScanScope::default()).unwrap().trashed).sum();
     assert_eq!(trashed, 1);
 }
 
@@ -329,22 +329,22 @@ fn a_renamed_folder_is_no_mass_deletion_on_either_side() {
     story.settle();
     story.disk.user_rename("d", "e").unwrap();
     for _ in 0..3 {
-        assert_eq!(story.cycle(Scope::full()).unwrap().held, 0);
+        assert_eq!(story.cycle(ScanScope::full()).unwrap().held, 0);
     }
     assert_eq!((story.below("d/"), story.below("e/")), (0, 12));
     // And back, on another device.
     for n in 0..12 {
         story.server.foreign_put(&path(&format!("d/{n:02}")), format!("is in the folder: {n}"));
     }
-    story.cycle(Scope::default()).unwrap();
+    story.cycle(ScanScope::default()).unwrap();
     for n in 0..12 {
         story.server.server_delete(&path(&format!("e/{n:02}")));
     }
-    assert_eq!(story.cycle(Scope::default()).unwrap().trashed, 12);
+    assert_eq!(story.cycle(ScanScope::default()).unwrap().trashed, 12);
     // What goes for good is another thing.
     story.disk.user_remove_dir_all("d").unwrap();
-    story.cycle(Scope::full()).unwrap();
-    assert_eq!(story.cycle(Scope::full()).unwrap().held, 12);
+    story.cycle(ScanScope::full()).unwrap();
+    assert_eq!(story.cycle(ScanScope::full()).unwrap().held, 12);
 }
 
 #[test]
@@ -355,21 +355,21 @@ fn a_mass_deletion_that_waits_for_a_person_waits_however_many_files_come() {
     story.settle();
     story.disk.user_rename("d", ".memsync/away").unwrap();
     story.disk.user_remove_dir_all("beside").unwrap();
-    story.cycle(Scope::full()).unwrap();
-    assert_eq!(story.cycle(Scope::full()).unwrap().held, 24);
+    story.cycle(ScanScope::full()).unwrap();
+    assert_eq!(story.cycle(ScanScope::full()).unwrap().held, 24);
     let id = story.engine.held()[0].id.clone();
     for n in 0..50 {
         story.disk.user_write(&format!("new/{n:02}"), format!("is new: {n}")).unwrap();
     }
     for _ in 0..3 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         assert_eq!(story.engine.held().first().map(|h| &h.id), Some(&id));
     }
     assert_eq!((story.below("d/"), story.below("new/")), (12, 50));
     // One half of it comes back under another name. The other is still too much.
     story.disk.user_rename(".memsync/away", "e").unwrap();
     for _ in 0..3 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
     }
     assert_eq!((story.below("d/"), story.below("e/"), story.below("beside/")), (0, 12, 12));
     assert_eq!(story.engine.held()[0].steps.len(), 12);
@@ -387,17 +387,17 @@ fn a_file_that_was_renamed_and_may_not_be_read_keeps_its_old_name_on_the_proxy_u
     story.disk.set_unreadable("b", true).unwrap();
     story.disk.user_remove("other").unwrap();
     for _ in 0..4 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
     }
     assert_eq!(story.names(), ["a"], "it holds up no other");
     // It is told as long as it waits, whether or not there is anything to plan.
     for _ in 0..2 {
-        let report = story.cycle(Scope::default()).unwrap();
+        let report = story.cycle(ScanScope::default()).unwrap();
         assert_eq!((report.waiting, story.engine.pending().delete), (1, 1), "planned: {}", report.planned);
     }
     story.disk.set_unreadable("b", false).unwrap();
     story.settle();
-    assert_eq!(story.cycle(Scope::default()).unwrap().waiting, 0);
+    assert_eq!(story.cycle(ScanScope::default()).unwrap().waiting, 0);
     assert_eq!(story.names(), ["b"]);
 }
 
@@ -418,7 +418,7 @@ fn a_file_is_not_removed_on_the_strength_of_a_download_that_failed() {
         _ => Verdict::Go,
     })));
     for _ in 0..4 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         assert_eq!(story.disk.user_tree("").keys().filter(|p| p.starts_with("d/")).count(), 12);
     }
     story.disk.set_hook(None);
@@ -459,7 +459,7 @@ fn what_vanished_waits_for_the_end_of_it_and_holds_up_nothing() {
     assert_eq!(story.engine.pending().delete, 2);
     // Nobody saw it come back.
     story.disk.user_write("n1", "1").unwrap();
-    let report = story.cycle(Scope::default()).unwrap();
+    let report = story.cycle(ScanScope::default()).unwrap();
     assert_eq!((report.deleted_remote, report.again), (1, false));
     assert_eq!(looks.load(Ordering::Relaxed), 2);
     assert_eq!(story.names(), ["n1", "n2", "n3", "n4"]);
@@ -488,7 +488,7 @@ fn a_file_that_cannot_be_read_when_it_makes_room_stays_and_holds_up_no_other() {
             _ => Verdict::Go,
         })));
         for _ in 0..3 {
-            story.cycle(Scope::full()).unwrap();
+            story.cycle(ScanScope::full()).unwrap();
             assert_eq!(story.disk.user_read("a").unwrap(), "a");
         }
         assert_eq!(story.server.contents()[&path("b")], "edited");
@@ -515,14 +515,14 @@ fn a_displaced_file_that_cannot_be_put_away_is_kept_and_holds_up_no_other() {
         }
         _ => Verdict::Go,
     })));
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("b", "edited").unwrap();
     for _ in 0..3 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
     }
     assert_eq!(story.server.contents()[&path("b")], "edited");
     story.restart();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     let kept = |story: &Story, dir: &str| story.disk.user_tree(dir).values().any(|content| content == "a");
     assert!(kept(&story, ".memsync/stage") && story.engine.has_leftovers());
     assert!(story.engine.problems().contains_key(&path("a")), "{:?}", story.engine.problems());

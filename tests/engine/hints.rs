@@ -37,7 +37,7 @@ fn a_renamed_file_goes_up_to_a_name_that_the_index_wrongly_calls_taken() {
         story.server.set_index_entry(&path("new"), entry("stale", false));
         story.disk.user_rename("old", "new").unwrap();
         for _ in 0..4 {
-            story.cycle(Scope::full()).unwrap();
+            story.cycle(ScanScope::full()).unwrap();
             let there: Vec<_> = story.server.contents().into_values().collect();
             // A tombstone of the very same content is a deletion, which a device that never had the file obeys.
             assert!(before == Some("renamed") || there.contains(&"renamed".into()), "{before:?}: {there:?}");
@@ -119,7 +119,7 @@ fn a_file_that_is_made_and_deleted_again_stays_deleted_however_late_the_index_is
                 story.server.foreign_put(&path("a"), "theirs");
             }
             story.disk.user_remove("a").unwrap();
-            story.cycle(Scope::full()).unwrap();
+            story.cycle(ScanScope::full()).unwrap();
             let late = if content == "second" { entry("first", true) } else { entry("first", false) };
             story.server.set_index_entry(&path("a"), late);
             story.settle();
@@ -152,8 +152,8 @@ fn deletion_answered_with_404_records_the_listed_tombstone() {
     story.server.foreign_put(&path("a"), "theirs");
     story.server.server_delete(&path("a"));
     story.disk.user_remove("a").unwrap();
-    assert!(story.cycle(Scope::full()).unwrap().again, "one scan missed it");
-    assert!(!story.cycle(Scope::full()).unwrap().again);
+    assert!(story.cycle(ScanScope::full()).unwrap().again, "one scan missed it");
+    assert!(!story.cycle(ScanScope::full()).unwrap().again);
     let base = story.engine.container().entries().get(&path("a")).map(|entry| entry.base);
     assert_eq!(base, Some(Base::Seen(Md5::of(b"theirs"))));
 }

@@ -25,7 +25,7 @@ fn displaced_file_is_put_in_order_after_a_failed_commit() {
     }
     refuse_copies(&story, "");
     while !story.engine.has_leftovers() {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
     }
     // The sweep makes the first copy, the state cannot be written, and the second file is left.
     refuse_copies(&story, "second");
@@ -33,7 +33,7 @@ fn displaced_file_is_put_in_order_after_a_failed_commit() {
         kind if kind.writes() => Verdict::Fail(ErrorKind::StorageFull),
         _ => Verdict::Go,
     })));
-    story.cycle(Scope::full()).unwrap_err();
+    story.cycle(ScanScope::full()).unwrap_err();
     assert!(story.disk.user_tree("").keys().any(|name| name.starts_with("first.conflict-")));
     assert!(story.engine.problems().contains_key(&second), "{:?}", story.engine.problems());
     story.disk.set_hook(None);

@@ -12,14 +12,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
 use memsync::digest::Md5;
-use memsync::disk::Kind;
-use memsync::disk::boot::Boot;
+use memsync::disk::FileKind;
+use memsync::disk::boot::MachineBoot;
 use memsync::disk::sim::{OpKind, SimDisk, Verdict};
-use memsync::local::{Folder, Scope};
+use memsync::local::{Folder, ScanScope};
 use memsync::path::RelPath;
 use memsync::remote::IndexEntry;
 use memsync::remote::fake::{Config, FakeRemote, FakeServer, Losing, Request, TombstoneKind};
-use memsync::state::{Container, Format, Options};
+use memsync::state::{Container, StateFormat, StateOptions};
 use memsync::sync::Base;
 
 mod approved;
@@ -33,7 +33,7 @@ mod unread;
 mod uploads;
 
 /// Seconds that have passed, and the start of the machine.
-struct Clock(AtomicU64, Mutex<Option<Boot>>);
+struct Clock(AtomicU64, Mutex<Option<MachineBoot>>);
 
 impl World for Clock {
     fn now(&self) -> Timestamp {
@@ -48,7 +48,7 @@ impl World for Clock {
         0
     }
 
-    fn boot(&self) -> Option<Boot> {
+    fn boot(&self) -> Option<MachineBoot> {
         self.1.lock().unwrap().clone()
     }
 }
@@ -107,7 +107,7 @@ impl Story {
         clock: &Arc<Clock>,
         run: u64,
     ) -> Parts<SimDisk, FakeRemote, Clock> {
-        let written = Options { format: Format::Json, pretty: false, session_id: "here".into() };
+        let written = StateOptions { format: StateFormat::Json, pretty: false, session_id: "here".into() };
         let (container, _) =
             Container::open(Arc::new(state.handle()), "state.json", written, Timestamp::UNIX_EPOCH).unwrap();
         Parts {
@@ -124,12 +124,16 @@ impl Story {
         self.engine = Self::open(&self.disk, &self.state, &self.server, &self.clock);
     }
 
-    fn cycle(&mut self, scope: Scope) -> Result<Report, CycleError> {
+    fn cycle(&mut self, scope: ScanScope) -> Result<Report, CycleError> {
         self.cycle_while(scope, || true).expect("it runs to its end")
     }
 
     /// A cycle that is dropped once `goes_on` says no; it is asked between any two of its moments.
-    fn cycle_while(&mut self, scope: Scope, mut goes_on: impl FnMut() -> bool) -> Option<Result<Report, CycleError>> {
+    fn cycle_while(
+        &mut self,
+        scope: ScanScope,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Option<Result<Report, CycleError>> {
         self.clock.0.fetch_add(2, Ordering::Relaxed);
         let mut cycle = pin!(self.engine.cycle(scope));
         let mut context = Context::from_waker(futures::task::noop_waker_ref());
@@ -147,7 +151,7 @@ impl Story {
     #[track_caller]
     fn settle(&mut self) {
         for _ in 0..10 {
-            if !self.cycle(Scope::full()).unwrap().again {
+            if !self.cycle(ScanScope::full()).unwrap().again {
                 return;
             }
         }
@@ -165,8 +169,8 @@ impl Story {
     }
 }
 
-fn touched(path: &str) -> Scope {
-    Scope { paths: BTreeSet::from([path.to_owned()]), ..Scope::default() }
+fn touched(path: &str) -> ScanScope {
+    ScanScope { paths: BTreeSet::from([path.to_owned()]), ..ScanScope::default() }
 }
 
 fn plain() -> Config {
@@ -176,11 +180,11 @@ fn plain() -> Config {
 #[test]
 fn what_a_scan_saw_before_the_proxy_went_away_is_synced_when_it_is_back() {
     let mut story = Story::new(Config::default());
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "1").unwrap();
     story.server.lose(0, Losing::Request);
     assert!(story.cycle(touched("a")).is_err());
-    story.cycle(Scope::default()).unwrap();
+    story.cycle(ScanScope::default()).unwrap();
     assert_eq!(story.names(), ["a"]);
 }
 
@@ -208,14 +212,14 @@ fn a_change_is_told_before_the_proxy_is_asked_and_an_echo_is_not() {
 #[test]
 fn a_dry_run_leaves_its_news_to_the_next_cycle() {
     let mut story = Story::new(Config::default());
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "1").unwrap();
     {
         let mut dry_run = pin!(story.engine.dry_run());
         let mut context = Context::from_waker(futures::task::noop_waker_ref());
         assert!(matches!(dry_run.as_mut().poll(&mut context), Poll::Ready(Ok(plan)) if plan.steps.len() == 1));
     }
-    story.cycle(Scope::default()).unwrap();
+    story.cycle(ScanScope::default()).unwrap();
     assert_eq!(story.names(), ["a"]);
 }
 
@@ -223,10 +227,10 @@ fn a_dry_run_leaves_its_news_to_the_next_cycle() {
 fn a_folder_that_could_not_be_read_was_not_missed() {
     let mut story = Story::new(Config::default());
     story.disk.user_write("d/a", "1").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.set_unreadable("d", true).unwrap();
-    story.cycle(Scope::full()).unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_remove("d/a").unwrap();
     story.disk.set_unreadable("d", false).unwrap();
     story.settle();
@@ -238,16 +242,16 @@ fn a_folder_that_could_not_be_read_was_not_missed() {
 fn a_problem_goes_with_its_path() {
     let mut story = Story::new(plain());
     story.disk.user_write("a", "1").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     // A folder with a file in it stands where the proxy has a file.
     story.disk.user_mkdir("b").unwrap();
     story.disk.plant_symlink("b/link").unwrap();
     story.server.foreign_put(&RelPath::parse("b").unwrap(), "2");
-    story.cycle(Scope::default()).unwrap();
+    story.cycle(ScanScope::default()).unwrap();
     assert!(!story.engine.problems().is_empty());
     story.disk.user_remove_dir_all("b").unwrap();
     story.server.server_delete(&RelPath::parse("b").unwrap());
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     assert_eq!(story.engine.problems().len(), 0, "{:?}", story.engine.problems());
 }
 
@@ -257,7 +261,7 @@ fn another_proxy_waits_for_a_person_and_then_deletes_nothing() {
     for name in ["a", "b"] {
         story.disk.user_write(name, name).unwrap();
     }
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     // The other proxy has a tombstone of the very same content, and other content of `b`.
     let other = FakeServer::new(plain(), 2);
     let (a, b) = (RelPath::parse("a").unwrap(), RelPath::parse("b").unwrap());
@@ -266,12 +270,12 @@ fn another_proxy_waits_for_a_person_and_then_deletes_nothing() {
     other.foreign_put(&b, "theirs");
     let options = EngineOptions { origin: "https://new".into(), ..options() };
     story.engine.set_options(options, Arc::new(|_: &str, _: bool| false), Arc::new(other.client()));
-    let Err(CycleError::Halted(halt)) = story.cycle(Scope::full()) else { panic!("it went on") };
+    let Err(CycleError::Halted(halt)) = story.cycle(ScanScope::full()) else { panic!("it went on") };
     assert_eq!(halt.name(), "server_reset");
     assert_eq!((story.disk.user_tree("").len(), other.writes()), (2, 0));
     assert!(story.engine.approve(halt.id()).unwrap());
     for _ in 0..3 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
     }
     assert_eq!(story.disk.user_read("a").unwrap(), "a");
     assert_eq!(story.disk.user_read("b").unwrap(), "theirs");
@@ -285,45 +289,46 @@ fn a_full_scan_of_an_unchanged_folder_plans_nothing() {
     for name in ["a", "b/c", "b/d"] {
         story.disk.user_write(name, name).unwrap();
     }
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     // Young files are read once more, and are what they were.
-    story.cycle(Scope::full()).unwrap();
-    assert!(!story.cycle(Scope::full()).unwrap().planned, "nothing was changed");
+    story.cycle(ScanScope::full()).unwrap();
+    assert!(!story.cycle(ScanScope::full()).unwrap().planned, "nothing was changed");
     story.disk.user_write("b/c", "other").unwrap();
-    let report = story.cycle(Scope::full()).unwrap();
+    let report = story.cycle(ScanScope::full()).unwrap();
     assert!(report.planned && report.uploaded == 1);
     story.disk.user_remove("a").unwrap();
-    story.cycle(Scope::full()).unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     assert_eq!(story.names(), ["b/c", "b/d"]);
 }
 
 #[test]
 fn asking_for_a_sync_tries_what_rests_again() {
     let mut story = Story::new(Config::default());
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.server.foreign_put(&RelPath::parse("a").unwrap(), "1");
     story.disk.set_hook(Some(Box::new(|op| match op.kind {
         OpKind::Create if op.path.starts_with(".memsync/stage/") => Verdict::Fail(ErrorKind::StorageFull),
         _ => Verdict::Go,
     })));
-    let failures: usize = (0..30).map(|_| story.cycle(Scope::default()).unwrap().failed).sum();
+    let failures: usize = (0..30).map(|_| story.cycle(ScanScope::default()).unwrap().failed).sum();
     assert!((3..10).contains(&failures), "it is tried less and less often: {failures}");
     story.disk.set_hook(None);
-    assert_eq!(story.cycle(Scope::full()).unwrap().downloaded, 0, "it rests");
+    assert_eq!(story.cycle(ScanScope::full()).unwrap().downloaded, 0, "it rests");
     story.engine.retry_all();
-    assert_eq!(story.cycle(Scope::full()).unwrap().downloaded, 1);
+    assert_eq!(story.cycle(ScanScope::full()).unwrap().downloaded, 1);
     assert_eq!(story.engine.failing(), 0);
 }
 
 #[test]
 fn file_comes_back_when_removed_in_an_unreadable_folder() {
-    for scope in [Scope::full(), Scope { subtrees: BTreeSet::from(["dir".to_owned()]), ..Scope::default() }] {
+    for scope in [ScanScope::full(), ScanScope { subtrees: BTreeSet::from(["dir".to_owned()]), ..ScanScope::default() }]
+    {
         let mut story = Story::new(Config::default());
         for name in ["dir/a", "dir/b", "c"] {
             story.disk.user_write(name, name).unwrap();
         }
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         story.disk.set_unreadable("dir", true).unwrap();
         story.cycle(scope.clone()).unwrap();
         story.disk.user_remove("dir/a").unwrap();
@@ -347,28 +352,28 @@ fn a_deletion_of_ours_that_is_undone_before_the_next_look_is_noticed() {
     let mut story = Story::new(plain());
     let path = RelPath::parse("a").unwrap();
     story.disk.user_write("a", "1").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     // The index that is held is the proxy's.
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_remove("a").unwrap();
     story.cycle(touched("a")).unwrap();
-    assert_eq!(story.cycle(Scope::default()).unwrap().deleted_remote, 1);
+    assert_eq!(story.cycle(ScanScope::default()).unwrap().deleted_remote, 1);
     story.server.foreign_put(&path, "1");
-    assert_eq!(story.cycle(Scope::default()).unwrap().downloaded, 1);
+    assert_eq!(story.cycle(ScanScope::default()).unwrap().downloaded, 1);
 }
 
 #[test]
 fn an_empty_folder_of_the_users_gives_way_to_a_file_alone() {
     let mut story = Story::new(plain());
     let path = RelPath::parse("a").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_mkdir("a").unwrap();
     // The index tells of a file that is not there.
     let entry = IndexEntry { md5: Md5::of(b"1"), size: 1, is_deleted: false, version: 0 };
     story.server.set_index_entry(&path, Some(entry));
-    story.cycle(Scope::full()).unwrap();
-    assert_eq!(story.disk.user_stat("a").unwrap().kind, Kind::Dir, "it is the user's");
+    story.cycle(ScanScope::full()).unwrap();
+    assert_eq!(story.disk.user_stat("a").unwrap().kind, FileKind::Dir, "it is the user's");
     story.server.foreign_put(&path, "1");
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     assert_eq!(story.disk.user_read("a").unwrap(), "1");
 }

@@ -49,7 +49,7 @@ fn rule_is_remembered_when_the_proxy_was_away() {
     let mut story = synced(Config::default(), &["a"]);
     story.ignore(&["a"]);
     story.server.lose(0, Losing::Request);
-    assert!(story.cycle(Scope::full()).is_err());
+    assert!(story.cycle(ScanScope::full()).is_err());
     story.disk.user_remove("a").unwrap();
     story.restart();
     story.settle();
@@ -64,9 +64,9 @@ fn rule_is_remembered_when_the_state_could_not_be_written() {
         kind if kind.writes() => Verdict::Fail(ErrorKind::StorageFull),
         _ => Verdict::Go,
     })));
-    story.cycle(Scope::full()).unwrap_err();
+    story.cycle(ScanScope::full()).unwrap_err();
     story.state.set_hook(None);
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_remove("a").unwrap();
     story.restart();
     story.settle();
@@ -152,7 +152,7 @@ fn file_comes_back_when_removed_while_unreadable() {
     let mut story = synced(Config::default(), &["a"]);
     story.disk.set_time(1_600_000_000_000_000_000);
     story.disk.set_unreadable("a", true).unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_remove("a").unwrap();
     story.settle();
     assert_eq!((story.names(), story.disk.user_read("a").unwrap()), (vec!["a".to_owned()], "a".into()));
@@ -164,7 +164,7 @@ fn unconfirmed_upload_comes_back_when_removed_under_a_rule() {
     let mut story = synced(Config::default(), &["b"]);
     story.disk.user_write("a", "a").unwrap();
     story.server.lose(1, Losing::Reply);
-    assert!(story.cycle(Scope::full()).is_err());
+    assert!(story.cycle(ScanScope::full()).is_err());
     story.ignore(&["a"]);
     story.settle();
     story.disk.user_remove("a").unwrap();

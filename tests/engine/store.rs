@@ -6,7 +6,7 @@ use super::*;
 
 /// Its id, where a proxy that was set back holds the cycle up.
 fn reset_halt(story: &mut Story) -> Option<String> {
-    match story.cycle(Scope::full()) {
+    match story.cycle(ScanScope::full()) {
         Err(CycleError::Halted(halt)) if halt.name() == "server_reset" => Some(halt.id().to_owned()),
         Err(e) => panic!("{e}"),
         Ok(_) => None,
@@ -17,11 +17,11 @@ fn reset_halt(story: &mut Story) -> Option<String> {
 fn a_proxy_that_was_set_back_waits_for_a_person_over_restarts_and_writes_of_others() {
     let mut story = Story::new(Config::default());
     story.disk.user_write("a", "old").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     let backup = story.server.backup();
     story.disk.user_write("a", "newer").unwrap();
-    story.cycle(Scope::full()).unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.server.set_back(backup);
     let id = reset_halt(&mut story).expect("it was set back");
     // Its cursor comes further than it ever was.
@@ -52,7 +52,7 @@ fn store_that_came_to_its_cursor_another_way_halts() {
         story.settle();
         let backup = story.server.backup();
         story.disk.user_write("a", "newer").unwrap();
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         story.server.set_back(backup);
         for name in ["b", "c", "d"] {
             story.server.foreign_put(&RelPath::parse(name).unwrap(), "theirs");
@@ -83,7 +83,7 @@ fn how_far_an_upload_has_taken_the_proxy_is_known_after_a_crash() {
     let backup = story.server.backup();
     story.disk.user_write("a", "newer").unwrap();
     story.disk.user_remove("b").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.restart();
     story.server.set_back(backup);
     assert!(reset_halt(&mut story).is_some(), "{:?}", story.disk.user_tree(""));
@@ -95,10 +95,10 @@ fn offered_again(full: bool) {
     let mut story = Story::new(Config::default());
     story.disk.user_write("a", "1").unwrap();
     story.settle();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     let backup = story.server.backup();
     story.disk.user_write("b", "2").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.server.set_back(backup);
     let id = reset_halt(&mut story).expect("it was set back");
     if full {
@@ -133,14 +133,14 @@ fn own_writes_move_the_proxy_no_further_than_it_is() {
         for n in 0..12 {
             story.disk.user_write(&format!("n{n}"), format!("{round} {n}")).unwrap();
         }
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         story.disk.user_remove(&format!("n{round}")).unwrap();
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         // A reply that is lost leaves an upload that is found there, and adopted.
         story.disk.user_write("lost", round.to_string()).unwrap();
         story.server.lose(1, Losing::Reply);
         // Where a deletion goes with it, that is answered, and the cycle goes on.
-        let _ = story.cycle(Scope::full());
+        let _ = story.cycle(ScanScope::full());
         assert!(!story.server.is_losing());
         story.restart();
         assert_eq!(reset_halt(&mut story), None);
@@ -153,13 +153,13 @@ fn own_writes_move_the_proxy_no_further_than_it_is() {
 fn how_far_the_proxy_had_come_is_known_after_a_restart() {
     let mut story = Story::new(Config::default());
     story.disk.user_write("a", "old").unwrap();
-    story.cycle(Scope::full()).unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     let backup = story.server.backup();
     story.disk.user_write("a", "newer").unwrap();
     // The second cycle learns where the upload has taken the proxy, and has nothing else to write down.
     for _ in 0..2 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         story.engine.tidy().unwrap();
     }
     story.server.set_back(backup);
@@ -181,13 +181,13 @@ fn clobber(story: &Story, names: &[&str]) {
 fn a_write_of_ours_that_the_index_lost_before_we_saw_it_there_is_mended() {
     let mut story = Story::new(plain());
     story.server.foreign_put(&RelPath::parse("other").unwrap(), "other");
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "1").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     clobber(&story, &["a"]);
     story.server.take_calls();
-    story.cycle(Scope::default()).unwrap();
-    story.cycle(Scope::default()).unwrap();
+    story.cycle(ScanScope::default()).unwrap();
+    story.cycle(ScanScope::default()).unwrap();
     let calls = story.server.take_calls();
     let writes: Vec<_> = calls.iter().filter(|call| call.wrote).collect();
     assert!(
@@ -203,14 +203,14 @@ fn an_edit_of_ours_that_the_index_lost_is_not_undone_and_mended() {
     let path = RelPath::parse("a").unwrap();
     story.server.foreign_put(&path, "old");
     story.server.foreign_put(&RelPath::parse("other").unwrap(), "other");
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "new").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     let old = IndexEntry { md5: Md5::of(b"old"), size: 3, is_deleted: false, version: 0 };
     story.server.set_index_entry(&path, Some(old));
     story.server.foreign_put(&RelPath::parse("theirs").unwrap(), "theirs");
     story.server.take_calls();
-    story.cycle(Scope::default()).unwrap();
+    story.cycle(ScanScope::default()).unwrap();
     assert!(
         story.server.take_calls().iter().any(|call| call.request == Request::Get(path.clone())),
         "the blob is asked"
@@ -223,10 +223,10 @@ fn an_edit_of_ours_that_the_index_lost_is_not_undone_and_mended() {
 fn six(config: Config) -> (Story, [&'static str; 6]) {
     let mut story = Story::new(config);
     story.server.foreign_put(&RelPath::parse("other").unwrap(), "other");
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     let names = ["a", "b", "c", "d", "e", "f"];
     names.iter().for_each(|name| story.disk.user_write(name, *name).unwrap());
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     (story, names)
 }
 
@@ -274,7 +274,7 @@ fn damaged(journal: bool) -> Story {
         story.settle();
     }
     if journal {
-        let written = Options { format: Format::Json, pretty: false, session_id: "here".into() };
+        let written = StateOptions { format: StateFormat::Json, pretty: false, session_id: "here".into() };
         let state = Arc::new(story.state.handle());
         let (mut container, _) = Container::open(state, "state.json", written, Timestamp::UNIX_EPOCH).unwrap();
         // From here on there is a container beside the journal.
@@ -302,7 +302,7 @@ fn a_recovered_state_that_nobody_has_compared_with_the_folder_deletes_nothing() 
                 let here = op.kind.writes() && counted.fetch_add(1, Ordering::Relaxed) == number;
                 if here { Verdict::Kill } else { Verdict::Go }
             })));
-            let written = Options { format: Format::Json, pretty: false, session_id: "here".into() };
+            let written = StateOptions { format: StateFormat::Json, pretty: false, session_id: "here".into() };
             let state = Arc::new(story.state.handle());
             drop(Container::open(state, "state.json", written, Timestamp::UNIX_EPOCH));
             story.state.set_hook(None);

@@ -9,7 +9,7 @@ fn reading_once() -> Story {
     let remote = Arc::new(story.server.client());
     story.engine.set_options(options, Arc::new(|_: &str, _: bool| false), remote);
     story.disk.user_write("a", "is large").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.set_time(1_600_000_000_000_000_000);
     story
 }
@@ -19,11 +19,11 @@ fn a_large_new_file_is_read_once() {
     let mut story = reading_once();
     story.disk.user_write("b", "is large too").unwrap();
     story.disk.user_write("c", "tiny").unwrap();
-    let scope = Scope { paths: ["b".into(), "c".into()].into(), ..Scope::default() };
+    let scope = ScanScope { paths: ["b".into(), "c".into()].into(), ..ScanScope::default() };
     let report = story.cycle(scope).unwrap();
     assert_eq!((report.scan.hashed, report.uploaded), (1, 2), "the scan reads the small one");
     assert_eq!(story.names(), ["a", "b", "c"]);
-    let report = story.cycle(Scope::full()).unwrap();
+    let report = story.cycle(ScanScope::full()).unwrap();
     assert_eq!((report.uploaded, report.wrote()), (0, false));
     // The base is right: an edit replaces it, and the deletion arrives.
     story.disk.user_write("b", "is another one").unwrap();
@@ -62,7 +62,7 @@ fn an_unread_upload_whose_reply_was_lost_is_known_again() {
         story.server.lose(1, what);
         assert!(story.cycle(touched("b")).is_err());
         for _ in 0..3 {
-            story.cycle(Scope::default()).unwrap();
+            story.cycle(ScanScope::default()).unwrap();
         }
         assert_eq!(story.names(), ["a", "b"]);
         assert_eq!(story.disk.user_tree("").len(), 2, "no conflict with itself");
@@ -100,11 +100,11 @@ fn a_renamed_folder_of_large_files_is_no_mass_deletion() {
     story.disk.user_rename("d", "e").unwrap();
     // The proxy goes away before anything arrives there.
     story.server.set_silent(|_| true);
-    assert!(story.cycle(Scope::full()).is_err());
+    assert!(story.cycle(ScanScope::full()).is_err());
     story.server.set_silent(|_| false);
     let mut hashed = 0;
     for _ in 0..4 {
-        let report = story.cycle(Scope::full()).unwrap();
+        let report = story.cycle(ScanScope::full()).unwrap();
         assert_eq!((report.held, story.engine.halts()), (0, Vec::new()));
         hashed += report.scan.hashed;
     }
@@ -130,7 +130,7 @@ fn large_files_that_are_new_are_no_excuse_for_a_mass_deletion() {
         story.disk.user_write(&format!("f/{n}"), format!("is large and new: {n}")).unwrap();
     }
     for _ in 0..3 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
     }
     assert_eq!(story.engine.held().first().map(|h| &h.id), Some(&id));
     assert_eq!(story.names().iter().filter(|name| name.starts_with("d/")).count(), 12);

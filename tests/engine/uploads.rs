@@ -7,11 +7,11 @@ use super::*;
 fn an_upload_that_was_dropped_and_arrived_is_no_conflict() {
     for files in [1, 9] {
         let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         let names: Vec<String> = (0..files).map(|n| format!("n{n}")).collect();
         names.iter().for_each(|n| story.disk.user_write(n, "first").unwrap());
         let server = story.server.clone();
-        assert!(story.cycle_while(Scope::full(), || server.contents().len() < files).is_none(), "it is dropped");
+        assert!(story.cycle_while(ScanScope::full(), || server.contents().len() < files).is_none(), "it is dropped");
         assert_eq!(story.names().len(), files);
         names.iter().for_each(|n| story.disk.user_write(n, "and then second").unwrap());
         story.settle();
@@ -37,7 +37,7 @@ fn upload_of_a_killed_run_is_no_conflict() {
             write(&story, "sent");
             let server = story.server.clone();
             let has_all = || server.contents().values().filter(|c| c.starts_with(b"sent")).count() == files;
-            assert!(story.cycle_while(Scope::full(), || !has_all()).is_none(), "it dies before it hears of it");
+            assert!(story.cycle_while(ScanScope::full(), || !has_all()).is_none(), "it dies before it hears of it");
             story.restart();
             write(&story, "and then more");
             story.settle();
@@ -63,7 +63,7 @@ fn upload_before_a_power_cut_is_not_replaced_by_an_older_file() {
     story.disk.user_write_volatile("a", "and newer").unwrap();
     let server = story.server.clone();
     let is_there = || server.contents().into_values().any(|content| content == "and newer");
-    assert!(story.cycle_while(Scope::full(), || !is_there()).is_none());
+    assert!(story.cycle_while(ScanScope::full(), || !is_there()).is_none());
     for disk in [&story.disk, &story.state] {
         disk.power_cut(&mut fastrand::Rng::with_seed(1));
     }
@@ -82,7 +82,7 @@ fn file_missing_after_a_killed_upload_comes_back() {
     story.settle();
     story.disk.user_write("a", "sent").unwrap();
     let server = story.server.clone();
-    assert!(story.cycle_while(Scope::full(), || server.contents().is_empty()).is_none());
+    assert!(story.cycle_while(ScanScope::full(), || server.contents().is_empty()).is_none());
     story.restart();
     story.disk.user_remove("a").unwrap();
     story.settle();
@@ -94,7 +94,7 @@ fn file_missing_after_a_killed_upload_comes_back() {
 fn an_upload_whose_file_changed_before_it_was_sent_was_not_sent() {
     for files in [1, 9] {
         let mut story = Story::new(Config::default());
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         (1..files).for_each(|n| story.disk.user_write(&format!("n{n}"), "1").unwrap());
         story.disk.user_write("n0", "theirs").unwrap();
         let opened = AtomicU64::new(0);
@@ -109,7 +109,7 @@ fn an_upload_whose_file_changed_before_it_was_sent_was_not_sent() {
         if files > 1 {
             story.server.lose(1, Losing::Reply);
         }
-        let _ = story.cycle(Scope::full());
+        let _ = story.cycle(ScanScope::full());
         story.disk.set_hook(None);
         let path = RelPath::parse("n0").unwrap();
         assert!(!story.server.contents().contains_key(&path));
@@ -125,7 +125,7 @@ fn what_was_sent_before_a_deletion_is_nobodys_own_after_it() {
     let mut story = Story::new(Config::default());
     let path = RelPath::parse("a").unwrap();
     story.disk.user_write("a", "first").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     // Read for an upload that never arrives, then deleted.
     story.disk.user_write("a", "second").unwrap();
     story.server.lose(1, Losing::Request);
@@ -139,7 +139,7 @@ fn what_was_sent_before_a_deletion_is_nobodys_own_after_it() {
     story.disk.user_write("a", "third").unwrap();
     story.server.foreign_put(&path, "second");
     for _ in 0..3 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
     }
     assert_eq!(story.server.contents()[&path], "second");
     assert!(story.disk.user_tree("").into_values().any(|content| content == "third"), "kept as a conflict copy");
@@ -151,13 +151,13 @@ fn a_write_that_always_comes_too_late_is_tried_three_times_a_cycle() {
     let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
     let path = RelPath::parse("a").unwrap();
     story.disk.user_write("a", "base").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "what we wrote").unwrap();
     for _ in 0..3 {
         let server = story.server.clone();
         server.take_calls();
         story
-            .cycle_while(Scope::full(), || {
+            .cycle_while(ScanScope::full(), || {
                 let calls = server.calls();
                 let looked = calls.last().is_some_and(|c| !matches!(c.request, Request::Put { .. }));
                 server.foreign_put(&path, if looked { "faster" } else { "base" });
@@ -191,13 +191,13 @@ fn a_deletion_right_after_an_upload_whose_reply_was_lost_is_not_undone() {
             story.settle();
             write(&story, "sent");
             story.server.lose(1, Losing::Reply);
-            let _ = story.cycle(Scope::full());
+            let _ = story.cycle(ScanScope::full());
             names.iter().for_each(|n| story.disk.user_remove(n).unwrap());
-            assert!(story.cycle(Scope::full()).unwrap().again, "one scan missed them");
+            assert!(story.cycle(ScanScope::full()).unwrap().again, "one scan missed them");
             let sent = story.names().len();
             let mut downloaded = 0;
             for _ in 0..4 {
-                downloaded += story.cycle(Scope::full()).unwrap().downloaded;
+                downloaded += story.cycle(ScanScope::full()).unwrap().downloaded;
             }
             assert!(
                 sent > 1 && downloaded == 0,
@@ -213,7 +213,7 @@ fn what_was_sent_without_a_reply_is_deleted_on_the_word_of_two_scans_and_where_n
     let path = RelPath::parse("a").unwrap();
     let sent = || {
         let mut story = Story::new(Config::default());
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         story.disk.user_write("a", "sent").unwrap();
         story.server.lose(1, Losing::Reply);
         assert!(story.cycle(touched("a")).is_err());
@@ -235,7 +235,7 @@ fn what_was_sent_without_a_reply_is_deleted_on_the_word_of_two_scans_and_where_n
     assert_eq!(story.disk.user_read("a").unwrap(), "theirs");
     // Somebody else has the same thought when the deletion is long done.
     let mut story = Story::new(Config::default());
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "sent").unwrap();
     story.server.lose(1, Losing::Request);
     assert!(story.cycle(touched("a")).is_err());
@@ -249,7 +249,7 @@ fn what_was_sent_without_a_reply_is_deleted_on_the_word_of_two_scans_and_where_n
 #[test]
 fn a_deletion_of_what_was_sent_that_a_person_rejects_brings_it_back() {
     let mut story = Story::new(Config::default());
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
     // One by one: each is the only one whose reply is lost.
     for name in &names {
@@ -258,8 +258,8 @@ fn a_deletion_of_what_was_sent_that_a_person_rejects_brings_it_back() {
         assert!(story.cycle(touched(name)).is_err());
     }
     names.iter().for_each(|name| story.disk.user_remove(name).unwrap());
-    story.cycle(Scope::full()).unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     let id = story.engine.held().first().expect("they are held").id.clone();
     assert!(story.engine.reject(&id).unwrap());
     story.settle();
@@ -271,7 +271,7 @@ fn a_deletion_of_what_was_sent_that_a_person_rejects_brings_it_back() {
 fn what_was_refused_for_certain_was_not_sent() {
     let mut story = Story::new(Config::default());
     let path = RelPath::parse("a").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.server.set_largest(3);
     story.disk.user_write("a", "mine").unwrap();
     assert_eq!(story.cycle(touched("a")).unwrap().failed, 1);
@@ -288,13 +288,13 @@ fn what_was_refused_for_certain_was_not_sent() {
 fn what_was_sent_in_vain_is_nobodys_own_for_ever() {
     let path = RelPath::parse("a").unwrap();
     let mut story = Story::new(plain());
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "sent").unwrap();
     story.server.lose(1, Losing::Request);
     assert!(story.cycle(touched("a")).is_err());
     story.disk.user_remove("a").unwrap();
     // Ten minutes.
-    (0..300).for_each(|_| drop(story.cycle(Scope::default()).unwrap()));
+    (0..300).for_each(|_| drop(story.cycle(ScanScope::default()).unwrap()));
     story.server.foreign_put(&path, "sent");
     story.settle();
     assert_eq!(story.disk.user_read("a").unwrap(), "sent");
@@ -308,11 +308,11 @@ fn an_old_name_goes_when_what_it_held_is_there_under_some_name() {
     story.disk.user_write("old", "renamed").unwrap();
     story.settle();
     story.disk.user_remove("old").unwrap();
-    story.cycle(Scope::full()).unwrap();
+    story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("new", "renamed").unwrap();
     story.server.foreign_put(&RelPath::parse("new").unwrap(), "theirs");
     for _ in 0..6 {
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         let there: Vec<_> = story.server.contents().into_values().collect();
         assert!(there.iter().any(|content| content == "renamed"), "{:?}", story.names());
     }
@@ -333,7 +333,7 @@ fn an_upload_that_nobody_ever_answers_holds_up_nothing_else() {
         story.disk.user_write("unheard", vec![b'x'; size]).unwrap();
         story.disk.user_remove("gone").unwrap();
         story.server.server_delete(&RelPath::parse("there").unwrap());
-        let offline = (0..40).filter(|_| story.cycle(Scope::full()).is_err()).count();
+        let offline = (0..40).filter(|_| story.cycle(ScanScope::full()).is_err()).count();
         assert_eq!(story.names(), ["stays"]);
         assert_eq!(story.disk.user_tree("").into_keys().collect::<Vec<_>>(), ["stays", "unheard"]);
         assert!(offline <= 2, "the proxy is there: {offline}");
@@ -349,10 +349,10 @@ fn an_upload_that_nobody_ever_answers_holds_up_nothing_else() {
 fn a_proxy_that_goes_away_in_the_midst_of_a_cycle_ends_it_soon() {
     for files in [1, 20] {
         let mut story = Story::new(Config { batch: false, ..Config::default() });
-        story.cycle(Scope::full()).unwrap();
+        story.cycle(ScanScope::full()).unwrap();
         (0..files).for_each(|n| story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap());
         story.server.set_silent(|_| true);
-        assert!(matches!(story.cycle(Scope::full()), Err(CycleError::Remote(_))), "{files} files");
+        assert!(matches!(story.cycle(ScanScope::full()), Err(CycleError::Remote(_))), "{files} files");
         assert!(story.engine.failing() <= 3, "nothing more is begun: {}", story.engine.failing());
         story.server.set_silent(|_| false);
         story.settle();
@@ -374,7 +374,7 @@ fn refused_writes_hold_up_no_download_or_deletion() {
         story.server.server_delete(&RelPath::parse("deleted").unwrap());
         story.server.foreign_put(&RelPath::parse("theirs").unwrap(), "theirs");
         for _ in 0..3 {
-            story.cycle(Scope::full()).unwrap();
+            story.cycle(ScanScope::full()).unwrap();
         }
         let here: Vec<_> = story.disk.user_tree("").into_keys().filter(|name| !name.starts_with('n')).collect();
         assert_eq!(here, ["stays", "theirs"], "{files} files");

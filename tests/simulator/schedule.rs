@@ -12,7 +12,7 @@ use memsync::local::history::HistoryLimits;
 use memsync::path::RelPath;
 use memsync::remote::Index;
 use memsync::remote::fake::{Backup, Config, FakeServer, Faults, TombstoneKind};
-use memsync::state::Format;
+use memsync::state::StateFormat;
 use memsync::sync::{Action, Plan, Precondition};
 
 use crate::settle::{Calm, settle};
@@ -183,7 +183,7 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
     server.plant_trusted_tombstone(planted == Some(Bug::PlainTombstoneTrusted));
     for device in &mut devices {
         if rng.bool() {
-            device.format = Format::MsgPack;
+            device.format = StateFormat::MsgPack;
         }
         device.is_slow.store(offers.is_slow, Ordering::Relaxed);
         if bug == Some(Bug::BaseBeforeFsync) {
@@ -266,7 +266,7 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
                 let mut ledger = ledger.lock().unwrap();
                 ledger.power_cut(device, &before, &server);
                 ledger.say(|| format!("  {} loses its power: {:?}", device.name, device.disk.user_tree("")));
-                *device.touched.lock().unwrap() = memsync::local::Scope::default();
+                *device.touched.lock().unwrap() = memsync::local::ScanScope::default();
             }
             94 if misfortune > 2 => {
                 ledger.lock().unwrap().say(|| format!("  {} loses its state", device.name));

@@ -11,8 +11,8 @@ use fastrand::Rng;
 use jiff::Timestamp;
 use memsync::digest::Md5;
 use memsync::disk::sim::{OpKind, SimDisk, Verdict};
-use memsync::disk::{Disk, DiskFile, Meta};
-use memsync::local::{Folder, FolderChange, Move};
+use memsync::disk::{Disk, DiskFile, FileMeta};
+use memsync::local::{FileMove, Folder, FolderChange};
 use memsync::path::RelPath;
 
 /// How far the second process may go.
@@ -99,7 +99,7 @@ impl DiskFile for PacedFile {
         self.file.sync()
     }
 
-    fn meta(&self) -> io::Result<Meta> {
+    fn meta(&self) -> io::Result<FileMeta> {
         self.file.meta()
     }
 
@@ -111,11 +111,11 @@ impl DiskFile for PacedFile {
 impl Disk for Paced {
     type File = PacedFile;
 
-    fn list(&self, dir: &str) -> io::Result<Vec<(OsString, Meta)>> {
+    fn list(&self, dir: &str) -> io::Result<Vec<(OsString, FileMeta)>> {
         self.next().list(dir)
     }
 
-    fn stat(&self, path: &str) -> io::Result<Meta> {
+    fn stat(&self, path: &str) -> io::Result<FileMeta> {
         self.next().stat(path)
     }
 
@@ -244,7 +244,8 @@ fn run_agent(disk: &SimDisk, rng: &mut Rng, sweep: Sweep) {
     if let Ok(staged) = staged {
         let path = RelPath::parse(at).unwrap();
         // As above.
-        let _ = folder.perform(vec![Move::Replace { path, at: at.to_owned(), staged, expect: found.md5 }], &[], now());
+        let _ =
+            folder.perform(vec![FileMove::Replace { path, at: at.to_owned(), staged, expect: found.md5 }], &[], now());
     }
 }
 

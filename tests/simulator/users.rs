@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use fastrand::Rng;
 use memsync::disk::sim::SimDisk;
-use memsync::local::Scope;
+use memsync::local::ScanScope;
 use memsync::remote::fake::FakeServer;
 
 use crate::world::Device;
@@ -157,8 +157,8 @@ pub fn user_acts(
     rng: &mut Rng,
     ledger: &mut Ledger,
     volatile: bool,
-) -> Scope {
-    let mut touched = Scope::default();
+) -> ScanScope {
+    let mut touched = ScanScope::default();
     let path = names[rng.usize(..names.len())];
     let here = |p: &str| disk.user_read(p).ok();
     match rng.u8(..11) {

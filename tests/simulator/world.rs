@@ -15,9 +15,9 @@ use jiff::Timestamp;
 use memsync::agent::engine::Sabotage;
 use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
 use memsync::disk::sim::SimDisk;
-use memsync::local::{Folder, Scope};
+use memsync::local::{Folder, ScanScope};
 use memsync::remote::fake::{FakeRemote, FakeServer};
-use memsync::state::{Container, Format, Options};
+use memsync::state::{Container, StateFormat, StateOptions};
 
 /// Simulated milliseconds, shared by all devices.
 #[derive(Clone, Default)]
@@ -117,13 +117,13 @@ pub struct Device {
     /// Planted into every engine.
     pub sabotage: Option<Sabotage>,
     /// How its container is written.
-    pub format: Format,
+    pub format: StateFormat,
     /// The disk has no room: writes fail now and then.
     pub full: Arc<AtomicBool>,
     /// Its link is slow.
     pub is_slow: Arc<AtomicBool>,
     /// What a watcher would tell the next cycle.
-    pub touched: Arc<Mutex<Scope>>,
+    pub touched: Arc<Mutex<ScanScope>>,
     pub rules: Arc<Mutex<SimRules>>,
 }
 
@@ -157,7 +157,7 @@ impl Device {
             cycle: None,
             runs: 0,
             sabotage: None,
-            format: Format::Json,
+            format: StateFormat::Json,
             full: Arc::default(),
             is_slow: Arc::default(),
             touched: Arc::default(),
@@ -239,7 +239,7 @@ impl Device {
             random: AtomicU64::new(self.number << 32 | self.runs),
             is_slow: self.is_slow.clone(),
         });
-        let written = Options { format: self.format, pretty: false, session_id: self.name.clone() };
+        let written = StateOptions { format: self.format, pretty: false, session_id: self.name.clone() };
         let opened = Container::open(Arc::new(state), "state.json", written, world.now());
         let (container, _) = match opened {
             Ok(ok) => ok,
@@ -277,7 +277,7 @@ impl Device {
                 engine.rules_changed();
             }
             let touched = std::mem::take(&mut *self.touched.lock().unwrap());
-            let scope = if full { Scope::full() } else { touched };
+            let scope = if full { ScanScope::full() } else { touched };
             self.cycle = Some(Box::pin(async move {
                 let result = engine.cycle(scope).await;
                 (engine, result)

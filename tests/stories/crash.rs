@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use memsync::disk::real::RealDisk;
-use memsync::state::{Container, Format, Options};
+use memsync::state::{Container, StateFormat, StateOptions};
 
 use crate::world::{Device, World, eventually};
 
@@ -16,7 +16,7 @@ fn pretend_reboot(device: &Device) {
     let mut names = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let name = names.find_map(|name| Some(format!("{}.json", name.strip_suffix(".status.json")?)));
     let name = name.expect("the agent has noted its status");
-    let options = Options { format: Format::Json, pretty: true, session_id: String::new() };
+    let options = StateOptions { format: StateFormat::Json, pretty: true, session_id: String::new() };
     let disk = Arc::new(RealDisk::open(&state).unwrap());
     let (mut container, _) = Container::open(disk, &name, options, Timestamp::now()).unwrap();
     assert!(container.header().boot.is_some(), "the agent notes the start of the machine");

@@ -12,11 +12,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
 use memsync::disk::sim::SimDisk;
-use memsync::local::{Folder, Scope};
+use memsync::local::{Folder, ScanScope};
 use memsync::path::RelPath;
 use memsync::remote::IndexEntry;
 use memsync::remote::fake::{Config, FakeRemote, FakeServer, Faults, TombstoneKind};
-use memsync::state::{Change, Container, Entry, Format, Options};
+use memsync::state::{BaseChange, BaseEntry, Container, StateFormat, StateOptions};
 
 use crate::case::{C, Case, Here, Proxy, There};
 
@@ -89,14 +89,14 @@ impl Setting {
         this.disk.set_time(1_600_000_000_000_000_000);
         let mut container = this.container().unwrap();
         if let Some(base) = case.base.base() {
-            let entry = Entry { base, stat: None, version: known };
-            container.0.commit(vec![Change::Set(this.path.clone(), entry)]).unwrap();
+            let entry = BaseEntry { base, stat: None, version: known };
+            container.0.commit(vec![BaseChange::Set(this.path.clone(), entry)]).unwrap();
         }
         this
     }
 
-    fn container(&self) -> Result<(Container<SimDisk>, memsync::state::Opened), memsync::state::StateError> {
-        let options = Options { format: Format::Json, pretty: false, session_id: "here".into() };
+    fn container(&self) -> Result<(Container<SimDisk>, memsync::state::OpenOutcome), memsync::state::StateError> {
+        let options = StateOptions { format: StateFormat::Json, pretty: false, session_id: "here".into() };
         Container::open(Arc::new(self.state.handle()), "state.json", options, Timestamp::UNIX_EPOCH)
     }
 
@@ -170,7 +170,7 @@ impl Setting {
 }
 
 pub fn cycle(engine: &mut Sim) -> Result<Report, CycleError> {
-    let mut cycle = pin!(engine.cycle(Scope::full()));
+    let mut cycle = pin!(engine.cycle(ScanScope::full()));
     let mut context = Context::from_waker(futures::task::noop_waker_ref());
     loop {
         if let Poll::Ready(result) = cycle.as_mut().poll(&mut context) {

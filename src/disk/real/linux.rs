@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::{kind_of, nanos};
-use crate::disk::Meta;
+use crate::disk::FileMeta;
 
 /// How a folder is opened to be a starting point only: needs no right to read it.
 pub const DIR: OFlags = OFlags::PATH;
@@ -23,7 +23,7 @@ pub fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode)
 
 /// `lstat` of a name in an open folder. Unlike a device number, `statx` tells bind mounts and mounts of single files, too
 /// (`STATX_ATTR_MOUNT_ROOT`, Linux 5.8).
-pub fn meta_at(dir: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<Meta, Errno> {
+pub fn meta_at(dir: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<FileMeta, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
         Ok(found) => Ok(meta(&found)),
@@ -42,9 +42,9 @@ fn is_mount_root(found: &Statx) -> bool {
     found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
 }
 
-fn meta(found: &Statx) -> Meta {
+fn meta(found: &Statx) -> FileMeta {
     let mode = u32::from(found.stx_mode);
-    Meta {
+    FileMeta {
         kind: kind_of(FileType::from_raw_mode(mode)),
         size: found.stx_size,
         allocated: found.stx_blocks.saturating_mul(super::STAT_BLOCK_BYTES),

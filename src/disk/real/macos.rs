@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-use crate::disk::Meta;
+use crate::disk::FileMeta;
 
 /// How a folder is opened to be a starting point only.
 pub const DIR: OFlags = OFlags::RDONLY;
@@ -18,7 +18,7 @@ pub fn open_beneath(_root: BorrowedFd<'_>, _path: &str, _flags: OFlags, _mode: M
 }
 
 /// `lstat` of a name in an open folder. There are no bind mounts: the device number tells a mount point.
-pub fn meta_at(dir: BorrowedFd<'_>, name: impl Arg) -> Result<Meta, Errno> {
+pub fn meta_at(dir: BorrowedFd<'_>, name: impl Arg) -> Result<FileMeta, Errno> {
     Ok(super::meta(&rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?))
 }
 

@@ -78,7 +78,7 @@ fn writes_and_reads_back() {
         let real = fs::metadata(root.join("a/b/c.md")).unwrap();
         let meta = disk.stat("a/b/c.md").unwrap();
         assert_eq!(meta, file.meta().unwrap());
-        assert_eq!((meta.kind, meta.size, meta.inode, meta.device), (Kind::File, 5, real.ino(), real.dev()));
+        assert_eq!((meta.kind, meta.size, meta.inode, meta.device), (FileKind::File, 5, real.ino(), real.dev()));
         assert_eq!(meta.mtime_ns, real.mtime() * 1_000_000_000 + real.mtime_nsec());
         assert_eq!(meta.ctime_ns, real.ctime() * 1_000_000_000 + real.ctime_nsec());
 
@@ -92,7 +92,7 @@ fn writes_and_reads_back() {
         disk.rmdir("a/b").unwrap();
         disk.rmdir("a").unwrap();
         assert!(disk.list("").unwrap().is_empty());
-        assert_eq!(disk.stat("").unwrap().kind, Kind::Dir);
+        assert_eq!(disk.stat("").unwrap().kind, FileKind::Dir);
     });
 }
 
@@ -175,11 +175,11 @@ fn only_regular_files_open_and_nothing_blocks() {
         let _socket = UnixListener::bind(root.join("socket")).unwrap();
         disk.mkdir("dir").unwrap();
         for (name, kind) in [
-            ("link", Kind::Symlink),
-            ("dangling", Kind::Symlink),
-            ("fifo", Kind::Other("FIFO")),
-            ("socket", Kind::Other("socket")),
-            ("dir", Kind::Dir),
+            ("link", FileKind::Symlink),
+            ("dangling", FileKind::Symlink),
+            ("fifo", FileKind::Other("FIFO")),
+            ("socket", FileKind::Other("socket")),
+            ("dir", FileKind::Dir),
         ] {
             assert_eq!(disk.stat(name).unwrap().kind, kind);
             assert_eq!(error(disk.open(name)), io::ErrorKind::InvalidInput, "{name}");
@@ -237,7 +237,7 @@ fn rename_new_without_the_system_call_never_replaces_either() {
         // The symlink itself moves, not what it points to.
         symlink("b", root.join("link")).unwrap();
         by_link("link", "link2").unwrap();
-        assert_eq!(disk.stat("link2").unwrap().kind, Kind::Symlink);
+        assert_eq!(disk.stat("link2").unwrap().kind, FileKind::Symlink);
     });
 }
 
@@ -280,7 +280,7 @@ fn names_need_not_be_utf8() {
         fs::write(root.join(name), "x").unwrap();
         let listed = disk.list("").unwrap();
         assert_eq!(listed.len(), 1);
-        assert_eq!((listed[0].0.as_os_str(), listed[0].1.kind), (name, Kind::File));
+        assert_eq!((listed[0].0.as_os_str(), listed[0].1.kind), (name, FileKind::File));
     });
 }
 
@@ -319,14 +319,14 @@ fn the_root_is_known_again_after_it_moved() {
         symlink(&away, root).unwrap();
         let linked = disk.root_identity().unwrap();
         assert!(!linked.is_same());
-        assert_eq!(linked.now.unwrap().0, Kind::Symlink);
+        assert_eq!(linked.now.unwrap().0, FileKind::Symlink);
         assert_eq!(error(RealDisk::open(root)), io::ErrorKind::NotADirectory);
 
         fs::remove_file(root).unwrap();
         fs::create_dir(root).unwrap();
         let replaced = disk.root_identity().unwrap();
         assert!(!replaced.is_same());
-        assert_eq!(replaced.now.unwrap().0, Kind::Dir);
+        assert_eq!(replaced.now.unwrap().0, FileKind::Dir);
 
         fs::remove_dir(root).unwrap();
         fs::rename(&away, root).unwrap();

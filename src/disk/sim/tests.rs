@@ -2,7 +2,7 @@ use std::io::{ErrorKind, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::disk::Kind;
+use crate::disk::FileKind;
 
 mod power;
 
@@ -69,8 +69,8 @@ fn errors_are_those_of_the_system() {
     assert_eq!(kind(d.exchange("f", "no")), ErrorKind::NotFound);
     assert_eq!(kind(d.exchange("dir", "dir/in")), ErrorKind::InvalidInput);
     assert_eq!(kind(d.sync_dir("f")), ErrorKind::NotADirectory);
-    assert_eq!(d.stat("link").unwrap().kind, Kind::Symlink);
-    assert_eq!(d.stat("pipe").unwrap().kind, Kind::Other("fifo"));
+    assert_eq!(d.stat("link").unwrap().kind, FileKind::Symlink);
+    assert_eq!(d.stat("pipe").unwrap().kind, FileKind::Other("fifo"));
     // Nothing of all that changed anything.
     assert_eq!(d.user_tree("").into_keys().collect::<Vec<_>>(), ["dir/in", "f"]);
 }
@@ -209,7 +209,7 @@ fn any_run_leaves_a_sound_tree() {
                     let name = name.into_string().unwrap();
                     let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
                     assert_eq!(engine.stat(&path).unwrap(), meta, "seed {seed}");
-                    if meta.kind == Kind::Dir {
+                    if meta.kind == FileKind::Dir {
                         dirs.push(path);
                     }
                 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 
-use crate::disk::{Kind, Meta};
+use crate::disk::{FileKind, FileMeta};
 
 /// An inode number. Never used again.
 pub(super) type Ino = u64;
@@ -166,16 +166,16 @@ impl Tree {
         Ok((spot, ino))
     }
 
-    pub(super) fn meta(&self, ino: Ino) -> Meta {
+    pub(super) fn meta(&self, ino: Ino) -> FileMeta {
         let inode = self.inode(ino);
         let (kind, size) = match &inode.body {
-            Body::File(c) => (Kind::File, c.now.len() as u64),
-            Body::Dir(_) => (Kind::Dir, 4096),
-            Body::Symlink => (Kind::Symlink, 1),
-            Body::Other(kind) => (Kind::Other(kind), 0),
+            Body::File(c) => (FileKind::File, c.now.len() as u64),
+            Body::Dir(_) => (FileKind::Dir, 4096),
+            Body::Symlink => (FileKind::Symlink, 1),
+            Body::Other(kind) => (FileKind::Other(kind), 0),
         };
         let Inode { mtime_ns, ctime_ns, mode, .. } = *inode;
-        Meta {
+        FileMeta {
             kind,
             size,
             allocated: size.next_multiple_of(4096),

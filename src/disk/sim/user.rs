@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::tree::{Ino, Tree};
 use super::{SimDisk, is_private};
-use crate::disk::{Kind, Meta};
+use crate::disk::{FileKind, FileMeta};
 
 /// The user's side. Nothing here goes through the hook; what is not called volatile is durable at once, with the
 /// names of the folders above it.
@@ -50,7 +50,7 @@ impl SimDisk {
         let free = |n: &u32| self.user_stat(&format!("{path}.tmp{n}~")).is_err();
         let temp = format!("{path}.tmp{}~", (0..).find(free).unwrap_or_default());
         self.durably(&[path, &temp], |tree| {
-            if tree.find(path).is_ok_and(|there| tree.meta(there).kind == Kind::Dir) {
+            if tree.find(path).is_ok_and(|there| tree.meta(there).kind == FileKind::Dir) {
                 return Err(ErrorKind::IsADirectory.into());
             }
             let ino = write(tree, &temp, bytes.into())?;
@@ -92,7 +92,7 @@ impl SimDisk {
             let names: Vec<_> = tree.list(dir)?.map(|(name, ino)| (format!("{path}/{name}"), ino)).collect();
             for (below, ino) in names {
                 match tree.meta(ino).kind {
-                    Kind::Dir => remove(tree, &below)?,
+                    FileKind::Dir => remove(tree, &below)?,
                     _ => tree.unlink(&below)?,
                 }
             }
@@ -165,7 +165,7 @@ impl SimDisk {
         let world = self.world();
         let ino = world.tree.find(path)?;
         match world.tree.meta(ino).kind {
-            Kind::File => Ok(world.tree.content(ino)),
+            FileKind::File => Ok(world.tree.content(ino)),
             _ => Err(ErrorKind::InvalidInput.into()),
         }
     }
@@ -174,7 +174,7 @@ impl SimDisk {
     ///
     /// # Errors
     /// As `lstat(2)`.
-    pub fn user_stat(&self, path: &str) -> io::Result<Meta> {
+    pub fn user_stat(&self, path: &str) -> io::Result<FileMeta> {
         let world = self.world();
         world.tree.find(path).map(|ino| world.tree.meta(ino))
     }
@@ -186,8 +186,8 @@ impl SimDisk {
             for (name, ino) in tree.entries(dir) {
                 let path = if path.is_empty() { name.to_string() } else { format!("{path}/{name}") };
                 match tree.meta(ino).kind {
-                    Kind::File => drop(out.insert(path, tree.content(ino))),
-                    Kind::Dir if with_private || !is_private(&path) => {
+                    FileKind::File => drop(out.insert(path, tree.content(ino))),
+                    FileKind::Dir if with_private || !is_private(&path) => {
                         collect(tree, ino, &path, with_private, out);
                     }
                     _ => {}
@@ -207,7 +207,7 @@ fn mkdir_all(tree: &mut Tree, path: &str) -> io::Result<()> {
     for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
         let dir = &path[..end];
         match tree.find(dir) {
-            Ok(ino) if tree.meta(ino).kind == Kind::Dir => {}
+            Ok(ino) if tree.meta(ino).kind == FileKind::Dir => {}
             Ok(_) => return Err(ErrorKind::NotADirectory.into()),
             Err(e) if e.kind() == ErrorKind::NotFound => drop(tree.mkdir(dir)?),
             Err(e) => return Err(e),
@@ -223,7 +223,7 @@ fn mkdir_above(tree: &mut Tree, path: &str) -> io::Result<()> {
 fn write(tree: &mut Tree, path: &str, bytes: Bytes) -> io::Result<Ino> {
     mkdir_above(tree, path)?;
     let ino = match tree.find(path) {
-        Ok(ino) if tree.meta(ino).kind == Kind::File => ino,
+        Ok(ino) if tree.meta(ino).kind == FileKind::File => ino,
         Ok(_) => return Err(ErrorKind::InvalidInput.into()),
         Err(e) if e.kind() == ErrorKind::NotFound => tree.create(path, 0o644)?,
         Err(e) => return Err(e),

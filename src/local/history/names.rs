@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::Kept;
+use super::VersionKind;
 use crate::path::MAX_SEGMENT;
 
 /// Bytes of a stamp: `20261120T101112.123Z`.
@@ -14,7 +14,7 @@ pub(super) struct Mark {
     pub at: Timestamp,
     /// Tells versions of one millisecond apart.
     pub number: u32,
-    pub kind: Kept,
+    pub kind: VersionKind,
 }
 
 impl Mark {
@@ -35,7 +35,7 @@ impl Mark {
         };
         let at = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S%.fZ", stamp).ok()?;
         let at = at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
-        let mark = Self { at, number, kind: Kept::parse(kind)? };
+        let mark = Self { at, number, kind: VersionKind::parse(kind)? };
         // A name that this program would have written otherwise is none of its own.
         (mark.text() == text).then_some(mark)
     }
@@ -59,15 +59,15 @@ pub(super) fn parse_version_name(text: &str) -> Option<(&str, Mark)> {
 mod tests {
     use super::*;
 
-    fn mark(number: u32, kind: Kept) -> Mark {
+    fn mark(number: u32, kind: VersionKind) -> Mark {
         Mark { at: "2026-11-20T10:11:12.123Z".parse().unwrap(), number, kind }
     }
 
     #[test]
     fn mark_round_trips() {
         for (text, want) in [
-            ("20261120T101112.123Z-replaced", mark(0, Kept::Replaced)),
-            ("20261120T101112.123Z.1-removed", mark(1, Kept::Removed)),
+            ("20261120T101112.123Z-replaced", mark(0, VersionKind::Replaced)),
+            ("20261120T101112.123Z.1-removed", mark(1, VersionKind::Removed)),
         ] {
             assert_eq!(want.text(), text);
             assert_eq!(Mark::parse(text), Some(want));
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn version_name_round_trips() {
         for name in ["a.md", "a", "résumé", "a.20261120T101112.123Z-replaced", "Z-removed", "a-b.Z"] {
-            for mark in [mark(0, Kept::Replaced), mark(12, Kept::Removed)] {
+            for mark in [mark(0, VersionKind::Replaced), mark(12, VersionKind::Removed)] {
                 let text = version_name(name, mark).unwrap();
                 assert_eq!(parse_version_name(&text), Some((name, mark)), "{text}");
             }
@@ -88,6 +88,6 @@ mod tests {
         for other in ["a.md", "a.md-replaced", ".20261120T101112.123Z-replaced", "éééééééééééZ-removed"] {
             assert_eq!(parse_version_name(other), None, "{other}");
         }
-        assert_eq!(version_name(&"x".repeat(MAX_SEGMENT - 20), mark(0, Kept::Replaced)), None);
+        assert_eq!(version_name(&"x".repeat(MAX_SEGMENT - 20), mark(0, VersionKind::Replaced)), None);
     }
 }

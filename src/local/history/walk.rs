@@ -8,9 +8,9 @@ use std::io;
 use super::super::Folder;
 use super::super::folder::HISTORY;
 use super::super::moves::dir_of;
-use super::Version;
+use super::HistoryVersion;
 use super::names::{Mark, parse_version_name};
-use crate::disk::{Disk, Kind, Meta};
+use crate::disk::{Disk, FileKind, FileMeta};
 
 /// A version as it stands on the disk.
 pub(super) struct Stored {
@@ -25,7 +25,7 @@ pub(super) struct Stored {
     pub file: String,
 }
 
-impl From<Stored> for Version {
+impl From<Stored> for HistoryVersion {
     fn from(stored: Stored) -> Self {
         let Stored { path, mark, size, file, .. } = stored;
         Self { path, at: mark.at, kind: mark.kind, size, file }
@@ -72,7 +72,7 @@ impl<D: Disk> Folder<D> {
         if batch_of(path).is_none() {
             let dir = format!("{HISTORY}/{path}");
             for (name, meta) in self.list_if_there(dir_of(&dir))? {
-                if meta.kind == Kind::File {
+                if meta.kind == FileKind::File {
                     found.extend(stored(dir_of(&dir), &name, &meta, None).filter(|stored| stored.path == path));
                 }
             }
@@ -83,11 +83,11 @@ impl<D: Disk> Folder<D> {
             let (top, start) = (format!("{HISTORY}/{name}"), HISTORY.len() + name.len() + 2);
             let file = format!("{top}/{path}");
             match self.disk.stat(&file) {
-                Ok(meta) if meta.kind == Kind::File => {
+                Ok(meta) if meta.kind == FileKind::File => {
                     let name = file.rsplit_once('/').map_or("", |(_, name)| name);
                     found.extend(stored(dir_of(&file), name, &meta, Some((mark, start))));
                 }
-                Ok(meta) if meta.kind == Kind::Dir => found.extend(self.walk_below(&file, Some((mark, start)))?),
+                Ok(meta) if meta.kind == FileKind::Dir => found.extend(self.walk_below(&file, Some((mark, start)))?),
                 Ok(_) => {}
                 Err(e) if is_absent(&e) => {}
                 Err(e) => return Err(e),
@@ -97,7 +97,7 @@ impl<D: Disk> Folder<D> {
     }
 
     fn walk_below(&self, dir: &str, batch: Option<(Mark, usize)>) -> io::Result<Vec<Stored>> {
-        if !matches!(self.disk.stat(dir), Ok(meta) if meta.kind == Kind::Dir) {
+        if !matches!(self.disk.stat(dir), Ok(meta) if meta.kind == FileKind::Dir) {
             return Ok(Vec::new());
         }
         self.walk_from(Pending { dir: dir.to_owned(), allocated: 0, batch }).into_versions()
@@ -119,7 +119,7 @@ impl<D: Disk> Folder<D> {
                 // What is not UTF-8 was not put here by sync.
                 let Some(name) = name.to_str() else { continue };
                 match meta.kind {
-                    Kind::Dir => {
+                    FileKind::Dir => {
                         let below = format!("{dir}/{name}");
                         let batch = match Mark::parse(name) {
                             Some(mark) if dir == HISTORY => Some((mark, below.len() + 1)),
@@ -127,8 +127,8 @@ impl<D: Disk> Folder<D> {
                         };
                         pending.push(Pending { dir: below, allocated: meta.allocated, batch });
                     }
-                    Kind::File => walked.versions.extend(stored(&dir, name, meta, batch)),
-                    Kind::Symlink | Kind::Other(_) => {}
+                    FileKind::File => walked.versions.extend(stored(&dir, name, meta, batch)),
+                    FileKind::Symlink | FileKind::Other(_) => {}
                 }
             }
             walked.folders.push(HistoryDir { path: dir, names: names.len(), allocated });
@@ -136,7 +136,7 @@ impl<D: Disk> Folder<D> {
         walked
     }
 
-    fn list_if_there(&self, dir: &str) -> io::Result<Vec<(String, Meta)>> {
+    fn list_if_there(&self, dir: &str) -> io::Result<Vec<(String, FileMeta)>> {
         match self.disk.list(dir) {
             Ok(names) => {
                 Ok(names.into_iter().filter_map(|(name, meta)| Some((name.into_string().ok()?, meta))).collect())
@@ -164,7 +164,7 @@ pub(super) fn batch_of(path: &str) -> Option<Mark> {
 }
 
 /// The file `name` in the folder `dir` of the history, where it is a version.
-fn stored(dir: &str, name: &str, meta: &Meta, batch: Option<(Mark, usize)>) -> Option<Stored> {
+fn stored(dir: &str, name: &str, meta: &FileMeta, batch: Option<(Mark, usize)>) -> Option<Stored> {
     let file = format!("{dir}/{name}");
     let (path, mark) = match batch {
         Some((mark, start)) => (file.get(start..)?.to_owned(), mark),

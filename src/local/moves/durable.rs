@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use crate::disk::{Disk, DiskFile, Kind};
+use crate::disk::{Disk, DiskFile, FileKind};
 
 use super::super::Folder;
 use super::super::folder::STAGE;
@@ -53,7 +53,7 @@ impl<D: Disk> Folder<D> {
     /// Whether a user's file is no more, in a folder that is still there.
     fn is_gone(&self, file: &str) -> bool {
         let dir = dir_of(file);
-        dir != STAGE && self.disk.stat(dir).is_ok_and(|m| m.kind == Kind::Dir)
+        dir != STAGE && self.disk.stat(dir).is_ok_and(|m| m.kind == FileKind::Dir)
     }
 
     pub(in crate::local) fn sync_dirs(&self, dirs: &BTreeSet<String>) -> io::Result<()> {

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use crate::disk::{Disk, Kind};
+use crate::disk::{Disk, FileKind};
 
 use super::super::Folder;
 use super::super::folder::HISTORY;
@@ -27,7 +27,7 @@ impl<D: Disk> Folder<D> {
             Err(e) => match e.kind() {
                 io::ErrorKind::AlreadyExists => match self.disk.stat(dir) {
                     Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-                    there => Ok((there?.kind != Kind::Dir).then(|| dir.to_owned())),
+                    there => Ok((there?.kind != FileKind::Dir).then(|| dir.to_owned())),
                 },
                 io::ErrorKind::NotFound => {
                     let clash = self.ensure_parents(dir, touched)?;
@@ -52,7 +52,7 @@ impl<D: Disk> Folder<D> {
     /// # Errors
     /// As `opendir(3)` and `rmdir(2)`.
     pub fn make_room(&self, at: &str) -> io::Result<bool> {
-        if !matches!(self.disk.stat(at), Ok(meta) if meta.kind == Kind::Dir) {
+        if !matches!(self.disk.stat(at), Ok(meta) if meta.kind == FileKind::Dir) {
             return Ok(true);
         }
         // Children before their parents; a file that comes meanwhile keeps its folder, and those above it.
@@ -61,7 +61,7 @@ impl<D: Disk> Folder<D> {
         while let Some(dir) = dirs.get(next).cloned() {
             for (name, meta) in self.disk.list(&dir)? {
                 match name.to_str() {
-                    Some(name) if meta.kind == Kind::Dir => dirs.push(format!("{dir}/{name}")),
+                    Some(name) if meta.kind == FileKind::Dir => dirs.push(format!("{dir}/{name}")),
                     _ => return Ok(false),
                 }
             }

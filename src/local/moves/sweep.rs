@@ -5,20 +5,20 @@ use std::io;
 
 use jiff::Timestamp;
 
-use crate::disk::{Disk, Kind, Meta};
+use crate::disk::{Disk, FileKind, FileMeta};
 use crate::failpoint;
 use crate::path::RelPath;
 
 use super::super::Folder;
 use super::super::folder::STAGE;
-use super::super::history::{Kept, Shelf};
+use super::super::history::{Shelf, VersionKind};
 use super::super::stage::{displaced_slot, download_inode, taken_slot};
 use super::intent::{INTENT_SUFFIX, Intent};
 use super::{BEING_WRITTEN, dir_of, is_kept};
 
 /// Something displaced that could not be put where it belongs.
 #[derive(Debug)]
-pub struct Left {
+pub struct SweepFailure {
     /// Where it comes from; `None`: its intent cannot be read.
     pub path: Option<RelPath>,
     pub source: io::Error,
@@ -26,9 +26,9 @@ pub struct Left {
 
 /// What a sweep came to.
 #[derive(Debug, Default)]
-pub struct Swept {
+pub struct SweepReport {
     /// Tried again by the next sweep.
-    pub left: Vec<Left>,
+    pub left: Vec<SweepFailure>,
     /// Conflict copies that it made, each with the file that it is of.
     pub copies: Vec<(RelPath, RelPath)>,
     /// Files that were in the stage for no known reason, by their paths in history.
@@ -38,7 +38,7 @@ pub struct Swept {
 /// What became of the intents.
 #[derive(Default)]
 struct Settled {
-    swept: Swept,
+    swept: SweepReport,
     /// The files that stay: intents, and the slots that they name.
     stay: BTreeSet<String>,
     /// The intents by their slots.
@@ -57,15 +57,15 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// When `stage/` itself cannot be read, or nothing can be made durable.
-    pub fn sweep(&self, now: Timestamp) -> io::Result<Swept> {
-        let slots: Vec<(String, Meta)> =
+    pub fn sweep(&self, now: Timestamp) -> io::Result<SweepReport> {
+        let slots: Vec<(String, FileMeta)> =
             self.list_stage()?.into_iter().filter(|(name, _)| !name.ends_with(INTENT_SUFFIX)).collect();
         failpoint::pass("sweep.listed");
         // An intent is older than what is displaced under it. Listed second, it is there for every slot of the first list.
         let intents: Vec<String> =
             self.list_stage()?.into_iter().map(|(name, _)| name).filter(|name| name.ends_with(INTENT_SUFFIX)).collect();
         if slots.is_empty() && intents.is_empty() {
-            return Ok(Swept::default());
+            return Ok(SweepReport::default());
         }
         let mut shelf = Shelf::new(now);
         let Settled { mut swept, stay, named, all_known } = self.settle_intents(&intents, &mut shelf);
@@ -101,7 +101,7 @@ impl<D: Disk> Folder<D> {
                 Err(source) => {
                     settled.all_known = false;
                     settled.stay.insert(name.clone());
-                    settled.swept.left.push(Left { path: None, source });
+                    settled.swept.left.push(SweepFailure { path: None, source });
                     continue;
                 }
             };
@@ -112,7 +112,7 @@ impl<D: Disk> Folder<D> {
                     (Ok(_), _) => {}
                     (Err(source), path) => {
                         settled.stay.extend([name.clone(), intent.slot.clone()]);
-                        settled.swept.left.push(Left { path, source });
+                        settled.swept.left.push(SweepFailure { path, source });
                     }
                 }
                 settled.named.insert(intent.slot.clone(), intent);
@@ -121,7 +121,7 @@ impl<D: Disk> Folder<D> {
         settled
     }
 
-    fn list_stage(&self) -> io::Result<Vec<(String, Meta)>> {
+    fn list_stage(&self) -> io::Result<Vec<(String, FileMeta)>> {
         match self.disk.list(STAGE) {
             Ok(names) => {
                 Ok(names.into_iter().filter_map(|(name, m)| Some((format!("{STAGE}/{}", name.to_str()?), m))).collect())
@@ -138,11 +138,11 @@ impl<D: Disk> Folder<D> {
     fn clear_slot(
         &self,
         slot: &str,
-        listed: &Meta,
+        listed: &FileMeta,
         intent: Option<&Intent>,
         shelf: &mut Shelf,
     ) -> io::Result<Option<String>> {
-        if listed.kind != Kind::File {
+        if listed.kind != FileKind::File {
             return Ok(None);
         }
         let download = match intent {
@@ -164,7 +164,7 @@ impl<D: Disk> Folder<D> {
         }
         let name = slot.rsplit_once('/').map_or(slot, |(_, name)| name);
         let at = intent.map_or(name, |intent| &intent.at);
-        self.keep(&taken, at, Kept::Replaced, shelf)?;
+        self.keep(&taken, at, VersionKind::Replaced, shelf)?;
         Ok(Some(at.to_owned()))
     }
 
@@ -197,11 +197,11 @@ impl<D: Disk> Folder<D> {
                 self.put_back(&intent.slot, &path, &intent.at, content, shelf, touched)
             }
             Some(md5) if intent.expect == Some(md5) => {
-                let kind = if intent.put_back { Kept::Removed } else { Kept::Replaced };
+                let kind = if intent.put_back { VersionKind::Removed } else { VersionKind::Replaced };
                 if !is_kept(&intent.slot) || meta.links > 1 {
                     self.keep(&intent.slot, &intent.at, kind, shelf)?;
                 }
-                if kind == Kept::Removed {
+                if kind == VersionKind::Removed {
                     self.remove_empty(dir_of(&intent.at), touched);
                 }
                 Ok(None)

@@ -14,14 +14,14 @@ const QUIET_NS: i64 = SECOND_NS;
 struct Scanned {
     dir: tempfile::TempDir,
     folder: Folder<RealDisk>,
-    tree: Tree,
+    tree: LocalTree,
 }
 
 impl Scanned {
     fn new() -> Self {
         let dir = tempfile::TempDir::new().unwrap();
         let folder = Folder::new(Arc::new(RealDisk::open(dir.path()).unwrap()), "dev", 1);
-        Self { dir, folder, tree: Tree::default() }
+        Self { dir, folder, tree: LocalTree::default() }
     }
 
     fn open(&self, name: &str) -> File {
@@ -42,7 +42,7 @@ impl Scanned {
             now_ns: ns(jiff::Timestamp::now()) + later_ns,
             stop: &|| false,
         };
-        self.folder.scan(&mut self.tree, &Scope::full(), &options).unwrap();
+        self.folder.scan(&mut self.tree, &ScanScope::full(), &options).unwrap();
         self.tree.found().get("note.md").unwrap().local.clone()
     }
 }

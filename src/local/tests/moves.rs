@@ -35,9 +35,9 @@ fn conflict_names_are_short_and_never_nest() {
     assert!(RelPath::parse(&copy).is_ok());
 }
 
-fn replace(folder: &Folder<SimDisk>, at: &str, content: &str, expect: &str) -> Moved {
+fn replace(folder: &Folder<SimDisk>, at: &str, content: &str, expect: &str) -> MoveOutcome {
     let staged = staged(folder, content);
-    let step = Move::Replace { path: p(at), at: at.into(), staged, expect: Md5::of(expect.as_bytes()) };
+    let step = FileMove::Replace { path: p(at), at: at.into(), staged, expect: Md5::of(expect.as_bytes()) };
     folder.perform(vec![step], &[], now()).unwrap().moved.remove(0)
 }
 
@@ -46,7 +46,7 @@ fn replacing_keeps_the_old_content_and_the_permissions() {
     let (disk, folder) = folder();
     disk.user_write("d/a", "old").unwrap();
     folder.disk().open("d/a").unwrap().set_mode(0o640).unwrap();
-    assert!(matches!(replace(&folder, "d/a", "new", "old"), Moved::Done { copy: None, .. }));
+    assert!(matches!(replace(&folder, "d/a", "new", "old"), MoveOutcome::Done { copy: None, .. }));
     assert_eq!(disk.user_read("d/a").unwrap(), "new");
     assert_eq!(disk.user_stat("d/a").unwrap().mode, 0o640);
     let kept = kept(&disk);
@@ -67,7 +67,7 @@ fn an_edit_at_the_last_moment_becomes_a_copy_with_and_without_exchange() {
             }
             _ => Verdict::Go,
         })));
-        let Moved::Done { copy: Some(copy), .. } = replace(&folder, "a", "new", "old") else { panic!("no copy") };
+        let MoveOutcome::Done { copy: Some(copy), .. } = replace(&folder, "a", "new", "old") else { panic!("no copy") };
         assert_eq!(disk.user_read("a").unwrap(), "new");
         assert_eq!(disk.user_read(copy.as_str()).unwrap(), "edit");
         assert!(kept(&disk).is_empty() && disk.user_tree(".memsync/stage").is_empty());
@@ -89,9 +89,9 @@ fn a_file_in_the_place_of_a_displaced_one_never_stops_the_sweep() {
         }
         Verdict::Go
     })));
-    let step = Move::Trash { path: p("a"), at: "a".into(), expect: Md5::of(b"old") };
+    let step = FileMove::Trash { path: p("a"), at: "a".into(), expect: Md5::of(b"old") };
     let done = folder.perform(vec![step], &[], now()).unwrap();
-    assert!(matches!(done.moved[0], Moved::Stale { .. }), "{:?}", done.moved);
+    assert!(matches!(done.moved[0], MoveOutcome::Stale { .. }), "{:?}", done.moved);
     disk.set_hook(None);
     folder.sweep(now()).unwrap();
     assert_eq!(disk.user_read("a").unwrap(), "file again");
@@ -137,7 +137,7 @@ fn copy_of_an_edit_in_a_folder_that_goes(before: OpKind, then_a_file: bool) -> (
         }
         Verdict::Go
     })));
-    let Moved::Done { copy: Some(copy), .. } = replace(&folder, "n/a", "new", "old") else { panic!("no copy") };
+    let MoveOutcome::Done { copy: Some(copy), .. } = replace(&folder, "n/a", "new", "old") else { panic!("no copy") };
     assert_eq!(disk.user_read(copy.as_str()).unwrap(), "edit");
     assert_eq!(disk.user_read("o/a").unwrap(), "new");
     assert!(kept(&disk).is_empty() && disk.user_tree(".memsync/stage").is_empty());
@@ -178,7 +178,7 @@ fn versions_are_listed_newest_first_and_pruned_by_age_and_size() {
     let at = |s: i64| Timestamp::from_second(1_700_000_000 + s).unwrap();
     let trash = |name: &str, content: &str, when| {
         disk.user_write(name, content.to_owned()).unwrap();
-        let step = Move::Trash { path: p(name), at: name.into(), expect: Md5::of(content.as_bytes()) };
+        let step = FileMove::Trash { path: p(name), at: name.into(), expect: Md5::of(content.as_bytes()) };
         folder.perform(vec![step], &[], when).unwrap();
     };
     trash("d/a", "1", at(0));
@@ -187,7 +187,7 @@ fn versions_are_listed_newest_first_and_pruned_by_age_and_size() {
     trash("d/a", "4444", at(200));
     let all = folder.versions(None).unwrap();
     assert_eq!(all.iter().map(|v| v.size).collect::<Vec<_>>(), [4, 3, 2, 1]);
-    assert!(all.iter().all(|v| v.kind == Kept::Removed));
+    assert!(all.iter().all(|v| v.kind == VersionKind::Removed));
     assert_eq!(folder.versions(Some("d/a")).unwrap().len(), 3);
     assert_eq!(folder.versions(Some("d")).unwrap().len(), 3, "of a folder, all below it");
     assert!(folder.versions(Some("b/none")).unwrap().is_empty());
@@ -228,7 +228,10 @@ fn version_of_an_older_layout_is_listed_and_pruned() {
     }
     let all = folder.versions(None).unwrap();
     assert!(all.iter().all(|v| v.path == "d/a"));
-    assert_eq!(all.iter().map(|v| v.kind).collect::<Vec<_>>(), [Kept::Removed, Kept::Removed, Kept::Replaced]);
+    assert_eq!(
+        all.iter().map(|v| v.kind).collect::<Vec<_>>(),
+        [VersionKind::Removed, VersionKind::Removed, VersionKind::Replaced]
+    );
     assert_eq!(folder.versions(Some("d/a")).unwrap(), all);
     assert_eq!(folder.versions(Some("d")).unwrap(), all);
     assert_eq!(prune(&folder, 0, 0, now()), 3);
@@ -248,7 +251,7 @@ fn version_costs_one_inode_beside_those_of_its_folder() {
     while let Some(dir) = dirs.pop() {
         for (name, meta) in folder.disk().list(&dir).unwrap() {
             inodes += 1;
-            if meta.kind == Kind::Dir {
+            if meta.kind == FileKind::Dir {
                 dirs.push(format!("{dir}/{}", name.to_str().unwrap()));
             }
         }
@@ -264,9 +267,9 @@ fn long_names_and_names_like_a_batch_are_kept() {
     for name in [&*long, "20231114T000000.000Z-replaced/a"] {
         for _ in 0..2 {
             disk.user_write(name, "old").unwrap();
-            let step = Move::Trash { path: p(name), at: name.into(), expect: Md5::of(b"old") };
+            let step = FileMove::Trash { path: p(name), at: name.into(), expect: Md5::of(b"old") };
             let done = folder.perform(vec![step], &[], now()).unwrap();
-            assert!(matches!(done.moved[0], Moved::Done { .. }), "{:?}", done.moved);
+            assert!(matches!(done.moved[0], MoveOutcome::Done { .. }), "{:?}", done.moved);
         }
         let versions = folder.versions(Some(name)).unwrap();
         assert_eq!(versions.iter().map(|v| v.path.as_str()).collect::<Vec<_>>(), [name, name]);
@@ -295,9 +298,9 @@ fn a_file_and_a_folder_of_one_name_are_both_kept() -> io::Result<()> {
     for (first, then) in [("a", "a/b/c"), ("x/y/z", "x")] {
         for name in [first, then] {
             disk.user_write(name, name.to_owned())?;
-            let step = Move::Trash { path: p(name), at: name.into(), expect: Md5::of(name.as_bytes()) };
+            let step = FileMove::Trash { path: p(name), at: name.into(), expect: Md5::of(name.as_bytes()) };
             let done = folder.perform(vec![step], &[], now())?;
-            assert!(matches!(done.moved[0], Moved::Done { .. }), "{name}: {:?}", done.moved);
+            assert!(matches!(done.moved[0], MoveOutcome::Done { .. }), "{name}: {:?}", done.moved);
         }
     }
     assert_eq!(kept(&disk).len(), 4);
@@ -308,9 +311,9 @@ fn a_file_and_a_folder_of_one_name_are_both_kept() -> io::Result<()> {
 fn what_is_not_removed_after_all_leaves_nothing_in_history() -> io::Result<()> {
     let (disk, folder) = folder();
     disk.user_write("d/a", "edited since")?;
-    let step = Move::Trash { path: p("d/a"), at: "d/a".into(), expect: Md5::of(b"as it was planned") };
+    let step = FileMove::Trash { path: p("d/a"), at: "d/a".into(), expect: Md5::of(b"as it was planned") };
     let done = folder.perform(vec![step], &[], now())?;
-    assert!(matches!(done.moved[0], Moved::Stale { copy: None }), "{:?}", done.moved);
+    assert!(matches!(done.moved[0], MoveOutcome::Stale { copy: None }), "{:?}", done.moved);
     assert_eq!(disk.user_read("d/a")?, "edited since");
     assert!(kept(&disk).is_empty());
     assert!(disk.handle().list(".memsync/history")?.is_empty(), "no empty folders either");

@@ -5,27 +5,27 @@ use super::*;
 #[test]
 fn a_young_file_is_read_again_and_an_old_one_is_not() {
     let (disk, folder) = folder();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     disk.set_time(100 * SECOND + 1);
     disk.user_write("a", "one").unwrap();
     // Written in the same tick, after the scan: neither size nor time would show it.
-    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 100 * SECOND + 2).hashed, 1);
+    assert_eq!(scan(&folder, &mut tree, &ScanScope::full(), 100 * SECOND + 2).hashed, 1);
     disk.user_write("a", "two").unwrap();
-    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 101 * SECOND).hashed, 1);
+    assert_eq!(scan(&folder, &mut tree, &ScanScope::full(), 101 * SECOND).hashed, 1);
     assert_eq!(local(&tree, "a"), Some(file("two")));
-    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 102 * SECOND).hashed, 0);
+    assert_eq!(scan(&folder, &mut tree, &ScanScope::full(), 102 * SECOND).hashed, 0);
     // On a filesystem of whole seconds the ticks are longer.
     disk.set_time(200 * SECOND);
     disk.user_write("a", "tri").unwrap();
-    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 201 * SECOND).hashed, 1);
-    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 203 * SECOND).hashed, 1);
-    assert_eq!(scan(&folder, &mut tree, &Scope::full(), 204 * SECOND).hashed, 0);
+    assert_eq!(scan(&folder, &mut tree, &ScanScope::full(), 201 * SECOND).hashed, 1);
+    assert_eq!(scan(&folder, &mut tree, &ScanScope::full(), 203 * SECOND).hashed, 1);
+    assert_eq!(scan(&folder, &mut tree, &ScanScope::full(), 204 * SECOND).hashed, 0);
 }
 
 #[test]
 fn a_replaced_file_shows_by_its_inode() {
     let (disk, folder) = folder();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     disk.user_write("a", "one").unwrap();
     full(&folder, &mut tree);
     disk.user_replace("a", "two").unwrap();
@@ -36,7 +36,7 @@ fn a_replaced_file_shows_by_its_inode() {
 #[test]
 fn names_come_in_nfc_and_keep_their_form_on_the_disk() {
     let (disk, folder) = folder();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     let (nfd, nfc) = ("cafe\u{301}/x", "caf\u{e9}/x");
     disk.user_write(nfd, "1").unwrap();
     full(&folder, &mut tree);
@@ -51,15 +51,15 @@ fn names_come_in_nfc_and_keep_their_form_on_the_disk() {
 #[test]
 fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
     let (nfd, nfc) = ("cafe\u{301}", "caf\u{e9}");
-    let left_out = |tree: &Tree| -> Vec<String> {
+    let left_out = |tree: &LocalTree| -> Vec<String> {
         let collides = tree.left_out().iter().filter(|(_, why)| matches!(why, Unknown::Collides(_)));
         collides.map(|(name, _)| String::from_utf8(name.clone()).unwrap()).collect()
     };
     for (first, second) in [(nfd, nfc), (nfc, nfd)] {
         for is_full in [true, false] {
             let (disk, folder) = super::folder();
-            let mut tree = Tree::default();
-            let look = |tree: &mut Tree, name: &str| match is_full {
+            let mut tree = LocalTree::default();
+            let look = |tree: &mut LocalTree, name: &str| match is_full {
                 true => full(&folder, tree),
                 false => scan(&folder, tree, &paths(&[name]), folder.disk().time() + 10 * SECOND),
             };
@@ -76,8 +76,8 @@ fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
             look(&mut tree, first);
             assert_eq!((local(&tree, nfc), left_out(&tree)), (Some(file("11")), vec![second.to_owned()]));
             // As after a restart: the state knows the inode, not the form.
-            let stat = Stat::from(&disk.user_stat(first).unwrap());
-            let mut again = Tree::default();
+            let stat = FileStat::from(&disk.user_stat(first).unwrap());
+            let mut again = LocalTree::default();
             again.seed(p(nfc), Md5::of(b"11"), stat);
             full(&folder, &mut again);
             assert_eq!((local(&again, nfc), left_out(&again)), (Some(file("11")), vec![second.to_owned()]));
@@ -93,11 +93,11 @@ fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
     let (disk, folder) = super::folder();
     disk.user_write("basede\u{301}", "base").unwrap();
     disk.user_write("based\u{e9}", "2").unwrap();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     full(&folder, &mut tree);
     assert_eq!((local(&tree, "based\u{e9}"), left_out(&tree)), (Some(file("base")), vec!["based\u{e9}".to_owned()]));
     disk.user_write("basede\u{301}", "edited").unwrap();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     full(&folder, &mut tree);
     assert!(matches!(local(&tree, "based\u{e9}"), Some(Local::Unknown(Unknown::Collides(_)))));
     assert_eq!(left_out(&tree).len(), 2);
@@ -105,7 +105,7 @@ fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
     let (disk, folder) = super::folder();
     disk.user_write(nfd, "1").unwrap();
     disk.user_write(nfc, "2").unwrap();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     full(&folder, &mut tree);
     assert_eq!((local(&tree, nfc), left_out(&tree)), (Some(file("2")), vec![nfd.to_owned()]));
 }
@@ -113,12 +113,12 @@ fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
 #[test]
 fn names_that_are_no_paths_are_told_apart_and_forgotten() {
     let (disk, folder) = folder();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     for name in ["odd\n", "odd\t", "odd\u{fffd}", "d/odd\n"] {
         disk.user_write(name, "1").unwrap();
     }
     full(&folder, &mut tree);
-    let names = |tree: &Tree| tree.left_out().keys().cloned().collect::<Vec<_>>();
+    let names = |tree: &LocalTree| tree.left_out().keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&tree), [b"d/odd\n".to_vec(), b"odd\t".to_vec(), b"odd\n".to_vec()]);
     assert_eq!(local(&tree, "odd\u{fffd}"), Some(file("1")), "it is a name like others");
     assert!(tree.take_news());
@@ -127,7 +127,7 @@ fn names_that_are_no_paths_are_told_apart_and_forgotten() {
     disk.user_remove("odd\n").unwrap();
     scan(&folder, &mut tree, &paths(&["odd\n"]), 0);
     disk.user_remove_dir_all("d").unwrap();
-    let subtree = Scope { subtrees: BTreeSet::from(["d".to_owned()]), ..Scope::default() };
+    let subtree = ScanScope { subtrees: BTreeSet::from(["d".to_owned()]), ..ScanScope::default() };
     scan(&folder, &mut tree, &subtree, 0);
     assert_eq!((names(&tree), tree.take_news()), (vec![b"odd\t".to_vec()], true));
 }
@@ -135,13 +135,13 @@ fn names_that_are_no_paths_are_told_apart_and_forgotten() {
 #[test]
 fn folder_with_an_identity_of_its_own_is_left_out() {
     let (disk, folder) = folder();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     for name in ["d/inner/a", "d/inner/deep/b", "d/c"] {
         disk.user_write(name, "1").unwrap();
     }
     full(&folder, &mut tree);
     disk.user_write("d/inner/.memsync/id", "another").unwrap();
-    let found = |tree: &Tree| tree.found().keys().map(ToString::to_string).collect::<Vec<_>>();
+    let found = |tree: &LocalTree| tree.found().keys().map(ToString::to_string).collect::<Vec<_>>();
     scan(&folder, &mut tree, &paths(&["d/inner/deep/b"]), 0);
     for _ in 0..2 {
         assert_eq!(local(&tree, "d/inner"), Some(Local::Unknown(Unknown::OtherFolder)));
@@ -163,7 +163,7 @@ fn a_full_scan_knows_all_that_changed_and_nothing_else() {
     let names = ["a", "d/b", "d/c", "cafe\u{301}", "caf\u{e9}", "d/e\u{301}", "d/\u{e9}", "odd\n", "odd\t"];
     for _ in 0..50 {
         let (disk, folder) = folder();
-        let mut tree = Tree::default();
+        let mut tree = LocalTree::default();
         let mut before = BTreeMap::new();
         for _ in 0..8 {
             for _ in 0..rng.usize(..4) {
@@ -178,10 +178,10 @@ fn a_full_scan_knows_all_that_changed_and_nothing_else() {
             }
             disk.set_time(disk.time() + SECOND);
             full(&folder, &mut tree);
-            let mut fresh = Tree::default();
+            let mut fresh = LocalTree::default();
             full(&folder, &mut fresh);
             // Which of two forms of one name is synced depends on what was there before.
-            let shown = |tree: &Tree| -> BTreeMap<RelPath, Option<(Local, String)>> {
+            let shown = |tree: &LocalTree| -> BTreeMap<RelPath, Option<(Local, String)>> {
                 let names =
                     tree.left_out().keys().filter_map(|name| RelPath::from_disk(str::from_utf8(name).ok()?).ok());
                 let twins: BTreeSet<RelPath> = names.collect();
@@ -195,7 +195,7 @@ fn a_full_scan_knows_all_that_changed_and_nothing_else() {
             let had_twin = |p: &RelPath| [before.get(p), after.get(p)].contains(&Some(&None));
             let differs = |p: &&RelPath| before.get(*p) != after.get(*p) && !had_twin(p);
             let differ: BTreeSet<RelPath> = paths.filter(differs).cloned().collect();
-            let Touched::Paths(mut touched) = tree.take_touched() else { panic!("everywhere") };
+            let TouchedPaths::Paths(mut touched) = tree.take_touched() else { panic!("everywhere") };
             touched.retain(|p| !had_twin(p));
             assert_eq!(touched, differ);
             before = after;
@@ -206,7 +206,7 @@ fn a_full_scan_knows_all_that_changed_and_nothing_else() {
 #[test]
 fn a_narrow_scan_sees_what_it_is_told_to_and_keeps_the_rest() {
     let (disk, folder) = folder();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     for name in ["a", "d/b", "d/e/c", "z"] {
         disk.user_write(name, "1").unwrap();
     }
@@ -221,7 +221,7 @@ fn a_narrow_scan_sees_what_it_is_told_to_and_keeps_the_rest() {
         (local(&tree, "z"), local(&tree, "d/b"), local(&tree, "d/new")),
         (Some(file("1")), Some(file("1")), None)
     );
-    let subtree = Scope { subtrees: BTreeSet::from(["d".to_owned()]), ..Scope::default() };
+    let subtree = ScanScope { subtrees: BTreeSet::from(["d".to_owned()]), ..ScanScope::default() };
     scan(&folder, &mut tree, &subtree, 0);
     for (name, content) in [("d/b", "22"), ("d/e/c", "22"), ("d/new", "3"), ("z", "1")] {
         assert_eq!(local(&tree, name), Some(file(content)), "{name}");
@@ -234,7 +234,7 @@ fn a_narrow_scan_sees_what_it_is_told_to_and_keeps_the_rest() {
 #[test]
 fn a_file_becomes_a_folder_and_a_folder_a_file() {
     let (disk, folder) = folder();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     disk.user_write("a", "1").unwrap();
     disk.user_write("d/b", "1").unwrap();
     full(&folder, &mut tree);
@@ -250,7 +250,7 @@ fn a_file_becomes_a_folder_and_a_folder_a_file() {
 #[test]
 fn what_cannot_be_looked_into_is_unknown_and_not_absent() {
     let (disk, folder) = folder();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     disk.user_write("d/a", "1").unwrap();
     disk.user_write("f", "1").unwrap();
     disk.user_write("big", "x".repeat(101)).unwrap();
@@ -299,7 +299,7 @@ fn edit_while_read(disk: &SimDisk, path: &'static str, to: &'static str) {
 #[test]
 fn a_torn_read_is_no_content() {
     let (disk, folder) = folder();
-    let mut tree = Tree::default();
+    let mut tree = LocalTree::default();
     disk.user_write("a", "one").unwrap();
     edit_while_read(&disk, "a", "two");
     full(&folder, &mut tree);

@@ -9,7 +9,7 @@ fn shared(patterns: &[&str]) -> (Shared, Instant) {
         state: WATCHING,
         poll_at: None,
         poll_interval: Duration::from_secs(30),
-        rules: Arc::new(Rules::new(&list, None).unwrap()),
+        rules: Arc::new(IgnoreRules::new(&list, None).unwrap()),
     };
     (shared, Instant::now())
 }
@@ -17,7 +17,7 @@ fn shared(patterns: &[&str]) -> (Shared, Instant) {
 /// Longer than a file that was closed waits, shorter than one that is still being written.
 const MOMENT: Duration = Duration::from_millis(20);
 
-fn told(shared: &mut Shared, kind: EventKind, path: &str, now: Instant) -> Due {
+fn told(shared: &mut Shared, kind: EventKind, path: &str, now: Instant) -> ScanScope {
     let root = Path::new("/root");
     shared.note(root, &Event::new(kind).add_path(root.join(path)), now);
     shared.dirty.due(now)
@@ -26,9 +26,9 @@ fn told(shared: &mut Shared, kind: EventKind, path: &str, now: Instant) -> Due {
 #[test]
 fn what_each_event_means() {
     let (mut shared, t) = shared(&["*.tmp"]);
-    let nothing = Due::default();
-    let path = Due { paths: ["a/b".to_owned()].into(), ..Due::default() };
-    let subtree = Due { subtrees: ["a/b".to_owned()].into(), ..Due::default() };
+    let nothing = ScanScope::default();
+    let path = ScanScope { paths: ["a/b".to_owned()].into(), ..ScanScope::default() };
+    let subtree = ScanScope { subtrees: ["a/b".to_owned()].into(), ..ScanScope::default() };
     for (kind, expected) in [
         (EventKind::Access(AccessKind::Close(AccessMode::Read)), &nothing),
         (EventKind::Access(AccessKind::Open(AccessMode::Any)), &nothing),
@@ -61,23 +61,23 @@ fn what_each_event_means() {
 fn the_root_and_lost_events_mean_everything() {
     let (mut shared, t) = shared(&[]);
     let gone = EventKind::Modify(ModifyKind::Name(RenameMode::From));
-    assert_eq!(told(&mut shared, gone, "", t), Due::everything());
-    assert_eq!(told(&mut shared, EventKind::Remove(RemoveKind::Folder), "", t), Due::everything());
+    assert_eq!(told(&mut shared, gone, "", t), ScanScope::full());
+    assert_eq!(told(&mut shared, EventKind::Remove(RemoveKind::Folder), "", t), ScanScope::full());
 
     let root = Path::new("/root");
     let rescan = Event::new(EventKind::Other).set_flag(Flag::Rescan);
     assert!(shared.note(root, &rescan, t));
-    assert_eq!(shared.dirty.due(t), Due::everything());
+    assert_eq!(shared.dirty.due(t), ScanScope::full());
     shared.note(root, &rescan.clone().add_path(root.join("sub")), t);
     assert_eq!(shared.dirty.due(t).subtrees, ["sub".to_owned()].into());
     shared.note(root, &rescan.add_path("/elsewhere".into()), t);
-    assert_eq!(shared.dirty.due(t), Due::everything());
+    assert_eq!(shared.dirty.due(t), ScanScope::full());
 }
 
 #[test]
 fn removed_private_folder_means_everything() {
     let (mut shared, t) = shared(&[]);
-    assert_eq!(told(&mut shared, EventKind::Remove(RemoveKind::Folder), ".memsync", t), Due::everything());
+    assert_eq!(told(&mut shared, EventKind::Remove(RemoveKind::Folder), ".memsync", t), ScanScope::full());
     assert!(told(&mut shared, EventKind::Remove(RemoveKind::File), ".memsync/stage/1", t).is_empty());
 }
 
@@ -118,13 +118,13 @@ fn the_remedy_fits_the_limit() {
 #[test]
 fn a_limit_reached_later_degrades_to_polling_and_mends() {
     let dir = tempfile::TempDir::new().unwrap();
-    let options = Options {
+    let options = WatchOptions {
         debounce: Duration::ZERO,
         poll_interval: Duration::from_secs(30),
         force_poll: false,
-        rules: Arc::new(Rules::new(&[], None).unwrap()),
+        rules: Arc::new(IgnoreRules::new(&[], None).unwrap()),
     };
-    let mut watcher = Watcher::start(dir.path(), options, || {}).unwrap();
+    let mut watcher = FolderWatcher::start(dir.path(), options, || {}).unwrap();
     assert_eq!((watcher.state(), watcher.next_due()), (WATCHING, None));
     let t = Instant::now();
     lock(&watcher.shared).degrade(explain(&notify::Error::new(ErrorKind::MaxFilesWatch)), t);
@@ -132,7 +132,7 @@ fn a_limit_reached_later_degrades_to_polling_and_mends() {
     let at = watcher.next_due().unwrap();
     assert_eq!(at, t + Duration::from_secs(30));
     assert!(watcher.take_due(at - Duration::from_secs(1)).is_empty());
-    assert_eq!(watcher.take_due(at), Due::everything());
+    assert_eq!(watcher.take_due(at), ScanScope::full());
     if cfg!(target_os = "linux") {
         assert_eq!((watcher.state(), watcher.next_due()), (WATCHING, None), "the limit was raised");
     }

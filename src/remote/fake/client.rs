@@ -8,7 +8,7 @@ use futures::StreamExt;
 
 use super::store::{Fate, Store};
 use super::{Call, FakeServer, Request, lock};
-use crate::digest::{Hasher, Md5};
+use crate::digest::{Md5, Md5Hasher};
 use crate::path::RelPath;
 use crate::protocol::{HistoryPoint, Precondition};
 use crate::remote::{
@@ -204,7 +204,7 @@ impl<T> From<Lost<T>> for RemoteError {
 /// # Panics
 /// When it is not what was promised: the engine broke invariant 10.
 fn read_whole(mut body: Outgoing) -> Result<(Md5, Bytes), RemoteError> {
-    let mut hasher = Hasher::new();
+    let mut hasher = Md5Hasher::new();
     let mut pieces = Vec::new();
     while let Some(piece) = body.source.next().map_err(|e| RemoteError::Source(e.to_string()))? {
         hasher.update(&piece);

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::disk::{Disk, DiskFile, Kind, Meta};
+use super::disk::{Disk, DiskFile, FileKind, FileMeta};
 
 /// One directory, no folders in it.
 #[derive(Clone)]
@@ -167,9 +167,9 @@ impl Inner {
         id
     }
 
-    fn meta(&self, id: u64) -> Meta {
-        Meta {
-            kind: Kind::File,
+    fn meta(&self, id: u64) -> FileMeta {
+        FileMeta {
+            kind: FileKind::File,
             size: self.files[&id].live.len() as u64,
             allocated: 0,
             mtime_ns: 1_700_000_000_000_000_000,
@@ -223,7 +223,7 @@ impl DiskFile for MemFile {
         Ok(())
     }
 
-    fn meta(&self) -> io::Result<Meta> {
+    fn meta(&self) -> io::Result<FileMeta> {
         Ok(self.disk.inner().meta(self.id))
     }
 
@@ -240,12 +240,12 @@ impl Disk for MemDisk {
         self.inner().boot.clone()
     }
 
-    fn list(&self, _dir: &str) -> io::Result<Vec<(OsString, Meta)>> {
+    fn list(&self, _dir: &str) -> io::Result<Vec<(OsString, FileMeta)>> {
         let inner = self.inner();
         Ok(inner.names.iter().map(|(name, id)| (name.into(), inner.meta(*id))).collect())
     }
 
-    fn stat(&self, path: &str) -> io::Result<Meta> {
+    fn stat(&self, path: &str) -> io::Result<FileMeta> {
         let inner = self.inner();
         Ok(inner.meta(inner.id(path)?))
     }

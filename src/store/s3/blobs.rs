@@ -14,7 +14,7 @@ use super::index::Row;
 use super::layout::{Described, Layout};
 use super::ledger::write_id;
 use super::spool::Content;
-use crate::digest::{Hasher, Md5};
+use crate::digest::{Md5, Md5Hasher};
 use crate::failpoint;
 use crate::path::RelPath;
 
@@ -81,7 +81,7 @@ impl Blobs {
         if let Some(row) = row(&object) {
             return Ok(Some(Found { row, object }));
         }
-        let mut hasher = Hasher::new();
+        let mut hasher = Md5Hasher::new();
         while let Some(piece) = body.next().await {
             hasher.update(&piece?);
         }

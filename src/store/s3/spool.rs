@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::super::{BodyWriter, StoreError};
-use crate::digest::{Hasher, Md5};
+use crate::digest::{Md5, Md5Hasher};
 
 /// Bodies up to this many bytes stay in memory.
 const INLINE_MAX: usize = 256 * 1024;
@@ -67,14 +67,14 @@ pub struct Upload {
     dir: Arc<Path>,
     size: u64,
     waiting: Vec<u8>,
-    hasher: Hasher,
+    hasher: Md5Hasher,
     file: Option<File>,
 }
 
 impl Upload {
     /// A body whose file, should it need one, is made in `dir`.
     pub fn new(dir: Arc<Path>) -> Self {
-        Self { dir, size: 0, waiting: Vec::new(), hasher: Hasher::new(), file: None }
+        Self { dir, size: 0, waiting: Vec::new(), hasher: Md5Hasher::new(), file: None }
     }
 
     /// Writes and digests what waits, off the async threads.

@@ -12,7 +12,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::task::JoinHandle;
 
 use super::super::{BodyWriter, StoreError, new_id};
-use crate::digest::{Hasher, Md5};
+use crate::digest::{Md5, Md5Hasher};
 
 /// Bodies up to this many bytes stay in memory and go into the database.
 pub(super) const MAX_INLINE_BYTES: usize = 256 * 1024;
@@ -117,13 +117,13 @@ pub struct SpooledWriter {
 struct OpenBodyFile {
     file: File,
     body: BodyFile,
-    hasher: Hasher,
+    hasher: Md5Hasher,
 }
 
 impl OpenBodyFile {
     fn create(files: &Arc<BodyFiles>) -> io::Result<Self> {
         let (body, file) = files.create()?;
-        Ok(Self { file, body, hasher: Hasher::new() })
+        Ok(Self { file, body, hasher: Md5Hasher::new() })
     }
 
     fn write(mut self, chunk: &[u8]) -> io::Result<Self> {

@@ -17,7 +17,7 @@ use super::rows::unsigned;
 use super::schema::{self, BODIES, DATABASE};
 use super::shared_records::SqliteRecords;
 use super::spool::sync_dir;
-use crate::digest::{Hasher, Md5};
+use crate::digest::{Md5, Md5Hasher};
 use crate::failpoint;
 
 /// Attempts at a backup while a running proxy removes files.
@@ -319,7 +319,7 @@ fn check<P: rusqlite::Params + Clone>(
 }
 
 fn digest(path: &Path) -> io::Result<(Md5, u64)> {
-    let (mut file, mut hasher, mut size) = (File::open(path)?, Hasher::new(), 0);
+    let (mut file, mut hasher, mut size) = (File::open(path)?, Md5Hasher::new(), 0);
     let mut piece = vec![0; CHUNK_BYTES];
     loop {
         let n = file.read(&mut piece)?;

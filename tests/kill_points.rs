@@ -1,6 +1,6 @@
-//! The real binary, killed at every step that is named in the sources (`failpoint::pass`). Started again: nothing
-//! is lost, nothing is left lying about, both devices agree, and another start finds nothing to do.
-#![cfg(debug_assertions)] // A release build has no such points.
+//! The real binary is killed at every point that the source names (`failpoint::pass`), and started again. Nothing is
+//! lost, no file is left over, both devices agree, and another start finds nothing to do.
+#![cfg(debug_assertions)] // A release build has no kill points.
 
 #[path = "kill_points/bucket.rs"]
 mod bucket;
@@ -31,10 +31,10 @@ use rustix::process::Signal;
 use world::killed;
 use world::{Device, Files, World, eventually, files_below};
 
-/// A test for each point: its name, the scenario that passes it, and where (`point` or `point:N`).
+/// A test for each point: its name, the scenario that passes it, and the point (`point` or `point:N`).
 macro_rules! points {
     ($($name:ident: $scenario:ident at $($point:literal),+;)+) => {
-        /// Every point that is tested.
+        /// Every tested point.
         const POINTS: &[&str] = &[$($($point),+),+];
 
         $(#[test]
@@ -98,7 +98,7 @@ fn died(status: ExitStatus, point: &str) {
     assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "it dies at {point}: {status}");
 }
 
-/// What was on both devices at the start.
+/// The files of both devices at the start.
 const BASE: [(&str, &str); 8] = [
     ("clash.md", "clash: base"),
     ("clash2.md", "clash2: base"),
@@ -110,7 +110,7 @@ const BASE: [(&str, &str); 8] = [
     ("mine.md", "mine: base"),
 ];
 
-/// `a` runs and has made changes; `b` is stopped, and has made others: in its next cycle, each action happens.
+/// `a` runs and has made changes. `b` is stopped and has made others, so that its next cycle takes every action.
 fn apart(world: &World) -> (Device<'_>, Device<'_>) {
     let config = "conflict = \"copy\"\nmax_delete = 1.0";
     let (a, b) = (world.device_with("a", config), world.device_with("b", config));
@@ -140,10 +140,10 @@ fn apart(world: &World) -> (Device<'_>, Device<'_>) {
     (a, b)
 }
 
-/// What the log has of a cycle that wrote something.
+/// The log's text of a cycle that wrote something.
 const WROTE: &str = ", conflicts ";
 
-/// After whatever happened to `b`: as it must be, and quiet.
+/// Checks that both devices agree and rest after the kill of `b`.
 #[track_caller]
 fn whole(world: &World, a: &Device, b: &Device) {
     b.start();
@@ -175,7 +175,7 @@ fn whole(world: &World, a: &Device, b: &Device) {
     quiet(world, &[a, b]);
 }
 
-/// Nothing is left lying about, and another start changes nothing anywhere.
+/// Checks that no file is left over, and that another start changes nothing.
 #[track_caller]
 fn quiet(world: &World, devices: &[&Device]) {
     devices.iter().for_each(|d| d.stop());
@@ -205,7 +205,7 @@ fn a_cycle(point: &str) {
     whole(&world, &a, &b);
 }
 
-/// So many small changes that they travel in batches.
+/// Enough small changes to travel in batches.
 fn many_at_once(point: &str) {
     let world = World::new();
     let (a, b) = (world.device_with("a", "max_delete = 1.0"), world.device_with("b", "max_delete = 1.0"));
@@ -229,7 +229,7 @@ fn many_at_once(point: &str) {
     quiet(&world, &[&a, &b]);
 }
 
-/// Files of several pieces, which have other names outside the folder: what history holds of them is a copy.
+/// Files of several pieces with hard links outside the folder, so that history holds copies of them.
 fn other_names(point: &str) {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
@@ -309,7 +309,7 @@ fn a_save(point: &str) {
     b.start();
     world.settle(&[&a, &b]);
     b.stop();
-    // Another form of the container: it is written anew.
+    // Another format, so that the container is written anew.
     b.write_config("[state]\npretty = false", &[(&b.folder, "")]);
     b.write("of-b.md", "b");
     b.remove("3.md");
@@ -317,7 +317,7 @@ fn a_save(point: &str) {
     eventually("b is far enough", || (a.has("of-b.md", "b") && !a.at("3.md").exists()) || !b.runs());
     b.terminate();
     died(b.died(), point);
-    // What the killed run had acknowledged is not asked of the proxy again as something new.
+    // Writes that the killed run knew as acknowledged are not sent again.
     a.write("0.md", "edited meanwhile");
     a.wait();
     b.start();
@@ -350,7 +350,7 @@ fn the_proxy(point: &str) {
     world.stop_proxy();
     let mut written = Files::new();
     for n in 0..60 {
-        // Some are kept beside the database.
+        // Some bodies are files beside the database.
         let content = format!("{n} ").repeat(if n % 20 == 0 { 150_000 } else { 10 });
         a.write(&format!("{n}.md"), &content);
         written.insert(format!("{n}.md"), content.into_bytes());

@@ -1,4 +1,4 @@
-//! `memsync serve` and `memsync key` on a bucket that outlives them, killed at every step between what they write there.
+//! `memsync serve` and `memsync key` on a bucket, killed between any two of their writes. The bucket outlives them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,10 +15,10 @@ fn on_a_runtime(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work);
 }
 
-/// What a path must hold next: content, or nothing.
+/// The next content of a path, or its deletion.
 type Step = (&'static str, Option<&'static str>);
 
-/// The steps in their order: one is a request by itself, several are a batch.
+/// The steps in order. A single step is a request, several are a batch.
 fn steps() -> Vec<Vec<Step>> {
     let mut batch: Vec<Step> = ["n/0", "n/1", "n/2", "n/3", "n/4", "n/5"].map(|name| (name, Some("new"))).to_vec();
     batch.extend([("b.md", Some("b3")), ("due.md", None)]);
@@ -36,14 +36,14 @@ fn steps() -> Vec<Vec<Step>> {
     ]
 }
 
-/// What is known of the paths.
+/// The known state of the paths.
 #[derive(Default)]
 struct Known {
-    /// What each holds, as far as it was acknowledged.
+    /// The acknowledged content of each path.
     held: BTreeMap<&'static str, Option<&'static str>>,
-    /// All that was ever acknowledged.
+    /// Every content that was ever acknowledged.
     ever: Vec<(&'static str, &'static str)>,
-    /// Asked for, and not answered.
+    /// Sent, and not answered.
     doubt: Vec<Step>,
 }
 
@@ -58,7 +58,7 @@ impl Known {
     }
 }
 
-/// Takes one group of steps; `None` when no answer comes.
+/// Sends one group of steps. `None`: no answer came.
 async fn take(client: &mut Client, known: &Known, group: &[Step]) -> Option<()> {
     if let [(path, content)] = group {
         let held = known.precondition(path);
@@ -90,10 +90,10 @@ async fn take(client: &mut Client, known: &Known, group: &[Step]) -> Option<()> 
     Some(())
 }
 
-/// Goes on with the steps from `at`; gives the one that was not answered.
+/// Sends the steps from `at` on. Returns the first one without an answer.
 async fn go_on(client: &mut Client, known: &mut Known, at: usize) -> Option<usize> {
     for (n, group) in steps().into_iter().enumerate().skip(at) {
-        // What had landed before its answer was lost is not asked for again.
+        // A step that arrived before its answer was lost is not sent again.
         let open: Vec<Step> =
             group.into_iter().filter(|(path, content)| known.held.get(path).copied().flatten() != *content).collect();
         if open.is_empty() {
@@ -108,9 +108,9 @@ async fn go_on(client: &mut Client, known: &mut Known, at: usize) -> Option<usiz
     None
 }
 
-/// Compares everything with what was acknowledged, and settles what was in doubt.
+/// Compares the bucket with the acknowledged content, and finds out which unanswered steps arrived.
 async fn verify(server: &Server, client: &mut Client, known: &mut Known) {
-    // A start mends the index beside its serving.
+    // A start repairs the index while it serves.
     let deadline = Instant::now() + Duration::from_secs(60);
     while !difference(server, "memory").is_empty() {
         assert!(Instant::now() < deadline, "{:?}", difference(server, "memory"));
@@ -150,7 +150,7 @@ async fn verify(server: &Server, client: &mut Client, known: &mut Known) {
     assert!(named.iter().all(|name| all.contains(&name.as_str())), "nothing else was written: {named:?}");
 }
 
-/// `memsync reindex` finds nothing to mend.
+/// `memsync reindex` finds nothing to repair.
 async fn is_right(home: &Path, server: &Server) {
     let mut command = memsync(home, server);
     command.arg("reindex");
@@ -159,7 +159,8 @@ async fn is_right(home: &Path, server: &Server) {
     assert!(out.status.success() && text.contains("the index is right"), "{text}");
 }
 
-/// Files come, change, go and come again, alone and in a batch, until the proxy dies; and the rest after that.
+/// Files are created, changed, deleted and created again, alone and in a batch, until the proxy dies. A new proxy takes
+/// the rest.
 pub fn a_bucket(point: &str) {
     on_a_runtime(async {
         let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
@@ -178,14 +179,14 @@ pub fn a_bucket(point: &str) {
     });
 }
 
-/// The time of a file has come, and the proxy dies while it deletes it.
+/// A file expires, and the proxy dies while it deletes the file.
 pub fn an_expiry(point: &str) {
     on_a_runtime(async {
         let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
         let first = Serving::start(home.path(), &server, &[]).await;
         let mut client = first.client().await;
         let due = [("Content-MD5", "new"), ("X-Memsync-Expires", "2020-01-01T00:00:00Z")];
-        // It expires with the next turn of its chores, which is half a minute away; the start of another has one at once.
+        // The next expiry run is half a minute away. A new proxy runs one at its start.
         assert_eq!(client.put("/blob/stays.md", "new", b"stays").await.status, 201);
         assert_eq!(client.send("PUT", "/blob/due.md", &due, b"due").await.status, 201);
         drop(first);
@@ -212,7 +213,7 @@ pub fn an_expiry(point: &str) {
     });
 }
 
-/// A key that was shown goes on opening the proxy, whatever became of the one that was never shown.
+/// A key that was shown still opens the proxy after a later key was lost in a kill.
 pub fn a_key(point: &str) {
     on_a_runtime(async {
         let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
@@ -229,7 +230,7 @@ pub fn a_key(point: &str) {
         client.token = key;
         let reply = client.get("/sync").await;
         assert_eq!(reply.status, 200, "{reply:?}");
-        // The one that nobody saw is listed, so that it can be revoked.
+        // The key that was never shown is listed, so that a person can revoke it.
         let listed = run(&["key", "list"], None).await;
         let listed = String::from_utf8(listed.stdout).unwrap();
         assert!(listed.contains("first") && listed.contains("second"), "{listed}");

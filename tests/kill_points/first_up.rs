@@ -1,4 +1,4 @@
-//! The first `memsync up`, killed at each step of each file that it makes. The next one comes up.
+//! The first `memsync up` is killed at each step of each file that it makes. The next start works.
 
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::world::{eventually, files_below, killed::Killed};
 
-/// More than `up` makes.
+/// More files than `up` makes.
 const MOST_FILES: u32 = 30;
 
 fn memsync(home: &Path) -> Command {
@@ -25,7 +25,7 @@ fn begin_up(home: &Path, port: u16, doom: Option<&str>) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Whether it came up; else it has ended.
+/// True if it started. Otherwise it has ended.
 fn came_up(child: &mut Child) -> bool {
     let stdout = child.stdout.take().unwrap();
     serde_json::Deserializer::from_reader(stdout).into_iter::<serde_json::Value>().next().is_some_and(|d| d.is_ok())
@@ -37,17 +37,17 @@ fn errors(child: &mut Child) -> String {
     text
 }
 
-/// Kills a first start at the `count`-th pass of `point`. False: it did not pass it so often.
+/// Kills a first start at the `count`-th pass of `point`. False: it passes the point less often.
 fn start_again_after_a_kill(point: &str, count: u32) -> bool {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
-    // Below the ports that the system gives to others.
+    // Below the ports that the system assigns.
     let mut port = fastrand::u16(12_000..32_000);
     let doom = format!("{point}:{count}");
     let mut first = loop {
         let mut child = Killed(begin_up(home, port, Some(&doom)));
         if came_up(&mut child) {
-            // What it has left to write it has written when it is in sync.
+            // Once it is in sync, it has written all of its files.
             let waited = memsync(home).args(["wait", "--timeout", "120s"]).output().unwrap();
             if waited.status.success() && child.try_wait().unwrap().is_none() {
                 return false;

@@ -21,7 +21,7 @@ fn two_versions(world: &World) -> (Device<'_>, Device<'_>) {
     (a, b)
 }
 
-/// Starts `b`: both versions are somewhere, the devices agree, and nothing is left in the stage.
+/// Starts `b`. Both versions still exist, the devices agree, and the stage is empty.
 #[track_caller]
 fn has_both(world: &World, a: &Device, b: &Device) {
     let tree = world.settle(&[b, a]);
@@ -30,7 +30,7 @@ fn has_both(world: &World, a: &Device, b: &Device) {
     quiet(world, &[a, b]);
 }
 
-/// A directory in which a process says that it has stopped at a point.
+/// The directory in which a process reports that it stopped at a point.
 struct Stops(PathBuf);
 
 impl Stops {
@@ -121,7 +121,7 @@ fn restore_waits_until_the_agent_has_swept() {
     b.start_with(&[("MEMSYNC_STOP_AT", &stops.spec("sweep.settled"))]);
     let stop = stops.reached("sweep.settled");
     let restore = b.begin(&["restore", "note.md"], &[]);
-    // The command is on its way to the agent, or waits there.
+    // The command is in flight to the agent, or waits there.
     assert_eq!(b.read("note.md"), b"second");
     go_on(&stop);
     let ran = restore.ended();
@@ -138,7 +138,7 @@ fn restore_says_what_it_did_when_the_disk_fails_half_way() {
     let spec = stops.spec("replace.exchanged");
     let restore = b.begin(&["restore", "note.md"], &[("MEMSYNC_STOP_AT", &spec)]);
     let stop = stops.reached("replace.exchanged");
-    // The history cannot be written any more.
+    // Make the history unwritable.
     fs::rename(b.at(".memsync/history"), b.at(".memsync/away")).unwrap();
     fs::write(b.at(".memsync/history"), "no folder").unwrap();
     go_on(&stop);

@@ -1,8 +1,11 @@
-//! The real cycle, folder and container code over a simulated disk, proxy, clock and random source, under a seed.
+//! The real cycle, folder and container code over a simulated disk, proxy, clock and random source.
 //!
-//! Every schedule is checked for invariant 1 (no loss) and invariant 2 (convergence). Environment:
-//! `MEMSYNC_SIM_SCHEDULES` how many (default 20,000), `MEMSYNC_SIM_SEED` the first seed; with
-//! `MEMSYNC_SIM_SCHEDULES=1` and a seed a failing schedule is rerun, and told step by step with `MEMSYNC_SIM_TRACE=1`.
+//! Every schedule comes from a seed, and is checked for invariant 1 (no loss) and invariant 2 (convergence).
+//! Environment:
+//!
+//! - `MEMSYNC_SIM_SCHEDULES`: the number of schedules (default 20,000).
+//! - `MEMSYNC_SIM_SEED`: the first seed. With `MEMSYNC_SIM_SCHEDULES=1` it repeats one schedule.
+//! - `MEMSYNC_SIM_TRACE=1`: print each step.
 
 #![expect(clippy::disallowed_methods, reason = "the environment says which schedules to run")]
 
@@ -21,8 +24,8 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|e| panic!("{name} is to be a plain number, and is {text:?}: {e}")))
 }
 
-/// What the proxy of a seed offers: the one half of them takes batches, and half of each gives deltas. A quarter is foreign,
-/// and a quarter is slow.
+/// The features of a seed's proxy. Half of the proxies take batches, and half of each kind give deltas. A quarter is
+/// foreign, and a quarter is slow.
 fn offers(seed: u64) -> Offers {
     Offers {
         batch: seed.is_multiple_of(2),
@@ -32,7 +35,7 @@ fn offers(seed: u64) -> Offers {
     }
 }
 
-/// Runs `count` schedules from `first` on all cores; the first failure that `counts`, with its seed.
+/// Runs `count` schedules from `first` on all cores. Returns the first failure that `counts`, with its seed.
 fn search(
     first: u64,
     count: u64,
@@ -105,8 +108,8 @@ fn regressions() {
     }
 }
 
-/// The bug breaks an invariant, and what breaks it is the bug: without it the same schedule is clean. Any other failure,
-/// such as a container that does not open, is not what a user would notice.
+/// The bug breaks an invariant in a schedule that is clean without the bug. Other failures do not count, such as a
+/// container that does not open: a user would not lose anything by them.
 fn caught(bug: Bug) {
     let limit = 20_000;
     for batch in [false, true] {

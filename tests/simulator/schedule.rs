@@ -1,4 +1,4 @@
-//! One schedule: what users, devices, proxy and misfortune do, drawn from a seed.
+//! One schedule: the acts of users, devices and proxy, and the failures, drawn from a seed.
 
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use crate::settle::{Calm, settle};
 use crate::users::{Ledger, user_acts};
 use crate::world::{Device, SimClock};
 
-/// A wrong engine; each must be caught. Two are planted in the plan, the others in the world around it.
+/// A planted bug, which a schedule must catch. Two are in the plan, the others in the world around the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
     IndexMd5OnUpload,
@@ -32,26 +32,25 @@ pub enum Bug {
     DetachedIsDeleted,
 }
 
-/// What a schedule is run on.
+/// The circumstances of a schedule.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
-    /// The bug that the world is made for: all is laid out so that it can show.
+    /// The bug that this world gives the best chance to show.
     pub bug: Option<Bug>,
-    /// Whether that bug is there; without it the same schedule must be clean.
+    /// True if that bug is planted. Without it the same schedule must be clean.
     pub planted: bool,
     pub offers: Offers,
 }
 
-/// What the proxy of a schedule offers besides the plain protocol.
+/// The features of a schedule's proxy beyond the plain protocol.
 #[derive(Debug, Clone, Copy)]
 pub struct Offers {
     pub batch: bool,
-    /// What changed in a plain index, in place of all of it.
+    /// It answers with the changes of a plain index (`etag-delta`).
     pub etag_delta: bool,
-    /// A proxy of another kind, which loses a third of the index updates that come together. Nothing but the agents mends
-    /// its index.
+    /// A proxy of another kind, which loses a third of simultaneous index updates. Only the agents repair its index.
     pub is_foreign: bool,
-    /// The links of its devices are slow: transfers may take longer than a cycle waits.
+    /// Its devices have slow links: a transfer may take longer than a cycle waits.
     pub is_slow: bool,
 }
 
@@ -59,9 +58,9 @@ pub struct Offers {
 const EVERYTHING: HistoryLimits = HistoryLimits { keep: Some(Duration::ZERO), max_size: 0 };
 
 const NAMES: &[&str] = &["a.md", "b.md", "n/c.md", "n/d.md", "n/m/e.json", "f"];
-/// With these a file and a folder claim one name.
+/// Paths in which a file and a folder claim one name.
 const CLASHING: &[&str] = &["f", "f/g.md", "n", "n/c.md", "a.md"];
-/// Enough of them for the gate `mass_delete`.
+/// Enough paths for the gate `mass_delete`.
 const MANY: &[&str] = &[
     "n/0.md", "n/1.md", "n/2.md", "n/3.md", "n/4.md", "n/5.md", "n/6.md", "n/7.md", "n/8.md", "n/9.md", "n/a.md",
     "n/m/b.md", "c.md",
@@ -79,7 +78,7 @@ fn config(rng: &mut Rng, bug: Option<Bug>, offers: Offers) -> Config {
         index_emptied: p(rng, 0.2),
         index_resurrected: p(rng, 0.3),
     };
-    // A deletion can only be repeated where a tombstone exists.
+    // Only a proxy with tombstones lets a deletion be repeated.
     let exists = offers.is_foreign || !(strong || rng.bool());
     Config {
         strong,
@@ -93,7 +92,7 @@ fn config(rng: &mut Rng, bug: Option<Bug>, offers: Offers) -> Config {
     }
 }
 
-/// Every third schedule is of folders with a namespace, whose writes are judged by versions.
+/// Every third schedule has folders with a namespace, whose preconditions are versions.
 fn compares_versions(seed: u64, bug: Option<Bug>) -> bool {
     match bug {
         Some(bug) => bug == Bug::IndexVersionOnUpload,
@@ -101,7 +100,7 @@ fn compares_versions(seed: u64, bug: Option<Bug>) -> bool {
     }
 }
 
-/// Every fifth schedule has ignore rules that come and go.
+/// Every fifth schedule adds and removes ignore rules.
 fn changes_rules(seed: u64, bug: Option<Bug>) -> bool {
     match bug {
         Some(bug) => bug == Bug::DetachedIsDeleted,
@@ -109,10 +108,10 @@ fn changes_rules(seed: u64, bug: Option<Bug>) -> bool {
     }
 }
 
-/// What ignore rules name.
+/// Paths of ignore rules.
 const RULES: &[&str] = &["a.md", "b.md", "n", "n/c.md", "n/m", "f", "o"];
 
-/// Adds an ignore rule of a device, or takes one away.
+/// Adds or removes an ignore rule of a device.
 fn change_rules(device: &Device, rng: &mut Rng, ledger: &Mutex<Ledger>) {
     let rule = RULES[rng.usize(..RULES.len())];
     let wanted = &mut device.rules.lock().unwrap().wanted;
@@ -122,12 +121,12 @@ fn change_rules(device: &Device, rng: &mut Rng, ledger: &Mutex<Ledger>) {
     ledger.lock().unwrap().say(|| format!("  {}'s rules become {wanted:?}", device.name));
 }
 
-/// From what size on new files are read once, while they are uploaded.
+/// New files of this size or more are read once, while they are uploaded.
 fn unread_from(seed: u64) -> u64 {
     if seed % 4 == 1 { 0 } else { u64::MAX }
 }
 
-/// Row 18 as a naive client has it: an edited file goes up over whatever the index names.
+/// Row 18 of a naive client: it uploads an edited file over any content that the index names.
 fn upload_with_index_md5(plan: &mut Plan, index: &Index) {
     for step in &mut plan.steps {
         if let Action::Conflict { local, base: Some(_) } = step.action
@@ -138,7 +137,7 @@ fn upload_with_index_md5(plan: &mut Plan, index: &Index) {
     }
 }
 
-/// Row 11 as a naive client has it: a deleted file goes, whatever the index names now.
+/// Row 11 of a naive client: it deletes on the proxy although the index names other content.
 fn delete_with_index_md5(plan: &mut Plan, index: &Index) {
     for step in &mut plan.steps {
         if let (11, Some(entry)) = (step.row, index.files.get(&step.path)) {
@@ -147,7 +146,7 @@ fn delete_with_index_md5(plan: &mut Plan, index: &Index) {
     }
 }
 
-/// Row 21 as a client has it that does not remember what has left the scope.
+/// Row 21 of a client that does not remember which paths left the scope.
 fn delete_what_is_detached(plan: &mut Plan, _: &Index) {
     for step in &mut plan.steps {
         if let (21, Action::Download { remote }) = (step.row, &step.action) {
@@ -159,7 +158,7 @@ fn delete_what_is_detached(plan: &mut Plan, _: &Index) {
 /// Runs the schedule of one seed.
 ///
 /// # Errors
-/// Which invariant broke, and how.
+/// Names the broken invariant and the evidence.
 pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
     let Setting { bug, planted, offers } = setting;
     let planted = bug.filter(|_| planted);
@@ -187,14 +186,14 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
         }
         device.is_slow.store(offers.is_slow, Ordering::Relaxed);
         if bug == Some(Bug::BaseBeforeFsync) {
-            // From here on nothing is durable but what was so at the first start.
+            // From here on, only content of the first start is durable.
             device.ensure_engine(&server, &clock)?;
             device.disk.plant_no_fsync(planted == bug);
         }
         device.disk.plant_unverified_displace(planted == Some(Bug::UnlinkWithoutVerify));
         device.disk.plant_unreadable_is_absent(planted == Some(Bug::UnreadableIsDeleted));
         device.sabotage = match planted {
-            // Where versions are compared, the index's version goes with its md5.
+            // With versions as preconditions, the plan takes the index's version with its MD5.
             Some(Bug::IndexMd5OnUpload | Bug::IndexVersionOnUpload) => Some(upload_with_index_md5),
             Some(Bug::IndexMd5OnDelete) => Some(delete_with_index_md5),
             Some(Bug::DetachedIsDeleted) => Some(delete_what_is_detached),
@@ -212,7 +211,7 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
     }
     let mut backup = server.backup();
     let ledger = &ledger;
-    // A source of its own, so that schedules without rules stay what they are.
+    // A random source of its own, so that schedules without rules stay the same.
     let mut rules = changes_rules(seed, bug).then(|| Rng::with_seed(seed ^ 0x7275_6c65_7300));
 
     let steps = rng.usize(20..120);
@@ -326,9 +325,9 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
     settle(devices, &world, &ledger.lock().unwrap())
 }
 
-/// The server's disk is set back to an earlier day, and the server does not know it: its epoch stays. That shows by the
-/// point of its history that each device has agreed with. A device notes it with the cycle after its own last write has
-/// ended, so each ends its transfers and has two cycles before.
+/// Sets the server's disk back to an earlier day, with the same epoch. Devices notice it by the point of the server's
+/// history that they agreed with. A device notes that point in the cycle after its last write. So each device first
+/// ends its transfers and runs two cycles.
 fn set_back(
     devices: &mut [Device],
     server: &FakeServer,
@@ -365,7 +364,7 @@ fn set_back(
     Ok(())
 }
 
-/// One move of a device's engine: start it, start a cycle, or go on with one.
+/// One act of a device's engine: start it, start a cycle, or continue one.
 fn step(
     device: &mut Device,
     server: &FakeServer,
@@ -404,7 +403,7 @@ fn step(
     Ok(())
 }
 
-/// Races: users act, disks fill up and processes die between any two operations of the engine on its disks.
+/// Races: users act, disks fill up and processes die between any two disk operations of the engine.
 fn hooks(
     device: &mut Device,
     names: &'static [&'static str],

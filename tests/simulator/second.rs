@@ -1,5 +1,5 @@
-//! A second process that changes files of the folder while the first one sweeps and places downloads, and no lock keeps
-//! them apart. In the product there is one: the owner of the stage holds the folder. Here is what is left without it.
+//! A second process changes files of the folder while the first one sweeps and places downloads, without a lock. The
+//! product has a lock. These tests show that no text is lost without it either.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use memsync::disk::{Disk, DiskFile, FileMeta};
 use memsync::local::{FileMove, Folder, FolderChange};
 use memsync::path::RelPath;
 
-/// How far the second process may go.
+/// The steps that the second process may still take.
 #[derive(Default)]
 struct Pace {
     state: Mutex<PaceState>,
@@ -25,13 +25,13 @@ struct Pace {
 #[derive(Default)]
 struct PaceState {
     steps: u64,
-    /// It stands at a step, or has ended.
+    /// It waits at a step, or has ended.
     waits: bool,
     ended: bool,
 }
 
 impl Pace {
-    /// The second process's side: returns when a step is allowed.
+    /// Called by the second process: returns when a step is allowed.
     fn step(&self) {
         let mut state = self.state.lock().unwrap();
         while state.steps == 0 {
@@ -49,7 +49,7 @@ impl Pace {
         self.changed.notify_all();
     }
 
-    /// The first process's side: lets the second one go `steps` further. False: it has ended.
+    /// Called by the first process: allows `steps` more steps. False: the second one has ended.
     fn advance(&self, steps: u64) -> bool {
         let mut state = self.state.lock().unwrap();
         state.steps = if state.ended { 0 } else { steps };
@@ -61,7 +61,7 @@ impl Pace {
     }
 }
 
-/// A disk whose every step waits for leave.
+/// A disk whose every operation waits for permission.
 struct Paced {
     disk: SimDisk,
     pace: Arc<Pace>,
@@ -165,14 +165,14 @@ impl Disk for Paced {
 }
 
 const PATHS: [&str; 2] = ["a.md", "n/b.md"];
-/// Contents that the commands put: nobody changes these.
+/// Contents that the commands write. No other process changes them.
 const SOURCES: [&str; 3] = ["v1", "v2", "v3"];
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
 }
 
-/// The contents that users wrote, and did not write over.
+/// Contents that users wrote and did not overwrite.
 #[derive(Default)]
 struct Written {
     all: BTreeSet<Bytes>,
@@ -192,7 +192,7 @@ impl Written {
     }
 }
 
-/// The second process: a few changes, one after the other, until it is done or dies.
+/// The second process makes a few changes in turn, until it is done or dies.
 fn run_commands(disk: SimDisk, pace: Arc<Pace>, mut rng: Rng) {
     let folder = Folder::new(Arc::new(Paced { disk, pace: pace.clone() }), "second", rng.u64(..));
     for _ in 0..rng.usize(1..4) {
@@ -201,7 +201,7 @@ fn run_commands(disk: SimDisk, pace: Arc<Pace>, mut rng: Rng) {
             0 => FolderChange::Trash { at },
             _ => FolderChange::Put { from: SOURCES[rng.usize(..SOURCES.len())].to_owned(), at },
         };
-        // It may lose a race or die. Only what becomes of the contents counts.
+        // It may lose a race or die. Only the contents count.
         let _ = folder.change(&change, now());
     }
     pace.end();
@@ -214,7 +214,7 @@ fn sweep(folder: &Folder<SimDisk>) -> io::Result<()> {
     folder.sweep(now()).map(drop)
 }
 
-/// Removes all that it listed, without another look.
+/// Removes everything that it listed, without a second check.
 fn sweep_blindly(folder: &Folder<SimDisk>) -> io::Result<()> {
     const STAGE: &str = ".memsync/stage";
     let listed = folder.disk().list(STAGE)?;
@@ -228,7 +228,7 @@ fn sweep_blindly(folder: &Folder<SimDisk>) -> io::Result<()> {
     Ok(())
 }
 
-/// The first process: it sweeps, and replaces a file as sync does.
+/// The first process sweeps, and replaces a file as sync does.
 fn run_agent(disk: &SimDisk, rng: &mut Rng, sweep: Sweep) {
     let folder = Folder::new(Arc::new(disk.handle()), "first", rng.u64(..));
     if sweep(&folder).is_err() || rng.bool() {
@@ -243,13 +243,13 @@ fn run_agent(disk: &SimDisk, rng: &mut Rng, sweep: Sweep) {
     });
     if let Ok(staged) = staged {
         let path = RelPath::parse(at).unwrap();
-        // As above.
+        // It may lose a race or die, too.
         let _ =
             folder.perform(vec![FileMove::Replace { path, at: at.to_owned(), staged, expect: found.md5 }], &[], now());
     }
 }
 
-/// Both processes at once, under a seed.
+/// Runs both processes at once, with the timing of a seed.
 fn run(seed: u64, sweep: Sweep) -> Result<(), String> {
     let mut rng = Rng::with_seed(seed);
     let disk = SimDisk::new();
@@ -284,7 +284,7 @@ fn run(seed: u64, sweep: Sweep) -> Result<(), String> {
     pace.advance(u64::MAX);
     commands.join().map_err(|_| "the second process panicked".to_owned())?;
     let folder = Folder::new(Arc::new(disk.handle()), "first", rng.u64(..));
-    // The last sweep may find what takes a second one: a copy for the history, say.
+    // The last sweep may leave work for a second one, such as a copy for history.
     for _ in 0..2 {
         folder.sweep(now()).map_err(|e| format!("the sweep: {e}"))?;
     }

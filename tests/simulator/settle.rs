@@ -1,4 +1,4 @@
-//! The end of a schedule: everybody rests, the proxy is right again, and the invariants are checked.
+//! The end of a schedule: all devices rest, the proxy is right again, and the invariants are checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -14,17 +14,17 @@ use memsync::sync::Base;
 use crate::users::Ledger;
 use crate::world::{Device, SimClock};
 
-/// The rounds, one cycle a device, that may write something once nobody acts and nothing waits for a person. A device
-/// is done within three cycles (a file is missed, and missed again; a conflict copy goes up), and what its last one
-/// writes takes the others two more: one to obey it, one where a folder then gives way.
+/// The rounds that may still write something after the last act. A round is one cycle of each device. A device needs up
+/// to three cycles: a file is missed, missed again, and a conflict copy goes up. The others need two more: one to obey,
+/// and one for a folder that becomes empty.
 const ROUNDS: usize = 5;
-/// The same where a file and a folder claim one name. A place becomes free in one more cycle, as the new file goes up only
-/// after the deletion of the old one was acknowledged, and two devices may then have different files for it: a scan misses
-/// the old file (1), it is deleted (2), the others delete it, too (3), they upload to its place (4), the copy of the one that
-/// was slower goes up (5) and comes down (6).
+/// The same if a file and a folder claim one name. The new file goes up only after the deletion of the old one was
+/// acknowledged, and two devices may have different files for the place. A scan misses the old file (1), it is deleted
+/// (2), the others delete it (3), they upload to its place (4), the copy of the slower one goes up (5) and comes down
+/// (6).
 const CLASH_ROUNDS: usize = 6;
 
-/// The world in which all comes to rest.
+/// The world in which the devices come to rest.
 pub struct Calm<'a> {
     pub server: &'a FakeServer,
     pub clock: &'a SimClock,
@@ -34,7 +34,7 @@ pub struct Calm<'a> {
     pub is_foreign: bool,
 }
 
-/// All must agree soon, with nothing owed missing, and then be still.
+/// All devices must soon agree, lose nothing, and then write nothing.
 pub fn settle(mut devices: Vec<Device>, calm: &Calm<'_>, ledger: &Ledger) -> Result<(), String> {
     let Calm { server, clock, clash, is_foreign } = *calm;
     if is_foreign {
@@ -72,9 +72,9 @@ pub fn settle(mut devices: Vec<Device>, calm: &Calm<'_>, ledger: &Ledger) -> Res
     nothing_lost(&devices, server, clash, ledger)
 }
 
-/// Puts right only those entries of which no agent knows that they are wrong: its state is lost, or another client wrote.
-/// A file heals the entry that does not name it, and a deletion the entry that names the file as live. A tombstone that the
-/// index lacks is no evidence.
+/// Repairs only the wrong entries that no agent knows of, because its state is lost or another client wrote. Agents
+/// heal the others: a missing entry of a file, and a live entry of a deletion. A missing tombstone is no evidence for
+/// an agent.
 fn leave_what_agents_can_heal(devices: &mut [Device], server: &FakeServer) {
     let mut known = BTreeSet::new();
     for device in devices.iter_mut() {
@@ -113,7 +113,7 @@ fn come_to_rest(devices: &mut [Device], calm: &Calm<'_>, ledger: &Ledger) -> Res
         let before: Vec<_> = devices.iter().map(|d| d.disk.user_tree("")).collect();
         let writes = server.writes();
         let mut decided = 0;
-        // A cycle that asks for another one has something left, though it may have written nothing.
+        // A cycle that asks for another one has work left, even if it wrote nothing.
         let mut again = false;
         for device in devices.iter_mut() {
             clock.advance(20 * 60_000);
@@ -142,7 +142,7 @@ fn come_to_rest(devices: &mut [Device], calm: &Calm<'_>, ledger: &Ledger) -> Res
         if decided > 0 {
             calm_since = rounds;
             if is_foreign {
-                // Who approves of a reset forgets the tombstones that it has obeyed.
+                // Approving a reset forgets the tombstones that the device obeyed.
                 leave_what_agents_can_heal(devices, server);
             }
         }
@@ -186,7 +186,7 @@ fn agree(devices: &[Device], server: &FakeServer, clash: bool) -> Result<(), Str
     Ok(())
 }
 
-/// Invariant 2: once all agree, a cycle writes nothing, anywhere.
+/// Invariant 2: once all devices agree, a cycle writes nothing.
 fn be_still(devices: &mut [Device], server: &FakeServer, clock: &SimClock) -> Result<(), String> {
     let writes = server.writes();
     for device in devices {
@@ -220,15 +220,15 @@ fn be_still(devices: &mut [Device], server: &FakeServer, clock: &SimClock) -> Re
 }
 
 fn nothing_lost(devices: &[Device], server: &FakeServer, clash: bool, ledger: &Ledger) -> Result<(), String> {
-    // A path that cannot be materialised anywhere is left alone on both sides: the proxy still has it.
+    // A path that no device can materialise stays on the proxy.
     let blocked = server.contents().into_values().filter(|_| clash);
     let trees: BTreeSet<Bytes> =
         devices.iter().flat_map(|d| d.disk.user_tree("").into_values()).chain(blocked).collect();
     let kept: BTreeSet<Bytes> = devices.iter().flat_map(|d| d.history().into_values()).collect();
     for content in &ledger.owed {
-        // Content that was written more than once may be taken for the copy that somebody deleted (row 7): history
-        // then has it, or had it. Or for the copy that somebody replaced: a precondition is content, so that whoever
-        // held the same bytes replaces both. Content that is unique has no excuse.
+        // Content that was written twice may count as the copy that a user deleted (row 7). Then history has it, or had
+        // it. Or it counts as the copy that a user replaced, because a precondition is content. Unique content may
+        // never be lost.
         let took = kept.contains(content) || ledger.pruned.contains(content) || ledger.taken_back.contains(content);
         let excused = !ledger.unique(content) && took;
         if !trees.contains(content) && !excused {

@@ -1,4 +1,4 @@
-//! What users do, and the ledger of what they are owed: the oracle of invariant 1.
+//! The acts of users, and the record of the content that must survive: the oracle of invariant 1.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,23 +10,24 @@ use memsync::remote::fake::FakeServer;
 
 use crate::world::Device;
 
-/// What users wrote and have not taken back.
+/// The content that users wrote and did not remove.
 #[derive(Default)]
 pub struct Ledger {
-    /// Content → how often a user wrote it.
+    /// Content, and how often users wrote it.
     pub written: BTreeMap<Bytes, usize>,
     pub owed: BTreeSet<Bytes>,
-    /// Content that no user has ever made durable.
+    /// Content that no user made durable.
     volatile: BTreeSet<Bytes>,
-    /// Content that nobody but the server had when it was set back, or that it had had and lost then.
+    /// Content that only the server had when it was set back, or that the server lost by that.
     reset: BTreeSet<Bytes>,
-    /// Content that was in a history which has been pruned since.
+    /// Content that was in a history before that history was pruned.
     pub pruned: BTreeSet<Bytes>,
-    /// Content that a user who held it has replaced or deleted, at any time.
+    /// Content that a user replaced or deleted on a device that held it.
     pub taken_back: BTreeSet<Bytes>,
-    /// What removing a file here does not take back, by path: it is left out of the sync here, and the proxy has it.
+    /// By path: content on the proxy that a removal here does not remove, because a rule leaves the path out here.
     pub left_out: BTreeMap<String, Bytes>,
-    /// What was removed so, by device and path. A new file in its place replaces it everywhere, as an edit.
+    /// By device and path: content whose file was removed under a rule. A new file in its place replaces it everywhere,
+    /// as an edit.
     removed_unseen: BTreeMap<(String, String), Bytes>,
     next: u64,
     trace: bool,
@@ -48,7 +49,7 @@ impl Ledger {
         self.owed.insert(content.clone());
     }
 
-    /// A user who held it replaced or deleted it.
+    /// Records that a user replaced or deleted this content on a device that held it.
     pub fn released(&mut self, content: Option<Bytes>) {
         if let Some(content) = content {
             self.owed.remove(&content);
@@ -56,7 +57,7 @@ impl Ledger {
         }
     }
 
-    /// The user of a device removed a file.
+    /// Records that the user of a device removed a file.
     fn removed(&mut self, who: &str, path: &str, content: Option<Bytes>) {
         match content {
             Some(content) if self.left_out.get(path) == Some(&content) => {
@@ -66,20 +67,20 @@ impl Ledger {
         }
     }
 
-    /// The user of a device put another file where one had been removed.
+    /// Records that the user of a device made a new file in place of a removed one.
     fn replaced(&mut self, who: &str, path: &str) {
         let content = self.removed_unseen.remove(&(who.to_owned(), path.to_owned()));
         self.released(content);
     }
 
-    /// Whether nobody else ever wrote the same: then nothing excuses its loss.
+    /// True if the content was written once. Then no loss of it is right.
     pub fn unique(&self, content: &Bytes) -> bool {
         self.written.get(content) == Some(&1)
     }
 
     pub fn fresh(&mut self, rng: &mut Rng) -> Bytes {
         if rng.u8(..) < 16 && !self.written.is_empty() {
-            // Content that was there before: the rows that tell our own writes from others'.
+            // Content that existed before, for the rows that distinguish own writes from others.
             let at = rng.usize(..self.written.len());
             return self.written.keys().nth(at).unwrap().clone();
         }
@@ -93,15 +94,14 @@ impl Ledger {
         }
     }
 
-    /// What the user had not made durable may be gone with the power, wherever the engine had moved it meanwhile,
-    /// unless the server has it already. What was durable may not, nor may what the engine agreed with the server;
-    /// but where the server itself was set back meanwhile, a download that was never committed is nowhere.
+    /// A power cut may take content that the user had not made durable, unless the server has it. It may not take
+    /// durable content, or content that the engine agreed on with the server. If the server was set back meanwhile, an
+    /// uncommitted download may be gone too.
     pub fn power_cut(&mut self, device: &Device, before: &BTreeSet<Bytes>, server: &FakeServer) {
         let after = device.contents();
-        // A download that was being placed may be back in the stage, with what a user wrote into it since: that is where
-        // it was when it was last made durable, and no program can tell it there from half a download. The name comes
-        // with the user's own fsync, so that only what is volatile ends there. What the engine displaced is another
-        // thing: an intent names it, and it has to come back.
+        // A download in the middle of a move may be back in the stage, together with a user's later writes to it. No
+        // program can distinguish it from half a download. A fsync of the user makes its new name durable, so only
+        // volatile content ends in the stage. A displaced file is named by an intent, and must come back.
         let placed: BTreeSet<Bytes> = device
             .disk
             .user_tree("")
@@ -116,7 +116,7 @@ impl Ledger {
                 gone && self.reset.contains(content)
                     || !placed.contains(content) && self.volatile.contains(content) && !ever.contains(content)
             } else {
-                // Of content written twice it cannot be told whose copy was durable, or which one the server had.
+                // For content written twice it is unknown which copy was durable, and which one the server had.
                 gone
             };
             if excused {
@@ -125,7 +125,7 @@ impl Ledger {
         }
     }
 
-    /// The server was set back: what nobody but it had is gone with it.
+    /// Records that the server was set back: content that only the server had is gone.
     pub fn server_reset(&mut self, devices: &[Device], server: &FakeServer) {
         let live: BTreeSet<Bytes> = server.contents().into_values().collect();
         let held: BTreeSet<Bytes> = devices.iter().flat_map(|d| d.disk.user_tree("").into_values()).collect();
@@ -134,7 +134,7 @@ impl Ledger {
     }
 }
 
-/// What stands in the stage and is no download: the intents tell.
+/// Files in the stage that are not downloads, as the intents say.
 fn displaced(device: &Device) -> Vec<Bytes> {
     let stage = device.disk.user_tree(".memsync/stage");
     let intents = stage.iter().filter(|(name, _)| name.ends_with(".intent"));
@@ -149,7 +149,7 @@ fn displaced(device: &Device) -> Vec<Bytes> {
     displaced.collect()
 }
 
-/// One thing a user does to a folder; the scope is what a watcher would tell of it.
+/// One act of a user in a folder. Returns the scope that a watcher would report.
 pub fn user_acts(
     disk: &SimDisk,
     who: &str,
@@ -198,7 +198,7 @@ pub fn user_acts(
                     ledger.released(before);
                 }
                 ledger.replaced(who, to);
-                // A rename deletes one path and writes another: two users who cross theirs delete both.
+                // A rename deletes one path and writes another. Two crossing renames delete both paths.
                 *ledger.written.entry(moved.unwrap_or_default()).or_default() += 1;
             }
             touched.paths.extend([path.to_owned(), to.to_owned()]);
@@ -230,7 +230,7 @@ pub fn user_acts(
             touched.subtrees.insert(pair.1.to_owned());
         }
         _ => {
-            // Any file at all, conflict copies too.
+            // Any file, including conflict copies.
             let tree = disk.user_tree("");
             if let Some((path, content)) = tree.iter().nth(rng.usize(..tree.len().max(1))) {
                 let new = ledger.fresh(rng);

@@ -74,13 +74,13 @@ impl World for SimWorld {
     }
 }
 
-/// The ignore rules of a device: paths, each with all that is below it.
+/// The ignore rules of a device: paths, each with everything below it.
 #[derive(Default)]
 pub struct SimRules {
-    /// Taken over with the next cycle.
+    /// In force from the next cycle on.
     pub wanted: BTreeSet<String>,
     followed: BTreeSet<String>,
-    /// A cycle has followed them to its end.
+    /// A whole cycle has followed them.
     noted: bool,
 }
 
@@ -91,7 +91,7 @@ impl SimRules {
             .any(|rule| path.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
     }
 
-    /// True if the rules are others than before.
+    /// True if the rules changed.
     fn follow(&mut self) -> bool {
         let changed = self.followed != self.wanted;
         self.followed.clone_from(&self.wanted);
@@ -107,27 +107,27 @@ pub struct Device {
     pub name: String,
     unread_from: u64,
     pub number: u64,
-    /// The user's view; engines get handles.
+    /// The disk as the user sees it. Engines get handles.
     pub disk: SimDisk,
     pub state: SimDisk,
     handles: Option<(SimDisk, SimDisk)>,
     engine: Option<SimEngine>,
     cycle: Option<Cycle>,
     runs: u64,
-    /// Planted into every engine.
+    /// The bug that is planted into every engine.
     pub sabotage: Option<Sabotage>,
-    /// How its container is written.
+    /// The format of its container.
     pub format: StateFormat,
-    /// The disk has no room: writes fail now and then.
+    /// The disk is full: some writes fail.
     pub full: Arc<AtomicBool>,
     /// Its link is slow.
     pub is_slow: Arc<AtomicBool>,
-    /// What a watcher would tell the next cycle.
+    /// The scope that a watcher would report to the next cycle.
     pub touched: Arc<Mutex<ScanScope>>,
     pub rules: Arc<Mutex<SimRules>>,
 }
 
-/// What every engine is set to but for its name.
+/// The settings of every engine, without its name.
 pub fn options(unread_from: u64) -> EngineOptions {
     EngineOptions {
         max_file_size: 1 << 20,
@@ -165,14 +165,14 @@ impl Device {
         }
     }
 
-    /// What the proxy has of the files that the rules leave out here: removing them here removes them nowhere else.
+    /// The proxy's content of files that the rules leave out here. Removing them here removes them on no other device.
     pub fn left_out(&self, server: &FakeServer) -> BTreeMap<String, Bytes> {
         let rules = self.rules.lock().unwrap();
         let live = server.contents().into_iter().map(|(path, content)| (path.to_string(), content));
         live.filter(|(path, _)| rules.noted && rules.ignores(path)).collect()
     }
 
-    /// All content on the disk, the user's and the private.
+    /// All content on the disk, including the private folder.
     pub fn contents(&self) -> BTreeSet<Bytes> {
         self.disk.user_tree("").into_values().chain(self.disk.user_tree(".memsync").into_values()).collect()
     }
@@ -202,7 +202,7 @@ impl Device {
         self.handles.as_ref().is_some_and(|(a, b)| a.is_alive() && b.is_alive())
     }
 
-    /// The process ends here and now, whatever it was doing.
+    /// Kills the process in the middle of its work.
     pub fn kill(&mut self) {
         if let Some((disk, state)) = self.handles.take() {
             disk.kill();
@@ -218,7 +218,7 @@ impl Device {
         self.state.power_cut(rng);
     }
 
-    /// The container is gone, with its backup and journal.
+    /// Removes the container, its backup and its journal.
     pub fn lose_state(&mut self) {
         self.kill();
         for name in self.state.user_tree("").into_keys() {
@@ -270,7 +270,7 @@ impl Device {
         Ok(true)
     }
 
-    /// `full`: whether to scan everything, or what the watcher tells.
+    /// `full`: scan everything, not only the paths that the watcher reported.
     pub fn start_cycle(&mut self, full: bool) {
         if let Some(mut engine) = self.engine.take() {
             if self.rules.lock().unwrap().follow() {
@@ -285,7 +285,7 @@ impl Device {
         }
     }
 
-    /// One poll of the running cycle; its result when that was the last.
+    /// Polls the running cycle once. Returns its result if it ended.
     pub fn poll(&mut self) -> Option<Result<Report, CycleError>> {
         let cycle = self.cycle.as_mut()?;
         let mut cx = Context::from_waker(futures::task::noop_waker_ref());
@@ -299,7 +299,7 @@ impl Device {
         Some(result)
     }
 
-    /// Goes on with the transfers that no cycle waits for, until one has ended. `polls`: at most so often.
+    /// Continues the transfers that no cycle waits for until one ends, with at most `polls` polls.
     pub fn transfer(&mut self, polls: usize) {
         let Some(engine) = &mut self.engine else { return };
         if engine.in_transit().next().is_none() {
@@ -334,12 +334,12 @@ impl Device {
         result
     }
 
-    /// A person decides on all that waits for one. Gives how much that was.
+    /// A person decides on every halt. Returns the number of decisions.
     pub fn decide(&mut self, mut approve: impl FnMut() -> bool) -> usize {
         let Some(engine) = &mut self.engine else { return 0 };
         let ids: Vec<String> = engine.halts().iter().map(|h| h.id().to_owned()).collect();
         for id in &ids {
-            // A full disk or a kill fails it; what is asked again is answered again.
+            // A full disk or a kill fails it. The next halt is answered again.
             if approve() || !engine.reject(id).unwrap_or(true) {
                 let _ = engine.approve(id);
             }
@@ -349,7 +349,7 @@ impl Device {
 
     pub fn tidy(&mut self) {
         if let Some(engine) = &mut self.engine {
-            // A kill in the midst is seen by the next look at the handles.
+            // The next check of the handles notices a kill in between.
             let _ = engine.tidy();
         }
     }

@@ -77,20 +77,20 @@ impl Was {
         }
     }
 
-    /// Whether both sides agreed on `B`.
+    /// True if both sides agreed on `B`.
     fn is_content(self) -> bool {
         matches!(self, Self::Synced | Self::Detached)
     }
 }
 
-/// What kind of proxy it is.
+/// The kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proxy {
     Strong,
-    /// A plain index; tombstones exist or not, and are told of or not.
+    /// A plain index. It may know tombstones or not, and show them or not.
     Plain(TombstoneKind, bool),
-    /// A namespaced one of those that are deployed: a plain index, versions, and no word of tombstones. Base holds
-    /// this version: 0 for none, or one that is no longer right.
+    /// A deployed namespaced proxy: a plain index, versions, and no sign of tombstones. Base holds this version, which
+    /// may be 0 (unknown) or stale.
     Versions(u64),
 }
 
@@ -101,7 +101,7 @@ pub struct Case {
     pub index: There,
     pub truth: There,
     pub proxy: Proxy,
-    /// Whether the first request of each step goes in a batch.
+    /// True if the first request of each step goes in a batch.
     pub batch: bool,
 }
 
@@ -117,7 +117,7 @@ pub fn cases() -> Vec<Case> {
             for index in There::all() {
                 for truth in There::all() {
                     for &proxy in &proxies {
-                        // A strong index does not lie.
+                        // A strong index is always right.
                         if proxy != Proxy::Strong || index == truth {
                             cases.extend([false, true].map(|batch| Case { base, local, index, truth, proxy, batch }));
                         }
@@ -144,14 +144,14 @@ impl Case {
         self.index == self.truth
     }
 
-    /// What may stand at the path in the end, here and there, if the first cycle saw `index`.
+    /// The states of both sides that are right at the end, if the first cycle saw `index`.
     pub fn ends(&self, index: There) -> BTreeSet<Option<C>> {
         use There::{Absent, Live, Tombstone};
         let truthful = index == self.truth;
         let (Here::File(local) | Here::Unreadable(local)) = self.local else {
             return match (self.base, self.truth) {
-                // Rows 9 and 10. An index that names something else, or a tombstone of just that content, brings the
-                // file back (rows 10, 11).
+                // Rows 9 and 10. If the index names other content, or the tombstone of this content, the file comes
+                // back (rows 10, 11).
                 (Was::Synced, Live(C::B)) if truthful || matches!(index, Absent | Tombstone(C::L | C::R)) => {
                     [None].into()
                 }
@@ -162,7 +162,7 @@ impl Case {
         };
         let synced = self.base.is_content() && local == C::B;
         if index == Live(local) && (synced || matches!(self.base, Was::Nothing)) {
-            // Row 5 takes the index's word: it names what the blob held once. What it holds now came after. So does row 12.
+            // Rows 5 and 12 trust the index, which names earlier content. The present content came later.
             return match self.truth {
                 Live(c) => [Some(c)].into(),
                 Tombstone(_) => [None].into(),
@@ -190,7 +190,7 @@ impl Case {
                 }
             }
             (Was::Synced | Was::Detached, _) => [Some(local)].into(),
-            // Row 7: our own upload, deleted by somebody.
+            // Row 7: an own upload that another device deleted.
             (_, Tombstone(t)) if t == local && !seen => {
                 if truthful {
                     [None].into()
@@ -208,7 +208,7 @@ impl Case {
         }
     }
 
-    /// Content that must be in the folder in the end (history will not do).
+    /// Content that must be in the folder at the end. History is not enough.
     pub fn owed(&self) -> BTreeSet<C> {
         let mut owed = BTreeSet::new();
         if let Here::File(c) | Here::Unreadable(c) = self.local {

@@ -1,5 +1,5 @@
-//! The decision table, row by row: every combination of base, local, index and truth, driven through the real engine;
-//! then each again with a kill, a power cut, or a lost request or reply at every place where one can be.
+//! The decision table, row by row. Every combination of base, local, index and truth runs through the real engine. Each
+//! runs again with a kill, a power cut, or a lost request or reply at every possible place.
 
 mod case;
 mod setting;
@@ -14,7 +14,7 @@ use memsync::disk::sim::Verdict;
 use memsync::remote::fake::{Losing, TombstoneKind};
 use setting::{Setting, cycle};
 
-/// Runs `check` on every case, on all cores; a failure names the row and the case.
+/// Runs `check` on every case, on all cores. A failure names the row and the case.
 fn each(cases: &[Case], check: impl Fn(&Case) + Sync) {
     let next = AtomicUsize::new(0);
     let failed = std::sync::Mutex::new(Vec::new());
@@ -68,7 +68,7 @@ fn every_combination_comes_to_the_end_its_row_promises() {
     });
 }
 
-/// The combinations in which a crash can matter; of the lying indexes those of our own kind of tombstone.
+/// The combinations in which a crash can matter. Wrong indexes are included for this proxy's kind of tombstone only.
 fn eventful() -> Vec<Case> {
     let readable = |c: &Case| !matches!(c.local, Here::Unreadable(_)) && !matches!(c.row(), 1 | 3 | 12 | 22);
     let liars = [Proxy::Plain(TombstoneKind::Absent, true), Proxy::Versions(66)];
@@ -76,7 +76,7 @@ fn eventful() -> Vec<Case> {
     cases().into_iter().filter(|c| readable(c) && kind(c)).collect()
 }
 
-/// What may be in the end when the first cycle did anything between nothing and all.
+/// The right end states if the first cycle did any part of its work.
 fn ends_after_trouble(case: &Case) -> BTreeSet<Option<C>> {
     let mut ends = case.ends(case.index);
     ends.extend(case.ends(case.truth));

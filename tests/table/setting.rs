@@ -21,7 +21,7 @@ use memsync::state::{BaseChange, BaseEntry, Container, StateFormat, StateOptions
 use crate::case::{C, Case, Here, Proxy, There};
 
 const PATH: &str = "notes/p.md";
-/// Cycles after which all must be at rest, whatever happened in the first.
+/// Cycles after which both sides must be at rest after any first cycle.
 const CYCLES: usize = 4;
 
 pub struct Still(AtomicU64);
@@ -32,7 +32,7 @@ impl World for Still {
     }
 
     fn elapsed(&self) -> Duration {
-        // Each look is an hour later: nothing rests for long.
+        // Each check is an hour later, so every backoff is over.
         Duration::from_secs(3600 * self.0.fetch_add(1, Ordering::Relaxed))
     }
 
@@ -100,7 +100,7 @@ impl Setting {
         Container::open(Arc::new(self.state.handle()), "state.json", options, Timestamp::UNIX_EPOCH)
     }
 
-    /// A new process. Dropping the engine does not end it; its handles are what it has.
+    /// Starts a new process. Dropping the engine does not end the old process; closing its handles does.
     pub fn engine(&mut self) -> Sim {
         self.runs += 1;
         let (container, _) = self.container().unwrap();
@@ -135,7 +135,7 @@ impl Setting {
         self.server.contents().remove(&self.path)
     }
 
-    /// The index is right from now on; all come to rest and nothing is missing.
+    /// Makes the index right. Then both sides come to rest, and nothing is missing.
     pub fn ends_well(&mut self, mut engine: Sim, case: &Case, ends: &BTreeSet<Option<C>>) {
         self.server.calm();
         if let Here::Unreadable(c) = case.local {

@@ -13,6 +13,8 @@ use super::standstill::Standstill;
 /// Gets the result of an approval. False: no such plan.
 pub(super) type ApprovalAnswer = oneshot::Sender<Result<bool, String>>;
 
+pub(super) type CommandSender = mpsc::UnboundedSender<FolderCommand>;
+
 /// A command to one folder's task.
 pub(super) enum FolderCommand {
     /// Scan everything, and run cycles until nothing is left or one fails; then answer.

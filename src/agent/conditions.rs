@@ -169,7 +169,7 @@ fn end_line(condition: &Condition) -> String {
         Condition::Stopped => "synced again".to_owned(),
         Condition::Hold(id) => format!("no longer held ({id})"),
         Condition::Watcher => "changes are found at once again".to_owned(),
-        Condition::Push => "the proxy tells of changes again".to_owned(),
+        Condition::Push => "events of the proxy arrive again".to_owned(),
         Condition::Conflicts => "all conflicts are settled".to_owned(),
         Condition::QuotaFull => "the proxy has room again".to_owned(),
         Condition::DiskFull => "the disk has room again".to_owned(),
@@ -253,7 +253,7 @@ mod tests {
         let mut conditions = Conditions::default();
         let lines = conditions.update(&FolderStatus { push_remedy: Some("none comes".to_owned()), ..status() });
         assert!(matches!(&lines[..], [LogLine::Warn(text)] if text.contains("`memsync doctor`")), "{lines:?}");
-        assert_eq!(conditions.update(&status()), [LogLine::Info("the proxy tells of changes again".to_owned())]);
+        assert_eq!(conditions.update(&status()), [LogLine::Info("events of the proxy arrive again".to_owned())]);
     }
 
     #[test]

@@ -4,24 +4,21 @@
 //! again when it was moved, replaced or damaged. Its thread also serves the requests to the proxy.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-
-use crate::local::ScanScope;
 use crate::local::watch::{FolderWatcher, WatchOptions};
 use crate::remote::RemoteError;
 use crate::state::FolderLock;
 
 use super::active_folder::ActiveFolder;
 use super::change::change_closed;
-use super::commands::{ApprovalAnswer, CommandQueue, FolderCommand};
+use super::commands::{ApprovalAnswer, FolderCommand};
 use super::cycle::Report;
 use super::engine::CycleError;
 use super::findings::Findings;
+use super::inbox::{TaskInbox, sleep_until};
 use super::open_folder::OpenFolder;
-use super::pause::PauseReceiver;
 use super::proxy_events::{NewsFlag, listen};
 use super::reporter::StatusReporter;
 use super::root::OpenError;
@@ -35,27 +32,13 @@ use super::world::World;
 /// The first wait before a folder that could not be opened is tried again. It doubles with each failure.
 const FIRST_REOPEN_WAIT: Duration = Duration::from_secs(2);
 const MAX_REOPEN_WAIT: Duration = Duration::from_secs(15);
-/// A command that ends the running cycle waits this long for the requests in flight.
-const STOP_GRACE: Duration = Duration::from_secs(8);
 /// A cycle over this many paths shows as syncing. Smaller ones are mostly echoes of the agent's own writes.
 const MIN_PATHS_SHOWN: usize = 100;
-
-/// The parts of a folder's task that the supervisor has too.
-pub(super) struct TaskLinks {
-    pub commands: CommandQueue,
-    pub pause: PauseReceiver,
-    /// Set by the supervisor: end now, even during a scan.
-    pub quit: Arc<AtomicBool>,
-    pub status: Arc<StatusCell>,
-}
 
 /// The task of one folder.
 pub(super) struct FolderTask {
     setup: FolderSetup,
-    commands: CommandQueue,
-    pause: PauseReceiver,
-    /// Notified by the watcher and by the proxy's events.
-    wake: Arc<Notify>,
+    inbox: TaskInbox,
     quit: Arc<AtomicBool>,
     reporter: StatusReporter,
     reopen_wait: Duration,
@@ -84,18 +67,20 @@ enum ReopenCause {
 }
 
 impl FolderTask {
-    pub fn new(setup: FolderSetup, links: TaskLinks, lock: FolderLock) -> Self {
-        let TaskLinks { commands, pause, quit, status } = links;
+    pub fn new(setup: FolderSetup, inbox: TaskInbox, status: Arc<StatusCell>, lock: FolderLock) -> Self {
         Self {
             setup,
-            commands,
-            pause,
-            wake: Arc::default(),
-            quit,
+            inbox,
+            quit: Arc::default(),
             reporter: StatusReporter::new(status),
             reopen_wait: FIRST_REOPEN_WAIT,
             _lock: lock,
         }
+    }
+
+    /// The flag that ends the task, even during a scan.
+    pub fn quit_flag(&self) -> Arc<AtomicBool> {
+        self.quit.clone()
     }
 
     /// Runs until the agent stops.
@@ -167,7 +152,7 @@ impl FolderTask {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until.into()) => return ReopenCause::Retry,
-                command = self.commands.next() => match command {
+                command = self.inbox.commands.next() => match command {
                     FolderCommand::Stop => return ReopenCause::Stop,
                     FolderCommand::Reload(setup) => {
                         self.apply_setup(*setup);
@@ -198,7 +183,7 @@ impl FolderTask {
         let on_change = cell.clone();
         folder.engine.on_change(move || on_change.mark_out_of_sync());
         cell.set_progress(folder.engine.progress());
-        let wake = self.wake.clone();
+        let wake = self.inbox.wake.clone();
         let options = WatchOptions {
             debounce: self.setup.debounce,
             poll_interval: self.setup.interval,
@@ -213,7 +198,7 @@ impl FolderTask {
             }
         };
         cell.set_watcher(&watcher);
-        let news = NewsFlag::new(self.wake.clone());
+        let news = NewsFlag::new(self.inbox.wake.clone());
         let events = tokio::spawn(listen(folder.remote.clone(), cell, news.clone(), self.setup.interval));
         let end = self.run_cycles(ActiveFolder::new(&self.setup, folder, watcher, news)).await;
         events.abort();
@@ -226,13 +211,13 @@ impl FolderTask {
                 return end;
             }
             self.answer_plan_waiters(&mut active).await;
-            if self.commands.has_deferred() {
+            if self.inbox.commands.has_deferred() {
                 // Commands go before all other work.
                 continue;
             }
             let now = Instant::now();
             active.note_early_changes(self.reporter.cell(), now);
-            let pause = self.pause.active(now);
+            let pause = self.inbox.pause.active(now);
             let triggers = active.triggers(pause);
             let is_closed = match active.schedule.take_due(&triggers, now) {
                 DueWork::Nothing => false,
@@ -255,26 +240,26 @@ impl FolderTask {
     /// Waits until a cycle may be due, and carries out the commands that come. `Some`: close the folder.
     async fn wait_for_trigger(&mut self, active: &mut ActiveFolder) -> Option<FolderEnd> {
         let now = Instant::now();
-        let pause = self.pause.active(now);
+        let pause = self.inbox.pause.active(now);
         let next_wake = active.schedule.next_wake(&active.triggers(pause), now);
         self.reporter.cell().set_next_cycle(active.schedule.next_cycle(pause));
         tokio::select! {
             biased;
-            command = self.commands.next() => {
+            command = self.inbox.commands.next() => {
                 if let Some(end) = self.carry_out(active, command) {
                     return Some(end);
                 }
             }
-            () = self.pause.changed() => {
-                if self.pause.active(Instant::now()).is_none() {
+            () = self.inbox.pause.changed() => {
+                if self.inbox.pause.active(Instant::now()).is_none() {
                     active.schedule.force();
                 }
             }
-            () = self.wake.notified() => {}
+            () = self.inbox.wake.notified() => {}
             () = active.folder.engine.transfer_ends() => active.schedule.follow_up(Instant::now()),
             () = sleep_until(next_wake) => {}
         }
-        while let Some(command) = self.commands.try_next() {
+        while let Some(command) = self.inbox.commands.try_next() {
             if let Some(end) = self.carry_out(active, command) {
                 return Some(end);
             }
@@ -305,27 +290,23 @@ impl FolderTask {
         None
     }
 
-    /// Plans a cycle for the commands that wait for one. A command that comes meanwhile goes first.
+    /// Plans a cycle for the commands that wait for one.
     async fn answer_plan_waiters(&mut self, active: &mut ActiveFolder) {
         if !active.wants_plan() {
             return;
         }
-        active.folder.engine.stop_flag().store(false, Ordering::Relaxed);
         let plan = match active.folder.root.check(&self.setup) {
             Err(e) => Err(e),
-            Ok(()) => tokio::select! {
-                plan = active.folder.engine.dry_run() => plan,
-                command = self.commands.next_new() => {
-                    self.commands.defer(command);
-                    return;
-                }
+            Ok(()) => match self.inbox.run_dry(&mut active.folder).await {
+                Some(plan) => plan,
+                None => return,
             },
         };
         active.answer_plan_waiters(&plan.map_err(|e| Standstill::from(&e)));
     }
 
     fn show_pause(&mut self, active: &mut ActiveFolder, now: Instant) {
-        if let Some(pause) = self.pause.active(now) {
+        if let Some(pause) = self.inbox.pause.active(now) {
             self.reporter.report_pause(&self.setup, &pause);
         }
         active.answer_sync_waiters();
@@ -346,7 +327,12 @@ impl FolderTask {
         let scope = active.begin_cycle(began);
         let result = match active.folder.root.check(&self.setup) {
             Err(e) => Err(e),
-            Ok(()) => self.run_cycle_with_commands(active, scope).await,
+            Ok(()) => {
+                if scope.full || !scope.subtrees.is_empty() || scope.paths.len() >= MIN_PATHS_SHOWN {
+                    self.reporter.cell().update(|s| (s.state, s.in_sync) = (State::Syncing, false));
+                }
+                self.inbox.run_cycle(&mut active.folder, &self.setup, scope).await
+            }
         };
         let now = Instant::now();
         let planning = result.as_ref().map_or_else(|_| now - began, |report| report.planning);
@@ -363,49 +349,6 @@ impl FolderTask {
                     active.answer_sync_waiters();
                 }
                 is_closed
-            }
-        }
-    }
-
-    /// Runs one cycle. Commands that come meanwhile wait for its end; urgent ones and a pause end it early.
-    async fn run_cycle_with_commands(
-        &mut self,
-        active: &mut ActiveFolder,
-        scope: ScanScope,
-    ) -> Result<Report, CycleError> {
-        if scope.full || !scope.subtrees.is_empty() || scope.paths.len() >= MIN_PATHS_SHOWN {
-            self.reporter.cell().update(|s| {
-                s.state = State::Syncing;
-                s.in_sync = false;
-            });
-        }
-        let OpenFolder { engine, root, .. } = &mut active.folder;
-        let stop = engine.stop_flag();
-        stop.store(false, Ordering::Relaxed);
-        let cycle = engine.cycle(scope);
-        tokio::pin!(cycle);
-        let mut deadline = None;
-        let mut is_stopping = false;
-        loop {
-            let is_urgent = tokio::select! {
-                result = &mut cycle => return result,
-                () = sleep_until(deadline) => return Err(CycleError::Stopped),
-                command = self.commands.next_new(), if !is_stopping => {
-                    is_stopping = matches!(command, FolderCommand::Stop);
-                    let is_urgent = command.is_urgent();
-                    self.commands.defer(command);
-                    is_urgent
-                }
-                () = self.pause.changed() => self.pause.active(Instant::now()).is_some(),
-                () = self.wake.notified() => match root.check(&self.setup) {
-                    // A folder that was lost does not wait for the proxy.
-                    Err(e @ CycleError::Halted(_)) => return Err(e),
-                    _ => false,
-                },
-            };
-            if is_urgent {
-                stop.store(true, Ordering::Relaxed);
-                deadline.get_or_insert(Instant::now() + STOP_GRACE);
             }
         }
     }
@@ -474,13 +417,5 @@ impl FolderTask {
                 true
             }
         }
-    }
-}
-
-/// Sleeps until the deadline, or forever.
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,8 +1,8 @@
 //! The agent: triggers wake cycles; a cycle brings one folder and one proxy to agree.
 //!
-//! A watcher event, a timer, an event of the proxy or a command reaches the [`folder_task`] of its folder. The `schedule`
+//! A watcher event, a timer, an event of the proxy or a command reaches the `folder_task` of its folder. The `schedule`
 //! decides when a cycle is due. [`cycle`] observes both sides, plans, applies and commits. The `reporter` writes the
-//! outcome to the status. The [`supervisor`] starts and stops the tasks, and answers the control API.
+//! outcome to the status. The `supervisor` starts and stops the tasks, and `requests` answers the control API.
 //!
 //! The cycle runs over the traits `Disk`, `Remote` and [`World`], so that the simulator runs the same code.
 
@@ -22,6 +22,7 @@ pub mod engine;
 mod findings;
 mod folder_task;
 mod heal;
+mod inbox;
 mod leftovers;
 mod offline_status;
 mod open_folder;
@@ -32,9 +33,11 @@ mod proxy_events;
 mod push;
 pub mod quarantine;
 mod reporter;
+mod requests;
 mod retention;
 pub mod root;
 pub mod rules;
+mod running_agent;
 mod schedule;
 mod scope;
 pub mod sent;
@@ -44,7 +47,7 @@ pub mod standstill;
 pub mod status;
 mod status_cell;
 mod status_file;
-pub mod supervisor;
+mod supervisor;
 mod transit;
 pub mod world;
 
@@ -52,7 +55,8 @@ pub use batch::BatchOptions;
 pub use cycle::Report;
 pub use engine::{CycleError, Engine, EngineOptions, Parts};
 pub use offline_status::offline_status;
+pub use running_agent::Agent;
 pub use setup::FolderSetup;
 pub use status::halt_status;
-pub use supervisor::{Agent, AgentOptions, StartError};
+pub use supervisor::{AgentOptions, StartError};
 pub use world::{RealWorld, World};

@@ -70,8 +70,8 @@ impl StatusReporter {
         self.cell.push.is_silent().then(|| {
             let every = setup.interval.as_secs_f64();
             format!(
-                "the proxy offers events, and none comes though its index changes, so it is asked every {every} s; a reverse \
-                 proxy in front of it that keeps answers back must let /events through (nginx: `proxy_buffering off`)"
+                "the proxy offers events, but none arrives although its index changes, so it is polled every {every} s; a \
+                 reverse proxy in front of it must not buffer /events (nginx: `proxy_buffering off`)"
             )
         })
     }

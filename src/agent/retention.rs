@@ -110,7 +110,7 @@ impl HistoryKeeper {
         let PruneReport { removed, failed, .. } =
             folder.prune(limits, Timestamp::from_millisecond(wall).unwrap_or(Timestamp::MAX));
         if removed > 0 {
-            tracing::info!("{removed} old versions left the history");
+            tracing::info!("{removed} old versions were removed from history");
         }
         let has_news = self.note_problems(failed);
         let rest = (began.elapsed() * REST_FACTOR).clamp(MIN_REST, MAX_REST);

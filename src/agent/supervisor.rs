@@ -1,4 +1,4 @@
-//! [`Agent`]: the folders of this machine, and the control socket.
+//! [`Supervisor`]: starts, reloads and stops the tasks of all folders.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,17 +9,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
-use tokio::net::UnixListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::disk::real::RealDisk;
-use crate::local::FolderChange;
 use crate::state::{FolderLock, LockError};
 
-use super::change;
-use super::commands::{CommandQueue, FolderCommand};
-use super::control::{self, PlannedStep, Request, Response};
-use super::folder_task::{FolderTask, TaskLinks};
+use super::commands::{CommandQueue, CommandSender, FolderCommand};
+use super::folder_task::FolderTask;
+use super::inbox::TaskInbox;
 use super::offline_status::summarize;
 use super::pause::PauseSwitch;
 use super::root::is_in_use;
@@ -27,11 +24,8 @@ use super::setup::FolderSetup;
 use super::status::{AgentStatus, HaltStatus, ProxyStatus, State, Status};
 use super::status_cell::{MAX_RECENT_ACTIONS, StatusCell, lock};
 
-/// An agent that was killed a moment ago may still hold its socket and its locks.
-const MAX_LOCK_WAIT: Duration = Duration::from_millis(500);
-const LOCK_RETRY: Duration = Duration::from_millis(25);
-/// An approval that takes longer is answered with [`Response::Noted`].
-const MAX_APPROVAL_WAIT: Duration = Duration::from_secs(2);
+/// The time between two tries to get the lock or socket of a dying agent.
+pub(super) const LOCK_RETRY: Duration = Duration::from_millis(25);
 const MAX_STOP: Duration = Duration::from_millis(9500);
 
 /// The settings of an agent.
@@ -59,100 +53,12 @@ pub enum StartError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// A running agent: one thread a folder, and the control socket.
-pub struct Agent {
-    supervisor: Arc<Supervisor>,
-    socket: PathBuf,
-    control: tokio::task::JoinHandle<()>,
-}
-
-impl Agent {
-    /// Starts to sync. Fails if another agent runs, or works on one of the folders.
-    pub async fn start(options: AgentOptions) -> Result<Self, StartError> {
-        let socket = options.socket.clone();
-        let deadline = Instant::now() + MAX_LOCK_WAIT;
-        let listener = bind_socket(&socket, deadline).await?;
-        let supervisor = match Supervisor::start(options, deadline).await {
-            Ok(supervisor) => Arc::new(supervisor),
-            Err(e) => {
-                control::remove(&socket);
-                return Err(e);
-            }
-        };
-        let answering = supervisor.clone();
-        let control = tokio::spawn(control::serve(listener, move |request| {
-            let supervisor = answering.clone();
-            async move { supervisor.answer(request).await }
-        }));
-        Ok(Self { supervisor, socket, control })
-    }
-
-    /// Applies other settings: starts new folders, and stops those that are gone. If a new folder cannot be started, the
-    /// others go on.
-    pub async fn reload(&self, options: AgentOptions) -> Result<(), StartError> {
-        self.supervisor.reload(options).await
-    }
-
-    /// Returns when the proxy refuses the token of a folder.
-    pub async fn token_refused(&self) {
-        let mut changes = self.changes();
-        while !self.supervisor.has_refused_token() {
-            // The sender lives as long as `self`.
-            let _ = changes.changed().await;
-        }
-    }
-
-    /// Gives `token` to the folders that sync with the proxy at `origin`. True: it is new to one of them.
-    pub fn replace_token(&self, origin: &str, token: &SecretString) -> bool {
-        self.supervisor.replace_token(origin, token)
-    }
-
-    /// Returns when a command asks over the socket to read the config again.
-    pub async fn reload_wanted(&self) {
-        self.supervisor.reload_request.notified().await;
-    }
-
-    /// Requests a full scan and a cycle in every folder.
-    pub fn sync_now(&self) {
-        drop(self.supervisor.request_sync(None));
-    }
-
-    pub fn status(&self) -> Status {
-        self.supervisor.status()
-    }
-
-    /// Counts the changes of the status.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.supervisor.changed.subscribe()
-    }
-
-    /// Finishes or abandons the requests in flight, and saves. Takes at most 10 s.
-    pub async fn stop(self) {
-        self.control.abort();
-        self.supervisor.stop().await;
-        control::remove(&self.socket);
-    }
-}
-
-async fn bind_socket(socket: &Path, deadline: Instant) -> Result<UnixListener, StartError> {
-    loop {
-        match control::bind(socket) {
-            Ok(listener) => return Ok(listener),
-            Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
-                return Err(StartError::Socket { path: socket.to_owned(), source: e });
-            }
-            Err(_) if Instant::now() >= deadline => return Err(StartError::AlreadyRunning(socket.to_owned())),
-            Err(_) => tokio::time::sleep(LOCK_RETRY).await,
-        }
-    }
-}
-
 /// The task of one folder, as the supervisor sees it.
 struct FolderHandle {
     /// The folder as the config names it.
     path: PathBuf,
     root: PathBuf,
-    commands: mpsc::UnboundedSender<FolderCommand>,
+    commands: CommandSender,
     status: Arc<StatusCell>,
     /// Ends the task's scan or cycle.
     quit: Arc<AtomicBool>,
@@ -171,20 +77,20 @@ impl FolderHandle {
     }
 }
 
-/// Starts and stops the folders' tasks, and answers the control API.
-struct Supervisor {
+/// The tasks of all folders.
+pub(super) struct Supervisor {
     options: Mutex<AgentOptions>,
     folders: Mutex<Vec<FolderHandle>>,
-    pause: PauseSwitch,
+    pub pause: PauseSwitch,
     started: Instant,
     changed: watch::Sender<u64>,
-    /// Notified by [`Request::Reload`]. The owner of the config reads it again.
-    reload_request: Notify,
+    /// Notified when a command asks to reload. The owner of the config reads it again.
+    pub reload_request: Notify,
 }
 
 impl Supervisor {
     /// Starts all folders. Waits for the locks of a dying agent until `deadline`.
-    async fn start(options: AgentOptions, deadline: Instant) -> Result<Self, StartError> {
+    pub async fn start(options: AgentOptions, deadline: Instant) -> Result<Self, StartError> {
         let pause = PauseSwitch::load(options.state_dir.clone())
             .map_err(|source| StartError::Io { path: options.state_dir.clone(), source })?;
         let this = Self {
@@ -224,14 +130,9 @@ impl Supervisor {
         }
         let status = Arc::new(StatusCell::new(&setup, self.changed.clone()));
         let (commands, receiver) = mpsc::unbounded_channel();
-        let quit = Arc::new(AtomicBool::new(false));
-        let links = TaskLinks {
-            commands: CommandQueue::new(receiver),
-            pause: self.pause.subscribe(),
-            quit: quit.clone(),
-            status: status.clone(),
-        };
-        let task = FolderTask::new(setup, links, held);
+        let inbox = TaskInbox::new(CommandQueue::new(receiver), self.pause.subscribe());
+        let task = FolderTask::new(setup, inbox, status.clone(), held);
+        let quit = task.quit_flag();
         // One thread serves requests and files, which saves two switches a request.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| StartError::Io { path: root.clone(), source })?;
@@ -243,7 +144,7 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn reload(&self, options: AgentOptions) -> Result<(), StartError> {
+    pub async fn reload(&self, options: AgentOptions) -> Result<(), StartError> {
         let wanted: BTreeSet<PathBuf> = options.folders.iter().map(|f| f.root.clone()).collect();
         let gone = lock(&self.folders).extract_if(.., |f| !wanted.contains(&f.root)).collect();
         stop_all(gone).await;
@@ -266,7 +167,7 @@ impl Supervisor {
         true
     }
 
-    fn replace_token(&self, origin: &str, token: &SecretString) -> bool {
+    pub fn replace_token(&self, origin: &str, token: &SecretString) -> bool {
         let folders = lock(&self.folders);
         let mut options = lock(&self.options);
         let mut is_new = false;
@@ -283,16 +184,16 @@ impl Supervisor {
         is_new
     }
 
-    fn has_refused_token(&self) -> bool {
+    pub fn has_refused_token(&self) -> bool {
         lock(&self.folders).iter().any(|f| f.status.status().state == State::AuthRequired)
     }
 
-    async fn stop(&self) {
+    pub async fn stop(&self) {
         let folders = std::mem::take(&mut *lock(&self.folders));
         stop_all(folders).await;
     }
 
-    fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let folders = lock(&self.folders);
         let options = lock(&self.options);
         let proxy = folders.iter().map(|f| f.status.proxy()).reduce(ProxyStatus::merge);
@@ -311,132 +212,39 @@ impl Supervisor {
         Status { recent, ..summarize(agent, options.device.clone(), proxy, all) }
     }
 
-    /// Answers one request of the control API.
-    async fn answer(&self, request: Request) -> Response {
-        match request {
-            Request::Status => self.status_response(),
-            Request::Sync { folder } => match self.sync(folder.as_deref()).await {
-                true => self.status_response(),
-                false => no_such_folder(),
-            },
-            Request::Wait { timeout_s } => {
-                let wait = self.wait();
-                match timeout_s {
-                    // The status shows what is not done.
-                    Some(s) => drop(tokio::time::timeout(Duration::from_secs(s), wait).await),
-                    None => wait.await,
-                }
-                self.status_response()
-            }
-            Request::Plan { folder } => self.plan(folder.as_deref()).await,
-            Request::Pause { for_s } => done_or_failed(self.pause.pause(for_s)),
-            Request::Resume => done_or_failed(self.pause.resume()),
-            Request::Held => Response::Held { plans: self.held() },
-            Request::Approve { id, reject } => self.approve(id, reject).await,
-            Request::Reload => {
-                self.reload_request.notify_one();
-                Response::Done
-            }
-            Request::Change { folder, change } => self.change(&folder, change).await,
-        }
-    }
-
-    fn status_response(&self) -> Response {
-        Response::Status(Box::new(self.status()))
-    }
-
-    fn request_sync(&self, folder: Option<&Path>) -> Vec<oneshot::Receiver<()>> {
-        let request = |f: &FolderHandle| {
-            let (answer, done) = oneshot::channel();
-            f.send(FolderCommand::Sync(answer)).then_some(done)
+    /// Sends a command to the folder, or to all, each with a channel for its answer. Returns the answers to come, by root.
+    pub fn send_to<T>(
+        &self,
+        folder: Option<&Path>,
+        command: impl Fn(oneshot::Sender<T>) -> FolderCommand,
+    ) -> Vec<(PathBuf, oneshot::Receiver<T>)> {
+        let send = |f: &FolderHandle| {
+            let (answer, answered) = oneshot::channel();
+            f.send(command(answer)).then(|| (f.root.clone(), answered))
         };
-        lock(&self.folders).iter().filter(|f| f.matches(folder)).filter_map(request).collect()
+        lock(&self.folders).iter().filter(|f| f.matches(folder)).filter_map(send).collect()
     }
 
-    /// False: no such folder.
-    async fn sync(&self, folder: Option<&Path>) -> bool {
-        let requests = self.request_sync(folder);
-        let has_folder = !requests.is_empty();
-        for done in requests {
-            // An error is a task that ended: nothing is left to wait for.
-            let _ = done.await;
-        }
-        has_folder
+    /// The commands of one folder's task. `None`: the agent does not sync the folder.
+    pub fn commands_of(&self, folder: &Path) -> Option<CommandSender> {
+        lock(&self.folders).iter().find(|f| f.matches(Some(folder))).map(|f| f.commands.clone())
     }
 
-    async fn plan(&self, folder: Option<&Path>) -> Response {
-        let request = |f: &FolderHandle| {
-            let (answer, plan) = oneshot::channel();
-            f.send(FolderCommand::Plan(answer)).then(|| (f.root.clone(), plan))
-        };
-        let requests: Vec<_> = lock(&self.folders).iter().filter(|f| f.matches(folder)).filter_map(request).collect();
-        if requests.is_empty() {
-            return no_such_folder();
-        }
-        let failed = |why, state| Response::Failed { why, state: Some(state) };
-        let mut steps = Vec::new();
-        for (root, plan) in requests {
-            match plan.await {
-                Ok(Ok(plan)) => steps.extend(PlannedStep::list(&root, &plan)),
-                Ok(Err(why)) => return failed(format!("{}: {}", root.display(), why.reason), why.state),
-                Err(_) => return failed(format!("{}: the agent stops", root.display()), State::Stopped),
-            }
-        }
-        Response::Plan { steps }
+    /// The commands of the task that has the halt `id`.
+    pub fn commands_for_halt(&self, id: &str) -> Option<CommandSender> {
+        let has_halt = |f: &&FolderHandle| f.status.halts().iter().any(|halt| halt.id.as_deref() == Some(id));
+        lock(&self.folders).iter().find(has_halt).map(|f| f.commands.clone())
     }
 
-    /// Returns when every folder is in sync or needs a person.
-    async fn wait(&self) {
-        let mut changed = self.changed.subscribe();
-        self.sync(None).await;
-        loop {
-            let status = self.status();
-            let is_settled = status.folders.iter().all(|f| f.in_sync || f.needs_person());
-            if status.in_sync || is_settled || changed.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    fn held(&self) -> Vec<(PathBuf, HaltStatus)> {
+    /// All that waits for a person, by root.
+    pub fn halts(&self) -> Vec<(PathBuf, HaltStatus)> {
         let halts = |f: &FolderHandle| f.status.halts().into_iter().map(|h| (f.root.clone(), h)).collect::<Vec<_>>();
         lock(&self.folders).iter().flat_map(halts).collect()
     }
 
-    async fn approve(&self, id: String, reject: bool) -> Response {
-        let (answer, done) = oneshot::channel();
-        let is_held = |f: &&FolderHandle| f.status.halts().iter().any(|halt| halt.id.as_deref() == Some(&id));
-        let command = FolderCommand::Approve { id: id.clone(), reject, answer };
-        if lock(&self.folders).iter().find(is_held).is_some_and(|f| f.send(command)) {
-            match tokio::time::timeout(MAX_APPROVAL_WAIT, done).await {
-                Ok(Ok(Ok(true))) => return Response::Done,
-                Ok(Ok(Err(why))) => return Response::Failed { why, state: None },
-                Ok(Ok(Ok(false)) | Err(_)) => {}
-                Err(_) => return Response::Noted,
-            }
-        }
-        Response::NotFound { what: format!("no plan {id} is held; `memsync approve --list` shows those that are") }
-    }
-
-    async fn change(&self, folder: &Path, change: FolderChange) -> Response {
-        let commands = lock(&self.folders).iter().find(|f| f.matches(Some(folder))).map(|f| f.commands.clone());
-        match commands {
-            Some(commands) => {
-                change::request(|request| commands.send(FolderCommand::Change(request)).is_ok(), folder, change).await
-            }
-            None => Response::NotFound { what: format!("{}: the agent does not sync it", folder.display()) },
-        }
-    }
-}
-
-fn no_such_folder() -> Response {
-    Response::NotFound { what: "no such folder is configured".to_owned() }
-}
-
-fn done_or_failed(result: Result<(), String>) -> Response {
-    match result {
-        Ok(()) => Response::Done,
-        Err(why) => Response::Failed { why, state: None },
+    /// Counts the changes of the status.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 }
 
@@ -456,6 +264,6 @@ async fn stop_all(folders: Vec<FolderHandle>) {
     match tokio::time::timeout(MAX_STOP, joined).await {
         Ok(Ok(())) => {}
         Ok(Err(e)) => tracing::error!("stopping: {e}"),
-        Err(_) => tracing::warn!("a folder does not come to its end; it is left as it is"),
+        Err(_) => tracing::warn!("a folder did not stop in time; the next start repairs what it left"),
     }
 }

@@ -10,7 +10,7 @@ use super::app::App;
 use super::exit::Exit;
 use super::signals::{Wish, Wishes, notify};
 use super::{serve, setup};
-use crate::agent::supervisor::{Agent, AgentOptions};
+use crate::agent::{Agent, AgentOptions};
 use crate::config::Config;
 
 /// How often the token is read again while the proxy refuses the one in use.

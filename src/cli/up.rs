@@ -20,7 +20,7 @@ use super::run::tend;
 use super::signals::{Wishes, notify};
 use super::tls::{Shown, Source};
 use super::{join, machine_store, output, own_proxy, serve, setup, show, talk};
-use crate::agent::supervisor::Agent;
+use crate::agent::Agent;
 use crate::config::{
     Config, ConfigError, Draft, TokenSource, added_folder, create_private, create_private_dir, parse_token,
     read_token_file, shell_word,

@@ -1,0 +1,92 @@
+//! [`TaskInbox`]: the commands, the pause and the wake-ups of a folder's task, also while the engine is busy.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::local::ScanScope;
+use crate::sync::Plan;
+
+use super::commands::{CommandQueue, FolderCommand};
+use super::cycle::Report;
+use super::engine::CycleError;
+use super::open_folder::OpenFolder;
+use super::pause::PauseReceiver;
+use super::setup::FolderSetup;
+
+/// A command that ends the running cycle waits this long for the requests in flight.
+const STOP_GRACE: Duration = Duration::from_secs(8);
+
+/// The messages to one folder's task.
+pub(super) struct TaskInbox {
+    pub commands: CommandQueue,
+    pub pause: PauseReceiver,
+    /// Notified by the watcher and by the proxy's events.
+    pub wake: Arc<Notify>,
+}
+
+impl TaskInbox {
+    pub fn new(commands: CommandQueue, pause: PauseReceiver) -> Self {
+        Self { commands, pause, wake: Arc::default() }
+    }
+
+    /// Runs one cycle. Commands that come meanwhile wait for its end; urgent ones and a pause end it early.
+    pub async fn run_cycle(
+        &mut self,
+        folder: &mut OpenFolder,
+        setup: &FolderSetup,
+        scope: ScanScope,
+    ) -> Result<Report, CycleError> {
+        let OpenFolder { engine, root, .. } = folder;
+        let stop = engine.stop_flag();
+        stop.store(false, Ordering::Relaxed);
+        let cycle = engine.cycle(scope);
+        tokio::pin!(cycle);
+        let mut deadline = None;
+        let mut is_stopping = false;
+        loop {
+            let is_urgent = tokio::select! {
+                result = &mut cycle => return result,
+                () = sleep_until(deadline) => return Err(CycleError::Stopped),
+                command = self.commands.next_new(), if !is_stopping => {
+                    is_stopping = matches!(command, FolderCommand::Stop);
+                    let is_urgent = command.is_urgent();
+                    self.commands.defer(command);
+                    is_urgent
+                }
+                () = self.pause.changed() => self.pause.active(Instant::now()).is_some(),
+                () = self.wake.notified() => match root.check(setup) {
+                    // A lost folder does not wait for the proxy.
+                    Err(e @ CycleError::Halted(_)) => return Err(e),
+                    _ => false,
+                },
+            };
+            if is_urgent {
+                stop.store(true, Ordering::Relaxed);
+                deadline.get_or_insert(Instant::now() + STOP_GRACE);
+            }
+        }
+    }
+
+    /// Plans a cycle without running it. `None`: a command came, and goes first.
+    pub async fn run_dry(&mut self, folder: &mut OpenFolder) -> Option<Result<Plan, CycleError>> {
+        folder.engine.stop_flag().store(false, Ordering::Relaxed);
+        tokio::select! {
+            plan = folder.engine.dry_run() => Some(plan),
+            command = self.commands.next_new() => {
+                self.commands.defer(command);
+                None
+            }
+        }
+    }
+}
+
+/// Sleeps until the deadline, or forever.
+pub(super) async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -15,7 +15,7 @@ use crate::local::{ChangeError, ChangeOutcome, Folder, FolderChange};
 use crate::remote::Remote;
 
 use super::World;
-use super::control::Response;
+use super::control::ControlResponse;
 use super::engine::Engine;
 use super::setup::FolderSetup;
 
@@ -47,10 +47,14 @@ impl ChangeRequest {
 
 /// Has the folder's thread make a change, and waits for the answer. A change that has not begun in time is not made.
 /// `send` gives the request to the thread; false: the thread has ended.
-pub(super) async fn request(send: impl FnOnce(ChangeRequest) -> bool, root: &Path, change: FolderChange) -> Response {
+pub(super) async fn request(
+    send: impl FnOnce(ChangeRequest) -> bool,
+    root: &Path,
+    change: FolderChange,
+) -> ControlResponse {
     let (answer, mut done) = oneshot::channel();
     let decided = Arc::new(AtomicBool::new(false));
-    let stopped = || Response::Failed { why: format!("{}: the agent stops", root.display()), state: None };
+    let stopped = || ControlResponse::Failed { why: format!("{}: the agent stops", root.display()), state: None };
     if !send(ChangeRequest { change, decided: decided.clone(), answer }) {
         return stopped();
     }
@@ -60,12 +64,12 @@ pub(super) async fn request(send: impl FnOnce(ChangeRequest) -> bool, root: &Pat
         Err(_) => {
             let why = "the agent has been busy with this folder for a minute; nothing was changed; look at \
                        `memsync status`, and try again";
-            return Response::Failed { why: format!("{}: {why}", root.display()), state: None };
+            return ControlResponse::Failed { why: format!("{}: {why}", root.display()), state: None };
         }
     };
     match answered {
-        Ok(Ok(outcome)) => Response::Changed { outcome },
-        Ok(Err(why)) => Response::Failed { why, state: None },
+        Ok(Ok(outcome)) => ControlResponse::Changed { outcome },
+        Ok(Err(why)) => ControlResponse::Failed { why, state: None },
         Err(_) => stopped(),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cycle::Recent;
 use super::engine::MAKE_ROOM;
-use super::status::{FolderStatus, Problem, State, WaitsFor};
+use super::status::{FolderStatus, ProblemStatus, SyncState, WaitsFor};
 
 /// Files that one update names. The rest is counted.
 const MAX_NAMED_FILES: usize = 20;
@@ -91,21 +91,21 @@ fn conditions(status: &FolderStatus) -> BTreeMap<Condition, String> {
     let mut all = BTreeMap::new();
     let reason = status.reason.as_deref().unwrap_or_default();
     match (status.state, status.waits_for) {
-        (State::Offline, Some(WaitsFor::Disk)) => {
+        (SyncState::Offline, Some(WaitsFor::Disk)) => {
             all.insert(Condition::Disk, format!("{reason}; `memsync doctor` looks for the cause"));
         }
-        (State::Offline, _) => {
+        (SyncState::Offline, _) => {
             let text =
                 format!("{reason}; changes are kept here until it answers; `memsync doctor` looks for the cause");
             all.insert(Condition::Proxy, text);
         }
-        (State::AuthRequired, _) => {
+        (SyncState::AuthRequired, _) => {
             all.insert(Condition::Token, format!("{reason}; `memsync doctor` says how to mend it"));
         }
-        (State::Stopped, _) => {
+        (SyncState::Stopped, _) => {
             all.insert(Condition::Stopped, format!("not synced: {reason}; `memsync doctor` looks for the cause"));
         }
-        (State::Idle | State::Syncing | State::Paused | State::Halted, _) => {}
+        (SyncState::Idle | SyncState::Syncing | SyncState::Paused | SyncState::Halted, _) => {}
     }
     if let Some(halt) = &status.halt {
         let key = halt.id.clone().unwrap_or_else(|| halt.kind.clone());
@@ -131,7 +131,7 @@ fn conditions(status: &FolderStatus) -> BTreeMap<Condition, String> {
 
 /// The condition of a file that is not synced, and the command that helps. A full quota or disk is one condition for all
 /// files that wait for it.
-fn file_condition(problem: &Problem) -> (Condition, String) {
+fn file_condition(problem: &ProblemStatus) -> (Condition, String) {
     let all = || "`memsync status` lists what waits".to_owned();
     if problem.problem.contains("(507)") {
         return (Condition::QuotaFull, all());
@@ -145,12 +145,12 @@ fn file_condition(problem: &Problem) -> (Condition, String) {
 /// True: a condition that the status does not show is over. False: the status cannot show it now.
 fn is_over(condition: &Condition, status: &FolderStatus) -> bool {
     let root_is_away = status.halt.as_ref().is_some_and(|h| h.kind.starts_with("root_"));
-    let proxy_answered = matches!(status.state, State::Idle | State::Halted) && !root_is_away;
+    let proxy_answered = matches!(status.state, SyncState::Idle | SyncState::Halted) && !root_is_away;
     match condition {
-        Condition::Proxy => proxy_answered || status.state == State::AuthRequired,
+        Condition::Proxy => proxy_answered || status.state == SyncState::AuthRequired,
         Condition::Token => proxy_answered,
-        Condition::Disk => status.state != State::Stopped && !root_is_away,
-        Condition::Hold(_) => status.waits_for != Some(WaitsFor::Disk) && status.state != State::Stopped,
+        Condition::Disk => status.state != SyncState::Stopped && !root_is_away,
+        Condition::Hold(_) => status.waits_for != Some(WaitsFor::Disk) && status.state != SyncState::Stopped,
         Condition::Stopped
         | Condition::Watcher
         | Condition::Push
@@ -204,7 +204,7 @@ mod tests {
         FolderStatus {
             path: "/m".to_owned(),
             namespace: String::new(),
-            state: State::Idle,
+            state: SyncState::Idle,
             reason: None,
             waits_for: None,
             in_sync: true,
@@ -226,14 +226,19 @@ mod tests {
 
     fn offline(waits_for: WaitsFor) -> FolderStatus {
         let reason = Some("why".to_owned());
-        FolderStatus { state: State::Offline, waits_for: Some(waits_for), reason, in_sync: false, ..status() }
+        FolderStatus { state: SyncState::Offline, waits_for: Some(waits_for), reason, in_sync: false, ..status() }
     }
 
-    fn problems(n: usize) -> Vec<Problem> {
+    fn problems(n: usize) -> Vec<ProblemStatus> {
         let since = "2026-01-01T00:00:00Z".parse().unwrap();
         let problem = "is a symlink".to_owned();
         (0..n)
-            .map(|n| Problem { path: format!("{n:03}"), problem: problem.clone(), since, effect: Effect::LeftOut })
+            .map(|n| ProblemStatus {
+                path: format!("{n:03}"),
+                problem: problem.clone(),
+                since,
+                effect: Effect::LeftOut,
+            })
             .collect()
     }
 
@@ -268,7 +273,7 @@ mod tests {
             paths: 0,
             deleted_here: false,
         };
-        let lines = conditions.update(&FolderStatus { state: State::Halted, halt: Some(halt), ..status() });
+        let lines = conditions.update(&FolderStatus { state: SyncState::Halted, halt: Some(halt), ..status() });
         assert_eq!(lines, [LogLine::Warn("held: it is away; see `memsync status`".to_owned())]);
         assert_eq!(conditions.update(&status()).len(), 2, "both are over");
     }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::cycle::verb;
-use super::status::{HaltStatus, State, Status};
+use super::status::{HaltStatus, Status, SyncState};
 use crate::local::{ChangeOutcome, FolderChange};
 use crate::sync::{Plan, Step};
 
@@ -26,18 +26,18 @@ pub const NOT_A_REQUEST: &str = "not a request";
 /// A request to a running agent. `folder`: one of its folders; `None`: all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "snake_case")]
-pub enum Request {
+pub enum ControlRequest {
     Status,
-    /// Scans everything and runs cycles until nothing is left to do or one fails; then answers [`Response::Status`].
+    /// Scans everything and runs cycles until nothing is left to do or one fails; then answers [`ControlResponse::Status`].
     Sync {
         folder: Option<PathBuf>,
     },
     /// As `Sync`, but waits through temporary failures until everything is in sync or needs a person; then answers
-    /// [`Response::Status`]. `timeout_s`: in seconds; `None`: no limit.
+    /// [`ControlResponse::Status`]. `timeout_s`: in seconds; `None`: no limit.
     Wait {
         timeout_s: Option<u64>,
     },
-    /// Plans a cycle and changes nothing. The answer is [`Response::Plan`].
+    /// Plans a cycle and changes nothing. The answer is [`ControlResponse::Plan`].
     Plan {
         folder: Option<PathBuf>,
     },
@@ -53,7 +53,7 @@ pub enum Request {
     },
     /// Reads config and token again.
     Reload,
-    /// Changes one file. The answer is [`Response::Changed`].
+    /// Changes one file. The answer is [`ControlResponse::Changed`].
     Change {
         folder: PathBuf,
         change: FolderChange,
@@ -63,7 +63,7 @@ pub enum Request {
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
-pub enum Response {
+pub enum ControlResponse {
     Status(Box<Status>),
     Plan {
         steps: Vec<PlannedStep>,
@@ -86,7 +86,7 @@ pub enum Response {
     Failed {
         why: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        state: Option<State>,
+        state: Option<SyncState>,
     },
 }
 
@@ -149,8 +149,8 @@ fn remedy(pid: Option<i32>) -> String {
 ///
 /// # Errors
 /// [`ControlError::NoAgent`] when no agent listens, [`ControlError::Silent`] when it does not answer.
-pub async fn ask(path: &Path, request: &Request) -> Result<Response, ControlError> {
-    if *request == Request::Status {
+pub async fn ask(path: &Path, request: &ControlRequest) -> Result<ControlResponse, ControlError> {
+    if *request == ControlRequest::Status {
         return ask_for_status(path).await;
     }
     tokio::select! {
@@ -170,9 +170,9 @@ pub async fn wait_until_silent(path: &Path) -> ControlError {
     }
 }
 
-async fn ask_for_status(path: &Path) -> Result<Response, ControlError> {
+async fn ask_for_status(path: &Path) -> Result<ControlResponse, ControlError> {
     let mut pid = None;
-    let answer = exchange(path, &Request::Status, &mut pid);
+    let answer = exchange(path, &ControlRequest::Status, &mut pid);
     match tokio::time::timeout(STATUS_TIMEOUT, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(ControlError::Silent { pid }),
@@ -180,12 +180,16 @@ async fn ask_for_status(path: &Path) -> Result<Response, ControlError> {
 }
 
 /// As [`ask`], but also waits for a silent agent.
-pub async fn ask_unlimited(path: &Path, request: &Request) -> Result<Response, ControlError> {
+pub async fn ask_unlimited(path: &Path, request: &ControlRequest) -> Result<ControlResponse, ControlError> {
     exchange(path, request, &mut None).await
 }
 
 /// Sends one request and reads its answer. `pid` gets the process id of the agent once it is connected.
-async fn exchange(path: &Path, request: &Request, pid: &mut Option<i32>) -> Result<Response, ControlError> {
+async fn exchange(
+    path: &Path,
+    request: &ControlRequest,
+    pid: &mut Option<i32>,
+) -> Result<ControlResponse, ControlError> {
     let fail = |source| ControlError::Io { path: path.to_owned(), source };
     let stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
@@ -253,8 +257,8 @@ pub fn remove(path: &Path) {
 /// Answers requests until dropped. `answer` runs once a request, many at a time.
 pub async fn serve<F, A>(listener: UnixListener, answer: F)
 where
-    F: Fn(Request) -> A + Send + Sync + 'static,
-    A: Future<Output = Response> + Send + 'static,
+    F: Fn(ControlRequest) -> A + Send + Sync + 'static,
+    A: Future<Output = ControlResponse> + Send + 'static,
 {
     let answer = Arc::new(answer);
     let me = rustix::process::geteuid().as_raw();
@@ -296,8 +300,8 @@ fn is_closed(stream: &UnixStream) -> io::Result<bool> {
 
 async fn serve_connection<F, A>(stream: UnixStream, answer: &F) -> io::Result<()>
 where
-    F: Fn(Request) -> A,
-    A: Future<Output = Response>,
+    F: Fn(ControlRequest) -> A,
+    A: Future<Output = ControlResponse>,
 {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
@@ -308,7 +312,7 @@ where
         }
         let response = match serde_json::from_slice(&line) {
             Ok(request) => answer(request).await,
-            Err(e) => Response::Failed { why: format!("{NOT_A_REQUEST}: {e}"), state: None },
+            Err(e) => ControlResponse::Failed { why: format!("{NOT_A_REQUEST}: {e}"), state: None },
         };
         let mut line = serde_json::to_vec(&response)?;
         line.push(b'\n');

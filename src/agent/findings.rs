@@ -10,7 +10,7 @@ use crate::remote::Remote;
 use super::cycle::Report;
 use super::engine::Engine;
 use super::problems::{Effect, PathProblem};
-use super::status::{FolderStatus, HaltStatus, Pending, Problem, State, halt_status};
+use super::status::{FolderStatus, HaltStatus, Pending, ProblemStatus, SyncState, halt_status};
 use super::world::World;
 
 /// What the last cycle found, and what it left to do.
@@ -78,7 +78,7 @@ impl Findings {
 
     /// Writes them into the folder's status.
     pub fn enter(self, status: &mut FolderStatus, now: Timestamp) {
-        status.state = if self.halt.is_some() { State::Halted } else { State::Idle };
+        status.state = if self.halt.is_some() { SyncState::Halted } else { SyncState::Idle };
         status.waits_for = None;
         status.reason = self.halt.as_ref().map(|h| h.reason.clone());
         status.in_sync = self.is_done;
@@ -90,7 +90,7 @@ impl Findings {
         (status.files, status.bytes, status.conflicts) = (planned.files, planned.bytes, planned.conflicts);
         let since: BTreeMap<String, Timestamp> =
             std::mem::take(&mut status.problems).into_iter().map(|p| (p.path, p.since)).collect();
-        let problem = |(path, found): (String, PathProblem)| Problem {
+        let problem = |(path, found): (String, PathProblem)| ProblemStatus {
             since: since.get(&path).copied().unwrap_or(now),
             path,
             problem: found.why,

@@ -25,7 +25,7 @@ use super::root::OpenError;
 use super::schedule::DueWork;
 use super::setup::FolderSetup;
 use super::standstill::Standstill;
-use super::status::{FolderStatus, State};
+use super::status::{FolderStatus, SyncState};
 use super::status_cell::StatusCell;
 use super::world::World;
 
@@ -329,7 +329,7 @@ impl FolderTask {
             Err(e) => Err(e),
             Ok(()) => {
                 if scope.full || !scope.subtrees.is_empty() || scope.paths.len() >= MIN_PATHS_SHOWN {
-                    self.reporter.cell().update(|s| (s.state, s.in_sync) = (State::Syncing, false));
+                    self.reporter.cell().update(|s| (s.state, s.in_sync) = (SyncState::Syncing, false));
                 }
                 self.inbox.run_cycle(&mut active.folder, &self.setup, scope).await
             }

@@ -9,7 +9,7 @@ use crate::local::Folder;
 use super::root::find_root_halt;
 use super::setup::FolderSetup;
 use super::standstill::Standstill;
-use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, ProxyStatus, State, Status, halt_status};
+use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, ProxyStatus, Status, SyncState, halt_status};
 use super::status_file::{last_known, view_container};
 
 /// The status from the files of the last run. `start`: the command that starts an agent.
@@ -28,7 +28,7 @@ pub fn offline_status(setups: &[FolderSetup], device: &str, proxy_url: &str, sta
 /// Combines the folders into one status. The worst state counts.
 pub(super) fn summarize(agent: AgentStatus, device: String, proxy: ProxyStatus, folders: Vec<FolderStatus>) -> Status {
     let worst = folders.iter().max_by_key(|f| f.state);
-    let (state, reason) = worst.map_or((State::Idle, None), |f| (f.state, f.reason.clone()));
+    let (state, reason) = worst.map_or((SyncState::Idle, None), |f| (f.state, f.reason.clone()));
     let in_sync = !folders.is_empty() && folders.iter().all(|f| f.in_sync);
     Status { schema: 1, state, reason, in_sync, agent, device, proxy, folders, recent: Vec::new() }
 }
@@ -65,7 +65,7 @@ fn with_root_halt(mut status: FolderStatus, setup: &FolderSetup) -> FolderStatus
         Ok(None) => {}
         Ok(Some(halt)) => {
             let halt = halt_status(&halt, &[]);
-            (status.state, status.reason) = (State::Halted, Some(halt.reason.clone()));
+            (status.state, status.reason) = (SyncState::Halted, Some(halt.reason.clone()));
             status.halt = Some(halt);
         }
         Err(e) => {

@@ -11,7 +11,7 @@ use super::findings::Findings;
 use super::pause::ActivePause;
 use super::setup::FolderSetup;
 use super::standstill::Standstill;
-use super::status::{FolderStatus, HaltStatus, State};
+use super::status::{FolderStatus, HaltStatus, SyncState};
 use super::status_cell::StatusCell;
 use super::status_file::save_status;
 
@@ -92,7 +92,7 @@ impl StatusReporter {
 
     pub fn report_pause(&mut self, setup: &FolderSetup, pause: &ActivePause) {
         self.cell.update(|s| {
-            s.state = State::Paused;
+            s.state = SyncState::Paused;
             s.in_sync = false;
             s.reason = Some(pause.reason());
         });
@@ -105,7 +105,7 @@ impl StatusReporter {
         self.cell.set_halts(Vec::new());
         self.cell.update(|s| {
             s.path = setup.root.display().to_string();
-            s.state = State::Syncing;
+            s.state = SyncState::Syncing;
             s.reason = None;
             s.halt = None;
         });
@@ -113,7 +113,7 @@ impl StatusReporter {
 
     pub fn report_stop(&mut self, setup: &FolderSetup) {
         self.cell.update(|s| {
-            s.state = State::Stopped;
+            s.state = SyncState::Stopped;
             s.in_sync = false;
             s.reason = Some("the agent was stopped".to_owned());
         });

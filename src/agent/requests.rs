@@ -7,22 +7,22 @@ use crate::local::FolderChange;
 
 use super::change;
 use super::commands::FolderCommand;
-use super::control::{PlannedStep, Request, Response};
-use super::status::State;
+use super::control::{ControlRequest, ControlResponse, PlannedStep};
+use super::status::SyncState;
 use super::supervisor::Supervisor;
 
-/// An approval that takes longer is answered with [`Response::Noted`].
+/// An approval that takes longer is answered with [`ControlResponse::Noted`].
 const MAX_APPROVAL_WAIT: Duration = Duration::from_secs(2);
 
 /// Answers one request.
-pub(super) async fn answer(supervisor: &Supervisor, request: Request) -> Response {
+pub(super) async fn answer(supervisor: &Supervisor, request: ControlRequest) -> ControlResponse {
     match request {
-        Request::Status => status(supervisor),
-        Request::Sync { folder } => match sync(supervisor, folder.as_deref()).await {
+        ControlRequest::Status => status(supervisor),
+        ControlRequest::Sync { folder } => match sync(supervisor, folder.as_deref()).await {
             true => status(supervisor),
             false => no_such_folder(),
         },
-        Request::Wait { timeout_s } => {
+        ControlRequest::Wait { timeout_s } => {
             let wait = wait(supervisor);
             match timeout_s {
                 // The status shows what is not done.
@@ -31,21 +31,21 @@ pub(super) async fn answer(supervisor: &Supervisor, request: Request) -> Respons
             }
             status(supervisor)
         }
-        Request::Plan { folder } => plan(supervisor, folder.as_deref()).await,
-        Request::Pause { for_s } => done_or_failed(supervisor.pause.pause(for_s)),
-        Request::Resume => done_or_failed(supervisor.pause.resume()),
-        Request::Held => Response::Held { plans: supervisor.halts() },
-        Request::Approve { id, reject } => approve(supervisor, id, reject).await,
-        Request::Reload => {
+        ControlRequest::Plan { folder } => plan(supervisor, folder.as_deref()).await,
+        ControlRequest::Pause { for_s } => done_or_failed(supervisor.pause.pause(for_s)),
+        ControlRequest::Resume => done_or_failed(supervisor.pause.resume()),
+        ControlRequest::Held => ControlResponse::Held { plans: supervisor.halts() },
+        ControlRequest::Approve { id, reject } => approve(supervisor, id, reject).await,
+        ControlRequest::Reload => {
             supervisor.reload_request.notify_one();
-            Response::Done
+            ControlResponse::Done
         }
-        Request::Change { folder, change } => change_file(supervisor, &folder, change).await,
+        ControlRequest::Change { folder, change } => change_file(supervisor, &folder, change).await,
     }
 }
 
-fn status(supervisor: &Supervisor) -> Response {
-    Response::Status(Box::new(supervisor.status()))
+fn status(supervisor: &Supervisor) -> ControlResponse {
+    ControlResponse::Status(Box::new(supervisor.status()))
 }
 
 /// False: no such folder.
@@ -72,51 +72,51 @@ async fn wait(supervisor: &Supervisor) {
     }
 }
 
-async fn plan(supervisor: &Supervisor, folder: Option<&Path>) -> Response {
+async fn plan(supervisor: &Supervisor, folder: Option<&Path>) -> ControlResponse {
     let plans = supervisor.send_to(folder, FolderCommand::Plan);
     if plans.is_empty() {
         return no_such_folder();
     }
-    let failed = |why, state| Response::Failed { why, state: Some(state) };
+    let failed = |why, state| ControlResponse::Failed { why, state: Some(state) };
     let mut steps = Vec::new();
     for (root, plan) in plans {
         match plan.await {
             Ok(Ok(plan)) => steps.extend(PlannedStep::list(&root, &plan)),
             Ok(Err(why)) => return failed(format!("{}: {}", root.display(), why.reason), why.state),
-            Err(_) => return failed(format!("{}: the agent stops", root.display()), State::Stopped),
+            Err(_) => return failed(format!("{}: the agent stops", root.display()), SyncState::Stopped),
         }
     }
-    Response::Plan { steps }
+    ControlResponse::Plan { steps }
 }
 
-async fn approve(supervisor: &Supervisor, id: String, reject: bool) -> Response {
+async fn approve(supervisor: &Supervisor, id: String, reject: bool) -> ControlResponse {
     let (answer, done) = tokio::sync::oneshot::channel();
     let command = FolderCommand::Approve { id: id.clone(), reject, answer };
     if supervisor.commands_for_halt(&id).is_some_and(|commands| commands.send(command).is_ok()) {
         match tokio::time::timeout(MAX_APPROVAL_WAIT, done).await {
-            Ok(Ok(Ok(true))) => return Response::Done,
-            Ok(Ok(Err(why))) => return Response::Failed { why, state: None },
+            Ok(Ok(Ok(true))) => return ControlResponse::Done,
+            Ok(Ok(Err(why))) => return ControlResponse::Failed { why, state: None },
             Ok(Ok(Ok(false)) | Err(_)) => {}
-            Err(_) => return Response::Noted,
+            Err(_) => return ControlResponse::Noted,
         }
     }
-    Response::NotFound { what: format!("no plan {id} is held; `memsync approve --list` shows those that are") }
+    ControlResponse::NotFound { what: format!("no plan {id} is held; `memsync approve --list` shows those that are") }
 }
 
-async fn change_file(supervisor: &Supervisor, folder: &Path, change: FolderChange) -> Response {
+async fn change_file(supervisor: &Supervisor, folder: &Path, change: FolderChange) -> ControlResponse {
     let Some(commands) = supervisor.commands_of(folder) else {
-        return Response::NotFound { what: format!("{}: the agent does not sync it", folder.display()) };
+        return ControlResponse::NotFound { what: format!("{}: the agent does not sync it", folder.display()) };
     };
     change::request(|request| commands.send(FolderCommand::Change(request)).is_ok(), folder, change).await
 }
 
-fn no_such_folder() -> Response {
-    Response::NotFound { what: "no such folder is configured".to_owned() }
+fn no_such_folder() -> ControlResponse {
+    ControlResponse::NotFound { what: "no such folder is configured".to_owned() }
 }
 
-fn done_or_failed(result: Result<(), String>) -> Response {
+fn done_or_failed(result: Result<(), String>) -> ControlResponse {
     match result {
-        Ok(()) => Response::Done,
-        Err(why) => Response::Failed { why, state: None },
+        Ok(()) => ControlResponse::Done,
+        Err(why) => ControlResponse::Failed { why, state: None },
     }
 }

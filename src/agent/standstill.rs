@@ -6,12 +6,12 @@ use crate::state::StateError;
 
 use super::engine::CycleError;
 use super::root::OpenError;
-use super::status::{HaltStatus, State, WaitsFor, halt_status};
+use super::status::{HaltStatus, SyncState, WaitsFor, halt_status};
 
 /// Why a folder is not synced now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standstill {
-    pub state: State,
+    pub state: SyncState,
     /// Set if sync goes on by itself.
     pub waits_for: Option<WaitsFor>,
     /// The event, and the next step for the user.
@@ -22,7 +22,7 @@ pub struct Standstill {
 
 impl Standstill {
     fn waiting(waits_for: WaitsFor, reason: String) -> Self {
-        Self { state: State::Offline, waits_for: Some(waits_for), reason, halt: None }
+        Self { state: SyncState::Offline, waits_for: Some(waits_for), reason, halt: None }
     }
 
     /// The disk fails. The folder is tried again until the disk is back.
@@ -32,7 +32,7 @@ impl Standstill {
 
     /// A person has to correct something outside of the folder.
     pub(super) fn stopped(why: impl std::fmt::Display) -> Self {
-        Self { state: State::Stopped, waits_for: None, reason: why.to_string(), halt: None }
+        Self { state: SyncState::Stopped, waits_for: None, reason: why.to_string(), halt: None }
     }
 }
 
@@ -40,14 +40,14 @@ impl From<&CycleError> for Standstill {
     fn from(e: &CycleError) -> Self {
         match e {
             CycleError::Remote(e @ RemoteError::Auth { .. }) => {
-                Self { state: State::AuthRequired, waits_for: None, reason: e.to_string(), halt: None }
+                Self { state: SyncState::AuthRequired, waits_for: None, reason: e.to_string(), halt: None }
             }
             CycleError::Remote(e) => Self::waiting(WaitsFor::Proxy, e.to_string()),
             CycleError::State(e) => e.into(),
             CycleError::Folder { .. } => Self::on_disk(e),
             CycleError::Halted(halt) => {
                 let halt = halt_status(halt, &[]);
-                Self { state: State::Halted, waits_for: None, reason: halt.reason.clone(), halt: Some(halt) }
+                Self { state: SyncState::Halted, waits_for: None, reason: halt.reason.clone(), halt: Some(halt) }
             }
             CycleError::Stopped => Self::stopped(e),
         }
@@ -86,7 +86,10 @@ mod tests {
         let folder = CycleError::Folder { what: "scanning the folder", source: full() };
         let open = OpenError::Io { path: "/state".into(), source: full() };
         for stands in [Standstill::from(&folder), Standstill::from(&open)] {
-            assert_eq!((stands.state, stands.waits_for, &stands.halt), (State::Offline, Some(WaitsFor::Disk), &None));
+            assert_eq!(
+                (stands.state, stands.waits_for, &stands.halt),
+                (SyncState::Offline, Some(WaitsFor::Disk), &None)
+            );
             assert!(stands.reason.starts_with("waits for the disk: "), "{}", stands.reason);
         }
     }
@@ -95,6 +98,6 @@ mod tests {
     fn state_of_a_newer_version_stops() {
         let e = StateError::FutureVersion { file: "f".to_owned(), found: 9, known: 2 };
         let stands = Standstill::from(&OpenError::State(e));
-        assert_eq!((stands.state, stands.waits_for), (State::Stopped, None));
+        assert_eq!((stands.state, stands.waits_for), (SyncState::Stopped, None));
     }
 }

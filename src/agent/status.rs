@@ -14,7 +14,7 @@ const SAMPLE_PATHS: usize = 10;
 /// The agent, or one folder, in a word. The worst state comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum SyncState {
     Idle,
     Syncing,
     Paused,
@@ -24,7 +24,7 @@ pub enum State {
     Halted,
 }
 
-/// The cause of [`State::Offline`]. Sync goes on by itself when the cause is over.
+/// The cause of [`SyncState::Offline`]. Sync goes on by itself when the cause is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitsFor {
@@ -37,7 +37,7 @@ pub enum WaitsFor {
 pub struct Status {
     /// 1.
     pub schema: u32,
-    pub state: State,
+    pub state: SyncState,
     /// The reason for a state other than idle.
     pub reason: Option<String>,
     /// True: in every folder the last cycle succeeded, nothing is pending, and no change has been seen since.
@@ -92,7 +92,7 @@ impl ProxyStatus {
 pub struct FolderStatus {
     pub path: String,
     pub namespace: String,
-    pub state: State,
+    pub state: SyncState,
     /// The reason for a state other than idle.
     #[serde(default)]
     pub reason: Option<String>,
@@ -118,7 +118,7 @@ pub struct FolderStatus {
     pub pending: Pending,
     /// Conflict copies in the folder.
     pub conflicts: usize,
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ProblemStatus>,
     pub halt: Option<HaltStatus>,
     /// Steps of the running cycle.
     #[serde(default)]
@@ -135,9 +135,9 @@ impl FolderStatus {
     pub fn needs_person(&self) -> bool {
         let is_retried = || self.problems.iter().any(|p| p.effect == Effect::Retried);
         match self.state {
-            State::Halted | State::AuthRequired | State::Paused => true,
-            State::Idle => self.is_blocked() && !is_retried() && self.pending.total() == self.pending.blocked,
-            State::Syncing | State::Offline | State::Stopped => false,
+            SyncState::Halted | SyncState::AuthRequired | SyncState::Paused => true,
+            SyncState::Idle => self.is_blocked() && !is_retried() && self.pending.total() == self.pending.blocked,
+            SyncState::Syncing | SyncState::Offline | SyncState::Stopped => false,
         }
     }
 }
@@ -161,7 +161,7 @@ impl Pending {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
+pub struct ProblemStatus {
     pub path: String,
     pub problem: String,
     pub since: Timestamp,

@@ -15,7 +15,7 @@ use super::cycle::Recent;
 use super::engine::Progress;
 use super::push::PushMonitor;
 use super::setup::FolderSetup;
-use super::status::{FolderStatus, HaltStatus, ProgressStatus, ProxyStatus, RecentAction, State};
+use super::status::{FolderStatus, HaltStatus, ProgressStatus, ProxyStatus, RecentAction, SyncState};
 use super::status_file::last_known;
 
 /// Finished actions that the status shows.
@@ -43,7 +43,7 @@ impl StatusCell {
     /// Starts with the figures of the last run.
     pub fn new(setup: &FolderSetup, changed: watch::Sender<u64>) -> Self {
         Self {
-            status: Mutex::new(FolderStatus { state: State::Syncing, halt: None, ..last_known(setup) }),
+            status: Mutex::new(FolderStatus { state: SyncState::Syncing, halt: None, ..last_known(setup) }),
             proxy: Mutex::new(ProxyStatus::unasked(&setup.http.origin)),
             push: PushMonitor::default(),
             recent: Mutex::default(),
@@ -62,7 +62,7 @@ impl StatusCell {
             let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
             let now = ProgressStatus { done: load(&progress.done), steps: load(&progress.steps) };
             if now.steps > 0 {
-                (status.state, status.in_sync) = (State::Syncing, false);
+                (status.state, status.in_sync) = (SyncState::Syncing, false);
                 status.progress = Some(now);
             }
         }

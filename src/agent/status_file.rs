@@ -10,7 +10,7 @@ use crate::local::moves::is_conflict_name;
 use crate::state::{StateView, peek, read_note, write_note};
 
 use super::setup::FolderSetup;
-use super::status::{FolderStatus, Pending, State};
+use super::status::{FolderStatus, Pending, SyncState};
 
 /// The figures and the halt of the last run, stopped. Without a status file the figures come from the container.
 pub(super) fn last_known(setup: &FolderSetup) -> FolderStatus {
@@ -23,7 +23,7 @@ pub(super) fn last_known(setup: &FolderSetup) -> FolderStatus {
     FolderStatus {
         path: setup.root.display().to_string(),
         namespace: setup.namespace.clone(),
-        state: State::Stopped,
+        state: SyncState::Stopped,
         reason: None,
         waits_for: None,
         push_remedy: None,
@@ -57,7 +57,7 @@ fn container_status(setup: &FolderSetup) -> FolderStatus {
     FolderStatus {
         path: setup.root.display().to_string(),
         namespace: setup.namespace.clone(),
-        state: State::Stopped,
+        state: SyncState::Stopped,
         reason: None,
         waits_for: None,
         in_sync: false,

@@ -21,7 +21,7 @@ use super::offline_status::summarize;
 use super::pause::PauseSwitch;
 use super::root::is_in_use;
 use super::setup::FolderSetup;
-use super::status::{AgentStatus, HaltStatus, ProxyStatus, State, Status};
+use super::status::{AgentStatus, HaltStatus, ProxyStatus, Status, SyncState};
 use super::status_cell::{MAX_RECENT_ACTIONS, StatusCell, lock};
 
 /// The time between two tries to get the lock or socket of a dying agent.
@@ -185,7 +185,7 @@ impl Supervisor {
     }
 
     pub fn has_refused_token(&self) -> bool {
-        lock(&self.folders).iter().any(|f| f.status.status().state == State::AuthRequired)
+        lock(&self.folders).iter().any(|f| f.status.status().state == SyncState::AuthRequired)
     }
 
     pub async fn stop(&self) {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::app::App;
 use super::exit::{Exit, Failure};
 use super::{output, setup, show, talk};
-use crate::agent::control::{Request, Response};
+use crate::agent::control::{ControlRequest, ControlResponse};
 use crate::agent::halt_status;
 use crate::agent::root::find_root_halt;
 use crate::agent::standalone::approve_root;
@@ -41,8 +41,8 @@ struct Decided {
 /// Where no such plan is held, or several are and none was named; without an agent, where no folder is held by itself.
 pub fn run(app: &App, id: Option<String>, reject: bool, list: bool) -> anyhow::Result<Exit> {
     let runtime = talk::runtime()?;
-    let (plans, has_agent) = match runtime.block_on(talk::ask_any(app, &Request::Held))? {
-        Some(Response::Held { plans }) => (plans, true),
+    let (plans, has_agent) = match runtime.block_on(talk::ask_any(app, &ControlRequest::Held))? {
+        Some(ControlResponse::Held { plans }) => (plans, true),
         Some(_) => return Err(talk::unexpected()),
         None => (root_halts(app)?, false),
     };
@@ -71,8 +71,8 @@ pub fn run(app: &App, id: Option<String>, reject: bool, list: bool) -> anyhow::R
         return Err(Failure::new(Exit::Usage, why).into());
     }
     let when = match has_agent {
-        true => match runtime.block_on(talk::ask(app, &Request::Approve { id: id.clone(), reject }))? {
-            Response::Noted => " The agent carries it out as soon as its running work has ended.",
+        true => match runtime.block_on(talk::ask(app, &ControlRequest::Approve { id: id.clone(), reject }))? {
+            ControlResponse::Noted => " The agent carries it out as soon as its running work has ended.",
             _ => "",
         },
         false => {

@@ -10,7 +10,7 @@ use super::exit::{Exit, Failure};
 use super::locate::{self, Open};
 use super::talk;
 use crate::agent::change::describe;
-use crate::agent::control::{Request, Response};
+use crate::agent::control::{ControlRequest, ControlResponse};
 use crate::local::{ChangeOutcome, FolderChange};
 
 /// The longest wait for another command that works on the folder.
@@ -23,11 +23,11 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// Why it failed, and what it did until then. No content is lost.
 pub fn change(app: &App, open: &Open, change: &FolderChange) -> anyhow::Result<ChangeOutcome> {
     let runtime = talk::runtime()?;
-    let request = Request::Change { folder: locate::real(&open.root), change: change.clone() };
+    let request = ControlRequest::Change { folder: locate::real(&open.root), change: change.clone() };
     let until = Instant::now() + BUSY_LIMIT;
     loop {
         match runtime.block_on(talk::ask_change(app, &request))? {
-            Some(Response::Changed { outcome }) => return Ok(outcome),
+            Some(ControlResponse::Changed { outcome }) => return Ok(outcome),
             Some(_) => return Err(talk::unexpected()),
             None => {}
         }

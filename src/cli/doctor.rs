@@ -17,7 +17,7 @@ use super::locate::real;
 use super::probe::{Answer, ProxyProbe, Target};
 use super::{own_proxy, setup, show, status, talk};
 use crate::agent::root::find_root_halt;
-use crate::agent::status::{FolderStatus, HaltStatus, State, Status};
+use crate::agent::status::{FolderStatus, HaltStatus, Status, SyncState};
 use crate::agent::{FolderSetup, halt_status};
 use crate::config::{Config, ConfigError, Folder};
 use crate::disk::real::RealDisk;
@@ -224,7 +224,7 @@ fn agent(app: &App, config: &Config) -> anyhow::Result<(Check, Option<Status>)> 
 
 /// The agent that answers. The proxy may refuse its token and take the one that this command reads.
 fn running_agent(status: &Status) -> Check {
-    if let Some(folder) = status.folders.iter().find(|f| f.state == State::AuthRequired) {
+    if let Some(folder) = status.folders.iter().find(|f| f.state == SyncState::AuthRequired) {
         let what = format!("{}: {}", folder.path, folder.reason.as_deref().unwrap_or("the proxy refused the token"));
         let fix = "it reads a corrected token file by itself; if its token comes from its environment, start it again";
         return Check::fail("agent", what, fix).exit(Exit::Refused);

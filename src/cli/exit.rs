@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::agent::status::State;
+use crate::agent::status::SyncState;
 use crate::config::ConfigError;
 use crate::remote::RemoteError;
 
@@ -64,12 +64,12 @@ impl Exit {
     }
 
     /// The code for what the agent was kept from in this state of a folder.
-    pub fn of_state(state: State) -> Self {
+    pub fn of_state(state: SyncState) -> Self {
         match state {
-            State::Offline => Self::Temporary,
-            State::AuthRequired => Self::Refused,
-            State::Halted => Self::Halted,
-            State::Idle | State::Syncing | State::Paused | State::Stopped => Self::Error,
+            SyncState::Offline => Self::Temporary,
+            SyncState::AuthRequired => Self::Refused,
+            SyncState::Halted => Self::Halted,
+            SyncState::Idle | SyncState::Syncing | SyncState::Paused | SyncState::Stopped => Self::Error,
         }
     }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::show::{self, painted};
 use super::verdict::{self, waits};
 use crate::agent::problems::Effect;
-use crate::agent::status::{FolderStatus, Problem, State, Status};
+use crate::agent::status::{FolderStatus, ProblemStatus, Status, SyncState};
 
 /// Problems and recent actions shown; `--json` has all.
 const SHOWN: usize = 5;
@@ -27,7 +27,7 @@ pub fn text(status: &Status, now: Timestamp) -> String {
     };
     line(format!("{} {}", painted(verdict.style, "●"), painted(verdict.style, &capital(&verdict.headline))));
     // Without an agent the headline is the reason.
-    let has_reason = status.agent.running && status.state >= State::Paused;
+    let has_reason = status.agent.running && status.state >= SyncState::Paused;
     if let Some(reason) = status.reason.as_ref().filter(|_| has_reason) {
         line(format!("  {}", show::name(reason)));
     }
@@ -69,13 +69,13 @@ fn is_old(now: Timestamp, at: Timestamp) -> bool {
 }
 
 fn proxy(status: &Status, now: Timestamp) -> String {
-    let is_refused = status.folders.iter().any(|f| f.state == State::AuthRequired);
+    let is_refused = status.folders.iter().any(|f| f.state == SyncState::AuthRequired);
     let how = match (status.agent.running, status.proxy.asked_at, status.proxy.reachable) {
         (false, ..) => "not asked".to_owned(),
         (true, None, false) => "not asked yet".to_owned(),
         (true, Some(at), false) => format!("does not answer; asked {}", show::ago(now, at)),
         (true, _, true) if is_refused => "refuses the token".to_owned(),
-        (true, Some(at), true) if status.state > State::Syncing && is_old(now, at) => {
+        (true, Some(at), true) if status.state > SyncState::Syncing && is_old(now, at) => {
             format!("answered {}", show::ago(now, at))
         }
         (true, _, true) => "answers".to_owned(),
@@ -103,7 +103,7 @@ fn folder_lines(folder: &FolderStatus, status: &Status, now: Timestamp) -> Vec<S
     };
     lines.push(format!("{}{namespace}", painted(show::BOLD, &show::name(&folder.path))));
     let age = match folder.counted_at {
-        Some(at) if folder.state != State::Idle && is_old(now, at) => format!(" (as of {})", show::ago(now, at)),
+        Some(at) if folder.state != SyncState::Idle && is_old(now, at) => format!(" (as of {})", show::ago(now, at)),
         _ => String::new(),
     };
     let mut facts = vec![format!("{}, {}{age}", show::count(folder.files, "file"), show::size(folder.bytes))];
@@ -123,7 +123,7 @@ fn folder_lines(folder: &FolderStatus, status: &Status, now: Timestamp) -> Vec<S
         lines.push(format!("  {} {waiting}", painted(show::BUSY, "waiting")));
     }
     let own_reason = folder.reason.as_ref().filter(|r| Some(*r) != status.reason.as_ref());
-    if let Some(reason) = own_reason.filter(|_| folder.halt.is_none() && folder.state >= State::Paused) {
+    if let Some(reason) = own_reason.filter(|_| folder.halt.is_none() && folder.state >= SyncState::Paused) {
         lines.push(format!("  {} {}", painted(show::BUSY, "!"), show::name(reason)));
     }
     if let Some(halt) = &folder.halt {
@@ -155,7 +155,7 @@ fn folder_lines(folder: &FolderStatus, status: &Status, now: Timestamp) -> Vec<S
     lines
 }
 
-fn problem_lines(problems: &[&Problem], style: Style, what: &str, now: Timestamp) -> Vec<String> {
+fn problem_lines(problems: &[&ProblemStatus], style: Style, what: &str, now: Timestamp) -> Vec<String> {
     let mut lines = Vec::new();
     if problems.is_empty() {
         return lines;
@@ -203,7 +203,7 @@ pub mod tests {
         FolderStatus {
             path: "/home/ana/Memory".to_owned(),
             namespace: String::new(),
-            state: State::Idle,
+            state: SyncState::Idle,
             reason: None,
             waits_for: None,
             in_sync: true,
@@ -226,7 +226,7 @@ pub mod tests {
     pub fn status() -> Status {
         Status {
             schema: 1,
-            state: State::Idle,
+            state: SyncState::Idle,
             reason: None,
             in_sync: true,
             agent: AgentStatus {
@@ -274,10 +274,10 @@ recent
     #[test]
     fn what_is_wrong_comes_with_what_to_type() {
         let mut s = status();
-        (s.state, s.in_sync, s.reason) = (State::Halted, false, None);
+        (s.state, s.in_sync, s.reason) = (SyncState::Halted, false, None);
         s.recent.clear();
         let f = &mut s.folders[0];
-        (f.state, f.in_sync, f.conflicts) = (State::Halted, false, 1);
+        (f.state, f.in_sync, f.conflicts) = (SyncState::Halted, false, 1);
         f.pending = Pending { upload: 3, held_delete: 60, ..Pending::default() };
         f.halt = Some(HaltStatus {
             kind: "mass_delete".to_owned(),
@@ -288,7 +288,7 @@ recent
             deleted_here: true,
         });
         f.problems = (0..7)
-            .map(|n| Problem {
+            .map(|n| ProblemStatus {
                 path: format!("bad{n}\u{1b}[2J"),
                 problem: "is a symlink; only regular files are synced".to_owned(),
                 since: "2026-01-01T00:00:00Z".parse().unwrap(),
@@ -314,7 +314,7 @@ recent
     #[test]
     fn without_an_agent_the_next_step_is_to_start_one() {
         let mut s = status();
-        (s.state, s.in_sync, s.agent.running, s.agent.pid) = (State::Stopped, false, false, None);
+        (s.state, s.in_sync, s.agent.running, s.agent.pid) = (SyncState::Stopped, false, false, None);
         let text = plain(&s);
         assert!(text.starts_with("● No agent runs, so nothing is synced\n"), "{text}");
         assert!(text.contains("memsync run") && text.contains("(not asked)"), "{text}");

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::app::App;
 use super::exit::{Exit, Failure};
 use super::{locate, output, setup, show, talk, verdict};
-use crate::agent::control::{PlannedStep, Request, Response};
+use crate::agent::control::{ControlRequest, ControlResponse, PlannedStep};
 use crate::agent::root::OpenError;
 use crate::agent::setup::FolderSetup;
 use crate::agent::standalone::{StandaloneError, SyncSummary, plan_standalone, sync_standalone};
@@ -54,9 +54,9 @@ pub fn run(app: &App, dir: Option<&Path>, dry: bool) -> anyhow::Result<Exit> {
     let root = wanted.map(|f| locate::real(&f.path));
     let runtime = talk::runtime()?;
     if dry {
-        let request = Request::Plan { folder };
+        let request = ControlRequest::Plan { folder };
         let steps = match runtime.block_on(talk::ask_any(app, &request))? {
-            Some(Response::Plan { steps }) => steps,
+            Some(ControlResponse::Plan { steps }) => steps,
             Some(_) => return Err(talk::unexpected()),
             None => runtime.block_on(plan(&own_setups(app, config, root.as_deref())?))?,
         };
@@ -99,7 +99,7 @@ fn show_plan(app: &App, steps: Vec<PlannedStep>) -> anyhow::Result<Exit> {
 
 /// `None`: no agent runs.
 async fn through_agent(app: &App, folder: Option<PathBuf>, root: Option<&Path>) -> anyhow::Result<Option<Exit>> {
-    let request = Request::Sync { folder };
+    let request = ControlRequest::Sync { folder };
     let bar = bar();
     let answer = talk::ask_any(app, &request);
     tokio::pin!(answer);
@@ -120,7 +120,7 @@ async fn through_agent(app: &App, folder: Option<PathBuf>, root: Option<&Path>) 
     bar.finish_and_clear();
     let status = match answer {
         None => return Ok(None),
-        Some(Response::Status(status)) => *status,
+        Some(ControlResponse::Status(status)) => *status,
         Some(_) => match talk::status(app).await? {
             Some(status) => status,
             None => return Err(talk::no_agent(app)),

@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::app::App;
 use super::exit::{Exit, Failure};
 use super::own_proxy;
-use crate::agent::control::{self, ControlError, Request, Response};
+use crate::agent::control::{self, ControlError, ControlRequest, ControlResponse};
 use crate::agent::status::Status;
 
 /// The longest wait for a change: a large file on a slow disk, after the cycle that is under way.
@@ -28,7 +28,7 @@ pub fn runtime() -> anyhow::Result<Runtime> {
 ///
 /// # Errors
 /// What the agent refused, or why it cannot be asked; that it does not answer any more.
-pub async fn ask_any(app: &App, request: &Request) -> anyhow::Result<Option<Response>> {
+pub async fn ask_any(app: &App, request: &ControlRequest) -> anyhow::Result<Option<ControlResponse>> {
     let Some(socket) = socket(app)? else { return Ok(None) };
     judge(control::ask(&socket, request).await)
 }
@@ -39,9 +39,9 @@ pub async fn ask_any(app: &App, request: &Request) -> anyhow::Result<Option<Resp
 /// As [`ask`].
 pub async fn ask_patiently(
     app: &App,
-    request: &Request,
+    request: &ControlRequest,
     silent: impl FnOnce(ControlError),
-) -> anyhow::Result<Response> {
+) -> anyhow::Result<ControlResponse> {
     let Some(socket) = socket(app)? else { return Err(no_agent(app)) };
     let answer = control::ask_unlimited(&socket, request);
     tokio::pin!(answer);
@@ -65,10 +65,12 @@ fn socket(app: &App) -> anyhow::Result<Option<PathBuf>> {
     }
 }
 
-fn judge(answer: Result<Response, ControlError>) -> anyhow::Result<Option<Response>> {
+fn judge(answer: Result<ControlResponse, ControlError>) -> anyhow::Result<Option<ControlResponse>> {
     match answer {
-        Ok(Response::Failed { why, state }) => Err(Failure::new(state.map_or(Exit::Error, Exit::of_state), why).into()),
-        Ok(Response::NotFound { what }) => Err(Failure::new(Exit::Usage, what).into()),
+        Ok(ControlResponse::Failed { why, state }) => {
+            Err(Failure::new(state.map_or(Exit::Error, Exit::of_state), why).into())
+        }
+        Ok(ControlResponse::NotFound { what }) => Err(Failure::new(Exit::Usage, what).into()),
         Ok(response) => Ok(Some(response)),
         Err(ControlError::NoAgent(_)) => Ok(None),
         Err(e @ ControlError::Silent { .. }) => Err(e.into()),
@@ -81,20 +83,20 @@ fn judge(answer: Result<Response, ControlError>) -> anyhow::Result<Option<Respon
 ///
 /// # Errors
 /// Why the change was not made, or that its end is unknown.
-pub async fn ask_change(app: &App, request: &Request) -> anyhow::Result<Option<Response>> {
+pub async fn ask_change(app: &App, request: &ControlRequest) -> anyhow::Result<Option<ControlResponse>> {
     let Some(socket) = socket(app)? else { return Ok(None) };
     // A silent agent would make the change whenever it goes on. So it has to answer something else first.
-    match control::ask(&socket, &Request::Status).await {
+    match control::ask(&socket, &ControlRequest::Status).await {
         Ok(_) => {}
         Err(ControlError::NoAgent(_)) => return Ok(None),
         Err(e) => return Err(anyhow::Error::new(e).context("nothing was changed")),
     }
     let unknown = "so the change may have been made or not; look at the file, and at `memsync history`";
     match tokio::time::timeout(CHANGE_LIMIT, control::ask(&socket, request)).await {
-        Ok(Ok(Response::NotFound { .. })) => Ok(None),
+        Ok(Ok(ControlResponse::NotFound { .. })) => Ok(None),
         // An agent of an older version does not know the request.
-        Ok(Ok(Response::Failed { why, .. })) if why.starts_with(control::NOT_A_REQUEST) => Err(unexpected()),
-        Ok(Ok(Response::Failed { why, .. })) => Err(Failure::new(Exit::Error, why).into()),
+        Ok(Ok(ControlResponse::Failed { why, .. })) if why.starts_with(control::NOT_A_REQUEST) => Err(unexpected()),
+        Ok(Ok(ControlResponse::Failed { why, .. })) => Err(Failure::new(Exit::Error, why).into()),
         Ok(Ok(response)) => Ok(Some(response)),
         Ok(Err(ControlError::NoAgent(_))) => Ok(None),
         Ok(Err(e)) => Err(anyhow::Error::new(e).context(format!("the agent gave no answer, {unknown}"))),
@@ -106,7 +108,7 @@ pub async fn ask_change(app: &App, request: &Request) -> anyhow::Result<Option<R
 ///
 /// # Errors
 /// As [`ask_any`]; where no agent runs, what to do about it.
-pub async fn ask(app: &App, request: &Request) -> anyhow::Result<Response> {
+pub async fn ask(app: &App, request: &ControlRequest) -> anyhow::Result<ControlResponse> {
     match ask_any(app, request).await? {
         Some(response) => Ok(response),
         None => Err(no_agent(app)),
@@ -118,8 +120,8 @@ pub async fn ask(app: &App, request: &Request) -> anyhow::Result<Response> {
 /// # Errors
 /// As [`ask_any`].
 pub async fn status(app: &App) -> anyhow::Result<Option<Status>> {
-    match ask_any(app, &Request::Status).await? {
-        Some(Response::Status(status)) => Ok(Some(*status)),
+    match ask_any(app, &ControlRequest::Status).await? {
+        Some(ControlResponse::Status(status)) => Ok(Some(*status)),
         Some(_) => Err(unexpected()),
         None => Ok(None),
     }

@@ -5,7 +5,7 @@ use anstyle::Style;
 use super::exit::Exit;
 use super::show;
 use crate::agent::problems::Effect;
-use crate::agent::status::{FolderStatus, State, Status, WaitsFor};
+use crate::agent::status::{FolderStatus, Status, SyncState, WaitsFor};
 
 /// A status in a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,11 +46,11 @@ pub fn of(status: &Status) -> Verdict {
 /// The code of one folder, whether an agent runs or not.
 pub fn folder_exit(folder: &FolderStatus) -> Exit {
     let codes = [
-        (folder.state == State::Stopped, Exit::Error),
+        (folder.state == SyncState::Stopped, Exit::Error),
         (waits(folder) > 0 || folder.is_blocked(), Exit::Pending),
-        (folder.state == State::Offline, Exit::Temporary),
-        (folder.state == State::AuthRequired, Exit::Refused),
-        (folder.state == State::Halted || folder.halt.is_some(), Exit::Halted),
+        (folder.state == SyncState::Offline, Exit::Temporary),
+        (folder.state == SyncState::AuthRequired, Exit::Refused),
+        (folder.state == SyncState::Halted || folder.halt.is_some(), Exit::Halted),
         (folder.conflicts > 0, Exit::Conflicts),
     ];
     codes.into_iter().filter(|(applies, _)| *applies).map(|(_, code)| code).max().unwrap_or(Exit::Done)
@@ -61,18 +61,18 @@ fn headline(status: &Status) -> (Style, String) {
     let is_blocked = status.folders.iter().any(FolderStatus::is_blocked);
     let (style, text) = match status.state {
         _ if !status.agent.running => (show::BUSY, "no agent runs, so nothing is synced"),
-        State::Halted => (show::BAD, "held until you decide"),
-        State::AuthRequired => (show::BAD, "the proxy refuses the token"),
-        State::Offline if waits_for == Some(WaitsFor::Disk) => {
+        SyncState::Halted => (show::BAD, "held until you decide"),
+        SyncState::AuthRequired => (show::BAD, "the proxy refuses the token"),
+        SyncState::Offline if waits_for == Some(WaitsFor::Disk) => {
             (show::BAD, "waits for the disk; it goes on when the disk does")
         }
-        State::Offline => (show::BUSY, "offline; changes are kept here and sent when the proxy answers"),
-        State::Paused => (show::BUSY, "paused"),
-        State::Stopped => (show::BAD, "stopped"),
-        State::Syncing if !status.in_sync => (show::BUSY, "syncing"),
-        State::Idle | State::Syncing if status.in_sync => (show::GOOD, "in sync"),
-        State::Idle | State::Syncing if is_blocked => (show::BAD, "not in sync: it needs your help"),
-        State::Idle | State::Syncing => (show::BUSY, "not in sync yet"),
+        SyncState::Offline => (show::BUSY, "offline; changes are kept here and sent when the proxy answers"),
+        SyncState::Paused => (show::BUSY, "paused"),
+        SyncState::Stopped => (show::BAD, "stopped"),
+        SyncState::Syncing if !status.in_sync => (show::BUSY, "syncing"),
+        SyncState::Idle | SyncState::Syncing if status.in_sync => (show::GOOD, "in sync"),
+        SyncState::Idle | SyncState::Syncing if is_blocked => (show::BAD, "not in sync: it needs your help"),
+        SyncState::Idle | SyncState::Syncing => (show::BUSY, "not in sync yet"),
     };
     (style, text.to_owned())
 }
@@ -96,23 +96,23 @@ fn next_steps(status: &Status) -> Vec<String> {
             (None, _) => {}
         }
     }
-    if has(State::AuthRequired) {
+    if has(SyncState::AuthRequired) {
         next.push("memsync doctor   checks the token and says how to mend it".to_owned());
     }
     if !status.agent.running {
         let start = status.agent.start_command.as_deref().unwrap_or("memsync run");
         next.push(format!("{start}   starts the agent"));
     }
-    let waits_for = |what| status.folders.iter().any(|f| f.state == State::Offline && f.waits_for == Some(what));
+    let waits_for = |what| status.folders.iter().any(|f| f.state == SyncState::Offline && f.waits_for == Some(what));
     if waits_for(WaitsFor::Disk) {
         next.push("memsync doctor   looks at the room on the disk and at permissions".to_owned());
-    } else if has(State::Offline) && status.agent.running {
+    } else if has(SyncState::Offline) && status.agent.running {
         next.push("memsync doctor   finds out why the proxy does not answer".to_owned());
     }
-    if has(State::Stopped) && status.agent.running {
+    if has(SyncState::Stopped) && status.agent.running {
         next.push("memsync doctor   finds out what is wrong".to_owned());
     }
-    if has(State::Paused) {
+    if has(SyncState::Paused) {
         next.push("memsync resume   goes on syncing".to_owned());
     }
     if status.folders.iter().any(|f| f.conflicts > 0) {
@@ -135,7 +135,7 @@ pub fn waits(folder: &FolderStatus) -> usize {
 mod tests {
     use super::super::status_text::tests::{folder, status};
     use super::*;
-    use crate::agent::status::{HaltStatus, Pending, Problem};
+    use crate::agent::status::{HaltStatus, Pending, ProblemStatus};
 
     #[test]
     fn the_highest_code_that_applies() {
@@ -144,24 +144,24 @@ mod tests {
         let cases: [Case; 10] = [
             ("pending", |s| (s.in_sync, s.folders[0].pending.upload) = (false, 1), Exit::Pending),
             ("changed since", |s| s.in_sync = false, Exit::Pending),
-            ("offline", |s| (s.in_sync, s.folders[0].state) = (false, State::Offline), Exit::Temporary),
+            ("offline", |s| (s.in_sync, s.folders[0].state) = (false, SyncState::Offline), Exit::Temporary),
             (
                 "disk",
                 |s| {
-                    (s.in_sync, s.state) = (false, State::Offline);
-                    (s.folders[0].state, s.folders[0].waits_for) = (State::Offline, Some(WaitsFor::Disk));
+                    (s.in_sync, s.state) = (false, SyncState::Offline);
+                    (s.folders[0].state, s.folders[0].waits_for) = (SyncState::Offline, Some(WaitsFor::Disk));
                 },
                 Exit::Temporary,
             ),
-            ("token", |s| (s.in_sync, s.folders[0].state) = (false, State::AuthRequired), Exit::Refused),
-            ("halted", |s| (s.in_sync, s.folders[0].state) = (false, State::Halted), Exit::Halted),
+            ("token", |s| (s.in_sync, s.folders[0].state) = (false, SyncState::AuthRequired), Exit::Refused),
+            ("halted", |s| (s.in_sync, s.folders[0].state) = (false, SyncState::Halted), Exit::Halted),
             ("conflicts", |s| s.folders[0].conflicts = 2, Exit::Conflicts),
             (
                 "no agent",
-                |s| (s.agent.running, s.in_sync, s.state) = (false, false, State::Stopped),
+                |s| (s.agent.running, s.in_sync, s.state) = (false, false, SyncState::Stopped),
                 Exit::NotConfigured,
             ),
-            ("paused in sync", |s| s.state = State::Paused, Exit::Done),
+            ("paused in sync", |s| s.state = SyncState::Paused, Exit::Done),
             (
                 "no agent, and changes",
                 |s| {
@@ -185,7 +185,8 @@ mod tests {
         {
             let mut s = status();
             let since = "2026-01-01T00:00:00Z".parse().unwrap();
-            s.folders[0].problems = vec![Problem { path: "a".to_owned(), problem: "p".to_owned(), since, effect }];
+            s.folders[0].problems =
+                vec![ProblemStatus { path: "a".to_owned(), problem: "p".to_owned(), since, effect }];
             s.in_sync = effect == Effect::LeftOut;
             s.folders[0].in_sync = s.in_sync;
             assert_eq!(of(&s).exit, exit, "{effect:?}");
@@ -204,7 +205,7 @@ mod tests {
             deleted_here: false,
         };
         s.folders.push(crate::agent::status::FolderStatus { halt: Some(halt), ..folder() });
-        s.state = State::Halted;
+        s.state = SyncState::Halted;
         let verdict = of(&s);
         assert_eq!(verdict.exit, Exit::Halted);
         assert!(verdict.next[0].contains("approve 0a1b2c3d") && verdict.next[1].contains("--reject"), "{verdict:?}");

@@ -7,7 +7,7 @@ use super::app::App;
 use super::exit::Exit;
 use super::verdict::Verdict;
 use super::{output, talk, verdict};
-use crate::agent::control::{Request, Response};
+use crate::agent::control::{ControlRequest, ControlResponse};
 use crate::agent::status::Status;
 
 /// Between two looks, when the agent answered at once and not all was in sync.
@@ -51,14 +51,14 @@ pub fn run(app: &App, timeout: Option<Duration>) -> anyhow::Result<Exit> {
 /// The status after a look at everything, so that what was written just before counts; at the latest when time is
 /// up.
 async fn looked(app: &App, left: Option<Duration>) -> anyhow::Result<Status> {
-    let request = Request::Wait { timeout_s: left.map(|l| l.as_secs() + 1) };
+    let request = ControlRequest::Wait { timeout_s: left.map(|l| l.as_secs() + 1) };
     let answer = talk::ask_patiently(app, &request, |why| output::note(format_args!("waiting: {why}")));
     let answer = match left {
         Some(left) => tokio::time::timeout(left, answer).await.ok().transpose()?,
         None => Some(answer.await?),
     };
     match answer {
-        Some(Response::Status(status)) => Ok(*status),
+        Some(ControlResponse::Status(status)) => Ok(*status),
         Some(_) => Err(talk::unexpected()),
         // The agent may know of nothing yet that only a look would find.
         None => now(app).await.map(|status| Status { in_sync: false, ..status }),

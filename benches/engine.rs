@@ -12,7 +12,7 @@ use memsync::disk::real::RealDisk;
 use memsync::local::scan::ScanOptions;
 use memsync::local::{Folder, LocalTree, ScanScope};
 use memsync::path::RelPath;
-use memsync::sync::{Base, Local, Remote, Trust, reconcile};
+use memsync::sync::{Base, IndexTrust, LocalState, RemoteSide, reconcile};
 
 fn paths(n: usize) -> Vec<RelPath> {
     (0..n)
@@ -23,15 +23,15 @@ fn paths(n: usize) -> Vec<RelPath> {
 fn reconcile_unchanged(c: &mut Criterion) {
     let md5 = Md5::of(b"x");
     let base: BTreeMap<_, _> = paths(100_000).into_iter().map(|p| (p, Base::Synced(md5))).collect();
-    let local: BTreeMap<_, _> = base.keys().map(|p| (p.clone(), Local::File(md5))).collect();
-    let remote: BTreeMap<_, _> = base.keys().map(|p| (p.clone(), Remote::Live(md5))).collect();
+    let local: BTreeMap<_, _> = base.keys().map(|p| (p.clone(), LocalState::File(md5))).collect();
+    let remote: BTreeMap<_, _> = base.keys().map(|p| (p.clone(), RemoteSide::Live(md5))).collect();
     c.bench_function("reconcile 100,000 unchanged paths", |b| {
         b.iter(|| {
             let plan = reconcile(
                 base.iter().map(|(p, e)| (p, *e)),
                 &local,
                 remote.iter().map(|(p, e)| (p, *e)),
-                Trust::Evidence,
+                IndexTrust::Evidence,
                 false,
             );
             assert!(black_box(plan).steps.is_empty());

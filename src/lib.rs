@@ -31,6 +31,8 @@ pub mod remote;
 pub mod state;
 pub mod store;
 pub mod sync;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 /// What the tests in here share with those outside.
 #[cfg(test)]

@@ -28,7 +28,8 @@ use memsync::path::RelPath;
 use memsync::proxy::Options;
 use memsync::proxy::keys::{self, Made, NewKey, Scope};
 use memsync::store::sqlite::SqliteRecords;
-use memsync::store::{Memory, RecordStore, SqliteStore, Store};
+use memsync::store::{RecordStore, SqliteStore, Store};
+use memsync::testing::MemoryStore;
 use proxy::{Client, Running, head, md5};
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -80,7 +81,7 @@ async fn open_stream(running: &Running, token: &str) -> Client {
 
 #[tokio::test]
 async fn a_key_opens_what_its_scope_says() {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     for (namespaces, read_only, reads, writes) in [
         (&["*"][..], false, "", ""),
@@ -114,7 +115,7 @@ async fn a_key_opens_what_its_scope_says() {
 /// Each request of the namespaced dialect, with the scope that counts for the flat one: of the namespace in its address.
 #[tokio::test]
 async fn a_key_opens_the_namespaces_of_its_scope_and_no_other() {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let all = make(store.as_ref(), |_| {}).await;
     let mut owner = client(&running, &token(&all)).await;
@@ -185,7 +186,7 @@ async fn a_key_opens_the_namespaces_of_its_scope_and_no_other() {
 
 #[tokio::test]
 async fn a_write_in_a_namespace_is_signed_and_counts_towards_the_quota() {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let made = with_quota(store.as_ref(), "ana", 100, &["team/*"]).await;
     let mut c = client(&running, &token(&made)).await;
@@ -200,7 +201,7 @@ async fn a_write_in_a_namespace_is_signed_and_counts_towards_the_quota() {
 
 #[tokio::test]
 async fn any_key_reads_the_metrics() {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let made = make(store.as_ref(), |new| new.scope = scope(&["team/*"], true)).await;
     let mut c = client(&running, &token(&made)).await;
@@ -212,7 +213,7 @@ async fn any_key_reads_the_metrics() {
 
 #[tokio::test]
 async fn one_key_cannot_take_all_places() {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let options = Options { max_connections_per_caller: 2, ..Options::new("owner".to_owned().into()) };
     let running = Running::start_with(store.clone(), options).await;
     let (made, other) = (make(store.as_ref(), |_| {}).await, make(store.as_ref(), |_| {}).await);
@@ -238,7 +239,7 @@ async fn one_key_cannot_take_all_places() {
 
 #[tokio::test]
 async fn who_has_no_key_learns_nothing() {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let good = make(store.as_ref(), |_| {}).await;
     let hour_ago = Timestamp::now() - Duration::from_secs(3600);
@@ -287,7 +288,7 @@ async fn a_key_made_beside_the_proxy_works_at_once_and_ends_soon_after_it_is_rev
 
 #[tokio::test]
 async fn a_stream_ends_when_its_key_expires_or_loses_its_old_secret() {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let expiring = make(store.as_ref(), |new| new.expires = Some(Duration::from_secs(8))).await;
     let rotated = make(store.as_ref(), |_| {}).await;
@@ -302,7 +303,7 @@ async fn a_stream_ends_when_its_key_expires_or_loses_its_old_secret() {
 
 #[tokio::test]
 async fn a_rotated_key_works_with_both_secrets_during_the_grace() {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let old = make(store.as_ref(), |_| {}).await;
     assert_eq!(client(&running, &token(&old)).await.get("/sync").await.status, 200);
@@ -324,7 +325,7 @@ async fn a_rotated_key_works_with_both_secrets_during_the_grace() {
 
 #[tokio::test]
 async fn what_is_written_with_a_key_bears_its_name_and_device() {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let running = Running::start(store.clone()).await;
     let made = make(store.as_ref(), |new| {
         (new.name, new.device) = (Some("laptop-key".to_owned()), Some("laptop".to_owned()));
@@ -453,7 +454,7 @@ async fn writes_and_changes_of_the_keys_do_not_hinder_one_another() {
 async fn changes_and_refusals_are_logged_without_a_secret() {
     let log = Log::default();
     let _guard = log.listen();
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let first = make(store.as_ref(), |new| new.name = Some("first".to_owned())).await;
     client(&running, &token(&first)).await.get("/sync").await;

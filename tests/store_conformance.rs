@@ -13,9 +13,10 @@ use memsync::path::RelPath;
 use memsync::store::Precondition::{self, Absent as New, Md5 as Holds};
 use memsync::store::sqlite::SqliteSettings;
 use memsync::store::{
-    BatchWrite, BlobBody, BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, IndexEntry, IndexMark, Memory, PutOutcome,
+    BatchWrite, BlobBody, BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, IndexEntry, IndexMark, PutOutcome,
     SqliteStore, Store, WallClock, WriteOutcome,
 };
+use memsync::testing::MemoryStore;
 use seed::seed;
 
 #[path = "store_conformance/after.rs"]
@@ -475,16 +476,16 @@ fn clock(now: &Arc<AtomicU64>) -> WallClock {
 
 mod opened {
     #![allow(non_camel_case_types)] // Named as the suites are.
-    pub type memory = memsync::store::Memory;
-    pub type memory_exact = memsync::store::Memory;
+    pub type memory = memsync::testing::MemoryStore;
+    pub type memory_exact = memsync::testing::MemoryStore;
     pub type embedded = memsync::store::SqliteStore;
     pub type embedded_exact = memsync::store::SqliteStore;
     pub type s3_here = memsync::store::S3Store;
     pub type s3_foreign = memsync::store::S3Store;
 }
 
-async fn open_memory(_: PathBuf, clock: WallClock) -> Option<(Memory, ())> {
-    Some((Memory::with_clock(clock), ()))
+async fn open_memory(_: PathBuf, clock: WallClock) -> Option<(MemoryStore, ())> {
+    Some((MemoryStore::with_clock(clock), ()))
 }
 
 async fn open_embedded(dir: PathBuf, clock: WallClock) -> Option<(SqliteStore, ())> {

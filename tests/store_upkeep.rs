@@ -14,8 +14,9 @@ use memsync::path::RelPath;
 use memsync::store::copy::{CopyError, copy};
 use memsync::store::sqlite::upkeep::{backup, restore, stats, verify};
 use memsync::store::{
-    BlobBody, BlobMeta, BlobVersion, GetOutcome, IndexEntry, Memory, Precondition, PutOutcome, SqliteStore, Store,
+    BlobBody, BlobMeta, BlobVersion, GetOutcome, IndexEntry, Precondition, PutOutcome, SqliteStore, Store,
 };
+use memsync::testing::MemoryStore;
 
 fn path(text: &str) -> RelPath {
     RelPath::parse(text).unwrap()
@@ -83,7 +84,7 @@ async fn a_copy_has_every_version_tombstone_and_record() {
     let before = told(&embedded).await;
     assert_eq!((before.len(), before[&(String::new(), "big/1.bin".to_owned())].len()), (4, 2));
 
-    let memory = Memory::new();
+    let memory = MemoryStore::new();
     let copied = copy(&embedded, &memory, || ()).await.unwrap();
     assert_eq!((copied.paths, copied.written, copied.kept, copied.records), (4, 7, 0, 1));
     assert_eq!(told(&memory).await, before);
@@ -104,7 +105,7 @@ async fn a_copy_has_every_version_tombstone_and_record() {
 
 #[tokio::test]
 async fn a_copy_overwrites_nothing_that_is_newer() {
-    let (from, to) = (Memory::new(), Memory::new());
+    let (from, to) = (MemoryStore::new(), MemoryStore::new());
     put(&from, "", "x", Precondition::Absent, "old").await;
     put(&from, "", "y", Precondition::Absent, "y").await;
     let mine = BlobVersion {

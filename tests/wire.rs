@@ -39,7 +39,8 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use log::Log;
-use memsync::store::{Memory, SqliteStore};
+use memsync::store::SqliteStore;
+use memsync::testing::MemoryStore;
 use proxy::{Client, Reply, Running, TOKEN, head, md5, options};
 use serde_json::json;
 
@@ -65,7 +66,7 @@ const HOSTILE: [&str; 17] = [
 ];
 
 async fn memory() -> (Running, Client) {
-    let running = Running::start(Arc::new(Memory::new())).await;
+    let running = Running::start(Arc::new(MemoryStore::new())).await;
     let client = running.client().await;
     (running, client)
 }
@@ -223,7 +224,7 @@ async fn conditions_of_http_stand_in_for_content_md5() {
 async fn who_has_no_token_learns_nothing() {
     let mut options = options();
     options.failed_attempts = std::num::NonZeroU32::MAX;
-    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     let mut c = running.client().await;
     c.put("/blob/x", "new", b"secret").await;
     let mut answers = Vec::new();

@@ -18,8 +18,12 @@ use crate::local::source::{FileDigest, FileSource};
 use crate::local::stage::StagedFile;
 use crate::local::{FileMove, Folder};
 use crate::path::RelPath;
-use crate::remote::{Answer, Blob, Deleted, Got, IndexEntry, Outgoing, Promised, Put, Remote, RemoteError, Source};
-use crate::sync::{Action, Base, Precondition, Step};
+use crate::protocol::IndexEntry;
+use crate::remote::{
+    BatchReply, BodySource, DeleteReply, GetReply, PromisedDigest, PutReply, Remote, RemoteBlob, RemoteError,
+    UploadBody,
+};
+use crate::sync::{Action, Base, PlanStep, Precondition};
 
 use super::heal::HealTimes;
 use super::sent::Sent;
@@ -77,7 +81,7 @@ impl From<RemoteError> for StepError {
 pub struct Work<D: Disk, R: Remote> {
     pub folder: Folder<D>,
     pub remote: Arc<R>,
-    pub step: Step,
+    pub step: PlanStep,
     /// What the path is called on the disk.
     pub at: String,
     /// What both sides last agreed on.
@@ -106,7 +110,7 @@ pub struct Work<D: Disk, R: Remote> {
 
 /// What a batch brought for a step.
 pub enum First<D: Disk> {
-    Answer(Answer),
+    Answer(BatchReply),
     /// A download, written to the stage already.
     Staged {
         version: u64,
@@ -122,7 +126,7 @@ pub(super) struct Upload<F: DiskFile> {
     pub sent: Sent,
 }
 
-impl<F: DiskFile> Source for Upload<F> {
+impl<F: DiskFile> BodySource for Upload<F> {
     fn next(&mut self) -> io::Result<Option<Bytes>> {
         let piece = self.source.next_piece()?;
         if let Some(md5) = self.source.whole() {
@@ -180,9 +184,9 @@ impl<D: Disk, R: Remote> Work<D, R> {
     }
 
     /// Puts a download that a batch brought into the stage; other answers are for [`Work::run`].
-    pub(super) fn stage(&self, answer: Answer) -> Option<First<D>> {
+    pub(super) fn stage(&self, answer: BatchReply) -> Option<First<D>> {
         match (answer, &self.step.action) {
-            (Answer::Got(Got::Found(blob)), Action::Download { .. }) => {
+            (BatchReply::Got(GetReply::Found(blob)), Action::Download { .. }) => {
                 let (version, device) = (blob.version, blob.device.clone());
                 // What a batch brings is there: there is nothing to wait for.
                 let staged = self.fetch(blob).now_or_never()?;
@@ -198,16 +202,16 @@ impl<D: Disk, R: Remote> Work<D, R> {
     }
 
     /// The answer that a batch brought, once.
-    fn take_answer(&self) -> Option<Answer> {
+    fn take_answer(&self) -> Option<BatchReply> {
         match self.take_first() {
             Some(First::Answer(answer)) => Some(answer),
             _ => None,
         }
     }
 
-    async fn get(&self) -> Result<Got, StepError> {
+    async fn get(&self) -> Result<GetReply, StepError> {
         match self.take_answer() {
-            Some(Answer::Got(got)) => Ok(got),
+            Some(BatchReply::Got(got)) => Ok(got),
             _ => Ok(self.remote.get(self.path()).await?),
         }
     }
@@ -265,14 +269,14 @@ impl<D: Disk, R: Remote> Work<D, R> {
             Some(First::Staged { version, device, staged }) => (version, device, staged?),
             first => {
                 let got = match first {
-                    Some(First::Answer(Answer::Got(got))) => got,
+                    Some(First::Answer(BatchReply::Got(got))) => got,
                     _ => self.remote.get(self.path()).await?,
                 };
                 match got {
-                    Got::Absent { tombstone } => return self.not_found(tombstone).await,
+                    GetReply::Absent { tombstone } => return self.not_found(tombstone).await,
                     // The index names what was there before base, and the user has deleted base.
-                    Got::Found(blob) if self.is_base_by_hints(blob.md5) => return Ok(Done::Unchanged(blob.md5)),
-                    Got::Found(blob) => (blob.version, blob.device.clone(), self.fetch(blob).await?),
+                    GetReply::Found(blob) if self.is_base_by_hints(blob.md5) => return Ok(Done::Unchanged(blob.md5)),
+                    GetReply::Found(blob) => (blob.version, blob.device.clone(), self.fetch(blob).await?),
                 }
             }
         };
@@ -302,8 +306,8 @@ impl<D: Disk, R: Remote> Work<D, R> {
             Some(deleted) if self.heals.begin(self.path(), self.now) => {
                 let _turn = self.heals.turn.lock().await;
                 match self.remote.delete_again(self.path(), deleted).await.map_err(write_error)? {
-                    Deleted::Done => Ok(Done::DeletedAgain(deleted)),
-                    Deleted::Absent | Deleted::Mismatch { .. } => Ok(Done::Nothing),
+                    DeleteReply::Done => Ok(Done::DeletedAgain(deleted)),
+                    DeleteReply::Absent | DeleteReply::Mismatch { .. } => Ok(Done::Nothing),
                 }
             }
             _ => Ok(Done::Nothing),
@@ -317,18 +321,18 @@ impl<D: Disk, R: Remote> Work<D, R> {
         }
         let _turn = self.heals.turn.lock().await;
         match self.put(base, Precondition::Holds(base), version).await? {
-            Put::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
-            Put::Mismatch { .. } => Ok(Done::Nothing),
+            PutReply::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
+            PutReply::Mismatch { .. } => Ok(Done::Nothing),
         }
     }
 
     /// Row 13.
     async fn replace(&self, base: Md5) -> Result<Done<D>, StepError> {
         match self.get().await? {
-            Got::Found(blob) if blob.md5 == base => self.heal(base, blob.version).await,
-            Got::Found(blob) => self.replace_with(blob, base).await,
-            Got::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
-            Got::Absent { tombstone: None } => Ok(Done::Nothing),
+            GetReply::Found(blob) if blob.md5 == base => self.heal(base, blob.version).await,
+            GetReply::Found(blob) => self.replace_with(blob, base).await,
+            GetReply::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
+            GetReply::Absent { tombstone: None } => Ok(Done::Nothing),
         }
     }
 
@@ -340,31 +344,31 @@ impl<D: Disk, R: Remote> Work<D, R> {
             return Ok(self.trash(local, tombstone));
         }
         match self.get().await? {
-            Got::Absent { .. } => Ok(self.trash(local, tombstone)),
-            Got::Found(blob) if Some(blob.md5) == base => self.heal(blob.md5, blob.version).await,
-            Got::Found(blob) if blob.md5 == local => {
+            GetReply::Absent { .. } => Ok(self.trash(local, tombstone)),
+            GetReply::Found(blob) if Some(blob.md5) == base => self.heal(blob.md5, blob.version).await,
+            GetReply::Found(blob) if blob.md5 == local => {
                 Ok(Done::Agreed { md5: local, version: blob.version, uploaded: false })
             }
-            Got::Found(blob) if base.is_some() => self.replace_with(blob, local).await,
-            Got::Found(blob) => self.conflict_with(blob).await,
+            GetReply::Found(blob) if base.is_some() => self.replace_with(blob, local).await,
+            GetReply::Found(blob) => self.conflict_with(blob).await,
         }
     }
 
     /// Row 15.
     async fn probe(&self, base: Md5) -> Result<Done<D>, StepError> {
         match self.get().await? {
-            Got::Found(blob) if blob.md5 == base => self.heal(base, blob.version).await,
-            Got::Found(blob) => self.replace_with(blob, base).await,
-            Got::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
-            Got::Absent { tombstone: None } => match self.put(base, Precondition::New, 0).await? {
-                Put::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
-                Put::Mismatch { current, .. } => match self.get().await? {
+            GetReply::Found(blob) if blob.md5 == base => self.heal(base, blob.version).await,
+            GetReply::Found(blob) => self.replace_with(blob, base).await,
+            GetReply::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
+            GetReply::Absent { tombstone: None } => match self.put(base, Precondition::New, 0).await? {
+                PutReply::Stored { version } => Ok(Done::Agreed { md5: base, version, uploaded: true }),
+                PutReply::Mismatch { current, .. } => match self.get().await? {
                     // Something that counts as existing and cannot be read: that proves a tombstone.
-                    Got::Absent { tombstone } => Ok(Done::Gone(tombstone.or(current).unwrap_or(base))),
-                    Got::Found(blob) if blob.md5 == base => {
+                    GetReply::Absent { tombstone } => Ok(Done::Gone(tombstone.or(current).unwrap_or(base))),
+                    GetReply::Found(blob) if blob.md5 == base => {
                         Ok(Done::Agreed { md5: base, version: blob.version, uploaded: true })
                     }
-                    Got::Found(blob) => self.replace_with(blob, base).await,
+                    GetReply::Found(blob) => self.replace_with(blob, base).await,
                 },
             },
         }
@@ -373,7 +377,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
     /// Rows 9 and 10.
     async fn delete(&self, base: Md5) -> Result<Done<D>, StepError> {
         let answer = match self.take_answer() {
-            Some(Answer::Deleted(deleted)) => deleted,
+            Some(BatchReply::Deleted(deleted)) => deleted,
             _ => {
                 before_delete();
                 self.remote.delete(self.path(), base, self.version_of(base)).await.map_err(write_error)?
@@ -381,32 +385,34 @@ impl<D: Disk, R: Remote> Work<D, R> {
         };
         failpoint::pass("delete.acknowledged");
         match answer {
-            Deleted::Done => Ok(Done::Deleted(base)),
+            DeleteReply::Done => Ok(Done::Deleted(base)),
             // The index may name the tombstone already. Nothing then tells another cycle to record it. A weak index may also
             // go on naming the file as live, and is healed by whoever knows of the deletion.
-            Deleted::Absent => Ok(match self.listed {
+            DeleteReply::Absent => Ok(match self.listed {
                 Some(entry) if entry.is_deleted => Done::Seen(entry.md5),
                 _ if !self.strong => Done::Seen(base),
                 _ => Done::Forget,
             }),
             // Row 11: an edit beats a delete.
-            Deleted::Mismatch { .. } => self.download().await,
+            DeleteReply::Mismatch { .. } => self.download().await,
         }
     }
 
     /// Rows 5, 6, 17 and 18.
     async fn conflict(&self, local: Md5, base: Option<Md5>) -> Result<Done<D>, StepError> {
         match self.get().await? {
-            Got::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
+            GetReply::Absent { tombstone: Some(t) } => Ok(Done::Gone(t)),
             // The index was wrong; whatever comes between, the precondition sees.
-            Got::Absent { tombstone: None } => self.upload(local, Precondition::New, 0, self.own_tombstone()).await,
-            Got::Found(blob) if blob.md5 == local => {
+            GetReply::Absent { tombstone: None } => {
+                self.upload(local, Precondition::New, 0, self.own_tombstone()).await
+            }
+            GetReply::Found(blob) if blob.md5 == local => {
                 Ok(Done::Agreed { md5: local, version: blob.version, uploaded: false })
             }
-            Got::Found(blob) if Some(blob.md5) == base || self.is_ours(blob.md5) => {
+            GetReply::Found(blob) if Some(blob.md5) == base || self.is_ours(blob.md5) => {
                 self.upload(local, Precondition::Holds(blob.md5), blob.version, None).await
             }
-            Got::Found(blob) => self.conflict_with(blob).await,
+            GetReply::Found(blob) => self.conflict_with(blob).await,
         }
     }
 
@@ -422,29 +428,29 @@ impl<D: Disk, R: Remote> Work<D, R> {
         let mut known_tombstone = tombstone;
         for _ in 0..ATTEMPTS {
             let answer = match self.take_answer() {
-                Some(Answer::Put(put)) => put,
+                Some(BatchReply::Put(put)) => put,
                 _ => {
                     before_upload();
                     self.put(local, precondition, version).await?
                 }
             };
             after_upload();
-            let Put::Mismatch { current, version: held, .. } = answer else {
-                let Put::Stored { version } = answer else { return Ok(Done::Nothing) };
+            let PutReply::Mismatch { current, version: held, .. } = answer else {
+                let PutReply::Stored { version } = answer else { return Ok(Done::Nothing) };
                 return Ok(Done::Agreed { md5: local, version, uploaded: true });
             };
             match self.get().await? {
                 // Our own write had landed and its reply was lost.
-                Got::Found(blob) if blob.md5 == local => {
+                GetReply::Found(blob) if blob.md5 == local => {
                     return Ok(Done::Agreed { md5: local, version: blob.version, uploaded: true });
                 }
                 // A race that is over, or a tombstone that only the index knew: row 16.
-                Got::Found(blob) if self.is_ours(blob.md5) => {
+                GetReply::Found(blob) if self.is_ours(blob.md5) => {
                     (precondition, version) = (Precondition::Holds(blob.md5), blob.version);
                 }
-                Got::Found(blob) if Precondition::Holds(blob.md5) == precondition => version = blob.version,
-                Got::Found(blob) => return self.conflict_with(blob).await,
-                Got::Absent { tombstone: proven } => {
+                GetReply::Found(blob) if Precondition::Holds(blob.md5) == precondition => version = blob.version,
+                GetReply::Found(blob) => return self.conflict_with(blob).await,
+                GetReply::Absent { tombstone: proven } => {
                     // 412 and then 404: what counts as existing is a tombstone.
                     let deleted = proven.or(current).or(known_tombstone);
                     if matches!(self.step.row, 4 | 6) && self.seen.is_none() && deleted == Some(local) {
@@ -481,11 +487,11 @@ impl<D: Disk, R: Remote> Work<D, R> {
             // It has grown since the scan.
             return Err(StepError::Changed);
         }
-        let md5 = Promised::AtTheEnd(Arc::new(move || told.get().map(|d: &FileDigest| d.md5)));
+        let md5 = PromisedDigest::AtTheEnd(Arc::new(move || told.get().map(|d: &FileDigest| d.md5)));
         let answer = self.send(Precondition::New, 0, md5, source).await?;
         after_upload();
         match (answer, digested.get()) {
-            (Put::Stored { version }, Some(digested)) => Ok(Done::Read { digested: *digested, version }),
+            (PutReply::Stored { version }, Some(digested)) => Ok(Done::Read { digested: *digested, version }),
             _ => Err(StepError::Changed),
         }
     }
@@ -499,21 +505,21 @@ impl<D: Disk, R: Remote> Work<D, R> {
         self.listed.filter(|e| e.is_deleted).map_or(0, |e| e.version)
     }
 
-    async fn put(&self, local: Md5, precondition: Precondition, version: u64) -> Result<Put, StepError> {
+    async fn put(&self, local: Md5, precondition: Precondition, version: u64) -> Result<PutReply, StepError> {
         let source = self.folder.source(&self.at, local).map_err(unreadable)?;
-        self.send(precondition, version, Promised::Known(local), source).await
+        self.send(precondition, version, PromisedDigest::Known(local), source).await
     }
 
     async fn send(
         &self,
         precondition: Precondition,
         version: u64,
-        md5: Promised,
+        md5: PromisedDigest,
         source: FileSource<D::File>,
-    ) -> Result<Put, StepError> {
+    ) -> Result<PutReply, StepError> {
         let size = source.size();
         let upload = Upload { source, path: self.path().clone(), sent: self.sent.clone() };
-        let body = Outgoing { md5, size, source: Box::new(upload) };
+        let body = UploadBody { md5, size, source: Box::new(upload) };
         match self.remote.put(self.path(), precondition, version, body).await {
             Ok(put) => Ok(put),
             Err(e) => {
@@ -526,7 +532,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         }
     }
 
-    async fn fetch(&self, mut blob: Blob) -> Result<StagedFile<D>, StepError> {
+    async fn fetch(&self, mut blob: RemoteBlob) -> Result<StagedFile<D>, StepError> {
         let mut staging = self.folder.stage().map_err(StepError::Local)?;
         while let Some(piece) = blob.body.next().await {
             staging.write(piece?).map_err(StepError::Local)?;
@@ -540,7 +546,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         })
     }
 
-    async fn replace_with(&self, blob: Blob, expect: Md5) -> Result<Done<D>, StepError> {
+    async fn replace_with(&self, blob: RemoteBlob, expect: Md5) -> Result<Done<D>, StepError> {
         let (version, device) = (blob.version, blob.device.clone());
         let staged = self.fetch(blob).await?;
         let base = Base::Synced(staged.md5);
@@ -548,7 +554,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
         Ok(Done::Move { step, base, version, device })
     }
 
-    async fn conflict_with(&self, blob: Blob) -> Result<Done<D>, StepError> {
+    async fn conflict_with(&self, blob: RemoteBlob) -> Result<Done<D>, StepError> {
         let (version, device) = (blob.version, blob.device.clone());
         let staged = self.fetch(blob).await?;
         let base = Base::Synced(staged.md5);

@@ -8,7 +8,7 @@ use crate::local::ScanScope;
 use crate::remote::Remote;
 use crate::state::{BaseChange, BaseEntry, StateError};
 use crate::sync::safety::{self, Halt};
-use crate::sync::{Base, Local};
+use crate::sync::{Base, LocalState};
 
 use super::World;
 use super::engine::{CycleError, Engine, Parts};
@@ -89,9 +89,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
         for (path, found) in self.tree.found() {
             let content = match (&found.local, self.container.entries().get(path)) {
-                (Local::File(md5), _) => *md5,
-                (Local::Unknown(_), Some(entry)) => content_of(entry.base),
-                (Local::Unknown(_), None) => continue,
+                (LocalState::File(md5), _) => *md5,
+                (LocalState::Unknown(_), Some(entry)) => content_of(entry.base),
+                (LocalState::Unknown(_), None) => continue,
             };
             keep.insert(path.clone(), seen(content));
         }

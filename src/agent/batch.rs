@@ -13,9 +13,9 @@ use crate::digest::Md5;
 use crate::disk::Disk;
 use crate::local::{Folder, LocalEntry};
 use crate::path::RelPath;
-use crate::remote::{Answer, Ask, Outgoing, Promised, Remote, RemoteError, Source};
+use crate::remote::{BatchReply, BatchRequest, BodySource, PromisedDigest, Remote, RemoteError, UploadBody};
 use crate::state::UploadNote;
-use crate::sync::{Action, Local, Step};
+use crate::sync::{Action, LocalState, PlanStep};
 
 use super::World;
 use super::apply::{Done, First, StepError, Upload, Work, before_delete, before_upload};
@@ -55,7 +55,7 @@ pub(super) enum Next<D: Disk, R: Remote> {
     /// A step by itself, perhaps with its first answer.
     One(Box<Work<D, R>>),
     /// Steps whose first requests go together, with their sizes.
-    Many(Vec<(Step, u64)>),
+    Many(Vec<(PlanStep, u64)>),
 }
 
 /// What a batch came to.
@@ -63,7 +63,7 @@ pub(super) type Batched<D> = Result<Option<Vec<Option<First<D>>>>, RemoteError>;
 
 /// What has ended.
 pub(super) enum Flown<D: Disk, R: Remote> {
-    One(Step, Result<Done<D>, StepError>),
+    One(PlanStep, Result<Done<D>, StepError>),
     Slow(SlowStep<D, R>),
     Many(Vec<Work<D, R>>, Batched<D>),
 }
@@ -73,8 +73,8 @@ pub(super) struct Queue<D: Disk, R: Remote> {
     /// Back from a batch.
     answered: VecDeque<Work<D, R>>,
     /// With the bytes that go up or come down.
-    small: VecDeque<(Step, u64)>,
-    rest: VecDeque<Step>,
+    small: VecDeque<(PlanStep, u64)>,
+    rest: VecDeque<PlanStep>,
     /// Steps at the head of `rest` whose uploads are noted.
     noted: usize,
     flying: usize,
@@ -98,7 +98,7 @@ impl<D: Disk, R: Remote> Queue<D, R> {
     }
 
     /// The next thing to do. `work`: makes a step ready to run.
-    pub(super) fn next(&mut self, work: impl FnOnce(Step) -> Work<D, R>) -> Option<Next<D, R>> {
+    pub(super) fn next(&mut self, work: impl FnOnce(PlanStep) -> Work<D, R>) -> Option<Next<D, R>> {
         if let Some(work) = self.answered.pop_front() {
             return Some(Next::One(Box::new(work)));
         }
@@ -139,7 +139,7 @@ impl<D: Disk, R: Remote> Queue<D, R> {
         n
     }
 
-    fn take(&mut self) -> Vec<(Step, u64)> {
+    fn take(&mut self) -> Vec<(PlanStep, u64)> {
         let n = self.batch_len();
         self.small.drain(..n).collect()
     }
@@ -160,7 +160,7 @@ impl<D: Disk, R: Remote> Queue<D, R> {
 }
 
 /// The content that a step may send. That of a file which nobody has read yet is not known.
-fn upload_of(step: &Step) -> Option<UploadNote> {
+fn upload_of(step: &PlanStep) -> Option<UploadNote> {
     match step.action {
         Action::Upload { local: md5, .. } | Action::Conflict { local: md5, .. } => {
             Some(UploadNote { path: step.path.clone(), md5 })
@@ -180,7 +180,7 @@ struct Later<D: Disk> {
     open: Option<Upload<D::File>>,
 }
 
-impl<D: Disk> Source for Later<D> {
+impl<D: Disk> BodySource for Later<D> {
     fn next(&mut self) -> io::Result<Option<Bytes>> {
         let upload = match &mut self.open {
             Some(upload) => upload,
@@ -199,21 +199,21 @@ impl<D: Disk> Source for Later<D> {
 
 impl<D: Disk, R: Remote> Work<D, R> {
     /// The request that [`Work::run`] begins with; `size`: of the local file.
-    fn first_request(&self, size: u64) -> Option<(RelPath, Ask)> {
+    fn first_request(&self, size: u64) -> Option<(RelPath, BatchRequest)> {
         let ask = match self.step.action {
             Action::Upload { local, precondition, .. } => {
                 let (folder, at, path) = (self.folder.clone(), self.at.clone(), self.step.path.clone());
                 let source =
                     Box::new(Later { folder, at, path, md5: local, size, sent: self.sent.clone(), open: None });
-                let body = Outgoing { md5: Promised::Known(local), size, source };
+                let body = UploadBody { md5: PromisedDigest::Known(local), size, source };
                 before_upload();
-                Ask::Put { precondition, version: self.version_for(precondition), body }
+                BatchRequest::Put { precondition, version: self.version_for(precondition), body }
             }
             Action::DeleteRemote { base } => {
                 before_delete();
-                Ask::Delete { md5: base, version: self.version_of(base) }
+                BatchRequest::Delete { md5: base, version: self.version_of(base) }
             }
-            Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => Ask::Get,
+            Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => BatchRequest::Get,
             _ => return None,
         };
         Some((self.step.path.clone(), ask))
@@ -222,7 +222,7 @@ impl<D: Disk, R: Remote> Work<D, R> {
 
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Sorts steps by the way they go.
-    pub(super) fn queue(&self, steps: VecDeque<Step>) -> Queue<D, R> {
+    pub(super) fn queue(&self, steps: VecDeque<PlanStep>) -> Queue<D, R> {
         let BatchOptions { from, least, most, bytes, .. } = self.options.batch;
         let (mut small, mut rest) = (VecDeque::new(), VecDeque::new());
         for step in steps {
@@ -241,10 +241,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// The bytes that the step's first request carries one way or the other, where it may go in a batch.
-    fn small_size(&self, step: &Step) -> Option<u64> {
+    fn small_size(&self, step: &PlanStep) -> Option<u64> {
         let size = match step.action {
             Action::Upload { local, .. } => match self.tree.found().get(&step.path) {
-                Some(LocalEntry { local: Local::File(md5), size, .. }) if *md5 == local => *size,
+                Some(LocalEntry { local: LocalState::File(md5), size, .. }) if *md5 == local => *size,
                 _ => return None,
             },
             Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => {
@@ -257,7 +257,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// The request of a batch, on its own so that several can be under way.
-    pub(super) fn batch(&self, steps: Vec<(Step, u64)>) -> Flight<D, R> {
+    pub(super) fn batch(&self, steps: Vec<(PlanStep, u64)>) -> Flight<D, R> {
         let remote = self.remote.clone();
         let (mut works, mut requests) = (Vec::with_capacity(steps.len()), Vec::with_capacity(steps.len()));
         for (step, size) in steps {
@@ -270,7 +270,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 // The files are written while other batches are on their way.
                 Ok(Some(answers)) if answers.len() == works.len() => {
                     W::aside(move || {
-                        let begin = |(work, answer): (&Work<D, R>, Option<Answer>)| work.stage(answer?);
+                        let begin = |(work, answer): (&Work<D, R>, Option<BatchReply>)| work.stage(answer?);
                         let first = works.iter().zip(answers).map(begin).collect();
                         Flown::Many(works, Ok(Some(first)))
                     })

@@ -11,9 +11,10 @@ use crate::local::scan::settled;
 use crate::local::source::FileDigest;
 use crate::local::{FileMove, LocalEntry, MoveOutcome};
 use crate::path::RelPath;
-use crate::remote::{IndexEntry, Remote};
+use crate::protocol::IndexEntry;
+use crate::remote::Remote;
 use crate::state::{BaseChange, BaseEntry, RemoteState, StateError};
-use crate::sync::{Action, Base, Local, Remote as RemoteSide, Step};
+use crate::sync::{Action, Base, LocalState, PlanStep, RemoteSide};
 
 use super::World;
 use super::apply::Done;
@@ -23,13 +24,13 @@ use super::problems::{Effect, PathProblem};
 
 /// Steps under way, their outcomes not yet committed.
 pub(super) struct Batch<D: Disk> {
-    pub done: Vec<(Step, Done<D>)>,
+    pub done: Vec<(PlanStep, Done<D>)>,
     pub bytes: u64,
 }
 
 /// A step whose change to the folder is under way, and what base becomes with it.
 struct Moving {
-    step: Step,
+    step: PlanStep,
     base: Base,
     version: u64,
     /// Bytes.
@@ -94,7 +95,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Done::Read { digested: FileDigest { md5, stat }, version } => {
                     // What the upload found out about the file is what a scan would have found.
                     let known = settled(stat, ns(self.world.now()));
-                    let found = LocalEntry { local: Local::File(md5), stat: known, size: stat.size };
+                    let found = LocalEntry { local: LocalState::File(md5), stat: known, size: stat.size };
                     self.tree.put(step.path.clone(), Some(found));
                     own_writes += 1;
                     agreed.push((self.agreed(&step, md5, version, true, report), true));
@@ -168,7 +169,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Both sides hold this content: what the file is called, and what to commit once it is durable.
     fn agreed(
         &mut self,
-        step: &Step,
+        step: &PlanStep,
         md5: Md5,
         version: u64,
         uploaded: bool,
@@ -178,7 +179,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.read_first.remove(&step.path);
         self.quarantine.clear(&step.path);
         let found = self.tree.found().get(&step.path);
-        let stat = found.filter(|f| f.local == Local::File(md5)).and_then(|f| f.stat);
+        let stat = found.filter(|f| f.local == LocalState::File(md5)).and_then(|f| f.stat);
         if uploaded {
             report.uploaded += 1;
             let size = found.map_or(0, |f| f.size);
@@ -201,7 +202,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
         if let Some(index) = &mut self.index {
             let before = index.files.insert(path.clone(), entry);
-            if index.mark.is_none() {
+            if index.cursor.is_none() {
                 self.overwritten.entry(path.clone()).or_insert(before);
             }
         }
@@ -230,7 +231,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 let found = match base {
                     Base::Synced(md5) => {
                         report.downloaded += 1;
-                        Some(LocalEntry { local: Local::File(md5), stat, size })
+                        Some(LocalEntry { local: LocalState::File(md5), stat, size })
                     }
                     Base::Seen(_) | Base::Detached(_) => {
                         report.trashed += 1;
@@ -283,7 +284,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             .iter()
             .filter_map(|(path, entry)| {
                 let found = self.tree.found().get(path)?;
-                let same = matches!((&found.local, entry.base), (Local::File(l), Base::Synced(b)) if *l == b);
+                let same = matches!((&found.local, entry.base), (LocalState::File(l), Base::Synced(b)) if *l == b);
                 (same && found.stat.is_some() && found.stat != entry.stat)
                     .then(|| BaseChange::Set(path.clone(), BaseEntry { stat: found.stat, ..entry.clone() }))
             })
@@ -326,7 +327,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// expired, and no file is here. Where a file is or may be, the entry is still needed: rows 7 and 8 tell the user's
     /// new file from an old upload by it.
     fn forgotten(&self) -> Vec<BaseChange> {
-        let Some(index) = self.index.as_ref().filter(|i| i.mark.is_some() && self.reset.is_none()) else {
+        let Some(index) = self.index.as_ref().filter(|i| i.cursor.is_some() && self.reset.is_none()) else {
             return Vec::new();
         };
         let gone = |path: &RelPath| !self.tree.found().contains_key(path) && self.unknown_absence(path).is_none();
@@ -342,7 +343,7 @@ fn tombstone_of(md5: Md5) -> IndexEntry {
     IndexEntry { md5, size: 0, is_deleted: true, version: 0 }
 }
 
-fn note(report: &mut Report, step: &Step, device: Option<String>) {
+fn note(report: &mut Report, step: &PlanStep, device: Option<String>) {
     let (path, action) = (step.path.clone(), verb(&step.action));
     report.recent.push(Recent { path, action, outcome: "done".to_owned(), device });
 }

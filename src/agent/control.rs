@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::cycle::verb;
 use super::status::{HaltStatus, Status, SyncState};
 use crate::local::{ChangeOutcome, FolderChange};
-use crate::sync::{Plan, Step};
+use crate::sync::{Plan, PlanStep};
 
 /// Longer lines are refused. A status with thousands of problems is far shorter.
 const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
@@ -103,7 +103,7 @@ pub struct PlannedStep {
 impl PlannedStep {
     /// The steps of the plan for the folder `root`.
     pub(super) fn list(root: &Path, plan: &Plan) -> Vec<Self> {
-        let step = |s: &Step| Self {
+        let step = |s: &PlanStep| Self {
             folder: root.to_owned(),
             path: s.path.to_string(),
             action: verb(&s.action).to_owned(),

@@ -15,8 +15,8 @@ use crate::local::scan::ScanStats;
 use crate::local::{LocalEntry, ScanScope, TouchedPaths};
 use crate::path::RelPath;
 use crate::remote::{Remote, RemoteError};
-use crate::sync::safety::{self, Held, Known, Limits, MASS_DELETE_MIN};
-use crate::sync::{Action, Base, Local, Plan, Step, Unknown};
+use crate::sync::safety::{self, DeleteContext, DeleteLimits, HeldDeletions, MASS_DELETE_MIN};
+use crate::sync::{Action, Base, LocalState, Plan, PlanStep, SkipReason};
 
 use super::World;
 use super::apply::{ATTEMPTS, Done, StepError, Work};
@@ -148,14 +148,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.note_position(all_obeyed)?;
         self.forget_lost();
         let (ripe, waiting) = self.ripe();
-        let mut plan = self.plan(&ripe);
+        let plan = self.plan(&ripe);
         // Whatever ends this cycle early, the steps that it leaves are planned again.
-        let left = plan.steps.iter().filter(|s| s.action != Action::Skip(Unknown::Ignored)).map(|s| &s.path);
+        let left = plan.steps.iter().filter(|s| s.action != Action::Skip(SkipReason::Ignored)).map(|s| &s.path);
         let again = !waiting.is_empty();
         self.open = TouchedPaths::Paths(waiting.into_iter().chain(left.cloned()).collect());
-        if let (Some(sabotage), Some(index)) = (self.sabotage, &self.index) {
-            sabotage(&mut plan, index);
-        }
+        #[cfg(any(test, feature = "testing"))]
+        let plan = self.sabotaged(plan);
         let planning = self.world.elapsed().saturating_sub(began);
         let looked = self.looked;
         let mut report = Report { looked, news, planned: true, planning, ..self.apply(plan, scan).await? };
@@ -189,20 +188,20 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.unanswered = None;
         // Fewer deletions are never held.
         let tracked = || self.container.entries().values().filter(|e| e.base.is_synced()).count();
-        let known = Known {
+        let known = DeleteContext {
             tracked: if plan.steps.len() < MASS_DELETE_MIN { 0 } else { tracked() },
             staying: self.staying(&plan),
             approved: &self.approved,
             held: &self.held,
         };
-        let limits = Limits { max_delete: self.options.max_delete };
+        let limits = DeleteLimits { max_delete: self.options.max_delete };
         let (waiting, held) =
-            safety::hold_mass_delete(&mut plan, limits, &known).into_iter().partition(|h: &Held| h.unread);
+            safety::hold_mass_delete(&mut plan, limits, &known).into_iter().partition(|h: &HeldDeletions| h.unread);
         self.held = held;
         report.again |= !waiting.is_empty();
         report.held = self.held.iter().map(|h| h.steps.len()).sum();
         // An approval is for one plan: it lives as long as the deletions of that plan are still to be made.
-        let open = |s: &&Step| s.action.deletes().is_some() || matches!(s.action, Action::Skip(_));
+        let open = |s: &&PlanStep| s.action.deletes().is_some() || matches!(s.action, Action::Skip(_));
         let pending: BTreeSet<&RelPath> = plan.steps.iter().filter(open).map(|s| &s.path).collect();
         self.approved.retain(|p| pending.contains(p));
         let deleting = plan.steps.iter().any(|s| s.action.deletes().is_some());
@@ -211,30 +210,30 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         for step in &plan.steps {
             let Action::Skip(why) = &step.action else { continue };
             match why {
-                Unknown::Vanished => report.again = true,
+                SkipReason::Vanished => report.again = true,
                 // It waits for a file that is being written, or for a deletion; one that is held takes a person.
-                Unknown::Changing => {
+                SkipReason::Changing => {
                     report.again |= deleting || self.is_changing(&step.path);
                     skipped.unknown |= self.may_be_renamed(&step.path);
                 }
                 // It is no longer as new as it was when it was scanned.
-                Unknown::Unread => {
+                SkipReason::Unread => {
                     self.look_again(&step.path);
                     self.read_first.insert(step.path.clone());
                     skipped.unknown = true;
                     report.again = true;
                 }
-                Unknown::Unreadable(_) => {
+                SkipReason::Unreadable(_) => {
                     let stat = self.tree.found().get(&step.path).and_then(|f| f.stat);
                     skipped.unreadable.extend(stat.as_ref().map(lasting));
                 }
-                Unknown::Quarantined(_) => {
+                SkipReason::Quarantined(_) => {
                     resting.insert(step.path.clone());
-                    if let Some(LocalEntry { local: Local::File(md5), .. }) = self.tree.found().get(&step.path) {
+                    if let Some(LocalEntry { local: LocalState::File(md5), .. }) = self.tree.found().get(&step.path) {
                         skipped.contents.insert(*md5);
                     }
                 }
-                Unknown::Clash(_) | Unknown::Collides(_) | Unknown::TooLarge(_) => {
+                SkipReason::Clash(_) | SkipReason::Collides(_) | SkipReason::TooLarge(_) => {
                     report.blocked.extend(PathProblem::of(why).map(|problem| (step.path.clone(), problem)));
                 }
                 _ => {}
@@ -243,7 +242,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         // What the plan has nothing to say of, or tries again now, is no failure any more until it fails again.
         self.quarantine.retry(|path| resting.contains(path));
         // A rename is an upload, acknowledged, before the delete: what disappears comes last.
-        let (last, first): (VecDeque<Step>, VecDeque<Step>) = plan
+        let (last, first): (VecDeque<PlanStep>, VecDeque<PlanStep>) = plan
             .steps
             .into_iter()
             .filter(|s| !matches!(s.action, Action::Skip(_)))
@@ -253,12 +252,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let missing = self.run_steps(first, &mut report).await?;
         self.note_in_transit(&mut skipped);
         let was = |path: &RelPath| self.container.entries().get(path).and_then(|e| e.stat);
-        let waits = |s: &Step, on: &NotArrived| match s.action {
+        let waits = |s: &PlanStep, on: &NotArrived| match s.action {
             Action::DeleteRemote { base } => on.may_be(base) || on.is_unreadable(was(&s.path), self.bytes_of(s)),
             Action::Obey { local, .. } => on.here.contains(&local),
             _ => false,
         };
-        let (held_back, last): (VecDeque<Step>, VecDeque<Step>) =
+        let (held_back, last): (VecDeque<PlanStep>, VecDeque<PlanStep>) =
             last.into_iter().partition(|s| waits(s, &missing) || waits(s, &skipped));
         report.again |= held_back.iter().any(|s| waits(s, &missing));
         self.waiting = held_back.len();
@@ -287,7 +286,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             return staying;
         }
         let is_there = |path: &RelPath, md5| {
-            let here = self.tree.found().get(path).is_some_and(|f| f.local == Local::File(md5));
+            let here = self.tree.found().get(path).is_some_and(|f| f.local == LocalState::File(md5));
             let there = self.index.as_ref().and_then(|i| i.files.get(path));
             here && there.is_some_and(|e| e.md5 == md5 && !e.is_deleted)
         };
@@ -310,11 +309,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     pub(super) fn is_changing(&self, path: &RelPath) -> bool {
-        self.tree.found().get(path).is_some_and(|f| f.local == Local::Unknown(Unknown::Changing))
+        self.tree.found().get(path).is_some_and(|f| f.local == LocalState::Unknown(SkipReason::Changing))
     }
 
     /// Runs steps side by side and commits them by the batch. Returns the content that did not arrive.
-    async fn run_steps(&mut self, steps: VecDeque<Step>, report: &mut Report) -> Result<NotArrived, CycleError> {
+    async fn run_steps(&mut self, steps: VecDeque<PlanStep>, report: &mut Report) -> Result<NotArrived, CycleError> {
         let mut queue = self.queue(steps);
         let mut missing = NotArrived::default();
         let (mut flying, mut slow) = self.take_flights();
@@ -416,7 +415,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    pub(super) fn work(&self, step: Step) -> Work<D, R> {
+    pub(super) fn work(&self, step: PlanStep) -> Work<D, R> {
         // An emptied file is no edit of anything that this device had or sent.
         let is_emptied = self.crash.emptied.contains(&step.path);
         let entry = self.container.entries().get(&step.path).filter(|_| !is_emptied);
@@ -430,7 +429,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             max_file_size: self.options.max_file_size,
             version: entry.map_or(0, |e| e.version),
             listed: self.index.as_ref().and_then(|i| i.files.get(&step.path)).copied(),
-            strong: self.index.as_ref().is_some_and(|i| i.mark.is_some()),
+            strong: self.index.as_ref().is_some_and(|i| i.cursor.is_some()),
             heals: self.heals.clone(),
             now: self.world.elapsed(),
             seen: entry.and_then(|e| match e.base {
@@ -442,14 +441,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    fn bytes_of(&self, step: &Step) -> u64 {
+    fn bytes_of(&self, step: &PlanStep) -> u64 {
         let local = self.tree.found().get(&step.path).map_or(0, |f| f.size);
         let remote = self.index.as_ref().and_then(|i| i.files.get(&step.path)).map_or(0, |e| e.size);
         local.max(remote)
     }
 
     /// Notes a failed step. `Some`: the cycle cannot go on.
-    fn failed(&mut self, step: &Step, e: StepError, report: &mut Report) -> Option<CycleError> {
+    fn failed(&mut self, step: &PlanStep, e: StepError, report: &mut Report) -> Option<CycleError> {
         let fatal = match &e {
             StepError::Remote(e @ RemoteError::Unreachable { .. }) => self.unanswered(&step.path, e),
             StepError::Remote(e) if e.ends_cycle() => return Some(CycleError::Remote(e.clone())),
@@ -487,14 +486,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// The next scan must read it, whatever its stat says.
     pub(super) fn look_again(&mut self, path: &RelPath) {
         let size = self.tree.found().get(path).map_or(0, |f| f.size);
-        let found = LocalEntry { local: Local::Unknown(Unknown::Changing), stat: None, size };
+        let found = LocalEntry { local: LocalState::Unknown(SkipReason::Changing), stat: None, size };
         self.tree.put(path.clone(), Some(found));
     }
 
     /// `open`: a program has the file open, and it will do when that closes it.
-    pub(super) fn quarantine_step(&mut self, step: &Step, why: String, open: bool, report: &mut Report) {
+    pub(super) fn quarantine_step(&mut self, step: &PlanStep, why: String, open: bool, report: &mut Report) {
         let content = match self.tree.found().get(&step.path).map(|f| &f.local) {
-            Some(Local::File(md5)) => Some(*md5),
+            Some(LocalState::File(md5)) => Some(*md5),
             _ => None,
         };
         let (now, random) = (self.world.elapsed(), self.world.random());

@@ -12,7 +12,7 @@ use crate::local::moves::ns;
 use crate::path::RelPath;
 use crate::remote::Remote;
 use crate::state::{CopyLink, StateError};
-use crate::sync::{Local, Unknown};
+use crate::sync::{LocalState, SkipReason};
 
 use super::World;
 use super::engine::Engine;
@@ -54,8 +54,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let (mut emptied, mut young, mut is_unsure) = (BTreeSet::new(), Vec::new(), false);
         for (path, entry) in self.container.entries() {
             let (Some(base), Some(found)) = (entry.base.content(), self.tree.found().get(path)) else { continue };
-            let Local::File(content) = found.local else {
-                is_unsure |= matches!(found.local, Local::Unknown(Unknown::Changing | Unknown::Unreadable(_)));
+            let LocalState::File(content) = found.local else {
+                is_unsure |=
+                    matches!(found.local, LocalState::Unknown(SkipReason::Changing | SkipReason::Unreadable(_)));
                 continue;
             };
             if content == base || !is_blank(content, found.size) {

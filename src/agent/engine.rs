@@ -10,10 +10,11 @@ use crate::disk::Disk;
 use crate::local::moves::is_conflict_name;
 use crate::local::{Folder, LocalTree, RootError, ScanScope, TouchedPaths};
 use crate::path::{RelPath, ascii_name, shown_name};
-use crate::remote::{Index, IndexEntry, Remote, RemoteError};
+use crate::protocol::IndexEntry;
+use crate::remote::{FetchedIndex, Remote, RemoteError};
 use crate::state::{BaseChange, Container, StateError};
-use crate::sync::safety::{Halt, Held};
-use crate::sync::{Action, Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, decide};
+use crate::sync::safety::{Halt, HeldDeletions};
+use crate::sync::{Action, Base, IndexTrust, LocalState, Plan, RemoteSide, SkipReason, decide};
 
 use super::World;
 use super::batch::BatchOptions;
@@ -96,7 +97,7 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) ignored: Ignored,
     pub(super) options: EngineOptions,
     pub(super) tree: LocalTree,
-    pub(super) index: Option<Index>,
+    pub(super) index: Option<FetchedIndex>,
     /// What an index of hints said of the paths that were written from here since it was fetched.
     pub(super) overwritten: BTreeMap<RelPath, Option<IndexEntry>>,
     /// Synced paths that an index of hints does not name: as many at most.
@@ -115,7 +116,7 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) read_first: BTreeSet<RelPath>,
     pub(super) sent: Sent,
     pub(super) approved: BTreeSet<RelPath>,
-    pub(super) held: Vec<Held>,
+    pub(super) held: Vec<HeldDeletions>,
     pub(super) reset: Option<Halt>,
     /// What blobs told, each with the index entry that contradicts it. Forgotten when that entry changes.
     pub(super) proven: BTreeMap<RelPath, (Option<IndexEntry>, RemoteSide)>,
@@ -152,6 +153,7 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
     pub(super) on_change: Box<dyn Fn() + Send + Sync>,
     pub(super) transfers: Transfers<D, R>,
     pub(super) pacing: BatchPacing,
+    #[cfg(any(test, feature = "testing"))]
     pub(super) sabotage: Option<Sabotage>,
 }
 
@@ -163,8 +165,9 @@ pub(super) struct Unanswered {
     pub first: bool,
 }
 
-/// Spoils a plan, to show that the simulator would notice.
-pub type Sabotage = fn(&mut Plan, &Index);
+/// Spoils a plan, to show that the simulator notices.
+#[cfg(any(test, feature = "testing"))]
+pub type Sabotage = fn(&mut Plan, &FetchedIndex);
 
 /// What an engine is made of.
 pub struct Parts<D: Disk, R: Remote, W: World> {
@@ -239,6 +242,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             on_change: Box::new(|| ()),
             transfers: Transfers::default(),
             pacing: BatchPacing::default(),
+            #[cfg(any(test, feature = "testing"))]
             sabotage: None,
         }
     }
@@ -296,10 +300,18 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         Ok(self.container.commit(forget)?)
     }
 
-    /// Plants a bug. For the simulator, which must catch it.
-    #[doc(hidden)]
+    /// Plants a bug, which the simulator must catch.
+    #[cfg(any(test, feature = "testing"))]
     pub fn sabotage(&mut self, sabotage: Sabotage) {
         self.sabotage = Some(sabotage);
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn sabotaged(&self, mut plan: Plan) -> Plan {
+        if let (Some(sabotage), Some(index)) = (self.sabotage, &self.index) {
+            sabotage(&mut plan, index);
+        }
+        plan
     }
 
     pub fn container(&self) -> &Container<D> {
@@ -381,7 +393,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     Some(Effect::LeftOut) => continue,
                     effect => {
                         // An upload that waits for the name of a blocked path waits for the same person.
-                        let waits = why == Unknown::Changing && !is_deleting && !self.is_changing(&step.path);
+                        let waits = why == SkipReason::Changing && !is_deleting && !self.is_changing(&step.path);
                         (self.skipped(&step.path, &why), waits || effect == Some(Effect::Blocked))
                     }
                 },
@@ -410,7 +422,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// The action that a skipped path waits for, by the last known content of both sides.
-    fn skipped(&self, path: &RelPath, why: &Unknown) -> Option<Action> {
+    fn skipped(&self, path: &RelPath, why: &SkipReason) -> Option<Action> {
         let base = self.base_side(path);
         let remote = match &self.index {
             Some(index) => self.remote_side(index, path),
@@ -418,17 +430,17 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         };
         let found = self.tree.found().get(path).map(|f| &f.local);
         let local = match (why, found, base) {
-            (Unknown::Ignored, ..) => return None,
-            (Unknown::Changing | Unknown::Unread, Some(_), _) => return Some(Action::UploadUnread),
-            (Unknown::Vanished, ..) => None,
-            (_, Some(Local::File(md5)), _) => Some(Local::File(*md5)),
+            (SkipReason::Ignored, ..) => return None,
+            (SkipReason::Changing | SkipReason::Unread, Some(_), _) => return Some(Action::UploadUnread),
+            (SkipReason::Vanished, ..) => None,
+            (_, Some(LocalState::File(md5)), _) => Some(LocalState::File(*md5)),
             // The content is unknown. Without news from the proxy, only a new file is known to wait.
-            (Unknown::Unreadable(_), _, Some(Base::Synced(md5) | Base::Detached(md5)))
-            | (_, Some(_), Some(Base::Synced(md5) | Base::Detached(md5))) => Some(Local::File(md5)),
-            (_, Some(Local::Unknown(_)), _) if remote.is_none() => return Some(Action::UploadUnread),
+            (SkipReason::Unreadable(_), _, Some(Base::Synced(md5) | Base::Detached(md5)))
+            | (_, Some(_), Some(Base::Synced(md5) | Base::Detached(md5))) => Some(LocalState::File(md5)),
+            (_, Some(LocalState::Unknown(_)), _) if remote.is_none() => return Some(Action::UploadUnread),
             _ => None,
         };
-        let trust = self.index.as_ref().map_or(Trust::Evidence, |index| self.trust(index));
+        let trust = self.index.as_ref().map_or(IndexTrust::Evidence, |index| self.trust(index));
         decide(base, local.as_ref(), remote, trust).1
     }
 
@@ -464,16 +476,16 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Files tracked, and their bytes as last scanned.
     pub fn totals(&self) -> (usize, u64) {
-        let files = self.tree.found().values().filter(|f| matches!(f.local, Local::File(_)));
+        let files = self.tree.found().values().filter(|f| matches!(f.local, LocalState::File(_)));
         files.fold((0, 0), |(n, bytes), f| (n + 1, bytes + f.size))
     }
 
     /// What waits for a person.
     pub fn halts(&self) -> Vec<Halt> {
-        self.reset.iter().cloned().chain(self.held.iter().map(Held::halt)).collect()
+        self.reset.iter().cloned().chain(self.held.iter().map(HeldDeletions::halt)).collect()
     }
 
-    pub fn held(&self) -> &[Held] {
+    pub fn held(&self) -> &[HeldDeletions] {
         &self.held
     }
 
@@ -495,7 +507,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         out.extend(self.transit_problems());
         out.extend(self.stuck.iter().filter_map(|(path, why)| Some((path.clone()?, retried(why)))));
         for (path, found) in self.tree.found() {
-            if let Local::Unknown(why) = &found.local
+            if let LocalState::Unknown(why) = &found.local
                 && let Some(problem) = PathProblem::of(why)
             {
                 out.insert(path.clone(), problem);
@@ -521,11 +533,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// Why a path takes no part although the scan did not find it; `None`: it is simply absent.
-    pub(super) fn unknown_absence(&self, path: &RelPath) -> Option<Unknown> {
+    pub(super) fn unknown_absence(&self, path: &RelPath) -> Option<SkipReason> {
         if let Some(why) = self.tree.unknown_above(path) {
             return Some(why);
         }
-        (self.ignored)(path.as_str(), false).then_some(Unknown::Ignored)
+        (self.ignored)(path.as_str(), false).then_some(SkipReason::Ignored)
     }
 }
 

@@ -11,10 +11,10 @@ use crate::local::dirty::max_wait;
 use crate::local::scan::{ScanOptions, ScanStats};
 use crate::local::{ScanScope, TouchedPaths};
 use crate::path::RelPath;
-use crate::remote::{Got, Index, IndexAnswer, Remote, RemoteError};
+use crate::remote::{FetchedIndex, GetReply, IndexUpdate, Remote, RemoteError};
 use crate::state::{BaseEntry, RemoteState};
-use crate::sync::safety::{self, Position, Standing};
-use crate::sync::{Base, Local, Plan, Remote as RemoteSide, Trust, Unknown, reconcile};
+use crate::sync::safety::{self, IndexPosition, StorePosition};
+use crate::sync::{Base, IndexTrust, LocalState, Plan, RemoteSide, SkipReason, reconcile};
 
 use super::World;
 use super::engine::{CycleError, Engine, folder_error, unchanged};
@@ -139,11 +139,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     async fn fetch_index(&mut self) -> Result<bool, CycleError> {
-        let mark = self.index.as_ref().and_then(|i| i.mark.clone());
+        let mark = self.index.as_ref().and_then(|i| i.cursor.clone());
         let known = self.container.header().remote.history.clone();
         match (self.remote.index(mark.as_ref(), known.as_ref()).await?, &mut self.index) {
-            (IndexAnswer::Unchanged, Some(_)) => Ok(false),
-            (IndexAnswer::Whole(index), held) => {
+            (IndexUpdate::Unchanged, Some(_)) => Ok(false),
+            (IndexUpdate::Whole(index), held) => {
                 let news = held.as_ref() != Some(&index);
                 *held = Some(index);
                 self.overwritten.clear();
@@ -152,7 +152,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
                 Ok(news)
             }
-            (IndexAnswer::Delta(delta), Some(index)) => {
+            (IndexUpdate::Delta(delta), Some(index)) => {
                 let mut news = !delta.files.is_empty();
                 // It goes on from what was fetched: an index that does not tell of a write of ours has lost it.
                 for (path, before) in std::mem::take(&mut self.overwritten) {
@@ -170,11 +170,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 index.files.extend(delta.files);
                 index.refused.retain(|(name, _)| !delta.refused.iter().any(|(again, _)| again == name));
                 index.refused.extend(delta.refused);
-                index.mark = delta.mark;
+                index.cursor = delta.cursor;
                 (index.history, index.set_back) = (delta.history, delta.set_back);
                 Ok(news)
             }
-            (IndexAnswer::Unchanged | IndexAnswer::Delta(_), None) => Err(RemoteError::Protocol {
+            (IndexUpdate::Unchanged | IndexUpdate::Delta(_), None) => Err(RemoteError::Protocol {
                 url: self.options.origin.clone(),
                 why: "it gave part of an index that was never asked for".to_owned(),
             }
@@ -187,12 +187,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     pub(super) async fn check_reset(&mut self, news: bool) -> Result<bool, CycleError> {
         let Some(index) = &self.index else { return Ok(false) };
         let before = &self.container.header().remote;
-        self.behind = index.mark.as_ref().is_some_and(|mark| {
-            before.epoch.as_ref() == Some(&mark.epoch) && before.obeyed.is_some_and(|cursor| cursor < mark.floor)
+        self.behind = index.cursor.as_ref().is_some_and(|mark| {
+            before.epoch.as_deref() == Some(&*mark.epoch) && before.obeyed.is_some_and(|cursor| cursor < mark.floor)
         });
         let is_synced = |path: &RelPath| self.container.entries().get(path).is_some_and(|e| e.base.content().is_some());
         // A delta takes no entry out of the index. But one of hints may never get those of what was written since.
-        if let (true, None, TouchedPaths::Paths(paths)) = (news, &index.mark, &self.open) {
+        if let (true, None, TouchedPaths::Paths(paths)) = (news, &index.cursor, &self.open) {
             let lost = |path: &&RelPath| is_synced(path) && !index.files.contains_key(*path);
             self.lost += paths.iter().filter(lost).count();
         }
@@ -207,20 +207,20 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                     deleted += usize::from(known.is_some_and(|e| e.is_deleted));
                 }
             }
-            self.lost = if index.mark.is_none() { missing } else { 0 };
+            self.lost = if index.cursor.is_none() { missing } else { 0 };
         }
         let all_obeyed = all && missing + deleted == 0;
         // What was forgotten is no sign of a store that lost its memory.
         let missing = if self.behind { 0 } else { missing };
         let position = match (&before.epoch, before.cursor) {
-            (Some(epoch), Some(cursor)) => Some(Position { epoch, cursor }),
+            (Some(epoch), Some(cursor)) => Some(IndexPosition { epoch, cursor }),
             _ => None,
         };
         let before =
-            Standing { origin: &before.origin, namespace: &before.namespace, position, set_back: before.set_back };
-        let position = index.mark.as_ref().map(|m| Position { epoch: &m.epoch, cursor: m.cursor });
+            StorePosition { origin: &before.origin, namespace: &before.namespace, position, set_back: before.set_back };
+        let position = index.cursor.as_ref().map(|m| IndexPosition { epoch: &m.epoch, cursor: m.cursor });
         let (origin, namespace, set_back) = (&*self.options.origin, &*self.options.namespace, index.set_back);
-        let now = Standing { origin, namespace, position, set_back };
+        let now = StorePosition { origin, namespace, position, set_back };
         let mut halt = safety::server_reset(tracked, missing, before, now);
         let is_by_entries = position.is_none() && safety::server_reset(tracked, 0, before, now).is_none();
         if before.is_set_back(&now) {
@@ -240,8 +240,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     }
 
     /// An index that has a mark is evidence.
-    pub(super) fn trust(&self, index: &Index) -> Trust {
-        if index.mark.is_some() { Trust::Evidence } else { Trust::Hints }
+    pub(super) fn trust(&self, index: &FetchedIndex) -> IndexTrust {
+        if index.cursor.is_some() { IndexTrust::Evidence } else { IndexTrust::Hints }
     }
 
     /// Whether the proxy has the blobs of synced files that its index does not name, by a sample of them.
@@ -255,14 +255,14 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         for path in sample {
             asked += 1;
             let got = self.remote.get(path).await?;
-            known += usize::from(!matches!(got, Got::Absent { tombstone: None }));
+            known += usize::from(!matches!(got, GetReply::Absent { tombstone: None }));
         }
         Ok(2 * known > asked)
     }
 
     /// What the index says of a path, or the blob said where that is newer. Tombstones below the floor are gone from it. A path that was agreed on with this
     /// very store, and that an exact index does not name any more, had one of those.
-    pub(super) fn remote_side(&self, index: &Index, path: &RelPath) -> Option<RemoteSide> {
+    pub(super) fn remote_side(&self, index: &FetchedIndex, path: &RelPath) -> Option<RemoteSide> {
         let listed = index.files.get(path);
         if let Some((despite, proven)) = self.proven.get(path)
             && despite.as_ref() == listed
@@ -310,7 +310,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             }
             let live = index.files.get(path).is_some_and(|e| !e.is_deleted);
             let Some(first) = self.unheard.get(path).copied().or((!live).then_some(now)) else { return true };
-            let forget = if index.mark.is_some() { !live } else { now >= first + LOST };
+            let forget = if index.cursor.is_some() { !live } else { now >= first + LOST };
             if !forget {
                 unheard.insert(path.clone(), first);
             }
@@ -374,7 +374,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let local = self.local(self.tree.found().keys(), entries.keys(), std::iter::empty());
         let base = entries.iter().map(|(path, entry)| (path, entry.base));
         let remote = entries.iter().map(|(path, entry)| (path, unchanged(entry.base)));
-        reconcile(base, &local, remote, Trust::Evidence, self.options.fold)
+        reconcile(base, &local, remote, IndexTrust::Evidence, self.options.fold)
     }
 
     /// The paths, and those that a file or folder of theirs could clash with.
@@ -403,7 +403,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         found: impl Iterator<Item = &'a RelPath>,
         tracked: impl Iterator<Item = &'a RelPath>,
         remote: impl Iterator<Item = &'a RelPath>,
-    ) -> BTreeMap<RelPath, Local> {
+    ) -> BTreeMap<RelPath, LocalState> {
         let now = self.world.elapsed();
         // Two scans must have missed it; and while files go on vanishing their end is waited for, so that the gate
         // judges them together.
@@ -415,7 +415,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 && (self.looked >= newest + confirm || self.looked >= *first + PATIENCE)
         };
         let find = |p: &RelPath| self.tree.found().get_key_value(p).map(|(p, f)| (p.clone(), f.local.clone()));
-        let mut local: BTreeMap<RelPath, Local> = found.filter_map(find).collect();
+        let mut local: BTreeMap<RelPath, LocalState> = found.filter_map(find).collect();
         for path in tracked {
             if local.contains_key(path) {
                 continue;
@@ -425,7 +425,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 Some(Base::Detached(_)) => {
                     // No deletion, so that one scan is enough.
                     if let Some(why) = self.unknown_absence(path) {
-                        local.insert(path.clone(), Local::Unknown(why));
+                        local.insert(path.clone(), LocalState::Unknown(why));
                     }
                     continue;
                 }
@@ -437,9 +437,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             if first.is_none()
                 && let Some(why) = self.unknown_absence(path)
             {
-                local.insert(path.clone(), Local::Unknown(why));
+                local.insert(path.clone(), LocalState::Unknown(why));
             } else if !first.is_some_and(proven) {
-                local.insert(path.clone(), Local::Unknown(Unknown::Vanished));
+                local.insert(path.clone(), LocalState::Unknown(SkipReason::Vanished));
             }
         }
         for path in remote {
@@ -450,23 +450,23 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             if !self.missed.contains_key(path)
                 && let Some(why) = self.unknown_absence(path)
             {
-                local.insert(path.clone(), Local::Unknown(why));
+                local.insert(path.clone(), LocalState::Unknown(why));
             } else if entry.size > self.options.max_file_size {
-                local.insert(path.clone(), Local::Unknown(Unknown::TooLarge(entry.size)));
+                local.insert(path.clone(), LocalState::Unknown(SkipReason::TooLarge(entry.size)));
             }
         }
         for (path, _) in self.quarantine.iter() {
             let content = match local.get(path) {
-                Some(Local::File(md5)) => Some(*md5),
-                Some(Local::Unknown(_)) => continue,
+                Some(LocalState::File(md5)) => Some(*md5),
+                Some(LocalState::Unknown(_)) => continue,
                 None => None,
             };
             if let Some(why) = self.quarantine.resting(path, content, now) {
-                local.insert(path.clone(), Local::Unknown(Unknown::Quarantined(why.to_owned())));
+                local.insert(path.clone(), LocalState::Unknown(SkipReason::Quarantined(why.to_owned())));
             }
         }
         for path in self.in_transit() {
-            local.insert(path.clone(), Local::Unknown(Unknown::InTransit));
+            local.insert(path.clone(), LocalState::Unknown(SkipReason::InTransit));
         }
         local
     }
@@ -474,8 +474,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Notes which store, and which state of it, the base is agreed with from here on. The store is written down
     /// before anything is agreed with it; how far it has come goes with the next commit. `all_obeyed`: as [`Engine::check_reset`] says.
     pub(super) fn note_position(&mut self, all_obeyed: bool) -> Result<(), CycleError> {
-        let mark = self.index.as_ref().and_then(|i| i.mark.clone());
-        let epoch = mark.as_ref().map(|m| m.epoch.clone());
+        let mark = self.index.as_ref().and_then(|i| i.cursor.clone());
+        let epoch = mark.as_ref().map(|m| m.epoch.to_string());
         let history = self.index.as_ref().and_then(|i| i.history.clone());
         let cursor = mark.as_ref().map(|m| m.cursor);
         let before = &self.container.header().remote;

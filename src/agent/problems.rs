@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sync::Unknown;
+use crate::sync::SkipReason;
 
 /// What a problem means for its path.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,16 +21,20 @@ pub enum Effect {
 
 impl Effect {
     /// `None`: the path has no problem.
-    pub fn of(why: &Unknown) -> Option<Self> {
+    pub fn of(why: &SkipReason) -> Option<Self> {
         match why {
-            Unknown::Ignored | Unknown::Changing | Unknown::Unread | Unknown::Vanished | Unknown::InTransit => None,
-            Unknown::TooLarge(_)
-            | Unknown::NotAFile(_)
-            | Unknown::Mounted
-            | Unknown::OtherFolder
-            | Unknown::Name(_) => Some(Self::LeftOut),
-            Unknown::Unreadable(_) | Unknown::Collides(_) | Unknown::Clash(_) => Some(Self::Blocked),
-            Unknown::Quarantined(_) => Some(Self::Retried),
+            SkipReason::Ignored
+            | SkipReason::Changing
+            | SkipReason::Unread
+            | SkipReason::Vanished
+            | SkipReason::InTransit => None,
+            SkipReason::TooLarge(_)
+            | SkipReason::NotAFile(_)
+            | SkipReason::Mounted
+            | SkipReason::OtherFolder
+            | SkipReason::Name(_) => Some(Self::LeftOut),
+            SkipReason::Unreadable(_) | SkipReason::Collides(_) | SkipReason::Clash(_) => Some(Self::Blocked),
+            SkipReason::Quarantined(_) => Some(Self::Retried),
         }
     }
 }
@@ -49,7 +53,7 @@ impl PathProblem {
     }
 
     /// `None`: nobody needs to hear of it.
-    pub fn of(why: &Unknown) -> Option<Self> {
+    pub fn of(why: &SkipReason) -> Option<Self> {
         Effect::of(why).map(|effect| Self::new(effect, why.to_string()))
     }
 }

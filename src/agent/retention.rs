@@ -142,7 +142,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::disk::sim::{OpKind, SimDisk, Verdict};
+    use crate::testing::{SimDisk, StepFate, StepKind};
 
     const NOW_MS: u64 = 1_767_700_000_000;
     const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
@@ -223,8 +223,8 @@ mod tests {
         let (disk, folder) = folder_with_versions(8);
         let stuck = ".memsync/history/a.20260106T110300.000Z-replaced";
         disk.set_hook(Some(Box::new(move |op| match op.kind {
-            OpKind::Unlink if op.path == stuck => Verdict::Fail(std::io::ErrorKind::PermissionDenied),
-            _ => Verdict::Go,
+            StepKind::Unlink if op.path == stuck => StepFate::Fail(std::io::ErrorKind::PermissionDenied),
+            _ => StepFate::Go,
         })));
         let mut keeper = HistoryKeeper::open(home.path().join("clock.json"), at(NOW_MS, 0));
         keeper.prune(&folder, MONTH, 0, at(NOW_MS, 0));

@@ -156,7 +156,7 @@ fn read<D: Disk>(root: &D) -> Text {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::sim::SimDisk;
+    use crate::testing::SimDisk;
 
     const APART: Duration = Duration::from_millis(100);
 

@@ -5,7 +5,7 @@ use crate::local::{LocalEntry, TouchedPaths};
 use crate::path::RelPath;
 use crate::remote::Remote;
 use crate::state::{BaseChange, BaseEntry};
-use crate::sync::{Base, Local, Unknown};
+use crate::sync::{Base, LocalState, SkipReason};
 
 use super::World;
 use super::engine::{CycleError, Engine};
@@ -23,7 +23,9 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             let entry = entries.get(path)?;
             let base = match entry.base {
                 Base::Synced(md5) if self.has_left_scope(path) => Base::Detached(md5),
-                Base::Detached(md5) if self.tree.found().get(path).is_some_and(|f| f.local == Local::File(md5)) => {
+                Base::Detached(md5)
+                    if self.tree.found().get(path).is_some_and(|f| f.local == LocalState::File(md5)) =>
+                {
                     Base::Synced(md5)
                 }
                 _ => return None,
@@ -45,12 +47,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// proxy is.
     fn has_left_scope(&self, path: &RelPath) -> bool {
         let why = match self.tree.found().get(path) {
-            Some(LocalEntry { local: Local::Unknown(why), .. }) => Some(why.clone()),
+            Some(LocalEntry { local: LocalState::Unknown(why), .. }) => Some(why.clone()),
             Some(_) => None,
             None => {
                 let listed = self.index.as_ref().and_then(|i| i.files.get(path));
                 let too_large = listed.filter(|e| !e.is_deleted && e.size > self.options.max_file_size);
-                too_large.map(|e| Unknown::TooLarge(e.size)).or_else(|| {
+                too_large.map(|e| SkipReason::TooLarge(e.size)).or_else(|| {
                     // The scan has already asked the rules about a missed file.
                     if self.missed.contains_key(path) { None } else { self.unknown_absence(path) }
                 })

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::sync::plan::Side;
-use crate::sync::safety::{Halt, Held};
+use crate::sync::safety::{Halt, HeldDeletions};
 
 use super::problems::Effect;
 
@@ -191,7 +191,7 @@ pub struct HaltStatus {
 }
 
 /// Describes a shut gate. `held`: the deletions that wait for approval.
-pub fn halt_status(halt: &Halt, held: &[Held]) -> HaltStatus {
+pub fn halt_status(halt: &Halt, held: &[HeldDeletions]) -> HaltStatus {
     let steps = match halt {
         Halt::MassDelete { id, .. } => held.iter().find(|h| h.id == *id).map_or(&[][..], |h| &h.steps),
         _ => &[],

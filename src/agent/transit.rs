@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::local::LocalEntry;
 use crate::path::RelPath;
 use crate::remote::Remote;
-use crate::sync::{Action, Local, Step, Unknown};
+use crate::sync::{Action, LocalState, PlanStep, SkipReason};
 
 use super::World;
 use super::apply::Work;
@@ -34,14 +34,14 @@ const NAMED_AFTER: Duration = Duration::from_secs(10);
 
 /// A step that takes long, to be gone on with.
 pub(super) struct SlowStep<D: Disk, R: Remote> {
-    pub step: Step,
+    pub step: PlanStep,
     pub rest: Flight<D, R>,
 }
 
 /// A step that no cycle waits for.
 #[derive(Debug)]
 pub(super) struct Transit {
-    pub step: Step,
+    pub step: PlanStep,
     /// When it is named, by the clock of [`World::elapsed`].
     named_at: Duration,
     pub is_named: bool,
@@ -113,7 +113,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         }
     }
 
-    pub(super) fn transit(&self, step: Step) -> Transit {
+    pub(super) fn transit(&self, step: PlanStep) -> Transit {
         Transit { step, named_at: self.world.elapsed() + NAMED_AFTER, is_named: false }
     }
 
@@ -141,7 +141,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// The paths that are named, with what is to be said of them.
     pub(super) fn transit_problems(&self) -> impl Iterator<Item = (RelPath, PathProblem)> {
         let named = self.transfers.steps.iter().filter(|(_, transit)| transit.is_named);
-        named.map(|(path, _)| (path.clone(), PathProblem::new(Effect::Retried, Unknown::InTransit.to_string())))
+        named.map(|(path, _)| (path.clone(), PathProblem::new(Effect::Retried, SkipReason::InTransit.to_string())))
     }
 
     /// Gives up the transfers that take long. The next plan begins anew.
@@ -157,7 +157,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         for (path, transit) in &self.transfers.steps {
             missing.note(&transit.step.action);
             // It may be edited since.
-            if let Some(LocalEntry { local: Local::File(md5), .. }) = self.tree.found().get(path) {
+            if let Some(LocalEntry { local: LocalState::File(md5), .. }) = self.tree.found().get(path) {
                 missing.contents.insert(*md5);
             }
         }

@@ -22,7 +22,7 @@ use crate::local::ignore::{IGNORE_FILE, IgnoreRules, PatternError};
 use crate::local::source::digest;
 use crate::path::{RelPath, ascii_name};
 use crate::state::{self, BaseEntry};
-use crate::sync::{Base, Unknown};
+use crate::sync::{Base, SkipReason};
 
 /// Longest ignore file read, bytes.
 const MAX_RULES: usize = 1 << 20;
@@ -123,12 +123,12 @@ fn judge(
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
             return Ok((FileState::Blocked, Some("is below a mount point, and left out".to_owned())));
         }
-        Err(e) => return Ok((FileState::Blocked, Some(Unknown::Unreadable(e.to_string()).to_string()))),
+        Err(e) => return Ok((FileState::Blocked, Some(SkipReason::Unreadable(e.to_string()).to_string()))),
     };
     let is_dir = meta.is_some_and(|m| m.kind == FileKind::Dir);
     let mut above = place.at.match_indices('/').map(|(end, _)| &place.at[..end]).chain(is_dir.then_some(&*place.at));
     if let Some(other) = above.find(|dir| place.open.folder.is_other_folder(dir)) {
-        return Ok((FileState::Blocked, Some(format!("{} {}", show::name(other), Unknown::OtherFolder))));
+        return Ok((FileState::Blocked, Some(format!("{} {}", show::name(other), SkipReason::OtherFolder))));
     }
     if let Some(rule) = ignored_by(app, place, is_dir)? {
         return Ok((FileState::Ignored, Some(rule)));
@@ -150,7 +150,7 @@ fn judge(
         });
     };
     if meta.is_mount {
-        return Ok((FileState::Blocked, Some(Unknown::Mounted.to_string())));
+        return Ok((FileState::Blocked, Some(SkipReason::Mounted.to_string())));
     }
     if is_dir {
         return Ok((FileState::Folder, None));
@@ -158,20 +158,20 @@ fn judge(
     file.size = Some(meta.size);
     file.other_names = if meta.kind == FileKind::File { meta.links.saturating_sub(1) } else { 0 };
     file.modified = Timestamp::from_nanosecond(i128::from(meta.mtime_ns)).ok();
-    let blocked = |why: Unknown| Ok((FileState::Blocked, Some(why.to_string())));
+    let blocked = |why: SkipReason| Ok((FileState::Blocked, Some(why.to_string())));
     if meta.kind != FileKind::File {
-        return blocked(Unknown::NotAFile(kind_name(meta.kind)));
+        return blocked(SkipReason::NotAFile(kind_name(meta.kind)));
     }
     if meta.size > app.config()?.sync.max_file_size {
-        return blocked(Unknown::TooLarge(meta.size));
+        return blocked(SkipReason::TooLarge(meta.size));
     }
     if let Some(p) = problem {
         return Ok((FileState::Blocked, Some(p.problem.clone())));
     }
     let md5: Md5 = match digest(place.open.folder.disk(), &place.at, &mut Vec::new()) {
         Ok(Some(found)) => found.md5,
-        Ok(None) => return Ok((FileState::WaitsForUpload, Some(Unknown::Changing.to_string()))),
-        Err(e) => return blocked(Unknown::Unreadable(e.to_string())),
+        Ok(None) => return Ok((FileState::WaitsForUpload, Some(SkipReason::Changing.to_string()))),
+        Err(e) => return blocked(SkipReason::Unreadable(e.to_string())),
     };
     file.md5 = Some(md5.to_string());
     Ok(match base {

@@ -7,7 +7,7 @@ use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::{TokenSource, parse_token};
-use crate::protocol::{NotAPin, Pin};
+use crate::protocol::{BadPin, Pin};
 
 const SCHEME: &str = "memsync+";
 
@@ -64,7 +64,7 @@ impl FromStr for JoinLink {
         let namespace = value("namespace").unwrap_or_default();
         // A pin that cannot be read must not come to mean that any certificate will do.
         let pin: Option<Pin> =
-            value("pin").map(|pin| pin.parse()).transpose().map_err(|e: NotAPin| not(&e.to_string()))?;
+            value("pin").map(|pin| pin.parse()).transpose().map_err(|e: BadPin| not(&e.to_string()))?;
         if pin.is_some() && url.scheme() != "https" {
             return Err(not("it names a certificate, and http shows none"));
         }

@@ -17,7 +17,7 @@ use super::draft::own_namespace;
 use super::token::exposed_mode;
 use super::value::{Given, check_device, nearest};
 use super::{Config, ConfigError, Conflict, Folder, Format, KEYS, Place, Surroundings};
-use crate::protocol::{Namespace, NotAPin};
+use crate::protocol::{BadPin, Namespace};
 
 /// Variables that begin with `MEMSYNC_` and are read elsewhere.
 const OTHER_VARIABLES: &[&str] = &[
@@ -225,7 +225,7 @@ impl<'a> Loading<'a> {
                 c.proxy.token = Some(SecretString::from(v.text().map_err(|_| "must be a string in quotes".to_owned())?))
             }
             "proxy.ca_file" => c.proxy.ca_file = Some(v.path(home)?),
-            "proxy.pin" => c.proxy.pin = Some(v.text()?.parse().map_err(|e: NotAPin| e.to_string())?),
+            "proxy.pin" => c.proxy.pin = Some(v.text()?.parse().map_err(|e: BadPin| e.to_string())?),
             "proxy.allow_http" => c.proxy.allow_http = v.flag()?,
             "proxy.timeout" => c.proxy.timeout = v.duration(TENTH)?,
             "sync.interval" => c.sync.interval = v.duration(TENTH)?,

@@ -1,6 +1,6 @@
 //! [`Disk`]: the few filesystem operations that the folder and the container are built on.
 //!
-//! Two implementations: [`real::RealDisk`], and the simulator's, which loses what was not synced. Paths
+//! [`real::RealDisk`] is the implementation. Tests use a simulated disk, which loses unsynced data. Paths
 //! are relative to the root the disk was opened on, `/`-separated, `""` for the root itself, and already
 //! validated. No operation follows a symlink, in any component, and none leaves the root. A path that crosses a mount
 //! point fails with `CrossesDevices`, except that `list` and `stat` show the mount point itself.
@@ -10,7 +10,6 @@ use std::io;
 
 pub mod boot;
 pub mod real;
-pub mod sim;
 pub mod whole;
 
 /// What a path is.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Md5;
 use crate::disk::{Disk, DiskFile, FileKind};
 use crate::path::{PathError, RelPath};
-use crate::sync::Unknown;
+use crate::sync::SkipReason;
 
 use super::source::{CHUNK, digest};
 use super::stage::StagedFile;
@@ -82,7 +82,7 @@ pub enum ChangeFault {
     #[error("a {0} stands there; move it away first")]
     NotAFile(&'static str),
     #[error("{0}")]
-    Blocked(Unknown),
+    Blocked(SkipReason),
     #[error("the file keeps changing; try again when that is over")]
     Changing,
     #[error("the folder gave no outcome")]

@@ -17,7 +17,7 @@ use crate::digest::Md5;
 use crate::disk::{Disk, DiskFile, FileKind, FileStat};
 use crate::failpoint;
 use crate::path::RelPath;
-use crate::sync::Unknown;
+use crate::sync::SkipReason;
 
 use super::Folder;
 use super::folder::{HISTORY, STAGE};
@@ -81,7 +81,7 @@ pub enum MoveOutcome {
         copy: Option<RelPath>,
     },
     /// A file and a folder claim one name.
-    Blocked(Unknown),
+    Blocked(SkipReason),
     Failed(io::Error),
 }
 
@@ -261,7 +261,7 @@ impl<D: Disk> Folder<D> {
         if !touched.contains(dir_of(at))
             && let Some(clash) = self.ensure_parents(at, touched)?
         {
-            return Ok(MoveOutcome::Blocked(Unknown::Clash(clash)));
+            return Ok(MoveOutcome::Blocked(SkipReason::Clash(clash)));
         }
         failpoint::pass("create.before");
         let placed = match self.disk.rename_new(staged.slot(), at) {
@@ -272,7 +272,7 @@ impl<D: Disk> Folder<D> {
                 }
                 // An empty folder of the user's gives way to a file, now that it has come.
                 if !self.make_room(at)? {
-                    return Ok(MoveOutcome::Blocked(Unknown::Clash(at.to_owned())));
+                    return Ok(MoveOutcome::Blocked(SkipReason::Clash(at.to_owned())));
                 }
                 self.disk.rename_new(staged.slot(), at)
             }

@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use crate::digest::Md5;
 use crate::disk::{Disk, DiskFile, FileKind, FileMeta, FileStat};
 use crate::path::{PRIVATE_DIR, RelPath, is_private};
-use crate::sync::{Local, Unknown};
+use crate::sync::{LocalState, SkipReason};
 
 use super::folder::ID;
 use super::moves::dir_of;
@@ -30,7 +30,7 @@ const COARSE_TICK_NS: i64 = 2_000_000_000;
 pub struct ScanOptions<'a> {
     /// Bytes; larger files take no part.
     pub max_file_size: u64,
-    /// Whether a file of this size, in bytes, that is new or changed need not be read yet ([`Unknown::Unread`]).
+    /// Whether a file of this size, in bytes, that is new or changed need not be read yet ([`SkipReason::Unread`]).
     pub unread: &'a (dyn Fn(&RelPath, u64) -> bool + Sync),
     /// Whether a path (as it is called on the disk) is ignored.
     pub ignored: &'a (dyn Fn(&str, bool) -> bool + Sync),
@@ -65,7 +65,7 @@ impl<D: Disk> Folder<D> {
     /// Brings `tree` up to date within `scope`.
     ///
     /// # Errors
-    /// When the root itself cannot be read; anything below becomes [`Local::Unknown`] in the tree.
+    /// When the root itself cannot be read; anything below becomes [`LocalState::Unknown`] in the tree.
     pub fn scan(&self, tree: &mut LocalTree, scope: &ScanScope, options: &ScanOptions<'_>) -> io::Result<ScanStats> {
         let root = self.disk.stat("")?;
         let walk = Walk {
@@ -151,8 +151,8 @@ impl<D: Disk> Folder<D> {
         &self,
         walk: &Walk<'_, D>,
         dir: &str,
-        known: &mut BTreeMap<String, Option<Unknown>>,
-    ) -> Option<(String, Unknown)> {
+        known: &mut BTreeMap<String, Option<SkipReason>>,
+    ) -> Option<(String, SkipReason)> {
         if dir.is_empty() || known.get(dir).is_some_and(Option::is_none) {
             return None;
         }
@@ -167,11 +167,11 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Why a folder is left out with all that is below it.
-    fn why_left_out(&self, walk: &Walk<'_, D>, dir: &str) -> Option<Unknown> {
+    fn why_left_out(&self, walk: &Walk<'_, D>, dir: &str) -> Option<SkipReason> {
         if self.disk.stat(dir).is_ok_and(|meta| walk.is_mount(&meta)) {
-            return Some(Unknown::Mounted);
+            return Some(SkipReason::Mounted);
         }
-        self.is_other_folder(dir).then_some(Unknown::OtherFolder)
+        self.is_other_folder(dir).then_some(SkipReason::OtherFolder)
     }
 
     /// True if the folder `dir` below the root is a memory folder of its own.
@@ -189,7 +189,7 @@ impl<D: Disk> Folder<D> {
         match self.disk.stat(name) {
             Ok(meta) => {
                 if walk.is_mount(&meta) {
-                    walk.left_out(name.to_owned(), Unknown::Mounted, gone);
+                    walk.left_out(name.to_owned(), SkipReason::Mounted, gone);
                 } else if (walk.options.ignored)(name, meta.kind == FileKind::Dir) {
                     gone.push(name.to_owned());
                 } else if meta.kind == FileKind::Dir {
@@ -210,7 +210,7 @@ impl<D: Disk> Folder<D> {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 gone.push(name.to_owned());
             }
-            Err(e) => walk.push(Job::LeftOut(name.to_owned(), Unknown::Unreadable(e.to_string()))),
+            Err(e) => walk.push(Job::LeftOut(name.to_owned(), SkipReason::Unreadable(e.to_string()))),
         }
         Ok(())
     }
@@ -230,7 +230,7 @@ struct Batch {
 enum Job {
     Dir(String),
     Files(Vec<(String, FileMeta)>),
-    LeftOut(String, Unknown),
+    LeftOut(String, SkipReason),
 }
 
 #[derive(Default)]
@@ -264,7 +264,7 @@ impl<D: Disk> Walk<'_, D> {
         meta.is_mount || meta.kind == FileKind::Dir && meta.device != self.device
     }
 
-    fn left_out(&self, dir: String, why: Unknown, gone: &mut Vec<String>) {
+    fn left_out(&self, dir: String, why: SkipReason, gone: &mut Vec<String>) {
         gone.push(dir.clone());
         self.push(Job::LeftOut(dir, why));
     }
@@ -333,7 +333,7 @@ impl<D: Disk> Walk<'_, D> {
         };
         let has_private = names.iter().any(|(name, _)| name == PRIVATE_DIR);
         if !dir.is_empty() && has_private && has_identity(self.disk, dir) {
-            return self.unknown(dir.to_owned(), Unknown::OtherFolder, batch);
+            return self.unknown(dir.to_owned(), SkipReason::OtherFolder, batch);
         }
         let mut to_hash = Vec::new();
         let mut path = if dir.is_empty() { String::new() } else { format!("{dir}/") };
@@ -342,7 +342,7 @@ impl<D: Disk> Walk<'_, D> {
             let Some(name) = name.to_str() else {
                 let mut raw = if dir.is_empty() { Vec::new() } else { format!("{dir}/").into_bytes() };
                 raw.extend_from_slice(name.as_encoded_bytes());
-                batch.left_out.push((raw, Unknown::Name(crate::path::PathError::NotUtf8.to_string())));
+                batch.left_out.push((raw, SkipReason::Name(crate::path::PathError::NotUtf8.to_string())));
                 continue;
             };
             if dir.is_empty() && name == PRIVATE_DIR {
@@ -358,9 +358,9 @@ impl<D: Disk> Walk<'_, D> {
                 continue;
             }
             match meta.kind {
-                _ if is_mount => self.unknown(path.clone(), Unknown::Mounted, batch),
+                _ if is_mount => self.unknown(path.clone(), SkipReason::Mounted, batch),
                 FileKind::Dir if is_private(name) => {
-                    let why = Unknown::NotAFile("another memory folder's private directory");
+                    let why = SkipReason::NotAFile("another memory folder's private directory");
                     self.unknown(path.clone(), why, batch);
                 }
                 FileKind::Dir => self.push(Job::Dir(path.clone())),
@@ -391,7 +391,7 @@ impl<D: Disk> Walk<'_, D> {
         let known = self.known.found();
         // Most names are the path itself: then it need not be made.
         let known = known.get_key_value(name).or_else(|| known.get_key_value(&RelPath::from_disk(name).ok()?));
-        let is_same = |found: &LocalEntry| found.stat == Some(stat) && matches!(found.local, Local::File(_));
+        let is_same = |found: &LocalEntry| found.stat == Some(stat) && matches!(found.local, LocalState::File(_));
         match known {
             Some((path, found)) if is_same(found) => {
                 if self.full && self.known.is_called(path, name) {
@@ -410,11 +410,11 @@ impl<D: Disk> Walk<'_, D> {
         match meta.kind {
             FileKind::File => {}
             FileKind::Dir => return,
-            FileKind::Symlink => return self.unknown(name, Unknown::NotAFile("symlink"), batch),
-            FileKind::Other(kind) => return self.unknown(name, Unknown::NotAFile(kind), batch),
+            FileKind::Symlink => return self.unknown(name, SkipReason::NotAFile("symlink"), batch),
+            FileKind::Other(kind) => return self.unknown(name, SkipReason::NotAFile(kind), batch),
         }
         if meta.size > self.options.max_file_size {
-            return self.unknown(name, Unknown::TooLarge(meta.size), batch);
+            return self.unknown(name, SkipReason::TooLarge(meta.size), batch);
         }
         if self.cached(&name, meta, batch) {
             return;
@@ -423,16 +423,16 @@ impl<D: Disk> Walk<'_, D> {
         let just_made = meta.size == 0 && meta.ctime_ns > self.options.now_ns - JUST_MADE_NS;
         let path = match RelPath::from_disk(&name) {
             Ok(path) => path,
-            Err(e) => return self.unknown(name, Unknown::Name(e.to_string()), batch),
+            Err(e) => return self.unknown(name, SkipReason::Name(e.to_string()), batch),
         };
-        let changing = |size| LocalEntry { local: Local::Unknown(Unknown::Changing), stat: None, size };
+        let changing = |size| LocalEntry { local: LocalState::Unknown(SkipReason::Changing), stat: None, size };
         let is_open = |file: &D::File, stat: &FileStat| {
             self.is_young(stat) && file.is_open_for_writing() && !(self.options.overdue)(&path)
         };
         let stats = &mut batch.stats;
         let look = |mut file: D::File| {
             if !just_made && (self.options.unread)(&path, meta.size) {
-                let found = LocalEntry { local: Local::Unknown(Unknown::Unread), stat: None, size: meta.size };
+                let found = LocalEntry { local: LocalState::Unknown(SkipReason::Unread), stat: None, size: meta.size };
                 return Ok((!is_open(&file, &FileStat::from(meta))).then_some(found));
             }
             let digested = source::digest_open(&mut file, buf)?;
@@ -440,7 +440,7 @@ impl<D: Disk> Walk<'_, D> {
             Ok(digested.filter(|d| !is_open(&file, &d.stat)).map(|FileDigest { md5, stat }| {
                 stats.hashed += 1;
                 stats.bytes += stat.size;
-                LocalEntry { local: Local::File(md5), stat: settled(stat, self.options.now_ns), size: stat.size }
+                LocalEntry { local: LocalState::File(md5), stat: settled(stat, self.options.now_ns), size: stat.size }
             }))
         };
         let found = match self.disk.open(&name).and_then(look) {
@@ -450,7 +450,11 @@ impl<D: Disk> Walk<'_, D> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return,
             Err(e) => {
                 // It tells which file it is, though not what is in it.
-                LocalEntry { local: Local::Unknown(unreadable(&e)), stat: Some(FileStat::from(meta)), size: meta.size }
+                LocalEntry {
+                    local: LocalState::Unknown(unreadable(&e)),
+                    stat: Some(FileStat::from(meta)),
+                    size: meta.size,
+                }
             }
         };
         batch.items.push(Item { path, disk_name: name, found, inode: meta.inode });
@@ -465,10 +469,10 @@ impl<D: Disk> Walk<'_, D> {
         quiet > 0 && age < quiet && age > -quiet.max(COARSE_TICK_NS)
     }
 
-    fn unknown(&self, name: String, why: Unknown, batch: &mut Batch) {
+    fn unknown(&self, name: String, why: SkipReason, batch: &mut Batch) {
         match RelPath::from_disk(&name) {
             Ok(path) => {
-                let found = LocalEntry { local: Local::Unknown(why), stat: None, size: 0 };
+                let found = LocalEntry { local: LocalState::Unknown(why), stat: None, size: 0 };
                 batch.items.push(Item { path, disk_name: name, found, inode: 0 });
             }
             // It can be on no proxy and in no base.
@@ -482,10 +486,10 @@ fn has_identity(disk: &impl Disk, dir: &str) -> bool {
 }
 
 /// Why something could not be opened. A mount may come after its name was looked at.
-fn unreadable(e: &io::Error) -> Unknown {
+fn unreadable(e: &io::Error) -> SkipReason {
     match e.kind() {
-        io::ErrorKind::CrossesDevices => Unknown::Mounted,
-        _ => Unknown::Unreadable(e.to_string()),
+        io::ErrorKind::CrossesDevices => SkipReason::Mounted,
+        _ => SkipReason::Unreadable(e.to_string()),
     }
 }
 

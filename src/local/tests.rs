@@ -16,10 +16,10 @@ use super::scan::{ScanOptions, ScanStats};
 use super::stage::StagedFile;
 use super::*;
 use crate::digest::Md5;
-use crate::disk::sim::{OpKind, SimDisk, Verdict};
 use crate::disk::{Disk, DiskFile, FileKind, FileStat};
 use crate::path::RelPath;
-use crate::sync::{Local, Unknown};
+use crate::sync::{LocalState, SkipReason};
+use crate::testing::{SimDisk, StepFate, StepKind};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -27,8 +27,8 @@ fn p(path: &str) -> RelPath {
     RelPath::parse(path).unwrap()
 }
 
-fn file(content: &str) -> Local {
-    Local::File(Md5::of(content.as_bytes()))
+fn file(content: &str) -> LocalState {
+    LocalState::File(Md5::of(content.as_bytes()))
 }
 
 pub(super) fn folder() -> (SimDisk, Folder<SimDisk>) {
@@ -63,7 +63,7 @@ fn paths(names: &[&str]) -> ScanScope {
     ScanScope { paths: names.iter().map(|n| (*n).to_owned()).collect(), ..ScanScope::default() }
 }
 
-fn local(tree: &LocalTree, path: &str) -> Option<Local> {
+fn local(tree: &LocalTree, path: &str) -> Option<LocalState> {
     tree.found().get(path).map(|f| f.local.clone())
 }
 

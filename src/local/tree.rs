@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::digest::Md5;
 use crate::disk::FileStat;
 use crate::path::{RelPath, ascii_name};
-use crate::sync::{Local, Unknown};
+use crate::sync::{LocalState, SkipReason};
 
 /// What stands at one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalEntry {
-    pub local: Local,
+    pub local: LocalState,
     /// Where unchanged, the digest still holds; `None`: hash it again next time. Of a file that may not be read it says
     /// which one it is.
     pub stat: Option<FileStat>,
@@ -27,7 +27,7 @@ pub struct LocalTree {
     /// Files whose name on the disk is not the one on the wire (NFC).
     disk_names: BTreeMap<RelPath, String>,
     /// Names that are no paths, or whose path is another file's, by their bytes on the disk.
-    left_out: BTreeMap<Vec<u8>, Unknown>,
+    left_out: BTreeMap<Vec<u8>, SkipReason>,
     /// Those of them that are the path of another file.
     twins: BTreeMap<RelPath, BTreeSet<String>>,
     /// Names on the disk of the files that had more than one, by inode. A name may have gone since.
@@ -77,7 +77,7 @@ impl LocalTree {
     /// Puts in what an earlier run knew, so that unchanged files are not read.
     pub fn seed(&mut self, path: RelPath, md5: Md5, stat: FileStat) {
         self.is_seeded = true;
-        self.found.insert(path, LocalEntry { local: Local::File(md5), stat: Some(stat), size: stat.size });
+        self.found.insert(path, LocalEntry { local: LocalState::File(md5), stat: Some(stat), size: stat.size });
     }
 
     pub fn found(&self) -> &BTreeMap<RelPath, LocalEntry> {
@@ -86,7 +86,7 @@ impl LocalTree {
 
     /// Names that are left out because they are no paths, or because another file has their path: by their bytes on the
     /// disk, with the reason.
-    pub fn left_out(&self) -> &BTreeMap<Vec<u8>, Unknown> {
+    pub fn left_out(&self) -> &BTreeMap<Vec<u8>, SkipReason> {
         &self.left_out
     }
 
@@ -174,11 +174,13 @@ impl LocalTree {
     }
 
     /// Why nothing is known of a path that the scan did not find: something above it could not be looked into.
-    pub fn unknown_above(&self, path: &RelPath) -> Option<Unknown> {
+    pub fn unknown_above(&self, path: &RelPath) -> Option<SkipReason> {
         path.ancestors().find_map(|a| match self.found.get(a) {
             // A file of unknown content is a file: nothing is below it.
-            Some(LocalEntry { local: Local::Unknown(Unknown::Unread) | Local::File(_), .. }) | None => None,
-            Some(LocalEntry { local: Local::Unknown(why), .. }) => Some(why.clone()),
+            Some(LocalEntry { local: LocalState::Unknown(SkipReason::Unread) | LocalState::File(_), .. }) | None => {
+                None
+            }
+            Some(LocalEntry { local: LocalState::Unknown(why), .. }) => Some(why.clone()),
         })
     }
 }
@@ -304,13 +306,13 @@ impl LocalTree {
                 }
                 self.found.insert(path, found);
             } else if !is_known {
-                let why = Unknown::Collides(ascii_name(&twins[0].disk_name));
-                self.found.insert(path, LocalEntry { local: Local::Unknown(why), stat: None, size: 0 });
+                let why = SkipReason::Collides(ascii_name(&twins[0].disk_name));
+                self.found.insert(path, LocalEntry { local: LocalState::Unknown(why), stat: None, size: 0 });
             }
             for Item { path, disk_name, found, .. } in twins {
                 let why = match found.local {
-                    Local::Unknown(why) if why.leaves_scope() => why,
-                    _ => Unknown::Collides(ascii_name(&self.disk_name(&path))),
+                    LocalState::Unknown(why) if why.leaves_scope() => why,
+                    _ => SkipReason::Collides(ascii_name(&self.disk_name(&path))),
                 };
                 self.twins.entry(path).or_default().insert(disk_name.clone());
                 self.left_out.insert(disk_name.into_bytes(), why);
@@ -344,7 +346,7 @@ fn tracked_twin(
     let called = before.filter(|_| !is_seeded).map(|(_, name)| name.as_deref());
     let is_same = |item: &Item| inode == Some(item.inode);
     let is_called = |item: &Item| called.is_some_and(|name| name.unwrap_or(item.path.as_str()) == item.disk_name);
-    let is_base = |item: &Item| base.is_some_and(|md5| item.found.local == Local::File(md5));
+    let is_base = |item: &Item| base.is_some_and(|md5| item.found.local == LocalState::File(md5));
     let is_path = |item: &Item| base.is_none() && item.disk_name == item.path.as_str();
     let new = || if base.is_none() { Some(0) } else { None };
     let position = |test: &dyn Fn(&Item) -> bool| twins.iter().position(test);
@@ -362,4 +364,4 @@ pub(super) struct Item {
 }
 
 /// A name that cannot be synced, by its bytes, and why.
-pub(super) type LeftOut = (Vec<u8>, Unknown);
+pub(super) type LeftOut = (Vec<u8>, SkipReason);

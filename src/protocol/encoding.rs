@@ -1,7 +1,6 @@
 //! Content codings (capability `encoding`): zstd and gzip, piece by piece, with bounded memory.
 //!
-//! This packs and unpacks; who asks for what, and how long a content may be, is its callers' business. An MD5 is
-//! always that of the plain content.
+//! Callers negotiate the coding and limit the length of the content. An MD5 is always that of the plain content.
 
 use std::fmt;
 
@@ -10,24 +9,24 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 use zstd_safe::zstd_sys::{ZSTD_EndDirective as Directive, ZSTD_ErrorCode as Code};
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer};
 
-/// Shorter contents, bytes, travel as they are: one packet holds them, packed or not.
+/// Shorter contents, in bytes, are not compressed, because they fit into one packet anyway.
 pub const MIN_SIZE: u64 = 1024;
-/// What a frame of zstd may ask its reader to remember, bytes: as RFC 9659 bounds it for this coding.
+/// Largest window of a zstd frame, in bytes (RFC 9659).
 pub const MAX_WINDOW: u64 = 8 * 1024 * 1024;
-/// Bytes that the head of a content takes at most, as far as [`window`] reads it.
+/// Most bytes of a compressed content that [`window`] reads.
 pub const MAX_HEAD: usize = 18;
-/// What our own frames ask for, as a power of two, bytes.
+/// The window of our own zstd frames: log2 of its bytes.
 const WINDOW_LOG: u32 = 20;
-/// Window of gzip, as a power of two, bytes: all that the format has.
+/// The window of gzip: log2 of its bytes. The format has only this one.
 const GZIP_WINDOW_LOG: u8 = 15;
-/// The level of zstd: its own default.
+/// The compression level of zstd, which is its default.
 const ZSTD_LEVEL: i32 = 3;
-/// The level of gzip: a client that asks for no better is not worth more time.
+/// The compression level of gzip. It is low, because a client without zstd is rare.
 const GZIP_LEVEL: u32 = 4;
-/// Bytes unpacked at once, at most.
+/// Most bytes that one step produces.
 const PIECE: usize = 64 * 1024;
 
-/// A coding that both sides know.
+/// A content coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
     Zstd,
@@ -35,10 +34,10 @@ pub enum Coding {
 }
 
 impl Coding {
-    /// The better one first.
+    /// In order of preference.
     pub const ALL: [Self; 2] = [Self::Zstd, Self::Gzip];
 
-    /// As it stands in `Content-Encoding` and `Accept-Encoding`.
+    /// The name in `Content-Encoding` and `Accept-Encoding`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Zstd => "zstd",
@@ -46,7 +45,7 @@ impl Coding {
         }
     }
 
-    /// The coding of that name, in any case; `x-gzip` is an old one of gzip (RFC 9110, section 8.4.1.3).
+    /// The coding of that name, in any letter case. `x-gzip` is an old name of gzip (RFC 9110, section 8.4.1.3).
     pub fn of(name: &str) -> Option<Self> {
         if name.eq_ignore_ascii_case("x-gzip") {
             return Some(Self::Gzip);
@@ -54,10 +53,7 @@ impl Coding {
         Self::ALL.into_iter().find(|coding| name.eq_ignore_ascii_case(coding.name()))
     }
 
-    /// `content` packed; `None` where that is not worth it.
-    ///
-    /// # Errors
-    /// [`CodingError::Failed`].
+    /// Compresses `content`. `None`: compression does not pay.
     pub fn pack(self, content: &[u8]) -> Result<Option<Bytes>, CodingError> {
         if (content.len() as u64) < MIN_SIZE {
             return Ok(None);
@@ -74,13 +70,13 @@ impl fmt::Display for Coding {
     }
 }
 
-/// Whether packing saves at least an eighth. Contents tell that better than their names do: what is packed, encrypted
-/// or a picture already does not get smaller.
+/// True if compression saves at least an eighth. The result decides, not the file's name: compressed, encrypted and image
+/// files do not shrink.
 pub fn is_worth_it(plain: usize, packed: usize) -> bool {
     packed <= plain - plain / 8
 }
 
-/// Why bytes could not be packed or unpacked.
+/// A failure to compress or decompress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CodingError {
     #[error("it is not {0}, or was damaged on the way")]
@@ -91,16 +87,14 @@ pub enum CodingError {
     Trailing,
     #[error("a frame of zstd asks for a window beyond {} MiB, or beyond that of the first", MAX_WINDOW >> 20)]
     Window,
-    /// Not the content's fault.
+    /// The library failed. The content may be fine.
     #[error("{0} failed: {1}")]
     Failed(Coding, &'static str),
 }
 
-/// How much of the plain content, bytes, whoever unpacks it has to remember; as the first [`MAX_HEAD`] bytes tell, or all
-/// there are.
+/// The window that decompression needs, in bytes. `head`: the first [`MAX_HEAD`] bytes of the content, or all of it.
 ///
-/// # Errors
-/// `Window` beyond [`MAX_WINDOW`]. What is not of that coding gets the least, and fails as it is unpacked.
+/// A window beyond [`MAX_WINDOW`] is the error `Window`. Content in another coding gets 0, and fails in the decoder.
 pub fn window(coding: Coding, head: &[u8]) -> Result<u64, CodingError> {
     if coding == Coding::Gzip {
         return Ok(1 << GZIP_WINDOW_LOG);
@@ -117,7 +111,7 @@ fn zstd_window(head: &[u8]) -> Option<u64> {
         let base = 1 << (10 + (window >> 3));
         return Some(base + base / 8 * u64::from(window & 7));
     }
-    // A single segment: all of the content is remembered.
+    // A single segment: the window is the whole content.
     let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
     let length = [1, 2, 4, 8][usize::from(descriptor >> 6)];
     let size = rest.get(dictionary..dictionary + length)?;
@@ -125,70 +119,65 @@ fn zstd_window(head: &[u8]) -> Option<u64> {
     Some(if length == 2 { size + 256 } else { size })
 }
 
-/// Unpacks what comes in pieces. It holds one piece, and the window that the content asks for within the bound.
+/// Decompresses a content piece by piece. It holds one piece and the window.
 pub struct Decoder {
-    inner: Unpack,
+    library: DecoderLibrary,
     piece: Box<[u8]>,
-    /// There may be more to give, without anything more to take.
-    more: bool,
-    /// All that was taken in ends where a frame does.
-    ended: bool,
+    /// The library may produce more without more input.
+    has_more: bool,
+    /// The input so far ends with the end of a frame.
+    has_ended: bool,
 }
 
-enum Unpack {
+enum DecoderLibrary {
     Zstd(DCtx<'static>),
     Gzip(Decompress),
 }
 
 impl Decoder {
-    /// `window`: the most that it may have to remember, bytes.
-    ///
-    /// # Errors
-    /// [`CodingError::Failed`] when there is no memory.
+    /// `window`: the largest window that it accepts, in bytes.
     pub fn new(coding: Coding, window: u64) -> Result<Self, CodingError> {
-        let inner = match coding {
+        let library = match coding {
             Coding::Zstd => {
                 let mut context = DCtx::try_create().ok_or(CodingError::Failed(coding, "no memory"))?;
-                // zstd takes no less than 1 KiB.
+                // The least that zstd accepts is 1 KiB.
                 let log = window.clamp(1024, MAX_WINDOW).next_power_of_two().ilog2();
                 context.set_parameter(DParameter::WindowLogMax(log)).map_err(failed)?;
-                Unpack::Zstd(context)
+                DecoderLibrary::Zstd(context)
             }
-            Coding::Gzip => Unpack::Gzip(Decompress::new_gzip(GZIP_WINDOW_LOG)),
+            Coding::Gzip => DecoderLibrary::Gzip(Decompress::new_gzip(GZIP_WINDOW_LOG)),
         };
-        Ok(Self { inner, piece: vec![0; PIECE].into(), more: false, ended: false })
+        Ok(Self { library, piece: vec![0; PIECE].into(), has_more: false, has_ended: false })
     }
 
-    /// Which one it unpacks.
+    /// The coding that it decompresses.
     pub fn coding(&self) -> Coding {
-        match self.inner {
-            Unpack::Zstd(_) => Coding::Zstd,
-            Unpack::Gzip(_) => Coding::Gzip,
+        match self.library {
+            DecoderLibrary::Zstd(_) => Coding::Zstd,
+            DecoderLibrary::Gzip(_) => Coding::Gzip,
         }
     }
 
-    /// The next piece of the plain content; takes what it needs from `packed`, and gives `None` once that is empty and
-    /// nothing more can be told without more of it.
+    /// Consumes bytes from `packed` and returns the next plain piece. `None`: `packed` is empty and the decoder needs more.
     ///
-    /// # Errors
-    /// Any [`CodingError`] but `CutOff`; then the decoder is of no more use.
+    /// The decoder cannot be used after an error.
     pub fn decode(&mut self, packed: &mut Bytes) -> Result<Option<Bytes>, CodingError> {
         loop {
-            if packed.is_empty() && !self.more {
+            if packed.is_empty() && !self.has_more {
                 return Ok(None);
             }
-            if self.ended && matches!(self.inner, Unpack::Gzip(_)) {
+            if self.has_ended && matches!(self.library, DecoderLibrary::Gzip(_)) {
                 return Err(CodingError::Trailing);
             }
-            let (read, written, ended) = match &mut self.inner {
-                Unpack::Zstd(context) => {
+            let (read, written, ended) = match &mut self.library {
+                DecoderLibrary::Zstd(context) => {
                     let mut input = InBuffer::around(packed);
                     let mut output = OutBuffer::around(&mut *self.piece);
                     let wanted = context.decompress_stream(&mut output, &mut input).map_err(unreadable)?;
                     let written = output.pos();
                     (input.pos(), written, wanted == 0)
                 }
-                Unpack::Gzip(context) => {
+                DecoderLibrary::Gzip(context) => {
                     let (read, written) = (context.total_in(), context.total_out());
                     let status = context
                         .decompress(packed, &mut self.piece, FlushDecompress::None)
@@ -199,8 +188,8 @@ impl Decoder {
                 }
             };
             packed.advance(read);
-            self.ended = ended;
-            self.more = written == self.piece.len() && !ended;
+            self.has_ended = ended;
+            self.has_more = written == self.piece.len() && !ended;
             if written > 0 {
                 return Ok(Some(Bytes::copy_from_slice(&self.piece[..written])));
             }
@@ -210,36 +199,33 @@ impl Decoder {
         }
     }
 
-    /// Whether all was there.
-    ///
-    /// # Errors
-    /// [`CodingError::CutOff`].
+    /// Checks that the content has ended; else it is `CutOff`.
     pub fn finish(&self) -> Result<(), CodingError> {
-        if self.ended { Ok(()) } else { Err(CodingError::CutOff(self.coding())) }
+        if self.has_ended { Ok(()) } else { Err(CodingError::CutOff(self.coding())) }
     }
 }
 
-/// Packs what comes in pieces. It holds a few MiB (zstd) or a quarter of one (gzip).
-pub struct Encoder(Pack);
+/// Compresses a content piece by piece. It holds a few MiB (zstd) or 256 KiB (gzip).
+pub struct Encoder(EncoderLibrary);
 
-enum Pack {
+enum EncoderLibrary {
     Zstd(CCtx<'static>),
     Gzip(Compress),
 }
 
-/// How far packed bytes are given out.
+/// How much of the compressed output one step returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Until {
-    Convenient,
-    AllSoFar,
+enum FlushMode {
+    /// The bytes that are ready.
+    Ready,
+    /// All bytes for the input so far.
+    Sync,
+    /// All bytes, with the end of the content.
     End,
 }
 
 impl Encoder {
-    /// `size`: bytes that will come, where that is known for sure; a small one costs less memory on both sides.
-    ///
-    /// # Errors
-    /// [`CodingError::Failed`].
+    /// `size`: the exact length of the content, where it is known. A small content then needs less memory on both sides.
     pub fn new(coding: Coding, size: Option<u64>) -> Result<Self, CodingError> {
         Ok(Self(match coding {
             Coding::Zstd => {
@@ -248,60 +234,51 @@ impl Encoder {
                 context.set_parameter(CParameter::WindowLog(WINDOW_LOG)).map_err(failed)?;
                 context.set_parameter(CParameter::ChecksumFlag(true)).map_err(failed)?;
                 context.set_pledged_src_size(size).map_err(failed)?;
-                Pack::Zstd(context)
+                EncoderLibrary::Zstd(context)
             }
-            Coding::Gzip => Pack::Gzip(Compress::new_gzip(Compression::new(GZIP_LEVEL), GZIP_WINDOW_LOG)),
+            Coding::Gzip => EncoderLibrary::Gzip(Compress::new_gzip(Compression::new(GZIP_LEVEL), GZIP_WINDOW_LOG)),
         }))
     }
 
-    /// Takes the next piece; gives what is ready, which may be nothing yet.
-    ///
-    /// # Errors
-    /// [`CodingError::Failed`].
+    /// Compresses the next piece. Returns the bytes that are ready, possibly an empty slice.
     pub fn encode(&mut self, piece: &[u8]) -> Result<Bytes, CodingError> {
-        self.run(piece, Until::Convenient)
+        self.run(piece, FlushMode::Ready)
     }
 
-    /// As [`Encoder::encode`], and gives all that the pieces so far become.
-    ///
-    /// # Errors
-    /// [`CodingError::Failed`].
+    /// As [`Encoder::encode`], but returns all bytes for the pieces so far.
     pub fn flush(&mut self, piece: &[u8]) -> Result<Bytes, CodingError> {
-        self.run(piece, Until::AllSoFar)
+        self.run(piece, FlushMode::Sync)
     }
 
-    /// Takes the last piece, and gives the rest.
-    ///
-    /// # Errors
-    /// [`CodingError::Failed`].
+    /// Compresses the last piece and ends the content.
     pub fn finish(&mut self, piece: &[u8]) -> Result<Bytes, CodingError> {
-        self.run(piece, Until::End)
+        self.run(piece, FlushMode::End)
     }
 
-    fn run(&mut self, mut piece: &[u8], until: Until) -> Result<Bytes, CodingError> {
+    fn run(&mut self, mut piece: &[u8], mode: FlushMode) -> Result<Bytes, CodingError> {
         let mut out = BytesMut::new();
-        // As a rule all of it goes into this.
+        // The output usually fits into this.
         let mut room = vec![0; (piece.len() / 2 + 512).min(PIECE)];
         loop {
             let (read, written, done) = match &mut self.0 {
-                Pack::Zstd(context) => {
-                    let directive = match until {
-                        Until::Convenient => Directive::ZSTD_e_continue,
-                        Until::AllSoFar => Directive::ZSTD_e_flush,
-                        Until::End => Directive::ZSTD_e_end,
+                EncoderLibrary::Zstd(context) => {
+                    let directive = match mode {
+                        FlushMode::Ready => Directive::ZSTD_e_continue,
+                        FlushMode::Sync => Directive::ZSTD_e_flush,
+                        FlushMode::End => Directive::ZSTD_e_end,
                     };
                     let mut input = InBuffer::around(piece);
                     let mut output = OutBuffer::around(room.as_mut_slice());
                     let left = context.compress_stream2(&mut output, &mut input, directive).map_err(failed)?;
                     let read = input.pos();
-                    let done = read == piece.len() && (until == Until::Convenient || left == 0);
+                    let done = read == piece.len() && (mode == FlushMode::Ready || left == 0);
                     (read, output.pos(), done)
                 }
-                Pack::Gzip(context) => {
-                    let flush = match until {
-                        Until::Convenient => FlushCompress::None,
-                        Until::AllSoFar => FlushCompress::Sync,
-                        Until::End => FlushCompress::Finish,
+                EncoderLibrary::Gzip(context) => {
+                    let flush = match mode {
+                        FlushMode::Ready => FlushCompress::None,
+                        FlushMode::Sync => FlushCompress::Sync,
+                        FlushMode::End => FlushCompress::Finish,
                     };
                     let (read, written) = (context.total_in(), context.total_out());
                     let status = context
@@ -309,9 +286,9 @@ impl Encoder {
                         .map_err(|_| CodingError::Failed(Coding::Gzip, "out of order"))?;
                     let length = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
                     let (read, written) = (length(context.total_in() - read), length(context.total_out() - written));
-                    let done = match until {
-                        Until::End => status == Status::StreamEnd,
-                        Until::Convenient | Until::AllSoFar => read == piece.len() && written < room.len(),
+                    let done = match mode {
+                        FlushMode::End => status == Status::StreamEnd,
+                        FlushMode::Ready | FlushMode::Sync => read == piece.len() && written < room.len(),
                     };
                     (read, written, done)
                 }
@@ -325,14 +302,14 @@ impl Encoder {
     }
 }
 
-/// What zstd could not do.
+/// A fault of the library.
 fn failed(code: usize) -> CodingError {
     CodingError::Failed(Coding::Zstd, zstd_safe::get_error_name(code))
 }
 
-/// What zstd could not read.
+/// A fault of the content, or of the library.
 fn unreadable(code: usize) -> CodingError {
-    // Errors are the negative numbers of this list, which is part of the library's stable interface.
+    // The error codes are the negated numbers of this enum, which belongs to the stable interface of zstd.
     let is = |kind: Code| code == 0_usize.wrapping_sub(kind as usize);
     if is(Code::ZSTD_error_frameParameter_windowTooLarge) {
         CodingError::Window

@@ -1,27 +1,24 @@
-//! [`Namespace`]: which files of a proxy a request is about. Validated once, at the edge.
+//! [`Namespace`]: the part of a proxy that a request is about. Validated once, at the edge.
 
 use std::fmt;
 use std::sync::Arc;
 
+use super::url::encode_path;
 use crate::path::{PathError, RelPath};
 
-use super::encode_path;
-
-/// Names that a namespace cannot begin with: in `/sync/a/blob/b` nobody could tell the index of one namespace from
-/// a blob of another. (`/health` and the like stand alone, so that `/health/blob/a` is plain.)
+/// Names that a namespace cannot begin with, because `/sync/a/blob/b` could then mean the index of one namespace or a blob
+/// of another. `health` is allowed: `/health` takes no path.
 pub const RESERVED: &[&str] = &["blob", "sync", "events", "batch", "versions"];
 
-/// The object that holds a namespace's index in a bucket, beside its files. No path and no namespace has this name in it:
-/// what is below it would be no file of anybody's.
+/// The object that holds a namespace's index in a bucket, beside its files. No path and no namespace contains this name.
 pub const INDEX_NAME: &str = ".sync-index.json";
 
-/// The empty namespace is the flat dialect's. Any other is named like a path ([`RelPath`]: no empty, `.` or `..`
-/// segment, no control character, no backslash, at most 1024 bytes), does not begin with one of `RESERVED`, and has no
-/// `INDEX_NAME` in it.
+/// The empty namespace is the flat dialect's. Any other name follows the rules of a path ([`RelPath`]), does not begin with
+/// one of `RESERVED`, and does not contain `INDEX_NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Namespace(Option<Arc<str>>);
 
-/// Why a name is none of a namespace.
+/// The rule that a namespace's name breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NamespaceError {
     #[error("it begins with `{0}`, which is an address of the proxy's own; choose another name")]
@@ -33,13 +30,10 @@ pub enum NamespaceError {
 }
 
 impl Namespace {
-    /// The one of the flat dialect.
+    /// The namespace of the flat dialect.
     pub const FLAT: Self = Self(None);
 
-    /// Checks `text`; the empty one is [`Namespace::FLAT`].
-    ///
-    /// # Errors
-    /// The first rule that `text` breaks.
+    /// Checks `text`. The empty text is [`Namespace::FLAT`].
     pub fn parse(text: &str) -> Result<Self, NamespaceError> {
         if text.is_empty() {
             return Ok(Self::FLAT);
@@ -55,7 +49,7 @@ impl Namespace {
         }
     }
 
-    /// The name; `""` for the flat dialect's.
+    /// The name, `""` for the flat dialect.
     pub fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
     }
@@ -64,7 +58,7 @@ impl Namespace {
         self.0.is_none()
     }
 
-    /// The address of an index or of events (`root`: `/sync`, `/events`), as it stands in a URL.
+    /// The URL path of an index or of events. `root`: `/sync` or `/events`.
     pub fn below(&self, root: &str) -> String {
         match &self.0 {
             None => root.to_owned(),
@@ -72,14 +66,14 @@ impl Namespace {
         }
     }
 
-    /// The address of a blob, as it stands in a URL. In a namespace the last `/blob/` ends the namespace's name, so
-    /// that a folder called `blob` hides its slash there.
+    /// The URL path of a blob. In a namespace the last `/blob/` ends the namespace's name, so the slash after a folder
+    /// called `blob` is encoded.
     pub fn blob(&self, path: &RelPath) -> String {
         let encoded = encode_path(path.as_str());
         match &self.0 {
             None => format!("/blob/{encoded}"),
             Some(name) => {
-                // Every `/blob/` of the whole, but the one between the two, would be taken for the one between.
+                // A later `/blob/` would be read as the end of the namespace.
                 let mut url = format!("/{}/blob/", encode_path(name));
                 for (i, segment) in encoded.split('/').enumerate() {
                     if i > 0 {
@@ -92,8 +86,8 @@ impl Namespace {
         }
     }
 
-    /// Whether [`Namespace::blob`] has to hide a slash, which not every proxy leaves hidden.
-    pub fn hides(&self, path: &RelPath) -> bool {
+    /// True if [`Namespace::blob`] encodes a slash. Not every proxy supports this.
+    pub fn hides_slash(&self, path: &RelPath) -> bool {
         !self.is_flat() && path.ancestors().any(|above| above == "blob" || above.ends_with("/blob"))
     }
 }
@@ -109,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_namespace_is_named_like_a_path_and_not_like_a_route() {
+    fn namespace_rejects_routes_and_bad_paths() {
         for good in ["team", "team/notes", "ü/a b", "health", "blobs", "a/blob", "a/sync/b", "a.b"] {
             assert_eq!(Namespace::parse(good).unwrap().as_str(), good);
         }
@@ -136,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_blob_of_an_address_ends_the_namespace() {
+    fn blob_url_encodes_slash_after_blob_folder() {
         let ns = Namespace::parse("team/a b").unwrap();
         for (path, url, hidden) in [
             ("x.md", "/team/a%20b/blob/x.md", false),
@@ -150,8 +144,8 @@ mod tests {
             ("nblob/x", "/team/a%20b/blob/nblob/x", false),
         ] {
             let path = RelPath::parse(path).unwrap();
-            assert_eq!((ns.blob(&path), ns.hides(&path)), (url.to_owned(), hidden));
-            assert!(!Namespace::FLAT.hides(&path));
+            assert_eq!((ns.blob(&path), ns.hides_slash(&path)), (url.to_owned(), hidden));
+            assert!(!Namespace::FLAT.hides_slash(&path));
         }
         assert_eq!(Namespace::FLAT.blob(&RelPath::parse("blob/x").unwrap()), "/blob/blob/x");
         assert_eq!((ns.below("/sync"), Namespace::FLAT.below("/sync")), ("/sync/team/a%20b".into(), "/sync".into()));

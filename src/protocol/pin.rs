@@ -9,10 +9,10 @@ const SCHEME: &str = "sha256:";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pin([u8; 32]);
 
-/// A text that is no [`Pin`].
+/// The text is no [`Pin`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a certificate's fingerprint is written sha256: and 64 hex digits")]
-pub struct NotAPin;
+pub struct BadPin;
 
 impl Pin {
     /// The pin of a certificate in DER.
@@ -31,17 +31,17 @@ impl fmt::Display for Pin {
 }
 
 impl FromStr for Pin {
-    type Err = NotAPin;
+    type Err = BadPin;
 
-    /// Takes upper case and the colons that `openssl x509 -fingerprint` puts between the bytes as well.
-    fn from_str(text: &str) -> Result<Self, NotAPin> {
-        let (scheme, hex) = text.trim().split_at_checked(SCHEME.len()).ok_or(NotAPin)?;
+    /// Accepts upper case, and the colons of `openssl x509 -fingerprint`.
+    fn from_str(text: &str) -> Result<Self, BadPin> {
+        let (scheme, hex) = text.trim().split_at_checked(SCHEME.len()).ok_or(BadPin)?;
         if !scheme.eq_ignore_ascii_case(SCHEME) {
-            return Err(NotAPin);
+            return Err(BadPin);
         }
         let digits: Option<Vec<u8>> =
             hex.chars().filter(|c| *c != ':').map(|c| u8::try_from(c.to_digit(16)?).ok()).collect();
-        let digits: [u8; 64] = digits.and_then(|d| d.try_into().ok()).ok_or(NotAPin)?;
+        let digits: [u8; 64] = digits.and_then(|d| d.try_into().ok()).ok_or(BadPin)?;
         Ok(Self(std::array::from_fn(|at| digits[2 * at] << 4 | digits[2 * at + 1])))
     }
 }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pin_reads_back_as_it_was_written() {
+    fn pin_round_trips_through_text() {
         let pin = Pin::of(b"abc");
         // FIPS 180-2, appendix B.1.
         assert_eq!(pin.to_string(), "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(format!("SHA256:{}", colons.join(":")).parse(), Ok(pin));
         for bad in ["", "sha256:", "sha256:ab", &digits, &format!("sha1:{digits}"), &format!("sha256:{digits}0"), "é"]
         {
-            assert_eq!(bad.parse::<Pin>(), Err(NotAPin), "{bad}");
+            assert_eq!(bad.parse::<Pin>(), Err(BadPin), "{bad}");
         }
     }
 }

@@ -1,19 +1,19 @@
-//! What every HTTP client of ours has to know before it sends anything: where plain http does no harm, and what encrypts.
+//! Rules for every HTTP client of this crate: the hosts that plain http may reach, and the cryptography for TLS.
 
 use std::net::IpAddr;
 use std::sync::Once;
 
-/// Whether what is sent to `host`, as a URL gives it, stays on this machine: it may go in the clear, and past any proxy.
+/// True if `host`, as a URL gives it, is this machine. Such requests may use plain http and need no HTTP proxy.
 pub fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Names the cryptography that rustls is to use, once for the process.
+/// Installs the cryptography that rustls uses, once for the process.
 pub fn install_provider() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // An error means that another part of the process has chosen already, which serves as well.
+        // An error means that another part of the process has installed a provider. That one is fine.
         drop(rustls::crypto::ring::default_provider().install_default());
     });
 }
@@ -23,8 +23,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_this_machine_and_nothing_else() {
-        // In a URL a host is in lower case, and an address whole.
+    fn is_loopback_accepts_only_this_machine() {
+        // A URL gives hosts in lower case and addresses in full.
         for yes in ["127.0.0.1", "127.9.8.7", "[::1]", "::1", "localhost"] {
             assert!(is_loopback(yes), "{yes}");
         }

@@ -24,7 +24,7 @@ use super::route::stored_path;
 use super::{Proxy, encoding, namespaced, quota, versions};
 use crate::digest::Md5;
 use crate::path::{MAX_PATH, RelPath};
-use crate::protocol::batch::{self, ASK_ALONE, Answered, Asked, MAX_BLOB, MAX_BYTES, Writer};
+use crate::protocol::batch::{self, ASK_ALONE, AnswerHead, BatchWriter, MAX_BLOB, MAX_BYTES, RequestHead};
 use crate::protocol::{self, decode_name};
 use crate::store::{
     BatchWrite, BlobBody, BlobMeta, DeleteOutcome, GetOutcome, IndexEntry, Precondition, PutOutcome, Store, StoreError,
@@ -55,7 +55,7 @@ enum Checked {
 }
 
 /// A head with the content that follows it.
-type Frame = (Answered, Bytes);
+type Frame = (AnswerHead, Bytes);
 
 /// `id`: the request's, for the log.
 pub async fn post<S: Store>(
@@ -76,7 +76,7 @@ pub async fn post<S: Store>(
     let collected = Collected(BytesMut::new());
     let Taken { taker, size: asked_bytes, mut memory } = receive(proxy, caller, terms, body, collected).await?;
     let body = taker.0.freeze();
-    let frames = batch::read::<Asked>(body).map_err(|e| Refusal::Batch(e.to_string()))?;
+    let frames = batch::read::<RequestHead>(body).map_err(|e| Refusal::Batch(e.to_string()))?;
     refuse_twins(&frames)?;
 
     if frames.iter().any(|(head, _)| head.op != "get") {
@@ -148,7 +148,7 @@ pub async fn post<S: Store>(
     }
 
     let contents: usize = answers.iter().flatten().map(|(_, content)| content.len()).sum();
-    let mut writer = Writer::with_capacity(contents + HEAD_USUAL * answers.len());
+    let mut writer = BatchWriter::with_capacity(contents + HEAD_USUAL * answers.len());
     for answer in answers {
         let written = match answer {
             Some((head, content)) => writer.push(&head, &content).map_err(|e| e.to_string()),
@@ -191,7 +191,7 @@ async fn write<S: Store>(
 }
 
 /// Two requests for one path would race; and a name that is too long could not be repeated in the answer.
-fn refuse_twins(frames: &[(Asked, Bytes)]) -> Result<(), Refusal> {
+fn refuse_twins(frames: &[(RequestHead, Bytes)]) -> Result<(), Refusal> {
     let mut seen = HashSet::with_capacity(frames.len());
     for (at, (head, _)) in frames.iter().enumerate() {
         if head.path.len() > MAX_PATH {
@@ -205,7 +205,7 @@ fn refuse_twins(frames: &[(Asked, Bytes)]) -> Result<(), Refusal> {
 }
 
 /// `flat`: preconditions are contents; else they are versions.
-fn check(head: &Asked, content: Bytes, flat: bool) -> Result<Checked, Refusal> {
+fn check(head: &RequestHead, content: Bytes, flat: bool) -> Result<Checked, Refusal> {
     let path = stored_path(&head.path)?;
     match head.op.as_str() {
         "put" if !flat => {
@@ -277,16 +277,16 @@ async fn blob(path: &str, got: Result<GetOutcome, StoreError>, room: &mut usize)
     *room = room.saturating_sub(content.len());
     let size = content.len() as u64;
     let device = blob.meta.device.as_deref().and_then(decode_name);
-    Ok((Answered { size, device, ..described(path, StatusCode::OK, &blob.entry) }, content))
+    Ok((AnswerHead { size, device, ..described(path, StatusCode::OK, &blob.entry) }, content))
 }
 
-fn described(path: &str, status: StatusCode, entry: &IndexEntry) -> Answered {
-    Answered {
+fn described(path: &str, status: StatusCode, entry: &IndexEntry) -> AnswerHead {
+    AnswerHead {
         path: path.to_owned(),
         status: status.as_u16(),
         md5: Some(entry.md5),
         version: Some(entry.version),
-        ..Answered::default()
+        ..AnswerHead::default()
     }
 }
 
@@ -309,11 +309,11 @@ impl Folders {
 }
 
 fn ask_alone(path: &str) -> Frame {
-    let head = Answered {
+    let head = AnswerHead {
         path: path.to_owned(),
         status: StatusCode::PAYLOAD_TOO_LARGE.as_u16(),
         error_code: Some(ASK_ALONE.to_owned()),
-        ..Answered::default()
+        ..AnswerHead::default()
     };
     (head, Bytes::new())
 }
@@ -326,7 +326,7 @@ fn refused(path: String, refusal: Refusal, id: &str, metrics: &Metrics) -> Frame
     };
     let (status, told) = refusal.into_told(id);
     let context = told.context.unwrap_or_default();
-    let head = Answered {
+    let head = AnswerHead {
         path,
         status: status.as_u16(),
         md5,
@@ -337,7 +337,7 @@ fn refused(path: String, refusal: Refusal, id: &str, metrics: &Metrics) -> Frame
         is_deleted: context.is_deleted,
         error_code: told.error_code,
         detail: Some(told.detail),
-        ..Answered::default()
+        ..AnswerHead::default()
     };
     (head, Bytes::new())
 }

@@ -103,25 +103,26 @@ mod tests {
 
     use super::*;
     use crate::path::RelPath;
-    use crate::store::{BlobMeta, Memory, Precondition};
+    use crate::store::{BlobMeta, Precondition};
+    use crate::testing::MemoryStore;
 
     const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
 
     /// A store with one file, and its wall clock.
-    fn store() -> (Arc<Memory>, Arc<AtomicU64>) {
+    fn store() -> (Arc<MemoryStore>, Arc<AtomicU64>) {
         let now = Arc::new(AtomicU64::new(1_800_000_000_000));
         let wall = now.clone();
-        let store = Arc::new(Memory::with_clock(Arc::new(move || wall.load(Ordering::SeqCst))));
+        let store = Arc::new(MemoryStore::with_clock(Arc::new(move || wall.load(Ordering::SeqCst))));
         (store, now)
     }
 
-    async fn write(store: &Memory) {
+    async fn write(store: &MemoryStore) {
         let path = RelPath::parse("a.md").unwrap();
         store.put("", &path, Precondition::Absent, BlobMeta::default(), store.new_body()).await.unwrap();
     }
 
     /// A proxy's clock that begins now.
-    fn start(store: &Arc<Memory>, now: &Arc<AtomicU64>) -> StoreClock<Memory> {
+    fn start(store: &Arc<MemoryStore>, now: &Arc<AtomicU64>) -> StoreClock<MemoryStore> {
         let wall = now.clone();
         StoreClock::new(store.clone(), Arc::new(move || wall.load(Ordering::SeqCst)))
     }

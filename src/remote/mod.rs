@@ -1,4 +1,4 @@
-//! The proxy as the agent sees it: trait [`Remote`], its HTTP implementation, and an in-memory fake.
+//! The proxy as the agent sees it: trait [`Remote`] and its HTTP implementation.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,41 +11,19 @@ use futures::stream::BoxStream;
 
 use crate::digest::Md5;
 use crate::path::{PathError, RelPath};
-use crate::protocol::{HistoryPoint, Precondition};
+use crate::protocol::{HistoryPoint, IndexCursor, IndexEntry, Precondition};
 
 pub mod events;
-pub mod fake;
 pub mod http;
-
-/// One entry of the index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IndexEntry {
-    /// Of the content; for a tombstone, of what was deleted.
-    pub md5: Md5,
-    /// Bytes; 0 for a tombstone.
-    pub size: u64,
-    pub is_deleted: bool,
-    /// The version token of the namespaced dialect, 0 in the flat one.
-    pub version: u64,
-}
-
-/// Where an index stands (capability `strong-index`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
-    pub epoch: String,
-    pub cursor: u64,
-    /// Tombstones older than this cursor may be gone.
-    pub floor: u64,
-}
 
 /// The index, parsed whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Index {
+pub struct FetchedIndex {
     pub files: BTreeMap<RelPath, IndexEntry>,
     /// Names that cannot be synced, with the reason. They take no part.
     pub refused: Vec<(String, PathError)>,
     /// Present where the proxy advertises `strong-index`: the entries are evidence, not hints.
-    pub mark: Option<Mark>,
+    pub cursor: Option<IndexCursor>,
     /// The point of its store's history where it stands, if the proxy tells.
     pub history: Option<HistoryPoint>,
     /// The proxy says that its store has never stood at the [`HistoryPoint`] it was asked with.
@@ -54,17 +32,17 @@ pub struct Index {
 
 /// What became of asking for the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IndexAnswer {
+pub enum IndexUpdate {
     /// Nothing changed since the last answer that this `Remote` gave.
     Unchanged,
-    Whole(Index),
+    Whole(FetchedIndex),
     /// Only what changed since the mark that was passed in (capability `delta`), or since the last answer that this
     /// `Remote` gave (capability `etag-delta`, where the index has no mark). No entry has left the index meanwhile.
-    Delta(Index),
+    Delta(FetchedIndex),
 }
 
 /// A blob on its way down.
-pub struct Blob {
+pub struct RemoteBlob {
     /// The `ETag`. The reader checks the body against it.
     pub md5: Md5,
     /// `Content-Length`, bytes, where the answer has one.
@@ -77,8 +55,8 @@ pub struct Blob {
 }
 
 /// What became of a GET.
-pub enum Got {
-    Found(Blob),
+pub enum GetReply {
+    Found(RemoteBlob),
     /// 404. `tombstone`: the proxy proves that the path was deleted (`honest-412`).
     Absent {
         tombstone: Option<Md5>,
@@ -87,7 +65,7 @@ pub enum Got {
 
 /// What became of a PUT. A lost race is a value, not an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Put {
+pub enum PutReply {
     /// 200 or 201, with the ETag of what was sent.
     Stored { version: u64 },
     /// A 412. `current`: what the server holds (`None`: nothing, or not told). `is_deleted`: whether that is a
@@ -97,7 +75,7 @@ pub enum Put {
 
 /// What became of a DELETE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deleted {
+pub enum DeleteReply {
     /// 204 (flat), 200 (namespaced).
     Done,
     /// 404: nothing was there.
@@ -108,7 +86,7 @@ pub enum Deleted {
 
 /// A body on its way up, read piece by piece. The source checks itself: it gives an error instead of its last
 /// piece when the content is not what was promised, so that a torn read never becomes a version (invariant 10).
-pub trait Source: Send {
+pub trait BodySource: Send {
     /// The next piece, `None` after the last. Blocks.
     ///
     /// # Errors
@@ -118,13 +96,13 @@ pub trait Source: Send {
 
 /// The digest of a body on its way up.
 #[derive(Clone)]
-pub enum Promised {
+pub enum PromisedDigest {
     Known(Md5),
     /// The source knows it once it has given its last piece.
     AtTheEnd(Arc<dyn Fn() -> Option<Md5> + Send + Sync>),
 }
 
-impl Promised {
+impl PromisedDigest {
     /// `None`: not known yet.
     pub fn get(&self) -> Option<Md5> {
         match self {
@@ -135,21 +113,21 @@ impl Promised {
 }
 
 /// What to upload.
-pub struct Outgoing {
-    pub md5: Promised,
+pub struct UploadBody {
+    pub md5: PromisedDigest,
     /// Bytes.
     pub size: u64,
-    pub source: Box<dyn Source>,
+    pub source: Box<dyn BodySource>,
 }
 
 /// What is asked of one path in a batch.
-pub enum Ask {
+pub enum BatchRequest {
     Get,
     /// As [`Remote::put`].
     Put {
         precondition: Precondition,
         version: u64,
-        body: Outgoing,
+        body: UploadBody,
     },
     /// As [`Remote::delete`].
     Delete {
@@ -159,10 +137,10 @@ pub enum Ask {
 }
 
 /// What became of an [`Ask`]; of its kind.
-pub enum Answer {
-    Got(Got),
-    Put(Put),
-    Deleted(Deleted),
+pub enum BatchReply {
+    Got(GetReply),
+    Put(PutReply),
+    Deleted(DeleteReply),
 }
 
 /// Why a request gave no answer to act on. The URL is named, the token never.
@@ -232,9 +210,9 @@ pub trait Remote: Send + Sync + 'static {
     /// caller has agreed with, see [`Index::set_back`].
     fn index(
         &self,
-        since: Option<&Mark>,
+        since: Option<&IndexCursor>,
         known: Option<&HistoryPoint>,
-    ) -> impl Future<Output = Result<IndexAnswer, RemoteError>> + Send;
+    ) -> impl Future<Output = Result<IndexUpdate, RemoteError>> + Send;
     /// The point of its history where the proxy's store stood with the last write that was answered here, if the proxy
     /// tells.
     fn written_at(&self) -> Option<HistoryPoint> {
@@ -242,7 +220,7 @@ pub trait Remote: Send + Sync + 'static {
     }
     /// The caller holds no index any more, whatever it was given: the next answer is `Whole`.
     fn forget_index(&self);
-    fn get(&self, path: &RelPath) -> impl Future<Output = Result<Got, RemoteError>> + Send;
+    fn get(&self, path: &RelPath) -> impl Future<Output = Result<GetReply, RemoteError>> + Send;
     /// Writes the path if it holds what is expected. `version` is for proxies that compare versions (namespaced
     /// dialect): with [`Precondition::Holds`] the version of just that content, 0 where it is not known; with
     /// [`Precondition::New`] 0, or the version of a tombstone that is known to be there.
@@ -251,21 +229,24 @@ pub trait Remote: Send + Sync + 'static {
         path: &RelPath,
         precondition: Precondition,
         version: u64,
-        body: Outgoing,
-    ) -> impl Future<Output = Result<Put, RemoteError>> + Send;
+        body: UploadBody,
+    ) -> impl Future<Output = Result<PutReply, RemoteError>> + Send;
     /// Deletes the path if it holds `md5`. `version`: of that content, 0 where it is not known.
     fn delete(
         &self,
         path: &RelPath,
         md5: Md5,
         version: u64,
-    ) -> impl Future<Output = Result<Deleted, RemoteError>> + Send;
+    ) -> impl Future<Output = Result<DeleteReply, RemoteError>> + Send;
 
     /// Deletes what is deleted already, so that a weak index that still names it as live gets a new entry. `tombstone`: the
     /// content that was deleted. Where other content was written meanwhile, this is a mismatch. `Absent`: this proxy does
     /// not delete twice.
-    fn delete_again(&self, path: &RelPath, tombstone: Md5)
-    -> impl Future<Output = Result<Deleted, RemoteError>> + Send;
+    fn delete_again(
+        &self,
+        path: &RelPath,
+        tombstone: Md5,
+    ) -> impl Future<Output = Result<DeleteReply, RemoteError>> + Send;
 
     /// Sends many small requests as one (capability `batch`); `None`: this proxy takes none. They are independent of
     /// each other, carried out in no particular order, and no path comes twice. One that was not answered as it would
@@ -276,8 +257,8 @@ pub trait Remote: Send + Sync + 'static {
     /// When the batch as a whole was not answered: any of its writes may or may not have happened.
     fn batch(
         &self,
-        requests: Vec<(RelPath, Ask)>,
-    ) -> impl Future<Output = Result<Option<Vec<Option<Answer>>>, RemoteError>> + Send {
+        requests: Vec<(RelPath, BatchRequest)>,
+    ) -> impl Future<Output = Result<Option<Vec<Option<BatchReply>>>, RemoteError>> + Send {
         drop(requests);
         std::future::ready(Ok(None))
     }

@@ -5,7 +5,6 @@
 //! proxy's. [`s3`] describes the one guarantee that a bucket with several proxies weakens.
 
 pub mod copy;
-pub mod memory;
 pub mod s3;
 pub mod sqlite;
 
@@ -16,7 +15,6 @@ mod types;
 
 pub use api::{BodyWriter, RecordStore, Store};
 pub use error::{NamespaceName, StoreError};
-pub use memory::Memory;
 pub use meta::{BlobMeta, stored_size};
 pub use s3::S3Store;
 pub use sqlite::SqliteStore;

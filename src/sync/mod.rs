@@ -1,21 +1,21 @@
-//! The sync model: what one folder and one proxy must do to agree. Pure: no I/O, no clock, no logging.
+//! The sync model: it decides how one folder and one proxy come to agree. Pure: no I/O, no clock, no logging.
 //!
 //! # Words
 //!
-//! **base**: per path, the content both sides last agreed on; a tombstone that we have obeyed is kept as *seen*.
-//! **local**, **remote**: the two sides now. **plan**, **action**: what a cycle decided. **outcome**: what became
-//! of one action. **problem**: one path cannot be synced now. **halt**: the plan as a whole is implausible.
+//! **base**: per path, the content that both sides last agreed on. A tombstone that we have obeyed is kept as *seen*.
+//! **local**, **remote**: the two sides now. **plan**, **action**: the decisions of a cycle. **outcome**: the result of
+//! one action. **problem**: a path that cannot be synced now. **halt**: the plan as a whole is implausible.
 //!
 //! # The decision table
 //!
 //! `B` = base content. `L` = local content that differs from base (or has no base). `R` = other live remote
-//! content. `tX` = tombstone of content X. `–` = nothing. `?` = unknown. *hints*: the index is no evidence ([`Trust`]).
-//! *detached*: the path has left the scope since both sides agreed on `B`.
+//! content. `tX` = tombstone of content X. `–` = nothing. `?` = unknown. *hints*: the index is no evidence
+//! ([`IndexTrust`]). *detached*: the path has left the scope since both sides agreed on `B`.
 //!
 //! | row | base | local | index | action \[precondition\] |
 //! |---|---|---|---|---|
 //! | 1 | – | – | – | nothing |
-//! | 2 | – | – | R | download, create only; *hints*, 404 and a deletion was *seen* → repeat it, which heals the index |
+//! | 2 | – | – | R | download, create only; *hints*: 404 and a deletion was *seen* → delete again, which heals the index |
 //! | 3 | – | – | t | record seen |
 //! | 4 | – | L | – | upload \[new\] |
 //! | 5 | – | L | L | fsync, adopt; *hints*, and a deletion was *seen* → fetch: L → adopt; R → conflict; 404 → 8 |
@@ -37,20 +37,19 @@
 //! | 21 | B, detached | – | B or R | download, create only |
 //! | 22 | B, detached | – | – | nothing |
 //!
-//! A detached base is compared as any other: rows 12 to 20 hold for it, and row 10 does without the exception. Only rows 9
-//! and 11 are replaced by 21 and 22, because the absence of the file proves nothing.
+//! A detached base is compared as any other: rows 12 to 20 hold for it, and row 10 without its exception. Rows 21 and 22
+//! replace rows 9 and 11, because the absence of the file proves nothing.
 //!
-//! Row 4 holds for a large new file that nobody has read yet, too: its digest is found while it is uploaded. Where the
-//! proxy holds what this device itself sent without hearing whether it arrived, and the file is gone since, that is its
-//! base: row 9 instead of row 2 or 11.
+//! Row 4 also holds for a large new file that has not been read yet: the upload computes its digest. An upload without an
+//! answer counts as base when the proxy holds its content and the file is gone: row 9 instead of row 2 or 11.
 //!
-//! [`reconcile()`] is this table, one arm a row. [`safety`] holds the gates.
+//! [`reconcile()`] implements this table, one match arm per row. [`safety`] has the gates.
 
 pub mod plan;
 pub mod reconcile;
 pub mod safety;
 pub mod snapshot;
 
-pub use plan::{Action, Plan, Precondition, Step};
+pub use plan::{Action, Plan, PlanStep, Precondition};
 pub use reconcile::{decide, reconcile};
-pub use snapshot::{Base, Local, Remote, Trust, Unknown};
+pub use snapshot::{Base, IndexTrust, LocalState, RemoteSide, SkipReason};

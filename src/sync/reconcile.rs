@@ -1,4 +1,4 @@
-//! [`reconcile()`]: the decision table, one arm a row.
+//! [`reconcile()`]: the decision table, one match arm per row.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,24 +6,29 @@ use std::ops::Bound::{Excluded, Included};
 
 use crate::path::RelPath;
 
-use super::plan::{Action, Plan, Precondition, Step};
-use super::snapshot::{Base, Local, Remote, Trust, Unknown};
+use super::plan::{Action, Plan, PlanStep, Precondition};
+use super::snapshot::{Base, IndexTrust, LocalState, RemoteSide, SkipReason};
 
-/// What the table says of one path: the row's number and what to do (`None`: nothing, rows 1, 12 and 22).
+/// The row of the table for one path, and its action (`None` in rows 1, 12 and 22).
 ///
-/// `trust`: a hint may be older than base. What it names was there before we agreed on base, or deleted it, and says
-/// nothing of what there is now. So where base knows more than the hint, rows 5, 10 and 17 ask the blob.
-pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>, trust: Trust) -> (u8, Option<Action>) {
+/// A hint may be older than base: it may name a content from before base, or the deletion of one. So rows 5, 10 and 17
+/// read the blob where `trust` is `Hints` and base is newer than the entry can be.
+pub fn decide(
+    base: Option<Base>,
+    local: Option<&LocalState>,
+    remote: Option<RemoteSide>,
+    trust: IndexTrust,
+) -> (u8, Option<Action>) {
     use Precondition::{Holds, New};
-    use Remote::{Live, Tombstone};
+    use RemoteSide::{Live, Tombstone};
 
-    if let (None, Some(Local::Unknown(Unknown::Unread)), None) = (base, local, remote) {
+    if let (None, Some(LocalState::Unknown(SkipReason::Unread)), None) = (base, local, remote) {
         return (4, Some(Action::UploadUnread));
     }
-    // Invariant 5: whatever the others say, nothing is decided for a path that is unknown.
+    // Invariant 5: no decision without a known local state.
     let local = match local {
-        Some(Local::Unknown(why)) => return (20, Some(Action::Skip(why.clone()))),
-        Some(Local::File(md5)) => Some(*md5),
+        Some(LocalState::Unknown(why)) => return (20, Some(Action::Skip(why.clone()))),
+        Some(LocalState::File(md5)) => Some(*md5),
         None => None,
     };
     if let (Some(Base::Detached(_)), None) = (base, local) {
@@ -44,13 +49,13 @@ pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>,
         (None, None, Some(Tombstone(t))) if seen == Some(t) => (1, None),
         (None, None, Some(Tombstone(t))) => (3, Some(Action::RecordSeen { tombstone: t })),
         (None, Some(l), None) => (4, Some(Action::Upload { local: l, precondition: New, tombstone: seen })),
-        (None, Some(l), Some(Live(r))) if l == r && seen.is_some() && trust == Trust::Hints => {
+        (None, Some(l), Some(Live(r))) if l == r && seen.is_some() && trust == IndexTrust::Hints => {
             (5, Some(Action::Conflict { local: l, base: None }))
         }
         (None, Some(l), Some(Live(r))) if l == r => (5, Some(Action::Adopt { local: l })),
         (None, Some(l), Some(Live(_))) => (6, Some(Action::Conflict { local: l, base: None })),
-        // The same content as the tombstone's: our own upload that somebody deleted, unless we have seen that
-        // tombstone before; then the user made the file again (row 8).
+        // The content equals the tombstone's: another device has deleted our upload. If we have seen this tombstone
+        // before, the user made the file again (row 8).
         (None, Some(l), Some(Tombstone(t))) if l == t && seen != Some(t) => {
             (7, Some(Action::Obey { local: l, base: None, tombstone: t }))
         }
@@ -59,7 +64,7 @@ pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>,
         }
         (Some(b), None, None) => (9, Some(Action::DeleteRemote { base: b })),
         (Some(b), None, Some(Live(r))) if b == r => (9, Some(Action::DeleteRemote { base: b })),
-        (Some(b), None, Some(Tombstone(t))) if b != t && trust == Trust::Hints => {
+        (Some(b), None, Some(Tombstone(t))) if b != t && trust == IndexTrust::Hints => {
             (10, Some(Action::DeleteRemote { base: b }))
         }
         (Some(_), None, Some(Tombstone(t))) => (10, Some(Action::RecordSeen { tombstone: t })),
@@ -74,7 +79,7 @@ pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>,
         (Some(b), Some(l), Some(Live(r))) if r == b => {
             (16, Some(Action::Upload { local: l, precondition: Holds(b), tombstone: None }))
         }
-        (Some(b), Some(l), Some(Live(r))) if l == r && trust == Trust::Hints => {
+        (Some(b), Some(l), Some(Live(r))) if l == r && trust == IndexTrust::Hints => {
             (17, Some(Action::Conflict { local: l, base: Some(b) }))
         }
         (Some(_), Some(l), Some(Live(r))) if l == r => (17, Some(Action::Adopt { local: l })),
@@ -85,19 +90,18 @@ pub fn decide(base: Option<Base>, local: Option<&Local>, remote: Option<Remote>,
     }
 }
 
-/// The plan that brings the two sides to agree: [`decide`] for every path of the three, then the paths that
-/// cannot be materialised beside one another are blocked.
+/// The plan that makes the two sides agree: [`decide`] for every path, then [`Action::Skip`] for paths that cannot exist
+/// beside one another.
 ///
-/// The iterators come in the order of their paths. `trust`: what the word of `remote` is worth. `fold`: the filesystem
-/// takes names that differ in case only for one.
+/// The iterators must be in the order of their paths. `fold`: the filesystem ignores the case of names.
 pub fn reconcile<'a>(
     base: impl Iterator<Item = (&'a RelPath, Base)>,
-    local: &'a BTreeMap<RelPath, Local>,
-    remote: impl Iterator<Item = (&'a RelPath, Remote)>,
-    trust: Trust,
+    local: &'a BTreeMap<RelPath, LocalState>,
+    remote: impl Iterator<Item = (&'a RelPath, RemoteSide)>,
+    trust: IndexTrust,
     fold: bool,
 ) -> Plan {
-    let mut tracked_elsewhere = BTreeSet::new();
+    let mut undeleted = BTreeSet::new();
     let mut steps = Vec::new();
     let (mut base, mut locals, mut remote) = (base.peekable(), local.iter().peekable(), remote.peekable());
     loop {
@@ -109,28 +113,28 @@ pub fn reconcile<'a>(
         let r = if here(next[2]) { remote.next().map(|e| e.1) } else { None };
         let (row, action) = decide(b, l, r, trust);
         // The proxy already has this deletion. Ignored and detached paths are never deleted there.
-        let knows = matches!(action, Some(Action::RecordSeen { .. }));
-        let told = knows || matches!(l, Some(Local::File(_) | Local::Unknown(Unknown::Ignored)));
-        if b.is_some_and(Base::is_synced) && !told {
-            tracked_elsewhere.insert(path.clone());
+        let is_recorded = matches!(action, Some(Action::RecordSeen { .. }));
+        let is_settled =
+            is_recorded || matches!(l, Some(LocalState::File(_) | LocalState::Unknown(SkipReason::Ignored)));
+        if b.is_some_and(Base::is_synced) && !is_settled {
+            undeleted.insert(path.clone());
         }
         if let Some(action) = action {
-            steps.push(Step { path: path.clone(), row, action });
+            steps.push(PlanStep { path: path.clone(), row, action });
         }
     }
-    block_clashes(&mut steps, local, &tracked_elsewhere);
+    block_clashes(&mut steps, local, &undeleted);
     if fold {
         block_collisions(&mut steps, local);
     }
     Plan { steps }
 }
 
-/// File against folder. A download whose place is taken is blocked; an upload waits until the server has been
-/// told that what stood in its place is gone (a local type change sends the acknowledged delete first).
-fn block_clashes(steps: &mut [Step], local: &BTreeMap<RelPath, Local>, gone: &BTreeSet<RelPath>) {
+/// Blocks files in the place of folders, and folders in the place of files. A download is skipped when its place is taken.
+/// An upload waits until the proxy has acknowledged the deletion of the path in its place.
+fn block_clashes(steps: &mut [PlanStep], local: &BTreeMap<RelPath, LocalState>, gone: &BTreeSet<RelPath>) {
     let trashed: BTreeSet<RelPath> =
         steps.iter().filter(|s| matches!(s.action, Action::Obey { .. })).map(|s| s.path.clone()).collect();
-    // The path in the way, first among equals the one that is there already.
     let mut placed: BTreeSet<RelPath> = BTreeSet::new();
     for step in steps.iter_mut() {
         let path = &step.path;
@@ -142,7 +146,7 @@ fn block_clashes(steps: &mut [Step], local: &BTreeMap<RelPath, Local>, gone: &BT
             Action::Upload { .. } | Action::UploadUnread => {
                 let waits = path.ancestors().any(|a| gone.contains(a)) || any_below(gone, path);
                 if waits {
-                    step.action = Action::Skip(Unknown::Changing);
+                    step.action = Action::Skip(SkipReason::Changing);
                     step.row = 20;
                 }
                 continue;
@@ -153,9 +157,9 @@ fn block_clashes(steps: &mut [Step], local: &BTreeMap<RelPath, Local>, gone: &BT
             None => {
                 placed.insert(path.clone());
             }
-            Some(in_the_way) => {
-                let leaving = trashed.contains(in_the_way);
-                let why = if leaving { Unknown::Changing } else { Unknown::Clash(in_the_way.to_string()) };
+            Some(blocker) => {
+                let leaving = trashed.contains(blocker);
+                let why = if leaving { SkipReason::Changing } else { SkipReason::Clash(blocker.to_string()) };
                 step.action = Action::Skip(why);
                 step.row = 20;
             }
@@ -164,11 +168,11 @@ fn block_clashes(steps: &mut [Step], local: &BTreeMap<RelPath, Local>, gone: &BT
 }
 
 fn below_bounds(path: &RelPath) -> (String, String) {
-    // '0' is the byte after '/': the range holds just the paths inside the folder.
+    // '0' is the byte after '/', so the range holds exactly the paths inside the folder.
     (format!("{path}/"), format!("{path}0"))
 }
 
-fn first_below<'a>(map: &'a BTreeMap<RelPath, Local>, path: &RelPath) -> Option<(&'a RelPath, &'a Local)> {
+fn first_below<'a>(map: &'a BTreeMap<RelPath, LocalState>, path: &RelPath) -> Option<(&'a RelPath, &'a LocalState)> {
     let (from, to) = below_bounds(path);
     map.range::<str, _>((Included(from.as_str()), Excluded(to.as_str()))).next()
 }
@@ -178,9 +182,9 @@ fn any_below(set: &BTreeSet<RelPath>, path: &RelPath) -> bool {
     set.range::<str, _>((Included(from.as_str()), Excluded(to.as_str()))).next().is_some()
 }
 
-/// Where case does not tell names apart, a download whose name (or a folder of it) is spelt otherwise here is
-/// blocked: the tracked path wins.
-fn block_collisions(steps: &mut [Step], local: &BTreeMap<RelPath, Local>) {
+/// Skips downloads whose name, or a folder of it, exists in another letter case. The tracked path wins. Only for
+/// filesystems that ignore case.
+fn block_collisions(steps: &mut [PlanStep], local: &BTreeMap<RelPath, LocalState>) {
     let mut spelt: BTreeMap<String, String> = BTreeMap::new();
     let mut enter = |path: &RelPath| -> Option<String> {
         let all = std::iter::once(path.as_str()).chain(path.ancestors());
@@ -198,7 +202,7 @@ fn block_collisions(steps: &mut [Step], local: &BTreeMap<RelPath, Local>) {
     }
     for step in steps.iter_mut().filter(|s| matches!(s.action, Action::Download { .. })) {
         if let Some(other) = enter(&step.path) {
-            step.action = Action::Skip(Unknown::Collides(other));
+            step.action = Action::Skip(SkipReason::Collides(other));
             step.row = 20;
         }
     }

@@ -1,28 +1,28 @@
-//! The gates: when a cycle halts instead of deleting. Pure checks of a plan or an index as a whole.
+//! The gates, which halt a cycle instead of deleting. Pure checks of a plan or an index as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::Md5;
 use crate::path::RelPath;
 
-use super::plan::{Action, Plan, Precondition, Side, Step};
-use super::snapshot::{Base, Unknown};
+use super::plan::{Action, Plan, PlanStep, Precondition, Side};
+use super::snapshot::{Base, SkipReason};
 
-/// What a person must approve before it happens.
+/// A state that a person must approve before sync goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Halt {
-    /// The folder is not there (unmounted, moved away), or it lost its identity.
+    /// The folder is absent (unmounted, moved away), or it lost its identity.
     RootMissing { id: String, why: String },
-    /// Another folder stands at the path: another identity, a symlink, another device.
+    /// Another folder is at the path: another identity, a symlink, another device.
     RootChanged { id: String, why: String },
-    /// More files would go on one side than is plausible. The rest of the plan goes on.
+    /// The plan would delete implausibly many files on one side. The rest of the plan goes on.
     MassDelete { id: String, side: Side, files: usize, of: usize },
-    /// The proxy does not know what it knew before.
+    /// The proxy's store is another one, or was set back.
     ServerReset { id: String, why: String },
 }
 
 impl Halt {
-    /// As `status --json` names it.
+    /// The name in `status --json`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::RootMissing { .. } => "root_missing",
@@ -62,66 +62,67 @@ fn evidence_id(gate: &str, evidence: &[&str]) -> String {
     Md5::of(format!("{gate}\n{}\n", evidence.join("\n")).as_bytes()).short()
 }
 
-/// The deletions a plan may make without asking.
+/// The deletions that a plan may make without approval.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Limits {
-    /// Share of the tracked files, 0 to 1, that may go on one side (`sync.max_delete`).
+pub struct DeleteLimits {
+    /// The share of the tracked files, 0 to 1, that one plan may delete on one side (`sync.max_delete`).
     pub max_delete: f64,
 }
 
 /// Fewer deletions than this are never held.
 pub const MASS_DELETE_MIN: usize = 10;
 
-/// With fewer synced files missing from it no index is taken for another one.
+/// Fewer missing files than this are never a `server_reset`.
 pub const MISSING_MIN: usize = 5;
 
 /// Deletions taken out of a plan until a person approves or rejects them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldDeletions {
     pub id: String,
     pub side: Side,
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlanStep>,
     /// Tracked files when it was held.
     pub of: usize,
-    /// They may come under other names, in files that go up and that nobody has read: nobody is asked before those have
-    /// arrived.
+    /// Files without a known digest are being uploaded. They may be the same files under new names, so approval is not
+    /// requested before they have arrived.
     pub unread: bool,
 }
 
-impl Held {
+impl HeldDeletions {
     pub fn halt(&self) -> Halt {
         Halt::MassDelete { id: self.id.clone(), side: self.side, files: self.steps.len(), of: self.of }
     }
 }
 
-/// What the gate `mass_delete` has to know besides the plan.
+/// The facts that the gate `mass_delete` needs besides the plan.
 #[derive(Debug, Clone)]
-pub struct Known<'a> {
+pub struct DeleteContext<'a> {
     /// Files in the base.
     pub tracked: usize,
-    /// How many files, which the plan leaves alone, hold a content on both sides.
+    /// Contents of the files that the plan leaves alone, with the number of files that hold each.
     pub staying: BTreeMap<Md5, usize>,
-    /// What a person has let through.
+    /// Paths whose deletion a person has approved.
     pub approved: &'a BTreeSet<RelPath>,
-    /// What waits for a person since an earlier plan.
-    pub held: &'a [Held],
+    /// Deletions of earlier plans that wait for approval.
+    pub held: &'a [HeldDeletions],
 }
 
 /// The gate `mass_delete`: takes the deletions of one side out of the plan when they are at least
-/// [`MASS_DELETE_MIN`] and more than `max_delete` of the tracked files. Paths that are approved, and those whose content
-/// is there under another name, or comes there with this plan (a folder was renamed), do not count and go through.
-/// While a person is being asked, files that are new make nothing more plausible.
-pub fn hold_mass_delete(plan: &mut Plan, limits: Limits, known: &Known<'_>) -> Vec<Held> {
+/// [`MASS_DELETE_MIN`] and more than `max_delete` of the tracked files.
+///
+/// Approved paths do not count and go through. The same holds for paths whose content has another name on that side, or
+/// gets one with this plan (a renamed folder). While deletions wait for approval, new files do not raise the limit.
+pub fn hold_mass_delete(plan: &mut Plan, limits: DeleteLimits, known: &DeleteContext<'_>) -> Vec<HeldDeletions> {
     let mut held = Vec::new();
     let approved = known.approved;
     for side in [Side::Local, Side::Remote] {
         let tracked = known.held.iter().filter(|h| h.side == side).map(|h| h.of).fold(known.tracked, usize::min);
         let moved = moved(plan, side, known.staying.clone());
         let counts =
-            |s: &Step| s.action.deletes() == Some(side) && !approved.contains(&s.path) && !moved.contains(&s.path);
+            |s: &PlanStep| s.action.deletes() == Some(side) && !approved.contains(&s.path) && !moved.contains(&s.path);
         let deletes = plan.steps.iter().filter(|s| counts(s)).count();
-        // A file that one scan missed is about to be one of them: what vanishes together is judged together.
-        let vanishing = |s: &&Step| s.action == Action::Skip(Unknown::Vanished) && !approved.contains(&s.path);
+        // A file that one scan missed will be deleted by the next plan. Files that vanish together are judged together.
+        let vanishing = |s: &&PlanStep| s.action == Action::Skip(SkipReason::Vanished) && !approved.contains(&s.path);
         let soon = if side == Side::Remote { plan.steps.iter().filter(vanishing).count() } else { 0 };
         let files = deletes + soon;
         // Counts of files are far below 2^52, where f64 is exact.
@@ -129,19 +130,19 @@ pub fn hold_mass_delete(plan: &mut Plan, limits: Limits, known: &Known<'_>) -> V
         if deletes == 0 || !too_many(files) {
             continue;
         }
-        let unread = |s: &&Step| matches!(s.action, Action::UploadUnread | Action::Skip(Unknown::Unread));
+        let unread = |s: &&PlanStep| matches!(s.action, Action::UploadUnread | Action::Skip(SkipReason::Unread));
         let unread = if side == Side::Remote { plan.steps.iter().filter(unread).count() } else { 0 };
         let (steps, rest) = std::mem::take(&mut plan.steps).into_iter().partition(|s| counts(s));
         plan.steps = rest;
         let asked = known.held.iter().any(|h| h.side == side);
         let unread = !asked && !too_many(files.saturating_sub(unread));
-        held.push(Held { id: plan_id(side, &steps), side, steps, of: tracked, unread });
+        held.push(HeldDeletions { id: plan_id(side, &steps), side, steps, of: tracked, unread });
     }
     held
 }
 
-/// The paths that go on one side while their content is there under another name, by what is `staying`, or comes there.
-/// One that stays or comes stands for one that goes.
+/// The paths that one side loses although it keeps or gets their content under another name. Each kept or new file
+/// accounts for one lost file.
 fn moved(plan: &Plan, side: Side, staying: BTreeMap<Md5, usize>) -> BTreeSet<RelPath> {
     let mut there = staying;
     for step in &plan.steps {
@@ -153,14 +154,14 @@ fn moved(plan: &Plan, side: Side, staying: BTreeMap<Md5, usize>) -> BTreeSet<Rel
             _ => {}
         }
     }
-    let mut goes = |step: &&Step| {
+    let mut goes = |step: &&PlanStep| {
         let md5 = step.action.deleted().filter(|_| step.action.deletes() == Some(side));
         md5.and_then(|md5| there.get_mut(&md5)).filter(|n| **n > 0).map(|n| *n -= 1).is_some()
     };
     plan.steps.iter().filter(|step| goes(step)).map(|step| step.path.clone()).collect()
 }
 
-fn plan_id(side: Side, steps: &[Step]) -> String {
+fn plan_id(side: Side, steps: &[PlanStep]) -> String {
     let mut text = format!("{side:?}\n");
     for step in steps {
         text.push_str(step.path.as_str());
@@ -169,9 +170,9 @@ fn plan_id(side: Side, steps: &[Step]) -> String {
     Md5::of(text.as_bytes()).short()
 }
 
-/// What rejecting held deletions makes of the base, so that the next cycle brings the files back: a file deleted
-/// here is forgotten (row 2 downloads it), one deleted there counts as obeyed (row 8 uploads it).
-pub fn reject(held: &Held) -> Vec<(RelPath, Option<Base>)> {
+/// The new base of rejected deletions, with which the next cycle restores the files. A file deleted here loses its base
+/// (row 2 downloads it). A file deleted on the proxy gets `Seen` (row 8 uploads it).
+pub fn reject(held: &HeldDeletions) -> Vec<(RelPath, Option<Base>)> {
     held.steps
         .iter()
         .map(|step| {
@@ -184,28 +185,28 @@ pub fn reject(held: &Held) -> Vec<(RelPath, Option<Base>)> {
         .collect()
 }
 
-/// Where an index stood, or stands (capability `strong-index`).
+/// The position of an index (capability `strong-index`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position<'a> {
+pub struct IndexPosition<'a> {
     pub epoch: &'a str,
     pub cursor: u64,
 }
 
-/// The store that a base was agreed with, or would be now.
+/// The store that the base was agreed with, or that the proxy has now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing<'a> {
+pub struct StorePosition<'a> {
     /// Scheme, host and port; empty while unknown.
     pub origin: &'a str,
     pub namespace: &'a str,
-    /// `None` where the proxy does not tell.
-    pub position: Option<Position<'a>>,
-    /// Before: it was seen to be set back, and nobody has approved of that; other writes may have moved its cursor on
-    /// since. Now: it says itself that it has never stood at the point of its history that was agreed with.
+    /// `None` where the proxy does not give it.
+    pub position: Option<IndexPosition<'a>>,
+    /// Before: the store was set back, and this is not approved yet. Later writes may have moved its cursor on. Now: the
+    /// proxy says that its store has never stood at the agreed point of its history.
     pub set_back: bool,
 }
 
-impl Standing<'_> {
-    /// Whether the same store stands at an earlier change now than it did before, or came to its change another way.
+impl StorePosition<'_> {
+    /// True if the same store has an earlier cursor now, or another history.
     pub fn is_set_back(&self, now: &Self) -> bool {
         match (self.position, now.position) {
             (Some(b), Some(n)) => b.epoch == n.epoch && (n.cursor < b.cursor || now.set_back),
@@ -214,10 +215,10 @@ impl Standing<'_> {
     }
 }
 
-/// The gate `server_reset`. `tracked`: files of the base; `missing`: those of them that the index does not name,
-/// not even by a tombstone; `before`: what was committed last; `now`: the settings and this index.
-pub fn server_reset(tracked: usize, missing: usize, before: Standing<'_>, now: Standing<'_>) -> Option<Halt> {
-    // A store moved to another address is still the same one; an epoch says nothing of namespaces.
+/// The gate `server_reset`. `tracked`: files of the base. `missing`: tracked files that the index does not name, not even
+/// as a tombstone. `before`: the store of the last commit. `now`: the store of the settings and of this index.
+pub fn server_reset(tracked: usize, missing: usize, before: StorePosition<'_>, now: StorePosition<'_>) -> Option<Halt> {
+    // The same epoch at another address is the same store. An epoch covers all namespaces of a store.
     let same_store = matches!((before.position, now.position), (Some(b), Some(n)) if b.epoch == n.epoch);
     let known = tracked > 0 && !before.origin.is_empty();
     let why = match (before.position, now.position) {

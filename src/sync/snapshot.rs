@@ -1,16 +1,16 @@
-//! What is known of one path on each side at one moment.
+//! The state of one path: in the base, in the folder and on the proxy.
 
 use std::fmt;
 
 use crate::digest::Md5;
 
-/// What both sides last agreed on. A path without one was never synced.
+/// The content that both sides last agreed on. A path without a base was never synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Base {
     /// Both sides held this content, durably.
     Synced(Md5),
-    /// Both sides held this content, and the path has left the scope since: its absence here proves no deletion. In
-    /// all other respects it is as `Synced`.
+    /// Both sides held this content, and the path has left the scope since. Its absence in the folder proves no deletion.
+    /// In all other respects it is like `Synced`.
     Detached(Md5),
     /// We have obeyed this tombstone: the path is gone on both sides.
     Seen(Md5),
@@ -31,51 +31,51 @@ impl Base {
     }
 }
 
-/// What the scan found at a path. A path without one is absent.
+/// The state of a path in the folder, as the scan found it. A path without a state is absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Local {
+pub enum LocalState {
     /// A readable regular file with this content.
     File(Md5),
     /// Invariant 5: unknown is not absent.
-    Unknown(Unknown),
+    Unknown(SkipReason),
 }
 
-/// Why a path takes no part in a cycle (row 20).
+/// The reason why a cycle skips a path (row 20).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Unknown {
-    /// The file or a folder above it could not be read; the text is the system's.
+pub enum SkipReason {
+    /// The file or a folder above it could not be read. The text is the system's error.
     Unreadable(String),
-    /// The ignore rules leave it out. No problem: the user asked for it.
+    /// An ignore rule matches. The user asked for it, so it is no problem.
     Ignored,
     /// Larger than `max_file_size`, in bytes.
     TooLarge(u64),
-    /// A symlink, socket, device or FIFO; the text says which.
+    /// A symlink, socket, device or FIFO, as the text says.
     NotAFile(&'static str),
     /// A mount point, or a volume of its own. Everything below it is unknown.
     Mounted,
     /// A folder with a `.memsync/id` of its own. Everything below it is unknown.
     OtherFolder,
-    /// A name that cannot be synced; the text says why.
+    /// The name cannot be synced, for the reason in the text.
     Name(String),
-    /// Another name of the same path (letter case or Unicode form) is synced; the text says which.
+    /// Another spelling of the path (letter case or Unicode form) is synced, namely the one in the text.
     Collides(String),
-    /// A file stands where a folder is wanted or the other way round; the text is the path in the way.
+    /// A file is in the place of a folder, or a folder in the place of a file. The text is the path in the way.
     Clash(String),
-    /// It changed while it was read; the next scan looks again.
+    /// It changed while it was read. The next scan reads it again.
     Changing,
-    /// Large, and new on both sides as far as was known: it is read when it is uploaded (row 4), or by the next scan.
+    /// A large new file. The upload reads it (row 4), or the next scan.
     Unread,
-    /// The first of the two scans that must miss a tracked file before it counts as deleted.
+    /// One scan has missed this tracked file. A second scan must miss it before it counts as deleted.
     Vanished,
-    /// Its transfer takes long and goes on beside the cycles.
+    /// A long transfer is under way beside the cycles.
     InTransit,
-    /// In quarantine after a failure; retried later.
+    /// In quarantine after a failure. A later cycle retries it.
     Quarantined(String),
 }
 
-impl Unknown {
-    /// True if the path is out of the scope of sync, so that its base is detached (invariant 5). The other reasons last
-    /// for a moment, or concern the proxy's side.
+impl SkipReason {
+    /// True if the path is out of the scope of sync, so that its base is detached (invariant 5). The other reasons are
+    /// temporary, or concern the proxy.
     pub fn leaves_scope(&self) -> bool {
         match self {
             Self::Unreadable(_)
@@ -96,7 +96,7 @@ impl Unknown {
     }
 }
 
-impl fmt::Display for Unknown {
+impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(why) => write!(f, "cannot be read: {why}; give memsync's user the right to read it"),
@@ -129,19 +129,19 @@ impl fmt::Display for Unknown {
     }
 }
 
-/// What the index's word is worth (invariant 3).
+/// How far the index can be trusted (invariant 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
-    /// It may be late, or wrong: what it names was there once.
+pub enum IndexTrust {
+    /// It may be late or wrong. An entry only shows that the content was there at some time.
     Hints,
-    /// It is what the blobs are (capability `strong-index`).
+    /// It always agrees with the blobs (capability `strong-index`).
     Evidence,
 }
 
-/// What the index says of a path. A path without one is missing from it, which means nothing (invariant 3).
+/// The state of a path in the index. A path without a state is missing from the index, which proves nothing (invariant 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remote {
+pub enum RemoteSide {
     Live(Md5),
-    /// Deleted; the digest of what was deleted.
+    /// Deleted, with the digest of the deleted content.
     Tombstone(Md5),
 }

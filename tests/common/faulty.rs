@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use memsync::path::RelPath;
 use memsync::protocol::HistoryPoint;
-use memsync::store::memory::Collected;
 use memsync::store::{
-    BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot, IndexState, Memory,
+    BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot, IndexState,
     Precondition, PrivateRecord, PutOutcome, Store, StoreError, SweepReport,
 };
+use memsync::testing::{CollectedBody, MemoryStore};
 use tokio::sync::broadcast;
 
 /// The outcome of one operation.
@@ -28,7 +28,7 @@ pub enum Fate {
 type Fates = Arc<dyn Fn(&str, &str) -> Fate + Send + Sync>;
 
 pub struct Faulty<const STRONG: bool> {
-    inner: Memory,
+    inner: MemoryStore,
     /// Decides the fate of an operation by its name and namespace.
     fates: Mutex<Option<Fates>>,
     /// Counts the operations that were begun, by name and namespace.
@@ -36,7 +36,7 @@ pub struct Faulty<const STRONG: bool> {
 }
 
 impl<const STRONG: bool> Faulty<STRONG> {
-    pub fn new(inner: Memory) -> Arc<Self> {
+    pub fn new(inner: MemoryStore) -> Arc<Self> {
         Arc::new(Self { inner, fates: Mutex::default(), begun: Mutex::default() })
     }
 
@@ -79,9 +79,9 @@ impl<const STRONG: bool> Faulty<STRONG> {
 
 impl<const EXACT: bool> Store for Faulty<EXACT> {
     const STRONG: bool = EXACT;
-    type BodyWriter = Collected;
+    type BodyWriter = CollectedBody;
 
-    fn new_body(&self) -> Collected {
+    fn new_body(&self) -> CollectedBody {
         self.inner.new_body()
     }
 
@@ -91,7 +91,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         path: &RelPath,
         expect: Precondition,
         meta: BlobMeta,
-        body: Collected,
+        body: CollectedBody,
     ) -> Result<PutOutcome, StoreError> {
         self.meet("put", ns).await?;
         self.inner.put(ns, path, expect, meta, body).await
@@ -165,7 +165,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
-        body: Option<Collected>,
+        body: Option<CollectedBody>,
     ) -> Result<ImportOutcome, StoreError> {
         self.inner.import_version(ns, path, version, body).await
     }

@@ -5,7 +5,7 @@ use super::*;
 /// Four files were synced. Then the private folder was lost, and meanwhile `a` went here, `b` went there, `c` was
 /// edited here, and `d` on both sides.
 fn changed() -> Story {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b", "c", "d"] {
         story.disk.user_write(name, name).unwrap();
     }
@@ -47,7 +47,7 @@ fn approval_deletes_nothing_wherever_it_is_killed() {
             let counted = count.clone();
             disk.set_hook(Some(Box::new(move |op| {
                 let here = op.kind.writes() && counted.fetch_add(1, Ordering::Relaxed) == number;
-                if here { Verdict::Kill } else { Verdict::Go }
+                if here { StepFate::Kill } else { StepFate::Go }
             })));
         }
         let was_killed = Engine::open_approved(story.parts(2), "new-id").is_err();

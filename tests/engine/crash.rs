@@ -18,7 +18,7 @@ fn write_at(story: &Story, seconds: i64, path: &str, content: impl Into<bytes::B
 }
 
 /// Three synced files, an agent that was killed with its machine, and a machine that was started again.
-fn crashed(config: Config) -> Story {
+fn crashed(config: FakeConfig) -> Story {
     let mut story = Story::new(config);
     boot(&story, "first");
     story.restart();
@@ -40,7 +40,7 @@ fn copies(story: &Story) -> Vec<String> {
 
 #[test]
 fn emptied_files_get_the_proxys_text_after_a_crash() {
-    for config in [Config::default(), plain()] {
+    for config in [FakeConfig::default(), plain()] {
         let mut story = crashed(config);
         write_at(&story, 20, "empty", "");
         write_at(&story, 20, "zeros", vec![0u8; 13]);
@@ -74,7 +74,7 @@ fn emptied_files_get_the_proxys_text_after_a_crash() {
 
 #[test]
 fn newer_text_of_others_wins_over_an_emptied_file() {
-    let mut story = crashed(Config::default());
+    let mut story = crashed(FakeConfig::default());
     write_at(&story, 20, "empty", "");
     story.server.foreign_put(&RelPath::parse("empty").unwrap(), "theirs");
     story.restart();
@@ -85,7 +85,7 @@ fn newer_text_of_others_wins_over_an_emptied_file() {
 #[test]
 fn file_emptied_by_its_user_is_uploaded() {
     // After the machine was started, and with a clock that is right.
-    let mut story = crashed(Config::default());
+    let mut story = crashed(FakeConfig::default());
     write_at(&story, BOOTED + 10, "empty", "");
     story.restart();
     story.settle();
@@ -99,7 +99,7 @@ fn file_emptied_by_its_user_is_uploaded() {
 
 #[test]
 fn clean_stop_leaves_nothing_to_check() {
-    let mut story = crashed(Config::default());
+    let mut story = crashed(FakeConfig::default());
     story.restart();
     story.settle();
     story.engine.note_clean_stop().unwrap();
@@ -112,13 +112,13 @@ fn clean_stop_leaves_nothing_to_check() {
 
 #[test]
 fn emptied_file_is_held_until_the_proxy_answers() {
-    let mut story = crashed(Config::default());
+    let mut story = crashed(FakeConfig::default());
     write_at(&story, 20, "empty", "");
     // Agents that come and go without an answer, cleanly or not, and once more after another start.
     for id in ["second", "second", "third"] {
         boot(&story, id);
         story.restart();
-        story.server.lose(0, Losing::Request);
+        story.server.lose(0, LostPart::Request);
         assert!(story.cycle(ScanScope::full()).is_err());
         assert_eq!(story.engine.problems().len(), 1);
         story.engine.note_clean_stop().unwrap();

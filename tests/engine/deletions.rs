@@ -14,7 +14,7 @@ fn seen(story: &Story) -> Vec<String> {
 
 #[test]
 fn an_approval_dies_with_its_plan() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
     let write = |story: &Story| names.iter().for_each(|n| story.disk.user_write(n, n.clone()).unwrap());
     let remove = |story: &Story| names.iter().for_each(|n| story.disk.user_remove(n).unwrap());
@@ -37,7 +37,7 @@ fn an_approval_dies_with_its_plan() {
 /// A device that was away for longer than tombstones are kept.
 #[test]
 fn deletions_whose_tombstones_are_forgotten_are_not_undone() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for name in ["deleted", "edited", "kept", "theirs"] {
         story.disk.user_write(name, name).unwrap();
     }
@@ -63,7 +63,7 @@ fn deletions_whose_tombstones_are_forgotten_are_not_undone() {
 /// Many of them wait for a person, also over a restart of the cycle.
 #[test]
 fn many_forgotten_deletions_are_held_and_stay_held() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for n in 0..12 {
         story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap();
     }
@@ -86,7 +86,7 @@ fn many_forgotten_deletions_are_held_and_stay_held() {
 /// A deletion is remembered as long as the proxy does.
 #[test]
 fn deletions_that_the_proxy_has_forgotten_are_forgotten_here() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for name in ["ours", "theirs", "kept"] {
         story.disk.user_write(name, name).unwrap();
     }
@@ -124,7 +124,7 @@ fn deletions_are_remembered_where_the_index_is_no_proof_or_the_file_is_there() {
     story.engine.tidy().unwrap();
     assert_eq!(seen(&story), ["a"]);
 
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     story.disk.user_write("d/a", "1").unwrap();
     story.settle();
     story.disk.user_remove("d/a").unwrap();
@@ -138,7 +138,7 @@ fn deletions_are_remembered_where_the_index_is_no_proof_or_the_file_is_there() {
 }
 
 /// Twelve files that somebody deleted, and one that stays; the index has not heard of it, and says `listed` of each.
-fn deleted_unheard_of(config: Config, listed: Option<IndexEntry>) -> Story {
+fn deleted_unheard_of(config: FakeConfig, listed: Option<IndexEntry>) -> Story {
     let mut story = Story::new(config);
     let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
     names.iter().for_each(|n| story.disk.user_write(n, n.clone()).unwrap());
@@ -179,7 +179,7 @@ fn deletions_that_only_the_blobs_tell_of_are_counted_too() {
 #[test]
 fn deletions_that_uploads_run_into_are_counted_too() {
     // To such a proxy a tombstone exists: nobody writes over it as if it were new.
-    let mut story = deleted_unheard_of(Config { tombstones: TombstoneKind::Exists, ..plain() }, None);
+    let mut story = deleted_unheard_of(FakeConfig { tombstones: TombstoneKind::Exists, ..plain() }, None);
     for name in story.state.user_tree("").into_keys() {
         story.state.user_remove(&name).unwrap();
     }
@@ -212,7 +212,7 @@ fn one_deletion_that_only_the_blob_tells_of_is_obeyed() {
 /// Two scans must have missed it, however long the first cycle takes to come to its plan.
 #[test]
 fn one_scan_proves_no_deletion_however_slow_the_proxy() {
-    let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+    let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
     story.disk.user_write("a", "1").unwrap();
     story.settle();
     story.disk.user_remove("a").unwrap();
@@ -227,7 +227,7 @@ fn one_scan_proves_no_deletion_however_slow_the_proxy() {
 /// A folder that became a file goes up, whatever was left out of the sync inside it.
 #[test]
 fn an_ignored_file_holds_up_nobody_in_whose_folder_it_was() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for name in ["d/a", "d/ignored"] {
         story.disk.user_write(name, name).unwrap();
     }
@@ -245,7 +245,7 @@ fn an_ignored_file_holds_up_nobody_in_whose_folder_it_was() {
 /// A name in another Unicode form that is no file must not make up for a file that has gone.
 #[test]
 fn a_file_that_goes_is_missed_whatever_else_comes() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for name in ["\u{e9}", "z"] {
         story.disk.user_write(name, name).unwrap();
     }
@@ -259,7 +259,7 @@ fn a_file_that_goes_is_missed_whatever_else_comes() {
 
 /// A file that is deleted elsewhere while a program has it open here.
 fn deleted_while_it_is_open() -> Story {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b"] {
         story.disk.user_write(name, name).unwrap();
     }
@@ -323,7 +323,7 @@ impl Story {
 /// What comes under a new name may be long there when the old name goes.
 #[test]
 fn a_renamed_folder_is_no_mass_deletion_on_either_side() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     a_folder(&story, 12);
     story.set(cautious());
     story.settle();
@@ -349,7 +349,7 @@ fn a_renamed_folder_is_no_mass_deletion_on_either_side() {
 
 #[test]
 fn a_mass_deletion_that_waits_for_a_person_waits_however_many_files_come() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     a_folder(&story, 12);
     story.set(EngineOptions { max_delete: 0.4, ..options() });
     story.settle();
@@ -378,7 +378,7 @@ fn a_mass_deletion_that_waits_for_a_person_waits_however_many_files_come() {
 /// It is a rename all the same, and the upload comes first.
 #[test]
 fn a_file_that_was_renamed_and_may_not_be_read_keeps_its_old_name_on_the_proxy_until_it_may() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for name in ["a", "other"] {
         story.disk.user_write(name, name).unwrap();
     }
@@ -404,7 +404,7 @@ fn a_file_that_was_renamed_and_may_not_be_read_keeps_its_old_name_on_the_proxy_u
 /// A folder was renamed elsewhere, and what it held does not come here: the disk is full.
 #[test]
 fn a_file_is_not_removed_on_the_strength_of_a_download_that_failed() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     a_folder(&story, 12);
     story.settle();
     for n in 0..12 {
@@ -414,8 +414,8 @@ fn a_file_is_not_removed_on_the_strength_of_a_download_that_failed() {
     }
     story.set(cautious());
     story.disk.set_hook(Some(Box::new(|op| match op.kind {
-        OpKind::Create if op.path.starts_with(".memsync/stage/") => Verdict::Fail(ErrorKind::StorageFull),
-        _ => Verdict::Go,
+        StepKind::Create if op.path.starts_with(".memsync/stage/") => StepFate::Fail(ErrorKind::StorageFull),
+        _ => StepFate::Go,
     })));
     for _ in 0..4 {
         story.cycle(ScanScope::full()).unwrap();
@@ -432,7 +432,7 @@ fn a_file_is_not_removed_on_the_strength_of_a_download_that_failed() {
 /// While an `rm -r` is at work, what has gone already is neither looked at nor planned again, and edits go up meanwhile.
 #[test]
 fn what_vanished_waits_for_the_end_of_it_and_holds_up_nothing() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for n in 0..5 {
         story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap();
     }
@@ -440,8 +440,8 @@ fn what_vanished_waits_for_the_end_of_it_and_holds_up_nothing() {
     let looks = Arc::new(AtomicU64::new(0));
     let count = looks.clone();
     story.disk.set_hook(Some(Box::new(move |op| {
-        count.fetch_add(u64::from(op.kind == OpKind::Stat && op.path == "n0"), Ordering::Relaxed);
-        Verdict::Go
+        count.fetch_add(u64::from(op.kind == StepKind::Stat && op.path == "n0"), Ordering::Relaxed);
+        StepFate::Go
     })));
     // Each cycle of a story comes two seconds after the last, and this wants less than the second that confirms.
     let at_once = |story: &mut Story, path: &str| {
@@ -470,7 +470,7 @@ fn what_vanished_waits_for_the_end_of_it_and_holds_up_nothing() {
 #[test]
 fn a_file_that_cannot_be_read_when_it_makes_room_stays_and_holds_up_no_other() {
     for removed in [false, true] {
-        let mut story = Story::new(Config::default());
+        let mut story = Story::new(FakeConfig::default());
         for name in ["a", "b"] {
             story.disk.user_write(name, name).unwrap();
         }
@@ -482,10 +482,10 @@ fn a_file_that_cannot_be_read_when_it_makes_room_stays_and_holds_up_no_other() {
         }
         story.disk.user_write("b", "edited").unwrap();
         story.disk.set_hook(Some(Box::new(|op| match op.kind {
-            OpKind::Read if op.path.starts_with(".memsync/") && op.path != ".memsync/id" => {
-                Verdict::Fail(ErrorKind::Other)
+            StepKind::Read if op.path.starts_with(".memsync/") && op.path != ".memsync/id" => {
+                StepFate::Fail(ErrorKind::Other)
             }
-            _ => Verdict::Go,
+            _ => StepFate::Go,
         })));
         for _ in 0..3 {
             story.cycle(ScanScope::full()).unwrap();
@@ -503,17 +503,17 @@ fn a_file_that_cannot_be_read_when_it_makes_room_stays_and_holds_up_no_other() {
 
 #[test]
 fn a_displaced_file_that_cannot_be_put_away_is_kept_and_holds_up_no_other() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b"] {
         story.disk.user_write(name, name).unwrap();
     }
     story.settle();
     story.server.foreign_put(&path("a"), "theirs");
     story.disk.set_hook(Some(Box::new(|op| match op.kind {
-        OpKind::RenameNew if op.to.is_some_and(|to| to.starts_with(".memsync/history")) => {
-            Verdict::Fail(ErrorKind::Other)
+        StepKind::RenameNew if op.to.is_some_and(|to| to.starts_with(".memsync/history")) => {
+            StepFate::Fail(ErrorKind::Other)
         }
-        _ => Verdict::Go,
+        _ => StepFate::Go,
     })));
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("b", "edited").unwrap();

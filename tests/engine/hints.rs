@@ -140,7 +140,7 @@ fn a_first_sync_takes_the_index_at_its_word_where_both_sides_are_the_same() {
         story.server.foreign_put(&path(&format!("n{n}")), n.to_string());
     }
     story.settle();
-    assert!(story.server.calls().iter().all(|call| call.request == Request::Index));
+    assert!(story.server.calls().iter().all(|call| call.request == FakeRequest::Index));
 }
 
 /// Nothing would tell a later cycle to record it.

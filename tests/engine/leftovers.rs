@@ -6,14 +6,14 @@ use super::*;
 fn refuse_copies(story: &Story, start: &'static str) {
     let is_copy = move |to: &str| to.starts_with(start) && to.contains(".conflict-");
     story.disk.set_hook(Some(Box::new(move |op| match op.kind {
-        OpKind::RenameNew if op.to.is_some_and(is_copy) => Verdict::Fail(ErrorKind::Other),
-        _ => Verdict::Go,
+        StepKind::RenameNew if op.to.is_some_and(is_copy) => StepFate::Fail(ErrorKind::Other),
+        _ => StepFate::Go,
     })));
 }
 
 #[test]
 fn displaced_file_is_put_in_order_after_a_failed_commit() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     let (first, second) = (RelPath::parse("first").unwrap(), RelPath::parse("second").unwrap());
     for path in [&first, &second] {
         story.disk.user_write(path.as_str(), "before").unwrap();
@@ -30,8 +30,8 @@ fn displaced_file_is_put_in_order_after_a_failed_commit() {
     // The sweep makes the first copy, the state cannot be written, and the second file is left.
     refuse_copies(&story, "second");
     story.state.set_hook(Some(Box::new(|op| match op.kind {
-        kind if kind.writes() => Verdict::Fail(ErrorKind::StorageFull),
-        _ => Verdict::Go,
+        kind if kind.writes() => StepFate::Fail(ErrorKind::StorageFull),
+        _ => StepFate::Go,
     })));
     story.cycle(ScanScope::full()).unwrap_err();
     assert!(story.disk.user_tree("").keys().any(|name| name.starts_with("first.conflict-")));

@@ -14,13 +14,15 @@ use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Rep
 use memsync::digest::Md5;
 use memsync::disk::FileKind;
 use memsync::disk::boot::MachineBoot;
-use memsync::disk::sim::{OpKind, SimDisk, Verdict};
 use memsync::local::{Folder, ScanScope};
 use memsync::path::RelPath;
-use memsync::remote::IndexEntry;
-use memsync::remote::fake::{Config, FakeRemote, FakeServer, Losing, Request, TombstoneKind};
+use memsync::protocol::IndexEntry;
+
 use memsync::state::{Container, StateFormat, StateOptions};
 use memsync::sync::Base;
+use memsync::testing::{
+    FakeConfig, FakeRemote, FakeRequest, FakeServer, LostPart, SimDisk, StepFate, StepKind, TombstoneKind,
+};
 
 mod approved;
 mod crash;
@@ -78,7 +80,7 @@ fn options() -> EngineOptions {
 }
 
 impl Story {
-    fn new(config: Config) -> Self {
+    fn new(config: FakeConfig) -> Self {
         let (disk, state) = (SimDisk::new(), SimDisk::new());
         let server = FakeServer::new(config, 1);
         let clock = Arc::new(Clock(AtomicU64::new(0), Mutex::default()));
@@ -173,16 +175,16 @@ fn touched(path: &str) -> ScanScope {
     ScanScope { paths: BTreeSet::from([path.to_owned()]), ..ScanScope::default() }
 }
 
-fn plain() -> Config {
-    Config { strong: false, tombstones: TombstoneKind::Absent, ..Config::default() }
+fn plain() -> FakeConfig {
+    FakeConfig { strong: false, tombstones: TombstoneKind::Absent, ..FakeConfig::default() }
 }
 
 #[test]
 fn what_a_scan_saw_before_the_proxy_went_away_is_synced_when_it_is_back() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "1").unwrap();
-    story.server.lose(0, Losing::Request);
+    story.server.lose(0, LostPart::Request);
     assert!(story.cycle(touched("a")).is_err());
     story.cycle(ScanScope::default()).unwrap();
     assert_eq!(story.names(), ["a"]);
@@ -191,7 +193,7 @@ fn what_a_scan_saw_before_the_proxy_went_away_is_synced_when_it_is_back() {
 /// The proxy may take long to give its index.
 #[test]
 fn a_change_is_told_before_the_proxy_is_asked_and_an_echo_is_not() {
-    let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+    let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
     story.disk.user_write("a", "1").unwrap();
     story.server.foreign_put(&RelPath::parse("b").unwrap(), "theirs");
     story.settle();
@@ -211,7 +213,7 @@ fn a_change_is_told_before_the_proxy_is_asked_and_an_echo_is_not() {
 
 #[test]
 fn a_dry_run_leaves_its_news_to_the_next_cycle() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "1").unwrap();
     {
@@ -225,7 +227,7 @@ fn a_dry_run_leaves_its_news_to_the_next_cycle() {
 
 #[test]
 fn a_folder_that_could_not_be_read_was_not_missed() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     story.disk.user_write("d/a", "1").unwrap();
     story.cycle(ScanScope::full()).unwrap();
     story.disk.set_unreadable("d", true).unwrap();
@@ -285,7 +287,7 @@ fn another_proxy_waits_for_a_person_and_then_deletes_nothing() {
 
 #[test]
 fn a_full_scan_of_an_unchanged_folder_plans_nothing() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b/c", "b/d"] {
         story.disk.user_write(name, name).unwrap();
     }
@@ -304,12 +306,12 @@ fn a_full_scan_of_an_unchanged_folder_plans_nothing() {
 
 #[test]
 fn asking_for_a_sync_tries_what_rests_again() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     story.cycle(ScanScope::full()).unwrap();
     story.server.foreign_put(&RelPath::parse("a").unwrap(), "1");
     story.disk.set_hook(Some(Box::new(|op| match op.kind {
-        OpKind::Create if op.path.starts_with(".memsync/stage/") => Verdict::Fail(ErrorKind::StorageFull),
-        _ => Verdict::Go,
+        StepKind::Create if op.path.starts_with(".memsync/stage/") => StepFate::Fail(ErrorKind::StorageFull),
+        _ => StepFate::Go,
     })));
     let failures: usize = (0..30).map(|_| story.cycle(ScanScope::default()).unwrap().failed).sum();
     assert!((3..10).contains(&failures), "it is tried less and less often: {failures}");
@@ -324,7 +326,7 @@ fn asking_for_a_sync_tries_what_rests_again() {
 fn file_comes_back_when_removed_in_an_unreadable_folder() {
     for scope in [ScanScope::full(), ScanScope { subtrees: BTreeSet::from(["dir".to_owned()]), ..ScanScope::default() }]
     {
-        let mut story = Story::new(Config::default());
+        let mut story = Story::new(FakeConfig::default());
         for name in ["dir/a", "dir/b", "c"] {
             story.disk.user_write(name, name).unwrap();
         }

@@ -11,7 +11,7 @@ fn base(story: &Story, name: &str) -> Option<Base> {
 }
 
 /// A folder in sync with these files, each with its name for content.
-fn synced(config: Config, names: &[&str]) -> Story {
+fn synced(config: FakeConfig, names: &[&str]) -> Story {
     let mut story = Story::new(config);
     for name in names {
         story.disk.user_write(name, (*name).to_owned()).unwrap();
@@ -23,7 +23,7 @@ fn synced(config: Config, names: &[&str]) -> Story {
 
 #[test]
 fn file_comes_back_when_removed_under_an_ignore_rule() {
-    for config in [Config::default(), plain()] {
+    for config in [FakeConfig::default(), plain()] {
         for restarts in [false, true] {
             let mut story = synced(config, &["a", "b"]);
             story.ignore(&["a"]);
@@ -46,9 +46,9 @@ fn file_comes_back_when_removed_under_an_ignore_rule() {
 
 #[test]
 fn rule_is_remembered_when_the_proxy_was_away() {
-    let mut story = synced(Config::default(), &["a"]);
+    let mut story = synced(FakeConfig::default(), &["a"]);
     story.ignore(&["a"]);
-    story.server.lose(0, Losing::Request);
+    story.server.lose(0, LostPart::Request);
     assert!(story.cycle(ScanScope::full()).is_err());
     story.disk.user_remove("a").unwrap();
     story.restart();
@@ -58,11 +58,11 @@ fn rule_is_remembered_when_the_proxy_was_away() {
 
 #[test]
 fn rule_is_remembered_when_the_state_could_not_be_written() {
-    let mut story = synced(Config::default(), &["a"]);
+    let mut story = synced(FakeConfig::default(), &["a"]);
     story.ignore(&["a"]);
     story.state.set_hook(Some(Box::new(|op| match op.kind {
-        kind if kind.writes() => Verdict::Fail(ErrorKind::StorageFull),
-        _ => Verdict::Go,
+        kind if kind.writes() => StepFate::Fail(ErrorKind::StorageFull),
+        _ => StepFate::Go,
     })));
     story.cycle(ScanScope::full()).unwrap_err();
     story.state.set_hook(None);
@@ -76,7 +76,7 @@ fn rule_is_remembered_when_the_state_could_not_be_written() {
 
 #[test]
 fn file_that_comes_back_unchanged_can_be_deleted() {
-    let mut story = synced(Config::default(), &["a", "b"]);
+    let mut story = synced(FakeConfig::default(), &["a", "b"]);
     story.ignore(&["a"]);
     story.settle();
     story.ignore(&[]);
@@ -90,7 +90,7 @@ fn file_that_comes_back_unchanged_can_be_deleted() {
 #[test]
 fn edit_under_a_rule_is_compared_with_the_base() {
     for theirs in [None, Some("theirs")] {
-        let mut story = synced(Config::default(), &["a"]);
+        let mut story = synced(FakeConfig::default(), &["a"]);
         story.ignore(&["a"]);
         story.settle();
         story.disk.user_write("a", "ours").unwrap();
@@ -109,7 +109,7 @@ fn edit_under_a_rule_is_compared_with_the_base() {
 
 #[test]
 fn remote_edit_and_deletion_under_a_rule_arrive_afterwards() {
-    let mut story = synced(Config::default(), &["a", "b", "c"]);
+    let mut story = synced(FakeConfig::default(), &["a", "b", "c"]);
     story.ignore(&["a", "b", "c"]);
     story.settle();
     story.server.foreign_put(&path("a"), "theirs");
@@ -128,7 +128,7 @@ fn remote_edit_and_deletion_under_a_rule_arrive_afterwards() {
 fn file_comes_back_when_removed_while_too_large() {
     // The limit is lowered while the file is here, and before it is looked at again.
     for is_seen in [true, false] {
-        let mut story = synced(Config::default(), &["a is long", "b"]);
+        let mut story = synced(FakeConfig::default(), &["a is long", "b"]);
         let limit = |story: &mut Story, max_file_size| {
             let options = EngineOptions { max_file_size, ..options() };
             story.engine.set_options(options, Arc::new(|_: &str, _: bool| false), Arc::new(story.server.client()));
@@ -149,7 +149,7 @@ fn file_comes_back_when_removed_while_too_large() {
 
 #[test]
 fn file_comes_back_when_removed_while_unreadable() {
-    let mut story = synced(Config::default(), &["a"]);
+    let mut story = synced(FakeConfig::default(), &["a"]);
     story.disk.set_time(1_600_000_000_000_000_000);
     story.disk.set_unreadable("a", true).unwrap();
     story.cycle(ScanScope::full()).unwrap();
@@ -161,9 +161,9 @@ fn file_comes_back_when_removed_while_unreadable() {
 /// The reply to an upload was lost, so that the proxy may have a file without a base here.
 #[test]
 fn unconfirmed_upload_comes_back_when_removed_under_a_rule() {
-    let mut story = synced(Config::default(), &["b"]);
+    let mut story = synced(FakeConfig::default(), &["b"]);
     story.disk.user_write("a", "a").unwrap();
-    story.server.lose(1, Losing::Reply);
+    story.server.lose(1, LostPart::Reply);
     assert!(story.cycle(ScanScope::full()).is_err());
     story.ignore(&["a"]);
     story.settle();
@@ -175,7 +175,7 @@ fn unconfirmed_upload_comes_back_when_removed_under_a_rule() {
 
 #[test]
 fn detached_entry_is_forgotten_with_its_tombstone() {
-    let mut story = synced(Config::default(), &["a", "b"]);
+    let mut story = synced(FakeConfig::default(), &["a", "b"]);
     story.ignore(&["a"]);
     story.settle();
     story.disk.user_remove("a").unwrap();

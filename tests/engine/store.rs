@@ -1,6 +1,6 @@
 //! A proxy whose store is another one than before, or an older one.
 
-use memsync::remote::fake::{Call, Request};
+use memsync::testing::{FakeCall, FakeRequest};
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn reset_halt(story: &mut Story) -> Option<String> {
 
 #[test]
 fn a_proxy_that_was_set_back_waits_for_a_person_over_restarts_and_writes_of_others() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     story.disk.user_write("a", "old").unwrap();
     story.cycle(ScanScope::full()).unwrap();
     let backup = story.server.backup();
@@ -47,7 +47,7 @@ fn a_proxy_that_was_set_back_waits_for_a_person_over_restarts_and_writes_of_othe
 #[test]
 fn store_that_came_to_its_cursor_another_way_halts() {
     for restarts in [false, true] {
-        let mut story = Story::new(Config::default());
+        let mut story = Story::new(FakeConfig::default());
         story.disk.user_write("a", "old").unwrap();
         story.settle();
         let backup = story.server.backup();
@@ -75,7 +75,7 @@ fn store_that_came_to_its_cursor_another_way_halts() {
 /// An upload moves the store on, and whoever was there may be killed before it has looked how far.
 #[test]
 fn how_far_an_upload_has_taken_the_proxy_is_known_after_a_crash() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b", "c"] {
         story.disk.user_write(name, "old").unwrap();
     }
@@ -92,7 +92,7 @@ fn how_far_an_upload_has_taken_the_proxy_is_known_after_a_crash() {
 
 /// The store is where it was before our last write: what it says then is what it said before, but not what we hold.
 fn offered_again(full: bool) {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     story.disk.user_write("a", "1").unwrap();
     story.settle();
     story.cycle(ScanScope::full()).unwrap();
@@ -103,8 +103,8 @@ fn offered_again(full: bool) {
     let id = reset_halt(&mut story).expect("it was set back");
     if full {
         story.state.set_hook(Some(Box::new(|op| match op.kind {
-            OpKind::Create => Verdict::Fail(ErrorKind::StorageFull),
-            _ => Verdict::Go,
+            StepKind::Create => StepFate::Fail(ErrorKind::StorageFull),
+            _ => StepFate::Go,
         })));
         assert!(story.engine.approve(&id).is_err());
         story.state.set_hook(None);
@@ -128,7 +128,7 @@ fn our_own_last_write_is_offered_again_also_where_the_approval_could_not_be_writ
 /// What is counted is never more than what the store has seen: nobody is held up for nothing.
 #[test]
 fn own_writes_move_the_proxy_no_further_than_it_is() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for round in 0..4 {
         for n in 0..12 {
             story.disk.user_write(&format!("n{n}"), format!("{round} {n}")).unwrap();
@@ -138,7 +138,7 @@ fn own_writes_move_the_proxy_no_further_than_it_is() {
         story.cycle(ScanScope::full()).unwrap();
         // A reply that is lost leaves an upload that is found there, and adopted.
         story.disk.user_write("lost", round.to_string()).unwrap();
-        story.server.lose(1, Losing::Reply);
+        story.server.lose(1, LostPart::Reply);
         // Where a deletion goes with it, that is answered, and the cycle goes on.
         let _ = story.cycle(ScanScope::full());
         assert!(!story.server.is_losing());
@@ -151,7 +151,7 @@ fn own_writes_move_the_proxy_no_further_than_it_is() {
 
 #[test]
 fn how_far_the_proxy_had_come_is_known_after_a_restart() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     story.disk.user_write("a", "old").unwrap();
     story.cycle(ScanScope::full()).unwrap();
     story.cycle(ScanScope::full()).unwrap();
@@ -191,7 +191,7 @@ fn a_write_of_ours_that_the_index_lost_before_we_saw_it_there_is_mended() {
     let calls = story.server.take_calls();
     let writes: Vec<_> = calls.iter().filter(|call| call.wrote).collect();
     assert!(
-        matches!(&writes[..], [Call { request: Request::Put { path, .. }, .. }] if path.as_str() == "a"),
+        matches!(&writes[..], [FakeCall { request: FakeRequest::Put { path, .. }, .. }] if path.as_str() == "a"),
         "{calls:?}"
     );
     assert_eq!(story.disk.user_tree("").len(), 3);
@@ -212,7 +212,7 @@ fn an_edit_of_ours_that_the_index_lost_is_not_undone_and_mended() {
     story.server.take_calls();
     story.cycle(ScanScope::default()).unwrap();
     assert!(
-        story.server.take_calls().iter().any(|call| call.request == Request::Get(path.clone())),
+        story.server.take_calls().iter().any(|call| call.request == FakeRequest::Get(path.clone())),
         "the blob is asked"
     );
     assert_eq!(story.disk.user_read("a").unwrap(), "new");
@@ -220,7 +220,7 @@ fn an_edit_of_ours_that_the_index_lost_is_not_undone_and_mended() {
 }
 
 /// Six synced files, and one of another device.
-fn six(config: Config) -> (Story, [&'static str; 6]) {
+fn six(config: FakeConfig) -> (Story, [&'static str; 6]) {
     let mut story = Story::new(config);
     story.server.foreign_put(&RelPath::parse("other").unwrap(), "other");
     story.cycle(ScanScope::full()).unwrap();
@@ -234,7 +234,7 @@ fn six(config: Config) -> (Story, [&'static str; 6]) {
 #[test]
 fn weak_index_that_lost_many_entries_is_healed() {
     for etag_delta in [true, false] {
-        let (mut story, names) = six(Config { etag_delta, ..plain() });
+        let (mut story, names) = six(FakeConfig { etag_delta, ..plain() });
         clobber(&story, &names);
         story.settle();
         assert_eq!((story.disk.user_tree("").len(), story.server.contents().len()), (8, 8));
@@ -268,7 +268,7 @@ fn weak_store_that_lost_its_blobs_waits_for_a_person_once() {
 /// The state of three files, which cannot be read whole any more, and from which one file went meanwhile. `journal`:
 /// nothing of the journal can be read.
 fn damaged(journal: bool) -> Story {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b", "c"] {
         story.disk.user_write(name, name).unwrap();
         story.settle();
@@ -300,7 +300,7 @@ fn a_recovered_state_that_nobody_has_compared_with_the_folder_deletes_nothing() 
             let counted = count.clone();
             story.state.set_hook(Some(Box::new(move |op| {
                 let here = op.kind.writes() && counted.fetch_add(1, Ordering::Relaxed) == number;
-                if here { Verdict::Kill } else { Verdict::Go }
+                if here { StepFate::Kill } else { StepFate::Go }
             })));
             let written = StateOptions { format: StateFormat::Json, pretty: false, session_id: "here".into() };
             let state = Arc::new(story.state.handle());

@@ -4,7 +4,7 @@ use super::*;
 
 /// A folder that has met its proxy and uploads what is new without reading it first.
 fn reading_once() -> Story {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     let options = EngineOptions { unread_from: 5, origin: "https://old".into(), ..options() };
     let remote = Arc::new(story.server.client());
     story.engine.set_options(options, Arc::new(|_: &str, _: bool| false), remote);
@@ -56,7 +56,7 @@ fn what_others_wrote_meanwhile_makes_an_unread_file_an_ordinary_one() {
 
 #[test]
 fn an_unread_upload_whose_reply_was_lost_is_known_again() {
-    for what in [Losing::Request, Losing::Reply] {
+    for what in [LostPart::Request, LostPart::Reply] {
         let mut story = reading_once();
         story.disk.user_write("b", "is large too").unwrap();
         story.server.lose(1, what);
@@ -77,8 +77,8 @@ fn a_renamed_file_is_not_deleted_there_before_its_unread_self_has_arrived() {
     story.cycle(touched("a")).unwrap();
     // Now the deletion is due. The upload fails.
     story.disk.set_hook(Some(Box::new(|op| match op.kind {
-        OpKind::Read if op.path == "b" => Verdict::Fail(ErrorKind::Other),
-        _ => Verdict::Go,
+        StepKind::Read if op.path == "b" => StepFate::Fail(ErrorKind::Other),
+        _ => StepFate::Go,
     })));
     let report = story.cycle(touched("b")).unwrap();
     assert_eq!((story.names(), report.scan.hashed, report.again), (vec!["a".to_owned()], 0, true));
@@ -143,10 +143,10 @@ fn a_file_that_grows_beyond_the_limit_before_it_goes_up_stays_here() {
     let opened = AtomicU64::new(0);
     story.disk.set_hook(Some(Box::new(move |op| {
         // The scan opens it first.
-        if op.kind == OpKind::Open && op.path == "b" && opened.fetch_add(1, Ordering::Relaxed) == 1 {
+        if op.kind == StepKind::Open && op.path == "b" && opened.fetch_add(1, Ordering::Relaxed) == 1 {
             op.disk.user_write("b", vec![b'x'; 2 << 20]).unwrap();
         }
-        Verdict::Go
+        StepFate::Go
     })));
     for _ in 0..3 {
         story.cycle(touched("b")).unwrap();

@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn an_upload_that_was_dropped_and_arrived_is_no_conflict() {
     for files in [1, 9] {
-        let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+        let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
         story.cycle(ScanScope::full()).unwrap();
         let names: Vec<String> = (0..files).map(|n| format!("n{n}")).collect();
         names.iter().for_each(|n| story.disk.user_write(n, "first").unwrap());
@@ -23,9 +23,9 @@ fn an_upload_that_was_dropped_and_arrived_is_no_conflict() {
 /// The proxy takes the upload, and the process dies before it hears so. Its user edits on meanwhile.
 #[test]
 fn upload_of_a_killed_run_is_no_conflict() {
-    for (config, files) in [(Config::default(), 1), (Config::default(), 9), (plain(), 1), (plain(), 9)] {
+    for (config, files) in [(FakeConfig::default(), 1), (FakeConfig::default(), 9), (plain(), 1), (plain(), 9)] {
         for edited in [false, true] {
-            let mut story = Story::new(Config { yields: 1.0, ..config });
+            let mut story = Story::new(FakeConfig { yields: 1.0, ..config });
             let names: Vec<String> = (0..files).map(|n| format!("n{n}")).collect();
             let write = |story: &Story, what: &str| {
                 names.iter().for_each(|n| story.disk.user_write(n, format!("{what} {n}")).unwrap());
@@ -57,7 +57,7 @@ fn upload_of_a_killed_run_is_no_conflict() {
 /// The power cut sets the file back behind what was sent, which is nowhere else then.
 #[test]
 fn upload_before_a_power_cut_is_not_replaced_by_an_older_file() {
-    let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+    let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
     story.disk.user_write("a", "the base").unwrap();
     story.settle();
     story.disk.user_write_volatile("a", "and newer").unwrap();
@@ -78,7 +78,7 @@ fn upload_before_a_power_cut_is_not_replaced_by_an_older_file() {
 /// An earlier run may have noted an upload of a file that a power cut then took.
 #[test]
 fn file_missing_after_a_killed_upload_comes_back() {
-    let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+    let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
     story.settle();
     story.disk.user_write("a", "sent").unwrap();
     let server = story.server.clone();
@@ -93,21 +93,21 @@ fn file_missing_after_a_killed_upload_comes_back() {
 #[test]
 fn an_upload_whose_file_changed_before_it_was_sent_was_not_sent() {
     for files in [1, 9] {
-        let mut story = Story::new(Config::default());
+        let mut story = Story::new(FakeConfig::default());
         story.cycle(ScanScope::full()).unwrap();
         (1..files).for_each(|n| story.disk.user_write(&format!("n{n}"), "1").unwrap());
         story.disk.user_write("n0", "theirs").unwrap();
         let opened = AtomicU64::new(0);
         story.disk.set_hook(Some(Box::new(move |op| {
             // The scan opens it first.
-            if op.kind == OpKind::Open && op.path == "n0" && opened.fetch_add(1, Ordering::Relaxed) == 1 {
+            if op.kind == StepKind::Open && op.path == "n0" && opened.fetch_add(1, Ordering::Relaxed) == 1 {
                 op.disk.user_write("n0", "mine").unwrap();
             }
-            Verdict::Go
+            StepFate::Go
         })));
         // The batch that it was to go in is answered, or lost.
         if files > 1 {
-            story.server.lose(1, Losing::Reply);
+            story.server.lose(1, LostPart::Reply);
         }
         let _ = story.cycle(ScanScope::full());
         story.disk.set_hook(None);
@@ -122,13 +122,13 @@ fn an_upload_whose_file_changed_before_it_was_sent_was_not_sent() {
 
 #[test]
 fn what_was_sent_before_a_deletion_is_nobodys_own_after_it() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     let path = RelPath::parse("a").unwrap();
     story.disk.user_write("a", "first").unwrap();
     story.cycle(ScanScope::full()).unwrap();
     // Read for an upload that never arrives, then deleted.
     story.disk.user_write("a", "second").unwrap();
-    story.server.lose(1, Losing::Request);
+    story.server.lose(1, LostPart::Request);
     assert!(story.cycle(touched("a")).is_err());
     story.disk.user_remove("a").unwrap();
     for _ in 0..3 {
@@ -148,7 +148,7 @@ fn what_was_sent_before_a_deletion_is_nobodys_own_after_it() {
 /// Somebody is always faster, and takes it back before we look: a cycle does not run after that for ever.
 #[test]
 fn a_write_that_always_comes_too_late_is_tried_three_times_a_cycle() {
-    let mut story = Story::new(Config { yields: 1.0, ..Config::default() });
+    let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
     let path = RelPath::parse("a").unwrap();
     story.disk.user_write("a", "base").unwrap();
     story.cycle(ScanScope::full()).unwrap();
@@ -159,13 +159,13 @@ fn a_write_that_always_comes_too_late_is_tried_three_times_a_cycle() {
         story
             .cycle_while(ScanScope::full(), || {
                 let calls = server.calls();
-                let looked = calls.last().is_some_and(|c| !matches!(c.request, Request::Put { .. }));
+                let looked = calls.last().is_some_and(|c| !matches!(c.request, FakeRequest::Put { .. }));
                 server.foreign_put(&path, if looked { "faster" } else { "base" });
                 true
             })
             .expect("it runs to its end")
             .unwrap();
-        let puts = server.calls().iter().filter(|c| matches!(c.request, Request::Put { .. })).count();
+        let puts = server.calls().iter().filter(|c| matches!(c.request, FakeRequest::Put { .. })).count();
         assert_eq!(puts, 3, "{:?}", server.calls());
     }
     story.server.foreign_put(&path, "base");
@@ -177,7 +177,7 @@ fn a_write_that_always_comes_too_late_is_tried_three_times_a_cycle() {
 /// The file is gone here, and the proxy holds what this device itself sent.
 #[test]
 fn a_deletion_right_after_an_upload_whose_reply_was_lost_is_not_undone() {
-    for (config, files) in [(Config::default(), 1), (Config::default(), 9), (plain(), 1), (plain(), 9)] {
+    for (config, files) in [(FakeConfig::default(), 1), (FakeConfig::default(), 9), (plain(), 1), (plain(), 9)] {
         for edited in [false, true] {
             let mut story = Story::new(config);
             let names: Vec<String> = (0..files).map(|n| format!("n{n}")).collect();
@@ -190,7 +190,7 @@ fn a_deletion_right_after_an_upload_whose_reply_was_lost_is_not_undone() {
             story.disk.user_write("other", "stays").unwrap();
             story.settle();
             write(&story, "sent");
-            story.server.lose(1, Losing::Reply);
+            story.server.lose(1, LostPart::Reply);
             let _ = story.cycle(ScanScope::full());
             names.iter().for_each(|n| story.disk.user_remove(n).unwrap());
             assert!(story.cycle(ScanScope::full()).unwrap().again, "one scan missed them");
@@ -212,10 +212,10 @@ fn a_deletion_right_after_an_upload_whose_reply_was_lost_is_not_undone() {
 fn what_was_sent_without_a_reply_is_deleted_on_the_word_of_two_scans_and_where_nobody_wrote_since() {
     let path = RelPath::parse("a").unwrap();
     let sent = || {
-        let mut story = Story::new(Config::default());
+        let mut story = Story::new(FakeConfig::default());
         story.cycle(ScanScope::full()).unwrap();
         story.disk.user_write("a", "sent").unwrap();
-        story.server.lose(1, Losing::Reply);
+        story.server.lose(1, LostPart::Reply);
         assert!(story.cycle(touched("a")).is_err());
         story
     };
@@ -234,10 +234,10 @@ fn what_was_sent_without_a_reply_is_deleted_on_the_word_of_two_scans_and_where_n
     story.settle();
     assert_eq!(story.disk.user_read("a").unwrap(), "theirs");
     // Somebody else has the same thought when the deletion is long done.
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "sent").unwrap();
-    story.server.lose(1, Losing::Request);
+    story.server.lose(1, LostPart::Request);
     assert!(story.cycle(touched("a")).is_err());
     story.disk.user_remove("a").unwrap();
     story.settle();
@@ -248,13 +248,13 @@ fn what_was_sent_without_a_reply_is_deleted_on_the_word_of_two_scans_and_where_n
 
 #[test]
 fn a_deletion_of_what_was_sent_that_a_person_rejects_brings_it_back() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     story.cycle(ScanScope::full()).unwrap();
     let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
     // One by one: each is the only one whose reply is lost.
     for name in &names {
         story.disk.user_write(name, name.clone()).unwrap();
-        story.server.lose(1, Losing::Reply);
+        story.server.lose(1, LostPart::Reply);
         assert!(story.cycle(touched(name)).is_err());
     }
     names.iter().for_each(|name| story.disk.user_remove(name).unwrap());
@@ -269,7 +269,7 @@ fn a_deletion_of_what_was_sent_that_a_person_rejects_brings_it_back() {
 /// What the proxy has refused is not there, and who writes it there later is somebody else.
 #[test]
 fn what_was_refused_for_certain_was_not_sent() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     let path = RelPath::parse("a").unwrap();
     story.cycle(ScanScope::full()).unwrap();
     story.server.set_largest(3);
@@ -290,7 +290,7 @@ fn what_was_sent_in_vain_is_nobodys_own_for_ever() {
     let mut story = Story::new(plain());
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "sent").unwrap();
-    story.server.lose(1, Losing::Request);
+    story.server.lose(1, LostPart::Request);
     assert!(story.cycle(touched("a")).is_err());
     story.disk.user_remove("a").unwrap();
     // Ten minutes.
@@ -304,7 +304,7 @@ fn what_was_sent_in_vain_is_nobodys_own_for_ever() {
 /// The new name is taken, so that what was renamed becomes a conflict copy.
 #[test]
 fn an_old_name_goes_when_what_it_held_is_there_under_some_name() {
-    let mut story = Story::new(Config::default());
+    let mut story = Story::new(FakeConfig::default());
     story.disk.user_write("old", "renamed").unwrap();
     story.settle();
     story.disk.user_remove("old").unwrap();
@@ -323,7 +323,7 @@ fn an_old_name_goes_when_what_it_held_is_there_under_some_name() {
 #[test]
 fn an_upload_that_nobody_ever_answers_holds_up_nothing_else() {
     for size in [1, 100] {
-        let mut story = Story::new(Config::default());
+        let mut story = Story::new(FakeConfig::default());
         story.set(EngineOptions { unread_from: 50, ..options() });
         for name in ["gone", "stays", "there"] {
             story.disk.user_write(name, name).unwrap();
@@ -348,7 +348,7 @@ fn an_upload_that_nobody_ever_answers_holds_up_nothing_else() {
 #[test]
 fn a_proxy_that_goes_away_in_the_midst_of_a_cycle_ends_it_soon() {
     for files in [1, 20] {
-        let mut story = Story::new(Config { batch: false, ..Config::default() });
+        let mut story = Story::new(FakeConfig { batch: false, ..FakeConfig::default() });
         story.cycle(ScanScope::full()).unwrap();
         (0..files).for_each(|n| story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap());
         story.server.set_silent(|_| true);
@@ -363,7 +363,7 @@ fn a_proxy_that_goes_away_in_the_midst_of_a_cycle_ends_it_soon() {
 #[test]
 fn refused_writes_hold_up_no_download_or_deletion() {
     for files in [1, 20] {
-        let mut story = Story::new(Config::default());
+        let mut story = Story::new(FakeConfig::default());
         for name in ["deleted", "removed", "stays"] {
             story.disk.user_write(name, name).unwrap();
         }

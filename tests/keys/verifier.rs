@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use memsync::proxy::{Options, VerifierOptions};
-use memsync::store::Memory;
+use memsync::testing::MemoryStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -86,7 +86,7 @@ async fn proxy(url: String, change: impl Fn(&mut VerifierOptions)) -> Running {
     let mut verifier = VerifierOptions::new(url, None);
     change(&mut verifier);
     let options = Options { verifier: Some(verifier), ..Options::default() };
-    Running::start_with(Arc::new(Memory::new()), options).await
+    Running::start_with(Arc::new(MemoryStore::new()), options).await
 }
 
 const ANA: &str =
@@ -271,7 +271,7 @@ async fn strangers_who_hang_up_are_counted_and_hold_up_no_user() {
         failed_attempts: std::num::NonZeroU32::new(3).unwrap(),
         ..Options::default()
     };
-    let strict = Running::start_with(Arc::new(Memory::new()), options).await;
+    let strict = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     for n in 0..4 {
         let (before, mut c) = (service.asked(), strict.client().await);
         c.write(&head("GET", "/sync", &[("Authorization", format!("Bearer gone-{n}"))])).await;
@@ -308,6 +308,6 @@ async fn an_address_that_is_none_stops_the_start() {
     let verifier = Some(VerifierOptions::new("auth.example.org".to_owned(), None));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let options = Options { verifier, ..Options::default() };
-    let ended = memsync::proxy::serve(listener, Arc::new(Memory::new()), options, std::future::pending()).await;
+    let ended = memsync::proxy::serve(listener, Arc::new(MemoryStore::new()), options, std::future::pending()).await;
     assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
 }

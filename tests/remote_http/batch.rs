@@ -1,40 +1,43 @@
 //! Batches: what goes out, and what is believed of what comes back.
 
 use memsync::protocol::Precondition;
-use memsync::protocol::batch::{self, Answered, Asked, Writer};
-use memsync::remote::{Answer, Ask, Deleted, Put, Remote};
+use memsync::protocol::batch::{self, AnswerHead, BatchWriter, RequestHead};
+use memsync::remote::{BatchReply, BatchRequest, DeleteReply, PutReply, Remote};
 
 use crate::server::{Reply, Request, Server, Then, reply};
 use crate::*;
 
 const ALL: &[&str] = &["honest-412", "batch"];
 
-fn ask_put(content: &[u8]) -> Ask {
-    Ask::Put { precondition: Precondition::New, version: 0, body: outgoing(content) }
+fn ask_put(content: &[u8]) -> BatchRequest {
+    BatchRequest::Put { precondition: Precondition::New, version: 0, body: outgoing(content) }
 }
 
-fn ask_delete() -> Ask {
-    Ask::Delete { md5: Md5::of(b"old"), version: 0 }
+fn ask_delete() -> BatchRequest {
+    BatchRequest::Delete { md5: Md5::of(b"old"), version: 0 }
 }
 
-fn asked(request: &Request) -> Vec<(Asked, Bytes)> {
+fn asked(request: &Request) -> Vec<(RequestHead, Bytes)> {
     batch::read(request.body.clone().into()).unwrap()
 }
 
-fn answers(of: &[(Answered, &[u8])]) -> Reply {
-    let mut writer = Writer::default();
+fn answers(of: &[(AnswerHead, &[u8])]) -> Reply {
+    let mut writer = BatchWriter::default();
     for (head, content) in of {
-        let head = Answered { size: content.len() as u64, ..head.clone() };
+        let head = AnswerHead { size: content.len() as u64, ..head.clone() };
         writer.push(&head, content).unwrap();
     }
     reply(200, &[&format!("content-type: {}", batch::CONTENT_TYPE)], &writer.finish())
 }
 
-fn head(path: &str, status: u16, content: Option<&[u8]>) -> Answered {
-    Answered { path: path.into(), status, md5: content.map(Md5::of), ..Answered::default() }
+fn head(path: &str, status: u16, content: Option<&[u8]>) -> AnswerHead {
+    AnswerHead { path: path.into(), status, md5: content.map(Md5::of), ..AnswerHead::default() }
 }
 
-async fn ask(server: &Server, requests: Vec<(&str, Ask)>) -> Result<Option<Vec<Option<Answer>>>, RemoteError> {
+async fn ask(
+    server: &Server,
+    requests: Vec<(&str, BatchRequest)>,
+) -> Result<Option<Vec<Option<BatchReply>>>, RemoteError> {
     let requests = requests.into_iter().map(|(name, ask)| (path(name), ask)).collect();
     remote(server).batch(requests).await
 }
@@ -42,7 +45,7 @@ async fn ask(server: &Server, requests: Vec<(&str, Ask)>) -> Result<Option<Vec<O
 #[tokio::test]
 async fn a_proxy_without_batches_is_asked_for_none() {
     let server = Server::start(&["honest-412"], |_| reply(500, &[], b"")).await;
-    assert!(ask(&server, vec![("a", Ask::Get)]).await.unwrap().is_none());
+    assert!(ask(&server, vec![("a", BatchRequest::Get)]).await.unwrap().is_none());
     assert_eq!(server.seen().len(), 0);
 }
 
@@ -52,14 +55,14 @@ async fn where_too_many_batches_are_under_way_the_requests_go_singly() {
         reply(503, &["Retry-After: 5"], br#"{"detail":"no","error_code":"BUSY","context":null}"#)
     })
     .await;
-    assert!(ask(&server, vec![("a", Ask::Get)]).await.unwrap().is_none());
+    assert!(ask(&server, vec![("a", BatchRequest::Get)]).await.unwrap().is_none());
     assert_eq!(server.seen().len(), 1);
     // Another reason to wait is one for single requests as well.
     let server = Server::start(ALL, |_| {
         reply(503, &["Retry-After: 5"], br#"{"detail":"no","error_code":"STORAGE_FAILED","context":null}"#)
     })
     .await;
-    let e = ask(&server, vec![("a", Ask::Get)]).await.err().unwrap();
+    let e = ask(&server, vec![("a", BatchRequest::Get)]).await.err().unwrap();
     assert!(matches!(e, RemoteError::Throttled { status: 503, .. }), "{e}");
 }
 
@@ -84,34 +87,34 @@ async fn each_answer_is_what_it_would_have_been_alone() {
     })
     .await;
     let requests = vec![
-        ("ü %2F", Ask::Get),
-        ("gone", Ask::Get),
+        ("ü %2F", BatchRequest::Get),
+        ("gone", BatchRequest::Get),
         ("new", ask_put(b"mine")),
         ("lost", ask_put(b"mine")),
-        ("torn", Ask::Put { precondition: Precondition::New, version: 0, body: failing(b"abcdef", 3) }),
+        ("torn", BatchRequest::Put { precondition: Precondition::New, version: 0, body: failing(b"abcdef", 3) }),
         ("deleted", ask_delete()),
         ("absent", ask_delete()),
         ("moved", ask_delete()),
-        ("alone", Ask::Get),
+        ("alone", BatchRequest::Get),
         ("refused", ask_put(b"x")),
     ];
     let mut got = ask(&server, requests).await.unwrap().unwrap().into_iter();
     let mut next = || got.next().unwrap();
     match next() {
-        Some(Answer::Got(Got::Found(blob))) => {
+        Some(BatchReply::Got(GetReply::Found(blob))) => {
             assert_eq!((blob.md5, blob.size), (Md5::of(b"hello"), Some(5)));
             assert_eq!(read(blob).await.unwrap(), b"hello");
         }
         _ => panic!("a blob"),
     }
-    assert!(matches!(next(), Some(Answer::Got(Got::Absent { tombstone: Some(t) })) if t == Md5::of(b"was")));
-    assert!(matches!(next(), Some(Answer::Put(Put::Stored { version: 0 }))));
-    let theirs = Put::Mismatch { current: Some(Md5::of(b"theirs")), is_deleted: Some(true), version: 0 };
-    assert!(matches!(next(), Some(Answer::Put(put)) if put == theirs));
+    assert!(matches!(next(), Some(BatchReply::Got(GetReply::Absent { tombstone: Some(t) })) if t == Md5::of(b"was")));
+    assert!(matches!(next(), Some(BatchReply::Put(PutReply::Stored { version: 0 }))));
+    let theirs = PutReply::Mismatch { current: Some(Md5::of(b"theirs")), is_deleted: Some(true), version: 0 };
+    assert!(matches!(next(), Some(BatchReply::Put(put)) if put == theirs));
     assert!(next().is_none(), "what could not be read was not sent");
-    assert!(matches!(next(), Some(Answer::Deleted(Deleted::Done))));
-    assert!(matches!(next(), Some(Answer::Deleted(Deleted::Absent))));
-    assert!(matches!(next(), Some(Answer::Deleted(Deleted::Mismatch { current: None }))));
+    assert!(matches!(next(), Some(BatchReply::Deleted(DeleteReply::Done))));
+    assert!(matches!(next(), Some(BatchReply::Deleted(DeleteReply::Absent))));
+    assert!(matches!(next(), Some(BatchReply::Deleted(DeleteReply::Mismatch { current: None }))));
     assert!(next().is_none() && next().is_none(), "refusals are asked for again, alone");
 
     let seen = server.seen();
@@ -130,23 +133,23 @@ async fn each_answer_is_what_it_would_have_been_alone() {
 #[tokio::test]
 async fn a_plain_proxy_proves_no_tombstone_in_a_batch_either() {
     let server = Server::start(&["batch"], |_| answers(&[(head("a", 404, Some(b"was")), b"")])).await;
-    let got = ask(&server, vec![("a", Ask::Get)]).await.unwrap().unwrap();
-    assert!(matches!(got[0], Some(Answer::Got(Got::Absent { tombstone: None }))));
+    let got = ask(&server, vec![("a", BatchRequest::Get)]).await.unwrap().unwrap();
+    assert!(matches!(got[0], Some(BatchReply::Got(GetReply::Absent { tombstone: None }))));
 }
 
 #[tokio::test]
 async fn a_batch_of_which_nothing_could_be_read_is_not_sent() {
     let server = Server::start(ALL, |_| reply(500, &[], b"")).await;
-    let torn = || Ask::Put { precondition: Precondition::New, version: 0, body: failing(b"abcdef", 3) };
+    let torn = || BatchRequest::Put { precondition: Precondition::New, version: 0, body: failing(b"abcdef", 3) };
     let got = ask(&server, vec![("a", torn()), ("b", torn())]).await.unwrap().unwrap();
     assert!(got.len() == 2 && got.iter().all(Option::is_none));
     assert_eq!(server.seen().len(), 0);
 }
 
 /// What came of asking for `a` (get), `b` (put) and `c` (delete).
-async fn answered_with(bytes: Reply) -> Result<Vec<Option<Answer>>, RemoteError> {
+async fn answered_with(bytes: Reply) -> Result<Vec<Option<BatchReply>>, RemoteError> {
     let server = Server::start(ALL, move |_| bytes.clone()).await;
-    let requests = vec![("a", Ask::Get), ("b", ask_put(b"mine")), ("c", ask_delete())];
+    let requests = vec![("a", BatchRequest::Get), ("b", ask_put(b"mine")), ("c", ask_delete())];
     ask(&server, requests).await.map(Option::unwrap)
 }
 

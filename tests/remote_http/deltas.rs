@@ -1,7 +1,7 @@
 //! Parts of an index that is hints: what is asked for, and what is made of an answer.
 
 use memsync::remote::http::HttpRemote;
-use memsync::remote::{Index, IndexAnswer, Remote, RemoteError};
+use memsync::remote::{FetchedIndex, IndexUpdate, Remote, RemoteError};
 
 use crate::server::{Reply, Server, reply};
 use crate::*;
@@ -20,11 +20,11 @@ fn index(tag: &str, name: &str, base: Option<&str>) -> Reply {
 
 /// How the index came, and the names in it.
 async fn ask(remote: &HttpRemote) -> Result<(&'static str, Vec<String>), RemoteError> {
-    let names = |index: Index| index.files.into_keys().map(|path| path.to_string()).collect();
+    let names = |index: FetchedIndex| index.files.into_keys().map(|path| path.to_string()).collect();
     Ok(match remote.index(None, None).await? {
-        IndexAnswer::Whole(index) => ("whole", names(index)),
-        IndexAnswer::Delta(index) => ("delta", names(index)),
-        IndexAnswer::Unchanged => ("unchanged", Vec::new()),
+        IndexUpdate::Whole(index) => ("whole", names(index)),
+        IndexUpdate::Delta(index) => ("delta", names(index)),
+        IndexUpdate::Unchanged => ("unchanged", Vec::new()),
     })
 }
 

@@ -3,9 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use memsync::protocol::Precondition;
-use memsync::protocol::batch::{self, Answered, Asked, Writer};
+use memsync::protocol::batch::{self, AnswerHead, BatchWriter, RequestHead};
 use memsync::remote::http::{HttpOptions, HttpRemote};
-use memsync::remote::{Answer, Ask, IndexAnswer, Put, Remote};
+use memsync::remote::{BatchReply, BatchRequest, IndexUpdate, PutReply, Remote};
 use memsync::store::SqliteStore;
 
 use crate::packed::{gzip_bomb, pack, text, unpack, zstd_bomb};
@@ -34,12 +34,12 @@ fn random(size: usize) -> Vec<u8> {
 
 /// A source whose digest is known at its end.
 struct Unread {
-    source: Box<dyn Source>,
+    source: Box<dyn BodySource>,
     md5: Md5,
     digested: Arc<OnceLock<Md5>>,
 }
 
-impl Source for Unread {
+impl BodySource for Unread {
     fn next(&mut self) -> io::Result<Option<Bytes>> {
         let piece = self.source.next()?;
         if piece.is_none() {
@@ -62,10 +62,10 @@ fn takes_all(request: &Request) -> Reply {
     match (request.method.as_str(), request.target.as_str()) {
         ("PUT", _) => reply(201, &[&etag(&content(request))], b""),
         ("POST", _) => {
-            let mut writer = Writer::default();
-            for (head, content) in batch::read::<Asked>(content(request).into()).unwrap() {
+            let mut writer = BatchWriter::default();
+            for (head, content) in batch::read::<RequestHead>(content(request).into()).unwrap() {
                 let md5 = Some(Md5::of(&content));
-                writer.push(&Answered { path: head.path, status: 201, md5, ..Answered::default() }, b"").unwrap();
+                writer.push(&AnswerHead { path: head.path, status: 201, md5, ..AnswerHead::default() }, b"").unwrap();
             }
             reply(200, &[&format!("content-type: {}", batch::CONTENT_TYPE)], &writer.finish())
         }
@@ -75,22 +75,22 @@ fn takes_all(request: &Request) -> Reply {
     }
 }
 
-async fn put(remote: &HttpRemote, content: &[u8]) -> Result<Put, RemoteError> {
+async fn put(remote: &HttpRemote, content: &[u8]) -> Result<PutReply, RemoteError> {
     remote.put(&path("a"), Precondition::New, 0, outgoing(content)).await
 }
 
-fn ask_put(content: &[u8]) -> (RelPath, Ask) {
-    (path("b"), Ask::Put { precondition: Precondition::New, version: 0, body: outgoing(content) })
+fn ask_put(content: &[u8]) -> (RelPath, BatchRequest) {
+    (path("b"), BatchRequest::Put { precondition: Precondition::New, version: 0, body: outgoing(content) })
 }
 
 /// One request of each kind, with contents that get smaller.
 async fn one_of_each(remote: &HttpRemote) {
-    assert!(matches!(remote.index(None, None).await.unwrap(), IndexAnswer::Whole(_)));
+    assert!(matches!(remote.index(None, None).await.unwrap(), IndexUpdate::Whole(_)));
     read(found(remote.get(&path("a")).await.unwrap())).await.unwrap();
-    assert_eq!(put(remote, &text(5_000)).await, Ok(Put::Stored { version: 0 }));
-    assert_eq!(put(remote, &text(LARGE)).await, Ok(Put::Stored { version: 0 }));
+    assert_eq!(put(remote, &text(5_000)).await, Ok(PutReply::Stored { version: 0 }));
+    assert_eq!(put(remote, &text(LARGE)).await, Ok(PutReply::Stored { version: 0 }));
     let answers = remote.batch(vec![ask_put(&text(9_000))]).await.unwrap().unwrap();
-    assert!(matches!(answers[..], [Some(Answer::Put(Put::Stored { .. }))]));
+    assert!(matches!(answers[..], [Some(BatchReply::Put(PutReply::Stored { .. }))]));
     remote.delete(&path("a"), Md5::of(b"hello"), 0).await.unwrap();
 }
 
@@ -122,7 +122,7 @@ async fn beyond_this_machine_packed_contents_are_asked_for_and_sent() {
     }
     // What would not get smaller goes as it is, and says how long it is.
     for plain in [text(900), random(5_000), random(LARGE), Vec::new()] {
-        assert_eq!(put(&far(&server), &plain).await, Ok(Put::Stored { version: 0 }));
+        assert_eq!(put(&far(&server), &plain).await, Ok(PutReply::Stored { version: 0 }));
         let request = server.seen().pop().unwrap();
         assert_eq!((request.header("content-encoding"), request.header("x-memsync-md5")), (None, None));
         assert_eq!(request.header("content-length"), Some(plain.len().to_string().as_str()));
@@ -134,8 +134,8 @@ async fn beyond_this_machine_packed_contents_are_asked_for_and_sent() {
     let told = digested.clone();
     let body = outgoing(&content);
     let source = Box::new(Unread { source: body.source, md5: Md5::of(&content), digested });
-    let body = Outgoing { md5: Promised::AtTheEnd(Arc::new(move || told.get().copied())), source, ..body };
-    assert_eq!(far(&server).put(&path("a"), Precondition::New, 0, body).await, Ok(Put::Stored { version: 0 }));
+    let body = UploadBody { md5: PromisedDigest::AtTheEnd(Arc::new(move || told.get().copied())), source, ..body };
+    assert_eq!(far(&server).put(&path("a"), Precondition::New, 0, body).await, Ok(PutReply::Stored { version: 0 }));
     let request = server.seen().pop().unwrap();
     assert!(request.header("content-encoding").is_none() && request.body == content);
 
@@ -153,7 +153,7 @@ async fn a_source_that_fails_shows_no_whole_body() {
         let e = remote.put(&path("a"), Precondition::New, 0, body).await.unwrap_err();
         assert!(matches!(e, RemoteError::Source(_)), "{size} {good}: {e}");
     }
-    assert_eq!(put(&remote, b"x").await, Ok(Put::Stored { version: 0 }));
+    assert_eq!(put(&remote, b"x").await, Ok(PutReply::Stored { version: 0 }));
     assert_eq!(server.wait_for(1).await.iter().filter(|r| r.whole).count(), 1);
 }
 
@@ -177,10 +177,15 @@ async fn packed_answers_are_what_they_hold() {
             "/blob/empty" => packed_reply(coding, &[&etag(b"")], &pack(coding, b"")),
             "/blob/plain" => packed_reply("identity", &[&etag(b"x")], b"x"),
             _ => {
-                let mut writer = Writer::default();
+                let mut writer = BatchWriter::default();
                 let size = note.len() as u64;
-                let head =
-                    Answered { path: "b".into(), status: 200, size, md5: Some(Md5::of(&note)), ..Answered::default() };
+                let head = AnswerHead {
+                    path: "b".into(),
+                    status: 200,
+                    size,
+                    md5: Some(Md5::of(&note)),
+                    ..AnswerHead::default()
+                };
                 writer.push(&head, &note).unwrap();
                 let kind = format!("content-type: {}", batch::CONTENT_TYPE);
                 packed_reply(coding, &[&kind], &pack(coding, &writer.finish()))
@@ -188,7 +193,7 @@ async fn packed_answers_are_what_they_hold() {
         })
         .await;
         for remote in [far(&server), remote(&server)] {
-            let IndexAnswer::Whole(index) = remote.index(None, None).await.unwrap() else { panic!("no whole index") };
+            let IndexUpdate::Whole(index) = remote.index(None, None).await.unwrap() else { panic!("no whole index") };
             assert_eq!(index.files.len(), 500, "{coding}");
             for (name, content) in
                 [("note", text(5_000)), ("large", text(3 << 20)), ("empty", vec![]), ("plain", b"x".to_vec())]
@@ -197,8 +202,8 @@ async fn packed_answers_are_what_they_hold() {
                 assert_eq!(blob.size, (name == "plain").then_some(1), "what is packed does not say how long it is");
                 assert!(read(blob).await.unwrap() == content, "{coding} {name}");
             }
-            let mut answers = remote.batch(vec![(path("b"), Ask::Get)]).await.unwrap().unwrap();
-            let Some(Answer::Got(got)) = answers.remove(0) else { panic!("no answer") };
+            let mut answers = remote.batch(vec![(path("b"), BatchRequest::Get)]).await.unwrap().unwrap();
+            let Some(BatchReply::Got(got)) = answers.remove(0) else { panic!("no answer") };
             assert_eq!(read(found(got)).await.unwrap(), text(5_000));
         }
     }
@@ -222,7 +227,7 @@ async fn errors(coding: &'static str, body: Vec<u8>) -> [RemoteError; 3] {
     [
         remote.index(None, None).await.unwrap_err(),
         get.await.unwrap_err(),
-        remote.batch(vec![(path("b"), Ask::Get)]).await.err().expect("an error"),
+        remote.batch(vec![(path("b"), BatchRequest::Get)]).await.err().expect("an error"),
     ]
 }
 
@@ -305,8 +310,8 @@ async fn who_takes_nothing_packed_after_all_gets_it_plain() {
     {
         let server = refusing(status, code).await;
         let remote = far(&server);
-        assert_eq!(put(&remote, &text(5_000)).await, Ok(Put::Stored { version: 0 }), "{status} {code}");
-        assert_eq!(put(&remote, &text(LARGE)).await, Ok(Put::Stored { version: 0 }), "at once plain");
+        assert_eq!(put(&remote, &text(5_000)).await, Ok(PutReply::Stored { version: 0 }), "{status} {code}");
+        assert_eq!(put(&remote, &text(LARGE)).await, Ok(PutReply::Stored { version: 0 }), "at once plain");
         assert_eq!(server.seen().len(), 3);
         let remote = far(&server);
         assert!(remote.batch(vec![ask_put(&text(9_000))]).await.unwrap().unwrap()[0].is_some(), "{status} {code}");
@@ -315,7 +320,7 @@ async fn who_takes_nothing_packed_after_all_gets_it_plain() {
         let remote = far(&server);
         let e = put(&remote, &text(LARGE)).await.unwrap_err();
         assert!(matches!(e, RemoteError::Protocol { .. }), "{e}");
-        assert_eq!(put(&remote, &text(LARGE)).await, Ok(Put::Stored { version: 0 }));
+        assert_eq!(put(&remote, &text(LARGE)).await, Ok(PutReply::Stored { version: 0 }));
     }
     // What is refused for another reason is refused, and the next is packed all the same.
     let server = refusing(400, "INVALID_PATH").await;
@@ -342,7 +347,7 @@ async fn who_has_no_room_for_unpacking_gets_it_plain() {
     let remote = far(&server);
     // Each is tried packed, and then sent once more.
     for requests in [2, 4] {
-        assert_eq!(put(&remote, &text(5_000)).await, Ok(Put::Stored { version: 0 }));
+        assert_eq!(put(&remote, &text(5_000)).await, Ok(PutReply::Stored { version: 0 }));
         assert_eq!(server.seen().len(), requests);
     }
     // A batch may have found no turn, for which it would wait again: its requests go singly.
@@ -351,7 +356,7 @@ async fn who_has_no_room_for_unpacking_gets_it_plain() {
     // What is read as it goes comes again plain when it is time.
     let e = put(&remote, &text(LARGE)).await.unwrap_err();
     assert!(matches!(e, RemoteError::Throttled { status: 503, .. }), "{e}");
-    assert_eq!(put(&remote, &text(LARGE)).await, Ok(Put::Stored { version: 0 }));
+    assert_eq!(put(&remote, &text(LARGE)).await, Ok(PutReply::Stored { version: 0 }));
     // Another reason is no reason to send it plain.
     let server = busy("STORAGE_FAILED").await;
     let e = put(&far(&server), &text(5_000)).await.unwrap_err();
@@ -369,29 +374,29 @@ async fn with_a_real_proxy_all_comes_back_and_less_is_on_the_wire() {
     for remote in &remotes {
         for (n, content) in contents.iter().enumerate() {
             let stored = remote.put(&path(&format!("{n}")), Precondition::New, 0, outgoing(content)).await;
-            assert!(matches!(stored, Ok(Put::Stored { .. })), "{n} {stored:?}");
+            assert!(matches!(stored, Ok(PutReply::Stored { .. })), "{n} {stored:?}");
             let lost = remote.put(&path(&format!("{n}")), Precondition::New, 0, outgoing(&text(40_000))).await;
             assert!(
-                matches!(lost, Ok(Put::Mismatch { current: Some(md5), .. }) if md5 == Md5::of(content)),
+                matches!(lost, Ok(PutReply::Mismatch { current: Some(md5), .. }) if md5 == Md5::of(content)),
                 "{lost:?}"
             );
         }
         let asks = (0..200).map(|n| {
             let body = outgoing(&text(3_000 + n));
-            (path(&format!("batch/{n}")), Ask::Put { precondition: Precondition::New, version: 0, body })
+            (path(&format!("batch/{n}")), BatchRequest::Put { precondition: Precondition::New, version: 0, body })
         });
         let answers = remote.batch(asks.collect()).await.unwrap().unwrap();
-        assert!(answers.iter().all(|a| matches!(a, Some(Answer::Put(Put::Stored { .. })))));
-        let IndexAnswer::Whole(index) = remote.index(None, None).await.unwrap() else { panic!("no whole index") };
+        assert!(answers.iter().all(|a| matches!(a, Some(BatchReply::Put(PutReply::Stored { .. })))));
+        let IndexUpdate::Whole(index) = remote.index(None, None).await.unwrap() else { panic!("no whole index") };
         assert_eq!(index.files.len(), 206);
         for (n, content) in contents.iter().enumerate() {
             let came = read(found(remote.get(&path(&format!("{n}"))).await.unwrap())).await.unwrap();
             assert!(came == *content, "{n}");
         }
-        let asks = (0..200).map(|n| (path(&format!("batch/{n}")), Ask::Get));
+        let asks = (0..200).map(|n| (path(&format!("batch/{n}")), BatchRequest::Get));
         let answers = remote.batch(asks.collect()).await.unwrap().unwrap();
         for (n, answer) in answers.into_iter().enumerate() {
-            let Some(Answer::Got(got)) = answer else { panic!("{n}") };
+            let Some(BatchReply::Got(got)) = answer else { panic!("{n}") };
             assert_eq!(read(found(got)).await.unwrap(), text(3_000 + n));
         }
     }

@@ -21,7 +21,7 @@ use futures::TryStreamExt;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::remote::http::{HttpOptions, HttpRemote};
-use memsync::remote::{Blob, Got, Outgoing, Promised, RemoteError, Source};
+use memsync::remote::{BodySource, GetReply, PromisedDigest, RemoteBlob, RemoteError, UploadBody};
 use secrecy::SecretString;
 
 /// In no message and no Debug text.
@@ -61,7 +61,7 @@ pub struct Pieces {
     pub fail: bool,
 }
 
-impl Source for Pieces {
+impl BodySource for Pieces {
     fn next(&mut self) -> io::Result<Option<Bytes>> {
         match self.pieces.next() {
             None if self.fail => Err(io::Error::other("it changed while it was read")),
@@ -70,26 +70,26 @@ impl Source for Pieces {
     }
 }
 
-pub fn outgoing(content: &[u8]) -> Outgoing {
+pub fn outgoing(content: &[u8]) -> UploadBody {
     let pieces: Vec<_> = content.chunks(64 * 1024).map(Bytes::copy_from_slice).collect();
     let source = Box::new(Pieces { pieces: pieces.into_iter(), fail: false });
-    Outgoing { md5: Promised::Known(Md5::of(content)), size: content.len() as u64, source }
+    UploadBody { md5: PromisedDigest::Known(Md5::of(content)), size: content.len() as u64, source }
 }
 
 /// As [`outgoing`], but the source fails after `good` bytes.
-pub fn failing(content: &[u8], good: usize) -> Outgoing {
+pub fn failing(content: &[u8], good: usize) -> UploadBody {
     let pieces: Vec<_> = content[..good].chunks(64 * 1024).map(Bytes::copy_from_slice).collect();
-    Outgoing { source: Box::new(Pieces { pieces: pieces.into_iter(), fail: true }), ..outgoing(content) }
+    UploadBody { source: Box::new(Pieces { pieces: pieces.into_iter(), fail: true }), ..outgoing(content) }
 }
 
-pub fn found(got: Got) -> Blob {
+pub fn found(got: GetReply) -> RemoteBlob {
     match got {
-        Got::Found(blob) => blob,
-        Got::Absent { .. } => panic!("absent"),
+        GetReply::Found(blob) => blob,
+        GetReply::Absent { .. } => panic!("absent"),
     }
 }
 
-pub async fn read(blob: Blob) -> Result<Vec<u8>, RemoteError> {
+pub async fn read(blob: RemoteBlob) -> Result<Vec<u8>, RemoteError> {
     let pieces: Vec<Bytes> = blob.body.try_collect().await?;
     Ok(pieces.concat())
 }

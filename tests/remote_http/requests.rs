@@ -1,9 +1,9 @@
 //! The flat dialect where all goes well, and where a race is lost.
 
 use memsync::digest::Md5;
-use memsync::protocol::Precondition;
+use memsync::protocol::{IndexCursor, Precondition};
 use memsync::remote::http::{HttpOptions, HttpRemote};
-use memsync::remote::{Deleted, Got, Index, IndexAnswer, Mark, Put, Remote};
+use memsync::remote::{DeleteReply, FetchedIndex, GetReply, IndexUpdate, PutReply, Remote};
 
 use crate::server::{DEADLINE, Reply, Server, Then, reply};
 use crate::*;
@@ -25,10 +25,10 @@ async fn names_are_encoded_once_on_the_wire() {
         ("C:/x", "C%3A/x"),
     ];
     for (name, wire) in names {
-        assert!(matches!(remote.get(&path(name)).await.unwrap(), Got::Absent { tombstone: None }));
+        assert!(matches!(remote.get(&path(name)).await.unwrap(), GetReply::Absent { tombstone: None }));
         let put = remote.put(&path(name), Precondition::New, 0, outgoing(b"")).await;
         assert!(put.unwrap_err().to_string().contains("404"));
-        assert_eq!(remote.delete(&path(name), Md5::of(b""), 0).await.unwrap(), Deleted::Absent);
+        assert_eq!(remote.delete(&path(name), Md5::of(b""), 0).await.unwrap(), DeleteReply::Absent);
         let seen = server.seen();
         for request in &seen[seen.len() - 3..] {
             assert_eq!(request.target, format!("/base/blob/{wire}"));
@@ -95,8 +95,8 @@ async fn a_tombstone_is_proven_only_by_an_honest_proxy() {
     let plain = Server::start(&[], answer).await;
     let bad = Server::start(&["honest-412"], |_| reply(404, &["x-tombstone: yes"], b"{}")).await;
     let tombstone = |got| match got {
-        Got::Absent { tombstone } => tombstone,
-        Got::Found(_) => panic!("found"),
+        GetReply::Absent { tombstone } => tombstone,
+        GetReply::Found(_) => panic!("found"),
     };
     assert_eq!(tombstone(remote(&honest).get(&path("a")).await.unwrap()), Some(Md5::of(b"hello")));
     assert_eq!(tombstone(remote(&plain).get(&path("a")).await.unwrap()), None);
@@ -119,7 +119,7 @@ async fn writes_carry_their_precondition() {
     ] {
         let content = noise(size);
         let put = remote.put(&path("a"), precondition, 0, outgoing(&content)).await;
-        assert_eq!(put, Ok(Put::Stored { version: 0 }), "{size}");
+        assert_eq!(put, Ok(PutReply::Stored { version: 0 }), "{size}");
         let request = server.seen().pop().unwrap();
         assert!(request.body == content && request.method == "PUT");
         assert_eq!(request.header("content-length"), Some(size.to_string().as_str()));
@@ -142,9 +142,9 @@ async fn a_lost_race_is_a_value() {
     let held = Some(Md5::of(b"hello"));
     for (name, current, is_deleted) in [("held", held, Some(true)), ("none", None, None), ("html", None, None)] {
         let put = remote.put(&path(name), Precondition::New, 0, outgoing(b"x")).await;
-        assert_eq!(put, Ok(Put::Mismatch { current, is_deleted, version: 0 }), "{name}");
+        assert_eq!(put, Ok(PutReply::Mismatch { current, is_deleted, version: 0 }), "{name}");
         let deleted = remote.delete(&path(name), Md5::of(b"x"), 0).await;
-        assert_eq!(deleted, Ok(Deleted::Mismatch { current }), "{name}");
+        assert_eq!(deleted, Ok(DeleteReply::Mismatch { current }), "{name}");
     }
 }
 
@@ -157,7 +157,7 @@ async fn deletes_name_what_they_delete() {
     })
     .await;
     let remote = remote(&server);
-    for (name, want) in [("a", Deleted::Done), ("b", Deleted::Done), ("c", Deleted::Absent)] {
+    for (name, want) in [("a", DeleteReply::Done), ("b", DeleteReply::Done), ("c", DeleteReply::Absent)] {
         assert_eq!(remote.delete(&path(name), Md5::of(b"hello"), 0).await, Ok(want));
         let request = server.seen().pop().unwrap();
         assert_eq!((request.method.as_str(), request.header("if-match")), ("DELETE", Some(&*format!("\"{HELLO}\""))));
@@ -172,15 +172,15 @@ fn whole(cursor: u64, delta: bool) -> Vec<u8> {
     .into_bytes()
 }
 
-fn mark(cursor: u64) -> Mark {
-    Mark { epoch: "e/1 &".to_owned(), cursor, floor: 2 }
+fn cursor(cursor: u64) -> IndexCursor {
+    IndexCursor { epoch: "e/1 &".into(), cursor, floor: 2 }
 }
 
-fn index_of(answer: IndexAnswer) -> (&'static str, Index) {
+fn index_of(answer: IndexUpdate) -> (&'static str, FetchedIndex) {
     match answer {
-        IndexAnswer::Whole(index) => ("whole", index),
-        IndexAnswer::Delta(index) => ("delta", index),
-        IndexAnswer::Unchanged => ("unchanged", Index::default()),
+        IndexUpdate::Whole(index) => ("whole", index),
+        IndexUpdate::Delta(index) => ("delta", index),
+        IndexUpdate::Unchanged => ("unchanged", FetchedIndex::default()),
     }
 }
 
@@ -204,22 +204,22 @@ async fn an_index_is_read_whole_by_part_or_not_at_all() {
     .await;
     let remote = remote(&server);
     let (kind, index) = index_of(remote.index(None, None).await.unwrap());
-    assert_eq!((kind, index.mark), ("whole", Some(mark(7))));
+    assert_eq!((kind, index.cursor), ("whole", Some(cursor(7))));
     assert_eq!(index.files["a.md"].md5.to_string(), HELLO);
-    assert_eq!(remote.index(None, None).await, Ok(IndexAnswer::Unchanged));
-    let (kind, index) = index_of(remote.index(Some(&mark(7)), None).await.unwrap());
-    assert_eq!((kind, index.mark), ("delta", Some(mark(9))));
+    assert_eq!(remote.index(None, None).await, Ok(IndexUpdate::Unchanged));
+    let (kind, index) = index_of(remote.index(Some(&cursor(7)), None).await.unwrap());
+    assert_eq!((kind, index.cursor), ("delta", Some(cursor(9))));
     // Who still holds 7 has not taken that in, and gets it again; who holds 9 is told when nothing is new.
-    assert_eq!(index_of(remote.index(Some(&mark(7)), None).await.unwrap()).0, "delta");
-    assert_eq!(index_of(remote.index(Some(&mark(9)), None).await.unwrap()).0, "delta");
+    assert_eq!(index_of(remote.index(Some(&cursor(7)), None).await.unwrap()).0, "delta");
+    assert_eq!(index_of(remote.index(Some(&cursor(9)), None).await.unwrap()).0, "delta");
     // The floor need not be known: it is where the index stands that counts.
-    assert_eq!(remote.index(Some(&Mark { floor: 0, ..mark(9) }), None).await, Ok(IndexAnswer::Unchanged));
-    let (kind, _) = index_of(remote.index(Some(&mark(1)), None).await.unwrap());
+    assert_eq!(remote.index(Some(&IndexCursor { floor: 0, ..cursor(9) }), None).await, Ok(IndexUpdate::Unchanged));
+    let (kind, _) = index_of(remote.index(Some(&cursor(1)), None).await.unwrap());
     assert_eq!(kind, "whole", "a cursor before the floor gives all");
     // The ETag of another address, or of an older answer, is not sent.
     assert_eq!(index_of(remote.index(None, None).await.unwrap()).0, "whole");
-    assert!(matches!(remote.index(Some(&mark(20)), None).await, Err(RemoteError::Protocol { .. })));
-    let other = Mark { epoch: "other".to_owned(), ..mark(7) };
+    assert!(matches!(remote.index(Some(&cursor(20)), None).await, Err(RemoteError::Protocol { .. })));
+    let other = IndexCursor { epoch: "other".into(), ..cursor(7) };
     let server = Server::start(ALL, |_| reply(200, &[], &whole(9, true))).await;
     let remote = self::remote(&server);
     assert!(matches!(remote.index(Some(&other), None).await, Err(RemoteError::Protocol { .. })));
@@ -231,8 +231,8 @@ async fn nothing_is_taken_for_granted_of_a_plain_proxy() {
     let server = Server::start(&[], |_| reply(200, &["etag: \"x\""], &whole(7, false))).await;
     let remote = remote(&server);
     for _ in 0..2 {
-        let (kind, index) = index_of(remote.index(Some(&mark(5)), None).await.unwrap());
-        assert_eq!((kind, index.mark, index.files.len()), ("whole", None, 1));
+        let (kind, index) = index_of(remote.index(Some(&cursor(5)), None).await.unwrap());
+        assert_eq!((kind, index.cursor, index.files.len()), ("whole", None, 1));
     }
     for request in server.seen() {
         assert_eq!((request.target.as_str(), request.header("if-none-match")), ("/sync", None));
@@ -263,8 +263,8 @@ async fn who_has_forgotten_the_index_is_given_the_whole_again() {
     })
     .await;
     let remote = remote(&server);
-    assert!(matches!(remote.index(None, None).await, Ok(IndexAnswer::Whole(_))));
-    assert_eq!(remote.index(None, None).await, Ok(IndexAnswer::Unchanged));
+    assert!(matches!(remote.index(None, None).await, Ok(IndexUpdate::Whole(_))));
+    assert_eq!(remote.index(None, None).await, Ok(IndexUpdate::Unchanged));
     remote.forget_index();
-    assert!(matches!(remote.index(None, None).await, Ok(IndexAnswer::Whole(_))));
+    assert!(matches!(remote.index(None, None).await, Ok(IndexUpdate::Whole(_))));
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use memsync::digest::Md5;
-use memsync::disk::sim::SimDisk;
 use memsync::local::Folder;
 use memsync::protocol::Precondition;
 use memsync::remote::http::{HttpOptions, HttpRemote, OptionsError};
-use memsync::remote::{Promised, Put, Remote};
+use memsync::remote::{PromisedDigest, PutReply, Remote};
+use memsync::testing::SimDisk;
 
 use crate::server::{DEADLINE, Reply, Server, Then, reply};
 use crate::*;
@@ -126,8 +126,8 @@ async fn dripping_blob_is_given_up_by_what_has_come() {
         .await;
         let asked = tokio::time::timeout(DEADLINE, async {
             match impatient(&server).get(&path("a")).await? {
-                Got::Found(blob) => blob.body.try_collect::<Vec<_>>().await,
-                Got::Absent { .. } => panic!("it is there"),
+                GetReply::Found(blob) => blob.body.try_collect::<Vec<_>>().await,
+                GetReply::Absent { .. } => panic!("it is there"),
             }
         });
         let error = asked.await.expect("in time").expect_err("it never ends");
@@ -285,7 +285,7 @@ async fn a_hostile_index_is_refused_whole_but_bad_names_only_stand_aside() {
             .index(None, None)
             .await
     };
-    let memsync::remote::IndexAnswer::Whole(index) = ask("names").await.unwrap() else { panic!("not whole") };
+    let memsync::remote::IndexUpdate::Whole(index) = ask("names").await.unwrap() else { panic!("not whole") };
     assert_eq!(index.files.keys().map(RelPath::as_str).collect::<Vec<_>>(), ["ok"]);
     assert_eq!(index.refused.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["../x", "cafe\u{301}"]);
     for device in ["twice", "truncated", "html", "huge", "endless"] {
@@ -320,7 +320,7 @@ async fn a_source_that_fails_never_becomes_a_version() {
     let big = noise(2_000_000);
     let error = put(failing(&small, 500)).await.unwrap_err();
     assert!(matches!(&error, RemoteError::Source(why) if why.contains("changed while")), "{error:?}");
-    for wrong in [Outgoing { size: 999, ..outgoing(&small) }, Outgoing { size: 1001, ..outgoing(&small) }] {
+    for wrong in [UploadBody { size: 999, ..outgoing(&small) }, UploadBody { size: 1001, ..outgoing(&small) }] {
         assert!(matches!(put(wrong).await, Err(RemoteError::Source(_))));
     }
     assert!(server.seen().is_empty(), "a small source is read before anything is sent");
@@ -329,8 +329,8 @@ async fn a_source_that_fails_never_becomes_a_version() {
     for (n, body) in [
         failing(&big, 1_000_000),
         failing(&big, big.len()),
-        Outgoing { size: size + 1, ..outgoing(&big) },
-        Outgoing { size: size - 1, ..outgoing(&big) },
+        UploadBody { size: size + 1, ..outgoing(&big) },
+        UploadBody { size: size - 1, ..outgoing(&big) },
     ]
     .into_iter()
     .enumerate()
@@ -345,7 +345,7 @@ async fn a_source_that_fails_never_becomes_a_version() {
 /// Gives pieces without end, slowly enough to be answered in between, and tells when it is let go.
 struct Endless(Option<tokio::sync::oneshot::Sender<()>>);
 
-impl Source for Endless {
+impl BodySource for Endless {
     fn next(&mut self) -> io::Result<Option<Bytes>> {
         Ok(Some(Bytes::from_static(&[0; 4096])))
     }
@@ -370,12 +370,18 @@ async fn an_early_answer_counts_and_ends_the_upload() {
     let remote = remote(&server);
     for name in ["x-early-412", "x-early-413"] {
         let (sender, gone) = tokio::sync::oneshot::channel();
-        let body =
-            Outgoing { md5: Promised::Known(Md5::of(b"")), size: 1 << 40, source: Box::new(Endless(Some(sender))) };
+        let body = UploadBody {
+            md5: PromisedDigest::Known(Md5::of(b"")),
+            size: 1 << 40,
+            source: Box::new(Endless(Some(sender))),
+        };
         let put = tokio::time::timeout(DEADLINE, remote.put(&path(name), Precondition::New, 0, body)).await;
         match put.expect("the answer was not seen") {
             Ok(put) => {
-                assert_eq!((name, put), ("x-early-412", Put::Mismatch { current: None, is_deleted: None, version: 0 }))
+                assert_eq!(
+                    (name, put),
+                    ("x-early-412", PutReply::Mismatch { current: None, is_deleted: None, version: 0 })
+                )
             }
             Err(RemoteError::TooLarge { why, .. }) => {
                 assert_eq!((name, why.as_str()), ("x-early-413", "at most 1 MiB"))
@@ -390,7 +396,8 @@ async fn an_early_answer_counts_and_ends_the_upload() {
 async fn an_upload_that_is_given_up_ends_on_the_wire() {
     let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
     let (sender, gone) = tokio::sync::oneshot::channel();
-    let body = Outgoing { md5: Promised::Known(Md5::of(b"")), size: 1 << 40, source: Box::new(Endless(Some(sender))) };
+    let body =
+        UploadBody { md5: PromisedDigest::Known(Md5::of(b"")), size: 1 << 40, source: Box::new(Endless(Some(sender))) };
     let remote = remote(&server);
     let put = tokio::spawn(async move { remote.put(&path("a"), Precondition::New, 0, body).await });
     tokio::time::timeout(DEADLINE, async {
@@ -408,7 +415,7 @@ async fn an_upload_that_is_given_up_ends_on_the_wire() {
 /// Slower in all than the timeout allows for silence.
 struct Slow(u32);
 
-impl Source for Slow {
+impl BodySource for Slow {
     fn next(&mut self) -> io::Result<Option<Bytes>> {
         let Some(left) = self.0.checked_sub(1) else { return Ok(None) };
         self.0 = left;
@@ -421,10 +428,10 @@ impl Source for Slow {
 async fn an_upload_that_is_slow_but_alive_is_not_cut() {
     let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
     let content = vec![7; 20 * 64 * 1024];
-    let body = Outgoing { source: Box::new(Slow(20)), ..outgoing(&content) };
+    let body = UploadBody { source: Box::new(Slow(20)), ..outgoing(&content) };
     let options = HttpOptions { timeout: Duration::from_secs(1), ..options(&server.origin()) };
     let put = HttpRemote::new(options).unwrap().put(&path("a"), Precondition::New, 0, body).await;
-    assert_eq!(put, Ok(Put::Stored { version: 0 }));
+    assert_eq!(put, Ok(PutReply::Stored { version: 0 }));
 }
 
 #[tokio::test]
@@ -432,7 +439,7 @@ async fn an_upload_that_lies_in_buffers_is_not_cut() {
     let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
     for size in [250_000, 1_000_000, 4 << 20] {
         let put = impatient(&server).put(&path("x-slow"), Precondition::New, 0, outgoing(&noise(size))).await;
-        assert_eq!(put, Ok(Put::Stored { version: 0 }), "{size}");
+        assert_eq!(put, Ok(PutReply::Stored { version: 0 }), "{size}");
     }
 }
 

@@ -11,8 +11,9 @@ use axum::extract::Request;
 use axum::response::Response;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
+use memsync::protocol::IndexEntry;
 use memsync::remote::http::{HttpOptions, HttpRemote};
-use memsync::remote::{Index, IndexAnswer, IndexEntry, Remote};
+use memsync::remote::{FetchedIndex, IndexUpdate, Remote};
 use memsync::store::{BlobMeta, GetOutcome, Precondition, S3Store, Store, system_clock};
 use serde_json::json;
 
@@ -201,15 +202,15 @@ impl Agent {
 
     async fn look(&mut self) {
         let n = match self.remote.index(None, None).await.unwrap() {
-            IndexAnswer::Whole(Index { files, .. }) => {
+            IndexUpdate::Whole(FetchedIndex { files, .. }) => {
                 self.held = files;
                 0
             }
-            IndexAnswer::Delta(Index { files, .. }) => {
+            IndexUpdate::Delta(FetchedIndex { files, .. }) => {
                 self.held.extend(files);
                 1
             }
-            IndexAnswer::Unchanged => 2,
+            IndexUpdate::Unchanged => 2,
         };
         self.answers[n] += 1;
     }

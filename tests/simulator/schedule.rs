@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use memsync::agent::CycleError;
-use memsync::disk::sim::{Op, OpKind, Verdict};
 use memsync::local::history::HistoryLimits;
 use memsync::path::RelPath;
-use memsync::remote::Index;
-use memsync::remote::fake::{Backup, Config, FakeServer, Faults, TombstoneKind};
+use memsync::remote::FetchedIndex;
 use memsync::state::StateFormat;
 use memsync::sync::{Action, Plan, Precondition};
+use memsync::testing::{DiskStep, FakeBackup, FakeConfig, FakeFaults, FakeServer, StepFate, StepKind, TombstoneKind};
 
 use crate::settle::{Calm, settle};
 use crate::users::{Ledger, user_acts};
@@ -66,10 +65,10 @@ const MANY: &[&str] = &[
     "n/m/b.md", "c.md",
 ];
 
-fn config(rng: &mut Rng, bug: Option<Bug>, offers: Offers) -> Config {
+fn config(rng: &mut Rng, bug: Option<Bug>, offers: Offers) -> FakeConfig {
     let strong = bug != Some(Bug::PlainTombstoneTrusted) && rng.bool() && !offers.is_foreign;
     let p = |rng: &mut Rng, max: f64| if rng.bool() { rng.f64() * max } else { 0.0 };
-    let faults = Faults {
+    let faults = FakeFaults {
         lost_reply: p(rng, 0.2),
         lost_request: p(rng, 0.2),
         unavailable: p(rng, 0.1),
@@ -80,7 +79,7 @@ fn config(rng: &mut Rng, bug: Option<Bug>, offers: Offers) -> Config {
     };
     // Only a proxy with tombstones lets a deletion be repeated.
     let exists = offers.is_foreign || !(strong || rng.bool());
-    Config {
+    FakeConfig {
         strong,
         etag_delta: offers.etag_delta,
         tombstones: if exists { TombstoneKind::Exists } else { TombstoneKind::Absent },
@@ -127,7 +126,7 @@ fn unread_from(seed: u64) -> u64 {
 }
 
 /// Row 18 of a naive client: it uploads an edited file over any content that the index names.
-fn upload_with_index_md5(plan: &mut Plan, index: &Index) {
+fn upload_with_index_md5(plan: &mut Plan, index: &FetchedIndex) {
     for step in &mut plan.steps {
         if let Action::Conflict { local, base: Some(_) } = step.action
             && let Some(entry) = index.files.get(&step.path)
@@ -138,7 +137,7 @@ fn upload_with_index_md5(plan: &mut Plan, index: &Index) {
 }
 
 /// Row 11 of a naive client: it deletes on the proxy although the index names other content.
-fn delete_with_index_md5(plan: &mut Plan, index: &Index) {
+fn delete_with_index_md5(plan: &mut Plan, index: &FetchedIndex) {
     for step in &mut plan.steps {
         if let (11, Some(entry)) = (step.row, index.files.get(&step.path)) {
             step.action = Action::DeleteRemote { base: entry.md5 };
@@ -147,7 +146,7 @@ fn delete_with_index_md5(plan: &mut Plan, index: &Index) {
 }
 
 /// Row 21 of a client that does not remember which paths left the scope.
-fn delete_what_is_detached(plan: &mut Plan, _: &Index) {
+fn delete_what_is_detached(plan: &mut Plan, _: &FetchedIndex) {
     for step in &mut plan.steps {
         if let (21, Action::Download { remote }) = (step.row, &step.action) {
             step.action = Action::DeleteRemote { base: *remote };
@@ -165,7 +164,7 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
     let mut rng = Rng::with_seed(seed);
     let trace = std::env::var_os("MEMSYNC_SIM_TRACE").is_some();
     let ledger = Arc::new(Mutex::new(Ledger::new(trace)));
-    let config = Config { versions: compares_versions(seed, bug), ..config(&mut rng, bug, offers) };
+    let config = FakeConfig { versions: compares_versions(seed, bug), ..config(&mut rng, bug, offers) };
     let (clash, names) = match rng.u8(..8) {
         0 => (true, CLASHING),
         1 => (false, MANY),
@@ -312,7 +311,7 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
                     server.reset(Some(backup.clone()));
                     ledger.lock().unwrap().server_reset(&devices, &server);
                 } else {
-                    server.set_faults(Faults::default());
+                    server.set_faults(FakeFaults::default());
                     set_back(&mut devices, &server, &clock, &backup, ledger)?;
                     server.set_faults(config.faults);
                     devices.iter_mut().for_each(|device| hooks(device, names, &mut rng, ledger, misfortune));
@@ -332,7 +331,7 @@ fn set_back(
     devices: &mut [Device],
     server: &FakeServer,
     clock: &SimClock,
-    to: &Backup,
+    to: &FakeBackup,
     ledger: &Mutex<Ledger>,
 ) -> Result<(), String> {
     for device in devices.iter_mut() {
@@ -415,17 +414,19 @@ fn hooks(
     let deadly = if misfortune > 0 { rng.u16(..4) } else { 0 };
     let no_exchange = rng.u8(..4) == 0;
     let full = device.full.clone();
-    let fails = move |op: &Op<'_>, rng: &mut Rng| {
-        let grows =
-            matches!(op.kind, OpKind::Create | OpKind::Append | OpKind::Mkdir | OpKind::Write | OpKind::RenameNew);
-        (grows && full.load(Ordering::Relaxed) && rng.u8(..3) == 0).then_some(Verdict::Fail(ErrorKind::StorageFull))
+    let fails = move |op: &DiskStep<'_>, rng: &mut Rng| {
+        let grows = matches!(
+            op.kind,
+            StepKind::Create | StepKind::Append | StepKind::Mkdir | StepKind::Write | StepKind::RenameNew
+        );
+        (grows && full.load(Ordering::Relaxed) && rng.u8(..3) == 0).then_some(StepFate::Fail(ErrorKind::StorageFull))
     };
 
     let (name, told, touched) = (device.name.clone(), ledger.clone(), device.touched.clone());
     let (mut chance, disk_fails) = (rng.fork(), fails.clone());
     device.disk.set_hook(Some(Box::new(move |op| {
-        if no_exchange && op.kind == OpKind::Exchange {
-            return Verdict::Fail(ErrorKind::Unsupported);
+        if no_exchange && op.kind == StepKind::Exchange {
+            return StepFate::Fail(ErrorKind::Unsupported);
         }
         if let Some(fails) = disk_fails(op, &mut chance) {
             return fails;
@@ -437,9 +438,9 @@ fn hooks(
             touched.lock().unwrap().merge(user_acts(op.disk, &name, names, &mut chance, &mut ledger, false));
         } else if draw < race + deadly {
             told.lock().unwrap().say(|| format!("   {name} dies before {:?} {} {:?}", op.kind, op.path, op.to));
-            return Verdict::Kill;
+            return StepFate::Kill;
         }
-        Verdict::Go
+        StepFate::Go
     })));
 
     let (name, told, mut chance) = (device.name.clone(), ledger.clone(), rng.fork());
@@ -449,8 +450,8 @@ fn hooks(
         }
         if chance.u16(..1000) < deadly {
             told.lock().unwrap().say(|| format!("   {name} dies before {:?} {} of the state", op.kind, op.path));
-            return Verdict::Kill;
+            return StepFate::Kill;
         }
-        Verdict::Go
+        StepFate::Go
     })));
 }

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use fastrand::Rng;
 use jiff::Timestamp;
 use memsync::digest::Md5;
-use memsync::disk::sim::{OpKind, SimDisk, Verdict};
 use memsync::disk::{Disk, DiskFile, FileMeta};
 use memsync::local::{FileMove, Folder, FolderChange};
 use memsync::path::RelPath;
+use memsync::testing::{SimDisk, StepFate, StepKind};
 
 /// The steps that the second process may still take.
 #[derive(Default)]
@@ -269,13 +269,13 @@ fn run(seed: u64, sweep: Sweep) -> Result<(), String> {
     disk.set_hook(Some(Box::new(move |op| {
         paced.advance(if chance.bool() { chance.u64(..6) } else { 0 });
         match chance.u8(..100) {
-            0 => return Verdict::Kill,
+            0 => return StepFate::Kill,
             1 => second.kill(),
             2 => edits.lock().unwrap().edit(op.disk, PATHS[chance.usize(..PATHS.len())]),
             _ => {}
         }
-        let fails = no_exchange && op.kind == OpKind::Exchange;
-        if fails { Verdict::Fail(ErrorKind::Unsupported) } else { Verdict::Go }
+        let fails = no_exchange && op.kind == StepKind::Exchange;
+        if fails { StepFate::Fail(ErrorKind::Unsupported) } else { StepFate::Go }
     })));
     for _ in 0..rng.usize(1..5) {
         run_agent(&disk, &mut rng, sweep);

@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use memsync::agent::CycleError;
 use memsync::digest::Md5;
-use memsync::disk::sim::{SimDisk, Verdict};
-use memsync::remote::fake::{FakeServer, Faults};
 use memsync::sync::Base;
+use memsync::testing::{FakeFaults, FakeServer, SimDisk, StepFate};
 
 use crate::users::Ledger;
 use crate::world::{Device, SimClock};
@@ -38,7 +37,7 @@ pub struct Calm<'a> {
 pub fn settle(mut devices: Vec<Device>, calm: &Calm<'_>, ledger: &Ledger) -> Result<(), String> {
     let Calm { server, clock, clash, is_foreign } = *calm;
     if is_foreign {
-        server.set_faults(Faults::default());
+        server.set_faults(FakeFaults::default());
     } else {
         server.calm();
     }
@@ -197,7 +196,7 @@ fn be_still(devices: &mut [Device], server: &FakeServer, clock: &SimClock) -> Re
                 if op.kind.writes() {
                     wrote.lock().unwrap().push(format!("{:?} {}", op.kind, op.path));
                 }
-                Verdict::Go
+                StepFate::Go
             })));
         }
         for full in [true, false] {

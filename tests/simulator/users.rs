@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fastrand::Rng;
-use memsync::disk::sim::SimDisk;
 use memsync::local::ScanScope;
-use memsync::remote::fake::FakeServer;
+use memsync::testing::{FakeServer, SimDisk};
 
 use crate::world::Device;
 

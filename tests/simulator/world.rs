@@ -14,10 +14,9 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use memsync::agent::engine::Sabotage;
 use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
-use memsync::disk::sim::SimDisk;
 use memsync::local::{Folder, ScanScope};
-use memsync::remote::fake::{FakeRemote, FakeServer};
 use memsync::state::{Container, StateFormat, StateOptions};
+use memsync::testing::{FakeRemote, FakeServer, SimDisk};
 
 /// Simulated milliseconds, shared by all devices.
 #[derive(Clone, Default)]

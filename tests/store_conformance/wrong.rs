@@ -9,8 +9,9 @@ use futures::FutureExt;
 use memsync::path::RelPath;
 use memsync::store::{
     BlobBody, BlobChanges, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot,
-    IndexState, Memory, Precondition, PrivateRecord, PutOutcome, Store, StoreError, SweepReport,
+    IndexState, Precondition, PrivateRecord, PutOutcome, Store, StoreError, SweepReport,
 };
+use memsync::testing::MemoryStore;
 use tokio::sync::broadcast;
 
 use super::clock;
@@ -39,7 +40,7 @@ enum Wrong {
 
 /// A store in memory with something wrong.
 struct Broken {
-    inner: Memory,
+    inner: MemoryStore,
     wrong: Wrong,
     count: AtomicU64,
     now: Arc<AtomicU64>,
@@ -224,7 +225,7 @@ async fn failures(wrong: Wrong) -> Vec<&'static str> {
         (($($runtime:tt)*) $($name:ident),+; $($more:tt)*) => {
             $(
                 let now = Arc::new(AtomicU64::new(1_700_000_000_000));
-                let inner = Memory::with_clock(clock(&now));
+                let inner = MemoryStore::with_clock(clock(&now));
                 let store = Broken {
                     inner, wrong, count: AtomicU64::new(0), now: now.clone(), before: std::sync::Mutex::default(), cursors: std::sync::Mutex::default(),
                 };

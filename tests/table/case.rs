@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use memsync::digest::Md5;
-use memsync::remote::fake::TombstoneKind;
-use memsync::sync::{Base, Local, Remote, Trust, Unknown, decide};
+use memsync::sync::{Base, IndexTrust, LocalState, RemoteSide, SkipReason, decide};
+use memsync::testing::TombstoneKind;
 
 /// The contents of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,11 +50,11 @@ impl There {
         all
     }
 
-    fn remote(self) -> Option<Remote> {
+    fn remote(self) -> Option<RemoteSide> {
         match self {
             Self::Absent => None,
-            Self::Live(c) => Some(Remote::Live(c.md5())),
-            Self::Tombstone(c) => Some(Remote::Tombstone(c.md5())),
+            Self::Live(c) => Some(RemoteSide::Live(c.md5())),
+            Self::Tombstone(c) => Some(RemoteSide::Tombstone(c.md5())),
         }
     }
 }
@@ -133,10 +133,10 @@ impl Case {
     pub fn row(&self) -> u8 {
         let local = match self.local {
             Here::Absent => None,
-            Here::File(c) => Some(Local::File(c.md5())),
-            Here::Unreadable(_) => Some(Local::Unknown(Unknown::Unreadable("permission denied".into()))),
+            Here::File(c) => Some(LocalState::File(c.md5())),
+            Here::Unreadable(_) => Some(LocalState::Unknown(SkipReason::Unreadable("permission denied".into()))),
         };
-        let trust = if self.proxy == Proxy::Strong { Trust::Evidence } else { Trust::Hints };
+        let trust = if self.proxy == Proxy::Strong { IndexTrust::Evidence } else { IndexTrust::Hints };
         decide(self.base.base(), local.as_ref(), self.index.remote(), trust).0
     }
 

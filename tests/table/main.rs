@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use case::{C, Case, Here, Proxy, There, cases};
 use fastrand::Rng;
-use memsync::disk::sim::Verdict;
-use memsync::remote::fake::{Losing, TombstoneKind};
+use memsync::testing::{LostPart, StepFate, TombstoneKind};
 use setting::{Setting, cycle};
 
 /// Runs `check` on every case, on all cores. A failure names the row and the case.
@@ -95,7 +94,7 @@ fn a_crash_before_any_write_is_a_row() {
                     let count = count.clone();
                     disk.set_hook(Some(Box::new(move |op| {
                         let here = op.kind.writes() && count.fetch_add(1, Ordering::Relaxed) == number;
-                        if here { Verdict::Kill } else { Verdict::Go }
+                        if here { StepFate::Kill } else { StepFate::Go }
                     })));
                 }
                 let _ = cycle(&mut engine);
@@ -122,7 +121,7 @@ fn a_crash_before_any_write_is_a_row() {
 #[test]
 fn a_lost_request_or_reply_is_a_row() {
     each(&eventful(), |case| {
-        for what in [Losing::Request, Losing::Reply] {
+        for what in [LostPart::Request, LostPart::Reply] {
             for skip in 0.. {
                 let mut setting = Setting::new(case);
                 let mut engine = setting.engine();

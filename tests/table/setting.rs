@@ -11,12 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
-use memsync::disk::sim::SimDisk;
 use memsync::local::{Folder, ScanScope};
 use memsync::path::RelPath;
-use memsync::remote::IndexEntry;
-use memsync::remote::fake::{Config, FakeRemote, FakeServer, Faults, TombstoneKind};
+use memsync::protocol::IndexEntry;
+
 use memsync::state::{BaseChange, BaseEntry, Container, StateFormat, StateOptions};
+use memsync::testing::{FakeConfig, FakeFaults, FakeRemote, FakeServer, SimDisk, TombstoneKind};
 
 use crate::case::{C, Case, Here, Proxy, There};
 
@@ -58,9 +58,17 @@ impl Setting {
             Proxy::Plain(kind, honest) => (false, kind, honest, false),
             Proxy::Versions(_) => (false, TombstoneKind::Exists, false, true),
         };
-        let faults = Faults::default();
-        let config =
-            Config { strong, etag_delta: true, tombstones, honest, versions, faults, batch: case.batch, yields: 0.0 };
+        let faults = FakeFaults::default();
+        let config = FakeConfig {
+            strong,
+            etag_delta: true,
+            tombstones,
+            honest,
+            versions,
+            faults,
+            batch: case.batch,
+            yields: 0.0,
+        };
         let server = FakeServer::new(config, 1);
         let path = RelPath::parse(PATH).unwrap();
         if let There::Live(c) | There::Tombstone(c) = case.truth {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use memsync::store::{Memory, SqliteStore, Store};
+use memsync::store::{SqliteStore, Store};
+use memsync::testing::MemoryStore;
 use serde_json::{Value, json};
 
 use crate::HOSTILE;
@@ -44,7 +45,7 @@ fn statuses(answers: &[Frame]) -> Vec<u64> {
 #[tokio::test]
 async fn each_request_has_the_status_it_would_have_alone() {
     let dir = tempfile::tempdir().unwrap();
-    each_status(Arc::new(Memory::new())).await;
+    each_status(Arc::new(MemoryStore::new())).await;
     each_status(Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap())).await;
 }
 
@@ -104,7 +105,7 @@ async fn each_status<S: Store>(store: Arc<S>) {
 
 #[tokio::test]
 async fn what_is_wrong_with_one_does_not_touch_the_others() {
-    let running = Running::start(Arc::new(Memory::new())).await;
+    let running = Running::start(Arc::new(MemoryStore::new())).await;
     let mut c = running.client().await;
     let mut all = vec![put("first", "new", b"1")];
     let long = "x".repeat(256);
@@ -131,7 +132,7 @@ async fn what_is_wrong_with_one_does_not_touch_the_others() {
 
 #[tokio::test]
 async fn what_is_no_batch_does_nothing() {
-    let running = Running::start(Arc::new(Memory::new())).await;
+    let running = Running::start(Arc::new(MemoryStore::new())).await;
     let good = put("a", "new", b"hello");
     let whole = frames(std::slice::from_ref(&good));
     let two = frames(&[good.clone(), get("b")]);
@@ -201,7 +202,7 @@ async fn an_answer_is_not_larger_than_a_batch_may_be() {
     assert_eq!(statuses(&batch(&mut c, &[get("f79"), get("f78")]).await), [200, 200]);
     let mut narrow = options();
     narrow.max_body = 1000;
-    let narrow = Running::start_with(Arc::new(Memory::new()), narrow).await;
+    let narrow = Running::start_with(Arc::new(MemoryStore::new()), narrow).await;
     let r = post(&mut narrow.client().await, &frames(&[put("a", "new", &[0; 1000])])).await;
     assert_eq!((r.status, r.code().as_str()), (413, "TOO_LARGE"));
 }
@@ -248,7 +249,7 @@ async fn batch_in(c: &mut Client, ns: &str, of: &[Frame]) -> Vec<Frame> {
 #[tokio::test]
 async fn in_a_namespace_the_preconditions_are_versions() {
     let dir = tempfile::tempdir().unwrap();
-    each_version(Arc::new(Memory::new())).await;
+    each_version(Arc::new(MemoryStore::new())).await;
     each_version(Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap())).await;
 }
 

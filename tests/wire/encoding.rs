@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use memsync::store::Memory;
+use memsync::testing::MemoryStore;
 
 use super::batch;
 use super::frames::{self, frames, parse};
@@ -297,7 +297,7 @@ async fn what_cannot_be_unpacked_writes_nothing() {
 async fn bombs_do_not_go_off() {
     let mut options = options();
     options.max_body = 8 << 20;
-    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     for (coding, bomb) in [
         // As much of it as may come would be a quarter of a terabyte.
         ("zstd", zstd_bomb(400 << 30, 23)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use memsync::proxy::keys::{self, NewKey};
-use memsync::store::Memory;
+use memsync::testing::MemoryStore;
 use secrecy::ExposeSecret;
 use tokio::io::AsyncWriteExt;
 
@@ -17,7 +17,7 @@ use super::proxy::{Client, Reply, Running, TOKEN, head, options};
 async fn memory(change: impl FnOnce(&mut memsync::proxy::Options)) -> Running {
     let mut options = options();
     change(&mut options);
-    Running::start_with(Arc::new(Memory::new()), options).await
+    Running::start_with(Arc::new(MemoryStore::new()), options).await
 }
 
 /// Sends what the other side may not want to read to its end, and gives its answer, if any.
@@ -259,7 +259,7 @@ async fn two_keys() -> (Running, [String; 2]) {
 }
 
 async fn two_keys_with(options: memsync::proxy::Options) -> (Running, [String; 2]) {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let mut tokens = [String::new(), String::new()];
     for token in &mut tokens {
         let made = keys::edit(store.as_ref(), |keys| keys.create_key(&NewKey::default(), Timestamp::now())).await;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memsync::store::{Memory, Precondition, Store};
+use memsync::store::{Precondition, Store};
+use memsync::testing::MemoryStore;
 use serde_json::json;
 
 use super::proxy::{Running, head, md5, options, sample};
@@ -146,7 +147,7 @@ async fn idle_event_streams_show_that_they_live_and_end_at_once_on_stop() {
     let mut options = options();
     options.heartbeat = Duration::from_millis(20);
     options.stop_timeout = Duration::from_secs(60);
-    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     let mut streams = Vec::new();
     for _ in 0..50 {
         let mut events = running.client().await;
@@ -166,7 +167,7 @@ async fn idle_event_streams_show_that_they_live_and_end_at_once_on_stop() {
 /// A delta is written for the one who asks; the whole index is there already, once for all.
 #[tokio::test]
 async fn who_is_far_behind_gets_the_index_that_all_share() {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let running = Running::start(store.clone()).await;
     for n in 0..4200 {
         let path = memsync::path::RelPath::parse(&format!("f{n}")).unwrap();

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use memsync::path::RelPath;
 use memsync::proxy::Options;
 use memsync::proxy::keys::{self, NewKey};
-use memsync::store::{Memory, Precondition, Store};
+use memsync::store::{Precondition, Store};
+use memsync::testing::MemoryStore;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -92,9 +93,9 @@ async fn who_stalls_is_cut_off() {
     let mut options = options();
     options.head_timeout = Duration::from_millis(300);
     options.body_timeout = Duration::from_millis(300);
-    let unhurried = Running::start_with(Arc::new(Memory::new()), options.clone()).await;
+    let unhurried = Running::start_with(Arc::new(MemoryStore::new()), options.clone()).await;
     options.idle_timeout = Duration::from_millis(600);
-    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
 
     let mut silent = running.client().await;
     assert!(silent.ended().await);
@@ -150,7 +151,7 @@ fn expecting() -> [(&'static str, String); 4] {
 
 #[tokio::test]
 async fn a_stop_lets_requests_in_flight_finish_and_then_closes() {
-    let running = Running::start(Arc::new(Memory::new())).await;
+    let running = Running::start(Arc::new(MemoryStore::new())).await;
     let addr = running.addr;
     let mut idle = running.client().await;
     assert_eq!(idle.get("/sync").await.status, 200);
@@ -171,7 +172,7 @@ async fn a_stop_lets_requests_in_flight_finish_and_then_closes() {
 async fn a_stop_does_not_wait_for_ever() {
     let mut options = options();
     options.stop_timeout = Duration::from_millis(50);
-    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     let mut stuck = running.client().await;
     stuck.write(&head("PUT", "/blob/x", &expecting())).await;
     assert_eq!(stuck.reply("PUT").await.status, 100, "it is being received");
@@ -198,7 +199,7 @@ async fn who_does_not_read_is_cut_off() {
 
 /// A proxy with 60 contents of 256 KiB, `f0` and so on, and a key's token.
 async fn many_contents() -> (Running, String) {
-    let store = Arc::new(Memory::new());
+    let store = Arc::new(MemoryStore::new());
     let made = keys::edit(store.as_ref(), |keys| keys.create_key(&NewKey::default(), Timestamp::now())).await.unwrap();
     for n in 0..60 {
         // Of six bits a byte: it can be packed, and is large all the same.
@@ -260,7 +261,7 @@ async fn unread_answers_hold_memory_until_they_are_read() {
 async fn further_connections_wait_for_room() {
     let mut options = options();
     options.max_connections = 2;
-    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     let (mut a, mut b, mut waits) = (running.client().await, running.client().await, running.client().await);
     assert_eq!((a.get("/sync").await.status, b.get("/sync").await.status), (200, 200));
     waits.write(&head("GET", "/health", &[])).await;
@@ -274,6 +275,6 @@ async fn further_connections_wait_for_room() {
 async fn an_empty_token_is_refused() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let options = memsync::proxy::Options::new(String::new().into());
-    let refused = memsync::proxy::serve(listener, Arc::new(Memory::new()), options, async {}).await;
+    let refused = memsync::proxy::serve(listener, Arc::new(MemoryStore::new()), options, async {}).await;
     assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
 }

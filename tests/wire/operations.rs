@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use memsync::store::sqlite::SqliteSettings;
-use memsync::store::{Memory, SqliteStore, Store};
+use memsync::store::{SqliteStore, Store};
+use memsync::testing::MemoryStore;
 use tokio::net::TcpListener;
 
 use super::proxy::{Client, Running, TOKEN, head, options, sample};
@@ -66,7 +67,7 @@ async fn metrics_may_have_a_door_of_their_own_and_nothing_else_is_behind_it() {
     let mut options = options();
     options.metrics_listener = Some(listener.clone());
     options.max_connections = 1;
-    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     let mut main = running.client().await;
     assert_eq!(main.get("/metrics").await.status, 404);
     // All places are taken; this one is another.

@@ -8,7 +8,7 @@ use memsync::proxy::Options;
 use memsync::proxy::tls::{Identity, Tls};
 use memsync::remote::RemoteError;
 use memsync::remote::http::{HttpOptions, HttpRemote};
-use memsync::store::Memory;
+use memsync::testing::MemoryStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,7 +41,7 @@ async fn start(change: impl FnOnce(&mut Options)) -> Encrypted {
     let tls = Tls::new(identity, false);
     let mut options = Options { tls: Some(tls.clone()), ..options() };
     change(&mut options);
-    Encrypted { running: Running::start_with(Arc::new(Memory::new()), options).await, pem, pin, tls }
+    Encrypted { running: Running::start_with(Arc::new(MemoryStore::new()), options).await, pem, pin, tls }
 }
 
 impl Encrypted {
@@ -191,7 +191,7 @@ async fn from_this_machine_plain_http_may_be_let_in() {
     let (_, identity) = certificate();
     let mut options = options();
     options.tls = Some(Tls::new(identity, true));
-    let running = Running::start_with(Arc::new(Memory::new()), options).await;
+    let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     assert_eq!(running.client().await.get("/sync").await.status, 200);
 }
 

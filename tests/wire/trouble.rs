@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use memsync::store::Memory;
+use memsync::testing::MemoryStore;
 use serde_json::json;
 
 use super::batch;
@@ -20,7 +20,7 @@ async fn count(c: &mut Client, name: &str) -> f64 {
 
 #[tokio::test]
 async fn a_dead_disk_holds_up_health_alone() {
-    let store = Faulty::<true>::new(Memory::new());
+    let store = Faulty::<true>::new(MemoryStore::new());
     store.decide(|name, _| if name == "free_bytes" { Fate::Hangs } else { Fate::Done });
     let running = Running::start(store.clone()).await;
     let (mut asks, mut works) = (running.client().await, running.client().await);
@@ -42,7 +42,7 @@ async fn a_dead_disk_holds_up_health_alone() {
 
 #[tokio::test]
 async fn a_write_is_acknowledged_though_the_index_cannot_be_read_after_it() {
-    let store = Faulty::<true>::new(Memory::new());
+    let store = Faulty::<true>::new(MemoryStore::new());
     let running = Running::start(store.clone()).await;
     let mut c = running.client().await;
     store.decide(|name, ns| if (name, ns) == ("state", "team") { Fate::Failed } else { Fate::Done });
@@ -58,7 +58,7 @@ async fn a_write_is_acknowledged_though_the_index_cannot_be_read_after_it() {
 
 #[tokio::test]
 async fn failures_in_a_batch_count_and_those_of_a_health_check_do_not() {
-    let store = Faulty::<true>::new(Memory::new());
+    let store = Faulty::<true>::new(MemoryStore::new());
     let running = Running::start(store.clone()).await;
     let mut c = running.client().await;
     store.decide(|name, _| if matches!(name, "put" | "get" | "health") { Fate::Failed } else { Fate::Done });
@@ -74,7 +74,7 @@ async fn failures_in_a_batch_count_and_those_of_a_health_check_do_not() {
 
 #[tokio::test]
 async fn a_sweep_that_takes_long_holds_up_no_expiry() {
-    let store = Faulty::<true>::new(Memory::new());
+    let store = Faulty::<true>::new(MemoryStore::new());
     store.decide(|name, _| if name == "sweep" { Fate::Hangs } else { Fate::Done });
     let mut options = options();
     options.stop_timeout = Duration::from_millis(50);
@@ -86,7 +86,7 @@ async fn a_sweep_that_takes_long_holds_up_no_expiry() {
 
 #[tokio::test]
 async fn a_namespace_that_hangs_keeps_no_news_from_others() {
-    let store = Faulty::<false>::new(Memory::new());
+    let store = Faulty::<false>::new(MemoryStore::new());
     let mut options = options();
     options.look_elsewhere = Duration::from_millis(200);
     let running = Running::start_with(store.clone(), options).await;
@@ -109,7 +109,7 @@ async fn a_namespace_that_hangs_keeps_no_news_from_others() {
 async fn a_sweep_between_look_and_answer_makes_no_delta_without_its_tombstones() {
     let now = Arc::new(AtomicU64::new(DAY));
     let clock = now.clone();
-    let store = Faulty::<true>::new(Memory::with_clock(Arc::new(move || clock.load(Ordering::SeqCst))));
+    let store = Faulty::<true>::new(MemoryStore::with_clock(Arc::new(move || clock.load(Ordering::SeqCst))));
     let running = Running::start(store.clone()).await;
     let mut c = running.client().await;
     c.put("/blob/a", "new", b"a").await;

@@ -29,7 +29,7 @@ impl Scanned {
     }
 
     /// What a full scan says of `note.md`, `later_ns` from now.
-    fn look(&mut self, later_ns: i64, quiet_ns: i64, overdue: &(dyn Fn(&RelPath) -> bool + Sync)) -> Local {
+    fn look(&mut self, later_ns: i64, quiet_ns: i64, overdue: &(dyn Fn(&RelPath) -> bool + Sync)) -> LocalState {
         let options = ScanOptions {
             max_file_size: 100,
             unread: &|_, _| false,
@@ -47,8 +47,8 @@ impl Scanned {
     }
 }
 
-fn file(content: &str) -> Local {
-    Local::File(crate::digest::Md5::of(content.as_bytes()))
+fn file(content: &str) -> LocalState {
+    LocalState::File(crate::digest::Md5::of(content.as_bytes()))
 }
 
 #[cfg(target_os = "linux")]
@@ -57,7 +57,7 @@ fn a_file_that_a_program_writes_to_is_not_taken_before_it_is_closed() {
     let mut scanned = Scanned::new();
     let mut writer = scanned.open("note.md");
     writer.write_all(b"half").unwrap();
-    let changing = Local::Unknown(Unknown::Changing);
+    let changing = LocalState::Unknown(SkipReason::Changing);
     assert_eq!(scanned.look(0, QUIET_NS, &|_| false), changing);
     writer.write_all(b" and half").unwrap();
     // Two of them: both must be done.

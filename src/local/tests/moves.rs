@@ -60,12 +60,12 @@ fn an_edit_at_the_last_moment_becomes_a_copy_with_and_without_exchange() {
         let (disk, folder) = folder();
         disk.user_write("a", "old").unwrap();
         disk.set_hook(Some(Box::new(move |op| match op.kind {
-            OpKind::Exchange if no_exchange => Verdict::Fail(ErrorKind::Unsupported),
-            OpKind::SyncDir if op.path == ".memsync/stage" && op.disk.user_read("a").unwrap() == "old" => {
+            StepKind::Exchange if no_exchange => StepFate::Fail(ErrorKind::Unsupported),
+            StepKind::SyncDir if op.path == ".memsync/stage" && op.disk.user_read("a").unwrap() == "old" => {
                 op.disk.user_write("a", "edit").unwrap();
-                Verdict::Go
+                StepFate::Go
             }
-            _ => Verdict::Go,
+            _ => StepFate::Go,
         })));
         let MoveOutcome::Done { copy: Some(copy), .. } = replace(&folder, "a", "new", "old") else { panic!("no copy") };
         assert_eq!(disk.user_read("a").unwrap(), "new");
@@ -80,14 +80,14 @@ fn a_file_in_the_place_of_a_displaced_one_never_stops_the_sweep() {
     let (disk, folder) = folder();
     disk.user_write("a", "old").unwrap();
     disk.set_hook(Some(Box::new(|op| {
-        if op.kind == OpKind::RenameNew && op.path == "a" {
+        if op.kind == StepKind::RenameNew && op.path == "a" {
             op.disk.user_remove("a").unwrap();
             op.disk.user_mkdir("a/empty").unwrap();
         }
-        if op.kind == OpKind::RenameNew && op.to == Some("a") {
+        if op.kind == StepKind::RenameNew && op.to == Some("a") {
             op.disk.user_write("a", "file again").unwrap();
         }
-        Verdict::Go
+        StepFate::Go
     })));
     let step = FileMove::Trash { path: p("a"), at: "a".into(), expect: Md5::of(b"old") };
     let done = folder.perform(vec![step], &[], now()).unwrap();
@@ -121,11 +121,11 @@ fn sweep_removes_downloads_and_nothing_else() {
 }
 
 /// Somebody edits `n/a` just before it is replaced, and takes the folder away before the copy is placed.
-fn copy_of_an_edit_in_a_folder_that_goes(before: OpKind, then_a_file: bool) -> (SimDisk, String) {
+fn copy_of_an_edit_in_a_folder_that_goes(before: StepKind, then_a_file: bool) -> (SimDisk, String) {
     let (disk, folder) = folder();
     disk.user_write("n/a", "old").unwrap();
     disk.set_hook(Some(Box::new(move |op| {
-        if op.kind == OpKind::Exchange {
+        if op.kind == StepKind::Exchange {
             op.disk.user_write("n/a", "edit").unwrap();
         }
         let displaced = op.disk.user_read("n/a").is_ok_and(|content| content == "new");
@@ -135,7 +135,7 @@ fn copy_of_an_edit_in_a_folder_that_goes(before: OpKind, then_a_file: bool) -> (
                 op.disk.user_write("n", "a file").unwrap();
             }
         }
-        Verdict::Go
+        StepFate::Go
     })));
     let MoveOutcome::Done { copy: Some(copy), .. } = replace(&folder, "n/a", "new", "old") else { panic!("no copy") };
     assert_eq!(disk.user_read(copy.as_str()).unwrap(), "edit");
@@ -146,14 +146,14 @@ fn copy_of_an_edit_in_a_folder_that_goes(before: OpKind, then_a_file: bool) -> (
 
 #[test]
 fn a_copy_whose_folder_became_a_file_goes_into_the_folder_above() {
-    let (disk, copy) = copy_of_an_edit_in_a_folder_that_goes(OpKind::Mkdir, true);
+    let (disk, copy) = copy_of_an_edit_in_a_folder_that_goes(StepKind::Mkdir, true);
     assert_eq!(disk.user_read("n").unwrap(), "a file");
     assert!(!copy.contains('/') && is_conflict_name(&copy), "{copy}");
 }
 
 #[test]
 fn a_folder_that_goes_while_it_is_looked_at_is_made_again_for_the_copy() {
-    let (_, copy) = copy_of_an_edit_in_a_folder_that_goes(OpKind::Stat, false);
+    let (_, copy) = copy_of_an_edit_in_a_folder_that_goes(StepKind::Stat, false);
     assert!(copy.starts_with("n/"), "{copy}");
 }
 
@@ -284,8 +284,8 @@ fn unreadable_folder_of_the_history_holds_up_no_other() {
         disk.user_write(&format!(".memsync/history/{file}"), "old").unwrap();
     }
     disk.set_hook(Some(Box::new(|op| match op.kind {
-        OpKind::List if op.path == ".memsync/history/a" => Verdict::Fail(ErrorKind::PermissionDenied),
-        _ => Verdict::Go,
+        StepKind::List if op.path == ".memsync/history/a" => StepFate::Fail(ErrorKind::PermissionDenied),
+        _ => StepFate::Go,
     })));
     let report = folder.prune(HistoryLimits { keep: None, max_size: 0 }, now());
     assert_eq!((report.removed, report.failed.len()), (1, 1));

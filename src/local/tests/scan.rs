@@ -52,7 +52,7 @@ fn names_come_in_nfc_and_keep_their_form_on_the_disk() {
 fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
     let (nfd, nfc) = ("cafe\u{301}", "caf\u{e9}");
     let left_out = |tree: &LocalTree| -> Vec<String> {
-        let collides = tree.left_out().iter().filter(|(_, why)| matches!(why, Unknown::Collides(_)));
+        let collides = tree.left_out().iter().filter(|(_, why)| matches!(why, SkipReason::Collides(_)));
         collides.map(|(name, _)| String::from_utf8(name.clone()).unwrap()).collect()
     };
     for (first, second) in [(nfd, nfc), (nfc, nfd)] {
@@ -99,7 +99,7 @@ fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
     disk.user_write("basede\u{301}", "edited").unwrap();
     let mut tree = LocalTree::default();
     full(&folder, &mut tree);
-    assert!(matches!(local(&tree, "based\u{e9}"), Some(Local::Unknown(Unknown::Collides(_)))));
+    assert!(matches!(local(&tree, "based\u{e9}"), Some(LocalState::Unknown(SkipReason::Collides(_)))));
     assert_eq!(left_out(&tree).len(), 2);
     // Both are new: the name that is the path itself.
     let (disk, folder) = super::folder();
@@ -144,9 +144,9 @@ fn folder_with_an_identity_of_its_own_is_left_out() {
     let found = |tree: &LocalTree| tree.found().keys().map(ToString::to_string).collect::<Vec<_>>();
     scan(&folder, &mut tree, &paths(&["d/inner/deep/b"]), 0);
     for _ in 0..2 {
-        assert_eq!(local(&tree, "d/inner"), Some(Local::Unknown(Unknown::OtherFolder)));
+        assert_eq!(local(&tree, "d/inner"), Some(LocalState::Unknown(SkipReason::OtherFolder)));
         assert_eq!(found(&tree), ["d/c", "d/inner"]);
-        assert_eq!(tree.unknown_above(&p("d/inner/deep/b")), Some(Unknown::OtherFolder));
+        assert_eq!(tree.unknown_above(&p("d/inner/deep/b")), Some(SkipReason::OtherFolder));
         full(&folder, &mut tree);
     }
     disk.user_remove_dir_all("d/inner/.memsync").unwrap();
@@ -181,7 +181,7 @@ fn a_full_scan_knows_all_that_changed_and_nothing_else() {
             let mut fresh = LocalTree::default();
             full(&folder, &mut fresh);
             // Which of two forms of one name is synced depends on what was there before.
-            let shown = |tree: &LocalTree| -> BTreeMap<RelPath, Option<(Local, String)>> {
+            let shown = |tree: &LocalTree| -> BTreeMap<RelPath, Option<(LocalState, String)>> {
                 let names =
                     tree.left_out().keys().filter_map(|name| RelPath::from_disk(str::from_utf8(name).ok()?).ok());
                 let twins: BTreeSet<RelPath> = names.collect();
@@ -261,21 +261,21 @@ fn what_cannot_be_looked_into_is_unknown_and_not_absent() {
     disk.set_unreadable("f", true).unwrap();
     full(&folder, &mut tree);
     let unknown = |path: &str| match local(&tree, path) {
-        Some(Local::Unknown(why)) => why,
+        Some(LocalState::Unknown(why)) => why,
         other => panic!("{path}: {other:?}"),
     };
-    assert!(matches!(unknown("d"), Unknown::Unreadable(_)) && matches!(unknown("f"), Unknown::Unreadable(_)));
-    assert!(matches!(tree.unknown_above(&p("d/a")), Some(Unknown::Unreadable(_))));
-    assert_eq!(unknown("big"), Unknown::TooLarge(101));
-    assert_eq!(unknown("link"), Unknown::NotAFile("symlink"));
-    assert_eq!(unknown("pipe"), Unknown::NotAFile("FIFO"));
+    assert!(matches!(unknown("d"), SkipReason::Unreadable(_)) && matches!(unknown("f"), SkipReason::Unreadable(_)));
+    assert!(matches!(tree.unknown_above(&p("d/a")), Some(SkipReason::Unreadable(_))));
+    assert_eq!(unknown("big"), SkipReason::TooLarge(101));
+    assert_eq!(unknown("link"), SkipReason::NotAFile("symlink"));
+    assert_eq!(unknown("pipe"), SkipReason::NotAFile("FIFO"));
     // A folder that became a symlink hides what is below it.
     disk.user_write("e/x", "1").unwrap();
     full(&folder, &mut tree);
     disk.user_remove_dir_all("e").unwrap();
     disk.plant_symlink("e").unwrap();
     scan(&folder, &mut tree, &paths(&["e"]), 0);
-    assert_eq!(tree.unknown_above(&p("e/x")), Some(Unknown::NotAFile("symlink")));
+    assert_eq!(tree.unknown_above(&p("e/x")), Some(SkipReason::NotAFile("symlink")));
     // Readable again.
     disk.set_unreadable("d", false).unwrap();
     scan(&folder, &mut tree, &paths(&["d"]), 0);
@@ -288,11 +288,11 @@ fn what_cannot_be_looked_into_is_unknown_and_not_absent() {
 fn edit_while_read(disk: &SimDisk, path: &'static str, to: &'static str) {
     let done = AtomicBool::new(false);
     disk.set_hook(Some(Box::new(move |op| {
-        if op.kind == OpKind::Read && op.path == path && !done.swap(true, Ordering::Relaxed) {
+        if op.kind == StepKind::Read && op.path == path && !done.swap(true, Ordering::Relaxed) {
             op.disk.set_time(op.disk.time() + 1);
             op.disk.user_write(path, to).unwrap();
         }
-        Verdict::Go
+        StepFate::Go
     })));
 }
 
@@ -303,7 +303,7 @@ fn a_torn_read_is_no_content() {
     disk.user_write("a", "one").unwrap();
     edit_while_read(&disk, "a", "two");
     full(&folder, &mut tree);
-    assert_eq!(local(&tree, "a"), Some(Local::Unknown(Unknown::Changing)));
+    assert_eq!(local(&tree, "a"), Some(LocalState::Unknown(SkipReason::Changing)));
     full(&folder, &mut tree);
     assert_eq!(local(&tree, "a"), Some(file("two")));
 }

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Notes as people write them: it gets smaller, but not to nothing.
+/// Text like notes: it compresses, but not to nothing.
 fn text(size: usize) -> Vec<u8> {
     let words = ["memory", "proxy", "note", "the", "of", "tree", "# ", "\n\n", "agent", "folder", ", ", "wire"];
     let mut random = fastrand::Rng::with_seed(7);
@@ -18,7 +18,7 @@ fn noise(size: usize) -> Vec<u8> {
     noise
 }
 
-/// In pieces of `at_once` bytes.
+/// Decompresses in pieces of `at_once` bytes.
 fn unpack(coding: Coding, packed: &[u8], at_once: usize) -> Result<Vec<u8>, CodingError> {
     let mut decoder = Decoder::new(coding, MAX_WINDOW)?;
     let mut plain = Vec::new();
@@ -38,7 +38,7 @@ fn packed(coding: Coding, plain: &[u8]) -> Bytes {
 }
 
 #[test]
-fn what_is_packed_comes_out_again_in_pieces_of_any_size() {
+fn content_round_trips_in_pieces_of_any_size() {
     for coding in Coding::ALL {
         for plain in [text(0), text(1), text(5_000), text(3 * PIECE), noise(2 * PIECE), text(PIECE), vec![0; 5 << 20]] {
             let packed = packed(coding, &plain);
@@ -63,7 +63,7 @@ fn what_is_packed_comes_out_again_in_pieces_of_any_size() {
 }
 
 #[test]
-fn a_flush_gives_all_so_far() {
+fn flush_returns_everything_so_far() {
     for coding in Coding::ALL {
         let plain = text(200_000);
         let mut encoder = Encoder::new(coding, None).unwrap();
@@ -79,12 +79,12 @@ fn a_flush_gives_all_so_far() {
 }
 
 #[test]
-fn only_what_gets_smaller_is_packed() {
+fn pack_skips_content_that_does_not_shrink() {
     for coding in Coding::ALL {
         assert_eq!(coding.pack(&text(1023)).unwrap(), None, "{coding}: too small");
         assert_eq!(coding.pack(&noise(100_000)).unwrap(), None, "{coding}");
         let twice = packed(coding, &text(500_000));
-        assert_eq!(coding.pack(&twice).unwrap(), None, "{coding}: packed already");
+        assert_eq!(coding.pack(&twice).unwrap(), None, "{coding}: compressed already");
         let some = coding.pack(&text(2_000)).unwrap().unwrap();
         assert!(some.len() < 1_300, "{coding} {}", some.len());
         assert_eq!(unpack(coding, &some, 100).unwrap(), text(2_000));
@@ -92,7 +92,7 @@ fn only_what_gets_smaller_is_packed() {
 }
 
 #[test]
-fn nothing_damaged_passes() {
+fn decoder_rejects_damaged_content() {
     for coding in Coding::ALL {
         let plain = text(3_000);
         let good = coding.pack(&plain).unwrap().unwrap();
@@ -103,7 +103,7 @@ fn nothing_damaged_passes() {
             for bit in 0..8 {
                 let mut bad = good.to_vec();
                 bad[at] ^= 1 << bit;
-                // The head says a few things that do not touch the content, such as the time.
+                // Some header fields, such as the time, do not affect the content.
                 if let Ok(came) = unpack(coding, &bad, 64) {
                     assert!(came == plain, "{coding} {at} {bit}");
                 }
@@ -118,7 +118,7 @@ fn nothing_damaged_passes() {
 }
 
 #[test]
-fn frames_may_follow_one_another_and_members_not() {
+fn decoder_accepts_zstd_frames_but_one_gzip_member() {
     let (a, b) = (text(10_000), text(2_000));
     let both = |coding| [packed(coding, &a), packed(coding, &b)].concat();
     assert_eq!(unpack(Coding::Zstd, &both(Coding::Zstd), 999).unwrap(), [&a[..], &b].concat());
@@ -126,7 +126,7 @@ fn frames_may_follow_one_another_and_members_not() {
 }
 
 #[test]
-fn a_frame_says_what_must_be_remembered() {
+fn window_is_read_from_zstd_header() {
     let frame = |descriptor: u8, rest: &[u8]| [&[0x28, 0xb5, 0x2f, 0xfd, descriptor], rest].concat();
     for (head, bytes) in [
         (frame(0, &[0]), 1024),
@@ -147,18 +147,18 @@ fn a_frame_says_what_must_be_remembered() {
         assert_eq!(window(Coding::Zstd, &head), Err(CodingError::Window), "{head:?}");
         assert_eq!(unpack(Coding::Zstd, &[head, vec![0; 20]].concat(), 3), Err(CodingError::Window));
     }
-    // What ours ask for is what they need, and no more than that is given.
+    // Our own frames ask for the window that they need. A decoder with a smaller limit refuses them.
     let small = packed(Coding::Zstd, &text(3_000));
     assert!(window(Coding::Zstd, &small).unwrap() <= 4096);
     let large = packed(Coding::Zstd, &text(3 << 20));
     assert_eq!(window(Coding::Zstd, &large), Ok(1 << WINDOW_LOG));
     let mut tight = Decoder::new(Coding::Zstd, 4096).unwrap();
     assert_eq!(tight.decode(&mut large.clone()), Err(CodingError::Window));
-    assert!(tight.decode(&mut small.clone()).is_err(), "of no more use");
+    assert!(tight.decode(&mut small.clone()).is_err(), "the decoder is unusable after an error");
 }
 
 #[test]
-fn names_of_codings() {
+fn coding_is_found_by_name() {
     for (name, coding) in [
         ("zstd", Some(Coding::Zstd)),
         ("ZSTD", Some(Coding::Zstd)),

@@ -1,5 +1,6 @@
 use super::*;
-use crate::store::{Memory, Store};
+use crate::store::Store;
+use crate::testing::MemoryStore;
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -183,7 +184,7 @@ fn a_change_is_told_without_a_secret() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn changes_at_once_are_all_made() {
-    let store = std::sync::Arc::new(Memory::new());
+    let store = std::sync::Arc::new(MemoryStore::new());
     let makers = (0..8).map(|_| {
         let store = store.clone();
         tokio::spawn(
@@ -198,14 +199,14 @@ async fn changes_at_once_are_all_made() {
 
 #[tokio::test]
 async fn a_change_that_is_refused_writes_nothing() {
-    let store = Memory::new();
+    let store = MemoryStore::new();
     assert!(edit(&store, |keys| keys.revoke("nobody")).await.is_err());
     assert!(store.record(RECORD).await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn the_last_use_is_the_latest_and_goes_with_the_key() {
-    let store = Memory::new();
+    let store = MemoryStore::new();
     let make = async || edit(&store, |keys| keys.create_key(&NewKey::default(), noon())).await.unwrap().key.id;
     let (one, two) = (make().await, make().await);
     let late = at("2026-01-02T00:00:00Z");

@@ -6,14 +6,16 @@ use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
 use tokio::task;
 
-use super::body::{Answer as Reply, whole};
+use super::body::{HttpReply, whole};
 use super::packed::{BUSY, CODING, Tried};
 use super::{HttpRemote, classify};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::batch::{self, Answered, Asked, MAX_BYTES, Writer};
+use crate::protocol::batch::{self, AnswerHead, BatchWriter, MAX_BYTES, RequestHead};
 use crate::protocol::{Precondition, capability};
-use crate::remote::{Answer, Ask, Blob, Deleted, Got, Promised, Put, RemoteError};
+use crate::remote::{
+    BatchReply, BatchRequest, DeleteReply, GetReply, PromisedDigest, PutReply, RemoteBlob, RemoteError,
+};
 
 /// What a head takes as a rule besides its path, bytes.
 const HEAD_USUAL: usize = 96;
@@ -38,8 +40,8 @@ struct Batch {
 impl HttpRemote {
     pub(super) async fn send_batch(
         &self,
-        requests: Vec<(RelPath, Ask)>,
-    ) -> Result<Option<Vec<Option<Answer>>>, RemoteError> {
+        requests: Vec<(RelPath, BatchRequest)>,
+    ) -> Result<Option<Vec<Option<BatchReply>>>, RemoteError> {
         if !self.supports(capability::BATCH).await? {
             return Ok(None);
         }
@@ -85,41 +87,42 @@ struct Trust {
 
 /// Reads the sources and writes the frames. Blocks. In a namespace what is expected is a version: who knows none has to
 /// look first, by a request of its own.
-fn write(requests: Vec<(RelPath, Ask)>, flat: bool, pack: bool) -> Batch {
+fn write(requests: Vec<(RelPath, BatchRequest)>, flat: bool, pack: bool) -> Batch {
     let bytes = requests.iter().map(|(path, ask)| {
-        let size = if let Ask::Put { body, .. } = ask { body.size } else { 0 };
+        let size = if let BatchRequest::Put { body, .. } = ask { body.size } else { 0 };
         usize::try_from(size).unwrap_or(usize::MAX).saturating_add(HEAD_USUAL + path.as_str().len())
     });
-    let mut writer = Writer::with_capacity(bytes.fold(0, usize::saturating_add));
+    let mut writer = BatchWriter::with_capacity(bytes.fold(0, usize::saturating_add));
     let mut sent = Vec::with_capacity(requests.len());
     for (path, ask) in requests {
-        let head = |op: &str| Asked { op: op.to_owned(), path: path.as_str().to_owned(), ..Asked::default() };
+        let head =
+            |op: &str| RequestHead { op: op.to_owned(), path: path.as_str().to_owned(), ..RequestHead::default() };
         let asked = match ask {
-            Ask::Get => writer.push(&head("get"), b"").ok().map(|()| Sent::Get),
-            Ask::Delete { version: 0, .. } if !flat => None,
-            Ask::Delete { md5, version } => {
+            BatchRequest::Get => writer.push(&head("get"), b"").ok().map(|()| Sent::Get),
+            BatchRequest::Delete { version: 0, .. } if !flat => None,
+            BatchRequest::Delete { md5, version } => {
                 let head = if flat {
-                    Asked { md5: Some(md5.to_string()), ..head("delete") }
+                    RequestHead { md5: Some(md5.to_string()), ..head("delete") }
                 } else {
-                    Asked { version: Some(version), ..head("delete") }
+                    RequestHead { version: Some(version), ..head("delete") }
                 };
                 writer.push(&head, b"").ok().map(|()| Sent::Delete)
             }
-            Ask::Put { precondition: Precondition::Holds(_), version: 0, .. } if !flat => None,
-            Ask::Put { precondition, version, body } => {
+            BatchRequest::Put { precondition: Precondition::Holds(_), version: 0, .. } if !flat => None,
+            BatchRequest::Put { precondition, version, body } => {
                 let size = body.size;
                 let head = if flat {
-                    Asked { precondition: Some(precondition.to_string()), size, ..head("put") }
+                    RequestHead { precondition: Some(precondition.to_string()), size, ..head("put") }
                 } else {
-                    Asked { version: Some(version), size, ..head("put") }
+                    RequestHead { version: Some(version), size, ..head("put") }
                 };
                 // What fails is asked for by itself, and fails there with its reason.
                 match body.md5 {
-                    Promised::Known(md5) => {
+                    PromisedDigest::Known(md5) => {
                         let content = whole(body.source, size).ok();
                         content.and_then(|c| writer.push(&head, &c).ok()).map(|()| Sent::Put(md5))
                     }
-                    Promised::AtTheEnd(_) => None,
+                    PromisedDigest::AtTheEnd(_) => None,
                 }
             }
         };
@@ -136,12 +139,12 @@ fn write(requests: Vec<(RelPath, Ask)>, flat: bool, pack: bool) -> Batch {
 /// # Errors
 /// `Protocol` unless there is exactly one for each request, in their order: then none is believed.
 async fn read(
-    reply: Reply,
+    reply: HttpReply,
     sent: Vec<(RelPath, Option<Sent>)>,
     trust: Trust,
-) -> Result<Vec<Option<Answer>>, RemoteError> {
+) -> Result<Vec<Option<BatchReply>>, RemoteError> {
     let bad = reply.protester();
-    let frames = batch::read::<Answered>(reply.read(MAX_BYTES as u64).await?).map_err(|e| bad(&e.to_string()))?;
+    let frames = batch::read::<AnswerHead>(reply.read(MAX_BYTES as u64).await?).map_err(|e| bad(&e.to_string()))?;
     let mut frames = frames.into_iter();
     let mut answers = Vec::with_capacity(sent.len());
     for (path, sent) in sent {
@@ -162,7 +165,7 @@ async fn read(
 }
 
 /// An answer as it would have come to a request of its own; `None` for any other.
-fn answer(sent: &Sent, head: Answered, content: Bytes, trust: Trust) -> Option<Answer> {
+fn answer(sent: &Sent, head: AnswerHead, content: Bytes, trust: Trust) -> Option<BatchReply> {
     let current = || classify::held(head.current_md5.as_deref());
     let known = |version: Option<u64>| version.filter(|_| !trust.flat).unwrap_or(0);
     let version = known(head.version);
@@ -170,19 +173,19 @@ fn answer(sent: &Sent, head: Answered, content: Bytes, trust: Trust) -> Option<A
         (Sent::Get, 200) => {
             let size = Some(content.len() as u64);
             let body = stream::iter([Ok(content)]).boxed();
-            Answer::Got(Got::Found(Blob { md5: head.md5?, size, version, device: head.device, body }))
+            BatchReply::Got(GetReply::Found(RemoteBlob { md5: head.md5?, size, version, device: head.device, body }))
         }
-        (Sent::Get, 404) => Answer::Got(Got::Absent { tombstone: head.md5.filter(|_| trust.honest) }),
-        (Sent::Put(md5), 200 | 201) if head.md5 == Some(*md5) => Answer::Put(Put::Stored { version }),
+        (Sent::Get, 404) => BatchReply::Got(GetReply::Absent { tombstone: head.md5.filter(|_| trust.honest) }),
+        (Sent::Put(md5), 200 | 201) if head.md5 == Some(*md5) => BatchReply::Put(PutReply::Stored { version }),
         (Sent::Put(_), 412) => {
             let version = known(head.current_version);
-            Answer::Put(Put::Mismatch { current: current(), is_deleted: head.is_deleted, version })
+            BatchReply::Put(PutReply::Mismatch { current: current(), is_deleted: head.is_deleted, version })
         }
-        (Sent::Delete, 200 | 204) => Answer::Deleted(Deleted::Done),
-        (Sent::Delete, 404) => Answer::Deleted(Deleted::Absent),
+        (Sent::Delete, 200 | 204) => BatchReply::Deleted(DeleteReply::Done),
+        (Sent::Delete, 404) => BatchReply::Deleted(DeleteReply::Absent),
         // The same content may have been written again, under another version: a request of its own finds out.
         (Sent::Delete, 412) if !trust.flat => return None,
-        (Sent::Delete, 412) => Answer::Deleted(Deleted::Mismatch { current: current() }),
+        (Sent::Delete, 412) => BatchReply::Deleted(DeleteReply::Mismatch { current: current() }),
         _ => return None,
     })
 }

@@ -19,7 +19,7 @@ use super::{Inner, MAX_SMALL, classify};
 use crate::digest::Md5;
 use crate::protocol::encoding::{Coding, Decoder, MAX_WINDOW};
 use crate::protocol::{X_MEMSYNC_DEVICE, X_VERSION, decode_name};
-use crate::remote::{RemoteError, Source};
+use crate::remote::{BodySource, RemoteError};
 
 /// When a transfer last showed a sign of life; `None` once none can be seen any more.
 #[derive(Clone)]
@@ -79,7 +79,7 @@ impl Body {
 }
 
 /// The head of an answer, and its body piece by piece.
-pub(in crate::remote) struct Answer {
+pub(in crate::remote) struct HttpReply {
     inner: Arc<Inner>,
     url: String,
     response: Response,
@@ -93,7 +93,7 @@ pub(in crate::remote) struct Answer {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Answer {
+impl HttpReply {
     pub(super) fn new(
         inner: Arc<Inner>,
         url: &str,
@@ -345,7 +345,7 @@ impl Upload {
     /// was the last. An error of the source aborts the request.
     pub(super) fn stream(
         &self,
-        source: Box<dyn Source>,
+        source: Box<dyn BodySource>,
         size: u64,
     ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
         let upload = self.clone();
@@ -372,7 +372,7 @@ impl Upload {
     }
 
     /// What was read ahead.
-    async fn take(&self, reading: Ahead) -> io::Result<(Box<dyn Source>, Option<Bytes>)> {
+    async fn take(&self, reading: Ahead) -> io::Result<(Box<dyn BodySource>, Option<Bytes>)> {
         let (source, piece) = reading.await.map_err(|e| self.fail(format!("reading it failed: {e}")))?;
         self.progress.touch();
         if self.stopped.load(Ordering::Relaxed) {
@@ -385,9 +385,9 @@ impl Upload {
 const SHORTER: &str = "the file became shorter while it was read";
 const LONGER: &str = "the file became longer while it was read";
 
-type Ahead = JoinHandle<(Box<dyn Source>, io::Result<Option<Bytes>>)>;
+type Ahead = JoinHandle<(Box<dyn BodySource>, io::Result<Option<Bytes>>)>;
 
-fn read_ahead(mut source: Box<dyn Source>) -> Ahead {
+fn read_ahead(mut source: Box<dyn BodySource>) -> Ahead {
     task::spawn_blocking(move || {
         let piece = source.next();
         (source, piece)
@@ -398,7 +398,7 @@ fn read_ahead(mut source: Box<dyn Source>) -> Ahead {
 ///
 /// # Errors
 /// [`RemoteError::Source`] when it fails or is not `size` bytes.
-pub(super) async fn read_source(source: Box<dyn Source>, size: u64) -> Result<Bytes, RemoteError> {
+pub(super) async fn read_source(source: Box<dyn BodySource>, size: u64) -> Result<Bytes, RemoteError> {
     let reading = task::spawn_blocking(move || whole(source, size));
     match reading.await {
         Ok(result) => result.map_err(RemoteError::Source),
@@ -407,7 +407,7 @@ pub(super) async fn read_source(source: Box<dyn Source>, size: u64) -> Result<By
 }
 
 /// [`read_source`] on this thread, which it blocks. The error is for people.
-pub(super) fn whole(mut source: Box<dyn Source>, size: u64) -> Result<Bytes, String> {
+pub(super) fn whole(mut source: Box<dyn BodySource>, size: u64) -> Result<Bytes, String> {
     let Some(first) = source.next().map_err(|e| e.to_string())? else {
         return if size == 0 { Ok(Bytes::new()) } else { Err(SHORTER.to_owned()) };
     };

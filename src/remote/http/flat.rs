@@ -10,15 +10,15 @@ use http::{HeaderName, Method, StatusCode};
 use reqwest::RequestBuilder;
 use tokio::time::Instant;
 
-use super::body::{Answer, Upload};
+use super::body::{HttpReply, Upload};
 use super::resume::has_ranges;
 use super::{Given, HttpRemote, MAX_SMALL, classify, index};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{
-    CONTENT_MD5, HistoryPoint, Precondition, X_MEMSYNC_SET_BACK, X_TOMBSTONE, capability, encode_path,
+    CONTENT_MD5, HistoryPoint, IndexCursor, Precondition, X_MEMSYNC_SET_BACK, X_TOMBSTONE, capability, encode_path,
 };
-use crate::remote::{Blob, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, RemoteError};
+use crate::remote::{DeleteReply, GetReply, IndexUpdate, PutReply, RemoteBlob, RemoteError, UploadBody};
 
 /// Largest index taken, bytes.
 const MAX_INDEX: u64 = 64 * 1024 * 1024;
@@ -33,9 +33,9 @@ pub(super) type Pieces = BoxStream<'static, Result<Bytes, RemoteError>>;
 impl HttpRemote {
     pub(super) async fn read_index(
         &self,
-        since: Option<&Mark>,
+        since: Option<&IndexCursor>,
         known: Option<&HistoryPoint>,
-    ) -> Result<IndexAnswer, RemoteError> {
+    ) -> Result<IndexUpdate, RemoteError> {
         if let Some(answer) = self.ask_index(since, known).await? {
             return Ok(answer);
         }
@@ -49,21 +49,21 @@ impl HttpRemote {
     /// `None`: changes of another index than the one that was last given.
     async fn ask_index(
         &self,
-        since: Option<&Mark>,
+        since: Option<&IndexCursor>,
         known: Option<&HistoryPoint>,
-    ) -> Result<Option<IndexAnswer>, RemoteError> {
+    ) -> Result<Option<IndexUpdate>, RemoteError> {
         let capabilities = self.capabilities().await?;
         let has = |name: &str| capabilities.iter().any(|c| c == name);
         // Without a mark in its answer, a part could not be built upon.
         let base = since.filter(|_| has(capability::DELTA) && has(capability::STRONG_INDEX));
         let root = self.inner.url(&self.inner.namespace.below("/sync"));
-        let part = base.map(|mark| format!("since={}&epoch={}", mark.cursor, encode_query(&mark.epoch)));
+        let part = base.map(|base| format!("since={}&epoch={}", base.cursor, encode_query(&base.epoch)));
         let address = with_query(&root, part.iter());
         // An ETag speaks for one address only: what changed since 5 is not what changed since 6. And "unchanged"
         // is an answer only to a caller who has taken in what it got last.
-        let point = |mark: &Mark| (mark.epoch.clone(), mark.cursor);
+        let point = |cursor: &IndexCursor| (cursor.epoch.clone(), cursor.cursor);
         let holds = |given: &Given| {
-            given.url == address && (since.is_none() || since.map(point) == given.mark.as_ref().map(point))
+            given.url == address && (since.is_none() || since.map(point) == given.cursor.as_ref().map(point))
         };
         let last = self.inner.known().index.clone();
         let last =
@@ -80,7 +80,7 @@ impl HttpRemote {
         let answer = self.inner.send(&url, request, None, MAX_INDEX).await?;
         match answer.status() {
             StatusCode::OK => {}
-            StatusCode::NOT_MODIFIED if last.is_some() => return Ok(Some(IndexAnswer::Unchanged)),
+            StatusCode::NOT_MODIFIED if last.is_some() => return Ok(Some(IndexUpdate::Unchanged)),
             _ => return Err(answer.refusal().await),
         }
         if answer.says_too_long() {
@@ -89,26 +89,26 @@ impl HttpRemote {
         let etag = answer.headers().get(ETAG).cloned();
         let set_back = answer.headers().contains_key(X_MEMSYNC_SET_BACK);
         let parsed = index::read(answer).await?;
-        let mark = parsed.mark.filter(|_| has(capability::STRONG_INDEX));
-        let result = crate::remote::Index {
+        let cursor = parsed.cursor.filter(|_| has(capability::STRONG_INDEX));
+        let result = crate::remote::FetchedIndex {
             files: parsed.files,
             refused: parsed.refused,
-            mark,
+            cursor,
             history: parsed.history,
             set_back,
         };
-        let given = result.mark.clone();
+        let given = result.cursor.clone();
         let mut patched = None;
         let result = match (base, parsed.delta) {
-            (_, false) => IndexAnswer::Whole(result),
+            (_, false) => IndexUpdate::Whole(result),
             (Some(base), true) => {
-                let follows = |mark: &Mark| mark.epoch == base.epoch && mark.cursor >= base.cursor;
-                if !result.mark.as_ref().is_some_and(follows) {
+                let follows = |cursor: &IndexCursor| cursor.epoch == base.epoch && cursor.cursor >= base.cursor;
+                if !result.cursor.as_ref().is_some_and(follows) {
                     return Err(self
                         .inner
                         .protocol(&url, "a part of an index that does not follow what was asked for"));
                 }
-                IndexAnswer::Delta(result)
+                IndexUpdate::Delta(result)
             }
             (None, true) if from.is_none() => {
                 return Err(self.inner.protocol(&url, "a part of an index where the whole was asked for"));
@@ -116,15 +116,15 @@ impl HttpRemote {
             (None, true) if parsed.base.as_deref() != from => return Ok(None),
             (None, true) => {
                 patched = last.as_ref().and_then(|given| given.patched).or_else(|| Some(Instant::now()));
-                IndexAnswer::Delta(result)
+                IndexUpdate::Delta(result)
             }
         };
         // Nothing is awaited from here on, so what is remembered is what the caller gets.
-        self.inner.known().index = etag.map(|etag| Given { url: address, etag, mark: given, patched });
+        self.inner.known().index = etag.map(|etag| Given { url: address, etag, cursor: given, patched });
         Ok(Some(result))
     }
 
-    pub(super) async fn read_blob(&self, path: &RelPath) -> Result<Got, RemoteError> {
+    pub(super) async fn read_blob(&self, path: &RelPath) -> Result<GetReply, RemoteError> {
         let honest = self.supports(capability::HONEST_412).await?;
         let url = self.blob_url(path).await?;
         let request = Self::ask_packed(self.inner.request(Method::GET, &url), self.wants_packed().await?);
@@ -134,7 +134,7 @@ impl HttpRemote {
             StatusCode::NOT_FOUND => {
                 let tombstone = tombstone(&answer, honest)?;
                 answer.finish().await;
-                return Ok(Got::Absent { tombstone });
+                return Ok(GetReply::Absent { tombstone });
             }
             _ => return Err(answer.refusal().await),
         }
@@ -157,21 +157,21 @@ impl HttpRemote {
         if small {
             body = begun(body).await;
         }
-        Ok(Got::Found(Blob { md5, size, version, device, body }))
+        Ok(GetReply::Found(RemoteBlob { md5, size, version, device, body }))
     }
 
     pub(super) async fn flat_put(
         &self,
         path: &RelPath,
         precondition: Precondition,
-        body: Outgoing,
-    ) -> Result<Put, RemoteError> {
+        body: UploadBody,
+    ) -> Result<PutReply, RemoteError> {
         let url = self.blob_url(path).await?;
         let request = self.inner.request(Method::PUT, &url).header(CONTENT_MD5, precondition.to_string());
         match self.send_blob(&url, request, body).await? {
-            Sent::Stored { .. } => Ok(Put::Stored { version: 0 }),
+            Sent::Stored { .. } => Ok(PutReply::Stored { version: 0 }),
             Sent::Refused(told) => {
-                Ok(Put::Mismatch { current: current(&told), is_deleted: told.context.is_deleted, version: 0 })
+                Ok(PutReply::Mismatch { current: current(&told), is_deleted: told.context.is_deleted, version: 0 })
             }
         }
     }
@@ -181,7 +181,7 @@ impl HttpRemote {
         &self,
         url: &str,
         request: RequestBuilder,
-        body: Outgoing,
+        body: UploadBody,
     ) -> Result<Sent, RemoteError> {
         let (upload, sent) = (Upload::new(), body.md5.clone());
         // Where the answer comes before the end of the upload, the rest is not sent.
@@ -207,15 +207,15 @@ impl HttpRemote {
         }
     }
 
-    pub(super) async fn flat_delete(&self, path: &RelPath, md5: Md5) -> Result<Deleted, RemoteError> {
+    pub(super) async fn flat_delete(&self, path: &RelPath, md5: Md5) -> Result<DeleteReply, RemoteError> {
         let url = self.blob_url(path).await?;
         let request = self.inner.request(Method::DELETE, &url).header(IF_MATCH, format!("\"{md5}\""));
         let answer = self.inner.send(&url, request, None, MAX_SMALL).await?;
         let deleted = match answer.status() {
-            StatusCode::NO_CONTENT | StatusCode::OK => Deleted::Done,
-            StatusCode::NOT_FOUND => Deleted::Absent,
+            StatusCode::NO_CONTENT | StatusCode::OK => DeleteReply::Done,
+            StatusCode::NOT_FOUND => DeleteReply::Absent,
             StatusCode::PRECONDITION_FAILED => {
-                return Ok(Deleted::Mismatch { current: current(&answer.told().await) });
+                return Ok(DeleteReply::Mismatch { current: current(&answer.told().await) });
             }
             _ => return Err(answer.refusal().await),
         };
@@ -228,7 +228,7 @@ impl HttpRemote {
     pub(super) async fn blob_url(&self, path: &RelPath) -> Result<String, RemoteError> {
         let ns = &self.inner.namespace;
         let url = self.inner.url(&ns.blob(path));
-        if ns.hides(path) && !self.supports(capability::ENCODED_SLASH).await? {
+        if ns.hides_slash(path) && !self.supports(capability::ENCODED_SLASH).await? {
             return Err(RemoteError::Name {
                 url,
                 why: "this proxy cannot hold a folder called `blob` in a namespace; rename the folder".to_owned(),
@@ -260,7 +260,7 @@ pub(super) enum Sent {
 }
 
 /// What a 404 proves to have been deleted.
-pub(super) fn tombstone(answer: &Answer, honest: bool) -> Result<Option<Md5>, RemoteError> {
+pub(super) fn tombstone(answer: &HttpReply, honest: bool) -> Result<Option<Md5>, RemoteError> {
     let shown = answer.header(&HeaderName::from_static(X_TOMBSTONE)).filter(|_| honest);
     shown.map(str::parse).transpose().map_err(|e| answer.protocol(&format!("{X_TOMBSTONE}: {e}")))
 }
@@ -300,7 +300,7 @@ mod tests {
     fn what_is_patched_from_hints_is_not_trusted_for_ever() {
         let now = Instant::now();
         let mut given =
-            Given { url: String::new(), etag: http::HeaderValue::from_static("x"), mark: None, patched: None };
+            Given { url: String::new(), etag: http::HeaderValue::from_static("x"), cursor: None, patched: None };
         assert!(!given.is_due_whole(now + 100 * WHOLE_AGAIN), "the proxy's own word is");
         given.patched = Some(now);
         assert!(!given.is_due_whole(now + WHOLE_AGAIN / 2) && given.is_due_whole(now + WHOLE_AGAIN));
@@ -310,7 +310,7 @@ mod tests {
     fn an_etag_names_an_index_by_what_is_in_its_quotes() {
         let tag = |etag: &'static str| {
             let etag = http::HeaderValue::from_static(etag);
-            Given { url: String::new(), etag, mark: None, patched: None }.tag().map(str::to_owned)
+            Given { url: String::new(), etag, cursor: None, patched: None }.tag().map(str::to_owned)
         };
         assert_eq!((tag("\"a-1\"").as_deref(), tag("W/\"a\"").as_deref()), (Some("a-1"), Some("a")));
         assert_eq!((tag("a"), tag("\""), tag("W/a\"")), (None, None, None));

@@ -14,11 +14,11 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use tokio::sync::mpsc;
 use tokio::task;
 
-use super::body::Answer;
+use super::body::HttpReply;
 use crate::digest::Md5;
 use crate::path::{PathError, RelPath};
-use crate::protocol::HistoryPoint;
-use crate::remote::{IndexEntry, Mark, RemoteError};
+use crate::protocol::{HistoryPoint, IndexCursor, IndexEntry};
+use crate::remote::RemoteError;
 
 /// Pieces that may wait for the parser.
 const PIECES: usize = 8;
@@ -29,7 +29,7 @@ pub(super) struct Parsed {
     pub(super) files: BTreeMap<RelPath, IndexEntry>,
     pub(super) refused: Vec<(String, PathError)>,
     /// Where the answer has both epoch and cursor.
-    pub(super) mark: Option<Mark>,
+    pub(super) cursor: Option<IndexCursor>,
     pub(super) history: Option<HistoryPoint>,
     /// Whether it lists changes only.
     pub(super) delta: bool,
@@ -41,7 +41,7 @@ pub(super) struct Parsed {
 ///
 /// # Errors
 /// As [`Answer::next`]; `Protocol` for anything that is not one whole index.
-pub(super) async fn read(mut answer: Answer) -> Result<Parsed, RemoteError> {
+pub(super) async fn read(mut answer: HttpReply) -> Result<Parsed, RemoteError> {
     let (sender, receiver) = mpsc::channel(PIECES);
     let parsing = task::spawn_blocking(move || parse(Pieces { receiver, piece: Bytes::new() }));
     // A parser that has seen enough hangs up; its verdict says why.
@@ -59,7 +59,7 @@ pub(super) async fn read(mut answer: Answer) -> Result<Parsed, RemoteError> {
     }
 }
 
-fn refusal(answer: &Answer, e: serde_json::Error) -> RemoteError {
+fn refusal(answer: &HttpReply, e: serde_json::Error) -> RemoteError {
     if !e.is_io() {
         return answer.protocol(&format!("the index cannot be read: {e}"));
     }
@@ -72,11 +72,15 @@ fn refusal(answer: &Answer, e: serde_json::Error) -> RemoteError {
 
 fn parse(reader: impl Read) -> serde_json::Result<Parsed> {
     let wire: Wire = serde_json::from_reader(BufReader::new(reader))?;
-    let mark = wire.index_epoch.zip(wire.index_cursor);
+    let cursor = wire.index_epoch.zip(wire.index_cursor);
     Ok(Parsed {
         files: wire.files.accepted,
         refused: wire.files.refused.into_iter().collect(),
-        mark: mark.map(|(epoch, cursor)| Mark { epoch, cursor, floor: wire.tombstone_floor.unwrap_or(0) }),
+        cursor: cursor.map(|(epoch, cursor)| IndexCursor {
+            epoch: epoch.into(),
+            cursor,
+            floor: wire.tombstone_floor.unwrap_or(0),
+        }),
         history: wire.index_history.and_then(|text| text.parse().ok()),
         delta: wire.delta,
         base: wire.delta_base,
@@ -213,7 +217,7 @@ mod tests {
                 ("x\0", PathError::Control),
             ]
         );
-        assert_eq!(parsed.mark, None);
+        assert_eq!(parsed.cursor, None);
     }
 
     #[test]
@@ -242,7 +246,7 @@ mod tests {
                 "files":{{"a":{{"md5":"5d41402abc4b2a76b9719d911017c592","is_deleted":true,"version":9,"who":null}},"b":{A}}}}}"#
         );
         let parsed = parse(text.as_bytes()).unwrap();
-        assert_eq!(parsed.mark, Some(Mark { epoch: "e".into(), cursor: 7, floor: 3 }));
+        assert_eq!(parsed.cursor, Some(IndexCursor { epoch: "e".into(), cursor: 7, floor: 3 }));
         assert!(parsed.delta && parsed.base.as_deref() == Some("x-1"));
         let a = parsed.files["a"];
         assert_eq!((a.is_deleted, a.version, a.size), (true, 9, 0));

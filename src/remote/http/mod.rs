@@ -16,12 +16,12 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::{Answer, Ask, Deleted, Got, IndexAnswer, Mark, Outgoing, Put, Remote, RemoteError};
+use super::{BatchReply, BatchRequest, DeleteReply, GetReply, IndexUpdate, PutReply, Remote, RemoteError, UploadBody};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{
-    Health, HistoryPoint, Namespace, NamespaceError, Pin, Precondition, X_MEMSYNC_DEVICE, X_MEMSYNC_HISTORY,
-    encode_path, is_loopback,
+    Health, HistoryPoint, IndexCursor, Namespace, NamespaceError, Pin, Precondition, X_MEMSYNC_DEVICE,
+    X_MEMSYNC_HISTORY, encode_path, is_loopback,
 };
 
 mod batch;
@@ -35,7 +35,7 @@ mod pinned;
 mod resume;
 mod tls;
 
-use body::{Answer as Reply, Progress};
+use body::{HttpReply, Progress};
 
 /// Who wrote it, for the proxy's record.
 const DEVICE: HeaderName = HeaderName::from_static(X_MEMSYNC_DEVICE);
@@ -135,7 +135,7 @@ struct Given {
     /// Where it came from.
     url: String,
     etag: HeaderValue,
-    mark: Option<Mark>,
+    cursor: Option<IndexCursor>,
     /// Since when it is the last whole one with deltas from its ETag laid over it.
     patched: Option<Instant>,
 }
@@ -254,7 +254,7 @@ impl HttpRemote {
     }
 
     /// Opens a stream that has no end: no permit, no limit on its length or duration.
-    pub(super) async fn open_stream(&self, url_path: &str, last: Option<u64>) -> Result<Reply, RemoteError> {
+    pub(super) async fn open_stream(&self, url_path: &str, last: Option<u64>) -> Result<HttpReply, RemoteError> {
         let url = self.inner.url(url_path);
         let mut request = self.inner.request(Method::GET, &url).header(http::header::ACCEPT, "text/event-stream");
         if let Some(last) = last {
@@ -324,7 +324,7 @@ impl Inner {
         request: RequestBuilder,
         upload: Option<(&Progress, u64)>,
         cap: u64,
-    ) -> Result<Reply, RemoteError> {
+    ) -> Result<HttpReply, RemoteError> {
         // Never closed; were it so, going on without a permit would be right.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         let started = Progress::new();
@@ -335,7 +335,7 @@ impl Inner {
             answer = request.send() => match answer {
                 Ok(response) => {
                     self.note_written(response.headers());
-                    Ok(Reply::new(Arc::clone(self), url, response, cap, permit))
+                    Ok(HttpReply::new(Arc::clone(self), url, response, cap, permit))
                 }
                 Err(e) => Err(self.transport(url, &e)),
             },
@@ -345,9 +345,9 @@ impl Inner {
         }
     }
 
-    async fn send_unbounded(self: &Arc<Self>, url: &str, request: RequestBuilder) -> Result<Reply, RemoteError> {
+    async fn send_unbounded(self: &Arc<Self>, url: &str, request: RequestBuilder) -> Result<HttpReply, RemoteError> {
         match tokio::time::timeout(self.timeout, request.send()).await {
-            Ok(Ok(response)) => Ok(Reply::new(Arc::clone(self), url, response, u64::MAX, None)),
+            Ok(Ok(response)) => Ok(HttpReply::new(Arc::clone(self), url, response, u64::MAX, None)),
             Ok(Err(e)) => Err(self.transport(url, &e)),
             Err(_) => Err(self.unreachable(url, "no answer in time")),
         }
@@ -391,11 +391,15 @@ impl Remote for HttpRemote {
         self.inner.written().clone()
     }
 
-    async fn index(&self, since: Option<&Mark>, known: Option<&HistoryPoint>) -> Result<IndexAnswer, RemoteError> {
+    async fn index(
+        &self,
+        since: Option<&IndexCursor>,
+        known: Option<&HistoryPoint>,
+    ) -> Result<IndexUpdate, RemoteError> {
         self.read_index(since, known).await
     }
 
-    async fn get(&self, path: &RelPath) -> Result<Got, RemoteError> {
+    async fn get(&self, path: &RelPath) -> Result<GetReply, RemoteError> {
         self.read_blob(path).await
     }
 
@@ -404,29 +408,32 @@ impl Remote for HttpRemote {
         path: &RelPath,
         precondition: Precondition,
         version: u64,
-        body: Outgoing,
-    ) -> Result<Put, RemoteError> {
+        body: UploadBody,
+    ) -> Result<PutReply, RemoteError> {
         if self.inner.namespace.is_flat() {
             return self.flat_put(path, precondition, body).await;
         }
         self.namespaced_put(path, precondition, version, body).await
     }
 
-    async fn delete(&self, path: &RelPath, md5: Md5, version: u64) -> Result<Deleted, RemoteError> {
+    async fn delete(&self, path: &RelPath, md5: Md5, version: u64) -> Result<DeleteReply, RemoteError> {
         if self.inner.namespace.is_flat() {
             return self.flat_delete(path, md5).await;
         }
         self.namespaced_delete(path, md5, version).await
     }
 
-    async fn delete_again(&self, path: &RelPath, tombstone: Md5) -> Result<Deleted, RemoteError> {
+    async fn delete_again(&self, path: &RelPath, tombstone: Md5) -> Result<DeleteReply, RemoteError> {
         if self.inner.namespace.is_flat() {
             return self.flat_delete(path, tombstone).await;
         }
         self.namespaced_delete_again(path).await
     }
 
-    async fn batch(&self, requests: Vec<(RelPath, Ask)>) -> Result<Option<Vec<Option<Answer>>>, RemoteError> {
+    async fn batch(
+        &self,
+        requests: Vec<(RelPath, BatchRequest)>,
+    ) -> Result<Option<Vec<Option<BatchReply>>>, RemoteError> {
         self.send_batch(requests).await
     }
 }

@@ -5,13 +5,13 @@
 
 use http::{Method, StatusCode};
 
-use super::body::Answer;
+use super::body::HttpReply;
 use super::flat::{Sent, current, tombstone};
 use super::{HttpRemote, MAX_SMALL, classify};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{CONTENT_MD5, IF_MATCH_VERSION, PREFER, Precondition, RETURN_MINIMAL, capability};
-use crate::remote::{Deleted, Outgoing, Promised, Put, RemoteError};
+use crate::remote::{DeleteReply, PromisedDigest, PutReply, RemoteError, UploadBody};
 
 /// How often a deletion looks again for the version of the content it is about.
 const LOOKS: usize = 3;
@@ -38,8 +38,8 @@ impl HttpRemote {
         path: &RelPath,
         precondition: Precondition,
         version: u64,
-        body: Outgoing,
-    ) -> Result<Put, RemoteError> {
+        body: UploadBody,
+    ) -> Result<PutReply, RemoteError> {
         let expected = match precondition {
             Precondition::Holds(md5) if version == 0 => match self.look(path).await? {
                 Look::Live { md5: held, version } | Look::Gone { tombstone: Some(held), version }
@@ -48,10 +48,10 @@ impl HttpRemote {
                     version
                 }
                 Look::Live { md5, version } => {
-                    return Ok(Put::Mismatch { current: Some(md5), is_deleted: Some(false), version });
+                    return Ok(PutReply::Mismatch { current: Some(md5), is_deleted: Some(false), version });
                 }
                 Look::Gone { tombstone: current, version } => {
-                    return Ok(Put::Mismatch { current, is_deleted: current.map(|_| true), version });
+                    return Ok(PutReply::Mismatch { current, is_deleted: current.map(|_| true), version });
                 }
             },
             // A tombstone's version, where the proxy counts one as existing.
@@ -59,13 +59,13 @@ impl HttpRemote {
         };
         let url = self.blob_url(path).await?;
         let mut request = self.inner.request(Method::PUT, &url);
-        if let Promised::Known(md5) = body.md5 {
+        if let PromisedDigest::Known(md5) = body.md5 {
             request = request.header(CONTENT_MD5, md5.to_string());
         }
         let request = request.header(IF_MATCH_VERSION, expected).header(PREFER, RETURN_MINIMAL);
         match self.send_blob(&url, request, body).await? {
-            Sent::Stored { version } => Ok(Put::Stored { version }),
-            Sent::Refused(told) => Ok(Put::Mismatch {
+            Sent::Stored { version } => Ok(PutReply::Stored { version }),
+            Sent::Refused(told) => Ok(PutReply::Mismatch {
                 current: current(&told),
                 is_deleted: told.context.is_deleted,
                 version: told_version(&told),
@@ -78,26 +78,26 @@ impl HttpRemote {
         path: &RelPath,
         md5: Md5,
         version: u64,
-    ) -> Result<Deleted, RemoteError> {
+    ) -> Result<DeleteReply, RemoteError> {
         let url = self.blob_url(path).await?;
         let mut expected = version;
         for _ in 0..LOOKS {
             if expected == 0 {
                 expected = match self.look(path).await? {
                     Look::Live { md5: held, version } if held == md5 => version,
-                    Look::Live { md5, .. } => return Ok(Deleted::Mismatch { current: Some(md5) }),
-                    Look::Gone { .. } => return Ok(Deleted::Absent),
+                    Look::Live { md5, .. } => return Ok(DeleteReply::Mismatch { current: Some(md5) }),
+                    Look::Gone { .. } => return Ok(DeleteReply::Absent),
                 };
             }
             let answer = self.send_delete(&url, expected).await?;
             match answer.status() {
                 StatusCode::NO_CONTENT | StatusCode::OK => {
                     answer.finish().await;
-                    return Ok(Deleted::Done);
+                    return Ok(DeleteReply::Done);
                 }
                 StatusCode::NOT_FOUND => {
                     answer.finish().await;
-                    return Ok(Deleted::Absent);
+                    return Ok(DeleteReply::Absent);
                 }
                 // The same content may have been written again, which gave it another version.
                 StatusCode::PRECONDITION_FAILED => {
@@ -107,12 +107,12 @@ impl HttpRemote {
                 _ => return Err(answer.refusal().await),
             }
         }
-        Ok(Deleted::Mismatch { current: None })
+        Ok(DeleteReply::Mismatch { current: None })
     }
 
     /// Only the tombstone's version is sent. It is asked for before the blob: a later write has a later version, so that
     /// it is not deleted.
-    pub(super) async fn namespaced_delete_again(&self, path: &RelPath) -> Result<Deleted, RemoteError> {
+    pub(super) async fn namespaced_delete_again(&self, path: &RelPath) -> Result<DeleteReply, RemoteError> {
         let url = self.blob_url(path).await?;
         let answer = self.send_delete(&url, NO_VERSION).await?;
         let version = match answer.status() {
@@ -121,23 +121,23 @@ impl HttpRemote {
             _ => return Err(answer.refusal().await),
         };
         if version == 0 {
-            return Ok(Deleted::Absent);
+            return Ok(DeleteReply::Absent);
         }
         if let Look::Live { md5, .. } = self.look(path).await? {
-            return Ok(Deleted::Mismatch { current: Some(md5) });
+            return Ok(DeleteReply::Mismatch { current: Some(md5) });
         }
         let answer = self.send_delete(&url, version).await?;
         let deleted = match answer.status() {
-            StatusCode::NO_CONTENT | StatusCode::OK => Deleted::Done,
-            StatusCode::NOT_FOUND => Deleted::Absent,
-            StatusCode::PRECONDITION_FAILED => Deleted::Mismatch { current: None },
+            StatusCode::NO_CONTENT | StatusCode::OK => DeleteReply::Done,
+            StatusCode::NOT_FOUND => DeleteReply::Absent,
+            StatusCode::PRECONDITION_FAILED => DeleteReply::Mismatch { current: None },
             _ => return Err(answer.refusal().await),
         };
         answer.finish().await;
         Ok(deleted)
     }
 
-    async fn send_delete(&self, url: &str, version: u64) -> Result<Answer, RemoteError> {
+    async fn send_delete(&self, url: &str, version: u64) -> Result<HttpReply, RemoteError> {
         let request = self.inner.request(Method::DELETE, url);
         let request = request.header(IF_MATCH_VERSION, version).header(PREFER, RETURN_MINIMAL);
         self.inner.send(url, request, None, MAX_SMALL).await

@@ -9,12 +9,12 @@ use http::StatusCode;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
 use reqwest::{Body, RequestBuilder};
 
-use super::body::{Answer, Progress, Upload, read_source};
+use super::body::{HttpReply, Progress, Upload, read_source};
 use super::{HttpRemote, MAX_SMALL};
 use crate::digest::Md5;
 use crate::protocol::encoding::{Coding, CodingError, Encoder, is_worth_it};
 use crate::protocol::{X_MEMSYNC_MD5, capability};
-use crate::remote::{Outgoing, RemoteError};
+use crate::remote::{RemoteError, UploadBody};
 
 /// What we pack with, and ask for: gzip is what others know who do not know this, and then they need nothing at all.
 pub(super) const CODING: Coding = Coding::Zstd;
@@ -61,7 +61,7 @@ impl HttpRemote {
         plain: Bytes,
         packed: Option<Bytes>,
         cap: u64,
-    ) -> Result<Answer, RemoteError> {
+    ) -> Result<HttpReply, RemoteError> {
         match self.try_packed(url, &request, packed, cap).await? {
             Tried::Answered(answer) => Ok(*answer),
             Tried::Busy | Tried::Refused => self.send_plain(url, request, plain, cap).await,
@@ -98,7 +98,7 @@ impl HttpRemote {
         request: RequestBuilder,
         plain: Bytes,
         cap: u64,
-    ) -> Result<Answer, RemoteError> {
+    ) -> Result<HttpReply, RemoteError> {
         let size = plain.len() as u64;
         let request = request.header(CONTENT_LENGTH, size).body(plain);
         self.inner.send(url, request, Some((&Progress::new(), size)), cap).await
@@ -108,7 +108,7 @@ impl HttpRemote {
     ///
     /// # Errors
     /// What it refuses.
-    async fn about_packing(&self, answer: Answer) -> Result<Answer, Against> {
+    async fn about_packing(&self, answer: HttpReply) -> Result<HttpReply, Against> {
         let busy = answer.status() == StatusCode::SERVICE_UNAVAILABLE;
         if !busy && !matches!(answer.status(), StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE) {
             return Ok(answer);
@@ -131,10 +131,10 @@ impl HttpRemote {
         &self,
         url: &str,
         request: RequestBuilder,
-        body: Outgoing,
+        body: UploadBody,
         upload: &Upload,
-    ) -> Result<Answer, RemoteError> {
-        let Outgoing { md5, size, source } = body;
+    ) -> Result<HttpReply, RemoteError> {
+        let UploadBody { md5, size, source } = body;
         let pack = self.sends_packed().await?;
         if size <= READ_FIRST {
             let plain = read_source(source, size).await?;
@@ -187,7 +187,7 @@ impl HttpRemote {
 
 /// What became of a request with a packed content. Unless it was answered, nothing was done.
 pub(super) enum Tried {
-    Answered(Box<Answer>),
+    Answered(Box<HttpReply>),
     /// There is no room for it now.
     Busy,
     /// It is to go plain.

@@ -7,7 +7,7 @@ use http::header::{ACCEPT_RANGES, CONTENT_RANGE, IF_MATCH, RANGE};
 use http::{Method, StatusCode};
 
 use super::HttpRemote;
-use super::body::Answer;
+use super::body::HttpReply;
 use super::flat::Pieces;
 use crate::digest::Md5;
 use crate::remote::RemoteError;
@@ -29,7 +29,7 @@ struct Download {
 }
 
 /// True if the proxy says that it answers ranges of this content.
-pub(super) fn has_ranges(answer: &Answer) -> bool {
+pub(super) fn has_ranges(answer: &HttpReply) -> bool {
     answer.header(&ACCEPT_RANGES).is_some_and(|units| units.split(',').any(|unit| unit.trim() == "bytes"))
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::sync::{Action, Trust};
+use crate::sync::{Action, IndexTrust};
 
 fn path(n: usize) -> RelPath {
     RelPath::parse(&format!("{n:03}")).unwrap()
@@ -9,27 +9,27 @@ fn md5(n: usize) -> Md5 {
     Md5::of(&n.to_be_bytes())
 }
 
-/// A plan with `there` deletions on the server and then `here` deletions in the folder.
+/// A plan with `there` deletions on the proxy and then `here` deletions in the folder.
 fn plan(there: usize, here: usize) -> Plan {
     let step = |n| {
         if n < there {
-            Step { path: path(n), row: 9, action: Action::DeleteRemote { base: md5(n) } }
+            PlanStep { path: path(n), row: 9, action: Action::DeleteRemote { base: md5(n) } }
         } else {
             let action = Action::Obey { local: md5(n), base: Some(md5(n)), tombstone: md5(n) };
-            Step { path: path(n), row: 14, action }
+            PlanStep { path: path(n), row: 14, action }
         }
     };
     Plan { steps: (0..there + here).map(step).collect() }
 }
 
-fn hold(plan: &mut Plan, tracked: usize, approved: &BTreeSet<RelPath>) -> Vec<Held> {
-    hold_mass_delete(plan, LIMITS, &Known { tracked, staying: BTreeMap::new(), approved, held: &[] })
+fn hold(plan: &mut Plan, tracked: usize, approved: &BTreeSet<RelPath>) -> Vec<HeldDeletions> {
+    hold_mass_delete(plan, LIMITS, &DeleteContext { tracked, staying: BTreeMap::new(), approved, held: &[] })
 }
 
-const LIMITS: Limits = Limits { max_delete: 0.5 };
+const LIMITS: DeleteLimits = DeleteLimits { max_delete: 0.5 };
 
 #[test]
-fn ten_files_and_more_than_half_are_held() {
+fn mass_delete_is_held_from_ten_files_and_half() {
     for (files, tracked, holds) in [
         (9, 9, false),
         (9, 0, false),
@@ -53,9 +53,9 @@ fn ten_files_and_more_than_half_are_held() {
 }
 
 #[test]
-fn what_only_gets_another_name_is_not_held() {
+fn moved_files_are_not_held() {
     for side in [Side::Local, Side::Remote] {
-        // How many of 40 come under another name; those with one content; what is held.
+        // Of 40 files: those that get another name, those with the same content, and those that are held.
         for (moved, twins, held) in [(40, 0, 0), (20, 0, 0), (19, 0, 21), (1, 40, 39), (0, 0, 40)] {
             let content = |n: usize| if n < twins { md5(0) } else { md5(n) };
             let mut plan = Plan::default();
@@ -65,7 +65,7 @@ fn what_only_gets_another_name_is_not_held() {
                     Side::Local => Action::Obey { local: md5, base: Some(md5), tombstone: md5 },
                     Side::Remote => Action::DeleteRemote { base: md5 },
                 };
-                plan.steps.push(Step { path: path(n), row: 14, action });
+                plan.steps.push(PlanStep { path: path(n), row: 14, action });
             }
             for n in 0..moved {
                 let action = match side {
@@ -74,7 +74,7 @@ fn what_only_gets_another_name_is_not_held() {
                         Action::Upload { local: content(n), precondition: Precondition::New, tombstone: None }
                     }
                 };
-                plan.steps.push(Step { path: path(100 + n), row: 2, action });
+                plan.steps.push(PlanStep { path: path(100 + n), row: 2, action });
             }
             let found: usize = hold(&mut plan, 40, &BTreeSet::new()).iter().map(|h| h.steps.len()).sum();
             assert_eq!(found, held, "{side:?}: {moved} moved, {twins} twins");
@@ -83,13 +83,13 @@ fn what_only_gets_another_name_is_not_held() {
 }
 
 #[test]
-fn what_is_there_under_another_name_is_not_held() {
+fn files_with_a_staying_copy_are_not_held() {
     let approved = BTreeSet::new();
     for (there, here) in [(20, 0), (0, 20)] {
-        // How many stay of the content of each file; what is held.
+        // The contents that stay under another name, and the number of held deletions.
         for (staying, held) in [(0..20, 0), (0..10, 0), (0..9, 11), (0..0, 20)] {
             let staying = staying.map(|n| (md5(n), 1)).collect();
-            let known = Known { tracked: 20, staying, approved: &approved, held: &[] };
+            let known = DeleteContext { tracked: 20, staying, approved: &approved, held: &[] };
             let found: usize =
                 hold_mass_delete(&mut plan(there, here), LIMITS, &known).iter().map(|h| h.steps.len()).sum();
             assert_eq!(found, held, "{known:?}");
@@ -98,21 +98,21 @@ fn what_is_there_under_another_name_is_not_held() {
 }
 
 #[test]
-fn what_is_held_is_measured_by_the_files_of_the_day_it_was_held() {
+fn held_deletions_keep_their_tracked_count() {
     let approved = BTreeSet::new();
     let held = hold(&mut plan(12, 0), 20, &approved);
-    let known = Known { tracked: 100, staying: BTreeMap::new(), approved: &approved, held: &held };
+    let known = DeleteContext { tracked: 100, staying: BTreeMap::new(), approved: &approved, held: &held };
     assert_eq!(hold_mass_delete(&mut plan(12, 0), LIMITS, &known), held);
     assert!(hold_mass_delete(&mut plan(0, 12), LIMITS, &known).is_empty(), "the other side was not held");
     assert!(hold_mass_delete(&mut plan(9, 0), LIMITS, &known).is_empty(), "some are back");
 }
 
 #[test]
-fn nobody_is_asked_before_it_is_known_what_goes_up_unread() {
+fn approval_waits_for_unread_uploads() {
     for (unread, waits) in [(0, false), (9, false), (10, true), (30, true)] {
         let mut plan = plan(20, 0);
         for n in 0..unread {
-            plan.steps.push(Step { path: path(100 + n), row: 4, action: Action::UploadUnread });
+            plan.steps.push(PlanStep { path: path(100 + n), row: 4, action: Action::UploadUnread });
         }
         let held = hold(&mut plan, 20, &BTreeSet::new());
         assert_eq!((held.len(), held[0].unread, plan.steps.len()), (1, waits, unread), "{unread}");
@@ -120,7 +120,7 @@ fn nobody_is_asked_before_it_is_known_what_goes_up_unread() {
 }
 
 #[test]
-fn the_sides_are_counted_apart() {
+fn sides_are_counted_separately() {
     let mut one = plan(9, 9);
     assert!(hold(&mut one, 18, &BTreeSet::new()).is_empty());
     let mut two = plan(10, 12);
@@ -132,20 +132,20 @@ fn the_sides_are_counted_apart() {
 }
 
 #[test]
-fn all_but_the_deletions_goes_on() {
+fn plan_goes_on_without_held_deletions() {
     let mut plan = plan(10, 0);
     let up = Action::Upload { local: md5(99), precondition: super::super::Precondition::New, tombstone: None };
-    plan.steps.push(Step { path: RelPath::parse("new").unwrap(), row: 4, action: up.clone() });
+    plan.steps.push(PlanStep { path: RelPath::parse("new").unwrap(), row: 4, action: up.clone() });
     assert_eq!(hold(&mut plan, 10, &BTreeSet::new())[0].halt().name(), "mass_delete");
     assert_eq!(plan.steps.len(), 1);
     assert_eq!(plan.steps[0].action, up);
 }
 
 #[test]
-fn what_is_approved_goes_through_and_is_not_counted() {
+fn approved_deletions_pass_and_do_not_count() {
     let mut plan = plan(15, 0);
     let approved = (0..6).map(path).collect();
-    // Nine more are below the bound.
+    // Nine unapproved deletions are below the limit.
     assert!(hold(&mut plan, 15, &approved).is_empty());
     assert_eq!(plan.steps.len(), 15);
     let mut more = self::plan(16, 0);
@@ -154,7 +154,7 @@ fn what_is_approved_goes_through_and_is_not_counted() {
 }
 
 #[test]
-fn an_id_is_that_of_the_plan() {
+fn halt_id_depends_on_the_plan() {
     let id = |there, here| hold(&mut plan(there, here), 0, &BTreeSet::new())[0].id.clone();
     assert_eq!(id(10, 0), id(10, 0));
     assert_ne!(id(10, 0), id(11, 0));
@@ -162,29 +162,29 @@ fn an_id_is_that_of_the_plan() {
 }
 
 #[test]
-fn rejecting_brings_files_back() {
-    use crate::sync::{Local, Remote, decide};
+fn rejected_deletions_restore_files() {
+    use crate::sync::{LocalState, RemoteSide, decide};
     // Deleted here: the next cycle downloads it.
     let held = &hold(&mut plan(10, 0), 10, &BTreeSet::new())[0];
     let (at, base) = reject(held)[3].clone();
     assert_eq!((at, base), (path(3), None));
-    assert_eq!(decide(base, None, Some(Remote::Live(md5(3))), Trust::Evidence).0, 2);
+    assert_eq!(decide(base, None, Some(RemoteSide::Live(md5(3))), IndexTrust::Evidence).0, 2);
     // Deleted there: the next cycle uploads it, whether the index has the tombstone or not.
     let held = &hold(&mut plan(0, 10), 10, &BTreeSet::new())[0];
     let (at, base) = reject(held)[3].clone();
     assert_eq!((at, base), (path(3), Some(Base::Seen(md5(3)))));
-    let local = Local::File(md5(3));
-    assert_eq!(decide(base, Some(&local), Some(Remote::Tombstone(md5(3))), Trust::Evidence).0, 8);
-    assert_eq!(decide(base, Some(&local), None, Trust::Evidence).0, 4);
+    let local = LocalState::File(md5(3));
+    assert_eq!(decide(base, Some(&local), Some(RemoteSide::Tombstone(md5(3))), IndexTrust::Evidence).0, 8);
+    assert_eq!(decide(base, Some(&local), None, IndexTrust::Evidence).0, 4);
 }
 
-fn standing<'a>(origin: &'a str, namespace: &'a str, position: Option<(&'a str, u64)>) -> Standing<'a> {
-    let position = position.map(|(epoch, cursor)| Position { epoch, cursor });
-    Standing { origin, namespace, position, set_back: false }
+fn standing<'a>(origin: &'a str, namespace: &'a str, position: Option<(&'a str, u64)>) -> StorePosition<'a> {
+    let position = position.map(|(epoch, cursor)| IndexPosition { epoch, cursor });
+    StorePosition { origin, namespace, position, set_back: false }
 }
 
 #[test]
-fn a_shrunken_index_is_a_reset_from_five_files_and_a_fifth_on() {
+fn shrunken_index_is_a_reset_from_five_files_and_a_fifth() {
     let at = standing("o", "", None);
     for (tracked, missing, halts) in
         [(4, 4, false), (5, 5, true), (25, 5, true), (26, 5, false), (100, 19, false), (100, 20, true), (0, 0, false)]
@@ -194,7 +194,7 @@ fn a_shrunken_index_is_a_reset_from_five_files_and_a_fifth_on() {
 }
 
 #[test]
-fn an_index_that_goes_back_or_starts_anew_is_a_reset() {
+fn index_that_goes_back_or_restarts_is_a_reset() {
     let at = |position| standing("o", "n", position);
     for (before, now, halts) in [
         (Some(("e", 7)), Some(("e", 7)), false),
@@ -212,27 +212,27 @@ fn an_index_that_goes_back_or_starts_anew_is_a_reset() {
 }
 
 #[test]
-fn a_store_that_was_set_back_stays_so_however_far_it_comes() {
+fn set_back_store_stays_a_reset_after_new_writes() {
     let at = |cursor| standing("o", "n", Some(("e", cursor)));
-    let before = Standing { set_back: true, ..at(7) };
+    let before = StorePosition { set_back: true, ..at(7) };
     let seen = server_reset(1, 0, at(7), at(6));
     assert!(seen.is_some());
-    assert_eq!(server_reset(1, 0, before, at(9)), seen, "the plan that a person approves is the same");
+    assert_eq!(server_reset(1, 0, before, at(9)), seen, "the id to approve stays the same");
 }
 
 #[test]
 fn store_with_another_history_is_a_reset() {
     let at = |epoch, cursor| standing("o", "n", Some((epoch, cursor)));
-    let says_so = |now| Standing { set_back: true, ..now };
-    assert!(at("e", 7).is_set_back(&says_so(at("e", 9))), "its cursor is ahead, but it came there another way");
-    assert!(server_reset(1, 0, at("e", 7), says_so(at("e", 9))).is_some());
-    assert!(!at("e", 7).is_set_back(&says_so(at("f", 9))), "another store is not this one set back");
+    let denies_history = |now| StorePosition { set_back: true, ..now };
+    assert!(at("e", 7).is_set_back(&denies_history(at("e", 9))), "its cursor is ahead, but its history differs");
+    assert!(server_reset(1, 0, at("e", 7), denies_history(at("e", 9))).is_some());
+    assert!(!at("e", 7).is_set_back(&denies_history(at("f", 9))), "another store is not this one set back");
     let hints = standing("o", "n", None);
-    assert!(server_reset(1, 0, hints, hints).is_none() && server_reset(1, 0, hints, says_so(hints)).is_some());
+    assert!(server_reset(1, 0, hints, hints).is_none() && server_reset(1, 0, hints, denies_history(hints)).is_some());
 }
 
 #[test]
-fn another_proxy_is_a_reset_unless_its_epoch_proves_it_the_same() {
+fn other_origin_is_a_reset_unless_epoch_matches() {
     let e = Some(("e", 3));
     let before = standing("https://old", "team", e);
     let halts = |tracked, before, now| server_reset(tracked, 0, before, now).is_some();
@@ -240,9 +240,9 @@ fn another_proxy_is_a_reset_unless_its_epoch_proves_it_the_same() {
     assert!(halts(1, standing("https://old", "team", None), standing("https://new", "team", e)));
     assert!(halts(1, before, standing("https://new", "team", Some(("f", 3)))));
     assert!(!halts(1, before, standing("https://new", "team", e)), "moved to another address");
-    // An epoch is the store's, and tells no namespaces apart.
+    // All namespaces of a store have the same epoch.
     assert!(halts(1, before, standing("https://old", "mine", e)));
-    // Nothing was agreed yet, or nobody knows with whom.
+    // No base yet, or a base from before the origin was recorded.
     assert!(!halts(0, before, standing("https://new", "mine", e)));
     assert!(!halts(1, standing("", "", None), standing("https://new", "mine", e)));
 }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use fastrand::Rng;
 
-use super::{Call, Config, Losing, TombstoneKind};
+use super::{FakeCall, FakeConfig, LostPart, TombstoneKind};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{HistoryPoint, Precondition};
-use crate::remote::{Deleted, Index, IndexAnswer, IndexEntry, Mark, Put};
+use crate::protocol::{HistoryPoint, IndexCursor, IndexEntry, Precondition};
+use crate::remote::{DeleteReply, FetchedIndex, IndexUpdate, PutReply};
 
 /// How far back a stale or clobbered index can lie, in changes.
 const RECENT: usize = 8;
@@ -34,7 +34,7 @@ impl Held {
 }
 
 pub(super) struct Store {
-    pub(super) config: Config,
+    pub(super) config: FakeConfig,
     /// Planted bug: a plain index claims to be strong.
     pub(super) trusted_tombstone: bool,
     pub(super) rng: Rng,
@@ -55,10 +55,10 @@ pub(super) struct Store {
     /// The last version given; a server that was set back has a clock all the same.
     pub(super) version: u64,
     pub(super) stored: BTreeMap<Md5, Bytes>,
-    pub(super) calls: Vec<Call>,
+    pub(super) calls: Vec<FakeCall>,
     pub(super) clients: usize,
     /// What of how many requests from now is lost.
-    pub(super) losing: Option<(usize, Losing)>,
+    pub(super) losing: Option<(usize, LostPart)>,
     /// Bytes; larger content is refused.
     pub(super) largest: u64,
     /// Writes are refused with 403.
@@ -126,8 +126,8 @@ impl Store {
         self.blobs.iter().map(|(path, held)| (path.clone(), held.entry())).collect()
     }
 
-    pub(super) fn mark(&self) -> Mark {
-        Mark { epoch: format!("epoch-{}", self.epoch), cursor: self.cursor, floor: self.floor }
+    pub(super) fn cursor(&self) -> IndexCursor {
+        IndexCursor { epoch: format!("epoch-{}", self.epoch).into(), cursor: self.cursor, floor: self.floor }
     }
 
     pub(super) fn point(&self) -> Option<HistoryPoint> {
@@ -143,28 +143,28 @@ impl Store {
 
     pub(super) fn strong_index(
         &self,
-        since: Option<&Mark>,
+        since: Option<&IndexCursor>,
         known: Option<&HistoryPoint>,
-        last: Option<&Mark>,
-    ) -> IndexAnswer {
-        let mark = self.mark();
+        last: Option<&IndexCursor>,
+    ) -> IndexUpdate {
+        let cursor = self.cursor();
         let history = self.point();
         let set_back = known.is_some_and(|point| !self.has_stood_at(point));
         match since.filter(|_| !set_back) {
-            Some(since) if *since == mark && last == Some(since) => IndexAnswer::Unchanged,
-            Some(since) if since.epoch == mark.epoch && (mark.floor..=mark.cursor).contains(&since.cursor) => {
+            Some(since) if *since == cursor && last == Some(since) => IndexUpdate::Unchanged,
+            Some(since) if since.epoch == cursor.epoch && (cursor.floor..=cursor.cursor).contains(&since.cursor) => {
                 let changed = self.blobs.iter().filter(|(_, held)| held.changed > since.cursor);
                 let files = changed.map(|(path, held)| (path.clone(), held.entry())).collect();
-                IndexAnswer::Delta(Index { files, refused: Vec::new(), mark: Some(mark), history, set_back })
+                IndexUpdate::Delta(FetchedIndex { files, refused: Vec::new(), cursor: Some(cursor), history, set_back })
             }
             _ => {
                 let files = self.exact_index();
-                IndexAnswer::Whole(Index { files, refused: Vec::new(), mark: Some(mark), history, set_back })
+                IndexUpdate::Whole(FetchedIndex { files, refused: Vec::new(), cursor: Some(cursor), history, set_back })
             }
         }
     }
 
-    pub(super) fn plain_index(&mut self) -> Index {
+    pub(super) fn plain_index(&mut self) -> FetchedIndex {
         let faults = self.config.faults;
         let mut files = BTreeMap::new();
         if !self.chance(faults.index_emptied) {
@@ -183,8 +183,8 @@ impl Store {
                 *entry = IndexEntry { is_deleted: false, size: size(entry.md5), ..*entry };
             }
         }
-        let mark = self.trusted_tombstone.then(|| self.mark());
-        Index { files, refused: Vec::new(), mark, history: None, set_back: false }
+        let cursor = self.trusted_tombstone.then(|| self.cursor());
+        FetchedIndex { files, refused: Vec::new(), cursor, history: None, set_back: false }
     }
 
     /// What becomes of the next request.
@@ -202,17 +202,17 @@ impl Store {
             }
             None => None,
         };
-        if losing == Some(Losing::Request) || self.chance(faults.lost_request) {
+        if losing == Some(LostPart::Request) || self.chance(faults.lost_request) {
             Fate::NeverArrives
         } else if self.chance(faults.unavailable) {
             Fate::Refused
         } else {
-            Fate::Arrives { loses_reply: losing == Some(Losing::Reply) }
+            Fate::Arrives { loses_reply: losing == Some(LostPart::Reply) }
         }
     }
 
     /// What a 412 tells of a path.
-    fn mismatch(&self, held: Option<&Held>) -> Put {
+    fn mismatch(&self, held: Option<&Held>) -> PutReply {
         // Versions are told by every proxy that compares them.
         let version = held.map_or(0, |held| held.version);
         let held = held.filter(|_| self.config.honest);
@@ -220,7 +220,7 @@ impl Store {
             TombstoneKind::Absent => held.map(|h| h.content.is_none()),
             TombstoneKind::Exists => None,
         };
-        Put::Mismatch { current: held.map(|h| h.md5), is_deleted, version }
+        PutReply::Mismatch { current: held.map(|h| h.md5), is_deleted, version }
     }
 
     pub(super) fn put(
@@ -230,7 +230,7 @@ impl Store {
         version: u64,
         md5: Md5,
         content: Bytes,
-    ) -> Put {
+    ) -> PutReply {
         let held = self.blobs.get(path);
         let fits = match (precondition, held) {
             // A version is all that is compared. Whether it is that of the right content is for the client to know.
@@ -249,41 +249,41 @@ impl Store {
             return self.mismatch(held);
         }
         self.commit(path, md5, Some(content));
-        Put::Stored { version: self.version }
+        PutReply::Stored { version: self.version }
     }
 
-    pub(super) fn delete(&mut self, path: &RelPath, md5: Md5, version: u64) -> Deleted {
+    pub(super) fn delete(&mut self, path: &RelPath, md5: Md5, version: u64) -> DeleteReply {
         match self.blobs.get(path) {
             Some(Held { content: Some(_), md5: held, version: has, .. }) => {
                 // With another version the client looks whether it is the content all the same.
                 if *held == md5 || self.config.versions && version != 0 && *has == version {
                     let md5 = *held;
                     self.commit(path, md5, None);
-                    Deleted::Done
+                    DeleteReply::Done
                 } else {
-                    Deleted::Mismatch { current: self.config.honest.then_some(*held) }
+                    DeleteReply::Mismatch { current: self.config.honest.then_some(*held) }
                 }
             }
-            _ => Deleted::Absent,
+            _ => DeleteReply::Absent,
         }
     }
 
     /// Only a proxy for which a tombstone exists writes another one over it.
-    pub(super) fn delete_again(&mut self, path: &RelPath, tombstone: Md5) -> Deleted {
+    pub(super) fn delete_again(&mut self, path: &RelPath, tombstone: Md5) -> DeleteReply {
         match self.blobs.get(path) {
             Some(held) if held.content.is_some() => {
-                Deleted::Mismatch { current: self.config.honest.then_some(held.md5) }
+                DeleteReply::Mismatch { current: self.config.honest.then_some(held.md5) }
             }
             // A version names the tombstone whatever was deleted.
             Some(held) if self.config.tombstones == TombstoneKind::Exists => {
                 let md5 = held.md5;
                 if md5 != tombstone && !self.config.versions {
-                    return Deleted::Mismatch { current: self.config.honest.then_some(md5) };
+                    return DeleteReply::Mismatch { current: self.config.honest.then_some(md5) };
                 }
                 self.commit(path, md5, None);
-                Deleted::Done
+                DeleteReply::Done
             }
-            _ => Deleted::Absent,
+            _ => DeleteReply::Absent,
         }
     }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use fastrand::Rng;
 
-use super::{Disk, DiskFile, FileMeta};
+use crate::disk::{Disk, DiskFile, FileMeta};
 use crate::path::PRIVATE_DIR;
 
 mod tree;
@@ -27,7 +27,7 @@ use tree::{Ino, Tree};
 
 /// A step of the engine on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum OpKind {
+pub enum StepKind {
     List,
     Stat,
     Open,
@@ -49,7 +49,7 @@ pub enum OpKind {
     SetMode,
 }
 
-impl OpKind {
+impl StepKind {
     /// Whether it can change what is on the disk or what a power cut leaves of it.
     pub fn writes(self) -> bool {
         !matches!(self, Self::List | Self::Stat | Self::Open | Self::Read | Self::FileMeta)
@@ -58,8 +58,8 @@ impl OpKind {
 
 /// What the engine is about to do.
 #[derive(Debug, Clone, Copy)]
-pub struct Op<'a> {
-    pub kind: OpKind,
+pub struct DiskStep<'a> {
+    pub kind: StepKind,
     pub path: &'a str,
     /// The second path of a rename or an exchange.
     pub to: Option<&'a str>,
@@ -71,7 +71,7 @@ pub struct Op<'a> {
 
 /// What becomes of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum StepFate {
     Go,
     /// It fails and changes nothing.
     Fail(ErrorKind),
@@ -80,7 +80,7 @@ pub enum Verdict {
 }
 
 /// Called before each step of an engine, with no lock held.
-pub type Hook = Box<dyn FnMut(&Op<'_>) -> Verdict + Send>;
+pub type StepHook = Box<dyn FnMut(&DiskStep<'_>) -> StepFate + Send>;
 
 /// Ways to make any engine behave like a wrong one, to show that a test notices. All are off by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -104,7 +104,7 @@ struct World {
 
 #[derive(Default)]
 struct Hooks {
-    hook: Option<Hook>,
+    hook: Option<StepHook>,
     /// Counts how often it was set.
     set: u64,
 }
@@ -214,7 +214,7 @@ impl SimDisk {
 
     /// Sees every later step of every engine on this disk, until it is replaced. A step of an engine from inside
     /// the hook is not seen.
-    pub fn set_hook(&self, hook: Option<Hook>) {
+    pub fn set_hook(&self, hook: Option<StepHook>) {
         let mut hooks = lock(&self.hooks);
         hooks.hook = hook;
         hooks.set += 1;
@@ -245,7 +245,7 @@ impl SimDisk {
 /// The engine's side.
 impl SimDisk {
     /// Begins a step: asks the hook, then gives the world if the process still lives.
-    fn step(&self, kind: OpKind, path: &str, to: Option<&str>) -> io::Result<MutexGuard<'_, World>> {
+    fn step(&self, kind: StepKind, path: &str, to: Option<&str>) -> io::Result<MutexGuard<'_, World>> {
         if !self.is_alive() {
             return Err(killed());
         }
@@ -260,16 +260,16 @@ impl SimDisk {
             (hooks.hook.take(), hooks.set)
         };
         if let Some(mut hook) = hook {
-            let verdict = hook(&Op { kind, path, to, number, disk: self });
+            let verdict = hook(&DiskStep { kind, path, to, number, disk: self });
             let mut hooks = lock(&self.hooks);
             if hooks.set == set {
                 hooks.hook = Some(hook);
             }
             drop(hooks);
             match verdict {
-                Verdict::Go => {}
-                Verdict::Fail(kind) => return Err(kind.into()),
-                Verdict::Kill => self.kill(),
+                StepFate::Go => {}
+                StepFate::Fail(kind) => return Err(kind.into()),
+                StepFate::Kill => self.kill(),
             }
         }
         let world = self.world();
@@ -318,30 +318,30 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<(OsString, FileMeta)>> {
-        let world = self.step(OpKind::List, dir, None)?;
+        let world = self.step(StepKind::List, dir, None)?;
         let ino = world.find(dir)?;
         let names = world.tree.list(ino)?.filter(|(_, ino)| !world.hides(*ino));
         Ok(names.map(|(name, ino)| (OsString::from(&**name), world.tree.meta(ino))).collect())
     }
 
     fn stat(&self, path: &str) -> io::Result<FileMeta> {
-        let world = self.step(OpKind::Stat, path, None)?;
+        let world = self.step(StepKind::Stat, path, None)?;
         world.find(path).map(|ino| world.tree.meta(ino))
     }
 
     fn open(&self, path: &str) -> io::Result<SimFile> {
-        let world = self.step(OpKind::Open, path, None)?;
+        let world = self.step(StepKind::Open, path, None)?;
         world.find(path)?;
         world.tree.open(path).map(|ino| self.file(path, ino, false))
     }
 
     fn create(&self, path: &str) -> io::Result<SimFile> {
-        let mut world = self.step(OpKind::Create, path, None)?;
+        let mut world = self.step(StepKind::Create, path, None)?;
         world.tree.create(path, 0o644).map(|ino| self.file(path, ino, false))
     }
 
     fn append(&self, path: &str) -> io::Result<SimFile> {
-        let mut world = self.step(OpKind::Append, path, None)?;
+        let mut world = self.step(StepKind::Append, path, None)?;
         let ino = match world.tree.create(path, 0o600) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => world.tree.open(path)?,
             made => made?,
@@ -353,25 +353,25 @@ impl Disk for SimDisk {
         if dir.is_empty() {
             return Err(ErrorKind::AlreadyExists.into());
         }
-        self.step(OpKind::Mkdir, dir, None)?.tree.mkdir(dir).map(drop)
+        self.step(StepKind::Mkdir, dir, None)?.tree.mkdir(dir).map(drop)
     }
 
     fn rmdir(&self, dir: &str) -> io::Result<()> {
-        self.step(OpKind::Rmdir, dir, None)?.tree.rmdir(dir)
+        self.step(StepKind::Rmdir, dir, None)?.tree.rmdir(dir)
     }
 
     fn unlink(&self, path: &str) -> io::Result<()> {
-        self.step(OpKind::Unlink, path, None)?.tree.unlink(path)
+        self.step(StepKind::Unlink, path, None)?.tree.unlink(path)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut world = self.step(OpKind::Rename, from, Some(to))?;
+        let mut world = self.step(StepKind::Rename, from, Some(to))?;
         world.displace(from, to);
         world.tree.rename(from, to)
     }
 
     fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut world = self.step(OpKind::RenameNew, from, Some(to))?;
+        let mut world = self.step(StepKind::RenameNew, from, Some(to))?;
         world.tree.find(from)?;
         if world.tree.find(to).is_ok() {
             return Err(ErrorKind::AlreadyExists.into());
@@ -381,20 +381,20 @@ impl Disk for SimDisk {
     }
 
     fn exchange(&self, a: &str, b: &str) -> io::Result<()> {
-        let mut world = self.step(OpKind::Exchange, a, Some(b))?;
+        let mut world = self.step(StepKind::Exchange, a, Some(b))?;
         world.displace(a, b);
         world.displace(b, a);
         world.tree.exchange(a, b)
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        let mut world = self.step(OpKind::SyncDir, dir, None)?;
+        let mut world = self.step(StepKind::SyncDir, dir, None)?;
         let ino = world.tree.find(dir)?;
         if world.planted.no_fsync { Ok(()) } else { world.tree.sync_dir(ino) }
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        let mut world = self.step(OpKind::SyncAll, "", None)?;
+        let mut world = self.step(StepKind::SyncAll, "", None)?;
         if !world.planted.no_fsync {
             world.tree.sync_all();
         }
@@ -413,14 +413,14 @@ pub struct SimFile {
 }
 
 impl SimFile {
-    fn step(&self, kind: OpKind) -> io::Result<MutexGuard<'_, World>> {
+    fn step(&self, kind: StepKind) -> io::Result<MutexGuard<'_, World>> {
         self.disk.step(kind, &self.path, None)
     }
 }
 
 impl DiskFile for SimFile {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut world = self.step(OpKind::Read)?;
+        let mut world = self.step(StepKind::Read)?;
         let content = world.tree.content(self.ino);
         let rest = content.get(self.position..).unwrap_or_default();
         let n = rest.len().min(buf.len());
@@ -435,13 +435,13 @@ impl DiskFile for SimFile {
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let at = (!self.append).then_some(self.position);
-        let end = self.step(OpKind::Write)?.tree.write(self.ino, at, bytes);
+        let end = self.step(StepKind::Write)?.tree.write(self.ino, at, bytes);
         self.position = end;
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut world = self.step(OpKind::Sync)?;
+        let mut world = self.step(StepKind::Sync)?;
         if !world.planted.no_fsync {
             world.tree.sync_content(self.ino);
         }
@@ -449,11 +449,11 @@ impl DiskFile for SimFile {
     }
 
     fn meta(&self) -> io::Result<FileMeta> {
-        Ok(self.step(OpKind::FileMeta)?.tree.meta(self.ino))
+        Ok(self.step(StepKind::FileMeta)?.tree.meta(self.ino))
     }
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {
-        self.step(OpKind::SetMode)?.tree.set_mode(self.ino, mode);
+        self.step(StepKind::SetMode)?.tree.set_mode(self.ino, mode);
         Ok(())
     }
 

@@ -271,15 +271,15 @@ fn the_hook_sees_every_step_and_may_act_before_it() {
     d.set_hook(Some(Box::new(move |op| {
         count.fetch_add(1, Ordering::SeqCst);
         match op.kind {
-            OpKind::Open => op.disk.user_write(op.path, "raced").unwrap(),
-            OpKind::Mkdir => return Verdict::Fail(ErrorKind::StorageFull),
-            OpKind::Rename => {
+            StepKind::Open => op.disk.user_write(op.path, "raced").unwrap(),
+            StepKind::Mkdir => return StepFate::Fail(ErrorKind::StorageFull),
+            StepKind::Rename => {
                 assert_eq!((op.path, op.to), ("f", Some("g")));
-                return Verdict::Kill;
+                return StepFate::Kill;
             }
             _ => {}
         }
-        Verdict::Go
+        StepFate::Go
     })));
     assert_eq!(read(engine.open("f").unwrap()), b"raced");
     let after_reading = seen.load(Ordering::SeqCst);
@@ -300,7 +300,7 @@ fn the_power_may_fail_from_inside_the_hook_and_the_hook_may_go() {
     d.set_hook(Some(Box::new(|op| {
         op.disk.power_cut(&mut Rng::with_seed(1));
         op.disk.set_hook(None);
-        Verdict::Go
+        StepFate::Go
     })));
     let engine = d.handle();
     assert_eq!(engine.mkdir("d").unwrap_err().to_string(), "killed");

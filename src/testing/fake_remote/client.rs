@@ -7,12 +7,13 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::store::{Fate, Store};
-use super::{Call, FakeServer, Request, lock};
+use super::{FakeCall, FakeRequest, FakeServer, lock};
 use crate::digest::{Md5, Md5Hasher};
 use crate::path::RelPath;
-use crate::protocol::{HistoryPoint, Precondition};
+use crate::protocol::{HistoryPoint, IndexCursor, IndexEntry, Precondition};
 use crate::remote::{
-    Answer, Ask, Blob, Deleted, Got, Index, IndexAnswer, IndexEntry, Mark, Outgoing, Put, Remote, RemoteError,
+    BatchReply, BatchRequest, DeleteReply, FetchedIndex, GetReply, IndexUpdate, PutReply, Remote, RemoteBlob,
+    RemoteError, UploadBody,
 };
 
 /// One client of a [`FakeServer`]; make it with [`FakeServer::client`].
@@ -20,7 +21,7 @@ pub struct FakeRemote {
     server: FakeServer,
     client: usize,
     /// The mark of the index that it was last given.
-    served: Mutex<Option<Mark>>,
+    served: Mutex<Option<IndexCursor>>,
     /// The plain index that it was last given.
     listed: Mutex<Option<Listed>>,
     /// Where the server stood with the last write that was answered.
@@ -41,15 +42,15 @@ fn forbidden() -> RemoteError {
     RemoteError::Auth { url: "fake:".to_owned(), status: 403 }
 }
 
-fn path_of(request: &Request) -> Option<&RelPath> {
+fn path_of(request: &FakeRequest) -> Option<&RelPath> {
     match request {
-        Request::Index => None,
-        Request::Get(path) | Request::Put { path, .. } | Request::Delete { path, .. } => Some(path),
+        FakeRequest::Index => None,
+        FakeRequest::Get(path) | FakeRequest::Put { path, .. } | FakeRequest::Delete { path, .. } => Some(path),
     }
 }
 
-fn is_write(request: &Request) -> bool {
-    matches!(request, Request::Put { .. } | Request::Delete { .. })
+fn is_write(request: &FakeRequest) -> bool {
+    matches!(request, FakeRequest::Put { .. } | FakeRequest::Delete { .. })
 }
 
 /// A reply and whether it gets through.
@@ -60,14 +61,14 @@ impl FakeRemote {
         Self { server, client, served: Mutex::default(), listed: Mutex::default(), written: Mutex::default() }
     }
 
-    /// The number by which [`Call`] names this client.
+    /// The number by which [`FakeCall`] names this client.
     pub fn number(&self) -> usize {
         self.client
     }
 
     /// Carries a request to the server and the reply back, as far as the faults let it. `act` says whether it
     /// wrote. `Err` with a value: it was done, but the reply is lost.
-    async fn carry<T>(&self, request: Request, act: impl FnOnce(&mut Store) -> (T, bool)) -> Result<T, Lost<T>> {
+    async fn carry<T>(&self, request: FakeRequest, act: impl FnOnce(&mut Store) -> (T, bool)) -> Result<T, Lost<T>> {
         self.server.pause().await;
         let outcome = {
             let mut store = self.server.store();
@@ -80,7 +81,7 @@ impl FakeRemote {
                 }
                 Fate::Arrives { loses_reply } => {
                     let (value, wrote) = act(&mut store);
-                    store.calls.push(Call { client: self.client, request, wrote });
+                    store.calls.push(FakeCall { client: self.client, request, wrote });
                     let lost_reply = store.config.faults.lost_reply;
                     if loses_reply || store.chance(lost_reply) {
                         Err(Lost { error: unreachable("the reply was lost"), value: Some(value) })
@@ -103,19 +104,19 @@ impl FakeRemote {
     }
 
     /// A request of a batch as it goes over the wire, with the version it expects; `None`: its source failed.
-    fn read(&self, path: RelPath, ask: Ask) -> Option<(Request, u64, Bytes)> {
+    fn read(&self, path: RelPath, ask: BatchRequest) -> Option<(FakeRequest, u64, Bytes)> {
         Some(match ask {
-            Ask::Get => (Request::Get(path), 0, Bytes::new()),
-            Ask::Delete { md5, version } => (Request::Delete { path, md5 }, version, Bytes::new()),
-            Ask::Put { precondition, version, body } => {
+            BatchRequest::Get => (FakeRequest::Get(path), 0, Bytes::new()),
+            BatchRequest::Delete { md5, version } => (FakeRequest::Delete { path, md5 }, version, Bytes::new()),
+            BatchRequest::Put { precondition, version, body } => {
                 let (md5, content) = read_whole(body).ok()?;
-                (Request::Put { path, precondition, version, md5 }, version, content)
+                (FakeRequest::Put { path, precondition, version, md5 }, version, content)
             }
         })
     }
 
     /// Carries out one request of a batch; now and then it is refused.
-    fn carry_out(&self, request: Request, version: u64, content: Bytes) -> Option<Answer> {
+    fn carry_out(&self, request: FakeRequest, version: u64, content: Bytes) -> Option<BatchReply> {
         let mut store = self.server.store();
         let unavailable = store.config.faults.unavailable;
         if store.chance(unavailable)
@@ -126,38 +127,38 @@ impl FakeRemote {
             return None;
         }
         let (answer, wrote) = match &request {
-            Request::Index => return None,
-            Request::Get(path) => (Ok(store.get(path)), false),
-            Request::Put { path, precondition, md5, .. } => {
+            FakeRequest::Index => return None,
+            FakeRequest::Get(path) => (Ok(store.get(path)), false),
+            FakeRequest::Put { path, precondition, md5, .. } => {
                 let put = store.put(path, *precondition, version, *md5, content);
-                (Err(Answer::Put(put)), matches!(put, Put::Stored { .. }))
+                (Err(BatchReply::Put(put)), matches!(put, PutReply::Stored { .. }))
             }
-            Request::Delete { path, md5 } => {
+            FakeRequest::Delete { path, md5 } => {
                 let deleted = store.delete(path, *md5, version);
-                (Err(Answer::Deleted(deleted)), deleted == Deleted::Done)
+                (Err(BatchReply::Deleted(deleted)), deleted == DeleteReply::Done)
             }
         };
-        store.calls.push(Call { client: self.client, request, wrote });
+        store.calls.push(FakeCall { client: self.client, request, wrote });
         drop(store);
         Some(match answer {
-            Ok(Ok((md5, content, version))) => Answer::Got(Got::Found(self.blob(md5, content, version, true))),
-            Ok(Err(tombstone)) => Answer::Got(Got::Absent { tombstone }),
+            Ok(Ok((md5, content, version))) => BatchReply::Got(GetReply::Found(self.blob(md5, content, version, true))),
+            Ok(Err(tombstone)) => BatchReply::Got(GetReply::Absent { tombstone }),
             Err(answer) => answer,
         })
     }
 
     /// A plain index as it goes to who was given another one before.
-    fn part(&self, index: Index) -> IndexAnswer {
-        let Some(last) = lock(&self.listed).replace(index.files.clone()) else { return IndexAnswer::Whole(index) };
+    fn part(&self, index: FetchedIndex) -> IndexUpdate {
+        let Some(last) = lock(&self.listed).replace(index.files.clone()) else { return IndexUpdate::Whole(index) };
         if last.keys().any(|path| !index.files.contains_key(path)) {
-            return IndexAnswer::Whole(index);
+            return IndexUpdate::Whole(index);
         }
         let changed = index.files.into_iter().filter(|(path, entry)| last.get(path) != Some(entry));
-        IndexAnswer::Delta(Index { files: changed.collect(), ..Index::default() })
+        IndexUpdate::Delta(FetchedIndex { files: changed.collect(), ..FetchedIndex::default() })
     }
 
     /// A body in one to three chunks; `whole`: whether its end arrives.
-    fn blob(&self, md5: Md5, content: Bytes, version: u64, whole: bool) -> Blob {
+    fn blob(&self, md5: Md5, content: Bytes, version: u64, whole: bool) -> RemoteBlob {
         let size = Some(content.len() as u64);
         let mut cuts = {
             let rng = &mut self.server.store().rng;
@@ -182,7 +183,7 @@ impl FakeRemote {
                 chunk
             }
         });
-        Blob { md5, size, version, device: None, body: body.boxed() }
+        RemoteBlob { md5, size, version, device: None, body: body.boxed() }
     }
 }
 
@@ -203,7 +204,7 @@ impl<T> From<Lost<T>> for RemoteError {
 ///
 /// # Panics
 /// When it is not what was promised: the engine broke invariant 10.
-fn read_whole(mut body: Outgoing) -> Result<(Md5, Bytes), RemoteError> {
+fn read_whole(mut body: UploadBody) -> Result<(Md5, Bytes), RemoteError> {
     let mut hasher = Md5Hasher::new();
     let mut pieces = Vec::new();
     while let Some(piece) = body.source.next().map_err(|e| RemoteError::Source(e.to_string()))? {
@@ -230,35 +231,39 @@ impl Remote for FakeRemote {
         *lock(&self.listed) = None;
     }
 
-    async fn index(&self, since: Option<&Mark>, known: Option<&HistoryPoint>) -> Result<IndexAnswer, RemoteError> {
+    async fn index(
+        &self,
+        since: Option<&IndexCursor>,
+        known: Option<&HistoryPoint>,
+    ) -> Result<IndexUpdate, RemoteError> {
         let last = lock(&self.served).clone();
         let answer = self
-            .carry(Request::Index, |store| {
+            .carry(FakeRequest::Index, |store| {
                 let answer = if store.config.strong {
                     store.strong_index(since, known, last.as_ref())
                 } else {
-                    IndexAnswer::Whole(store.plain_index())
+                    IndexUpdate::Whole(store.plain_index())
                 };
                 (answer, false)
             })
             .await?;
-        if let IndexAnswer::Whole(index) | IndexAnswer::Delta(index) = &answer {
-            lock(&self.served).clone_from(&index.mark);
+        if let IndexUpdate::Whole(index) | IndexUpdate::Delta(index) = &answer {
+            lock(&self.served).clone_from(&index.cursor);
         }
         let etag_delta = self.server.store().config.etag_delta;
         Ok(match answer {
-            IndexAnswer::Whole(index) if etag_delta && index.mark.is_none() => self.part(index),
+            IndexUpdate::Whole(index) if etag_delta && index.cursor.is_none() => self.part(index),
             answer => answer,
         })
     }
 
-    async fn get(&self, path: &RelPath) -> Result<Got, RemoteError> {
-        let request = Request::Get(path.clone());
+    async fn get(&self, path: &RelPath) -> Result<GetReply, RemoteError> {
+        let request = FakeRequest::Get(path.clone());
         match self.carry(request, |store| (store.get(path), false)).await {
-            Ok(Ok((md5, content, version))) => Ok(Got::Found(self.blob(md5, content, version, true))),
-            Ok(Err(tombstone)) => Ok(Got::Absent { tombstone }),
+            Ok(Ok((md5, content, version))) => Ok(GetReply::Found(self.blob(md5, content, version, true))),
+            Ok(Err(tombstone)) => Ok(GetReply::Absent { tombstone }),
             Err(Lost { value: Some(Ok((md5, content, version))), .. }) if self.server.store().rng.bool() => {
-                Ok(Got::Found(self.blob(md5, content, version, false)))
+                Ok(GetReply::Found(self.blob(md5, content, version, false)))
             }
             Err(lost) => Err(lost.error),
         }
@@ -269,39 +274,42 @@ impl Remote for FakeRemote {
         path: &RelPath,
         precondition: Precondition,
         version: u64,
-        body: Outgoing,
-    ) -> Result<Put, RemoteError> {
+        body: UploadBody,
+    ) -> Result<PutReply, RemoteError> {
         let (md5, content) = read_whole(body)?;
         if content.len() as u64 > self.server.store().largest {
             return Err(RemoteError::TooLarge { url: "fake:".to_owned(), why: "there is a limit".to_owned() });
         }
-        let request = Request::Put { path: path.clone(), precondition, version, md5 };
+        let request = FakeRequest::Put { path: path.clone(), precondition, version, md5 };
         let done = self.carry(request, |store| {
             let put = store.put(path, precondition, version, md5, content);
-            (put, matches!(put, Put::Stored { .. }))
+            (put, matches!(put, PutReply::Stored { .. }))
         });
         Ok(done.await?)
     }
 
-    async fn delete(&self, path: &RelPath, md5: Md5, version: u64) -> Result<Deleted, RemoteError> {
-        let request = Request::Delete { path: path.clone(), md5 };
+    async fn delete(&self, path: &RelPath, md5: Md5, version: u64) -> Result<DeleteReply, RemoteError> {
+        let request = FakeRequest::Delete { path: path.clone(), md5 };
         let done = self.carry(request, |store| {
             let deleted = store.delete(path, md5, version);
-            (deleted, deleted == Deleted::Done)
+            (deleted, deleted == DeleteReply::Done)
         });
         Ok(done.await?)
     }
 
-    async fn delete_again(&self, path: &RelPath, tombstone: Md5) -> Result<Deleted, RemoteError> {
-        let request = Request::Delete { path: path.clone(), md5: tombstone };
+    async fn delete_again(&self, path: &RelPath, tombstone: Md5) -> Result<DeleteReply, RemoteError> {
+        let request = FakeRequest::Delete { path: path.clone(), md5: tombstone };
         let done = self.carry(request, |store| {
             let deleted = store.delete_again(path, tombstone);
-            (deleted, deleted == Deleted::Done)
+            (deleted, deleted == DeleteReply::Done)
         });
         Ok(done.await?)
     }
 
-    async fn batch(&self, requests: Vec<(RelPath, Ask)>) -> Result<Option<Vec<Option<Answer>>>, RemoteError> {
+    async fn batch(
+        &self,
+        requests: Vec<(RelPath, BatchRequest)>,
+    ) -> Result<Option<Vec<Option<BatchReply>>>, RemoteError> {
         if !self.server.store().config.batch {
             return Ok(None);
         }

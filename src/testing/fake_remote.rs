@@ -1,7 +1,7 @@
 //! [`FakeServer`] and [`FakeRemote`]: a Memory Proxy in memory, with the weaknesses that proxies have.
 //!
 //! It is made for tests that run several engines on one thread under a seed: the same calls give the same run.
-//! Every blob is strongly consistent with compare-and-swap; the index is as good or bad as the [`Config`] says.
+//! Every blob is strongly consistent with compare-and-swap; the index is as good or bad as the [`FakeConfig`] says.
 //! It speaks no HTTP. Where it compares versions, it judges writes as a namespaced proxy does; else they are 0.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,10 +12,10 @@ use std::task::Poll;
 use bytes::Bytes;
 use fastrand::Rng;
 
-use super::{Deleted, IndexEntry};
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::Precondition;
+use crate::protocol::{IndexEntry, Precondition};
+use crate::remote::DeleteReply;
 
 mod client;
 mod store;
@@ -37,7 +37,7 @@ pub enum TombstoneKind {
 
 /// Probabilities, 0 to 1, drawn for each request from the server's generator.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Faults {
+pub struct FakeFaults {
     /// The request is carried out, the answer lost: `Unreachable`. Of a GET sometimes only the end is lost.
     pub lost_reply: f64,
     /// The request never arrives: `Unreachable`.
@@ -56,8 +56,8 @@ pub struct Faults {
 
 /// What kind of proxy it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Config {
-    /// Whether the index is evidence (it carries a [`Mark`](super::Mark), and deltas are served) or hints.
+pub struct FakeConfig {
+    /// Whether the index is evidence (it carries a [`Mark`](crate::remote::Mark), and deltas are served) or hints.
     pub strong: bool,
     /// Whether a plain index comes as what changed in it, where no entry has left it.
     pub etag_delta: bool,
@@ -66,14 +66,14 @@ pub struct Config {
     pub honest: bool,
     /// Whether writes are judged by versions (namespaced dialect) and not by content.
     pub versions: bool,
-    pub faults: Faults,
+    pub faults: FakeFaults,
     /// Whether it takes batches. One that is lost is carried out in part.
     pub batch: bool,
     /// The probability of a pause before and after a request is carried out and between the chunks of a body.
     pub yields: f64,
 }
 
-impl Default for Config {
+impl Default for FakeConfig {
     /// Our own proxy on a perfect network.
     fn default() -> Self {
         Self {
@@ -82,7 +82,7 @@ impl Default for Config {
             tombstones: TombstoneKind::Absent,
             honest: true,
             versions: false,
-            faults: Faults::default(),
+            faults: FakeFaults::default(),
             batch: true,
             yields: 0.0,
         }
@@ -91,17 +91,17 @@ impl Default for Config {
 
 /// A request as the server saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
+pub struct FakeCall {
     /// Counted from 0 in the order in which the clients were made.
     pub client: usize,
-    pub request: Request,
+    pub request: FakeRequest,
     /// Whether it changed what the server holds.
     pub wrote: bool,
 }
 
 /// What was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum FakeRequest {
     Index,
     Get(RelPath),
     Put { path: RelPath, precondition: Precondition, version: u64, md5: Md5 },
@@ -110,7 +110,7 @@ pub enum Request {
 
 /// The content of a server at one moment, to restore later.
 #[derive(Debug, Clone)]
-pub struct Backup {
+pub struct FakeBackup {
     blobs: BTreeMap<RelPath, Held>,
     index: BTreeMap<RelPath, IndexEntry>,
     cursor: u64,
@@ -120,7 +120,7 @@ pub struct Backup {
 
 /// What of a request is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Losing {
+pub enum LostPart {
     /// It never arrives.
     Request,
     /// It is carried out.
@@ -138,7 +138,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl FakeServer {
     /// An empty server; `seed` decides the faults and the pauses.
-    pub fn new(config: Config, seed: u64) -> Self {
+    pub fn new(config: FakeConfig, seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Store {
             config,
             trusted_tombstone: false,
@@ -167,7 +167,7 @@ impl FakeServer {
         lock(&self.0)
     }
 
-    /// Forgets the tombstones up to `cursor` (a strong one's [`Mark::floor`](super::Mark::floor) tells).
+    /// Forgets the tombstones up to `cursor` (a strong one's [`Mark::floor`](crate::remote::Mark::floor) tells).
     pub fn forget_tombstones(&self, cursor: u64) {
         let mut store = self.store();
         let gone: Vec<_> = store.blobs.iter().filter(|(_, h)| h.content.is_none() && h.changed <= cursor).collect();
@@ -193,14 +193,14 @@ impl FakeServer {
     }
 
     /// Changes the faults from now on.
-    pub fn set_faults(&self, faults: Faults) {
+    pub fn set_faults(&self, faults: FakeFaults) {
         self.store().config.faults = faults;
     }
 
     /// Ends all faults; the index is exactly right from now on. Pauses stay, they are no fault.
     pub fn calm(&self) {
         let mut store = self.store();
-        store.config.faults = Faults::default();
+        store.config.faults = FakeFaults::default();
         store.index = store.exact_index();
         store.recent.clear();
     }
@@ -232,7 +232,7 @@ impl FakeServer {
     pub fn server_delete(&self, path: &RelPath) -> bool {
         let mut store = self.store();
         let held = store.blobs.get(path).filter(|held| held.content.is_some()).map(|held| held.md5);
-        held.is_some_and(|md5| store.delete(path, md5, 0) == Deleted::Done)
+        held.is_some_and(|md5| store.delete(path, md5, 0) == DeleteReply::Done)
     }
 
     /// Another client writes a path, whatever it holds.
@@ -251,35 +251,36 @@ impl FakeServer {
     }
 
     /// What the server holds now.
-    pub fn backup(&self) -> Backup {
+    pub fn backup(&self) -> FakeBackup {
         let Store { blobs, index, cursor, floor, history, .. } = &*self.store();
         let (blobs, index, history) = (blobs.clone(), index.clone(), history.clone());
-        Backup { blobs, index, cursor: *cursor, floor: *floor, history }
+        FakeBackup { blobs, index, cursor: *cursor, floor: *floor, history }
     }
 
     /// The server is replaced by an empty one, or by one restored from a backup: a new epoch.
-    pub fn reset(&self, restored: Option<Backup>) {
-        let empty = Backup { blobs: BTreeMap::new(), index: BTreeMap::new(), cursor: 0, floor: 0, history: Vec::new() };
+    pub fn reset(&self, restored: Option<FakeBackup>) {
+        let empty =
+            FakeBackup { blobs: BTreeMap::new(), index: BTreeMap::new(), cursor: 0, floor: 0, history: Vec::new() };
         self.set_back(restored.unwrap_or(empty));
         self.store().epoch += 1;
     }
 
     /// The server's disk is set back to an earlier day in place, and the server starts again: the epoch stays.
-    pub fn set_back(&self, to: Backup) {
+    pub fn set_back(&self, to: FakeBackup) {
         let mut store = self.store();
-        let Backup { blobs, index, cursor, floor, history } = to;
+        let FakeBackup { blobs, index, cursor, floor, history } = to;
         (store.blobs, store.index, store.cursor, store.floor) = (blobs, index, cursor, floor);
         (store.history, store.is_started) = (history, true);
         store.recent.clear();
     }
 
     /// The requests that arrived so far, oldest first.
-    pub fn calls(&self) -> Vec<Call> {
+    pub fn calls(&self) -> Vec<FakeCall> {
         self.store().calls.clone()
     }
 
     /// As [`FakeServer::calls`], and forgets them.
-    pub fn take_calls(&self) -> Vec<Call> {
+    pub fn take_calls(&self) -> Vec<FakeCall> {
         std::mem::take(&mut self.store().calls)
     }
 
@@ -289,7 +290,7 @@ impl FakeServer {
     }
 
     /// Loses one request: the first after `skip` others.
-    pub fn lose(&self, skip: usize, what: Losing) {
+    pub fn lose(&self, skip: usize, what: LostPart) {
         self.store().losing = Some((skip, what));
     }
 

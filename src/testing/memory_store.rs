@@ -1,4 +1,4 @@
-//! [`Memory`]: a store that keeps nothing across restarts, for tests.
+//! [`MemoryStore`]: a store that keeps nothing across restarts, for tests.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,13 +7,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::broadcast;
 
-use super::{
+use crate::digest::Md5;
+use crate::path::RelPath;
+use crate::store::{
     BACKLOG, BlobBody, BlobChange, BlobChanges, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome,
     ImportOutcome, IndexEntry, IndexMark, IndexSnapshot, IndexState, Precondition, PrivateRecord, PutOutcome,
     Retention, Store, StoreError, StoredBlob, SweepReport, WallClock, new_id, next_version, strong_state, system_clock,
 };
-use crate::digest::Md5;
-use crate::path::RelPath;
 
 struct Row {
     entry: IndexEntry,
@@ -63,14 +63,14 @@ impl Rows {
 }
 
 /// A store in memory.
-pub struct Memory {
+pub struct MemoryStore {
     rows: Mutex<Rows>,
     changes: broadcast::Sender<BlobChanges>,
     retention: Retention,
     clock: WallClock,
 }
 
-impl Memory {
+impl MemoryStore {
     pub fn new() -> Self {
         Self::with_clock(system_clock())
     }
@@ -125,7 +125,7 @@ impl Memory {
     }
 }
 
-impl Default for Memory {
+impl Default for MemoryStore {
     fn default() -> Self {
         Self::new()
     }
@@ -133,21 +133,21 @@ impl Default for Memory {
 
 /// A body collected in memory.
 #[derive(Default)]
-pub struct Collected(BytesMut);
+pub struct CollectedBody(BytesMut);
 
-impl BodyWriter for Collected {
+impl BodyWriter for CollectedBody {
     async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
         self.0.extend_from_slice(&piece);
         Ok(())
     }
 }
 
-impl Store for Memory {
+impl Store for MemoryStore {
     const STRONG: bool = true;
-    type BodyWriter = Collected;
+    type BodyWriter = CollectedBody;
 
-    fn new_body(&self) -> Collected {
-        Collected::default()
+    fn new_body(&self) -> CollectedBody {
+        CollectedBody::default()
     }
 
     async fn put(
@@ -156,7 +156,7 @@ impl Store for Memory {
         path: &RelPath,
         expect: Precondition,
         meta: BlobMeta,
-        body: Collected,
+        body: CollectedBody,
     ) -> Result<PutOutcome, StoreError> {
         let content = body.0.freeze();
         let md5 = Md5::of(&content);
@@ -270,7 +270,7 @@ impl Store for Memory {
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
-        body: Option<Collected>,
+        body: Option<CollectedBody>,
     ) -> Result<ImportOutcome, StoreError> {
         let mut rows = self.lock();
         let held = rows.by_name.get(&(ns.to_owned(), path.clone())).map(|row| row.entry);

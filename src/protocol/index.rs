@@ -1,0 +1,28 @@
+//! The state of a path, and of a whole index.
+
+use std::sync::Arc;
+
+use crate::digest::Md5;
+
+/// The state of a path on the proxy: a live blob or a tombstone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// The content; for a tombstone, the content that was deleted.
+    pub md5: Md5,
+    /// Bytes; 0 for a tombstone.
+    pub size: u64,
+    pub is_deleted: bool,
+    /// The version token of the namespaced dialect, 0 in the flat one.
+    pub version: u64,
+}
+
+/// The position of a strong index in its own history (capability `strong-index`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexCursor {
+    /// Random. A store gets a new epoch when it is created and when it is restored from a copy.
+    pub epoch: Arc<str>,
+    /// The number of the namespace's last change; 0 before the first.
+    pub cursor: u64,
+    /// Tombstones older than this cursor may be gone.
+    pub floor: u64,
+}

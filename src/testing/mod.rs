@@ -1,0 +1,14 @@
+//! Test doubles: a simulated disk, a fake proxy and a store in memory.
+//!
+//! They are built for this crate's own tests and with the feature `testing`, which its dev-dependency on itself turns on.
+//! The product never has them.
+
+mod fake_remote;
+mod memory_store;
+mod sim_disk;
+
+pub use fake_remote::{
+    FakeBackup, FakeCall, FakeConfig, FakeFaults, FakeRemote, FakeRequest, FakeServer, LostPart, TombstoneKind,
+};
+pub use memory_store::{CollectedBody, MemoryStore};
+pub use sim_disk::{DiskStep, SimDisk, SimFile, StepFate, StepHook, StepKind};

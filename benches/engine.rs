@@ -1,5 +1,5 @@
-//! The parts whose speed is promised: reconcile, the scan with and without a warm cache, against the bare minimum
-//! that the machine needs for the same files.
+//! The speed of reconcile and of the scan, with and without a warm cache, compared with the minimum that the machine
+//! needs for the same files.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

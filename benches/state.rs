@@ -1,4 +1,4 @@
-//! What the container costs at 100,000 entries, on a real disk with real fsyncs.
+//! The cost of the container with 100,000 entries, on a real disk with real fsyncs.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -16,7 +16,7 @@ use memsync::path::RelPath;
 use memsync::state::{BaseChange, BaseEntry, Container, StateFormat, StateOptions};
 use memsync::sync::Base;
 
-/// One directory, through the standard library.
+/// One directory in the standard library's API.
 struct StdDisk(PathBuf);
 
 struct StdFile(File);

@@ -1,7 +1,7 @@
-//! The walls between the modules, held up by reading the source: who may use whom, and who may print, touch
-//! files, read the environment or leave the process. The checker is tested on planted violations.
+//! The walls between the modules: the uses that are allowed, and the modules that may print, touch files, read the
+//! environment or leave the process. The checker reads the source, and is tested on planted violations.
 //!
-//! Code under `#[cfg(test)]` is not looked at. Macros that build paths are not understood; there are none.
+//! It skips code under `#[cfg(test)]`. It does not understand macros that build paths; the source has no such macro.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ mod boundaries {
 }
 use boundaries::source::{code_of, paths_of, top_module};
 
-/// The layers, from the left: a module may use those before its own, not those beside it.
+/// The layers from left to right. A module may use modules of earlier layers, and no others.
 const LAYERS: &[&[&str]] = &[
     &["path", "digest", "failpoint", "clock"],
     &["sync"],
@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["testing"],
 ];
 
-/// Uses that the layers would allow and the design does not: agent and proxy meet in `protocol`.
+/// Uses that the layers allow and the design forbids: agent and proxy meet in `protocol`.
 const NEVER: &[(&str, &[&str])] = &[
     ("agent", &["store", "proxy"]),
     ("proxy", &["sync", "local", "state", "remote"]),
@@ -35,37 +35,37 @@ const NEVER: &[(&str, &[&str])] = &[
     ("sync", &["failpoint"]),
 ];
 
-/// Where files may be touched: the file or the folder of a module.
+/// Files and folders of the source that may touch files.
 const FILES: &[&str] = &[
     "disk",
-    // A point at which a debug build stops says so by a file.
+    // A debug build that stops at a point reports it by a file.
     "failpoint.rs",
     "local",
     "state",
     "store/sqlite",
     "store/s3/spool.rs",
     "config",
-    // The socket's own file: an old one removed, the new one closed to others.
+    // The file of the socket: an old one is removed, the new one gets its mode.
     "agent/control.rs",
-    // The record of a socket in another place, and the check that nobody else can reach it.
+    // The record of a socket in another place, and the check that no other user can reach it.
     "dirs.rs",
-    // Looks at files as such: that is its job.
+    // It inspects files for the user.
     "cli/doctor.rs",
 ];
 
-/// Where a file may be opened for writing under its final name. All others write it whole, by `disk/whole.rs`.
+/// Source that may open a file for writing under its final name. All other source uses `disk/whole.rs`.
 const WRITERS: &[&str] = &[
     "disk",
     "failpoint.rs",
     // A lock may be empty.
     "state/lock.rs",
-    // The database puts itself in order, and a row names a body only once that is whole.
+    // The database recovers by itself, and a row names a body only once the body is complete.
     "store/sqlite",
-    // Its files go with the process.
+    // Its files disappear with the process.
     "store/s3/spool.rs",
 ];
 
-/// Beginnings of paths, who may use them, and why not the rest.
+/// Checks a path against the rules for its beginning. The error is the reason.
 fn is_allowed(module: &str, file: &str, path: &str) -> Result<(), &'static str> {
     let begins = |prefixes: &[&str]| {
         prefixes.iter().any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with("::")))
@@ -113,7 +113,7 @@ fn is_inside(rest: &str) -> bool {
     rest.starts_with(['/', '.'])
 }
 
-/// Everything in one file that breaks a rule. `file` is its path below `src`.
+/// Every violation in one file. `file` is its path below `src`.
 fn violations(file: &str, text: &str, modules: &[&str]) -> Vec<String> {
     let module = top_module(file);
     let code = code_of(text);
@@ -155,7 +155,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Every source file below `src`, by its path there; those that only tests compile left out.
+/// Every source file by its path below `src`, without the files of tests.
 fn sources() -> BTreeMap<String, String> {
     fn walk(dir: &Path, below: &str, into: &mut BTreeMap<String, String>) {
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -179,7 +179,7 @@ fn declared(lib: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_source_keeps_to_its_walls() {
+fn source_keeps_its_walls() {
     let files = sources();
     let modules = declared(&files["lib.rs"]);
     assert!(modules.len() > 8 && files.len() > modules.len(), "the source was found");
@@ -230,7 +230,7 @@ fn planted_violations_are_found() {
 }
 
 #[test]
-fn what_is_allowed_is_left_alone() {
+fn allowed_uses_are_accepted() {
     let modules = ["path", "sync", "protocol", "disk", "local", "state", "store", "agent", "config", "cli"];
     for (file, text) in [
         ("agent/mod.rs", "use crate::{local::Scan, path::RelPath, sync::{self, plan::Plan}};"),

@@ -1,4 +1,4 @@
-//! `Procfile` and `Dockerfile` say what the program understands, and name what is there.
+//! `Procfile` and `Dockerfile` use options that the program has and files that exist.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,17 +11,17 @@ fn shipped(file: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
 
-/// Where a proxy that is started like this listens, the platform having chosen `port`.
+/// The address of a proxy that is started with these words, when the platform chose `port`.
 #[track_caller]
 fn listens(words: &[&str], port: &str) -> String {
     let args = Args::try_parse_from(words.iter().copied()).unwrap_or_else(|e| panic!("{words:?}: {e}"));
-    let Some(Command::Serve { listen, store, .. }) = args.command else { panic!("{words:?} is no proxy") };
+    let Some(Command::Serve { listen, store, .. }) = args.command else { panic!("{words:?} does not start a proxy") };
     assert!(store.is_none(), "{words:?}: the environment says where the files are, be it a bucket");
     listen.resolve(&BTreeMap::from([("PORT".to_owned(), port.to_owned())])).unwrap().to_string()
 }
 
 #[test]
-fn the_procfile_starts_a_proxy_at_the_platforms_port() {
+fn procfile_starts_a_proxy_at_the_platforms_port() {
     let file = shipped("Procfile");
     let lines: Vec<_> = file.lines().filter(|line| !line.starts_with('#')).collect();
     let [line] = lines[..] else { panic!("{lines:?}") };
@@ -34,7 +34,7 @@ fn the_procfile_starts_a_proxy_at_the_platforms_port() {
 }
 
 #[test]
-fn the_dockerfile_starts_a_proxy_and_names_what_is_there() {
+fn dockerfile_starts_a_proxy_from_existing_files() {
     let file = shipped("Dockerfile");
     let instructions: Vec<(&str, &str)> =
         file.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once(' ')).collect();
@@ -50,7 +50,7 @@ fn the_dockerfile_starts_a_proxy_and_names_what_is_there() {
     assert_eq!(of("USER"), ["65532:65532"], "not root");
     assert_eq!(of("STOPSIGNAL"), ["SIGTERM"]);
 
-    // Two stages; the second takes the program from where the first put it.
+    // The second of two stages copies the program from the first.
     let stages = of("FROM");
     assert_eq!(stages.len(), 2);
     let cargo: toml::Table = shipped("Cargo.toml").parse().unwrap();
@@ -67,7 +67,7 @@ fn the_dockerfile_starts_a_proxy_and_names_what_is_there() {
     for source in &sources {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists(), "{source}");
     }
-    // What Cargo looks for: the benches are named in Cargo.toml.
+    // Cargo needs these files. Cargo.toml names the benches.
     for needed in ["Cargo.toml", "Cargo.lock", "src", "benches"] {
         assert!(sources.contains(&needed), "{needed}");
     }

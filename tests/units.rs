@@ -1,4 +1,4 @@
-//! The units as shipped start what there is to start, and know the exit codes.
+//! The units start commands that exist, and know the exit codes.
 
 use clap::Parser;
 use memsync::cli::args::{Args, Command};
@@ -8,7 +8,7 @@ fn shipped(name: &str) -> String {
     std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// The value of a key that stands once in a systemd unit.
+/// The value of a key that a systemd unit has once.
 fn value<'a>(unit: &'a str, key: &str) -> &'a str {
     let mut values = unit.lines().filter_map(|l| l.strip_prefix(key)?.strip_prefix('='));
     let value = values.next().unwrap_or_else(|| panic!("{key} is missing"));
@@ -25,7 +25,7 @@ fn prevented(unit: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_agents_unit() {
+fn agent_unit_starts_the_agent() {
     let unit = shipped("systemd/memsync.service");
     assert!(matches!(command(value(&unit, "ExecStart")), Command::Run));
     assert_eq!(prevented(&unit), [Exit::Usage as u8, Exit::NotConfigured as u8, Exit::Refused as u8]);
@@ -34,21 +34,21 @@ fn the_agents_unit() {
 }
 
 #[test]
-fn the_proxys_unit() {
+fn proxy_unit_starts_a_hardened_proxy() {
     let unit = shipped("systemd/memsync-proxy.service");
     let Command::Serve { listen, store, token_file, .. } = command(value(&unit, "ExecStart")) else {
         panic!("not serve")
     };
     assert!(listen.resolve(&Default::default()).unwrap().ip().is_loopback() && store.is_some());
-    // A credential's group bits would be refused in a plain token file; `serve` finds the credential by itself.
+    // `serve` reads the credential by itself. As a token file its group bits would be refused.
     assert_eq!(token_file, None);
     assert!(value(&unit, "LoadCredential").starts_with("token:"));
     assert_eq!(prevented(&unit), [Exit::Usage as u8, Exit::NotConfigured as u8]);
     assert!(value(&unit, "ExecReload").contains("-HUP"));
-    // What its comments tell to type can be typed.
-    let told: Vec<_> = unit.lines().filter_map(|l| l.strip_prefix("#   ExecStart=/")).collect();
-    assert_eq!(told.len(), 2);
-    assert!(told.iter().all(|line| matches!(command(line), Command::Serve { .. })));
+    // The commands in its comments parse.
+    let shown: Vec<_> = unit.lines().filter_map(|l| l.strip_prefix("#   ExecStart=/")).collect();
+    assert_eq!(shown.len(), 2);
+    assert!(shown.iter().all(|line| matches!(command(line), Command::Serve { .. })));
     for wall in
         ["DynamicUser=yes", "ProtectSystem=strict", "ProtectHome=yes", "NoNewPrivileges=yes", "CapabilityBoundingSet="]
     {
@@ -57,7 +57,7 @@ fn the_proxys_unit() {
 }
 
 #[test]
-fn the_agents_plist() {
+fn agent_plist_starts_the_agent() {
     let plist = shipped("launchd/org.memsync.agent.plist");
     let (_, arguments) = plist.split_once("<key>ProgramArguments</key>").unwrap();
     let (arguments, _) = arguments.split_once("</array>").unwrap();

@@ -1,4 +1,4 @@
-//! The watcher on real folders: every change is told, noise is not.
+//! The watcher on real folders reports every change, and no noise.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// The quiet time of most tests.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// A watched folder and all that was told of it so far.
+/// A watched folder, and everything that was reported of it so far.
 struct Watched {
     dir: TempDir,
     watcher: FolderWatcher,
@@ -35,7 +35,7 @@ fn options(debounce: Duration) -> WatchOptions {
 }
 
 impl Watched {
-    /// Watches a folder that `before` has filled.
+    /// Watches a folder after `before` filled it.
     fn new(before: impl FnOnce(&Path)) -> Self {
         Self::with(options(QUIET), before)
     }
@@ -52,7 +52,7 @@ impl Watched {
         self.dir.path().join(path)
     }
 
-    /// Sleeps as an agent would, on the wake and the next due time alone, until `enough`.
+    /// Waits like an agent, on the wake and the next due time only, until `enough`.
     fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         while !enough(self) {
@@ -74,7 +74,7 @@ impl Watched {
         self.until(&format!("{:?}.. ({})", paths.first(), paths.len()), |w| paths.iter().all(|path| w.covers(path)));
     }
 
-    /// Whether a scan of what was told would look at `path`.
+    /// True if a scan of the reported scope would check `path`.
     fn covers(&self, path: &str) -> bool {
         self.told.full
             || self.told.paths.contains(path)
@@ -82,7 +82,7 @@ impl Watched {
             || path.match_indices('/').any(|(end, _)| self.told.subtrees.contains(&path[..end]))
     }
 
-    /// All that happened before is told once this is; clears what was told.
+    /// Waits until all earlier changes are reported, and then clears the report.
     fn settle(&mut self) {
         fs::write(self.path("marker"), "m").unwrap();
         self.until_told(&["marker"]);
@@ -121,13 +121,13 @@ fn an_atomic_replace_is_told_under_the_final_name() {
 
 #[test]
 fn a_file_in_folders_made_just_before_is_told() {
-    // Again and again, since it is a race between the writer and the one who adds watches.
+    // Repeat it, because the writer races with the thread that adds watches.
     for round in 0..20 {
         let mut w = Watched::new(|_| {});
         fs::create_dir_all(w.path("n/m")).unwrap();
         fs::write(w.path("n/m/first"), "1").unwrap();
         w.until_told(&["n/m/first"]);
-        // Whoever scans now and does not find the second must be told of it later.
+        // If a scan now does not find the second file, the watcher must report it later.
         w.told = ScanScope::default();
         fs::write(w.path("n/m/second"), "2").unwrap();
         w.until(&format!("round {round}"), |w| w.covers("n/m/second"));
@@ -136,7 +136,7 @@ fn a_file_in_folders_made_just_before_is_told() {
 
 #[test]
 fn no_write_into_a_growing_tree_is_missed() {
-    // The agent's view: whatever it does not find when it scans what it was told, it must be told again.
+    // If the agent does not find a file in a scan of the reported scope, the watcher must report it again.
     let mut w = Watched::with(options(Duration::ZERO), |_| {});
     let root = w.dir.path().to_owned();
     let writer = std::thread::spawn(move || {
@@ -188,7 +188,7 @@ fn deletes_and_renames_are_told() {
     w.until_told(&["gone"]);
     fs::rename(w.path("from"), w.path("to")).unwrap();
     w.until_told(&["from", "to"]);
-    // A folder that goes is told by its own name; nothing is below it any more.
+    // A removed folder is reported by its own name, because nothing is below it.
     let outside = TempDir::new().unwrap();
     fs::rename(w.path("sub"), outside.path().join("sub")).unwrap();
     w.until("sub", |w| w.told.paths.contains("sub"));
@@ -222,7 +222,7 @@ fn reading_and_what_takes_no_part_are_not_told() {
     for name in ["x.tmp", ".note.md.swp"] {
         fs::remove_file(w.path(name)).unwrap();
     }
-    // Events keep their order: what was written last is told last.
+    // Events keep their order: the last written file is reported last.
     fs::write(w.path("last"), "l").unwrap();
     w.until_told(&["last"]);
     assert_eq!(w.told, ScanScope { paths: ["last".to_owned()].into(), ..ScanScope::default() });

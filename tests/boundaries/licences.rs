@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// Whether an SPDX expression (`OR`, `AND`, parentheses, the old `/`) can be met with the licences in `allow`.
+/// True if the licences in `allow` satisfy an SPDX expression (`OR`, `AND`, parentheses, the old `/`).
 fn is_met(expression: &str, allow: &BTreeSet<String>) -> bool {
     let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ").replace(" WITH ", "+");
     let mut words = spaced.split_whitespace().peekable();
@@ -68,7 +68,7 @@ fn expressions_are_read_right() {
 fn every_dependency_may_be_used() {
     let version = String::from_utf8(output(Command::new("rustc").arg("-vV"))).unwrap();
     let host = version.lines().find_map(|l| l.strip_prefix("host: ")).unwrap();
-    // What other platforms need is not on this machine's disk; `cargo deny` looks at all of them.
+    // The crates of other platforms are not on this disk. `cargo deny` checks all of them.
     let metadata = output(
         Command::new(env!("CARGO"))
             .args(["metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform", host])

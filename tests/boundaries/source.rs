@@ -1,16 +1,16 @@
-//! As much of Rust's syntax as the checker needs.
+//! The part of Rust's syntax that the checker needs.
 
 /// The module of the crate that a file below `src` belongs to.
 pub fn top_module(file: &str) -> &str {
     file.split('/').next().unwrap_or(file).trim_end_matches(".rs")
 }
 
-/// `text` without comments, the contents of strings and characters, and what `#[cfg(test)]` marks.
+/// `text` without comments, the contents of literals, and items under `#[cfg(test)]`.
 pub fn code_of(text: &str) -> String {
     without_tests(&blanked(text))
 }
 
-/// Comments and the contents of literals replaced by spaces; lines and lengths (in characters) stay.
+/// Replaces comments and the contents of literals by spaces. Lines and lengths (in characters) stay.
 fn blanked(text: &str) -> String {
     let source: Vec<char> = text.chars().collect();
     let mut out = String::with_capacity(text.len());
@@ -37,7 +37,7 @@ fn blanked(text: &str) -> String {
     out
 }
 
-/// The length of a comment that begins here; they nest.
+/// The length of the comment that begins here. Comments nest.
 fn block_comment(rest: &[char]) -> usize {
     let (mut depth, mut at) = (0, 0);
     while at < rest.len() {
@@ -53,7 +53,7 @@ fn block_comment(rest: &[char]) -> usize {
     at
 }
 
-/// The length of a literal that begins here and ends with `end`.
+/// The length of the literal that begins here and ends with `end`.
 fn quoted(rest: &[char], end: char) -> usize {
     let mut at = 1;
     while at < rest.len() && rest[at] != end {
@@ -62,7 +62,7 @@ fn quoted(rest: &[char], end: char) -> usize {
     (at + 1).min(rest.len())
 }
 
-/// The length of a raw string that begins here, 0 where none does.
+/// The length of the raw string that begins here, or 0.
 fn raw_string(rest: &[char]) -> usize {
     let hashes = rest[1..].iter().take_while(|c| **c == '#').count();
     if rest.get(1 + hashes) != Some(&'"') {
@@ -74,7 +74,7 @@ fn raw_string(rest: &[char]) -> usize {
     (hashes + 2 + end + close.len()).min(rest.len())
 }
 
-/// Cuts each item that `#[cfg(test)]` stands before: to the end of its block, or to its `;`.
+/// Removes each item under `#[cfg(test)]`, up to the end of its block or its `;`.
 fn without_tests(code: &str) -> String {
     let mut out = String::new();
     let mut rest = code;
@@ -94,20 +94,20 @@ fn without_tests(code: &str) -> String {
     out + rest
 }
 
-/// Every path in `code` that begins with `crate`, `super`, `std` or another crate's name, use trees spelt out,
-/// with what leads to the crate's root written as `crate::`.
+/// Every path in `code` that begins with `crate`, `super`, `std` or another crate's name. Use trees are expanded, and
+/// paths from the crate's root begin with `crate::`.
 pub fn paths_of(code: &str, file: &str, modules: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     let bytes = code.as_bytes();
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     for (at, _) in code.match_indices("::") {
         let start = bytes[..at].iter().rposition(|b| !word(*b)).map_or(0, |p| p + 1);
-        // Only where a path begins: not in the middle of one.
+        // Skip the middle of a path.
         if start < at && !code[..start].ends_with("::") {
             spell(&code[at + 2..], &code[start..at], &mut found);
         }
     }
-    // `super` of a module's top file, and `super::super` of a file one level below, are the root.
+    // The root is `super` in a module's top file, and `super::super` in a file one level below.
     let depth = file.trim_end_matches("/mod.rs").matches('/').count() + 1;
     let root = "super::".repeat(depth);
     for path in &mut found {
@@ -120,7 +120,7 @@ pub fn paths_of(code: &str, file: &str, modules: &[&str]) -> Vec<String> {
     found
 }
 
-/// Adds the paths that `tree` (what follows `prefix::`) names.
+/// Adds the paths in `tree`, the text after `prefix::`.
 fn spell(tree: &str, prefix: &str, found: &mut Vec<String>) {
     let tree = tree.trim_start();
     if let Some(group) = tree.strip_prefix('{') {

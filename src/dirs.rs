@@ -1,7 +1,6 @@
-//! Where things live: config, state containers, the embedded proxy's data, logs, the control socket.
+//! The paths of everything that memsync keeps: config, state, logs, the proxy's data, the control socket.
 //!
-//! It decides names; except for the fall-back socket's folder it creates nothing. The places the system
-//! suggests and the environment are passed in.
+//! This file decides names. It creates nothing but the directory of a fallback socket.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -13,46 +12,49 @@ use directories::ProjectDirs;
 
 use crate::disk::whole::replace_private;
 
-/// Longest path a unix socket can have, in bytes without the closing NUL.
-#[cfg(target_os = "macos")]
-const MAX_SOCKET_PATH: usize = 103;
-/// Longest path a unix socket can have, in bytes without the closing NUL.
-#[cfg(not(target_os = "macos"))]
-const MAX_SOCKET_PATH: usize = 107;
+/// Longest path of a unix socket, without the final NUL.
+const MAX_SOCKET_BYTES: usize = if cfg!(target_os = "macos") { 103 } else { 107 };
 
-/// Ends the name of a state container.
-pub const CONTAINER: &str = ".json";
+/// The suffix of a state container.
+pub(crate) const CONTAINER_SUFFIX: &str = ".json";
 
-/// Longest readable part of a folder's file names, in bytes.
-const MAX_SLUG: usize = 24;
+/// Longest readable part of the names of a folder's state files.
+const MAX_SLUG_BYTES: usize = 24;
 
-/// The places of one memsync installation.
+/// The directories and files of one memsync installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dirs {
     pub config_file: PathBuf,
-    /// State containers, locks, status files.
+    /// State containers, locks, status files, records.
     pub state: PathBuf,
     pub logs: PathBuf,
     /// The embedded proxy's data.
     pub proxy: PathBuf,
-    /// Where the socket should be; see [`Dirs::socket`] for where it is.
+    /// The usual socket. [`Dirs::socket`] gives the real one.
     socket: PathBuf,
-    /// For a socket whose path would be too long.
+    /// The temporary directory, for a socket whose usual path is too long.
     tmp: PathBuf,
 }
 
-/// The names of what is kept of one folder, below [`Dirs::state`].
+/// The state files of one folder, in [`Dirs::state`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderFiles {
-    /// `<last name of the folder>-<8 hex digits of its path's hash>`, by the path at which it was synced first.
+    /// `<last name of the folder>-<8 hex digits of its path's hash>`, from the path at the first sync.
     pub name: String,
     pub container: PathBuf,
     pub lock: PathBuf,
     pub status: PathBuf,
 }
 
+impl FolderFiles {
+    /// The container's name in the state directory.
+    pub fn container_name(&self) -> String {
+        format!("{}{CONTAINER_SUFFIX}", self.name)
+    }
+}
+
 impl Dirs {
-    /// Everything below one folder (`MEMSYNC_HOME`). `tmp`: the temporary directory.
+    /// Everything below one directory (`MEMSYNC_HOME`). `tmp` is the temporary directory.
     pub fn below(home: &Path, tmp: &Path) -> Self {
         Self {
             config_file: home.join("config.toml"),
@@ -64,14 +66,14 @@ impl Dirs {
         }
     }
 
-    /// Where the system keeps such things: XDG on Linux, `~/Library` on macOS. `tmp`: the temporary directory.
+    /// The usual directories of the system: XDG on Linux, `~/Library` on macOS. `tmp` is the temporary directory.
     pub fn standard(project: &ProjectDirs, tmp: &Path) -> Self {
         let state = project.state_dir().unwrap_or(project.data_local_dir()).to_owned();
         let logs = match state.ancestors().nth(2) {
             Some(library) if cfg!(target_os = "macos") => library.join("Logs/memsync"),
             _ => state.join("logs"),
         };
-        // The crate appends the project's name; one socket needs no folder of its own.
+        // `ProjectDirs` appends the project's name. The socket needs no directory of its own.
         let runtime = project.runtime_dir().and_then(Path::parent).unwrap_or(&state);
         Self {
             config_file: project.config_dir().join("config.toml"),
@@ -83,58 +85,55 @@ impl Dirs {
         }
     }
 
-    /// The files that a path (absolute) names. A folder that has an identity may have its state under another name.
+    /// The files named after an absolute path. A folder that was moved may have its state under another name.
     pub fn folder(&self, path: &Path) -> FolderFiles {
         let hash = blake3::hash(path.as_os_str().as_bytes()).to_hex();
         let last = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let mut name: String =
-            last.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(MAX_SLUG).collect();
+            last.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(MAX_SLUG_BYTES).collect();
         name = format!("{}-{}", name.trim_matches('-'), &hash[..8]);
         self.files_named(name)
     }
 
-    /// The files that share a name, as [`Dirs::folder`] makes one.
+    /// The files of a name that [`Dirs::folder`] made.
     pub fn files_named(&self, name: String) -> FolderFiles {
         FolderFiles {
-            container: self.state.join(format!("{name}{CONTAINER}")),
+            container: self.state.join(format!("{name}{CONTAINER_SUFFIX}")),
             lock: self.state.join(format!("{name}.lock")),
             status: self.state.join(format!("{name}.status.json")),
             name,
         }
     }
 
-    /// The file that says where the socket is, when its path would be too long for the system.
+    /// The file with the path of the socket, if the usual path is too long.
     fn socket_record(&self) -> PathBuf {
         self.state.join("socket")
     }
 
     fn socket_fits(&self) -> bool {
-        self.socket.as_os_str().len() <= MAX_SOCKET_PATH
+        self.socket.as_os_str().len() <= MAX_SOCKET_BYTES
     }
 
-    /// Where a client finds the agent's socket.
+    /// The agent's socket, for clients.
     ///
     /// # Errors
-    /// `NotFound` when the usual path is too long and no agent has recorded another.
+    /// `NotFound` if the usual path is too long and no agent has recorded another.
     pub fn socket(&self) -> io::Result<PathBuf> {
         if self.socket_fits() {
             return Ok(self.socket.clone());
         }
         let path = PathBuf::from(std::fs::read_to_string(self.socket_record())?);
-        if path.is_absolute() && path.parent().is_some_and(is_ours_alone) {
+        if path.is_absolute() && path.parent().is_some_and(is_private_dir) {
             Ok(path)
         } else {
-            // Whoever may write in the folder could answer in the agent's place.
+            // With write access to the directory, another user could answer instead of the agent.
             let why = format!("{} does not name a socket that only you can reach", self.socket_record().display());
             Err(io::Error::new(io::ErrorKind::NotFound, why))
         }
     }
 
-    /// Where the agent binds its socket. Where the usual path is too long, a private folder is made in the
-    /// temporary directory and recorded, so that [`Dirs::socket`] finds it; [`Dirs::state`] must exist.
-    ///
-    /// # Errors
-    /// As `mkdir(2)` and `write(2)`.
+    /// The socket for the agent to bind. If the usual path is too long, this makes a private directory in the temporary
+    /// directory and records it for [`Dirs::socket`]. [`Dirs::state`] must exist.
     pub fn socket_to_bind(&self) -> io::Result<PathBuf> {
         match self.socket() {
             Ok(path) => Ok(path),
@@ -150,8 +149,8 @@ impl Dirs {
     }
 }
 
-/// Whether `dir` is a real folder that belongs to this user and lets nobody else in.
-fn is_ours_alone(dir: &Path) -> bool {
+/// True if `dir` is a directory that only this user can access, and no symlink.
+fn is_private_dir(dir: &Path) -> bool {
     std::fs::symlink_metadata(dir).is_ok_and(|m| {
         m.is_dir() && m.uid() == rustix::process::getuid().as_raw() && m.permissions().mode() & 0o077 == 0
     })
@@ -162,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memsync_home_holds_everything() {
+    fn below_holds_everything() {
         let dirs = Dirs::below(Path::new("/h"), Path::new("/tmp"));
         assert_eq!(dirs.config_file, Path::new("/h/config.toml"));
         assert_eq!(
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_a_folder_tell_paths_apart() {
+    fn folder_names_differ_between_paths() {
         let dirs = Dirs::below(Path::new("/h"), Path::new("/tmp"));
         let a = dirs.folder(Path::new("/home/ana/My Memory"));
         assert!(a.name.starts_with("my-memory-") && a.name.len() == "my-memory-".len() + 8, "{}", a.name);
@@ -181,35 +180,35 @@ mod tests {
         assert_ne!(a.name, dirs.folder(Path::new("/home/bo/My Memory")).name);
         assert_eq!(a.container, Path::new("/h/state").join(format!("{}.json", a.name)));
         assert!(dirs.folder(Path::new("/x/ÜÜ")).name.is_ascii());
-        assert!(dirs.folder(&Path::new("/x").join("y".repeat(255))).name.len() <= MAX_SLUG + 9);
+        assert!(dirs.folder(&Path::new("/x").join("y".repeat(255))).name.len() <= MAX_SLUG_BYTES + 9);
     }
 
     #[test]
-    fn a_socket_path_that_is_too_long_falls_back_and_is_found_again() {
+    fn long_socket_path_falls_back_to_a_record() {
         let tmp = tempfile::tempdir().unwrap();
-        let home = tmp.path().join("x".repeat(MAX_SOCKET_PATH));
+        let home = tmp.path().join("x".repeat(MAX_SOCKET_BYTES));
         let dirs = Dirs::below(&home, tmp.path());
         assert_eq!(dirs.socket().unwrap_err().kind(), io::ErrorKind::NotFound);
         std::fs::create_dir_all(&dirs.state).unwrap();
         let bound = dirs.socket_to_bind().unwrap();
-        assert!(bound.as_os_str().len() <= MAX_SOCKET_PATH);
+        assert!(bound.as_os_str().len() <= MAX_SOCKET_BYTES);
         std::os::unix::net::UnixListener::bind(&bound).unwrap();
         assert_eq!(dirs.socket().unwrap(), bound);
-        assert_eq!(dirs.socket_to_bind().unwrap(), bound, "the second start takes the same");
+        assert_eq!(dirs.socket_to_bind().unwrap(), bound, "a second start uses the recorded socket");
 
-        // A folder that others may write in is not trusted.
+        // A directory that others may write to is not trusted.
         std::fs::set_permissions(bound.parent().unwrap(), std::fs::Permissions::from_mode(0o777)).unwrap();
         assert!(dirs.socket().is_err());
         assert_ne!(dirs.socket_to_bind().unwrap(), bound);
     }
 
     #[test]
-    fn a_socket_path_of_exactly_the_limit_fits() {
+    fn socket_path_of_exactly_the_limit_fits() {
         let name = "/memsync.sock".len();
-        let longest = format!("/{}", "x".repeat(MAX_SOCKET_PATH - name - 1));
+        let longest = format!("/{}", "x".repeat(MAX_SOCKET_BYTES - name - 1));
         assert_eq!(
             Dirs::below(Path::new(&longest), Path::new("/tmp")).socket().unwrap().as_os_str().len(),
-            MAX_SOCKET_PATH
+            MAX_SOCKET_BYTES
         );
         assert!(Dirs::below(Path::new(&format!("{longest}x")), Path::new("/tmp")).socket().is_err());
     }

@@ -56,7 +56,7 @@ fn after_up() -> (Machine, String) {
 }
 
 #[test]
-fn up_says_how_another_folder_is_synced_without_mixing() {
+fn up_says_how_to_add_another_folder() {
     let (machine, _) = after_up();
     fs::write(machine.folder().join("note.md"), "mine").unwrap();
     let other = machine.file("the others");
@@ -81,7 +81,7 @@ fn up_refuses_a_folder_inside_another_without_advice() {
 }
 
 #[test]
-fn folders_with_one_namespace_do_not_start_until_they_differ() {
+fn folders_sharing_a_namespace_do_not_start() {
     let (machine, _) = after_up();
     let other = machine.file("other");
     fs::create_dir(&other).unwrap();
@@ -97,9 +97,9 @@ fn folders_with_one_namespace_do_not_start_until_they_differ() {
 }
 
 #[test]
-fn up_elsewhere_says_how_to_go_on_and_how_to_move() {
+fn up_at_another_address_says_how_to_move() {
     let (machine, listen) = after_up();
-    // Free now, and so probably still when it is used.
+    // Another program could take the port meanwhile, but hardly ever does.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let told = machine.error(&["up", "--listen", &free], 2);
     assert!(told.contains("`memsync up` without --listen"), "{told}");
@@ -116,7 +116,7 @@ fn up_elsewhere_says_how_to_go_on_and_how_to_move() {
 }
 
 #[test]
-fn up_on_a_machine_that_joined_says_what_syncs_it() {
+fn up_on_a_joined_machine_names_the_right_command() {
     let (one, two) = (Machine::new(), Machine::new());
     let (up, document) = one.start(&["up", "--listen", "127.0.0.1:0"]);
     two.run(&["init", "--join", &one.link()], 0);
@@ -125,7 +125,7 @@ fn up_on_a_machine_that_joined_says_what_syncs_it() {
     assert_eq!(command, "memsync run");
     let _run = Killed(two.command().args(words(command)).spawn().unwrap());
     killed::eventually("it syncs", || two.command().args(["wait", "--timeout", "9s"]).status().unwrap().success());
-    // On the machine itself, had it lost its record, the other command is right.
+    // On the machine of the proxy, without the record, the other command is right.
     stop(up);
     fs::remove_file(one.file("state/up-listen")).unwrap();
     let told = one.error(&["up", "--listen", "127.0.0.1:0"], 2);
@@ -135,7 +135,7 @@ fn up_on_a_machine_that_joined_says_what_syncs_it() {
 }
 
 #[test]
-fn an_exposed_token_is_taken_after_the_advised_chmod() {
+fn exposed_token_is_accepted_after_the_advised_chmod() {
     let (machine, _) = after_up();
     let token = machine.file("token");
     fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
@@ -164,7 +164,7 @@ fn advice_names_the_command_that_starts_this_machine() {
 }
 
 #[test]
-fn init_alone_names_both_ways() {
+fn init_without_flags_names_proxy_and_join() {
     let told = Machine::new().error(&["init"], 2);
     assert!(told.contains("--proxy <URL>") && told.contains("--join <LINK|->"), "{told}");
 }
@@ -191,7 +191,7 @@ fn web_server(answer: &'static str) -> String {
         for mut client in listener.incoming().flatten() {
             let mut request = BufReader::new(client.try_clone().unwrap()).lines();
             while request.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-            // A client that has gone needs no answer.
+            // The client may have closed the connection.
             let _ = write!(client, "HTTP/1.1 {answer}");
         }
     });
@@ -199,7 +199,7 @@ fn web_server(answer: &'static str) -> String {
 }
 
 #[test]
-fn init_tells_another_server_from_a_proxy() {
+fn init_recognizes_a_server_that_is_no_proxy() {
     for (answer, why) in [
         ("404 Not Found\r\nContent-Length: 5\r\nConnection: close\r\n\r\nnone\n", "it has no /health (404)"),
         ("200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>", "not what was expected"),
@@ -223,17 +223,18 @@ fn sources(dir: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn every_command_in_a_message_can_be_typed() {
+fn commands_in_messages_can_be_typed() {
     let mut commands = 0;
     for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
         let text = read(&file).replace("\\\n", "");
-        // Comments are no messages; those of `args` are the help.
-        let is_comment = |line: &str| line.trim_start().starts_with("//") && !file.ends_with("args.rs");
+        // The doc comments in `cli/args` are the help.
+        let is_help = file.parent().is_some_and(|dir| dir.ends_with("cli/args"));
+        let is_comment = |line: &str| line.trim_start().starts_with("//") && !is_help;
         for line in text.lines().filter(|line| !is_comment(line)) {
-            // A part with a quote lies between two literals.
+            // A part with a quote is code between two literals.
             let is_command = |part: &&str| part.starts_with("memsync ") && !part.contains('"');
             for command in line.split('`').filter(is_command) {
-                // Values that a message fills in, and placeholders in capitals, are not judged.
+                // Filled-in values and placeholders in capitals are not checked.
                 let typed = command.replace(['{', '}'], "").replace("--tls-…", "--tls-self-signed");
                 let error = Args::try_parse_from(typed.split_whitespace()).err().map(|e| e.kind());
                 let unknown = [ErrorKind::InvalidSubcommand, ErrorKind::UnknownArgument, ErrorKind::ArgumentConflict];

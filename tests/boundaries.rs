@@ -50,7 +50,7 @@ const FILES: &[&str] = &[
     // The record of a socket in another place, and the check that no other user can reach it.
     "dirs.rs",
     // It inspects files for the user.
-    "cli/doctor.rs",
+    "cli/commands/doctor/machine.rs",
 ];
 
 /// Source that may open a file for writing under its final name. All other source uses `disk/whole.rs`.

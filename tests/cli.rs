@@ -1,5 +1,4 @@
-//! The commands that need neither agent nor proxy, with the real binary; `init` and `doctor` with a proxy that is
-//! made up.
+//! Commands that need no agent and no proxy, with the real binary; `init` and `doctor` with a fake proxy.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -9,16 +8,16 @@ use std::process::Stdio;
 
 use assert_cmd::cargo::CommandCargoExt;
 use memsync::cli::app::App;
-use memsync::cli::args::{Color, Global, Init, LogFormat};
+use memsync::cli::args::{ColorChoice, GlobalArgs, InitArgs, LogFormat};
+use memsync::cli::commands::{doctor, init};
 use memsync::cli::exit::Exit;
-use memsync::cli::probe::{Answer, ProxyProbe, Target};
-use memsync::cli::{doctor, init};
+use memsync::cli::probe::{ProbeAnswer, ProbeTarget, ProxyProbe};
 use memsync::config::{Config, Surroundings};
 use memsync::dirs::Dirs;
 use memsync::remote::RemoteError;
 use secrecy::ExposeSecret;
 
-/// The binary with an environment of its own.
+/// The binary with an empty environment and a home directory.
 fn memsync(home: &Path) -> assert_cmd::Command {
     let mut command = assert_cmd::Command::cargo_bin("memsync").unwrap();
     command.env_clear().env("MEMSYNC_HOME", home).env("HOME", home);
@@ -26,7 +25,7 @@ fn memsync(home: &Path) -> assert_cmd::Command {
 }
 
 #[test]
-fn alone_it_tells_what_to_type_first() {
+fn memsync_alone_shows_first_steps() {
     let home = tempfile::tempdir().unwrap();
     let out = memsync(home.path()).assert().code(0).get_output().clone();
     let text = String::from_utf8(out.stdout).unwrap();
@@ -52,7 +51,7 @@ fn paths_are_below_memsync_home() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn without_memsync_home_paths_are_those_of_xdg() {
+fn paths_follow_xdg_without_memsync_home() {
     let home = tempfile::tempdir().unwrap();
     let run = |set: &[(&str, &str)]| {
         let mut command = memsync(home.path());
@@ -79,7 +78,7 @@ fn without_memsync_home_paths_are_those_of_xdg() {
 }
 
 #[test]
-fn usage_and_config_errors_have_their_exit_codes() {
+fn usage_errors_exit_with_2() {
     let home = tempfile::tempdir().unwrap();
     memsync(home.path()).arg("nonsense").assert().code(2);
     memsync(home.path()).args(["pause", "--for", "5"]).assert().code(2);
@@ -90,7 +89,7 @@ fn usage_and_config_errors_have_their_exit_codes() {
 }
 
 #[test]
-fn a_stray_variable_is_warned_of_on_stderr() {
+fn stray_variable_warns_on_stderr() {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join("config.toml"), "proxy.url = \"https://x\"\n[[folder]]\npath = \"/m\"").unwrap();
     let out = memsync(home.path())
@@ -106,7 +105,7 @@ fn a_stray_variable_is_warned_of_on_stderr() {
 }
 
 #[test]
-fn completions_are_for_each_shell() {
+fn completions_print_a_script_for_each_shell() {
     let home = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {
         let out = memsync(home.path()).args(["completions", shell]).assert().code(0).get_output().clone();
@@ -114,7 +113,7 @@ fn completions_are_for_each_shell() {
     }
 }
 
-/// The exit code of a command whose stdout nobody reads; with `all`, nor its stderr.
+/// The exit code of a command whose stdout is closed, and with `all` its stderr too.
 fn code_without_a_reader(home: &Path, args: &[&str], all: bool) -> Option<i32> {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -125,7 +124,7 @@ fn code_without_a_reader(home: &Path, args: &[&str], all: bool) -> Option<i32> {
 }
 
 #[test]
-fn exit_code_is_kept_when_the_reader_has_gone() {
+fn exit_code_stays_when_the_reader_is_gone() {
     let home = tempfile::tempdir().unwrap();
     std::fs::create_dir(home.path().join("notes")).unwrap();
     for name in ["plan.md", "plan.conflict-phone-0123abcd.md"] {
@@ -163,7 +162,7 @@ fn exit_code_is_kept_when_the_reader_has_gone() {
     assert_eq!(code_without_a_reader(home.path(), &["status", "--watch"], false), Some(3));
 }
 
-/// Takes one token and remembers what it was asked.
+/// Accepts one token and records the URLs that it was asked for.
 struct Proxy {
     token: &'static str,
     asked: RefCell<Vec<String>>,
@@ -176,10 +175,10 @@ impl Proxy {
 }
 
 impl ProxyProbe for Proxy {
-    fn ask(&self, target: &Target) -> Result<Answer, RemoteError> {
+    fn ask(&self, target: &ProbeTarget) -> Result<ProbeAnswer, RemoteError> {
         self.asked.borrow_mut().push(target.url.clone());
         if target.token.expose_secret() == self.token {
-            Ok(Answer { capabilities: vec!["events".to_owned()], ..Answer::default() })
+            Ok(ProbeAnswer { capabilities: vec!["events".to_owned()], ..ProbeAnswer::default() })
         } else {
             Err(RemoteError::Auth { url: target.url.clone(), status: 401 })
         }
@@ -202,8 +201,8 @@ impl Machine {
     fn app(&self) -> App {
         let dirs = Dirs::below(&self.at("home"), Path::new("/tmp"));
         let around = Surroundings { host: "desk".to_owned(), home: Some(self.at("user")), ..Surroundings::default() };
-        let (log_format, color) = (LogFormat::Text, Color::Never);
-        App::new(Global { config: None, json: false, verbose: 0, quiet: 0, log_format, color }, dirs, around)
+        let (log_format, color) = (LogFormat::Text, ColorChoice::Never);
+        App::new(GlobalArgs { config: None, json: false, verbose: 0, quiet: 0, log_format, color }, dirs, around)
     }
 
     fn token_file(&self, text: &str, mode: u32) -> PathBuf {
@@ -213,8 +212,8 @@ impl Machine {
         path
     }
 
-    fn init(&self, change: impl FnOnce(&mut Init)) -> Init {
-        let mut init = Init {
+    fn init(&self, change: impl FnOnce(&mut InitArgs)) -> InitArgs {
+        let mut init = InitArgs {
             dir: Some(self.at("notes")),
             proxy: None,
             token_file: None,
@@ -234,7 +233,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn init_writes_a_config_that_reads_back_and_doctor_is_content() {
+fn init_writes_a_config_that_doctor_accepts() {
     let m = Machine::new();
     let token_file = m.token_file("good\n", 0o600);
     let proxy = Proxy::that_takes("good");
@@ -268,7 +267,7 @@ fn init_joins_with_a_link() {
 #[test]
 fn init_overwrites_nothing() {
     let m = Machine::new();
-    let link = |i: &mut Init| i.join = Some("memsync+https://p.example#good".to_owned());
+    let link = |i: &mut InitArgs| i.join = Some("memsync+https://p.example#good".to_owned());
     let proxy = Proxy::that_takes("good");
     std::fs::create_dir(m.at("home")).unwrap();
     for name in ["home/config.toml", "home/token"] {
@@ -282,7 +281,7 @@ fn init_overwrites_nothing() {
 }
 
 #[test]
-fn init_writes_nothing_unless_all_is_well() {
+fn init_writes_nothing_after_a_refusal() {
     let m = Machine::new();
     let proxy = Proxy::that_takes("good");
     let exposed = m.token_file("good", 0o644);

@@ -1,12 +1,11 @@
-//! The commands that work on a folder without an agent, and those that say that one is missing, with the real
-//! binary.
+//! Commands that work on a folder without an agent, and commands that refuse to, with the real binary.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// A machine of its own: `MEMSYNC_HOME`, and a folder that is configured.
+/// A `MEMSYNC_HOME` with a configured folder.
 struct Machine {
     home: tempfile::TempDir,
     folder: PathBuf,
@@ -19,7 +18,7 @@ impl Machine {
         std::fs::create_dir(&folder).unwrap();
         let machine = Self { home, folder };
         machine.write_private("token", "t0ken\n");
-        // Nobody listens on port 1.
+        // No server listens on port 1.
         let config = format!(
             "[proxy]\nurl = \"http://127.0.0.1:1\"\ntoken_file = {:?}\n[[folder]]\npath = {:?}\nignore = [\"*.tmp\"]\n",
             machine.home.path().join("token"),
@@ -54,7 +53,7 @@ impl Machine {
         memsync(self.home.path())
     }
 
-    /// Runs it in the folder; the exit code, stdout and stderr.
+    /// Runs a command in the folder: the exit code, stdout and stderr.
     fn run(&self, args: &[&str]) -> (i32, String, String) {
         let out = self.command().current_dir(&self.folder).args(args).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -74,7 +73,7 @@ fn memsync(home: &Path) -> assert_cmd::Command {
 }
 
 #[test]
-fn what_needs_an_agent_says_that_none_runs_and_what_to_type() {
+fn commands_for_the_agent_say_how_to_start_it() {
     let machine = Machine::new();
     for args in [&["wait", "--timeout", "1s"][..], &["pause"], &["resume"], &["approve"], &["approve", "--list"]] {
         let (code, out, err) = machine.run(args);
@@ -84,7 +83,33 @@ fn what_needs_an_agent_says_that_none_runs_and_what_to_type() {
 }
 
 #[test]
-fn what_is_not_configured_says_so() {
+fn sync_without_an_agent_is_refused_while_paused() {
+    let machine = Machine::new();
+    std::fs::create_dir(machine.home.path().join("state")).unwrap();
+    machine.write_private("state/paused", r#"{"until":"2999-01-01T00:00:00Z","for_s":3600}"#);
+    let (code, out, err) = machine.run(&["sync"]);
+    assert_eq!((code, out.as_str()), (4, ""), "{err}");
+    assert!(err.contains("paused until 2") && err.contains("`memsync resume`"), "{err}");
+    assert_eq!(machine.run(&["resume"]).0, 0);
+    assert_eq!(machine.run(&["sync"]).0, 5, "the proxy is asked again");
+    assert_eq!(machine.run(&["resume"]).0, 3, "nothing is paused");
+}
+
+#[test]
+fn agent_waits_for_a_running_restore() {
+    let machine = Machine::new();
+    let held = std::fs::File::open(&machine.folder).unwrap();
+    held.lock().unwrap();
+    let (code, _, err) = machine.run(&["run"]);
+    assert_eq!(code, 1, "{err}");
+    assert!(
+        err.contains("another memsync works on this folder") && err.contains("try again when it has ended"),
+        "{err}"
+    );
+}
+
+#[test]
+fn commands_without_a_config_say_how_to_begin() {
     let home = tempfile::tempdir().unwrap();
     for args in [&["status"][..], &["run"], &["sync"], &["conflicts"], &["history"], &["wait"], &["restore", "a"]] {
         let out = memsync(home.path()).args(args).assert().code(3).get_output().clone();
@@ -95,7 +120,7 @@ fn what_is_not_configured_says_so() {
 }
 
 #[test]
-fn a_bad_config_is_refused_with_its_line() {
+fn bad_config_is_refused_with_its_line() {
     let machine = Machine::new();
     machine.write_private("config.toml", "[proxy]\nurl = \"http://127.0.0.1:1\"\ntimeuot = \"3s\"\n");
     for args in [&["status"][..], &["run"], &["up"], &["history"], &["pause"]] {
@@ -106,7 +131,7 @@ fn a_bad_config_is_refused_with_its_line() {
 }
 
 #[test]
-fn wrong_usage_is_two() {
+fn wrong_usage_exits_with_2() {
     let machine = Machine::new();
     for args in [
         &["nonsense"][..],
@@ -129,7 +154,7 @@ fn wrong_usage_is_two() {
 }
 
 #[test]
-fn a_proxy_without_a_token_does_not_start() {
+fn serve_without_a_token_does_not_start() {
     let home = tempfile::tempdir().unwrap();
     let out = memsync(home.path()).args(["serve", "--listen", "127.0.0.1:0"]).assert().code(2).get_output().clone();
     let err = String::from_utf8(out.stderr).unwrap();
@@ -138,7 +163,7 @@ fn a_proxy_without_a_token_does_not_start() {
 }
 
 #[test]
-fn a_taken_port_is_named_with_what_to_do() {
+fn taken_port_is_named_with_a_remedy() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let home = tempfile::tempdir().unwrap();
@@ -153,7 +178,7 @@ fn a_taken_port_is_named_with_what_to_do() {
 }
 
 #[test]
-fn up_leaves_a_config_of_another_proxy_alone() {
+fn up_keeps_the_config_of_another_proxy() {
     let machine = Machine::new();
     let before = std::fs::read(machine.home.path().join("config.toml")).unwrap();
     let (code, _, err) = machine.run(&["up", "--listen", "127.0.0.1:0"]);
@@ -176,7 +201,7 @@ fn with_history() -> Machine {
 }
 
 #[test]
-fn versions_are_listed_the_newest_first() {
+fn history_lists_the_newest_version_first() {
     let machine = with_history();
     let (code, list) = machine.json(&["history", "note.md"]);
     assert_eq!(code, 0);
@@ -200,22 +225,22 @@ fn versions_are_listed_the_newest_first() {
 }
 
 #[test]
-fn an_earlier_version_comes_back_and_the_present_one_is_kept() {
+fn restore_keeps_the_replaced_text_in_history() {
     let machine = with_history();
     let (code, out, err) = machine.run(&["restore", "note.md@2"]);
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("undoes this"), "{out}");
     assert_eq!(machine.read("note.md"), "first");
-    // What stood there is the newest version now.
+    // The replaced text is the newest version now.
     assert_eq!(machine.run(&["restore", "note.md"]).0, 0);
     assert_eq!(machine.read("note.md"), "third");
-    // The same again changes nothing.
+    // A second time it changes nothing.
     let (code, again) = machine.json(&["restore", "note.md@2"]);
     assert_eq!((code, &again["changed"]), (0, &Value::from(false)));
 }
 
 #[test]
-fn a_removed_file_comes_back_into_its_folder() {
+fn restore_brings_back_a_removed_file() {
     let machine = with_history();
     let at = machine.folder.join("n/gone.md");
     assert_eq!(machine.run(&["restore", at.to_str().unwrap()]).0, 0);
@@ -224,7 +249,7 @@ fn a_removed_file_comes_back_into_its_folder() {
 }
 
 #[test]
-fn a_version_that_is_not_there_is_named() {
+fn restore_refuses_a_missing_version() {
     let machine = with_history();
     let (code, _, err) = machine.run(&["restore", "note.md@3"]);
     assert_eq!(code, 2);
@@ -236,7 +261,7 @@ fn a_version_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_private_file_comes_back_private() {
+fn restore_keeps_a_private_mode() {
     let machine = with_history();
     let kept = machine.file(".memsync/history/20260103T000000.000Z-removed/diary.md", "secret");
     std::fs::set_permissions(&kept, PermissionsExt::from_mode(0o600)).unwrap();
@@ -246,7 +271,7 @@ fn a_private_file_comes_back_private() {
 }
 
 #[test]
-fn a_name_that_ends_like_a_version_is_still_a_name() {
+fn restore_prefers_a_name_that_ends_like_a_version() {
     let machine = with_history();
     machine.file("note.md@2", "by name");
     machine.file(".memsync/history/20260101T000000.000Z-replaced/note.md@2", "old");
@@ -256,7 +281,7 @@ fn a_name_that_ends_like_a_version_is_still_a_name() {
 
 const COPY: &str = "n/plan.conflict-phone-0123abcd.md";
 
-/// `n/plan.md` and the version of the phone beside it.
+/// `n/plan.md`, and a conflict copy from the phone.
 fn with_conflict() -> Machine {
     let machine = Machine::new();
     machine.file("n/plan.md", "winner");
@@ -265,7 +290,7 @@ fn with_conflict() -> Machine {
 }
 
 #[test]
-fn conflicts_are_listed_with_what_they_are_of() {
+fn conflicts_are_listed_with_their_originals() {
     let machine = with_conflict();
     let (code, list) = machine.json(&["conflicts"]);
     assert_eq!(code, 8);
@@ -292,7 +317,7 @@ fn keep_copy_gives_the_file_the_copys_content() {
         assert!(out.contains("history"), "{out}");
         assert_eq!(machine.read("n/plan.md"), "loser");
         assert!(!machine.has(COPY));
-        // The other version is one step away.
+        // The replaced text can be restored.
         assert_eq!(machine.run(&["restore", "n/plan.md"]).0, 0);
         assert_eq!(machine.read("n/plan.md"), "winner");
     }
@@ -306,7 +331,7 @@ fn keep_file_moves_the_copy_into_history() {
     assert!(!machine.has(COPY));
     let (_, kept) = machine.json(&["history", COPY]);
     assert_eq!(kept["versions"][0]["kind"], "removed");
-    // Once more, by either name: there is nothing left to settle.
+    // A second time, by either name, there is nothing to do.
     for named in [COPY, "n/plan.md"] {
         let (code, out, _) = machine.run(&["conflicts", "resolve", named, "--keep", "file"]);
         assert_eq!(code, 0);
@@ -339,7 +364,7 @@ fn keep_both_gives_the_copy_a_plain_name_that_is_free() {
 }
 
 #[test]
-fn of_several_copies_the_one_to_keep_must_be_named() {
+fn keep_copy_needs_a_name_among_several_copies() {
     let machine = with_conflict();
     machine.file("n/plan.conflict-desk-89abcdef.md", "third");
     let (code, _, err) = machine.run(&["conflicts", "resolve", "n/plan.md", "--keep", "copy"]);
@@ -350,7 +375,7 @@ fn of_several_copies_the_one_to_keep_must_be_named() {
 }
 
 #[test]
-fn a_copy_whose_original_is_gone_can_take_its_place() {
+fn keep_copy_replaces_a_missing_original() {
     let machine = with_conflict();
     std::fs::remove_file(machine.folder.join("n/plan.md")).unwrap();
     assert_eq!(machine.run(&["conflicts", "resolve", COPY, "--keep", "copy"]).0, 0);
@@ -359,7 +384,7 @@ fn a_copy_whose_original_is_gone_can_take_its_place() {
 }
 
 #[test]
-fn the_state_of_one_file_comes_with_the_reason() {
+fn status_of_one_file_has_the_reason() {
     let machine = with_conflict();
     machine.file("a.tmp", "x");
     machine.file(".memsyncignore", "# rules\ndrafts/\n");
@@ -381,7 +406,7 @@ fn the_state_of_one_file_comes_with_the_reason() {
 }
 
 #[test]
-fn a_folder_is_found_through_a_symlink_and_from_elsewhere() {
+fn folder_is_found_through_a_symlink_and_from_outside() {
     let machine = with_history();
     let link = machine.home.path().join("link");
     std::os::unix::fs::symlink(&machine.folder, &link).unwrap();

@@ -1,4 +1,4 @@
-//! The configuration as users meet it: what is accepted, what it means, and how a mistake is told.
+//! The config as users see it: accepted values, their meaning, and the errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use memsync::config::{
-    Config, ConfigError, Conflict, Draft, Format, KEYS, Surroundings, create_private, env_name, parse_duration,
-    parse_size, sanitise_device,
+    Config, ConfigError, ConflictPolicy, Draft, KEYS, StateFormat, Surroundings, create_private, env_name,
+    parse_duration, parse_size, sanitise_device,
 };
 use memsync::protocol::Pin;
 use tracing::level_filters::LevelFilter;
@@ -48,7 +48,7 @@ impl Bench {
         Config::load(&self.path(), &self.around)
     }
 
-    /// The error for `text`, with the file's folder cut off.
+    /// The error for `text`, without the directory of the file.
     fn refusal(&self, text: &str) -> String {
         let error = self.load(text).expect_err(text);
         error.to_string().replace(&format!("{}/", self.dir.path().display()), "")
@@ -66,7 +66,7 @@ fn refusal(text: &str) -> String {
     Bench::new().refusal(text)
 }
 
-/// Everything but the folders, comparable.
+/// Everything but the folders, for comparison.
 fn shown(config: &Config) -> String {
     let mut config = config.clone();
     config.folders.clear();
@@ -74,7 +74,7 @@ fn shown(config: &Config) -> String {
 }
 
 #[test]
-fn what_is_not_written_has_its_default() {
+fn missing_key_has_its_default() {
     let config = Bench::new().load(MINIMAL).unwrap();
     let mut defaults = Config::defaults("Ana's laptop.local");
     defaults.proxy.url = "https://p.example".to_owned();
@@ -87,7 +87,7 @@ fn what_is_not_written_has_its_default() {
 }
 
 #[test]
-fn every_key_is_understood() {
+fn config_accepts_every_key() {
     let text = r#"
         device = "desk-1"
         log_level = "debug"
@@ -129,10 +129,10 @@ fn every_key_is_understood() {
     );
     assert_eq!(
         (c.sync.concurrency, c.sync.max_file_size, c.sync.max_delete, c.sync.conflict),
-        (3, 500, 1.0, Conflict::Copy)
+        (3, 500, 1.0, ConflictPolicy::Copy)
     );
     assert_eq!((c.history.keep, c.history.max_size), (Duration::from_secs(7 * 86_400), 500_000));
-    assert_eq!((c.state.format, c.state.pretty), (Format::MessagePack, false));
+    assert_eq!((c.state.format, c.state.pretty), (StateFormat::MsgPack, false));
     assert_eq!(c.folders.len(), 2);
     assert_eq!(
         (c.folders[0].path.as_path(), c.folders[0].namespace.as_str()),
@@ -142,7 +142,7 @@ fn every_key_is_understood() {
 }
 
 #[test]
-fn a_mistake_is_told_with_its_line_and_the_nearest_right_key() {
+fn fault_is_shown_with_line_and_nearest_key() {
     for (text, want) in [
         ("[sync]\nintervall = \"30s\"", "config.toml:2: unknown key `sync.intervall`; did you mean `sync.interval`?"),
         ("interval = \"30s\"", "config.toml:1: unknown key `interval`; did you mean `sync.interval`?"),
@@ -156,7 +156,7 @@ fn a_mistake_is_told_with_its_line_and_the_nearest_right_key() {
         ("proxy = \"https://x\"", "config.toml:1: proxy: must be a table: write [proxy]"),
         ("[sync]\ninterval = \"30\"", "config.toml:2: sync.interval: \"30\" has no unit; the units are ms, s, m, h, d"),
         ("[sync]\ninterval = 30", "config.toml:2: sync.interval: 30 has no unit; write \"30s\" for seconds"),
-        ("[sync]\ninterval = \"0s\"", "config.toml:2: sync.interval: \"0s\" is too short; the least is 100ms"),
+        ("[sync]\ninterval = \"0s\"", "config.toml:2: sync.interval: \"0s\" is too short; the minimum is 100ms"),
         (
             "[sync]\ninterval = \"-3s\"",
             "config.toml:2: sync.interval: \"-3s\" is not a duration: write a whole number and one of ms, s, m, h, d",
@@ -180,10 +180,10 @@ fn a_mistake_is_told_with_its_line_and_the_nearest_right_key() {
         ("[state]\npretty = \"yes\"", "config.toml:2: state.pretty: must be true or false, not string"),
         (
             "[proxy]\nurl = \"memory.example\"",
-            "config.toml:2: proxy.url: \"memory.example\" does not say how the proxy speaks; write https://memory.example,",
+            "config.toml:2: proxy.url: \"memory.example\" has no scheme; write https://memory.example,",
         ),
         ("[proxy]\nurl = \"ftp://x\"", "config.toml:2: proxy.url: \"ftp://x\" is not an http or https URL"),
-        ("[proxy]\nurl = \"https://a:b@x\"", "config.toml:2: proxy.url: a URL may not carry a name or a password"),
+        ("[proxy]\nurl = \"https://a:b@x\"", "config.toml:2: proxy.url: a URL may not contain a name or a password"),
         ("[proxy]\ntoken = 5", "config.toml:2: proxy.token: must be a string in quotes"),
         (
             "[[folder]]\npath = \"Memory\"",
@@ -209,12 +209,12 @@ fn a_mistake_is_told_with_its_line_and_the_nearest_right_key() {
 }
 
 #[test]
-fn the_first_mistake_in_the_file_is_the_one_told() {
+fn first_fault_in_the_file_is_shown() {
     assert!(refusal("log_level = \"x\"\ndevice = \"a b\"").starts_with("config.toml:1: log_level"));
 }
 
 #[test]
-fn what_is_needed_must_be_there() {
+fn config_needs_a_proxy_and_a_folder() {
     assert!(refusal("").contains("`proxy.url` is not set"));
     assert!(refusal("proxy.url = \"https://x\"").contains("`folder.path` is not set; add a [[folder]]"));
     assert!(refusal("proxy.url = \"https://x\"\n[[folder]]").contains("every [[folder]] needs a path"));
@@ -226,7 +226,7 @@ fn what_is_needed_must_be_there() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_no_missing_file() {
+fn unreadable_config_is_not_a_missing_config() {
     let bench = Bench::new().env("MEMSYNC_PROXY_URL", "https://x").env("MEMSYNC_FOLDER_PATH", "/m");
     std::fs::create_dir(bench.path()).unwrap();
     assert!(matches!(Config::load(&bench.path(), &bench.around), Err(ConfigError::Unreadable { .. })));
@@ -244,12 +244,12 @@ fn plain_http_stays_on_this_machine() {
     for bad in
         ["http://10.0.0.1", "http://localhost.example.org", "http://127.0.0.1.example.org", "http://[2001:db8::1]"]
     {
-        assert!(refusal(&with(bad)).contains("plain http would carry the token in the clear"), "{bad}");
+        assert!(refusal(&with(bad)).contains("plain http would show the token to the network"), "{bad}");
     }
 }
 
 #[test]
-fn folders_with_one_namespace_are_refused_with_a_free_one() {
+fn folders_sharing_a_namespace_are_refused_with_a_free_one() {
     let head = "proxy.url = \"https://x\"\n[[folder]]\npath = \"/a\"\n";
     let named = "[[folder]]\npath = \"/n/b\"\nnamespace = \"notes\"\n";
     for (first, path, more, line, free) in [
@@ -263,7 +263,7 @@ fn folders_with_one_namespace_are_refused_with_a_free_one() {
         let second = format!("[[folder]]\npath = \"{path}\"\n");
         let told = refusal(&format!("{first}{second}{more}"));
         assert!(told.starts_with(&format!("config.toml:{line}: folder.")) && told.contains(path), "{told}");
-        // The advice, word for word.
+        // The advice, followed word for word.
         let (_, advised) = told.split_once("below its path: ").unwrap();
         assert_eq!(advised, format!("namespace = \"{free}\""));
         let config = Bench::new().load(&format!("{first}{second}{advised}\n")).unwrap();
@@ -283,7 +283,7 @@ fn folders_do_not_overlap() {
     assert!(refusal(&two("/a/b", "/a", "n")).contains("one inside the other"));
     Bench::new().load(&two("/a", "/ab", "n")).unwrap();
 
-    // A symlink is no way round.
+    // A symlink does not help.
     let bench = Bench::new();
     let (real, link) = (bench.dir.path().join("real"), bench.dir.path().join("link"));
     std::fs::create_dir(&real).unwrap();
@@ -293,7 +293,7 @@ fn folders_do_not_overlap() {
 }
 
 #[test]
-fn no_folder_holds_memsync_itself() {
+fn folder_around_memsync_itself_is_refused() {
     let one = |path: &str| format!("proxy.url = \"https://x\"\n[[folder]]\npath = \"{path}\"");
     assert!(refusal(&one("~")).contains("memsync's own /home/ana/.local/state/memsync"));
     assert!(refusal(&one("~/.local/state/memsync/x")).contains("memsync's own"));
@@ -314,9 +314,9 @@ fn config_with_a_token_is_refused_in_a_synced_folder() {
     let got = bench.refusal(&text("proxy.token = \"secret\""));
     assert!(got.starts_with("config.toml:1: proxy.token: config.toml is inside "), "{got}");
     assert!(got.ends_with("which is synced; keep it elsewhere") && !got.contains("secret"), "{got}");
-    // Without the token it may travel.
+    // Without a token the config may be synced.
     bench.load(&text("")).unwrap();
-    // A link to the folder is no way round.
+    // A link to the folder does not help.
     let link = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(folder, link.path().join("link")).unwrap();
     let text = text("proxy.token = \"secret\"").replace(folder, link.path().join("link").to_str().unwrap());
@@ -336,7 +336,7 @@ fn token_of_the_environment_is_refused_in_a_synced_folder() {
 }
 
 #[test]
-fn the_environment_goes_before_the_file() {
+fn environment_overrides_the_file() {
     let bench = Bench::new()
         .env("MEMSYNC_PROXY_URL", "https://other.example")
         .env("MEMSYNC_SYNC_INTERVAL", "5s")
@@ -357,13 +357,13 @@ fn the_environment_goes_before_the_file() {
 }
 
 #[test]
-fn the_environment_can_stand_alone() {
+fn environment_is_enough_without_a_file() {
     let bench = Bench::new().env("MEMSYNC_PROXY_URL", "https://x").env("MEMSYNC_FOLDER_PATH", "/m");
     assert_eq!(Config::load(&bench.path(), &bench.around).unwrap().folders[0].path, Path::new("/m"));
 }
 
 #[test]
-fn mistakes_in_the_environment_are_told_by_name() {
+fn fault_in_the_environment_names_the_variable() {
     let bench = Bench::new().env("MEMSYNC_SYNC_INTERVAL", "5 sec");
     assert_eq!(
         bench.refusal(MINIMAL),
@@ -375,7 +375,7 @@ fn mistakes_in_the_environment_are_told_by_name() {
 }
 
 #[test]
-fn a_variable_that_nobody_reads_is_warned_of() {
+fn unknown_variable_gets_a_warning() {
     let bench = Bench::new()
         .env("MEMSYNC_PROXY_ULR", "x")
         .env("MEMSYNC_HOME", "/h")
@@ -385,12 +385,12 @@ fn a_variable_that_nobody_reads_is_warned_of() {
     let warnings = bench.load(MINIMAL).unwrap().warnings;
     assert_eq!(
         warnings,
-        ["nothing reads the environment variable MEMSYNC_PROXY_ULR; did you mean `MEMSYNC_PROXY_URL`?"]
+        ["memsync does not know the environment variable MEMSYNC_PROXY_ULR; did you mean `MEMSYNC_PROXY_URL`?"]
     );
 }
 
 #[test]
-fn units() {
+fn durations_and_sizes_have_units() {
     for (text, ms) in [("200ms", 200), ("30s", 30_000), ("10 m", 600_000), ("1h", 3_600_000), ("30d", 2_592_000_000)] {
         assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
     }
@@ -428,9 +428,9 @@ fn host_names_become_device_names() {
 }
 
 #[test]
-fn the_example_is_exactly_the_defaults() {
+fn example_config_shows_the_defaults() {
     let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml")).unwrap();
-    // Key lines are `# key = value`; prose never looks like that.
+    // Key lines look like `# key = value`. Prose does not.
     let key_line = |line: &str| {
         let rest = line.strip_prefix("# ")?;
         let (key, _) = rest.split_once(" = ")?;
@@ -459,9 +459,9 @@ fn the_example_is_exactly_the_defaults() {
     let mut config = bench.load(&text).unwrap();
     assert_eq!(
         config.folders,
-        [memsync::config::Folder { path: PathBuf::from("/home/ana/Memory"), ..Default::default() }]
+        [memsync::config::FolderConfig { path: PathBuf::from("/home/ana/Memory"), ..Default::default() }]
     );
-    // The keys that have no default show a sample instead.
+    // Keys without a default show a sample.
     assert_eq!(config.device, "laptop");
     assert_eq!(config.proxy.url, "https://memory.example.org");
     assert!(
@@ -482,7 +482,7 @@ fn every_key_has_its_own_variable() {
 }
 
 #[test]
-fn a_draft_reads_back_as_it_was_meant() {
+fn draft_reads_back_as_written() {
     let bench = Bench::new();
     let draft = Draft {
         device: "d".to_owned(),
@@ -502,7 +502,7 @@ fn a_draft_reads_back_as_it_was_meant() {
 }
 
 #[test]
-fn a_pin_needs_https_and_reads_back() {
+fn pin_needs_https_and_reads_back() {
     let bench = Bench::new();
     let pin = Pin::of(b"a certificate");
     let draft = Draft {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::Parser;
-use memsync::cli::args::{Args, Command};
+use memsync::cli::args::{Args, Command, ServeArgs};
 
 fn shipped(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -15,7 +15,9 @@ fn shipped(file: &str) -> String {
 #[track_caller]
 fn listens(words: &[&str], port: &str) -> String {
     let args = Args::try_parse_from(words.iter().copied()).unwrap_or_else(|e| panic!("{words:?}: {e}"));
-    let Some(Command::Serve { listen, store, .. }) = args.command else { panic!("{words:?} does not start a proxy") };
+    let Some(Command::Serve(ServeArgs { listen, store, .. })) = args.command else {
+        panic!("{words:?} does not start a proxy")
+    };
     assert!(store.is_none(), "{words:?}: the environment says where the files are, be it a bucket");
     listen.resolve(&BTreeMap::from([("PORT".to_owned(), port.to_owned())])).unwrap().to_string()
 }

@@ -17,8 +17,8 @@ use std::thread;
 
 use killed::eventually;
 use machine::Machine;
-use rustix::process::Signal;
-use terminal::{CTRL_C, Terminal};
+use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+use terminal::{CTRL_C, CTRL_Z, Terminal};
 
 fn at_terminal(machine: &Machine, args: &[&str]) -> Terminal {
     let mut command = machine.command();
@@ -79,7 +79,7 @@ fn init_reads_a_typed_token_without_showing_it() {
 }
 
 #[test]
-fn init_refuses_typed_nonsense_without_showing_it() {
+fn init_refuses_a_typed_fault_without_showing_it() {
     for (args, typed, code) in [
         (&["init", "--join", "-"][..], "memsync+https://s3cret\n", 2),
         (&["init", "--proxy", "https://127.0.0.1:1"], "s3cret and more\n", 2),
@@ -98,7 +98,7 @@ fn init_refuses_typed_nonsense_without_showing_it() {
 }
 
 #[test]
-fn ctrl_c_at_a_secret_leaves_the_terminal_as_it_was() {
+fn ctrl_c_at_a_secret_restores_the_terminal() {
     let machine = Machine::new();
     let mut init = at_terminal(&machine, &["init", "--join", "-"]);
     init.shows("(not shown): ");
@@ -107,6 +107,24 @@ fn ctrl_c_at_a_secret_leaves_the_terminal_as_it_was() {
     let (status, screen) = init.ended();
     assert_eq!(status.signal(), Some(Signal::INT.as_raw()), "{screen}");
     assert!(init.echoes(), "the shell would not show what is typed");
+}
+
+#[test]
+fn ctrl_z_at_a_secret_restores_the_terminal() {
+    let machine = Machine::new();
+    let mut init = at_terminal(&machine, &["init", "--join", "-"]);
+    init.shows("(not shown): ");
+    init.types(CTRL_Z);
+    let pid = Pid::from_child(&init.child);
+    let options = WaitOptions::UNTRACED | WaitOptions::NOHANG;
+    eventually("it stops", || waitpid(Some(pid), options).unwrap().is_some_and(|(_, status)| status.stopped()));
+    assert!(init.echoes(), "the shell would not show what is typed");
+    init.child.signal(Signal::CONT);
+    eventually("typing is hidden again", || !init.echoes());
+    init.types(CTRL_C);
+    let (status, screen) = init.ended();
+    assert_eq!(status.signal(), Some(Signal::INT.as_raw()), "{screen}");
+    assert!(init.echoes(), "the terminal is left as it was");
 }
 
 /// Passes connections on to `proxy`, but no more than 64 KiB towards it before the flag is set.
@@ -164,7 +182,7 @@ fn status_watch_redraws_and_up_ends_with_ctrl_c() {
     fs::write(machine.file("Memory/new.md"), "x").unwrap();
     watch.shows("new.md");
     watch.types("keys that nothing reads\n");
-    // A shell that runs these tests in the background has them ignore Ctrl-C, and `status` takes that over.
+    // A shell that runs the tests in the background makes them ignore INT, and `status` inherits that.
     watch.child.signal(Signal::TERM);
     assert_eq!(watch.ended().0.signal(), Some(Signal::TERM.as_raw()));
 

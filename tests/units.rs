@@ -1,7 +1,7 @@
 //! The units start commands that exist, and know the exit codes.
 
 use clap::Parser;
-use memsync::cli::args::{Args, Command};
+use memsync::cli::args::{Args, Command, ServeArgs};
 use memsync::cli::exit::Exit;
 
 fn shipped(name: &str) -> String {
@@ -36,7 +36,7 @@ fn agent_unit_starts_the_agent() {
 #[test]
 fn proxy_unit_starts_a_hardened_proxy() {
     let unit = shipped("systemd/memsync-proxy.service");
-    let Command::Serve { listen, store, token_file, .. } = command(value(&unit, "ExecStart")) else {
+    let Command::Serve(ServeArgs { listen, store, token_file, .. }) = command(value(&unit, "ExecStart")) else {
         panic!("not serve")
     };
     assert!(listen.resolve(&Default::default()).unwrap().ip().is_loopback() && store.is_some());
@@ -48,7 +48,7 @@ fn proxy_unit_starts_a_hardened_proxy() {
     // The commands in its comments parse.
     let shown: Vec<_> = unit.lines().filter_map(|l| l.strip_prefix("#   ExecStart=/")).collect();
     assert_eq!(shown.len(), 2);
-    assert!(shown.iter().all(|line| matches!(command(line), Command::Serve { .. })));
+    assert!(shown.iter().all(|line| matches!(command(line), Command::Serve(_))));
     for wall in
         ["DynamicUser=yes", "ProtectSystem=strict", "ProtectHome=yes", "NoNewPrivileges=yes", "CapabilityBoundingSet="]
     {

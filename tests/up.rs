@@ -16,14 +16,14 @@ use killed::{Killed, eventually};
 use machine::{Machine, read};
 use serde_json::Value;
 
-/// Where the proxy with this log serves, once it does.
+/// Waits for the proxy with this log, and gives its address.
 fn address(log: &Path) -> SocketAddr {
     eventually("it serves", || address::served_at(&read(log)).is_some());
     address::served_at(&read(log)).unwrap()
 }
 
 #[test]
-fn one_command_syncs_a_folder_and_a_second_machine_joins() {
+fn up_syncs_a_folder_and_a_second_machine_joins() {
     let (one, two) = (Machine::new(), Machine::new());
     let (mut up, document) = one.start(&["up", "--listen", "127.0.0.1:0"]);
     assert_eq!(document["folder"], one.folder().to_str().unwrap());
@@ -35,7 +35,7 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
     assert_eq!(status["folders"][0]["files"], 1);
     assert_eq!(one.json(&["status", "first.md"], 0)["state"], "synced");
 
-    // The second machine works by itself, without an agent.
+    // The second machine syncs without an agent.
     assert!(document["join"].is_null(), "the output may be a log");
     two.run(&["init", "--join", &one.link()], 0);
     assert_eq!(two.json(&["sync", "--dry-run"], 4)["steps"][0]["path"], "first.md");
@@ -59,7 +59,7 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
     assert_eq!(up.ended().code(), Some(0));
     one.run(&["status"], 3);
 
-    // The next start is the same proxy at the same place, with what it had.
+    // The next start has the same proxy, address and files.
     let (mut up, document) = one.start(&["up"]);
     assert_eq!(document["proxy"], proxy);
     one.run(&["wait", "--timeout", "120s"], 0);
@@ -67,11 +67,32 @@ fn one_command_syncs_a_folder_and_a_second_machine_joins() {
     up.signal(rustix::process::Signal::INT);
     assert_eq!(up.ended().code(), Some(0));
 
-    // A folder that is gone may be a disk that is not mounted.
+    // A missing folder may be an unmounted disk.
     std::fs::remove_dir_all(one.folder()).unwrap();
     let (_up, _) = one.start(&["up"]);
     eventually("it halts", || one.command().arg("status").output().unwrap().status.code() == Some(7));
     assert!(!one.folder().exists());
+}
+
+#[test]
+fn up_says_in_sync_except_for_blocked_files() {
+    let one = Machine::new();
+    std::fs::create_dir(one.folder()).unwrap();
+    std::fs::write(one.folder().join("plan.md"), "fine").unwrap();
+    // Other machines take both names for one file.
+    for name in ["re\u{301}sume\u{301}.md", "r\u{e9}sum\u{e9}.md"] {
+        std::fs::write(one.folder().join(name), name).unwrap();
+    }
+    if std::fs::read_dir(one.folder()).unwrap().count() < 3 {
+        return; // This filesystem takes both names for one.
+    }
+    let log = one.file("log");
+    let mut up = one.command();
+    up.args(["up", "--listen", "127.0.0.1:0"]).stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+    let _up = Killed(up.spawn().unwrap());
+    eventually("the blocked file is named", || read(&log).contains("Unicode form"));
+    let told = read(&log);
+    assert!(told.contains("In sync: ") && told.contains("that cannot be synced:"), "{told}");
 }
 
 #[test]
@@ -85,7 +106,7 @@ fn join_link_is_not_written_to_a_log() {
     eventually("it is in sync", || read(&log).contains("In sync:"));
     let token = read(&one.file("token"));
     assert!(!read(&log).contains(token.trim()), "the log holds the token");
-    // The command that it names instead prints the link.
+    // The log names the command that prints the link.
     assert!(read(&log).contains("`memsync link` prints the link"), "{}", read(&log));
     let two = Machine::new();
     two.run(&["init", "--join", &one.link()], 0);
@@ -113,7 +134,7 @@ fn join_link_carries_the_namespace_of_its_folder() {
 }
 
 #[test]
-fn settings_that_cannot_work_are_wrong_usage() {
+fn run_with_a_bad_namespace_exits_with_2() {
     let machine = Machine::new();
     std::fs::create_dir(machine.folder()).unwrap();
     let config = "[proxy]\nurl = \"http://127.0.0.1:1\"\n[[folder]]\npath = \"Memory\"\nnamespace = \"sync/n\"\n";
@@ -125,7 +146,7 @@ fn settings_that_cannot_work_are_wrong_usage() {
 }
 
 #[test]
-fn run_reloads_and_keeps_what_runs_when_the_new_config_is_bad() {
+fn run_keeps_the_old_config_when_the_new_one_is_bad() {
     let (one, two) = (Machine::new(), Machine::new());
     let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
     two.run(&["init", "--join", &one.link()], 0);
@@ -157,7 +178,7 @@ fn run_reloads_and_keeps_what_runs_when_the_new_config_is_bad() {
 }
 
 #[test]
-fn offline_and_refused_have_codes_of_their_own() {
+fn sync_exits_with_5_offline_and_6_refused() {
     let (one, two) = (Machine::new(), Machine::new());
     let (mut up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
     two.run(&["init", "--join", &one.link()], 0);
@@ -170,7 +191,7 @@ fn offline_and_refused_have_codes_of_their_own() {
 }
 
 #[test]
-fn corrected_token_is_taken_up_by_the_running_agent() {
+fn agent_reads_a_corrected_token() {
     let (one, two) = (Machine::new(), Machine::new());
     let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
     two.run(&["init", "--join", &one.link()], 0);
@@ -187,7 +208,7 @@ fn corrected_token_is_taken_up_by_the_running_agent() {
 }
 
 #[test]
-fn doctor_names_an_agent_whose_own_token_is_refused() {
+fn doctor_reports_an_agent_with_a_refused_token() {
     let (one, two) = (Machine::new(), Machine::new());
     let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
     two.run(&["init", "--join", &one.link()], 0);
@@ -201,7 +222,7 @@ fn doctor_names_an_agent_whose_own_token_is_refused() {
 }
 
 #[test]
-fn a_mass_deletion_waits_for_a_decision() {
+fn mass_deletion_waits_for_a_decision() {
     let one = Machine::new();
     let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
     let note = |n: usize| one.folder().join(format!("note{n}.md"));
@@ -211,7 +232,7 @@ fn a_mass_deletion_waits_for_a_decision() {
     }
     one.run(&["wait", "--timeout", "120s"], 0);
     let delete = || {
-        // At once to the agent, however slow this machine is.
+        // The pause makes the agent see all deletions at once.
         one.run(&["pause"], 0);
         (0..15).for_each(|n| std::fs::remove_file(note(n)).unwrap());
         one.run(&["resume"], 0);
@@ -239,7 +260,7 @@ fn a_mass_deletion_waits_for_a_decision() {
 }
 
 #[test]
-fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
+fn sync_reports_a_conflict_until_it_is_resolved() {
     let (one, two) = (Machine::new(), Machine::new());
     let (_up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
     two.run(&["init", "--join", &one.link()], 0);
@@ -263,7 +284,7 @@ fn two_edits_meet_and_sync_says_so_until_it_is_settled() {
 }
 
 #[test]
-fn a_watched_status_tells_each_change_in_a_line_and_outlives_the_agent() {
+fn status_watch_prints_changes_and_outlives_the_agent() {
     let one = Machine::new();
     let (mut up, _) = one.start(&["up", "--listen", "127.0.0.1:0"]);
     one.run(&["wait", "--timeout", "120s"], 0);
@@ -281,7 +302,7 @@ fn a_watched_status_tells_each_change_in_a_line_and_outlives_the_agent() {
 }
 
 #[test]
-fn a_proxy_alone_serves_and_stops() {
+fn serve_answers_and_stops() {
     let home = Machine::new();
     let log = home.home.path().join("stderr");
     let mut serve = Killed(
@@ -308,7 +329,7 @@ fn a_proxy_alone_serves_and_stops() {
 }
 
 #[test]
-fn over_tls_a_second_machine_joins_by_the_certificate_in_the_link() {
+fn second_machine_joins_over_tls_by_the_pin_in_the_link() {
     let (one, two) = (Machine::new(), Machine::new());
     let (mut up, _) = one.start(&["up", "--listen", "127.0.0.1:0", "--tls-self-signed"]);
     std::fs::write(one.folder().join("first.md"), "from one").unwrap();
@@ -324,7 +345,7 @@ fn over_tls_a_second_machine_joins_by_the_certificate_in_the_link() {
     up.signal(rustix::process::Signal::TERM);
     assert_eq!(up.ended().code(), Some(0));
 
-    // The next start shows the same certificate, unasked; another one is refused.
+    // The next start has the same certificate without a flag. Another pin is refused.
     let (mut up, _) = one.start(&["up"]);
     assert_eq!(one.link(), link);
     two.run(&["sync"], 0);
@@ -350,7 +371,7 @@ fn certificate() -> (String, String) {
 }
 
 #[test]
-fn a_renewed_certificate_is_read_on_hup_and_a_bad_one_is_not_taken() {
+fn serve_reloads_a_good_certificate_only() {
     let home = Machine::new();
     let file = |name: &str| home.home.path().join(name);
     let place = |(cert, key): &(String, String)| {
@@ -398,7 +419,7 @@ fn a_renewed_certificate_is_read_on_hup_and_a_bad_one_is_not_taken() {
     serve.signal(rustix::process::Signal::TERM);
     assert_eq!(serve.ended().code(), Some(0));
 
-    // The log: JSON throughout, a line for each request, no secret.
+    // Each log line is JSON, each request has one, and none has a secret.
     let log = read(&log);
     let lines: Vec<Value> =
         log.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
@@ -414,7 +435,7 @@ fn a_renewed_certificate_is_read_on_hup_and_a_bad_one_is_not_taken() {
 }
 
 #[test]
-fn what_cannot_be_a_certificate_is_wrong_usage() {
+fn serve_with_a_bad_certificate_exits_with_2() {
     let home = Machine::new();
     let (cert, key) = certificate();
     let file = |name: &str| home.home.path().join(name).to_str().unwrap().to_owned();
@@ -431,9 +452,9 @@ fn what_cannot_be_a_certificate_is_wrong_usage() {
     home.run(&["serve", "--tls-self-signed", "--tls-cert", &file("cert.pem"), "--tls-key", &file("key.pem")], 2);
 }
 
-/// What the system sends then is what asks a service to read its config again.
+/// A closing terminal sends HUP, which asks a service to reload instead.
 #[test]
-fn a_terminal_that_closes_stops_it_in_good_order() {
+fn up_stops_cleanly_when_its_terminal_closes() {
     use rustix::fs::{Mode, OFlags};
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let machine = Machine::new();
@@ -445,7 +466,7 @@ fn a_terminal_that_closes_stops_it_in_good_order() {
     let mut command = machine.command();
     command.args(["up", "--listen", "127.0.0.1:0"]).stdin(open()).stdout(open()).stderr(open());
     let mut up = Killed(command.spawn().unwrap());
-    // Opened here it would not close; and what is written to it must go somewhere.
+    // An open handle here would keep the terminal open.
     drop(command);
     let socket = machine.home.path().join("memsync.sock");
     let mut shown = Vec::new();

@@ -47,7 +47,7 @@ pub enum StartError {
     AlreadyRunning(PathBuf),
     #[error("the control socket {}: {source}", path.display())]
     Socket { path: PathBuf, source: io::Error },
-    #[error("{}: {source}; stop the other one first", folder.display())]
+    #[error("{}: {source}; try again when it has ended, or stop it", folder.display())]
     Locked { folder: PathBuf, source: LockError },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },

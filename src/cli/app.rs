@@ -1,45 +1,37 @@
-//! [`App`]: what every command starts from. The one place that reads the environment.
+//! [`App`]: flags, directories and config of a command. Only this file reads the environment.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use directories::{BaseDirs, ProjectDirs};
 use serde::Serialize;
 
-use super::args::{Color, Global};
-use super::exit::{Exit, Failure};
-use super::output;
+use super::args::{ColorChoice, GlobalArgs};
+use super::exit::{CommandFailure, Exit};
+use super::process::output;
 use crate::config::{Config, ConfigError, Surroundings};
 use crate::dirs::Dirs;
 use crate::failpoint;
 
-/// The flags, the places and the config of this start.
+/// The flags, directories and config of one start of memsync.
 pub struct App {
-    pub global: Global,
+    pub global: GlobalArgs,
     pub dirs: Dirs,
     pub around: Surroundings,
     config: Result<Config, Arc<ConfigError>>,
 }
 
 impl App {
-    /// Reads the environment and the config; a config that is not right is told by the command that needs it.
-    ///
-    /// # Errors
-    /// Where no home folder is known and `MEMSYNC_HOME` is not set.
-    pub fn start(global: Global) -> anyhow::Result<Self> {
-        match global.color {
-            Color::Auto => anstream::ColorChoice::Auto,
-            Color::Always => anstream::ColorChoice::Always,
-            Color::Never => anstream::ColorChoice::Never,
-        }
-        .write_global();
-        #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-        let env = readable(std::env::vars_os())?;
-        #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    /// Reads the environment and the config. A wrong config is an error only for commands that need it.
+    pub fn start(global: GlobalArgs) -> anyhow::Result<Self> {
+        apply_color_choice(global.color);
+        #[expect(clippy::disallowed_methods, reason = "the only place that reads the environment")]
+        let env = utf8_variables(std::env::vars_os())?;
+        #[expect(clippy::disallowed_methods, reason = "the only place that reads the environment")]
         let tmp = std::env::temp_dir();
         if let Some(point) = env.get("MEMSYNC_KILL_AT") {
             failpoint::arm(point);
@@ -47,15 +39,7 @@ impl App {
         if let Some(stops) = env.get("MEMSYNC_STOP_AT") {
             failpoint::arm_stops(stops);
         }
-        let mut dirs = match env.get("MEMSYNC_HOME").filter(|v| !v.is_empty()) {
-            Some(home) => Dirs::below(&std::path::absolute(home)?, &tmp),
-            None => {
-                let project = ProjectDirs::from("", "", "memsync").ok_or_else(|| {
-                    Failure::new(Exit::Usage, "no home folder is known; set HOME, or MEMSYNC_HOME=DIR for everything")
-                })?;
-                Dirs::standard(&project, &tmp)
-            }
-        };
+        let mut dirs = find_dirs(&env, &tmp)?;
         if let Some(path) = &global.config {
             dirs.config_file = std::path::absolute(path).with_context(|| format!("--config {}", path.display()))?;
         }
@@ -68,58 +52,76 @@ impl App {
         Ok(Self::new(global, dirs, around))
     }
 
-    /// As [`App::start`], with everything passed in.
-    pub fn new(global: Global, dirs: Dirs, around: Surroundings) -> Self {
+    /// As [`App::start`], without reading the environment.
+    pub fn new(global: GlobalArgs, dirs: Dirs, around: Surroundings) -> Self {
         let config = Config::load(&dirs.config_file, &around).map_err(Arc::new);
         Self { global, dirs, around, config }
     }
 
-    /// The config.
-    ///
-    /// # Errors
-    /// What is wrong with it, with the place.
+    /// The config, or its first fault.
     pub fn config(&self) -> Result<&Config, Arc<ConfigError>> {
         self.config.as_ref().map_err(Arc::clone)
     }
 
-    /// Writes the answer of a command to stdout: one JSON document with `--json`, else the text that `people` writes.
-    ///
-    /// # Errors
-    /// As writing does. A reader that has gone is no error, so the command keeps its exit code.
-    pub fn answer<T: Serialize>(
+    /// Writes the answer of a command to stdout: one JSON document with `--json`, else the text that `write_text` writes.
+    pub(crate) fn answer<T: Serialize>(
         &self,
         answer: &T,
-        people: impl FnOnce(&mut dyn Write, &T) -> io::Result<()>,
+        write_text: impl FnOnce(&mut dyn Write, &T) -> io::Result<()>,
     ) -> anyhow::Result<()> {
         output::print(|out| {
             if self.global.json {
                 serde_json::to_writer_pretty(&mut *out, answer)?;
                 writeln!(out)
             } else {
-                people(out, answer)
+                write_text(out, answer)
             }
         })?;
         Ok(())
     }
 
-    /// The default folder, `~/Memory`.
-    ///
-    /// # Errors
-    /// Where no home folder is known.
-    pub fn default_folder(&self) -> anyhow::Result<PathBuf> {
+    /// `~/Memory`.
+    pub(crate) fn default_folder(&self) -> anyhow::Result<PathBuf> {
         let home = self.around.home.as_ref();
-        Ok(home.ok_or_else(|| Failure::new(Exit::Usage, "no home folder is known; name the folder"))?.join("Memory"))
+        Ok(home
+            .ok_or_else(|| CommandFailure::new(Exit::Usage, "no home folder is known; name the folder"))?
+            .join("Memory"))
     }
 }
 
-/// The variables that are UTF-8. Others are none of ours, unless their name says so.
-fn readable(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<BTreeMap<String, String>, Failure> {
+fn apply_color_choice(color: ColorChoice) {
+    match color {
+        ColorChoice::Auto => anstream::ColorChoice::Auto,
+        ColorChoice::Always => anstream::ColorChoice::Always,
+        ColorChoice::Never => anstream::ColorChoice::Never,
+    }
+    .write_global();
+}
+
+/// Everything below `MEMSYNC_HOME` if it is set, else the usual directories of the system.
+fn find_dirs(env: &BTreeMap<String, String>, tmp: &Path) -> anyhow::Result<Dirs> {
+    if let Some(home) = env.get("MEMSYNC_HOME").filter(|v| !v.is_empty()) {
+        return Ok(Dirs::below(&std::path::absolute(home)?, tmp));
+    }
+    let project = ProjectDirs::from("", "", "memsync").ok_or_else(|| {
+        CommandFailure::new(Exit::Usage, "no home folder is known; set HOME, or MEMSYNC_HOME=DIR for everything")
+    })?;
+    Ok(Dirs::standard(&project, tmp))
+}
+
+/// The variables that are UTF-8. Another value is an error only in a variable of memsync.
+fn utf8_variables(
+    vars: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<BTreeMap<String, String>, CommandFailure> {
     let mut env = BTreeMap::new();
     for (name, value) in vars {
         match (name.into_string(), value.into_string()) {
             (Ok(name), Ok(value)) => drop(env.insert(name, value)),
             (Ok(name), Err(_)) if name.starts_with("MEMSYNC_") => {
-                return Err(Failure::new(Exit::Usage, format!("environment variable {name}: its value is not UTF-8")));
+                return Err(CommandFailure::new(
+                    Exit::Usage,
+                    format!("environment variable {name}: its value is not UTF-8"),
+                ));
             }
             _ => {}
         }

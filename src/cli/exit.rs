@@ -1,4 +1,4 @@
-//! How the process ends: the exit codes, and which error gives which.
+//! The exit codes, and the code of each error.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,26 +7,26 @@ use crate::agent::status::SyncState;
 use crate::config::ConfigError;
 use crate::remote::RemoteError;
 
-/// What the exit code says. Where several apply, the highest is used.
+/// An exit code. If several apply, the highest is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Exit {
-    /// In sync, or done.
+    /// In sync or done.
     Done = 0,
     Error = 1,
-    /// Wrong usage or a bad config.
+    /// Wrong usage or a wrong config.
     Usage = 2,
-    /// Not configured, or no agent runs where one is needed.
+    /// Not configured, or the command needs a running agent.
     NotConfigured = 3,
-    /// Work is pending, or a file cannot be synced until a person helps.
+    /// Changes are pending, or a file waits for the user.
     Pending = 4,
-    /// The proxy or the disk does not work for now; it will be tried again.
+    /// The proxy or the disk fails for now. The agent retries.
     Temporary = 5,
     /// The proxy refused the token.
     Refused = 6,
-    /// Halted until a person approves.
+    /// Halted until the user approves.
     Halted = 7,
-    /// There are conflicts to resolve.
+    /// Conflicts wait for the user.
     Conflicts = 8,
 }
 
@@ -36,34 +36,34 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// An error of a command that knows its exit code.
+/// An error with its exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub struct Failure {
+pub struct CommandFailure {
     pub exit: Exit,
     pub message: String,
-    /// Lines to copy, which end the message. They are printed one below the other.
+    /// Lines to copy, printed below the message.
     pub advice: Option<String>,
 }
 
-impl Failure {
+impl CommandFailure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), advice: None }
     }
 
-    /// The same failure with lines for the user to copy.
+    /// Adds lines for the user to copy.
     pub fn with_advice(self, advice: impl Into<String>) -> Self {
         Self { advice: Some(advice.into()), ..self }
     }
 }
 
 impl Exit {
-    /// The code for an error, by the first cause that has one of its own.
+    /// The code of the first cause that has one.
     pub fn of(error: &anyhow::Error) -> Self {
         error.chain().find_map(Self::of_cause).unwrap_or(Self::Error)
     }
 
-    /// The code for what the agent was kept from in this state of a folder.
+    /// The code of a request that failed because of the state of a folder.
     pub fn of_state(state: SyncState) -> Self {
         match state {
             SyncState::Offline => Self::Temporary,
@@ -74,7 +74,7 @@ impl Exit {
     }
 
     fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
-        if let Some(failure) = cause.downcast_ref::<Failure>() {
+        if let Some(failure) = cause.downcast_ref::<CommandFailure>() {
             return Some(failure.exit);
         }
         let config = cause.downcast_ref::<ConfigError>();
@@ -101,7 +101,7 @@ mod tests {
     use anyhow::Context;
 
     #[test]
-    fn the_code_of_an_error_is_found_below_its_context() {
+    fn exit_of_an_error_is_found_below_its_context() {
         let auth = RemoteError::Auth { url: "u".to_owned(), status: 401 };
         assert_eq!(Exit::of(&Err::<(), _>(auth).context("while checking").unwrap_err()), Exit::Refused);
         let gone = RemoteError::Unreachable { url: "u".to_owned(), why: "w".to_owned() };
@@ -109,7 +109,7 @@ mod tests {
         let missing = ConfigError::NotFound { path: "c".into() };
         assert_eq!(Exit::of(&Arc::new(missing).into()), Exit::NotConfigured);
         assert_eq!(Exit::of(&ConfigError::NoToken.into()), Exit::Usage);
-        assert_eq!(Exit::of(&Failure::new(Exit::Halted, "m").into()), Exit::Halted);
+        assert_eq!(Exit::of(&CommandFailure::new(Exit::Halted, "m").into()), Exit::Halted);
         assert_eq!(Exit::of(&anyhow::anyhow!("else")), Exit::Error);
         assert!(Exit::Conflicts > Exit::Halted && Exit::Halted > Exit::Refused, "status uses the highest");
     }

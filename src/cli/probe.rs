@@ -1,44 +1,106 @@
-//! [`ProxyProbe`]: asking a proxy once whether it is there and takes the token, for `init` and `doctor`.
-
-pub mod http;
+//! Checks that a proxy is healthy and accepts the token, for `init` and `doctor`.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
-use crate::protocol::Pin;
-use crate::remote::RemoteError;
+use crate::protocol::{Pin, capability};
+use crate::remote::http::{HttpOptions, HttpRemote};
+use crate::remote::{Remote, RemoteError};
 
-/// Which proxy to ask, and how.
+/// Longest wait for the first sign of life on the event stream.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The proxy to ask, and the credentials.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct ProbeTarget {
     pub url: String,
     pub namespace: String,
     pub token: SecretString,
     /// Certificates to trust besides the system's, PEM.
     pub ca_pem: Option<Vec<u8>>,
-    /// The one certificate to trust.
+    /// The only certificate to trust.
     pub pin: Option<Pin>,
     pub allow_http: bool,
     pub timeout: Duration,
 }
 
-/// What a proxy that is well and takes the token says of itself.
+/// The answer of a healthy proxy that accepts the token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct ProbeAnswer {
     pub capabilities: Vec<String>,
-    /// What will be wrong with it soon.
+    /// Problems that the proxy expects soon.
     pub warnings: Vec<String>,
-    /// The result of a try of the events, where the proxy offers them; else why none came.
+    /// `Ok` if events arrive. `None` if the proxy offers no events.
     pub events: Option<Result<(), String>>,
-    /// Its clock, where it tells.
+    /// The clock of the proxy, if it tells.
     pub time: Option<Timestamp>,
 }
 
-/// Asks `GET /health`, then something that needs the token.
 pub trait ProxyProbe {
+    /// Asks `GET /health`, then a request that needs the token.
+    ///
     /// # Errors
-    /// [`RemoteError::Auth`] when the token is refused; the others when the proxy is not well or not there.
-    fn ask(&self, target: &Target) -> Result<Answer, RemoteError>;
+    /// [`RemoteError::Auth`] if the proxy refuses the token. Other errors if it is not reachable or not healthy.
+    fn ask(&self, target: &ProbeTarget) -> Result<ProbeAnswer, RemoteError>;
+}
+
+/// Asks over HTTP, with a new connection each time.
+pub(crate) struct HttpProbe;
+
+impl ProxyProbe for HttpProbe {
+    fn ask(&self, target: &ProbeTarget) -> Result<ProbeAnswer, RemoteError> {
+        let local = |why: String| RemoteError::Source(why);
+        let remote = HttpRemote::new(http_options(target)).map_err(|e| local(e.to_string()))?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| local(e.to_string()))?;
+        runtime.block_on(ask_remote(&remote, &target.url))
+    }
+}
+
+fn http_options(target: &ProbeTarget) -> HttpOptions {
+    HttpOptions {
+        origin: target.url.clone(),
+        token: target.token.expose_secret().to_owned().into(),
+        namespace: target.namespace.clone(),
+        device: String::new(),
+        ca_pem: target.ca_pem.clone(),
+        pin: target.pin,
+        allow_http: target.allow_http,
+        timeout: target.timeout,
+        // The probe downloads no file.
+        max_file_size: 0,
+        concurrency: 1,
+    }
+}
+
+async fn ask_remote(remote: &HttpRemote, url: &str) -> Result<ProbeAnswer, RemoteError> {
+    let health = remote.health_and_time().await;
+    let no_health = match &health {
+        Ok(_) => None,
+        Err(e) => Some(why_no_proxy(e).ok_or_else(|| e.clone())?),
+    };
+    // The index is the cheapest request that needs the token. It decides, because some proxies hide their health.
+    let (health, time) = match (remote.index(None, None).await, no_health) {
+        (Ok(_), Some(_)) => return Ok(ProbeAnswer::default()),
+        (Ok(_), None) => health?,
+        (Err(e), Some(why)) if why_no_proxy(&e).is_some() => {
+            return Err(RemoteError::NotAProxy { url: url.to_owned(), why });
+        }
+        (Err(e), _) => return Err(e),
+    };
+    let offers_events = health.capabilities.iter().any(|name| name == capability::EVENTS);
+    let events = if offers_events { Some(remote.try_events(EVENTS_TIMEOUT).await) } else { None };
+    let events = events.map(|events| events.map_err(|e| e.to_string()));
+    Ok(ProbeAnswer { capabilities: health.capabilities, warnings: health.warnings, events, time })
+}
+
+/// The sign that another kind of server answered, if the error is one.
+fn why_no_proxy(error: &RemoteError) -> Option<String> {
+    match error {
+        RemoteError::Protocol { why, .. } => Some(why.clone()),
+        RemoteError::Refused { status: status @ (404 | 405), .. } => Some(format!("it has no /health ({status})")),
+        _ => None,
+    }
 }

@@ -1,4 +1,4 @@
-//! A certificate of the proxy's own, and reading one.
+//! Makes the self-signed certificate of a proxy, and reads certificate files.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,19 +7,17 @@ use std::path::Path;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use zeroize::Zeroizing;
 
+use super::error::ConfigError;
 use crate::disk::whole::{create_private, replace_private};
 
-/// Longest file read here, bytes: a chain of certificates is far below.
-const MOST: u64 = 1 << 20;
+/// A chain of certificates is much smaller.
+const MAX_BYTES: u64 = 1 << 20;
 
-/// Makes a key and a self-signed certificate for `names` at `path` (0600, both in one file), unless it is there.
-/// It does not expire: those who trust it trust this very certificate, and would notice only by a failure.
-///
-/// # Errors
-/// When the system gives no random numbers or the file cannot be written.
-pub fn make_certificate(path: &Path, names: &[String]) -> io::Result<()> {
+/// Makes a key and a self-signed certificate for `names` in one file of mode 0600, unless the file exists. The
+/// certificate does not expire, because clients pin it and an expiry would only break them.
+pub(crate) fn make_certificate(path: &Path, names: &[String]) -> io::Result<()> {
     let is_empty = match std::fs::metadata(path) {
-        // An earlier version left it so when it was killed.
+        // A killed process may have left an empty file.
         Ok(found) if found.len() == 0 => true,
         Ok(_) => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => false,
@@ -27,28 +25,30 @@ pub fn make_certificate(path: &Path, names: &[String]) -> io::Result<()> {
     };
     let bad = |e: rcgen::Error| io::Error::other(e.to_string());
     let key = KeyPair::generate().map_err(bad)?;
-    // A host's name may be one that no certificate can have.
+    // Some host names are not allowed in a certificate.
     let mut params = CertificateParams::new(names).or_else(|_| CertificateParams::new(Vec::new())).map_err(bad)?;
     params.distinguished_name.push(DnType::CommonName, "memsync proxy");
     let certificate = params.self_signed(&key).map_err(bad)?.pem();
     let secret = Zeroizing::new(key.serialize_pem());
     let pem = Zeroizing::new(format!("{certificate}{}", secret.as_str()));
     match if is_empty { replace_private(path, pem.as_bytes()) } else { create_private(path, pem.as_bytes()) } {
-        // Another start was quicker.
+        // Another process was faster.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     }
 }
 
-/// The content of a file of at most 1 MiB.
-///
-/// # Errors
-/// As reading does; `InvalidData` for a larger one.
-pub fn read_small_file(path: &Path) -> io::Result<Vec<u8>> {
+/// The content of a file of at most 1 MiB. A larger one is `InvalidData`.
+pub(crate) fn read_small_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    let read = File::open(path)?.take(MOST + 1).read_to_end(&mut content)?;
-    if read as u64 > MOST {
+    let read = File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut content)?;
+    if read as u64 > MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "too large for a certificate or a key"));
     }
     Ok(content)
+}
+
+/// The content of a file with certificate authorities.
+pub(crate) fn read_ca_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|why| ConfigError::Ca { path: path.to_owned(), why })
 }

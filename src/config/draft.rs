@@ -1,12 +1,13 @@
-//! The text of a first config, and of a folder that is added to one.
+//! Writes the text of a first config, and of a folder to add to a config.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Config, ConfigError, Folder, Surroundings};
+use super::error::ConfigError;
+use super::model::{Config, FolderConfig, Surroundings};
 use crate::protocol::{Namespace, Pin};
 
-/// A config to be written for one folder. What is not in it keeps its default.
+/// A config for one folder. All other keys keep their defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
     pub device: String,
@@ -20,7 +21,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// The text of `config.toml`. The paths must be UTF-8, as TOML is.
+    /// The text of `config.toml`. The paths must be UTF-8.
     pub fn to_toml(&self) -> String {
         let quote = |text: &str| toml::Value::from(text).to_string();
         let path = |path: &Path| quote(&path.to_string_lossy());
@@ -43,7 +44,7 @@ impl Draft {
     }
 }
 
-/// The `[[folder]]` section of a config, with an empty line before it. The path must be UTF-8, as TOML is.
+/// A `[[folder]]` section, after an empty line. The path must be UTF-8.
 fn folder_section(path: &Path, namespace: &str) -> String {
     let quote = |text: &str| toml::Value::from(text).to_string();
     let mut text = format!("\n[[folder]]\npath = {}\n", quote(&path.to_string_lossy()));
@@ -53,31 +54,26 @@ fn folder_section(path: &Path, namespace: &str) -> String {
     text
 }
 
-/// The section that makes the config in `file` sync the folder at `path` as well, with a namespace of its own.
-///
-/// # Errors
-/// When the config cannot be read, or would be refused with the section.
-pub fn added_folder(
+/// The section to add to the config in `file`, so that it syncs the folder at `path` too, with a free namespace. Refuses
+/// a folder that the config would not accept.
+pub(crate) fn added_folder(
     file: &Path,
     around: &Surroundings,
     path: &Path,
-    folders: &[Folder],
+    folders: &[FolderConfig],
 ) -> Result<String, ConfigError> {
     let unreadable = |why| ConfigError::Unreadable { path: file.to_owned(), why };
     if path.to_str().is_none() {
-        return Err(unreadable(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a path that is not UTF-8 cannot stand in it",
-        )));
+        return Err(unreadable(io::Error::new(io::ErrorKind::InvalidData, "it cannot hold a path that is not UTF-8")));
     }
-    let section = folder_section(path, &own_namespace(path, folders));
+    let section = folder_section(path, &free_namespace(path, folders));
     let text = std::fs::read_to_string(file).map_err(unreadable)?;
     Config::parse(&format!("{text}{section}"), file, around)?;
     Ok(section)
 }
 
-/// A namespace for the folder at `path` that none of `folders` has: its last name, with a number where that is taken.
-pub(super) fn own_namespace(path: &Path, folders: &[Folder]) -> String {
+/// A namespace that is not used by `folders`: the last name of `path`, with a number if it is taken.
+pub(super) fn free_namespace(path: &Path, folders: &[FolderConfig]) -> String {
     let last = path.file_name().unwrap_or_default().to_string_lossy();
     let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
     let stem = last.chars().map(plain).collect::<String>();

@@ -1,13 +1,13 @@
-//! Values as people write them: durations, sizes, paths, names. Errors are sentences without a place.
+//! Parses values: durations, sizes, paths, names. The errors are sentences without an origin.
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeValue;
 
-/// Longest device name, in bytes.
-const MAX_DEVICE: usize = 32;
-/// No duration is longer: a century still adds to any clock without overflow.
+/// Longest device name.
+const MAX_DEVICE_BYTES: usize = 32;
+/// Longest duration. A century can be added to any clock without overflow.
 const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 const DURATIONS: &[(&str, u64)] = &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
@@ -23,14 +23,14 @@ const SIZES: &[(&str, u64)] = &[
     ("TiB", 1 << 40),
 ];
 
-/// A value as it was given: by the file, with its type, or by the environment, as text.
+/// A value of the file, with its TOML type, or of the environment, as text.
 #[derive(Clone, Copy)]
-pub(super) enum Given<'a> {
+pub(super) enum RawValue<'a> {
     Toml(&'a DeValue<'a>),
     Text(&'a str),
 }
 
-impl<'a> Given<'a> {
+impl<'a> RawValue<'a> {
     fn wants(self, what: &str) -> String {
         match self {
             Self::Toml(value) => format!("must be {what}, not {}", value.type_str()),
@@ -38,7 +38,7 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// The value without TOML's quotes, where it is a scalar that was not written as a string.
+    /// The text of a number, or the text of the environment.
     fn bare(self) -> Option<&'a str> {
         match self {
             Self::Toml(DeValue::Integer(n)) if n.radix() == 10 => Some(n.as_str()),
@@ -76,14 +76,14 @@ impl<'a> Given<'a> {
         if n > 0.0 && n <= 1.0 { Ok(n) } else { Err(format!("{n} is not a share above 0 and up to 1")) }
     }
 
-    /// At least `least`.
+    /// A duration of at least `least`.
     pub(super) fn duration(self, least: Duration) -> Result<Duration, String> {
         let text = match self {
             Self::Toml(DeValue::Integer(n)) => return Err(format!("{n} has no unit; write \"{n}s\" for seconds")),
             _ => self.text().map_err(|_| self.wants("a duration such as \"30s\""))?,
         };
         let d = parse_duration(text)?;
-        if d < least { Err(format!("\"{text}\" is too short; the least is {}ms", least.as_millis())) } else { Ok(d) }
+        if d < least { Err(format!("\"{text}\" is too short; the minimum is {}ms", least.as_millis())) } else { Ok(d) }
     }
 
     pub(super) fn size(self) -> Result<u64, String> {
@@ -95,7 +95,7 @@ impl<'a> Given<'a> {
         if bytes == 0 { Err("must be more than 0 bytes".to_owned()) } else { Ok(bytes) }
     }
 
-    /// One of `choices`; the error names the nearest.
+    /// One of `choices`. The error names the nearest.
     pub(super) fn choice<T: Copy>(self, choices: &[(&str, T)]) -> Result<T, String> {
         let text = self.text()?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
@@ -109,18 +109,18 @@ impl<'a> Given<'a> {
         Err(format!("unknown value \"{text}\"; {hint}"))
     }
 
-    /// An array of strings; in the environment, one a line.
+    /// An array of strings. The environment has one string a line.
     pub(super) fn list(self) -> Result<Vec<String>, String> {
         match self {
             Self::Text(text) => Ok(text.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect()),
             Self::Toml(DeValue::Array(items)) => {
-                items.iter().map(|item| Given::Toml(item.get_ref()).text().map(str::to_owned)).collect()
+                items.iter().map(|item| RawValue::Toml(item.get_ref()).text().map(str::to_owned)).collect()
             }
             Self::Toml(_) => Err(self.wants("an array of strings")),
         }
     }
 
-    /// An absolute path, `~/` expanded, `.` and `..` resolved by their names alone.
+    /// An absolute path. Expands `~/`, and removes `.` and `..` without looking at symlinks.
     pub(super) fn path(self, home: Option<&Path>) -> Result<PathBuf, String> {
         let text = self.text()?;
         let path = match (text.strip_prefix('~'), home) {
@@ -146,7 +146,7 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Splits `12kB` into 12 and the factor of its unit.
+/// Parses a number with a unit, such as `12kB`.
 fn scaled(text: &str, what: &str, units: &[(&str, u64)]) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -166,20 +166,15 @@ fn scaled(text: &str, what: &str, units: &[(&str, u64)]) -> Result<u64, String> 
     number.parse::<u64>().ok().and_then(|n| n.checked_mul(*factor)).ok_or_else(|| format!("\"{text}\" is too large"))
 }
 
-/// A duration: a whole number and one of `ms`, `s`, `m`, `h`, `d` (of 24 hours); at most 100 years.
-///
-/// # Errors
-/// A sentence that says what is wrong, with the nearest unit.
+/// A duration: a whole number and one of `ms`, `s`, `m`, `h`, `d` (24 hours), at most 100 years. The error names the
+/// nearest unit.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let d = Duration::from_millis(scaled(text, "a duration", DURATIONS)?);
-    if d > MAX_DURATION { Err(format!("\"{text}\" is too large; the most is 36500d")) } else { Ok(d) }
+    if d > MAX_DURATION { Err(format!("\"{text}\" is too large; the maximum is 36500d")) } else { Ok(d) }
 }
 
-/// A size in bytes: a whole number, alone or with `kB`, `MB`, `GB`, `TB` (powers of 1000) or `KiB`, `MiB`,
-/// `GiB`, `TiB` (powers of 1024).
-///
-/// # Errors
-/// A sentence that says what is wrong, with the nearest unit.
+/// A size in bytes: a whole number, alone or with `kB`, `MB`, `GB`, `TB` (powers of 1000) or `KiB`, `MiB`, `GiB`, `TiB`
+/// (powers of 1024). The error names the nearest unit.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().map_err(|_| format!("\"{text}\" is too large"));
@@ -187,13 +182,13 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     scaled(text, "a size", SIZES)
 }
 
-/// A device name made from `host`: its first label, other characters than `A-Z a-z 0-9 -` as `-`.
+/// The device name for a host: its first label, with `-` for characters other than `A-Z a-z 0-9 -`.
 pub fn sanitise_device(host: &str) -> String {
     let label = host.split('.').next().unwrap_or_default();
     let mut name = String::new();
     for c in label.chars() {
         let c = if c.is_ascii_alphanumeric() { c } else { '-' };
-        if name.len() < MAX_DEVICE && !(c == '-' && (name.is_empty() || name.ends_with('-'))) {
+        if name.len() < MAX_DEVICE_BYTES && !(c == '-' && (name.is_empty() || name.ends_with('-'))) {
             name.push(c);
         }
     }
@@ -201,27 +196,26 @@ pub fn sanitise_device(host: &str) -> String {
     if name.is_empty() { "device".to_owned() } else { name }
 }
 
-/// # Errors
-/// When `name` cannot stand in a file name as it is.
+/// Refuses a name that is not safe in a file name.
 pub(super) fn check_device(name: &str) -> Result<String, String> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-    if !name.is_empty() && name.len() <= MAX_DEVICE && name.bytes().all(good) {
+    if !name.is_empty() && name.len() <= MAX_DEVICE_BYTES && name.bytes().all(good) {
         return Ok(name.to_owned());
     }
     Err(format!(
-        "\"{name}\" is not 1 to {MAX_DEVICE} of the letters A-Z a-z 0-9 -; write \"{}\"",
+        "\"{name}\" is not 1 to {MAX_DEVICE_BYTES} of the letters A-Z a-z 0-9 -; write \"{}\"",
         sanitise_device(&name.replace('.', "-"))
     ))
 }
 
-/// The one of `known` that `word` was probably meant to be.
+/// The word of `known` with the fewest differences to `word`, if they are few.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
     let (distance, best) = known.iter().map(|k| (edits(&word, &k.to_ascii_lowercase()), *k)).min_by_key(|(d, _)| *d)?;
     (distance <= best.len().max(word.len()) / 3).then_some(best)
 }
 
-/// How many single-character insertions, removals and replacements lie between two words.
+/// The Levenshtein distance of two words.
 fn edits(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

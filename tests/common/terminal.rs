@@ -13,6 +13,7 @@ use rustix::termios::{LocalModes, tcgetattr};
 use crate::killed::{Killed, eventually};
 
 pub const CTRL_C: &str = "\u{3}";
+pub const CTRL_Z: &str = "\u{1a}";
 
 pub struct Terminal {
     pub child: Killed,

@@ -1,4 +1,4 @@
-//! Where the token comes from, who may read it, and what it may look like.
+//! The token: its sources, the mode of its file, and its characters.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -9,12 +9,12 @@ use secrecy::ExposeSecret;
 use super::{Bench, MINIMAL};
 
 #[test]
-fn the_token_comes_from_the_first_source_that_has_one() {
+fn token_comes_from_the_first_source_that_is_set() {
     let bench = Bench::new();
     let own = bench.file("own", "from-config-file\n", 0o600);
     let named = bench.file("named", "from-env-file\r\n", 0o400);
     std::fs::create_dir(bench.dir.path().join("creds")).unwrap();
-    // systemd's access list shows as group bits.
+    // The access list of systemd shows as group bits.
     bench.file("creds/token", "from-credential", 0o440);
     std::fs::write(bench.path(), "").unwrap();
     std::fs::set_permissions(bench.path(), PermissionsExt::from_mode(0o600)).unwrap();
@@ -48,7 +48,7 @@ fn the_token_comes_from_the_first_source_that_has_one() {
 }
 
 #[test]
-fn a_source_that_is_there_but_wrong_is_not_passed_over() {
+fn wrong_token_source_is_an_error() {
     let bench = Bench::new();
     let open = bench.file("open", "secret", 0o640);
     let mut config = Config::defaults("h");
@@ -61,7 +61,7 @@ fn a_source_that_is_there_but_wrong_is_not_passed_over() {
 }
 
 #[test]
-fn a_config_with_a_token_in_it_is_for_its_owner_only() {
+fn config_with_a_token_must_be_private() {
     let bench = Bench::new();
     let text = MINIMAL.replace("[proxy]", "[proxy]\ntoken = \"s3cret\"");
     std::fs::write(bench.path(), "").unwrap();
@@ -74,7 +74,7 @@ fn a_config_with_a_token_in_it_is_for_its_owner_only() {
 }
 
 #[test]
-fn what_a_token_may_look_like() {
+fn token_is_visible_ascii() {
     let from = TokenSource::Stdin;
     assert_eq!(parse_token("abc-._~+/=\r\n", &from).unwrap().expose_secret(), "abc-._~+/=");
     for bad in ["", "\n", "a b", "a\nb", " a", "a\t", "a\0", "ü"] {

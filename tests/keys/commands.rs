@@ -191,7 +191,7 @@ fn keys_are_made_used_rotated_and_revoked_while_the_proxy_serves() {
     assert!(first.starts_with("mk_") && first.lines().count() == 1, "the key alone: {first}");
     let first = first.trim();
     let secret = |token: &str| token.rsplit('_').next().unwrap().to_owned();
-    assert!(said.contains("shown this once") && !said.contains(&secret(first)), "{said}");
+    assert!(said.contains("shown only once") && !said.contains(&secret(first)), "{said}");
 
     let serving = m.serve(&[]);
     assert_eq!(serving.ask("PUT", "/blob/x", first), 201);

@@ -75,8 +75,8 @@ fn status_and_doctor_report_missing_events() {
     let told = b.cli(&["status"]).out;
     assert!(told.contains("push") && told.contains("proxy_buffering off"), "{told}");
     let told = b.cli(&["doctor"]).out;
-    assert!(told.contains("push") && told.contains("none comes through"), "{told}");
+    assert!(told.contains("push") && told.contains("none arrives"), "{told}");
     let told = a.cli(&["doctor"]).out;
-    assert!(told.contains("tells of changes at once"), "{told}");
+    assert!(told.contains("reports changes at once"), "{told}");
     assert!(a.folder_status()["push_remedy"].is_null());
 }

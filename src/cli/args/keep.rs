@@ -6,18 +6,28 @@ use clap::builder::{EnumValueParser, PossibleValue, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ValueEnum};
 
-/// Which text of a conflict the file has in the end.
+/// The text that the file of a conflict gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Keep {
-    /// The file keeps its text, and the copy goes to history
+    /// The file keeps its text; the copy goes to history
     File,
-    /// The copy's text takes the file's place, and the file's text goes to history
+    /// The copy's text takes the file's place; the file's text goes to history
     Copy,
-    /// Both stay, and the copy becomes an ordinary file
+    /// Both stay; the copy becomes an ordinary file
     Both,
 }
 
-/// Parses a [`Keep`], and explains why the words of earlier versions are refused.
+impl Keep {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Copy => "copy",
+            Self::Both => "both",
+        }
+    }
+}
+
+/// Parses a [`Keep`]. Explains why `local` and `remote`, which other tools use, are refused.
 #[derive(Debug, Clone)]
 pub struct KeepParser;
 

@@ -1,28 +1,25 @@
-//! [`Listen`]: where a proxy listens, as it is typed.
+//! [`ListenAddress`]: where a proxy listens, as typed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-/// What stands for the port that the platform chose. Not read from the environment unasked: it may be there for
-/// another program, and would open the proxy to the network.
+/// Stands for the environment variable that hosting platforms set. It is read only on request, because it may be meant
+/// for another program.
 const PORT: &str = "$PORT";
 
-/// `ADDR:PORT`, where the port may be `$PORT`. Without an address, or with the name `localhost`, it is 127.0.0.1, so that
-/// a proxy is open to other machines only if an address says so.
+/// `ADDR:PORT`, where the port may be `$PORT`. The address defaults to 127.0.0.1, so that a proxy is open to other
+/// machines only on request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen(String);
+pub struct ListenAddress(String);
 
 /// The text is no address to listen at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("write PORT for this machine alone, or ADDR:PORT with the address of a network, such as 0.0.0.0:8484 for all")]
 pub struct NotListenable;
 
-impl Listen {
-    /// The address, with what `env` says of the port.
-    ///
-    /// # Errors
-    /// Says what to set.
+impl ListenAddress {
+    /// The address, with the port of `env`.
     pub fn resolve(&self, env: &BTreeMap<String, String>) -> Result<SocketAddr, String> {
         let port = env.get("PORT").map_or("", |port| port.trim());
         let text = self.0.replace(PORT, port);
@@ -31,7 +28,7 @@ impl Listen {
     }
 }
 
-impl FromStr for Listen {
+impl FromStr for ListenAddress {
     type Err = NotListenable;
 
     fn from_str(text: &str) -> Result<Self, NotListenable> {
@@ -53,10 +50,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_port_may_come_from_the_environment() {
+    fn port_may_come_from_the_environment() {
         let resolve = |text: &str, port: &str| {
             let env = BTreeMap::from([("PORT".to_owned(), port.to_owned())]);
-            text.parse::<Listen>().unwrap().resolve(&env)
+            text.parse::<ListenAddress>().unwrap().resolve(&env)
         };
         assert_eq!(resolve("0.0.0.0:$PORT", "8080"), Ok("0.0.0.0:8080".parse().unwrap()));
         assert_eq!(resolve("127.0.0.1:1", "8080"), Ok("127.0.0.1:1".parse().unwrap()));
@@ -68,7 +65,8 @@ mod tests {
 
     #[test]
     fn address_defaults_to_this_machine() {
-        let resolve = |text: &str| text.parse::<Listen>().map(|l| l.resolve(&BTreeMap::new()).unwrap().to_string());
+        let resolve =
+            |text: &str| text.parse::<ListenAddress>().map(|l| l.resolve(&BTreeMap::new()).unwrap().to_string());
         for (text, address) in [
             ("8484", "127.0.0.1:8484"),
             (":8484", "127.0.0.1:8484"),

@@ -1,0 +1,150 @@
+//! `memsync approve`: approves or rejects a held plan.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::agent::control::{ControlRequest, ControlResponse};
+use crate::agent::halt_status;
+use crate::agent::root::find_root_halt;
+use crate::agent::standalone::approve_root;
+use crate::agent::status::HaltStatus;
+use crate::cli::agent_client;
+use crate::cli::app::App;
+use crate::cli::args::ApproveArgs;
+use crate::cli::exit::{CommandFailure, Exit};
+use crate::cli::machine::{agent_setup, records};
+use crate::cli::process::output;
+use crate::cli::process::runtime::client_runtime;
+use crate::cli::view::format;
+use crate::cli::view::plans::{HeldPlan, HeldPlans, PlanDecision, write_decision, write_held_plans};
+
+pub(super) fn run(app: &App, args: &ApproveArgs) -> anyhow::Result<Exit> {
+    let (plans, has_agent) = held_plans(app)?;
+    if args.list {
+        show_plans(app, &plans)?;
+        return Ok(if plans.is_empty() { Exit::Done } else { Exit::Halted });
+    }
+    let plan = match choose(&plans, args.id.as_deref()) {
+        Ok(Some(plan)) => plan,
+        Ok(None) => {
+            show_plans(app, &[])?;
+            return Ok(Exit::Done);
+        }
+        Err(failure) => {
+            output::note_with(|out| write_held_plans(out, &plans));
+            return Err(failure.into());
+        }
+    };
+    if let Some(why) = why_not_rejected(&plan.halt.kind).filter(|_| args.reject) {
+        return Err(CommandFailure::new(Exit::Usage, why).into());
+    }
+    let id = plan.halt.id.clone().unwrap_or_default();
+    let next = if has_agent { decide_by_agent(app, &id, args.reject)? } else { approve_alone(app, plan, &id)? };
+    let decision = PlanDecision { id, kind: plan.halt.kind.clone(), approved: !args.reject };
+    app.answer(&decision, |out, decision| write_decision(out, decision, next))?;
+    Ok(Exit::Done)
+}
+
+fn show_plans(app: &App, plans: &[HeldPlan]) -> anyhow::Result<()> {
+    app.answer(&HeldPlans { held: plans }, |out, answer| write_held_plans(out, answer.held))
+}
+
+/// The held plans, and true if an agent runs. Without an agent, only plans about a folder itself are known.
+fn held_plans(app: &App) -> anyhow::Result<(Vec<HeldPlan>, bool)> {
+    let (plans, has_agent) =
+        match client_runtime()?.block_on(agent_client::ask_if_running(app, &ControlRequest::Held))? {
+            Some(ControlResponse::Held { plans }) => (plans, true),
+            Some(_) => return Err(agent_client::unexpected_answer()),
+            None => (root_halts(app)?, false),
+        };
+    if plans.is_empty() && !has_agent {
+        return Err(agent_client::no_agent(app));
+    }
+    Ok((plans.into_iter().map(|(folder, halt)| HeldPlan { folder, halt }).collect(), has_agent))
+}
+
+/// The folders that are held because the root is missing or changed. These halts show without an agent.
+fn root_halts(app: &App) -> anyhow::Result<Vec<(PathBuf, HaltStatus)>> {
+    let mut halts = Vec::new();
+    for setup in agent_setup::folders_without_secrets(app, app.config()?) {
+        let halt = find_root_halt(&setup).with_context(|| setup.root.display().to_string())?;
+        halts.extend(halt.map(|halt| (setup.root, halt_status(&halt, &[]))));
+    }
+    Ok(halts)
+}
+
+/// Gives the end of the answer, for people.
+fn decide_by_agent(app: &App, id: &str, reject: bool) -> anyhow::Result<&'static str> {
+    let request = ControlRequest::Approve { id: id.to_owned(), reject };
+    match client_runtime()?.block_on(agent_client::ask(app, &request))? {
+        ControlResponse::Noted => Ok(" The agent carries it out as soon as its running work has ended."),
+        _ => Ok(""),
+    }
+}
+
+/// Gives the end of the answer, for people.
+fn approve_alone(app: &App, plan: &HeldPlan, id: &str) -> anyhow::Result<&'static str> {
+    let setups = agent_setup::folders(app, app.config()?, &records::device_id(app)?)?;
+    for setup in setups.iter().filter(|setup| setup.root == plan.folder) {
+        if approve_root(setup, id).with_context(|| setup.root.display().to_string())? {
+            return Ok(" `memsync run` or `memsync sync` goes on.");
+        }
+    }
+    Err(CommandFailure::new(Exit::Usage, format!("no plan {id} is held any more; see `memsync status`")).into())
+}
+
+fn why_not_rejected(kind: &str) -> Option<&'static str> {
+    match kind {
+        "server_reset" => Some(
+            "there is nothing to reject: either the proxy gets its data back, or `memsync approve` offers it the files \
+             here",
+        ),
+        "root_missing" | "root_changed" => Some(
+            "there is nothing to reject: either you bring the folder back, or `memsync approve` takes the one that is \
+             there now",
+        ),
+        _ => None,
+    }
+}
+
+/// The plan named `id`, or the only one. `None` if nothing is held.
+fn choose<'a>(plans: &'a [HeldPlan], id: Option<&str>) -> Result<Option<&'a HeldPlan>, CommandFailure> {
+    let with_id: Vec<&HeldPlan> = plans.iter().filter(|p| p.halt.id.is_some()).collect();
+    if let Some(id) = id {
+        let named = with_id.into_iter().find(|p| p.halt.id.as_deref() == Some(id));
+        return named.map(Some).ok_or_else(|| CommandFailure::new(Exit::Usage, format!("no plan {id} is held")));
+    }
+    match (with_id.as_slice(), plans.first()) {
+        ([], None) => Ok(None),
+        ([], Some(plan)) => {
+            let why = format!("this cannot be approved: {}", format::printable(&plan.halt.reason));
+            Err(CommandFailure::new(Exit::Halted, why))
+        }
+        ([plan], _) => Ok(Some(plan)),
+        (several, _) => Err(CommandFailure::new(
+            Exit::Usage,
+            format!("{} plans are held; name one: memsync approve ID", several.len()),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::view::samples::held_plan;
+
+    #[test]
+    fn choose_needs_an_id_among_several_plans() {
+        let chosen =
+            |plans: &[HeldPlan], id| choose(plans, id).map(|p| p.and_then(|p| p.halt.id.clone())).map_err(|f| f.exit);
+        assert_eq!(chosen(&[], None), Ok(None));
+        let one = [held_plan("root_missing", None), held_plan("mass_delete", Some("a"))];
+        assert_eq!(chosen(&one, None), Ok(Some("a".to_owned())));
+        assert_eq!(chosen(&one[..1], None), Err(Exit::Halted));
+        let two = [held_plan("mass_delete", Some("a")), held_plan("server_reset", Some("b"))];
+        assert_eq!(chosen(&two, None), Err(Exit::Usage));
+        assert_eq!(chosen(&two, Some("b")), Ok(Some("b".to_owned())));
+        assert_eq!(chosen(&two, Some("c")), Err(Exit::Usage));
+    }
+}

@@ -1,0 +1,179 @@
+//! `memsync key`: creates, lists, revokes and rotates the keys of the proxy.
+//!
+//! stdout carries the new key alone. Messages go to stderr.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use serde::Serialize;
+
+use crate::cli::app::App;
+use crate::cli::args::{KeyAction, KeyArgs, NewKeyArgs, StoreArgs};
+use crate::cli::exit::Exit;
+use crate::cli::machine::proxy_store::{MissingStore, StoreLocation, StoreRecords, open_records};
+use crate::cli::process::output;
+use crate::cli::process::runtime::server_runtime;
+use crate::cli::view::format;
+use crate::cli::view::table::{new_table, write_table};
+use crate::proxy::keys::{self, Key, Keys, Made, NewKey, Scope};
+use crate::store::RecordStore;
+
+/// A key without its secret.
+#[derive(Serialize)]
+struct KeyRow<'a> {
+    id: &'a str,
+    name: &'a str,
+    user: Option<&'a str>,
+    device: Option<&'a str>,
+    #[serde(flatten)]
+    scope: &'a Scope,
+    created: Timestamp,
+    /// Exact to five minutes.
+    last_used: Option<Timestamp>,
+    expires: Option<Timestamp>,
+    expired: bool,
+}
+
+#[derive(Serialize)]
+struct KeyList<'a> {
+    keys: Vec<KeyRow<'a>>,
+}
+
+/// A key with its secret, which is shown only once.
+#[derive(Serialize)]
+struct NewSecret<'a> {
+    token: &'a str,
+    #[serde(flatten)]
+    key: KeyRow<'a>,
+}
+
+pub(super) fn run(app: &App, args: &KeyArgs) -> anyhow::Result<Exit> {
+    let missing = match args.action {
+        KeyAction::Create(_) => MissingStore::Create,
+        _ => MissingStore::Refuse,
+    };
+    server_runtime()?.block_on(async {
+        let records = open_key_records(app, &args.store, missing).await?;
+        act(app, &records, &args.action).await
+    })
+}
+
+/// The records with the keys and users of this machine's proxy.
+pub(super) async fn open_key_records(
+    app: &App,
+    store: &StoreArgs,
+    missing: MissingStore,
+) -> anyhow::Result<StoreRecords> {
+    let location = StoreLocation::find(app, store.store.as_deref())?;
+    open_records(&location, missing).await
+}
+
+async fn act(app: &App, records: &impl RecordStore, action: &KeyAction) -> anyhow::Result<Exit> {
+    let now = Timestamp::now();
+    match action {
+        KeyAction::Create(new) => {
+            let made = keys::edit(records, |keys| keys.create_key(&new_key(new), now)).await?;
+            audit_key("key created", &made.key);
+            show_secret(app, &made, now)?;
+            output::note(format_args!("Key {}. It is shown only once: keep it in a file of mode 0600.", made.key));
+        }
+        KeyAction::Rotate { id, grace, expires } => {
+            let (made, had_expired) = keys::edit(records, |keys| {
+                let had_expired = keys.keys.get(id).is_some_and(|key| key.is_expired(now));
+                Ok((keys.rotate(id, *grace, *expires, now)?, had_expired))
+            })
+            .await?;
+            audit_key("key rotated", &made.key);
+            show_secret(app, &made, now)?;
+            let old = if grace.is_zero() || had_expired {
+                "The old secret no longer works.".to_owned()
+            } else {
+                format!("The old secret works for {} more.", format::span(*grace))
+            };
+            output::note(format_args!("Key {} has a new secret, shown only once. {old}", made.key));
+        }
+        KeyAction::Revoke { id } => {
+            let key = keys::edit(records, |keys| keys.revoke(id)).await?;
+            audit_key("key revoked", &key);
+            app.answer(&key_row(&key, &BTreeMap::new(), now), |out, _| writeln!(out, "Revoked: key {key}."))?;
+        }
+        KeyAction::List => {
+            let all = keys::load(records).await?;
+            // The last use decides nothing, so the list is shown without it.
+            let used = keys::last_used(records).await.unwrap_or_else(|e| {
+                tracing::warn!("the last use of the keys is unknown: {e}");
+                BTreeMap::new()
+            });
+            list(app, &all, &used, now)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn new_key(new: &NewKeyArgs) -> NewKey {
+    let mut scope = Scope { read_only: new.read_only, ..Scope::default() };
+    if !new.namespaces.is_empty() {
+        scope.namespaces.clone_from(&new.namespaces);
+    }
+    NewKey { name: new.name.clone(), user: new.user.clone(), device: new.device.clone(), scope, expires: new.expires }
+}
+
+/// Logs a change of a key. A proxy that serves the store logs it as well.
+pub(super) fn audit_key(what: &str, key: &Key) {
+    tracing::info!(target: "memsync::audit", "{what}: {key}");
+}
+
+fn show_secret(app: &App, made: &Made, now: Timestamp) -> anyhow::Result<()> {
+    let used = BTreeMap::new();
+    let shown = NewSecret { token: made.token.expose_secret(), key: key_row(&made.key, &used, now) };
+    app.answer(&shown, |out, shown| writeln!(out, "{}", shown.token))
+}
+
+fn key_row<'a>(key: &'a Key, used: &BTreeMap<String, Timestamp>, now: Timestamp) -> KeyRow<'a> {
+    KeyRow {
+        id: &key.id,
+        name: &key.name,
+        user: key.user.as_deref(),
+        device: key.device.as_deref(),
+        scope: &key.scope,
+        created: key.created,
+        last_used: used.get(&key.id).copied(),
+        expires: key.expires,
+        expired: key.is_expired(now),
+    }
+}
+
+fn list(app: &App, all: &Keys, used: &BTreeMap<String, Timestamp>, now: Timestamp) -> anyhow::Result<()> {
+    let mut listing = KeyList { keys: all.keys.values().map(|key| key_row(key, used, now)).collect() };
+    listing.keys.sort_by_key(|key| (key.created, key.id));
+    app.answer(&listing, |out, listing| {
+        if listing.keys.is_empty() {
+            return writeln!(out, "There are no keys. Make one with `memsync key create`.");
+        }
+        write_keys(out, &listing.keys, now)
+    })
+}
+
+fn write_keys(out: &mut dyn Write, keys: &[KeyRow<'_>], now: Timestamp) -> io::Result<()> {
+    let mut table = new_table();
+    table.set_header(["id", "name", "user", "may", "created", "last used", "expires"]);
+    for key in keys {
+        let expires = match key.expires {
+            Some(at) if key.expired => format!("expired {}", format::ago(now, at)),
+            Some(at) => format::day(at),
+            None => "never".to_owned(),
+        };
+        table.add_row([
+            key.id.to_owned(),
+            key.name.to_owned(),
+            key.user.unwrap_or("–").to_owned(),
+            format::printable(&key.scope.to_string()),
+            format::ago(now, key.created),
+            key.last_used.map_or_else(|| "never".to_owned(), |at| format::ago(now, at)),
+            expires,
+        ]);
+    }
+    write_table(out, &table)
+}

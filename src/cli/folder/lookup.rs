@@ -1,0 +1,137 @@
+//! Finds the configured folder that a path belongs to.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::cli::app::App;
+use crate::cli::exit::{CommandFailure, Exit};
+use crate::config::{FolderConfig, resolve_links};
+use crate::disk::Disk;
+use crate::disk::real::RealDisk;
+use crate::local::Folder;
+use crate::path::RelPath;
+
+/// A configured folder, open.
+pub(crate) struct OpenFolder {
+    /// As the config names it.
+    pub(crate) root: PathBuf,
+    pub(crate) folder: Folder<RealDisk>,
+}
+
+/// A path in a configured folder.
+pub(crate) struct FolderPath {
+    pub(crate) open: OpenFolder,
+    /// Relative to the root, as spelled on the disk. Empty for the root itself.
+    pub(crate) at: String,
+}
+
+impl FolderPath {
+    /// The path on the wire. Refuses a name that cannot be synced, and the root.
+    pub(crate) fn rel_path(&self) -> anyhow::Result<RelPath> {
+        RelPath::from_disk(&self.at)
+            .map_err(|e| CommandFailure::new(Exit::Usage, format!("{}: {e}", self.absolute().display())).into())
+    }
+
+    pub(crate) fn absolute(&self) -> PathBuf {
+        self.open.root.join(&self.at)
+    }
+}
+
+/// Opens every configured folder.
+pub(crate) fn open_all(app: &App) -> anyhow::Result<Vec<OpenFolder>> {
+    let config = app.config()?;
+    config.folders.iter().map(|f| open_folder(app, f)).collect()
+}
+
+fn open_folder(app: &App, folder: &FolderConfig) -> anyhow::Result<OpenFolder> {
+    let device = app.config()?.device.clone();
+    let disk = RealDisk::open(&resolve_links(&folder.path))
+        .with_context(|| format!("{}: the folder cannot be opened; is it mounted?", folder.path.display()))?;
+    Ok(OpenFolder { folder: Folder::new(Arc::new(disk), &device, fastrand::u64(..)), root: folder.path.clone() })
+}
+
+/// The configured folder that is `dir` itself.
+pub(crate) fn configured_folder<'a>(app: &'a App, dir: &Path) -> anyhow::Result<&'a FolderConfig> {
+    let folders = &app.config().map_err(anyhow::Error::from)?.folders;
+    let wanted = resolve_links(&std::path::absolute(dir)?);
+    folders.iter().find(|f| resolve_links(&f.path) == wanted).ok_or_else(|| outside(dir, folders))
+}
+
+/// Finds `path`, which is absolute, relative to the working directory, or relative to a configured folder. If
+/// several folders match, `is_known` picks those with a file or a version of that name.
+pub(crate) fn find_path(
+    app: &App,
+    path: &Path,
+    is_known: impl Fn(&Folder<RealDisk>, &str) -> bool,
+) -> anyhow::Result<FolderPath> {
+    let folders = &app.config()?.folders;
+    let absolute = resolve_parent(&std::path::absolute(path).with_context(|| format!("{}: no path", path.display()))?);
+    let below = |f: &FolderConfig| Some(absolute.strip_prefix(resolve_links(&f.path)).ok()?.to_owned());
+    let inside = folders.iter().filter_map(|f| Some((f, below(f)?)));
+    // The innermost folder wins.
+    if let Some((folder, rest)) = inside.min_by_key(|(_, rest)| rest.components().count()) {
+        return Ok(FolderPath { open: open_folder(app, folder)?, at: name_below(path, &rest)? });
+    }
+    if path.is_absolute() || path.components().any(|c| !matches!(c, Component::Normal(_))) {
+        return Err(outside(path, folders));
+    }
+    let at = name_below(path, path)?;
+    let mut places = Vec::new();
+    for folder in folders {
+        places.push(FolderPath { open: open_folder(app, folder)?, at: at.clone() });
+    }
+    if places.len() > 1 {
+        places.retain(|p| p.open.folder.disk().stat(&at).is_ok() || is_known(&p.open.folder, &at));
+    }
+    match (places.pop(), places.is_empty()) {
+        (Some(place), true) => Ok(place),
+        (None, _) => Err(outside(path, folders)),
+        (Some(_), false) => {
+            let why = format!("{}: several folders have it; give its absolute path", path.display());
+            Err(CommandFailure::new(Exit::Usage, why).into())
+        }
+    }
+}
+
+fn name_below(path: &Path, rest: &Path) -> anyhow::Result<String> {
+    let text = rest.to_str().ok_or_else(|| {
+        CommandFailure::new(Exit::Usage, format!("{}: the name is not UTF-8, so it is not synced", path.display()))
+    })?;
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    // Refuses paths that leave the folder or are private to memsync. The result keeps the spelling on the disk.
+    RelPath::from_disk(text).map_err(|e| CommandFailure::new(Exit::Usage, format!("{}: {e}", path.display())))?;
+    Ok(text.to_owned())
+}
+
+fn outside(path: &Path, folders: &[FolderConfig]) -> anyhow::Error {
+    let all: Vec<_> = folders.iter().map(|f| f.path.display().to_string()).collect();
+    let why = format!("{} is in none of the synced folders ({})", path.display(), all.join(", "));
+    CommandFailure::new(Exit::Usage, why).into()
+}
+
+/// Resolves the symlinks of the parent. The last name may be a symlink, and then means the link itself.
+fn resolve_parent(path: &Path) -> PathBuf {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => resolve_links(parent).join(name),
+        _ => resolve_links(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolve_parent_keeps_a_link_in_the_last_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(home.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", home.join("link")).unwrap();
+        assert_eq!(resolve_parent(&home.join("link")), home.join("link"));
+        assert_eq!(resolve_parent(&home.join("link/new")), home.join("real/new"));
+    }
+}

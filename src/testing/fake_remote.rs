@@ -1,8 +1,8 @@
-//! [`FakeServer`] and [`FakeRemote`]: a Memory Proxy in memory, with the weaknesses that proxies have.
+//! [`FakeServer`] and [`FakeRemote`]: a Memory Proxy in memory, with the weaknesses of real proxies.
 //!
-//! It is made for tests that run several engines on one thread under a seed: the same calls give the same run.
-//! Every blob is strongly consistent with compare-and-swap; the index is as good or bad as the [`FakeConfig`] says.
-//! It speaks no HTTP. Where it compares versions, it judges writes as a namespaced proxy does; else they are 0.
+//! Tests run several engines on one thread with a seed: the same calls give the same run. Blobs are strongly consistent
+//! with compare-and-swap. [`FakeConfig`] sets the faults of the index. There is no HTTP. If the server compares
+//! versions, it behaves like a namespaced proxy. Otherwise all versions are 0.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -27,26 +27,26 @@ pub use client::FakeRemote;
 /// How a proxy treats a PUT over a tombstone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TombstoneKind {
-    /// As ours: nothing is there. `new` and the tombstone's md5 both write over it, and an honest proxy says
-    /// that it is a tombstone.
+    /// As this proxy: the path is free. `new` and the tombstone's MD5 both replace it, and an honest proxy reports the
+    /// tombstone.
     Absent,
-    /// As some deployed ones: the object exists. Only the tombstone's md5 writes over it, and no answer but the
-    /// index says that it is a tombstone.
+    /// As some deployed proxies: the object exists. Only the tombstone's MD5 replaces it, and only the index shows that
+    /// it is a tombstone.
     Exists,
 }
 
 /// Probabilities, 0 to 1, drawn for each request from the server's generator.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct FakeFaults {
-    /// The request is carried out, the answer lost: `Unreachable`. Of a GET sometimes only the end is lost.
+    /// The request is executed and its answer lost: `Unreachable`. Some GETs lose only the end.
     pub lost_reply: f64,
     /// The request never arrives: `Unreachable`.
     pub lost_request: f64,
     /// 503, nothing is done: `Server`.
     pub unavailable: f64,
-    /// The index of some changes ago is served. As all below: of a plain index only.
+    /// An older index is served. This fault and those below concern a plain index only.
     pub index_stale: f64,
-    /// After a write some other recent changes are gone from the index, until those blobs are written again.
+    /// After a write, some other recent changes disappear from the index until those blobs are written again.
     pub index_clobbered: f64,
     /// An index without entries is served.
     pub index_emptied: f64,
@@ -54,27 +54,27 @@ pub struct FakeFaults {
     pub index_resurrected: f64,
 }
 
-/// What kind of proxy it is.
+/// The kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FakeConfig {
-    /// Whether the index is evidence (it carries a [`Mark`](crate::remote::Mark), and deltas are served) or hints.
+    /// True if the index is evidence (it carries a [`Mark`](crate::remote::Mark), and deltas are served) or hints.
     pub strong: bool,
-    /// Whether a plain index comes as what changed in it, where no entry has left it.
+    /// True if a plain index may come as a delta. An index that lost an entry comes whole.
     pub etag_delta: bool,
     pub tombstones: TombstoneKind,
-    /// Whether a 412 tells what is held, and a 404 (with [`TombstoneKind::Absent`]) the tombstone.
+    /// True if a 412 reports the stored content, and a 404 (with [`TombstoneKind::Absent`]) the tombstone.
     pub honest: bool,
-    /// Whether writes are judged by versions (namespaced dialect) and not by content.
+    /// True if preconditions are versions (namespaced dialect) and not content.
     pub versions: bool,
     pub faults: FakeFaults,
-    /// Whether it takes batches. One that is lost is carried out in part.
+    /// True if it takes batches. A lost batch is executed in part.
     pub batch: bool,
-    /// The probability of a pause before and after a request is carried out and between the chunks of a body.
+    /// The probability of a pause before and after each request, and between the chunks of a body.
     pub yields: f64,
 }
 
 impl Default for FakeConfig {
-    /// Our own proxy on a perfect network.
+    /// This proxy on a perfect network.
     fn default() -> Self {
         Self {
             strong: true,
@@ -92,14 +92,14 @@ impl Default for FakeConfig {
 /// A request as the server saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FakeCall {
-    /// Counted from 0 in the order in which the clients were made.
+    /// The number of the client, from 0 in the order of creation.
     pub client: usize,
     pub request: FakeRequest,
-    /// Whether it changed what the server holds.
+    /// True if it changed the content of the server.
     pub wrote: bool,
 }
 
-/// What was asked.
+/// The kind of request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FakeRequest {
     Index,
@@ -118,12 +118,12 @@ pub struct FakeBackup {
     history: Vec<(u64, u64)>,
 }
 
-/// What of a request is lost.
+/// The lost part of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LostPart {
     /// It never arrives.
     Request,
-    /// It is carried out.
+    /// The request is executed, and its answer is lost.
     Reply,
 }
 
@@ -132,7 +132,7 @@ pub enum LostPart {
 pub struct FakeServer(Arc<Mutex<Store>>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A test that panics elsewhere shall show its own message.
+    // Another test's panic must show its own message.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -167,7 +167,7 @@ impl FakeServer {
         lock(&self.0)
     }
 
-    /// Forgets the tombstones up to `cursor` (a strong one's [`Mark::floor`](crate::remote::Mark::floor) tells).
+    /// Forgets the tombstones up to `cursor`. A strong index shows it by [`Mark::floor`](crate::remote::Mark::floor).
     pub fn forget_tombstones(&self, cursor: u64) {
         let mut store = self.store();
         let gone: Vec<_> = store.blobs.iter().filter(|(_, h)| h.content.is_none() && h.changed <= cursor).collect();
@@ -197,7 +197,7 @@ impl FakeServer {
         self.store().config.faults = faults;
     }
 
-    /// Ends all faults; the index is exactly right from now on. Pauses stay, they are no fault.
+    /// Ends all faults, so that the index stays right. Pauses remain, because they are not faults.
     pub fn calm(&self) {
         let mut store = self.store();
         store.config.faults = FakeFaults::default();
@@ -211,31 +211,31 @@ impl FakeServer {
         store.blobs.iter().filter_map(|(path, held)| Some((path.clone(), held.content.clone()?))).collect()
     }
 
-    /// The tombstones with what was deleted.
+    /// The tombstones with the digests of the deleted content.
     pub fn tombstones(&self) -> BTreeMap<RelPath, Md5> {
         let store = self.store();
         let dead = store.blobs.iter().filter(|(_, held)| held.content.is_none());
         dead.map(|(path, held)| (path.clone(), held.md5)).collect()
     }
 
-    /// Every content that was ever stored, by its digest; a reset does not forget.
+    /// Every content that was ever stored, by its digest. A reset keeps this record.
     pub fn all_ever_stored(&self) -> BTreeMap<Md5, Bytes> {
         self.store().stored.clone()
     }
 
-    /// Whether this content was ever stored.
+    /// True if this content was ever stored.
     pub fn ever_stored(&self, md5: Md5) -> bool {
         self.store().stored.contains_key(&md5)
     }
 
-    /// Another client deletes a path, whatever it holds. Gives whether it was live.
+    /// Another client deletes a path without a precondition. True if the path was live.
     pub fn server_delete(&self, path: &RelPath) -> bool {
         let mut store = self.store();
         let held = store.blobs.get(path).filter(|held| held.content.is_some()).map(|held| held.md5);
         held.is_some_and(|md5| store.delete(path, md5, 0) == DeleteReply::Done)
     }
 
-    /// Another client writes a path, whatever it holds.
+    /// Another client writes a path without a precondition.
     pub fn foreign_put(&self, path: &RelPath, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
         self.store().commit(path, Md5::of(&bytes), Some(bytes));
@@ -250,7 +250,7 @@ impl FakeServer {
         store.recent.clear();
     }
 
-    /// What the server holds now.
+    /// A copy of the server's content.
     pub fn backup(&self) -> FakeBackup {
         let Store { blobs, index, cursor, floor, history, .. } = &*self.store();
         let (blobs, index, history) = (blobs.clone(), index.clone(), history.clone());
@@ -284,17 +284,17 @@ impl FakeServer {
         std::mem::take(&mut self.store().calls)
     }
 
-    /// How many of the requests changed what the server holds.
+    /// The number of requests that changed the server's content.
     pub fn writes(&self) -> usize {
         self.store().calls.iter().filter(|call| call.wrote).count()
     }
 
-    /// Loses one request: the first after `skip` others.
+    /// Loses one request, after `skip` others.
     pub fn lose(&self, skip: usize, what: LostPart) {
         self.store().losing = Some((skip, what));
     }
 
-    /// Whether the request that [`FakeServer::lose`] is about is still to come.
+    /// True if the request of [`FakeServer::lose`] has not come yet.
     pub fn is_losing(&self) -> bool {
         self.store().losing.is_some()
     }
@@ -314,18 +314,18 @@ impl FakeServer {
         self.store().silent = silent;
     }
 
-    /// What the plain index says of a path from now on, until the path is written; `None`: nothing.
+    /// Sets the plain index's entry of a path until the path is written. `None` removes the entry.
     pub fn set_index_entry(&self, path: &RelPath, entry: Option<IndexEntry>) {
         restore(&mut self.store().index, path, entry);
     }
 
-    /// What the plain index says of a path.
+    /// The plain index's entry of a path.
     pub fn index_entry(&self, path: &RelPath) -> Option<IndexEntry> {
         self.store().index.get(path).copied()
     }
 
-    /// Puts the entries of the plain index right, but for those of which `heals` says that a client knows better. It is given
-    /// the path, the truth, and what the index says.
+    /// Repairs the entries of the plain index, without those that a client must heal. `heals` decides by the path, the
+    /// truth and the entry.
     pub fn mend_index(&self, heals: impl Fn(&RelPath, &IndexEntry, Option<&IndexEntry>) -> bool) {
         let mut store = self.store();
         let exact = store.exact_index();

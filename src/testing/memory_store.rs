@@ -44,12 +44,12 @@ struct Rows {
     created: u64,
     /// The last change of all namespaces.
     cursor: u64,
-    /// The last change of each namespace, and when it was.
+    /// The last change of each namespace, and its time.
     last: BTreeMap<String, (u64, u64)>,
     /// Tombstones up to this cursor may be gone.
     floor: u64,
     by_name: BTreeMap<(String, RelPath), Row>,
-    /// What paths held before, the oldest first, and until when.
+    /// Earlier versions of the paths, oldest first, with the time of their end.
     earlier: BTreeMap<(String, RelPath), Vec<(Row, u64)>>,
     records: BTreeMap<&'static str, PrivateRecord>,
 }
@@ -90,12 +90,12 @@ impl MemoryStore {
     }
 
     fn lock(&self) -> MutexGuard<'_, Rows> {
-        // No method leaves the rows half changed, so a panic elsewhere cannot have damaged them.
+        // No method leaves the rows half changed, so they are intact after a panic.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a row under the next cursor and tells the subscribers, in order because the rows are locked. What it replaces
-    /// is kept as a version if `keeps` says so.
+    /// Writes a row under the next cursor and notifies the subscribers. The lock on the rows keeps the order. With
+    /// `keeps` the replaced content becomes a version.
     fn commit(
         &self,
         rows: &mut Rows,
@@ -119,7 +119,7 @@ impl MemoryStore {
             earlier.drain(..surplus);
         }
         let change = BlobChange { cursor: entry.cursor, ns: ns.to_owned(), path: path.clone() };
-        // An error only says that nobody listens.
+        // An error means that there are no subscribers.
         let _ = self.changes.send(Arc::new([change]));
         entry
     }
@@ -175,7 +175,7 @@ impl Store for MemoryStore {
         let version = next_version((self.clock)(), held.as_ref()).max(past);
         let entry = IndexEntry { md5, size: content.len() as u64, is_deleted: false, version, cursor: 0 };
         let row = Row { entry, meta, content };
-        // The same content again makes no new version.
+        // Writing the same content makes no new version.
         let entry = self.commit(&mut rows, ns, path, row, |old| old.md5 != md5);
         Ok(if held.is_some_and(|e| !e.is_deleted) { PutOutcome::Updated(entry) } else { PutOutcome::Created(entry) })
     }

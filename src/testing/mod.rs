@@ -1,7 +1,7 @@
 //! Test doubles: a simulated disk, a fake proxy and a store in memory.
 //!
-//! They are built for this crate's own tests and with the feature `testing`, which its dev-dependency on itself turns on.
-//! The product never has them.
+//! They are built for this crate's own tests, and with the feature `testing`, which the crate's dev-dependency on
+//! itself turns on. The product does not contain them.
 
 mod fake_remote;
 mod memory_store;

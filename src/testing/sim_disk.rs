@@ -1,8 +1,8 @@
-//! [`SimDisk`]: a filesystem in memory on which processes are killed and the power fails.
+//! [`SimDisk`]: a filesystem in memory with kills and power cuts.
 //!
-//! It is made for tests that run the real engine under a seed: the same calls give the same run. What was not
-//! synced is lost in a power cut, as the `tree` module says; a hook sees every step of the engine and may act
-//! between any two of them. It has no hard links, no limits of space and no threads of its own.
+//! Tests run the real engine on it with a seed: the same calls give the same run. A power cut loses unsynced content,
+//! as the `tree` module defines. A hook sees every step of the engine and may act between any two steps. There are no
+//! hard links, limits of space or threads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -41,7 +41,7 @@ pub enum StepKind {
     Exchange,
     SyncDir,
     SyncAll,
-    /// On an open file, as all below; `path` is what it was opened as.
+    /// This and all below are on an open file. `path` is its path at the time of opening.
     Read,
     Write,
     Sync,
@@ -50,26 +50,26 @@ pub enum StepKind {
 }
 
 impl StepKind {
-    /// Whether it can change what is on the disk or what a power cut leaves of it.
+    /// True if it can change the disk, or the state that a power cut leaves.
     pub fn writes(self) -> bool {
         !matches!(self, Self::List | Self::Stat | Self::Open | Self::Read | Self::FileMeta)
     }
 }
 
-/// What the engine is about to do.
+/// The next operation of the engine.
 #[derive(Debug, Clone, Copy)]
 pub struct DiskStep<'a> {
     pub kind: StepKind,
     pub path: &'a str,
     /// The second path of a rename or an exchange.
     pub to: Option<&'a str>,
-    /// Counted from 1 over the life of the disk, over all its handles.
+    /// The number of the step, from 1, over the life of the disk and all its handles.
     pub number: u64,
     /// The disk, for a hook that acts on it: one that owned a clone would never be freed.
     pub disk: &'a SimDisk,
 }
 
-/// What becomes of a step.
+/// The decision on a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepFate {
     Go,
@@ -82,7 +82,7 @@ pub enum StepFate {
 /// Called before each step of an engine, with no lock held.
 pub type StepHook = Box<dyn FnMut(&DiskStep<'_>) -> StepFate + Send>;
 
-/// Ways to make any engine behave like a wrong one, to show that a test notices. All are off by default.
+/// Planted bugs of the disk, to show that tests notice them. All are off by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Planted {
     no_fsync: bool,
@@ -96,7 +96,7 @@ struct World {
     boot: u64,
     ops: u64,
     planted: Planted,
-    /// What the engine last read at a path; kept only for `unverified_displace`.
+    /// The content that the engine last read at each path, for `unverified_displace` only.
     last_read: BTreeMap<String, Bytes>,
     /// Files that a program has open for writing.
     kept_open: BTreeSet<Ino>,
@@ -117,8 +117,8 @@ struct Life {
 
 /// A handle to the disk. Clones belong to the same process; [`SimDisk::handle`] gives one to a new process.
 ///
-/// The methods of [`Disk`] are the engine's and go through the hook; all others are the user's or the test's and
-/// work after the process was killed, too.
+/// The methods of [`Disk`] are for the engine and go through the hook. All others are for the user or the test, and
+/// also work after a kill.
 #[derive(Clone)]
 pub struct SimDisk {
     world: Arc<Mutex<World>>,
@@ -127,7 +127,7 @@ pub struct SimDisk {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A test that panics elsewhere shall show its own message.
+    // Another test's panic must show its own message.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -151,7 +151,7 @@ impl Default for SimDisk {
     }
 }
 
-/// The test's side.
+/// Operations of the test.
 impl SimDisk {
     /// An empty folder at one second past the epoch.
     pub fn new() -> Self {
@@ -184,17 +184,17 @@ impl SimDisk {
         }
     }
 
-    /// Kills the process this handle belongs to: every later step of it fails and changes nothing.
+    /// Kills the process of this handle. Its later steps fail and change nothing.
     pub fn kill(&self) {
         self.life.dead.store(true, Ordering::SeqCst);
     }
 
-    /// Whether the process this handle belongs to can still act.
+    /// True if the process of this handle is alive.
     pub fn is_alive(&self) -> bool {
         !self.life.dead.load(Ordering::SeqCst) && self.life.boot == self.world().boot
     }
 
-    /// Cuts the power: every process dies, and only what was durable is left for sure.
+    /// Cuts the power. Every process dies, and only durable content is sure to survive.
     pub fn power_cut(&self, rng: &mut Rng) {
         let mut world = self.world();
         world.boot += 1;
@@ -202,7 +202,7 @@ impl SimDisk {
         world.tree.power_cut(rng);
     }
 
-    /// Sets the clock, in nanoseconds since the epoch. It stands still otherwise.
+    /// Sets the clock, in nanoseconds since the epoch. Otherwise the clock does not move.
     pub fn set_time(&self, ns: i64) {
         self.world().tree.now_ns = ns;
     }
@@ -212,39 +212,39 @@ impl SimDisk {
         self.world().tree.now_ns
     }
 
-    /// Sees every later step of every engine on this disk, until it is replaced. A step of an engine from inside
-    /// the hook is not seen.
+    /// Sets the hook for every later step of every engine on this disk. The hook does not see steps that it causes
+    /// itself.
     pub fn set_hook(&self, hook: Option<StepHook>) {
         let mut hooks = lock(&self.hooks);
         hooks.hook = hook;
         hooks.set += 1;
     }
 
-    /// How many steps engines have begun.
+    /// The number of steps that engines have begun.
     pub fn ops(&self) -> u64 {
         self.world().ops
     }
 
-    /// Planted bug: syncing does nothing and says it did.
+    /// Planted bug: fsync does nothing and reports success.
     pub fn plant_no_fsync(&self, on: bool) {
         self.world().planted.no_fsync = on;
     }
 
-    /// Planted bug: a file that is moved into the private folder arrives there with the content that the engine
-    /// last read at its old name, as if the engine had not looked at what it moved.
+    /// Planted bug: a file that is moved into the private folder has the content that the engine last read at the old
+    /// name, as if the engine did not verify the moved file.
     pub fn plant_unverified_displace(&self, on: bool) {
         self.world().planted.unverified_displace = on;
     }
 
-    /// Planted bug: what cannot be read looks as if it were not there.
+    /// Planted bug: an unreadable file looks absent.
     pub fn plant_unreadable_is_absent(&self, on: bool) {
         self.world().planted.unreadable_is_absent = on;
     }
 }
 
-/// The engine's side.
+/// Operations of the engine.
 impl SimDisk {
-    /// Begins a step: asks the hook, then gives the world if the process still lives.
+    /// Begins a step: calls the hook, and returns the world if the process is alive.
     fn step(&self, kind: StepKind, path: &str, to: Option<&str>) -> io::Result<MutexGuard<'_, World>> {
         if !self.is_alive() {
             return Err(killed());
@@ -254,7 +254,7 @@ impl SimDisk {
             world.ops += 1;
             world.ops
         };
-        // Taken out while it runs, so that it may use the disk and set another one.
+        // The hook is taken out while it runs, so that it may use the disk and set another hook.
         let (hook, set) = {
             let mut hooks = lock(&self.hooks);
             (hooks.hook.take(), hooks.set)
@@ -285,7 +285,7 @@ impl SimDisk {
 }
 
 impl World {
-    /// As the engine sees it.
+    /// The path as the engine sees it.
     fn find(&self, path: &str) -> io::Result<Ino> {
         let ino = self.tree.find(path)?;
         if self.hides(ino) { Err(ErrorKind::NotFound.into()) } else { Ok(ino) }
@@ -402,10 +402,10 @@ impl Disk for SimDisk {
     }
 }
 
-/// An open file of a [`SimDisk`]. It outlives its name, but not the process or the power.
+/// An open file of a [`SimDisk`]. It outlives its name, and dies with the process or the power.
 pub struct SimFile {
     disk: SimDisk,
-    /// As it was opened.
+    /// The path at the time of opening.
     path: String,
     ino: Ino,
     position: usize,

@@ -1,4 +1,4 @@
-//! [`FakeRemote`]: one client of a [`FakeServer`], with what the network loses on the way.
+//! [`FakeRemote`]: one client of a [`FakeServer`], with the losses of its network.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -20,11 +20,11 @@ use crate::remote::{
 pub struct FakeRemote {
     server: FakeServer,
     client: usize,
-    /// The mark of the index that it was last given.
+    /// The mark of the last index that it received.
     served: Mutex<Option<IndexCursor>>,
-    /// The plain index that it was last given.
+    /// The last plain index that it received.
     listed: Mutex<Option<Listed>>,
-    /// Where the server stood with the last write that was answered.
+    /// The history point of the last answered write.
     written: Mutex<Option<HistoryPoint>>,
 }
 
@@ -53,7 +53,7 @@ fn is_write(request: &FakeRequest) -> bool {
     matches!(request, FakeRequest::Put { .. } | FakeRequest::Delete { .. })
 }
 
-/// A reply and whether it gets through.
+/// A reply, and whether it arrives.
 type Carried<T> = Result<T, RemoteError>;
 
 impl FakeRemote {
@@ -66,8 +66,8 @@ impl FakeRemote {
         self.client
     }
 
-    /// Carries a request to the server and the reply back, as far as the faults let it. `act` says whether it
-    /// wrote. `Err` with a value: it was done, but the reply is lost.
+    /// Sends a request to the server and returns the reply, unless a fault prevents it. `act` returns whether it wrote.
+    /// `Err` with a value: the request was executed, but the reply is lost.
     async fn carry<T>(&self, request: FakeRequest, act: impl FnOnce(&mut Store) -> (T, bool)) -> Result<T, Lost<T>> {
         self.server.pause().await;
         let outcome = {
@@ -96,14 +96,14 @@ impl FakeRemote {
         outcome
     }
 
-    /// Keeps what the answer to a write says of the server's history.
+    /// Stores the history point in the answer to a write.
     fn note_written(&self, store: &Store, wrote: bool) {
         if wrote && store.config.strong {
             *lock(&self.written) = store.point();
         }
     }
 
-    /// A request of a batch as it goes over the wire, with the version it expects; `None`: its source failed.
+    /// A request of a batch in wire form, with the version that it expects. `None`: its source failed.
     fn read(&self, path: RelPath, ask: BatchRequest) -> Option<(FakeRequest, u64, Bytes)> {
         Some(match ask {
             BatchRequest::Get => (FakeRequest::Get(path), 0, Bytes::new()),
@@ -115,7 +115,7 @@ impl FakeRemote {
         })
     }
 
-    /// Carries out one request of a batch; now and then it is refused.
+    /// Executes one request of a batch. Some are refused at random.
     fn carry_out(&self, request: FakeRequest, version: u64, content: Bytes) -> Option<BatchReply> {
         let mut store = self.server.store();
         let unavailable = store.config.faults.unavailable;
@@ -147,7 +147,7 @@ impl FakeRemote {
         })
     }
 
-    /// A plain index as it goes to who was given another one before.
+    /// A plain index for a client that holds an earlier one.
     fn part(&self, index: FetchedIndex) -> IndexUpdate {
         let Some(last) = lock(&self.listed).replace(index.files.clone()) else { return IndexUpdate::Whole(index) };
         if last.keys().any(|path| !index.files.contains_key(path)) {
@@ -190,7 +190,7 @@ impl FakeRemote {
 /// A request without an answer.
 struct Lost<T> {
     error: RemoteError,
-    /// What the answer would have been, where the request was carried out.
+    /// The lost answer, if the request was executed.
     value: Option<T>,
 }
 
@@ -203,7 +203,7 @@ impl<T> From<Lost<T>> for RemoteError {
 /// Reads a body to its end.
 ///
 /// # Panics
-/// When it is not what was promised: the engine broke invariant 10.
+/// If the body differs from the promised one: the engine broke invariant 10.
 fn read_whole(mut body: UploadBody) -> Result<(Md5, Bytes), RemoteError> {
     let mut hasher = Md5Hasher::new();
     let mut pieces = Vec::new();
@@ -319,7 +319,7 @@ impl Remote for FakeRemote {
             ready.push(self.read(path, ask));
         }
         self.server.pause().await;
-        // How many are carried out before the reply is lost, if it is.
+        // The number of executed requests before the reply is lost.
         let cut = {
             let mut store = self.server.store();
             match store.fate() {
@@ -335,7 +335,7 @@ impl Remote for FakeRemote {
         let mut answers = Vec::new();
         for ready in ready.into_iter().take(cut.unwrap_or(usize::MAX)) {
             answers.push(ready.and_then(|(request, version, content)| self.carry_out(request, version, content)));
-            // The batch is no transaction: others come between.
+            // A batch is not a transaction: other clients may act between its requests.
             self.server.pause().await;
         }
         match cut {

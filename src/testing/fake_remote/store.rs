@@ -1,4 +1,4 @@
-//! [`Store`]: what the proxy holds, how it judges requests, and how wrong its index is.
+//! [`Store`]: the content of the proxy, its answers, and the faults of its index.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,7 +16,7 @@ const RECENT: usize = 8;
 
 #[derive(Debug, Clone)]
 pub(super) struct Held {
-    /// Of the content; of a tombstone, of what was deleted.
+    /// The digest of the content, or of a tombstone's deleted content.
     pub(super) md5: Md5,
     /// `None`: a tombstone.
     pub(super) content: Option<Bytes>,
@@ -50,14 +50,14 @@ pub(super) struct Store {
     pub(super) history: Vec<(u64, u64)>,
     /// The next write begins a history id.
     pub(super) is_started: bool,
-    /// How many ids there ever were, whatever it was set back to.
+    /// The number of all ids so far. Setting the server back does not change it.
     pub(super) ids: u64,
-    /// The last version given; a server that was set back has a clock all the same.
+    /// The last assigned version. A server that was set back still has its clock.
     pub(super) version: u64,
     pub(super) stored: BTreeMap<Md5, Bytes>,
     pub(super) calls: Vec<FakeCall>,
     pub(super) clients: usize,
-    /// What of how many requests from now is lost.
+    /// The loss to come, and the number of requests before it.
     pub(super) losing: Option<(usize, LostPart)>,
     /// Bytes; larger content is refused.
     pub(super) largest: u64,
@@ -71,7 +71,7 @@ pub(super) struct Store {
 pub(super) enum Fate {
     NeverArrives,
     Refused,
-    /// `loses_reply`: for sure; else as the faults have it.
+    /// `loses_reply`: the reply is lost. Otherwise the faults decide.
     Arrives {
         loses_reply: bool,
     },
@@ -89,7 +89,7 @@ impl Store {
         probability > 0.0 && self.rng.f64() < probability
     }
 
-    /// Writes a blob or a tombstone, and the index as well as this proxy can.
+    /// Writes a blob or a tombstone, and then the index with this proxy's faults.
     pub(super) fn commit(&mut self, path: &RelPath, md5: Md5, content: Option<Bytes>) {
         if std::mem::take(&mut self.is_started) {
             self.ids += 1;
@@ -107,8 +107,8 @@ impl Store {
             return;
         }
         if self.chance(self.config.faults.index_clobbered) {
-            // Another writer read the index before these changes and writes it after them. Newest first, so that
-            // a path that changed twice goes back all the way.
+            // Another writer read the index before these changes and writes it after them. The newest change goes
+            // first, so that a path that changed twice returns to its first state.
             for (path, before) in std::mem::take(&mut self.recent).into_iter().rev() {
                 if self.rng.bool() {
                     restore(&mut self.index, &path, before);
@@ -134,7 +134,7 @@ impl Store {
         self.history.last().map(|(id, _)| HistoryPoint { id: id.to_string(), cursor: self.cursor })
     }
 
-    /// Whether it once stood at this point of its history.
+    /// True if the server once was at this point of its history.
     fn has_stood_at(&self, point: &HistoryPoint) -> bool {
         let Some(at) = self.history.iter().position(|(id, _)| id.to_string() == point.id) else { return false };
         let last = self.history.get(at + 1).map_or(self.cursor, |(_, since)| *since);
@@ -187,7 +187,7 @@ impl Store {
         FetchedIndex { files, refused: Vec::new(), cursor, history: None, set_back: false }
     }
 
-    /// What becomes of the next request.
+    /// Decides the fate of the next request.
     pub(super) fn fate(&mut self) -> Fate {
         let faults = self.config.faults;
         let losing = match &mut self.losing {
@@ -211,9 +211,9 @@ impl Store {
         }
     }
 
-    /// What a 412 tells of a path.
+    /// The details of a 412 for a path.
     fn mismatch(&self, held: Option<&Held>) -> PutReply {
-        // Versions are told by every proxy that compares them.
+        // Every proxy that compares versions reports them.
         let version = held.map_or(0, |held| held.version);
         let held = held.filter(|_| self.config.honest);
         let is_deleted = match self.config.tombstones {
@@ -233,13 +233,13 @@ impl Store {
     ) -> PutReply {
         let held = self.blobs.get(path);
         let fits = match (precondition, held) {
-            // A version is all that is compared. Whether it is that of the right content is for the client to know.
+            // Only versions are compared. The client must know the content of the version.
             (_, held) if self.config.versions && version != 0 => held.is_some_and(|held| held.version == version),
             (Precondition::New, None) => true,
             (Precondition::New, Some(held)) => {
                 held.content.is_none() && self.config.tombstones == TombstoneKind::Absent
             }
-            // Who has no version looks first, and a tombstone is shown by few.
+            // A client without a version asks for the blob first, and few proxies show a tombstone.
             (Precondition::Holds(md5), Some(held)) if self.config.versions => {
                 held.md5 == md5 && (held.content.is_some() || self.shows(held))
             }
@@ -255,7 +255,7 @@ impl Store {
     pub(super) fn delete(&mut self, path: &RelPath, md5: Md5, version: u64) -> DeleteReply {
         match self.blobs.get(path) {
             Some(Held { content: Some(_), md5: held, version: has, .. }) => {
-                // With another version the client looks whether it is the content all the same.
+                // With another version the client checks whether the content is the same.
                 if *held == md5 || self.config.versions && version != 0 && *has == version {
                     let md5 = *held;
                     self.commit(path, md5, None);
@@ -268,13 +268,13 @@ impl Store {
         }
     }
 
-    /// Only a proxy for which a tombstone exists writes another one over it.
+    /// True if a delete may replace a tombstone. Only proxies that treat it as existing do that.
     pub(super) fn delete_again(&mut self, path: &RelPath, tombstone: Md5) -> DeleteReply {
         match self.blobs.get(path) {
             Some(held) if held.content.is_some() => {
                 DeleteReply::Mismatch { current: self.config.honest.then_some(held.md5) }
             }
-            // A version names the tombstone whatever was deleted.
+            // A version identifies the tombstone without the deleted content.
             Some(held) if self.config.tombstones == TombstoneKind::Exists => {
                 let md5 = held.md5;
                 if md5 != tombstone && !self.config.versions {
@@ -287,7 +287,7 @@ impl Store {
         }
     }
 
-    /// Whether a 404 shows this tombstone.
+    /// True if a 404 shows this tombstone.
     fn shows(&self, held: &Held) -> bool {
         self.config.honest && self.config.tombstones == TombstoneKind::Absent && held.content.is_none()
     }

@@ -71,7 +71,7 @@ fn errors_are_those_of_the_system() {
     assert_eq!(kind(d.sync_dir("f")), ErrorKind::NotADirectory);
     assert_eq!(d.stat("link").unwrap().kind, FileKind::Symlink);
     assert_eq!(d.stat("pipe").unwrap().kind, FileKind::Other("fifo"));
-    // Nothing of all that changed anything.
+    // All of these calls changed nothing.
     assert_eq!(d.user_tree("").into_keys().collect::<Vec<_>>(), ["dir/in", "f"]);
 }
 
@@ -146,7 +146,7 @@ fn the_clock_marks_what_changed() {
     d.open("b").unwrap().set_mode(0o600).unwrap();
     let m = d.stat("b").unwrap();
     assert_eq!((m.mtime_ns, m.ctime_ns, m.mode), (30, 40, 0o600));
-    // Within one tick a change of the same length shows nowhere: clocks are coarse.
+    // Clocks are coarse: a change of the same length within one tick is invisible.
     let before = d.stat("b").unwrap();
     d.user_write("b", "3").unwrap();
     d.set_time(40);
@@ -188,7 +188,7 @@ fn any_run_leaves_a_sound_tree() {
             let engine = d.handle();
             for _ in 0..20 {
                 let (x, y) = (names[rng.usize(..names.len())], names[rng.usize(..names.len())]);
-                // Whether a random call works does not matter here.
+                // A random call may fail.
                 let _ = match rng.u8(0..9) {
                     0 | 1 => engine.create(x).and_then(|mut f| f.write_all(x.as_bytes())),
                     2 | 3 => engine.mkdir(x),
@@ -219,7 +219,7 @@ fn any_run_leaves_a_sound_tree() {
             inodes.dedup();
             assert_eq!(inodes.len(), count, "seed {seed}, round {round}: one inode under two names");
             assert_eq!(d.user_read("kept/f").unwrap(), "kept", "seed {seed}");
-            // What is left is durable: a second cut changes nothing.
+            // The surviving state is durable: a second power cut changes nothing.
             let before = d.user_tree("");
             d.power_cut(&mut rng);
             assert_eq!(d.user_tree(""), before, "seed {seed}");

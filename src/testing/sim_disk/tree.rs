@@ -1,8 +1,8 @@
-//! [`Tree`]: inodes, names, and which of both a power cut would leave.
+//! [`Tree`]: inodes and names, and the part of both that survives a power cut.
 //!
-//! Content and names become durable apart from each other. Every change of names goes into a journal of changes
-//! not yet durable; a change is never made durable without the earlier ones that it builds on. It knows no
-//! processes, hooks or planted bugs.
+//! Content and names become durable independently. A journal holds the changes of names that are not durable yet. A
+//! change never becomes durable before the earlier ones that it needs. This module knows no processes, hooks or planted
+//! bugs.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -16,7 +16,7 @@ use crate::disk::{FileKind, FileMeta};
 /// An inode number. Never used again.
 pub(super) type Ino = u64;
 
-/// The only filesystem there is.
+/// The device number of the only filesystem.
 const DEVICE: u64 = 1;
 const ROOT: Ino = 1;
 const READ_BITS: u32 = 0o444;
@@ -38,7 +38,7 @@ enum Body {
 #[derive(Default)]
 struct Content {
     now: Bytes,
-    /// What `fsync` has seen; `None` before the first.
+    /// The content at the last `fsync`. `None` before the first one.
     durable: Option<Saved>,
     dirty: bool,
 }
@@ -55,7 +55,7 @@ struct Names {
     durable: BTreeMap<Arc<str>, Ino>,
 }
 
-/// One change of names, which is durable whole or not at all.
+/// One change of names. It becomes durable as a whole.
 struct Change {
     edits: Vec<Edit>,
     /// The inodes that it created, moved or removed.
@@ -73,9 +73,8 @@ impl Change {
         self.edits.iter().any(|e| e.dir == dir)
     }
 
-    /// Whether `self` makes no sense on a disk that never saw the earlier change: it is about the same name or
-    /// the same inode, works in a folder that the other made or moved, or moves or removes the folder that the
-    /// other worked in.
+    /// True if `self` needs the earlier change: it concerns the same name or inode, or a folder that the other created
+    /// or moved, or it moves or removes the folder of the other.
     fn builds_on(&self, earlier: &Self) -> bool {
         self.moved.iter().any(|ino| earlier.moved.contains(ino) || earlier.touches(*ino))
             || self.edits.iter().any(|e| {
@@ -84,7 +83,7 @@ impl Change {
     }
 }
 
-/// A place for a name: the folder it is in, and what is there.
+/// A name in a folder, and the inode of that name.
 struct Spot {
     dir: Ino,
     name: Arc<str>,
@@ -214,12 +213,12 @@ impl Tree {
         Ok(self.entries(dir))
     }
 
-    /// The names in a folder, readable or not; none where there is no folder.
+    /// The names in a folder, readable or not. Empty if the folder does not exist.
     pub(super) fn entries(&self, dir: Ino) -> impl Iterator<Item = (&Arc<str>, Ino)> {
         self.names(dir).into_iter().flat_map(|names| names.now.iter().map(|(name, ino)| (name, *ino)))
     }
 
-    /// The inode at `path` when it is a regular file that may be read.
+    /// The inode at `path` if it is a readable regular file.
     pub(super) fn open(&self, path: &str) -> io::Result<Ino> {
         let ino = self.find(path)?;
         match self.inode(ino).body {
@@ -248,7 +247,7 @@ impl Tree {
         }
     }
 
-    /// Writes at a position; `None` appends. Gives the position after it.
+    /// Writes at a position, or appends for `None`. Returns the position after the write.
     pub(super) fn write(&mut self, ino: Ino, at: Option<usize>, bytes: &[u8]) -> usize {
         let mut end = 0;
         self.change_content(ino, |content| {
@@ -388,7 +387,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes the changes of names that `wanted` picks durable, with all that they build on.
+    /// Makes the changes of names that `wanted` picks durable, with all changes that they need.
     fn settle(&mut self, wanted: impl Fn(&Change) -> bool) {
         let mut picked: Vec<bool> = self.journal.iter().map(wanted).collect();
         for (later, change) in self.journal.iter().enumerate().rev() {
@@ -434,7 +433,7 @@ impl Tree {
         }
     }
 
-    /// Makes durable what has happened at `path` and to the folders above it.
+    /// Makes the changes at `path` and of its parent folders durable.
     pub(super) fn settle_path(&mut self, path: &str) {
         let mut dir = ROOT;
         let mut spots: Vec<(Ino, &str)> = Vec::new();
@@ -451,8 +450,8 @@ impl Tree {
         });
     }
 
-    /// What is left when the power fails now: the durable names and a random prefix of the changes after them;
-    /// of content that was not synced anything from the durable one to all of it.
+    /// The state after a power cut now: the durable names and a random prefix of the later changes. Unsynced content is
+    /// at any state between the durable one and the last one.
     pub(super) fn power_cut(&mut self, rng: &mut Rng) {
         let kept = rng.usize(0..=self.journal.len());
         for change in std::mem::take(&mut self.journal).into_iter().take(kept) {
@@ -473,11 +472,11 @@ impl Tree {
 }
 
 impl Content {
-    /// Gives the times of the older content where that is what is left.
+    /// Sets the times of the older content if that content survives.
     fn power_cut(&mut self, rng: &mut Rng) -> Option<(i64, i64)> {
         self.dirty = false;
         let older = self.durable.as_ref().map_or(&b""[..], |saved| &saved.bytes);
-        // Appending never costs what was synced before.
+        // An append never loses content that was synced before.
         let shortest = if self.now.starts_with(older) { older.len() } else { 0 };
         let mut times = None;
         self.now = match rng.u8(0..4) {
@@ -499,7 +498,7 @@ impl Content {
     }
 }
 
-/// Whether `path` is strictly below `dir`.
+/// True if `path` is strictly below `dir`.
 fn inside(path: &str, dir: &str) -> bool {
     path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
 }

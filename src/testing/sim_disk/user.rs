@@ -1,4 +1,4 @@
-//! What the user does on a [`SimDisk`], and what a test plants and looks at.
+//! The acts of a user on a [`SimDisk`], and the checks of a test.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -9,10 +9,10 @@ use super::tree::{Ino, Tree};
 use super::{SimDisk, is_private};
 use crate::disk::{FileKind, FileMeta};
 
-/// The user's side. Nothing here goes through the hook; what is not called volatile is durable at once, with the
-/// names of the folders above it.
+/// Operations of the user. They bypass the hook. Except for volatile writes they are durable at once, with the names of
+/// all parent folders.
 impl SimDisk {
-    /// Runs `act` and makes what it did at `paths` durable.
+    /// Runs `act` and makes its changes at `paths` durable.
     fn durably<T>(&self, paths: &[&str], act: impl FnOnce(&mut Tree) -> io::Result<T>) -> io::Result<T> {
         let mut world = self.world();
         let done = act(&mut world.tree)?;
@@ -25,7 +25,7 @@ impl SimDisk {
     /// Writes over a file in place, or creates it and the folders above it.
     ///
     /// # Errors
-    /// As `open(2)`; `InvalidInput` when something other than a file stands there.
+    /// As `open(2)`; `InvalidInput` if the path is not a file.
     pub fn user_write(&self, path: &str, bytes: impl Into<Bytes>) -> io::Result<()> {
         self.durably(&[path], |tree| {
             let ino = write(tree, path, bytes.into())?;
@@ -34,7 +34,7 @@ impl SimDisk {
         })
     }
 
-    /// As [`SimDisk::user_write`], but nothing of it is durable.
+    /// As [`SimDisk::user_write`], but the write is not durable.
     ///
     /// # Errors
     /// As [`SimDisk::user_write`].
@@ -42,7 +42,7 @@ impl SimDisk {
         write(&mut self.world().tree, path, bytes.into()).map(drop)
     }
 
-    /// Saves as editors do: a new file beside it, renamed over it. The inode changes.
+    /// Saves like an editor: writes a new file beside the old one and renames it. The inode changes.
     ///
     /// # Errors
     /// As `rename(2)`.
@@ -56,7 +56,7 @@ impl SimDisk {
             let ino = write(tree, &temp, bytes.into())?;
             tree.sync_content(ino);
             tree.rename(&temp, path).inspect_err(|_| {
-                // It was just made, so it can be taken away.
+                // It was just created, so it can be removed.
                 let _ = tree.unlink(&temp);
             })
         })
@@ -74,7 +74,7 @@ impl SimDisk {
         })
     }
 
-    /// Removes a file (or a symlink and the like).
+    /// Removes a file, a symlink or a special file.
     ///
     /// # Errors
     /// As `unlink(2)`.
@@ -82,7 +82,7 @@ impl SimDisk {
         self.durably(&[path], |tree| tree.unlink(path))
     }
 
-    /// Removes a folder with all in it.
+    /// Removes a folder and its content.
     ///
     /// # Errors
     /// As `rmdir(2)`.
@@ -101,7 +101,7 @@ impl SimDisk {
         self.durably(&[path], |tree| remove(tree, path))
     }
 
-    /// Creates a folder and those above it; one that is there is fine.
+    /// Creates a folder and its parents. They may exist already.
     ///
     /// # Errors
     /// As `mkdir(2)`.
@@ -109,7 +109,7 @@ impl SimDisk {
         self.durably(&[path], |tree| mkdir_all(tree, path))
     }
 
-    /// A symlink, which leads nowhere that matters.
+    /// Creates a symlink. Its target does not matter.
     ///
     /// # Errors
     /// As `symlink(2)`.
@@ -120,7 +120,7 @@ impl SimDisk {
         })
     }
 
-    /// A socket, device or FIFO; `kind` is its name for people.
+    /// Creates a socket, device or FIFO. `kind` is its name for people.
     ///
     /// # Errors
     /// As `mknod(2)`.
@@ -131,7 +131,7 @@ impl SimDisk {
         })
     }
 
-    /// Takes away or gives back the right to read a file or to list a folder. `stat` works all the time.
+    /// Removes or restores the right to read a file or to list a folder. `stat` always works.
     ///
     /// # Errors
     /// As `chmod(2)`.
@@ -160,7 +160,7 @@ impl SimDisk {
     /// The content of a file, also of one that is unreadable for the engine.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidInput` when it is no regular file.
+    /// `NotFound`; `InvalidInput` if it is not a regular file.
     pub fn user_read(&self, path: &str) -> io::Result<Bytes> {
         let world = self.world();
         let ino = world.tree.find(path)?;
@@ -170,7 +170,7 @@ impl SimDisk {
         }
     }
 
-    /// What stands at a path.
+    /// The metadata of a path.
     ///
     /// # Errors
     /// As `lstat(2)`.
@@ -179,8 +179,8 @@ impl SimDisk {
         world.tree.find(path).map(|ino| world.tree.meta(ino))
     }
 
-    /// Every regular file below a folder (`""`: all) by its path from the root, empty when there is no such
-    /// folder. The private folder is left out unless `below` is in it.
+    /// Every regular file below a folder (`""`: all) by its path from the root. Empty if the folder does not exist.
+    /// Without the private folder, unless `below` is in it.
     pub fn user_tree(&self, below: &str) -> BTreeMap<String, Bytes> {
         fn collect(tree: &Tree, dir: Ino, path: &str, with_private: bool, out: &mut BTreeMap<String, Bytes>) {
             for (name, ino) in tree.entries(dir) {

@@ -1,8 +1,8 @@
-//! What a power cut may leave, and what it must.
+//! The states that a power cut may leave, and the content that must survive.
 
 use super::*;
 
-/// What is left of `run` by 200 power cuts, each under its own seed: every outcome once.
+/// The different states after `run` and a power cut, of 200 seeds.
 fn outcomes(run: impl Fn(&SimDisk)) -> Vec<Vec<(String, Vec<u8>)>> {
     let mut seen = Vec::new();
     for seed in 0..200 {

@@ -1,15 +1,15 @@
-//! [`SteadyClock`]: whether the wall clock has been right for long enough to tell how old something is.
+//! [`SteadyClock`]: decides if the wall clock can be trusted to tell the age of a file.
 //!
-//! Pure: the caller reads the clocks, and keeps the note over restarts.
+//! Pure: the caller reads the clocks and keeps the note across restarts.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A wall clock that moves this much more or less than the monotonic one has jumped. It is shorter than an hour, so
-/// that a hardware clock in local time is noticed.
+/// The wall clock has jumped if it differs from the monotonic one by more than this. The limit is less than an hour, to
+/// notice a hardware clock in local time.
 const JUMP: Duration = Duration::from_secs(30 * 60);
-/// Running time without a jump after which the wall clock is trusted.
+/// The wall clock is trusted after this much running time without a jump.
 const STEADY: Duration = Duration::from_secs(3600);
 
 /// Both clocks at one moment.
@@ -17,11 +17,11 @@ const STEADY: Duration = Duration::from_secs(3600);
 pub struct ClockReading {
     /// Milliseconds since the epoch.
     pub wall_ms: u64,
-    /// Monotonic time since the process began to read it.
+    /// Monotonic time since the first reading of the process.
     pub running: Duration,
 }
 
-/// The wall clock as it was last seen, to be kept over restarts.
+/// The last reading of the wall clock, kept across restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockNote {
     /// Milliseconds since the epoch.
@@ -30,8 +30,8 @@ pub struct ClockNote {
     pub steady_s: u64,
 }
 
-/// Tells whether the wall clock has been steady for an hour of running. Nothing may be removed for its age before
-/// that: after a start with a wrong clock everything looks old.
+/// Checks if the wall clock has been steady for an hour of running. Remove nothing for its age before that: with a wrong
+/// clock, everything looks old.
 #[derive(Debug)]
 pub struct SteadyClock {
     last: ClockReading,
@@ -39,20 +39,19 @@ pub struct SteadyClock {
 }
 
 impl SteadyClock {
-    /// Goes on from the note of the last run. A wall clock far from the noted one has jumped, and so has one without
-    /// a note.
+    /// Continues from the note of the last run. Without a note, or far from it, the wall clock counts as having jumped.
     pub fn resume(note: Option<ClockNote>, now: ClockReading) -> Self {
         let is_near = |note: &ClockNote| now.wall_ms.abs_diff(note.wall_ms) <= millis(JUMP);
         let steady = note.filter(is_near).map_or(Duration::ZERO, |note| Duration::from_secs(note.steady_s).min(STEADY));
         Self { last: now, steady }
     }
 
-    /// Begins with a clock that is trusted, because nothing is older than it.
+    /// Starts with a trusted clock, for a folder without any older data.
     pub fn trusted(now: ClockReading) -> Self {
         Self { last: now, steady: STEADY }
     }
 
-    /// Takes in the clocks as they are now. True when the clock jumped since the last reading.
+    /// Adds a reading. Returns true if the wall clock has jumped since the last one.
     pub fn observe(&mut self, now: ClockReading) -> bool {
         let ran = now.running.saturating_sub(self.last.running);
         let expected_ms = self.last.wall_ms.saturating_add(millis(ran));
@@ -62,7 +61,7 @@ impl SteadyClock {
         jumped
     }
 
-    /// Whether ages by the wall clock can be trusted.
+    /// True if ages by the wall clock can be trusted.
     pub fn is_steady(&self) -> bool {
         self.steady >= STEADY
     }
@@ -88,7 +87,7 @@ mod tests {
         ClockReading { wall_ms, running: Duration::from_secs(running_s) }
     }
 
-    /// Lets both clocks run on by so many minutes, with a look a minute.
+    /// Advances both clocks by `minutes`, with a reading every minute.
     fn run(clock: &mut SteadyClock, minutes: u64) {
         for _ in 0..minutes {
             let ClockReading { wall_ms, running } = clock.last;

@@ -1,4 +1,4 @@
-//! [`Md5`]: the content digest of the protocol. It names content; it is no defence against forgery.
+//! [`Md5`]: the content digest of the protocol. It identifies content, but does not protect against forgery.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use md5::Digest;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// An MD5 digest. On the wire and in files: 32 lower-case hex digits.
+/// An MD5 digest. On the wire and in files it is 32 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Md5([u8; 16]);
 
@@ -29,7 +29,7 @@ impl Md5 {
         &self.0
     }
 
-    /// The first 8 hex digits, as conflict copies are named.
+    /// The first 8 hex digits, for the names of conflict copies.
     pub fn short(&self) -> String {
         self.to_string()[..8].to_owned()
     }
@@ -85,7 +85,7 @@ impl<'de> Deserialize<'de> for Md5 {
     }
 }
 
-/// Digests content that comes in pieces.
+/// Digests content piece by piece.
 #[derive(Default)]
 pub struct Md5Hasher(md5::Md5);
 

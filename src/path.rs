@@ -1,21 +1,21 @@
-//! [`RelPath`]: a file's name inside a memory folder, validated once at the edge.
-//!
-//! The same type names a blob on the wire. It does not touch the filesystem.
+//! [`RelPath`]: the path of a file inside a memory folder, validated once at the edge. Blobs on the wire have the same type.
 
 use std::borrow::Borrow;
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
+use std::ops::Bound;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-/// The private folder inside each root. Never synced, at any depth, in any case (`.MEMSYNC` is the same
-/// directory on a case-insensitive filesystem).
+/// The private folder inside each root. It is never synced, at any depth and in any letter case (`.MEMSYNC` is the same folder
+/// on a case-insensitive filesystem).
 pub const PRIVATE_DIR: &str = ".memsync";
 
-/// Whether some filesystem takes this name for [`PRIVATE_DIR`]: one that ignores case folds `ſ` into `s`, and HFS+ and
-/// a case-folding ext4 leave out what is not to be seen.
+/// True if any filesystem takes this name for [`PRIVATE_DIR`]. A case-insensitive one folds `ſ` into `s`. HFS+ and a
+/// case-folding ext4 also ignore invisible characters.
 pub fn is_private(name: &str) -> bool {
     if name.is_ascii() {
         return name.eq_ignore_ascii_case(PRIVATE_DIR);
@@ -33,12 +33,12 @@ fn is_invisible(c: char) -> bool {
         | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Whether a character turns the text around it, or ends its line.
+/// True if a character changes the direction of the text or ends its line.
 pub fn is_turning(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Text as it can be shown: characters that could steer a terminal or turn the text around are escaped, as `\u{202e}`.
+/// Text that is safe to show. Escapes characters that could control a terminal or change the direction, as `\u{202e}`.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -51,7 +51,7 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
-/// A name with all but ASCII escaped, so that two Unicode forms of it can be told apart.
+/// A name with every non-ASCII character escaped, so that two Unicode forms of it look different.
 pub fn ascii_name(name: &str) -> String {
     let mut shown = String::with_capacity(name.len());
     for c in name.chars() {
@@ -64,8 +64,8 @@ pub fn ascii_name(name: &str) -> String {
     shown
 }
 
-/// A name of any bytes as it can be shown, different for different names: as [`visible`], with `\xff` for a byte that is
-/// not UTF-8, and two backslashes for one.
+/// A name of any bytes that is safe to show, like [`visible`]. Different names look different: `\xff` stands for a byte that
+/// is not UTF-8, and two backslashes for one.
 pub fn shown_name(name: &[u8]) -> String {
     let mut shown = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
@@ -77,17 +77,29 @@ pub fn shown_name(name: &[u8]) -> String {
     shown
 }
 
-/// Longest path accepted, in bytes of UTF-8 (the S3 key limit).
+/// The folder part of a `/`-separated path, or `""` at the top.
+pub fn dir_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+/// The entries of `map` below the folder `dir`.
+pub fn subtree_range<'a, V>(map: &'a BTreeMap<RelPath, V>, dir: &str) -> btree_map::Range<'a, RelPath, V> {
+    // `0` is the character after `/`.
+    let (from, to) = (format!("{dir}/"), format!("{dir}0"));
+    map.range::<str, _>((Bound::Included(from.as_str()), Bound::Excluded(to.as_str())))
+}
+
+/// Maximum length of a path in bytes of UTF-8 (the S3 key limit).
 pub const MAX_PATH: usize = 1024;
-/// Longest segment accepted, in bytes of UTF-8 (`NAME_MAX` of the common filesystems).
+/// Maximum length of a segment in bytes of UTF-8 (`NAME_MAX` of the common filesystems).
 pub const MAX_SEGMENT: usize = 255;
 
-/// A relative, `/`-separated path: no empty, `.` or `..` segment, no control character, no backslash,
-/// nothing inside `.memsync`. Ordered by bytes. Cloning is cheap.
+/// A relative, `/`-separated path without empty, `.` or `..` segments, control characters and backslashes, and outside
+/// `.memsync`. Ordered by bytes. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelPath(Arc<str>);
 
-/// Why a name was refused.
+/// Why a path was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     #[error("the path is empty")]
@@ -113,7 +125,7 @@ pub enum PathError {
 }
 
 impl RelPath {
-    /// Checks `text` and takes it as it is (see [`RelPath::is_nfc`]).
+    /// Validates `text` without a change to its Unicode form (see [`RelPath::is_nfc`]).
     ///
     /// # Errors
     /// The first rule that `text` breaks.
@@ -144,7 +156,7 @@ impl RelPath {
         Ok(Self(text.into()))
     }
 
-    /// Like [`RelPath::parse`] for a name read from a disk: brought to NFC, the form on the wire.
+    /// Like [`RelPath::parse`] for a path from a disk. Converts it to NFC, the form on the wire.
     ///
     /// # Errors
     /// As [`RelPath::parse`].
@@ -156,7 +168,7 @@ impl RelPath {
         }
     }
 
-    /// Whether the name is in Unicode normalisation form C. The agent blocks remote names that are not.
+    /// True if the path is in Unicode normalisation form C. The agent blocks remote paths that are not.
     pub fn is_nfc(&self) -> bool {
         unicode_normalization::is_nfc(&self.0)
     }
@@ -174,7 +186,7 @@ impl RelPath {
         self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
     }
 
-    /// The folder part, `""` at the top.
+    /// The folder part, or `""` at the top.
     pub fn dir(&self) -> &str {
         self.0.rsplit_once('/').map_or("", |(dir, _)| dir)
     }
@@ -188,12 +200,12 @@ impl RelPath {
         })
     }
 
-    /// Whether this path is inside the folder `dir` (`""` holds all).
+    /// True if this path is inside the folder `dir`. Every path is inside `""`.
     pub fn is_below(&self, dir: &str) -> bool {
         dir.is_empty() || (self.0.len() > dir.len() && self.0.starts_with(dir) && self.0.as_bytes()[dir.len()] == b'/')
     }
 
-    /// The same path with another last segment.
+    /// This path with another last segment.
     ///
     /// # Errors
     /// As [`RelPath::parse`].
@@ -204,7 +216,7 @@ impl RelPath {
         }
     }
 
-    /// The key under which two names are one on a filesystem that ignores case.
+    /// The same key for all paths that are equal on a case-insensitive filesystem.
     pub fn fold(&self) -> String {
         self.0.chars().flat_map(char::to_lowercase).nfc().collect()
     }
@@ -253,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepts_what_people_call_their_notes() {
+    fn common_file_names_are_accepted() {
         for ok in [
             "a",
             "topics/ai.md",
@@ -265,7 +277,7 @@ mod tests {
             "a:b?*",
             ".mem\u{17f}yncs",
             "me\u{200d}m",
-            // Look-alikes, which no filesystem takes for it.
+            // Names that only look like `.memsync`.
             ".\u{ff4d}emsync",
             ".m\u{435}msync",
         ] {
@@ -274,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_could_leave_the_folder_or_hide() {
+    fn path_that_leaves_the_folder_or_hides_is_refused() {
         let long = "x".repeat(256);
         let deep = "y/".repeat(600) + "z";
         for (bad, why) in [
@@ -304,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_shown_escaped_and_apart() {
+    fn shown_names_are_escaped_and_distinct() {
         assert_eq!(visible("a\u{1b}[2Jb\n\u{202e}c \u{fffd}"), "a\\u{1b}[2Jb\\n\\u{202e}c \u{fffd}");
         let names: [&[u8]; 6] = [b"a\xff", b"a\\xff", "a\u{fffd}".as_bytes(), b"a\n", b"a\\n", "a\u{202e}".as_bytes()];
         let shown = names.map(shown_name);
@@ -316,14 +328,14 @@ mod tests {
     }
 
     #[test]
-    fn disk_names_come_in_nfc() {
+    fn path_from_disk_is_in_nfc() {
         let nfd = "cafe\u{301}.md";
         assert_eq!(RelPath::from_disk(nfd).unwrap().as_str(), "caf\u{e9}.md");
         assert!(!RelPath::parse(nfd).unwrap().is_nfc());
     }
 
     #[test]
-    fn parts() {
+    fn parts_of_a_path() {
         let p = RelPath::parse("a/b/c.md").unwrap();
         assert_eq!((p.dir(), p.file_name()), ("a/b", "c.md"));
         assert_eq!(p.ancestors().collect::<Vec<_>>(), ["a/b", "a"]);

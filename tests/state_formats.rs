@@ -1,4 +1,4 @@
-//! What is on disk: every released format, and files that are cut short or damaged.
+//! The state files on disk: every released format, and files that are cut short or damaged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ fn alone(bytes: impl Into<Vec<u8>>) -> Files {
     [(NAME.to_owned(), bytes.into())].into()
 }
 
-/// What every fixture holds. Versions before 2 did not keep `ctime_ns`.
+/// The entries of every fixture. Versions before 2 have no `ctime_ns`.
 fn frozen(version: u32) -> Entries {
     let md5 = |hex: &str| hex.parse::<Md5>().unwrap();
     let ctime_ns = if version < 2 { 0 } else { 1_705_314_600_123_456_790 };
@@ -121,13 +121,13 @@ fn every_version_and_format_loads() {
 }
 
 #[test]
-fn what_is_written_today_is_what_was_frozen() {
+fn written_container_equals_the_frozen_one() {
     for (layout, file) in LAYOUTS.into_iter().zip(FILES) {
         let old = fixture(&format!("v2/{file}"));
         let disk = MemDisk::with(&alone(old.clone()));
         let (mut container, _) = open_as(&disk, layout).unwrap();
         container.save(at("2024-01-15T11:00:00.5Z")).unwrap();
-        // Only the time of the save differs, and in MessagePack its length before it.
+        // Only the time of the save differs; in MessagePack, the length before it as well.
         let (before, after): (&[u8], &[u8]) = match layout.0 {
             StateFormat::Json => (b"\"2024-01-15T11:00:00Z", b"\"2024-01-15T11:00:00.5Z"),
             StateFormat::MsgPack => (b"\xb42024-01-15T11:00:00Z", b"\xb62024-01-15T11:00:00.5Z"),
@@ -140,7 +140,7 @@ fn what_is_written_today_is_what_was_frozen() {
 }
 
 #[test]
-fn the_journal_format_is_frozen() {
+fn journal_format_is_frozen() {
     let files: Files = [
         (NAME.to_owned(), fixture("v2/compact.json")),
         ("notes.journal".to_owned(), fixture("v2/compact.json.journal")),
@@ -155,7 +155,7 @@ fn the_journal_format_is_frozen() {
 }
 
 #[test]
-fn a_future_version_is_refused_and_nothing_is_touched() {
+fn newer_version_is_refused_and_nothing_is_changed() {
     let future =
         [br#"{"version": 3, "entries": {"a": 1}, "x": null}"#.to_vec(), b"\x82\xa7version\x03\xa1x\xc0".to_vec()];
     for bytes in future {
@@ -171,7 +171,7 @@ fn a_future_version_is_refused_and_nothing_is_touched() {
 }
 
 #[test]
-fn what_no_container_should_hold_is_damage() {
+fn invalid_content_is_damage() {
     let entry = r#"{"path":"a","md5":"5d41402abc4b2a76b9719d911017c592"}"#;
     let deep = format!("{{\"version\":2,\"x\":{}", "[".repeat(100_000));
     let deep_pack = [b"\x82\xa7version\x02\xa1x".to_vec(), vec![0x91; 100_000]].concat();
@@ -199,7 +199,7 @@ fn what_no_container_should_hold_is_damage() {
 }
 
 #[test]
-fn unknown_fields_are_no_damage() {
+fn unknown_fields_are_ignored() {
     let text = String::from_utf8(fixture("v2/compact.json")).unwrap();
     let more =
         text.replace("\"size\":5", "\"size\":5,\"colour\":[{}]").replace("{\"version\":2", "{\"x\":1,\"version\":2");
@@ -208,7 +208,7 @@ fn unknown_fields_are_no_damage() {
 }
 
 #[test]
-fn changing_the_options_converts_the_file() {
+fn changed_options_convert_the_file() {
     let disk = MemDisk::with(&alone(fixture("v2/pretty.json")));
     for (layout, first) in [(LAYOUTS[2], 0x87), (LAYOUTS[1], b'{'), (LAYOUTS[0], b'{'), (LAYOUTS[2], 0x87)] {
         let (mut container, opened) = open_as(&disk, layout).unwrap();
@@ -223,7 +223,7 @@ fn changing_the_options_converts_the_file() {
     }
 }
 
-/// A container with backup and both journals, every state it has been in, the last one last.
+/// The files of a container with a backup and both journals, and every state it has had, in order.
 fn lived_in(layout: (StateFormat, bool)) -> (Files, Vec<Entries>) {
     let disk = MemDisk::new();
     let (mut container, _) = open_as(&disk, layout).unwrap();
@@ -250,24 +250,24 @@ fn lived_in(layout: (StateFormat, bool)) -> (Files, Vec<Entries>) {
 
 const ALL: [&str; 4] = [NAME, "notes.journal", "notes.bak", "notes.journal.bak"];
 
-/// Opens the damaged files. `file` is the one that was damaged.
+/// Opens the files, of which `file` is damaged, and checks the outcome.
 fn assert_sound(files: &Files, states: &[Entries], file: &str, what: &str) {
     let disk = MemDisk::with(files);
     let (container, opened) = match open_as(&disk, LAYOUTS[1]) {
         Ok(opened) => opened,
-        // A damaged digit can make a version of the future.
+        // A damaged digit can make a newer version.
         Err(StateError::FutureVersion { .. }) if what.starts_with("bit") => return,
         Err(e) => panic!("{what}: {e}"),
     };
     let last = states.last().unwrap();
     assert!(states.contains(container.entries()), "{what}: {opened:?} {:?}", container.entries());
     match file {
-        // Backup and journals lead to where the container was.
+        // The backup and the journals lead to the state of the container.
         NAME => {
             assert_eq!(container.entries(), last, "{what}: {opened:?}");
             assert!(matches!(opened, OpenOutcome::Recovered { from_backup: true, .. }), "{what}: {opened:?}");
         }
-        // What is cut off at the end can be taken for a commit that was never finished.
+        // A line cut off at the end looks like a commit that never finished.
         "notes.journal" if opened == OpenOutcome::Loaded => {
             assert!(states[states.len() - 3..].contains(container.entries()), "{what}");
         }
@@ -281,7 +281,7 @@ fn assert_sound(files: &Files, states: &[Entries], file: &str, what: &str) {
 }
 
 #[test]
-fn cut_short_at_every_byte() {
+fn file_cut_short_at_any_byte_is_recovered() {
     for layout in LAYOUTS {
         let (files, states) = lived_in(layout);
         assert!(files.keys().map(String::as_str).eq(["notes", "notes.bak", "notes.journal", "notes.journal.bak"]));
@@ -296,7 +296,7 @@ fn cut_short_at_every_byte() {
 }
 
 #[test]
-fn a_flipped_bit_in_every_byte() {
+fn file_with_a_flipped_bit_is_recovered() {
     let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     for layout in LAYOUTS {
@@ -330,7 +330,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
 
     #[test]
-    fn what_is_written_is_read(
+    fn written_entries_are_read_back(
         saved in proptest::collection::btree_map(any_path(), any_entry(), 0..20),
         committed in proptest::collection::btree_map(any_path(), any_entry(), 0..5),
         layout in 0..3usize,
@@ -349,10 +349,10 @@ proptest! {
 }
 
 #[test]
-fn leftover_that_cannot_be_removed_stops_no_start() {
+fn leftover_that_cannot_be_removed_does_not_stop_a_start() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(disk::real::RealDisk::open(dir.path()).unwrap());
-    // A folder is no file that a dead run was writing, and cannot be removed as one.
+    // A folder with the name of a temporary file cannot be removed as a file.
     std::fs::create_dir(dir.path().join(format!("{NAME}.tmp.1"))).unwrap();
     std::fs::write(dir.path().join(format!("{NAME}.tmp.2")), "half a container").unwrap();
     let opened = Container::open(disk, NAME, options(LAYOUTS[0]), at("2026-01-01T00:00:00Z"));
@@ -361,7 +361,7 @@ fn leftover_that_cannot_be_removed_stops_no_start() {
 }
 
 #[test]
-fn start_of_the_machine_is_kept_and_left_out_after_a_clean_stop() {
+fn boot_is_kept_until_a_clean_stop() {
     for layout in LAYOUTS {
         let disk = MemDisk::with(&Files::new());
         let reopen = || open_as(&disk, layout).unwrap().0;

@@ -82,7 +82,7 @@ pub(super) fn change_closed(setup: &FolderSetup, change: &FolderChange) -> Resul
         return Err(format!("{}: another memsync works on this folder; stop it first", setup.root.display()));
     };
     let folder = Folder::new(Arc::new(disk), &setup.device, fastrand::u64(..));
-    folder.change(change, Timestamp::now()).map_err(|e| describe(&setup.root, &e))
+    folder.change_and_sweep(change, Timestamp::now()).map_err(|e| describe(&setup.root, &e))
 }
 
 /// The error with the absolute path.

@@ -6,9 +6,9 @@ use std::io;
 use crate::digest::Md5;
 use crate::disk::Disk;
 use crate::failpoint;
-use crate::local::moves::ns;
-use crate::local::scan::settled;
 use crate::local::source::FileDigest;
+use crate::local::stat_trust::trusted_stat;
+use crate::local::stat_trust::unix_ns;
 use crate::local::{FileMove, LocalEntry, MoveOutcome};
 use crate::path::RelPath;
 use crate::protocol::IndexEntry;
@@ -94,7 +94,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                 }
                 Done::Read { digested: FileDigest { md5, stat }, version } => {
                     // What the upload found out about the file is what a scan would have found.
-                    let known = settled(stat, ns(self.world.now()));
+                    let known = trusted_stat(stat, unix_ns(self.world.now()));
                     let found = LocalEntry { local: LocalState::File(md5), stat: known, size: stat.size };
                     self.tree.put(step.path.clone(), Some(found));
                     own_writes += 1;
@@ -120,13 +120,18 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.leftovers |= performed.left_over;
         report.again |= !performed.unsettled.is_empty();
         for ((at, change), uploaded) in agreed {
-            match change {
-                _ if !performed.unsettled.contains(&at) => changes.push(change),
-                // Not agreed after all; but the proxy holds it because of us.
-                BaseChange::Set(path, BaseEntry { base: Base::Synced(md5), .. }) if uploaded => {
-                    self.sent.note(&path, md5)
-                }
-                _ => {}
+            let Some(e) = performed.unsettled.get(&at) else {
+                changes.push(change);
+                continue;
+            };
+            let BaseChange::Set(path, entry) = change else { continue };
+            if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+                let why = format!("cannot be made durable: {e}; {}", remedy(e));
+                report.blocked.insert(path.clone(), PathProblem::new(Effect::Retried, why));
+            }
+            // The base cannot advance, but the proxy has the content because of us.
+            if let (Base::Synced(md5), true) = (entry.base, uploaded) {
+                self.sent.note(&path, md5);
             }
         }
         for (moving, moved) in moving.into_iter().zip(performed.moved) {

@@ -233,7 +233,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
                         skipped.contents.insert(*md5);
                     }
                 }
-                SkipReason::Clash(_) | SkipReason::Collides(_) | SkipReason::TooLarge(_) => {
+                SkipReason::Clash(_) | SkipReason::Collides(_) | SkipReason::Ambiguous(_) | SkipReason::TooLarge(_) => {
                     report.blocked.extend(PathProblem::of(why).map(|problem| (step.path.clone(), problem)));
                 }
                 _ => {}

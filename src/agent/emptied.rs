@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::digest::{Md5, Md5Hasher};
 use crate::disk::Disk;
-use crate::local::moves::ns;
+use crate::local::stat_trust::unix_ns;
 use crate::path::RelPath;
 use crate::remote::Remote;
 use crate::state::{CopyLink, StateError};
@@ -36,7 +36,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let last = self.container.header().boot.clone();
         if last.is_some_and(|last| last != boot.id) {
             let uptime = i64::try_from(boot.uptime.as_nanos()).unwrap_or(i64::MAX);
-            self.crash.booted_ns = Some(ns(self.world.now()).saturating_sub(uptime));
+            self.crash.booted_ns = Some(unix_ns(self.world.now()).saturating_sub(uptime));
             tracing::warn!(
                 "the machine went down without a clean stop: files that it left empty are not uploaded over the \
                  proxy's text"
@@ -50,7 +50,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Looks among the files that differ from the base for those that the crash emptied.
     pub(super) fn find_emptied(&mut self) {
         let Some(booted_ns) = self.crash.booted_ns else { return };
-        let now_ns = ns(self.world.now());
+        let now_ns = unix_ns(self.world.now());
         let (mut emptied, mut young, mut is_unsure) = (BTreeSet::new(), Vec::new(), false);
         for (path, entry) in self.container.entries() {
             let (Some(base), Some(found)) = (entry.base.content(), self.tree.found().get(path)) else { continue };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::disk::Disk;
-use crate::local::moves::is_conflict_name;
+use crate::local::conflicts::is_conflict_name;
 use crate::local::{Folder, LocalTree, RootError, ScanScope, TouchedPaths};
 use crate::path::{RelPath, ascii_name, shown_name};
 use crate::protocol::IndexEntry;
@@ -271,7 +271,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// The folder's identity, made durable; `new_id` where it had none.
     pub(super) fn take_identity(&self, new_id: &str) -> Result<String, CycleError> {
-        let failed = folder_error(crate::local::folder::ID);
+        let failed = folder_error(crate::local::identity::ID_FILE);
         match self.folder.identity().map_err(root_halt)? {
             Some(id) => self.folder.settle_identity().map_err(failed).map(|()| id),
             None => self.folder.create_identity(new_id).map_err(failed).map(|()| new_id.to_owned()),

@@ -3,7 +3,8 @@
 use std::io;
 
 use crate::disk::Disk;
-use crate::local::moves::{SweepReport, is_conflict_name};
+use crate::local::conflicts::is_conflict_name;
+use crate::local::moves::StageReport;
 use crate::path::RelPath;
 use crate::remote::Remote;
 use crate::state::CopyLink;
@@ -15,7 +16,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Puts in order what a crash or a failure left in `stage/`. One file that cannot be put where it belongs is safe
     /// there, and holds up nothing else.
     pub(super) fn sweep(&mut self) -> Result<(), CycleError> {
-        let SweepReport { left, copies, unknown } =
+        let StageReport { left, copies, unknown } =
             self.folder.sweep(self.world.now()).map_err(folder_error(".memsync/stage"))?;
         self.leftovers = false;
         for path in unknown {

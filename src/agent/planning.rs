@@ -64,7 +64,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             quiet_ns: i64::try_from(self.options.quiet.as_nanos()).unwrap_or(i64::MAX),
             overdue: &|path| since.get(path).is_some_and(|first| begun >= *first + patience),
             threads: self.options.threads,
-            now_ns: crate::local::moves::ns(self.world.now()),
+            now_ns: crate::local::stat_trust::unix_ns(self.world.now()),
             stop: &move || stop.load(Ordering::Relaxed) || quit.load(Ordering::Relaxed),
         };
         let stats = self.folder.scan(&mut self.tree, &scope, &options).map_err(|e| match e.kind() {

@@ -33,7 +33,9 @@ impl Effect {
             | SkipReason::Mounted
             | SkipReason::OtherFolder
             | SkipReason::Name(_) => Some(Self::LeftOut),
-            SkipReason::Unreadable(_) | SkipReason::Collides(_) | SkipReason::Clash(_) => Some(Self::Blocked),
+            SkipReason::Unreadable(_) | SkipReason::Collides(_) | SkipReason::Ambiguous(_) | SkipReason::Clash(_) => {
+                Some(Self::Blocked)
+            }
             SkipReason::Quarantined(_) => Some(Self::Retried),
         }
     }

@@ -120,7 +120,7 @@ impl FolderRules {
 
 /// The rules of the configuration's list and of the file, and what is wrong with the latter.
 fn make(list: &[String], text: Option<&str>) -> Result<(IgnoreRules, Option<String>), PatternError> {
-    let (rules, bad) = IgnoreRules::of_good_lines(list, text)?;
+    let (rules, bad) = IgnoreRules::from_good_lines(list, text)?;
     let problem = bad.first().map(|first| {
         let more =
             if bad.len() > 1 { format!(" ({} more of its lines are as bad)", bad.len() - 1) } else { String::new() };

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::disk::real::RealDisk;
-use crate::local::moves::is_conflict_name;
+use crate::local::conflicts::is_conflict_name;
 use crate::state::{StateView, peek, read_note, write_note};
 
 use super::setup::FolderSetup;

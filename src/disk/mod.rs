@@ -1,9 +1,9 @@
-//! [`Disk`]: the few filesystem operations that the folder and the container are built on.
+//! [`Disk`]: the filesystem operations that the folder and the container need.
 //!
-//! [`real::RealDisk`] is the implementation. Tests use a simulated disk, which loses unsynced data. Paths
-//! are relative to the root the disk was opened on, `/`-separated, `""` for the root itself, and already
-//! validated. No operation follows a symlink, in any component, and none leaves the root. A path that crosses a mount
-//! point fails with `CrossesDevices`, except that `list` and `stat` show the mount point itself.
+//! [`real::RealDisk`] is the implementation. Tests use a simulated disk that loses unsynced data. Paths are validated,
+//! `/`-separated and relative to the root of the disk; `""` is the root. No operation follows a symlink in any component or
+//! leaves the root. A path across a mount point fails with `CrossesDevices`, except that `list` and `stat` show the mount
+//! point itself.
 
 use std::ffi::OsString;
 use std::io;
@@ -12,32 +12,32 @@ pub mod boot;
 pub mod real;
 pub mod whole;
 
-/// What a path is.
+/// The kind of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     File,
     Dir,
     Symlink,
-    /// Sockets, devices, FIFOs: the name of the kind for people.
+    /// A socket, device or FIFO; the text is the name of the kind for people.
     Other(&'static str),
 }
 
-/// What `lstat` says of a path.
+/// The metadata of a path, as `lstat` returns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileMeta {
     pub kind: FileKind,
     /// Bytes.
     pub size: u64,
-    /// Bytes that it takes on the disk.
+    /// Bytes allocated on the disk.
     pub allocated: u64,
     pub mtime_ns: i64,
     pub ctime_ns: i64,
     pub inode: u64,
-    /// Names that it has.
+    /// Number of hard links.
     pub links: u64,
-    /// The filesystem it is on.
+    /// The filesystem.
     pub device: u64,
-    /// Something is mounted here: a filesystem, a folder or a single file. `false` where the system does not say.
+    /// A mount point of a filesystem, a folder or a single file. `false` if the system does not say.
     pub is_mount: bool,
     /// Permission bits.
     pub mode: u32,
@@ -45,76 +45,49 @@ pub struct FileMeta {
 
 /// An open regular file.
 pub trait DiskFile: Send {
-    /// Reads at the file's position; 0 at the end.
-    ///
-    /// # Errors
-    /// As `read(2)`.
+    /// Reads at the file's position. Returns 0 at the end.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize>;
-    /// # Errors
-    /// As `write(2)`.
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Makes the content (not the name) durable: `fsync`, on macOS `F_FULLFSYNC`.
-    ///
-    /// # Errors
-    /// As `fsync(2)`.
+    /// Makes the content durable, but not the name: `fsync`, on macOS `F_FULLFSYNC`.
     fn sync(&self) -> io::Result<()>;
-    /// # Errors
-    /// As `fstat(2)`.
     fn meta(&self) -> io::Result<FileMeta>;
-    /// # Errors
-    /// As `fchmod(2)`.
     fn set_mode(&self, mode: u32) -> io::Result<()>;
-    /// Whether some program has the file, which is open here for reading, open for writing. `false` where the system
-    /// does not tell.
+    /// True if a program has this file open for writing. Call it only on a file opened for reading. `false` if the system
+    /// does not say.
     fn is_open_for_writing(&self) -> bool {
         false
     }
 }
 
-/// Filesystem operations below one root.
+/// Filesystem operations below one root. Their errors are those of the system calls, except where stated.
 pub trait Disk: Send + Sync + 'static {
     type File: DiskFile;
 
-    /// The names in a folder with what each is, in no order. A name that goes while it is listed is left out.
+    /// The names in a folder with their metadata, unsorted. Skips a name that is removed meanwhile.
     ///
     /// # Errors
-    /// As `opendir(3)`; `NotFound` when the folder is gone.
+    /// As `opendir(3)`; `NotFound` if the folder is gone.
     fn list(&self, dir: &str) -> io::Result<Vec<(OsString, FileMeta)>>;
-    /// # Errors
-    /// As `lstat(2)`.
     fn stat(&self, path: &str) -> io::Result<FileMeta>;
     /// Opens a regular file for reading. Never blocks on a FIFO.
     ///
     /// # Errors
-    /// As `open(2)`; `InvalidInput` when it is no regular file.
+    /// As `open(2)`; `InvalidInput` if it is no regular file.
     fn open(&self, path: &str) -> io::Result<Self::File>;
-    /// Creates a file that must not exist, for writing and reading, mode 0666 less the umask.
+    /// Creates a new file for writing and reading, with mode 0666 less the umask.
     ///
     /// # Errors
     /// As `open(2)`; `AlreadyExists`.
     fn create(&self, path: &str) -> io::Result<Self::File>;
-    /// Opens a file for appending, creating it (0600) where it is missing.
-    ///
-    /// # Errors
-    /// As `open(2)`.
+    /// Opens a file for appending. Creates it (0600) if it is missing.
     fn append(&self, path: &str) -> io::Result<Self::File>;
-    /// # Errors
-    /// As `mkdir(2)`.
     fn mkdir(&self, dir: &str) -> io::Result<()>;
-    /// # Errors
-    /// As `rmdir(2)`.
     fn rmdir(&self, dir: &str) -> io::Result<()>;
     /// Removes a file's name.
-    ///
-    /// # Errors
-    /// As `unlink(2)`.
     fn unlink(&self, path: &str) -> io::Result<()>;
-    /// Renames, replacing what stands at `to`.
-    ///
-    /// # Errors
-    /// As `rename(2)`.
+    /// Renames a path, and replaces a file at `to`.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Renames; nothing may stand at `to`.
+    /// Renames a path to a free one.
     ///
     /// # Errors
     /// `AlreadyExists`; otherwise as `rename(2)`.
@@ -122,26 +95,19 @@ pub trait Disk: Send + Sync + 'static {
     /// Exchanges two names in one step.
     ///
     /// # Errors
-    /// As `renameat2(2)` with `RENAME_EXCHANGE`; `Unsupported` where the filesystem cannot.
+    /// As `renameat2(2)` with `RENAME_EXCHANGE`; `Unsupported` if the filesystem cannot do it.
     fn exchange(&self, a: &str, b: &str) -> io::Result<()>;
     /// Makes the names in one folder durable.
-    ///
-    /// # Errors
-    /// As `fsync(2)`.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
-    /// Makes everything on the root's filesystem durable: `syncfs`.
-    ///
-    /// # Errors
-    /// As `syncfs(2)`.
+    /// Makes the whole filesystem of the root durable: `syncfs`.
     fn sync_all(&self) -> io::Result<()>;
-    /// Names this start of the machine: with the same one nothing was lost that had not been made durable. `None` where
-    /// nothing tells.
+    /// Identifies the boot of the machine. Unsynced data survives until the next boot. `None` if the system does not say.
     fn boot_id(&self) -> Option<String> {
         None
     }
 }
 
-/// What must be unchanged for a file's digest to be trusted without reading it again.
+/// The metadata that proves, if unchanged, that a file still has its digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStat {
     /// Bytes.

@@ -1,5 +1,5 @@
-//! Small files that are written whole: beside their name, synced, and renamed. A crash leaves what was there before, or
-//! the new file, and never half of it.
+//! Writes small files whole: to a temporary name, synced, then renamed. A crash leaves the old file or the new one, never
+//! half of it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,8 +12,8 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::failpoint;
 
-/// Creates `path`, which must not exist, with mode 0600 and `bytes` in it, durably. Missing folders are created
-/// as by [`create_private_dir`].
+/// Creates the file `path` (mode 0600) with the content `bytes`, durably. Creates missing folders like
+/// [`create_private_dir`].
 ///
 /// # Errors
 /// `AlreadyExists`, or as the system calls.
@@ -23,7 +23,7 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     create_private_dir(dir_of(path))?;
     place(path, bytes, |fresh| match rustix::fs::renameat_with(CWD, fresh, CWD, path, RenameFlags::NOREPLACE) {
-        // A filesystem without it has links.
+        // The filesystem has no exclusive rename, but hard links.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
             fs::hard_link(fresh, path)?;
             fs::remove_file(fresh)
@@ -32,7 +32,7 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-/// As [`create_private`], in the place of a file that may be there.
+/// Like [`create_private`], but replaces an existing file.
 ///
 /// # Errors
 /// As the system calls. The old file stays then.
@@ -41,8 +41,7 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     place(path, bytes, |fresh| fs::rename(fresh, path))
 }
 
-/// Replaces the file at `path` (mode 0600): a reader sees the old content or the new, never half of it. It is not
-/// made durable.
+/// Replaces the file at `path` (mode 0600) atomically for its readers. The new content is not made durable.
 ///
 /// # Errors
 /// As the system calls.
@@ -52,7 +51,7 @@ pub fn replace_note(path: &Path, bytes: &[u8]) -> io::Result<()> {
     placed.inspect_err(|_| discard(&fresh))
 }
 
-/// Creates a folder and those above it that are missing, with mode 0700. One that exists is left as it is.
+/// Creates a folder and the missing folders above it, with mode 0700. An existing folder keeps its mode.
 ///
 /// # Errors
 /// As `mkdir(2)`.
@@ -70,7 +69,7 @@ fn place(path: &Path, bytes: &[u8], rename: impl FnOnce(&Path) -> io::Result<()>
     File::open(dir_of(path))?.sync_all()
 }
 
-/// An empty file `<name>.tmp.<process>` beside `path`. Those of processes that have died are removed.
+/// Creates an empty file `<name>.tmp.<process>` next to `path`. Removes those of dead processes.
 fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let mark = format!("{name}.tmp.");
@@ -80,7 +79,7 @@ fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     Ok((fresh, file))
 }
 
-/// Removes `<mark><process>` where the process is no more, or is this one.
+/// Removes the files `<mark><process>` of dead processes and of this one.
 fn remove_leftovers(dir: &Path, mark: &str) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -98,7 +97,7 @@ fn remove_leftovers(dir: &Path, mark: &str) -> io::Result<()> {
 }
 
 fn discard(fresh: &Path) {
-    // The failure before this is the one to report, and the next write removes what stays.
+    // The caller reports the first error. The next write removes a file that stays.
     let _ = fs::remove_file(fresh);
 }
 
@@ -113,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_is_created_whole_and_never_over_another() {
+    fn file_is_created_whole_and_never_replaces_another() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/er/token");
         create_private(&path, b"first").unwrap();
@@ -124,7 +123,7 @@ mod tests {
         replace_private(&path, b"third").unwrap();
         replace_note(&path, b"fourth").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"fourth");
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file is left");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! [`FolderChange`]: a change that a person asks for, such as bringing an earlier version back. What it displaces goes
+//! [`FolderChange`]: a change that a person asks for, such as restoring an old version. The content that it displaces goes
 //! to history.
 //!
-//! It works in the stage, which belongs to the process that holds the folder: the agent, or a command while no agent
+//! A change uses the stage, so only the process that holds the folder may make it: the agent, or a command while no agent
 //! runs.
 
 use std::io;
@@ -15,14 +15,16 @@ use crate::disk::{Disk, DiskFile, FileKind};
 use crate::path::{PathError, RelPath};
 use crate::sync::SkipReason;
 
-use super::source::{CHUNK, digest};
+use super::Folder;
+use super::folder::STAGE;
+use super::moves::{FileMove, MoveOutcome};
+use super::source::{CHUNK_BYTES, digest};
 use super::stage::StagedFile;
-use super::{FileMove, Folder, MoveOutcome};
 
-/// A file may change between looking and acting. Then both are done again.
-const TRIES: usize = 5;
+/// How often a change or a read is repeated for a file that other programs change meanwhile.
+const MAX_TRIES: usize = 5;
 
-/// A change to one file. Paths are below the root, as the files are called on the disk.
+/// A change to one file. Paths are below the root, as named on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum FolderChange {
@@ -41,21 +43,21 @@ impl FolderChange {
     }
 }
 
-/// What became of a [`FolderChange`].
+/// The outcome of a [`FolderChange`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeOutcome {
-    /// It was so already.
+    /// The path had this content already.
     Same,
-    /// Nothing stood there before.
+    /// The path was free.
     Created,
-    /// What stood there went to history.
+    /// The old content is in history.
     Replaced,
-    /// The file went to history.
+    /// The file is in history.
     Removed,
 }
 
-/// Why a [`FolderChange`] failed, and what it did until then.
+/// Why a [`FolderChange`] failed, and its effect until then.
 #[derive(Debug, thiserror::Error)]
 #[error("{at}: {cause}; {effect}")]
 pub struct ChangeError {
@@ -67,12 +69,12 @@ pub struct ChangeError {
 /// Why a change failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeFault {
-    /// Of the path that was to be changed.
+    /// An error of the path to change.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Of another one.
+    /// An error of another path.
     #[error("{path}: {source}")]
-    Elsewhere { path: String, source: io::Error },
+    OtherPath { path: String, source: io::Error },
     #[error(transparent)]
     BadPath(#[from] PathError),
     #[error("{0} is gone")]
@@ -89,7 +91,7 @@ pub enum ChangeFault {
     NoOutcome,
 }
 
-/// What a change that failed has done to the folder.
+/// The effect of a failed change on the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeEffect {
     #[error("nothing was changed")]
@@ -111,7 +113,7 @@ pub enum ChangeEffect {
     Unclear,
 }
 
-/// What stands at a path.
+/// The content at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathContent {
     Nothing,
@@ -119,56 +121,72 @@ pub enum PathContent {
 }
 
 impl<D: Disk> Folder<D> {
-    /// Makes a change, durably. Only for the process that holds the folder.
+    /// Makes a change, durably, for an agent. After a failure the agent must [`sweep`](Folder::sweep) the stage.
     ///
     /// # Errors
-    /// When a file cannot be read or placed. No content is lost then, and the error says what was done.
+    /// A file cannot be read or placed. No content is lost then, and the error says what was done.
     pub fn change(&self, change: &FolderChange, now: Timestamp) -> Result<ChangeOutcome, ChangeError> {
-        let before = self.standing(change.at()).ok();
-        let made = match change {
-            FolderChange::Put { from, at } => self.put(from, at, now),
-            FolderChange::Trash { at } => self.put_away(at, now),
-        };
-        made.map_err(|cause| ChangeError {
-            at: change.at().to_owned(),
-            cause,
-            effect: self.effect_on(change.at(), before),
+        let before = self.path_content(change.at()).ok();
+        self.try_change(change, now).map_err(|cause| self.describe_failure(change.at(), before, cause))
+    }
+
+    /// Makes a change like [`Folder::change`] for a command that ends right after it. A failure leaves nothing in the
+    /// stage, unless the sweep fails as well.
+    ///
+    /// # Errors
+    /// As [`Folder::change`].
+    pub fn change_and_sweep(&self, change: &FolderChange, now: Timestamp) -> Result<ChangeOutcome, ChangeError> {
+        let before = self.path_content(change.at()).ok();
+        self.try_change(change, now).map_err(|cause| {
+            if let Err(e) = self.sweep(now) {
+                tracing::warn!("{STAGE} cannot be cleaned up; the next sync tries again: {e}");
+            }
+            self.describe_failure(change.at(), before, cause)
         })
     }
 
-    /// What stands at `at`.
+    fn try_change(&self, change: &FolderChange, now: Timestamp) -> Result<ChangeOutcome, ChangeFault> {
+        match change {
+            FolderChange::Put { from, at } => self.put_file(from, at, now),
+            FolderChange::Trash { at } => self.trash_file(at, now),
+        }
+    }
+
+    /// The content at `at`.
     ///
     /// # Errors
-    /// When it is no regular file, cannot be read, or does not stop changing.
-    pub fn standing(&self, at: &str) -> Result<PathContent, ChangeFault> {
+    /// The path is no regular file, cannot be read, or keeps changing.
+    pub fn path_content(&self, at: &str) -> Result<PathContent, ChangeFault> {
         match self.disk.stat(at) {
             Ok(meta) if meta.kind == FileKind::File => {}
             Ok(meta) => return Err(ChangeFault::NotAFile(kind_name(meta.kind))),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(PathContent::Nothing);
             }
-            Err(e) => return Err(elsewhere(at)(e)),
+            Err(e) => return Err(other_path(at)(e)),
         }
-        for _ in 0..TRIES {
-            if let Some(found) = digest(&*self.disk, at, &mut Vec::new()).map_err(elsewhere(at))? {
+        for _ in 0..MAX_TRIES {
+            if let Some(found) = digest(&*self.disk, at, &mut Vec::new()).map_err(other_path(at))? {
                 return Ok(PathContent::File(found.md5));
             }
         }
         Err(ChangeFault::Unsteady(at.to_owned()))
     }
 
-    fn put(&self, from: &str, at: &str, now: Timestamp) -> Result<ChangeOutcome, ChangeFault> {
+    fn put_file(&self, from: &str, at: &str, now: Timestamp) -> Result<ChangeOutcome, ChangeFault> {
         let path = RelPath::from_disk(at)?;
-        self.ensure_private().map_err(elsewhere(".memsync"))?;
-        for _ in 0..TRIES {
-            let PathContent::File(md5) = self.standing(from)? else { return Err(ChangeFault::Gone(from.to_owned())) };
-            let there = self.standing(at)?;
-            if there == PathContent::File(md5) {
+        self.ensure_private().map_err(other_path(".memsync"))?;
+        for _ in 0..MAX_TRIES {
+            let PathContent::File(md5) = self.path_content(from)? else {
+                return Err(ChangeFault::Gone(from.to_owned()));
+            };
+            let content = self.path_content(at)?;
+            if content == PathContent::File(md5) {
                 return Ok(ChangeOutcome::Same);
             }
             let Some((staged, mode)) = self.stage_copy(from, md5)? else { continue };
             let (path, to) = (path.clone(), at.to_owned());
-            let (step, outcome) = match there {
+            let (step, outcome) = match content {
                 PathContent::Nothing => (FileMove::Create { path, at: to, staged }, ChangeOutcome::Created),
                 PathContent::File(expect) => {
                     (FileMove::Replace { path, at: to, staged, expect }, ChangeOutcome::Replaced)
@@ -184,32 +202,31 @@ impl<D: Disk> Folder<D> {
         Err(ChangeFault::Changing)
     }
 
-    /// A copy of `from` in the stage, and the mode of `from`. `None`: its content is no longer `md5`.
+    /// Copies `from` to the stage. Returns the copy and the mode of `from`, or `None` if its content is not `md5` any more.
     fn stage_copy(&self, from: &str, md5: Md5) -> Result<Option<(StagedFile<D>, u32)>, ChangeFault> {
-        let stage = || elsewhere(".memsync/stage");
-        let mut source = self.disk.open(from).map_err(elsewhere(from))?;
-        let mode = source.meta().map_err(elsewhere(from))?.mode & 0o777;
-        let mut staging = self.stage().map_err(stage())?;
-        let mut buf = vec![0; CHUNK];
+        let mut source = self.disk.open(from).map_err(other_path(from))?;
+        let mode = source.meta().map_err(other_path(from))?.mode & 0o777;
+        let mut writer = self.stage().map_err(other_path(STAGE))?;
+        let mut buf = vec![0; CHUNK_BYTES];
         loop {
-            let n = source.read(&mut buf).map_err(elsewhere(from))?;
+            let n = source.read(&mut buf).map_err(other_path(from))?;
             if n == 0 {
                 break;
             }
-            staging.write(Bytes::copy_from_slice(&buf[..n])).map_err(stage())?;
+            writer.write(Bytes::copy_from_slice(&buf[..n])).map_err(other_path(STAGE))?;
         }
-        match staging.finish(md5) {
+        match writer.finish(md5) {
             Ok(staged) => Ok(Some((staged, mode))),
             Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(None),
-            Err(e) => Err(stage()(e)),
+            Err(e) => Err(other_path(STAGE)(e)),
         }
     }
 
-    fn put_away(&self, at: &str, now: Timestamp) -> Result<ChangeOutcome, ChangeFault> {
+    fn trash_file(&self, at: &str, now: Timestamp) -> Result<ChangeOutcome, ChangeFault> {
         let path = RelPath::from_disk(at)?;
-        self.ensure_private().map_err(elsewhere(".memsync"))?;
-        for _ in 0..TRIES {
-            let PathContent::File(expect) = self.standing(at)? else { return Ok(ChangeOutcome::Same) };
+        self.ensure_private().map_err(other_path(".memsync"))?;
+        for _ in 0..MAX_TRIES {
+            let PathContent::File(expect) = self.path_content(at)? else { return Ok(ChangeOutcome::Same) };
             if self.perform_one(FileMove::Trash { path: path.clone(), at: at.to_owned(), expect }, now)? {
                 return Ok(ChangeOutcome::Removed);
             }
@@ -217,24 +234,29 @@ impl<D: Disk> Folder<D> {
         Err(ChangeFault::Changing)
     }
 
-    /// False: something else stands there than was expected.
+    /// Returns false if the path does not have the expected content any more.
     fn perform_one(&self, step: FileMove<D>, now: Timestamp) -> Result<bool, ChangeFault> {
-        let performed = self.perform(vec![step], &[], now)?;
-        match performed.moved.into_iter().next() {
-            Some(MoveOutcome::Done { .. }) if performed.left_over => {
+        let report = self.perform(vec![step], &[], now)?;
+        match report.moved.into_iter().next() {
+            Some(MoveOutcome::Blocked(why)) => Err(ChangeFault::Blocked(why)),
+            Some(MoveOutcome::Failed(e)) => Err(e.into()),
+            // A retry would end well and leave the displaced file in the stage.
+            Some(_) if report.left_over => {
                 Err(io::Error::other("the content that it had before could not be moved to history").into())
             }
             Some(MoveOutcome::Done { .. }) => Ok(true),
             Some(MoveOutcome::Stale { .. }) => Ok(false),
-            Some(MoveOutcome::Blocked(why)) => Err(ChangeFault::Blocked(why)),
-            Some(MoveOutcome::Failed(e)) => Err(e.into()),
             None => Err(ChangeFault::NoOutcome),
         }
     }
 
-    /// What a failed change has done to `at`, where `before` stood.
+    fn describe_failure(&self, at: &str, before: Option<PathContent>, cause: ChangeFault) -> ChangeError {
+        ChangeError { at: at.to_owned(), cause, effect: self.effect_on(at, before) }
+    }
+
+    /// The effect of a failed change on `at`, which had the content `before`.
     fn effect_on(&self, at: &str, before: Option<PathContent>) -> ChangeEffect {
-        let now = self.standing(at).ok();
+        let now = self.path_content(at).ok();
         match (before, now) {
             (Some(before), Some(now)) if before == now => ChangeEffect::Nothing,
             (Some(PathContent::Nothing), Some(PathContent::File(_))) => ChangeEffect::Created,
@@ -244,7 +266,7 @@ impl<D: Disk> Folder<D> {
                 (PathContent::Nothing, true) => ChangeEffect::Removed,
                 (PathContent::Nothing, false) => ChangeEffect::Taken,
             },
-            // Neither could be read, so it was refused before anything was done.
+            // The path was unreadable from the start, so the change was refused before it did anything.
             (None, None) => ChangeEffect::Nothing,
             _ => ChangeEffect::Unclear,
         }
@@ -259,11 +281,11 @@ impl<D: Disk> Folder<D> {
     }
 }
 
-fn elsewhere(path: &str) -> impl FnOnce(io::Error) -> ChangeFault + '_ {
-    move |source| ChangeFault::Elsewhere { path: path.to_owned(), source }
+fn other_path(path: &str) -> impl FnOnce(io::Error) -> ChangeFault + '_ {
+    move |source| ChangeFault::OtherPath { path: path.to_owned(), source }
 }
 
-/// The word for what a path is.
+/// The word for a kind of path, in messages.
 pub fn kind_name(kind: FileKind) -> &'static str {
     match kind {
         FileKind::File => "file",

@@ -1,32 +1,32 @@
-//! [`DirtySet`]: what was touched and when it is worth a look. Pure: the caller says what time it is.
+//! [`DirtySet`]: the paths that events have named, and when each is due for a scan. Pure: the caller passes the time.
 //!
-//! What is known to be whole, as after a rename, is due at once. A file that was written and closed is due a moment
-//! later: a program that saves in pieces opens it again by then. Each time one does, the moment gets twice as long, up
-//! to the quiet time after which a file counts that may still be written to. After a maximum wait a file is due even if
-//! it never is quiet. What this names are hints: the scan is the truth.
+//! A rename or removal is due at once. A file that was written and closed is due a moment later, because a program that
+//! saves in pieces opens it again within that moment. Each reopening doubles the moment, up to the debounce time of a file
+//! that may still be open. After a maximum wait, a file is due even if writes never stop. All of this is only hints: the
+//! scan decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::ScanScope;
 
-/// More touched paths than this are one full scan.
+/// More dirty paths than this become one full scan.
 pub const MAX_PATHS: usize = 20_000;
 
-/// What a file that was closed waits at first. Programs that open it again at once do so within a millisecond or two;
-/// a person does not notice it.
+/// The first wait after a file was closed. A program that reopens it does so within a millisecond or two, and a person
+/// does not notice the delay.
 const SETTLE: Duration = Duration::from_millis(5);
 
-/// What an event says of a path.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Touch {
-    /// Renamed or removed: nothing more is to come.
+pub enum TouchKind {
+    /// Renamed or removed. No more writes are expected.
     Finished,
-    /// Written and closed. Unless it is opened again, nothing more is to come.
+    /// Written and closed. No more writes are expected, unless the file is opened again.
     Closed,
-    /// Made or written to; more may come.
+    /// Created or written. More writes may follow.
     Writing,
-    /// Mode, owner or times. Takes nothing from a write that is finished.
+    /// The mode, owner or times changed. The writes before it stay finished.
     Metadata,
 }
 
@@ -34,17 +34,17 @@ pub enum Touch {
 struct DirtyPath {
     first: Instant,
     last: Instant,
-    state: Touch,
-    /// The wait after it was closed.
+    kind: TouchKind,
+    /// The wait after the file was closed.
     settle: Duration,
 }
 
-/// How long a file is waited for that never is quiet, where `debounce` is the quiet time.
+/// The maximum wait for a file that writes never leave alone.
 pub fn max_wait(debounce: Duration) -> Duration {
     (debounce * 10).max(Duration::from_secs(1))
 }
 
-/// What was touched since it was last taken.
+/// The paths touched since they were last taken.
 #[derive(Debug)]
 pub struct DirtySet {
     debounce: Duration,
@@ -53,13 +53,13 @@ pub struct DirtySet {
     paths: BTreeMap<String, DirtyPath>,
     subtrees: BTreeSet<String>,
     full: bool,
-    /// Nothing is due before this. May be too early (a file was written to again since), never too late.
+    /// A lower bound for the next due time. A later write may have moved the real time.
     next: Option<Instant>,
 }
 
 impl DirtySet {
-    /// `debounce`: the quiet time of a write that may go on, which is waited for no longer than [`max_wait`]; zero:
-    /// nothing waits. `max_paths`: as [`MAX_PATHS`].
+    /// `debounce`: quiet time of a file that may still be open; zero makes every path due at once. `max_paths`: see
+    /// [`MAX_PATHS`].
     pub fn new(debounce: Duration, max_paths: usize) -> Self {
         Self {
             debounce,
@@ -72,11 +72,11 @@ impl DirtySet {
         }
     }
 
-    /// Notes an event. Gives whether [`DirtySet::next_due`] is earlier now, so that who waits for it must wake.
-    pub fn touch(&mut self, path: &str, touch: Touch, now: Instant) -> bool {
+    /// Records an event. Returns true if [`DirtySet::next_due`] is earlier now, so that a waiting caller must wake.
+    pub fn touch(&mut self, path: &str, kind: TouchKind, now: Instant) -> bool {
         if self.full {
-            // The scan to come sees it, but for a write that goes on after it.
-            if touch != Touch::Writing {
+            // The full scan covers every event but a write that goes on after it.
+            if kind != TouchKind::Writing {
                 return false;
             }
         }
@@ -86,23 +86,23 @@ impl DirtySet {
                 if self.paths.len() >= self.max_paths {
                     return self.touch_all(now);
                 }
-                let new = DirtyPath { first: now, last: now, state: Touch::Writing, settle: SETTLE };
+                let new = DirtyPath { first: now, last: now, kind: TouchKind::Writing, settle: SETTLE };
                 self.paths.entry(path.to_owned()).or_insert(new)
             }
         };
         entry.last = now;
-        if touch != Touch::Metadata {
-            if (entry.state, touch) == (Touch::Closed, Touch::Writing) {
+        if kind != TouchKind::Metadata {
+            if (entry.kind, kind) == (TouchKind::Closed, TouchKind::Writing) {
                 entry.settle = (entry.settle * 2).min(self.debounce);
             }
-            entry.state = touch;
+            entry.kind = kind;
         }
         let at = due_at(entry, self.debounce, self.max_wait);
         self.advance(at)
     }
 
-    /// Notes that a folder must be scanned with all that is below it (`""`: everything). Due at once. Gives what
-    /// [`DirtySet::touch`] gives.
+    /// Records that a folder must be scanned with everything below it (`""`: the root). Due at once. Returns the same as
+    /// [`DirtySet::touch`].
     pub fn touch_subtree(&mut self, dir: &str, now: Instant) -> bool {
         if dir.is_empty() || self.subtrees.len() >= self.max_paths {
             return self.touch_all(now);
@@ -113,20 +113,20 @@ impl DirtySet {
         self.advance(now)
     }
 
-    /// Notes that anything may have changed. Due at once. Gives what [`DirtySet::touch`] gives.
+    /// Records that any path may have changed. Due at once. Returns the same as [`DirtySet::touch`].
     pub fn touch_all(&mut self, now: Instant) -> bool {
         self.full = true;
         self.subtrees.clear();
-        // What is still being written must be looked at once more when it is quiet; a flood of paths need not.
+        // A file that is still being written needs another scan when it is quiet. A flood of paths is not worth that.
         if self.paths.len() >= self.max_paths {
             self.paths.clear();
         } else {
-            self.paths.retain(|_, entry| entry.state == Touch::Writing);
+            self.paths.retain(|_, entry| entry.kind == TouchKind::Writing);
         }
         self.advance(now)
     }
 
-    /// Takes what is due at `now`.
+    /// Takes the paths that are due at `now`.
     pub fn due(&mut self, now: Instant) -> ScanScope {
         if self.next.is_none_or(|next| next > now) {
             return ScanScope::default();
@@ -150,7 +150,7 @@ impl DirtySet {
         due
     }
 
-    /// When to call [`DirtySet::due`] next; `None` while nothing is touched. What it gives then may be nothing.
+    /// When to call [`DirtySet::due`] next. It may return nothing then. `None` while no path is dirty.
     pub fn next_due(&self) -> Option<Instant> {
         self.next
     }
@@ -165,10 +165,10 @@ impl DirtySet {
 }
 
 fn due_at(entry: &DirtyPath, debounce: Duration, max_wait: Duration) -> Instant {
-    let wait = match entry.state {
-        Touch::Finished => return entry.first,
-        Touch::Closed => entry.settle.min(debounce),
-        Touch::Writing | Touch::Metadata => debounce,
+    let wait = match entry.kind {
+        TouchKind::Finished => return entry.first,
+        TouchKind::Closed => entry.settle.min(debounce),
+        TouchKind::Writing | TouchKind::Metadata => debounce,
     };
     if debounce.is_zero() { entry.first } else { (entry.last + wait).min(entry.first + max_wait) }
 }
@@ -193,13 +193,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_renamed_or_removed_is_due_at_once() {
+    fn renamed_or_removed_path_is_due_at_once() {
         let (mut set, t) = set();
         assert_eq!(set.next_due(), None);
-        assert!(set.touch("a", Touch::Writing, t));
+        assert!(set.touch("a", TouchKind::Writing, t));
         assert_eq!(set.next_due(), Some(t + DEBOUNCE));
         assert!(set.due(t + ms(5)).is_empty());
-        assert!(set.touch("a", Touch::Finished, t + ms(10)));
+        assert!(set.touch("a", TouchKind::Finished, t + ms(10)));
         assert!(set.next_due().unwrap() <= t + ms(10));
         assert_eq!(paths(&set.due(t + ms(10))), ["a"]);
         assert_eq!(set.next_due(), None);
@@ -207,31 +207,31 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_file_is_due_in_a_moment() {
+    fn closed_file_is_due_in_a_moment() {
         let (mut set, t) = set();
-        set.touch("a", Touch::Writing, t);
-        assert!(set.touch("a", Touch::Closed, t + ms(10)));
+        set.touch("a", TouchKind::Writing, t);
+        assert!(set.touch("a", TouchKind::Closed, t + ms(10)));
         assert_eq!(set.next_due(), Some(t + ms(10) + SETTLE));
         assert!(set.due(t + ms(14)).is_empty());
         assert_eq!(paths(&set.due(t + ms(15))), ["a"]);
-        // The next save is another one.
-        set.touch("a", Touch::Writing, t + ms(16));
-        set.touch("a", Touch::Closed, t + ms(17));
+        // The next save starts afresh.
+        set.touch("a", TouchKind::Writing, t + ms(16));
+        set.touch("a", TouchKind::Closed, t + ms(17));
         assert_eq!(paths(&set.due(t + ms(22))), ["a"]);
-        // It never waits longer than one that is still being written.
+        // It never waits longer than a file that is still open.
         let mut quick = DirtySet::new(ms(2), 100);
-        quick.touch("a", Touch::Closed, t);
+        quick.touch("a", TouchKind::Closed, t);
         assert_eq!(quick.next_due(), Some(t + ms(2)));
     }
 
     #[test]
-    fn a_file_saved_in_pieces_is_due_when_no_more_come() {
+    fn file_saved_in_pieces_is_due_after_the_last_piece() {
         let (mut set, t) = set();
-        // `{ echo one; } > a; echo two >> a; …`: each piece is written, and the file closed, within a moment of the last.
+        // `{ echo one; } > a; echo two >> a; …` writes each piece within a moment of the last.
         let mut now = t;
         for (piece, settle) in [5, 10, 20, 40, 80, 160, 200, 200].into_iter().enumerate() {
-            set.touch("a", Touch::Writing, now);
-            set.touch("a", Touch::Closed, now + ms(1));
+            set.touch("a", TouchKind::Writing, now);
+            set.touch("a", TouchKind::Closed, now + ms(1));
             now += ms(1 + settle);
             assert!(set.due(now - ms(1)).is_empty(), "piece {piece}");
             now -= ms(1);
@@ -240,23 +240,23 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_appended_to_without_end_is_due_after_the_maximum_wait() {
+    fn file_appended_to_without_end_is_due_after_the_maximum() {
         let (mut set, t) = set();
         for i in 0..1000 {
-            set.touch("log", Touch::Writing, t + ms(i * 2));
-            set.touch("log", Touch::Closed, t + ms(i * 2 + 1));
+            set.touch("log", TouchKind::Writing, t + ms(i * 2));
+            set.touch("log", TouchKind::Closed, t + ms(i * 2 + 1));
             assert!(set.due(t + ms(i * 2 + 1)).is_empty(), "{i}");
         }
-        set.touch("log", Touch::Writing, t + ms(2000));
+        set.touch("log", TouchKind::Writing, t + ms(2000));
         assert_eq!(paths(&set.due(t + ms(2000))), ["log"]);
     }
 
     #[test]
-    fn an_unfinished_write_waits_for_quiet() {
+    fn unfinished_write_waits_for_quiet() {
         let (mut set, t) = set();
-        set.touch("a", Touch::Writing, t);
-        // Later writes never need a wake: the time that is waited for only moves away.
-        assert!(!set.touch("a", Touch::Writing, t + ms(150)));
+        set.touch("a", TouchKind::Writing, t);
+        // A later write needs no wake: it only postpones the due time.
+        assert!(!set.touch("a", TouchKind::Writing, t + ms(150)));
         assert!(set.due(t + ms(200)).is_empty());
         assert_eq!(set.next_due(), Some(t + ms(350)));
         assert!(set.due(t + ms(349)).is_empty());
@@ -264,54 +264,54 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_never_quiet_is_due_after_the_maximum_wait() {
+    fn file_that_is_never_quiet_is_due_after_the_maximum_wait() {
         let (mut set, t) = set();
         for i in 0..40 {
             let now = t + ms(i * 50);
-            set.touch("log", Touch::Writing, now);
+            set.touch("log", TouchKind::Writing, now);
             assert!(set.due(now).is_empty(), "{i}");
         }
-        set.touch("log", Touch::Writing, t + ms(2000));
+        set.touch("log", TouchKind::Writing, t + ms(2000));
         assert_eq!(paths(&set.due(t + ms(2000))), ["log"]);
 
         let mut quick = DirtySet::new(ms(10), 100);
-        quick.touch("log", Touch::Writing, t);
+        quick.touch("log", TouchKind::Writing, t);
         for i in 1..200 {
-            quick.touch("log", Touch::Writing, t + ms(i * 5));
+            quick.touch("log", TouchKind::Writing, t + ms(i * 5));
             assert!(quick.due(t + ms(i * 5)).is_empty(), "the maximum wait is a second at least: {i}");
         }
-        quick.touch("log", Touch::Writing, t + ms(1000));
+        quick.touch("log", TouchKind::Writing, t + ms(1000));
         assert_eq!(paths(&quick.due(t + ms(1000))), ["log"]);
     }
 
     #[test]
-    fn writing_again_after_a_finished_write_waits_again_but_a_chmod_does_not() {
+    fn rewrite_waits_again_but_a_chmod_does_not() {
         let (mut set, t) = set();
-        set.touch("a", Touch::Finished, t);
-        set.touch("b", Touch::Finished, t);
-        set.touch("a", Touch::Writing, t + ms(1));
-        set.touch("b", Touch::Metadata, t + ms(1));
+        set.touch("a", TouchKind::Finished, t);
+        set.touch("b", TouchKind::Finished, t);
+        set.touch("a", TouchKind::Writing, t + ms(1));
+        set.touch("b", TouchKind::Metadata, t + ms(1));
         assert_eq!(paths(&set.due(t + ms(2))), ["b"]);
         assert_eq!(paths(&set.due(t + ms(201))), ["a"]);
-        set.touch("c", Touch::Metadata, t);
+        set.touch("c", TouchKind::Metadata, t);
         assert!(set.due(t + ms(199)).is_empty());
         assert_eq!(paths(&set.due(t + ms(200))), ["c"]);
     }
 
     #[test]
-    fn no_debounce_means_at_once() {
+    fn zero_debounce_makes_paths_due_at_once() {
         let t = Instant::now();
         let mut set = DirtySet::new(Duration::ZERO, 100);
-        assert!(set.touch("a", Touch::Writing, t));
+        assert!(set.touch("a", TouchKind::Writing, t));
         assert_eq!(paths(&set.due(t)), ["a"]);
     }
 
     #[test]
-    fn only_what_is_due_is_taken() {
+    fn paths_not_yet_due_stay_in_the_set() {
         let (mut set, t) = set();
-        set.touch("slow", Touch::Writing, t);
-        set.touch("slower", Touch::Writing, t + ms(100));
-        set.touch("quick", Touch::Finished, t + ms(100));
+        set.touch("slow", TouchKind::Writing, t);
+        set.touch("slower", TouchKind::Writing, t + ms(100));
+        set.touch("quick", TouchKind::Finished, t + ms(100));
         assert_eq!(paths(&set.due(t + ms(100))), ["quick"]);
         assert_eq!(set.next_due(), Some(t + ms(200)));
         assert_eq!(paths(&set.due(t + ms(200))), ["slow"]);
@@ -319,13 +319,13 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_covers_what_is_below_it() {
+    fn subtree_covers_the_paths_below_it() {
         let (mut set, t) = set();
         assert!(set.touch_subtree("a", t));
         assert!(!set.touch_subtree("a/b", t));
         set.touch_subtree("a-b", t);
         for path in ["a", "a/x", "a/b/y", "a-b/z", "a.md", "c/a"] {
-            set.touch(path, Touch::Finished, t);
+            set.touch(path, TouchKind::Finished, t);
         }
         let due = set.due(t);
         assert_eq!(due.subtrees.iter().collect::<Vec<_>>(), ["a", "a-b"]);
@@ -335,26 +335,26 @@ mod tests {
     }
 
     #[test]
-    fn a_full_scan_covers_all_but_what_is_still_written() {
+    fn full_scan_covers_all_but_unfinished_writes() {
         let (mut set, t) = set();
-        set.touch("done", Touch::Finished, t);
+        set.touch("done", TouchKind::Finished, t);
         set.touch_subtree("dir", t);
-        set.touch("writing", Touch::Writing, t);
+        set.touch("writing", TouchKind::Writing, t);
         set.touch_all(t);
-        set.touch("done2", Touch::Finished, t);
-        set.touch("writing2", Touch::Writing, t);
+        set.touch("done2", TouchKind::Finished, t);
+        set.touch("writing2", TouchKind::Writing, t);
         assert_eq!(set.due(t), ScanScope::full());
         assert_eq!(paths(&set.due(t + DEBOUNCE)), ["writing", "writing2"]);
     }
 
     #[test]
-    fn a_flood_is_one_full_scan() {
+    fn flood_of_paths_becomes_one_full_scan() {
         let (mut set, t) = set();
         for i in 0..100 {
-            set.touch(&i.to_string(), Touch::Writing, t);
+            set.touch(&i.to_string(), TouchKind::Writing, t);
         }
         assert!(set.due(t).is_empty());
-        assert!(set.touch("one more", Touch::Writing, t), "due earlier than the quiet time");
+        assert!(set.touch("one more", TouchKind::Writing, t), "a full scan is due before the debounce time");
         assert_eq!(set.due(t), ScanScope::full());
         assert_eq!(set.next_due(), None);
         for i in 0..=100 {

@@ -1,8 +1,8 @@
-//! [`IgnoreRules`]: which paths take no part in sync.
+//! [`IgnoreRules`]: the paths that are not synced.
 //!
-//! Three layers, later ones stronger: what editors and systems leave behind (built in), the folder's `ignore`
-//! list in the configuration, the `.memsyncignore` file at the folder's top. The last two are gitignore syntax.
-//! It reads no file; the callers do.
+//! There are three layers, and a later one wins: built-in patterns for the leftovers of editors and systems, the folder's
+//! `ignore` list in the configuration, and the `.memsyncignore` file at the top of the folder. All have gitignore syntax.
+//! This module reads no file.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,8 +14,7 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::path::is_private;
 
-/// The rules that travel with the folder. It is synced, whatever the rules say, so that all devices have the
-/// same.
+/// The file with the rules of the folder. It is always synced, so that all devices have the same rules.
 pub const IGNORE_FILE: &str = ".memsyncignore";
 
 macro_rules! hex {
@@ -30,11 +29,11 @@ macro_rules! hex {
     };
 }
 
-/// Files that programs make for the moment and no user wrote. They apply to files only: a folder that happens to
-/// have such a name holds somebody's work. Not here, because they cannot be told from a user's names: vim's probe
-/// whether a folder can be written to (`4913`), `sed -i` (`sedXXXXXX`), rsync and QSaveFile (`name.XXXXXX`), Helix
-/// (`nameXXXXXX.bck`), nano (`name.save`). Most live for a moment, and the scan finds them gone; a note that is
-/// silently left out would be worse.
+/// Temporary files of programs. These patterns apply to files only: a folder with such a name holds a user's work.
+///
+/// Names that a user might choose are missing here, because a note that is silently not synced would be worse: vim's write
+/// probe (`4913`), `sed -i` (`sedXXXXXX`), rsync and QSaveFile (`name.XXXXXX`), Helix (`nameXXXXXX.bck`), nano
+/// (`name.save`). Most of these files are gone before the scan.
 const FILES: &[&str] = &[
     // vim: swap files. Backups of vim, emacs, nano, gedit, kate.
     ".*.sw[a-p]",
@@ -47,13 +46,13 @@ const FILES: &[&str] = &[
     "*___jb_tmp___",
     "*___jb_old___",
     "*___jb_bak___",
-    // LibreOffice: lock, the file it writes before it renames.
+    // LibreOffice: lock file, new content before the rename.
     ".~lock.*#",
     "lu[0-9]*.tmp",
-    // Microsoft Office: owner file, the file it writes before it renames.
+    // Microsoft Office: owner file, new content before the rename.
     "~$*",
     "~*.tmp",
-    // kate, gedit and all that save through GLib, Sublime Text, Cocoa's safe save (TextEdit, Xcode).
+    // kate, every program that saves through GLib (gedit), Sublime Text, Cocoa's safe save (TextEdit, Xcode).
     ".*.kate-swp",
     ".goutputstream-*",
     ".subl*.tmp",
@@ -77,12 +76,12 @@ const FILES: &[&str] = &[
     "[Dd]esktop.ini",
     // Syncthing's temporary files.
     ".syncthing.*.tmp",
-    // Programs that write beside the file and rename: `.tmp-<pid>-<uuid>`, `name.<32 hex>.tmp`.
+    // Programs that write a new file and rename it: `.tmp-<pid>-<uuid>`, `name.<32 hex>.tmp`.
     concat!(".tmp-[0-9]*-", hex!(8), "-", hex!(4), "-", hex!(4), "-", hex!(4), "-", hex!(8), hex!(4)),
     concat!("*.", hex!(32), ".tmp"),
 ];
 
-/// Folders that a system puts at the top of a volume.
+/// Folders that systems create at the top of a volume.
 const FOLDERS: &[&str] = &[
     "/.Trash-[0-9]*/",
     "/.Trashes/",
@@ -100,10 +99,10 @@ pub fn built_in_patterns() -> impl Iterator<Item = &'static str> {
     FILES.iter().chain(FOLDERS).copied()
 }
 
-/// Where a pattern was written.
+/// The source of a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PatternOrigin {
-    /// The defaults.
+    /// The built-in patterns.
     BuiltIn,
     /// The folder's `ignore` list in the configuration.
     Config,
@@ -121,44 +120,43 @@ impl fmt::Display for PatternOrigin {
     }
 }
 
-/// A pattern that is no glob.
+/// An invalid pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{origin} {line}: `{pattern}` is no valid pattern: {why}")]
 pub struct PatternError {
     pub origin: PatternOrigin,
-    /// From 1: of the list or of the file.
+    /// Position in the list or line of the file, from 1.
     pub line: usize,
     pub pattern: String,
     pub why: String,
 }
 
-/// Which paths take no part. Cheap to clone.
+/// Compiled rules. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct IgnoreRules(Gitignore);
 
 impl IgnoreRules {
-    /// Compiles the rules: `list` from the configuration, `file` the text of the [`IGNORE_FILE`] where there is one.
-    /// The last pattern that matches a path decides, as in git, and a `!pattern` can bring back what is left out by
-    /// default. As in git, nothing inside a folder that is left out can be brought back.
+    /// Compiles the rules from the `list` in the configuration and the text of the [`IGNORE_FILE`]. As in git, the last
+    /// matching pattern decides, and a `!pattern` admits a path again, but not inside an ignored folder.
     ///
     /// # Errors
-    /// The first pattern that is no glob.
+    /// The first invalid pattern.
     pub fn new(list: &[String], file: Option<&str>) -> Result<Self, PatternError> {
-        let (rules, bad) = Self::of_good_lines(list, file)?;
+        let (rules, bad) = Self::from_good_lines(list, file)?;
         bad.into_iter().next().map_or(Ok(rules), Err)
     }
 
-    /// As [`IgnoreRules::new`], without the lines of the file that are no globs, or were not UTF-8 (U+FFFD stands in them);
-    /// gives those, too.
+    /// Like [`IgnoreRules::new`], but skips invalid lines of the file and lines that were not UTF-8 (they contain U+FFFD).
+    /// Returns those lines as well.
     ///
     /// # Errors
-    /// The first pattern of `list` that is no glob.
-    pub fn of_good_lines(list: &[String], file: Option<&str>) -> Result<(Self, Vec<PatternError>), PatternError> {
+    /// The first invalid pattern of `list`.
+    pub fn from_good_lines(list: &[String], file: Option<&str>) -> Result<(Self, Vec<PatternError>), PatternError> {
         let mut all = GitignoreBuilder::new("");
-        // A `[` without its `]` is a slip of the pen rather than a name.
+        // A `[` without its `]` is more likely a typing error than a name.
         all.allow_unclosed_class(false);
         for (i, pattern) in built_in_patterns().enumerate() {
-            // In gitignore a leading `#` opens a comment.
+            // A leading `#` begins a comment in gitignore syntax.
             let pattern = if pattern.starts_with('#') { format!("\\{pattern}") } else { pattern.to_owned() };
             add(&mut all, PatternOrigin::BuiltIn, i + 1, &pattern)?;
         }
@@ -175,7 +173,7 @@ impl IgnoreRules {
             }
             bad.extend(add(&mut all, PatternOrigin::File, i + 1, pattern).err());
         }
-        // Each pattern is valid by now; together they can still be too large for the matcher.
+        // Valid patterns can still be too large for the matcher when they are taken together.
         let rules = all.build().map(Self).map_err(|e| PatternError {
             origin: PatternOrigin::File,
             line: file.lines().count(),
@@ -185,8 +183,7 @@ impl IgnoreRules {
         Ok((rules, bad))
     }
 
-    /// Whether `path` (relative, `/`-separated, in any Unicode form) takes no part, by itself or because a folder above
-    /// it does not.
+    /// True if `path`, or a folder above it, is ignored. The path is relative and `/`-separated, in any Unicode form.
     pub fn ignored(&self, path: &str, is_dir: bool) -> bool {
         let nfc: Cow<'_, str> = match is_nfc_quick(path.chars()) {
             IsNormalized::Yes => path.into(),
@@ -197,7 +194,7 @@ impl IgnoreRules {
             || self.ignored_itself(path, is_dir)
     }
 
-    /// As [`IgnoreRules::ignored`], of a path in NFC, whatever becomes of the folders above.
+    /// Like [`IgnoreRules::ignored`], for a path in NFC and without the folders above it.
     fn ignored_itself(&self, path: &str, is_dir: bool) -> bool {
         let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
         if is_private(name) {
@@ -214,9 +211,9 @@ impl IgnoreRules {
 }
 
 fn add(to: &mut GitignoreBuilder, origin: PatternOrigin, line: usize, pattern: &str) -> Result<(), PatternError> {
-    // What is built in is marked by a file it is said to come from.
+    // The file name marks built-in patterns for `ignored_itself`.
     let from = (origin == PatternOrigin::BuiltIn).then(|| PathBuf::from("built in"));
-    // Paths are compared in NFC; a pattern may have been typed in any form.
+    // Paths are compared in NFC. A user may have typed the pattern in any form.
     let nfc: String = pattern.nfc().collect();
     match to.add_line(from, &nfc) {
         Ok(_) => Ok(()),
@@ -239,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_out_what_editors_and_systems_leave_behind() {
+    fn built_in_patterns_match_leftovers_of_editors() {
         let rules = rules(&[], "");
         for name in [
             ".note.md.swp",
@@ -285,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_users_write() {
+    fn built_in_patterns_spare_the_names_of_users() {
         let rules = rules(&[], "");
         for name in [
             "note.md",
@@ -320,7 +317,7 @@ mod tests {
         ] {
             assert!(!rules.ignored(name, false), "{name}");
         }
-        // A folder is somebody's work, whatever its name.
+        // The patterns for files do not apply to folders.
         for dir in ["old~", "book.part", "#drafts#", "~$"] {
             assert!(!rules.ignored(dir, true), "{dir}");
             assert!(!rules.ignored(&format!("{dir}/note.md"), false), "{dir}/note.md");
@@ -328,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_private_folder_is_never_in() {
+    fn private_folder_is_always_ignored() {
         let rules = rules(&["!.memsync", "!.memsync/**"], "!.memsync/");
         for path in [
             ".memsync",
@@ -344,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn gitignore_syntax() {
+    fn patterns_follow_gitignore_syntax() {
         for (patterns, path, is_dir, ignored) in [
             ("*.tmp", "a.tmp", false, true),
             ("*.tmp", "x/y/a.tmp", false, true),
@@ -381,22 +378,22 @@ mod tests {
             assert_eq!(rules(&[], patterns).ignored(path, is_dir), ignored, "file {patterns:?} on {path:?}");
         }
         assert!(rules(&["*.log"], "").ignored("a/x.log", false));
-        // The file in the folder has the last word.
+        // The file in the folder wins.
         assert!(!rules(&["*.log"], "!x.log").ignored("x.log", false));
         assert!(rules(&["!x.log"], "*.log").ignored("x.log", false));
     }
 
     #[test]
-    fn a_bad_pattern_is_named() {
+    fn invalid_pattern_is_named() {
         let bad = IgnoreRules::new(&["*.ok".to_owned(), "a[b".to_owned()], None).unwrap_err();
         assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (PatternOrigin::Config, 2, "a[b"));
         assert!(bad.to_string().starts_with("the folder's `ignore` list, entry 2: `a[b` is no valid pattern: "));
         let bad = IgnoreRules::new(&[], Some("# fine\n*.ok\n{a,b\n")).unwrap_err();
         assert_eq!((bad.origin, bad.line, bad.pattern.as_str()), (PatternOrigin::File, 3, "{a,b"));
-        // The other lines hold.
-        let (rules, bad) = IgnoreRules::of_good_lines(&[], Some("*.ok\n{a,b\n[\n*.fine\n")).unwrap();
+        // The other lines still apply.
+        let (rules, bad) = IgnoreRules::from_good_lines(&[], Some("*.ok\n{a,b\n[\n*.fine\n")).unwrap();
         assert_eq!(bad.iter().map(|bad| bad.line).collect::<Vec<_>>(), [2, 3]);
         assert!(rules.ignored("x.ok", false) && rules.ignored("x.fine", false));
-        assert!(IgnoreRules::of_good_lines(&["a[b".to_owned()], None).is_err());
+        assert!(IgnoreRules::from_good_lines(&["a[b".to_owned()], None).is_err());
     }
 }

@@ -1,13 +1,15 @@
-//! The folder: everything that touches the user's files.
+//! Everything that touches the user's files.
 //!
-//! [`Folder`] knows the root and its private `.memsync/`; [`scan`] finds what is there; [`moves`] replaces, creates
-//! and removes files so that nothing unseen is ever overwritten; [`history`] keeps what they displaced; [`watch`]
-//! tells where to look. It decides nothing: which file to touch is the plan's business.
+//! [`Folder`] is the root with its private `.memsync/`. [`watch`] says where something may have changed, and [`scan`] finds
+//! the content of the folder. [`moves`] creates, replaces and removes files, and never overwrites an edit. [`history`] keeps
+//! the files that the moves displaced. This module decides nothing: the plan says which file to change.
 
 pub mod change;
+pub mod conflicts;
 pub mod dirty;
-pub mod folder;
+mod folder;
 pub mod history;
+pub mod identity;
 pub mod ignore;
 pub mod moves;
 pub mod nesting;
@@ -15,14 +17,19 @@ pub mod scan;
 mod scope;
 pub mod source;
 pub mod stage;
-pub mod tree;
+pub mod stat_trust;
+mod touched;
+mod tree;
+mod tree_update;
 pub mod watch;
 
 pub use change::{ChangeError, ChangeOutcome, FolderChange};
-pub use folder::{Folder, RootError};
+pub use folder::Folder;
+pub use identity::RootError;
 pub use moves::{FileMove, MoveOutcome, MoveReport};
 pub use scope::ScanScope;
-pub use tree::{LocalEntry, LocalTree, TouchedPaths};
+pub use touched::TouchedPaths;
+pub use tree::{LocalEntry, LocalTree};
 
 #[cfg(test)]
 mod tests;

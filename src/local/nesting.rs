@@ -1,11 +1,11 @@
-//! Memory folders inside one another. Two agents would sync the inner one into itself without end.
+//! Refuses a memory folder inside another one. Two agents would sync the inner folder into itself without end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::folder::ID;
+use super::identity::ID_FILE;
 
-/// Why a folder cannot be synced beside another one.
+/// Why a folder cannot become a memory folder.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NestedFolder {
     #[error(
@@ -22,12 +22,12 @@ pub enum NestedFolder {
     Around { inner: PathBuf, outer: PathBuf },
 }
 
-/// Checks that no other memory folder is above the folder `root`, and none below it where it is to become one. `root` has
-/// no symlinks in it, and need not exist. In a folder that is one already the scan leaves out those below, so that one
+/// Checks that no memory folder is above `root`. For a new memory folder, checks that none is below it either. `root` may
+/// be missing and contains no symlinks. The scan of an existing memory folder excludes those below it, so an inner folder
 /// that comes later does not stop its sync.
 ///
 /// # Errors
-/// Which other folder there is.
+/// The other memory folder.
 pub fn check_nesting(root: &Path) -> Result<(), NestedFolder> {
     if let Some(outer) = root.ancestors().skip(1).find(|dir| has_identity(dir)) {
         return Err(NestedFolder::Inside { inner: root.to_owned(), outer: outer.to_owned() });
@@ -39,10 +39,10 @@ pub fn check_nesting(root: &Path) -> Result<(), NestedFolder> {
 }
 
 fn has_identity(dir: &Path) -> bool {
-    dir.join(ID).symlink_metadata().is_ok_and(|meta| meta.is_file())
+    dir.join(ID_FILE).symlink_metadata().is_ok_and(|meta| meta.is_file())
 }
 
-/// Folders that cannot be listed are for the scan to report.
+/// The first memory folder below `root`. Skips folders that cannot be listed: the scan reports them.
 fn find_inner(root: &Path) -> Option<PathBuf> {
     let mut open = vec![root.to_owned()];
     while let Some(dir) = open.pop() {
@@ -63,7 +63,7 @@ mod tests {
 
     fn folder(dir: &Path) {
         fs::create_dir_all(dir.join(".memsync")).unwrap();
-        fs::write(dir.join(ID), "id\n").unwrap();
+        fs::write(dir.join(ID_FILE), "id\n").unwrap();
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// What a scan looks at. Paths are relative to the root and `/`-separated, in the Unicode form that they have on the disk.
+/// The scope of a scan. Paths are relative to the root and `/`-separated, in the Unicode form that they have on the disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScanScope {
     /// The whole folder. The scan then ignores the other two fields.

@@ -1,4 +1,4 @@
-//! Reading a user's file: whole, or not at all (invariant 10).
+//! Reads a user's file: the whole of it, or nothing (invariant 10).
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -10,17 +10,17 @@ use crate::disk::{Disk, DiskFile, FileStat};
 
 use super::Folder;
 
-/// Bytes read at once.
-pub const CHUNK: usize = 256 * 1024;
+/// Bytes per read.
+pub const CHUNK_BYTES: usize = 256 * 1024;
 
-/// A file's content as it was read, and the stat that proves it whole.
+/// The digest of a file, and the stat that proves that the file did not change while it was read.
 #[derive(Debug, Clone, Copy)]
 pub struct FileDigest {
     pub md5: Md5,
     pub stat: FileStat,
 }
 
-/// Reads `path` from end to end. `None`: it changed while it was read.
+/// Reads the file at `path`. Returns `None` if it changed meanwhile.
 ///
 /// # Errors
 /// As `open(2)` and `read(2)`.
@@ -28,14 +28,14 @@ pub fn digest<D: Disk>(disk: &D, path: &str, buf: &mut Vec<u8>) -> io::Result<Op
     digest_open(&mut disk.open(path)?, buf)
 }
 
-/// As [`digest`], of a file that is open, from its position on.
+/// Like [`digest`], for an open file, from its position on.
 ///
 /// # Errors
 /// As `read(2)`.
 pub fn digest_open<F: DiskFile>(file: &mut F, buf: &mut Vec<u8>) -> io::Result<Option<FileDigest>> {
     let before = FileStat::from(&file.meta()?);
-    // One read more than the size tells that the file did not grow.
-    let want = usize::try_from(before.size.saturating_add(1)).unwrap_or(CHUNK).clamp(512, CHUNK);
+    // One byte more than the size shows in the first read that the file did not grow.
+    let want = usize::try_from(before.size.saturating_add(1)).unwrap_or(CHUNK_BYTES).clamp(512, CHUNK_BYTES);
     if buf.len() < want {
         buf.resize(want, 0);
     }
@@ -53,67 +53,69 @@ pub fn digest_open<F: DiskFile>(file: &mut F, buf: &mut Vec<u8>) -> io::Result<O
     Ok((before == after && size == before.size).then(|| FileDigest { md5: hasher.finish(), stat: after }))
 }
 
-/// What the content of a [`FileSource`] has to be.
-enum Expected {
-    Content(Md5),
-    /// Whatever stands there, if it stays as it is while it is read: it had this stat.
-    Whole(FileStat, Arc<OnceLock<FileDigest>>),
+/// The content that a [`FileSource`] must have.
+enum ExpectedContent {
+    Digest(Md5),
+    /// Any content, if the file keeps this stat while it is read. The cell receives the digest.
+    Unchanged(FileStat, Arc<OnceLock<FileDigest>>),
 }
 
-/// The content of one file on its way up. It holds its last piece back until the whole is known to be what was
-/// promised, so that a torn read never becomes a version on the server.
+/// The content of one file on its way to the server. It holds its last piece back until the whole content is verified, so
+/// that a torn read never becomes a version on the server.
 pub struct FileSource<F: DiskFile> {
     file: F,
-    expected: Expected,
+    expected: ExpectedContent,
     size: u64,
     read: u64,
     hasher: Option<Md5Hasher>,
-    whole: Option<Md5>,
+    verified: Option<Md5>,
 }
 
 impl<D: Disk> Folder<D> {
-    /// Opens `path` for upload; its content must be `expected`.
+    /// Opens `path` for an upload of the content `expected`.
     ///
     /// # Errors
     /// As `open(2)`.
     pub fn source(&self, path: &str, expected: Md5) -> io::Result<FileSource<D::File>> {
         let file = self.disk.open(path)?;
         let size = file.meta()?.size;
-        let expected = Expected::Content(expected);
-        Ok(FileSource { file, expected, size, read: 0, hasher: Some(Md5Hasher::new()), whole: None })
+        Ok(FileSource::new(file, size, ExpectedContent::Digest(expected)))
     }
 
-    /// Opens `path` for an upload that digests it; `told` gets the digest with the last piece.
+    /// Opens `path` for an upload of a file that no scan has read. `digest` receives the digest with the last piece.
     ///
     /// # Errors
     /// As `open(2)`.
-    pub fn unread_source(&self, path: &str, told: Arc<OnceLock<FileDigest>>) -> io::Result<FileSource<D::File>> {
+    pub fn unread_source(&self, path: &str, digest: Arc<OnceLock<FileDigest>>) -> io::Result<FileSource<D::File>> {
         let file = self.disk.open(path)?;
         let stat = FileStat::from(&file.meta()?);
-        let expected = Expected::Whole(stat, told);
-        Ok(FileSource { file, expected, size: stat.size, read: 0, hasher: Some(Md5Hasher::new()), whole: None })
+        Ok(FileSource::new(file, stat.size, ExpectedContent::Unchanged(stat, digest)))
     }
 }
 
 impl<F: DiskFile> FileSource<F> {
+    fn new(file: F, size: u64, expected: ExpectedContent) -> Self {
+        Self { file, expected, size, read: 0, hasher: Some(Md5Hasher::new()), verified: None }
+    }
+
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The digest, once the last piece has been handed over: all of it was what was promised.
+    /// The digest, once the last piece has been handed over.
     pub fn whole(&self) -> Option<Md5> {
-        self.whole
+        self.verified
     }
 
-    /// The next piece, `None` after the last.
+    /// The next piece, or `None` after the last.
     ///
     /// # Errors
-    /// As `read(2)`; `InvalidData` when the file is not what was promised.
+    /// As `read(2)`; `InvalidData` if the file does not have the expected content.
     pub fn next_piece(&mut self) -> io::Result<Option<Bytes>> {
         let Some(hasher) = &mut self.hasher else { return Ok(None) };
         let left = self.size - self.read;
-        let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let want = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
         let mut piece = vec![0u8; want];
         let mut filled = 0;
         while filled < want {
@@ -126,26 +128,31 @@ impl<F: DiskFile> FileSource<F> {
         hasher.update(&piece);
         self.read += want as u64;
         if self.read == self.size {
-            let Some(md5) = self.hasher.take().map(Md5Hasher::finish) else { return Ok(None) };
-            let as_promised = match &self.expected {
-                Expected::Content(expected) => md5 == *expected,
-                Expected::Whole(before, told) => {
-                    let after = FileStat::from(&self.file.meta()?);
-                    // Stores through a mapping need not move the times; a program that may make some has it open.
-                    after == *before
-                        && !self.file.is_open_for_writing()
-                        && told.set(FileDigest { md5, stat: after }).is_ok()
-                }
-            };
-            if !as_promised {
-                return Err(changed());
-            }
-            self.whole = Some(md5);
+            self.verify()?;
             if piece.is_empty() {
                 return Ok(None);
             }
         }
         Ok(Some(piece.into()))
+    }
+
+    fn verify(&mut self) -> io::Result<()> {
+        let Some(md5) = self.hasher.take().map(Md5Hasher::finish) else { return Ok(()) };
+        let is_expected = match &self.expected {
+            ExpectedContent::Digest(expected) => md5 == *expected,
+            ExpectedContent::Unchanged(before, digest) => {
+                let after = FileStat::from(&self.file.meta()?);
+                // A write through a memory mapping need not change the times. So no program may have the file open.
+                after == *before
+                    && !self.file.is_open_for_writing()
+                    && digest.set(FileDigest { md5, stat: after }).is_ok()
+            }
+        };
+        if !is_expected {
+            return Err(changed());
+        }
+        self.verified = Some(md5);
+        Ok(())
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::conflicts::{conflict_name, is_conflict_name};
 use super::history::{HistoryLimits, VersionKind};
-use super::moves::{conflict_name, is_conflict_name};
 use super::scan::{ScanOptions, ScanStats};
 use super::stage::StagedFile;
 use super::*;

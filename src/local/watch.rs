@@ -1,10 +1,9 @@
-//! [`FolderWatcher`]: turns what the system says about the folder into a [`DirtySet`].
+//! [`FolderWatcher`]: turns the events of the filesystem into a [`DirtySet`].
 //!
-//! Its hints may be late, doubled or wrong, and the caller re-stats whatever it names; what it must not do is lose
-//! a change without saying so. Where the system cannot watch (limits, unreadable folders, filesystems that tell
-//! nothing), it asks for a full scan at every poll interval and says why and what to do about it. A scan compares
-//! size, both times in nanoseconds and the inode, so it serves as the poll better than notify's own poller, which
-//! compares seconds.
+//! A hint may be late, doubled or wrong, because the scan checks each path. But no change may be lost without a word. If
+//! the system cannot watch the folder (limits, unreadable folders, filesystems without events), the watcher asks for a full
+//! scan at every poll interval, and reports the reason and a remedy. A scan compares sizes, inodes and times in
+//! nanoseconds, so it is a better poll than notify's own poller, which compares seconds.
 
 use std::fs;
 use std::io;
@@ -17,24 +16,24 @@ use notify::{Config, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveM
 use rustix::io::Errno;
 
 use super::ScanScope;
-use super::dirty::{DirtySet, MAX_PATHS, Touch};
+use super::dirty::{DirtySet, MAX_PATHS, TouchKind};
 use super::ignore::IgnoreRules;
 use crate::path::PRIVATE_DIR;
 
-/// How to watch.
+/// How to watch a folder.
 #[derive(Debug, Clone)]
 pub struct WatchOptions {
-    /// Quiet time of a write that is not known to be finished.
+    /// Quiet time of a file that may still be open.
     pub debounce: Duration,
-    /// Time between full scans where the system cannot watch.
+    /// Time between full scans while the system cannot watch.
     pub poll_interval: Duration,
-    /// Do not try to watch.
+    /// Poll without an attempt to watch.
     pub force_poll: bool,
-    /// Paths that take no part.
+    /// The paths that are not synced.
     pub rules: Arc<IgnoreRules>,
 }
 
-/// Why the folder cannot be watched at all.
+/// The folder cannot be watched at all.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {source}", path.display())]
 pub struct WatchError {
@@ -42,23 +41,23 @@ pub struct WatchError {
     pub source: io::Error,
 }
 
-/// How changes are noticed.
+/// The way in which changes are noticed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchState {
     Inotify,
     FsEvents,
-    /// By full scans, as asked for.
+    /// By full scans, as configured.
     Poll,
-    /// By full scans (and what the system still tells), although watching was asked for.
+    /// By full scans and the remaining events, because watching failed.
     Degraded {
         reason: String,
-        /// What a person can do about it.
+        /// An instruction for the user.
         remedy: String,
     },
 }
 
 impl WatchState {
-    /// The word of `status --json`.
+    /// The word in `status --json`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Inotify => "inotify",
@@ -74,24 +73,24 @@ const WATCHING: WatchState = WatchState::FsEvents;
 #[cfg(not(target_os = "macos"))]
 const WATCHING: WatchState = WatchState::Inotify;
 
-/// What the system's thread and the caller share.
-struct Shared {
+/// The state that the notify thread and the caller share.
+struct WatchShared {
     dirty: DirtySet,
     state: WatchState,
-    /// When the next full scan is due, where polling is needed.
+    /// When the next poll is due. `None` if polling is not needed.
     poll_at: Option<Instant>,
     poll_interval: Duration,
     rules: Arc<IgnoreRules>,
 }
 
-impl Shared {
+impl WatchShared {
     fn degrade(&mut self, (reason, remedy): (String, String), now: Instant) {
         self.state = WatchState::Degraded { reason, remedy };
         let at = now + self.poll_interval;
         self.poll_at = Some(self.poll_at.map_or(at, |before| before.min(at)));
     }
 
-    /// Notes an event below `root`. Gives whether the caller's timer must be set anew.
+    /// Records an event below `root`. Returns true if the caller must set its timer anew.
     fn note(&mut self, root: &Path, event: &Event, now: Instant) -> bool {
         let touch = match event.kind {
             _ if event.need_rescan() => {
@@ -100,21 +99,21 @@ impl Shared {
                     None => self.dirty.touch_all(now),
                 };
             }
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => Touch::Closed,
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => TouchKind::Closed,
             EventKind::Access(_) | EventKind::Other => return false,
-            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => Touch::Finished,
-            EventKind::Modify(ModifyKind::Metadata(_)) => Touch::Metadata,
-            EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) => Touch::Writing,
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => TouchKind::Finished,
+            EventKind::Modify(ModifyKind::Metadata(_)) => TouchKind::Metadata,
+            EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) => TouchKind::Writing,
         };
         let is_dir = event.kind == EventKind::Create(CreateKind::Folder);
-        // What a rename names may be a folder, to which the rules for files do not apply.
+        // A rename may be of a folder, to which the rules for files do not apply.
         let renamed = matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
         let mut wake = false;
         for path in &event.paths {
             wake |= match below(root, path) {
                 Some(path) if path.is_empty() => self.dirty.touch_all(now),
                 // The folder's identity is gone. Every cycle checks it first.
-                Some(path) if path == PRIVATE_DIR && touch == Touch::Finished => self.dirty.touch_all(now),
+                Some(path) if path == PRIVATE_DIR && touch == TouchKind::Finished => self.dirty.touch_all(now),
                 Some(path)
                     if self.rules.ignored(&path, is_dir) && (is_dir || !renamed || self.rules.ignored(&path, true)) =>
                 {
@@ -122,7 +121,7 @@ impl Shared {
                 }
                 Some(path) if is_dir => self.dirty.touch_subtree(&path, now),
                 Some(path) => self.dirty.touch(&path, touch, now),
-                // No UTF-8: the scan of the folder it is in says so to the user.
+                // The name is not UTF-8. The scan of its folder reports it to the user.
                 None => match path.parent().and_then(|dir| below(root, dir)) {
                     Some(dir) if !self.rules.ignored(&dir, true) => self.dirty.touch_subtree(&dir, now),
                     Some(_) => false,
@@ -134,30 +133,28 @@ impl Shared {
     }
 }
 
-/// Watches one folder. Dropping it ends the watch.
+/// Watches one folder, until it is dropped.
 pub struct FolderWatcher {
     root: PathBuf,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<WatchShared>>,
     system: Option<RecommendedWatcher>,
 }
 
 impl FolderWatcher {
-    /// Starts watching the folder `root`. `wake` is called, from another thread, whenever something is due
-    /// earlier than [`FolderWatcher::next_due`] said before; it must not block.
-    ///
-    /// Changes from before the start are not told: start, then scan.
+    /// Starts to watch the folder `root`. Another thread calls `wake` whenever a path is due earlier than
+    /// [`FolderWatcher::next_due`] has said; `wake` must not block. Earlier changes cause no events, so scan after the start.
     ///
     /// # Errors
-    /// When `root` is no folder that can be resolved. Failing to watch is no error but [`WatchState::Degraded`].
+    /// `root` is no folder. A failure to watch it is no error but [`WatchState::Degraded`].
     pub fn start(root: &Path, options: WatchOptions, wake: impl Fn() + Send + 'static) -> Result<Self, WatchError> {
         let error = |source| WatchError { path: root.to_owned(), source };
-        // Events name the resolved path.
+        // Events have the resolved path.
         let path = fs::canonicalize(root).map_err(error)?;
         if !fs::metadata(&path).map_err(error)?.is_dir() {
             return Err(error(io::ErrorKind::NotADirectory.into()));
         }
         let now = Instant::now();
-        let shared = Arc::new(Mutex::new(Shared {
+        let shared = Arc::new(Mutex::new(WatchShared {
             dirty: DirtySet::new(options.debounce, MAX_PATHS),
             state: if options.force_poll { WatchState::Poll } else { WATCHING },
             poll_at: options.force_poll.then(|| now + options.poll_interval),
@@ -173,7 +170,7 @@ impl FolderWatcher {
 
     fn start_system(&mut self, wake: impl Fn() + Send + 'static) {
         let (root, shared) = (self.root.clone(), Arc::clone(&self.shared));
-        let told = move |event: notify::Result<Event>| {
+        let on_event = move |event: notify::Result<Event>| {
             let now = Instant::now();
             let mut shared = lock(&shared);
             let earlier = match event {
@@ -190,11 +187,11 @@ impl FolderWatcher {
             }
         };
         let config = Config::default().with_follow_symlinks(false);
-        match RecommendedWatcher::new(told, config) {
+        match RecommendedWatcher::new(on_event, config) {
             Ok(system) => {
                 self.system = Some(system);
                 if let Err(error) = self.watch(&self.root.clone()) {
-                    // At the limit, the watches got so far would only starve the other programs of this user.
+                    // At the limit, a partial watch would only starve the user's other programs.
                     if matches!(error.kind, ErrorKind::MaxFilesWatch) {
                         self.system = None;
                     }
@@ -205,29 +202,29 @@ impl FolderWatcher {
         }
     }
 
-    /// How changes are noticed now.
+    /// The way in which changes are noticed now.
     pub fn state(&self) -> WatchState {
         lock(&self.shared).state.clone()
     }
 
-    /// When to call [`FolderWatcher::take_due`] next; `None`: after the next wake. What it gives then may be nothing.
+    /// When to call [`FolderWatcher::take_due`] next. It may return nothing then. `None`: after the next wake.
     pub fn next_due(&self) -> Option<Instant> {
         let shared = lock(&self.shared);
         shared.dirty.next_due().into_iter().chain(shared.poll_at).min()
     }
 
-    /// Whether a change has been seen that was not yet taken. A poll that is to come is none.
+    /// True if a change was seen that has not been taken yet. A future poll does not count.
     pub fn changes_wait(&self) -> bool {
         lock(&self.shared).dirty.next_due().is_some()
     }
 
-    /// Replaces the rules. What they newly let in is for the caller to scan.
+    /// Replaces the rules. The caller scans the paths that they now admit.
     pub fn set_rules(&self, rules: Arc<IgnoreRules>) {
         lock(&self.shared).rules = rules;
     }
 
-    /// Takes what is due at `now`. May block for a moment: before it names a new folder it sees to it that the
-    /// folder is watched, so that whatever the caller's scan misses is told later.
+    /// Takes the paths that are due at `now`. May block for a moment: it watches a new folder before it returns it, so that
+    /// an event follows every change that the scan misses.
     pub fn take_due(&mut self, now: Instant) -> ScanScope {
         let (mut due, polled) = {
             let mut shared = lock(&self.shared);
@@ -239,7 +236,7 @@ impl FolderWatcher {
         };
         due.full |= polled;
         for path in &due.paths {
-            // A folder that came by a rename, or that can be read only now.
+            // A folder that was moved here, or has just become readable.
             if fs::symlink_metadata(self.root.join(path)).is_ok_and(|meta| meta.is_dir()) {
                 due.subtrees.insert(path.clone());
             }
@@ -254,20 +251,20 @@ impl FolderWatcher {
         due
     }
 
-    /// Watches a folder and all below it.
+    /// Watches a folder with everything below it.
     fn watch(&mut self, dir: &Path) -> notify::Result<()> {
         let Some(system) = &mut self.system else { return Ok(()) };
         let mut tries = 0;
         loop {
             match system.watch(dir, RecursiveMode::Recursive) {
-                // A folder below it went while notify walked, which ends its walk: the rest would go unwatched.
+                // notify ends its walk if a folder below is removed meanwhile. The rest would not be watched.
                 Err(e) if is_gone(&e) && tries < 3 && fs::symlink_metadata(dir).is_ok_and(|m| m.is_dir()) => tries += 1,
                 Err(e) => return Err(e),
                 Ok(()) => break,
             }
         }
         if cfg!(target_os = "linux") && dir == self.root {
-            // Staging and history are our own noise. Not there, not watched: fine as well.
+            // Our own writes to the stage and the history need no events.
             match system.unwatch(&dir.join(PRIVATE_DIR)) {
                 Err(e) if !matches!(e.kind, ErrorKind::WatchNotFound) => return Err(e),
                 _ => {}
@@ -276,9 +273,9 @@ impl FolderWatcher {
         Ok(())
     }
 
-    /// inotify watches folders one by one, and notify adds new ones only after it has told of them, giving up
-    /// silently on the first that cannot be added. Adding them once more waits for its thread and shows errors.
-    /// FSEvents watches the whole tree by itself.
+    /// Watches a folder once more. inotify watches each folder by itself. notify adds a new folder only after the event for
+    /// it, and stops silently at the first failure. A second call waits for its thread and returns the error. FSEvents
+    /// watches whole trees.
     fn watch_again(&mut self, dir: &str, now: Instant) {
         if !cfg!(target_os = "linux") || self.system.is_none() {
             return;
@@ -287,24 +284,24 @@ impl FolderWatcher {
         let mut shared = lock(&self.shared);
         match result {
             Ok(()) if dir.is_empty() => {
-                // All of it is watched: whatever stood in the way is mended.
+                // The whole folder is watched again.
                 shared.state = WATCHING;
                 shared.poll_at = None;
             }
             Ok(()) => {}
-            // It went again; its removal is told. The root's is not, once its watch is gone.
+            // The folder was removed, and an event will say so. The root has no event for that.
             Err(e) if is_gone(&e) && !dir.is_empty() => {}
             Err(e) => shared.degrade(explain(&e), now),
         }
     }
 }
 
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    // A panic while it was held leaves at worst a hint unnoted; the periodic scan makes up for it.
+fn lock(shared: &Mutex<WatchShared>) -> MutexGuard<'_, WatchShared> {
+    // A panic of another thread can lose a hint at worst. The periodic scan makes up for it.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// `path` relative to `root`; `None` where it is not below it or is no UTF-8.
+/// `path` relative to `root`. `None` if it is not below `root` or not UTF-8.
 fn below(root: &Path, path: &Path) -> Option<String> {
     let path = path.strip_prefix(root).ok()?;
     let mut text = String::with_capacity(path.as_os_str().len());
@@ -326,7 +323,7 @@ fn is_gone(error: &notify::Error) -> bool {
     }
 }
 
-/// Reason and remedy.
+/// The reason and the remedy, as text for the user.
 fn explain(error: &notify::Error) -> (String, String) {
     let path = error.paths.first().map_or_else(|| "the folder".to_owned(), |path| path.display().to_string());
     match &error.kind {

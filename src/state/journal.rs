@@ -1,8 +1,8 @@
-//! What a journal file looks like. Pure; `container` writes it, `load` reads it.
+//! The journal file. Pure: `save` writes it and `load` reads it.
 //!
-//! A line for each commit, so that a commit is there whole or not at all: the CRC-32 of the rest of the line
-//! in 8 hex digits, a space, JSON. The first line is the [`Head`], which names the container that the journal
-//! extends by its fingerprint. Steps are absolute (set, forget), so replaying one twice does no harm.
+//! Each commit is one line, so it is whole or missing: the CRC-32 of the rest of the line in 8 hex digits, a space, JSON.
+//! The first line is the [`JournalHead`] with the fingerprint of the container that the journal extends. A step is absolute
+//! (set, forget), so a second replay of it changes nothing.
 
 use std::str::from_utf8;
 
@@ -11,37 +11,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::path::RelPath;
 
-use super::format::{Entries, Fingerprint, WireEntry};
-use super::{BaseChange, StateHeader, UploadNotes, VERSION, WireNotes};
+use super::format::Fingerprint;
+use super::notes::{StoredNotes, UploadNotes};
+use super::stored::StoredEntry;
+use super::types::{BaseChange, BaseEntries, BaseEntry, StateHeader, VERSION};
 
-/// The first line.
+/// The first line of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
-    pub version: u64,
-    /// The container that the steps go on from.
-    pub extends: Fingerprint,
-    /// What stood at `.bak` when the journal was begun.
-    pub backup: Option<Backup>,
+pub(super) struct JournalHead {
+    pub(super) version: u64,
+    /// The container that the steps continue.
+    pub(super) extends: Fingerprint,
+    /// The file `.bak` when the journal was begun.
+    pub(super) backup: Option<BackupLink>,
 }
 
-/// What is known of the backup.
+/// A backup, and its distance from the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Backup {
-    pub container: Fingerprint,
-    /// So many commits of the journal before this one lead from the backup to the container that this journal
-    /// extends; `None` when they do not lead there.
-    pub commits: Option<usize>,
+pub(super) struct BackupLink {
+    pub(super) container: Fingerprint,
+    /// The number of commits in the previous journal that lead from the backup to the container that this journal extends.
+    /// `None` if they do not lead there.
+    pub(super) commits: Option<usize>,
 }
 
-impl Backup {
-    /// One from which no journal is known to lead on.
-    pub fn apart(container: Fingerprint) -> Self {
+impl BackupLink {
+    /// A backup from which no known journal leads on.
+    pub(super) fn unconnected(container: Fingerprint) -> Self {
         Self { container, commits: None }
     }
 }
 
-impl Head {
-    pub fn new(extends: Fingerprint, backup: Option<Backup>) -> Self {
+impl JournalHead {
+    pub(super) fn new(extends: Fingerprint, backup: Option<BackupLink>) -> Self {
         Self { version: VERSION.into(), extends, backup }
     }
 }
@@ -49,46 +51,51 @@ impl Head {
 /// One step of a commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
-    Set(WireEntry),
+pub(super) enum JournalStep {
+    Set(StoredEntry),
     Forget(RelPath),
     Header(Box<HeaderStep>),
     /// Forgets every entry and upload.
     Clear,
 }
 
-/// A header, and the uploads that were noted with it. They come with a header because older builds pass over fields that
-/// they do not know, and take a journal with an unknown step for damaged.
+/// A header, and the uploads recorded with it. An older build ignores an unknown field, but takes a journal with an unknown
+/// step for damaged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeaderStep {
+pub(super) struct HeaderStep {
     #[serde(flatten)]
-    pub header: StateHeader,
-    /// Added to those noted before. A later step for the same path settles them.
+    pub(super) header: StateHeader,
+    /// Additional uploads. A later step for the same path settles them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uploads: Option<WireNotes>,
+    pub(super) uploads: Option<StoredNotes>,
 }
 
-impl From<&StateHeader> for Step {
+impl From<&StateHeader> for JournalStep {
     fn from(header: &StateHeader) -> Self {
         Self::Header(Box::new(HeaderStep { header: header.clone(), uploads: None }))
     }
 }
 
-impl From<&BaseChange> for Step {
+impl From<&BaseChange> for JournalStep {
     fn from(change: &BaseChange) -> Self {
         match change {
-            BaseChange::Set(path, entry) => Self::Set(WireEntry::new(path, entry)),
+            BaseChange::Set(path, entry) => Self::set(path, entry),
             BaseChange::Forget(path) => Self::Forget(path.clone()),
         }
     }
 }
 
-impl Step {
-    /// Carries the step out. Gives the header that it puts in place of the one before.
-    pub fn apply(self, entries: &mut Entries, noted: &mut UploadNotes) -> Option<StateHeader> {
+impl JournalStep {
+    /// A step that sets one entry.
+    pub(super) fn set(path: &RelPath, entry: &BaseEntry) -> Self {
+        Self::Set(StoredEntry::new(path, entry))
+    }
+
+    /// Applies the step. Returns the new header, if it has one.
+    pub(super) fn apply(self, entries: &mut BaseEntries, noted: &mut UploadNotes) -> Option<StateHeader> {
         match self {
-            Self::Set(wire) => {
-                let (path, entry) = wire.split();
+            Self::Set(stored) => {
+                let (path, entry) = stored.split();
                 noted.settle(&path);
                 entries.insert(path, entry);
             }
@@ -98,7 +105,7 @@ impl Step {
             }
             Self::Header(step) => {
                 let HeaderStep { header, uploads } = *step;
-                uploads.into_iter().for_each(|wire| noted.read(wire));
+                uploads.into_iter().for_each(|stored| noted.read(stored));
                 return Some(header);
             }
             Self::Clear => {
@@ -110,37 +117,34 @@ impl Step {
     }
 }
 
-/// How a journal ends.
+/// The end of a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(super) enum JournalEnd {
     Whole,
-    /// The last line has no end: a write that was cut off, and never acknowledged.
+    /// The last line is incomplete: its write was cut off, and never acknowledged.
     Torn,
-    /// A line that was written whole is not what was written; the commits are those before it.
+    /// A complete line has wrong content. The commits are those before it.
     Damaged,
 }
 
-/// A journal whose first line could be read.
+/// The content of a journal with a readable head.
 #[derive(Debug)]
-pub struct Journal {
-    pub head: Head,
-    pub commits: Vec<Vec<Step>>,
-    pub end: End,
+pub(super) struct JournalContent {
+    pub(super) head: JournalHead,
+    pub(super) commits: Vec<Vec<JournalStep>>,
+    pub(super) end: JournalEnd,
 }
 
-/// Why there is no journal in the bytes.
+/// Why bytes are no journal for this build.
 #[derive(Debug, PartialEq, Eq)]
-pub enum NoJournal {
+pub(super) enum JournalError {
     Damaged,
-    /// The version it says it has.
+    /// The version in the head.
     Future(u64),
 }
 
-/// Appends one line.
-///
-/// # Errors
-/// None that a head or step could cause; the type is the serialiser's.
-pub fn encode_line(out: &mut Vec<u8>, content: &impl Serialize) -> serde_json::Result<()> {
+/// Appends one line. Heads and steps cause no error; the type is the serialiser's.
+pub(super) fn encode_line(out: &mut Vec<u8>, content: &impl Serialize) -> serde_json::Result<()> {
     let json = serde_json::to_vec(content)?;
     out.extend_from_slice(format!("{:08x} ", crc32fast::hash(&json)).as_bytes());
     out.extend_from_slice(&json);
@@ -148,27 +152,28 @@ pub fn encode_line(out: &mut Vec<u8>, content: &impl Serialize) -> serde_json::R
     Ok(())
 }
 
-pub fn decode(bytes: &[u8]) -> Result<Journal, NoJournal> {
+/// Reads a journal up to its first incomplete or damaged line.
+pub(super) fn decode(bytes: &[u8]) -> Result<JournalContent, JournalError> {
     let mut lines = bytes.split_inclusive(|&b| b == b'\n');
-    let head: Head = lines.next().and_then(line_content).and_then(parse).ok_or(NoJournal::Damaged)?;
+    let head: JournalHead = lines.next().and_then(line_content).and_then(parse).ok_or(JournalError::Damaged)?;
     if head.version > u64::from(VERSION) {
-        return Err(NoJournal::Future(head.version));
+        return Err(JournalError::Future(head.version));
     }
     let mut commits = Vec::new();
-    let mut end = End::Whole;
+    let mut end = JournalEnd::Whole;
     for line in lines {
         match line_content(line).and_then(parse) {
             Some(steps) => commits.push(steps),
             None => {
-                end = if line.ends_with(b"\n") { End::Damaged } else { End::Torn };
+                end = if line.ends_with(b"\n") { JournalEnd::Damaged } else { JournalEnd::Torn };
                 break;
             }
         }
     }
-    Ok(Journal { head, commits, end })
+    Ok(JournalContent { head, commits, end })
 }
 
-/// The JSON of a line that is there to its end and is what was written.
+/// The JSON of a complete line with a correct checksum.
 fn line_content(line: &[u8]) -> Option<&[u8]> {
     let (sum, json) = line.strip_suffix(b"\n")?.split_at_checked(9)?;
     let sum = from_utf8(sum.strip_suffix(b" ")?).ok()?;

@@ -1,168 +1,85 @@
-//! How the files of a container are brought together, whatever a crash or damage left of them.
+//! How the files of a container fit together, after any crash or damage.
 //!
-//! Reads only; `container` puts right what is found wrong. The files, `N` being the container's name:
+//! This file only reads; `state_dir` carries out the repairs. The files, with `N` for the name of the container:
 //!
-//! | file | holds |
+//! | file | content |
 //! |---|---|
 //! | `N` | container *g* |
-//! | `N.journal` | the commits since; its head names *g*, and *g-1* as the backup |
+//! | `N.journal` | the commits since *g*; its head names *g*, and *g-1* as the backup |
 //! | `N.bak` | container *g-1* |
 //! | `N.journal.bak` | the commits that lead from *g-1* to *g*; its head names *g-1* |
 //!
-//! A container is named by the fingerprint of its bytes, so a journal vouches for the container it extends,
-//! and no journal is ever applied to another one.
+//! A container is identified by the fingerprint of its bytes. So a journal proves which container it extends, and is never
+//! applied to another one.
 //!
 //! # Every crash point
 //!
-//! *Commit*: one append to `N.journal`, then fsync. Cut off in between, the line is there (the commit counts,
-//! unacknowledged) or torn (it does not). A torn journal is never appended to: it is followed by a save.
+//! A *commit* appends one line to `N.journal` and syncs it. After a crash in between, the line is there (the commit counts,
+//! although nobody was told) or torn (it does not count). A torn journal gets no more lines: a save follows.
 //!
-//! *Save*, with what a crash after each step leaves. The steps are parted by a sync of the directory, so no
-//! later one is durable before an earlier one.
+//! A *save* has these steps. The directory is synced between them, so no step is durable before an earlier one. Each step
+//! says how the files look after a crash.
 //!
-//! 1. Write and fsync `N.tmp.PID`. Left over: swept at the next opening.
-//! 2. Rename `N` to `N.bak` (*g*). No `N`, and the journal extends the backup: both are taken, nothing is lost.
-//! 3. Rename the temporary file to `N` (*g+1*). The journal extends the backup, not `N`: `N` contains it, and
-//!    the journal is stale.
-//! 4. Write and fsync `N.journal.tmp.PID`, which extends *g+1*; rename `N.journal` to `N.journal.bak`. `N` without
-//!    a journal: nothing was committed since.
-//! 5. Rename the temporary file to `N.journal`, sync the directory: the picture above. Should this rename last
-//!    and the one before it not, `N.journal.bak` is older than the backup: its head says so, and it is not used.
+//! 1. Write and sync `N.tmp.PID`. The next opening removes it.
+//! 2. Rename `N` to `N.bak` (*g*). There is no `N`, and the journal extends the backup. Both are used; nothing is lost.
+//! 3. Rename the temporary file to `N` (*g+1*). The journal extends the backup, not `N`. `N` contains its commits, so the
+//!    journal is stale.
+//! 4. Write and sync `N.journal.tmp.PID`, which extends *g+1*. Rename `N.journal` to `N.journal.bak`. `N` has no journal, so
+//!    there are no commits since.
+//! 5. Rename the temporary file to `N.journal` and sync the directory. The table above holds. If this rename is durable
+//!    and the one before it is not, `N.journal.bak` is older than the backup. Its head says so, and it is not used.
 //!
-//! The *first save* has nothing to rename in 2; its journal extends the empty container, and is stale as soon
-//! as there is an `N`. An *older version* is a container like any other: it stays `N` until the first save,
-//! journalled upon meanwhile, and is the backup after it.
+//! The *first save* has nothing to rename in step 2. Its journal extends the empty container, and is stale once `N` exists.
+//! A container of an *older version* is like any other. It stays `N` until the first save, and becomes the backup then.
 //!
 //! # Damage
 //!
-//! A container that cannot be read, or that its journal does not vouch for, is set aside. The backup is taken
-//! instead where a journal vouches for it (or none is left to say otherwise), followed by `N.journal.bak`, and by
-//! `N.journal` when the two join up: then nothing is lost. Failing that, the folder starts from nothing, which
-//! is always safe: content on both sides is compared anew. The set-aside goes first, the new container after it,
-//! so a crash in between finds the same damage, or the same gap, and recovers the same entries.
-//! The new container says that it is recovered, until somebody has compared it with the folder.
+//! A container is set aside if it cannot be read or its journal extends another one. The backup replaces it if a journal
+//! names the backup, or if no journal is left. `N.journal.bak` follows, and then `N.journal` if the two join: then nothing
+//! is lost. Without a backup the folder starts from nothing, which is safe: all content is compared anew. The damaged files
+//! are set aside before the new container is written. So a crash in between finds the same damage, or the same gap, and
+//! recovers the same entries. The new container is marked as recovered until it is compared with the folder.
 
-use std::io;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use crate::disk::Disk;
 
-use crate::disk::{Disk, DiskFile};
+use super::format::{ContainerContent, Fingerprint};
+use super::journal::{JournalContent, JournalEnd};
+use super::loaded::{
+    ContainerFile, JournalFile, LoadedJournal, LoadedState, RepairPlan, StateFiles, read_container, read_file,
+    read_journal,
+};
+use super::recover::recover;
+use super::types::{BaseEntries, OpenOutcome, StateError, StateHeader, VERSION};
 
-use super::format::{self, DecodeError, Document, Entries, Fingerprint, Layout};
-use super::journal::{self, End, Journal, NoJournal};
-use super::{OpenOutcome, StateError, StateHeader, UploadNotes, VERSION};
+/// How often [`peek`] reads again before it reports damage.
+const PEEK_RETRIES: usize = 3;
 
-/// The names of one container's files.
-#[derive(Debug, Clone)]
-pub(super) struct Names {
-    pub main: String,
-    pub backup: String,
-    pub journal: String,
-    pub old_journal: String,
-}
-
-impl Names {
-    pub fn new(name: &str) -> Self {
-        Self {
-            main: name.to_owned(),
-            backup: format!("{name}.bak"),
-            journal: format!("{name}.journal"),
-            old_journal: format!("{name}.journal.bak"),
-        }
-    }
-}
-
-/// What stands at a container's name.
-enum Main {
-    /// Nothing, or no byte.
-    Nothing,
-    Damaged,
-    Whole(Box<Document>, Fingerprint),
-}
-
-/// What stands at a journal's name.
-enum Log {
-    Absent,
-    Damaged,
-    Readable(Journal),
-}
-
-impl Log {
-    fn readable(&self) -> Option<&Journal> {
-        match self {
-            Self::Readable(journal) => Some(journal),
-            Self::Absent | Self::Damaged => None,
-        }
-    }
-
-    fn extends(&self, container: &Fingerprint) -> Option<&Journal> {
-        self.readable().filter(|j| j.head.extends == *container)
-    }
-}
-
-/// What must be put right before the container is used.
-#[derive(Debug, Default)]
-pub(super) struct Repair {
-    /// Files to rename out of the way.
-    pub set_aside: Vec<String>,
-    /// Files to copy, because they are read again should the repair be cut off.
-    pub copy_aside: Vec<String>,
-    /// The save was cut off after its first rename: the backup is to be renamed back.
-    pub restore_backup: bool,
-    /// The files do not add up to what was loaded: a save must follow.
-    pub save: bool,
-}
-
-/// The journal that is on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OnDisk {
-    /// None that has to do with the container, though one may stand there.
-    None,
-    /// One that extends the container, of so many commits and steps.
-    Extends { commits: usize, steps: usize },
-}
-
-/// A container brought together.
-pub(super) struct Loaded {
-    /// `None`: there is nothing to take it from.
-    pub header: Option<StateHeader>,
-    pub entries: Entries,
-    pub uploads: UploadNotes,
-    pub opened: OpenOutcome,
-    /// The container that stands at the name once the repair is done; `of_nothing` when none does.
-    pub container: Fingerprint,
-    pub layout: Option<Layout>,
-    pub journal: OnDisk,
-    /// The backup, where one was looked at and is whole.
-    pub backup: Option<Fingerprint>,
-    pub repair: Repair,
-}
-
-/// A container as read without a lock, for a look from outside.
+/// A container that was read without the lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateView {
     pub header: StateHeader,
-    pub entries: Entries,
-    /// `Loaded`, `Migrated` or `Recovered` (with nothing set aside: nothing was touched).
+    pub entries: BaseEntries,
+    /// `Loaded`, `Migrated` or `Recovered`. Nothing is set aside, because nothing was changed.
     pub opened: OpenOutcome,
 }
 
-/// Reads a container without writing anything, while an agent may be at work on it. `None`: there is none.
+/// Reads a container without any change, even while an agent uses it. `None` if there is none.
 ///
 /// # Errors
-/// A container of a newer version, or one that cannot be read.
+/// The container has a newer version or cannot be read.
 pub fn peek<D: Disk>(disk: &Arc<D>, name: &str) -> Result<Option<StateView>, StateError> {
-    let names = Names::new(name);
-    let mut loaded = load(&**disk, &names)?;
-    // The files are read one after the other; a save in between makes them look as if they did not fit.
-    for _ in 0..3 {
+    let files = StateFiles::new(name);
+    let mut loaded = load(&**disk, &files)?;
+    // A save between the reads of two files looks like damage.
+    for _ in 0..PEEK_RETRIES {
         if !matches!(loaded.opened, OpenOutcome::Recovered { .. }) {
             break;
         }
-        loaded = load(&**disk, &names)?;
+        loaded = load(&**disk, &files)?;
     }
-    let Loaded { header, entries, opened, .. } = loaded;
+    let LoadedState { header, entries, opened, .. } = loaded;
     let opened = match opened {
         OpenOutcome::Recovered { from_backup, .. } => OpenOutcome::Recovered { set_aside: Vec::new(), from_backup },
         other => other,
@@ -170,221 +87,100 @@ pub fn peek<D: Disk>(disk: &Arc<D>, name: &str) -> Result<Option<StateView>, Sta
     Ok(header.map(|header| StateView { header, entries, opened }))
 }
 
-/// Brings the files together. Takes the container that the journal vouches for; see the module's text.
-pub(super) fn load<D: Disk>(disk: &D, names: &Names) -> Result<Loaded, StateError> {
-    let log = read_journal(disk, &names.journal)?;
-    let main = read_container(disk, &names.main)?;
-    let nothing = Fingerprint::of_nothing();
-    match main {
-        Main::Nothing if log.extends(&nothing).is_some() => Ok(replay(None, nothing, log, names)),
-        Main::Nothing => match read_container(disk, &names.backup)? {
-            // Step 2 of a save.
-            Main::Whole(document, print) if log.extends(&print).is_some() => {
-                let mut loaded = replay(Some(*document), print, log, names);
-                loaded.repair.restore_backup = true;
-                Ok(loaded)
-            }
-            Main::Nothing if matches!(log, Log::Absent) && read(disk, &names.old_journal)?.is_none() => Ok(fresh()),
-            backup => recover(disk, names, Main::Nothing, log, backup),
-        },
-        Main::Whole(document, print) => match &log {
-            Log::Absent => Ok(replay(Some(*document), print, log, names)),
-            // The container stands by itself; what was committed since cannot be known.
-            Log::Damaged => {
-                let mut loaded = replay(Some(*document), print, Log::Absent, names);
-                // It goes with the save, so that a crash before that finds the same damage.
-                loaded.repair = Repair { copy_aside: vec![names.journal.clone()], save: true, ..Repair::default() };
-                loaded.opened = OpenOutcome::Recovered { set_aside: Vec::new(), from_backup: false };
-                Ok(loaded)
-            }
-            Log::Readable(j) if j.head.extends == print => Ok(replay(Some(*document), print, log, names)),
-            Log::Readable(j) => {
-                let backup = read_container(disk, &names.backup)?;
-                let backed = matches!(&backup, Main::Whole(_, old) if *old == j.head.extends);
-                if backed || j.head.extends == nothing {
-                    // Step 3 of a save.
-                    let mut loaded = replay(Some(*document), print, Log::Absent, names);
-                    loaded.backup = backup.fingerprint();
-                    Ok(loaded)
-                } else {
-                    recover(disk, names, Main::Whole(document, print), log, backup)
-                }
-            }
-        },
-        Main::Damaged => {
-            let backup = read_container(disk, &names.backup)?;
-            recover(disk, names, Main::Damaged, log, backup)
+/// Reads the container and the journal that extends it.
+pub(super) fn load<D: Disk>(disk: &D, files: &StateFiles) -> Result<LoadedState, StateError> {
+    let journal = read_journal(disk, &files.journal)?;
+    match read_container(disk, &files.main)? {
+        ContainerFile::Nothing => load_without_container(disk, files, journal),
+        ContainerFile::Whole(content, print) => load_with_container(disk, files, content, print, journal),
+        ContainerFile::Damaged => {
+            let backup = read_container(disk, &files.backup)?;
+            recover(disk, files, ContainerFile::Damaged, journal, backup)
         }
     }
 }
 
-impl Main {
-    fn fingerprint(&self) -> Option<Fingerprint> {
-        match self {
-            Self::Whole(_, print) => Some(print.clone()),
-            Self::Nothing | Self::Damaged => None,
+fn load_without_container<D: Disk>(
+    disk: &D,
+    files: &StateFiles,
+    journal: JournalFile,
+) -> Result<LoadedState, StateError> {
+    let nothing = Fingerprint::empty();
+    if journal.extends(&nothing) {
+        return Ok(replay(None, nothing, journal, files));
+    }
+    match read_container(disk, &files.backup)? {
+        // A save was cut off after step 2.
+        ContainerFile::Whole(content, print) if journal.extends(&print) => {
+            let mut loaded = replay(Some(*content), print, journal, files);
+            loaded.repair.restore_backup = true;
+            Ok(loaded)
         }
+        ContainerFile::Nothing
+            if matches!(journal, JournalFile::Absent) && read_file(disk, &files.old_journal)?.is_none() =>
+        {
+            Ok(LoadedState::empty())
+        }
+        backup => recover(disk, files, ContainerFile::Nothing, journal, backup),
     }
 }
 
-fn fresh() -> Loaded {
-    Loaded {
-        header: None,
-        entries: Entries::new(),
-        uploads: UploadNotes::default(),
-        opened: OpenOutcome::New,
-        container: Fingerprint::of_nothing(),
-        layout: None,
-        journal: OnDisk::None,
-        backup: None,
-        repair: Repair::default(),
+fn load_with_container<D: Disk>(
+    disk: &D,
+    files: &StateFiles,
+    content: Box<ContainerContent>,
+    print: Fingerprint,
+    journal: JournalFile,
+) -> Result<LoadedState, StateError> {
+    let extends = match &journal {
+        JournalFile::Absent => return Ok(replay(Some(*content), print, journal, files)),
+        // The container is whole, but the commits since are unknown.
+        JournalFile::Damaged => {
+            let mut loaded = replay(Some(*content), print, JournalFile::Absent, files);
+            // The damaged journal stays until the save. A crash before that finds the same damage.
+            let copy_aside = vec![files.journal.clone()];
+            loaded.repair = RepairPlan { copy_aside, save: true, ..RepairPlan::default() };
+            loaded.opened = OpenOutcome::Recovered { set_aside: Vec::new(), from_backup: false };
+            return Ok(loaded);
+        }
+        JournalFile::Readable(j) if j.head.extends == print => {
+            return Ok(replay(Some(*content), print, journal, files));
+        }
+        JournalFile::Readable(j) => &j.head.extends,
+    };
+    let backup = read_container(disk, &files.backup)?;
+    let extends_backup = matches!(&backup, ContainerFile::Whole(_, old) if old == extends);
+    if extends_backup || *extends == Fingerprint::empty() {
+        // A save was cut off after step 3.
+        let mut loaded = replay(Some(*content), print, JournalFile::Absent, files);
+        loaded.backup = backup.fingerprint();
+        return Ok(loaded);
     }
+    recover(disk, files, ContainerFile::Whole(content, print), journal, backup)
 }
 
-/// A container and the journal that extends it, or none.
-fn replay(document: Option<Document>, container: Fingerprint, log: Log, names: &Names) -> Loaded {
-    let mut loaded = Loaded { container, opened: OpenOutcome::Loaded, ..fresh() };
-    if let Some(Document { header, entries, uploads, version, layout }) = document {
-        loaded.header = Some(header);
-        loaded.entries = entries;
-        loaded.uploads = uploads;
-        loaded.layout = Some(layout);
-        if version < VERSION {
-            loaded.opened = OpenOutcome::Migrated { from: version };
+/// Replays the journal on top of a container.
+fn replay(
+    content: Option<ContainerContent>,
+    container: Fingerprint,
+    journal: JournalFile,
+    files: &StateFiles,
+) -> LoadedState {
+    let mut loaded = LoadedState { container, opened: OpenOutcome::Loaded, ..LoadedState::empty() };
+    if let Some(content) = content {
+        if content.version < VERSION {
+            loaded.opened = OpenOutcome::Migrated { from: content.version };
         }
+        loaded.take_content(content);
     }
-    if let Log::Readable(Journal { commits, end, .. }) = log {
-        loaded.journal = OnDisk::Extends { commits: commits.len(), steps: commits.iter().map(Vec::len).sum() };
+    if let JournalFile::Readable(JournalContent { commits, end, .. }) = journal {
+        loaded.journal = LoadedJournal::Extends { commits: commits.len(), steps: commits.iter().map(Vec::len).sum() };
         loaded.apply(commits);
-        loaded.repair.save = end != End::Whole;
-        if end == End::Damaged {
-            loaded.repair.copy_aside.push(names.journal.clone());
+        loaded.repair.save = end != JournalEnd::Whole;
+        if end == JournalEnd::Damaged {
+            loaded.repair.copy_aside.push(files.journal.clone());
             loaded.opened = OpenOutcome::Recovered { set_aside: Vec::new(), from_backup: false };
         }
     }
     loaded
-}
-
-impl Loaded {
-    fn apply(&mut self, commits: Vec<Vec<journal::Step>>) {
-        for step in commits.into_iter().flatten() {
-            if let Some(header) = step.apply(&mut self.entries, &mut self.uploads) {
-                self.header = Some(header);
-            }
-        }
-    }
-}
-
-/// The backup and what fits it, or nothing.
-fn recover<D: Disk>(disk: &D, names: &Names, main: Main, log: Log, backup: Main) -> Result<Loaded, StateError> {
-    let old_log = read_journal(disk, &names.old_journal)?;
-    let mut loaded = fresh();
-    let mut aside = Vec::new();
-    if !matches!(main, Main::Nothing) {
-        aside.push(names.main.clone());
-    }
-    let (mut log_used, mut old_log_used) = (false, false);
-    let mut damaged_in_use = Vec::new();
-    match backup {
-        Main::Nothing => {}
-        Main::Whole(document, print) if vouched(&print, &main, &log, &old_log) => {
-            loaded.header = Some(document.header);
-            loaded.entries = document.entries;
-            loaded.uploads = document.uploads;
-            loaded.layout = Some(document.layout);
-            let join = log.readable().and_then(|j| j.head.backup.as_ref()).filter(|b| b.container == print);
-            let join = join.and_then(|b| b.commits);
-            let fits = log.extends(&print).is_some();
-            if let Log::Readable(mut old) = old_log
-                && old.head.extends == print
-                && !fits
-            {
-                old_log_used = true;
-                // More than the number that leads to the container were never acknowledged.
-                let joins = join.is_some_and(|n| n <= old.commits.len());
-                if let (true, Some(n)) = (joins, join) {
-                    old.commits.truncate(n);
-                }
-                log_used = joins;
-                loaded.apply(old.commits);
-            } else {
-                log_used = fits || join == Some(0);
-            }
-            if let (true, Log::Readable(journal)) = (log_used, log) {
-                if journal.end == End::Damaged {
-                    damaged_in_use.push(names.journal.clone());
-                }
-                loaded.apply(journal.commits);
-            }
-            loaded.backup = Some(print);
-        }
-        Main::Whole(..) | Main::Damaged => aside.push(names.backup.clone()),
-    }
-    for (name, used) in [(&names.journal, log_used), (&names.old_journal, old_log_used)] {
-        if !used && read(disk, name)?.is_some() {
-            aside.push(name.clone());
-        }
-    }
-    let from_backup = loaded.backup.is_some();
-    loaded.repair = Repair { set_aside: aside, copy_aside: damaged_in_use, restore_backup: false, save: true };
-    loaded.opened = OpenOutcome::Recovered { set_aside: Vec::new(), from_backup };
-    Ok(loaded)
-}
-
-/// Whether the backup can be believed: a journal names it; or no journal is left to contradict it; or there is
-/// no container, so that it is the one that a save had just put there.
-fn vouched(backup: &Fingerprint, main: &Main, log: &Log, old_log: &Log) -> bool {
-    let named = |log: &Log| {
-        log.readable().is_some_and(|j| {
-            j.head.extends == *backup || j.head.backup.as_ref().is_some_and(|b| b.container == *backup)
-        })
-    };
-    let silent = log.readable().is_none() && old_log.readable().is_none();
-    named(log) || named(old_log) || silent || matches!(main, Main::Nothing)
-}
-
-/// The bytes of a file and when it was last written; `None` when it does not exist.
-pub(super) fn read<D: Disk>(disk: &D, name: &str) -> Result<Option<(Vec<u8>, Timestamp)>, StateError> {
-    let mut file = match disk.open(name) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(StateError::io("open", name)(e)),
-    };
-    let meta = file.meta().map_err(StateError::io("read", name))?;
-    let mut bytes = Vec::new();
-    let mut piece = vec![0; 64 * 1024];
-    loop {
-        match file.read(&mut piece) {
-            Ok(0) => break,
-            Ok(n) => bytes.extend_from_slice(&piece[..n]),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(StateError::io("read", name)(e)),
-        }
-    }
-    let written = Timestamp::from_nanosecond(meta.mtime_ns.into()).unwrap_or(Timestamp::UNIX_EPOCH);
-    Ok(Some((bytes, written)))
-}
-
-fn read_container<D: Disk>(disk: &D, name: &str) -> Result<Main, StateError> {
-    let Some((bytes, written)) = read(disk, name)?.filter(|(bytes, _)| !bytes.is_empty()) else {
-        return Ok(Main::Nothing);
-    };
-    match format::decode(&bytes, written) {
-        Ok(document) => Ok(Main::Whole(Box::new(document), Fingerprint::of(&bytes))),
-        Err(DecodeError::Damaged(_)) => Ok(Main::Damaged),
-        Err(DecodeError::Future(found)) => Err(future(name, found)),
-    }
-}
-
-fn read_journal<D: Disk>(disk: &D, name: &str) -> Result<Log, StateError> {
-    let Some((bytes, _)) = read(disk, name)? else { return Ok(Log::Absent) };
-    match journal::decode(&bytes) {
-        Ok(journal) => Ok(Log::Readable(journal)),
-        Err(NoJournal::Damaged) => Ok(Log::Damaged),
-        Err(NoJournal::Future(found)) => Err(future(name, found)),
-    }
-}
-
-fn future(file: &str, found: u64) -> StateError {
-    StateError::FutureVersion { file: file.to_owned(), found, known: VERSION }
 }

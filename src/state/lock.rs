@@ -1,20 +1,20 @@
-//! [`FolderLock`]: one agent per folder. It works on a real path, and goes with the process that holds it.
+//! [`FolderLock`]: ensures one agent per folder. It locks a file on a real path.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Held for as long as the value lives; the system releases it when the process ends, however it ends.
+/// The lock is held as long as this value lives. The system releases it when the process ends in any way.
 #[derive(Debug)]
 pub struct FolderLock {
     _file: File,
 }
 
-/// Why the lock was not to be had.
+/// Why the lock was not acquired.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// `pid`: of the process that holds it, where it has said so.
+    /// `pid`: the process that holds the lock, if the file names it.
     #[error("another memsync works on this folder{}", .pid.map(|p| format!(" (process {p})")).unwrap_or_default())]
     Held { pid: Option<u32> },
     #[error("cannot lock {}: {source}", path.display())]
@@ -22,10 +22,10 @@ pub enum LockError {
 }
 
 impl FolderLock {
-    /// Takes the lock file at `path`, which is created (0600) and left in place, without waiting.
+    /// Locks the file at `path`, without a wait. Creates the file (0600) and never removes it.
     ///
     /// # Errors
-    /// [`LockError::Held`] when another process, or another `Lock` of this one, has it.
+    /// [`LockError::Held`] if another process, or another value in this one, holds the lock.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { path: path.to_owned(), source };
         let mut file = OpenOptions::new()
@@ -45,8 +45,7 @@ impl FolderLock {
             }
             Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
-        // The file is not removed on release: a third process could hold the removed one while a fourth makes
-        // and locks a new one.
+        // A release must not remove the file: one process could hold the removed file while another one locks a new file.
         file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
         writeln!(file, "{}", std::process::id()).map_err(failed)?;
         Ok(Self { _file: file })
@@ -60,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time_and_the_holder_is_named() {
+    fn second_lock_is_refused_with_the_pid_of_the_holder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notes.lock");
         std::fs::write(&path, "4294967295 left by a process that died").unwrap();
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_its_owners_alone() {
+    fn lock_file_is_private_to_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notes.lock");
         let _lock = FolderLock::acquire(&path).unwrap();
@@ -85,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_opened_is_named() {
+    fn error_names_the_file_that_cannot_be_opened() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("no/such/notes.lock");
         assert!(FolderLock::acquire(&path).unwrap_err().to_string().contains("no/such"));

@@ -1,63 +1,55 @@
-//! Older container versions, each brought one step forward by a pure function. No file is touched here.
-
-use std::collections::BTreeMap;
+//! Older versions of the container. A pure function migrates each one to the next.
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::format::WireEntry;
-use super::{RemoteState, StateHeader, WireNotes};
+use super::notes::StoredNotes;
+use super::stored::StoredEntry;
+use super::types::StateHeader;
 
-/// The session of a container that had none.
+/// The session id for a container without one.
 const MIGRATED_SESSION: &str = "migrated";
 
 /// Version 0: a bare array of entries.
 #[derive(Deserialize)]
 #[serde(transparent)]
-pub struct V0(pub Vec<WireEntry>);
+pub(super) struct VersionZero(pub Vec<StoredEntry>);
 
 /// Version 1: a session and times.
 #[derive(Deserialize)]
-pub struct V1 {
+pub(super) struct VersionOne {
     session_id: String,
     created_at: Timestamp,
     modified_at: Timestamp,
-    entries: Vec<WireEntry>,
+    entries: Vec<StoredEntry>,
 }
 
 /// Version 2: bound to a folder and a remote.
 #[derive(Deserialize)]
-pub struct V2 {
+pub(super) struct VersionTwo {
     #[serde(flatten)]
-    pub header: StateHeader,
-    pub entries: Vec<WireEntry>,
-    /// Absent before uploads were noted.
+    pub(super) header: StateHeader,
+    pub(super) entries: Vec<StoredEntry>,
+    /// Older containers have none.
     #[serde(default)]
-    pub uploads: Option<WireNotes>,
+    pub(super) uploads: Option<StoredNotes>,
 }
 
-impl V0 {
-    /// `written`: when the file was last written, the only time known of it.
-    pub fn into_v1(self, written: Timestamp) -> V1 {
-        V1 { session_id: MIGRATED_SESSION.to_owned(), created_at: written, modified_at: written, entries: self.0 }
+impl VersionZero {
+    /// `written`: time of the file's last write. No other time is known.
+    pub(super) fn into_v1(self, written: Timestamp) -> VersionOne {
+        VersionOne {
+            session_id: MIGRATED_SESSION.to_owned(),
+            created_at: written,
+            modified_at: written,
+            entries: self.0,
+        }
     }
 }
 
-impl V1 {
-    pub fn into_v2(self) -> V2 {
-        let Self { session_id, created_at, modified_at, entries } = self;
-        let remote = RemoteState::default();
-        let header = StateHeader {
-            session_id,
-            created_at,
-            modified_at,
-            folder_id: None,
-            remote,
-            recovered: false,
-            copies: BTreeMap::new(),
-            boot: None,
-            root_mark: None,
-        };
-        V2 { header, entries, uploads: None }
+impl VersionOne {
+    pub(super) fn into_v2(self) -> VersionTwo {
+        let header = StateHeader::new(self.session_id, self.created_at, self.modified_at);
+        VersionTwo { header, entries: self.entries, uploads: None }
     }
 }

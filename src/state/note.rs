@@ -1,4 +1,4 @@
-//! Small files beside the container that other processes read, such as the last status.
+//! Small files next to the container that other processes read, such as the last status.
 
 use std::fs;
 use std::io;
@@ -6,19 +6,19 @@ use std::path::Path;
 
 use crate::disk::whole::replace_note;
 
-/// Replaces the file at `path` (mode 0600): a reader sees the old content or the new, never half of it. It is not
-/// made durable, because what it says is stale after a crash.
+/// Replaces the file at `path` (mode 0600) atomically. The new content is not made durable, because it is stale after a
+/// crash anyway.
 ///
 /// # Errors
-/// As creating, writing or renaming a file does.
+/// As `open(2)`, `write(2)` and `rename(2)`.
 pub fn write_note(path: &Path, content: &[u8]) -> io::Result<()> {
     replace_note(path, content)
 }
 
-/// The content of the file at `path`, `None` where there is none.
+/// The content of the file at `path`, or `None` if there is none.
 ///
 /// # Errors
-/// As reading a file does.
+/// As `open(2)` and `read(2)`.
 pub fn read_note(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),

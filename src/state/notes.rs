@@ -1,4 +1,4 @@
-//! [`UploadNotes`]: the uploads that were noted before they were sent, and that no commit has settled since.
+//! [`UploadNotes`]: uploads that were recorded before they were sent, and that no commit has settled since.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,54 +7,54 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Md5;
 use crate::path::RelPath;
 
-/// One upload. Written down before it is sent, so that a process that is killed meanwhile leaves word of it.
+/// One upload. It is recorded before it is sent, so that a killed process leaves a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadNote {
     pub path: RelPath,
-    /// Of the content that may have arrived.
+    /// The content that may have arrived.
     pub md5: Md5,
 }
 
-/// Notes as they stand in container and journal.
+/// Notes in a container or journal file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WireNotes {
-    /// The start of the machine in which they were made.
+pub(super) struct StoredNotes {
+    /// The boot of the machine in which they were recorded.
     boot: String,
     notes: Vec<UploadNote>,
 }
 
-/// What may have arrived at each path, though no commit says so. Notes of an earlier start of the machine are not kept: a
-/// power cut may have set the files back behind what was sent, which is then newer than the file and nowhere else.
+/// The contents that may have arrived at each path without a commit. Notes of an earlier boot are dropped: a power cut may
+/// have reverted the local file, and then only the server has the newer content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UploadNotes {
-    /// `None`: nothing tells one start of the machine from another, and nothing is noted.
+    /// `None` if the system does not identify its boots. Then nothing is recorded.
     boot: Option<String>,
     paths: BTreeMap<RelPath, BTreeSet<Md5>>,
 }
 
 impl UploadNotes {
-    /// Notes the uploads that are not noted yet. Gives those, to be written down.
-    pub fn add(&mut self, uploads: Vec<UploadNote>) -> Option<WireNotes> {
+    /// Adds uploads. Returns those that are new, to be written to disk.
+    pub(super) fn add(&mut self, uploads: Vec<UploadNote>) -> Option<StoredNotes> {
         let boot = self.boot.clone()?;
         let mut is_new = |note: &UploadNote| self.paths.entry(note.path.clone()).or_default().insert(note.md5);
         let notes: Vec<UploadNote> = uploads.into_iter().filter(|note| is_new(note)).collect();
-        (!notes.is_empty()).then_some(WireNotes { boot, notes })
+        (!notes.is_empty()).then_some(StoredNotes { boot, notes })
     }
 
-    /// Takes in what was written down, in the order in which it was.
-    pub fn read(&mut self, wire: WireNotes) {
-        self.begin_boot(Some(wire.boot));
-        self.add(wire.notes);
+    /// Adds notes from disk, in the order in which they were written.
+    pub(super) fn read(&mut self, stored: StoredNotes) {
+        self.begin_boot(Some(stored.boot));
+        self.add(stored.notes);
     }
 
-    /// Forgets the notes of any other start of the machine.
-    pub fn begin_boot(&mut self, boot: Option<String>) {
+    /// Drops the notes of any other boot.
+    pub(super) fn begin_boot(&mut self, boot: Option<String>) {
         if self.boot != boot {
             *self = Self { boot, paths: BTreeMap::new() };
         }
     }
 
-    /// Forgets what was sent to `path`, on which both sides have agreed since.
+    /// Drops the notes of `path`, because both sides agree on it now.
     pub fn settle(&mut self, path: &RelPath) {
         self.paths.remove(path);
     }
@@ -71,13 +71,13 @@ impl UploadNotes {
         self.paths.keys()
     }
 
-    /// Every note, to be written down; `None`: there is none.
-    pub fn to_wire(&self) -> Option<WireNotes> {
+    /// All notes, to be written to disk. `None` if there are none.
+    pub(super) fn to_stored(&self) -> Option<StoredNotes> {
         let notes: Vec<UploadNote> = self.iter().collect();
-        self.boot.clone().filter(|_| !notes.is_empty()).map(|boot| WireNotes { boot, notes })
+        self.boot.clone().filter(|_| !notes.is_empty()).map(|boot| StoredNotes { boot, notes })
     }
 
-    /// In the order of the paths.
+    /// The notes, sorted by path.
     pub fn iter(&self) -> impl Iterator<Item = UploadNote> {
         let of = |(path, sent): (&RelPath, &BTreeSet<Md5>)| {
             let note = |md5: &Md5| UploadNote { path: path.clone(), md5: *md5 };

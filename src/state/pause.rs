@@ -1,4 +1,4 @@
-//! [`Pause`]: that the user has paused syncing, and until when, kept over restarts in a small file of its own.
+//! [`Pause`]: a pause of syncing that the user asked for. A small file keeps it across restarts.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,55 +10,55 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::whole::replace_private;
 
-use super::read_note;
+use super::note::read_note;
 
 const FILE: &str = "paused";
 
-/// A pause that was asked for.
+/// A pause of syncing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
-    /// When it ends; `None`: when the user resumes.
+    /// The end. `None`: until the user resumes.
     pub until: Option<Timestamp>,
-    /// How long it was to last when it was asked for, in seconds. A clock that was set back makes it no longer.
+    /// The requested duration in seconds. It limits the pause if the clock is set back.
     pub for_s: Option<u64>,
 }
 
 impl Pause {
-    /// A pause that begins `now`. One too long for the calendar has no end.
+    /// A pause that begins `now`. A pause too long for the calendar has no end.
     pub fn new(for_s: Option<u64>, now: Timestamp) -> Self {
         let until = for_s.and_then(|s| now.checked_add(Duration::from_secs(s)).ok());
         Self { until, for_s: for_s.filter(|_| until.is_some()) }
     }
 
-    /// The time that is left; `None` for a pause without an end. Zero: it is over.
+    /// The remaining time. Zero: the pause is over. `None`: it has no end.
     pub fn left(&self, now: Timestamp) -> Option<Duration> {
         let left = Duration::try_from(self.until?.duration_since(now)).unwrap_or_default();
         Some(left.min(self.for_s.map_or(Duration::MAX, Duration::from_secs)))
     }
 
-    /// The pause that is kept in the state directory, if it is not over. A file that cannot be understood is a pause
-    /// without an end: the user sees it, and can resume.
+    /// Reads the pause from the state directory. `None` if there is none or it is over. An invalid file is a pause without an
+    /// end: the user sees it and can resume.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     pub fn load(state_dir: &Path, now: Timestamp) -> io::Result<Option<Self>> {
         let Some(text) = read_note(&state_dir.join(FILE))? else { return Ok(None) };
         let pause = serde_json::from_slice(&text).unwrap_or(Self { until: None, for_s: None });
         Ok(Some(pause).filter(|pause| pause.left(now) != Some(Duration::ZERO)))
     }
 
-    /// Keeps the pause, durably.
+    /// Writes the pause, durably.
     ///
     /// # Errors
-    /// When it cannot be written; a pause that was kept before then stays.
+    /// The file cannot be written. An earlier pause stays then.
     pub fn save(&self, state_dir: &Path) -> io::Result<()> {
         replace_private(&state_dir.join(FILE), &serde_json::to_vec(self)?)
     }
 
-    /// Forgets the pause that is kept, durably.
+    /// Removes the pause, durably.
     ///
     /// # Errors
-    /// When the file cannot be removed.
+    /// The file cannot be removed.
     pub fn forget(state_dir: &Path) -> io::Result<()> {
         match fs::remove_file(state_dir.join(FILE)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn pause_that_cannot_be_understood_has_no_end() {
+    fn invalid_pause_has_no_end() {
         let tmp = tempfile::tempdir().unwrap();
         fs::write(tmp.path().join(FILE), "nonsense").unwrap();
         let pause = Pause::load(tmp.path(), NOW).unwrap();

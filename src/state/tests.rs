@@ -1,4 +1,4 @@
-//! Crashes at every operation, once and twice over, and writes that fail.
+//! Crashes at every operation, one or two in a row, and failing writes.
 
 mod mem;
 
@@ -15,7 +15,7 @@ use crate::seed::seed;
 use crate::sync::Base;
 
 use super::*;
-use mem::{Fault, MemDisk};
+use mem::{DiskFault, MemDisk};
 
 type Files = BTreeMap<String, Vec<u8>>;
 type Entries = BTreeMap<RelPath, BaseEntry>;
@@ -103,8 +103,7 @@ fn script() -> Vec<Call> {
     ]
 }
 
-/// Runs the script until something fails. Gives the entries that were acknowledged, and those of the call that
-/// failed.
+/// Runs the script until a call fails. Returns the acknowledged entries, and those of the failed call.
 fn run(disk: &MemDisk, calls: &[Call]) -> (Entries, Entries) {
     let Ok((mut container, _)) = open(disk) else { return Default::default() };
     let mut known = container.entries().clone();
@@ -134,23 +133,23 @@ fn ops_of(calls: &[Call]) -> u64 {
 }
 
 #[test]
-fn a_kill_at_any_operation_loses_nothing() {
+fn kill_at_any_operation_loses_nothing() {
     let calls = script();
     for k in 0..=ops_of(&calls) {
         let disk = MemDisk::new();
-        disk.fail(Fault::From(k));
+        disk.fail(DiskFault::From(k));
         let known = run(&disk, &calls);
         assert_one_of(&disk.files(), &known, &format!("killed at {k}"));
     }
 }
 
 #[test]
-fn a_power_cut_at_any_operation_loses_nothing() {
+fn power_cut_at_any_operation_loses_nothing() {
     let mut random = fastrand::Rng::with_seed(seed());
     let calls = script();
     for k in 0..=ops_of(&calls) {
         let disk = MemDisk::new();
-        disk.fail(Fault::From(k));
+        disk.fail(DiskFault::From(k));
         let known = run(&disk, &calls);
         for _ in 0..40 {
             assert_one_of(&disk.after_power_cut(&mut random), &known, &format!("power cut at {k}"));
@@ -159,21 +158,21 @@ fn a_power_cut_at_any_operation_loses_nothing() {
 }
 
 #[test]
-fn a_second_crash_while_opening_or_going_on_loses_nothing() {
+fn second_crash_loses_nothing() {
     let mut random = fastrand::Rng::with_seed(seed());
     let calls = script();
     let more = [Call::Commit(vec![set("h", 8)]), Call::Save, Call::Save];
     for k in 0..=ops_of(&calls) {
         let disk = MemDisk::new();
-        disk.fail(Fault::From(k));
+        disk.fail(DiskFault::From(k));
         let (before, after) = run(&disk, &calls);
         for files in [disk.files(), disk.after_power_cut(&mut random)] {
             for j in 0.. {
                 let again = MemDisk::with(&files);
-                again.fail(Fault::From(j));
+                again.fail(DiskFault::From(j));
                 let (mut early, mut late) = run(&again, &more);
                 if early.is_empty() && late.is_empty() {
-                    // Opening itself was cut off.
+                    // The second crash came while the container was opened.
                     (early, late) = (before.clone(), after.clone());
                 }
                 let what = format!("killed at {k}, then at {j}");
@@ -188,12 +187,12 @@ fn a_second_crash_while_opening_or_going_on_loses_nothing() {
 }
 
 #[test]
-fn a_write_that_fails_is_made_up_for() {
+fn failed_write_is_repeated_by_the_next_one() {
     let mut random = fastrand::Rng::with_seed(seed());
     let calls = script();
     for k in 0..ops_of(&calls) {
         let disk = MemDisk::new();
-        disk.fail(Fault::Only(k));
+        disk.fail(DiskFault::Only(k));
         let Ok((mut container, _)) = open(&disk) else { continue };
         let mut known = Entries::new();
         for step in &calls {
@@ -210,7 +209,7 @@ fn a_write_that_fails_is_made_up_for() {
     }
 }
 
-/// A container of several saves with a journal, and every state it has been in.
+/// The files of a container after several saves, with a journal; and every state it has had.
 fn lived_in() -> (Files, Vec<Entries>) {
     let disk = MemDisk::new();
     let (mut container, _) = open(&disk).unwrap();
@@ -223,21 +222,21 @@ fn lived_in() -> (Files, Vec<Entries>) {
 }
 
 #[test]
-fn a_damaged_container_is_recovered_whole_whenever_the_recovery_is_cut_off() {
+fn damaged_container_is_recovered_after_any_cut_off_recovery() {
     let mut random = fastrand::Rng::with_seed(seed());
     let (mut files, states) = lived_in();
     files.get_mut(NAME).unwrap()[30] ^= 1;
     let last = states.last().unwrap();
     for j in 0.. {
         let disk = MemDisk::with(&files);
-        disk.fail(Fault::From(j));
+        disk.fail(DiskFault::From(j));
         let cut_off = open(&disk).is_err();
         for left in [disk.files(), disk.after_power_cut(&mut random)] {
             assert!(left.keys().any(|n| n == NAME || n == "notes.damaged-1"), "cut off at {j}: {:?}", left.keys());
             let again = MemDisk::with(&left);
             let (container, opened) = open(&again).unwrap();
             assert_eq!(container.entries(), last, "cut off at {j}: {opened:?}");
-            // Should it be damaged again before the next save, the backup is still good.
+            // The backup is still good if the container is damaged again before the next save.
             drop(container);
             let mut left = again.files();
             left.get_mut(NAME).unwrap().truncate(9);
@@ -252,7 +251,7 @@ fn a_damaged_container_is_recovered_whole_whenever_the_recovery_is_cut_off() {
 }
 
 #[test]
-fn damage_without_a_backup_starts_from_nothing_and_is_reported() {
+fn damage_without_a_backup_is_reported_and_starts_empty() {
     let disk = MemDisk::new();
     let (mut container, opened) = open(&disk).unwrap();
     assert_eq!(opened, OpenOutcome::New);
@@ -271,7 +270,7 @@ fn damage_without_a_backup_starts_from_nothing_and_is_reported() {
 }
 
 #[test]
-fn a_torn_tail_is_cut_before_anything_is_appended() {
+fn torn_tail_is_removed_before_the_next_append() {
     let (mut files, states) = lived_in();
     files.get_mut("notes.journal").unwrap().extend_from_slice(b"0123abcd [{\"forg");
     let disk = MemDisk::with(&files);
@@ -284,7 +283,7 @@ fn a_torn_tail_is_cut_before_anything_is_appended() {
 }
 
 #[test]
-fn damage_inside_the_journal_is_kept_and_reported() {
+fn damaged_journal_is_set_aside_and_reported() {
     let disk = MemDisk::new();
     let (mut container, _) = open(&disk).unwrap();
     container.commit(vec![set("a", 1)]).unwrap();
@@ -307,7 +306,7 @@ fn damage_inside_the_journal_is_kept_and_reported() {
 }
 
 #[test]
-fn a_file_without_a_byte_is_empty_only_if_nothing_says_otherwise() {
+fn empty_file_is_no_container_unless_a_journal_says_otherwise() {
     let alone = MemDisk::with(&[(NAME.to_owned(), Vec::new())].into());
     assert_eq!(open(&alone).unwrap().1, OpenOutcome::New);
     let (mut files, states) = lived_in();
@@ -318,7 +317,7 @@ fn a_file_without_a_byte_is_empty_only_if_nothing_says_otherwise() {
 }
 
 #[test]
-fn leftovers_are_swept_and_files_are_private() {
+fn leftovers_are_removed_and_files_are_private() {
     let (mut files, _) = lived_in();
     for name in ["notes.tmp.77", "notes.journal.tmp.77", "notes.tmpfile", "other.tmp.77"] {
         files.insert(name.to_owned(), b"x".to_vec());
@@ -337,7 +336,7 @@ fn leftovers_are_swept_and_files_are_private() {
 }
 
 #[test]
-fn a_commit_costs_what_it_changes() {
+fn cost_of_a_commit_depends_on_its_changes_only() {
     let mut cost = Vec::new();
     for count in [10, 10_000] {
         let disk = MemDisk::new();
@@ -354,7 +353,7 @@ fn a_commit_costs_what_it_changes() {
 }
 
 #[test]
-fn a_save_is_wanted_when_the_journal_has_outgrown_the_entries() {
+fn save_is_due_when_the_journal_has_outgrown_the_entries() {
     let disk = MemDisk::new();
     let (mut container, _) = open(&disk).unwrap();
     assert!(container.wants_save(), "there is no container yet");
@@ -404,7 +403,7 @@ fn noted_uploads_are_durable_until_their_path_is_settled() {
     assert_eq!(reopened(&disk), [note("a", 2), note("b", 3), note("c", 4)]);
     let ops = disk.ops();
     container.note_uploads(vec![note("a", 2)]).unwrap();
-    assert_eq!(disk.ops(), ops, "it is noted already");
+    assert_eq!(disk.ops(), ops, "a known note is written again");
     container.note_uploads(vec![note("a", 5)]).unwrap();
     container.commit(vec![set("b", 3)]).unwrap();
     let left = [note("a", 2), note("a", 5), note("c", 4)];
@@ -422,21 +421,21 @@ fn noted_uploads_are_durable_until_their_path_is_settled() {
 }
 
 #[test]
-fn upload_note_that_could_not_be_written_is_made_up_for() {
+fn failed_upload_note_is_written_by_the_next_call() {
     let disk = MemDisk::new().in_boot("1");
     let (mut container, _) = open(&disk).unwrap();
     container.commit(vec![set("a", 1)]).unwrap();
     let note = UploadNote { path: path("a"), md5: Md5::of(b"2") };
-    disk.fail(Fault::Only(disk.ops()));
+    disk.fail(DiskFault::Only(disk.ops()));
     assert!(container.note_uploads(vec![note.clone()]).is_err());
     container.note_uploads(vec![note.clone()]).unwrap();
     let (again, _) = open(&MemDisk::with(&disk.files()).in_boot("1")).unwrap();
     assert_eq!(again.uploads().iter().collect::<Vec<_>>(), [note]);
 }
 
-/// Builds before this one know these steps and no others, and pass over fields that they do not know.
+/// Older builds know these steps only, and ignore unknown fields.
 #[test]
-fn upload_notes_come_in_steps_that_older_builds_know() {
+fn upload_notes_use_steps_that_older_builds_know() {
     let disk = MemDisk::new().in_boot("1");
     let (mut container, _) = open(&disk).unwrap();
     container.note_uploads(vec![UploadNote { path: path("a"), md5: Md5::of(b"2") }]).unwrap();
@@ -454,7 +453,7 @@ fn upload_notes_come_in_steps_that_older_builds_know() {
 }
 
 #[test]
-fn the_header_is_durable_with_the_next_commit() {
+fn header_is_durable_with_the_next_commit() {
     let disk = MemDisk::new();
     let (mut container, _) = open(&disk).unwrap();
     let remote = RemoteState {
@@ -473,7 +472,7 @@ fn the_header_is_durable_with_the_next_commit() {
     let ops = disk.ops();
     container.set_remote(remote.clone());
     container.commit(Vec::new()).unwrap();
-    assert_eq!(disk.ops(), ops, "nothing new to write");
+    assert_eq!(disk.ops(), ops, "an unchanged header is written again");
     let (container, _) = open(&disk).unwrap();
     assert_eq!((container.header().folder_id.as_deref(), &container.header().remote), (Some("folder"), &remote));
     assert_eq!(container.header().session_id, "laptop");

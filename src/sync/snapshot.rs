@@ -59,6 +59,8 @@ pub enum SkipReason {
     Name(String),
     /// Another spelling of the path (letter case or Unicode form) is synced, namely the one in the text.
     Collides(String),
+    /// Several files have this path in different Unicode forms, and it is not known which one is synced. The text names them.
+    Ambiguous(String),
     /// A file is in the place of a folder, or a folder in the place of a file. The text is the path in the way.
     Clash(String),
     /// It changed while it was read. The next scan reads it again.
@@ -85,7 +87,8 @@ impl SkipReason {
             | Self::Mounted
             | Self::OtherFolder
             | Self::Name(_)
-            | Self::Collides(_) => true,
+            | Self::Collides(_)
+            | Self::Ambiguous(_) => true,
             Self::Clash(_)
             | Self::Changing
             | Self::Unread
@@ -119,6 +122,11 @@ impl fmt::Display for SkipReason {
                     "differs from {other} only in letter case or Unicode form, and that one is synced; rename this one"
                 )
             }
+            Self::Ambiguous(names) => write!(
+                f,
+                "is the name of several files that differ only in Unicode form ({names}), and memsync does not know which \
+                 of them it has synced; rename all but one"
+            ),
             Self::Clash(other) => write!(f, "a file and a folder claim one name: {other} is in the way; rename one"),
             Self::Changing => write!(f, "is being written; will be looked at again"),
             Self::Unread => write!(f, "has not been read yet"),

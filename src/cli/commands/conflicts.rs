@@ -15,7 +15,7 @@ use crate::cli::view::conflicts::{ConflictList, ConflictResolution, ResolvedCopy
 use crate::cli::view::format;
 use crate::disk::Disk;
 use crate::disk::real::RealDisk;
-use crate::local::moves::{parse_copy_name, split_ext};
+use crate::local::conflicts::{parse_copy_name, split_ext};
 use crate::local::{ChangeOutcome, Folder, FolderChange};
 use crate::path::MAX_SEGMENT;
 

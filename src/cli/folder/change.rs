@@ -33,7 +33,7 @@ pub(crate) fn change_file(app: &App, open: &OpenFolder, change: &FolderChange) -
         let lock =
             open.folder.disk().lock_root().with_context(|| format!("{}: cannot lock it", open.root.display()))?;
         if lock.is_some() {
-            let made = open.folder.change(change, Timestamp::now());
+            let made = open.folder.change_and_sweep(change, Timestamp::now());
             return made.map_err(|e| CommandFailure::new(Exit::Error, describe(&open.root, &e)).into());
         }
         if Instant::now() >= deadline {

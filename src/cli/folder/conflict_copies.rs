@@ -16,7 +16,7 @@ use crate::cli::machine::state_files;
 use crate::config::resolve_links;
 use crate::disk::real::RealDisk;
 use crate::disk::{Disk, FileKind, FileMeta};
-use crate::local::moves::{CopyName, parse_copy_name};
+use crate::local::conflicts::{CopyName, parse_copy_name};
 use crate::path::{MAX_PATH, RelPath, is_private};
 use crate::state::{self, CopyLink};
 
@@ -160,7 +160,7 @@ fn list_files(open: &OpenFolder) -> anyhow::Result<RegularFiles> {
 mod tests {
     use super::*;
     use crate::digest::Md5;
-    use crate::local::moves::conflict_name;
+    use crate::local::conflicts::conflict_name;
     use crate::path::MAX_SEGMENT;
 
     fn files(names: &[&str]) -> RegularFiles {

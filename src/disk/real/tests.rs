@@ -1,14 +1,17 @@
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::*;
+use super::RealDisk;
+use crate::disk::{Disk, DiskFile, FileKind};
 
-/// Runs a test with each way to resolve a path.
+/// Runs a test once for each way to resolve a path.
 fn each_way(test: impl Fn(&RealDisk, &Path)) {
     for beneath in [true, false] {
         let dir = TempDir::new().unwrap();
@@ -31,15 +34,17 @@ fn error<T>(result: io::Result<T>) -> io::ErrorKind {
     }
 }
 
-/// Permissions mean nothing to root: then a copy of this program runs the test as an ordinary user. False: we are one.
+/// As root, runs the test in a copy of this program as another user, because permissions do not bind root. Returns false if
+/// this is no root.
 fn another_user_ran(test: &str) -> bool {
     if !rustix::process::geteuid().is_root() {
         return false;
     }
-    // The program's own place may be closed to others.
+    // The other user may not be able to read the program's own folder.
     let dir = TempDir::new().unwrap();
     let copy = dir.path().join("tests");
-    // By another process: what this one has open for writing cannot be run while a child of another test still holds it.
+    // Another process writes the copy. A file that this process has open for writing cannot run while a child of another
+    // test still holds it.
     let copied = std::process::Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status();
     assert!(copied.unwrap().success());
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
@@ -97,7 +102,7 @@ fn writes_and_reads_back() {
 }
 
 #[test]
-fn append_makes_a_private_file_and_goes_on_at_its_end() {
+fn append_creates_a_private_file_and_adds_to_its_end() {
     each_way(|disk, root| {
         disk.append("log").unwrap().write_all(b"one").unwrap();
         disk.append("log").unwrap().write_all(b"two").unwrap();
@@ -107,7 +112,7 @@ fn append_makes_a_private_file_and_goes_on_at_its_end() {
 }
 
 #[test]
-fn a_parent_that_is_a_symlink_is_refused() {
+fn symlink_as_parent_is_refused() {
     each_way(|disk, root| {
         let outside = TempDir::new().unwrap();
         fs::create_dir(outside.path().join("sub")).unwrap();
@@ -143,7 +148,7 @@ fn a_parent_that_is_a_symlink_is_refused() {
 }
 
 #[test]
-fn no_path_leaves_the_root() {
+fn path_that_leaves_the_root_is_refused() {
     each_way(|disk, root| {
         fs::write(root.parent().unwrap().join("outside"), "o").unwrap();
         disk.mkdir("a").unwrap();
@@ -166,7 +171,7 @@ fn no_path_leaves_the_root() {
 }
 
 #[test]
-fn only_regular_files_open_and_nothing_blocks() {
+fn open_refuses_special_files_without_blocking() {
     each_way(|disk, root| {
         put(disk, "target", "t");
         symlink("target", root.join("link")).unwrap();
@@ -187,7 +192,7 @@ fn only_regular_files_open_and_nothing_blocks() {
             assert_eq!(error(disk.create(name)), io::ErrorKind::AlreadyExists, "{name}");
         }
         assert!(!root.join("nowhere").exists());
-        // A symlink is a name like another when it is moved or removed.
+        // A rename or removal acts on the symlink itself.
         disk.rename("link", "moved").unwrap();
         disk.unlink("moved").unwrap();
         assert_eq!(fs::read(root.join("target")).unwrap(), b"t");
@@ -216,7 +221,7 @@ fn rename_new_never_replaces() {
 }
 
 #[test]
-fn rename_new_without_the_system_call_never_replaces_either() {
+fn rename_new_by_link_never_replaces() {
     each_way(|disk, root| {
         put(disk, "a", "a");
         put(disk, "b", "b");
@@ -234,7 +239,7 @@ fn rename_new_without_the_system_call_never_replaces_either() {
         by_link("dir", "dir2").unwrap();
         assert_eq!(fs::read(root.join("dir2/c")).unwrap(), b"a");
         assert!(!root.join("a").exists() && !root.join("dir").exists());
-        // The symlink itself moves, not what it points to.
+        // The symlink itself moves, not its target.
         symlink("b", root.join("link")).unwrap();
         by_link("link", "link2").unwrap();
         assert_eq!(disk.stat("link2").unwrap().kind, FileKind::Symlink);
@@ -257,9 +262,9 @@ fn exchange_swaps_in_one_step() {
 }
 
 #[test]
-fn lists_every_name_of_a_big_folder_once() {
+fn list_has_every_name_of_a_large_folder_once() {
     each_way(|disk, root| {
-        // Long names, so that they fill several buffers.
+        // Long names fill several buffers.
         let long = "n".repeat(180);
         for i in 0..2_000 {
             fs::write(root.join(format!("{long}{i}")), i.to_string()).unwrap();
@@ -274,9 +279,9 @@ fn lists_every_name_of_a_big_folder_once() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn names_need_not_be_utf8() {
+fn list_has_names_that_are_not_utf8() {
     each_way(|disk, root| {
-        let name = OsStr::from_bytes(b"caf\xe9.md");
+        let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9.md");
         fs::write(root.join(name), "x").unwrap();
         let listed = disk.list("").unwrap();
         assert_eq!(listed.len(), 1);
@@ -285,8 +290,8 @@ fn names_need_not_be_utf8() {
 }
 
 #[test]
-fn an_unreadable_folder_is_an_error_and_not_empty() {
-    if another_user_ran("an_unreadable_folder_is_an_error_and_not_empty") {
+fn unreadable_folder_is_an_error_and_not_empty() {
+    if another_user_ran("unreadable_folder_is_an_error_and_not_empty") {
         return;
     }
     each_way(|disk, root| {
@@ -303,7 +308,7 @@ fn an_unreadable_folder_is_an_error_and_not_empty() {
 }
 
 #[test]
-fn the_root_is_known_again_after_it_moved() {
+fn root_is_recognised_after_it_was_moved() {
     each_way(|disk, root| {
         put(disk, "a", "a");
         let first = disk.root_identity().unwrap();
@@ -313,7 +318,7 @@ fn the_root_is_known_again_after_it_moved() {
         fs::rename(root, &away).unwrap();
         let moved = disk.root_identity().unwrap();
         assert_eq!((moved.opened, moved.now), (first.opened, None));
-        // The handle still works: it is the caller who must not go on.
+        // The handle still works. The caller must check the identity.
         assert_eq!(disk.stat("a").unwrap().size, 1);
 
         symlink(&away, root).unwrap();
@@ -335,7 +340,7 @@ fn the_root_is_known_again_after_it_moved() {
 }
 
 #[test]
-fn a_removed_root_does_not_look_empty() {
+fn removed_root_does_not_look_empty() {
     each_way(|disk, root| {
         fs::remove_dir(root).unwrap();
         assert_eq!(error(disk.list("")), io::ErrorKind::NotFound);
@@ -345,7 +350,7 @@ fn a_removed_root_does_not_look_empty() {
 }
 
 #[test]
-fn a_private_folder_is_for_its_owner_only() {
+fn private_folder_is_closed_to_other_users() {
     let dir = TempDir::new().unwrap();
     let root = dir.path().join("state/memsync");
     RealDisk::create_private(&root).unwrap();
@@ -360,7 +365,7 @@ fn a_private_folder_is_for_its_owner_only() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_file_is_known_to_be_open_for_writing() {
+fn file_open_for_writing_is_recognised() {
     each_way(|disk, root| {
         put(disk, "a", "content");
         let file = disk.open("a").unwrap();
@@ -370,17 +375,17 @@ fn a_file_is_known_to_be_open_for_writing() {
         assert!(file.is_open_for_writing());
         drop(writer);
         assert!(!file.is_open_for_writing());
-        // Nobody is kept waiting by the question.
+        // The check blocks no writer.
         drop(fs::OpenOptions::new().append(true).open(root.join("a")).unwrap());
     });
 }
 
-/// A folder or file mounted at a path, for as long as it lives.
+/// A bind mount that ends when the value is dropped.
 #[cfg(target_os = "linux")]
-struct Bound(std::path::PathBuf);
+struct BindMount(std::path::PathBuf);
 
 #[cfg(target_os = "linux")]
-impl Bound {
+impl BindMount {
     fn new(from: &Path, at: std::path::PathBuf) -> Option<Self> {
         let done = std::process::Command::new("mount").arg("--bind").args([from, &at]).output();
         done.is_ok_and(|out| out.status.success()).then_some(Self(at))
@@ -388,7 +393,7 @@ impl Bound {
 }
 
 #[cfg(target_os = "linux")]
-impl Drop for Bound {
+impl Drop for BindMount {
     fn drop(&mut self) {
         std::process::Command::new("umount").arg("-l").arg(&self.0).status().unwrap();
     }
@@ -396,14 +401,15 @@ impl Drop for Bound {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn nothing_is_done_beyond_a_mount_point() {
+fn operation_beyond_a_mount_point_is_refused() {
     each_way(|disk, root| {
         let outside = root.with_file_name("outside");
         fs::create_dir_all(outside.join("sub")).unwrap();
         fs::write(outside.join("file"), "outside").unwrap();
         fs::create_dir_all(root.join("dir/sub")).unwrap();
         put(disk, "file", "inside");
-        let mounts = (Bound::new(&outside, root.join("dir")), Bound::new(&outside.join("file"), root.join("file")));
+        let mounts =
+            (BindMount::new(&outside, root.join("dir")), BindMount::new(&outside.join("file"), root.join("file")));
         let (Some(_dir), Some(_file)) = mounts else { return println!("left out: this user cannot mount") };
         let listed: BTreeMap<_, _> = disk.list("").unwrap().into_iter().map(|(n, m)| (n, m.is_mount)).collect();
         assert_eq!(listed.into_iter().collect::<Vec<_>>(), [("dir".into(), true), ("file".into(), true)]);

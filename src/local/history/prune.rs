@@ -1,4 +1,4 @@
-//! Pruning: versions that are too old or too much leave the history.
+//! Removes versions that are too old, and the oldest versions when the history is too large.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -9,94 +9,94 @@ use jiff::Timestamp;
 
 use super::super::Folder;
 use super::super::folder::HISTORY;
-use super::super::moves::dir_of;
-use super::walk::{Stored, Walked};
+use super::walk::{HistoryListing, StoredVersion};
 use crate::disk::Disk;
+use crate::path::dir_of;
 
-/// The newest versions of a path, which stay whatever their age.
-const AGELESS: usize = 5;
+/// The newest versions of a path never expire by age.
+const AGELESS_VERSIONS: usize = 5;
 
-/// How long and how much history keeps.
+/// The limits of the history.
 #[derive(Debug, Clone, Copy)]
 pub struct HistoryLimits {
-    /// `None`: the clock cannot be trusted, so that no version is removed for its age.
+    /// Maximum age. `None`: the clock cannot be trusted, so no version expires.
     pub keep: Option<Duration>,
-    /// Bytes on the disk, folders included.
+    /// Maximum size on the disk in bytes, with folders.
     pub max_size: u64,
 }
 
-/// What a prune removed and left.
+/// The outcome of a prune.
 #[derive(Debug, Default)]
 pub struct PruneReport {
-    /// Versions removed.
+    /// Number of removed versions.
     pub removed: usize,
-    /// Bytes that the history takes on the disk now.
+    /// Bytes that remain on the disk.
     pub size: u64,
-    /// What could not be read or removed. All else was pruned.
+    /// Paths that could not be read or removed. Everything else was pruned.
     pub failed: Vec<PruneFailure>,
 }
 
-/// A version or folder of the history that could not be removed or looked into.
+/// A version or folder that could not be removed or listed.
 #[derive(Debug)]
 pub struct PruneFailure {
-    /// Below the root.
+    /// Path below the root.
     pub path: String,
     pub source: io::Error,
 }
 
 impl<D: Disk> Folder<D> {
-    /// Removes versions that are too old, then the oldest until the rest takes at most `max_size`. The newest five of a
-    /// path are never removed for their age. A version that cannot be removed holds up no other.
+    /// Removes expired versions, then the oldest ones until the rest takes at most `max_size`. The newest five of a path
+    /// never expire. A version that cannot be removed does not stop the others.
     pub fn prune(&self, limits: HistoryLimits, now: Timestamp) -> PruneReport {
-        let Walked { mut versions, folders, unreadable } = self.walk_history();
+        let HistoryListing { mut versions, folders, unreadable } = self.walk_history();
         let failed = unreadable.into_iter().map(|(path, source)| PruneFailure { path, source }).collect();
         let size = versions.iter().map(|v| v.allocated).sum::<u64>() + folders.iter().map(|f| f.allocated).sum::<u64>();
-        let mut pruning = Pruning {
+        let mut pruner = HistoryPruner {
             folder: self,
             folders: folders.into_iter().map(|f| (f.path, (f.names, f.allocated))).collect(),
             report: PruneReport { removed: 0, size, failed },
         };
-        pruning.remove_empty_folders();
-        versions.sort_by_key(|stored| Reverse(stored.mark));
+        pruner.remove_empty_folders();
+        versions.sort_by_key(|stored| Reverse(stored.stamp));
         let mut left = Vec::new();
         for (stored, is_ageless) in with_rank(versions) {
-            let age = Duration::try_from(now.duration_since(stored.mark.at)).unwrap_or_default();
+            let age = Duration::try_from(now.duration_since(stored.stamp.at)).unwrap_or_default();
             if !is_ageless && limits.keep.is_some_and(|keep| age > keep) {
-                pruning.remove(&stored);
+                pruner.remove(&stored);
             } else {
                 left.push(stored);
             }
         }
         for oldest in left.iter().rev() {
-            if pruning.report.size <= limits.max_size {
+            if pruner.report.size <= limits.max_size {
                 break;
             }
-            pruning.remove(oldest);
+            pruner.remove(oldest);
         }
-        pruning.report
+        pruner.report
     }
 }
 
-/// Each version with whether it is one of the newest of its path. `versions` come with the newest first.
-fn with_rank(versions: Vec<Stored>) -> impl Iterator<Item = (Stored, bool)> {
+/// Pairs each version with true if it is one of the newest of its path. `versions` are sorted newest first.
+fn with_rank(versions: Vec<StoredVersion>) -> impl Iterator<Item = (StoredVersion, bool)> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     versions.into_iter().map(move |stored| {
         let newer = seen.entry(stored.path.clone()).or_default();
         *newer += 1;
-        let is_ageless = *newer <= AGELESS;
+        let is_ageless = *newer <= AGELESS_VERSIONS;
         (stored, is_ageless)
     })
 }
 
-struct Pruning<'a, D: Disk> {
+struct HistoryPruner<'a, D: Disk> {
     folder: &'a Folder<D>,
-    /// The names in each folder of the history, and the bytes that it takes itself.
+    /// The number of names in each folder, and the bytes allocated for the folder itself.
     folders: BTreeMap<String, (usize, u64)>,
     report: PruneReport,
 }
 
-impl<D: Disk> Pruning<'_, D> {
-    fn remove(&mut self, stored: &Stored) {
+impl<D: Disk> HistoryPruner<'_, D> {
+    fn remove(&mut self, stored: &StoredVersion) {
         match self.folder.disk.unlink(&stored.file) {
             Ok(()) => self.report.removed += 1,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -106,11 +106,11 @@ impl<D: Disk> Pruning<'_, D> {
             }
         }
         self.report.size = self.report.size.saturating_sub(stored.allocated);
-        self.leave(dir_of(&stored.file));
+        self.remove_name(dir_of(&stored.file));
     }
 
-    /// Takes in that a name left the folder `dir`, which goes with its last one.
-    fn leave(&mut self, dir: &str) {
+    /// Counts a name less in the folder `dir`, and removes the folder with its last name.
+    fn remove_name(&mut self, dir: &str) {
         let Some((names, _)) = self.folders.get_mut(dir) else { return };
         *names = names.saturating_sub(1);
         if *names == 0 {
@@ -125,13 +125,13 @@ impl<D: Disk> Pruning<'_, D> {
         match self.folder.disk.rmdir(dir) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            // Something came into it since.
+            // Another version has just come into it.
             Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => return,
             Err(source) => return self.report.failed.push(PruneFailure { path: dir.to_owned(), source }),
         }
         let (_, allocated) = self.folders.remove(dir).unwrap_or_default();
         self.report.size = self.report.size.saturating_sub(allocated);
-        self.leave(dir_of(dir));
+        self.remove_name(dir_of(dir));
     }
 
     fn remove_empty_folders(&mut self) {

@@ -1,73 +1,80 @@
-//! Finding the versions in the history folder.
+//! Finds the versions in the history folder.
 //!
-//! A version of `notes/a.md` is `notes/a.md.<stamp>-<kind>`. Where that name would be too long, or a folder has it, it
-//! is `<stamp>-<kind>/notes/a.md`. Older versions of memsync write that form alone.
+//! A version of `notes/a.md` is `notes/a.md.<stamp>-<kind>`. If that name is too long or belongs to a folder, it is
+//! `<stamp>-<kind>/notes/a.md`, below a *batch folder*. Old releases of memsync write only the second form.
 
 use std::io;
 
 use super::super::Folder;
 use super::super::folder::HISTORY;
-use super::super::moves::dir_of;
-use super::HistoryVersion;
-use super::names::{Mark, parse_version_name};
+use super::version::{HistoryVersion, VersionStamp, parse_version_name};
 use crate::disk::{Disk, FileKind, FileMeta};
+use crate::path::dir_of;
 
-/// A version as it stands on the disk.
-pub(super) struct Stored {
-    /// The path as it was called on the disk.
+/// A version on the disk.
+pub(super) struct StoredVersion {
+    /// The path that the file had on the disk.
     pub path: String,
-    pub mark: Mark,
+    pub stamp: VersionStamp,
     /// Bytes.
     pub size: u64,
-    /// Bytes that it takes on the disk.
+    /// Bytes allocated on the disk.
     pub allocated: u64,
-    /// Where it is, below the root.
+    /// Path of the version below the root.
     pub file: String,
 }
 
-impl From<Stored> for HistoryVersion {
-    fn from(stored: Stored) -> Self {
-        let Stored { path, mark, size, file, .. } = stored;
-        Self { path, at: mark.at, kind: mark.kind, size, file }
+impl From<StoredVersion> for HistoryVersion {
+    fn from(stored: StoredVersion) -> Self {
+        let StoredVersion { path, stamp, size, file, .. } = stored;
+        Self { path, at: stamp.at, kind: stamp.kind, size, file }
     }
 }
 
 /// A folder of the history.
 pub(super) struct HistoryDir {
-    /// Below the root.
+    /// Path below the root.
     pub path: String,
-    /// Names in it.
+    /// Number of names in it.
     pub names: usize,
-    /// Bytes that the folder itself takes on the disk.
+    /// Bytes allocated on the disk for the folder itself.
     pub allocated: u64,
 }
 
-/// All that was found.
+/// The versions and folders found.
 #[derive(Default)]
-pub(super) struct Walked {
-    pub versions: Vec<Stored>,
+pub(super) struct HistoryListing {
+    pub versions: Vec<StoredVersion>,
     pub folders: Vec<HistoryDir>,
     /// Folders that cannot be listed.
     pub unreadable: Vec<(String, io::Error)>,
 }
 
-/// A folder still to be listed.
-struct Pending {
+/// A folder that is not listed yet.
+struct PendingDir {
     dir: String,
     allocated: u64,
-    /// The mark of all files below it, and the folder that their paths begin in.
-    batch: Option<(Mark, usize)>,
+    batch: Option<BatchFolder>,
+}
+
+/// The batch folder that a file is in.
+#[derive(Clone, Copy)]
+struct BatchFolder {
+    /// The stamp of every file below it.
+    stamp: VersionStamp,
+    /// Length of the batch folder's own path with its slash. The original path of a file follows it.
+    path_start: usize,
 }
 
 impl<D: Disk> Folder<D> {
-    /// The whole history. Names that are no versions are left out.
-    pub(super) fn walk_history(&self) -> Walked {
+    /// The whole history, without names that are no versions.
+    pub(super) fn walk_history(&self) -> HistoryListing {
         let allocated = self.disk.stat(HISTORY).map_or(0, |meta| meta.allocated);
-        self.walk_from(Pending { dir: HISTORY.to_owned(), allocated, batch: None })
+        self.walk_from(PendingDir { dir: HISTORY.to_owned(), allocated, batch: None })
     }
 
-    /// The versions of one path, and of all files below it.
-    pub(super) fn walk_path(&self, path: &str) -> io::Result<Vec<Stored>> {
+    /// The versions of one path, and of every file below it.
+    pub(super) fn walk_path(&self, path: &str) -> io::Result<Vec<StoredVersion>> {
         let mut found = Vec::new();
         if batch_of(path).is_none() {
             let dir = format!("{HISTORY}/{path}");
@@ -79,15 +86,15 @@ impl<D: Disk> Folder<D> {
             found.extend(self.walk_below(&dir, None)?);
         }
         for (name, _) in self.list_if_there(HISTORY)? {
-            let Some(mark) = Mark::parse(&name) else { continue };
-            let (top, start) = (format!("{HISTORY}/{name}"), HISTORY.len() + name.len() + 2);
-            let file = format!("{top}/{path}");
+            let Some(stamp) = VersionStamp::parse(&name) else { continue };
+            let batch = BatchFolder { stamp, path_start: HISTORY.len() + name.len() + 2 };
+            let file = format!("{HISTORY}/{name}/{path}");
             match self.disk.stat(&file) {
                 Ok(meta) if meta.kind == FileKind::File => {
                     let name = file.rsplit_once('/').map_or("", |(_, name)| name);
-                    found.extend(stored(dir_of(&file), name, &meta, Some((mark, start))));
+                    found.extend(stored(dir_of(&file), name, &meta, Some(batch)));
                 }
-                Ok(meta) if meta.kind == FileKind::Dir => found.extend(self.walk_below(&file, Some((mark, start)))?),
+                Ok(meta) if meta.kind == FileKind::Dir => found.extend(self.walk_below(&file, Some(batch))?),
                 Ok(_) => {}
                 Err(e) if is_absent(&e) => {}
                 Err(e) => return Err(e),
@@ -96,17 +103,17 @@ impl<D: Disk> Folder<D> {
         Ok(found)
     }
 
-    fn walk_below(&self, dir: &str, batch: Option<(Mark, usize)>) -> io::Result<Vec<Stored>> {
+    fn walk_below(&self, dir: &str, batch: Option<BatchFolder>) -> io::Result<Vec<StoredVersion>> {
         if !matches!(self.disk.stat(dir), Ok(meta) if meta.kind == FileKind::Dir) {
             return Ok(Vec::new());
         }
-        self.walk_from(Pending { dir: dir.to_owned(), allocated: 0, batch }).into_versions()
+        self.walk_from(PendingDir { dir: dir.to_owned(), allocated: 0, batch }).into_versions()
     }
 
-    fn walk_from(&self, top: Pending) -> Walked {
-        let mut walked = Walked::default();
+    fn walk_from(&self, top: PendingDir) -> HistoryListing {
+        let mut walked = HistoryListing::default();
         let mut pending = vec![top];
-        while let Some(Pending { dir, allocated, batch }) = pending.pop() {
+        while let Some(PendingDir { dir, allocated, batch }) = pending.pop() {
             let names = match self.disk.list(&dir) {
                 Ok(names) => names,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -116,16 +123,16 @@ impl<D: Disk> Folder<D> {
                 }
             };
             for (name, meta) in &names {
-                // What is not UTF-8 was not put here by sync.
+                // Sync writes only UTF-8 names here.
                 let Some(name) = name.to_str() else { continue };
                 match meta.kind {
                     FileKind::Dir => {
                         let below = format!("{dir}/{name}");
-                        let batch = match Mark::parse(name) {
-                            Some(mark) if dir == HISTORY => Some((mark, below.len() + 1)),
+                        let batch = match VersionStamp::parse(name) {
+                            Some(stamp) if dir == HISTORY => Some(BatchFolder { stamp, path_start: below.len() + 1 }),
                             _ => batch,
                         };
-                        pending.push(Pending { dir: below, allocated: meta.allocated, batch });
+                        pending.push(PendingDir { dir: below, allocated: meta.allocated, batch });
                     }
                     FileKind::File => walked.versions.extend(stored(&dir, name, meta, batch)),
                     FileKind::Symlink | FileKind::Other(_) => {}
@@ -147,10 +154,9 @@ impl<D: Disk> Folder<D> {
     }
 }
 
-impl Walked {
-    /// # Errors
-    /// When a folder cannot be listed.
-    pub(super) fn into_versions(self) -> io::Result<Vec<Stored>> {
+impl HistoryListing {
+    /// The versions, or the first folder that cannot be listed.
+    pub(super) fn into_versions(self) -> io::Result<Vec<StoredVersion>> {
         match self.unreadable.into_iter().next() {
             Some((dir, e)) => Err(io::Error::new(e.kind(), format!("{dir}: {e}"))),
             None => Ok(self.versions),
@@ -158,23 +164,23 @@ impl Walked {
     }
 }
 
-/// The mark of the batch folder that the path would begin in.
-pub(super) fn batch_of(path: &str) -> Option<Mark> {
-    path.split_once('/').and_then(|(top, _)| Mark::parse(top))
+/// The stamp in the first name of a path, if that name looks like a batch folder.
+pub(super) fn batch_of(path: &str) -> Option<VersionStamp> {
+    path.split_once('/').and_then(|(top, _)| VersionStamp::parse(top))
 }
 
-/// The file `name` in the folder `dir` of the history, where it is a version.
-fn stored(dir: &str, name: &str, meta: &FileMeta, batch: Option<(Mark, usize)>) -> Option<Stored> {
+/// The version with the file name `name` in the folder `dir` of the history. `None` if the file is no version.
+fn stored(dir: &str, name: &str, meta: &FileMeta, batch: Option<BatchFolder>) -> Option<StoredVersion> {
     let file = format!("{dir}/{name}");
-    let (path, mark) = match batch {
-        Some((mark, start)) => (file.get(start..)?.to_owned(), mark),
+    let (path, stamp) = match batch {
+        Some(batch) => (file.get(batch.path_start..)?.to_owned(), batch.stamp),
         None => {
-            let (name, mark) = parse_version_name(name)?;
+            let (name, stamp) = parse_version_name(name)?;
             let above = dir.strip_prefix(HISTORY)?.trim_start_matches('/');
-            (if above.is_empty() { name.to_owned() } else { format!("{above}/{name}") }, mark)
+            (if above.is_empty() { name.to_owned() } else { format!("{above}/{name}") }, stamp)
         }
     };
-    Some(Stored { path, mark, size: meta.size, allocated: meta.allocated, file })
+    Some(StoredVersion { path, stamp, size: meta.size, allocated: meta.allocated, file })
 }
 
 fn is_absent(e: &io::Error) -> bool {

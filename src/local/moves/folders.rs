@@ -1,19 +1,17 @@
-//! The folders that a move needs: made above a file, cleared out of its way, removed when it leaves them empty.
-//!
-//! Nothing here touches a file.
+//! The folders that a move needs or leaves behind. This file changes no files.
 
 use std::collections::BTreeSet;
 use std::io;
 
 use crate::disk::{Disk, FileKind};
+use crate::path::dir_of;
 
 use super::super::Folder;
 use super::super::folder::HISTORY;
-use super::dir_of;
 
 impl<D: Disk> Folder<D> {
-    /// Makes the folders above `at`. `Some`: a file is in the way. What a user takes away at that moment is no error:
-    /// it is missed by the move that needs it.
+    /// Creates the folders above `at` and adds each changed folder to `touched`. Returns the path of a file in the way.
+    /// A folder that the user removes meanwhile is no error here: the move itself fails then.
     pub(super) fn ensure_parents(&self, at: &str, touched: &mut BTreeSet<String>) -> io::Result<Option<String>> {
         let dir = dir_of(at);
         if dir.is_empty() {
@@ -27,27 +25,31 @@ impl<D: Disk> Folder<D> {
             Err(e) => match e.kind() {
                 io::ErrorKind::AlreadyExists => match self.disk.stat(dir) {
                     Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-                    there => Ok((there?.kind != FileKind::Dir).then(|| dir.to_owned())),
+                    found => Ok((found?.kind != FileKind::Dir).then(|| dir.to_owned())),
                 },
-                io::ErrorKind::NotFound => {
-                    let clash = self.ensure_parents(dir, touched)?;
-                    if clash.is_some() {
-                        return Ok(clash);
-                    }
-                    touched.insert(dir_of(dir).to_owned());
-                    match self.ensure_dir(dir) {
-                        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-                        Err(e) if e.kind() == io::ErrorKind::NotADirectory => Ok(Some(dir.to_owned())),
-                        made => made.map(|_| None),
-                    }
-                }
+                io::ErrorKind::NotFound => self.ensure_grandparents(dir, touched),
                 io::ErrorKind::NotADirectory => Ok(Some(dir.to_owned())),
                 _ => Err(e),
             },
         }
     }
 
-    /// Whether a file can be put at `at`: folders with nothing but folders in them make room, nothing else does.
+    /// Creates the folders above `dir`, then `dir`. Returns the path of a file in the way.
+    fn ensure_grandparents(&self, dir: &str, touched: &mut BTreeSet<String>) -> io::Result<Option<String>> {
+        let clash = self.ensure_parents(dir, touched)?;
+        if clash.is_some() {
+            return Ok(clash);
+        }
+        touched.insert(dir_of(dir).to_owned());
+        match self.ensure_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => Ok(Some(dir.to_owned())),
+            made => made.map(|_| None),
+        }
+    }
+
+    /// Clears `at` for a file: removes a folder there that holds nothing but folders. Returns false, and removes
+    /// nothing, if any file is in it.
     ///
     /// # Errors
     /// As `opendir(3)` and `rmdir(2)`.
@@ -55,7 +57,6 @@ impl<D: Disk> Folder<D> {
         if !matches!(self.disk.stat(at), Ok(meta) if meta.kind == FileKind::Dir) {
             return Ok(true);
         }
-        // Children before their parents; a file that comes meanwhile keeps its folder, and those above it.
         let mut dirs = vec![at.to_owned()];
         let mut next = 0;
         while let Some(dir) = dirs.get(next).cloned() {
@@ -67,6 +68,7 @@ impl<D: Disk> Folder<D> {
             }
             next += 1;
         }
+        // Children come after their parents. A file that appears meanwhile keeps its folder and those above it.
         for dir in dirs.iter().rev() {
             match self.disk.rmdir(dir) {
                 Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(false),
@@ -76,7 +78,7 @@ impl<D: Disk> Folder<D> {
         Ok(true)
     }
 
-    /// Removes `dir` and the folders above it that this leaves empty. One that is not empty stays, whoever made it.
+    /// Removes `dir` if it is empty, then the folders above it that become empty. Any other folder stays.
     pub(super) fn remove_empty(&self, mut dir: &str, touched: &mut BTreeSet<String>) {
         while !dir.is_empty() && dir != HISTORY && self.disk.rmdir(dir).is_ok() {
             touched.remove(dir);

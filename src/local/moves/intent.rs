@@ -1,4 +1,4 @@
-//! Intents: what a batch is going to displace, written down before it does.
+//! Intents: a record in `stage/` of every file that a batch is about to displace.
 
 use std::io;
 
@@ -13,32 +13,34 @@ pub(super) const INTENT_SUFFIX: &str = ".intent";
 
 /// One line of an intent file.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Intent {
-    /// The name in `stage/`, or the place in history, at which the displaced file will stand.
+pub(super) struct MoveIntent {
+    /// The path in `stage/` or `history/` that the displaced file moves to.
     pub(super) slot: String,
-    /// Of the incoming file that stands at `slot` before the exchange; 0: none does.
+    /// Inode of the incoming file, which is at `slot` before the exchange. 0 if the move places no file.
     pub(super) incoming_inode: u64,
-    /// Where it comes from, as it is called on the disk.
+    /// The path that the displaced file comes from, as named on the disk.
     pub(super) at: String,
-    /// What is expected to be displaced; `None`: whatever it is, it becomes a conflict copy.
+    /// The content that the plan saw. `None`: any content becomes a conflict copy.
     pub(super) expect: Option<Md5>,
-    /// Whether it is put back where it came from when it is not what was expected.
+    /// Put a file with other content than `expect` back to `at`.
     pub(super) put_back: bool,
 }
 
 impl<D: Disk> Folder<D> {
-    pub(super) fn write_intents(&self, intents: &[Intent]) -> io::Result<String> {
+    /// Writes the intents to a new file and returns its path. The caller makes it durable.
+    pub(super) fn write_intents(&self, intents: &[MoveIntent]) -> io::Result<String> {
         let name = format!("{}{INTENT_SUFFIX}", self.slot());
         let mut text = Vec::new();
         for intent in intents {
             serde_json::to_writer(&mut text, intent)?;
             text.push(b'\n');
         }
-        self.disk.create(&name)?.write_all(&text)?;
+        let written = self.disk.create(&name)?.write_all(&text);
+        written.inspect_err(|_| self.discard_slot(&name))?;
         Ok(name)
     }
 
-    pub(super) fn read_intents(&self, name: &str) -> io::Result<Vec<Intent>> {
+    pub(super) fn read_intents(&self, name: &str) -> io::Result<Vec<MoveIntent>> {
         let mut file = self.disk.open(name)?;
         let (mut text, mut buf) = (Vec::new(), [0u8; 4096]);
         loop {
@@ -48,7 +50,7 @@ impl<D: Disk> Folder<D> {
             }
             text.extend_from_slice(&buf[..n]);
         }
-        // A torn intent was never durable, so that nothing had been displaced under it.
+        // A torn line was never durable, so no file was displaced under it.
         Ok(text.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
     }
 }

@@ -1,4 +1,4 @@
-//! [`Folder::sweep`]: putting in order what a crash or a failure left in `stage/`.
+//! [`Folder::sweep`]: cleans up the files that a crash or a failure left in `stage/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,118 +7,106 @@ use jiff::Timestamp;
 
 use crate::disk::{Disk, FileKind, FileMeta};
 use crate::failpoint;
-use crate::path::RelPath;
+use crate::path::{RelPath, dir_of};
 
 use super::super::Folder;
 use super::super::folder::STAGE;
-use super::super::history::{Shelf, VersionKind};
+use super::super::history::{CopyFailure, VersionKind};
 use super::super::stage::{displaced_slot, download_inode, taken_slot};
-use super::intent::{INTENT_SUFFIX, Intent};
-use super::{BEING_WRITTEN, dir_of, is_kept};
+use super::displaced::{BEING_WRITTEN, is_in_history};
+use super::intent::{INTENT_SUFFIX, MoveIntent};
+use super::mover::{FileOrigin, Mover};
 
-/// Something displaced that could not be put where it belongs.
+/// A displaced file that stays in the stage, because it could not be put where it belongs.
 #[derive(Debug)]
 pub struct SweepFailure {
-    /// Where it comes from; `None`: its intent cannot be read.
+    /// The path that it comes from. `None` if its intent cannot be read.
     pub path: Option<RelPath>,
     pub source: io::Error,
 }
 
-/// What a sweep came to.
+/// The outcome of a sweep.
 #[derive(Debug, Default)]
-pub struct SweepReport {
-    /// Tried again by the next sweep.
+pub struct StageReport {
+    /// The next sweep tries these again.
     pub left: Vec<SweepFailure>,
-    /// Conflict copies that it made, each with the file that it is of.
+    /// New conflict copies, each with its original.
     pub copies: Vec<(RelPath, RelPath)>,
-    /// Files that were in the stage for no known reason, by their paths in history.
+    /// Files of unknown origin, by the paths that they have in history now.
     pub unknown: Vec<String>,
 }
 
-/// What became of the intents.
+/// The outcome of the intents.
 #[derive(Default)]
-struct Settled {
-    swept: SweepReport,
-    /// The files that stay: intents, and the slots that they name.
+struct SettledIntents {
+    report: StageReport,
+    /// Paths that stay in the stage: intents, and the slots that they name.
     stay: BTreeSet<String>,
-    /// The intents by their slots.
-    named: BTreeMap<String, Intent>,
-    /// Every intent was read. Otherwise any slot may hold a user's file.
-    all_known: bool,
+    /// Each intent by its slot, with the path of its file.
+    by_slot: BTreeMap<String, (String, MoveIntent)>,
+    /// An intent could not be read, so any slot may hold a user's file.
+    has_unreadable: bool,
+}
+
+impl SettledIntents {
+    /// Keeps a slot, and the intent that names it, for the next sweep.
+    fn leave(&mut self, slot: &str, path: Option<RelPath>, source: io::Error) {
+        self.stay.insert(slot.to_owned());
+        if let Some((intent, _)) = self.by_slot.get(slot) {
+            self.stay.insert(intent.clone());
+        }
+        self.report.left.push(SweepFailure { path, source });
+    }
+
+    fn leave_copies(&mut self, failures: Vec<CopyFailure>) {
+        for CopyFailure { slot, at, source } in failures {
+            self.leave(&slot, RelPath::from_disk(&at).ok(), source);
+        }
+    }
 }
 
 impl<D: Disk> Folder<D> {
-    /// Puts in order what a crash left in `stage/`: displaced files go where their intent says, downloads go. A file that
-    /// is no download and that no intent names goes to history. A file that cannot be put where it belongs is left, with
-    /// its intent, for the next sweep. For start-up, and after a failure.
+    /// Cleans up `stage/` after a crash or a failure. Displaced files go where their intents say, and downloads are
+    /// removed. A file that is no download and has no intent goes to history. A file that cannot be moved stays, with its
+    /// intent, and does not stop the others.
     ///
-    /// The stage belongs to the process that holds the folder ([`crate::disk::real::RealDisk::lock_root`]). Should
-    /// another one work in it all the same, no content of a user's is removed.
+    /// The stage belongs to the process that holds the folder ([`crate::disk::real::RealDisk::lock_root`]). Even if
+    /// another process works in it, a sweep removes no content of a user.
     ///
     /// # Errors
-    /// When `stage/` itself cannot be read, or nothing can be made durable.
-    pub fn sweep(&self, now: Timestamp) -> io::Result<SweepReport> {
+    /// `stage/` cannot be read, or nothing can be made durable.
+    pub fn sweep(&self, now: Timestamp) -> io::Result<StageReport> {
+        let is_intent = |name: &str| name.ends_with(INTENT_SUFFIX);
         let slots: Vec<(String, FileMeta)> =
-            self.list_stage()?.into_iter().filter(|(name, _)| !name.ends_with(INTENT_SUFFIX)).collect();
+            self.list_stage()?.into_iter().filter(|(name, _)| !is_intent(name)).collect();
         failpoint::pass("sweep.listed");
-        // An intent is older than what is displaced under it. Listed second, it is there for every slot of the first list.
+        // An intent is older than the file displaced under it. So the second listing has the intent of every slot in the
+        // first.
         let intents: Vec<String> =
-            self.list_stage()?.into_iter().map(|(name, _)| name).filter(|name| name.ends_with(INTENT_SUFFIX)).collect();
+            self.list_stage()?.into_iter().map(|(name, _)| name).filter(|name| is_intent(name)).collect();
         if slots.is_empty() && intents.is_empty() {
-            return Ok(SweepReport::default());
+            return Ok(StageReport::default());
         }
-        let mut shelf = Shelf::new(now);
-        let Settled { mut swept, stay, named, all_known } = self.settle_intents(&intents, &mut shelf);
-        shelf.place_copies(self)?;
+        let mut mover = Mover::new(self, now);
+        let mut settled = mover.settle_intents(&intents);
+        settled.leave_copies(mover.history.place_copies(self));
         failpoint::pass("sweep.settled");
         self.disk.sync_all()?;
-        for (slot, meta) in slots.iter().filter(|(slot, _)| all_known && !stay.contains(slot)) {
-            swept.unknown.extend(self.clear_slot(slot, meta, named.get(slot), &mut shelf)?);
+        if !settled.has_unreadable {
+            mover.clear_slots(&slots, &mut settled);
         }
-        if !swept.unknown.is_empty() {
-            shelf.place_copies(self)?;
+        if !settled.report.unknown.is_empty() {
+            settled.leave_copies(mover.history.place_copies(self));
             self.disk.sync_all()?;
         }
         failpoint::pass("sweep.cleared");
-        for name in intents.iter().filter(|name| !stay.contains(*name)) {
+        for name in intents.iter().filter(|name| !settled.stay.contains(*name)) {
             match self.disk.unlink(name) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 other => other?,
             }
         }
-        Ok(swept)
-    }
-
-    /// Puts displaced files where the intents say.
-    fn settle_intents(&self, intents: &[String], shelf: &mut Shelf) -> Settled {
-        let mut settled = Settled { all_known: true, ..Settled::default() };
-        let mut touched = BTreeSet::new();
-        for name in intents {
-            let read = match self.read_intents(name) {
-                Ok(read) => read,
-                // Settled meanwhile by the process that wrote it.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(source) => {
-                    settled.all_known = false;
-                    settled.stay.insert(name.clone());
-                    settled.swept.left.push(SweepFailure { path: None, source });
-                    continue;
-                }
-            };
-            for intent in read {
-                let path = RelPath::from_disk(&intent.at).ok();
-                match (self.settle_intent(&intent, shelf, &mut touched), path) {
-                    (Ok(Some(copy)), Some(original)) => settled.swept.copies.push((copy, original)),
-                    (Ok(_), _) => {}
-                    (Err(source), path) => {
-                        settled.stay.extend([name.clone(), intent.slot.clone()]);
-                        settled.swept.left.push(SweepFailure { path, source });
-                    }
-                }
-                settled.named.insert(intent.slot.clone(), intent);
-            }
-        }
-        settled
+        Ok(settled.report)
     }
 
     fn list_stage(&self) -> io::Result<Vec<(String, FileMeta)>> {
@@ -130,56 +118,45 @@ impl<D: Disk> Folder<D> {
             Err(e) => Err(e),
         }
     }
+}
 
-    /// Removes a download that was never placed, and moves any other file to history. Gives its path there.
-    ///
-    /// The file is taken to a name that no other process knows, and looked at only there: another process may have
-    /// exchanged a user's file for the download since the stage was listed.
-    fn clear_slot(
-        &self,
-        slot: &str,
-        listed: &FileMeta,
-        intent: Option<&Intent>,
-        shelf: &mut Shelf,
-    ) -> io::Result<Option<String>> {
-        if listed.kind != FileKind::File {
-            return Ok(None);
+impl<D: Disk> Mover<'_, D> {
+    /// Moves displaced files where the intents say.
+    fn settle_intents(&mut self, intents: &[String]) -> SettledIntents {
+        let mut settled = SettledIntents::default();
+        for name in intents {
+            let read = match self.folder.read_intents(name) {
+                Ok(read) => read,
+                // The process that wrote it has removed it meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => {
+                    settled.has_unreadable = true;
+                    settled.leave(name, None, source);
+                    continue;
+                }
+            };
+            for intent in read {
+                let path = RelPath::from_disk(&intent.at).ok();
+                let (slot, outcome) = (intent.slot.clone(), self.settle_intent(&intent));
+                settled.by_slot.insert(slot.clone(), (name.clone(), intent));
+                match (outcome, path) {
+                    (Ok(Some(copy)), Some(original)) => settled.report.copies.push((copy, original)),
+                    (Ok(_), _) => {}
+                    (Err(source), path) => settled.leave(&slot, path, source),
+                }
+            }
         }
-        let download = match intent {
-            Some(intent) => Some(intent.incoming_inode),
-            None => download_inode(slot, listed.inode),
-        };
-        let taken = match download {
-            Some(inode) => taken_slot(&self.slot(), inode),
-            None => displaced_slot(&self.slot()),
-        };
-        match self.disk.rename_new(slot, &taken) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        }
-        failpoint::pass("sweep.taken");
-        if download == Some(self.disk.stat(&taken)?.inode) {
-            self.disk.unlink(&taken)?;
-            return Ok(None);
-        }
-        let name = slot.rsplit_once('/').map_or(slot, |(_, name)| name);
-        let at = intent.map_or(name, |intent| &intent.at);
-        self.keep(&taken, at, VersionKind::Replaced, shelf)?;
-        Ok(Some(at.to_owned()))
+        settled
     }
 
-    fn settle_intent(
-        &self,
-        intent: &Intent,
-        shelf: &mut Shelf,
-        touched: &mut BTreeSet<String>,
-    ) -> io::Result<Option<RelPath>> {
-        let meta = match self.disk.stat(&intent.slot) {
+    /// Moves the file that was displaced under `intent`, if any. Returns the conflict copy that it became.
+    fn settle_intent(&mut self, intent: &MoveIntent) -> io::Result<Option<RelPath>> {
+        let meta = match self.folder.disk.stat(&intent.slot) {
             Ok(meta) => meta,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if intent.put_back {
-                    // It is in history already; the folders that it leaves empty may not be gone yet.
-                    self.remove_empty(dir_of(&intent.at), touched);
+                    // The file is in history already. Its folder may be empty now.
+                    self.folder.remove_empty(dir_of(&intent.at), &mut self.touched);
                 }
                 return Ok(None);
             }
@@ -189,27 +166,74 @@ impl<D: Disk> Folder<D> {
             return Ok(None);
         }
         let Ok(path) = RelPath::from_disk(&intent.at) else { return Ok(None) };
-        let displaced = self.digest_displaced(&intent.slot)?;
-        let vacant = || matches!(self.disk.stat(&intent.at), Err(e) if e.kind() == io::ErrorKind::NotFound);
-        match displaced {
-            // Without an atomic exchange the place stands empty for a moment; what left it did so in vain.
-            content if !intent.put_back && vacant() => {
-                self.put_back(&intent.slot, &path, &intent.at, content, shelf, touched)
-            }
-            Some(md5) if intent.expect == Some(md5) => {
-                let kind = if intent.put_back { VersionKind::Removed } else { VersionKind::Replaced };
-                if !is_kept(&intent.slot) || meta.links > 1 {
-                    self.keep(&intent.slot, &intent.at, kind, shelf)?;
-                }
-                if kind == VersionKind::Removed {
-                    self.remove_empty(dir_of(&intent.at), touched);
-                }
-                Ok(None)
-            }
-            Some(md5) if !intent.put_back => self.set_aside(&intent.slot, &path, &intent.at, md5, shelf, touched),
-            // It cannot be told from what was expected; nothing else has its bytes.
-            None if !intent.put_back => self.set_aside(&intent.slot, &path, &intent.at, BEING_WRITTEN, shelf, touched),
-            content => self.put_back(&intent.slot, &path, &intent.at, content, shelf, touched),
+        let origin = FileOrigin { path: &path, at: &intent.at };
+        let displaced = self.folder.digest_displaced(&intent.slot)?;
+        let is_vacant = || matches!(self.folder.disk.stat(&intent.at), Err(e) if e.kind() == io::ErrorKind::NotFound);
+        // Without an atomic exchange the path is free for a moment. The move was cut off then, so undo it.
+        if !intent.put_back && is_vacant() {
+            return self.put_back(&intent.slot, origin, displaced);
         }
+        match displaced {
+            Some(md5) if intent.expect == Some(md5) => self.keep_expected(intent, meta.links).map(|()| None),
+            content if intent.put_back => self.put_back(&intent.slot, origin, content),
+            content => self.set_aside(&intent.slot, origin, content.unwrap_or(BEING_WRITTEN)),
+        }
+    }
+
+    /// Moves a displaced file with the expected content to history.
+    fn keep_expected(&mut self, intent: &MoveIntent, links: u64) -> io::Result<()> {
+        let kind = if intent.put_back { VersionKind::Removed } else { VersionKind::Replaced };
+        if !is_in_history(&intent.slot) || links > 1 {
+            self.keep(&intent.slot, &intent.at, kind)?;
+        }
+        if kind == VersionKind::Removed {
+            self.folder.remove_empty(dir_of(&intent.at), &mut self.touched);
+        }
+        Ok(())
+    }
+
+    fn clear_slots(&mut self, slots: &[(String, FileMeta)], settled: &mut SettledIntents) {
+        for (slot, meta) in slots {
+            if settled.stay.contains(slot) {
+                continue;
+            }
+            let intent = settled.by_slot.get(slot).map(|(_, intent)| intent);
+            match self.clear_slot(slot, meta, intent) {
+                Ok(unknown) => settled.report.unknown.extend(unknown),
+                Err(source) => settled.leave(slot, None, source),
+            }
+        }
+    }
+
+    /// Removes a download that was never placed. Moves any other file to history and returns its path there.
+    ///
+    /// The file first gets a name that no other process knows, and is checked only then. Another process may have
+    /// exchanged a user's file for the download since the stage was listed.
+    fn clear_slot(&mut self, slot: &str, listed: &FileMeta, intent: Option<&MoveIntent>) -> io::Result<Option<String>> {
+        if listed.kind != FileKind::File {
+            return Ok(None);
+        }
+        let disk = &*self.folder.disk;
+        let download = match intent {
+            Some(intent) => Some(intent.incoming_inode),
+            None => download_inode(slot, listed.inode),
+        };
+        let taken = match download {
+            Some(inode) => taken_slot(&self.folder.slot(), inode),
+            None => displaced_slot(&self.folder.slot()),
+        };
+        match disk.rename_new(slot, &taken) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        }
+        failpoint::pass("sweep.taken");
+        if download == Some(disk.stat(&taken)?.inode) {
+            disk.unlink(&taken)?;
+            return Ok(None);
+        }
+        let name = slot.rsplit_once('/').map_or(slot, |(_, name)| name);
+        let at = intent.map_or(name, |intent| &intent.at);
+        self.keep(&taken, at, VersionKind::Replaced)?;
+        Ok(Some(at.to_owned()))
     }
 }

@@ -1,4 +1,4 @@
-//! Files that a program has open, on the real disk: no other tells.
+//! Files that a program has open. Only the real disk knows about them.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::disk::real::RealDisk;
-use crate::local::moves::ns;
+use crate::local::stat_trust::unix_ns;
+use crate::path::RelPath;
+use crate::sync::{LocalState, SkipReason};
 
 const SECOND_NS: i64 = 1_000_000_000;
 const QUIET_NS: i64 = SECOND_NS;
@@ -28,8 +30,8 @@ impl Scanned {
         OpenOptions::new().create(true).append(true).open(self.dir.path().join(name)).unwrap()
     }
 
-    /// What a full scan says of `note.md`, `later_ns` from now.
-    fn look(&mut self, later_ns: i64, quiet_ns: i64, overdue: &(dyn Fn(&RelPath) -> bool + Sync)) -> LocalState {
+    /// The entry of `note.md` after a full scan, `later_ns` from now.
+    fn scan(&mut self, later_ns: i64, quiet_ns: i64, overdue: &(dyn Fn(&RelPath) -> bool + Sync)) -> LocalState {
         let options = ScanOptions {
             max_file_size: 100,
             unread: &|_, _| false,
@@ -39,7 +41,7 @@ impl Scanned {
             quiet_ns,
             overdue,
             threads: 1,
-            now_ns: ns(jiff::Timestamp::now()) + later_ns,
+            now_ns: unix_ns(jiff::Timestamp::now()) + later_ns,
             stop: &|| false,
         };
         self.folder.scan(&mut self.tree, &ScanScope::full(), &options).unwrap();
@@ -53,41 +55,41 @@ fn file(content: &str) -> LocalState {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_file_that_a_program_writes_to_is_not_taken_before_it_is_closed() {
+fn file_being_written_is_not_taken_before_it_is_closed() {
     let mut scanned = Scanned::new();
     let mut writer = scanned.open("note.md");
     writer.write_all(b"half").unwrap();
     let changing = LocalState::Unknown(SkipReason::Changing);
-    assert_eq!(scanned.look(0, QUIET_NS, &|_| false), changing);
+    assert_eq!(scanned.scan(0, QUIET_NS, &|_| false), changing);
     writer.write_all(b" and half").unwrap();
-    // Two of them: both must be done.
+    // With two writers, both must close the file.
     let other = scanned.open("note.md");
     drop(writer);
-    assert_eq!(scanned.look(0, QUIET_NS, &|_| false), changing);
+    assert_eq!(scanned.scan(0, QUIET_NS, &|_| false), changing);
     drop(other);
-    assert_eq!(scanned.look(0, QUIET_NS, &|_| false), file("half and half"));
+    assert_eq!(scanned.scan(0, QUIET_NS, &|_| false), file("half and half"));
 }
 
 #[test]
-fn an_open_file_is_taken_once_it_is_quiet_or_was_waited_for_or_without_a_quiet_time() {
+fn open_file_is_taken_if_quiet_or_overdue_or_without_a_wait() {
     let mut scanned = Scanned::new();
     let mut log = scanned.open("note.md");
     log.write_all(b"one").unwrap();
-    assert_eq!(scanned.look(QUIET_NS + SECOND_NS, QUIET_NS, &|_| false), file("one"));
+    assert_eq!(scanned.scan(QUIET_NS + SECOND_NS, QUIET_NS, &|_| false), file("one"));
     log.write_all(b" two").unwrap();
-    assert_eq!(scanned.look(0, QUIET_NS, &|path| path.as_str() == "note.md"), file("one two"));
+    assert_eq!(scanned.scan(0, QUIET_NS, &|path| path.as_str() == "note.md"), file("one two"));
     log.write_all(b" three").unwrap();
-    assert_eq!(scanned.look(0, 0, &|_| false), file("one two three"));
-    // The clock was set back after the last write: nobody knows how old that is.
+    assert_eq!(scanned.scan(0, 0, &|_| false), file("one two three"));
+    // The clock was set back after the last write, so its age is unknown.
     log.write_all(b" four").unwrap();
-    assert_eq!(scanned.look(-3600 * SECOND_NS, QUIET_NS, &|_| false), file("one two three four"));
+    assert_eq!(scanned.scan(-3600 * SECOND_NS, QUIET_NS, &|_| false), file("one two three four"));
 }
 
 #[test]
-fn a_reader_keeps_no_file_from_being_taken() {
+fn file_open_for_reading_is_taken() {
     let mut scanned = Scanned::new();
     scanned.open("note.md").write_all(b"whole").unwrap();
     let reader = File::open(scanned.dir.path().join("note.md")).unwrap();
-    assert_eq!(scanned.look(0, QUIET_NS, &|_| false), file("whole"));
+    assert_eq!(scanned.scan(0, QUIET_NS, &|_| false), file("whole"));
     drop(reader);
 }

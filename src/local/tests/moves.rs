@@ -1,4 +1,4 @@
-//! What sync changes in the folder, and what it keeps of it.
+//! Moves, conflict copies, the sweep and the history.
 
 use super::*;
 
@@ -14,18 +14,18 @@ fn conflict_names_are_short_and_never_nest() {
         // The copy of a copy is named after the original, also where a device has dashes and the copy a number.
         ("a.conflict-my-old-mac-01234567.md", format!("a.conflict-dev-{short}.md")),
         ("a.conflict-other-01234567-2.md", format!("a.conflict-dev-{short}.md")),
-        // Not one of ours.
+        // Not the name of a copy.
         ("a.conflict-01234567.md", format!("a.conflict-01234567.conflict-dev-{short}.md")),
         ("a.conflict-dev-0123456X.md", format!("a.conflict-dev-0123456X.conflict-dev-{short}.md")),
     ] {
         let copy = conflict_name(name, "dev", content, 1);
         assert_eq!(copy, expect);
         assert!(is_conflict_name(&copy), "{copy}");
-        assert_eq!(conflict_name(&copy, "dev", content, 1), copy, "it does not nest");
+        assert_eq!(conflict_name(&copy, "dev", content, 1), copy, "a name must not nest");
     }
     assert_eq!(conflict_name("a.md", "dev", content, 2), format!("a.conflict-dev-{short}-2.md"));
     let long = format!("{}.md", "é".repeat(126));
-    // A dot far from the end begins no extension: the copy of such a name must find room, too.
+    // A dot far from the end begins no extension. The copy of such a name must fit as well.
     let dotted = format!("x.{}", "y".repeat(253));
     let copy = conflict_name(&dotted, "dev", content, 1);
     assert!(copy.len() <= 255 && is_conflict_name(&copy), "{copy}");
@@ -42,7 +42,7 @@ fn replace(folder: &Folder<SimDisk>, at: &str, content: &str, expect: &str) -> M
 }
 
 #[test]
-fn replacing_keeps_the_old_content_and_the_permissions() {
+fn replace_keeps_the_old_content_and_the_permissions() {
     let (disk, folder) = folder();
     disk.user_write("d/a", "old").unwrap();
     folder.disk().open("d/a").unwrap().set_mode(0o640).unwrap();
@@ -55,7 +55,7 @@ fn replacing_keeps_the_old_content_and_the_permissions() {
 }
 
 #[test]
-fn an_edit_at_the_last_moment_becomes_a_copy_with_and_without_exchange() {
+fn last_moment_edit_becomes_a_copy_with_and_without_exchange() {
     for no_exchange in [false, true] {
         let (disk, folder) = folder();
         disk.user_write("a", "old").unwrap();
@@ -75,8 +75,8 @@ fn an_edit_at_the_last_moment_becomes_a_copy_with_and_without_exchange() {
 }
 
 #[test]
-fn a_file_in_the_place_of_a_displaced_one_never_stops_the_sweep() {
-    // The user makes a folder of the file, and a file again, while it is being trashed.
+fn file_at_the_path_of_a_displaced_one_never_stops_the_sweep() {
+    // During the move to history, the user replaces the file by a folder, and the folder by a file.
     let (disk, folder) = folder();
     disk.user_write("a", "old").unwrap();
     disk.set_hook(Some(Box::new(|op| {
@@ -107,7 +107,7 @@ fn sweep_removes_downloads_and_nothing_else() {
     disk.user_write(&stage(&format!("{run}-1.displaced")), "a user's").unwrap();
     disk.user_write(&stage("notes.txt"), "somebody's").unwrap();
     disk.user_mkdir(&stage("dir")).unwrap();
-    // Taken by a sweep that was killed before it looked.
+    // A sweep renamed it and was killed before it checked.
     disk.user_write(&stage("x"), "another download").unwrap();
     let inode = disk.user_stat(&stage("x")).unwrap().inode;
     disk.user_rename(&stage("x"), &stage(&format!("{run}-2.{inode}.displaced"))).unwrap();
@@ -120,8 +120,8 @@ fn sweep_removes_downloads_and_nothing_else() {
     assert_eq!(left, ["dir"]);
 }
 
-/// Somebody edits `n/a` just before it is replaced, and takes the folder away before the copy is placed.
-fn copy_of_an_edit_in_a_folder_that_goes(before: StepKind, then_a_file: bool) -> (SimDisk, String) {
+/// The user edits `n/a` just before it is replaced, and moves the folder away before the copy is placed.
+fn copy_of_an_edit_in_a_moved_folder(before: StepKind, then_a_file: bool) -> (SimDisk, String) {
     let (disk, folder) = folder();
     disk.user_write("n/a", "old").unwrap();
     disk.set_hook(Some(Box::new(move |op| {
@@ -145,20 +145,20 @@ fn copy_of_an_edit_in_a_folder_that_goes(before: StepKind, then_a_file: bool) ->
 }
 
 #[test]
-fn a_copy_whose_folder_became_a_file_goes_into_the_folder_above() {
-    let (disk, copy) = copy_of_an_edit_in_a_folder_that_goes(StepKind::Mkdir, true);
+fn copy_goes_to_the_folder_above_if_its_folder_is_a_file() {
+    let (disk, copy) = copy_of_an_edit_in_a_moved_folder(StepKind::Mkdir, true);
     assert_eq!(disk.user_read("n").unwrap(), "a file");
     assert!(!copy.contains('/') && is_conflict_name(&copy), "{copy}");
 }
 
 #[test]
-fn a_folder_that_goes_while_it_is_looked_at_is_made_again_for_the_copy() {
-    let (_, copy) = copy_of_an_edit_in_a_folder_that_goes(StepKind::Stat, false);
+fn folder_removed_meanwhile_is_created_again_for_the_copy() {
+    let (_, copy) = copy_of_an_edit_in_a_moved_folder(StepKind::Stat, false);
     assert!(copy.starts_with("n/"), "{copy}");
 }
 
 #[test]
-fn a_folder_gives_way_only_where_no_file_is_in_it() {
+fn folder_makes_room_only_without_a_file_in_it() {
     let (disk, folder) = folder();
     disk.user_mkdir("empty/more/still").unwrap();
     assert!(folder.make_room("empty").unwrap());
@@ -166,8 +166,69 @@ fn a_folder_gives_way_only_where_no_file_is_in_it() {
     disk.user_mkdir("full/more").unwrap();
     disk.user_write("full/last/x", "1").unwrap();
     assert!(!folder.make_room("full").unwrap());
-    assert!(disk.user_stat("full/more").is_ok(), "then nothing of it goes");
+    assert!(disk.user_stat("full/more").is_ok(), "a refusal must remove nothing");
     assert!(folder.make_room("nothing").unwrap() && folder.make_room("full/last/x").unwrap());
+}
+
+// ---- failures of one file ----
+
+/// Makes every call of `kind` on `path` fail.
+fn fail_on(disk: &SimDisk, kind: StepKind, path: &'static str) {
+    disk.set_hook(Some(Box::new(move |op| match op.kind == kind && op.path == path {
+        true => StepFate::Fail(ErrorKind::Other),
+        false => StepFate::Go,
+    })));
+}
+
+#[test]
+fn file_that_cannot_be_synced_does_not_stop_the_others() {
+    let (disk, folder) = folder();
+    disk.user_write("a", "1").unwrap();
+    disk.user_write("b", "2").unwrap();
+    fail_on(&disk, StepKind::Sync, "a");
+    let staged = staged(&folder, "new");
+    let step = FileMove::Create { path: p("c"), at: "c".into(), staged };
+    let report = folder.perform(vec![step], &["a".to_owned(), "b".to_owned()], now()).unwrap();
+    assert_eq!(report.unsettled.keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(report.unsettled["a"].kind(), ErrorKind::Other);
+    assert!(matches!(report.moved[0], MoveOutcome::Done { .. }), "{:?}", report.moved);
+}
+
+#[test]
+fn download_that_cannot_be_synced_fails_alone() {
+    let (disk, folder) = folder();
+    let (bad, good) = (staged(&folder, "bad"), staged(&folder, "good"));
+    let slot = bad.slot().to_owned();
+    disk.set_hook(Some(Box::new(move |op| match op.kind == StepKind::Sync && op.path == slot {
+        true => StepFate::Fail(ErrorKind::Other),
+        false => StepFate::Go,
+    })));
+    let create = |name: &str, staged| FileMove::Create { path: p(name), at: name.into(), staged };
+    let report = folder.perform(vec![create("bad", bad), create("good", good)], &[], now()).unwrap();
+    assert!(matches!(report.moved[..], [MoveOutcome::Failed(_), MoveOutcome::Done { .. }]), "{:?}", report.moved);
+    assert_eq!(disk.user_read("good").unwrap(), "good");
+    assert!(disk.user_tree(".memsync/stage").is_empty() && !report.left_over);
+}
+
+#[test]
+fn failed_command_leaves_nothing_in_the_stage() {
+    let (disk, folder) = folder();
+    disk.user_write("a", "old").unwrap();
+    disk.user_write("b", "new").unwrap();
+    let failed = AtomicBool::new(false);
+    disk.set_hook(Some(Box::new(move |op| {
+        let to_history = op.kind == StepKind::RenameNew && op.to.is_some_and(|to| to.starts_with(".memsync/history/"));
+        match to_history && !failed.swap(true, Ordering::Relaxed) {
+            true => StepFate::Fail(ErrorKind::StorageFull),
+            false => StepFate::Go,
+        }
+    })));
+    let put = FolderChange::Put { from: "b".into(), at: "a".into() };
+    let e = folder.change_and_sweep(&put, now()).unwrap_err();
+    assert_eq!(e.effect, change::ChangeEffect::Replaced, "{e}");
+    assert_eq!(disk.user_read("a").unwrap(), "new");
+    assert!(disk.user_tree(".memsync/stage").is_empty(), "{:?}", disk.user_tree(".memsync/stage"));
+    assert_eq!(kept(&disk).len(), 1);
 }
 
 // ---- history ----
@@ -201,16 +262,16 @@ fn versions_are_listed_newest_first_and_pruned_by_age_and_size() {
     }
     assert_eq!(prune(&folder, 150, u64::MAX, at(400)), 1, "too old, and five newer ones");
     assert_eq!(sizes(&folder), [5, 5, 5, 5, 4, 3]);
-    // A name that is no version stays.
+    // A file that is no version stays.
     disk.user_write(".memsync/history/notes/x", "mine").unwrap();
     assert_eq!(prune(&folder, 0, 0, at(999)), 6);
     assert_eq!(kept(&disk), [(".memsync/history/notes/x".to_owned(), "mine".to_owned())]);
-    assert!(disk.user_stat(".memsync/history/d").is_err(), "an empty folder goes");
+    assert!(disk.user_stat(".memsync/history/d").is_err(), "an empty folder must be removed");
 }
 
 const BLOCK: u64 = 4096;
 
-/// Prunes, and gives how many versions went. `keep`: seconds.
+/// Prunes and returns the number of removed versions. `keep`: seconds.
 fn prune(folder: &Folder<SimDisk>, keep: u64, max_size: u64, now: Timestamp) -> usize {
     let limits = HistoryLimits { keep: Some(Duration::from_secs(keep)), max_size };
     let report = folder.prune(limits, now);
@@ -219,7 +280,7 @@ fn prune(folder: &Folder<SimDisk>, keep: u64, max_size: u64, now: Timestamp) -> 
 }
 
 #[test]
-fn version_of_an_older_layout_is_listed_and_pruned() {
+fn version_in_the_old_layout_is_listed_and_pruned() {
     let (disk, folder) = folder();
     for file in
         ["20231114T000000.000Z-replaced/d/a", "20231115T000000.000Z.1-removed/d/a", "d/a.20231116T000000.000Z-removed"]
@@ -239,7 +300,7 @@ fn version_of_an_older_layout_is_listed_and_pruned() {
 }
 
 #[test]
-fn version_costs_one_inode_beside_those_of_its_folder() {
+fn version_costs_one_inode_besides_its_folder() {
     let (disk, folder) = folder();
     for n in 0..20 {
         disk.user_write("deep/down/here/a.md", format!("{n}")).unwrap();
@@ -261,7 +322,7 @@ fn version_costs_one_inode_beside_those_of_its_folder() {
 }
 
 #[test]
-fn long_names_and_names_like_a_batch_are_kept() {
+fn long_name_and_name_like_a_batch_folder_are_kept() {
     let (disk, folder) = folder();
     let long = format!("d/{}", "x".repeat(250));
     for name in [&*long, "20231114T000000.000Z-replaced/a"] {
@@ -278,7 +339,7 @@ fn long_names_and_names_like_a_batch_are_kept() {
 }
 
 #[test]
-fn unreadable_folder_of_the_history_holds_up_no_other() {
+fn unreadable_history_folder_does_not_stop_the_prune() {
     let (disk, folder) = folder();
     for file in ["a/x.20231116T000000.000Z-removed", "b/x.20231116T000000.000Z-removed"] {
         disk.user_write(&format!(".memsync/history/{file}"), "old").unwrap();
@@ -293,7 +354,7 @@ fn unreadable_folder_of_the_history_holds_up_no_other() {
 }
 
 #[test]
-fn a_file_and_a_folder_of_one_name_are_both_kept() -> io::Result<()> {
+fn file_and_folder_of_one_name_are_both_kept() -> io::Result<()> {
     let (disk, folder) = folder();
     for (first, then) in [("a", "a/b/c"), ("x/y/z", "x")] {
         for name in [first, then] {
@@ -308,7 +369,7 @@ fn a_file_and_a_folder_of_one_name_are_both_kept() -> io::Result<()> {
 }
 
 #[test]
-fn what_is_not_removed_after_all_leaves_nothing_in_history() -> io::Result<()> {
+fn cancelled_removal_leaves_nothing_in_history() -> io::Result<()> {
     let (disk, folder) = folder();
     disk.user_write("d/a", "edited since")?;
     let step = FileMove::Trash { path: p("d/a"), at: "d/a".into(), expect: Md5::of(b"as it was planned") };
@@ -316,6 +377,6 @@ fn what_is_not_removed_after_all_leaves_nothing_in_history() -> io::Result<()> {
     assert!(matches!(done.moved[0], MoveOutcome::Stale { copy: None }), "{:?}", done.moved);
     assert_eq!(disk.user_read("d/a")?, "edited since");
     assert!(kept(&disk).is_empty());
-    assert!(disk.handle().list(".memsync/history")?.is_empty(), "no empty folders either");
+    assert!(disk.handle().list(".memsync/history")?.is_empty(), "an empty folder is left");
     Ok(())
 }

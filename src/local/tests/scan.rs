@@ -1,20 +1,20 @@
-//! What a scan makes of the folder, and a reader of a file.
+//! Scans, and reads of single files.
 
 use super::*;
 
 #[test]
-fn a_young_file_is_read_again_and_an_old_one_is_not() {
+fn young_file_is_read_again_and_an_old_one_is_not() {
     let (disk, folder) = folder();
     let mut tree = LocalTree::default();
     disk.set_time(100 * SECOND + 1);
     disk.user_write("a", "one").unwrap();
-    // Written in the same tick, after the scan: neither size nor time would show it.
+    // The next write comes in the same tick as the scan, so neither size nor time would show it.
     assert_eq!(scan(&folder, &mut tree, &ScanScope::full(), 100 * SECOND + 2).hashed, 1);
     disk.user_write("a", "two").unwrap();
     assert_eq!(scan(&folder, &mut tree, &ScanScope::full(), 101 * SECOND).hashed, 1);
     assert_eq!(local(&tree, "a"), Some(file("two")));
     assert_eq!(scan(&folder, &mut tree, &ScanScope::full(), 102 * SECOND).hashed, 0);
-    // On a filesystem of whole seconds the ticks are longer.
+    // A filesystem with whole seconds has longer ticks.
     disk.set_time(200 * SECOND);
     disk.user_write("a", "tri").unwrap();
     assert_eq!(scan(&folder, &mut tree, &ScanScope::full(), 201 * SECOND).hashed, 1);
@@ -23,7 +23,7 @@ fn a_young_file_is_read_again_and_an_old_one_is_not() {
 }
 
 #[test]
-fn a_replaced_file_shows_by_its_inode() {
+fn replaced_file_is_noticed_by_its_inode() {
     let (disk, folder) = folder();
     let mut tree = LocalTree::default();
     disk.user_write("a", "one").unwrap();
@@ -42,14 +42,14 @@ fn names_come_in_nfc_and_keep_their_form_on_the_disk() {
     full(&folder, &mut tree);
     assert_eq!(local(&tree, nfc), Some(file("1")));
     assert_eq!(tree.disk_name(&p(nfc)), nfd);
-    assert_eq!(tree.disk_name(&p("caf\u{e9}/new")), "cafe\u{301}/new", "a new file goes into the folder that is there");
+    assert_eq!(tree.disk_name(&p("caf\u{e9}/new")), "cafe\u{301}/new", "a new file goes into the existing folder");
     disk.user_remove(nfd).unwrap();
     scan(&folder, &mut tree, &paths(&[nfd]), 0);
     assert_eq!(local(&tree, nfc), None);
 }
 
 #[test]
-fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
+fn second_form_of_a_name_is_left_out_by_any_scan() {
     let (nfd, nfc) = ("cafe\u{301}", "caf\u{e9}");
     let left_out = |tree: &LocalTree| -> Vec<String> {
         let collides = tree.left_out().iter().filter(|(_, why)| matches!(why, SkipReason::Collides(_)));
@@ -69,27 +69,27 @@ fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
             look(&mut tree, second);
             assert_eq!((local(&tree, nfc), left_out(&tree)), (Some(file("1")), vec![second.to_owned()]));
             assert_eq!(tree.disk_name(&p(nfc)), first);
-            // An edit of either, in place or by a rename, changes nothing of that.
+            // An edit of either file, in place or by a rename, does not change the winner.
             disk.set_time(disk.time() + SECOND);
             disk.user_replace(first, "11").unwrap();
             disk.user_write(second, "22").unwrap();
             look(&mut tree, first);
             assert_eq!((local(&tree, nfc), left_out(&tree)), (Some(file("11")), vec![second.to_owned()]));
-            // As after a restart: the state knows the inode, not the form.
+            // After a restart the state knows the inode, but not the form.
             let stat = FileStat::from(&disk.user_stat(first).unwrap());
             let mut again = LocalTree::default();
             again.seed(p(nfc), Md5::of(b"11"), stat);
             full(&folder, &mut again);
             assert_eq!((local(&again, nfc), left_out(&again)), (Some(file("11")), vec![second.to_owned()]));
             assert_eq!(again.disk_name(&p(nfc)), first);
-            // The other takes the name over when the first is gone.
+            // The second file is synced when the first is gone.
             disk.user_remove(first).unwrap();
             look(&mut tree, first);
             assert_eq!((local(&tree, nfc), left_out(&tree)), (Some(file("22")), vec![]));
             assert_eq!(tree.disk_name(&p(nfc)), second);
         }
     }
-    // As after a restart where no inode was kept: by the content of base. Where neither has it, nothing is guessed.
+    // After a restart without a known inode, the content of the base decides. If no file has it, no file is synced.
     let (disk, folder) = super::folder();
     disk.user_write("basede\u{301}", "base").unwrap();
     disk.user_write("based\u{e9}", "2").unwrap();
@@ -99,9 +99,13 @@ fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
     disk.user_write("basede\u{301}", "edited").unwrap();
     let mut tree = LocalTree::default();
     full(&folder, &mut tree);
-    assert!(matches!(local(&tree, "based\u{e9}"), Some(LocalState::Unknown(SkipReason::Collides(_)))));
-    assert_eq!(left_out(&tree).len(), 2);
-    // Both are new: the name that is the path itself.
+    let ambiguous = SkipReason::Ambiguous("basede\\u{301}, based\\u{e9}".to_owned());
+    assert_eq!(local(&tree, "based\u{e9}"), Some(LocalState::Unknown(ambiguous.clone())));
+    assert_eq!(tree.left_out().values().collect::<Vec<_>>(), [&ambiguous, &ambiguous], "no text may call one synced");
+    disk.user_remove("based\u{e9}").unwrap();
+    scan(&folder, &mut tree, &paths(&["based\u{e9}"]), 0);
+    assert_eq!((local(&tree, "based\u{e9}"), left_out(&tree)), (Some(file("edited")), vec![]));
+    // If both files are new, the one whose name equals the path is synced.
     let (disk, folder) = super::folder();
     disk.user_write(nfd, "1").unwrap();
     disk.user_write(nfc, "2").unwrap();
@@ -111,7 +115,7 @@ fn second_form_of_a_name_is_left_out_whatever_is_scanned() {
 }
 
 #[test]
-fn names_that_are_no_paths_are_told_apart_and_forgotten() {
+fn invalid_names_are_listed_apart_and_forgotten() {
     let (disk, folder) = folder();
     let mut tree = LocalTree::default();
     for name in ["odd\n", "odd\t", "odd\u{fffd}", "d/odd\n"] {
@@ -120,7 +124,7 @@ fn names_that_are_no_paths_are_told_apart_and_forgotten() {
     full(&folder, &mut tree);
     let names = |tree: &LocalTree| tree.left_out().keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&tree), [b"d/odd\n".to_vec(), b"odd\t".to_vec(), b"odd\n".to_vec()]);
-    assert_eq!(local(&tree, "odd\u{fffd}"), Some(file("1")), "it is a name like others");
+    assert_eq!(local(&tree, "odd\u{fffd}"), Some(file("1")), "the name is valid");
     assert!(tree.take_news());
     full(&folder, &mut tree);
     assert!(!tree.take_news(), "nothing has changed");
@@ -133,7 +137,7 @@ fn names_that_are_no_paths_are_told_apart_and_forgotten() {
 }
 
 #[test]
-fn folder_with_an_identity_of_its_own_is_left_out() {
+fn folder_with_its_own_identity_is_left_out() {
     let (disk, folder) = folder();
     let mut tree = LocalTree::default();
     for name in ["d/inner/a", "d/inner/deep/b", "d/c"] {
@@ -154,10 +158,10 @@ fn folder_with_an_identity_of_its_own_is_left_out() {
     assert_eq!(found(&tree), ["d/c", "d/inner/a", "d/inner/deep/b"]);
 }
 
-/// Whatever users do between two full scans: the tree is as that of a scan from nothing, and what differs from before
-/// is what counts as touched.
+/// After any changes between two full scans, the tree equals that of a fresh scan, and `touched` names exactly the
+/// differences.
 #[test]
-fn a_full_scan_knows_all_that_changed_and_nothing_else() {
+fn full_scan_reports_exactly_the_changes() {
     let seed = crate::seed::seed();
     let mut rng = fastrand::Rng::with_seed(seed);
     let names = ["a", "d/b", "d/c", "cafe\u{301}", "caf\u{e9}", "d/e\u{301}", "d/\u{e9}", "odd\n", "odd\t"];
@@ -169,7 +173,7 @@ fn a_full_scan_knows_all_that_changed_and_nothing_else() {
             for _ in 0..rng.usize(..4) {
                 let name = rng.choice(names).unwrap();
                 disk.set_time(disk.time() + 1);
-                // What fails leaves all as it was.
+                // A failed call changes nothing.
                 let _ = match rng.u8(..4) {
                     0 => disk.user_remove(name),
                     1 => disk.user_rename(name, rng.choice(names).unwrap()),
@@ -180,7 +184,7 @@ fn a_full_scan_knows_all_that_changed_and_nothing_else() {
             full(&folder, &mut tree);
             let mut fresh = LocalTree::default();
             full(&folder, &mut fresh);
-            // Which of two forms of one name is synced depends on what was there before.
+            // The scans before decide which of two forms of one name is synced.
             let shown = |tree: &LocalTree| -> BTreeMap<RelPath, Option<(LocalState, String)>> {
                 let names =
                     tree.left_out().keys().filter_map(|name| RelPath::from_disk(str::from_utf8(name).ok()?).ok());
@@ -204,7 +208,7 @@ fn a_full_scan_knows_all_that_changed_and_nothing_else() {
 }
 
 #[test]
-fn a_narrow_scan_sees_what_it_is_told_to_and_keeps_the_rest() {
+fn narrow_scan_updates_its_scope_and_keeps_the_rest() {
     let (disk, folder) = folder();
     let mut tree = LocalTree::default();
     for name in ["a", "d/b", "d/e/c", "z"] {
@@ -232,7 +236,7 @@ fn a_narrow_scan_sees_what_it_is_told_to_and_keeps_the_rest() {
 }
 
 #[test]
-fn a_file_becomes_a_folder_and_a_folder_a_file() {
+fn file_becomes_a_folder_and_a_folder_becomes_a_file() {
     let (disk, folder) = folder();
     let mut tree = LocalTree::default();
     disk.user_write("a", "1").unwrap();
@@ -248,7 +252,7 @@ fn a_file_becomes_a_folder_and_a_folder_a_file() {
 }
 
 #[test]
-fn what_cannot_be_looked_into_is_unknown_and_not_absent() {
+fn unreadable_path_is_unknown_and_not_absent() {
     let (disk, folder) = folder();
     let mut tree = LocalTree::default();
     disk.user_write("d/a", "1").unwrap();
@@ -269,14 +273,14 @@ fn what_cannot_be_looked_into_is_unknown_and_not_absent() {
     assert_eq!(unknown("big"), SkipReason::TooLarge(101));
     assert_eq!(unknown("link"), SkipReason::NotAFile("symlink"));
     assert_eq!(unknown("pipe"), SkipReason::NotAFile("FIFO"));
-    // A folder that became a symlink hides what is below it.
+    // A folder that became a symlink hides the paths below it.
     disk.user_write("e/x", "1").unwrap();
     full(&folder, &mut tree);
     disk.user_remove_dir_all("e").unwrap();
     disk.plant_symlink("e").unwrap();
     scan(&folder, &mut tree, &paths(&["e"]), 0);
     assert_eq!(tree.unknown_above(&p("e/x")), Some(SkipReason::NotAFile("symlink")));
-    // Readable again.
+    // The folder is readable again.
     disk.set_unreadable("d", false).unwrap();
     scan(&folder, &mut tree, &paths(&["d"]), 0);
     assert_eq!((local(&tree, "d"), local(&tree, "d/a")), (None, Some(file("1"))));
@@ -297,7 +301,7 @@ fn edit_while_read(disk: &SimDisk, path: &'static str, to: &'static str) {
 }
 
 #[test]
-fn a_torn_read_is_no_content() {
+fn torn_read_is_not_taken_for_content() {
     let (disk, folder) = folder();
     let mut tree = LocalTree::default();
     disk.user_write("a", "one").unwrap();
@@ -309,7 +313,7 @@ fn a_torn_read_is_no_content() {
 }
 
 #[test]
-fn an_upload_never_ends_with_other_content() {
+fn upload_fails_if_the_file_changes_meanwhile() {
     let (disk, folder) = folder();
     for edited in ["two", "on", "", "longer than that"] {
         disk.user_write("a", "one").unwrap();

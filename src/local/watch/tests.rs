@@ -2,9 +2,9 @@ use notify::event::{DataChange, Flag, MetadataKind, RemoveKind, RenameMode};
 
 use super::*;
 
-fn shared(patterns: &[&str]) -> (Shared, Instant) {
+fn shared(patterns: &[&str]) -> (WatchShared, Instant) {
     let list: Vec<String> = patterns.iter().map(|&p| p.to_owned()).collect();
-    let shared = Shared {
+    let shared = WatchShared {
         dirty: DirtySet::new(Duration::from_millis(200), 100),
         state: WATCHING,
         poll_at: None,
@@ -14,17 +14,17 @@ fn shared(patterns: &[&str]) -> (Shared, Instant) {
     (shared, Instant::now())
 }
 
-/// Longer than a file that was closed waits, shorter than one that is still being written.
+/// Longer than the wait of a closed file, and shorter than that of an open one.
 const MOMENT: Duration = Duration::from_millis(20);
 
-fn told(shared: &mut Shared, kind: EventKind, path: &str, now: Instant) -> ScanScope {
+fn scope_of(shared: &mut WatchShared, kind: EventKind, path: &str, now: Instant) -> ScanScope {
     let root = Path::new("/root");
     shared.note(root, &Event::new(kind).add_path(root.join(path)), now);
     shared.dirty.due(now)
 }
 
 #[test]
-fn what_each_event_means() {
+fn each_kind_of_event_has_its_scope() {
     let (mut shared, t) = shared(&["*.tmp"]);
     let nothing = ScanScope::default();
     let path = ScanScope { paths: ["a/b".to_owned()].into(), ..ScanScope::default() };
@@ -41,10 +41,10 @@ fn what_each_event_means() {
         (EventKind::Modify(ModifyKind::Name(RenameMode::To)), &path),
         (EventKind::Modify(ModifyKind::Name(RenameMode::Any)), &path),
     ] {
-        assert_eq!(told(&mut shared, kind, "a/b", t), *expected, "{kind:?}");
+        assert_eq!(scope_of(&mut shared, kind, "a/b", t), *expected, "{kind:?}");
     }
     let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
-    assert_eq!(told(&mut shared, closed, "a/b", t), nothing, "a moment to wait for more");
+    assert_eq!(scope_of(&mut shared, closed, "a/b", t), nothing, "a closed file waits for a moment");
     assert_eq!(shared.dirty.due(t + MOMENT), path);
     for kind in [
         EventKind::Any,
@@ -52,17 +52,17 @@ fn what_each_event_means() {
         EventKind::Modify(ModifyKind::Data(DataChange::Any)),
         EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)),
     ] {
-        assert_eq!(told(&mut shared, kind, "a/b", t), nothing, "{kind:?}");
+        assert_eq!(scope_of(&mut shared, kind, "a/b", t), nothing, "{kind:?}");
         assert_eq!(shared.dirty.due(t + Duration::from_millis(200)), path, "{kind:?}");
     }
 }
 
 #[test]
-fn the_root_and_lost_events_mean_everything() {
+fn root_event_or_lost_events_cause_a_full_scan() {
     let (mut shared, t) = shared(&[]);
     let gone = EventKind::Modify(ModifyKind::Name(RenameMode::From));
-    assert_eq!(told(&mut shared, gone, "", t), ScanScope::full());
-    assert_eq!(told(&mut shared, EventKind::Remove(RemoveKind::Folder), "", t), ScanScope::full());
+    assert_eq!(scope_of(&mut shared, gone, "", t), ScanScope::full());
+    assert_eq!(scope_of(&mut shared, EventKind::Remove(RemoveKind::Folder), "", t), ScanScope::full());
 
     let root = Path::new("/root");
     let rescan = Event::new(EventKind::Other).set_flag(Flag::Rescan);
@@ -75,27 +75,27 @@ fn the_root_and_lost_events_mean_everything() {
 }
 
 #[test]
-fn removed_private_folder_means_everything() {
+fn removed_private_folder_causes_a_full_scan() {
     let (mut shared, t) = shared(&[]);
-    assert_eq!(told(&mut shared, EventKind::Remove(RemoveKind::Folder), ".memsync", t), ScanScope::full());
-    assert!(told(&mut shared, EventKind::Remove(RemoveKind::File), ".memsync/stage/1", t).is_empty());
+    assert_eq!(scope_of(&mut shared, EventKind::Remove(RemoveKind::Folder), ".memsync", t), ScanScope::full());
+    assert!(scope_of(&mut shared, EventKind::Remove(RemoveKind::File), ".memsync/stage/1", t).is_empty());
 }
 
 #[test]
-fn what_takes_no_part_is_dropped() {
+fn events_of_ignored_paths_are_dropped() {
     let (mut shared, t) = shared(&["*.tmp", "cache/"]);
     let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
     for path in ["a.tmp", "cache/x", ".memsync/staging/1", ".memsync", "sub/.x.md.swp"] {
-        assert!(told(&mut shared, closed, path, t).is_empty() && shared.dirty.next_due().is_none(), "{path}");
+        assert!(scope_of(&mut shared, closed, path, t).is_empty() && shared.dirty.next_due().is_none(), "{path}");
     }
-    assert!(told(&mut shared, EventKind::Create(CreateKind::Folder), "cache", t).is_empty());
-    assert!(told(&mut shared, closed, "cache", t).is_empty());
+    assert!(scope_of(&mut shared, EventKind::Create(CreateKind::Folder), "cache", t).is_empty());
+    assert!(scope_of(&mut shared, closed, "cache", t).is_empty());
     assert!(!shared.dirty.due(t + MOMENT).is_empty(), "a file of that name is synced");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_name_that_is_no_utf8_is_a_scan_of_its_folder() {
+fn name_that_is_not_utf8_causes_a_scan_of_its_folder() {
     use std::os::unix::ffi::OsStrExt;
     let (mut shared, t) = shared(&[]);
     let root = Path::new("/root");
@@ -106,7 +106,7 @@ fn a_name_that_is_no_utf8_is_a_scan_of_its_folder() {
 }
 
 #[test]
-fn the_remedy_fits_the_limit() {
+fn remedy_names_the_limit_that_was_reached() {
     let (reason, remedy) = explain(&notify::Error::new(ErrorKind::MaxFilesWatch));
     assert!(reason.contains("inotify watches") && remedy.contains("fs.inotify.max_user_watches="));
     let error = io::Error::from_raw_os_error(Errno::MFILE.raw_os_error());
@@ -116,7 +116,7 @@ fn the_remedy_fits_the_limit() {
 }
 
 #[test]
-fn a_limit_reached_later_degrades_to_polling_and_mends() {
+fn limit_reached_later_degrades_to_polling_and_mends() {
     let dir = tempfile::TempDir::new().unwrap();
     let options = WatchOptions {
         debounce: Duration::ZERO,

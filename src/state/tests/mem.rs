@@ -1,6 +1,6 @@
-//! A directory in memory that knows what is durable, and can be told to fail.
+//! A directory in memory that tracks durable data and can fail on request.
 //!
-//! Included by the unit tests and by `tests/state_formats.rs`; both bring `disk` into scope above it.
+//! The unit tests and `tests/state_formats.rs` include it. Both bring `disk` into scope above it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -9,47 +9,47 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{Disk, DiskFile, FileKind, FileMeta};
 
-/// One directory, no folders in it.
+/// One directory without folders.
 #[derive(Clone)]
-pub struct MemDisk(Arc<Mutex<Inner>>);
+pub struct MemDisk(Arc<Mutex<MemDir>>);
 
 #[derive(Clone, Default)]
-struct Inner {
+struct MemDir {
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     /// Since the last sync of the directory.
-    moves: Vec<Move>,
-    files: HashMap<u64, Content>,
+    moves: Vec<NameChange>,
+    files: HashMap<u64, MemContent>,
     modes: HashMap<u64, u32>,
     next: u64,
-    /// Operations that change something, so far.
+    /// The number of writing operations so far.
     ops: u64,
     writes: u64,
-    fault: Fault,
+    fault: DiskFault,
     boot: Option<String>,
 }
 
 #[derive(Clone, Default)]
-struct Content {
+struct MemContent {
     live: Vec<u8>,
     durable: Vec<u8>,
 }
 
 #[derive(Clone)]
-enum Move {
+enum NameChange {
     Link(String, u64),
     Unlink(String),
     Rename(String, String, u64),
 }
 
-/// Which operations fail. A failing one does nothing, but a write leaves half of its bytes.
+/// The operations that fail. A failing operation does nothing, except that a write leaves half of its bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub enum Fault {
+pub enum DiskFault {
     #[default]
     None,
-    /// All from this one on: the process was killed.
+    /// All operations from this one on: the process was killed.
     From(u64),
-    /// This one.
+    /// This operation only.
     Only(u64),
 }
 
@@ -58,32 +58,32 @@ impl MemDisk {
         Self::with(&BTreeMap::new())
     }
 
-    /// With these files, all durable.
+    /// A disk with these files, all durable.
     pub fn with(files: &BTreeMap<String, Vec<u8>>) -> Self {
-        let mut inner = Inner::default();
+        let mut inner = MemDir::default();
         for (name, bytes) in files {
             inner.next += 1;
             let id = inner.next;
             inner.names.insert(name.clone(), id);
-            inner.files.insert(id, Content { live: bytes.clone(), durable: bytes.clone() });
+            inner.files.insert(id, MemContent { live: bytes.clone(), durable: bytes.clone() });
         }
         inner.durable_names = inner.names.clone();
         Self(Arc::new(Mutex::new(inner)))
     }
 
-    /// In this start of the machine.
+    /// The same disk in this boot of the machine.
     pub fn in_boot(self, id: &str) -> Self {
         self.inner().boot = Some(id.to_owned());
         self
     }
 
-    /// What a process sees.
+    /// The files that a process sees.
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let inner = self.inner();
         inner.names.iter().map(|(name, id)| (name.clone(), inner.files[id].live.clone())).collect()
     }
 
-    /// What a power cut leaves: of unsynced bytes a random part, of unsynced names a random selection.
+    /// The files after a power cut: a random part of the unsynced bytes, and a random selection of the unsynced names.
     pub fn after_power_cut(&self, random: &mut fastrand::Rng) -> BTreeMap<String, Vec<u8>> {
         let inner = self.inner();
         let mut names = inner.durable_names.clone();
@@ -93,9 +93,9 @@ impl MemDisk {
                 continue;
             }
             match step {
-                Move::Link(name, id) => drop(names.insert(name.clone(), *id)),
-                Move::Unlink(name) => drop(names.remove(name)),
-                Move::Rename(from, to, id) => {
+                NameChange::Link(name, id) => drop(names.insert(name.clone(), *id)),
+                NameChange::Unlink(name) => drop(names.remove(name)),
+                NameChange::Rename(from, to, id) => {
                     if names.get(from) == Some(id) {
                         names.remove(from);
                     }
@@ -106,7 +106,7 @@ impl MemDisk {
         names
             .into_iter()
             .map(|(name, id)| {
-                let Content { live, durable } = &inner.files[&id];
+                let MemContent { live, durable } = &inner.files[&id];
                 (name, live[..random.usize(durable.len().min(live.len())..=live.len())].to_vec())
             })
             .collect()
@@ -126,31 +126,31 @@ impl MemDisk {
         inner.modes[&inner.names[name]]
     }
 
-    pub fn fail(&self, fault: Fault) {
+    pub fn fail(&self, fault: DiskFault) {
         self.inner().fault = fault;
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, MemDir> {
         self.0.lock().unwrap()
     }
 
-    /// Counts an operation that changes something.
-    fn change(&self) -> io::Result<MutexGuard<'_, Inner>> {
+    /// Counts a writing operation.
+    fn change(&self) -> io::Result<MutexGuard<'_, MemDir>> {
         let mut inner = self.inner();
         let turn = inner.ops;
         inner.ops += 1;
         match inner.fault {
-            Fault::From(k) if turn >= k => Err(io::Error::other("killed")),
-            Fault::Only(k) if turn == k => Err(io::Error::other("a fault")),
+            DiskFault::From(k) if turn >= k => Err(io::Error::other("killed")),
+            DiskFault::Only(k) if turn == k => Err(io::Error::other("a fault")),
             _ => Ok(inner),
         }
     }
 }
 
-impl Inner {
-    /// Whether the last operation was the first that failed.
+impl MemDir {
+    /// True if the last operation was the first to fail.
     fn failing_first(&self) -> bool {
-        matches!(self.fault, Fault::From(k) | Fault::Only(k) if k + 1 == self.ops)
+        matches!(self.fault, DiskFault::From(k) | DiskFault::Only(k) if k + 1 == self.ops)
     }
 
     fn id(&self, name: &str) -> io::Result<u64> {
@@ -161,9 +161,9 @@ impl Inner {
         self.next += 1;
         let id = self.next;
         self.names.insert(name.to_owned(), id);
-        self.files.insert(id, Content::default());
+        self.files.insert(id, MemContent::default());
         self.modes.insert(id, mode);
-        self.moves.push(Move::Link(name.to_owned(), id));
+        self.moves.push(NameChange::Link(name.to_owned(), id));
         id
     }
 
@@ -277,7 +277,7 @@ impl Disk for MemDisk {
         let mut inner = self.change()?;
         inner.id(path)?;
         inner.names.remove(path);
-        inner.moves.push(Move::Unlink(path.to_owned()));
+        inner.moves.push(NameChange::Unlink(path.to_owned()));
         Ok(())
     }
 
@@ -286,7 +286,7 @@ impl Disk for MemDisk {
         let id = inner.id(from)?;
         inner.names.remove(from);
         inner.names.insert(to.to_owned(), id);
-        inner.moves.push(Move::Rename(from.to_owned(), to.to_owned(), id));
+        inner.moves.push(NameChange::Rename(from.to_owned(), to.to_owned(), id));
         Ok(())
     }
 

@@ -175,7 +175,7 @@ fn ignored_by(app: &App, place: &FolderPath, is_dir: bool) -> anyhow::Result<Opt
 }
 
 fn deciding_rule(list: &[String], text: &str, at: &str, is_dir: bool) -> Result<Option<String>, PatternError> {
-    if !IgnoreRules::of_good_lines(list, Some(text))?.0.ignored(at, is_dir) {
+    if !IgnoreRules::from_good_lines(list, Some(text))?.0.ignored(at, is_dir) {
         return Ok(None);
     }
     if IgnoreRules::new(&[], None)?.ignored(at, is_dir) {
@@ -183,7 +183,7 @@ fn deciding_rule(list: &[String], text: &str, at: &str, is_dir: bool) -> Result<
     }
     // The last pattern that matches decides, and it matches by itself too.
     for (i, line) in text.lines().enumerate().collect::<Vec<_>>().into_iter().rev() {
-        if IgnoreRules::of_good_lines(&[], Some(line))?.0.ignored(at, is_dir) {
+        if IgnoreRules::from_good_lines(&[], Some(line))?.0.ignored(at, is_dir) {
             return Ok(Some(format!("{IGNORE_FILE}, line {}: {}", i + 1, format::printable(line))));
         }
     }

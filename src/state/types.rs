@@ -1,0 +1,164 @@
+//! The data of the state, and its errors.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::disk::FileStat;
+use crate::path::RelPath;
+use crate::protocol::HistoryPoint;
+use crate::sync::Base;
+
+/// The container version that this build writes. It reads all earlier versions.
+pub const VERSION: u32 = 2;
+
+/// The entries of one folder by path.
+pub(super) type BaseEntries = BTreeMap<RelPath, BaseEntry>;
+
+/// The state of one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseEntry {
+    pub base: Base,
+    /// The stat of the local file when it had the base content. `None`: read the file again.
+    pub stat: Option<FileStat>,
+    /// The version token of the namespaced dialect, or 0.
+    pub version: u64,
+}
+
+/// A change of the base, after an action is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BaseChange {
+    Set(RelPath, BaseEntry),
+    Forget(RelPath),
+}
+
+/// The format of a container file. A reader recognises it by the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StateFormat {
+    #[default]
+    Json,
+    MsgPack,
+}
+
+/// How to write the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateOptions {
+    pub format: StateFormat,
+    /// JSON with line breaks. No effect on MessagePack.
+    pub pretty: bool,
+    /// The device id for a new container. A loaded container keeps its own.
+    pub session_id: String,
+}
+
+/// The content of a container besides its entries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateHeader {
+    pub session_id: String,
+    pub created_at: Timestamp,
+    /// The time of the last save. A commit to the journal does not change it.
+    pub modified_at: Timestamp,
+    /// The folder's `.memsync/id`, once bound.
+    pub folder_id: Option<String>,
+    pub remote: RemoteState,
+    /// The entries were recovered from damage and have not been compared with the folder since. A missing file was not
+    /// necessarily deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovered: bool,
+    /// The conflict copies that this device made, by path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub copies: BTreeMap<RelPath, CopyLink>,
+    /// The boot of the machine in which an agent last worked on the folder. `None` after a clean stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    /// Distinguishes the folder that was opened last from its copies, which have the same identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_mark: Option<String>,
+}
+
+impl StateHeader {
+    /// The header of a new container.
+    pub(super) fn new(session_id: String, created_at: Timestamp, modified_at: Timestamp) -> Self {
+        Self {
+            session_id,
+            created_at,
+            modified_at,
+            folder_id: None,
+            remote: RemoteState::default(),
+            recovered: false,
+            copies: BTreeMap::new(),
+            boot: None,
+            root_mark: None,
+        }
+    }
+}
+
+/// The original of a conflict copy. The copy's name does not always tell: it may be cut, or in a folder above.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyLink {
+    pub original: RelPath,
+    /// The device that wrote the content of the copy.
+    pub device: String,
+    /// The copy holds the remains of the original after a crash of the machine: no byte, or only zeros.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_emptied: bool,
+}
+
+/// The server side of the base.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteState {
+    /// Scheme, host and port. Empty while unknown.
+    pub origin: String,
+    pub namespace: String,
+    /// The epoch of the last index, if the proxy has one.
+    pub epoch: Option<String>,
+    pub cursor: Option<u64>,
+    /// Every deletion up to this cursor is done here, so the proxy may forget its tombstone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obeyed: Option<u64>,
+    /// The store was behind `cursor`, and no user has approved of that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub set_back: bool,
+    /// The point of the store's history at the last index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryPoint>,
+}
+
+/// The outcome of opening a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenOutcome {
+    /// There was no container.
+    New,
+    /// Every commit is there.
+    Loaded,
+    /// Every commit is there, in an older version. The old file stays until the first save, and is then the backup.
+    Migrated { from: u32 },
+    /// A file was damaged or missing. The entries are those of an earlier commit, or none. So a missing local file does not
+    /// prove a deletion (invariant 11).
+    Recovered {
+        /// The new names of the damaged files in the state directory.
+        set_aside: Vec<String>,
+        /// The entries come from the backup.
+        from_backup: bool,
+    },
+}
+
+/// Why the state cannot be used. A refusal changes nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error(
+        "{file} has version {found}, this memsync knows versions up to {known}: use a newer memsync; \
+         the file was left as it is"
+    )]
+    FutureVersion { file: String, found: u64, known: u32 },
+    #[error("cannot {what} {file} in the state directory: {source}")]
+    Io { what: &'static str, file: String, source: io::Error },
+}
+
+impl StateError {
+    pub(super) fn io(what: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
+        let file = file.to_owned();
+        move |source| Self::Io { what, file, source }
+    }
+}

@@ -1,19 +1,34 @@
-//! memsync keeps a folder of notes in sync with a Memory Proxy, and loses nothing that a user wrote.
+//! memsync keeps a folder of notes in sync with a Memory Proxy, and loses no text that a user wrote.
 //!
-//! Data flows one way: a trigger wakes a cycle; the cycle scans the folder ([`local`]), fetches the index
-//! ([`remote`]), asks a pure function what to do ([`sync`]), checks that the answer is plausible, applies it
-//! action by action, and commits each outcome to the base ([`state`]).
+//! Everything belongs to one of two flows. `docs/architecture.md` follows both step by step.
 //!
-//! # The dependency rule
+//! ```text
+//! agent:  trigger → folder task → cycle { observe → plan → apply → commit } → base
+//! proxy:  socket  → listen → limits → auth → routes → store → answer
+//! ```
 //!
-//! Left never imports right; `tests/boundaries.rs` holds it up:
+//! | module | content |
+//! |---|---|
+//! | [`path`], [`digest`], [`clock`], [`failpoint`] | validated names; MD5; the reliability of the wall clock; kill points of debug builds |
+//! | [`sync`] | pure: vocabulary, decision table, plans, gates |
+//! | [`protocol`] | everything that agent and proxy share |
+//! | [`disk`] | the filesystem operations behind everything durable |
+//! | [`local`] | the user's folder: scan, watcher, moves, history |
+//! | [`state`] | the base on disk |
+//! | [`remote`] | the proxy as the agent sees it |
+//! | [`agent`] | cycles, and the task of each folder |
+//! | [`store`] | blobs of a proxy, in SQLite or on S3 |
+//! | [`proxy`] | HTTP over a store |
+//! | [`config`], [`dirs`] | configuration, and the places of files |
+//! | [`cli`] | the commands |
+//!
+//! A module uses only modules to its left. `tests/boundaries.rs` enforces this:
 //!
 //! `path, digest, clock` → `sync` → `protocol` → `disk` → `local | remote | state | store` → `agent | proxy` →
 //! `config, dirs` → `cli` → `main`
 //!
-//! `sync` does no I/O. `agent` never sees `store` or `proxy`; `proxy` never sees `sync`, `local` or `state`:
-//! they meet in `protocol`. Printing is `cli`'s, leaving the process is `main`'s, and nothing below `cli`
-//! reads the environment.
+//! `agent` never uses `store` or `proxy`. `proxy` never uses `sync`, `local` or `state`. They meet in `protocol`. Only `cli`
+//! prints and reads the environment. Only `main` leaves the process.
 
 pub mod agent;
 pub mod cli;
@@ -34,7 +49,7 @@ pub mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-/// What the tests in here share with those outside.
+/// Shared by the unit tests and the tests in `tests/`.
 #[cfg(test)]
 #[path = "../tests/common/seed.rs"]
 mod seed;

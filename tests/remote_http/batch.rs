@@ -1,4 +1,4 @@
-//! Batches: what goes out, and what is believed of what comes back.
+//! Batches: the requests sent, and the checks of the answers.
 
 use memsync::protocol::Precondition;
 use memsync::protocol::batch::{self, AnswerHead, BatchWriter, RequestHead};
@@ -43,21 +43,21 @@ async fn ask(
 }
 
 #[tokio::test]
-async fn a_proxy_without_batches_is_asked_for_none() {
+async fn proxy_without_batches_gets_no_batch() {
     let server = Server::start(&["honest-412"], |_| reply(500, &[], b"")).await;
     assert!(ask(&server, vec![("a", BatchRequest::Get)]).await.unwrap().is_none());
     assert_eq!(server.seen().len(), 0);
 }
 
 #[tokio::test]
-async fn where_too_many_batches_are_under_way_the_requests_go_singly() {
+async fn requests_go_alone_while_too_many_batches_are_in_flight() {
     let server = Server::start(ALL, |_| {
         reply(503, &["Retry-After: 5"], br#"{"detail":"no","error_code":"BUSY","context":null}"#)
     })
     .await;
     assert!(ask(&server, vec![("a", BatchRequest::Get)]).await.unwrap().is_none());
     assert_eq!(server.seen().len(), 1);
-    // Another reason to wait is one for single requests as well.
+    // Any other reason to wait holds for single requests as well.
     let server = Server::start(ALL, |_| {
         reply(503, &["Retry-After: 5"], br#"{"detail":"no","error_code":"STORAGE_FAILED","context":null}"#)
     })
@@ -67,7 +67,7 @@ async fn where_too_many_batches_are_under_way_the_requests_go_singly() {
 }
 
 #[tokio::test]
-async fn each_answer_is_what_it_would_have_been_alone() {
+async fn batch_answers_equal_single_answers() {
     let server = Server::start(ALL, |_| {
         let mut lost = head("lost", 412, None);
         (lost.current_md5, lost.is_deleted) = (Some(Md5::of(b"theirs").to_string()), Some(true));
@@ -131,14 +131,14 @@ async fn each_answer_is_what_it_would_have_been_alone() {
 }
 
 #[tokio::test]
-async fn a_plain_proxy_proves_no_tombstone_in_a_batch_either() {
+async fn plain_proxy_proves_no_tombstone_in_a_batch() {
     let server = Server::start(&["batch"], |_| answers(&[(head("a", 404, Some(b"was")), b"")])).await;
     let got = ask(&server, vec![("a", BatchRequest::Get)]).await.unwrap().unwrap();
     assert!(matches!(got[0], Some(BatchReply::Got(GetReply::Absent { tombstone: None }))));
 }
 
 #[tokio::test]
-async fn a_batch_of_which_nothing_could_be_read_is_not_sent() {
+async fn batch_without_a_readable_source_is_not_sent() {
     let server = Server::start(ALL, |_| reply(500, &[], b"")).await;
     let torn = || BatchRequest::Put { precondition: Precondition::New, version: 0, body: failing(b"abcdef", 3) };
     let got = ask(&server, vec![("a", torn()), ("b", torn())]).await.unwrap().unwrap();
@@ -146,7 +146,7 @@ async fn a_batch_of_which_nothing_could_be_read_is_not_sent() {
     assert_eq!(server.seen().len(), 0);
 }
 
-/// What came of asking for `a` (get), `b` (put) and `c` (delete).
+/// The results of a batch with `a` (get), `b` (put) and `c` (delete).
 async fn answered_with(bytes: Reply) -> Result<Vec<Option<BatchReply>>, RemoteError> {
     let server = Server::start(ALL, move |_| bytes.clone()).await;
     let requests = vec![("a", BatchRequest::Get), ("b", ask_put(b"mine")), ("c", ask_delete())];
@@ -154,7 +154,7 @@ async fn answered_with(bytes: Reply) -> Result<Vec<Option<BatchReply>>, RemoteEr
 }
 
 #[tokio::test]
-async fn nonsense_is_not_believed() {
+async fn inconsistent_batch_answers_are_lost_answers() {
     let a = (head("a", 200, Some(b"hello")), &b"hello"[..]);
     let b = (head("b", 201, Some(b"mine")), &b""[..]);
     let c = (head("c", 204, None), &b""[..]);
@@ -176,7 +176,7 @@ async fn nonsense_is_not_believed() {
         assert!(matches!(e, RemoteError::Protocol { .. }), "{what}: {e}");
         assert!(!e.ends_cycle() && !format!("{e} {e:?}").contains(TOKEN));
     }
-    // Of one that fits as a whole, what does not fit its request is left out.
+    // An answer that does not fit its request is dropped, even if the batch as a whole fits.
     for (strange, at) in [
         ((head("a", 200, None), &b"hello"[..]), 0),
         ((head("a", 204, None), b""), 0),
@@ -196,7 +196,7 @@ async fn nonsense_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_batch_without_a_whole_answer_is_an_error() {
+async fn truncated_batch_answer_is_an_error() {
     let whole = || answers(&[(head("a", 200, Some(b"hello")), b"hello")]);
     for cut in [1, 5, 40, whole().bytes.len()] {
         let e = answered_with(whole().cut(cut).then(Then::Close)).await.err().unwrap();

@@ -1,4 +1,4 @@
-//! Parts of an index that is hints: what is asked for, and what is made of an answer.
+//! Deltas of an index of hints: the requests, and the handling of the answers.
 
 use memsync::remote::http::HttpRemote;
 use memsync::remote::{FetchedIndex, IndexUpdate, Remote, RemoteError};
@@ -8,7 +8,7 @@ use crate::*;
 
 const OFFERED: &[&str] = &["index-etag", "etag-delta"];
 
-/// An index of one file, or what changed in one since it had the tag `base`.
+/// An index of one file, or its delta since the tag `base`.
 fn index(tag: &str, name: &str, base: Option<&str>) -> Reply {
     let md5 = Md5::of(name.as_bytes());
     let base = base.map_or(String::new(), |base| format!(r#","delta":true,"delta_base":"{base}""#));
@@ -18,7 +18,7 @@ fn index(tag: &str, name: &str, base: Option<&str>) -> Reply {
     reply(200, headers, body.as_bytes())
 }
 
-/// How the index came, and the names in it.
+/// The kind of the answer, and the names in the index.
 async fn ask(remote: &HttpRemote) -> Result<(&'static str, Vec<String>), RemoteError> {
     let names = |index: FetchedIndex| index.files.into_keys().map(|path| path.to_string()).collect();
     Ok(match remote.index(None, None).await? {
@@ -37,7 +37,7 @@ fn came(how: &'static str, name: &str) -> Result<(&'static str, Vec<String>), Re
 }
 
 #[tokio::test]
-async fn what_changed_is_asked_for_by_the_etag_of_what_is_held() {
+async fn delta_is_requested_by_the_held_etag() {
     let server = Server::start(OFFERED, |request| match request.target.as_str() {
         "/sync" => index("\"1&+ %\"", "a", None),
         "/sync?from=1%26%2B%20%25" => index("W/\"2\"", "b", Some("1&+ %")),
@@ -59,7 +59,7 @@ async fn what_changed_is_asked_for_by_the_etag_of_what_is_held() {
 }
 
 #[tokio::test]
-async fn changes_of_another_index_than_the_one_held_are_not_taken() {
+async fn delta_of_another_index_is_refused() {
     for base in ["0", ""] {
         let server = Server::start(OFFERED, move |request| match request.target.as_str() {
             "/sync" => index("\"1\"", "a", None),
@@ -71,17 +71,17 @@ async fn changes_of_another_index_than_the_one_held_are_not_taken() {
         assert_eq!(ask(&remote).await, came("whole", "a"), "all of it is asked for at once");
         assert_eq!(asked(&server), ["/sync -", "/sync?from=1 \"1\"", "/sync -"]);
     }
-    // Who gives parts that were not asked for is not believed.
+    // A delta without a request for one is refused.
     let server = Server::start(OFFERED, |_| index("\"1\"", "a", Some("1"))).await;
     assert!(matches!(ask(&remote(&server)).await, Err(RemoteError::Protocol { .. })));
 }
 
 #[tokio::test]
-async fn the_whole_index_is_good_wherever_a_part_was_asked_for() {
+async fn whole_index_is_accepted_for_a_delta_request() {
     let server = Server::start(OFFERED, |request| match request.target.as_str() {
         "/sync" => index("\"1\"", "a", None),
         "/sync?from=1" => index("\"2\"", "b", None),
-        // The next would have nothing to go on from.
+        // The next request would have no tag to start from.
         "/sync?from=2" => index("", "c", Some("2")),
         other => panic!("{other}"),
     })
@@ -93,7 +93,7 @@ async fn the_whole_index_is_good_wherever_a_part_was_asked_for() {
 }
 
 #[tokio::test]
-async fn no_part_is_asked_for_where_none_is_offered_or_nothing_is_held() {
+async fn no_delta_is_requested_without_capability_or_index() {
     for offered in [&["index-etag"][..], &["etag-delta"], &[]] {
         let server = Server::start(offered, |_| index("\"1\"", "a", None)).await;
         let remote = remote(&server);
@@ -102,7 +102,7 @@ async fn no_part_is_asked_for_where_none_is_offered_or_nothing_is_held() {
         }
         assert!(server.seen().iter().all(|r| r.target == "/sync"), "{offered:?}");
     }
-    // What is no ETag names nothing.
+    // An invalid ETag identifies no index.
     let server = Server::start(OFFERED, |_| index("1", "a", None)).await;
     let remote = remote(&server);
     for _ in 0..2 {

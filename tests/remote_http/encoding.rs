@@ -1,4 +1,4 @@
-//! Capability `encoding`: what is asked for and sent packed, and what is made of packed answers, good and bad.
+//! Capability `encoding`: compressed requests, and the handling of good and bad compressed answers.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,10 +14,10 @@ use crate::server::{DEADLINE, Reply, Request, Server, Then, reply};
 use crate::*;
 
 const ALL: &[&str] = &["honest-412", "batch", "encoding"];
-/// More than is read before a request begins.
+/// More bytes than are read before a request begins.
 const LARGE: usize = 1 << 20;
 
-/// A client to whom the server is not on this machine: the address that is none reaches it all the same.
+/// A client that takes the server for another machine. A reserved address leads to it.
 fn far_to(address: std::net::SocketAddr, token: &str, namespace: &str) -> HttpRemote {
     let origin = format!("http://0.0.0.0:{}", address.port());
     let (token, namespace) = (token.to_owned().into(), namespace.to_owned());
@@ -32,7 +32,7 @@ fn random(size: usize) -> Vec<u8> {
     packed::noise(size)
 }
 
-/// A source whose digest is known at its end.
+/// A source whose digest is known only at its end.
 struct Unread {
     source: Box<dyn BodySource>,
     md5: Md5,
@@ -49,7 +49,7 @@ impl BodySource for Unread {
     }
 }
 
-/// What a request holds, unpacked.
+/// The unpacked content of a request.
 fn content(request: &Request) -> Vec<u8> {
     match request.header("content-encoding") {
         Some(coding) => unpack(coding, &request.body),
@@ -57,7 +57,7 @@ fn content(request: &Request) -> Vec<u8> {
     }
 }
 
-/// Takes everything, packed or not.
+/// Accepts every request, packed or not.
 fn takes_all(request: &Request) -> Reply {
     match (request.method.as_str(), request.target.as_str()) {
         ("PUT", _) => reply(201, &[&etag(&content(request))], b""),
@@ -83,7 +83,7 @@ fn ask_put(content: &[u8]) -> (RelPath, BatchRequest) {
     (path("b"), BatchRequest::Put { precondition: Precondition::New, version: 0, body: outgoing(content) })
 }
 
-/// One request of each kind, with contents that get smaller.
+/// Sends one request of each kind, with compressible content.
 async fn one_of_each(remote: &HttpRemote) {
     assert!(matches!(remote.index(None, None).await.unwrap(), IndexUpdate::Whole(_)));
     read(found(remote.get(&path("a")).await.unwrap())).await.unwrap();
@@ -95,7 +95,7 @@ async fn one_of_each(remote: &HttpRemote) {
 }
 
 #[tokio::test]
-async fn on_this_machine_and_without_the_capability_nothing_is_packed() {
+async fn client_packs_nothing_on_loopback_or_without_capability() {
     let server = Server::start(ALL, takes_all).await;
     one_of_each(&remote(&server)).await;
     let plain = Server::start(&["honest-412", "batch"], takes_all).await;
@@ -108,7 +108,7 @@ async fn on_this_machine_and_without_the_capability_nothing_is_packed() {
 }
 
 #[tokio::test]
-async fn beyond_this_machine_packed_contents_are_asked_for_and_sent() {
+async fn client_packs_for_another_machine() {
     let server = Server::start(ALL, takes_all).await;
     one_of_each(&far(&server)).await;
     let seen = server.seen();
@@ -120,7 +120,7 @@ async fn beyond_this_machine_packed_contents_are_asked_for_and_sent() {
         assert_eq!(request.header("x-memsync-md5"), Some(Md5::of(&text(size)).to_string().as_str()));
         assert_eq!(request.header("content-length").is_some(), size < LARGE);
     }
-    // What would not get smaller goes as it is, and says how long it is.
+    // Incompressible content is sent as it is, with its length.
     for plain in [text(900), random(5_000), random(LARGE), Vec::new()] {
         assert_eq!(put(&far(&server), &plain).await, Ok(PutReply::Stored { version: 0 }));
         let request = server.seen().pop().unwrap();
@@ -128,7 +128,7 @@ async fn beyond_this_machine_packed_contents_are_asked_for_and_sent() {
         assert_eq!(request.header("content-length"), Some(plain.len().to_string().as_str()));
         assert!(request.body == plain);
     }
-    // What is digested only as it goes promises nothing of itself, and is not packed.
+    // A source without a known digest has no digest header, and is not packed.
     let content = text(LARGE);
     let digested = Arc::new(OnceLock::new());
     let told = digested.clone();
@@ -145,7 +145,7 @@ async fn beyond_this_machine_packed_contents_are_asked_for_and_sent() {
 }
 
 #[tokio::test]
-async fn a_source_that_fails_shows_no_whole_body() {
+async fn failing_source_sends_no_whole_body() {
     let server = Server::start(ALL, takes_all).await;
     let remote = far(&server);
     for (size, good) in [(5_000, 0), (LARGE, 0), (LARGE, 64 * 1024), (LARGE, LARGE)] {
@@ -157,14 +157,14 @@ async fn a_source_that_fails_shows_no_whole_body() {
     assert_eq!(server.wait_for(1).await.iter().filter(|r| r.whole).count(), 1);
 }
 
-/// An answer packed like this, with these header lines.
+/// An answer with this coding and these header lines.
 fn packed_reply(coding: &str, headers: &[&str], body: &[u8]) -> Reply {
     let line = format!("content-encoding: {coding}");
     reply(200, &[headers, &[&line]].concat(), body)
 }
 
 #[tokio::test]
-async fn packed_answers_are_what_they_hold() {
+async fn packed_answers_are_unpacked() {
     let files = (0..500).map(|n| format!(r#""n/{n}.md":{{"md5":"{}","size":{n}}}"#, Md5::of(&[n as u8])));
     let index = format!(r#"{{"files":{{{}}}}}"#, files.collect::<Vec<_>>().join(","));
     for coding in ["zstd", "gzip", "X-GZIP"] {
@@ -172,7 +172,7 @@ async fn packed_answers_are_what_they_hold() {
         let server = Server::start(ALL, move |request| match request.target.as_str() {
             "/sync" => packed_reply(coding, &[], &pack(coding, index.as_bytes())),
             "/blob/note" => packed_reply(coding, &[&etag(&note)], &pack(coding, &note)),
-            // Small as it comes, and then not small any more.
+            // Small when packed, and large when unpacked.
             "/blob/large" => packed_reply(coding, &[&etag(&large)], &pack(coding, &large)),
             "/blob/empty" => packed_reply(coding, &[&etag(b"")], &pack(coding, b"")),
             "/blob/plain" => packed_reply("identity", &[&etag(b"x")], b"x"),
@@ -209,7 +209,7 @@ async fn packed_answers_are_what_they_hold() {
     }
 }
 
-/// What becomes of an index, a blob and a batch that are answered with `body`, packed as `coding`.
+/// The errors of an index, a blob and a batch that are answered with `body` in this coding.
 async fn errors(coding: &'static str, body: Vec<u8>) -> [RemoteError; 3] {
     let server = Server::start(ALL, move |_| {
         let kind = format!("content-type: {}", batch::CONTENT_TYPE);
@@ -232,19 +232,19 @@ async fn errors(coding: &'static str, body: Vec<u8>) -> [RemoteError; 3] {
 }
 
 #[tokio::test]
-async fn bombs_do_not_go_off() {
-    // An index that begins well, and then says nothing for ever.
+async fn bombs_are_refused() {
+    // An index with a good beginning and an endless rest.
     let begin = |coding| pack(coding, br#"{"files":{"#);
     let gzip = gzip_bomb(80 << 20);
     for (coding, bomb) in [("zstd", [begin("zstd"), zstd_bomb(400 << 30, 23)].concat()), ("gzip", gzip)] {
         let [index, blob, batch] = errors(coding, bomb).await;
-        // Of the gzip one the first byte is enough.
+        // The first byte of the gzip bomb is enough.
         let too_large = matches!(&index, RemoteError::Protocol { why, .. } if why.contains("too large"));
         assert!(too_large || coding == "gzip" && matches!(index, RemoteError::Protocol { .. }), "{index}");
         assert!(matches!(blob, RemoteError::TooLarge { .. }), "{blob}");
         assert!(matches!(batch, RemoteError::TooLarge { .. }), "{batch}");
     }
-    // A stream gives as much as may come, and no more.
+    // A stream gives bytes up to the limit, and no more.
     let server = Server::start(ALL, |_| packed_reply("zstd", &[&etag(b"")], &zstd_bomb(1 << 30, 20))).await;
     let mut body = found(far(&server).get(&path("a")).await.unwrap()).body;
     let mut came = 0;
@@ -256,12 +256,12 @@ async fn bombs_do_not_go_off() {
         }
     };
     assert!(matches!(error, RemoteError::TooLarge { .. }) && came <= 4 << 20, "{came} {error}");
-    // Frames without content, without end.
+    // Endless frames without content.
     let empty = zstd_bomb(1, 10)[..6].iter().copied().chain([1, 0, 0]).collect::<Vec<_>>().repeat(1 << 20);
     assert_eq!(unpack("zstd", &empty), b"");
     let [_, blob, _] = errors("zstd", empty).await;
     assert!(matches!(blob, RemoteError::TooLarge { .. }), "{blob}");
-    // In a refusal it does not hide what the refusal is.
+    // In a refusal the bomb does not hide the status.
     let server =
         Server::start(ALL, |_| reply(403, &["content-encoding: zstd"], &zstd_bomb(1 << 30, 20)).then(Then::Close))
             .await;
@@ -269,7 +269,7 @@ async fn bombs_do_not_go_off() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_unpacked_is_no_answer() {
+async fn corrupt_packed_answers_are_errors() {
     let good = pack("zstd", &text(5_000));
     let trailing = [&pack("gzip", &text(5_000))[..], b"x"].concat();
     for (coding, body) in [
@@ -287,13 +287,13 @@ async fn what_cannot_be_unpacked_is_no_answer() {
             assert!(matches!(e, RemoteError::Protocol { .. }), "{coding}: {e}");
         }
     }
-    // Cut off by the connection, it is that which failed.
+    // If the connection breaks, the error is that of the connection.
     let server = Server::start(ALL, move |_| packed_reply("zstd", &[&etag(b"")], &good).cut(9).then(Then::Close)).await;
     let cut = read(found(far(&server).get(&path("a")).await.unwrap())).await.unwrap_err();
     assert!(matches!(cut, RemoteError::Unreachable { .. }), "{cut}");
 }
 
-/// Refuses what is packed, like this.
+/// Refuses packed bodies with this status and code.
 async fn refusing(status: u16, code: &'static str) -> Server {
     Server::start(ALL, move |request| match request.header("content-encoding") {
         Some(_) if code.is_empty() => reply(status, &[], b"<html>"),
@@ -304,7 +304,7 @@ async fn refusing(status: u16, code: &'static str) -> Server {
 }
 
 #[tokio::test]
-async fn who_takes_nothing_packed_after_all_gets_it_plain() {
+async fn client_sends_plain_after_packing_is_refused() {
     for (status, code) in
         [(415, ""), (400, ""), (400, "INVALID_ENCODING"), (400, "DIGEST_MISMATCH"), (400, "INVALID_BATCH")]
     {
@@ -316,13 +316,13 @@ async fn who_takes_nothing_packed_after_all_gets_it_plain() {
         let remote = far(&server);
         assert!(remote.batch(vec![ask_put(&text(9_000))]).await.unwrap().unwrap()[0].is_some(), "{status} {code}");
         assert_eq!(server.seen().len(), 5);
-        // What is read as it goes cannot be sent twice: the next try is plain.
+        // A streamed source cannot be sent twice, so the next try is plain.
         let remote = far(&server);
         let e = put(&remote, &text(LARGE)).await.unwrap_err();
         assert!(matches!(e, RemoteError::Protocol { .. }), "{e}");
         assert_eq!(put(&remote, &text(LARGE)).await, Ok(PutReply::Stored { version: 0 }));
     }
-    // What is refused for another reason is refused, and the next is packed all the same.
+    // A refusal for another reason stays, and the next body is packed again.
     let server = refusing(400, "INVALID_PATH").await;
     let remote = far(&server);
     for size in [5_000, LARGE, 5_000] {
@@ -334,7 +334,7 @@ async fn who_takes_nothing_packed_after_all_gets_it_plain() {
 }
 
 #[tokio::test]
-async fn who_has_no_room_for_unpacking_gets_it_plain() {
+async fn client_sends_plain_after_busy() {
     let busy = async |code: &'static str| {
         let body = format!(r#"{{"detail":"no","error_code":{code:?},"context":null}}"#);
         Server::start(ALL, move |request| match request.header("content-encoding") {
@@ -345,19 +345,19 @@ async fn who_has_no_room_for_unpacking_gets_it_plain() {
     };
     let server = busy("BUSY").await;
     let remote = far(&server);
-    // Each is tried packed, and then sent once more.
+    // Each body is sent packed, and then plain.
     for requests in [2, 4] {
         assert_eq!(put(&remote, &text(5_000)).await, Ok(PutReply::Stored { version: 0 }));
         assert_eq!(server.seen().len(), requests);
     }
-    // A batch may have found no turn, for which it would wait again: its requests go singly.
+    // Another batch might wait for a turn again, so its requests are sent alone.
     assert!(remote.batch(vec![ask_put(&text(9_000))]).await.unwrap().is_none());
     assert_eq!(server.seen().len(), 5);
-    // What is read as it goes comes again plain when it is time.
+    // A streamed source is sent plain after the wait.
     let e = put(&remote, &text(LARGE)).await.unwrap_err();
     assert!(matches!(e, RemoteError::Throttled { status: 503, .. }), "{e}");
     assert_eq!(put(&remote, &text(LARGE)).await, Ok(PutReply::Stored { version: 0 }));
-    // Another reason is no reason to send it plain.
+    // Other reasons do not turn compression off.
     let server = busy("STORAGE_FAILED").await;
     let e = put(&far(&server), &text(5_000)).await.unwrap_err();
     assert!(matches!(e, RemoteError::Throttled { status: 503, .. }), "{e}");
@@ -365,7 +365,7 @@ async fn who_has_no_room_for_unpacking_gets_it_plain() {
 }
 
 #[tokio::test]
-async fn with_a_real_proxy_all_comes_back_and_less_is_on_the_wire() {
+async fn real_proxy_returns_all_content_with_fewer_bytes_sent() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
     let running = Running::start(store).await;
@@ -405,7 +405,7 @@ async fn with_a_real_proxy_all_comes_back_and_less_is_on_the_wire() {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().parse().unwrap()
     };
-    // Two dialects, and what got lost; of the batches next to nothing, as their notes begin alike.
+    // Two dialects, with lost requests. Batches are tiny, because their notes begin alike.
     let plain = 2 * (contents.iter().map(Vec::len).sum::<usize>() + 200 * 3_100);
     let text = 2 * (3 << 20);
     for name in ["memsync_received_bytes_total", "memsync_sent_bytes_total"] {

@@ -1,4 +1,4 @@
-//! What the HTTP client makes of every answer that a server can give, good or bad.
+//! The HTTP client with every kind of answer, good or bad.
 
 mod batch;
 mod deltas;
@@ -24,7 +24,7 @@ use memsync::remote::http::{HttpOptions, HttpRemote};
 use memsync::remote::{BodySource, GetReply, PromisedDigest, RemoteBlob, RemoteError, UploadBody};
 use secrecy::SecretString;
 
-/// In no message and no Debug text.
+/// A secret that appears in no message and no Debug text.
 pub const TOKEN: &str = "s3cret-Token_1.x";
 
 pub fn options(origin: &str) -> HttpOptions {
@@ -46,7 +46,7 @@ pub fn remote(server: &server::Server) -> HttpRemote {
     HttpRemote::new(options(&server.origin())).unwrap()
 }
 
-/// With a timeout short enough to wait for.
+/// Options with a short timeout.
 pub fn impatient(server: &server::Server) -> HttpRemote {
     HttpRemote::new(HttpOptions { timeout: Duration::from_millis(300), ..options(&server.origin()) }).unwrap()
 }

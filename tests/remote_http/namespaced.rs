@@ -1,4 +1,4 @@
-//! The namespaced dialect against a proxy as they are deployed, which names no capability, and batches in a namespace.
+//! The namespaced dialect with a deployed proxy, which names no capability, and batches in a namespace.
 
 use memsync::protocol::Precondition;
 use memsync::protocol::batch::{self, AnswerHead, BatchWriter, RequestHead};
@@ -12,7 +12,7 @@ fn team(server: &Server) -> HttpRemote {
     HttpRemote::new(HttpOptions { namespace: "team/notes".into(), ..options(&server.origin()) }).unwrap()
 }
 
-/// What a deployed proxy says of a path that holds something else: of versions only.
+/// The 412 of a deployed proxy, which names versions only.
 fn refused(current: &str) -> server::Reply {
     let context = format!(r#"{{"current_version":"{current}","provided_version":"0"}}"#);
     let body = format!(r#"{{"detail":"no","error_code":"PRECONDITION_FAILED","context":{context}}}"#);
@@ -20,7 +20,7 @@ fn refused(current: &str) -> server::Reply {
 }
 
 #[tokio::test]
-async fn a_manifest_that_comes_although_it_was_declined_is_no_hindrance() {
+async fn client_ignores_a_declined_manifest() {
     let server = Server::start(&[], |request| {
         let version = if request.method == "PUT" { "x-version: 7" } else { "x-version: 8" };
         let etag = format!("etag: \"{}\"", Md5::of(b"mine"));
@@ -40,7 +40,7 @@ async fn a_manifest_that_comes_although_it_was_declined_is_no_hindrance() {
 }
 
 #[tokio::test]
-async fn a_tombstone_that_counts_as_existing_tells_its_version() {
+async fn tombstone_that_counts_as_existing_shows_its_version() {
     let server = Server::start(&[], |request| match request.header("if-match-version") {
         Some("0") => refused("41"),
         Some("41") => reply(200, &["x-version: 42", &format!("etag: \"{}\"", Md5::of(b"mine"))], b"{}"),
@@ -55,7 +55,7 @@ async fn a_tombstone_that_counts_as_existing_tells_its_version() {
 }
 
 #[tokio::test]
-async fn who_knows_no_version_looks_and_takes_only_that_of_the_expected_content() {
+async fn client_sends_a_version_of_expected_content_only() {
     let server = Server::start(&[], |request| match request.method.as_str() {
         "GET" => reply(200, &["x-version: 5", &format!("etag: \"{}\"", Md5::of(b"old"))], b"old"),
         "PUT" => reply(200, &["x-version: 6", &format!("etag: \"{}\"", Md5::of(b"mine"))], b""),
@@ -78,7 +78,7 @@ async fn who_knows_no_version_looks_and_takes_only_that_of_the_expected_content(
 }
 
 #[tokio::test]
-async fn a_batch_goes_to_the_namespace_with_versions() {
+async fn batch_in_a_namespace_carries_versions() {
     let head = |path: &str, status: u16, content: &[u8], version: u64| AnswerHead {
         path: path.into(),
         status,

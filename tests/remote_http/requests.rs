@@ -1,4 +1,4 @@
-//! The flat dialect where all goes well, and where a race is lost.
+//! The flat dialect with successful requests and lost races.
 
 use memsync::digest::Md5;
 use memsync::protocol::{IndexCursor, Precondition};
@@ -12,7 +12,7 @@ const HELLO: &str = "5d41402abc4b2a76b9719d911017c592";
 const ALL: &[&str] = &["honest-412", "strong-index", "index-etag", "delta"];
 
 #[tokio::test]
-async fn names_are_encoded_once_on_the_wire() {
+async fn names_are_encoded_once() {
     let server = Server::start(&[], |_| reply(404, &[], b"")).await;
     let remote = HttpRemote::new(options(&format!("{}/base/", server.origin()))).unwrap();
     let names = [
@@ -34,12 +34,12 @@ async fn names_are_encoded_once_on_the_wire() {
             assert_eq!(request.target, format!("/base/blob/{wire}"));
         }
     }
-    // Under a base path the health is below it too.
+    // With a base path, `/health` is below it too.
     assert_eq!(server.seen()[0].target, "/base/health");
 }
 
 #[tokio::test]
-async fn every_request_shows_who_asks_but_health_does_not() {
+async fn every_request_but_health_carries_the_token() {
     let server = Server::start_raw(std::sync::Arc::new(|_| reply(404, &[], b""))).await;
     let remote = HttpRemote::new(HttpOptions { device: "Zoë 1".into(), ..options(&server.origin()) }).unwrap();
     remote.get(&path("a")).await.unwrap();
@@ -60,7 +60,7 @@ async fn every_request_shows_who_asks_but_health_does_not() {
 }
 
 #[tokio::test]
-async fn blobs_come_down_whole() {
+async fn blobs_are_downloaded_whole() {
     let big = noise(3_000_000);
     let body = big.clone();
     let server = Server::start(&[], move |request| match request.target.as_str() {
@@ -73,7 +73,7 @@ async fn blobs_come_down_whole() {
         _ => reply(200, &[&etag(b"hello")], b"hello"),
     })
     .await;
-    // One request at a time: a blob that is still being read must not hold up the next.
+    // With one request at a time, a blob in reading must not block the next request.
     let remote = HttpRemote::new(HttpOptions { concurrency: 1, ..options(&server.origin()) }).unwrap();
     let blob = found(remote.get(&path("big")).await.unwrap());
     assert_eq!((blob.md5, blob.size), (Md5::of(&big), Some(big.len() as u64)));
@@ -89,7 +89,7 @@ async fn blobs_come_down_whole() {
 }
 
 #[tokio::test]
-async fn a_tombstone_is_proven_only_by_an_honest_proxy() {
+async fn only_an_honest_proxy_proves_a_tombstone() {
     let answer = |_: &server::Request| reply(404, &[&format!("x-tombstone: {HELLO}")], b"{}");
     let honest = Server::start(&["honest-412"], answer).await;
     let plain = Server::start(&[], answer).await;
@@ -129,7 +129,7 @@ async fn writes_carry_their_precondition() {
 }
 
 #[tokio::test]
-async fn a_lost_race_is_a_value() {
+async fn lost_race_is_a_value() {
     let server = Server::start(&[], |request| match request.target.as_str() {
         "/blob/held" => {
             reply(412, &[], format!(r#"{{"detail":"x","error_code":"PRECONDITION_FAILED","context":{{"current_md5":"{HELLO}","provided_md5":"new","is_deleted":true}}}}"#).as_bytes())
@@ -149,7 +149,7 @@ async fn a_lost_race_is_a_value() {
 }
 
 #[tokio::test]
-async fn deletes_name_what_they_delete() {
+async fn deletes_carry_their_precondition() {
     let server = Server::start(&[], |request| match request.target.as_str() {
         "/blob/a" => reply(204, &[], b""),
         "/blob/b" => reply(200, &[], b"{}"),
@@ -185,7 +185,7 @@ fn index_of(answer: IndexUpdate) -> (&'static str, FetchedIndex) {
 }
 
 #[tokio::test]
-async fn an_index_is_read_whole_by_part_or_not_at_all() {
+async fn index_is_whole_or_delta_or_unchanged() {
     let server = Server::start(ALL, |request| {
         let tag = format!("etag: \"of {}\"", request.target);
         if let Some(sent) = request.header("if-none-match") {
@@ -209,10 +209,10 @@ async fn an_index_is_read_whole_by_part_or_not_at_all() {
     assert_eq!(remote.index(None, None).await, Ok(IndexUpdate::Unchanged));
     let (kind, index) = index_of(remote.index(Some(&cursor(7)), None).await.unwrap());
     assert_eq!((kind, index.cursor), ("delta", Some(cursor(9))));
-    // Who still holds 7 has not taken that in, and gets it again; who holds 9 is told when nothing is new.
+    // A caller that still holds 7 gets the delta again. A caller that holds 9 learns when nothing is new.
     assert_eq!(index_of(remote.index(Some(&cursor(7)), None).await.unwrap()).0, "delta");
     assert_eq!(index_of(remote.index(Some(&cursor(9)), None).await.unwrap()).0, "delta");
-    // The floor need not be known: it is where the index stands that counts.
+    // The floor may be unknown. The cursor counts.
     assert_eq!(remote.index(Some(&IndexCursor { floor: 0, ..cursor(9) }), None).await, Ok(IndexUpdate::Unchanged));
     let (kind, _) = index_of(remote.index(Some(&cursor(1)), None).await.unwrap());
     assert_eq!(kind, "whole", "a cursor before the floor gives all");
@@ -227,7 +227,7 @@ async fn an_index_is_read_whole_by_part_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn nothing_is_taken_for_granted_of_a_plain_proxy() {
+async fn plain_proxy_needs_no_extension() {
     let server = Server::start(&[], |_| reply(200, &["etag: \"x\""], &whole(7, false))).await;
     let remote = remote(&server);
     for _ in 0..2 {
@@ -242,7 +242,7 @@ async fn nothing_is_taken_for_granted_of_a_plain_proxy() {
 }
 
 #[tokio::test]
-async fn connections_are_kept_and_requests_bounded() {
+async fn connections_are_reused_and_requests_bounded() {
     let server = Server::start(&[], |_| reply(404, &[], b"{}")).await;
     let remote = remote(&server);
     remote.capabilities().await.unwrap();
@@ -256,7 +256,7 @@ async fn connections_are_kept_and_requests_bounded() {
 }
 
 #[tokio::test]
-async fn who_has_forgotten_the_index_is_given_the_whole_again() {
+async fn forgotten_index_is_fetched_whole_again() {
     let server = Server::start(&["index-etag"], |request| match request.header("if-none-match") {
         Some("\"x\"") => reply(304, &["etag: \"x\""], b""),
         _ => reply(200, &["etag: \"x\""], &whole(7, false)),

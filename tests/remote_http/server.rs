@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 /// No test waits longer than this for anything.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// The body of requests with `x-slow` in their target is left lying so long.
+/// The delay before the body of a request with `x-slow` in its target is read.
 pub const SLOW: Duration = Duration::from_millis(900);
 
 /// A request as it was on the wire.
@@ -23,7 +23,7 @@ pub struct Request {
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Whether the body was as long as promised.
+    /// True if the body had the promised length.
     pub whole: bool,
 }
 
@@ -35,17 +35,17 @@ impl Request {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// The next request may come.
+    /// Keeps the connection open for the next request.
     Keep,
-    /// Hangs up.
+    /// Closes the connection.
     Close,
-    /// Says nothing more until the client goes.
+    /// Sends nothing more until the client closes.
     Hold,
-    /// Sends a byte now and then until the client goes.
+    /// Sends single bytes with pauses until the client closes.
     Drip,
 }
 
-/// What to send back.
+/// The answer to send.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub bytes: Vec<u8>,
@@ -90,8 +90,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// `capabilities`: of the health, which is answered here. `script`: for all else; requests with
-    /// `x-early` in their target are answered before their body is read.
+    /// `capabilities`: the answer to `/health`. `script`: the answers to all other requests. Requests with `x-early` in
+    /// their target are answered before their body is read.
     pub async fn start(capabilities: &[&str], script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let health = format!(
             r#"{{"status":"ok","storage":"connected","capabilities":[{}]}}"#,
@@ -104,7 +104,7 @@ impl Server {
         Self::start_raw(Arc::new(all)).await
     }
 
-    /// Without a health of its own.
+    /// A server whose script answers `/health` too.
     pub async fn start_raw(script: Arc<Script>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -127,7 +127,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Every request but those for the health.
+    /// Every request but `/health`.
     pub fn seen(&self) -> Vec<Request> {
         self.seen.lock().unwrap().iter().filter(|r| r.target != "/health").cloned().collect()
     }
@@ -141,7 +141,7 @@ impl Server {
         self.seen.lock().unwrap().iter().filter(|r| r.target == "/health").count()
     }
 
-    /// Waits until `n` requests have been read to their end, whole or not.
+    /// Waits until `n` requests have ended, whole or not.
     pub async fn wait_for(&self, n: usize) -> Vec<Request> {
         let all = async {
             while self.seen().len() < n {
@@ -201,7 +201,7 @@ async fn serve(socket: TcpStream, script: Arc<Script>, log: Arc<Mutex<Vec<Reques
             Then::Keep => {}
             Then::Close => return,
             Then::Hold => {
-                // Either way the client is gone.
+                // The client has closed in both cases.
                 drop(socket.read(&mut [0]).await);
                 return;
             }
@@ -215,7 +215,7 @@ async fn serve(socket: TcpStream, script: Arc<Script>, log: Arc<Mutex<Vec<Reques
     }
 }
 
-/// A body in chunks; `None` where it breaks off.
+/// A body in chunks. `None`: it is truncated.
 async fn read_chunks(socket: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> Option<()> {
     loop {
         let mut line = Vec::new();

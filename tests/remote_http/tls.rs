@@ -13,7 +13,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use crate::options;
 use crate::server::{DEADLINE, Server, reply};
 
-/// An authority made for this test, valid for a century, its key thrown away.
+/// A certificate authority for this test, valid for a century. Its key no longer exists.
 const CA: &str = "\
 -----BEGIN CERTIFICATE-----
 MIIBmzCCAUGgAwIBAgIUabOxXN9UsvSxUaCo10tB5RMgNDEwCgYIKoZIzj0EAwIw
@@ -27,7 +27,7 @@ zj0EAwIDSAAwRQIhAIlQ5hswMeMmOtFVJ4ePIkgWRS7goneGbuOpQalWJfeWAiBa
 Js4W+1wnJGNVg4GOmNtW+0TM6vt9+2QYoV9gu8JOJQ==
 -----END CERTIFICATE-----
 ";
-/// Signed by it, for `localhost` only.
+/// A certificate of that authority, for `localhost` only.
 const CERT: &str = "\
 -----BEGIN CERTIFICATE-----
 MIIBqjCCAVCgAwIBAgIUBsKVpoIfHItu50phnGxy3itF0ocwCgYIKoZIzj0EAwIw
@@ -49,7 +49,7 @@ Xsg5v+wNhTO3Jax2iw07k+rKwX6wg3F3Qy6HpYQELRujdfsVQ1xv43vl
 -----END PRIVATE KEY-----
 ";
 
-/// Answers connections with a health over TLS, until the test process ends.
+/// Answers connections over TLS like `/health`, until the test process ends.
 fn serve() -> SocketAddr {
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -73,7 +73,7 @@ fn serve() -> SocketAddr {
             while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
                 head.push(byte[0]);
             }
-            // A client that did not like the certificate is gone by now.
+            // A client that refused the certificate has closed.
             drop(stream.write_all(&reply(200, &[], br#"{"status":"ok","storage":"connected"}"#).bytes));
             drop(stream.flush());
         }
@@ -89,7 +89,7 @@ async fn why(options: HttpOptions) -> String {
 }
 
 #[tokio::test]
-async fn a_certificate_must_come_from_a_known_authority_and_be_for_the_name() {
+async fn certificate_needs_a_known_authority_and_the_name() {
     let address = serve();
     let origin = format!("https://localhost:{}", address.port());
     let ca = HttpOptions { ca_pem: Some(CA.into()), ..options(&origin) };
@@ -103,7 +103,7 @@ async fn a_certificate_must_come_from_a_known_authority_and_be_for_the_name() {
     std::thread::spawn(move || {
         let (mut socket, _) = plain.accept().unwrap();
         socket.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
-        // Stays until the client has gone.
+        // Keep the connection until the client closes.
         drop(socket.read_to_end(&mut Vec::new()));
     });
     let no_tls = why(HttpOptions { origin, ..ca }).await;
@@ -111,7 +111,7 @@ async fn a_certificate_must_come_from_a_known_authority_and_be_for_the_name() {
 }
 
 #[test]
-fn a_ca_file_must_hold_a_certificate() {
+fn ca_file_needs_a_certificate() {
     for bad in ["", "hello", KEY, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         let result = HttpRemote::new(HttpOptions { ca_pem: Some(bad.into()), ..options("https://localhost") });
         assert!(matches!(result, Err(OptionsError::Ca(_) | OptionsError::Client(_))), "{bad}: {result:?}");
@@ -120,15 +120,15 @@ fn a_ca_file_must_hold_a_certificate() {
 
 const BARE: &str = "MEMSYNC_TEST_WITHOUT_BUNDLE";
 
-/// The test runs itself in a process whose system bundle is nowhere, and where other traffic is to go through a
-/// web proxy: what stays on the machine must not.
+/// The test runs itself in a process without a system bundle and with a web proxy in the environment. Loopback traffic
+/// must not use that proxy.
 #[tokio::test]
-async fn a_bare_machine_still_has_a_client() {
+async fn client_works_without_system_certificates() {
     #[expect(clippy::disallowed_methods, reason = "tells the child of this test from its parent")]
     let parent = std::env::var_os(BARE).is_none();
     if parent {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "tls::a_bare_machine_still_has_a_client", "--nocapture"])
+            .args(["--exact", "tls::client_works_without_system_certificates", "--nocapture"])
             .env(BARE, "1")
             .env("SSL_CERT_FILE", "/nonexistent/bundle.pem")
             .env("SSL_CERT_DIR", "/nonexistent")

@@ -1,4 +1,4 @@
-//! Refusals, lost and broken answers, hostile ones, and that the token shows in none of them.
+//! Refusals, lost, broken and hostile answers. No error contains the token.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ async fn every_status_has_its_class() {
 }
 
 #[tokio::test]
-async fn an_endless_error_is_not_read_to_its_end() {
+async fn endless_error_body_is_not_read_to_its_end() {
     let server = Server::start(&[], |_| {
         let mut bytes = b"HTTP/1.1 500 x\r\ncontent-length: 1000000000\r\n\r\n{\"detail\":\"".to_vec();
         bytes.resize(200_000, b'x');
@@ -99,7 +99,7 @@ async fn an_endless_error_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_lost_reply_leaves_it_open_what_happened() {
+async fn lost_reply_is_not_a_failed_write() {
     let server = Server::start(&[], |_| Reply { bytes: Vec::new(), then: Then::Close }).await;
     for error in errors(&remote(&server)).await {
         assert!(matches!(error, RemoteError::Unreachable { .. }), "{error:?}");
@@ -114,9 +114,9 @@ async fn a_lost_reply_leaves_it_open_what_happened() {
     }
 }
 
-/// Whatever length it claims, or none. The proxy is there: it is no reason to give up the others.
+/// With any claimed length, or without one. The proxy answers, so other requests continue.
 #[tokio::test]
-async fn dripping_blob_is_given_up_by_what_has_come() {
+async fn slow_blob_is_given_up_by_its_average_speed() {
     for length in ["content-length: 4000000", "x-length: none", "content-length: 100"] {
         let server = Server::start(&[], move |_| {
             let tag = etag(b"whole");
@@ -136,12 +136,12 @@ async fn dripping_blob_is_given_up_by_what_has_come() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_said_in_plain_words() {
+async fn unreachable_proxy_is_reported_in_plain_words() {
     let server = Server::start(&[], |_| reply(404, &[], b"")).await;
     let gone = server.origin();
     drop(server);
     let refused = HttpRemote::new(options(&gone)).unwrap();
-    // The listener goes with its task, which takes a moment.
+    // The listener closes with its task, which takes a moment.
     let why = tokio::time::timeout(DEADLINE, async {
         loop {
             match refused.get(&path("a")).await {
@@ -157,7 +157,7 @@ async fn nobody_there_is_said_in_plain_words() {
 }
 
 #[tokio::test]
-async fn capabilities_are_asked_for_again_after_a_spell_without_the_proxy() {
+async fn capabilities_are_fetched_again_after_an_outage() {
     let server = Server::start(&["index-etag"], |request| match request.target.as_str() {
         "/blob/gone" => Reply { bytes: Vec::new(), then: Then::Close },
         _ => reply(404, &[], b""),
@@ -174,7 +174,7 @@ async fn capabilities_are_asked_for_again_after_a_spell_without_the_proxy() {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_not_what_its_etag_says_is_never_placed() {
+async fn blob_that_differs_from_its_etag_is_refused() {
     let content = noise(3_000_000);
     let server = Server::start(&[], move |request| {
         let body = if request.target == "/blob/big" { &content[..] } else { b"hello" };
@@ -195,7 +195,7 @@ async fn a_blob_that_is_not_what_its_etag_says_is_never_placed() {
 }
 
 #[tokio::test]
-async fn a_broken_blob_ends_in_an_error() {
+async fn broken_blob_ends_in_an_error() {
     let big = noise(500_000);
     let content = big.clone();
     let server = Server::start(&[], move |request| {
@@ -219,7 +219,7 @@ async fn a_broken_blob_ends_in_an_error() {
     })
     .await;
     for name in ["cut", "small-cut", "chunk-cut", "stall", "small-stall"] {
-        // Long enough for the head, which has to come.
+        // Long enough for the head to arrive.
         let patient = HttpOptions { timeout: Duration::from_secs(2), ..options(&server.origin()) };
         let remote = if name.ends_with("stall") { HttpRemote::new(patient).unwrap() } else { remote(&server) };
         let error = read(found(remote.get(&path(name)).await.unwrap())).await.unwrap_err();
@@ -229,7 +229,7 @@ async fn a_broken_blob_ends_in_an_error() {
 }
 
 #[tokio::test]
-async fn a_blob_must_have_a_strong_etag_and_a_bearable_size() {
+async fn blob_needs_a_strong_etag_and_an_allowed_size() {
     let big = noise((4 << 20) + 1);
     let md5 = Md5::of(b"hello");
     let server = Server::start(&[], move |request| match request.target.as_str() {
@@ -258,7 +258,7 @@ async fn a_blob_must_have_a_strong_etag_and_a_bearable_size() {
 }
 
 #[tokio::test]
-async fn a_hostile_index_is_refused_whole_but_bad_names_only_stand_aside() {
+async fn hostile_index_is_refused_and_bad_names_are_skipped() {
     let entry = r#"{"md5":"5d41402abc4b2a76b9719d911017c592","size":5}"#;
     let text = format!(r#"{{"files":{{"ok":{entry},"../x":{entry},"cafe\u0301":{entry}}}}}"#);
     let twice = format!(r#"{{"files":{{"a":{entry},"a":{entry}}}}}"#);
@@ -299,7 +299,7 @@ async fn a_hostile_index_is_refused_whole_but_bad_names_only_stand_aside() {
 }
 
 #[tokio::test]
-async fn a_write_must_be_confirmed_with_its_own_digest() {
+async fn write_is_confirmed_by_its_own_digest_only() {
     let server = Server::start(&[], |request| match request.target.as_str() {
         "/blob/other" => reply(200, &[&etag(b"other")], b""),
         _ => reply(201, &[], b""),
@@ -312,7 +312,7 @@ async fn a_write_must_be_confirmed_with_its_own_digest() {
 }
 
 #[tokio::test]
-async fn a_source_that_fails_never_becomes_a_version() {
+async fn failing_source_never_becomes_a_version() {
     let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
     let remote = remote(&server);
     let put = async |body| remote.put(&path("a"), Precondition::New, 0, body).await;
@@ -324,7 +324,7 @@ async fn a_source_that_fails_never_becomes_a_version() {
         assert!(matches!(put(wrong).await, Err(RemoteError::Source(_))));
     }
     assert!(server.seen().is_empty(), "a small source is read before anything is sent");
-    // Up to the very last piece, and with all bytes sent but the end not confirmed.
+    // Up to the last piece, and with all bytes sent but the end not confirmed.
     let size = big.len() as u64;
     for (n, body) in [
         failing(&big, 1_000_000),
@@ -342,7 +342,7 @@ async fn a_source_that_fails_never_becomes_a_version() {
     }
 }
 
-/// Gives pieces without end, slowly enough to be answered in between, and tells when it is let go.
+/// A source of endless pieces, slow enough for an answer in between. It signals its drop.
 struct Endless(Option<tokio::sync::oneshot::Sender<()>>);
 
 impl BodySource for Endless {
@@ -354,14 +354,14 @@ impl BodySource for Endless {
 impl Drop for Endless {
     fn drop(&mut self) {
         if let Some(sender) = self.0.take() {
-            // Nobody waits for it where the test has failed already.
+            // The receiver is gone if the test has failed already.
             let _ = sender.send(());
         }
     }
 }
 
 #[tokio::test]
-async fn an_early_answer_counts_and_ends_the_upload() {
+async fn early_answer_ends_the_upload() {
     let server = Server::start(&[], |request| match request.target.as_str() {
         "/blob/x-early-412" => reply(412, &[], br#"{"detail":"x","context":{"current_md5":"none"}}"#),
         _ => reply(413, &["connection: close"], br#"{"detail":"at most 1 MiB"}"#),
@@ -393,7 +393,7 @@ async fn an_early_answer_counts_and_ends_the_upload() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_given_up_ends_on_the_wire() {
+async fn abandoned_upload_ends_on_the_wire() {
     let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
     let (sender, gone) = tokio::sync::oneshot::channel();
     let body =
@@ -412,7 +412,7 @@ async fn an_upload_that_is_given_up_ends_on_the_wire() {
     assert!(server.seen().iter().all(|request| !request.whole));
 }
 
-/// Slower in all than the timeout allows for silence.
+/// The whole transfer takes longer than the timeout for silence.
 struct Slow(u32);
 
 impl BodySource for Slow {
@@ -425,7 +425,7 @@ impl BodySource for Slow {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_slow_but_alive_is_not_cut() {
+async fn slow_upload_is_not_cut() {
     let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
     let content = vec![7; 20 * 64 * 1024];
     let body = UploadBody { source: Box::new(Slow(20)), ..outgoing(&content) };
@@ -435,7 +435,7 @@ async fn an_upload_that_is_slow_but_alive_is_not_cut() {
 }
 
 #[tokio::test]
-async fn an_upload_that_lies_in_buffers_is_not_cut() {
+async fn buffered_upload_is_not_cut() {
     let server = Server::start(&[], |request| reply(201, &[&etag(&request.body)], b"")).await;
     for size in [250_000, 1_000_000, 4 << 20] {
         let put = impatient(&server).put(&path("x-slow"), Precondition::New, 0, outgoing(&noise(size))).await;
@@ -444,7 +444,7 @@ async fn an_upload_that_lies_in_buffers_is_not_cut() {
 }
 
 #[tokio::test]
-async fn options_that_would_leak_or_lie_are_refused() {
+async fn options_that_would_leak_the_token_are_refused() {
     let new = |origin: &str| HttpRemote::new(options(origin)).err();
     assert!(matches!(new("not a url"), Some(OptionsError::Url(_))));
     assert_eq!(new("ftp://x"), Some(OptionsError::Scheme));
@@ -473,14 +473,14 @@ async fn options_that_would_leak_or_lie_are_refused() {
     }
 }
 
-/// Downloads all of a blob.
+/// Downloads a whole blob.
 async fn blob(remote: &HttpRemote, name: &str) -> Result<Vec<u8>, RemoteError> {
     read(found(remote.get(&path(name)).await?)).await
 }
 
-/// The whole content, from a server that hangs up after some bytes of each answer, unless they are its last.
+/// The whole content, from a server that closes after some bytes of each answer but the last.
 #[tokio::test]
-async fn broken_download_goes_on_where_it_stopped() {
+async fn broken_download_resumes_at_its_end() {
     let content: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
     let whole = content.clone();
     let tag = format!("etag: \"{}\"", Md5::of(&content));
@@ -503,9 +503,9 @@ async fn broken_download_goes_on_where_it_stopped() {
     assert!(server.seen()[1..].iter().all(|r| r.header("if-match") == Some(&*tag)), "only of the same content");
 }
 
-/// Another content, or no range at all: what broke off stays broken.
+/// With other content, or without a range, a broken download fails.
 #[tokio::test]
-async fn broken_download_does_not_go_on_with_another_content() {
+async fn broken_download_does_not_resume_with_other_content() {
     for (status, other) in [(206, true), (200, false), (412, false)] {
         let server = Server::start(&[], move |request| {
             let tag = |text: &str| format!("etag: \"{}\"", Md5::of(text.as_bytes()));
@@ -527,7 +527,7 @@ async fn broken_download_does_not_go_on_with_another_content() {
 }
 
 #[tokio::test]
-async fn changed_etag_names_the_front_as_its_cause() {
+async fn changed_etag_error_names_the_reverse_proxy() {
     for tag in ["W/\"5d41402abc4b2a76b9719d911017c592\"", "\"5d41402abc4b2a76b9719d911017c592-gzip\""] {
         let header = format!("etag: {tag}");
         let server = Server::start(&[], move |_| reply(200, &[&header], b"hello")).await;

@@ -85,7 +85,7 @@ impl ActiveFolder {
 
     /// True: a change was seen that no cycle has taken in.
     fn has_changes(&self) -> bool {
-        self.watcher.changes_wait() || self.schedule.has_rules_check()
+        self.watcher.changes_wait() || self.schedule.rules_check.is_some()
     }
 
     /// Adds the watcher's events to the scope of the next cycle. True: there were some.
@@ -121,7 +121,7 @@ impl ActiveFolder {
         if !is_due && !is_touched && !self.scope.full {
             return false;
         }
-        self.schedule.check_rules_at(None);
+        self.schedule.rules_check = None;
         let has_changed = match self.folder.check_rules(setup, now) {
             Ok(Look::Changed) => {
                 self.watcher.set_rules(self.folder.rules.shared.get());
@@ -129,7 +129,7 @@ impl ActiveFolder {
                 true
             }
             Ok(Look::Doubtful(again)) => {
-                self.schedule.check_rules_at(Some(again));
+                self.schedule.rules_check = Some(again);
                 false
             }
             Ok(Look::Same) => false,
@@ -168,7 +168,7 @@ impl ActiveFolder {
         }
         let has_changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;
         if has_changed || self.history.due() <= elapsed {
-            self.schedule.delay_maintenance(now);
+            self.schedule.maintenance.delay(now);
         }
         let is_in_transit = engine.in_transit().next().is_some();
         let has_work = report.again || is_in_transit || self.has_changes();
@@ -208,7 +208,7 @@ impl ActiveFolder {
             }
         } else if self.history.is_growing() {
             let wait = due.saturating_sub(clocks.running).max(MIN_MAINTENANCE_WAIT);
-            self.schedule.plan_maintenance(now + wait);
+            self.schedule.maintenance.plan(now + wait);
         }
         Ok(())
     }

@@ -407,7 +407,7 @@ impl FolderTask {
 
     /// Runs the maintenance that is due. True: close the folder.
     fn maintain(&mut self, active: &mut ActiveFolder, now: Instant) -> bool {
-        if !active.schedule.take_maintenance(now) {
+        if !active.schedule.maintenance.take_due(now) {
             return false;
         }
         match active.maintain(&self.setup, now) {

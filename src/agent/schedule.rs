@@ -85,7 +85,8 @@ pub(super) struct Schedule {
     next_poll: Instant,
     next_rescan: Instant,
     follow_up: Option<Instant>,
-    rules_check: Option<Instant>,
+    /// When to read the ignore file again.
+    pub rules_check: Option<Instant>,
     path_retry: Option<Instant>,
     /// Set while the proxy is away.
     backoff_until: Option<Instant>,
@@ -98,7 +99,7 @@ pub(super) struct Schedule {
     idle_follow_ups: u32,
     /// The pause was taken by [`Schedule::take_due`]. Its end is still to come.
     was_paused: bool,
-    maintenance: MaintenanceTimer,
+    pub maintenance: MaintenanceTimer,
 }
 
 impl Schedule {
@@ -210,15 +211,6 @@ impl Schedule {
         self.follow_up = Some(now);
     }
 
-    /// Has the ignore file read again at this time.
-    pub fn check_rules_at(&mut self, at: Option<Instant>) {
-        self.rules_check = at;
-    }
-
-    pub fn has_rules_check(&self) -> bool {
-        self.rules_check.is_some()
-    }
-
     pub fn begin_cycle(&mut self, had_events: bool, now: Instant) {
         self.had_events = had_events;
         self.follow_up = None;
@@ -257,21 +249,6 @@ impl Schedule {
     pub fn is_idle(&self) -> bool {
         self.idle_follow_ups > MAX_IDLE_FOLLOW_UPS
     }
-
-    /// Something changed: maintenance is due once the folder is quiet.
-    pub fn delay_maintenance(&mut self, now: Instant) {
-        self.maintenance.delay(now);
-    }
-
-    /// Maintenance is due at this time at the latest.
-    pub fn plan_maintenance(&mut self, at: Instant) {
-        self.maintenance.plan(at);
-    }
-
-    /// True: maintenance is due. It is not again until something changes.
-    pub fn take_maintenance(&mut self, now: Instant) -> bool {
-        self.maintenance.take_due(now)
-    }
 }
 
 /// The wait before a follow-up of a cycle whose scan ended `since_scan` ago. A file that is always being written to is
@@ -300,24 +277,27 @@ fn backoff(e: &RemoteError, failures: u32, poll_interval: Duration, random: u64)
 
 /// When state and history are maintained.
 #[derive(Debug, Default)]
-struct MaintenanceTimer {
+pub(super) struct MaintenanceTimer {
     at: Option<Instant>,
     /// Not later than this, whatever changes until then.
     deadline: Option<Instant>,
 }
 
 impl MaintenanceTimer {
-    fn delay(&mut self, now: Instant) {
+    /// Something changed: maintenance is due once the folder is quiet.
+    pub fn delay(&mut self, now: Instant) {
         let deadline = *self.deadline.get_or_insert(now + MAX_MAINTENANCE_DELAY);
         self.at = Some((now + MAINTENANCE_DELAY).min(deadline));
     }
 
-    fn plan(&mut self, at: Instant) {
+    /// Maintenance is due at this time at the latest.
+    pub fn plan(&mut self, at: Instant) {
         self.at = Some(self.at.map_or(at, |earlier| earlier.min(at)));
         self.deadline.get_or_insert(at);
     }
 
-    fn take_due(&mut self, now: Instant) -> bool {
+    /// True: maintenance is due. It is not again until something changes.
+    pub fn take_due(&mut self, now: Instant) -> bool {
         let is_due = self.at.is_some_and(|at| at <= now);
         if is_due {
             *self = Self::default();

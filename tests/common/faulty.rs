@@ -54,7 +54,7 @@ impl<const STRONG: bool> Faulty<STRONG> {
 
     /// Waits until an operation was begun `times` times.
     pub async fn until(&self, name: &str, ns: &str, times: usize) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.begun(name, ns) < times {
             assert!(Instant::now() < deadline, "{name} of {ns:?} was begun {} times", self.begun(name, ns));
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -16,6 +16,9 @@ pub const TOKEN: &str = "open-sesame";
 /// Bytes. A body up to this size is sent together with its head; the proxy's first read has room for both.
 const ONE_READ: usize = 4096;
 
+/// The longest wait for an answer. Generous, because the machine may be loaded.
+const DEADLINE: Duration = Duration::from_secs(60);
+
 /// A proxy that runs until it is stopped or dropped.
 pub struct Running {
     pub addr: SocketAddr,
@@ -215,8 +218,8 @@ impl Client {
     /// Reads more bytes. False: the connection has ended.
     async fn more(&mut self) -> bool {
         let mut piece = vec![0; 64 * 1024];
-        let read = tokio::time::timeout(Duration::from_secs(20), self.stream.read(&mut piece)).await;
-        match read.expect("an answer within 20 s") {
+        let read = tokio::time::timeout(DEADLINE, self.stream.read(&mut piece)).await;
+        match read.expect("an answer in time") {
             Ok(n) if n > 0 => {
                 self.read.extend_from_slice(&piece[..n]);
                 true

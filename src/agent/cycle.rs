@@ -137,8 +137,10 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.unfinished |= full && !self.open.is_empty();
         let news = self.fetch().await?;
         let now = self.world.elapsed();
-        let due =
-            self.name_transits(now) | self.heals.take_due(now) | self.quarantine.next_due().is_some_and(|at| at <= now);
+        let heals = self.heals.take_due(now);
+        heals.iter().for_each(|path| self.open.add(path));
+        let is_rested = self.quarantine.next_due().is_some_and(|at| at <= now);
+        let due = self.name_transits(now) | !heals.is_empty() | is_rested;
         if !self.unfinished && !news && !due {
             let held = self.held.iter().map(|h| h.steps.len()).sum();
             return Ok(Report { scan, looked: self.looked, held, waiting: self.waiting, ..Report::default() });

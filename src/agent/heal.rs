@@ -62,15 +62,17 @@ impl HealTimes {
         self.lock().values().filter(|heal| !heal.is_checked).map(|heal| heal.due).min()
     }
 
-    /// Whether paths are to be looked at again now; each says so once.
-    pub fn take_due(&self, now: Duration) -> bool {
-        let mut any = false;
-        self.lock().retain(|_, heal| {
-            any |= heal.due <= now && !heal.is_checked;
-            heal.is_checked |= heal.due <= now;
+    /// The paths to plan again now. Each is given once: the index may answer as before, so nothing else opens them.
+    pub fn take_due(&self, now: Duration) -> Vec<RelPath> {
+        let mut due = Vec::new();
+        self.lock().retain(|path, heal| {
+            if heal.due <= now && !heal.is_checked {
+                heal.is_checked = true;
+                due.push(path.clone());
+            }
             now < heal.due + MAX_WAIT
         });
-        any
+        due
     }
 
     pub fn clear(&self) {
@@ -99,8 +101,8 @@ mod tests {
             let due = heals.next_due().unwrap();
             waits.push((due - now).as_secs());
             assert!(!heals.begin(&path, due - Duration::from_millis(1)), "too soon");
-            assert!(!heals.take_due(due - Duration::from_millis(1)));
-            assert!(heals.take_due(due) && !heals.take_due(due), "it is looked at once");
+            assert!(heals.take_due(due - Duration::from_millis(1)).is_empty());
+            assert_eq!((heals.take_due(due), heals.take_due(due)), (vec![path.clone()], vec![]), "it is given once");
             assert_eq!(heals.next_due(), None);
             now = due;
         }
@@ -109,7 +111,8 @@ mod tests {
         let other = RelPath::parse("b").unwrap();
         assert!(heals.begin(&path, now) && heals.begin(&other, now), "each path for itself");
         let later = now + 2 * MAX_WAIT;
-        assert!(heals.take_due(later) && heals.begin(&path, later));
+        assert_eq!(heals.take_due(later), [path.clone(), other]);
+        assert!(heals.begin(&path, later));
         assert_eq!(heals.next_due(), Some(later + INTERVAL), "a heal that held is forgotten");
     }
 }

@@ -264,8 +264,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// very store, and that an exact index does not name any more, had one of those.
     pub(super) fn remote_side(&self, index: &FetchedIndex, path: &RelPath) -> Option<RemoteSide> {
         let listed = index.files.get(path);
+        // A blob that was found live serves a deletion. Once the file is back, only the wrong entry leads to its healing.
+        let is_moot =
+            |proven: &RemoteSide| matches!(proven, RemoteSide::Live(_)) && self.tree.found().contains_key(path);
         if let Some((despite, proven)) = self.proven.get(path)
             && despite.as_ref() == listed
+            && !is_moot(proven)
         {
             return Some(*proven);
         }

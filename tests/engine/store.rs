@@ -245,6 +245,23 @@ fn weak_index_that_lost_many_entries_is_healed() {
     }
 }
 
+/// The blob was asked because of the deletion. What it told must not hide the wrong entry.
+#[test]
+fn weak_index_is_healed_when_a_deleted_file_comes_back() {
+    let (mut story, names) = six(plain());
+    let path = RelPath::parse(names[0]).unwrap();
+    let entry = story.server.index_entry(&path).unwrap();
+    story.server.set_index_entry(&path, Some(IndexEntry { md5: Md5::of(b"older"), ..entry }));
+    story.disk.user_remove(names[0]).unwrap();
+    while !story.server.take_calls().iter().any(|call| call.request == FakeRequest::Get(path.clone())) {
+        story.cycle(ScanScope::full()).unwrap();
+    }
+    assert!(story.server.contents().contains_key(&path), "it is not deleted yet");
+    story.disk.user_write(names[0], names[0]).unwrap();
+    story.settle();
+    assert_eq!(story.server.index_entry(&path).map(|e| e.md5), Some(Md5::of(names[0].as_bytes())));
+}
+
 #[test]
 fn weak_store_that_lost_its_blobs_waits_for_a_person_once() {
     for left in [0, 2] {

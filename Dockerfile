@@ -9,10 +9,10 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src ./src
 COPY benches ./benches
-RUN cargo build --release --locked --bin memsync && mkdir /empty
+RUN cargo build --profile dist --locked --bin memsync && mkdir /empty
 
 FROM gcr.io/distroless/cc-debian12:nonroot
-COPY --from=build /src/target/release/memsync /usr/local/bin/memsync
+COPY --from=build /src/target/dist/memsync /usr/local/bin/memsync
 # The user of the program owns the volume.
 COPY --from=build --chown=65532:65532 /empty /data
 COPY LICENSE /usr/share/doc/memsync/LICENSE

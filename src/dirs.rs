@@ -24,12 +24,12 @@ const MAX_SLUG_BYTES: usize = 24;
 /// The directories and files of one memsync installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dirs {
-    pub config_file: PathBuf,
+    pub(crate) config_file: PathBuf,
     /// State containers, locks, status files, records.
-    pub state: PathBuf,
-    pub logs: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) logs: PathBuf,
     /// The embedded proxy's data.
-    pub proxy: PathBuf,
+    pub(crate) proxy: PathBuf,
     /// The usual socket. [`Dirs::socket`] gives the real one.
     socket: PathBuf,
     /// The temporary directory, for a socket whose usual path is too long.
@@ -38,17 +38,17 @@ pub struct Dirs {
 
 /// The state files of one folder, in [`Dirs::state`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FolderFiles {
+pub(crate) struct FolderFiles {
     /// `<last name of the folder>-<8 hex digits of its path's hash>`, from the path at the first sync.
-    pub name: String,
-    pub container: PathBuf,
-    pub lock: PathBuf,
-    pub status: PathBuf,
+    pub(crate) name: String,
+    pub(crate) container: PathBuf,
+    pub(crate) lock: PathBuf,
+    pub(crate) status: PathBuf,
 }
 
 impl FolderFiles {
     /// The container's name in the state directory.
-    pub fn container_name(&self) -> String {
+    pub(crate) fn container_name(&self) -> String {
         format!("{}{CONTAINER_SUFFIX}", self.name)
     }
 }
@@ -67,7 +67,7 @@ impl Dirs {
     }
 
     /// The usual directories of the system: XDG on Linux, `~/Library` on macOS. `tmp` is the temporary directory.
-    pub fn standard(project: &ProjectDirs, tmp: &Path) -> Self {
+    pub(crate) fn standard(project: &ProjectDirs, tmp: &Path) -> Self {
         let state = project.state_dir().unwrap_or(project.data_local_dir()).to_owned();
         let logs = match state.ancestors().nth(2) {
             Some(library) if cfg!(target_os = "macos") => library.join("Logs/memsync"),
@@ -86,7 +86,7 @@ impl Dirs {
     }
 
     /// The files named after an absolute path. A folder that was moved may have its state under another name.
-    pub fn folder(&self, path: &Path) -> FolderFiles {
+    pub(crate) fn folder(&self, path: &Path) -> FolderFiles {
         let hash = blake3::hash(path.as_os_str().as_bytes()).to_hex();
         let last = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let mut name: String =
@@ -96,7 +96,7 @@ impl Dirs {
     }
 
     /// The files of a name that [`Dirs::folder`] made.
-    pub fn files_named(&self, name: String) -> FolderFiles {
+    pub(crate) fn files_named(&self, name: String) -> FolderFiles {
         FolderFiles {
             container: self.state.join(format!("{name}{CONTAINER_SUFFIX}")),
             lock: self.state.join(format!("{name}.lock")),
@@ -118,7 +118,7 @@ impl Dirs {
     ///
     /// # Errors
     /// `NotFound` if the usual path is too long and no agent has recorded another.
-    pub fn socket(&self) -> io::Result<PathBuf> {
+    pub(crate) fn socket(&self) -> io::Result<PathBuf> {
         if self.socket_fits() {
             return Ok(self.socket.clone());
         }
@@ -134,7 +134,7 @@ impl Dirs {
 
     /// The socket for the agent to bind. If the usual path is too long, this makes a private directory in the temporary
     /// directory and records it for [`Dirs::socket`]. [`Dirs::state`] must exist.
-    pub fn socket_to_bind(&self) -> io::Result<PathBuf> {
+    pub(crate) fn socket_to_bind(&self) -> io::Result<PathBuf> {
         match self.socket() {
             Ok(path) => Ok(path),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {

@@ -19,15 +19,15 @@ use crate::failpoint;
 
 /// The flags, directories and config of one start of memsync.
 pub struct App {
-    pub global: GlobalArgs,
-    pub dirs: Dirs,
-    pub around: Surroundings,
+    pub(crate) global: GlobalArgs,
+    pub(crate) dirs: Dirs,
+    pub(crate) around: Surroundings,
     config: Result<Config, Arc<ConfigError>>,
 }
 
 impl App {
     /// Reads the environment and the config. A wrong config is an error only for commands that need it.
-    pub fn start(global: GlobalArgs) -> anyhow::Result<Self> {
+    pub(crate) fn start(global: GlobalArgs) -> anyhow::Result<Self> {
         apply_color_choice(global.color);
         #[expect(clippy::disallowed_methods, reason = "the only place that reads the environment")]
         let env = utf8_variables(std::env::vars_os())?;

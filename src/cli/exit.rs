@@ -39,20 +39,20 @@ impl From<Exit> for ExitCode {
 /// An error with its exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub struct CommandFailure {
-    pub exit: Exit,
-    pub message: String,
+pub(crate) struct CommandFailure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
     /// Lines to copy, printed below the message.
-    pub advice: Option<String>,
+    pub(crate) advice: Option<String>,
 }
 
 impl CommandFailure {
-    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), advice: None }
     }
 
     /// Adds lines for the user to copy.
-    pub fn with_advice(self, advice: impl Into<String>) -> Self {
+    pub(crate) fn with_advice(self, advice: impl Into<String>) -> Self {
         Self { advice: Some(advice.into()), ..self }
     }
 }
@@ -64,7 +64,7 @@ impl Exit {
     }
 
     /// The code of a request that failed because of the state of a folder.
-    pub fn of_state(state: SyncState) -> Self {
+    pub(crate) fn of_state(state: SyncState) -> Self {
         match state {
             SyncState::Offline => Self::Temporary,
             SyncState::AuthRequired => Self::Refused,

@@ -15,10 +15,10 @@ pub struct InitArgs {
     /// The URL of the proxy
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub proxy: Option<String>,
-    /// A file with the token that only you can read [default: asks for the token]
+    /// A file that only you can read, with the token [default: asks for the token]
     #[arg(long, value_name = "FILE", conflicts_with = "join", value_hint = ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
-    /// The namespace on the proxy [default: the flat dialect, without one]
+    /// The namespace on the proxy [default: no namespace]
     #[arg(long, value_name = "NS")]
     pub namespace: Option<String>,
     /// The link that `memsync link` prints on the other machine. `-` asks for it, so that no process list shows its

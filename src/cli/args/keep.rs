@@ -29,7 +29,7 @@ impl Keep {
 
 /// Parses a [`Keep`]. Explains why `local` and `remote`, which other tools use, are refused.
 #[derive(Debug, Clone)]
-pub struct KeepParser;
+pub(crate) struct KeepParser;
 
 impl TypedValueParser for KeepParser {
     type Value = Keep;

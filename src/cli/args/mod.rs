@@ -19,7 +19,8 @@ mod store;
 mod tls;
 
 pub use init::InitArgs;
-pub use keep::{Keep, KeepParser};
+pub use keep::Keep;
+pub(crate) use keep::KeepParser;
 pub use keys::{KeyAction, KeyArgs, NewKeyArgs, StoreArgs, UserAction, UserArgs};
 pub use listen::{ListenAddress, NotListenable};
 pub use proxy::{ServeArgs, UpArgs};
@@ -102,9 +103,9 @@ pub enum ColorChoice {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start a proxy and sync DIR with it, without configuration
+    /// Start a proxy and sync a folder with it, without configuration
     Up(UpArgs),
-    /// Write a config for DIR, after checking the proxy and the token
+    /// Write a config for a folder, after checking the proxy and the token
     Init(InitArgs),
     /// Print the link with which another machine joins the proxy of `memsync up`
     ///
@@ -116,7 +117,7 @@ pub enum Command {
     },
     /// Run the agent in the foreground: it syncs all configured folders
     Run,
-    /// Run a Memory Proxy alone
+    /// Run only a Memory Proxy, without an agent
     Serve(ServeArgs),
     /// Rebuild the index of a proxy on S3 from its files, and report the repairs
     ///
@@ -137,7 +138,7 @@ pub enum Command {
         #[command(subcommand)]
         action: StoreAction,
     },
-    /// Sync once, now, and exit; through the running agent if there is one
+    /// Sync once and exit; uses the running agent if there is one
     Sync(SyncArgs),
     /// Show whether everything is in sync; with PATH, the state of one file and why
     Status(StatusArgs),

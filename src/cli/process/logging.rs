@@ -32,16 +32,13 @@ const LEVELS: [LevelFilter; 6] = [
 
 /// Flushes the log file when it is dropped, so drop it last.
 #[must_use]
-pub struct LogGuard {
+pub(crate) struct LogGuard {
     _file: Option<WorkerGuard>,
 }
 
 /// Starts logging for `command`. `MEMSYNC_LOG` (filter directives) overrides the flags, and the flags shift the level of
 /// the config. Commands that answer and exit log warnings only, unless flags ask for more.
-///
-/// # Errors
-/// When the log folder cannot be made or the directives are wrong.
-pub fn start(app: &App, command: &Command) -> anyhow::Result<LogGuard> {
+pub(crate) fn start(app: &App, command: &Command) -> anyhow::Result<LogGuard> {
     let directives = directives_for(app, command)?;
     let filter = || {
         let bad =

@@ -56,7 +56,7 @@ impl ActiveFolder {
         let history = HistoryKeeper::open(clock_note(setup), read_clocks(&*folder.world));
         Self {
             folder,
-            schedule: Schedule::new(setup.interval, setup.rescan, Instant::now()),
+            schedule: Schedule::new(setup.sync.interval, setup.sync.rescan, Instant::now()),
             watcher,
             news,
             clock: ClockWatch::start(),
@@ -200,7 +200,7 @@ impl ActiveFolder {
         let due = self.history.due();
         // A displaced file that could not be put back may lie in history.
         if due <= clocks.running && !self.folder.engine.has_leftovers() {
-            let (keep, max) = (setup.history_keep, setup.history_max);
+            let (keep, max) = (setup.history.keep, setup.history.max_size);
             if self.history.prune(self.folder.engine.folder(), keep, max, clocks) {
                 // Only a cycle with a plan brings the problems into the status.
                 self.folder.engine.look_everywhere();

@@ -185,8 +185,8 @@ impl FolderTask {
         cell.set_progress(folder.engine.progress());
         let wake = self.inbox.wake.clone();
         let options = WatchOptions {
-            debounce: self.setup.debounce,
-            poll_interval: self.setup.interval,
+            debounce: self.setup.sync.debounce,
+            poll_interval: self.setup.sync.interval,
             force_poll: false,
             rules: folder.rules.shared.get(),
         };
@@ -199,7 +199,7 @@ impl FolderTask {
         };
         cell.set_watcher(&watcher);
         let news = NewsFlag::new(self.inbox.wake.clone());
-        let events = tokio::spawn(listen(folder.remote.clone(), cell, news.clone(), self.setup.interval));
+        let events = tokio::spawn(listen(folder.remote.clone(), cell, news.clone(), self.setup.sync.interval));
         let end = self.run_cycles(ActiveFolder::new(&self.setup, folder, watcher, news)).await;
         events.abort();
         end

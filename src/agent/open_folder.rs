@@ -67,8 +67,8 @@ impl OpenFolder {
             Ok(_) | Err(OpenError::Cycle(CycleError::Halted(_))) => return Ok(None),
             Err(e) => return Err(e),
         }
-        let io_error = |source| OpenError::Io { path: setup.path.clone(), source };
-        let root = Arc::new(find_or_make(&setup.path).and_then(|path| RealDisk::open(&path)).map_err(io_error)?);
+        let io_error = |source| OpenError::Io { path: setup.folder.path.clone(), source };
+        let root = Arc::new(find_or_make(&setup.folder.path).and_then(|path| RealDisk::open(&path)).map_err(io_error)?);
         container.set_root_mark(&root.root_mark().map_err(io_error)?);
         Self::assemble(setup, container, root, Engine::open_approved).map(Some)
     }
@@ -81,7 +81,7 @@ impl OpenFolder {
     ) -> Result<Self, OpenError> {
         let world = Arc::new(RealWorld::default());
         let hold = lock_root(&root)?;
-        let rules = FolderRules::open(&*root, &setup.ignore)?;
+        let rules = FolderRules::open(&*root, &setup.folder.ignore)?;
         let remote = Arc::new(HttpRemote::new(setup.http.clone())?);
         let parts = Parts {
             folder: Folder::new(root.clone(), &setup.device, world.random()),
@@ -111,14 +111,15 @@ impl OpenFolder {
 
     /// Reads the folder's ignore file again.
     pub fn check_rules(&mut self, setup: &FolderSetup, now: Instant) -> Result<Look, OpenError> {
-        Ok(self.rules.look(&**self.root.root(), &setup.ignore, now, CONFIRM_INTERVAL)?)
+        Ok(self.rules.look(&**self.root.root(), &setup.folder.ignore, now, CONFIRM_INTERVAL)?)
     }
 }
 
 fn open_container(setup: &FolderSetup) -> Result<Container<RealDisk>, OpenError> {
     let state = RealDisk::create_private(&setup.state_dir)
         .map_err(|source| OpenError::Io { path: setup.state_dir.clone(), source })?;
-    let options = StateOptions { format: setup.format, pretty: setup.pretty, session_id: setup.session_id.clone() };
+    let options =
+        StateOptions { format: setup.state.format, pretty: setup.state.pretty, session_id: setup.session_id.clone() };
     let (container, _) = Container::open(Arc::new(state), &setup.container, options, RealWorld::default().now())?;
     Ok(container)
 }
@@ -139,17 +140,17 @@ fn ignore_check(rules: &Arc<SharedRules>) -> Ignored {
 /// `fold`: the filesystem ignores case.
 fn engine_options(setup: &FolderSetup, fold: bool) -> EngineOptions {
     EngineOptions {
-        max_file_size: setup.max_file_size,
+        max_file_size: setup.sync.max_file_size,
         unread_from: UNREAD_FROM,
-        max_delete: setup.max_delete,
-        concurrency: setup.concurrency,
+        max_delete: setup.sync.max_delete,
+        concurrency: setup.sync.concurrency,
         batch: BatchOptions::default(),
         threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
         fold,
-        quiet: setup.debounce,
+        quiet: setup.sync.debounce,
         confirm: CONFIRM_INTERVAL,
         origin: setup.http.origin.clone(),
-        namespace: setup.namespace.clone(),
+        namespace: setup.folder.namespace.clone(),
     }
 }
 

@@ -68,7 +68,7 @@ impl StatusReporter {
             self.cell.push.note_index_change();
         }
         self.cell.push.is_silent().then(|| {
-            let every = setup.interval.as_secs_f64();
+            let every = setup.sync.interval.as_secs_f64();
             format!(
                 "the proxy offers events, but none arrives although its index changes, so it is polled every {every} s; a \
                  reverse proxy in front of it must not buffer /events (nginx: `proxy_buffering off`)"

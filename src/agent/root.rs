@@ -37,11 +37,11 @@ pub enum OpenError {
 /// # Errors
 /// [`CycleError::Halted`] when a gate is shut.
 pub(super) fn open_root(setup: &FolderSetup, folder_id: Option<&str>) -> Result<Arc<RealDisk>, OpenError> {
-    let shown = setup.path.display().to_string();
-    let now = match setup.path.canonicalize() {
+    let shown = setup.folder.path.display().to_string();
+    let now = match setup.folder.path.canonicalize() {
         Ok(now) => now,
         Err(e) if is_absent(&e) => return Err(halted(missing_root(setup, folder_id))),
-        Err(source) => return Err(OpenError::Io { path: setup.path.clone(), source }),
+        Err(source) => return Err(OpenError::Io { path: setup.folder.path.clone(), source }),
     };
     if now != setup.root {
         let (was, now) = (setup.root.display().to_string(), now.display().to_string());
@@ -97,14 +97,14 @@ impl RootGuard {
         let unreadable = |source| CycleError::Folder { what: "looking at the folder", source };
         let is_same = self.root.root_identity().map_err(unreadable)?.is_same();
         // The root itself is no symlink, so only another configured path has to be followed.
-        if is_same && (setup.path == setup.root || self.root.is_at(&setup.path).map_err(unreadable)?) {
+        if is_same && (setup.folder.path == setup.root || self.root.is_at(&setup.folder.path).map_err(unreadable)?) {
             return Ok(());
         }
         match open_root(setup, self.folder_id.as_deref()) {
             Err(OpenError::Cycle(e)) => Err(e),
             Err(OpenError::Io { source, .. }) => Err(unreadable(source)),
             _ => {
-                let shown = setup.path.display().to_string();
+                let shown = setup.folder.path.display().to_string();
                 let why = format!("{shown} was replaced by a copy of itself; it is opened again");
                 Err(CycleError::Halted(Halt::root_changed(&["replaced", &shown], why)))
             }
@@ -144,7 +144,7 @@ pub(super) fn is_in_use(root: &Path) -> bool {
 }
 
 fn missing_root(setup: &FolderSetup, folder_id: Option<&str>) -> Halt {
-    let shown = setup.path.display().to_string();
+    let shown = setup.folder.path.display().to_string();
     let why = format!("{shown} is not there; if it was moved or unmounted, bring it back");
     Halt::root_missing(&["no folder", &shown, folder_id.unwrap_or_default()], why)
 }

@@ -1,4 +1,4 @@
-//! [`FolderSetup`]: the settings of one synced folder.
+//! [`FolderSetup`]: the settings of one synced folder. `config` fills its sections, and they are passed on as they are.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,9 +12,11 @@ pub const CONFIRM_INTERVAL: Duration = Duration::from_millis(100);
 /// The settings of one synced folder.
 #[derive(Debug, Clone)]
 pub struct FolderSetup {
-    /// The folder as the config names it, absolute.
-    pub path: PathBuf,
-    /// `path` with its symlinks resolved when the settings were made.
+    pub folder: FolderConfig,
+    pub sync: SyncConfig,
+    pub history: HistoryConfig,
+    pub state: StateConfig,
+    /// The folder's path with its symlinks resolved when the settings were made.
     pub root: PathBuf,
     /// Has the state container, its lock and the status file.
     pub state_dir: PathBuf,
@@ -24,24 +26,58 @@ pub struct FolderSetup {
     pub status_file: PathBuf,
     /// The device name in conflict copies.
     pub device: String,
-    pub namespace: String,
-    /// Ignore patterns in gitignore syntax.
-    pub ignore: Vec<String>,
     pub http: HttpOptions,
-    pub format: StateFormat,
-    pub pretty: bool,
     pub session_id: String,
+}
+
+/// `[[folder]]`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FolderConfig {
+    /// Absolute, without `.`, `..` or a trailing `/`.
+    pub path: PathBuf,
+    /// Empty for the flat dialect.
+    pub namespace: String,
+    /// gitignore syntax.
+    pub ignore: Vec<String>,
+}
+
+/// `[sync]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct SyncConfig {
     /// The poll interval.
     pub interval: Duration,
     pub debounce: Duration,
     /// The interval of full scans.
     pub rescan: Duration,
+    /// Requests in flight at the same time, 1 to 64.
     pub concurrency: usize,
     /// Bytes.
     pub max_file_size: u64,
-    /// The share of files, 0 to 1, that may be deleted without approval.
+    /// The share of the tracked files, above 0 and up to 1, that one sync may delete without approval.
     pub max_delete: f64,
-    pub history_keep: Duration,
+    pub conflict: ConflictPolicy,
+}
+
+/// The rule for a file that both sides changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConflictPolicy {
+    /// Merge, and keep both if the merge is not clean.
+    Merge,
+    /// Always keep both.
+    Copy,
+}
+
+/// `[history]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryConfig {
+    pub keep: Duration,
     /// Bytes.
-    pub history_max: u64,
+    pub max_size: u64,
+}
+
+/// `[state]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateConfig {
+    pub format: StateFormat,
+    pub pretty: bool,
 }

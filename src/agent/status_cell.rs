@@ -130,7 +130,7 @@ impl StatusCell {
             *proxy = ProxyStatus::unasked(&setup.http.origin);
         }
         drop(proxy);
-        self.update(|s| s.namespace.clone_from(&setup.namespace));
+        self.update(|s| s.namespace.clone_from(&setup.folder.namespace));
     }
 
     pub fn set_watcher(&self, watcher: &FolderWatcher) {

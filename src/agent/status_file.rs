@@ -22,7 +22,7 @@ pub(super) fn last_known(setup: &FolderSetup) -> FolderStatus {
     let known = saved.unwrap_or_else(|| container_status(setup));
     FolderStatus {
         path: setup.root.display().to_string(),
-        namespace: setup.namespace.clone(),
+        namespace: setup.folder.namespace.clone(),
         state: SyncState::Stopped,
         reason: None,
         waits_for: None,
@@ -56,7 +56,7 @@ fn container_status(setup: &FolderSetup) -> FolderStatus {
     let tracked = || entries.iter().filter(|(_, e)| e.base.content().is_some());
     FolderStatus {
         path: setup.root.display().to_string(),
-        namespace: setup.namespace.clone(),
+        namespace: setup.folder.namespace.clone(),
         state: SyncState::Stopped,
         reason: None,
         waits_for: None,

@@ -120,7 +120,7 @@ impl Supervisor {
 
     /// Starts the task of a folder.
     fn add(&self, setup: FolderSetup) -> Result<(), StartError> {
-        let (path, root) = (setup.path.clone(), setup.root.clone());
+        let (path, root) = (setup.folder.path.clone(), setup.root.clone());
         RealDisk::create_private(&setup.state_dir)
             .map_err(|source| StartError::Io { path: setup.state_dir.clone(), source })?;
         let held =
@@ -162,7 +162,7 @@ impl Supervisor {
     fn reload_running(&self, setup: &FolderSetup) -> bool {
         let mut folders = lock(&self.folders);
         let Some(folder) = folders.iter_mut().find(|f| f.root == setup.root) else { return false };
-        folder.path.clone_from(&setup.path);
+        folder.path.clone_from(&setup.folder.path);
         folder.send(FolderCommand::Reload(Box::new(setup.clone())));
         true
     }

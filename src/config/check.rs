@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::draft::free_namespace;
 use super::error::{ConfigError, SettingOrigin};
-use super::model::{Config, FolderConfig, ProxyConfig, Surroundings};
+use super::model::{Config, ProxyConfig, Surroundings};
 use super::paths::resolve_links;
+use crate::agent::FolderConfig;
 use crate::protocol::is_loopback;
 
 /// The origin of each setting, by its key and the number of its `[[folder]]`.

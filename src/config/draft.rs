@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
-use super::model::{Config, FolderConfig, Surroundings};
+use super::model::{Config, Surroundings};
+use crate::agent::FolderConfig;
 use crate::protocol::{Namespace, Pin};
 
 /// A config for one folder. All other keys keep their defaults.

@@ -9,10 +9,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::check::{SettingOrigins, check_config};
 use super::error::{ConfigError, SettingOrigin, did_you_mean};
-use super::model::{Config, FolderConfig, KEYS, Surroundings};
+use super::model::{Config, KEYS, Surroundings};
 use super::schema::{SettingFault, apply_setting};
 use super::token::exposed_mode;
 use super::value::{RawValue, nearest};
+use crate::agent::FolderConfig;
 
 /// Variables that begin with `MEMSYNC_` and belong to no key.
 const OTHER_VARIABLES: &[&str] = &[

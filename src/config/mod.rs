@@ -15,6 +15,7 @@ mod schema;
 mod token;
 mod value;
 
+pub use crate::agent::{ConflictPolicy, FolderConfig, HistoryConfig, StateConfig, SyncConfig};
 pub use crate::disk::whole::{create_private, create_private_dir};
 pub use crate::state::StateFormat;
 pub(crate) use certificate::{make_certificate, read_ca_file, read_small_file};
@@ -22,9 +23,7 @@ pub use draft::Draft;
 pub(crate) use draft::added_folder;
 pub use error::{ConfigError, SettingOrigin, TokenSource};
 pub use load::env_name;
-pub use model::{
-    Config, ConflictPolicy, FolderConfig, HistoryConfig, KEYS, ProxyConfig, StateConfig, Surroundings, SyncConfig,
-};
+pub use model::{Config, KEYS, ProxyConfig, Surroundings};
 pub(crate) use paths::{resolve_links, shell_word};
 pub use token::parse_token;
 pub(crate) use token::{read_token_file, token_from_env};

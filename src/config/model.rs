@@ -11,6 +11,7 @@ use super::certificate::read_ca_file;
 use super::error::ConfigError;
 use super::paths::resolve_links;
 use super::value::sanitise_device;
+use crate::agent::{ConflictPolicy, FolderConfig, HistoryConfig, StateConfig, SyncConfig};
 use crate::protocol::Pin;
 use crate::state::StateFormat;
 
@@ -89,56 +90,6 @@ pub struct ProxyConfig {
     /// Allows plain http to other machines.
     pub allow_http: bool,
     pub timeout: Duration,
-}
-
-/// `[sync]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct SyncConfig {
-    pub interval: Duration,
-    pub debounce: Duration,
-    pub rescan: Duration,
-    /// Requests in flight at the same time, 1 to 64.
-    pub concurrency: usize,
-    /// Bytes.
-    pub max_file_size: u64,
-    /// Share of the tracked files, above 0 and up to 1.
-    pub max_delete: f64,
-    pub conflict: ConflictPolicy,
-}
-
-/// The rule for a file that both sides changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConflictPolicy {
-    /// Merge, and keep both if the merge is not clean.
-    Merge,
-    /// Always keep both.
-    Copy,
-}
-
-/// `[history]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HistoryConfig {
-    pub keep: Duration,
-    /// Bytes.
-    pub max_size: u64,
-}
-
-/// `[state]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StateConfig {
-    pub format: StateFormat,
-    pub pretty: bool,
-}
-
-/// `[[folder]]`
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FolderConfig {
-    /// Absolute, without `.`, `..` or a trailing `/`.
-    pub path: PathBuf,
-    /// Empty for the flat dialect.
-    pub namespace: String,
-    /// gitignore syntax.
-    pub ignore: Vec<String>,
 }
 
 impl Config {

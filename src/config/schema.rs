@@ -7,8 +7,9 @@ use ignore::gitignore::GitignoreBuilder;
 use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
-use super::model::{Config, ConflictPolicy};
+use super::model::Config;
 use super::value::{RawValue, check_device};
+use crate::agent::ConflictPolicy;
 use crate::protocol::{BadPin, Namespace};
 use crate::state::StateFormat;
 

@@ -88,7 +88,7 @@ fn approve_alone(app: &App, plan: &HeldPlan, id: &str) -> anyhow::Result<&'stati
     let setups = agent_setup::folders(app, app.config()?, &records::device_id(app)?)?;
     for setup in setups.iter().filter(|setup| setup.root == plan.folder) {
         if approve_root(setup, id).with_context(|| setup.root.display().to_string())? {
-            return Ok(" `memsync run` or `memsync sync` goes on.");
+            return Ok(" `memsync run` or `memsync sync` continues.");
         }
     }
     Err(CommandFailure::new(Exit::Usage, format!("no plan {id} is held any more; see `memsync status`")).into())

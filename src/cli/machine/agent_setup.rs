@@ -65,7 +65,10 @@ fn folder_setup(
 ) -> FolderSetup {
     let files = state_files::find(app, &folder.path);
     FolderSetup {
-        path: folder.path.clone(),
+        folder: folder.clone(),
+        sync: config.sync.clone(),
+        history: config.history.clone(),
+        state: config.state.clone(),
         // Resolved once: if the path becomes a symlink to another folder later, the agent notices.
         root: resolve_links(&folder.path),
         state_dir: app.dirs.state.clone(),
@@ -73,8 +76,6 @@ fn folder_setup(
         lock: files.lock,
         status_file: files.status,
         device: config.device.clone(),
-        namespace: folder.namespace.clone(),
-        ignore: folder.ignore.clone(),
         http: HttpOptions {
             origin: config.proxy.url.clone(),
             token: access.token.clone(),
@@ -87,17 +88,7 @@ fn folder_setup(
             max_file_size: config.sync.max_file_size,
             concurrency: config.sync.concurrency,
         },
-        format: config.state.format,
-        pretty: config.state.pretty,
         session_id: session.to_owned(),
-        interval: config.sync.interval,
-        debounce: config.sync.debounce,
-        rescan: config.sync.rescan,
-        concurrency: config.sync.concurrency,
-        max_file_size: config.sync.max_file_size,
-        max_delete: config.sync.max_delete,
-        history_keep: config.history.keep,
-        history_max: config.history.max_size,
     }
 }
 

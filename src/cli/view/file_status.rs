@@ -65,7 +65,7 @@ pub(crate) fn file_status_text(file: &FileStatus, now: Timestamp) -> String {
         FileState::Synced if !file.conflict_copies.is_empty() => (format::BAD, "in conflict: both versions are kept"),
         FileState::Synced => (format::GOOD, "in sync"),
         FileState::WaitsForUpload => (format::BUSY, "waits for upload"),
-        FileState::WaitsForDelete => (format::BUSY, "waits to be deleted elsewhere"),
+        FileState::WaitsForDelete => (format::BUSY, "waits to be deleted on the proxy"),
         FileState::Deleted => (format::DIM, "deleted"),
         FileState::Ignored => (format::DIM, "ignored"),
         FileState::Blocked => (format::BAD, "not synced"),

@@ -72,7 +72,7 @@ fn headline(status: &Status) -> (Style, String) {
         SyncState::Halted => (format::BAD, "held until you decide"),
         SyncState::AuthRequired => (format::BAD, "the proxy refuses the token"),
         SyncState::Offline if waits_for == Some(WaitsFor::Disk) => {
-            (format::BAD, "waits for the disk; it goes on when the disk does")
+            (format::BAD, "waits for the disk; syncing continues when the disk works again")
         }
         SyncState::Offline => (format::BUSY, "offline; changes are kept here and sent when the proxy answers"),
         SyncState::Paused => (format::BUSY, "paused"),
@@ -89,7 +89,7 @@ fn next_steps(status: &Status) -> Vec<String> {
     let has = |state| status.state == state || status.folders.iter().any(|f| f.state == state);
     let mut next: Vec<String> = status.folders.iter().filter_map(|f| f.halt.as_ref()).flat_map(halt_steps).collect();
     if has(SyncState::AuthRequired) {
-        next.push("memsync doctor   checks the token and says how to mend it".to_owned());
+        next.push("memsync doctor   checks the token and says how to fix it".to_owned());
     }
     if !status.agent.running {
         let start = status.agent.start_command.as_deref().unwrap_or("memsync run");
@@ -97,7 +97,7 @@ fn next_steps(status: &Status) -> Vec<String> {
     }
     let waits_for = |what| status.folders.iter().any(|f| f.state == SyncState::Offline && f.waits_for == Some(what));
     if waits_for(WaitsFor::Disk) {
-        next.push("memsync doctor   looks at the room on the disk and at permissions".to_owned());
+        next.push("memsync doctor   checks the free space and the permissions".to_owned());
     } else if has(SyncState::Offline) && status.agent.running {
         next.push("memsync doctor   finds out why the proxy does not answer".to_owned());
     }
@@ -105,7 +105,7 @@ fn next_steps(status: &Status) -> Vec<String> {
         next.push("memsync doctor   finds out what is wrong".to_owned());
     }
     if has(SyncState::Paused) {
-        next.push("memsync resume   goes on syncing".to_owned());
+        next.push("memsync resume   ends the pause".to_owned());
     }
     if status.folders.iter().any(|f| f.conflicts > 0) {
         next.push("memsync conflicts   shows both versions of each and how to settle it".to_owned());

@@ -1,4 +1,4 @@
-//! kill -9 on a proxy under load: nothing acknowledged is lost, and nothing is half written.
+//! kill -9 on a proxy under load: no acknowledged write is lost, and none is half written.
 
 #[path = "common/killed.rs"]
 mod killed;
@@ -27,7 +27,7 @@ const STORE: &str = "CRASH_TEST_STORE";
 const DIE_AT: &str = "CRASH_TEST_DIE_AT";
 const WRITERS: usize = 16;
 
-/// The proxy to be killed: this test binary, started again with a store to serve. Without one it is no test.
+/// The proxy to be killed: this test binary, started again with a store to serve. Does nothing without one.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the child of these tests is told what to do by its parent")]
 fn child() {
@@ -40,7 +40,7 @@ fn child() {
         let store = Arc::new(SqliteStore::open(Path::new(&store)).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("\nlistening {}", listener.local_addr().unwrap());
-        // The parent holds the other end of stdin: this ends with it.
+        // Stdin closes when the parent ends, and then this ends, too.
         let orphaned = tokio::task::spawn_blocking(|| {
             let _ = std::io::stdin().read(&mut [0]);
         });
@@ -52,7 +52,7 @@ fn child() {
     });
 }
 
-/// A proxy in a process of its own, killed when dropped.
+/// A proxy in its own process, killed on drop.
 struct Process {
     child: Killed,
     addr: SocketAddr,
@@ -78,13 +78,13 @@ impl Process {
     }
 }
 
-/// What a path may hold: what was acknowledged last, and what was sent and got no answer.
+/// The possible contents of a path: the last acknowledged one, and those without an answer.
 #[derive(Clone, Default)]
 struct Expected {
-    /// `None`: nothing live.
+    /// `None`: absent or deleted.
     acknowledged: Option<Vec<u8>>,
     in_doubt: Option<Option<Vec<u8>>>,
-    /// Whether anything ever was there.
+    /// True if the path ever had content.
     known: bool,
 }
 
@@ -93,7 +93,7 @@ type Paths = HashMap<String, Expected>;
 /// Writes, one request after the other, until the proxy goes away.
 async fn hammer(addr: SocketAddr, writer: usize, seed: u64, mut paths: Paths, acked: Arc<Acked>) -> Paths {
     let mut random = fastrand::Rng::with_seed(seed ^ (writer as u64) << 32);
-    // The others may have brought it down before this one got to it.
+    // The proxy may be down before this client connects.
     let Some(mut client) = Client::try_connect(addr).await else { return paths };
     for n in 0.. {
         let path = format!("w{writer}/f{}", random.usize(..10));
@@ -128,7 +128,7 @@ async fn hammer(addr: SocketAddr, writer: usize, seed: u64, mut paths: Paths, ac
     paths
 }
 
-/// Counts acknowledged writes and tells when there are enough.
+/// Counts acknowledged writes, and signals when there are enough.
 struct Acked {
     left: AtomicUsize,
     enough: Notify,
@@ -155,7 +155,7 @@ fn bodies_of_rows(store: &Path) -> HashSet<String> {
     names.filter_map(|name| name.unwrap()).collect()
 }
 
-/// Compares the proxy with what was acknowledged, and settles what was in doubt.
+/// Compares the proxy with the acknowledged writes, and resolves those without an answer.
 async fn verify(addr: SocketAddr, store: &Path, paths: &mut Paths) {
     let mut client = Client::connect(addr).await;
     let index = client.get("/sync").await.json();
@@ -232,7 +232,7 @@ async fn nothing_acknowledged_is_lost_to_kill_9() {
 
 #[cfg(debug_assertions)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_to_a_death_on_either_side_of_the_commit() {
+async fn crash_around_the_commit_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);

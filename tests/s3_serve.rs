@@ -1,4 +1,4 @@
-//! `memsync serve` and `memsync reindex` with a bucket, as the real program, against an S3 in this process.
+//! `memsync serve`, `reindex` and `store copy` with a bucket: the real program against an S3 server in this process.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -28,19 +28,19 @@ use s3::{Server, Stored};
 use serde_json::json;
 use serving::{Serving, memsync};
 
-async fn said(mut command: Command) -> (i32, String) {
+async fn run(mut command: Command) -> (i32, String) {
     let out = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let text = [out.stdout, out.stderr].concat();
     (out.status.code().unwrap(), String::from_utf8(text).unwrap())
 }
 
-/// Whether the proxy says of this point of the index's history that it has never stood there.
+/// True if the proxy reports that its history does not contain this point.
 async fn is_set_back(client: &mut proxy::Client, point: &str) -> bool {
     client.get(&format!("/sync?history={point}")).await.header("x-memsync-set-back").is_some()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bucket_that_was_set_back_is_told_by_its_index() {
+async fn index_shows_that_the_bucket_was_reset() {
     let server = Server::start().await;
     let home = tempfile::tempdir().unwrap();
     let running = Serving::start(home.path(), &server, &[]).await;
@@ -58,8 +58,8 @@ async fn bucket_that_was_set_back_is_told_by_its_index() {
         server.plant(&key, object);
     }
     assert!(is_set_back(&mut client, &after).await);
-    assert!(!is_set_back(&mut client, &before).await, "as it was then, so it is");
-    // What the proxy writes from now on is another history, though it runs on.
+    assert!(!is_set_back(&mut client, &before).await, "the history contains this point");
+    // The proxy's next write begins another history id.
     client.put("/blob/b", "new", b"theirs").await;
     client.put("/blob/c", "new", b"theirs").await;
     let now = point(&mut client).await;
@@ -68,7 +68,7 @@ async fn bucket_that_was_set_back_is_told_by_its_index() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_program_serves_a_bucket_and_another_takes_it_over() {
+async fn second_proxy_takes_over_a_bucket() {
     let server = Server::start().await;
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let first = Serving::start(one.path(), &server, &[]).await;
@@ -86,7 +86,7 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     assert_eq!(index.json()["files"]["topics/a b.md"]["md5"], proxy::md5(b"hello"));
     assert_eq!(client.send("GET", "/sync", &[("If-None-Match", &etag)], b"").await.status, 304);
 
-    // Beside it another proxy on the same bucket: what one takes the other has.
+    // Another proxy on the same bucket sees the same files.
     let second = Serving::start(two.path(), &server, &[]).await;
     let mut other = second.client().await;
     assert_eq!(other.get("/blob/topics/a%20b.md").await.body, b"hello");
@@ -95,7 +95,7 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
     assert_ne!(client.get("/sync").await.header("etag").unwrap(), etag);
     let kept = client.get("/versions/topics/a%20b.md").await.json();
     let earlier = format!("/blob/topics/a%20b.md?version={}", kept["versions"][1]["version"]);
-    assert_eq!(other.get(&earlier).await.body, b"hello", "what one replaced the other gives back");
+    assert_eq!(other.get(&earlier).await.body, b"hello", "the other proxy has the earlier version");
     drop(first);
     let large = vec![7; 5_000_000];
     assert_eq!(other.put("/blob/large.bin", "new", &large).await.status, 201);
@@ -104,12 +104,12 @@ async fn the_program_serves_a_bucket_and_another_takes_it_over() {
 
     let store = server.store("memory", system_clock()).await;
     assert_eq!(store.index("", 0).await.unwrap().entries.len(), 3);
-    assert_eq!(std::fs::read_dir(two.path().join("proxy/spool")).unwrap().count(), 0, "nothing is left behind");
+    assert_eq!(std::fs::read_dir(two.path().join("proxy/spool")).unwrap().count(), 0, "the spool is empty");
 }
 
-/// The bucket has no border between namespaces; a key for one does not reach the other through it.
+/// In the bucket a namespace's file and a flat file with a longer name are the same object.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_for_one_namespace_reaches_no_other_by_a_longer_name() {
+async fn key_reaches_no_other_namespace_by_a_longer_name() {
     let server = Server::start().await;
     let home = tempfile::tempdir().unwrap();
     let mut create = memsync(home.path(), &server);
@@ -122,7 +122,7 @@ async fn a_key_for_one_namespace_reaches_no_other_by_a_longer_name() {
 
     let mut flat = serving.client().await;
     flat.token = String::from_utf8(key.stdout).unwrap().trim().to_owned();
-    assert_eq!(flat.get("/team/blob/secret.md").await.status, 403, "not by its name");
+    assert_eq!(flat.get("/team/blob/secret.md").await.status, 403, "the key does not open this namespace");
     let tag = proxy::md5(b"secret");
     let frame = frames(&[(json!({"op": "get", "path": "team/secret.md"}), Vec::new())]);
     for (n, reply) in [
@@ -139,16 +139,16 @@ async fn a_key_for_one_namespace_reaches_no_other_by_a_longer_name() {
         assert_eq!((reply.status, reply.code().as_str()), (409, "OTHER_NAMESPACE"), "{n}: {reply:?}");
     }
     let batch = flat.send("POST", "/batch", &BATCH, &frame).await;
-    let told = String::from_utf8_lossy(&batch.body).into_owned();
-    assert!(told.contains("\"status\":409") && !told.ends_with("secret"), "{told}");
+    let answer = String::from_utf8_lossy(&batch.body).into_owned();
+    assert!(answer.contains("\"status\":409") && !answer.ends_with("secret"), "{answer}");
     assert_eq!(flat.get("/sync").await.json()["files"], json!({}));
     assert_eq!(flat.put("/blob/teams.md", "new", b"mine").await.status, 201);
     assert_eq!(all.get("/team/blob/secret.md").await.body, b"secret");
 }
 
-/// Deep names in one batch cost the bucket a bounded number of looks; the rest is to be asked for by itself.
+/// Deep names in one batch cost a limited number of requests. The rest must be requested one by one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deep_names_in_a_batch_are_no_burden() {
+async fn deep_names_in_a_batch_cost_limited_requests() {
     let server = Server::start().await;
     let running = proxy::Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
     let deep = |n: usize| format!("{n}/{}", vec!["d"; 400].join("/"));
@@ -158,14 +158,14 @@ async fn deep_names_in_a_batch_are_no_burden() {
     let mut client = running.client().await;
     let statuses = statuses(&client.send("POST", "/batch", &BATCH, &frames(&gets)).await.body);
     let asked = looks() - before;
-    assert!(asked <= 4096, "{asked} looks");
+    assert!(asked <= 4096, "{asked} requests");
     assert_eq!((statuses[0], statuses[39], statuses.len()), (404, 413, 40));
     assert_eq!(client.get(&format!("/blob/{}", deep(39))).await.status, 404);
 }
 
-/// With credentials for the prefix alone there are no versions, and the proxy says so instead of forgetting.
+/// Credentials for the prefix alone allow no versions, and the proxy reports that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_kept_is_not_promised() {
+async fn versions_are_not_offered_if_they_cannot_be_kept() {
     let server = Server::start_with(s3::Quirks { only_below: Some("memory/"), ..s3::Quirks::default() }).await;
     let home = tempfile::tempdir().unwrap();
     let serving = Serving::start(home.path(), &server, &[]).await;
@@ -181,9 +181,9 @@ async fn what_cannot_be_kept_is_not_promised() {
     assert!(log.contains("memory.memsync/") && log.contains("no earlier versions are kept"), "{log}");
 }
 
-/// A key has its longest length, whatever the prefix takes of it.
+/// The limit on a key includes the prefix.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_no_key_has_room_for_is_refused() {
+async fn name_too_long_for_a_key_is_refused() {
     let server = Server::start().await;
     let running = proxy::Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
     let mut client = running.client().await;
@@ -199,13 +199,13 @@ async fn a_name_that_no_key_has_room_for_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reindex_says_what_it_mended() {
+async fn reindex_reports_its_repairs() {
     let server = Server::start().await;
     let home = tempfile::tempdir().unwrap();
     let reindex = |more: &[&str]| {
         let mut command = memsync(home.path(), &server);
         command.arg("reindex").args(more);
-        said(command)
+        run(command)
     };
     let (code, text) = reindex(&[]).await;
     assert_eq!((code, text.as_str()), (0, "s3://notes/memory, flat: the index is right (0 files).\n"));
@@ -231,7 +231,7 @@ async fn reindex_says_what_it_mended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn settings_that_cannot_work_are_told() {
+async fn invalid_settings_are_reported() {
     let server = Server::start().await;
     let home = tempfile::tempdir().unwrap();
     for (name, value, code, words) in [
@@ -245,21 +245,21 @@ async fn settings_that_cannot_work_are_told() {
     ] {
         let mut command = memsync(home.path(), &server);
         command.args(["serve", "--listen", "127.0.0.1:0"]).env(name, value);
-        let (was, text) = said(command).await;
+        let (was, text) = run(command).await;
         assert_eq!(was, code, "{name}={value}: {text}");
         assert!(text.contains(words), "{words}: {text}");
         assert!(!text.contains(s3::SECRET_KEY), "{text}");
     }
     let mut command = memsync(home.path(), &server);
     command.arg("reindex").env_remove("S3_BUCKET");
-    let (code, text) = said(command).await;
+    let (code, text) = run(command).await;
     assert_eq!(code, 2);
     assert!(text.contains("set S3_BUCKET"), "{text}");
 }
 
-/// What one proxy writes reaches those who listen at another, in every namespace that somebody listens to.
+/// Event listeners of one proxy see the writes of another, in every namespace with listeners.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_proxy_tells_of_what_another_wrote_to_the_bucket() {
+async fn events_include_writes_of_another_proxy() {
     let server = Server::start().await;
     let options = || memsync::proxy::Options { look_elsewhere: Duration::from_millis(20), ..proxy::options() };
     let start = async || {
@@ -290,17 +290,17 @@ async fn a_proxy_tells_of_what_another_wrote_to_the_bucket() {
     assert_eq!(writer.send("PUT", "/team/blob/t.md", &version, b"t").await.status, 201);
     team.until("\"path\":\"t.md\"}").await;
     assert_eq!(writer.delete("/blob/a.md").await.status, 204);
-    let told = flat.until("\"path\":\"a.md\"}").await;
-    assert!(!told.contains("t.md"), "that is of another namespace: {told}");
+    let events = flat.until("\"path\":\"a.md\"}").await;
+    assert!(!events.contains("t.md"), "an event of another namespace: {events}");
 
-    // What the second writes itself it tells as well.
+    // Its own writes are events, too.
     assert_eq!(reader.put("/blob/b.md", "new", b"b").await.status, 201);
     flat.until("\"path\":\"b.md\"}").await;
 }
 
-/// `/health` may be asked by anybody, as often as they like.
+/// Anyone may request `/health` at any rate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_asks_the_bucket_once_for_many_and_does_not_wait_for_ever() {
+async fn health_checks_share_one_bucket_request_and_time_out() {
     let server = Server::start().await;
     let asked = Arc::new(AtomicUsize::new(0));
     let running = proxy::Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
@@ -310,7 +310,7 @@ async fn health_asks_the_bucket_once_for_many_and_does_not_wait_for_ever() {
         s3::Fault::Slow(Duration::from_secs(600))
     });
     let began = Instant::now();
-    // A look lasts five seconds; a machine that stalls may make them wait for a second one.
+    // A check lasts five seconds. On a slow machine the requests may wait for a second one.
     let looks = || 1 + usize::try_from(began.elapsed().as_secs() / 5).unwrap();
     let many = futures::future::join_all((0..50).map(|_| async { running.client().await.get("/health").await })).await;
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
@@ -321,7 +321,7 @@ async fn health_asks_the_bucket_once_for_many_and_does_not_wait_for_ever() {
         assert!(detail == "the storage has not answered for 3 s" || detail.contains("does not answer"), "{detail}");
     }
     assert!((1..=looks()).contains(&asked.load(Ordering::SeqCst)), "{asked:?}");
-    // Who hangs up makes nobody ask again.
+    // A client that disconnects causes no further check.
     for _ in 0..20 {
         running.client().await.write(&proxy::head("GET", "/health", &[])).await;
     }
@@ -329,7 +329,7 @@ async fn health_asks_the_bucket_once_for_many_and_does_not_wait_for_ever() {
     let at_most = looks() + 1;
     let deadline = Instant::now() + Duration::from_secs(20);
     while running.client().await.get("/health").await.status != 200 {
-        assert!(Instant::now() < deadline, "it is well again");
+        assert!(Instant::now() < deadline, "the proxy is healthy again");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(asked.load(Ordering::SeqCst) <= at_most, "{asked:?}");
@@ -361,7 +361,7 @@ async fn sample(client: &mut proxy::Client, name: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_show_how_few_writes_of_the_index_many_files_take() {
+async fn metrics_count_few_index_writes_for_many_files() {
     let server = Server::start().await;
     let running = proxy::Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
     let uploads = (0..3).map(|at| {
@@ -381,7 +381,7 @@ async fn metrics_show_how_few_writes_of_the_index_many_files_take() {
     let mut client = running.client().await;
     let writes = sample(&mut client, "memsync_store_index_writes_total").await;
     assert_eq!(writes, server.puts("memory/.sync-index.json") as f64);
-    // A quiet machine makes 30. One that stalls ends a group early, again and again, and still makes no index a file.
+    // An idle machine makes 30 writes. A slow one ends groups early, but still writes far fewer indexes than files.
     assert!((1.0..=300.0).contains(&writes), "{writes} index writes for 3,000 files");
     assert_eq!(sample(&mut client, "memsync_writes_total").await, 3000.0);
     let reads = sample(&mut client, "memsync_store_index_reads_total").await;
@@ -389,9 +389,9 @@ async fn metrics_show_how_few_writes_of_the_index_many_files_take() {
     assert_eq!(sample(&mut client, "memsync_store_index_reads_total").await, reads + 2.0, "the state, and the index");
 }
 
-/// From a directory to the bucket, and from there to another directory.
+/// Copies a store from a directory to a bucket, and from there to another directory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_moves_to_a_bucket_and_back_with_its_keys() {
+async fn store_is_copied_to_a_bucket_and_back_with_its_keys() {
     let server = Server::start().await;
     let home = tempfile::tempdir().unwrap();
     let dir = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
@@ -401,7 +401,7 @@ async fn a_store_moves_to_a_bucket_and_back_with_its_keys() {
         if !bucket {
             command.env_remove("S3_BUCKET");
         }
-        said(command)
+        run(command)
     };
     let path = |name: &str| memsync::path::RelPath::parse(name).unwrap();
     let bytes = |text: &'static str| bytes::Bytes::from_static(text.as_bytes());
@@ -412,11 +412,11 @@ async fn a_store_moves_to_a_bucket_and_back_with_its_keys() {
     store.put_bytes("", &path("gone.md"), Precondition::Absent, bytes("gone")).await.unwrap();
     store.delete("", &path("gone.md"), None, memsync::store::BlobMeta::default()).await.unwrap();
     store.put_bytes("team/x", &path("b.md"), Precondition::Absent, bytes("b")).await.unwrap();
-    let told = |index: memsync::store::IndexSnapshot| -> BTreeMap<_, _> {
-        let said = |e: memsync::store::IndexEntry| (e.md5, e.size, e.is_deleted, e.version);
-        index.entries.into_iter().map(|(path, entry)| (path, said(entry))).collect()
+    let brief = |index: memsync::store::IndexSnapshot| -> BTreeMap<_, _> {
+        let values = |e: memsync::store::IndexEntry| (e.md5, e.size, e.is_deleted, e.version);
+        index.entries.into_iter().map(|(path, entry)| (path, values(entry))).collect()
     };
-    let (flat, team) = (told(store.index("", 0).await.unwrap()), told(store.index("team/x", 0).await.unwrap()));
+    let (flat, team) = (brief(store.index("", 0).await.unwrap()), brief(store.index("team/x", 0).await.unwrap()));
     drop(store);
     let (code, text) = run(&["key", "create", "--name", "ana", "--store", &dir("one")], false).await;
     assert_eq!(code, 0, "{text}");
@@ -424,14 +424,14 @@ async fn a_store_moves_to_a_bucket_and_back_with_its_keys() {
     let (code, text) = run(&["store", "copy", &dir("one"), "s3:"], true).await;
     assert!(code == 0 && text.contains("3 paths"), "{text}");
     let (code, text) = run(&["store", "copy", &dir("one"), "s3:"], true).await;
-    assert!(code == 0 && text.contains("0 versions written"), "it goes on where it was: {text}");
+    assert!(code == 0 && text.contains("0 versions written"), "the second copy writes nothing: {text}");
     let bucket = server.store("memory", system_clock()).await;
-    assert_eq!(told(bucket.index("", 0).await.unwrap()), flat);
-    assert_eq!(told(bucket.index("team/x", 0).await.unwrap()), team);
+    assert_eq!(brief(bucket.index("", 0).await.unwrap()), flat);
+    assert_eq!(brief(bucket.index("team/x", 0).await.unwrap()), team);
     let (code, text) = run(&["key", "list"], true).await;
     assert!(code == 0 && text.contains("ana"), "{text}");
 
-    // What another proxy put there since: its index has times of its own.
+    // Another proxy added a file, and its index has other times.
     server.plant("memory/theirs.md", Stored::new(b"theirs", &[("content-md5", &proxy::md5(b"theirs"))]));
     let mut index: serde_json::Value =
         serde_json::from_slice(&server.object("memory/.sync-index.json").unwrap().body).unwrap();
@@ -443,16 +443,16 @@ async fn a_store_moves_to_a_bucket_and_back_with_its_keys() {
     let (code, text) = run(&["store", "copy", "s3:", &dir("two")], true).await;
     assert!(code == 0 && text.contains("4 paths"), "{text}");
     let back = SqliteStore::open(&home.path().join("two")).unwrap();
-    let mut now = told(back.index("", 0).await.unwrap());
+    let mut now = brief(back.index("", 0).await.unwrap());
     assert_eq!(now.remove("theirs.md").unwrap().1, 6);
-    assert_eq!((now, told(back.index("team/x", 0).await.unwrap())), (flat, team));
+    assert_eq!((now, brief(back.index("team/x", 0).await.unwrap())), (flat, team));
     drop(back);
     let (code, text) = run(&["key", "list", "--store", &dir("two")], false).await;
     assert!(code == 0 && text.contains("ana"), "{text}");
 
-    // Where there is no bucket no store is made.
+    // A missing bucket leaves no target store.
     let mut command = memsync(home.path(), &server);
     command.args(["store", "copy", "s3:", &dir("three")]).env("S3_BUCKET", "nowhere");
-    let (code, text) = said(command).await;
+    let (code, text) = run(command).await;
     assert!(code == 1 && !home.path().join("three").exists(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! One suite for every store: what a proxy and its clients count on.
+//! The conformance suite: guarantees of every store that the proxy and its clients rely on.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,32 +19,32 @@ use memsync::store::{
 use memsync::testing::MemoryStore;
 use seed::seed;
 
-#[path = "store_conformance/after.rs"]
-mod after;
-#[path = "store_conformance/embedded.rs"]
-mod embedded_only;
-#[path = "store_conformance/exact.rs"]
-mod exact_index;
-#[path = "store_conformance/history.rs"]
-mod history;
-#[path = "store_conformance/kept.rs"]
-mod kept;
+#[path = "store_conformance/broken_stores.rs"]
+mod broken_stores;
+#[path = "store_conformance/versions.rs"]
+mod earlier;
+#[path = "store_conformance/index_changes.rs"]
+mod index_changes;
+#[path = "store_conformance/linearizability.rs"]
+mod linearizability;
 #[path = "store_conformance/s3.rs"]
 mod s3;
-#[path = "store_conformance/s3_borders.rs"]
-mod s3_borders;
-#[path = "store_conformance/s3_guests.rs"]
-mod s3_guests;
-#[path = "store_conformance/s3_past.rs"]
-mod s3_past;
+#[path = "store_conformance/s3_foreign_objects.rs"]
+mod s3_foreign_objects;
+#[path = "store_conformance/s3_namespaces.rs"]
+mod s3_namespaces;
+#[path = "store_conformance/s3_two_proxies.rs"]
+mod s3_two_proxies;
+#[path = "store_conformance/s3_versions.rs"]
+mod s3_versions;
 #[path = "common/seed.rs"]
 mod seed;
 #[path = "common/s3.rs"]
 mod server;
-#[path = "store_conformance/together.rs"]
-mod together;
-#[path = "store_conformance/wrong.rs"]
-mod wrong;
+#[path = "store_conformance/sqlite.rs"]
+mod sqlite_only;
+#[path = "store_conformance/strong_index.rs"]
+mod strong_index;
 
 fn path(text: &str) -> RelPath {
     RelPath::parse(text).unwrap()
@@ -74,7 +74,7 @@ async fn content(body: BlobBody) -> Vec<u8> {
     }
 }
 
-/// The content at `name`, `None` when nothing live is there.
+/// The content at `name`; `None` if there is no live blob.
 async fn read(store: &impl Store, name: &str) -> Option<Vec<u8>> {
     match store.get("", &path(name)).await.unwrap() {
         GetOutcome::Found(blob) => {
@@ -87,7 +87,7 @@ async fn read(store: &impl Store, name: &str) -> Option<Vec<u8>> {
     }
 }
 
-fn is_exact<S: Store>(_: &S) -> bool {
+fn is_strong<S: Store>(_: &S) -> bool {
     S::STRONG
 }
 
@@ -99,7 +99,7 @@ async fn index(store: &impl Store, since: u64) -> BTreeMap<String, IndexEntry> {
     store.index("", since).await.unwrap().entries.into_iter().collect()
 }
 
-/// Content longer than what a store may want to keep beside its entries.
+/// Content that is too large for a database row.
 fn large(seed: u8) -> Vec<u8> {
     (0..3_000_000u32).map(|i| (i >> 8) as u8 ^ i as u8 ^ seed).collect()
 }
@@ -114,11 +114,14 @@ async fn preconditions(store: impl Store, _: Arc<AtomicU64>) {
     };
     assert_eq!((first.md5, first.size, first.is_deleted), (a, 1, false));
     assert_eq!(put(&store, "x", New, b"b").await, PutOutcome::Mismatch(Some(first)));
-    assert_eq!(put(&store, "x", New, b"a").await, PutOutcome::Mismatch(Some(first)), "`new` is no upsert");
+    assert_eq!(put(&store, "x", New, b"a").await, PutOutcome::Mismatch(Some(first)), "`new` must not overwrite");
     assert_eq!(put(&store, "x", Holds(b), b"b").await, PutOutcome::Mismatch(Some(first)));
     assert_eq!(read(&store, "x").await.as_deref(), Some(&b"a"[..]));
     assert!(matches!(put(&store, "x", Holds(a), b"b").await, PutOutcome::Updated(e) if e.md5 == b));
-    assert!(matches!(put(&store, "x", Holds(b), b"b").await, PutOutcome::Updated(e) if e.md5 == b), "the same again");
+    assert!(
+        matches!(put(&store, "x", Holds(b), b"b").await, PutOutcome::Updated(e) if e.md5 == b),
+        "the same content again"
+    );
     assert_eq!(read(&store, "x").await.as_deref(), Some(&b"b"[..]));
     assert!(matches!(put(&store, "empty", New, b"").await, PutOutcome::Created(e) if e.size == 0));
     assert_eq!(read(&store, "empty").await.as_deref(), Some(&b""[..]));
@@ -136,7 +139,7 @@ async fn tombstones(store: impl Store, _: Arc<AtomicU64>) {
     };
     assert_eq!((tombstone.md5, tombstone.size, tombstone.is_deleted), (a, 0, true));
     assert!(tombstone.version > live.version);
-    assert!(!is_exact(&store) || tombstone.cursor > live.cursor);
+    assert!(!is_strong(&store) || tombstone.cursor > live.cursor);
     assert_eq!(delete(&store, "x", None).await, DeleteOutcome::Tombstone(tombstone));
     assert!(matches!(store.get("", &path("x")).await.unwrap(), GetOutcome::Tombstone(e) if e == tombstone));
     assert_eq!(index(&store, 0).await["x"], tombstone);
@@ -148,8 +151,8 @@ async fn tombstones(store: impl Store, _: Arc<AtomicU64>) {
     assert_eq!(read(&store, "x").await.as_deref(), Some(&b"d"[..]));
 }
 
-/// Many writes and reads handed in together come to what they would have come to alone.
-async fn many(store: impl Store, _: Arc<AtomicU64>) {
+/// A batch gives the same results as single requests.
+async fn batches(store: impl Store, _: Arc<AtomicU64>) {
     let a = Md5::of(b"a");
     let big = large(3);
     written(put(&store, "held", New, b"a").await);
@@ -166,7 +169,7 @@ async fn many(store: impl Store, _: Arc<AtomicU64>) {
     ];
     writes.extend((0..300).map(|n| (path(&format!("many/{n}")), put_op(New, format!("{n}").as_bytes()))));
     let meta = BlobMeta { device: Some("laptop".into()), ..BlobMeta::default() };
-    let exact = is_exact(&store);
+    let exact = is_strong(&store);
     let before = if exact { mark(&store).await.cursor } else { 0 };
     let done = store.write_many("", writes, &meta).await;
     let done: Vec<WriteOutcome> = done.into_iter().map(Result::unwrap).collect();
@@ -181,7 +184,7 @@ async fn many(store: impl Store, _: Arc<AtomicU64>) {
         assert_eq!(mark(&store).await.cursor, before + 304);
         let mut cursors: Vec<u64> = index(&store, before).await.values().map(|e| e.cursor).collect();
         cursors.sort_unstable();
-        assert_eq!(cursors, (before + 1..=before + 304).collect::<Vec<_>>(), "each its own");
+        assert_eq!(cursors, (before + 1..=before + 304).collect::<Vec<_>>(), "every write has its own cursor");
     }
     assert_eq!(read(&store, "big").await, Some(big.clone()));
 
@@ -195,7 +198,7 @@ async fn many(store: impl Store, _: Arc<AtomicU64>) {
         }
     }
     let GetOutcome::Found(blob) = store.get("", &path("many/7")).await.unwrap() else { panic!("it is there") };
-    // An S3 gives what has no type one of its own.
+    // S3 sets a default content type, so compare the rest.
     assert_eq!((&blob.meta.device, &blob.meta.free), (&meta.device, &meta.free));
 
     let gone = (0..300).map(|n| {
@@ -222,7 +225,7 @@ async fn large_contents(store: impl Store, _: Arc<AtomicU64>) {
     assert!(matches!(put(&store, "x", New, &two).await, PutOutcome::Mismatch(Some(_))));
     assert_eq!(read(&store, "x").await, Some(one.clone()));
 
-    // What is being read stays whole while it is replaced.
+    // A body that is being read stays complete while it is replaced.
     let GetOutcome::Found(old) = store.get("", &path("x")).await.unwrap() else { panic!("x is there") };
     assert!(matches!(put(&store, "x", Holds(Md5::of(&one)), &two).await, PutOutcome::Updated(_)));
     assert_eq!(content(old.body).await, one);
@@ -231,7 +234,7 @@ async fn large_contents(store: impl Store, _: Arc<AtomicU64>) {
     assert!(matches!(put(&store, "x", Holds(Md5::of(&two)), b"small").await, PutOutcome::Updated(_)));
     assert_eq!(read(&store, "x").await.as_deref(), Some(&b"small"[..]));
 
-    // In pieces of awkward sizes.
+    // In pieces of an odd size.
     let mut body = store.new_body();
     for piece in one.chunks(70_001) {
         body.push(Bytes::copy_from_slice(piece)).await.unwrap();
@@ -240,7 +243,7 @@ async fn large_contents(store: impl Store, _: Arc<AtomicU64>) {
     assert_eq!(written(stored).md5, Md5::of(&one));
     assert_eq!(read(&store, "y").await, Some(one));
 
-    // A body that never came to its put.
+    // A body that is dropped before its put.
     let mut body = store.new_body();
     body.push(Bytes::from(two)).await.unwrap();
     drop(body);
@@ -297,7 +300,7 @@ async fn races(store: impl Store, _: Arc<AtomicU64>) {
         let won = |puts: Vec<Result<PutOutcome, _>>| {
             let won: Vec<_> =
                 puts.into_iter().map(Result::unwrap).filter(|p| !matches!(p, PutOutcome::Mismatch(_))).collect();
-            assert_eq!(won.len(), 1, "one winner");
+            assert_eq!(won.len(), 1, "exactly one writer wins");
             written(won[0])
         };
         let created = won(race(New, "create").await);
@@ -313,7 +316,7 @@ async fn is_healthy(store: impl Store, _: Arc<AtomicU64>) {
     store.health().await.unwrap();
 }
 
-/// The index has what the blobs have, namespaces are apart, and another state has another tag.
+/// The index matches the blobs, namespaces are separate, and every state has its own tag.
 async fn listing(store: impl Store, _: Arc<AtomicU64>) {
     assert_eq!(index(&store, 0).await, BTreeMap::new());
     let mut changes = store.subscribe();
@@ -321,12 +324,12 @@ async fn listing(store: impl Store, _: Arc<AtomicU64>) {
     let names = ["a", "b/c", "b/c d", "\u{fc}ber %41+&=?#\"<>|*.md", "b/c/d", "z"];
     for name in names {
         let entry = written(put(&store, name, New, name.as_bytes()).await);
-        let told = changes.recv().await.unwrap();
-        assert_eq!((told[0].ns.as_str(), told[0].path.as_str()), ("", name));
+        let sent = changes.recv().await.unwrap();
+        assert_eq!((sent[0].ns.as_str(), sent[0].path.as_str()), ("", name));
         assert_eq!(index(&store, 0).await[name], entry);
         assert_eq!(read(&store, name).await.as_deref(), Some(name.as_bytes()));
         let tag = store.state("").await.unwrap().tag;
-        assert!(!tags.contains(&tag), "a change is another state");
+        assert!(!tags.contains(&tag), "a change has a new tag");
         assert!(tag.bytes().all(|b| b.is_ascii_graphic() && b != b'"'), "{tag}");
         tags.push(tag);
     }
@@ -334,11 +337,11 @@ async fn listing(store: impl Store, _: Arc<AtomicU64>) {
     let before = store.state("").await.unwrap();
     put(&store, "a", New, b"refused").await;
     delete(&store, "nobody", None).await;
-    assert_eq!(store.state("").await.unwrap(), before, "what is refused is no change");
+    assert_eq!(store.state("").await.unwrap(), before, "a refused write changes nothing");
 
     let other = store.put_bytes("team/x", &path("a"), New, Bytes::from_static(b"theirs")).await.unwrap();
     assert!(matches!(other, PutOutcome::Created(_)));
-    assert_eq!(store.state("").await.unwrap(), before, "another namespace is no news");
+    assert_eq!(store.state("").await.unwrap(), before, "another namespace changes nothing here");
     let team: BTreeMap<_, _> = store.index("team/x", 0).await.unwrap().entries.into_iter().collect();
     assert_eq!(team.keys().collect::<Vec<_>>(), ["a"]);
     assert_eq!(store.index("nobody", 0).await.unwrap().entries.len(), 0);
@@ -349,7 +352,7 @@ async fn listing(store: impl Store, _: Arc<AtomicU64>) {
     assert_eq!(all.values().filter(|e| e.is_deleted).count(), 1);
 }
 
-/// Sixteen writers with paths of their own and some in common: the index ends with exactly what the blobs hold.
+/// Sixteen writers with their own and with common paths. At the end the index matches the blobs.
 async fn index_under_16_writers(store: impl Store, _: Arc<AtomicU64>) {
     let store = Arc::new(store);
     let seed = seed();
@@ -368,11 +371,11 @@ async fn index_under_16_writers(store: impl Store, _: Arc<AtomicU64>) {
                     }
                     GetOutcome::Found(blob) => {
                         let put = put(&*store, &common, Holds(blob.entry.md5), &content).await;
-                        assert_ne!(put, PutOutcome::Mismatch(None), "what was there has left something");
+                        assert_ne!(put, PutOutcome::Mismatch(None), "a deleted file leaves a tombstone");
                     }
                     GetOutcome::Tombstone(_) | GetOutcome::Absent => {
                         let put = put(&*store, &common, New, &content).await;
-                        assert!(!matches!(put, PutOutcome::Updated(_)), "new is no update");
+                        assert!(!matches!(put, PutOutcome::Updated(_)), "`new` must not update");
                     }
                 }
             }
@@ -387,30 +390,30 @@ async fn index_under_16_writers(store: impl Store, _: Arc<AtomicU64>) {
         match store.get("", &path(&name)).await.unwrap() {
             GetOutcome::Found(blob) => assert_eq!(blob.entry, entry, "{name}"),
             GetOutcome::Tombstone(tombstone) => assert_eq!(tombstone, entry, "{name}"),
-            GetOutcome::Absent => panic!("{name} is in the index and nowhere else"),
+            GetOutcome::Absent => panic!("{name} is only in the index"),
         }
     }
 }
 
-use after::what_changed_after_a_tag;
-use exact_index::index_and_cursor;
-use history::linearizable;
-use kept::{earlier_versions, placed_versions, retention};
+use earlier::{earlier_versions, imported_versions, retention};
+use index_changes::changes_since_a_tag;
+use linearizability::linearizable;
+use strong_index::index_and_cursor;
 
-/// Gives the suite to a macro: what every store is tested for.
+/// Passes the tests of the suite to a macro.
 macro_rules! the_suite {
     ($to:ident $($more:tt)*) => {
         $to! { $($more)*
-            (current_thread) preconditions, tombstones, many, large_contents, listing, versions, earlier_versions,
-                placed_versions, retention, is_healthy, what_changed_after_a_tag;
+            (current_thread) preconditions, tombstones, batches, large_contents, listing, versions, earlier_versions,
+                imported_versions, retention, is_healthy, changes_since_a_tag;
             (multi_thread, worker_threads = 4) records, races, linearizable, index_under_16_writers;
         }
     };
 }
 use the_suite;
 
-/// The suite, once for each way to open a store. `$open` takes a directory and a clock, and gives the store with what
-/// must live as long; or nothing, where there is none to be tested.
+/// The suite for one store. `$open` takes a directory and a clock. It gives the store, and a value that must live as long;
+/// or `None` if the store cannot be tested here.
 macro_rules! conformance {
     ($name:ident, $open:expr $(, #$attribute:tt)*) => {
         mod $name {
@@ -429,8 +432,8 @@ macro_rules! conformance {
     };
 }
 
-/// What only a store with an exact index can do.
-macro_rules! exact {
+/// The tests of a strong index.
+macro_rules! strong {
     ($name:ident, $open:expr) => {
         mod $name {
             use super::*;
@@ -448,7 +451,7 @@ macro_rules! exact {
     };
 }
 
-/// Tests named as what they run, with these attributes.
+/// One test for each function, with its name and these attributes.
 macro_rules! suite {
     ($attributes:tt $with:ident, $($runtime:tt $($name:ident),+;)+) => {
         $($(suite! { @one $attributes $with, $runtime $name })+)+
@@ -475,11 +478,11 @@ fn clock(now: &Arc<AtomicU64>) -> WallClock {
 }
 
 mod opened {
-    #![allow(non_camel_case_types)] // Named as the suites are.
+    #![allow(non_camel_case_types)] // Each type has the name of its suite.
     pub type memory = memsync::testing::MemoryStore;
-    pub type memory_exact = memsync::testing::MemoryStore;
-    pub type embedded = memsync::store::SqliteStore;
-    pub type embedded_exact = memsync::store::SqliteStore;
+    pub type memory_strong = memsync::testing::MemoryStore;
+    pub type sqlite = memsync::store::SqliteStore;
+    pub type sqlite_strong = memsync::store::SqliteStore;
     pub type s3_here = memsync::store::S3Store;
     pub type s3_foreign = memsync::store::S3Store;
 }
@@ -488,13 +491,13 @@ async fn open_memory(_: PathBuf, clock: WallClock) -> Option<(MemoryStore, ())> 
     Some((MemoryStore::with_clock(clock), ()))
 }
 
-async fn open_embedded(dir: PathBuf, clock: WallClock) -> Option<(SqliteStore, ())> {
+async fn open_sqlite(dir: PathBuf, clock: WallClock) -> Option<(SqliteStore, ())> {
     Some((SqliteStore::open_with(&dir, SqliteSettings { clock, ..SqliteSettings::default() }).unwrap(), ()))
 }
 
 conformance!(memory, open_memory);
-exact!(memory_exact, open_memory);
-conformance!(embedded, open_embedded);
-exact!(embedded_exact, open_embedded);
+strong!(memory_strong, open_memory);
+conformance!(sqlite, open_sqlite);
+strong!(sqlite_strong, open_sqlite);
 conformance!(s3_here, s3::open_here);
 conformance!(s3_foreign, s3::open_foreign, #[ignore = "needs MEMSYNC_TEST_S3_ENDPOINT"]);

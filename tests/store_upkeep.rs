@@ -1,4 +1,4 @@
-//! Figures, backups, checks and moves of stores: in the library, and by the commands beside a proxy that serves.
+//! Statistics, backups, verification and copies of stores: in the library, and by commands while a proxy serves.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -33,7 +33,7 @@ async fn put(store: &impl Store, ns: &str, name: &str, expect: Precondition, con
     }
 }
 
-/// Some of everything.
+/// Fills a store with files, versions, a tombstone, metadata and a record.
 async fn fill(store: &impl Store) {
     let one = put(store, "", "a.md", Precondition::Absent, "one").await;
     put(store, "", "a.md", Precondition::Version(one.version), "two").await;
@@ -50,11 +50,11 @@ async fn fill(store: &impl Store) {
     assert!(store.put_record("keys", None, Bytes::from_static(b"{}")).await.unwrap());
 }
 
-type Told = BTreeMap<(String, String), Vec<(BlobVersion, Option<Vec<u8>>)>>;
+type StoreContents = BTreeMap<(String, String), Vec<(BlobVersion, Option<Vec<u8>>)>>;
 
-/// All that a store tells, but for cursors.
-async fn told(store: &impl Store) -> Told {
-    let mut all = Told::new();
+/// Everything that a store returns, without cursors.
+async fn contents(store: &impl Store) -> StoreContents {
+    let mut all = StoreContents::new();
     for ns in store.namespaces().await.unwrap() {
         for (name, _) in store.index(&ns, 0).await.unwrap().entries {
             let mut versions = Vec::new();
@@ -77,20 +77,20 @@ async fn told(store: &impl Store) -> Told {
 }
 
 #[tokio::test]
-async fn a_copy_has_every_version_tombstone_and_record() {
+async fn copy_has_every_version_tombstone_and_record() {
     let dir = tempfile::tempdir().unwrap();
     let embedded = SqliteStore::open(&dir.path().join("a")).unwrap();
     fill(&embedded).await;
-    let before = told(&embedded).await;
+    let before = contents(&embedded).await;
     assert_eq!((before.len(), before[&(String::new(), "big/1.bin".to_owned())].len()), (4, 2));
 
     let memory = MemoryStore::new();
     let copied = copy(&embedded, &memory, || ()).await.unwrap();
     assert_eq!((copied.paths, copied.written, copied.kept, copied.records), (4, 7, 0, 1));
-    assert_eq!(told(&memory).await, before);
+    assert_eq!(contents(&memory).await, before);
     assert_eq!(memory.record("keys").await.unwrap().unwrap().content, "{}");
 
-    // And back, in two goes: what is there already is left alone.
+    // Copy back into a store that already has one version.
     let back = SqliteStore::open(&dir.path().join("b")).unwrap();
     let first = memory.versions("", &path("a.md")).await.unwrap().pop().unwrap();
     let mut body = back.new_body();
@@ -98,13 +98,13 @@ async fn a_copy_has_every_version_tombstone_and_record() {
     back.import_version("", &path("a.md"), first, Some(body)).await.unwrap();
     let copied = copy(&memory, &back, || ()).await.unwrap();
     assert_eq!((copied.written, copied.kept), (6, 1));
-    assert_eq!(told(&back).await, before);
+    assert_eq!(contents(&back).await, before);
     let again = copy(&memory, &back, || ()).await.unwrap();
     assert_eq!((again.written, again.kept, again.bytes, again.records), (0, 7, 0, 0));
 }
 
 #[tokio::test]
-async fn a_copy_overwrites_nothing_that_is_newer() {
+async fn copy_does_not_overwrite_newer_versions() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
     put(&from, "", "x", Precondition::Absent, "old").await;
     put(&from, "", "y", Precondition::Absent, "y").await;
@@ -153,7 +153,7 @@ async fn copy_goes_on_after_a_path_that_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_backup_beside_writers_is_of_one_moment_and_whole() {
+async fn backup_during_writes_is_consistent() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("store");
     let store = Arc::new(SqliteStore::open(&home).unwrap());
@@ -163,7 +163,7 @@ async fn a_backup_beside_writers_is_of_one_moment_and_whole() {
         let (store, stop) = (store.clone(), stop.clone());
         tokio::spawn(async move {
             let mut held = None;
-            // Each round writes `p` and then `q`: no moment has a `q` that is ahead of `p`.
+            // Each round writes `p`, then `q`, so `q` is never ahead of `p`.
             for n in 0u32.. {
                 let expect =
                     |e: Option<IndexEntry>| e.map_or(Precondition::Absent, |e| Precondition::Version(e.version));
@@ -183,7 +183,7 @@ async fn a_backup_beside_writers_is_of_one_moment_and_whole() {
         let checked = tokio::task::spawn_blocking(move || {
             backup(&home, &to).unwrap();
             let refused = backup(&home, &to).unwrap_err().to_string();
-            assert!(refused.contains("backup"), "it is there already: {refused}");
+            assert!(refused.contains("backup"), "the target exists: {refused}");
             (verify(&to, |_| ()).unwrap(), verify(&home, |_| ()).unwrap(), to)
         });
         let (copied, live, to) = checked.await.unwrap();
@@ -206,22 +206,22 @@ async fn a_backup_beside_writers_is_of_one_moment_and_whole() {
 }
 
 #[tokio::test]
-async fn a_backup_comes_back_only_where_nothing_is_and_only_whole() {
+async fn restore_needs_a_free_target_and_a_whole_backup() {
     let dir = tempfile::tempdir().unwrap();
     let (home, saved, back) = (dir.path().join("store"), dir.path().join("saved"), dir.path().join("deep/back"));
     let store = SqliteStore::open(&home).unwrap();
     fill(&store).await;
-    let (before, mark) = (told(&store).await, store.state("").await.unwrap().mark.unwrap());
+    let (before, mark) = (contents(&store).await, store.state("").await.unwrap().mark.unwrap());
     backup(&home, &saved).unwrap();
     assert!(restore(&saved, &home).is_err(), "there is a store");
     restore(&saved, &back).unwrap();
     let restored = SqliteStore::open(&back).unwrap();
-    assert_eq!(told(&restored).await, before);
+    assert_eq!(contents(&restored).await, before);
     let now = restored.state("").await.unwrap().mark.unwrap();
     assert_ne!(now.epoch, mark.epoch);
     assert_eq!(restored.record("keys").await.unwrap().unwrap().content, "{}");
 
-    // One byte of one body is other than it was.
+    // Damage one byte of one body.
     let body = std::fs::read_dir(saved.join("bodies")).unwrap().next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&body).unwrap();
     bytes[77] ^= 1;
@@ -235,7 +235,7 @@ async fn a_backup_comes_back_only_where_nothing_is_and_only_whole() {
 }
 
 #[tokio::test]
-async fn figures_are_by_namespace() {
+async fn statistics_are_per_namespace() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     fill(&store).await;
@@ -260,7 +260,7 @@ fn text(output: &Output) -> String {
 
 /// An older database is put over this one by copying. A log that stayed would bring newer pages back into it.
 #[tokio::test]
-async fn store_that_closes_leaves_no_log_while_it_is_read() {
+async fn closed_store_has_no_log_while_it_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     fill(&store).await;
@@ -274,16 +274,16 @@ async fn store_that_closes_leaves_no_log_while_it_is_read() {
     drop(reader);
 }
 
-/// The commands, beside a store that is held by this process as a proxy holds it.
+/// This process holds the store as a proxy does.
 #[tokio::test]
-async fn the_commands_work_beside_a_proxy() {
+async fn commands_work_beside_a_proxy() {
     let dir = tempfile::tempdir().unwrap();
     let (home, saved, moved) = (dir.path().join("home"), dir.path().join("saved"), dir.path().join("moved"));
     let store = SqliteStore::open(&home.join("proxy")).unwrap();
     fill(&store).await;
     let run = |args: &[&str]| memsync(&home, args);
-    // What a serving proxy does by itself must leave its locks in place: without them a command that ends takes the
-    // log away, and with it what is acknowledged from then on.
+    // The proxy's own maintenance must keep its file locks. Without them a command would remove the log at its end, and
+    // with it all later writes.
     store.sweep().await.unwrap();
     let held = store.record("keys").await.unwrap().unwrap();
     assert!(store.put_record("keys", Some(&held.tag), held.content).await.unwrap());
@@ -291,7 +291,7 @@ async fn the_commands_work_beside_a_proxy() {
     let before = log();
     for args in [&["store", "stats"][..], &["store", "verify"], &["key", "list"]] {
         memsync(&home, args);
-        assert_eq!(log(), before, "{args:?} took the log away");
+        assert_eq!(log(), before, "{args:?} removed the log");
     }
 
     let out = run(&["store", "stats"]);
@@ -320,21 +320,24 @@ async fn the_commands_work_beside_a_proxy() {
     drop(store);
     let out = run(&["store", "copy", home.join("proxy").to_str().unwrap(), moved.to_str().unwrap()]);
     assert!(out.status.success() && text(&out).contains("4 paths"), "{}", text(&out));
-    assert_eq!(told(&SqliteStore::open(&moved).unwrap()).await.len(), 4);
+    assert_eq!(contents(&SqliteStore::open(&moved).unwrap()).await.len(), 4);
     let out = run(&["store", "copy", dir.path().join("none").to_str().unwrap(), moved.to_str().unwrap()]);
     assert!(out.status.code() == Some(2) && text(&out).contains("none: there is no store"), "{}", text(&out));
     let (empty, new) = (dir.path().join("empty"), dir.path().join("new"));
     std::fs::create_dir(&empty).unwrap();
     let out = run(&["store", "copy", empty.to_str().unwrap(), new.to_str().unwrap()]);
     assert!(out.status.code() == Some(2) && text(&out).contains("empty: there is no store"), "{}", text(&out));
-    assert!(std::fs::read_dir(&empty).unwrap().next().is_none() && !new.exists(), "nothing is made for nothing");
+    assert!(
+        std::fs::read_dir(&empty).unwrap().next().is_none() && !new.exists(),
+        "no store is created for a missing source"
+    );
     let out = run(&["store", "stats", "--store", dir.path().join("none").to_str().unwrap()]);
     assert!(out.status.code() == Some(1) && text(&out).contains("none"), "{}", text(&out));
 }
 
 /// `testdata/store/v1` was written by the first released format; a proxy need not have been started on it since.
 #[test]
-fn a_store_of_format_1_is_looked_after_as_any_other() {
+fn maintenance_works_on_format_1() {
     let dir = tempfile::tempdir().unwrap();
     let frozen = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store/v1/store.db");
     let old = |name: &str| {
@@ -352,7 +355,7 @@ fn a_store_of_format_1_is_looked_after_as_any_other() {
         done.unwrap();
         assert_eq!(stats(&to).unwrap().namespaces[0].files, 2);
     }
-    // While somebody serves it, it cannot be: said in words.
+    // While a proxy serves it, it cannot be migrated.
     let served = old("served");
     let lock = std::fs::File::create(served.join("lock")).unwrap();
     lock.try_lock().unwrap();

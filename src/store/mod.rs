@@ -1,7 +1,7 @@
 //! The proxy's storage: trait [`Store`], with one implementation in SQLite and one on S3.
 //!
-//! A store decides every conditional write in one step: of any number of racing writers exactly one wins. It acknowledges
-//! a write only when the index has it, too. Paths arrive validated; wire format, authentication and limits are the
+//! A store decides every conditional write in one step, so exactly one of several racing writers wins. It acknowledges a
+//! write only when the index has it, too. Paths arrive validated; wire format, authentication and limits are the
 //! proxy's. [`s3`] describes the one guarantee that a bucket with several proxies weakens.
 
 pub mod copy;

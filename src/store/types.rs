@@ -15,7 +15,7 @@ use crate::protocol::HistoryPoint;
 /// A path's entry in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexEntry {
-    /// MD5 of the content; of a tombstone, of the deleted content.
+    /// MD5 of the content. A tombstone has the MD5 of the deleted content.
     pub md5: Md5,
     /// Bytes; 0 for a tombstone.
     pub size: u64,

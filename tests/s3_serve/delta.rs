@@ -1,4 +1,4 @@
-//! The index of a bucket as what changed in it: what the proxy answers, and what its clients make of that.
+//! Index deltas of a bucket: the proxy's answers, and the agent's index after them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use super::sample;
 
 const INDEX: &str = "memory/.sync-index.json";
 
-/// What names an index in a query.
+/// The tag of an index in a query.
 fn tag(reply: &Reply) -> String {
     reply.header("etag").unwrap().trim_matches('"').to_owned()
 }
@@ -33,7 +33,7 @@ fn names(reply: &Reply) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_index_comes_as_what_changed_since_the_etag_of_another() {
+async fn delta_has_the_changes_since_an_etag() {
     let server = Server::start().await;
     let store = Arc::new(server.store("memory", system_clock()).await);
     let running = Running::start(store.clone()).await;
@@ -50,19 +50,19 @@ async fn an_index_comes_as_what_changed_since_the_etag_of_another() {
 
     let reads = store.index_traffic().reads;
     let part = c.get(&format!("/sync?from={first}")).await;
-    assert_eq!(store.index_traffic().reads, reads + 1, "the bucket is asked whether that is all, once");
+    assert_eq!(store.index_traffic().reads, reads + 1, "the index is requested once");
     assert_eq!((part.status, names(&part)), (200, vec!["b".to_owned(), "c".to_owned()]));
     let json = part.json();
     assert_eq!((&json["delta"], &json["delta_base"]), (&json!(true), &json!(first)));
     assert_eq!((&json["files"]["b"]["size"], &json["files"]["c"]["is_deleted"]), (&json!(2), &json!(true)));
-    assert_eq!((json.get("index_epoch"), json.get("index_cursor")), (None, None), "it is hints as ever");
+    assert_eq!((json.get("index_epoch"), json.get("index_cursor")), (None, None), "a weak index has no cursor");
     let whole = c.get("/sync").await;
     assert_eq!((names(&whole).len(), whole.json().get("delta")), (5, None));
-    assert_eq!(tag(&part), tag(&whole), "what the part makes of the first");
+    assert_eq!(tag(&part), tag(&whole), "the delta leads to the current tag");
     assert_eq!(json["index_last_modified"], whole.json()["index_last_modified"]);
     assert_eq!(names(&c.get(&format!("/sync?x=1&from={second}")).await), ["c"]);
 
-    // Unchanged is told as ever, with one look at the bucket.
+    // An unchanged index costs one request to the bucket.
     let now = tag(&whole);
     let reads = store.index_traffic().reads;
     let etag = format!("\"{now}\"");
@@ -71,13 +71,13 @@ async fn an_index_comes_as_what_changed_since_the_etag_of_another() {
     assert_eq!(store.index_traffic().reads, reads + 1);
     assert!(names(&c.get(&format!("/sync?from={now}")).await).is_empty());
 
-    // Whatever is not known gives all.
+    // An unknown tag gives the whole index.
     let all = ["from=none", "from=", "from=%2", "from=0123456789abcdef", "since=1&epoch=x", &format!("xfrom={first}")];
     for query in all {
         let r = c.get(&format!("/sync?{query}")).await;
         assert_eq!((r.status, names(&r).len(), r.json().get("delta")), (200, 5, None), "{query}");
     }
-    // So does what is no less than that.
+    // So does a delta that would be no smaller.
     for name in ["a", "d", "e"] {
         assert_eq!(c.delete(&format!("/blob/{name}")).await.status, 204);
     }
@@ -86,7 +86,7 @@ async fn an_index_comes_as_what_changed_since_the_etag_of_another() {
     let deltas = sample(&mut c, "memsync_index_deltas_total").await;
     assert!((deltas - 4.0).abs() < 0.5, "{deltas}");
 
-    // Another proxy has seen nothing of how it came to this, and calls it the same.
+    // Another proxy has the same tag, but does not know the changes.
     let other = Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
     let mut other = other.client().await;
     let there = other.get(&format!("/sync?from={second}")).await;
@@ -94,7 +94,7 @@ async fn an_index_comes_as_what_changed_since_the_etag_of_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_namespace_has_its_own_past() {
+async fn every_namespace_has_its_own_deltas() {
     let server = Server::start().await;
     let running = Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
     let mut c = running.client().await;
@@ -109,17 +109,17 @@ async fn every_namespace_has_its_own_past() {
     let put = c.send("PUT", "/one/blob/d", &version, b"d").await;
     let part = c.get(&format!("/sync/one?from={one}")).await;
     assert_eq!((names(&part), &part.json()["delta_base"]), (vec!["d".to_owned()], &json!(one)));
-    let told = part.json()["files"]["d"]["version"].to_string();
-    assert_eq!(Some(told.as_str()), put.header("x-version"));
+    let version_in_delta = part.json()["files"]["d"]["version"].to_string();
+    assert_eq!(Some(version_in_delta.as_str()), put.header("x-version"));
     assert!(part.json()["index_version"].is_u64());
     assert_eq!(c.get(&format!("/sync/one?from={two}")).await.json().get("delta"), None);
     assert!(names(&c.get(&format!("/sync/two?from={two}")).await).is_empty());
 }
 
-/// Two that ask at once see the index before and after a change, and who saw the newer one gets no older one.
-#[expect(clippy::disallowed_methods, reason = "the server holds one answer back")]
+/// Two concurrent requests see the index before and after a change. The answer must not be older than its request's read.
+#[expect(clippy::disallowed_methods, reason = "the server delays one answer")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_changed_is_no_older_than_what_the_request_saw() {
+async fn delta_is_no_older_than_the_requests_read() {
     let server = Server::start().await;
     let running = Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
     let other = Running::start(Arc::new(server.store("memory", system_clock()).await)).await;
@@ -130,7 +130,7 @@ async fn what_changed_is_no_older_than_what_the_request_saw() {
     let first = tag(&c.get("/sync").await);
     assert_eq!(other.put("/blob/e", "new", b"2").await.status, 201);
 
-    // The first that asks for it does so, and is answered when that is allowed.
+    // The server delays the answer to the first request for the index.
     let ((held, mut is_held), (let_go, waits)) = (tokio::sync::mpsc::channel(1), std::sync::mpsc::channel::<()>());
     let waits = std::sync::Mutex::new(Some(waits));
     server.fail(move |method, key| {
@@ -153,7 +153,7 @@ async fn what_changed_is_no_older_than_what_the_request_saw() {
     assert!(names(&answer).contains(&"f".to_owned()), "{:?}", names(&answer));
 }
 
-/// The address of something that passes each request on to the proxy whose turn it is.
+/// The address of a balancer that forwards each request to the proxy number `turn`.
 async fn balance(proxies: Vec<SocketAddr>, turn: Arc<AtomicUsize>) -> SocketAddr {
     let client = reqwest::Client::new();
     let pass = move |request: Request| {
@@ -175,11 +175,11 @@ async fn balance(proxies: Vec<SocketAddr>, turn: Arc<AtomicUsize>) -> SocketAddr
     address
 }
 
-/// What an agent holds of the index.
+/// An agent's copy of the index.
 struct Agent {
     remote: HttpRemote,
     held: BTreeMap<RelPath, IndexEntry>,
-    /// Answers so far: whole, by part, unchanged.
+    /// Counts the answers: whole, delta, unchanged.
     answers: [usize; 3],
 }
 
@@ -200,7 +200,7 @@ impl Agent {
         Self { remote: HttpRemote::new(options).unwrap(), held: BTreeMap::new(), answers: [0; 3] }
     }
 
-    async fn look(&mut self) {
+    async fn fetch(&mut self) {
         let n = match self.remote.index(None, None).await.unwrap() {
             IndexUpdate::Whole(FetchedIndex { files, .. }) => {
                 self.held = files;
@@ -215,12 +215,12 @@ impl Agent {
         self.answers[n] += 1;
     }
 
-    /// Looks, and has the index that is in the bucket. That may be mended meanwhile.
-    async fn is_right(&mut self, server: &Server) {
+    /// Fetches the index and compares it with the bucket's, which may be corrected meanwhile.
+    async fn check(&mut self, server: &Server) {
         let now = || server.object(INDEX).unwrap().body;
         let mut body = now();
         loop {
-            self.look().await;
+            self.fetch().await;
             if body == now() {
                 break;
             }
@@ -236,7 +236,7 @@ impl Agent {
     }
 }
 
-/// One write by way of one of the proxies on the bucket.
+/// A random write through one proxy.
 async fn write(store: &S3Store, rng: &mut fastrand::Rng) {
     let path = RelPath::parse(&format!("{}.md", rng.u8(..30))).unwrap();
     let content = bytes::Bytes::from(rng.u64(..).to_string());
@@ -254,7 +254,7 @@ async fn write(store: &S3Store, rng: &mut fastrand::Rng) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_is_right_whichever_of_two_proxies_answers_and_whatever_it_remembers() {
+async fn agents_index_is_right_behind_a_balancer() {
     let server = Server::start().await;
     let open = async || Arc::new(server.store("memory", system_clock()).await);
     let (mut stores, turn) = (vec![open().await, open().await], Arc::new(AtomicUsize::new(0)));
@@ -264,7 +264,7 @@ async fn an_agent_is_right_whichever_of_two_proxies_answers_and_whatever_it_reme
         running.push(Running::start(store.clone()).await);
         addresses.push(running.last().unwrap().addr);
     }
-    // The third is a proxy that has just been started, in the place of the second.
+    // The third proxy is just started, in the place of the second.
     stores.push(open().await);
     running.push(Running::start(stores[2].clone()).await);
     addresses.push(running[2].addr);
@@ -273,18 +273,18 @@ async fn an_agent_is_right_whichever_of_two_proxies_answers_and_whatever_it_reme
     for _ in 0..30 {
         write(&stores[0], &mut rng).await;
     }
-    agent.is_right(&server).await;
+    agent.check(&server).await;
     assert_eq!(agent.answers, [1, 0, 0]);
     for _ in 0..20 {
         write(&stores[0], &mut rng).await;
-        agent.is_right(&server).await;
+        agent.check(&server).await;
     }
-    assert_eq!(agent.answers, [1, 20, 0], "an edit by way of one proxy is a delta");
+    assert_eq!(agent.answers, [1, 20, 0], "an edit through one proxy is a delta");
     for n in 0..40 {
         write(&stores[rng.usize(..2)], &mut rng).await;
         turn.store(rng.usize(..2), Ordering::SeqCst);
         if n % 8 == 0 {
-            // One that does not look before it writes.
+            // A proxy without compare-and-swap overwrites the index.
             let body = server.object(INDEX).unwrap().body;
             write(&stores[0], &mut rng).await;
             let text = String::from_utf8(body.to_vec()).unwrap();
@@ -293,16 +293,16 @@ async fn an_agent_is_right_whichever_of_two_proxies_answers_and_whatever_it_reme
             assert_ne!(text, theirs);
             server.plant(INDEX, Stored::new(theirs.as_bytes(), &[]));
         }
-        agent.is_right(&server).await;
+        agent.check(&server).await;
     }
     let [whole, parts, _] = agent.answers;
     assert!(parts > 40 && whole > 1, "{:?}", agent.answers);
-    // A proxy that was restarted has forgotten all of it.
+    // A restarted proxy knows no changes.
     turn.store(2, Ordering::SeqCst);
     write(&stores[0], &mut rng).await;
-    agent.is_right(&server).await;
+    agent.check(&server).await;
     assert_eq!(agent.answers[0], whole + 1);
     write(&stores[0], &mut rng).await;
-    agent.is_right(&server).await;
-    assert_eq!(agent.answers[0], whole + 1, "and goes on from there");
+    agent.check(&server).await;
+    assert_eq!(agent.answers[0], whole + 1, "the next answer is a delta again");
 }

@@ -1,4 +1,4 @@
-//! Quotas on a bucket, where what namespaces hold has to be asked for.
+//! Quotas on a bucket, where the usage comes from the index.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use memsync::store::{Store, system_clock};
 use super::s3::Server;
 use super::{BATCH, client, proxy, puts, s3, statuses};
 
-/// A key that opens everything, of a user with this quota.
+/// A key for all namespaces, of a user with this quota.
 async fn with_quota(store: &impl Store, quota: u64) -> String {
     let now = jiff::Timestamp::now();
     keys::edit(store, |keys| keys.create_user("ana", Some(quota), now)).await.unwrap();
@@ -21,7 +21,7 @@ async fn with_quota(store: &impl Store, quota: u64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quota_on_a_bucket_asks_for_the_index_once_a_batch_and_lists_nothing_again() {
+async fn quota_reads_the_index_once_for_a_batch() {
     let server = Server::start().await;
     let store = Arc::new(server.store("memory", system_clock()).await);
     let running = proxy::Running::start(store.clone()).await;
@@ -49,10 +49,10 @@ async fn a_quota_on_a_bucket_asks_for_the_index_once_a_batch_and_lists_nothing_a
     for name in ["a", "b", "c"] {
         assert_eq!(client(&running, &c.token).await.put(&format!("/blob/{name}"), "new", b"x").await.status, 507);
     }
-    assert!(store.index_traffic().reads - before <= 4, "what was read a moment ago is good for the next request");
+    assert!(store.index_traffic().reads - before <= 4, "the next request uses the cached index");
 
     let r = c.send("POST", "/batch/team/new", &BATCH, &puts(files(0))).await;
-    assert_eq!(statuses(&r.body), [507; 20], "a namespace more makes no more room");
+    assert_eq!(statuses(&r.body), [507; 20], "another namespace has no room of its own");
     let mut c = client(&running, &c.token).await;
     assert_eq!(c.delete("/blob/0.md").await.status, 204);
     assert_eq!(statuses(&c.send("POST", "/batch", &BATCH, &puts(files(20))).await.body)[..2], [201, 507]);
@@ -60,7 +60,7 @@ async fn a_quota_on_a_bucket_asks_for_the_index_once_a_batch_and_lists_nothing_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_whose_writes_were_refused_cost_a_quota_nothing() {
+async fn refused_writes_cost_a_quota_no_requests() {
     let server = Server::start().await;
     let store = Arc::new(server.store("memory", system_clock()).await);
     let running = proxy::Running::start(store.clone()).await;
@@ -75,17 +75,16 @@ async fn names_whose_writes_were_refused_cost_a_quota_nothing() {
     assert_eq!(c.send("PUT", "/team/blob/x", &version("0"), &[b'x'; 600]).await.status, 201);
     let reads = store.index_traffic().reads - before;
     assert!(reads <= 16, "{reads} reads of indexes");
-    // One that has begun counts at once.
-    // Who is refused before the body has come is hung up on.
+    // A new namespace counts at once. The proxy closes the connection after an early refusal.
     let put = async |content: &[u8]| client(&running, &token).await.put("/blob/x", "new", content).await.status;
     assert_eq!(put(&[b'x'; 500]).await, 507);
     assert_eq!(c.send("PUT", "/other/blob/x", &version("0"), &[b'x'; 400]).await.status, 201);
     assert_eq!(put(b"x").await, 507);
 }
 
-/// Who hangs up does not get the room back of what is still being written.
+/// A client that disconnects keeps its room reserved until its write ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_counts_towards_the_quota_until_it_is_done() {
+async fn write_in_flight_counts_towards_the_quota() {
     let server = Server::start().await;
     let store = Arc::new(server.store("memory", system_clock()).await);
     let running = proxy::Running::start(store.clone()).await;
@@ -111,21 +110,21 @@ async fn a_write_counts_towards_the_quota_until_it_is_done() {
         gone.write(&[proxy::head(method, target, &headers), body].concat()).await;
         let deadline = Instant::now() + Duration::from_secs(20);
         while began.load(Ordering::SeqCst) == 0 {
-            assert!(Instant::now() < deadline, "it is being written");
+            assert!(Instant::now() < deadline, "the write began");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         drop(gone);
-        // Who is refused before the body has come is hung up on.
+        // The proxy closes the connection after an early refusal.
         let refused = async || {
             let status = client(&running, &token).await.put("/blob/other.md", "new", &[b'x'; 60]).await.status;
             assert_eq!(status, 507, "{n}");
         };
         while server.object("memory/slow.md").is_none() {
-            assert!(Instant::now() < deadline, "it is written");
+            assert!(Instant::now() < deadline, "the blob is written");
             refused().await;
         }
         while store.index("", 0).await.unwrap().entries.is_empty() {
-            assert!(Instant::now() < deadline, "it is recorded");
+            assert!(Instant::now() < deadline, "the entry is recorded");
         }
         refused().await;
         server.heal();

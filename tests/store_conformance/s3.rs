@@ -1,4 +1,4 @@
-//! What is particular to the store on S3: its layout, what it makes of other proxies' buckets, failing networks.
+//! Tests of the S3 store only: layout, buckets of other proxies, failing networks, reindex.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use memsync::store::{
 };
 use serde_json::Value;
 
-use super::history::{Versions, linearizable_together};
+use super::linearizability::{Versions, linearizable_together};
 use super::server::{self, Fault, Quirks, Server, Stored, difference};
 use super::{Holds, New, delete, index, large, path, put, read, written};
 
@@ -27,14 +27,14 @@ pub async fn open_here(_: PathBuf, clock: WallClock) -> Option<(S3Store, Server)
     Some((server.store("memory", clock).await, server))
 }
 
-/// A store at `MEMSYNC_TEST_S3_ENDPOINT`, in the bucket that is there already, below a prefix of its own.
-/// `MEMSYNC_TEST_S3_ETAG_QUOTES=strip` is for one that wants ETags without quotes, as Ceph.
+/// A store at `MEMSYNC_TEST_S3_ENDPOINT`, in an existing bucket, below its own prefix.
+/// `MEMSYNC_TEST_S3_ETAG_QUOTES=strip` is for a store that wants ETags without quotes, as Ceph does.
 pub async fn open_foreign(_: PathBuf, clock: WallClock) -> Option<(S3Store, ())> {
     Some((S3Store::open(&foreign_options(clock)).await.unwrap(), ()))
 }
 
 fn foreign_options(clock: WallClock) -> S3Options {
-    #[expect(clippy::disallowed_methods, reason = "how `.ci/run` names it")]
+    #[expect(clippy::disallowed_methods, reason = "`.ci/run` passes it")]
     let set = |name| std::env::var(name).ok();
     let endpoint = set("MEMSYNC_TEST_S3_ENDPOINT").expect("MEMSYNC_TEST_S3_ENDPOINT names an S3");
     let prefix = format!("test/{:032x}", fastrand::u128(..));
@@ -53,19 +53,19 @@ async fn two_proxies_on_one_bucket() {
     assert_eq!(difference(&server, "memory"), [""; 0]);
 }
 
-/// The name is that of the suite, so that `.ci/run` has both.
+/// It has the prefix of the suite, so that `.ci/run` runs both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "needs MEMSYNC_TEST_S3_ENDPOINT"]
 async fn s3_foreign_two_proxies() {
     two_proxies(&foreign_options(system_clock())).await;
 }
 
-/// Nothing but the store's own conditional writes keeps these apart.
+/// Only the bucket's conditional writes order these proxies.
 async fn two_proxies(options: &S3Options) {
     let [one, other] = [S3Store::open(options).await.unwrap(), S3Store::open(options).await.unwrap()];
     linearizable_together(&[Arc::new(one.clone()), Arc::new(other.clone())], Versions::Differ).await;
-    // Whoever reads a blob that differs from its entry has it mended.
-    until("both see the same, and the index has it", async || {
+    // A read of a blob that differs from its entry corrects the entry.
+    until("both see the same, and so does the index", async || {
         let mut same = true;
         for name in ["x", "y"] {
             let [a, b] = [one.get("", &path(name)).await.unwrap(), other.get("", &path(name)).await.unwrap()];
@@ -89,21 +89,21 @@ async fn here() -> (Server, S3Store) {
     (server, store)
 }
 
-/// The index object as it is in the bucket.
+/// The index object in the bucket.
 fn stored_index(server: &Server, key: &str) -> Value {
     serde_json::from_slice(&server.object(key).expect("an index").body).unwrap()
 }
 
-pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub async fn until(condition: &str, mut done: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !done().await {
-        assert!(Instant::now() < deadline, "never: {what}");
+        assert!(Instant::now() < deadline, "timeout: {condition}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 #[tokio::test]
-async fn the_bucket_has_the_layout_of_the_field() {
+async fn bucket_has_the_layout_of_other_proxies() {
     let (server, store) = here().await;
     let meta = BlobMeta {
         content_type: Some("text/markdown".to_owned()),
@@ -130,7 +130,7 @@ async fn the_bucket_has_the_layout_of_the_field() {
     delete(&store, "topics/ai.md", None).await;
     let tombstone = server.object("memory/topics/ai.md").unwrap();
     assert_eq!((tombstone.body.len(), is(&tombstone, "is-deleted")), (0, "true".to_owned()));
-    assert_eq!(is(&tombstone, "content-md5"), md5, "of what was deleted");
+    assert_eq!(is(&tombstone, "content-md5"), md5, "the MD5 of the deleted content");
     assert_eq!(stored_index(&server, INDEX)["files"]["topics/ai.md"]["is_deleted"], true);
 
     store.put_bytes("team", &path("a.md"), New, Bytes::from_static(b"a")).await.unwrap();
@@ -143,7 +143,7 @@ async fn the_bucket_has_the_layout_of_the_field() {
 }
 
 #[tokio::test]
-async fn another_proxys_bucket_is_served_as_it_is() {
+async fn bucket_of_another_proxy_is_served() {
     let server = Server::start().await;
     let (a, gone) = (Md5::of(b"a").to_string(), Md5::of(b"gone").to_string());
     server
@@ -168,8 +168,8 @@ async fn another_proxys_bucket_is_served_as_it_is() {
         panic!("it was deleted")
     };
     assert_eq!(tombstone.md5.to_string(), gone);
-    // What was read and was not in the index is there soon.
-    until("what was read is in the index", async || index(&store, 0).await.len() == 5).await;
+    // Reads add the missing entries.
+    until("the index has what was read", async || index(&store, 0).await.len() == 5).await;
     assert_eq!(stored_index(&server, INDEX)["files"]["strange"], "entry");
 
     assert!(matches!(put(&store, "bare.md", New, b"b").await, PutOutcome::Mismatch(Some(_))));
@@ -179,7 +179,7 @@ async fn another_proxys_bucket_is_served_as_it_is() {
     );
     assert!(matches!(put(&store, "gone.md", Holds(tombstone.md5), b"b").await, PutOutcome::Created(_)));
     assert!(matches!(delete(&store, "odd.md", Some(Md5::of(b"odd"))).await, DeleteOutcome::Done(_)));
-    // Where we write, an entry that nobody understands gives way to ours.
+    // A write replaces an unreadable entry.
     let ours = written(put(&store, "strange", New, b"s").await);
     let later = server.store("memory", system_clock()).await;
     assert_eq!(index(&later, 0).await.get("strange"), Some(&ours));
@@ -187,9 +187,9 @@ async fn another_proxys_bucket_is_served_as_it_is() {
     assert!(mended[""].is_nothing() || mended[""].corrected == [path("long.md")], "{mended:?}");
 }
 
-/// Every request of a write fails once, in every way, and the write comes out right all the same.
+/// Each request of a write fails once in every way, and the write still succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_one_failed_request_is_survived() {
+async fn write_survives_any_failed_request() {
     let (server, store) = here().await;
     for fault in [Fault::Refused, Fault::DoneBut500, Fault::ReplyLost, Fault::RequestLost] {
         for at in 0..10 {
@@ -214,19 +214,18 @@ async fn any_one_failed_request_is_survived() {
     }
 }
 
-/// Ceph answers so to all but one of those who replace an object at once.
+/// Ceph answers with an error to all but one of several concurrent writers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn losers_that_are_told_of_an_error_are_losers() {
+async fn error_for_a_lost_race_is_a_lost_race() {
     let server = Server::start_with(Quirks { losers_fail: true, ..Quirks::default() }).await;
     super::records(server.store("memory", system_clock()).await, Arc::default()).await;
     two_proxies(&server.options("memory", system_clock())).await;
     assert_eq!(difference(&server, "memory"), [""; 0]);
 }
 
-/// When nothing helps, the write is refused; what was not acknowledged may be there, and the index is right once
-/// the store is back.
+/// A write is refused if no retry helps. Unacknowledged content may stay, and the index is correct after the outage.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_stays_down_is_told_and_forgiven() {
+async fn index_is_correct_after_an_outage() {
     let (server, store) = here().await;
     put(&store, "a", New, b"a").await;
     server.fail(|method, key| if method == "PUT" && key == INDEX { Fault::Refused } else { Fault::None });
@@ -234,7 +233,7 @@ async fn a_store_that_stays_down_is_told_and_forgiven() {
     assert!(matches!(refused, Err(StoreError::S3(_))), "{refused:?}");
     assert!(!index(&store, 0).await.contains_key("b"));
     server.heal();
-    // The client comes again, and finds its own content there: that mends the entry.
+    // The client's next attempt finds its own content, which corrects the entry.
     assert!(matches!(put(&store, "b", New, b"b").await, PutOutcome::Mismatch(Some(e)) if e.md5 == Md5::of(b"b")));
     until("the entry is there", async || index(&store, 0).await.contains_key("b")).await;
 
@@ -245,9 +244,9 @@ async fn a_store_that_stays_down_is_told_and_forgiven() {
     assert_eq!(difference(&server, "memory"), [""; 0]);
 }
 
-/// A proxy that dies between a blob and its entry leaves the entry out; the next start puts it in.
+/// A crash between a blob and its entry loses the entry. The next start adds it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_after_a_crash_mends_the_index() {
+async fn start_after_a_crash_repairs_the_index() {
     let server = Arc::new(Server::start().await);
     server.fail(
         |method, key| {
@@ -279,7 +278,7 @@ async fn a_start_after_a_crash_mends_the_index() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reindex_mends_what_others_broke_and_says_what() {
+async fn reindex_repairs_and_reports_every_fault() {
     let (server, store) = here().await;
     for n in 0..120 {
         put(&store, &format!("n/{n}"), New, &[n]).await;
@@ -289,7 +288,7 @@ async fn reindex_mends_what_others_broke_and_says_what() {
     let flat = store.reindex().await.unwrap().remove("").unwrap();
     assert!(flat.is_nothing() && flat.blobs == 120, "{flat:?}");
 
-    // Lost entries, wrong ones, one brought back from the dead, one of nothing; and a key that is no path.
+    // Lost entries, wrong ones, an undeleted one, one without a blob, and a key that is not a path.
     let mut broken = stored_index(&server, INDEX);
     let files = broken["files"].as_object_mut().unwrap();
     files.remove("n/1");
@@ -311,10 +310,10 @@ async fn reindex_mends_what_others_broke_and_says_what() {
     server.remove("memory/team/a");
     assert_eq!(store.reindex().await.unwrap()["team"].dropped, [path("a")]);
     server.remove("memory/team/.sync-index.json");
-    assert!(store.reindex().await.unwrap()[""].is_nothing(), "a second time there is nothing to mend");
+    assert!(store.reindex().await.unwrap()[""].is_nothing(), "the second run repairs nothing");
     assert_eq!(difference(&server, "memory"), [""; 0]);
 
-    // A damaged index is not taken for an empty one, and is made anew.
+    // A damaged index does not count as empty, and reindex replaces it.
     server.plant(INDEX, Stored::new(b"{\"files\": {\"n/1", &[]));
     let refused = store.index("", 0).await.unwrap_err().to_string();
     assert!(refused.contains("memsync reindex"), "{refused}");
@@ -323,7 +322,7 @@ async fn reindex_mends_what_others_broke_and_says_what() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reindex_beside_a_proxy_that_serves_loses_nothing() {
+async fn reindex_loses_nothing_while_a_proxy_serves() {
     let (server, store) = here().await;
     let writer = tokio::spawn({
         let store = store.clone();
@@ -349,7 +348,7 @@ async fn reindex_beside_a_proxy_that_serves_loses_nothing() {
 }
 
 #[tokio::test]
-async fn stores_that_ignore_conditions_are_refused_with_the_reason() {
+async fn store_that_ignores_conditions_is_refused() {
     for (quirks, reason) in [
         (Quirks { ignores_if_none_match: true, ..Quirks::default() }, "ignores `If-None-Match: *`"),
         (Quirks { ignores_if_match: true, ..Quirks::default() }, "ignores `If-Match`"),
@@ -373,7 +372,7 @@ async fn stores_that_ignore_conditions_are_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_options_is_told_without_the_secret() {
+async fn option_errors_do_not_show_the_secret() {
     let server = Server::start().await;
     let refusal = async |change: &dyn Fn(&mut memsync::store::s3::S3Options)| {
         let mut options = server.options("memory", system_clock());
@@ -392,7 +391,7 @@ async fn what_is_wrong_with_the_options_is_told_without_the_secret() {
     assert!(gone.to_lowercase().contains("connection refused"), "{gone}");
 }
 
-/// The index is written once for many files: 10,000 uploads from 128 clients cost at most 200 writes of it.
+/// 10,000 uploads from 128 clients cost at most 200 writes of the index.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_files_cost_few_index_writes() {
     let (server, store) = here().await;

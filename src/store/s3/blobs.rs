@@ -1,4 +1,4 @@
-//! Blobs in the bucket: what one holds, and writing over exactly that.
+//! Blobs in the bucket: finding one, and replacing it by compare-and-swap on its ETag.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,221 +6,285 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
+use object_store::path::Path as Key;
 use tokio::time::sleep;
 
-use super::super::StoreError;
-use super::bucket::{Bucket, Fetched, Landing, Object};
-use super::index::Row;
-use super::layout::{Described, Layout};
-use super::ledger::write_id;
-use super::spool::Content;
+use super::super::{StoreError, new_id};
+use super::bucket::{Bucket, ConditionalPut, FetchOutcome, ObjectInfo};
+use super::index_document::BlobRow;
+use super::layout::Layout;
+use super::object_metadata::ObjectMetadata;
+use super::spool::BodySource;
 use crate::digest::{Md5, Md5Hasher};
 use crate::failpoint;
 use crate::path::RelPath;
 
-/// How often a lost race for a blob is looked at again. Each means that somebody else's write went through, or
-/// that the store wants it later.
-const RACES: u32 = 100;
-/// How often a write of which nothing is known is sent again.
-const FAILURES: u32 = 5;
+/// Attempts of a write that loses races. Each lost race means that another write succeeded, or that the store is busy.
+const MAX_RACES: u32 = 100;
+/// Attempts of a write that gets no answer.
+const MAX_FAILURES: u32 = 5;
 
 /// The blobs of a bucket.
 #[derive(Clone)]
-pub struct Blobs {
-    pub bucket: Arc<Bucket>,
-    pub layout: Layout,
-    /// Whether there is a place beside the prefix, for earlier versions and expiry.
-    pub keeps: bool,
+pub(super) struct BucketBlobs {
+    pub(super) bucket: Arc<Bucket>,
+    pub(super) layout: Layout,
+    /// True if the bucket allows objects beside the prefix, where earlier versions and expiry notes are.
+    pub(super) keeps_versions: bool,
 }
 
-/// A blob or tombstone that is there.
+/// A blob or tombstone in the bucket.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
-    pub row: Row,
-    pub object: Object,
+pub(super) struct FoundBlob {
+    pub(super) row: BlobRow,
+    pub(super) object: ObjectInfo,
 }
 
-/// What is to be written.
-pub struct New {
-    pub row: Row,
-    pub content: Content,
-    pub content_type: Option<String>,
-    /// Further metadata of ours, by its name after `memsync-`.
-    pub ours: BTreeMap<String, String>,
-    /// When it expires: milliseconds since the epoch.
-    pub expires: Option<u64>,
-    /// Whether it is another version even where the content is what was there.
-    pub is_another: bool,
+/// A blob or tombstone to be written.
+pub(super) struct NewBlob {
+    pub(super) row: BlobRow,
+    pub(super) content: BodySource,
+    pub(super) content_type: Option<String>,
+    /// Further metadata of memsync, by its name after `memsync-`.
+    pub(super) ours: BTreeMap<String, String>,
+    /// When the path expires: milliseconds since the epoch.
+    pub(super) expires: Option<u64>,
+    /// True if this is a new version even with the same content.
+    pub(super) is_another: bool,
 }
 
-impl New {
-    /// Whether writing this over `old` takes a version away, which is to be kept.
-    fn displaces(&self, old: &Row) -> bool {
+impl NewBlob {
+    /// True if `old` becomes an earlier version.
+    fn displaces(&self, old: &BlobRow) -> bool {
         !old.is_deleted && (self.is_another || self.row.md5 != old.md5)
     }
 }
 
-/// What became of a write.
+/// Result of [`BucketBlobs::swap`].
 #[derive(Debug)]
-pub enum Swapped {
-    /// `row` is there, in the place of `before`.
-    Done { before: Option<Row>, row: Row },
-    /// It was decided against; what is there.
-    Refused(Option<Found>),
+pub(super) enum SwapOutcome {
+    /// `row` replaced `before`.
+    Done { before: Option<BlobRow>, row: BlobRow },
+    /// The caller decided against the write. Has the blob that is there.
+    Refused(Option<FoundBlob>),
 }
 
-impl Blobs {
-    /// What is at `path`. Where the metadata does not tell the MD5, the content is read for it.
-    pub async fn look(&self, ns: &str, path: &RelPath) -> Result<Option<Found>, StoreError> {
+impl BucketBlobs {
+    /// The blob at `path`, without its content. Reads the content only if the metadata lacks the MD5.
+    pub(super) async fn find(&self, ns: &str, path: &RelPath) -> Result<Option<FoundBlob>, StoreError> {
         let key = self.layout.blob(ns, path)?;
         let Some(object) = self.bucket.head(&key).await? else { return Ok(None) };
-        if let Some(row) = row(&object) {
-            return Ok(Some(Found { row, object }));
+        if let Some(row) = row_of(&object) {
+            return Ok(Some(FoundBlob { row, object }));
         }
-        let Fetched::Found(object, mut body) = self.bucket.get(&key, None).await? else { return Ok(None) };
-        if let Some(row) = row(&object) {
-            return Ok(Some(Found { row, object }));
+        let FetchOutcome::Found(object, mut body) = self.bucket.get(&key, None).await? else { return Ok(None) };
+        if let Some(row) = row_of(&object) {
+            return Ok(Some(FoundBlob { row, object }));
         }
         let mut hasher = Md5Hasher::new();
         while let Some(piece) = body.next().await {
             hasher.update(&piece?);
         }
-        Ok(Some(Found { row: row_with(&object, hasher.finish()), object }))
+        Ok(Some(FoundBlob { row: row_with(&object, hasher.finish()), object }))
     }
 
-    /// What is at `path`, with its content; the row is missing where only the content tells the MD5.
-    pub async fn fetch(
+    /// The blob at `path` with its content. Its row is `None` if the metadata lacks the MD5.
+    pub(super) async fn fetch(
         &self,
         ns: &str,
         path: &RelPath,
-    ) -> Result<Option<(Option<Row>, Object, BoxStream<'static, Result<Bytes, StoreError>>)>, StoreError> {
+    ) -> Result<Option<(Option<BlobRow>, ObjectInfo, BoxStream<'static, Result<Bytes, StoreError>>)>, StoreError> {
         match self.bucket.get(&self.layout.blob(ns, path)?, None).await? {
-            Fetched::Found(object, body) => Ok(Some((row(&object), object, body))),
-            Fetched::Absent | Fetched::Unchanged => Ok(None),
+            FetchOutcome::Found(object, body) => Ok(Some((row_of(&object), object, body))),
+            FetchOutcome::Absent | FetchOutcome::Unchanged => Ok(None),
         }
     }
 
-    /// Writes what `decide` makes of what is there, over exactly that: when something else comes between, it
-    /// decides again. `blind`: the caller expects nothing to be there, so the first attempt need not look.
+    /// Writes the blob that `decide` makes of the current one, over exactly that one. If another write comes first, it
+    /// decides again. With `blind` the first attempt expects no blob and does not look for one.
     ///
     /// # Errors
-    /// Also when a write may have landed and was then written over, so that nobody can tell.
-    pub async fn swap(
+    /// Also if a write got no answer and the blob then changed again: the write may have succeeded in between.
+    pub(super) async fn swap(
         &self,
         ns: &str,
         path: &RelPath,
         blind: bool,
-        decide: impl Fn(Option<&Found>) -> Option<New>,
-    ) -> Result<Swapped, StoreError> {
-        let key = self.layout.blob(ns, path)?;
-        let write = write_id();
-        let (mut races, mut failures) = (0, 0);
-        // What was there when a write went out of which nothing is known.
-        let mut unknown: Option<(Option<Found>, StoreError)> = None;
-        let mut looked = !blind;
-        // What was there when a write was said to have lost.
-        let mut lost = None;
-        // What is kept of the past and noted of the future already, for this write.
-        let (mut kept, mut noted) = (None, None);
+        decide: impl Fn(Option<&FoundBlob>) -> Option<NewBlob>,
+    ) -> Result<SwapOutcome, StoreError> {
+        let mut swap = BlobSwap::new(self, ns, path)?;
+        let mut found = if blind { None } else { self.find(ns, path).await? };
         loop {
-            let found = if looked { self.look(ns, path).await? } else { None };
-            let ours = found.as_ref().filter(|f| f.object.described.write.as_deref() == Some(&write));
-            // Something between here and the store sent it twice: the second was told that it lost, to the first.
-            if let (Some(ours), Some(before)) = (ours, lost.take()) {
-                return Ok(Swapped::Done { before, row: ours.row });
+            let Some(new) = decide(found.as_ref()) else { return Ok(SwapOutcome::Refused(found)) };
+            swap.prepare(found.as_ref(), &new).await?;
+            if let Some(row) = swap.write(found.as_ref(), new).await? {
+                return Ok(SwapOutcome::Done { before: found.map(|found| found.row), row });
             }
-            if let Some((before, e)) = unknown.take() {
-                if let Some(ours) = ours {
-                    return Ok(Swapped::Done { before: before.map(|b| b.row), row: ours.row });
-                }
-                if found != before {
-                    return Err(e);
-                }
-                unknown = Some((before, e));
-            }
-            looked = true;
-            let Some(new) = decide(found.as_ref()) else { return Ok(Swapped::Refused(found)) };
-            // Both before the write: once it is there, nothing may be missing.
-            if let Some(old) = found.as_ref().filter(|old| self.keeps && new.displaces(&old.row)) {
-                let this = (old.object.etag.clone(), old.row.version);
-                if kept.as_ref() != Some(&this) {
-                    self.keep(ns, path, old, new.row.version).await?;
-                    failpoint::pass("s3-version-kept");
-                    kept = Some(this);
-                }
-            }
-            let expires = new.expires.filter(|at| self.keeps && *at != u64::MAX);
-            // What is carried on was noted when it was first said.
-            let before = found.as_ref().and_then(|old| old.object.described.expires());
-            if let Some(at) = expires.filter(|at| before != Some(*at) && noted != Some(*at)) {
-                self.note_expiry(ns, path, at).await?;
-                failpoint::pass("s3-expiry-noted");
-                noted = Some(at);
-            }
-            let described = Described {
-                md5: Some(new.row.md5),
-                is_deleted: new.row.is_deleted,
-                version: Some(new.row.version),
-                write: Some(write.clone()),
-                content_type: new.content_type,
-                ours: new.ours,
-            };
-            let etag = found.as_ref().map(|f| f.object.etag.as_str());
-            match self.bucket.put(&key, etag, &described, &new.content).await? {
-                Landing::Landed(_) => {
-                    failpoint::pass("s3-blob-written");
-                    return Ok(Swapped::Done { before: found.map(|f| f.row), row: new.row });
-                }
-                Landing::Lost if races < RACES => {
-                    lost = Some(found.map(|f| f.row));
-                    races += 1;
-                    if races > 3 {
-                        sleep(Duration::from_millis(fastrand::u64(0..=u64::from(races.min(20)) * 5))).await;
-                    }
-                }
-                Landing::Lost => return Err(StoreError::S3(format!("{key}: too many write there at once"))),
-                Landing::Unsure(e) if failures < FAILURES => {
-                    failures += 1;
-                    sleep(Duration::from_millis(10 << (2 * failures))).await;
-                    unknown = Some((found, e));
-                }
-                Landing::Unsure(e) => return Err(e),
+            found = self.find(ns, path).await?;
+            if let Some(done) = swap.recognize(found.as_ref())? {
+                return Ok(done);
             }
         }
     }
 
-    /// Writes `tombstone` over `row`, and keeps no version of that; if something else is there by now, that stays.
-    pub async fn overwrite(&self, ns: &str, path: &RelPath, row: &Row, tombstone: &Row) -> Result<(), StoreError> {
-        let Some(found) = self.look(ns, path).await?.filter(|found| found.row == *row) else { return Ok(()) };
-        let described = Described {
+    /// Writes `tombstone` over `row` without keeping a version. Another blob stays.
+    pub(super) async fn replace_by_tombstone(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        row: &BlobRow,
+        tombstone: &BlobRow,
+    ) -> Result<(), StoreError> {
+        let Some(found) = self.find(ns, path).await?.filter(|found| found.row == *row) else { return Ok(()) };
+        let metadata = ObjectMetadata {
             md5: Some(tombstone.md5),
             is_deleted: true,
             version: Some(tombstone.version),
-            write: Some(write_id()),
-            ..Described::default()
+            write: Some(new_id().to_string()),
+            ..ObjectMetadata::default()
         };
-        let (key, nothing) = (self.layout.blob(ns, path)?, Content::Inline(Bytes::new()));
-        match self.bucket.put(&key, Some(&found.object.etag), &described, &nothing).await? {
-            Landing::Landed(_) | Landing::Lost => Ok(()),
-            Landing::Unsure(e) => Err(e),
+        let (key, nothing) = (self.layout.blob(ns, path)?, BodySource::Inline(Bytes::new()));
+        match self.bucket.put(&key, Some(&found.object.etag), &metadata, &nothing).await? {
+            ConditionalPut::Written(_) | ConditionalPut::Lost => Ok(()),
+            ConditionalPut::Unknown(e) => Err(e),
         }
     }
 }
 
-/// What an object's metadata tells; `None` where the MD5 is missing.
-pub fn row(object: &Object) -> Option<Row> {
-    let described = &object.described;
-    // Of a tombstone without an MD5 nothing is left to derive it from.
-    let md5 = described.md5.or_else(|| described.is_deleted.then(|| Md5::of(b"")))?;
+/// The attempts of one [`BucketBlobs::swap`].
+struct BlobSwap<'a> {
+    blobs: &'a BucketBlobs,
+    ns: &'a str,
+    path: &'a RelPath,
+    key: Key,
+    /// Identifies this write in the object's metadata.
+    write_id: String,
+    races: u32,
+    failures: u32,
+    /// A write without an answer, with the blob before it.
+    unanswered: Option<(Option<FoundBlob>, StoreError)>,
+    /// The blob before a write that the store reported as lost.
+    lost: Option<Option<BlobRow>>,
+    /// ETag and version of the blob that was copied as an earlier version.
+    copied: Option<(String, u64)>,
+    /// The expiry that was noted.
+    noted: Option<u64>,
+}
+
+impl<'a> BlobSwap<'a> {
+    fn new(blobs: &'a BucketBlobs, ns: &'a str, path: &'a RelPath) -> Result<Self, StoreError> {
+        Ok(Self {
+            blobs,
+            ns,
+            path,
+            key: blobs.layout.blob(ns, path)?,
+            write_id: new_id().to_string(),
+            races: 0,
+            failures: 0,
+            unanswered: None,
+            lost: None,
+            copied: None,
+            noted: None,
+        })
+    }
+
+    /// Copies the earlier version and notes the expiry. Both must exist before the blob does.
+    async fn prepare(&mut self, found: Option<&FoundBlob>, new: &NewBlob) -> Result<(), StoreError> {
+        if !self.blobs.keeps_versions {
+            return Ok(());
+        }
+        if let Some(old) = found.filter(|old| new.displaces(&old.row)) {
+            let this = (old.object.etag.clone(), old.row.version);
+            if self.copied.as_ref() != Some(&this) {
+                self.blobs.copy_version(self.ns, self.path, old, new.row.version).await?;
+                failpoint::pass("s3-version-kept");
+                self.copied = Some(this);
+            }
+        }
+        // An inherited expiry has its note already.
+        let inherited = found.and_then(|old| old.object.metadata.expires());
+        let expires = new.expires.filter(|at| *at != u64::MAX);
+        if let Some(at) = expires.filter(|at| inherited != Some(*at) && self.noted != Some(*at)) {
+            self.blobs.note_expiry(self.ns, self.path, at).await?;
+            failpoint::pass("s3-expiry-noted");
+            self.noted = Some(at);
+        }
+        Ok(())
+    }
+
+    /// Writes `new` over `found`. Gives its row, or `None` if the blob must be looked at again.
+    async fn write(&mut self, found: Option<&FoundBlob>, new: NewBlob) -> Result<Option<BlobRow>, StoreError> {
+        let metadata = ObjectMetadata {
+            md5: Some(new.row.md5),
+            is_deleted: new.row.is_deleted,
+            version: Some(new.row.version),
+            write: Some(self.write_id.clone()),
+            content_type: new.content_type,
+            ours: new.ours,
+        };
+        let etag = found.map(|found| found.object.etag.as_str());
+        match self.blobs.bucket.put(&self.key, etag, &metadata, &new.content).await? {
+            ConditionalPut::Written(_) => {
+                failpoint::pass("s3-blob-written");
+                Ok(Some(new.row))
+            }
+            ConditionalPut::Lost if self.races < MAX_RACES => {
+                self.lost = Some(found.map(|found| found.row));
+                self.races += 1;
+                if self.races > 3 {
+                    sleep(race_pause(self.races)).await;
+                }
+                Ok(None)
+            }
+            ConditionalPut::Lost => Err(StoreError::S3(format!("{}: too many write there at once", self.key))),
+            ConditionalPut::Unknown(e) if self.failures < MAX_FAILURES => {
+                self.failures += 1;
+                sleep(Duration::from_millis(10 << (2 * self.failures))).await;
+                self.unanswered = Some((found.cloned(), e));
+                Ok(None)
+            }
+            ConditionalPut::Unknown(e) => Err(e),
+        }
+    }
+
+    /// Finds out whether an earlier attempt of this write succeeded.
+    fn recognize(&mut self, found: Option<&FoundBlob>) -> Result<Option<SwapOutcome>, StoreError> {
+        let ours = found.filter(|found| found.object.metadata.write.as_deref() == Some(&self.write_id));
+        // A network device may send a request twice. The second copy then loses to the first.
+        if let (Some(ours), Some(before)) = (ours, self.lost.take()) {
+            return Ok(Some(SwapOutcome::Done { before, row: ours.row }));
+        }
+        let Some((before, e)) = self.unanswered.take() else { return Ok(None) };
+        if let Some(ours) = ours {
+            return Ok(Some(SwapOutcome::Done { before: before.map(|before| before.row), row: ours.row }));
+        }
+        if found != before.as_ref() {
+            return Err(e);
+        }
+        self.unanswered = Some((before, e));
+        Ok(None)
+    }
+}
+
+/// A random pause after a lost race. It grows with the number of races, so that every proxy succeeds in the end.
+pub(super) fn race_pause(races: u32) -> Duration {
+    Duration::from_millis(fastrand::u64(0..=u64::from(races.min(20)) * 5))
+}
+
+/// The row in an object's metadata; `None` if the MD5 is missing.
+pub(super) fn row_of(object: &ObjectInfo) -> Option<BlobRow> {
+    let metadata = &object.metadata;
+    // The MD5 of a deleted content cannot be computed any more.
+    let md5 = metadata.md5.or_else(|| metadata.is_deleted.then(|| Md5::of(b"")))?;
     Some(row_with(object, md5))
 }
 
-fn row_with(object: &Object, md5: Md5) -> Row {
-    let described = &object.described;
-    Row {
+fn row_with(object: &ObjectInfo, md5: Md5) -> BlobRow {
+    let metadata = &object.metadata;
+    BlobRow {
         md5,
-        size: if described.is_deleted { 0 } else { object.size },
-        is_deleted: described.is_deleted,
-        version: described.version.unwrap_or(object.modified),
+        size: if metadata.is_deleted { 0 } else { object.size },
+        is_deleted: metadata.is_deleted,
+        version: metadata.version.unwrap_or(object.modified),
     }
 }

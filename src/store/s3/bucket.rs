@@ -1,7 +1,7 @@
-//! The bucket as we speak to it: look, fetch, list, and writes that happen on a condition or not at all.
+//! The client of the bucket: head, get, list, copy, delete and conditional writes.
 //!
-//! Reads are tried again. A conditional write is not: a retry could find its own first attempt and call it a lost
-//! race. What became of a write without an answer is for the caller to find out, by looking.
+//! Reads are retried. A conditional write is not, because a retry could lose the race to its own first attempt. After a
+//! write without an answer the caller reads the object to find out what happened.
 
 use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,88 +21,84 @@ use reqwest::Url;
 use secrecy::ExposeSecret;
 
 use super::super::{IndexTraffic, StoreError};
-use super::http::{Connector, stays_here};
-use super::layout::Described;
-use super::listing::{LeftOut, Listed};
-use super::spool::Content;
-use super::{EtagQuotes, S3Options};
+use super::http::{S3Connector, is_local};
+use super::listing::{ListedObject, UnnamableKeys};
+use super::object_metadata::ObjectMetadata;
+use super::options::{EtagQuotes, S3Options};
+use super::spool::BodySource;
 
-/// Attempts of a read beyond the first.
+/// Further attempts of a failed read.
 const READ_RETRIES: usize = 4;
-/// After this long no further attempt is begun.
-const READ_PATIENCE: Duration = Duration::from_secs(20);
+/// No further attempt starts after this time.
+const READ_RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A bucket with its credentials.
 #[derive(Debug)]
-pub struct Bucket {
+pub(super) struct Bucket {
     reads: AmazonS3,
     writes: AmazonS3,
-    /// For bodies from a file: their digest would need another reading.
+    /// For bodies in a file: a signature would need another read of the file.
     unsigned: AmazonS3,
     quotes: EtagQuotes,
-    /// Of the index objects.
-    pub traffic: Counted,
+    /// Counts the requests for index objects.
+    pub(super) traffic: TrafficCounter,
 }
 
 /// Counts [`IndexTraffic`].
 #[derive(Debug, Default)]
-pub struct Counted {
+pub(super) struct TrafficCounter {
     reads: AtomicU64,
     writes: AtomicU64,
 }
 
-impl Counted {
-    pub fn read(&self) {
+impl TrafficCounter {
+    pub(super) fn read(&self) {
         self.reads.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn write(&self) {
+    pub(super) fn write(&self) {
         self.writes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// All of it so far.
-    pub fn so_far(&self) -> IndexTraffic {
+    pub(super) fn total(&self) -> IndexTraffic {
         IndexTraffic { reads: self.reads.load(Ordering::Relaxed), writes: self.writes.load(Ordering::Relaxed) }
     }
 }
 
 /// An object without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Object {
-    /// As the store gave it, quotes included.
-    pub etag: String,
-    /// When the store says it was written: milliseconds since the epoch.
-    pub modified: u64,
+pub(super) struct ObjectInfo {
+    /// As the store returned it, with quotes.
+    pub(super) etag: String,
+    /// The time of the write by the store's clock: milliseconds since the epoch.
+    pub(super) modified: u64,
     /// Bytes.
-    pub size: u64,
-    pub described: Described,
+    pub(super) size: u64,
+    pub(super) metadata: ObjectMetadata,
 }
 
-/// What a fetch found.
-pub enum Fetched {
+/// Result of a get.
+pub(super) enum FetchOutcome {
     Absent,
-    /// It still has the ETag that was known.
+    /// The object still has the known ETag.
     Unchanged,
-    Found(Object, BoxStream<'static, Result<Bytes, StoreError>>),
+    Found(ObjectInfo, BoxStream<'static, Result<Bytes, StoreError>>),
 }
 
-/// What became of a conditional write.
+/// Result of a conditional write.
 #[derive(Debug)]
-pub enum Landing {
-    /// It is there, under this ETag.
-    Landed(String),
-    /// Something else than expected was there, or another write is under way: look again.
+pub(super) enum ConditionalPut {
+    /// The new ETag.
+    Written(String),
+    /// The condition does not hold, or another write is in flight.
     Lost,
-    /// No answer, or none that tells: it may have landed, or land yet.
-    Unsure(StoreError),
+    /// No clear answer: the write may have happened, or may still happen.
+    Unknown(StoreError),
 }
 
 impl Bucket {
-    /// Sets up the client; asks nothing of the store.
-    ///
-    /// # Errors
-    /// What is wrong with the options.
-    pub fn new(options: &S3Options) -> Result<Self, StoreError> {
+    /// Sets up the client. Sends no request, and fails only if the options are wrong.
+    pub(super) fn new(options: &S3Options) -> Result<Self, StoreError> {
         let refused = |why: String| StoreError::S3Refused(why);
         let endpoint = match &options.endpoint {
             Some(text) => Some(checked_endpoint(text, options.allow_http).map_err(refused)?),
@@ -111,9 +107,10 @@ impl Bucket {
         if options.bucket.is_empty() {
             return Err(refused("S3_BUCKET is empty".to_owned()));
         }
-        let connector = Connector::new(endpoint.as_ref()).map_err(refused)?;
+        let connector = S3Connector::new(endpoint.as_ref()).map_err(refused)?;
         let build = |retries: usize, signed: bool| {
-            let retry = RetryConfig { max_retries: retries, retry_timeout: READ_PATIENCE, ..RetryConfig::default() };
+            let retry =
+                RetryConfig { max_retries: retries, retry_timeout: READ_RETRY_TIMEOUT, ..RetryConfig::default() };
             let mut builder = AmazonS3Builder::new()
                 .with_bucket_name(&options.bucket)
                 .with_region(&options.region)
@@ -130,19 +127,19 @@ impl Bucket {
                 let text = endpoint.as_str().trim_end_matches('/');
                 builder = builder.with_endpoint(text).with_allow_http(endpoint.scheme() == "http");
             }
-            builder.build().map_err(|e| StoreError::S3Refused(plain(&e)))
+            builder.build().map_err(|e| StoreError::S3Refused(message_of(&e)))
         };
         Ok(Self {
             reads: build(READ_RETRIES, true)?,
             writes: build(0, true)?,
             unsigned: build(0, false)?,
             quotes: options.etag_quotes,
-            traffic: Counted::default(),
+            traffic: TrafficCounter::default(),
         })
     }
 
-    /// The object without its body, `None` where there is none.
-    pub async fn head(&self, key: &Key) -> Result<Option<Object>, StoreError> {
+    /// The object without its body; `None` if it is absent.
+    pub(super) async fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError> {
         match self.reads.get_opts(key, GetOptions { head: true, ..GetOptions::default() }).await {
             Ok(found) => Ok(Some(object(&found.meta, &found.attributes))),
             Err(Error::NotFound { .. }) => Ok(None),
@@ -150,12 +147,12 @@ impl Bucket {
         }
     }
 
-    /// Whether the bucket is there and may be read: asks for the first byte at `key`, where nothing need be.
-    pub async fn answers(&self, key: &Key) -> Result<(), StoreError> {
-        // Not a HEAD, whose refusals have no body that would say why.
+    /// Checks that the bucket exists and can be read. Requests the first byte at `key`, which may be absent.
+    pub(super) async fn check_access(&self, key: &Key) -> Result<(), StoreError> {
+        // A failed HEAD has no body with the reason.
         let first = GetOptions { range: Some((0..1).into()), ..GetOptions::default() };
         match self.reads.get_opts(key, first).await {
-            // Read to its end, so that the connection can be used again.
+            // Read it completely, so that the connection can be reused.
             Ok(found) => found.bytes().await.map(drop).map_err(|e| failed(&e)),
             Err(e) => match (code(&e.to_string()), &e) {
                 (Some("NoSuchBucket"), _) => Err(failed(&e)),
@@ -166,38 +163,40 @@ impl Bucket {
     }
 
     /// The object, unless its ETag is `known`.
-    pub async fn get(&self, key: &Key, known: Option<&str>) -> Result<Fetched, StoreError> {
+    pub(super) async fn get(&self, key: &Key, known: Option<&str>) -> Result<FetchOutcome, StoreError> {
         let if_none_match = known.map(|etag| self.quoted(etag));
         match self.reads.get_opts(key, GetOptions { if_none_match, ..GetOptions::default() }).await {
             Ok(found) => {
                 let object = object(&found.meta, &found.attributes);
-                Ok(Fetched::Found(object, found.into_stream().map_err(|e| failed(&e)).boxed()))
+                Ok(FetchOutcome::Found(object, found.into_stream().map_err(|e| failed(&e)).boxed()))
             }
-            Err(Error::NotFound { .. }) => Ok(Fetched::Absent),
-            Err(Error::NotModified { .. } | Error::Precondition { .. }) if known.is_some() => Ok(Fetched::Unchanged),
+            Err(Error::NotFound { .. }) => Ok(FetchOutcome::Absent),
+            Err(Error::NotModified { .. } | Error::Precondition { .. }) if known.is_some() => {
+                Ok(FetchOutcome::Unchanged)
+            }
             Err(e) => Err(failed(&e)),
         }
     }
 
-    /// Writes an object if what is there has the ETag `held`, or nothing is there where that is `None`.
+    /// Writes an object if the current one has the ETag `held`; `None` requires that there is none.
     ///
     /// # Errors
-    /// When the store refused for another reason than the condition: certainly nothing was written.
-    pub async fn put(
+    /// If the store refused the request for another reason than the condition. Then nothing was written.
+    pub(super) async fn put(
         &self,
         key: &Key,
         held: Option<&str>,
-        described: &Described,
-        content: &Content,
-    ) -> Result<Landing, StoreError> {
+        metadata: &ObjectMetadata,
+        content: &BodySource,
+    ) -> Result<ConditionalPut, StoreError> {
         let mode = match held {
             None => PutMode::Create,
             Some(etag) => PutMode::Update(UpdateVersion { e_tag: Some(self.quoted(etag)), version: None }),
         };
-        let mut options = PutOptions { mode, attributes: described.written(), ..PutOptions::default() };
+        let mut options = PutOptions { mode, attributes: metadata.to_attributes(), ..PutOptions::default() };
         let (client, payload) = match content {
-            Content::Inline(bytes) => (&self.writes, PutPayload::from(bytes.clone())),
-            Content::File(body) => {
+            BodySource::Inline(bytes) => (&self.writes, PutPayload::from(bytes.clone())),
+            BodySource::File(body) => {
                 let mut extensions = Extensions::new();
                 extensions.insert(body.clone());
                 options.extensions = extensions;
@@ -206,15 +205,15 @@ impl Bucket {
         };
         match client.put_opts(key, payload, options).await {
             Ok(put) => match put.e_tag {
-                Some(etag) => Ok(Landing::Landed(etag)),
-                None => Ok(Landing::Unsure(StoreError::S3("the store gave no ETag".to_owned()))),
+                Some(etag) => Ok(ConditionalPut::Written(etag)),
+                None => Ok(ConditionalPut::Unknown(StoreError::S3("the store gave no ETag".to_owned()))),
             },
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. }) => {
-                Ok(Landing::Lost)
+                Ok(ConditionalPut::Lost)
             }
-            // What was held is gone.
+            // The object was deleted.
             Err(e @ Error::NotFound { .. }) if held.is_some() && code(&e.to_string()) != Some("NoSuchBucket") => {
-                Ok(Landing::Lost)
+                Ok(ConditionalPut::Lost)
             }
             Err(
                 e @ (Error::PermissionDenied { .. }
@@ -223,13 +222,13 @@ impl Bucket {
                 | Error::InvalidPath { .. }
                 | Error::NotImplemented { .. }),
             ) => Err(failed(&e)),
-            Err(e) if is_bad(&e.to_string()) => Err(failed(&e)),
-            Err(e) => Ok(Landing::Unsure(failed(&e))),
+            Err(e) if is_bad_request(&e.to_string()) => Err(failed(&e)),
+            Err(e) => Ok(ConditionalPut::Unknown(failed(&e))),
         }
     }
 
-    /// Has the store copy an object with its metadata, over whatever is at `to`. False: there is nothing at `from`.
-    pub async fn copy(&self, from: &Key, to: &Key) -> Result<bool, StoreError> {
+    /// Lets the store copy an object with its metadata, and replace an object at `to`. False: `from` is absent.
+    pub(super) async fn copy(&self, from: &Key, to: &Key) -> Result<bool, StoreError> {
         match self.reads.copy(from, to).await {
             Ok(()) => Ok(true),
             Err(Error::NotFound { .. }) => Ok(false),
@@ -237,17 +236,17 @@ impl Bucket {
         }
     }
 
-    /// The objects below `folder` that can be asked for, in no order; `None` is the whole bucket.
-    pub fn list(&self, folder: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
+    /// The objects below `folder` that the client can name, in no order; `None` is the whole bucket.
+    pub(super) fn list(&self, folder: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
         let named = async |listed| match listed {
-            Listed::Object(meta) => Ok(Some(meta)),
-            Listed::Odd(_) => Ok(None),
+            ListedObject::Named(meta) => Ok(Some(meta)),
+            ListedObject::Unnamable(_) => Ok(None),
         };
         self.list_all(folder).try_filter_map(named).boxed()
     }
 
-    /// Everything below `folder`, in no order; `None` is the whole bucket.
-    pub fn list_all(&self, folder: Option<&Key>) -> BoxStream<'static, Result<Listed, StoreError>> {
+    /// All objects below `folder`, in no order; `None` is the whole bucket.
+    pub(super) fn list_all(&self, folder: Option<&Key>) -> BoxStream<'static, Result<ListedObject, StoreError>> {
         let (client, prefix) = (self.reads.clone(), folder.map(|folder| format!("{folder}/")));
         let pages = stream::try_unfold(Some(None), move |page_token| {
             let (client, prefix) = (client.clone(), prefix.clone());
@@ -255,27 +254,28 @@ impl Bucket {
                 let Some(page_token) = page_token else { return Ok(None) };
                 let options = PaginatedListOptions { page_token, ..PaginatedListOptions::default() };
                 let page = client.list_paginated(prefix.as_deref(), options).await.map_err(|e| failed(&e))?;
-                let LeftOut(odd) = page.result.extensions.get().cloned().unwrap_or_default();
-                let objects = page.result.objects.into_iter().map(Listed::Object);
-                let listed: Vec<_> = objects.chain(odd.into_iter().map(Listed::Odd)).map(Ok).collect();
-                // Some stores give an empty one with the last page.
+                let UnnamableKeys(unnamable) = page.result.extensions.get().cloned().unwrap_or_default();
+                let objects = page.result.objects.into_iter().map(ListedObject::Named);
+                let listed: Vec<_> =
+                    objects.chain(unnamable.into_iter().map(ListedObject::Unnamable)).map(Ok).collect();
+                // Some stores return an empty token with the last page.
                 Ok(Some((stream::iter(listed), page.page_token.filter(|token| !token.is_empty()).map(Some))))
             }
         });
         pages.try_flatten().boxed()
     }
 
-    /// Removes an object, whatever it is: for scratch objects of our own.
-    pub async fn remove(&self, key: &Key) -> Result<(), StoreError> {
+    /// Deletes an object without a condition. Only for objects that no other writer replaces.
+    pub(super) async fn remove(&self, key: &Key) -> Result<(), StoreError> {
         removed(self.reads.delete(key).await)
     }
 
-    /// [`Bucket::remove`] that is not tried again: another may be there by then.
-    pub async fn remove_once(&self, key: &Key) -> Result<(), StoreError> {
+    /// As [`Bucket::remove`], without retries: a retry could delete a newer object.
+    pub(super) async fn remove_without_retry(&self, key: &Key) -> Result<(), StoreError> {
         removed(self.writes.delete(key).await)
     }
 
-    /// An ETag as this store wants it in a condition.
+    /// An ETag in the form that the store wants in a condition.
     fn quoted(&self, etag: &str) -> String {
         match self.quotes {
             EtagQuotes::Keep => etag.to_owned(),
@@ -291,22 +291,25 @@ fn removed(done: Result<(), Error>) -> Result<(), StoreError> {
     }
 }
 
-fn object(meta: &ObjectMeta, attributes: &object_store::Attributes) -> Object {
-    Object {
+fn object(meta: &ObjectMeta, attributes: &object_store::Attributes) -> ObjectInfo {
+    ObjectInfo {
         etag: meta.e_tag.clone().unwrap_or_default(),
         modified: modified(meta),
         size: meta.size,
-        described: Described::read(attributes),
+        metadata: ObjectMetadata::read(attributes),
     }
 }
 
-/// When the store says an object was written: milliseconds since the epoch.
-pub fn modified(meta: &ObjectMeta) -> u64 {
+/// The time of an object's write by the store's clock: milliseconds since the epoch.
+pub(super) fn modified(meta: &ObjectMeta) -> u64 {
     u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0)
 }
 
-/// A body whole, at most `limit` bytes.
-pub async fn whole(mut body: BoxStream<'static, Result<Bytes, StoreError>>, limit: u64) -> Result<Bytes, StoreError> {
+/// Reads a body of at most `limit` bytes.
+pub(super) async fn read_whole(
+    mut body: BoxStream<'static, Result<Bytes, StoreError>>,
+    limit: u64,
+) -> Result<Bytes, StoreError> {
     let mut all = bytes::BytesMut::new();
     while let Some(piece) = body.next().await {
         all.extend_from_slice(&piece?);
@@ -321,7 +324,7 @@ fn checked_endpoint(text: &str, allow_http: bool) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|e| format!("S3_ENDPOINT_URL {text:?} is no URL: {e}"))?;
     match url.scheme() {
         "https" => Ok(url),
-        "http" if allow_http || stays_here(&url) => Ok(url),
+        "http" if allow_http || is_local(&url) => Ok(url),
         "http" => Err(format!(
             "S3_ENDPOINT_URL {text:?} is plain http beyond this machine: your files would travel in the clear; use \
              https, or set S3_ALLOW_HTTP=true if the network between is yours alone"
@@ -331,11 +334,11 @@ fn checked_endpoint(text: &str, allow_http: bool) -> Result<Url, String> {
 }
 
 fn failed(e: &Error) -> StoreError {
-    if is_never(e) { StoreError::S3Denied(plain(e)) } else { StoreError::S3(plain(e)) }
+    if is_permanent(e) { StoreError::S3Denied(message_of(e)) } else { StoreError::S3(message_of(e)) }
 }
 
-/// Whether the store will not do it the next time either: it may not, or it cannot.
-fn is_never(e: &Error) -> bool {
+/// True if a retry cannot succeed: the store denies the request or does not support it.
+fn is_permanent(e: &Error) -> bool {
     let kinds =
         matches!(e, Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotImplemented { .. });
     kinds
@@ -343,28 +346,29 @@ fn is_never(e: &Error) -> bool {
             .is_some_and(|code| ["AccessDenied", "NotImplemented", "MethodNotAllowed"].contains(&code))
 }
 
-/// Whether S3 says that the request as such is wrong, and not that it came badly: it will not take it the next time.
-fn is_bad(text: &str) -> bool {
-    // The client gives the status in its words only.
-    let came_badly = ["BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"];
-    text.contains("status code: 400") && code(text).is_some_and(|code| !came_badly.contains(&code))
+/// True if S3 refuses the request itself. A request that was damaged on its way may succeed the next time.
+fn is_bad_request(text: &str) -> bool {
+    // The client has the status only in its message.
+    let damaged = ["BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"];
+    text.contains("status code: 400") && code(text).is_some_and(|code| !damaged.contains(&code))
 }
 
-/// S3's word for what is wrong, where an answer has one.
+/// S3's error code, if the answer has one.
 fn code(text: &str) -> Option<&str> {
-    tag(text, "Code")
+    element(text, "Code")
 }
 
-fn tag<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+/// The text of the first element called `name`. The client's message has an XML body among other text.
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner.trim())
 }
 
-/// What an error of the client says, without the XML: S3's own words where it has some.
-fn plain(e: &Error) -> String {
+/// The message of an error without its XML: S3's own message if there is one.
+fn message_of(e: &Error) -> String {
     let text = e.to_string();
-    let mut plain = match (code(&text), tag(&text, "Message")) {
-        (Some(code), Some(message)) if !message.is_empty() => format!("{message} ({code})"),
+    let mut message = match (code(&text), element(&text, "Message")) {
+        (Some(code), Some(text)) if !text.is_empty() => format!("{text} ({code})"),
         (Some(code), _) => code.to_owned(),
         _ => text.split_whitespace().collect::<Vec<_>>().join(" "),
     };
@@ -374,10 +378,10 @@ fn plain(e: &Error) -> String {
         deepest = Some(inner.to_string());
         source = inner.source();
     }
-    if let Some(deepest) = deepest.filter(|d| code(&text).is_none() && !plain.contains(d.as_str())) {
-        plain = format!("{plain}: {deepest}");
+    if let Some(deepest) = deepest.filter(|d| code(&text).is_none() && !message.contains(d.as_str())) {
+        message = format!("{message}: {deepest}");
     }
-    plain.chars().take(600).collect()
+    message.chars().take(600).collect()
 }
 
 #[cfg(test)]
@@ -385,7 +389,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_https_or_on_this_machine() {
+    fn endpoint_is_https_or_local() {
         for ok in ["https://s3.example.org", "http://127.0.0.1:9000", "http://localhost:9000", "http://[::1]:1"] {
             assert!(checked_endpoint(ok, false).is_ok(), "{ok}");
         }
@@ -398,11 +402,11 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_in_the_stores_words() {
+    fn error_has_the_message_of_the_store() {
         let source = "status 404: <Error><Code>NoSuchBucket</Code><Message>No such bucket</Message></Error>".into();
         let e = Error::Generic { store: "S3", source };
-        assert_eq!(plain(&e), "No such bucket (NoSuchBucket)");
+        assert_eq!(message_of(&e), "No such bucket (NoSuchBucket)");
         let source: Box<dyn std::error::Error + Send + Sync> = Box::new(std::io::Error::other("refused"));
-        assert_eq!(plain(&Error::Generic { store: "S3", source }), "Generic S3 error: refused");
+        assert_eq!(message_of(&Error::Generic { store: "S3", source }), "Generic S3 error: refused");
     }
 }

@@ -1,5 +1,5 @@
-//! The HTTP under the S3 client: bodies straight from a file, no redirects, and answers of which one odd header, or one
-//! odd key of a listing, does not spoil the whole.
+//! The HTTP client below the S3 client. It sends bodies directly from a file, follows no redirects, and repairs answers with
+//! an invalid header or an invalid key in a listing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,68 +15,66 @@ use object_store::client::{
 };
 use reqwest::{Client, Url, redirect};
 
-use super::listing::readable;
-use super::spool::FileBody;
+use super::listing::without_unnamable_keys;
+use super::spool::UnnamedFile;
 use crate::protocol::{install_provider, is_loopback};
 
-/// How long a connection may take to be made, and an answer to stay without progress.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes a second below which a large upload is given up.
-const SLOWEST: u64 = 32 * 1024;
-/// An unused connection is closed after this.
+/// Timeout for a connection, and for an answer without progress.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A slower upload of a large body fails. Bytes a second.
+const MIN_UPLOAD_RATE: u64 = 32 * 1024;
+/// An unused connection is closed after this time.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
-/// What an answer without a date, or with one that is none, is taken to say.
+/// Replaces a missing or invalid date.
 const EPOCH: HeaderValue = HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT");
 
-/// Makes the client that requests go through.
+/// Makes the HTTP client of the S3 client.
 #[derive(Debug, Clone)]
-pub struct Connector(Clients);
+pub(super) struct S3Connector(HttpClients);
 
 #[derive(Debug, Clone)]
-struct Clients {
+struct HttpClients {
     requests: Client,
-    /// For large uploads, of which no answer comes while they go.
+    /// For large uploads, without a read timeout: the answer comes only at their end.
     files: Client,
 }
 
-impl Connector {
-    /// # Errors
-    /// Says why no client can be made.
-    pub fn new(endpoint: Option<&Url>) -> Result<Self, String> {
+impl S3Connector {
+    pub(super) fn new(endpoint: Option<&Url>) -> Result<Self, String> {
         install_provider();
-        // Plain http needs no roots, and without a system bundle a client that wants them cannot be built.
+        // Plain http needs no root certificates, and a client that wants them cannot be built without a system bundle.
         let plain = endpoint.is_some_and(|url| url.scheme() == "http");
-        let base = |patient: bool| {
+        let base = |has_read_timeout: bool| {
             let builder = Client::builder()
                 .redirect(redirect::Policy::none())
                 .referer(false)
-                .connect_timeout(PATIENCE)
+                .connect_timeout(IDLE_TIMEOUT)
                 .pool_idle_timeout(KEEP_ALIVE)
                 .tcp_nodelay(true);
-            let builder = if patient { builder } else { builder.read_timeout(PATIENCE) };
+            let builder = if has_read_timeout { builder.read_timeout(IDLE_TIMEOUT) } else { builder };
             let builder = if plain { builder.tls_certs_only([]) } else { builder };
-            if endpoint.is_some_and(stays_here) { builder.no_proxy() } else { builder }
+            if endpoint.is_some_and(is_local) { builder.no_proxy() } else { builder }
         };
-        let client = |patient| base(patient).build().map_err(|e| e.to_string());
-        Ok(Self(Clients { requests: client(false)?, files: client(true)? }))
+        let client = |has_read_timeout| base(has_read_timeout).build().map_err(|e| e.to_string());
+        Ok(Self(HttpClients { requests: client(true)?, files: client(false)? }))
     }
 }
 
-/// Whether what is sent to `url` stays on this machine.
-pub fn stays_here(url: &Url) -> bool {
+/// True if `url` is on this machine.
+pub(super) fn is_local(url: &Url) -> bool {
     is_loopback(url.host_str().unwrap_or_default())
 }
 
-impl HttpConnector for Connector {
+impl HttpConnector for S3Connector {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Service(self.0.clone())))
+        Ok(HttpClient::new(S3HttpService(self.0.clone())))
     }
 }
 
 #[derive(Debug)]
-struct Service(Clients);
+struct S3HttpService(HttpClients);
 
-impl HttpService for Service {
+impl HttpService for S3HttpService {
     fn call<'a, 'b>(
         &'a self,
         request: HttpRequest,
@@ -87,19 +85,19 @@ impl HttpService for Service {
     {
         Box::pin(async move {
             let is_listing = is_listing(&request);
-            let mut answer = match request.extensions().get::<FileBody>().cloned() {
+            let mut answer = match request.extensions().get::<UnnamedFile>().cloned() {
                 None => self.0.requests.call(request).await?,
                 Some(body) => self.send_file(request, &body).await?,
             };
-            mend(answer.headers_mut());
-            if is_listing && answer.status().is_success() { mend_listing(answer).await } else { Ok(answer) }
+            repair_headers(answer.headers_mut());
+            if is_listing && answer.status().is_success() { repair_listing(answer).await } else { Ok(answer) }
         })
     }
 }
 
-impl Service {
-    /// Sends `request` with the file in the place of its own, empty body.
-    async fn send_file(&self, request: HttpRequest, body: &FileBody) -> Result<HttpResponse, HttpError> {
+impl S3HttpService {
+    /// Sends `request` with the file instead of its empty body.
+    async fn send_file(&self, request: HttpRequest, body: &UnnamedFile) -> Result<HttpResponse, HttpError> {
         let unknown = |e: reqwest::Error| HttpError::new(HttpErrorKind::Unknown, e.without_url());
         let (parts, _) = request.into_parts();
         let url = parts.uri.to_string().parse::<Url>().map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
@@ -107,7 +105,7 @@ impl Service {
         *out.headers_mut() = parts.headers;
         out.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.size));
         *out.body_mut() = Some(reqwest::Body::wrap_stream(body.pieces()));
-        *out.timeout_mut() = Some(PATIENCE + Duration::from_secs(body.size / SLOWEST));
+        *out.timeout_mut() = Some(IDLE_TIMEOUT + Duration::from_secs(body.size / MIN_UPLOAD_RATE));
         let answer: http::Response<reqwest::Body> = self.0.files.execute(out).await.map_err(unknown)?.into();
         let (parts, body) = answer.into_parts();
         let body = http_body_util::BodyExt::map_err(body, unknown);
@@ -120,8 +118,8 @@ fn is_listing(request: &HttpRequest) -> bool {
     request.method() == Method::GET && query.any(|pair| pair.starts_with("list-type="))
 }
 
-/// Takes what the client cannot name out of a listing, and says so in the answer's extensions, which the listing gives.
-async fn mend_listing(answer: HttpResponse) -> Result<HttpResponse, HttpError> {
+/// Removes keys that the client cannot name from a listing, and puts them into the answer's extensions.
+async fn repair_listing(answer: HttpResponse) -> Result<HttpResponse, HttpError> {
     let (mut parts, body) = answer.into_parts();
     let pieces = body.bytes_stream();
     let page: BytesMut = pieces
@@ -130,18 +128,17 @@ async fn mend_listing(answer: HttpResponse) -> Result<HttpResponse, HttpError> {
             Ok(page)
         })
         .await?;
-    let (page, left_out) = readable(page.freeze());
+    let (page, unnamable) = without_unnamable_keys(page.freeze());
     parts.headers.remove(CONTENT_LENGTH);
-    parts.extensions.insert(left_out);
+    parts.extensions.insert(unnamable);
     Ok(HttpResponse::from_parts(parts, page.into()))
 }
 
-/// Drops headers that are no text, and gives a date that can be read: one odd header must not make a blob of
-/// another proxy unreadable.
-fn mend(headers: &mut HeaderMap) {
-    let odd: Vec<HeaderName> =
+/// Drops headers that are not text, and replaces an invalid date. Such a header would make another proxy's blob unreadable.
+fn repair_headers(headers: &mut HeaderMap) {
+    let invalid: Vec<HeaderName> =
         headers.iter().filter(|(_, value)| value.to_str().is_err()).map(|(name, _)| name.clone()).collect();
-    for name in odd {
+    for name in invalid {
         headers.remove(name);
     }
     let parser = jiff::fmt::rfc2822::DateTimeParser::new();
@@ -156,19 +153,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_headers_are_dropped_and_dates_mended() {
+    fn invalid_headers_are_dropped_and_dates_replaced() {
         let mut headers = HeaderMap::new();
         headers.insert("x-amz-meta-name", HeaderValue::from_bytes(b"caf\xe9").unwrap());
         headers.insert("x-amz-meta-version", HeaderValue::from_static("5"));
-        mend(&mut headers);
+        repair_headers(&mut headers);
         assert!(!headers.contains_key("x-amz-meta-name"));
         assert_eq!((&headers["x-amz-meta-version"], &headers[LAST_MODIFIED]), (&HeaderValue::from_static("5"), &EPOCH));
         let good = HeaderValue::from_static("Mon, 15 Jan 2024 10:30:00 GMT");
         headers.insert(LAST_MODIFIED, good.clone());
-        mend(&mut headers);
+        repair_headers(&mut headers);
         assert_eq!(headers[LAST_MODIFIED], good);
         headers.insert(LAST_MODIFIED, HeaderValue::from_static("yesterday"));
-        mend(&mut headers);
+        repair_headers(&mut headers);
         assert_eq!(headers[LAST_MODIFIED], EPOCH);
     }
 }

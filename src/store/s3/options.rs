@@ -1,4 +1,4 @@
-//! Where a store on S3 is, and how it is spoken to.
+//! Options of a store on S3.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 use super::super::{WallClock, system_clock};
 
-/// How an ETag stands in a condition: S3 wants the quotes, some stores do not.
+/// The form of an ETag in a condition: S3 wants the quotes, some stores do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EtagQuotes {
     #[default]
@@ -14,28 +14,28 @@ pub enum EtagQuotes {
     Strip,
 }
 
-/// Where the bucket is, and how to get in.
+/// The bucket and the credentials.
 #[derive(Clone)]
 pub struct S3Options {
     pub bucket: String,
-    /// What all keys begin with, without slashes at its ends.
+    /// The folder of all keys, without slashes at its ends.
     pub prefix: String,
-    /// `None`: Amazon's own, in `region`.
+    /// `None`: Amazon's endpoint in `region`.
     pub endpoint: Option<String>,
     pub region: String,
     pub access_key_id: String,
     pub secret_access_key: SecretString,
     pub session_token: Option<SecretString>,
     pub etag_quotes: EtagQuotes,
-    /// Lets plain http leave this machine.
+    /// Allows plain http to other machines.
     pub allow_http: bool,
-    /// Where bodies that are too large for memory wait; made when it is needed.
+    /// The directory for bodies that are too large for memory. Created when it is needed.
     pub spool: PathBuf,
     pub clock: WallClock,
 }
 
 impl S3Options {
-    /// The options of `bucket` for these keys, all else as is usual.
+    /// Options with these credentials, and defaults for the rest.
     pub fn new(bucket: &str, access_key_id: &str, secret_access_key: SecretString, spool: PathBuf) -> Self {
         Self {
             bucket: bucket.to_owned(),

@@ -1,30 +1,29 @@
-//! Whether a store keeps what its conditional writes promise. Some ignore the conditions; with those, the last of
-//! two writers would win silently, so they are refused before the first write.
+//! Tests the conditional writes of a store before it is used. Some stores ignore the conditions, and one of two writers would
+//! overwrite the other unnoticed. Such a store is refused.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::join_all;
 use object_store::path::Path as Key;
 
-use super::super::StoreError;
-use super::bucket::{Bucket, Fetched, Landing, Object, whole};
-use super::layout::Described;
-use super::ledger::write_id;
-use super::spool::Content;
+use super::super::{StoreError, new_id};
+use super::bucket::{Bucket, ConditionalPut, FetchOutcome, ObjectInfo, read_whole};
+use super::object_metadata::ObjectMetadata;
+use super::spool::BodySource;
 use crate::digest::Md5;
 
-/// Writers in the race.
+/// Concurrent writers in the test.
 const RACERS: usize = 8;
-/// Attempts at a step that got no clear answer.
+/// Attempts of a step without a clear answer.
 const ATTEMPTS: usize = 4;
 
-/// Tries the store on the scratch object `key`, and whether it can be copied to below `beside`, which is the answer.
+/// Tests the conditional writes on the scratch object `key`. True if it can also be copied into the folder `beside`.
 ///
 /// # Errors
-/// [`StoreError::S3Refused`] says what the store does wrong; [`StoreError::S3`] that it could not be asked.
-pub async fn probe(bucket: &Bucket, key: &Key, beside: &Key) -> Result<bool, StoreError> {
-    let tried = match conditions(bucket, key).await {
-        Ok(()) => copies(bucket, key, &beside.clone().join("copy"), beside).await,
+/// [`StoreError::S3Refused`] if the store ignores a condition.
+pub(super) async fn probe(bucket: &Bucket, key: &Key, beside: &Key) -> Result<bool, StoreError> {
+    let tried = match check_conditions(bucket, key).await {
+        Ok(()) => can_copy(bucket, key, &beside.clone().join("copy"), beside).await,
         Err(e) => Err(e),
     };
     if let Err(e) = bucket.remove(key).await {
@@ -33,29 +32,29 @@ pub async fn probe(bucket: &Bucket, key: &Key, beside: &Key) -> Result<bool, Sto
     tried
 }
 
-/// Whether the object `key` can be copied to `to`, and be found, read and removed in the folder `of` that.
-async fn copies(bucket: &Bucket, key: &Key, to: &Key, of: &Key) -> Result<bool, StoreError> {
+/// True if the object `key` can be copied to `to`, and the copy can be listed in its folder `of`, read and deleted.
+async fn can_copy(bucket: &Bucket, key: &Key, to: &Key, of: &Key) -> Result<bool, StoreError> {
     let tried = async {
         if !bucket.copy(key, to).await? {
             return Ok(false);
         }
-        let said = |object: Option<Object>| object.map(|object| object.described);
-        let (from, copied) = (said(bucket.head(key).await?), said(bucket.head(to).await?));
+        let metadata = |object: Option<ObjectInfo>| object.map(|object| object.metadata);
+        let (from, copied) = (metadata(bucket.head(key).await?), metadata(bucket.head(to).await?));
         let listed = bucket.list(Some(of)).try_collect::<Vec<_>>().await?;
         bucket.remove(to).await?;
         Ok(copied.is_some() && copied == from && listed.len() == 1)
     };
     match tried.await {
-        // Whatever else fails may work in a moment: that nothing is kept would be found out when it is missed.
+        // Other failures may be temporary. Without versions the user would notice only when one is missing.
         Err(StoreError::S3Denied(why)) => {
-            tracing::debug!("nothing can be kept beside the prefix: {why}");
+            tracing::debug!("the bucket allows no objects beside the prefix: {why}");
             Ok(false)
         }
         tried => tried,
     }
 }
 
-async fn conditions(bucket: &Bucket, key: &Key) -> Result<(), StoreError> {
+async fn check_conditions(bucket: &Bucket, key: &Key) -> Result<(), StoreError> {
     let first = match put(bucket, key, None, "first").await? {
         Some(etag) => etag,
         None => return Err(refused("it refuses to create an object that is not there (If-None-Match: *)")),
@@ -77,47 +76,47 @@ async fn conditions(bucket: &Bucket, key: &Key) -> Result<(), StoreError> {
     }
     let racers = join_all((0..RACERS).map(|n| {
         let second = &second;
-        async move { bucket.put(key, Some(second), &described("racer"), &content(&format!("racer {n}"))).await }
+        async move { bucket.put(key, Some(second), &probe_metadata("racer"), &content(&format!("racer {n}"))).await }
     }));
     let (mut winners, mut unsure) = (Vec::new(), 0);
     for (n, landing) in racers.await.into_iter().enumerate() {
         match landing? {
-            Landing::Landed(_) => winners.push(format!("racer {n}")),
-            Landing::Lost => {}
-            Landing::Unsure(e) => {
+            ConditionalPut::Written(_) => winners.push(format!("racer {n}")),
+            ConditionalPut::Lost => {}
+            ConditionalPut::Unknown(e) => {
                 unsure += 1;
                 tracing::debug!("a racer of the probe got no answer: {e}");
             }
         }
     }
-    let Fetched::Found(object, body) = bucket.get(key, None).await? else {
+    let FetchOutcome::Found(object, body) = bucket.get(key, None).await? else {
         return Err(refused("an object that was just written is not there"));
     };
-    let now = String::from_utf8_lossy(&whole(body, 1024).await?).into_owned();
-    // A racer without an answer may be the one that won.
+    let now = String::from_utf8_lossy(&read_whole(body, 1024).await?).into_owned();
+    // A racer without an answer may have won.
     let decided = winners.len() == 1 || (winners.is_empty() && unsure > 0 && now.starts_with("racer "));
     if !decided || winners.iter().any(|winner| *winner != now) {
         return Err(refused(&format!("of {RACERS} writers that raced, {} won", winners.len())));
     }
-    if object.described.md5 != Some(Md5::of(b"probe")) || object.described.version != Some(1) {
+    if object.metadata.md5 != Some(Md5::of(b"probe")) || object.metadata.version != Some(1) {
         return Err(refused("it does not keep user metadata"));
     }
     Ok(())
 }
 
-/// The new ETag, `None` where the store held the condition against it.
+/// The new ETag; `None` if the condition does not hold.
 async fn put(bucket: &Bucket, key: &Key, held: Option<&str>, text: &str) -> Result<Option<String>, StoreError> {
-    let described = described(&write_id());
+    let metadata = probe_metadata(&new_id());
     let mut failure = None;
     for _ in 0..ATTEMPTS {
-        match bucket.put(key, held, &described, &content(text)).await? {
-            Landing::Landed(etag) => return Ok(Some(etag)),
-            Landing::Lost => {}
-            Landing::Unsure(e) => failure = Some(e),
+        match bucket.put(key, held, &metadata, &content(text)).await? {
+            ConditionalPut::Written(etag) => return Ok(Some(etag)),
+            ConditionalPut::Lost => {}
+            ConditionalPut::Unknown(e) => failure = Some(e),
         }
-        // It may have landed although the answer says otherwise, or was lost.
+        // The write may have succeeded although the answer says otherwise, or was lost.
         match bucket.head(key).await? {
-            Some(now) if now.described.write == described.write => return Ok(Some(now.etag)),
+            Some(now) if now.metadata.write == metadata.write => return Ok(Some(now.etag)),
             _ if failure.is_none() => return Ok(None),
             _ => {}
         }
@@ -125,12 +124,17 @@ async fn put(bucket: &Bucket, key: &Key, held: Option<&str>, text: &str) -> Resu
     Err(failure.unwrap_or(StoreError::Closed))
 }
 
-fn described(write: &str) -> Described {
-    Described { md5: Some(Md5::of(b"probe")), version: Some(1), write: Some(write.to_owned()), ..Described::default() }
+fn probe_metadata(write: &str) -> ObjectMetadata {
+    ObjectMetadata {
+        md5: Some(Md5::of(b"probe")),
+        version: Some(1),
+        write: Some(write.to_owned()),
+        ..ObjectMetadata::default()
+    }
 }
 
-fn content(text: &str) -> Content {
-    Content::Inline(Bytes::copy_from_slice(text.as_bytes()))
+fn content(text: &str) -> BodySource {
+    BodySource::Inline(Bytes::copy_from_slice(text.as_bytes()))
 }
 
 fn refused(why: &str) -> StoreError {

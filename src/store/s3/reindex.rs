@@ -1,8 +1,7 @@
-//! The index made right again from the blobs: after a crash between a blob and its entry, or where a proxy without
-//! compare-and-swap has lost entries.
+//! Repairs an index from the blobs, after a crash between a blob and its entry, or after another proxy lost entries.
 //!
-//! It may run beside proxies that serve. Every difference is looked at once more after the index was read, and the
-//! index is only written where it is still what was read: what a proxy records later stands.
+//! Proxies may serve meanwhile. Every difference is checked once more after the index was read, and the index is only
+//! written over the one that was read, so later changes of a proxy stay.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,32 +9,35 @@ use futures::stream::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 
 use super::super::StoreError;
-use super::blobs::Blobs;
-use super::borders::joined;
+use super::blobs::BucketBlobs;
 use super::bucket::modified;
-use super::index::{Document, Row};
-use super::ledger::Ledger;
-use super::listing::Listed;
-use super::seen::Kept;
+use super::index_cache::CachedIndex;
+use super::index_document::{BlobRow, IndexDocument};
+use super::index_object::RowChanges;
+use super::layout::flat_name;
+use super::listing::ListedObject;
+use super::namespace_index::NamespaceIndex;
 use crate::digest::Md5;
 use crate::path::{self, RelPath};
 use crate::protocol::INDEX_NAME;
 
-/// Objects looked at side by side.
-const SIDE_BY_SIDE: usize = 32;
-/// How often a lost race for the index is run again.
-const RACES: u32 = 50;
+/// Concurrent requests.
+const CONCURRENCY: usize = 32;
+/// Attempts of an index write that loses races.
+const MAX_RACES: u32 = 50;
+/// An entry may be this much older than its object by the store's clock, in milliseconds.
+const CLOCK_TOLERANCE_MS: u64 = 60_000;
 
-/// What was mended in one namespace.
+/// The repair of one namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RepairReport {
-    /// Files and tombstones that are there.
+    /// Files and tombstones in the bucket.
     pub blobs: usize,
     pub added: Vec<RelPath>,
     pub corrected: Vec<RelPath>,
     /// Entries without a blob.
     pub dropped: Vec<RelPath>,
-    /// Keys that are no name a client could use.
+    /// Keys that clients cannot name.
     pub left_out: Vec<String>,
 }
 
@@ -45,140 +47,157 @@ impl RepairReport {
     }
 }
 
-/// Mends the index of `ns`; `others` are namespaces that have an index of their own, and those that begin are seen.
-/// `trusting` believes an entry whose blob still has the entry's MD5 for its ETag, and looks at the others alone.
-///
-/// # Errors
-/// What the store says.
-pub async fn mend(
-    blobs: &Blobs,
-    ledger: &Ledger,
+/// The objects of one namespace.
+struct NamespaceListing {
+    files: BTreeMap<RelPath, ObjectMeta>,
+    /// Keys that clients cannot name.
+    left_out: Vec<String>,
+    /// The other namespaces, including those that the listing showed.
+    others: BTreeSet<String>,
+}
+
+/// Repairs the index of `ns`. `others` are the other namespaces with an index. With `trusting` it believes entries whose MD5
+/// is the ETag of their blob, and checks only the rest.
+pub(super) async fn repair(
+    blobs: &BucketBlobs,
+    index: &NamespaceIndex,
     ns: &str,
     others: &BTreeSet<String>,
     trusting: bool,
 ) -> Result<RepairReport, StoreError> {
-    let mut mended = RepairReport::default();
-    let (mut listed, mut odd, mut others) = (Vec::new(), Vec::new(), others.clone());
-    let folder = blobs.layout.folder(ns)?;
-    let mut objects = blobs.bucket.list_all(folder.as_ref());
-    while let Some(object) = objects.try_next().await? {
-        let meta = match object {
-            Listed::Object(meta) => meta,
-            Listed::Odd(key) => {
-                odd.extend(blobs.layout.below(ns, &key).filter(|name| !is_private(name)).map(str::to_owned));
-                continue;
-            }
-        };
-        let Some(name) = blobs.layout.below(ns, meta.location.as_ref()) else { continue };
-        // A namespace that began since the others were listed has its files to itself as well.
-        if let Some(begun) = name.strip_suffix(INDEX_NAME).and_then(|folder| folder.strip_suffix('/')) {
-            others.insert(joined(ns, begun));
-        }
-        if !is_private(name) {
-            listed.push((name.to_owned(), meta));
-        }
-    }
-    listed.retain(|(name, _)| !is_anothers(ns, name, &others));
-    odd.retain(|name| !is_anothers(ns, name, &others));
-    mended.left_out = odd;
-    let (mut found, others) = (BTreeMap::new(), &others);
-    for (name, meta) in listed {
-        match RelPath::parse(&name) {
-            Ok(path) => drop(found.insert(path, meta)),
-            Err(_) => mended.left_out.push(name),
-        }
-    }
-    let listed = found;
-    mended.blobs = listed.len();
-
-    // Everything is a suspect at first; later only what still differs is.
+    let listing = list(blobs, ns, others.clone()).await?;
     let mut truth = BTreeMap::new();
-    let mut first = true;
-    for _ in 0..RACES {
-        let seen = ledger.fresh_or_empty().await?;
-        let suspects: Vec<RelPath> = if first {
-            let trusted = |path: &RelPath, meta: &ObjectMeta| trusting && is_certain(&seen.document, path, meta);
-            let unsure = listed.iter().filter(|(path, meta)| !trusted(path, meta)).map(|(path, _)| path);
-            unsure.chain(seen.document.rows.keys().filter(|path| !listed.contains_key(*path))).cloned().collect()
-        } else {
-            differing(&truth, &seen, ledger)
+    for race in 0..MAX_RACES {
+        let seen = index.fresh_or_empty().await?;
+        // At first every path is doubtful. After a lost race only those that still differ are.
+        let doubtful = match race {
+            0 => find_doubtful(&listing, &seen.document, trusting),
+            _ => differing(&truth, &seen, index),
         };
-        first = false;
-        let found: Vec<(RelPath, Option<Row>)> = futures::stream::iter(suspects)
-            .map(|path| async move {
-                // What lies in another namespace is none of this one's files.
-                let is_ours = !is_anothers(ns, path.as_str(), others);
-                let found = if is_ours { blobs.look(ns, &path).await? } else { None };
-                Ok::<_, StoreError>((path, found.map(|f| f.row)))
-            })
-            .buffer_unordered(SIDE_BY_SIDE)
-            .try_collect()
-            .await?;
-        truth.extend(found);
-        let changes: BTreeMap<RelPath, Option<Row>> =
-            differing(&truth, &seen, ledger).into_iter().map(|path| (path.clone(), truth[&path])).collect();
-        if changes.is_empty() && (seen.etag.is_some() || mended.blobs == 0) {
-            return Ok(mended);
+        truth.extend(read_rows(blobs, ns, &listing.others, doubtful).await?);
+        let changes: RowChanges =
+            differing(&truth, &seen, index).into_iter().map(|path| (path.clone(), truth[&path])).collect();
+        let count = listing.files.len();
+        if changes.is_empty() && (seen.etag.is_some() || count == 0) {
+            return Ok(RepairReport { blobs: count, left_out: listing.left_out, ..RepairReport::default() });
         }
-        if ledger.replace(&seen, &changes).await? {
+        if index.replace(&seen, &changes).await? {
+            let mut report = RepairReport { blobs: count, left_out: listing.left_out, ..RepairReport::default() };
             for (path, row) in changes {
                 let list = match (row, seen.document.rows.contains_key(&path)) {
-                    (None, _) => &mut mended.dropped,
-                    (Some(_), true) => &mut mended.corrected,
-                    (Some(_), false) => &mut mended.added,
+                    (None, _) => &mut report.dropped,
+                    (Some(_), true) => &mut report.corrected,
+                    (Some(_), false) => &mut report.added,
                 };
                 list.push(path);
             }
-            return Ok(mended);
+            return Ok(report);
         }
     }
     Err(StoreError::S3("the index is being written by too many; run it again when there is less to do".to_owned()))
 }
 
-/// The paths of which blobs and index say different things.
-fn differing(truth: &BTreeMap<RelPath, Option<Row>>, seen: &Kept, ledger: &Ledger) -> Vec<RelPath> {
-    let is_owed = |row: &Row| !ledger.is_forgotten(row);
+/// Lists the files of a namespace, without those of inner namespaces.
+async fn list(blobs: &BucketBlobs, ns: &str, mut others: BTreeSet<String>) -> Result<NamespaceListing, StoreError> {
+    let (mut named, mut unnamable) = (Vec::new(), Vec::new());
+    let folder = blobs.layout.folder(ns)?;
+    let mut objects = blobs.bucket.list_all(folder.as_ref());
+    while let Some(object) = objects.try_next().await? {
+        let meta = match object {
+            ListedObject::Named(meta) => meta,
+            ListedObject::Unnamable(key) => {
+                unnamable.extend(blobs.layout.name_in(ns, &key).filter(|name| !is_private(name)).map(str::to_owned));
+                continue;
+            }
+        };
+        let Some(name) = blobs.layout.name_in(ns, meta.location.as_ref()) else { continue };
+        // A namespace may have begun since `others` was listed.
+        if let Some(begun) = name.strip_suffix(INDEX_NAME).and_then(|folder| folder.strip_suffix('/')) {
+            others.insert(flat_name(ns, begun));
+        }
+        if !is_private(name) {
+            named.push((name.to_owned(), meta));
+        }
+    }
+    named.retain(|(name, _)| !is_in_other(ns, name, &others));
+    unnamable.retain(|name| !is_in_other(ns, name, &others));
+    let (mut files, mut left_out) = (BTreeMap::new(), unnamable);
+    for (name, meta) in named {
+        match RelPath::parse(&name) {
+            Ok(path) => drop(files.insert(path, meta)),
+            Err(_) => left_out.push(name),
+        }
+    }
+    Ok(NamespaceListing { files, left_out, others })
+}
+
+/// The paths whose entry the listing alone does not confirm.
+fn find_doubtful(listing: &NamespaceListing, document: &IndexDocument, trusting: bool) -> Vec<RelPath> {
+    let is_trusted = |path: &RelPath, meta: &ObjectMeta| trusting && is_certain(document, path, meta);
+    let unsure = listing.files.iter().filter(|(path, meta)| !is_trusted(path, meta)).map(|(path, _)| path);
+    let without_blob = document.rows.keys().filter(|path| !listing.files.contains_key(*path));
+    unsure.chain(without_blob).cloned().collect()
+}
+
+/// Reads the blobs of `paths`. A path in another namespace counts as absent.
+async fn read_rows(
+    blobs: &BucketBlobs,
+    ns: &str,
+    others: &BTreeSet<String>,
+    paths: Vec<RelPath>,
+) -> Result<Vec<(RelPath, Option<BlobRow>)>, StoreError> {
+    futures::stream::iter(paths)
+        .map(|path| async move {
+            let found = if is_in_other(ns, path.as_str(), others) { None } else { blobs.find(ns, &path).await? };
+            Ok::<_, StoreError>((path, found.map(|found| found.row)))
+        })
+        .buffer_unordered(CONCURRENCY)
+        .try_collect()
+        .await
+}
+
+/// The paths whose blob and entry differ.
+fn differing(truth: &BTreeMap<RelPath, Option<BlobRow>>, seen: &CachedIndex, index: &NamespaceIndex) -> Vec<RelPath> {
     truth
         .iter()
         .filter(|(path, row)| match (seen.document.rows.get(*path), row) {
-            (None, Some(row)) => is_owed(row),
+            (None, Some(row)) => !index.is_forgotten(row),
             (has, row) => has != row.as_ref(),
         })
         .map(|(path, _)| path.clone())
         .collect()
 }
 
-/// Whether the listing alone shows that the entry is right: most stores give a content's MD5 for its ETag.
-fn is_certain(document: &Document, path: &RelPath, meta: &ObjectMeta) -> bool {
+/// True if the listing confirms the entry: in most stores the ETag is the content's MD5.
+fn is_certain(document: &IndexDocument, path: &RelPath, meta: &ObjectMeta) -> bool {
     let etag = meta.e_tag.as_deref().and_then(|etag| etag.trim_matches('"').parse::<Md5>().ok());
     document.rows.get(path).is_some_and(|row| {
-        // An empty body may be an empty file or a tombstone, and a write of the same content shows in the time alone:
-        // by the store's clock, in seconds.
+        // An empty object may be an empty file or a tombstone. A later write of the same content shows only in the time.
         !row.is_deleted
             && meta.size > 0
             && (etag, meta.size) == (Some(row.md5), row.size)
-            && row.version.saturating_add(60_000) >= modified(meta)
+            && row.version.saturating_add(CLOCK_TOLERANCE_MS) >= modified(meta)
     })
 }
 
-/// Whether the index or what is below `.memsync` at any depth.
+/// True for an index, and for anything below a `.memsync` folder.
 fn is_private(name: &str) -> bool {
     name.split('/').any(|part| part == INDEX_NAME || path::is_private(part))
 }
 
-/// Whether a key below `ns` is in a namespace further down, which has an index of its own.
-fn is_anothers(ns: &str, name: &str, others: &BTreeSet<String>) -> bool {
-    name.match_indices('/').any(|(at, _)| others.contains(&joined(ns, &name[..at])))
+/// True if the name in `ns` belongs to an inner namespace.
+fn is_in_other(ns: &str, name: &str, others: &BTreeSet<String>) -> bool {
+    name.match_indices('/').any(|(at, _)| others.contains(&flat_name(ns, &name[..at])))
 }
 
-/// The namespaces that have an index, `""` included where it has one.
-pub async fn namespaces(blobs: &Blobs) -> Result<BTreeSet<String>, StoreError> {
+/// The namespaces that have an index, including `""` if it has one.
+pub(super) async fn namespaces(blobs: &BucketBlobs) -> Result<BTreeSet<String>, StoreError> {
     let folder = blobs.layout.folder("")?;
     let mut found = BTreeSet::new();
     let mut objects = blobs.bucket.list(folder.as_ref());
     while let Some(meta) = objects.try_next().await? {
-        let below = blobs.layout.below("", meta.location.as_ref());
-        if let Some(ns) = below.and_then(|name| name.strip_suffix(INDEX_NAME)) {
+        let name = blobs.layout.name_in("", meta.location.as_ref());
+        if let Some(ns) = name.and_then(|name| name.strip_suffix(INDEX_NAME)) {
             if ns.is_empty() {
                 found.insert(String::new());
             } else if let Some(ns) = ns.strip_suffix('/').filter(|ns| !is_private(ns)) {
@@ -194,17 +213,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_belongs_to_the_deepest_namespace_with_an_index() {
+    fn key_belongs_to_the_deepest_namespace() {
         let others: BTreeSet<String> = ["", "team", "team/a"].map(str::to_owned).into();
-        assert!(!is_anothers("", "notes/x.md", &others));
-        assert!(is_anothers("", "team/x.md", &others));
-        assert!(is_anothers("team", "a/x.md", &others));
-        assert!(!is_anothers("team", "b/x.md", &others));
-        assert!(!is_anothers("team/a", "x.md", &others));
+        assert!(!is_in_other("", "notes/x.md", &others));
+        assert!(is_in_other("", "team/x.md", &others));
+        assert!(is_in_other("team", "a/x.md", &others));
+        assert!(!is_in_other("team", "b/x.md", &others));
+        assert!(!is_in_other("team/a", "x.md", &others));
     }
 
     #[test]
-    fn what_is_private_is_no_file() {
+    fn private_names_are_not_files() {
         assert!(is_private(".sync-index.json") && is_private("a/.sync-index.json") && is_private(".memsync/keys"));
         assert!(!is_private("a/index.json") && !is_private("memsync/a"));
     }

@@ -1,5 +1,5 @@
-//! A body on its way to the bucket: in memory while it is small, then in a file without a name, which goes with
-//! its handle whatever happens to the process.
+//! Bodies before they are uploaded: in memory while they are small, then in an unnamed file, which disappears with the
+//! process.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,38 +10,38 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
-use super::super::{BodyWriter, StoreError};
+use super::super::{BodyWriter, StoreError, new_id};
 use crate::digest::{Md5, Md5Hasher};
 
 /// Bodies up to this many bytes stay in memory.
-const INLINE_MAX: usize = 256 * 1024;
-/// Bytes read in one go.
-const CHUNK: usize = 256 * 1024;
+const MAX_INLINE_BYTES: usize = 256 * 1024;
+/// Bytes of one read.
+const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Where a received body is.
+/// The content of a finished body. It can be read any number of times.
 #[derive(Clone)]
-pub enum Content {
+pub(super) enum BodySource {
     Inline(Bytes),
-    File(FileBody),
+    File(UnnamedFile),
 }
 
-/// A body in a file that has no name any more.
+/// A body in an unnamed file.
 #[derive(Debug, Clone)]
-pub struct FileBody {
+pub(super) struct UnnamedFile {
     file: Arc<File>,
     /// Bytes.
-    pub size: u64,
+    pub(super) size: u64,
 }
 
-impl FileBody {
-    /// The whole body from its beginning, however often it is asked for.
-    pub fn pieces(&self) -> BoxStream<'static, io::Result<Bytes>> {
+impl UnnamedFile {
+    /// Streams the whole body.
+    pub(super) fn pieces(&self) -> BoxStream<'static, io::Result<Bytes>> {
         stream::try_unfold((self.clone(), 0), |(body, at)| async move {
             let left = body.size - at;
             if left == 0 {
                 return Ok(None);
             }
-            let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            let want = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
             let file = body.file.clone();
             let read = tokio::task::spawn_blocking(move || {
                 let mut piece = vec![0; want];
@@ -54,30 +54,30 @@ impl FileBody {
     }
 }
 
-/// A body that was received whole.
-pub struct Received {
-    pub md5: Md5,
+/// A body that arrived completely.
+pub(super) struct UploadBody {
+    pub(super) md5: Md5,
     /// Bytes.
-    pub size: u64,
-    pub content: Content,
+    pub(super) size: u64,
+    pub(super) content: BodySource,
 }
 
-/// A body on its way in.
-pub struct Upload {
+/// Takes a body in.
+pub struct UploadWriter {
     dir: Arc<Path>,
     size: u64,
-    waiting: Vec<u8>,
+    buffer: Vec<u8>,
     hasher: Md5Hasher,
     file: Option<File>,
 }
 
-impl Upload {
-    /// A body whose file, should it need one, is made in `dir`.
-    pub fn new(dir: Arc<Path>) -> Self {
-        Self { dir, size: 0, waiting: Vec::new(), hasher: Md5Hasher::new(), file: None }
+impl UploadWriter {
+    /// `dir` is the directory for a large body's file.
+    pub(super) fn new(dir: Arc<Path>) -> Self {
+        Self { dir, size: 0, buffer: Vec::new(), hasher: Md5Hasher::new(), file: None }
     }
 
-    /// Writes and digests what waits, off the async threads.
+    /// Writes and digests the buffer on a blocking thread.
     async fn flush(self) -> Result<Self, StoreError> {
         let dir = self.dir.clone();
         let written = tokio::task::spawn_blocking(move || self.write()).await.map_err(|_| StoreError::Closed)?;
@@ -87,34 +87,34 @@ impl Upload {
     fn write(mut self) -> io::Result<Self> {
         let mut file = match self.file.take() {
             Some(file) => file,
-            None => nameless(&self.dir)?,
+            None => create_unnamed(&self.dir)?,
         };
-        file.write_all(&self.waiting)?;
-        self.hasher.update(&self.waiting);
-        self.waiting.clear();
+        file.write_all(&self.buffer)?;
+        self.hasher.update(&self.buffer);
+        self.buffer.clear();
         self.file = Some(file);
         Ok(self)
     }
 
-    /// The body with its digest.
-    pub async fn finish(mut self) -> Result<Received, StoreError> {
+    /// The body and its digest.
+    pub(super) async fn finish(mut self) -> Result<UploadBody, StoreError> {
         if self.file.is_none() {
-            self.hasher.update(&self.waiting);
-            let content = Content::Inline(self.waiting.into());
-            return Ok(Received { md5: self.hasher.finish(), size: self.size, content });
+            self.hasher.update(&self.buffer);
+            let content = BodySource::Inline(self.buffer.into());
+            return Ok(UploadBody { md5: self.hasher.finish(), size: self.size, content });
         }
         let done = self.flush().await?;
         let file = Arc::new(done.file.ok_or(StoreError::Closed)?);
-        let content = Content::File(FileBody { file, size: done.size });
-        Ok(Received { md5: done.hasher.finish(), size: done.size, content })
+        let content = BodySource::File(UnnamedFile { file, size: done.size });
+        Ok(UploadBody { md5: done.hasher.finish(), size: done.size, content })
     }
 }
 
-impl BodyWriter for Upload {
+impl BodyWriter for UploadWriter {
     async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
         self.size += piece.len() as u64;
-        self.waiting.extend_from_slice(&piece);
-        if self.waiting.len() > INLINE_MAX {
+        self.buffer.extend_from_slice(&piece);
+        if self.buffer.len() > MAX_INLINE_BYTES {
             let taken = std::mem::replace(self, Self::new(self.dir.clone()));
             *self = taken.flush().await?;
         }
@@ -122,10 +122,10 @@ impl BodyWriter for Upload {
     }
 }
 
-/// A file that only this handle knows, readable by nobody else.
-fn nameless(dir: &Path) -> io::Result<File> {
+/// Creates a file with mode 0600 and removes its name.
+fn create_unnamed(dir: &Path) -> io::Result<File> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let name = dir.join(format!("{:032x}", fastrand::u128(..)));
+    let name = dir.join(&*new_id());
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&name)?;
     fs::remove_file(&name)?;
     Ok(file)

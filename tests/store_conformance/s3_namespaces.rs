@@ -1,4 +1,4 @@
-//! Namespaces in a bucket: a file of one is the same object as a file of another by a longer name, and is reached by one.
+//! Namespaces in a bucket: a namespace's file is the same object as a flat file with a longer name, and has one owner.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,11 +17,11 @@ use super::s3::until;
 use super::server::{Fault, Server, Stored, difference};
 use super::{New, index, path, put, written};
 
-/// Asks in every way for a path that is another namespace's; `namespace` is whose.
+/// Checks that every operation refuses a path that belongs to `namespace`.
 async fn is_refused(store: &S3Store, ns: &str, name: &str, namespace: &str) {
     let name: RelPath = path(name);
     let is = |refused: &StoreError| match refused {
-        StoreError::OtherNamespace { namespace: told, .. } => told == &NamespaceName(namespace.to_owned()),
+        StoreError::OtherNamespace { namespace: owner, .. } => owner == &NamespaceName(namespace.to_owned()),
         _ => false,
     };
     let refusals = [
@@ -38,7 +38,7 @@ async fn is_refused(store: &S3Store, ns: &str, name: &str, namespace: &str) {
 }
 
 #[tokio::test]
-async fn a_namespaces_files_are_reached_by_its_name_alone() {
+async fn file_is_reached_only_through_its_namespace() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let put_in = async |ns: &str, name: &str| {
@@ -53,7 +53,7 @@ async fn a_namespaces_files_are_reached_by_its_name_alone() {
         is_refused(store, "", "team/new", "team").await;
         is_refused(store, "", "team/deep/y", "team/deep").await;
         is_refused(store, "team", "deep/y", "team/deep").await;
-        // Nor the other way round: no namespace of that name has begun.
+        // `notes` is not a namespace, so its files are flat.
         is_refused(store, "notes", "z", "").await;
         assert!(matches!(store.get("", &path("team.md")).await.unwrap(), GetOutcome::Absent));
         assert!(matches!(store.get("team", &path("x")).await.unwrap(), GetOutcome::Found(_)));
@@ -68,7 +68,7 @@ async fn a_namespaces_files_are_reached_by_its_name_alone() {
 }
 
 #[tokio::test]
-async fn a_namespace_does_not_begin_on_top_of_anothers_files() {
+async fn namespace_does_not_begin_over_files_of_another() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let a = written(put(&store, "team/notes/a", New, b"a").await);
@@ -77,21 +77,21 @@ async fn a_namespace_does_not_begin_on_top_of_anothers_files() {
         let refused = begin(ns).await.unwrap_err();
         assert!(matches!(&refused, StoreError::NamespaceOccupied { namespace, .. } if namespace == ns), "{refused:?}");
         assert!(refused.to_string().contains("choose another name"), "{refused}");
-        assert!(server.object(&format!("memory/{ns}/.sync-index.json")).is_none(), "nothing has begun");
+        assert!(server.object(&format!("memory/{ns}/.sync-index.json")).is_none(), "no namespace has begun");
     }
-    assert!(matches!(begin("team/other").await.unwrap(), PutOutcome::Created(_)), "beside them there is room");
+    assert!(matches!(begin("team/other").await.unwrap(), PutOutcome::Created(_)), "another folder is free");
     assert!(matches!(store.get("", &path("team/notes/a")).await.unwrap(), GetOutcome::Found(blob) if blob.entry == a));
-    // When they have gone, it can.
+    // After their deletion it can begin.
     store.delete("", &path("team/notes/a"), None, BlobMeta::default()).await.unwrap();
     assert!(matches!(begin("team/notes").await.unwrap(), PutOutcome::Created(_)));
 }
 
-/// Reading begins no namespace, nor does a deletion that may not: the files of a folder stay the flat namespace's.
+/// A read or a refused write does not create a namespace: the folder's files stay flat.
 #[tokio::test]
-async fn only_a_write_that_may_begins_a_namespace() {
+async fn only_an_allowed_write_begins_a_namespace() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
-    // As a write that died before its entry left it.
+    // A crash left this blob without an entry.
     let md5 = Md5::of(b"x").to_string();
     server.plant("memory/team/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
     put(&store, "team/y", New, b"y").await;
@@ -108,14 +108,14 @@ async fn only_a_write_that_may_begins_a_namespace() {
             store.delete("team", &path("x"), Some(Precondition::Version(8)), BlobMeta::default()).await.unwrap();
         assert!(matches!(refused, DeleteOutcome::Mismatch(entry) if entry.version == 7), "{refused:?}");
     }
-    // What was asked of the index above after the reads is answered after what they asked of this one.
+    // The outer index handles this request after those of the reads.
     assert!(matches!(store.get("", &path("team/x")).await.unwrap(), GetOutcome::Found(_)));
     until("the entry is there", async || index(&store, 0).await.contains_key("team/x")).await;
-    assert!(server.object("memory/team/.sync-index.json").is_none(), "nothing has begun");
+    assert!(server.object("memory/team/.sync-index.json").is_none(), "no namespace has begun");
     assert!(matches!(store.get("", &path("team/y")).await.unwrap(), GetOutcome::Found(_)));
     is_refused(&store, "team", "x", "").await;
 
-    // Nor does a write that is refused.
+    // A refused write does not, either.
     for expect in [Precondition::Version(7), Precondition::Md5(Md5::of(b"x"))] {
         let refused = store.put_bytes("none", &path("x"), expect, Bytes::from_static(b"new")).await.unwrap();
         assert_eq!(refused, PutOutcome::Mismatch(None));
@@ -124,9 +124,9 @@ async fn only_a_write_that_may_begins_a_namespace() {
             DeleteOutcome::Absent
         );
     }
-    assert!(server.keys().iter().all(|key| !key.starts_with("memory/none")), "nothing has begun");
+    assert!(server.keys().iter().all(|key| !key.starts_with("memory/none")), "no namespace has begun");
 
-    // Where nobody else has files, a deletion begins the namespace that its tombstone is in.
+    // Without files of others, a deletion creates the namespace for its tombstone.
     server.plant("memory/alone/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
     let done = store.delete("alone", &path("x"), Some(version), BlobMeta::default()).await.unwrap();
     assert!(matches!(done, DeleteOutcome::Done(_)), "{done:?}");
@@ -134,9 +134,9 @@ async fn only_a_write_that_may_begins_a_namespace() {
     assert!(server.object("memory/alone/.sync-index.json").is_some());
 }
 
-/// A name that nothing is at costs little, however long it is, and nothing when it is asked for again.
+/// A deep name costs one request for each folder, and none the next time.
 #[tokio::test]
-async fn a_deep_name_is_no_burden() {
+async fn deep_name_costs_few_requests() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     put(&store, "n/n/x", New, b"x").await;
@@ -150,12 +150,12 @@ async fn a_deep_name_is_no_burden() {
     let first = ask().await;
     assert!(first < 320, "{first} requests: one for each folder");
     let again = ask().await;
-    assert!(again < 10, "{again} requests: what the folders are is known");
+    assert!(again < 10, "{again} requests: the folders are cached");
     is_refused(&store, "n/n", "x", "").await;
     assert_eq!(index(&store, 0).await.len(), 1);
 }
 
-/// A namespace that begins while an index is mended keeps its files to itself.
+/// Files of a namespace that begins during a repair stay out of the outer index.
 #[tokio::test]
 async fn reindex_sees_a_namespace_that_begins_meanwhile() {
     let server = Server::start().await;
@@ -172,7 +172,7 @@ async fn reindex_sees_a_namespace_that_begins_meanwhile() {
         Fault::None
     });
     let mended = store.reindex().await.unwrap();
-    assert!(server.object("memory/team/x").is_some(), "it has begun meanwhile");
+    assert!(server.object("memory/team/x").is_some(), "it began meanwhile");
     assert!(mended[""].is_nothing() && mended[""].blobs == 1, "{mended:?}");
     assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["a"]);
     assert_eq!(store.reindex().await.unwrap()["team"].added, [path("x")]);
@@ -181,8 +181,7 @@ async fn reindex_sees_a_namespace_that_begins_meanwhile() {
 const FLAT: &str = "memory/.sync-index.json";
 const TEAM: &str = "memory/team/.sync-index.json";
 
-/// Does `there` to what the server has when `key` is written for the `nth` time, just before it is: what another proxy
-/// does at that moment.
+/// Runs `there` on the server's objects just before the `nth` write of `key`, as another proxy would at that moment.
 fn meanwhile(
     server: &Server,
     key: &'static str,
@@ -198,7 +197,7 @@ fn meanwhile(
     });
 }
 
-/// The flat namespace gets a file in the folder that is about to become a namespace.
+/// Adds a flat file in the folder that is about to become a namespace.
 fn record_a_flat_file(objects: &mut BTreeMap<String, Stored>) {
     let md5 = Md5::of(b"x").to_string();
     objects.insert("memory/team/x".to_owned(), Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
@@ -207,21 +206,21 @@ fn record_a_flat_file(objects: &mut BTreeMap<String, Stored>) {
 }
 
 #[tokio::test]
-async fn a_namespace_that_begins_sees_a_file_that_came_above_meanwhile() {
+async fn new_namespace_sees_a_concurrent_flat_file() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     meanwhile(&server, TEAM, 1, record_a_flat_file);
     let begin = async || store.put_bytes("team", &path("y"), New, Bytes::from_static(b"y")).await;
     let refused = begin().await.unwrap_err();
     assert!(matches!(&refused, StoreError::NamespaceOccupied { namespace, .. } if namespace == "team"), "{refused:?}");
-    assert!(server.object(TEAM).is_none() && server.object("memory/team/y").is_none(), "nothing has begun");
+    assert!(server.object(TEAM).is_none() && server.object("memory/team/y").is_none(), "no namespace has begun");
     assert!(matches!(store.get("", &path("team/x")).await.unwrap(), GetOutcome::Found(_)));
     assert!(matches!(begin().await.unwrap_err(), StoreError::NamespaceOccupied { .. }));
 }
 
-/// The proxy that made the index died before it looked again.
+/// The proxy that created the index crashed before its second check.
 #[tokio::test]
-async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_who_writes() {
+async fn stale_empty_index_is_removed_by_the_next_writer() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let index = Stored::new(br#"{"files": {}}"#, &[("memsync-write", "1")]);
@@ -230,18 +229,17 @@ async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_who_writ
     is_refused(&store, "", "team/x", "team").await;
     let begin = async |name| store.put_bytes("team", &path(name), New, Bytes::from_static(b"y")).await;
     assert!(matches!(begin("y").await.unwrap_err(), StoreError::NamespaceOccupied { .. }));
-    assert!(server.object(TEAM).is_none(), "it is gone");
+    assert!(server.object(TEAM).is_none(), "the index is gone");
     assert!(matches!(store.get("", &path("team/x")).await.unwrap(), GetOutcome::Found(_)));
 
-    // That of a proxy without borders stays, and so does what has files.
+    // An index of another kind of proxy stays, and so does one with files.
     server.plant(TEAM, Stored::new(br#"{"files": {}}"#, &[]));
     assert!(matches!(begin("y").await.unwrap(), PutOutcome::Created(_)));
     assert!(matches!(begin("z").await.unwrap(), PutOutcome::Created(_)));
 }
 
-/// Nor does the next start believe in it.
 #[tokio::test]
-async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_start() {
+async fn stale_empty_index_is_removed_by_the_next_start() {
     let server = Server::start().await;
     server.plant(TEAM, Stored::new(br#"{"files": {}}"#, &[("memsync-write", "1")]));
     record_a_flat_file(&mut server.inside.objects.lock().unwrap());
@@ -250,14 +248,14 @@ async fn an_index_that_should_not_have_been_made_is_removed_by_the_next_start() 
     is_refused(&store, "", "team/x", "team").await;
     let mended = store.repair_after_crash().await.unwrap();
     assert!(mended.values().all(|mended| mended.is_nothing()), "{mended:?}");
-    assert!(server.object(TEAM).is_none(), "it is gone");
+    assert!(server.object(TEAM).is_none(), "the index is gone");
     assert!(matches!(store.get("", &path("team/x")).await.unwrap(), GetOutcome::Found(_)));
     assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["team/x"]);
-    assert!(server.object("memory/none/.sync-index.json").is_some(), "nobody has files there");
+    assert!(server.object("memory/none/.sync-index.json").is_some(), "no outer namespace has files there");
 }
 
 #[tokio::test]
-async fn a_file_whose_folder_becomes_a_namespace_meanwhile_is_not_written() {
+async fn write_is_undone_if_its_folder_becomes_a_namespace() {
     for before in [None, Some(Md5::of(b"before"))] {
         let server = Server::start().await;
         let store = server.store("memory", system_clock()).await;
@@ -276,7 +274,7 @@ async fn a_file_whose_folder_becomes_a_namespace_meanwhile_is_not_written() {
         );
         let listed = index(&store, 0).await;
         assert!(listed.get("team/x").is_none_or(|entry| entry.is_deleted && Some(entry.md5) == before), "{listed:?}");
-        // Nor does the namespace get what was not meant for it.
+        // The namespace does not get the content.
         assert!(
             matches!(store.get("team", &path("x")).await.unwrap(), GetOutcome::Tombstone(entry) if entry.md5 != Md5::of(b"x"))
         );
@@ -287,15 +285,15 @@ async fn a_file_whose_folder_becomes_a_namespace_meanwhile_is_not_written() {
     }
 }
 
-/// A row of an index, as another proxy writes it.
+/// An index entry, as another proxy writes it.
 fn row_of(content: &[u8]) -> serde_json::Value {
     json!({"md5": Md5::of(content).to_string(), "last_modified": "1970-01-01T00:00:00.007Z", "size": content.len(),
         "is_deleted": false, "version": 7})
 }
 
-/// Its writer heard of no more than a failure, and is refused when it writes again.
+/// The check after the write failed, so the entry stayed. The next request is refused and removes it.
 #[tokio::test]
-async fn an_entry_whose_write_was_refused_half_way_is_taken_out_by_the_next_request() {
+async fn entry_of_a_half_refused_write_is_removed() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     put(&store, "a", New, b"a").await;
@@ -312,16 +310,16 @@ async fn an_entry_whose_write_was_refused_half_way_is_taken_out_by_the_next_requ
     let late = store.put_bytes("", &path("team/x"), New, Bytes::from_static(b"x")).await.unwrap_err();
     assert!(matches!(late, StoreError::S3(_)), "{late:?}");
     server.heal();
-    // As the same proxy is when what it knows of folders is old.
+    // A new store has no cached folders, like a proxy some seconds later.
     let store = server.store("memory", system_clock()).await;
     assert!(index(&store, 0).await.contains_key("team/x"));
     is_refused(&store, "", "team/x", "team").await;
     assert_eq!(index(&store, 0).await.keys().collect::<Vec<_>>(), ["a"]);
 }
 
-/// An index that is made is not trusted for what an earlier one was.
+/// A new index is checked even if an earlier one was allowed.
 #[tokio::test]
-async fn a_namespace_whose_index_was_removed_asks_again_whether_it_may_begin() {
+async fn namespace_without_its_index_is_checked_again() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let begin = async |name| store.put_bytes("team", &path(name), New, Bytes::from_static(b"y")).await;
@@ -335,12 +333,12 @@ async fn a_namespace_whose_index_was_removed_asks_again_whether_it_may_begin() {
     assert!(store.index("team", 0).await.unwrap().entries.is_empty());
     let refused = begin("z").await;
     assert!(matches!(refused, Err(StoreError::NamespaceOccupied { .. })), "{refused:?}");
-    assert!(server.object(TEAM).is_none(), "nothing has begun");
+    assert!(server.object(TEAM).is_none(), "no namespace has begun");
 }
 
-/// What was compared with what the client knew stands, and is the namespace's.
+/// A late flat write over known content stays, as the namespace's file.
 #[tokio::test]
-async fn a_late_write_over_a_namespaces_file_is_in_its_index() {
+async fn late_flat_write_is_in_the_namespaces_index() {
     let server = Server::start().await;
     let (late, store) = (server.store("memory", system_clock()).await, server.store("memory", system_clock()).await);
     assert!(matches!(late.get("", &path("team/x")).await.unwrap(), GetOutcome::Absent));
@@ -349,7 +347,7 @@ async fn a_late_write_over_a_namespaces_file_is_in_its_index() {
     let refused = late.put_bytes("", &path("team/x"), expect, Bytes::from_static(b"late")).await.unwrap_err();
     assert!(matches!(refused, StoreError::OtherNamespace { .. }), "{refused:?}");
     assert!(index(&store, 0).await.is_empty());
-    until("the entry is mended", async || {
+    until("the entry is corrected", async || {
         let listed = store.index("team", 0).await.unwrap().entries;
         listed.len() == 1 && listed[0].1.md5 == Md5::of(b"late")
     })
@@ -357,9 +355,9 @@ async fn a_late_write_over_a_namespaces_file_is_in_its_index() {
     assert_eq!(difference(&server, "memory/team"), [""; 0]);
 }
 
-/// A condition on what is gone by then is a race like any other.
+/// A write over an object that is deleted meanwhile is a lost race.
 #[tokio::test]
-async fn what_is_written_over_may_be_gone() {
+async fn write_over_a_deleted_object_is_a_lost_race() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let gone = |key: &'static str| meanwhile(&server, key, 1, move |objects| drop(objects.remove(key)));
@@ -376,22 +374,22 @@ async fn what_is_written_over_may_be_gone() {
     written(put_in("y").await.unwrap());
     gone(TEAM);
     put_in("z").await.unwrap_err();
-    assert!(server.object(TEAM).is_none(), "who has not asked begins none");
+    assert!(server.object(TEAM).is_none(), "an unchecked write begins no namespace");
     written(put_in("q").await.unwrap());
     assert_eq!(store.index("team", 0).await.unwrap().entries.len(), 1);
 }
 
-/// Two proxies, at once: the one writes a file into a folder, the other begins a namespace of its name.
+/// One proxy writes a file into a folder while another begins a namespace there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_folder_is_the_one_or_the_others() {
+async fn folder_has_one_owner_after_a_race() {
     let server = Server::start().await;
     let stores = [server.store("memory", system_clock()).await, server.store("memory", system_clock()).await];
-    // Every order of their requests.
+    // Random delays give every order of the requests.
     server.fail(|_, _| Fault::Slow(Duration::from_micros(fastrand::u64(0..5000))));
     let (mut flat, mut namespaces) = (0, 0);
     for round in 0..40 {
         let (ns, x, y) = (format!("team{round}"), path(&format!("team{round}/x")), path("y"));
-        // Every other time the namespace has a start.
+        // Every second time the namespace has a head start.
         let start = Duration::from_millis(if round % 2 == 0 { 0 } else { fastrand::u64(0..40) });
         let above = async {
             tokio::time::sleep(start).await;
@@ -412,11 +410,11 @@ async fn a_folder_is_the_one_or_the_others() {
             assert!(matches!(third.get(&ns, &path("y")).await.unwrap(), GetOutcome::Found(_)), "{ns}");
         }
     }
-    // Which of them wins how often is for the machine to say.
+    // The number of wins depends on the machine.
     assert!(flat + namespaces > 0, "{flat} {namespaces}: they met");
 }
 
-/// What other proxies left is put right: a flat index does not go on listing files that are a namespace's.
+/// A flat index must not list files of a namespace.
 #[tokio::test]
 async fn reindex_leaves_a_file_in_one_index() {
     let server = Server::start().await;

@@ -1,4 +1,4 @@
-//! What is particular to the embedded store: what is there after reopening, its files, its owner, a full disk.
+//! Tests of the SQLite store only: reopening, files, ownership, a full disk.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn all_is_there_after_reopening() {
+async fn reopened_store_has_everything() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     put(&store, "a", New, b"a").await;
@@ -43,7 +43,7 @@ async fn all_is_there_after_reopening() {
 }
 
 #[tokio::test]
-async fn a_store_put_back_from_a_copy_has_a_new_epoch() {
+async fn restored_store_has_a_new_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let (home, copy) = (dir.path().join("store"), dir.path().join("copy"));
     let epoch = async |at: &Path| mark(&SqliteStore::open(at).unwrap()).await.epoch;
@@ -62,7 +62,7 @@ async fn a_store_put_back_from_a_copy_has_a_new_epoch() {
 }
 
 #[tokio::test]
-async fn store_set_back_in_place_knows_its_own_past_only() {
+async fn store_reset_in_place_knows_only_its_own_history() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("store.db");
     let point = async |store: &SqliteStore| store.state("").await.unwrap().history.unwrap();
@@ -73,11 +73,11 @@ async fn store_set_back_in_place_knows_its_own_past_only() {
     put(&store, "b", New, b"2").await;
     let second = point(&store).await;
     drop(store);
-    assert_eq!(names(dir.path()), ["bodies", "lock", "store.db"], "a store that was closed has no log");
+    assert_eq!(names(dir.path()), ["bodies", "lock", "store.db"], "a closed store has no log");
     let copy = std::fs::read(&file).unwrap();
 
     let store = SqliteStore::open(dir.path()).unwrap();
-    assert_eq!(point(&store).await, second, "a start alone begins nothing");
+    assert_eq!(point(&store).await, second, "a start without a write begins no history id");
     put(&store, "c", New, b"3").await;
     let third = point(&store).await;
     assert_ne!(third.id, second.id);
@@ -88,10 +88,10 @@ async fn store_set_back_in_place_knows_its_own_past_only() {
     let (epoch, tag) = (mark(&store).await.epoch, store.state("").await.unwrap().tag);
     drop(store);
 
-    // Written over in place, the file is the same to the filesystem.
+    // Overwritten in place, the file keeps its inode and creation time.
     std::fs::write(&file, copy).unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
-    assert!(!store.contains_point("", &third).await.unwrap(), "before anything is written");
+    assert!(!store.contains_point("", &third).await.unwrap(), "no write yet");
     put(&store, "other", New, b"3").await;
     let other = point(&store).await;
     assert_eq!((&mark(&store).await.epoch, other.cursor), (&epoch, third.cursor));
@@ -101,9 +101,9 @@ async fn store_set_back_in_place_knows_its_own_past_only() {
     assert_ne!(store.state("").await.unwrap().tag, tag, "the same cursor, but another index");
 }
 
-/// A sweep looks for what is old without holding up who writes.
+/// A sweep that removes nothing takes no write lock.
 #[tokio::test]
-async fn a_sweep_with_nothing_to_remove_waits_for_no_writer() {
+async fn sweep_without_work_waits_for_no_writer() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     put(&store, "x", New, b"a").await;
@@ -115,7 +115,7 @@ async fn a_sweep_with_nothing_to_remove_waits_for_no_writer() {
 }
 
 #[tokio::test]
-async fn files_of_replaced_deleted_and_lost_bodies_go() {
+async fn unused_body_files_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let bodies = dir.path().join("bodies");
     let retention = Retention { versions: 0, ..Retention::default() };
@@ -125,7 +125,7 @@ async fn files_of_replaced_deleted_and_lost_bodies_go() {
     put(&store, "x", New, &large(2)).await;
     assert_eq!(names(&bodies).len(), 1, "a refused body leaves nothing");
     put(&store, "x", Holds(Md5::of(&large(1))), &large(2)).await;
-    assert_eq!(names(&bodies).len(), 1, "the replaced one is gone");
+    assert_eq!(names(&bodies).len(), 1, "the replaced body is removed");
     let kept = names(&bodies);
     put(&store, "y", New, &large(4)).await;
     delete(&store, "y", None).await;
@@ -133,12 +133,12 @@ async fn files_of_replaced_deleted_and_lost_bodies_go() {
     let mut unfinished = store.new_body();
     unfinished.push(large(5).into()).await.unwrap();
     drop(unfinished);
-    // A piece that is just being written ends on a thread of its own.
-    until("what was begun is gone", async || names(&bodies) == kept).await;
+    // A blocking thread may still write the piece.
+    until("the unfinished body is removed", async || names(&bodies) == kept).await;
     drop(store);
 
     std::fs::write(bodies.join("0123"), b"left by a crash").unwrap();
-    // This is no file, so that it cannot be removed as one.
+    // A directory cannot be removed as a file.
     std::fs::create_dir(bodies.join("0000")).unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     std::fs::remove_dir(bodies.join("0000")).unwrap();
@@ -147,7 +147,7 @@ async fn files_of_replaced_deleted_and_lost_bodies_go() {
 }
 
 #[tokio::test]
-async fn a_store_has_one_owner_and_is_private() {
+async fn store_has_one_owner_and_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("deep/store");
@@ -169,7 +169,7 @@ async fn a_store_has_one_owner_and_is_private() {
 }
 
 #[test]
-fn what_is_not_ours_is_refused_untouched() {
+fn foreign_directory_is_refused_untouched() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("newer");
     drop(SqliteStore::open(&home).unwrap());
@@ -198,7 +198,7 @@ fn what_is_not_ours_is_refused_untouched() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_writes_and_keeps_what_was_acknowledged() {
+async fn full_disk_refuses_writes_and_keeps_acknowledged_ones() {
     let dir = tempfile::tempdir().unwrap();
     let retention = Retention { versions: 0, ..Retention::default() };
     let settings = SqliteSettings { max_database_bytes: Some(1024 * 1024), retention, ..SqliteSettings::default() };
@@ -217,7 +217,7 @@ async fn a_full_disk_refuses_writes_and_keeps_what_was_acknowledged() {
     assert!(kept.len() > 10);
     assert_eq!(mark(&store).await.cursor, kept.last().unwrap().1.cursor);
     assert_eq!(index(&store, 0).await, kept.iter().cloned().collect());
-    // Where no versions are kept, room is made by deleting, and then writes work again.
+    // Without earlier versions a deletion frees space, and writes work again.
     for (name, _) in &kept[..3] {
         assert!(matches!(delete(&store, name, None).await, DeleteOutcome::Done(_)));
     }
@@ -228,7 +228,7 @@ async fn a_full_disk_refuses_writes_and_keeps_what_was_acknowledged() {
     assert_eq!(read(&store, &kept[5].0).await, Some(vec![5; 50_000]));
 }
 
-/// Records and sweeps have connections of their own beside the writer's.
+/// Records and sweeps use other connections than the writer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writes_wait_for_records_and_sweeps() {
     let dir = tempfile::tempdir().unwrap();
@@ -255,7 +255,7 @@ async fn writes_wait_for_records_and_sweeps() {
 
 /// `testdata/store/v1` was written by the first released format.
 #[tokio::test]
-async fn a_store_of_format_1_is_taken_over() {
+async fn store_of_format_1_is_migrated() {
     let dir = tempfile::tempdir().unwrap();
     let frozen = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store/v1/store.db");
     std::fs::copy(frozen, dir.path().join("store.db")).unwrap();
@@ -275,9 +275,9 @@ async fn a_store_of_format_1_is_taken_over() {
     assert_eq!(store.versions("", &path("a.md")).await.unwrap()[1].md5, a);
 }
 
-/// A row that no path leads to, as damage or another program could leave it.
+/// A row with an invalid path, as damage or another program could leave it.
 #[tokio::test]
-async fn what_cannot_expire_holds_up_no_other_and_no_sweep() {
+async fn sweep_goes_on_after_a_failed_expiry() {
     const DAY: u64 = 24 * 3600 * 1000;
     let dir = tempfile::tempdir().unwrap();
     let now = Arc::new(AtomicU64::new(DAY));

@@ -1,4 +1,4 @@
-//! The part of the suite for what is kept of the past: earlier versions, expiry, and the end of what is old.
+//! Earlier versions, expiry, and removal of old versions and tombstones.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use memsync::store::{
     SweepReport,
 };
 
-use super::{Holds, New, content, delete, index, is_exact, large, path, put, read, written};
+use super::{Holds, New, content, delete, index, is_strong, large, path, put, read, written};
 
 pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     let meta = |text: &str| BlobMeta {
@@ -34,7 +34,7 @@ pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     let first = write(New, meta("a"), b"one").await;
     let second = write(Precondition::Version(first.version), meta("b"), &big).await;
     assert!(second.version > first.version);
-    // The same content again is no other version of it, and what it is silent about stays.
+    // The same content again makes no version, and missing metadata is inherited.
     let third = write(Holds(second.md5), BlobMeta::default(), &big).await;
     let DeleteOutcome::Done(gone) =
         store.delete("", &path("x"), Some(Precondition::Version(third.version)), meta("d")).await.unwrap()
@@ -44,9 +44,9 @@ pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     let fourth = write(Precondition::Version(gone.version), meta("e"), b"four").await;
 
     let list = store.versions("", &path("x")).await.unwrap();
-    let told: Vec<_> = list.iter().map(|v| (v.version, v.md5, v.size, v.is_deleted)).collect();
+    let brief: Vec<_> = list.iter().map(|v| (v.version, v.md5, v.size, v.is_deleted)).collect();
     assert_eq!(
-        told,
+        brief,
         [
             (fourth.version, fourth.md5, 4, false),
             (third.version, third.md5, big.len() as u64, false),
@@ -56,12 +56,12 @@ pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     let kept = &list[1].meta;
     assert_eq!((kept.content_type.as_deref(), &kept.device), (Some("b"), &None));
     assert_eq!(kept.free.iter().map(|(k, v)| (&**k, &**v)).collect::<Vec<_>>(), [("a", "1"), ("all", "b"), ("b", "1")]);
-    assert_eq!(list[0].meta, meta("e"), "what comes after a deletion begins anew");
+    assert_eq!(list[0].meta, meta("e"), "metadata is not inherited after a deletion");
 
     assert_eq!(read(first.version).await, Some((b"one".to_vec(), meta("a"))));
     assert_eq!(read(third.version).await.unwrap().0, big);
     assert_eq!(read(fourth.version).await.unwrap().0, b"four");
-    assert_eq!(read(second.version).await, None, "it is the third now");
+    assert_eq!(read(second.version).await, None, "the third version replaced it");
     assert_eq!(read(7).await, None);
     assert_eq!(store.versions("", &path("nobody")).await.unwrap(), []);
     assert_eq!(store.versions("team", &path("x")).await.unwrap(), []);
@@ -85,9 +85,9 @@ pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     assert_eq!(read(fourth.version).await.unwrap().0, b"four");
 }
 
-/// What comes from another store is kept as it was there, be it what the path held before already: it was deleted between.
-pub async fn placed_versions(store: impl Store, _: Arc<AtomicU64>) {
-    let place = async |version: u64, content: &[u8]| {
+/// Imported versions stay separate even with the same content: a deletion may have been between them.
+pub async fn imported_versions(store: impl Store, _: Arc<AtomicU64>) {
+    let import = async |version: u64, content: &[u8]| {
         let mut body = store.new_body();
         body.push(Bytes::copy_from_slice(content)).await.unwrap();
         let (md5, size) = (Md5::of(content), content.len() as u64);
@@ -96,9 +96,9 @@ pub async fn placed_versions(store: impl Store, _: Arc<AtomicU64>) {
     };
     let big = large(2);
     for (version, content) in [(7, &b"a"[..]), (9, b"a"), (11, &big), (13, &big), (15, b"a")] {
-        assert_eq!(place(version, content).await, ImportOutcome::Written);
+        assert_eq!(import(version, content).await, ImportOutcome::Written);
     }
-    assert_eq!(place(13, b"b").await, ImportOutcome::Held);
+    assert_eq!(import(13, b"b").await, ImportOutcome::Held);
     let versions = store.versions("", &path("x")).await.unwrap();
     assert_eq!(versions.iter().map(|version| version.version).collect::<Vec<_>>(), [15, 13, 11, 9, 7]);
     for version in versions {
@@ -109,7 +109,7 @@ pub async fn placed_versions(store: impl Store, _: Arc<AtomicU64>) {
     }
 }
 
-/// With the retention of the defaults: 20 versions, 30 days but for the newest five, tombstones 90 days.
+/// The default retention: 20 versions, 30 days for all but the newest five, 90 days for tombstones.
 pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     const DAY: u64 = 24 * 3600 * 1000;
     clock.store(DAY, Ordering::SeqCst);
@@ -124,13 +124,13 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     {
         store.put("", &path(name), New, meta, store.new_body()).await.unwrap();
     }
-    // A write that is silent about it leaves the time as it is.
+    // A write without an expiry inherits it.
     put(&store, "due", Holds(Md5::of(b"")), b"content").await;
     put(&store, "old", New, b"old").await;
     delete(&store, "old", None).await;
-    // What is beyond the number may go as late as now.
+    // Versions beyond the limit may stay until this sweep.
     let surplus = store.sweep().await.unwrap();
-    assert!([0, if is_exact(&store) { 0 } else { 5 }].contains(&surplus.versions), "{surplus:?}");
+    assert!([0, if is_strong(&store) { 0 } else { 5 }].contains(&surplus.versions), "{surplus:?}");
     assert_eq!(SweepReport { versions: 0, ..surplus }, SweepReport::default());
     assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 21);
 
@@ -141,7 +141,7 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     assert_eq!(read(&store, "due").await, None);
 
     clock.store(32 * DAY, Ordering::SeqCst);
-    // All but the newest five earlier versions of `much`. The others have fewer.
+    // All but the newest five earlier versions of `much`. The other paths have fewer.
     assert_eq!(store.sweep().await.unwrap(), SweepReport { versions: 15, ..SweepReport::default() });
     assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 6);
     let old = store.versions("", &path("old")).await.unwrap()[1].version;
@@ -153,7 +153,7 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     clock.store(92 * DAY, Ordering::SeqCst);
     assert_eq!(store.sweep().await.unwrap(), SweepReport { tombstones: 1, ..SweepReport::default() });
     let after = store.state("").await.unwrap();
-    assert_ne!(after.tag, before.tag, "a moved floor is another state");
+    assert_ne!(after.tag, before.tag, "a moved floor changes the tag");
     let left = index(&store, 0).await;
     assert_eq!(left.keys().collect::<Vec<_>>(), ["due", "late", "much"]);
     assert!(left["due"].is_deleted);
@@ -163,16 +163,16 @@ pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
         assert_eq!((after.cursor, after.epoch), (before.cursor, before.epoch));
         assert!(matches!(got, GetOutcome::Absent));
     } else {
-        // Without a floor the blob itself must still tell that it was deleted; asking brings no entry back.
+        // Without a floor the object must stay a tombstone, and a read must not restore its entry.
         assert!(matches!(got, GetOutcome::Tombstone(found) if found == tombstone));
         assert_eq!(store.sweep().await.unwrap(), SweepReport::default());
         assert!(!index(&store, 0).await.contains_key("old"));
     }
     assert!(
         matches!(store.get_version("", &path("old"), old).await.unwrap(), GetOutcome::Found(_)),
-        "it outlives its tombstone"
+        "the version outlives its tombstone"
     );
-    // The versions of a path grow whatever the clock does.
+    // Versions grow even if the clock goes back.
     clock.store(DAY, Ordering::SeqCst);
     assert!(matches!(put(&store, "old", New, b"again").await, PutOutcome::Created(e) if e.version > tombstone.version));
 }

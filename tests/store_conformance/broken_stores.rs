@@ -1,4 +1,4 @@
-//! Stores that are wrong on purpose: the suite must notice.
+//! Stores with a deliberate fault. The suite must find each.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,36 +16,36 @@ use tokio::sync::broadcast;
 
 use super::clock;
 
-/// What is wrong.
+/// The fault of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wrong {
+enum StoreFault {
     Nothing,
-    /// Now and then the precondition is not looked at.
+    /// Some writes ignore the precondition.
     Upsert,
-    /// Of many entries one is missing in the index.
+    /// The index lacks one entry.
     LosesEntries,
-    /// A deleted file is gone, instead of a tombstone.
+    /// A deleted file leaves no tombstone.
     ForgetsTombstones,
-    /// Reads are what was there a moment ago.
+    /// Some reads give the previous content.
     StaleReads,
-    /// Versions are those of the clock.
+    /// Versions are only the time.
     VersionsOfTheClock,
-    /// What was refused is news all the same.
+    /// A refused write changes the tag.
     TagsChange,
-    /// Of what a path held before, nothing is known.
+    /// Earlier versions are lost.
     ForgetsVersions,
-    /// A record is written whatever its tag.
+    /// A record write ignores the tag.
     RecordsUpsert,
 }
 
-/// A store in memory with something wrong.
+/// A store in memory with a fault.
 struct Broken {
     inner: MemoryStore,
-    wrong: Wrong,
+    wrong: StoreFault,
     count: AtomicU64,
     now: Arc<AtomicU64>,
     before: std::sync::Mutex<Option<(RelPath, BlobMeta, Bytes)>>,
-    /// The cursor of each namespace's states, by their tags.
+    /// The cursor of each tag and namespace.
     cursors: std::sync::Mutex<BTreeMap<(String, Arc<str>), u64>>,
 }
 
@@ -60,8 +60,8 @@ impl BodyWriter for Pieces {
 }
 
 impl Broken {
-    /// True every so often, where this is what is wrong.
-    fn is(&self, wrong: Wrong, every: u64) -> bool {
+    /// True for every n-th call if this is the fault.
+    fn is(&self, wrong: StoreFault, every: u64) -> bool {
         self.wrong == wrong && self.count.fetch_add(1, Ordering::SeqCst) % every == every - 1
     }
 
@@ -98,13 +98,13 @@ impl Store for Broken {
         let content = body.0.freeze();
         let mut put = self.put_inner(ns, path, expect, &meta, &content).await?;
         if let PutOutcome::Mismatch(Some(held)) = put
-            && self.is(Wrong::Upsert, 3)
+            && self.is(StoreFault::Upsert, 3)
         {
             put = self.put_inner(ns, path, Precondition::Version(held.version), &meta, &content).await?;
         }
         if let PutOutcome::Created(entry) | PutOutcome::Updated(entry) = &mut put {
             *self.before.lock().unwrap() = Some((path.clone(), meta, content));
-            if self.wrong == Wrong::VersionsOfTheClock {
+            if self.wrong == StoreFault::VersionsOfTheClock {
                 entry.version = self.now.load(Ordering::SeqCst);
             }
         }
@@ -124,8 +124,8 @@ impl Store for Broken {
     async fn get(&self, ns: &str, path: &RelPath) -> Result<GetOutcome, StoreError> {
         let mut got = self.inner.get(ns, path).await?;
         match &mut got {
-            GetOutcome::Tombstone(_) if self.wrong == Wrong::ForgetsTombstones => return Ok(GetOutcome::Absent),
-            GetOutcome::Found(blob) if self.is(Wrong::StaleReads, 2) => {
+            GetOutcome::Tombstone(_) if self.wrong == StoreFault::ForgetsTombstones => return Ok(GetOutcome::Absent),
+            GetOutcome::Found(blob) if self.is(StoreFault::StaleReads, 2) => {
                 if let Some((_, _, content)) = self.before.lock().unwrap().clone() {
                     blob.entry.md5 = memsync::digest::Md5::of(&content);
                     blob.entry.version -= 1;
@@ -139,7 +139,7 @@ impl Store for Broken {
 
     async fn index(&self, ns: &str, since: u64) -> Result<IndexSnapshot, StoreError> {
         let mut index = self.inner.index(ns, since).await?;
-        if self.wrong == Wrong::LosesEntries && index.entries.len() > 5 {
+        if self.wrong == StoreFault::LosesEntries && index.entries.len() > 5 {
             index.entries.pop();
         }
         index.state = self.state(ns).await?;
@@ -154,7 +154,7 @@ impl Store for Broken {
 
     async fn state(&self, ns: &str) -> Result<IndexState, StoreError> {
         let mut state = self.inner.state(ns).await?;
-        if self.wrong == Wrong::TagsChange {
+        if self.wrong == StoreFault::TagsChange {
             state.tag = self.count.fetch_add(1, Ordering::SeqCst).to_string().into();
         }
         let cursor = state.mark.as_ref().map_or(0, |mark| mark.cursor);
@@ -172,7 +172,7 @@ impl Store for Broken {
 
     async fn versions(&self, ns: &str, path: &RelPath) -> Result<Vec<BlobVersion>, StoreError> {
         let mut versions = self.inner.versions(ns, path).await?;
-        if self.wrong == Wrong::ForgetsVersions {
+        if self.wrong == StoreFault::ForgetsVersions {
             versions.truncate(1);
         }
         Ok(versions)
@@ -193,10 +193,10 @@ impl Store for Broken {
         version: BlobVersion,
         body: Option<Pieces>,
     ) -> Result<ImportOutcome, StoreError> {
-        let mut placed = self.inner.new_body();
+        let mut imported = self.inner.new_body();
         let has_body = body.is_some();
-        placed.push(body.map(|body| body.0.freeze()).unwrap_or_default()).await?;
-        self.inner.import_version(ns, path, version, has_body.then_some(placed)).await
+        imported.push(body.map(|body| body.0.freeze()).unwrap_or_default()).await?;
+        self.inner.import_version(ns, path, version, has_body.then_some(imported)).await
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {
@@ -213,13 +213,13 @@ impl Store for Broken {
 
     async fn put_record(&self, name: &'static str, expected: Option<&str>, content: Bytes) -> Result<bool, StoreError> {
         let held = self.inner.record(name).await?.map(|record| record.tag);
-        let expected = if self.wrong == Wrong::RecordsUpsert { held.as_deref() } else { expected };
+        let expected = if self.wrong == StoreFault::RecordsUpsert { held.as_deref() } else { expected };
         self.inner.put_record(name, expected, content).await
     }
 }
 
-/// The tests of the suite that a store with this fault does not pass.
-async fn failures(wrong: Wrong) -> Vec<&'static str> {
+/// The tests of the suite that fail with this fault.
+async fn failures(wrong: StoreFault) -> Vec<&'static str> {
     let mut failed = Vec::new();
     macro_rules! run {
         (($($runtime:tt)*) $($name:ident),+; $($more:tt)*) => {
@@ -242,20 +242,20 @@ async fn failures(wrong: Wrong) -> Vec<&'static str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_wrong_store_does_not_pass() {
-    assert_eq!(failures(Wrong::Nothing).await, [""; 0]);
+async fn suite_finds_every_broken_store() {
+    assert_eq!(failures(StoreFault::Nothing).await, [""; 0]);
     for (wrong, by) in [
-        (Wrong::Upsert, "races"),
-        (Wrong::LosesEntries, "index_under_16_writers"),
-        (Wrong::ForgetsTombstones, "tombstones"),
-        (Wrong::StaleReads, "linearizable"),
-        (Wrong::VersionsOfTheClock, "versions"),
-        (Wrong::TagsChange, "listing"),
-        (Wrong::ForgetsVersions, "earlier_versions"),
-        (Wrong::RecordsUpsert, "records"),
+        (StoreFault::Upsert, "races"),
+        (StoreFault::LosesEntries, "index_under_16_writers"),
+        (StoreFault::ForgetsTombstones, "tombstones"),
+        (StoreFault::StaleReads, "linearizable"),
+        (StoreFault::VersionsOfTheClock, "versions"),
+        (StoreFault::TagsChange, "listing"),
+        (StoreFault::ForgetsVersions, "earlier_versions"),
+        (StoreFault::RecordsUpsert, "records"),
     ] {
         let failed = failures(wrong).await;
         println!("{wrong:?}: {failed:?}");
-        assert!(failed.contains(&by), "{wrong:?} got past `{by}`: {failed:?}");
+        assert!(failed.contains(&by), "`{by}` did not find {wrong:?}: {failed:?}");
     }
 }

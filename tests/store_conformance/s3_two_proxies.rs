@@ -1,4 +1,4 @@
-//! Two proxies on one bucket, of which one dies again and again.
+//! Two proxies on one bucket, one of which is killed again and again.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,20 +10,20 @@ use memsync::digest::Md5;
 use memsync::store::{BlobMeta, GetOutcome, Precondition, Retention, S3Store, Store, StoreError, system_clock};
 use tokio::runtime::Runtime;
 
-use super::history::{Answer, Asked, Operation, Versions, is_linearizable};
+use super::linearizability::{Answer, Asked, Operation, Versions, is_linearizable};
 use super::s3::until;
 use super::server::{Server, difference};
 use super::{path, seed};
 
-/// A store with a runtime of its own, so that it can die with everything that it is doing.
-struct Mortal {
+/// A store with its own runtime, so that it can be killed with all its tasks.
+struct KillableStore {
     store: S3Store,
-    /// `None` when it is dead.
+    /// `None` after it was killed.
     runtime: Mutex<Option<Runtime>>,
 }
 
-impl Mortal {
-    fn born(server: &Arc<Server>) -> Self {
+impl KillableStore {
+    fn start(server: &Arc<Server>) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let server = server.clone();
@@ -35,7 +35,7 @@ impl Mortal {
         Self { store, runtime: Mutex::new(Some(runtime)) }
     }
 
-    /// Runs `work` as this store's; `Closed` when it dies with it.
+    /// Runs `work` in this store's runtime; `Closed` if it was killed.
     async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -44,7 +44,7 @@ impl Mortal {
         handle.ok_or(StoreError::Closed)?.spawn(work).await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Ends it in the midst of whatever it does. Those who use it hold it still.
+    /// Kills all tasks. Users keep their reference.
     fn kill(&self) {
         if let Some(runtime) = self.runtime.lock().unwrap().take() {
             runtime.shutdown_background();
@@ -52,23 +52,23 @@ impl Mortal {
     }
 }
 
-impl Drop for Mortal {
+impl Drop for KillableStore {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_proxies_of_which_one_is_killed_lose_nothing() {
+async fn killed_proxy_beside_another_loses_nothing() {
     const WRITERS: u64 = 32;
     const KEYS: u64 = 50;
     let seed = seed();
     let server = Arc::new(Server::start().await);
-    let born = |server: Arc<Server>| async move {
-        tokio::task::spawn_blocking(move || Arc::new(Mortal::born(&server))).await.unwrap()
+    let start = |server: Arc<Server>| async move {
+        tokio::task::spawn_blocking(move || Arc::new(KillableStore::start(&server))).await.unwrap()
     };
-    let steady = born(server.clone()).await;
-    let mortal = Arc::new(Mutex::new(born(server.clone()).await));
+    let steady = start(server.clone()).await;
+    let mortal = Arc::new(Mutex::new(start(server.clone()).await));
     let over = Arc::new(AtomicBool::new(false));
     let killer = tokio::spawn({
         let (server, mortal, over) = (server.clone(), mortal.clone(), over.clone());
@@ -77,7 +77,7 @@ async fn two_proxies_of_which_one_is_killed_lose_nothing() {
             let mut deaths = 0;
             while !over.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(random.u64(20..150))).await;
-                let next = born(server.clone()).await;
+                let next = start(server.clone()).await;
                 std::mem::replace(&mut *mortal.lock().unwrap(), next).kill();
                 deaths += 1;
             }
@@ -100,7 +100,7 @@ async fn two_proxies_of_which_one_is_killed_lose_nothing() {
                 let began = now();
                 let (of, at) = (store.clone(), name.clone());
                 let got = proxy.run(async move { of.get("", &at).await }).await;
-                let answer = Answer::of_get(&got);
+                let answer = Answer::from_get(&got);
                 history.push((key, Operation { asked: Asked::Get, answer, began, ended: now() }));
                 let expect = match &got {
                     Ok(GetOutcome::Found(blob)) => Precondition::Md5(blob.entry.md5),
@@ -112,13 +112,13 @@ async fn two_proxies_of_which_one_is_killed_lose_nothing() {
                     let deleted = proxy
                         .run(async move { store.delete("", &name, Some(expect), BlobMeta::default()).await })
                         .await;
-                    (Asked::Delete(Some(expect)), Answer::of_delete(&deleted))
+                    (Asked::Delete(Some(expect)), Answer::from_delete(&deleted))
                 } else {
-                    // No content comes twice: an ETag that comes back would hide what was between.
+                    // Every content is unique: a repeated ETag would hide the writes in between.
                     let content = format!("{writer}.{n}");
                     let md5 = Md5::of(content.as_bytes());
                     let put = proxy.run(async move { store.put_bytes("", &name, expect, content.into()).await }).await;
-                    (Asked::Put(expect, md5), Answer::of_put(&put))
+                    (Asked::Put(expect, md5), Answer::from_put(&put))
                 };
                 history.push((key, Operation { asked, answer, began, ended: now() }));
             }
@@ -133,19 +133,19 @@ async fn two_proxies_of_which_one_is_killed_lose_nothing() {
         by_key.entry(key).or_default().push(operation);
     }
 
-    // At the end everything is read once more; the start of another proxy has put in order what the dead left.
-    let last = born(server.clone()).await;
+    // Read everything once more, after the start of another proxy repaired the index.
+    let last = start(server.clone()).await;
     let (mut writes, mut unknown, mut versions) = (0, 0, 0);
     for (key, mut history) in by_key {
         let began = tick.fetch_add(1, Ordering::SeqCst);
         let (store, name) = (last.store.clone(), path(&format!("k/{key}")));
         let got = last.run(async move { store.get("", &name).await }).await;
-        let answer = Answer::of_get(&got);
+        let answer = Answer::from_get(&got);
         assert!(got.is_ok());
         history.push(Operation { asked: Asked::Get, answer, began, ended: tick.fetch_add(1, Ordering::SeqCst) });
         writes += history.iter().filter(|o| matches!(o.answer, Answer::Written(_))).count();
         unknown += history.iter().filter(|o| o.answer == Answer::Unknown).count();
-        // Whatever was acknowledged is there or kept, whoever replaced it and died.
+        // Every acknowledged content is current or an earlier version.
         let (store, name) = (last.store.clone(), path(&format!("k/{key}")));
         let kept = last.run(async move { store.versions("", &name).await }).await.unwrap();
         let put = |o: &Operation| match (o.asked, &o.answer) {
@@ -160,8 +160,8 @@ async fn two_proxies_of_which_one_is_killed_lose_nothing() {
     }
     println!("{deaths} deaths, {writes} writes acknowledged, {unknown} without an answer, {versions} versions");
     assert!(deaths >= 3 && writes > 200, "{deaths} deaths, {writes} writes");
-    // Who reads a blob that differs from its entry has it mended.
-    until("the index has what the blobs hold", async || {
+    // A read of a blob that differs from its entry corrects the entry.
+    until("the index matches the blobs", async || {
         for key in 0..KEYS {
             let (store, name) = (last.store.clone(), path(&format!("k/{key}")));
             last.run(async move { store.get("", &name).await }).await.unwrap();

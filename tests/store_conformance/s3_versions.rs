@@ -1,4 +1,4 @@
-//! Earlier versions and expiry in a bucket: where they are, what of them is believed, and proxies that share it.
+//! Earlier versions and expiry in a bucket, also with several proxies.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,33 +38,33 @@ async fn versions(store: &S3Store, name: &str) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_where_no_other_proxy_lists() {
+async fn versions_are_where_no_other_proxy_lists() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let big = large(1);
     let first = written(put(&store, "a/b.md", New, &big).await);
-    assert_eq!(beside(&server), [""; 0], "what is new costs nothing");
+    assert_eq!(beside(&server), [""; 0], "a new file makes no copy");
     let second = written(put(&store, "a/b.md", Holds(first.md5), b"two").await);
     written(put(&store, "a/b.md", Holds(second.md5), b"two").await);
-    assert_eq!(beside(&server).len(), 1, "nor does the same again");
+    assert_eq!(beside(&server).len(), 1, "the same content again makes no copy");
     delete(&store, "a/b.md", None).await;
     assert_eq!(beside(&server).len(), 2);
     assert!(version(&store, "a/b.md", first.version).await.is_some_and(|content| content == big));
 
-    // Who lists the prefix finds the files and their index, and so does our own reindex.
+    // A listing of the prefix has only the files and their index.
     let listed: Vec<_> = server.keys().into_iter().filter(|key| key.starts_with("memory/")).collect();
     assert_eq!(listed, ["memory/.sync-index.json", "memory/a/b.md"]);
     assert!(store.reindex().await.unwrap()[""].is_nothing());
     assert_eq!(store.namespaces().await.unwrap(), [""]);
 
-    // Another proxy on the same bucket reads them, and so does one that comes later.
+    // Another proxy on the same bucket reads the versions.
     let other = server.store("memory", system_clock()).await;
     assert_eq!(versions(&other, "a/b.md").await, versions(&store, "a/b.md").await);
 }
 
-/// What another proxy wrote has no metadata of ours; what it held is kept all the same.
+/// Blobs of another proxy lack memsync's metadata, and their versions are kept, too.
 #[tokio::test]
-async fn another_proxys_files_have_versions_when_we_replace_them() {
+async fn replaced_files_of_another_proxy_have_versions() {
     let server = Server::start().await;
     let a = Md5::of(b"a");
     let described = [("content-md5", &*a.to_string()), ("is-deleted", "false"), ("version", "7")];
@@ -78,25 +78,25 @@ async fn another_proxys_files_have_versions_when_we_replace_them() {
     assert_eq!(version(&store, "bare.md", bare.entry.version).await.as_deref(), Some(&b"bare"[..]));
 }
 
-/// A copy that was made of something else than its name says, because another write came between, is nobody's version.
+/// A copy whose content does not match its name, because of a concurrent write, is ignored.
 #[tokio::test]
-async fn a_copy_counts_only_when_it_is_what_its_name_says() {
+async fn copy_counts_only_if_it_matches_its_name() {
     let server = Server::start().await;
     let now = Arc::new(AtomicU64::new(DAY));
     let store = at(&server, &now).await;
     let first = written(put(&store, "x", New, b"one").await);
     let second = written(put(&store, "x", Holds(first.md5), b"two").await);
     let right = beside(&server).remove(0);
-    // As if a second writer had looked at the first version, and copied after it had been replaced.
+    // A second writer read the first version, and copied after it was replaced.
     let wrong = format!("{}-00000000", right.rsplit_once('-').unwrap().0);
     server.plant(&wrong, server.object("memory/x").unwrap());
-    // And one that copied what is there still, and died.
+    // A third writer copied the current version and crashed.
     let copied_early = right.replace(&format!("{:020}", first.version), &format!("{:020}", second.version));
     server.plant(&copied_early, server.object("memory/x").unwrap());
     assert_eq!(versions(&store, "x").await, [second.version, first.version]);
     assert_eq!(version(&store, "x", first.version).await.as_deref(), Some(&b"one"[..]));
 
-    // While the writes that they were made for may be under way, both stay; then the right one does.
+    // Both copies stay while their writes may be in flight. Later only the right one does.
     assert_eq!(store.sweep().await.unwrap(), SweepReport::default());
     now.fetch_add(2 * 3600 * 1000, Ordering::SeqCst);
     assert_eq!(store.sweep().await.unwrap(), SweepReport { versions: 1, ..SweepReport::default() });
@@ -105,9 +105,9 @@ async fn a_copy_counts_only_when_it_is_what_its_name_says() {
     assert_eq!(store.sweep().await.unwrap(), SweepReport::default());
 }
 
-/// Of several proxies each expires and sweeps; what is due goes once, and what was written meanwhile stays.
+/// Several proxies expire paths at once. Each path expires once, and later writes stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn proxies_that_share_a_bucket_expire_once() {
+async fn two_proxies_expire_each_path_once() {
     let server = Server::start().await;
     let now = Arc::new(AtomicU64::new(DAY));
     let (one, two) = (at(&server, &now).await, at(&server, &now).await);
@@ -118,7 +118,7 @@ async fn proxies_that_share_a_bucket_expire_once() {
         let put = one.put("", &path(&format!("d/{n}")), New, due(2 * DAY), body).await.unwrap();
         assert!(matches!(put, PutOutcome::Created(_)));
     }
-    // Written again, silently: still due. With another time, or with none any more: not.
+    // A write without an expiry inherits it. Another time or none replaces it.
     let md5 = |n: u32| Holds(Md5::of(format!("content {n}").as_bytes()));
     written(put(&two, "d/1", md5(1), b"again").await);
     for (n, at) in [(2, 3 * DAY), (3, u64::MAX)] {
@@ -137,7 +137,7 @@ async fn proxies_that_share_a_bucket_expire_once() {
     assert_eq!(version(&two, "d/1", again[1].version).await.as_deref(), Some(&b"again"[..]));
     assert_eq!(difference(&server, "memory"), [""; 0]);
 
-    // What was due and has come back has no time any more.
+    // A new file after the expiry has none.
     written(put(&one, "d/1", New, b"back").await);
     assert_eq!(two.expire().await.unwrap(), 0);
     now.store(3 * DAY, Ordering::SeqCst);
@@ -146,9 +146,9 @@ async fn proxies_that_share_a_bucket_expire_once() {
     assert!(matches!(delete(&one, "d/2", None).await, DeleteOutcome::Tombstone(_)));
 }
 
-/// What cannot expire leaves the rest to expire whole, and old copies and tombstones to be swept.
+/// A failed expiry does not stop the others, nor the removal of old copies and tombstones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_cannot_expire_holds_up_no_other() {
+async fn sweep_goes_on_after_a_failed_expiry() {
     let server = Server::start().await;
     let now = Arc::new(AtomicU64::new(DAY));
     let store = at(&server, &now).await;
@@ -172,13 +172,13 @@ async fn one_that_cannot_expire_holds_up_no_other() {
     let refused = other.sweep().await.unwrap_err().to_string();
     assert!(refused.contains("is damaged"), "{refused}");
     let all = index(&other, 0).await;
-    assert_eq!(all.values().filter(|entry| entry.is_deleted).count(), 40, "the old tombstone is forgotten");
+    assert_eq!(all.values().filter(|entry| entry.is_deleted).count(), 40, "the old tombstone left the index");
     assert_eq!(all.len(), 40);
     assert_eq!(beside(&server).iter().filter(|key| key.contains("/versions/")).count(), 41, "one version of each");
     let is_deleted = |key: &str| server.object(key).unwrap().metadata["is-deleted"] == "true";
     assert!(all.keys().all(|name| is_deleted(&format!("memory/{name}"))) && !is_deleted("memory/team/first"));
 
-    // A deletion whose entry was lost is found by the note that it leaves.
+    // A note leads to a tombstone whose entry was lost.
     server.plant(team, whole);
     let mut bare: serde_json::Value =
         serde_json::from_slice(&server.object("memory/.sync-index.json").unwrap().body).unwrap();
@@ -187,14 +187,14 @@ async fn one_that_cannot_expire_holds_up_no_other() {
     let note = format!("memory.memsync/expires/{:020}-again", 3 * DAY);
     server.plant(&note, Stored::new(br#"{"namespace": "", "path": "d/7"}"#, &[]));
     let third = at(&server, &now).await;
-    assert_eq!(third.expire().await.unwrap(), 1, "the one in the namespace");
+    assert_eq!(third.expire().await.unwrap(), 1, "the file in the namespace");
     until("the entry is there", async || index(&third, 0).await.len() == 40).await;
     assert_eq!(difference(&server, "memory/team"), [""; 0]);
 }
 
-/// Tombstones leave the index and stay as objects; neither a reader, a start nor `reindex` brings the entries back.
+/// Old tombstones leave the index and stay as objects. Reads, starts and `reindex` do not restore their entries.
 #[tokio::test]
-async fn an_old_tombstone_leaves_the_index_alone() {
+async fn old_tombstone_leaves_only_the_index() {
     let server = Server::start().await;
     let now = Arc::new(AtomicU64::new(DAY));
     let store = at(&server, &now).await;
@@ -216,9 +216,9 @@ async fn an_old_tombstone_leaves_the_index_alone() {
     assert_eq!(index(&later, 0).await.len(), 2);
 }
 
-/// Where nothing may be written beside the prefix, files are served all the same.
+/// Files are served even if the bucket allows no objects beside the prefix.
 #[tokio::test]
-async fn a_bucket_that_allows_nothing_beside_the_prefix_keeps_no_versions() {
+async fn bucket_without_room_beside_the_prefix_has_no_versions() {
     let server = Server::start_with(Quirks { only_below: Some("memory/"), ..Quirks::default() }).await;
     let store = server.store("memory", system_clock()).await;
     assert!(!store.keeps_versions());
@@ -230,9 +230,8 @@ async fn a_bucket_that_allows_nothing_beside_the_prefix_keeps_no_versions() {
     assert!(server.store("memory/deeper", system_clock()).await.keeps_versions());
 }
 
-/// A copy of a store takes the versions along, both ways.
 #[tokio::test]
-async fn versions_go_with_a_copy_of_the_store() {
+async fn copy_of_a_store_includes_versions() {
     let server = Server::start().await;
     let (from, to) = (server.store("from", system_clock()).await, server.store("to", system_clock()).await);
     let mut all = BTreeMap::new();
@@ -252,9 +251,9 @@ async fn versions_go_with_a_copy_of_the_store() {
     }
 }
 
-/// S3 takes 2 KB of metadata. Whatever is said of a file, and however often, there is room for it.
+/// S3 takes 2 KB of metadata, and the largest allowed metadata fits.
 #[tokio::test]
-async fn all_that_may_be_said_of_a_file_fits_into_a_bucket() {
+async fn largest_metadata_fits_into_a_bucket() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let mut held = New;
@@ -273,9 +272,9 @@ async fn all_that_may_be_said_of_a_file_fits_into_a_bucket() {
         let entry = written(store.put("", &path("x"), held, meta.clone(), body).await.unwrap());
         held = Holds(entry.md5);
         let GetOutcome::Found(blob) = store.get("", &path("x")).await.unwrap() else { panic!("it is there") };
-        assert_eq!(blob.meta, meta, "the last word counts");
+        assert_eq!(blob.meta, meta, "the last write counts");
     }
-    // From a store that took more: what fits.
+    // Metadata of another store may be larger, and is cut.
     let free = (0..40).map(|i| (format!("{i:02}"), "v".repeat(30))).collect();
     let version = BlobVersion {
         version: u64::MAX / 2,
@@ -291,9 +290,9 @@ async fn all_that_may_be_said_of_a_file_fits_into_a_bucket() {
     assert_eq!(blob.meta.free.keys().next_back().map(String::as_str), Some("25"), "{:?}", blob.meta);
 }
 
-/// What the store refuses as such will not be taken the next time either.
+/// A request that S3 refuses for good is not retried.
 #[tokio::test]
-async fn what_s3_does_not_take_is_refused_at_once() {
+async fn bad_request_is_not_retried() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let attempts = Arc::new(AtomicU64::new(0));
@@ -308,9 +307,9 @@ async fn what_s3_does_not_take_is_refused_at_once() {
     assert_eq!(attempts.load(Ordering::SeqCst), 1);
 }
 
-/// A fault of the moment is no reason to keep nothing until the next start.
+/// A temporary failure of the probe must not disable versions until the next start.
 #[tokio::test]
-async fn a_start_that_cannot_try_whether_versions_are_kept_says_so() {
+async fn failed_version_probe_fails_the_start() {
     let is_copy = |key: &str| key.starts_with("memory.memsync/") && key.ends_with("/copy");
     for method in ["HEAD", "DELETE", "POST", "GET"] {
         let server = Server::start().await;
@@ -322,23 +321,23 @@ async fn a_start_that_cannot_try_whether_versions_are_kept_says_so() {
         match S3Store::open(&server.options("memory", system_clock())).await {
             Ok(store) => assert!(store.keeps_versions(), "{method}"),
             Err(e) => {
-                // An answer to HEAD has no words.
-                let told = e.to_string();
+                // The answer to a HEAD has no error code.
+                let text = e.to_string();
                 let is_momentary =
-                    matches!(e, StoreError::S3(_)) && (told.contains("SlowDown") || told.contains("503"));
-                assert!(is_momentary, "{method}: {told}");
+                    matches!(e, StoreError::S3(_)) && (text.contains("SlowDown") || text.contains("503"));
+                assert!(is_momentary, "{method}: {text}");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn what_cannot_be_swept_holds_up_nothing_else() {
+async fn sweep_goes_on_after_a_failed_removal() {
     let server = Server::start().await;
     let now = Arc::new(AtomicU64::new(DAY));
     let store = at(&server, &now).await;
     for ns in ["", "team"] {
-        // Two versions more than stay whatever their age.
+        // Two versions more than the retention keeps at any age.
         for n in 0..7 {
             store.put_bytes(ns, &path("gone"), New, Bytes::from(vec![n])).await.unwrap();
             store.delete(ns, &path("gone"), None, BlobMeta::default()).await.unwrap();
@@ -347,7 +346,7 @@ async fn what_cannot_be_swept_holds_up_nothing_else() {
     now.store(100 * DAY, Ordering::SeqCst);
     let copies = |key: &str| key.starts_with("memory.memsync/versions/");
     server.fail(move |method, key| {
-        // However they are removed.
+        // Single or bulk removals.
         let is = method == "POST" || method == "DELETE" && copies(key);
         if is { Fault::Refused } else { Fault::None }
     });
@@ -359,7 +358,7 @@ async fn what_cannot_be_swept_holds_up_nothing_else() {
 }
 
 #[tokio::test]
-async fn copy_that_cannot_be_read_holds_up_no_other() {
+async fn sweep_goes_on_after_an_unreadable_copy() {
     let server = Server::start().await;
     let now = Arc::new(AtomicU64::new(DAY));
     let store = at(&server, &now).await;
@@ -370,7 +369,7 @@ async fn copy_that_cannot_be_read_holds_up_no_other() {
         }
     }
     let copies = || beside(&server).into_iter().filter(|key| key.contains("/versions/")).collect::<Vec<_>>();
-    // The newest version of the first path, once more.
+    // A second copy of the first path's newest version.
     let folder = |key: &str| key.rsplit_once('/').unwrap().0.to_owned();
     let all = copies();
     let newest = all.iter().filter(|key| folder(key) == folder(&all[0])).max().unwrap().clone();

@@ -1,5 +1,4 @@
-//! What others put into a bucket, or ask of it, holds up nobody and opens nothing: odd keys, names that are too long,
-//! and the past of a folder that becomes a namespace.
+//! Odd keys and names in a bucket, and versions from before a folder became a namespace.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,9 +12,9 @@ use super::s3::until;
 use super::server::{Fault, Server, Stored, difference};
 use super::{Holds, New, delete, index, path, put, read, written};
 
-/// What a path held without a namespace is none of the namespace's that begins where it was, nor the other way round.
+/// Versions of a flat file are not versions in a namespace that begins there later.
 #[tokio::test]
-async fn a_namespace_does_not_inherit_what_a_folder_held_before() {
+async fn namespace_does_not_inherit_versions_of_a_folder() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let first = written(put(&store, "team/x", New, b"secret").await);
@@ -28,7 +27,7 @@ async fn a_namespace_does_not_inherit_what_a_folder_held_before() {
         assert!(matches!(store.get_version(team, &x, version).await.unwrap(), GetOutcome::Absent));
     }
 
-    // It has a past of its own.
+    // The namespace has its own versions.
     let mine = written(store.put_bytes(team, &x, New, Bytes::from_static(b"mine")).await.unwrap());
     written(store.put_bytes(team, &x, Holds(mine.md5), Bytes::from_static(b"again")).await.unwrap());
     assert!(matches!(store.get_version(team, &x, mine.version).await.unwrap(), GetOutcome::Found(_)));
@@ -36,9 +35,9 @@ async fn a_namespace_does_not_inherit_what_a_folder_held_before() {
     assert!(matches!(store.get_version(team, &x, first.version).await.unwrap(), GetOutcome::Absent));
 }
 
-/// The start has not found out yet whose files are in the folder.
+/// During the repair at the start it is unknown whether the flat namespace has files in the folder.
 #[tokio::test]
-async fn a_namespace_waits_for_the_mending_of_a_start() {
+async fn new_namespace_waits_for_the_repair() {
     let server = Server::start().await;
     let md5 = Md5::of(b"x").to_string();
     server.plant("memory/team/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
@@ -47,7 +46,7 @@ async fn a_namespace_waits_for_the_mending_of_a_start() {
         |e: &StoreError| matches!(e, StoreError::OtherNamespace { .. } | StoreError::NamespaceOccupied { .. });
     for n in 0..3 {
         let store = server.store("memory", system_clock()).await;
-        let mending = store.repair_after_crash();
+        let repair = store.repair_after_crash();
         let asked = async {
             match n {
                 0 => store.get(team, &x).await.map(drop),
@@ -55,24 +54,24 @@ async fn a_namespace_waits_for_the_mending_of_a_start() {
                 _ => store.delete(team, &x, None, BlobMeta::default()).await.map(drop),
             }
         };
-        let (asked, mended) = tokio::join!(asked, mending);
+        let (asked, mended) = tokio::join!(asked, repair);
         assert!(asked.as_ref().is_err_and(of_flat), "{n}: {asked:?}");
         assert_eq!(mended.unwrap()[""].blobs, 1);
         server.remove("memory/.sync-index.json");
     }
-    // One that has begun waits for nothing, nor does who asks without one.
+    // Existing namespaces and the flat one do not wait.
     let store = server.store("memory", system_clock()).await;
     written(store.put_bytes("other", &y, New, Bytes::from_static(b"y")).await.unwrap());
     let store = server.store("memory", system_clock()).await;
-    let mending = store.repair_after_crash();
+    let repair = store.repair_after_crash();
     assert!(matches!(store.get("other", &y).await.unwrap(), GetOutcome::Found(_)));
     assert_eq!(read(&store, "team/x").await.as_deref(), Some(&b"x"[..]));
-    drop(mending);
+    drop(repair);
 }
 
-/// Other programs may give objects names that no client of S3 in this program can write down.
+/// Other programs may create keys that our S3 client cannot name.
 #[tokio::test]
-async fn keys_that_are_no_names_spoil_no_listing() {
+async fn unnamable_keys_do_not_break_a_listing() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     for n in 0..60 {
@@ -96,9 +95,9 @@ async fn keys_that_are_no_names_spoil_no_listing() {
     assert_eq!(index(&store, 0).await.len(), 60);
 }
 
-/// What a sweep failed at first is what it tells, even where the bucket cannot be listed either.
+/// A sweep reports its first failure even if a later listing fails, too.
 #[tokio::test]
-async fn a_sweep_tells_of_its_first_failure() {
+async fn sweep_reports_its_first_failure() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let meta = BlobMeta { expires: Some(1), ..BlobMeta::default() };
@@ -106,17 +105,17 @@ async fn a_sweep_tells_of_its_first_failure() {
     server.plant("memory/team/.sync-index.json", Stored::new(b"{", &[]));
     let (store, listings) = (server.store("memory", system_clock()).await, AtomicUsize::new(0));
     server.fail(move |method, key| {
-        // What is due and the copies can be listed, the namespaces cannot.
+        // The notes and copies can be listed, the namespaces cannot.
         let is_late = method == "GET" && key.is_empty() && listings.fetch_add(1, Ordering::SeqCst) >= 2;
         if is_late { Fault::Refused } else { Fault::None }
     });
-    let told = store.sweep().await.unwrap_err().to_string();
-    assert!(told.contains("is damaged"), "{told}");
+    let error = store.sweep().await.unwrap_err().to_string();
+    assert!(error.contains("is damaged"), "{error}");
 }
 
 /// A key has at most 1,024 bytes, prefix and namespace included.
 #[tokio::test]
-async fn a_name_that_is_too_long_for_a_key_is_refused_as_such() {
+async fn name_too_long_for_a_key_is_refused() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let name = |len: usize| {
@@ -129,19 +128,19 @@ async fn a_name_that_is_too_long_for_a_key_is_refused_as_such() {
     assert_eq!(read(&store, &name(longest)).await.as_deref(), Some(&b"x"[..]));
     let ns = 1024 - "memory/".len() - "/.sync-index.json".len();
     written(store.put_bytes(&name(ns), &path("x"), New, Bytes::from_static(b"x")).await.unwrap());
-    let is_told = |refused: StoreError| refused.to_string().contains("too long");
+    let is_too_long = |refused: StoreError| refused.to_string().contains("too long");
     for (ns, path) in [(String::new(), path(&name(longest + 1))), (name(ns + 1), path("x"))] {
-        assert!(is_told(store.put_bytes(&ns, &path, New, Bytes::new()).await.unwrap_err()));
-        assert!(is_told(store.get(&ns, &path).await.map(drop).unwrap_err()));
-        assert!(is_told(store.delete(&ns, &path, None, BlobMeta::default()).await.unwrap_err()));
-        assert!(is_told(store.versions(&ns, &path).await.unwrap_err()));
+        assert!(is_too_long(store.put_bytes(&ns, &path, New, Bytes::new()).await.unwrap_err()));
+        assert!(is_too_long(store.get(&ns, &path).await.map(drop).unwrap_err()));
+        assert!(is_too_long(store.delete(&ns, &path, None, BlobMeta::default()).await.unwrap_err()));
+        assert!(is_too_long(store.versions(&ns, &path).await.unwrap_err()));
     }
-    assert!(is_told(store.index(&name(ns + 1), 0).await.unwrap_err()));
+    assert!(is_too_long(store.index(&name(ns + 1), 0).await.unwrap_err()));
 }
 
-/// Readers who find that many entries are missing hold up no write.
+/// Many lookups of missing entries do not delay a write.
 #[tokio::test]
-async fn a_write_waits_for_few_looks() {
+async fn write_waits_for_few_lookups() {
     let server = Server::start().await;
     for n in 0..400u32 {
         let (content, md5) = (n.to_be_bytes(), Md5::of(&n.to_be_bytes()).to_string());
@@ -163,8 +162,8 @@ async fn a_write_waits_for_few_looks() {
     let before = looks.load(Ordering::SeqCst);
     written(put(&store, "new", New, b"new").await);
     let meanwhile = looks.load(Ordering::SeqCst) - before;
-    // The group that was under way, and the write's own.
-    assert!(meanwhile < 200, "{meanwhile} looks before a write was recorded");
-    until("all are there", async || index(&store, 0).await.len() == 401).await;
+    // The lookups of the current group, and of the write's group.
+    assert!(meanwhile < 200, "{meanwhile} lookups before a write was recorded");
+    until("the index has all files", async || index(&store, 0).await.len() == 401).await;
     assert_eq!(difference(&server, "memory"), [""; 0]);
 }

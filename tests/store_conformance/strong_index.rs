@@ -1,4 +1,4 @@
-//! The part of the suite for stores whose index is exact.
+//! The tests for stores with a strong index.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -25,11 +25,11 @@ pub async fn index_and_cursor(store: impl Store, _: Arc<AtomicU64>) {
             last = entry.cursor;
             let now = mark(&store).await;
             assert_eq!((now.cursor, &now.epoch), (last, &start.epoch));
-            let told = changes.recv().await.unwrap();
-            assert_eq!((told[0].cursor, told[0].path.as_str()), (last, name));
+            let sent = changes.recv().await.unwrap();
+            assert_eq!((sent[0].cursor, sent[0].path.as_str()), (last, name));
         }
     }
-    // A refused write is no change.
+    // A refused write changes nothing.
     put(&store, "a", New, b"z").await;
     assert_eq!(mark(&store).await.cursor, last);
 
@@ -40,7 +40,7 @@ pub async fn index_and_cursor(store: impl Store, _: Arc<AtomicU64>) {
     assert_eq!(since.keys().collect::<Vec<_>>(), ["d"]);
     assert_eq!(index(&store, u64::MAX).await.len(), 0);
 
-    // Namespaces are apart: what happens in one is no news in another.
+    // A change in one namespace does not change another.
     let before = store.state("").await.unwrap();
     let other = store.put_bytes("team", &path("a"), New, Bytes::from_static(b"theirs")).await.unwrap();
     assert!(written(other).cursor > last);

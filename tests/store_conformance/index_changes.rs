@@ -1,4 +1,4 @@
-//! What changed in an index since it had a tag, laid over what it was then, is what it is now.
+//! The changes since a tag, applied to the index of that tag, give the current index.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,29 +11,29 @@ use memsync::store::{BatchWrite, BlobMeta, IndexEntry, Precondition, Store, syst
 
 use super::s3::INDEX;
 use super::server::{Server, Stored};
-use super::{New, clock, delete, index, is_exact, path, put, read};
+use super::{New, clock, delete, index, is_strong, path, put, read};
 
-/// An index and the tag it had.
-type Held = (Arc<str>, BTreeMap<String, IndexEntry>);
+/// An index and its tag.
+type Snapshot = (Arc<str>, BTreeMap<String, IndexEntry>);
 
-async fn hold(store: &impl Store) -> Held {
+async fn hold(store: &impl Store) -> Snapshot {
     let now = store.index("", 0).await.unwrap();
     (now.state.tag, now.entries.into_iter().collect())
 }
 
-/// Whether `held` can be brought up to date; checks that this makes it what it should be.
-async fn comes_up(store: &impl Store, held: &Held) -> bool {
+/// True if the store knows the changes since `held`. Checks that they give the current index.
+async fn can_update(store: &impl Store, held: &Snapshot) -> bool {
     let (state, now) = (store.state("").await.unwrap(), index(store, 0).await);
     let Some(part) = store.index_since_tag("", &held.0) else { return false };
     assert_eq!(part.state, state);
     assert!(part.entries.len() < now.len());
-    let mut laid_over = held.1.clone();
-    laid_over.extend(part.entries);
-    assert_eq!(laid_over, now);
+    let mut updated = held.1.clone();
+    updated.extend(part.entries);
+    assert_eq!(updated, now);
     true
 }
 
-pub async fn what_changed_after_a_tag(store: impl Store, now: Arc<AtomicU64>) {
+pub async fn changes_since_a_tag(store: impl Store, now: Arc<AtomicU64>) {
     let mut rng = Rng::with_seed(1);
     let mut all = vec![hold(&store).await];
     for n in 0..40 {
@@ -48,10 +48,10 @@ pub async fn what_changed_after_a_tag(store: impl Store, now: Arc<AtomicU64>) {
         }
         let mut known = 0;
         for held in &all {
-            known += usize::from(comes_up(&store, held).await);
+            known += usize::from(can_update(&store, held).await);
         }
-        if is_exact(&store) {
-            assert_eq!(known, 0, "there are cursors for it");
+        if is_strong(&store) {
+            assert_eq!(known, 0, "a strong index has cursors instead");
         } else if n > 20 {
             assert!(known > 10, "{known}");
         }
@@ -60,9 +60,9 @@ pub async fn what_changed_after_a_tag(store: impl Store, now: Arc<AtomicU64>) {
     assert!(store.index_since_tag("", "").is_none() && store.index_since_tag("nobody", &all[5].0).is_none());
 }
 
-/// Two proxies on a bucket name its index alike, and each knows what the other wrote once it has looked.
+/// Two proxies on a bucket use the same tags, and each knows the other's changes after a read.
 #[tokio::test]
-async fn what_another_proxy_wrote_is_part_of_what_changed() {
+async fn changes_include_writes_of_another_proxy() {
     let server = Server::start().await;
     let (one, two) = (server.store("memory", system_clock()).await, server.store("memory", system_clock()).await);
     for name in ["a", "b", "c", "d"] {
@@ -73,19 +73,19 @@ async fn what_another_proxy_wrote_is_part_of_what_changed() {
     put(&two, "e", New, b"2").await;
     delete(&one, "a", None).await;
     put(&two, "f", New, b"2").await;
-    assert!(comes_up(&one, &held).await && comes_up(&two, &held).await);
+    assert!(can_update(&one, &held).await && can_update(&two, &held).await);
 
-    // What it has not seen itself it does not know of.
+    // A new proxy knows no changes from before its first read.
     let three = server.store("memory", system_clock()).await;
-    assert!(!comes_up(&three, &held).await);
+    assert!(!can_update(&three, &held).await);
     let held = hold(&one).await;
-    assert!(comes_up(&three, &held).await);
+    assert!(can_update(&three, &held).await);
     put(&three, "g", New, b"3").await;
-    assert!(comes_up(&three, &held).await && comes_up(&one, &held).await);
+    assert!(can_update(&three, &held).await && can_update(&one, &held).await);
 }
 
 #[tokio::test]
-async fn what_left_the_index_is_told_by_the_whole_of_it_alone() {
+async fn removed_entry_needs_the_whole_index() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     for name in ["a", "b", "c", "d"] {
@@ -95,24 +95,24 @@ async fn what_left_the_index_is_told_by_the_whole_of_it_alone() {
     put(&store, "e", New, b"1").await;
     put(&store, "f", New, b"1").await;
     let after = hold(&store).await;
-    // A proxy that writes without looking puts back what it had read, with its own change.
+    // A proxy without compare-and-swap writes back an older index with its own change.
     let theirs = String::from_utf8(object.body.to_vec()).unwrap().replacen("\"size\":1", "\"size\":2", 1);
     server.plant(INDEX, Stored::new(theirs.as_bytes(), &[]));
-    assert!(!comes_up(&store, &after).await);
-    assert!(!comes_up(&store, &before).await, "it did not have them, but who can tell");
-    // What comes again is as it is now.
+    assert!(!can_update(&store, &after).await);
+    assert!(!can_update(&store, &before).await, "entries left the index since");
+    // Reads bring the entries back.
     assert!(read(&store, "e").await.is_some() && read(&store, "f").await.is_some());
     super::s3::until("both are in the index again", async || index(&store, 0).await.len() == 6).await;
-    assert!(comes_up(&store, &after).await && comes_up(&store, &before).await);
+    assert!(can_update(&store, &after).await && can_update(&store, &before).await);
 
     server.remove(INDEX);
-    assert!(!comes_up(&store, &after).await);
+    assert!(!can_update(&store, &after).await);
     server.plant(INDEX, object);
-    assert!(!comes_up(&store, &after).await && comes_up(&store, &hold(&store).await).await);
+    assert!(!can_update(&store, &after).await && can_update(&store, &hold(&store).await).await);
 }
 
 #[tokio::test]
-async fn tombstones_that_outlive_their_time_leave_by_the_whole_index() {
+async fn removed_tombstone_needs_the_whole_index() {
     let server = Server::start().await;
     let now = Arc::new(AtomicU64::new(1_700_000_000_000));
     let store = server.store("memory", clock(&now)).await;
@@ -122,15 +122,15 @@ async fn tombstones_that_outlive_their_time_leave_by_the_whole_index() {
     delete(&store, "a", None).await;
     let held = hold(&store).await;
     put(&store, "d", New, b"1").await;
-    assert!(comes_up(&store, &held).await);
+    assert!(can_update(&store, &held).await);
     now.fetch_add(Duration::from_secs(91 * 24 * 3600).as_millis() as u64, Ordering::SeqCst);
     store.sweep().await.unwrap();
     assert_eq!(index(&store, 0).await.len(), 3);
-    assert!(!comes_up(&store, &held).await);
+    assert!(!can_update(&store, &held).await);
 }
 
 #[tokio::test]
-async fn no_more_is_remembered_of_an_index_than_has_its_place() {
+async fn remembered_changes_are_limited() {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     let write = async |from: usize, to: usize| {
@@ -142,7 +142,7 @@ async fn no_more_is_remembered_of_an_index_than_has_its_place() {
     write(0, 1500).await;
     let held = hold(&store).await;
     write(1500, 1600).await;
-    assert!(comes_up(&store, &held).await);
+    assert!(can_update(&store, &held).await);
     write(1600, 2600).await;
-    assert!(!comes_up(&store, &held).await);
+    assert!(!can_update(&store, &held).await);
 }

@@ -1,4 +1,4 @@
-//! Histories of concurrent operations on a path, and a check whether some order of them explains every answer.
+//! Checks histories of concurrent operations on a path: some order of them must explain every answer.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use memsync::store::{BlobMeta, DeleteOutcome, GetOutcome, IndexEntry, Preconditi
 
 use super::{path, seed};
 
-/// What a path holds; `None` is nothing. An unknown version is that of a write that was never answered.
+/// The content of a path; `None` is absent. The version is unknown after a write without an answer.
 type Held = Option<(Md5, bool, Option<u64>)>;
 
 #[derive(Debug, Clone, Copy)]
@@ -23,9 +23,9 @@ pub enum Asked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     Written(u64),
-    /// A get, or a write that was refused: this is there.
+    /// The path's state, from a get or a refused write.
     Holds(Option<(Md5, bool, u64)>),
-    /// None: it may have happened, or happen yet, or never.
+    /// No answer: it may have happened, may happen later, or never.
     Unknown,
 }
 
@@ -38,12 +38,11 @@ pub struct Operation {
     pub ended: u64,
 }
 
-/// What versions may do from write to write.
+/// The rule for the versions of successive writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Versions {
     Grow,
-    /// Two tombstones have one ETag on S3. A proxy that writes over one cannot see that another came between, with a
-    /// later version.
+    /// Two tombstones have the same ETag on S3. A proxy that replaces one cannot see a later one that came between.
     Differ,
 }
 
@@ -52,7 +51,7 @@ fn held(entry: &IndexEntry) -> (Md5, bool, u64) {
 }
 
 impl Answer {
-    pub fn of_put(put: &Result<PutOutcome, StoreError>) -> Self {
+    pub fn from_put(put: &Result<PutOutcome, StoreError>) -> Self {
         match put {
             Ok(PutOutcome::Created(entry) | PutOutcome::Updated(entry)) => Self::Written(entry.version),
             Ok(PutOutcome::Mismatch(found)) => Self::Holds(found.as_ref().map(held)),
@@ -60,7 +59,7 @@ impl Answer {
         }
     }
 
-    pub fn of_delete(deleted: &Result<DeleteOutcome, StoreError>) -> Self {
+    pub fn from_delete(deleted: &Result<DeleteOutcome, StoreError>) -> Self {
         match deleted {
             Ok(DeleteOutcome::Done(entry)) => Self::Written(entry.version),
             Ok(DeleteOutcome::Absent) => Self::Holds(None),
@@ -69,7 +68,7 @@ impl Answer {
         }
     }
 
-    pub fn of_get(got: &Result<GetOutcome, StoreError>) -> Self {
+    pub fn from_get(got: &Result<GetOutcome, StoreError>) -> Self {
         match got {
             Ok(GetOutcome::Found(blob)) => Self::Holds(Some(held(&blob.entry))),
             Ok(GetOutcome::Tombstone(entry)) => Self::Holds(Some(held(entry))),
@@ -87,7 +86,7 @@ fn admits(expect: Precondition, state: &Held) -> bool {
     }
 }
 
-/// What the path holds after the operation, if it can have come right now with this answer.
+/// The state after the operation; `None` if the operation cannot have given this answer now.
 fn step(operation: &Operation, state: Held, versions: Versions) -> Option<Held> {
     let is = |found: Option<(Md5, bool, u64)>| match (found, state) {
         (None, None) => true,
@@ -126,8 +125,8 @@ fn step(operation: &Operation, state: Held, versions: Versions) -> Option<Held> 
     }
 }
 
-/// Whether there is an order, in agreement with real time, in which every answer is right. Searches all of them;
-/// what was tried is remembered by the operations done and what the path held.
+/// True if some order that agrees with real time explains every answer. Searches all orders, and remembers the visited
+/// states.
 pub fn is_linearizable(history: &[Operation], versions: Versions) -> bool {
     let mut history: Vec<Operation> =
         history.iter().filter(|o| !matches!((o.asked, o.answer), (Asked::Get, Answer::Unknown))).copied().collect();
@@ -140,7 +139,7 @@ pub fn is_linearizable(history: &[Operation], versions: Versions) -> bool {
         if !left().any(|(_, o)| certain(o)) {
             return true;
         }
-        // Nothing can come before what ended before it began.
+        // An operation cannot come before one that ended before it began.
         let first_end = left().filter(|(_, o)| certain(o)).map(|(_, o)| o.ended).min().unwrap_or(u64::MAX);
         for (n, operation) in left().filter(|(_, o)| o.began < first_end) {
             if let Some(next) = step(operation, state, versions) {
@@ -155,12 +154,12 @@ pub fn is_linearizable(history: &[Operation], versions: Versions) -> bool {
     false
 }
 
-/// Eight clients read, write and delete two paths, each write on what was read: some order explains every answer.
+/// Eight clients read, write and delete two paths, each with a precondition from its last read.
 pub async fn linearizable(store: impl Store, _: Arc<AtomicU64>) {
     linearizable_together(&[Arc::new(store)], Versions::Grow).await;
 }
 
-/// [`linearizable`] for the stores of several proxies, which are one. Each has its share of the clients.
+/// As [`linearizable`], for several proxies on one bucket, which share the clients.
 pub async fn linearizable_together(stores: &[Arc<impl Store>], versions: Versions) {
     let seed = seed();
     let tick = Arc::new(AtomicU64::new(0));
@@ -174,7 +173,7 @@ pub async fn linearizable_together(stores: &[Arc<impl Store>], versions: Version
                 let which = usize::from(random.bool());
                 let name = path(["x", "y"][which]);
                 let began = now();
-                let answer = Answer::of_get(&store.get("", &name).await);
+                let answer = Answer::from_get(&store.get("", &name).await);
                 history[which].push(Operation { asked: Asked::Get, answer, began, ended: now() });
                 let Answer::Holds(found) = answer else { continue };
                 if random.bool() {
@@ -193,11 +192,11 @@ pub async fn linearizable_together(stores: &[Arc<impl Store>], versions: Version
                 let began = now();
                 let (asked, answer) = if random.u8(..5) == 0 {
                     let deleted = store.delete("", &name, Some(expect), BlobMeta::default()).await;
-                    (Asked::Delete(Some(expect)), Answer::of_delete(&deleted))
+                    (Asked::Delete(Some(expect)), Answer::from_delete(&deleted))
                 } else {
                     let md5 = Md5::of(content.as_bytes());
                     let put = store.put_bytes("", &name, expect, content.into()).await;
-                    (Asked::Put(expect, md5), Answer::of_put(&put))
+                    (Asked::Put(expect, md5), Answer::from_put(&put))
                 };
                 history[which].push(Operation { asked, answer, began, ended: now() });
             }
@@ -214,7 +213,7 @@ pub async fn linearizable_together(stores: &[Arc<impl Store>], versions: Version
 }
 
 #[test]
-fn the_checker_knows_right_from_wrong() {
+fn checker_finds_wrong_histories() {
     let check = |history: &[Operation]| is_linearizable(history, Versions::Grow);
     let (a, b) = (Md5::of(b"a"), Md5::of(b"b"));
     let put = |expect, md5, answer, began, ended| Operation { asked: Asked::Put(expect, md5), answer, began, ended };
@@ -223,7 +222,7 @@ fn the_checker_knows_right_from_wrong() {
     let first = put(Precondition::Absent, a, Answer::Written(1), 0, 1);
     let lost = put(Precondition::Absent, b, is(a, 1), 0, 3);
     assert!(check(&[first, lost, get(is(a, 1), 2, 4)]));
-    // Two winners, a read of the past, a version that does not grow, a write of nobody, a lost write.
+    // Two winners, a stale read, a version that does not grow, an unknown content, a lost write.
     assert!(!check(&[first, put(Precondition::Absent, b, Answer::Written(2), 0, 3)]));
     let second = put(Precondition::Md5(a), b, Answer::Written(2), 2, 3);
     assert!(!check(&[first, second, get(is(a, 1), 4, 5)]));
@@ -231,7 +230,7 @@ fn the_checker_knows_right_from_wrong() {
     assert!(!check(&[first, put(Precondition::Md5(a), b, Answer::Written(1), 2, 3)]));
     assert!(!check(&[first, get(is(b, 2), 2, 3)]));
     assert!(!check(&[first, get(Answer::Holds(None), 2, 3)]));
-    // Without an answer it may have happened, or not.
+    // A write without an answer may have happened or not.
     let unknown = put(Precondition::Md5(a), b, Answer::Unknown, 2, 3);
     assert!(check(&[first, unknown, get(is(a, 1), 4, 5), get(is(b, 7), 6, 7)]));
     assert!(!check(&[first, unknown, get(is(b, 7), 4, 5), get(is(a, 1), 6, 7)]));

@@ -28,7 +28,7 @@ use s3::{Server, Stored};
 use serde_json::json;
 use serving::{Serving, memsync};
 
-async fn run(mut command: Command) -> (i32, String) {
+async fn output_of(mut command: Command) -> (i32, String) {
     let out = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let text = [out.stdout, out.stderr].concat();
     (out.status.code().unwrap(), String::from_utf8(text).unwrap())
@@ -205,7 +205,7 @@ async fn reindex_reports_its_repairs() {
     let reindex = |more: &[&str]| {
         let mut command = memsync(home.path(), &server);
         command.arg("reindex").args(more);
-        run(command)
+        output_of(command)
     };
     let (code, text) = reindex(&[]).await;
     assert_eq!((code, text.as_str()), (0, "s3://notes/memory, flat: the index is right (0 files).\n"));
@@ -245,14 +245,14 @@ async fn invalid_settings_are_reported() {
     ] {
         let mut command = memsync(home.path(), &server);
         command.args(["serve", "--listen", "127.0.0.1:0"]).env(name, value);
-        let (was, text) = run(command).await;
+        let (was, text) = output_of(command).await;
         assert_eq!(was, code, "{name}={value}: {text}");
         assert!(text.contains(words), "{words}: {text}");
         assert!(!text.contains(s3::SECRET_KEY), "{text}");
     }
     let mut command = memsync(home.path(), &server);
     command.arg("reindex").env_remove("S3_BUCKET");
-    let (code, text) = run(command).await;
+    let (code, text) = output_of(command).await;
     assert_eq!(code, 2);
     assert!(text.contains("set S3_BUCKET"), "{text}");
 }
@@ -401,7 +401,7 @@ async fn store_is_copied_to_a_bucket_and_back_with_its_keys() {
         if !bucket {
             command.env_remove("S3_BUCKET");
         }
-        run(command)
+        output_of(command)
     };
     let path = |name: &str| memsync::path::RelPath::parse(name).unwrap();
     let bytes = |text: &'static str| bytes::Bytes::from_static(text.as_bytes());
@@ -453,6 +453,6 @@ async fn store_is_copied_to_a_bucket_and_back_with_its_keys() {
     // A missing bucket leaves no target store.
     let mut command = memsync(home.path(), &server);
     command.args(["store", "copy", "s3:", &dir("three")]).env("S3_BUCKET", "nowhere");
-    let (code, text) = run(command).await;
+    let (code, text) = output_of(command).await;
     assert!(code == 1 && !home.path().join("three").exists(), "{text}");
 }

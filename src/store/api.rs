@@ -30,7 +30,7 @@ pub trait Store: Send + Sync + 'static {
     fn new_body(&self) -> Self::BodyWriter;
 
     /// Writes `body` to `path` if `expect` holds. After `Created` and `Updated` the blob and its index entry are durable.
-    /// Fields that `meta` leaves out are inherited from the live version ([`BlobMeta::over`]).
+    /// Fields that `meta` leaves out are inherited from the live version ([`BlobMeta::inherit`]).
     fn put(
         &self,
         ns: &str,

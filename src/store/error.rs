@@ -80,7 +80,7 @@ impl StoreError {
             Self::Full(_) => "the disk of the store is full".to_owned(),
             Self::S3(why) | Self::S3Denied(why) => public_s3_message(why).to_owned(),
             // These errors may quote a path.
-            _ => "the storage failed; the proxy's log says why".to_owned(),
+            _ => "the storage failed; see the proxy's log".to_owned(),
         }
     }
 }
@@ -89,14 +89,14 @@ impl StoreError {
 fn public_s3_message(why: &str) -> &'static str {
     let code = why.strip_suffix(')').and_then(|rest| rest.rsplit_once('(')).map_or(why, |(_, code)| code);
     match code {
-        "NoSuchBucket" => "the S3 bucket is not there",
-        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => "S3 does not let the proxy into the bucket",
+        "NoSuchBucket" => "the S3 bucket does not exist",
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => "S3 denies the proxy access to the bucket",
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => {
-            "S3 does not take the proxy's keys"
+            "S3 rejects the proxy's keys"
         }
-        "RequestTimeTooSkewed" => "S3 refuses the proxy, whose clock is wrong",
-        "SlowDown" | "ServiceUnavailable" | "InternalError" => "S3 has trouble of its own",
-        _ => "S3 failed or cannot be reached; the proxy's log says more",
+        "RequestTimeTooSkewed" => "S3 rejects the proxy's requests because its clock is wrong; set the clock",
+        "SlowDown" | "ServiceUnavailable" | "InternalError" => "S3 reports an internal error or too many requests",
+        _ => "S3 failed or cannot be reached; see the proxy's log",
     }
 }
 
@@ -107,8 +107,8 @@ mod tests {
     #[test]
     fn public_s3_message_names_no_place() {
         for (why, word) in [
-            ("The specified bucket does not exist (NoSuchBucket)", "not there"),
-            ("AccessDenied", "into the bucket"),
+            ("The specified bucket does not exist (NoSuchBucket)", "not exist"),
+            ("AccessDenied", "denies"),
             ("The key AKID1 is unknown (InvalidAccessKeyId)", "keys"),
             ("Generic S3 error: https://10.0.0.1/notes: connection refused", "reached"),
         ] {

@@ -33,7 +33,7 @@ impl BlobMeta {
     /// Fills the fields that a write left out from `old`, the metadata of the live version that it replaces. The writer's
     /// names are not inherited, and neither are values that no longer fit.
     #[must_use]
-    pub fn over(mut self, old: &Self) -> Self {
+    pub fn inherit(mut self, old: &Self) -> Self {
         self.content_type = self.content_type.or_else(|| old.content_type.clone());
         self.expires = self.expires.or(old.expires);
         self.add_missing(&old.free);
@@ -71,7 +71,7 @@ impl BlobMeta {
 
     /// The part that a tombstone keeps: the device and key that deleted the path.
     #[must_use]
-    pub fn of_deletion(self) -> Self {
+    pub fn for_tombstone(self) -> Self {
         Self { device: self.device, key: self.key, ..Self::default() }
     }
 }

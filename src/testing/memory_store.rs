@@ -167,7 +167,7 @@ impl Store for MemoryStore {
             return Ok(PutOutcome::Mismatch(held));
         }
         let meta = match old {
-            Some(old) if !old.entry.is_deleted => meta.over(&old.meta),
+            Some(old) if !old.entry.is_deleted => meta.inherit(&old.meta),
             _ => meta,
         };
         let past = rows.earlier.get(&(ns.to_owned(), path.clone())).and_then(|earlier| earlier.last());
@@ -198,7 +198,7 @@ impl Store for MemoryStore {
         };
         let version = next_version((self.clock)(), Some(&held));
         let entry = IndexEntry { size: 0, is_deleted: true, version, ..held };
-        let row = Row { entry, meta: meta.of_deletion(), content: Bytes::new() };
+        let row = Row { entry, meta: meta.for_tombstone(), content: Bytes::new() };
         Ok(DeleteOutcome::Done(self.commit(&mut rows, ns, path, row, |_| true)))
     }
 

@@ -236,7 +236,7 @@ impl<'a> BlobSwap<'a> {
                 }
                 Ok(None)
             }
-            ConditionalPut::Lost => Err(StoreError::S3(format!("{}: too many write there at once", self.key))),
+            ConditionalPut::Lost => Err(StoreError::S3(format!("{}: too many concurrent writes; try again", self.key))),
             ConditionalPut::Unknown(e) if self.failures < MAX_FAILURES => {
                 self.failures += 1;
                 sleep(Duration::from_millis(10 << (2 * self.failures))).await;

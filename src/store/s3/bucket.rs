@@ -3,7 +3,6 @@
 //! Reads are retried. A conditional write is not, because a retry could lose the race to its own first attempt. After a
 //! write without an answer the caller reads the object to find out what happened.
 
-use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use reqwest::Url;
 use secrecy::ExposeSecret;
 
 use super::super::{IndexTraffic, StoreError};
+use super::bucket_error::{error_code, failed, is_bad_request, message_of};
 use super::http::{S3Connector, is_local};
 use super::listing::{ListedObject, UnnamableKeys};
 use super::object_metadata::ObjectMetadata;
@@ -154,7 +154,7 @@ impl Bucket {
         match self.reads.get_opts(key, first).await {
             // Read it completely, so that the connection can be reused.
             Ok(found) => found.bytes().await.map(drop).map_err(|e| failed(&e)),
-            Err(e) => match (code(&e.to_string()), &e) {
+            Err(e) => match (error_code(&e.to_string()), &e) {
                 (Some("NoSuchBucket"), _) => Err(failed(&e)),
                 (Some("InvalidRange"), _) | (_, Error::NotFound { .. }) => Ok(()),
                 _ => Err(failed(&e)),
@@ -212,7 +212,7 @@ impl Bucket {
                 Ok(ConditionalPut::Lost)
             }
             // The object was deleted.
-            Err(e @ Error::NotFound { .. }) if held.is_some() && code(&e.to_string()) != Some("NoSuchBucket") => {
+            Err(e @ Error::NotFound { .. }) if held.is_some() && error_code(&e.to_string()) != Some("NoSuchBucket") => {
                 Ok(ConditionalPut::Lost)
             }
             Err(
@@ -321,67 +321,16 @@ pub(super) async fn read_whole(
 }
 
 fn checked_endpoint(text: &str, allow_http: bool) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|e| format!("S3_ENDPOINT_URL {text:?} is no URL: {e}"))?;
+    let url = Url::parse(text).map_err(|e| format!("S3_ENDPOINT_URL {text:?} is not a URL: {e}"))?;
     match url.scheme() {
         "https" => Ok(url),
         "http" if allow_http || is_local(&url) => Ok(url),
         "http" => Err(format!(
-            "S3_ENDPOINT_URL {text:?} is plain http beyond this machine: your files would travel in the clear; use \
-             https, or set S3_ALLOW_HTTP=true if the network between is yours alone"
+            "S3_ENDPOINT_URL {text:?} is plain http to another machine, so your files would travel unencrypted; use \
+             https, or set S3_ALLOW_HTTP=true in a private network"
         )),
         _ => Err(format!("S3_ENDPOINT_URL {text:?} is neither http nor https")),
     }
-}
-
-fn failed(e: &Error) -> StoreError {
-    if is_permanent(e) { StoreError::S3Denied(message_of(e)) } else { StoreError::S3(message_of(e)) }
-}
-
-/// True if a retry cannot succeed: the store denies the request or does not support it.
-fn is_permanent(e: &Error) -> bool {
-    let kinds =
-        matches!(e, Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotImplemented { .. });
-    kinds
-        || code(&e.to_string())
-            .is_some_and(|code| ["AccessDenied", "NotImplemented", "MethodNotAllowed"].contains(&code))
-}
-
-/// True if S3 refuses the request itself. A request that was damaged on its way may succeed the next time.
-fn is_bad_request(text: &str) -> bool {
-    // The client has the status only in its message.
-    let damaged = ["BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"];
-    text.contains("status code: 400") && code(text).is_some_and(|code| !damaged.contains(&code))
-}
-
-/// S3's error code, if the answer has one.
-fn code(text: &str) -> Option<&str> {
-    element(text, "Code")
-}
-
-/// The text of the first element called `name`. The client's message has an XML body among other text.
-fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = text.split_once(&format!("<{name}>"))?;
-    rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner.trim())
-}
-
-/// The message of an error without its XML: S3's own message if there is one.
-fn message_of(e: &Error) -> String {
-    let text = e.to_string();
-    let mut message = match (code(&text), element(&text, "Message")) {
-        (Some(code), Some(text)) if !text.is_empty() => format!("{text} ({code})"),
-        (Some(code), _) => code.to_owned(),
-        _ => text.split_whitespace().collect::<Vec<_>>().join(" "),
-    };
-    let mut source = e.source();
-    let mut deepest = None;
-    while let Some(inner) = source {
-        deepest = Some(inner.to_string());
-        source = inner.source();
-    }
-    if let Some(deepest) = deepest.filter(|d| code(&text).is_none() && !message.contains(d.as_str())) {
-        message = format!("{message}: {deepest}");
-    }
-    message.chars().take(600).collect()
 }
 
 #[cfg(test)]
@@ -399,14 +348,5 @@ mod tests {
         for bad in ["minio:9000", "ftp://x", "nowhere"] {
             assert!(checked_endpoint(bad, true).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn error_has_the_message_of_the_store() {
-        let source = "status 404: <Error><Code>NoSuchBucket</Code><Message>No such bucket</Message></Error>".into();
-        let e = Error::Generic { store: "S3", source };
-        assert_eq!(message_of(&e), "No such bucket (NoSuchBucket)");
-        let source: Box<dyn std::error::Error + Send + Sync> = Box::new(std::io::Error::other("refused"));
-        assert_eq!(message_of(&Error::Generic { store: "S3", source }), "Generic S3 error: refused");
     }
 }

@@ -244,6 +244,6 @@ async fn parse(key: &Key, json: Bytes) -> Result<IndexDocument, StoreError> {
     let parsed =
         tokio::task::spawn_blocking(move || IndexDocument::parse(&json)).await.map_err(|_| StoreError::Closed)?;
     parsed.map_err(|why| {
-        StoreError::S3(format!("the index {key} is damaged ({why}); `memsync reindex` makes it anew from the files"))
+        StoreError::S3(format!("the index {key} is damaged ({why}); `memsync reindex` rebuilds it from the files"))
     })
 }

@@ -186,7 +186,7 @@ pub(super) async fn commit(
 }
 
 pub(super) fn too_many_writers() -> StoreError {
-    StoreError::S3("the index is being written by too many".to_owned())
+    StoreError::S3("too many proxies write the index at the same time; try again".to_owned())
 }
 
 /// Drops the rows, because the index is gone. Only a checked request may begin a namespace again. Until then the blobs are

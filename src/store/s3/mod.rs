@@ -15,6 +15,7 @@
 
 mod blobs;
 mod bucket;
+mod bucket_error;
 mod change_feed;
 mod convert;
 mod core;

@@ -50,7 +50,7 @@ impl S3Core {
                 return None;
             }
             let meta = match found {
-                Some(old) if !old.row.is_deleted => meta.clone().over(&meta_of(&old.object.metadata)),
+                Some(old) if !old.row.is_deleted => meta.clone().inherit(&meta_of(&old.object.metadata)),
                 _ => meta.clone(),
             };
             let version = next_version((self.clock)(), held.as_ref());
@@ -99,7 +99,7 @@ impl S3Core {
         }
         let _lock = self.lock_path(ns, path).await;
         let in_flight = index.begin_write();
-        let meta = meta.of_deletion();
+        let meta = meta.for_tombstone();
         let swapped = self.blobs.swap(ns, path, false, |found| {
             let held = admitted(found)?;
             let version = next_version((self.clock)(), Some(&held));

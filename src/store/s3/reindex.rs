@@ -94,7 +94,7 @@ pub(super) async fn repair(
             return Ok(report);
         }
     }
-    Err(StoreError::S3("the index is being written by too many; run it again when there is less to do".to_owned()))
+    Err(StoreError::S3("too many writes change the index; run it again when fewer clients write".to_owned()))
 }
 
 /// Lists the files of a namespace, without those of inner namespaces.

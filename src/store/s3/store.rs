@@ -53,8 +53,8 @@ impl S3Store {
         let keeps_versions = probe::probe(&bucket, &layout.private(&name)?, &layout.beside(&name)?).await?;
         if !keeps_versions {
             tracing::warn!(
-                "the bucket lets nothing be copied to {}/: no earlier versions are kept, and nothing expires; allow \
-                 reading, writing, listing and deleting there, too",
+                "the bucket allows no objects below {}/, so no earlier versions are kept and nothing expires; allow reading, \
+                 writing, listing and deleting there",
                 layout.beside("")?
             );
         }

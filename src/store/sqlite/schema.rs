@@ -103,7 +103,7 @@ fn refuse_foreign(dir: &Path) -> Result<(), StoreError> {
     for found in fs::read_dir(dir).map_err(|e| StoreError::io(dir, &e))? {
         let name = found.map_err(|e| StoreError::io(dir, &e))?.file_name();
         if name != LOCK && name != BODIES {
-            let why = format!("the directory has {name:?} in it and no {DATABASE}");
+            let why = format!("the directory contains {name:?} and no {DATABASE}");
             return Err(StoreError::NotAStore { path: dir.to_owned(), why });
         }
     }
@@ -204,7 +204,7 @@ fn format(path: &Path) -> Result<u32, StoreError> {
     }
     let foreign = |why: &str| StoreError::NotAStore { path: path.to_owned(), why: why.to_owned() };
     if header.len() < 100 || !header.starts_with(b"SQLite format 3\0") {
-        return Err(foreign("no SQLite database"));
+        return Err(foreign("not a SQLite database"));
     }
     // Bytes 60 and 68 of https://sqlite.org/fileformat.html#the_database_header.
     let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);

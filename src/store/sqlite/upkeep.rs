@@ -104,7 +104,10 @@ fn namespaces(db: &Connection) -> rusqlite::Result<Vec<NamespaceStats>> {
 /// Opens a read connection to an existing store. A store of an older format is migrated, as at the start of a proxy.
 fn reader(dir: &Path) -> Result<Connection, StoreError> {
     if SqliteRecords::open(dir)?.is_none() {
-        return Err(StoreError::Io { path: dir.to_owned(), why: format!("there is no store here, no {DATABASE}") });
+        return Err(StoreError::Io {
+            path: dir.to_owned(),
+            why: format!("there is no store here: {DATABASE} is missing"),
+        });
     }
     // A write connection recovers the log of a proxy that was killed.
     drop(records::open(dir)?);
@@ -127,7 +130,7 @@ pub fn backup(dir: &Path, to: &Path) -> Result<(), StoreError> {
         Ok(false) if attempt + 1 < ATTEMPTS => None,
         Ok(false) => Some(Err(StoreError::Io {
             path: dir.to_owned(),
-            why: "its files are replaced faster than they can be copied; try again at a quieter time".to_owned(),
+            why: "its files are replaced faster than they can be copied; try again when fewer clients write".to_owned(),
         })),
         Err(e) => Some(Err(e)),
     });

@@ -197,7 +197,7 @@ impl GroupTransaction<'_> {
         let new = IndexEntry { md5: body.md5, size: body.size, is_deleted: false, version, cursor: self.cursor + 1 };
         let live = held.filter(|row| !row.entry.is_deleted);
         let meta = match live {
-            Some(old) => meta.clone().over(&read_meta(&old.meta)),
+            Some(old) => meta.clone().inherit(&read_meta(&old.meta)),
             None => meta.clone(),
         };
         self.write_row(write, held, &new, &meta, Some(&body.content))?;
@@ -220,7 +220,7 @@ impl GroupTransaction<'_> {
         }
         let version = self.next_version(write, held)?;
         let new = IndexEntry { size: 0, is_deleted: true, version, cursor: self.cursor + 1, ..entry };
-        self.write_row(write, held, &new, &meta.clone().of_deletion(), None)?;
+        self.write_row(write, held, &new, &meta.clone().for_tombstone(), None)?;
         Ok(DeleteOutcome::Done(new))
     }
 

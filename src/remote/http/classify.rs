@@ -1,4 +1,4 @@
-//! Tells failures apart: which class of [`RemoteError`] an answer or a broken connection is.
+//! Turns error answers and broken connections into [`RemoteError`].
 
 use std::error::Error;
 use std::io;
@@ -12,29 +12,28 @@ use rustls::CertificateError;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::pinned::Another;
+use super::pinned::PinMismatch;
 use crate::digest::Md5;
 use crate::protocol::ErrorContext;
 use crate::remote::RemoteError;
 
-/// No proxy makes us wait longer than this.
+/// The longest wait that a proxy can ask for.
 const MAX_WAIT: Duration = Duration::from_secs(15 * 60);
-/// Longest piece of a server's words that is passed on, characters.
+/// Longest text of a server that is passed on, characters.
 const MAX_DETAIL: usize = 300;
 
-/// What the body of an error answer tells. Other servers than a Memory Proxy put other things there, so
-/// nothing is required.
+/// The body of an error answer. Every field is optional, because other servers send other bodies.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ErrorBody {
     pub(super) detail: Option<String>,
     pub(super) error_code: Option<String>,
     pub(super) context: ErrorContext,
 }
 
-impl Told {
+impl ErrorBody {
     pub(super) fn parse(body: &[u8]) -> Self {
         #[derive(Deserialize)]
-        struct Loose {
+        struct LooseBody {
             #[serde(default)]
             detail: Value,
             #[serde(default)]
@@ -42,7 +41,7 @@ impl Told {
             #[serde(default)]
             context: Value,
         }
-        let Ok(loose) = serde_json::from_slice::<Loose>(body) else { return Self::default() };
+        let Ok(loose) = serde_json::from_slice::<LooseBody>(body) else { return Self::default() };
         Self {
             detail: match loose.detail {
                 Value::Null => None,
@@ -53,30 +52,35 @@ impl Told {
             context: serde_json::from_value(loose.context).unwrap_or_default(),
         }
     }
+
+    /// The MD5 that the path holds, where a 412 gives it.
+    pub(super) fn current_md5(&self) -> Option<Md5> {
+        parse_held(self.context.current_md5.as_deref())
+    }
 }
 
-/// What a 412 says the server holds; `none`, no word and nonsense are all `None`.
-pub(super) fn held(current_md5: Option<&str>) -> Option<Md5> {
+/// The MD5 that a 412 says the path holds. `None` for `none`, for a missing field and for nonsense.
+pub(super) fn parse_held(current_md5: Option<&str>) -> Option<Md5> {
     current_md5?.parse().ok()
 }
 
-/// The class of an answer that is none of those the request allows for.
+/// The error for an answer with an unexpected status.
 pub(super) fn refusal(
     url: &str,
     status: StatusCode,
     headers: &HeaderMap,
-    told: &Told,
+    body: &ErrorBody,
     clean: impl Fn(&str) -> String,
 ) -> RemoteError {
     let url = url.to_owned();
     let code = status.as_u16();
-    let detail = match &told.detail {
+    let detail = match &body.detail {
         Some(text) => clean(text),
         None => status.canonical_reason().unwrap_or("no reason given").to_owned(),
     };
     match code {
         401 | 403 => RemoteError::Auth { url, status: code },
-        // Said on the way to the proxy, or of the way: nothing is known of the proxy itself.
+        // A server on the way to the proxy answers like this. The proxy itself may not have seen the request.
         408 | 502 | 504 => RemoteError::Unreachable { url, why: format!("status {code}: {detail}") },
         413 => RemoteError::TooLarge { url, why: detail },
         429 => RemoteError::Throttled { url, status: code, after: retry_after(headers) },
@@ -92,19 +96,18 @@ pub(super) fn refusal(
             RemoteError::Protocol { url, why }
         }
         400..=499 => RemoteError::Refused { url, status: code, detail },
-        // No room for this one; a smaller one may be taken.
+        // The quota is full for this content. A smaller one may fit.
         507 => RemoteError::Refused { url, status: code, detail },
         500..=599 => RemoteError::Server { url, status: code, detail },
         _ => RemoteError::Protocol { url, why: format!("status {code}") },
     }
 }
 
-/// `Retry-After` in either form (RFC 9110, 10.2.3), capped. A date counts from the server's own clock where it
-/// tells that.
+/// `Retry-After` in either form (RFC 9110, 10.2.3), capped. A date is compared with the server's `Date`, if there is one.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        // Digits alone that do not fit mean a very long time.
+        // Digits that do not fit mean a very long time.
         return Some(text.parse().map_or(MAX_WAIT, Duration::from_secs).min(MAX_WAIT));
     }
     let now = date(headers).unwrap_or_else(Timestamp::now);
@@ -112,7 +115,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::try_from(wait).unwrap_or(Duration::ZERO).min(MAX_WAIT))
 }
 
-/// The server's clock when it answered.
+/// The server's clock (RFC 9110, section 6.6.1).
 pub(super) fn date(headers: &HeaderMap) -> Option<Timestamp> {
     parse_date(headers.get(DATE)?.to_str().ok()?)
 }
@@ -121,48 +124,48 @@ fn parse_date(text: &str) -> Option<Timestamp> {
     DateTimeParser::new().parse_timestamp(text).ok()
 }
 
-/// `text` on one line of at most 300 characters, with the token, should a server send it back, blotted out.
+/// `text` on one line of at most 300 characters. A token that a server sends back is replaced.
 pub(super) fn clean(text: &str, token: &str) -> String {
     let plain: String = text.chars().filter(|c| !c.is_control()).collect();
     let plain = if token.is_empty() { plain } else { plain.replace(token, "[token]") };
     plain.chars().take(MAX_DETAIL).collect()
 }
 
-/// What became of a request that got no answer.
-pub(super) enum Transport {
-    /// With the reason, for people.
+/// The reason why a request got no answer.
+pub(super) enum TransportFailure {
+    /// With the reason in words.
     Unreachable(String),
     /// Something answered, but not in HTTP.
     Protocol(String),
 }
 
 /// Finds the reason in reqwest's chain of errors.
-pub(super) fn transport(e: &reqwest::Error) -> Transport {
+pub(super) fn transport_failure(e: &reqwest::Error) -> TransportFailure {
     if e.is_dns() {
-        return Transport::Unreachable("its host name is not known; check proxy.url and the network".to_owned());
+        return TransportFailure::Unreachable("its host name is not known; check proxy.url and the network".to_owned());
     }
     let mut deepest: &dyn Error = e;
     loop {
         if let Some(tls) = as_tls(deepest) {
-            return Transport::Unreachable(tls_reason(tls));
+            return TransportFailure::Unreachable(tls_reason(tls));
         }
         if let Some(io) = deepest.downcast_ref::<io::Error>() {
             match io.kind() {
                 io::ErrorKind::ConnectionRefused => {
-                    return Transport::Unreachable("connection refused; is the proxy running?".to_owned());
+                    return TransportFailure::Unreachable("connection refused; is the proxy running?".to_owned());
                 }
                 io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
-                    return Transport::Unreachable("the connection was cut off".to_owned());
+                    return TransportFailure::Unreachable("the connection was cut off".to_owned());
                 }
                 _ => {}
             }
         }
         if let Some(hyper) = deepest.downcast_ref::<hyper::Error>() {
             if hyper.is_parse() {
-                return Transport::Protocol(format!("it does not speak HTTP: {hyper}"));
+                return TransportFailure::Protocol(format!("it does not speak HTTP: {hyper}"));
             }
             if hyper.is_incomplete_message() {
-                return Transport::Unreachable("the connection was cut off".to_owned());
+                return TransportFailure::Unreachable("the connection was cut off".to_owned());
             }
         }
         match deepest.source() {
@@ -171,12 +174,12 @@ pub(super) fn transport(e: &reqwest::Error) -> Transport {
         }
     }
     if e.is_timeout() {
-        return Transport::Unreachable("it did not answer in time".to_owned());
+        return TransportFailure::Unreachable("it did not answer in time".to_owned());
     }
-    Transport::Unreachable(deepest.to_string())
+    TransportFailure::Unreachable(deepest.to_string())
 }
 
-/// rustls hides its error inside one or more `io::Error`s, whose `source` passes over it.
+/// rustls wraps its error in one or more `io::Error`s, whose `source` skips it.
 fn as_tls<'a>(e: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     e.downcast_ref().or_else(|| as_tls(e.downcast_ref::<io::Error>()?.get_ref()?))
 }
@@ -196,8 +199,9 @@ fn tls_reason(e: &rustls::Error) -> String {
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
-        ) => "its TLS certificate is not valid today; check the clock here, then ask whoever runs the proxy".to_owned(),
-        rustls::Error::InvalidCertificate(CertificateError::Other(why)) if why.0.is::<Another>() => why.to_string(),
+        ) => "its TLS certificate is not valid today; check the clock here, then ask the operator of the proxy"
+            .to_owned(),
+        rustls::Error::InvalidCertificate(CertificateError::Other(why)) if why.0.is::<PinMismatch>() => why.to_string(),
         rustls::Error::InvalidMessage(_) => "it does not speak TLS; should proxy.url be http://?".to_owned(),
         other => format!("TLS failed: {other}"),
     }
@@ -217,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_in_all_its_forms() {
+    fn retry_after_is_parsed_in_both_forms() {
         let now = Some("Wed, 21 Oct 2015 07:28:00 GMT");
         for (text, date, want) in [
             ("0", None, Some(0)),
@@ -238,19 +242,19 @@ mod tests {
     }
 
     #[test]
-    fn words_of_a_server_are_made_fit_to_show() {
+    fn clean_removes_control_characters_and_token() {
         assert_eq!(clean("a\x1b[31m\nb\u{9b}c", "tok"), "a[31mbc");
         assert_eq!(clean("you sent to\0ken-1", "token-1"), "you sent [token]");
         assert_eq!(clean(&"ü".repeat(500), "t"), "ü".repeat(300));
     }
 
     #[test]
-    fn error_bodies_of_all_kinds_are_read() {
-        let told = Told::parse(br#"{"detail":"no","error_code":null,"context":{"current_md5":"none"}}"#);
-        assert_eq!(told.detail.as_deref(), Some("no"));
-        assert_eq!(told.context.current_md5.as_deref(), Some("none"));
-        assert_eq!(Told::parse(br#"{"detail":[{"msg":"bad"}]}"#).detail.as_deref(), Some(r#"[{"msg":"bad"}]"#));
-        assert_eq!(Told::parse(br#"{"detail":"x","context":7}"#).detail.as_deref(), Some("x"));
-        assert_eq!(Told::parse(b"<html>").detail, None);
+    fn error_body_tolerates_other_shapes() {
+        let body = ErrorBody::parse(br#"{"detail":"no","error_code":null,"context":{"current_md5":"none"}}"#);
+        assert_eq!(body.detail.as_deref(), Some("no"));
+        assert_eq!(body.context.current_md5.as_deref(), Some("none"));
+        assert_eq!(ErrorBody::parse(br#"{"detail":[{"msg":"bad"}]}"#).detail.as_deref(), Some(r#"[{"msg":"bad"}]"#));
+        assert_eq!(ErrorBody::parse(br#"{"detail":"x","context":7}"#).detail.as_deref(), Some("x"));
+        assert_eq!(ErrorBody::parse(b"<html>").detail, None);
     }
 }

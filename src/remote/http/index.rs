@@ -1,255 +1,162 @@
-//! Reads an index off the wire: all of it or none, without a second copy in memory.
-//!
-//! The body goes piece by piece to a JSON parser on a blocking thread, which builds the final map directly
-//! and sees every key, so that one that comes twice is noticed.
+//! Fetches the index: whole, as a delta, or unchanged.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::fmt;
-use std::io::{self, BufReader, Read};
+use http::Method;
+use http::StatusCode;
+use http::header::{ETAG, IF_NONE_MATCH};
+use tokio::time::Instant;
 
-use bytes::{Buf, Bytes};
-use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
-use tokio::sync::mpsc;
-use tokio::task;
+use super::client::HttpRemote;
+use super::index_json;
+use super::link::ServedIndex;
+use crate::protocol::{HistoryPoint, IndexCursor, X_MEMSYNC_SET_BACK, capability, encode_path};
+use crate::remote::{FetchedIndex, IndexUpdate, RemoteError};
 
-use super::body::HttpReply;
-use crate::digest::Md5;
-use crate::path::{PathError, RelPath};
-use crate::protocol::{HistoryPoint, IndexCursor, IndexEntry};
-use crate::remote::RemoteError;
+/// Largest index taken, bytes.
+const MAX_INDEX: u64 = 64 * 1024 * 1024;
 
-/// Pieces that may wait for the parser.
-const PIECES: usize = 8;
+const NOT_A_CONTINUATION: &str = "a part of an index that does not follow what was asked for";
 
-/// An index as it came.
-#[derive(Debug)]
-pub(super) struct Parsed {
-    pub(super) files: BTreeMap<RelPath, IndexEntry>,
-    pub(super) refused: Vec<(String, PathError)>,
-    /// Where the answer has both epoch and cursor.
-    pub(super) cursor: Option<IndexCursor>,
-    pub(super) history: Option<HistoryPoint>,
-    /// Whether it lists changes only.
-    pub(super) delta: bool,
-    /// The tag of the index that these are changes of, where it says so.
-    pub(super) base: Option<String>,
+/// One request for the index.
+struct IndexQuery<'a> {
+    url: String,
+    /// The URL without the parts that do not change the result.
+    address: String,
+    /// The cursor that a delta may start from.
+    base: Option<&'a IndexCursor>,
+    /// The index that the caller holds, if the proxy can compare with it.
+    last: Option<ServedIndex>,
+    /// The ETag that a delta may start from.
+    from: Option<String>,
+    is_strong: bool,
 }
 
-/// Reads and parses the body of `answer`.
-///
-/// # Errors
-/// As [`Answer::next`]; `Protocol` for anything that is not one whole index.
-pub(super) async fn read(mut answer: HttpReply) -> Result<Parsed, RemoteError> {
-    let (sender, receiver) = mpsc::channel(PIECES);
-    let parsing = task::spawn_blocking(move || parse(Pieces { receiver, piece: Bytes::new() }));
-    // A parser that has seen enough hangs up; its verdict says why.
-    while let Some(piece) = answer.next().await.transpose() {
-        let last = piece.is_err();
-        if sender.send(piece).await.is_err() || last {
-            break;
+impl HttpRemote {
+    pub(super) async fn fetch_index(
+        &self,
+        since: Option<&IndexCursor>,
+        known: Option<&HistoryPoint>,
+    ) -> Result<IndexUpdate, RemoteError> {
+        if let Some(update) = self.try_fetch_index(since, known).await? {
+            return Ok(update);
         }
+        // A request that names no held index gets the whole one.
+        self.link.facts().index = None;
+        let url = self.link.url(&self.link.namespace.below("/sync"));
+        let update = self.try_fetch_index(since, known).await?;
+        update.ok_or_else(|| self.link.protocol(&url, NOT_A_CONTINUATION))
     }
-    drop(sender);
-    match parsing.await {
-        Ok(Ok(parsed)) => Ok(parsed),
-        Ok(Err(e)) => Err(refusal(&answer, e)),
-        Err(e) => Err(answer.protocol(&format!("reading the index failed: {e}"))),
+
+    /// `None`: the answer is a delta of another index than the last one.
+    async fn try_fetch_index(
+        &self,
+        since: Option<&IndexCursor>,
+        known: Option<&HistoryPoint>,
+    ) -> Result<Option<IndexUpdate>, RemoteError> {
+        let query = self.index_query(since, known).await?;
+        let request = self.link.request(Method::GET, &query.url);
+        let mut request = Self::accept_encoding(request, self.accepts_encoding().await?);
+        if let Some(last) = &query.last {
+            request = request.header(IF_NONE_MATCH, last.etag.clone());
+        }
+        let reply = self.send(&query.url, request, None, MAX_INDEX).await?;
+        match reply.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_MODIFIED if query.last.is_some() => return Ok(Some(IndexUpdate::Unchanged)),
+            _ => return Err(reply.refusal().await),
+        }
+        if reply.says_too_long() {
+            return Err(reply.protocol(&format!("the index is larger than {MAX_INDEX} bytes")));
+        }
+        let etag = reply.headers().get(ETAG).cloned();
+        let set_back = reply.headers().contains_key(X_MEMSYNC_SET_BACK);
+        let parsed = index_json::read(reply).await?;
+        let (is_delta, delta_base) = (parsed.is_delta, parsed.delta_base);
+        let index = FetchedIndex {
+            files: parsed.files,
+            refused: parsed.refused,
+            cursor: parsed.cursor.filter(|_| query.is_strong),
+            history: parsed.history,
+            set_back,
+        };
+        let cursor = index.cursor.clone();
+        let (update, patched) = if is_delta {
+            match query.delta(index, delta_base.as_deref()) {
+                Ok(Some(delta)) => delta,
+                Ok(None) => return Ok(None),
+                Err(why) => return Err(self.link.protocol(&query.url, why)),
+            }
+        } else {
+            (IndexUpdate::Whole(index), None)
+        };
+        // No await from here on, so the recorded index is the one that the caller gets.
+        self.link.facts().index = etag.map(|etag| ServedIndex { url: query.address, etag, cursor, patched });
+        Ok(Some(update))
+    }
+
+    async fn index_query<'a>(
+        &self,
+        since: Option<&'a IndexCursor>,
+        known: Option<&HistoryPoint>,
+    ) -> Result<IndexQuery<'a>, RemoteError> {
+        let capabilities = self.capabilities().await?;
+        let has = |name: &str| capabilities.iter().any(|c| c == name);
+        let is_strong = has(capability::STRONG_INDEX);
+        // A later delta needs the cursor of this answer.
+        let base = since.filter(|_| has(capability::DELTA) && is_strong);
+        let root = self.link.url(&self.link.namespace.below("/sync"));
+        let part = base.map(|base| format!("since={}&epoch={}", base.cursor, encode_query(&base.epoch)));
+        let address = with_query(&root, part.iter());
+        // An ETag belongs to one address: the changes since 5 are not the changes since 6. And "unchanged" is only right
+        // for a caller that has taken in the last answer.
+        let point = |cursor: &IndexCursor| (cursor.epoch.clone(), cursor.cursor);
+        let is_held = |served: &ServedIndex| {
+            served.url == address && (since.is_none() || since.map(point) == served.cursor.as_ref().map(point))
+        };
+        let last = self.link.facts().index.clone();
+        let last = last
+            .filter(|served| has(capability::INDEX_ETAG) && is_held(served) && !served.is_due_whole(Instant::now()));
+        let from = last.as_ref().filter(|_| has(capability::ETAG_DELTA) && since.is_none());
+        let from = from.and_then(ServedIndex::tag).map(str::to_owned);
+        let from_part = from.as_deref().map(|tag| format!("from={}", encode_query(tag)));
+        let history = known.map(|point| format!("history={}", encode_query(&point.to_string())));
+        let url = with_query(&root, part.iter().chain(&from_part).chain(&history));
+        Ok(IndexQuery { url, address, base, last, from, is_strong })
     }
 }
 
-fn refusal(answer: &HttpReply, e: serde_json::Error) -> RemoteError {
-    if !e.is_io() {
-        return answer.protocol(&format!("the index cannot be read: {e}"));
-    }
-    match io::Error::from(e).downcast::<RemoteError>() {
-        Ok(RemoteError::TooLarge { why, .. }) => answer.protocol(&format!("the index is too large: {why}")),
-        Ok(e) => e,
-        Err(e) => answer.protocol(&e.to_string()),
-    }
-}
-
-fn parse(reader: impl Read) -> serde_json::Result<Parsed> {
-    let wire: Wire = serde_json::from_reader(BufReader::new(reader))?;
-    let cursor = wire.index_epoch.zip(wire.index_cursor);
-    Ok(Parsed {
-        files: wire.files.accepted,
-        refused: wire.files.refused.into_iter().collect(),
-        cursor: cursor.map(|(epoch, cursor)| IndexCursor {
-            epoch: epoch.into(),
-            cursor,
-            floor: wire.tombstone_floor.unwrap_or(0),
-        }),
-        history: wire.index_history.and_then(|text| text.parse().ok()),
-        delta: wire.delta,
-        base: wire.delta_base,
-    })
-}
-
-/// Turns the pieces of a body into a reader.
-struct Pieces {
-    receiver: mpsc::Receiver<Result<Bytes, RemoteError>>,
-    piece: Bytes,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(Ok(piece)) => self.piece = piece,
-                Some(Err(e)) => return Err(io::Error::other(e)),
-                None => return Ok(0),
+impl IndexQuery<'_> {
+    /// The delta, and the time since which a whole index has been patched with deltas from its ETag. `None`: a delta of
+    /// another index.
+    fn delta(
+        &self,
+        index: FetchedIndex,
+        delta_base: Option<&str>,
+    ) -> Result<Option<(IndexUpdate, Option<Instant>)>, &'static str> {
+        if let Some(base) = self.base {
+            let follows = |cursor: &IndexCursor| cursor.epoch == base.epoch && cursor.cursor >= base.cursor;
+            return match index.cursor.as_ref().is_some_and(follows) {
+                true => Ok(Some((IndexUpdate::Delta(index), None))),
+                false => Err(NOT_A_CONTINUATION),
+            };
+        }
+        match self.from.as_deref() {
+            None => Err("a part of an index where the whole was asked for"),
+            from if delta_base != from => Ok(None),
+            _ => {
+                let patched = self.last.as_ref().and_then(|last| last.patched).or_else(|| Some(Instant::now()));
+                Ok(Some((IndexUpdate::Delta(index), patched)))
             }
         }
-        let n = self.piece.len().min(buf.len());
-        self.piece.copy_to_slice(&mut buf[..n]);
-        Ok(n)
     }
 }
 
-/// [`crate::protocol::WireIndex`] as the agent reads it. Unknown fields are let through: other proxies and
-/// later versions have their own.
-#[derive(Deserialize)]
-struct Wire {
-    files: Files,
-    index_epoch: Option<String>,
-    index_cursor: Option<u64>,
-    tombstone_floor: Option<u64>,
-    index_history: Option<String>,
-    #[serde(default)]
-    delta: bool,
-    delta_base: Option<String>,
+/// An address with these parts of a query.
+fn with_query<'a>(root: &str, parts: impl Iterator<Item = &'a String>) -> String {
+    let query = parts.map(String::as_str).collect::<Vec<_>>().join("&");
+    if query.is_empty() { root.to_owned() } else { format!("{root}?{query}") }
 }
 
-/// [`crate::protocol::WireEntry`] without the time, which chooses nothing (invariant 13).
-#[derive(Deserialize)]
-struct WireEntry {
-    md5: Md5,
-    #[serde(default)]
-    size: u64,
-    #[serde(default)]
-    is_deleted: bool,
-    #[serde(default)]
-    version: Option<u64>,
-}
-
-struct Files {
-    accepted: BTreeMap<RelPath, IndexEntry>,
-    refused: BTreeMap<String, PathError>,
-}
-
-impl<'de> Deserialize<'de> for Files {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(FilesVisitor)
-    }
-}
-
-struct FilesVisitor;
-
-impl<'de> Visitor<'de> for FilesVisitor {
-    type Value = Files;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a map of paths to files")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Files, A::Error> {
-        let mut files = Files { accepted: BTreeMap::new(), refused: BTreeMap::new() };
-        while let Some((name, wire)) = map.next_entry::<String, WireEntry>()? {
-            let twice = || A::Error::custom(format_args!("{name:?} comes twice"));
-            match accept(&name) {
-                Ok(path) => {
-                    let WireEntry { md5, size, is_deleted, version } = wire;
-                    let entry = IndexEntry { md5, size, is_deleted, version: version.unwrap_or(0) };
-                    match files.accepted.entry(path) {
-                        Entry::Vacant(place) => place.insert(entry),
-                        Entry::Occupied(_) => return Err(twice()),
-                    };
-                }
-                Err(why) => match files.refused.entry(name.clone()) {
-                    Entry::Vacant(place) => {
-                        place.insert(why);
-                    }
-                    Entry::Occupied(_) => return Err(twice()),
-                },
-            }
-        }
-        Ok(files)
-    }
-}
-
-fn accept(name: &str) -> Result<RelPath, PathError> {
-    let path = RelPath::parse(name)?;
-    if path.is_nfc() { Ok(path) } else { Err(PathError::NotNfc) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: &str = r#"{"md5":"5d41402abc4b2a76b9719d911017c592","last_modified":"2024-01-15T10:30:00.123Z","size":5}"#;
-
-    fn index(files: &str) -> String {
-        format!(r#"{{"files":{{{files}}},"index_last_modified":"x"}}"#)
-    }
-
-    fn error(text: &str) -> String {
-        parse(text.as_bytes()).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn names_that_cannot_be_synced_take_no_part() {
-        let text = index(&format!(
-            r#""a.md":{A},"../up":{A},"/etc/passwd":{A},"caf\u0065\u0301":{A},"x\u0000":{A},".memsync/id":{A},"":{A}"#
-        ));
-        let parsed = parse(text.as_bytes()).unwrap();
-        assert_eq!(parsed.files.keys().map(RelPath::as_str).collect::<Vec<_>>(), ["a.md"]);
-        let refused: Vec<_> = parsed.refused.iter().map(|(name, why)| (name.as_str(), *why)).collect();
-        assert_eq!(
-            refused,
-            [
-                ("", PathError::Empty),
-                ("../up", PathError::Dot),
-                (".memsync/id", PathError::Private),
-                ("/etc/passwd", PathError::EmptySegment),
-                ("cafe\u{301}", PathError::NotNfc),
-                ("x\0", PathError::Control),
-            ]
-        );
-        assert_eq!(parsed.cursor, None);
-    }
-
-    #[test]
-    fn an_index_that_is_not_whole_and_plain_is_refused() {
-        assert!(error(&index(&format!(r#""a":{A},"\u0061":{A}"#))).contains("comes twice"));
-        assert!(error(&index(&format!(r#""..":{A},"..":{A}"#))).contains("comes twice"));
-        assert!(error(&index(r#""a":{"md5":"none"}"#)).contains("not an MD5"));
-        assert!(error(&index(r#""..":{"md5":"none"}"#)).contains("not an MD5"));
-        assert!(error(&index(r#""a":{"size":1}"#)).contains("md5"));
-        assert!(error(&index(r#""a":{"md5":"5d41402abc4b2a76b9719d911017c592","size":-1}"#)).contains("-1"));
-        assert!(error("{}").contains("files"));
-        assert!(error("[]").contains("expected"));
-        assert!(error(&format!("{}x", index(""))).contains("trailing"));
-        let whole = index(&format!(r#""a":{A},"b":{A}"#));
-        for cut in 0..whole.len() {
-            assert!(parse(&whole.as_bytes()[..cut]).is_err(), "cut at {cut}");
-        }
-        assert!(parse(whole.as_bytes()).is_ok());
-        assert!(parse("[".repeat(1_000_000).as_bytes()).is_err());
-    }
-
-    #[test]
-    fn extensions_are_read() {
-        let text = format!(
-            r#"{{"delta":true,"delta_base":"x-1","index_cursor":7,"tombstone_floor":3,"index_epoch":"e","new":[{{}}],
-                "files":{{"a":{{"md5":"5d41402abc4b2a76b9719d911017c592","is_deleted":true,"version":9,"who":null}},"b":{A}}}}}"#
-        );
-        let parsed = parse(text.as_bytes()).unwrap();
-        assert_eq!(parsed.cursor, Some(IndexCursor { epoch: "e".into(), cursor: 7, floor: 3 }));
-        assert!(parsed.delta && parsed.base.as_deref() == Some("x-1"));
-        let a = parsed.files["a"];
-        assert_eq!((a.is_deleted, a.version, a.size), (true, 9, 0));
-        assert_eq!((parsed.files["b"].size, parsed.files["b"].is_deleted), (5, false));
-    }
+/// One value of a query.
+fn encode_query(text: &str) -> String {
+    encode_path(text).replace('/', "%2F")
 }

@@ -1,4 +1,4 @@
-//! Trust in one certificate and no other: the one whose fingerprint the user was given.
+//! Trust in exactly one certificate: the one with the pinned fingerprint.
 
 use std::sync::Arc;
 
@@ -9,25 +9,25 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, Other
 
 use crate::protocol::Pin;
 
-/// Another certificate than the pinned one.
+/// The server has another certificate than the pinned one.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "its TLS certificate is another ({found}) than proxy.pin names; if the proxy got a new one on purpose, write that \
      into proxy.pin, otherwise something else answers in its place"
 )]
-pub(super) struct Another {
+pub(super) struct PinMismatch {
     found: Pin,
 }
 
-/// Takes the pinned certificate for any name and at any time: the pin says more than both. The other side must still
-/// prove in the handshake that it holds the certificate's key.
+/// Accepts the pinned certificate for any name and at any time. The server must still prove in the handshake that it has
+/// the certificate's key.
 #[derive(Debug)]
-struct Pinned {
+struct PinVerifier {
     pin: Pin,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for Pinned {
+impl ServerCertVerifier for PinVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -40,7 +40,7 @@ impl ServerCertVerifier for Pinned {
         if found == self.pin {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Another { found })))))
+        Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(PinMismatch { found })))))
     }
 
     fn verify_tls12_signature(
@@ -66,17 +66,14 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// The client's side of TLS for a proxy with this certificate.
-///
-/// # Errors
-/// When the cryptography has no usable version of TLS.
+/// The TLS configuration of a client for a proxy with this certificate.
 pub(super) fn config(pin: Pin) -> Result<ClientConfig, Error> {
     let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned { pin, algorithms }))
+        .with_custom_certificate_verifier(Arc::new(PinVerifier { pin, algorithms }))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)

@@ -1,22 +1,20 @@
-//! The HTTP client: what it trusts, and that it neither follows redirects nor strays from the origin.
+//! Builds the HTTP client: its trusted certificates, no redirects, and no HTTP proxy for this machine.
 
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
 
-use super::{OptionsError, pinned};
+use super::options::OptionsError;
+use super::pinned;
 use crate::protocol::{Pin, install_provider};
 
-/// How we call ourselves.
+/// The `User-Agent`.
 pub(super) const AGENT: &str = concat!("memsync/", env!("CARGO_PKG_VERSION"));
 
 /// An unused connection is closed after this.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// The client for one origin.
-///
-/// # Errors
-/// A bad `ca_pem`; a client that cannot be set up.
 pub(super) fn client(
     origin: &Url,
     loopback: bool,
@@ -48,12 +46,12 @@ pub(super) fn client(
         let tls = pinned::config(pin).map_err(|e| OptionsError::Client(e.to_string()))?;
         return base().tls_backend_preconfigured(tls).build().map_err(|e| OptionsError::Client(e.to_string()));
     }
-    // Plain http needs no roots, and reading the system's takes time and memory.
+    // Plain http needs no certificates, and reading the system's takes time and memory.
     if origin.scheme() == "http" {
         return base().tls_certs_only(extra).build().map_err(|e| OptionsError::Client(e.to_string()));
     }
-    // Without a system bundle the client cannot be built. Then only the extra CA is trusted, or nothing; the
-    // first connection says so and what to do.
+    // The client cannot be built without the system's certificates. Then it trusts only `ca_pem`, if any, and the first
+    // connection reports it.
     match base().tls_certs_merge(extra.clone()).build() {
         Ok(client) => Ok(client),
         Err(first) => base()

@@ -1,52 +1,47 @@
 //! The proxy's push: `GET /events` (`/events/{namespace}`), server-sent events (capability `events`).
 //!
-//! An event says that something changed, and where the index stands now. What changed is for the index to say.
+//! An event carries the new cursor of the index. The changes themselves are in the index.
 
 use std::time::Duration;
 
-use ::http::header::CONTENT_TYPE;
+use http::header::CONTENT_TYPE;
 
-use super::RemoteError;
-use super::http::HttpRemote;
+use super::client::HttpRemote;
+use crate::remote::RemoteError;
 
-/// Longest line taken, bytes.
+/// Longest line of a stream, bytes.
 const MAX_LINE: usize = 8 * 1024;
-/// A proxy that is silent for this long is taken for dead; ours sends a comment more often.
-const SILENCE: Duration = Duration::from_secs(45);
+/// The idle timeout of a stream. Our proxy sends a comment more often.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 
 impl HttpRemote {
-    /// Calls `on_open` once the proxy tells of all that changes from then on, and `on_event` with the index's cursor for
-    /// every change it tells of, beginning after `last` where it is given. Returns only when the stream ends, with the
-    /// reason.
-    ///
-    /// # Errors
-    /// Always, in the end: `Unreachable` when the stream ended, broke or fell silent; as any request where it
-    /// could not be opened.
+    /// Calls `on_open` when the stream is open, and `on_event` with the cursor of the index for each change after `last`.
+    /// Returns the reason when the stream ends: `Unreachable` if it ended, broke or was idle.
     pub async fn listen(&self, last: Option<u64>, on_open: impl FnOnce(), on_event: impl FnMut(u64)) -> RemoteError {
-        self.listen_within(SILENCE, last, on_open, on_event).await
+        self.listen_within(IDLE_TIMEOUT, last, on_open, on_event).await
     }
 
-    /// Opens the stream of events, and waits for the first sign of life on it: ours sends one at once.
-    ///
-    /// # Errors
-    /// As for [`HttpRemote::listen`].
+    /// Opens the stream of events and waits for its first bytes. Our proxy sends some at once.
     pub async fn try_events(&self, wait: Duration) -> Result<(), RemoteError> {
         let opened = async {
-            let mut answer = self.open_stream(&self.part("/events"), None).await?;
+            let mut answer = self.open_stream(&self.namespace_path("/events"), None).await?;
             answer.next_endless(wait).await.map(drop)
         };
-        let late = || RemoteError::Unreachable { url: self.part("/events"), why: format!("no answer within {wait:?}") };
+        let late = || RemoteError::Unreachable {
+            url: self.namespace_path("/events"),
+            why: format!("no answer within {wait:?}"),
+        };
         tokio::time::timeout(wait, opened).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn listen_within(
         &self,
-        silence: Duration,
+        idle_timeout: Duration,
         last: Option<u64>,
         on_open: impl FnOnce(),
         mut on_event: impl FnMut(u64),
     ) -> RemoteError {
-        let mut answer = match self.open_stream(&self.part("/events"), last).await {
+        let mut answer = match self.open_stream(&self.namespace_path("/events"), last).await {
             Ok(answer) => answer,
             Err(e) => return e,
         };
@@ -56,9 +51,9 @@ impl HttpRemote {
             return answer.protocol(&format!("{media:?} where a stream of events was asked for"));
         }
         on_open();
-        let mut parser = Parser::new(last);
+        let mut parser = EventParser::new(last);
         loop {
-            match answer.next_endless(silence).await {
+            match answer.next_endless(idle_timeout).await {
                 Ok(piece) => {
                     if let Err(why) = parser.push(&piece, &mut on_event) {
                         return answer.protocol(why);
@@ -70,25 +65,23 @@ impl HttpRemote {
     }
 }
 
-/// Takes a stream of events apart, however it was cut into pieces (WHATWG HTML, 9.2.6). Of each event only
-/// the id matters.
-struct Parser {
+/// Parses a stream of events (WHATWG HTML, 9.2.6), for the ids only. The pieces may be cut anywhere.
+struct EventParser {
     line: Vec<u8>,
-    /// The last byte was a CR, so an LF now belongs to it.
+    /// The last byte was a CR, so that a following LF belongs to it.
     after_cr: bool,
-    /// The last id seen, which stands for later events without one.
+    /// The last id. It also holds for later events without an id.
     id: Option<u64>,
-    /// The event that is being read has an id or data.
+    /// The current event has an id or data.
     pending: bool,
 }
 
-impl Parser {
+impl EventParser {
     fn new(last: Option<u64>) -> Self {
         Self { line: Vec::new(), after_cr: false, id: last, pending: false }
     }
 
-    /// # Errors
-    /// When a line is too long.
+    /// Fails if a line is too long.
     fn push(&mut self, piece: &[u8], on_event: &mut impl FnMut(u64)) -> Result<(), &'static str> {
         for &byte in piece {
             let after_cr = std::mem::replace(&mut self.after_cr, byte == b'\r');
@@ -115,7 +108,7 @@ impl Parser {
         let value = value.strip_prefix(b" ").unwrap_or(value);
         match field {
             b"id" => {
-                // An id that is no cursor is not ours to understand.
+                // An id that is no cursor comes from another kind of proxy.
                 if let Some(id) = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) {
                     self.id = Some(id);
                     self.pending = true;
@@ -136,12 +129,12 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    use super::super::http::HttpOptions;
+    use super::super::options::HttpOptions;
     use super::*;
 
     fn events(pieces: &[&[u8]]) -> Vec<u64> {
         let mut seen = Vec::new();
-        let mut parser = Parser::new(None);
+        let mut parser = EventParser::new(None);
         for piece in pieces {
             parser.push(piece, &mut |id| seen.push(id)).unwrap();
         }
@@ -149,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn however_the_stream_is_cut_the_events_are_the_same() {
+    fn events_do_not_depend_on_piece_boundaries() {
         let stream = b": hello\n\nid: 1\ndata: a\n\nevent: x\r\nid:2\r\n\r\nid: 3\rdata\r\rdata: only\n\nid: x\n\nretry: 5\n\nid: 9\n";
         let want = [1, 2, 3, 3];
         assert_eq!(events(&[stream]), want);
@@ -161,17 +154,17 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_refused() {
-        let mut parser = Parser::new(None);
+    fn parser_rejects_endless_line() {
+        let mut parser = EventParser::new(None);
         assert!(parser.push(&[b'x'; MAX_LINE], &mut |_| ()).is_ok());
         assert!(parser.push(b"x", &mut |_| ()).is_err());
     }
 
-    /// Answers one connection with `answer`, keeps it open until the client goes, and gives what was asked.
+    /// Answers one connection with `answer` and keeps it open until the client closes it. Returns the head of the request.
     async fn serve(answer: &'static str, hang_up: bool) -> (HttpRemote, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
-        let asked = tokio::spawn(async move {
+        let request = tokio::spawn(async move {
             let (mut socket, _) = listener.accept().await.unwrap();
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -196,13 +189,13 @@ mod tests {
             max_file_size: 1 << 20,
             concurrency: 1,
         };
-        (HttpRemote::new(options).unwrap(), asked)
+        (HttpRemote::new(options).unwrap(), request)
     }
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: Text/Event-Stream; charset=utf-8\r\n";
 
     #[tokio::test]
-    async fn events_wake_the_listener_until_the_proxy_hangs_up() {
+    async fn listener_gets_events_until_stream_ends() {
         let answer = format!("{HEAD}connection: close\r\n\r\nid: 42\ndata: {{}}\n\nid: 43\n\n");
         let (remote, asked) = serve(answer.leak(), true).await;
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -216,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_proxy_is_dead() {
+    async fn listener_ends_after_idle_timeout() {
         let answer = format!("{HEAD}content-length: 1000\r\n\r\nid: 1\n\n");
         let (remote, asked) = serve(answer.leak(), false).await;
         let mut seen = 0;
@@ -227,13 +220,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_stream_of_events_is_said_to_be_none() {
+    async fn listener_rejects_other_content_types() {
         let (remote, _asked) =
             serve("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 0\r\n\r\n", true).await;
-        let end = remote.listen(None, || panic!("it is none"), |_| ()).await;
+        let end = remote.listen(None, || panic!("this is no stream of events"), |_| ()).await;
         assert!(matches!(&end, RemoteError::Protocol { why, .. } if why.contains("text/html")), "{end}");
         let (remote, _asked) = serve("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", true).await;
-        let end = remote.listen(None, || panic!("it is none"), |_| ()).await;
+        let end = remote.listen(None, || panic!("this is no stream of events"), |_| ()).await;
         assert!(matches!(end, RemoteError::Refused { status: 404, .. }), "{end}");
     }
 }

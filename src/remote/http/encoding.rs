@@ -1,0 +1,224 @@
+//! Compressed uploads (capability `encoding`), where they pay: the proxy accepts them, it is on another machine, and the
+//! content shrinks.
+
+use std::io;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use http::StatusCode;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
+use reqwest::{Body, RequestBuilder};
+
+use super::client::HttpRemote;
+use super::link::MAX_SMALL;
+use super::progress::Progress;
+use super::reply::HttpReply;
+use super::upload::{Upload, read_source};
+use crate::digest::Md5;
+use crate::protocol::encoding::{Coding, CodingError, Encoder, is_worth_it};
+use crate::protocol::{X_MEMSYNC_MD5, capability};
+use crate::remote::{RemoteError, UploadBody};
+
+/// The coding for uploads and answers. A proxy with the capability knows zstd.
+pub(super) const CODING: Coding = Coding::Zstd;
+/// Sources up to this size, in bytes, are read before the request begins, so that a failing one sends nothing.
+const READ_FIRST: u64 = 256 * 1024;
+
+/// Error codes for a content that a server on the way has decoded, or whose `Content-Encoding` it has removed.
+const ENCODING_ERRORS: [&str; 4] = ["UNSUPPORTED_ENCODING", "INVALID_ENCODING", "DIGEST_MISMATCH", "INVALID_BATCH"];
+
+/// `error_code` of a proxy without memory for decoding. It may accept the plain content.
+pub(super) const BUSY: &str = "BUSY";
+
+type Pieces = BoxStream<'static, io::Result<Bytes>>;
+
+impl HttpRemote {
+    /// True if requests ask for compressed answers. On this machine compression costs more than it saves.
+    pub(super) async fn accepts_encoding(&self) -> Result<bool, RemoteError> {
+        Ok(!self.link.loopback && self.supports(capability::ENCODING).await?)
+    }
+
+    /// True if contents are sent compressed.
+    pub(super) async fn sends_encoded(&self) -> Result<bool, RemoteError> {
+        Ok(self.accepts_encoding().await? && !self.link.facts().refuses_encoding)
+    }
+
+    /// The request, with `Accept-Encoding` if `wanted`.
+    pub(super) fn accept_encoding(request: RequestBuilder, wanted: bool) -> RequestBuilder {
+        if wanted { request.header(ACCEPT_ENCODING, CODING.name()) } else { request }
+    }
+
+    /// Sends `packed` if there is one. If the proxy refuses it, nothing was done: it gets `plain`, and from then on only
+    /// plain contents. If the proxy only lacks memory for decoding, just this content goes plain.
+    async fn send_either(
+        &self,
+        url: &str,
+        request: RequestBuilder,
+        plain: Bytes,
+        packed: Option<Bytes>,
+        cap: u64,
+    ) -> Result<HttpReply, RemoteError> {
+        match self.try_encoded(url, &request, packed, cap).await? {
+            EncodedOutcome::Answered(answer) => Ok(*answer),
+            EncodedOutcome::Busy | EncodedOutcome::Refused => self.send_plain(url, request, plain, cap).await,
+        }
+    }
+
+    /// Sends `packed`, if there is one. A proxy that refuses the coding gets only plain contents from then on.
+    pub(super) async fn try_encoded(
+        &self,
+        url: &str,
+        request: &RequestBuilder,
+        packed: Option<Bytes>,
+        cap: u64,
+    ) -> Result<EncodedOutcome, RemoteError> {
+        let (Some(packed), Some(request)) = (packed, request.try_clone()) else { return Ok(EncodedOutcome::Refused) };
+        let size = packed.len() as u64;
+        let request = request.header(CONTENT_ENCODING, CODING.name()).body(packed);
+        let answer = self.send(url, request, Some((&Progress::new(), size)), cap).await?;
+        match self.check_encoding(answer).await {
+            Ok(answer) => Ok(EncodedOutcome::Answered(Box::new(answer))),
+            Err(EncodingRefusal::Coding) => {
+                self.link.facts().refuses_encoding = true;
+                Ok(EncodedOutcome::Refused)
+            }
+            Err(EncodingRefusal::NoMemory(_)) => Ok(EncodedOutcome::Busy),
+            Err(EncodingRefusal::Other(error)) => Err(error),
+        }
+    }
+
+    /// Sends a plain content.
+    pub(super) async fn send_plain(
+        &self,
+        url: &str,
+        request: RequestBuilder,
+        plain: Bytes,
+        cap: u64,
+    ) -> Result<HttpReply, RemoteError> {
+        let size = plain.len() as u64;
+        let request = request.header(CONTENT_LENGTH, size).body(plain);
+        self.send(url, request, Some((&Progress::new(), size)), cap).await
+    }
+
+    /// The answer to a compressed content, or the reason of a refusal.
+    async fn check_encoding(&self, answer: HttpReply) -> Result<HttpReply, EncodingRefusal> {
+        let busy = answer.status() == StatusCode::SERVICE_UNAVAILABLE;
+        if !busy && !matches!(answer.status(), StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE) {
+            return Ok(answer);
+        }
+        let (error, code) = answer.refusal_and_code().await;
+        Err(match code.as_deref() {
+            Some(BUSY) if busy => EncodingRefusal::NoMemory(error),
+            _ if busy => EncodingRefusal::Other(error),
+            Some(code) if !ENCODING_ERRORS.contains(&code) => EncodingRefusal::Other(error),
+            // An answer without a code comes from a server on the way.
+            _ => EncodingRefusal::Coding,
+        })
+    }
+
+    /// Sends a content. `request` has all other headers. The error `Source` means that the content could not be read.
+    pub(super) async fn send_content(
+        &self,
+        url: &str,
+        request: RequestBuilder,
+        body: UploadBody,
+        upload: &Upload,
+    ) -> Result<HttpReply, RemoteError> {
+        let UploadBody { md5, size, source } = body;
+        let pack = self.sends_encoded().await?;
+        if size <= READ_FIRST {
+            let plain = read_source(source, size).await?;
+            // A content that cannot be compressed goes plain.
+            let packed = if pack { CODING.pack(&plain).unwrap_or(None) } else { None };
+            // The source is read, so its digest is known.
+            let (request, packed) = match (packed, md5.get()) {
+                (Some(packed), Some(md5)) => (with_digest(request, md5), Some(packed)),
+                _ => (request, None),
+            };
+            return self.send_either(url, request, plain, packed, MAX_SMALL).await;
+        }
+        let pieces = upload.stream(source, size).boxed();
+        // A compressed content needs its digest in a header. Without a known digest it goes plain.
+        let promised = md5.get().filter(|_| pack);
+        let (pieces, packed) = if promised.is_some() { try_packing(pieces, size).await } else { (pieces, false) };
+        let request = match promised.filter(|_| packed) {
+            Some(md5) => with_digest(request, md5).header(CONTENT_ENCODING, CODING.name()),
+            None => request.header(CONTENT_LENGTH, size),
+        };
+        let request = request.body(Body::wrap_stream(pieces));
+        let answer = match (self.send(url, request, Some((&upload.progress, size)), MAX_SMALL).await, upload.failure())
+        {
+            (Ok(answer), _) => answer,
+            (Err(_), Some(why)) => return Err(RemoteError::Source(why)),
+            (Err(e), None) => return Err(e),
+        };
+        // The answer to an aborted body says nothing about the coding.
+        if !packed || upload.failure().is_some() {
+            return Ok(answer);
+        }
+        match self.check_encoding(answer).await {
+            Ok(answer) => Ok(answer),
+            // The source cannot be read again. The retries go plain until the proxy is unreachable once.
+            Err(EncodingRefusal::NoMemory(error)) => {
+                self.link.facts().refuses_encoding = true;
+                Err(error)
+            }
+            Err(EncodingRefusal::Coding) => {
+                // The source cannot be read again. The retry goes plain.
+                self.link.facts().refuses_encoding = true;
+                Err(self.link.protocol(
+                    url,
+                    "it offers to decode compressed uploads but refused one; uploads go plain from now on",
+                ))
+            }
+            Err(EncodingRefusal::Other(error)) => Err(error),
+        }
+    }
+}
+
+/// The outcome of a request with a compressed content. Without an answer, the proxy has done nothing.
+pub(super) enum EncodedOutcome {
+    Answered(Box<HttpReply>),
+    /// The proxy has no memory for decoding now.
+    Busy,
+    /// The content must go plain.
+    Refused,
+}
+
+/// The reason of a refusal. The proxy has done nothing.
+enum EncodingRefusal {
+    /// The coding.
+    Coding,
+    /// No memory for decoding now.
+    NoMemory(RemoteError),
+    /// Another reason.
+    Other(RemoteError),
+}
+
+/// Adds the digest of the plain content, so that a body without its `Content-Encoding` is not stored.
+fn with_digest(request: RequestBuilder, md5: Md5) -> RequestBuilder {
+    request.header(X_MEMSYNC_MD5, md5.to_string())
+}
+
+/// The pieces, compressed if the first one shrinks. The flag says whether they are compressed.
+async fn try_packing(mut pieces: Pieces, size: u64) -> (Pieces, bool) {
+    let first = match pieces.next().await {
+        Some(Ok(first)) => first,
+        other => return (stream::iter(other).chain(pieces).boxed(), false),
+    };
+    let trial = Encoder::new(CODING, Some(size)).and_then(|mut encoder| Ok((encoder.flush(&first)?, encoder)));
+    match trial {
+        Ok((packed, encoder)) if is_worth_it(first.len(), packed.len()) => {
+            let rest = stream::try_unfold((Some(encoder), pieces), |(encoder, mut pieces)| async move {
+                let Some(mut encoder) = encoder else { return Ok(None) };
+                let failed = |e: CodingError| io::Error::other(e);
+                Ok(Some(match pieces.next().await {
+                    Some(piece) => (encoder.encode(&piece?).map_err(failed)?, (Some(encoder), pieces)),
+                    None => (encoder.finish(&[]).map_err(failed)?, (None, pieces)),
+                }))
+            });
+            (stream::iter([Ok(packed)]).chain(rest).boxed(), true)
+        }
+        _ => (stream::iter([Ok(first)]).chain(pieces).boxed(), false),
+    }
+}

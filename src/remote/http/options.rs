@@ -1,0 +1,95 @@
+//! [`HttpOptions`]: the address of the proxy, and the settings of the connection.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+use reqwest::Url;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::protocol::{NamespaceError, Pin, is_loopback};
+
+/// The address of the proxy and the settings of the connection.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// `https://host[:port][/base/path]`, without user, query and fragment.
+    pub origin: String,
+    pub token: SecretString,
+    /// Empty for the flat dialect. Else a [`Namespace`](crate::protocol::Namespace).
+    pub namespace: String,
+    /// Sent percent-encoded as `X-Memsync-Device`, unless empty.
+    pub device: String,
+    /// Certificates in PEM to trust besides the system's. This is the content, not the name of a file.
+    pub ca_pem: Option<Vec<u8>>,
+    /// The only certificate to trust.
+    pub pin: Option<Pin>,
+    /// Lets plain http go beyond loopback.
+    pub allow_http: bool,
+    /// The timeout of a connection attempt, and the idle timeout. A whole transfer may take longer, depending on its size.
+    pub timeout: Duration,
+    /// Larger blobs are refused, bytes.
+    pub max_file_size: u64,
+    /// Most requests in flight, at least 1.
+    pub concurrency: usize,
+}
+
+/// An option that cannot be used. The text names the key of the configuration, never the token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    #[error("proxy.url is not a URL: {0}")]
+    Url(String),
+    #[error("proxy.url must begin with https:// or http://")]
+    Scheme,
+    #[error("proxy.url must not hold a user or password; the token goes into proxy.token_file")]
+    Userinfo,
+    #[error("proxy.url must end with its path: no `?` or `#`")]
+    Suffix,
+    #[error("{0}: plain http would show the token to the network; use https, or set proxy.allow_http = true")]
+    PlainHttp(String),
+    #[error("{0}: plain http shows no certificate to compare with proxy.pin; use https")]
+    PinWithoutTls(String),
+    #[error("folder.namespace {0:?} is no name of a namespace: {1}")]
+    Namespace(String, NamespaceError),
+    #[error("the token is empty or has characters that cannot be sent; check proxy.token_file")]
+    Token,
+    #[error("proxy.ca_file holds no certificate in PEM form: {0}")]
+    Ca(String),
+    #[error("the HTTP client cannot be set up: {0}")]
+    Client(String),
+}
+
+impl HttpOptions {
+    /// The origin, if the token may go there.
+    pub(super) fn checked_origin(&self) -> Result<Url, OptionsError> {
+        let origin = Url::parse(&self.origin).map_err(|e| OptionsError::Url(e.to_string()))?;
+        if !matches!(origin.scheme(), "http" | "https") {
+            return Err(OptionsError::Scheme);
+        }
+        if !origin.username().is_empty() || origin.password().is_some() {
+            return Err(OptionsError::Userinfo);
+        }
+        if origin.query().is_some() || origin.fragment().is_some() {
+            return Err(OptionsError::Suffix);
+        }
+        if origin.scheme() == "http" {
+            let text = || origin.as_str().trim_end_matches('/').to_owned();
+            if !self.allow_http && !is_loopback(origin.host_str().unwrap_or_default()) {
+                return Err(OptionsError::PlainHttp(text()));
+            }
+            if self.pin.is_some() {
+                return Err(OptionsError::PinWithoutTls(text()));
+            }
+        }
+        Ok(origin)
+    }
+
+    /// The header that carries the token.
+    pub(super) fn authorization(&self) -> Result<HeaderValue, OptionsError> {
+        let token = self.token.expose_secret();
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(OptionsError::Token);
+        }
+        let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| OptionsError::Token)?;
+        header.set_sensitive(true);
+        Ok(header)
+    }
+}

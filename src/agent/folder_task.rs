@@ -46,19 +46,12 @@ pub(super) struct FolderTask {
     _lock: FolderLock,
 }
 
-/// How the work on an open folder ended.
-enum FolderEnd {
-    Stop,
-    /// New settings: open it again at once.
-    Reload(Box<FolderSetup>),
-    /// Open it again after a wait.
-    Failed,
-}
-
-/// How the wait for the next opening ended.
-enum ReopenCause {
-    Stop,
-    Retry,
+/// When to open the folder again.
+enum NextOpen {
+    /// The agent stops.
+    Never,
+    Now,
+    AfterWait,
     /// A person approved the folder as it is now.
     Approved {
         id: String,
@@ -85,26 +78,23 @@ impl FolderTask {
 
     /// Runs until the agent stops.
     pub async fn run(mut self) {
-        let mut cause = ReopenCause::Retry;
+        let mut next = NextOpen::Now;
         loop {
-            let opened = match cause {
-                ReopenCause::Stop => break,
-                ReopenCause::Retry => OpenFolder::open(&self.setup),
-                ReopenCause::Approved { id, answer } => self.open_approved(&id, answer),
-            };
-            cause = match self.sync_opened(opened).await {
-                FolderEnd::Stop => ReopenCause::Stop,
-                FolderEnd::Reload(setup) => {
-                    self.apply_setup(*setup);
-                    ReopenCause::Retry
+            let opened = match next {
+                NextOpen::Never => break,
+                NextOpen::Now => OpenFolder::open(&self.setup),
+                NextOpen::AfterWait => {
+                    next = self.wait_for_reopen().await;
+                    continue;
                 }
-                FolderEnd::Failed => self.wait_for_reopen().await,
+                NextOpen::Approved { id, answer } => self.open_approved(&id, answer),
             };
+            next = self.sync_opened(opened).await;
         }
         self.reporter.report_stop(&self.setup);
     }
 
-    async fn sync_opened(&mut self, opened: Result<OpenFolder, OpenError>) -> FolderEnd {
+    async fn sync_opened(&mut self, opened: Result<OpenFolder, OpenError>) -> NextOpen {
         match opened {
             Ok(folder) => {
                 let began = Instant::now();
@@ -117,7 +107,7 @@ impl FolderTask {
             Err(e) => {
                 tracing::debug!(folder = %self.setup.root.display(), "{e}");
                 self.report_standstill(Standstill::from(&e));
-                FolderEnd::Failed
+                NextOpen::AfterWait
             }
         }
     }
@@ -145,20 +135,20 @@ impl FolderTask {
     }
 
     /// Waits before the folder is opened again, and serves the commands that do without it.
-    async fn wait_for_reopen(&mut self) -> ReopenCause {
+    async fn wait_for_reopen(&mut self) -> NextOpen {
         let until = Instant::now() + self.reopen_wait;
         self.reopen_wait = (self.reopen_wait * 2).min(MAX_REOPEN_WAIT);
         self.reporter.cell().set_next_cycle(Some(until));
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(until.into()) => return ReopenCause::Retry,
+                () = tokio::time::sleep_until(until.into()) => return NextOpen::Now,
                 command = self.inbox.commands.next() => match command {
-                    FolderCommand::Stop => return ReopenCause::Stop,
+                    FolderCommand::Stop => return NextOpen::Never,
                     FolderCommand::Reload(setup) => {
                         self.apply_setup(*setup);
-                        return ReopenCause::Retry;
+                        return NextOpen::Now;
                     }
-                    FolderCommand::Approve { id, reject: false, answer } => return ReopenCause::Approved { id, answer },
+                    FolderCommand::Approve { id, reject: false, answer } => return NextOpen::Approved { id, answer },
                     // The commands below may have ended before their answer.
                     FolderCommand::Approve { answer, .. } => drop(answer.send(Ok(false))),
                     FolderCommand::Sync(answer) => drop(answer.send(())),
@@ -177,7 +167,7 @@ impl FolderTask {
     }
 
     /// Keeps an open folder in sync until it has to be closed.
-    async fn sync_folder(&mut self, mut folder: OpenFolder) -> FolderEnd {
+    async fn sync_folder(&mut self, mut folder: OpenFolder) -> NextOpen {
         folder.engine.obey(self.quit.clone());
         let cell = self.reporter.cell().clone();
         let on_change = cell.clone();
@@ -194,7 +184,7 @@ impl FolderTask {
             Ok(watcher) => watcher,
             Err(e) => {
                 self.report_standstill(Standstill::on_disk(e));
-                return FolderEnd::Failed;
+                return NextOpen::AfterWait;
             }
         };
         cell.set_watcher(&watcher);
@@ -205,7 +195,7 @@ impl FolderTask {
         end
     }
 
-    async fn run_cycles(&mut self, mut active: ActiveFolder) -> FolderEnd {
+    async fn run_cycles(&mut self, mut active: ActiveFolder) -> NextOpen {
         loop {
             if let Some(end) = self.wait_for_trigger(&mut active).await {
                 return end;
@@ -232,13 +222,13 @@ impl FolderTask {
                 }
             };
             if is_closed {
-                return FolderEnd::Failed;
+                return NextOpen::AfterWait;
             }
         }
     }
 
     /// Waits until a cycle may be due, and carries out the commands that come. `Some`: close the folder.
-    async fn wait_for_trigger(&mut self, active: &mut ActiveFolder) -> Option<FolderEnd> {
+    async fn wait_for_trigger(&mut self, active: &mut ActiveFolder) -> Option<NextOpen> {
         let now = Instant::now();
         let pause = self.inbox.pause.active(now);
         let next_wake = active.schedule.next_wake(&active.triggers(pause), now);
@@ -268,13 +258,16 @@ impl FolderTask {
     }
 
     /// Carries out a command between two cycles. `Some`: close the folder.
-    fn carry_out(&mut self, active: &mut ActiveFolder, command: FolderCommand) -> Option<FolderEnd> {
+    fn carry_out(&mut self, active: &mut ActiveFolder, command: FolderCommand) -> Option<NextOpen> {
         match command {
             FolderCommand::Stop => {
                 active.close();
-                return Some(FolderEnd::Stop);
+                return Some(NextOpen::Never);
             }
-            FolderCommand::Reload(setup) => return Some(FolderEnd::Reload(setup)),
+            FolderCommand::Reload(setup) => {
+                self.apply_setup(*setup);
+                return Some(NextOpen::Now);
+            }
             FolderCommand::Sync(answer) => {
                 active.request_sync(answer);
                 self.reporter.cell().update(|s| s.in_sync = false);

@@ -89,7 +89,7 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 fn serve<S: Store>(runtime: &Runtime, store: Arc<S>) -> Client {
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
-    let options = proxy::Options::new(TOKEN.to_owned().into());
+    let options = proxy::ProxyOptions::new(TOKEN.to_owned().into());
     runtime.spawn(proxy::serve(listener, store, options, std::future::pending()));
     let stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();

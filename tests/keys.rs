@@ -1,4 +1,4 @@
-//! Who may call: keys, their scopes and their end, quotas, an external verifier, and the commands that make keys.
+//! Authentication: keys, their scopes and expiry, quotas, an external verifier, and the commands for keys.
 
 #[path = "common/address.rs"]
 mod address;
@@ -25,8 +25,8 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use log::Log;
 use memsync::path::RelPath;
-use memsync::proxy::Options;
-use memsync::proxy::keys::{self, Made, NewKey, Scope};
+use memsync::proxy::ProxyOptions;
+use memsync::proxy::keys::{self, IssuedKey, KeyScope, KeySpec};
 use memsync::store::sqlite::SqliteRecords;
 use memsync::store::{RecordStore, SqliteStore, Store};
 use memsync::testing::MemoryStore;
@@ -34,27 +34,27 @@ use proxy::{Client, Running, head, md5};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-/// How a stream ends: with the last chunk.
+/// The last chunk of a stream.
 const END: &str = "\r\n0\r\n\r\n";
 
-/// A proxy that only keys open.
+/// A proxy without a token of its own.
 async fn keyed<S: Store>(store: &Arc<S>) -> Running {
-    // How often an address may be wrong is not what these tests are about.
-    let options = Options { failed_attempts: NonZeroU32::MAX, ..Options::default() };
+    // The limit on invalid tokens is tested elsewhere.
+    let options = ProxyOptions { failed_attempts: NonZeroU32::MAX, ..ProxyOptions::default() };
     Running::start_with(store.clone(), options).await
 }
 
-async fn make(records: &impl RecordStore, change: impl Fn(&mut NewKey)) -> Made {
-    let mut new = NewKey::default();
+async fn make(records: &impl RecordStore, change: impl Fn(&mut KeySpec)) -> IssuedKey {
+    let mut new = KeySpec::default();
     change(&mut new);
     keys::edit(records, |keys| keys.create_key(&new, Timestamp::now())).await.unwrap()
 }
 
-fn scope(namespaces: &[&str], read_only: bool) -> Scope {
-    Scope { namespaces: namespaces.iter().map(|ns| ns.parse().unwrap()).collect(), read_only }
+fn scope(namespaces: &[&str], read_only: bool) -> KeyScope {
+    KeyScope { namespaces: namespaces.iter().map(|ns| ns.parse().unwrap()).collect(), read_only }
 }
 
-fn token(made: &Made) -> String {
+fn token(made: &IssuedKey) -> String {
     made.token.expose_secret().to_owned()
 }
 
@@ -64,8 +64,8 @@ async fn client(running: &Running, token: &str) -> Client {
     client
 }
 
-/// Status and code of an answer.
-async fn told(client: &mut Client, method: &str, target: &str) -> (u16, String) {
+/// The status and `error_code` of a response.
+async fn send(client: &mut Client, method: &str, target: &str) -> (u16, String) {
     let r = client.send(method, target, &[("Content-MD5", "new")], b"").await;
     let code = if r.body.first() == Some(&b'{') && r.status >= 400 { r.code() } else { String::new() };
     (r.status, code)
@@ -80,7 +80,7 @@ async fn open_stream(running: &Running, token: &str) -> Client {
 }
 
 #[tokio::test]
-async fn a_key_opens_what_its_scope_says() {
+async fn key_scope_limits_requests() {
     let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     for (namespaces, read_only, reads, writes) in [
@@ -95,26 +95,26 @@ async fn a_key_opens_what_its_scope_says() {
         let made = make(store.as_ref(), |new| new.scope = scope(namespaces, read_only)).await;
         let mut c = client(&running, &token(&made)).await;
         let expected = |code: &str, else_: u16| (if code.is_empty() { else_ } else { 403 }, code.to_owned());
-        assert_eq!(told(&mut c, "PUT", "/blob/x").await, expected(writes, 201), "{namespaces:?}");
+        assert_eq!(send(&mut c, "PUT", "/blob/x").await, expected(writes, 201), "{namespaces:?}");
         let found = if writes.is_empty() { 200 } else { 404 };
-        let (status, code) = told(&mut c, "GET", "/blob/x").await;
+        let (status, code) = send(&mut c, "GET", "/blob/x").await;
         let code = if code == "NOT_FOUND" { String::new() } else { code };
         assert_eq!((status, code), expected(reads, found), "{namespaces:?}");
-        assert_eq!(told(&mut c, "GET", "/sync").await, expected(reads, 200), "{namespaces:?}");
-        assert_eq!(told(&mut c, "DELETE", "/blob/x").await, expected(writes, 204), "{namespaces:?}");
+        assert_eq!(send(&mut c, "GET", "/sync").await, expected(reads, 200), "{namespaces:?}");
+        assert_eq!(send(&mut c, "DELETE", "/blob/x").await, expected(writes, 204), "{namespaces:?}");
         let mut c = client(&running, &token(&made)).await;
         let headers = [("Authorization", format!("Bearer {}", token(&made)))];
         c.write(&head("GET", "/events", &headers)).await;
         assert_eq!(c.reply("GET").await.status, expected(reads, 200).0, "{namespaces:?}");
-        // For the next: nothing there.
+        // Cleans up for the next pass.
         keys::edit(store.as_ref(), |keys| keys.revoke(&made.key.id)).await.unwrap();
         store.delete("", &RelPath::parse("x").unwrap(), None, Default::default()).await.unwrap();
     }
 }
 
-/// Each request of the namespaced dialect, with the scope that counts for the flat one: of the namespace in its address.
+/// For each request of the namespaced dialect the namespace in its address counts.
 #[tokio::test]
-async fn a_key_opens_the_namespaces_of_its_scope_and_no_other() {
+async fn key_opens_only_the_namespaces_of_its_scope() {
     let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let all = make(store.as_ref(), |_| {}).await;
@@ -145,12 +145,12 @@ async fn a_key_opens_the_namespaces_of_its_scope_and_no_other() {
                 (true, true) => Some("READ_ONLY"),
                 (true, false) => None,
             };
-            // No refusal tells what there is.
+            // A refusal does not reveal the content.
             let check = |r: proxy::Reply, refused: Option<&str>, done: u16| match refused {
                 Some(code) => {
                     assert_eq!((r.status, r.code().as_str()), (403, code), "{which}");
-                    let told = String::from_utf8(r.body).unwrap();
-                    assert!(!told.contains("secret") && !told.contains(&md5(b"secret")), "{which}: {told}");
+                    let body = String::from_utf8(r.body).unwrap();
+                    assert!(!body.contains("secret") && !body.contains(&md5(b"secret")), "{which}: {body}");
                     assert!(r.headers.iter().all(|(name, _)| name != "etag" && name != "x-version"), "{which}");
                 }
                 None => assert_eq!(r.status, done, "{which}"),
@@ -159,7 +159,7 @@ async fn a_key_opens_the_namespaces_of_its_scope_and_no_other() {
             check(c.get(&secret).await, unread, 200);
             check(c.get(&format!("{root}/versions/secret")).await, unread, 200);
             check(c.get(&format!("/sync{root}")).await, unread, 200);
-            // A namespace is the same however its name is written.
+            // Every spelling of the name counts as the same namespace.
             let hidden: String = ns.bytes().map(|b| format!("%{b:02x}")).collect();
             if !ns.is_empty() {
                 check(c.get(&format!("/{hidden}/blob/secret")).await, unread, 200);
@@ -185,7 +185,7 @@ async fn a_key_opens_the_namespaces_of_its_scope_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_write_in_a_namespace_is_signed_and_counts_towards_the_quota() {
+async fn namespaced_write_is_signed_and_counts_towards_quota() {
     let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let made = with_quota(store.as_ref(), "ana", 100, &["team/*"]).await;
@@ -212,9 +212,9 @@ async fn any_key_reads_the_metrics() {
 }
 
 #[tokio::test]
-async fn one_key_cannot_take_all_places() {
+async fn one_key_cannot_take_all_connections() {
     let store = Arc::new(MemoryStore::new());
-    let options = Options { max_connections_per_caller: 2, ..Options::new("owner".to_owned().into()) };
+    let options = ProxyOptions { max_connections_per_caller: 2, ..ProxyOptions::new("owner".to_owned().into()) };
     let running = Running::start_with(store.clone(), options).await;
     let (made, other) = (make(store.as_ref(), |_| {}).await, make(store.as_ref(), |_| {}).await);
     let one = open_stream(&running, &token(&made)).await;
@@ -238,12 +238,12 @@ async fn one_key_cannot_take_all_places() {
 }
 
 #[tokio::test]
-async fn who_has_no_key_learns_nothing() {
+async fn request_without_a_valid_key_gets_401() {
     let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let good = make(store.as_ref(), |_| {}).await;
     let hour_ago = Timestamp::now() - Duration::from_secs(3600);
-    let minute = NewKey { expires: Some(Duration::from_secs(60)), ..NewKey::default() };
+    let minute = KeySpec { expires: Some(Duration::from_secs(60)), ..KeySpec::default() };
     let expired = keys::edit(store.as_ref(), |keys| keys.create_key(&minute, hour_ago)).await.unwrap();
     let revoked = make(store.as_ref(), |_| {}).await;
     keys::edit(store.as_ref(), |keys| keys.revoke(&revoked.key.id)).await.unwrap();
@@ -265,7 +265,7 @@ async fn who_has_no_key_learns_nothing() {
 }
 
 #[tokio::test]
-async fn a_key_made_beside_the_proxy_works_at_once_and_ends_soon_after_it_is_revoked() {
+async fn new_key_works_at_once_and_revoked_key_stops_soon() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
     let running = keyed(&store).await;
@@ -277,7 +277,7 @@ async fn a_key_made_beside_the_proxy_works_at_once_and_ends_soon_after_it_is_rev
     let mut goes_on = open_stream(&running, &token(&stays)).await;
 
     keys::edit(&beside, |keys| keys.revoke(&gone.key.id)).await.unwrap();
-    // Nobody else asks for anything, so the proxy has to notice by itself.
+    // No other request arrives, so the proxy must notice the change by itself.
     ends.until(END).await;
     assert_eq!(c.get("/blob/x").await.status, 401, "on a connection that was let in before");
     let mut c = client(&running, &token(&stays)).await;
@@ -287,7 +287,7 @@ async fn a_key_made_beside_the_proxy_works_at_once_and_ends_soon_after_it_is_rev
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_key_expires_or_loses_its_old_secret() {
+async fn stream_ends_with_its_key_or_secret() {
     let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let expiring = make(store.as_ref(), |new| new.expires = Some(Duration::from_secs(8))).await;
@@ -302,7 +302,7 @@ async fn a_stream_ends_when_its_key_expires_or_loses_its_old_secret() {
 }
 
 #[tokio::test]
-async fn a_rotated_key_works_with_both_secrets_during_the_grace() {
+async fn rotated_key_has_two_secrets_during_the_grace_period() {
     let store = Arc::new(MemoryStore::new());
     let running = keyed(&store).await;
     let old = make(store.as_ref(), |_| {}).await;
@@ -317,14 +317,14 @@ async fn a_rotated_key_works_with_both_secrets_during_the_grace() {
     }
     let newest = rotate(Duration::ZERO).await;
     assert_eq!(client(&running, &token(&newest)).await.get("/sync").await.status, 200);
-    // The proxy has read the keys for the newest, so it knows that the others are over.
+    // The request with the newest secret made the proxy read the keys.
     for made in [&new, &old] {
         assert_eq!(client(&running, &token(made)).await.get("/sync").await.status, 401);
     }
 }
 
 #[tokio::test]
-async fn what_is_written_with_a_key_bears_its_name_and_device() {
+async fn write_records_the_name_and_device_of_its_key() {
     let store = Arc::new(MemoryStore::new());
     let running = Running::start(store.clone()).await;
     let made = make(store.as_ref(), |new| {
@@ -348,7 +348,7 @@ async fn what_is_written_with_a_key_bears_its_name_and_device() {
             assert_eq!((meta.key.as_deref(), meta.device.as_deref()), (key, Some(device)));
         }
     }
-    // The last use is written down, though nobody waits for it.
+    // The last use is recorded in the background.
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while keys::last_used(store.as_ref()).await.unwrap().len() < 2 {
         assert!(tokio::time::Instant::now() < deadline, "both keys were used");
@@ -356,21 +356,21 @@ async fn what_is_written_with_a_key_bears_its_name_and_device() {
     }
 }
 
-/// A key of a user with this quota.
-async fn with_quota(records: &impl RecordStore, user: &str, quota: u64, namespaces: &[&str]) -> Made {
+/// The key of a user with this quota.
+async fn with_quota(records: &impl RecordStore, user: &str, quota: u64, namespaces: &[&str]) -> IssuedKey {
     let now = Timestamp::now();
     keys::edit(records, |keys| keys.create_user(user, Some(quota), now)).await.unwrap();
     make(records, |new| (new.user, new.scope) = (Some(user.to_owned()), scope(namespaces, false))).await
 }
 
 #[tokio::test]
-async fn a_quota_bounds_what_a_user_holds() {
+async fn quota_limits_the_bytes_of_a_user() {
     let dir = tempfile::tempdir().unwrap();
     let open = || Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
     let store = open();
     let running = Running::start(store.clone()).await;
     let made = with_quota(store.as_ref(), "ana", 100, &[""]).await;
-    // A refusal before the body was read ends the connection, so each has its own.
+    // A refusal before the body is read ends the connection, so each request has its own.
     let put = async |name: &str, precondition: &str, body: &[u8]| {
         client(&running, &token(&made)).await.put(&format!("/blob/{name}"), precondition, body).await
     };
@@ -380,7 +380,7 @@ async fn a_quota_bounds_what_a_user_holds() {
     assert!(r.json()["detail"].as_str().unwrap().contains("60 of 100 bytes"), "{}", r.json());
     let mut c = client(&running, &token(&made)).await;
     assert_eq!(c.get("/blob/b").await.status, 404, "nothing was written");
-    // Without a length beforehand.
+    // Bodies of unknown length.
     let mut chunked = running.client().await;
     let headers = [
         ("Authorization", format!("Bearer {}", token(&made))),
@@ -388,12 +388,12 @@ async fn a_quota_bounds_what_a_user_holds() {
         ("Transfer-Encoding", "chunked".to_owned()),
     ];
     chunked.write(&head("PUT", "/blob/b", &headers)).await;
-    // Refused as soon as there is too much, and not when all of it is on the disk.
+    // Refused as soon as it is too long, not when all of it is on the disk.
     chunked.write(format!("29\r\n{}\r\n", "b".repeat(41)).as_bytes()).await;
     assert_eq!(chunked.reply("PUT").await.status, 507);
 
     assert_eq!(put("b", "new", &[b'b'; 40]).await.status, 201, "exactly the limit");
-    assert_eq!(put("a", &md5(&[b'a'; 60]), &[b'c'; 60]).await.status, 200, "what is replaced is free");
+    assert_eq!(put("a", &md5(&[b'a'; 60]), &[b'c'; 60]).await.status, 200, "replaced content does not count");
     assert_eq!(put("a", &md5(&[b'c'; 60]), &[b'd'; 61]).await.status, 507);
     assert_eq!(put("a", &md5(&[b'c'; 60]), &[b'd'; 10]).await.status, 200);
     assert_eq!(c.delete("/blob/b").await.status, 204);
@@ -408,7 +408,7 @@ async fn a_quota_bounds_what_a_user_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_writes_at_once_do_not_pass_a_quota_together() {
+async fn concurrent_writes_cannot_exceed_a_quota() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
     let running = Running::start(store.clone()).await;
@@ -429,7 +429,7 @@ async fn many_writes_at_once_do_not_pass_a_quota_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn writes_and_changes_of_the_keys_do_not_hinder_one_another() {
+async fn writes_and_key_changes_run_concurrently() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
     let running = Running::start(store.clone()).await;
@@ -449,9 +449,9 @@ async fn writes_and_changes_of_the_keys_do_not_hinder_one_another() {
     assert_eq!(keys::load(store.as_ref()).await.unwrap().keys.len(), 40);
 }
 
-// On one thread, so that the thread's subscriber sees the proxy's tasks.
+// One thread, so that its log subscriber sees the tasks of the proxy.
 #[tokio::test(flavor = "current_thread")]
-async fn changes_and_refusals_are_logged_without_a_secret() {
+async fn key_changes_and_refusals_are_logged_without_secrets() {
     let log = Log::default();
     let _guard = log.listen();
     let store = Arc::new(MemoryStore::new());
@@ -466,7 +466,7 @@ async fn changes_and_refusals_are_logged_without_a_secret() {
         keys::edit(store.as_ref(), |keys| keys.rotate(&first.key.id, Duration::ZERO, None, now)).await.unwrap();
     client(&running, &token(&rotated)).await.get("/sync").await;
     keys::edit(store.as_ref(), |keys| keys.revoke(&first.key.id)).await.unwrap();
-    // An id that nobody has makes the proxy look again.
+    // An unknown id makes the proxy read the keys again.
     let unknown = format!("mk_{}_{}", "0".repeat(10), "1".repeat(64));
     client(&running, &unknown).await.get("/sync").await;
     running.stop().await;

@@ -1,5 +1,5 @@
-//! What clients cost the proxy in memory: 1,000 idle event streams under 50 MiB, over TCP and over TLS; heads that never
-//! end, next to nothing; bombs, slow readers and slow uploads, no more than is set aside for bodies.
+//! The memory of the proxy: 1,000 idle event streams take less than 50 MiB, over TCP and over TLS. Endless heads take
+//! little. Compression bombs, slow readers and slow uploads keep to the budget for bodies.
 #![cfg(target_os = "linux")]
 
 #[path = "common/address.rs"]
@@ -26,8 +26,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 const STREAMS: usize = 1000;
-const MOST_KIB: u64 = 50 * 1024;
-const PATIENCE: Duration = Duration::from_secs(60);
+const MAX_KIB: u64 = 50 * 1024;
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST: &[u8] = b"GET /events HTTP/1.1\r\nHost: p\r\nAuthorization: Bearer t0ken\r\n\r\n";
 
 struct Proxy {
@@ -43,7 +43,7 @@ impl Proxy {
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(more).stderr(File::create(&log).unwrap());
         let child = Killed(command.spawn().unwrap());
         let mut addr = None;
-        eventually("it listens", || {
+        eventually("the proxy listens", || {
             addr = served_at(&std::fs::read_to_string(&log).unwrap());
             addr.is_some()
         });
@@ -54,7 +54,7 @@ impl Proxy {
         self.status("VmRSS:")
     }
 
-    /// The most that it ever was.
+    /// The peak so far.
     fn peak_kib(&self) -> u64 {
         self.status("VmHWM:")
     }
@@ -85,23 +85,23 @@ fn listen(mut stream: impl Read + Write) -> impl Read + Write {
 
 fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
     stream
 }
 
 fn measure<T: Read + Write>(name: &str, proxy: &Proxy, open: impl Fn() -> T) {
-    // The first few pay for what all share.
+    // The first streams allocate memory that all share.
     let warm: Vec<_> = (0..20).map(|_| listen(open())).collect();
     let before = proxy.resident_kib();
     let streams: Vec<_> = (0..STREAMS).map(|_| listen(open())).collect();
     let cost = proxy.resident_kib().saturating_sub(before);
     println!("{name}: {STREAMS} event streams cost {cost} KiB, {} bytes each", cost * 1024 / STREAMS as u64);
-    assert!(cost < MOST_KIB, "{cost} KiB");
+    assert!(cost < MAX_KIB, "{cost} KiB");
     drop((warm, streams));
 }
 
 #[test]
-fn a_thousand_idle_event_streams_cost_little() {
+fn thousand_idle_event_streams_use_little_memory() {
     allow_files();
     let home = tempfile::tempdir().unwrap();
     let proxy = Proxy::start(home.path(), &[]);
@@ -109,7 +109,7 @@ fn a_thousand_idle_event_streams_cost_little() {
 }
 
 #[test]
-fn over_tls_too() {
+fn thousand_idle_tls_event_streams_use_little_memory() {
     allow_files();
     let home = tempfile::tempdir().unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
@@ -133,7 +133,7 @@ fn over_tls_too() {
 }
 
 #[test]
-fn heads_that_never_end_are_not_kept() {
+fn endless_heads_use_little_memory() {
     let home = tempfile::tempdir().unwrap();
     let proxy = Proxy::start(home.path(), &[]);
     let before = proxy.resident_kib();
@@ -142,10 +142,10 @@ fn heads_that_never_end_are_not_kept() {
             let addr = proxy.addr;
             std::thread::spawn(move || {
                 let mut stream = connect(addr);
-                // Ten megabytes of a path, or of a header.
+                // Ten megabytes of a path or a header.
                 let begin: &[u8] = if n % 2 == 0 { b"GET /blob/" } else { b"GET / HTTP/1.1\r\nX: " };
                 stream.write_all(begin).unwrap();
-                // It may be cut off long before the end.
+                // The proxy may close the connection long before the end.
                 (0..1000).all(|_| stream.write_all(&[b'x'; 10_000]).is_ok())
             })
         })
@@ -158,12 +158,12 @@ fn heads_that_never_end_are_not_kept() {
 }
 
 #[test]
-fn bombs_take_no_more_than_is_set_aside() {
+fn compression_bombs_keep_to_the_memory_budget() {
     const BODY: u64 = 12 << 20;
     let home = tempfile::tempdir().unwrap();
     let proxy = Proxy::start(home.path(), &["--max-body-size", "12MiB"]);
     let before = proxy.resident_kib();
-    // Each asks for 8 MiB to be remembered: 64 of them, for 512.
+    // Each needs a window of 8 MiB: the 64 of them 512 MiB.
     let zstd = Arc::new(packed::zstd_bomb(BODY + 1, 23));
     let gzip = Arc::new(packed::gzip_bomb(usize::try_from(BODY).unwrap() + 1));
     let pours: Vec<_> = (0..96)
@@ -203,7 +203,7 @@ fn read_only_key(home: &Path) -> String {
     made["token"].as_str().unwrap().to_owned()
 }
 
-/// Sends a request and gives the head of the answer.
+/// Sends a request and gives the status line of the response.
 fn request(addr: SocketAddr, token: &str, head: &str, body: &[u8]) -> String {
     let mut stream = connect(addr);
     let length = body.len();
@@ -218,9 +218,9 @@ fn request(addr: SocketAddr, token: &str, head: &str, body: &[u8]) -> String {
     String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
 }
 
-/// Each reader asks for another state of an index of some megabytes, and reads only its head.
+/// Each reader requests another state of an index of some megabytes, and reads only the head.
 #[test]
-fn slow_readers_of_an_index_hold_no_more_than_a_share() {
+fn slow_index_readers_hold_at_most_their_part_of_memory() {
     allow_files();
     let home = tempfile::tempdir().unwrap();
     let proxy = Proxy::start(home.path(), &[]);
@@ -245,7 +245,7 @@ fn slow_readers_of_an_index_hold_no_more_than_a_share() {
         let mut stream = connect(proxy.addr);
         let head = format!("GET /sync HTTP/1.1\r\nHost: p\r\nAuthorization: Bearer {key}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
-        // The first ones begin to be answered; the others wait for memory.
+        // The first requests are answered, and the others wait for memory.
         if n < 5 {
             stream.read_exact(&mut [0; 100]).unwrap();
         }
@@ -260,7 +260,7 @@ fn slow_readers_of_an_index_hold_no_more_than_a_share() {
 }
 
 #[test]
-fn slow_uploads_hold_no_more_than_a_share() {
+fn slow_uploads_hold_at_most_their_part_of_memory() {
     const UPLOADS: usize = 600;
     allow_files();
     let home = tempfile::tempdir().unwrap();
@@ -278,7 +278,7 @@ fn slow_uploads_hold_no_more_than_a_share() {
         stream.set_nonblocking(true).unwrap();
         slow.push((stream, 0));
     }
-    // Until nothing more is taken of any: all but a byte came, or the upload waits for memory.
+    // Ends when no upload makes progress: it lacks one byte, or it waits for memory.
     eventually("the uploads have come as far as they may", || {
         let mut went_on = false;
         for (stream, sent) in &mut slow {

@@ -261,7 +261,8 @@ async fn invalid_settings_are_reported() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_include_writes_of_another_proxy() {
     let server = Server::start().await;
-    let options = || memsync::proxy::Options { look_elsewhere: Duration::from_millis(20), ..proxy::options() };
+    let options =
+        || memsync::proxy::ProxyOptions { foreign_poll_interval: Duration::from_millis(20), ..proxy::options() };
     let start = async || {
         let store = server.store("memory", system_clock()).await;
         proxy::Running::start_with(Arc::new(store), options()).await

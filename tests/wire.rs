@@ -1,5 +1,5 @@
-//! The flat dialect over real HTTP: every line of its table, and what a hostile or broken client may send. The
-//! namespaced one is in `wire/namespaced.rs`.
+//! The flat dialect over real HTTP: every line of its table, and hostile or broken clients. The namespaced dialect is in
+//! `wire/namespaced.rs`.
 
 #[path = "common/faulty.rs"]
 mod faulty;
@@ -44,7 +44,7 @@ use memsync::testing::MemoryStore;
 use proxy::{Client, Reply, Running, TOKEN, head, md5, options};
 use serde_json::json;
 
-/// Names that nothing can be stored under, as they are.
+/// Names under which nothing can be stored, not encoded.
 const HOSTILE: [&str; 17] = [
     "",
     "/",
@@ -80,7 +80,7 @@ fn bearer() -> (&'static str, String) {
 }
 
 #[tokio::test]
-async fn health_needs_no_token_and_names_the_capabilities() {
+async fn health_needs_no_token_and_lists_capabilities() {
     let (_running, mut c) = memory().await;
     c.write(&head("GET", "/health", &[])).await;
     let r = c.reply("GET").await;
@@ -105,7 +105,7 @@ async fn health_needs_no_token_and_names_the_capabilities() {
 }
 
 #[tokio::test]
-async fn a_blob_is_created_read_updated_and_deleted() {
+async fn blob_is_created_read_updated_and_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(embedded(&dir)).await;
     let mut c = running.client().await;
@@ -150,7 +150,7 @@ async fn a_blob_is_created_read_updated_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_tombstone_is_written_over_by_new_and_by_its_md5() {
+async fn tombstone_is_overwritten_by_new_and_by_its_md5() {
     let (_running, mut c) = memory().await;
     let (a, b) = (md5(b"a"), md5(b"b"));
     let r = c.put("/blob/x", &a, b"b").await;
@@ -170,7 +170,7 @@ async fn a_tombstone_is_written_over_by_new_and_by_its_md5() {
 }
 
 #[tokio::test]
-async fn a_write_needs_a_precondition_that_is_one() {
+async fn write_without_a_valid_precondition_is_refused() {
     let (_running, mut c) = memory().await;
     let r = c.send("PUT", "/blob/x", &[], b"a").await;
     assert_eq!((r.status, r.code().as_str()), (428, "PRECONDITION_REQUIRED"));
@@ -193,7 +193,7 @@ async fn a_write_needs_a_precondition_that_is_one() {
 }
 
 #[tokio::test]
-async fn conditions_of_http_stand_in_for_content_md5() {
+async fn http_conditions_replace_content_md5() {
     let (_running, mut c) = memory().await;
     let (a, b) = (md5(b"a"), md5(b"b"));
     let (tag_a, tag_b) = (format!("\"{a}\""), format!("\"{b}\""));
@@ -204,7 +204,7 @@ async fn conditions_of_http_stand_in_for_content_md5() {
     assert_eq!(c.send("PUT", "/blob/x", &[("If-Match", &tag_b)], b"b").await.status, 412);
     assert_eq!(c.send("PUT", "/blob/x", &[("If-Match", &tag_a)], b"b").await.status, 200);
     assert_eq!(c.send("PUT", "/blob/x", &[("If-Match", &b)], b"a").await.status, 200, "bare, as for DELETE");
-    // Content-MD5 alone counts where it is there.
+    // If Content-MD5 is present, the other conditions are ignored.
     let both = [("Content-MD5", a.as_str()), ("If-None-Match", "*")];
     assert_eq!(c.send("PUT", "/blob/x", &both, b"b").await.status, 200);
     let tags = format!("{tag_a}, {tag_b}");
@@ -221,7 +221,7 @@ async fn conditions_of_http_stand_in_for_content_md5() {
 }
 
 #[tokio::test]
-async fn who_has_no_token_learns_nothing() {
+async fn request_without_a_valid_token_gets_401() {
     let mut options = options();
     options.failed_attempts = std::num::NonZeroU32::MAX;
     let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
@@ -268,7 +268,7 @@ async fn who_has_no_token_learns_nothing() {
 }
 
 #[tokio::test]
-async fn hostile_names_are_refused_and_strange_ones_kept() {
+async fn hostile_names_are_refused_and_unusual_ones_stored() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(embedded(&dir)).await;
     let mut c = running.client().await;
@@ -305,7 +305,7 @@ async fn hostile_names_are_refused_and_strange_ones_kept() {
 }
 
 #[tokio::test]
-async fn other_methods_and_addresses() {
+async fn unknown_method_gets_405_and_unknown_address_404() {
     let (_running, mut c) = memory().await;
     for (method, target, allow) in [
         ("POST", "/blob/x", "GET, HEAD, PUT, DELETE"),
@@ -340,7 +340,7 @@ async fn race(running: &Running, method: &'static str, precondition: &str, tag: 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_sixteen_that_race_one_wins() {
+async fn one_of_sixteen_racing_writers_wins() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(embedded(&dir)).await;
     for round in 0..10 {
@@ -353,7 +353,7 @@ async fn of_sixteen_that_race_one_wins() {
         let created = won(&race(&running, "PUT", "new", &format!("c{round}.")).await, 201, 412).unwrap();
         let updated = won(&race(&running, "PUT", &created, &format!("u{round}.")).await, 200, 412).unwrap();
         let body = running.client().await.get("/blob/x").await.body;
-        assert_eq!(md5(&body), updated, "what was acknowledged is what is there");
+        assert_eq!(md5(&body), updated, "the stored content is the acknowledged one");
         won(&race(&running, "DELETE", &updated, "").await, 204, 404);
     }
 }
@@ -379,7 +379,7 @@ async fn read_answers_conditions_and_one_range() {
         let r = c.send("GET", target, &[("If-Match", tag)], b"").await;
         assert!(r.status == 200 && r.body == *content && r.header("accept-ranges") == Some("bytes"), "{target}");
 
-        // Never packed, whatever the client would take.
+        // A range is never packed.
         let from = size - 9;
         let range =
             [("Range", format!("bytes={from}-")), ("If-Match", tag.to_owned()), ("Accept-Encoding", "zstd".into())];
@@ -397,7 +397,7 @@ async fn read_answers_conditions_and_one_range() {
         let r = c.send("HEAD", target, &[("Range", "bytes=2-5")], b"").await;
         assert_eq!((r.status, r.header("content-length")), (200, Some(&*size.to_string())), "{target}");
     }
-    // Across the pieces in which a file is read.
+    // The range spans several pieces of the file.
     let r = c.send("GET", "/blob/large", &[("Range", "bytes=200000-600000")], b"").await;
     assert!(r.status == 206 && r.body == large[200_000..=600_000]);
 }
@@ -416,9 +416,9 @@ async fn large_blobs_stream_both_ways() {
     assert_eq!(c.send("HEAD", "/blob/video.bin", &[], b"").await.header("content-length"), Some("20971520"));
 }
 
-// On one thread, so that the thread's subscriber sees the proxy's tasks.
+// One thread, so that its log subscriber sees the tasks of the proxy.
 #[tokio::test(flavor = "current_thread")]
-async fn the_access_log_has_each_request_and_no_secret() {
+async fn access_log_has_each_request_and_no_secret() {
     let log = Log::default();
     let _guard = log.listen();
     let (running, mut c) = memory().await;

@@ -1,204 +1,114 @@
-//! Content codings of requests and answers (capability `encoding`): what a client asks for, and how much of it is done
-//! at once. Who asks for nothing gets contents as they are.
+//! Content codings of responses (capability `encoding`): choosing one, and packing with bounded effort.
+//!
+//! The codings themselves are in `protocol::encoding`. They are not async-compression's, which cannot bound the window
+//! of a frame before its memory is reserved.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, to_bytes};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue, VARY};
 use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::{BodyDataStream, BodyExt};
 use hyper::body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
-use super::Proxy;
-use super::answer::{Answer, Refusal};
-use super::auth::Caller;
-use super::blobs::Taker;
-use super::memory::{Allotment, Memory, SharedAllotment, hold};
-use crate::protocol::encoding::{Coding, CodingError, Decoder, Encoder, MAX_HEAD, MIN_SIZE, is_worth_it, window};
-use crate::store::Store;
+use super::limits::memory::{MemoryPermit, attach};
+use super::response::{BodyError, HttpResponse, ResponseBody, content_length, full_body, stream_body};
+use crate::protocol::encoding::{Coding, CodingError, Encoder, MIN_SIZE, is_worth_it};
 
-/// Answers packed at once; further ones go out as they are.
-const ENCODERS: usize = 16;
-/// Memory that unpacking a body takes besides its window, bytes.
-const DECODER: u64 = 512 * 1024;
-/// As much, bytes, is packed in between; more of it on a thread of its own.
-const IN_BETWEEN: usize = 64 * 1024;
+/// Responses packed at once. Further ones go out as they are.
+const MAX_ENCODERS: usize = 16;
+/// Longer pieces, bytes, are packed on a thread of their own.
+const MAX_INLINE_BYTES: usize = 64 * 1024;
 
-/// Limits the answers that are packed piece by piece at once.
-pub struct Encoders(Arc<Semaphore>);
+/// Packs responses, a limited number at once.
+pub(crate) struct ResponseEncoder(Arc<Semaphore>);
 
-impl Default for Encoders {
+impl Default for ResponseEncoder {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(ENCODERS)))
+        Self(Arc::new(Semaphore::new(MAX_ENCODERS)))
     }
 }
 
-/// The terms on which a body is taken in.
-#[derive(Debug, Clone, Copy)]
-pub struct BodyTerms {
-    pub coding: Option<Coding>,
-    /// Bytes there may be, packed and unpacked.
-    pub limit: u64,
-    /// Bytes of memory that are set aside for the taker.
-    pub memory: u64,
-}
-
-/// A body that came whole.
-pub struct Taken<T> {
-    pub taker: T,
-    /// Bytes, unpacked.
-    pub size: u64,
-    /// For the taker.
-    pub memory: Allotment,
-}
-
-/// Takes a body in, unpacked where it is packed.
-pub struct Intake<'a, T> {
-    budget: &'a Memory,
-    caller: &'a Caller,
-    patience: Duration,
-    terms: BodyTerms,
-    /// The beginning of a packed body, until it tells what it asks for.
-    head: BytesMut,
-    decoder: Option<Decoder>,
-    /// For the decoder.
-    decoding: Option<Allotment>,
-    /// For the taker, once the body may come.
-    memory: Option<Allotment>,
-    taker: T,
-    size: u64,
-}
-
-impl<'a, T: Taker> Intake<'a, T> {
-    /// Waits for the memory that the body needs. One that is packed tells only with its head how much that is.
-    ///
-    /// # Errors
-    /// [`Refusal::Busy`], when it is not there in time.
-    pub async fn begin<S: Store>(
-        proxy: &'a Proxy<S>,
-        caller: &'a Caller,
-        terms: BodyTerms,
-        taker: T,
-    ) -> Result<Self, Refusal> {
-        let (budget, patience) = (&proxy.memory, proxy.options.body_timeout);
-        let memory = match terms.coding {
-            None => Some(budget.reserve(caller, terms.memory, patience).await?),
-            Some(_) => None,
-        };
-        let (head, decoder, decoding) = (BytesMut::new(), None, None);
-        Ok(Self { budget, caller, patience, terms, head, decoder, decoding, memory, taker, size: 0 })
-    }
-
-    /// Takes the next piece.
-    ///
-    /// # Errors
-    /// When there is too much, it cannot be unpacked or kept, or there is no memory for unpacking it in time.
-    pub async fn push(&mut self, piece: Bytes) -> Result<(), Refusal> {
-        let Some(coding) = self.terms.coding else { return self.keep(piece).await };
-        if self.decoder.is_some() {
-            return self.unpack(piece).await;
+impl ResponseEncoder {
+    /// The response in the coding `accepted`, if that makes its content smaller. Its `ETag` stays that of the plain
+    /// content.
+    pub(crate) async fn encode(
+        &self,
+        accepted: Option<Coding>,
+        method: &Method,
+        mut response: HttpResponse,
+    ) -> HttpResponse {
+        if method.is_safe() && matches!(response.status(), StatusCode::OK | StatusCode::NOT_MODIFIED) {
+            response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
         }
-        self.head.extend_from_slice(&piece);
-        if self.head.len() < MAX_HEAD { Ok(()) } else { self.begin_unpacking(coding).await }
-    }
-
-    /// The body, once all of it came.
-    ///
-    /// # Errors
-    /// As for [`Intake::push`], and when the end is missing.
-    pub async fn finish(mut self) -> Result<Taken<T>, Refusal> {
-        if let Some(coding) = self.terms.coding {
-            if self.decoder.is_none() {
-                self.begin_unpacking(coding).await?;
+        // A response to HEAD has no content, and a response without a length is an event stream.
+        let coding = accepted.filter(|_| *method != Method::HEAD);
+        let (Some(coding), Some(length)) = (coding, content_length(response.headers())) else { return response };
+        if !is_packable(&response, length) {
+            return response;
+        }
+        let Ok(permit) = self.0.clone().try_acquire_owned() else { return response };
+        let (mut head, body) = response.into_parts();
+        let is_in_memory = body.size_hint().exact().is_some();
+        let packed =
+            if is_in_memory { pack_whole(coding, body).await } else { pack_stream(coding, length, body, permit).await };
+        match packed {
+            PackedBody::Whole(content) => {
+                set_content_encoding(&mut head.headers, coding);
+                head.headers.insert(CONTENT_LENGTH, HeaderValue::from(content.len()));
+                // The memory of the plain content is reserved for this one now.
+                let content = match head.extensions.get::<Arc<MemoryPermit>>() {
+                    Some(memory) => attach(content, memory.clone()),
+                    None => content,
+                };
+                Response::from_parts(head, full_body(content))
             }
-            self.decoder.ok_or(CodingError::CutOff(coding))?.finish()?;
+            PackedBody::Stream(body) => {
+                set_content_encoding(&mut head.headers, coding);
+                head.headers.remove(CONTENT_LENGTH);
+                Response::from_parts(head, body)
+            }
+            PackedBody::Unchanged(body) => Response::from_parts(head, body),
         }
-        let memory = self.memory.ok_or(Refusal::Busy)?;
-        Ok(Taken { taker: self.taker, size: self.size, memory })
-    }
-
-    /// Waits for the memory of decoder and taker together: none of it is held while the rest is waited for.
-    async fn begin_unpacking(&mut self, coding: Coding) -> Result<(), Refusal> {
-        let window = window(coding, &self.head)?;
-        let decoding = DECODER + window;
-        let mut memory = self.budget.reserve(self.caller, self.terms.memory + decoding, self.patience).await?;
-        self.decoding = memory.split(decoding);
-        self.memory = Some(memory);
-        self.decoder = Some(Decoder::new(coding, window)?);
-        let head = std::mem::take(&mut self.head).freeze();
-        self.unpack(head).await
-    }
-
-    async fn unpack(&mut self, mut piece: Bytes) -> Result<(), Refusal> {
-        while let Some(decoder) = &mut self.decoder
-            && let Some(plain) = decoder.decode(&mut piece)?
-        {
-            self.keep(plain).await?;
-        }
-        Ok(())
-    }
-
-    async fn keep(&mut self, plain: Bytes) -> Result<(), Refusal> {
-        self.size += plain.len() as u64;
-        if self.size > self.terms.limit {
-            return Err(Refusal::TooLarge(self.terms.limit));
-        }
-        let memory = self.memory.as_mut().ok_or(Refusal::Busy)?;
-        self.taker.take(plain, memory).await
     }
 }
 
-/// The coding of a request's body.
-///
-/// # Errors
-/// For any but the two, and for more than one: nobody packs twice to any good.
-pub fn of_body(headers: &HeaderMap) -> Result<Option<Coding>, Refusal> {
-    let mut coding = None;
-    for value in headers.get_all(CONTENT_ENCODING) {
-        for name in value.to_str().map_err(|_| Refusal::Encoding)?.split(',').map(str::trim) {
-            if name.is_empty() || name.eq_ignore_ascii_case("identity") {
-                continue;
-            }
-            if coding.is_some() {
-                return Err(Refusal::Encoding);
-            }
-            coding = Some(Coding::of(name).ok_or(Refusal::Encoding)?);
-        }
-    }
-    Ok(coding)
+fn is_packable(response: &HttpResponse, length: u64) -> bool {
+    let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
+    let is_packed = response.headers().contains_key(CONTENT_ENCODING);
+    length >= MIN_SIZE && !is_part && response.status().is_success() && !is_packed
 }
 
-/// The coding that an answer is to have: of those that the client names the one it likes most, and of several the best.
-/// None is also right, whatever the client says (RFC 9110, section 12.5.3); `*` names none.
-pub fn wanted(headers: &HeaderMap) -> Option<Coding> {
+/// The best coding that the client accepts. `None`: the content as it is, which is allowed whatever the client sends
+/// (RFC 9110, section 12.5.3). `*` is ignored.
+pub(crate) fn accepted_coding(headers: &HeaderMap) -> Option<Coding> {
     let lines = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let mut likes = [0; Coding::ALL.len()];
-    let mut plain = 0;
+    let mut weights = [0; Coding::ALL.len()];
+    let mut identity_weight = 0;
     for element in lines.flat_map(|line| line.split(',')) {
         let mut parts = element.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
         let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-        // In thousandths; a weight that is none is no wish.
+        // A malformed weight counts as 0.
         let weight = weight.map_or(Some(1000), thousandths).unwrap_or(0);
         if name.eq_ignore_ascii_case("identity") {
-            plain = weight;
+            identity_weight = weight;
         } else if let Some(coding) = Coding::of(name) {
-            likes[coding as usize] = weight;
+            weights[coding as usize] = weight;
         }
     }
-    // The first of the best.
-    let best = Coding::ALL.into_iter().rev().max_by_key(|coding| likes[*coding as usize])?;
-    let like = likes[best as usize];
-    (like > 0 && like >= plain).then_some(best)
+    // `max_by_key` takes the last of equal weights, so the better coding comes last.
+    let best = Coding::ALL.into_iter().rev().max_by_key(|coding| weights[*coding as usize])?;
+    let weight = weights[best as usize];
+    (weight > 0 && weight >= identity_weight).then_some(best)
 }
 
-/// A weight (RFC 9110, section 12.4.2): 0 to 1, with at most three decimals.
+/// A weight in thousandths (RFC 9110, section 12.4.2): 0 to 1, with at most three decimals.
 fn thousandths(text: &str) -> Option<u32> {
     let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
     if !matches!(whole, "0" | "1") || rest.len() > 3 || !rest.bytes().all(|b| b.is_ascii_digit()) {
@@ -208,126 +118,94 @@ fn thousandths(text: &str) -> Option<u32> {
     (weight <= 1000).then_some(weight)
 }
 
-/// The answer with its content as `wanted`, where it has one that gets smaller. Its tag stays that of the plain content.
-pub async fn encode<S: Store>(proxy: &Proxy<S>, wanted: Option<Coding>, method: &Method, mut answer: Answer) -> Answer {
-    if method.is_safe() && matches!(answer.status(), StatusCode::OK | StatusCode::NOT_MODIFIED) {
-        answer.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
-    }
-    let length = answer.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    // What has no length is a stream of events; and the answer to HEAD has no content.
-    let (Some(coding), Some(length)) = (wanted.filter(|_| *method != Method::HEAD), length) else { return answer };
-    let is_part = answer.status() == StatusCode::PARTIAL_CONTENT;
-    if length < MIN_SIZE || is_part || !answer.status().is_success() || answer.headers().contains_key(CONTENT_ENCODING)
-    {
-        return answer;
-    }
-    let Ok(turn) = proxy.encoders.0.clone().try_acquire_owned() else { return answer };
-    let (mut head, body) = answer.into_parts();
-    let exact = body.size_hint().exact().is_some();
-    let packed = if exact { whole(coding, body).await } else { pieces(coding, length, body, turn).await };
-    match packed {
-        Packed::Whole(content) => {
-            tell(&mut head.headers, coding);
-            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(content.len()));
-            // The memory that the plain content held is now for this one.
-            let content = match head.extensions.get::<SharedAllotment>() {
-                Some(memory) => hold(content, memory.clone()),
-                None => content,
-            };
-            Response::from_parts(head, content.into())
-        }
-        Packed::Pieces(body) => {
-            tell(&mut head.headers, coding);
-            head.headers.remove(CONTENT_LENGTH);
-            Response::from_parts(head, body)
-        }
-        Packed::Not(body) => Response::from_parts(head, body),
-    }
-}
-
-/// Says what the content of an answer is packed with.
-pub fn tell(headers: &mut HeaderMap, coding: Coding) {
+pub(crate) fn set_content_encoding(headers: &mut HeaderMap, coding: Coding) {
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
 }
 
-enum Packed {
+enum PackedBody {
     Whole(Bytes),
-    Pieces(Body),
-    /// As it was.
-    Not(Body),
+    Stream(ResponseBody),
+    Unchanged(ResponseBody),
 }
 
-/// `content` packed, where that is worth it.
-pub async fn pack(coding: Coding, content: Bytes) -> Option<Bytes> {
-    let packed = if content.len() <= IN_BETWEEN {
+/// `content` packed, or `None` if that saves too little.
+pub(crate) async fn pack(coding: Coding, content: Bytes) -> Option<Bytes> {
+    let packed = if content.len() <= MAX_INLINE_BYTES {
         coding.pack(&content)
     } else {
         spawn_blocking(move || coding.pack(&content)).await.unwrap_or(Ok(None))
     };
     packed.unwrap_or_else(|e| {
-        tracing::warn!("an answer goes out as it is: {e}");
+        tracing::warn!("a response goes out unpacked: {e}");
         None
     })
 }
 
-/// A content that is here already.
-async fn whole(coding: Coding, body: Body) -> Packed {
-    match to_bytes(body, usize::MAX).await {
-        Ok(content) => match pack(coding, content.clone()).await {
-            Some(packed) => Packed::Whole(packed),
-            None => Packed::Not(content.into()),
-        },
-        Err(e) => Packed::Not(Body::from_stream(stream::iter([Err::<Bytes, _>(e)]))),
+/// Packs a body that is in memory.
+async fn pack_whole(coding: Coding, body: ResponseBody) -> PackedBody {
+    match body.collect().await {
+        Ok(content) => {
+            let content = content.to_bytes();
+            match pack(coding, content.clone()).await {
+                Some(packed) => PackedBody::Whole(packed),
+                None => PackedBody::Unchanged(full_body(content)),
+            }
+        }
+        Err(e) => PackedBody::Unchanged(stream_body(stream::iter([Err::<Bytes, _>(e)]))),
     }
 }
 
-/// A content on its way, piece by piece. The first one tells whether it is worth it.
-async fn pieces(coding: Coding, length: u64, body: Body, turn: OwnedSemaphorePermit) -> Packed {
+/// Packs a body that comes in pieces. The first piece shows whether that saves enough.
+async fn pack_stream(coding: Coding, length: u64, body: ResponseBody, permit: OwnedSemaphorePermit) -> PackedBody {
     let mut pieces = body.into_data_stream();
     let first = match pieces.next().await {
         Some(Ok(first)) => first,
-        other => return Packed::Not(Body::from_stream(stream::iter(other).chain(pieces))),
+        other => return PackedBody::Unchanged(stream_body(stream::iter(other).chain(pieces))),
     };
     let trial = match Encoder::new(coding, Some(length)) {
-        Ok(encoder) => run(encoder, first.clone(), Encoder::flush).await,
+        Ok(encoder) => pack_piece(encoder, first.clone(), Encoder::flush).await,
         Err(e) => Err(io::Error::other(e)),
     };
     match trial {
         Ok((encoder, packed)) if is_worth_it(first.len(), packed.len()) => {
-            let rest = stream::try_unfold((Some(encoder), pieces, turn), |(encoder, mut pieces, turn)| async move {
-                let Some(encoder) = encoder else { return Ok::<_, axum::BoxError>(None) };
-                let (packed, encoder) = next(encoder, &mut pieces).await?;
-                Ok(Some((packed, (encoder, pieces, turn))))
-            });
-            Packed::Pieces(Body::from_stream(stream::iter([Ok(packed)]).chain(rest)))
+            let rest =
+                stream::try_unfold((Some(encoder), pieces, permit), |(encoder, mut pieces, permit)| async move {
+                    let Some(encoder) = encoder else { return Ok::<_, BodyError>(None) };
+                    let (packed, encoder) = pack_next(encoder, &mut pieces).await?;
+                    Ok(Some((packed, (encoder, pieces, permit))))
+                });
+            PackedBody::Stream(stream_body(stream::iter([Ok(packed)]).chain(rest)))
         }
-        failed_or_not => {
-            if let Err(e) = failed_or_not {
-                tracing::warn!("an answer goes out as it is: {e}");
+        not_packed => {
+            if let Err(e) = not_packed {
+                tracing::warn!("a response goes out unpacked: {e}");
             }
-            Packed::Not(Body::from_stream(stream::iter([Ok(first)]).chain(pieces)))
+            PackedBody::Unchanged(stream_body(stream::iter([Ok(first)]).chain(pieces)))
         }
     }
 }
 
-/// The next packed piece, which may be empty. What fails ends the content without the end that its coding has.
-async fn next(mut encoder: Encoder, pieces: &mut BodyDataStream) -> Result<(Bytes, Option<Encoder>), axum::BoxError> {
+/// The next packed piece, which may be empty. After an error the content lacks the end mark of its coding.
+async fn pack_next(
+    mut encoder: Encoder,
+    pieces: &mut BodyDataStream<ResponseBody>,
+) -> Result<(Bytes, Option<Encoder>), BodyError> {
     match pieces.next().await {
         Some(piece) => {
-            let (encoder, packed) = run(encoder, piece?, Encoder::encode).await?;
+            let (encoder, packed) = pack_piece(encoder, piece?, Encoder::encode).await?;
             Ok((packed, Some(encoder)))
         }
         None => Ok((encoder.finish(&[])?, None)),
     }
 }
 
-/// Packs one piece without holding up others.
-async fn run(
+/// Packs one piece. A long one does not block this thread.
+async fn pack_piece(
     mut encoder: Encoder,
     piece: Bytes,
-    how: fn(&mut Encoder, &[u8]) -> Result<Bytes, CodingError>,
+    pack: fn(&mut Encoder, &[u8]) -> Result<Bytes, CodingError>,
 ) -> io::Result<(Encoder, Bytes)> {
-    let long = piece.len() > IN_BETWEEN;
-    let work = move || how(&mut encoder, &piece).map(|packed| (encoder, packed)).map_err(io::Error::other);
-    if long { spawn_blocking(work).await? } else { work() }
+    let is_long = piece.len() > MAX_INLINE_BYTES;
+    let work = move || pack(&mut encoder, &piece).map(|packed| (encoder, packed)).map_err(io::Error::other);
+    if is_long { spawn_blocking(work).await? } else { work() }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use memsync::proxy::{Options, serve};
+use memsync::proxy::{ProxyOptions, serve};
 use memsync::store::Store;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,7 +31,7 @@ impl Running {
         Self::start_with(store, options()).await
     }
 
-    pub async fn start_with<S: Store>(store: Arc<S>, options: Options) -> Self {
+    pub async fn start_with<S: Store>(store: Arc<S>, options: ProxyOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -52,8 +52,8 @@ impl Running {
     }
 }
 
-pub fn options() -> Options {
-    Options::new(TOKEN.to_owned().into())
+pub fn options() -> ProxyOptions {
+    ProxyOptions::new(TOKEN.to_owned().into())
 }
 
 /// An answer. Header names are in lower case.

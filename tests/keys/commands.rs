@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use memsync::proxy::keys::{self, NewKey};
+use memsync::proxy::keys::{self, KeySpec};
 use memsync::store::RecordStore;
 use memsync::store::sqlite::SqliteRecords;
 use rustix::process::Signal;
@@ -42,7 +42,7 @@ impl Machine {
         self.command(args).output().unwrap()
     }
 
-    /// What it printed.
+    /// Its standard output.
     #[track_caller]
     fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
@@ -56,7 +56,7 @@ impl Machine {
         serde_json::from_str(&self.ok(&all)).unwrap()
     }
 
-    /// The exit code and what it told.
+    /// The exit code and standard error.
     fn fails(&self, args: &[&str]) -> (i32, String) {
         let out = self.run(args);
         assert!(out.stdout.is_empty(), "{args:?}: {}", String::from_utf8_lossy(&out.stdout));
@@ -109,7 +109,7 @@ impl Serving {
     }
 }
 
-/// Text of every file below a folder.
+/// The text of every file below a folder.
 fn all_text(dir: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -124,12 +124,12 @@ fn all_text(dir: &Path) -> String {
 }
 
 #[test]
-fn a_proxy_that_nobody_may_call_does_not_start() {
+fn proxy_without_any_credential_does_not_start() {
     let m = Machine::new();
     let (code, told) = m.fails(&["serve", "--listen", "127.0.0.1:0"]);
     assert!(code == 2 && told.contains("memsync key create") && told.contains("--token-file"), "{code} {told}");
     assert!(!m.at("home/proxy").exists(), "nothing is made");
-    // A store without a key makes no difference, a key that was revoked neither.
+    // A store without keys, or with only a revoked one, does not help.
     m.ok(&["user", "create", "ana"]);
     assert_eq!(m.fails(&["serve", "--listen", "127.0.0.1:0"]).0, 2);
     let id = m.json(&["key", "create"])["id"].as_str().unwrap().to_owned();
@@ -178,13 +178,13 @@ fn proxy_reads_its_log_level_without_a_config() {
         let told = String::from_utf8(out.stderr).unwrap();
         assert!(out.status.code() == Some(2) && told.contains(&format!("{name}=loud")), "{told}");
     }
-    // One step below what `-v` asks for, by the name that Python has for it.
+    // The name that Python uses for the level.
     let log = m.serve(&[("LOG_LEVEL", "WARNING"), ("MEMSYNC_TOKEN", "t0ken")]).stop();
     assert!(log.contains("serving ") && !log.contains("DEBUG"), "{log}");
 }
 
 #[test]
-fn keys_are_made_used_rotated_and_revoked_while_the_proxy_serves() {
+fn keys_are_created_rotated_and_revoked_while_serving() {
     let m = Machine::new();
     let first = m.run(&["key", "create", "--device", "desk"]);
     let (first, said) = (String::from_utf8(first.stdout).unwrap(), String::from_utf8(first.stderr).unwrap());
@@ -216,7 +216,7 @@ fn keys_are_made_used_rotated_and_revoked_while_the_proxy_serves() {
     let users = m.json(&["user", "list"]);
     assert_eq!((&users["users"][0]["quota"], &users["users"][0]["keys"]), (&(1u64 << 30).into(), &1.into()));
 
-    // The old secret ends at once, the new one works at once.
+    // The new secret replaces the old one at once.
     let id = first.split('_').nth(1).unwrap();
     let third = m.ok(&["key", "rotate", id, "--grace", "0s"]);
     let third = third.trim();
@@ -241,39 +241,39 @@ fn keys_are_made_used_rotated_and_revoked_while_the_proxy_serves() {
 }
 
 #[test]
-fn a_key_that_has_expired_opens_nothing_until_it_is_rotated_to_work_again() {
+fn expired_key_works_again_after_rotation() {
     let m = Machine::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let records = SqliteRecords::open_or_create(&m.at("home/proxy")).unwrap();
-    let new = NewKey { name: Some("old".to_owned()), expires: Some(Duration::from_secs(60)), ..NewKey::default() };
+    let new = KeySpec { name: Some("old".to_owned()), expires: Some(Duration::from_secs(60)), ..KeySpec::default() };
     let hour_ago = jiff::Timestamp::now() - Duration::from_secs(3600);
     let edit = keys::edit(&records, |keys| keys.create_key(&new, hour_ago));
     let id = runtime.block_on(edit).unwrap().key.id;
 
     let (code, told) = m.fails(&["serve", "--listen", "127.0.0.1:0"]);
-    assert!(code == 2 && told.contains("expired"), "nobody could call: {told}");
+    assert!(code == 2 && told.contains("expired"), "no valid credential is left: {told}");
     let (code, told) = m.fails(&["key", "rotate", &id]);
     assert!(code == 1 && told.contains("--expires") && told.contains("memsync key create"), "{told}");
     let token = m.ok(&["key", "rotate", &id, "--expires", "1h"]);
     let serving = m.serve(&[]);
     assert_eq!(serving.ask("GET", "/sync", token.trim()), 200);
 
-    // What only tells of uses may be damaged: the list is shown, and the next use begins it anew.
+    // With a damaged record of uses the list is still shown, and the next use replaces the record.
     serving.stop();
     let tag = runtime.block_on(records.read_record("keys-used")).unwrap().unwrap().tag;
     let damage = records.write_record("keys-used", Some(&tag), bytes::Bytes::from_static(b"{"));
     assert!(runtime.block_on(damage).unwrap());
     let listed = m.run(&["key", "list"]);
     let (out, told) = (String::from_utf8(listed.stdout).unwrap(), String::from_utf8(listed.stderr).unwrap());
-    assert!(listed.status.success() && out.contains("old") && told.contains("begins anew"), "{out}{told}");
+    assert!(listed.status.success() && out.contains("old") && told.contains("starts anew"), "{out}{told}");
     let serving = m.serve(&[]);
     assert_eq!(serving.ask("GET", "/sync", token.trim()), 200);
-    eventually("the last use is written down", || m.json(&["key", "list"])["keys"][0]["last_used"].is_string());
+    eventually("the last use is recorded", || m.json(&["key", "list"])["keys"][0]["last_used"].is_string());
     serving.stop();
 }
 
 #[test]
-fn what_is_wrong_is_told_with_what_to_do() {
+fn key_command_errors_say_what_to_do() {
     let m = Machine::new();
     for (args, exit, tells) in [
         (&["key", "list"][..], 1, "memsync key create"),
@@ -297,7 +297,7 @@ fn what_is_wrong_is_told_with_what_to_do() {
 }
 
 #[test]
-fn an_agent_with_a_key_that_may_not_write_says_so() {
+fn agent_with_a_read_only_key_reports_it() {
     let m = Machine::new();
     let key = m.ok(&["key", "create", "--read-only"]);
     let serving = m.serve(&[]);

@@ -1,11 +1,11 @@
-//! Tokens that a service elsewhere vouches for.
+//! Tokens that an external service verifies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use memsync::proxy::{Options, VerifierOptions};
+use memsync::proxy::{ProxyOptions, VerifierOptions};
 use memsync::testing::MemoryStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -14,25 +14,25 @@ use tokio::sync::watch;
 use super::proxy::{Client, Running, head};
 use super::{Log, client};
 
-/// A service that answers every question the same, and counts them.
+/// A verifier that counts its questions.
 struct Service {
     url: String,
     asked: Arc<AtomicUsize>,
     last: Arc<std::sync::Mutex<String>>,
-    /// No question is answered before this says so.
+    /// Questions wait until this allows answers.
     answers: watch::Sender<bool>,
-    /// Questions under way, and the most there ever were.
+    /// Questions in flight now, and their highest number so far.
     open: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
 }
 
 impl Service {
-    /// `answer`: status line, headers and body; nothing where it is empty.
+    /// Gives every question the same `answer`: status line, headers and body. An empty one is never sent.
     async fn start(answer: &'static str) -> Self {
         Self::start_with(move |_| answer).await
     }
 
-    /// [`Service::start`] with an answer that the question decides.
+    /// Like [`Service::start`], with an answer that depends on the question.
     async fn start_with(answer: impl Fn(&str) -> &'static str + Send + Sync + 'static) -> Self {
         let answer = Arc::new(answer);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -62,9 +62,9 @@ impl Service {
                     if answer.is_empty() {
                         std::future::pending::<()>().await;
                     }
-                    // Where the test has ended, so has this.
+                    // The test has ended.
                     let _ = answers.wait_for(|now| *now).await;
-                    // Before anybody hears of it and asks the next.
+                    // Counted before the proxy can send the next question.
                     open.fetch_sub(1, Ordering::SeqCst);
                     let _ = stream.write_all(answer.as_bytes()).await;
                 });
@@ -85,7 +85,7 @@ impl Service {
 async fn proxy(url: String, change: impl Fn(&mut VerifierOptions)) -> Running {
     let mut verifier = VerifierOptions::new(url, None);
     change(&mut verifier);
-    let options = Options { verifier: Some(verifier), ..Options::default() };
+    let options = ProxyOptions { verifier: Some(verifier), ..ProxyOptions::default() };
     Running::start_with(Arc::new(MemoryStore::new()), options).await
 }
 
@@ -98,7 +98,7 @@ async fn status(running: &Running, token: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_good_token_is_asked_about_once_in_a_while() {
+async fn valid_token_is_verified_once_per_cache_period() {
     let service = Service::start(ANA).await;
     let running = service.proxy(|v| v.app_id = Some("memory".to_owned())).await;
     let calls = (0..20).map(|_| {
@@ -118,7 +118,7 @@ async fn a_good_token_is_asked_about_once_in_a_while() {
     assert_eq!((status(&running, "another").await, service.asked()), (200, 2));
     assert!(!service.last.lock().unwrap().contains("theirs"));
 
-    let forgetful = service.proxy(|v| v.remember_good = Duration::ZERO).await;
+    let forgetful = service.proxy(|v| v.cache_valid = Duration::ZERO).await;
     for n in 3..6 {
         assert_eq!((status(&forgetful, "theirs").await, service.asked()), (200, n));
     }
@@ -131,7 +131,7 @@ const HOSTILE: &str =
     "HTTP/1.1 200 OK\r\nContent-Length: 29\r\nConnection: close\r\n\r\n{\"user_id\":\"../\",\"plan\":null}";
 
 #[tokio::test]
-async fn verified_users_are_bound_to_their_namespaces() {
+async fn verified_user_is_limited_to_its_namespaces() {
     let whose = |question: &str| match question {
         q if q.contains("of-ana") => ANA,
         q if q.contains("of-ben") => BEN,
@@ -161,21 +161,21 @@ async fn verified_users_are_bound_to_their_namespaces() {
 }
 
 #[tokio::test]
-async fn a_bad_token_is_refused_and_not_asked_about_at_once_again() {
+async fn invalid_token_is_refused_and_cached() {
     let service = Service::start(NOBODY).await;
-    let running = service.proxy(|v| v.remember_bad = Duration::from_secs(600)).await;
+    let running = service.proxy(|v| v.cache_invalid = Duration::from_secs(600)).await;
     for _ in 0..3 {
         assert_eq!((status(&running, "bad").await, service.asked()), (401, 1));
     }
-    let forgetful = service.proxy(|v| v.remember_bad = Duration::ZERO).await;
+    let forgetful = service.proxy(|v| v.cache_invalid = Duration::ZERO).await;
     assert_eq!((status(&forgetful, "bad").await, status(&forgetful, "bad").await, service.asked()), (401, 401, 3));
-    // What has the form of a key of this proxy is no business of the service.
+    // A token in the form of a key is not sent to the service.
     let key = format!("mk_{}_{}", "0".repeat(10), "0".repeat(64));
     assert_eq!((status(&running, &key).await, service.asked()), (401, 3));
 }
 
 #[tokio::test]
-async fn a_service_of_no_use_is_told_as_such() {
+async fn broken_verifier_gives_503() {
     for answer in [
         "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         "HTTP/1.1 403 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
@@ -188,21 +188,21 @@ async fn a_service_of_no_use_is_told_as_such() {
         "",
     ] {
         let service = Service::start(answer).await;
-        // Only who says nothing is waited for.
-        let patience = if answer.is_empty() { Duration::from_millis(300) } else { Duration::from_secs(20) };
-        let running = service.proxy(|v| v.timeout = patience).await;
+        // Only a silent service causes a wait.
+        let timeout = if answer.is_empty() { Duration::from_millis(300) } else { Duration::from_secs(20) };
+        let running = service.proxy(|v| v.timeout = timeout).await;
         let r = client(&running, "theirs").await.get("/sync").await;
         assert_eq!((r.status, r.code().as_str()), (503, "AUTH_UNAVAILABLE"), "{answer}");
         assert!(r.header("retry-after").is_some());
         assert_eq!(status(&running, "theirs").await, 503);
-        assert_eq!(service.asked(), 2, "a failure is not remembered");
+        assert_eq!(service.asked(), 2, "a failure is not cached");
     }
-    let nobody = proxy("http://127.0.0.1:1".to_owned(), |_| {}).await;
-    assert_eq!(status(&nobody, "theirs").await, 503, "nothing listens there");
+    let unreachable = proxy("http://127.0.0.1:1".to_owned(), |_| {}).await;
+    assert_eq!(status(&unreachable, "theirs").await, 503, "nothing listens there");
 }
 
 #[tokio::test]
-async fn a_service_is_asked_about_sixteen_tokens_at_a_time() {
+async fn verifier_gets_at_most_sixteen_questions_at_once() {
     let service = Service::start(ANA).await;
     service.answers.send_replace(false);
     let running = service.proxy(|v| v.timeout = Duration::from_secs(60)).await;
@@ -225,7 +225,7 @@ async fn a_service_is_asked_about_sixteen_tokens_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_slow_service_holds_nobody_up_for_long() {
+async fn slow_verifier_delays_requests_only_briefly() {
     let service = Service::start("").await;
     let running = service.proxy(|v| v.timeout = Duration::from_secs(3)).await;
     let calls = (0..60).map(|n| {
@@ -238,21 +238,21 @@ async fn a_slow_service_holds_nobody_up_for_long() {
     });
     let statuses: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
     assert!(statuses.iter().all(|status| *status == 503), "{statuses:?}");
-    assert!(service.asked() < 60, "those who wait for their turn give up before the others");
+    assert!(service.asked() < 60, "questions that wait for a permit time out first");
 }
 
-/// Whoever makes tokens up, and hangs up before the answer, holds up nobody who was good before.
+/// Invented tokens of clients that hang up do not delay tokens that were valid before.
 #[tokio::test]
-async fn strangers_who_hang_up_are_counted_and_hold_up_no_user() {
+async fn guesser_that_hangs_up_is_counted_and_delays_no_user() {
     let service = Service::start_with(|question| if question.contains("\"good\"") { ANA } else { "" }).await;
-    let running = service.proxy(|v| (v.timeout, v.remember_good) = (Duration::from_secs(20), Duration::ZERO)).await;
+    let running = service.proxy(|v| (v.timeout, v.cache_valid) = (Duration::from_secs(20), Duration::ZERO)).await;
     assert_eq!(status(&running, "good").await, 200);
-    // As many as are asked about at once, and some that wait.
-    let mut strangers = Vec::new();
+    // As many as may be in flight at once, and some that wait.
+    let mut guessers = Vec::new();
     for n in 0..18 {
         let mut c = running.client().await;
         c.write(&head("GET", "/sync", &[("Authorization", format!("Bearer made-up-{n}"))])).await;
-        strangers.push(c);
+        guessers.push(c);
     }
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while service.asked() < 1 + 16 {
@@ -260,16 +260,16 @@ async fn strangers_who_hang_up_are_counted_and_hold_up_no_user() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(status(&running, "good").await, 200, "it has turns of its own");
-    drop(strangers);
+    drop(guessers);
 
-    // Who left before the answer has failed: after a few the address has to wait, and nobody is asked for it.
-    let options = Options {
+    // Hanging up counts as a failure. After a few the address is blocked, and its tokens are not verified.
+    let options = ProxyOptions {
         verifier: Some(VerifierOptions {
             timeout: Duration::from_secs(2),
             ..VerifierOptions::new(service.url.clone(), None)
         }),
         failed_attempts: std::num::NonZeroU32::new(3).unwrap(),
-        ..Options::default()
+        ..ProxyOptions::default()
     };
     let strict = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     for n in 0..4 {
@@ -281,14 +281,14 @@ async fn strangers_who_hang_up_are_counted_and_hold_up_no_user() {
         }
     }
     while status(&strict, "yet-another").await != 429 {
-        assert!(tokio::time::Instant::now() < deadline, "those who left count");
+        assert!(tokio::time::Instant::now() < deadline, "clients that hung up are counted");
     }
     let asked = service.asked();
     assert_eq!((status(&strict, "one-more").await, service.asked()), (429, asked));
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_verified_token_is_in_no_log() {
+async fn verified_token_is_not_logged() {
     let log = Log::default();
     let _guard = log.listen();
     let service = Service::start(ANA).await;
@@ -304,10 +304,10 @@ async fn a_verified_token_is_in_no_log() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_stops_the_start() {
+async fn invalid_verifier_address_prevents_the_start() {
     let verifier = Some(VerifierOptions::new("auth.example.org".to_owned(), None));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let options = Options { verifier, ..Options::default() };
+    let options = ProxyOptions { verifier, ..ProxyOptions::default() };
     let ended = memsync::proxy::serve(listener, Arc::new(MemoryStore::new()), options, std::future::pending()).await;
     assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
 }

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
-use axum::extract::Request;
-use axum::response::Response;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::protocol::IndexEntry;
@@ -16,6 +20,7 @@ use memsync::remote::http::{HttpOptions, HttpRemote};
 use memsync::remote::{FetchedIndex, IndexUpdate, Remote};
 use memsync::store::{BlobMeta, GetOutcome, Precondition, S3Store, Store, system_clock};
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use super::proxy::{self, Reply, Running};
 use super::s3::{Fault, Server, Stored};
@@ -155,24 +160,35 @@ async fn delta_is_no_older_than_the_requests_read() {
 
 /// The address of a balancer that forwards each request to the proxy number `turn`.
 async fn balance(proxies: Vec<SocketAddr>, turn: Arc<AtomicUsize>) -> SocketAddr {
-    let client = reqwest::Client::new();
-    let pass = move |request: Request| {
-        let (client, to) = (client.clone(), proxies[turn.load(Ordering::SeqCst)]);
-        async move {
-            let url = format!("http://{to}{}", request.uri());
-            let answer = client.get(url).headers(request.headers().clone()).send().await.unwrap();
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = answer.status();
-            *response.headers_mut() = answer.headers().clone();
-            let body: Bytes = answer.bytes().await.unwrap();
-            *response.body_mut() = Body::from(body);
-            response
-        }
-    };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(pass)).await.unwrap() });
+    let client = reqwest::Client::new();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (client, proxies, turn) = (client.clone(), proxies.clone(), turn.clone());
+            let service = service_fn(move |request| {
+                let to = proxies[turn.load(Ordering::SeqCst)];
+                pass_on(client.clone(), to, request)
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
     address
+}
+
+async fn pass_on(
+    client: reqwest::Client,
+    to: SocketAddr,
+    request: Request<Incoming>,
+) -> reqwest::Result<Response<Full<Bytes>>> {
+    let url = format!("http://{to}{}", request.uri());
+    let answer = client.get(url).headers(request.headers().clone()).send().await?;
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    let mut response = Response::new(Full::new(answer.bytes().await?));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
 }
 
 /// An agent's copy of the index.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use memsync::proxy::keys::{self, NewKey, Scope};
+use memsync::proxy::keys::{self, KeyScope, KeySpec};
 use memsync::store::{Store, system_clock};
 
 use super::s3::Server;
@@ -14,8 +14,8 @@ use super::{BATCH, client, proxy, puts, s3, statuses};
 async fn with_quota(store: &impl Store, quota: u64) -> String {
     let now = jiff::Timestamp::now();
     keys::edit(store, |keys| keys.create_user("ana", Some(quota), now)).await.unwrap();
-    let scope = Scope { namespaces: vec!["*".parse().unwrap()], ..Scope::default() };
-    let new = NewKey { user: Some("ana".to_owned()), scope, ..NewKey::default() };
+    let scope = KeyScope { namespaces: vec!["*".parse().unwrap()], ..KeyScope::default() };
+    let new = KeySpec { user: Some("ana".to_owned()), scope, ..KeySpec::default() };
     let made = keys::edit(store, |keys| keys.create_key(&new, now)).await.unwrap();
     secrecy::ExposeSecret::expose_secret(&made.token).to_owned()
 }

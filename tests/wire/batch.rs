@@ -1,4 +1,4 @@
-//! `POST /batch`: each request in it as if it had come alone, and what is no batch at all.
+//! `POST /batch`: each request behaves as it would alone, and a malformed batch is refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ fn statuses(answers: &[Frame]) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn each_request_has_the_status_it_would_have_alone() {
+async fn batched_request_has_its_status_alone() {
     let dir = tempfile::tempdir().unwrap();
     each_status(Arc::new(MemoryStore::new())).await;
     each_status(Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap())).await;
@@ -104,7 +104,7 @@ async fn each_status<S: Store>(store: Arc<S>) {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_one_does_not_touch_the_others() {
+async fn invalid_request_in_a_batch_leaves_others_alone() {
     let running = Running::start(Arc::new(MemoryStore::new())).await;
     let mut c = running.client().await;
     let mut all = vec![put("first", "new", b"1")];
@@ -131,7 +131,7 @@ async fn what_is_wrong_with_one_does_not_touch_the_others() {
 }
 
 #[tokio::test]
-async fn what_is_no_batch_does_nothing() {
+async fn malformed_batch_changes_nothing() {
     let running = Running::start(Arc::new(MemoryStore::new())).await;
     let good = put("a", "new", b"hello");
     let whole = frames(std::slice::from_ref(&good));
@@ -168,7 +168,7 @@ async fn what_is_no_batch_does_nothing() {
     c.write(&head("POST", "/batch", &[("Content-Type", TYPE.to_owned()), ("Content-Length", "0".to_owned())])).await;
     assert_eq!(c.reply("POST").await.status, 401);
 
-    // One that is too large is refused before it is read, or when it is.
+    // A batch that is too large is refused before or while it is read.
     let large = frames(&[put("a", "new", &vec![0; 16 << 20])]);
     let r = post(&mut running.client().await, &large).await;
     assert_eq!((r.status, r.code().as_str()), (413, "TOO_LARGE"));
@@ -177,7 +177,7 @@ async fn what_is_no_batch_does_nothing() {
 }
 
 #[tokio::test]
-async fn an_answer_is_not_larger_than_a_batch_may_be() {
+async fn batch_response_keeps_to_its_size_limit() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap())).await;
     let mut c = running.client().await;
@@ -198,7 +198,7 @@ async fn an_answer_is_not_larger_than_a_batch_may_be() {
             false => assert_eq!((&head["status"], &head["error_code"]), (&json!(413), &json!("ASK_ALONE"))),
         }
     }
-    // Small ones have room beside it, and a limit of the proxy's own counts here too.
+    // Small blobs fit beside it. The proxy's own body limit applies too.
     assert_eq!(statuses(&batch(&mut c, &[get("f79"), get("f78")]).await), [200, 200]);
     let mut narrow = options();
     narrow.max_body = 1000;
@@ -208,7 +208,7 @@ async fn an_answer_is_not_larger_than_a_batch_may_be() {
 }
 
 #[tokio::test]
-async fn of_racing_batches_one_wins_each_path() {
+async fn one_of_the_racing_batches_wins_each_path() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap())).await;
     let mut tasks = Vec::new();
@@ -239,7 +239,7 @@ async fn of_racing_batches_one_wins_each_path() {
     assert_eq!(c.get("/sync").await.json()["index_cursor"], 200);
 }
 
-/// As [`batch`], in a namespace.
+/// Like [`batch`], in a namespace.
 async fn batch_in(c: &mut Client, ns: &str, of: &[Frame]) -> Vec<Frame> {
     let r = c.send("POST", &format!("/batch/{ns}"), &[("Content-Type", TYPE)], &frames(of)).await;
     assert_eq!((r.status, r.header("content-type")), (200, Some(TYPE)), "{:?}", String::from_utf8_lossy(&r.body));
@@ -247,7 +247,7 @@ async fn batch_in(c: &mut Client, ns: &str, of: &[Frame]) -> Vec<Frame> {
 }
 
 #[tokio::test]
-async fn in_a_namespace_the_preconditions_are_versions() {
+async fn batch_in_a_namespace_has_versions_as_preconditions() {
     let dir = tempfile::tempdir().unwrap();
     each_version(Arc::new(MemoryStore::new())).await;
     each_version(Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap())).await;
@@ -288,7 +288,7 @@ async fn each_version<S: Store>(store: Arc<S>) {
     let answers = batch_in(&mut c, ns, &[get("a"), (json!({"op": "delete", "path": "blob/b"}), vec![])]).await;
     assert_eq!(statuses(&answers), [404, 204]);
     assert_eq!((version(&answers[0]), &answers[0].0["md5"]), (dead, &json!(md5(b"one"))));
-    // A tombstone gives way to its version and to 0, as by itself.
+    // A tombstone is overwritten by its version and by 0, as in a request of its own.
     let answers = batch_in(&mut c, ns, &[put("a", dead, b"again"), put("blob/b", 0, b"again")]).await;
     assert_eq!(statuses(&answers), [201, 201]);
     assert_eq!(c.get("/blob/a").await.body, b"flat");

@@ -1,4 +1,4 @@
-//! Capability `encoding`: packed answers for who asks, packed bodies from who likes, and bombs.
+//! Capability `encoding`: packed responses, packed request bodies, and compression bombs.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ async fn get(c: &mut Client, target: &str, accept: &str) -> Reply {
     c.send("GET", target, &[("Accept-Encoding", accept)], b"").await
 }
 
-/// The content of an answer, unpacked, and its coding.
+/// The unpacked content of a response, and its coding.
 async fn content(c: &mut Client, r: &Reply) -> (Option<String>, Vec<u8>) {
     let coding = r.header("content-encoding").map(str::to_owned);
     let body = if r.header("transfer-encoding").is_some() { c.chunks().await.unwrap() } else { r.body.clone() };
@@ -32,13 +32,13 @@ async fn content(c: &mut Client, r: &Reply) -> (Option<String>, Vec<u8>) {
     (coding, plain)
 }
 
-/// A PUT of something new, packed as it says.
+/// A PUT of a new path with this `Content-Encoding`.
 async fn put(c: &mut Client, target: &str, coding: &str, body: &[u8]) -> Reply {
     c.send("PUT", target, &[("Content-MD5", "new"), ("Content-Encoding", coding)], body).await
 }
 
 #[tokio::test]
-async fn who_asks_gets_the_coding_that_it_likes_most() {
+async fn client_gets_its_preferred_coding() {
     let (_running, mut c) = memory().await;
     let note = text(5_000);
     c.put("/blob/note.md", "new", &note).await;
@@ -69,9 +69,9 @@ async fn who_asks_gets_the_coding_that_it_likes_most() {
     let two = [("Accept-Encoding", "br"), ("Accept-Encoding", "gzip")];
     let r = c.send("GET", "/blob/note.md", &two, b"").await;
     assert_eq!(r.header("content-encoding"), Some("gzip"));
-    assert_eq!(c.get("/blob/note.md").await.body, note, "who asks for nothing");
+    assert_eq!(c.get("/blob/note.md").await.body, note, "a client that accepts no coding");
 
-    // HEAD says what stands there; nothing else changes.
+    // A response to HEAD has the length of the plain content.
     let r = c.send("HEAD", "/blob/note.md", &[("Accept-Encoding", "zstd")], b"").await;
     assert_eq!((r.status, r.header("content-length"), r.header("content-encoding")), (200, Some("5000"), None));
     let r = get(&mut c, "/blob/absent", "zstd").await;
@@ -79,7 +79,7 @@ async fn who_asks_gets_the_coding_that_it_likes_most() {
 }
 
 #[tokio::test]
-async fn blobs_that_get_smaller_are_packed_whole_and_in_pieces() {
+async fn compressible_blobs_are_packed() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(embedded(&dir)).await;
     let mut c = running.client().await;
@@ -111,11 +111,11 @@ async fn blobs_that_get_smaller_are_packed_whole_and_in_pieces() {
 }
 
 #[tokio::test]
-async fn where_all_packers_are_busy_answers_go_out_as_they_are() {
+async fn response_is_unpacked_when_all_encoders_are_busy() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(embedded(&dir)).await;
     let mut c = running.client().await;
-    // Longer, packed, than what lies in the buffers of a connection.
+    // Longer, even packed, than the buffers of a connection.
     let large = text(60 << 20);
     assert_eq!(c.put("/blob/large", "new", &large).await.status, 201);
     let mut slow = Vec::new();
@@ -129,7 +129,7 @@ async fn where_all_packers_are_busy_answers_go_out_as_they_are() {
         slow.push(c);
     };
     assert!(r.body == large && slow.len() >= 16);
-    // Who has gone makes room.
+    // An ended connection frees its encoder.
     drop(slow);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
@@ -137,12 +137,12 @@ async fn where_all_packers_are_busy_answers_go_out_as_they_are() {
         if get(&mut c, "/blob/large", "gzip").await.header("content-encoding").is_some() {
             break;
         }
-        assert!(std::time::Instant::now() < deadline, "no room");
+        assert!(std::time::Instant::now() < deadline, "no encoder became free");
     }
 }
 
 #[tokio::test]
-async fn indexes_and_manifests_are_packed_and_their_tags_stay() {
+async fn packed_index_keeps_its_etag() {
     let (_running, mut c) = memory().await;
     for ns in ["", "/n"] {
         for n in 0..50 {
@@ -153,7 +153,7 @@ async fn indexes_and_manifests_are_packed_and_their_tags_stay() {
         let target = format!("/sync{ns}");
         let plain = c.get(&target).await;
         let etag = plain.header("etag").unwrap();
-        // Twice, as the second time it is packed already.
+        // Twice: the second response comes from the cache.
         for coding in ["zstd", "gzip", "zstd", "gzip"] {
             let r = get(&mut c, &target, coding).await;
             assert_eq!((r.header("etag"), r.header("content-type")), (Some(etag), Some("application/json")));
@@ -173,7 +173,7 @@ async fn indexes_and_manifests_are_packed_and_their_tags_stay() {
 }
 
 #[tokio::test]
-async fn packed_bodies_are_taken_as_what_they_hold() {
+async fn packed_body_is_stored_unpacked() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(embedded(&dir)).await;
     let mut c = running.client().await;
@@ -187,7 +187,7 @@ async fn packed_bodies_are_taken_as_what_they_hold() {
         }
         let plain = text(4_000);
         let (body, digest) = (pack(coding, &plain), md5(&plain));
-        // The digest of a body is that of its content.
+        // The MD5 is that of the unpacked content.
         let target = format!("/n/blob/{coding}");
         let mut headers = vec![("If-Match-Version", "0"), ("Content-Encoding", coding)];
         headers.push(("Content-MD5", &digest));
@@ -201,7 +201,7 @@ async fn packed_bodies_are_taken_as_what_they_hold() {
     }
     let index = c.get("/sync").await.json();
     assert_eq!(index["files"]["zstd5000"]["size"], 5000);
-    // In a batch, and its answer.
+    // A packed batch and its packed response.
     let (a, b) = (text(9_000), noise(2_000));
     let all = frames(&[batch::put("a", "new", &a), batch::put("b", "new", &b), batch::get("zstd5000")]);
     for coding in BOTH {
@@ -217,7 +217,7 @@ async fn packed_bodies_are_taken_as_what_they_hold() {
 }
 
 #[tokio::test]
-async fn a_promised_digest_is_held_to() {
+async fn body_with_another_md5_than_promised_is_refused() {
     let (_running, mut c) = memory().await;
     let plain = text(2_000);
     let (right, packed) = (md5(&plain), pack("zstd", &plain));
@@ -225,7 +225,7 @@ async fn a_promised_digest_is_held_to() {
         let headers = [("Content-MD5", "new"), ("X-Memsync-Md5", md5), ("Content-Encoding", coding)];
         c.send("PUT", "/blob/x", &headers, body).await
     };
-    // Its coding got lost on the way.
+    // The Content-Encoding got lost on the way.
     let r = send(&mut c, &right, "identity", &packed).await;
     assert_eq!((r.status, r.code().as_str()), (400, "DIGEST_MISMATCH"));
     assert_eq!(send(&mut c, "none", "zstd", &packed).await.code(), "INVALID_HEADER");
@@ -236,7 +236,7 @@ async fn a_promised_digest_is_held_to() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_unpacked_writes_nothing() {
+async fn corrupt_packed_body_writes_nothing() {
     let (running, mut c) = memory().await;
     let plain = text(5_000);
     let refused = async |coding: &str, body: &[u8], status: u16, code: &str| {
@@ -259,7 +259,7 @@ async fn what_cannot_be_unpacked_writes_nothing() {
         for bad in [&good[..good.len() - 1], &good[..3], b"", b"x", &plain, &damaged, &trailing] {
             refused(coding, bad, 400, "INVALID_ENCODING").await;
         }
-        // Twice is once too often, in whatever words.
+        // Two codings are refused in every notation.
         let twice = pack(coding, &good);
         for said in [format!("{coding}, {coding}"), format!("{coding}, gzip"), format!("br, {coding}")] {
             refused(&said, &twice, 415, "UNSUPPORTED_ENCODING").await;
@@ -272,7 +272,7 @@ async fn what_cannot_be_unpacked_writes_nothing() {
         refused(unknown, &pack("zstd", &plain), 415, "UNSUPPORTED_ENCODING").await;
     }
     refused("zstd", &pack("gzip", &plain), 400, "INVALID_ENCODING").await;
-    // A length that lies, and pieces that end too early.
+    // A wrong length, and chunks that end too early.
     let good = pack("zstd", &plain);
     let head = |more: &str| {
         let auth = format!("Authorization: Bearer {}", super::TOKEN);
@@ -294,12 +294,12 @@ async fn what_cannot_be_unpacked_writes_nothing() {
 }
 
 #[tokio::test]
-async fn bombs_do_not_go_off() {
+async fn compression_bomb_is_refused() {
     let mut options = options();
     options.max_body = 8 << 20;
     let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     for (coding, bomb) in [
-        // As much of it as may come would be a quarter of a terabyte.
+        // Unpacked, the largest allowed body would be a quarter of a terabyte.
         ("zstd", zstd_bomb(400 << 30, 23)),
         ("gzip", gzip_bomb(200 << 20)),
         ("zstd", zstd_bomb((8 << 20) + 1, 20)),
@@ -320,13 +320,13 @@ async fn bombs_do_not_go_off() {
         }
     }
     let mut c = running.client().await;
-    // Exactly as much as is taken, and a window beyond the bound.
+    // Exactly the size limit, and a window beyond its limit.
     let fits = zstd_bomb(8 << 20, 20);
     assert_eq!(put(&mut c, "/blob/fits", "zstd", &fits).await.status, 201);
     let r = put(&mut c, "/blob/x", "zstd", &zstd_bomb(1000, 24)).await;
     assert_eq!((r.status, r.code().as_str()), (413, "TOO_LARGE"));
     let mut c = running.client().await;
-    // Frames without end and without content: what comes is bounded too.
+    // Endless empty frames: the packed size is limited too.
     let empty = zstd_bomb(1, 10).repeat((8 << 20) / 10 + 1);
     assert_eq!(put(&mut c, "/blob/x", "zstd", &empty).await.status, 413);
     let mut c = running.client().await;

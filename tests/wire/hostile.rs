@@ -1,11 +1,11 @@
-//! Clients that mean harm: floods, giants, lies about lengths, guessed tokens, places held for nothing.
+//! Hostile clients: floods, huge requests, false lengths, guessed tokens, and connections held open.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use memsync::proxy::keys::{self, NewKey};
+use memsync::proxy::keys::{self, KeySpec};
 use memsync::testing::MemoryStore;
 use secrecy::ExposeSecret;
 use tokio::io::AsyncWriteExt;
@@ -14,13 +14,13 @@ use super::bearer;
 use super::packed::{pack, text, zstd_bomb};
 use super::proxy::{Client, Reply, Running, TOKEN, head, options};
 
-async fn memory(change: impl FnOnce(&mut memsync::proxy::Options)) -> Running {
+async fn memory(change: impl FnOnce(&mut memsync::proxy::ProxyOptions)) -> Running {
     let mut options = options();
     change(&mut options);
     Running::start_with(Arc::new(MemoryStore::new()), options).await
 }
 
-/// Sends what the other side may not want to read to its end, and gives its answer, if any.
+/// Sends pieces until the proxy stops reading them. Gives its response, if any.
 async fn pour(c: &mut Client, pieces: impl Iterator<Item = Vec<u8>>) -> Option<Reply> {
     for piece in pieces {
         if c.stream.write_all(&piece).await.is_err() {
@@ -31,14 +31,14 @@ async fn pour(c: &mut Client, pieces: impl Iterator<Item = Vec<u8>>) -> Option<R
 }
 
 #[tokio::test]
-async fn a_path_of_ten_megabytes_is_refused() {
+async fn path_of_ten_megabytes_is_refused() {
     let running = memory(|_| ()).await;
     for unit in ["x", "x/", "%2e%2e/", "%"] {
         let mut c = running.client().await;
         let begin = std::iter::once(b"GET /blob/".to_vec());
         let many = std::iter::repeat_n(unit.repeat(10_000).into_bytes(), 10_000_000 / unit.len() / 10_000);
         let r = pour(&mut c, begin.chain(many).chain([b" HTTP/1.1\r\nHost: p\r\n\r\n".to_vec()])).await;
-        // Cut off with the answer under way, it may not arrive.
+        // The connection may end before the response arrives.
         assert!(r.is_none_or(|r| matches!(r.status, 414 | 431)), "{unit}");
     }
     let mut c = running.client().await;
@@ -50,7 +50,7 @@ async fn a_path_of_ten_megabytes_is_refused() {
 }
 
 #[tokio::test]
-async fn a_flood_of_headers_is_refused() {
+async fn flood_of_headers_is_refused() {
     let running = memory(|_| ()).await;
     let many: Vec<(String, String)> = (0..101).map(|n| (format!("X-{n}"), "v".to_owned())).collect();
     let many: Vec<(&str, String)> = many.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
@@ -58,7 +58,7 @@ async fn a_flood_of_headers_is_refused() {
     c.write(&head("GET", "/health", &many)).await;
     assert_eq!(c.reply("GET").await.status, 431);
     assert!(c.ended().await);
-    // Endless ones, and one without an end.
+    // Headers without end, and one header without end.
     for line in ["X-Flood: 0123456789012345678901234567890123456789\r\n", "0123456789"] {
         let mut c = running.client().await;
         let begin = std::iter::once(b"GET /health HTTP/1.1\r\nX: ".to_vec());
@@ -69,7 +69,7 @@ async fn a_flood_of_headers_is_refused() {
 }
 
 #[tokio::test]
-async fn lengths_that_lie_write_nothing() {
+async fn false_content_length_writes_nothing() {
     let running = memory(|_| ()).await;
     let put = |more: &[(&'static str, &str)]| {
         let mut headers = vec![bearer(), ("Content-MD5", "new".to_owned())];
@@ -92,8 +92,8 @@ async fn lengths_that_lie_write_nothing() {
         assert!(c.ended().await, "{lie:?}");
         assert_eq!(running.client().await.get("/blob/x").await.status, 404, "{lie:?}");
     }
-    // Both lengths at once: the pieces count (RFC 9112, section 6.3), and what somebody else on the way took for more of
-    // the body is a request that has to show a token of its own.
+    // With both lengths the chunks count (RFC 9112, section 6.3). Bytes that a reverse proxy took for more of the body are
+    // a new request, which needs a token of its own.
     let mut c = running.client().await;
     assert_eq!(c.put("/blob/there", "new", b"stays").await.status, 201);
     let smuggled = head("DELETE", "/blob/there", &[]);
@@ -102,12 +102,12 @@ async fn lengths_that_lie_write_nothing() {
     c.write(&[both, b"0\r\n\r\n".to_vec(), smuggled].concat()).await;
     let first = c.try_reply("PUT").await;
     assert!(first.is_none_or(|r| r.status == 400 || r.status == 201));
-    assert!(c.try_reply("DELETE").await.is_none_or(|r| r.status == 401), "it shows none");
+    assert!(c.try_reply("DELETE").await.is_none_or(|r| r.status == 401), "it has no token");
     let mut c = running.client().await;
     assert_eq!(c.get("/blob/there").await.body, b"stays");
     let x = c.get("/blob/x").await;
     assert!(x.status == 404 || (x.status, x.body.len()) == (200, 0), "{x:?}");
-    // Pieces that are none.
+    // Malformed chunks.
     for chunk in ["zz\r\nabc\r\n", "ffffffffffffffffff\r\nabc", "3\r\nabcdef\r\n0\r\n\r\n", "-3\r\nabc\r\n"] {
         let mut c = running.client().await;
         c.write(
@@ -129,7 +129,7 @@ async fn lengths_that_lie_write_nothing() {
 }
 
 #[tokio::test]
-async fn names_are_decoded_once_whatever_they_hide() {
+async fn name_is_decoded_only_once() {
     let running = memory(|_| ()).await;
     let mut c = running.client().await;
     for (name, status) in [
@@ -152,7 +152,7 @@ async fn names_are_decoded_once_whatever_they_hide() {
 }
 
 #[tokio::test]
-async fn a_token_guesser_is_held_off_and_who_is_known_there_is_not() {
+async fn token_guesser_is_blocked_and_trusted_tokens_pass() {
     let running = memory(|options| options.failed_attempts = NonZeroU32::new(20).unwrap()).await;
     let mut known = running.client().await;
     assert_eq!(known.get("/sync").await.status, 200);
@@ -175,18 +175,18 @@ async fn a_token_guesser_is_held_off_and_who_is_known_there_is_not() {
     assert_eq!(r.code(), "TOO_MANY_REQUESTS");
     let wait: u64 = r.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=4).contains(&wait), "{wait}");
-    // A request that shows no token is no guess, and health needs none.
+    // A request without a token is no guess, and health needs none.
     guesser.write(&head("GET", "/sync", &[])).await;
     assert_eq!(guesser.reply("GET").await.status, 401);
     assert_eq!(guesser.get("/health").await.status, 200);
-    // The right token was shown from this address before: by the old connection and by new ones it is taken.
+    // The valid token was shown from this address before, so it passes on old and new connections.
     assert_eq!(known.get("/sync").await.status, 200);
     assert_eq!(running.client().await.get("/sync").await.status, 200);
 }
 
 #[tokio::test]
-async fn a_right_token_that_was_never_shown_waits_only_as_long_as_it_is_told() {
-    // 600 a minute: a tenth of a second each.
+async fn new_valid_token_waits_until_retry_after() {
+    // 600 a minute: one each tenth of a second.
     let running = memory(|options| options.failed_attempts = NonZeroU32::new(600).unwrap()).await;
     let mut c = running.client().await;
     let wrong = head("GET", "/sync", &[("Authorization", "Bearer wrong".to_owned())]);
@@ -203,43 +203,43 @@ async fn a_right_token_that_was_never_shown_waits_only_as_long_as_it_is_told() {
 }
 
 #[tokio::test]
-async fn strangers_do_not_take_all_places() {
+async fn honest_client_connects_despite_silent_peers() {
     let running = memory(|options| {
         options.max_connections = 12;
-        options.max_strangers = 6;
-        options.max_strangers_per_address = 4;
+        options.max_unauthenticated = 6;
+        options.max_unauthenticated_per_address = 4;
         options.head_timeout = Duration::from_secs(120);
     })
     .await;
-    let mut strangers = Vec::new();
+    let mut silent = Vec::new();
     for _ in 0..100 {
         let mut c = running.client().await;
         c.write(b"GET /health HTTP/1.1\r\nX: ").await;
-        strangers.push(c);
+        silent.push(c);
     }
     let mut c = running.client().await;
-    assert_eq!(c.get("/sync").await.status, 200, "there is a place for who comes to the point");
-    for c in &mut strangers[..90] {
-        assert!(c.ended().await, "the oldest had to go");
+    assert_eq!(c.get("/sync").await.status, 200, "an honest client is served");
+    for c in &mut silent[..90] {
+        assert!(c.ended().await, "the oldest are closed");
     }
-    // Who is known stays, whoever else comes.
+    // A connection with a valid token stays open, however many others come.
     for _ in 0..20 {
-        strangers.push(running.client().await);
+        silent.push(running.client().await);
     }
     assert_eq!(c.get("/sync").await.status, 200);
 }
 
 #[tokio::test]
-async fn a_stranger_must_come_to_the_point() {
+async fn connection_without_a_token_may_not_idle() {
     let running = memory(|options| options.head_timeout = Duration::from_millis(200)).await;
     let mut c = running.client().await;
     c.write(&head("GET", "/health", &[])).await;
     assert_eq!(c.reply("GET").await.status, 200);
-    assert!(c.ended().await, "no idling without a token");
+    assert!(c.ended().await, "the connection ends without another request");
 }
 
 #[tokio::test]
-async fn a_caller_keeps_to_its_rate() {
+async fn caller_is_limited_to_its_request_rate() {
     let running = memory(|options| options.rate = NonZeroU32::new(5)).await;
     let mut c = running.client().await;
     let mut answers = Vec::new();
@@ -250,25 +250,25 @@ async fn a_caller_keeps_to_its_rate() {
     assert!(refused.len() > 10 && answers[0].status == 200, "{}", refused.len());
     assert_eq!(refused[0].header("retry-after"), Some("1"));
     c.write(&head("GET", "/health", &[("Authorization", format!("Bearer {TOKEN}"))])).await;
-    assert_eq!(c.reply("GET").await.status, 200, "health is for everybody");
+    assert_eq!(c.reply("GET").await.status, 200, "health has no rate limit");
 }
 
-/// A proxy with two keys, by their tokens.
+/// A proxy with two keys, and their tokens.
 async fn two_keys() -> (Running, [String; 2]) {
     two_keys_with(options()).await
 }
 
-async fn two_keys_with(options: memsync::proxy::Options) -> (Running, [String; 2]) {
+async fn two_keys_with(options: memsync::proxy::ProxyOptions) -> (Running, [String; 2]) {
     let store = Arc::new(MemoryStore::new());
     let mut tokens = [String::new(), String::new()];
     for token in &mut tokens {
-        let made = keys::edit(store.as_ref(), |keys| keys.create_key(&NewKey::default(), Timestamp::now())).await;
+        let made = keys::edit(store.as_ref(), |keys| keys.create_key(&KeySpec::default(), Timestamp::now())).await;
         made.unwrap().token.expose_secret().clone_into(token);
     }
     (Running::start_with(store, options).await, tokens)
 }
 
-/// Begins a request whose body goes on coming; `begin` of it has come when this is done, as far as can be seen.
+/// Starts a request and sends `begin` of its body once the proxy asks for it.
 async fn unfinished(
     running: &Running,
     token: &str,
@@ -288,18 +288,20 @@ async fn unfinished(
     c
 }
 
-/// The answer of a proxy that does not wait until somebody is cut off.
+/// The response, which must come before slow clients are cut off.
 async fn soon(answer: impl Future<Output = Reply>) -> Reply {
-    tokio::time::timeout(Duration::from_secs(15), answer).await.expect("it is held up by others")
+    tokio::time::timeout(Duration::from_secs(15), answer)
+        .await
+        .expect("a response within 15 s, in spite of slow clients")
 }
 
 #[tokio::test]
-async fn slow_batches_of_one_key_do_not_hold_up_those_of_another() {
+async fn slow_batches_of_one_key_do_not_delay_another_key() {
     let (running, [slow, other]) = two_keys().await;
     let mut held = Vec::new();
     for n in 0..20 {
         let kind = [("Content-Type", super::frames::TYPE)];
-        // The first have their turns when they are asked for their bodies; the others wait for one.
+        // The first requests get memory and are asked for their bodies. The others wait.
         let begin: &[u8] = if n < 4 { b"\0" } else { b"" };
         held.push(unfinished(&running, &slow, ("POST", "/batch"), &kind, begin).await);
     }
@@ -312,7 +314,7 @@ async fn slow_batches_of_one_key_do_not_hold_up_those_of_another() {
 }
 
 #[tokio::test]
-async fn slow_batches_of_the_token_do_not_hold_up_those_of_a_key() {
+async fn slow_batches_of_the_proxy_token_do_not_delay_a_key() {
     let (running, [_, other]) = two_keys().await;
     let mut held = Vec::new();
     for n in 0..20 {
@@ -328,11 +330,11 @@ async fn slow_batches_of_the_token_do_not_hold_up_those_of_a_key() {
     drop(held);
 }
 
-/// Uploads and answers draw from one budget.
+/// Uploads and responses share one budget.
 #[tokio::test]
-async fn slow_uploads_of_one_key_hold_up_only_itself() {
+async fn slow_uploads_of_one_key_delay_only_that_key() {
     let mut options = options();
-    // A share is 256 KiB: room for five bodies of 50,000 bytes.
+    // A part is 256 KiB and holds five bodies of 50,000 bytes.
     options.body_memory = 1 << 20;
     options.body_timeout = Duration::from_secs(60);
     let (running, [slow, other]) = two_keys_with(options).await;
@@ -350,24 +352,24 @@ async fn slow_uploads_of_one_key_hold_up_only_itself() {
     assert_eq!(soon(c.get("/blob/x")).await.body.len(), 100_000);
     assert_eq!(soon(c.put("/blob/y", "new", &[7; 100_000])).await.status, 201);
     let early = tokio::time::timeout(Duration::from_millis(300), waits.try_reply("GET")).await;
-    assert!(early.is_err(), "the share of its key is taken");
+    assert!(early.is_err(), "the memory of its key is used up");
     drop(held);
     assert_eq!(soon(waits.reply("GET")).await.status, 200);
 }
 
 #[tokio::test]
-async fn slow_packed_bodies_of_one_key_do_not_hold_up_those_of_another() {
+async fn slow_packed_bodies_do_not_delay_another_key() {
     let (running, [slow, other]) = two_keys().await;
     let mut held = Vec::new();
     for n in 0..20 {
-        // The beginning of what asks for the most memory that there is for one.
+        // The start of a body that needs the most memory allowed.
         let begin = &zstd_bomb(1 << 30, 23)[..1000];
         let more = [("Content-MD5", "new"), ("Content-Encoding", "zstd")];
         held.push(unfinished(&running, &slow, ("PUT", &format!("/blob/{n}")), &more, begin).await);
     }
     let mut c = running.client().await;
     c.token = other;
-    // As much as one of the slow ones asks for, more than may be left when all the others are there.
+    // The large body needs as much memory as a slow one, more than the slow ones could leave.
     for (path, body) in [("/blob/small", pack("zstd", &text(5_000))), ("/blob/large", zstd_bomb(9 << 20, 23))] {
         let r = soon(c.send("PUT", path, &[("Content-MD5", "new"), ("Content-Encoding", "zstd")], &body)).await;
         assert_eq!(r.status, 201, "{path}");

@@ -1,4 +1,4 @@
-//! The index, whole and as a delta, and the events that say when to read it.
+//! The index, whole and as a delta, and the events that announce changes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::proxy::{Running, head, md5, options, sample};
 use super::{bearer, embedded, memory};
 
 #[tokio::test]
-async fn the_index_lists_everything_and_says_when_it_has_not_changed() {
+async fn index_lists_all_files_and_answers_304_if_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(embedded(&dir)).await;
     let mut c = running.client().await;
@@ -76,7 +76,7 @@ async fn the_index_lists_everything_and_says_when_it_has_not_changed() {
 }
 
 #[tokio::test]
-async fn index_tells_a_client_of_a_store_that_was_set_back() {
+async fn index_reports_a_store_that_was_set_back() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(embedded(&dir)).await;
     let mut c = running.client().await;
@@ -89,7 +89,7 @@ async fn index_tells_a_client_of_a_store_that_was_set_back() {
         (format!("{history}%3A0"), false),
         (format!("{history}:2"), true),
         ("another:1".to_owned(), true),
-        // No point at all, as from a client of another kind.
+        // Other clients send no point of a history.
         ("junk".to_owned(), false),
     ] {
         let r = c.get(&format!("/sync?since=0&epoch={epoch}&history={point}")).await;
@@ -101,7 +101,7 @@ async fn index_tells_a_client_of_a_store_that_was_set_back() {
 }
 
 #[tokio::test]
-async fn every_change_is_an_event() {
+async fn each_change_is_an_event() {
     let (running, mut c) = memory().await;
     c.put("/blob/before", "new", b"x").await;
     let mut events = running.client().await;
@@ -115,7 +115,7 @@ async fn every_change_is_an_event() {
     c.delete("/blob/a%20b").await;
     assert!(events.until("id: 3\ndata: {\"cursor\":3,\"path\":\"a b\"}\n\n").await.matches("id:").count() == 1);
 
-    // Resumed, it begins after the last event that came; from nowhere known, with one that says: read the index.
+    // A resumed stream begins after the last event. After an unknown one it begins with an event without a path.
     for (last, first) in [
         ("1", "id: 3\ndata: {\"cursor\":3,\"path\":\"a b\"}"),
         ("0", "id: 1\ndata: {\"cursor\":1,\"path\":\"before\"}"),
@@ -132,7 +132,7 @@ async fn every_change_is_an_event() {
 }
 
 #[tokio::test]
-async fn events_pass_a_front_unbuffered_and_answer_head() {
+async fn event_stream_forbids_buffering_and_answers_head() {
     let (running, mut c) = memory().await;
     let r = c.send("HEAD", "/events", &[], b"").await;
     assert_eq!((r.status, r.header("content-type")), (200, Some("text/event-stream")));
@@ -143,7 +143,7 @@ async fn events_pass_a_front_unbuffered_and_answer_head() {
 }
 
 #[tokio::test]
-async fn idle_event_streams_show_that_they_live_and_end_at_once_on_stop() {
+async fn idle_event_stream_sends_heartbeats_and_ends_on_stop() {
     let mut options = options();
     options.heartbeat = Duration::from_millis(20);
     options.stop_timeout = Duration::from_secs(60);
@@ -164,9 +164,9 @@ async fn idle_event_streams_show_that_they_live_and_end_at_once_on_stop() {
     }
 }
 
-/// A delta is written for the one who asks; the whole index is there already, once for all.
+/// Each delta is rendered for one request. The whole index is rendered once for all requests.
 #[tokio::test]
-async fn who_is_far_behind_gets_the_index_that_all_share() {
+async fn client_far_behind_gets_the_whole_index() {
     let store = Arc::new(MemoryStore::new());
     let running = Running::start(store.clone()).await;
     for n in 0..4200 {

@@ -1,12 +1,12 @@
-//! What the proxy does to those who send too much, too slowly or not all of it, and how it stops.
+//! Bodies that are too large, too slow or truncated, and how the proxy stops.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use memsync::path::RelPath;
-use memsync::proxy::Options;
-use memsync::proxy::keys::{self, NewKey};
+use memsync::proxy::ProxyOptions;
+use memsync::proxy::keys::{self, KeySpec};
 use memsync::store::{Precondition, Store};
 use memsync::testing::MemoryStore;
 use secrecy::ExposeSecret;
@@ -16,7 +16,7 @@ use super::proxy::{Client, Reply, Running, head, options};
 use super::{batch, bearer, embedded};
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_is_refused_and_the_refusal_arrives() {
+async fn oversized_body_gets_413() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = options();
     options.max_body = 1_000_000;
@@ -25,7 +25,7 @@ async fn a_body_beyond_the_limit_is_refused_and_the_refusal_arrives() {
 
     let mut c = running.client().await;
     assert_eq!(c.put("/blob/fits", "new", &body[1..]).await.status, 201);
-    // By its length, before the body is sent, and with all of it sent regardless.
+    // Refused by its length, before the body is sent, and when all of it is sent regardless.
     let mut c = running.client().await;
     let headers = [bearer(), ("Content-MD5", "new".into()), ("Content-Length", "9999999999".into())];
     c.write(&head("PUT", "/blob/x", &headers)).await;
@@ -36,7 +36,7 @@ async fn a_body_beyond_the_limit_is_refused_and_the_refusal_arrives() {
     c.write(&head("PUT", "/blob/x", &headers)).await;
     c.write(&vec![7; 40_000_000]).await;
     assert_eq!(c.reply("PUT").await.status, 413);
-    // By its size, when it has no length.
+    // Refused by its size if it has no length.
     let mut c = running.client().await;
     let headers = [bearer(), ("Content-MD5", "new".into()), ("Transfer-Encoding", "chunked".into())];
     c.write(&head("PUT", "/blob/x", &headers)).await;
@@ -56,7 +56,7 @@ async fn a_body_beyond_the_limit_is_refused_and_the_refusal_arrives() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_cut_off_writes_nothing() {
+async fn truncated_body_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(embedded(&dir)).await;
     for sent in [0, 10, 400_000, 2_000_000] {
@@ -75,13 +75,13 @@ async fn a_body_that_is_cut_off_writes_nothing() {
     let mut c = running.client().await;
     assert_eq!(c.get("/blob/x").await.status, 404);
     assert_eq!(c.get("/sync").await.json()["files"], json!({}));
-    // A piece that is just being written ends on a thread of its own.
+    // A piece in flight is written by another thread.
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while std::fs::read_dir(dir.path().join("store/bodies")).unwrap().count() > 0 {
-        assert!(tokio::time::Instant::now() < deadline, "what was begun goes");
+        assert!(tokio::time::Instant::now() < deadline, "partial bodies are removed");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // More than was announced is no part of the body.
+    // Bytes beyond the announced length are not part of the body.
     c.write(&head("PUT", "/blob/x", &[bearer(), ("Content-MD5", "new".into()), ("Content-Length", "2".into())])).await;
     c.write(b"abcdef\r\n\r\n").await;
     assert_eq!(c.reply("PUT").await.status, 201);
@@ -89,7 +89,7 @@ async fn a_body_that_is_cut_off_writes_nothing() {
 }
 
 #[tokio::test]
-async fn who_stalls_is_cut_off() {
+async fn stalling_peer_is_cut_off() {
     let mut options = options();
     options.head_timeout = Duration::from_millis(300);
     options.body_timeout = Duration::from_millis(300);
@@ -110,7 +110,7 @@ async fn who_stalls_is_cut_off() {
     let r = slow.reply("PUT").await;
     assert_eq!((r.status, r.code().as_str()), (408, "BODY_TIMEOUT"));
 
-    // A byte now and then does not help, in the head or in the body.
+    // A byte now and then does not reset the limits for head and body.
     for (begin, drip) in [
         (b"GET /health HTTP/1.1\r\nX: ".to_vec(), "a"),
         (head("PUT", "/blob/x", &[bearer(), ("Content-MD5", "new".into()), ("Content-Length", "9999".into())]), "b"),
@@ -119,7 +119,7 @@ async fn who_stalls_is_cut_off() {
         dripping.write(&begin).await;
         let began = Instant::now();
         let mut every = tokio::time::interval(Duration::from_millis(20));
-        // Ends when the proxy has closed its side.
+        // Ends once the proxy has closed its side.
         loop {
             every.tick().await;
             if tokio::io::AsyncWriteExt::write_all(&mut dripping.stream, drip.as_bytes()).await.is_err() {
@@ -132,7 +132,7 @@ async fn who_stalls_is_cut_off() {
         }
     }
 
-    // Between requests there is more time, and then it ends.
+    // An idle connection has more time between requests, then it is closed.
     let mut idle = unhurried.client().await;
     assert_eq!(idle.get("/sync").await.status, 200);
     tokio::time::sleep(Duration::from_millis(600)).await;
@@ -143,14 +143,14 @@ async fn who_stalls_is_cut_off() {
     assert_eq!(running.client().await.get("/blob/x").await.status, 404);
 }
 
-/// Headers of a PUT of 6 bytes that waits to be asked for its body.
+/// Headers of a PUT of 6 bytes that waits for 100 Continue.
 fn expecting() -> [(&'static str, String); 4] {
     let length = ("Content-Length", "6".to_owned());
-    [bearer(), ("Content-MD5", "new".to_owned()), length, ("Precondition", "100-continue".to_owned())]
+    [bearer(), ("Content-MD5", "new".to_owned()), length, ("Expect", "100-continue".to_owned())]
 }
 
 #[tokio::test]
-async fn a_stop_lets_requests_in_flight_finish_and_then_closes() {
+async fn stop_lets_requests_in_flight_finish() {
     let running = Running::start(Arc::new(MemoryStore::new())).await;
     let addr = running.addr;
     let mut idle = running.client().await;
@@ -161,7 +161,7 @@ async fn a_stop_lets_requests_in_flight_finish_and_then_closes() {
     busy.write(b"abc").await;
     let stopping = tokio::spawn(running.stop());
     assert!(idle.ended().await);
-    assert!(tokio::net::TcpStream::connect(addr).await.is_err(), "nothing new is accepted");
+    assert!(tokio::net::TcpStream::connect(addr).await.is_err(), "new connections are refused");
     busy.write(b"def").await;
     assert_eq!(busy.reply("PUT").await.status, 201);
     assert!(busy.ended().await);
@@ -169,7 +169,7 @@ async fn a_stop_lets_requests_in_flight_finish_and_then_closes() {
 }
 
 #[tokio::test]
-async fn a_stop_does_not_wait_for_ever() {
+async fn stop_ends_after_its_timeout() {
     let mut options = options();
     options.stop_timeout = Duration::from_millis(50);
     let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
@@ -182,7 +182,7 @@ async fn a_stop_does_not_wait_for_ever() {
 }
 
 #[tokio::test]
-async fn who_does_not_read_is_cut_off() {
+async fn peer_that_does_not_read_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = options();
     options.max_connections = 1;
@@ -191,27 +191,27 @@ async fn who_does_not_read_is_cut_off() {
     let mut c = running.client().await;
     assert_eq!(c.put("/blob/big", "new", &vec![5; 30_000_000]).await.status, 201);
     c.write(&head("GET", "/blob/big", &[bearer()])).await;
-    // The only place is taken until the one who does not read is put out.
+    // The only connection is in use until the peer that does not read is cut off.
     let mut next = running.client().await;
     assert_eq!(next.get("/sync").await.status, 200);
-    assert!(c.try_reply("GET").await.is_none(), "what came of the blob is not taken for the whole");
+    assert!(c.try_reply("GET").await.is_none(), "a truncated blob is no complete response");
 }
 
-/// A proxy with 60 contents of 256 KiB, `f0` and so on, and a key's token.
+/// A proxy with 60 blobs of 256 KiB, named `f0` and so on, and the token of a key.
 async fn many_contents() -> (Running, String) {
     let store = Arc::new(MemoryStore::new());
-    let made = keys::edit(store.as_ref(), |keys| keys.create_key(&NewKey::default(), Timestamp::now())).await.unwrap();
+    let made = keys::edit(store.as_ref(), |keys| keys.create_key(&KeySpec::default(), Timestamp::now())).await.unwrap();
     for n in 0..60 {
-        // Of six bits a byte: it can be packed, and is large all the same.
+        // Six random bits a byte: it can be packed and stays large.
         let content: Vec<u8> = (0..256 * 1024).map(|_| b'0' + fastrand::u8(..64)).collect();
         let path = RelPath::parse(&format!("f{n}")).unwrap();
         store.put_bytes("", &path, Precondition::Absent, content.into()).await.unwrap();
     }
-    let options = Options { body_timeout: Duration::from_secs(60), ..Options::default() };
+    let options = ProxyOptions { body_timeout: Duration::from_secs(60), ..ProxyOptions::default() };
     (Running::start_with(store, options).await, made.token.expose_secret().to_owned())
 }
 
-/// Asks for `names` in one batch and reads nothing of the answer.
+/// Requests `names` in one batch and reads nothing of the response.
 async fn ask(running: &Running, token: &str, coding: &str, names: &[String]) -> Client {
     let mut c = running.client().await;
     let body = crate::frames::frames(&names.iter().map(|name| batch::get(name)).collect::<Vec<_>>());
@@ -226,9 +226,10 @@ async fn ask(running: &Running, token: &str, coding: &str, names: &[String]) -> 
     c
 }
 
-/// A batch's answer is in memory as a whole until it is read: further ones have less room, and name what did not fit.
+/// The whole response to a batch is in memory until it is read. Later responses get less room and name the blobs that do
+/// not fit.
 #[tokio::test]
-async fn unread_answers_hold_memory_until_they_are_read() {
+async fn unread_responses_hold_memory_until_they_are_read() {
     let (running, token) = many_contents().await;
     let names: Vec<_> = (0..60).map(|n| format!("f{n}")).collect();
     let length = |r: &Reply| r.header("content-length").unwrap().parse::<usize>().unwrap();
@@ -242,9 +243,9 @@ async fn unread_answers_hold_memory_until_they_are_read() {
             if length(&r) < least {
                 break;
             }
-            assert!(slow.len() < 20, "{coding}: there is no end to the answers that nobody reads");
+            assert!(slow.len() < 20, "{coding}: unread responses do not use up the memory");
         }
-        assert!(slow.len() > 1, "{coding}: the first has all the room");
+        assert!(slow.len() > 1, "{coding}: the first response gets all it needs");
         drop(slow);
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -252,13 +253,13 @@ async fn unread_answers_hold_memory_until_they_are_read() {
             if length(&c.reply("HEAD").await) >= least {
                 break;
             }
-            assert!(Instant::now() < deadline, "{coding}: the memory is given back");
+            assert!(Instant::now() < deadline, "{coding}: the memory is free again");
         }
     }
 }
 
 #[tokio::test]
-async fn further_connections_wait_for_room() {
+async fn connection_beyond_the_limit_waits() {
     let mut options = options();
     options.max_connections = 2;
     let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
@@ -272,9 +273,9 @@ async fn further_connections_wait_for_room() {
 }
 
 #[tokio::test]
-async fn an_empty_token_is_refused() {
+async fn empty_token_is_refused() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let options = memsync::proxy::Options::new(String::new().into());
+    let options = memsync::proxy::ProxyOptions::new(String::new().into());
     let refused = memsync::proxy::serve(listener, Arc::new(MemoryStore::new()), options, async {}).await;
     assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
 }

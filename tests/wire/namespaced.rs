@@ -1,5 +1,4 @@
-//! The namespaced dialect over real HTTP: every line of its table, and clients that are deployed already, by requests
-//! as they put them on the wire.
+//! The namespaced dialect over real HTTP: every line of its table, and recorded requests of deployed clients.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +6,7 @@ use memsync::store::sqlite::SqliteSettings;
 
 use super::*;
 
-/// PUT with `If-Match-Version` and no word on the answer's body.
+/// PUT with `If-Match-Version` and without `Prefer`.
 async fn put(c: &mut Client, target: &str, version: u64, body: &[u8]) -> Reply {
     c.send("PUT", target, &[("If-Match-Version", &version.to_string())], body).await
 }
@@ -17,7 +16,7 @@ fn version(r: &Reply) -> u64 {
 }
 
 #[tokio::test]
-async fn a_namespaced_blob_is_created_read_updated_and_deleted() {
+async fn namespaced_blob_is_created_read_updated_and_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(embedded(&dir)).await;
     let mut c = running.client().await;
@@ -74,7 +73,7 @@ async fn a_namespaced_blob_is_created_read_updated_and_deleted() {
         listed["versions"].as_array().unwrap().iter().map(|v| v["version"].as_u64().unwrap()).collect();
     assert_eq!(listed, [v3, v2, v1]);
     assert_eq!(c.get(&format!("{url}?version={v1}")).await.body, b"one");
-    // A tombstone gives way to its version, and to 0.
+    // A tombstone is overwritten by its version and by 0.
     assert_eq!(put(&mut c, url, v2, b"old").await.status, 412);
     let r = put(&mut c, url, v3, b"again").await;
     assert!(r.status == 201 && version(&r) > v3, "{r:?}");
@@ -85,7 +84,7 @@ async fn a_namespaced_blob_is_created_read_updated_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_namespaced_write_needs_a_version_that_is_one() {
+async fn namespaced_write_without_a_valid_version_is_refused() {
     let (_running, mut c) = memory().await;
     let url = "/n/blob/x";
     for headers in [&[][..], &[("Content-MD5", "new")], &[("If-None-Match", "*")]] {
@@ -102,7 +101,7 @@ async fn a_namespaced_write_needs_a_version_that_is_one() {
 }
 
 #[tokio::test]
-async fn a_body_with_another_digest_is_not_written() {
+async fn namespaced_body_with_another_md5_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(embedded(&dir)).await;
     let mut c = running.client().await;
@@ -132,7 +131,7 @@ async fn a_body_with_another_digest_is_not_written() {
 }
 
 #[tokio::test]
-async fn the_manifest_can_be_declined() {
+async fn client_may_decline_the_index_after_a_write() {
     let (_running, mut c) = memory().await;
     let minimal = [("If-Match-Version", "0"), ("Prefer", "return=minimal")];
     let r = c.send("PUT", "/n/blob/x", &minimal, b"a").await;
@@ -148,7 +147,7 @@ async fn the_manifest_can_be_declined() {
 }
 
 #[tokio::test]
-async fn namespaces_are_apart_from_one_another_and_from_the_flat_dialect() {
+async fn namespaces_are_isolated() {
     let (running, mut c) = memory().await;
     assert_eq!(c.put("/blob/x", "new", b"flat").await.status, 201);
     for ns in ["a", "a/b", "b"] {
@@ -164,7 +163,7 @@ async fn namespaces_are_apart_from_one_another_and_from_the_flat_dialect() {
     assert_eq!(flat["files"]["x"]["md5"], md5(b"flat"));
     assert_eq!((flat.get("index_version"), flat["files"]["x"].get("version")), (None, None), "the flat index is plain");
 
-    // What has not changed in one namespace is told so, whatever happens in another; so are deltas and events.
+    // The ETag, deltas and events of a namespace do not depend on changes in another.
     let r = c.get("/sync/a").await;
     let (etag, index) = (r.header("etag").unwrap().to_owned(), r.json());
     let mut events = running.client().await;
@@ -184,7 +183,7 @@ async fn namespaces_are_apart_from_one_another_and_from_the_flat_dialect() {
 }
 
 #[tokio::test]
-async fn slashes_may_be_hidden_and_the_last_plain_blob_separates() {
+async fn last_plain_blob_segment_ends_the_namespace() {
     let (_running, mut c) = memory().await;
     for (ns, path, writes, reads) in [
         ("team/notes", "a/b.md", "/team%2Fnotes/blob/a%2Fb.md", "/team/notes/blob/a/b.md"),
@@ -249,7 +248,7 @@ async fn hostile_namespaces_are_refused() {
         let r = c.send("PUT", &format!("/n/blob/{path}"), &[("If-Match-Version", "0")], b"").await;
         assert_eq!((r.status, r.code().as_str()), (400, "INVALID_PATH"), "{path}");
     }
-    // Not one of a proxy's own addresses can be written to.
+    // The addresses of the proxy itself cannot be written to.
     for (target, status) in [("/sync/blob/x", 400), ("/events/blob/x", 400), ("/sync/n", 405), ("/events/n", 405)] {
         assert_eq!(c.send("PUT", target, &[("If-Match-Version", "0")], b"").await.status, status, "{target}");
     }
@@ -304,15 +303,15 @@ async fn one_of_many_writers_of_a_version_wins() {
         let won: Vec<_> = replies.iter().filter(|r| r.status == 200).collect();
         assert_eq!((won.len(), replies.iter().filter(|r| r.status == 412).count()), (1, 15));
         held = version(won[0]);
-        // Manifests are of their own write or a later one.
+        // The index in a response has the write or a later one.
         assert!(won[0].json()["files"]["x"]["version"].as_u64() >= Some(held));
     }
 }
 
-/// What a deployed sync client says in a first sync of two files, a change, a conflict and a deletion: bytes as its
-/// HTTP library writes them (with lower-case names, `Accept` and the like, and a path encoded as a whole).
+/// A first sync of two files, a change, a conflict and a deletion, in the bytes that the HTTP library of a deployed client
+/// writes: lower-case header names, `Accept` and others, and a path encoded as a whole.
 #[tokio::test]
-async fn a_deployed_client_works_unchanged() {
+async fn deployed_client_works_unchanged() {
     let (running, _) = memory().await;
     let mut c = running.client().await;
     let common = format!(
@@ -352,7 +351,7 @@ async fn a_deployed_client_works_unchanged() {
     }
     assert!(manifest["index_version"].is_u64() && manifest["index_last_modified"].is_string());
 
-    // A second write without the version of the first is told what is held.
+    // A second write without the version of the first gets the current state.
     let r = ask(&mut c, &format!("PUT {url}"), &upload("0", "other"), "other").await;
     let error = r.json();
     assert_eq!((r.status, &error["error_code"]), (412, &json!("PRECONDITION_FAILED")));

@@ -1,4 +1,4 @@
-//! What whoever runs a proxy looks at: metrics, health, request ids.
+//! Metrics, health and request ids, for the operator of a proxy.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::proxy::{Client, Running, TOKEN, head, options, sample};
 use super::{bearer, embedded, memory};
 
 #[tokio::test]
-async fn metrics_count_what_happens_and_name_nothing() {
+async fn metrics_count_requests_and_contain_no_names() {
     let (running, mut c) = memory().await;
     let mut events = running.client().await;
     events.write(&head("GET", "/events", &[bearer()])).await;
@@ -25,7 +25,7 @@ async fn metrics_count_what_happens_and_name_nothing() {
     c.reply("GET").await;
 
     c.write(&head("GET", "/metrics", &[])).await;
-    assert_eq!(c.reply("GET").await.status, 401, "not for strangers");
+    assert_eq!(c.reply("GET").await.status, 401, "metrics need a token");
     let r = c.get("/metrics").await;
     assert!(r.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     let text = String::from_utf8(r.body).unwrap();
@@ -50,7 +50,7 @@ async fn metrics_count_what_happens_and_name_nothing() {
     assert!(sample(&text, "memsync_sent_bytes_total") > 300.0);
     assert!(text.ends_with("# EOF\n") && !text.contains("private") && !text.contains(TOKEN), "{text}");
 
-    // Another proxy in the same process counts for itself, and what is over is counted no more.
+    // Another proxy in the same process has counts of its own, and ended connections are not counted as open.
     let (_other, mut o) = memory().await;
     let text = String::from_utf8(o.get("/metrics").await.body).unwrap();
     assert!(!text.contains("route=\"blob\""), "{text}");
@@ -62,7 +62,7 @@ async fn metrics_count_what_happens_and_name_nothing() {
 }
 
 #[tokio::test]
-async fn metrics_may_have_a_door_of_their_own_and_nothing_else_is_behind_it() {
+async fn metrics_port_serves_only_metrics() {
     let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
     let mut options = options();
     options.metrics_listener = Some(listener.clone());
@@ -70,7 +70,7 @@ async fn metrics_may_have_a_door_of_their_own_and_nothing_else_is_behind_it() {
     let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     let mut main = running.client().await;
     assert_eq!(main.get("/metrics").await.status, 404);
-    // All places are taken; this one is another.
+    // All connections of the main port are in use.
     let mut c = Client::connect(listener.local_addr().unwrap()).await;
     c.write(&head("GET", "/metrics", &[])).await;
     let r = c.reply("GET").await;
@@ -83,7 +83,7 @@ async fn metrics_may_have_a_door_of_their_own_and_nothing_else_is_behind_it() {
 }
 
 #[tokio::test]
-async fn health_says_what_is_wrong_and_what_will_be() {
+async fn health_reports_failures_and_warnings() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = options();
     options.low_space = u64::MAX;
@@ -99,7 +99,7 @@ async fn health_says_what_is_wrong_and_what_will_be() {
     let (_enough, mut c) = memory().await;
     assert!(c.get("/health").await.json().get("warnings").is_none());
 
-    // A full disk takes no writes, and that shows until there is room again.
+    // While the disk is full, writes fail and health says so.
     let full = tempfile::tempdir().unwrap();
     let settings = SqliteSettings { max_database_bytes: Some(1024 * 1024), ..SqliteSettings::default() };
     let running = Running::start(Arc::new(SqliteStore::open_with(&full.path().join("store"), settings).unwrap())).await;
@@ -121,7 +121,7 @@ async fn health_says_what_is_wrong_and_what_will_be() {
     assert_eq!(c.put("/blob/small", "new", b"x").await.status, 201);
     assert_eq!(c.get("/health").await.json()["status"], "ok");
 
-    // Without its database the store fails, also where a connection is open, and no path is shown.
+    // Without its database the store fails on new and open connections, and health shows no path.
     let broken = tempfile::tempdir().unwrap();
     let store = embedded(&broken);
     store.health().await.unwrap();
@@ -136,7 +136,7 @@ async fn health_says_what_is_wrong_and_what_will_be() {
 }
 
 #[tokio::test]
-async fn every_answer_names_its_request() {
+async fn response_repeats_the_request_id() {
     let (_running, mut c) = memory().await;
     let mut ids = std::collections::BTreeSet::new();
     for target in ["/health", "/sync", "/blob/absent", "/nowhere", "/blob/.."] {

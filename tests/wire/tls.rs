@@ -1,11 +1,11 @@
-//! The same proxy over TLS: pinned certificates, their renewal, and what is no TLS.
+//! The proxy over TLS: pinned certificates, their renewal, and plain HTTP on the TLS port.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use memsync::protocol::Pin;
-use memsync::proxy::Options;
-use memsync::proxy::tls::{Identity, Tls};
+use memsync::proxy::ProxyOptions;
+use memsync::proxy::tls::{ServerTls, TlsIdentity};
 use memsync::remote::RemoteError;
 use memsync::remote::http::{HttpOptions, HttpRemote};
 use memsync::testing::MemoryStore;
@@ -20,11 +20,11 @@ use super::bearer;
 use super::proxy::{Running, TOKEN, head, options};
 
 /// A certificate for `localhost`, as PEM, and its identity.
-fn certificate() -> (String, Identity) {
+fn certificate() -> (String, TlsIdentity) {
     let key = rcgen::KeyPair::generate().unwrap();
     let names = vec!["localhost".to_owned()];
     let pem = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem();
-    let identity = Identity::from_pem(pem.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+    let identity = TlsIdentity::from_pem(pem.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
     (pem, identity)
 }
 
@@ -32,14 +32,14 @@ struct Encrypted {
     running: Running,
     pem: String,
     pin: Pin,
-    tls: Tls,
+    tls: ServerTls,
 }
 
-async fn start(change: impl FnOnce(&mut Options)) -> Encrypted {
+async fn start(change: impl FnOnce(&mut ProxyOptions)) -> Encrypted {
     let (pem, identity) = certificate();
     let pin = identity.pin();
-    let tls = Tls::new(identity, false);
-    let mut options = Options { tls: Some(tls.clone()), ..options() };
+    let tls = ServerTls::new(identity, false);
+    let mut options = ProxyOptions { tls: Some(tls.clone()), ..options() };
     change(&mut options);
     Encrypted { running: Running::start_with(Arc::new(MemoryStore::new()), options).await, pem, pin, tls }
 }
@@ -61,7 +61,7 @@ impl Encrypted {
         .unwrap()
     }
 
-    /// A connection that trusts the certificate as if an authority had signed it.
+    /// A connection that trusts the certificate as an authority.
     async fn connect(&self) -> TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
@@ -77,7 +77,7 @@ impl Encrypted {
     }
 }
 
-/// Sends, and reads until `end` has come or the connection ends.
+/// Sends a request and reads until `end` comes or the connection ends.
 async fn ask(stream: &mut TlsStream<TcpStream>, request: &[u8], end: &str) -> String {
     stream.write_all(request).await.unwrap();
     read_until(stream, end).await
@@ -100,7 +100,7 @@ async fn read_until(stream: &mut TlsStream<TcpStream>, end: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_agent_trusts_the_pinned_certificate_and_no_other() {
+async fn agent_trusts_only_the_pinned_certificate() {
     let proxy = start(|options| options.token = Some(TOKEN.replace(' ', "-").into())).await;
     let remote = proxy.remote(proxy.pin);
     assert_eq!(remote.health().await.unwrap().status, "ok");
@@ -113,9 +113,9 @@ async fn the_agent_trusts_the_pinned_certificate_and_no_other() {
     }
 }
 
-/// Somebody who shows the right certificate but has not its key.
+/// A server that shows the right certificate and lacks its key.
 #[tokio::test]
-async fn a_copied_certificate_is_worth_nothing_without_its_key() {
+async fn copied_certificate_without_its_key_is_refused() {
     let (pem, identity) = certificate();
     let chain = vec![CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()];
     let other = rcgen::KeyPair::generate().unwrap();
@@ -157,7 +157,7 @@ async fn a_copied_certificate_is_worth_nothing_without_its_key() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_shown_to_newcomers_and_open_connections_go_on() {
+async fn replaced_certificate_is_used_for_new_connections() {
     let mut proxy = start(|_| ()).await;
     let mut before = proxy.connect().await;
     assert!(ask(&mut before, &head("GET", "/health", &[]), "}").await.starts_with("HTTP/1.1 200"));
@@ -173,7 +173,7 @@ async fn a_new_certificate_is_shown_to_newcomers_and_open_connections_go_on() {
 }
 
 #[tokio::test]
-async fn who_speaks_plain_http_is_told_so() {
+async fn plain_http_on_the_tls_port_gets_400() {
     let proxy = start(|_| ()).await;
     let mut c = proxy.running.client().await;
     c.write(&head("PUT", "/blob/x", &[bearer(), ("Content-Length", "3".into())])).await;
@@ -187,16 +187,16 @@ async fn who_speaks_plain_http_is_told_so() {
 }
 
 #[tokio::test]
-async fn from_this_machine_plain_http_may_be_let_in() {
+async fn local_plain_http_may_be_allowed() {
     let (_, identity) = certificate();
     let mut options = options();
-    options.tls = Some(Tls::new(identity, true));
+    options.tls = Some(ServerTls::new(identity, true));
     let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
     assert_eq!(running.client().await.get("/sync").await.status, 200);
 }
 
 #[tokio::test]
-async fn who_stalls_in_the_handshake_or_after_it_is_cut_off() {
+async fn peer_that_stalls_in_the_handshake_is_cut_off() {
     let proxy = start(|options| options.head_timeout = Duration::from_millis(200)).await;
     for said in [&b""[..], b"\x16", b"GET / HT"] {
         let mut c = proxy.running.client().await;
@@ -210,7 +210,7 @@ async fn who_stalls_in_the_handshake_or_after_it_is_cut_off() {
 }
 
 #[tokio::test]
-async fn events_flow_and_end_when_the_proxy_stops() {
+async fn encrypted_event_stream_ends_when_the_proxy_stops() {
     let proxy = start(|options| options.stop_timeout = Duration::from_secs(60)).await;
     let mut events = proxy.connect().await;
     ask(&mut events, &head("GET", "/events", &[bearer()]), ": connected\n\n").await;
@@ -219,7 +219,7 @@ async fn events_flow_and_end_when_the_proxy_stops() {
     let answer = ask(&mut c, &[head("PUT", "/blob/a", &put), b"x".to_vec()].concat(), "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     assert!(read_until(&mut events, "id: 1\n").await.contains("\"path\":\"a\""));
-    // One that has begun is finished, idle ones end.
+    // The request in flight is finished, and idle connections end.
     c.write_all(&head("PUT", "/blob/b", &[&put[..], &[("Expect", "100-continue".into())]].concat())).await.unwrap();
     assert!(read_until(&mut c, "\r\n\r\n").await.contains(" 100 "));
     let Encrypted { running, .. } = proxy;

@@ -1,4 +1,4 @@
-//! What clients are told, and what goes on, while the storage fails or hangs.
+//! Responses, events and maintenance while the storage fails or hangs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ async fn count(c: &mut Client, name: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_dead_disk_holds_up_health_alone() {
+async fn dead_disk_delays_only_health() {
     let store = Faulty::<true>::new(MemoryStore::new());
     store.decide(|name, _| if name == "free_bytes" { Fate::Hangs } else { Fate::Done });
     let running = Running::start(store.clone()).await;
@@ -31,7 +31,7 @@ async fn a_dead_disk_holds_up_health_alone() {
     let r = asks.reply("GET").await;
     assert_eq!((r.status, &r.json()["storage"]), (503, &json!("disconnected")));
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    // However often it is asked: a thread that hangs is enough.
+    // Many requests for health share one hanging thread.
     while count(&mut works, "memsync_failed_checkups_total").await < 2.0 {
         assert_eq!(asks.get("/health").await.status, 503);
         assert!(began.elapsed() < Duration::from_secs(30), "it is not looked at again");
@@ -41,7 +41,7 @@ async fn a_dead_disk_holds_up_health_alone() {
 }
 
 #[tokio::test]
-async fn a_write_is_acknowledged_though_the_index_cannot_be_read_after_it() {
+async fn write_is_acknowledged_if_the_index_is_unreadable() {
     let store = Faulty::<true>::new(MemoryStore::new());
     let running = Running::start(store.clone()).await;
     let mut c = running.client().await;
@@ -53,11 +53,11 @@ async fn a_write_is_acknowledged_though_the_index_cannot_be_read_after_it() {
     let r = c.send("DELETE", "/team/blob/a", &[("If-Match-Version", &version)], b"").await;
     assert_eq!((r.status, r.body.len(), r.header("etag")), (200, 0, None));
     assert!(r.header("x-version").unwrap() > version.as_str());
-    assert_eq!(c.get("/sync/team").await.status, 503, "who asks for the index is told");
+    assert_eq!(c.get("/sync/team").await.status, 503, "a request for the index fails");
 }
 
 #[tokio::test]
-async fn failures_in_a_batch_count_and_those_of_a_health_check_do_not() {
+async fn store_errors_count_batches_and_not_health_checks() {
     let store = Faulty::<true>::new(MemoryStore::new());
     let running = Running::start(store.clone()).await;
     let mut c = running.client().await;
@@ -73,7 +73,7 @@ async fn failures_in_a_batch_count_and_those_of_a_health_check_do_not() {
 }
 
 #[tokio::test]
-async fn a_sweep_that_takes_long_holds_up_no_expiry() {
+async fn slow_sweep_does_not_delay_expiry() {
     let store = Faulty::<true>::new(MemoryStore::new());
     store.decide(|name, _| if name == "sweep" { Fate::Hangs } else { Fate::Done });
     let mut options = options();
@@ -85,10 +85,10 @@ async fn a_sweep_that_takes_long_holds_up_no_expiry() {
 }
 
 #[tokio::test]
-async fn a_namespace_that_hangs_keeps_no_news_from_others() {
+async fn hanging_namespace_does_not_delay_events_of_others() {
     let store = Faulty::<false>::new(MemoryStore::new());
     let mut options = options();
-    options.look_elsewhere = Duration::from_millis(200);
+    options.foreign_poll_interval = Duration::from_millis(200);
     let running = Running::start_with(store.clone(), options).await;
     let mut streams = Vec::new();
     for target in ["/events/dead", "/events/alive"] {
@@ -101,12 +101,12 @@ async fn a_namespace_that_hangs_keeps_no_news_from_others() {
     let (dead, alive) = (store.begun("state", "dead"), store.begun("state", "alive"));
     store.until("state", "dead", dead + 1).await;
     store.until("state", "alive", alive + 5).await;
-    // The first may have begun before it hung.
+    // The first poll may have begun before the hang.
     assert!(store.begun("state", "dead") <= dead + 2, "one look at a time");
 }
 
 #[tokio::test]
-async fn a_sweep_between_look_and_answer_makes_no_delta_without_its_tombstones() {
+async fn sweep_during_a_delta_gives_the_whole_index() {
     let now = Arc::new(AtomicU64::new(DAY));
     let clock = now.clone();
     let store = Faulty::<true>::new(MemoryStore::with_clock(Arc::new(move || clock.load(Ordering::SeqCst))));
@@ -120,7 +120,7 @@ async fn a_sweep_between_look_and_answer_makes_no_delta_without_its_tombstones()
     now.store(100 * DAY, Ordering::SeqCst);
     store.decide(|name, _| if name == "index" { Fate::AfterSweep } else { Fate::Done });
     let query = format!("/sync?since={}&epoch={}", index["index_cursor"], index["index_epoch"].as_str().unwrap());
-    let told = c.get(&query).await.json();
-    assert_eq!((told.get("delta"), &told["tombstone_floor"]), (None, &json!(3)));
-    assert_eq!(told["files"].as_object().unwrap().keys().collect::<Vec<_>>(), ["b", "c"]);
+    let delta = c.get(&query).await.json();
+    assert_eq!((delta.get("delta"), &delta["tombstone_floor"]), (None, &json!(3)));
+    assert_eq!(delta["files"].as_object().unwrap().keys().collect::<Vec<_>>(), ["b", "c"]);
 }

@@ -34,9 +34,9 @@ async fn earlier_versions_are_listed_and_read() {
 
     let r = c.get(list).await;
     assert_eq!(r.status, 200);
-    let told = r.json();
-    assert_eq!(told["path"], "topics/a b.md");
-    let versions = told["versions"].as_array().unwrap();
+    let listed = r.json();
+    assert_eq!(listed["path"], "topics/a b.md");
+    let versions = listed["versions"].as_array().unwrap();
     let brief: Vec<_> = versions.iter().map(|v| json!([v["md5"], v["size"], v["is_deleted"], v["device"]])).collect();
     assert_eq!(
         brief,
@@ -68,7 +68,7 @@ async fn earlier_versions_are_listed_and_read() {
 }
 
 #[tokio::test]
-async fn metadata_that_makes_no_sense_is_refused_and_writes_nothing() {
+async fn invalid_metadata_is_refused_and_writes_nothing() {
     let (_running, mut c) = super::memory().await;
     let long = "x".repeat(2000);
     for header in [("X-Memsync-Expires", "tomorrow"), ("X-Memsync-Meta-A", &*long)] {
@@ -78,9 +78,9 @@ async fn metadata_that_makes_no_sense_is_refused_and_writes_nothing() {
     assert_eq!(c.get("/blob/x").await.status, 404);
 }
 
-/// An answer with more than 100 headers is one that hyper's clients do not take.
+/// Clients that use hyper refuse a response with more than 100 headers.
 #[tokio::test]
-async fn metadata_does_not_grow_from_write_to_write() {
+async fn metadata_stays_within_its_limits_over_many_writes() {
     let (_running, mut c) = super::memory().await;
     let put = async |c: &mut super::proxy::Client, precondition: &str, names: &[String], value: &str, body: &[u8]| {
         let mut headers = vec![("Content-MD5", precondition)];
@@ -98,25 +98,25 @@ async fn metadata_does_not_grow_from_write_to_write() {
         "too long as it is kept in a bucket"
     );
     assert_eq!(put(&mut c, "new", &names("a", 20), "v", b"0").await.0, 201);
-    // What is new has a place before what was there.
+    // New names take precedence over stored ones.
     assert_eq!(put(&mut c, &md5(b"0"), &names("b", 20), "v", b"1").await.0, 200);
-    let told = async |c: &mut super::proxy::Client| {
+    let stored_names = async |c: &mut super::proxy::Client| {
         let r = c.get("/blob/x").await;
         let meta = r.headers.iter().filter_map(|(name, _)| name.strip_prefix("x-memsync-meta-"));
         meta.map(str::to_owned).collect::<Vec<_>>()
     };
-    let all = told(&mut c).await;
+    let all = stored_names(&mut c).await;
     assert_eq!(all.len(), 32, "{all:?}");
     assert!(names("b", 20).iter().all(|name| all.contains(&name["X-Memsync-Meta-".len()..].to_owned())), "{all:?}");
-    // By their bytes as well.
+    // The limit in bytes applies as well.
     assert_eq!(put(&mut c, &md5(b"1"), &names("c", 1), &"v".repeat(1000), b"2").await.0, 200);
-    assert_eq!(told(&mut c).await, ["a00", "c00"]);
+    assert_eq!(stored_names(&mut c).await, ["a00", "c00"]);
     assert_eq!(put(&mut c, &md5(b"2"), &[], "", b"3").await.0, 200);
-    assert_eq!(told(&mut c).await, ["a00", "c00"], "who says nothing changes nothing");
+    assert_eq!(stored_names(&mut c).await, ["a00", "c00"], "a write without metadata changes none");
 }
 
 #[tokio::test]
-async fn what_has_expired_is_a_tombstone_and_can_be_read_as_a_version() {
+async fn expired_file_is_a_tombstone_with_readable_versions() {
     let now = Arc::new(AtomicU64::new(1_800_000_000_000));
     let dir = tempfile::tempdir().unwrap();
     let clock = now.clone();
@@ -125,7 +125,7 @@ async fn what_has_expired_is_a_tombstone_and_can_be_read_as_a_version() {
         Arc::new(SqliteStore::open_with(dir.path(), SqliteSettings { clock, ..SqliteSettings::default() }).unwrap());
     let running = Running::start(store.clone()).await;
     let mut c = running.client().await;
-    // 2027-01-15T08:00:00Z is the time of the clock.
+    // The clock stands at 2027-01-15T08:00:00Z.
     let headers = [("Content-MD5", "new"), ("X-Memsync-Expires", "2027-01-15T09:00:00Z")];
     assert_eq!(c.send("PUT", "/blob/x", &headers, b"for an hour").await.status, 201);
     assert_eq!(store.expire().await.unwrap(), 0);

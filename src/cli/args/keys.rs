@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Subcommand, ValueHint};
 
 use crate::config::{parse_duration, parse_size};
-use crate::proxy::keys::Pattern;
+use crate::proxy::keys::NamespacePattern;
 
 #[derive(Debug, clap::Args)]
 pub struct UserArgs {
@@ -88,7 +88,7 @@ pub struct NewKeyArgs {
     pub device: Option<String>,
     /// A namespace that the key opens, or NAME/* for all below it; "" is the flat dialect. May be repeated [default: all]
     #[arg(long = "namespace", value_name = "NS|NAME/*")]
-    pub namespaces: Vec<Pattern>,
+    pub namespaces: Vec<NamespacePattern>,
     /// The key may read, but not write
     #[arg(long)]
     pub read_only: bool,

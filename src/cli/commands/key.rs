@@ -17,7 +17,7 @@ use crate::cli::process::output;
 use crate::cli::process::runtime::server_runtime;
 use crate::cli::view::format;
 use crate::cli::view::table::{new_table, write_table};
-use crate::proxy::keys::{self, Key, Keys, Made, NewKey, Scope};
+use crate::proxy::keys::{self, IssuedKey, Key, KeyScope, KeySpec, Keys};
 use crate::store::RecordStore;
 
 /// A key without its secret.
@@ -28,7 +28,7 @@ struct KeyRow<'a> {
     user: Option<&'a str>,
     device: Option<&'a str>,
     #[serde(flatten)]
-    scope: &'a Scope,
+    scope: &'a KeyScope,
     created: Timestamp,
     /// Exact to five minutes.
     last_used: Option<Timestamp>,
@@ -112,12 +112,12 @@ async fn act(app: &App, records: &impl RecordStore, action: &KeyAction) -> anyho
     Ok(Exit::Done)
 }
 
-fn new_key(new: &NewKeyArgs) -> NewKey {
-    let mut scope = Scope { read_only: new.read_only, ..Scope::default() };
+fn new_key(new: &NewKeyArgs) -> KeySpec {
+    let mut scope = KeyScope { read_only: new.read_only, ..KeyScope::default() };
     if !new.namespaces.is_empty() {
         scope.namespaces.clone_from(&new.namespaces);
     }
-    NewKey { name: new.name.clone(), user: new.user.clone(), device: new.device.clone(), scope, expires: new.expires }
+    KeySpec { name: new.name.clone(), user: new.user.clone(), device: new.device.clone(), scope, expires: new.expires }
 }
 
 /// Logs a change of a key. A proxy that serves the store logs it as well.
@@ -125,7 +125,7 @@ pub(super) fn audit_key(what: &str, key: &Key) {
     tracing::info!(target: "memsync::audit", "{what}: {key}");
 }
 
-fn show_secret(app: &App, made: &Made, now: Timestamp) -> anyhow::Result<()> {
+fn show_secret(app: &App, made: &IssuedKey, now: Timestamp) -> anyhow::Result<()> {
     let used = BTreeMap::new();
     let shown = NewSecret { token: made.token.expose_secret(), key: key_row(&made.key, &used, now) };
     app.answer(&shown, |out, shown| writeln!(out, "{}", shown.token))

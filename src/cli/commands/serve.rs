@@ -57,7 +57,7 @@ struct ServedStore<S> {
     store: Arc<S>,
     /// For the log.
     place: String,
-    options: proxy::Options,
+    options: proxy::ProxyOptions,
 }
 
 /// Serves until a signal stops the process.
@@ -121,7 +121,7 @@ async fn until_stopped(signals: &mut SignalRequests, certificate: Option<&Served
 }
 
 /// The options of the proxy. Refuses to serve without any way to authenticate.
-fn proxy_options(app: &App, args: &ServeArgs, has_keys: bool) -> anyhow::Result<proxy::Options> {
+fn proxy_options(app: &App, args: &ServeArgs, has_keys: bool) -> anyhow::Result<proxy::ProxyOptions> {
     let set = |name: &str| app.around.env.get(name).filter(|value| !value.is_empty()).cloned();
     let namespaces = Some(args.verified_namespaces.clone()).filter(|patterns| !patterns.is_empty());
     if namespaces.is_some() && set("HEARE_AUTH_URL").is_none() {
@@ -141,7 +141,13 @@ fn proxy_options(app: &App, args: &ServeArgs, has_keys: bool) -> anyhow::Result<
                    systemd credential `token`, or set HEARE_AUTH_URL to a service that knows the users";
         return Err(CommandFailure::new(Exit::Usage, why).into());
     }
-    Ok(proxy::Options { max_body: args.max_body_size, rate: args.rate, token, verifier, ..proxy::Options::default() })
+    Ok(proxy::ProxyOptions {
+        max_body: args.max_body_size,
+        rate: args.rate,
+        token,
+        verifier,
+        ..proxy::ProxyOptions::default()
+    })
 }
 
 /// True if the store has a key that has not expired.

@@ -120,7 +120,7 @@ async fn run_both(
     let store = open_sqlite(&app.dirs.proxy)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let tls = certificate.as_ref().map(|certificate| certificate.tls.clone());
-    let options = proxy::Options { tls, ..proxy::Options::new(token.clone()) };
+    let options = proxy::ProxyOptions { tls, ..proxy::ProxyOptions::new(token.clone()) };
     let mut proxy = tokio::spawn(proxy::serve(listener, store, options, async {
         // A dropped sender stops the proxy as well.
         let _ = stopped.await;

@@ -10,7 +10,7 @@ use crate::cli::args::TlsArgs;
 use crate::cli::exit::{CommandFailure, Exit};
 use crate::config::{make_certificate, read_small_file};
 use crate::protocol::Pin;
-use crate::proxy::tls::{Identity, Tls};
+use crate::proxy::tls::{ServerTls, TlsIdentity};
 
 /// The self-signed certificate in the state directory. The key is in the same file, so that the two always match.
 const SELF_SIGNED_FILE: &str = "proxy-tls.pem";
@@ -71,7 +71,7 @@ impl CertificateSource {
 pub(crate) struct ServedCertificate {
     source: CertificateSource,
     self_signed: PathBuf,
-    pub(crate) tls: Tls,
+    pub(crate) tls: ServerTls,
     /// The pin for clients. `None` if an authority vouches for the certificate.
     pub(crate) pin: Option<Pin>,
 }
@@ -92,7 +92,7 @@ impl ServedCertificate {
         }
         let identity = read_identity(&source, &self_signed)?;
         let pin = (source == CertificateSource::SelfSigned).then(|| identity.pin());
-        Ok(Self { source, self_signed, tls: Tls::new(identity, plain_from_here), pin })
+        Ok(Self { source, self_signed, tls: ServerTls::new(identity, plain_from_here), pin })
     }
 
     /// Reads the files again and logs the outcome. If they are wrong, the certificate in use stays.
@@ -111,7 +111,7 @@ fn self_signed_path(app: &App) -> PathBuf {
     app.dirs.state.join(SELF_SIGNED_FILE)
 }
 
-fn read_identity(source: &CertificateSource, self_signed: &Path) -> anyhow::Result<Identity> {
+fn read_identity(source: &CertificateSource, self_signed: &Path) -> anyhow::Result<TlsIdentity> {
     let (cert, key) = match source {
         CertificateSource::Files { cert, key } => (cert.as_path(), key.as_path()),
         CertificateSource::SelfSigned => (self_signed, self_signed),
@@ -124,7 +124,7 @@ fn read_identity(source: &CertificateSource, self_signed: &Path) -> anyhow::Resu
     };
     let (chain, secret) = (read(cert)?, zeroize::Zeroizing::new(read(key)?));
     let named = || format!("--tls-cert {} --tls-key {}", cert.display(), key.display());
-    Identity::from_pem(&chain, &secret)
+    TlsIdentity::from_pem(&chain, &secret)
         .map_err(|e| CommandFailure::new(Exit::Usage, format!("{}: {e}", named())).into())
 }
 

@@ -1,0 +1,54 @@
+//! All limits on peers and callers.
+//!
+//! | limit on | counted by | beyond it |
+//! |---|---|---|
+//! | open connections | proxy | further ones wait to be accepted |
+//! | open connections without a valid token | network address, proxy | the oldest one is closed |
+//! | open connections of a caller | caller | 429 |
+//! | requests a second | caller | 429 |
+//! | invalid tokens a minute | network address | 429, except for tokens that were valid from that address |
+//! | memory for bodies in flight | caller, proxy | the request waits, then 503 |
+//!
+//! The bytes that a user may store are in `quota`, the time that a peer may take in `listen::timeouts`.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::options::ProxyOptions;
+use connections::{CallerConnections, UnauthenticatedConnections};
+use memory::BodyMemory;
+use rates::RateLimits;
+
+pub(super) mod connections;
+pub(super) mod memory;
+pub(super) mod rates;
+
+/// Connections to the metrics port that are served at once. Monitoring works even if all others are taken.
+const MAX_METRICS_CONNECTIONS: usize = 8;
+
+/// The permits of one proxy.
+pub(super) struct ProxyLimits {
+    pub(super) connections: Arc<Semaphore>,
+    pub(super) metrics_connections: Arc<Semaphore>,
+    pub(super) unauthenticated: Arc<UnauthenticatedConnections>,
+    pub(super) callers: Arc<CallerConnections>,
+    pub(super) rates: RateLimits,
+    pub(super) memory: BodyMemory,
+}
+
+impl ProxyLimits {
+    pub(super) fn new(options: &ProxyOptions) -> Self {
+        Self {
+            connections: Arc::new(Semaphore::new(options.max_connections)),
+            metrics_connections: Arc::new(Semaphore::new(MAX_METRICS_CONNECTIONS)),
+            unauthenticated: UnauthenticatedConnections::new(
+                options.max_unauthenticated,
+                options.max_unauthenticated_per_address,
+            ),
+            callers: CallerConnections::new(options.max_connections_per_caller),
+            rates: RateLimits::new(options.rate, options.failed_attempts),
+            memory: BodyMemory::new(options.body_memory, options.body_timeout),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! [`ParsedWrite`]: a write of either dialect, parsed once from the headers of a request or the head of a batch frame.
+
+use bytes::Bytes;
+use http::header::{HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderMap, StatusCode};
+
+use crate::digest::Md5;
+use crate::path::RelPath;
+use crate::protocol::batch::RequestHead;
+use crate::protocol::{self, CONTENT_MD5, IF_MATCH_VERSION, X_MEMSYNC_MD5};
+use crate::proxy::error::{ApiError, SentPrecondition};
+use crate::proxy::routes::names::stored_path;
+use crate::store::{BatchWrite, DeleteOutcome, IndexEntry, Precondition, PutOutcome};
+
+/// `B`: the content, or the means to receive it.
+pub(crate) struct ParsedWrite<B> {
+    pub path: RelPath,
+    pub action: WriteAction<B>,
+}
+
+pub(crate) enum WriteAction<B> {
+    Put {
+        precondition: Precondition,
+        body: B,
+    },
+    /// Without a precondition it deletes any content.
+    Delete {
+        precondition: Option<Precondition>,
+    },
+}
+
+impl ParsedWrite<Bytes> {
+    /// A `put` or `delete` of a batch. `is_flat`: preconditions are contents; in a namespace they are versions.
+    pub(crate) fn from_frame(head: &RequestHead, content: Bytes, is_flat: bool) -> Result<Self, ApiError> {
+        let path = stored_path(&head.path)?;
+        let action = match head.op.as_str() {
+            "put" if is_flat => {
+                let text = head.precondition.as_deref().ok_or(ApiError::PreconditionRequired)?;
+                let precondition: protocol::Precondition =
+                    text.parse().map_err(|_| ApiError::InvalidPrecondition("precondition, where it is not `new`,"))?;
+                WriteAction::Put { precondition: expected(precondition), body: content }
+            }
+            "put" => {
+                let version = head.version.ok_or(ApiError::VersionRequired)?;
+                WriteAction::Put { precondition: expected_version(version), body: content }
+            }
+            _ if !content.is_empty() => return Err(ApiError::InvalidBatch("only a put has content".to_owned())),
+            "delete" if is_flat => {
+                let md5 = head.md5.as_deref().map(str::parse).transpose();
+                let md5: Option<Md5> = md5.map_err(|_| ApiError::InvalidPrecondition("md5"))?;
+                WriteAction::Delete { precondition: md5.map(Precondition::Md5) }
+            }
+            "delete" => WriteAction::Delete { precondition: head.version.map(Precondition::Version) },
+            _ => return Err(ApiError::InvalidBatch("op must be get, put or delete".to_owned())),
+        };
+        Ok(Self { path, action })
+    }
+
+    pub(crate) fn into_operation(self) -> (RelPath, BatchWrite) {
+        let operation = match self.action {
+            WriteAction::Put { precondition, body } => BatchWrite::Put { expect: precondition, content: body },
+            WriteAction::Delete { precondition } => BatchWrite::Delete { expect: precondition },
+        };
+        (self.path, operation)
+    }
+}
+
+impl<B> ParsedWrite<B> {
+    /// The precondition as the client sent it.
+    pub(crate) fn sent_precondition(&self, is_flat: bool) -> SentPrecondition {
+        match self.action {
+            WriteAction::Put { precondition, .. } => sent_precondition(Some(precondition), is_flat),
+            WriteAction::Delete { precondition } => sent_precondition(precondition, is_flat),
+        }
+    }
+}
+
+pub(crate) fn sent_precondition(precondition: Option<Precondition>, is_flat: bool) -> SentPrecondition {
+    match precondition {
+        Some(Precondition::Md5(md5)) => SentPrecondition::Md5(md5.to_string()),
+        Some(Precondition::Version(version)) => SentPrecondition::Version(version),
+        Some(Precondition::Absent) if is_flat => SentPrecondition::Md5(protocol::Precondition::New.to_string()),
+        None if is_flat => SentPrecondition::Md5(String::new()),
+        Some(Precondition::Absent) | None => SentPrecondition::Version(0),
+    }
+}
+
+/// The status and the new entry of a put.
+pub(crate) fn put_result(outcome: PutOutcome, sent: SentPrecondition) -> Result<(StatusCode, IndexEntry), ApiError> {
+    match outcome {
+        PutOutcome::Created(entry) => Ok((StatusCode::CREATED, entry)),
+        PutOutcome::Updated(entry) => Ok((StatusCode::OK, entry)),
+        PutOutcome::Mismatch(current) => Err(ApiError::PreconditionFailed { sent, current }),
+    }
+}
+
+/// The tombstone of a deletion.
+pub(crate) fn delete_result(outcome: DeleteOutcome, sent: SentPrecondition) -> Result<IndexEntry, ApiError> {
+    match outcome {
+        DeleteOutcome::Done(entry) => Ok(entry),
+        DeleteOutcome::Tombstone(entry) => Err(ApiError::Tombstone(entry)),
+        DeleteOutcome::Absent => Err(ApiError::NotFound),
+        DeleteOutcome::Mismatch(current) => Err(ApiError::PreconditionFailed { sent, current: Some(current) }),
+    }
+}
+
+/// The precondition of a PUT. Flat: in `Content-MD5`, or without that in `If-Match` or `If-None-Match`. In a namespace:
+/// in `If-Match-Version`.
+pub(crate) fn put_precondition(headers: &HeaderMap, is_flat: bool) -> Result<Precondition, ApiError> {
+    if !is_flat {
+        return version(headers)?.map(expected_version).ok_or(ApiError::VersionRequired);
+    }
+    if let Some(value) = headers.get(CONTENT_MD5) {
+        let precondition = header_text(value).and_then(|text| text.parse().ok()).map(expected);
+        return precondition.ok_or(ApiError::InvalidPrecondition("Content-MD5, where it is not `new`,"));
+    }
+    match (headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)) {
+        (None, None) => Err(ApiError::PreconditionRequired),
+        (Some(value), None) => if_match(value).map(Precondition::Md5),
+        (None, Some(value)) if value.as_bytes().trim_ascii() == b"*" => Ok(Precondition::Absent),
+        _ => Err(ApiError::ConflictingConditions),
+    }
+}
+
+/// The precondition of a DELETE, in `If-Match` or, in a namespace, in `If-Match-Version`.
+pub(crate) fn delete_precondition(headers: &HeaderMap, is_flat: bool) -> Result<Option<Precondition>, ApiError> {
+    if is_flat {
+        Ok(headers.get(IF_MATCH).map(if_match).transpose()?.map(Precondition::Md5))
+    } else {
+        Ok(version(headers)?.map(Precondition::Version))
+    }
+}
+
+/// The MD5 that the unpacked body of a PUT must have, in `X-Memsync-Md5` or, in a namespace, in `Content-MD5`.
+pub(crate) fn promised_md5(headers: &HeaderMap, is_flat: bool) -> Result<Option<Md5>, ApiError> {
+    let name = if is_flat { X_MEMSYNC_MD5 } else { CONTENT_MD5 };
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let md5 = header_text(value).and_then(|text| text.parse().ok());
+    md5.map(Some).ok_or(if is_flat {
+        ApiError::InvalidHeader("X-Memsync-Md5 is not an MD5")
+    } else {
+        ApiError::InvalidDigest
+    })
+}
+
+fn expected(precondition: protocol::Precondition) -> Precondition {
+    match precondition {
+        protocol::Precondition::New => Precondition::Absent,
+        protocol::Precondition::Holds(md5) => Precondition::Md5(md5),
+    }
+}
+
+fn expected_version(version: u64) -> Precondition {
+    if version == 0 { Precondition::Absent } else { Precondition::Version(version) }
+}
+
+/// An MD5, bare or quoted. A weak tag (`W/"…"`) says nothing about bytes, so it is refused.
+fn if_match(value: &HeaderValue) -> Result<Md5, ApiError> {
+    let bare = |text| str::strip_prefix(text, '"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    let md5 = header_text(value).and_then(|text| bare(text).parse().ok());
+    md5.ok_or(ApiError::InvalidPrecondition("If-Match"))
+}
+
+/// `If-Match-Version`: digits and nothing else.
+fn version(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(value) = headers.get(IF_MATCH_VERSION) else { return Ok(None) };
+    let digits = header_text(value).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    digits.and_then(|text| text.parse().ok()).map(Some).ok_or(ApiError::InvalidVersion)
+}
+
+pub(crate) fn header_text(value: &HeaderValue) -> Option<&str> {
+    value.to_str().ok().map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn if_match_version(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(IF_MATCH_VERSION.parse().unwrap(), value.parse().unwrap())])
+    }
+
+    #[test]
+    fn version_header_takes_digits_only() {
+        for (sent, number) in [("0", Some(0)), ("1700000000000", Some(1_700_000_000_000)), (" 7 ", Some(7))] {
+            assert_eq!(version(&if_match_version(sent)).unwrap(), number);
+        }
+        for bad in ["", "-1", "+1", "1.5", "x", "\"1\"", "99999999999999999999", "*"] {
+            assert!(matches!(version(&if_match_version(bad)), Err(ApiError::InvalidVersion)), "{bad}");
+        }
+    }
+}

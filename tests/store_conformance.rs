@@ -33,6 +33,8 @@ mod s3;
 mod s3_foreign_objects;
 #[path = "store_conformance/s3_namespaces.rs"]
 mod s3_namespaces;
+#[path = "store_conformance/s3_reindex.rs"]
+mod s3_reindex;
 #[path = "store_conformance/s3_two_proxies.rs"]
 mod s3_two_proxies;
 #[path = "store_conformance/s3_versions.rs"]

@@ -12,14 +12,13 @@ use crate::local::watch::FolderWatcher;
 use crate::sync::Plan;
 
 use super::change::{ChangeRequest, describe};
-use super::cycle::Report;
-use super::engine::CycleError;
-use super::findings::Findings;
+use super::cycle::{CycleError, CycleReport};
+use super::findings::CycleFindings;
 use super::open_folder::OpenFolder;
 use super::pause::ActivePause;
 use super::proxy_events::NewsFlag;
 use super::retention::{HistoryKeeper, read_clocks};
-use super::rules::Look;
+use super::rules::RulesCheck;
 use super::schedule::{CycleSummary, DueCycle, Schedule, Triggers};
 use super::setup::FolderSetup;
 use super::standstill::Standstill;
@@ -103,7 +102,7 @@ impl ActiveFolder {
         if due.is_rescan {
             self.scope.full = true;
             // Nothing is taken for granted: all hints may have been wrong.
-            self.folder.engine.look_everywhere();
+            self.folder.engine.plan_everything();
         }
         is_needed |= self.check_rules(setup, due.checks_rules, now);
         let clocks = read_clocks(&*self.folder.world);
@@ -123,16 +122,16 @@ impl ActiveFolder {
         }
         self.schedule.rules_check = None;
         let has_changed = match self.folder.check_rules(setup, now) {
-            Ok(Look::Changed) => {
+            Ok(RulesCheck::Changed) => {
                 self.watcher.set_rules(self.folder.rules.shared.get());
                 self.folder.engine.rules_changed();
                 true
             }
-            Ok(Look::Doubtful(again)) => {
+            Ok(RulesCheck::Doubtful(again)) => {
                 self.schedule.rules_check = Some(again);
                 false
             }
-            Ok(Look::Same) => false,
+            Ok(RulesCheck::Same) => false,
             Err(e) => {
                 tracing::warn!("{e}");
                 false
@@ -150,7 +149,7 @@ impl ActiveFolder {
     }
 
     /// Sets the timers after a cycle that succeeded, and answers the commands that waited for it.
-    pub fn finish_cycle(&mut self, report: &Report, now: Instant) {
+    pub fn finish_cycle(&mut self, report: &CycleReport, now: Instant) {
         let engine = &self.folder.engine;
         let elapsed = self.folder.world.elapsed();
         let path_retry = [engine.next_retry(), engine.next_heal(), engine.next_named()].into_iter().flatten().min();
@@ -158,7 +157,7 @@ impl ActiveFolder {
             &CycleSummary {
                 has_follow_up: report.again,
                 wrote: report.wrote(),
-                since_scan: elapsed.saturating_sub(report.looked),
+                since_scan: elapsed.saturating_sub(report.scanned_at),
                 path_retry: path_retry.map(|due| due.saturating_sub(elapsed).max(MIN_PATH_RETRY)),
             },
             now,
@@ -178,12 +177,12 @@ impl ActiveFolder {
     }
 
     /// The findings for the status, and whether a change was seen since the scan.
-    pub fn findings(&self, report: &Report, status: &StatusCell) -> (Findings, bool) {
+    pub fn findings(&self, report: &CycleReport, status: &StatusCell) -> (CycleFindings, bool) {
         status.set_watcher(&self.watcher);
         status.set_halts(self.halts());
         let mut others = self.folder.rules.problems();
         others.extend(self.history.problems().clone());
-        let findings = status.read(|before| Findings::of(&self.folder.engine, report, others, before));
+        let findings = status.read(|before| CycleFindings::of(&self.folder.engine, report, others, before));
         (findings, self.has_changes())
     }
 
@@ -203,7 +202,7 @@ impl ActiveFolder {
             let (keep, max) = (setup.history.keep, setup.history.max_size);
             if self.history.prune(self.folder.engine.folder(), keep, max, clocks) {
                 // Only a cycle with a plan brings the problems into the status.
-                self.folder.engine.look_everywhere();
+                self.folder.engine.plan_everything();
                 self.schedule.force();
             }
         } else if self.history.is_growing() {

@@ -1,5 +1,5 @@
-//! Changes to the folder that a command asks for. The folder's thread makes them between two cycles, so that the stage
-//! has one owner.
+//! Changes to the folder that a command asks for. The folder's task makes them between two cycles, so that the stage has
+//! one owner.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,23 +9,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use crate::disk::Disk;
 use crate::disk::real::RealDisk;
 use crate::local::{ChangeError, ChangeOutcome, Folder, FolderChange};
-use crate::remote::Remote;
 
-use super::World;
 use super::control::ControlResponse;
-use super::engine::Engine;
 use super::setup::FolderSetup;
 
-/// The longest wait for the folder's thread to begin with a change.
+/// The longest wait for the folder's task to begin a change.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// A change that the folder's thread is to make.
+/// A change for the folder's task.
 pub struct ChangeRequest {
     change: FolderChange,
-    /// Set by the side that decides first: the thread that begins, or the caller who gives up.
+    /// Set by the side that decides first: the task begins, or the caller gives up.
     decided: Arc<AtomicBool>,
     answer: oneshot::Sender<Result<ChangeOutcome, String>>,
 }
@@ -36,7 +32,7 @@ impl ChangeRequest {
         self.change.at()
     }
 
-    /// Has the change made by `make` and answers, unless the caller has given up.
+    /// Makes the change with `make` and answers, unless the caller has given up.
     pub(super) fn carry_out(self, make: impl FnOnce(&FolderChange) -> Result<ChangeOutcome, String>) {
         if !self.decided.swap(true, Ordering::SeqCst) {
             // The caller may have gone. The change stands.
@@ -45,7 +41,7 @@ impl ChangeRequest {
     }
 }
 
-/// Has the folder's thread make a change, and waits for the answer. A change that has not begun in time is not made.
+/// Has the folder's task make a change, and waits for the answer. A change that does not begin in time is not made.
 /// `send` gives the request to the thread; false: the thread has ended.
 pub(super) async fn request(
     send: impl FnOnce(ChangeRequest) -> bool,
@@ -88,17 +84,4 @@ pub(super) fn change_closed(setup: &FolderSetup, change: &FolderChange) -> Resul
 /// The error with the absolute path.
 pub fn describe(root: &Path, e: &ChangeError) -> String {
     format!("{}/{e}", root.display())
-}
-
-impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
-    /// Makes a change that a person asks for. The next cycle takes it for an edit.
-    ///
-    /// # Errors
-    /// Why it failed, and what it did until then.
-    pub fn change_folder(&mut self, change: &FolderChange) -> Result<ChangeOutcome, ChangeError> {
-        let made = self.folder.change(change, self.world.now());
-        // A failure may leave something in the stage. The next cycle puts it in order.
-        self.leftovers |= made.is_err();
-        made
-    }
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cycle::Recent;
-use super::engine::MAKE_ROOM;
+use super::cycle::FinishedAction;
+use super::cycle::error::MAKE_ROOM;
 use super::status::{FolderStatus, ProblemStatus, SyncState, WaitsFor};
 
 /// Files that one update names. The rest is counted.
@@ -178,7 +178,7 @@ fn end_line(condition: &Condition) -> String {
 }
 
 /// The log line for a finished action. `None`: it failed, which is a condition.
-pub(super) fn action_line(done: &Recent) -> Option<String> {
+pub(super) fn action_line(done: &FinishedAction) -> Option<String> {
     if done.outcome != "done" {
         return None;
     }
@@ -196,7 +196,7 @@ pub(super) fn action_line(done: &Recent) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::problems::Effect;
+    use super::super::problems::ProblemEffect;
     use super::super::status::{HaltStatus, Pending};
     use super::*;
 
@@ -237,7 +237,7 @@ mod tests {
                 path: format!("{n:03}"),
                 problem: problem.clone(),
                 since,
-                effect: Effect::LeftOut,
+                effect: ProblemEffect::LeftOut,
             })
             .collect()
     }

@@ -1,4 +1,4 @@
-//! [`Findings`]: what a cycle that went through says of its folder. The agent and `memsync sync` make a status of it.
+//! [`CycleFindings`]: the result of a finished cycle, as the status of the agent and of `memsync sync` shows it.
 
 use std::collections::BTreeMap;
 
@@ -7,23 +7,22 @@ use jiff::Timestamp;
 use crate::disk::Disk;
 use crate::remote::Remote;
 
-use super::cycle::Report;
-use super::engine::Engine;
-use super::problems::{Effect, PathProblem};
+use super::cycle::{CycleReport, Engine};
+use super::problems::{PathProblem, ProblemEffect};
 use super::status::{FolderStatus, HaltStatus, Pending, ProblemStatus, SyncState, halt_status};
 use super::world::World;
 
-/// What the last cycle found, and what it left to do.
-pub(super) struct Findings {
+/// The result of a finished cycle.
+pub(super) struct CycleFindings {
     pending: Pending,
     /// Nothing is left to do.
     is_done: bool,
     halt: Option<HaltStatus>,
-    /// What only a plan can tell; without one it is as it was.
-    planned: Option<Planned>,
+    /// `None`: the cycle made no plan, so these figures have not changed.
+    planned: Option<PlannedFigures>,
 }
 
-struct Planned {
+struct PlannedFigures {
     files: usize,
     /// Bytes.
     bytes: u64,
@@ -31,11 +30,11 @@ struct Planned {
     problems: BTreeMap<String, PathProblem>,
 }
 
-impl Findings {
-    /// `others`: problems of private files and of the ignore file, by path. The folder is in sync without these files.
+impl CycleFindings {
+    /// `others`: problems of private files and of the ignore file, by path. They do not keep the folder from being in sync.
     pub fn of<D: Disk, R: Remote, W: World>(
         engine: &Engine<D, R, W>,
-        report: &Report,
+        report: &CycleReport,
         others: BTreeMap<String, String>,
         before: &FolderStatus,
     ) -> Self {
@@ -44,12 +43,13 @@ impl Findings {
             let all = engine.problems().into_iter().chain(report.blocked.clone());
             let all = all.map(|(path, problem)| (path.to_string(), problem)).chain(engine.left_out());
             let mut problems: BTreeMap<String, PathProblem> = all.collect();
-            problems.extend(others.into_iter().map(|(path, why)| (path, PathProblem::new(Effect::LeftOut, why))));
-            Planned { files, bytes, conflicts: engine.conflicts(), problems }
+            problems
+                .extend(others.into_iter().map(|(path, why)| (path, PathProblem::new(ProblemEffect::LeftOut, why))));
+            PlannedFigures { files, bytes, conflicts: engine.conflicts(), problems }
         });
         let is_blocked = planned.as_ref().map_or_else(
-            || before.problems.iter().any(|p| p.effect != Effect::LeftOut),
-            |planned| planned.problems.values().any(|p| p.effect != Effect::LeftOut),
+            || before.problems.iter().any(|p| p.effect != ProblemEffect::LeftOut),
+            |planned| planned.problems.values().any(|p| p.effect != ProblemEffect::LeftOut),
         );
         let is_in_transit = engine.in_transit().next().is_some();
         let rests = report.waiting > 0 || !engine.held().is_empty() || engine.next_retry().is_some() || is_in_transit;
@@ -59,7 +59,7 @@ impl Findings {
         Self { is_done: is_clean && pending == Pending::default() && halt.is_none(), pending, halt, planned }
     }
 
-    /// Writes the figures of a cycle that ended early, as far as it got.
+    /// Writes the figures of a cycle that ended early into the status.
     pub fn enter_partly<D: Disk, R: Remote, W: World>(
         engine: &Engine<D, R, W>,
         status: &mut FolderStatus,
@@ -69,14 +69,14 @@ impl Findings {
             return;
         }
         let pending = engine.pending();
-        // Without an index, downloads are known from before alone.
+        // Without an index, keep the last known number of downloads.
         let download = if engine.has_index() { pending.download } else { status.pending.download };
         status.pending = Pending { download, ..pending };
         (status.files, status.bytes) = engine.totals();
         status.counted_at = Some(now);
     }
 
-    /// Writes them into the folder's status.
+    /// Writes the result into the folder's status.
     pub fn enter(self, status: &mut FolderStatus, now: Timestamp) {
         status.state = if self.halt.is_some() { SyncState::Halted } else { SyncState::Idle };
         status.waits_for = None;

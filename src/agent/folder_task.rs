@@ -14,9 +14,8 @@ use crate::state::FolderLock;
 use super::active_folder::ActiveFolder;
 use super::change::change_closed;
 use super::commands::{ApprovalAnswer, FolderCommand};
-use super::cycle::Report;
-use super::engine::CycleError;
-use super::findings::Findings;
+use super::cycle::{CycleError, CycleReport};
+use super::findings::CycleFindings;
 use super::inbox::{TaskInbox, sleep_until};
 use super::open_folder::OpenFolder;
 use super::proxy_events::{NewsFlag, listen};
@@ -168,7 +167,7 @@ impl FolderTask {
 
     /// Keeps an open folder in sync until it has to be closed.
     async fn sync_folder(&mut self, mut folder: OpenFolder) -> NextOpen {
-        folder.engine.obey(self.quit.clone());
+        folder.engine.set_quit_flag(self.quit.clone());
         let cell = self.reporter.cell().clone();
         let on_change = cell.clone();
         folder.engine.on_change(move || on_change.mark_out_of_sync());
@@ -346,7 +345,7 @@ impl FolderTask {
         }
     }
 
-    fn finish_cycle(&mut self, active: &mut ActiveFolder, report: &Report, now: Instant) {
+    fn finish_cycle(&mut self, active: &mut ActiveFolder, report: &CycleReport, now: Instant) {
         let folder = self.setup.root.display().to_string();
         self.reporter.cell().note_proxy_request(true);
         if report.wrote() {
@@ -388,7 +387,7 @@ impl FolderTask {
         let engine = &active.folder.engine;
         self.reporter.cell().finish_cycle(|s| {
             s.in_sync = false;
-            Findings::enter_partly(engine, s, jiff::Timestamp::now());
+            CycleFindings::enter_partly(engine, s, jiff::Timestamp::now());
         });
         let is_root_halt = matches!(e, CycleError::Halted(halt) if halt.is_of_root());
         let root_halt = why.halt.clone().filter(|_| is_root_halt);

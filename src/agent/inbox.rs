@@ -10,8 +10,7 @@ use crate::local::ScanScope;
 use crate::sync::Plan;
 
 use super::commands::{CommandQueue, FolderCommand};
-use super::cycle::Report;
-use super::engine::CycleError;
+use super::cycle::{CycleError, CycleReport};
 use super::open_folder::OpenFolder;
 use super::pause::PauseReceiver;
 use super::setup::FolderSetup;
@@ -38,7 +37,7 @@ impl TaskInbox {
         folder: &mut OpenFolder,
         setup: &FolderSetup,
         scope: ScanScope,
-    ) -> Result<Report, CycleError> {
+    ) -> Result<CycleReport, CycleError> {
         let OpenFolder { engine, root, .. } = folder;
         let stop = engine.stop_flag();
         stop.store(false, Ordering::Relaxed);

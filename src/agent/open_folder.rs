@@ -11,16 +11,15 @@ use crate::local::Folder;
 use crate::remote::http::HttpRemote;
 use crate::state::{Container, LockError, StateOptions};
 
-use super::batch::BatchOptions;
-use super::engine::{CycleError, Engine, EngineOptions, Ignored, Parts};
+use super::cycle::{BatchOptions, CycleError, Engine, EngineOptions, EngineParts, IgnoreFn};
 use super::root::{OpenError, RootGuard, find_or_make, open_root};
-use super::rules::{FolderRules, Look, SharedRules};
+use super::rules::{FolderRules, RulesCheck, SharedRules};
 use super::setup::{CONFIRM_INTERVAL, FolderSetup};
 use super::world::{RealWorld, World};
 
 /// The engine over the real world.
 pub(super) type RealEngine = Engine<RealDisk, HttpRemote, RealWorld>;
-type RealParts = Parts<RealDisk, HttpRemote, RealWorld>;
+type RealParts = EngineParts<RealDisk, HttpRemote, RealWorld>;
 
 /// Bytes. A new file from this size on is uploaded without being read first; its digest is then known late.
 const UNREAD_FROM: u64 = 8 * 1024 * 1024;
@@ -83,7 +82,7 @@ impl OpenFolder {
         let hold = lock_root(&root)?;
         let rules = FolderRules::open(&*root, &setup.folder.ignore)?;
         let remote = Arc::new(HttpRemote::new(setup.http.clone())?);
-        let parts = Parts {
+        let parts = EngineParts {
             folder: Folder::new(root.clone(), &setup.device, world.random()),
             container,
             remote: remote.clone(),
@@ -110,8 +109,8 @@ impl OpenFolder {
     }
 
     /// Reads the folder's ignore file again.
-    pub fn check_rules(&mut self, setup: &FolderSetup, now: Instant) -> Result<Look, OpenError> {
-        Ok(self.rules.look(&**self.root.root(), &setup.folder.ignore, now, CONFIRM_INTERVAL)?)
+    pub fn check_rules(&mut self, setup: &FolderSetup, now: Instant) -> Result<RulesCheck, OpenError> {
+        Ok(self.rules.check(&**self.root.root(), &setup.folder.ignore, now, CONFIRM_INTERVAL)?)
     }
 }
 
@@ -132,7 +131,7 @@ fn lock_root(root: &RealDisk) -> Result<OwnedFd, OpenError> {
     }
 }
 
-fn ignore_check(rules: &Arc<SharedRules>) -> Ignored {
+fn ignore_check(rules: &Arc<SharedRules>) -> IgnoreFn {
     let rules = rules.clone();
     Arc::new(move |path: &str, is_dir: bool| rules.get().ignored(path, is_dir))
 }

@@ -1,4 +1,4 @@
-//! [`PathProblem`]: why a path is not synced, and what that means for the folder.
+//! [`PathProblem`]: why a path is not synced, and whether a person must help.
 
 use std::fmt;
 
@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::sync::SkipReason;
 
-/// What a problem means for its path.
+/// The effect of a problem on its path.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Effect {
+pub enum ProblemEffect {
     /// The path is out of scope. The folder is in sync without it.
     #[default]
     LeftOut,
-    /// The path is to be synced, and a person has to help.
+    /// The path cannot be synced until a person helps.
     Blocked,
-    /// The path failed, and is tried again by itself.
+    /// The path failed and is retried automatically.
     Retried,
 }
 
-impl Effect {
+impl ProblemEffect {
     /// `None`: the path has no problem.
     pub fn of(why: &SkipReason) -> Option<Self> {
         match why {
@@ -44,19 +44,19 @@ impl Effect {
 /// One path that is not synced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathProblem {
-    /// What is wrong, and what to do.
+    /// The cause, and what to do.
     pub why: String,
-    pub effect: Effect,
+    pub effect: ProblemEffect,
 }
 
 impl PathProblem {
-    pub fn new(effect: Effect, why: impl Into<String>) -> Self {
+    pub fn new(effect: ProblemEffect, why: impl Into<String>) -> Self {
         Self { why: why.into(), effect }
     }
 
-    /// `None`: nobody needs to hear of it.
+    /// `None`: the reason is no problem.
     pub fn of(why: &SkipReason) -> Option<Self> {
-        Effect::of(why).map(|effect| Self::new(effect, why.to_string()))
+        ProblemEffect::of(why).map(|effect| Self::new(effect, why.to_string()))
     }
 }
 

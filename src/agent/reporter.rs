@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::conditions::{Conditions, LogLine, action_line};
-use super::cycle::{Recent, Report};
-use super::findings::Findings;
+use super::cycle::{CycleReport, FinishedAction};
+use super::findings::CycleFindings;
 use super::pause::ActivePause;
 use super::setup::FolderSetup;
 use super::standstill::Standstill;
@@ -36,20 +36,26 @@ impl StatusReporter {
     }
 
     /// Reports finished actions.
-    pub fn report_actions(&self, setup: &FolderSetup, done: &[Recent]) {
+    pub fn report_actions(&self, setup: &FolderSetup, done: &[FinishedAction]) {
         self.cell.add_recent(done);
         let folder = setup.root.display().to_string();
         done.iter().filter_map(action_line).for_each(|line| tracing::info!(folder, "{line}"));
     }
 
     /// Reports a cycle that succeeded. `has_changes`: a change was seen since its scan.
-    pub fn report_cycle(&mut self, setup: &FolderSetup, report: &Report, findings: Findings, has_changes: bool) {
+    pub fn report_cycle(
+        &mut self,
+        setup: &FolderSetup,
+        report: &CycleReport,
+        findings: CycleFindings,
+        has_changes: bool,
+    ) {
         self.report_actions(setup, &report.recent);
         let folder = setup.root.display().to_string();
         for copy in &report.conflicts {
             tracing::warn!(folder, "conflict: {copy} keeps what this machine had; settle it with `memsync conflicts`");
         }
-        let push_remedy = self.push_remedy(setup, report.news);
+        let push_remedy = self.push_remedy(setup, report.index_changed);
         self.cell.finish_cycle(|s| {
             findings.enter(s, Timestamp::now());
             s.in_sync &= !has_changes;

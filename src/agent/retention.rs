@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::World;
-use super::engine::remedy;
+use super::cycle::error::remedy;
 use crate::clock::{ClockNote, ClockReading, SteadyClock};
 use crate::disk::Disk;
 use crate::local::Folder;

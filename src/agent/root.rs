@@ -12,7 +12,8 @@ use crate::remote::http::OptionsError;
 use crate::state::{LockError, StateError, peek};
 use crate::sync::safety::Halt;
 
-use super::engine::{CycleError, root_halt};
+use super::cycle::CycleError;
+use super::cycle::error::root_halt;
 use super::setup::FolderSetup;
 
 /// Why a folder cannot be opened.

@@ -1,8 +1,8 @@
-//! [`FolderRules`]: the ignore rules of an open folder, and what is believed of its [`IGNORE_FILE`].
+//! [`FolderRules`]: the ignore rules of an open folder, from the configuration and its [`IGNORE_FILE`].
 //!
-//! A rule keeps secrets here, so that it is not given up lightly: of a file with a bad line the other lines hold, while
-//! the file cannot be read the rules stay as they are, and a file that is gone or has shrunk is looked at twice, since
-//! editors and programs that bring a new version take the old one away first.
+//! A rule may keep secrets off the proxy, so rules are dropped with care. A bad line does not affect the others. While the
+//! file cannot be read, the rules stay. A file that is gone or has shrunk must be so in two checks, because editors
+//! remove a file before they write its new version.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,7 @@ use crate::local::ignore::{IGNORE_FILE, IgnoreRules, PatternError};
 /// Longest [`IGNORE_FILE`] that is read, bytes.
 const MAX_IGNORE_FILE: usize = 1024 * 1024;
 
-/// The rules as the engine asks them and the watcher shares them.
+/// The current rules, for the engine and the watcher.
 pub struct SharedRules(RwLock<Arc<IgnoreRules>>);
 
 impl SharedRules {
@@ -28,43 +28,40 @@ impl SharedRules {
     }
 }
 
-/// The text of the file where there is one, or why it cannot be read.
-type Text = Result<Option<String>, String>;
+/// The text of the file, `None` without a file, or why it cannot be read.
+type IgnoreText = Result<Option<String>, String>;
 
-/// What a look at the file came to.
+/// The result of a check of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// All is as it was.
+pub enum RulesCheck {
+    /// Nothing has changed.
     Same,
-    /// The rules, or what is wrong with them, are others than before.
+    /// The rules or their problem have changed.
     Changed,
-    /// The file says less than before: look again then.
+    /// The file is gone or shorter than before. Check it again at this time.
     Doubtful(Instant),
 }
 
-/// The rules of a folder, and the file that they were made of.
+/// The rules of a folder, and the state of its ignore file.
 pub struct FolderRules {
     pub shared: Arc<SharedRules>,
-    /// What is wrong with the file, and what that means.
+    /// The problem of the file, and its effect.
     pub problem: Option<String>,
-    /// What the last look found.
-    text: Text,
-    /// Bytes of the file that the rules were made of.
+    /// The text that the last check found.
+    text: IgnoreText,
+    /// Bytes of the file that the rules come from.
     size: usize,
-    /// What a look found that is not believed yet, and since when.
-    doubted: Option<(Text, Instant)>,
+    /// A text that must be confirmed by a second check, and the time of the first.
+    doubted: Option<(IgnoreText, Instant)>,
 }
 
 impl FolderRules {
-    /// What is wrong with the ignore file, by its path.
+    /// The problem of the ignore file, by its path.
     pub fn problems(&self) -> BTreeMap<String, String> {
         self.problem.iter().map(|why| (IGNORE_FILE.to_owned(), why.clone())).collect()
     }
 
-    /// The rules as they are now. `list`: the patterns of the configuration.
-    ///
-    /// # Errors
-    /// When a pattern of the configuration does not hold.
+    /// Reads the rules. `list`: the patterns of the configuration. A bad pattern in it is an error.
     pub fn open<D: Disk>(root: &D, list: &[String]) -> Result<Self, PatternError> {
         let text = read(root);
         let believed = text.as_ref().ok().and_then(Option::as_deref);
@@ -77,35 +74,39 @@ impl FolderRules {
         Ok(Self { shared, problem, text, size, doubted: None })
     }
 
-    /// Looks at the file again. A file that says less than before must do so in two looks this far apart.
-    ///
-    /// # Errors
-    /// As [`FolderRules::open`]; then the rules stay as they are.
-    pub fn look<D: Disk>(
+    /// Checks the file again. A file that is gone or shorter must be so in two checks that are `apart` from each other.
+    /// After a bad pattern in `list` the rules stay as they are.
+    pub fn check<D: Disk>(
         &mut self,
         root: &D,
         list: &[String],
         now: Instant,
         apart: Duration,
-    ) -> Result<Look, PatternError> {
+    ) -> Result<RulesCheck, PatternError> {
         self.take_in(read(root), list, now, apart)
     }
 
-    fn take_in(&mut self, text: Text, list: &[String], now: Instant, apart: Duration) -> Result<Look, PatternError> {
+    fn take_in(
+        &mut self,
+        text: IgnoreText,
+        list: &[String],
+        now: Instant,
+        apart: Duration,
+    ) -> Result<RulesCheck, PatternError> {
         let doubted = self.doubted.take();
         if text == self.text {
-            return Ok(Look::Same);
+            return Ok(RulesCheck::Same);
         }
         match &text {
             Err(why) => {
-                self.problem = Some(format!("{why}; until it can be read, the patterns that it had stay in force"));
+                self.problem = Some(format!("{why}; until it can be read, its last patterns stay in force"));
             }
             Ok(said) => {
                 let size = said.as_ref().map_or(0, String::len);
                 let first = doubted.filter(|(before, _)| *before == text).map_or(now, |(_, first)| first);
                 if size < self.size && now < first + apart {
                     self.doubted = Some((text, first));
-                    return Ok(Look::Doubtful(first + apart));
+                    return Ok(RulesCheck::Doubtful(first + apart));
                 }
                 let (rules, problem) = make(list, said.as_deref())?;
                 self.shared.set(rules);
@@ -114,22 +115,22 @@ impl FolderRules {
             }
         }
         self.text = text;
-        Ok(Look::Changed)
+        Ok(RulesCheck::Changed)
     }
 }
 
-/// The rules of the configuration's list and of the file, and what is wrong with the latter.
+/// The rules of the configuration's list and of the file, and the problem of the file.
 fn make(list: &[String], text: Option<&str>) -> Result<(IgnoreRules, Option<String>), PatternError> {
     let (rules, bad) = IgnoreRules::from_good_lines(list, text)?;
     let problem = bad.first().map(|first| {
         let more =
-            if bad.len() > 1 { format!(" ({} more of its lines are as bad)", bad.len() - 1) } else { String::new() };
-        format!("{first}{more}; until it is mended, the line does not count")
+            if bad.len() > 1 { format!(" ({} more of its lines are bad)", bad.len() - 1) } else { String::new() };
+        format!("{first}{more}; bad lines do not count until you fix them")
     });
     Ok((rules, problem))
 }
 
-fn read<D: Disk>(root: &D) -> Text {
+fn read<D: Disk>(root: &D) -> IgnoreText {
     let read = || -> io::Result<Option<String>> {
         let mut file = match root.open(IGNORE_FILE) {
             Ok(file) => file,
@@ -160,7 +161,7 @@ mod tests {
 
     const APART: Duration = Duration::from_millis(100);
 
-    /// A folder whose file says this, and its rules.
+    /// A folder with this ignore file, and its rules.
     fn rules(text: &[u8]) -> (SimDisk, FolderRules) {
         let disk = SimDisk::new();
         disk.user_write(IGNORE_FILE, text.to_vec()).unwrap();
@@ -168,8 +169,8 @@ mod tests {
         (disk, rules)
     }
 
-    fn look(rules: &mut FolderRules, disk: &SimDisk, at: Instant) -> Look {
-        rules.look(disk, &["*.listed".to_owned()], at, APART).unwrap()
+    fn check(rules: &mut FolderRules, disk: &SimDisk, at: Instant) -> RulesCheck {
+        rules.check(disk, &["*.listed".to_owned()], at, APART).unwrap()
     }
 
     fn ignored(rules: &FolderRules, names: &[&str]) -> Vec<bool> {
@@ -177,36 +178,36 @@ mod tests {
     }
 
     #[test]
-    fn of_a_file_with_bad_lines_the_others_hold() {
+    fn bad_lines_do_not_affect_the_others() {
         let (disk, mut rules) = rules(b"*.key\na[b\n\xff*.pem\n*.pass\n");
         let names = ["a.key", "a.pass", "a.listed", "note.md"];
         assert_eq!(ignored(&rules, &names), [true, true, true, false]);
         let problem = rules.problem.clone().unwrap();
         assert!(problem.contains("line 2") && problem.contains("1 more"), "{problem}");
         disk.user_write(IGNORE_FILE, "*.key\n*.pem\n*.pass\n*.more\n").unwrap();
-        assert_eq!((look(&mut rules, &disk, Instant::now()), rules.problem.as_deref()), (Look::Changed, None));
+        assert_eq!((check(&mut rules, &disk, Instant::now()), rules.problem.as_deref()), (RulesCheck::Changed, None));
     }
 
     #[test]
-    fn while_the_file_cannot_be_read_the_rules_stay() {
+    fn rules_stay_while_the_file_is_unreadable() {
         let (disk, mut rules) = rules(b"*.key\n");
         let now = Instant::now();
         disk.set_unreadable(IGNORE_FILE, true).unwrap();
-        assert_eq!(look(&mut rules, &disk, now), Look::Changed, "there is something to report");
+        assert_eq!(check(&mut rules, &disk, now), RulesCheck::Changed, "there is something to report");
         assert!(rules.problem.is_some());
-        assert_eq!(look(&mut rules, &disk, now), Look::Same);
+        assert_eq!(check(&mut rules, &disk, now), RulesCheck::Same);
         assert_eq!(ignored(&rules, &["a.key", "a.listed"]), [true, true]);
         disk.set_unreadable(IGNORE_FILE, false).unwrap();
         disk.user_write(IGNORE_FILE, vec![b'#'; MAX_IGNORE_FILE + 1]).unwrap();
-        look(&mut rules, &disk, now);
+        check(&mut rules, &disk, now);
         assert!(ignored(&rules, &["a.key"])[0] && rules.problem.as_ref().unwrap().contains("too long"));
         disk.user_write(IGNORE_FILE, "*.key\n*.pem\n").unwrap();
-        assert_eq!((look(&mut rules, &disk, now), rules.problem.as_deref()), (Look::Changed, None));
+        assert_eq!((check(&mut rules, &disk, now), rules.problem.as_deref()), (RulesCheck::Changed, None));
         assert_eq!(ignored(&rules, &["a.key", "a.pem"]), [true, true]);
     }
 
     #[test]
-    fn a_file_that_says_less_is_believed_when_two_looks_agree() {
+    fn shorter_file_counts_after_two_checks() {
         for less in [None, Some(""), Some("*.k")] {
             let (disk, mut rules) = rules(b"*.key\n");
             let now = Instant::now();
@@ -215,22 +216,22 @@ mod tests {
                 Some(text) => disk.user_write(IGNORE_FILE, text).unwrap(),
             };
             change(less);
-            assert_eq!(look(&mut rules, &disk, now), Look::Doubtful(now + APART));
+            assert_eq!(check(&mut rules, &disk, now), RulesCheck::Doubtful(now + APART));
             assert!(ignored(&rules, &["a.key"])[0], "{less:?}");
-            // The new version is there.
+            // The new version has arrived.
             change(Some("*.key\n"));
-            assert_eq!(look(&mut rules, &disk, now + APART), Look::Same);
-            // It is gone once more, for good: the first look of these counts.
+            assert_eq!(check(&mut rules, &disk, now + APART), RulesCheck::Same);
+            // It is gone once more, for good. The time counts from here.
             change(less);
             let later = now + APART * 2;
-            assert_eq!(look(&mut rules, &disk, later), Look::Doubtful(later + APART));
-            assert_eq!(look(&mut rules, &disk, later + APART / 2), Look::Doubtful(later + APART));
+            assert_eq!(check(&mut rules, &disk, later), RulesCheck::Doubtful(later + APART));
+            assert_eq!(check(&mut rules, &disk, later + APART / 2), RulesCheck::Doubtful(later + APART));
             assert!(ignored(&rules, &["a.key"])[0], "{less:?}");
-            assert_eq!(look(&mut rules, &disk, later + APART), Look::Changed);
+            assert_eq!(check(&mut rules, &disk, later + APART), RulesCheck::Changed);
             assert!(!ignored(&rules, &["a.key"])[0], "{less:?}");
-            assert_eq!(look(&mut rules, &disk, later + APART), Look::Same);
+            assert_eq!(check(&mut rules, &disk, later + APART), RulesCheck::Same);
             change(Some("*.key\n"));
-            assert_eq!(look(&mut rules, &disk, later + APART), Look::Changed, "more is believed at once");
+            assert_eq!(check(&mut rules, &disk, later + APART), RulesCheck::Changed, "a longer file counts at once");
             assert!(ignored(&rules, &["a.key"])[0]);
         }
     }

@@ -10,9 +10,8 @@ use crate::local::ScanScope;
 use crate::state::FolderLock;
 
 use super::control::PlannedStep;
-use super::cycle::Report;
-use super::engine::CycleError;
-use super::findings::Findings;
+use super::cycle::{CycleError, CycleReport};
+use super::findings::CycleFindings;
 use super::open_folder::OpenFolder;
 use super::root::OpenError;
 use super::setup::{CONFIRM_INTERVAL, FolderSetup};
@@ -71,7 +70,7 @@ pub async fn sync_standalone(
         Ok(mut folder) => {
             let result = run_cycles(&mut folder, &mut status, progress).await;
             if result.is_err() {
-                Findings::enter_partly(&folder.engine, &mut status, Timestamp::now());
+                CycleFindings::enter_partly(&folder.engine, &mut status, Timestamp::now());
             }
             result.map_err(StandaloneError::from)
         }
@@ -102,7 +101,7 @@ async fn run_cycles(
         deleted += report.deleted_remote;
         trashed += report.trashed;
         conflicts.extend(report.conflicts.iter().map(ToString::to_string));
-        let findings = Findings::of(&folder.engine, &report, folder.rules.problems(), status);
+        let findings = CycleFindings::of(&folder.engine, &report, folder.rules.problems(), status);
         findings.enter(status, Timestamp::now());
         if report.again {
             follow_ups += 1;
@@ -122,7 +121,10 @@ async fn run_cycles(
     Ok(SyncSummary { uploaded, downloaded, deleted, trashed, conflicts, halts, status: status.clone() })
 }
 
-async fn run_cycle(folder: &mut OpenFolder, progress: &mut impl FnMut(usize, usize)) -> Result<Report, CycleError> {
+async fn run_cycle(
+    folder: &mut OpenFolder,
+    progress: &mut impl FnMut(usize, usize),
+) -> Result<CycleReport, CycleError> {
     let counts = folder.engine.progress();
     let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
     let cycle = folder.engine.cycle(ScanScope::full());

@@ -4,7 +4,7 @@
 use crate::remote::RemoteError;
 use crate::state::StateError;
 
-use super::engine::CycleError;
+use super::cycle::CycleError;
 use super::root::OpenError;
 use super::status::{HaltStatus, SyncState, WaitsFor, halt_status};
 

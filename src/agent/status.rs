@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::sync::plan::Side;
 use crate::sync::safety::{Halt, HeldDeletions};
 
-use super::problems::Effect;
+use super::problems::ProblemEffect;
 
 /// Paths that a halt names.
 const SAMPLE_PATHS: usize = 10;
@@ -128,12 +128,12 @@ pub struct FolderStatus {
 impl FolderStatus {
     /// True: a path that is to be synced waits for a person.
     pub fn is_blocked(&self) -> bool {
-        self.problems.iter().any(|p| p.effect == Effect::Blocked)
+        self.problems.iter().any(|p| p.effect == ProblemEffect::Blocked)
     }
 
     /// True: nothing goes on until a person acts.
     pub fn needs_person(&self) -> bool {
-        let is_retried = || self.problems.iter().any(|p| p.effect == Effect::Retried);
+        let is_retried = || self.problems.iter().any(|p| p.effect == ProblemEffect::Retried);
         match self.state {
             SyncState::Halted | SyncState::AuthRequired | SyncState::Paused => true,
             SyncState::Idle => self.is_blocked() && !is_retried() && self.pending.total() == self.pending.blocked,
@@ -167,7 +167,7 @@ pub struct ProblemStatus {
     pub since: Timestamp,
     /// The consequence for the path.
     #[serde(default)]
-    pub effect: Effect,
+    pub effect: ProblemEffect,
 }
 
 /// A gate that is shut.

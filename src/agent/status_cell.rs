@@ -11,8 +11,7 @@ use tokio::sync::watch;
 use crate::local::watch::{FolderWatcher, WatchState};
 use crate::protocol::capability;
 
-use super::cycle::Recent;
-use super::engine::Progress;
+use super::cycle::{CycleProgress, FinishedAction};
 use super::push::PushMonitor;
 use super::setup::FolderSetup;
 use super::status::{FolderStatus, HaltStatus, ProgressStatus, ProxyStatus, RecentAction, SyncState};
@@ -29,7 +28,7 @@ pub(super) struct StatusCell {
     recent: Mutex<VecDeque<RecentAction>>,
     /// All that waits for a person. The status shows the first.
     halts: Mutex<Vec<HaltStatus>>,
-    progress: Mutex<Option<Arc<Progress>>>,
+    progress: Mutex<Option<Arc<CycleProgress>>>,
     next_cycle: Mutex<Option<Instant>>,
     /// Counts the changes, for all folders together.
     changed: watch::Sender<u64>,
@@ -144,7 +143,7 @@ impl StatusCell {
         });
     }
 
-    pub fn set_progress(&self, progress: Arc<Progress>) {
+    pub fn set_progress(&self, progress: Arc<CycleProgress>) {
         *lock(&self.progress) = Some(progress);
     }
 
@@ -166,7 +165,7 @@ impl StatusCell {
     }
 
     /// Adds finished actions, the oldest first.
-    pub fn add_recent(&self, done: &[Recent]) {
+    pub fn add_recent(&self, done: &[FinishedAction]) {
         let at = Timestamp::now();
         let mut recent = lock(&self.recent);
         for done in done.iter().rev().take(MAX_RECENT_ACTIONS).rev() {

@@ -1,9 +1,9 @@
-//! A folder that lost its identity, and of which a person approves.
+//! A folder that lost its identity and is approved by a person.
 
 use super::*;
 
-/// Four files were synced. Then the private folder was lost, and meanwhile `a` went here, `b` went there, `c` was
-/// edited here, and `d` on both sides.
+/// Four files were synced. Then the private folder was lost. `a` was deleted here, `b` on the proxy; `c` was edited here,
+/// and `d` on both sides.
 fn changed() -> Story {
     let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b", "c", "d"] {
@@ -19,7 +19,7 @@ fn changed() -> Story {
     story
 }
 
-/// Opens the folder as its user does: where a gate is shut, the user approves.
+/// Opens the folder as its user does, who approves a halt.
 fn open(story: &Story) -> Engine<SimDisk, FakeRemote, Clock> {
     match Engine::open(story.parts(3), "id") {
         Err(CycleError::Halted(_)) => Engine::open_approved(story.parts(4), "new-id").unwrap(),
@@ -60,12 +60,12 @@ fn approval_deletes_nothing_wherever_it_is_killed() {
         contents.sort();
         assert_eq!(contents, ["a", "b", "c", "edited", "mine", "theirs"], "killed at {number}");
         assert_eq!(story.disk.user_tree("").len(), 6, "killed at {number}");
-        // From here on a deletion is a deletion again.
+        // Later deletions are obeyed.
         story.disk.user_remove("a").unwrap();
         story.settle();
         assert!(!story.names().contains(&"a".to_owned()), "killed at {number}");
         if !was_killed {
-            assert!(number > 5, "some writes were tried");
+            assert!(number > 5, "the loop covered some writes");
             break;
         }
     }

@@ -2,22 +2,22 @@
 
 use super::*;
 
-/// When the machine was started again, in seconds since the epoch.
+/// The second start of the machine, in seconds since the epoch.
 const BOOTED: i64 = 1_000;
 
-/// The machine is in another start, which began at [`BOOTED`].
+/// Starts the machine again at [`BOOTED`].
 fn boot(story: &Story, id: &str) {
     let uptime = Duration::from_secs(1_700_000_000 - BOOTED as u64);
     *story.clock.1.lock().unwrap() = Some(MachineBoot { id: id.to_owned(), uptime });
 }
 
-/// A write at so many seconds since the epoch.
+/// Writes a file at a time in seconds since the epoch.
 fn write_at(story: &Story, seconds: i64, path: &str, content: impl Into<bytes::Bytes>) {
     story.disk.set_time(seconds * 1_000_000_000);
     story.disk.user_write(path, content).unwrap();
 }
 
-/// Three synced files, an agent that was killed with its machine, and a machine that was started again.
+/// Three synced files on a machine that crashed and was started again.
 fn crashed(config: FakeConfig) -> Story {
     let mut story = Story::new(config);
     boot(&story, "first");
@@ -84,13 +84,13 @@ fn newer_text_of_others_wins_over_an_emptied_file() {
 
 #[test]
 fn file_emptied_by_its_user_is_uploaded() {
-    // After the machine was started, and with a clock that is right.
+    // After the start of the machine.
     let mut story = crashed(FakeConfig::default());
     write_at(&story, BOOTED + 10, "empty", "");
     story.restart();
     story.settle();
     assert_eq!((text(&story, "empty").as_str(), copies(&story).len()), ("", 0));
-    // In the same start, whatever became of the agent.
+    // In the same start, after a restart of the agent.
     write_at(&story, 20, "zeros", "");
     story.restart();
     story.settle();
@@ -114,7 +114,7 @@ fn clean_stop_leaves_nothing_to_check() {
 fn emptied_file_is_held_until_the_proxy_answers() {
     let mut story = crashed(FakeConfig::default());
     write_at(&story, 20, "empty", "");
-    // Agents that come and go without an answer, cleanly or not, and once more after another start.
+    // Some runs without an answer, also after another start of the machine.
     for id in ["second", "second", "third"] {
         boot(&story, id);
         story.restart();
@@ -126,7 +126,7 @@ fn emptied_file_is_held_until_the_proxy_answers() {
     story.restart();
     story.settle();
     assert_eq!((text(&story, "empty").as_str(), copies(&story).len()), ("text of empty", 1));
-    // What is emptied from now on is an edit.
+    // A file that is emptied later is an edit.
     write_at(&story, 30, "zeros", "");
     story.restart();
     story.settle();

@@ -1,4 +1,4 @@
-//! What is deleted, what is held, and what is remembered of it.
+//! Deletions: proof, gates and memory.
 
 use super::*;
 
@@ -6,14 +6,14 @@ fn path(name: &str) -> RelPath {
     RelPath::parse(name).unwrap()
 }
 
-/// The paths whose deletion the container remembers.
+/// The paths with a recorded deletion.
 fn seen(story: &Story) -> Vec<String> {
     let entries = story.engine.container().entries().iter();
     entries.filter(|(_, e)| matches!(e.base, Base::Seen(_))).map(|(p, _)| p.to_string()).collect()
 }
 
 #[test]
-fn an_approval_dies_with_its_plan() {
+fn approval_ends_with_its_plan() {
     let mut story = Story::new(FakeConfig::default());
     let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
     let write = |story: &Story| names.iter().for_each(|n| story.disk.user_write(n, n.clone()).unwrap());
@@ -25,7 +25,7 @@ fn an_approval_dies_with_its_plan() {
     assert_eq!(story.cycle(ScanScope::full()).unwrap().held, 12);
     let id = story.engine.halts()[0].id().to_owned();
     assert!(story.engine.approve(&id).unwrap());
-    // The user has second thoughts before the next cycle, and then third ones.
+    // The user writes the files again before the next cycle, and then removes them once more.
     write(&story);
     story.cycle(ScanScope::full()).unwrap();
     remove(&story);
@@ -34,9 +34,9 @@ fn an_approval_dies_with_its_plan() {
     assert_eq!(story.names().len(), 12);
 }
 
-/// A device that was away for longer than tombstones are kept.
+/// The device was away longer than the proxy keeps tombstones.
 #[test]
-fn deletions_whose_tombstones_are_forgotten_are_not_undone() {
+fn deletion_stays_when_its_tombstone_expired() {
     let mut story = Story::new(FakeConfig::default());
     for name in ["deleted", "edited", "kept", "theirs"] {
         story.disk.user_write(name, name).unwrap();
@@ -60,9 +60,8 @@ fn deletions_whose_tombstones_are_forgotten_are_not_undone() {
     assert!(story.disk.user_tree(".memsync/history").values().any(|content| &content[..] == b"deleted"));
 }
 
-/// Many of them wait for a person, also over a restart of the cycle.
 #[test]
-fn many_forgotten_deletions_are_held_and_stay_held() {
+fn mass_deletion_is_held_when_tombstones_expired() {
     let mut story = Story::new(FakeConfig::default());
     for n in 0..12 {
         story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap();
@@ -83,9 +82,8 @@ fn many_forgotten_deletions_are_held_and_stay_held() {
     assert!(!story.disk.user_tree("").keys().any(|name| name.starts_with('n')));
 }
 
-/// A deletion is remembered as long as the proxy does.
 #[test]
-fn deletions_that_the_proxy_has_forgotten_are_forgotten_here() {
+fn deletion_is_forgotten_with_its_tombstone() {
     let mut story = Story::new(FakeConfig::default());
     for name in ["ours", "theirs", "kept"] {
         story.disk.user_write(name, name).unwrap();
@@ -103,17 +101,16 @@ fn deletions_that_the_proxy_has_forgotten_are_forgotten_here() {
     story.engine.tidy().unwrap();
     assert_eq!((seen(&story).len(), story.names(), story.disk.user_tree("").len()), (0, vec!["kept".to_owned()], 1));
     story.restart();
-    assert_eq!(seen(&story).len(), 0, "it is written down");
-    // The same content once more is the user's wish, and no echo of what was deleted.
+    assert_eq!(seen(&story).len(), 0, "the state is saved without them");
+    // A new file with the deleted content is the user's own.
     story.disk.user_write("ours", "ours").unwrap();
     story.settle();
     assert_eq!(story.names(), ["kept", "ours"]);
 }
 
-/// What a plain index does not name may be there all the same; and of a file that stands there, or may, the deletion
-/// is what tells a wish of the user's from an echo.
+/// A plain index may miss an entry. And where a file may be, the recorded deletion tells a new file from an old upload.
 #[test]
-fn deletions_are_remembered_where_the_index_is_no_proof_or_the_file_is_there() {
+fn deletion_is_remembered_without_proof_of_expiry() {
     let mut story = Story::new(plain());
     story.disk.user_write("a", "1").unwrap();
     story.settle();
@@ -134,11 +131,11 @@ fn deletions_are_remembered_where_the_index_is_no_proof_or_the_file_is_there() {
     story.restart();
     story.settle();
     story.engine.tidy().unwrap();
-    assert_eq!(seen(&story), ["d/a"], "nobody knows what is in the folder");
+    assert_eq!(seen(&story), ["d/a"], "the folder cannot be read");
 }
 
-/// Twelve files that somebody deleted, and one that stays; the index has not heard of it, and says `listed` of each.
-fn deleted_unheard_of(config: FakeConfig, listed: Option<IndexEntry>) -> Story {
+/// Twelve files that another device deleted, and one that stays. The index entry of each deleted file is `listed`.
+fn deleted_but_listed(config: FakeConfig, listed: Option<IndexEntry>) -> Story {
     let mut story = Story::new(config);
     let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
     names.iter().for_each(|n| story.disk.user_write(n, n.clone()).unwrap());
@@ -151,13 +148,13 @@ fn deleted_unheard_of(config: FakeConfig, listed: Option<IndexEntry>) -> Story {
     story
 }
 
-/// The plan that is held, after cycles enough to delete.
+/// The held plan, after enough cycles to delete.
 #[track_caller]
 fn held(story: &mut Story) -> String {
     for _ in 0..4 {
         story.cycle(ScanScope::full()).unwrap();
     }
-    assert_eq!(story.disk.user_tree("").len(), 13, "nothing is deleted unasked");
+    assert_eq!(story.disk.user_tree("").len(), 13, "nothing is deleted without approval");
     story.engine.held().first().expect("they are held").id.clone()
 }
 
@@ -165,21 +162,21 @@ fn stale() -> Option<IndexEntry> {
     Some(IndexEntry { md5: Md5::of(b"stale"), size: 5, is_deleted: false, version: 0 })
 }
 
-/// Row 13: the index calls live what the blobs say was deleted.
+/// Row 13: the index names deleted blobs as live.
 #[test]
-fn deletions_that_only_the_blobs_tell_of_are_counted_too() {
-    let mut story = deleted_unheard_of(plain(), stale());
+fn gate_counts_deletions_that_only_blobs_show() {
+    let mut story = deleted_but_listed(plain(), stale());
     let id = held(&mut story);
     assert!(story.engine.approve(&id).unwrap());
     story.settle();
     assert_eq!(story.disk.user_tree("").into_keys().collect::<Vec<_>>(), ["other"]);
 }
 
-/// Row 4, whose upload is refused because of a tombstone of the same content.
+/// Row 4: a tombstone of the same content refuses the upload.
 #[test]
-fn deletions_that_uploads_run_into_are_counted_too() {
-    // To such a proxy a tombstone exists: nobody writes over it as if it were new.
-    let mut story = deleted_unheard_of(FakeConfig { tombstones: TombstoneKind::Exists, ..plain() }, None);
+fn gate_counts_deletions_that_uploads_meet() {
+    // For this proxy a tombstone exists, so that an upload with `new` fails.
+    let mut story = deleted_but_listed(FakeConfig { tombstones: TombstoneKind::Exists, ..plain() }, None);
     for name in story.state.user_tree("").into_keys() {
         story.state.user_remove(&name).unwrap();
     }
@@ -191,7 +188,7 @@ fn deletions_that_uploads_run_into_are_counted_too() {
 }
 
 #[test]
-fn one_deletion_that_only_the_blob_tells_of_is_obeyed() {
+fn deletion_that_only_the_blob_shows_is_obeyed() {
     for listed in [stale(), None] {
         let mut story = Story::new(plain());
         for name in ["a", "b"] {
@@ -202,16 +199,16 @@ fn one_deletion_that_only_the_blob_tells_of_is_obeyed() {
         story.server.set_index_entry(&path("a"), listed);
         story.settle();
         assert_eq!(story.disk.user_tree("").into_keys().collect::<Vec<_>>(), ["b"], "{listed:?}");
-        // Somebody writes it again.
+        // Another device writes it again.
         story.server.foreign_put(&path("a"), "again");
         story.settle();
         assert_eq!(story.disk.user_read("a").unwrap(), "again");
     }
 }
 
-/// Two scans must have missed it, however long the first cycle takes to come to its plan.
+/// Two scans must miss a file, no matter how long the first cycle takes.
 #[test]
-fn one_scan_proves_no_deletion_however_slow_the_proxy() {
+fn one_scan_proves_no_deletion_when_the_proxy_is_slow() {
     let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
     story.disk.user_write("a", "1").unwrap();
     story.settle();
@@ -224,9 +221,8 @@ fn one_scan_proves_no_deletion_however_slow_the_proxy() {
     assert_eq!(story.names(), [""; 0]);
 }
 
-/// A folder that became a file goes up, whatever was left out of the sync inside it.
 #[test]
-fn an_ignored_file_holds_up_nobody_in_whose_folder_it_was() {
+fn file_replaces_folder_that_held_an_ignored_file() {
     let mut story = Story::new(FakeConfig::default());
     for name in ["d/a", "d/ignored"] {
         story.disk.user_write(name, name).unwrap();
@@ -236,15 +232,15 @@ fn an_ignored_file_holds_up_nobody_in_whose_folder_it_was() {
     story.settle();
     story.disk.user_remove_dir_all("d").unwrap();
     story.disk.user_write("d", "a file now").unwrap();
-    // Where only what changed is looked at, and where all is.
+    // In a cycle for the changed paths, and in one for all.
     story.ignore(&["d/ignored"]);
     story.settle();
     assert_eq!(story.names(), ["d", "d/ignored"], "an ignore rule deletes nothing");
 }
 
-/// A name in another Unicode form that is no file must not make up for a file that has gone.
+/// A symlink under another Unicode form of a name must not hide that a file is gone.
 #[test]
-fn a_file_that_goes_is_missed_whatever_else_comes() {
+fn removed_file_is_missed_beside_a_twin_name() {
     let mut story = Story::new(FakeConfig::default());
     for name in ["\u{e9}", "z"] {
         story.disk.user_write(name, name).unwrap();
@@ -257,7 +253,7 @@ fn a_file_that_goes_is_missed_whatever_else_comes() {
     assert_eq!(story.names(), ["\u{e9}"]);
 }
 
-/// A file that is deleted elsewhere while a program has it open here.
+/// Another device deletes a file that a program has open here.
 fn deleted_while_it_is_open() -> Story {
     let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b"] {
@@ -270,35 +266,35 @@ fn deleted_while_it_is_open() -> Story {
 }
 
 #[test]
-fn a_deletion_that_waits_for_a_program_is_done_when_that_closes_the_file() {
-    for told in [touched("a"), ScanScope::full()] {
+fn deletion_of_an_open_file_is_done_on_close() {
+    for scope in [touched("a"), ScanScope::full()] {
         let mut story = deleted_while_it_is_open();
         let tries: usize = (0..300).map(|_| story.cycle(ScanScope::default()).unwrap().failed).sum();
-        assert!((5..60).contains(&tries), "it is tried now and then in ten minutes: {tries}");
-        // Another program closes it, and this one has it open still.
+        assert!((5..60).contains(&tries), "in ten minutes it is tried a few times: {tries}");
+        // A second program closes it; the first still has it open.
         let before = story.cycle(ScanScope::default()).unwrap().failed;
-        let report = story.cycle(told.clone()).unwrap();
+        let report = story.cycle(scope.clone()).unwrap();
         assert_eq!((report.trashed, before + report.failed), (0, 1));
         story.disk.keep_open("a", false).unwrap();
-        assert_eq!(story.cycle(told.clone()).unwrap().trashed, 1, "{told:?}");
+        assert_eq!(story.cycle(scope.clone()).unwrap().trashed, 1, "{scope:?}");
         assert_eq!((story.engine.failing(), story.disk.user_tree("").len()), (0, 1));
     }
 }
 
 #[test]
-fn a_deletion_that_waits_for_a_program_is_done_soon_where_nothing_tells_of_the_close() {
+fn deletion_of_an_open_file_is_done_soon_without_an_event() {
     let mut story = deleted_while_it_is_open();
     for _ in 0..300 {
         story.cycle(ScanScope::default()).unwrap();
     }
     story.disk.keep_open("a", false).unwrap();
-    // Half a minute.
+    // These cycles take half a minute.
     let trashed: usize = (0..15).map(|_| story.cycle(ScanScope::default()).unwrap().trashed).sum();
     assert_eq!(trashed, 1);
 }
 
-/// Files of a folder that is about to be renamed, and some beside it.
-fn a_folder(story: &Story, files: usize) {
+/// Files in the folder `d`, which a test renames, and as many in `beside`.
+fn write_folders(story: &Story, files: usize) {
     for n in 0..files {
         story.disk.user_write(&format!("d/{n:02}"), format!("is in the folder: {n}")).unwrap();
         story.disk.user_write(&format!("beside/{n:02}"), format!("is beside it: {n}")).unwrap();
@@ -320,11 +316,11 @@ impl Story {
     }
 }
 
-/// What comes under a new name may be long there when the old name goes.
+/// The new names may arrive long before the old ones go.
 #[test]
-fn a_renamed_folder_is_no_mass_deletion_on_either_side() {
+fn renamed_folder_is_no_mass_deletion() {
     let mut story = Story::new(FakeConfig::default());
-    a_folder(&story, 12);
+    write_folders(&story, 12);
     story.set(cautious());
     story.settle();
     story.disk.user_rename("d", "e").unwrap();
@@ -332,7 +328,7 @@ fn a_renamed_folder_is_no_mass_deletion_on_either_side() {
         assert_eq!(story.cycle(ScanScope::full()).unwrap().held, 0);
     }
     assert_eq!((story.below("d/"), story.below("e/")), (0, 12));
-    // And back, on another device.
+    // Another device renames it back.
     for n in 0..12 {
         story.server.foreign_put(&path(&format!("d/{n:02}")), format!("is in the folder: {n}"));
     }
@@ -341,16 +337,16 @@ fn a_renamed_folder_is_no_mass_deletion_on_either_side() {
         story.server.server_delete(&path(&format!("e/{n:02}")));
     }
     assert_eq!(story.cycle(ScanScope::default()).unwrap().trashed, 12);
-    // What goes for good is another thing.
+    // Without new names it is a mass deletion.
     story.disk.user_remove_dir_all("d").unwrap();
     story.cycle(ScanScope::full()).unwrap();
     assert_eq!(story.cycle(ScanScope::full()).unwrap().held, 12);
 }
 
 #[test]
-fn a_mass_deletion_that_waits_for_a_person_waits_however_many_files_come() {
+fn mass_deletion_stays_held_when_new_files_come() {
     let mut story = Story::new(FakeConfig::default());
-    a_folder(&story, 12);
+    write_folders(&story, 12);
     story.set(EngineOptions { max_delete: 0.4, ..options() });
     story.settle();
     story.disk.user_rename("d", ".memsync/away").unwrap();
@@ -366,7 +362,7 @@ fn a_mass_deletion_that_waits_for_a_person_waits_however_many_files_come() {
         assert_eq!(story.engine.held().first().map(|h| &h.id), Some(&id));
     }
     assert_eq!((story.below("d/"), story.below("new/")), (12, 50));
-    // One half of it comes back under another name. The other is still too much.
+    // One half comes back under another name. The other half is still too much.
     story.disk.user_rename(".memsync/away", "e").unwrap();
     for _ in 0..3 {
         story.cycle(ScanScope::full()).unwrap();
@@ -375,9 +371,9 @@ fn a_mass_deletion_that_waits_for_a_person_waits_however_many_files_come() {
     assert_eq!(story.engine.held()[0].steps.len(), 12);
 }
 
-/// It is a rename all the same, and the upload comes first.
+/// The upload of a rename comes before the deletion.
 #[test]
-fn a_file_that_was_renamed_and_may_not_be_read_keeps_its_old_name_on_the_proxy_until_it_may() {
+fn renamed_file_keeps_its_old_name_while_unreadable() {
     let mut story = Story::new(FakeConfig::default());
     for name in ["a", "other"] {
         story.disk.user_write(name, name).unwrap();
@@ -389,8 +385,8 @@ fn a_file_that_was_renamed_and_may_not_be_read_keeps_its_old_name_on_the_proxy_u
     for _ in 0..4 {
         story.cycle(ScanScope::full()).unwrap();
     }
-    assert_eq!(story.names(), ["a"], "it holds up no other");
-    // It is told as long as it waits, whether or not there is anything to plan.
+    assert_eq!(story.names(), ["a"], "other deletions go on");
+    // The wait is reported with and without a plan.
     for _ in 0..2 {
         let report = story.cycle(ScanScope::default()).unwrap();
         assert_eq!((report.waiting, story.engine.pending().delete), (1, 1), "planned: {}", report.planned);
@@ -401,11 +397,11 @@ fn a_file_that_was_renamed_and_may_not_be_read_keeps_its_old_name_on_the_proxy_u
     assert_eq!(story.names(), ["b"]);
 }
 
-/// A folder was renamed elsewhere, and what it held does not come here: the disk is full.
+/// Another device renamed a folder, and the new files do not fit on the disk.
 #[test]
-fn a_file_is_not_removed_on_the_strength_of_a_download_that_failed() {
+fn file_stays_when_its_renamed_download_fails() {
     let mut story = Story::new(FakeConfig::default());
-    a_folder(&story, 12);
+    write_folders(&story, 12);
     story.settle();
     for n in 0..12 {
         let (old, new) = (format!("d/{n:02}"), format!("e/{n:02}"));
@@ -429,46 +425,46 @@ fn a_file_is_not_removed_on_the_strength_of_a_download_that_failed() {
     assert_eq!((below("d/"), below("e/")), (0, 12));
 }
 
-/// While an `rm -r` is at work, what has gone already is neither looked at nor planned again, and edits go up meanwhile.
+/// While an `rm -r` runs, missing files are not scanned or planned again, and edits are uploaded.
 #[test]
-fn what_vanished_waits_for_the_end_of_it_and_holds_up_nothing() {
+fn deletions_wait_for_a_running_removal() {
     let mut story = Story::new(FakeConfig::default());
     for n in 0..5 {
         story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap();
     }
     story.settle();
-    let looks = Arc::new(AtomicU64::new(0));
-    let count = looks.clone();
+    let stats = Arc::new(AtomicU64::new(0));
+    let count = stats.clone();
     story.disk.set_hook(Some(Box::new(move |op| {
         count.fetch_add(u64::from(op.kind == StepKind::Stat && op.path == "n0"), Ordering::Relaxed);
         StepFate::Go
     })));
-    // Each cycle of a story comes two seconds after the last, and this wants less than the second that confirms.
-    let at_once = |story: &mut Story, path: &str| {
+    // A cycle without the usual two seconds before it, so that it confirms nothing.
+    let cycle_at_once = |story: &mut Story, path: &str| {
         story.clock.0.fetch_sub(2, Ordering::Relaxed);
         story.cycle(touched(path)).unwrap()
     };
     for n in 0..2 {
         story.disk.user_remove(&format!("n{n}")).unwrap();
-        assert!(at_once(&mut story, &format!("n{n}")).again);
+        assert!(cycle_at_once(&mut story, &format!("n{n}")).again);
     }
-    assert_eq!(looks.load(Ordering::Relaxed), 1);
+    assert_eq!(stats.load(Ordering::Relaxed), 1);
     story.disk.user_write("n4", "edited").unwrap();
-    let report = at_once(&mut story, "n4");
+    let report = cycle_at_once(&mut story, "n4");
     assert_eq!((report.uploaded, report.deleted_remote, report.again), (1, 0, true));
     assert_eq!(story.engine.pending().delete, 2);
-    // Nobody saw it come back.
+    // No event reports that it came back.
     story.disk.user_write("n1", "1").unwrap();
     let report = story.cycle(ScanScope::default()).unwrap();
     assert_eq!((report.deleted_remote, report.again), (1, false));
-    assert_eq!(looks.load(Ordering::Relaxed), 2);
+    assert_eq!(stats.load(Ordering::Relaxed), 2);
     assert_eq!(story.names(), ["n1", "n2", "n3", "n4"]);
     assert_eq!(story.engine.pending().delete, 0);
 }
 
-/// A disk that cannot read one file any more.
+/// The disk cannot read one file any more.
 #[test]
-fn a_file_that_cannot_be_read_when_it_makes_room_stays_and_holds_up_no_other() {
+fn file_that_cannot_be_displaced_holds_up_no_other() {
     for removed in [false, true] {
         let mut story = Story::new(FakeConfig::default());
         for name in ["a", "b"] {
@@ -502,7 +498,7 @@ fn a_file_that_cannot_be_read_when_it_makes_room_stays_and_holds_up_no_other() {
 }
 
 #[test]
-fn a_displaced_file_that_cannot_be_put_away_is_kept_and_holds_up_no_other() {
+fn displaced_file_is_kept_when_history_is_unwritable() {
     let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b"] {
         story.disk.user_write(name, name).unwrap();

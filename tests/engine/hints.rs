@@ -1,4 +1,4 @@
-//! An index of hints that is wrong, or late.
+//! An index of hints that is wrong or late.
 
 use super::*;
 
@@ -6,26 +6,26 @@ fn path(name: &str) -> RelPath {
     RelPath::parse(name).unwrap()
 }
 
-/// What an index says of this content where it is there, or was deleted.
+/// The index entry of this content, live or deleted.
 fn entry(content: &str, is_deleted: bool) -> Option<IndexEntry> {
     let size = if is_deleted { 0 } else { content.len() as u64 };
     Some(IndexEntry { md5: Md5::of(content.as_bytes()), size, is_deleted, version: 0 })
 }
 
 impl Story {
-    /// The index comes to be right, and all comes to rest.
+    /// Settles, then corrects the index and settles again.
     #[track_caller]
     fn catch_up(&mut self) {
         self.settle();
         self.server.calm();
         self.settle();
-        assert!(!self.engine.unfinished());
+        assert!(!self.engine.is_unfinished());
     }
 }
 
 /// Rows 6 and 18: the blob that the index names is not there.
 #[test]
-fn a_renamed_file_goes_up_to_a_name_that_the_index_wrongly_calls_taken() {
+fn renamed_file_is_uploaded_over_a_stale_index_entry() {
     for before in [None, Some("theirs"), Some("renamed")] {
         let mut story = Story::new(plain());
         story.disk.user_write("old", "renamed").unwrap();
@@ -39,7 +39,7 @@ fn a_renamed_file_goes_up_to_a_name_that_the_index_wrongly_calls_taken() {
         for _ in 0..4 {
             story.cycle(ScanScope::full()).unwrap();
             let there: Vec<_> = story.server.contents().into_values().collect();
-            // A tombstone of the very same content is a deletion, which a device that never had the file obeys.
+            // A device that never had the file obeys a tombstone of the same content.
             assert!(before == Some("renamed") || there.contains(&"renamed".into()), "{before:?}: {there:?}");
         }
         story.catch_up();
@@ -50,7 +50,7 @@ fn a_renamed_file_goes_up_to_a_name_that_the_index_wrongly_calls_taken() {
 }
 
 #[test]
-fn an_edit_goes_up_where_the_index_names_a_blob_that_is_gone() {
+fn edit_is_uploaded_when_the_listed_blob_is_gone() {
     for deleted in [false, true] {
         let mut story = Story::new(plain());
         story.disk.user_write("a", "base").unwrap();
@@ -68,9 +68,9 @@ fn an_edit_goes_up_where_the_index_names_a_blob_that_is_gone() {
     }
 }
 
-/// Row 17: what the index names was there before our own last write.
+/// Row 17: the index names the content before this device's last write.
 #[test]
-fn an_edit_that_is_taken_back_stays_so_however_late_the_index_is() {
+fn reverted_edit_stays_reverted_with_a_late_index() {
     for theirs in [false, true] {
         let mut story = Story::new(plain());
         story.disk.user_write("a", "first").unwrap();
@@ -91,9 +91,9 @@ fn an_edit_that_is_taken_back_stays_so_however_late_the_index_is() {
     }
 }
 
-/// Row 5, where the deletion is remembered.
+/// Row 5 with a recorded deletion.
 #[test]
-fn a_file_that_is_renamed_away_and_back_stays_however_late_the_index_is() {
+fn file_renamed_away_and_back_stays_with_a_late_index() {
     let mut story = Story::new(plain());
     story.disk.user_write("a", "1").unwrap();
     story.settle();
@@ -106,9 +106,9 @@ fn a_file_that_is_renamed_away_and_back_stays_however_late_the_index_is() {
     assert_eq!((story.names(), story.disk.user_read("a").unwrap()), (vec!["a".to_owned()], "1".into()));
 }
 
-/// Row 10: the index knows the deletion before the last.
+/// Row 10: the index names the deletion before the last.
 #[test]
-fn a_file_that_is_made_and_deleted_again_stays_deleted_however_late_the_index_is() {
+fn file_deleted_twice_stays_deleted_with_a_late_index() {
     for theirs in [false, true] {
         let mut story = Story::new(plain());
         story.disk.user_write("other", "other").unwrap();
@@ -131,9 +131,8 @@ fn a_file_that_is_made_and_deleted_again_stays_deleted_however_late_the_index_is
     }
 }
 
-/// What is the same on both sides is not fetched to begin with.
 #[test]
-fn a_first_sync_takes_the_index_at_its_word_where_both_sides_are_the_same() {
+fn first_sync_downloads_nothing_that_is_equal() {
     let mut story = Story::new(plain());
     for n in 0..12 {
         story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap();
@@ -143,7 +142,7 @@ fn a_first_sync_takes_the_index_at_its_word_where_both_sides_are_the_same() {
     assert!(story.server.calls().iter().all(|call| call.request == FakeRequest::Index));
 }
 
-/// Nothing would tell a later cycle to record it.
+/// No later cycle would record it.
 #[test]
 fn deletion_answered_with_404_records_the_listed_tombstone() {
     let mut story = Story::new(plain());

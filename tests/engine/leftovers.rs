@@ -1,8 +1,8 @@
-//! Displaced files that could not be put where they belong.
+//! Displaced files that are left in the stage.
 
 use super::*;
 
-/// No conflict copy of a file whose name starts so can be made.
+/// Conflict copies of files whose names start with `start` cannot be made.
 fn refuse_copies(story: &Story, start: &'static str) {
     let is_copy = move |to: &str| to.starts_with(start) && to.contains(".conflict-");
     story.disk.set_hook(Some(Box::new(move |op| match op.kind {
@@ -27,7 +27,7 @@ fn displaced_file_is_put_in_order_after_a_failed_commit() {
     while !story.engine.has_leftovers() {
         story.cycle(ScanScope::full()).unwrap();
     }
-    // The sweep makes the first copy, the state cannot be written, and the second file is left.
+    // The sweep makes the first copy. The state cannot be written, and the second file is left.
     refuse_copies(&story, "second");
     story.state.set_hook(Some(Box::new(|op| match op.kind {
         kind if kind.writes() => StepFate::Fail(ErrorKind::StorageFull),

@@ -1,4 +1,4 @@
-//! What the engine remembers between cycles: stories over a simulated disk and proxy.
+//! Stories of one engine over a simulated disk and proxy.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
+use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EngineParts, World};
 use memsync::digest::Md5;
 use memsync::disk::FileKind;
 use memsync::disk::boot::MachineBoot;
@@ -34,7 +34,7 @@ mod store;
 mod unread;
 mod uploads;
 
-/// Seconds that have passed, and the start of the machine.
+/// The seconds that have passed, and the start of the machine.
 struct Clock(AtomicU64, Mutex<Option<MachineBoot>>);
 
 impl World for Clock {
@@ -97,8 +97,8 @@ impl Story {
         Engine::open(Self::parts_of(disk, state, server, clock, 1), "id").unwrap()
     }
 
-    /// What the engine of another run is made of.
-    fn parts(&self, run: u64) -> Parts<SimDisk, FakeRemote, Clock> {
+    /// The parts of an engine for another run.
+    fn parts(&self, run: u64) -> EngineParts<SimDisk, FakeRemote, Clock> {
         Self::parts_of(&self.disk, &self.state, &self.server, &self.clock, run)
     }
 
@@ -108,11 +108,11 @@ impl Story {
         server: &FakeServer,
         clock: &Arc<Clock>,
         run: u64,
-    ) -> Parts<SimDisk, FakeRemote, Clock> {
+    ) -> EngineParts<SimDisk, FakeRemote, Clock> {
         let written = StateOptions { format: StateFormat::Json, pretty: false, session_id: "here".into() };
         let (container, _) =
             Container::open(Arc::new(state.handle()), "state.json", written, Timestamp::UNIX_EPOCH).unwrap();
-        Parts {
+        EngineParts {
             folder: Folder::new(Arc::new(disk.handle()), "here", run),
             container,
             remote: Arc::new(server.client()),
@@ -126,16 +126,16 @@ impl Story {
         self.engine = Self::open(&self.disk, &self.state, &self.server, &self.clock);
     }
 
-    fn cycle(&mut self, scope: ScanScope) -> Result<Report, CycleError> {
-        self.cycle_while(scope, || true).expect("it runs to its end")
+    fn cycle(&mut self, scope: ScanScope) -> Result<CycleReport, CycleError> {
+        self.cycle_while(scope, || true).expect("the cycle was dropped")
     }
 
-    /// A cycle that is dropped once `goes_on` says no; it is asked between any two of its moments.
+    /// Runs a cycle and drops it when `goes_on` is false. `goes_on` is called after each poll.
     fn cycle_while(
         &mut self,
         scope: ScanScope,
         mut goes_on: impl FnMut() -> bool,
-    ) -> Option<Result<Report, CycleError>> {
+    ) -> Option<Result<CycleReport, CycleError>> {
         self.clock.0.fetch_add(2, Ordering::Relaxed);
         let mut cycle = pin!(self.engine.cycle(scope));
         let mut context = Context::from_waker(futures::task::noop_waker_ref());
@@ -149,7 +149,7 @@ impl Story {
         }
     }
 
-    /// Cycles until nothing is left to do.
+    /// Runs cycles until none is needed soon.
     #[track_caller]
     fn settle(&mut self) {
         for _ in 0..10 {
@@ -157,10 +157,10 @@ impl Story {
                 return;
             }
         }
-        panic!("it does not come to rest");
+        panic!("ten cycles were not enough");
     }
 
-    /// From now on these paths are ignored.
+    /// Ignores exactly these paths from now on.
     fn ignore(&mut self, ignored: &'static [&'static str]) {
         let rules = Arc::new(move |path: &str, _: bool| ignored.contains(&path));
         self.engine.set_options(options(), rules, Arc::new(self.server.client()));
@@ -180,7 +180,7 @@ fn plain() -> FakeConfig {
 }
 
 #[test]
-fn what_a_scan_saw_before_the_proxy_went_away_is_synced_when_it_is_back() {
+fn change_is_synced_after_the_proxy_was_away() {
     let mut story = Story::new(FakeConfig::default());
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "1").unwrap();
@@ -190,29 +190,29 @@ fn what_a_scan_saw_before_the_proxy_went_away_is_synced_when_it_is_back() {
     assert_eq!(story.names(), ["a"]);
 }
 
-/// The proxy may take long to give its index.
+/// The index may take long to come.
 #[test]
-fn a_change_is_told_before_the_proxy_is_asked_and_an_echo_is_not() {
+fn change_is_reported_before_the_index_request() {
     let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
     story.disk.user_write("a", "1").unwrap();
     story.server.foreign_put(&RelPath::parse("b").unwrap(), "theirs");
     story.settle();
-    let told = Arc::new(AtomicU64::new(0));
-    let tell = told.clone();
-    story.engine.on_change(move || tell.store(1, Ordering::Relaxed));
-    let is_told = |story: &mut Story, path: &str| {
-        assert!(story.cycle_while(touched(path), || false).is_none(), "it waits for the index");
-        told.swap(0, Ordering::Relaxed) > 0
+    let reports = Arc::new(AtomicU64::new(0));
+    let count = reports.clone();
+    story.engine.on_change(move || count.store(1, Ordering::Relaxed));
+    let is_reported = |story: &mut Story, path: &str| {
+        assert!(story.cycle_while(touched(path), || false).is_none(), "the cycle waits for the index");
+        reports.swap(0, Ordering::Relaxed) > 0
     };
-    assert!(!is_told(&mut story, "a") && !is_told(&mut story, "b"), "sync wrote them itself");
+    assert!(!is_reported(&mut story, "a") && !is_reported(&mut story, "b"), "the agent wrote them itself");
     story.disk.user_write("a", "edited").unwrap();
-    assert!(is_told(&mut story, "a"));
+    assert!(is_reported(&mut story, "a"));
     story.disk.user_rename("b", "c").unwrap();
-    assert!(is_told(&mut story, "b") && is_told(&mut story, "c"));
+    assert!(is_reported(&mut story, "b") && is_reported(&mut story, "c"));
 }
 
 #[test]
-fn a_dry_run_leaves_its_news_to_the_next_cycle() {
+fn dry_run_leaves_changes_to_the_next_cycle() {
     let mut story = Story::new(FakeConfig::default());
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "1").unwrap();
@@ -226,7 +226,7 @@ fn a_dry_run_leaves_its_news_to_the_next_cycle() {
 }
 
 #[test]
-fn a_folder_that_could_not_be_read_was_not_missed() {
+fn file_in_an_unreadable_folder_is_not_missed() {
     let mut story = Story::new(FakeConfig::default());
     story.disk.user_write("d/a", "1").unwrap();
     story.cycle(ScanScope::full()).unwrap();
@@ -236,16 +236,16 @@ fn a_folder_that_could_not_be_read_was_not_missed() {
     story.disk.user_remove("d/a").unwrap();
     story.disk.set_unreadable("d", false).unwrap();
     story.settle();
-    assert_eq!(story.names(), ["d/a"], "it may have gone for any reason");
+    assert_eq!(story.names(), ["d/a"], "the reason of its absence is unknown");
     assert_eq!(story.disk.user_read("d/a").unwrap(), "1");
 }
 
 #[test]
-fn a_problem_goes_with_its_path() {
+fn problem_ends_with_its_path() {
     let mut story = Story::new(plain());
     story.disk.user_write("a", "1").unwrap();
     story.cycle(ScanScope::full()).unwrap();
-    // A folder with a file in it stands where the proxy has a file.
+    // The folder with a symlink is in the way of the proxy's file.
     story.disk.user_mkdir("b").unwrap();
     story.disk.plant_symlink("b/link").unwrap();
     story.server.foreign_put(&RelPath::parse("b").unwrap(), "2");
@@ -258,13 +258,13 @@ fn a_problem_goes_with_its_path() {
 }
 
 #[test]
-fn another_proxy_waits_for_a_person_and_then_deletes_nothing() {
+fn another_proxy_halts_and_deletes_nothing_when_approved() {
     let mut story = Story::new(plain());
     for name in ["a", "b"] {
         story.disk.user_write(name, name).unwrap();
     }
     story.cycle(ScanScope::full()).unwrap();
-    // The other proxy has a tombstone of the very same content, and other content of `b`.
+    // The other proxy has a tombstone of the same content for `a`, and other content for `b`.
     let other = FakeServer::new(plain(), 2);
     let (a, b) = (RelPath::parse("a").unwrap(), RelPath::parse("b").unwrap());
     other.foreign_put(&a, "a");
@@ -272,7 +272,7 @@ fn another_proxy_waits_for_a_person_and_then_deletes_nothing() {
     other.foreign_put(&b, "theirs");
     let options = EngineOptions { origin: "https://new".into(), ..options() };
     story.engine.set_options(options, Arc::new(|_: &str, _: bool| false), Arc::new(other.client()));
-    let Err(CycleError::Halted(halt)) = story.cycle(ScanScope::full()) else { panic!("it went on") };
+    let Err(CycleError::Halted(halt)) = story.cycle(ScanScope::full()) else { panic!("no halt") };
     assert_eq!(halt.name(), "server_reset");
     assert_eq!((story.disk.user_tree("").len(), other.writes()), (2, 0));
     assert!(story.engine.approve(halt.id()).unwrap());
@@ -286,13 +286,13 @@ fn another_proxy_waits_for_a_person_and_then_deletes_nothing() {
 }
 
 #[test]
-fn a_full_scan_of_an_unchanged_folder_plans_nothing() {
+fn full_scan_of_an_unchanged_folder_plans_nothing() {
     let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b/c", "b/d"] {
         story.disk.user_write(name, name).unwrap();
     }
     story.cycle(ScanScope::full()).unwrap();
-    // Young files are read once more, and are what they were.
+    // New files are read once more, without a change.
     story.cycle(ScanScope::full()).unwrap();
     assert!(!story.cycle(ScanScope::full()).unwrap().planned, "nothing was changed");
     story.disk.user_write("b/c", "other").unwrap();
@@ -305,7 +305,7 @@ fn a_full_scan_of_an_unchanged_folder_plans_nothing() {
 }
 
 #[test]
-fn asking_for_a_sync_tries_what_rests_again() {
+fn retry_all_tries_a_quarantined_path_at_once() {
     let mut story = Story::new(FakeConfig::default());
     story.cycle(ScanScope::full()).unwrap();
     story.server.foreign_put(&RelPath::parse("a").unwrap(), "1");
@@ -314,9 +314,9 @@ fn asking_for_a_sync_tries_what_rests_again() {
         _ => StepFate::Go,
     })));
     let failures: usize = (0..30).map(|_| story.cycle(ScanScope::default()).unwrap().failed).sum();
-    assert!((3..10).contains(&failures), "it is tried less and less often: {failures}");
+    assert!((3..10).contains(&failures), "the waits grow: {failures} failures");
     story.disk.set_hook(None);
-    assert_eq!(story.cycle(ScanScope::full()).unwrap().downloaded, 0, "it rests");
+    assert_eq!(story.cycle(ScanScope::full()).unwrap().downloaded, 0, "it waits in quarantine");
     story.engine.retry_all();
     assert_eq!(story.cycle(ScanScope::full()).unwrap().downloaded, 1);
     assert_eq!(story.engine.failing(), 0);
@@ -350,12 +350,12 @@ fn file_comes_back_when_removed_in_an_unreadable_folder() {
 }
 
 #[test]
-fn a_deletion_of_ours_that_is_undone_before_the_next_look_is_noticed() {
+fn own_deletion_that_is_undone_at_once_is_noticed() {
     let mut story = Story::new(plain());
     let path = RelPath::parse("a").unwrap();
     story.disk.user_write("a", "1").unwrap();
     story.cycle(ScanScope::full()).unwrap();
-    // The index that is held is the proxy's.
+    // Fetches the proxy's own index.
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_remove("a").unwrap();
     story.cycle(touched("a")).unwrap();
@@ -365,16 +365,16 @@ fn a_deletion_of_ours_that_is_undone_before_the_next_look_is_noticed() {
 }
 
 #[test]
-fn an_empty_folder_of_the_users_gives_way_to_a_file_alone() {
+fn empty_folder_gives_way_to_a_downloaded_file_only() {
     let mut story = Story::new(plain());
     let path = RelPath::parse("a").unwrap();
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_mkdir("a").unwrap();
-    // The index tells of a file that is not there.
+    // The index names a file that does not exist.
     let entry = IndexEntry { md5: Md5::of(b"1"), size: 1, is_deleted: false, version: 0 };
     story.server.set_index_entry(&path, Some(entry));
     story.cycle(ScanScope::full()).unwrap();
-    assert_eq!(story.disk.user_stat("a").unwrap().kind, FileKind::Dir, "it is the user's");
+    assert_eq!(story.disk.user_stat("a").unwrap().kind, FileKind::Dir, "the user's folder stays");
     story.server.foreign_put(&path, "1");
     story.cycle(ScanScope::full()).unwrap();
     assert_eq!(story.disk.user_read("a").unwrap(), "1");

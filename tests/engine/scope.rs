@@ -1,4 +1,4 @@
-//! Paths that leave the scope of sync and come back: an absence that began outside of it is no deletion.
+//! Paths that leave the scope of sync and come back. A file that went missing outside of the scope is not deleted.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn base(story: &Story, name: &str) -> Option<Base> {
     story.engine.container().entries().get(&path(name)).map(|e| e.base)
 }
 
-/// A folder in sync with these files, each with its name for content.
+/// A synced folder with these files. The content of each is its name.
 fn synced(config: FakeConfig, names: &[&str]) -> Story {
     let mut story = Story::new(config);
     for name in names {
@@ -126,7 +126,7 @@ fn remote_edit_and_deletion_under_a_rule_arrive_afterwards() {
 
 #[test]
 fn file_comes_back_when_removed_while_too_large() {
-    // The limit is lowered while the file is here, and before it is looked at again.
+    // The file is removed after a scan under the lower limit, or before one.
     for is_seen in [true, false] {
         let mut story = synced(FakeConfig::default(), &["a is long", "b"]);
         let limit = |story: &mut Story, max_file_size| {
@@ -158,7 +158,7 @@ fn file_comes_back_when_removed_while_unreadable() {
     assert_eq!((story.names(), story.disk.user_read("a").unwrap()), (vec!["a".to_owned()], "a".into()));
 }
 
-/// The reply to an upload was lost, so that the proxy may have a file without a base here.
+/// The reply to the upload was lost, so the proxy has a file without a base here.
 #[test]
 fn unconfirmed_upload_comes_back_when_removed_under_a_rule() {
     let mut story = synced(FakeConfig::default(), &["b"]);

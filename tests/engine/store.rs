@@ -1,10 +1,10 @@
-//! A proxy whose store is another one than before, or an older one.
+//! A proxy with another store than before, or an older one.
 
 use memsync::testing::{FakeCall, FakeRequest};
 
 use super::*;
 
-/// Its id, where a proxy that was set back holds the cycle up.
+/// Runs a cycle. Gives the id of the halt `server_reset`.
 fn reset_halt(story: &mut Story) -> Option<String> {
     match story.cycle(ScanScope::full()) {
         Err(CycleError::Halted(halt)) if halt.name() == "server_reset" => Some(halt.id().to_owned()),
@@ -14,7 +14,7 @@ fn reset_halt(story: &mut Story) -> Option<String> {
 }
 
 #[test]
-fn a_proxy_that_was_set_back_waits_for_a_person_over_restarts_and_writes_of_others() {
+fn proxy_that_was_set_back_halts_across_restarts() {
     let mut story = Story::new(FakeConfig::default());
     story.disk.user_write("a", "old").unwrap();
     story.cycle(ScanScope::full()).unwrap();
@@ -24,7 +24,7 @@ fn a_proxy_that_was_set_back_waits_for_a_person_over_restarts_and_writes_of_othe
     story.cycle(ScanScope::full()).unwrap();
     story.server.set_back(backup);
     let id = reset_halt(&mut story).expect("it was set back");
-    // Its cursor comes further than it ever was.
+    // Writes move its cursor past the last known one.
     for name in ["b", "c", "d"] {
         story.server.foreign_put(&RelPath::parse(name).unwrap(), "theirs");
     }
@@ -43,7 +43,7 @@ fn a_proxy_that_was_set_back_waits_for_a_person_over_restarts_and_writes_of_othe
     assert_eq!(story.names().len(), 5);
 }
 
-/// The other writes came first, so that the cursor alone tells nothing.
+/// Other writes came before the first check, so that the cursor alone shows nothing.
 #[test]
 fn store_that_came_to_its_cursor_another_way_halts() {
     for restarts in [false, true] {
@@ -72,9 +72,9 @@ fn store_that_came_to_its_cursor_another_way_halts() {
     }
 }
 
-/// An upload moves the store on, and whoever was there may be killed before it has looked how far.
+/// An upload moves the cursor on. The agent may die before it fetches the index again.
 #[test]
-fn how_far_an_upload_has_taken_the_proxy_is_known_after_a_crash() {
+fn store_position_of_an_upload_is_known_after_a_crash() {
     let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b", "c"] {
         story.disk.user_write(name, "old").unwrap();
@@ -90,7 +90,7 @@ fn how_far_an_upload_has_taken_the_proxy_is_known_after_a_crash() {
     assert_eq!(story.disk.user_read("a").unwrap(), "newer");
 }
 
-/// The store is where it was before our last write: what it says then is what it said before, but not what we hold.
+/// The store is set back to before the last write. Its index is then the one that was fetched last.
 fn offered_again(full: bool) {
     let mut story = Story::new(FakeConfig::default());
     story.disk.user_write("a", "1").unwrap();
@@ -116,18 +116,18 @@ fn offered_again(full: bool) {
 }
 
 #[test]
-fn our_own_last_write_is_offered_again_to_a_store_that_lost_it() {
+fn own_last_write_is_offered_to_a_store_that_lost_it() {
     offered_again(false);
 }
 
 #[test]
-fn our_own_last_write_is_offered_again_also_where_the_approval_could_not_be_written_down() {
+fn own_last_write_is_offered_when_the_approval_is_unsaved() {
     offered_again(true);
 }
 
-/// What is counted is never more than what the store has seen: nobody is held up for nothing.
+/// A count that is too high would halt for nothing.
 #[test]
-fn own_writes_move_the_proxy_no_further_than_it_is() {
+fn own_writes_never_overstate_the_store_position() {
     let mut story = Story::new(FakeConfig::default());
     for round in 0..4 {
         for n in 0..12 {
@@ -136,10 +136,10 @@ fn own_writes_move_the_proxy_no_further_than_it_is() {
         story.cycle(ScanScope::full()).unwrap();
         story.disk.user_remove(&format!("n{round}")).unwrap();
         story.cycle(ScanScope::full()).unwrap();
-        // A reply that is lost leaves an upload that is found there, and adopted.
+        // After a lost reply the upload is found on the proxy and adopted.
         story.disk.user_write("lost", round.to_string()).unwrap();
         story.server.lose(1, LostPart::Reply);
-        // Where a deletion goes with it, that is answered, and the cycle goes on.
+        // If a deletion of this cycle is answered, the cycle goes on.
         let _ = story.cycle(ScanScope::full());
         assert!(!story.server.is_losing());
         story.restart();
@@ -150,14 +150,14 @@ fn own_writes_move_the_proxy_no_further_than_it_is() {
 }
 
 #[test]
-fn how_far_the_proxy_had_come_is_known_after_a_restart() {
+fn store_position_is_known_after_a_restart() {
     let mut story = Story::new(FakeConfig::default());
     story.disk.user_write("a", "old").unwrap();
     story.cycle(ScanScope::full()).unwrap();
     story.cycle(ScanScope::full()).unwrap();
     let backup = story.server.backup();
     story.disk.user_write("a", "newer").unwrap();
-    // The second cycle learns where the upload has taken the proxy, and has nothing else to write down.
+    // The second cycle learns the cursor of the upload, and has nothing else to save.
     for _ in 0..2 {
         story.cycle(ScanScope::full()).unwrap();
         story.engine.tidy().unwrap();
@@ -168,7 +168,7 @@ fn how_far_the_proxy_had_come_is_known_after_a_restart() {
     assert_eq!(story.disk.user_read("a").unwrap(), "newer");
 }
 
-/// What a proxy of another kind, which looks before none of its writes, does to what was just written.
+/// Removes entries from the index, as a proxy does that overwrites it without reading it first.
 fn clobber(story: &Story, names: &[&str]) {
     for name in names {
         story.server.set_index_entry(&RelPath::parse(name).unwrap(), None);
@@ -176,9 +176,9 @@ fn clobber(story: &Story, names: &[&str]) {
     story.server.foreign_put(&RelPath::parse("theirs").unwrap(), "theirs");
 }
 
-/// It is nowhere in what changed: the index that is held was never given it.
+/// No delta shows the loss, because the held index never had the entry.
 #[test]
-fn a_write_of_ours_that_the_index_lost_before_we_saw_it_there_is_mended() {
+fn own_write_that_the_index_lost_at_once_is_healed() {
     let mut story = Story::new(plain());
     story.server.foreign_put(&RelPath::parse("other").unwrap(), "other");
     story.cycle(ScanScope::full()).unwrap();
@@ -198,7 +198,7 @@ fn a_write_of_ours_that_the_index_lost_before_we_saw_it_there_is_mended() {
 }
 
 #[test]
-fn an_edit_of_ours_that_the_index_lost_is_not_undone_and_mended() {
+fn own_edit_that_the_index_lost_is_healed() {
     let mut story = Story::new(plain());
     let path = RelPath::parse("a").unwrap();
     story.server.foreign_put(&path, "old");
@@ -213,13 +213,13 @@ fn an_edit_of_ours_that_the_index_lost_is_not_undone_and_mended() {
     story.cycle(ScanScope::default()).unwrap();
     assert!(
         story.server.take_calls().iter().any(|call| call.request == FakeRequest::Get(path.clone())),
-        "the blob is asked"
+        "the blob is fetched"
     );
     assert_eq!(story.disk.user_read("a").unwrap(), "new");
     assert_eq!(story.server.contents()[&path], "new");
 }
 
-/// Six synced files, and one of another device.
+/// Six synced files of this device, and one of another.
 fn six(config: FakeConfig) -> (Story, [&'static str; 6]) {
     let mut story = Story::new(config);
     story.server.foreign_put(&RelPath::parse("other").unwrap(), "other");
@@ -230,7 +230,7 @@ fn six(config: FakeConfig) -> (Story, [&'static str; 6]) {
     (story, names)
 }
 
-/// Only changes of the index are told, or all of it.
+/// With deltas of the index, or whole indexes.
 #[test]
 fn weak_index_that_lost_many_entries_is_healed() {
     for etag_delta in [true, false] {
@@ -245,7 +245,7 @@ fn weak_index_that_lost_many_entries_is_healed() {
     }
 }
 
-/// The blob was asked because of the deletion. What it told must not hide the wrong entry.
+/// The blob was fetched because of the deletion. Its answer must not hide the wrong entry.
 #[test]
 fn weak_index_is_healed_when_a_deleted_file_comes_back() {
     let (mut story, names) = six(plain());
@@ -263,7 +263,7 @@ fn weak_index_is_healed_when_a_deleted_file_comes_back() {
 }
 
 #[test]
-fn weak_store_that_lost_its_blobs_waits_for_a_person_once() {
+fn weak_store_that_lost_its_blobs_halts_once() {
     for left in [0, 2] {
         let (mut story, names) = six(plain());
         story.server.reset(None);
@@ -282,8 +282,8 @@ fn weak_store_that_lost_its_blobs_waits_for_a_person_once() {
     }
 }
 
-/// The state of three files, which cannot be read whole any more, and from which one file went meanwhile. `journal`:
-/// nothing of the journal can be read.
+/// A damaged state of three files, one of which was removed meanwhile. `journal`: the whole journal is unreadable, not
+/// only its last line.
 fn damaged(journal: bool) -> Story {
     let mut story = Story::new(FakeConfig::default());
     for name in ["a", "b", "c"] {
@@ -294,7 +294,7 @@ fn damaged(journal: bool) -> Story {
         let written = StateOptions { format: StateFormat::Json, pretty: false, session_id: "here".into() };
         let state = Arc::new(story.state.handle());
         let (mut container, _) = Container::open(state, "state.json", written, Timestamp::UNIX_EPOCH).unwrap();
-        // From here on there is a container beside the journal.
+        // Now there is a container beside the journal.
         container.save(Timestamp::UNIX_EPOCH).unwrap();
         story.state.user_write("state.json.journal", "no journal\n").unwrap();
     } else {
@@ -307,9 +307,9 @@ fn damaged(journal: bool) -> Story {
     story
 }
 
-/// The state was damaged, and whoever recovered it was killed before it had looked at the folder.
+/// The state was damaged. The run that recovered it was killed before it scanned the folder.
 #[test]
-fn a_recovered_state_that_nobody_has_compared_with_the_folder_deletes_nothing() {
+fn recovered_state_deletes_nothing() {
     for journal in [false, true] {
         for number in 0.. {
             let mut story = damaged(journal);
@@ -328,7 +328,7 @@ fn a_recovered_state_that_nobody_has_compared_with_the_folder_deletes_nothing() 
             story.settle();
             assert_eq!(story.names(), ["a", "b", "c"], "journal: {journal}, killed at {number}");
             assert_eq!(story.disk.user_tree("").len(), 3, "it comes back");
-            // From here on the state is as good as any.
+            // Later deletions are obeyed.
             story.restart();
             story.disk.user_remove("a").unwrap();
             story.settle();

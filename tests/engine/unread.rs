@@ -1,8 +1,8 @@
-//! Large new files, which nobody reads before they are uploaded.
+//! Large new files, which are read once, during their upload.
 
 use super::*;
 
-/// A folder that has met its proxy and uploads what is new without reading it first.
+/// A synced folder whose new files from 5 bytes on are uploaded without a scan reading them.
 fn reading_once() -> Story {
     let mut story = Story::new(FakeConfig::default());
     let options = EngineOptions { unread_from: 5, origin: "https://old".into(), ..options() };
@@ -15,7 +15,7 @@ fn reading_once() -> Story {
 }
 
 #[test]
-fn a_large_new_file_is_read_once() {
+fn large_new_file_is_read_once() {
     let mut story = reading_once();
     story.disk.user_write("b", "is large too").unwrap();
     story.disk.user_write("c", "tiny").unwrap();
@@ -25,7 +25,7 @@ fn a_large_new_file_is_read_once() {
     assert_eq!(story.names(), ["a", "b", "c"]);
     let report = story.cycle(ScanScope::full()).unwrap();
     assert_eq!((report.uploaded, report.wrote()), (0, false));
-    // The base is right: an edit replaces it, and the deletion arrives.
+    // The base is right, so an edit and a deletion arrive.
     story.disk.user_write("b", "is another one").unwrap();
     story.cycle(touched("b")).unwrap();
     assert_eq!(story.server.contents()[&RelPath::parse("b").unwrap()], "is another one");
@@ -36,7 +36,7 @@ fn a_large_new_file_is_read_once() {
 }
 
 #[test]
-fn what_others_wrote_meanwhile_makes_an_unread_file_an_ordinary_one() {
+fn unread_file_is_read_when_another_device_was_faster() {
     for theirs in ["is theirs", "is ours"] {
         let mut story = reading_once();
         let path = RelPath::parse("b").unwrap();
@@ -55,7 +55,7 @@ fn what_others_wrote_meanwhile_makes_an_unread_file_an_ordinary_one() {
 }
 
 #[test]
-fn an_unread_upload_whose_reply_was_lost_is_known_again() {
+fn unread_upload_is_recognised_after_a_lost_reply() {
     for what in [LostPart::Request, LostPart::Reply] {
         let mut story = reading_once();
         story.disk.user_write("b", "is large too").unwrap();
@@ -65,17 +65,17 @@ fn an_unread_upload_whose_reply_was_lost_is_known_again() {
             story.cycle(ScanScope::default()).unwrap();
         }
         assert_eq!(story.names(), ["a", "b"]);
-        assert_eq!(story.disk.user_tree("").len(), 2, "no conflict with itself");
-        assert!(!story.engine.unfinished());
+        assert_eq!(story.disk.user_tree("").len(), 2, "no conflict copy of its own upload");
+        assert!(!story.engine.is_unfinished());
     }
 }
 
 #[test]
-fn a_renamed_file_is_not_deleted_there_before_its_unread_self_has_arrived() {
+fn renamed_unread_file_arrives_before_its_deletion() {
     let mut story = reading_once();
     story.disk.user_rename("a", "b").unwrap();
     story.cycle(touched("a")).unwrap();
-    // Now the deletion is due. The upload fails.
+    // The deletion is due, and the upload fails.
     story.disk.set_hook(Some(Box::new(|op| match op.kind {
         StepKind::Read if op.path == "b" => StepFate::Fail(ErrorKind::Other),
         _ => StepFate::Go,
@@ -89,16 +89,16 @@ fn a_renamed_file_is_not_deleted_there_before_its_unread_self_has_arrived() {
     assert_eq!(story.names(), ["b"]);
 }
 
-/// What goes up unread may be what is missed: that is known when it has arrived.
+/// An unread file may be a missing one. This is known when it has arrived.
 #[test]
-fn a_renamed_folder_of_large_files_is_no_mass_deletion() {
+fn renamed_folder_of_large_files_is_no_mass_deletion() {
     let mut story = reading_once();
     for n in 0..12 {
         story.disk.user_write(&format!("d/{n}"), format!("is large: {n}")).unwrap();
     }
     story.settle();
     story.disk.user_rename("d", "e").unwrap();
-    // The proxy goes away before anything arrives there.
+    // The proxy goes away before any upload arrives.
     story.server.set_silent(|_| true);
     assert!(story.cycle(ScanScope::full()).is_err());
     story.server.set_silent(|_| false);
@@ -108,13 +108,13 @@ fn a_renamed_folder_of_large_files_is_no_mass_deletion() {
         assert_eq!((report.held, story.engine.halts()), (0, Vec::new()));
         hashed += report.scan.hashed;
     }
-    assert!(hashed <= 3, "they are read once, but those that were lost: {hashed}");
+    assert!(hashed <= 3, "only lost uploads are read twice: {hashed}");
     let names = story.names();
     assert_eq!((names.len(), names.iter().filter(|name| name.starts_with("e/")).count()), (13, 12), "{names:?}");
 }
 
 #[test]
-fn large_files_that_are_new_are_no_excuse_for_a_mass_deletion() {
+fn mass_deletion_is_held_despite_new_large_files() {
     let mut story = reading_once();
     for n in 0..12 {
         story.disk.user_write(&format!("d/{n}"), format!("is large: {n}")).unwrap();
@@ -122,7 +122,7 @@ fn large_files_that_are_new_are_no_excuse_for_a_mass_deletion() {
     story.settle();
     story.disk.user_remove_dir_all("d").unwrap();
     story.disk.user_write("e", "is large and new").unwrap();
-    // One of twelve cannot make the difference; twelve could, until they are known.
+    // One new file cannot explain twelve deletions. Twelve could, until their content is known.
     story.cycle(touched("d")).unwrap();
     assert_eq!(story.cycle(touched("e")).unwrap().held, 12);
     let id = story.engine.held()[0].id.clone();
@@ -137,7 +137,7 @@ fn large_files_that_are_new_are_no_excuse_for_a_mass_deletion() {
 }
 
 #[test]
-fn a_file_that_grows_beyond_the_limit_before_it_goes_up_stays_here() {
+fn file_that_outgrows_the_limit_is_not_uploaded() {
     let mut story = reading_once();
     story.disk.user_write("b", "is large too").unwrap();
     let opened = AtomicU64::new(0);

@@ -1,17 +1,20 @@
-//! Uploads of which nobody heard whether they arrived.
+//! Uploads that may have arrived although no answer came.
 
 use super::*;
 
-/// A pause drops what is in flight.
+/// A pause drops requests in flight.
 #[test]
-fn an_upload_that_was_dropped_and_arrived_is_no_conflict() {
+fn dropped_upload_that_arrived_is_no_conflict() {
     for files in [1, 9] {
         let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
         story.cycle(ScanScope::full()).unwrap();
         let names: Vec<String> = (0..files).map(|n| format!("n{n}")).collect();
         names.iter().for_each(|n| story.disk.user_write(n, "first").unwrap());
         let server = story.server.clone();
-        assert!(story.cycle_while(ScanScope::full(), || server.contents().len() < files).is_none(), "it is dropped");
+        assert!(
+            story.cycle_while(ScanScope::full(), || server.contents().len() < files).is_none(),
+            "the cycle is dropped"
+        );
         assert_eq!(story.names().len(), files);
         names.iter().for_each(|n| story.disk.user_write(n, "and then second").unwrap());
         story.settle();
@@ -20,7 +23,7 @@ fn an_upload_that_was_dropped_and_arrived_is_no_conflict() {
     }
 }
 
-/// The proxy takes the upload, and the process dies before it hears so. Its user edits on meanwhile.
+/// The process dies before the answer to its upload. The user edits the file meanwhile.
 #[test]
 fn upload_of_a_killed_run_is_no_conflict() {
     for (config, files) in [(FakeConfig::default(), 1), (FakeConfig::default(), 9), (plain(), 1), (plain(), 9)] {
@@ -37,7 +40,10 @@ fn upload_of_a_killed_run_is_no_conflict() {
             write(&story, "sent");
             let server = story.server.clone();
             let has_all = || server.contents().values().filter(|c| c.starts_with(b"sent")).count() == files;
-            assert!(story.cycle_while(ScanScope::full(), || !has_all()).is_none(), "it dies before it hears of it");
+            assert!(
+                story.cycle_while(ScanScope::full(), || !has_all()).is_none(),
+                "the process dies before the answer"
+            );
             story.restart();
             write(&story, "and then more");
             story.settle();
@@ -54,9 +60,9 @@ fn upload_of_a_killed_run_is_no_conflict() {
     }
 }
 
-/// The power cut sets the file back behind what was sent, which is nowhere else then.
+/// After the power cut, only the proxy has the newest content.
 #[test]
-fn upload_before_a_power_cut_is_not_replaced_by_an_older_file() {
+fn upload_before_a_power_cut_survives_an_older_file() {
     let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
     story.disk.user_write("a", "the base").unwrap();
     story.settle();
@@ -75,7 +81,7 @@ fn upload_before_a_power_cut_is_not_replaced_by_an_older_file() {
     assert!(here.iter().any(|c| c == "and newer") && here.iter().any(|c| c == "an older text"), "{here:?}");
 }
 
-/// An earlier run may have noted an upload of a file that a power cut then took.
+/// A power cut may have removed a file whose upload an earlier run noted.
 #[test]
 fn file_missing_after_a_killed_upload_comes_back() {
     let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
@@ -89,9 +95,9 @@ fn file_missing_after_a_killed_upload_comes_back() {
     assert_eq!(story.disk.user_read("a").unwrap(), "sent");
 }
 
-/// What was never sent is not ours, even where somebody else writes the same.
+/// Content that was never sent is not this device's own, even if another device writes the same.
 #[test]
-fn an_upload_whose_file_changed_before_it_was_sent_was_not_sent() {
+fn upload_is_not_noted_when_its_file_changed_before() {
     for files in [1, 9] {
         let mut story = Story::new(FakeConfig::default());
         story.cycle(ScanScope::full()).unwrap();
@@ -105,7 +111,7 @@ fn an_upload_whose_file_changed_before_it_was_sent_was_not_sent() {
             }
             StepFate::Go
         })));
-        // The batch that it was to go in is answered, or lost.
+        // The batch with this upload is answered, or lost.
         if files > 1 {
             story.server.lose(1, LostPart::Reply);
         }
@@ -121,12 +127,12 @@ fn an_upload_whose_file_changed_before_it_was_sent_was_not_sent() {
 }
 
 #[test]
-fn what_was_sent_before_a_deletion_is_nobodys_own_after_it() {
+fn unconfirmed_upload_is_forgotten_with_its_deletion() {
     let mut story = Story::new(FakeConfig::default());
     let path = RelPath::parse("a").unwrap();
     story.disk.user_write("a", "first").unwrap();
     story.cycle(ScanScope::full()).unwrap();
-    // Read for an upload that never arrives, then deleted.
+    // It is read for an upload that never arrives, then deleted.
     story.disk.user_write("a", "second").unwrap();
     story.server.lose(1, LostPart::Request);
     assert!(story.cycle(touched("a")).is_err());
@@ -135,7 +141,7 @@ fn what_was_sent_before_a_deletion_is_nobodys_own_after_it() {
         story.cycle(touched("a")).unwrap();
     }
     assert!(story.names().is_empty());
-    // Another device has the same thought. That is its file.
+    // Another device writes the same content. That is its own file.
     story.disk.user_write("a", "third").unwrap();
     story.server.foreign_put(&path, "second");
     for _ in 0..3 {
@@ -145,9 +151,9 @@ fn what_was_sent_before_a_deletion_is_nobodys_own_after_it() {
     assert!(story.disk.user_tree("").into_values().any(|content| content == "third"), "kept as a conflict copy");
 }
 
-/// Somebody is always faster, and takes it back before we look: a cycle does not run after that for ever.
+/// Another device is always faster and reverts its write before the fetch.
 #[test]
-fn a_write_that_always_comes_too_late_is_tried_three_times_a_cycle() {
+fn lost_race_is_retried_three_times_a_cycle() {
     let mut story = Story::new(FakeConfig { yields: 1.0, ..FakeConfig::default() });
     let path = RelPath::parse("a").unwrap();
     story.disk.user_write("a", "base").unwrap();
@@ -174,9 +180,9 @@ fn a_write_that_always_comes_too_late_is_tried_three_times_a_cycle() {
     assert_eq!(story.disk.user_tree("").len(), 1, "no copies: {:?}", story.disk.user_tree(""));
 }
 
-/// The file is gone here, and the proxy holds what this device itself sent.
+/// The proxy holds the content that this device sent, and the file is gone here.
 #[test]
-fn a_deletion_right_after_an_upload_whose_reply_was_lost_is_not_undone() {
+fn deletion_after_a_lost_upload_reply_is_not_undone() {
     for (config, files) in [(FakeConfig::default(), 1), (FakeConfig::default(), 9), (plain(), 1), (plain(), 9)] {
         for edited in [false, true] {
             let mut story = Story::new(config);
@@ -209,7 +215,7 @@ fn a_deletion_right_after_an_upload_whose_reply_was_lost_is_not_undone() {
 }
 
 #[test]
-fn what_was_sent_without_a_reply_is_deleted_on_the_word_of_two_scans_and_where_nobody_wrote_since() {
+fn unconfirmed_upload_is_deleted_after_two_scans() {
     let path = RelPath::parse("a").unwrap();
     let sent = || {
         let mut story = Story::new(FakeConfig::default());
@@ -219,7 +225,7 @@ fn what_was_sent_without_a_reply_is_deleted_on_the_word_of_two_scans_and_where_n
         assert!(story.cycle(touched("a")).is_err());
         story
     };
-    // A program that saves removes the old file first.
+    // A program removes the old file before it saves.
     let mut story = sent();
     story.disk.user_remove("a").unwrap();
     story.cycle(touched("a")).unwrap();
@@ -227,13 +233,13 @@ fn what_was_sent_without_a_reply_is_deleted_on_the_word_of_two_scans_and_where_n
     story.settle();
     assert_eq!(story.server.contents()[&path], "and then edited");
     assert_eq!(story.disk.user_tree("").len(), 1);
-    // Somebody else edited it.
+    // Another device edited it.
     let mut story = sent();
     story.server.foreign_put(&path, "theirs");
     story.disk.user_remove("a").unwrap();
     story.settle();
     assert_eq!(story.disk.user_read("a").unwrap(), "theirs");
-    // Somebody else has the same thought when the deletion is long done.
+    // Another device writes the same content long after the deletion.
     let mut story = Story::new(FakeConfig::default());
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "sent").unwrap();
@@ -247,11 +253,11 @@ fn what_was_sent_without_a_reply_is_deleted_on_the_word_of_two_scans_and_where_n
 }
 
 #[test]
-fn a_deletion_of_what_was_sent_that_a_person_rejects_brings_it_back() {
+fn rejected_deletion_of_unconfirmed_uploads_is_undone() {
     let mut story = Story::new(FakeConfig::default());
     story.cycle(ScanScope::full()).unwrap();
     let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
-    // One by one: each is the only one whose reply is lost.
+    // Each is uploaded alone, and its reply is lost.
     for name in &names {
         story.disk.user_write(name, name.clone()).unwrap();
         story.server.lose(1, LostPart::Reply);
@@ -266,9 +272,9 @@ fn a_deletion_of_what_was_sent_that_a_person_rejects_brings_it_back() {
     assert_eq!((story.names().len(), story.disk.user_tree("").len()), (12, 12));
 }
 
-/// What the proxy has refused is not there, and who writes it there later is somebody else.
+/// Refused content is not on the proxy. Another device may write the same later.
 #[test]
-fn what_was_refused_for_certain_was_not_sent() {
+fn refused_upload_is_not_noted_as_sent() {
     let mut story = Story::new(FakeConfig::default());
     let path = RelPath::parse("a").unwrap();
     story.cycle(ScanScope::full()).unwrap();
@@ -283,9 +289,9 @@ fn what_was_refused_for_certain_was_not_sent() {
     assert!(story.disk.user_tree("").into_values().any(|content| content == "mine, edited"), "a conflict copy");
 }
 
-/// An index of hints cannot tell that it never arrived.
+/// An index of hints does not show that the upload never arrived.
 #[test]
-fn what_was_sent_in_vain_is_nobodys_own_for_ever() {
+fn lost_upload_is_forgotten_with_an_index_of_hints() {
     let path = RelPath::parse("a").unwrap();
     let mut story = Story::new(plain());
     story.cycle(ScanScope::full()).unwrap();
@@ -293,7 +299,7 @@ fn what_was_sent_in_vain_is_nobodys_own_for_ever() {
     story.server.lose(1, LostPart::Request);
     assert!(story.cycle(touched("a")).is_err());
     story.disk.user_remove("a").unwrap();
-    // Ten minutes.
+    // These cycles take ten minutes.
     (0..300).for_each(|_| drop(story.cycle(ScanScope::default()).unwrap()));
     story.server.foreign_put(&path, "sent");
     story.settle();
@@ -301,9 +307,9 @@ fn what_was_sent_in_vain_is_nobodys_own_for_ever() {
     assert_eq!(story.names(), ["a"]);
 }
 
-/// The new name is taken, so that what was renamed becomes a conflict copy.
+/// Another device takes the new name, so the renamed file becomes a conflict copy.
 #[test]
-fn an_old_name_goes_when_what_it_held_is_there_under_some_name() {
+fn old_name_is_deleted_after_its_conflict_copy_arrived() {
     let mut story = Story::new(FakeConfig::default());
     story.disk.user_write("old", "renamed").unwrap();
     story.settle();
@@ -319,9 +325,9 @@ fn an_old_name_goes_when_what_it_held_is_there_under_some_name() {
     assert_eq!((story.names().len(), story.disk.user_tree("").len()), (2, 2), "theirs, and the copy");
 }
 
-/// A gateway that answers for the proxy when it does not like one file, or a disk there that hangs over it.
+/// A gateway may block one file, or the proxy's disk may hang on it.
 #[test]
-fn an_upload_that_nobody_ever_answers_holds_up_nothing_else() {
+fn unanswered_upload_holds_up_no_other() {
     for size in [1, 100] {
         let mut story = Story::new(FakeConfig::default());
         story.set(EngineOptions { unread_from: 50, ..options() });
@@ -329,31 +335,31 @@ fn an_upload_that_nobody_ever_answers_holds_up_nothing_else() {
             story.disk.user_write(name, name).unwrap();
         }
         story.settle();
-        story.server.set_silent(|path| path.as_str() == "unheard");
-        story.disk.user_write("unheard", vec![b'x'; size]).unwrap();
+        story.server.set_silent(|path| path.as_str() == "unanswered");
+        story.disk.user_write("unanswered", vec![b'x'; size]).unwrap();
         story.disk.user_remove("gone").unwrap();
         story.server.server_delete(&RelPath::parse("there").unwrap());
         let offline = (0..40).filter(|_| story.cycle(ScanScope::full()).is_err()).count();
         assert_eq!(story.names(), ["stays"]);
-        assert_eq!(story.disk.user_tree("").into_keys().collect::<Vec<_>>(), ["stays", "unheard"]);
+        assert_eq!(story.disk.user_tree("").into_keys().collect::<Vec<_>>(), ["stays", "unanswered"]);
         assert!(offline <= 2, "the proxy is there: {offline}");
-        assert!(story.engine.problems().contains_key(&RelPath::parse("unheard").unwrap()));
+        assert!(story.engine.problems().contains_key(&RelPath::parse("unanswered").unwrap()));
         story.server.set_silent(|_| false);
         story.engine.retry_all();
         story.settle();
-        assert_eq!(story.names(), ["stays", "unheard"]);
+        assert_eq!(story.names(), ["stays", "unanswered"]);
     }
 }
 
 #[test]
-fn a_proxy_that_goes_away_in_the_midst_of_a_cycle_ends_it_soon() {
+fn cycle_ends_soon_when_the_proxy_goes_away() {
     for files in [1, 20] {
         let mut story = Story::new(FakeConfig { batch: false, ..FakeConfig::default() });
         story.cycle(ScanScope::full()).unwrap();
         (0..files).for_each(|n| story.disk.user_write(&format!("n{n}"), n.to_string()).unwrap());
         story.server.set_silent(|_| true);
         assert!(matches!(story.cycle(ScanScope::full()), Err(CycleError::Remote(_))), "{files} files");
-        assert!(story.engine.failing() <= 3, "nothing more is begun: {}", story.engine.failing());
+        assert!(story.engine.failing() <= 3, "no further step is begun: {}", story.engine.failing());
         story.server.set_silent(|_| false);
         story.settle();
         assert_eq!(story.names().len(), files);

@@ -13,7 +13,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use memsync::agent::engine::Sabotage;
-use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
+use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EngineParts, World};
 use memsync::local::{Folder, ScanScope};
 use memsync::state::{Container, StateFormat, StateOptions};
 use memsync::testing::{FakeRemote, FakeServer, SimDisk};
@@ -100,7 +100,7 @@ impl SimRules {
 }
 
 pub type SimEngine = Engine<SimDisk, FakeRemote, SimWorld>;
-type Cycle = Pin<Box<dyn Future<Output = (SimEngine, Result<Report, CycleError>)>>>;
+type Cycle = Pin<Box<dyn Future<Output = (SimEngine, Result<CycleReport, CycleError>)>>>;
 
 pub struct Device {
     pub name: String,
@@ -248,7 +248,7 @@ impl Device {
         let folder = Folder::new(Arc::new(disk), &self.name, self.number << 32 | self.runs);
         self.rules.lock().unwrap().follow();
         let rules = self.rules.clone();
-        let parts = Parts {
+        let parts = EngineParts {
             folder,
             container,
             remote: Arc::new(server.client()),
@@ -285,7 +285,7 @@ impl Device {
     }
 
     /// Polls the running cycle once. Returns its result if it ended.
-    pub fn poll(&mut self) -> Option<Result<Report, CycleError>> {
+    pub fn poll(&mut self) -> Option<Result<CycleReport, CycleError>> {
         let cycle = self.cycle.as_mut()?;
         let mut cx = Context::from_waker(futures::task::noop_waker_ref());
         let Poll::Ready((engine, result)) = cycle.as_mut().poll(&mut cx) else { return None };
@@ -321,7 +321,7 @@ impl Device {
     }
 
     /// Runs one cycle to its end.
-    pub fn cycle_to_end(&mut self, full: bool) -> Option<Result<Report, CycleError>> {
+    pub fn cycle_to_end(&mut self, full: bool) -> Option<Result<CycleReport, CycleError>> {
         self.start_cycle(full);
         let mut result = None;
         for _ in 0..100_000 {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use memsync::agent::{BatchOptions, CycleError, Engine, EngineOptions, Parts, Report, World};
+use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EngineParts, World};
 use memsync::local::{Folder, ScanScope};
 use memsync::path::RelPath;
 use memsync::protocol::IndexEntry;
@@ -112,7 +112,7 @@ impl Setting {
     pub fn engine(&mut self) -> Sim {
         self.runs += 1;
         let (container, _) = self.container().unwrap();
-        let parts = Parts {
+        let parts = EngineParts {
             folder: Folder::new(Arc::new(self.disk.handle()), "here", self.runs),
             container,
             remote: Arc::new(self.server.client()),
@@ -177,7 +177,7 @@ impl Setting {
     }
 }
 
-pub fn cycle(engine: &mut Sim) -> Result<Report, CycleError> {
+pub fn cycle(engine: &mut Sim) -> Result<CycleReport, CycleError> {
     let mut cycle = pin!(engine.cycle(ScanScope::full()));
     let mut context = Context::from_waker(futures::task::noop_waker_ref());
     loop {

@@ -7,7 +7,7 @@ use anstyle::Style;
 use jiff::Timestamp;
 
 use super::format;
-use crate::agent::problems::Effect;
+use crate::agent::problems::ProblemEffect;
 use crate::agent::status::{FolderStatus, ProblemStatus, Status};
 
 /// Problems listed by `status`. `--json` has all.
@@ -15,7 +15,7 @@ const MAX_SHOWN: usize = 5;
 
 /// The problems of a folder for `status`, the urgent ones first.
 pub(crate) fn problem_lines(folder: &FolderStatus, now: Timestamp) -> Vec<String> {
-    let (left_out, other): (Vec<_>, Vec<_>) = folder.problems.iter().partition(|p| p.effect == Effect::LeftOut);
+    let (left_out, other): (Vec<_>, Vec<_>) = folder.problems.iter().partition(|p| p.effect == ProblemEffect::LeftOut);
     let mut lines = group_lines(&other, format::BAD, "cannot be synced", now);
     lines.extend(group_lines(&left_out, format::BUSY, "left out", now));
     lines
@@ -40,7 +40,7 @@ fn group_lines(problems: &[&ProblemStatus], style: Style, what: &str, now: Times
 
 /// The number of files that cannot be synced at all, such as symlinks.
 pub(crate) fn count_left_out(folder: &FolderStatus) -> usize {
-    folder.problems.iter().filter(|p| p.effect == Effect::LeftOut).count()
+    folder.problems.iter().filter(|p| p.effect == ProblemEffect::LeftOut).count()
 }
 
 /// The line of `up` after the first sync: in sync, or in sync except for the files that wait for the user.
@@ -60,5 +60,5 @@ pub(crate) fn write_first_sync(out: &mut dyn Write, status: &Status) -> io::Resu
 }
 
 fn blocked_files(folder: &FolderStatus) -> impl Iterator<Item = &ProblemStatus> {
-    folder.problems.iter().filter(|problem| problem.effect == Effect::Blocked)
+    folder.problems.iter().filter(|problem| problem.effect == ProblemEffect::Blocked)
 }

@@ -178,7 +178,7 @@ fn pending_text(folder: &FolderStatus) -> Option<String> {
 mod tests {
     use super::super::samples::{folder, halt, status};
     use super::*;
-    use crate::agent::problems::Effect;
+    use crate::agent::problems::ProblemEffect;
     use crate::agent::status::{Pending, ProblemStatus};
 
     const NOW: &str = "2026-01-01T00:00:12Z";
@@ -227,7 +227,7 @@ recent
                 path: format!("bad{n}\u{1b}[2J"),
                 problem: "is a symlink; only regular files are synced".to_owned(),
                 since: "2026-01-01T00:00:00Z".parse().unwrap(),
-                effect: Effect::LeftOut,
+                effect: ProblemEffect::LeftOut,
             })
             .collect();
         let text = plain(&s);

@@ -131,7 +131,7 @@ fn halt_steps(halt: &HaltStatus) -> Vec<String> {
 mod tests {
     use super::super::samples::{folder, halt, status};
     use super::*;
-    use crate::agent::problems::Effect;
+    use crate::agent::problems::ProblemEffect;
     use crate::agent::status::{Pending, ProblemStatus};
 
     #[test]
@@ -177,14 +177,16 @@ mod tests {
 
     #[test]
     fn blocked_file_is_pending_and_left_out_file_is_not() {
-        for (effect, exit) in
-            [(Effect::LeftOut, Exit::Done), (Effect::Blocked, Exit::Pending), (Effect::Retried, Exit::Pending)]
-        {
+        for (effect, exit) in [
+            (ProblemEffect::LeftOut, Exit::Done),
+            (ProblemEffect::Blocked, Exit::Pending),
+            (ProblemEffect::Retried, Exit::Pending),
+        ] {
             let mut s = status();
             let since = "2026-01-01T00:00:00Z".parse().unwrap();
             s.folders[0].problems =
                 vec![ProblemStatus { path: "a".to_owned(), problem: "p".to_owned(), since, effect }];
-            s.in_sync = effect == Effect::LeftOut;
+            s.in_sync = effect == ProblemEffect::LeftOut;
             s.folders[0].in_sync = s.in_sync;
             assert_eq!(StatusVerdict::of(&s).exit, exit, "{effect:?}");
         }

@@ -1,71 +1,66 @@
-//! [`HealTimes`]: when each path's entry in a weak index was last healed, so that nobody heals without end.
+//! [`HealTimes`]: when each entry of a weak index was last healed, so that heals are limited.
 //!
-//! An index of hints may go on naming what a blob no longer holds. Whoever learns that from the blob writes the same
-//! bytes again, or repeats the deletion, and the proxy makes a new entry of it.
+//! An index of hints may keep an entry that its blob contradicts. The agent then writes the same bytes again, or repeats
+//! the deletion, and the proxy makes a new entry.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::disk::Disk;
 use crate::path::RelPath;
-use crate::remote::Remote;
-
-use super::World;
-use super::engine::Engine;
 
 /// The shortest time between two heals of one path.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// So many heals in a row come at that interval; each further one waits twice as long.
+/// Heals in a row at that interval. Each further one waits twice as long.
 const AT_INTERVAL: u32 = 5;
-/// The longest wait. An entry that was not healed again for as long is forgotten.
+/// The longest wait. A heal that holds for as long is forgotten.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Clone, Copy)]
-struct Heal {
-    /// When the path may be healed again, by the clock of [`super::World::elapsed`].
+struct HealRecord {
+    /// When the path may be healed again ([`World::elapsed`](crate::agent::World::elapsed)).
     due: Duration,
     /// Heals in a row.
     tries: u32,
-    /// The path was looked at again since it was due.
+    /// A cycle has checked the path since it was due.
     is_checked: bool,
 }
 
-/// Clones are the same.
+/// Clones share their state.
 #[derive(Debug, Clone, Default)]
-pub struct HealTimes {
-    paths: Arc<Mutex<BTreeMap<RelPath, Heal>>>,
-    /// Held while one heal is under way: proxies with a weak index lose updates that come together.
-    pub(super) turn: Arc<futures::lock::Mutex<()>>,
+pub(in crate::agent) struct HealTimes {
+    paths: Arc<Mutex<BTreeMap<RelPath, HealRecord>>>,
+    /// Held during a heal. Proxies with a weak index lose updates that come at the same time.
+    pub(super) lock: Arc<futures::lock::Mutex<()>>,
 }
 
 impl HealTimes {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<RelPath, Heal>> {
+    fn records(&self) -> MutexGuard<'_, BTreeMap<RelPath, HealRecord>> {
         self.paths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a heal of `path`. False: it is too soon after the last one.
+    /// Notes a heal of `path`. False if it is too soon after the last one.
     pub fn begin(&self, path: &RelPath, now: Duration) -> bool {
-        let mut paths = self.lock();
+        let mut paths = self.records();
         let tries = match paths.get(path) {
             Some(heal) if now < heal.due => return false,
             Some(heal) => heal.tries.saturating_add(1),
             None => 1,
         };
         let wait = INTERVAL.saturating_mul(1 << tries.saturating_sub(AT_INTERVAL).min(10)).min(MAX_WAIT);
-        paths.insert(path.clone(), Heal { due: now + wait, tries, is_checked: false });
+        paths.insert(path.clone(), HealRecord { due: now + wait, tries, is_checked: false });
         true
     }
 
-    /// When a healed path is looked at again. The heal may have been lost, too.
+    /// When a healed path must be checked again, because the heal may have been lost too.
     pub fn next_due(&self) -> Option<Duration> {
-        self.lock().values().filter(|heal| !heal.is_checked).map(|heal| heal.due).min()
+        self.records().values().filter(|heal| !heal.is_checked).map(|heal| heal.due).min()
     }
 
-    /// The paths to plan again now. Each is given once: the index may answer as before, so nothing else opens them.
+    /// The paths to plan again now, each once. The index may answer as before, so nothing else opens them.
     pub fn take_due(&self, now: Duration) -> Vec<RelPath> {
         let mut due = Vec::new();
-        self.lock().retain(|path, heal| {
+        self.records().retain(|path, heal| {
             if heal.due <= now && !heal.is_checked {
                 heal.is_checked = true;
                 due.push(path.clone());
@@ -76,14 +71,7 @@ impl HealTimes {
     }
 
     pub fn clear(&self) {
-        self.lock().clear();
-    }
-}
-
-impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
-    /// When an entry of a weak index that was healed is looked at again, by the clock of [`World::elapsed`].
-    pub fn next_heal(&self) -> Option<Duration> {
-        self.heals.next_due()
+        self.records().clear();
     }
 }
 

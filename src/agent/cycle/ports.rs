@@ -1,0 +1,119 @@
+//! [`Ports`]: the folder, the proxy, the state and the clock that a cycle works with, and its settings.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::agent::world::World;
+use crate::disk::Disk;
+use crate::local::Folder;
+use crate::remote::Remote;
+use crate::state::Container;
+
+use super::batch::BatchOptions;
+use super::error::{CycleError, root_halt};
+
+/// True if the rules leave out a path, given by its name on the disk; the flag is true for a folder.
+pub type IgnoreFn = Arc<dyn Fn(&str, bool) -> bool + Send + Sync>;
+
+/// Settings of one folder.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// Bytes; larger files are not synced.
+    pub max_file_size: u64,
+    /// Bytes; new files of at least this size are read once, while they are uploaded.
+    pub unread_from: u64,
+    /// Share of the tracked files that may be deleted on one side without approval.
+    pub max_delete: f64,
+    /// Requests in flight.
+    pub concurrency: usize,
+    pub batch: BatchOptions,
+    /// Threads that scan.
+    pub threads: usize,
+    /// The filesystem does not tell names apart that differ in case only.
+    pub fold: bool,
+    /// How long a file must rest that a program has open for writing; zero turns this off.
+    pub quiet: Duration,
+    /// The shortest time between the two scans that prove a deletion.
+    pub confirm: Duration,
+    /// The proxy and the namespace. With others than before, the gate `server_reset` asks for approval.
+    pub origin: String,
+    pub namespace: String,
+}
+
+/// How far the running cycle is, for a progress bar.
+#[derive(Debug, Default)]
+pub struct CycleProgress {
+    pub steps: AtomicUsize,
+    pub done: AtomicUsize,
+}
+
+impl CycleProgress {
+    /// Starts with `steps` steps to do.
+    pub(super) fn start(&self, steps: usize) {
+        self.done.store(0, Ordering::Relaxed);
+        self.steps.store(steps, Ordering::Relaxed);
+    }
+
+    /// Notes that no cycle runs.
+    pub fn clear(&self) {
+        self.start(0);
+    }
+}
+
+/// The parts of an engine.
+pub struct EngineParts<D: Disk, R: Remote, W: World> {
+    pub folder: Folder<D>,
+    pub container: Container<D>,
+    pub remote: Arc<R>,
+    pub world: Arc<W>,
+    pub ignored: IgnoreFn,
+    pub options: EngineOptions,
+}
+
+/// The outside world of a cycle.
+pub(in crate::agent) struct Ports<D: Disk, R: Remote, W: World> {
+    pub folder: Folder<D>,
+    pub container: Container<D>,
+    pub remote: Arc<R>,
+    pub world: Arc<W>,
+    pub ignored: IgnoreFn,
+    pub options: EngineOptions,
+    pub progress: Arc<CycleProgress>,
+    /// Ends the running cycle soon. Its finished steps are committed.
+    pub stop: Arc<AtomicBool>,
+    /// Ends all work of this engine, even in the middle of a scan.
+    pub quit: Arc<AtomicBool>,
+    /// Called when a scan has found a change, before any request to the proxy.
+    pub on_change: Box<dyn Fn() + Send + Sync>,
+}
+
+impl<D: Disk, R: Remote, W: World> Ports<D, R, W> {
+    pub fn new(parts: EngineParts<D, R, W>) -> Self {
+        let EngineParts { folder, container, remote, world, ignored, options } = parts;
+        Self {
+            folder,
+            container,
+            remote,
+            world,
+            ignored,
+            options,
+            progress: Arc::default(),
+            stop: Arc::default(),
+            quit: Arc::default(),
+            on_change: Box::new(|| ()),
+        }
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.quit.load(Ordering::Relaxed)
+    }
+
+    /// The gate for a root that is missing or another one than before.
+    pub fn check_root(&self) -> Result<(), CycleError> {
+        match &self.container.header().folder_id {
+            Some(id) => self.folder.check(id).map_err(root_halt),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! [`CycleReport`]: the work that a cycle did, and the work that is left.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::agent::problems::PathProblem;
+use crate::local::scan::ScanStats;
+use crate::path::RelPath;
+use crate::sync::{Action, PlanStep};
+
+/// One finished action, for the status and the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FinishedAction {
+    pub path: RelPath,
+    pub action: &'static str,
+    /// `done`, or the error.
+    pub outcome: String,
+    /// The machine that wrote a download, where the proxy says so.
+    pub device: Option<String>,
+}
+
+impl FinishedAction {
+    pub(super) fn done(step: &PlanStep, device: Option<String>) -> Self {
+        Self { path: step.path.clone(), action: verb(&step.action), outcome: "done".to_owned(), device }
+    }
+
+    pub(super) fn failed(step: &PlanStep, why: String) -> Self {
+        Self { path: step.path.clone(), action: verb(&step.action), outcome: why, device: None }
+    }
+}
+
+/// The work that a cycle did, and the work that is left. Each step gives a report of its own, and [`CycleReport::add`] sums them up.
+#[derive(Debug, Default)]
+pub struct CycleReport {
+    pub scan: ScanStats,
+    /// When the scan ended ([`World::elapsed`](crate::agent::World::elapsed)).
+    pub scanned_at: Duration,
+    /// The index has changed.
+    pub index_changed: bool,
+    /// There was something to plan.
+    pub planned: bool,
+    /// The time from the start of the cycle to its plan.
+    pub planning: Duration,
+    pub uploaded: usize,
+    pub downloaded: usize,
+    pub deleted_remote: usize,
+    pub trashed: usize,
+    pub adopted: usize,
+    /// Conflict copies made.
+    pub conflicts: Vec<RelPath>,
+    pub recent: Vec<FinishedAction>,
+    /// Paths that failed and are in quarantine.
+    pub failed: usize,
+    /// Work is left that another cycle can do soon.
+    pub again: bool,
+    /// Deletions held for approval.
+    pub held: usize,
+    /// Deletions that wait, because the same file may appear under another name.
+    pub waiting: usize,
+    /// Blocked paths, with the reason.
+    pub blocked: BTreeMap<RelPath, PathProblem>,
+}
+
+impl CycleReport {
+    /// True if the cycle changed anything on either side.
+    pub fn wrote(&self) -> bool {
+        self.uploaded + self.downloaded + self.deleted_remote + self.trashed + self.conflicts.len() > 0
+    }
+
+    /// Adds the report of other steps.
+    pub(super) fn add(&mut self, other: Self) {
+        self.uploaded += other.uploaded;
+        self.downloaded += other.downloaded;
+        self.deleted_remote += other.deleted_remote;
+        self.trashed += other.trashed;
+        self.adopted += other.adopted;
+        self.conflicts.extend(other.conflicts);
+        self.recent.extend(other.recent);
+        self.failed += other.failed;
+        self.again |= other.again;
+        self.blocked.extend(other.blocked);
+    }
+}
+
+/// The action's name in `recent` and in a dry run.
+pub fn verb(action: &Action) -> &'static str {
+    match action {
+        Action::Download { .. } | Action::Replace { .. } => "download",
+        Action::RecordSeen { .. } => "record",
+        Action::Upload { .. } | Action::UploadUnread | Action::Probe { .. } => "upload",
+        Action::Adopt { .. } => "adopt",
+        Action::Conflict { .. } => "conflict",
+        Action::Obey { .. } => "trash",
+        Action::DeleteRemote { .. } => "delete",
+        Action::Skip(_) => "skip",
+    }
+}

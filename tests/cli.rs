@@ -12,7 +12,7 @@ use memsync::cli::args::{ColorChoice, GlobalArgs, InitArgs, LogFormat};
 use memsync::cli::commands::{doctor, init};
 use memsync::cli::exit::Exit;
 use memsync::cli::probe::{ProbeAnswer, ProbeTarget, ProxyProbe};
-use memsync::config::{Config, Surroundings};
+use memsync::config::{Config, MachineContext};
 use memsync::dirs::Dirs;
 use memsync::remote::RemoteError;
 use secrecy::ExposeSecret;
@@ -200,9 +200,10 @@ impl Machine {
 
     fn app(&self) -> App {
         let dirs = Dirs::below(&self.at("home"), Path::new("/tmp"));
-        let around = Surroundings { host: "desk".to_owned(), home: Some(self.at("user")), ..Surroundings::default() };
+        let machine =
+            MachineContext { host: "desk".to_owned(), home: Some(self.at("user")), ..MachineContext::default() };
         let (log_format, color) = (LogFormat::Text, ColorChoice::Never);
-        App::new(GlobalArgs { config: None, json: false, verbose: 0, quiet: 0, log_format, color }, dirs, around)
+        App::new(GlobalArgs { config: None, json: false, verbose: 0, quiet: 0, log_format, color }, dirs, machine)
     }
 
     fn token_file(&self, text: &str, mode: u32) -> PathBuf {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use memsync::config::{
-    Config, ConfigError, ConflictPolicy, Draft, KEYS, StateFormat, Surroundings, create_private, env_name,
+    Config, ConfigDraft, ConfigError, ConflictPolicy, KEYS, MachineContext, StateFormat, create_private, env_name,
     parse_duration, parse_size, sanitise_device,
 };
 use memsync::protocol::Pin;
@@ -19,23 +19,23 @@ const MINIMAL: &str = "[proxy]\nurl = \"https://p.example\"\n[[folder]]\npath = 
 
 struct Bench {
     dir: tempfile::TempDir,
-    around: Surroundings,
+    machine: MachineContext,
 }
 
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let around = Surroundings {
+        let machine = MachineContext {
             env: BTreeMap::new(),
             home: Some(PathBuf::from("/home/ana")),
             host: "Ana's laptop.local".to_owned(),
             private: vec![PathBuf::from("/home/ana/.local/state/memsync")],
         };
-        Self { dir, around }
+        Self { dir, machine }
     }
 
     fn env(mut self, name: &str, value: &str) -> Self {
-        self.around.env.insert(name.to_owned(), value.to_owned());
+        self.machine.env.insert(name.to_owned(), value.to_owned());
         self
     }
 
@@ -45,7 +45,7 @@ impl Bench {
 
     fn load(&self, text: &str) -> Result<Config, ConfigError> {
         std::fs::write(self.path(), text).unwrap();
-        Config::load(&self.path(), &self.around)
+        Config::load(&self.path(), &self.machine)
     }
 
     /// The error for `text`, without the directory of the file.
@@ -221,7 +221,7 @@ fn config_needs_a_proxy_and_a_folder() {
     let unnamed = "proxy.url = \"https://x\"\nproxy.token_file = \"/t\"\n[[folder]]";
     assert!(refusal(unnamed).contains("every [[folder]] needs a path"));
     let bench = Bench::new();
-    let error = Config::load(&bench.path(), &bench.around).unwrap_err();
+    let error = Config::load(&bench.path(), &bench.machine).unwrap_err();
     assert!(matches!(error, ConfigError::NotFound { .. }) && error.to_string().contains("memsync init"), "{error}");
 }
 
@@ -229,10 +229,10 @@ fn config_needs_a_proxy_and_a_folder() {
 fn unreadable_config_is_not_a_missing_config() {
     let bench = Bench::new().env("MEMSYNC_PROXY_URL", "https://x").env("MEMSYNC_FOLDER_PATH", "/m");
     std::fs::create_dir(bench.path()).unwrap();
-    assert!(matches!(Config::load(&bench.path(), &bench.around), Err(ConfigError::Unreadable { .. })));
+    assert!(matches!(Config::load(&bench.path(), &bench.machine), Err(ConfigError::Unreadable { .. })));
     std::fs::remove_dir(bench.path()).unwrap();
     std::fs::write(bench.path(), b"device = \"\xff\"").unwrap();
-    assert!(matches!(Config::load(&bench.path(), &bench.around), Err(ConfigError::Unreadable { .. })));
+    assert!(matches!(Config::load(&bench.path(), &bench.machine), Err(ConfigError::Unreadable { .. })));
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn environment_overrides_the_file() {
 #[test]
 fn environment_is_enough_without_a_file() {
     let bench = Bench::new().env("MEMSYNC_PROXY_URL", "https://x").env("MEMSYNC_FOLDER_PATH", "/m");
-    assert_eq!(Config::load(&bench.path(), &bench.around).unwrap().folders[0].path, Path::new("/m"));
+    assert_eq!(Config::load(&bench.path(), &bench.machine).unwrap().folders[0].path, Path::new("/m"));
 }
 
 #[test]
@@ -484,7 +484,7 @@ fn every_key_has_its_own_variable() {
 #[test]
 fn draft_reads_back_as_written() {
     let bench = Bench::new();
-    let draft = Draft {
+    let draft = ConfigDraft {
         device: "d".to_owned(),
         url: "http://10.0.0.1/x\"y".to_owned(),
         token_file: PathBuf::from("/t \"quoted\"\\"),
@@ -505,7 +505,7 @@ fn draft_reads_back_as_written() {
 fn pin_needs_https_and_reads_back() {
     let bench = Bench::new();
     let pin = Pin::of(b"a certificate");
-    let draft = Draft {
+    let draft = ConfigDraft {
         device: "d".to_owned(),
         url: "https://10.0.0.1".to_owned(),
         token_file: PathBuf::from("/t"),
@@ -516,7 +516,7 @@ fn pin_needs_https_and_reads_back() {
         namespace: String::new(),
     };
     assert_eq!(bench.load(&draft.to_toml()).unwrap().proxy.pin, Some(pin));
-    let plain = Draft { url: "http://127.0.0.1".to_owned(), ..draft.clone() };
+    let plain = ConfigDraft { url: "http://127.0.0.1".to_owned(), ..draft.clone() };
     let why = bench.load(&plain.to_toml()).unwrap_err().to_string();
     assert!(why.contains("config.toml:7: proxy.pin") && why.contains("https"), "{why}");
     let short = draft.to_toml().replace(&pin.to_string(), "sha256:12");

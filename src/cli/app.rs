@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::args::{ColorChoice, GlobalArgs};
 use super::exit::{CommandFailure, Exit};
 use super::process::output;
-use crate::config::{Config, ConfigError, Surroundings};
+use crate::config::{Config, ConfigError, MachineContext};
 use crate::dirs::Dirs;
 use crate::failpoint;
 
@@ -21,7 +21,7 @@ use crate::failpoint;
 pub struct App {
     pub(crate) global: GlobalArgs,
     pub(crate) dirs: Dirs,
-    pub(crate) around: Surroundings,
+    pub(crate) machine: MachineContext,
     config: Result<Config, Arc<ConfigError>>,
 }
 
@@ -43,19 +43,19 @@ impl App {
         if let Some(path) = &global.config {
             dirs.config_file = std::path::absolute(path).with_context(|| format!("--config {}", path.display()))?;
         }
-        let around = Surroundings {
+        let machine = MachineContext {
             env,
             home: BaseDirs::new().map(|b| b.home_dir().to_owned()),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             private: vec![dirs.state.clone(), dirs.logs.clone(), dirs.proxy.clone()],
         };
-        Ok(Self::new(global, dirs, around))
+        Ok(Self::new(global, dirs, machine))
     }
 
     /// As [`App::start`], without reading the environment.
-    pub fn new(global: GlobalArgs, dirs: Dirs, around: Surroundings) -> Self {
-        let config = Config::load(&dirs.config_file, &around).map_err(Arc::new);
-        Self { global, dirs, around, config }
+    pub fn new(global: GlobalArgs, dirs: Dirs, machine: MachineContext) -> Self {
+        let config = Config::load(&dirs.config_file, &machine).map_err(Arc::new);
+        Self { global, dirs, machine, config }
     }
 
     /// The config, or its first fault.
@@ -82,7 +82,7 @@ impl App {
 
     /// `~/Memory`.
     pub(crate) fn default_folder(&self) -> anyhow::Result<PathBuf> {
-        let home = self.around.home.as_ref();
+        let home = self.machine.home.as_ref();
         Ok(home
             .ok_or_else(|| CommandFailure::new(Exit::Usage, "no home folder is known; name the folder"))?
             .join("Memory"))

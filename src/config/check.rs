@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::draft::free_namespace;
 use super::error::{ConfigError, SettingOrigin};
-use super::model::{Config, ProxyConfig, Surroundings};
+use super::model::{Config, MachineContext, ProxyConfig};
 use super::paths::resolve_links;
 use crate::agent::FolderConfig;
 use crate::protocol::is_loopback;
@@ -16,11 +16,11 @@ pub(super) type SettingOrigins = BTreeMap<(String, usize), SettingOrigin>;
 /// Checks a config that is otherwise complete. `file` is its path.
 pub(super) fn check_config(
     config: &Config,
-    around: &Surroundings,
+    machine: &MachineContext,
     file: &Path,
     origins: &SettingOrigins,
 ) -> Result<(), ConfigError> {
-    let check = ConfigCheck { config, around, file, origins };
+    let check = ConfigCheck { config, machine, file, origins };
     check.proxy(&config.proxy)?;
     check.folder_paths()?;
     check.private_files()?;
@@ -29,7 +29,7 @@ pub(super) fn check_config(
 
 struct ConfigCheck<'a> {
     config: &'a Config,
-    around: &'a Surroundings,
+    machine: &'a MachineContext,
     file: &'a Path,
     origins: &'a SettingOrigins,
 }
@@ -90,7 +90,7 @@ impl ConfigCheck<'_> {
         if resolved.parent().is_none() {
             return Some("/ is the whole machine; name a folder".to_owned());
         }
-        let own = self.around.private.iter().find(|own| is_nested(resolved, &resolve_links(own)))?;
+        let own = self.machine.private.iter().find(|own| is_nested(resolved, &resolve_links(own)))?;
         let shown = folder.path.display();
         let why = format!("{shown} and memsync's own {} are one inside the other", own.display());
         Some(format!("{why}; choose another folder"))

@@ -4,13 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
-use super::model::{Config, Surroundings};
+use super::model::{Config, MachineContext};
 use crate::agent::FolderConfig;
 use crate::protocol::{Namespace, Pin};
 
 /// A config for one folder. All other keys keep their defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Draft {
+pub struct ConfigDraft {
     pub device: String,
     pub url: String,
     pub token_file: PathBuf,
@@ -21,7 +21,7 @@ pub struct Draft {
     pub namespace: String,
 }
 
-impl Draft {
+impl ConfigDraft {
     /// The text of `config.toml`. The paths must be UTF-8.
     pub fn to_toml(&self) -> String {
         let quote = |text: &str| toml::Value::from(text).to_string();
@@ -59,7 +59,7 @@ fn folder_section(path: &Path, namespace: &str) -> String {
 /// a folder that the config would not accept.
 pub(crate) fn added_folder(
     file: &Path,
-    around: &Surroundings,
+    machine: &MachineContext,
     path: &Path,
     folders: &[FolderConfig],
 ) -> Result<String, ConfigError> {
@@ -69,7 +69,7 @@ pub(crate) fn added_folder(
     }
     let section = folder_section(path, &free_namespace(path, folders));
     let text = std::fs::read_to_string(file).map_err(unreadable)?;
-    Config::parse(&format!("{text}{section}"), file, around)?;
+    Config::parse(&format!("{text}{section}"), file, machine)?;
     Ok(section)
 }
 

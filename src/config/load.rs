@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::check::{SettingOrigins, check_config};
 use super::error::{ConfigError, SettingOrigin, did_you_mean};
-use super::model::{Config, KEYS, Surroundings};
+use super::model::{Config, KEYS, MachineContext};
 use super::schema::{SettingFault, apply_setting};
 use super::token::exposed_mode;
 use super::value::{RawValue, nearest};
@@ -39,12 +39,12 @@ impl Config {
     ///
     /// Without a file the environment is enough, if it names a proxy and a folder. The error is the first fault in the
     /// file, else the first in the environment, else a missing key.
-    pub fn load(path: &Path, around: &Surroundings) -> Result<Self, ConfigError> {
-        let mut loader = ConfigLoader::new(path, around);
+    pub fn load(path: &Path, machine: &MachineContext) -> Result<Self, ConfigError> {
+        let mut loader = ConfigLoader::new(path, machine);
         match read_file(path) {
             Ok((text, exposed)) => loader.apply_file(&text, exposed)?,
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                let is_set = |key: &str| around.env.get(&env_name(key)).is_some_and(|v| !v.is_empty());
+                let is_set = |key: &str| machine.env.get(&env_name(key)).is_some_and(|v| !v.is_empty());
                 if !(is_set("proxy.url") && is_set("folder.path")) {
                     return Err(ConfigError::NotFound { path: path.to_owned() });
                 }
@@ -56,8 +56,8 @@ impl Config {
     }
 
     /// Parses `text` as the content of a file at `path`, without the environment.
-    pub fn parse(text: &str, path: &Path, around: &Surroundings) -> Result<Self, ConfigError> {
-        let mut loader = ConfigLoader::new(path, around);
+    pub fn parse(text: &str, path: &Path, machine: &MachineContext) -> Result<Self, ConfigError> {
+        let mut loader = ConfigLoader::new(path, machine);
         loader.apply_file(text, None)?;
         loader.finish()
     }
@@ -89,18 +89,18 @@ struct FileSetting<'a> {
 
 struct ConfigLoader<'a> {
     config: Config,
-    around: &'a Surroundings,
+    machine: &'a MachineContext,
     path: &'a Path,
     origins: SettingOrigins,
 }
 
 impl<'a> ConfigLoader<'a> {
-    fn new(path: &'a Path, around: &'a Surroundings) -> Self {
-        Self { config: Config::defaults(&around.host), around, path, origins: SettingOrigins::new() }
+    fn new(path: &'a Path, machine: &'a MachineContext) -> Self {
+        Self { config: Config::defaults(&machine.host), machine, path, origins: SettingOrigins::new() }
     }
 
     fn finish(self) -> Result<Config, ConfigError> {
-        check_config(&self.config, self.around, self.path, &self.origins)?;
+        check_config(&self.config, self.machine, self.path, &self.origins)?;
         Ok(self.config)
     }
 
@@ -132,8 +132,8 @@ impl<'a> ConfigLoader<'a> {
     /// Applies the variables of the keys, and warns of other variables that look like one.
     fn apply_environment(&mut self) -> Result<(), ConfigError> {
         let names: Vec<(String, &str)> = KEYS.iter().map(|key| (env_name(key), *key)).collect();
-        let around = self.around;
-        for (name, value) in around.env.iter().filter(|(name, _)| name.starts_with("MEMSYNC_")) {
+        let machine = self.machine;
+        for (name, value) in machine.env.iter().filter(|(name, _)| name.starts_with("MEMSYNC_")) {
             match names.iter().find(|(known, _)| known == name) {
                 None => self.config.warnings.extend(unknown_variable(name, &names)),
                 Some(_) if value.is_empty() => {}
@@ -165,7 +165,7 @@ impl<'a> ConfigLoader<'a> {
         folder: usize,
         value: RawValue<'_>,
     ) -> Result<(), ConfigError> {
-        match apply_setting(&mut self.config, self.around.home.as_deref(), key, folder, value) {
+        match apply_setting(&mut self.config, self.machine.home.as_deref(), key, folder, value) {
             Ok(()) => {
                 self.origins.insert((key.to_owned(), folder), origin);
                 Ok(())

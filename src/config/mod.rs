@@ -2,7 +2,7 @@
 //!
 //! Unknown keys, bad values and unknown units are errors with the file, the line and the nearest valid key. A config that
 //! cannot be read never means defaults. The environment, the home directory and the host name are passed in
-//! ([`Surroundings`]); nothing here reads them.
+//! ([`MachineContext`]); nothing here reads them.
 
 mod certificate;
 mod check;
@@ -19,11 +19,11 @@ pub use crate::agent::{ConflictPolicy, FolderConfig, HistoryConfig, StateConfig,
 pub use crate::disk::whole::{create_private, create_private_dir};
 pub use crate::state::StateFormat;
 pub(crate) use certificate::{make_certificate, read_ca_file, read_small_file};
-pub use draft::Draft;
+pub use draft::ConfigDraft;
 pub(crate) use draft::added_folder;
 pub use error::{ConfigError, SettingOrigin, TokenSource};
 pub use load::env_name;
-pub use model::{Config, KEYS, ProxyConfig, Surroundings};
+pub use model::{Config, KEYS, MachineContext, ProxyConfig};
 pub(crate) use paths::{resolve_links, shell_word};
 pub use token::parse_token;
 pub(crate) use token::{read_token_file, token_from_env};

@@ -46,7 +46,7 @@ pub const KEYS: &[&str] = &[
 
 /// The part of the machine that a config depends on.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub struct MachineContext {
     /// The environment, by name.
     pub env: BTreeMap<String, String>,
     /// The home directory, for a leading `~/`.

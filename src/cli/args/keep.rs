@@ -8,7 +8,7 @@ use clap::{Arg, ValueEnum};
 
 /// The text that the file of a conflict gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Keep {
+pub enum KeepChoice {
     /// The file keeps its text; the copy goes to history
     File,
     /// The copy's text takes the file's place; the file's text goes to history
@@ -17,7 +17,7 @@ pub enum Keep {
     Both,
 }
 
-impl Keep {
+impl KeepChoice {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::File => "file",
@@ -27,23 +27,23 @@ impl Keep {
     }
 }
 
-/// Parses a [`Keep`]. Explains why `local` and `remote`, which other tools use, are refused.
+/// Parses a [`KeepChoice`]. Explains why `local` and `remote`, which other tools use, are refused.
 #[derive(Debug, Clone)]
 pub(crate) struct KeepParser;
 
 impl TypedValueParser for KeepParser {
-    type Value = Keep;
+    type Value = KeepChoice;
 
-    fn parse_ref(&self, cmd: &clap::Command, arg: Option<&Arg>, value: &OsStr) -> Result<Keep, clap::Error> {
+    fn parse_ref(&self, cmd: &clap::Command, arg: Option<&Arg>, value: &OsStr) -> Result<KeepChoice, clap::Error> {
         if value == "local" || value == "remote" {
             let why = "--keep local and --keep remote are refused, because they mean the opposite on the other machine; \
                        use `file` (the file keeps its text), `copy` (the copy's text takes its place) or `both`\n";
             return Err(clap::Error::raw(ErrorKind::InvalidValue, why).with_cmd(cmd));
         }
-        EnumValueParser::<Keep>::new().parse_ref(cmd, arg, value)
+        EnumValueParser::<KeepChoice>::new().parse_ref(cmd, arg, value)
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(Keep::value_variants().iter().filter_map(ValueEnum::to_possible_value)))
+        Some(Box::new(KeepChoice::value_variants().iter().filter_map(ValueEnum::to_possible_value)))
     }
 }

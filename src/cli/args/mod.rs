@@ -19,7 +19,7 @@ mod store;
 mod tls;
 
 pub use init::InitArgs;
-pub use keep::Keep;
+pub use keep::KeepChoice;
 pub(crate) use keep::KeepParser;
 pub use keys::{KeyAction, KeyArgs, NewKeyArgs, StoreArgs, UserAction, UserArgs};
 pub use listen::{ListenAddress, NotListenable};
@@ -229,7 +229,7 @@ pub enum ConflictsAction {
         path: PathBuf,
         /// The text that the file gets
         #[arg(long, value_name = "TEXT", value_parser = KeepParser)]
-        keep: Keep,
+        keep: KeepChoice,
     },
 }
 

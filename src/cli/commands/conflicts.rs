@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::cli::app::App;
-use crate::cli::args::{ConflictsAction, Keep};
+use crate::cli::args::{ConflictsAction, KeepChoice};
 use crate::cli::exit::{CommandFailure, Exit};
 use crate::cli::folder::change::change_file;
 use crate::cli::folder::conflict_copies::{ConflictCopy, last_name, list_copies, sibling};
-use crate::cli::folder::lookup::{FolderPath, OpenFolder, find_path, open_all};
+use crate::cli::folder::lookup::{ConfiguredFolder, FolderPath, find_path, open_all};
 use crate::cli::view::conflicts::{ConflictList, ConflictResolution, ResolvedCopy, write_conflicts, write_resolution};
 use crate::cli::view::format;
 use crate::disk::Disk;
@@ -39,11 +39,11 @@ fn list(app: &App) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-fn resolve(app: &App, path: &Path, keep: Keep) -> anyhow::Result<Exit> {
+fn resolve(app: &App, path: &Path, keep: KeepChoice) -> anyhow::Result<Exit> {
     let place = find_path(app, path, |folder, at| folder.disk().stat(at).is_ok())?;
     let (original, copies) = find_conflict(app, &place)?;
     let shown = place.open.root.join(&original);
-    if keep == Keep::Copy && copies.len() > 1 {
+    if keep == KeepChoice::Copy && copies.len() > 1 {
         let names: Vec<_> = copies.iter().map(|c| format::printable(&c.path)).collect();
         let why = format!(
             "{} has {} conflict copies; name the one to keep: {}",
@@ -87,11 +87,16 @@ fn find_conflict(app: &App, place: &FolderPath) -> anyhow::Result<(String, Vec<C
     Ok((place.at.clone(), copies))
 }
 
-fn resolve_copy(app: &App, open: &OpenFolder, copy: &ConflictCopy, keep: Keep) -> anyhow::Result<ResolvedCopy> {
+fn resolve_copy(
+    app: &App,
+    open: &ConfiguredFolder,
+    copy: &ConflictCopy,
+    keep: KeepChoice,
+) -> anyhow::Result<ResolvedCopy> {
     let path = open.root.join(&copy.path);
     let trash = FolderChange::Trash { at: copy.path.clone() };
     match keep {
-        Keep::Copy => {
+        KeepChoice::Copy => {
             // The copy goes last. After a crash in between, the same command completes the rest.
             let put = FolderChange::Put { from: copy.path.clone(), at: copy.original.clone() };
             let put = change_file(app, open, &put)?;
@@ -100,11 +105,11 @@ fn resolve_copy(app: &App, open: &OpenFolder, copy: &ConflictCopy, keep: Keep) -
             let outcome = if put == ChangeOutcome::Same { "removed" } else { "used" };
             Ok(ResolvedCopy { path, outcome, renamed_to: None })
         }
-        Keep::File => {
+        KeepChoice::File => {
             change_file(app, open, &trash)?;
             Ok(ResolvedCopy { path, outcome: "removed", renamed_to: None })
         }
-        Keep::Both => {
+        KeepChoice::Both => {
             let to = rename_plain(&open.folder, copy)?;
             Ok(ResolvedCopy { path, outcome: "renamed", renamed_to: Some(open.root.join(to)) })
         }

@@ -16,7 +16,7 @@ use crate::cli::machine::join_link::{JoinLink, NotALink};
 use crate::cli::probe::{ProbeTarget, ProxyProbe};
 use crate::cli::process::secret::read_secret;
 use crate::config::{
-    Config, Draft, TokenSource, create_private, create_private_dir, parse_token, read_ca_file, read_token_file,
+    Config, ConfigDraft, TokenSource, create_private, create_private_dir, parse_token, read_ca_file, read_token_file,
 };
 use crate::protocol::Pin;
 
@@ -49,8 +49,8 @@ pub fn run(app: &App, args: &InitArgs, probe: &dyn ProxyProbe) -> anyhow::Result
     let ca_file = args.ca_file.as_deref().map(std::path::absolute).transpose().context("--ca-file")?;
     let ca_pem = ca_file.as_deref().map(read_ca_file).transpose()?;
     require_utf8([&folder, &token_file].into_iter().chain(&ca_file))?;
-    let mut draft = Draft {
-        device: Config::defaults(&app.around.host).device,
+    let mut draft = ConfigDraft {
+        device: Config::defaults(&app.machine.host).device,
         url: access.url.clone(),
         token_file,
         allow_http: args.allow_http,
@@ -59,7 +59,7 @@ pub fn run(app: &App, args: &InitArgs, probe: &dyn ProxyProbe) -> anyhow::Result
         path: folder,
         namespace: access.namespace.clone(),
     };
-    let config = Config::parse(&draft.to_toml(), &config_file, &app.around).map_err(agent_setup::draft_error)?;
+    let config = Config::parse(&draft.to_toml(), &config_file, &app.machine).map_err(agent_setup::draft_error)?;
     draft.url = config.proxy.url;
     let target = ProbeTarget {
         url: draft.url.clone(),
@@ -72,7 +72,7 @@ pub fn run(app: &App, args: &InitArgs, probe: &dyn ProxyProbe) -> anyhow::Result
     };
     let answer = probe.ask(&target).context("nothing was written")?;
     write_files(&draft, &access, &config_file)?;
-    let Draft { url, token_file, path, .. } = draft;
+    let ConfigDraft { url, token_file, path, .. } = draft;
     let written =
         InitAnswer { config: config_file, token_file, folder: path, proxy: url, capabilities: answer.capabilities };
     app.answer(&written, write_answer)?;
@@ -139,7 +139,7 @@ fn require_utf8<'a>(mut paths: impl Iterator<Item = &'a PathBuf>) -> Result<(), 
     }
 }
 
-fn write_files(draft: &Draft, access: &InitAccess, config_file: &Path) -> anyhow::Result<()> {
+fn write_files(draft: &ConfigDraft, access: &InitAccess, config_file: &Path) -> anyhow::Result<()> {
     let cannot_write = |path: &Path| format!("{} cannot be written", path.display());
     create_private_dir(&draft.path).with_context(|| format!("{}: the folder cannot be made", draft.path.display()))?;
     if access.token_file.is_none() {

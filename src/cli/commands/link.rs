@@ -32,8 +32,8 @@ pub(super) fn run(app: &App, dir: Option<&Path>) -> anyhow::Result<Exit> {
     };
     let source = own_proxy::recorded_certificate(app)?;
     let pin = source.as_ref().map(|source| source.pin(app)).transpose()?;
-    let (token, _) = config.token(&app.around.env)?;
-    let link = own_proxy::join_link(&app.around.host, listen, pin, &folder.namespace, token);
+    let (token, _) = config.token(&app.machine.env)?;
+    let link = own_proxy::join_link(&app.machine.host, listen, pin, &folder.namespace, token);
     let at_terminal = io::stdout().is_terminal();
     app.answer(&LinkAnswer { join: link.reveal() }, |out, answer| {
         writeln!(out, "{}", answer.join)?;

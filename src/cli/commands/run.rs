@@ -76,8 +76,8 @@ async fn replace_refused_token(app: &App, agent: &Agent) {
 
 /// True if the agent has a new token. The token of another proxy waits for a reload of the config.
 fn reread_token(app: &App, agent: &Agent) -> anyhow::Result<bool> {
-    let config = Config::load(&app.dirs.config_file, &app.around)?;
-    let (token, _) = config.token(&app.around.env)?;
+    let config = Config::load(&app.dirs.config_file, &app.machine)?;
+    let (token, _) = config.token(&app.machine.env)?;
     Ok(agent.replace_token(&config.proxy.url, &token))
 }
 
@@ -86,7 +86,7 @@ async fn reload(app: &App, agent: &Agent) -> anyhow::Result<()> {
 }
 
 fn reread_options(app: &App) -> anyhow::Result<AgentOptions> {
-    let config = Config::load(&app.dirs.config_file, &app.around).map_err(Arc::new)?;
+    let config = Config::load(&app.dirs.config_file, &app.machine).map_err(Arc::new)?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     agent_setup::agent_options(app, &config).context(app.dirs.config_file.display().to_string())
 }

@@ -70,7 +70,7 @@ fn serve<S: Store>(
 ) -> anyhow::Result<Exit> {
     let ServedStore { store, place, mut options } = served;
     let resolve =
-        |listen: &ListenAddress| listen.resolve(&app.around.env).map_err(|why| CommandFailure::new(Exit::Usage, why));
+        |listen: &ListenAddress| listen.resolve(&app.machine.env).map_err(|why| CommandFailure::new(Exit::Usage, why));
     let listen = resolve(&args.listen)?;
     let metrics_listen = args.metrics_listen.as_ref().map(resolve).transpose()?;
     raise_open_file_limit();
@@ -102,7 +102,7 @@ fn serve<S: Store>(
 /// A self-signed certificate has to be pinned, so the log tells the pin.
 fn log_how_to_join(app: &App, address: SocketAddr, certificate: Option<&ServedCertificate>) {
     let Some(pin) = certificate.and_then(|certificate| certificate.pin) else { return };
-    let url = remote_url(&app.around.host, address, true);
+    let url = remote_url(&app.machine.host, address, true);
     tracing::info!("to join: memsync init --proxy {url} --pin {pin}");
     if address.ip().is_loopback() {
         tracing::info!("only this machine reaches it; --listen 0.0.0.0:{} lets others join", address.port());
@@ -122,7 +122,7 @@ async fn until_stopped(signals: &mut SignalRequests, certificate: Option<&Served
 
 /// The options of the proxy. Refuses to serve without any way to authenticate.
 fn proxy_options(app: &App, args: &ServeArgs, has_keys: bool) -> anyhow::Result<proxy::ProxyOptions> {
-    let set = |name: &str| app.around.env.get(name).filter(|value| !value.is_empty()).cloned();
+    let set = |name: &str| app.machine.env.get(name).filter(|value| !value.is_empty()).cloned();
     let namespaces = Some(args.verified_namespaces.clone()).filter(|patterns| !patterns.is_empty());
     if namespaces.is_some() && set("HEARE_AUTH_URL").is_none() {
         let why = "--verified-namespaces is for users that a service verifies; set HEARE_AUTH_URL to that service, or leave \
@@ -161,5 +161,5 @@ fn static_token(app: &App, args: &ServeArgs) -> anyhow::Result<Option<SecretStri
     if let Some(file) = &args.token_file {
         return Ok(Some(read_token_file(file, &TokenSource::ConfigFile(file.clone()))?));
     }
-    Ok(token_from_env(&app.around.env)?.map(|(token, _)| token))
+    Ok(token_from_env(&app.machine.env)?.map(|(token, _)| token))
 }

@@ -32,7 +32,7 @@ use crate::cli::view::format;
 use crate::cli::view::join::explain_join;
 use crate::cli::view::problems::write_first_sync;
 use crate::config::{
-    Config, ConfigError, Draft, TokenSource, added_folder, create_private, create_private_dir, parse_token,
+    Config, ConfigDraft, ConfigError, TokenSource, added_folder, create_private, create_private_dir, parse_token,
     read_token_file, resolve_links, shell_word,
 };
 use crate::proxy;
@@ -62,7 +62,7 @@ struct UpAnswer {
 pub(super) fn run(app: &App, args: &UpArgs) -> anyhow::Result<Exit> {
     let dir = args.dir.as_ref().map(std::path::absolute).transpose().context("the folder")?;
     let listen = match &args.listen {
-        Some(listen) => listen.resolve(&app.around.env).map_err(|why| CommandFailure::new(Exit::Usage, why))?,
+        Some(listen) => listen.resolve(&app.machine.env).map_err(|why| CommandFailure::new(Exit::Usage, why))?,
         None => own_proxy::recorded_listen(app)?.unwrap_or(DEFAULT_LISTEN),
     };
     let source = match CertificateSource::of(&args.tls)? {
@@ -115,7 +115,7 @@ async fn run_both(
     certificate: Option<ServedCertificate>,
     signals: &mut SignalRequests,
 ) -> anyhow::Result<()> {
-    let (token, _) = config.token(&app.around.env)?;
+    let (token, _) = config.token(&app.machine.env)?;
     let listen = listener.local_addr()?;
     let store = open_sqlite(&app.dirs.proxy)?;
     let (stop, stopped) = oneshot::channel::<()>();
@@ -166,7 +166,7 @@ fn up_answer(
         config: app.dirs.config_file.clone(),
         join: io::stdout().is_terminal().then(|| {
             let tls = certificate.map(|certificate| certificate.pin);
-            own_proxy::join_link(&app.around.host, listen, tls, &first.namespace, token).reveal()
+            own_proxy::join_link(&app.machine.host, listen, tls, &first.namespace, token).reveal()
         }),
         join_command: "memsync link",
     }
@@ -192,8 +192,8 @@ fn first_start(app: &App, dir: Option<&Path>, listen: SocketAddr) -> anyhow::Res
     };
     let config_file = &app.dirs.config_file;
     let token_file = config_file.with_file_name("token");
-    let draft = Draft {
-        device: Config::defaults(&app.around.host).device,
+    let draft = ConfigDraft {
+        device: Config::defaults(&app.machine.host).device,
         url: own_proxy::local_url(listen),
         token_file: token_file.clone(),
         // Requests to an address of this machine do not leave it.
@@ -204,13 +204,13 @@ fn first_start(app: &App, dir: Option<&Path>, listen: SocketAddr) -> anyhow::Res
         namespace: String::new(),
     };
     let text = draft.to_toml();
-    Config::parse(&text, config_file, &app.around).map_err(agent_setup::draft_error)?;
+    Config::parse(&text, config_file, &app.machine).map_err(agent_setup::draft_error)?;
     agent_setup::refuse_nested(&folder)?;
     create_private_dir(&folder).with_context(|| format!("{}: the folder cannot be made", folder.display()))?;
     make_token(&token_file)?;
     create_private(config_file, text.as_bytes())
         .with_context(|| format!("{} cannot be written", config_file.display()))?;
-    Ok(Config::load(config_file, &app.around)?)
+    Ok(Config::load(config_file, &app.machine)?)
 }
 
 /// Writes a random token, unless the file holds one already.
@@ -244,7 +244,7 @@ fn check_config(app: &App, config: &Config, dir: Option<&Path>, listen: SocketAd
 /// Says how to sync `dir` beside the folders of the config without mixing their files.
 fn other_folder(app: &App, config: &Config, dir: &Path) -> anyhow::Result<CommandFailure> {
     let (file, shown) = (&app.dirs.config_file, dir.display());
-    let section = added_folder(file, &app.around, dir, &config.folders)
+    let section = added_folder(file, &app.machine, dir, &config.folders)
         .with_context(|| format!("{shown} cannot be synced as well"))?;
     let others: Vec<_> = config.folders.iter().map(|f| f.path.display().to_string()).collect();
     let make = if dir.exists() { String::new() } else { format!("make it (`mkdir -p {}`), ", shell_word(dir)) };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::lookup::OpenFolder;
+use super::lookup::ConfiguredFolder;
 use crate::agent::change::describe;
 use crate::agent::control::{ControlRequest, ControlResponse};
 use crate::cli::agent_client;
@@ -20,7 +20,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// Makes a change. Replaced and removed files go to history.
-pub(crate) fn change_file(app: &App, open: &OpenFolder, change: &FolderChange) -> anyhow::Result<ChangeOutcome> {
+pub(crate) fn change_file(app: &App, open: &ConfiguredFolder, change: &FolderChange) -> anyhow::Result<ChangeOutcome> {
     let runtime = client_runtime()?;
     let request = ControlRequest::Change { folder: resolve_links(&open.root), change: change.clone() };
     let deadline = Instant::now() + LOCK_TIMEOUT;

@@ -10,7 +10,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::lookup::{FolderPath, OpenFolder};
+use super::lookup::{ConfiguredFolder, FolderPath};
 use crate::cli::app::App;
 use crate::cli::machine::state_files;
 use crate::config::resolve_links;
@@ -45,7 +45,7 @@ type CopyLinks = BTreeMap<RelPath, CopyLink>;
 type RegularFiles = BTreeMap<String, FileMeta>;
 
 /// The conflict copies in a folder, sorted by their originals.
-pub(crate) fn list_copies(app: &App, open: &OpenFolder) -> anyhow::Result<Vec<ConflictCopy>> {
+pub(crate) fn list_copies(app: &App, open: &ConfiguredFolder) -> anyhow::Result<Vec<ConflictCopy>> {
     let files = list_files(open)?;
     let links = read_links(app, open)?;
     let conflict = |(at, meta): (&String, &FileMeta)| {
@@ -120,7 +120,7 @@ fn modified(meta: &FileMeta) -> Option<Timestamp> {
     Timestamp::from_nanosecond(i128::from(meta.mtime_ns)).ok()
 }
 
-fn read_links(app: &App, open: &OpenFolder) -> anyhow::Result<CopyLinks> {
+fn read_links(app: &App, open: &ConfiguredFolder) -> anyhow::Result<CopyLinks> {
     let disk = match RealDisk::open(&resolve_links(&app.dirs.state)) {
         Ok(disk) => Arc::new(disk),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(CopyLinks::new()),
@@ -130,7 +130,7 @@ fn read_links(app: &App, open: &OpenFolder) -> anyhow::Result<CopyLinks> {
     Ok(state::peek(&disk, &container)?.map(|view| view.header.copies).unwrap_or_default())
 }
 
-fn list_files(open: &OpenFolder) -> anyhow::Result<RegularFiles> {
+fn list_files(open: &ConfiguredFolder) -> anyhow::Result<RegularFiles> {
     let mut files = RegularFiles::new();
     let mut dirs = vec![String::new()];
     while let Some(dir) = dirs.pop() {

@@ -14,7 +14,7 @@ use crate::local::Folder;
 use crate::path::RelPath;
 
 /// A configured folder, open.
-pub(crate) struct OpenFolder {
+pub(crate) struct ConfiguredFolder {
     /// As the config names it.
     pub(crate) root: PathBuf,
     pub(crate) folder: Folder<RealDisk>,
@@ -22,7 +22,7 @@ pub(crate) struct OpenFolder {
 
 /// A path in a configured folder.
 pub(crate) struct FolderPath {
-    pub(crate) open: OpenFolder,
+    pub(crate) open: ConfiguredFolder,
     /// Relative to the root, as spelled on the disk. Empty for the root itself.
     pub(crate) at: String,
 }
@@ -40,16 +40,16 @@ impl FolderPath {
 }
 
 /// Opens every configured folder.
-pub(crate) fn open_all(app: &App) -> anyhow::Result<Vec<OpenFolder>> {
+pub(crate) fn open_all(app: &App) -> anyhow::Result<Vec<ConfiguredFolder>> {
     let config = app.config()?;
     config.folders.iter().map(|f| open_folder(app, f)).collect()
 }
 
-fn open_folder(app: &App, folder: &FolderConfig) -> anyhow::Result<OpenFolder> {
+fn open_folder(app: &App, folder: &FolderConfig) -> anyhow::Result<ConfiguredFolder> {
     let device = app.config()?.device.clone();
     let disk = RealDisk::open(&resolve_links(&folder.path))
         .with_context(|| format!("{}: the folder cannot be opened; is it mounted?", folder.path.display()))?;
-    Ok(OpenFolder { folder: Folder::new(Arc::new(disk), &device, fastrand::u64(..)), root: folder.path.clone() })
+    Ok(ConfiguredFolder { folder: Folder::new(Arc::new(disk), &device, fastrand::u64(..)), root: folder.path.clone() })
 }
 
 /// The configured folder that is `dir` itself.

@@ -30,7 +30,7 @@ pub(crate) fn agent_options(app: &App, config: &Config) -> anyhow::Result<AgentO
 
 /// The settings of each configured folder. Checks the token, the certificates and the settings.
 pub(crate) fn folders(app: &App, config: &Config, session: &str) -> anyhow::Result<Vec<FolderSetup>> {
-    let (token, _) = config.token(&app.around.env)?;
+    let (token, _) = config.token(&app.machine.env)?;
     let access = ProxySecrets { token, ca_pem: config.ca_pem()? };
     let checked = |f: &FolderConfig| {
         refuse_nested(&f.path)?;

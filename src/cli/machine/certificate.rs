@@ -86,7 +86,7 @@ impl ServedCertificate {
     ) -> anyhow::Result<Self> {
         let self_signed = self_signed_path(app);
         if source == CertificateSource::SelfSigned {
-            let names = [app.around.host.clone(), "localhost".to_owned(), listen.ip().to_string()];
+            let names = [app.machine.host.clone(), "localhost".to_owned(), listen.ip().to_string()];
             make_certificate(&self_signed, &names)
                 .with_context(|| format!("{} cannot be made", self_signed.display()))?;
         }

@@ -15,7 +15,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(15);
 /// The settings, under the names that Memory Proxies share. `None` if `S3_BUCKET` is not set. An error never shows a
 /// secret.
 pub(crate) fn options(app: &App) -> Result<Option<S3Options>, CommandFailure> {
-    let set = |name: &str| app.around.env.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
+    let set = |name: &str| app.machine.env.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
     let Some(bucket) = set("S3_BUCKET") else { return Ok(None) };
     let wrong = |why: String| CommandFailure::new(Exit::Usage, why);
     let needed = |name: &str| {

@@ -17,7 +17,7 @@ use crate::state;
 const JOURNAL_SUFFIX: &str = ".json.journal";
 const STATUS_SUFFIX: &str = ".status.json";
 
-struct StateDir<'a> {
+struct ContainerLookup<'a> {
     app: &'a App,
     disk: Arc<RealDisk>,
 }
@@ -27,7 +27,7 @@ pub(crate) fn find(app: &App, path: &Path) -> FolderFiles {
     let by_path = || app.dirs.folder(path);
     let folders = app.config().map(|config| config.folders.as_slice()).unwrap_or_default();
     let Ok(disk) = RealDisk::open(&resolve_links(&app.dirs.state)) else { return by_path() };
-    let dir = StateDir { app, disk: Arc::new(disk) };
+    let dir = ContainerLookup { app, disk: Arc::new(disk) };
     let Some(id) = identity(path) else { return dir.first_that_exists(path).unwrap_or_else(by_path) };
     if let Some(own) = dir.named_by_path(path, &id) {
         return own;
@@ -36,7 +36,7 @@ pub(crate) fn find(app: &App, path: &Path) -> FolderFiles {
     dir.belonging_to(&id, others).or_else(|| dir.first_that_exists(path)).unwrap_or_else(by_path)
 }
 
-impl StateDir<'_> {
+impl ContainerLookup<'_> {
     /// The files named after the path as spelled, and after the path with its symlinks resolved.
     fn candidates(&self, path: &Path) -> [FolderFiles; 2] {
         [self.app.dirs.folder(path), self.app.dirs.folder(&resolve_links(path))]

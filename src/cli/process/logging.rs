@@ -65,7 +65,7 @@ fn directives_for(app: &App, command: &Command) -> anyhow::Result<String> {
     let stays = matches!(command, Command::Run | Command::Up(_) | Command::Serve(_));
     let configured = configured_level(app, command)?;
     let base = if stays { configured } else { configured.min(LevelFilter::WARN) };
-    if let Some(directives) = app.around.env.get("MEMSYNC_LOG").filter(|v| !v.is_empty()) {
+    if let Some(directives) = app.machine.env.get("MEMSYNC_LOG").filter(|v| !v.is_empty()) {
         return Ok(directives.clone());
     }
     let level = directives(shift_level(base, app.global.verbose, app.global.quiet));
@@ -77,7 +77,7 @@ fn directives_for(app: &App, command: &Command) -> anyhow::Result<String> {
 /// The level of the config or the environment. `serve` needs no config, so it reads `MEMSYNC_LOG_LEVEL` by itself, and
 /// `LOG_LEVEL` as other proxies do.
 fn configured_level(app: &App, command: &Command) -> anyhow::Result<LevelFilter> {
-    let set = |name: &'static str| app.around.env.get(name).filter(|v| !v.is_empty()).map(|value| (name, value));
+    let set = |name: &'static str| app.machine.env.get(name).filter(|v| !v.is_empty()).map(|value| (name, value));
     let is_proxy = matches!(command, Command::Serve(_));
     match (app.config(), set("MEMSYNC_LOG_LEVEL").or_else(|| set("LOG_LEVEL"))) {
         (_, Some((name, value))) if is_proxy => parse_level(value).ok_or_else(|| {

@@ -36,7 +36,7 @@ pub fn run(app: &App, probe: &dyn ProxyProbe) -> anyhow::Result<Exit> {
 fn check_all(app: &App, config: &Config, probe: &dyn ProxyProbe) -> anyhow::Result<Vec<DoctorCheck>> {
     let mut checks = vec![DoctorCheck::ok("config", app.dirs.config_file.display().to_string())];
     checks.extend(config.warnings.iter().map(|w| DoctorCheck::warn("config", w, "correct or unset it")));
-    checks.extend(proxy::check_proxy(config, &app.around.env, probe, Timestamp::now()));
+    checks.extend(proxy::check_proxy(config, &app.machine.env, probe, Timestamp::now()));
     let (check, status) = check_agent(app, config)?;
     checks.push(check);
     let setups = agent_setup::folders_without_secrets(app, config);

@@ -33,7 +33,7 @@ const MAX_RULES_BYTES: usize = 1 << 20;
 struct FileVerdict {
     state: FileState,
     why: Option<String>,
-    /// Set for a regular file and other names that are no directory.
+    /// Set unless the path is a directory, a mount point or missing.
     meta: Option<FileMeta>,
     md5: Option<Md5>,
 }

@@ -153,6 +153,38 @@ fn named_test_targets_exist() {
 }
 
 #[test]
+fn named_source_files_exist() {
+    let mut missing = Vec::new();
+    for file in READING_ORDER {
+        for name in inline_code(&shipped(file)) {
+            let is_source = name.ends_with(".rs") && !name.contains(['*', ' ', '<']);
+            if is_source && !repository(&name).exists() && !repository(&format!("src/{name}")).exists() {
+                missing.push(format!("{file}: {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "these files do not exist:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn every_module_is_on_the_map() {
+    let page = shipped("docs/architecture.md");
+    let (_, map) = page.split_once("## The map").unwrap();
+    let map = map.split("\n## ").next().unwrap();
+    let lib = shipped("src/lib.rs");
+    let modules: Vec<_> = lib
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("pub(crate) mod ")))
+        .collect();
+    assert!(modules.len() > 8, "{modules:?}");
+    for module in modules {
+        let name = module.trim_end_matches(';');
+        let is_listed = [format!("`{name}`"), format!("`{name}/`")].iter().any(|entry| map.contains(entry));
+        assert!(is_listed, "docs/architecture.md: the map has no {name}");
+    }
+}
+
+#[test]
 fn decision_table_has_every_row() {
     let rows: Vec<_> = table("docs/sync-model.md", "row").into_iter().map(|row| row[0].clone()).collect();
     // `decide` has an arm for each, and `tests/table` runs them all.

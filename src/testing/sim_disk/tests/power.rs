@@ -48,7 +48,7 @@ fn a_synced_file_may_have_lost_its_name() {
 }
 
 #[test]
-fn what_was_synced_before_an_append_stays() {
+fn synced_content_survives_an_append() {
     let left = outcomes(|d| {
         let mut log = d.append("log").unwrap();
         log.write_all(b"ab").unwrap();
@@ -171,7 +171,7 @@ fn removing_a_folder_needs_that_it_was_emptied() {
 }
 
 #[test]
-fn what_a_user_did_is_durable_with_all_it_needs() {
+fn user_operation_is_durable_with_its_parents() {
     let left = outcomes(|d| {
         d.mkdir("new").unwrap();
         drop(create(d, "new/f", b"engine"));

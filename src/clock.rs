@@ -52,7 +52,7 @@ impl SteadyClock {
     }
 
     /// Adds a reading. Returns true if the wall clock has jumped since the last one.
-    pub fn observe(&mut self, now: ClockReading) -> bool {
+    pub(crate) fn observe(&mut self, now: ClockReading) -> bool {
         let ran = now.running.saturating_sub(self.last.running);
         let expected_ms = self.last.wall_ms.saturating_add(millis(ran));
         let jumped = now.wall_ms.abs_diff(expected_ms) > millis(JUMP);
@@ -62,7 +62,7 @@ impl SteadyClock {
     }
 
     /// True if ages by the wall clock can be trusted.
-    pub fn is_steady(&self) -> bool {
+    pub(crate) fn is_steady(&self) -> bool {
         self.steady >= STEADY
     }
 

@@ -12,11 +12,11 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 /// The private folder inside each root. It is never synced, at any depth and in any letter case (`.MEMSYNC` is the same folder
 /// on a case-insensitive filesystem).
-pub const PRIVATE_DIR: &str = ".memsync";
+pub(crate) const PRIVATE_DIR: &str = ".memsync";
 
 /// True if any filesystem takes this name for [`PRIVATE_DIR`]. A case-insensitive one folds `ſ` into `s`. HFS+ and a
 /// case-folding ext4 also ignore invisible characters.
-pub fn is_private(name: &str) -> bool {
+pub(crate) fn is_private(name: &str) -> bool {
     if name.is_ascii() {
         return name.eq_ignore_ascii_case(PRIVATE_DIR);
     }
@@ -34,12 +34,12 @@ fn is_invisible(c: char) -> bool {
 }
 
 /// True if a character changes the direction of the text or ends its line.
-pub fn is_turning(c: char) -> bool {
+pub(crate) fn is_turning(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Text that is safe to show. Escapes characters that could control a terminal or change the direction, as `\u{202e}`.
-pub fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() || is_turning(c) {
@@ -52,7 +52,7 @@ pub fn visible(text: &str) -> String {
 }
 
 /// A name with every non-ASCII character escaped, so that two Unicode forms of it look different.
-pub fn ascii_name(name: &str) -> String {
+pub(crate) fn ascii_name(name: &str) -> String {
     let mut shown = String::with_capacity(name.len());
     for c in name.chars() {
         if c.is_ascii_graphic() || c == ' ' {
@@ -66,7 +66,7 @@ pub fn ascii_name(name: &str) -> String {
 
 /// A name of any bytes that is safe to show, like [`visible`]. Different names look different: `\xff` stands for a byte that
 /// is not UTF-8, and two backslashes for one.
-pub fn shown_name(name: &[u8]) -> String {
+pub(crate) fn shown_name(name: &[u8]) -> String {
     let mut shown = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
         shown.push_str(&visible(&chunk.valid().replace('\\', "\\\\")));
@@ -78,21 +78,21 @@ pub fn shown_name(name: &[u8]) -> String {
 }
 
 /// The folder part of a `/`-separated path, or `""` at the top.
-pub fn dir_of(path: &str) -> &str {
+pub(crate) fn dir_of(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 
 /// The entries of `map` below the folder `dir`.
-pub fn subtree_range<'a, V>(map: &'a BTreeMap<RelPath, V>, dir: &str) -> btree_map::Range<'a, RelPath, V> {
+pub(crate) fn subtree_range<'a, V>(map: &'a BTreeMap<RelPath, V>, dir: &str) -> btree_map::Range<'a, RelPath, V> {
     // `0` is the character after `/`.
     let (from, to) = (format!("{dir}/"), format!("{dir}0"));
     map.range::<str, _>((Bound::Included(from.as_str()), Bound::Excluded(to.as_str())))
 }
 
 /// Maximum length of a path in bytes of UTF-8 (the S3 key limit).
-pub const MAX_PATH: usize = 1024;
+pub(crate) const MAX_PATH: usize = 1024;
 /// Maximum length of a segment in bytes of UTF-8 (`NAME_MAX` of the common filesystems).
-pub const MAX_SEGMENT: usize = 255;
+pub(crate) const MAX_SEGMENT: usize = 255;
 
 /// A relative, `/`-separated path without empty, `.` or `..` segments, control characters and backslashes, and outside
 /// `.memsync`. Ordered by bytes. Cheap to clone.
@@ -160,7 +160,7 @@ impl RelPath {
     ///
     /// # Errors
     /// As [`RelPath::parse`].
-    pub fn from_disk(text: &str) -> Result<Self, PathError> {
+    pub(crate) fn from_disk(text: &str) -> Result<Self, PathError> {
         if is_nfc_quick(text.chars()) == IsNormalized::Yes {
             Self::parse(text)
         } else {
@@ -169,7 +169,7 @@ impl RelPath {
     }
 
     /// True if the path is in Unicode normalisation form C. The agent blocks remote paths that are not.
-    pub fn is_nfc(&self) -> bool {
+    pub(crate) fn is_nfc(&self) -> bool {
         unicode_normalization::is_nfc(&self.0)
     }
 
@@ -177,7 +177,7 @@ impl RelPath {
         &self.0
     }
 
-    pub fn segments(&self) -> impl DoubleEndedIterator<Item = &str> {
+    pub(crate) fn segments(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.split('/')
     }
 
@@ -192,28 +192,12 @@ impl RelPath {
     }
 
     /// Every proper ancestor, nearest first: `a/b/c` gives `a/b`, `a`.
-    pub fn ancestors(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = &str> {
         let mut rest = &*self.0;
         std::iter::from_fn(move || {
             rest = rest.rsplit_once('/')?.0;
             Some(rest)
         })
-    }
-
-    /// True if this path is inside the folder `dir`. Every path is inside `""`.
-    pub fn is_below(&self, dir: &str) -> bool {
-        dir.is_empty() || (self.0.len() > dir.len() && self.0.starts_with(dir) && self.0.as_bytes()[dir.len()] == b'/')
-    }
-
-    /// This path with another last segment.
-    ///
-    /// # Errors
-    /// As [`RelPath::parse`].
-    pub fn with_file_name(&self, name: &str) -> Result<Self, PathError> {
-        match self.dir() {
-            "" => Self::parse(name),
-            dir => Self::parse(&format!("{dir}/{name}")),
-        }
     }
 
     /// The same key for all paths that are equal on a case-insensitive filesystem.
@@ -339,9 +323,5 @@ mod tests {
         let p = RelPath::parse("a/b/c.md").unwrap();
         assert_eq!((p.dir(), p.file_name()), ("a/b", "c.md"));
         assert_eq!(p.ancestors().collect::<Vec<_>>(), ["a/b", "a"]);
-        assert!(
-            p.is_below("a") && p.is_below("a/b") && p.is_below("") && !p.is_below("a/b/c.md") && !p.is_below("a/bb")
-        );
-        assert_eq!(p.with_file_name("d").unwrap().as_str(), "a/b/d");
     }
 }

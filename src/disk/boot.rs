@@ -17,7 +17,7 @@ pub struct MachineBoot {
 /// # Errors
 /// The system does not identify it.
 #[cfg(target_os = "linux")]
-pub fn read_boot() -> io::Result<MachineBoot> {
+pub(crate) fn read_boot() -> io::Result<MachineBoot> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
     if id.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the boot id is empty"));
@@ -33,7 +33,7 @@ pub fn read_boot() -> io::Result<MachineBoot> {
 /// # Errors
 /// The system does not identify it.
 #[cfg(target_os = "macos")]
-pub fn read_boot() -> io::Result<MachineBoot> {
+pub(crate) fn read_boot() -> io::Result<MachineBoot> {
     let output = std::process::Command::new("/usr/sbin/sysctl").args(["-n", "kern.bootsessionuuid"]).output()?;
     let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() || id.is_empty() {

@@ -36,7 +36,7 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// As the system calls. The old file stays then.
-pub fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_private_dir(dir_of(path))?;
     place(path, bytes, |fresh| fs::rename(fresh, path))
 }
@@ -45,7 +45,7 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// As the system calls.
-pub fn replace_note(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace_note(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (fresh, mut file) = create_beside(path)?;
     let placed = file.write_all(bytes).and_then(|()| fs::rename(&fresh, path));
     placed.inspect_err(|_| discard(&fresh))

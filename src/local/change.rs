@@ -81,13 +81,13 @@ pub enum ChangeFault {
     Gone(String),
     #[error("{0} is being written; try again when that is over")]
     Unsteady(String),
-    #[error("a {0} stands there; move it away first")]
+    #[error("there is a {0} at this path; move it away first")]
     NotAFile(&'static str),
     #[error("{0}")]
     Blocked(SkipReason),
     #[error("the file keeps changing; try again when that is over")]
     Changing,
-    #[error("the folder gave no outcome")]
+    #[error("the move had no outcome; this is an error of memsync")]
     NoOutcome,
 }
 
@@ -109,7 +109,7 @@ pub enum ChangeEffect {
     Removed,
     #[error("the file was removed; its content waits in .memsync/stage, and goes where it belongs with the next sync")]
     Taken,
-    #[error("the file has another content than before; look at it, and at `memsync history`")]
+    #[error("the file has other content than before; look at it, and at `memsync history`")]
     Unclear,
 }
 
@@ -135,7 +135,7 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// As [`Folder::change`].
-    pub fn change_and_sweep(&self, change: &FolderChange, now: Timestamp) -> Result<ChangeOutcome, ChangeError> {
+    pub(crate) fn change_and_sweep(&self, change: &FolderChange, now: Timestamp) -> Result<ChangeOutcome, ChangeError> {
         let before = self.path_content(change.at()).ok();
         self.try_change(change, now).map_err(|cause| {
             if let Err(e) = self.sweep(now) {
@@ -156,7 +156,7 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// The path is no regular file, cannot be read, or keeps changing.
-    pub fn path_content(&self, at: &str) -> Result<PathContent, ChangeFault> {
+    pub(crate) fn path_content(&self, at: &str) -> Result<PathContent, ChangeFault> {
         match self.disk.stat(at) {
             Ok(meta) if meta.kind == FileKind::File => {}
             Ok(meta) => return Err(ChangeFault::NotAFile(kind_name(meta.kind))),
@@ -286,7 +286,7 @@ fn other_path(path: &str) -> impl FnOnce(io::Error) -> ChangeFault + '_ {
 }
 
 /// The word for a kind of path, in messages.
-pub fn kind_name(kind: FileKind) -> &'static str {
+pub(crate) fn kind_name(kind: FileKind) -> &'static str {
     match kind {
         FileKind::File => "file",
         FileKind::Dir => "folder",

@@ -11,7 +11,7 @@ const MAX_CHAR_BYTES: usize = 4;
 
 /// The name of the `n`th copy of the file `name` with this content. A copy of a copy is named after the original, so that
 /// names never nest.
-pub fn conflict_name(name: &str, device: &str, content: Md5, n: u32) -> String {
+pub(crate) fn conflict_name(name: &str, device: &str, content: Md5, n: u32) -> String {
     let (stem, ext) = parse_copy_name(name).map_or_else(|| split_ext(name), |copy| (copy.stem, copy.ext));
     let number = if n > 1 { format!("-{n}") } else { String::new() };
     let tail = format!(".conflict-{device}-{}{number}{ext}", content.short());
@@ -23,12 +23,12 @@ pub fn conflict_name(name: &str, device: &str, content: Md5, n: u32) -> String {
 }
 
 /// True if `name` is the name of a conflict copy.
-pub fn is_conflict_name(name: &str) -> bool {
+pub(crate) fn is_conflict_name(name: &str) -> bool {
     parse_copy_name(name).is_some()
 }
 
 /// Splits a name into its stem and its extension with the dot. A long extension counts as part of the stem.
-pub fn split_ext(name: &str) -> (&str, &str) {
+pub(crate) fn split_ext(name: &str) -> (&str, &str) {
     match name.rfind('.') {
         Some(at) if at > 0 && name.len() - at <= MAX_EXT_BYTES => name.split_at(at),
         _ => (name, ""),
@@ -54,14 +54,14 @@ impl CopyName<'_> {
     }
 
     /// True if a file with this name may be the original.
-    pub fn may_be_of(&self, original: &str) -> bool {
+    pub(crate) fn may_be_of(&self, original: &str) -> bool {
         let (stem, ext) = split_ext(original);
         ext == self.ext && (stem == self.stem || (self.may_be_cut && stem.starts_with(self.stem)))
     }
 }
 
 /// The parts of `name`, if it is the name of a conflict copy.
-pub fn parse_copy_name(name: &str) -> Option<CopyName<'_>> {
+pub(crate) fn parse_copy_name(name: &str) -> Option<CopyName<'_>> {
     let (stem, rest) = name.rsplit_once(".conflict-")?;
     let (mark, ext) = split_ext(rest);
     let (mut device, mut hex) = mark.rsplit_once('-')?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::ScanScope;
 
 /// More dirty paths than this become one full scan.
-pub const MAX_PATHS: usize = 20_000;
+pub(crate) const MAX_PATHS: usize = 20_000;
 
 /// The first wait after a file was closed. A program that reopens it does so within a millisecond or two, and a person
 /// does not notice the delay.
@@ -40,7 +40,7 @@ struct DirtyPath {
 }
 
 /// The maximum wait for a file that writes never leave alone.
-pub fn max_wait(debounce: Duration) -> Duration {
+pub(crate) fn max_wait(debounce: Duration) -> Duration {
     (debounce * 10).max(Duration::from_secs(1))
 }
 
@@ -103,7 +103,7 @@ impl DirtySet {
 
     /// Records that a folder must be scanned with everything below it (`""`: the root). Due at once. Returns the same as
     /// [`DirtySet::touch`].
-    pub fn touch_subtree(&mut self, dir: &str, now: Instant) -> bool {
+    pub(crate) fn touch_subtree(&mut self, dir: &str, now: Instant) -> bool {
         if dir.is_empty() || self.subtrees.len() >= self.max_paths {
             return self.touch_all(now);
         }
@@ -114,7 +114,7 @@ impl DirtySet {
     }
 
     /// Records that any path may have changed. Due at once. Returns the same as [`DirtySet::touch`].
-    pub fn touch_all(&mut self, now: Instant) -> bool {
+    pub(crate) fn touch_all(&mut self, now: Instant) -> bool {
         self.full = true;
         self.subtrees.clear();
         // A file that is still being written needs another scan when it is quiet. A flood of paths is not worth that.

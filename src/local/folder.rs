@@ -79,7 +79,7 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn hide_from_git(&self) -> io::Result<()> {
+    pub(crate) fn hide_from_git(&self) -> io::Result<()> {
         match self.disk.stat(GITIGNORE) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             found => return found.map(drop),

@@ -1,4 +1,4 @@
-//! The identity of a memory folder: a random id in `.memsync/id`. It tells the folder from any other at the same path.
+//! The identity of a memory folder: a random id in `.memsync/id`. It distinguishes the folder from any other one at the same path.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::path::PRIVATE_DIR;
 use super::Folder;
 
 /// The file with the identity.
-pub const ID_FILE: &str = ".memsync/id";
+pub(crate) const ID_FILE: &str = ".memsync/id";
 
 /// A longer file is no identity.
 const MAX_ID_BYTES: usize = 256;
@@ -19,7 +19,7 @@ const MAX_ID_BYTES: usize = 256;
 pub enum RootError {
     #[error("the folder's identity ({ID_FILE}) is missing; if the folder was moved or unmounted, bring it back")]
     Missing { expected: String },
-    #[error("another folder stands here (its identity is {found}, not {expected}); bring the right one back")]
+    #[error("this is another folder (its identity is {found}, not {expected}); bring the right one back")]
     Changed { expected: String, found: String },
     #[error("{path}: {source}")]
     Io { path: &'static str, source: io::Error },
@@ -62,7 +62,7 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// The file cannot be written. A crash leaves no identity or the whole of it.
-    pub fn create_identity(&self, id: &str) -> io::Result<()> {
+    pub(crate) fn create_identity(&self, id: &str) -> io::Result<()> {
         self.ensure_private()?;
         let slot = self.slot();
         let mut file = self.disk.create(&slot)?;
@@ -78,7 +78,7 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// As `fsync(2)`.
-    pub fn settle_identity(&self) -> io::Result<()> {
+    pub(crate) fn settle_identity(&self) -> io::Result<()> {
         self.disk.open(ID_FILE)?.sync()?;
         self.disk.sync_dir(PRIVATE_DIR)?;
         self.disk.sync_dir("")

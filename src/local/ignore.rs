@@ -15,7 +15,7 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use crate::path::is_private;
 
 /// The file with the rules of the folder. It is always synced, so that all devices have the same rules.
-pub const IGNORE_FILE: &str = ".memsyncignore";
+pub(crate) const IGNORE_FILE: &str = ".memsyncignore";
 
 macro_rules! hex {
     (4) => {
@@ -151,7 +151,10 @@ impl IgnoreRules {
     ///
     /// # Errors
     /// The first invalid pattern of `list`.
-    pub fn from_good_lines(list: &[String], file: Option<&str>) -> Result<(Self, Vec<PatternError>), PatternError> {
+    pub(crate) fn from_good_lines(
+        list: &[String],
+        file: Option<&str>,
+    ) -> Result<(Self, Vec<PatternError>), PatternError> {
         let mut all = GitignoreBuilder::new("");
         // A `[` without its `]` is more likely a typing error than a name.
         all.allow_unclosed_class(false);

@@ -28,7 +28,7 @@ pub enum NestedFolder {
 ///
 /// # Errors
 /// The other memory folder.
-pub fn check_nesting(root: &Path) -> Result<(), NestedFolder> {
+pub(crate) fn check_nesting(root: &Path) -> Result<(), NestedFolder> {
     if let Some(outer) = root.ancestors().skip(1).find(|dir| has_identity(dir)) {
         return Err(NestedFolder::Inside { inner: root.to_owned(), outer: outer.to_owned() });
     }

@@ -11,7 +11,7 @@ use crate::disk::{Disk, DiskFile, FileStat};
 use super::Folder;
 
 /// Bytes per read.
-pub const CHUNK_BYTES: usize = 256 * 1024;
+pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The digest of a file, and the stat that proves that the file did not change while it was read.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,7 @@ pub fn digest<D: Disk>(disk: &D, path: &str, buf: &mut Vec<u8>) -> io::Result<Op
 ///
 /// # Errors
 /// As `read(2)`.
-pub fn digest_open<F: DiskFile>(file: &mut F, buf: &mut Vec<u8>) -> io::Result<Option<FileDigest>> {
+pub(crate) fn digest_open<F: DiskFile>(file: &mut F, buf: &mut Vec<u8>) -> io::Result<Option<FileDigest>> {
     let before = FileStat::from(&file.meta()?);
     // One byte more than the size shows in the first read that the file did not grow.
     let want = usize::try_from(before.size.saturating_add(1)).unwrap_or(CHUNK_BYTES).clamp(512, CHUNK_BYTES);
@@ -86,7 +86,11 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// As `open(2)`.
-    pub fn unread_source(&self, path: &str, digest: Arc<OnceLock<FileDigest>>) -> io::Result<FileSource<D::File>> {
+    pub(crate) fn unread_source(
+        &self,
+        path: &str,
+        digest: Arc<OnceLock<FileDigest>>,
+    ) -> io::Result<FileSource<D::File>> {
         let file = self.disk.open(path)?;
         let stat = FileStat::from(&file.meta()?);
         Ok(FileSource::new(file, stat.size, ExpectedContent::Unchanged(stat, digest)))
@@ -112,7 +116,7 @@ impl<F: DiskFile> FileSource<F> {
     ///
     /// # Errors
     /// As `read(2)`; `InvalidData` if the file does not have the expected content.
-    pub fn next_piece(&mut self) -> io::Result<Option<Bytes>> {
+    pub(crate) fn next_piece(&mut self) -> io::Result<Option<Bytes>> {
         let Some(hasher) = &mut self.hasher else { return Ok(None) };
         let left = self.size - self.read;
         let want = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);

@@ -11,7 +11,7 @@ const TICK_NS: i64 = 20_000_000;
 const COARSE_TICK_NS: i64 = 2_000_000_000;
 
 /// The stat, if it is old enough to be trusted at the wall-clock time `now_ns`.
-pub fn trusted_stat(stat: FileStat, now_ns: i64) -> Option<FileStat> {
+pub(crate) fn trusted_stat(stat: FileStat, now_ns: i64) -> Option<FileStat> {
     let whole_seconds = stat.mtime_ns % 1_000_000_000 == 0 && stat.ctime_ns % 1_000_000_000 == 0;
     let tick = if whole_seconds { COARSE_TICK_NS } else { TICK_NS };
     let youngest = stat.ctime_ns.max(stat.mtime_ns);
@@ -38,6 +38,6 @@ pub(super) fn is_young(stat: &FileStat, now_ns: i64, quiet_ns: i64) -> bool {
 }
 
 /// A time in nanoseconds since the epoch, the unit of file times.
-pub fn unix_ns(at: Timestamp) -> i64 {
+pub(crate) fn unix_ns(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! [`TouchedPaths`]: the paths that may have changed since somebody last asked.
+//! [`TouchedPaths`]: the paths that may have changed since the last call.
 
 use std::collections::BTreeSet;
 

@@ -69,12 +69,12 @@ impl LocalTree {
     }
 
     /// True if [`LocalTree::left_out`] has changed since the last call.
-    pub fn take_news(&mut self) -> bool {
+    pub(crate) fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.has_news)
     }
 
     /// The paths that may have changed since the last call.
-    pub fn take_touched(&mut self) -> TouchedPaths {
+    pub(crate) fn take_touched(&mut self) -> TouchedPaths {
         std::mem::take(&mut self.touched)
     }
 
@@ -99,7 +99,7 @@ impl LocalTree {
 
     /// The name of `path` on the disk. For a new file: its path below the existing folder, in the Unicode form of that
     /// folder.
-    pub fn disk_name(&self, path: &RelPath) -> String {
+    pub(crate) fn disk_name(&self, path: &RelPath) -> String {
         if self.disk_names.is_empty() {
             return path.as_str().to_owned();
         }
@@ -150,7 +150,7 @@ impl LocalTree {
     }
 
     /// The reason why the absence of `path` proves nothing: a folder above it could not be scanned.
-    pub fn unknown_above(&self, path: &RelPath) -> Option<SkipReason> {
+    pub(crate) fn unknown_above(&self, path: &RelPath) -> Option<SkipReason> {
         path.ancestors().find_map(|a| match self.found.get(a) {
             // Nothing is below a file, even if its content is unknown.
             Some(LocalEntry { local: LocalState::Unknown(SkipReason::Unread) | LocalState::File(_), .. }) | None => {

@@ -219,7 +219,7 @@ impl FolderWatcher {
     }
 
     /// Replaces the rules. The caller scans the paths that they now admit.
-    pub fn set_rules(&self, rules: Arc<IgnoreRules>) {
+    pub(crate) fn set_rules(&self, rules: Arc<IgnoreRules>) {
         lock(&self.shared).rules = rules;
     }
 

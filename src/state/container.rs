@@ -137,17 +137,17 @@ impl<D: Disk> Container<D> {
     }
 
     /// Binds the container to the folder with this `.memsync/id`.
-    pub fn bind_folder(&mut self, folder_id: &str) {
+    pub(crate) fn bind_folder(&mut self, folder_id: &str) {
         self.update_header(|header| header.folder_id = Some(folder_id.to_owned()));
     }
 
     /// Records the original of a conflict copy.
-    pub fn link_copy(&mut self, copy: RelPath, link: CopyLink) {
+    pub(crate) fn link_copy(&mut self, copy: RelPath, link: CopyLink) {
         self.update_header(|header| drop(header.copies.insert(copy, link)));
     }
 
     /// Forgets the conflict copies that are gone.
-    pub fn retain_copies(&mut self, is_there: impl Fn(&RelPath) -> bool) {
+    pub(crate) fn retain_copies(&mut self, is_there: impl Fn(&RelPath) -> bool) {
         if self.header.copies.keys().all(&is_there) {
             return;
         }
@@ -155,12 +155,12 @@ impl<D: Disk> Container<D> {
     }
 
     /// Records that the entries were compared with the folder after a recovery.
-    pub fn set_compared(&mut self) {
+    pub(crate) fn set_compared(&mut self) {
         self.set_recovered(false);
     }
 
     /// Records that a missing file does not prove a deletion, because the folder may be an older copy of itself.
-    pub fn distrust_absence(&mut self) {
+    pub(crate) fn distrust_absence(&mut self) {
         self.set_recovered(true);
     }
 
@@ -171,7 +171,7 @@ impl<D: Disk> Container<D> {
     }
 
     /// Records which of several copies of the folder the entries belong to.
-    pub fn set_root_mark(&mut self, mark: &str) {
+    pub(crate) fn set_root_mark(&mut self, mark: &str) {
         if self.header.root_mark.as_deref() != Some(mark) {
             self.update_header(|header| header.root_mark = Some(mark.to_owned()));
         }
@@ -183,7 +183,7 @@ impl<D: Disk> Container<D> {
     }
 
     /// Records the state of the server.
-    pub fn set_remote(&mut self, remote: RemoteState) {
+    pub(crate) fn set_remote(&mut self, remote: RemoteState) {
         if self.header.remote != remote {
             self.update_header(|header| header.remote = remote);
         }
@@ -229,7 +229,7 @@ impl<D: Disk> Container<D> {
     ///
     /// # Errors
     /// As [`Container::commit`].
-    pub fn finish_commit(&mut self) -> Result<(), StateError> {
+    pub(crate) fn finish_commit(&mut self) -> Result<(), StateError> {
         if self.has_failed { self.commit(Vec::new()) } else { Ok(()) }
     }
 
@@ -237,7 +237,7 @@ impl<D: Disk> Container<D> {
     ///
     /// # Errors
     /// As [`Container::commit`].
-    pub fn note_uploads(&mut self, uploads: Vec<UploadNote>) -> Result<(), StateError> {
+    pub(crate) fn note_uploads(&mut self, uploads: Vec<UploadNote>) -> Result<(), StateError> {
         if let Some(stored) = self.uploads.add(uploads) {
             let step = HeaderStep { header: self.header.clone(), uploads: Some(stored) };
             self.pending.push(JournalStep::Header(Box::new(step)));

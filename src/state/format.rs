@@ -90,7 +90,7 @@ pub(super) fn decode(bytes: &[u8], written: Timestamp) -> Result<ContainerConten
     let mut entries = BaseEntries::new();
     for (path, entry) in list.into_iter().map(StoredEntry::split) {
         if let Some((path, _)) = entries.get_key_value(&path) {
-            return Err(DecodeError::Damaged(format!("{path:?} stands in it twice")));
+            return Err(DecodeError::Damaged(format!("{path:?} is in it twice")));
         }
         entries.insert(path, entry);
     }

@@ -15,7 +15,7 @@
 //! # Every crash point
 //!
 //! A *commit* appends one line to `N.journal` and syncs it. After a crash in between, the line is there (the commit counts,
-//! although nobody was told) or torn (it does not count). A torn journal gets no more lines: a save follows.
+//! although no caller has seen its success) or torn (it does not count). A torn journal gets no more lines: a save follows.
 //!
 //! A *save* has these steps. The directory is synced between them, so no step is durable before an earlier one. Each step
 //! says how the files look after a crash.
@@ -69,7 +69,7 @@ pub struct StateView {
 ///
 /// # Errors
 /// The container has a newer version or cannot be read.
-pub fn peek<D: Disk>(disk: &Arc<D>, name: &str) -> Result<Option<StateView>, StateError> {
+pub(crate) fn peek<D: Disk>(disk: &Arc<D>, name: &str) -> Result<Option<StateView>, StateError> {
     let files = StateFiles::new(name);
     let mut loaded = load(&**disk, &files)?;
     // A save between the reads of two files looks like damage.

@@ -26,7 +26,7 @@ impl FolderLock {
     ///
     /// # Errors
     /// [`LockError::Held`] if another process, or another value in this one, holds the lock.
-    pub fn acquire(path: &Path) -> Result<Self, LockError> {
+    pub(crate) fn acquire(path: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { path: path.to_owned(), source };
         let mut file = OpenOptions::new()
             .read(true)

@@ -22,14 +22,14 @@ mod stored;
 mod types;
 
 pub use container::Container;
-pub use load::{StateView, peek};
+pub use load::StateView;
+pub(crate) use load::peek;
 pub use lock::{FolderLock, LockError};
-pub use note::{read_note, write_note};
+pub(crate) use note::{read_note, write_note};
 pub use notes::{UploadNote, UploadNotes};
 pub use pause::Pause;
 pub use types::{
     BaseChange, BaseEntry, CopyLink, OpenOutcome, RemoteState, StateError, StateFormat, StateHeader, StateOptions,
-    VERSION,
 };
 
 #[cfg(test)]

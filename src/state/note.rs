@@ -11,7 +11,7 @@ use crate::disk::whole::replace_note;
 ///
 /// # Errors
 /// As `open(2)`, `write(2)` and `rename(2)`.
-pub fn write_note(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_note(path: &Path, content: &[u8]) -> io::Result<()> {
     replace_note(path, content)
 }
 
@@ -19,7 +19,7 @@ pub fn write_note(path: &Path, content: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// As `open(2)` and `read(2)`.
-pub fn read_note(path: &Path) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read_note(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

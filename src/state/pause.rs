@@ -59,7 +59,7 @@ impl Pause {
     ///
     /// # Errors
     /// The file cannot be removed.
-    pub fn forget(state_dir: &Path) -> io::Result<()> {
+    pub(crate) fn forget(state_dir: &Path) -> io::Result<()> {
         match fs::remove_file(state_dir.join(FILE)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.and_then(|()| File::open(state_dir)?.sync_all()),

@@ -12,7 +12,7 @@ use crate::protocol::HistoryPoint;
 use crate::sync::Base;
 
 /// The container version that this build writes. It reads all earlier versions.
-pub const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 
 /// The entries of one folder by path.
 pub(super) type BaseEntries = BTreeMap<RelPath, BaseEntry>;

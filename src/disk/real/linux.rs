@@ -12,10 +12,10 @@ use super::convert::{STAT_BLOCK_BYTES, StatFields, kind_of, meta_from, nanos};
 use crate::disk::FileMeta;
 
 /// Flags to open a folder as a starting point only. They need no right to read it.
-pub const DIR: OFlags = OFlags::PATH;
+pub(crate) const DIR: OFlags = OFlags::PATH;
 
 /// Opens `path` below `root` in one call. Follows no symlink and crosses no mount point (`XDEV`).
-pub fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
     let resolve =
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     rustix::fs::openat2(root, path, flags, mode, resolve)
@@ -23,7 +23,7 @@ pub fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode)
 
 /// `lstat` of a name in an open folder. Unlike the device number, `statx` also shows bind mounts and mounts of single files
 /// (`STATX_ATTR_MOUNT_ROOT`, Linux 5.8).
-pub fn meta_at(dir: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<FileMeta, Errno> {
+pub(crate) fn meta_at(dir: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<FileMeta, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
         Ok(found) => Ok(statx_meta(&found)),
@@ -59,7 +59,7 @@ fn statx_meta(found: &Statx) -> FileMeta {
 }
 
 /// Calls `f` with every name in an open folder, with `.` and `..`.
-pub fn each_name(dir: &OwnedFd, mut f: impl FnMut(&CStr) -> Result<(), Errno>) -> Result<(), Errno> {
+pub(crate) fn each_name(dir: &OwnedFd, mut f: impl FnMut(&CStr) -> Result<(), Errno>) -> Result<(), Errno> {
     // Room for about a thousand names a call.
     let mut buf = [MaybeUninit::uninit(); 32 * 1024];
     let mut names = RawDir::new(dir, &mut buf);
@@ -83,7 +83,7 @@ pub fn sync_all(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 /// program has. We return the lease at once, so another program that opens the file waits for microseconds. `fd` must be
 /// open for reading only. A network or FUSE filesystem may refuse every lease, so a refusal there proves nothing.
 #[allow(clippy::unnecessary_cast, reason = "the number of a filesystem is narrower on some processors")]
-pub fn is_open_for_writing(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_open_for_writing(fd: BorrowedFd<'_>) -> bool {
     /// From `asm-generic/fcntl.h`; the libc crate does not have it.
     const F_SETSIG: libc::c_int = 10;
     // SAFETY: these commands take a number, and `fd` is open.

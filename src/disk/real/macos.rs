@@ -11,15 +11,15 @@ use super::convert::{StatFields, meta_from};
 use crate::disk::FileMeta;
 
 /// Flags to open a folder as a starting point only.
-pub const DIR: OFlags = OFlags::RDONLY;
+pub(crate) const DIR: OFlags = OFlags::RDONLY;
 
 /// There is no `openat2`. The caller opens one component after the other.
-pub fn open_beneath(_root: BorrowedFd<'_>, _path: &str, _flags: OFlags, _mode: Mode) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_beneath(_root: BorrowedFd<'_>, _path: &str, _flags: OFlags, _mode: Mode) -> Result<OwnedFd, Errno> {
     Err(Errno::NOSYS)
 }
 
 /// `lstat` of a name in an open folder. There are no bind mounts, so the device number shows every mount point.
-pub fn meta_at(dir: BorrowedFd<'_>, name: impl Arg) -> Result<FileMeta, Errno> {
+pub(crate) fn meta_at(dir: BorrowedFd<'_>, name: impl Arg) -> Result<FileMeta, Errno> {
     Ok(meta(&rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?))
 }
 
@@ -29,7 +29,7 @@ pub fn is_mount(_fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Calls `f` with every name in an open folder, with `.` and `..`.
-pub fn each_name(dir: &OwnedFd, mut f: impl FnMut(&CStr) -> Result<(), Errno>) -> Result<(), Errno> {
+pub(crate) fn each_name(dir: &OwnedFd, mut f: impl FnMut(&CStr) -> Result<(), Errno>) -> Result<(), Errno> {
     for entry in Dir::read_from(dir)? {
         f(entry?.file_name())?;
     }
@@ -52,7 +52,7 @@ pub fn sync_all(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// Always false: the system does not say.
-pub fn is_open_for_writing(_fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_open_for_writing(_fd: BorrowedFd<'_>) -> bool {
     false
 }
 

@@ -43,7 +43,7 @@ pub struct RootIdentity {
 
 impl RootIdentity {
     /// True if the path still names the folder that was opened.
-    pub fn is_same(&self) -> bool {
+    pub(crate) fn is_same(&self) -> bool {
         self.now == Some((FileKind::Dir, self.opened))
     }
 }
@@ -76,7 +76,7 @@ impl RealDisk {
     ///
     /// # Errors
     /// As `open(2)` and `flock(2)`.
-    pub fn lock_root(&self) -> io::Result<Option<OwnedFd>> {
+    pub(crate) fn lock_root(&self) -> io::Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = rustix::fs::openat(&self.root, ".", flags, Mode::empty())?;
         match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
@@ -95,7 +95,7 @@ impl RealDisk {
     ///
     /// # Errors
     /// As `lstat(2)`, except that a free path is no error.
-    pub fn root_identity(&self) -> io::Result<RootIdentity> {
+    pub(crate) fn root_identity(&self) -> io::Result<RootIdentity> {
         let opened = FileId::from(&os::meta(&rustix::fs::fstat(&self.root)?));
         let now = match rustix::fs::lstat(&self.path) {
             Ok(stat) => {
@@ -112,7 +112,7 @@ impl RealDisk {
     ///
     /// # Errors
     /// As `stat(2)`, except that a free path is no error.
-    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
+    pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
         let opened = FileId::from(&os::meta(&rustix::fs::fstat(&self.root)?));
         match rustix::fs::stat(path) {
             Ok(stat) => Ok(FileId::from(&os::meta(&stat)) == opened),
@@ -125,7 +125,7 @@ impl RealDisk {
     ///
     /// # Errors
     /// As `fstat(2)`.
-    pub fn root_mark(&self) -> io::Result<String> {
+    pub(crate) fn root_mark(&self) -> io::Result<String> {
         let meta = File::from(self.root.try_clone()?).metadata()?;
         let born = meta.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
         Ok(match born {

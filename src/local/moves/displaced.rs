@@ -10,25 +10,16 @@ use crate::path::{RelPath, dir_of};
 
 use super::super::Folder;
 use super::super::conflicts::conflict_name;
-use super::super::folder::HISTORY;
 use super::super::history::VersionKind;
 use super::super::source;
 use super::super::stage::StagedFile;
-use super::mover::{FileOrigin, Mover};
-
-/// Stands for content that changes while it is read. No file has this digest.
-pub(super) const BEING_WRITTEN: Md5 = Md5::from_bytes([0xff; 16]);
+use super::mover::{BEING_WRITTEN, FileOrigin, Mover};
 
 /// How often a displaced file is read before it counts as being written.
 const READ_TRIES: usize = 3;
 
 /// Conflict copies of one file and content that may have free names.
 const MAX_COPIES: u32 = 100;
-
-/// True if a displaced file went directly to its path in history.
-pub(super) fn is_in_history(slot: &str) -> bool {
-    slot.strip_prefix(HISTORY).is_some_and(|rest| rest.starts_with('/'))
-}
 
 impl<D: Disk> Mover<'_, D> {
     /// Moves a displaced file to history.

@@ -53,7 +53,7 @@ impl<D: Disk> Folder<D> {
     ///
     /// # Errors
     /// As `opendir(3)` and `rmdir(2)`.
-    pub fn make_room(&self, at: &str) -> io::Result<bool> {
+    pub(crate) fn make_room(&self, at: &str) -> io::Result<bool> {
         if !matches!(self.disk.stat(at), Ok(meta) if meta.kind == FileKind::Dir) {
             return Ok(true);
         }

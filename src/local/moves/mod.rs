@@ -19,7 +19,7 @@ use crate::path::dir_of;
 
 use super::Folder;
 use super::folder::STAGE;
-use mover::Mover;
+use mover::{Mover, is_in_history};
 use prepare::{MoveBatch, PreparedMove};
 
 mod displaced;
@@ -28,6 +28,7 @@ mod folders;
 mod intent;
 mod mover;
 mod prepare;
+mod steps;
 mod sweep;
 mod types;
 
@@ -120,7 +121,7 @@ impl<D: Disk> Mover<'_, D> {
             left_over |= matches!(outcome, MoveOutcome::Failed(_));
             vacated.extend(match outcome {
                 MoveOutcome::Done { .. } => origin,
-                _ if displaced::is_in_history(&slot) => Some(dir_of(&slot).to_owned()),
+                _ if is_in_history(&slot) => Some(dir_of(&slot).to_owned()),
                 _ => None,
             });
             moved.push(outcome);

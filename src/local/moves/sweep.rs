@@ -13,9 +13,8 @@ use super::super::Folder;
 use super::super::folder::STAGE;
 use super::super::history::{CopyFailure, VersionKind};
 use super::super::stage::{displaced_slot, download_inode, taken_slot};
-use super::displaced::{BEING_WRITTEN, is_in_history};
 use super::intent::{INTENT_SUFFIX, MoveIntent};
-use super::mover::{FileOrigin, Mover};
+use super::mover::{BEING_WRITTEN, FileOrigin, Mover, is_in_history};
 
 /// A displaced file that stays in the stage, because it could not be put where it belongs.
 #[derive(Debug)]

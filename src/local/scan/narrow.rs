@@ -75,7 +75,7 @@ impl<D: Disk> Folder<D> {
     }
 
     /// True if the folder `dir` below the root is a memory folder of its own.
-    pub fn is_other_folder(&self, dir: &str) -> bool {
+    pub(crate) fn is_other_folder(&self, dir: &str) -> bool {
         has_identity(&*self.disk, dir)
     }
 

@@ -105,7 +105,7 @@ fn sweep_removes_downloads_and_nothing_else() {
     let run = "0123456789abcdef";
     disk.user_write(&stage(&format!("{run}-0")), "a download").unwrap();
     disk.user_write(&stage(&format!("{run}-1.displaced")), "a user's").unwrap();
-    disk.user_write(&stage("notes.txt"), "somebody's").unwrap();
+    disk.user_write(&stage("notes.txt"), "unknown origin").unwrap();
     disk.user_mkdir(&stage("dir")).unwrap();
     // A sweep renamed it and was killed before it checked.
     disk.user_write(&stage("x"), "another download").unwrap();
@@ -115,7 +115,7 @@ fn sweep_removes_downloads_and_nothing_else() {
     folder.sweep(now()).unwrap();
     let mut contents: Vec<String> = kept(&disk).into_iter().map(|(_, content)| content).collect();
     contents.sort();
-    assert_eq!(contents, ["a user's", "exchanged for the download", "somebody's"]);
+    assert_eq!(contents, ["a user's", "exchanged for the download", "unknown origin"]);
     let left: Vec<_> = folder.disk().list(".memsync/stage").unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(left, ["dir"]);
 }

@@ -13,7 +13,7 @@ use memsync::path::RelPath;
 use memsync::store::Precondition::{self, Absent as New, Md5 as Holds};
 use memsync::store::sqlite::SqliteSettings;
 use memsync::store::{
-    BatchWrite, BlobBody, BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, IndexEntry, IndexMark, PutOutcome,
+    BatchWrite, BlobBody, BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, IndexCursor, IndexEntry, PutOutcome,
     SqliteStore, Store, WallClock, WriteOutcome,
 };
 use memsync::testing::MemoryStore;
@@ -93,7 +93,7 @@ fn is_strong<S: Store>(_: &S) -> bool {
     S::STRONG
 }
 
-async fn mark(store: &impl Store) -> IndexMark {
+async fn mark(store: &impl Store) -> IndexCursor {
     store.state("").await.unwrap().mark.unwrap()
 }
 

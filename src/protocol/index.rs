@@ -7,13 +7,17 @@ use crate::digest::Md5;
 /// The state of a path on the proxy: a live blob or a tombstone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexEntry {
-    /// The content; for a tombstone, the content that was deleted.
+    /// MD5 of the content. A tombstone has the MD5 of the deleted content.
     pub md5: Md5,
     /// Bytes; 0 for a tombstone.
     pub size: u64,
     pub is_deleted: bool,
-    /// The version token of the namespaced dialect, 0 in the flat one.
+    /// Milliseconds since the epoch when it was written. Grows with every write of the path, even if the clock goes back.
+    /// On the agent's side 0 in the flat dialect, which has no versions.
     pub version: u64,
+    /// The store-wide number of the change that wrote it. 0 where it is not known: on the agent's side, and in a store without
+    /// cursors.
+    pub cursor: u64,
 }
 
 /// The position of a strong index in its own history (capability `strong-index`).

@@ -11,20 +11,7 @@ use super::meta::BlobMeta;
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
-
-/// A path's entry in the index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IndexEntry {
-    /// MD5 of the content. A tombstone has the MD5 of the deleted content.
-    pub md5: Md5,
-    /// Bytes; 0 for a tombstone.
-    pub size: u64,
-    pub is_deleted: bool,
-    /// Milliseconds since the epoch when it was written. Grows with every write of the path, even if the clock goes back.
-    pub version: u64,
-    /// The store-wide number of the change that wrote it.
-    pub cursor: u64,
-}
+pub use crate::protocol::{IndexCursor, IndexEntry};
 
 /// The state of a path that a write or a deletion requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,22 +41,11 @@ pub struct IndexState {
     /// Changes whenever the index changes; visible ASCII without quotes.
     pub tag: Arc<str>,
     /// `None` in a weak index, which is not written in one step with the blobs: its entries are hints.
-    pub mark: Option<IndexMark>,
+    pub mark: Option<IndexCursor>,
     /// When the last change was, or when the store was created: milliseconds since the epoch.
     pub modified: u64,
     /// `None` before the first write, and in a store without history.
     pub history: Option<HistoryPoint>,
-}
-
-/// The position of a strong index (capability `strong-index`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IndexMark {
-    /// A random id, renewed when the store is restored from a copy.
-    pub epoch: Arc<str>,
-    /// The number of the namespace's last change; 0 before the first.
-    pub cursor: u64,
-    /// Tombstones with a cursor up to this one may have been removed.
-    pub floor: u64,
 }
 
 /// Entries, and the state of the index that they belong to.
@@ -252,7 +228,7 @@ pub(crate) fn next_version(now: u64, held: Option<&IndexEntry>) -> u64 {
 }
 
 /// The state of a strong index. `history` is the newest history id.
-pub(crate) fn strong_state(mark: IndexMark, modified: u64, history: Option<&str>) -> IndexState {
+pub(crate) fn strong_state(mark: IndexCursor, modified: u64, history: Option<&str>) -> IndexState {
     // Clients must notice a moved floor, too.
     let tag = format!("{}-{}-{}-{}", mark.epoch, history.unwrap_or("0"), mark.cursor, mark.floor).into();
     let history = history.map(|id| HistoryPoint { id: id.to_owned(), cursor: mark.cursor });

@@ -11,7 +11,7 @@ use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::store::{
     BACKLOG, BlobBody, BlobChange, BlobChanges, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome,
-    ImportOutcome, IndexEntry, IndexMark, IndexSnapshot, IndexState, Precondition, PrivateRecord, PutOutcome,
+    ImportOutcome, IndexCursor, IndexEntry, IndexSnapshot, IndexState, Precondition, PrivateRecord, PutOutcome,
     Retention, Store, StoreError, StoredBlob, SweepReport, WallClock, new_id, next_version, strong_state, system_clock,
 };
 
@@ -58,7 +58,7 @@ impl Rows {
     fn state(&self, ns: &str) -> IndexState {
         let (cursor, modified) = self.last.get(ns).copied().unwrap_or((0, self.created));
         let cursor = cursor.max(self.floor);
-        strong_state(IndexMark { epoch: self.epoch.clone(), cursor, floor: self.floor }, modified, None)
+        strong_state(IndexCursor { epoch: self.epoch.clone(), cursor, floor: self.floor }, modified, None)
     }
 }
 

@@ -159,7 +159,7 @@ fn held(story: &mut Story) -> String {
 }
 
 fn stale() -> Option<IndexEntry> {
-    Some(IndexEntry { md5: Md5::of(b"stale"), size: 5, is_deleted: false, version: 0 })
+    Some(IndexEntry { md5: Md5::of(b"stale"), size: 5, is_deleted: false, version: 0, cursor: 0 })
 }
 
 /// Row 13: the index names deleted blobs as live.

@@ -9,7 +9,7 @@ fn path(name: &str) -> RelPath {
 /// The index entry of this content, live or deleted.
 fn entry(content: &str, is_deleted: bool) -> Option<IndexEntry> {
     let size = if is_deleted { 0 } else { content.len() as u64 };
-    Some(IndexEntry { md5: Md5::of(content.as_bytes()), size, is_deleted, version: 0 })
+    Some(IndexEntry { md5: Md5::of(content.as_bytes()), size, is_deleted, version: 0, cursor: 0 })
 }
 
 impl Story {

@@ -371,7 +371,7 @@ fn empty_folder_gives_way_to_a_downloaded_file_only() {
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_mkdir("a").unwrap();
     // The index names a file that does not exist.
-    let entry = IndexEntry { md5: Md5::of(b"1"), size: 1, is_deleted: false, version: 0 };
+    let entry = IndexEntry { md5: Md5::of(b"1"), size: 1, is_deleted: false, version: 0, cursor: 0 };
     story.server.set_index_entry(&path, Some(entry));
     story.cycle(ScanScope::full()).unwrap();
     assert_eq!(story.disk.user_stat("a").unwrap().kind, FileKind::Dir, "the user's folder stays");

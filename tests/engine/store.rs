@@ -206,7 +206,7 @@ fn own_edit_that_the_index_lost_is_healed() {
     story.cycle(ScanScope::full()).unwrap();
     story.disk.user_write("a", "new").unwrap();
     story.cycle(ScanScope::full()).unwrap();
-    let old = IndexEntry { md5: Md5::of(b"old"), size: 3, is_deleted: false, version: 0 };
+    let old = IndexEntry { md5: Md5::of(b"old"), size: 3, is_deleted: false, version: 0, cursor: 0 };
     story.server.set_index_entry(&path, Some(old));
     story.server.foreign_put(&RelPath::parse("theirs").unwrap(), "theirs");
     story.server.take_calls();

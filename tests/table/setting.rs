@@ -83,7 +83,8 @@ impl Setting {
             There::Tombstone(c) => Some((c, true)),
         };
         let (lied, known) = if let Proxy::Versions(known) = case.proxy { (77, known) } else { (0, 0) };
-        let entry = entry.map(|(c, is_deleted)| IndexEntry { md5: c.md5(), size: 13, is_deleted, version: lied });
+        let entry =
+            entry.map(|(c, is_deleted)| IndexEntry { md5: c.md5(), size: 13, is_deleted, version: lied, cursor: 0 });
         if !case.truthful() || known != 0 {
             server.set_index_entry(&path, entry);
         }

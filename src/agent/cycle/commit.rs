@@ -232,7 +232,7 @@ impl<D: Disk> SortedOutcomes<D> {
             self.own_writes += 1;
             self.report.uploaded += 1;
             let size = found.map_or(0, |found| found.size);
-            enter_own_write(parts, path, IndexEntry { md5, size, is_deleted: false, version });
+            enter_own_write(parts, path, IndexEntry { md5, size, is_deleted: false, version, cursor: 0 });
             self.report.recent.push(FinishedAction::done(step, None));
         } else {
             self.report.adopted += 1;
@@ -251,7 +251,7 @@ fn seen<D: Disk, R: Remote, W: World>(parts: &mut CycleParts<D, R, W>, path: &Re
 }
 
 fn tombstone_of(md5: Md5) -> IndexEntry {
-    IndexEntry { md5, size: 0, is_deleted: true, version: 0 }
+    IndexEntry { md5, size: 0, is_deleted: true, version: 0, cursor: 0 }
 }
 
 /// Enters a write of this device into the held index. If another device undoes it before the next fetch, the next index

@@ -88,7 +88,7 @@ mod tests {
     use crate::digest::Md5;
 
     fn entry(content: &[u8]) -> IndexEntry {
-        IndexEntry { md5: Md5::of(content), size: content.len() as u64, is_deleted: false, version: 0 }
+        IndexEntry { md5: Md5::of(content), size: content.len() as u64, is_deleted: false, version: 0, cursor: 0 }
     }
 
     #[test]

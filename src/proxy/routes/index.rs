@@ -18,7 +18,7 @@ use crate::proxy::limits::memory::MemoryPermit;
 use crate::proxy::response::{HttpResponse, empty, insert, with_reserved_body};
 use crate::proxy::routes::conditions::lists_tag;
 use crate::proxy::routes::names::percent_decode;
-use crate::store::{IndexMark, IndexSnapshot, IndexState, Store, StoreError};
+use crate::store::{IndexCursor, IndexSnapshot, IndexState, Store, StoreError};
 
 /// Most changes in a delta. A client that lacks more gets the whole index, which all requests share.
 const MAX_DELTA_CHANGES: u64 = 4096;
@@ -174,7 +174,7 @@ fn query_value<'a>(query: &'a str, key: &str) -> Option<&'a str> {
 
 /// The cursor from which a delta can start. It belongs to this store, is not in its future and not too far behind, and no
 /// later tombstone was removed.
-fn delta_cursor(query: &str, mark: &IndexMark) -> Option<u64> {
+fn delta_cursor(query: &str, mark: &IndexCursor) -> Option<u64> {
     let cursor = query_value(query, "since")?.parse().ok()?;
     let oldest = mark.floor.max(mark.cursor.saturating_sub(MAX_DELTA_CHANGES));
     let is_this_store = query_value(query, "epoch") == Some(&*mark.epoch);
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn delta_needs_a_recent_cursor_of_this_store() {
-        let mark = IndexMark { epoch: "e1".into(), cursor: 9, floor: 3 };
+        let mark = IndexCursor { epoch: "e1".into(), cursor: 9, floor: 3 };
         for (query, from) in [
             ("since=3&epoch=e1", Some(3)),
             ("epoch=e1&since=9", Some(9)),
@@ -218,7 +218,7 @@ mod tests {
         ] {
             assert_eq!(delta_cursor(query, &mark), from, "{query}");
         }
-        let far = IndexMark { cursor: MAX_DELTA_CHANGES + 5, ..mark };
+        let far = IndexCursor { cursor: MAX_DELTA_CHANGES + 5, ..mark };
         assert_eq!((delta_cursor("since=4&epoch=e1", &far), delta_cursor("since=5&epoch=e1", &far)), (None, Some(5)));
     }
 

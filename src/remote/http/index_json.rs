@@ -158,7 +158,7 @@ impl<'de> Visitor<'de> for FilesVisitor {
             match accept(&name) {
                 Ok(path) => {
                     let EntryJson { md5, size, is_deleted, version } = wire;
-                    let entry = IndexEntry { md5, size, is_deleted, version: version.unwrap_or(0) };
+                    let entry = IndexEntry { md5, size, is_deleted, version: version.unwrap_or(0), cursor: 0 };
                     match files.accepted.entry(path) {
                         Entry::Vacant(place) => place.insert(entry),
                         Entry::Occupied(_) => return Err(twice()),

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::broadcast;
 
 use super::super::{
-    BACKLOG, BlobChanges, IndexMark, IndexState, Retention, StoreError, WallClock, strong_state, system_clock,
+    BACKLOG, BlobChanges, IndexCursor, IndexState, Retention, StoreError, WallClock, strong_state, system_clock,
 };
 use super::schema;
 use super::spool::BodyFiles;
@@ -94,7 +94,7 @@ impl SqliteCore {
         let (cursor, modified) = now.last.get(ns).copied().unwrap_or((0, now.created));
         // The last change may be a tombstone that was removed; the floor covers its cursor.
         let cursor = cursor.max(now.floor);
-        let mark = IndexMark { epoch: now.epoch.clone(), cursor, floor: now.floor };
+        let mark = IndexCursor { epoch: now.epoch.clone(), cursor, floor: now.floor };
         strong_state(mark, modified, now.history.as_deref())
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::{
-    BlobBody, BlobMeta, GetOutcome, IndexEntry, IndexMark, IndexSnapshot, IndexState, StoreError, StoredBlob,
+    BlobBody, BlobMeta, GetOutcome, IndexCursor, IndexEntry, IndexSnapshot, IndexState, StoreError, StoredBlob,
 };
 use super::core::{IndexPositions, SqliteCore};
 use super::rows::{entry_of, read_meta, signed, unsigned};
@@ -97,7 +97,7 @@ pub(super) fn read_index(db: &Connection, ns: &str, since: u64, state: IndexStat
     let tx = db.unchecked_transaction()?;
     let floor = versions::read_floor(&tx)?;
     let mark =
-        state.mark.map(|mark| IndexMark { floor: mark.floor.max(floor), cursor: mark.cursor.max(floor), ..mark });
+        state.mark.map(|mark| IndexCursor { floor: mark.floor.max(floor), cursor: mark.cursor.max(floor), ..mark });
     let query = if since == 0 {
         "SELECT md5, size, is_deleted, version, cursor, path FROM entry WHERE ns = ? AND cursor > ?"
     } else {

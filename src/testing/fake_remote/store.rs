@@ -29,7 +29,7 @@ pub(super) struct Held {
 impl Held {
     fn entry(&self) -> IndexEntry {
         let size = self.content.as_ref().map_or(0, |c| c.len() as u64);
-        IndexEntry { md5: self.md5, size, is_deleted: self.content.is_none(), version: self.version }
+        IndexEntry { md5: self.md5, size, is_deleted: self.content.is_none(), version: self.version, cursor: 0 }
     }
 }
 

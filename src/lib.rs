@@ -21,6 +21,7 @@
 //! | [`proxy`] | HTTP over a store |
 //! | [`config`], [`dirs`] | configuration, and the places of files |
 //! | [`cli`] | the commands |
+//! | `testing` | test doubles, behind the feature of that name; not in the product |
 //!
 //! A module uses only modules to its left. `tests/boundaries.rs` enforces this:
 //!

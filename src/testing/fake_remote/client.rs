@@ -6,8 +6,9 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use futures::StreamExt;
 
-use super::store::{Fate, Store};
-use super::{FakeCall, FakeRequest, FakeServer, lock};
+use super::server::{FakeServer, lock};
+use super::store::{FakeStore, RequestFate};
+use super::types::{FakeCall, FakeRequest};
 use crate::digest::{Md5, Md5Hasher};
 use crate::path::RelPath;
 use crate::protocol::{HistoryPoint, IndexCursor, IndexEntry, Precondition};
@@ -56,6 +57,16 @@ fn is_write(request: &FakeRequest) -> bool {
 /// A reply, and whether it arrives.
 type Carried<T> = Result<T, RemoteError>;
 
+impl FakeServer {
+    /// A new client.
+    pub fn client(&self) -> FakeRemote {
+        let mut store = self.store();
+        let client = store.clients;
+        store.clients += 1;
+        FakeRemote::new(self.clone(), client)
+    }
+}
+
 impl FakeRemote {
     pub(super) fn new(server: FakeServer, client: usize) -> Self {
         Self { server, client, served: Mutex::default(), listed: Mutex::default(), written: Mutex::default() }
@@ -68,18 +79,22 @@ impl FakeRemote {
 
     /// Sends a request to the server and returns the reply, unless a fault prevents it. `act` returns whether it wrote.
     /// `Err` with a value: the request was executed, but the reply is lost.
-    async fn carry<T>(&self, request: FakeRequest, act: impl FnOnce(&mut Store) -> (T, bool)) -> Result<T, Lost<T>> {
+    async fn carry<T>(
+        &self,
+        request: FakeRequest,
+        act: impl FnOnce(&mut FakeStore) -> (T, bool),
+    ) -> Result<T, Lost<T>> {
         self.server.pause().await;
         let outcome = {
             let mut store = self.server.store();
             let silent = path_of(&request).is_some_and(store.silent);
-            match if silent { Fate::NeverArrives } else { store.fate() } {
-                Fate::NeverArrives => Err(Lost { error: unreachable("the request was lost"), value: None }),
-                Fate::Refused => Err(Lost { error: unavailable(), value: None }),
-                Fate::Arrives { .. } if store.is_read_only && is_write(&request) => {
+            match if silent { RequestFate::NeverArrives } else { store.fate() } {
+                RequestFate::NeverArrives => Err(Lost { error: unreachable("the request was lost"), value: None }),
+                RequestFate::Refused => Err(Lost { error: unavailable(), value: None }),
+                RequestFate::Arrives { .. } if store.is_read_only && is_write(&request) => {
                     Err(Lost { error: forbidden(), value: None })
                 }
-                Fate::Arrives { loses_reply } => {
+                RequestFate::Arrives { loses_reply } => {
                     let (value, wrote) = act(&mut store);
                     store.calls.push(FakeCall { client: self.client, request, wrote });
                     let lost_reply = store.config.faults.lost_reply;
@@ -97,7 +112,7 @@ impl FakeRemote {
     }
 
     /// Stores the history point in the answer to a write.
-    fn note_written(&self, store: &Store, wrote: bool) {
+    fn note_written(&self, store: &FakeStore, wrote: bool) {
         if wrote && store.config.strong {
             *lock(&self.written) = store.point();
         }
@@ -323,9 +338,9 @@ impl Remote for FakeRemote {
         let cut = {
             let mut store = self.server.store();
             match store.fate() {
-                Fate::NeverArrives => return Err(unreachable("the batch was lost")),
-                Fate::Refused => return Err(unavailable()),
-                Fate::Arrives { loses_reply } => {
+                RequestFate::NeverArrives => return Err(unreachable("the batch was lost")),
+                RequestFate::Refused => return Err(unavailable()),
+                RequestFate::Arrives { loses_reply } => {
                     let lost_reply = store.config.faults.lost_reply;
                     let lost = loses_reply || store.chance(lost_reply);
                     lost.then(|| store.rng.usize(0..=ready.len()))

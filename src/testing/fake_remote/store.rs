@@ -1,11 +1,11 @@
-//! [`Store`]: the content of the proxy, its answers, and the faults of its index.
+//! [`FakeStore`]: the content of the proxy, its answers, and the faults of its index.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use fastrand::Rng;
 
-use super::{FakeCall, FakeConfig, LostPart, TombstoneKind};
+use super::types::{FakeCall, FakeConfig, LostPart, TombstoneKind};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{HistoryPoint, IndexCursor, IndexEntry, Precondition};
@@ -15,7 +15,7 @@ use crate::remote::{DeleteReply, FetchedIndex, IndexUpdate, PutReply};
 const RECENT: usize = 8;
 
 #[derive(Debug, Clone)]
-pub(super) struct Held {
+pub(super) struct HeldBlob {
     /// The digest of the content, or of a tombstone's deleted content.
     pub(super) md5: Md5,
     /// `None`: a tombstone.
@@ -26,19 +26,29 @@ pub(super) struct Held {
     pub(super) version: u64,
 }
 
-impl Held {
+impl HeldBlob {
     fn entry(&self) -> IndexEntry {
         let size = self.content.as_ref().map_or(0, |c| c.len() as u64);
         IndexEntry { md5: self.md5, size, is_deleted: self.content.is_none(), version: self.version, cursor: 0 }
     }
 }
 
-pub(super) struct Store {
+/// The content of a server at one moment, to restore later.
+#[derive(Debug, Clone)]
+pub struct FakeBackup {
+    pub(super) blobs: BTreeMap<RelPath, HeldBlob>,
+    pub(super) index: BTreeMap<RelPath, IndexEntry>,
+    pub(super) cursor: u64,
+    pub(super) floor: u64,
+    pub(super) history: Vec<(u64, u64)>,
+}
+
+pub(super) struct FakeStore {
     pub(super) config: FakeConfig,
     /// Planted bug: a plain index claims to be strong.
     pub(super) trusted_tombstone: bool,
     pub(super) rng: Rng,
-    pub(super) blobs: BTreeMap<RelPath, Held>,
+    pub(super) blobs: BTreeMap<RelPath, HeldBlob>,
     /// The plain index, which may be wrong. A strong one is made from the blobs.
     pub(super) index: BTreeMap<RelPath, IndexEntry>,
     /// The last changes of the plain index, newest last, each with what was there before.
@@ -68,7 +78,7 @@ pub(super) struct Store {
 }
 
 /// How far a request gets.
-pub(super) enum Fate {
+pub(super) enum RequestFate {
     NeverArrives,
     Refused,
     /// `loses_reply`: the reply is lost. Otherwise the faults decide.
@@ -84,7 +94,7 @@ pub(super) fn restore(index: &mut BTreeMap<RelPath, IndexEntry>, path: &RelPath,
     };
 }
 
-impl Store {
+impl FakeStore {
     pub(super) fn chance(&mut self, probability: f64) -> bool {
         probability > 0.0 && self.rng.f64() < probability
     }
@@ -100,7 +110,7 @@ impl Store {
             self.stored.entry(md5).or_insert_with(|| content.clone());
         }
         self.version += u64::from(self.config.versions);
-        let held = Held { md5, content, changed: self.cursor, version: self.version };
+        let held = HeldBlob { md5, content, changed: self.cursor, version: self.version };
         let entry = held.entry();
         self.blobs.insert(path.clone(), held);
         if self.config.strong {
@@ -188,7 +198,7 @@ impl Store {
     }
 
     /// Decides the fate of the next request.
-    pub(super) fn fate(&mut self) -> Fate {
+    pub(super) fn fate(&mut self) -> RequestFate {
         let faults = self.config.faults;
         let losing = match &mut self.losing {
             Some((0, what)) => {
@@ -203,16 +213,16 @@ impl Store {
             None => None,
         };
         if losing == Some(LostPart::Request) || self.chance(faults.lost_request) {
-            Fate::NeverArrives
+            RequestFate::NeverArrives
         } else if self.chance(faults.unavailable) {
-            Fate::Refused
+            RequestFate::Refused
         } else {
-            Fate::Arrives { loses_reply: losing == Some(LostPart::Reply) }
+            RequestFate::Arrives { loses_reply: losing == Some(LostPart::Reply) }
         }
     }
 
     /// The details of a 412 for a path.
-    fn mismatch(&self, held: Option<&Held>) -> PutReply {
+    fn mismatch(&self, held: Option<&HeldBlob>) -> PutReply {
         // Every proxy that compares versions reports them.
         let version = held.map_or(0, |held| held.version);
         let held = held.filter(|_| self.config.honest);
@@ -254,7 +264,7 @@ impl Store {
 
     pub(super) fn delete(&mut self, path: &RelPath, md5: Md5, version: u64) -> DeleteReply {
         match self.blobs.get(path) {
-            Some(Held { content: Some(_), md5: held, version: has, .. }) => {
+            Some(HeldBlob { content: Some(_), md5: held, version: has, .. }) => {
                 // With another version the client checks whether the content is the same.
                 if *held == md5 || self.config.versions && version != 0 && *has == version {
                     let md5 = *held;
@@ -288,13 +298,13 @@ impl Store {
     }
 
     /// True if a 404 shows this tombstone.
-    fn shows(&self, held: &Held) -> bool {
+    fn shows(&self, held: &HeldBlob) -> bool {
         self.config.honest && self.config.tombstones == TombstoneKind::Absent && held.content.is_none()
     }
 
     pub(super) fn get(&self, path: &RelPath) -> Result<(Md5, Bytes, u64), Option<Md5>> {
         match self.blobs.get(path) {
-            Some(Held { content: Some(content), md5, version, .. }) => Ok((*md5, content.clone(), *version)),
+            Some(HeldBlob { content: Some(content), md5, version, .. }) => Ok((*md5, content.clone(), *version)),
             Some(held) if self.shows(held) => Err(Some(held.md5)),
             _ => Err(None),
         }

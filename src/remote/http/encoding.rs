@@ -124,22 +124,39 @@ impl HttpRemote {
         body: UploadBody,
         upload: &Upload,
     ) -> Result<HttpReply, RemoteError> {
-        let UploadBody { md5, size, source } = body;
-        let pack = self.sends_encoded().await?;
-        if size <= READ_FIRST {
-            let plain = read_source(source, size).await?;
-            // A content that cannot be compressed goes plain.
-            let packed = if pack { CODING.pack(&plain).unwrap_or(None) } else { None };
-            // The source is read, so its digest is known.
-            let (request, packed) = match (packed, md5.get()) {
-                (Some(packed), Some(md5)) => (with_digest(request, md5), Some(packed)),
-                _ => (request, None),
-            };
-            return self.send_either(url, request, plain, packed, MAX_SMALL).await;
+        if body.size <= READ_FIRST {
+            self.send_whole(url, request, body).await
+        } else {
+            self.send_stream(url, request, body, upload).await
         }
+    }
+
+    async fn send_whole(&self, url: &str, request: RequestBuilder, body: UploadBody) -> Result<HttpReply, RemoteError> {
+        let UploadBody { md5, size, source } = body;
+        let compress = self.sends_encoded().await?;
+        let plain = read_source(source, size).await?;
+        // A content that cannot be compressed goes plain.
+        let packed = if compress { CODING.pack(&plain).unwrap_or(None) } else { None };
+        // The source is read, so its digest is known.
+        let (request, packed) = match (packed, md5.get()) {
+            (Some(packed), Some(md5)) => (with_digest(request, md5), Some(packed)),
+            _ => (request, None),
+        };
+        self.send_either(url, request, plain, packed, MAX_SMALL).await
+    }
+
+    async fn send_stream(
+        &self,
+        url: &str,
+        request: RequestBuilder,
+        body: UploadBody,
+        upload: &Upload,
+    ) -> Result<HttpReply, RemoteError> {
+        let UploadBody { md5, size, source } = body;
+        let compress = self.sends_encoded().await?;
         let pieces = upload.stream(source, size).boxed();
         // A compressed content needs its digest in a header. Without a known digest it goes plain.
-        let promised = md5.get().filter(|_| pack);
+        let promised = md5.get().filter(|_| compress);
         let (pieces, packed) = if promised.is_some() { try_packing(pieces, size).await } else { (pieces, false) };
         let request = match promised.filter(|_| packed) {
             Some(md5) => with_digest(request, md5).header(CONTENT_ENCODING, CODING.name()),

@@ -23,9 +23,6 @@ impl SimDisk {
     }
 
     /// Writes over a file in place, or creates it and the folders above it.
-    ///
-    /// # Errors
-    /// As `open(2)`; `InvalidInput` if the path is not a file.
     pub fn user_write(&self, path: &str, bytes: impl Into<Bytes>) -> io::Result<()> {
         self.durably(&[path], |tree| {
             let ino = write(tree, path, bytes.into())?;
@@ -35,17 +32,11 @@ impl SimDisk {
     }
 
     /// As [`SimDisk::user_write`], but the write is not durable.
-    ///
-    /// # Errors
-    /// As [`SimDisk::user_write`].
     pub fn user_write_volatile(&self, path: &str, bytes: impl Into<Bytes>) -> io::Result<()> {
         write(&mut self.world().tree, path, bytes.into()).map(drop)
     }
 
     /// Saves like an editor: writes a new file beside the old one and renames it. The inode changes.
-    ///
-    /// # Errors
-    /// As `rename(2)`.
     pub fn user_replace(&self, path: &str, bytes: impl Into<Bytes>) -> io::Result<()> {
         let free = |n: &u32| self.user_stat(&format!("{path}.tmp{n}~")).is_err();
         let temp = format!("{path}.tmp{}~", (0..).find(free).unwrap_or_default());
@@ -63,9 +54,6 @@ impl SimDisk {
     }
 
     /// Renames a file or a folder, replacing a file at `to` and creating the folders above it.
-    ///
-    /// # Errors
-    /// As `rename(2)`.
     pub fn user_rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.durably(&[from, to], |tree| {
             tree.find(from)?;
@@ -75,17 +63,11 @@ impl SimDisk {
     }
 
     /// Removes a file, a symlink or a special file.
-    ///
-    /// # Errors
-    /// As `unlink(2)`.
     pub fn user_remove(&self, path: &str) -> io::Result<()> {
         self.durably(&[path], |tree| tree.unlink(path))
     }
 
     /// Removes a folder and its content.
-    ///
-    /// # Errors
-    /// As `rmdir(2)`.
     pub fn user_remove_dir_all(&self, path: &str) -> io::Result<()> {
         fn remove(tree: &mut Tree, path: &str) -> io::Result<()> {
             let dir = tree.find(path)?;
@@ -102,17 +84,11 @@ impl SimDisk {
     }
 
     /// Creates a folder and its parents. They may exist already.
-    ///
-    /// # Errors
-    /// As `mkdir(2)`.
     pub fn user_mkdir(&self, path: &str) -> io::Result<()> {
         self.durably(&[path], |tree| mkdir_all(tree, path))
     }
 
     /// Creates a symlink. Its target does not matter.
-    ///
-    /// # Errors
-    /// As `symlink(2)`.
     pub fn plant_symlink(&self, path: &str) -> io::Result<()> {
         self.durably(&[path], |tree| {
             mkdir_above(tree, path)?;
@@ -121,9 +97,6 @@ impl SimDisk {
     }
 
     /// Creates a socket, device or FIFO. `kind` is its name for people.
-    ///
-    /// # Errors
-    /// As `mknod(2)`.
     pub fn plant_other(&self, path: &str, kind: &'static str) -> io::Result<()> {
         self.durably(&[path], |tree| {
             mkdir_above(tree, path)?;
@@ -132,9 +105,6 @@ impl SimDisk {
     }
 
     /// Removes or restores the right to read a file or to list a folder. `stat` always works.
-    ///
-    /// # Errors
-    /// As `chmod(2)`.
     pub fn set_unreadable(&self, path: &str, unreadable: bool) -> io::Result<()> {
         let mut world = self.world();
         let ino = world.tree.find(path)?;
@@ -143,9 +113,6 @@ impl SimDisk {
     }
 
     /// A program opens a file for writing, or closes it.
-    ///
-    /// # Errors
-    /// As `open(2)`.
     pub fn keep_open(&self, path: &str, open: bool) -> io::Result<()> {
         let mut world = self.world();
         let ino = world.tree.find(path)?;
@@ -171,9 +138,6 @@ impl SimDisk {
     }
 
     /// The metadata of a path.
-    ///
-    /// # Errors
-    /// As `lstat(2)`.
     pub fn user_stat(&self, path: &str) -> io::Result<FileMeta> {
         let world = self.world();
         world.tree.find(path).map(|ino| world.tree.meta(ino))

@@ -26,7 +26,13 @@ fn path(name: &str) -> RelPath {
 }
 
 fn live(content: &str) -> IndexEntry {
-    IndexEntry { md5: Md5::of(content.as_bytes()), size: content.len() as u64, is_deleted: false, version: 0, cursor: 0 }
+    IndexEntry {
+        md5: Md5::of(content.as_bytes()),
+        size: content.len() as u64,
+        is_deleted: false,
+        version: 0,
+        cursor: 0,
+    }
 }
 
 impl PlanSetting {

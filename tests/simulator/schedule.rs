@@ -154,17 +154,63 @@ fn delete_what_is_detached(plan: &mut Plan, _: &FetchedIndex) {
     }
 }
 
+/// A schedule in progress.
+struct Schedule {
+    rng: Rng,
+    ledger: Arc<Mutex<Ledger>>,
+    config: FakeConfig,
+    server: FakeServer,
+    clock: SimClock,
+    devices: Vec<Device>,
+    names: &'static [&'static str],
+    /// 0 to 3: the failures that happen.
+    misfortune: u8,
+    /// The content of the server at some earlier time.
+    backup: FakeBackup,
+}
+
+/// One event at the device with this index.
+type Event = fn(&mut Schedule, usize) -> Result<(), String>;
+
+/// The events with their weights, which sum up to 100, and the least misfortune that they need. Below it the device is
+/// tidied instead.
+const EVENTS: &[(u8, u8, Event)] = &[
+    (20, 0, Schedule::user_acts),
+    (67, 0, Schedule::engine_steps),
+    (1, 0, Schedule::user_decides),
+    (1, 0, Schedule::disk_fills),
+    (1, 0, Schedule::history_is_pruned),
+    (2, 1, Schedule::device_is_killed),
+    (2, 2, Schedule::power_is_cut),
+    (1, 3, Schedule::state_is_lost),
+    (1, 0, Schedule::path_becomes_unreadable),
+    (1, 0, Schedule::server_deletes),
+    (1, 0, Schedule::server_gets_content),
+    (1, 0, Schedule::server_goes_back),
+    (1, 0, Schedule::device_is_tidied),
+];
+
+/// The event that a draw of 0 to 99 selects.
+fn event(draw: u8, misfortune: u8) -> Event {
+    let mut end = 0;
+    for (weight, least_misfortune, event) in EVENTS {
+        end += weight;
+        if draw < end {
+            return if misfortune >= *least_misfortune { *event } else { Schedule::device_is_tidied };
+        }
+    }
+    unreachable!("the weights sum up to 100")
+}
+
 /// Runs the schedule of one seed.
 ///
 /// # Errors
 /// Names the broken invariant and the evidence.
 pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
-    let Setting { bug, planted, offers } = setting;
-    let planted = bug.filter(|_| planted);
+    let bug = setting.bug;
     let mut rng = Rng::with_seed(seed);
     let trace = std::env::var_os("MEMSYNC_SIM_TRACE").is_some();
-    let ledger = Arc::new(Mutex::new(Ledger::new(trace)));
-    let config = FakeConfig { versions: compares_versions(seed, bug), ..config(&mut rng, bug, offers) };
+    let config = FakeConfig { versions: compares_versions(seed, bug), ..config(&mut rng, bug, setting.offers) };
     let (clash, names) = match rng.u8(..8) {
         0 => (true, CLASHING),
         1 => (false, MANY),
@@ -174,154 +220,215 @@ pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
     let clock = SimClock::default();
     clock.advance(60_000);
     let server = FakeServer::new(config, rng.u64(..));
-    let mut devices: Vec<Device> = (0..rng.usize(2..=4)).map(|number| Device::new(number, unread_from(seed))).collect();
+    let devices: Vec<Device> = (0..rng.usize(2..=4)).map(|number| Device::new(number, unread_from(seed))).collect();
     if trace {
         println!("{config:?}, {} devices, clash: {clash}, misfortune {misfortune}", devices.len());
     }
-    server.plant_trusted_tombstone(planted == Some(Bug::PlainTombstoneTrusted));
-    for device in &mut devices {
-        if rng.bool() {
-            device.format = StateFormat::MsgPack;
-        }
-        device.is_slow.store(offers.is_slow, Ordering::Relaxed);
-        if bug == Some(Bug::BaseBeforeFsync) {
-            // From here on, only content of the first start is durable.
-            device.ensure_engine(&server, &clock)?;
-            device.disk.plant_no_fsync(planted == bug);
-        }
-        device.disk.plant_unverified_displace(planted == Some(Bug::UnlinkWithoutVerify));
-        device.disk.plant_unreadable_is_absent(planted == Some(Bug::UnreadableIsDeleted));
-        device.sabotage = match planted {
-            // With versions as preconditions, the plan takes the index's version with its MD5.
-            Some(Bug::IndexMd5OnUpload | Bug::IndexVersionOnUpload) => Some(upload_with_index_md5),
-            Some(Bug::IndexMd5OnDelete) => Some(delete_with_index_md5),
-            Some(Bug::DetachedIsDeleted) => Some(delete_what_is_detached),
-            _ => None,
-        };
-        hooks(device, names, &mut rng, &ledger, misfortune);
-    }
-    if names == MANY {
-        for name in MANY {
-            let mut ledger = ledger.lock().unwrap();
-            let content = ledger.fresh(&mut rng);
-            devices[0].disk.user_write(name, content.clone()).map_err(|e| e.to_string())?;
-            ledger.wrote(&content, true);
-        }
-    }
-    let mut backup = server.backup();
-    let ledger = &ledger;
+    let backup = server.backup();
+    let ledger = Arc::new(Mutex::new(Ledger::new(trace)));
+    let mut schedule = Schedule { rng, ledger, config, server, clock, devices, names, misfortune, backup };
+    schedule.prepare(setting)?;
     // A random source of its own, so that schedules without rules stay the same.
     let mut rules = changes_rules(seed, bug).then(|| Rng::with_seed(seed ^ 0x7275_6c65_7300));
+    for _ in 0..schedule.rng.usize(20..120) {
+        schedule.next_event(rules.as_mut())?;
+    }
+    let Schedule { devices, server, clock, ledger, .. } = schedule;
+    let world = Calm { server: &server, clock: &clock, clash, is_foreign: setting.offers.is_foreign };
+    settle(devices, &world, &ledger.lock().unwrap())
+}
 
-    let steps = rng.usize(20..120);
-    for _ in 0..steps {
-        clock.advance(rng.u64(1..200));
-        devices.iter().for_each(|d| d.set_time(&clock));
-        let at = rng.usize(..devices.len());
-        let device = &mut devices[at];
-        if let Some(rng) = &mut rules
-            && rng.u8(..8) == 0
-        {
-            change_rules(device, rng, ledger);
+impl Schedule {
+    fn say(&self, what: impl FnOnce() -> String) {
+        self.ledger.lock().unwrap().say(what);
+    }
+
+    fn any_name(&mut self) -> &'static str {
+        self.names[self.rng.usize(..self.names.len())]
+    }
+
+    /// Plants the bug, sets the hooks, and writes the first files.
+    fn prepare(&mut self, setting: Setting) -> Result<(), String> {
+        let Setting { bug, planted, offers } = setting;
+        let planted = bug.filter(|_| planted);
+        self.server.plant_trusted_tombstone(planted == Some(Bug::PlainTombstoneTrusted));
+        for device in &mut self.devices {
+            if self.rng.bool() {
+                device.format = StateFormat::MsgPack;
+            }
+            device.is_slow.store(offers.is_slow, Ordering::Relaxed);
+            if bug == Some(Bug::BaseBeforeFsync) {
+                // From here on, only content of the first start is durable.
+                device.ensure_engine(&self.server, &self.clock)?;
+                device.disk.plant_no_fsync(planted == bug);
+            }
+            device.disk.plant_unverified_displace(planted == Some(Bug::UnlinkWithoutVerify));
+            device.disk.plant_unreadable_is_absent(planted == Some(Bug::UnreadableIsDeleted));
+            device.sabotage = match planted {
+                // With versions as preconditions, the plan takes the index's version with its MD5.
+                Some(Bug::IndexMd5OnUpload | Bug::IndexVersionOnUpload) => Some(upload_with_index_md5),
+                Some(Bug::IndexMd5OnDelete) => Some(delete_with_index_md5),
+                Some(Bug::DetachedIsDeleted) => Some(delete_what_is_detached),
+                _ => None,
+            };
+            hooks(device, self.names, &mut self.rng, &self.ledger, self.misfortune);
         }
-        match rng.u8(..100) {
-            0..=19 => {
-                let mut ledger = ledger.lock().unwrap();
-                ledger.left_out = device.left_out(&server);
-                let touched = user_acts(&device.disk, &device.name, names, &mut rng, &mut ledger, misfortune > 1);
-                ledger.left_out.clear();
-                device.touched.lock().unwrap().merge(touched);
-            }
-            20..=86 => step(device, &server, &clock, &mut rng, ledger)?,
-            87 => {
-                if device.decide(|| rng.bool()) > 0 {
-                    ledger.lock().unwrap().say(|| format!("  {}'s user decides", device.name));
-                }
-            }
-            88 => {
-                let full = misfortune > 0 && rng.bool();
-                ledger.lock().unwrap().say(|| format!("  {}'s disk is full: {full}", device.name));
-                device.full.store(full, Ordering::Relaxed);
-            }
-            89 => {
-                let history = device.history();
-                if let Some(engine) = device.engine()
-                    && rng.u8(..4) == 0
-                    && engine.folder().prune(EVERYTHING, jiff::Timestamp::MAX).failed.is_empty()
-                {
-                    let mut ledger = ledger.lock().unwrap();
-                    ledger.say(|| format!("  {}'s history is pruned", device.name));
-                    ledger.pruned.extend(history.into_values());
-                }
-            }
-            90 | 91 if misfortune > 0 => {
-                ledger.lock().unwrap().say(|| format!("  {} is killed", device.name));
-                device.kill();
-            }
-            92 | 93 if misfortune > 1 => {
-                let before = device.contents();
-                device.power_cut(&mut rng);
-                let mut ledger = ledger.lock().unwrap();
-                ledger.power_cut(device, &before, &server);
-                ledger.say(|| format!("  {} loses its power: {:?}", device.name, device.disk.user_tree("")));
-                *device.touched.lock().unwrap() = memsync::local::ScanScope::default();
-            }
-            94 if misfortune > 2 => {
-                ledger.lock().unwrap().say(|| format!("  {} loses its state", device.name));
-                device.lose_state();
-            }
-            95 => {
-                let path = if rng.u8(..4) == 0 { "n" } else { names[rng.usize(..names.len())] };
-                let on = rng.bool();
-                device.touched.lock().unwrap().subtrees.insert(path.to_owned());
-                if device.disk.set_unreadable(path, on).is_ok() {
-                    ledger.lock().unwrap().say(|| format!("  {}: {path} unreadable: {on}", device.name));
-                }
-            }
-            96 => {
-                let path = RelPath::parse(names[rng.usize(..names.len())]).unwrap();
-                let before = server.contents().get(&path).cloned();
-                if before.is_some() && server.server_delete(&path) {
-                    let mut ledger = ledger.lock().unwrap();
-                    ledger.say(|| format!("  somebody deletes {path} on the server"));
-                    ledger.released(before);
-                }
-            }
-            97 => {
-                let path = RelPath::parse(names[rng.usize(..names.len())]).unwrap();
-                let mut ledger = ledger.lock().unwrap();
-                let content = ledger.fresh(&mut rng);
-                let before = server.contents().get(&path).cloned();
-                ledger.say(|| format!("  somebody puts {path} = {content:?} on the server"));
-                if before.as_ref() != Some(&content) {
-                    ledger.released(before);
-                }
-                server.foreign_put(&path, content.clone());
+        if self.names == MANY {
+            for name in MANY {
+                let mut ledger = self.ledger.lock().unwrap();
+                let content = ledger.fresh(&mut self.rng);
+                self.devices[0].disk.user_write(name, content.clone()).map_err(|e| e.to_string())?;
                 ledger.wrote(&content, true);
             }
-            98 if config.strong => {
-                if rng.bool() {
-                    backup = server.backup();
-                } else if rng.bool() {
-                    let cursor = rng.u64(..=server.cursor());
-                    ledger.lock().unwrap().say(|| format!("  the server forgets its tombstones up to {cursor}"));
-                    server.forget_tombstones(cursor);
-                } else if rng.bool() {
-                    ledger.lock().unwrap().say(|| "  the server is set back".to_owned());
-                    server.reset(Some(backup.clone()));
-                    ledger.lock().unwrap().server_reset(&devices, &server);
-                } else {
-                    server.set_faults(FakeFaults::default());
-                    set_back(&mut devices, &server, &clock, &backup, ledger)?;
-                    server.set_faults(config.faults);
-                    devices.iter_mut().for_each(|device| hooks(device, names, &mut rng, ledger, misfortune));
-                }
-            }
-            _ => device.tidy(),
         }
+        Ok(())
     }
-    let world = Calm { server: &server, clock: &clock, clash, is_foreign: offers.is_foreign };
-    settle(devices, &world, &ledger.lock().unwrap())
+
+    /// Draws a device and an event.
+    fn next_event(&mut self, rules: Option<&mut Rng>) -> Result<(), String> {
+        self.clock.advance(self.rng.u64(1..200));
+        self.devices.iter().for_each(|d| d.set_time(&self.clock));
+        let at = self.rng.usize(..self.devices.len());
+        if let Some(rng) = rules
+            && rng.u8(..8) == 0
+        {
+            change_rules(&self.devices[at], rng, &self.ledger);
+        }
+        event(self.rng.u8(..100), self.misfortune)(self, at)
+    }
+
+    fn user_acts(&mut self, at: usize) -> Result<(), String> {
+        let device = &self.devices[at];
+        let mut ledger = self.ledger.lock().unwrap();
+        ledger.left_out = device.left_out(&self.server);
+        let volatile = self.misfortune > 1;
+        let touched = user_acts(&device.disk, &device.name, self.names, &mut self.rng, &mut ledger, volatile);
+        ledger.left_out.clear();
+        device.touched.lock().unwrap().merge(touched);
+        Ok(())
+    }
+
+    fn engine_steps(&mut self, at: usize) -> Result<(), String> {
+        step(&mut self.devices[at], &self.server, &self.clock, &mut self.rng, &self.ledger)
+    }
+
+    fn user_decides(&mut self, at: usize) -> Result<(), String> {
+        if self.devices[at].decide(|| self.rng.bool()) > 0 {
+            self.say(|| format!("  {}'s user decides", self.devices[at].name));
+        }
+        Ok(())
+    }
+
+    fn disk_fills(&mut self, at: usize) -> Result<(), String> {
+        let full = self.misfortune > 0 && self.rng.bool();
+        self.say(|| format!("  {}'s disk is full: {full}", self.devices[at].name));
+        self.devices[at].full.store(full, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn history_is_pruned(&mut self, at: usize) -> Result<(), String> {
+        let device = &mut self.devices[at];
+        let history = device.history();
+        if let Some(engine) = device.engine()
+            && self.rng.u8(..4) == 0
+            && engine.folder().prune(EVERYTHING, jiff::Timestamp::MAX).failed.is_empty()
+        {
+            let mut ledger = self.ledger.lock().unwrap();
+            ledger.say(|| format!("  {}'s history is pruned", device.name));
+            ledger.pruned.extend(history.into_values());
+        }
+        Ok(())
+    }
+
+    fn device_is_killed(&mut self, at: usize) -> Result<(), String> {
+        self.say(|| format!("  {} is killed", self.devices[at].name));
+        self.devices[at].kill();
+        Ok(())
+    }
+
+    fn power_is_cut(&mut self, at: usize) -> Result<(), String> {
+        let device = &mut self.devices[at];
+        let before = device.contents();
+        device.power_cut(&mut self.rng);
+        let mut ledger = self.ledger.lock().unwrap();
+        ledger.power_cut(device, &before, &self.server);
+        ledger.say(|| format!("  {} loses its power: {:?}", device.name, device.disk.user_tree("")));
+        *device.touched.lock().unwrap() = memsync::local::ScanScope::default();
+        Ok(())
+    }
+
+    fn state_is_lost(&mut self, at: usize) -> Result<(), String> {
+        self.say(|| format!("  {} loses its state", self.devices[at].name));
+        self.devices[at].lose_state();
+        Ok(())
+    }
+
+    fn path_becomes_unreadable(&mut self, at: usize) -> Result<(), String> {
+        let path = if self.rng.u8(..4) == 0 { "n" } else { self.any_name() };
+        let on = self.rng.bool();
+        let device = &self.devices[at];
+        device.touched.lock().unwrap().subtrees.insert(path.to_owned());
+        if device.disk.set_unreadable(path, on).is_ok() {
+            self.say(|| format!("  {}: {path} unreadable: {on}", device.name));
+        }
+        Ok(())
+    }
+
+    fn server_deletes(&mut self, _: usize) -> Result<(), String> {
+        let path = RelPath::parse(self.any_name()).unwrap();
+        let before = self.server.contents().get(&path).cloned();
+        if before.is_some() && self.server.server_delete(&path) {
+            let mut ledger = self.ledger.lock().unwrap();
+            ledger.say(|| format!("  another client deletes {path} on the server"));
+            ledger.released(before);
+        }
+        Ok(())
+    }
+
+    fn server_gets_content(&mut self, _: usize) -> Result<(), String> {
+        let path = RelPath::parse(self.any_name()).unwrap();
+        let mut ledger = self.ledger.lock().unwrap();
+        let content = ledger.fresh(&mut self.rng);
+        let before = self.server.contents().get(&path).cloned();
+        ledger.say(|| format!("  another client puts {path} = {content:?} on the server"));
+        if before.as_ref() != Some(&content) {
+            ledger.released(before);
+        }
+        self.server.foreign_put(&path, content.clone());
+        ledger.wrote(&content, true);
+        Ok(())
+    }
+
+    /// Backs the server up, expires tombstones, or sets it back. Only a strong server can be told from its past.
+    fn server_goes_back(&mut self, at: usize) -> Result<(), String> {
+        if !self.config.strong {
+            return self.device_is_tidied(at);
+        }
+        if self.rng.bool() {
+            self.backup = self.server.backup();
+        } else if self.rng.bool() {
+            let cursor = self.rng.u64(..=self.server.cursor());
+            self.say(|| format!("  the server forgets its tombstones up to {cursor}"));
+            self.server.forget_tombstones(cursor);
+        } else if self.rng.bool() {
+            self.say(|| "  the server is set back".to_owned());
+            self.server.reset(Some(self.backup.clone()));
+            self.ledger.lock().unwrap().server_reset(&self.devices, &self.server);
+        } else {
+            self.server.set_faults(FakeFaults::default());
+            set_back(&mut self.devices, &self.server, &self.clock, &self.backup, &self.ledger)?;
+            self.server.set_faults(self.config.faults);
+            for device in &mut self.devices {
+                hooks(device, self.names, &mut self.rng, &self.ledger, self.misfortune);
+            }
+        }
+        Ok(())
+    }
+
+    fn device_is_tidied(&mut self, at: usize) -> Result<(), String> {
+        self.devices[at].tidy();
+        Ok(())
+    }
 }
 
 /// Sets the server's disk back to an earlier day, with the same epoch. Devices notice it by the point of the server's

@@ -157,92 +157,132 @@ pub fn user_acts(
     ledger: &mut Ledger,
     volatile: bool,
 ) -> ScanScope {
-    let mut touched = ScanScope::default();
     let path = names[rng.usize(..names.len())];
-    let here = |p: &str| disk.user_read(p).ok();
-    match rng.u8(..11) {
-        0..=3 => {
-            let content = ledger.fresh(rng);
-            let before = here(path);
-            let lasting = !(volatile && rng.bool());
-            let done = match (lasting, rng.bool()) {
-                (false, _) => disk.user_write_volatile(path, content.clone()),
-                (true, true) => disk.user_write(path, content.clone()),
-                (true, false) => disk.user_replace(path, content.clone()),
-            };
-            if done.is_ok() {
-                ledger.say(|| format!("  {who} writes {path} = {content:?} (lasting: {lasting})"));
-                if before.as_ref() != Some(&content) {
-                    ledger.released(before);
-                }
-                ledger.replaced(who, path);
-                ledger.wrote(&content, lasting);
-            }
-            touched.paths.insert(path.to_owned());
+    let mut draw = rng.u8(..11);
+    let mut user = User { disk, who, names, rng, ledger, volatile, touched: ScanScope::default() };
+    for (weight, act) in USER_ACTS {
+        if draw < *weight {
+            act(&mut user, path);
+            break;
         }
-        4 | 5 => {
-            let before = here(path);
-            if before.is_some() && disk.user_remove(path).is_ok() {
-                ledger.say(|| format!("  {who} removes {path}"));
-                ledger.removed(who, path, before);
+        draw -= weight;
+    }
+    user.touched
+}
+
+/// The acts of a user with their weights, which sum up to 11.
+const USER_ACTS: &[(u8, fn(&mut User<'_>, &str))] = &[
+    (4, User::writes),
+    (2, User::removes),
+    (2, User::renames),
+    (1, User::makes_or_removes_folder),
+    (1, User::renames_folder),
+    (1, User::edits_any_file),
+];
+
+/// A user at work in a folder.
+struct User<'a> {
+    disk: &'a SimDisk,
+    who: &'a str,
+    names: &'a [&'a str],
+    rng: &'a mut Rng,
+    ledger: &'a mut Ledger,
+    /// True if some writes may not be durable.
+    volatile: bool,
+    touched: ScanScope,
+}
+
+impl User<'_> {
+    fn read(&self, path: &str) -> Option<Bytes> {
+        self.disk.user_read(path).ok()
+    }
+
+    fn writes(&mut self, path: &str) {
+        let content = self.ledger.fresh(self.rng);
+        let before = self.read(path);
+        let lasting = !(self.volatile && self.rng.bool());
+        let done = match (lasting, self.rng.bool()) {
+            (false, _) => self.disk.user_write_volatile(path, content.clone()),
+            (true, true) => self.disk.user_write(path, content.clone()),
+            (true, false) => self.disk.user_replace(path, content.clone()),
+        };
+        if done.is_ok() {
+            let who = self.who;
+            self.ledger.say(|| format!("  {who} writes {path} = {content:?} (lasting: {lasting})"));
+            if before.as_ref() != Some(&content) {
+                self.ledger.released(before);
             }
-            touched.paths.insert(path.to_owned());
+            self.ledger.replaced(who, path);
+            self.ledger.wrote(&content, lasting);
         }
-        6 | 7 => {
-            let to = names[rng.usize(..names.len())];
-            let (moved, before) = (here(path), here(to));
-            if path != to && moved.is_some() && disk.user_rename(path, to).is_ok() {
-                ledger.say(|| format!("  {who} renames {path} to {to}"));
-                if before != moved {
-                    ledger.released(before);
-                }
-                ledger.replaced(who, to);
-                // A rename deletes one path and writes another. Two crossing renames delete both paths.
-                *ledger.written.entry(moved.unwrap_or_default()).or_default() += 1;
-            }
-            touched.paths.extend([path.to_owned(), to.to_owned()]);
+        self.touched.paths.insert(path.to_owned());
+    }
+
+    fn removes(&mut self, path: &str) {
+        let before = self.read(path);
+        if before.is_some() && self.disk.user_remove(path).is_ok() {
+            self.ledger.say(|| format!("  {} removes {path}", self.who));
+            self.ledger.removed(self.who, path, before);
         }
-        8 => {
-            let dir = ["n", "n/m", "empty"][rng.usize(..3)];
-            let inside = disk.user_tree(dir);
-            if rng.u8(..4) == 0 && disk.user_remove_dir_all(dir).is_ok() {
-                ledger.say(|| format!("  {who} removes the folder {dir}"));
-                for (path, content) in inside {
-                    ledger.removed(who, &path, Some(content));
-                }
-            } else {
-                let _ = disk.user_mkdir(dir);
+        self.touched.paths.insert(path.to_owned());
+    }
+
+    fn renames(&mut self, path: &str) {
+        let to = self.names[self.rng.usize(..self.names.len())];
+        let (moved, before) = (self.read(path), self.read(to));
+        if path != to && moved.is_some() && self.disk.user_rename(path, to).is_ok() {
+            self.ledger.say(|| format!("  {} renames {path} to {to}", self.who));
+            if before != moved {
+                self.ledger.released(before);
             }
-            touched.paths.insert(dir.to_owned());
+            self.ledger.replaced(self.who, to);
+            // A rename deletes one path and writes another. Two crossing renames delete both paths.
+            *self.ledger.written.entry(moved.unwrap_or_default()).or_default() += 1;
         }
-        9 => {
-            let pair = [("n", "o"), ("o", "n"), ("n/m", "m"), ("m", "n/m")][rng.usize(..4)];
-            let inside = disk.user_tree(pair.0);
-            if rng.bool() && !inside.is_empty() && disk.user_rename(pair.0, pair.1).is_ok() {
-                ledger.say(|| format!("  {who} renames the folder {} to {}", pair.0, pair.1));
-                for (path, content) in inside {
-                    ledger.replaced(who, &path.replacen(pair.0, pair.1, 1));
-                    *ledger.written.entry(content).or_default() += 1;
-                }
+        self.touched.paths.extend([path.to_owned(), to.to_owned()]);
+    }
+
+    fn makes_or_removes_folder(&mut self, _: &str) {
+        let dir = ["n", "n/m", "empty"][self.rng.usize(..3)];
+        let inside = self.disk.user_tree(dir);
+        if self.rng.u8(..4) == 0 && self.disk.user_remove_dir_all(dir).is_ok() {
+            self.ledger.say(|| format!("  {} removes the folder {dir}", self.who));
+            for (path, content) in inside {
+                self.ledger.removed(self.who, &path, Some(content));
             }
-            touched.paths.insert(pair.0.to_owned());
-            touched.subtrees.insert(pair.1.to_owned());
+        } else {
+            let _ = self.disk.user_mkdir(dir);
         }
-        _ => {
-            // Any file, including conflict copies.
-            let tree = disk.user_tree("");
-            if let Some((path, content)) = tree.iter().nth(rng.usize(..tree.len().max(1))) {
-                let new = ledger.fresh(rng);
-                if disk.user_replace(path, new.clone()).is_ok() {
-                    ledger.say(|| format!("  {who} edits {path} = {new:?}"));
-                    if new != *content {
-                        ledger.released(Some(content.clone()));
-                    }
-                    ledger.wrote(&new, true);
-                }
-                touched.paths.insert(path.clone());
+        self.touched.paths.insert(dir.to_owned());
+    }
+
+    fn renames_folder(&mut self, _: &str) {
+        let (from, to) = [("n", "o"), ("o", "n"), ("n/m", "m"), ("m", "n/m")][self.rng.usize(..4)];
+        let inside = self.disk.user_tree(from);
+        if self.rng.bool() && !inside.is_empty() && self.disk.user_rename(from, to).is_ok() {
+            self.ledger.say(|| format!("  {} renames the folder {from} to {to}", self.who));
+            for (path, content) in inside {
+                self.ledger.replaced(self.who, &path.replacen(from, to, 1));
+                *self.ledger.written.entry(content).or_default() += 1;
             }
+        }
+        self.touched.paths.insert(from.to_owned());
+        self.touched.subtrees.insert(to.to_owned());
+    }
+
+    /// Any file, including conflict copies.
+    fn edits_any_file(&mut self, _: &str) {
+        let tree = self.disk.user_tree("");
+        if let Some((path, content)) = tree.iter().nth(self.rng.usize(..tree.len().max(1))) {
+            let new = self.ledger.fresh(self.rng);
+            if self.disk.user_replace(path, new.clone()).is_ok() {
+                self.ledger.say(|| format!("  {} edits {path} = {new:?}", self.who));
+                if new != *content {
+                    self.ledger.released(Some(content.clone()));
+                }
+                self.ledger.wrote(&new, true);
+            }
+            self.touched.paths.insert(path.clone());
         }
     }
-    touched
 }

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 mod boundaries {
+    pub mod circles;
     pub mod licences;
     pub mod source;
 }
+use boundaries::circles::{circles, shared_type_names};
 use boundaries::source::{code_of, paths_of, top_module};
 
 /// The layers from left to right. A module may use modules of earlier layers, and no others.
@@ -189,6 +191,53 @@ fn source_keeps_its_walls() {
         .flat_map(|(file, text)| violations(file, text, &modules))
         .collect();
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+/// Names that two types may share.
+const SHARED_NAMES: &[&str] = &[
+    // The agent's precondition is content, the store's may also be a version.
+    "Precondition",
+];
+
+#[test]
+fn files_import_each_other_in_no_circle() {
+    let found = circles(&sources());
+    let lines: Vec<String> = found.iter().map(|group| group.join(", ")).collect();
+    assert!(found.is_empty(), "\n{}\nMove what they share into a file below them.\n", lines.join("\n"));
+}
+
+#[test]
+fn planted_circles_are_found() {
+    let files = |list: &[(&str, &str)]| -> BTreeMap<String, String> {
+        list.iter().map(|(file, text)| ((*file).to_owned(), (*text).to_owned())).collect()
+    };
+    let lower = ("store/types.rs", "pub struct BlobMeta;");
+    let circle = [
+        ("store/mod.rs", "mod types; mod rows; pub use types::BlobMeta; use rows::Row;"),
+        ("store/rows.rs", "use super::super::store::Floor;"),
+        lower,
+    ];
+    assert_eq!(circles(&files(&circle)), [["store/mod.rs", "store/rows.rs"]]);
+    let across = [
+        ("disk/mod.rs", "use crate::{path::RelPath, digest};"),
+        ("path.rs", ""),
+        ("digest.rs", "use crate::disk::Disk;"),
+    ];
+    assert_eq!(circles(&files(&across)), [["digest.rs", "disk/mod.rs"]]);
+    let by_export = [
+        ("store/mod.rs", "mod types; mod rows; pub use types::{BlobMeta}; use rows::Row;"),
+        ("store/rows.rs", "use super::BlobMeta; #[cfg(test)]\nuse super::Floor;\nfn f() {}"),
+        lower,
+    ];
+    assert_eq!(circles(&files(&by_export)), [[""; 0]; 0]);
+}
+
+#[test]
+fn type_names_are_unique() {
+    assert!(SHARED_NAMES.len() <= 10);
+    let mut shared = shared_type_names(&sources());
+    shared.retain(|name, _| !SHARED_NAMES.contains(&name.as_str()));
+    assert!(shared.is_empty(), "types share a name: {shared:?}");
 }
 
 #[test]

@@ -133,9 +133,9 @@ impl Default for MemoryStore {
 
 /// A body collected in memory.
 #[derive(Default)]
-pub struct CollectedBody(BytesMut);
+pub struct MemoryBody(BytesMut);
 
-impl BodyWriter for CollectedBody {
+impl BodyWriter for MemoryBody {
     async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
         self.0.extend_from_slice(&piece);
         Ok(())
@@ -144,10 +144,10 @@ impl BodyWriter for CollectedBody {
 
 impl Store for MemoryStore {
     const STRONG: bool = true;
-    type BodyWriter = CollectedBody;
+    type BodyWriter = MemoryBody;
 
-    fn new_body(&self) -> CollectedBody {
-        CollectedBody::default()
+    fn new_body(&self) -> MemoryBody {
+        MemoryBody::default()
     }
 
     async fn put(
@@ -156,7 +156,7 @@ impl Store for MemoryStore {
         path: &RelPath,
         expect: Precondition,
         meta: BlobMeta,
-        body: CollectedBody,
+        body: MemoryBody,
     ) -> Result<PutOutcome, StoreError> {
         let content = body.0.freeze();
         let md5 = Md5::of(&content);
@@ -270,7 +270,7 @@ impl Store for MemoryStore {
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
-        body: Option<CollectedBody>,
+        body: Option<MemoryBody>,
     ) -> Result<ImportOutcome, StoreError> {
         let mut rows = self.lock();
         let held = rows.by_name.get(&(ns.to_owned(), path.clone())).map(|row| row.entry);

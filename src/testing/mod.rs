@@ -10,5 +10,5 @@ mod sim_disk;
 pub use fake_remote::{
     FakeBackup, FakeCall, FakeConfig, FakeFaults, FakeRemote, FakeRequest, FakeServer, LostPart, TombstoneKind,
 };
-pub use memory_store::{CollectedBody, MemoryStore};
+pub use memory_store::{MemoryBody, MemoryStore};
 pub use sim_disk::{DiskStep, SimDisk, SimFile, StepFate, StepHook, StepKind};

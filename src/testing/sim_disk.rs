@@ -90,7 +90,7 @@ struct Planted {
     unreadable_is_absent: bool,
 }
 
-struct World {
+struct DiskWorld {
     tree: Tree,
     /// Counts power cuts: a process does not outlive one.
     boot: u64,
@@ -121,7 +121,7 @@ struct Life {
 /// also work after a kill.
 #[derive(Clone)]
 pub struct SimDisk {
-    world: Arc<Mutex<World>>,
+    world: Arc<Mutex<DiskWorld>>,
     hooks: Arc<Mutex<Hooks>>,
     life: Arc<Life>,
 }
@@ -155,7 +155,7 @@ impl Default for SimDisk {
 impl SimDisk {
     /// An empty folder at one second past the epoch.
     pub fn new() -> Self {
-        let world = World {
+        let world = DiskWorld {
             tree: Tree::new(),
             boot: 0,
             ops: 0,
@@ -170,7 +170,7 @@ impl SimDisk {
         }
     }
 
-    fn world(&self) -> MutexGuard<'_, World> {
+    fn world(&self) -> MutexGuard<'_, DiskWorld> {
         lock(&self.world)
     }
 
@@ -245,7 +245,7 @@ impl SimDisk {
 /// Operations of the engine.
 impl SimDisk {
     /// Begins a step: calls the hook, and returns the world if the process is alive.
-    fn step(&self, kind: StepKind, path: &str, to: Option<&str>) -> io::Result<MutexGuard<'_, World>> {
+    fn step(&self, kind: StepKind, path: &str, to: Option<&str>) -> io::Result<MutexGuard<'_, DiskWorld>> {
         if !self.is_alive() {
             return Err(killed());
         }
@@ -284,7 +284,7 @@ impl SimDisk {
     }
 }
 
-impl World {
+impl DiskWorld {
     /// The path as the engine sees it.
     fn find(&self, path: &str) -> io::Result<Ino> {
         let ino = self.tree.find(path)?;
@@ -413,7 +413,7 @@ pub struct SimFile {
 }
 
 impl SimFile {
-    fn step(&self, kind: StepKind) -> io::Result<MutexGuard<'_, World>> {
+    fn step(&self, kind: StepKind) -> io::Result<MutexGuard<'_, DiskWorld>> {
         self.disk.step(kind, &self.path, None)
     }
 }

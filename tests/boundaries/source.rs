@@ -121,7 +121,7 @@ pub fn paths_of(code: &str, file: &str, modules: &[&str]) -> Vec<String> {
 }
 
 /// Adds the paths in `tree`, the text after `prefix::`.
-fn spell(tree: &str, prefix: &str, found: &mut Vec<String>) {
+pub fn spell(tree: &str, prefix: &str, found: &mut Vec<String>) {
     let tree = tree.trim_start();
     if let Some(group) = tree.strip_prefix('{') {
         for part in members(group) {
@@ -139,7 +139,7 @@ fn spell(tree: &str, prefix: &str, found: &mut Vec<String>) {
 }
 
 /// The members of a group, up to its closing brace.
-fn members(group: &str) -> Vec<&str> {
+pub fn members(group: &str) -> Vec<&str> {
     let (mut depth, mut start, mut out) = (0, 0, Vec::new());
     for (at, c) in group.char_indices() {
         match c {

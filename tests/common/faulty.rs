@@ -11,7 +11,7 @@ use memsync::store::{
     BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot, IndexState,
     Precondition, PrivateRecord, PutOutcome, Store, StoreError, SweepReport,
 };
-use memsync::testing::{CollectedBody, MemoryStore};
+use memsync::testing::{MemoryBody, MemoryStore};
 use tokio::sync::broadcast;
 
 /// The outcome of one operation.
@@ -79,9 +79,9 @@ impl<const STRONG: bool> Faulty<STRONG> {
 
 impl<const EXACT: bool> Store for Faulty<EXACT> {
     const STRONG: bool = EXACT;
-    type BodyWriter = CollectedBody;
+    type BodyWriter = MemoryBody;
 
-    fn new_body(&self) -> CollectedBody {
+    fn new_body(&self) -> MemoryBody {
         self.inner.new_body()
     }
 
@@ -91,7 +91,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         path: &RelPath,
         expect: Precondition,
         meta: BlobMeta,
-        body: CollectedBody,
+        body: MemoryBody,
     ) -> Result<PutOutcome, StoreError> {
         self.meet("put", ns).await?;
         self.inner.put(ns, path, expect, meta, body).await
@@ -165,7 +165,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
-        body: Option<CollectedBody>,
+        body: Option<MemoryBody>,
     ) -> Result<ImportOutcome, StoreError> {
         self.inner.import_version(ns, path, version, body).await
     }

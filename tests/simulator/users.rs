@@ -171,13 +171,14 @@ pub fn user_acts(
 }
 
 /// The acts of a user with their weights, which sum up to 11.
-const USER_ACTS: &[(u8, fn(&mut User<'_>, &str))] = &[
-    (4, User::writes),
-    (2, User::removes),
-    (2, User::renames),
-    (1, User::makes_or_removes_folder),
-    (1, User::renames_folder),
-    (1, User::edits_any_file),
+type WeightedAct = (u8, for<'a, 'b, 'c> fn(&'a mut User<'b>, &'c str));
+const USER_ACTS: &[WeightedAct] = &[
+    (4, |user, path| user.writes(path)),
+    (2, |user, path| user.removes(path)),
+    (2, |user, path| user.renames(path)),
+    (1, |user, path| user.makes_or_removes_folder(path)),
+    (1, |user, path| user.renames_folder(path)),
+    (1, |user, path| user.edits_any_file(path)),
 ];
 
 /// A user at work in a folder.

@@ -18,6 +18,7 @@ use crate::sync::{Action, LocalState, PlanStep};
 use super::flight::{BatchResult, FlightResult, StepFlight};
 use super::pacing::{BatchLimits, BatchPacing};
 use super::parts::CycleParts;
+use super::ports::BatchOptions;
 use super::step::{StepWork, before_delete};
 use super::upload::before_upload;
 
@@ -26,27 +27,6 @@ const BATCHES_IN_FLIGHT: usize = 3;
 
 /// Uploads that are noted together where they are sent one by one. More of them would stay in memory for long.
 const NOTED_AHEAD: usize = 64;
-
-/// Which steps of a plan are sent together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchOptions {
-    /// Fewer small requests than this are sent one by one, so that a single edit waits for no other.
-    pub from: usize,
-    /// The smallest and largest number of requests in one batch. Within these limits a plan is spread over the batches in
-    /// flight.
-    pub least: usize,
-    pub most: usize,
-    /// Bytes of content in one batch.
-    pub bytes: u64,
-    /// Larger files, in bytes, are sent by themselves.
-    pub small: u64,
-}
-
-impl Default for BatchOptions {
-    fn default() -> Self {
-        Self { from: 8, least: 64, most: 512, bytes: 4 * 1024 * 1024, small: 64 * 1024 }
-    }
-}
 
 /// The next flight of a queue.
 pub(super) enum NextFlight<D: Disk, R: Remote> {

@@ -46,9 +46,8 @@ mod unarrived;
 mod unconfirmed;
 mod upload;
 
-pub use batch::BatchOptions;
 pub use error::CycleError;
-pub use ports::{CycleProgress, EngineOptions, EngineParts, IgnoreFn};
+pub use ports::{BatchOptions, CycleProgress, EngineOptions, EngineParts, IgnoreFn};
 pub use report::{CycleReport, FinishedAction, verb};
 
 use gates::Gates;

@@ -10,11 +10,31 @@ use crate::local::Folder;
 use crate::remote::Remote;
 use crate::state::Container;
 
-use super::batch::BatchOptions;
 use super::error::{CycleError, root_halt};
 
 /// True if the rules leave out a path, given by its name on the disk; the flag is true for a folder.
 pub type IgnoreFn = Arc<dyn Fn(&str, bool) -> bool + Send + Sync>;
+
+/// Which steps of a plan are sent together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// Fewer small requests than this are sent one by one, so that a single edit waits for no other.
+    pub from: usize,
+    /// The smallest and largest number of requests in one batch. Within these limits a plan is spread over the batches in
+    /// flight.
+    pub least: usize,
+    pub most: usize,
+    /// Bytes of content in one batch.
+    pub bytes: u64,
+    /// Larger files, in bytes, are sent by themselves.
+    pub small: u64,
+}
+
+impl Default for BatchOptions {
+    fn default() -> Self {
+        Self { from: 8, least: 64, most: 512, bytes: 4 * 1024 * 1024, small: 64 * 1024 }
+    }
+}
 
 /// Settings of one folder.
 #[derive(Clone)]

@@ -26,7 +26,7 @@ struct Download {
     remote: HttpRemote,
     url: String,
     md5: Md5,
-    body: Pieces,
+    body: DownloadStream,
     /// Bytes of the content received so far.
     received: u64,
     resumes: u32,
@@ -37,7 +37,7 @@ pub(super) fn has_ranges(answer: &HttpReply) -> bool {
     answer.header(&ACCEPT_RANGES).is_some_and(|units| units.split(',').any(|unit| unit.trim() == "bytes"))
 }
 
-type Pieces = BoxStream<'static, Result<Bytes, RemoteError>>;
+type DownloadStream = BoxStream<'static, Result<Bytes, RemoteError>>;
 
 impl HttpRemote {
     pub(super) async fn read_blob(&self, path: &RelPath) -> Result<GetReply, RemoteError> {
@@ -77,7 +77,7 @@ impl HttpRemote {
     }
 
     /// `body`, with the content `md5` at `url`, as a stream that resumes when it breaks off.
-    fn resuming(&self, url: String, md5: Md5, body: Pieces) -> Pieces {
+    fn resuming(&self, url: String, md5: Md5, body: DownloadStream) -> DownloadStream {
         let download = Download { remote: self.clone(), url, md5, body, received: 0, resumes: 0 };
         stream::unfold(Some(download), |download| async move {
             let mut download = download?;
@@ -120,7 +120,7 @@ impl Download {
         }
     }
 
-    async fn fetch_rest(&mut self) -> Option<Pieces> {
+    async fn fetch_rest(&mut self) -> Option<DownloadStream> {
         let link = &self.remote.link;
         let request = link.request(Method::GET, &self.url).header(RANGE, format!("bytes={}-", self.received));
         let request = request.header(IF_MATCH, format!("\"{}\"", self.md5));
@@ -135,7 +135,7 @@ impl Download {
 
 /// Fetches the first [`FETCH_WHOLE`] bytes now, which frees the connection of a small blob at once. The announced length
 /// may be wrong, and it is the compressed length of a compressed answer.
-async fn fetch_small(mut body: Pieces) -> Pieces {
+async fn fetch_small(mut body: DownloadStream) -> DownloadStream {
     let (mut pieces, mut fetched) = (Vec::new(), 0);
     while fetched <= FETCH_WHOLE {
         let Some(piece) = body.next().await else { return stream::iter(pieces).boxed() };

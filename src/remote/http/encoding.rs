@@ -30,7 +30,7 @@ const ENCODING_ERRORS: [&str; 4] = ["UNSUPPORTED_ENCODING", "INVALID_ENCODING", 
 /// `error_code` of a proxy without memory for decoding. It may accept the plain content.
 pub(super) const BUSY: &str = "BUSY";
 
-type Pieces = BoxStream<'static, io::Result<Bytes>>;
+type EncodedStream = BoxStream<'static, io::Result<Bytes>>;
 
 impl HttpRemote {
     /// True if requests ask for compressed answers. On this machine compression costs more than it saves.
@@ -218,7 +218,7 @@ fn with_digest(request: RequestBuilder, md5: Md5) -> RequestBuilder {
 }
 
 /// The pieces, compressed if the first one shrinks. The flag says whether they are compressed.
-async fn try_packing(mut pieces: Pieces, size: u64) -> (Pieces, bool) {
+async fn try_packing(mut pieces: EncodedStream, size: u64) -> (EncodedStream, bool) {
     let first = match pieces.next().await {
         Some(Ok(first)) => first,
         other => return (stream::iter(other).chain(pieces).boxed(), false),

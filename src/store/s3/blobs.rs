@@ -14,7 +14,7 @@ use super::bucket::{Bucket, ConditionalPut, FetchOutcome, ObjectInfo};
 use super::index_document::BlobRow;
 use super::layout::Layout;
 use super::object_metadata::ObjectMetadata;
-use super::spool::BodySource;
+use super::spool::SpooledBody;
 use crate::digest::{Md5, Md5Hasher};
 use crate::failpoint;
 use crate::path::RelPath;
@@ -43,7 +43,7 @@ pub(super) struct FoundBlob {
 /// A blob or tombstone to be written.
 pub(super) struct NewBlob {
     pub(super) row: BlobRow,
-    pub(super) content: BodySource,
+    pub(super) content: SpooledBody,
     pub(super) content_type: Option<String>,
     /// Further metadata of memsync, by its name after `memsync-`.
     pub(super) ours: BTreeMap<String, String>,
@@ -143,7 +143,7 @@ impl BucketBlobs {
             write: Some(new_id().to_string()),
             ..ObjectMetadata::default()
         };
-        let (key, nothing) = (self.layout.blob(ns, path)?, BodySource::Inline(Bytes::new()));
+        let (key, nothing) = (self.layout.blob(ns, path)?, SpooledBody::Inline(Bytes::new()));
         match self.bucket.put(&key, Some(&found.object.etag), &metadata, &nothing).await? {
             ConditionalPut::Written(_) | ConditionalPut::Lost => Ok(()),
             ConditionalPut::Unknown(e) => Err(e),

@@ -25,7 +25,7 @@ use super::http::{S3Connector, is_local};
 use super::listing::{ListedObject, UnnamableKeys};
 use super::object_metadata::ObjectMetadata;
 use super::options::{EtagQuotes, S3Options};
-use super::spool::BodySource;
+use super::spool::SpooledBody;
 
 /// Further attempts of a failed read.
 const READ_RETRIES: usize = 4;
@@ -187,7 +187,7 @@ impl Bucket {
         key: &Key,
         held: Option<&str>,
         metadata: &ObjectMetadata,
-        content: &BodySource,
+        content: &SpooledBody,
     ) -> Result<ConditionalPut, StoreError> {
         let mode = match held {
             None => PutMode::Create,
@@ -195,8 +195,8 @@ impl Bucket {
         };
         let mut options = PutOptions { mode, attributes: metadata.to_attributes(), ..PutOptions::default() };
         let (client, payload) = match content {
-            BodySource::Inline(bytes) => (&self.writes, PutPayload::from(bytes.clone())),
-            BodySource::File(body) => {
+            SpooledBody::Inline(bytes) => (&self.writes, PutPayload::from(bytes.clone())),
+            SpooledBody::File(body) => {
                 let mut extensions = Extensions::new();
                 extensions.insert(body.clone());
                 options.extensions = extensions;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::super::{BlobMeta, BlobVersion, IndexEntry, IndexState};
 use super::blobs::NewBlob;
 use super::bucket::ObjectInfo;
-use super::index_cache::CachedIndex;
+use super::index_cache::BucketIndex;
 use super::index_document::BlobRow;
 use super::object_metadata::ObjectMetadata;
-use super::spool::BodySource;
+use super::spool::SpooledBody;
 
 /// The cursor is 0, because a weak index has none.
 pub(super) fn entry_of(row: &BlobRow) -> IndexEntry {
@@ -16,7 +16,7 @@ pub(super) fn entry_of(row: &BlobRow) -> IndexEntry {
     IndexEntry { md5, size, is_deleted, version, cursor: 0 }
 }
 
-pub(super) fn new_blob(row: BlobRow, content: BodySource, meta: &BlobMeta) -> NewBlob {
+pub(super) fn new_blob(row: BlobRow, content: SpooledBody, meta: &BlobMeta) -> NewBlob {
     let named = [("device", meta.device.clone()), ("key", meta.key.clone())];
     let expires = meta.expires.map(|at| ("expires".to_owned(), at.to_string()));
     let mut ours: BTreeMap<String, String> =
@@ -41,7 +41,7 @@ pub(super) fn meta_of(metadata: &ObjectMetadata) -> BlobMeta {
     }
 }
 
-pub(super) fn state_of(index: &CachedIndex) -> IndexState {
+pub(super) fn state_of(index: &BucketIndex) -> IndexState {
     let modified = index.document.modified;
     IndexState { tag: index.tag().into(), mark: None, modified, history: index.document.history.point(modified) }
 }

@@ -11,7 +11,7 @@ use super::blobs::BucketBlobs;
 use super::bucket::{ConditionalPut, FetchOutcome, modified, read_whole};
 use super::layout::EXPIRIES;
 use super::object_metadata::ObjectMetadata;
-use super::spool::BodySource;
+use super::spool::SpooledBody;
 use crate::path::RelPath;
 
 /// Age in milliseconds after which a note without effect is removed. A younger one may belong to a write in flight.
@@ -40,7 +40,7 @@ impl BucketBlobs {
         let key = self.layout.beside(&format!("{EXPIRIES}/{at:020}-{}", new_id()))?;
         let content = NoteContent { namespace: ns.to_owned(), path: path.as_str().to_owned() };
         let json = serde_json::to_vec(&content).map_err(|e| StoreError::S3(e.to_string()))?;
-        match self.bucket.put(&key, None, &ObjectMetadata::default(), &BodySource::Inline(Bytes::from(json))).await? {
+        match self.bucket.put(&key, None, &ObjectMetadata::default(), &SpooledBody::Inline(Bytes::from(json))).await? {
             // The name is unique, so an object that is there is this note.
             ConditionalPut::Written(_) | ConditionalPut::Lost => Ok(()),
             ConditionalPut::Unknown(e) if self.bucket.head(&key).await?.is_none() => Err(e),

@@ -12,13 +12,13 @@ const MAX_CHANGES: usize = 1024;
 
 /// An index and its ETag.
 #[derive(Debug, Clone)]
-pub(super) struct CachedIndex {
+pub(super) struct BucketIndex {
     /// `None` if there is no index object.
     pub(super) etag: Option<String>,
     pub(super) document: Arc<IndexDocument>,
 }
 
-impl CachedIndex {
+impl BucketIndex {
     /// Names this content of the index: the ETag, which is the same for all proxies on the bucket.
     pub(super) fn tag(&self) -> &str {
         self.etag.as_deref().map_or("none", |etag| etag.trim_start_matches("W/").trim_matches('"'))
@@ -27,27 +27,27 @@ impl CachedIndex {
 
 /// The latest known state of an index.
 #[derive(Debug, Default)]
-pub(super) struct IndexCache {
+pub(super) struct BucketIndexCache {
     /// Counts the updates.
     generation: u64,
-    latest: Option<CachedIndex>,
+    latest: Option<BucketIndex>,
     /// Ends with `latest`.
     recent: RecentChanges,
 }
 
-impl IndexCache {
+impl BucketIndexCache {
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
 
     /// The state that was last read or written.
-    pub(super) fn latest(&self) -> Option<&CachedIndex> {
+    pub(super) fn latest(&self) -> Option<&BucketIndex> {
         self.latest.as_ref()
     }
 
     /// Replaces the state `before` by `now`, which differs in `changed`. Clears the cache if it has another state, because
     /// that may be newer.
-    pub(super) fn advance(&mut self, before: &CachedIndex, now: CachedIndex, changed: &[RelPath]) {
+    pub(super) fn advance(&mut self, before: &BucketIndex, now: BucketIndex, changed: &[RelPath]) {
         if !self.latest.as_ref().is_some_and(|latest| [before.tag(), now.tag()].contains(&latest.tag())) {
             self.clear();
             return;
@@ -58,7 +58,7 @@ impl IndexCache {
     }
 
     /// Replaces the state by `now`, whose changes are unknown.
-    pub(super) fn reset(&mut self, now: CachedIndex) {
+    pub(super) fn reset(&mut self, now: BucketIndex) {
         self.recent = RecentChanges::from(now.tag());
         self.generation += 1;
         self.latest = Some(now);
@@ -69,7 +69,7 @@ impl IndexCache {
     }
 
     /// The latest state, and the paths that changed since the index had `tag`. `None` if the changes are unknown.
-    pub(super) fn changes_since(&self, tag: &str) -> Option<(&CachedIndex, BTreeSet<&RelPath>)> {
+    pub(super) fn changes_since(&self, tag: &str) -> Option<(&BucketIndex, BTreeSet<&RelPath>)> {
         Some((self.latest.as_ref()?, self.recent.since(tag)?))
     }
 }
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn late_write_result_does_not_reset_the_cache() {
-        let index = |tag: &str| CachedIndex { etag: Some(tag.to_owned()), document: Arc::default() };
-        let tag = |cache: &IndexCache| cache.latest().map(|latest| latest.tag().to_owned());
-        let mut cache = IndexCache::default();
+        let index = |tag: &str| BucketIndex { etag: Some(tag.to_owned()), document: Arc::default() };
+        let tag = |cache: &BucketIndexCache| cache.latest().map(|latest| latest.tag().to_owned());
+        let mut cache = BucketIndexCache::default();
         cache.reset(index("1"));
         cache.advance(&index("1"), index("2"), &paths("a"));
         cache.advance(&index("1"), index("2"), &paths("a"));

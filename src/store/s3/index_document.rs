@@ -92,15 +92,15 @@ impl IndexDocument {
     /// The JSON of the index.
     pub(super) fn render(&self) -> Result<Vec<u8>, serde_json::Error> {
         #[derive(Serialize)]
-        struct IndexJson<'a> {
-            files: FilesJson<'a>,
+        struct StoredIndexJson<'a> {
+            files: IndexFilesJson<'a>,
             index_last_modified: String,
             index_version: u64,
             #[serde(skip_serializing_if = "IndexHistory::is_empty")]
             memsync_history: &'a IndexHistory,
         }
-        serde_json::to_vec(&IndexJson {
-            files: FilesJson(self),
+        serde_json::to_vec(&StoredIndexJson {
+            files: IndexFilesJson(self),
             index_last_modified: rfc3339(self.modified),
             index_version: self.modified,
             memsync_history: &self.history,
@@ -108,9 +108,9 @@ impl IndexDocument {
     }
 }
 
-struct FilesJson<'a>(&'a IndexDocument);
+struct IndexFilesJson<'a>(&'a IndexDocument);
 
-impl Serialize for FilesJson<'_> {
+impl Serialize for IndexFilesJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let IndexDocument { rows, unreadable, .. } = self.0;
         let mut map = serializer.serialize_map(Some(rows.len() + unreadable.len()))?;

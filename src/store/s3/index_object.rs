@@ -11,11 +11,11 @@ use super::super::{Retention, StoreError, WallClock, new_id};
 use super::blobs::BucketBlobs;
 use super::bucket::{ConditionalPut, FetchOutcome, read_whole};
 use super::change_feed::ChangeFeed;
-use super::index_cache::{CachedIndex, IndexCache, differing_paths};
+use super::index_cache::{BucketIndex, BucketIndexCache, differing_paths};
 use super::index_document::{BlobRow, IndexDocument};
 use super::index_history::{IndexHistory, OwnHistoryId};
 use super::object_metadata::ObjectMetadata;
-use super::spool::BodySource;
+use super::spool::SpooledBody;
 use crate::path::RelPath;
 
 /// A larger index is refused.
@@ -31,7 +31,7 @@ pub(super) struct IndexObject {
     key: Key,
     clock: WallClock,
     feed: Arc<ChangeFeed>,
-    cache: Mutex<IndexCache>,
+    cache: Mutex<BucketIndexCache>,
     /// Small blobs that are being written and will be recorded soon.
     writes_in_flight: AtomicUsize,
     own_history: OwnHistoryId,
@@ -77,13 +77,13 @@ impl IndexObject {
         }
     }
 
-    pub(super) fn cache(&self) -> MutexGuard<'_, IndexCache> {
+    pub(super) fn cache(&self) -> MutexGuard<'_, BucketIndexCache> {
         // No update of the cache can panic half way.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The index as last read or written.
-    pub(super) fn cached(&self) -> Option<CachedIndex> {
+    pub(super) fn cached(&self) -> Option<BucketIndex> {
         self.cache().latest().cloned()
     }
 
@@ -100,7 +100,7 @@ impl IndexObject {
     /// True if the index as last seen exists and will stay. An index without entries may belong to a namespace that is
     /// about to be refused.
     pub(super) fn is_there(&self) -> bool {
-        let stays = |index: &CachedIndex| !index.document.rows.is_empty() || self.is_settled.load(Ordering::Relaxed);
+        let stays = |index: &BucketIndex| !index.document.rows.is_empty() || self.is_settled.load(Ordering::Relaxed);
         self.cached().is_some_and(|index| index.etag.is_some() && stays(&index))
     }
 
@@ -110,12 +110,12 @@ impl IndexObject {
     }
 
     /// Reads the current index.
-    pub(super) async fn fresh(&self) -> Result<CachedIndex, StoreError> {
+    pub(super) async fn fresh(&self) -> Result<BucketIndex, StoreError> {
         self.read(false).await
     }
 
     /// Reads the current index. With `damaged_is_empty` a damaged index counts as empty, and the next write replaces it.
-    pub(super) async fn read(&self, damaged_is_empty: bool) -> Result<CachedIndex, StoreError> {
+    pub(super) async fn read(&self, damaged_is_empty: bool) -> Result<BucketIndex, StoreError> {
         let (generation, cached) = {
             let cache = self.cache();
             (cache.generation(), cache.latest().cloned())
@@ -129,7 +129,7 @@ impl IndexObject {
             }
             (FetchOutcome::Absent, _) => {
                 self.is_settled.store(false, Ordering::Relaxed);
-                CachedIndex { etag: None, document: Arc::default() }
+                BucketIndex { etag: None, document: Arc::default() }
             }
             (FetchOutcome::Found(object, body), _) => {
                 let json = read_whole(body, MAX_INDEX_BYTES).await?;
@@ -144,7 +144,7 @@ impl IndexObject {
                     // Another kind of proxy wrote it and copied fields that it does not know. The index may be an older state.
                     document.history = IndexHistory::default();
                 }
-                CachedIndex { etag: Some(object.etag), document: Arc::new(document) }
+                BucketIndex { etag: Some(object.etag), document: Arc::new(document) }
             }
         };
         self.remember(generation, cached.as_ref(), new.clone());
@@ -153,7 +153,7 @@ impl IndexObject {
 
     /// Caches an index that was read while `old` was cached, unless the cache changed meanwhile. Sends the differences to
     /// the subscribers, because another proxy made them.
-    fn remember(&self, generation: u64, old: Option<&CachedIndex>, new: CachedIndex) {
+    fn remember(&self, generation: u64, old: Option<&BucketIndex>, new: BucketIndex) {
         let is_there = new.etag.is_some();
         if is_there {
             self.own_history.on_read(new.document.modified);
@@ -173,7 +173,7 @@ impl IndexObject {
     }
 
     /// Writes `changes` over the index `seen`.
-    pub(super) async fn replace(&self, seen: &CachedIndex, changes: &RowChanges) -> Result<IndexWrite, StoreError> {
+    pub(super) async fn replace(&self, seen: &BucketIndex, changes: &RowChanges) -> Result<IndexWrite, StoreError> {
         let mut next = (*seen.document).clone();
         for (path, row) in changes {
             next.set(path.clone(), *row);
@@ -192,7 +192,7 @@ impl IndexObject {
         };
         self.own_history.on_written(next.modified);
         let changed: Vec<RelPath> = changes.keys().cloned().collect();
-        self.cache().advance(seen, CachedIndex { etag: Some(etag), document: Arc::new(next) }, &changed);
+        self.cache().advance(seen, BucketIndex { etag: Some(etag), document: Arc::new(next) }, &changed);
         if !changed.is_empty() {
             self.feed.send(&self.ns, changed);
         }
@@ -210,7 +210,7 @@ impl IndexObject {
         };
         let bucket = &self.blobs.bucket;
         bucket.traffic.write();
-        Ok(match bucket.put(&self.key, held, &metadata, &BodySource::Inline(json)).await? {
+        Ok(match bucket.put(&self.key, held, &metadata, &SpooledBody::Inline(json)).await? {
             ConditionalPut::Written(etag) => Ok(etag),
             ConditionalPut::Lost => match bucket.head(&self.key).await? {
                 Some(now) if now.metadata.write.as_deref() == Some(&write_id) => Ok(now.etag),

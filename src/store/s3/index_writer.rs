@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::super::StoreError;
 use super::blobs::race_pause;
-use super::index_cache::CachedIndex;
+use super::index_cache::BucketIndex;
 use super::index_document::BlobRow;
 use super::index_object::{IndexObject, IndexWrite, RowChanges};
 use crate::failpoint;
@@ -203,7 +203,7 @@ fn decline(ns: &str, unwritten: &mut BTreeMap<RelPath, BlobRow>) -> Result<(), S
 /// is read after the index: a blob that is written still later is recorded after this write.
 async fn find_changes(
     index: &IndexObject,
-    seen: &CachedIndex,
+    seen: &BucketIndex,
     unwritten: &BTreeMap<RelPath, BlobRow>,
     lookups: &BTreeSet<RelPath>,
 ) -> Result<RowChanges, StoreError> {

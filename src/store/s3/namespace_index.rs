@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::super::{StoreError, WallClock};
 use super::blobs::{BucketBlobs, race_pause};
 use super::change_feed::ChangeFeed;
-use super::index_cache::{CachedIndex, rows_of};
+use super::index_cache::{BucketIndex, rows_of};
 use super::index_document::{BlobRow, IndexDocument};
 use super::index_object::{IndexObject, IndexWrite, RowChanges, WriteInFlight};
 use super::index_writer::{self, IndexJob, IndexRequest, MAX_RACES, QUEUE_SIZE};
@@ -55,7 +55,7 @@ impl NamespaceIndex {
     /// Compares a blob with the cached index, and requests a correction if they differ. A crash may have lost the entry, or
     /// another proxy may have overwritten it.
     pub(super) fn compare(&self, path: &RelPath, found: &BlobRow) {
-        let has_it = |index: CachedIndex| index.document.rows.get(path).is_some_and(|row| row.has_content_of(found));
+        let has_it = |index: BucketIndex| index.document.rows.get(path).is_some_and(|row| row.has_content_of(found));
         let needs_entry = || !self.is_forgotten(found) || self.has_entry(path);
         if !self.cached().is_some_and(has_it) && needs_entry() {
             // If the queue is full, the next reader requests it again.
@@ -64,12 +64,12 @@ impl NamespaceIndex {
     }
 
     /// The index as last read or written.
-    pub(super) fn cached(&self) -> Option<CachedIndex> {
+    pub(super) fn cached(&self) -> Option<BucketIndex> {
         self.object.cached()
     }
 
     /// The cached index, or the current one if none is cached.
-    pub(super) async fn cached_or_fresh(&self) -> Result<CachedIndex, StoreError> {
+    pub(super) async fn cached_or_fresh(&self) -> Result<BucketIndex, StoreError> {
         match self.cached() {
             Some(cached) => Ok(cached),
             None => self.fresh().await,
@@ -78,19 +78,19 @@ impl NamespaceIndex {
 
     /// The cached index and its rows that changed since it had `tag`. `None` if the changes are unknown, or if they need the
     /// whole index.
-    pub(super) fn changes_since(&self, tag: &str) -> Option<(CachedIndex, Vec<(RelPath, BlobRow)>)> {
+    pub(super) fn changes_since(&self, tag: &str) -> Option<(BucketIndex, Vec<(RelPath, BlobRow)>)> {
         let cache = self.object.cache();
         let (latest, changed) = cache.changes_since(tag)?;
         Some((latest.clone(), rows_of(&latest.document, &changed)?))
     }
 
     /// Reads the current index.
-    pub(super) fn fresh(&self) -> impl Future<Output = Result<CachedIndex, StoreError>> + Send + '_ {
+    pub(super) fn fresh(&self) -> impl Future<Output = Result<BucketIndex, StoreError>> + Send + '_ {
         self.object.fresh()
     }
 
     /// Reads the current index. A damaged index counts as empty, and the next write replaces it.
-    pub(super) async fn fresh_or_empty(&self) -> Result<CachedIndex, StoreError> {
+    pub(super) async fn fresh_or_empty(&self) -> Result<BucketIndex, StoreError> {
         self.object.read(true).await
     }
 
@@ -191,7 +191,7 @@ impl NamespaceIndex {
     }
 
     /// Writes `changes` over the index `seen`. False: the index has changed.
-    pub(super) async fn replace(&self, seen: &CachedIndex, changes: &RowChanges) -> Result<bool, StoreError> {
+    pub(super) async fn replace(&self, seen: &BucketIndex, changes: &RowChanges) -> Result<bool, StoreError> {
         match self.object.replace(seen, changes).await? {
             IndexWrite::Written => Ok(true),
             IndexWrite::Lost => Ok(false),

@@ -13,7 +13,7 @@ use super::convert::{entry_of, meta_of, new_blob};
 use super::core::S3Core;
 use super::index_document::BlobRow;
 use super::namespace_index::NamespaceIndex;
-use super::spool::{BodySource, UploadWriter};
+use super::spool::{SpooledBody, UploadWriter};
 use crate::path::RelPath;
 
 /// Bodies up to this many bytes are read completely before the answer begins.
@@ -41,7 +41,7 @@ impl S3Core {
         self.begin_namespace(ns).await?;
         let _lock = self.lock_path(ns, path).await;
         // A write is in flight only once it has the lock. The index writer waits for every write in flight.
-        let in_flight = matches!(body.content, BodySource::Inline(_)).then(|| index.begin_write());
+        let in_flight = matches!(body.content, SpooledBody::Inline(_)).then(|| index.begin_write());
         // Most new files have no blob. If the index has a tombstone, a blind write would only fail.
         let blind = expect.admits(None) && !index.has_entry(path);
         let swapped = self.blobs.swap(ns, path, blind, |found| {
@@ -104,7 +104,7 @@ impl S3Core {
             let held = admitted(found)?;
             let version = next_version((self.clock)(), Some(&held));
             let row = BlobRow { md5: held.md5, size: 0, is_deleted: true, version };
-            Some(NewBlob { is_another: true, ..new_blob(row, BodySource::Inline(Bytes::new()), &meta) })
+            Some(NewBlob { is_another: true, ..new_blob(row, SpooledBody::Inline(Bytes::new()), &meta) })
         });
         Ok(match swapped.await? {
             SwapOutcome::Done { row, .. } => {
@@ -128,7 +128,7 @@ impl S3Core {
                 let body = body.finish().await?;
                 (body.size, body.content)
             }
-            None => (0, BodySource::Inline(Bytes::new())),
+            None => (0, SpooledBody::Inline(Bytes::new())),
         };
         let row = BlobRow { md5, size, is_deleted, version };
         // Other stores have room for more metadata.
@@ -188,8 +188,8 @@ impl S3Core {
         index.compare(path, &row);
         let meta = meta_of(&object.metadata);
         let body = match body.content {
-            BodySource::Inline(bytes) => BlobBody::Whole(bytes),
-            BodySource::File(file) => BlobBody::Pieces(file.pieces()),
+            SpooledBody::Inline(bytes) => BlobBody::Whole(bytes),
+            SpooledBody::File(file) => BlobBody::Pieces(file.pieces()),
         };
         Ok(GetOutcome::Found(StoredBlob { entry: entry_of(&row), meta, body }))
     }

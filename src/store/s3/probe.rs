@@ -9,7 +9,7 @@ use object_store::path::Path as Key;
 use super::super::{StoreError, new_id};
 use super::bucket::{Bucket, ConditionalPut, FetchOutcome, ObjectInfo, read_whole};
 use super::object_metadata::ObjectMetadata;
-use super::spool::BodySource;
+use super::spool::SpooledBody;
 use crate::digest::Md5;
 
 /// Concurrent writers in the test.
@@ -133,8 +133,8 @@ fn probe_metadata(write: &str) -> ObjectMetadata {
     }
 }
 
-fn content(text: &str) -> BodySource {
-    BodySource::Inline(Bytes::copy_from_slice(text.as_bytes()))
+fn content(text: &str) -> SpooledBody {
+    SpooledBody::Inline(Bytes::copy_from_slice(text.as_bytes()))
 }
 
 fn refused(why: &str) -> StoreError {

@@ -11,7 +11,7 @@ use object_store::ObjectMeta;
 use super::super::StoreError;
 use super::blobs::BucketBlobs;
 use super::bucket::modified;
-use super::index_cache::CachedIndex;
+use super::index_cache::BucketIndex;
 use super::index_document::{BlobRow, IndexDocument};
 use super::index_object::RowChanges;
 use super::layout::flat_name;
@@ -157,7 +157,7 @@ async fn read_rows(
 }
 
 /// The paths whose blob and entry differ.
-fn differing(truth: &BTreeMap<RelPath, Option<BlobRow>>, seen: &CachedIndex, index: &NamespaceIndex) -> Vec<RelPath> {
+fn differing(truth: &BTreeMap<RelPath, Option<BlobRow>>, seen: &BucketIndex, index: &NamespaceIndex) -> Vec<RelPath> {
     truth
         .iter()
         .filter(|(path, row)| match (seen.document.rows.get(*path), row) {

@@ -20,7 +20,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The content of a finished body. It can be read any number of times.
 #[derive(Clone)]
-pub(super) enum BodySource {
+pub(super) enum SpooledBody {
     Inline(Bytes),
     File(UnnamedFile),
 }
@@ -55,11 +55,11 @@ impl UnnamedFile {
 }
 
 /// A body that arrived completely.
-pub(super) struct UploadBody {
+pub(super) struct BucketUpload {
     pub(super) md5: Md5,
     /// Bytes.
     pub(super) size: u64,
-    pub(super) content: BodySource,
+    pub(super) content: SpooledBody,
 }
 
 /// Takes a body in.
@@ -97,16 +97,16 @@ impl UploadWriter {
     }
 
     /// The body and its digest.
-    pub(super) async fn finish(mut self) -> Result<UploadBody, StoreError> {
+    pub(super) async fn finish(mut self) -> Result<BucketUpload, StoreError> {
         if self.file.is_none() {
             self.hasher.update(&self.buffer);
-            let content = BodySource::Inline(self.buffer.into());
-            return Ok(UploadBody { md5: self.hasher.finish(), size: self.size, content });
+            let content = SpooledBody::Inline(self.buffer.into());
+            return Ok(BucketUpload { md5: self.hasher.finish(), size: self.size, content });
         }
         let done = self.flush().await?;
         let file = Arc::new(done.file.ok_or(StoreError::Closed)?);
-        let content = BodySource::File(UnnamedFile { file, size: done.size });
-        Ok(UploadBody { md5: done.hasher.finish(), size: done.size, content })
+        let content = SpooledBody::File(UnnamedFile { file, size: done.size });
+        Ok(BucketUpload { md5: done.hasher.finish(), size: done.size, content })
     }
 }
 

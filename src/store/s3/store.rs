@@ -23,7 +23,7 @@ use super::options::S3Options;
 use super::probe;
 use super::reindex::{self, RepairReport};
 use super::retention::run_to_end;
-use super::spool::{BodySource, UploadWriter};
+use super::spool::{SpooledBody, UploadWriter};
 use crate::failpoint;
 use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
@@ -251,7 +251,7 @@ impl Store for S3Store {
             let key = core.blobs.layout.private(name)?;
             let metadata = ObjectMetadata { write: Some(new_id().to_string()), ..ObjectMetadata::default() };
             let bucket = &core.blobs.bucket;
-            let put = bucket.put(&key, expected.as_deref(), &metadata, &BodySource::Inline(content)).await?;
+            let put = bucket.put(&key, expected.as_deref(), &metadata, &SpooledBody::Inline(content)).await?;
             if matches!(put, ConditionalPut::Written(_)) {
                 failpoint::pass("s3-record-written");
                 return Ok(true);

@@ -10,11 +10,11 @@ use fastrand::Rng;
 
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{IndexEntry, Precondition};
+use crate::protocol::IndexEntry;
 use crate::remote::DeleteReply;
 
 use super::store::{FakeBackup, FakeStore, restore};
-use super::types::{FakeCall, FakeConfig, FakeFaults, FakeRequest, LostPart, TombstoneKind};
+use super::types::{FakeCall, FakeConfig, FakeFaults, LostPart};
 
 /// The server. Clones are the same server.
 #[derive(Clone)]

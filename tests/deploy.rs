@@ -60,7 +60,8 @@ fn dockerfile_starts_a_proxy_from_existing_files() {
     assert!(stages[0].starts_with(&format!("rust:{rust}-")) && stages[0].ends_with(" AS build"), "{}", stages[0]);
     let workdir = of("WORKDIR")[0];
     let copies = of("COPY");
-    assert!(copies.contains(&format!("--from=build {workdir}/target/release/memsync {}", entry[0]).as_str()));
+    assert!(of("RUN")[0].contains("--profile dist ") && cargo["profile"].get("dist").is_some());
+    assert!(copies.contains(&format!("--from=build {workdir}/target/dist/memsync {}", entry[0]).as_str()));
     let mut sources = Vec::new();
     for copy in copies.iter().filter(|copy| !copy.starts_with("--from")) {
         let words: Vec<_> = copy.split(' ').collect();

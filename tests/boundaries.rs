@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 mod boundaries {
-    pub mod circles;
-    pub mod licences;
-    pub mod source;
+    pub(crate) mod circles;
+    pub(crate) mod licences;
+    pub(crate) mod source;
 }
 use boundaries::circles::{circles, shared_type_names};
 use boundaries::source::{code_of, paths_of, top_module};

@@ -142,6 +142,7 @@ fn config_accepts_every_key() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of faults")]
 fn fault_is_shown_with_line_and_nearest_key() {
     for (text, want) in [
         ("[sync]\nintervall = \"30s\"", "config.toml:2: unknown key `sync.intervall`; did you mean `sync.interval`?"),

@@ -154,6 +154,7 @@ async fn tombstones(store: impl Store, _: Arc<AtomicU64>) {
 }
 
 /// A batch gives the same results as single requests.
+#[expect(clippy::too_many_lines, reason = "a story from top to bottom")]
 async fn batches(store: impl Store, _: Arc<AtomicU64>) {
     let a = Md5::of(b"a");
     let big = large(3);
@@ -481,12 +482,12 @@ fn clock(now: &Arc<AtomicU64>) -> WallClock {
 
 mod opened {
     #![allow(non_camel_case_types)] // Each type has the name of its suite.
-    pub type memory = memsync::testing::MemoryStore;
-    pub type memory_strong = memsync::testing::MemoryStore;
-    pub type sqlite = memsync::store::SqliteStore;
-    pub type sqlite_strong = memsync::store::SqliteStore;
-    pub type s3_here = memsync::store::S3Store;
-    pub type s3_foreign = memsync::store::S3Store;
+    pub(crate) type memory = memsync::testing::MemoryStore;
+    pub(crate) type memory_strong = memsync::testing::MemoryStore;
+    pub(crate) type sqlite = memsync::store::SqliteStore;
+    pub(crate) type sqlite_strong = memsync::store::SqliteStore;
+    pub(crate) type s3_here = memsync::store::S3Store;
+    pub(crate) type s3_foreign = memsync::store::S3Store;
 }
 
 async fn open_memory(_: PathBuf, clock: WallClock) -> Option<(MemoryStore, ())> {

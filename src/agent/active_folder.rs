@@ -51,7 +51,7 @@ pub(super) struct ActiveFolder {
 
 impl ActiveFolder {
     /// A folder whose first cycle is due at once and scans everything.
-    pub fn new(setup: &FolderSetup, folder: OpenFolder, watcher: FolderWatcher, news: NewsFlag) -> Self {
+    pub(super) fn new(setup: &FolderSetup, folder: OpenFolder, watcher: FolderWatcher, news: NewsFlag) -> Self {
         let history = HistoryKeeper::open(clock_note(setup), read_clocks(&*folder.world));
         Self {
             folder,
@@ -66,7 +66,7 @@ impl ActiveFolder {
         }
     }
 
-    pub fn triggers(&self, pause: Option<ActivePause>) -> Triggers {
+    pub(super) fn triggers(&self, pause: Option<ActivePause>) -> Triggers {
         Triggers {
             watcher_due: self.watcher.next_due(),
             has_changes: self.watcher.changes_wait(),
@@ -76,7 +76,7 @@ impl ActiveFolder {
     }
 
     /// Notes in the status a change that is not due yet, such as a file that is being written.
-    pub fn note_early_changes(&self, status: &StatusCell, now: Instant) {
+    pub(super) fn note_early_changes(&self, status: &StatusCell, now: Instant) {
         if self.watcher.changes_wait() && self.watcher.next_due().is_some_and(|due| due > now) {
             status.mark_out_of_sync();
         }
@@ -88,7 +88,7 @@ impl ActiveFolder {
     }
 
     /// Adds the watcher's events to the scope of the next cycle. True: there were some.
-    pub fn take_events(&mut self, now: Instant) -> bool {
+    pub(super) fn take_events(&mut self, now: Instant) -> bool {
         let due = self.watcher.take_due(now);
         let has_events = !due.is_empty();
         let ScanScope { paths, subtrees, full } = due;
@@ -97,7 +97,7 @@ impl ActiveFolder {
     }
 
     /// Prepares a cycle that is due: its scope and the ignore rules. True: run it.
-    pub fn prepare_cycle(&mut self, setup: &FolderSetup, due: DueCycle, now: Instant) -> bool {
+    pub(super) fn prepare_cycle(&mut self, setup: &FolderSetup, due: DueCycle, now: Instant) -> bool {
         let mut is_needed = due.is_certain | self.news.take() | self.take_events(now);
         if due.is_rescan {
             self.scope.full = true;
@@ -142,14 +142,14 @@ impl ActiveFolder {
     }
 
     /// Takes the scope of the cycle that begins now.
-    pub fn begin_cycle(&mut self, now: Instant) -> ScanScope {
+    pub(super) fn begin_cycle(&mut self, now: Instant) -> ScanScope {
         let scope = std::mem::take(&mut self.scope);
         self.schedule.begin_cycle(!scope.is_empty(), now);
         scope
     }
 
     /// Sets the timers after a cycle that succeeded, and answers the commands that waited for it.
-    pub fn finish_cycle(&mut self, report: &CycleReport, now: Instant) {
+    pub(super) fn finish_cycle(&mut self, report: &CycleReport, now: Instant) {
         let engine = &self.folder.engine;
         let elapsed = self.folder.world.elapsed();
         let path_retry = [engine.next_retry(), engine.next_heal(), engine.next_named()].into_iter().flatten().min();
@@ -177,7 +177,7 @@ impl ActiveFolder {
     }
 
     /// The findings for the status, and whether a change was seen since the scan.
-    pub fn findings(&self, report: &CycleReport, status: &StatusCell) -> (CycleFindings, bool) {
+    pub(super) fn findings(&self, report: &CycleReport, status: &StatusCell) -> (CycleFindings, bool) {
         status.set_watcher(&self.watcher);
         status.set_halts(self.halts());
         let mut others = self.folder.rules.problems();
@@ -187,13 +187,13 @@ impl ActiveFolder {
     }
 
     /// All that waits for a person.
-    pub fn halts(&self) -> Vec<HaltStatus> {
+    pub(super) fn halts(&self) -> Vec<HaltStatus> {
         let engine = &self.folder.engine;
         engine.halts().iter().map(|halt| halt_status(halt, engine.held())).collect()
     }
 
     /// Saves the state, and prunes the history when that is due.
-    pub fn maintain(&mut self, setup: &FolderSetup, now: Instant) -> Result<(), CycleError> {
+    pub(super) fn maintain(&mut self, setup: &FolderSetup, now: Instant) -> Result<(), CycleError> {
         self.folder.engine.tidy()?;
         let clocks = read_clocks(&*self.folder.world);
         let due = self.history.due();
@@ -213,29 +213,29 @@ impl ActiveFolder {
     }
 
     /// Requests a cycle that scans everything and retries failed paths. `waiter` is answered when the sync is done.
-    pub fn request_sync(&mut self, waiter: oneshot::Sender<()>) {
+    pub(super) fn request_sync(&mut self, waiter: oneshot::Sender<()>) {
         self.folder.engine.retry_all();
         self.scope.full = true;
         self.schedule.force();
         self.sync_waiters.push(waiter);
     }
 
-    pub fn request_plan(&mut self, waiter: oneshot::Sender<Result<Plan, Standstill>>) {
+    pub(super) fn request_plan(&mut self, waiter: oneshot::Sender<Result<Plan, Standstill>>) {
         self.plan_waiters.push(waiter);
     }
 
-    pub fn wants_plan(&self) -> bool {
+    pub(super) fn wants_plan(&self) -> bool {
         !self.plan_waiters.is_empty()
     }
 
-    pub fn answer_sync_waiters(&mut self) {
+    pub(super) fn answer_sync_waiters(&mut self) {
         for waiter in self.sync_waiters.drain(..) {
             // The command may have ended.
             let _ = waiter.send(());
         }
     }
 
-    pub fn answer_plan_waiters(&mut self, plan: &Result<Plan, Standstill>) {
+    pub(super) fn answer_plan_waiters(&mut self, plan: &Result<Plan, Standstill>) {
         for waiter in self.plan_waiters.drain(..) {
             // The command may have ended.
             let _ = waiter.send(plan.clone());
@@ -243,7 +243,7 @@ impl ActiveFolder {
     }
 
     /// Approves or rejects the held plan `id`. False: no such plan.
-    pub fn decide(&mut self, id: &str, reject: bool) -> Result<bool, String> {
+    pub(super) fn decide(&mut self, id: &str, reject: bool) -> Result<bool, String> {
         let engine = &mut self.folder.engine;
         let done = if reject { engine.reject(id) } else { engine.approve(id) };
         if matches!(done, Ok(true)) {
@@ -254,7 +254,7 @@ impl ActiveFolder {
     }
 
     /// Makes a change for a command. The next cycle takes it in.
-    pub fn change(&mut self, setup: &FolderSetup, request: ChangeRequest) {
+    pub(super) fn change(&mut self, setup: &FolderSetup, request: ChangeRequest) {
         self.scope.paths.insert(request.at().to_owned());
         self.schedule.follow_up(Instant::now());
         let folder = &mut self.folder;
@@ -265,7 +265,7 @@ impl ActiveFolder {
     }
 
     /// Ends the work on the folder cleanly.
-    pub fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         // The journal has every finished action. A fresh container makes the next start quicker.
         if let Err(e) = self.folder.engine.tidy().and_then(|()| self.folder.engine.note_clean_stop()) {
             tracing::warn!("{e}");

@@ -19,7 +19,7 @@ use super::setup::FolderSetup;
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A change for the folder's task.
-pub struct ChangeRequest {
+pub(crate) struct ChangeRequest {
     change: FolderChange,
     /// Set by the side that decides first: the task begins, or the caller gives up.
     decided: Arc<AtomicBool>,
@@ -82,6 +82,6 @@ pub(super) fn change_closed(setup: &FolderSetup, change: &FolderChange) -> Resul
 }
 
 /// The error with the absolute path.
-pub fn describe(root: &Path, e: &ChangeError) -> String {
+pub(crate) fn describe(root: &Path, e: &ChangeError) -> String {
     format!("{}/{e}", root.display())
 }

@@ -33,7 +33,7 @@ pub(super) enum FolderCommand {
 
 impl FolderCommand {
     /// True: the running cycle ends early for it.
-    pub fn is_urgent(&self) -> bool {
+    pub(super) fn is_urgent(&self) -> bool {
         matches!(self, Self::Stop | Self::Reload(_) | Self::Change(_))
     }
 }
@@ -46,12 +46,12 @@ pub(super) struct CommandQueue {
 }
 
 impl CommandQueue {
-    pub fn new(receiver: mpsc::UnboundedReceiver<FolderCommand>) -> Self {
+    pub(super) fn new(receiver: mpsc::UnboundedReceiver<FolderCommand>) -> Self {
         Self { receiver, deferred: VecDeque::new() }
     }
 
     /// The next command, deferred ones first. A closed channel is a stop.
-    pub async fn next(&mut self) -> FolderCommand {
+    pub(super) async fn next(&mut self) -> FolderCommand {
         match self.deferred.pop_front() {
             Some(command) => command,
             None => self.next_new().await,
@@ -59,20 +59,20 @@ impl CommandQueue {
     }
 
     /// The next command that is not deferred.
-    pub async fn next_new(&mut self) -> FolderCommand {
+    pub(super) async fn next_new(&mut self) -> FolderCommand {
         self.receiver.recv().await.unwrap_or(FolderCommand::Stop)
     }
 
     /// A command that is there already.
-    pub fn try_next(&mut self) -> Option<FolderCommand> {
+    pub(super) fn try_next(&mut self) -> Option<FolderCommand> {
         self.deferred.pop_front().or_else(|| self.receiver.try_recv().ok())
     }
 
-    pub fn defer(&mut self, command: FolderCommand) {
+    pub(super) fn defer(&mut self, command: FolderCommand) {
         self.deferred.push_back(command);
     }
 
-    pub fn has_deferred(&self) -> bool {
+    pub(super) fn has_deferred(&self) -> bool {
         !self.deferred.is_empty()
     }
 }

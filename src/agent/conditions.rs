@@ -40,7 +40,7 @@ pub(super) struct Conditions(BTreeSet<Condition>);
 
 impl Conditions {
     /// Takes the status after a cycle. Returns the log lines for the conditions that ended and began.
-    pub fn update(&mut self, status: &FolderStatus) -> Vec<LogLine> {
+    pub(super) fn update(&mut self, status: &FolderStatus) -> Vec<LogLine> {
         let now = conditions(status);
         let mut lines = Vec::new();
         let (ended, lasting) =

@@ -21,12 +21,12 @@ use crate::sync::{Plan, PlanStep};
 const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 
 /// The beginning of the answer to a line that the agent does not understand.
-pub const NOT_A_REQUEST: &str = "not a request";
+pub(crate) const NOT_A_REQUEST: &str = "not a request";
 
 /// A request to a running agent. `folder`: one of its folders; `None`: all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "snake_case")]
-pub enum ControlRequest {
+pub(crate) enum ControlRequest {
     Status,
     /// Scans everything and runs cycles until nothing is left to do or one fails; then answers [`ControlResponse::Status`].
     Sync {
@@ -63,7 +63,7 @@ pub enum ControlRequest {
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
-pub enum ControlResponse {
+pub(crate) enum ControlResponse {
     Status(Box<Status>),
     Plan {
         steps: Vec<PlannedStep>,
@@ -92,7 +92,7 @@ pub enum ControlResponse {
 
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlannedStep {
+pub(crate) struct PlannedStep {
     pub folder: PathBuf,
     pub path: String,
     pub action: String,
@@ -120,7 +120,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum ControlError {
+pub(crate) enum ControlError {
     /// The agent listens but does not answer.
     #[error("the agent{} does not answer; {}", show_pid(*pid), remedy(*pid))]
     Silent { pid: Option<i32> },
@@ -149,7 +149,7 @@ fn remedy(pid: Option<i32>) -> String {
 ///
 /// # Errors
 /// [`ControlError::NoAgent`] when no agent listens, [`ControlError::Silent`] when it does not answer.
-pub async fn ask(path: &Path, request: &ControlRequest) -> Result<ControlResponse, ControlError> {
+pub(crate) async fn ask(path: &Path, request: &ControlRequest) -> Result<ControlResponse, ControlError> {
     if *request == ControlRequest::Status {
         return ask_for_status(path).await;
     }
@@ -161,7 +161,7 @@ pub async fn ask(path: &Path, request: &ControlRequest) -> Result<ControlRespons
 }
 
 /// Returns once the agent does not give its status in time.
-pub async fn wait_until_silent(path: &Path) -> ControlError {
+pub(crate) async fn wait_until_silent(path: &Path) -> ControlError {
     loop {
         if let Err(silent @ ControlError::Silent { .. }) = ask_for_status(path).await {
             return silent;
@@ -180,7 +180,7 @@ async fn ask_for_status(path: &Path) -> Result<ControlResponse, ControlError> {
 }
 
 /// As [`ask`], but also waits for a silent agent.
-pub async fn ask_unlimited(path: &Path, request: &ControlRequest) -> Result<ControlResponse, ControlError> {
+pub(crate) async fn ask_unlimited(path: &Path, request: &ControlRequest) -> Result<ControlResponse, ControlError> {
     exchange(path, request, &mut None).await
 }
 
@@ -228,7 +228,7 @@ async fn read_line(reader: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> io::R
 ///
 /// # Errors
 /// `AddrInUse` when an agent answers there already; as `bind(2)` otherwise.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "an agent runs already")),
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
@@ -248,14 +248,14 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Removes the socket. The next [`bind`] replaces one that stays.
-pub fn remove(path: &Path) {
+pub(crate) fn remove(path: &Path) {
     if let Err(e) = std::fs::remove_file(path) {
         tracing::debug!("{}: {e}", path.display());
     }
 }
 
 /// Answers requests until dropped. `answer` runs once a request, many at a time.
-pub async fn serve<F, A>(listener: UnixListener, answer: F)
+pub(crate) async fn serve<F, A>(listener: UnixListener, answer: F)
 where
     F: Fn(ControlRequest) -> A + Send + Sync + 'static,
     A: Future<Output = ControlResponse> + Send + 'static,

@@ -32,7 +32,7 @@ struct PlannedFigures {
 
 impl CycleFindings {
     /// `others`: problems of private files and of the ignore file, by path. They do not keep the folder from being in sync.
-    pub fn of<D: Disk, R: Remote, W: World>(
+    pub(super) fn of<D: Disk, R: Remote, W: World>(
         engine: &Engine<D, R, W>,
         report: &CycleReport,
         others: BTreeMap<String, String>,
@@ -60,7 +60,7 @@ impl CycleFindings {
     }
 
     /// Writes the figures of a cycle that ended early into the status.
-    pub fn enter_partly<D: Disk, R: Remote, W: World>(
+    pub(super) fn enter_partly<D: Disk, R: Remote, W: World>(
         engine: &Engine<D, R, W>,
         status: &mut FolderStatus,
         now: Timestamp,
@@ -77,7 +77,7 @@ impl CycleFindings {
     }
 
     /// Writes the result into the folder's status.
-    pub fn enter(self, status: &mut FolderStatus, now: Timestamp) {
+    pub(super) fn enter(self, status: &mut FolderStatus, now: Timestamp) {
         status.state = if self.halt.is_some() { SyncState::Halted } else { SyncState::Idle };
         status.waits_for = None;
         status.reason = self.halt.as_ref().map(|h| h.reason.clone());

@@ -59,7 +59,7 @@ enum NextOpen {
 }
 
 impl FolderTask {
-    pub fn new(setup: FolderSetup, inbox: TaskInbox, status: Arc<StatusCell>, lock: FolderLock) -> Self {
+    pub(super) fn new(setup: FolderSetup, inbox: TaskInbox, status: Arc<StatusCell>, lock: FolderLock) -> Self {
         Self {
             setup,
             inbox,
@@ -71,12 +71,12 @@ impl FolderTask {
     }
 
     /// The flag that ends the task, even during a scan.
-    pub fn quit_flag(&self) -> Arc<AtomicBool> {
+    pub(super) fn quit_flag(&self) -> Arc<AtomicBool> {
         self.quit.clone()
     }
 
     /// Runs until the agent stops.
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut next = NextOpen::Now;
         loop {
             let opened = match next {

@@ -27,12 +27,12 @@ pub(super) struct TaskInbox {
 }
 
 impl TaskInbox {
-    pub fn new(commands: CommandQueue, pause: PauseReceiver) -> Self {
+    pub(super) fn new(commands: CommandQueue, pause: PauseReceiver) -> Self {
         Self { commands, pause, wake: Arc::default() }
     }
 
     /// Runs one cycle. Commands that come meanwhile wait for its end; urgent ones and a pause end it early.
-    pub async fn run_cycle(
+    pub(super) async fn run_cycle(
         &mut self,
         folder: &mut OpenFolder,
         setup: &FolderSetup,
@@ -70,7 +70,7 @@ impl TaskInbox {
     }
 
     /// Plans a cycle without running it. `None`: a command came, and goes first.
-    pub async fn run_dry(&mut self, folder: &mut OpenFolder) -> Option<Result<Plan, CycleError>> {
+    pub(super) async fn run_dry(&mut self, folder: &mut OpenFolder) -> Option<Result<Plan, CycleError>> {
         folder.engine.stop_flag().store(false, Ordering::Relaxed);
         tokio::select! {
             plan = folder.engine.dry_run() => Some(plan),

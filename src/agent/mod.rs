@@ -43,6 +43,7 @@ pub(crate) use offline_status::offline_status;
 pub(crate) use running_agent::Agent;
 pub(crate) use setup::FolderSetup;
 pub use setup::{ConflictPolicy, FolderConfig, HistoryConfig, StateConfig, SyncConfig};
+pub use status::Pending;
 pub(crate) use status::halt_status;
 pub(crate) use supervisor::AgentOptions;
 pub use world::{RealWorld, World};

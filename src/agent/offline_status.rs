@@ -13,7 +13,7 @@ use super::status::{AgentStatus, FolderStatus, HaltStatus, Pending, ProxyStatus,
 use super::status_file::{last_known, view_container};
 
 /// The status from the files of the last run. `start`: the command that starts an agent.
-pub fn offline_status(setups: &[FolderSetup], device: &str, proxy_url: &str, start: &str) -> Status {
+pub(crate) fn offline_status(setups: &[FolderSetup], device: &str, proxy_url: &str, start: &str) -> Status {
     let agent = AgentStatus {
         running: false,
         pid: None,

@@ -40,7 +40,7 @@ impl OpenFolder {
     ///
     /// # Errors
     /// [`CycleError::Halted`] when the folder is not the one that the state belongs to.
-    pub fn open(setup: &FolderSetup) -> Result<Self, OpenError> {
+    pub(super) fn open(setup: &FolderSetup) -> Result<Self, OpenError> {
         let mut container = open_container(setup)?;
         let folder_id = container.header().folder_id.clone();
         let root = open_root(setup, folder_id.as_deref())?;
@@ -59,7 +59,7 @@ impl OpenFolder {
     /// Opens the folder although the halt `id` keeps it shut, because a person approved. The folder is taken as it is now
     /// at the configured path, and made where it is missing. Nothing is deleted. `None`: no such halt. The caller holds
     /// the lock.
-    pub fn open_approved(setup: &FolderSetup, id: &str) -> Result<Option<Self>, OpenError> {
+    pub(super) fn open_approved(setup: &FolderSetup, id: &str) -> Result<Option<Self>, OpenError> {
         let mut container = open_container(setup)?;
         match open_root(setup, container.header().folder_id.as_deref()) {
             Err(OpenError::Cycle(CycleError::Halted(halt))) if halt.id() == id => {}
@@ -104,12 +104,12 @@ impl OpenFolder {
     }
 
     /// The path of the root when it was opened.
-    pub fn root_path(&self) -> &Path {
+    pub(super) fn root_path(&self) -> &Path {
         self.root.root().path()
     }
 
     /// Reads the folder's ignore file again.
-    pub fn check_rules(&mut self, setup: &FolderSetup, now: Instant) -> Result<RulesCheck, OpenError> {
+    pub(super) fn check_rules(&mut self, setup: &FolderSetup, now: Instant) -> Result<RulesCheck, OpenError> {
         Ok(self.rules.check(&**self.root.root(), &setup.folder.ignore, now, CONFIRM_INTERVAL)?)
     }
 }

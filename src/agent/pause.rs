@@ -30,7 +30,7 @@ impl ActivePause {
     }
 
     /// The status of a paused folder: until when, and the command that ends it.
-    pub fn reason(&self) -> String {
+    pub(super) fn reason(&self) -> String {
         match self.shown.and_then(|at| at.round(Unit::Second).ok()) {
             Some(at) => format!("paused until {at}; `memsync resume` goes on sooner"),
             None => "paused; `memsync resume` goes on".to_owned(),
@@ -47,7 +47,7 @@ pub(super) struct PauseSwitch {
 
 impl PauseSwitch {
     /// Goes on with the pause that is kept in `state_dir`.
-    pub fn load(state_dir: PathBuf) -> io::Result<Self> {
+    pub(super) fn load(state_dir: PathBuf) -> io::Result<Self> {
         let pause = Pause::load(&state_dir, Timestamp::now())?;
         let active = pause.and_then(|pause| ActivePause::new(&pause));
         if let Some(active) = &active {
@@ -57,7 +57,7 @@ impl PauseSwitch {
     }
 
     /// Pauses all folders, once the pause is on disk. `for_s`: seconds; `None`: until [`PauseSwitch::resume`].
-    pub fn pause(&self, for_s: Option<u64>) -> Result<(), String> {
+    pub(super) fn pause(&self, for_s: Option<u64>) -> Result<(), String> {
         let pause = Pause::new(for_s, Timestamp::now());
         pause.save(&self.state_dir).map_err(|e| format!("not paused: {}: {e}", self.state_dir.display()))?;
         self.active.send_replace(ActivePause::new(&pause));
@@ -65,13 +65,13 @@ impl PauseSwitch {
     }
 
     /// Ends the pause in every folder, then on disk.
-    pub fn resume(&self) -> Result<(), String> {
+    pub(super) fn resume(&self) -> Result<(), String> {
         self.active.send_replace(None);
         Pause::forget(&self.state_dir)
             .map_err(|e| format!("syncing again, but the next start pauses again: {}: {e}", self.state_dir.display()))
     }
 
-    pub fn subscribe(&self) -> PauseReceiver {
+    pub(super) fn subscribe(&self) -> PauseReceiver {
         PauseReceiver(self.active.subscribe())
     }
 }
@@ -81,12 +81,12 @@ pub(super) struct PauseReceiver(watch::Receiver<Option<ActivePause>>);
 
 impl PauseReceiver {
     /// The pause that is active at `now`.
-    pub fn active(&self, now: Instant) -> Option<ActivePause> {
+    pub(super) fn active(&self, now: Instant) -> Option<ActivePause> {
         self.0.borrow().filter(|pause| pause.until.is_none_or(|until| now < until))
     }
 
     /// Returns after the user has paused or resumed.
-    pub async fn changed(&mut self) {
+    pub(super) async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             // The agent ends, and with it all folders.
             std::future::pending::<()>().await;

@@ -20,7 +20,7 @@ pub(super) struct NewsFlag {
 }
 
 impl NewsFlag {
-    pub fn new(wake: Arc<Notify>) -> Self {
+    pub(super) fn new(wake: Arc<Notify>) -> Self {
         Self { has_news: Arc::default(), wake }
     }
 
@@ -29,12 +29,12 @@ impl NewsFlag {
         self.wake.notify_one();
     }
 
-    pub fn is_raised(&self) -> bool {
+    pub(super) fn is_raised(&self) -> bool {
         self.has_news.load(Ordering::Relaxed)
     }
 
     /// Lowers the flag. True: it was raised.
-    pub fn take(&self) -> bool {
+    pub(super) fn take(&self) -> bool {
         self.has_news.swap(false, Ordering::Relaxed)
     }
 }

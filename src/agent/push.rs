@@ -17,11 +17,11 @@ pub(super) struct PushMonitor {
 }
 
 impl PushMonitor {
-    pub fn note_event(&self) {
+    pub(super) fn note_event(&self) {
         self.events.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn note_index_change(&self) {
+    pub(super) fn note_index_change(&self) {
         let events = self.events.load(Ordering::Relaxed);
         if self.events_at_change.swap(events, Ordering::Relaxed) == events {
             self.silent_changes.fetch_add(1, Ordering::Relaxed);
@@ -31,7 +31,7 @@ impl PushMonitor {
     }
 
     /// True: the index changed several times, and no event arrived.
-    pub fn is_silent(&self) -> bool {
+    pub(super) fn is_silent(&self) -> bool {
         let has_event = self.events.load(Ordering::Relaxed) != self.events_at_change.load(Ordering::Relaxed);
         !has_event && self.silent_changes.load(Ordering::Relaxed) >= MAX_SILENT_CHANGES
     }

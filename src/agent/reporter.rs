@@ -27,23 +27,23 @@ pub(super) struct StatusReporter {
 }
 
 impl StatusReporter {
-    pub fn new(cell: Arc<StatusCell>) -> Self {
+    pub(super) fn new(cell: Arc<StatusCell>) -> Self {
         Self { cell, saved: None, conditions: Conditions::default() }
     }
 
-    pub fn cell(&self) -> &Arc<StatusCell> {
+    pub(super) fn cell(&self) -> &Arc<StatusCell> {
         &self.cell
     }
 
     /// Reports finished actions.
-    pub fn report_actions(&self, setup: &FolderSetup, done: &[FinishedAction]) {
+    pub(super) fn report_actions(&self, setup: &FolderSetup, done: &[FinishedAction]) {
         self.cell.add_recent(done);
         let folder = setup.root.display().to_string();
         done.iter().filter_map(action_line).for_each(|line| tracing::info!(folder, "{line}"));
     }
 
     /// Reports a cycle that succeeded. `has_changes`: a change was seen since its scan.
-    pub fn report_cycle(
+    pub(super) fn report_cycle(
         &mut self,
         setup: &FolderSetup,
         report: &CycleReport,
@@ -83,7 +83,7 @@ impl StatusReporter {
     }
 
     /// Reports that the folder is not synced for now. `halts`: all that waits for a person.
-    pub fn report_standstill(&mut self, setup: &FolderSetup, why: Standstill, halts: Vec<HaltStatus>) {
+    pub(super) fn report_standstill(&mut self, setup: &FolderSetup, why: Standstill, halts: Vec<HaltStatus>) {
         self.cell.set_halts(halts);
         self.cell.update(|s| {
             s.in_sync = false;
@@ -96,7 +96,7 @@ impl StatusReporter {
         self.log_conditions(setup);
     }
 
-    pub fn report_pause(&mut self, setup: &FolderSetup, pause: &ActivePause) {
+    pub(super) fn report_pause(&mut self, setup: &FolderSetup, pause: &ActivePause) {
         self.cell.update(|s| {
             s.state = SyncState::Paused;
             s.in_sync = false;
@@ -106,7 +106,7 @@ impl StatusReporter {
     }
 
     /// Reports that a person approved of the folder as it is now.
-    pub fn report_approval(&self, setup: &FolderSetup) {
+    pub(super) fn report_approval(&self, setup: &FolderSetup) {
         tracing::info!(folder = %setup.root.display(), "approved: this is the folder from now on");
         self.cell.set_halts(Vec::new());
         self.cell.update(|s| {
@@ -117,7 +117,7 @@ impl StatusReporter {
         });
     }
 
-    pub fn report_stop(&mut self, setup: &FolderSetup) {
+    pub(super) fn report_stop(&mut self, setup: &FolderSetup) {
         self.cell.update(|s| {
             s.state = SyncState::Stopped;
             s.in_sync = false;

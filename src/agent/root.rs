@@ -18,7 +18,7 @@ use super::setup::FolderSetup;
 
 /// Why a folder cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
@@ -77,11 +77,11 @@ pub(super) struct RootGuard {
 
 impl RootGuard {
     /// `root`: as [`open_root`] gave it.
-    pub fn new(root: Arc<RealDisk>, folder_id: Option<String>) -> Self {
+    pub(super) fn new(root: Arc<RealDisk>, folder_id: Option<String>) -> Self {
         Self { root, folder_id }
     }
 
-    pub fn root(&self) -> &Arc<RealDisk> {
+    pub(super) fn root(&self) -> &Arc<RealDisk> {
         &self.root
     }
 
@@ -89,7 +89,7 @@ impl RootGuard {
     ///
     /// # Errors
     /// [`CycleError::Halted`] when a gate is shut.
-    pub fn check(&self, setup: &FolderSetup) -> Result<(), CycleError> {
+    pub(super) fn check(&self, setup: &FolderSetup) -> Result<(), CycleError> {
         self.check_path(setup)?;
         self.folder_id.as_deref().map_or(Ok(()), |folder_id| check_identity(&self.root, folder_id))
     }
@@ -125,7 +125,7 @@ pub(super) fn find_or_make(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// The gate that is shut for the root of a folder. Works beside a running agent.
-pub fn find_root_halt(setup: &FolderSetup) -> Result<Option<Halt>, OpenError> {
+pub(crate) fn find_root_halt(setup: &FolderSetup) -> Result<Option<Halt>, OpenError> {
     let view = match RealDisk::open(&setup.state_dir) {
         Ok(state) => peek(&Arc::new(state), &setup.container)?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,

@@ -19,7 +19,7 @@ use super::supervisor::{AgentOptions, LOCK_RETRY, StartError, Supervisor};
 const MAX_LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// A running agent: one thread a folder, and the control socket.
-pub struct Agent {
+pub(crate) struct Agent {
     supervisor: Arc<Supervisor>,
     socket: PathBuf,
     control: tokio::task::JoinHandle<()>,
@@ -27,7 +27,7 @@ pub struct Agent {
 
 impl Agent {
     /// Starts to sync. Fails if another agent runs, or works on one of the folders.
-    pub async fn start(options: AgentOptions) -> Result<Self, StartError> {
+    pub(crate) async fn start(options: AgentOptions) -> Result<Self, StartError> {
         let socket = options.socket.clone();
         let deadline = Instant::now() + MAX_LOCK_WAIT;
         let listener = bind_socket(&socket, deadline).await?;
@@ -48,12 +48,12 @@ impl Agent {
 
     /// Applies other settings: starts new folders, and stops those that are gone. If a new folder cannot be started, the
     /// others go on.
-    pub async fn reload(&self, options: AgentOptions) -> Result<(), StartError> {
+    pub(crate) async fn reload(&self, options: AgentOptions) -> Result<(), StartError> {
         self.supervisor.reload(options).await
     }
 
     /// Returns when the proxy refuses the token of a folder.
-    pub async fn token_refused(&self) {
+    pub(crate) async fn token_refused(&self) {
         let mut changes = self.changes();
         while !self.supervisor.has_refused_token() {
             // The sender lives as long as `self`.
@@ -62,31 +62,31 @@ impl Agent {
     }
 
     /// Gives `token` to the folders that sync with the proxy at `origin`. True: it is new to one of them.
-    pub fn replace_token(&self, origin: &str, token: &SecretString) -> bool {
+    pub(crate) fn replace_token(&self, origin: &str, token: &SecretString) -> bool {
         self.supervisor.replace_token(origin, token)
     }
 
     /// Returns when a command asks over the socket to read the config again.
-    pub async fn reload_wanted(&self) {
+    pub(crate) async fn reload_wanted(&self) {
         self.supervisor.reload_request.notified().await;
     }
 
     /// Requests a full scan and a cycle in every folder.
-    pub fn sync_now(&self) {
+    pub(crate) fn sync_now(&self) {
         drop(self.supervisor.send_to(None, FolderCommand::Sync));
     }
 
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.supervisor.status()
     }
 
     /// Counts the changes of the status.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.supervisor.changes()
     }
 
     /// Finishes or abandons the requests in flight, and saves. Takes at most 10 s.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.control.abort();
         self.supervisor.stop().await;
         control::remove(&self.socket);

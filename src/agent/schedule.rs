@@ -104,7 +104,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// A schedule whose first cycle is due at once.
-    pub fn new(poll_interval: Duration, rescan_interval: Duration, now: Instant) -> Self {
+    pub(super) fn new(poll_interval: Duration, rescan_interval: Duration, now: Instant) -> Self {
         Self {
             poll_interval,
             rescan_interval,
@@ -125,7 +125,7 @@ impl Schedule {
     }
 
     /// When to call [`Schedule::take_due`] next. `None`: after the next trigger.
-    pub fn next_wake(&self, triggers: &Triggers, now: Instant) -> Option<Instant> {
+    pub(super) fn next_wake(&self, triggers: &Triggers, now: Instant) -> Option<Instant> {
         if let Some(pause) = triggers.pause {
             return if self.was_paused { pause.until } else { Some(now) };
         }
@@ -148,12 +148,12 @@ impl Schedule {
     }
 
     /// When a cycle is due by time alone, for people. `None`: the folder is paused.
-    pub fn next_cycle(&self, pause: Option<ActivePause>) -> Option<Instant> {
+    pub(super) fn next_cycle(&self, pause: Option<ActivePause>) -> Option<Instant> {
         pause.is_none().then(|| self.backoff_until.unwrap_or(self.next_poll))
     }
 
     /// Takes the work that is due now. The timers that led to it are reset.
-    pub fn take_due(&mut self, triggers: &Triggers, now: Instant) -> DueWork {
+    pub(super) fn take_due(&mut self, triggers: &Triggers, now: Instant) -> DueWork {
         if triggers.pause.is_some() {
             self.was_paused = true;
             return DueWork::Pause;
@@ -202,28 +202,28 @@ impl Schedule {
     }
 
     /// Makes a cycle due now.
-    pub fn force(&mut self) {
+    pub(super) fn force(&mut self) {
         self.is_forced = true;
     }
 
     /// Makes a cycle due now, after a backoff.
-    pub fn follow_up(&mut self, now: Instant) {
+    pub(super) fn follow_up(&mut self, now: Instant) {
         self.follow_up = Some(now);
     }
 
-    pub fn begin_cycle(&mut self, had_events: bool, now: Instant) {
+    pub(super) fn begin_cycle(&mut self, had_events: bool, now: Instant) {
         self.had_events = had_events;
         self.follow_up = None;
         self.next_poll = now + self.poll_interval;
     }
 
     /// The cycle has ended, with or without success. `planning`: the time that it took to find out what to do.
-    pub fn end_cycle(&mut self, planning: Duration, now: Instant) {
+    pub(super) fn end_cycle(&mut self, planning: Duration, now: Instant) {
         self.rest_until = now + (planning * REST_FACTOR).min(MAX_REST);
     }
 
     /// The proxy answered.
-    pub fn note_success(&mut self, summary: &CycleSummary, now: Instant) {
+    pub(super) fn note_success(&mut self, summary: &CycleSummary, now: Instant) {
         self.failures = 0;
         self.backoff_until = None;
         let is_idle = summary.has_follow_up && !summary.wrote && !self.had_events;
@@ -235,18 +235,18 @@ impl Schedule {
     }
 
     /// The proxy failed. `random`: for the jitter.
-    pub fn note_proxy_failure(&mut self, e: &RemoteError, random: u64, now: Instant) {
+    pub(super) fn note_proxy_failure(&mut self, e: &RemoteError, random: u64, now: Instant) {
         self.failures += 1;
         self.backoff_until = Some(now + backoff(e, self.failures, self.poll_interval, random));
     }
 
     /// The cycle ended early for another reason than the proxy.
-    pub fn end_backoff(&mut self) {
+    pub(super) fn end_backoff(&mut self) {
         self.backoff_until = None;
     }
 
     /// True: follow-ups have had no effect for so long that a command need not wait for them.
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.idle_follow_ups > MAX_IDLE_FOLLOW_UPS
     }
 }
@@ -285,19 +285,19 @@ pub(super) struct MaintenanceTimer {
 
 impl MaintenanceTimer {
     /// Something changed: maintenance is due once the folder is quiet.
-    pub fn delay(&mut self, now: Instant) {
+    pub(super) fn delay(&mut self, now: Instant) {
         let deadline = *self.deadline.get_or_insert(now + MAX_MAINTENANCE_DELAY);
         self.at = Some((now + MAINTENANCE_DELAY).min(deadline));
     }
 
     /// Maintenance is due at this time at the latest.
-    pub fn plan(&mut self, at: Instant) {
+    pub(super) fn plan(&mut self, at: Instant) {
         self.at = Some(self.at.map_or(at, |earlier| earlier.min(at)));
         self.deadline.get_or_insert(at);
     }
 
     /// True: maintenance is due. It is not again until something changes.
-    pub fn take_due(&mut self, now: Instant) -> bool {
+    pub(super) fn take_due(&mut self, now: Instant) -> bool {
         let is_due = self.at.is_some_and(|at| at <= now);
         if is_due {
             *self = Self::default();

@@ -7,11 +7,11 @@ use crate::remote::http::HttpOptions;
 use crate::state::StateFormat;
 
 /// The time between the two scans that prove a file deleted. Longer than any editor takes to save.
-pub const CONFIRM_INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const CONFIRM_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The settings of one synced folder.
 #[derive(Debug, Clone)]
-pub struct FolderSetup {
+pub(crate) struct FolderSetup {
     pub folder: FolderConfig,
     pub sync: SyncConfig,
     pub history: HistoryConfig,

@@ -26,7 +26,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The result of [`sync_standalone`].
 #[derive(Debug)]
-pub struct SyncSummary {
+pub(crate) struct SyncSummary {
     pub uploaded: usize,
     pub downloaded: usize,
     /// Deleted on the proxy.
@@ -42,7 +42,7 @@ pub struct SyncSummary {
 
 /// Why a sync without an agent failed.
 #[derive(Debug, thiserror::Error)]
-pub enum StandaloneError {
+pub(crate) enum StandaloneError {
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
@@ -60,7 +60,7 @@ impl From<&StandaloneError> for Standstill {
 
 /// Runs cycles until nothing is left to do, and writes the status file. `progress` gets the finished steps and all steps.
 /// After an error, finished work is committed.
-pub async fn sync_standalone(
+pub(crate) async fn sync_standalone(
     setup: &FolderSetup,
     progress: impl FnMut(usize, usize),
 ) -> Result<SyncSummary, StandaloneError> {
@@ -138,7 +138,7 @@ async fn run_cycle(
 }
 
 /// Approves the halt `id` of the folder's root. False: no such halt.
-pub fn approve_root(setup: &FolderSetup, id: &str) -> Result<bool, OpenError> {
+pub(crate) fn approve_root(setup: &FolderSetup, id: &str) -> Result<bool, OpenError> {
     let _lock = lock_state(setup)?;
     let Some(mut folder) = OpenFolder::open_approved(setup, id)? else { return Ok(false) };
     folder.engine.note_clean_stop()?;
@@ -146,7 +146,7 @@ pub fn approve_root(setup: &FolderSetup, id: &str) -> Result<bool, OpenError> {
 }
 
 /// The steps of the next cycle. Nothing is changed.
-pub async fn plan_standalone(setup: &FolderSetup) -> Result<Vec<PlannedStep>, StandaloneError> {
+pub(crate) async fn plan_standalone(setup: &FolderSetup) -> Result<Vec<PlannedStep>, StandaloneError> {
     let _lock = lock_state(setup)?;
     let mut folder = OpenFolder::open(setup)?;
     let plan = folder.engine.dry_run().await?;

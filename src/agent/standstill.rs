@@ -10,7 +10,7 @@ use super::status::{HaltStatus, SyncState, WaitsFor, halt_status};
 
 /// Why a folder is not synced now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standstill {
+pub(crate) struct Standstill {
     pub state: SyncState,
     /// Set if sync goes on by itself.
     pub waits_for: Option<WaitsFor>,

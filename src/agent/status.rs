@@ -14,7 +14,7 @@ const SAMPLE_PATHS: usize = 10;
 /// The agent, or one folder, in a word. The worst state comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum SyncState {
+pub(crate) enum SyncState {
     Idle,
     Syncing,
     Paused,
@@ -27,14 +27,14 @@ pub enum SyncState {
 /// The cause of [`SyncState::Offline`]. Sync goes on by itself when the cause is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum WaitsFor {
+pub(crate) enum WaitsFor {
     Proxy,
     Disk,
 }
 
 /// The document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub(crate) struct Status {
     /// 1.
     pub schema: u32,
     pub state: SyncState,
@@ -51,7 +51,7 @@ pub struct Status {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentStatus {
+pub(crate) struct AgentStatus {
     pub running: bool,
     pub pid: Option<u32>,
     pub version: String,
@@ -62,7 +62,7 @@ pub struct AgentStatus {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProxyStatus {
+pub(crate) struct ProxyStatus {
     pub url: String,
     /// True: it answered the last request.
     pub reachable: bool,
@@ -74,7 +74,7 @@ pub struct ProxyStatus {
 
 impl ProxyStatus {
     /// A proxy that this process has not sent a request to.
-    pub fn unasked(url: &str) -> Self {
+    pub(crate) fn unasked(url: &str) -> Self {
         Self { url: url.to_owned(), reachable: false, capabilities: Vec::new(), asked_at: None }
     }
 
@@ -89,7 +89,7 @@ impl ProxyStatus {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FolderStatus {
+pub(crate) struct FolderStatus {
     pub path: String,
     pub namespace: String,
     pub state: SyncState,
@@ -127,12 +127,12 @@ pub struct FolderStatus {
 
 impl FolderStatus {
     /// True: a path that is to be synced waits for a person.
-    pub fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.problems.iter().any(|p| p.effect == ProblemEffect::Blocked)
     }
 
     /// True: nothing goes on until a person acts.
-    pub fn needs_person(&self) -> bool {
+    pub(crate) fn needs_person(&self) -> bool {
         let is_retried = || self.problems.iter().any(|p| p.effect == ProblemEffect::Retried);
         match self.state {
             SyncState::Halted | SyncState::AuthRequired | SyncState::Paused => true,
@@ -161,7 +161,7 @@ impl Pending {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProblemStatus {
+pub(crate) struct ProblemStatus {
     pub path: String,
     pub problem: String,
     pub since: Timestamp,
@@ -172,7 +172,7 @@ pub struct ProblemStatus {
 
 /// A gate that is shut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HaltStatus {
+pub(crate) struct HaltStatus {
     /// `root_missing`, `root_changed`, `mass_delete` or `server_reset`.
     pub kind: String,
     /// The argument of `memsync approve`, if approval can help.
@@ -191,7 +191,7 @@ pub struct HaltStatus {
 }
 
 /// Describes a shut gate. `held`: the deletions that wait for approval.
-pub fn halt_status(halt: &Halt, held: &[HeldDeletions]) -> HaltStatus {
+pub(crate) fn halt_status(halt: &Halt, held: &[HeldDeletions]) -> HaltStatus {
     let steps = match halt {
         Halt::MassDelete { id, .. } => held.iter().find(|h| h.id == *id).map_or(&[][..], |h| &h.steps),
         _ => &[],
@@ -230,13 +230,13 @@ fn halt_reason(halt: &Halt) -> String {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProgressStatus {
+pub(crate) struct ProgressStatus {
     pub done: usize,
     pub steps: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecentAction {
+pub(crate) struct RecentAction {
     pub at: Timestamp,
     pub path: String,
     /// `upload`, `download`, `delete`, `trash`, `conflict`.

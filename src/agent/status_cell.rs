@@ -40,7 +40,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl StatusCell {
     /// Starts with the figures of the last run.
-    pub fn new(setup: &FolderSetup, changed: watch::Sender<u64>) -> Self {
+    pub(super) fn new(setup: &FolderSetup, changed: watch::Sender<u64>) -> Self {
         Self {
             status: Mutex::new(FolderStatus { state: SyncState::Syncing, halt: None, ..last_known(setup) }),
             proxy: Mutex::new(ProxyStatus::unasked(&setup.http.origin)),
@@ -53,7 +53,7 @@ impl StatusCell {
         }
     }
 
-    pub fn status(&self) -> FolderStatus {
+    pub(super) fn status(&self) -> FolderStatus {
         // A cycle clears its progress and writes its outcome under one lock, so both are read under it.
         let written = lock(&self.status);
         let mut status = written.clone();
@@ -72,13 +72,13 @@ impl StatusCell {
     }
 
     /// Changes the status, and wakes the commands that wait for a change.
-    pub fn update(&self, change: impl FnOnce(&mut FolderStatus)) {
+    pub(super) fn update(&self, change: impl FnOnce(&mut FolderStatus)) {
         change(&mut lock(&self.status));
         self.note_change();
     }
 
     /// As [`StatusCell::update`], at the end of a cycle: its progress is over at the same moment.
-    pub fn finish_cycle(&self, change: impl FnOnce(&mut FolderStatus)) {
+    pub(super) fn finish_cycle(&self, change: impl FnOnce(&mut FolderStatus)) {
         self.update(|s| {
             if let Some(progress) = &*lock(&self.progress) {
                 progress.clear();
@@ -88,12 +88,12 @@ impl StatusCell {
     }
 
     /// Reads the status as it was last written, without the progress of a running cycle.
-    pub fn read<T>(&self, read: impl FnOnce(&FolderStatus) -> T) -> T {
+    pub(super) fn read<T>(&self, read: impl FnOnce(&FolderStatus) -> T) -> T {
         read(&lock(&self.status))
     }
 
     /// Notes a change that no cycle has scanned yet.
-    pub fn mark_out_of_sync(&self) {
+    pub(super) fn mark_out_of_sync(&self) {
         if std::mem::replace(&mut lock(&self.status).in_sync, false) {
             self.note_change();
         }
@@ -103,27 +103,27 @@ impl StatusCell {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    pub fn proxy(&self) -> ProxyStatus {
+    pub(super) fn proxy(&self) -> ProxyStatus {
         lock(&self.proxy).clone()
     }
 
     /// Notes a request to the proxy.
-    pub fn note_proxy_request(&self, was_answered: bool) {
+    pub(super) fn note_proxy_request(&self, was_answered: bool) {
         let mut proxy = lock(&self.proxy);
         (proxy.reachable, proxy.asked_at) = (was_answered, Some(Timestamp::now()));
     }
 
-    pub fn set_capabilities(&self, capabilities: Vec<String>) {
+    pub(super) fn set_capabilities(&self, capabilities: Vec<String>) {
         lock(&self.proxy).capabilities = capabilities;
     }
 
     /// True: the proxy offers events.
-    pub fn offers_events(&self) -> bool {
+    pub(super) fn offers_events(&self) -> bool {
         lock(&self.proxy).capabilities.iter().any(|name| name == capability::EVENTS)
     }
 
     /// Notes the proxy and namespace of new settings.
-    pub fn set_remote(&self, setup: &FolderSetup) {
+    pub(super) fn set_remote(&self, setup: &FolderSetup) {
         let mut proxy = lock(&self.proxy);
         if proxy.url != setup.http.origin {
             *proxy = ProxyStatus::unasked(&setup.http.origin);
@@ -132,7 +132,7 @@ impl StatusCell {
         self.update(|s| s.namespace.clone_from(&setup.folder.namespace));
     }
 
-    pub fn set_watcher(&self, watcher: &FolderWatcher) {
+    pub(super) fn set_watcher(&self, watcher: &FolderWatcher) {
         let watch = watcher.state();
         self.update(|s| {
             s.watcher = watch.name().to_owned();
@@ -143,29 +143,29 @@ impl StatusCell {
         });
     }
 
-    pub fn set_progress(&self, progress: Arc<CycleProgress>) {
+    pub(super) fn set_progress(&self, progress: Arc<CycleProgress>) {
         *lock(&self.progress) = Some(progress);
     }
 
     /// `None`: no cycle is due by time.
-    pub fn set_next_cycle(&self, at: Option<Instant>) {
+    pub(super) fn set_next_cycle(&self, at: Option<Instant>) {
         *lock(&self.next_cycle) = at;
     }
 
-    pub fn halts(&self) -> Vec<HaltStatus> {
+    pub(super) fn halts(&self) -> Vec<HaltStatus> {
         lock(&self.halts).clone()
     }
 
-    pub fn set_halts(&self, halts: Vec<HaltStatus>) {
+    pub(super) fn set_halts(&self, halts: Vec<HaltStatus>) {
         *lock(&self.halts) = halts;
     }
 
-    pub fn recent(&self) -> Vec<RecentAction> {
+    pub(super) fn recent(&self) -> Vec<RecentAction> {
         lock(&self.recent).iter().cloned().collect()
     }
 
     /// Adds finished actions, the oldest first.
-    pub fn add_recent(&self, done: &[FinishedAction]) {
+    pub(super) fn add_recent(&self, done: &[FinishedAction]) {
         let at = Timestamp::now();
         let mut recent = lock(&self.recent);
         for done in done.iter().rev().take(MAX_RECENT_ACTIONS).rev() {

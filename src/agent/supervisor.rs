@@ -30,7 +30,7 @@ const MAX_STOP: Duration = Duration::from_millis(9500);
 
 /// The settings of an agent.
 #[derive(Debug, Clone)]
-pub struct AgentOptions {
+pub(crate) struct AgentOptions {
     pub device: String,
     pub proxy_url: String,
     /// Has the file that keeps a pause.
@@ -42,7 +42,7 @@ pub struct AgentOptions {
 
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     #[error("an agent runs already (its socket is {}); see `memsync status`", .0.display())]
     AlreadyRunning(PathBuf),
     #[error("the control socket {}: {source}", path.display())]
@@ -90,7 +90,7 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     /// Starts all folders. Waits for the locks of a dying agent until `deadline`.
-    pub async fn start(options: AgentOptions, deadline: Instant) -> Result<Self, StartError> {
+    pub(super) async fn start(options: AgentOptions, deadline: Instant) -> Result<Self, StartError> {
         let pause = PauseSwitch::load(options.state_dir.clone())
             .map_err(|source| StartError::Io { path: options.state_dir.clone(), source })?;
         let this = Self {
@@ -144,7 +144,7 @@ impl Supervisor {
         Ok(())
     }
 
-    pub async fn reload(&self, options: AgentOptions) -> Result<(), StartError> {
+    pub(super) async fn reload(&self, options: AgentOptions) -> Result<(), StartError> {
         let wanted: BTreeSet<PathBuf> = options.folders.iter().map(|f| f.root.clone()).collect();
         let gone = lock(&self.folders).extract_if(.., |f| !wanted.contains(&f.root)).collect();
         stop_all(gone).await;
@@ -167,7 +167,7 @@ impl Supervisor {
         true
     }
 
-    pub fn replace_token(&self, origin: &str, token: &SecretString) -> bool {
+    pub(super) fn replace_token(&self, origin: &str, token: &SecretString) -> bool {
         let folders = lock(&self.folders);
         let mut options = lock(&self.options);
         let mut is_new = false;
@@ -184,16 +184,16 @@ impl Supervisor {
         is_new
     }
 
-    pub fn has_refused_token(&self) -> bool {
+    pub(super) fn has_refused_token(&self) -> bool {
         lock(&self.folders).iter().any(|f| f.status.status().state == SyncState::AuthRequired)
     }
 
-    pub async fn stop(&self) {
+    pub(super) async fn stop(&self) {
         let folders = std::mem::take(&mut *lock(&self.folders));
         stop_all(folders).await;
     }
 
-    pub fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let folders = lock(&self.folders);
         let options = lock(&self.options);
         let proxy = folders.iter().map(|f| f.status.proxy()).reduce(ProxyStatus::merge);
@@ -213,7 +213,7 @@ impl Supervisor {
     }
 
     /// Sends a command to the folder, or to all, each with a channel for its answer. Returns the answers to come, by root.
-    pub fn send_to<T>(
+    pub(super) fn send_to<T>(
         &self,
         folder: Option<&Path>,
         command: impl Fn(oneshot::Sender<T>) -> FolderCommand,
@@ -226,24 +226,24 @@ impl Supervisor {
     }
 
     /// The commands of one folder's task. `None`: the agent does not sync the folder.
-    pub fn commands_of(&self, folder: &Path) -> Option<CommandSender> {
+    pub(super) fn commands_of(&self, folder: &Path) -> Option<CommandSender> {
         lock(&self.folders).iter().find(|f| f.matches(Some(folder))).map(|f| f.commands.clone())
     }
 
     /// The commands of the task that has the halt `id`.
-    pub fn commands_for_halt(&self, id: &str) -> Option<CommandSender> {
+    pub(super) fn commands_for_halt(&self, id: &str) -> Option<CommandSender> {
         let has_halt = |f: &&FolderHandle| f.status.halts().iter().any(|halt| halt.id.as_deref() == Some(id));
         lock(&self.folders).iter().find(has_halt).map(|f| f.commands.clone())
     }
 
     /// All that waits for a person, by root.
-    pub fn halts(&self) -> Vec<(PathBuf, HaltStatus)> {
+    pub(super) fn halts(&self) -> Vec<(PathBuf, HaltStatus)> {
         let halts = |f: &FolderHandle| f.status.halts().into_iter().map(|h| (f.root.clone(), h)).collect::<Vec<_>>();
         lock(&self.folders).iter().flat_map(halts).collect()
     }
 
     /// Counts the changes of the status.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 }

@@ -8,7 +8,7 @@ use crate::path::{PathError, RelPath};
 
 /// Names that a namespace cannot begin with, because `/sync/a/blob/b` could then mean the index of one namespace or a blob
 /// of another. `health` is allowed: `/health` takes no path.
-pub const RESERVED: &[&str] = &["blob", "sync", "events", "batch", "versions"];
+pub(super) const RESERVED: &[&str] = &["blob", "sync", "events", "batch", "versions"];
 
 /// The object that holds a namespace's index in a bucket, beside its files. No path and no namespace contains this name.
 pub const INDEX_NAME: &str = ".sync-index.json";

@@ -117,13 +117,13 @@ pub struct UploadBody {
 /// One request of a batch.
 pub enum BatchRequest {
     Get,
-    /// As [`Remote::put`].
+    /// As `Remote::put`.
     Put {
         precondition: Precondition,
         version: u64,
         body: UploadBody,
     },
-    /// As [`Remote::delete`].
+    /// As `Remote::delete`.
     Delete {
         md5: Md5,
         version: u64,

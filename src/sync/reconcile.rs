@@ -13,6 +13,7 @@ use super::snapshot::{Base, IndexTrust, LocalState, RemoteSide, SkipReason};
 ///
 /// A hint may be older than base: it may name a content from before base, or the deletion of one. So rows 5, 10 and 17
 /// read the blob where `trust` is `Hints` and base is newer than the entry can be.
+#[expect(clippy::too_many_lines, reason = "one arm a row of the table")]
 pub fn decide(
     base: Option<Base>,
     local: Option<&LocalState>,

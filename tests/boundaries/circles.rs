@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::source::{code_of, members, paths_of, spell};
 
 /// Files that import each other, each group in alphabetical order.
-pub fn circles(sources: &BTreeMap<String, String>) -> Vec<Vec<String>> {
+pub(crate) fn circles(sources: &BTreeMap<String, String>) -> Vec<Vec<String>> {
     let tree = ModuleTree::new(sources);
     let imports = tree.imports();
     let reachable: BTreeMap<&str, BTreeSet<&str>> =
@@ -156,7 +156,7 @@ fn exported(code: &str) -> Vec<String> {
 }
 
 /// The names of types that more than one file or module defines.
-pub fn shared_type_names(sources: &BTreeMap<String, String>) -> BTreeMap<String, usize> {
+pub(crate) fn shared_type_names(sources: &BTreeMap<String, String>) -> BTreeMap<String, usize> {
     let mut names: BTreeMap<String, usize> = BTreeMap::new();
     for text in sources.values() {
         for line in code_of(text).lines() {

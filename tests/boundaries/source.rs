@@ -1,12 +1,12 @@
 //! The part of Rust's syntax that the checker needs.
 
 /// The module of the crate that a file below `src` belongs to.
-pub fn top_module(file: &str) -> &str {
+pub(crate) fn top_module(file: &str) -> &str {
     file.split('/').next().unwrap_or(file).trim_end_matches(".rs")
 }
 
 /// `text` without comments, the contents of literals, and items under `#[cfg(test)]`.
-pub fn code_of(text: &str) -> String {
+pub(crate) fn code_of(text: &str) -> String {
     without_tests(&blanked(text))
 }
 
@@ -96,7 +96,7 @@ fn without_tests(code: &str) -> String {
 
 /// Every path in `code` that begins with `crate`, `super`, `std` or another crate's name. Use trees are expanded, and
 /// paths from the crate's root begin with `crate::`.
-pub fn paths_of(code: &str, file: &str, modules: &[&str]) -> Vec<String> {
+pub(crate) fn paths_of(code: &str, file: &str, modules: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     let bytes = code.as_bytes();
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -121,7 +121,7 @@ pub fn paths_of(code: &str, file: &str, modules: &[&str]) -> Vec<String> {
 }
 
 /// Adds the paths in `tree`, the text after `prefix::`.
-pub fn spell(tree: &str, prefix: &str, found: &mut Vec<String>) {
+pub(crate) fn spell(tree: &str, prefix: &str, found: &mut Vec<String>) {
     let tree = tree.trim_start();
     if let Some(group) = tree.strip_prefix('{') {
         for part in members(group) {
@@ -139,7 +139,7 @@ pub fn spell(tree: &str, prefix: &str, found: &mut Vec<String>) {
 }
 
 /// The members of a group, up to its closing brace.
-pub fn members(group: &str) -> Vec<&str> {
+pub(crate) fn members(group: &str) -> Vec<&str> {
     let (mut depth, mut start, mut out) = (0, 0, Vec::new());
     for (at, c) in group.char_indices() {
         match c {

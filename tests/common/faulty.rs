@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 
 /// The outcome of one operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     Done,
     Failed,
     /// The operation never ends, as on a dead disk.
@@ -27,7 +27,7 @@ pub enum Fate {
 
 type Fates = Arc<dyn Fn(&str, &str) -> Fate + Send + Sync>;
 
-pub struct Faulty<const STRONG: bool> {
+pub(crate) struct Faulty<const STRONG: bool> {
     inner: MemoryStore,
     /// Decides the fate of an operation by its name and namespace.
     fates: Mutex<Option<Fates>>,
@@ -36,24 +36,24 @@ pub struct Faulty<const STRONG: bool> {
 }
 
 impl<const STRONG: bool> Faulty<STRONG> {
-    pub fn new(inner: MemoryStore) -> Arc<Self> {
+    pub(crate) fn new(inner: MemoryStore) -> Arc<Self> {
         Arc::new(Self { inner, fates: Mutex::default(), begun: Mutex::default() })
     }
 
-    pub fn decide(&self, fates: impl Fn(&str, &str) -> Fate + Send + Sync + 'static) {
+    pub(crate) fn decide(&self, fates: impl Fn(&str, &str) -> Fate + Send + Sync + 'static) {
         *self.fates.lock().unwrap() = Some(Arc::new(fates));
     }
 
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         *self.fates.lock().unwrap() = None;
     }
 
-    pub fn begun(&self, name: &str, ns: &str) -> usize {
+    pub(crate) fn begun(&self, name: &str, ns: &str) -> usize {
         self.begun.lock().unwrap().get(&(name.to_owned(), ns.to_owned())).copied().unwrap_or(0)
     }
 
     /// Waits until an operation was begun `times` times.
-    pub async fn until(&self, name: &str, ns: &str, times: usize) {
+    pub(crate) async fn until(&self, name: &str, ns: &str, times: usize) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while self.begun(name, ns) < times {
             assert!(Instant::now() < deadline, "{name} of {ns:?} was begun {} times", self.begun(name, ns));

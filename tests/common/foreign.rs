@@ -13,7 +13,7 @@ use memsync::digest::Md5;
 use serde_json::{Value, json};
 
 /// The only namespace of the proxy.
-pub const NAMESPACE: &str = "team";
+pub(crate) const NAMESPACE: &str = "team";
 /// A slow update of the index is undone by this many later ones...
 const LOST_UPDATES: usize = 3;
 /// ...and waits this long for them.
@@ -72,13 +72,13 @@ impl Shared {
 }
 
 /// A running foreign proxy. It ends with the test.
-pub struct Foreign {
+pub(crate) struct Foreign {
     addr: SocketAddr,
     shared: Arc<Shared>,
 }
 
 impl Foreign {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
@@ -94,12 +94,12 @@ impl Foreign {
         Self { addr, shared }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
     /// Another client writes a path.
-    pub fn put(&self, path: &str, content: &[u8]) {
+    pub(crate) fn put(&self, path: &str, content: &[u8]) {
         let mut state = self.shared.lock();
         state.version += 1;
         let object = Object { md5: Md5::of(content), content: Some(content.to_vec()), version: state.version };
@@ -108,34 +108,34 @@ impl Foreign {
     }
 
     /// Sends the content of this path a byte at a time from now on. "" ends that.
-    pub fn drip(&self, path: &str) {
+    pub(crate) fn drip(&self, path: &str) {
         self.shared.lock().drip = path.to_owned();
         self.shared.changed.notify_all();
     }
 
-    pub fn dripped(&self) -> usize {
+    pub(crate) fn dripped(&self) -> usize {
         self.shared.lock().dripped
     }
 
-    pub fn is_dripping(&self) -> bool {
+    pub(crate) fn is_dripping(&self) -> bool {
         self.shared.lock().dripping > 0
     }
 
     /// The live objects.
-    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.shared.lock();
         state.objects.iter().filter_map(|(path, object)| Some((path.clone(), object.content.clone()?))).collect()
     }
 
     /// The paths whose index entry differs from the object.
-    pub fn wrong_entries(&self) -> Vec<String> {
+    pub(crate) fn wrong_entries(&self) -> Vec<String> {
         let state = self.shared.lock();
         let is_wrong = |(path, object): &(&String, &Object)| state.index.get(*path) != Some(&object.entry());
         state.objects.iter().filter(is_wrong).map(|(path, _)| path.clone()).collect()
     }
 
     /// The number of index updates, and of those that were lost.
-    pub fn updates(&self) -> (usize, usize) {
+    pub(crate) fn updates(&self) -> (usize, usize) {
         let state = self.shared.lock();
         (state.updates, state.lost)
     }

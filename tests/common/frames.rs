@@ -3,12 +3,12 @@
 
 use serde_json::Value;
 
-pub const TYPE: &str = "application/vnd.memsync.batch";
+pub(crate) const TYPE: &str = "application/vnd.memsync.batch";
 
 /// The head of a frame, and its content.
-pub type Frame = (Value, Vec<u8>);
+pub(crate) type Frame = (Value, Vec<u8>);
 
-pub fn frames(of: &[Frame]) -> Vec<u8> {
+pub(crate) fn frames(of: &[Frame]) -> Vec<u8> {
     let mut body = Vec::new();
     for (head, content) in of {
         let head = head.to_string();
@@ -19,7 +19,7 @@ pub fn frames(of: &[Frame]) -> Vec<u8> {
     body
 }
 
-pub fn parse(mut body: &[u8]) -> Vec<Frame> {
+pub(crate) fn parse(mut body: &[u8]) -> Vec<Frame> {
     let mut all = Vec::new();
     while let Some((length, rest)) = body.split_first_chunk::<4>() {
         let (json, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 /// A captured log.
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -19,7 +19,7 @@ impl Write for Log {
 
 impl Log {
     /// Captures the log of this thread until the guard is dropped.
-    pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
+    pub(crate) fn listen(&self) -> tracing::subscriber::DefaultGuard {
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
@@ -28,7 +28,7 @@ impl Log {
         tracing::subscriber::set_default(subscriber.finish())
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }

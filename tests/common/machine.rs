@@ -9,24 +9,24 @@ use serde_json::Value;
 
 use crate::killed::Killed;
 
-pub struct Machine {
+pub(crate) struct Machine {
     pub home: tempfile::TempDir,
 }
 
 impl Machine {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { home: tempfile::tempdir().unwrap() }
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    pub fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.file("Memory")
     }
 
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::cargo_bin("memsync").unwrap();
         command.env_clear().env("MEMSYNC_HOME", self.home.path()).env("HOME", self.home.path());
         command
@@ -34,13 +34,13 @@ impl Machine {
 
     /// Runs a command to its end, and returns its stdout.
     #[track_caller]
-    pub fn run(&self, args: &[&str], code: i32) -> String {
+    pub(crate) fn run(&self, args: &[&str], code: i32) -> String {
         self.outputs(args, code).0
     }
 
     /// Runs a command to its end, and returns its stderr.
     #[track_caller]
-    pub fn error(&self, args: &[&str], code: i32) -> String {
+    pub(crate) fn error(&self, args: &[&str], code: i32) -> String {
         self.outputs(args, code).1
     }
 
@@ -53,12 +53,12 @@ impl Machine {
     }
 
     #[track_caller]
-    pub fn json(&self, args: &[&str], code: i32) -> Value {
+    pub(crate) fn json(&self, args: &[&str], code: i32) -> Value {
         serde_json::from_str(&self.run(&[args, &["--json"]].concat(), code)).unwrap()
     }
 
     /// Starts `up` or another long-running command. Returns the process and the document that it prints.
-    pub fn start(&self, args: &[&str]) -> (Killed, Value) {
+    pub(crate) fn start(&self, args: &[&str]) -> (Killed, Value) {
         let mut child = self.command().args(args).args(["--json", "-q"]).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let staying = Killed(child);
@@ -68,11 +68,11 @@ impl Machine {
 
     /// The join link of this machine's `up`.
     #[track_caller]
-    pub fn link(&self) -> String {
+    pub(crate) fn link(&self) -> String {
         self.run(&["link"], 0).trim().to_owned()
     }
 }
 
-pub fn read(path: &Path) -> String {
+pub(crate) fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use memsync::protocol::encoding::{Coding, Decoder, Encoder, MAX_WINDOW};
 
 /// Compresses `plain` with the coding of this name.
-pub fn pack(coding: &str, plain: &[u8]) -> Vec<u8> {
+pub(crate) fn pack(coding: &str, plain: &[u8]) -> Vec<u8> {
     let mut encoder = Encoder::new(Coding::of(coding).unwrap(), None).unwrap();
     encoder.finish(plain).unwrap().to_vec()
 }
 
 /// Decompresses all of `packed`.
-pub fn unpack(coding: &str, packed: &[u8]) -> Vec<u8> {
+pub(crate) fn unpack(coding: &str, packed: &[u8]) -> Vec<u8> {
     let mut decoder = Decoder::new(Coding::of(coding).unwrap(), MAX_WINDOW).unwrap();
     let (mut packed, mut plain) = (Bytes::copy_from_slice(packed), Vec::new());
     while let Some(piece) = decoder.decode(&mut packed).unwrap() {
@@ -25,7 +25,7 @@ pub fn unpack(coding: &str, packed: &[u8]) -> Vec<u8> {
 
 /// Decompresses with the system's own program, so that our codec is not only tested against itself. `None`: there is no
 /// such program.
-pub fn unpack_elsewhere(coding: &str, packed: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn unpack_elsewhere(coding: &str, packed: &[u8]) -> Option<Vec<u8>> {
     let mut command = std::process::Command::new(coding);
     let command = command.arg("-dc").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
     let mut child = command.spawn().ok()?;
@@ -40,7 +40,7 @@ pub fn unpack_elsewhere(coding: &str, packed: &[u8]) -> Option<Vec<u8>> {
 
 /// A zstd frame that decompresses to `size` spaces, 128 KiB for each four bytes. `window`: the logarithm to base 2 of the
 /// window size that it demands.
-pub fn zstd_bomb(size: u64, window: u8) -> Vec<u8> {
+pub(crate) fn zstd_bomb(size: u64, window: u8) -> Vec<u8> {
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, (window - 10) << 3];
     let block = (128 * 1024_u64).min(1 << window);
     let mut left = size;
@@ -56,7 +56,7 @@ pub fn zstd_bomb(size: u64, window: u8) -> Vec<u8> {
 }
 
 /// A gzip stream that decompresses to `size` spaces. It has about a thousandth of that size.
-pub fn gzip_bomb(size: usize) -> Vec<u8> {
+pub(crate) fn gzip_bomb(size: usize) -> Vec<u8> {
     let mut encoder = Encoder::new(Coding::Gzip, None).unwrap();
     let spaces = vec![b' '; 1 << 20];
     let mut bomb = Vec::new();
@@ -68,7 +68,7 @@ pub fn gzip_bomb(size: usize) -> Vec<u8> {
 }
 
 /// Text that compresses about as well as notes do.
-pub fn text(size: usize) -> Vec<u8> {
+pub(crate) fn text(size: usize) -> Vec<u8> {
     let words = ["memory", "proxy", "note", "the", "of", "tree", "# ", "\n\n", "agent", "folder", ", ", "wire"];
     let mut random = fastrand::Rng::with_seed(7);
     let mut text = Vec::with_capacity(size + 8);
@@ -80,7 +80,7 @@ pub fn text(size: usize) -> Vec<u8> {
 }
 
 /// Content that does not compress.
-pub fn noise(size: usize) -> Vec<u8> {
+pub(crate) fn noise(size: usize) -> Vec<u8> {
     let mut noise = vec![0; size];
     fastrand::Rng::with_seed(9).fill(&mut noise);
     noise

@@ -10,24 +10,24 @@ use super::killed::{DEADLINE, Killed, eventually};
 use super::{Files, TOKEN};
 
 /// A child process whose stderr goes to a file.
-pub struct Process {
+pub(super) struct Process {
     pub child: Killed,
     log: PathBuf,
 }
 
 impl Process {
-    pub fn start(mut command: Command, log: PathBuf) -> Self {
+    pub(super) fn start(mut command: Command, log: PathBuf) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
         Self { child: Killed(command.spawn().unwrap()), log }
     }
 
-    pub fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Waits for a line with `text` in the log. `None`: the process ended first.
     #[track_caller]
-    pub fn line(&mut self, text: &str) -> Option<String> {
+    pub(super) fn line(&mut self, text: &str) -> Option<String> {
         let mut found = None;
         let mut ended = false;
         eventually(text, || {
@@ -42,7 +42,7 @@ impl Process {
 }
 
 /// Sends a GET to a proxy. Returns status and body.
-pub fn get(port: u16, target: &str) -> (u16, Vec<u8>) {
+pub(super) fn get(port: u16, target: &str) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let head = format!("GET {target} HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer {TOKEN}\r\n");
@@ -56,7 +56,7 @@ pub fn get(port: u16, target: &str) -> (u16, Vec<u8>) {
 }
 
 /// The regular files below `root` by path, without `.memsync` and without files that vanish meanwhile.
-pub fn files_below(root: &Path) -> Files {
+pub(crate) fn files_below(root: &Path) -> Files {
     let mut files = Files::new();
     let mut dirs = vec![String::new()];
     while let Some(dir) = dirs.pop() {

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub const TOKEN: &str = "open-sesame";
+pub(crate) const TOKEN: &str = "open-sesame";
 /// Bytes. A body up to this size is sent together with its head; the proxy's first read has room for both.
 const ONE_READ: usize = 4096;
 
@@ -20,18 +20,18 @@ const ONE_READ: usize = 4096;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A proxy that runs until it is stopped or dropped.
-pub struct Running {
+pub(crate) struct Running {
     pub addr: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<std::io::Result<()>>,
 }
 
 impl Running {
-    pub async fn start<S: Store>(store: Arc<S>) -> Self {
+    pub(crate) async fn start<S: Store>(store: Arc<S>) -> Self {
         Self::start_with(store, options()).await
     }
 
-    pub async fn start_with<S: Store>(store: Arc<S>, options: ProxyOptions) -> Self {
+    pub(crate) async fn start_with<S: Store>(store: Arc<S>, options: ProxyOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -42,45 +42,45 @@ impl Running {
     }
 
     /// Stops the proxy, and waits for its end.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         drop(self.stop.take());
         self.task.await.unwrap().unwrap();
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(self.addr).await
     }
 }
 
-pub fn options() -> ProxyOptions {
+pub(crate) fn options() -> ProxyOptions {
     ProxyOptions::new(TOKEN.to_owned().into())
 }
 
 /// An answer. Header names are in lower case.
 #[derive(Debug, Clone)]
-pub struct Reply {
+pub(crate) struct Reply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 impl Reply {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
     }
 
     /// The `error_code` of an error answer.
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["error_code"].as_str().unwrap().to_owned()
     }
 }
 
 /// One connection.
-pub struct Client {
+pub(crate) struct Client {
     pub stream: TcpStream,
     /// The token of the requests.
     pub token: String,
@@ -88,23 +88,23 @@ pub struct Client {
 }
 
 impl Client {
-    pub async fn connect(addr: SocketAddr) -> Self {
+    pub(crate) async fn connect(addr: SocketAddr) -> Self {
         Self::try_connect(addr).await.expect("a proxy that listens")
     }
 
-    pub async fn try_connect(addr: SocketAddr) -> Option<Self> {
+    pub(crate) async fn try_connect(addr: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(addr).await.ok()?;
         stream.set_nodelay(true).unwrap();
         Some(Self { stream, token: TOKEN.to_owned(), read: Vec::new() })
     }
 
     /// Sends a request with the token, and with the length of a body.
-    pub async fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    pub(crate) async fn send(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         self.try_send(method, target, headers, body).await.expect("an answer")
     }
 
     /// As [`Client::send`], to a proxy that may be gone. `None`: no answer.
-    pub async fn try_send(
+    pub(crate) async fn try_send(
         &mut self,
         method: &str,
         target: &str,
@@ -130,29 +130,29 @@ impl Client {
         self.try_reply(method).await
     }
 
-    pub async fn get(&mut self, target: &str) -> Reply {
+    pub(crate) async fn get(&mut self, target: &str) -> Reply {
         self.send("GET", target, &[], b"").await
     }
 
-    pub async fn put(&mut self, target: &str, precondition: &str, body: &[u8]) -> Reply {
+    pub(crate) async fn put(&mut self, target: &str, precondition: &str, body: &[u8]) -> Reply {
         self.send("PUT", target, &[("Content-MD5", precondition)], body).await
     }
 
-    pub async fn delete(&mut self, target: &str) -> Reply {
+    pub(crate) async fn delete(&mut self, target: &str) -> Reply {
         self.send("DELETE", target, &[], b"").await
     }
 
-    pub async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
 
     /// Reads one answer. The answer to a HEAD has no body.
-    pub async fn reply(&mut self, method: &str) -> Reply {
+    pub(crate) async fn reply(&mut self, method: &str) -> Reply {
         self.try_reply(method).await.expect("an answer")
     }
 
     /// Reads one answer. `None`: the connection ended first.
-    pub async fn try_reply(&mut self, method: &str) -> Option<Reply> {
+    pub(crate) async fn try_reply(&mut self, method: &str) -> Option<Reply> {
         let end = loop {
             if let Some(at) = self.read.windows(4).position(|w| w == b"\r\n\r\n") {
                 break at;
@@ -185,7 +185,7 @@ impl Client {
     }
 
     /// Reads the body of a chunked answer. `None`: it breaks off.
-    pub async fn chunks(&mut self) -> Option<Vec<u8>> {
+    pub(crate) async fn chunks(&mut self) -> Option<Vec<u8>> {
         let mut body = Vec::new();
         loop {
             let line = self.line().await?;
@@ -229,13 +229,13 @@ impl Client {
     }
 
     /// Reads until the other side ends the connection.
-    pub async fn ended(&mut self) -> bool {
+    pub(crate) async fn ended(&mut self) -> bool {
         while self.more().await {}
         true
     }
 
     /// Reads until `text` has arrived, and returns everything up to its end.
-    pub async fn until(&mut self, text: &str) -> String {
+    pub(crate) async fn until(&mut self, text: &str) -> String {
         loop {
             if let Some(at) = self.read.windows(text.len()).position(|w| w == text.as_bytes()) {
                 return String::from_utf8_lossy(&self.read.drain(..at + text.len()).collect::<Vec<_>>()).into_owned();
@@ -246,7 +246,7 @@ impl Client {
 }
 
 /// The head of a request.
-pub fn head(method: &str, target: &str, headers: &[(&str, String)]) -> Vec<u8> {
+pub(crate) fn head(method: &str, target: &str, headers: &[(&str, String)]) -> Vec<u8> {
     let mut head = format!("{method} {target} HTTP/1.1\r\nHost: proxy\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
@@ -255,12 +255,12 @@ pub fn head(method: &str, target: &str, headers: &[(&str, String)]) -> Vec<u8> {
 }
 
 /// The MD5 of `bytes` in hex.
-pub fn md5(bytes: &[u8]) -> String {
+pub(crate) fn md5(bytes: &[u8]) -> String {
     memsync::digest::Md5::of(bytes).to_string()
 }
 
 /// The value of a metric, by its name with labels.
-pub fn sample(text: &str, name: &str) -> f64 {
+pub(crate) fn sample(text: &str, name: &str) -> f64 {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
 }

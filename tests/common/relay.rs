@@ -10,7 +10,7 @@ use crate::world::eventually;
 
 /// The fate of the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Push {
+pub(crate) enum Push {
     /// The stream opens, and no event arrives.
     Withheld,
     /// Nothing arrives, not even the head of the answer.
@@ -21,7 +21,7 @@ pub enum Push {
     Late,
 }
 
-pub struct Relay {
+pub(crate) struct Relay {
     addr: SocketAddr,
     streams: Arc<AtomicUsize>,
     spoiled: Arc<AtomicUsize>,
@@ -30,7 +30,7 @@ pub struct Relay {
 
 impl Relay {
     /// Starts a relay to the proxy at this URL.
-    pub fn start(proxy: &str, push: Push) -> Self {
+    pub(crate) fn start(proxy: &str, push: Push) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let relay = Self { addr, streams: Arc::default(), spoiled: Arc::default(), released: Arc::default() };
@@ -47,22 +47,22 @@ impl Relay {
         relay
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
     /// The number of requests for the stream of events.
-    pub fn streams(&self) -> usize {
+    pub(crate) fn streams(&self) -> usize {
         self.streams.load(Ordering::SeqCst)
     }
 
     /// Lets requests for the stream pass from now on.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.released.store(true, Ordering::SeqCst);
     }
 
     /// The number of events that did not pass.
-    pub fn spoiled(&self) -> usize {
+    pub(crate) fn spoiled(&self) -> usize {
         self.spoiled.load(Ordering::SeqCst)
     }
 }

@@ -28,15 +28,15 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-pub const BUCKET: &str = "notes";
-pub const ACCESS_KEY: &str = "AKIDTEST";
+pub(crate) const BUCKET: &str = "notes";
+pub(crate) const ACCESS_KEY: &str = "AKIDTEST";
 /// Bytes. The limit for the user metadata of an object.
-pub const MOST_METADATA: usize = 2048;
-pub const SECRET_KEY: &str = "a secret that must not be logged";
+pub(crate) const MOST_METADATA: usize = 2048;
+pub(crate) const SECRET_KEY: &str = "a secret that must not be logged";
 
 /// A stored object.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub(crate) struct Stored {
     pub body: Bytes,
     pub metadata: BTreeMap<String, String>,
     pub content_type: Option<String>,
@@ -44,7 +44,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    pub fn new(body: &[u8], metadata: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(body: &[u8], metadata: &[(&str, &str)]) -> Self {
         Self {
             body: Bytes::copy_from_slice(body),
             metadata: metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
@@ -60,7 +60,7 @@ impl Stored {
 
 /// The outcome of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     None,
     /// The answer is 503, and nothing is done.
     Refused,
@@ -76,7 +76,7 @@ pub enum Fault {
 
 /// A way in which a store misbehaves.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Quirks {
+pub(crate) struct Quirks {
     pub ignores_if_none_match: bool,
     pub ignores_if_match: bool,
     /// Lets several racing writers win.
@@ -94,7 +94,7 @@ type Faults = Arc<dyn Fn(&str, &str) -> Fault + Send + Sync>;
 
 /// The state of the server.
 #[derive(Default)]
-pub struct Inside {
+pub(crate) struct Inside {
     pub objects: Mutex<BTreeMap<String, Stored>>,
     quirks: Quirks,
     /// Decides the fault of a request by its method and key.
@@ -105,7 +105,7 @@ pub struct Inside {
 }
 
 /// A server on a free port. It ends when dropped.
-pub struct Server {
+pub(crate) struct Server {
     pub addr: SocketAddr,
     pub inside: Arc<Inside>,
     task: JoinHandle<()>,
@@ -118,11 +118,11 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(Quirks::default()).await
     }
 
-    pub async fn start_with(quirks: Quirks) -> Self {
+    pub(crate) async fn start_with(quirks: Quirks) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let inside = Arc::new(Inside { quirks, ..Inside::default() });
@@ -135,57 +135,64 @@ impl Server {
         Self { addr, inside, task }
     }
 
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.addr)
     }
 
     /// The options of a store in this server's bucket.
-    pub fn options(&self, prefix: &str, clock: WallClock) -> S3Options {
+    pub(crate) fn options(&self, prefix: &str, clock: WallClock) -> S3Options {
         options(&self.endpoint(), ACCESS_KEY, SECRET_KEY, BUCKET, prefix, clock)
     }
 
-    pub async fn store(&self, prefix: &str, clock: WallClock) -> S3Store {
+    pub(crate) async fn store(&self, prefix: &str, clock: WallClock) -> S3Store {
         S3Store::open(&self.options(prefix, clock)).await.unwrap()
     }
 
-    pub fn fail(&self, faults: impl Fn(&str, &str) -> Fault + Send + Sync + 'static) {
+    pub(crate) fn fail(&self, faults: impl Fn(&str, &str) -> Fault + Send + Sync + 'static) {
         *self.inside.faults.lock().unwrap() = Some(Arc::new(faults));
     }
 
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         *self.inside.faults.lock().unwrap() = None;
     }
 
     /// The number of writes of `key` that were done.
-    pub fn puts(&self, key: &str) -> usize {
+    pub(crate) fn puts(&self, key: &str) -> usize {
         self.inside.puts.lock().unwrap().get(key).copied().unwrap_or(0)
     }
 
     /// The number of requests by method.
-    pub fn requests(&self) -> BTreeMap<String, usize> {
+    pub(crate) fn requests(&self) -> BTreeMap<String, usize> {
         self.inside.requests.lock().unwrap().clone()
     }
 
-    pub fn object(&self, key: &str) -> Option<Stored> {
+    pub(crate) fn object(&self, key: &str) -> Option<Stored> {
         self.inside.objects.lock().unwrap().get(key).cloned()
     }
 
-    pub fn keys(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         self.inside.objects.lock().unwrap().keys().cloned().collect()
     }
 
     /// Writes an object as another program would.
-    pub fn plant(&self, key: &str, stored: Stored) {
+    pub(crate) fn plant(&self, key: &str, stored: Stored) {
         self.inside.objects.lock().unwrap().insert(key.to_owned(), stored);
     }
 
-    pub fn remove(&self, key: &str) {
+    pub(crate) fn remove(&self, key: &str) {
         self.inside.objects.lock().unwrap().remove(key);
     }
 }
 
 /// The options of a store at any endpoint.
-pub fn options(endpoint: &str, access: &str, secret: &str, bucket: &str, prefix: &str, clock: WallClock) -> S3Options {
+pub(crate) fn options(
+    endpoint: &str,
+    access: &str,
+    secret: &str,
+    bucket: &str,
+    prefix: &str,
+    clock: WallClock,
+) -> S3Options {
     let spool = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("s3-spool");
     S3Options {
         endpoint: Some(endpoint.to_owned()),
@@ -196,7 +203,7 @@ pub fn options(endpoint: &str, access: &str, secret: &str, bucket: &str, prefix:
 }
 
 /// Checks that index and blobs agree. Both are read from the bucket.
-pub fn difference(server: &Server, prefix: &str) -> Vec<String> {
+pub(crate) fn difference(server: &Server, prefix: &str) -> Vec<String> {
     let index = server.object(&format!("{prefix}/.sync-index.json"));
     let files: BTreeMap<String, Value> = match index {
         None => BTreeMap::new(),

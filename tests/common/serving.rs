@@ -16,7 +16,7 @@ use crate::proxy::{Client, TOKEN};
 use crate::s3::{self, Server};
 
 /// A command with the bucket in its environment.
-pub fn memsync(home: &Path, server: &Server) -> Command {
+pub(crate) fn memsync(home: &Path, server: &Server) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin("memsync"));
     command.env_clear().env("MEMSYNC_HOME", home).env("MEMSYNC_TOKEN", TOKEN).env("S3_BUCKET", s3::BUCKET);
     command.env("S3_ENDPOINT_URL", server.endpoint());
@@ -25,14 +25,14 @@ pub fn memsync(home: &Path, server: &Server) -> Command {
 }
 
 /// A proxy in its own process.
-pub struct Serving {
+pub(crate) struct Serving {
     pub child: Killed,
     /// `None`: it died before it served.
     pub addr: Option<SocketAddr>,
 }
 
 impl Serving {
-    pub async fn start(home: &Path, server: &Server, env: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(home: &Path, server: &Server, env: &[(&str, &str)]) -> Self {
         let log = home.join("serve.log");
         let mut command = memsync(home, server);
         command.envs(env.iter().copied()).args(["serve", "--listen", "127.0.0.1:0"]);
@@ -50,12 +50,12 @@ impl Serving {
         }
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(self.addr.expect("it serves")).await
     }
 
     /// Waits for the end of the proxy, and returns its exit status.
-    pub async fn ended(mut self) -> ExitStatus {
+    pub(crate) async fn ended(mut self) -> ExitStatus {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

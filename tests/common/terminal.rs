@@ -12,10 +12,10 @@ use rustix::termios::{LocalModes, tcgetattr};
 
 use crate::killed::{Killed, eventually};
 
-pub const CTRL_C: &str = "\u{3}";
-pub const CTRL_Z: &str = "\u{1a}";
+pub(crate) const CTRL_C: &str = "\u{3}";
+pub(crate) const CTRL_Z: &str = "\u{1a}";
 
-pub struct Terminal {
+pub(crate) struct Terminal {
     pub child: Killed,
     pty: Arc<Pty>,
     shown: Arc<Mutex<Vec<u8>>>,
@@ -24,7 +24,7 @@ pub struct Terminal {
 
 impl Terminal {
     /// Starts `command` with a new terminal as its controlling one.
-    pub fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         command.env("TERM", "xterm");
         let (pty, pts) = open().unwrap();
         pty.resize(Size::new(50, 200)).unwrap();
@@ -42,13 +42,13 @@ impl Terminal {
     }
 
     /// Everything that was shown, with escape codes.
-    pub fn screen(&self) -> String {
+    pub(crate) fn screen(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
     }
 
     /// Waits until the screen has shown `text`.
     #[track_caller]
-    pub fn shows(&self, text: &str) {
+    pub(crate) fn shows(&self, text: &str) {
         let mut ended = false;
         eventually(&format!("the screen shows {text:?}"), || {
             let shown = self.screen().contains(text);
@@ -58,18 +58,18 @@ impl Terminal {
         });
     }
 
-    pub fn types(&self, text: &str) {
+    pub(crate) fn types(&self, text: &str) {
         (&*self.pty).write_all(text.as_bytes()).unwrap();
     }
 
     /// True: the terminal shows typed characters.
-    pub fn echoes(&self) -> bool {
+    pub(crate) fn echoes(&self) -> bool {
         tcgetattr(&*self.pty).unwrap().local_modes.contains(LocalModes::ECHO)
     }
 
     /// Waits for the end of the command. Returns its exit status and everything that was shown.
     #[track_caller]
-    pub fn ended(&mut self) -> (ExitStatus, String) {
+    pub(crate) fn ended(&mut self) -> (ExitStatus, String) {
         let status = self.child.ended();
         eventually("the screen is read to its end", || self.reader.is_finished());
         (status, self.screen())

@@ -16,18 +16,18 @@ use std::time::Instant;
 use rustix::process::Signal;
 use serde_json::Value;
 
-pub mod killed;
+pub(crate) mod killed;
 mod process;
 
-pub use killed::{DEADLINE, eventually};
-pub use process::files_below;
+pub(crate) use killed::{DEADLINE, eventually};
+pub(crate) use process::files_below;
 use process::{Process, get};
 
 const TOKEN: &str = "open-sesame";
 const BIN: &str = env!("CARGO_BIN_EXE_memsync");
 
 /// The files of a folder with their contents, without `.memsync`.
-pub type Files = BTreeMap<String, Vec<u8>>;
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
 fn memsync(home: &Path) -> Command {
     let mut command = Command::new(BIN);
@@ -41,13 +41,13 @@ fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").args([from, to]).status().unwrap().success());
 }
 
-pub fn write_private(path: &Path, text: &str) {
+pub(crate) fn write_private(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
 }
 
 /// The proxy, and the directory that holds everything.
-pub struct World {
+pub(crate) struct World {
     port: Cell<u16>,
     proxy: RefCell<Option<Process>>,
     logs: Cell<u32>,
@@ -59,17 +59,17 @@ pub struct World {
 
 impl World {
     /// A world whose proxy answers.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::below(tempfile::tempdir().unwrap())
     }
 
     /// A world for thousands of files. It is in memory if possible, because some disks take seconds to remove them.
-    pub fn large() -> Self {
+    pub(crate) fn large() -> Self {
         Self::below(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
     }
 
     /// A world whose proxy has its store in a bucket.
-    pub fn with_bucket(environment: Vec<(&'static str, String)>) -> Self {
+    pub(crate) fn with_bucket(environment: Vec<(&'static str, String)>) -> Self {
         Self::at(tempfile::tempdir().unwrap(), environment)
     }
 
@@ -84,17 +84,17 @@ impl World {
         world
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// Starts the proxy. A restarted proxy keeps its port.
-    pub fn start_proxy(&self) {
+    pub(crate) fn start_proxy(&self) {
         assert!(self.spawn_proxy(&[]), "the proxy came up");
     }
 
     /// Starts a proxy that dies at `point`.
-    pub fn start_doomed_proxy(&self, point: &str) {
+    pub(crate) fn start_doomed_proxy(&self, point: &str) {
         assert!(self.spawn_proxy(&[("MEMSYNC_KILL_AT", point)]), "the proxy came up");
     }
 
@@ -130,36 +130,36 @@ impl World {
         self.path().join(format!("{:02}-{of}.log", self.logs.get()))
     }
 
-    pub fn store(&self) -> PathBuf {
+    pub(crate) fn store(&self) -> PathBuf {
         self.path().join("store")
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port.get())
     }
 
-    pub fn kill_proxy(&self) {
+    pub(crate) fn kill_proxy(&self) {
         drop(self.proxy.take());
     }
 
-    pub fn stop_proxy(&self) {
+    pub(crate) fn stop_proxy(&self) {
         let mut process = self.proxy.take().expect("a proxy runs");
         process.child.signal(Signal::TERM);
         assert_eq!(process.child.ended().code(), Some(0), "the proxy stops cleanly");
     }
 
     /// Waits until the proxy has died by itself, and returns its exit status.
-    pub fn proxy_died(&self) -> ExitStatus {
+    pub(crate) fn proxy_died(&self) -> ExitStatus {
         self.proxy.take().expect("a proxy was started").child.ended()
     }
 
     /// A configured device with an empty folder. Its agent does not run yet.
-    pub fn device(&self, name: &str) -> Device<'_> {
+    pub(crate) fn device(&self, name: &str) -> Device<'_> {
         self.device_with(name, "")
     }
 
     /// As [`World::device`], with more config: keys of `[sync]`, then other sections.
-    pub fn device_with(&self, name: &str, config: &str) -> Device<'_> {
+    pub(crate) fn device_with(&self, name: &str, config: &str) -> Device<'_> {
         let home = self.path().join(name);
         let folder = home.join("notes");
         fs::create_dir_all(&folder).unwrap();
@@ -171,20 +171,20 @@ impl World {
     }
 
     /// As [`World::device_with`], for a device that reaches the proxy at `url`.
-    pub fn device_by(&self, name: &str, url: &str, config: &str) -> Device<'_> {
+    pub(crate) fn device_by(&self, name: &str, url: &str, config: &str) -> Device<'_> {
         let device = self.device_with(name, config);
         device.use_proxy(url);
         device
     }
 
     /// The content that the proxy has at a path.
-    pub fn blob(&self, path: &str) -> Option<Vec<u8>> {
+    pub(crate) fn blob(&self, path: &str) -> Option<Vec<u8>> {
         let (status, body) = self.get(&format!("/blob/{path}"));
         (status == 200).then_some(body)
     }
 
     /// The index of the proxy.
-    pub fn index(&self) -> Value {
+    pub(crate) fn index(&self) -> Value {
         serde_json::from_slice(&self.get("/sync").1).unwrap()
     }
 
@@ -193,14 +193,14 @@ impl World {
     }
 
     /// A function that sends a GET to the proxy and returns status and body. For another thread.
-    pub fn asker(&self) -> impl Fn(&str) -> (u16, Vec<u8>) + Send + 'static {
+    pub(crate) fn asker(&self) -> impl Fn(&str) -> (u16, Vec<u8>) + Send + 'static {
         let port = self.port.get();
         move |target| get(port, target)
     }
 
     /// Runs `memsync wait` on each device in turn until all folders are equal. Returns their files.
     #[track_caller]
-    pub fn settle(&self, devices: &[&Device]) -> Files {
+    pub(crate) fn settle(&self, devices: &[&Device]) -> Files {
         let until = Instant::now() + DEADLINE;
         loop {
             for device in devices {
@@ -238,7 +238,7 @@ impl Drop for World {
 
 /// The result of a command.
 #[derive(Debug)]
-pub struct Ran {
+pub(crate) struct Ran {
     pub code: i32,
     pub out: String,
     pub err: String,
@@ -246,17 +246,17 @@ pub struct Ran {
 
 impl Ran {
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 }
 
 /// A running command.
-pub struct Begun(Child);
+pub(crate) struct Begun(Child);
 
 impl Begun {
     /// Waits until the command has ended.
-    pub fn ended(self) -> Ran {
+    pub(crate) fn ended(self) -> Ran {
         let out = self.0.wait_with_output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         // -1: a signal killed it.
@@ -265,7 +265,7 @@ impl Begun {
 }
 
 /// One machine.
-pub struct Device<'w> {
+pub(crate) struct Device<'w> {
     world: &'w World,
     pub name: String,
     pub home: PathBuf,
@@ -284,13 +284,13 @@ impl Device<'_> {
     }
 
     /// Replaces the world's proxy by the one at `url` in the config.
-    pub fn use_proxy(&self, url: &str) {
+    pub(crate) fn use_proxy(&self, url: &str) {
         let at = self.home.join("config.toml");
         write_private(&at, &fs::read_to_string(&at).unwrap().replace(&self.world.url(), url));
     }
 
     /// Writes the config: `sync` goes into `[sync]` (other sections may follow), then the folders, each with more keys.
-    pub fn write_config(&self, sync: &str, folders: &[(&Path, &str)]) {
+    pub(crate) fn write_config(&self, sync: &str, folders: &[(&Path, &str)]) {
         // A key must not be there twice, so these defaults give way to the test's own values.
         let key = |name: &str, value: &str| {
             if sync.contains(name) { String::new() } else { format!("{name} = {value:?}\n") }
@@ -310,7 +310,7 @@ impl Device<'_> {
     }
 
     /// Gives agent and folder to an ordinary user, who is bound by permissions. Does nothing if such a user runs the test.
-    pub fn as_another_user(&self) {
+    pub(crate) fn as_another_user(&self) {
         if !rustix::process::geteuid().is_root() {
             return;
         }
@@ -325,7 +325,7 @@ impl Device<'_> {
 
     /// Starts the agent, and waits until it answers.
     #[track_caller]
-    pub fn start(&self) -> &Self {
+    pub(crate) fn start(&self) -> &Self {
         let mut process = self.spawn(&[]);
         let line = process.line("syncing ");
         assert!(line.is_some(), "{}: the agent came up: {}", self.name, process.log());
@@ -334,12 +334,12 @@ impl Device<'_> {
     }
 
     /// Starts the agent with additional environment, and returns at once.
-    pub fn start_with(&self, env: &[(&str, &str)]) {
+    pub(crate) fn start_with(&self, env: &[(&str, &str)]) {
         *self.agent.borrow_mut() = Some(self.spawn(env));
     }
 
     /// Starts an agent that dies at `point`, and returns at once.
-    pub fn start_doomed(&self, point: &str) {
+    pub(crate) fn start_doomed(&self, point: &str) {
         *self.agent.borrow_mut() = Some(self.spawn(&[("MEMSYNC_KILL_AT", point)]));
     }
 
@@ -357,60 +357,60 @@ impl Device<'_> {
 
     /// Sends TERM, and waits for a clean stop.
     #[track_caller]
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let mut process = self.agent.take().expect("an agent runs");
         process.child.signal(Signal::TERM);
         assert_eq!(process.child.ended().code(), Some(0), "{}: the agent stops cleanly: {}", self.name, process.log());
     }
 
     /// Sends KILL.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         drop(self.agent.take());
     }
 
     /// Waits until the agent has died by itself, and returns its exit status.
     #[track_caller]
-    pub fn died(&self) -> ExitStatus {
+    pub(crate) fn died(&self) -> ExitStatus {
         self.agent.take().expect("an agent was started").child.ended()
     }
 
     /// True: the agent has not ended.
-    pub fn runs(&self) -> bool {
+    pub(crate) fn runs(&self) -> bool {
         self.agent.borrow_mut().as_mut().is_some_and(|p| p.child.try_wait().unwrap().is_none())
     }
 
     /// Sends TERM to an agent that may have died, and returns at once.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         if self.runs() {
             self.signal(Signal::TERM);
         }
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         self.agent.borrow().as_ref().expect("an agent runs").child.signal(signal);
     }
 
     /// The log of the running agent.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.agent.borrow().as_ref().expect("an agent runs").log()
     }
 
     /// Runs a command in the folder, or at home if the folder is missing, and waits for its end.
-    pub fn cli(&self, args: &[&str]) -> Ran {
+    pub(crate) fn cli(&self, args: &[&str]) -> Ran {
         self.cli_with(args, &[])
     }
 
-    pub fn cli_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
+    pub(crate) fn cli_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
         self.begin(args, env).ended()
     }
 
     /// As [`Device::cli`], at home.
-    pub fn cli_at_home(&self, args: &[&str]) -> Ran {
+    pub(crate) fn cli_at_home(&self, args: &[&str]) -> Ran {
         self.begin_in(&self.home, args, &[]).ended()
     }
 
     /// Starts a command in the folder, or at home if the folder is missing.
-    pub fn begin(&self, args: &[&str], env: &[(&str, &str)]) -> Begun {
+    pub(crate) fn begin(&self, args: &[&str], env: &[(&str, &str)]) -> Begun {
         let dir = if self.folder.is_dir() { &self.folder } else { &self.home };
         self.begin_in(dir, args, env)
     }
@@ -423,14 +423,14 @@ impl Device<'_> {
     }
 
     /// Runs `memsync run` and expects it to refuse.
-    pub fn cli_until_refused(&self) -> Ran {
+    pub(crate) fn cli_until_refused(&self) -> Ran {
         let mut process = self.spawn(&[]);
         let status = process.child.ended();
         Ran { code: status.code().unwrap_or(-1), out: String::new(), err: process.log() }
     }
 
     #[track_caller]
-    pub fn ok(&self, args: &[&str]) -> Ran {
+    pub(crate) fn ok(&self, args: &[&str]) -> Ran {
         let ran = self.cli(args);
         assert_eq!(ran.code, 0, "{}: {args:?}: {ran:?}", self.name);
         ran
@@ -438,26 +438,26 @@ impl Device<'_> {
 
     /// Waits until everything is in sync. There may be conflict copies.
     #[track_caller]
-    pub fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let ran = self.cli(&["wait", "--timeout", "120s"]);
         assert!(matches!(ran.code, 0 | 8), "{}: {ran:?}: {}", self.name, self.status());
     }
 
     /// The output of `status --json`.
     #[track_caller]
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         self.cli(&["status", "--json"]).json()
     }
 
     /// The status of the one folder.
     #[track_caller]
-    pub fn folder_status(&self) -> Value {
+    pub(crate) fn folder_status(&self) -> Value {
         self.status()["folders"][0].clone()
     }
 
     /// Waits until the folder is halted for this reason, and returns the halt.
     #[track_caller]
-    pub fn halted(&self, kind: &str) -> Value {
+    pub(crate) fn halted(&self, kind: &str) -> Value {
         let mut halt = Value::Null;
         eventually(&format!("{} halts: {kind}", self.name), || {
             halt = self.folder_status()["halt"].take();
@@ -466,54 +466,54 @@ impl Device<'_> {
         halt
     }
 
-    pub fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.folder.join(path)
     }
 
-    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let at = self.at(path);
         fs::create_dir_all(at.parent().unwrap()).unwrap();
         fs::write(at, content).unwrap();
     }
 
     #[track_caller]
-    pub fn read(&self, path: &str) -> Vec<u8> {
+    pub(crate) fn read(&self, path: &str) -> Vec<u8> {
         fs::read(self.at(path)).unwrap_or_else(|e| panic!("{}: {path}: {e}", self.name))
     }
 
     /// True: the file has this content.
-    pub fn has(&self, path: &str, content: impl AsRef<[u8]>) -> bool {
+    pub(crate) fn has(&self, path: &str, content: impl AsRef<[u8]>) -> bool {
         fs::read(self.at(path)).is_ok_and(|c| c == content.as_ref())
     }
 
     #[track_caller]
-    pub fn remove(&self, path: &str) {
+    pub(crate) fn remove(&self, path: &str) {
         fs::remove_file(self.at(path)).unwrap_or_else(|e| panic!("{}: {path}: {e}", self.name));
     }
 
     #[track_caller]
-    pub fn rename(&self, from: &str, to: &str) {
+    pub(crate) fn rename(&self, from: &str, to: &str) {
         fs::create_dir_all(self.at(to).parent().unwrap()).unwrap();
         fs::rename(self.at(from), self.at(to)).unwrap();
     }
 
     /// All regular files of the folder, without `.memsync`.
-    pub fn tree(&self) -> Files {
+    pub(crate) fn tree(&self) -> Files {
         files_below(&self.folder)
     }
 
     /// The paths of the files in `.memsync/stage`.
-    pub fn staged(&self) -> Vec<String> {
+    pub(crate) fn staged(&self) -> Vec<String> {
         files_below(&self.at(".memsync/stage")).into_keys().collect()
     }
 
     /// The contents of the files in history.
-    pub fn kept(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn kept(&self) -> Vec<Vec<u8>> {
         files_below(&self.at(".memsync/history")).into_values().collect()
     }
 
     /// The names of the conflict copies in the folder.
-    pub fn copies(&self) -> Vec<String> {
+    pub(crate) fn copies(&self) -> Vec<String> {
         self.tree().into_keys().filter(|name| name.contains(".conflict-")).collect()
     }
 }

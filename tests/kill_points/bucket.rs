@@ -161,7 +161,7 @@ async fn is_right(home: &Path, server: &Server) {
 
 /// Files are created, changed, deleted and created again, alone and in a batch, until the proxy dies. A new proxy takes
 /// the rest.
-pub fn a_bucket(point: &str) {
+pub(crate) fn a_bucket(point: &str) {
     on_a_runtime(async {
         let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
         let mut known = Known::default();
@@ -180,7 +180,7 @@ pub fn a_bucket(point: &str) {
 }
 
 /// A file expires, and the proxy dies while it deletes the file.
-pub fn an_expiry(point: &str) {
+pub(crate) fn an_expiry(point: &str) {
     on_a_runtime(async {
         let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
         let first = Serving::start(home.path(), &server, &[]).await;
@@ -214,7 +214,7 @@ pub fn an_expiry(point: &str) {
 }
 
 /// A key that was shown still opens the proxy after a later key was lost in a kill.
-pub fn a_key(point: &str) {
+pub(crate) fn a_key(point: &str) {
     on_a_runtime(async {
         let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
         let run = async |args: &[&str], kill_at: Option<&str>| {

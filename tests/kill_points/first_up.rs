@@ -77,7 +77,7 @@ fn start_again_after_a_kill(point: &str, count: u32) -> bool {
     true
 }
 
-pub fn a_first_up(point: &str) {
+pub(crate) fn a_first_up(point: &str) {
     let files = (1..MOST_FILES).take_while(|count| start_again_after_a_kill(point, *count)).count();
     // Token, config, certificate, device id, and the two records of how it was started.
     assert!((6..10).contains(&files), "{point}: {files} files");

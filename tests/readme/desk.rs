@@ -30,7 +30,7 @@ const READ_ONLY: &[&str] = &["memsync status", "memsync sync", "memsync wait", "
 const KEEP_RUNNING: &[&str] = &["memsync up", "memsync run", "memsync serve", "memsync status --watch"];
 
 /// A machine: a working directory, which is also its home.
-pub struct ReaderMachine {
+pub(crate) struct ReaderMachine {
     dir: PathBuf,
     /// The variables that the page sets.
     env: Vec<(&'static str, String)>,
@@ -66,11 +66,11 @@ impl ReaderMachine {
         assert_eq!(code, 0, "{line}\n{}", self.output("last"));
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    pub fn note(&self, name: &str) -> PathBuf {
+    pub(crate) fn note(&self, name: &str) -> PathBuf {
         self.dir.join("memory").join(name)
     }
 }
@@ -99,7 +99,7 @@ impl RunningCommand {
 }
 
 /// Every machine of the reader.
-pub struct Desk {
+pub(crate) struct Desk {
     machines: BTreeMap<String, ReaderMachine>,
     running: Vec<RunningCommand>,
     /// The lines that commands printed, in the form of [`shape`].
@@ -111,7 +111,7 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             root: tempfile::tempdir().unwrap(),
             machines: BTreeMap::new(),
@@ -152,7 +152,7 @@ impl Desk {
         &self.machines[name]
     }
 
-    pub fn first(&self) -> &ReaderMachine {
+    pub(crate) fn first(&self) -> &ReaderMachine {
         self.machine("")
     }
 
@@ -216,7 +216,7 @@ impl Desk {
         eventually("the deletions are held", || first.run("memsync status") == 7);
     }
 
-    pub fn type_in(&mut self, name: &str, line: &str) {
+    pub(crate) fn type_in(&mut self, name: &str, line: &str) {
         self.ensure_machine(name);
         self.prepare(name, line);
         // The binary is built already, and every proxy gets a free port.
@@ -265,7 +265,7 @@ impl Desk {
     }
 
     /// Ctrl-C for every running command, the last one first.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         for mut running in self.running.drain(..).rev() {
             // `status --watch` gets TERM: without a terminal, as in CI, it ignores Ctrl-C.
             let watches = running.line.starts_with("memsync status");

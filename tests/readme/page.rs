@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Pages whose commands are run, in the order in which a reader meets them. One reader types them all.
-pub const READING_ORDER: &[&str] = &[
+pub(crate) const READING_ORDER: &[&str] = &[
     "README.md",
     "docs/guide.md",
     "docs/troubleshooting.md",
@@ -21,16 +21,16 @@ pub const READING_ORDER: &[&str] = &[
     "CHANGELOG.md",
 ];
 
-pub fn repository(file: &str) -> PathBuf {
+pub(crate) fn repository(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
 }
 
-pub fn shipped(file: &str) -> String {
+pub(crate) fn shipped(file: &str) -> String {
     fs::read_to_string(repository(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
 
 /// Every Markdown file at the top and in docs/.
-pub fn markdown_files() -> Vec<String> {
+pub(crate) fn markdown_files() -> Vec<String> {
     let mut files = Vec::new();
     for folder in ["", "docs/"] {
         for entry in fs::read_dir(repository(folder)).unwrap() {
@@ -45,7 +45,7 @@ pub fn markdown_files() -> Vec<String> {
 }
 
 /// A fenced block.
-pub struct FencedBlock {
+pub(crate) struct FencedBlock {
     pub file: &'static str,
     /// The `##` title above it.
     pub section: String,
@@ -58,21 +58,21 @@ pub struct FencedBlock {
 }
 
 impl FencedBlock {
-    pub fn is_run(&self) -> bool {
+    pub(crate) fn is_run(&self) -> bool {
         self.language == "sh" && self.mark != "no-test"
     }
 
-    pub fn is_printed_output(&self) -> bool {
+    pub(crate) fn is_printed_output(&self) -> bool {
         self.language == "text" && self.mark.is_empty()
     }
 }
 
 /// The blocks of all pages in reading order.
-pub fn blocks() -> Vec<FencedBlock> {
+pub(crate) fn blocks() -> Vec<FencedBlock> {
     READING_ORDER.iter().flat_map(|file| blocks_of(file)).collect()
 }
 
-pub fn blocks_of(file: &'static str) -> Vec<FencedBlock> {
+pub(crate) fn blocks_of(file: &'static str) -> Vec<FencedBlock> {
     let (mut blocks, mut section, mut open) = (Vec::new(), String::new(), None::<FencedBlock>);
     for line in shipped(file).lines() {
         match (line.strip_prefix("```"), open.take()) {
@@ -98,7 +98,7 @@ pub fn blocks_of(file: &'static str) -> Vec<FencedBlock> {
 }
 
 /// The rows of the table in `file` whose head begins with this cell.
-pub fn table(file: &str, head: &str) -> Vec<Vec<String>> {
+pub(crate) fn table(file: &str, head: &str) -> Vec<Vec<String>> {
     let text = shipped(file);
     let mut lines = text.lines().skip_while(|line| !line.starts_with(&format!("| {head} |")));
     lines.next().unwrap_or_else(|| panic!("{file}: no table with the head {head:?}"));
@@ -107,7 +107,7 @@ pub fn table(file: &str, head: &str) -> Vec<Vec<String>> {
 }
 
 /// The parts between single backticks, outside of blocks.
-pub fn inline_code(text: &str) -> Vec<String> {
+pub(crate) fn inline_code(text: &str) -> Vec<String> {
     let mut inside = false;
     let prose = text.lines().filter(|line| {
         let fence = line.starts_with("```");
@@ -118,7 +118,7 @@ pub fn inline_code(text: &str) -> Vec<String> {
 }
 
 /// The anchors that GitHub gives to the titles of a page.
-pub fn anchors(text: &str) -> Vec<String> {
+pub(crate) fn anchors(text: &str) -> Vec<String> {
     let titles = text.lines().filter(|line| line.starts_with('#'));
     titles
         .map(|title| {
@@ -129,7 +129,7 @@ pub fn anchors(text: &str) -> Vec<String> {
 }
 
 /// A line of output without the parts that differ each time: numbers, paths, names, times.
-pub fn shape(line: &str) -> String {
+pub(crate) fn shape(line: &str) -> String {
     let differs = |word: &str| {
         let hex = word.len() == 8 && word.bytes().all(|b| b.is_ascii_hexdigit());
         hex || word.contains('/') || word.contains(|c: char| c.is_ascii_digit()) || word.ends_with([',', ':', '`'])

@@ -25,9 +25,9 @@ use memsync::remote::{BodySource, GetReply, PromisedDigest, RemoteBlob, RemoteEr
 use secrecy::SecretString;
 
 /// A secret that appears in no message and no Debug text.
-pub const TOKEN: &str = "s3cret-Token_1.x";
+pub(crate) const TOKEN: &str = "s3cret-Token_1.x";
 
-pub fn options(origin: &str) -> HttpOptions {
+pub(crate) fn options(origin: &str) -> HttpOptions {
     HttpOptions {
         origin: origin.to_owned(),
         token: SecretString::from(TOKEN),
@@ -42,21 +42,21 @@ pub fn options(origin: &str) -> HttpOptions {
     }
 }
 
-pub fn remote(server: &server::Server) -> HttpRemote {
+pub(crate) fn remote(server: &server::Server) -> HttpRemote {
     HttpRemote::new(options(&server.origin())).unwrap()
 }
 
 /// Options with a short timeout.
-pub fn impatient(server: &server::Server) -> HttpRemote {
+pub(crate) fn impatient(server: &server::Server) -> HttpRemote {
     HttpRemote::new(HttpOptions { timeout: Duration::from_millis(300), ..options(&server.origin()) }).unwrap()
 }
 
-pub fn path(text: &str) -> RelPath {
+pub(crate) fn path(text: &str) -> RelPath {
     RelPath::parse(text).unwrap()
 }
 
 /// A source of these pieces; `fail`: an error after them.
-pub struct Pieces {
+pub(crate) struct Pieces {
     pub pieces: std::vec::IntoIter<Bytes>,
     pub fail: bool,
 }
@@ -70,35 +70,35 @@ impl BodySource for Pieces {
     }
 }
 
-pub fn outgoing(content: &[u8]) -> UploadBody {
+pub(crate) fn outgoing(content: &[u8]) -> UploadBody {
     let pieces: Vec<_> = content.chunks(64 * 1024).map(Bytes::copy_from_slice).collect();
     let source = Box::new(Pieces { pieces: pieces.into_iter(), fail: false });
     UploadBody { md5: PromisedDigest::Known(Md5::of(content)), size: content.len() as u64, source }
 }
 
 /// As [`outgoing`], but the source fails after `good` bytes.
-pub fn failing(content: &[u8], good: usize) -> UploadBody {
+pub(crate) fn failing(content: &[u8], good: usize) -> UploadBody {
     let pieces: Vec<_> = content[..good].chunks(64 * 1024).map(Bytes::copy_from_slice).collect();
     UploadBody { source: Box::new(Pieces { pieces: pieces.into_iter(), fail: true }), ..outgoing(content) }
 }
 
-pub fn found(got: GetReply) -> RemoteBlob {
+pub(crate) fn found(got: GetReply) -> RemoteBlob {
     match got {
         GetReply::Found(blob) => blob,
         GetReply::Absent { .. } => panic!("absent"),
     }
 }
 
-pub async fn read(blob: RemoteBlob) -> Result<Vec<u8>, RemoteError> {
+pub(crate) async fn read(blob: RemoteBlob) -> Result<Vec<u8>, RemoteError> {
     let pieces: Vec<Bytes> = blob.body.try_collect().await?;
     Ok(pieces.concat())
 }
 
-pub fn etag(content: &[u8]) -> String {
+pub(crate) fn etag(content: &[u8]) -> String {
     format!("etag: \"{}\"", Md5::of(content))
 }
 
 /// Bytes that differ from place to place.
-pub fn noise(n: usize) -> Vec<u8> {
+pub(crate) fn noise(n: usize) -> Vec<u8> {
     (0..n).map(|i| (i * 31 + i / 251) as u8).collect()
 }

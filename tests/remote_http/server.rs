@@ -10,14 +10,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 /// No test waits longer than this for anything.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The delay before the body of a request with `x-slow` in its target is read.
-pub const SLOW: Duration = Duration::from_millis(900);
+pub(crate) const SLOW: Duration = Duration::from_millis(900);
 
 /// A request as it was on the wire.
 #[derive(Debug, Clone, Default)]
-pub struct Request {
+pub(crate) struct Request {
     pub method: String,
     pub target: String,
     /// Names in lower case.
@@ -28,13 +28,13 @@ pub struct Request {
 }
 
 impl Request {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub(crate) enum Then {
     /// Keeps the connection open for the next request.
     Keep,
     /// Closes the connection.
@@ -47,13 +47,13 @@ pub enum Then {
 
 /// The answer to send.
 #[derive(Debug, Clone)]
-pub struct Reply {
+pub(crate) struct Reply {
     pub bytes: Vec<u8>,
     pub then: Then,
 }
 
 /// A reply with these header lines and the right `Content-Length`.
-pub fn reply(status: u16, headers: &[&str], body: &[u8]) -> Reply {
+pub(crate) fn reply(status: u16, headers: &[&str], body: &[u8]) -> Reply {
     let mut text = format!("HTTP/1.1 {status} Reason\r\n");
     for line in headers {
         text += &format!("{line}\r\n");
@@ -67,13 +67,13 @@ pub fn reply(status: u16, headers: &[&str], body: &[u8]) -> Reply {
 }
 
 impl Reply {
-    pub fn then(mut self, then: Then) -> Self {
+    pub(crate) fn then(mut self, then: Then) -> Self {
         self.then = then;
         self
     }
 
     /// Without its last `n` bytes.
-    pub fn cut(mut self, n: usize) -> Self {
+    pub(crate) fn cut(mut self, n: usize) -> Self {
         self.bytes.truncate(self.bytes.len() - n);
         self
     }
@@ -82,7 +82,7 @@ impl Reply {
 type Script = dyn Fn(&Request) -> Reply + Send + Sync;
 
 /// Stops when dropped.
-pub struct Server {
+pub(crate) struct Server {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Request>>>,
     connections: Arc<AtomicUsize>,
@@ -92,7 +92,10 @@ pub struct Server {
 impl Server {
     /// `capabilities`: the answer to `/health`. `script`: the answers to all other requests. Requests with `x-early` in
     /// their target are answered before their body is read.
-    pub async fn start(capabilities: &[&str], script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(
+        capabilities: &[&str],
+        script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let health = format!(
             r#"{{"status":"ok","storage":"connected","capabilities":[{}]}}"#,
             capabilities.iter().map(|c| format!("{c:?}")).collect::<Vec<_>>().join(",")
@@ -105,7 +108,7 @@ impl Server {
     }
 
     /// A server whose script answers `/health` too.
-    pub async fn start_raw(script: Arc<Script>) -> Self {
+    pub(crate) async fn start_raw(script: Arc<Script>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -123,26 +126,26 @@ impl Server {
         Self { address, seen, connections, task }
     }
 
-    pub fn origin(&self) -> String {
+    pub(crate) fn origin(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Every request but `/health`.
-    pub fn seen(&self) -> Vec<Request> {
+    pub(crate) fn seen(&self) -> Vec<Request> {
         self.seen.lock().unwrap().iter().filter(|r| r.target != "/health").cloned().collect()
     }
 
     /// Connections taken so far.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    pub fn health_count(&self) -> usize {
+    pub(crate) fn health_count(&self) -> usize {
         self.seen.lock().unwrap().iter().filter(|r| r.target == "/health").count()
     }
 
     /// Waits until `n` requests have ended, whole or not.
-    pub async fn wait_for(&self, n: usize) -> Vec<Request> {
+    pub(crate) async fn wait_for(&self, n: usize) -> Vec<Request> {
         let all = async {
             while self.seen().len() < n {
                 tokio::task::yield_now().await;

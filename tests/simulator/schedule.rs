@@ -20,7 +20,7 @@ use crate::world::{Device, SimClock};
 
 /// A planted bug, which a schedule must catch. Two are in the plan, the others in the world around the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bug {
+pub(crate) enum Bug {
     IndexMd5OnUpload,
     IndexMd5OnDelete,
     BaseBeforeFsync,
@@ -33,7 +33,7 @@ pub enum Bug {
 
 /// The circumstances of a schedule.
 #[derive(Debug, Clone, Copy)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// The bug that this world gives the best chance to show.
     pub bug: Option<Bug>,
     /// True if that bug is planted. Without it the same schedule must be clean.
@@ -43,7 +43,7 @@ pub struct Setting {
 
 /// The features of a schedule's proxy beyond the plain protocol.
 #[derive(Debug, Clone, Copy)]
-pub struct Offers {
+pub(crate) struct Offers {
     pub batch: bool,
     /// It answers with the changes of a plain index (`etag-delta`).
     pub etag_delta: bool,
@@ -206,7 +206,7 @@ fn event(draw: u8, misfortune: u8) -> Event {
 ///
 /// # Errors
 /// Names the broken invariant and the evidence.
-pub fn run(seed: u64, setting: Setting) -> Result<(), String> {
+pub(crate) fn run(seed: u64, setting: Setting) -> Result<(), String> {
     let bug = setting.bug;
     let mut rng = Rng::with_seed(seed);
     let trace = std::env::var_os("MEMSYNC_SIM_TRACE").is_some();

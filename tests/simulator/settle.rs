@@ -24,7 +24,7 @@ const ROUNDS: usize = 5;
 const CLASH_ROUNDS: usize = 6;
 
 /// The world in which the devices come to rest.
-pub struct Calm<'a> {
+pub(crate) struct Calm<'a> {
     pub server: &'a FakeServer,
     pub clock: &'a SimClock,
     /// A file and a folder claim one name.
@@ -34,7 +34,7 @@ pub struct Calm<'a> {
 }
 
 /// All devices must soon agree, lose nothing, and then write nothing.
-pub fn settle(mut devices: Vec<Device>, calm: &Calm<'_>, ledger: &Ledger) -> Result<(), String> {
+pub(crate) fn settle(mut devices: Vec<Device>, calm: &Calm<'_>, ledger: &Ledger) -> Result<(), String> {
     let Calm { server, clock, clash, is_foreign } = *calm;
     if is_foreign {
         server.set_faults(FakeFaults::default());

@@ -11,7 +11,7 @@ use crate::world::Device;
 
 /// The content that users wrote and did not remove.
 #[derive(Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     /// Content, and how often users wrote it.
     pub written: BTreeMap<Bytes, usize>,
     pub owed: BTreeSet<Bytes>,
@@ -33,11 +33,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn new(trace: bool) -> Self {
+    pub(crate) fn new(trace: bool) -> Self {
         Self { trace, ..Self::default() }
     }
 
-    pub fn wrote(&mut self, content: &Bytes, lasting: bool) {
+    pub(crate) fn wrote(&mut self, content: &Bytes, lasting: bool) {
         let times = self.written.entry(content.clone()).or_default();
         *times += 1;
         if lasting {
@@ -49,7 +49,7 @@ impl Ledger {
     }
 
     /// Records that a user replaced or deleted this content on a device that held it.
-    pub fn released(&mut self, content: Option<Bytes>) {
+    pub(crate) fn released(&mut self, content: Option<Bytes>) {
         if let Some(content) = content {
             self.owed.remove(&content);
             self.taken_back.insert(content);
@@ -73,11 +73,11 @@ impl Ledger {
     }
 
     /// True if the content was written once. Then no loss of it is right.
-    pub fn unique(&self, content: &Bytes) -> bool {
+    pub(crate) fn unique(&self, content: &Bytes) -> bool {
         self.written.get(content) == Some(&1)
     }
 
-    pub fn fresh(&mut self, rng: &mut Rng) -> Bytes {
+    pub(crate) fn fresh(&mut self, rng: &mut Rng) -> Bytes {
         if rng.u8(..) < 16 && !self.written.is_empty() {
             // Content that existed before, for the rows that distinguish own writes from others.
             let at = rng.usize(..self.written.len());
@@ -87,7 +87,7 @@ impl Ledger {
         Bytes::from(format!("content {}", self.next))
     }
 
-    pub fn say(&self, what: impl FnOnce() -> String) {
+    pub(crate) fn say(&self, what: impl FnOnce() -> String) {
         if self.trace {
             println!("{}", what());
         }
@@ -96,7 +96,7 @@ impl Ledger {
     /// A power cut may take content that the user had not made durable, unless the server has it. It may not take
     /// durable content, or content that the engine agreed on with the server. If the server was set back meanwhile, an
     /// uncommitted download may be gone too.
-    pub fn power_cut(&mut self, device: &Device, before: &BTreeSet<Bytes>, server: &FakeServer) {
+    pub(crate) fn power_cut(&mut self, device: &Device, before: &BTreeSet<Bytes>, server: &FakeServer) {
         let after = device.contents();
         // A download in the middle of a move may be back in the stage, together with a user's later writes to it. No
         // program can distinguish it from half a download. A fsync of the user makes its new name durable, so only
@@ -125,7 +125,7 @@ impl Ledger {
     }
 
     /// Records that the server was set back: content that only the server had is gone.
-    pub fn server_reset(&mut self, devices: &[Device], server: &FakeServer) {
+    pub(crate) fn server_reset(&mut self, devices: &[Device], server: &FakeServer) {
         let live: BTreeSet<Bytes> = server.contents().into_values().collect();
         let held: BTreeSet<Bytes> = devices.iter().flat_map(|d| d.disk.user_tree("").into_values()).collect();
         self.owed.retain(|content| held.contains(content) || live.contains(content));
@@ -149,7 +149,7 @@ fn displaced(device: &Device) -> Vec<Bytes> {
 }
 
 /// One act of a user in a folder. Returns the scope that a watcher would report.
-pub fn user_acts(
+pub(crate) fn user_acts(
     disk: &SimDisk,
     who: &str,
     names: &[&str],

@@ -20,23 +20,23 @@ use memsync::testing::{FakeRemote, FakeServer, SimDisk};
 
 /// Simulated milliseconds, shared by all devices.
 #[derive(Clone, Default)]
-pub struct SimClock(Arc<AtomicU64>);
+pub(crate) struct SimClock(Arc<AtomicU64>);
 
 impl SimClock {
-    pub fn advance(&self, ms: u64) {
+    pub(crate) fn advance(&self, ms: u64) {
         self.0.fetch_add(ms, Ordering::Relaxed);
     }
 
-    pub fn ms(&self) -> u64 {
+    pub(crate) fn ms(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    pub fn ns(&self) -> i64 {
+    pub(crate) fn ns(&self) -> i64 {
         i64::try_from(self.ms()).unwrap() * 1_000_000 + 1_700_000_000_000_000_000
     }
 }
 
-pub struct SimWorld {
+pub(crate) struct SimWorld {
     clock: SimClock,
     random: AtomicU64,
     /// Transfers may take longer than a cycle waits.
@@ -75,7 +75,7 @@ impl World for SimWorld {
 
 /// The ignore rules of a device: paths, each with everything below it.
 #[derive(Default)]
-pub struct SimRules {
+pub(crate) struct SimRules {
     /// In force from the next cycle on.
     pub wanted: BTreeSet<String>,
     followed: BTreeSet<String>,
@@ -99,10 +99,10 @@ impl SimRules {
     }
 }
 
-pub type SimEngine = Engine<SimDisk, FakeRemote, SimWorld>;
+pub(crate) type SimEngine = Engine<SimDisk, FakeRemote, SimWorld>;
 type Cycle = Pin<Box<dyn Future<Output = (SimEngine, Result<CycleReport, CycleError>)>>>;
 
-pub struct Device {
+pub(crate) struct Device {
     pub name: String,
     unread_from: u64,
     pub number: u64,
@@ -127,7 +127,7 @@ pub struct Device {
 }
 
 /// The settings of every engine, without its name.
-pub fn options(unread_from: u64) -> EngineOptions {
+pub(crate) fn options(unread_from: u64) -> EngineOptions {
     EngineOptions {
         max_file_size: 1 << 20,
         unread_from,
@@ -144,7 +144,7 @@ pub fn options(unread_from: u64) -> EngineOptions {
 }
 
 impl Device {
-    pub fn new(number: usize, unread_from: u64) -> Self {
+    pub(crate) fn new(number: usize, unread_from: u64) -> Self {
         Self {
             name: format!("dev{number}"),
             number: number as u64,
@@ -165,44 +165,44 @@ impl Device {
     }
 
     /// The proxy's content of files that the rules leave out here. Removing them here removes them on no other device.
-    pub fn left_out(&self, server: &FakeServer) -> BTreeMap<String, Bytes> {
+    pub(crate) fn left_out(&self, server: &FakeServer) -> BTreeMap<String, Bytes> {
         let rules = self.rules.lock().unwrap();
         let live = server.contents().into_iter().map(|(path, content)| (path.to_string(), content));
         live.filter(|(path, _)| rules.noted && rules.ignores(path)).collect()
     }
 
     /// All content on the disk, including the private folder.
-    pub fn contents(&self) -> BTreeSet<Bytes> {
+    pub(crate) fn contents(&self) -> BTreeSet<Bytes> {
         self.disk.user_tree("").into_values().chain(self.disk.user_tree(".memsync").into_values()).collect()
     }
 
-    pub fn history(&self) -> BTreeMap<String, Bytes> {
+    pub(crate) fn history(&self) -> BTreeMap<String, Bytes> {
         self.disk.user_tree(".memsync/history")
     }
 
-    pub fn engine(&mut self) -> Option<&mut SimEngine> {
+    pub(crate) fn engine(&mut self) -> Option<&mut SimEngine> {
         self.engine.as_mut()
     }
 
-    pub fn set_time(&self, clock: &SimClock) {
+    pub(crate) fn set_time(&self, clock: &SimClock) {
         self.disk.set_time(clock.ns());
         self.state.set_time(clock.ns());
     }
 
-    pub fn cycling(&self) -> bool {
+    pub(crate) fn cycling(&self) -> bool {
         self.cycle.is_some()
     }
 
-    pub fn problems(&self) -> Vec<String> {
+    pub(crate) fn problems(&self) -> Vec<String> {
         self.engine.iter().flat_map(|e| e.problems()).map(|(p, w)| format!("{p}: {w}")).collect()
     }
 
-    pub fn alive(&self) -> bool {
+    pub(crate) fn alive(&self) -> bool {
         self.handles.as_ref().is_some_and(|(a, b)| a.is_alive() && b.is_alive())
     }
 
     /// Kills the process in the middle of its work.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some((disk, state)) = self.handles.take() {
             disk.kill();
             state.kill();
@@ -211,14 +211,14 @@ impl Device {
         self.engine = None;
     }
 
-    pub fn power_cut(&mut self, rng: &mut fastrand::Rng) {
+    pub(crate) fn power_cut(&mut self, rng: &mut fastrand::Rng) {
         self.kill();
         self.disk.power_cut(rng);
         self.state.power_cut(rng);
     }
 
     /// Removes the container, its backup and its journal.
-    pub fn lose_state(&mut self) {
+    pub(crate) fn lose_state(&mut self) {
         self.kill();
         for name in self.state.user_tree("").into_keys() {
             self.state.user_remove(&name).unwrap();
@@ -226,7 +226,7 @@ impl Device {
     }
 
     /// Starts the engine if it does not run. False: it could not start.
-    pub fn ensure_engine(&mut self, server: &FakeServer, clock: &SimClock) -> Result<bool, String> {
+    pub(crate) fn ensure_engine(&mut self, server: &FakeServer, clock: &SimClock) -> Result<bool, String> {
         if self.engine.is_some() || self.cycle.is_some() {
             return Ok(true);
         }
@@ -270,7 +270,7 @@ impl Device {
     }
 
     /// `full`: scan everything, not only the paths that the watcher reported.
-    pub fn start_cycle(&mut self, full: bool) {
+    pub(crate) fn start_cycle(&mut self, full: bool) {
         if let Some(mut engine) = self.engine.take() {
             if self.rules.lock().unwrap().follow() {
                 engine.rules_changed();
@@ -285,7 +285,7 @@ impl Device {
     }
 
     /// Polls the running cycle once. Returns its result if it ended.
-    pub fn poll(&mut self) -> Option<Result<CycleReport, CycleError>> {
+    pub(crate) fn poll(&mut self) -> Option<Result<CycleReport, CycleError>> {
         let cycle = self.cycle.as_mut()?;
         let mut cx = Context::from_waker(futures::task::noop_waker_ref());
         let Poll::Ready((engine, result)) = cycle.as_mut().poll(&mut cx) else { return None };
@@ -299,7 +299,7 @@ impl Device {
     }
 
     /// Continues the transfers that no cycle waits for until one ends, with at most `polls` polls.
-    pub fn transfer(&mut self, polls: usize) {
+    pub(crate) fn transfer(&mut self, polls: usize) {
         let Some(engine) = &mut self.engine else { return };
         if engine.in_transit().next().is_none() {
             return;
@@ -314,14 +314,14 @@ impl Device {
     }
 
     /// Ends the transfers that no cycle waits for.
-    pub fn finish_transfers(&mut self) {
+    pub(crate) fn finish_transfers(&mut self) {
         self.is_slow.store(false, Ordering::Relaxed);
         let count = self.engine.as_ref().map_or(0, |engine| engine.in_transit().count());
         (0..count).for_each(|_| self.transfer(100_000));
     }
 
     /// Runs one cycle to its end.
-    pub fn cycle_to_end(&mut self, full: bool) -> Option<Result<CycleReport, CycleError>> {
+    pub(crate) fn cycle_to_end(&mut self, full: bool) -> Option<Result<CycleReport, CycleError>> {
         self.start_cycle(full);
         let mut result = None;
         for _ in 0..100_000 {
@@ -334,7 +334,7 @@ impl Device {
     }
 
     /// A person decides on every halt. Returns the number of decisions.
-    pub fn decide(&mut self, mut approve: impl FnMut() -> bool) -> usize {
+    pub(crate) fn decide(&mut self, mut approve: impl FnMut() -> bool) -> usize {
         let Some(engine) = &mut self.engine else { return 0 };
         let ids: Vec<String> = engine.halts().iter().map(|h| h.id().to_owned()).collect();
         for id in &ids {
@@ -346,7 +346,7 @@ impl Device {
         ids.len()
     }
 
-    pub fn tidy(&mut self) {
+    pub(crate) fn tidy(&mut self) {
         if let Some(engine) = &mut self.engine {
             // The next check of the handles notices a kill in between.
             let _ = engine.tidy();

@@ -33,7 +33,7 @@ async fn can_update(store: &impl Store, held: &Snapshot) -> bool {
     true
 }
 
-pub async fn changes_since_a_tag(store: impl Store, now: Arc<AtomicU64>) {
+pub(crate) async fn changes_since_a_tag(store: impl Store, now: Arc<AtomicU64>) {
     let mut rng = Rng::with_seed(1);
     let mut all = vec![hold(&store).await];
     for n in 0..40 {

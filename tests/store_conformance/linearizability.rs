@@ -14,14 +14,14 @@ use super::{path, seed};
 type Held = Option<(Md5, bool, Option<u64>)>;
 
 #[derive(Debug, Clone, Copy)]
-pub enum Asked {
+pub(crate) enum Asked {
     Put(Precondition, Md5),
     Delete(Option<Precondition>),
     Get,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Written(u64),
     /// The path's state, from a get or a refused write.
     Holds(Option<(Md5, bool, u64)>),
@@ -30,7 +30,7 @@ pub enum Answer {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub struct Operation {
+pub(crate) struct Operation {
     pub asked: Asked,
     pub answer: Answer,
     /// Ticks of one clock.
@@ -40,7 +40,7 @@ pub struct Operation {
 
 /// The rule for the versions of successive writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Versions {
+pub(crate) enum Versions {
     Grow,
     /// Two tombstones have the same ETag on S3. A proxy that replaces one cannot see a later one that came between.
     Differ,
@@ -51,7 +51,7 @@ fn held(entry: &IndexEntry) -> (Md5, bool, u64) {
 }
 
 impl Answer {
-    pub fn from_put(put: &Result<PutOutcome, StoreError>) -> Self {
+    pub(crate) fn from_put(put: &Result<PutOutcome, StoreError>) -> Self {
         match put {
             Ok(PutOutcome::Created(entry) | PutOutcome::Updated(entry)) => Self::Written(entry.version),
             Ok(PutOutcome::Mismatch(found)) => Self::Holds(found.as_ref().map(held)),
@@ -59,7 +59,7 @@ impl Answer {
         }
     }
 
-    pub fn from_delete(deleted: &Result<DeleteOutcome, StoreError>) -> Self {
+    pub(crate) fn from_delete(deleted: &Result<DeleteOutcome, StoreError>) -> Self {
         match deleted {
             Ok(DeleteOutcome::Done(entry)) => Self::Written(entry.version),
             Ok(DeleteOutcome::Absent) => Self::Holds(None),
@@ -68,7 +68,7 @@ impl Answer {
         }
     }
 
-    pub fn from_get(got: &Result<GetOutcome, StoreError>) -> Self {
+    pub(crate) fn from_get(got: &Result<GetOutcome, StoreError>) -> Self {
         match got {
             Ok(GetOutcome::Found(blob)) => Self::Holds(Some(held(&blob.entry))),
             Ok(GetOutcome::Tombstone(entry)) => Self::Holds(Some(held(entry))),
@@ -127,7 +127,7 @@ fn step(operation: &Operation, state: Held, versions: Versions) -> Option<Held> 
 
 /// True if some order that agrees with real time explains every answer. Searches all orders, and remembers the visited
 /// states.
-pub fn is_linearizable(history: &[Operation], versions: Versions) -> bool {
+pub(crate) fn is_linearizable(history: &[Operation], versions: Versions) -> bool {
     let mut history: Vec<Operation> =
         history.iter().filter(|o| !matches!((o.asked, o.answer), (Asked::Get, Answer::Unknown))).copied().collect();
     history.sort_by_key(|o| o.began);
@@ -155,12 +155,12 @@ pub fn is_linearizable(history: &[Operation], versions: Versions) -> bool {
 }
 
 /// Eight clients read, write and delete two paths, each with a precondition from its last read.
-pub async fn linearizable(store: impl Store, _: Arc<AtomicU64>) {
+pub(crate) async fn linearizable(store: impl Store, _: Arc<AtomicU64>) {
     linearizable_together(&[Arc::new(store)], Versions::Grow).await;
 }
 
 /// As [`linearizable`], for several proxies on one bucket, which share the clients.
-pub async fn linearizable_together(stores: &[Arc<impl Store>], versions: Versions) {
+pub(crate) async fn linearizable_together(stores: &[Arc<impl Store>], versions: Versions) {
     let seed = seed();
     let tick = Arc::new(AtomicU64::new(0));
     let clients = (0..8u64).zip(stores.iter().cycle().cloned()).map(|(client, store)| {

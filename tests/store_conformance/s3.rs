@@ -20,16 +20,16 @@ use super::linearizability::{Versions, linearizable_together};
 use super::server::{self, Fault, Quirks, Server, Stored, difference};
 use super::{Holds, New, delete, index, large, path, put, read, written};
 
-pub const INDEX: &str = "memory/.sync-index.json";
+pub(crate) const INDEX: &str = "memory/.sync-index.json";
 
-pub async fn open_here(_: PathBuf, clock: WallClock) -> Option<(S3Store, Server)> {
+pub(crate) async fn open_here(_: PathBuf, clock: WallClock) -> Option<(S3Store, Server)> {
     let server = Server::start().await;
     Some((server.store("memory", clock).await, server))
 }
 
 /// A store at `MEMSYNC_TEST_S3_ENDPOINT`, in an existing bucket, below its own prefix.
 /// `MEMSYNC_TEST_S3_ETAG_QUOTES=strip` is for a store that wants ETags without quotes, as Ceph does.
-pub async fn open_foreign(_: PathBuf, clock: WallClock) -> Option<(S3Store, ())> {
+pub(crate) async fn open_foreign(_: PathBuf, clock: WallClock) -> Option<(S3Store, ())> {
     Some((S3Store::open(&foreign_options(clock)).await.unwrap(), ()))
 }
 
@@ -83,18 +83,18 @@ async fn two_proxies(options: &S3Options) {
     .await;
 }
 
-pub async fn here() -> (Server, S3Store) {
+pub(crate) async fn here() -> (Server, S3Store) {
     let server = Server::start().await;
     let store = server.store("memory", system_clock()).await;
     (server, store)
 }
 
 /// The index object in the bucket.
-pub fn stored_index(server: &Server, key: &str) -> Value {
+pub(crate) fn stored_index(server: &Server, key: &str) -> Value {
     serde_json::from_slice(&server.object(key).expect("an index").body).unwrap()
 }
 
-pub async fn until(condition: &str, mut done: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(condition: &str, mut done: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !done().await {
         assert!(Instant::now() < deadline, "timeout: {condition}");

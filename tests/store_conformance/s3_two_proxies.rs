@@ -59,6 +59,7 @@ impl Drop for KillableStore {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "a story from top to bottom")]
 async fn killed_proxy_beside_another_loses_nothing() {
     const WRITERS: u64 = 32;
     const KEYS: u64 = 50;

@@ -9,7 +9,7 @@ use memsync::store::Store;
 
 use super::{Holds, New, index, mark, path, put, read, written};
 
-pub async fn index_and_cursor(store: impl Store, _: Arc<AtomicU64>) {
+pub(crate) async fn index_and_cursor(store: impl Store, _: Arc<AtomicU64>) {
     let start = mark(&store).await;
     assert_eq!((start.cursor, start.floor), (0, 0));
     let mut changes = store.subscribe();

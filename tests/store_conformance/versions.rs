@@ -13,7 +13,8 @@ use memsync::store::{
 
 use super::{Holds, New, content, delete, index, is_strong, large, path, put, read, written};
 
-pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
+#[expect(clippy::too_many_lines, reason = "a story from top to bottom")]
+pub(crate) async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     let meta = |text: &str| BlobMeta {
         content_type: Some(text.to_owned()),
         device: Some(text.to_owned()),
@@ -86,7 +87,7 @@ pub async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
 }
 
 /// Imported versions stay separate even with the same content: a deletion may have been between them.
-pub async fn imported_versions(store: impl Store, _: Arc<AtomicU64>) {
+pub(crate) async fn imported_versions(store: impl Store, _: Arc<AtomicU64>) {
     let import = async |version: u64, content: &[u8]| {
         let mut body = store.new_body();
         body.push(Bytes::copy_from_slice(content)).await.unwrap();
@@ -110,7 +111,7 @@ pub async fn imported_versions(store: impl Store, _: Arc<AtomicU64>) {
 }
 
 /// The default retention: 20 versions, 30 days for all but the newest five, 90 days for tombstones.
-pub async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
+pub(crate) async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     const DAY: u64 = 24 * 3600 * 1000;
     clock.store(DAY, Ordering::SeqCst);
     let mut held = written(put(&store, "much", New, b"0").await);

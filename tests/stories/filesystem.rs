@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::left_out::left_out;
 use crate::world::{Device, World, eventually};
 
-pub fn both_run<'w>(world: &'w World) -> (Device<'w>, Device<'w>) {
+pub(crate) fn both_run<'w>(world: &'w World) -> (Device<'w>, Device<'w>) {
     let (a, b) = (world.device("a"), world.device("b"));
     a.start();
     b.start();
@@ -31,7 +31,7 @@ fn problems(device: &Device) -> Vec<(String, String)> {
 
 /// Waits until the status of the device gives `why` as the problem of a path.
 #[track_caller]
-pub fn reports(device: &Device, path: &str, why: &str) {
+pub(crate) fn reports(device: &Device, path: &str, why: &str) {
     let mut seen = Vec::new();
     let until = std::time::Instant::now() + crate::world::DEADLINE;
     while !seen.iter().any(|(p, problem): &(String, String)| p == path && problem.contains(why)) {

@@ -9,7 +9,7 @@ use memsync::testing::TombstoneKind;
 
 /// The contents of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum C {
+pub(crate) enum C {
     B,
     L,
     R,
@@ -18,17 +18,17 @@ pub enum C {
 impl C {
     const ALL: [Self; 3] = [Self::B, Self::L, Self::R];
 
-    pub fn bytes(self) -> Bytes {
+    pub(crate) fn bytes(self) -> Bytes {
         Bytes::from(format!("the content {self:?}"))
     }
 
-    pub fn md5(self) -> Md5 {
+    pub(crate) fn md5(self) -> Md5 {
         Md5::of(&self.bytes())
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Here {
+pub(crate) enum Here {
     Absent,
     File(C),
     /// A file that cannot be read.
@@ -36,7 +36,7 @@ pub enum Here {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum There {
+pub(crate) enum There {
     Absent,
     Live(C),
     Tombstone(C),
@@ -60,7 +60,7 @@ impl There {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum Was {
+pub(crate) enum Was {
     Nothing,
     Seen(C),
     Synced,
@@ -68,7 +68,7 @@ pub enum Was {
 }
 
 impl Was {
-    pub fn base(self) -> Option<Base> {
+    pub(crate) fn base(self) -> Option<Base> {
         match self {
             Self::Nothing => None,
             Self::Seen(c) => Some(Base::Seen(c.md5())),
@@ -85,7 +85,7 @@ impl Was {
 
 /// The kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proxy {
+pub(crate) enum Proxy {
     Strong,
     /// A plain index. It may know tombstones or not, and show them or not.
     Plain(TombstoneKind, bool),
@@ -95,7 +95,7 @@ pub enum Proxy {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub struct Case {
+pub(crate) struct Case {
     pub base: Was,
     pub local: Here,
     pub index: There,
@@ -105,7 +105,7 @@ pub struct Case {
     pub batch: bool,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut proxies = vec![Proxy::Strong, Proxy::Versions(0), Proxy::Versions(66)];
     for kind in [TombstoneKind::Absent, TombstoneKind::Exists] {
@@ -130,7 +130,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    pub fn row(&self) -> u8 {
+    pub(crate) fn row(&self) -> u8 {
         let local = match self.local {
             Here::Absent => None,
             Here::File(c) => Some(LocalState::File(c.md5())),
@@ -140,12 +140,12 @@ impl Case {
         decide(self.base.base(), local.as_ref(), self.index.remote(), trust).0
     }
 
-    pub fn truthful(&self) -> bool {
+    pub(crate) fn truthful(&self) -> bool {
         self.index == self.truth
     }
 
     /// The states of both sides that are right at the end, if the first cycle saw `index`.
-    pub fn ends(&self, index: There) -> BTreeSet<Option<C>> {
+    pub(crate) fn ends(&self, index: There) -> BTreeSet<Option<C>> {
         use There::{Absent, Live, Tombstone};
         let truthful = index == self.truth;
         let (Here::File(local) | Here::Unreadable(local)) = self.local else {
@@ -209,7 +209,7 @@ impl Case {
     }
 
     /// Content that must be in the folder at the end. History is not enough.
-    pub fn owed(&self) -> BTreeSet<C> {
+    pub(crate) fn owed(&self) -> BTreeSet<C> {
         let mut owed = BTreeSet::new();
         if let Here::File(c) | Here::Unreadable(c) = self.local {
             let synced = self.base.is_content() && c == C::B;

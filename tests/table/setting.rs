@@ -24,7 +24,7 @@ const PATH: &str = "notes/p.md";
 /// Cycles after which both sides must be at rest after any first cycle.
 const CYCLES: usize = 4;
 
-pub struct Still(AtomicU64);
+pub(crate) struct Still(AtomicU64);
 
 impl World for Still {
     fn now(&self) -> Timestamp {
@@ -41,9 +41,9 @@ impl World for Still {
     }
 }
 
-pub type Sim = Engine<SimDisk, FakeRemote, Still>;
+pub(crate) type Sim = Engine<SimDisk, FakeRemote, Still>;
 
-pub struct Setting {
+pub(crate) struct Setting {
     pub disk: SimDisk,
     pub state: SimDisk,
     pub server: FakeServer,
@@ -52,7 +52,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    pub fn new(case: &Case) -> Self {
+    pub(crate) fn new(case: &Case) -> Self {
         let (strong, tombstones, honest, versions) = match case.proxy {
             Proxy::Strong => (true, TombstoneKind::Absent, true, false),
             Proxy::Plain(kind, honest) => (false, kind, honest, false),
@@ -110,7 +110,7 @@ impl Setting {
     }
 
     /// Starts a new process. Dropping the engine does not end the old process; closing its handles does.
-    pub fn engine(&mut self) -> Sim {
+    pub(crate) fn engine(&mut self) -> Sim {
         self.runs += 1;
         let (container, _) = self.container().unwrap();
         let parts = EngineParts {
@@ -136,16 +136,16 @@ impl Setting {
         Engine::open(parts, "id").unwrap()
     }
 
-    pub fn here(&self) -> Option<Bytes> {
+    pub(crate) fn here(&self) -> Option<Bytes> {
         self.disk.user_read(PATH).ok()
     }
 
-    pub fn there(&self) -> Option<Bytes> {
+    pub(crate) fn there(&self) -> Option<Bytes> {
         self.server.contents().remove(&self.path)
     }
 
     /// Makes the index right. Then both sides come to rest, and nothing is missing.
-    pub fn ends_well(&mut self, mut engine: Sim, case: &Case, ends: &BTreeSet<Option<C>>) {
+    pub(crate) fn ends_well(&mut self, mut engine: Sim, case: &Case, ends: &BTreeSet<Option<C>>) {
         self.server.calm();
         if let Here::Unreadable(c) = case.local {
             assert_eq!(self.here(), Some(c.bytes()), "unknown is not touched");
@@ -178,7 +178,7 @@ impl Setting {
     }
 }
 
-pub fn cycle(engine: &mut Sim) -> Result<CycleReport, CycleError> {
+pub(crate) fn cycle(engine: &mut Sim) -> Result<CycleReport, CycleError> {
     let mut cycle = pin!(engine.cycle(ScanScope::full()));
     let mut context = Context::from_waker(futures::task::noop_waker_ref());
     loop {

@@ -11,11 +11,11 @@ use crate::HOSTILE;
 use crate::frames::{Frame, TYPE, frames, parse};
 use crate::proxy::{Client, Reply, Running, head, md5, options};
 
-pub fn get(path: &str) -> Frame {
+pub(crate) fn get(path: &str) -> Frame {
     (json!({"op": "get", "path": path}), Vec::new())
 }
 
-pub fn put(path: &str, precondition: &str, content: &[u8]) -> Frame {
+pub(crate) fn put(path: &str, precondition: &str, content: &[u8]) -> Frame {
     (json!({"op": "put", "path": path, "precondition": precondition, "size": content.len()}), content.to_vec())
 }
 

@@ -51,7 +51,7 @@ pub(super) struct StepQueue<D: Disk, R: Remote> {
 
 impl<D: Disk, R: Remote> StepQueue<D, R> {
     /// Sorts steps by the way they are sent.
-    pub fn new<W: World>(parts: &CycleParts<D, R, W>, steps: VecDeque<PlanStep>) -> Self {
+    pub(super) fn new<W: World>(parts: &CycleParts<D, R, W>, steps: VecDeque<PlanStep>) -> Self {
         let BatchOptions { from, least, most, bytes, .. } = parts.ports.options.batch;
         let (mut small, mut single) = (VecDeque::new(), VecDeque::new());
         for step in steps {
@@ -70,18 +70,18 @@ impl<D: Disk, R: Remote> StepQueue<D, R> {
     }
 
     /// Begins no further step. Answers that have arrived are still taken in.
-    pub fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.small.clear();
         self.single.clear();
         self.answered.retain_mut(StepWork::is_answered);
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.answered.is_empty() && self.small.is_empty() && self.single.is_empty()
     }
 
     /// The next flight. `prepare`: makes a step ready to run.
-    pub fn next(&mut self, prepare: impl FnOnce(PlanStep) -> StepWork<D, R>) -> Option<NextFlight<D, R>> {
+    pub(super) fn next(&mut self, prepare: impl FnOnce(PlanStep) -> StepWork<D, R>) -> Option<NextFlight<D, R>> {
         if let Some(work) = self.answered.pop_front() {
             return Some(NextFlight::Step(Box::new(work)));
         }
@@ -96,7 +96,7 @@ impl<D: Disk, R: Remote> StepQueue<D, R> {
 
     /// The uploads that [`StepQueue::next`] may begin, to be noted before. They are noted together, because each note
     /// costs an fsync.
-    pub fn uploads_ahead(&mut self) -> Vec<UploadNote> {
+    pub(super) fn uploads_ahead(&mut self) -> Vec<UploadNote> {
         if !self.answered.is_empty() {
             return Vec::new();
         }
@@ -132,7 +132,7 @@ impl<D: Disk, R: Remote> StepQueue<D, R> {
     }
 
     /// Takes in how a batch ended. The steps of a failed batch are sent one by one. An error ends the cycle.
-    pub fn take_batch(
+    pub(super) fn take_batch(
         &mut self,
         works: Vec<StepWork<D, R>>,
         result: BatchResult<D>,

@@ -42,12 +42,12 @@ impl<D: Disk> Default for OutcomeBatch<D> {
 }
 
 impl<D: Disk> OutcomeBatch<D> {
-    pub fn push(&mut self, step: PlanStep, outcome: StepOutcome<D>, bytes: u64) {
+    pub(super) fn push(&mut self, step: PlanStep, outcome: StepOutcome<D>, bytes: u64) {
         self.outcomes.push((step, outcome));
         self.bytes += bytes;
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.outcomes.len() >= MAX_BATCH_STEPS || self.bytes >= MAX_BATCH_BYTES
     }
 }

@@ -20,40 +20,40 @@ pub(in crate::agent) struct IndexCorrections {
 
 impl IndexCorrections {
     /// Notes the state that a blob showed, for the next plan. `listed`: the index entry of the path.
-    pub fn prove(&mut self, path: &RelPath, listed: Option<IndexEntry>, side: RemoteSide) {
+    pub(crate) fn prove(&mut self, path: &RelPath, listed: Option<IndexEntry>, side: RemoteSide) {
         self.proven.insert(path.clone(), (listed, side));
     }
 
     /// The proven state of a path, unless its index entry has changed since.
-    pub fn proven_side(&self, path: &RelPath, listed: Option<&IndexEntry>) -> Option<RemoteSide> {
+    pub(crate) fn proven_side(&self, path: &RelPath, listed: Option<&IndexEntry>) -> Option<RemoteSide> {
         self.proven.get(path).filter(|(entry, _)| entry.as_ref() == listed).map(|(_, side)| *side)
     }
 
-    pub fn is_proven(&self, path: &RelPath) -> bool {
+    pub(crate) fn is_proven(&self, path: &RelPath) -> bool {
         self.proven.contains_key(path)
     }
 
     /// The paths whose state was proven.
-    pub fn paths(&self) -> impl ExactSizeIterator<Item = &RelPath> {
+    pub(crate) fn paths(&self) -> impl ExactSizeIterator<Item = &RelPath> {
         self.proven.keys()
     }
 
     /// Forgets the proven state of the path.
-    pub fn forget(&mut self, path: &RelPath) {
+    pub(crate) fn forget(&mut self, path: &RelPath) {
         self.proven.remove(path);
     }
 
-    pub fn forget_all(&mut self) {
+    pub(crate) fn forget_all(&mut self) {
         self.proven.clear();
     }
 
     /// Forgets the proofs whose index entry has changed.
-    pub fn retain_current(&mut self, index: &FetchedIndex) {
+    pub(crate) fn retain_current(&mut self, index: &FetchedIndex) {
         self.proven.retain(|path, (entry, _)| entry.as_ref() == index.files.get(path));
     }
 
     /// Enters a write of this device into the index.
-    pub fn enter_own_write(&mut self, index: &mut FetchedIndex, path: &RelPath, entry: IndexEntry) {
+    pub(crate) fn enter_own_write(&mut self, index: &mut FetchedIndex, path: &RelPath, entry: IndexEntry) {
         let before = index.files.insert(path.clone(), entry);
         if index.cursor.is_none() {
             self.overwritten.entry(path.clone()).or_insert(before);
@@ -61,12 +61,12 @@ impl IndexCorrections {
     }
 
     /// Forgets own writes, because a whole index was fetched.
-    pub fn forget_own_writes(&mut self) {
+    pub(crate) fn forget_own_writes(&mut self) {
         self.overwritten.clear();
     }
 
     /// Takes own writes out of the index that `delta` does not confirm: the index has lost them. Gives their paths.
-    pub fn undo_lost_writes(&mut self, index: &mut FetchedIndex, delta: &FetchedIndex) -> Vec<RelPath> {
+    pub(crate) fn undo_lost_writes(&mut self, index: &mut FetchedIndex, delta: &FetchedIndex) -> Vec<RelPath> {
         let mut lost = Vec::new();
         for (path, before) in std::mem::take(&mut self.overwritten) {
             if delta.files.contains_key(&path) {

@@ -31,7 +31,7 @@ pub(in crate::agent) struct CrashCheck {
 
 impl CrashCheck {
     /// Finds out whether the machine crashed since an agent last worked on this folder.
-    pub fn begin<D: Disk, R: Remote, W: World>(&mut self, ports: &mut Ports<D, R, W>) -> Result<(), StateError> {
+    pub(crate) fn begin<D: Disk, R: Remote, W: World>(&mut self, ports: &mut Ports<D, R, W>) -> Result<(), StateError> {
         let Some(boot) = ports.world.boot() else { return Ok(()) };
         let last = ports.container.header().boot.clone();
         if last.is_some_and(|last| last != boot.id) {
@@ -49,7 +49,12 @@ impl CrashCheck {
 
     /// Finds the emptied files among those that differ from the base. Gives the files that are too new to judge; the next
     /// scan must read them again.
-    pub fn find_emptied<D: Disk>(&mut self, container: &Container<D>, tree: &LocalTree, now_ns: i64) -> Vec<RelPath> {
+    pub(crate) fn find_emptied<D: Disk>(
+        &mut self,
+        container: &Container<D>,
+        tree: &LocalTree,
+        now_ns: i64,
+    ) -> Vec<RelPath> {
         let Some(booted_ns) = self.booted_ns else { return Vec::new() };
         let (mut emptied, mut young, mut is_unsure) = (BTreeSet::new(), Vec::new(), false);
         for (path, entry) in container.entries() {
@@ -71,7 +76,12 @@ impl CrashCheck {
     }
 
     /// Notes that the file has the proxy's text again. `copy`: the emptied file, whose link is noted. The caller commits.
-    pub fn note_restored<D: Disk>(&mut self, container: &mut Container<D>, path: &RelPath, copy: Option<&RelPath>) {
+    pub(crate) fn note_restored<D: Disk>(
+        &mut self,
+        container: &mut Container<D>,
+        path: &RelPath,
+        copy: Option<&RelPath>,
+    ) {
         if !self.emptied.remove(path) {
             return;
         }
@@ -85,7 +95,7 @@ impl CrashCheck {
     }
 
     /// Ends the check once no emptied file is left, so that the next start begins from this one.
-    pub fn end<D: Disk, R: Remote, W: World>(&mut self, ports: &mut Ports<D, R, W>) -> Result<(), StateError> {
+    pub(crate) fn end<D: Disk, R: Remote, W: World>(&mut self, ports: &mut Ports<D, R, W>) -> Result<(), StateError> {
         if self.booted_ns.is_none() || self.is_unsure || !self.emptied.is_empty() {
             return Ok(());
         }
@@ -95,7 +105,7 @@ impl CrashCheck {
     }
 
     /// Notes a clean stop: the system writes out the folder's files before it goes down.
-    pub fn note_clean_stop<D: Disk>(&self, container: &mut Container<D>) -> Result<(), StateError> {
+    pub(crate) fn note_clean_stop<D: Disk>(&self, container: &mut Container<D>) -> Result<(), StateError> {
         if self.booted_ns.is_none() {
             container.set_boot(None);
         }
@@ -103,7 +113,7 @@ impl CrashCheck {
     }
 
     /// The problems that tell a person of emptied files. `copies`: the known conflict copies.
-    pub fn problems(
+    pub(crate) fn problems(
         &self,
         copies: &BTreeMap<RelPath, CopyLink>,
         tree: &LocalTree,

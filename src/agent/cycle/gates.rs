@@ -49,17 +49,17 @@ impl Gates {
     }
 
     /// The number of deletions that are held.
-    pub fn held_steps(&self) -> usize {
+    pub(crate) fn held_steps(&self) -> usize {
         self.held.iter().map(|held| held.steps.len()).sum()
     }
 
     /// The halts that wait for a person.
-    pub fn halts(&self) -> Vec<Halt> {
+    pub(crate) fn halts(&self) -> Vec<Halt> {
         self.reset.iter().cloned().chain(self.held.iter().map(HeldDeletions::halt)).collect()
     }
 
     /// Takes the held plan `id` out, to be approved or rejected.
-    pub fn take_held(&mut self, id: &str) -> Option<HeldDeletions> {
+    pub(crate) fn take_held(&mut self, id: &str) -> Option<HeldDeletions> {
         let at = self.held.iter().position(|held| held.id == id)?;
         Some(self.held.remove(at))
     }

@@ -40,7 +40,7 @@ impl HealTimes {
     }
 
     /// Notes a heal of `path`. False if it is too soon after the last one.
-    pub fn begin(&self, path: &RelPath, now: Duration) -> bool {
+    pub(crate) fn begin(&self, path: &RelPath, now: Duration) -> bool {
         let mut paths = self.records();
         let tries = match paths.get(path) {
             Some(heal) if now < heal.due => return false,
@@ -53,12 +53,12 @@ impl HealTimes {
     }
 
     /// When a healed path must be checked again, because the heal may have been lost too.
-    pub fn next_due(&self) -> Option<Duration> {
+    pub(crate) fn next_due(&self) -> Option<Duration> {
         self.records().values().filter(|heal| !heal.is_checked).map(|heal| heal.due).min()
     }
 
     /// The paths to plan again now, each once. The index may answer as before, so nothing else opens them.
-    pub fn take_due(&self, now: Duration) -> Vec<RelPath> {
+    pub(crate) fn take_due(&self, now: Duration) -> Vec<RelPath> {
         let mut due = Vec::new();
         self.records().retain(|path, heal| {
             if heal.due <= now && !heal.is_checked {
@@ -70,7 +70,7 @@ impl HealTimes {
         due
     }
 
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.records().clear();
     }
 }

@@ -23,17 +23,17 @@ pub(in crate::agent) struct StageLeftovers {
 }
 
 impl StageLeftovers {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         !self.is_dirty && self.stuck.is_empty()
     }
 
     /// True if a cycle must sweep the stage.
-    pub fn needs_sweep(&self, is_full_scan: bool) -> bool {
+    pub(crate) fn needs_sweep(&self, is_full_scan: bool) -> bool {
         self.is_dirty || is_full_scan && !self.stuck.is_empty()
     }
 
     /// Puts the stage in order. A file that cannot be put where it belongs is safe there and holds up no other.
-    pub fn sweep<D: Disk, R: Remote, W: World>(&mut self, ports: &mut Ports<D, R, W>) -> Result<(), CycleError> {
+    pub(crate) fn sweep<D: Disk, R: Remote, W: World>(&mut self, ports: &mut Ports<D, R, W>) -> Result<(), CycleError> {
         let StageReport { left, copies, unknown } =
             ports.folder.sweep(ports.world.now()).map_err(folder_error(".memsync/stage"))?;
         self.is_dirty = false;

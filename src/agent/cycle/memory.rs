@@ -59,19 +59,19 @@ impl Default for CycleMemory {
 
 impl CycleMemory {
     /// The next cycle plans all paths.
-    pub fn plan_everything(&mut self) {
+    pub(crate) fn plan_everything(&mut self) {
         self.is_unfinished = true;
         self.unplanned = TouchedPaths::Everywhere;
     }
 
     /// The next cycle plans this path.
-    pub fn plan_again(&mut self, path: &RelPath) {
+    pub(crate) fn plan_again(&mut self, path: &RelPath) {
         self.is_unfinished = true;
         self.unplanned.add(path);
     }
 
     /// Lets every path in quarantine try again with the next cycle.
-    pub fn retry_all(&mut self) {
+    pub(crate) fn retry_all(&mut self) {
         self.quarantine.clear_all();
         for (path, _) in self.quarantine.iter() {
             self.is_unfinished = true;
@@ -81,7 +81,7 @@ impl CycleMemory {
 
     /// The open paths that a plan can decide, and those whose deletion no scan of this cycle can confirm. While an
     /// `rm -r` runs, the latter would be planned again and again for nothing.
-    pub fn split_unplanned(&self, is_confirming: bool) -> (TouchedPaths, BTreeSet<RelPath>) {
+    pub(crate) fn split_unplanned(&self, is_confirming: bool) -> (TouchedPaths, BTreeSet<RelPath>) {
         match &self.unplanned {
             TouchedPaths::Paths(paths) if !is_confirming => {
                 let (waiting, ready) = paths.iter().cloned().partition(|path| self.missed.contains(path));

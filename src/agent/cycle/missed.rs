@@ -14,37 +14,37 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 pub(in crate::agent) struct MissedFiles(BTreeMap<RelPath, Duration>);
 
 impl MissedFiles {
-    pub fn contains(&self, path: &RelPath) -> bool {
+    pub(crate) fn contains(&self, path: &RelPath) -> bool {
         self.0.contains_key(path)
     }
 
-    pub fn paths(&self) -> impl Iterator<Item = &RelPath> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &RelPath> {
         self.0.keys()
     }
 
     /// The paths from `from` up to, but without, `to`.
-    pub fn range(&self, from: &str, to: &str) -> impl Iterator<Item = &RelPath> {
+    pub(crate) fn range(&self, from: &str, to: &str) -> impl Iterator<Item = &RelPath> {
         self.0.range::<str, _>((Included(from), Excluded(to))).map(|(path, _)| path)
     }
 
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
 
     /// The files that the scan of `now` missed. Those missed before keep their time.
-    pub fn renewed<'a>(&self, missed: impl Iterator<Item = &'a RelPath>, now: Duration) -> Self {
+    pub(crate) fn renewed<'a>(&self, missed: impl Iterator<Item = &'a RelPath>, now: Duration) -> Self {
         Self(missed.map(|path| (path.clone(), self.0.get(path).copied().unwrap_or(now))).collect())
     }
 
     /// True if a scan that begins at `now` can prove a deletion. While files keep vanishing, deletions wait, so that the
     /// gate judges them together.
-    pub fn may_confirm(&self, now: Duration, confirm: Duration) -> bool {
+    pub(crate) fn may_confirm(&self, now: Duration, confirm: Duration) -> bool {
         let oldest = self.0.values().min().copied().unwrap_or_default();
         now >= self.newest() + confirm || now >= oldest + MAX_WAIT
     }
 
     /// Tells which deletions the scan that ended at `scanned_at` proves.
-    pub fn proven(&self, scanned_at: Duration, confirm: Duration) -> impl Fn(&RelPath) -> bool {
+    pub(crate) fn proven(&self, scanned_at: Duration, confirm: Duration) -> impl Fn(&RelPath) -> bool {
         let newest = self.newest();
         move |path| {
             self.0.get(path).is_some_and(|first| {

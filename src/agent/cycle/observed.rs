@@ -39,7 +39,7 @@ pub(in crate::agent) struct Observed {
 
 impl Observed {
     /// The tree that the base knows. The first scan reads only files that differ from it.
-    pub fn seeded(entries: &BTreeMap<RelPath, BaseEntry>) -> Self {
+    pub(crate) fn seeded(entries: &BTreeMap<RelPath, BaseEntry>) -> Self {
         let mut tree = LocalTree::default();
         for (path, entry) in entries {
             if let (Base::Synced(md5), Some(stat)) = (entry.base, entry.stat) {
@@ -50,36 +50,36 @@ impl Observed {
     }
 
     /// Forgets everything that an earlier proxy or namespace said.
-    pub fn forget_index(&mut self) {
+    pub(crate) fn forget_index(&mut self) {
         self.index = None;
         self.corrections.forget_all();
     }
 
     /// The index entry of a path. A hint unless the index is exact, but its md5 and its version belong together.
-    pub fn listed(&self, path: &RelPath) -> Option<&IndexEntry> {
+    pub(crate) fn listed(&self, path: &RelPath) -> Option<&IndexEntry> {
         self.index.as_ref()?.files.get(path)
     }
 
     /// True if the index names the path as live.
-    pub fn is_listed_live(&self, path: &RelPath) -> bool {
+    pub(crate) fn is_listed_live(&self, path: &RelPath) -> bool {
         self.listed(path).is_some_and(|entry| !entry.is_deleted)
     }
 
     /// True if the index is evidence (capability `strong-index`).
-    pub fn has_exact_index(&self) -> bool {
+    pub(crate) fn has_exact_index(&self) -> bool {
         self.index.as_ref().is_some_and(|index| index.cursor.is_some())
     }
 
-    pub fn trust(&self) -> IndexTrust {
+    pub(crate) fn trust(&self) -> IndexTrust {
         if self.has_exact_index() { IndexTrust::Evidence } else { IndexTrust::Hints }
     }
 
-    pub fn found(&self, path: &RelPath) -> Option<&LocalEntry> {
+    pub(crate) fn found(&self, path: &RelPath) -> Option<&LocalEntry> {
         self.tree.found().get(path)
     }
 
     /// The content of the local file, where it is known.
-    pub fn local_content(&self, path: &RelPath) -> Option<Md5> {
+    pub(crate) fn local_content(&self, path: &RelPath) -> Option<Md5> {
         match self.found(path)?.local {
             LocalState::File(md5) => Some(md5),
             LocalState::Unknown(_) => None,
@@ -87,18 +87,18 @@ impl Observed {
     }
 
     /// True if the file was being written when last scanned.
-    pub fn is_changing(&self, path: &RelPath) -> bool {
+    pub(crate) fn is_changing(&self, path: &RelPath) -> bool {
         self.found(path).is_some_and(|found| found.local == LocalState::Unknown(SkipReason::Changing))
     }
 
     /// The bytes that the path has on either side.
-    pub fn size(&self, path: &RelPath) -> u64 {
+    pub(crate) fn size(&self, path: &RelPath) -> u64 {
         let local = self.found(path).map_or(0, |found| found.size);
         local.max(self.listed(path).map_or(0, |entry| entry.size))
     }
 
     /// Makes the next scan read the file, even if its stat is unchanged.
-    pub fn read_again(&mut self, path: &RelPath) {
+    pub(crate) fn read_again(&mut self, path: &RelPath) {
         let size = self.found(path).map_or(0, |found| found.size);
         let found = LocalEntry { local: LocalState::Unknown(SkipReason::Changing), stat: None, size };
         self.tree.put(path.clone(), Some(found));
@@ -106,7 +106,7 @@ impl Observed {
 
     /// The remote side of a path: the index entry, or the blob's answer where that is newer. An exact index drops
     /// expired tombstones, so an agreed path that it does not name had one.
-    pub fn remote_side(&self, path: &RelPath, base: Option<Base>) -> Option<RemoteSide> {
+    pub(crate) fn remote_side(&self, path: &RelPath, base: Option<Base>) -> Option<RemoteSide> {
         let listed = self.listed(path);
         // A blob that was found live serves a deletion. Once the file is back, only the wrong entry leads to its healing.
         let is_moot = |proven: &RemoteSide| matches!(proven, RemoteSide::Live(_)) && self.found(path).is_some();

@@ -23,7 +23,7 @@ pub(super) struct BatchPacing {
 
 impl BatchPacing {
     /// The limits that the link can carry. After a lost batch they are smaller, and batches go one after another.
-    pub fn limit(&self, full: BatchLimits) -> BatchLimits {
+    pub(super) fn limit(&self, full: BatchLimits) -> BatchLimits {
         if self.halvings == 0 {
             return full;
         }
@@ -31,14 +31,14 @@ impl BatchPacing {
     }
 
     /// Notes a batch that was answered whole.
-    pub fn note_answer(&mut self) {
+    pub(super) fn note_answer(&mut self) {
         self.halvings = self.halvings.saturating_sub(1);
         self.is_failing = false;
     }
 
     /// Notes a failed batch; `is_lost`: no answer came. True for the first failure since the last answer, which is to
     /// be logged.
-    pub fn note_failure(&mut self, is_lost: bool) -> bool {
+    pub(super) fn note_failure(&mut self, is_lost: bool) -> bool {
         if is_lost {
             self.halvings = (self.halvings + 1).min(MAX_HALVINGS);
         }

@@ -27,7 +27,7 @@ pub(in crate::agent) struct CycleParts<D: Disk, R: Remote, W: World> {
 }
 
 impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
-    pub fn new(ports: Ports<D, R, W>) -> Self {
+    pub(crate) fn new(ports: Ports<D, R, W>) -> Self {
         Self {
             observed: Observed::seeded(ports.container.entries()),
             memory: CycleMemory::default(),
@@ -37,7 +37,7 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
         }
     }
 
-    pub fn plan_input(&self) -> PlanInput<'_> {
+    pub(crate) fn plan_input(&self) -> PlanInput<'_> {
         PlanInput {
             base: self.ports.container.entries(),
             observed: &self.observed,
@@ -86,7 +86,7 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
     }
 
     /// Gives up the slow transfers. The next plan begins them again.
-    pub fn drop_transfers(&mut self) {
+    pub(crate) fn drop_transfers(&mut self) {
         for path in self.transfers.drop_all() {
             self.memory.plan_again(&path);
         }

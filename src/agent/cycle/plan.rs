@@ -36,7 +36,7 @@ pub(in crate::agent) struct PlanInput<'a> {
 
 impl PlanInput<'_> {
     /// The plan for some paths, or for all. Both have the same steps for a path. Empty without an index.
-    pub fn plan(&self, among: &TouchedPaths) -> Plan {
+    pub(crate) fn plan(&self, among: &TouchedPaths) -> Plan {
         match among {
             _ if self.observed.index.is_none() => Plan::default(),
             TouchedPaths::Paths(paths) if !self.options.fold => self.plan_some(paths),
@@ -77,20 +77,20 @@ impl PlanInput<'_> {
     }
 
     /// The plan for local changes, as far as it is known without an index.
-    pub fn plan_local_changes(&self) -> Plan {
+    pub(crate) fn plan_local_changes(&self) -> Plan {
         let local = self.local(self.observed.tree.found().keys(), self.base.keys(), std::iter::empty());
         let base = self.base.iter().map(|(path, entry)| (path, entry.base));
         let remote = self.base.iter().map(|(path, entry)| (path, unchanged(entry.base)));
         reconcile(base, &local, remote, IndexTrust::Evidence, self.options.fold)
     }
 
-    pub fn remote_side(&self, path: &RelPath) -> Option<RemoteSide> {
+    pub(crate) fn remote_side(&self, path: &RelPath) -> Option<RemoteSide> {
         self.observed.remote_side(path, self.base.get(path).map(|entry| entry.base))
     }
 
     /// The base that the table takes for a path. Where the proxy holds an unconfirmed upload of a file that is gone here,
     /// that upload is the base: the user had the file and has deleted it. An emptied file has no base.
-    pub fn base_side(&self, path: &RelPath) -> Option<Base> {
+    pub(crate) fn base_side(&self, path: &RelPath) -> Option<Base> {
         if self.memory.crash.emptied.contains(path) {
             return None;
         }
@@ -198,7 +198,7 @@ impl PlanInput<'_> {
         unknown.or((entry.size > self.options.max_file_size).then_some(SkipReason::TooLarge(entry.size)))
     }
 
-    pub fn unknown_absence(&self, path: &RelPath) -> Option<SkipReason> {
+    pub(crate) fn unknown_absence(&self, path: &RelPath) -> Option<SkipReason> {
         unknown_absence(&self.observed.tree, self.ignored, path)
     }
 

@@ -109,7 +109,7 @@ pub(in crate::agent) struct Ports<D: Disk, R: Remote, W: World> {
 }
 
 impl<D: Disk, R: Remote, W: World> Ports<D, R, W> {
-    pub fn new(parts: EngineParts<D, R, W>) -> Self {
+    pub(crate) fn new(parts: EngineParts<D, R, W>) -> Self {
         let EngineParts { folder, container, remote, world, ignored, options } = parts;
         Self {
             folder,
@@ -125,12 +125,12 @@ impl<D: Disk, R: Remote, W: World> Ports<D, R, W> {
         }
     }
 
-    pub fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.quit.load(Ordering::Relaxed)
     }
 
     /// The gate for a root that is missing or another one than before.
-    pub fn check_root(&self) -> Result<(), CycleError> {
+    pub(crate) fn check_root(&self) -> Result<(), CycleError> {
         match &self.container.header().folder_id {
             Some(id) => self.folder.check(id).map_err(root_halt),
             None => Ok(()),

@@ -57,33 +57,33 @@ impl Quarantine {
     }
 
     /// Why the path waits now, if it does.
-    pub fn reason(&self, path: &RelPath, content: Option<Md5>, now: Duration) -> Option<&str> {
+    pub(crate) fn reason(&self, path: &RelPath, content: Option<Md5>, now: Duration) -> Option<&str> {
         let failed = self.0.get(path)?;
         (now < failed.until && failed.content == content).then_some(failed.why.as_str())
     }
 
     /// Notes which paths this cycle skips. All others are tried again, or are gone.
-    pub fn retry_except(&mut self, is_skipped: impl Fn(&RelPath) -> bool) {
+    pub(crate) fn retry_except(&mut self, is_skipped: impl Fn(&RelPath) -> bool) {
         for (path, failed) in &mut self.0 {
             failed.is_retried = !is_skipped(path);
         }
     }
 
     /// Forgets the paths that were tried again and did not fail.
-    pub fn forget_retried(&mut self) {
+    pub(crate) fn forget_retried(&mut self) {
         self.0.retain(|_, failed| !failed.is_retried);
     }
 
-    pub fn contains(&self, path: &RelPath) -> bool {
+    pub(crate) fn contains(&self, path: &RelPath) -> bool {
         self.0.contains_key(path)
     }
 
-    pub fn clear(&mut self, path: &RelPath) {
+    pub(crate) fn clear(&mut self, path: &RelPath) {
         self.0.remove(path);
     }
 
     /// Lets a path that waits for a program try again at once where a scan was asked for it.
-    pub fn clear_open(&mut self, is_touched: impl Fn(&RelPath) -> bool) {
+    pub(crate) fn clear_open(&mut self, is_touched: impl Fn(&RelPath) -> bool) {
         for (path, failed) in &mut self.0 {
             if failed.is_open && is_touched(path) {
                 failed.until = Duration::ZERO;
@@ -92,23 +92,23 @@ impl Quarantine {
     }
 
     /// Lets every path try again at once.
-    pub fn clear_all(&mut self) {
+    pub(crate) fn clear_all(&mut self) {
         for failed in self.0.values_mut() {
             failed.until = Duration::ZERO;
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// When the first path may be tried again.
-    pub fn next_due(&self) -> Option<Duration> {
+    pub(crate) fn next_due(&self) -> Option<Duration> {
         self.0.values().map(|failed| failed.until).min()
     }
 
     /// The paths that failed, with the reason, also while a retry is due.
-    pub fn iter(&self) -> impl Iterator<Item = (&RelPath, &str)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&RelPath, &str)> {
         self.0.iter().map(|(path, failed)| (path, failed.why.as_str()))
     }
 }

@@ -16,19 +16,19 @@ struct SilentRequest {
 }
 
 impl SilenceCheck {
-    pub fn note_answer(&mut self) {
+    pub(super) fn note_answer(&mut self) {
         self.0 = None;
     }
 
     /// Notes a request without an answer. `is_first`: the path has not failed before. True: the proxy is gone.
-    pub fn note_silence(&mut self, path: &RelPath, error: &RemoteError, is_first: bool) -> bool {
+    pub(super) fn note_silence(&mut self, path: &RelPath, error: &RemoteError, is_first: bool) -> bool {
         let request = SilentRequest { path: path.clone(), error: error.clone(), is_first };
         self.0.replace(request).is_some_and(|last| last.path != *path)
     }
 
     /// The error of a silent request that nothing followed. The cycle ends with it, and the next one finds out whether the
     /// proxy is gone. A path that failed before is no news.
-    pub fn into_error(self) -> Option<RemoteError> {
+    pub(super) fn into_error(self) -> Option<RemoteError> {
         self.0.filter(|request| request.is_first).map(|request| request.error)
     }
 }

@@ -52,11 +52,11 @@ pub(super) enum StepOutcome<D: Disk> {
 }
 
 impl<D: Disk> StepOutcome<D> {
-    pub fn uploaded(md5: Md5, version: u64) -> Self {
+    pub(super) fn uploaded(md5: Md5, version: u64) -> Self {
         Self::Agreed { md5, version, uploaded: true }
     }
 
-    pub fn adopted(md5: Md5, version: u64) -> Self {
+    pub(super) fn adopted(md5: Md5, version: u64) -> Self {
         Self::Agreed { md5, version, uploaded: false }
     }
 }
@@ -109,7 +109,7 @@ pub(super) struct UploadAttempt {
 
 impl UploadAttempt {
     /// An upload over a blob that was fetched.
-    pub fn over(blob: &RemoteBlob) -> Self {
+    pub(super) fn over(blob: &RemoteBlob) -> Self {
         Self { precondition: Precondition::Holds(blob.md5), version: blob.version }
     }
 }
@@ -149,7 +149,7 @@ pub(super) struct StepWork<D: Disk, R: Remote> {
 
 impl<D: Disk, R: Remote> StepWork<D, R> {
     /// Carries the step out, as far as the proxy is concerned.
-    pub async fn run(&self) -> Result<StepOutcome<D>, StepError> {
+    pub(super) async fn run(&self) -> Result<StepOutcome<D>, StepError> {
         match self.step.action.clone() {
             Action::Skip(_) => Ok(StepOutcome::Nothing),
             Action::RecordSeen { tombstone } => Ok(StepOutcome::Seen(tombstone)),
@@ -168,7 +168,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
     }
 
     /// Takes the answer that a batch brought. `None`: the step sends its first request by itself.
-    pub fn set_first(&mut self, first: Option<FirstAnswer<D>>) {
+    pub(super) fn set_first(&mut self, first: Option<FirstAnswer<D>>) {
         if first.is_none() {
             // The batch may have arrived all the same.
             self.sent_before = self.uploads.contents(&self.step.path);
@@ -176,12 +176,12 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         self.first = Mutex::new(first);
     }
 
-    pub fn is_answered(&mut self) -> bool {
+    pub(super) fn is_answered(&mut self) -> bool {
         self.first.get_mut().is_ok_and(|first| first.is_some())
     }
 
     /// Stages a download that a batch brought. Other answers wait for [`StepWork::run`].
-    pub fn stage_first(&self, answer: BatchReply) -> Option<FirstAnswer<D>> {
+    pub(super) fn stage_first(&self, answer: BatchReply) -> Option<FirstAnswer<D>> {
         match (answer, &self.step.action) {
             (BatchReply::Got(GetReply::Found(blob)), Action::Download { .. }) => {
                 let (version, device) = (blob.version, blob.device.clone());
@@ -197,18 +197,18 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    pub fn take_answer(&self) -> Option<BatchReply> {
+    pub(super) fn take_answer(&self) -> Option<BatchReply> {
         match self.take_first() {
             Some(FirstAnswer::Answer(answer)) => Some(answer),
             _ => None,
         }
     }
 
-    pub fn path(&self) -> &RelPath {
+    pub(super) fn path(&self) -> &RelPath {
         &self.step.path
     }
 
-    pub async fn get(&self) -> Result<GetReply, StepError> {
+    pub(super) async fn get(&self) -> Result<GetReply, StepError> {
         match self.take_answer() {
             Some(BatchReply::Got(got)) => Ok(got),
             _ => Ok(self.remote.get(self.path()).await?),
@@ -217,19 +217,19 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
 
     /// The newest known version of content that this device holds or held; 0 if unknown. By invariant 4 a version
     /// names its content, so an index entry with the same md5 is good enough.
-    pub fn version_of(&self, md5: Md5) -> u64 {
+    pub(super) fn version_of(&self, md5: Md5) -> u64 {
         let base = if self.base == Some(md5) { self.version } else { 0 };
         let listed = self.listed.filter(|entry| entry.md5 == md5 && !entry.is_deleted).map_or(0, |entry| entry.version);
         base.max(listed)
     }
 
     /// True if this folder held the content and its user replaced it. It is then no edit of another device.
-    pub fn is_ours(&self, md5: Md5) -> bool {
+    pub(super) fn is_ours(&self, md5: Md5) -> bool {
         Some(md5) == self.base || self.uploads.is_from_here(self.path(), md5)
     }
 
     /// The content that was deleted, as far as this device knows.
-    pub fn own_tombstone(&self) -> Option<Md5> {
+    pub(super) fn own_tombstone(&self) -> Option<Md5> {
         self.seen.or(self.base)
     }
 
@@ -408,7 +408,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         Ok(StepOutcome::Move { step, base, version, device })
     }
 
-    pub async fn conflict_with(&self, blob: RemoteBlob) -> Result<StepOutcome<D>, StepError> {
+    pub(super) async fn conflict_with(&self, blob: RemoteBlob) -> Result<StepOutcome<D>, StepError> {
         let (version, device) = (blob.version, blob.device.clone());
         let staged = self.fetch(blob).await?;
         let base = Base::Synced(staged.md5);

@@ -34,7 +34,7 @@ pub(in crate::agent) struct SlowStep {
 }
 
 impl SlowStep {
-    pub fn new(step: PlanStep, now: Duration) -> Self {
+    pub(crate) fn new(step: PlanStep, now: Duration) -> Self {
         Self { step, named_at: now + NAMED_AFTER, is_named: false }
     }
 }
@@ -81,7 +81,7 @@ impl<D: Disk, R: Remote> SlowTransfers<D, R> {
     }
 
     /// Waits for the end of a slow transfer, forever without one. The next cycle takes in the result.
-    pub async fn wait_for_end(&mut self) {
+    pub(crate) async fn wait_for_end(&mut self) {
         match self.flights.next().await {
             Some(result) => self.landed.push(result),
             None => future::pending().await,
@@ -89,18 +89,18 @@ impl<D: Disk, R: Remote> SlowTransfers<D, R> {
     }
 
     /// Gives up all slow transfers. The caller plans their paths again.
-    pub fn drop_all(&mut self) -> impl Iterator<Item = RelPath> + use<D, R> {
+    pub(crate) fn drop_all(&mut self) -> impl Iterator<Item = RelPath> + use<D, R> {
         (self.flights, self.landed) = (FuturesUnordered::new(), Vec::new());
         self.late.clear();
         std::mem::take(&mut self.steps).into_keys()
     }
 
-    pub fn paths(&self) -> impl Iterator<Item = &RelPath> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &RelPath> {
         self.steps.keys()
     }
 
     /// When the status must name a transfer.
-    pub fn next_named(&self) -> Option<Duration> {
+    pub(crate) fn next_named(&self) -> Option<Duration> {
         self.steps.values().filter(|slow| !slow.is_named).map(|slow| slow.named_at).min()
     }
 
@@ -116,7 +116,7 @@ impl<D: Disk, R: Remote> SlowTransfers<D, R> {
     }
 
     /// The problems that name transfers.
-    pub fn problems(&self) -> impl Iterator<Item = (RelPath, PathProblem)> {
+    pub(crate) fn problems(&self) -> impl Iterator<Item = (RelPath, PathProblem)> {
         let named = self.steps.iter().filter(|(_, slow)| slow.is_named);
         named.map(|(path, _)| {
             (path.clone(), PathProblem::new(ProblemEffect::Retried, SkipReason::InTransit.to_string()))

@@ -23,12 +23,12 @@ pub(super) struct UnarrivedContent {
 
 impl UnarrivedContent {
     /// Notes a file that cannot be read.
-    pub fn note_unreadable(&mut self, stat: &FileStat) {
+    pub(super) fn note_unreadable(&mut self, stat: &FileStat) {
         self.unreadable.insert(rename_key(stat));
     }
 
     /// Notes an action that failed or has not ended.
-    pub fn note_action(&mut self, action: &Action) {
+    pub(super) fn note_action(&mut self, action: &Action) {
         match action {
             Action::Upload { local, .. } | Action::Conflict { local, .. } => drop(self.on_proxy.insert(*local)),
             Action::UploadUnread => self.has_unknown = true,
@@ -39,7 +39,7 @@ impl UnarrivedContent {
 
     /// Notes an action that ended without bringing its content to the other side. A conflict copy arrives only when it is
     /// uploaded itself.
-    pub fn note_outcome<D: Disk>(&mut self, action: &Action, outcome: &StepOutcome<D>) {
+    pub(super) fn note_outcome<D: Disk>(&mut self, action: &Action, outcome: &StepOutcome<D>) {
         let has_arrived = match action {
             Action::Upload { .. } | Action::Conflict { .. } => {
                 !matches!(outcome, StepOutcome::ProvenDeleted(_) | StepOutcome::Move { .. } | StepOutcome::Nothing)
@@ -54,7 +54,7 @@ impl UnarrivedContent {
 
     /// True if a deletion must wait. `was`: the last stat of the file. `bytes`: its size. A file that was too new at the
     /// last scan has no reliable stat; it may be any unreadable file of its size.
-    pub fn holds_back(&self, action: &Action, was: Option<FileStat>, bytes: u64) -> bool {
+    pub(super) fn holds_back(&self, action: &Action, was: Option<FileStat>, bytes: u64) -> bool {
         match action {
             Action::DeleteRemote { base } => {
                 self.has_unknown || self.on_proxy.contains(base) || self.may_be_unreadable(was, bytes)

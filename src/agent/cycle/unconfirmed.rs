@@ -25,7 +25,7 @@ pub(in crate::agent) struct UnconfirmedUploads {
 
 impl UnconfirmedUploads {
     /// `earlier_run`: the uploads that an earlier run noted.
-    pub fn after(earlier_run: UploadNotes) -> Self {
+    pub(crate) fn after(earlier_run: UploadNotes) -> Self {
         Self { this_run: Arc::default(), earlier_run: Arc::new(Mutex::new(earlier_run)) }
     }
 
@@ -38,37 +38,37 @@ impl UnconfirmedUploads {
     }
 
     /// Notes content that was read to its end for an upload.
-    pub fn note(&self, path: &RelPath, md5: Md5) {
+    pub(crate) fn note(&self, path: &RelPath, md5: Md5) {
         self.lock().entry(path.clone()).or_default().insert(md5);
     }
 
     /// True if the proxy may hold this content because this device sent it, in this run or in an earlier one.
-    pub fn is_from_here(&self, path: &RelPath, md5: Md5) -> bool {
+    pub(crate) fn is_from_here(&self, path: &RelPath, md5: Md5) -> bool {
         self.is_from_this_run(path, md5) || self.lock_earlier().contains(path, md5)
     }
 
     /// True if the proxy may hold this content because this run sent it.
-    pub fn is_from_this_run(&self, path: &RelPath, md5: Md5) -> bool {
+    pub(crate) fn is_from_this_run(&self, path: &RelPath, md5: Md5) -> bool {
         self.lock().get(path).is_some_and(|contents| contents.contains(&md5))
     }
 
     /// All content that this run sent to the path.
-    pub fn contents(&self, path: &RelPath) -> BTreeSet<Md5> {
+    pub(crate) fn contents(&self, path: &RelPath) -> BTreeSet<Md5> {
         self.lock().get(path).cloned().unwrap_or_default()
     }
 
     /// The paths that this run sent something to.
-    pub fn paths(&self) -> BTreeSet<RelPath> {
+    pub(crate) fn paths(&self) -> BTreeSet<RelPath> {
         self.lock().keys().cloned().collect()
     }
 
     /// True if this run sent anything to the path.
-    pub fn contains(&self, path: &RelPath) -> bool {
+    pub(crate) fn contains(&self, path: &RelPath) -> bool {
         self.lock().contains_key(path)
     }
 
     /// Takes back the content that was refused for certain. `before`: the content that was sent earlier.
-    pub fn take_back(&self, path: &RelPath, before: &BTreeSet<Md5>) {
+    pub(crate) fn take_back(&self, path: &RelPath, before: &BTreeSet<Md5>) {
         let mut contents = self.lock();
         if before.is_empty() {
             contents.remove(path)
@@ -78,19 +78,19 @@ impl UnconfirmedUploads {
     }
 
     /// Forgets a path on which both sides have agreed since.
-    pub fn forget(&self, path: &RelPath) {
+    pub(crate) fn forget(&self, path: &RelPath) {
         self.lock().remove(path);
         self.lock_earlier().settle(path);
     }
 
     /// Forgets everything, also of earlier runs.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.lock().clear();
         self.lock_earlier().clear();
     }
 
     /// Forgets the paths of this run for which `keep` is false.
-    pub fn retain(&self, mut keep: impl FnMut(&RelPath) -> bool) {
+    pub(crate) fn retain(&self, mut keep: impl FnMut(&RelPath) -> bool) {
         self.lock().retain(|path, _| keep(path));
     }
 }
@@ -112,7 +112,7 @@ pub(in crate::agent) struct LostUploads(BTreeMap<RelPath, Duration>);
 
 impl LostUploads {
     /// Forgets the uploads that are lost by now. `is_exact`: a missing index entry proves that nothing arrived.
-    pub fn forget_lost(
+    pub(crate) fn forget_lost(
         &mut self,
         uploads: &UnconfirmedUploads,
         trace: impl Fn(&RelPath) -> UploadTrace,

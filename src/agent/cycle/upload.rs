@@ -85,7 +85,7 @@ fn read_error(e: io::Error) -> StepError {
 
 impl<D: Disk, R: Remote> StepWork<D, R> {
     /// The first attempt of a step with this precondition.
-    pub fn first_attempt(&self, precondition: Precondition) -> UploadAttempt {
+    pub(super) fn first_attempt(&self, precondition: Precondition) -> UploadAttempt {
         let version = match precondition {
             Precondition::New => 0,
             Precondition::Holds(md5) => self.version_of(md5),
@@ -94,7 +94,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
     }
 
     /// The local file as a part of a batch.
-    pub fn lazy_source(&self, md5: Md5, size: u64) -> LazySource<D> {
+    pub(super) fn lazy_source(&self, md5: Md5, size: u64) -> LazySource<D> {
         LazySource {
             folder: self.folder.clone(),
             disk_name: self.disk_name.clone(),
@@ -107,7 +107,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
     }
 
     /// Rows 4, 8, 16, 19, and RESOLVE after a 412. `tombstone`: the deleted content that the index names.
-    pub async fn upload(
+    pub(super) async fn upload(
         &self,
         local: Md5,
         first: UploadAttempt,
@@ -176,7 +176,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
     }
 
     /// Row 4 for a file that was not read yet. In any conflict its digest decides, so the scan reads it first then.
-    pub async fn upload_unread(&self) -> Result<StepOutcome<D>, StepError> {
+    pub(super) async fn upload_unread(&self) -> Result<StepOutcome<D>, StepError> {
         before_upload();
         let digested = Arc::new(OnceLock::new());
         let result = digested.clone();
@@ -197,7 +197,12 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         }
     }
 
-    pub async fn put(&self, local: Md5, precondition: Precondition, version: u64) -> Result<PutReply, StepError> {
+    pub(super) async fn put(
+        &self,
+        local: Md5,
+        precondition: Precondition,
+        version: u64,
+    ) -> Result<PutReply, StepError> {
         let source = self.folder.source(&self.disk_name, local).map_err(read_error)?;
         self.send(UploadAttempt { precondition, version }, PromisedDigest::Known(local), source).await
     }

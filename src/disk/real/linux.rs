@@ -34,7 +34,7 @@ pub(crate) fn meta_at(dir: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<File
 }
 
 /// True if an open file or folder is a mount point.
-pub fn is_mount(fd: BorrowedFd<'_>) -> bool {
+pub(super) fn is_mount(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::empty()).is_ok_and(|found| is_mount_root(&found))
 }
 
@@ -70,12 +70,12 @@ pub(crate) fn each_name(dir: &OwnedFd, mut f: impl FnMut(&CStr) -> Result<(), Er
 }
 
 /// Makes one open file or folder durable.
-pub fn sync(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(super) fn sync(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::io::retry_on_intr(|| rustix::fs::fsync(fd))
 }
 
 /// Makes the filesystem of `fd` durable.
-pub fn sync_all(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(super) fn sync_all(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::io::retry_on_intr(|| rustix::fs::syncfs(fd))
 }
 
@@ -111,7 +111,7 @@ fn grants_leases(kind: i64) -> bool {
 
 /// The metadata of a plain `stat`.
 #[allow(clippy::unnecessary_cast, reason = "the number of links is narrower on some processors")]
-pub fn meta(stat: &Stat) -> FileMeta {
+pub(super) fn meta(stat: &Stat) -> FileMeta {
     let fields = StatFields {
         device: stat.st_dev,
         mode: stat.st_mode,

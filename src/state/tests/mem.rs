@@ -11,7 +11,7 @@ use super::disk::{Disk, DiskFile, FileKind, FileMeta};
 
 /// One directory without folders.
 #[derive(Clone)]
-pub struct MemDisk(Arc<Mutex<MemDir>>);
+pub(crate) struct MemDisk(Arc<Mutex<MemDir>>);
 
 #[derive(Clone, Default)]
 struct MemDir {
@@ -44,7 +44,7 @@ enum NameChange {
 
 /// The operations that fail. A failing operation does nothing, except that a write leaves half of its bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub enum DiskFault {
+pub(crate) enum DiskFault {
     #[default]
     None,
     /// All operations from this one on: the process was killed.
@@ -54,12 +54,12 @@ pub enum DiskFault {
 }
 
 impl MemDisk {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(&BTreeMap::new())
     }
 
     /// A disk with these files, all durable.
-    pub fn with(files: &BTreeMap<String, Vec<u8>>) -> Self {
+    pub(crate) fn with(files: &BTreeMap<String, Vec<u8>>) -> Self {
         let mut inner = MemDir::default();
         for (name, bytes) in files {
             inner.next += 1;
@@ -72,19 +72,19 @@ impl MemDisk {
     }
 
     /// The same disk in this boot of the machine.
-    pub fn in_boot(self, id: &str) -> Self {
+    pub(crate) fn in_boot(self, id: &str) -> Self {
         self.inner().boot = Some(id.to_owned());
         self
     }
 
     /// The files that a process sees.
-    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let inner = self.inner();
         inner.names.iter().map(|(name, id)| (name.clone(), inner.files[id].live.clone())).collect()
     }
 
     /// The files after a power cut: a random part of the unsynced bytes, and a random selection of the unsynced names.
-    pub fn after_power_cut(&self, random: &mut fastrand::Rng) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) fn after_power_cut(&self, random: &mut fastrand::Rng) -> BTreeMap<String, Vec<u8>> {
         let inner = self.inner();
         let mut names = inner.durable_names.clone();
         let share = random.usize(0..=4);
@@ -112,21 +112,21 @@ impl MemDisk {
             .collect()
     }
 
-    pub fn ops(&self) -> u64 {
+    pub(crate) fn ops(&self) -> u64 {
         self.inner().ops
     }
 
     /// Bytes written so far.
-    pub fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.inner().writes
     }
 
-    pub fn mode(&self, name: &str) -> u32 {
+    pub(crate) fn mode(&self, name: &str) -> u32 {
         let inner = self.inner();
         inner.modes[&inner.names[name]]
     }
 
-    pub fn fail(&self, fault: DiskFault) {
+    pub(crate) fn fail(&self, fault: DiskFault) {
         self.inner().fault = fault;
     }
 
@@ -183,7 +183,7 @@ impl MemDir {
     }
 }
 
-pub struct MemFile {
+pub(crate) struct MemFile {
     disk: MemDisk,
     id: u64,
     at: usize,

@@ -6,7 +6,7 @@ mod cache;
 mod document;
 mod records;
 mod scope;
-mod token;
+pub mod token;
 
 pub(crate) use cache::{KeyCache, KeyLease, MatchedKey};
 pub use document::{IssuedKey, Key, KeySpec, Keys, KeysError, User};

@@ -13,7 +13,7 @@ const SECRET_DIGITS: usize = 64;
 pub struct NoRandomNumbers;
 
 /// The id in a token that has the form of a key.
-pub fn id_in(token: &[u8]) -> Option<&str> {
+pub(crate) fn id_in(token: &[u8]) -> Option<&str> {
     let rest = std::str::from_utf8(token).ok()?.strip_prefix(PREFIX)?;
     let (id, secret) = rest.split_once('_')?;
     let is_hex = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -21,7 +21,7 @@ pub fn id_in(token: &[u8]) -> Option<&str> {
 }
 
 /// The only form in which tokens are stored and compared. Comparing hashes takes the same time for any two.
-pub fn hash_of(token: &[u8]) -> blake3::Hash {
+pub(crate) fn hash_of(token: &[u8]) -> blake3::Hash {
     blake3::hash(token)
 }
 

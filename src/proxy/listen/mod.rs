@@ -44,9 +44,9 @@ pub async fn serve<S: Store>(
     tokio::select! {
         biased;
         () = shutdown => {}
-        () = accept_all(&state, listener, &mut connections) => {}
-        // It never returns.
+        // It never returns. A flood of connections must not keep it from running.
         () = state.auth.refresh_for_leases() => {}
+        () = accept_all(&state, listener, &mut connections) => {}
     }
     stop.send_replace(true);
     let finish = async {

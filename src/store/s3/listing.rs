@@ -1,8 +1,6 @@
 //! Listings of a bucket that other programs use, too. The S3 client refuses a whole page if it cannot name one key on it, as
 //! one with an empty segment or a control character.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use object_store::ObjectMeta;
 use object_store::path::Path as Key;
@@ -29,9 +27,9 @@ pub(super) fn without_unnamable_keys(page: Bytes) -> (Bytes, UnnamableKeys) {
         && let Some((object, after)) = object.split_once("</Contents>")
     {
         out.push_str(before);
-        match key_of(object).filter(|key| Key::parse(key).is_err()) {
-            Some(key) => unnamable.0.push(key),
-            None => out.extend(["<Contents>", object, "</Contents>"]),
+        match escaped_key(object).map(namable_key) {
+            Some(Err(key)) => unnamable.0.push(key),
+            Some(Ok(())) | None => out.extend(["<Contents>", object, "</Contents>"]),
         }
         rest = after;
     }
@@ -42,12 +40,20 @@ pub(super) fn without_unnamable_keys(page: Bytes) -> (Bytes, UnnamableKeys) {
     (out.into(), unnamable)
 }
 
-/// The key in an object's element.
-fn key_of(object: &str) -> Option<String> {
+/// The key in an object's element, as XML escapes it.
+fn escaped_key(object: &str) -> Option<&str> {
     let (_, key) = object.split_once("<Key>")?;
-    let (key, _) = key.split_once("</Key>")?;
-    // A key with an invalid escape stays as it is.
-    Some(quick_xml::escape::unescape(key).map_or_else(|_| key.to_owned(), Cow::into_owned))
+    key.split_once("</Key>").map(|(key, _)| key)
+}
+
+/// Checks that the client can name a key. It reads XML as this does, so a key with an invalid escape fails there too. Such
+/// a key is given as it stands.
+///
+/// # Errors
+/// The key, if the client cannot name it.
+fn namable_key(escaped: &str) -> Result<(), String> {
+    let key = quick_xml::escape::unescape(escaped).map_err(|_| escaped.to_owned())?;
+    Key::parse(&key).map(drop).map_err(|_| key.into_owned())
 }
 
 #[cfg(test)]
@@ -61,11 +67,20 @@ mod tests {
             let objects: String = keys.iter().map(|key| object(key)).collect();
             Bytes::from(format!("<List><Name>b</Name>{objects}<IsTruncated>true</IsTruncated></List>"))
         };
-        let all =
-            ["m/a", "m//b", "m/&#x1;", "m/x&amp;y&lt;/Key&gt;", "m/&#9;&quot;&apos;", "m/../c", "m/&none; &", "m/d"];
+        let all = [
+            "m/a",
+            "m//b",
+            "m/&#x1;",
+            "m/x&amp;y&lt;/Key&gt;",
+            "m/&#9;&quot;&apos;",
+            "m/../c",
+            "m/&none;",
+            "m/&#0;",
+            "m/d",
+        ];
         let (rest, unnamable) = without_unnamable_keys(page(&all));
-        assert_eq!(rest, page(&["m/a", "m/x&amp;y&lt;/Key&gt;", "m/&none; &", "m/d"]));
-        assert_eq!(unnamable.0, ["m//b", "m/\u{1}", "m/\t\"'", "m/../c"]);
+        assert_eq!(rest, page(&["m/a", "m/x&amp;y&lt;/Key&gt;", "m/d"]));
+        assert_eq!(unnamable.0, ["m//b", "m/\u{1}", "m/\t\"'", "m/../c", "m/&none;", "m/&#0;"]);
         for other in [&b"<Error/>"[..], b"", b"<Contents>", b"\xff<Contents><Key>//</Key></Contents>"] {
             assert_eq!(without_unnamable_keys(Bytes::from_static(other)).0, other);
         }

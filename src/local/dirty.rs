@@ -10,9 +10,6 @@ use std::time::{Duration, Instant};
 
 use super::ScanScope;
 
-/// More dirty paths than this become one full scan.
-pub(crate) const MAX_PATHS: usize = 20_000;
-
 /// The first wait after a file was closed. A program that reopens it does so within a millisecond or two, and a person
 /// does not notice the delay.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -59,7 +56,7 @@ pub struct DirtySet {
 
 impl DirtySet {
     /// `debounce`: quiet time of a file that may still be open; zero makes every path due at once. `max_paths`: see
-    /// [`MAX_PATHS`].
+    /// [`MAX_SCOPE_PATHS`](super::scope::MAX_SCOPE_PATHS).
     pub fn new(debounce: Duration, max_paths: usize) -> Self {
         Self {
             debounce,

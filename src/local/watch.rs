@@ -16,8 +16,9 @@ use notify::{Config, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveM
 use rustix::io::Errno;
 
 use super::ScanScope;
-use super::dirty::{DirtySet, MAX_PATHS, TouchKind};
+use super::dirty::{DirtySet, TouchKind};
 use super::ignore::IgnoreRules;
+use super::scope::MAX_SCOPE_PATHS;
 use crate::path::PRIVATE_DIR;
 
 /// How to watch a folder.
@@ -155,7 +156,7 @@ impl FolderWatcher {
         }
         let now = Instant::now();
         let shared = Arc::new(Mutex::new(WatchShared {
-            dirty: DirtySet::new(options.debounce, MAX_PATHS),
+            dirty: DirtySet::new(options.debounce, MAX_SCOPE_PATHS),
             state: if options.force_poll { WatchState::Poll } else { WATCHING },
             poll_at: options.force_poll.then(|| now + options.poll_interval),
             poll_interval: options.poll_interval,

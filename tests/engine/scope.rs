@@ -161,16 +161,26 @@ fn file_comes_back_when_removed_while_unreadable() {
 /// The reply to the upload was lost, so the proxy has a file without a base here.
 #[test]
 fn unconfirmed_upload_comes_back_when_removed_under_a_rule() {
-    let mut story = synced(FakeConfig::default(), &["b"]);
-    story.disk.user_write("a", "a").unwrap();
-    story.server.lose(1, LostPart::Reply);
-    assert!(story.cycle(ScanScope::full()).is_err());
-    story.ignore(&["a"]);
-    story.settle();
-    story.disk.user_remove("a").unwrap();
-    story.ignore(&[]);
-    story.settle();
-    assert_eq!((story.names(), story.disk.user_tree("").len()), (vec!["a".to_owned(), "b".to_owned()], 2));
+    for was_deleted_before in [false, true] {
+        let mut story = synced(FakeConfig::default(), &["b"]);
+        if was_deleted_before {
+            story.disk.user_write("a", "older").unwrap();
+            story.settle();
+            story.disk.user_remove("a").unwrap();
+            story.settle();
+            assert!(matches!(base(&story, "a"), Some(Base::Seen(_))));
+        }
+        story.disk.user_write("a", "a").unwrap();
+        story.server.lose(1, LostPart::Reply);
+        assert!(story.cycle(ScanScope::full()).is_err());
+        story.ignore(&["a"]);
+        story.settle();
+        story.disk.user_remove("a").unwrap();
+        story.ignore(&[]);
+        story.settle();
+        let files = (story.names(), story.disk.user_tree("").len());
+        assert_eq!(files, (vec!["a".to_owned(), "b".to_owned()], 2), "deleted before: {was_deleted_before}");
+    }
 }
 
 #[test]

@@ -38,8 +38,9 @@ pub(super) fn commit_scope<D: Disk, R: Remote, W: World>(
         Some(BaseChange::Set(path.clone(), BaseEntry { base, ..entry.clone() }))
     };
     let changes: Vec<BaseChange> = among.filter_map(change).collect();
-    // An unconfirmed upload stands in for the base of a path without one.
-    uploads.retain(|path| entries.contains_key(path) || !has_left(path));
+    // An unconfirmed upload stands in for the base of a path without one. A tombstone cannot say that it is detached.
+    let has_content = |path: &RelPath| entries.get(path).is_some_and(|entry| entry.base.content().is_some());
+    uploads.retain(|path| has_content(path) || !has_left(path));
     if changes.is_empty() {
         // An earlier commit may have failed on the disk. After a restart, a file that was removed meanwhile would count as
         // deleted.

@@ -1,4 +1,4 @@
-//! What the proxy spends on agents that ask whether anything is new, at 100,000 files: CPU time of the proxy's own
+//! The cost of agents that ask for news, with 1,000 and with 100,000 files: CPU time of the proxy's own
 //! threads, for each request. The bucket of the store on S3 is in this process, on threads that are not counted.
 //!
 //! A cost that grows with the number of files shows in the figures for 1,000 and for 100,000.
@@ -13,7 +13,7 @@ use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::proxy;
-use memsync::store::{BatchWrite, BlobMeta, Precondition, SqliteStore, Store, system_clock};
+use memsync::store::{BatchWrite, BlobMeta, SqliteStore, Store, WriteCondition, system_clock};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, Runtime};
 mod s3;
 
 const TOKEN: &str = "open-sesame";
-/// What the names of the bucket's threads begin with, which do not count.
+/// The names of the bucket's threads begin with this. Their time does not count.
 const BUCKET: &str = "bucket";
 
 fn runtime(name: &str) -> Runtime {
@@ -105,14 +105,14 @@ fn fill(runtime: &Runtime, store: &SqliteStore, files: usize) {
     for some in all.chunks(1000) {
         let write = |i: &usize| {
             let content = Bytes::from(i.to_string());
-            (RelPath::parse(&name(*i)).unwrap(), BatchWrite::Put { expect: Precondition::Absent, content })
+            (RelPath::parse(&name(*i)).unwrap(), BatchWrite::Put { expect: WriteCondition::Absent, content })
         };
         let written = runtime.block_on(store.write_many("", some.iter().map(write).collect(), &BlobMeta::default()));
         assert!(written.iter().all(Result::is_ok));
     }
 }
 
-/// What another proxy's index of so many files would be.
+/// An index of this many files, as another proxy would write it.
 fn index(files: usize) -> Vec<u8> {
     let md5 = Md5::of(b"x");
     let entry = |i| {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use frames::{frames, parse};
-use memsync::store::{GetOutcome, Precondition, SqliteStore, Store, system_clock};
+use memsync::store::{GetOutcome, SqliteStore, Store, WriteCondition, system_clock};
 
 #[path = "s3_serve/delta.rs"]
 mod delta;
@@ -224,7 +224,7 @@ async fn reindex_reports_its_repairs() {
     let store = server.store("memory", system_clock()).await;
     let name = memsync::path::RelPath::parse("a.md").unwrap();
     assert!(matches!(store.get("", &name).await.unwrap(), GetOutcome::Found(_)));
-    store.put_bytes("team", &name, Precondition::Absent, bytes::Bytes::from_static(b"x")).await.unwrap();
+    store.put_bytes("team", &name, WriteCondition::Absent, bytes::Bytes::from_static(b"x")).await.unwrap();
     let (code, text) = reindex(&[]).await;
     assert_eq!(code, 0);
     assert!(text.contains("s3://notes/memory, namespace team: the index is right (1 files)."), "{text}");
@@ -407,12 +407,12 @@ async fn store_is_copied_to_a_bucket_and_back_with_its_keys() {
     let path = |name: &str| memsync::path::RelPath::parse(name).unwrap();
     let bytes = |text: &'static str| bytes::Bytes::from_static(text.as_bytes());
     let store = SqliteStore::open(&home.path().join("one")).unwrap();
-    store.put_bytes("", &path("a.md"), Precondition::Absent, bytes("first")).await.unwrap();
+    store.put_bytes("", &path("a.md"), WriteCondition::Absent, bytes("first")).await.unwrap();
     let md5 = memsync::digest::Md5::of(b"first");
-    store.put_bytes("", &path("a.md"), Precondition::Md5(md5), bytes("second")).await.unwrap();
-    store.put_bytes("", &path("gone.md"), Precondition::Absent, bytes("gone")).await.unwrap();
+    store.put_bytes("", &path("a.md"), WriteCondition::Md5(md5), bytes("second")).await.unwrap();
+    store.put_bytes("", &path("gone.md"), WriteCondition::Absent, bytes("gone")).await.unwrap();
     store.delete("", &path("gone.md"), None, memsync::store::BlobMeta::default()).await.unwrap();
-    store.put_bytes("team/x", &path("b.md"), Precondition::Absent, bytes("b")).await.unwrap();
+    store.put_bytes("team/x", &path("b.md"), WriteCondition::Absent, bytes("b")).await.unwrap();
     let brief = |index: memsync::store::IndexSnapshot| -> BTreeMap<_, _> {
         let values = |e: memsync::store::IndexEntry| (e.md5, e.size, e.is_deleted, e.version);
         index.entries.into_iter().map(|(path, entry)| (path, values(entry))).collect()

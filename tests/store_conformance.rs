@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
-use memsync::store::Precondition::{self, Absent as New, Md5 as Holds};
+use memsync::store::WriteCondition::{self, Absent as New, Md5 as Holds};
 use memsync::store::sqlite::SqliteSettings;
 use memsync::store::{
     BatchWrite, BlobBody, BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, IndexCursor, IndexEntry, PutOutcome,
@@ -52,7 +52,7 @@ fn path(text: &str) -> RelPath {
     RelPath::parse(text).unwrap()
 }
 
-async fn put(store: &impl Store, name: &str, expect: Precondition, content: &[u8]) -> PutOutcome {
+async fn put(store: &impl Store, name: &str, expect: WriteCondition, content: &[u8]) -> PutOutcome {
     store.put_bytes("", &path(name), expect, Bytes::copy_from_slice(content)).await.unwrap()
 }
 

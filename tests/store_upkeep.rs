@@ -14,7 +14,7 @@ use memsync::path::RelPath;
 use memsync::store::copy::{CopyError, copy};
 use memsync::store::sqlite::upkeep::{backup, restore, stats, verify};
 use memsync::store::{
-    BlobBody, BlobMeta, BlobVersion, GetOutcome, IndexEntry, Precondition, PutOutcome, SqliteStore, Store,
+    BlobBody, BlobMeta, BlobVersion, GetOutcome, IndexEntry, PutOutcome, SqliteStore, Store, WriteCondition,
 };
 use memsync::testing::MemoryStore;
 
@@ -26,7 +26,13 @@ fn large(seed: u8) -> Bytes {
     (0..400_000u32).map(|i| (i >> 8) as u8 ^ i as u8 ^ seed).collect::<Vec<_>>().into()
 }
 
-async fn put(store: &impl Store, ns: &str, name: &str, expect: Precondition, content: impl Into<Bytes>) -> IndexEntry {
+async fn put(
+    store: &impl Store,
+    ns: &str,
+    name: &str,
+    expect: WriteCondition,
+    content: impl Into<Bytes>,
+) -> IndexEntry {
     match store.put_bytes(ns, &path(name), expect, content.into()).await.unwrap() {
         PutOutcome::Created(entry) | PutOutcome::Updated(entry) => entry,
         PutOutcome::Mismatch(held) => panic!("lost to {held:?}"),
@@ -35,18 +41,18 @@ async fn put(store: &impl Store, ns: &str, name: &str, expect: Precondition, con
 
 /// Fills a store with files, versions, a tombstone, metadata and a record.
 async fn fill(store: &impl Store) {
-    let one = put(store, "", "a.md", Precondition::Absent, "one").await;
-    put(store, "", "a.md", Precondition::Version(one.version), "two").await;
-    let big = put(store, "", "big/1.bin", Precondition::Absent, large(1)).await;
-    put(store, "", "big/1.bin", Precondition::Md5(big.md5), large(2)).await;
-    put(store, "", "gone.md", Precondition::Absent, "gone").await;
+    let one = put(store, "", "a.md", WriteCondition::Absent, "one").await;
+    put(store, "", "a.md", WriteCondition::Version(one.version), "two").await;
+    let big = put(store, "", "big/1.bin", WriteCondition::Absent, large(1)).await;
+    put(store, "", "big/1.bin", WriteCondition::Md5(big.md5), large(2)).await;
+    put(store, "", "gone.md", WriteCondition::Absent, "gone").await;
     let who = BlobMeta { device: Some("laptop".to_owned()), ..BlobMeta::default() };
     store.delete("", &path("gone.md"), None, who).await.unwrap();
     let free = BTreeMap::from([("topic".to_owned(), "ai".to_owned())]);
     let meta = BlobMeta { content_type: Some("text/x".to_owned()), free, ..BlobMeta::default() };
     let mut body = store.new_body();
     memsync::store::BodyWriter::push(&mut body, Bytes::from_static(b"theirs")).await.unwrap();
-    store.put("team/a", &path("notes/x"), Precondition::Absent, meta, body).await.unwrap();
+    store.put("team/a", &path("notes/x"), WriteCondition::Absent, meta, body).await.unwrap();
     assert!(store.put_record("keys", None, Bytes::from_static(b"{}")).await.unwrap());
 }
 
@@ -106,8 +112,8 @@ async fn copy_has_every_version_tombstone_and_record() {
 #[tokio::test]
 async fn copy_does_not_overwrite_newer_versions() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
-    put(&from, "", "x", Precondition::Absent, "old").await;
-    put(&from, "", "y", Precondition::Absent, "y").await;
+    put(&from, "", "x", WriteCondition::Absent, "old").await;
+    put(&from, "", "y", WriteCondition::Absent, "y").await;
     let mine = BlobVersion {
         version: u64::MAX / 4,
         md5: Md5::of(b"mine"),
@@ -132,9 +138,9 @@ async fn copy_goes_on_after_a_path_that_fails() {
     let dir = tempfile::tempdir().unwrap();
     let (home, moved) = (dir.path().join("home"), dir.path().join("moved"));
     let store = SqliteStore::open(&home).unwrap();
-    put(&store, "", "first.md", Precondition::Absent, "first").await;
-    put(&store, "", "middle.bin", Precondition::Absent, large(1)).await;
-    put(&store, "team", "last.md", Precondition::Absent, "last").await;
+    put(&store, "", "first.md", WriteCondition::Absent, "first").await;
+    put(&store, "", "middle.bin", WriteCondition::Absent, large(1)).await;
+    put(&store, "team", "last.md", WriteCondition::Absent, "last").await;
     assert!(store.put_record("keys", None, Bytes::from_static(b"{}")).await.unwrap());
     drop(store);
     let body = std::fs::read_dir(home.join("bodies")).unwrap().next().unwrap().unwrap().path();
@@ -166,7 +172,7 @@ async fn backup_during_writes_is_consistent() {
             // Each round writes `p`, then `q`, so `q` is never ahead of `p`.
             for n in 0u32.. {
                 let expect =
-                    |e: Option<IndexEntry>| e.map_or(Precondition::Absent, |e| Precondition::Version(e.version));
+                    |e: Option<IndexEntry>| e.map_or(WriteCondition::Absent, |e| WriteCondition::Version(e.version));
                 let content = [n.to_le_bytes().as_slice(), &large(n as u8)].concat();
                 let (p, q) = held.map_or((None, None), |(p, q)| (Some(p), Some(q)));
                 let p = put(&*store, "", "p", expect(p), content.clone()).await;

@@ -10,7 +10,7 @@ use super::error::StoreError;
 use super::meta::BlobMeta;
 use super::types::{
     BatchWrite, BlobChanges, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot, IndexState,
-    IndexTraffic, Precondition, PrivateRecord, PutOutcome, SweepReport, WriteOutcome,
+    IndexTraffic, PrivateRecord, PutOutcome, SweepReport, WriteCondition, WriteOutcome,
 };
 use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
@@ -35,7 +35,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Precondition,
+        expect: WriteCondition,
         meta: BlobMeta,
         body: Self::BodyWriter,
     ) -> impl Future<Output = Result<PutOutcome, StoreError>> + Send;
@@ -46,7 +46,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Precondition>,
+        expect: Option<WriteCondition>,
         meta: BlobMeta,
     ) -> impl Future<Output = Result<DeleteOutcome, StoreError>> + Send;
 
@@ -150,7 +150,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Precondition,
+        expect: WriteCondition,
         content: Bytes,
     ) -> impl Future<Output = Result<PutOutcome, StoreError>> + Send {
         async move {

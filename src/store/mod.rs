@@ -21,6 +21,6 @@ pub use sqlite::SqliteStore;
 pub(crate) use types::{BACKLOG, new_id, next_version, strong_state};
 pub use types::{
     BatchWrite, BlobBody, BlobChange, BlobChanges, BlobVersion, CLOCK_RECORD, DeleteOutcome, GetOutcome, ImportOutcome,
-    IndexCursor, IndexEntry, IndexSnapshot, IndexState, IndexTraffic, Precondition, PrivateRecord, PutOutcome, RECORDS,
-    Retention, StoredBlob, SweepReport, WallClock, WriteOutcome, system_clock,
+    IndexCursor, IndexEntry, IndexSnapshot, IndexState, IndexTraffic, PrivateRecord, PutOutcome, RECORDS, Retention,
+    StoredBlob, SweepReport, WallClock, WriteCondition, WriteOutcome, system_clock,
 };

@@ -15,7 +15,7 @@ pub use crate::protocol::{IndexCursor, IndexEntry};
 
 /// The state of a path that a write or a deletion requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precondition {
+pub enum WriteCondition {
     /// The path is absent or a tombstone.
     Absent,
     /// The path has this content, or is the tombstone of it.
@@ -24,7 +24,7 @@ pub enum Precondition {
     Version(u64),
 }
 
-impl Precondition {
+impl WriteCondition {
     /// True if a path that has the entry `held` meets the precondition.
     pub fn admits(self, held: Option<&IndexEntry>) -> bool {
         match self {
@@ -102,9 +102,9 @@ pub enum DeleteOutcome {
 /// One write of a batch.
 pub enum BatchWrite {
     /// As [`Store::put`](super::Store::put).
-    Put { expect: Precondition, content: Bytes },
+    Put { expect: WriteCondition, content: Bytes },
     /// As [`Store::delete`](super::Store::delete).
-    Delete { expect: Option<Precondition> },
+    Delete { expect: Option<WriteCondition> },
 }
 
 /// Result of a [`BatchWrite`].

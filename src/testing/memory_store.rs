@@ -11,8 +11,8 @@ use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::store::{
     BACKLOG, BlobBody, BlobChange, BlobChanges, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome,
-    ImportOutcome, IndexCursor, IndexEntry, IndexSnapshot, IndexState, Precondition, PrivateRecord, PutOutcome,
-    Retention, Store, StoreError, StoredBlob, SweepReport, WallClock, new_id, next_version, strong_state, system_clock,
+    ImportOutcome, IndexCursor, IndexEntry, IndexSnapshot, IndexState, PrivateRecord, PutOutcome, Retention, Store,
+    StoreError, StoredBlob, SweepReport, WallClock, WriteCondition, new_id, next_version, strong_state, system_clock,
 };
 
 struct Row {
@@ -154,7 +154,7 @@ impl Store for MemoryStore {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Precondition,
+        expect: WriteCondition,
         meta: BlobMeta,
         body: MemoryBody,
     ) -> Result<PutOutcome, StoreError> {
@@ -184,7 +184,7 @@ impl Store for MemoryStore {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Precondition>,
+        expect: Option<WriteCondition>,
         meta: BlobMeta,
     ) -> Result<DeleteOutcome, StoreError> {
         let mut rows = self.lock();
@@ -296,7 +296,7 @@ impl Store for MemoryStore {
         };
         let mut expired = 0;
         for (ns, path, version) in due {
-            let deleted = self.delete(&ns, &path, Some(Precondition::Version(version)), BlobMeta::default()).await?;
+            let deleted = self.delete(&ns, &path, Some(WriteCondition::Version(version)), BlobMeta::default()).await?;
             expired += usize::from(matches!(deleted, DeleteOutcome::Done(_)));
         }
         Ok(expired)

@@ -9,7 +9,7 @@ use memsync::path::RelPath;
 use memsync::protocol::HistoryPoint;
 use memsync::store::{
     BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot, IndexState,
-    Precondition, PrivateRecord, PutOutcome, Store, StoreError, SweepReport,
+    PrivateRecord, PutOutcome, Store, StoreError, SweepReport, WriteCondition,
 };
 use memsync::testing::{MemoryBody, MemoryStore};
 use tokio::sync::broadcast;
@@ -89,7 +89,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Precondition,
+        expect: WriteCondition,
         meta: BlobMeta,
         body: MemoryBody,
     ) -> Result<PutOutcome, StoreError> {
@@ -101,7 +101,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Precondition>,
+        expect: Option<WriteCondition>,
         meta: BlobMeta,
     ) -> Result<DeleteOutcome, StoreError> {
         self.meet("delete", ns).await?;

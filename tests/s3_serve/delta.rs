@@ -18,7 +18,7 @@ use memsync::path::RelPath;
 use memsync::protocol::IndexEntry;
 use memsync::remote::http::{HttpOptions, HttpRemote};
 use memsync::remote::{FetchedIndex, IndexUpdate, Remote};
-use memsync::store::{BlobMeta, GetOutcome, Precondition, S3Store, Store, system_clock};
+use memsync::store::{BlobMeta, GetOutcome, S3Store, Store, WriteCondition, system_clock};
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -258,13 +258,13 @@ async fn write(store: &S3Store, rng: &mut fastrand::Rng) {
     let content = bytes::Bytes::from(rng.u64(..).to_string());
     match store.get("", &path).await.unwrap() {
         GetOutcome::Found(blob) if rng.bool() => {
-            store.put_bytes("", &path, Precondition::Md5(blob.entry.md5), content).await.unwrap();
+            store.put_bytes("", &path, WriteCondition::Md5(blob.entry.md5), content).await.unwrap();
         }
         GetOutcome::Found(_) => {
             store.delete("", &path, None, BlobMeta::default()).await.unwrap();
         }
         _ => {
-            store.put_bytes("", &path, Precondition::Absent, content).await.unwrap();
+            store.put_bytes("", &path, WriteCondition::Absent, content).await.unwrap();
         }
     }
 }

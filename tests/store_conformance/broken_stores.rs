@@ -9,7 +9,7 @@ use futures::FutureExt;
 use memsync::path::RelPath;
 use memsync::store::{
     BlobBody, BlobChanges, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot,
-    IndexState, Precondition, PrivateRecord, PutOutcome, Store, StoreError, SweepReport,
+    IndexState, PrivateRecord, PutOutcome, Store, StoreError, SweepReport, WriteCondition,
 };
 use memsync::testing::MemoryStore;
 use tokio::sync::broadcast;
@@ -69,7 +69,7 @@ impl Broken {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Precondition,
+        expect: WriteCondition,
         meta: &BlobMeta,
         content: &Bytes,
     ) -> Result<PutOutcome, StoreError> {
@@ -91,7 +91,7 @@ impl Store for Broken {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Precondition,
+        expect: WriteCondition,
         meta: BlobMeta,
         body: Pieces,
     ) -> Result<PutOutcome, StoreError> {
@@ -100,7 +100,7 @@ impl Store for Broken {
         if let PutOutcome::Mismatch(Some(held)) = put
             && self.is(StoreFault::Upsert, 3)
         {
-            put = self.put_inner(ns, path, Precondition::Version(held.version), &meta, &content).await?;
+            put = self.put_inner(ns, path, WriteCondition::Version(held.version), &meta, &content).await?;
         }
         if let PutOutcome::Created(entry) | PutOutcome::Updated(entry) = &mut put {
             *self.before.lock().unwrap() = Some((path.clone(), meta, content));
@@ -115,7 +115,7 @@ impl Store for Broken {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Precondition>,
+        expect: Option<WriteCondition>,
         meta: BlobMeta,
     ) -> Result<DeleteOutcome, StoreError> {
         self.inner.delete(ns, path, expect, meta).await

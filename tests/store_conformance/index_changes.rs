@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use memsync::store::{BatchWrite, BlobMeta, IndexEntry, Precondition, Store, system_clock};
+use memsync::store::{BatchWrite, BlobMeta, IndexEntry, Store, WriteCondition, system_clock};
 
 use super::s3::INDEX;
 use super::server::{Server, Stored};
@@ -42,7 +42,7 @@ pub(crate) async fn changes_since_a_tag(store: impl Store, now: Arc<AtomicU64>) 
             let name = format!("{}.md", rng.u8(..40));
             match read(&store, &name).await {
                 Some(_) if rng.u8(..3) == 0 => drop(delete(&store, &name, None).await),
-                Some(old) => drop(put(&store, &name, Precondition::Md5(memsync::digest::Md5::of(&old)), &[n]).await),
+                Some(old) => drop(put(&store, &name, WriteCondition::Md5(memsync::digest::Md5::of(&old)), &[n]).await),
                 None => drop(put(&store, &name, New, &[n]).await),
             }
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::join_all;
 use memsync::digest::Md5;
-use memsync::store::{BlobMeta, DeleteOutcome, GetOutcome, IndexEntry, Precondition, PutOutcome, Store, StoreError};
+use memsync::store::{BlobMeta, DeleteOutcome, GetOutcome, IndexEntry, PutOutcome, Store, StoreError, WriteCondition};
 
 use super::{path, seed};
 
@@ -15,8 +15,8 @@ type Held = Option<(Md5, bool, Option<u64>)>;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Asked {
-    Put(Precondition, Md5),
-    Delete(Option<Precondition>),
+    Put(WriteCondition, Md5),
+    Delete(Option<WriteCondition>),
     Get,
 }
 
@@ -78,11 +78,11 @@ impl Answer {
     }
 }
 
-fn admits(expect: Precondition, state: &Held) -> bool {
+fn admits(expect: WriteCondition, state: &Held) -> bool {
     match expect {
-        Precondition::Absent => state.is_none_or(|(_, deleted, _)| deleted),
-        Precondition::Md5(md5) => state.is_some_and(|(is, ..)| is == md5),
-        Precondition::Version(version) => state.is_some_and(|(.., is)| is.is_none_or(|is| is == version)),
+        WriteCondition::Absent => state.is_none_or(|(_, deleted, _)| deleted),
+        WriteCondition::Md5(md5) => state.is_some_and(|(is, ..)| is == md5),
+        WriteCondition::Version(version) => state.is_some_and(|(.., is)| is.is_none_or(|is| is == version)),
     }
 }
 
@@ -183,10 +183,10 @@ pub(crate) async fn linearizable_together(stores: &[Arc<impl Store>], versions: 
                     Some((_, deleted, version))
                         if random.u8(..3) == 0 && !(deleted && versions == Versions::Differ) =>
                     {
-                        Precondition::Version(version)
+                        WriteCondition::Version(version)
                     }
-                    Some((md5, false, _)) => Precondition::Md5(md5),
-                    Some((_, true, _)) | None => Precondition::Absent,
+                    Some((md5, false, _)) => WriteCondition::Md5(md5),
+                    Some((_, true, _)) | None => WriteCondition::Absent,
                 };
                 let content = format!("{client}.{n}");
                 let began = now();
@@ -219,19 +219,19 @@ fn checker_finds_wrong_histories() {
     let put = |expect, md5, answer, began, ended| Operation { asked: Asked::Put(expect, md5), answer, began, ended };
     let get = |answer, began, ended| Operation { asked: Asked::Get, answer, began, ended };
     let is = |md5, version| Answer::Holds(Some((md5, false, version)));
-    let first = put(Precondition::Absent, a, Answer::Written(1), 0, 1);
-    let lost = put(Precondition::Absent, b, is(a, 1), 0, 3);
+    let first = put(WriteCondition::Absent, a, Answer::Written(1), 0, 1);
+    let lost = put(WriteCondition::Absent, b, is(a, 1), 0, 3);
     assert!(check(&[first, lost, get(is(a, 1), 2, 4)]));
     // Two winners, a stale read, a version that does not grow, an unknown content, a lost write.
-    assert!(!check(&[first, put(Precondition::Absent, b, Answer::Written(2), 0, 3)]));
-    let second = put(Precondition::Md5(a), b, Answer::Written(2), 2, 3);
+    assert!(!check(&[first, put(WriteCondition::Absent, b, Answer::Written(2), 0, 3)]));
+    let second = put(WriteCondition::Md5(a), b, Answer::Written(2), 2, 3);
     assert!(!check(&[first, second, get(is(a, 1), 4, 5)]));
     assert!(check(&[first, second, get(is(a, 1), 2, 5)]));
-    assert!(!check(&[first, put(Precondition::Md5(a), b, Answer::Written(1), 2, 3)]));
+    assert!(!check(&[first, put(WriteCondition::Md5(a), b, Answer::Written(1), 2, 3)]));
     assert!(!check(&[first, get(is(b, 2), 2, 3)]));
     assert!(!check(&[first, get(Answer::Holds(None), 2, 3)]));
     // A write without an answer may have happened or not.
-    let unknown = put(Precondition::Md5(a), b, Answer::Unknown, 2, 3);
+    let unknown = put(WriteCondition::Md5(a), b, Answer::Unknown, 2, 3);
     assert!(check(&[first, unknown, get(is(a, 1), 4, 5), get(is(b, 7), 6, 7)]));
     assert!(!check(&[first, unknown, get(is(b, 7), 4, 5), get(is(a, 1), 6, 7)]));
     let deleted = Operation { asked: Asked::Delete(None), answer: Answer::Written(2), began: 2, ended: 3 };

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use memsync::digest::Md5;
 use memsync::store::s3::{EtagQuotes, S3Options};
 use memsync::store::{
-    BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, Precondition, PutOutcome, S3Store, Store, StoreError, WallClock,
+    BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, PutOutcome, S3Store, Store, StoreError, WallClock, WriteCondition,
     system_clock,
 };
 use serde_json::Value;
@@ -175,7 +175,7 @@ async fn bucket_of_another_proxy_is_served() {
     assert!(matches!(put(&store, "bare.md", New, b"b").await, PutOutcome::Mismatch(Some(_))));
     assert!(matches!(put(&store, "bare.md", Holds(Md5::of(b"bare")), b"b").await, PutOutcome::Updated(_)));
     assert!(
-        matches!(put(&store, "full.md", Precondition::Version(7), b"b").await, PutOutcome::Updated(e) if e.version > 7)
+        matches!(put(&store, "full.md", WriteCondition::Version(7), b"b").await, PutOutcome::Updated(e) if e.version > 7)
     );
     assert!(matches!(put(&store, "gone.md", Holds(tombstone.md5), b"b").await, PutOutcome::Created(_)));
     assert!(matches!(delete(&store, "odd.md", Some(Md5::of(b"odd"))).await, DeleteOutcome::Done(_)));

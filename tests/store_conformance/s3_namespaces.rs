@@ -8,7 +8,7 @@ use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::path::RelPath;
 use memsync::store::{
-    BlobMeta, DeleteOutcome, GetOutcome, NamespaceName, Precondition, PutOutcome, S3Store, Store, StoreError,
+    BlobMeta, DeleteOutcome, GetOutcome, NamespaceName, PutOutcome, S3Store, Store, StoreError, WriteCondition,
     system_clock,
 };
 use serde_json::json;
@@ -27,7 +27,7 @@ async fn is_refused(store: &S3Store, ns: &str, name: &str, namespace: &str) {
     let refusals = [
         store.get(ns, &name).await.map(drop),
         store.put_bytes(ns, &name, New, Bytes::from_static(b"mine")).await.map(drop),
-        store.put_bytes(ns, &name, Precondition::Version(1), Bytes::from_static(b"mine")).await.map(drop),
+        store.put_bytes(ns, &name, WriteCondition::Version(1), Bytes::from_static(b"mine")).await.map(drop),
         store.delete(ns, &name, None, BlobMeta::default()).await.map(drop),
         store.versions(ns, &name).await.map(drop),
         store.get_version(ns, &name, 1).await.map(drop),
@@ -96,7 +96,7 @@ async fn only_an_allowed_write_begins_a_namespace() {
     server.plant("memory/team/x", Stored::new(b"x", &[("content-md5", &md5), ("version", "7")]));
     put(&store, "team/y", New, b"y").await;
 
-    let version = Precondition::Version(7);
+    let version = WriteCondition::Version(7);
     for _ in 0..3 {
         drop(store.get("team", &path("x")).await.unwrap());
         let refused = store.delete("team", &path("x"), Some(version), BlobMeta::default()).await.unwrap_err();
@@ -105,7 +105,7 @@ async fn only_an_allowed_write_begins_a_namespace() {
             "{refused:?}"
         );
         let refused =
-            store.delete("team", &path("x"), Some(Precondition::Version(8)), BlobMeta::default()).await.unwrap();
+            store.delete("team", &path("x"), Some(WriteCondition::Version(8)), BlobMeta::default()).await.unwrap();
         assert!(matches!(refused, DeleteOutcome::Mismatch(entry) if entry.version == 7), "{refused:?}");
     }
     // The outer index handles this request after those of the reads.
@@ -116,7 +116,7 @@ async fn only_an_allowed_write_begins_a_namespace() {
     is_refused(&store, "team", "x", "").await;
 
     // A refused write does not, either.
-    for expect in [Precondition::Version(7), Precondition::Md5(Md5::of(b"x"))] {
+    for expect in [WriteCondition::Version(7), WriteCondition::Md5(Md5::of(b"x"))] {
         let refused = store.put_bytes("none", &path("x"), expect, Bytes::from_static(b"new")).await.unwrap();
         assert_eq!(refused, PutOutcome::Mismatch(None));
         assert_eq!(
@@ -343,7 +343,7 @@ async fn late_flat_write_is_in_the_namespaces_index() {
     let (late, store) = (server.store("memory", system_clock()).await, server.store("memory", system_clock()).await);
     assert!(matches!(late.get("", &path("team/x")).await.unwrap(), GetOutcome::Absent));
     written(store.put_bytes("team", &path("x"), New, Bytes::from_static(b"x")).await.unwrap());
-    let expect = Precondition::Md5(Md5::of(b"x"));
+    let expect = WriteCondition::Md5(Md5::of(b"x"));
     let refused = late.put_bytes("", &path("team/x"), expect, Bytes::from_static(b"late")).await.unwrap_err();
     assert!(matches!(refused, StoreError::OtherNamespace { .. }), "{refused:?}");
     assert!(index(&store, 0).await.is_empty());
@@ -364,10 +364,10 @@ async fn write_over_a_deleted_object_is_a_lost_race() {
     put(&store, "a", New, b"a").await;
     put(&store, "b", New, b"b").await;
     gone("memory/a");
-    let lost = put(&store, "a", Precondition::Md5(Md5::of(b"a")), b"new").await;
+    let lost = put(&store, "a", WriteCondition::Md5(Md5::of(b"a")), b"new").await;
     assert_eq!(lost, PutOutcome::Mismatch(None));
     gone(FLAT);
-    put(&store, "b", Precondition::Md5(Md5::of(b"b")), b"new").await;
+    put(&store, "b", WriteCondition::Md5(Md5::of(b"b")), b"new").await;
     assert_eq!(index(&store, 0).await["b"].md5, Md5::of(b"new"));
 
     let put_in = async |name| store.put_bytes("team", &path(name), New, Bytes::from_static(b"y")).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use memsync::digest::Md5;
-use memsync::store::{BlobMeta, GetOutcome, Precondition, Retention, S3Store, Store, StoreError, system_clock};
+use memsync::store::{BlobMeta, GetOutcome, Retention, S3Store, Store, StoreError, WriteCondition, system_clock};
 use tokio::runtime::Runtime;
 
 use super::linearizability::{Answer, Asked, Operation, Versions, is_linearizable};
@@ -104,8 +104,8 @@ async fn killed_proxy_beside_another_loses_nothing() {
                 let answer = Answer::from_get(&got);
                 history.push((key, Operation { asked: Asked::Get, answer, began, ended: now() }));
                 let expect = match &got {
-                    Ok(GetOutcome::Found(blob)) => Precondition::Md5(blob.entry.md5),
-                    Ok(GetOutcome::Tombstone(_) | GetOutcome::Absent) => Precondition::Absent,
+                    Ok(GetOutcome::Found(blob)) => WriteCondition::Md5(blob.entry.md5),
+                    Ok(GetOutcome::Tombstone(_) | GetOutcome::Absent) => WriteCondition::Absent,
                     Err(_) => continue,
                 };
                 let began = now();

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::store::{
-    BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, Precondition, PutOutcome, S3Store, Store, StoreError,
-    SweepReport, system_clock,
+    BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, PutOutcome, S3Store, Store, StoreError, SweepReport,
+    WriteCondition, system_clock,
 };
 
 use super::s3::until;
@@ -212,7 +212,7 @@ async fn old_tombstone_leaves_only_the_index() {
     }
     assert_eq!(index(&later, 0).await.keys().collect::<Vec<_>>(), ["kept"]);
     let GetOutcome::Tombstone(gone) = later.get("", &path("gone")).await.unwrap() else { panic!("it was deleted") };
-    assert!(matches!(put(&later, "gone", Precondition::Version(gone.version), b"new").await, PutOutcome::Created(_)));
+    assert!(matches!(put(&later, "gone", WriteCondition::Version(gone.version), b"new").await, PutOutcome::Created(_)));
     assert_eq!(index(&later, 0).await.len(), 2);
 }
 

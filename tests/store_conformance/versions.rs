@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::store::{
-    BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, Precondition, PutOutcome, Store,
-    SweepReport,
+    BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, PutOutcome, Store, SweepReport,
+    WriteCondition,
 };
 
 use super::{Holds, New, content, delete, index, is_strong, large, path, put, read, written};
@@ -33,16 +33,16 @@ pub(crate) async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     clock.store(1_000, Ordering::SeqCst);
     let big = large(7);
     let first = write(New, meta("a"), b"one").await;
-    let second = write(Precondition::Version(first.version), meta("b"), &big).await;
+    let second = write(WriteCondition::Version(first.version), meta("b"), &big).await;
     assert!(second.version > first.version);
     // The same content again makes no version, and missing metadata is inherited.
     let third = write(Holds(second.md5), BlobMeta::default(), &big).await;
     let DeleteOutcome::Done(gone) =
-        store.delete("", &path("x"), Some(Precondition::Version(third.version)), meta("d")).await.unwrap()
+        store.delete("", &path("x"), Some(WriteCondition::Version(third.version)), meta("d")).await.unwrap()
     else {
         panic!("it holds this version");
     };
-    let fourth = write(Precondition::Version(gone.version), meta("e"), b"four").await;
+    let fourth = write(WriteCondition::Version(gone.version), meta("e"), b"four").await;
 
     let list = store.versions("", &path("x")).await.unwrap();
     let brief: Vec<_> = list.iter().map(|v| (v.version, v.md5, v.size, v.is_deleted)).collect();
@@ -67,7 +67,7 @@ pub(crate) async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     assert_eq!(store.versions("", &path("nobody")).await.unwrap(), []);
     assert_eq!(store.versions("team", &path("x")).await.unwrap(), []);
 
-    let expect = Precondition::Version(first.version);
+    let expect = WriteCondition::Version(first.version);
     assert_eq!(
         store.put_bytes("", &path("x"), expect, Bytes::new()).await.unwrap(),
         PutOutcome::Mismatch(Some(fourth))

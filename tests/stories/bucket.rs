@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use memsync::path::RelPath;
-use memsync::store::{Precondition, Store, system_clock};
+use memsync::store::{Store, WriteCondition, system_clock};
 use tokio::runtime::Runtime;
 
 use crate::s3::{self, Server, Stored, difference};
@@ -92,8 +92,9 @@ fn agents_converge_after_foreign_writes_to_the_bucket() {
     // Another proxy writes to the bucket.
     let other = runtime.block_on(server.store("memory", system_clock()));
     let path = |name: &str| RelPath::parse(name).unwrap();
-    let put =
-        |name: &str| runtime.block_on(other.put_bytes("", &path(name), Precondition::Absent, Bytes::from_static(b"x")));
+    let put = |name: &str| {
+        runtime.block_on(other.put_bytes("", &path(name), WriteCondition::Absent, Bytes::from_static(b"x")))
+    };
     put("theirs.md").unwrap();
     a.write("4.md", "four");
     eventually("both have the file of the other proxy", || a.has("theirs.md", "x") && b.has("theirs.md", "x"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memsync::store::{Precondition, Store};
+use memsync::store::{Store, WriteCondition};
 use memsync::testing::MemoryStore;
 use serde_json::json;
 
@@ -171,7 +171,7 @@ async fn client_far_behind_gets_the_whole_index() {
     let running = Running::start(store.clone()).await;
     for n in 0..4200 {
         let path = memsync::path::RelPath::parse(&format!("f{n}")).unwrap();
-        store.put_bytes("", &path, Precondition::Absent, bytes::Bytes::new()).await.unwrap();
+        store.put_bytes("", &path, WriteCondition::Absent, bytes::Bytes::new()).await.unwrap();
     }
     let mut c = running.client().await;
     let epoch = c.get("/sync").await.json()["index_epoch"].as_str().unwrap().to_owned();

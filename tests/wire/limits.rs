@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use memsync::path::RelPath;
 use memsync::proxy::ProxyOptions;
 use memsync::proxy::keys::{self, KeySpec};
-use memsync::store::{Precondition, Store};
+use memsync::store::{Store, WriteCondition};
 use memsync::testing::MemoryStore;
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -205,7 +205,7 @@ async fn many_contents() -> (Running, String) {
         // Six random bits a byte: it can be packed and stays large.
         let content: Vec<u8> = (0..256 * 1024).map(|_| b'0' + fastrand::u8(..64)).collect();
         let path = RelPath::parse(&format!("f{n}")).unwrap();
-        store.put_bytes("", &path, Precondition::Absent, content.into()).await.unwrap();
+        store.put_bytes("", &path, WriteCondition::Absent, content.into()).await.unwrap();
     }
     let options = ProxyOptions { body_timeout: Duration::from_secs(60), ..ProxyOptions::default() };
     (Running::start_with(store, options).await, made.token.expose_secret().to_owned())

@@ -103,7 +103,7 @@ mod tests {
 
     use super::*;
     use crate::path::RelPath;
-    use crate::store::{BlobMeta, Precondition};
+    use crate::store::{BlobMeta, WriteCondition};
     use crate::testing::MemoryStore;
 
     const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
@@ -118,7 +118,7 @@ mod tests {
 
     async fn write(store: &MemoryStore) {
         let path = RelPath::parse("a.md").unwrap();
-        store.put("", &path, Precondition::Absent, BlobMeta::default(), store.new_body()).await.unwrap();
+        store.put("", &path, WriteCondition::Absent, BlobMeta::default(), store.new_body()).await.unwrap();
     }
 
     /// The clock of a proxy that starts now.

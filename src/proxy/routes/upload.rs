@@ -12,7 +12,7 @@ use crate::proxy::error::ApiError;
 use crate::proxy::limits::memory::MemoryPermit;
 use crate::proxy::quota::QuotaPermit;
 use crate::proxy::routes::write::{put_result, sent_precondition};
-use crate::store::{BlobMeta, BodyWriter as _, IndexEntry, Precondition, Store, StoreError};
+use crate::store::{BlobMeta, BodyWriter as _, IndexEntry, Store, StoreError, WriteCondition};
 
 /// Most memory that a content takes, bytes: a piece that comes, and one that is written.
 const UPLOAD_MEMORY: u64 = 576 * 1024;
@@ -61,7 +61,7 @@ pub(crate) async fn receive_content<S: Store>(
 pub(crate) async fn store_content<S: Store>(
     ctx: &RequestContext<'_, S>,
     path: &RelPath,
-    precondition: Precondition,
+    precondition: WriteCondition,
     meta: BlobMeta,
     received: ReceivedContent<S::BodyWriter>,
 ) -> Result<(StatusCode, IndexEntry), ApiError> {

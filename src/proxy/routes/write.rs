@@ -10,7 +10,7 @@ use crate::protocol::batch::RequestHead;
 use crate::protocol::{self, CONTENT_MD5, IF_MATCH_VERSION, X_MEMSYNC_MD5};
 use crate::proxy::error::{ApiError, SentPrecondition};
 use crate::proxy::routes::names::stored_path;
-use crate::store::{BatchWrite, DeleteOutcome, IndexEntry, Precondition, PutOutcome};
+use crate::store::{BatchWrite, DeleteOutcome, IndexEntry, PutOutcome, WriteCondition};
 
 /// `B`: the content, or the means to receive it.
 pub(crate) struct ParsedWrite<B> {
@@ -20,12 +20,12 @@ pub(crate) struct ParsedWrite<B> {
 
 pub(crate) enum WriteAction<B> {
     Put {
-        precondition: Precondition,
+        precondition: WriteCondition,
         body: B,
     },
     /// Without a precondition it deletes any content.
     Delete {
-        precondition: Option<Precondition>,
+        precondition: Option<WriteCondition>,
     },
 }
 
@@ -48,9 +48,9 @@ impl ParsedWrite<Bytes> {
             "delete" if is_flat => {
                 let md5 = head.md5.as_deref().map(str::parse).transpose();
                 let md5: Option<Md5> = md5.map_err(|_| ApiError::InvalidPrecondition("md5"))?;
-                WriteAction::Delete { precondition: md5.map(Precondition::Md5) }
+                WriteAction::Delete { precondition: md5.map(WriteCondition::Md5) }
             }
-            "delete" => WriteAction::Delete { precondition: head.version.map(Precondition::Version) },
+            "delete" => WriteAction::Delete { precondition: head.version.map(WriteCondition::Version) },
             _ => return Err(ApiError::InvalidBatch("op must be get, put or delete".to_owned())),
         };
         Ok(Self { path, action })
@@ -75,13 +75,13 @@ impl<B> ParsedWrite<B> {
     }
 }
 
-pub(crate) fn sent_precondition(precondition: Option<Precondition>, is_flat: bool) -> SentPrecondition {
+pub(crate) fn sent_precondition(precondition: Option<WriteCondition>, is_flat: bool) -> SentPrecondition {
     match precondition {
-        Some(Precondition::Md5(md5)) => SentPrecondition::Md5(md5.to_string()),
-        Some(Precondition::Version(version)) => SentPrecondition::Version(version),
-        Some(Precondition::Absent) if is_flat => SentPrecondition::Md5(protocol::Precondition::New.to_string()),
+        Some(WriteCondition::Md5(md5)) => SentPrecondition::Md5(md5.to_string()),
+        Some(WriteCondition::Version(version)) => SentPrecondition::Version(version),
+        Some(WriteCondition::Absent) if is_flat => SentPrecondition::Md5(protocol::Precondition::New.to_string()),
         None if is_flat => SentPrecondition::Md5(String::new()),
-        Some(Precondition::Absent) | None => SentPrecondition::Version(0),
+        Some(WriteCondition::Absent) | None => SentPrecondition::Version(0),
     }
 }
 
@@ -106,7 +106,7 @@ pub(crate) fn delete_result(outcome: DeleteOutcome, sent: SentPrecondition) -> R
 
 /// The precondition of a PUT. Flat: in `Content-MD5`, or without that in `If-Match` or `If-None-Match`. In a namespace:
 /// in `If-Match-Version`.
-pub(crate) fn put_precondition(headers: &HeaderMap, is_flat: bool) -> Result<Precondition, ApiError> {
+pub(crate) fn put_precondition(headers: &HeaderMap, is_flat: bool) -> Result<WriteCondition, ApiError> {
     if !is_flat {
         return version(headers)?.map(expected_version).ok_or(ApiError::VersionRequired);
     }
@@ -116,18 +116,18 @@ pub(crate) fn put_precondition(headers: &HeaderMap, is_flat: bool) -> Result<Pre
     }
     match (headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)) {
         (None, None) => Err(ApiError::PreconditionRequired),
-        (Some(value), None) => if_match(value).map(Precondition::Md5),
-        (None, Some(value)) if value.as_bytes().trim_ascii() == b"*" => Ok(Precondition::Absent),
+        (Some(value), None) => if_match(value).map(WriteCondition::Md5),
+        (None, Some(value)) if value.as_bytes().trim_ascii() == b"*" => Ok(WriteCondition::Absent),
         _ => Err(ApiError::ConflictingConditions),
     }
 }
 
 /// The precondition of a DELETE, in `If-Match` or, in a namespace, in `If-Match-Version`.
-pub(crate) fn delete_precondition(headers: &HeaderMap, is_flat: bool) -> Result<Option<Precondition>, ApiError> {
+pub(crate) fn delete_precondition(headers: &HeaderMap, is_flat: bool) -> Result<Option<WriteCondition>, ApiError> {
     if is_flat {
-        Ok(headers.get(IF_MATCH).map(if_match).transpose()?.map(Precondition::Md5))
+        Ok(headers.get(IF_MATCH).map(if_match).transpose()?.map(WriteCondition::Md5))
     } else {
-        Ok(version(headers)?.map(Precondition::Version))
+        Ok(version(headers)?.map(WriteCondition::Version))
     }
 }
 
@@ -143,15 +143,15 @@ pub(crate) fn promised_md5(headers: &HeaderMap, is_flat: bool) -> Result<Option<
     })
 }
 
-fn expected(precondition: protocol::Precondition) -> Precondition {
+fn expected(precondition: protocol::Precondition) -> WriteCondition {
     match precondition {
-        protocol::Precondition::New => Precondition::Absent,
-        protocol::Precondition::Holds(md5) => Precondition::Md5(md5),
+        protocol::Precondition::New => WriteCondition::Absent,
+        protocol::Precondition::Holds(md5) => WriteCondition::Md5(md5),
     }
 }
 
-fn expected_version(version: u64) -> Precondition {
-    if version == 0 { Precondition::Absent } else { Precondition::Version(version) }
+fn expected_version(version: u64) -> WriteCondition {
+    if version == 0 { WriteCondition::Absent } else { WriteCondition::Version(version) }
 }
 
 /// An MD5, bare or quoted. A weak tag (`W/"…"`) says nothing about bytes, so it is refused.

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 
 use super::super::{
-    BlobBody, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, IndexEntry, Precondition,
-    PutOutcome, StoreError, StoredBlob, next_version,
+    BlobBody, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, IndexEntry, PutOutcome,
+    StoreError, StoredBlob, WriteCondition, next_version,
 };
 use super::blobs::{FoundBlob, NewBlob, SwapOutcome};
 use super::bucket::{ObjectInfo, read_whole};
@@ -24,7 +24,7 @@ impl S3Core {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Precondition,
+        expect: WriteCondition,
         meta: BlobMeta,
         body: UploadWriter,
     ) -> Result<PutOutcome, StoreError> {
@@ -74,7 +74,7 @@ impl S3Core {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Precondition>,
+        expect: Option<WriteCondition>,
         meta: BlobMeta,
     ) -> Result<DeleteOutcome, StoreError> {
         let index = self.index(ns)?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 
-use super::super::{BlobMeta, DeleteOutcome, Precondition, Retention, StoreError, SweepReport};
+use super::super::{BlobMeta, DeleteOutcome, Retention, StoreError, SweepReport, WriteCondition};
 use super::blobs::FoundBlob;
 use super::core::S3Core;
 use super::expiry::DueNote;
@@ -62,7 +62,7 @@ impl S3Core {
         let mut expired = false;
         if let (Some((ns, path)), Some(found)) = (noted, found.filter(is_due)) {
             // Delete only this version: a later write has its own expiry.
-            let expect = Some(Precondition::Version(found.row.version));
+            let expect = Some(WriteCondition::Version(found.row.version));
             let core = self.clone();
             match run_to_end(async move { core.delete(&ns, &path, expect, BlobMeta::default()).await }).await {
                 Ok(DeleteOutcome::Done(_)) => expired = true,

@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 
 use super::super::{
     BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexEntry, IndexSnapshot,
-    IndexState, IndexTraffic, Precondition, PrivateRecord, PutOutcome, Store, StoreError, SweepReport, new_id,
+    IndexState, IndexTraffic, PrivateRecord, PutOutcome, Store, StoreError, SweepReport, WriteCondition, new_id,
 };
 use super::blobs::BucketBlobs;
 use super::bucket::{Bucket, ConditionalPut, FetchOutcome, read_whole};
@@ -128,7 +128,7 @@ impl Store for S3Store {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Precondition,
+        expect: WriteCondition,
         meta: BlobMeta,
         body: UploadWriter,
     ) -> Result<PutOutcome, StoreError> {
@@ -140,7 +140,7 @@ impl Store for S3Store {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Precondition>,
+        expect: Option<WriteCondition>,
         meta: BlobMeta,
     ) -> Result<DeleteOutcome, StoreError> {
         let (core, ns, path) = (self.0.clone(), ns.to_owned(), path.clone());

@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::super::{
     BatchWrite, BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot,
-    IndexState, Precondition, PrivateRecord, PutOutcome, Store, StoreError, SweepReport, WriteOutcome,
+    IndexState, PrivateRecord, PutOutcome, Store, StoreError, SweepReport, WriteCondition, WriteOutcome,
 };
 use super::core::{SqliteCore, SqliteSettings};
 use super::spool::{SpooledWriter, run_blocking};
@@ -104,7 +104,7 @@ impl Store for SqliteStore {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Precondition,
+        expect: WriteCondition,
         meta: BlobMeta,
         body: SpooledWriter,
     ) -> Result<PutOutcome, StoreError> {
@@ -116,7 +116,7 @@ impl Store for SqliteStore {
         &self,
         ns: &str,
         path: &RelPath,
-        expect: Option<Precondition>,
+        expect: Option<WriteCondition>,
         meta: BlobMeta,
     ) -> Result<DeleteOutcome, StoreError> {
         self.submit(ns, path, WriteRequest::Delete { expect, meta }).await?.into_deleted()
@@ -240,7 +240,7 @@ impl Store for SqliteStore {
         for (ns, path, version) in due {
             let deleted = match RelPath::parse(&path) {
                 // A path that was written meanwhile is not expired any more.
-                Ok(path) => self.delete(&ns, &path, Some(Precondition::Version(version)), BlobMeta::default()).await,
+                Ok(path) => self.delete(&ns, &path, Some(WriteCondition::Version(version)), BlobMeta::default()).await,
                 Err(e) => Err(StoreError::Database(format!("{path:?}: {e}"))),
             };
             match deleted {

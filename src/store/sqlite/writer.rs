@@ -6,8 +6,8 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::{
-    BlobChange, BlobMeta, BlobVersion, DeleteOutcome, ImportOutcome, IndexEntry, Precondition, PutOutcome, StoreError,
-    next_version,
+    BlobChange, BlobMeta, BlobVersion, DeleteOutcome, ImportOutcome, IndexEntry, PutOutcome, StoreError,
+    WriteCondition, next_version,
 };
 use super::core::{CommittedEntry, SqliteCore};
 use super::rows::{entry_of, meta_text, read_meta, signed};
@@ -28,8 +28,8 @@ pub(super) struct QueuedWrite {
 }
 
 pub(super) enum WriteRequest {
-    Put { expect: Precondition, meta: BlobMeta, body: FinishedBody },
-    Delete { expect: Option<Precondition>, meta: BlobMeta },
+    Put { expect: WriteCondition, meta: BlobMeta, body: FinishedBody },
+    Delete { expect: Option<WriteCondition>, meta: BlobMeta },
     Import { version: BlobVersion, body: Option<FinishedBody> },
 }
 
@@ -208,7 +208,7 @@ impl GroupTransaction<'_> {
         &self,
         write: &QueuedWrite,
         held: Option<&CurrentRow>,
-        expect: Option<Precondition>,
+        expect: Option<WriteCondition>,
         meta: &BlobMeta,
     ) -> rusqlite::Result<DeleteOutcome> {
         let Some(entry) = held.map(|row| row.entry) else { return Ok(DeleteOutcome::Absent) };

@@ -1,4 +1,4 @@
-//! The speed of reconcile and of the scan, with and without a warm cache, compared with the minimum that the machine
+//! The speed of reconcile, of a first scan and of a scan without changes, compared with the minimum that the machine
 //! needs for the same files.
 
 use std::collections::BTreeMap;

@@ -127,7 +127,7 @@ fn violations(file: &str, text: &str, modules: &[&str]) -> Vec<String> {
     for path in paths_of(&code, file, modules) {
         if let Some(used) = path.strip_prefix("crate::").map(|p| p.split("::").next().unwrap_or_default()) {
             let never = NEVER.iter().any(|(from, to)| *from == module && to.contains(&used));
-            if used != module && layer(used).is_some_and(|l| l >= own && !(l == own && own == 0) || never) {
+            if used != module && layer(used).is_some_and(|l| l >= own || never) {
                 found.push(format!("{file}: `{module}` uses `{used}` ({path})"));
             }
         }

@@ -196,6 +196,7 @@ fn fault_is_shown_with_line_and_nearest_key() {
         ),
         ("[[folder]]\nnamespace = \"a/../b\"", "config.toml:2: folder.namespace: \"a/../b\" is no namespace"),
         ("[[folder]]\nignore = [\"a\", 1]", "config.toml:2: folder.ignore: must be a string in quotes, not integer"),
+        ("[[folder]]\nignore = [\"a[b\"]", "config.toml:2: folder.ignore: the pattern \"a[b\" is not right"),
         ("[[folder]]\nignore = [\"[z-a]\"]", "config.toml:2: folder.ignore: the pattern \"[z-a]\" is not right"),
         (
             "device = \"my laptop\"",

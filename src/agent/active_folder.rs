@@ -91,26 +91,26 @@ impl ActiveFolder {
     pub(super) fn take_events(&mut self, now: Instant) -> bool {
         let due = self.watcher.take_due(now);
         let has_events = !due.is_empty();
-        let ScanScope { paths, subtrees, full } = due;
-        self.scope.merge(ScanScope { full, paths, subtrees });
+        self.scope.merge(due);
         has_events
     }
 
     /// Prepares a cycle that is due: its scope and the ignore rules. True: run it.
     pub(super) fn prepare_cycle(&mut self, setup: &FolderSetup, due: DueCycle, now: Instant) -> bool {
+        // Not `||`: every trigger must be taken.
         let mut is_needed = due.is_certain | self.news.take() | self.take_events(now);
         if due.is_rescan {
             self.scope.full = true;
             // Nothing is taken for granted: all hints may have been wrong.
             self.folder.engine.plan_everything();
         }
-        is_needed |= self.check_rules(setup, due.checks_rules, now);
-        let clocks = read_clocks(&*self.folder.world);
-        self.history.observe(clocks);
+        // Events may be lost while the machine sleeps, also that of the ignore file.
         if self.clock.has_jumped() {
             self.scope.full = true;
             is_needed = true;
         }
+        is_needed |= self.check_rules(setup, due.checks_rules, now);
+        self.history.observe(read_clocks(&*self.folder.world));
         is_needed
     }
 

@@ -42,7 +42,7 @@ impl ChangeRequest {
 }
 
 /// Has the folder's task make a change, and waits for the answer. A change that does not begin in time is not made.
-/// `send` gives the request to the thread; false: the thread has ended.
+/// `send` gives the request to the folder's task; false: the task has ended.
 pub(super) async fn request(
     send: impl FnOnce(ChangeRequest) -> bool,
     root: &Path,

@@ -217,7 +217,8 @@ impl FolderTask {
                 DueWork::LocalCheck => self.check_root(&mut active, now),
                 DueWork::Cycle(due) => {
                     let is_needed = active.prepare_cycle(&self.setup, due, now);
-                    is_needed && self.run_cycle(&mut active).await || self.maintain(&mut active, now)
+                    let is_closed = is_needed && self.run_cycle(&mut active).await;
+                    is_closed || self.maintain(&mut active, now)
                 }
             };
             if is_closed {

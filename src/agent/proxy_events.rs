@@ -48,7 +48,10 @@ pub(super) async fn listen(remote: Arc<HttpRemote>, status: Arc<StatusCell>, new
                 status.set_capabilities(all.to_vec());
                 all.iter().any(|c| c == capability::EVENTS)
             }
-            Err(_) => false,
+            Err(e) => {
+                tracing::debug!("events: {e}");
+                false
+            }
         };
         if has_events && listen_once(&remote, &status, &news).await {
             failures = 0;

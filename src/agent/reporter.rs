@@ -100,6 +100,7 @@ impl StatusReporter {
         self.cell.update(|s| {
             s.state = SyncState::Paused;
             s.in_sync = false;
+            s.waits_for = None;
             s.reason = Some(pause.reason());
         });
         self.save(setup);
@@ -121,6 +122,7 @@ impl StatusReporter {
         self.cell.update(|s| {
             s.state = SyncState::Stopped;
             s.in_sync = false;
+            s.waits_for = None;
             s.reason = Some("the agent was stopped".to_owned());
         });
         self.saved = None;

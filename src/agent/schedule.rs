@@ -206,7 +206,7 @@ impl Schedule {
         self.is_forced = true;
     }
 
-    /// Makes a cycle due now, after a backoff.
+    /// Makes a cycle due now, or when a backoff ends.
     pub(super) fn follow_up(&mut self, now: Instant) {
         self.follow_up = Some(now);
     }

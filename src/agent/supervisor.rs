@@ -150,8 +150,14 @@ impl Supervisor {
         stop_all(gone).await;
         let mut result = Ok(());
         for setup in options.folders.iter().cloned() {
-            if !self.reload_running(&setup) {
-                result = result.and(self.add(setup));
+            if self.reload_running(&setup) {
+                continue;
+            }
+            match self.add(setup) {
+                // The caller gets the first error.
+                Err(e) if result.is_err() => tracing::warn!("{e}"),
+                Err(e) => result = Err(e),
+                Ok(()) => {}
             }
         }
         *lock(&self.options) = options;

@@ -1,9 +1,8 @@
 //! Writes the text of a first config, and of a folder to add to a config.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::ConfigError;
+use super::error::{ConfigError, SettingOrigin};
 use super::model::{Config, MachineContext};
 use crate::agent::FolderConfig;
 use crate::protocol::{Namespace, Pin};
@@ -63,10 +62,12 @@ pub(crate) fn added_folder(
     path: &Path,
     folders: &[FolderConfig],
 ) -> Result<String, ConfigError> {
-    let unreadable = |why| ConfigError::Unreadable { path: file.to_owned(), why };
     if path.to_str().is_none() {
-        return Err(unreadable(io::Error::new(io::ErrorKind::InvalidData, "it cannot hold a path that is not UTF-8")));
+        let origin = SettingOrigin::File { path: file.to_owned(), line: 1 };
+        let why = "the config cannot hold a path that is not UTF-8; rename the folder".to_owned();
+        return Err(ConfigError::Bad { origin, key: "folder.path".to_owned(), why });
     }
+    let unreadable = |why| ConfigError::Unreadable { path: file.to_owned(), why };
     let section = folder_section(path, &free_namespace(path, folders));
     let text = std::fs::read_to_string(file).map_err(unreadable)?;
     Config::parse(&format!("{text}{section}"), file, machine)?;

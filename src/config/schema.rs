@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ignore::gitignore::GitignoreBuilder;
 use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
 use super::model::Config;
 use super::value::{RawValue, check_device};
 use crate::agent::ConflictPolicy;
+use crate::local::ignore::IgnoreRules;
 use crate::protocol::{BadPin, Namespace};
 use crate::state::StateFormat;
 
@@ -108,10 +108,8 @@ fn check_namespace(text: &str) -> Result<String, String> {
 }
 
 fn check_ignore(patterns: Vec<String>) -> Result<Vec<String>, String> {
-    let mut rules = GitignoreBuilder::new("/");
-    for pattern in &patterns {
-        rules.add_line(None, pattern).map_err(|e| format!("the pattern \"{pattern}\" is not right: {e}"))?;
+    match IgnoreRules::new(&patterns, None) {
+        Ok(_) => Ok(patterns),
+        Err(e) => Err(format!("the pattern \"{}\" is not right: {}", e.pattern, e.why)),
     }
-    rules.build().map_err(|e| e.to_string())?;
-    Ok(patterns)
 }

@@ -73,7 +73,10 @@ pub(crate) fn read_token_file(path: &Path, from: &TokenSource) -> Result<SecretS
         return Err(ConfigError::Exposed { path: path.to_owned(), mode });
     }
     let mut text = Zeroizing::new(String::new());
-    file.take(MAX_TOKEN_BYTES).read_to_string(&mut text).map_err(fault)?;
+    let read = file.take(MAX_TOKEN_BYTES + 1).read_to_string(&mut text).map_err(fault)?;
+    if read as u64 > MAX_TOKEN_BYTES {
+        return Err(fault(io::Error::new(io::ErrorKind::InvalidData, "too long for a token")));
+    }
     parse_token(&text, from)
 }
 

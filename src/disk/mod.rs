@@ -8,6 +8,8 @@
 use std::ffi::OsString;
 use std::io;
 
+use rustix::io::Errno;
+
 pub mod boot;
 pub mod real;
 pub mod whole;
@@ -121,4 +123,10 @@ impl From<&FileMeta> for FileStat {
     fn from(m: &FileMeta) -> Self {
         Self { size: m.size, mtime_ns: m.mtime_ns, ctime_ns: m.ctime_ns, inode: m.inode }
     }
+}
+
+/// True if the filesystem or the system lacks an operation.
+fn is_unsupported(e: Errno) -> bool {
+    // EOPNOTSUPP and ENOTSUP are one number on Linux and two on macOS.
+    e == Errno::INVAL || e == Errno::NOSYS || e == Errno::NOTSUP || e == Errno::OPNOTSUPP
 }

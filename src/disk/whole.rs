@@ -24,7 +24,7 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_private_dir(dir_of(path))?;
     place(path, bytes, |fresh| match rustix::fs::renameat_with(CWD, fresh, CWD, path, RenameFlags::NOREPLACE) {
         // The filesystem has no exclusive rename, but hard links.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+        Err(e) if super::is_unsupported(e) => {
             fs::hard_link(fresh, path)?;
             fs::remove_file(fresh)
         }

@@ -240,7 +240,7 @@ impl<D: Disk> Folder<D> {
         match report.moved.into_iter().next() {
             Some(MoveOutcome::Blocked(why)) => Err(ChangeFault::Blocked(why)),
             Some(MoveOutcome::Failed(e)) => Err(e.into()),
-            // A retry would end well and leave the displaced file in the stage.
+            // Do not retry: the retry would succeed and hide that the displaced file is still in the stage.
             Some(_) if report.left_over => {
                 Err(io::Error::other("the content that it had before could not be moved to history").into())
             }

@@ -28,7 +28,7 @@ pub fn digest<D: Disk>(disk: &D, path: &str, buf: &mut Vec<u8>) -> io::Result<Op
     digest_open(&mut disk.open(path)?, buf)
 }
 
-/// Like [`digest`], for an open file, from its position on.
+/// Like [`digest`], for an open file at its start.
 ///
 /// # Errors
 /// As `read(2)`.

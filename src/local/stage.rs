@@ -69,7 +69,7 @@ impl<D: Disk> Folder<D> {
         let slot = self.slot();
         let file = match self.disk.create(&slot) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // The user may have removed .memsync. Its identity is checked elsewhere.
+                // The user has removed the stage. If all of .memsync is gone, this fails too: the check of the identity reports it.
                 self.ensure_dir(STAGE)?;
                 self.disk.create(&slot)?
             }

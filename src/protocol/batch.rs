@@ -3,7 +3,7 @@
 //! A body is a sequence of frames: `length of the head (u32, big-endian) · head (JSON) · content`. The head gives the
 //! length of the content. `docs/protocol.md` describes the requests.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -180,7 +180,7 @@ pub fn read<H: FrameHead>(mut body: Bytes) -> Result<Vec<(H, Bytes)>, BatchError
         }
         let head = body.get(LENGTH..LENGTH + head_len).ok_or(BatchError::CutOff(at))?;
         let head: H = serde_json::from_slice(head).map_err(|e| BatchError::Head { at, why: e.to_string() })?;
-        let _ = body.split_to(LENGTH + head_len);
+        body.advance(LENGTH + head_len);
         let size = usize::try_from(head.size()).ok().filter(|n| *n <= body.len()).ok_or(BatchError::CutOff(at))?;
         frames.push((head, body.split_to(size)));
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// Bytes a second that a body must keep up over its whole length. It is low, because several may share a slow link.
 const MIN_BYTES_PER_SECOND: u64 = 1024;
 
-/// When the next piece of a body is due. A peer that sends or takes a byte now and then misses it, as one that stalls.
+/// When the next piece of a body is due. A peer that moves a byte now and then misses it, and so does a peer that stalls.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TransferDeadline {
     /// The peer's start, moved on by the time that it had to wait for the proxy.

@@ -26,7 +26,7 @@ pub struct ProxyOptions {
     pub head_timeout: Duration,
     /// How long a connection may idle between requests.
     pub idle_timeout: Duration,
-    /// How long the next piece of a body may take, in either direction.
+    /// How long the next piece of a body may take, in either direction, and how long a body waits for memory.
     pub body_timeout: Duration,
     /// How long requests in flight may go on after the stop signal.
     pub stop_timeout: Duration,

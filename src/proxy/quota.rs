@@ -28,7 +28,7 @@ const NAMESPACES_MAX_AGE: Duration = Duration::from_secs(60);
 pub(crate) struct Quotas<S> {
     store: Arc<S>,
     accounts: Arc<QuotaAccounts>,
-    namespaces: Arc<UsageCache>,
+    namespaces: Arc<QuotaNamespaces>,
 }
 
 impl<S: Store> Quotas<S> {
@@ -89,8 +89,8 @@ impl<S: Store> Quotas<S> {
         }
     }
 
-    /// A handle that tells of namespaces with new writes.
-    pub(crate) fn namespaces(&self) -> Arc<UsageCache> {
+    /// The namespaces that quotas count. Call [`QuotaNamespaces::add_written`] after a write.
+    pub(crate) fn namespaces(&self) -> Arc<QuotaNamespaces> {
         self.namespaces.clone()
     }
 
@@ -143,7 +143,7 @@ fn counted_namespaces(patterns: &[NamespacePattern], known: BTreeSet<String>, wr
 
 /// The namespaces of a store that other processes also write to.
 #[derive(Default)]
-pub(crate) struct UsageCache {
+pub(crate) struct QuotaNamespaces {
     known: Mutex<KnownNamespaces>,
     /// Held during a listing.
     listing: tokio::sync::Mutex<()>,
@@ -158,7 +158,7 @@ struct KnownNamespaces {
     written_since: BTreeSet<String>,
 }
 
-impl UsageCache {
+impl QuotaNamespaces {
     fn lock(&self) -> MutexGuard<'_, KnownNamespaces> {
         // No step of a change can panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)

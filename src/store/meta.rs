@@ -16,7 +16,7 @@ pub struct BlobMeta {
     /// The name of the key that authorized the write.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// When the path expires and becomes a tombstone: milliseconds since the epoch.
+    /// When the path expires and becomes a tombstone: milliseconds since the epoch, or [`BlobMeta::NO_EXPIRY`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
     /// Values that clients set, by name.
@@ -25,6 +25,9 @@ pub struct BlobMeta {
 }
 
 impl BlobMeta {
+    /// An expiry that never comes. A write with it takes back an inherited one.
+    pub const NO_EXPIRY: u64 = u64::MAX;
+
     /// Limit on the names in `free`. Each becomes an HTTP header, and many clients accept only 100 headers.
     pub const MAX_NAMES: usize = 32;
     /// Limit on the size of `free`, by [`stored_size`]. S3 takes 2 KB of metadata, which must also hold the other fields.

@@ -11,8 +11,8 @@ use super::snapshot::{Base, IndexTrust, LocalState, RemoteSide, SkipReason};
 
 /// The row of the table for one path, and its action (`None` in rows 1, 12 and 22).
 ///
-/// A hint may be older than base: it may name a content from before base, or the deletion of one. So rows 5, 10 and 17
-/// read the blob where `trust` is `Hints` and base is newer than the entry can be.
+/// A hint may be older than base: it may name a content from before base, or the deletion of one. Where `trust` is `Hints`
+/// and base is newer than the entry can be, rows 5 and 17 fetch the blob, and row 10 deletes with base as the precondition.
 #[expect(clippy::too_many_lines, reason = "one arm a row of the table")]
 pub fn decide(
     base: Option<Base>,

@@ -229,9 +229,8 @@ impl Client {
     }
 
     /// Reads until the other side ends the connection.
-    pub(crate) async fn ended(&mut self) -> bool {
+    pub(crate) async fn wait_for_end(&mut self) {
         while self.more().await {}
-        true
     }
 
     /// Reads until `text` has arrived, and returns everything up to its end.

@@ -98,10 +98,10 @@ async fn stalling_peer_is_cut_off() {
     let running = Running::start_with(Arc::new(MemoryStore::new()), options).await;
 
     let mut silent = running.client().await;
-    assert!(silent.ended().await);
+    silent.wait_for_end().await;
     let mut half = running.client().await;
     half.write(b"GET /health HTTP/1.1\r\nHos").await;
-    assert!(half.ended().await);
+    half.wait_for_end().await;
 
     let mut slow = running.client().await;
     let headers = [bearer(), ("Content-MD5", "new".into()), ("Content-Length", "10".into())];
@@ -139,7 +139,7 @@ async fn stalling_peer_is_cut_off() {
     assert_eq!(idle.get("/sync").await.status, 200, "longer than a head may take");
     let mut idle = running.client().await;
     assert_eq!(idle.get("/sync").await.status, 200);
-    assert!(idle.ended().await);
+    idle.wait_for_end().await;
     assert_eq!(running.client().await.get("/blob/x").await.status, 404);
 }
 
@@ -160,11 +160,11 @@ async fn stop_lets_requests_in_flight_finish() {
     assert_eq!(busy.reply("PUT").await.status, 100, "it is being received");
     busy.write(b"abc").await;
     let stopping = tokio::spawn(running.stop());
-    assert!(idle.ended().await);
+    idle.wait_for_end().await;
     assert!(tokio::net::TcpStream::connect(addr).await.is_err(), "new connections are refused");
     busy.write(b"def").await;
     assert_eq!(busy.reply("PUT").await.status, 201);
-    assert!(busy.ended().await);
+    busy.wait_for_end().await;
     stopping.await.unwrap();
 }
 

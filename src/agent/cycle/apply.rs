@@ -125,9 +125,9 @@ impl SkippedPaths {
 /// up nothing.
 fn may_be_renamed<D: Disk, R: Remote, W: World>(parts: &CycleParts<D, R, W>, path: &RelPath) -> bool {
     let is_synced = parts.ports.container.entries().get(path).is_some_and(|entry| entry.base.content().is_some());
-    let patience = max_wait(parts.ports.options.quiet);
+    let limit = max_wait(parts.ports.options.quiet);
     let since = parts.memory.changing.get(path);
-    !is_synced && since.is_some_and(|since| parts.ports.world.elapsed().saturating_sub(*since) < patience)
+    !is_synced && since.is_some_and(|since| parts.ports.world.elapsed().saturating_sub(*since) < limit)
 }
 
 /// Notes the content of slow transfers. The file may have been edited since its transfer began.

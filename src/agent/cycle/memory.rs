@@ -72,7 +72,7 @@ impl CycleMemory {
 
     /// Lets every path in quarantine try again with the next cycle.
     pub(crate) fn retry_all(&mut self) {
-        self.quarantine.clear_all();
+        self.quarantine.retry_all();
         for (path, _) in self.quarantine.iter() {
             self.is_unfinished = true;
             self.unplanned.add(path);

@@ -134,7 +134,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let scope = ScanScope { full, ..scope.clone() };
         let scan = observe::scan(ports, observed, memory, uploads, &scope)?;
         scope::commit_scope(ports, observed, memory, uploads)?;
-        memory.quarantine.clear_open(|path| full || scope.paths.contains(&observed.tree.disk_name(path)));
+        memory.quarantine.retry_open(|path| full || scope.paths.contains(&observed.tree.disk_name(path)));
         // Every full scan takes up the paths that the last plan left.
         memory.is_unfinished |= full && !memory.unplanned.is_empty();
         Ok(scan)

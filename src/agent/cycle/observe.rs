@@ -96,7 +96,7 @@ impl<D: Disk, R: Remote, W: World> FolderScanner<'_, D, R, W> {
         let Self { ports, memory, uploads, changing_since, begun } = self;
         let Ports { container, options, stop, quit, ignored, .. } = ports;
         let entries = container.entries();
-        let patience = max_wait(options.quiet);
+        let limit = max_wait(options.quiet);
         let Observed { tree, index, corrections, knows_rules, .. } = observed;
         // A large file that is new on both sides is read once, while it is uploaded.
         let is_read_later = |path: &RelPath, size| {
@@ -114,7 +114,7 @@ impl<D: Disk, R: Remote, W: World> FolderScanner<'_, D, R, W> {
             base: &|path| entries.get(path).and_then(|entry| entry.base.content()),
             same_rules: *knows_rules,
             quiet_ns: i64::try_from(options.quiet.as_nanos()).unwrap_or(i64::MAX),
-            overdue: &|path| changing_since.get(path).is_some_and(|first| *begun >= *first + patience),
+            overdue: &|path| changing_since.get(path).is_some_and(|first| *begun >= *first + limit),
             threads: options.threads,
             now_ns: unix_ns(ports.world.now()),
             stop: &|| stop.load(Ordering::Relaxed) || quit.load(Ordering::Relaxed),

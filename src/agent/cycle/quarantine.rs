@@ -83,7 +83,7 @@ impl Quarantine {
     }
 
     /// Lets a path that waits for a program try again at once where a scan was asked for it.
-    pub(crate) fn clear_open(&mut self, is_touched: impl Fn(&RelPath) -> bool) {
+    pub(crate) fn retry_open(&mut self, is_touched: impl Fn(&RelPath) -> bool) {
         for (path, failed) in &mut self.0 {
             if failed.is_open && is_touched(path) {
                 failed.until = Duration::ZERO;
@@ -92,7 +92,7 @@ impl Quarantine {
     }
 
     /// Lets every path try again at once.
-    pub(crate) fn clear_all(&mut self) {
+    pub(crate) fn retry_all(&mut self) {
         for failed in self.0.values_mut() {
             failed.until = Duration::ZERO;
         }

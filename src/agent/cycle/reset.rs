@@ -53,8 +53,8 @@ pub(super) async fn check_index<D: Disk, R: Remote, W: World>(
     let has_obeyed_all = count_all && counts.missing + counts.deleted == 0;
     // Entries with expired tombstones do not count towards `server_reset`.
     let missing = if observed.has_expired_tombstones { 0 } else { counts.missing };
-    let was = standing_before(&before);
-    let now = standing_now(ports, index);
+    let was = store_before(&before);
+    let now = store_now(ports, index);
     let mut halt = safety::server_reset(counts.tracked, missing, was, now);
     let is_for_entries = now.position.is_none() && safety::server_reset(counts.tracked, 0, was, now).is_none();
     if was.is_set_back(&now) {
@@ -93,7 +93,7 @@ impl EntryCounts {
     }
 }
 
-fn standing_before(state: &RemoteState) -> StorePosition<'_> {
+fn store_before(state: &RemoteState) -> StorePosition<'_> {
     let position = match (&state.epoch, state.cursor) {
         (Some(epoch), Some(cursor)) => Some(IndexPosition { epoch, cursor }),
         _ => None,
@@ -101,7 +101,7 @@ fn standing_before(state: &RemoteState) -> StorePosition<'_> {
     StorePosition { origin: &state.origin, namespace: &state.namespace, position, set_back: state.set_back }
 }
 
-fn standing_now<'a, D: Disk, R: Remote, W: World>(
+fn store_now<'a, D: Disk, R: Remote, W: World>(
     ports: &'a Ports<D, R, W>,
     index: &'a FetchedIndex,
 ) -> StorePosition<'a> {
@@ -146,7 +146,7 @@ pub(super) fn note_position<D: Disk, R: Remote, W: World>(
     // This may lag behind. A folder that has obeyed everything finds nothing missing.
     let obeyed = match before.obeyed.filter(|_| before.epoch == epoch) {
         _ if has_obeyed_all => cursor,
-        before => before,
+        obeyed => obeyed,
     };
     let now = RemoteState {
         origin: ports.options.origin.clone(),

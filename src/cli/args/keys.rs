@@ -57,7 +57,7 @@ pub enum KeyAction {
     Create(NewKeyArgs),
     /// List the keys, without their secrets
     List,
-    /// Revoke a key; it stops working at once
+    /// Revoke a key; it stops working within two seconds
     Revoke {
         /// The id, as `memsync key list` shows it
         id: String,

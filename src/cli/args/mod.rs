@@ -125,11 +125,11 @@ pub enum Command {
     Reindex,
     /// Create, list and remove the users of this machine's proxy
     ///
-    /// The proxy may run meanwhile. Each change takes effect at once.
+    /// The proxy may run meanwhile. Each change takes effect within two seconds.
     User(UserArgs),
     /// Create, list, revoke and rotate the keys of this machine's proxy
     ///
-    /// The proxy may run meanwhile. Each change takes effect at once.
+    /// The proxy may run meanwhile. Each change takes effect within two seconds.
     Key(KeyArgs),
     /// Inspect, back up, check and copy the store of a proxy
     ///

@@ -174,7 +174,12 @@ fn folders_at<'a>(status: &'a Status, root: Option<&'a Path>) -> impl Iterator<I
 
 /// The status with one folder only.
 fn status_of_folder(mut status: Status, root: &Path) -> Status {
-    status.folders = folders_at(&status, Some(root)).cloned().collect();
+    let folders: Vec<FolderStatus> = folders_at(&status, Some(root)).cloned().collect();
+    // A symlink was changed since the agent started, so the agent has another path for the folder. Show all folders.
+    if folders.is_empty() {
+        return status;
+    }
+    status.folders = folders;
     if let [folder] = status.folders.as_slice() {
         status.state = folder.state;
         status.in_sync = folder.in_sync;

@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::super::boot::read_boot;
-use super::super::{Disk, FileKind, FileMeta};
+use super::super::{Disk, FileKind, FileMeta, is_unsupported};
 use super::file::RealFile;
 use super::os;
 use super::resolve::ParentDir;
@@ -128,9 +128,4 @@ impl Disk for RealDisk {
     fn sync_all(&self) -> io::Result<()> {
         Ok(os::sync_all(self.open_dir("")?.as_fd())?)
     }
-}
-
-fn is_unsupported(e: Errno) -> bool {
-    // EOPNOTSUPP and ENOTSUP are one number on Linux and two on macOS.
-    e == Errno::INVAL || e == Errno::NOSYS || e == Errno::NOTSUP || e == Errno::OPNOTSUPP
 }

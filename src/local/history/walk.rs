@@ -104,10 +104,14 @@ impl<D: Disk> Folder<D> {
     }
 
     fn walk_below(&self, dir: &str, batch: Option<BatchFolder>) -> io::Result<Vec<StoredVersion>> {
-        if !matches!(self.disk.stat(dir), Ok(meta) if meta.kind == FileKind::Dir) {
-            return Ok(Vec::new());
+        match self.disk.stat(dir) {
+            Ok(meta) if meta.kind == FileKind::Dir => {
+                self.walk_from(PendingDir { dir: dir.to_owned(), allocated: 0, batch }).into_versions()
+            }
+            Ok(_) => Ok(Vec::new()),
+            Err(e) if is_absent(&e) => Ok(Vec::new()),
+            Err(e) => Err(e),
         }
-        self.walk_from(PendingDir { dir: dir.to_owned(), allocated: 0, batch }).into_versions()
     }
 
     fn walk_from(&self, top: PendingDir) -> HistoryListing {

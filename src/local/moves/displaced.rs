@@ -18,7 +18,7 @@ use super::mover::{BEING_WRITTEN, FileOrigin, Mover};
 /// How often a displaced file is read before it counts as being written.
 const READ_TRIES: usize = 3;
 
-/// Conflict copies of one file and content that may have free names.
+/// Names to try for a conflict copy of one file and content.
 const MAX_COPIES: u32 = 100;
 
 impl<D: Disk> Mover<'_, D> {
@@ -47,7 +47,7 @@ impl<D: Disk> Mover<'_, D> {
     }
 
     /// Makes a displaced file a conflict copy next to its origin. If that folder is gone or the path is too long, the copy
-    /// goes to the nearest folder above. Returns `None` if a copy with this content exists already.
+    /// goes to the nearest folder above. Returns `None` if the file went to history instead: a copy with this content exists already, or no name is free.
     pub(super) fn set_aside(
         &mut self,
         slot: &str,
@@ -55,7 +55,7 @@ impl<D: Disk> Mover<'_, D> {
         content: Md5,
     ) -> io::Result<Option<RelPath>> {
         let mut dir = dir_of(origin.at);
-        for n in 1..MAX_COPIES {
+        for n in 1..=MAX_COPIES {
             let name = conflict_name(origin.path.file_name(), self.folder.device(), content, n);
             let copy_at = self.find_copy_path(&mut dir, &name)?;
             let Ok(copy) = RelPath::from_disk(&copy_at) else { continue };

@@ -34,10 +34,10 @@ impl<J> JobQueue<J> {
     /// Waits for the next job. Returns `None` when no job can come any more. Call [`JobQueue::done`] after each job.
     pub(super) fn next(&self) -> Option<J> {
         let mut queue = self.lock();
-        if queue.error.is_some() {
-            queue.jobs.clear();
-        }
         loop {
+            if queue.error.is_some() {
+                queue.jobs.clear();
+            }
             if let Some(job) = queue.jobs.pop() {
                 queue.busy += 1;
                 return Some(job);

@@ -232,7 +232,7 @@ impl VerifierClient {
         let question = VerifyRequest { api_key: token.expose_secret(), app_id: self.options.app_id.as_deref() };
         let body = serde_json::to_vec(&question).map_err(|e| e.to_string())?;
         let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
-        let answer = request.send().await.map_err(without_url)?;
+        let answer = request.send().await.map_err(describe_error)?;
         match answer.status() {
             StatusCode::OK => {
                 let user = user_in(&read(answer).await?).ok_or("its answer names no user_id")?;
@@ -244,8 +244,8 @@ impl VerifierClient {
     }
 }
 
-/// An error and its causes, in words.
-fn without_url(e: reqwest::Error) -> String {
+/// An error and its causes in words, without the address, which may contain a password.
+fn describe_error(e: reqwest::Error) -> String {
     let e = e.without_url();
     let mut why = e.to_string();
     let mut cause = std::error::Error::source(&e);
@@ -258,7 +258,7 @@ fn without_url(e: reqwest::Error) -> String {
 
 async fn read(mut answer: Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(without_url)? {
+    while let Some(piece) = answer.chunk().await.map_err(describe_error)? {
         body.extend_from_slice(&piece);
         if body.len() > MAX_ANSWER_BYTES {
             return Err("its answer is too long".to_owned());

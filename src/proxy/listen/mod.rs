@@ -77,7 +77,7 @@ async fn start_maintenance<S: Store>(state: &Arc<ServerState<S>>) -> [(&'static 
     [("expiry", expiry), ("changes of other proxies", polling)]
 }
 
-/// Accepts connections and serves each in a task of `connections`. Returns never; dropping it closes the listener.
+/// Accepts connections and serves each in a task of `connections`. Never returns. Dropping it closes the listener.
 async fn accept_all<S: Store>(state: &Arc<ServerState<S>>, listener: TcpListener, connections: &mut JoinSet<()>) {
     let limits = &state.limits;
     let metrics_listener = state.options.metrics_listener.as_deref();

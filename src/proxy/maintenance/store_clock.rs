@@ -108,7 +108,7 @@ mod tests {
 
     const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
 
-    /// A store with one file, and its wall clock.
+    /// An empty store, and its wall clock.
     fn store() -> (Arc<MemoryStore>, Arc<AtomicU64>) {
         let now = Arc::new(AtomicU64::new(1_800_000_000_000));
         let wall = now.clone();
@@ -170,8 +170,8 @@ mod tests {
     async fn record_follows_the_running_clock() {
         let (store, now) = store();
         let clock = start(&store, &now);
-        for hour in 0..3 {
-            assert!(clock.is_steady_at(at(&now, hour * 1200)).await.unwrap());
+        for step in 0..3 {
+            assert!(clock.is_steady_at(at(&now, step * 1200)).await.unwrap());
             now.fetch_add(1200 * 1000, Ordering::SeqCst);
         }
         let record = store.record(CLOCK_RECORD).await.unwrap().unwrap();

@@ -132,7 +132,7 @@ fn content_room(frames: &[(RequestHead, Bytes)]) -> usize {
 #[derive(Default)]
 struct BatchPlan {
     gets: Vec<(usize, RelPath)>,
-    writes: Vec<(usize, ParsedWrite<Bytes>)>,
+    writes: Vec<(usize, ParsedWrite)>,
     /// Quota for the writes.
     permits: Vec<QuotaPermit>,
     /// The answers to refused requests.
@@ -203,7 +203,7 @@ impl FolderCount {
 /// given back with the answers.
 async fn write_all<S: Store>(
     ctx: &RequestContext<'_, S>,
-    writes: Vec<(usize, ParsedWrite<Bytes>)>,
+    writes: Vec<(usize, ParsedWrite)>,
     meta: BlobMeta,
     (permits, memory): (Vec<QuotaPermit>, MemoryPermit),
 ) -> Result<(Vec<PlacedAnswer>, MemoryPermit), ApiError> {

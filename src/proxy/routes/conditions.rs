@@ -38,11 +38,11 @@ pub(crate) fn evaluate(headers: &HeaderMap, etag: &str, size: u64) -> ReadOutcom
     }
 }
 
-/// True if a list of tags contains `etag`. `is_weak`: weak tags match too.
-pub(crate) fn lists_tag(value: &[u8], etag: &str, is_weak: bool) -> bool {
+/// True if a list of tags contains `etag`. `allows_weak`: weak tags match too.
+pub(crate) fn lists_tag(value: &[u8], etag: &str, allows_weak: bool) -> bool {
     value.split(|b| *b == b',').any(|tag| {
         let tag = tag.trim_ascii();
-        let tag = tag.strip_prefix(b"W/").filter(|_| is_weak).unwrap_or(tag);
+        let tag = tag.strip_prefix(b"W/").filter(|_| allows_weak).unwrap_or(tag);
         tag == b"*" || tag == etag.as_bytes()
     })
 }

@@ -17,8 +17,6 @@ const MAX_TYPE_BYTES: usize = 255;
 const MAX_DEVICE_BYTES: usize = 255;
 /// The same in the headers of a bucket.
 const MAX_DEVICE_STORED_BYTES: usize = 512;
-/// An expiry that never comes. It takes back an earlier one.
-const NO_EXPIRY: u64 = u64::MAX;
 
 /// The version in a query such as `version=7`.
 pub(crate) fn query_version(query: Option<&str>) -> Result<Option<u64>, ApiError> {
@@ -35,7 +33,7 @@ pub(crate) fn parse_meta(headers: &HeaderMap, keeps_versions: bool) -> Result<Bl
         (!value.is_empty() && value.len() <= max_bytes).then(|| value.to_owned())
     };
     let expires = headers.get(X_MEMSYNC_EXPIRES).map(parse_expiry).transpose()?;
-    if !keeps_versions && expires.is_some_and(|at| at != NO_EXPIRY) {
+    if !keeps_versions && expires.is_some_and(|at| at != BlobMeta::NO_EXPIRY) {
         return Err(ApiError::InvalidHeader(
             "X-Memsync-Expires: this store has no expiry (no capability `versions`); leave it out",
         ));
@@ -61,10 +59,10 @@ pub(crate) fn parse_meta(headers: &HeaderMap, keeps_versions: bool) -> Result<Bl
     }
 }
 
-/// Milliseconds since the epoch, or [`NO_EXPIRY`].
+/// Milliseconds since the epoch, or [`BlobMeta::NO_EXPIRY`].
 fn parse_expiry(value: &HeaderValue) -> Result<u64, ApiError> {
     let expiry = value.to_str().ok().map(str::trim).and_then(|text| match text {
-        NEVER => Some(NO_EXPIRY),
+        NEVER => Some(BlobMeta::NO_EXPIRY),
         text => text.parse::<Timestamp>().ok().and_then(|at| u64::try_from(at.as_millisecond()).ok()),
     });
     expiry
@@ -73,7 +71,7 @@ fn parse_expiry(value: &HeaderValue) -> Result<u64, ApiError> {
 
 /// RFC 3339; `None` for a version that never expires.
 pub(crate) fn expiry_text(meta: &BlobMeta) -> Option<String> {
-    meta.expires.filter(|at| *at != NO_EXPIRY).map(rfc3339)
+    meta.expires.filter(|at| *at != BlobMeta::NO_EXPIRY).map(rfc3339)
 }
 
 /// Sets the headers with the metadata of a version.

@@ -12,7 +12,7 @@ use crate::proxy::error::ApiError;
 use crate::proxy::limits::memory::MemoryPermit;
 use crate::proxy::quota::QuotaPermit;
 use crate::proxy::routes::write::{put_result, sent_precondition};
-use crate::store::{BlobMeta, BodyWriter as _, IndexEntry, Store, StoreError, WriteCondition};
+use crate::store::{BlobMeta, BodyWriter as _, IndexEntry, Store, StoreError, WriteCondition, WriteOutcome};
 
 /// Most memory that a content takes, bytes: a piece that comes, and one that is written.
 const UPLOAD_MEMORY: u64 = 576 * 1024;
@@ -71,7 +71,7 @@ pub(crate) async fn store_content<S: Store>(
     // The write goes on if the client hangs up, and holds its reservations until it is done.
     let write = tokio::spawn(async move {
         let outcome = store.put(&ns, &path, precondition, meta, content).await;
-        if matches!(outcome, Ok(crate::store::PutOutcome::Created(_) | crate::store::PutOutcome::Updated(_))) {
+        if outcome.as_ref().is_ok_and(|outcome| WriteOutcome::Put(*outcome).happened()) {
             namespaces.add_written(&ns);
         }
         drop((quota, memory));

@@ -1,4 +1,4 @@
-//! [`ParsedWrite`]: a write of either dialect, parsed once from the headers of a request or the head of a batch frame.
+//! Writes of either dialect: their preconditions and digests, and [`ParsedWrite`] for the frame of a batch.
 
 use bytes::Bytes;
 use http::header::{HeaderValue, IF_MATCH, IF_NONE_MATCH};
@@ -12,16 +12,16 @@ use crate::proxy::error::{ApiError, SentPrecondition};
 use crate::proxy::routes::names::stored_path;
 use crate::store::{BatchWrite, DeleteOutcome, IndexEntry, PutOutcome, WriteCondition};
 
-/// `B`: the content, or the means to receive it.
-pub(crate) struct ParsedWrite<B> {
+/// A write of a batch.
+pub(crate) struct ParsedWrite {
     pub path: RelPath,
-    pub action: WriteAction<B>,
+    pub action: WriteAction,
 }
 
-pub(crate) enum WriteAction<B> {
+pub(crate) enum WriteAction {
     Put {
         precondition: WriteCondition,
-        body: B,
+        body: Bytes,
     },
     /// Without a precondition it deletes any content.
     Delete {
@@ -29,7 +29,7 @@ pub(crate) enum WriteAction<B> {
     },
 }
 
-impl ParsedWrite<Bytes> {
+impl ParsedWrite {
     /// A `put` or `delete` of a batch. `is_flat`: preconditions are contents; in a namespace they are versions.
     pub(crate) fn from_frame(head: &RequestHead, content: Bytes, is_flat: bool) -> Result<Self, ApiError> {
         let path = stored_path(&head.path)?;
@@ -63,9 +63,7 @@ impl ParsedWrite<Bytes> {
         };
         (self.path, operation)
     }
-}
 
-impl<B> ParsedWrite<B> {
     /// The precondition as the client sent it.
     pub(crate) fn sent_precondition(&self, is_flat: bool) -> SentPrecondition {
         match self.action {

@@ -28,7 +28,7 @@ impl HttpRemote {
             answer.next_endless(wait).await.map(drop)
         };
         let late = || RemoteError::Unreachable {
-            url: self.namespace_path("/events"),
+            url: self.link.url(&self.namespace_path("/events")),
             why: format!("no answer within {wait:?}"),
         };
         tokio::time::timeout(wait, opened).await.unwrap_or_else(|_| Err(late()))

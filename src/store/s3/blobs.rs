@@ -9,7 +9,7 @@ use futures::stream::{BoxStream, StreamExt};
 use object_store::path::Path as Key;
 use tokio::time::sleep;
 
-use super::super::{StoreError, new_id};
+use super::super::{BlobMeta, StoreError, new_id};
 use super::bucket::{Bucket, ConditionalPut, FetchOutcome, ObjectInfo};
 use super::index_document::BlobRow;
 use super::layout::Layout;
@@ -203,7 +203,7 @@ impl<'a> BlobSwap<'a> {
         }
         // An inherited expiry has its note already.
         let inherited = found.and_then(|old| old.object.metadata.expires());
-        let expires = new.expires.filter(|at| *at != u64::MAX);
+        let expires = new.expires.filter(|at| *at != BlobMeta::NO_EXPIRY);
         if let Some(at) = expires.filter(|at| inherited != Some(*at) && self.noted != Some(*at)) {
             self.blobs.note_expiry(self.ns, self.path, at).await?;
             failpoint::pass("s3-expiry-noted");

@@ -171,7 +171,7 @@ impl Bucket {
                 Ok(FetchOutcome::Found(object, found.into_stream().map_err(|e| failed(&e)).boxed()))
             }
             Err(Error::NotFound { .. }) => Ok(FetchOutcome::Absent),
-            Err(Error::NotModified { .. } | Error::WriteCondition { .. }) if known.is_some() => {
+            Err(Error::NotModified { .. } | Error::Precondition { .. }) if known.is_some() => {
                 Ok(FetchOutcome::Unchanged)
             }
             Err(e) => Err(failed(&e)),
@@ -208,7 +208,7 @@ impl Bucket {
                 Some(etag) => Ok(ConditionalPut::Written(etag)),
                 None => Ok(ConditionalPut::Unknown(StoreError::S3("the store gave no ETag".to_owned()))),
             },
-            Err(Error::AlreadyExists { .. } | Error::WriteCondition { .. } | Error::NotModified { .. }) => {
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. }) => {
                 Ok(ConditionalPut::Lost)
             }
             // The object was deleted.

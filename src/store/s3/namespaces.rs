@@ -4,8 +4,8 @@
 //! namespace must not reach another's files by their longer name, and no file may be in two indexes. So a path that leads
 //! into an inner namespace is refused, and so is a new namespace in whose folder an outer one has files.
 //!
-//! Proxies that do not know each other look after they wrote: after a new entry for inner namespaces, and after a new index
-//! for files in its folder. The second of two writers sees the first.
+//! A proxy does not know of the others, so it checks again after a write. After a new entry it looks for inner namespaces,
+//! and after a new index for files in its folder. The second of two writers sees the first.
 
 use std::time::Instant;
 
@@ -43,7 +43,7 @@ impl S3Core {
         for outer in self.existing_namespaces(outer_namespaces(ns), fresh_since()).await? {
             let name = format!("{}/{path}", relative_to(&outer, ns));
             let index = self.index(&outer)?.fresh().await?;
-            if index.document.rows.keys().any(|path| path.as_str() == name) {
+            if index.document.rows.contains_key(name.as_str()) {
                 return Err(other_namespace(ns, path, outer));
             }
         }
@@ -74,8 +74,8 @@ impl S3Core {
         owner.map_or(Ok(()), |owner| Err(other_namespace(ns, path, owner)))
     }
 
-    /// Records the blob `row`, which replaced `before`. A namespace that begins meanwhile sees the entry and is refused. If
-    /// it looked before that, this sees the namespace, and undoes the write.
+    /// Records the blob `row`, which replaced `before`. A namespace that begins meanwhile is refused if it sees the
+    /// entry. If it checked before the entry was there, this call sees the namespace and undoes the write.
     ///
     /// # Errors
     /// [`StoreError::OtherNamespace`].
@@ -104,7 +104,7 @@ impl S3Core {
         }
     }
 
-    /// Undoes a write into the namespace of `owner`, which is the flat name of the file and the namespace.
+    /// Undoes the write of a file that belongs to the namespace `owner`. `name` is the flat name of the file.
     async fn undo_write(
         &self,
         ns: &str,

@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -81,7 +81,7 @@ impl UploadWriter {
     async fn flush(self) -> Result<Self, StoreError> {
         let dir = self.dir.clone();
         let written = tokio::task::spawn_blocking(move || self.write()).await.map_err(|_| StoreError::Closed)?;
-        written.map_err(|e| StoreError::Io { path: PathBuf::from(&*dir), why: e.to_string() })
+        written.map_err(|e| StoreError::io(&dir, &e))
     }
 
     fn write(mut self) -> io::Result<Self> {

@@ -75,7 +75,7 @@ fn find(db: &Connection, ns: &str, path: &str, version: Option<u64>) -> rusqlite
 pub(super) fn read_positions(db: &Connection) -> rusqlite::Result<IndexPositions> {
     let meta = |key: &str| db.query_row("SELECT value FROM meta WHERE key = ?", [key], |row| row.get::<_, String>(0));
     let number = |key: &str| meta(key).map(|text| text.parse::<u64>().unwrap_or(0));
-    let floor = number("floor")?;
+    let floor = versions::read_floor(db)?;
     // SQLite takes the bare column `version` from the row with the maximum.
     let mut rows = db.prepare("SELECT ns, MAX(cursor), version, SUM(size) FROM entry GROUP BY ns")?;
     let mut rows = rows.query([])?;

@@ -125,30 +125,32 @@ pub fn backup(dir: &Path, to: &Path) -> Result<(), StoreError> {
     let name = to.file_name().ok_or_else(|| StoreError::io(to, &io::ErrorKind::InvalidInput.into()))?;
     let fresh = to.with_file_name(format!("{}.tmp.{}", name.to_string_lossy(), std::process::id()));
     DirBuilder::new().mode(0o700).create(&fresh).map_err(|e| StoreError::io(&fresh, &e))?;
-    let made = (0..ATTEMPTS).find_map(|attempt| match copy(&db, dir, &fresh) {
-        Ok(true) => Some(Ok(())),
-        Ok(false) if attempt + 1 < ATTEMPTS => None,
-        Ok(false) => Some(Err(StoreError::Io {
-            path: dir.to_owned(),
-            why: "its files are replaced faster than they can be copied; try again when fewer clients write".to_owned(),
-        })),
-        Err(e) => Some(Err(e)),
-    });
-    match made {
-        Some(Ok(())) => {
-            let above = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            sync_dir(&fresh.join(BODIES)).and_then(|()| sync_dir(&fresh))?;
-            failpoint::pass("store-copied");
-            fs::rename(&fresh, to).map_err(|e| StoreError::io(to, &e))?;
-            sync_dir(above)
-        }
-        Some(Err(e)) => {
-            // Report why the copy failed, not why its rest stays.
-            drop(fs::remove_dir_all(&fresh));
-            Err(e)
-        }
-        None => Err(StoreError::Closed),
+    let copied = copy_unchanged(&db, dir, &fresh).and_then(|()| publish(&fresh, to));
+    if copied.is_err() {
+        // The caller gets the reason why the copy failed.
+        drop(fs::remove_dir_all(&fresh));
     }
+    copied
+}
+
+/// Copies again until no file was removed during the copy.
+fn copy_unchanged(db: &Connection, dir: &Path, to: &Path) -> Result<(), StoreError> {
+    for _ in 0..ATTEMPTS {
+        if copy(db, dir, to)? {
+            return Ok(());
+        }
+    }
+    let why = "its files are replaced faster than they can be copied; try again when fewer clients write".to_owned();
+    Err(StoreError::Io { path: dir.to_owned(), why })
+}
+
+/// Gives a complete copy its final name.
+fn publish(fresh: &Path, to: &Path) -> Result<(), StoreError> {
+    sync_dir(&fresh.join(BODIES))?;
+    sync_dir(fresh)?;
+    failpoint::pass("store-copied");
+    fs::rename(fresh, to).map_err(|e| StoreError::io(to, &e))?;
+    sync_dir(to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
 /// One attempt. False: a file that the copied database names was removed before it could be copied.

@@ -204,5 +204,5 @@ pub(super) fn remove_slice(db: &mut Connection, old: &mut OldRows) -> rusqlite::
 pub(super) fn read_floor(db: &Connection) -> rusqlite::Result<u64> {
     let text: String =
         db.prepare_cached("SELECT value FROM meta WHERE key = 'floor'")?.query_row([], |row| row.get(0))?;
-    Ok(text.parse().unwrap_or(0))
+    text.parse().map_err(|e| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e)))
 }

@@ -21,7 +21,7 @@ use crate::remote::{
 pub struct FakeRemote {
     server: FakeServer,
     client: usize,
-    /// The mark of the last index that it received.
+    /// The cursor of the last index that it received.
     served: Mutex<Option<IndexCursor>>,
     /// The last plain index that it received.
     listed: Mutex<Option<Listed>>,

@@ -56,7 +56,7 @@ impl FakeServer {
         lock(&self.0)
     }
 
-    /// Forgets the tombstones up to `cursor`. A strong index shows it by [`Mark::floor`](crate::remote::Mark::floor).
+    /// Forgets the tombstones up to `cursor`. A strong index shows it by [`IndexCursor::floor`](crate::protocol::IndexCursor::floor).
     pub fn forget_tombstones(&self, cursor: u64) {
         let mut store = self.store();
         let gone: Vec<_> = store.blobs.iter().filter(|(_, h)| h.content.is_none() && h.changed <= cursor).collect();

@@ -37,7 +37,8 @@ pub struct FakeFaults {
 /// The kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FakeConfig {
-    /// True if the index is evidence (it carries a [`Mark`](crate::remote::Mark), and deltas are served) or hints.
+    /// True if the index is evidence: it has an [`IndexCursor`](crate::protocol::IndexCursor), and deltas are served.
+    /// Else it is hints.
     pub strong: bool,
     /// True if a plain index may come as a delta. An index that lost an entry comes whole.
     pub etag_delta: bool,

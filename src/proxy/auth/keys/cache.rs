@@ -1,9 +1,9 @@
-//! [`KeyCache`]: the keys as a running proxy knows them, at most a second old.
+//! [`KeyCache`]: the keys as a running proxy knows them, at most `keys_max_age` old.
 //!
 //! The document is read again:
-//! - when a key is shown and the cached document is older than that,
+//! - when a key is shown and the cached document is older than that age,
 //! - at once when the key is not in it,
-//! - every second while a stream is open that a key opened.
+//! - at that interval while a stream is open that a key opened.
 //!
 //! So a new key works and a revoked one stops without a restart, and an idle proxy reads nothing.
 

@@ -71,7 +71,7 @@ pub(super) async fn record_use(store: &impl RecordStore, id: &str, at: Timestamp
         uses.retain(|id, _| keys.keys.contains_key(id));
         let last = uses.entry(id.to_owned()).or_insert(at);
         *last = (*last).max(at);
-        let content = serde_json::to_vec(&uses).map_err(|e| KeysError::Damaged(e.to_string()))?;
+        let content = serde_json::to_vec(&uses).map_err(|e| KeysError::UsesDamaged(e.to_string()))?;
         let tag = record.map(|record| record.tag);
         if store.write_record(KEY_USES_RECORD, tag.as_deref(), content.into()).await? {
             return Ok(());

@@ -65,8 +65,7 @@ pub enum PutReply {
     /// 200 or 201, with the ETag of the content that was sent.
     Stored { version: u64 },
     /// A mismatch (412). `current`: the content that the path holds (`None`: nothing, or not given). `is_deleted`: true for a
-    /// tombstone,
-    /// if given. `version`: the version of the path in the namespaced dialect, 0 if not given.
+    /// tombstone, if given. `version`: the version of the path in the namespaced dialect, 0 if not given.
     Mismatch { current: Option<Md5>, is_deleted: Option<bool>, version: u64 },
 }
 

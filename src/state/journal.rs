@@ -143,7 +143,7 @@ pub(super) enum JournalError {
     Future(u64),
 }
 
-/// Appends one line. Heads and steps cause no error; the type is the serialiser's.
+/// Appends one line. The serialiser's signature has an error, but no head or step causes one.
 pub(super) fn encode_line(out: &mut Vec<u8>, content: &impl Serialize) -> serde_json::Result<()> {
     let json = serde_json::to_vec(content)?;
     out.extend_from_slice(format!("{:08x} ", crc32fast::hash(&json)).as_bytes());

@@ -19,7 +19,7 @@ pub(super) enum JournalState<D: Disk> {
     Open { file: Option<D::File>, commits: usize, steps: usize },
     /// To a new journal. `old`: the journal on disk extends the backup and must be kept.
     Next { backup: Option<BackupLink>, old: bool },
-    /// To no journal. A write to it was cut off after so many commits, or the files are not those that were loaded. A save
+    /// Nowhere. A write to the journal was cut off after `commits` commits, or the files do not match the loaded state. A save
     /// must come first, and must not touch the journal until the new container is in place.
     Broken { commits: usize },
 }

@@ -130,12 +130,12 @@ pub fn hold_mass_delete(plan: &mut Plan, limits: DeleteLimits, known: &DeleteCon
         if deletes == 0 || !too_many(files) {
             continue;
         }
-        let unread = |s: &&PlanStep| matches!(s.action, Action::UploadUnread | Action::Skip(SkipReason::Unread));
-        let unread = if side == Side::Remote { plan.steps.iter().filter(unread).count() } else { 0 };
+        let is_unread = |s: &&PlanStep| matches!(s.action, Action::UploadUnread | Action::Skip(SkipReason::Unread));
+        let unread_files = if side == Side::Remote { plan.steps.iter().filter(is_unread).count() } else { 0 };
         let (steps, rest) = std::mem::take(&mut plan.steps).into_iter().partition(|s| counts(s));
         plan.steps = rest;
-        let asked = known.held.iter().any(|h| h.side == side);
-        let unread = !asked && !too_many(files.saturating_sub(unread));
+        let was_held = known.held.iter().any(|h| h.side == side);
+        let unread = !was_held && !too_many(files.saturating_sub(unread_files));
         held.push(HeldDeletions { id: plan_id(side, &steps), side, steps, of: tracked, unread });
     }
     held
@@ -177,7 +177,7 @@ pub fn reject(held: &HeldDeletions) -> Vec<(RelPath, Option<Base>)> {
         .iter()
         .map(|step| {
             let base = match &step.action {
-                super::Action::Obey { tombstone, .. } => Some(Base::Seen(*tombstone)),
+                Action::Obey { tombstone, .. } => Some(Base::Seen(*tombstone)),
                 _ => None,
             };
             (step.path.clone(), base)

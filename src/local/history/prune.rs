@@ -59,7 +59,7 @@ impl<D: Disk> Folder<D> {
         pruner.remove_empty_folders();
         versions.sort_by_key(|stored| Reverse(stored.stamp));
         let mut left = Vec::new();
-        for (stored, is_ageless) in with_rank(versions) {
+        for (stored, is_ageless) in mark_ageless(versions) {
             let age = Duration::try_from(now.duration_since(stored.stamp.at)).unwrap_or_default();
             if !is_ageless && limits.keep.is_some_and(|keep| age > keep) {
                 pruner.remove(&stored);
@@ -78,7 +78,7 @@ impl<D: Disk> Folder<D> {
 }
 
 /// Pairs each version with true if it is one of the newest of its path. `versions` are sorted newest first.
-fn with_rank(versions: Vec<StoredVersion>) -> impl Iterator<Item = (StoredVersion, bool)> {
+fn mark_ageless(versions: Vec<StoredVersion>) -> impl Iterator<Item = (StoredVersion, bool)> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     versions.into_iter().map(move |stored| {
         let newer = seen.entry(stored.path.clone()).or_default();

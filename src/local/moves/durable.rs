@@ -43,7 +43,7 @@ impl<D: Disk> Folder<D> {
         Ok(failed)
     }
 
-    /// True if a file outside the stage is missing from a folder that exists.
+    /// True if the user removed the missing `file`: it was not in the stage, and its folder still exists.
     fn is_removed(&self, file: &str) -> bool {
         let dir = dir_of(file);
         dir != STAGE && self.disk.stat(dir).is_ok_and(|m| m.kind == FileKind::Dir)

@@ -88,12 +88,12 @@ impl<D: Disk> Folder<D> {
             Ok(meta) if walk.is_mount(&meta) => walk.exclude(name.to_owned(), SkipReason::Mounted, gone),
             Ok(meta) if (walk.options.ignored)(name, meta.kind == FileKind::Dir) => gone.push(name.to_owned()),
             Ok(meta) if meta.kind == FileKind::Dir => {
-                // The tree may know a file here, or a folder that could not be read.
-                let is_new = walk.known.found().contains_key(name);
-                if is_new && !is_subtree {
+                // The entry is of a file that was here before, or of this folder while it could not be read.
+                let has_entry = walk.known.found().contains_key(name);
+                if has_entry && !is_subtree {
                     gone.push(name.to_owned());
                 }
-                if is_new || is_subtree {
+                if has_entry || is_subtree {
                     walk.push(ScanJob::Dir(name.to_owned()));
                 }
             }

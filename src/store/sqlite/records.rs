@@ -52,7 +52,7 @@ pub(super) fn open(dir: &Path) -> Result<Connection, StoreError> {
     if let Err(e) = std::fs::metadata(&path) {
         return Err(StoreError::io(&path, &e));
     }
-    schema::refuse_header(&path)?;
+    schema::refuse_unknown_format(&path)?;
     connect(dir)
 }
 

@@ -113,7 +113,7 @@ fn refuse_foreign(dir: &Path) -> Result<(), StoreError> {
 /// Opens the database for writing, and creates it if it is missing. `max_bytes` limits its size.
 pub(super) fn open_writer(dir: &Path, max_bytes: Option<u64>, now: u64) -> Result<Connection, StoreError> {
     let path = dir.join(DATABASE);
-    refuse_header(&path)?;
+    refuse_unknown_format(&path)?;
     // SQLite gives its journal files the mode of the database, so create the database with the right mode.
     let made = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     made.map_err(|e| StoreError::io(&path, &e))?;
@@ -180,7 +180,7 @@ fn plan_once(db: &Connection) -> rusqlite::Result<()> {
 
 /// Refuses a file that is not a store of a known format. Reads the file's header directly, because SQLite may create files
 /// when it opens a database.
-pub(super) fn refuse_header(path: &Path) -> Result<(), StoreError> {
+pub(super) fn refuse_unknown_format(path: &Path) -> Result<(), StoreError> {
     format(path).map(drop)
 }
 

@@ -163,7 +163,7 @@ impl<D: Disk> SortedOutcomes<D> {
             parts.observed.corrections.forget(&step.path);
         }
         match outcome {
-            StepOutcome::Nothing => {}
+            StepOutcome::Nothing | StepOutcome::Missing => {}
             StepOutcome::ProvenDeleted(tombstone) => self.prove(parts, &step, RemoteSide::Tombstone(tombstone)),
             StepOutcome::ProvenUnchanged(md5) => self.prove(parts, &step, RemoteSide::Live(md5)),
             StepOutcome::Seen(md5) => {

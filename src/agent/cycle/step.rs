@@ -28,6 +28,8 @@ use super::unconfirmed::UnconfirmedUploads;
 pub(super) enum StepOutcome<D: Disk> {
     /// Nothing changes. The index was stale, or the next cycle will know more.
     Nothing,
+    /// The blob is not there, although a weak index names it as live. Nothing changes.
+    Missing,
     /// Base := seen.
     Seen(Md5),
     /// The proxy has deleted this content for us. Base := seen.
@@ -279,10 +281,11 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
                 let _lock = self.heals.lock.lock().await;
                 match self.remote.delete_again(self.path(), deleted).await.map_err(write_error)? {
                     DeleteReply::Done => Ok(StepOutcome::DeletedAgain(deleted)),
-                    DeleteReply::Absent | DeleteReply::Mismatch { .. } => Ok(StepOutcome::Nothing),
+                    DeleteReply::Absent => Ok(StepOutcome::Missing),
+                    DeleteReply::Mismatch { .. } => Ok(StepOutcome::Nothing),
                 }
             }
-            _ => Ok(StepOutcome::Nothing),
+            _ => Ok(StepOutcome::Missing),
         }
     }
 

@@ -37,14 +37,15 @@ impl UnarrivedContent {
         }
     }
 
-    /// Notes an action that ended without bringing its content to the other side. A conflict copy arrives only when it is
-    /// uploaded itself.
+    /// Notes an action that ended, although its content may still reach the other side. A conflict copy arrives only when
+    /// it is uploaded itself.
     pub(super) fn note_outcome<D: Disk>(&mut self, action: &Action, outcome: &StepOutcome<D>) {
         let has_arrived = match action {
             Action::Upload { .. } | Action::Conflict { .. } => {
                 !matches!(outcome, StepOutcome::ProvenDeleted(_) | StepOutcome::Move { .. } | StepOutcome::Nothing)
             }
-            Action::Download { .. } => matches!(outcome, StepOutcome::Move { .. } | StepOutcome::Agreed { .. }),
+            // A weak index may name a blob that is gone. No later cycle brings its content.
+            Action::Download { .. } => !matches!(outcome, StepOutcome::Nothing | StepOutcome::ProvenUnchanged(_)),
             _ => true,
         };
         if !has_arrived {
@@ -98,6 +99,19 @@ mod tests {
         assert!(waits(obey(b)) && !waits(obey(a)));
         unarrived.note_action(&Action::UploadUnread);
         assert!(unarrived.holds_back(&Action::DeleteRemote { base: b }, None, 1), "it may be the unread file");
+    }
+
+    #[test]
+    fn content_of_a_missing_blob_is_not_awaited() {
+        let a = Md5::of(b"a");
+        let download = Action::Download { remote: a };
+        let obeyed = Action::Obey { local: a, base: None, tombstone: a };
+        let mut unarrived = UnarrivedContent::default();
+        unarrived.note_outcome::<SimDisk>(&download, &StepOutcome::Missing);
+        unarrived.note_outcome::<SimDisk>(&download, &StepOutcome::DeletedAgain(a));
+        assert!(!unarrived.holds_back(&obeyed, None, 1));
+        unarrived.note_outcome::<SimDisk>(&download, &StepOutcome::Nothing);
+        assert!(unarrived.holds_back(&obeyed, None, 1), "the next index may name it elsewhere");
     }
 
     #[test]

@@ -17,7 +17,8 @@ use memsync::store::{BatchWrite, BlobMeta, SqliteStore, Store, WriteCondition, s
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
-#[path = "../tests/common/s3.rs"]
+#[path = "../tests/it/common/s3.rs"]
+#[expect(dead_code, reason = "the tests use more of it")]
 mod s3;
 
 const TOKEN: &str = "open-sesame";

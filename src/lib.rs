@@ -23,7 +23,7 @@
 //! | [`cli`] | the commands |
 //! | `testing` | test doubles, behind the feature of that name; not in the product |
 //!
-//! A module uses only modules to its left. `tests/boundaries.rs` enforces this:
+//! A module uses only modules to its left. `tests/it/boundaries.rs` enforces this:
 //!
 //! `path, digest, clock` → `sync` → `protocol` → `disk` → `local | remote | state | store` → `agent | proxy` →
 //! `config, dirs` → `cli` → `main`
@@ -49,8 +49,3 @@ pub mod store;
 pub mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-
-/// Shared by the unit tests and the tests in `tests/`.
-#[cfg(test)]
-#[path = "../tests/common/seed.rs"]
-mod seed;

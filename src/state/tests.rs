@@ -1,21 +1,18 @@
 //! Crashes at every operation, one or two in a row, and failing writes.
 
-mod mem;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use crate::digest::Md5;
-use crate::disk::{self, FileStat};
+use crate::disk::FileStat;
 use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
-use crate::seed::seed;
 use crate::sync::Base;
+use crate::testing::{DiskFault, MemDisk, seed};
 
 use super::*;
-use mem::{DiskFault, MemDisk};
 
 type Files = BTreeMap<String, Vec<u8>>;
 type Entries = BTreeMap<RelPath, BaseEntry>;
@@ -127,7 +124,7 @@ fn assert_one_of(files: &Files, (before, after): &(Entries, Entries), what: &str
 }
 
 fn ops_of(calls: &[Call]) -> u64 {
-    let disk = MemDisk::new();
+    let disk = MemDisk::default();
     run(&disk, calls);
     disk.ops()
 }
@@ -136,7 +133,7 @@ fn ops_of(calls: &[Call]) -> u64 {
 fn kill_at_any_operation_loses_nothing() {
     let calls = script();
     for k in 0..=ops_of(&calls) {
-        let disk = MemDisk::new();
+        let disk = MemDisk::default();
         disk.fail(DiskFault::From(k));
         let known = run(&disk, &calls);
         assert_one_of(&disk.files(), &known, &format!("killed at {k}"));
@@ -148,7 +145,7 @@ fn power_cut_at_any_operation_loses_nothing() {
     let mut random = fastrand::Rng::with_seed(seed());
     let calls = script();
     for k in 0..=ops_of(&calls) {
-        let disk = MemDisk::new();
+        let disk = MemDisk::default();
         disk.fail(DiskFault::From(k));
         let known = run(&disk, &calls);
         for _ in 0..40 {
@@ -163,7 +160,7 @@ fn second_crash_loses_nothing() {
     let calls = script();
     let more = [Call::Commit(vec![set("h", 8)]), Call::Save, Call::Save];
     for k in 0..=ops_of(&calls) {
-        let disk = MemDisk::new();
+        let disk = MemDisk::default();
         disk.fail(DiskFault::From(k));
         let (before, after) = run(&disk, &calls);
         for files in [disk.files(), disk.after_power_cut(&mut random)] {
@@ -191,7 +188,7 @@ fn failed_write_is_repeated_by_the_next_one() {
     let mut random = fastrand::Rng::with_seed(seed());
     let calls = script();
     for k in 0..ops_of(&calls) {
-        let disk = MemDisk::new();
+        let disk = MemDisk::default();
         disk.fail(DiskFault::Only(k));
         let Ok((mut container, _)) = open(&disk) else { continue };
         let mut known = Entries::new();
@@ -211,7 +208,7 @@ fn failed_write_is_repeated_by_the_next_one() {
 
 /// The files of a container after several saves, with a journal; and every state it has had.
 fn lived_in() -> (Files, Vec<Entries>) {
-    let disk = MemDisk::new();
+    let disk = MemDisk::default();
     let (mut container, _) = open(&disk).unwrap();
     let mut states = vec![Entries::new()];
     for step in script() {
@@ -252,7 +249,7 @@ fn damaged_container_is_recovered_after_any_cut_off_recovery() {
 
 #[test]
 fn damage_without_a_backup_is_reported_and_starts_empty() {
-    let disk = MemDisk::new();
+    let disk = MemDisk::default();
     let (mut container, opened) = open(&disk).unwrap();
     assert_eq!(opened, OpenOutcome::New);
     container.commit(vec![set("a", 1)]).unwrap();
@@ -284,7 +281,7 @@ fn torn_tail_is_removed_before_the_next_append() {
 
 #[test]
 fn damaged_journal_is_set_aside_and_reported() {
-    let disk = MemDisk::new();
+    let disk = MemDisk::default();
     let (mut container, _) = open(&disk).unwrap();
     container.commit(vec![set("a", 1)]).unwrap();
     container.save(Timestamp::UNIX_EPOCH).unwrap();
@@ -339,7 +336,7 @@ fn leftovers_are_removed_and_files_are_private() {
 fn cost_of_a_commit_depends_on_its_changes_only() {
     let mut cost = Vec::new();
     for count in [10, 10_000] {
-        let disk = MemDisk::new();
+        let disk = MemDisk::default();
         let (mut container, _) = open(&disk).unwrap();
         container.replace_all((0..count).map(|n| (path(&format!("{n}")), entry(n))).collect());
         container.save(Timestamp::UNIX_EPOCH).unwrap();
@@ -354,7 +351,7 @@ fn cost_of_a_commit_depends_on_its_changes_only() {
 
 #[test]
 fn save_is_due_when_the_journal_has_outgrown_the_entries() {
-    let disk = MemDisk::new();
+    let disk = MemDisk::default();
     let (mut container, _) = open(&disk).unwrap();
     assert!(container.wants_save(), "there is no container yet");
     container.save(Timestamp::UNIX_EPOCH).unwrap();
@@ -385,14 +382,14 @@ fn peek_writes_nothing() {
     assert_eq!(view.entries, *states.last().unwrap());
     assert_eq!(view.opened, OpenOutcome::Recovered { set_aside: Vec::new(), from_backup: true });
     assert_eq!((disk.ops(), disk.files()), (0, files));
-    assert_eq!(peek(&Arc::new(MemDisk::new()), NAME).unwrap(), None);
+    assert_eq!(peek(&Arc::new(MemDisk::default()), NAME).unwrap(), None);
 }
 
 #[test]
 fn noted_uploads_are_durable_until_their_path_is_settled() {
     let md5 = |n: u64| Md5::of(&n.to_le_bytes());
     let note = |name: &str, n| UploadNote { path: path(name), md5: md5(n) };
-    let disk = MemDisk::new().in_boot("1");
+    let disk = MemDisk::default().in_boot("1");
     let notes_in = |disk: &MemDisk, boot: &str| -> Vec<UploadNote> {
         open(&MemDisk::with(&disk.files()).in_boot(boot)).unwrap().0.uploads().iter().collect()
     };
@@ -422,7 +419,7 @@ fn noted_uploads_are_durable_until_their_path_is_settled() {
 
 #[test]
 fn failed_upload_note_is_written_by_the_next_call() {
-    let disk = MemDisk::new().in_boot("1");
+    let disk = MemDisk::default().in_boot("1");
     let (mut container, _) = open(&disk).unwrap();
     container.commit(vec![set("a", 1)]).unwrap();
     let note = UploadNote { path: path("a"), md5: Md5::of(b"2") };
@@ -436,7 +433,7 @@ fn failed_upload_note_is_written_by_the_next_call() {
 /// Older builds know these steps only, and ignore unknown fields.
 #[test]
 fn upload_notes_use_steps_that_older_builds_know() {
-    let disk = MemDisk::new().in_boot("1");
+    let disk = MemDisk::default().in_boot("1");
     let (mut container, _) = open(&disk).unwrap();
     container.note_uploads(vec![UploadNote { path: path("a"), md5: Md5::of(b"2") }]).unwrap();
     let journal = String::from_utf8(disk.files()["notes.journal"].clone()).unwrap();
@@ -454,7 +451,7 @@ fn upload_notes_use_steps_that_older_builds_know() {
 
 #[test]
 fn header_is_durable_with_the_next_commit() {
-    let disk = MemDisk::new();
+    let disk = MemDisk::default();
     let (mut container, _) = open(&disk).unwrap();
     let remote = RemoteState {
         origin: "https://proxy.example".into(),

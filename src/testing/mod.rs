@@ -4,11 +4,15 @@
 //! itself turns on. The product does not contain them.
 
 mod fake_remote;
+mod mem_disk;
 mod memory_store;
+mod seed;
 mod sim_disk;
 
 pub use fake_remote::{
     FakeBackup, FakeCall, FakeConfig, FakeFaults, FakeRemote, FakeRequest, FakeServer, LostPart, TombstoneKind,
 };
+pub use mem_disk::{DiskFault, MemDisk, MemFile};
 pub use memory_store::{MemoryBody, MemoryStore};
+pub use seed::seed;
 pub use sim_disk::{DiskStep, SimDisk, SimFile, StepFate, StepHook, StepKind};

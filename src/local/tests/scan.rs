@@ -162,7 +162,7 @@ fn folder_with_its_own_identity_is_left_out() {
 /// differences.
 #[test]
 fn full_scan_reports_exactly_the_changes() {
-    let seed = crate::seed::seed();
+    let seed = crate::testing::seed();
     let mut rng = fastrand::Rng::with_seed(seed);
     let names = ["a", "d/b", "d/c", "cafe\u{301}", "caf\u{e9}", "d/e\u{301}", "d/\u{e9}", "odd\n", "odd\t"];
     for _ in 0..50 {

@@ -1,0 +1,29 @@
+//! The integration tests. `cargo test --test it NAME::` runs one group.
+
+mod common;
+
+mod advice;
+mod boundaries;
+mod cli;
+mod commands;
+mod config;
+mod deploy;
+mod engine;
+mod keys;
+mod kill_points;
+mod prose;
+mod proxy_crash;
+mod proxy_memory;
+mod readme;
+mod remote_http;
+mod s3_serve;
+mod state_formats;
+mod store_conformance;
+mod store_upkeep;
+mod stories;
+mod table;
+mod terminal;
+mod units;
+mod up;
+mod watcher;
+mod wire;

@@ -1,5 +1,7 @@
 //! The integration tests. `cargo test --test it NAME::` runs one group.
 
+#![expect(clippy::cognitive_complexity, reason = "each assertion counts as a branch")]
+
 mod common;
 
 mod advice;

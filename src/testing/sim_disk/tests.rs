@@ -35,6 +35,7 @@ fn kind<T>(result: io::Result<T>) -> ErrorKind {
 }
 
 #[test]
+#[expect(clippy::cognitive_complexity, reason = "each assertion counts as a branch")]
 fn errors_are_those_of_the_system() {
     let d = SimDisk::new();
     d.user_write("f", "x").unwrap();

@@ -1,6 +1,7 @@
-//! Request bodies: receiving, unpacking, and the memory that this takes.
+//! [`BodyReader`]: the body of a request, received within its time, size and memory, and unpacked.
+//! [`TransferDeadline`]: the minimum speed of a body, in either direction.
 
-use std::future::Future;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -11,13 +12,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::auth::caller::Caller;
 use super::context::ServerState;
-use super::deadline::TransferDeadline;
 use super::error::ApiError;
 use super::limits::memory::{BodyMemory, MemoryPermit};
-use crate::protocol::encoding::{Coding, CodingError, Decoder, MAX_HEAD, window};
+use crate::protocol::encoding::{Coding, Decoder, MAX_HEAD, window};
 
 /// Memory that unpacking takes besides its window, bytes.
 const DECODER_MEMORY: u64 = 512 * 1024;
+/// Bytes a second that a body must keep up over its whole length. It is low, because several may share a slow link.
+const MIN_BYTES_PER_SECOND: u64 = 1024;
 
 /// The limits of one body.
 #[derive(Debug, Clone, Copy)]
@@ -25,130 +27,125 @@ pub(crate) struct BodyTerms {
     pub coding: Option<Coding>,
     /// Bytes allowed, both as they come and unpacked.
     pub limit: u64,
-    /// Bytes of memory to reserve for the sink.
+    /// Bytes of memory to reserve for the content.
     pub memory: u64,
 }
 
-/// Takes the pieces of a body, unpacked.
-pub(crate) trait BodySink: Send {
-    /// `memory`: reserved for this sink.
-    fn take(&mut self, piece: Bytes, memory: &mut MemoryPermit) -> impl Future<Output = Result<(), ApiError>> + Send;
-}
-
-/// A body that was received to its end.
-pub(crate) struct ReceivedBody<T> {
-    pub sink: T,
-    /// Bytes, unpacked.
-    pub size: u64,
-    /// Reserved for the sink.
-    pub memory: MemoryPermit,
-}
-
-/// Receives a body into `sink`. The peer must keep to a minimum speed once memory is reserved.
-pub(crate) async fn receive<S, T: BodySink>(
-    state: &ServerState<S>,
-    caller: &Caller,
-    terms: BodyTerms,
-    mut body: Incoming,
-    sink: T,
-) -> Result<ReceivedBody<T>, ApiError> {
-    let limit = terms.limit;
-    // `Content-Length` gives the lower bound before the first byte, and hyper holds the sender to it.
-    if body.size_hint().lower() > limit {
-        return Err(ApiError::TooLarge(limit));
-    }
-    let mut received = 0;
-    let mut reader = BodyReader::start(&state.limits.memory, caller, terms, sink).await?;
-    let mut deadline = TransferDeadline::start(state.options.body_timeout);
-    loop {
-        let frame = timeout_at(deadline.next_due(received, Instant::now()), body.frame());
-        let Some(frame) = frame.await.map_err(|_| ApiError::BodyTimeout)? else { return reader.finish().await };
-        // Trailers are ignored.
-        let Ok(piece) = frame.map_err(|_| ApiError::BodyBroken)?.into_data() else { continue };
-        received += piece.len() as u64;
-        if received > limit {
-            return Err(ApiError::TooLarge(limit));
-        }
-        let pushed = Instant::now();
-        reader.push(piece).await?;
-        deadline.exclude(pushed.elapsed());
-    }
-}
-
-/// Unpacks the pieces of a body on their way to a sink.
-struct BodyReader<'a, T> {
+/// The body of a request, read piece by piece. The peer must keep to a minimum speed.
+pub(crate) struct BodyReader<'a> {
     budget: &'a BodyMemory,
     caller: &'a Caller,
     terms: BodyTerms,
+    body: Incoming,
+    deadline: TransferDeadline,
+    /// When the last piece came.
+    received_at: Instant,
+    /// Bytes as they came.
+    received: u64,
+    /// Bytes, unpacked.
+    pub size: u64,
     /// The start of a packed body, until its window is known.
     head: BytesMut,
-    decoder: Option<Decoder>,
-    decoder_memory: Option<MemoryPermit>,
-    /// For the sink, once the body may come.
-    sink_memory: Option<MemoryPermit>,
-    sink: T,
-    size: u64,
+    decoder: Option<BodyDecoder>,
+    /// Reserved for the content. That of a packed body is reserved before its first piece.
+    pub memory: MemoryPermit,
 }
 
-impl<'a, T: BodySink> BodyReader<'a, T> {
+struct BodyDecoder {
+    decoder: Decoder,
+    /// Bytes to unpack next.
+    packed: Bytes,
+    _memory: Option<MemoryPermit>,
+}
+
+impl<'a> BodyReader<'a> {
     /// Waits for the memory that the body needs. The head of a packed body has to come first: it tells the window.
-    async fn start(budget: &'a BodyMemory, caller: &'a Caller, terms: BodyTerms, sink: T) -> Result<Self, ApiError> {
-        let sink_memory = match terms.coding {
-            None => Some(budget.reserve(caller, terms.memory).await?),
-            Some(_) => None,
-        };
-        let head = BytesMut::new();
-        Ok(Self { budget, caller, terms, head, decoder: None, decoder_memory: None, sink_memory, sink, size: 0 })
-    }
-
-    async fn push(&mut self, piece: Bytes) -> Result<(), ApiError> {
-        let Some(coding) = self.terms.coding else { return self.pass_on(piece).await };
-        if self.decoder.is_some() {
-            return self.unpack(piece).await;
+    pub(crate) async fn open<S>(
+        state: &'a ServerState<S>,
+        caller: &'a Caller,
+        terms: BodyTerms,
+        body: Incoming,
+    ) -> Result<Self, ApiError> {
+        // `Content-Length` gives the lower bound before the first byte, and hyper holds the sender to it.
+        if body.size_hint().lower() > terms.limit {
+            return Err(ApiError::TooLarge(terms.limit));
         }
-        self.head.extend_from_slice(&piece);
-        if self.head.len() < MAX_HEAD { Ok(()) } else { self.start_unpacking(coding).await }
+        let budget = &state.limits.memory;
+        let memory = budget.reserve(caller, if terms.coding.is_some() { 0 } else { terms.memory }).await?;
+        Ok(Self {
+            budget,
+            caller,
+            terms,
+            body,
+            deadline: TransferDeadline::start(state.options.body_timeout),
+            received_at: Instant::now(),
+            received: 0,
+            size: 0,
+            head: BytesMut::new(),
+            decoder: None,
+            memory,
+        })
     }
 
-    async fn finish(mut self) -> Result<ReceivedBody<T>, ApiError> {
-        if let Some(coding) = self.terms.coding {
-            if self.decoder.is_none() {
-                self.start_unpacking(coding).await?;
+    /// The next piece, unpacked. `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            if let Some(BodyDecoder { decoder, packed, .. }) = &mut self.decoder
+                && let Some(piece) = decoder.decode(packed)?
+            {
+                return self.count(piece).map(Some);
             }
-            self.decoder.ok_or(CodingError::CutOff(coding))?.finish()?;
+            let piece = self.receive().await?;
+            match (self.terms.coding, &mut self.decoder, piece) {
+                (None, _, None) => return Ok(None),
+                (None, _, Some(piece)) => return self.count(piece).map(Some),
+                (Some(_), Some(decoder), Some(piece)) => decoder.packed = piece,
+                (Some(_), Some(decoder), None) => {
+                    decoder.decoder.finish()?;
+                    return Ok(None);
+                }
+                (Some(coding), None, Some(piece)) => {
+                    self.head.extend_from_slice(&piece);
+                    if self.head.len() >= MAX_HEAD {
+                        self.start_unpacking(coding).await?;
+                    }
+                }
+                (Some(coding), None, None) => self.start_unpacking(coding).await?,
+            }
         }
-        let memory = self.sink_memory.ok_or(ApiError::Busy)?;
-        Ok(ReceivedBody { sink: self.sink, size: self.size, memory })
     }
 
-    /// Reserves the memory of decoder and sink in one step, so that the request holds none while it waits.
+    /// The next piece as it comes.
+    async fn receive(&mut self) -> Result<Option<Bytes>, ApiError> {
+        // Since the last piece the peer had to wait for the proxy.
+        self.deadline.exclude(self.received_at.elapsed());
+        let piece = loop {
+            let frame = timeout_at(self.deadline.next_due(self.received, Instant::now()), self.body.frame());
+            let Some(frame) = frame.await.map_err(|_| ApiError::BodyTimeout)? else { break None };
+            // Trailers are ignored.
+            if let Ok(piece) = frame.map_err(|_| ApiError::BodyBroken)?.into_data() {
+                break Some(piece);
+            }
+        };
+        self.received_at = Instant::now();
+        self.received += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        if self.received > self.terms.limit { Err(ApiError::TooLarge(self.terms.limit)) } else { Ok(piece) }
+    }
+
+    /// Reserves the memory of decoder and content in one step, so that the request holds none while it waits.
     async fn start_unpacking(&mut self, coding: Coding) -> Result<(), ApiError> {
         let window = window(coding, &self.head)?;
         let for_decoder = DECODER_MEMORY + window;
-        let mut memory = self.budget.reserve(self.caller, self.terms.memory + for_decoder).await?;
-        self.decoder_memory = memory.split(for_decoder);
-        self.sink_memory = Some(memory);
-        self.decoder = Some(Decoder::new(coding, window)?);
-        let head = std::mem::take(&mut self.head).freeze();
-        self.unpack(head).await
-    }
-
-    async fn unpack(&mut self, mut piece: Bytes) -> Result<(), ApiError> {
-        while let Some(decoder) = &mut self.decoder
-            && let Some(plain) = decoder.decode(&mut piece)?
-        {
-            self.pass_on(plain).await?;
-        }
+        self.memory = self.budget.reserve(self.caller, self.terms.memory + for_decoder).await?;
+        let memory = self.memory.split(for_decoder);
+        let packed = std::mem::take(&mut self.head).freeze();
+        self.decoder = Some(BodyDecoder { decoder: Decoder::new(coding, window)?, packed, _memory: memory });
         Ok(())
     }
 
-    async fn pass_on(&mut self, plain: Bytes) -> Result<(), ApiError> {
-        self.size += plain.len() as u64;
-        if self.size > self.terms.limit {
-            return Err(ApiError::TooLarge(self.terms.limit));
-        }
-        let memory = self.sink_memory.as_mut().ok_or(ApiError::Busy)?;
-        self.sink.take(plain, memory).await
+    fn count(&mut self, piece: Bytes) -> Result<Bytes, ApiError> {
+        self.size += piece.len() as u64;
+        if self.size > self.terms.limit { Err(ApiError::TooLarge(self.terms.limit)) } else { Ok(piece) }
     }
 }
 
@@ -170,4 +167,49 @@ pub(crate) fn content_coding(headers: &HeaderMap) -> Result<Option<Coding>, ApiE
         }
     }
     Ok(coding)
+}
+
+/// When the next piece of a body is due. A peer that moves a byte now and then misses it, and so does a peer that stalls.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TransferDeadline {
+    /// The peer's start, moved on by the time that it had to wait for the proxy.
+    began: Instant,
+    stall_timeout: Duration,
+}
+
+impl TransferDeadline {
+    /// `stall_timeout`: how long the peer may take for the next piece.
+    pub(crate) fn start(stall_timeout: Duration) -> Self {
+        Self { began: Instant::now(), stall_timeout }
+    }
+
+    /// When the next piece is due, after `bytes` came.
+    pub(crate) fn next_due(&self, bytes: u64, now: Instant) -> Instant {
+        let whole = self.began + self.stall_timeout + Duration::from_secs(bytes / MIN_BYTES_PER_SECOND);
+        whole.min(now + self.stall_timeout)
+    }
+
+    /// Excludes a time in which the peer had to wait, such as for memory or the store.
+    pub(crate) fn exclude(&mut self, time: Duration) {
+        self.began += time;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadline_excludes_delays_of_the_proxy() {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let mut deadline = TransferDeadline { began, stall_timeout: 30 * second };
+        assert_eq!(deadline.next_due(0, began), began + 30 * second);
+        assert_eq!(deadline.next_due(29, began + 29 * second), began + 30 * second, "a byte a second is too slow");
+        assert_eq!(deadline.next_due(10 * MIN_BYTES_PER_SECOND, began + 29 * second), began + 40 * second);
+        let fast = deadline.next_due(1000 * MIN_BYTES_PER_SECOND, began + 29 * second);
+        assert_eq!(fast, began + 59 * second, "a fast peer may not stall either");
+        deadline.exclude(29 * second);
+        deadline.exclude(25 * second);
+        assert_eq!(deadline.next_due(0, began + 60 * second), began + 84 * second, "the delay exceeds the own time");
+    }
 }

@@ -7,7 +7,6 @@ use tokio::sync::watch;
 
 use super::auth::authenticator::Authenticator;
 use super::auth::caller::Caller;
-use super::auth::keys::AccessKind;
 use super::encoding::ResponseEncoder;
 use super::error::ApiError;
 use super::index_cache::IndexCache;
@@ -76,10 +75,6 @@ impl<S: Store> RequestContext<'_, S> {
     /// The name of the namespace; `""` for the flat dialect's.
     pub(crate) fn ns(&self) -> &str {
         self.namespace.as_str()
-    }
-
-    pub(crate) fn require(&self, access: AccessKind) -> Result<(), ApiError> {
-        Ok(self.caller.require(access, self.ns())?)
     }
 
     /// Waits for memory for a body. A request that already holds some must not wait: it could wait for itself.

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::auth::caller::AccessDenied;
 use super::limits::memory::MemoryBusy;
-use super::response::{HttpResponse, insert, json};
+use super::response::{HttpResponse, json, set_header};
 use crate::digest::Md5;
 use crate::path::PathError;
 use crate::protocol::encoding::CodingError;
@@ -200,15 +200,15 @@ impl ApiError {
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         match self {
-            Self::Unauthorized { .. } => insert(&mut headers, WWW_AUTHENTICATE, "Bearer"),
-            Self::AuthUnavailable | Self::Busy | Self::TooManyConnections => insert(&mut headers, RETRY_AFTER, "5"),
-            Self::UnsupportedEncoding => insert(&mut headers, ACCEPT_ENCODING, "zstd, gzip"),
-            Self::OutOfRange(size) => insert(&mut headers, CONTENT_RANGE, &format!("bytes */{size}")),
-            Self::RateLimited(wait) => insert(&mut headers, RETRY_AFTER, &(wait.as_secs() + 1).to_string()),
-            Self::MethodNotAllowed(allowed) => insert(&mut headers, ALLOW, allowed),
+            Self::Unauthorized { .. } => set_header(&mut headers, WWW_AUTHENTICATE, "Bearer"),
+            Self::AuthUnavailable | Self::Busy | Self::TooManyConnections => set_header(&mut headers, RETRY_AFTER, "5"),
+            Self::UnsupportedEncoding => set_header(&mut headers, ACCEPT_ENCODING, "zstd, gzip"),
+            Self::OutOfRange(size) => set_header(&mut headers, CONTENT_RANGE, &format!("bytes */{size}")),
+            Self::RateLimited(wait) => set_header(&mut headers, RETRY_AFTER, &(wait.as_secs() + 1).to_string()),
+            Self::MethodNotAllowed(allowed) => set_header(&mut headers, ALLOW, allowed),
             Self::Tombstone(entry) => {
-                insert(&mut headers, X_TOMBSTONE, &entry.md5.to_string());
-                insert(&mut headers, X_VERSION, &entry.version.to_string());
+                set_header(&mut headers, X_TOMBSTONE, &entry.md5.to_string());
+                set_header(&mut headers, X_VERSION, &entry.version.to_string());
             }
             _ => {}
         }

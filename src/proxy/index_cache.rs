@@ -4,10 +4,11 @@
 //! entry grows when it is packed, which cache libraries do not allow.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::encoding::pack;
@@ -48,7 +49,7 @@ impl CachedIndex {
 impl IndexCache {
     /// The entry of a namespace, which is now the one used last.
     pub(crate) fn entry(&self, ns: &str) -> Arc<CachedIndex> {
-        let mut all = self.lock();
+        let mut all = self.0.lock();
         let found = all.iter().position(|entry| entry.ns == ns).and_then(|at| all.remove(at));
         let entry = found.unwrap_or_else(|| {
             let (rendered, size) = (tokio::sync::Mutex::default(), AtomicUsize::new(0));
@@ -60,17 +61,12 @@ impl IndexCache {
 
     /// Removes the least recently used entries beyond the limits.
     pub(crate) fn trim(&self) {
-        let mut all = self.lock();
+        let mut all = self.0.lock();
         let size = |entry: &Arc<CachedIndex>| entry.size.load(Ordering::Relaxed);
         let mut bytes: usize = all.iter().skip(1).map(size).sum();
         while all.len() > MAX_NAMESPACES || (all.len() > 1 && bytes > MAX_BYTES) {
             bytes = bytes.saturating_sub(all.pop_back().as_ref().map_or(0, size));
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<CachedIndex>>> {
-        // No step of a change can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -152,16 +148,16 @@ mod tests {
             cache.entry("often");
             cache.trim();
         }
-        assert_eq!(cache.lock().len(), MAX_NAMESPACES);
-        assert_eq!(cache.lock()[0].ns, "often");
-        cache.lock()[0].size.store(MAX_BYTES, Ordering::Relaxed);
+        assert_eq!(cache.0.lock().len(), MAX_NAMESPACES);
+        assert_eq!(cache.0.lock()[0].ns, "often");
+        cache.0.lock()[0].size.store(MAX_BYTES, Ordering::Relaxed);
         cache.trim();
-        assert_eq!(cache.lock().len(), MAX_NAMESPACES, "the entry used last does not count");
+        assert_eq!(cache.0.lock().len(), MAX_NAMESPACES, "the entry used last does not count");
         for name in ["x", "y"] {
             cache.entry(name).size.store(MAX_BYTES, Ordering::Relaxed);
             cache.trim();
         }
-        let names: Vec<_> = cache.lock().iter().map(|entry| entry.ns.clone()).collect();
+        let names: Vec<_> = cache.0.lock().iter().map(|entry| entry.ns.clone()).collect();
         assert_eq!(names, ["y", "x"]);
     }
 }

@@ -7,7 +7,6 @@
 mod auth;
 mod body;
 mod context;
-mod deadline;
 mod encoding;
 mod error;
 mod index_cache;

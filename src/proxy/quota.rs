@@ -5,10 +5,11 @@
 //! proxies share, the writes of the others count some seconds later.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::auth::caller::Caller;
@@ -89,9 +90,24 @@ impl<S: Store> Quotas<S> {
         }
     }
 
-    /// The namespaces that quotas count. Call [`QuotaNamespaces::add_written`] after a write.
-    pub(crate) fn namespaces(&self) -> Arc<QuotaNamespaces> {
-        self.namespaces.clone()
+    /// Runs a write to `ns` to its end, even if the client hangs up. What it `holds`, such as permits, is held as long.
+    /// If the write `happened`, quotas count `ns` from then on.
+    pub(crate) async fn run_write<T: Send + 'static, H: Send + 'static>(
+        &self,
+        ns: &str,
+        write: impl Future<Output = T> + Send + 'static,
+        holds: H,
+        happened: fn(&T) -> bool,
+    ) -> Result<(T, H), StoreError> {
+        let (namespaces, ns) = (self.namespaces.clone(), ns.to_owned());
+        let write = tokio::spawn(async move {
+            let outcome = write.await;
+            if happened(&outcome) {
+                namespaces.add_written(&ns);
+            }
+            (outcome, holds)
+        });
+        write.await.map_err(|_| StoreError::Closed)
     }
 
     /// The bytes that count towards a quota for `patterns`.
@@ -112,9 +128,9 @@ impl<S: Store> Quotas<S> {
         }
         // Such a store must list all its objects for it. So it is listed now and then, and only the first request waits.
         let (cache, store) = (self.namespaces.clone(), self.store.clone());
-        if cache.lock().listed.is_none() {
+        if cache.known.lock().listed.is_none() {
             let _first = cache.listing.lock().await;
-            if cache.lock().listed.is_none() {
+            if cache.known.lock().listed.is_none() {
                 cache.list(store.as_ref()).await?;
             }
         } else if cache.take_due() {
@@ -126,7 +142,7 @@ impl<S: Store> Quotas<S> {
                 }
             });
         }
-        let known = cache.lock();
+        let known = cache.known.lock();
         Ok(known.listed.iter().flatten().chain(&known.written_since).cloned().collect())
     }
 }
@@ -143,7 +159,7 @@ fn counted_namespaces(patterns: &[NamespacePattern], known: BTreeSet<String>, wr
 
 /// The namespaces of a store that other processes also write to.
 #[derive(Default)]
-pub(crate) struct QuotaNamespaces {
+struct QuotaNamespaces {
     known: Mutex<KnownNamespaces>,
     /// Held during a listing.
     listing: tokio::sync::Mutex<()>,
@@ -159,14 +175,9 @@ struct KnownNamespaces {
 }
 
 impl QuotaNamespaces {
-    fn lock(&self) -> MutexGuard<'_, KnownNamespaces> {
-        // No step of a change can panic.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// True if the namespaces must be listed again, for the first caller that asks.
     fn take_due(&self) -> bool {
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         let is_due = known.listed_at.is_none_or(|at| at.elapsed() >= NAMESPACES_MAX_AGE);
         if is_due {
             known.listed_at = Some(Instant::now());
@@ -176,20 +187,20 @@ impl QuotaNamespaces {
 
     async fn list(&self, store: &impl Store) -> Result<(), StoreError> {
         {
-            let mut known = self.lock();
+            let mut known = self.known.lock();
             known.listed_at = Some(Instant::now());
             // The listing that begins now will have the namespaces with earlier writes.
             let before = std::mem::take(&mut known.written_since);
             known.listed.iter_mut().for_each(|listed| listed.extend(before.iter().cloned()));
         }
         let listed = store.namespaces().await?;
-        self.lock().listed = Some(listed.into_iter().collect());
+        self.known.lock().listed = Some(listed.into_iter().collect());
         Ok(())
     }
 
     /// Counts `ns` from now on: a write there succeeded.
-    pub(crate) fn add_written(&self, ns: &str) {
-        let mut known = self.lock();
+    fn add_written(&self, ns: &str) {
+        let mut known = self.known.lock();
         // The first listing will have the writes before it.
         if known.listed_at.is_some() && !known.listed.as_ref().is_some_and(|listed| listed.contains(ns)) {
             known.written_since.insert(ns.to_owned());
@@ -211,14 +222,9 @@ struct QuotaAccount {
 }
 
 impl QuotaAccounts {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, QuotaAccount>> {
-        // No step of a change can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Changes the account of `user`. Removes it once no write is in flight and no reading is open.
     fn change<T>(&self, user: &str, change: impl FnOnce(&mut QuotaAccount) -> T) -> T {
-        let mut users = self.lock();
+        let mut users = self.0.lock();
         let account = users.entry(user.to_owned()).or_default();
         let result = change(account);
         if account.in_flight == 0 && account.readings == 0 {
@@ -317,9 +323,9 @@ mod tests {
         drop(first);
         let third = granted(accounts.begin_reading("ana").reserve(40, 50, 100));
         drop((second, third));
-        assert!(accounts.lock().is_empty(), "idle accounts are removed");
+        assert!(accounts.0.lock().is_empty(), "idle accounts are removed");
         assert!(matches!(accounts.begin_reading("ana").reserve(u64::MAX, 1, 100), Reservation::Full));
-        assert!(accounts.lock().is_empty());
+        assert!(accounts.0.lock().is_empty());
     }
 
     #[test]

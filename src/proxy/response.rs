@@ -74,7 +74,7 @@ pub(crate) fn with_reserved_body(content_type: &'static str, content: Bytes, mut
 }
 
 /// Sets a header. A value that is not printable ASCII is left out.
-pub(crate) fn insert(headers: &mut HeaderMap, name: impl http::header::IntoHeaderName, value: &str) {
+pub(crate) fn set_header(headers: &mut HeaderMap, name: impl http::header::IntoHeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
@@ -91,12 +91,12 @@ pub(crate) fn etag(entry: &IndexEntry) -> String {
 }
 
 /// `ETag`, `Last-Modified` and `X-Version` of a blob.
-pub(crate) fn describe(headers: &mut HeaderMap, entry: &IndexEntry) {
-    insert(headers, ETAG, &etag(entry));
-    insert(headers, X_VERSION, &entry.version.to_string());
+pub(crate) fn set_blob_headers(headers: &mut HeaderMap, entry: &IndexEntry) {
+    set_header(headers, ETAG, &etag(entry));
+    set_header(headers, X_VERSION, &entry.version.to_string());
     let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
     if let Ok(date) = printer.timestamp_to_rfc9110_string(&timestamp(entry.version)) {
-        insert(headers, LAST_MODIFIED, &date);
+        set_header(headers, LAST_MODIFIED, &date);
     }
 }
 

@@ -1,18 +1,23 @@
-//! Trait [`Remote`]: one namespace of a Memory Proxy.
+//! Trait [`Remote`]: one namespace of a Memory Proxy, with its requests and replies.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
 
 use super::error::RemoteError;
-use super::types::{BatchReply, BatchRequest, DeleteReply, GetReply, IndexUpdate, PutReply, UploadBody};
 use crate::digest::Md5;
-use crate::path::RelPath;
-use crate::protocol::{HistoryPoint, IndexCursor, Precondition};
+use crate::path::{PathError, RelPath};
+use crate::protocol::{HistoryPoint, IndexCursor, IndexEntry, Precondition};
 
 /// One namespace of a Memory Proxy.
 pub trait Remote: Send + Sync + 'static {
     /// The index. `since`: the cursor of the caller's index, from which a delta may start. With `None` a delta may start from
     /// the last reply of this `Remote`; the first reply is `Whole`. `known`: the history point that the caller has agreed
-    /// with, see [`FetchedIndex::set_back`](super::FetchedIndex::set_back).
+    /// with, see [`FetchedIndex::set_back`].
     fn index(
         &self,
         since: Option<&IndexCursor>,
@@ -63,4 +68,128 @@ pub trait Remote: Send + Sync + 'static {
         drop(requests);
         std::future::ready(Ok(None))
     }
+}
+
+/// The index, or the changed part of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FetchedIndex {
+    pub files: BTreeMap<RelPath, IndexEntry>,
+    /// Names that cannot be synced, with the reason.
+    pub refused: Vec<(String, PathError)>,
+    /// Present if the proxy advertises `strong-index`: the entries are evidence, not hints.
+    pub cursor: Option<IndexCursor>,
+    /// The history point of the store, if the proxy gives it.
+    pub history: Option<HistoryPoint>,
+    /// The proxy's store has never stood at the [`HistoryPoint`] of the request.
+    pub set_back: bool,
+}
+
+/// The reply to a request for the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IndexUpdate {
+    /// Nothing changed since the last reply of this `Remote`.
+    Unchanged,
+    Whole(FetchedIndex),
+    /// The changes since the given cursor (capability `delta`), or since the last reply of this `Remote` (capability
+    /// `etag-delta`, where the index has no cursor). No entry has left the index meanwhile.
+    Delta(FetchedIndex),
+}
+
+/// A blob that is being downloaded.
+pub struct RemoteBlob {
+    /// The `ETag`. The caller checks the body against it.
+    pub md5: Md5,
+    /// `Content-Length` in bytes, if the answer has one.
+    pub size: Option<u64>,
+    /// The version token of the namespaced dialect.
+    pub version: u64,
+    /// The device that wrote it, if the proxy gives it.
+    pub device: Option<String>,
+    pub body: BoxStream<'static, Result<Bytes, RemoteError>>,
+}
+
+/// The reply to a GET.
+pub enum GetReply {
+    Found(RemoteBlob),
+    /// Not found (404). `tombstone`: the deleted content, which proves a deletion (`honest-412`).
+    Absent {
+        tombstone: Option<Md5>,
+    },
+}
+
+/// The reply to a PUT. A lost race is an outcome, not an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutReply {
+    /// 200 or 201, with the ETag of the content that was sent.
+    Stored { version: u64 },
+    /// A mismatch (412). `current`: the content that the path holds (`None`: nothing, or not given). `is_deleted`: true for a
+    /// tombstone, if given. `version`: the version of the path in the namespaced dialect, 0 if not given.
+    Mismatch { current: Option<Md5>, is_deleted: Option<bool>, version: u64 },
+}
+
+/// The reply to a DELETE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteReply {
+    /// 204 (flat), 200 (namespaced).
+    Done,
+    /// 404: nothing to delete.
+    Absent,
+    /// 412.
+    Mismatch { current: Option<Md5> },
+}
+
+/// The content of an upload, read piece by piece. The source checks itself: if the content is not the promised one, it
+/// fails instead of returning the last piece. So a torn read never becomes a version (invariant 10).
+pub trait BodySource: Send {
+    /// The next piece, `None` after the last. Blocks. Fails if the file cannot be read or has changed.
+    fn next(&mut self) -> io::Result<Option<Bytes>>;
+}
+
+/// The digest of an upload.
+#[derive(Clone)]
+pub enum PromisedDigest {
+    Known(Md5),
+    /// The source knows the digest after its last piece.
+    AtTheEnd(Arc<dyn Fn() -> Option<Md5> + Send + Sync>),
+}
+
+impl PromisedDigest {
+    /// The digest, `None` before it is known.
+    pub fn get(&self) -> Option<Md5> {
+        match self {
+            Self::Known(md5) => Some(*md5),
+            Self::AtTheEnd(digest) => digest(),
+        }
+    }
+}
+
+/// The content of an upload.
+pub struct UploadBody {
+    pub md5: PromisedDigest,
+    /// Bytes.
+    pub size: u64,
+    pub source: Box<dyn BodySource>,
+}
+
+/// One request of a batch.
+pub enum BatchRequest {
+    Get,
+    /// As `Remote::put`.
+    Put {
+        precondition: Precondition,
+        version: u64,
+        body: UploadBody,
+    },
+    /// As `Remote::delete`.
+    Delete {
+        md5: Md5,
+        version: u64,
+    },
+}
+
+/// The reply to a [`BatchRequest`], of the same kind.
+pub enum BatchReply {
+    Got(GetReply),
+    Put(PutReply),
+    Deleted(DeleteReply),
 }

@@ -3,11 +3,9 @@
 mod api;
 mod error;
 pub mod http;
-mod types;
 
-pub use api::Remote;
-pub use error::RemoteError;
-pub use types::{
+pub use api::{
     BatchReply, BatchRequest, BodySource, DeleteReply, FetchedIndex, GetReply, IndexUpdate, PromisedDigest, PutReply,
-    RemoteBlob, UploadBody,
+    Remote, RemoteBlob, UploadBody,
 };
+pub use error::RemoteError;

@@ -3,6 +3,15 @@
 use super::keys::{AccessKind, KeyScope, MatchedKey, NamespacePattern};
 use crate::store::BlobMeta;
 
+/// The access that a request needs, by its method or, inside a batch, by its `op`. Any other name counts as a write. The
+/// batch itself only needs to be read: each `op` in it is checked.
+pub(crate) fn required_access(operation: &str) -> AccessKind {
+    match operation {
+        "GET" | "HEAD" | "POST" | "get" => AccessKind::Read,
+        _ => AccessKind::Write,
+    }
+}
+
 /// An authenticated client.
 pub(crate) struct Caller {
     /// For limits and the log: `token`, `key <id>` or `user <id>`.
@@ -36,7 +45,7 @@ impl Caller {
     pub(crate) fn require(&self, access: AccessKind, ns: &str) -> Result<(), AccessDenied> {
         let denied = if !self.scope.covers(ns) {
             AccessDenied::Namespace(ns.to_owned())
-        } else if access == AccessKind::Write && self.scope.read_only {
+        } else if !self.scope.allows(access) {
             AccessDenied::ReadOnly
         } else {
             return Ok(());

@@ -6,13 +6,14 @@
 //! between requests that may be cancelled nor tells apart tokens that were valid before.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use parking_lot::Mutex;
 use reqwest::{Client, Response, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -108,11 +109,6 @@ impl CachedVerdict {
     }
 }
 
-/// For mutexes whose content is whole after every step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Verifier {
     /// # Errors
     /// The fault of the address, in words.
@@ -156,9 +152,9 @@ impl Verifier {
         if let Some(verdict) = self.0.cached_verdict(hash) {
             return verdict;
         }
-        let was_valid = lock(&self.0.cached).get(&hash).is_some_and(CachedVerdict::was_valid);
+        let was_valid = self.0.cached.lock().get(&hash).is_some_and(CachedVerdict::was_valid);
         let verdict = {
-            let mut pending = lock(&self.0.pending);
+            let mut pending = self.0.pending.lock();
             match pending.get(&hash) {
                 Some(verdict) => verdict.clone(),
                 None if !was_valid && pending.len() >= MAX_PENDING => {
@@ -180,7 +176,7 @@ impl Verifier {
 
 impl VerifierClient {
     fn cached_verdict(&self, hash: blake3::Hash) -> Option<TokenVerdict> {
-        let cached = lock(&self.cached);
+        let cached = self.cached.lock();
         cached.get(&hash).filter(|cached| cached.is_fresh()).map(|cached| cached.verdict.clone())
     }
 
@@ -196,12 +192,12 @@ impl VerifierClient {
             TokenVerdict::Invalid => self.cache(hash, &verdict, self.options.cache_invalid),
             TokenVerdict::Unavailable => {}
         }
-        lock(&self.pending).remove(&hash);
+        self.pending.lock().remove(&hash);
         verdict
     }
 
     fn cache(&self, hash: blake3::Hash, verdict: &TokenVerdict, max_age: Duration) {
-        let mut cached = lock(&self.cached);
+        let mut cached = self.cached.lock();
         if cached.len() >= MAX_CACHED {
             cached.retain(|_, cached| cached.is_fresh() || cached.was_valid());
         }

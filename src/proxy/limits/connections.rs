@@ -1,9 +1,11 @@
-//! Open connections: those without a valid token, and those of each caller.
+//! Open connections: those without a valid token, and those of each caller. [`NameCounts`]: how many of something each name
+//! has.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// The unit by which limits count peers: an IPv4 address, or the /64 network that an IPv6 customer gets at least.
@@ -42,14 +44,9 @@ impl UnauthenticatedConnections {
         Arc::new(Self { max: max.max(1), max_per_address: max_per_address.max(1), open: Mutex::default() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, OpenConnections> {
-        // No step of a change can panic.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds a connection. Closes the oldest one if a limit is exceeded.
     pub(crate) fn enter(self: &Arc<Self>, address: NetworkAddress) -> UnauthenticatedSlot {
-        let mut open = self.lock();
+        let mut open = self.open.lock();
         let mut of_address = open.by_number.iter().filter(|(_, (other, _))| *other == address).map(|(n, _)| *n);
         let oldest_of_address = of_address.next();
         let oldest = if oldest_of_address.is_some() && of_address.count() + 1 >= self.max_per_address {
@@ -79,7 +76,7 @@ pub(crate) struct UnauthenticatedSlot {
 impl UnauthenticatedSlot {
     /// The peer has shown a valid token. The connection will not be closed for others.
     pub(crate) fn release(&self) {
-        self.connections.lock().by_number.remove(&self.number);
+        self.connections.open.lock().by_number.remove(&self.number);
     }
 
     /// Returns when the connection must close to make room for another.
@@ -94,47 +91,40 @@ impl Drop for UnauthenticatedSlot {
     }
 }
 
-/// The open connections of each caller, so that one key cannot take them all.
-pub(crate) struct CallerConnections {
-    max_per_caller: usize,
-    open: Mutex<HashMap<String, usize>>,
-}
+/// How many of something each name has, such as open connections of each caller.
+#[derive(Default)]
+pub(crate) struct NameCounts(Mutex<HashMap<String, usize>>);
 
-impl CallerConnections {
-    pub(crate) fn new(max_per_caller: usize) -> Arc<Self> {
-        Arc::new(Self { max_per_caller, open: Mutex::default() })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        // No step of a change can panic.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts one more connection of `caller`. `None`: the limit is reached.
-    pub(crate) fn enter(self: &Arc<Self>, caller: &str) -> Option<CallerSlot> {
-        let mut open = self.lock();
-        let count = open.get(caller).copied().unwrap_or(0);
-        if count >= self.max_per_caller {
+impl NameCounts {
+    /// Counts one more for `name`. `None`: it has `max` already.
+    pub(crate) fn enter(self: &Arc<Self>, name: &str, max: usize) -> Option<NameSlot> {
+        let mut counts = self.0.lock();
+        let count = counts.get(name).copied().unwrap_or(0);
+        if count >= max {
             return None;
         }
-        open.insert(caller.to_owned(), count + 1);
-        Some(CallerSlot { connections: self.clone(), caller: caller.to_owned() })
+        counts.insert(name.to_owned(), count + 1);
+        Some(NameSlot { counts: self.clone(), name: name.to_owned() })
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.lock().keys().cloned().collect()
     }
 }
 
-/// One connection of a caller, until it is dropped.
-pub(crate) struct CallerSlot {
-    connections: Arc<CallerConnections>,
-    pub(crate) caller: String,
+/// One of those counted, until it is dropped.
+pub(crate) struct NameSlot {
+    counts: Arc<NameCounts>,
+    pub name: String,
 }
 
-impl Drop for CallerSlot {
+impl Drop for NameSlot {
     fn drop(&mut self) {
-        let mut open = self.connections.lock();
-        if let Some(count) = open.get_mut(&self.caller) {
+        let mut counts = self.counts.0.lock();
+        if let Some(count) = counts.get_mut(&self.name) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.caller);
+                counts.remove(&self.name);
             }
         }
     }
@@ -170,7 +160,7 @@ mod tests {
         let more: Vec<_> = (4..6).map(|n| all.enter(address(&format!("10.0.0.{n}")))).collect();
         assert!(!is_closed(&third) && !is_closed(&fifth) && !is_closed(&more[0]), "no limit was exceeded");
         drop((fifth, more, first, second, third));
-        assert!(all.lock().by_number.is_empty());
+        assert!(all.open.lock().by_number.is_empty());
     }
 
     #[test]
@@ -183,14 +173,14 @@ mod tests {
 
     #[test]
     fn callers_are_limited_separately() {
-        let callers = CallerConnections::new(2);
-        let (one, two) = (callers.enter("a"), callers.enter("a"));
-        assert!(one.is_some() && two.is_some() && callers.enter("a").is_none());
-        let other = callers.enter("b");
+        let callers = Arc::new(NameCounts::default());
+        let (one, two) = (callers.enter("a", 2), callers.enter("a", 2));
+        assert!(one.is_some() && two.is_some() && callers.enter("a", 2).is_none());
+        let other = callers.enter("b", 2);
         assert!(other.is_some());
         drop(one);
-        assert!(callers.enter("a").is_some());
+        assert!(callers.enter("a", 2).is_some());
         drop((two, other));
-        assert!(callers.lock().is_empty(), "callers without connections are removed");
+        assert!(callers.names().is_empty(), "callers without connections are removed");
     }
 }

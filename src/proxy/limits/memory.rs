@@ -2,10 +2,11 @@
 //! it, so a caller that sends or reads slowly delays only itself.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -80,8 +81,7 @@ impl BodyMemory {
     }
 
     fn caller_memory(&self, caller: &str, max: u32) -> Arc<Semaphore> {
-        // No step of a change can panic.
-        let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_caller = self.by_caller.lock();
         by_caller.retain(|_, memory| Arc::strong_count(memory) > 1);
         by_caller.entry(caller.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(max as usize))).clone()
     }
@@ -162,7 +162,7 @@ mod tests {
         assert!(take(&memory, "e", 1).await.is_none(), "the last slice holds the memory of its content");
         drop((two, last, other, rest));
         assert!(take(&memory, "e", 1).await.is_some());
-        assert_eq!(memory.by_caller.lock().unwrap().len(), 1, "callers that hold nothing are removed");
+        assert_eq!(memory.by_caller.lock().len(), 1, "callers that hold nothing are removed");
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::options::ProxyOptions;
-use connections::{CallerConnections, UnauthenticatedConnections};
+use connections::{NameCounts, UnauthenticatedConnections};
 use memory::BodyMemory;
 use rates::RateLimits;
 
@@ -32,7 +32,7 @@ pub(super) struct ProxyLimits {
     pub(super) connections: Arc<Semaphore>,
     pub(super) metrics_connections: Arc<Semaphore>,
     pub(super) unauthenticated: Arc<UnauthenticatedConnections>,
-    pub(super) callers: Arc<CallerConnections>,
+    pub(super) callers: Arc<NameCounts>,
     pub(super) rates: RateLimits,
     pub(super) memory: BodyMemory,
 }
@@ -46,7 +46,7 @@ impl ProxyLimits {
                 options.max_unauthenticated,
                 options.max_unauthenticated_per_address,
             ),
-            callers: CallerConnections::new(options.max_connections_per_caller),
+            callers: Arc::default(),
             rates: RateLimits::new(options.rate, options.failed_attempts),
             memory: BodyMemory::new(options.body_memory, options.body_timeout),
         }

@@ -6,12 +6,12 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
+use parking_lot::Mutex;
 
 use super::connections::NetworkAddress;
 
@@ -46,14 +46,9 @@ impl RateLimits {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, AddressTable> {
-        // Each change is a single step.
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// How long `address` must wait before this token is checked. `None`: not at all.
     pub(crate) fn blocked_for(&self, address: NetworkAddress, token: &blake3::Hash) -> Option<Duration> {
-        let mut addresses = self.lock();
+        let mut addresses = self.addresses.lock();
         let until = *addresses.blocked_until.get(&address)?;
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -72,7 +67,7 @@ impl RateLimits {
     /// Counts an invalid token. Gives how long the address is blocked, if that was one too many.
     fn record_failure(&self, address: NetworkAddress) -> Option<Duration> {
         let wait = self.failures.check_key(&address).err()?.wait_time_from(DefaultClock::default().now());
-        let mut addresses = self.lock();
+        let mut addresses = self.addresses.lock();
         if addresses.blocked_until.len() < MAX_BLOCKED_ADDRESSES {
             addresses.blocked_until.insert(address, Instant::now() + wait);
         }
@@ -81,7 +76,7 @@ impl RateLimits {
 
     /// Trusts a valid token at this address from now on.
     pub(crate) fn trust(&self, address: NetworkAddress, token: blake3::Hash) {
-        let (until, mut addresses) = (Instant::now() + TRUST_PERIOD, self.lock());
+        let (until, mut addresses) = (Instant::now() + TRUST_PERIOD, self.addresses.lock());
         let has_room = addresses.trusted.len() < MAX_TRUSTED_TOKENS;
         match addresses.trusted.get_mut(&(address, token)) {
             Some(end) => *end = until,
@@ -105,7 +100,7 @@ impl RateLimits {
             requests.shrink_to_fit();
         }
         let now = Instant::now();
-        let mut addresses = self.lock();
+        let mut addresses = self.addresses.lock();
         addresses.blocked_until.retain(|_, until| *until > now);
         addresses.trusted.retain(|_, until| *until > now);
     }

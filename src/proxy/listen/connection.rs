@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::peer::{ConnectionPhase, Peer, Port};
+use super::peer::{Peer, Port};
 use super::timeouts::TimedStream;
 use super::tls::OpenStream;
 use crate::proxy::context::ServerState;
@@ -40,8 +40,7 @@ pub(super) async fn serve_connection<S: Store>(
         tracing::debug!(%from, "TCP_NODELAY cannot be set: {e}");
     }
     let slot = state.limits.unauthenticated.enter(NetworkAddress::of(from.ip()));
-    let phase = ConnectionPhase::new(state.options.head_timeout);
-    let peer = Arc::new(Peer::new(from.ip(), port, phase, slot));
+    let peer = Arc::new(Peer::new(from.ip(), port, slot));
     let mut stopping = state.stopping.clone();
     let stream = match state.options.tls.as_ref().filter(|_| port == Port::Main) {
         None => OpenStream::Plain(stream),
@@ -66,15 +65,15 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let options = &state.options;
-    let stream = TimedStream::new(stream, peer.clone(), state.metrics.clone(), options.body_timeout);
+    let stream = TimedStream::new(stream, peer.clone(), state.metrics.clone(), options);
     let service = {
         let (state, peer) = (state.clone(), peer.clone());
         service_fn(move |request| {
             let (state, peer) = (state.clone(), peer.clone());
             Box::pin(async move {
-                peer.phase.begin_request();
+                peer.begin_request();
                 let response = respond(&state, &peer, request).await;
-                peer.phase.begin_response(response.extensions().get::<EndlessResponse>().is_some());
+                peer.begin_response(response.extensions().get::<EndlessResponse>().is_some());
                 Ok::<_, Infallible>(response)
             })
         })

@@ -1,12 +1,13 @@
 //! [`Peer`]: the other end of a connection, and the phase that the connection is in.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::proxy::auth::caller::Caller;
-use crate::proxy::limits::connections::{CallerConnections, CallerSlot, NetworkAddress, UnauthenticatedSlot};
+use crate::proxy::limits::connections::{NameCounts, NameSlot, NetworkAddress, UnauthenticatedSlot};
 
 /// The port that a connection came in at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,47 +17,6 @@ pub(crate) enum Port {
     Metrics,
 }
 
-pub(crate) struct Peer {
-    /// For the log.
-    pub ip: IpAddr,
-    pub address: NetworkAddress,
-    pub port: Port,
-    pub phase: ConnectionPhase,
-    unauthenticated: UnauthenticatedSlot,
-    /// The slot of the last caller. Behind a reverse proxy each request may have another one.
-    caller: Mutex<Option<CallerSlot>>,
-}
-
-impl Peer {
-    pub(crate) fn new(ip: IpAddr, port: Port, phase: ConnectionPhase, unauthenticated: UnauthenticatedSlot) -> Self {
-        let (address, ip) = (NetworkAddress::of(ip), ip.to_canonical());
-        Self { ip, address, port, phase, unauthenticated, caller: Mutex::default() }
-    }
-
-    /// Counts the connection as one of `caller`. False: the caller has too many.
-    pub(crate) fn enter_as(&self, callers: &Arc<CallerConnections>, caller: &Caller) -> bool {
-        // The slot is replaced in one step.
-        let mut slot = self.caller.lock().unwrap_or_else(PoisonError::into_inner);
-        if !caller.is_limited() || slot.as_ref().is_some_and(|slot| slot.caller == caller.id) {
-            return true;
-        }
-        *slot = callers.enter(&caller.id);
-        slot.is_some()
-    }
-
-    /// The peer has shown a valid token: it may idle from now on, and its connection is not closed for others.
-    pub(crate) fn set_authenticated(&self) {
-        if self.phase.set_authenticated() {
-            self.unauthenticated.release();
-        }
-    }
-
-    /// Returns when the connection must close to make room for another.
-    pub(crate) async fn closed_for_others(&self) {
-        self.unauthenticated.closed().await;
-    }
-}
-
 /// Idle: waiting for the next request.
 const IDLE: u8 = 0;
 /// Receiving a request's head. A new connection starts here, as it must send one soon.
@@ -64,25 +24,58 @@ const HEAD: u8 = 1;
 /// Answering a request. Its body has limits of its own.
 const BUSY: u8 = 2;
 
-/// The phase of a connection, set by the HTTP service and read by the stream below it.
-pub(crate) struct ConnectionPhase {
-    phase: AtomicU8,
+/// The other end of a connection. The HTTP service sets the phase, and the stream below it reads the phase.
+pub(crate) struct Peer {
+    /// For the log.
+    pub ip: IpAddr,
+    pub address: NetworkAddress,
+    pub port: Port,
+    unauthenticated: UnauthenticatedSlot,
     is_authenticated: AtomicBool,
-    is_endless: AtomicBool,
-    pub head_timeout: Duration,
+    /// The slot of the last caller. Behind a reverse proxy each request may have another one.
+    caller: Mutex<Option<NameSlot>>,
+    phase: AtomicU8,
     /// Requests so far.
     requests: AtomicU32,
+    /// The current response has no end and no minimum speed.
+    is_endless: AtomicBool,
 }
 
-impl ConnectionPhase {
-    pub(crate) fn new(head_timeout: Duration) -> Self {
+impl Peer {
+    pub(crate) fn new(ip: IpAddr, port: Port, unauthenticated: UnauthenticatedSlot) -> Self {
         Self {
-            phase: AtomicU8::new(HEAD),
+            ip: ip.to_canonical(),
+            address: NetworkAddress::of(ip),
+            port,
+            unauthenticated,
             is_authenticated: AtomicBool::new(false),
-            is_endless: AtomicBool::new(false),
-            head_timeout,
+            caller: Mutex::default(),
+            phase: AtomicU8::new(HEAD),
             requests: AtomicU32::new(0),
+            is_endless: AtomicBool::new(false),
         }
+    }
+
+    /// Counts the connection as one of `caller`, who may have `max`. False: there are too many.
+    pub(crate) fn enter_as(&self, caller: &Caller, callers: &Arc<NameCounts>, max: usize) -> bool {
+        let mut slot = self.caller.lock();
+        if !caller.is_limited() || slot.as_ref().is_some_and(|slot| slot.name == caller.id) {
+            return true;
+        }
+        *slot = callers.enter(&caller.id, max);
+        slot.is_some()
+    }
+
+    /// The peer has shown a valid token: it may idle from now on, and its connection is not closed for others.
+    pub(crate) fn set_authenticated(&self) {
+        if !self.is_authenticated.swap(true, Ordering::Relaxed) {
+            self.unauthenticated.release();
+        }
+    }
+
+    /// Returns when the connection must close to make room for another.
+    pub(crate) async fn closed_for_others(&self) {
+        self.unauthenticated.closed().await;
     }
 
     /// The head of a request is complete.
@@ -107,17 +100,11 @@ impl ConnectionPhase {
         self.phase.load(Ordering::Relaxed) == HEAD
     }
 
-    /// The current response has no end and no minimum speed.
     pub(crate) fn is_endless(&self) -> bool {
         self.is_endless.load(Ordering::Relaxed)
     }
 
     pub(crate) fn request_number(&self) -> u32 {
         self.requests.load(Ordering::Relaxed)
-    }
-
-    /// True the first time.
-    fn set_authenticated(&self) -> bool {
-        !self.is_authenticated.swap(true, Ordering::Relaxed)
     }
 }

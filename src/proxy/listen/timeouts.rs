@@ -14,13 +14,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::peer::Peer;
-use crate::proxy::deadline::TransferDeadline;
+use crate::proxy::body::TransferDeadline;
 use crate::proxy::metrics::Metrics;
+use crate::proxy::options::ProxyOptions;
 
 pub(crate) struct TimedStream<T> {
     stream: T,
     peer: Arc<Peer>,
     metrics: Arc<Metrics>,
+    head_timeout: Duration,
     /// Runs while a head is received.
     head_timer: Option<Pin<Box<Sleep>>>,
     /// Runs while the peer takes nothing.
@@ -62,10 +64,10 @@ impl ResponseProgress {
 }
 
 impl<T> TimedStream<T> {
-    /// `stall_timeout`: how long the peer may take nothing of a response.
-    pub(crate) fn new(stream: T, peer: Arc<Peer>, metrics: Arc<Metrics>, stall_timeout: Duration) -> Self {
-        let response = ResponseProgress::new(0, stall_timeout);
-        Self { stream, peer, metrics, head_timer: None, write_timer: None, response }
+    /// The peer may take nothing of a response for `body_timeout`.
+    pub(crate) fn new(stream: T, peer: Arc<Peer>, metrics: Arc<Metrics>, options: &ProxyOptions) -> Self {
+        let (head_timeout, response) = (options.head_timeout, ResponseProgress::new(0, options.body_timeout));
+        Self { stream, peer, metrics, head_timeout, head_timer: None, write_timer: None, response }
     }
 
     pub(crate) fn into_inner(self) -> T {
@@ -74,9 +76,8 @@ impl<T> TimedStream<T> {
 
     /// Passes on the result of a write. A write that is pending for too long fails.
     fn limit_write(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        let phase = &self.peer.phase;
-        if phase.request_number() != self.response.request_number {
-            self.response = ResponseProgress::new(phase.request_number(), self.response.stall_timeout);
+        if self.peer.request_number() != self.response.request_number {
+            self.response = ResponseProgress::new(self.peer.request_number(), self.response.stall_timeout);
         }
         if let Poll::Ready(written) = &poll {
             self.write_timer = None;
@@ -85,7 +86,7 @@ impl<T> TimedStream<T> {
             self.metrics.sent.inc_by(bytes);
             return poll;
         }
-        let (response, is_endless) = (&mut self.response, phase.is_endless());
+        let (response, is_endless) = (&mut self.response, self.peer.is_endless());
         poll_timer(&mut self.write_timer, || response.wait_for_peer(is_endless), cx).map(Err)
     }
 }
@@ -107,18 +108,17 @@ impl<T: AsyncRead + Unpin> AsyncRead for TimedStream<T> {
         let poll = Pin::new(&mut this.stream).poll_read(cx, buf);
         let bytes = buf.filled().len() - before;
         this.metrics.received.inc_by(bytes as u64);
-        let phase = &this.peer.phase;
-        if bytes > 0 && phase.begin_head() {
+        if bytes > 0 && this.peer.begin_head() {
             this.head_timer = None;
         }
-        if !phase.is_in_head() {
+        if !this.peer.is_in_head() {
             this.head_timer = None;
             return poll;
         }
         match poll {
             Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
             // The timer also limits a head that comes byte by byte.
-            poll => match poll_timer(&mut this.head_timer, || Instant::now() + phase.head_timeout, cx) {
+            poll => match poll_timer(&mut this.head_timer, || Instant::now() + this.head_timeout, cx) {
                 Poll::Ready(e) => Poll::Ready(Err(e)),
                 Poll::Pending => poll,
             },
@@ -160,16 +160,16 @@ mod tests {
 
     use super::*;
     use crate::proxy::limits::connections::{NetworkAddress, UnauthenticatedConnections};
-    use crate::proxy::listen::peer::{ConnectionPhase, Port};
+    use crate::proxy::listen::peer::Port;
 
     /// Writes a response of `bytes` to a peer that reads it slowly and never stalls. Gives the result and the bytes read.
     async fn write_to_slow_reader(is_endless: bool, bytes: usize) -> (io::Result<()>, usize) {
         let ip = [127, 0, 0, 1].into();
         let slot = UnauthenticatedConnections::new(1, 1).enter(NetworkAddress::of(ip));
-        let phase = ConnectionPhase::new(Duration::from_secs(10));
-        let peer = Arc::new(Peer::new(ip, Port::Main, phase, slot));
+        let peer = Arc::new(Peer::new(ip, Port::Main, slot));
+        let options = ProxyOptions { body_timeout: Duration::from_secs(2), ..ProxyOptions::default() };
         let (ours, mut theirs) = tokio::io::duplex(1);
-        let mut stream = TimedStream::new(ours, peer.clone(), Metrics::new(), Duration::from_secs(2));
+        let mut stream = TimedStream::new(ours, peer.clone(), Metrics::new(), &options);
         let reader = tokio::spawn(async move {
             let mut every = tokio::time::interval(Duration::from_millis(20));
             let mut read = 0;
@@ -180,8 +180,8 @@ mod tests {
             }
             read
         });
-        peer.phase.begin_request();
-        peer.phase.begin_response(is_endless);
+        peer.begin_request();
+        peer.begin_response(is_endless);
         let written = stream.write_all(&vec![7; bytes]).await;
         drop(stream);
         (written, reader.await.unwrap())

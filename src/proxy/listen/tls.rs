@@ -4,9 +4,10 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -80,11 +81,7 @@ impl ServerTls {
 
     /// New connections get `identity` from now on.
     pub fn replace(&self, identity: TlsIdentity) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = identity.config;
-    }
-
-    fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+        *self.current.write() = identity.config;
     }
 
     /// Performs the handshake within `timeout`. Plain HTTP gets a response that asks for https.
@@ -98,7 +95,8 @@ impl ServerTls {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if first[0] == HANDSHAKE_RECORD {
-            return Ok(OpenStream::Encrypted(Box::new(self.acceptor().accept(stream).await?)));
+            let acceptor = TlsAcceptor::from(self.current.read().clone());
+            return Ok(OpenStream::Encrypted(Box::new(acceptor.accept(stream).await?)));
         }
         if self.allows_local_plain && is_local(&stream)? {
             return Ok(OpenStream::Plain(stream));

@@ -2,8 +2,8 @@
 //!
 //! Only namespaces with open event streams are polled, and only on a store that other processes may write to.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -11,52 +11,26 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::proxy::limits::connections::{NameCounts, NameSlot};
 use crate::store::Store;
 
 /// Namespaces polled at once.
 const MAX_CONCURRENT_POLLS: usize = 8;
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many event streams each namespace has.
+/// The namespaces that have event streams.
 #[derive(Default)]
 pub(crate) struct StreamListeners {
-    by_namespace: Mutex<HashMap<String, usize>>,
+    by_namespace: Arc<NameCounts>,
     added: Notify,
 }
 
 impl StreamListeners {
-    /// Counts a stream of `ns` until the guard is dropped.
-    pub(crate) fn add(self: &Arc<Self>, ns: &str) -> ListenerGuard {
-        *self.lock().entry(ns.to_owned()).or_default() += 1;
+    /// Counts a stream of `ns` until the slot is dropped.
+    pub(crate) fn add(&self, ns: &str) -> Option<NameSlot> {
+        let slot = self.by_namespace.enter(ns, usize::MAX);
         self.added.notify_one();
-        ListenerGuard { listeners: self.clone(), ns: ns.to_owned() }
-    }
-
-    fn namespaces(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        // No step of a change can panic.
-        self.by_namespace.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One event stream of a namespace.
-pub(crate) struct ListenerGuard {
-    listeners: Arc<StreamListeners>,
-    ns: String,
-}
-
-impl Drop for ListenerGuard {
-    fn drop(&mut self) {
-        let mut all = self.listeners.lock();
-        if let Some(count) = all.get_mut(&self.ns) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.ns);
-            }
-        }
+        slot
     }
 }
 
@@ -81,7 +55,7 @@ async fn poll<S: Store>(store: Arc<S>, listeners: Arc<StreamListeners>, poll_int
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                let namespaces = listeners.namespaces();
+                let namespaces = listeners.by_namespace.names();
                 if namespaces.is_empty() && polls.is_empty() {
                     listeners.added.notified().await;
                     ticks.reset();
@@ -155,13 +129,13 @@ mod tests {
 
     #[test]
     fn namespace_has_listeners_until_its_last_stream_ends() {
-        let listeners = Arc::new(StreamListeners::default());
+        let listeners = StreamListeners::default();
         let (one, two, other) = (listeners.add("a"), listeners.add("a"), listeners.add(""));
         drop(one);
-        let mut names = listeners.namespaces();
+        let mut names = listeners.by_namespace.names();
         names.sort();
         assert_eq!(names, ["", "a"]);
         drop((two, other));
-        assert!(listeners.namespaces().is_empty());
+        assert!(listeners.by_namespace.names().is_empty());
     }
 }

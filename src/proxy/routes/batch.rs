@@ -15,16 +15,16 @@ use hyper::body::{Body as _, Incoming};
 use crate::path::{MAX_PATH, RelPath};
 use crate::protocol::batch::{self, ASK_ALONE, AnswerHead, BatchWriter, MAX_BLOB, MAX_BYTES, RequestHead};
 use crate::protocol::decode_name;
-use crate::proxy::auth::keys::AccessKind;
-use crate::proxy::body::{BodySink, BodyTerms, ReceivedBody, content_coding, receive};
+use crate::proxy::auth::caller::required_access;
+use crate::proxy::body::{BodyReader, BodyTerms, content_coding};
 use crate::proxy::context::RequestContext;
-use crate::proxy::error::{ApiError, SentPrecondition};
+use crate::proxy::error::ApiError;
 use crate::proxy::limits::memory::MemoryPermit;
 use crate::proxy::quota::QuotaPermit;
 use crate::proxy::response::{HttpResponse, with_reserved_body};
-use crate::proxy::routes::meta::parse_meta;
 use crate::proxy::routes::names::stored_path;
-use crate::proxy::routes::write::{ParsedWrite, WriteAction, delete_result, put_result};
+use crate::proxy::routes::versions::write_meta;
+use crate::proxy::routes::write::{ParsedWrite, WriteAction, write_result};
 use crate::store::{BlobBody, BlobMeta, GetOutcome, IndexEntry, Store, StoreError, WriteOutcome};
 
 /// Blobs read from the store at once.
@@ -59,12 +59,11 @@ pub(super) async fn post<S: Store>(
     let request_bytes = body.len() as u64;
     let frames = batch::read::<RequestHead>(body).map_err(|e| ApiError::InvalidBatch(e.to_string()))?;
     check_paths(&frames)?;
-    if frames.iter().any(|(head, _)| head.op != "get") {
-        ctx.require(AccessKind::Write)?;
+    for (head, _) in &frames {
+        ctx.caller.require(required_access(&head.op), ctx.ns())?;
     }
     // A content type of the request describes the batch and not its blobs.
-    let meta = BlobMeta { content_type: None, ..parse_meta(headers, ctx.store().keeps_versions())? };
-    let meta = ctx.caller.sign(meta);
+    let meta = BlobMeta { content_type: None, ..write_meta(ctx, headers)? };
 
     let (count, room) = (frames.len(), content_room(&frames));
     let BatchPlan { mut answers, gets, writes, permits } = plan(ctx, frames).await?;
@@ -89,23 +88,15 @@ async fn receive_body<S: Store>(
         None => UNKNOWN_BODY_MEMORY,
     };
     let terms = BodyTerms { coding, limit, memory: expected.min(limit) };
-    let sink = CollectedBody(BytesMut::new());
-    let ReceivedBody { sink, memory, .. } = receive(ctx.state, &ctx.caller, terms, body, sink).await?;
-    Ok((sink.0.freeze(), memory))
-}
-
-/// A body in memory.
-struct CollectedBody(BytesMut);
-
-impl BodySink for CollectedBody {
-    async fn take(&mut self, piece: Bytes, memory: &mut MemoryPermit) -> Result<(), ApiError> {
-        let size = (self.0.len() + piece.len()) as u64;
-        if !memory.covers(size) {
-            memory.grow_to(size.next_power_of_two())?;
+    let mut body = BodyReader::open(ctx.state, &ctx.caller, terms, body).await?;
+    let mut content = BytesMut::new();
+    while let Some(piece) = body.next().await? {
+        if !body.memory.covers(body.size) {
+            body.memory.grow_to(body.size.next_power_of_two())?;
         }
-        self.0.extend_from_slice(&piece);
-        Ok(())
+        content.extend_from_slice(&piece);
     }
+    Ok((content.freeze(), body.memory))
 }
 
 /// Refuses a batch with two requests for one path, which would race, or with a path too long for the response.
@@ -132,7 +123,7 @@ fn content_room(frames: &[(RequestHead, Bytes)]) -> usize {
 #[derive(Default)]
 struct BatchPlan {
     gets: Vec<(usize, RelPath)>,
-    writes: Vec<(usize, ParsedWrite)>,
+    writes: Vec<(usize, ParsedWrite, Bytes)>,
     /// Quota for the writes.
     permits: Vec<QuotaPermit>,
     /// The answers to refused requests.
@@ -170,13 +161,13 @@ impl BatchPlan {
             self.gets.push((at, stored_path(&head.path)?));
             return Ok(());
         }
-        let write = ParsedWrite::from_frame(head, content, is_flat)?;
-        if matches!(write.action, WriteAction::Put { .. })
+        let write = ParsedWrite::from_frame(head, &content, is_flat)?;
+        if matches!(write.action, WriteAction::Put(_))
             && let Some(permit) = permits.remove(&write.path)
         {
             self.permits.extend(permit?);
         }
-        self.writes.push((at, write));
+        self.writes.push((at, write, content));
         Ok(())
     }
 }
@@ -199,47 +190,35 @@ impl FolderCount {
     }
 }
 
-/// Executes the writes, to their end even if the client hangs up. Their reservations last as long, and the memory is
-/// given back with the answers.
+/// Executes the writes. The memory is given back with the answers.
 async fn write_all<S: Store>(
     ctx: &RequestContext<'_, S>,
-    writes: Vec<(usize, ParsedWrite)>,
+    writes: Vec<(usize, ParsedWrite, Bytes)>,
     meta: BlobMeta,
-    (permits, memory): (Vec<QuotaPermit>, MemoryPermit),
+    reserved: (Vec<QuotaPermit>, MemoryPermit),
 ) -> Result<(Vec<PlacedAnswer>, MemoryPermit), ApiError> {
     if writes.is_empty() {
-        return Ok((Vec::new(), memory));
+        return Ok((Vec::new(), reserved.1));
     }
-    let is_flat = ctx.namespace.is_flat();
-    let sent: Vec<_> =
-        writes.iter().map(|(at, write)| (*at, write.path.clone(), write.sent_precondition(is_flat))).collect();
-    let operations = writes.into_iter().map(|(_, write)| write.into_operation()).collect();
-    let (store, namespaces, ns) =
-        (ctx.state.store.clone(), ctx.state.quotas.namespaces(), ctx.namespace.as_str().to_owned());
-    let task = tokio::spawn(async move {
-        let outcomes = store.write_many(&ns, operations, &meta).await;
-        if outcomes.iter().flatten().any(WriteOutcome::happened) {
-            namespaces.add_written(&ns);
-        }
-        drop(permits);
-        (outcomes, memory)
-    });
-    let (outcomes, memory) = task.await.map_err(|_| StoreError::Closed)?;
+    let (mut sent, mut operations) = (Vec::with_capacity(writes.len()), Vec::with_capacity(writes.len()));
+    for (at, write, content) in writes {
+        sent.push((at, write.path.as_str().to_owned(), write.sent_precondition(ctx.namespace.is_flat())));
+        operations.push(write.into_operation(content));
+    }
+    let (store, ns) = (ctx.state.store.clone(), ctx.ns().to_owned());
+    let write = async move { store.write_many(&ns, operations, &meta).await };
+    let happened = |outcomes: &Vec<_>| outcomes.iter().flatten().any(WriteOutcome::happened);
+    let (outcomes, (_, memory)) = ctx.state.quotas.run_write(ctx.ns(), write, reserved, happened).await?;
     let answers = sent.into_iter().zip(outcomes).map(|((at, path, sent), outcome)| {
         ctx.state.metrics.count_writes(u64::from(outcome.as_ref().is_ok_and(WriteOutcome::happened)));
-        let path = path.as_str().to_owned();
-        let answer = outcome.map_err(ApiError::from).and_then(|outcome| write_answer(&path, outcome, sent));
-        (at, answer.unwrap_or_else(|error| error_answer(ctx, path, error)))
+        let result = outcome.map_err(ApiError::from).and_then(|outcome| write_result(outcome, sent));
+        let answer = match result {
+            Ok((status, entry)) => (answer_head(&path, status, &entry), Bytes::new()),
+            Err(error) => error_answer(ctx, path, error),
+        };
+        (at, answer)
     });
     Ok((answers.collect(), memory))
-}
-
-fn write_answer(path: &str, outcome: WriteOutcome, sent: SentPrecondition) -> Result<AnswerFrame, ApiError> {
-    let (status, entry) = match outcome {
-        WriteOutcome::Put(outcome) => put_result(outcome, sent)?,
-        WriteOutcome::Deleted(outcome) => (StatusCode::NO_CONTENT, delete_result(outcome, sent)?),
-    };
-    Ok((answer_head(path, status, &entry), Bytes::new()))
 }
 
 /// The memory of a batch, and the room for contents in its response.

@@ -9,26 +9,32 @@ use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
+use crate::digest::Md5Hasher;
 use crate::path::RelPath;
 use crate::protocol::{PREFER, PREFERENCE_APPLIED, RETURN_MINIMAL};
+use crate::proxy::body::{BodyReader, BodyTerms, content_coding};
 use crate::proxy::context::RequestContext;
 use crate::proxy::error::{ApiError, SentPrecondition};
 use crate::proxy::limits::memory::{MemoryPermit, attach};
-use crate::proxy::response::{HttpResponse, ResponseBody, describe, empty, etag, full_body, insert, stream_body};
+use crate::proxy::quota::QuotaPermit;
+use crate::proxy::response::{
+    HttpResponse, ResponseBody, empty, etag, full_body, set_blob_headers, set_header, stream_body,
+};
 use crate::proxy::routes::conditions::{ReadOutcome, evaluate};
 use crate::proxy::routes::index;
-use crate::proxy::routes::meta::{insert_meta, parse_meta, query_version};
-use crate::proxy::routes::upload::{receive_content, store_content};
-use crate::proxy::routes::write::{
-    delete_precondition, delete_result, header_text, promised_md5, put_precondition, sent_precondition,
-};
-use crate::store::{BlobBody, GetOutcome, IndexEntry, Store, StoredBlob};
+use crate::proxy::routes::versions::{query_version, set_meta_headers, write_meta};
+use crate::proxy::routes::write::{ParsedWrite, WriteAction, header_text, write_result};
+use crate::store::{BlobBody, BodyWriter as _, GetOutcome, Store, StoredBlob, WriteOutcome};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
 /// Most memory that a blob on its way out takes, bytes: a piece that is read, and one that is written.
 const DOWNLOAD_MEMORY: u64 = 512 * 1024;
+/// Most memory that a blob on its way in takes, bytes: a piece that comes, and one that is written.
+const UPLOAD_MEMORY: u64 = 576 * 1024;
+/// Quota is reserved in steps of so many bytes for a body of unknown length.
+const QUOTA_STEP: u64 = 4 * 1024 * 1024;
 
 /// GET and HEAD, with the conditions of HTTP and one range. `version=N` in the query asks for a version of the path.
 pub(super) async fn get<S: Store>(
@@ -37,7 +43,7 @@ pub(super) async fn get<S: Store>(
     request: &Parts,
 ) -> Result<HttpResponse, ApiError> {
     let memory = ctx.reserve(DOWNLOAD_MEMORY).await?;
-    let got = match query_version(request.uri.query())? {
+    let got = match query_version(request.uri.query().unwrap_or_default())? {
         Some(version) => ctx.store().get_version(ctx.ns(), path, version).await?,
         None => ctx.store().get(ctx.ns(), path).await?,
     };
@@ -55,7 +61,7 @@ pub(super) async fn get<S: Store>(
         ReadOutcome::Whole | ReadOutcome::Part(_) | ReadOutcome::OutOfRange => None,
         ReadOutcome::NotModified => {
             let mut response = empty(StatusCode::NOT_MODIFIED);
-            describe(response.headers_mut(), &blob.entry);
+            set_blob_headers(response.headers_mut(), &blob.entry);
             return Ok(response);
         }
         ReadOutcome::Mismatch(expected) => {
@@ -76,15 +82,15 @@ fn blob_response(blob: StoredBlob, part: Option<Range<u64>>, mut memory: MemoryP
     let mut response = Response::new(body_of(blob.body, &range, memory.clone()));
     response.extensions_mut().insert(memory);
     let headers = response.headers_mut();
-    describe(headers, &blob.entry);
+    set_blob_headers(headers, &blob.entry);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    insert(headers, CONTENT_TYPE, blob.meta.content_type.as_deref().unwrap_or(DEFAULT_TYPE));
-    insert_meta(headers, &blob.meta);
+    set_header(headers, CONTENT_TYPE, blob.meta.content_type.as_deref().unwrap_or(DEFAULT_TYPE));
+    set_meta_headers(headers, &blob.meta);
     // A browser must not take a stored note for a page of this origin.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if part.is_some() {
-        insert(headers, CONTENT_RANGE, &format!("bytes {}-{}/{size}", range.start, range.end - 1));
+        set_header(headers, CONTENT_RANGE, &format!("bytes {}-{}/{size}", range.start, range.end - 1));
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     response
@@ -127,43 +133,91 @@ fn cut(
     })
 }
 
-pub(super) async fn put<S: Store>(
+/// PUT and DELETE.
+pub(super) async fn write<S: Store>(
     ctx: &RequestContext<'_, S>,
-    path: &RelPath,
+    path: RelPath,
     request: &Parts,
     body: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let headers = &request.headers;
-    let precondition = put_precondition(headers, ctx.namespace.is_flat())?;
-    let promised = promised_md5(headers, ctx.namespace.is_flat())?;
-    let meta = ctx.caller.sign(parse_meta(headers, ctx.store().keeps_versions())?);
-    let received = receive_content(ctx, path, headers, body, promised).await?;
-    let (status, entry) = store_content(ctx, path, precondition, meta, received).await?;
-    if !ctx.namespace.is_flat() {
-        return Ok(namespaced_response(ctx, status, &entry, headers).await);
+    let (headers, is_flat) = (&request.headers, ctx.namespace.is_flat());
+    let write = ParsedWrite::from_request(path, request, is_flat)?;
+    let meta = write_meta(ctx, headers)?;
+    let (action, sent) = (write.action, write.sent_precondition(is_flat));
+    let outcome = match action {
+        WriteAction::Put(precondition) => {
+            let (content, reserved) = receive_content(ctx, &write, headers, body).await?;
+            let (store, ns) = (ctx.state.store.clone(), ctx.ns().to_owned());
+            let put =
+                async move { store.put(&ns, &write.path, precondition, meta, content).await.map(WriteOutcome::Put) };
+            let happened = |outcome: &Result<_, _>| outcome.as_ref().is_ok_and(WriteOutcome::happened);
+            ctx.state.quotas.run_write(ctx.ns(), put, reserved, happened).await?.0?
+        }
+        WriteAction::Delete(precondition) => {
+            WriteOutcome::Deleted(ctx.store().delete(ctx.ns(), &write.path, precondition, meta).await?)
+        }
+    };
+    let (status, entry) = write_result(outcome, sent)?;
+    let mut response = match (action, is_flat) {
+        (WriteAction::Put(_), true) => empty(status),
+        (WriteAction::Put(_), false) => namespaced_response(ctx, status, headers).await,
+        (WriteAction::Delete(_), true) => return Ok(empty(status)),
+        (WriteAction::Delete(_), false) => namespaced_response(ctx, StatusCode::OK, headers).await,
+    };
+    set_blob_headers(response.headers_mut(), &entry);
+    if let WriteAction::Delete(_) = action {
+        // A tag stands for a content, and there is none.
+        response.headers_mut().remove(ETAG);
     }
-    let mut response = empty(status);
-    describe(response.headers_mut(), &entry);
     Ok(response)
 }
 
-pub(super) async fn delete<S: Store>(
+/// Receives the content of a PUT into the store's spool, within the quota of its user. Gives its reservations beside it.
+async fn receive_content<S: Store>(
     ctx: &RequestContext<'_, S>,
-    path: &RelPath,
-    request: &Parts,
-) -> Result<HttpResponse, ApiError> {
-    let (headers, is_flat) = (&request.headers, ctx.namespace.is_flat());
-    let precondition = delete_precondition(headers, is_flat)?;
-    let meta = ctx.caller.sign(parse_meta(headers, ctx.store().keeps_versions())?);
-    let outcome = ctx.store().delete(ctx.ns(), path, precondition, meta).await?;
-    let entry = delete_result(outcome, sent_precondition(precondition, is_flat))?;
-    if is_flat {
-        return Ok(empty(StatusCode::NO_CONTENT));
+    write: &ParsedWrite,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<(S::BodyWriter, (Option<QuotaPermit>, MemoryPermit)), ApiError> {
+    let admit = |size| ctx.state.quotas.admit(&ctx.caller, ctx.ns(), &write.path, size);
+    let coding = content_coding(headers)?;
+    // The length of a packed body says little about its unpacked size.
+    let mut admitted = if coding.is_none() { body.size_hint().lower() } else { 0 };
+    // The client can be refused before it sends the body.
+    let mut quota = if admitted > 0 { admit(admitted).await? } else { None };
+    let exact = body.size_hint().exact().filter(|_| coding.is_none());
+    let memory = exact.map_or(UPLOAD_MEMORY, |length| length.min(UPLOAD_MEMORY));
+    let terms = BodyTerms { coding, limit: ctx.state.options.max_body, memory };
+    let mut body = BodyReader::open(ctx.state, &ctx.caller, terms, body).await?;
+    let (mut content, mut hasher) = (ctx.store().new_body(), write.promised.map(|_| Md5Hasher::new()));
+    while let Some(piece) = body.next().await? {
+        if body.size > admitted {
+            // The old reservation must not count beside the new one.
+            drop(quota.take());
+            admitted = body.size.next_multiple_of(QUOTA_STEP);
+            quota = match admit(admitted).await {
+                Err(ApiError::QuotaExceeded { .. }) => {
+                    // The bytes received so far may still fit.
+                    admitted = body.size;
+                    admit(admitted).await?
+                }
+                granted => granted?,
+            };
+        }
+        if let Some(hasher) = &mut hasher {
+            hasher.update(&piece);
+        }
+        content.push(piece).await?;
     }
-    let mut response = namespaced_response(ctx, StatusCode::OK, &entry, headers).await;
-    // A tag stands for a content, and there is none.
-    response.headers_mut().remove(ETAG);
-    Ok(response)
+    let md5 = hasher.map(Md5Hasher::finish);
+    if let Some(md5) = md5.filter(|md5| Some(*md5) != write.promised) {
+        return Err(ApiError::DigestMismatch(md5));
+    }
+    if body.size != admitted {
+        drop(quota.take());
+        quota = admit(body.size).await?;
+    }
+    Ok((content, (quota, body.memory)))
 }
 
 /// The response to a write in a namespace: the whole index, or nothing if the client prefers that.
@@ -172,32 +226,27 @@ pub(super) async fn delete<S: Store>(
 async fn namespaced_response<S: Store>(
     ctx: &RequestContext<'_, S>,
     status: StatusCode,
-    entry: &IndexEntry,
     headers: &HeaderMap,
 ) -> HttpResponse {
-    let mut response = if prefers_minimal(headers) {
-        let mut response = empty(status);
-        insert(response.headers_mut(), PREFERENCE_APPLIED, RETURN_MINIMAL);
-        response
-    } else {
-        match index::whole_index(ctx).await {
-            Ok(mut index) => {
-                *index.status_mut() = status;
-                index
-            }
-            Err(ApiError::Store(e)) => {
-                tracing::error!(id = ctx.id, "a write was answered without the index: {e}");
-                ctx.state.metrics.store_errors.inc();
-                empty(status)
-            }
-            Err(_) => {
-                let caller = &ctx.caller.id;
-                tracing::warn!(id = ctx.id, caller, "a write was answered without the index: no memory was free");
-                empty(status)
-            }
+    let mut response = empty(status);
+    if prefers_minimal(headers) {
+        set_header(response.headers_mut(), PREFERENCE_APPLIED, RETURN_MINIMAL);
+        return response;
+    }
+    match index::whole_index(ctx).await {
+        Ok(index) => {
+            response = index;
+            *response.status_mut() = status;
         }
-    };
-    describe(response.headers_mut(), entry);
+        Err(ApiError::Store(e)) => {
+            tracing::error!(id = ctx.id, "a write was answered without the index: {e}");
+            ctx.state.metrics.store_errors.inc();
+        }
+        Err(_) => {
+            let caller = &ctx.caller.id;
+            tracing::warn!(id = ctx.id, caller, "a write was answered without the index: no memory was free");
+        }
+    }
     response
 }
 

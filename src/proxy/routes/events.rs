@@ -19,7 +19,7 @@ use tokio::sync::{broadcast, watch};
 use crate::proxy::auth::authenticator::StreamLease;
 use crate::proxy::context::RequestContext;
 use crate::proxy::error::ApiError;
-use crate::proxy::maintenance::foreign_changes::ListenerGuard;
+use crate::proxy::limits::connections::NameSlot;
 use crate::proxy::metrics::GaugeGuard;
 use crate::proxy::response::{EndlessResponse, HttpResponse, stream_body};
 use crate::store::{BlobChanges, Store};
@@ -99,7 +99,7 @@ struct EventStream {
     stopping: watch::Receiver<bool>,
     lease: StreamLease,
     _gauge: GaugeGuard,
-    _listener: ListenerGuard,
+    _listener: Option<NameSlot>,
 }
 
 impl EventStream {

@@ -15,9 +15,9 @@ use crate::proxy::encoding::{accepted_coding, set_content_encoding};
 use crate::proxy::error::ApiError;
 use crate::proxy::index_cache::{CachedIndex, IndexExtent, RenderedIndex, index_etag, render};
 use crate::proxy::limits::memory::MemoryPermit;
-use crate::proxy::response::{HttpResponse, empty, insert, with_reserved_body};
+use crate::proxy::response::{HttpResponse, empty, set_header, with_reserved_body};
 use crate::proxy::routes::conditions::lists_tag;
-use crate::proxy::routes::names::percent_decode;
+use crate::proxy::routes::names::{percent_decode, query_value};
 use crate::store::{IndexCursor, IndexSnapshot, IndexState, Store, StoreError};
 
 /// Most changes in a delta. A client that lacks more gets the whole index, which all requests share.
@@ -34,7 +34,7 @@ pub(super) async fn get<S: Store>(ctx: &RequestContext<'_, S>, request: &Parts) 
     let etag = index_etag(&state);
     if request.headers.get_all(IF_NONE_MATCH).iter().any(|value| lists_tag(value.as_bytes(), &etag, true)) {
         let mut response = empty(StatusCode::NOT_MODIFIED);
-        insert(response.headers_mut(), ETAG, &etag);
+        set_header(response.headers_mut(), ETAG, &etag);
         return Ok(response);
     }
     let is_set_back = is_set_back(ctx, query).await?;
@@ -45,9 +45,9 @@ pub(super) async fn get<S: Store>(ctx: &RequestContext<'_, S>, request: &Parts) 
     };
     let etag = outgoing.etag.clone();
     let mut response = outgoing.into_response();
-    insert(response.headers_mut(), ETAG, &etag);
+    set_header(response.headers_mut(), ETAG, &etag);
     if is_set_back {
-        insert(response.headers_mut(), HeaderName::from_static(X_MEMSYNC_SET_BACK), "true");
+        set_header(response.headers_mut(), HeaderName::from_static(X_MEMSYNC_SET_BACK), "true");
     }
     Ok(response)
 }
@@ -166,10 +166,6 @@ async fn is_set_back<S: Store>(ctx: &RequestContext<'_, S>, query: &str) -> Resu
         Some(point) => Ok(!ctx.store().contains_point(ctx.ns(), &point).await?),
         None => Ok(false),
     }
-}
-
-fn query_value<'a>(query: &'a str, key: &str) -> Option<&'a str> {
-    query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
 }
 
 /// The cursor from which a delta can start. It belongs to this store, is not in its future and not too far behind, and no

@@ -8,13 +8,13 @@ use http::{HeaderMap, HeaderName, Method, Request};
 use hyper::body::Incoming;
 
 use super::auth::authenticator::bearer_token;
-use super::auth::caller::Caller;
-use super::auth::keys::{AccessKind, hash_of};
+use super::auth::caller::{Caller, required_access};
+use super::auth::keys::hash_of;
 use super::context::{RequestContext, ServerState};
 use super::encoding::accepted_coding;
 use super::error::ApiError;
 use super::listen::peer::{Peer, Port};
-use super::response::{HttpResponse, content_length, insert};
+use super::response::{HttpResponse, content_length, set_header};
 use crate::protocol::{X_MEMSYNC_HISTORY, X_REQUEST_ID};
 use crate::store::Store;
 
@@ -24,9 +24,7 @@ mod conditions;
 mod events;
 mod health;
 mod index;
-mod meta;
 mod names;
-mod upload;
 mod versions;
 mod write;
 
@@ -138,7 +136,7 @@ pub(super) async fn respond<S: Store>(state: &ServerState<S>, peer: &Peer, reque
     if is_blob && !request.method.is_safe() && response.status().is_success() {
         state.metrics.count_writes(1);
     }
-    insert(response.headers_mut(), X_REQUEST_ID, &id);
+    set_header(response.headers_mut(), X_REQUEST_ID, &id);
     let caller = caller.as_deref();
     tracing::info!(
         target: "memsync::access",
@@ -192,16 +190,14 @@ async fn dispatch<S: Store>(
         // The counts are about the proxy as a whole, so the scope of the key does not matter.
         return if is_read { Ok(metrics(state)) } else { Err(ApiError::MethodNotAllowed(READ)) };
     }
-    let access =
-        if matches!(request.method, Method::PUT | Method::DELETE) { AccessKind::Write } else { AccessKind::Read };
     let ctx = RequestContext { state, caller: admitted, namespace: names::namespace(route.namespace)?, id };
-    ctx.require(access)?;
+    ctx.caller.require(required_access(request.method.as_str()), ctx.ns())?;
     let mut response = call(&ctx, &route, request, body).await?;
     if !is_read
         && response.status().is_success()
         && let Some(point) = state.store.history_point(ctx.ns())
     {
-        insert(response.headers_mut(), HeaderName::from_static(X_MEMSYNC_HISTORY), &point.to_string());
+        set_header(response.headers_mut(), HeaderName::from_static(X_MEMSYNC_HISTORY), &point.to_string());
     }
     Ok(response)
 }
@@ -226,8 +222,7 @@ async fn call<S: Store>(
             let path = names::blob_path(route.path)?;
             match request.method {
                 _ if !is_allowed => Err(ApiError::MethodNotAllowed(route.row.methods)),
-                Method::PUT => blob::put(ctx, &path, request, body).await,
-                Method::DELETE => blob::delete(ctx, &path, request).await,
+                Method::PUT | Method::DELETE => blob::write(ctx, path, request, body).await,
                 _ if route.row.endpoint == Endpoint::Versions => versions::get(ctx, &path).await,
                 _ => blob::get(ctx, &path, request).await,
             }
@@ -261,7 +256,7 @@ async fn authenticate<S: Store>(
             authenticated?
         }
     };
-    if !peer.enter_as(&state.limits.callers, &caller) {
+    if !peer.enter_as(&caller, &state.limits.callers, state.options.max_connections_per_caller) {
         return Err(ApiError::TooManyConnections);
     }
     peer.set_authenticated();

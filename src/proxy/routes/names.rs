@@ -1,5 +1,5 @@
-//! Names in an address: namespaces and blob paths. Each is decoded once and then checked, so no escape hides anything
-//! from the check.
+//! Names in an address: namespaces, blob paths, and the values of a query. Each is decoded once and then checked, so no
+//! escape hides anything from the check.
 
 use percent_encoding::percent_decode_str;
 
@@ -11,16 +11,10 @@ use crate::proxy::error::{ApiError, PathFault};
 const MAX_ENCODED_BYTES: usize = 3 * MAX_PATH;
 
 pub(crate) fn namespace(encoded: &str) -> Result<Namespace, ApiError> {
-    if encoded.len() > MAX_ENCODED_BYTES {
-        return Err(PathFault::TooLong.into());
-    }
     Ok(Namespace::parse(&percent_decode(encoded)?)?)
 }
 
 pub(crate) fn blob_path(encoded: &str) -> Result<RelPath, PathFault> {
-    if encoded.len() > MAX_ENCODED_BYTES {
-        return Err(PathFault::TooLong);
-    }
     stored_path(&percent_decode(encoded)?)
 }
 
@@ -30,8 +24,16 @@ pub(crate) fn stored_path(name: &str) -> Result<RelPath, PathFault> {
     if path.segments().any(|name| name == INDEX_NAME) { Err(PathFault::Reserved) } else { Ok(path) }
 }
 
+/// The value of `key` in a query, still encoded.
+pub(crate) fn query_value<'a>(query: &'a str, key: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+}
+
 /// Unlike the library, refuses a `%` without two hex digits after it.
 pub(crate) fn percent_decode(encoded: &str) -> Result<String, PathFault> {
+    if encoded.len() > MAX_ENCODED_BYTES {
+        return Err(PathFault::TooLong);
+    }
     let is_escape =
         |at: usize| encoded.as_bytes().get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
     if encoded.match_indices('%').any(|(at, _)| !is_escape(at)) {

@@ -1,8 +1,9 @@
-//! Writes of either dialect: their preconditions and digests, and [`ParsedWrite`] for the frame of a batch.
+//! Writes of either dialect, alone or in a batch: [`ParsedWrite`], and the result for the client.
 
 use bytes::Bytes;
 use http::header::{HeaderValue, IF_MATCH, IF_NONE_MATCH};
-use http::{HeaderMap, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
 
 use crate::digest::Md5;
 use crate::path::RelPath;
@@ -10,101 +11,103 @@ use crate::protocol::batch::RequestHead;
 use crate::protocol::{self, CONTENT_MD5, IF_MATCH_VERSION, X_MEMSYNC_MD5};
 use crate::proxy::error::{ApiError, SentPrecondition};
 use crate::proxy::routes::names::stored_path;
-use crate::store::{BatchWrite, DeleteOutcome, IndexEntry, PutOutcome, WriteCondition};
+use crate::store::{BatchWrite, DeleteOutcome, IndexEntry, PutOutcome, WriteCondition, WriteOutcome};
 
-/// A write of a batch.
+/// A put or a deletion, without its content.
 pub(crate) struct ParsedWrite {
     pub path: RelPath,
     pub action: WriteAction,
+    /// The MD5 that the content of a put must have, unpacked, if the client names it.
+    pub promised: Option<Md5>,
 }
 
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum WriteAction {
-    Put {
-        precondition: WriteCondition,
-        body: Bytes,
-    },
+    Put(WriteCondition),
     /// Without a precondition it deletes any content.
-    Delete {
-        precondition: Option<WriteCondition>,
-    },
+    Delete(Option<WriteCondition>),
 }
 
 impl ParsedWrite {
-    /// A `put` or `delete` of a batch. `is_flat`: preconditions are contents; in a namespace they are versions.
-    pub(crate) fn from_frame(head: &RequestHead, content: Bytes, is_flat: bool) -> Result<Self, ApiError> {
+    /// A PUT or a DELETE. `is_flat`: preconditions are contents; in a namespace they are versions.
+    pub(crate) fn from_request(path: RelPath, request: &Parts, is_flat: bool) -> Result<Self, ApiError> {
+        let headers = &request.headers;
+        let (action, promised) = if request.method == Method::DELETE {
+            (WriteAction::Delete(delete_precondition(headers, is_flat)?), None)
+        } else {
+            (WriteAction::Put(put_precondition(headers, is_flat)?), promised_md5(headers, is_flat)?)
+        };
+        Ok(Self { path, action, promised })
+    }
+
+    /// A `put` or `delete` of a batch.
+    pub(crate) fn from_frame(head: &RequestHead, content: &Bytes, is_flat: bool) -> Result<Self, ApiError> {
         let path = stored_path(&head.path)?;
         let action = match head.op.as_str() {
             "put" if is_flat => {
                 let text = head.precondition.as_deref().ok_or(ApiError::PreconditionRequired)?;
                 let precondition: protocol::Precondition =
                     text.parse().map_err(|_| ApiError::InvalidPrecondition("precondition, where it is not `new`,"))?;
-                WriteAction::Put { precondition: expected(precondition), body: content }
+                WriteAction::Put(expected(precondition))
             }
-            "put" => {
-                let version = head.version.ok_or(ApiError::VersionRequired)?;
-                WriteAction::Put { precondition: expected_version(version), body: content }
-            }
+            "put" => WriteAction::Put(expected_version(head.version.ok_or(ApiError::VersionRequired)?)),
             _ if !content.is_empty() => return Err(ApiError::InvalidBatch("only a put has content".to_owned())),
             "delete" if is_flat => {
                 let md5 = head.md5.as_deref().map(str::parse).transpose();
                 let md5: Option<Md5> = md5.map_err(|_| ApiError::InvalidPrecondition("md5"))?;
-                WriteAction::Delete { precondition: md5.map(WriteCondition::Md5) }
+                WriteAction::Delete(md5.map(WriteCondition::Md5))
             }
-            "delete" => WriteAction::Delete { precondition: head.version.map(WriteCondition::Version) },
+            "delete" => WriteAction::Delete(head.version.map(WriteCondition::Version)),
             _ => return Err(ApiError::InvalidBatch("op must be get, put or delete".to_owned())),
         };
-        Ok(Self { path, action })
+        Ok(Self { path, action, promised: None })
     }
 
-    pub(crate) fn into_operation(self) -> (RelPath, BatchWrite) {
+    pub(crate) fn into_operation(self, content: Bytes) -> (RelPath, BatchWrite) {
         let operation = match self.action {
-            WriteAction::Put { precondition, body } => BatchWrite::Put { expect: precondition, content: body },
-            WriteAction::Delete { precondition } => BatchWrite::Delete { expect: precondition },
+            WriteAction::Put(expect) => BatchWrite::Put { expect, content },
+            WriteAction::Delete(expect) => BatchWrite::Delete { expect },
         };
         (self.path, operation)
     }
 
     /// The precondition as the client sent it.
     pub(crate) fn sent_precondition(&self, is_flat: bool) -> SentPrecondition {
-        match self.action {
-            WriteAction::Put { precondition, .. } => sent_precondition(Some(precondition), is_flat),
-            WriteAction::Delete { precondition } => sent_precondition(precondition, is_flat),
+        let precondition = match self.action {
+            WriteAction::Put(precondition) => Some(precondition),
+            WriteAction::Delete(precondition) => precondition,
+        };
+        match precondition {
+            Some(WriteCondition::Md5(md5)) => SentPrecondition::Md5(md5.to_string()),
+            Some(WriteCondition::Version(version)) => SentPrecondition::Version(version),
+            Some(WriteCondition::Absent) if is_flat => SentPrecondition::Md5(protocol::Precondition::New.to_string()),
+            None if is_flat => SentPrecondition::Md5(String::new()),
+            Some(WriteCondition::Absent) | None => SentPrecondition::Version(0),
         }
     }
 }
 
-pub(crate) fn sent_precondition(precondition: Option<WriteCondition>, is_flat: bool) -> SentPrecondition {
-    match precondition {
-        Some(WriteCondition::Md5(md5)) => SentPrecondition::Md5(md5.to_string()),
-        Some(WriteCondition::Version(version)) => SentPrecondition::Version(version),
-        Some(WriteCondition::Absent) if is_flat => SentPrecondition::Md5(protocol::Precondition::New.to_string()),
-        None if is_flat => SentPrecondition::Md5(String::new()),
-        Some(WriteCondition::Absent) | None => SentPrecondition::Version(0),
-    }
-}
-
-/// The status and the new entry of a put.
-pub(crate) fn put_result(outcome: PutOutcome, sent: SentPrecondition) -> Result<(StatusCode, IndexEntry), ApiError> {
+/// The status and the new entry of a write that happened. The entry of a deletion is the tombstone.
+pub(crate) fn write_result(
+    outcome: WriteOutcome,
+    sent: SentPrecondition,
+) -> Result<(StatusCode, IndexEntry), ApiError> {
     match outcome {
-        PutOutcome::Created(entry) => Ok((StatusCode::CREATED, entry)),
-        PutOutcome::Updated(entry) => Ok((StatusCode::OK, entry)),
-        PutOutcome::Mismatch(current) => Err(ApiError::PreconditionFailed { sent, current }),
-    }
-}
-
-/// The tombstone of a deletion.
-pub(crate) fn delete_result(outcome: DeleteOutcome, sent: SentPrecondition) -> Result<IndexEntry, ApiError> {
-    match outcome {
-        DeleteOutcome::Done(entry) => Ok(entry),
-        DeleteOutcome::Tombstone(entry) => Err(ApiError::Tombstone(entry)),
-        DeleteOutcome::Absent => Err(ApiError::NotFound),
-        DeleteOutcome::Mismatch(current) => Err(ApiError::PreconditionFailed { sent, current: Some(current) }),
+        WriteOutcome::Put(PutOutcome::Created(entry)) => Ok((StatusCode::CREATED, entry)),
+        WriteOutcome::Put(PutOutcome::Updated(entry)) => Ok((StatusCode::OK, entry)),
+        WriteOutcome::Put(PutOutcome::Mismatch(current)) => Err(ApiError::PreconditionFailed { sent, current }),
+        WriteOutcome::Deleted(DeleteOutcome::Done(entry)) => Ok((StatusCode::NO_CONTENT, entry)),
+        WriteOutcome::Deleted(DeleteOutcome::Tombstone(entry)) => Err(ApiError::Tombstone(entry)),
+        WriteOutcome::Deleted(DeleteOutcome::Absent) => Err(ApiError::NotFound),
+        WriteOutcome::Deleted(DeleteOutcome::Mismatch(current)) => {
+            Err(ApiError::PreconditionFailed { sent, current: Some(current) })
+        }
     }
 }
 
 /// The precondition of a PUT. Flat: in `Content-MD5`, or without that in `If-Match` or `If-None-Match`. In a namespace:
 /// in `If-Match-Version`.
-pub(crate) fn put_precondition(headers: &HeaderMap, is_flat: bool) -> Result<WriteCondition, ApiError> {
+fn put_precondition(headers: &HeaderMap, is_flat: bool) -> Result<WriteCondition, ApiError> {
     if !is_flat {
         return version(headers)?.map(expected_version).ok_or(ApiError::VersionRequired);
     }
@@ -121,7 +124,7 @@ pub(crate) fn put_precondition(headers: &HeaderMap, is_flat: bool) -> Result<Wri
 }
 
 /// The precondition of a DELETE, in `If-Match` or, in a namespace, in `If-Match-Version`.
-pub(crate) fn delete_precondition(headers: &HeaderMap, is_flat: bool) -> Result<Option<WriteCondition>, ApiError> {
+fn delete_precondition(headers: &HeaderMap, is_flat: bool) -> Result<Option<WriteCondition>, ApiError> {
     if is_flat {
         Ok(headers.get(IF_MATCH).map(if_match).transpose()?.map(WriteCondition::Md5))
     } else {
@@ -130,7 +133,7 @@ pub(crate) fn delete_precondition(headers: &HeaderMap, is_flat: bool) -> Result<
 }
 
 /// The MD5 that the unpacked body of a PUT must have, in `X-Memsync-Md5` or, in a namespace, in `Content-MD5`.
-pub(crate) fn promised_md5(headers: &HeaderMap, is_flat: bool) -> Result<Option<Md5>, ApiError> {
+fn promised_md5(headers: &HeaderMap, is_flat: bool) -> Result<Option<Md5>, ApiError> {
     let name = if is_flat { X_MEMSYNC_MD5 } else { CONTENT_MD5 };
     let Some(value) = headers.get(name) else { return Ok(None) };
     let md5 = header_text(value).and_then(|text| text.parse().ok());

@@ -63,7 +63,7 @@ impl HttpRemote {
         let reply = match self.try_encoded(&url, &request, packed, cap).await? {
             EncodedOutcome::Answered(reply) => *reply,
             // A plain batch would wait as long.
-            EncodedOutcome::Busy => return Ok(None),
+            EncodedOutcome::Busy(_) => return Ok(None),
             EncodedOutcome::Refused => self.send_plain(&url, request, body, cap).await?,
         };
         match (reply.status(), reply.header(&CONTENT_TYPE)) {

@@ -1,20 +1,21 @@
 //! [`HttpRemote`]: sets up the client, asks for the proxy's health, and sends requests.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use http::header::USER_AGENT;
 use http::{HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use reqwest::RequestBuilder;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::classify;
 use super::link::{MAX_SMALL, ProxyLink};
-use super::options::{HttpOptions, OptionsError};
-use super::progress::Progress;
+use super::options::{AGENT, HttpOptions, OptionsError};
 use super::reply::HttpReply;
-use super::{classify, tls};
+use super::upload::Progress;
 use crate::path::RelPath;
 use crate::protocol::{Health, Namespace, capability, encode_path, is_loopback};
 use crate::remote::RemoteError;
@@ -37,7 +38,7 @@ impl HttpRemote {
         let device = device.and_then(|d| HeaderValue::from_str(&d).ok());
         Ok(Self {
             link: Arc::new(ProxyLink {
-                client: tls::client(&origin, loopback, options.ca_pem.as_deref(), options.pin, options.timeout)?,
+                client: options.client(&origin)?,
                 origin: origin.as_str().trim_end_matches('/').to_owned(),
                 namespace,
                 loopback,
@@ -62,7 +63,7 @@ impl HttpRemote {
     /// [`HttpRemote::health`], with the proxy's clock where the answer has a `Date`.
     pub async fn health_and_time(&self) -> Result<(Health, Option<Timestamp>), RemoteError> {
         let url = self.link.url("/health");
-        let request = self.link.client.get(&url).header(USER_AGENT, tls::AGENT);
+        let request = self.link.client.get(&url).header(USER_AGENT, AGENT);
         let answer = self.send(&url, request, None, MAX_SMALL).await?;
         if answer.status() != StatusCode::OK {
             return Err(answer.refusal().await);
@@ -71,14 +72,14 @@ impl HttpRemote {
         let text = answer.read(MAX_SMALL).await?;
         let health: Health = serde_json::from_slice(&text)
             .map_err(|e| self.link.protocol(&url, &format!("its health is not what was expected: {e}")))?;
-        self.link.facts().capabilities = Some(health.capabilities.clone().into());
+        self.link.facts.lock().capabilities = Some(health.capabilities.clone().into());
         Ok((health, time))
     }
 
     /// The capabilities of the proxy. They are requested once, and again after the proxy could not be reached. A proxy that
     /// refuses `/health` (4xx) has no capabilities.
     pub async fn capabilities(&self) -> Result<Arc<[String]>, RemoteError> {
-        let known = self.link.facts().capabilities.clone();
+        let known = self.link.facts.lock().capabilities.clone();
         if let Some(known) = known {
             return Ok(known);
         }
@@ -86,7 +87,7 @@ impl HttpRemote {
             Ok(health) => Ok(health.capabilities.into()),
             Err(RemoteError::Refused { .. } | RemoteError::Auth { .. }) => {
                 let none: Arc<[String]> = Arc::new([]);
-                self.link.facts().capabilities = Some(Arc::clone(&none));
+                self.link.facts.lock().capabilities = Some(Arc::clone(&none));
                 Ok(none)
             }
             Err(e) => Err(e),

@@ -8,12 +8,12 @@ use futures::stream::{self, BoxStream, StreamExt};
 use http::StatusCode;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
 use reqwest::{Body, RequestBuilder};
+use tokio::task;
 
 use super::client::HttpRemote;
 use super::link::MAX_SMALL;
-use super::progress::Progress;
 use super::reply::HttpReply;
-use super::upload::{Upload, read_source};
+use super::upload::{Progress, Upload, read_blocking};
 use crate::digest::Md5;
 use crate::protocol::encoding::{Coding, CodingError, Encoder, is_worth_it};
 use crate::protocol::{X_MEMSYNC_MD5, capability};
@@ -40,7 +40,7 @@ impl HttpRemote {
 
     /// True if contents are sent compressed.
     pub(super) async fn sends_encoded(&self) -> Result<bool, RemoteError> {
-        Ok(self.accepts_encoding().await? && !self.link.facts().refuses_encoding)
+        Ok(self.accepts_encoding().await? && !self.link.facts.lock().refuses_encoding)
     }
 
     /// The request, with `Accept-Encoding` if `wanted`.
@@ -48,23 +48,7 @@ impl HttpRemote {
         if wanted { request.header(ACCEPT_ENCODING, CODING.name()) } else { request }
     }
 
-    /// Sends `packed` if there is one. If the proxy refuses it, nothing was done: it gets `plain`, and from then on only
-    /// plain contents. If the proxy only lacks memory for decoding, just this content goes plain.
-    async fn send_either(
-        &self,
-        url: &str,
-        request: RequestBuilder,
-        plain: Bytes,
-        packed: Option<Bytes>,
-        cap: u64,
-    ) -> Result<HttpReply, RemoteError> {
-        match self.try_encoded(url, &request, packed, cap).await? {
-            EncodedOutcome::Answered(answer) => Ok(*answer),
-            EncodedOutcome::Busy | EncodedOutcome::Refused => self.send_plain(url, request, plain, cap).await,
-        }
-    }
-
-    /// Sends `packed`, if there is one. A proxy that refuses the coding gets only plain contents from then on.
+    /// Sends `packed`, if there is one.
     pub(super) async fn try_encoded(
         &self,
         url: &str,
@@ -76,15 +60,7 @@ impl HttpRemote {
         let size = packed.len() as u64;
         let request = request.header(CONTENT_ENCODING, CODING.name()).body(packed);
         let answer = self.send(url, request, Some((&Progress::new(), size)), cap).await?;
-        match self.check_encoding(answer).await {
-            Ok(answer) => Ok(EncodedOutcome::Answered(Box::new(answer))),
-            Err(EncodingRefusal::Coding) => {
-                self.link.facts().refuses_encoding = true;
-                Ok(EncodedOutcome::Refused)
-            }
-            Err(EncodingRefusal::NoMemory(_)) => Ok(EncodedOutcome::Busy),
-            Err(EncodingRefusal::Other(error)) => Err(error),
-        }
+        self.check_encoding(answer).await
     }
 
     /// Sends a plain content.
@@ -100,20 +76,23 @@ impl HttpRemote {
         self.send(url, request, Some((&Progress::new(), size)), cap).await
     }
 
-    /// The answer to a compressed content, or the reason of a refusal.
-    async fn check_encoding(&self, answer: HttpReply) -> Result<HttpReply, EncodingRefusal> {
+    /// The outcome of a compressed content. A proxy that refuses the coding gets only plain contents from then on.
+    async fn check_encoding(&self, answer: HttpReply) -> Result<EncodedOutcome, RemoteError> {
         let busy = answer.status() == StatusCode::SERVICE_UNAVAILABLE;
         if !busy && !matches!(answer.status(), StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE) {
-            return Ok(answer);
+            return Ok(EncodedOutcome::Answered(Box::new(answer)));
         }
         let (error, code) = answer.refusal_and_code().await;
-        Err(match code.as_deref() {
-            Some(BUSY) if busy => EncodingRefusal::NoMemory(error),
-            _ if busy => EncodingRefusal::Other(error),
-            Some(code) if !ENCODING_ERRORS.contains(&code) => EncodingRefusal::Other(error),
+        match code.as_deref() {
+            Some(BUSY) if busy => Ok(EncodedOutcome::Busy(error)),
+            _ if busy => Err(error),
+            Some(code) if !ENCODING_ERRORS.contains(&code) => Err(error),
             // An answer without a code comes from a server on the way.
-            _ => EncodingRefusal::Coding,
-        })
+            _ => {
+                self.link.facts.lock().refuses_encoding = true;
+                Ok(EncodedOutcome::Refused)
+            }
+        }
     }
 
     /// Sends a content. `request` has all other headers. The error `Source` means that the content could not be read.
@@ -134,7 +113,8 @@ impl HttpRemote {
     async fn send_whole(&self, url: &str, request: RequestBuilder, body: UploadBody) -> Result<HttpReply, RemoteError> {
         let UploadBody { md5, size, source } = body;
         let compress = self.sends_encoded().await?;
-        let plain = read_source(source, size).await?;
+        let reading = task::spawn_blocking(move || read_blocking(source, size)).await;
+        let plain = reading.unwrap_or_else(|e| Err(format!("reading it failed: {e}"))).map_err(RemoteError::Source)?;
         // A content that cannot be compressed goes plain.
         let packed = if compress { CODING.pack(&plain).unwrap_or(None) } else { None };
         // The source is read, so its digest is known.
@@ -142,7 +122,11 @@ impl HttpRemote {
             (Some(packed), Some(md5)) => (with_digest(request, md5), Some(packed)),
             _ => (request, None),
         };
-        self.send_either(url, request, plain, packed, MAX_SMALL).await
+        match self.try_encoded(url, &request, packed, MAX_SMALL).await? {
+            EncodedOutcome::Answered(answer) => Ok(*answer),
+            // Nothing was done. The proxy may have memory for the plain content.
+            EncodedOutcome::Busy(_) | EncodedOutcome::Refused => self.send_plain(url, request, plain, MAX_SMALL).await,
+        }
     }
 
     async fn send_stream(
@@ -173,22 +157,17 @@ impl HttpRemote {
         if !packed || upload.failure().is_some() {
             return Ok(answer);
         }
-        match self.check_encoding(answer).await {
-            Ok(answer) => Ok(answer),
-            // The source cannot be read again. The retries go plain until the proxy is unreachable once.
-            Err(EncodingRefusal::NoMemory(error)) => {
-                self.link.facts().refuses_encoding = true;
+        // If the content must go plain, the retry sends it so: the source cannot be read again.
+        match self.check_encoding(answer).await? {
+            EncodedOutcome::Answered(answer) => Ok(*answer),
+            EncodedOutcome::Busy(error) => {
+                // Until the proxy is unreachable once.
+                self.link.facts.lock().refuses_encoding = true;
                 Err(error)
             }
-            Err(EncodingRefusal::Coding) => {
-                // The source cannot be read again. The retry goes plain.
-                self.link.facts().refuses_encoding = true;
-                Err(self.link.protocol(
-                    url,
-                    "it offers to decode compressed uploads but refused one; uploads go plain from now on",
-                ))
-            }
-            Err(EncodingRefusal::Other(error)) => Err(error),
+            EncodedOutcome::Refused => Err(self
+                .link
+                .protocol(url, "it offers to decode compressed uploads but refused one; uploads go plain from now on")),
         }
     }
 }
@@ -196,20 +175,10 @@ impl HttpRemote {
 /// The outcome of a request with a compressed content. Without an answer, the proxy has done nothing.
 pub(super) enum EncodedOutcome {
     Answered(Box<HttpReply>),
-    /// The proxy has no memory for decoding now.
-    Busy,
+    /// The proxy has no memory for decoding now. It may accept the plain content.
+    Busy(RemoteError),
     /// The content must go plain.
     Refused,
-}
-
-/// The reason of a refusal. The proxy has done nothing.
-enum EncodingRefusal {
-    /// The coding.
-    Coding,
-    /// No memory for decoding now.
-    NoMemory(RemoteError),
-    /// Another reason.
-    Other(RemoteError),
 }
 
 /// Adds the digest of the plain content, so that a body without its `Content-Encoding` is not stored.

@@ -40,7 +40,7 @@ impl HttpRemote {
             return Ok(update);
         }
         // A request that names no held index gets the whole one.
-        self.link.facts().index = None;
+        self.link.facts.lock().index = None;
         let url = self.link.url(&self.link.namespace.below("/sync"));
         let update = self.try_fetch_index(since, known).await?;
         update.ok_or_else(|| self.link.protocol(&url, NOT_A_CONTINUATION))
@@ -89,7 +89,7 @@ impl HttpRemote {
             (IndexUpdate::Whole(index), None)
         };
         // No await from here on, so the recorded index is the one that the caller gets.
-        self.link.facts().index = etag.map(|etag| ServedIndex { url: query.address, etag, cursor, patched });
+        self.link.facts.lock().index = etag.map(|etag| ServedIndex { url: query.address, etag, cursor, patched });
         Ok(Some(update))
     }
 
@@ -112,7 +112,7 @@ impl HttpRemote {
         let is_held = |served: &ServedIndex| {
             served.url == address && (since.is_none() || since.map(point) == served.cursor.as_ref().map(point))
         };
-        let last = self.link.facts().index.clone();
+        let last = self.link.facts.lock().index.clone();
         let last = last
             .filter(|served| has(capability::INDEX_ETAG) && is_held(served) && !served.is_due_whole(Instant::now()));
         let from = last.as_ref().filter(|_| has(capability::ETAG_DELTA) && since.is_none());

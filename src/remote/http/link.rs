@@ -1,17 +1,18 @@
 //! [`ProxyLink`]: the connections to one proxy, the facts learned about it, and the errors that name it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::classify::{self, TransportFailure};
-use super::tls;
+use super::options::AGENT;
 use crate::protocol::{HistoryPoint, IndexCursor, Namespace, X_MEMSYNC_DEVICE, X_MEMSYNC_HISTORY};
 use crate::remote::RemoteError;
 
@@ -66,21 +67,11 @@ pub(super) struct ServedIndex {
 }
 
 impl ProxyLink {
-    pub(super) fn facts(&self) -> MutexGuard<'_, ProxyFacts> {
-        // Each field is replaced whole, so a panic cannot leave it half written.
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn written(&self) -> MutexGuard<'_, Option<HistoryPoint>> {
-        // The value is replaced whole.
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Records the history point in the answer to a write.
     pub(super) fn note_written(&self, headers: &HeaderMap) {
         let point = headers.get(X_MEMSYNC_HISTORY).and_then(|value| value.to_str().ok()?.parse().ok());
         if point.is_some() {
-            *self.written() = point;
+            *self.written.lock() = point;
         }
     }
 
@@ -95,7 +86,7 @@ impl ProxyLink {
             .client
             .request(method, url)
             .header(AUTHORIZATION, self.authorization.clone())
-            .header(USER_AGENT, tls::AGENT);
+            .header(USER_AGENT, AGENT);
         if let Some(device) = &self.device {
             request = request.header(DEVICE, device.clone());
         }
@@ -121,7 +112,7 @@ impl ProxyLink {
     }
 
     pub(super) fn unreachable(&self, url: &str, why: &str) -> RemoteError {
-        *self.facts() = ProxyFacts::default();
+        *self.facts.lock() = ProxyFacts::default();
         RemoteError::Unreachable { url: url.to_owned(), why: self.clean(why) }
     }
 

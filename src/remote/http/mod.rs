@@ -1,7 +1,6 @@
 //! [`HttpRemote`]: a Memory Proxy over HTTP.
 //!
-//! Each request is sent once. Retries, decisions and logging are the caller's, and no file is read here. The dialect is
-//! `flat`, or `namespaced` for a folder with a namespace.
+//! Each request is sent once. Retries, decisions and logging are the caller's, and no file is read here.
 
 mod batch;
 mod classify;
@@ -9,17 +8,14 @@ mod client;
 mod download;
 mod encoding;
 mod events;
-mod flat;
 mod index;
 mod index_json;
 mod link;
-mod namespaced;
 mod options;
 mod pinned;
-mod progress;
 mod reply;
-mod tls;
 mod upload;
+mod writes;
 
 pub use client::HttpRemote;
 pub use options::{HttpOptions, OptionsError};
@@ -33,11 +29,11 @@ use crate::remote::{
 
 impl Remote for HttpRemote {
     fn forget_index(&self) {
-        self.link.facts().index = None;
+        self.link.facts.lock().index = None;
     }
 
     fn written_at(&self) -> Option<HistoryPoint> {
-        self.link.written().clone()
+        self.link.written.lock().clone()
     }
 
     async fn index(
@@ -59,24 +55,15 @@ impl Remote for HttpRemote {
         version: u64,
         body: UploadBody,
     ) -> Result<PutReply, RemoteError> {
-        if self.link.namespace.is_flat() {
-            return self.flat_put(path, precondition, body).await;
-        }
-        self.namespaced_put(path, precondition, version, body).await
+        self.write_blob(path, precondition, version, body).await
     }
 
     async fn delete(&self, path: &RelPath, md5: Md5, version: u64) -> Result<DeleteReply, RemoteError> {
-        if self.link.namespace.is_flat() {
-            return self.flat_delete(path, md5).await;
-        }
-        self.namespaced_delete(path, md5, version).await
+        self.delete_blob(path, md5, version).await
     }
 
     async fn delete_again(&self, path: &RelPath, tombstone: Md5) -> Result<DeleteReply, RemoteError> {
-        if self.link.namespace.is_flat() {
-            return self.flat_delete(path, tombstone).await;
-        }
-        self.namespaced_delete_again(path).await
+        self.delete_tombstone(path, tombstone).await
     }
 
     async fn batch(

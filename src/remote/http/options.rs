@@ -1,12 +1,19 @@
-//! [`HttpOptions`]: the address of the proxy, and the settings of the connection.
+//! [`HttpOptions`]: the address of the proxy, the settings of the connection, and the HTTP client with them.
 
 use std::time::Duration;
 
 use http::HeaderValue;
-use reqwest::Url;
+use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::protocol::{NamespaceError, Pin, is_loopback};
+use super::pinned;
+use crate::protocol::{NamespaceError, Pin, install_provider, is_loopback};
+
+/// The `User-Agent`.
+pub(super) const AGENT: &str = concat!("memsync/", env!("CARGO_PKG_VERSION"));
+
+/// An unused connection is closed after this.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// The address of the proxy and the settings of the connection.
 #[derive(Debug, Clone)]
@@ -91,5 +98,45 @@ impl HttpOptions {
         let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| OptionsError::Token)?;
         header.set_sensitive(true);
         Ok(header)
+    }
+
+    /// The client for `origin`. It follows no redirects, and uses no HTTP proxy for this machine.
+    pub(super) fn client(&self, origin: &Url) -> Result<Client, OptionsError> {
+        install_provider();
+        let extra = match &self.ca_pem {
+            Some(pem) => {
+                let certs = Certificate::from_pem_bundle(pem).map_err(|e| OptionsError::Ca(e.to_string()))?;
+                if certs.is_empty() {
+                    return Err(OptionsError::Ca("it is empty".to_owned()));
+                }
+                certs
+            }
+            None => Vec::new(),
+        };
+        let base = || -> ClientBuilder {
+            let builder = Client::builder()
+                .redirect(redirect::Policy::none())
+                .referer(false)
+                .connect_timeout(self.timeout)
+                .pool_idle_timeout(KEEP_ALIVE)
+                .tcp_nodelay(true);
+            if is_loopback(origin.host_str().unwrap_or_default()) { builder.no_proxy() } else { builder }
+        };
+        if let Some(pin) = self.pin {
+            let tls = pinned::config(pin).map_err(|e| OptionsError::Client(e.to_string()))?;
+            return base().tls_backend_preconfigured(tls).build().map_err(|e| OptionsError::Client(e.to_string()));
+        }
+        // Plain http needs no certificates, and reading the system's takes time and memory.
+        if origin.scheme() == "http" {
+            return base().tls_certs_only(extra).build().map_err(|e| OptionsError::Client(e.to_string()));
+        }
+        // The client cannot be built without the system's certificates. Then it trusts only `ca_pem`, if any, and the first
+        // connection reports it.
+        match base().tls_certs_merge(extra.clone()).build() {
+            Ok(client) => Ok(client),
+            Err(first) => base().tls_certs_only(extra).build().map_err(|second| {
+                OptionsError::Client(format!("{first}; without the system's certificates: {second}"))
+            }),
+        }
     }
 }

@@ -1,15 +1,17 @@
-//! [`Upload`]: a body read from a blocking [`BodySource`].
+//! [`Upload`]: a body read from a blocking [`BodySource`]. [`Progress`]: the idle timeout of a transfer.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, Stream};
+use parking_lot::Mutex;
 use tokio::task::{self, JoinHandle};
+use tokio::time::{self, Instant};
 
-use super::progress::Progress;
-use crate::remote::{BodySource, RemoteError};
+use crate::remote::BodySource;
 
 /// A body that is being sent, with its progress and the reason if it was aborted.
 #[derive(Clone)]
@@ -40,11 +42,11 @@ impl Upload {
 
     /// The failure of the source.
     pub(super) fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failure.lock().clone()
     }
 
     fn fail(&self, why: String) -> io::Error {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        *self.failure.lock() = Some(why);
         io::Error::other("the source failed")
     }
 
@@ -101,16 +103,7 @@ fn read_ahead(mut source: Box<dyn BodySource>) -> ReadAhead {
     })
 }
 
-/// Reads all of a small source. A failure, or another length than `size`, is [`RemoteError::Source`].
-pub(super) async fn read_source(source: Box<dyn BodySource>, size: u64) -> Result<Bytes, RemoteError> {
-    let reading = task::spawn_blocking(move || read_blocking(source, size));
-    match reading.await {
-        Ok(result) => result.map_err(RemoteError::Source),
-        Err(e) => Err(RemoteError::Source(format!("reading it failed: {e}"))),
-    }
-}
-
-/// [`read_source`] on this thread. The error is the reason in words.
+/// Reads all of a small source, which must have `size` bytes. Blocks. The error is the reason in words.
 pub(super) fn read_blocking(mut source: Box<dyn BodySource>, size: u64) -> Result<Bytes, String> {
     let Some(first) = source.next().map_err(|e| e.to_string())? else {
         return if size == 0 { Ok(Bytes::new()) } else { Err(SHORTER.to_owned()) };
@@ -131,5 +124,36 @@ pub(super) fn read_blocking(mut source: Box<dyn BodySource>, size: u64) -> Resul
         std::cmp::Ordering::Greater => Err(LONGER.to_owned()),
         std::cmp::Ordering::Equal if rest.is_empty() => Ok(first),
         std::cmp::Ordering::Equal => Ok(rest.freeze()),
+    }
+}
+
+/// The time of the last progress of a transfer. `None`: all bytes are sent, so no more progress can be seen.
+#[derive(Clone)]
+pub(super) struct Progress(Arc<Mutex<Option<Instant>>>);
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Some(Instant::now()))))
+    }
+
+    pub(super) fn touch(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    /// All bytes are sent. Bytes in buffers on the way cannot be observed.
+    pub(super) fn all_sent(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// Returns after `idle_timeout` without progress, or at `deadline`.
+    pub(super) async fn idle(&self, idle_timeout: Duration, deadline: Instant) {
+        loop {
+            let seen = *self.0.lock();
+            let due = seen.map_or(deadline, |at| (at + idle_timeout).min(deadline));
+            if Instant::now() >= due {
+                return;
+            }
+            time::sleep_until(due).await;
+        }
     }
 }

@@ -8,10 +8,11 @@
 //! So a new key works and a revoked one stops without a restart, and an idle proxy reads nothing.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -115,7 +116,7 @@ impl<S: Store> KeyCache<S> {
     /// Records the use of a key in the background, at most once in [`USE_INTERVAL`].
     fn record_use_soon(&self, found: &MatchedKey) {
         let id = found.key.id.clone();
-        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recorded = self.recorded.lock();
         if recorded.get(&id).is_some_and(|at| at.elapsed() < USE_INTERVAL) {
             return;
         }
@@ -123,19 +124,19 @@ impl<S: Store> KeyCache<S> {
         recorded.insert(id.clone(), Instant::now());
         drop(recorded);
         let (store, recorded) = (self.store.clone(), self.recorded.clone());
-        let mut recordings = self.recordings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recordings = self.recordings.lock();
         while recordings.try_join_next().is_some() {}
         recordings.spawn(async move {
             if let Err(e) = record_use(store.as_ref(), &id, Timestamp::now()).await {
                 tracing::warn!("the last use of key {id} could not be recorded: {e}; its next use tries again");
-                recorded.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                recorded.lock().remove(&id);
             }
         });
     }
 
     /// Waits for the writes in flight, so that the store can be closed.
     pub(crate) async fn finish(&self) {
-        let mut recordings = std::mem::take(&mut *self.recordings.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut recordings = std::mem::take(&mut *self.recordings.lock());
         while recordings.join_next().await.is_some() {}
     }
 

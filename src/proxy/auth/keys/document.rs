@@ -1,5 +1,6 @@
 //! [`Keys`]: the document with all users and keys, and the changes that commands make to it. Pure but for randomness.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -9,11 +10,14 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::scope::{KeyScope, NamespacePattern};
+use super::scope::{AccessKind, KeyScope, NamespacePattern};
 use super::token::{NoRandomNumbers, hash_of, new_id, new_token};
 use crate::store::StoreError;
 
 /// The format of the document that this code reads and writes.
+///
+/// It must rise with every field that narrows what a key may do. An older memsync ignores fields that it does not know,
+/// so it would let such a key do more. A higher format makes it refuse the whole document.
 const FORMAT: u32 = 1;
 const MAX_NAME_BYTES: usize = 64;
 /// As in the configuration.
@@ -157,8 +161,10 @@ impl Keys {
         }
         let damaged = |e: serde_json::Error| KeysError::Damaged(e.to_string());
         let FormatOnly { format: found } = serde_json::from_slice(content).map_err(damaged)?;
-        if found != FORMAT {
-            return Err(KeysError::Newer { found });
+        match found.cmp(&FORMAT) {
+            Ordering::Equal => {}
+            Ordering::Greater => return Err(KeysError::Newer { found }),
+            Ordering::Less => return Err(KeysError::Damaged(format!("their format {found} is unknown"))),
         }
         let document: KeysJson = serde_json::from_slice(content).map_err(damaged)?;
         Ok(Self {
@@ -275,7 +281,8 @@ impl Keys {
     /// The quota of `user` in bytes, and the namespaces that count towards it: those the user's keys may write to.
     pub(crate) fn quota(&self, user: &str) -> Option<(u64, Vec<NamespacePattern>)> {
         let limit = self.users.get(user)?.quota?;
-        let writing = self.keys.values().filter(|key| key.user.as_deref() == Some(user) && !key.scope.read_only);
+        let writing =
+            self.keys.values().filter(|key| key.user.as_deref() == Some(user) && key.scope.allows(AccessKind::Write));
         Some((limit, writing.flat_map(|key| key.scope.namespaces.iter().cloned()).collect()))
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::path::{PathError, RelPath};
 
-/// The kind of access that a request needs.
+/// The kind of access that a request needs. `required_access` decides which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AccessKind {
     Read,
@@ -116,7 +116,7 @@ impl FromStr for UserPattern {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyScope {
     pub namespaces: Vec<NamespacePattern>,
-    #[serde(default)]
+    /// Has no default: a document without it is refused.
     pub read_only: bool,
 }
 
@@ -128,6 +128,13 @@ impl Default for KeyScope {
 }
 
 impl KeyScope {
+    pub(crate) fn allows(&self, access: AccessKind) -> bool {
+        match access {
+            AccessKind::Read => true,
+            AccessKind::Write => !self.read_only,
+        }
+    }
+
     pub fn covers(&self, ns: &str) -> bool {
         self.namespaces.iter().any(|pattern| pattern.covers(ns))
     }
@@ -194,6 +201,8 @@ mod tests {
         let text = serde_json::to_string(&scope).unwrap();
         assert_eq!(text, r#"{"namespaces":["","team/*"],"read_only":true}"#);
         assert_eq!(serde_json::from_str::<KeyScope>(&text).unwrap(), scope);
-        assert!(serde_json::from_str::<KeyScope>(r#"{"namespaces":["../x"]}"#).is_err());
+        for invalid in [r#"{"namespaces":["../x"],"read_only":true}"#, r#"{"namespaces":["team/*"]}"#] {
+            assert!(serde_json::from_str::<KeyScope>(invalid).is_err(), "{invalid}");
+        }
     }
 }

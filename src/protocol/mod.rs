@@ -7,6 +7,7 @@ mod headers;
 mod history;
 mod index;
 mod namespace;
+pub mod packing;
 mod pin;
 mod precondition;
 mod transport;

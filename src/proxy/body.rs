@@ -13,11 +13,9 @@ use tokio::time::{Instant, timeout_at};
 use super::auth::caller::Caller;
 use super::context::ServerState;
 use super::error::ApiError;
-use super::limits::memory::{BodyMemory, MemoryPermit};
+use super::limits::memory::{BodyMemory, DECODER_MEMORY, MemoryPermit};
 use crate::protocol::encoding::{Coding, Decoder, MAX_HEAD, window};
 
-/// Memory that unpacking takes besides its window, bytes.
-const DECODER_MEMORY: u64 = 512 * 1024;
 /// Bytes a second that a body must keep up over its whole length. It is low, because several may share a slow link.
 const MIN_BYTES_PER_SECOND: u64 = 1024;
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::auth::authenticator::Authenticator;
+use super::auth::Authenticator;
 use super::auth::caller::Caller;
 use super::encoding::ResponseEncoder;
 use super::error::ApiError;
+use super::health::StoreCheck;
 use super::index_cache::IndexCache;
 use super::limits::ProxyLimits;
 use super::limits::memory::MemoryPermit;
@@ -16,7 +17,6 @@ use super::maintenance::foreign_changes::StreamListeners;
 use super::metrics::Metrics;
 use super::options::ProxyOptions;
 use super::quota::Quotas;
-use super::store_check::StoreCheck;
 use crate::protocol::Namespace;
 use crate::store::Store;
 
@@ -27,7 +27,7 @@ pub(crate) struct ServerState<S> {
     pub auth: Authenticator<S>,
     pub limits: ProxyLimits,
     pub quotas: Quotas<S>,
-    pub store_check: StoreCheck<S>,
+    pub health: StoreCheck<S>,
     pub encoder: ResponseEncoder,
     pub indexes: IndexCache,
     pub listeners: Arc<StreamListeners>,
@@ -46,7 +46,7 @@ impl<S: Store> ServerState<S> {
             auth: auth.map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?,
             limits: ProxyLimits::new(&options),
             quotas: Quotas::new(store.clone()),
-            store_check: StoreCheck::new(store.clone(), metrics.failed_checks.clone()),
+            health: StoreCheck::new(store.clone(), metrics.clone(), options.low_space),
             encoder: ResponseEncoder::default(),
             indexes: IndexCache::default(),
             listeners: Arc::default(),

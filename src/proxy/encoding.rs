@@ -3,7 +3,6 @@
 //! The codings themselves are in `protocol::encoding`. They are not async-compression's, which cannot bound the window
 //! of a frame before its memory is reserved.
 
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,19 +10,18 @@ use futures::StreamExt;
 use futures::stream;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue, VARY};
 use http::{HeaderMap, Method, Response, StatusCode};
-use http_body_util::{BodyDataStream, BodyExt};
+use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::limits::memory::{MemoryPermit, attach};
-use super::response::{BodyError, HttpResponse, ResponseBody, content_length, full_body, stream_body};
-use crate::protocol::encoding::{Coding, CodingError, Encoder, MIN_SIZE, is_worth_it};
+use super::response::{HttpResponse, content_length, full_body, stream_body};
+use crate::protocol::encoding::{Coding, MIN_SIZE};
+use crate::protocol::packing::{MAX_INLINE_BYTES, pack_stream};
 
 /// Responses packed at once. Further ones go out as they are.
 const MAX_ENCODERS: usize = 16;
-/// Longer pieces, bytes, are packed on a thread of their own.
-const MAX_INLINE_BYTES: usize = 64 * 1024;
 
 /// Packs responses, a limited number at once.
 pub(crate) struct ResponseEncoder(Arc<Semaphore>);
@@ -54,27 +52,33 @@ impl ResponseEncoder {
         }
         let Ok(permit) = self.0.clone().try_acquire_owned() else { return response };
         let (mut head, body) = response.into_parts();
-        let is_in_memory = body.size_hint().exact().is_some();
-        let packed =
-            if is_in_memory { pack_whole(coding, body).await } else { pack_stream(coding, length, body, permit).await };
-        match packed {
-            PackedBody::Whole(content) => {
-                set_content_encoding(&mut head.headers, coding);
-                head.headers.insert(CONTENT_LENGTH, HeaderValue::from(content.len()));
-                // The memory of the plain content is reserved for this one now.
-                let content = match head.extensions.get::<Arc<MemoryPermit>>() {
-                    Some(memory) => attach(content, memory.clone()),
-                    None => content,
-                };
-                Response::from_parts(head, full_body(content))
+        if body.size_hint().exact().is_none() {
+            let (pieces, is_packed) = pack_stream(coding, length, body.into_data_stream().boxed()).await;
+            if !is_packed {
+                return Response::from_parts(head, stream_body(pieces));
             }
-            PackedBody::Stream(body) => {
-                set_content_encoding(&mut head.headers, coding);
-                head.headers.remove(CONTENT_LENGTH);
-                Response::from_parts(head, body)
-            }
-            PackedBody::Unchanged(body) => Response::from_parts(head, body),
+            set_content_encoding(&mut head.headers, coding);
+            head.headers.remove(CONTENT_LENGTH);
+            let pieces = pieces.map(move |piece| {
+                let _until_the_end = &permit;
+                piece
+            });
+            return Response::from_parts(head, stream_body(pieces));
         }
+        let mut content = match body.collect().await {
+            Ok(content) => content.to_bytes(),
+            Err(e) => return Response::from_parts(head, stream_body(stream::iter([Err::<Bytes, _>(e)]))),
+        };
+        if let Some(packed) = pack(coding, content.clone()).await {
+            set_content_encoding(&mut head.headers, coding);
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(packed.len()));
+            // The memory of the plain content is reserved for this one now.
+            content = match head.extensions.get::<Arc<MemoryPermit>>() {
+                Some(memory) => attach(packed, memory.clone()),
+                None => packed,
+            };
+        }
+        Response::from_parts(head, full_body(content))
     }
 }
 
@@ -122,12 +126,6 @@ pub(crate) fn set_content_encoding(headers: &mut HeaderMap, coding: Coding) {
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
 }
 
-enum PackedBody {
-    Whole(Bytes),
-    Stream(ResponseBody),
-    Unchanged(ResponseBody),
-}
-
 /// `content` packed, or `None` if that saves too little.
 pub(crate) async fn pack(coding: Coding, content: Bytes) -> Option<Bytes> {
     let packed = if content.len() <= MAX_INLINE_BYTES {
@@ -139,73 +137,4 @@ pub(crate) async fn pack(coding: Coding, content: Bytes) -> Option<Bytes> {
         tracing::warn!("a response goes out unpacked: {e}");
         None
     })
-}
-
-/// Packs a body that is in memory.
-async fn pack_whole(coding: Coding, body: ResponseBody) -> PackedBody {
-    match body.collect().await {
-        Ok(content) => {
-            let content = content.to_bytes();
-            match pack(coding, content.clone()).await {
-                Some(packed) => PackedBody::Whole(packed),
-                None => PackedBody::Unchanged(full_body(content)),
-            }
-        }
-        Err(e) => PackedBody::Unchanged(stream_body(stream::iter([Err::<Bytes, _>(e)]))),
-    }
-}
-
-/// Packs a body that comes in pieces. The first piece shows whether that saves enough.
-async fn pack_stream(coding: Coding, length: u64, body: ResponseBody, permit: OwnedSemaphorePermit) -> PackedBody {
-    let mut pieces = body.into_data_stream();
-    let first = match pieces.next().await {
-        Some(Ok(first)) => first,
-        other => return PackedBody::Unchanged(stream_body(stream::iter(other).chain(pieces))),
-    };
-    let trial = match Encoder::new(coding, Some(length)) {
-        Ok(encoder) => pack_piece(encoder, first.clone(), Encoder::flush).await,
-        Err(e) => Err(io::Error::other(e)),
-    };
-    match trial {
-        Ok((encoder, packed)) if is_worth_it(first.len(), packed.len()) => {
-            let rest =
-                stream::try_unfold((Some(encoder), pieces, permit), |(encoder, mut pieces, permit)| async move {
-                    let Some(encoder) = encoder else { return Ok::<_, BodyError>(None) };
-                    let (packed, encoder) = pack_next(encoder, &mut pieces).await?;
-                    Ok(Some((packed, (encoder, pieces, permit))))
-                });
-            PackedBody::Stream(stream_body(stream::iter([Ok(packed)]).chain(rest)))
-        }
-        not_packed => {
-            if let Err(e) = not_packed {
-                tracing::warn!("a response goes out unpacked: {e}");
-            }
-            PackedBody::Unchanged(stream_body(stream::iter([Ok(first)]).chain(pieces)))
-        }
-    }
-}
-
-/// The next packed piece, which may be empty. After an error the content lacks the end mark of its coding.
-async fn pack_next(
-    mut encoder: Encoder,
-    pieces: &mut BodyDataStream<ResponseBody>,
-) -> Result<(Bytes, Option<Encoder>), BodyError> {
-    match pieces.next().await {
-        Some(piece) => {
-            let (encoder, packed) = pack_piece(encoder, piece?, Encoder::encode).await?;
-            Ok((packed, Some(encoder)))
-        }
-        None => Ok((encoder.finish(&[])?, None)),
-    }
-}
-
-/// Packs one piece. A long one does not block this thread.
-async fn pack_piece(
-    mut encoder: Encoder,
-    piece: Bytes,
-    pack: fn(&mut Encoder, &[u8]) -> Result<Bytes, CodingError>,
-) -> io::Result<(Encoder, Bytes)> {
-    let is_long = piece.len() > MAX_INLINE_BYTES;
-    let work = move || pack(&mut encoder, &piece).map(|packed| (encoder, packed)).map_err(io::Error::other);
-    if is_long { spawn_blocking(work).await? } else { work() }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 use super::error::ApiError;
 use super::response::{HttpResponse, empty, with_body};
@@ -44,7 +44,7 @@ pub(crate) struct Metrics {
     pub received: Counter,
     pub sent: Counter,
     index_renderings: Counter,
-    index_deltas: Counter,
+    pub index_deltas: Counter,
     index_reads: Counter,
     index_writes: Counter,
     pub store_errors: Counter,
@@ -63,30 +63,29 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Arc<Self> {
         let mut registry = Registry::with_prefix("memsync");
+        let requests = register(&mut registry, "requests", "Requests answered");
         let latency = LatencyFamily::new_with_constructor(|| Histogram::new(BUCKETS));
-        let requests = Family::<RequestLabels, Counter>::default();
-        registry.register("requests", "Requests answered", requests.clone());
         registry.register("request_duration_seconds", "From a request's head to its response's head", latency.clone());
         let reg = &mut registry;
         Arc::new(Self {
             requests,
             latency,
-            received: counter(reg, "received_bytes", "Bytes read from clients, before encryption"),
-            sent: counter(reg, "sent_bytes", "Bytes written to clients, before encryption"),
-            index_renderings: counter(reg, "index_renderings", "Whole indexes read and written as JSON"),
-            index_deltas: counter(reg, "index_deltas", "Responses with only the changes of an index"),
-            index_reads: counter(reg, "store_index_reads", "Requests to S3 for an index object; 0 on other stores"),
-            index_writes: counter(reg, "store_index_writes", "Index objects sent to S3; 0 on other stores"),
-            store_errors: counter(reg, "store_errors", "Requests that failed because the storage did"),
-            failed_checks: counter(reg, "failed_checkups", "Checks of /health that the storage failed"),
-            writes: counter(reg, "writes", "Blobs written or deleted"),
-            auth_failures: counter(reg, "auth_failures", "Requests with an invalid token"),
-            throttled: counter(reg, "throttled", "Requests answered with 429"),
-            connections: gauge(reg, "connections", "Connections open now"),
-            event_streams: gauge(reg, "event_streams", "Event streams open now"),
-            disk_full: gauge(reg, "disk_full", "1 if the last write failed because the disk is full"),
-            index_bytes: gauge(reg, "index_bytes", "Size of the last whole index as JSON"),
-            index_files: gauge(reg, "index_files", "Entries of the last whole index, tombstones included"),
+            received: register(reg, "received_bytes", "Bytes read from clients, before encryption"),
+            sent: register(reg, "sent_bytes", "Bytes written to clients, before encryption"),
+            index_renderings: register(reg, "index_renderings", "Whole indexes read and written as JSON"),
+            index_deltas: register(reg, "index_deltas", "Responses with only the changes of an index"),
+            index_reads: register(reg, "store_index_reads", "Requests to S3 for an index object; 0 on other stores"),
+            index_writes: register(reg, "store_index_writes", "Index objects sent to S3; 0 on other stores"),
+            store_errors: register(reg, "store_errors", "Requests that failed because the storage did"),
+            failed_checks: register(reg, "failed_checkups", "Checks of /health that the storage failed"),
+            writes: register(reg, "writes", "Blobs written or deleted"),
+            auth_failures: register(reg, "auth_failures", "Requests with an invalid token"),
+            throttled: register(reg, "throttled", "Requests answered with 429"),
+            connections: register(reg, "connections", "Connections open now"),
+            event_streams: register(reg, "event_streams", "Event streams open now"),
+            disk_full: register(reg, "disk_full", "1 if the last write failed because the disk is full"),
+            index_bytes: register(reg, "index_bytes", "Size of the last whole index as JSON"),
+            index_files: register(reg, "index_files", "Entries of the last whole index, tombstones included"),
             registry,
         })
     }
@@ -124,10 +123,6 @@ impl Metrics {
         self.index_bytes.set(gauge_value(bytes));
     }
 
-    pub(crate) fn count_index_delta(&self) {
-        self.index_deltas.inc();
-    }
-
     /// True if the last write failed because the disk is full.
     pub(crate) fn is_disk_full(&self) -> bool {
         self.disk_full.get() == 1
@@ -145,16 +140,10 @@ impl Metrics {
     }
 }
 
-fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
-    let counter = Counter::<u64, AtomicU64>::default();
-    registry.register(name, help, counter.clone());
-    counter
-}
-
-fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
-    let gauge = Gauge::default();
-    registry.register(name, help, gauge.clone());
-    gauge
+fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 fn gauge_value(number: usize) -> i64 {

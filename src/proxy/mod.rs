@@ -9,6 +9,7 @@ mod body;
 mod context;
 mod encoding;
 mod error;
+mod health;
 mod index_cache;
 mod limits;
 mod listen;
@@ -18,7 +19,6 @@ mod options;
 mod quota;
 mod response;
 mod routes;
-mod store_check;
 
 pub use auth::keys;
 pub use auth::verifier::VerifierOptions;

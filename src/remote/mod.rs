@@ -1,11 +1,9 @@
 //! The proxy as the agent sees it: trait [`Remote`] and its HTTP implementation.
 
 mod api;
-mod error;
 pub mod http;
 
 pub use api::{
     BatchReply, BatchRequest, BodySource, DeleteReply, FetchedIndex, GetReply, IndexUpdate, PromisedDigest, PutReply,
-    Remote, RemoteBlob, UploadBody,
+    Remote, RemoteBlob, RemoteError, UploadBody,
 };
-pub use error::RemoteError;

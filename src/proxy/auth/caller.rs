@@ -82,3 +82,18 @@ impl Caller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_operation_needs_write_access() {
+        for operation in ["GET", "HEAD", "POST", "get"] {
+            assert_eq!(required_access(operation), AccessKind::Read, "{operation}");
+        }
+        for operation in ["PUT", "DELETE", "PATCH", "put", "delete", "Get", "move", ""] {
+            assert_eq!(required_access(operation), AccessKind::Write, "{operation}");
+        }
+    }
+}

@@ -80,9 +80,7 @@ pub(crate) enum TokenVerdict {
 
 type PendingVerdict = Shared<BoxFuture<'static, TokenVerdict>>;
 
-pub(crate) struct Verifier(Arc<VerifierClient>);
-
-struct VerifierClient {
+pub(crate) struct Verifier {
     client: Client,
     url: Url,
     options: VerifierOptions,
@@ -120,7 +118,7 @@ impl Verifier {
             return Err(fault("another scheme, or no host"));
         }
         let client = client(&url).map_err(|e| format!("the client for the verifier cannot be built: {e}"))?;
-        Ok(Self(Arc::new(VerifierClient {
+        Ok(Self {
             client,
             url,
             options: options.clone(),
@@ -128,12 +126,12 @@ impl Verifier {
             permits_valid_before: Semaphore::new(MAX_IN_FLIGHT),
             cached: Mutex::default(),
             pending: Mutex::default(),
-        })))
+        })
     }
 
     /// The rights of a verified user.
     pub(crate) fn scope(&self, user: &str) -> KeyScope {
-        match &self.0.options.namespaces {
+        match &self.options.namespaces {
             Some(patterns) => {
                 let namespaces = patterns.iter().filter_map(|pattern| pattern.for_user(user)).collect();
                 KeyScope { namespaces, read_only: false }
@@ -144,25 +142,25 @@ impl Verifier {
 
     /// Bytes that a verified user may store.
     pub(crate) fn quota(&self) -> Option<u64> {
-        self.0.options.quota
+        self.options.quota
     }
 
     /// The user of `token`, whose hash is `hash`.
-    pub(crate) async fn verify(&self, token: &str, hash: blake3::Hash) -> TokenVerdict {
-        if let Some(verdict) = self.0.cached_verdict(hash) {
+    pub(crate) async fn verify(self: &Arc<Self>, token: &str, hash: blake3::Hash) -> TokenVerdict {
+        if let Some(verdict) = self.cached_verdict(hash) {
             return verdict;
         }
-        let was_valid = self.0.cached.lock().get(&hash).is_some_and(CachedVerdict::was_valid);
+        let was_valid = self.cached.lock().get(&hash).is_some_and(CachedVerdict::was_valid);
         let verdict = {
-            let mut pending = self.0.pending.lock();
+            let mut pending = self.pending.lock();
             match pending.get(&hash) {
                 Some(verdict) => verdict.clone(),
                 None if !was_valid && pending.len() >= MAX_PENDING => {
-                    return self.0.unavailable("too many questions wait for it");
+                    return self.unavailable("too many questions wait for it");
                 }
                 None => {
-                    let (client, token) = (self.0.clone(), SecretString::from(token));
-                    let verdict = async move { client.ask_and_cache(&token, hash, was_valid).await }.boxed().shared();
+                    let (verifier, token) = (self.clone(), SecretString::from(token));
+                    let verdict = async move { verifier.ask_and_cache(&token, hash, was_valid).await }.boxed().shared();
                     pending.insert(hash, verdict.clone());
                     // The question goes on for others and for the cache if this request is cancelled.
                     tokio::spawn(verdict.clone());
@@ -172,9 +170,7 @@ impl Verifier {
         };
         verdict.await
     }
-}
 
-impl VerifierClient {
     fn cached_verdict(&self, hash: blake3::Hash) -> Option<TokenVerdict> {
         let cached = self.cached.lock();
         cached.get(&hash).filter(|cached| cached.is_fresh()).map(|cached| cached.verdict.clone())
@@ -242,14 +238,7 @@ impl VerifierClient {
 
 /// An error and its causes in words, without the address, which may contain a password.
 fn describe_error(e: reqwest::Error) -> String {
-    let e = e.without_url();
-    let mut why = e.to_string();
-    let mut cause = std::error::Error::source(&e);
-    while let Some(e) = cause {
-        why = format!("{why}: {e}");
-        cause = e.source();
-    }
-    why
+    format!("{:#}", anyhow::Error::from(e.without_url()))
 }
 
 async fn read(mut answer: Response) -> Result<Vec<u8>, String> {
@@ -317,6 +306,6 @@ mod tests {
             assert!(Verifier::new(&VerifierOptions::new(url.to_owned(), None)).is_err(), "{url:?}");
         }
         let verifier = Verifier::new(&VerifierOptions::new("http://127.0.0.1:1/auth/".to_owned(), None)).unwrap();
-        assert_eq!(verifier.0.url.as_str(), "http://127.0.0.1:1/auth/verify");
+        assert_eq!(verifier.url.as_str(), "http://127.0.0.1:1/auth/verify");
     }
 }

@@ -12,6 +12,21 @@ use tokio::time::timeout;
 
 use crate::proxy::auth::caller::Caller;
 
+/// Most memory that a blob on its way out takes, bytes: a piece that is read, and one that is written.
+pub(crate) const DOWNLOAD_MEMORY: u64 = 512 * 1024;
+/// The same for a blob on its way in: a piece that comes, and one that is written.
+pub(crate) const UPLOAD_MEMORY: u64 = 576 * 1024;
+/// Memory that unpacking a body takes besides its window, bytes.
+pub(crate) const DECODER_MEMORY: u64 = 512 * 1024;
+/// Memory reserved at first for a batch of unknown length, bytes.
+pub(crate) const UNKNOWN_BODY_MEMORY: u64 = 1024 * 1024;
+/// Memory reserved for an index of unknown size, bytes.
+pub(crate) const MIN_INDEX_MEMORY: u64 = 1024 * 1024;
+/// Memory reserved for each change of a delta before it is read, bytes.
+pub(crate) const CHANGE_MEMORY: u64 = 1024;
+/// Memory reserved for a list of versions, bytes.
+pub(crate) const LIST_MEMORY: u64 = 128 * 1024;
+
 /// A caller may hold one part in this many. Holders of the proxy's own token may together hold all parts but one, so
 /// that one is left for the keys.
 const PARTS: u32 = 4;

@@ -9,7 +9,9 @@
 //! | invalid tokens a minute | network address | 429, except for tokens that were valid from that address |
 //! | memory for bodies in flight | caller, proxy | the request waits, then 503 |
 //!
-//! The bytes that a user may store are in `quota`, the time that a peer may take in `listen::timeouts`.
+//! `options` has the numbers that an operator can change, and `memory` what each kind of request reserves. The bytes that a
+//! user may store are in `quota`. The time that a peer may take is in `body` and `listen::peer`. The length of a name is
+//! in `routes::names`, that of metadata in `routes::versions`.
 
 use std::sync::Arc;
 

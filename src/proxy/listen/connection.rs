@@ -13,8 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::peer::{Peer, Port};
-use super::timeouts::TimedStream;
+use super::peer::{Peer, Port, TimedStream};
 use super::tls::OpenStream;
 use crate::proxy::context::ServerState;
 use crate::proxy::limits::connections::NetworkAddress;

@@ -18,7 +18,6 @@ use peer::Port;
 
 mod connection;
 pub(super) mod peer;
-mod timeouts;
 pub mod tls;
 
 /// How often rate limits without an effect are removed.
@@ -45,14 +44,14 @@ pub async fn serve<S: Store>(
         biased;
         () = shutdown => {}
         // It never returns. A flood of connections must not keep it from running.
-        () = state.auth.refresh_for_leases() => {}
+        () = state.auth.keys.refresh_for_leases() => {}
         () = accept_all(&state, listener, &mut connections) => {}
     }
     stop.send_replace(true);
     let finish = async {
         while connections.join_next().await.is_some() {}
         // The store can be closed only when nothing uses it any more.
-        state.auth.finish().await;
+        state.auth.keys.finish().await;
         for (name, task) in maintenance {
             if let Err(e) = task.await {
                 tracing::error!("the proxy's task for {name} failed: {e}");
@@ -96,8 +95,8 @@ async fn accept_all<S: Store>(state: &Arc<ServerState<S>>, listener: TcpListener
                 limits.rates.prune();
                 continue;
             }
-            accepted = accept_metrics(metrics_listener, &limits.metrics_connections) => (accepted, Port::Metrics),
-            accepted = accept(&listener, &limits.connections) => (accepted, Port::Main),
+            accepted = accept(metrics_listener, &limits.metrics_connections) => (accepted, Port::Metrics),
+            accepted = accept(Some(&listener), &limits.connections) => (accepted, Port::Main),
         };
         let (stream, address, permit) = accepted;
         let state = state.clone();
@@ -108,19 +107,12 @@ async fn accept_all<S: Store>(state: &Arc<ServerState<S>>, listener: TcpListener
     }
 }
 
-/// The next connection to the metrics port, if there is one.
-async fn accept_metrics(
+/// The next connection, once there is a permit for it. Never returns without a listener. Cancel safe.
+async fn accept(
     listener: Option<&TcpListener>,
     permits: &Arc<Semaphore>,
 ) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-    match listener {
-        Some(listener) => accept(listener, permits).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The next connection, once there is a permit for it. Cancel safe.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    let Some(listener) = listener else { return std::future::pending().await };
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else {
             // The semaphore is never closed.

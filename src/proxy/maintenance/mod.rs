@@ -2,4 +2,3 @@
 
 pub(super) mod expiry;
 pub(super) mod foreign_changes;
-pub(super) mod store_clock;

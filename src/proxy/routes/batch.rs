@@ -19,7 +19,7 @@ use crate::proxy::auth::caller::required_access;
 use crate::proxy::body::{BodyReader, BodyTerms, content_coding};
 use crate::proxy::context::RequestContext;
 use crate::proxy::error::ApiError;
-use crate::proxy::limits::memory::MemoryPermit;
+use crate::proxy::limits::memory::{MemoryPermit, UNKNOWN_BODY_MEMORY};
 use crate::proxy::quota::QuotaPermit;
 use crate::proxy::response::{HttpResponse, with_reserved_body};
 use crate::proxy::routes::names::stored_path;
@@ -36,8 +36,6 @@ const TYPICAL_HEAD_BYTES: usize = 128;
 /// Most folders that contain the paths of a batch, all their parents included: a store may have to look up each. A path
 /// in further ones must be requested alone.
 const MAX_FOLDERS: usize = 4096;
-/// Memory reserved at first for a body of unknown length, bytes.
-const UNKNOWN_BODY_MEMORY: u64 = 1024 * 1024;
 /// A packed body is expected to unpack to this many times its length. One that grows larger reserves more memory.
 const TYPICAL_RATIO: u64 = 4;
 

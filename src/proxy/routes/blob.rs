@@ -17,7 +17,7 @@ use crate::protocol::{PREFER, PREFERENCE_APPLIED, RETURN_MINIMAL};
 use crate::proxy::body::{BodyReader, BodyTerms, content_coding};
 use crate::proxy::context::RequestContext;
 use crate::proxy::error::{ApiError, SentPrecondition};
-use crate::proxy::limits::memory::{MemoryPermit, attach};
+use crate::proxy::limits::memory::{DOWNLOAD_MEMORY, MemoryPermit, UPLOAD_MEMORY, attach};
 use crate::proxy::quota::QuotaPermit;
 use crate::proxy::response::{
     HttpResponse, ResponseBody, empty, etag, full_body, set_blob_headers, set_header, stream_body,
@@ -29,10 +29,6 @@ use crate::proxy::routes::write::{ParsedWrite, WriteAction, header_text, write_r
 use crate::store::{BlobBody, BodyWriter as _, GetOutcome, Store, StoredBlob, WriteOutcome};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
-/// Most memory that a blob on its way out takes, bytes: a piece that is read, and one that is written.
-const DOWNLOAD_MEMORY: u64 = 512 * 1024;
-/// Most memory that a blob on its way in takes, bytes: a piece that comes, and one that is written.
-const UPLOAD_MEMORY: u64 = 576 * 1024;
 /// Quota is reserved in steps of so many bytes for a body of unknown length.
 const QUOTA_STEP: u64 = 4 * 1024 * 1024;
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
-use crate::proxy::auth::authenticator::StreamLease;
+use crate::proxy::auth::StreamLease;
 use crate::proxy::context::RequestContext;
 use crate::proxy::error::ApiError;
 use crate::proxy::limits::connections::NameSlot;

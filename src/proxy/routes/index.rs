@@ -1,9 +1,7 @@
 //! `GET /sync` and `GET /sync/{namespace}`: the index of a namespace, whole or only its changes.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use http::header::{ETAG, IF_NONE_MATCH};
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
@@ -14,18 +12,14 @@ use crate::proxy::context::RequestContext;
 use crate::proxy::encoding::{accepted_coding, set_content_encoding};
 use crate::proxy::error::ApiError;
 use crate::proxy::index_cache::{CachedIndex, IndexExtent, RenderedIndex, index_etag, render};
-use crate::proxy::limits::memory::MemoryPermit;
+use crate::proxy::limits::memory::{CHANGE_MEMORY, MIN_INDEX_MEMORY};
 use crate::proxy::response::{HttpResponse, empty, set_header, with_reserved_body};
 use crate::proxy::routes::conditions::lists_tag;
 use crate::proxy::routes::names::{percent_decode, query_value};
-use crate::store::{IndexCursor, IndexSnapshot, IndexState, Store, StoreError};
+use crate::store::{IndexCursor, IndexState, Store, StoreError};
 
 /// Most changes in a delta. A client that lacks more gets the whole index, which all requests share.
 const MAX_DELTA_CHANGES: u64 = 4096;
-/// Memory reserved for each change of a delta before it is read, bytes.
-const CHANGE_MEMORY: u64 = 1024;
-/// Memory reserved for an index of unknown size, bytes.
-const MIN_INDEX_MEMORY: u64 = 1024 * 1024;
 
 /// `since` and `epoch`, or `from`, in the query ask for a delta.
 pub(super) async fn get<S: Store>(ctx: &RequestContext<'_, S>, request: &Parts) -> Result<HttpResponse, ApiError> {
@@ -39,13 +33,10 @@ pub(super) async fn get<S: Store>(ctx: &RequestContext<'_, S>, request: &Parts) 
     }
     let is_set_back = is_set_back(ctx, query).await?;
     let delta = if is_set_back { None } else { delta(ctx, query, &state).await? };
-    let outgoing = match delta {
+    let mut response = match delta {
         Some(delta) => delta,
         None => whole(ctx, &etag, accepted_coding(&request.headers)).await?,
     };
-    let etag = outgoing.etag.clone();
-    let mut response = outgoing.into_response();
-    set_header(response.headers_mut(), ETAG, &etag);
     if is_set_back {
         set_header(response.headers_mut(), HeaderName::from_static(X_MEMSYNC_SET_BACK), "true");
     }
@@ -55,25 +46,7 @@ pub(super) async fn get<S: Store>(ctx: &RequestContext<'_, S>, request: &Parts) 
 /// The whole index as of now, for the response to a write in a namespace.
 pub(super) async fn whole_index<S: Store>(ctx: &RequestContext<'_, S>) -> Result<HttpResponse, ApiError> {
     let etag = index_etag(&ctx.store().state(ctx.ns()).await?);
-    Ok(whole(ctx, &etag, None).await?.into_response())
-}
-
-/// An index on its way out, with its reserved memory.
-struct OutgoingIndex {
-    etag: String,
-    content: Bytes,
-    coding: Option<Coding>,
-    memory: MemoryPermit,
-}
-
-impl OutgoingIndex {
-    fn into_response(self) -> HttpResponse {
-        let mut response = with_reserved_body("application/json", self.content, self.memory);
-        if let Some(coding) = self.coding {
-            set_content_encoding(response.headers_mut(), coding);
-        }
-        response
-    }
+    whole(ctx, &etag, None).await
 }
 
 /// The changes that the query asks for. `None`: only the whole index is correct.
@@ -81,12 +54,16 @@ async fn delta<S: Store>(
     ctx: &RequestContext<'_, S>,
     query: &str,
     state: &IndexState,
-) -> Result<Option<OutgoingIndex>, ApiError> {
+) -> Result<Option<HttpResponse>, ApiError> {
     let (index, extent, memory) = match &state.mark {
         Some(mark) => {
             let Some(cursor) = delta_cursor(query, mark) else { return Ok(None) };
             let memory = ctx.reserve((mark.cursor - cursor) * CHANGE_MEMORY).await?;
-            let Some(index) = changes_after(ctx, cursor).await? else { return Ok(None) };
+            let index = ctx.store().index(ctx.ns(), cursor).await?;
+            if index.state.mark.as_ref().is_some_and(|mark| mark.floor > cursor) {
+                // Tombstones after the cursor were removed meanwhile.
+                return Ok(None);
+            }
             (index, IndexExtent::AfterCursor, memory)
         }
         None => {
@@ -98,9 +75,11 @@ async fn delta<S: Store>(
             (index, IndexExtent::SinceTag(tag), memory)
         }
     };
-    let RenderedIndex { etag, json, .. } = render(index, extent, !ctx.namespace.is_flat()).await?;
-    ctx.state.metrics.count_index_delta();
-    Ok(Some(OutgoingIndex { etag, content: json, coding: None, memory }))
+    let rendered = render(index, extent, !ctx.namespace.is_flat()).await?;
+    ctx.state.metrics.index_deltas.inc();
+    let mut response = with_reserved_body("application/json", rendered.json, memory);
+    set_header(response.headers_mut(), ETAG, &rendered.etag);
+    Ok(Some(response))
 }
 
 /// The whole index, packed if the client accepts that and it saves enough.
@@ -108,34 +87,32 @@ async fn whole<S: Store>(
     ctx: &RequestContext<'_, S>,
     etag: &str,
     accepted: Option<Coding>,
-) -> Result<OutgoingIndex, ApiError> {
+) -> Result<HttpResponse, ApiError> {
     let cached = ctx.state.indexes.entry(ctx.ns());
-    let (rendered, memory) = rendered_within_memory(ctx, etag, &cached).await?;
+    let (rendered, memory) = loop {
+        // By the size of the last rendering. The request holds nothing of an index while it waits for memory.
+        let expected = (cached.size.load(Ordering::Relaxed) as u64).max(MIN_INDEX_MEMORY);
+        let memory = ctx.reserve(expected).await?;
+        let rendered = rendered_whole(ctx, etag, &cached).await?;
+        if memory.covers(rendered.json.len() as u64) {
+            break (rendered, memory);
+        }
+    };
     let packed = match accepted {
-        Some(coding) => cached.packed(&rendered, coding).await.map(|packed| (packed, Some(coding))),
+        Some(coding) => cached.packed(&rendered, coding).await.map(|packed| (packed, coding)),
         None => None,
     };
     ctx.state.indexes.trim();
-    let RenderedIndex { etag, json, .. } = rendered;
-    let (content, coding) = packed.unwrap_or((json, None));
-    Ok(OutgoingIndex { etag, content, coding, memory })
-}
-
-/// The whole index with memory for it, which is reserved by the size of the last rendering.
-async fn rendered_within_memory<S: Store>(
-    ctx: &RequestContext<'_, S>,
-    etag: &str,
-    cached: &Arc<CachedIndex>,
-) -> Result<(RenderedIndex, MemoryPermit), ApiError> {
-    loop {
-        let expected = (cached.size.load(Ordering::Relaxed) as u64).max(MIN_INDEX_MEMORY);
-        // The request holds nothing of an index while it waits for memory.
-        let memory = ctx.reserve(expected).await?;
-        let rendered = rendered_whole(ctx, etag, cached).await?;
-        if memory.covers(rendered.json.len() as u64) {
-            return Ok((rendered, memory));
+    let mut response = match packed {
+        Some((packed, coding)) => {
+            let mut response = with_reserved_body("application/json", packed, memory);
+            set_content_encoding(response.headers_mut(), coding);
+            response
         }
-    }
+        None => with_reserved_body("application/json", rendered.json, memory),
+    };
+    set_header(response.headers_mut(), ETAG, &rendered.etag);
+    Ok(response)
 }
 
 /// The whole index as of `etag` or later, from the cache if it is there.
@@ -175,16 +152,6 @@ fn delta_cursor(query: &str, mark: &IndexCursor) -> Option<u64> {
     let oldest = mark.floor.max(mark.cursor.saturating_sub(MAX_DELTA_CHANGES));
     let is_this_store = query_value(query, "epoch") == Some(&*mark.epoch);
     (is_this_store && (oldest..=mark.cursor).contains(&cursor)).then_some(cursor)
-}
-
-/// The changes after `cursor`. `None`: tombstones after it were removed meanwhile.
-async fn changes_after<S: Store>(
-    ctx: &RequestContext<'_, S>,
-    cursor: u64,
-) -> Result<Option<IndexSnapshot>, StoreError> {
-    let index = ctx.store().index(ctx.ns(), cursor).await?;
-    let floor = index.state.mark.as_ref().map_or(0, |mark| mark.floor);
-    Ok((floor <= cursor).then_some(index))
 }
 
 /// The tag of the index that the client has.

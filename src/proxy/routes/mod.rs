@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request};
 use hyper::body::Incoming;
 
-use super::auth::authenticator::bearer_token;
+use super::auth::bearer_token;
 use super::auth::caller::{Caller, required_access};
 use super::auth::keys::hash_of;
 use super::context::{RequestContext, ServerState};
@@ -22,7 +22,6 @@ mod batch;
 mod blob;
 mod conditions;
 mod events;
-mod health;
 mod index;
 mod names;
 mod versions;
@@ -182,7 +181,7 @@ async fn dispatch<S: Store>(
         Port::Main => {}
     }
     if endpoint == Some(Endpoint::Health) {
-        return if is_read { Ok(health::get(state, id).await) } else { Err(ApiError::MethodNotAllowed(READ)) };
+        return if is_read { Ok(state.health.respond(id).await) } else { Err(ApiError::MethodNotAllowed(READ)) };
     }
     let admitted = caller.insert(authenticate(state, peer, &request.headers).await?).clone();
     let route = route.ok_or(ApiError::NoSuchRoute)?;

@@ -11,12 +11,10 @@ use crate::path::RelPath;
 use crate::protocol::{NEVER, WireVersion, WireVersions, X_MEMSYNC_DEVICE, X_MEMSYNC_EXPIRES, X_MEMSYNC_META};
 use crate::proxy::context::RequestContext;
 use crate::proxy::error::ApiError;
+use crate::proxy::limits::memory::LIST_MEMORY;
 use crate::proxy::response::{HttpResponse, rfc3339, set_header, with_reserved_body};
 use crate::proxy::routes::names::query_value;
 use crate::store::{BlobMeta, BlobVersion, Store, StoreError, stored_size};
-
-/// Memory reserved for a list of versions, bytes.
-const LIST_MEMORY: u64 = 128 * 1024;
 
 /// Longest `Content-Type` stored, in bytes. No registered type is longer.
 const MAX_TYPE_BYTES: usize = 255;

@@ -16,7 +16,7 @@ use crate::path::RelPath;
 use crate::protocol::batch::{self, AnswerHead, BatchWriter, MAX_BYTES, RequestHead};
 use crate::protocol::{Precondition, capability};
 use crate::remote::{
-    BatchReply, BatchRequest, DeleteReply, GetReply, PromisedDigest, PutReply, RemoteBlob, RemoteError,
+    BatchReply, BatchRequest, DeleteReply, GetReply, PromisedDigest, PutReply, RemoteBlob, RemoteError, UploadBody,
 };
 
 /// Usual bytes of a head besides its path.
@@ -87,8 +87,7 @@ struct BatchTrust {
     honest: bool,
 }
 
-/// Reads the sources and writes the frames. Blocks. A write in a namespace needs a version. Without one it is left out,
-/// because it must read the version first.
+/// Reads the sources and writes the frames. Blocks.
 fn write_batch(requests: Vec<(RelPath, BatchRequest)>, flat: bool, pack: bool) -> BatchBody {
     let bytes = requests.iter().map(|(path, ask)| {
         let size = if let BatchRequest::Put { body, .. } = ask { body.size } else { 0 };
@@ -96,44 +95,43 @@ fn write_batch(requests: Vec<(RelPath, BatchRequest)>, flat: bool, pack: bool) -
     });
     let mut writer = BatchWriter::with_capacity(bytes.fold(0, usize::saturating_add));
     let mut sent = Vec::with_capacity(requests.len());
-    for (path, ask) in requests {
-        let head =
-            |op: &str| RequestHead { op: op.to_owned(), path: path.as_str().to_owned(), ..RequestHead::default() };
-        let asked = match ask {
-            BatchRequest::Get => writer.push(&head("get"), b"").ok().map(|()| SentRequest::Get),
-            BatchRequest::Delete { version: 0, .. } if !flat => None,
-            BatchRequest::Delete { md5, version } => {
-                let head = if flat {
-                    RequestHead { md5: Some(md5.to_string()), ..head("delete") }
-                } else {
-                    RequestHead { version: Some(version), ..head("delete") }
-                };
-                writer.push(&head, b"").ok().map(|()| SentRequest::Delete)
-            }
-            BatchRequest::Put { precondition: Precondition::Holds(_), version: 0, .. } if !flat => None,
-            BatchRequest::Put { precondition, version, body } => {
-                let size = body.size;
-                let head = if flat {
-                    RequestHead { precondition: Some(precondition.to_string()), size, ..head("put") }
-                } else {
-                    RequestHead { version: Some(version), size, ..head("put") }
-                };
-                // A failing source is left out. Its own request reports the reason.
-                match body.md5 {
-                    PromisedDigest::Known(md5) => {
-                        let content = read_blocking(body.source, size).ok();
-                        content.and_then(|c| writer.push(&head, &c).ok()).map(|()| SentRequest::Put(md5))
-                    }
-                    PromisedDigest::AtTheEnd(_) => None,
-                }
-            }
-        };
-        sent.push((path, asked));
+    for (path, request) in requests {
+        let pushed = frame(&path, request, flat).and_then(|(head, content, sent)| {
+            writer.push(&head, &content).ok()?;
+            Some(sent)
+        });
+        sent.push((path, pushed));
     }
     let body = writer.finish();
     // A batch that cannot be compressed goes plain.
     let packed = if pack { CODING.pack(&body).unwrap_or(None) } else { None };
     BatchBody { body, packed, sent }
+}
+
+/// The frame of a request. `None`: it must go alone, as its source fails or its version is unknown. A write in a namespace
+/// needs a version, and alone it reads that first.
+fn frame(path: &RelPath, request: BatchRequest, flat: bool) -> Option<(RequestHead, Bytes, SentRequest)> {
+    let head = |op: &str| RequestHead { op: op.to_owned(), path: path.as_str().to_owned(), ..RequestHead::default() };
+    let in_namespace = |version| Some(version).filter(|_| !flat);
+    match request {
+        BatchRequest::Get => Some((head("get"), Bytes::new(), SentRequest::Get)),
+        BatchRequest::Delete { version: 0, .. }
+        | BatchRequest::Put { precondition: Precondition::Holds(_), version: 0, .. }
+            if !flat =>
+        {
+            None
+        }
+        BatchRequest::Delete { md5, version } => {
+            let (md5, version) = (flat.then(|| md5.to_string()), in_namespace(version));
+            Some((RequestHead { md5, version, ..head("delete") }, Bytes::new(), SentRequest::Delete))
+        }
+        BatchRequest::Put { precondition, version, body: UploadBody { md5, size, source } } => {
+            let PromisedDigest::Known(md5) = md5 else { return None };
+            let content = read_blocking(source, size).ok()?;
+            let (precondition, version) = (flat.then(|| precondition.to_string()), in_namespace(version));
+            Some((RequestHead { precondition, version, size, ..head("put") }, content, SentRequest::Put(md5)))
+        }
+    }
 }
 
 /// Reads the answers. There must be exactly one for each request, in order. Else all are discarded with the error

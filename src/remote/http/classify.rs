@@ -12,7 +12,7 @@ use rustls::CertificateError;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::pinned::PinMismatch;
+use super::options::PinMismatch;
 use crate::digest::Md5;
 use crate::protocol::ErrorContext;
 use crate::remote::RemoteError;

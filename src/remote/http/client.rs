@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::header::USER_AGENT;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use reqwest::RequestBuilder;
@@ -16,9 +16,14 @@ use super::link::{MAX_SMALL, ProxyLink};
 use super::options::{AGENT, HttpOptions, OptionsError};
 use super::reply::HttpReply;
 use super::upload::Progress;
+use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{Health, Namespace, capability, encode_path, is_loopback};
-use crate::remote::RemoteError;
+use crate::protocol::{
+    Health, HistoryPoint, IndexCursor, Namespace, Precondition, capability, encode_path, is_loopback,
+};
+use crate::remote::{
+    BatchReply, BatchRequest, DeleteReply, GetReply, IndexUpdate, PutReply, Remote, RemoteError, UploadBody,
+};
 
 /// One namespace of a Memory Proxy. A clone uses the same connections.
 #[derive(Clone)]
@@ -117,20 +122,6 @@ impl HttpRemote {
         self.link.namespace.below(root)
     }
 
-    /// Opens an endless stream: no permit, no limit on its length or duration.
-    pub(super) async fn open_stream(&self, url_path: &str, last: Option<u64>) -> Result<HttpReply, RemoteError> {
-        let url = self.link.url(url_path);
-        let mut request = self.link.request(Method::GET, &url).header(http::header::ACCEPT, "text/event-stream");
-        if let Some(last) = last {
-            request = request.header("last-event-id", last);
-        }
-        let answer = self.send_unbounded(&url, request).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(answer.refusal().await);
-        }
-        Ok(answer)
-    }
-
     /// Sends the request and waits for the head of the answer. `upload`: the progress of the body and its size. `cap`: the
     /// most bytes that the answer may have.
     pub(super) async fn send(
@@ -152,20 +143,59 @@ impl HttpRemote {
                     self.link.note_written(response.headers());
                     Ok(HttpReply::new(Arc::clone(&self.link), url, response, cap, permit))
                 }
-                Err(e) => Err(self.link.transport_error(url, &e)),
+                Err(e) => Err(self.link.transport_error(url, "", &e)),
             },
             () = progress.idle(self.link.idle_timeout(size), deadline) => {
                 Err(self.link.unreachable(url, "no answer in time"))
             }
         }
     }
+}
 
-    async fn send_unbounded(&self, url: &str, request: RequestBuilder) -> Result<HttpReply, RemoteError> {
-        match tokio::time::timeout(self.link.timeout, request.send()).await {
-            Ok(Ok(response)) => Ok(HttpReply::new(Arc::clone(&self.link), url, response, u64::MAX, None)),
-            Ok(Err(e)) => Err(self.link.transport_error(url, &e)),
-            Err(_) => Err(self.link.unreachable(url, "no answer in time")),
-        }
+impl Remote for HttpRemote {
+    fn forget_index(&self) {
+        self.link.facts.lock().index = None;
+    }
+
+    fn written_at(&self) -> Option<HistoryPoint> {
+        self.link.written.lock().clone()
+    }
+
+    async fn index(
+        &self,
+        since: Option<&IndexCursor>,
+        known: Option<&HistoryPoint>,
+    ) -> Result<IndexUpdate, RemoteError> {
+        self.fetch_index(since, known).await
+    }
+
+    async fn get(&self, path: &RelPath) -> Result<GetReply, RemoteError> {
+        self.read_blob(path).await
+    }
+
+    async fn put(
+        &self,
+        path: &RelPath,
+        precondition: Precondition,
+        version: u64,
+        body: UploadBody,
+    ) -> Result<PutReply, RemoteError> {
+        self.write_blob(path, precondition, version, body).await
+    }
+
+    async fn delete(&self, path: &RelPath, md5: Md5, version: u64) -> Result<DeleteReply, RemoteError> {
+        self.delete_blob(path, md5, version).await
+    }
+
+    async fn delete_again(&self, path: &RelPath, tombstone: Md5) -> Result<DeleteReply, RemoteError> {
+        self.delete_tombstone(path, tombstone).await
+    }
+
+    async fn batch(
+        &self,
+        requests: Vec<(RelPath, BatchRequest)>,
+    ) -> Result<Option<Vec<Option<BatchReply>>>, RemoteError> {
+        self.send_batch(requests).await
     }
 }
 

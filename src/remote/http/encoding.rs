@@ -1,10 +1,8 @@
 //! Compressed uploads (capability `encoding`), where they pay: the proxy accepts them, it is on another machine, and the
 //! content shrinks.
 
-use std::io;
-
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::StreamExt;
 use http::StatusCode;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
 use reqwest::{Body, RequestBuilder};
@@ -15,7 +13,8 @@ use super::link::MAX_SMALL;
 use super::reply::HttpReply;
 use super::upload::{Progress, Upload, read_blocking};
 use crate::digest::Md5;
-use crate::protocol::encoding::{Coding, CodingError, Encoder, is_worth_it};
+use crate::protocol::encoding::Coding;
+use crate::protocol::packing::pack_stream;
 use crate::protocol::{X_MEMSYNC_MD5, capability};
 use crate::remote::{RemoteError, UploadBody};
 
@@ -29,8 +28,6 @@ const ENCODING_ERRORS: [&str; 4] = ["UNSUPPORTED_ENCODING", "INVALID_ENCODING", 
 
 /// `error_code` of a proxy without memory for decoding. It may accept the plain content.
 pub(super) const BUSY: &str = "BUSY";
-
-type EncodedStream = BoxStream<'static, io::Result<Bytes>>;
 
 impl HttpRemote {
     /// True if requests ask for compressed answers. On this machine compression costs more than it saves.
@@ -141,7 +138,8 @@ impl HttpRemote {
         let pieces = upload.stream(source, size).boxed();
         // A compressed content needs its digest in a header. Without a known digest it goes plain.
         let promised = md5.get().filter(|_| compress);
-        let (pieces, packed) = if promised.is_some() { try_packing(pieces, size).await } else { (pieces, false) };
+        let (pieces, packed) =
+            if promised.is_some() { pack_stream(CODING, size, pieces).await } else { (pieces, false) };
         let request = match promised.filter(|_| packed) {
             Some(md5) => with_digest(request, md5).header(CONTENT_ENCODING, CODING.name()),
             None => request.header(CONTENT_LENGTH, size),
@@ -184,27 +182,4 @@ pub(super) enum EncodedOutcome {
 /// Adds the digest of the plain content, so that a body without its `Content-Encoding` is not stored.
 fn with_digest(request: RequestBuilder, md5: Md5) -> RequestBuilder {
     request.header(X_MEMSYNC_MD5, md5.to_string())
-}
-
-/// The pieces, compressed if the first one shrinks. The flag says whether they are compressed.
-async fn try_packing(mut pieces: EncodedStream, size: u64) -> (EncodedStream, bool) {
-    let first = match pieces.next().await {
-        Some(Ok(first)) => first,
-        other => return (stream::iter(other).chain(pieces).boxed(), false),
-    };
-    let trial = Encoder::new(CODING, Some(size)).and_then(|mut encoder| Ok((encoder.flush(&first)?, encoder)));
-    match trial {
-        Ok((packed, encoder)) if is_worth_it(first.len(), packed.len()) => {
-            let rest = stream::try_unfold((Some(encoder), pieces), |(encoder, mut pieces)| async move {
-                let Some(mut encoder) = encoder else { return Ok(None) };
-                let failed = |e: CodingError| io::Error::other(e);
-                Ok(Some(match pieces.next().await {
-                    Some(piece) => (encoder.encode(&piece?).map_err(failed)?, (Some(encoder), pieces)),
-                    None => (encoder.finish(&[]).map_err(failed)?, (None, pieces)),
-                }))
-            });
-            (stream::iter([Ok(packed)]).chain(rest).boxed(), true)
-        }
-        _ => (stream::iter([Ok(first)]).chain(pieces).boxed(), false),
-    }
 }

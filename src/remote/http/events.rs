@@ -2,11 +2,14 @@
 //!
 //! An event carries the new cursor of the index. The changes themselves are in the index.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{Method, StatusCode};
 
 use super::client::HttpRemote;
+use super::reply::HttpReply;
 use crate::remote::RemoteError;
 
 /// Longest line of a stream, bytes.
@@ -24,7 +27,7 @@ impl HttpRemote {
     /// Opens the stream of events and waits for its first bytes. Our proxy sends some at once.
     pub async fn try_events(&self, wait: Duration) -> Result<(), RemoteError> {
         let opened = async {
-            let mut answer = self.open_stream(&self.namespace_path("/events"), None).await?;
+            let mut answer = self.open_stream(None).await?;
             answer.next_endless(wait).await.map(drop)
         };
         let late = || RemoteError::Unreachable {
@@ -34,6 +37,22 @@ impl HttpRemote {
         tokio::time::timeout(wait, opened).await.unwrap_or_else(|_| Err(late()))
     }
 
+    /// Opens an endless stream: no permit, no limit on its length or duration.
+    async fn open_stream(&self, last: Option<u64>) -> Result<HttpReply, RemoteError> {
+        let url = self.link.url(&self.namespace_path("/events"));
+        let mut request = self.link.request(Method::GET, &url).header(ACCEPT, "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = match tokio::time::timeout(self.link.timeout, request.send()).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(e)) => return Err(self.link.transport_error(&url, "", &e)),
+            Err(_) => return Err(self.link.unreachable(&url, "no answer in time")),
+        };
+        let answer = HttpReply::new(Arc::clone(&self.link), &url, response, u64::MAX, None);
+        if answer.status() == StatusCode::OK { Ok(answer) } else { Err(answer.refusal().await) }
+    }
+
     async fn listen_within(
         &self,
         idle_timeout: Duration,
@@ -41,7 +60,7 @@ impl HttpRemote {
         on_open: impl FnOnce(),
         mut on_event: impl FnMut(u64),
     ) -> RemoteError {
-        let mut answer = match self.open_stream(&self.namespace_path("/events"), last).await {
+        let mut answer = match self.open_stream(last).await {
             Ok(answer) => answer,
             Err(e) => return e,
         };
@@ -123,7 +142,7 @@ impl EventParser {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use secrecy::SecretString;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

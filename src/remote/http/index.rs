@@ -6,7 +6,7 @@ use http::header::{ETAG, IF_NONE_MATCH};
 use tokio::time::Instant;
 
 use super::client::HttpRemote;
-use super::index_json;
+use super::index_json::{self, ParsedIndex};
 use super::link::ServedIndex;
 use crate::protocol::{HistoryPoint, IndexCursor, X_MEMSYNC_SET_BACK, capability, encode_path};
 use crate::remote::{FetchedIndex, IndexUpdate, RemoteError};
@@ -69,15 +69,9 @@ impl HttpRemote {
         }
         let etag = reply.headers().get(ETAG).cloned();
         let set_back = reply.headers().contains_key(X_MEMSYNC_SET_BACK);
-        let parsed = index_json::read(reply).await?;
-        let (is_delta, delta_base) = (parsed.is_delta, parsed.delta_base);
-        let index = FetchedIndex {
-            files: parsed.files,
-            refused: parsed.refused,
-            cursor: parsed.cursor.filter(|_| query.is_strong),
-            history: parsed.history,
-            set_back,
-        };
+        let ParsedIndex { mut index, is_delta, delta_base } = index_json::read(reply).await?;
+        index.set_back = set_back;
+        index.cursor = index.cursor.filter(|_| query.is_strong);
         let cursor = index.cursor.clone();
         let (update, patched) = if is_delta {
             match query.delta(index, delta_base.as_deref()) {

@@ -17,8 +17,8 @@ use tokio::task;
 use super::reply::HttpReply;
 use crate::digest::Md5;
 use crate::path::{PathError, RelPath};
-use crate::protocol::{HistoryPoint, IndexCursor, IndexEntry};
-use crate::remote::RemoteError;
+use crate::protocol::{IndexCursor, IndexEntry};
+use crate::remote::{FetchedIndex, RemoteError};
 
 /// Most pieces that wait for the parser.
 const QUEUED_PIECES: usize = 8;
@@ -26,11 +26,7 @@ const QUEUED_PIECES: usize = 8;
 /// The parsed body of an index.
 #[derive(Debug)]
 pub(super) struct ParsedIndex {
-    pub(super) files: BTreeMap<RelPath, IndexEntry>,
-    pub(super) refused: Vec<(String, PathError)>,
-    /// Present if the body has both epoch and cursor.
-    pub(super) cursor: Option<IndexCursor>,
-    pub(super) history: Option<HistoryPoint>,
+    pub(super) index: FetchedIndex,
     /// True if it lists changes only.
     pub(super) is_delta: bool,
     /// The tag of the index that a delta starts from.
@@ -71,14 +67,17 @@ fn parse(reader: impl Read) -> serde_json::Result<ParsedIndex> {
     let wire: IndexJson = serde_json::from_reader(BufReader::new(reader))?;
     let cursor = wire.index_epoch.zip(wire.index_cursor);
     Ok(ParsedIndex {
-        files: wire.files.accepted,
-        refused: wire.files.refused.into_iter().collect(),
-        cursor: cursor.map(|(epoch, cursor)| IndexCursor {
-            epoch: epoch.into(),
-            cursor,
-            floor: wire.tombstone_floor.unwrap_or(0),
-        }),
-        history: wire.index_history.and_then(|text| text.parse().ok()),
+        index: FetchedIndex {
+            files: wire.files.accepted,
+            refused: wire.files.refused.into_iter().collect(),
+            cursor: cursor.map(|(epoch, cursor)| IndexCursor {
+                epoch: epoch.into(),
+                cursor,
+                floor: wire.tombstone_floor.unwrap_or(0),
+            }),
+            history: wire.index_history.and_then(|text| text.parse().ok()),
+            set_back: false,
+        },
         is_delta: wire.delta,
         delta_base: wire.delta_base,
     })
@@ -201,8 +200,8 @@ mod tests {
             r#""a.md":{A},"../up":{A},"/etc/passwd":{A},"caf\u0065\u0301":{A},"x\u0000":{A},".memsync/id":{A},"":{A}"#
         ));
         let parsed = parse(text.as_bytes()).unwrap();
-        assert_eq!(parsed.files.keys().map(RelPath::as_str).collect::<Vec<_>>(), ["a.md"]);
-        let refused: Vec<_> = parsed.refused.iter().map(|(name, why)| (name.as_str(), *why)).collect();
+        assert_eq!(parsed.index.files.keys().map(RelPath::as_str).collect::<Vec<_>>(), ["a.md"]);
+        let refused: Vec<_> = parsed.index.refused.iter().map(|(name, why)| (name.as_str(), *why)).collect();
         assert_eq!(
             refused,
             [
@@ -214,7 +213,7 @@ mod tests {
                 ("x\0", PathError::Control),
             ]
         );
-        assert_eq!(parsed.cursor, None);
+        assert_eq!(parsed.index.cursor, None);
     }
 
     #[test]
@@ -243,10 +242,10 @@ mod tests {
                 "files":{{"a":{{"md5":"5d41402abc4b2a76b9719d911017c592","is_deleted":true,"version":9,"who":null}},"b":{A}}}}}"#
         );
         let parsed = parse(text.as_bytes()).unwrap();
-        assert_eq!(parsed.cursor, Some(IndexCursor { epoch: "e".into(), cursor: 7, floor: 3 }));
+        assert_eq!(parsed.index.cursor, Some(IndexCursor { epoch: "e".into(), cursor: 7, floor: 3 }));
         assert!(parsed.is_delta && parsed.delta_base.as_deref() == Some("x-1"));
-        let a = parsed.files["a"];
+        let a = parsed.index.files["a"];
         assert_eq!((a.is_deleted, a.version, a.size), (true, 9, 0));
-        assert_eq!((parsed.files["b"].size, parsed.files["b"].is_deleted), (5, false));
+        assert_eq!((parsed.index.files["b"].size, parsed.index.files["b"].is_deleted), (5, false));
     }
 }

@@ -103,10 +103,10 @@ impl ProxyLink {
         self.timeout + Duration::from_secs(bytes.min(MAX_BUFFERED) / MIN_RATE)
     }
 
-    /// The error for a failure below HTTP.
-    pub(super) fn transport_error(&self, url: &str, e: &reqwest::Error) -> RemoteError {
+    /// The error for a failure below HTTP. `what`: the start of the reason, if the proxy was unreachable.
+    pub(super) fn transport_error(&self, url: &str, what: &str, e: &reqwest::Error) -> RemoteError {
         match classify::transport_failure(e) {
-            TransportFailure::Unreachable(why) => self.unreachable(url, &why),
+            TransportFailure::Unreachable(why) => self.unreachable(url, &format!("{what}{why}")),
             TransportFailure::Protocol(why) => self.protocol(url, &why),
         }
     }

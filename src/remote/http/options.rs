@@ -1,12 +1,17 @@
 //! [`HttpOptions`]: the address of the proxy, the settings of the connection, and the HTTP client with them.
+//! [`PinVerifier`] trusts exactly one certificate: the one with the pinned fingerprint.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, SignatureScheme};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::pinned;
 use crate::protocol::{NamespaceError, Pin, install_provider, is_loopback};
 
 /// The `User-Agent`.
@@ -123,7 +128,7 @@ impl HttpOptions {
             if is_loopback(origin.host_str().unwrap_or_default()) { builder.no_proxy() } else { builder }
         };
         if let Some(pin) = self.pin {
-            let tls = pinned::config(pin).map_err(|e| OptionsError::Client(e.to_string()))?;
+            let tls = pinned_tls(pin).map_err(|e| OptionsError::Client(e.to_string()))?;
             return base().tls_backend_preconfigured(tls).build().map_err(|e| OptionsError::Client(e.to_string()));
         }
         // Plain http needs no certificates, and reading the system's takes time and memory.
@@ -139,4 +144,74 @@ impl HttpOptions {
             }),
         }
     }
+}
+
+/// The server has another certificate than the pinned one.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "its TLS certificate is another ({found}) than proxy.pin names; if the proxy got a new one on purpose, write that \
+     into proxy.pin, otherwise something else answers in its place"
+)]
+pub(super) struct PinMismatch {
+    found: Pin,
+}
+
+/// Accepts the pinned certificate for any name and at any time. The server must still prove in the handshake that it has
+/// the certificate's key.
+#[derive(Debug)]
+struct PinVerifier {
+    pin: Pin,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let found = Pin::of(end_entity);
+        if found == self.pin {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(PinMismatch { found })))))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// The TLS configuration of a client for a proxy with this certificate.
+fn pinned_tls(pin: Pin) -> Result<ClientConfig, rustls::Error> {
+    let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::ring::default_provider());
+    let algorithms = provider.signature_verification_algorithms;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(PinVerifier { pin, algorithms }))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
 }

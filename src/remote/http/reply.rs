@@ -11,7 +11,7 @@ use reqwest::Response;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{self, Instant};
 
-use super::classify::{self, ErrorBody, TransportFailure};
+use super::classify::{self, ErrorBody};
 use super::link::{MAX_SMALL, ProxyLink};
 use crate::digest::Md5;
 use crate::protocol::encoding::{Coding, Decoder, MAX_WINDOW};
@@ -200,12 +200,7 @@ impl HttpReply {
         let slow = self.began + self.link.total_timeout(self.received_bytes);
         match time::timeout_at(silent.min(slow), self.response.chunk()).await {
             Ok(Ok(piece)) => Ok(piece),
-            Ok(Err(e)) => Err(match classify::transport_failure(&e) {
-                TransportFailure::Unreachable(why) => {
-                    self.link.unreachable(&self.url, &format!("the answer broke off: {why}"))
-                }
-                TransportFailure::Protocol(why) => self.protocol(&why),
-            }),
+            Ok(Err(e)) => Err(self.link.transport_error(&self.url, "the answer broke off: ", &e)),
             Err(_) if slow < silent => Err(RemoteError::Slow {
                 url: self.url.clone(),
                 bytes: self.received_bytes,
@@ -220,7 +215,7 @@ impl HttpReply {
         match time::timeout(idle_timeout, self.response.chunk()).await {
             Ok(Ok(Some(piece))) => Ok(piece),
             Ok(Ok(None)) => Err(self.link.unreachable(&self.url, "the stream of events ended")),
-            Ok(Err(e)) => Err(self.link.transport_error(&self.url, &e)),
+            Ok(Err(e)) => Err(self.link.transport_error(&self.url, "", &e)),
             Err(_) => Err(self.link.unreachable(&self.url, &format!("no sign of life for {idle_timeout:?}"))),
         }
     }

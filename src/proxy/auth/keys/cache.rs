@@ -104,8 +104,8 @@ impl<S: Store> KeyCache<S> {
             let before = self.published.send_replace(keys.clone());
             // The first read shows no change.
             if last.began.is_some() {
-                for change in keys.changes_since(&before) {
-                    tracing::info!(target: "memsync::audit", "{}: {}", change.action, change.subject);
+                for (action, subject) in keys.changes_since(&before) {
+                    tracing::info!(target: "memsync::audit", "{action}: {subject}");
                 }
             }
         }

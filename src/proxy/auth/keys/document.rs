@@ -1,4 +1,6 @@
 //! [`Keys`]: the document with all users and keys, and the changes that commands make to it. Pure but for randomness.
+//!
+//! The token of a key is `mk_<id>_<secret>`, both parts random hex digits.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -11,7 +13,6 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::scope::{AccessKind, KeyScope, NamespacePattern};
-use super::token::{NoRandomNumbers, hash_of, new_id, new_token};
 use crate::store::StoreError;
 
 /// The format of the document that this code reads and writes.
@@ -19,9 +20,18 @@ use crate::store::StoreError;
 /// It must rise with every field that narrows what a key may do. An older memsync ignores fields that it does not know,
 /// so it would let such a key do more. A higher format makes it refuse the whole document.
 const FORMAT: u32 = 1;
+const PREFIX: &str = "mk_";
+/// Hex digits of an id: 40 random bits.
+const ID_DIGITS: usize = 10;
+/// Hex digits of a secret: 256 random bits.
+const SECRET_DIGITS: usize = 64;
 const MAX_NAME_BYTES: usize = 64;
 /// As in the configuration.
 const MAX_DEVICE_BYTES: usize = 32;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random numbers")]
+pub struct NoRandomNumbers;
 
 /// A key or the document cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -152,8 +162,6 @@ struct KeysJson {
 }
 
 impl Keys {
-    /// # Errors
-    /// [`KeysError::Newer`], [`KeysError::Damaged`]
     pub(crate) fn parse(content: &[u8]) -> Result<Self, KeysError> {
         #[derive(Deserialize)]
         struct FormatOnly {
@@ -188,8 +196,6 @@ impl Keys {
         key.validity(token, now).map(|validity| (key, validity))
     }
 
-    /// # Errors
-    /// [`KeysError::UserExists`], [`KeysError::BadName`]
     pub fn create_user(&mut self, name: &str, quota: Option<u64>, now: Timestamp) -> Result<User, KeysError> {
         check_name(name)?;
         if self.users.contains_key(name) {
@@ -201,9 +207,6 @@ impl Keys {
     }
 
     /// Removes a user, revokes the user's keys and returns them.
-    ///
-    /// # Errors
-    /// [`KeysError::NoSuchUser`]
     pub fn remove_user(&mut self, name: &str) -> Result<Vec<Key>, KeysError> {
         self.users.remove(name).ok_or_else(|| KeysError::NoSuchUser(name.to_owned()))?;
         let belongs = |key: &Key| key.user.as_deref() == Some(name);
@@ -212,8 +215,6 @@ impl Keys {
         Ok(revoked)
     }
 
-    /// # Errors
-    /// [`KeysError::NoSuchUser`], [`KeysError::BadName`], [`KeysError::BadDevice`], [`KeysError::NoRandomNumbers`]
     pub fn create_key(&mut self, spec: &KeySpec, now: Timestamp) -> Result<IssuedKey, KeysError> {
         if let Some(user) = spec.user.as_ref().filter(|user| !self.users.contains_key(*user)) {
             return Err(KeysError::NoSuchUser(user.clone()));
@@ -243,8 +244,6 @@ impl Keys {
         Ok(IssuedKey { key, token })
     }
 
-    /// # Errors
-    /// [`KeysError::NoSuchKey`]
     pub fn revoke(&mut self, id: &str) -> Result<Key, KeysError> {
         self.keys.remove(id).ok_or_else(|| KeysError::NoSuchKey(id.to_owned()))
     }
@@ -286,10 +285,10 @@ impl Keys {
         Some((limit, writing.flat_map(|key| key.scope.namespaces.iter().cloned()).collect()))
     }
 
-    /// The differences to `before`, for the log. They contain no hash and no secret.
-    pub(super) fn changes_since(&self, before: &Self) -> Vec<KeyChange> {
+    /// The differences to `before` for the log: an action and its subject. They contain no hash and no secret.
+    pub(super) fn changes_since(&self, before: &Self) -> Vec<(&'static str, String)> {
         let mut changes = Vec::new();
-        let mut add = |action, subject: String| changes.push(KeyChange { action, subject });
+        let mut add = |action, subject: String| changes.push((action, subject));
         for name in self.users.keys().filter(|name| !before.users.contains_key(*name)) {
             add("user created", name.clone());
         }
@@ -308,13 +307,6 @@ impl Keys {
         }
         changes
     }
-}
-
-/// A change to the keys, for the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct KeyChange {
-    pub(super) action: &'static str,
-    pub(super) subject: String,
 }
 
 /// As the log names it.
@@ -346,4 +338,32 @@ fn whole_seconds(at: Timestamp) -> Timestamp {
 
 pub(super) fn later(now: Timestamp, after: Duration) -> Timestamp {
     now.checked_add(after).map_or(Timestamp::MAX, whole_seconds)
+}
+
+/// The id in a token that has the form of a key.
+pub(crate) fn id_in(token: &[u8]) -> Option<&str> {
+    let rest = std::str::from_utf8(token).ok()?.strip_prefix(PREFIX)?;
+    let (id, secret) = rest.split_once('_')?;
+    let is_hex = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    (is_hex(id, ID_DIGITS) && is_hex(secret, SECRET_DIGITS)).then_some(id)
+}
+
+/// The only form in which tokens are stored and compared. Comparing hashes takes the same time for any two.
+pub(crate) fn hash_of(token: &[u8]) -> blake3::Hash {
+    blake3::hash(token)
+}
+
+fn new_id() -> Result<String, NoRandomNumbers> {
+    random_hex::<{ ID_DIGITS / 2 }>()
+}
+
+fn new_token(id: &str) -> Result<SecretString, NoRandomNumbers> {
+    Ok(format!("{PREFIX}{id}_{}", random_hex::<{ SECRET_DIGITS / 2 }>()?).into())
+}
+
+fn random_hex<const N: usize>() -> Result<String, NoRandomNumbers> {
+    let mut bytes = zeroize::Zeroizing::new([0; N]);
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut *bytes).map_err(|_| NoRandomNumbers)?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }

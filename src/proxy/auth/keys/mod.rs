@@ -6,14 +6,13 @@ mod cache;
 mod document;
 mod records;
 mod scope;
-pub mod token;
 
 pub(crate) use cache::{KeyCache, KeyLease, MatchedKey};
-pub use document::{IssuedKey, Key, KeySpec, Keys, KeysError, User};
+pub use document::{IssuedKey, Key, KeySpec, Keys, KeysError, NoRandomNumbers, User};
+pub(crate) use document::{hash_of, id_in};
 pub use records::{edit, last_used, load};
 pub(crate) use scope::AccessKind;
 pub use scope::{KeyScope, NamespacePattern, NamespacePatternError, UserPattern};
-pub(crate) use token::{hash_of, id_in};
 
 #[cfg(test)]
 mod tests;

@@ -12,12 +12,9 @@ pub(super) const KEYS_RECORD: &str = "keys";
 /// When keys were last used. It is a record of its own, so that a use is no change of the document.
 pub(super) const KEY_USES_RECORD: &str = "keys-used";
 /// Tries of one change while other writers win the compare-and-swap.
-const MAX_ATTEMPTS: usize = 20;
+const MAX_SWAP_ATTEMPTS: usize = 20;
 
 /// Reads the document. A store without one has no users and no keys.
-///
-/// # Errors
-/// [`KeysError::Store`], [`KeysError::Newer`], [`KeysError::Damaged`]
 pub async fn load(store: &impl RecordStore) -> Result<Keys, KeysError> {
     keys_in(store.read_record(KEYS_RECORD).await?.as_ref())
 }
@@ -28,14 +25,11 @@ pub(super) fn keys_in(record: Option<&PrivateRecord>) -> Result<Keys, KeysError>
 
 /// Applies `change` to the document by compare-and-swap, again if another writer came first. So commands and proxies
 /// on one store do not undo each other's changes.
-///
-/// # Errors
-/// The error of `change`; as [`load`]; [`KeysError::Contended`].
 pub async fn edit<T>(
     store: &impl RecordStore,
     mut change: impl FnMut(&mut Keys) -> Result<T, KeysError>,
 ) -> Result<T, KeysError> {
-    for _ in 0..MAX_ATTEMPTS {
+    for _ in 0..MAX_SWAP_ATTEMPTS {
         let record = store.read_record(KEYS_RECORD).await?;
         let mut keys = keys_in(record.as_ref())?;
         let result = change(&mut keys)?;
@@ -48,9 +42,6 @@ pub async fn edit<T>(
 }
 
 /// When each key was last used, by its id.
-///
-/// # Errors
-/// [`KeysError::Store`], [`KeysError::UsesDamaged`]
 pub async fn last_used(store: &impl RecordStore) -> Result<BTreeMap<String, Timestamp>, KeysError> {
     uses_in(store.read_record(KEY_USES_RECORD).await?.as_ref())
 }
@@ -62,7 +53,7 @@ fn uses_in(record: Option<&PrivateRecord>) -> Result<BTreeMap<String, Timestamp>
 
 /// Records that a key was used at `at`, unless a later use is recorded. Removes the uses of keys that are gone.
 pub(super) async fn record_use(store: &impl RecordStore, id: &str, at: Timestamp) -> Result<(), KeysError> {
-    for _ in 0..MAX_ATTEMPTS {
+    for _ in 0..MAX_SWAP_ATTEMPTS {
         let record = store.read_record(KEY_USES_RECORD).await?;
         // A damaged record is replaced: no decision depends on it.
         let mut uses = uses_in(record.as_ref()).unwrap_or_default();

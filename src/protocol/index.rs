@@ -1,6 +1,10 @@
-//! The state of a path, and of a whole index.
+//! The state of a path, and the state and history of a whole index.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::digest::Md5;
 
@@ -29,4 +33,33 @@ pub struct IndexCursor {
     pub cursor: u64,
     /// Tombstones older than this cursor may be gone.
     pub floor: u64,
+}
+
+/// The newest history id of a store and its cursor, as an index gives them. It tells a store that was set back from one
+/// that went on. `id:cursor` on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryPoint {
+    /// Random. A store begins a new id with its first write after each start.
+    pub id: String,
+    pub cursor: u64,
+}
+
+impl fmt::Display for HistoryPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.id, self.cursor)
+    }
+}
+
+/// The text is no [`HistoryPoint`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a point of a history (id:cursor)")]
+pub struct BadHistoryPoint;
+
+impl FromStr for HistoryPoint {
+    type Err = BadHistoryPoint;
+
+    fn from_str(text: &str) -> Result<Self, BadHistoryPoint> {
+        let (id, cursor) = text.rsplit_once(':').ok_or(BadHistoryPoint)?;
+        Ok(Self { id: id.to_owned(), cursor: cursor.parse().map_err(|_| BadHistoryPoint)? })
+    }
 }

@@ -1,9 +1,11 @@
-//! [`Namespace`]: the part of a proxy that a request is about. Validated once, at the edge.
+//! [`Namespace`]: the part of a proxy that a request is about. Validated once, at the edge. Also the percent coding of paths
+//! and device names.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::url::encode_path;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
 use crate::path::{PathError, RelPath};
 
 /// Names that a namespace cannot begin with, because `/sync/a/blob/b` could then mean the index of one namespace or a blob
@@ -96,6 +98,21 @@ impl fmt::Display for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Every byte but the unreserved ones of RFC 3986 and `/`.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// The path, percent-encoded per segment, as a URL holds it.
+pub fn encode_path(path: &str) -> String {
+    utf8_percent_encode(path, ESCAPED).to_string()
+}
+
+/// Decodes the percent-encoded name of a device. `None`: the name is no UTF-8, or has control characters, which could
+/// steer a terminal.
+pub fn decode_name(raw: &str) -> Option<String> {
+    let name = percent_decode_str(raw).decode_utf8().ok()?;
+    (!name.chars().any(char::is_control)).then(|| name.into_owned())
 }
 
 #[cfg(test)]

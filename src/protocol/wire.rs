@@ -2,9 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::Md5;
+
+/// A time in milliseconds since the epoch, clamped to the range of timestamps.
+pub fn timestamp(ms: u64) -> Timestamp {
+    i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX)
+}
+
+/// A time in milliseconds since the epoch as RFC 3339 in UTC.
+pub fn rfc3339(ms: u64) -> String {
+    timestamp(ms).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
 
 /// `GET /health`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

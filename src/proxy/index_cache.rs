@@ -12,9 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::encoding::pack;
-use super::response::rfc3339;
 use crate::protocol::encoding::Coding;
-use crate::protocol::{HistoryPoint, WireEntry, WireIndex};
+use crate::protocol::{HistoryPoint, WireEntry, WireIndex, rfc3339};
 use crate::store::{IndexEntry, IndexSnapshot, IndexState, StoreError};
 
 const MAX_NAMESPACES: usize = 64;

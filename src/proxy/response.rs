@@ -10,11 +10,10 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Frame;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::limits::memory::{MemoryPermit, attach};
-use crate::protocol::X_VERSION;
+use crate::protocol::{X_VERSION, timestamp};
 use crate::store::IndexEntry;
 
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -98,14 +97,4 @@ pub(crate) fn set_blob_headers(headers: &mut HeaderMap, entry: &IndexEntry) {
     if let Ok(date) = printer.timestamp_to_rfc9110_string(&timestamp(entry.version)) {
         set_header(headers, LAST_MODIFIED, &date);
     }
-}
-
-/// A time of the store in milliseconds, clamped to the range of timestamps.
-fn timestamp(ms: u64) -> Timestamp {
-    i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX)
-}
-
-/// RFC 3339, UTC, milliseconds.
-pub(crate) fn rfc3339(ms: u64) -> String {
-    timestamp(ms).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use tokio::sync::broadcast;
 
+use super::body::BodyWriter;
 use super::error::StoreError;
 use super::meta::BlobMeta;
 use super::types::{
@@ -19,15 +20,13 @@ use crate::protocol::HistoryPoint;
 const CONCURRENT_OPERATIONS: usize = 32;
 
 /// Blobs with compare-and-swap, and an index of them. Every method takes a namespace; `""` is the flat dialect's.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: RecordStore + 'static {
     /// True if the store writes the index in one step with the blob (capability `strong-index`). Then [`IndexState::mark`]
     /// is present and entries are evidence.
     const STRONG: bool;
 
-    type BodyWriter: BodyWriter;
-
-    /// Begins a body. The store digests it as it arrives.
-    fn new_body(&self) -> Self::BodyWriter;
+    /// Begins a body. It is digested as it arrives.
+    fn new_body(&self) -> BodyWriter;
 
     /// Writes `body` to `path` if `expect` holds. After `Created` and `Updated` the blob and its index entry are durable.
     /// Fields that `meta` leaves out are inherited from the live version ([`BlobMeta::inherit`]).
@@ -37,7 +36,7 @@ pub trait Store: Send + Sync + 'static {
         path: &RelPath,
         expect: WriteCondition,
         meta: BlobMeta,
-        body: Self::BodyWriter,
+        body: BodyWriter,
     ) -> impl Future<Output = Result<PutOutcome, StoreError>> + Send;
 
     /// Turns `path` into a tombstone if `expect` holds; `None` always holds. The tombstone keeps the device and key of
@@ -50,7 +49,13 @@ pub trait Store: Send + Sync + 'static {
         meta: BlobMeta,
     ) -> impl Future<Output = Result<DeleteOutcome, StoreError>> + Send;
 
-    fn get(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<GetOutcome, StoreError>> + Send;
+    /// Reads the current version of a path, or the one with the number `version`, current or earlier.
+    fn read(
+        &self,
+        ns: &str,
+        path: &RelPath,
+        version: Option<u64>,
+    ) -> impl Future<Output = Result<GetOutcome, StoreError>> + Send;
 
     /// The entries of a namespace that changed after the cursor `since`. 0 gives all entries. A weak index has no cursors
     /// and always gives all.
@@ -71,14 +76,6 @@ pub trait Store: Send + Sync + 'static {
     /// tombstone.
     fn versions(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<Vec<BlobVersion>, StoreError>> + Send;
 
-    /// Reads the version with this number, current or earlier.
-    fn get_version(
-        &self,
-        ns: &str,
-        path: &RelPath,
-        version: u64,
-    ) -> impl Future<Output = Result<GetOutcome, StoreError>> + Send;
-
     /// The namespaces that have entries, tombstones included.
     fn namespaces(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 
@@ -89,29 +86,29 @@ pub trait Store: Send + Sync + 'static {
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
-        body: Option<Self::BodyWriter>,
+        body: Option<BodyWriter>,
     ) -> impl Future<Output = Result<ImportOutcome, StoreError>> + Send;
 
     /// Turns expired paths into tombstones and gives their number. Cheap if there are none. A failure is reported after
     /// all other paths are done.
     fn expire(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
-    /// Runs [`Store::expire`], then removes versions and tombstones that are past their [`Retention`](super::Retention).
-    /// A failure is reported after everything else is done.
-    fn sweep(&self) -> impl Future<Output = Result<SweepReport, StoreError>> + Send;
+    /// Removes versions and tombstones that are past their [`Retention`](super::Retention). A failure is reported after
+    /// everything else is done.
+    fn remove_old(&self) -> impl Future<Output = Result<SweepReport, StoreError>> + Send;
 
-    /// Reads a private record: one of [`RECORDS`](super::RECORDS) or [`CLOCK_RECORD`](super::CLOCK_RECORD). Clients cannot
-    /// reach records by any path.
-    fn record(&self, name: &'static str) -> impl Future<Output = Result<Option<PrivateRecord>, StoreError>> + Send;
+    /// [`Store::expire`], then [`Store::remove_old`]. A failure is reported after both are done.
+    fn sweep(&self) -> impl Future<Output = Result<SweepReport, StoreError>> + Send {
+        async move {
+            let (expired, removed) = (self.expire().await, self.remove_old().await);
+            Ok(SweepReport { expired: expired?, ..removed? })
+        }
+    }
 
-    /// Writes a record if its tag is still `expected`; `None` requires that there is no record. False: another write came
-    /// first, and nothing was written.
-    fn put_record(
-        &self,
-        name: &'static str,
-        expected: Option<&str>,
-        content: Bytes,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    /// Reads the current version of a path.
+    fn get(&self, ns: &str, path: &RelPath) -> impl Future<Output = Result<GetOutcome, StoreError>> + Send {
+        self.read(ns, path, None)
+    }
 
     /// Applies independent writes to different paths. Gives their outcomes in order. Every write gets the same `meta`.
     fn write_many(
@@ -216,43 +213,20 @@ pub trait Store: Send + Sync + 'static {
     }
 }
 
-/// Takes the pieces of a body that arrives. A writer that is dropped before the put leaves nothing behind.
-pub trait BodyWriter: Send + 'static {
-    /// Takes the next piece. Fails if it cannot be stored, as on a full disk.
-    fn push(&mut self, piece: Bytes) -> impl Future<Output = Result<(), StoreError>> + Send;
-}
-
-/// The private records of a store that is open here, or that another process serves ([`SqliteRecords`]).
+/// The private records of a store that is open here, or that another process serves ([`SqliteRecords`]). Clients cannot
+/// reach records by any path.
 ///
 /// [`SqliteRecords`]: super::sqlite::SqliteRecords
 pub trait RecordStore: Send + Sync {
-    /// As [`Store::record`].
-    fn read_record(&self, name: &'static str)
-    -> impl Future<Output = Result<Option<PrivateRecord>, StoreError>> + Send;
+    /// Reads one of the records `*_RECORD`.
+    fn record(&self, name: &'static str) -> impl Future<Output = Result<Option<PrivateRecord>, StoreError>> + Send;
 
-    /// As [`Store::put_record`].
-    fn write_record(
+    /// Writes a record if its tag is still `expected`; `None` requires that there is no record. False: another write came
+    /// first, and nothing was written.
+    fn put_record(
         &self,
         name: &'static str,
         expected: Option<&str>,
         content: Bytes,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
-}
-
-impl<S: Store> RecordStore for S {
-    fn read_record(
-        &self,
-        name: &'static str,
-    ) -> impl Future<Output = Result<Option<PrivateRecord>, StoreError>> + Send {
-        self.record(name)
-    }
-
-    fn write_record(
-        &self,
-        name: &'static str,
-        expected: Option<&str>,
-        content: Bytes,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
-        self.put_record(name, expected, content)
-    }
 }

@@ -8,7 +8,8 @@ use futures::StreamExt;
 use futures::stream;
 
 use super::{
-    BlobBody, BlobVersion, BodyWriter, GetOutcome, ImportOutcome, IndexEntry, NamespaceName, RECORDS, Store, StoreError,
+    BlobBody, BodyWriter, GetOutcome, ImportOutcome, IndexEntry, KEY_USES_RECORD, KEYS_RECORD, NamespaceName, Store,
+    StoreError,
 };
 use crate::digest::{Md5, Md5Hasher};
 use crate::path::RelPath;
@@ -17,8 +18,8 @@ use crate::path::RelPath;
 const CONCURRENT_PATHS: usize = 16;
 /// Attempts for a path whose versions change during the copy.
 const ATTEMPTS: usize = 5;
-/// This record holds only the times when keys were last used. A record that the target already has stays.
-const LAST_USED_RECORD: &str = "keys-used";
+/// The records to copy. The record of the clock describes a machine, so it is left out.
+const RECORDS: &[&str] = &[KEYS_RECORD, KEY_USES_RECORD];
 
 /// Counts of one copy, and everything that it could not copy.
 #[derive(Debug, Default)]
@@ -58,7 +59,7 @@ pub enum CopyError {
 #[derive(Default)]
 struct CopiedPath {
     /// `None` if the source no longer has the path.
-    newest: Option<BlobVersion>,
+    newest: Option<IndexEntry>,
     written: usize,
     kept: usize,
     bytes: u64,
@@ -94,7 +95,7 @@ async fn copy_namespace(from: &impl Store, to: &impl Store, ns: &str, report: &m
     while let Some((path, copied)) = copies.next().await {
         match copied {
             Ok(copied) => {
-                newest.extend(copied.newest.map(|version| (path.as_str(), version)));
+                newest.extend(copied.newest.map(|entry| (path.as_str(), entry)));
                 report.paths += 1;
                 report.written += copied.written;
                 report.kept += copied.kept;
@@ -117,17 +118,17 @@ async fn copy_path(from: &impl Store, to: &impl Store, ns: &str, path: &str) -> 
     let mut copied = CopiedPath::default();
     'attempts: for _ in 0..ATTEMPTS {
         let versions = from.versions(ns, &path).await.map_err(source(name))?;
-        copied.newest = versions.first().cloned();
+        copied.newest = versions.first().map(|version| version.entry);
         for (at, version) in versions.into_iter().enumerate().rev() {
-            let body = match read_body(from, to, ns, &path, &version).await? {
+            let body = match read_body(from, to, ns, &path, &version.entry).await? {
                 Some(body) => Some(body),
-                None if version.is_deleted => None,
+                None if version.entry.is_deleted => None,
                 // Retention removed an earlier version.
                 None if at > 0 => continue,
                 // The current version was replaced.
                 None => continue 'attempts,
             };
-            let size = version.size;
+            let size = version.entry.size;
             match to.import_version(ns, &path, version, body).await.map_err(target(name))? {
                 ImportOutcome::Written => {
                     copied.written += 1;
@@ -142,24 +143,24 @@ async fn copy_path(from: &impl Store, to: &impl Store, ns: &str, path: &str) -> 
 }
 
 /// Reads one version and checks its MD5. `None` for a tombstone and for a version that is gone.
-async fn read_body<T: Store>(
+async fn read_body(
     from: &impl Store,
-    to: &T,
+    to: &impl Store,
     ns: &str,
     path: &RelPath,
-    version: &BlobVersion,
-) -> Result<Option<T::BodyWriter>, CopyError> {
+    version: &IndexEntry,
+) -> Result<Option<BodyWriter>, CopyError> {
     if version.is_deleted {
         return Ok(None);
     }
     let name = &full_name(ns, path.as_str());
-    match from.get_version(ns, path, version.version).await.map_err(source(name))? {
+    match from.read(ns, path, Some(version.version)).await.map_err(source(name))? {
         GetOutcome::Found(blob) => receive(to, name, blob.body, version.md5).await.map(Some),
         GetOutcome::Absent | GetOutcome::Tombstone(_) => Ok(None),
     }
 }
 
-async fn receive<T: Store>(to: &T, name: &str, body: BlobBody, md5: Md5) -> Result<T::BodyWriter, CopyError> {
+async fn receive(to: &impl Store, name: &str, body: BlobBody, md5: Md5) -> Result<BodyWriter, CopyError> {
     let mut copy = to.new_body();
     let mut hasher = Md5Hasher::new();
     match body {
@@ -182,19 +183,19 @@ async fn receive<T: Store>(to: &T, name: &str, body: BlobBody, md5: Md5) -> Resu
 async fn find_conflicts<T: Store>(
     to: &T,
     ns: &str,
-    newest: &BTreeMap<&str, BlobVersion>,
+    newest: &BTreeMap<&str, IndexEntry>,
 ) -> Result<Vec<CopyError>, CopyError> {
     let index = to.index(ns, 0).await.map_err(target(&index_name(ns)))?;
     let entries: BTreeMap<&str, &IndexEntry> =
         index.entries.iter().map(|(path, entry)| (path.as_str(), entry)).collect();
-    let is_copied = |path: &str, version: &BlobVersion| {
+    let is_copied = |path: &str, copied: &IndexEntry| {
         entries.get(path).is_some_and(|entry| {
-            (entry.md5, entry.size, entry.is_deleted) == (version.md5, version.size, version.is_deleted)
+            (entry.md5, entry.size, entry.is_deleted) == (copied.md5, copied.size, copied.is_deleted)
                 // In a weak index the time may be another proxy's.
-                && (!T::STRONG || entry.version == version.version)
+                && (!T::STRONG || entry.version == copied.version)
         })
     };
-    let conflicts = newest.iter().filter(|(path, version)| !is_copied(path, version));
+    let conflicts = newest.iter().filter(|(path, copied)| !is_copied(path, copied));
     Ok(conflicts.map(|(path, _)| CopyError::Conflict(full_name(ns, path))).collect())
 }
 
@@ -202,7 +203,8 @@ async fn find_conflicts<T: Store>(
 async fn copy_record(from: &impl Store, to: &impl Store, name: &'static str) -> Result<bool, CopyError> {
     let Some(record) = from.record(name).await.map_err(source(name))? else { return Ok(false) };
     match to.record(name).await.map_err(target(name))? {
-        Some(held) if held.content == record.content || name == LAST_USED_RECORD => Ok(false),
+        // No decision depends on the last uses, so those of the target stay.
+        Some(held) if held.content == record.content || name == KEY_USES_RECORD => Ok(false),
         Some(_) => Err(CopyError::Record(name)),
         None if to.put_record(name, None, record.content).await.map_err(target(name))? => Ok(true),
         None => Err(CopyError::Record(name)),

@@ -58,13 +58,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(crate) fn database(e: rusqlite::Error) -> Self {
-        match e.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => Self::Full(e.to_string()),
-            _ => Self::Database(e.to_string()),
-        }
-    }
-
     pub(crate) fn io(path: &Path, e: &io::Error) -> Self {
         match e.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(format!("{}: {e}", path.display())),
@@ -81,6 +74,15 @@ impl StoreError {
             Self::S3(why) | Self::S3Denied(why) => public_s3_message(why).to_owned(),
             // These errors may quote a path.
             _ => "the storage failed; see the proxy's log".to_owned(),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(e: rusqlite::Error) -> Self {
+        match e.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full(e.to_string()),
+            _ => Self::Database(e.to_string()),
         }
     }
 }

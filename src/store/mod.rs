@@ -9,18 +9,21 @@ pub mod s3;
 pub mod sqlite;
 
 mod api;
+pub(crate) mod body;
 mod error;
 mod meta;
+pub(crate) mod rules;
 mod types;
 
-pub use api::{BodyWriter, RecordStore, Store};
+pub use api::{RecordStore, Store};
+pub use body::BodyWriter;
 pub use error::{NamespaceName, StoreError};
 pub use meta::{BlobMeta, stored_size};
 pub use s3::S3Store;
 pub use sqlite::SqliteStore;
-pub(crate) use types::{BACKLOG, new_id, next_version, strong_state};
+pub(crate) use types::{BACKLOG, lock, new_id, run_blocking, strong_state};
 pub use types::{
     BatchWrite, BlobBody, BlobChange, BlobChanges, BlobVersion, CLOCK_RECORD, DeleteOutcome, GetOutcome, ImportOutcome,
-    IndexCursor, IndexEntry, IndexSnapshot, IndexState, IndexTraffic, PrivateRecord, PutOutcome, RECORDS, Retention,
-    StoredBlob, SweepReport, WallClock, WriteCondition, WriteOutcome, system_clock,
+    IndexCursor, IndexEntry, IndexSnapshot, IndexState, IndexTraffic, KEY_USES_RECORD, KEYS_RECORD, PrivateRecord,
+    PutOutcome, Retention, StoredBlob, SweepReport, WallClock, WriteCondition, WriteOutcome, system_clock,
 };

@@ -1,12 +1,13 @@
 //! Arguments and results of a [`Store`](super::Store).
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+use super::error::StoreError;
 use super::meta::BlobMeta;
 use crate::digest::Md5;
 use crate::path::RelPath;
@@ -115,12 +116,18 @@ pub enum WriteOutcome {
 }
 
 impl WriteOutcome {
+    /// The new entry if the path changed.
+    pub(crate) fn entry(&self) -> Option<IndexEntry> {
+        match *self {
+            Self::Put(PutOutcome::Created(entry) | PutOutcome::Updated(entry))
+            | Self::Deleted(DeleteOutcome::Done(entry)) => Some(entry),
+            Self::Put(PutOutcome::Mismatch(_)) | Self::Deleted(_) => None,
+        }
+    }
+
     /// True if the path changed.
     pub fn happened(&self) -> bool {
-        matches!(
-            self,
-            Self::Put(PutOutcome::Created(_) | PutOutcome::Updated(_)) | Self::Deleted(DeleteOutcome::Done(_))
-        )
+        self.entry().is_some()
     }
 }
 
@@ -149,12 +156,8 @@ pub fn system_clock() -> WallClock {
 /// A version of a path that can still be read, or the path's tombstone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobVersion {
-    /// As [`IndexEntry::version`].
-    pub version: u64,
-    pub md5: Md5,
-    /// Bytes.
-    pub size: u64,
-    pub is_deleted: bool,
+    /// Its cursor is 0.
+    pub entry: IndexEntry,
     pub meta: BlobMeta,
 }
 
@@ -166,8 +169,10 @@ pub enum ImportOutcome {
     Held,
 }
 
-/// Records that belong to a copy of a store, see [`Store::record`](super::Store::record).
-pub const RECORDS: &[&str] = &["keys", "keys-used"];
+/// The record with the keys of the proxy.
+pub const KEYS_RECORD: &str = "keys";
+/// The record with the times when keys were last used. It is a record of its own, so that a use does not change the keys.
+pub const KEY_USES_RECORD: &str = "keys-used";
 /// The record with the proxy's wall clock. It describes the machine, so a copy leaves it out.
 pub const CLOCK_RECORD: &str = "clock";
 
@@ -222,11 +227,6 @@ pub struct PrivateRecord {
 /// Groups of changes that a subscriber may lag behind before it loses the oldest.
 pub(crate) const BACKLOG: usize = 1024;
 
-/// The version of a write at the time `now` over the entry `held`.
-pub(crate) fn next_version(now: u64, held: Option<&IndexEntry>) -> u64 {
-    held.map_or(now, |e| now.max(e.version + 1))
-}
-
 /// The state of a strong index. `history` is the newest history id.
 pub(crate) fn strong_state(mark: IndexCursor, modified: u64, history: Option<&str>) -> IndexState {
     // Clients must notice a moved floor, too.
@@ -238,4 +238,16 @@ pub(crate) fn strong_state(mark: IndexCursor, modified: u64, history: Option<&st
 /// A random id: 128 bits in hex.
 pub(crate) fn new_id() -> Arc<str> {
     format!("{:032x}", fastrand::u128(..)).into()
+}
+
+/// Locks a value that changes in one step, so that a panic of another thread leaves it whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `work` on a blocking thread.
+pub(crate) async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)
 }

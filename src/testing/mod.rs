@@ -13,6 +13,6 @@ pub use fake_remote::{
     FakeBackup, FakeCall, FakeConfig, FakeFaults, FakeRemote, FakeRequest, FakeServer, LostPart, TombstoneKind,
 };
 pub use mem_disk::{DiskFault, MemDisk, MemFile};
-pub use memory_store::{MemoryBody, MemoryStore};
+pub use memory_store::MemoryStore;
 pub use seed::seed;
 pub use sim_disk::{DiskStep, SimDisk, SimFile, StepFate, StepHook, StepKind};

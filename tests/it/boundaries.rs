@@ -44,7 +44,7 @@ const FILES: &[&str] = &[
     "local",
     "state",
     "store/sqlite",
-    "store/s3/spool.rs",
+    "store/body.rs",
     "config",
     // The file of the socket: an old one is removed, the new one gets its mode.
     "agent/control.rs",
@@ -66,7 +66,7 @@ const WRITERS: &[&str] = &[
     // The database recovers by itself, and a row names a body only once the body is complete.
     "store/sqlite",
     // Its files disappear with the process.
-    "store/s3/spool.rs",
+    "store/body.rs",
 ];
 
 /// Checks a path against the rules for its beginning. The error is the reason.

@@ -13,8 +13,8 @@ use memsync::path::RelPath;
 use memsync::store::WriteCondition::{self, Absent as New, Md5 as Holds};
 use memsync::store::sqlite::SqliteSettings;
 use memsync::store::{
-    BatchWrite, BlobBody, BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, IndexCursor, IndexEntry, PutOutcome,
-    SqliteStore, Store, WallClock, WriteOutcome,
+    BatchWrite, BlobBody, BlobMeta, DeleteOutcome, GetOutcome, IndexCursor, IndexEntry, PutOutcome, SqliteStore, Store,
+    WallClock, WriteOutcome,
 };
 use memsync::testing::MemoryStore;
 use memsync::testing::seed;

@@ -14,7 +14,8 @@ use memsync::path::RelPath;
 use memsync::store::copy::{CopyError, copy};
 use memsync::store::sqlite::upkeep::{backup, restore, stats, verify};
 use memsync::store::{
-    BlobBody, BlobMeta, BlobVersion, GetOutcome, IndexEntry, PutOutcome, SqliteStore, Store, WriteCondition,
+    BlobBody, BlobMeta, BlobVersion, GetOutcome, IndexEntry, PutOutcome, RecordStore, SqliteStore, Store,
+    WriteCondition,
 };
 use memsync::testing::MemoryStore;
 
@@ -51,7 +52,7 @@ async fn fill(store: &impl Store) {
     let free = BTreeMap::from([("topic".to_owned(), "ai".to_owned())]);
     let meta = BlobMeta { content_type: Some("text/x".to_owned()), free, ..BlobMeta::default() };
     let mut body = store.new_body();
-    memsync::store::BodyWriter::push(&mut body, Bytes::from_static(b"theirs")).await.unwrap();
+    body.push(Bytes::from_static(b"theirs")).await.unwrap();
     store.put("team/a", &path("notes/x"), WriteCondition::Absent, meta, body).await.unwrap();
     assert!(store.put_record("keys", None, Bytes::from_static(b"{}")).await.unwrap());
 }
@@ -65,7 +66,7 @@ async fn contents(store: &impl Store) -> StoreContents {
         for (name, _) in store.index(&ns, 0).await.unwrap().entries {
             let mut versions = Vec::new();
             for version in store.versions(&ns, &path(&name)).await.unwrap() {
-                let content = match store.get_version(&ns, &path(&name), version.version).await.unwrap() {
+                let content = match store.read(&ns, &path(&name), Some(version.entry.version)).await.unwrap() {
                     GetOutcome::Found(blob) => Some(match blob.body {
                         BlobBody::Whole(content) => content.to_vec(),
                         BlobBody::Pieces(pieces) => {
@@ -100,7 +101,7 @@ async fn copy_has_every_version_tombstone_and_record() {
     let back = SqliteStore::open(&dir.path().join("b")).unwrap();
     let first = memory.versions("", &path("a.md")).await.unwrap().pop().unwrap();
     let mut body = back.new_body();
-    memsync::store::BodyWriter::push(&mut body, Bytes::from_static(b"one")).await.unwrap();
+    body.push(Bytes::from_static(b"one")).await.unwrap();
     back.import_version("", &path("a.md"), first, Some(body)).await.unwrap();
     let copied = copy(&memory, &back, || ()).await.unwrap();
     assert_eq!((copied.written, copied.kept), (6, 1));
@@ -114,15 +115,11 @@ async fn copy_does_not_overwrite_newer_versions() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
     put(&from, "", "x", WriteCondition::Absent, "old").await;
     put(&from, "", "y", WriteCondition::Absent, "y").await;
-    let mine = BlobVersion {
-        version: u64::MAX / 4,
-        md5: Md5::of(b"mine"),
-        size: 4,
-        is_deleted: false,
-        meta: BlobMeta::default(),
-    };
+    let md5 = Md5::of(b"mine");
+    let entry = IndexEntry { version: u64::MAX / 4, md5, size: 4, is_deleted: false, cursor: 0 };
+    let mine = BlobVersion { entry, meta: BlobMeta::default() };
     let mut body = to.new_body();
-    memsync::store::BodyWriter::push(&mut body, Bytes::from_static(b"mine")).await.unwrap();
+    body.push(Bytes::from_static(b"mine")).await.unwrap();
     to.import_version("", &path("x"), mine, Some(body)).await.unwrap();
     let failures = copy(&from, &to, || ()).await.unwrap().failures;
     assert!(matches!(&failures[..], [CopyError::Conflict(path)] if path == "x"), "{failures:?}");

@@ -10,7 +10,7 @@ use crate::cli::app::App;
 use crate::cli::exit::{CommandFailure, Exit};
 use crate::store::s3::S3Options;
 use crate::store::sqlite::{SqliteRecords, SqliteStore};
-use crate::store::{PrivateRecord, RecordStore, S3Store, Store, StoreError};
+use crate::store::{PrivateRecord, RecordStore, S3Store, StoreError};
 
 pub(crate) enum StoreLocation {
     Dir(PathBuf),
@@ -46,21 +46,16 @@ pub(crate) enum StoreRecords {
 }
 
 impl RecordStore for StoreRecords {
-    async fn read_record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
+    async fn record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         match self {
-            Self::Sqlite(records) => records.read_record(name).await,
+            Self::Sqlite(records) => records.record(name).await,
             Self::S3(store) => store.record(name).await,
         }
     }
 
-    async fn write_record(
-        &self,
-        name: &'static str,
-        expected: Option<&str>,
-        content: Bytes,
-    ) -> Result<bool, StoreError> {
+    async fn put_record(&self, name: &'static str, expected: Option<&str>, content: Bytes) -> Result<bool, StoreError> {
         match self {
-            Self::Sqlite(records) => records.write_record(name, expected, content).await,
+            Self::Sqlite(records) => records.put_record(name, expected, content).await,
             Self::S3(store) => store.put_record(name, expected, content).await,
         }
     }

@@ -168,7 +168,7 @@ mod tests {
 
     use super::*;
     use crate::path::RelPath;
-    use crate::store::{BlobMeta, WriteCondition};
+    use crate::store::{BlobMeta, RecordStore, WriteCondition};
     use crate::testing::MemoryStore;
 
     const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;

@@ -26,7 +26,7 @@ use crate::proxy::routes::conditions::{ReadOutcome, evaluate};
 use crate::proxy::routes::index;
 use crate::proxy::routes::versions::{query_version, set_meta_headers, write_meta};
 use crate::proxy::routes::write::{ParsedWrite, WriteAction, header_text, write_result};
-use crate::store::{BlobBody, BodyWriter as _, GetOutcome, Store, StoredBlob, WriteOutcome};
+use crate::store::{BlobBody, BodyWriter, GetOutcome, Store, StoredBlob, WriteOutcome};
 
 const DEFAULT_TYPE: &str = "application/octet-stream";
 /// Quota is reserved in steps of so many bytes for a body of unknown length.
@@ -39,11 +39,8 @@ pub(super) async fn get<S: Store>(
     request: &Parts,
 ) -> Result<HttpResponse, ApiError> {
     let memory = ctx.reserve(DOWNLOAD_MEMORY).await?;
-    let got = match query_version(request.uri.query().unwrap_or_default())? {
-        Some(version) => ctx.store().get_version(ctx.ns(), path, version).await?,
-        None => ctx.store().get(ctx.ns(), path).await?,
-    };
-    let blob = match got {
+    let version = query_version(request.uri.query().unwrap_or_default())?;
+    let blob = match ctx.store().read(ctx.ns(), path, version).await? {
         GetOutcome::Found(blob) => blob,
         GetOutcome::Tombstone(entry) => return Err(ApiError::Tombstone(entry)),
         GetOutcome::Absent => return Err(ApiError::NotFound),
@@ -174,7 +171,7 @@ async fn receive_content<S: Store>(
     write: &ParsedWrite,
     headers: &HeaderMap,
     body: Incoming,
-) -> Result<(S::BodyWriter, (Option<QuotaPermit>, MemoryPermit)), ApiError> {
+) -> Result<(BodyWriter, (Option<QuotaPermit>, MemoryPermit)), ApiError> {
     let admit = |size| ctx.state.quotas.admit(&ctx.caller, ctx.ns(), &write.path, size);
     let coding = content_coding(headers)?;
     // The length of a packed body says little about its unpacked size.

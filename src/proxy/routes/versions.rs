@@ -8,13 +8,13 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use jiff::Timestamp;
 
 use crate::path::RelPath;
-use crate::protocol::{NEVER, WireVersion, WireVersions, X_MEMSYNC_DEVICE, X_MEMSYNC_EXPIRES, X_MEMSYNC_META};
+use crate::protocol::{NEVER, WireVersion, WireVersions, X_MEMSYNC_DEVICE, X_MEMSYNC_EXPIRES, X_MEMSYNC_META, rfc3339};
 use crate::proxy::context::RequestContext;
 use crate::proxy::error::ApiError;
 use crate::proxy::limits::memory::LIST_MEMORY;
-use crate::proxy::response::{HttpResponse, rfc3339, set_header, with_reserved_body};
+use crate::proxy::response::{HttpResponse, set_header, with_reserved_body};
 use crate::proxy::routes::names::query_value;
-use crate::store::{BlobMeta, BlobVersion, Store, StoreError, stored_size};
+use crate::store::{BlobMeta, BlobVersion, IndexEntry, Store, StoreError, stored_size};
 
 /// Longest `Content-Type` stored, in bytes. No registered type is longer.
 const MAX_TYPE_BYTES: usize = 255;
@@ -37,7 +37,7 @@ pub(super) async fn get<S: Store>(ctx: &RequestContext<'_, S>, path: &RelPath) -
 }
 
 fn wire_version(version: BlobVersion) -> WireVersion {
-    let BlobVersion { version, md5, size, is_deleted, meta } = version;
+    let BlobVersion { entry: IndexEntry { md5, size, is_deleted, version, .. }, meta } = version;
     WireVersion {
         version,
         md5,

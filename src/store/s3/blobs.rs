@@ -1,20 +1,18 @@
 //! Blobs in the bucket: finding one, and replacing it by compare-and-swap on its ETag.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::StreamExt;
 use object_store::path::Path as Key;
 use tokio::time::sleep;
 
-use super::super::{BlobMeta, StoreError, new_id};
+use super::super::body::BodyContent;
+use super::super::{BlobMeta, BlobVersion, IndexEntry, Retention, StoreError, WallClock, new_id};
 use super::bucket::{Bucket, ConditionalPut, FetchOutcome, ObjectInfo};
-use super::index_document::BlobRow;
 use super::layout::Layout;
 use super::object_metadata::ObjectMetadata;
-use super::spool::SpooledBody;
 use crate::digest::{Md5, Md5Hasher};
 use crate::failpoint;
 use crate::path::RelPath;
@@ -29,6 +27,8 @@ const MAX_FAILURES: u32 = 5;
 pub(super) struct BucketBlobs {
     pub(super) bucket: Arc<Bucket>,
     pub(super) layout: Layout,
+    pub(super) clock: WallClock,
+    pub(super) retention: Retention,
     /// True if the bucket allows objects beside the prefix, where earlier versions and expiry notes are.
     pub(super) keeps_versions: bool,
 }
@@ -36,37 +36,37 @@ pub(super) struct BucketBlobs {
 /// A blob or tombstone in the bucket.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct FoundBlob {
-    pub(super) row: BlobRow,
+    pub(super) entry: IndexEntry,
     pub(super) object: ObjectInfo,
 }
 
 /// A blob or tombstone to be written.
 pub(super) struct NewBlob {
-    pub(super) row: BlobRow,
-    pub(super) content: SpooledBody,
-    pub(super) content_type: Option<String>,
-    /// Further metadata of memsync, by its name after `memsync-`.
-    pub(super) ours: BTreeMap<String, String>,
-    /// When the path expires: milliseconds since the epoch.
-    pub(super) expires: Option<u64>,
+    entry: IndexEntry,
+    content: BodyContent,
+    metadata: ObjectMetadata,
     /// True if this is a new version even with the same content.
-    pub(super) is_another: bool,
+    is_another: bool,
 }
 
 impl NewBlob {
-    /// True if `old` becomes an earlier version.
-    fn displaces(&self, old: &BlobRow) -> bool {
-        !old.is_deleted && (self.is_another || self.row.md5 != old.md5)
+    /// A put. The same content makes no new version.
+    pub(super) fn new(BlobVersion { entry, meta }: BlobVersion, content: BodyContent) -> Self {
+        Self { entry, content, metadata: ObjectMetadata::new(&entry, meta), is_another: false }
+    }
+
+    /// A blob that is a version of its own even with the same content.
+    pub(super) fn another(version: BlobVersion, content: BodyContent) -> Self {
+        Self { is_another: true, ..Self::new(version, content) }
     }
 }
 
 /// Result of [`BucketBlobs::swap`].
-#[derive(Debug)]
-pub(super) enum SwapOutcome {
-    /// `row` replaced `before`.
-    Done { before: Option<BlobRow>, row: BlobRow },
-    /// The caller decided against the write. Has the blob that is there.
-    Refused(Option<FoundBlob>),
+pub(super) enum SwapOutcome<R> {
+    /// `entry` replaced `before`.
+    Done { before: Option<IndexEntry>, entry: IndexEntry },
+    /// The caller decided against the write.
+    Refused(R),
 }
 
 impl BucketBlobs {
@@ -74,30 +74,19 @@ impl BucketBlobs {
     pub(super) async fn find(&self, ns: &str, path: &RelPath) -> Result<Option<FoundBlob>, StoreError> {
         let key = self.layout.blob(ns, path)?;
         let Some(object) = self.bucket.head(&key).await? else { return Ok(None) };
-        if let Some(row) = row_of(&object) {
-            return Ok(Some(FoundBlob { row, object }));
+        if let Some(entry) = entry_of(&object) {
+            return Ok(Some(FoundBlob { entry, object }));
         }
         let FetchOutcome::Found(object, mut body) = self.bucket.get(&key, None).await? else { return Ok(None) };
-        if let Some(row) = row_of(&object) {
-            return Ok(Some(FoundBlob { row, object }));
+        let object = *object;
+        if let Some(entry) = entry_of(&object) {
+            return Ok(Some(FoundBlob { entry, object }));
         }
         let mut hasher = Md5Hasher::new();
         while let Some(piece) = body.next().await {
             hasher.update(&piece?);
         }
-        Ok(Some(FoundBlob { row: row_with(&object, hasher.finish()), object }))
-    }
-
-    /// The blob at `path` with its content. Its row is `None` if the metadata lacks the MD5.
-    pub(super) async fn fetch(
-        &self,
-        ns: &str,
-        path: &RelPath,
-    ) -> Result<Option<(Option<BlobRow>, ObjectInfo, BoxStream<'static, Result<Bytes, StoreError>>)>, StoreError> {
-        match self.bucket.get(&self.layout.blob(ns, path)?, None).await? {
-            FetchOutcome::Found(object, body) => Ok(Some((row_of(&object), object, body))),
-            FetchOutcome::Absent | FetchOutcome::Unchanged => Ok(None),
-        }
+        Ok(Some(FoundBlob { entry: entry_with(&object, hasher.finish()), object }))
     }
 
     /// Writes the blob that `decide` makes of the current one, over exactly that one. If another write comes first, it
@@ -105,45 +94,42 @@ impl BucketBlobs {
     ///
     /// # Errors
     /// Also if a write got no answer and the blob then changed again: the write may have succeeded in between.
-    pub(super) async fn swap(
+    pub(super) async fn swap<R>(
         &self,
         ns: &str,
         path: &RelPath,
         blind: bool,
-        decide: impl Fn(Option<&FoundBlob>) -> Option<NewBlob>,
-    ) -> Result<SwapOutcome, StoreError> {
+        decide: impl Fn(Option<&FoundBlob>) -> Result<NewBlob, R>,
+    ) -> Result<SwapOutcome<R>, StoreError> {
         let mut swap = BlobSwap::new(self, ns, path)?;
         let mut found = if blind { None } else { self.find(ns, path).await? };
         loop {
-            let Some(new) = decide(found.as_ref()) else { return Ok(SwapOutcome::Refused(found)) };
+            let new = match decide(found.as_ref()) {
+                Ok(new) => new,
+                Err(refused) => return Ok(SwapOutcome::Refused(refused)),
+            };
             swap.prepare(found.as_ref(), &new).await?;
-            if let Some(row) = swap.write(found.as_ref(), new).await? {
-                return Ok(SwapOutcome::Done { before: found.map(|found| found.row), row });
+            if let Some(entry) = swap.write(found.as_ref(), new).await? {
+                return Ok(SwapOutcome::Done { before: found.map(|found| found.entry), entry });
             }
             found = self.find(ns, path).await?;
-            if let Some(done) = swap.recognize(found.as_ref())? {
-                return Ok(done);
+            if let Some((before, entry)) = swap.recognize(found.as_ref())? {
+                return Ok(SwapOutcome::Done { before, entry });
             }
         }
     }
 
-    /// Writes `tombstone` over `row` without keeping a version. Another blob stays.
+    /// Writes `tombstone` over `entry` without keeping a version. Another blob stays.
     pub(super) async fn replace_by_tombstone(
         &self,
         ns: &str,
         path: &RelPath,
-        row: &BlobRow,
-        tombstone: &BlobRow,
+        entry: &IndexEntry,
+        tombstone: &IndexEntry,
     ) -> Result<(), StoreError> {
-        let Some(found) = self.find(ns, path).await?.filter(|found| found.row == *row) else { return Ok(()) };
-        let metadata = ObjectMetadata {
-            md5: Some(tombstone.md5),
-            is_deleted: true,
-            version: Some(tombstone.version),
-            write: Some(new_id().to_string()),
-            ..ObjectMetadata::default()
-        };
-        let (key, nothing) = (self.layout.blob(ns, path)?, SpooledBody::Inline(Bytes::new()));
+        let Some(found) = self.find(ns, path).await?.filter(|found| found.entry == *entry) else { return Ok(()) };
+        let metadata = ObjectMetadata::new(tombstone, BlobMeta::default()).with_write(&new_id());
+        let (key, nothing) = (self.layout.blob(ns, path)?, BodyContent::Inline(Bytes::new()));
         match self.bucket.put(&key, Some(&found.object.etag), &metadata, &nothing).await? {
             ConditionalPut::Written(_) | ConditionalPut::Lost => Ok(()),
             ConditionalPut::Unknown(e) => Err(e),
@@ -164,7 +150,7 @@ struct BlobSwap<'a> {
     /// A write without an answer, with the blob before it.
     unanswered: Option<(Option<FoundBlob>, StoreError)>,
     /// The blob before a write that the store reported as lost.
-    lost: Option<Option<BlobRow>>,
+    lost: Option<Option<IndexEntry>>,
     /// ETag and version of the blob that was copied as an earlier version.
     copied: Option<(String, u64)>,
     /// The expiry that was noted.
@@ -193,17 +179,19 @@ impl<'a> BlobSwap<'a> {
         if !self.blobs.keeps_versions {
             return Ok(());
         }
-        if let Some(old) = found.filter(|old| new.displaces(&old.row)) {
-            let this = (old.object.etag.clone(), old.row.version);
+        if let Some(old) =
+            found.filter(|old| !old.entry.is_deleted && (new.is_another || old.entry.md5 != new.entry.md5))
+        {
+            let this = (old.object.etag.clone(), old.entry.version);
             if self.copied.as_ref() != Some(&this) {
-                self.blobs.copy_version(self.ns, self.path, old, new.row.version).await?;
+                self.blobs.copy_version(self.ns, self.path, &old.entry, new.entry.version).await?;
                 failpoint::pass("s3-version-kept");
                 self.copied = Some(this);
             }
         }
         // An inherited expiry has its note already.
-        let inherited = found.and_then(|old| old.object.metadata.expires());
-        let expires = new.expires.filter(|at| *at != BlobMeta::NO_EXPIRY);
+        let inherited = found.and_then(|old| old.object.metadata.meta.expires);
+        let expires = new.metadata.meta.expires.filter(|at| *at != BlobMeta::NO_EXPIRY);
         if let Some(at) = expires.filter(|at| inherited != Some(*at) && self.noted != Some(*at)) {
             self.blobs.note_expiry(self.ns, self.path, at).await?;
             failpoint::pass("s3-expiry-noted");
@@ -212,24 +200,17 @@ impl<'a> BlobSwap<'a> {
         Ok(())
     }
 
-    /// Writes `new` over `found`. Gives its row, or `None` if the blob must be looked at again.
-    async fn write(&mut self, found: Option<&FoundBlob>, new: NewBlob) -> Result<Option<BlobRow>, StoreError> {
-        let metadata = ObjectMetadata {
-            md5: Some(new.row.md5),
-            is_deleted: new.row.is_deleted,
-            version: Some(new.row.version),
-            write: Some(self.write_id.clone()),
-            content_type: new.content_type,
-            ours: new.ours,
-        };
+    /// Writes `new` over `found`. Gives its entry, or `None` if the blob must be looked at again.
+    async fn write(&mut self, found: Option<&FoundBlob>, new: NewBlob) -> Result<Option<IndexEntry>, StoreError> {
+        let metadata = new.metadata.with_write(&self.write_id);
         let etag = found.map(|found| found.object.etag.as_str());
         match self.blobs.bucket.put(&self.key, etag, &metadata, &new.content).await? {
             ConditionalPut::Written(_) => {
                 failpoint::pass("s3-blob-written");
-                Ok(Some(new.row))
+                Ok(Some(new.entry))
             }
             ConditionalPut::Lost if self.races < MAX_RACES => {
-                self.lost = Some(found.map(|found| found.row));
+                self.lost = Some(found.map(|found| found.entry));
                 self.races += 1;
                 if self.races > 3 {
                     sleep(race_pause(self.races)).await;
@@ -247,16 +228,16 @@ impl<'a> BlobSwap<'a> {
         }
     }
 
-    /// Finds out whether an earlier attempt of this write succeeded.
-    fn recognize(&mut self, found: Option<&FoundBlob>) -> Result<Option<SwapOutcome>, StoreError> {
+    /// Finds out whether an earlier attempt of this write succeeded. Gives the entry before it, and the new one.
+    fn recognize(&mut self, found: Option<&FoundBlob>) -> Result<Option<(Option<IndexEntry>, IndexEntry)>, StoreError> {
         let ours = found.filter(|found| found.object.metadata.write.as_deref() == Some(&self.write_id));
         // A network device may send a request twice. The second copy then loses to the first.
         if let (Some(ours), Some(before)) = (ours, self.lost.take()) {
-            return Ok(Some(SwapOutcome::Done { before, row: ours.row }));
+            return Ok(Some((before, ours.entry)));
         }
         let Some((before, e)) = self.unanswered.take() else { return Ok(None) };
         if let Some(ours) = ours {
-            return Ok(Some(SwapOutcome::Done { before: before.map(|before| before.row), row: ours.row }));
+            return Ok(Some((before.map(|before| before.entry), ours.entry)));
         }
         if found != before.as_ref() {
             return Err(e);
@@ -271,20 +252,17 @@ pub(super) fn race_pause(races: u32) -> Duration {
     Duration::from_millis(fastrand::u64(0..=u64::from(races.min(20)) * 5))
 }
 
-/// The row in an object's metadata; `None` if the MD5 is missing.
-pub(super) fn row_of(object: &ObjectInfo) -> Option<BlobRow> {
+/// The entry in an object's metadata; `None` if the MD5 is missing.
+pub(super) fn entry_of(object: &ObjectInfo) -> Option<IndexEntry> {
     let metadata = &object.metadata;
     // The MD5 of a deleted content cannot be computed any more.
     let md5 = metadata.md5.or_else(|| metadata.is_deleted.then(|| Md5::of(b"")))?;
-    Some(row_with(object, md5))
+    Some(entry_with(object, md5))
 }
 
-fn row_with(object: &ObjectInfo, md5: Md5) -> BlobRow {
-    let metadata = &object.metadata;
-    BlobRow {
-        md5,
-        size: if metadata.is_deleted { 0 } else { object.size },
-        is_deleted: metadata.is_deleted,
-        version: metadata.version.unwrap_or(object.modified),
-    }
+/// The entry of an object with the MD5 `md5`.
+pub(super) fn entry_with(object: &ObjectInfo, md5: Md5) -> IndexEntry {
+    let ObjectMetadata { is_deleted, version, .. } = object.metadata;
+    let size = if is_deleted { 0 } else { object.size };
+    IndexEntry { md5, size, is_deleted, version: version.unwrap_or(object.modified), cursor: 0 }
 }

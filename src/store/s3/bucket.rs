@@ -3,7 +3,7 @@
 //! Reads are retried. A conditional write is not, because a retry could lose the race to its own first attempt. After a
 //! write without an answer the caller reads the object to find out what happened.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,13 +19,13 @@ use object_store::{
 use reqwest::Url;
 use secrecy::ExposeSecret;
 
-use super::super::{IndexTraffic, StoreError};
+use super::super::StoreError;
+use super::super::body::BodyContent;
 use super::bucket_error::{error_code, failed, is_bad_request, message_of};
 use super::http::{S3Connector, is_local};
 use super::listing::{ListedObject, UnnamableKeys};
 use super::object_metadata::ObjectMetadata;
 use super::options::{EtagQuotes, S3Options};
-use super::spool::SpooledBody;
 
 /// Further attempts of a failed read.
 const READ_RETRIES: usize = 4;
@@ -40,29 +40,9 @@ pub(super) struct Bucket {
     /// For bodies in a file: a signature would need another read of the file.
     unsigned: AmazonS3,
     quotes: EtagQuotes,
-    /// Counts the requests for index objects.
-    pub(super) traffic: TrafficCounter,
-}
-
-/// Counts [`IndexTraffic`].
-#[derive(Debug, Default)]
-pub(super) struct TrafficCounter {
-    reads: AtomicU64,
-    writes: AtomicU64,
-}
-
-impl TrafficCounter {
-    pub(super) fn read(&self) {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn write(&self) {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn total(&self) -> IndexTraffic {
-        IndexTraffic { reads: self.reads.load(Ordering::Relaxed), writes: self.writes.load(Ordering::Relaxed) }
-    }
+    /// Requests for index objects, see [`IndexTraffic`](super::super::IndexTraffic).
+    pub(super) index_reads: AtomicU64,
+    pub(super) index_writes: AtomicU64,
 }
 
 /// An object without its body.
@@ -82,7 +62,7 @@ pub(super) enum FetchOutcome {
     Absent,
     /// The object still has the known ETag.
     Unchanged,
-    Found(ObjectInfo, BoxStream<'static, Result<Bytes, StoreError>>),
+    Found(Box<ObjectInfo>, BoxStream<'static, Result<Bytes, StoreError>>),
 }
 
 /// Result of a conditional write.
@@ -134,7 +114,8 @@ impl Bucket {
             writes: build(0, true)?,
             unsigned: build(0, false)?,
             quotes: options.etag_quotes,
-            traffic: TrafficCounter::default(),
+            index_reads: AtomicU64::new(0),
+            index_writes: AtomicU64::new(0),
         })
     }
 
@@ -167,7 +148,7 @@ impl Bucket {
         let if_none_match = known.map(|etag| self.quoted(etag));
         match self.reads.get_opts(key, GetOptions { if_none_match, ..GetOptions::default() }).await {
             Ok(found) => {
-                let object = object(&found.meta, &found.attributes);
+                let object = Box::new(object(&found.meta, &found.attributes));
                 Ok(FetchOutcome::Found(object, found.into_stream().map_err(|e| failed(&e)).boxed()))
             }
             Err(Error::NotFound { .. }) => Ok(FetchOutcome::Absent),
@@ -187,7 +168,7 @@ impl Bucket {
         key: &Key,
         held: Option<&str>,
         metadata: &ObjectMetadata,
-        content: &SpooledBody,
+        content: &BodyContent,
     ) -> Result<ConditionalPut, StoreError> {
         let mode = match held {
             None => PutMode::Create,
@@ -195,8 +176,8 @@ impl Bucket {
         };
         let mut options = PutOptions { mode, attributes: metadata.to_attributes(), ..PutOptions::default() };
         let (client, payload) = match content {
-            SpooledBody::Inline(bytes) => (&self.writes, PutPayload::from(bytes.clone())),
-            SpooledBody::File(body) => {
+            BodyContent::Inline(bytes) => (&self.writes, PutPayload::from(bytes.clone())),
+            BodyContent::File(body) => {
                 let mut extensions = Extensions::new();
                 extensions.insert(body.clone());
                 options.extensions = extensions;
@@ -227,6 +208,31 @@ impl Bucket {
         }
     }
 
+    /// As [`Bucket::put`]. Without a clear answer it reads the object, to find out by the id in `metadata` who wrote it.
+    /// `Unknown` then means that the object is as before, or cannot be read.
+    pub(super) async fn put_once(
+        &self,
+        key: &Key,
+        held: Option<&str>,
+        metadata: &ObjectMetadata,
+        content: &BodyContent,
+    ) -> Result<ConditionalPut, StoreError> {
+        let put = self.put(key, held, metadata, content).await?;
+        let now = match &put {
+            ConditionalPut::Written(_) => return Ok(put),
+            ConditionalPut::Lost => self.head(key).await?,
+            ConditionalPut::Unknown(_) => match self.head(key).await {
+                Ok(now) => now,
+                Err(_) => return Ok(put),
+            },
+        };
+        Ok(match now {
+            Some(now) if now.metadata.write == metadata.write => ConditionalPut::Written(now.etag),
+            now if now.as_ref().map(|now| now.etag.as_str()) != held => ConditionalPut::Lost,
+            _ => put,
+        })
+    }
+
     /// Lets the store copy an object with its metadata, and replace an object at `to`. False: `from` is absent.
     pub(super) async fn copy(&self, from: &Key, to: &Key) -> Result<bool, StoreError> {
         match self.reads.copy(from, to).await {
@@ -251,7 +257,7 @@ impl Bucket {
         let pages = stream::try_unfold(Some(None), move |page_token| {
             let (client, prefix) = (client.clone(), prefix.clone());
             async move {
-                let Some(page_token) = page_token else { return Ok(None) };
+                let Some(page_token) = page_token else { return Ok::<_, StoreError>(None) };
                 let options = PaginatedListOptions { page_token, ..PaginatedListOptions::default() };
                 let page = client.list_paginated(prefix.as_deref(), options).await.map_err(|e| failed(&e))?;
                 let UnnamableKeys(unnamable) = page.result.extensions.get().cloned().unwrap_or_default();

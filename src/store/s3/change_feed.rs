@@ -1,10 +1,10 @@
 //! Sends changes to subscribers. A bucket does not number changes, so each process counts on its own.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use tokio::sync::broadcast;
 
-use super::super::{BACKLOG, BlobChange, BlobChanges};
+use super::super::{BACKLOG, BlobChange, BlobChanges, lock};
 use crate::path::RelPath;
 
 /// Numbers changes and sends them to all subscribers in this order.
@@ -23,8 +23,7 @@ impl Default for ChangeFeed {
 
 impl ChangeFeed {
     pub(super) fn send(&self, ns: &str, paths: Vec<RelPath>) {
-        // A panic can only skip numbers.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         let change = |path| {
             *last += 1;
             BlobChange { cursor: *last, ns: ns.to_owned(), path }

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,8 +16,8 @@ use object_store::client::{
 };
 use reqwest::{Client, Url, redirect};
 
+use super::super::body::BodyFile;
 use super::listing::without_unnamable_keys;
-use super::spool::UnnamedFile;
 use crate::protocol::{install_provider, is_loopback};
 
 /// Timeout for a connection, and for an answer without progress.
@@ -85,7 +86,7 @@ impl HttpService for S3HttpService {
     {
         Box::pin(async move {
             let is_listing = is_listing(&request);
-            let mut answer = match request.extensions().get::<UnnamedFile>().cloned() {
+            let mut answer = match request.extensions().get::<Arc<BodyFile>>().cloned() {
                 None => self.0.requests.call(request).await?,
                 Some(body) => self.send_file(request, &body).await?,
             };
@@ -97,7 +98,7 @@ impl HttpService for S3HttpService {
 
 impl S3HttpService {
     /// Sends `request` with the file instead of its empty body.
-    async fn send_file(&self, request: HttpRequest, body: &UnnamedFile) -> Result<HttpResponse, HttpError> {
+    async fn send_file(&self, request: HttpRequest, body: &BodyFile) -> Result<HttpResponse, HttpError> {
         let unknown = |e: reqwest::Error| HttpError::new(HttpErrorKind::Unknown, e.without_url());
         let (parts, _) = request.into_parts();
         let url = parts.uri.to_string().parse::<Url>().map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;

@@ -4,7 +4,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::index_document::{BlobRow, IndexDocument};
+use super::super::{IndexEntry, IndexState};
+use super::index_document::IndexDocument;
 use crate::path::RelPath;
 
 /// Limit on the remembered changes of one index. A state counts as at least one.
@@ -23,6 +24,11 @@ impl BucketIndex {
     pub(super) fn tag(&self) -> &str {
         self.etag.as_deref().map_or("none", |etag| etag.trim_start_matches("W/").trim_matches('"'))
     }
+
+    pub(super) fn state(&self) -> IndexState {
+        let IndexDocument { modified, history, .. } = &*self.document;
+        IndexState { tag: self.tag().into(), mark: None, modified: *modified, history: history.point(*modified) }
+    }
 }
 
 /// The latest known state of an index.
@@ -33,6 +39,10 @@ pub(super) struct BucketIndexCache {
     latest: Option<BucketIndex>,
     /// Ends with `latest`.
     recent: RecentChanges,
+    /// True if this process has begun its history id in the index.
+    has_begun_history: bool,
+    /// The time of the newest index that was read or written.
+    newest: u64,
 }
 
 impl BucketIndexCache {
@@ -65,7 +75,25 @@ impl BucketIndexCache {
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Self { generation: self.generation + 1, ..Self::default() };
+        self.generation += 1;
+        self.latest = None;
+        self.recent = RecentChanges::default();
+    }
+
+    pub(super) fn has_begun_history(&self) -> bool {
+        self.has_begun_history
+    }
+
+    /// Call after an index of the time `modified` was read. An index from before the newest one was restored, so the next
+    /// write begins another history id.
+    pub(super) fn on_read(&mut self, modified: u64) {
+        self.has_begun_history &= modified >= self.newest;
+        self.newest = self.newest.max(modified);
+    }
+
+    /// Call after an index of the time `modified` was written with a history id of this process.
+    pub(super) fn on_written(&mut self, modified: u64) {
+        (self.has_begun_history, self.newest) = (true, modified);
     }
 
     /// The latest state, and the paths that changed since the index had `tag`. `None` if the changes are unknown.
@@ -76,17 +104,18 @@ impl BucketIndexCache {
 
 /// The paths in which `new` and `old` differ, including paths that only one of them has.
 pub(super) fn differing_paths(old: &IndexDocument, new: &IndexDocument) -> Vec<RelPath> {
-    let changed = new.rows.iter().filter(|(path, row)| old.rows.get(*path) != Some(row)).map(|(path, _)| path);
-    let gone = old.rows.keys().filter(|path| !new.rows.contains_key(*path));
+    let changed =
+        new.entries.iter().filter(|(path, entry)| old.entries.get(*path) != Some(entry)).map(|(path, _)| path);
+    let gone = old.entries.keys().filter(|path| !new.entries.contains_key(*path));
     changed.chain(gone).cloned().collect()
 }
 
-/// The rows of `paths`. `None` if they are the whole index, or if one path has no row any more.
-pub(super) fn rows_of(document: &IndexDocument, paths: &BTreeSet<&RelPath>) -> Option<Vec<(RelPath, BlobRow)>> {
-    if paths.len() >= document.rows.len() {
+/// The entries of `paths`. `None` if they are the whole index, or if one path has no entry any more.
+pub(super) fn entries_of(document: &IndexDocument, paths: &BTreeSet<&RelPath>) -> Option<Vec<(String, IndexEntry)>> {
+    if paths.len() >= document.entries.len() {
         return None;
     }
-    paths.iter().map(|path| Some(((*path).clone(), *document.rows.get(*path)?))).collect()
+    paths.iter().map(|path| Some((path.as_str().to_owned(), *document.entries.get(*path)?))).collect()
 }
 
 /// Successive states of one index, with the changes of each.
@@ -182,6 +211,20 @@ mod tests {
     }
 
     #[test]
+    fn restored_index_gets_a_new_history_id() {
+        let mut cache = BucketIndexCache::default();
+        cache.on_read(5);
+        assert!(!cache.has_begun_history());
+        cache.on_written(6);
+        cache.on_read(6);
+        cache.on_read(8);
+        assert!(cache.has_begun_history(), "a later write of another proxy changes nothing");
+        cache.clear();
+        cache.on_read(7);
+        assert!(!cache.has_begun_history());
+    }
+
+    #[test]
     fn repeated_tag_counts_from_its_last_occurrence() {
         let mut recent = RecentChanges::from("1");
         recent.push("1", "2", &paths("a"));
@@ -210,16 +253,16 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_needs_existing_paths_and_a_smaller_set() {
+    fn entries_of_needs_existing_paths_and_a_smaller_set() {
         let mut document = IndexDocument::default();
         for path in paths("a b c") {
-            let row = BlobRow { md5: Md5::of(b"x"), size: 1, is_deleted: false, version: 1 };
-            document.rows.insert(path, row);
+            let entry = IndexEntry { md5: Md5::of(b"x"), size: 1, is_deleted: false, version: 1, cursor: 0 };
+            document.entries.insert(path, entry);
         }
-        let rows = |names: &str| {
+        let count = |names: &str| {
             let paths = paths(names);
-            rows_of(&document, &paths.iter().collect()).map(|rows| rows.len())
+            entries_of(&document, &paths.iter().collect()).map(|entries| entries.len())
         };
-        assert_eq!((rows(""), rows("a c"), rows("a b c"), rows("a d")), (Some(0), Some(2), None, None));
+        assert_eq!((count(""), count("a c"), count("a b c"), count("a d")), (Some(0), Some(2), None, None));
     }
 }

@@ -8,38 +8,20 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::index_history::IndexHistory;
-use crate::digest::Md5;
+use super::super::{IndexEntry, new_id};
 use crate::path::RelPath;
-use crate::protocol::WireEntry;
+use crate::protocol::{HistoryPoint, WireEntry, rfc3339};
 
 /// The JSON field with the history.
 const HISTORY: &str = "memsync_history";
-
-/// The state of a path, as its blob or its index entry has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct BlobRow {
-    /// MD5 of the content. A tombstone has the MD5 of the deleted content.
-    pub(super) md5: Md5,
-    /// Bytes; 0 for a tombstone.
-    pub(super) size: u64,
-    pub(super) is_deleted: bool,
-    /// Milliseconds since the epoch. Grows with every write of the path.
-    pub(super) version: u64,
-}
-
-impl BlobRow {
-    /// True if both have the same content. Versions may differ, since some proxies keep only seconds.
-    pub(super) fn has_content_of(&self, other: &Self) -> bool {
-        (self.md5, self.is_deleted) == (other.md5, other.is_deleted)
-    }
-}
+/// Limit on the ids of a history.
+const MAX_IDS: usize = 256;
 
 /// A parsed index.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct IndexDocument {
-    pub(super) rows: BTreeMap<RelPath, BlobRow>,
-    /// Unreadable entries, whose names `rows` does not have.
+    pub(super) entries: BTreeMap<RelPath, IndexEntry>,
+    /// Unreadable entries, whose names `entries` does not have.
     unreadable: Map<String, Value>,
     /// Milliseconds since the epoch. Every write of an index has another value.
     pub(super) modified: u64,
@@ -66,8 +48,8 @@ impl IndexDocument {
                 (Ok(path), Some(entry)) => {
                     let version = entry.version.unwrap_or_else(|| milliseconds(&entry.last_modified));
                     let size = if entry.is_deleted { 0 } else { entry.size };
-                    let row = BlobRow { md5: entry.md5, size, is_deleted: entry.is_deleted, version };
-                    document.rows.insert(path, row);
+                    let WireEntry { md5, is_deleted, .. } = entry;
+                    document.entries.insert(path, IndexEntry { md5, size, is_deleted, version, cursor: 0 });
                 }
                 _ => {
                     document.unreadable.insert(name, value);
@@ -77,15 +59,15 @@ impl IndexDocument {
         Ok(document)
     }
 
-    /// Sets or removes the row at `path`. A row also replaces an unreadable entry, since two fields of one name would be
+    /// Sets or removes the entry at `path`. An entry also replaces an unreadable one, since two fields of one name would be
     /// ambiguous.
-    pub(super) fn set(&mut self, path: RelPath, row: Option<BlobRow>) {
-        match row {
-            Some(row) => {
+    pub(super) fn set(&mut self, path: RelPath, entry: Option<IndexEntry>) {
+        match entry {
+            Some(entry) => {
                 self.unreadable.remove(path.as_str());
-                self.rows.insert(path, row);
+                self.entries.insert(path, entry);
             }
-            None => drop(self.rows.remove(&path)),
+            None => drop(self.entries.remove(&path)),
         }
     }
 
@@ -112,19 +94,13 @@ struct IndexFilesJson<'a>(&'a IndexDocument);
 
 impl Serialize for IndexFilesJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let IndexDocument { rows, unreadable, .. } = self.0;
-        let mut map = serializer.serialize_map(Some(rows.len() + unreadable.len()))?;
-        for (path, row) in rows {
-            map.serialize_entry(
-                path.as_str(),
-                &WireEntry {
-                    md5: row.md5,
-                    last_modified: rfc3339(row.version),
-                    size: row.size,
-                    is_deleted: row.is_deleted,
-                    version: Some(row.version),
-                },
-            )?;
+        let IndexDocument { entries, unreadable, .. } = self.0;
+        let mut map = serializer.serialize_map(Some(entries.len() + unreadable.len()))?;
+        for (path, entry) in entries {
+            let IndexEntry { md5, size, is_deleted, version, .. } = *entry;
+            let last_modified = rfc3339(version);
+            let entry = WireEntry { md5, last_modified, size, is_deleted, version: Some(version) };
+            map.serialize_entry(path.as_str(), &entry)?;
         }
         for (name, value) in unreadable {
             map.serialize_entry(name, value)?;
@@ -133,10 +109,47 @@ impl Serialize for IndexFilesJson<'_> {
     }
 }
 
-/// RFC 3339, UTC, milliseconds.
-fn rfc3339(ms: u64) -> String {
-    let time = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX);
-    time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+/// The history of an index: a random id for each proxy that wrote it, with the time of the index before its first write. An
+/// object that is restored from an earlier version lacks the ids that began later.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct IndexHistory {
+    /// Names the whole history. A proxy without histories drops it, and the next history gets another name.
+    name: String,
+    /// Each id with the time of the index that it began after, as
+    /// [`IndexDocument::modified`].
+    ids: Vec<(String, u64)>,
+}
+
+impl IndexHistory {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Begins an id after the index of the time `since`.
+    pub(super) fn begin(&mut self, since: u64) {
+        if self.ids.is_empty() {
+            self.name = new_id().to_string();
+        }
+        self.ids.push((new_id().to_string(), since));
+        let surplus = self.ids.len().saturating_sub(MAX_IDS);
+        self.ids.drain(..surplus);
+    }
+
+    /// The history point of an index of the time `modified`.
+    pub(super) fn point(&self, modified: u64) -> Option<HistoryPoint> {
+        let (id, _) = self.ids.last()?;
+        Some(HistoryPoint { id: format!("{}.{id}", self.name), cursor: modified })
+    }
+
+    /// True if the history up to the time `modified` contains `point`, or belongs to another history.
+    pub(super) fn contains_point(&self, point: &HistoryPoint, modified: u64) -> bool {
+        let Some((name, id)) = point.id.split_once('.') else { return true };
+        if name != self.name {
+            return true;
+        }
+        let Some(at) = self.ids.iter().position(|(known, _)| known == id) else { return false };
+        point.cursor <= self.ids.get(at + 1).map_or(modified, |(_, since)| *since)
+    }
 }
 
 /// Milliseconds since the epoch of an RFC 3339 time; 0 if it is invalid.
@@ -150,6 +163,7 @@ fn milliseconds(text: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Md5;
 
     #[test]
     fn unreadable_entries_of_another_proxy_are_kept() {
@@ -163,10 +177,11 @@ mod tests {
           "index_last_modified": "2024-01-15T11:00:00.456Z"}"#;
         let read = IndexDocument::parse(theirs).unwrap();
         let md5 = Md5::of(b"a");
-        let row = |name: &str| read.rows[&RelPath::parse(name).unwrap()];
-        assert_eq!(row("topics/ai.md"), BlobRow { md5, size: 1, is_deleted: false, version: 1_705_314_600_123 });
-        assert_eq!(row("old.md"), BlobRow { md5, size: 0, is_deleted: true, version: 5 });
-        assert_eq!((read.rows.len(), read.unreadable.len()), (2, 2));
+        let entry = |name: &str| read.entries[&RelPath::parse(name).unwrap()];
+        let (live, at) = (IndexEntry { md5, size: 1, is_deleted: false, version: 0, cursor: 0 }, 1_705_314_600_123);
+        assert_eq!(entry("topics/ai.md"), IndexEntry { version: at, ..live });
+        assert_eq!(entry("old.md"), IndexEntry { size: 0, is_deleted: true, version: 5, ..live });
+        assert_eq!((read.entries.len(), read.unreadable.len()), (2, 2));
         assert_eq!(read.modified, 1_705_316_400_456);
         let again = read.render().unwrap();
         assert_eq!(IndexDocument::parse(&again).unwrap(), read);
@@ -177,18 +192,18 @@ mod tests {
     }
 
     #[test]
-    fn row_replaces_an_unreadable_entry() {
+    fn entry_replaces_an_unreadable_one() {
         let mut read = IndexDocument::parse(br#"{"files": {"a": "theirs", "b": "theirs"}}"#).unwrap();
-        let (a, row) =
-            (RelPath::parse("a").unwrap(), BlobRow { md5: Md5::of(b"a"), size: 1, is_deleted: false, version: 1 });
-        read.set(a.clone(), Some(row));
+        let a = RelPath::parse("a").unwrap();
+        let entry = IndexEntry { md5: Md5::of(b"a"), size: 1, is_deleted: false, version: 1, cursor: 0 };
+        read.set(a.clone(), Some(entry));
         let again = IndexDocument::parse(&read.render().unwrap()).unwrap();
         assert_eq!(
-            (&again.rows[&a], again.unreadable.keys().map(String::as_str).collect::<Vec<_>>()),
-            (&row, vec!["b"])
+            (&again.entries[&a], again.unreadable.keys().map(String::as_str).collect::<Vec<_>>()),
+            (&entry, vec!["b"])
         );
         read.set(a, None);
-        assert!(read.rows.is_empty() && read.unreadable.len() == 1, "the unreadable entry does not come back");
+        assert!(read.entries.is_empty() && read.unreadable.len() == 1, "the unreadable entry does not come back");
     }
 
     #[test]
@@ -197,5 +212,26 @@ mod tests {
             assert!(IndexDocument::parse(bad.as_bytes()).is_err(), "{bad}");
         }
         assert_eq!(IndexDocument::parse(br#"{"files": {}}"#).unwrap(), IndexDocument::default());
+    }
+
+    #[test]
+    fn history_contains_only_its_own_points() {
+        let mut history = IndexHistory::default();
+        history.begin(0);
+        let first = history.point(5).unwrap();
+        let copy = history.clone();
+        history.begin(7);
+        let second = history.point(9).unwrap();
+        assert!(history.contains_point(&first, 9) && history.contains_point(&second, 9));
+        assert!(
+            !history.contains_point(&HistoryPoint { cursor: 8, ..first.clone() }, 9),
+            "the next id began before that point"
+        );
+        assert!(!history.contains_point(&second, 8));
+        assert!(!copy.contains_point(&second, 9), "the copy ends before that point");
+        let mut anew = IndexHistory::default();
+        assert!(anew.contains_point(&second, 1) && anew.point(1).is_none(), "an empty history contains every point");
+        anew.begin(0);
+        assert!(anew.contains_point(&second, 1), "another history says nothing about the point");
     }
 }

@@ -2,39 +2,36 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use object_store::path::Path as Key;
 
-use super::super::{Retention, StoreError, WallClock, new_id};
+use super::super::body::BodyContent;
+use super::super::{BlobMeta, IndexEntry, StoreError, lock, new_id, rules};
 use super::blobs::BucketBlobs;
 use super::bucket::{ConditionalPut, FetchOutcome, read_whole};
 use super::change_feed::ChangeFeed;
 use super::index_cache::{BucketIndex, BucketIndexCache, differing_paths};
-use super::index_document::{BlobRow, IndexDocument};
-use super::index_history::{IndexHistory, OwnHistoryId};
+use super::index_document::{IndexDocument, IndexHistory};
 use super::object_metadata::ObjectMetadata;
-use super::spool::SpooledBody;
 use crate::path::RelPath;
 
 /// A larger index is refused.
 const MAX_INDEX_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// Changes to an index; `None` removes the entry.
-pub(super) type RowChanges = BTreeMap<RelPath, Option<BlobRow>>;
+pub(super) type EntryChanges = BTreeMap<RelPath, Option<IndexEntry>>;
 
 /// The index object of one namespace.
 pub(super) struct IndexObject {
     pub(super) ns: String,
     pub(super) blobs: BucketBlobs,
     key: Key,
-    clock: WallClock,
     feed: Arc<ChangeFeed>,
     cache: Mutex<BucketIndexCache>,
     /// Small blobs that are being written and will be recorded soon.
     writes_in_flight: AtomicUsize,
-    own_history: OwnHistoryId,
     /// True after this process confirmed that the namespace may exist although its index was empty.
     is_settled: AtomicBool,
 }
@@ -55,31 +52,21 @@ impl Drop for WriteInFlight {
     }
 }
 
-/// Result of a write of the index object.
-pub(super) enum IndexWrite {
-    Written,
-    Lost,
-    Unknown(StoreError),
-}
-
 impl IndexObject {
-    pub(super) fn new(ns: &str, key: Key, blobs: BucketBlobs, clock: WallClock, feed: Arc<ChangeFeed>) -> Self {
+    pub(super) fn new(ns: &str, key: Key, blobs: BucketBlobs, feed: Arc<ChangeFeed>) -> Self {
         Self {
             ns: ns.to_owned(),
             blobs,
             key,
-            clock,
             feed,
             cache: Mutex::default(),
             writes_in_flight: AtomicUsize::new(0),
-            own_history: OwnHistoryId::default(),
             is_settled: AtomicBool::new(false),
         }
     }
 
     pub(super) fn cache(&self) -> MutexGuard<'_, BucketIndexCache> {
-        // No update of the cache can panic half way.
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.cache)
     }
 
     /// The index as last read or written.
@@ -91,16 +78,16 @@ impl IndexObject {
         self.writes_in_flight.load(Ordering::Relaxed) > 0
     }
 
-    /// True if the row is a tombstone past its retention: the index may lack it.
-    pub(super) fn is_forgotten(&self, row: &BlobRow) -> bool {
-        let retention = u64::try_from(Retention::default().tombstones.as_millis()).unwrap_or(u64::MAX);
-        row.is_deleted && row.version < (self.clock)().saturating_sub(retention)
+    /// True for a tombstone past its retention: the index may lack it.
+    pub(super) fn is_forgotten(&self, entry: &IndexEntry) -> bool {
+        let oldest = rules::time_before((self.blobs.clock)(), self.blobs.retention.tombstones);
+        entry.is_deleted && entry.version < oldest
     }
 
     /// True if the index as last seen exists and will stay. An index without entries may belong to a namespace that is
     /// about to be refused.
     pub(super) fn is_there(&self) -> bool {
-        let stays = |index: &BucketIndex| !index.document.rows.is_empty() || self.is_settled.load(Ordering::Relaxed);
+        let stays = |index: &BucketIndex| !index.document.entries.is_empty() || self.is_settled.load(Ordering::Relaxed);
         self.cached().is_some_and(|index| index.etag.is_some() && stays(&index))
     }
 
@@ -121,7 +108,7 @@ impl IndexObject {
             (cache.generation(), cache.latest().cloned())
         };
         let known = cached.as_ref().and_then(|cached| cached.etag.as_deref());
-        self.blobs.bucket.traffic.read();
+        self.blobs.bucket.index_reads.fetch_add(1, Ordering::Relaxed);
         let new = match (self.blobs.bucket.get(&self.key, known).await?, &cached) {
             (FetchOutcome::Unchanged, Some(cached)) => return Ok(cached.clone()),
             (FetchOutcome::Unchanged, None) => {
@@ -156,7 +143,7 @@ impl IndexObject {
     fn remember(&self, generation: u64, old: Option<&BucketIndex>, new: BucketIndex) {
         let is_there = new.etag.is_some();
         if is_there {
-            self.own_history.on_read(new.document.modified);
+            self.cache().on_read(new.document.modified);
         }
         let changed = old.map(|old| (old, differing_paths(&old.document, &new.document)));
         {
@@ -173,64 +160,45 @@ impl IndexObject {
     }
 
     /// Writes `changes` over the index `seen`.
-    pub(super) async fn replace(&self, seen: &BucketIndex, changes: &RowChanges) -> Result<IndexWrite, StoreError> {
+    pub(super) async fn put(&self, seen: &BucketIndex, changes: &EntryChanges) -> Result<ConditionalPut, StoreError> {
         let mut next = (*seen.document).clone();
-        for (path, row) in changes {
-            next.set(path.clone(), *row);
+        for (path, entry) in changes {
+            next.set(path.clone(), *entry);
         }
-        next.modified = (self.clock)().max(seen.document.modified + 1);
-        if !self.own_history.has_begun() || next.history.is_empty() {
+        next.modified = (self.blobs.clock)().max(seen.document.modified + 1);
+        if !self.cache().has_begun_history() || next.history.is_empty() {
             next.history.begin(seen.document.modified);
         }
         let (next, json) = tokio::task::spawn_blocking(move || next.render().map(|json| (next, json)))
             .await
             .map_err(|_| StoreError::Closed)?
             .map_err(|e| StoreError::S3(e.to_string()))?;
-        let etag = match self.put(seen.etag.as_deref(), json.into()).await? {
-            Ok(etag) => etag,
-            Err(failed) => return Ok(failed),
-        };
-        self.own_history.on_written(next.modified);
+        let meta = BlobMeta { content_type: Some("application/json".to_owned()), ..BlobMeta::default() };
+        let metadata = ObjectMetadata { meta, ..ObjectMetadata::default() }.with_write(&new_id());
+        let bucket = &self.blobs.bucket;
+        bucket.index_writes.fetch_add(1, Ordering::Relaxed);
+        let held = seen.etag.as_deref();
+        let put = bucket.put_once(&self.key, held, &metadata, &BodyContent::Inline(json.into())).await?;
+        let ConditionalPut::Written(etag) = &put else { return Ok(put) };
         let changed: Vec<RelPath> = changes.keys().cloned().collect();
-        self.cache().advance(seen, BucketIndex { etag: Some(etag), document: Arc::new(next) }, &changed);
+        {
+            let mut cache = self.cache();
+            cache.on_written(next.modified);
+            cache.advance(seen, BucketIndex { etag: Some(etag.clone()), document: Arc::new(next) }, &changed);
+        }
         if !changed.is_empty() {
             self.feed.send(&self.ns, changed);
         }
-        Ok(IndexWrite::Written)
-    }
-
-    /// Puts the object over the one with the ETag `held`. Without a clear answer it reads the object to find out who wrote
-    /// it.
-    async fn put(&self, held: Option<&str>, json: Bytes) -> Result<Result<String, IndexWrite>, StoreError> {
-        let write_id = new_id().to_string();
-        let metadata = ObjectMetadata {
-            write: Some(write_id.clone()),
-            content_type: Some("application/json".to_owned()),
-            ..ObjectMetadata::default()
-        };
-        let bucket = &self.blobs.bucket;
-        bucket.traffic.write();
-        Ok(match bucket.put(&self.key, held, &metadata, &SpooledBody::Inline(json)).await? {
-            ConditionalPut::Written(etag) => Ok(etag),
-            ConditionalPut::Lost => match bucket.head(&self.key).await? {
-                Some(now) if now.metadata.write.as_deref() == Some(&write_id) => Ok(now.etag),
-                _ => Err(IndexWrite::Lost),
-            },
-            ConditionalPut::Unknown(e) => match bucket.head(&self.key).await {
-                Ok(Some(now)) if now.metadata.write.as_deref() == Some(&write_id) => Ok(now.etag),
-                Ok(now) if now.as_ref().map(|now| now.etag.as_str()) != held => Err(IndexWrite::Lost),
-                Ok(_) | Err(_) => Err(IndexWrite::Unknown(e)),
-            },
-        })
+        Ok(put)
     }
 
     /// Deletes the index object if it is empty and memsync wrote it. True if it is gone. A concurrent write of the first
     /// entry notices that.
-    pub(super) async fn withdraw(&self) -> Result<bool, StoreError> {
+    pub(super) async fn remove_empty(&self) -> Result<bool, StoreError> {
         let seen = self.fresh().await?;
         let Some(now) = self.blobs.bucket.head(&self.key).await? else { return Ok(true) };
         let is_ours = seen.etag.as_ref() == Some(&now.etag) && now.metadata.write.is_some();
-        if !is_ours || !seen.document.rows.is_empty() {
+        if !is_ours || !seen.document.entries.is_empty() {
             return Ok(false);
         }
         self.is_settled.store(false, Ordering::Relaxed);

@@ -8,11 +8,11 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::StoreError;
+use super::super::{IndexEntry, StoreError};
 use super::blobs::race_pause;
+use super::bucket::ConditionalPut;
 use super::index_cache::BucketIndex;
-use super::index_document::BlobRow;
-use super::index_object::{IndexObject, IndexWrite, RowChanges};
+use super::index_object::{EntryChanges, IndexObject};
 use crate::failpoint;
 use crate::path::RelPath;
 
@@ -40,7 +40,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// A request to the writer.
 pub(super) enum IndexRequest {
     /// The blob has this state now.
-    Record(BlobRow),
+    Record(IndexEntry),
     /// Blob and index differ: look the blob up and record its state.
     Lookup,
 }
@@ -54,7 +54,7 @@ pub(super) struct IndexJob {
 /// Changes that are not in the index yet.
 #[derive(Default)]
 struct PendingChanges {
-    unwritten: BTreeMap<RelPath, BlobRow>,
+    unwritten: BTreeMap<RelPath, IndexEntry>,
     lookups: BTreeSet<RelPath>,
 }
 
@@ -75,31 +75,18 @@ impl PendingChanges {
         !matches!(timeout(RETRY_AFTER, jobs.recv_many(group, GROUP_SIZE)).await, Ok(0))
     }
 
-    /// Adds a job. Gives the sender that waits for it.
-    fn add(&mut self, job: IndexJob) -> Option<oneshot::Sender<Result<(), StoreError>>> {
-        let IndexJob { path, request, reply } = job;
+    fn add(&mut self, path: RelPath, request: IndexRequest) {
         match request {
             IndexRequest::Lookup if self.lookups.len() < QUEUE_SIZE => drop(self.lookups.insert(path)),
             // The next reader of the blob requests it again.
             IndexRequest::Lookup => {}
-            IndexRequest::Record(row) => {
-                let newest = self.unwritten.entry(path).or_insert(row);
-                if row.version > newest.version {
-                    *newest = row;
+            IndexRequest::Record(entry) => {
+                let newest = self.unwritten.entry(path).or_insert(entry);
+                if entry.version > newest.version {
+                    *newest = entry;
                 }
             }
         }
-        reply
-    }
-
-    fn take_lookups(&mut self) -> BTreeSet<RelPath> {
-        let later = self
-            .lookups
-            .iter()
-            .nth(LOOKUPS)
-            .cloned()
-            .map_or_else(BTreeSet::new, |first| self.lookups.split_off(&first));
-        std::mem::replace(&mut self.lookups, later)
     }
 }
 
@@ -109,8 +96,14 @@ pub(super) async fn serve(index: Arc<IndexObject>, mut jobs: mpsc::Receiver<Inde
     let mut group = Vec::new();
     while pending.receive(&mut jobs, &mut group).await {
         wait_for_more(&index, &mut jobs, &mut group).await;
-        let replies: Vec<_> = group.drain(..).filter_map(|job| pending.add(job)).collect();
-        let lookups = pending.take_lookups();
+        let mut replies = Vec::new();
+        for IndexJob { path, request, reply } in group.drain(..) {
+            pending.add(path, request);
+            replies.extend(reply);
+        }
+        let later = pending.lookups.iter().nth(LOOKUPS).cloned();
+        let later = later.map_or_else(BTreeSet::new, |first| pending.lookups.split_off(&first));
+        let lookups = std::mem::replace(&mut pending.lookups, later);
         let done = commit(&index, &mut pending.unwritten, lookups, false).await;
         if let Err(e) = &done {
             let count = pending.unwritten.len();
@@ -141,11 +134,11 @@ async fn wait_for_more(index: &IndexObject, jobs: &mut mpsc::Receiver<IndexJob>,
     }
 }
 
-/// Writes the rows of `unwritten` and the blobs found at `lookups` to the index, and empties `unwritten`. With `create` it
+/// Writes the entries of `unwritten` and the blobs found at `lookups` to the index, and empties `unwritten`. With `create` it
 /// also creates a missing index.
 pub(super) async fn commit(
     index: &IndexObject,
-    unwritten: &mut BTreeMap<RelPath, BlobRow>,
+    unwritten: &mut BTreeMap<RelPath, IndexEntry>,
     lookups: BTreeSet<RelPath>,
     create: bool,
 ) -> Result<(), StoreError> {
@@ -164,22 +157,22 @@ pub(super) async fn commit(
             unwritten.clear();
             return Ok(());
         }
-        match index.replace(&seen, &changes).await? {
-            IndexWrite::Written => {
+        match index.put(&seen, &changes).await? {
+            ConditionalPut::Written(_) => {
                 failpoint::pass("s3-index-written");
                 unwritten.clear();
                 return Ok(());
             }
-            IndexWrite::Lost if races < MAX_RACES => {
+            ConditionalPut::Lost if races < MAX_RACES => {
                 sleep(race_pause(races)).await;
                 races += 1;
             }
-            IndexWrite::Lost => return Err(too_many_writers()),
-            IndexWrite::Unknown(_) if failures < MAX_FAILURES => {
+            ConditionalPut::Lost => return Err(too_many_writers()),
+            ConditionalPut::Unknown(_) if failures < MAX_FAILURES => {
                 failures += 1;
                 sleep(Duration::from_millis(20 << (2 * failures))).await;
             }
-            IndexWrite::Unknown(e) => return Err(e),
+            ConditionalPut::Unknown(e) => return Err(e),
         }
         seen = index.fresh().await?;
     }
@@ -189,9 +182,9 @@ pub(super) fn too_many_writers() -> StoreError {
     StoreError::S3("too many proxies write the index at the same time; try again".to_owned())
 }
 
-/// Drops the rows, because the index is gone. Only a checked request may begin a namespace again. Until then the blobs are
+/// Drops the entries, because the index is gone. Only a checked request may begin a namespace again. Until then the blobs are
 /// files of the namespace above: its readers and the next start add them to its index.
-fn decline(ns: &str, unwritten: &mut BTreeMap<RelPath, BlobRow>) -> Result<(), StoreError> {
+fn decline(ns: &str, unwritten: &mut BTreeMap<RelPath, IndexEntry>) -> Result<(), StoreError> {
     if unwritten.is_empty() {
         return Ok(());
     }
@@ -199,32 +192,34 @@ fn decline(ns: &str, unwritten: &mut BTreeMap<RelPath, BlobRow>) -> Result<(), S
     Err(StoreError::S3(format!("the index of {ns:?} was removed during a write; write again")))
 }
 
-/// The rows that the index `seen` lacks. The later version of a path wins. If the versions cannot decide, the blob does. It
+/// The entries that the index `seen` lacks. The later version of a path wins. If the versions cannot decide, the blob does. It
 /// is read after the index: a blob that is written still later is recorded after this write.
 async fn find_changes(
     index: &IndexObject,
     seen: &BucketIndex,
-    unwritten: &BTreeMap<RelPath, BlobRow>,
+    unwritten: &BTreeMap<RelPath, IndexEntry>,
     lookups: &BTreeSet<RelPath>,
-) -> Result<RowChanges, StoreError> {
-    let mut changes = RowChanges::new();
+) -> Result<EntryChanges, StoreError> {
+    let mut changes = EntryChanges::new();
     let mut doubtful: BTreeSet<&RelPath> = lookups.iter().collect();
-    for (path, row) in unwritten {
-        match seen.document.rows.get(path) {
-            Some(has) if has == row => {}
-            Some(has) if has.version >= row.version => drop(doubtful.insert(path)),
+    for (path, entry) in unwritten {
+        match seen.document.entries.get(path) {
+            Some(has) if has == entry => {}
+            Some(has) if has.version >= entry.version => drop(doubtful.insert(path)),
             Some(_) | None => {
-                changes.insert(path.clone(), Some(*row));
+                changes.insert(path.clone(), Some(*entry));
             }
         }
     }
-    let found = doubtful.into_iter().map(|path| async move { Ok((path, index.blobs.find(&index.ns, path).await?)) });
+    let found = doubtful
+        .into_iter()
+        .map(|path| async move { Ok::<_, StoreError>((path, index.blobs.find(&index.ns, path).await?)) });
     let mut found = stream::iter(found.collect::<Vec<_>>()).buffer_unordered(CONCURRENCY);
     while let Some((path, blob)) = found.try_next().await? {
-        let has = seen.document.rows.get(path);
-        let is_missing = |row: &BlobRow| has != Some(row) && (has.is_some() || !index.is_forgotten(row));
-        if let Some(blob) = blob.filter(|blob| is_missing(&blob.row)) {
-            changes.insert(path.clone(), Some(blob.row));
+        let has = seen.document.entries.get(path);
+        let is_missing = |entry: &IndexEntry| has != Some(entry) && (has.is_some() || !index.is_forgotten(entry));
+        if let Some(blob) = blob.filter(|blob| is_missing(&blob.entry)) {
+            changes.insert(path.clone(), Some(blob.entry));
         }
     }
     Ok(changes)

@@ -31,10 +31,7 @@ impl Layout {
         Key::parse(&text).map_err(|e| StoreError::S3(format!("{text:?} cannot be a key: {e}")))
     }
 
-    /// The key of a name that clients choose.
-    ///
-    /// # Errors
-    /// [`StoreError::TooLong`].
+    /// The key of a name that clients choose. A long one is [`StoreError::TooLong`].
     fn client_key(&self, name: &[&str]) -> Result<Key, StoreError> {
         let key = Self::key(&[&[self.prefix.as_str()], name].concat())?;
         if key.as_ref().len() > MAX_KEY_BYTES {

@@ -47,10 +47,7 @@ fn escaped_key(object: &str) -> Option<&str> {
 }
 
 /// Checks that the client can name a key. It reads XML as this does, so a key with an invalid escape fails there too. Such
-/// a key is given as it stands.
-///
-/// # Errors
-/// The key, if the client cannot name it.
+/// a key is given as it stands. The error is the key.
 fn namable_key(escaped: &str) -> Result<(), String> {
     let key = quick_xml::escape::unescape(escaped).map_err(|_| escaped.to_owned())?;
     Key::parse(&key).map(drop).map_err(|_| key.into_owned())

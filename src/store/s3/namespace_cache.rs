@@ -1,12 +1,12 @@
 //! Remembers which folders of the bucket are namespaces.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::super::StoreError;
+use super::super::{StoreError, lock};
 
 /// A remembered fact counts for this long. For as long, files of a namespace that another proxy just began can still be
 /// reached by their flat names.
@@ -54,25 +54,20 @@ struct FolderFact {
 }
 
 impl NamespaceCache {
-    fn lock(&self) -> MutexGuard<'_, FolderGenerations> {
-        // A lost fact is only requested again, so a panic of another thread does no harm.
-        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// True if `folder` is a namespace. `None` if nothing was found out at `since` or later.
     pub(super) fn is_namespace(&self, folder: &str, since: Instant) -> Option<bool> {
-        self.lock().get(folder).filter(|fact| fact.at >= since).map(|fact| fact.is_namespace)
+        lock(&self.folders).get(folder).filter(|fact| fact.at >= since).map(|fact| fact.is_namespace)
     }
 
     pub(super) fn remember(&self, folder: &str, is_namespace: bool, at: Instant) {
-        let mut folders = self.lock();
+        let mut folders = lock(&self.folders);
         if folders.get(folder).is_none_or(|fact| fact.at <= at) {
             folders.insert(folder, FolderFact { is_namespace, at });
         }
     }
 
     pub(super) fn forget(&self, folder: &str) {
-        let mut folders = self.lock();
+        let mut folders = lock(&self.folders);
         folders.young.remove(folder);
         folders.old.remove(folder);
     }
@@ -116,7 +111,7 @@ mod tests {
         }
         assert_eq!(known(3 * MAX_FOLDERS - MAX_FOLDERS / 2), Some(true));
         assert_eq!(known(MAX_FOLDERS), None);
-        let folders = cache.lock();
+        let folders = lock(&cache.folders);
         assert!(folders.young.len() + folders.old.len() <= MAX_FOLDERS);
     }
 

@@ -2,18 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use object_store::path::Path as Key;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::super::{StoreError, WallClock};
+use super::super::{IndexEntry, IndexSnapshot, StoreError};
 use super::blobs::{BucketBlobs, race_pause};
+use super::bucket::ConditionalPut;
 use super::change_feed::ChangeFeed;
-use super::index_cache::{BucketIndex, rows_of};
-use super::index_document::{BlobRow, IndexDocument};
-use super::index_object::{IndexObject, IndexWrite, RowChanges, WriteInFlight};
+use super::index_cache::{BucketIndex, entries_of};
+use super::index_document::IndexDocument;
+use super::index_object::{EntryChanges, IndexObject, WriteInFlight};
 use super::index_writer::{self, IndexJob, IndexRequest, MAX_RACES, QUEUE_SIZE};
 use crate::path::RelPath;
 
@@ -25,10 +27,18 @@ pub(super) struct NamespaceIndex {
     creation: tokio::sync::Mutex<()>,
 }
 
+impl Deref for NamespaceIndex {
+    type Target = IndexObject;
+
+    fn deref(&self) -> &IndexObject {
+        &self.object
+    }
+}
+
 impl NamespaceIndex {
     /// Starts the task that writes the index. It ends when this is dropped. Call it inside a runtime.
-    pub(super) fn open(ns: &str, key: Key, blobs: BucketBlobs, clock: WallClock, feed: Arc<ChangeFeed>) -> Self {
-        let object = Arc::new(IndexObject::new(ns, key, blobs, clock, feed));
+    pub(super) fn open(ns: &str, key: Key, blobs: BucketBlobs, feed: Arc<ChangeFeed>) -> Self {
+        let object = Arc::new(IndexObject::new(ns, key, blobs, feed));
         let (jobs, waiting) = mpsc::channel(QUEUE_SIZE);
         tokio::spawn(index_writer::serve(object.clone(), waiting));
         Self { object, jobs, creation: tokio::sync::Mutex::default() }
@@ -38,15 +48,15 @@ impl NamespaceIndex {
         WriteInFlight::begin(&self.object)
     }
 
-    /// Records `row`. Returns when the index has it, or a newer one, durably.
+    /// Records `entry`. Returns when the index has it, or a newer one, durably.
     pub(super) async fn record(
         &self,
         path: &RelPath,
-        row: BlobRow,
+        entry: IndexEntry,
         in_flight: Option<WriteInFlight>,
     ) -> Result<(), StoreError> {
         let (reply, done) = oneshot::channel();
-        let job = IndexJob { path: path.clone(), request: IndexRequest::Record(row), reply: Some(reply) };
+        let job = IndexJob { path: path.clone(), request: IndexRequest::Record(entry), reply: Some(reply) };
         self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
         drop(in_flight);
         done.await.map_err(|_| StoreError::Closed)?
@@ -54,18 +64,15 @@ impl NamespaceIndex {
 
     /// Compares a blob with the cached index, and requests a correction if they differ. A crash may have lost the entry, or
     /// another proxy may have overwritten it.
-    pub(super) fn compare(&self, path: &RelPath, found: &BlobRow) {
-        let has_it = |index: BucketIndex| index.document.rows.get(path).is_some_and(|row| row.has_content_of(found));
+    pub(super) fn compare(&self, path: &RelPath, found: &IndexEntry) {
+        // Versions may differ, since some proxies keep only seconds.
+        let is_same = |entry: &IndexEntry| (entry.md5, entry.is_deleted) == (found.md5, found.is_deleted);
+        let has_it = |index: BucketIndex| index.document.entries.get(path).is_some_and(is_same);
         let needs_entry = || !self.is_forgotten(found) || self.has_entry(path);
         if !self.cached().is_some_and(has_it) && needs_entry() {
             // If the queue is full, the next reader requests it again.
             drop(self.jobs.try_send(IndexJob { path: path.clone(), request: IndexRequest::Lookup, reply: None }));
         }
-    }
-
-    /// The index as last read or written.
-    pub(super) fn cached(&self) -> Option<BucketIndex> {
-        self.object.cached()
     }
 
     /// The cached index, or the current one if none is cached.
@@ -76,37 +83,22 @@ impl NamespaceIndex {
         }
     }
 
-    /// The cached index and its rows that changed since it had `tag`. `None` if the changes are unknown, or if they need the
-    /// whole index.
-    pub(super) fn changes_since(&self, tag: &str) -> Option<(BucketIndex, Vec<(RelPath, BlobRow)>)> {
-        let cache = self.object.cache();
+    /// The cached index with its entries that changed since it had `tag`. `None` if the changes are unknown, or if they need
+    /// the whole index.
+    pub(super) fn changes_since(&self, tag: &str) -> Option<IndexSnapshot> {
+        let cache = self.cache();
         let (latest, changed) = cache.changes_since(tag)?;
-        Some((latest.clone(), rows_of(&latest.document, &changed)?))
-    }
-
-    /// Reads the current index.
-    pub(super) fn fresh(&self) -> impl Future<Output = Result<BucketIndex, StoreError>> + Send + '_ {
-        self.object.fresh()
-    }
-
-    /// Reads the current index. A damaged index counts as empty, and the next write replaces it.
-    pub(super) async fn fresh_or_empty(&self) -> Result<BucketIndex, StoreError> {
-        self.object.read(true).await
+        Some(IndexSnapshot { state: latest.state(), entries: entries_of(&latest.document, &changed)? })
     }
 
     /// True if the cached index has an entry for `path`, tombstones included.
     pub(super) fn has_entry(&self, path: &RelPath) -> bool {
-        self.cached().is_some_and(|index| index.document.rows.contains_key(path))
+        self.cached().is_some_and(|index| index.document.entries.contains_key(path))
     }
 
     /// True if the cached index has `path` as a file.
     pub(super) fn has_file(&self, path: &RelPath) -> bool {
-        self.cached().is_some_and(|index| index.document.rows.get(path).is_some_and(|row| !row.is_deleted))
-    }
-
-    /// As [`IndexObject::is_there`].
-    pub(super) fn is_there(&self) -> bool {
-        self.object.is_there()
+        self.cached().is_some_and(|index| index.document.entries.get(path).is_some_and(|entry| !entry.is_deleted))
     }
 
     /// True if there is an index object.
@@ -116,9 +108,6 @@ impl NamespaceIndex {
 
     /// Creates the index object if it is missing; it makes the namespace. `allow` is checked before and after, and the object
     /// stays only if both succeed. True if the object is new.
-    ///
-    /// # Errors
-    /// Those of `allow`.
     pub(super) async fn ensure<F>(&self, allow: impl Fn() -> F) -> Result<bool, StoreError>
     where
         F: Future<Output = Result<(), StoreError>>,
@@ -137,43 +126,48 @@ impl NamespaceIndex {
         }
         // This sees every entry from before the index object. Later writers see the object.
         match allow().await {
-            Err(refused @ StoreError::NamespaceOccupied { .. }) if self.object.withdraw().await? => {
+            Err(refused @ StoreError::NamespaceOccupied { .. }) if self.remove_empty().await? => {
                 return Err(refused);
             }
             // The namespace exists nevertheless: another proxy has files in it, or created it without this check.
             Err(StoreError::NamespaceOccupied { .. }) => {}
             allowed => allowed?,
         }
-        self.object.settle();
+        self.settle();
         Ok(!existed)
     }
 
     /// Deletes the index object if it is empty and memsync wrote it. True if it is gone.
     pub(super) async fn withdraw(&self) -> Result<bool, StoreError> {
         let _one_at_a_time = self.creation.lock().await;
-        self.object.withdraw().await
+        self.remove_empty().await
     }
 
     /// Removes the entries of tombstones past their retention. Gives their number.
     pub(super) async fn remove_old_tombstones(&self) -> Result<usize, StoreError> {
         let old = |seen: &IndexDocument| {
-            let old = seen.rows.iter().filter(|(_, row)| self.is_forgotten(row));
+            let old = seen.entries.iter().filter(|(_, entry)| self.is_forgotten(entry));
             old.map(|(path, _)| (path.clone(), None)).collect()
         };
         self.change(old).await
     }
 
-    /// Replaces the entry `row` by `now`; `None` removes it. Another entry stays.
-    pub(super) async fn amend(&self, path: &RelPath, row: &BlobRow, now: Option<BlobRow>) -> Result<(), StoreError> {
+    /// Replaces the entry `entry` by `now`; `None` removes it. Another entry stays.
+    pub(super) async fn amend(
+        &self,
+        path: &RelPath,
+        entry: &IndexEntry,
+        now: Option<IndexEntry>,
+    ) -> Result<(), StoreError> {
         let change = |seen: &IndexDocument| {
-            let is_same = seen.rows.get(path) == Some(row);
+            let is_same = seen.entries.get(path) == Some(entry);
             is_same.then(|| (path.clone(), now)).into_iter().collect()
         };
         self.change(change).await.map(drop)
     }
 
     /// Applies the changes that `find` makes of the index. Gives their number.
-    async fn change(&self, find: impl Fn(&IndexDocument) -> RowChanges) -> Result<usize, StoreError> {
+    async fn change(&self, find: impl Fn(&IndexDocument) -> EntryChanges) -> Result<usize, StoreError> {
         for race in 0..MAX_RACES {
             let seen = self.fresh().await?;
             let changes = find(&seen.document);
@@ -185,17 +179,12 @@ impl NamespaceIndex {
         Err(index_writer::too_many_writers())
     }
 
-    /// As [`IndexObject::is_forgotten`].
-    pub(super) fn is_forgotten(&self, row: &BlobRow) -> bool {
-        self.object.is_forgotten(row)
-    }
-
     /// Writes `changes` over the index `seen`. False: the index has changed.
-    pub(super) async fn replace(&self, seen: &BucketIndex, changes: &RowChanges) -> Result<bool, StoreError> {
-        match self.object.replace(seen, changes).await? {
-            IndexWrite::Written => Ok(true),
-            IndexWrite::Lost => Ok(false),
-            IndexWrite::Unknown(e) => Err(e),
+    pub(super) async fn replace(&self, seen: &BucketIndex, changes: &EntryChanges) -> Result<bool, StoreError> {
+        match self.put(seen, changes).await? {
+            ConditionalPut::Written(_) => Ok(true),
+            ConditionalPut::Lost => Ok(false),
+            ConditionalPut::Unknown(e) => Err(e),
         }
     }
 }

@@ -11,10 +11,8 @@ use std::time::Instant;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::super::{NamespaceName, StoreError, next_version};
-use super::convert::entry_of;
+use super::super::{IndexEntry, NamespaceName, StoreError, rules};
 use super::core::S3Core;
-use super::index_document::BlobRow;
 use super::index_object::WriteInFlight;
 use super::layout::flat_name;
 use super::namespace_cache::fresh_since;
@@ -25,10 +23,8 @@ use crate::path::RelPath;
 const CONCURRENCY: usize = 8;
 
 impl S3Core {
-    /// Refuses a path that belongs to another namespace: to an inner one, or, if `ns` does not exist, to an outer one.
-    ///
-    /// # Errors
-    /// [`StoreError::OtherNamespace`].
+    /// Refuses a path that belongs to another namespace with [`StoreError::OtherNamespace`]: to an inner one, or, if `ns`
+    /// does not exist, to an outer one.
     pub(super) async fn check_owner(&self, ns: &str, path: &RelPath) -> Result<(), StoreError> {
         if let Err(refused) = self.refuse_inner_namespace(ns, path, fresh_since()).await {
             if let StoreError::OtherNamespace { namespace, .. } = &refused {
@@ -43,7 +39,7 @@ impl S3Core {
         for outer in self.existing_namespaces(outer_namespaces(ns), fresh_since()).await? {
             let name = format!("{}/{path}", relative_to(&outer, ns));
             let index = self.index(&outer)?.fresh().await?;
-            if index.document.rows.contains_key(name.as_str()) {
+            if index.document.entries.contains_key(name.as_str()) {
                 return Err(other_namespace(ns, path, outer));
             }
         }
@@ -54,19 +50,16 @@ impl S3Core {
     /// owner. An owner without entries may be younger than the entry, and gives way to it.
     async fn remove_foreign_entry(&self, ns: &str, path: &RelPath, owner: &str) -> Result<(), StoreError> {
         let index = self.index(ns)?;
-        if !index.has_file(path) || self.index(owner)?.fresh().await?.document.rows.is_empty() {
+        if !index.has_file(path) || self.index(owner)?.fresh().await?.document.entries.is_empty() {
             return Ok(());
         }
-        match index.cached().and_then(|index| index.document.rows.get(path).copied()) {
-            Some(row) => index.amend(path, &row, None).await,
+        match index.cached().and_then(|index| index.document.entries.get(path).copied()) {
+            Some(entry) => index.amend(path, &entry, None).await,
             None => Ok(()),
         }
     }
 
-    /// Refuses a path of an inner namespace. Facts from `since` or later count.
-    ///
-    /// # Errors
-    /// [`StoreError::OtherNamespace`].
+    /// Refuses a path of an inner namespace with [`StoreError::OtherNamespace`]. Facts from `since` or later count.
     async fn refuse_inner_namespace(&self, ns: &str, path: &RelPath, since: Instant) -> Result<(), StoreError> {
         let folders = path.ancestors().map(|folder| flat_name(ns, folder)).collect();
         // The deepest comes first, and it owns the file.
@@ -74,30 +67,28 @@ impl S3Core {
         owner.map_or(Ok(()), |owner| Err(other_namespace(ns, path, owner)))
     }
 
-    /// Records the blob `row`, which replaced `before`. A namespace that begins meanwhile is refused if it sees the
-    /// entry. If it checked before the entry was there, this call sees the namespace and undoes the write.
-    ///
-    /// # Errors
+    /// Records the blob `entry`, which replaced `before`. A namespace that begins meanwhile is refused if it sees the
+    /// entry. If it checked before the entry was there, this call sees the namespace, undoes the write, and fails with
     /// [`StoreError::OtherNamespace`].
     pub(super) async fn record_write(
         &self,
         ns: &str,
         path: &RelPath,
-        before: Option<BlobRow>,
-        row: BlobRow,
+        before: Option<IndexEntry>,
+        entry: IndexEntry,
         in_flight: Option<WriteInFlight>,
     ) -> Result<(), StoreError> {
         let index = self.index(ns)?;
         let was_live = before.is_some_and(|before| !before.is_deleted);
         // A new namespace has seen a file that was listed all the time, and it does not mind tombstones.
-        let needs_no_check = row.is_deleted || was_live && index.has_file(path);
-        index.record(path, row, in_flight).await?;
+        let needs_no_check = entry.is_deleted || was_live && index.has_file(path);
+        index.record(path, entry, in_flight).await?;
         if needs_no_check {
             return Ok(());
         }
         match self.refuse_inner_namespace(ns, path, Instant::now()).await {
             Err(StoreError::OtherNamespace { path: name, namespace }) => {
-                self.undo_write(ns, path, before, row, (&name, &namespace.0)).await?;
+                self.undo_write(ns, path, before, entry, (&name, &namespace.0)).await?;
                 Err(StoreError::OtherNamespace { path: name, namespace })
             }
             other => other,
@@ -109,32 +100,29 @@ impl S3Core {
         &self,
         ns: &str,
         path: &RelPath,
-        before: Option<BlobRow>,
-        row: BlobRow,
+        before: Option<IndexEntry>,
+        entry: IndexEntry,
         (name, owner): (&str, &str),
     ) -> Result<(), StoreError> {
         let was_live = before.is_some_and(|before| !before.is_deleted);
-        let version = next_version((self.clock)(), Some(&entry_of(&row)));
+        let version = rules::next_version((self.blobs.clock)(), Some(&entry));
         let md5 = before.map_or_else(|| Md5::of(b""), |before| before.md5);
-        let tombstone = BlobRow { md5, size: 0, is_deleted: true, version };
+        let tombstone = IndexEntry { md5, size: 0, is_deleted: true, version, cursor: 0 };
         // S3 has no conditional delete, so a tombstone replaces the blob. A blob that replaced live content stays, because
         // its writer knew that content.
         if !was_live {
-            self.blobs.replace_by_tombstone(ns, path, &row, &tombstone).await?;
+            self.blobs.replace_by_tombstone(ns, path, &entry, &tombstone).await?;
         }
         let was_deleted = before.filter(|before| before.is_deleted);
-        self.index(ns)?.amend(path, &row, was_deleted.map(|_| tombstone)).await?;
+        self.index(ns)?.amend(path, &entry, was_deleted.map(|_| tombstone)).await?;
         if was_live && let Ok(inner) = RelPath::parse(relative_to(owner, name)) {
             // The blob belongs to the owner, whose index still has the old entry. Request a comparison.
-            self.index(owner)?.compare(&inner, &row);
+            self.index(owner)?.compare(&inner, &entry);
         }
         Ok(())
     }
 
-    /// Creates the namespace's index if it is missing.
-    ///
-    /// # Errors
-    /// [`StoreError::NamespaceOccupied`].
+    /// Creates the namespace's index if it is missing, or refuses the namespace with [`StoreError::NamespaceOccupied`].
     pub(super) async fn begin_namespace(&self, ns: &str) -> Result<(), StoreError> {
         let created = self.index(ns)?.ensure(|| self.refuse_occupied(ns)).await;
         match &created {
@@ -150,7 +138,7 @@ impl S3Core {
     pub(super) async fn confirm_namespace(&self, ns: &str) -> Result<bool, StoreError> {
         let index = self.index(ns)?;
         // An unreadable index counts as a namespace; its repair reports the error.
-        if !index.fresh().await.is_ok_and(|index| index.document.rows.is_empty()) {
+        if !index.fresh().await.is_ok_and(|index| index.document.entries.is_empty()) {
             return Ok(true);
         }
         let is_occupied = matches!(self.refuse_occupied(ns).await, Err(StoreError::NamespaceOccupied { .. }));
@@ -161,14 +149,14 @@ impl S3Core {
         Ok(false)
     }
 
-    /// Refuses a new namespace in whose folder an outer one has files.
+    /// Refuses a new namespace in whose folder an outer one has files with [`StoreError::NamespaceOccupied`].
     async fn refuse_occupied(&self, ns: &str) -> Result<(), StoreError> {
         for outer in self.existing_namespaces(outer_namespaces(ns), Instant::now()).await? {
             let index = self.index(&outer)?.fresh().await?;
             let folder = relative_to(&outer, ns);
             let is_inside =
                 |path: &RelPath| path.as_str().strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
-            if index.document.rows.iter().any(|(path, row)| !row.is_deleted && is_inside(path)) {
+            if index.document.entries.iter().any(|(path, entry)| !entry.is_deleted && is_inside(path)) {
                 return Err(StoreError::NamespaceOccupied { namespace: ns.to_owned(), above: NamespaceName(outer) });
             }
         }

@@ -1,17 +1,19 @@
 //! User metadata of an object. The names are those of other proxies; names with `memsync-` are only memsync's.
 
-use std::collections::BTreeMap;
-
 use object_store::{Attribute, AttributeValue, Attributes};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use super::super::{BlobMeta, IndexEntry};
 use crate::digest::Md5;
 
 const CONTENT_MD5: &str = "content-md5";
 const IS_DELETED: &str = "is-deleted";
 const VERSION: &str = "version";
 const WRITE_ID: &str = "memsync-write";
-const OWN_PREFIX: &str = "memsync-";
+const DEVICE: &str = "memsync-device";
+const KEY: &str = "memsync-key";
+const EXPIRES: &str = "memsync-expires";
+const FREE: &str = "memsync-meta";
 
 /// The readable metadata of an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,22 +23,25 @@ pub(super) struct ObjectMetadata {
     pub(super) version: Option<u64>,
     /// The random id of a write by memsync.
     pub(super) write: Option<String>,
-    pub(super) content_type: Option<String>,
-    /// Further metadata of memsync, decoded, by its name after `memsync-`.
-    pub(super) ours: BTreeMap<String, String>,
+    pub(super) meta: BlobMeta,
 }
 
 impl ObjectMetadata {
-    /// When the path expires: milliseconds since the epoch.
-    pub(super) fn expires(&self) -> Option<u64> {
-        self.ours.get("expires").and_then(|at| at.parse().ok())
+    /// The metadata of a blob, without the id of a write.
+    pub(super) fn new(entry: &IndexEntry, meta: BlobMeta) -> Self {
+        let IndexEntry { md5, is_deleted, version, .. } = *entry;
+        Self { md5: Some(md5), is_deleted, version: Some(version), write: None, meta }
+    }
+
+    pub(super) fn with_write(self, id: &str) -> Self {
+        Self { write: Some(id.to_owned()), ..self }
     }
 
     pub(super) fn read(attributes: &Attributes) -> Self {
         let mut metadata = Self::default();
         for (attribute, value) in attributes {
             match attribute {
-                Attribute::ContentType => metadata.content_type = Some(value.to_string()),
+                Attribute::ContentType => metadata.meta.content_type = Some(value.to_string()),
                 Attribute::Metadata(name) => metadata.set(&name.to_ascii_lowercase(), value.trim()),
                 _ => {}
             }
@@ -50,34 +55,35 @@ impl ObjectMetadata {
             IS_DELETED => self.is_deleted = value.eq_ignore_ascii_case("true"),
             VERSION => self.version = value.parse().ok(),
             WRITE_ID => self.write = Some(value.to_owned()),
-            _ => {
-                if let Some(name) = name.strip_prefix(OWN_PREFIX) {
-                    self.ours.insert(name.to_owned(), decode(value));
-                }
-            }
+            DEVICE => self.meta.device = Some(decode(value)),
+            KEY => self.meta.key = Some(decode(value)),
+            EXPIRES => self.meta.expires = decode(value).parse().ok(),
+            FREE => self.meta.free = serde_json::from_str(&decode(value)).unwrap_or_default(),
+            _ => {}
         }
     }
 
     pub(super) fn to_attributes(&self) -> Attributes {
+        let BlobMeta { content_type, device, key, expires, free } = &self.meta;
+        // One value, because not every name can be the name of a header. Texts always serialize.
+        let free = (!free.is_empty()).then(|| encode(&serde_json::to_string(free).unwrap_or_default()));
         let mut attributes = Attributes::new();
-        let mut set = |name: String, value: String| {
-            attributes.insert(Attribute::Metadata(name.into()), AttributeValue::from(value));
-        };
-        if let Some(md5) = self.md5 {
-            set(CONTENT_MD5.to_owned(), md5.to_string());
+        for (name, value) in [
+            (CONTENT_MD5, self.md5.map(|md5| md5.to_string())),
+            (IS_DELETED, Some(self.is_deleted.to_string())),
+            (VERSION, self.version.map(|version| version.to_string())),
+            (WRITE_ID, self.write.clone()),
+            (DEVICE, device.as_deref().map(encode)),
+            (KEY, key.as_deref().map(encode)),
+            (EXPIRES, expires.map(|at| at.to_string())),
+            (FREE, free),
+        ] {
+            if let Some(value) = value {
+                attributes.insert(Attribute::Metadata(name.into()), AttributeValue::from(value));
+            }
         }
-        set(IS_DELETED.to_owned(), self.is_deleted.to_string());
-        if let Some(version) = self.version {
-            set(VERSION.to_owned(), version.to_string());
-        }
-        if let Some(write) = &self.write {
-            set(WRITE_ID.to_owned(), write.clone());
-        }
-        for (name, value) in &self.ours {
-            set(format!("{OWN_PREFIX}{name}"), encode(value));
-        }
-        if let Some(content_type) = self.content_type.as_ref().filter(|t| http::HeaderValue::from_str(t).is_ok()) {
-            attributes.insert(Attribute::ContentType, AttributeValue::from(content_type.clone()));
+        if let Some(content_type) = content_type.clone().filter(|t| http::HeaderValue::from_str(t).is_ok()) {
+            attributes.insert(Attribute::ContentType, AttributeValue::from(content_type));
         }
         attributes
     }
@@ -112,10 +118,15 @@ mod tests {
             is_deleted: true,
             version: Some(1_700_000_000_123),
             write: Some("w1".to_owned()),
-            content_type: Some("text/markdown; charset=utf-8".to_owned()),
-            ours: [("device", "büro 7"), ("odd", " 100%é "), ("empty", "")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
+            meta: BlobMeta {
+                content_type: Some("text/markdown; charset=utf-8".to_owned()),
+                device: Some("büro 7".to_owned()),
+                key: Some(" 100%é ".to_owned()),
+                expires: Some(5),
+                free: [("empty", ""), ("odd", " 100%é\"")]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+            },
         };
         let attributes = metadata.to_attributes();
         assert_eq!(ObjectMetadata::read(&attributes), metadata);

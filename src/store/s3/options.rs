@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
-use super::super::{WallClock, system_clock};
+use super::super::{Retention, WallClock, system_clock};
 
 /// The form of an ETag in a condition: S3 wants the quotes, some stores do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,6 +31,7 @@ pub struct S3Options {
     pub allow_http: bool,
     /// The directory for bodies that are too large for memory. Created when it is needed.
     pub spool: PathBuf,
+    pub retention: Retention,
     pub clock: WallClock,
 }
 
@@ -48,6 +49,7 @@ impl S3Options {
             etag_quotes: EtagQuotes::default(),
             allow_http: false,
             spool,
+            retention: Retention::default(),
             clock: system_clock(),
         }
     }

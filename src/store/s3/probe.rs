@@ -6,10 +6,10 @@ use futures::TryStreamExt;
 use futures::future::join_all;
 use object_store::path::Path as Key;
 
+use super::super::body::BodyContent;
 use super::super::{StoreError, new_id};
 use super::bucket::{Bucket, ConditionalPut, FetchOutcome, ObjectInfo, read_whole};
 use super::object_metadata::ObjectMetadata;
-use super::spool::SpooledBody;
 use crate::digest::Md5;
 
 /// Concurrent writers in the test.
@@ -17,10 +17,8 @@ const RACERS: usize = 8;
 /// Attempts of a step without a clear answer.
 const ATTEMPTS: usize = 4;
 
-/// Tests the conditional writes on the scratch object `key`. True if it can also be copied into the folder `beside`.
-///
-/// # Errors
-/// [`StoreError::S3Refused`] if the store ignores a condition.
+/// Tests the conditional writes on the scratch object `key`. A store that ignores a condition is
+/// [`StoreError::S3Refused`]. True if the object can also be copied into the folder `beside`.
 pub(super) async fn probe(bucket: &Bucket, key: &Key, beside: &Key) -> Result<bool, StoreError> {
     let tried = match check_conditions(bucket, key).await {
         Ok(()) => can_copy(bucket, key, &beside.clone().join("copy"), beside).await,
@@ -133,8 +131,8 @@ fn probe_metadata(write: &str) -> ObjectMetadata {
     }
 }
 
-fn content(text: &str) -> SpooledBody {
-    SpooledBody::Inline(Bytes::copy_from_slice(text.as_bytes()))
+fn content(text: &str) -> BodyContent {
+    BodyContent::Inline(Bytes::copy_from_slice(text.as_bytes()))
 }
 
 fn refused(why: &str) -> StoreError {

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::stream::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 
-use super::super::StoreError;
+use super::super::{IndexEntry, StoreError};
 use super::blobs::BucketBlobs;
 use super::bucket::modified;
 use super::index_cache::BucketIndex;
-use super::index_document::{BlobRow, IndexDocument};
-use super::index_object::RowChanges;
+use super::index_document::IndexDocument;
+use super::index_object::EntryChanges;
 use super::layout::flat_name;
 use super::listing::ListedObject;
 use super::namespace_index::NamespaceIndex;
@@ -65,26 +65,26 @@ pub(super) async fn repair(
     others: &BTreeSet<String>,
     trusting: bool,
 ) -> Result<RepairReport, StoreError> {
-    let listing = list(blobs, ns, others.clone()).await?;
+    let mut listing = list(blobs, ns, others.clone()).await?;
+    let left_out = std::mem::take(&mut listing.left_out);
+    let mut report = RepairReport { blobs: listing.files.len(), left_out, ..RepairReport::default() };
     let mut truth = BTreeMap::new();
     for race in 0..MAX_RACES {
-        let seen = index.fresh_or_empty().await?;
+        let seen = index.read(true).await?;
         // At first every path is doubtful. After a lost race only those that still differ are.
         let doubtful = match race {
             0 => find_doubtful(&listing, &seen.document, trusting),
             _ => differing(&truth, &seen, index),
         };
-        truth.extend(read_rows(blobs, ns, &listing.others, doubtful).await?);
-        let changes: RowChanges =
+        truth.extend(read_entries(blobs, ns, &listing.others, doubtful).await?);
+        let changes: EntryChanges =
             differing(&truth, &seen, index).into_iter().map(|path| (path.clone(), truth[&path])).collect();
-        let count = listing.files.len();
-        if changes.is_empty() && (seen.etag.is_some() || count == 0) {
-            return Ok(RepairReport { blobs: count, left_out: listing.left_out, ..RepairReport::default() });
+        if changes.is_empty() && (seen.etag.is_some() || report.blobs == 0) {
+            return Ok(report);
         }
         if index.replace(&seen, &changes).await? {
-            let mut report = RepairReport { blobs: count, left_out: listing.left_out, ..RepairReport::default() };
-            for (path, row) in changes {
-                let list = match (row, seen.document.rows.contains_key(&path)) {
+            for (path, entry) in changes {
+                let list = match (entry, seen.document.entries.contains_key(&path)) {
                     (None, _) => &mut report.dropped,
                     (Some(_), true) => &mut report.corrected,
                     (Some(_), false) => &mut report.added,
@@ -135,21 +135,21 @@ async fn list(blobs: &BucketBlobs, ns: &str, mut others: BTreeSet<String>) -> Re
 fn find_doubtful(listing: &NamespaceListing, document: &IndexDocument, trusting: bool) -> Vec<RelPath> {
     let is_trusted = |path: &RelPath, meta: &ObjectMeta| trusting && is_certain(document, path, meta);
     let unsure = listing.files.iter().filter(|(path, meta)| !is_trusted(path, meta)).map(|(path, _)| path);
-    let without_blob = document.rows.keys().filter(|path| !listing.files.contains_key(*path));
+    let without_blob = document.entries.keys().filter(|path| !listing.files.contains_key(*path));
     unsure.chain(without_blob).cloned().collect()
 }
 
 /// Reads the blobs of `paths`. A path in another namespace counts as absent.
-async fn read_rows(
+async fn read_entries(
     blobs: &BucketBlobs,
     ns: &str,
     others: &BTreeSet<String>,
     paths: Vec<RelPath>,
-) -> Result<Vec<(RelPath, Option<BlobRow>)>, StoreError> {
+) -> Result<Vec<(RelPath, Option<IndexEntry>)>, StoreError> {
     futures::stream::iter(paths)
         .map(|path| async move {
             let found = if is_in_other(ns, path.as_str(), others) { None } else { blobs.find(ns, &path).await? };
-            Ok::<_, StoreError>((path, found.map(|found| found.row)))
+            Ok::<_, StoreError>((path, found.map(|found| found.entry)))
         })
         .buffer_unordered(CONCURRENCY)
         .try_collect()
@@ -157,12 +157,16 @@ async fn read_rows(
 }
 
 /// The paths whose blob and entry differ.
-fn differing(truth: &BTreeMap<RelPath, Option<BlobRow>>, seen: &BucketIndex, index: &NamespaceIndex) -> Vec<RelPath> {
+fn differing(
+    truth: &BTreeMap<RelPath, Option<IndexEntry>>,
+    seen: &BucketIndex,
+    index: &NamespaceIndex,
+) -> Vec<RelPath> {
     truth
         .iter()
-        .filter(|(path, row)| match (seen.document.rows.get(*path), row) {
-            (None, Some(row)) => !index.is_forgotten(row),
-            (has, row) => has != row.as_ref(),
+        .filter(|(path, entry)| match (seen.document.entries.get(*path), entry) {
+            (None, Some(entry)) => !index.is_forgotten(entry),
+            (has, entry) => has != entry.as_ref(),
         })
         .map(|(path, _)| path.clone())
         .collect()
@@ -171,12 +175,12 @@ fn differing(truth: &BTreeMap<RelPath, Option<BlobRow>>, seen: &BucketIndex, ind
 /// True if the listing confirms the entry: in most stores the ETag is the content's MD5.
 fn is_certain(document: &IndexDocument, path: &RelPath, meta: &ObjectMeta) -> bool {
     let etag = meta.e_tag.as_deref().and_then(|etag| etag.trim_matches('"').parse::<Md5>().ok());
-    document.rows.get(path).is_some_and(|row| {
+    document.entries.get(path).is_some_and(|entry| {
         // An empty object may be an empty file or a tombstone. A later write of the same content shows only in the time.
-        !row.is_deleted
+        !entry.is_deleted
             && meta.size > 0
-            && (etag, meta.size) == (Some(row.md5), row.size)
-            && row.version.saturating_add(CLOCK_TOLERANCE_MS) >= modified(meta)
+            && (etag, meta.size) == (Some(entry.md5), entry.size)
+            && entry.version.saturating_add(CLOCK_TOLERANCE_MS) >= modified(meta)
     })
 }
 

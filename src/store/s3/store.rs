@@ -1,29 +1,26 @@
 //! [`S3Store`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
+use super::super::body::{BodyContent, BodyDir, BodyWriter};
 use super::super::{
-    BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexEntry, IndexSnapshot,
-    IndexState, IndexTraffic, PrivateRecord, PutOutcome, Store, StoreError, SweepReport, WriteCondition, new_id,
+    BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot, IndexState,
+    IndexTraffic, PrivateRecord, PutOutcome, RecordStore, Store, StoreError, SweepReport, WriteCondition, new_id,
 };
 use super::blobs::BucketBlobs;
 use super::bucket::{Bucket, ConditionalPut, FetchOutcome, read_whole};
-use super::convert::{entry_of, state_of};
-use super::core::S3Core;
-use super::index_document::BlobRow;
+use super::core::{S3Core, run_to_end};
 use super::layout::Layout;
 use super::object_metadata::ObjectMetadata;
 use super::options::S3Options;
 use super::probe;
 use super::reindex::{self, RepairReport};
-use super::retention::run_to_end;
-use super::spool::{SpooledBody, UploadWriter};
 use crate::failpoint;
 use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
@@ -58,8 +55,9 @@ impl S3Store {
                 layout.beside("")?
             );
         }
-        let blobs = BucketBlobs { bucket: Arc::new(bucket), layout, keeps_versions };
-        Ok(Self(Arc::new(S3Core::new(blobs, options.spool.as_path().into(), options.clock.clone(), url))))
+        let S3Options { retention, ref clock, ref spool, .. } = *options;
+        let blobs = BucketBlobs { bucket: Arc::new(bucket), layout, clock: clock.clone(), retention, keeps_versions };
+        Ok(Self(Arc::new(S3Core::new(blobs, BodyDir::temporary(spool.clone()), url))))
     }
 
     /// The store as `s3://bucket/prefix`.
@@ -118,10 +116,9 @@ impl S3Store {
 
 impl Store for S3Store {
     const STRONG: bool = false;
-    type BodyWriter = UploadWriter;
 
-    fn new_body(&self) -> UploadWriter {
-        UploadWriter::new(self.0.spool.clone())
+    fn new_body(&self) -> BodyWriter {
+        BodyWriter::new(self.0.spool.clone())
     }
 
     async fn put(
@@ -130,7 +127,7 @@ impl Store for S3Store {
         path: &RelPath,
         expect: WriteCondition,
         meta: BlobMeta,
-        body: UploadWriter,
+        body: BodyWriter,
     ) -> Result<PutOutcome, StoreError> {
         let (core, ns, path) = (self.0.clone(), ns.to_owned(), path.clone());
         run_to_end(async move { core.put(&ns, &path, expect, meta, body).await }).await
@@ -147,23 +144,25 @@ impl Store for S3Store {
         run_to_end(async move { core.delete(&ns, &path, expect, meta).await }).await
     }
 
-    async fn get(&self, ns: &str, path: &RelPath) -> Result<GetOutcome, StoreError> {
-        self.0.get(ns, path).await
+    async fn read(&self, ns: &str, path: &RelPath, version: Option<u64>) -> Result<GetOutcome, StoreError> {
+        match version {
+            Some(version) => self.0.get_version(ns, path, version).await,
+            None => self.0.get(ns, path).await,
+        }
     }
 
     async fn index(&self, ns: &str, _since: u64) -> Result<IndexSnapshot, StoreError> {
         let index = self.0.index(ns)?.fresh().await?;
-        let entries = index.document.rows.iter().map(entry_with_path).collect();
-        Ok(IndexSnapshot { state: state_of(&index), entries })
+        let entries = index.document.entries.iter().map(|(path, entry)| (path.as_str().to_owned(), *entry));
+        Ok(IndexSnapshot { state: index.state(), entries: entries.collect() })
     }
 
     async fn state(&self, ns: &str) -> Result<IndexState, StoreError> {
-        Ok(state_of(&self.0.index(ns)?.fresh().await?))
+        Ok(self.0.index(ns)?.fresh().await?.state())
     }
 
     fn history_point(&self, ns: &str) -> Option<HistoryPoint> {
-        let index = self.0.index(ns).ok()?.cached()?;
-        index.document.history.point(index.document.modified)
+        self.0.index(ns).ok()?.cached()?.state().history
     }
 
     async fn contains_point(&self, ns: &str, point: &HistoryPoint) -> Result<bool, StoreError> {
@@ -172,9 +171,7 @@ impl Store for S3Store {
     }
 
     fn index_since_tag(&self, ns: &str, tag: &str) -> Option<IndexSnapshot> {
-        let (index, rows) = self.0.index(ns).ok()?.changes_since(tag)?;
-        let entries = rows.iter().map(|(path, row)| entry_with_path((path, row))).collect();
-        Some(IndexSnapshot { state: state_of(&index), entries })
+        self.0.index(ns).ok()?.changes_since(tag)
     }
 
     fn subscribe(&self) -> broadcast::Receiver<BlobChanges> {
@@ -195,10 +192,6 @@ impl Store for S3Store {
         self.0.versions(ns, path).await
     }
 
-    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<GetOutcome, StoreError> {
-        self.0.get_version(ns, path, version).await
-    }
-
     async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
         Ok(reindex::namespaces(&self.0.blobs).await?.into_iter().collect())
     }
@@ -208,7 +201,7 @@ impl Store for S3Store {
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
-        body: Option<UploadWriter>,
+        body: Option<BodyWriter>,
     ) -> Result<ImportOutcome, StoreError> {
         let (core, ns, path) = (self.0.clone(), ns.to_owned(), path.clone());
         run_to_end(async move { core.import_version(&ns, &path, version, body).await }).await
@@ -219,9 +212,9 @@ impl Store for S3Store {
         run_to_end(async move { core.expire().await }).await
     }
 
-    async fn sweep(&self) -> Result<SweepReport, StoreError> {
+    async fn remove_old(&self) -> Result<SweepReport, StoreError> {
         let core = self.0.clone();
-        run_to_end(async move { core.sweep().await }).await
+        run_to_end(async move { core.remove_old().await }).await
     }
 
     async fn usage(&self, ns: &str) -> Result<u64, StoreError> {
@@ -229,13 +222,18 @@ impl Store for S3Store {
     }
 
     async fn held_bytes(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {
-        self.0.held_bytes(ns, paths).await
+        // A caller has usually just read the index for the usage.
+        let index = self.0.index(ns)?.cached_or_fresh().await?;
+        Ok(paths.iter().map(|path| index.document.entries.get(path).map_or(0, |entry| entry.size)).collect())
     }
 
     fn index_traffic(&self) -> IndexTraffic {
-        self.0.blobs.bucket.traffic.total()
+        let Bucket { index_reads, index_writes, .. } = &*self.0.blobs.bucket;
+        IndexTraffic { reads: index_reads.load(Ordering::Relaxed), writes: index_writes.load(Ordering::Relaxed) }
     }
+}
 
+impl RecordStore for S3Store {
     async fn record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         match self.0.blobs.bucket.get(&self.0.blobs.layout.private(name)?, None).await? {
             FetchOutcome::Found(object, body) => {
@@ -249,29 +247,19 @@ impl Store for S3Store {
         let (core, expected) = (self.0.clone(), expected.map(str::to_owned));
         run_to_end(async move {
             let key = core.blobs.layout.private(name)?;
-            let metadata = ObjectMetadata { write: Some(new_id().to_string()), ..ObjectMetadata::default() };
-            let bucket = &core.blobs.bucket;
-            let put = bucket.put(&key, expected.as_deref(), &metadata, &SpooledBody::Inline(content)).await?;
-            if matches!(put, ConditionalPut::Written(_)) {
-                failpoint::pass("s3-record-written");
-                return Ok(true);
-            }
-            // The write may have happened although its answer was lost.
-            let now = bucket.head(&key).await?;
-            if now.as_ref().is_some_and(|now| now.metadata.write == metadata.write) {
-                return Ok(true);
-            }
-            match put {
-                ConditionalPut::Unknown(e) if now.map(|now| now.etag) == expected => Err(e),
+            let metadata = ObjectMetadata::default().with_write(&new_id());
+            let content = BodyContent::Inline(content);
+            match core.blobs.bucket.put_once(&key, expected.as_deref(), &metadata, &content).await? {
+                ConditionalPut::Written(_) => {
+                    failpoint::pass("s3-record-written");
+                    Ok(true)
+                }
                 // Another record is there. It may have replaced the expected one or this write. The caller must read it and
                 // start again.
-                ConditionalPut::Unknown(_) | ConditionalPut::Written(_) | ConditionalPut::Lost => Ok(false),
+                ConditionalPut::Lost => Ok(false),
+                ConditionalPut::Unknown(e) => Err(e),
             }
         })
         .await
     }
-}
-
-fn entry_with_path((path, row): (&RelPath, &BlobRow)) -> (String, IndexEntry) {
-    (path.as_str().to_owned(), entry_of(row))
 }

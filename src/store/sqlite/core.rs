@@ -1,18 +1,20 @@
-//! State that the SQLite store, its writer and its readers share.
+//! State that the SQLite store, its writer and its readers share, and the conversion of rows to the store's types.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 use tokio::sync::broadcast;
 
+use super::super::body::BodyDir;
 use super::super::{
-    BACKLOG, BlobChanges, IndexCursor, IndexState, Retention, StoreError, WallClock, strong_state, system_clock,
+    BACKLOG, BlobChange, BlobChanges, BlobMeta, IndexCursor, IndexEntry, IndexState, Retention, StoreError, WallClock,
+    lock, strong_state, system_clock,
 };
 use super::schema;
-use super::spool::BodyFiles;
+use crate::digest::Md5;
 
 /// Idle read connections kept open.
 const MAX_IDLE_READERS: usize = 4;
@@ -35,7 +37,7 @@ impl Default for SqliteSettings {
 /// An open store without its writer.
 pub(super) struct SqliteCore {
     pub(super) dir: PathBuf,
-    pub(super) spool: Arc<BodyFiles>,
+    pub(super) bodies: Arc<BodyDir>,
     pub(super) retention: Retention,
     pub(super) changes: broadcast::Sender<BlobChanges>,
     pub(super) clock: WallClock,
@@ -61,20 +63,10 @@ pub(super) struct IndexPositions {
     pub(super) bytes: HashMap<String, u64>,
 }
 
-/// A committed change of one entry.
-pub(super) struct CommittedEntry<'a> {
-    pub(super) ns: &'a str,
-    pub(super) cursor: u64,
-    /// Milliseconds since the epoch.
-    pub(super) modified: u64,
-    /// Bytes by which the live entries grew.
-    pub(super) growth: i64,
-}
-
 impl SqliteCore {
     pub(super) fn new(dir: PathBuf, lock: File, settings: SqliteSettings, positions: IndexPositions) -> Self {
         Self {
-            spool: BodyFiles::new(dir.join(schema::BODIES)),
+            bodies: BodyDir::durable(dir.join(schema::BODIES)),
             dir,
             retention: settings.retention,
             changes: broadcast::channel(BACKLOG).0,
@@ -98,20 +90,16 @@ impl SqliteCore {
         strong_state(mark, modified, now.history.as_deref())
     }
 
-    /// Records committed changes. `history` is the id that began with them.
-    pub(super) fn advance<'a>(&self, history: Option<Arc<str>>, changes: impl Iterator<Item = CommittedEntry<'a>>) {
+    /// Records committed changes in the order of their cursors: each with its time, and the bytes by which the live
+    /// entries grew. `history` is the id that began with them.
+    pub(super) fn advance(&self, history: Option<Arc<str>>, changes: &[(BlobChange, u64, i64)]) {
         let mut now = self.positions();
         now.history = history.or(now.history.take());
-        for CommittedEntry { ns, cursor, modified, growth } in changes {
-            now.cursor = cursor;
-            match now.bytes.get_mut(ns) {
-                Some(bytes) => *bytes = bytes.saturating_add_signed(growth),
-                None => drop(now.bytes.insert(ns.to_owned(), 0u64.saturating_add_signed(growth))),
-            }
-            match now.last.get_mut(ns) {
-                Some(last) => *last = (cursor, modified),
-                None => drop(now.last.insert(ns.to_owned(), (cursor, modified))),
-            }
+        for (BlobChange { ns, cursor, .. }, modified, growth) in changes {
+            now.cursor = *cursor;
+            let bytes = now.bytes.entry(ns.clone()).or_default();
+            *bytes = bytes.saturating_add_signed(*growth);
+            now.last.insert(ns.clone(), (*cursor, *modified));
         }
     }
 
@@ -120,10 +108,10 @@ impl SqliteCore {
         let idle = lock(&self.readers).pop();
         let db = match idle {
             Some(db) => db,
-            None => schema::open_reader(&self.dir).map_err(StoreError::database)?,
+            None => schema::open_reader(&self.dir)?,
         };
         // A connection that failed is not used again.
-        let value = work(&db).map_err(StoreError::database)?;
+        let value = work(&db)?;
         let mut readers = lock(&self.readers);
         if readers.len() < MAX_IDLE_READERS {
             readers.push(db);
@@ -136,7 +124,38 @@ impl SqliteCore {
     }
 }
 
-/// The guarded values are replaced in one step, so a panic of another thread leaves them whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The entry in the first five columns: md5, size, is_deleted, version, cursor.
+pub(super) fn entry_of(row: &Row<'_>) -> rusqlite::Result<IndexEntry> {
+    Ok(IndexEntry {
+        md5: Md5::from_bytes(row.get(0)?),
+        size: unsigned(row, 1)?,
+        is_deleted: row.get(2)?,
+        version: unsigned(row, 3)?,
+        cursor: unsigned(row, 4)?,
+    })
+}
+
+/// Metadata as JSON; empty for empty metadata.
+pub(super) fn meta_text(meta: &BlobMeta) -> String {
+    if *meta == BlobMeta::default() {
+        return String::new();
+    }
+    // Strings and numbers always serialize.
+    serde_json::to_string(meta).unwrap_or_default()
+}
+
+/// Reads [`meta_text`]. Unreadable metadata counts as empty, because no decision depends on it.
+pub(super) fn read_meta(text: &str) -> BlobMeta {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+/// Converts to SQLite's signed integers. Stored numbers are far below the limit; a client's cursor may be above it.
+pub(super) fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// A column that is never negative.
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let n: i64 = row.get(column)?;
+    u64::try_from(n).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, n))
 }

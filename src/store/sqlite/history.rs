@@ -8,17 +8,10 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::new_id;
-use super::rows::{signed, unsigned};
+use super::core::{signed, unsigned};
 
 /// A client that was away for more ids than this compares its whole folder.
 const MAX_IDS: i64 = 4096;
-
-/// Creates the table. Older versions of memsync ignore it, so the format number stays the same.
-pub(super) fn create(db: &Connection) -> rusqlite::Result<()> {
-    db.execute_batch(
-        "CREATE TABLE IF NOT EXISTS history (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, since INTEGER NOT NULL)",
-    )
-}
 
 /// Begins an id after `cursor`. Call it in the transaction of the first write, so that both are durable together.
 pub(super) fn begin(db: &Connection, cursor: u64) -> rusqlite::Result<Arc<str>> {
@@ -49,7 +42,7 @@ mod tests {
     #[test]
     fn old_ids_are_dropped() {
         let db = Connection::open_in_memory().unwrap();
-        create(&db).unwrap();
+        db.execute_batch(super::super::schema::HISTORY).unwrap();
         let first = begin(&db, 0).unwrap();
         let second = begin(&db, 7).unwrap();
         assert_eq!((last_cursor(&db, &first, 9).unwrap(), last_cursor(&db, &second, 9).unwrap()), (Some(7), Some(9)));

@@ -5,20 +5,15 @@
 
 pub mod upkeep;
 
-mod batch;
 mod core;
 mod history;
 mod read;
 mod records;
-mod rows;
 mod schema;
-mod shared_records;
-mod spool;
 mod store;
 mod versions;
 mod writer;
 
 pub use core::SqliteSettings;
-pub use shared_records::SqliteRecords;
-pub use spool::SpooledWriter;
+pub use records::SqliteRecords;
 pub use store::SqliteStore;

@@ -3,16 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::super::body::pieces;
 use super::super::{
     BlobBody, BlobMeta, GetOutcome, IndexCursor, IndexEntry, IndexSnapshot, IndexState, StoreError, StoredBlob,
 };
-use super::core::{IndexPositions, SqliteCore};
-use super::rows::{entry_of, read_meta, signed, unsigned};
-use super::{history, spool, versions};
+use super::core::{IndexPositions, SqliteCore, entry_of, read_meta, signed, unsigned};
+use super::{history, versions};
 use crate::path::RelPath;
 
 /// A row with its content, or with the name of its body file.
@@ -33,13 +34,13 @@ pub(super) fn get(core: &SqliteCore, ns: &str, path: &str, version: Option<u64>)
         }
         let body = match (content, file) {
             (Some(content), None) => BlobBody::Whole(Bytes::from(content)),
-            (_, Some(file)) => match File::open(core.spool.path(&file)) {
-                Ok(open) => BlobBody::Pieces(spool::pieces(open, entry.size)),
+            (_, Some(file)) => match File::open(core.bodies.file(&file)) {
+                Ok(open) => BlobBody::Pieces(pieces(Arc::new(open), entry.size)),
                 // The row changed and its file was removed after it was read: read again.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && has_changed(core, ns, path, version, &file)? => {
                     continue;
                 }
-                Err(e) => return Err(StoreError::io(&core.spool.path(&file), &e)),
+                Err(e) => return Err(StoreError::io(&core.bodies.file(&file), &e)),
             },
             (None, None) => return Err(StoreError::Database(format!("{path:?} has an entry but no content"))),
         };

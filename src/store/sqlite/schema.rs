@@ -10,9 +10,6 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::super::{StoreError, new_id};
-use super::history;
-use super::rows::signed;
-use super::spool::sync_dir;
 
 pub(super) const DATABASE: &str = "store.db";
 pub(super) const BODIES: &str = "bodies";
@@ -63,6 +60,10 @@ const EARLIER: &str = "
     CREATE TABLE record (name TEXT PRIMARY KEY, tag INTEGER NOT NULL, content BLOB NOT NULL) WITHOUT ROWID;
 ";
 
+// Older versions of memsync ignore this table, so the format number stays the same.
+pub(super) const HISTORY: &str =
+    "CREATE TABLE IF NOT EXISTS history (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, since INTEGER NOT NULL)";
+
 const FROM_1_TO_2: &str = "
     ALTER TABLE entry ADD COLUMN meta TEXT NOT NULL DEFAULT '';
     ALTER TABLE entry ADD COLUMN expires INTEGER;
@@ -95,6 +96,11 @@ pub(super) fn claim(dir: &Path) -> Result<File, StoreError> {
     Ok(lock)
 }
 
+/// Makes new names in a directory durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| StoreError::io(dir, &e))
+}
+
 /// Refuses a directory with other files in it.
 fn refuse_foreign(dir: &Path) -> Result<(), StoreError> {
     if dir.join(DATABASE).exists() {
@@ -118,18 +124,16 @@ pub(super) fn open_writer(dir: &Path, max_bytes: Option<u64>, now: u64) -> Resul
     let made = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     made.map_err(|e| StoreError::io(&path, &e))?;
     let mut db =
-        Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .map_err(StoreError::database)?;
-    configure(&db, max_bytes).map_err(StoreError::database)?;
-    let found: u32 = db.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(StoreError::database)?;
+        Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    configure(&db, max_bytes)?;
+    let found: u32 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     match found {
         SCHEMA => {}
-        0 => create(&mut db, now).map_err(StoreError::database)?,
-        1 => migrate(&mut db).map_err(StoreError::database)?,
+        0 | 1 => create_or_migrate(&mut db, found, now)?,
         _ => return Err(StoreError::Newer { path, found, known: SCHEMA }),
     }
-    history::create(&db).map_err(StoreError::database)?;
-    keep_epoch(&mut db, &identity(&path)?).map_err(StoreError::database)?;
+    db.execute_batch(HISTORY)?;
+    keep_epoch(&mut db, &identity(&path)?)?;
     sync_dir(dir)?;
     Ok(db)
 }
@@ -233,33 +237,26 @@ fn configure(db: &Connection, max_bytes: Option<u64>) -> rusqlite::Result<()> {
     db.pragma_update(None, "journal_size_limit", 32 * 1024 * 1024)?;
     if let Some(limit) = max_bytes {
         let page: u32 = db.query_row("PRAGMA page_size", [], |r| r.get(0))?;
-        db.pragma_update(None, "max_page_count", signed(limit / u64::from(page)))?;
+        db.pragma_update(None, "max_page_count", i64::try_from(limit / u64::from(page)).unwrap_or(i64::MAX))?;
     }
     db.set_prepared_statement_cache_capacity(32);
     plan_once(db)
 }
 
-fn create(db: &mut Connection, now: u64) -> rusqlite::Result<()> {
+/// Creates the tables, or migrates them from format 1, in one transaction.
+fn create_or_migrate(db: &mut Connection, found: u32, now: u64) -> rusqlite::Result<()> {
     let tx = db.transaction()?;
-    tx.execute_batch(TABLES)?;
+    tx.execute_batch(if found == 0 { TABLES } else { FROM_1_TO_2 })?;
     tx.execute_batch(EARLIER)?;
-    for (key, value) in [("floor", "0"), ("created", now.to_string().as_str())] {
-        tx.execute("INSERT INTO meta VALUES (?, ?)", [key, value])?;
+    if found == 0 {
+        for (key, value) in [("floor", "0"), ("created", now.to_string().as_str())] {
+            tx.execute("INSERT INTO meta VALUES (?, ?)", [key, value])?;
+        }
+        tx.pragma_update(None, "application_id", APPLICATION)?;
     }
     tx.pragma_update(None, "user_version", SCHEMA)?;
-    tx.pragma_update(None, "application_id", APPLICATION)?;
     tx.commit()?;
     // The next start reads the header from the database file, not from the log.
-    empty_log(db).map(drop)
-}
-
-/// Migrates a store from format 1 in one transaction.
-fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
-    let tx = db.transaction()?;
-    tx.execute_batch(FROM_1_TO_2)?;
-    tx.execute_batch(EARLIER)?;
-    tx.pragma_update(None, "user_version", SCHEMA)?;
-    tx.commit()?;
     empty_log(db).map(drop)
 }
 

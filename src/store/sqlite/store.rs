@@ -8,14 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::super::body::{BodyWriter, FinishedBody, MAX_INLINE_BYTES};
 use super::super::{
     BatchWrite, BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot,
-    IndexState, PrivateRecord, PutOutcome, Store, StoreError, SweepReport, WriteCondition, WriteOutcome,
+    IndexState, PrivateRecord, PutOutcome, RecordStore, Store, StoreError, SweepReport, WriteCondition, WriteOutcome,
+    run_blocking,
 };
 use super::core::{SqliteCore, SqliteSettings};
-use super::spool::{SpooledWriter, run_blocking};
 use super::writer::{self, AppliedWrite, QueuedWrite, WriteRequest};
-use super::{batch, history, read, records, schema, versions};
+use super::{history, read, records, schema, versions};
 use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
 
@@ -45,10 +46,10 @@ impl SqliteStore {
     pub fn open_with(dir: &Path, settings: SqliteSettings) -> Result<Self, StoreError> {
         let lock = schema::claim(dir)?;
         let db = schema::open_writer(dir, settings.max_database_bytes, (settings.clock)())?;
-        let positions = read::read_positions(&db).map_err(StoreError::database)?;
-        let named = read::named_files(&db).map_err(StoreError::database)?;
+        let positions = read::read_positions(&db)?;
+        let named = read::named_files(&db)?;
         let core = Arc::new(SqliteCore::new(dir.to_owned(), lock, settings, positions));
-        core.spool.remove_unnamed(&named).map_err(|e| StoreError::io(dir, &e))?;
+        core.bodies.remove_unused(&named).map_err(|e| StoreError::io(dir, &e))?;
         let (queue, waiting) = mpsc::channel(QUEUE_SIZE);
         let writer_core = core.clone();
         let writer = std::thread::Builder::new()
@@ -63,6 +64,38 @@ impl SqliteStore {
         let (reply, outcome) = oneshot::channel();
         self.enqueue(vec![QueuedWrite { ns: ns.to_owned(), path: path.clone(), request, reply }]).await?;
         outcome.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// The requests of a batch. One blocking thread digests the contents, except large ones.
+    async fn batch_requests(
+        &self,
+        writes: Vec<(RelPath, BatchWrite)>,
+        meta: &BlobMeta,
+    ) -> Vec<(RelPath, Result<WriteRequest, StoreError>)> {
+        let small = writes.iter().map(|(_, write)| match write {
+            BatchWrite::Put { content, .. } if content.len() <= MAX_INLINE_BYTES => Some(content.clone()),
+            BatchWrite::Put { .. } | BatchWrite::Delete { .. } => None,
+        });
+        let small: Vec<Option<Bytes>> = small.collect();
+        let digest = move || small.into_iter().map(|content| content.map(FinishedBody::inline)).collect::<Vec<_>>();
+        let mut digested = run_blocking(digest).await.unwrap_or_default().into_iter();
+        let mut requests = Vec::with_capacity(writes.len());
+        for (path, write) in writes {
+            let meta = meta.clone();
+            let request = match (write, digested.next().flatten()) {
+                (BatchWrite::Delete { expect }, _) => Ok(WriteRequest::Delete { expect, meta }),
+                (BatchWrite::Put { expect, .. }, Some(body)) => Ok(WriteRequest::Put { expect, meta, body }),
+                (BatchWrite::Put { expect, content }, None) => {
+                    let mut body = self.new_body();
+                    match body.push(content).await {
+                        Ok(()) => body.finish().await.map(|body| WriteRequest::Put { expect, meta, body }),
+                        Err(e) => Err(e),
+                    }
+                }
+            };
+            requests.push((path, request));
+        }
+        requests
     }
 
     /// Queues writes that the writer commits together.
@@ -94,10 +127,9 @@ impl Drop for SqliteStore {
 
 impl Store for SqliteStore {
     const STRONG: bool = true;
-    type BodyWriter = SpooledWriter;
 
-    fn new_body(&self) -> SpooledWriter {
-        SpooledWriter::new(self.core.spool.clone())
+    fn new_body(&self) -> BodyWriter {
+        BodyWriter::new(self.core.bodies.clone())
     }
 
     async fn put(
@@ -106,10 +138,13 @@ impl Store for SqliteStore {
         path: &RelPath,
         expect: WriteCondition,
         meta: BlobMeta,
-        body: SpooledWriter,
+        body: BodyWriter,
     ) -> Result<PutOutcome, StoreError> {
         let body = body.finish().await?;
-        self.submit(ns, path, WriteRequest::Put { expect, meta, body }).await?.into_put()
+        match self.submit(ns, path, WriteRequest::Put { expect, meta, body }).await? {
+            AppliedWrite::Written(WriteOutcome::Put(put)) => Ok(put),
+            AppliedWrite::Written(WriteOutcome::Deleted(_)) | AppliedWrite::Imported(_) => Err(StoreError::Closed),
+        }
     }
 
     async fn delete(
@@ -119,12 +154,15 @@ impl Store for SqliteStore {
         expect: Option<WriteCondition>,
         meta: BlobMeta,
     ) -> Result<DeleteOutcome, StoreError> {
-        self.submit(ns, path, WriteRequest::Delete { expect, meta }).await?.into_deleted()
+        match self.submit(ns, path, WriteRequest::Delete { expect, meta }).await? {
+            AppliedWrite::Written(WriteOutcome::Deleted(deleted)) => Ok(deleted),
+            AppliedWrite::Written(WriteOutcome::Put(_)) | AppliedWrite::Imported(_) => Err(StoreError::Closed),
+        }
     }
 
-    async fn get(&self, ns: &str, path: &RelPath) -> Result<GetOutcome, StoreError> {
+    async fn read(&self, ns: &str, path: &RelPath, version: Option<u64>) -> Result<GetOutcome, StoreError> {
         let (ns, path) = (ns.to_owned(), path.clone());
-        self.run(move |core| read::get(core, &ns, path.as_str(), None)).await
+        self.run(move |core| read::get(core, &ns, path.as_str(), version)).await
     }
 
     async fn write_many(
@@ -133,15 +171,29 @@ impl Store for SqliteStore {
         writes: Vec<(RelPath, BatchWrite)>,
         meta: &BlobMeta,
     ) -> Vec<Result<WriteOutcome, StoreError>> {
-        let (queued, pending) = batch::prepare(&self.core.spool, ns, writes, meta).await;
+        let (mut queued, mut replies) = (Vec::with_capacity(writes.len()), Vec::with_capacity(writes.len()));
+        for (path, request) in self.batch_requests(writes, meta).await {
+            replies.push(request.map(|request| {
+                let (reply, outcome) = oneshot::channel();
+                queued.push(QueuedWrite { ns: ns.to_owned(), path, request, reply });
+                outcome
+            }));
+        }
         if !queued.is_empty()
             && let Err(e) = self.enqueue(queued).await
         {
-            return pending.iter().map(|_| Err(e.clone())).collect();
+            return replies.iter().map(|_| Err(e.clone())).collect();
         }
-        let mut outcomes = Vec::with_capacity(pending.len());
-        for write in pending {
-            outcomes.push(write.outcome().await);
+        let mut outcomes = Vec::with_capacity(replies.len());
+        for reply in replies {
+            outcomes.push(match reply {
+                Ok(outcome) => match outcome.await {
+                    Ok(Ok(AppliedWrite::Written(outcome))) => Ok(outcome),
+                    Ok(Ok(AppliedWrite::Imported(_))) | Err(_) => Err(StoreError::Closed),
+                    Ok(Err(e)) => Err(e),
+                },
+                Err(e) => Err(e),
+            });
         }
         outcomes
     }
@@ -208,11 +260,6 @@ impl Store for SqliteStore {
         self.run(move |core| core.read(|db| versions::list(db, &ns, path.as_str()))).await
     }
 
-    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<GetOutcome, StoreError> {
-        let (ns, path) = (ns.to_owned(), path.clone());
-        self.run(move |core| read::get(core, &ns, path.as_str(), Some(version))).await
-    }
-
     async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
         let mut all: Vec<String> = self.core.positions().last.keys().cloned().collect();
         all.sort_unstable();
@@ -224,13 +271,17 @@ impl Store for SqliteStore {
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
-        body: Option<SpooledWriter>,
+        body: Option<BodyWriter>,
     ) -> Result<ImportOutcome, StoreError> {
         let body = match body {
             Some(body) => Some(body.finish().await?),
             None => None,
         };
-        self.submit(ns, path, WriteRequest::Import { version, body }).await?.into_imported()
+        match self.submit(ns, path, WriteRequest::Import { version, body }).await? {
+            AppliedWrite::Imported(Some(_)) => Ok(ImportOutcome::Written),
+            AppliedWrite::Imported(None) => Ok(ImportOutcome::Held),
+            AppliedWrite::Written(_) => Err(StoreError::Closed),
+        }
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {
@@ -251,11 +302,9 @@ impl Store for SqliteStore {
         failure.map_or(Ok(expired), Err)
     }
 
-    async fn sweep(&self) -> Result<SweepReport, StoreError> {
-        let expired = self.expire().await;
+    async fn remove_old(&self) -> Result<SweepReport, StoreError> {
         let now = (self.core.clock)();
-        let removed = self.run(move |core| remove_old(core, now)).await?;
-        Ok(SweepReport { expired: expired?, ..removed })
+        self.run(move |core| remove_old(core, now)).await
     }
 
     async fn held_bytes(&self, ns: &str, paths: &[RelPath]) -> Result<Vec<u64>, StoreError> {
@@ -266,7 +315,9 @@ impl Store for SqliteStore {
     async fn usage(&self, ns: &str) -> Result<u64, StoreError> {
         Ok(self.core.positions().bytes.get(ns).copied().unwrap_or(0))
     }
+}
 
+impl RecordStore for SqliteStore {
     async fn record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         self.run(move |core| core.read(|db| records::read(db, name))).await
     }
@@ -286,9 +337,9 @@ fn remove_old(core: &SqliteCore, now: u64) -> Result<SweepReport, StoreError> {
     }
     let mut db = records::connect(&core.dir)?;
     while !old.is_empty() {
-        let removed = versions::remove_slice(&mut db, &mut old).map_err(StoreError::database)?;
+        let removed = versions::remove_slice(&mut db, &mut old)?;
         for file in &removed.files {
-            core.spool.remove(file);
+            core.bodies.remove(file);
         }
         core.positions().floor = removed.floor;
         report.versions += removed.report.versions;

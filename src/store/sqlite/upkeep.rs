@@ -11,12 +11,10 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 
 use super::super::StoreError;
+use super::core::unsigned;
 use super::read::named_files;
-use super::records;
-use super::rows::unsigned;
-use super::schema::{self, BODIES, DATABASE};
-use super::shared_records::SqliteRecords;
-use super::spool::sync_dir;
+use super::records::{self, SqliteRecords};
+use super::schema::{self, BODIES, DATABASE, sync_dir};
 use crate::digest::{Md5, Md5Hasher};
 use crate::failpoint;
 
@@ -63,7 +61,7 @@ pub struct VerifyReport {
 /// Counts the entries and bytes of the store in `dir`.
 pub fn stats(dir: &Path) -> Result<StoreStats, StoreError> {
     let db = reader(dir)?;
-    let namespaces = namespaces(&db).map_err(StoreError::database)?;
+    let namespaces = namespaces(&db)?;
     let size_of = |path: &Path| match fs::metadata(path) {
         Ok(meta) => Ok(meta.len()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
@@ -79,26 +77,22 @@ pub fn stats(dir: &Path) -> Result<StoreStats, StoreError> {
 }
 
 fn namespaces(db: &Connection) -> rusqlite::Result<Vec<NamespaceStats>> {
-    let tx = db.unchecked_transaction()?;
-    let mut all = tx
-        .prepare("SELECT ns, SUM(NOT is_deleted), SUM(size), SUM(is_deleted) FROM entry GROUP BY ns ORDER BY ns")?
-        .query_map([], |row| {
-            Ok(NamespaceStats {
-                name: row.get(0)?,
-                files: unsigned(row, 1)?,
-                bytes: unsigned(row, 2)?,
-                tombstones: unsigned(row, 3)?,
-                earlier_versions: 0,
-                earlier_bytes: 0,
-            })
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    let mut earlier = tx.prepare("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM earlier WHERE ns = ?")?;
-    for namespace in &mut all {
-        let figures = |row: &Row<'_>| Ok((unsigned(row, 0)?, unsigned(row, 1)?));
-        (namespace.earlier_versions, namespace.earlier_bytes) = earlier.query_row([&namespace.name], figures)?;
-    }
-    Ok(all)
+    db.prepare(
+        "SELECT ns, SUM(NOT is_deleted), SUM(size), SUM(is_deleted), \
+         (SELECT COUNT(*) FROM earlier WHERE earlier.ns = entry.ns), \
+         (SELECT COALESCE(SUM(size), 0) FROM earlier WHERE earlier.ns = entry.ns) FROM entry GROUP BY ns ORDER BY ns",
+    )?
+    .query_map([], |row| {
+        Ok(NamespaceStats {
+            name: row.get(0)?,
+            files: unsigned(row, 1)?,
+            bytes: unsigned(row, 2)?,
+            tombstones: unsigned(row, 3)?,
+            earlier_versions: unsigned(row, 4)?,
+            earlier_bytes: unsigned(row, 5)?,
+        })
+    })?
+    .collect()
 }
 
 /// Opens a read connection to an existing store. A store of an older format is migrated, as at the start of a proxy.
@@ -111,7 +105,7 @@ fn reader(dir: &Path) -> Result<Connection, StoreError> {
     }
     // A write connection recovers the log of a proxy that was killed.
     drop(records::open(dir)?);
-    schema::open_reader(dir).map_err(StoreError::database)
+    Ok(schema::open_reader(dir)?)
 }
 
 /// Copies the store, as it is at one moment, to the new directory `to`. The copy is durable when this returns. A failed copy
@@ -163,7 +157,7 @@ fn copy(db: &Connection, dir: &Path, to: &Path) -> Result<bool, StoreError> {
     }
     // Copy most files before the database, so that few are removed between the two. Only files that a row names are
     // complete.
-    copy_files(named_files(db).map_err(StoreError::database)?.iter(), &from, &bodies)?;
+    copy_files(named_files(db)?.iter(), &from, &bodies)?;
     let named = copy_database(db, &to.join(DATABASE))?;
     if !copy_files(named.iter(), &from, &bodies)? {
         return Ok(false);
@@ -187,10 +181,10 @@ fn copy_database(db: &Connection, path: &Path) -> Result<HashSet<String>, StoreE
     // SQLite accepts an empty file, so create it with the right mode.
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| StoreError::io(path, &e))?;
     let target = path.to_str().ok_or_else(|| StoreError::Io { path: path.to_owned(), why: "not UTF-8".to_owned() })?;
-    db.execute("VACUUM INTO ?", [target]).map_err(StoreError::database)?;
-    let copied = Connection::open(path).map_err(StoreError::database)?;
-    let named = named_files(&copied).map_err(StoreError::database)?;
-    copied.close().map_err(|(_, e)| StoreError::database(e))?;
+    db.execute("VACUUM INTO ?", [target])?;
+    let copied = Connection::open(path)?;
+    let named = named_files(&copied)?;
+    copied.close().map_err(|(_, e)| e)?;
     File::open(path).and_then(|file| file.sync_all()).map_err(|e| StoreError::io(path, &e))?;
     Ok(named)
 }
@@ -242,30 +236,29 @@ pub fn restore(from: &Path, dir: &Path) -> Result<(), StoreError> {
 pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<VerifyReport, StoreError> {
     let db = reader(dir)?;
     let mut verified = VerifyReport::default();
-    let integrity: String =
-        db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).map_err(StoreError::database)?;
+    let integrity: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
     if integrity != "ok" {
         verified.damage.push(format!("{DATABASE}: {integrity}"));
     }
-    // Select the ids only: a long read of the contents would make the log of a running proxy grow.
-    let mut current = db.prepare("SELECT id FROM entry WHERE NOT is_deleted").map_err(StoreError::database)?;
-    let ids: Vec<i64> =
-        current.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(StoreError::database)?;
+    // Select the keys only: a long read of the contents would make the log of a running proxy grow.
+    let ids: Vec<i64> = db
+        .prepare("SELECT id FROM entry WHERE NOT is_deleted")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
     for id in ids {
         let sql = "SELECT ns, path, md5, size, file, content FROM entry LEFT JOIN body ON body.id = entry.body \
                    WHERE entry.id = ? AND NOT is_deleted";
         check(&db, dir, sql, [id], &mut verified)?;
         progress(verified.contents);
     }
-    let mut earlier = db.prepare("SELECT ns, path, version FROM earlier").map_err(StoreError::database)?;
-    let keys: Vec<(String, String, i64)> = earlier
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .and_then(Iterator::collect)
-        .map_err(StoreError::database)?;
-    for (ns, path, version) in keys {
+    let keys: Vec<(String, String, i64)> = db
+        .prepare("SELECT ns, path, version FROM earlier")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for key in keys {
         let sql = "SELECT ns, path, md5, size, file, content FROM earlier LEFT JOIN body ON body.id = earlier.body \
                    WHERE ns = ? AND path = ? AND version = ?";
-        check(&db, dir, sql, (ns, path, version), &mut verified)?;
+        check(&db, dir, sql, key, &mut verified)?;
         progress(verified.contents);
     }
     Ok(verified)
@@ -298,9 +291,7 @@ fn check<P: rusqlite::Params + Clone>(
                 content: row.get(5)?,
             })
         };
-        db.prepare_cached(sql)
-            .and_then(|mut s| s.query_row(key.clone(), claim).optional())
-            .map_err(StoreError::database)
+        db.prepare_cached(sql)?.query_row(key.clone(), claim).optional()
     };
     let Some(claim) = read()? else { return Ok(()) };
     let found = match (&claim.content, &claim.file) {

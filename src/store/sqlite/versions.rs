@@ -1,44 +1,31 @@
 //! Earlier versions: the contents of a path before it was written again or deleted, and their removal.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::super::{BlobVersion, IndexEntry, Retention, SweepReport};
-use super::rows::{entry_of, read_meta, signed, unsigned};
-use crate::digest::Md5;
+use super::super::{BlobVersion, IndexEntry, Retention, SweepReport, rules};
+use super::core::{entry_of, read_meta, signed, unsigned};
 
 /// Rows that one transaction of a sweep removes. Writers wait for it.
 const SWEEP_SLICE: usize = 500;
 
 /// The row of a path before a write.
 pub(super) struct CurrentRow {
-    pub(super) id: i64,
     pub(super) entry: IndexEntry,
     pub(super) file: Option<String>,
     pub(super) meta: String,
     pub(super) body: Option<i64>,
 }
 
-/// A live row that a write replaces.
-pub(super) struct Replacement<'a> {
-    pub(super) ns: &'a str,
-    pub(super) path: &'a str,
-    pub(super) old: &'a CurrentRow,
-    /// A put of the same content: it makes no version. An import keeps both versions as the other store had them.
-    pub(super) same_content: bool,
-}
-
-/// Keeps the replaced row as an earlier version that lasted until the version `until`. Gives the body files that are no
-/// longer used; remove them after the commit.
+/// Keeps the replaced row as an earlier version that lasted until the version `until`, and at most `most` earlier versions.
+/// Gives the body files that are no longer used; remove them after the commit.
 pub(super) fn keep(
     tx: &Transaction<'_>,
-    retention: &Retention,
-    replacement: &Replacement<'_>,
+    (ns, path): (&str, &str),
+    old: &CurrentRow,
     until: u64,
+    most: u32,
 ) -> rusqlite::Result<Vec<String>> {
-    let Replacement { ns, path, old, same_content } = *replacement;
-    if retention.versions == 0 || same_content {
+    if most == 0 {
         drop_body(tx, old.body)?;
         return Ok(old.file.iter().cloned().collect());
     }
@@ -56,12 +43,11 @@ pub(super) fn keep(
         old.body,
         signed(until)
     ])?;
-    let limit = i64::from(retention.versions);
     let surplus = tx
         .prepare_cached(
             "SELECT version, body, file FROM earlier WHERE ns = ? AND path = ? ORDER BY version DESC LIMIT -1 OFFSET ?",
         )?
-        .query_map(params![ns, path, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map(params![ns, path, most], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<rusqlite::Result<Vec<(i64, Option<i64>, Option<String>)>>>()?;
     let mut files = Vec::new();
     for (version, body, file) in surplus {
@@ -88,30 +74,12 @@ fn drop_body(tx: &Connection, body: Option<i64>) -> rusqlite::Result<()> {
 
 /// The versions of a path that can still be read, the newest first. The first is the path's entry.
 pub(super) fn list(db: &Connection, ns: &str, path: &str) -> rusqlite::Result<Vec<BlobVersion>> {
-    let tx = db.unchecked_transaction()?;
-    let now = tx
-        .prepare_cached("SELECT md5, size, is_deleted, version, cursor, meta FROM entry WHERE ns = ? AND path = ?")?
-        .query_row([ns, path], |row| {
-            let IndexEntry { md5, size, is_deleted, version, .. } = entry_of(row)?;
-            Ok(BlobVersion { version, md5, size, is_deleted, meta: read_meta(&row.get::<_, String>(5)?) })
-        })
-        .optional()?;
-    let mut versions: Vec<BlobVersion> = now.into_iter().collect();
-    let mut earlier = tx.prepare_cached(
-        "SELECT version, md5, size, meta FROM earlier WHERE ns = ? AND path = ? ORDER BY version DESC",
-    )?;
-    for version in earlier.query_map([ns, path], |row| {
-        Ok(BlobVersion {
-            version: unsigned(row, 0)?,
-            md5: Md5::from_bytes(row.get(1)?),
-            size: unsigned(row, 2)?,
-            is_deleted: false,
-            meta: read_meta(&row.get::<_, String>(3)?),
-        })
-    })? {
-        versions.push(version?);
-    }
-    Ok(versions)
+    db.prepare_cached(
+        "SELECT md5, size, is_deleted, version, 0, meta FROM entry WHERE ns = ?1 AND path = ?2 UNION ALL \
+         SELECT md5, size, 0, version, 0, meta FROM earlier WHERE ns = ?1 AND path = ?2 ORDER BY version DESC",
+    )?
+    .query_map([ns, path], |row| Ok(BlobVersion { entry: entry_of(row)?, meta: read_meta(&row.get::<_, String>(5)?) }))?
+    .collect()
 }
 
 /// The expired paths: namespace, path, version.
@@ -138,7 +106,7 @@ impl OldRows {
 /// Finds versions and tombstones that are past their retention, except the newest versions of each path. It reads the
 /// whole tables, so use a connection that no writer waits for.
 pub(super) fn find_old(db: &Connection, retention: &Retention, now: u64) -> rusqlite::Result<OldRows> {
-    let before = |age: Duration| signed(now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
+    let before = |age| signed(rules::time_before(now, age));
     let versions = db
         .prepare(
             "SELECT ns, path, version, until FROM earlier AS old WHERE until < ? AND ? <= (SELECT COUNT(*) \

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 
+use super::super::body::{BodyContent, FinishedBody};
 use super::super::{
-    BlobChange, BlobMeta, BlobVersion, DeleteOutcome, ImportOutcome, IndexEntry, PutOutcome, StoreError,
-    WriteCondition, next_version,
+    BlobChange, BlobMeta, BlobVersion, DeleteOutcome, IndexEntry, PutOutcome, StoreError, WriteCondition, WriteOutcome,
+    rules,
 };
-use super::core::{CommittedEntry, SqliteCore};
-use super::rows::{entry_of, meta_text, read_meta, signed};
-use super::spool::{BodyContent, FinishedBody};
-use super::versions::{CurrentRow, Replacement};
+use super::core::{SqliteCore, entry_of, meta_text, read_meta, signed};
+use super::versions::CurrentRow;
 use super::{history, schema, versions};
 use crate::path::RelPath;
 
@@ -45,38 +44,17 @@ impl WriteRequest {
 
 /// Outcome of a [`WriteRequest`].
 pub(super) enum AppliedWrite {
-    Put(PutOutcome),
-    Deleted(DeleteOutcome),
+    Written(WriteOutcome),
     /// The entry if the version was written.
     Imported(Option<IndexEntry>),
 }
 
 impl AppliedWrite {
-    /// The entry if one was written.
-    fn written(&self) -> Option<IndexEntry> {
-        match *self {
-            Self::Put(PutOutcome::Created(entry) | PutOutcome::Updated(entry))
-            | Self::Deleted(DeleteOutcome::Done(entry)) => Some(entry),
-            Self::Imported(written) => written,
-            Self::Put(PutOutcome::Mismatch(_)) | Self::Deleted(_) => None,
-        }
-    }
-
-    // The writer answers each request with an outcome of its kind; a wrong kind is as good as no answer.
-
-    pub(super) fn into_put(self) -> Result<PutOutcome, StoreError> {
-        if let Self::Put(put) = self { Ok(put) } else { Err(StoreError::Closed) }
-    }
-
-    pub(super) fn into_deleted(self) -> Result<DeleteOutcome, StoreError> {
-        if let Self::Deleted(deleted) = self { Ok(deleted) } else { Err(StoreError::Closed) }
-    }
-
-    pub(super) fn into_imported(self) -> Result<ImportOutcome, StoreError> {
+    /// The new entry if the path changed.
+    fn entry(&self) -> Option<IndexEntry> {
         match self {
-            Self::Imported(Some(_)) => Ok(ImportOutcome::Written),
-            Self::Imported(None) => Ok(ImportOutcome::Held),
-            Self::Put(_) | Self::Deleted(_) => Err(StoreError::Closed),
+            Self::Written(outcome) => outcome.entry(),
+            Self::Imported(entry) => *entry,
         }
     }
 }
@@ -161,101 +139,69 @@ struct GroupTransaction<'a> {
 impl GroupTransaction<'_> {
     /// Applies one write. Gives the outcome, and the bytes by which the live entries grew.
     fn apply(&mut self, write: &QueuedWrite) -> rusqlite::Result<(AppliedWrite, i64)> {
-        let held = find(&self.tx, &write.ns, write.path.as_str())?;
-        let entry = held.as_ref().map(|row| row.entry);
-        let outcome = match &write.request {
-            WriteRequest::Put { expect, meta, body } if expect.admits(entry.as_ref()) => {
-                AppliedWrite::Put(self.put(write, held.as_ref(), meta, body)?)
-            }
-            WriteRequest::Put { .. } => AppliedWrite::Put(PutOutcome::Mismatch(entry)),
-            WriteRequest::Delete { expect, meta } => {
-                AppliedWrite::Deleted(self.delete(write, held.as_ref(), *expect, meta)?)
-            }
-            WriteRequest::Import { version, body } => {
-                AppliedWrite::Imported(self.import(write, held.as_ref(), version, body.as_ref())?)
-            }
+        let (ns, path) = (write.ns.as_str(), write.path.as_str());
+        let old = find(&self.tx, ns, path)?;
+        let held = old.as_ref().map(|row| row.entry);
+        let (mut new, content) = match self.decide(write, old.as_ref())? {
+            Ok(decided) => decided,
+            Err(refused) => return Ok((refused, 0)),
         };
-        let Some(new) = outcome.written() else { return Ok((outcome, 0)) };
-        let growth = signed(new.size) - entry.map_or(0, |old| signed(old.size));
         self.cursor += 1;
-        if let Some(old) = held.filter(|row| !row.entry.is_deleted) {
-            let same_content = matches!(write.request, WriteRequest::Put { .. }) && old.entry.md5 == new.md5;
-            let replacement = Replacement { ns: &write.ns, path: write.path.as_str(), old: &old, same_content };
-            self.unused_files.extend(versions::keep(&self.tx, &self.core.retention, &replacement, new.version)?);
+        new.entry.cursor = self.cursor;
+        self.write_row(write, &new, content)?;
+        if let Some(old) = old.filter(|row| !row.entry.is_deleted) {
+            // A put of the same content makes no version. An import keeps both versions as the other store had them.
+            let same_content = matches!(write.request, WriteRequest::Put { .. }) && old.entry.md5 == new.entry.md5;
+            let most = if same_content { 0 } else { self.core.retention.versions };
+            self.unused_files.extend(versions::keep(&self.tx, (ns, path), &old, new.entry.version, most)?);
         }
-        Ok((outcome, growth))
-    }
-
-    fn put(
-        &self,
-        write: &QueuedWrite,
-        held: Option<&CurrentRow>,
-        meta: &BlobMeta,
-        body: &FinishedBody,
-    ) -> rusqlite::Result<PutOutcome> {
-        let version = self.next_version(write, held)?;
-        let new = IndexEntry { md5: body.md5, size: body.size, is_deleted: false, version, cursor: self.cursor + 1 };
-        let live = held.filter(|row| !row.entry.is_deleted);
-        let meta = match live {
-            Some(old) => meta.clone().inherit(&read_meta(&old.meta)),
-            None => meta.clone(),
+        let outcome = match write.request {
+            WriteRequest::Put { .. } => {
+                AppliedWrite::Written(WriteOutcome::Put(rules::put_outcome(new.entry, held.as_ref())))
+            }
+            WriteRequest::Delete { .. } => AppliedWrite::Written(WriteOutcome::Deleted(DeleteOutcome::Done(new.entry))),
+            WriteRequest::Import { .. } => AppliedWrite::Imported(Some(new.entry)),
         };
-        self.write_row(write, held, &new, &meta, Some(&body.content))?;
-        Ok(if live.is_some() { PutOutcome::Updated(new) } else { PutOutcome::Created(new) })
+        Ok((outcome, signed(new.entry.size) - held.map_or(0, |held| signed(held.size))))
     }
 
-    fn delete(
+    /// The version that a write makes of the row `old`, with its content, or the outcome of a write that is refused.
+    fn decide<'w>(
         &self,
-        write: &QueuedWrite,
-        held: Option<&CurrentRow>,
-        expect: Option<WriteCondition>,
-        meta: &BlobMeta,
-    ) -> rusqlite::Result<DeleteOutcome> {
-        let Some(entry) = held.map(|row| row.entry) else { return Ok(DeleteOutcome::Absent) };
-        if entry.is_deleted {
-            return Ok(DeleteOutcome::Tombstone(entry));
+        write: &'w QueuedWrite,
+        old: Option<&CurrentRow>,
+    ) -> rusqlite::Result<Result<(BlobVersion, Option<&'w BodyContent>), AppliedWrite>> {
+        let held = old.map(|row| row.entry);
+        let mut now = (self.core.clock)();
+        if held.is_none() && !matches!(write.request, WriteRequest::Delete { .. }) {
+            // Earlier versions outlive the tombstone, and the clock may have gone back since.
+            now = now.max(versions::last_replacement(&self.tx, &write.ns, write.path.as_str())? + 1);
         }
-        if expect.is_some_and(|expect| !expect.admits(Some(&entry))) {
-            return Ok(DeleteOutcome::Mismatch(entry));
-        }
-        let version = self.next_version(write, held)?;
-        let new = IndexEntry { size: 0, is_deleted: true, version, cursor: self.cursor + 1, ..entry };
-        self.write_row(write, held, &new, &meta.clone().for_tombstone(), None)?;
-        Ok(DeleteOutcome::Done(new))
-    }
-
-    fn import(
-        &self,
-        write: &QueuedWrite,
-        held: Option<&CurrentRow>,
-        version: &BlobVersion,
-        body: Option<&FinishedBody>,
-    ) -> rusqlite::Result<Option<IndexEntry>> {
-        if held.is_some_and(|row| row.entry.version >= version.version) {
-            return Ok(None);
-        }
-        let BlobVersion { version, md5, size, is_deleted, ref meta } = *version;
-        let new = IndexEntry { md5, size, is_deleted, version, cursor: self.cursor + 1 };
-        self.write_row(write, held, &new, meta, body.map(|body| &body.content))?;
-        Ok(Some(new))
-    }
-
-    fn next_version(&self, write: &QueuedWrite, held: Option<&CurrentRow>) -> rusqlite::Result<u64> {
-        let version = next_version((self.core.clock)(), held.map(|row| &row.entry));
-        if held.is_some() {
-            return Ok(version);
-        }
-        // Earlier versions outlive the tombstone, and the clock may have gone back since.
-        Ok(version.max(versions::last_replacement(&self.tx, &write.ns, write.path.as_str())? + 1))
+        Ok(match &write.request {
+            WriteRequest::Put { expect, meta, body } => {
+                let old = old.map(|row| (row.entry, read_meta(&row.meta)));
+                let old = old.as_ref().map(|(entry, meta)| (entry, meta));
+                match rules::put(old, *expect, body, meta, now) {
+                    Some(new) => Ok((new, Some(&body.content))),
+                    None => Err(AppliedWrite::Written(WriteOutcome::Put(PutOutcome::Mismatch(held)))),
+                }
+            }
+            WriteRequest::Delete { expect, meta } => match rules::delete(held, *expect, meta, now) {
+                Ok(tombstone) => Ok((tombstone, None)),
+                Err(refused) => Err(AppliedWrite::Written(WriteOutcome::Deleted(refused))),
+            },
+            WriteRequest::Import { version, body } if rules::imports(version, held.as_ref()) => {
+                Ok((version.clone(), body.as_ref().map(|body| &body.content)))
+            }
+            WriteRequest::Import { .. } => Err(AppliedWrite::Imported(None)),
+        })
     }
 
     /// Writes the entry's row and its content. The old content stays: it becomes an earlier version.
     fn write_row(
         &self,
         write: &QueuedWrite,
-        held: Option<&CurrentRow>,
-        new: &IndexEntry,
-        meta: &BlobMeta,
+        BlobVersion { entry, meta }: &BlobVersion,
         content: Option<&BodyContent>,
     ) -> rusqlite::Result<()> {
         let (file, body) = match content {
@@ -266,62 +212,37 @@ impl GroupTransaction<'_> {
             }
             None => (None, None),
         };
-        let expires = meta.expires.map(signed);
-        match held {
-            Some(held) => self
-                .tx
-                .prepare_cached(
-                    "UPDATE entry SET md5 = ?, size = ?, is_deleted = ?, version = ?, cursor = ?, file = ?, meta = ?, \
-                     expires = ?, body = ? WHERE id = ?",
-                )?
-                .execute(params![
-                    new.md5.as_bytes(),
-                    signed(new.size),
-                    new.is_deleted,
-                    signed(new.version),
-                    signed(new.cursor),
-                    file,
-                    meta_text(meta),
-                    expires,
-                    body,
-                    held.id
-                ])?,
-            None => self
-                .tx
-                .prepare_cached(
-                    "INSERT INTO entry (ns, path, md5, size, is_deleted, version, cursor, file, meta, expires, body) \
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                )?
-                .execute(params![
-                    write.ns,
-                    write.path.as_str(),
-                    new.md5.as_bytes(),
-                    signed(new.size),
-                    new.is_deleted,
-                    signed(new.version),
-                    signed(new.cursor),
-                    file,
-                    meta_text(meta),
-                    expires,
-                    body
-                ])?,
-        };
+        self.tx
+            .prepare_cached(
+                "INSERT INTO entry (ns, path, md5, size, is_deleted, version, cursor, file, meta, expires, body) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (ns, path) DO UPDATE SET md5 = excluded.md5, \
+                 size = excluded.size, is_deleted = excluded.is_deleted, version = excluded.version, \
+                 cursor = excluded.cursor, file = excluded.file, meta = excluded.meta, expires = excluded.expires, \
+                 body = excluded.body",
+            )?
+            .execute(params![
+                write.ns,
+                write.path.as_str(),
+                entry.md5.as_bytes(),
+                signed(entry.size),
+                entry.is_deleted,
+                signed(entry.version),
+                signed(entry.cursor),
+                file,
+                meta_text(meta),
+                meta.expires.map(signed),
+                body
+            ])?;
         Ok(())
     }
 }
 
 fn find(tx: &Transaction<'_>, ns: &str, path: &str) -> rusqlite::Result<Option<CurrentRow>> {
     tx.prepare_cached(
-        "SELECT md5, size, is_deleted, version, cursor, id, file, meta, body FROM entry WHERE ns = ? AND path = ?",
+        "SELECT md5, size, is_deleted, version, cursor, file, meta, body FROM entry WHERE ns = ? AND path = ?",
     )?
     .query_row([ns, path], |row| {
-        Ok(CurrentRow {
-            id: row.get(5)?,
-            entry: entry_of(row)?,
-            file: row.get(6)?,
-            meta: row.get(7)?,
-            body: row.get(8)?,
-        })
+        Ok(CurrentRow { entry: entry_of(row)?, file: row.get(5)?, meta: row.get(6)?, body: row.get(7)? })
     })
     .optional()
 }
@@ -332,25 +253,18 @@ fn acknowledge(core: &SqliteCore, group: Vec<QueuedWrite>, committed: CommittedG
     let mut replies = Vec::with_capacity(committed.outcomes.len());
     for (write, (outcome, growth)) in group.into_iter().zip(committed.outcomes) {
         let QueuedWrite { ns, path, request, reply } = write;
-        if let Some(entry) = outcome.written() {
+        if let Some(entry) = outcome.entry() {
             keep_file(request.into_body());
-            changes.push((entry.version, growth, BlobChange { cursor: entry.cursor, ns, path }));
+            changes.push((BlobChange { cursor: entry.cursor, ns, path }, entry.version, growth));
         }
         replies.push((reply, outcome));
     }
     for name in &committed.unused_files {
-        core.spool.remove(name);
+        core.bodies.remove(name);
     }
     if !changes.is_empty() {
-        // In the order of their cursors, so that the last one of a namespace counts.
-        let entries = changes.iter().map(|(modified, growth, change)| CommittedEntry {
-            ns: &change.ns,
-            cursor: change.cursor,
-            modified: *modified,
-            growth: *growth,
-        });
-        core.advance(committed.history, entries);
-        let changes: Arc<[BlobChange]> = changes.into_iter().map(|(_, _, change)| change).collect();
+        core.advance(committed.history, &changes);
+        let changes: Arc<[BlobChange]> = changes.into_iter().map(|(change, ..)| change).collect();
         // An error means that there are no subscribers.
         let _ = core.changes.send(changes);
     }
@@ -361,9 +275,9 @@ fn acknowledge(core: &SqliteCore, group: Vec<QueuedWrite>, committed: CommittedG
 }
 
 fn refuse(group: Vec<QueuedWrite>, failure: GroupFailure) {
-    let (error, may_be_on_disk) = match failure {
-        GroupFailure::BeforeCommit(e) => (StoreError::database(e), false),
-        GroupFailure::AtCommit(e) => (StoreError::database(e), true),
+    let (error, may_be_on_disk): (StoreError, bool) = match failure {
+        GroupFailure::BeforeCommit(e) => (e.into(), false),
+        GroupFailure::AtCommit(e) => (e.into(), true),
     };
     tracing::error!("{error}; the waiting writes were refused");
     for write in group {

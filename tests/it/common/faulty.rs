@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use memsync::path::RelPath;
-use memsync::protocol::HistoryPoint;
 use memsync::store::{
-    BlobChanges, BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot, IndexState,
-    PrivateRecord, PutOutcome, Store, StoreError, SweepReport, WriteCondition,
+    BlobChanges, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot,
+    IndexState, PrivateRecord, PutOutcome, RecordStore, Store, StoreError, SweepReport, WriteCondition,
 };
-use memsync::testing::{MemoryBody, MemoryStore};
+use memsync::testing::MemoryStore;
 use tokio::sync::broadcast;
 
 /// The outcome of one operation.
@@ -78,9 +77,8 @@ impl<const STRONG: bool> Faulty<STRONG> {
 
 impl<const EXACT: bool> Store for Faulty<EXACT> {
     const STRONG: bool = EXACT;
-    type BodyWriter = MemoryBody;
 
-    fn new_body(&self) -> MemoryBody {
+    fn new_body(&self) -> BodyWriter {
         self.inner.new_body()
     }
 
@@ -90,7 +88,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         path: &RelPath,
         expect: WriteCondition,
         meta: BlobMeta,
-        body: MemoryBody,
+        body: BodyWriter,
     ) -> Result<PutOutcome, StoreError> {
         self.meet("put", ns).await?;
         self.inner.put(ns, path, expect, meta, body).await
@@ -107,9 +105,9 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         self.inner.delete(ns, path, expect, meta).await
     }
 
-    async fn get(&self, ns: &str, path: &RelPath) -> Result<GetOutcome, StoreError> {
+    async fn read(&self, ns: &str, path: &RelPath, version: Option<u64>) -> Result<GetOutcome, StoreError> {
         self.meet("get", ns).await?;
-        self.inner.get(ns, path).await
+        self.inner.read(ns, path, version).await
     }
 
     async fn index(&self, ns: &str, since: u64) -> Result<IndexSnapshot, StoreError> {
@@ -120,14 +118,6 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
     async fn state(&self, ns: &str) -> Result<IndexState, StoreError> {
         self.meet("state", ns).await?;
         self.inner.state(ns).await
-    }
-
-    fn history_point(&self, ns: &str) -> Option<HistoryPoint> {
-        self.inner.history_point(ns)
-    }
-
-    async fn contains_point(&self, ns: &str, point: &HistoryPoint) -> Result<bool, StoreError> {
-        self.inner.contains_point(ns, point).await
     }
 
     fn subscribe(&self) -> broadcast::Receiver<BlobChanges> {
@@ -151,10 +141,6 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         self.inner.versions(ns, path).await
     }
 
-    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<GetOutcome, StoreError> {
-        self.inner.get_version(ns, path, version).await
-    }
-
     async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
         self.inner.namespaces().await
     }
@@ -164,7 +150,7 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
-        body: Option<MemoryBody>,
+        body: Option<BodyWriter>,
     ) -> Result<ImportOutcome, StoreError> {
         self.inner.import_version(ns, path, version, body).await
     }
@@ -174,11 +160,13 @@ impl<const EXACT: bool> Store for Faulty<EXACT> {
         self.inner.expire().await
     }
 
-    async fn sweep(&self) -> Result<SweepReport, StoreError> {
+    async fn remove_old(&self) -> Result<SweepReport, StoreError> {
         self.meet("sweep", "").await?;
-        self.inner.sweep().await
+        self.inner.remove_old().await
     }
+}
 
+impl<const EXACT: bool> RecordStore for Faulty<EXACT> {
     async fn record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         self.inner.record(name).await
     }

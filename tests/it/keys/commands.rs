@@ -260,8 +260,8 @@ fn expired_key_works_again_after_rotation() {
 
     // With a damaged record of uses the list is still shown, and the next use replaces the record.
     serving.stop();
-    let tag = runtime.block_on(records.read_record("keys-used")).unwrap().unwrap().tag;
-    let damage = records.write_record("keys-used", Some(&tag), bytes::Bytes::from_static(b"{"));
+    let tag = runtime.block_on(records.record("keys-used")).unwrap().unwrap().tag;
+    let damage = records.put_record("keys-used", Some(&tag), bytes::Bytes::from_static(b"{"));
     assert!(runtime.block_on(damage).unwrap());
     let listed = m.run(&["key", "list"]);
     let (out, told) = (String::from_utf8(listed.stdout).unwrap(), String::from_utf8(listed.stderr).unwrap());

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt;
 use memsync::path::RelPath;
 use memsync::store::{
     BlobBody, BlobChanges, BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, IndexSnapshot,
-    IndexState, PrivateRecord, PutOutcome, Store, StoreError, SweepReport, WriteCondition,
+    IndexState, PrivateRecord, PutOutcome, RecordStore, Store, StoreError, StoredBlob, SweepReport, WriteCondition,
 };
 use memsync::testing::MemoryStore;
 use tokio::sync::broadcast;
@@ -44,19 +44,10 @@ struct Broken {
     wrong: StoreFault,
     count: AtomicU64,
     now: Arc<AtomicU64>,
-    before: std::sync::Mutex<Option<(RelPath, BlobMeta, Bytes)>>,
+    /// The content of the last write.
+    before: std::sync::Mutex<Option<Bytes>>,
     /// The cursor of each tag and namespace.
     cursors: std::sync::Mutex<BTreeMap<(String, Arc<str>), u64>>,
-}
-
-#[derive(Default)]
-struct Pieces(BytesMut);
-
-impl BodyWriter for Pieces {
-    async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
-        self.0.extend_from_slice(&piece);
-        Ok(())
-    }
 }
 
 impl Broken {
@@ -64,46 +55,37 @@ impl Broken {
     fn is(&self, wrong: StoreFault, every: u64) -> bool {
         self.wrong == wrong && self.count.fetch_add(1, Ordering::SeqCst) % every == every - 1
     }
-
-    async fn put_inner(
-        &self,
-        ns: &str,
-        path: &RelPath,
-        expect: WriteCondition,
-        meta: &BlobMeta,
-        content: &Bytes,
-    ) -> Result<PutOutcome, StoreError> {
-        let mut body = self.inner.new_body();
-        body.push(content.clone()).await?;
-        self.inner.put(ns, path, expect, meta.clone(), body).await
-    }
 }
 
 impl Store for Broken {
     const STRONG: bool = false;
-    type BodyWriter = Pieces;
 
-    fn new_body(&self) -> Pieces {
-        Pieces::default()
+    fn new_body(&self) -> BodyWriter {
+        self.inner.new_body()
     }
 
     async fn put(
         &self,
         ns: &str,
         path: &RelPath,
-        expect: WriteCondition,
+        mut expect: WriteCondition,
         meta: BlobMeta,
-        body: Pieces,
+        body: BodyWriter,
     ) -> Result<PutOutcome, StoreError> {
-        let content = body.0.freeze();
-        let mut put = self.put_inner(ns, path, expect, &meta, &content).await?;
-        if let PutOutcome::Mismatch(Some(held)) = put
+        if let GetOutcome::Found(StoredBlob { entry, .. }) | GetOutcome::Tombstone(entry) =
+            self.inner.get(ns, path).await?
+            && !expect.admits(Some(&entry))
             && self.is(StoreFault::Upsert, 3)
         {
-            put = self.put_inner(ns, path, WriteCondition::Version(held.version), &meta, &content).await?;
+            expect = WriteCondition::Version(entry.version);
         }
+        let mut put = self.inner.put(ns, path, expect, meta, body).await?;
         if let PutOutcome::Created(entry) | PutOutcome::Updated(entry) = &mut put {
-            *self.before.lock().unwrap() = Some((path.clone(), meta, content));
+            if let GetOutcome::Found(StoredBlob { body: BlobBody::Whole(content), .. }) =
+                self.inner.get(ns, path).await?
+            {
+                *self.before.lock().unwrap() = Some(content);
+            }
             if self.wrong == StoreFault::VersionsOfTheClock {
                 entry.version = self.now.load(Ordering::SeqCst);
             }
@@ -121,12 +103,12 @@ impl Store for Broken {
         self.inner.delete(ns, path, expect, meta).await
     }
 
-    async fn get(&self, ns: &str, path: &RelPath) -> Result<GetOutcome, StoreError> {
-        let mut got = self.inner.get(ns, path).await?;
+    async fn read(&self, ns: &str, path: &RelPath, version: Option<u64>) -> Result<GetOutcome, StoreError> {
+        let mut got = self.inner.read(ns, path, version).await?;
         match &mut got {
             GetOutcome::Tombstone(_) if self.wrong == StoreFault::ForgetsTombstones => return Ok(GetOutcome::Absent),
-            GetOutcome::Found(blob) if self.is(StoreFault::StaleReads, 2) => {
-                if let Some((_, _, content)) = self.before.lock().unwrap().clone() {
+            GetOutcome::Found(blob) if version.is_none() && self.is(StoreFault::StaleReads, 2) => {
+                if let Some(content) = self.before.lock().unwrap().clone() {
                     blob.entry.md5 = memsync::digest::Md5::of(&content);
                     blob.entry.version -= 1;
                     blob.body = BlobBody::Whole(content);
@@ -178,10 +160,6 @@ impl Store for Broken {
         Ok(versions)
     }
 
-    async fn get_version(&self, ns: &str, path: &RelPath, version: u64) -> Result<GetOutcome, StoreError> {
-        self.inner.get_version(ns, path, version).await
-    }
-
     async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
         self.inner.namespaces().await
     }
@@ -191,22 +169,21 @@ impl Store for Broken {
         ns: &str,
         path: &RelPath,
         version: BlobVersion,
-        body: Option<Pieces>,
+        body: Option<BodyWriter>,
     ) -> Result<ImportOutcome, StoreError> {
-        let mut imported = self.inner.new_body();
-        let has_body = body.is_some();
-        imported.push(body.map(|body| body.0.freeze()).unwrap_or_default()).await?;
-        self.inner.import_version(ns, path, version, has_body.then_some(imported)).await
+        self.inner.import_version(ns, path, version, body).await
     }
 
     async fn expire(&self) -> Result<usize, StoreError> {
         self.inner.expire().await
     }
 
-    async fn sweep(&self) -> Result<SweepReport, StoreError> {
-        self.inner.sweep().await
+    async fn remove_old(&self) -> Result<SweepReport, StoreError> {
+        self.inner.remove_old().await
     }
+}
 
+impl RecordStore for Broken {
     async fn record(&self, name: &'static str) -> Result<Option<PrivateRecord>, StoreError> {
         self.inner.record(name).await
     }

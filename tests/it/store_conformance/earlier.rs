@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::store::{
-    BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, ImportOutcome, PutOutcome, Store, SweepReport,
+    BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, ImportOutcome, IndexEntry, PutOutcome, Store, SweepReport,
     WriteCondition,
 };
 
@@ -26,7 +26,7 @@ pub(crate) async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
         body.push(Bytes::copy_from_slice(content)).await.unwrap();
         written(store.put("", &path("x"), expect, meta, body).await.unwrap())
     };
-    let read = async |version| match store.get_version("", &path("x"), version).await.unwrap() {
+    let read = async |version| match store.read("", &path("x"), Some(version)).await.unwrap() {
         GetOutcome::Found(blob) => Some((content(blob.body).await, blob.meta)),
         GetOutcome::Tombstone(_) | GetOutcome::Absent => None,
     };
@@ -45,7 +45,7 @@ pub(crate) async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     let fourth = write(WriteCondition::Version(gone.version), meta("e"), b"four").await;
 
     let list = store.versions("", &path("x")).await.unwrap();
-    let brief: Vec<_> = list.iter().map(|v| (v.version, v.md5, v.size, v.is_deleted)).collect();
+    let brief: Vec<_> = list.iter().map(|v| (v.entry.version, v.entry.md5, v.entry.size, v.entry.is_deleted)).collect();
     assert_eq!(
         brief,
         [
@@ -81,7 +81,8 @@ pub(crate) async fn earlier_versions(store: impl Store, clock: Arc<AtomicU64>) {
     };
     let list = store.versions("", &path("x")).await.unwrap();
     let deletion = &list[0];
-    assert!(deletion.is_deleted && deletion.version == gone.version && deletion.meta.free.is_empty());
+    let entry = deletion.entry;
+    assert!(entry.is_deleted && entry.version == gone.version && deletion.meta.free.is_empty());
     assert_eq!(deletion.meta.device.as_deref(), Some("f"));
     assert_eq!(read(fourth.version).await.unwrap().0, b"four");
 }
@@ -92,7 +93,8 @@ pub(crate) async fn imported_versions(store: impl Store, _: Arc<AtomicU64>) {
         let mut body = store.new_body();
         body.push(Bytes::copy_from_slice(content)).await.unwrap();
         let (md5, size) = (Md5::of(content), content.len() as u64);
-        let version = BlobVersion { version, md5, size, is_deleted: false, meta: BlobMeta::default() };
+        let entry = IndexEntry { version, md5, size, is_deleted: false, cursor: 0 };
+        let version = BlobVersion { entry, meta: BlobMeta::default() };
         store.import_version("", &path("x"), version, Some(body)).await.unwrap()
     };
     let big = large(2);
@@ -101,12 +103,12 @@ pub(crate) async fn imported_versions(store: impl Store, _: Arc<AtomicU64>) {
     }
     assert_eq!(import(13, b"b").await, ImportOutcome::Held);
     let versions = store.versions("", &path("x")).await.unwrap();
-    assert_eq!(versions.iter().map(|version| version.version).collect::<Vec<_>>(), [15, 13, 11, 9, 7]);
+    assert_eq!(versions.iter().map(|version| version.entry.version).collect::<Vec<_>>(), [15, 13, 11, 9, 7]);
     for version in versions {
-        let GetOutcome::Found(blob) = store.get_version("", &path("x"), version.version).await.unwrap() else {
+        let GetOutcome::Found(blob) = store.read("", &path("x"), Some(version.entry.version)).await.unwrap() else {
             panic!("it is kept")
         };
-        assert_eq!(Md5::of(&content(blob.body).await), version.md5);
+        assert_eq!(Md5::of(&content(blob.body).await), version.entry.md5);
     }
 }
 
@@ -138,15 +140,15 @@ pub(crate) async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
     clock.store(10 * DAY, Ordering::SeqCst);
     assert_eq!(store.sweep().await.unwrap(), SweepReport { expired: 1, ..SweepReport::default() });
     let due = store.versions("", &path("due")).await.unwrap();
-    assert_eq!((due[0].is_deleted, due[1].size), (true, 7));
+    assert_eq!((due[0].entry.is_deleted, due[1].entry.size), (true, 7));
     assert_eq!(read(&store, "due").await, None);
 
     clock.store(32 * DAY, Ordering::SeqCst);
     // All but the newest five earlier versions of `much`. The other paths have fewer.
     assert_eq!(store.sweep().await.unwrap(), SweepReport { versions: 15, ..SweepReport::default() });
     assert_eq!(store.versions("", &path("much")).await.unwrap().len(), 6);
-    let old = store.versions("", &path("old")).await.unwrap()[1].version;
-    assert!(matches!(store.get_version("", &path("old"), old).await.unwrap(), GetOutcome::Found(_)));
+    let old = store.versions("", &path("old")).await.unwrap()[1].entry.version;
+    assert!(matches!(store.read("", &path("old"), Some(old)).await.unwrap(), GetOutcome::Found(_)));
     assert_eq!(read(&store, "much").await.as_deref(), Some(&b"25"[..]));
 
     let before = store.state("").await.unwrap();
@@ -170,7 +172,7 @@ pub(crate) async fn retention(store: impl Store, clock: Arc<AtomicU64>) {
         assert!(!index(&store, 0).await.contains_key("old"));
     }
     assert!(
-        matches!(store.get_version("", &path("old"), old).await.unwrap(), GetOutcome::Found(_)),
+        matches!(store.read("", &path("old"), Some(old)).await.unwrap(), GetOutcome::Found(_)),
         "the version outlives its tombstone"
     );
     // Versions grow even if the clock goes back.

@@ -11,8 +11,8 @@ use futures::StreamExt;
 use memsync::digest::Md5;
 use memsync::store::s3::{EtagQuotes, S3Options};
 use memsync::store::{
-    BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, PutOutcome, S3Store, Store, StoreError, WallClock, WriteCondition,
-    system_clock,
+    BlobMeta, DeleteOutcome, GetOutcome, PutOutcome, RecordStore, S3Store, Store, StoreError, WallClock,
+    WriteCondition, system_clock,
 };
 use serde_json::Value;
 

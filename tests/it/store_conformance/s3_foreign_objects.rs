@@ -22,17 +22,17 @@ async fn namespace_does_not_inherit_versions_of_a_folder() {
     delete(&store, "team/x", None).await;
     written(store.put_bytes("team", &path("y"), New, Bytes::from_static(b"y")).await.unwrap());
     let (team, x) = ("team", path("x"));
-    assert!(store.versions(team, &x).await.unwrap().iter().all(|version| version.is_deleted));
+    assert!(store.versions(team, &x).await.unwrap().iter().all(|version| version.entry.is_deleted));
     for version in [first.version, second.version] {
-        assert!(matches!(store.get_version(team, &x, version).await.unwrap(), GetOutcome::Absent));
+        assert!(matches!(store.read(team, &x, Some(version)).await.unwrap(), GetOutcome::Absent));
     }
 
     // The namespace has its own versions.
     let mine = written(store.put_bytes(team, &x, New, Bytes::from_static(b"mine")).await.unwrap());
     written(store.put_bytes(team, &x, Holds(mine.md5), Bytes::from_static(b"again")).await.unwrap());
-    assert!(matches!(store.get_version(team, &x, mine.version).await.unwrap(), GetOutcome::Found(_)));
+    assert!(matches!(store.read(team, &x, Some(mine.version)).await.unwrap(), GetOutcome::Found(_)));
     assert_eq!(store.versions(team, &x).await.unwrap().len(), 2);
-    assert!(matches!(store.get_version(team, &x, first.version).await.unwrap(), GetOutcome::Absent));
+    assert!(matches!(store.read(team, &x, Some(first.version)).await.unwrap(), GetOutcome::Absent));
 }
 
 /// During the repair at the start it is unknown whether the flat namespace has files in the folder.

@@ -30,7 +30,7 @@ async fn is_refused(store: &S3Store, ns: &str, name: &str, namespace: &str) {
         store.put_bytes(ns, &name, WriteCondition::Version(1), Bytes::from_static(b"mine")).await.map(drop),
         store.delete(ns, &name, None, BlobMeta::default()).await.map(drop),
         store.versions(ns, &name).await.map(drop),
-        store.get_version(ns, &name, 1).await.map(drop),
+        store.read(ns, &name, Some(1)).await.map(drop),
     ];
     for (n, refused) in refusals.iter().enumerate() {
         assert!(refused.as_ref().is_err_and(is), "{ns:?} {name} ({n}): {refused:?}");
@@ -279,7 +279,7 @@ async fn write_is_undone_if_its_folder_becomes_a_namespace() {
             matches!(store.get("team", &path("x")).await.unwrap(), GetOutcome::Tombstone(entry) if entry.md5 != Md5::of(b"x"))
         );
         assert_eq!(
-            store.versions("team", &path("x")).await.unwrap().iter().filter(|v| v.md5 == Md5::of(b"x")).count(),
+            store.versions("team", &path("x")).await.unwrap().iter().filter(|v| v.entry.md5 == Md5::of(b"x")).count(),
             0
         );
     }

@@ -154,7 +154,8 @@ async fn killed_proxy_beside_another_loses_nothing() {
             _ => None,
         };
         let full = kept.len() > usize::try_from(Retention::default().versions).unwrap();
-        let lost: Vec<_> = history.iter().filter_map(put).filter(|md5| kept.iter().all(|v| v.md5 != *md5)).collect();
+        let lost: Vec<_> =
+            history.iter().filter_map(put).filter(|md5| kept.iter().all(|v| v.entry.md5 != *md5)).collect();
         assert!(full || lost.is_empty(), "k/{key} has lost {lost:?}: {kept:#?}");
         versions += kept.len();
         assert!(is_linearizable(&history, Versions::Differ), "no order explains the answers of k/{key}:\n{history:#?}");

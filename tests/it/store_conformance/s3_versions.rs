@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use memsync::digest::Md5;
 use memsync::store::{
-    BlobMeta, BlobVersion, BodyWriter, DeleteOutcome, GetOutcome, PutOutcome, S3Store, Store, StoreError, SweepReport,
+    BlobMeta, BlobVersion, DeleteOutcome, GetOutcome, IndexEntry, PutOutcome, S3Store, Store, StoreError, SweepReport,
     WriteCondition, system_clock,
 };
 
@@ -27,14 +27,14 @@ fn beside(server: &Server) -> Vec<String> {
 }
 
 async fn version(store: &S3Store, name: &str, version: u64) -> Option<Vec<u8>> {
-    match store.get_version("", &path(name), version).await.unwrap() {
+    match store.read("", &path(name), Some(version)).await.unwrap() {
         GetOutcome::Found(blob) => Some(content(blob.body).await),
         GetOutcome::Tombstone(_) | GetOutcome::Absent => None,
     }
 }
 
 async fn versions(store: &S3Store, name: &str) -> Vec<u64> {
-    store.versions("", &path(name)).await.unwrap().iter().map(|v| v.version).collect()
+    store.versions("", &path(name)).await.unwrap().iter().map(|v| v.entry.version).collect()
 }
 
 #[tokio::test]
@@ -133,8 +133,8 @@ async fn two_proxies_expire_each_path_once() {
     let live: Vec<_> = all.iter().filter(|(_, entry)| !entry.is_deleted).map(|(name, _)| name.as_str()).collect();
     assert_eq!(live, ["d/2", "d/3"]);
     let again = one.versions("", &path("d/1")).await.unwrap();
-    assert_eq!((again[0].is_deleted, again[1].md5), (true, Md5::of(b"again")));
-    assert_eq!(version(&two, "d/1", again[1].version).await.as_deref(), Some(&b"again"[..]));
+    assert_eq!((again[0].entry.is_deleted, again[1].entry.md5), (true, Md5::of(b"again")));
+    assert_eq!(version(&two, "d/1", again[1].entry.version).await.as_deref(), Some(&b"again"[..]));
     assert_eq!(difference(&server, "memory"), [""; 0]);
 
     // A new file after the expiry has none.
@@ -276,13 +276,8 @@ async fn largest_metadata_fits_into_a_bucket() {
     }
     // Metadata of another store may be larger, and is cut.
     let free = (0..40).map(|i| (format!("{i:02}"), "v".repeat(30))).collect();
-    let version = BlobVersion {
-        version: u64::MAX / 2,
-        md5: Md5::of(b"y"),
-        size: 1,
-        is_deleted: false,
-        meta: BlobMeta { free, ..BlobMeta::default() },
-    };
+    let entry = IndexEntry { version: u64::MAX / 2, md5: Md5::of(b"y"), size: 1, is_deleted: false, cursor: 0 };
+    let version = BlobVersion { entry, meta: BlobMeta { free, ..BlobMeta::default() } };
     let mut body = store.new_body();
     body.push(Bytes::from_static(b"y")).await.unwrap();
     Store::import_version(&store, "", &path("y"), version, Some(body)).await.unwrap();

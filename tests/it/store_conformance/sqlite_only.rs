@@ -10,7 +10,8 @@ use memsync::digest::Md5;
 use memsync::protocol::HistoryPoint;
 use memsync::store::sqlite::SqliteSettings;
 use memsync::store::{
-    BlobMeta, BodyWriter, DeleteOutcome, GetOutcome, PutOutcome, Retention, SqliteStore, Store, StoreError, SweepReport,
+    BlobMeta, DeleteOutcome, GetOutcome, PutOutcome, RecordStore, Retention, SqliteStore, Store, StoreError,
+    SweepReport,
 };
 
 use super::s3::until;
@@ -272,7 +273,7 @@ async fn store_of_format_1_is_migrated() {
     let store = SqliteStore::open(dir.path()).unwrap();
     let a = Md5::of(b"content of a.md");
     assert!(matches!(put(&store, "a.md", Holds(a), b"new").await, PutOutcome::Updated(e) if e.cursor == 5));
-    assert_eq!(store.versions("", &path("a.md")).await.unwrap()[1].md5, a);
+    assert_eq!(store.versions("", &path("a.md")).await.unwrap()[1].entry.md5, a);
 }
 
 /// A row with an invalid path, as damage or another program could leave it.
@@ -300,5 +301,5 @@ async fn sweep_goes_on_after_a_failed_expiry() {
     let brief: Vec<_> = all.iter().map(|(name, entry)| (name.as_str(), entry.is_deleted)).collect();
     assert_eq!(brief, [("../a", false), ("b", true), ("c", true)]);
     let left = store.versions("", &path("gone")).await.unwrap();
-    assert!(left.iter().all(|version| !version.is_deleted), "the tombstone is gone: {left:?}");
+    assert!(left.iter().all(|version| !version.entry.is_deleted), "the tombstone is gone: {left:?}");
 }

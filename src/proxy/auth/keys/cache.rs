@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::document::{Key, Keys, KeysError, TokenValidity};
-use super::records::{KEYS_RECORD, keys_in, record_use};
-use crate::store::Store;
+use super::records::{keys_in, record_use};
+use crate::store::{KEYS_RECORD, Store};
 
 /// How often the last use of a key is recorded.
 const USE_INTERVAL: Duration = Duration::from_secs(5 * 60);

@@ -5,18 +5,14 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::document::{Keys, KeysError};
-use crate::store::{PrivateRecord, RecordStore};
+use crate::store::{KEY_USES_RECORD, KEYS_RECORD, PrivateRecord, RecordStore};
 
-/// The record with the document.
-pub(super) const KEYS_RECORD: &str = "keys";
-/// When keys were last used. It is a record of its own, so that a use is no change of the document.
-pub(super) const KEY_USES_RECORD: &str = "keys-used";
 /// Tries of one change while other writers win the compare-and-swap.
 const MAX_SWAP_ATTEMPTS: usize = 20;
 
 /// Reads the document. A store without one has no users and no keys.
 pub async fn load(store: &impl RecordStore) -> Result<Keys, KeysError> {
-    keys_in(store.read_record(KEYS_RECORD).await?.as_ref())
+    keys_in(store.record(KEYS_RECORD).await?.as_ref())
 }
 
 pub(super) fn keys_in(record: Option<&PrivateRecord>) -> Result<Keys, KeysError> {
@@ -30,11 +26,11 @@ pub async fn edit<T>(
     mut change: impl FnMut(&mut Keys) -> Result<T, KeysError>,
 ) -> Result<T, KeysError> {
     for _ in 0..MAX_SWAP_ATTEMPTS {
-        let record = store.read_record(KEYS_RECORD).await?;
+        let record = store.record(KEYS_RECORD).await?;
         let mut keys = keys_in(record.as_ref())?;
         let result = change(&mut keys)?;
         let tag = record.map(|record| record.tag);
-        if store.write_record(KEYS_RECORD, tag.as_deref(), keys.to_json()?).await? {
+        if store.put_record(KEYS_RECORD, tag.as_deref(), keys.to_json()?).await? {
             return Ok(result);
         }
     }
@@ -43,7 +39,7 @@ pub async fn edit<T>(
 
 /// When each key was last used, by its id.
 pub async fn last_used(store: &impl RecordStore) -> Result<BTreeMap<String, Timestamp>, KeysError> {
-    uses_in(store.read_record(KEY_USES_RECORD).await?.as_ref())
+    uses_in(store.record(KEY_USES_RECORD).await?.as_ref())
 }
 
 fn uses_in(record: Option<&PrivateRecord>) -> Result<BTreeMap<String, Timestamp>, KeysError> {
@@ -54,7 +50,7 @@ fn uses_in(record: Option<&PrivateRecord>) -> Result<BTreeMap<String, Timestamp>
 /// Records that a key was used at `at`, unless a later use is recorded. Removes the uses of keys that are gone.
 pub(super) async fn record_use(store: &impl RecordStore, id: &str, at: Timestamp) -> Result<(), KeysError> {
     for _ in 0..MAX_SWAP_ATTEMPTS {
-        let record = store.read_record(KEY_USES_RECORD).await?;
+        let record = store.record(KEY_USES_RECORD).await?;
         // A damaged record is replaced: no decision depends on it.
         let mut uses = uses_in(record.as_ref()).unwrap_or_default();
         // The keys are read after the uses, so a key with a use that is missing here was revoked.
@@ -64,7 +60,7 @@ pub(super) async fn record_use(store: &impl RecordStore, id: &str, at: Timestamp
         *last = (*last).max(at);
         let content = serde_json::to_vec(&uses).map_err(|e| KeysError::UsesDamaged(e.to_string()))?;
         let tag = record.map(|record| record.tag);
-        if store.write_record(KEY_USES_RECORD, tag.as_deref(), content.into()).await? {
+        if store.put_record(KEY_USES_RECORD, tag.as_deref(), content.into()).await? {
             return Ok(());
         }
     }

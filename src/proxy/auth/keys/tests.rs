@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
 use super::document::later;
-use super::records::{KEYS_RECORD, record_use};
+use super::records::record_use;
 use super::*;
-use crate::store::Store;
+use crate::store::{KEYS_RECORD, RecordStore};
 use crate::testing::MemoryStore;
 
 fn at(text: &str) -> Timestamp {

@@ -10,6 +10,7 @@
 //! | module | content |
 //! |---|---|
 //! | [`path`], [`digest`], [`clock`], [`failpoint`] | validated names; MD5; the reliability of the wall clock; kill points of debug builds |
+//! | [`merge`] | pure: one note out of two versions and their base |
 //! | [`sync`] | pure: vocabulary, decision table, plans, gates |
 //! | [`protocol`] | everything that agent and proxy share |
 //! | [`disk`] | the filesystem operations behind everything durable |
@@ -25,7 +26,7 @@
 //!
 //! A module uses only modules to its left. `tests/it/boundaries.rs` enforces this:
 //!
-//! `path, digest, clock` → `sync` → `protocol` → `disk` → `local | remote | state | store` → `agent | proxy` →
+//! `path, digest, clock, merge` → `sync` → `protocol` → `disk` → `local | remote | state | store` → `agent | proxy` →
 //! `config, dirs` → `cli` → `main`
 //!
 //! `agent` never uses `store` or `proxy`. `proxy` never uses `sync`, `local` or `state`. They meet in `protocol`. Only `cli`
@@ -40,6 +41,7 @@ pub mod dirs;
 pub mod disk;
 pub mod failpoint;
 pub mod local;
+pub mod merge;
 pub mod path;
 pub mod protocol;
 pub mod proxy;

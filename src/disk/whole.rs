@@ -2,7 +2,7 @@
 //! half of it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,11 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
 use crate::failpoint;
+
+/// The mode of files that only the user may read.
+const PRIVATE: u32 = 0o600;
+/// The mode of other new files, without the bits of the umask.
+const PUBLIC: u32 = 0o666;
 
 /// Creates the file `path` (mode 0600) with the content `bytes`, durably. Creates missing folders like
 /// [`create_private_dir`].
@@ -22,13 +27,15 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     create_private_dir(dir_of(path))?;
-    place(path, bytes, |fresh| match rustix::fs::renameat_with(CWD, fresh, CWD, path, RenameFlags::NOREPLACE) {
-        // The filesystem has no exclusive rename, but hard links.
-        Err(e) if super::is_unsupported(e) => {
-            fs::hard_link(fresh, path)?;
-            fs::remove_file(fresh)
+    place(path, PRIVATE, bytes, |fresh| {
+        match rustix::fs::renameat_with(CWD, fresh, CWD, path, RenameFlags::NOREPLACE) {
+            // The filesystem has no exclusive rename, but hard links.
+            Err(e) if super::is_unsupported(e) => {
+                fs::hard_link(fresh, path)?;
+                fs::remove_file(fresh)
+            }
+            other => Ok(other?),
         }
-        other => Ok(other?),
     })
 }
 
@@ -38,7 +45,7 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// As the system calls. The old file stays then.
 pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_private_dir(dir_of(path))?;
-    place(path, bytes, |fresh| fs::rename(fresh, path))
+    place(path, PRIVATE, bytes, |fresh| fs::rename(fresh, path))
 }
 
 /// Replaces the file at `path` (mode 0600) atomically for its readers. The new content is not made durable.
@@ -46,9 +53,37 @@ pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// As the system calls.
 pub(crate) fn replace_note(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let (fresh, mut file) = create_beside(path)?;
+    let (fresh, mut file) = create_beside(path, PRIVATE)?;
     let placed = file.write_all(bytes).and_then(|()| fs::rename(&fresh, path));
     placed.inspect_err(|_| discard(&fresh))
+}
+
+/// Replaces a file of the user, or creates it, durably. The file keeps its mode, and a link keeps leading to it.
+///
+/// # Errors
+/// `InvalidInput` if a folder, a device or a pipe has this name; else as the system calls. The old file stays then.
+pub(crate) fn replace_of_user(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let old = match fs::metadata(path) {
+        Ok(old) if !old.is_file() => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        Ok(old) => Some(old),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let target = if old.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
+    let mode = if old.is_some() { PRIVATE } else { PUBLIC };
+    place(&target, mode, bytes, |fresh| {
+        if let Some(old) = old {
+            fs::set_permissions(fresh, old.permissions())?;
+        }
+        fs::rename(fresh, &target)
+    })
+}
+
+/// Reads a file or a pipe. `None` if it has more than `limit` bytes.
+pub(crate) fn read_up_to(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
 /// Creates a folder and the missing folders above it, with mode 0700. An existing folder keeps its mode.
@@ -59,8 +94,8 @@ pub fn create_private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-fn place(path: &Path, bytes: &[u8], rename: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    let (fresh, mut file) = create_beside(path)?;
+fn place(path: &Path, mode: u32, bytes: &[u8], rename: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let (fresh, mut file) = create_beside(path, mode)?;
     failpoint::pass("file.begun");
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     failpoint::pass("file.written");
@@ -70,12 +105,12 @@ fn place(path: &Path, bytes: &[u8], rename: impl FnOnce(&Path) -> io::Result<()>
 }
 
 /// Creates an empty file `<name>.tmp.<process>` next to `path`. Removes those of dead processes.
-fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+fn create_beside(path: &Path, mode: u32) -> io::Result<(PathBuf, File)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let mark = format!("{name}.tmp.");
     remove_leftovers(dir_of(path), &mark)?;
     let fresh = path.with_file_name(format!("{mark}{}", std::process::id()));
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
     Ok((fresh, file))
 }
 
@@ -124,6 +159,31 @@ mod tests {
         replace_note(&path, b"fourth").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"fourth");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file is left");
+    }
+
+    #[test]
+    fn file_of_the_user_keeps_its_mode_and_its_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, link] = ["note.md", "link.md"].map(|name| dir.path().join(name));
+        replace_of_user(&path, b"first").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path) & 0o600, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        replace_of_user(&link, b"second").unwrap();
+        assert_eq!((mode(&path), fs::read(&path).unwrap()), (0o640, b"second".to_vec()));
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(replace_of_user(dir.path(), b"x").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn reading_stops_at_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("note.md");
+        fs::write(&path, "12345").unwrap();
+        assert_eq!(read_up_to(&path, 5).unwrap(), Some(b"12345".to_vec()));
+        assert_eq!(read_up_to(&path, 4).unwrap(), None);
+        assert_eq!(read_up_to(Path::new("/dev/null"), 4).unwrap(), Some(Vec::new()));
     }
 
     #[test]

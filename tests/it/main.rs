@@ -13,6 +13,7 @@ mod deploy;
 mod engine;
 mod keys;
 mod kill_points;
+mod merge;
 mod prose;
 mod proxy_crash;
 mod proxy_memory;

@@ -14,6 +14,7 @@ mod init;
 mod keep;
 mod keys;
 mod listen;
+mod merge;
 mod proxy;
 mod store;
 mod tls;
@@ -23,6 +24,7 @@ pub use keep::KeepChoice;
 pub(crate) use keep::KeepParser;
 pub use keys::{KeyAction, KeyArgs, NewKeyArgs, StoreArgs, UserAction, UserArgs};
 pub use listen::{ListenAddress, NotListenable};
+pub use merge::MergeArgs;
 pub use proxy::{ServeArgs, UpArgs};
 pub use store::StoreAction;
 pub use tls::TlsArgs;
@@ -163,6 +165,11 @@ pub enum Command {
     },
     /// Bring back an earlier version of a file
     Restore(RestoreArgs),
+    /// Merge two versions of a file with their common base, by the rules for its kind
+    ///
+    /// Prints the merged text, the same one whichever of the two is LOCAL. If the versions conflict, it prints only the
+    /// reason, on stderr, and exits with 8. As a merge driver of git: `memsync merge %O %A %B --path %P --output %A`.
+    Merge(MergeArgs),
     /// Check config, permissions, watch limits, proxy, token, clock and state; say how to fix each problem
     Doctor,
     /// Show where config, state, logs, socket and history are

@@ -8,6 +8,7 @@ mod history;
 pub mod init;
 mod key;
 mod link;
+mod merge;
 mod paths;
 mod pause;
 mod reindex;
@@ -54,6 +55,7 @@ pub(super) fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Conflicts { action } => conflicts::run(app, action),
         Command::History { path } => history::run(app, path.as_deref()),
         Command::Restore(args) => restore::run(app, &args),
+        Command::Merge(args) => merge::run(app, &args),
     }
 }
 

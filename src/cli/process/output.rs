@@ -22,6 +22,16 @@ pub(crate) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io:
     }
 }
 
+/// Writes bytes to stdout as they are, also bytes that look like colours.
+pub(crate) fn print_bytes(bytes: &[u8]) -> io::Result<OutputReader> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Ok(()) => Ok(OutputReader::Present),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(OutputReader::Gone),
+        Err(e) => Err(e),
+    }
+}
+
 /// Writes a line to stderr.
 pub(crate) fn note(text: impl Display) {
     note_with(|out| writeln!(out, "{text}"));

@@ -1,0 +1,24 @@
+//! `memsync merge`.
+
+use std::path::PathBuf;
+
+use clap::ValueHint;
+
+#[derive(Debug, clap::Args)]
+pub struct MergeArgs {
+    /// The version that both sides had before; an empty file or /dev/null if there is none
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub base: PathBuf,
+    /// One of the two versions
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub local: PathBuf,
+    /// The other version
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub remote: PathBuf,
+    /// The file's name, which says how to merge: .md, .json, .jsonl, .log, .toml, .yaml or other text [default: LOCAL]
+    #[arg(long, value_name = "NAME")]
+    pub path: Option<PathBuf>,
+    /// Write the merged text to this file, whole or not at all, instead of stdout
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}

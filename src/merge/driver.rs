@@ -1,0 +1,148 @@
+//! The kinds of files, each with its own way to merge, and the choice by file name.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The way in which files of one kind are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MergeDriver {
+    /// Front matter by key, the rest by line and by item.
+    Markdown,
+    /// By line and by item.
+    Text,
+    /// By key, over spans of the text.
+    Json,
+    /// By line, with one record in each line. Logs too.
+    Jsonl,
+    Toml,
+    Yaml,
+    /// Never merged: both versions are kept.
+    Copy,
+}
+
+/// The name of a driver that does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no kind of merge; use markdown, text, json, jsonl, toml, yaml or copy")]
+pub struct UnknownDriver(String);
+
+impl MergeDriver {
+    const ALL: [Self; 7] = [Self::Markdown, Self::Text, Self::Json, Self::Jsonl, Self::Toml, Self::Yaml, Self::Copy];
+
+    /// The driver for a file of this name. Other text is merged as [`MergeDriver::Text`].
+    pub fn for_name(name: &str) -> Self {
+        let file = name.rsplit('/').next().unwrap_or(name);
+        let extension = file.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+        match extension.as_deref() {
+            Some("md" | "markdown" | "mdx") => Self::Markdown,
+            Some("json" | "canvas" | "geojson") => Self::Json,
+            Some("jsonl" | "ndjson" | "log") => Self::Jsonl,
+            Some("toml") => Self::Toml,
+            Some("yaml" | "yml") => Self::Yaml,
+            _ => Self::Text,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Markdown => "markdown",
+            Self::Text => "text",
+            Self::Json => "json",
+            Self::Jsonl => "jsonl",
+            Self::Toml => "toml",
+            Self::Yaml => "yaml",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+impl fmt::Display for MergeDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for MergeDriver {
+    type Err = UnknownDriver;
+
+    fn from_str(name: &str) -> Result<Self, UnknownDriver> {
+        Self::ALL.into_iter().find(|driver| driver.name() == name).ok_or_else(|| UnknownDriver(name.to_owned()))
+    }
+}
+
+/// The driver of a file, and the facts of its name that the merge uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MergeRules {
+    pub driver: MergeDriver,
+    /// A daily note, a journal or a log: people and programs append to it.
+    pub is_journal: bool,
+    /// The lines are log lines, not JSON.
+    pub is_log: bool,
+}
+
+impl MergeRules {
+    pub fn for_name(name: &str) -> Self {
+        Self::with_driver(MergeDriver::for_name(name), name)
+    }
+
+    /// A driver that the user chose for the file of this name.
+    pub fn with_driver(driver: MergeDriver, name: &str) -> Self {
+        let name = name.to_ascii_lowercase();
+        let (folders, file) = name.rsplit_once('/').unwrap_or(("", &name));
+        let is_journal = has_date(file)
+            || folders.split('/').any(|folder| matches!(folder, "daily" | "journal" | "journals" | "log" | "logs"));
+        let is_log = file.rsplit_once('.').is_some_and(|(_, extension)| extension == "log");
+        Self { driver, is_journal: is_journal || is_log, is_log }
+    }
+}
+
+/// True if a file name contains a date such as 2026-11-20.
+fn has_date(file: &str) -> bool {
+    file.as_bytes()
+        .windows(10)
+        .any(|w| w.iter().enumerate().all(|(at, b)| if matches!(at, 4 | 7) { *b == b'-' } else { b.is_ascii_digit() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn driver_follows_the_file_name() {
+        for (name, driver) in [
+            ("notes/a.md", MergeDriver::Markdown),
+            ("A.MD", MergeDriver::Markdown),
+            ("a.json", MergeDriver::Json),
+            ("a.ndjson", MergeDriver::Jsonl),
+            ("log/agent.log", MergeDriver::Jsonl),
+            ("a.yml", MergeDriver::Yaml),
+            ("a.toml", MergeDriver::Toml),
+            ("todo.txt", MergeDriver::Text),
+            ("json", MergeDriver::Text),
+            ("a.json/readme", MergeDriver::Text),
+        ] {
+            assert_eq!(MergeDriver::for_name(name), driver, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_name_of_a_driver_is_read_back() {
+        for driver in MergeDriver::ALL {
+            assert_eq!(driver.name().parse(), Ok(driver));
+        }
+        assert_eq!("xml".parse::<MergeDriver>(), Err(UnknownDriver("xml".to_owned())));
+    }
+
+    #[test]
+    fn journals_are_known_by_their_names() {
+        for (name, is_journal) in [
+            ("daily/2026-11-20.md", true),
+            ("2026-11-20 Friday.md", true),
+            ("journal/x.md", true),
+            ("agent.log", true),
+            ("notes/plan.md", false),
+            ("2026-11.md", false),
+        ] {
+            assert_eq!(MergeRules::for_name(name).is_journal, is_journal, "{name}");
+        }
+    }
+}

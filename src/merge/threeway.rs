@@ -1,0 +1,36 @@
+//! Three values of one kind: of the base, and of the two versions.
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ThreeWay<T> {
+    pub(super) base: T,
+    pub(super) local: T,
+    pub(super) remote: T,
+}
+
+impl<T> ThreeWay<T> {
+    pub(super) fn map<'a, U>(&'a self, mut change: impl FnMut(&'a T) -> U) -> ThreeWay<U> {
+        ThreeWay { base: change(&self.base), local: change(&self.local), remote: change(&self.remote) }
+    }
+
+    pub(super) fn try_map<'a, U, E>(&'a self, mut change: impl FnMut(&'a T) -> Result<U, E>) -> Result<ThreeWay<U>, E> {
+        Ok(ThreeWay { base: change(&self.base)?, local: change(&self.local)?, remote: change(&self.remote)? })
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        [&self.base, &self.local, &self.remote].into_iter()
+    }
+}
+
+impl<T: PartialEq> ThreeWay<T> {
+    /// The value that both versions agree on: the changed one, if only one is changed. `None` if both are changed
+    /// differently.
+    pub(super) fn resolve(&self) -> Option<&T> {
+        if self.local == self.remote || self.remote == self.base {
+            Some(&self.local)
+        } else if self.local == self.base {
+            Some(&self.remote)
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The cases of `cases.json`: what a careful person wants of a merge, collected from public bug reports.
+
+use serde::Deserialize;
+
+use memsync::merge::{MergeOutcome, MergeRules, MergeSides, merge};
+
+#[derive(Debug, Deserialize)]
+struct MergeCase {
+    name: String,
+    kind: String,
+    path: Option<String>,
+    base: Option<String>,
+    local: String,
+    remote: String,
+    /// `None` means a conflict.
+    want: Option<String>,
+    /// A conflict is right too.
+    #[serde(default)]
+    conflict_ok: bool,
+    /// Other texts that are right.
+    #[serde(default)]
+    also: Vec<String>,
+}
+
+impl MergeCase {
+    fn merged(&self, local: &str, remote: &str) -> MergeOutcome {
+        let name = self.path.clone().unwrap_or_else(|| format!("notes/a.{}", self.kind));
+        let base = self.base.as_deref().map(str::as_bytes);
+        let sides = MergeSides { base, local: local.as_bytes(), remote: remote.as_bytes() };
+        merge(MergeRules::for_name(&name), sides)
+    }
+
+    /// The fault of an outcome, if it is not wanted.
+    fn fault(&self, outcome: &MergeOutcome) -> Option<String> {
+        let is_right = match outcome {
+            MergeOutcome::Clean(text) => self.want.iter().chain(&self.also).any(|right| right.as_bytes() == text),
+            MergeOutcome::Conflict(_) => self.want.is_none() || self.conflict_ok,
+        };
+        let shown = match outcome {
+            MergeOutcome::Clean(text) => format!("{:?}", String::from_utf8_lossy(text)),
+            MergeOutcome::Conflict(reason) => format!("conflict: {reason}"),
+        };
+        (!is_right).then(|| format!("{}: {shown}\n  want: {:?}", self.name, self.want))
+    }
+}
+
+fn cases() -> Vec<MergeCase> {
+    serde_json::from_str(include_str!("cases.json")).unwrap()
+}
+
+#[test]
+fn every_case_is_merged_as_a_person_would() {
+    let cases = cases();
+    assert_eq!(cases.len(), 68);
+    let mut faults = Vec::new();
+    for case in &cases {
+        let outcome = case.merged(&case.local, &case.remote);
+        faults.extend(case.fault(&outcome));
+        let swapped = case.merged(&case.remote, &case.local);
+        if outcome != swapped {
+            faults.push(format!("{}: swapped it is another text: {outcome:?} {swapped:?}", case.name));
+        }
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
+fn clean_cases_are_not_lost_to_conflicts() {
+    // A conflict is allowed in some cases. The merge is better than that in most of them.
+    let clean =
+        cases().iter().filter(|case| matches!(case.merged(&case.local, &case.remote), MergeOutcome::Clean(_))).count();
+    assert!(clean >= 44, "only {clean} cases are merged");
+}

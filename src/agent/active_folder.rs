@@ -152,13 +152,12 @@ impl ActiveFolder {
     pub(super) fn finish_cycle(&mut self, report: &CycleReport, now: Instant) {
         let engine = &self.folder.engine;
         let elapsed = self.folder.world.elapsed();
-        let path_retry = [engine.next_retry(), engine.next_heal(), engine.next_named()].into_iter().flatten().min();
         self.schedule.note_success(
             &CycleSummary {
                 has_follow_up: report.again,
                 wrote: report.wrote(),
                 since_scan: elapsed.saturating_sub(report.scanned_at),
-                path_retry: path_retry.map(|due| due.saturating_sub(elapsed).max(MIN_PATH_RETRY)),
+                path_retry: engine.next_due().map(|due| due.saturating_sub(elapsed).max(MIN_PATH_RETRY)),
             },
             now,
         );

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cycle::FinishedAction;
 use super::cycle::error::MAKE_ROOM;
-use super::status::{FolderStatus, ProblemStatus, SyncState, WaitsFor};
+use super::status::{FolderStatus, HaltStatus, ProblemStatus, SyncState, WaitsFor};
 
 /// Files that one update names. The rest is counted.
 const MAX_NAMED_FILES: usize = 20;
@@ -144,7 +144,7 @@ fn file_condition(problem: &ProblemStatus) -> (Condition, String) {
 
 /// True: a condition that the status does not show is over. False: the status cannot show it now.
 fn is_over(condition: &Condition, status: &FolderStatus) -> bool {
-    let root_is_away = status.halt.as_ref().is_some_and(|h| h.kind.starts_with("root_"));
+    let root_is_away = status.halt.as_ref().is_some_and(HaltStatus::is_of_root);
     let proxy_answered = matches!(status.state, SyncState::Idle | SyncState::Halted) && !root_is_away;
     match condition {
         Condition::Proxy => proxy_answered || status.state == SyncState::AuthRequired,
@@ -197,7 +197,7 @@ pub(super) fn action_line(done: &FinishedAction) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::problems::ProblemEffect;
-    use super::super::status::{HaltStatus, Pending};
+    use super::super::status::Pending;
     use super::*;
 
     fn status() -> FolderStatus {

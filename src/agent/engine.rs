@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::disk::Disk;
@@ -18,10 +17,7 @@ use super::World;
 use super::cycle::error::{folder_error, root_halt};
 use super::cycle::gates::Gates;
 use super::cycle::parts::CycleParts;
-use super::cycle::pending::count_pending;
-use super::cycle::ports::Ports;
-use super::cycle::{CycleError, CycleProgress, Engine, EngineOptions, EngineParts, FinishedAction, IgnoreFn};
-use super::cycle::{decisions, observe, tidy};
+use super::cycle::{CycleError, Engine, EngineOptions, EngineParts, IgnoreFn};
 use super::problems::{PathProblem, ProblemEffect};
 use super::status::Pending;
 
@@ -30,15 +26,21 @@ pub use super::cycle::Sabotage;
 
 /// Opening a folder.
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
-    /// Opens a folder, and takes over the state of an earlier run: binds a new container to the folder's identity, puts the leftovers of a crash
-    /// in order, and forgets deletions that a recovered container cannot prove. `new_id` is the identity for a folder that
-    /// has no identity and whose container is new.
+    /// Opens a folder, and takes over the state of an earlier run: binds a new container to the folder's identity, puts the
+    /// leftovers of a crash in order, and forgets deletions that a recovered container cannot prove. `new_id` is the
+    /// identity for a folder that has no identity and whose container is new.
     ///
     /// # Errors
     /// [`CycleError::Halted`] when the container is bound to another folder.
     pub fn open(parts: EngineParts<D, R, W>, new_id: &str) -> Result<Self, CycleError> {
         let mut engine = Self::new(parts);
-        engine.bind(new_id)?;
+        if engine.container().header().folder_id.is_some() {
+            engine.parts.ports.check_root()?;
+        } else {
+            // A container from before identities may have entries. The folder is taken as it is, and the gates hold
+            // implausible deletions.
+            engine.bind(new_id)?;
+        }
         engine.prepare()
     }
 
@@ -46,44 +48,32 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// `new_id`. The next cycle starts with the union of both sides and deletes nothing. Approving again is safe.
     pub fn open_approved(parts: EngineParts<D, R, W>, new_id: &str) -> Result<Self, CycleError> {
         let mut engine = Self::new(parts);
-        engine.scan_all()?;
-        decisions::keep_union(&mut engine.parts);
-        let id = engine.take_identity(new_id)?;
-        let container = &mut engine.parts.ports.container;
-        container.bind_folder(&id);
-        container.commit(Vec::new())?;
+        engine.parts.scan(&ScanScope::full())?;
+        engine.parts.keep_union();
+        engine.bind(new_id)?;
         engine.prepare()
     }
 
     fn new(parts: EngineParts<D, R, W>) -> Self {
         Self {
-            parts: CycleParts::new(Ports::new(parts)),
+            parts: CycleParts::new(parts),
             gates: Gates::default(),
             #[cfg(any(test, feature = "testing"))]
             sabotage: None,
         }
     }
 
+    /// Binds the container to the folder's identity, made durable. A folder without one gets `new_id`.
     fn bind(&mut self, new_id: &str) -> Result<(), CycleError> {
-        if self.container().header().folder_id.is_some() {
-            return self.parts.ports.check_root();
-        }
-        // A container from before identities may have entries. The folder is taken as it is, and the gates hold
-        // implausible deletions.
-        let id = self.take_identity(new_id)?;
+        let failed = folder_error(crate::local::identity::ID_FILE);
+        let folder = self.folder();
+        let id = match folder.identity().map_err(root_halt)? {
+            Some(id) => folder.settle_identity().map_err(failed).map(|()| id),
+            None => folder.create_identity(new_id).map_err(failed).map(|()| new_id.to_owned()),
+        }?;
         let container = &mut self.parts.ports.container;
         container.bind_folder(&id);
         Ok(container.commit(Vec::new())?)
-    }
-
-    /// The folder's identity, made durable. A folder without one gets `new_id`.
-    fn take_identity(&self, new_id: &str) -> Result<String, CycleError> {
-        let failed = folder_error(crate::local::identity::ID_FILE);
-        let folder = self.folder();
-        match folder.identity().map_err(root_halt)? {
-            Some(id) => folder.settle_identity().map_err(failed).map(|()| id),
-            None => folder.create_identity(new_id).map_err(failed).map(|()| new_id.to_owned()),
-        }
     }
 
     /// Makes the private folder, and takes over the state of an earlier run.
@@ -101,18 +91,13 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Forgets the entries of missing files. A recovered base may be old, so a missing file was not necessarily deleted.
     /// The file comes back if the proxy has it (invariant 11).
     fn distrust_absence(&mut self) -> Result<(), CycleError> {
-        self.scan_all()?;
+        self.parts.scan(&ScanScope::full())?;
         let CycleParts { ports, observed, .. } = &mut self.parts;
         let entries = ports.container.entries().iter();
         let missing = entries.filter(|(path, entry)| entry.base.is_synced() && observed.found(path).is_none());
         let forget = missing.map(|(path, _)| BaseChange::Forget(path.clone())).collect();
-        ports.container.set_compared();
+        ports.container.set_recovered(false);
         Ok(ports.container.commit(forget)?)
-    }
-
-    fn scan_all(&mut self) -> Result<(), CycleError> {
-        let CycleParts { ports, observed, memory, uploads, .. } = &mut self.parts;
-        observe::scan(ports, observed, memory, uploads, &ScanScope::full()).map(drop)
     }
 }
 
@@ -147,12 +132,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Lets the plan or the reset `id` through with the next cycle. False if it does not exist.
     pub fn approve(&mut self, id: &str) -> Result<bool, StateError> {
-        decisions::approve(&mut self.parts, &mut self.gates, id)
+        self.parts.approve(&mut self.gates, id)
     }
 
     /// Has the next cycle bring back the files of the held plan `id`. False if it does not exist.
     pub fn reject(&mut self, id: &str) -> Result<bool, StateError> {
-        decisions::reject_held(&mut self.parts, &mut self.gates, id)
+        self.parts.reject(&mut self.gates, id)
     }
 
     /// Makes a change that a person asks for. The next cycle takes it for an edit.
@@ -166,7 +151,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Does the upkeep that is not on the path of an edit.
     pub fn tidy(&mut self) -> Result<(), StateError> {
-        tidy::tidy(&mut self.parts, self.gates.reset.is_none())
+        self.parts.tidy(self.gates.reset.is_none())
     }
 
     /// Notes a clean stop: the system writes out the folder's files before it goes down.
@@ -177,17 +162,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Calls `callback` when a scan has found a change, before any request to the proxy.
     pub fn on_change(&mut self, callback: impl Fn() + Send + Sync + 'static) {
-        self.parts.ports.on_change = Box::new(callback);
-    }
-
-    /// Set this flag to end the running cycle soon. Its finished steps are committed.
-    pub fn stop_flag(&self) -> Arc<AtomicBool> {
-        self.parts.ports.stop.clone()
-    }
-
-    /// Ends this engine's work for good when `quit` is set, even in the middle of a scan.
-    pub fn set_quit_flag(&mut self, quit: Arc<AtomicBool>) {
-        self.parts.ports.quit = quit;
+        self.parts.signals.on_change = Some(Box::new(callback));
     }
 
     /// Plants a bug, which the simulator must catch.
@@ -213,10 +188,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         &self.parts.ports.folder
     }
 
-    pub fn progress(&self) -> Arc<CycleProgress> {
-        self.parts.ports.progress.clone()
-    }
-
     /// True if the last cycle left work, so that the next one makes a plan in any case.
     pub fn is_unfinished(&self) -> bool {
         self.parts.memory.is_unfinished
@@ -225,12 +196,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// The work that is left, as far as the last scan and index show.
     pub fn pending(&self) -> Pending {
         let twins = self.left_out().into_values().filter(|problem| problem.effect == ProblemEffect::Blocked).count();
-        count_pending(&self.parts.plan_input(), &self.gates.held, twins)
-    }
-
-    /// The finished actions of a cycle that ended early. The report has those of any other cycle.
-    pub fn take_cut_off(&mut self) -> Vec<FinishedAction> {
-        std::mem::take(&mut self.parts.memory.cut_off)
+        self.parts.plan_input().count_pending(&self.gates.held, twins)
     }
 
     /// True if the proxy has given its index since this engine was opened.
@@ -253,19 +219,11 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.parts.observed.tree.found().keys().filter(|path| is_conflict_name(path.file_name())).count()
     }
 
-    /// When a path in quarantine may be tried again.
-    pub fn next_retry(&self) -> Option<Duration> {
-        self.parts.memory.quarantine.next_due()
-    }
-
-    /// When a healed entry of a weak index must be checked again.
-    pub fn next_heal(&self) -> Option<Duration> {
-        self.parts.observed.heals.next_due()
-    }
-
-    /// When the status must name a slow transfer.
-    pub fn next_named(&self) -> Option<Duration> {
-        self.parts.transfers.next_named()
+    /// When a cycle is due for single paths: to try a failed one again, to check a healed entry of a weak index, or to name
+    /// a slow transfer in the status.
+    pub fn next_due(&self) -> Option<Duration> {
+        let CycleParts { observed, memory, transfers, .. } = &self.parts;
+        [memory.quarantine.next_due(), observed.heals.next_due(), transfers.next_named()].into_iter().flatten().min()
     }
 
     /// The paths whose transfer takes long.

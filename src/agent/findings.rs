@@ -52,7 +52,7 @@ impl CycleFindings {
             |planned| planned.problems.values().any(|p| p.effect != ProblemEffect::LeftOut),
         );
         let is_in_transit = engine.in_transit().next().is_some();
-        let rests = report.waiting > 0 || !engine.held().is_empty() || engine.next_retry().is_some() || is_in_transit;
+        let rests = report.waiting > 0 || !engine.held().is_empty() || engine.failing() > 0 || is_in_transit;
         let is_clean = !report.again && report.failed == 0 && !rests && !is_blocked;
         let pending = if is_clean { Pending::default() } else { engine.pending() };
         let halt = engine.halts().first().map(|h| halt_status(h, engine.held()));

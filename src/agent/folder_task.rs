@@ -13,10 +13,9 @@ use crate::state::FolderLock;
 
 use super::active_folder::ActiveFolder;
 use super::change::change_closed;
-use super::commands::{ApprovalAnswer, FolderCommand};
 use super::cycle::{CycleError, CycleReport};
 use super::findings::CycleFindings;
-use super::inbox::{TaskInbox, sleep_until};
+use super::inbox::{ApprovalAnswer, FolderCommand, TaskInbox, sleep_until};
 use super::open_folder::OpenFolder;
 use super::proxy_events::{NewsFlag, listen};
 use super::reporter::StatusReporter;
@@ -80,7 +79,7 @@ impl FolderTask {
         let mut next = NextOpen::Now;
         loop {
             let opened = match next {
-                NextOpen::Never => break,
+                NextOpen::Never => return self.reporter.report_stop(&self.setup),
                 NextOpen::Now => OpenFolder::open(&self.setup),
                 NextOpen::AfterWait => {
                     next = self.wait_for_reopen().await;
@@ -88,25 +87,17 @@ impl FolderTask {
                 }
                 NextOpen::Approved { id, answer } => self.open_approved(&id, answer),
             };
-            next = self.sync_opened(opened).await;
-        }
-        self.reporter.report_stop(&self.setup);
-    }
-
-    async fn sync_opened(&mut self, opened: Result<OpenFolder, OpenError>) -> NextOpen {
-        match opened {
-            Ok(folder) => {
-                let began = Instant::now();
-                let end = self.sync_folder(folder).await;
-                if began.elapsed() > MAX_REOPEN_WAIT {
-                    self.reopen_wait = FIRST_REOPEN_WAIT;
+            let began = Instant::now();
+            next = match opened {
+                Ok(folder) => self.sync_folder(folder).await,
+                Err(e) => {
+                    tracing::debug!(folder = %self.setup.root.display(), "{e}");
+                    self.report_standstill(Standstill::from(&e));
+                    NextOpen::AfterWait
                 }
-                end
-            }
-            Err(e) => {
-                tracing::debug!(folder = %self.setup.root.display(), "{e}");
-                self.report_standstill(Standstill::from(&e));
-                NextOpen::AfterWait
+            };
+            if began.elapsed() > MAX_REOPEN_WAIT {
+                self.reopen_wait = FIRST_REOPEN_WAIT;
             }
         }
     }
@@ -167,11 +158,11 @@ impl FolderTask {
 
     /// Keeps an open folder in sync until it has to be closed.
     async fn sync_folder(&mut self, mut folder: OpenFolder) -> NextOpen {
-        folder.engine.set_quit_flag(self.quit.clone());
+        folder.engine.parts.signals.quit = self.quit.clone();
         let cell = self.reporter.cell().clone();
         let on_change = cell.clone();
         folder.engine.on_change(move || on_change.mark_out_of_sync());
-        cell.set_progress(folder.engine.progress());
+        cell.set_progress(folder.engine.parts.signals.progress.clone());
         let wake = self.inbox.wake.clone();
         let options = WatchOptions {
             debounce: self.setup.sync.debounce,
@@ -367,12 +358,12 @@ impl FolderTask {
 
     /// Takes in why a cycle ended early. True: close the folder.
     fn finish_failed_cycle(&mut self, active: &mut ActiveFolder, e: &CycleError, now: Instant) -> bool {
-        let done = active.folder.engine.take_cut_off();
+        let done = std::mem::take(&mut active.folder.engine.parts.memory.cut_off);
         self.reporter.report_actions(&self.setup, &done);
         if matches!(e, CycleError::Stopped) {
             active.schedule.force();
             self.reporter.cell().mark_out_of_sync();
-            active.folder.engine.progress().clear();
+            active.folder.engine.parts.signals.progress.start(0);
             return false;
         }
         let why = Standstill::from(e);

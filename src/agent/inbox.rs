@@ -1,22 +1,91 @@
 //! [`TaskInbox`]: the commands, the pause and the wake-ups of a folder's task, also while the engine is busy.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::local::ScanScope;
 use crate::sync::Plan;
 
-use super::commands::{CommandQueue, FolderCommand};
+use super::change::ChangeRequest;
 use super::cycle::{CycleError, CycleReport};
 use super::open_folder::OpenFolder;
 use super::pause::PauseReceiver;
 use super::setup::FolderSetup;
+use super::standstill::Standstill;
 
 /// A command that ends the running cycle waits this long for the requests in flight.
 const STOP_GRACE: Duration = Duration::from_secs(8);
+
+/// Gets the result of an approval. False: no such plan.
+pub(super) type ApprovalAnswer = oneshot::Sender<Result<bool, String>>;
+
+pub(super) type CommandSender = mpsc::UnboundedSender<FolderCommand>;
+
+/// A command to one folder's task.
+pub(super) enum FolderCommand {
+    /// Scan everything, and run cycles until nothing is left or one fails; then answer.
+    Sync(oneshot::Sender<()>),
+    /// Plan a cycle without running it.
+    Plan(oneshot::Sender<Result<Plan, Standstill>>),
+    Approve {
+        id: String,
+        reject: bool,
+        answer: ApprovalAnswer,
+    },
+    Reload(Box<FolderSetup>),
+    Change(ChangeRequest),
+    Stop,
+}
+
+impl FolderCommand {
+    /// True: the running cycle ends early for it.
+    pub(super) fn is_urgent(&self) -> bool {
+        matches!(self, Self::Stop | Self::Reload(_) | Self::Change(_))
+    }
+}
+
+/// The commands of one folder, in order.
+pub(super) struct CommandQueue {
+    receiver: mpsc::UnboundedReceiver<FolderCommand>,
+    /// Commands that came while the task was busy.
+    deferred: VecDeque<FolderCommand>,
+}
+
+impl CommandQueue {
+    pub(super) fn new(receiver: mpsc::UnboundedReceiver<FolderCommand>) -> Self {
+        Self { receiver, deferred: VecDeque::new() }
+    }
+
+    /// The next command, deferred ones first. A closed channel is a stop.
+    pub(super) async fn next(&mut self) -> FolderCommand {
+        match self.deferred.pop_front() {
+            Some(command) => command,
+            None => self.next_new().await,
+        }
+    }
+
+    /// The next command that is not deferred.
+    async fn next_new(&mut self) -> FolderCommand {
+        self.receiver.recv().await.unwrap_or(FolderCommand::Stop)
+    }
+
+    /// A command that is there already.
+    pub(super) fn try_next(&mut self) -> Option<FolderCommand> {
+        self.deferred.pop_front().or_else(|| self.receiver.try_recv().ok())
+    }
+
+    pub(super) fn defer(&mut self, command: FolderCommand) {
+        self.deferred.push_back(command);
+    }
+
+    pub(super) fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+}
 
 /// The messages to one folder's task.
 pub(super) struct TaskInbox {
@@ -39,7 +108,7 @@ impl TaskInbox {
         scope: ScanScope,
     ) -> Result<CycleReport, CycleError> {
         let OpenFolder { engine, root, .. } = folder;
-        let stop = engine.stop_flag();
+        let stop = engine.parts.signals.stop.clone();
         stop.store(false, Ordering::Relaxed);
         let cycle = engine.cycle(scope);
         tokio::pin!(cycle);
@@ -71,7 +140,7 @@ impl TaskInbox {
 
     /// Plans a cycle without running it. `None`: a command came, and goes first.
     pub(super) async fn run_dry(&mut self, folder: &mut OpenFolder) -> Option<Result<Plan, CycleError>> {
-        folder.engine.stop_flag().store(false, Ordering::Relaxed);
+        folder.engine.parts.signals.stop.store(false, Ordering::Relaxed);
         tokio::select! {
             plan = folder.engine.dry_run() => Some(plan),
             command = self.commands.next_new() => {

@@ -2,13 +2,12 @@
 //!
 //! A watcher event, a timer, an event of the proxy or a command reaches the `folder_task` of its folder. The `schedule`
 //! decides when a cycle is due. [`cycle`] observes both sides, plans, applies and commits. The `reporter` writes the
-//! outcome to the status. The `supervisor` starts and stops the tasks, and `requests` answers the control API.
+//! outcome to the status. The `supervisor` starts and stops the tasks, and `running_agent` answers the control API.
 //!
 //! The cycle runs over the traits `Disk`, `Remote` and [`World`], so that the simulator runs the same code.
 
 mod active_folder;
 pub(crate) mod change;
-mod commands;
 mod conditions;
 pub(crate) mod control;
 pub mod cycle;
@@ -16,14 +15,11 @@ pub mod engine;
 mod findings;
 mod folder_task;
 mod inbox;
-mod offline_status;
 mod open_folder;
 mod pause;
 pub mod problems;
 mod proxy_events;
-mod push;
 mod reporter;
-mod requests;
 mod retention;
 pub(crate) mod root;
 pub mod rules;
@@ -39,11 +35,11 @@ mod supervisor;
 pub mod world;
 
 pub use cycle::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EngineParts};
-pub(crate) use offline_status::offline_status;
 pub(crate) use running_agent::Agent;
 pub(crate) use setup::FolderSetup;
 pub use setup::{ConflictPolicy, FolderConfig, HistoryConfig, StateConfig, SyncConfig};
 pub use status::Pending;
 pub(crate) use status::halt_status;
+pub(crate) use status_file::offline_status;
 pub(crate) use supervisor::AgentOptions;
 pub use world::{RealWorld, World};

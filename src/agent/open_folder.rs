@@ -47,7 +47,7 @@ impl OpenFolder {
         let mark = root.root_mark().map_err(|source| OpenError::Io { path: setup.root.clone(), source })?;
         if container.header().root_mark.as_ref().is_some_and(|was| *was != mark) {
             // An old copy of the folder lacks the files that came later.
-            container.distrust_absence();
+            container.set_recovered(true);
         }
         container.set_root_mark(&mark);
         if folder_id.is_some() {

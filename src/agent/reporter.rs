@@ -85,24 +85,23 @@ impl StatusReporter {
     /// Reports that the folder is not synced for now. `halts`: all that waits for a person.
     pub(super) fn report_standstill(&mut self, setup: &FolderSetup, why: Standstill, halts: Vec<HaltStatus>) {
         self.cell.set_halts(halts);
-        self.cell.update(|s| {
-            s.in_sync = false;
-            s.state = why.state;
-            s.waits_for = why.waits_for;
-            s.reason = Some(why.reason);
-            s.halt = why.halt;
-        });
+        self.cell.update(|s| why.enter(s));
         self.save(setup);
         self.log_conditions(setup);
     }
 
     pub(super) fn report_pause(&mut self, setup: &FolderSetup, pause: &ActivePause) {
-        self.cell.update(|s| {
-            s.state = SyncState::Paused;
-            s.in_sync = false;
-            s.waits_for = None;
-            s.reason = Some(pause.reason());
-        });
+        self.report_rest(setup, SyncState::Paused, pause.reason());
+    }
+
+    pub(super) fn report_stop(&mut self, setup: &FolderSetup) {
+        self.saved = None;
+        self.report_rest(setup, SyncState::Stopped, "the agent was stopped".to_owned());
+    }
+
+    /// Reports that no cycle runs. A halt stays in the status.
+    fn report_rest(&mut self, setup: &FolderSetup, state: SyncState, reason: String) {
+        self.cell.update(|s| Standstill { state, waits_for: None, reason, halt: s.halt.take() }.enter(s));
         self.save(setup);
     }
 
@@ -116,17 +115,6 @@ impl StatusReporter {
             s.reason = None;
             s.halt = None;
         });
-    }
-
-    pub(super) fn report_stop(&mut self, setup: &FolderSetup) {
-        self.cell.update(|s| {
-            s.state = SyncState::Stopped;
-            s.in_sync = false;
-            s.waits_for = None;
-            s.reason = Some("the agent was stopped".to_owned());
-        });
-        self.saved = None;
-        self.save(setup);
     }
 
     /// Writes the status file if the status has changed, or is old.

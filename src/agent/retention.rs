@@ -10,9 +10,10 @@ use super::World;
 use super::cycle::error::remedy;
 use crate::clock::{ClockNote, ClockReading, SteadyClock};
 use crate::disk::Disk;
+use crate::disk::whole::replace_note;
 use crate::local::Folder;
 use crate::local::history::{HistoryLimits, PruneFailure, PruneReport};
-use crate::state::{read_note, write_note};
+use crate::state::read_note;
 
 /// The time between two prunes while no version is added.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
@@ -74,7 +75,7 @@ impl HistoryKeeper {
         if self.noted.is_none_or(is_due) {
             // Numbers always serialise.
             let note = serde_json::to_vec(&self.clock.note()).unwrap_or_default();
-            if let Err(e) = write_note(&self.note_file, &note) {
+            if let Err(e) = replace_note(&self.note_file, &note) {
                 tracing::warn!("{}: {e}; {}", self.note_file.display(), remedy(&e));
             }
             self.noted = Some((now.running, is_steady));

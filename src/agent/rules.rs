@@ -83,16 +83,7 @@ impl FolderRules {
         now: Instant,
         apart: Duration,
     ) -> Result<RulesCheck, PatternError> {
-        self.take_in(read(root), list, now, apart)
-    }
-
-    fn take_in(
-        &mut self,
-        text: IgnoreText,
-        list: &[String],
-        now: Instant,
-        apart: Duration,
-    ) -> Result<RulesCheck, PatternError> {
+        let text = read(root);
         let doubted = self.doubted.take();
         if text == self.text {
             return Ok(RulesCheck::Same);

@@ -77,9 +77,7 @@ pub(crate) async fn sync_standalone(
         Err(e) => Err(e.into()),
     };
     if let Err(e) = &result {
-        let why = Standstill::from(e);
-        (status.state, status.waits_for) = (why.state, why.waits_for);
-        (status.reason, status.halt) = (Some(why.reason), why.halt);
+        Standstill::from(e).enter(&mut status);
     }
     if let Err(e) = save_status(setup, &status) {
         tracing::warn!("{}: {e}", setup.status_file.display());
@@ -125,7 +123,7 @@ async fn run_cycle(
     folder: &mut OpenFolder,
     progress: &mut impl FnMut(usize, usize),
 ) -> Result<CycleReport, CycleError> {
-    let counts = folder.engine.progress();
+    let counts = folder.engine.parts.signals.progress.clone();
     let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
     let cycle = folder.engine.cycle(ScanScope::full());
     tokio::pin!(cycle);

@@ -6,7 +6,7 @@ use crate::state::StateError;
 
 use super::cycle::CycleError;
 use super::root::OpenError;
-use super::status::{HaltStatus, SyncState, WaitsFor, halt_status};
+use super::status::{FolderStatus, HaltStatus, SyncState, WaitsFor, halt_status};
 
 /// Why a folder is not synced now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,13 @@ impl Standstill {
     /// A person has to correct something outside of the folder.
     pub(super) fn stopped(why: impl std::fmt::Display) -> Self {
         Self { state: SyncState::Stopped, waits_for: None, reason: why.to_string(), halt: None }
+    }
+
+    /// Shows it in the status of the folder.
+    pub(super) fn enter(self, status: &mut FolderStatus) {
+        status.in_sync = false;
+        (status.state, status.waits_for) = (self.state, self.waits_for);
+        (status.reason, status.halt) = (Some(self.reason), self.halt);
     }
 }
 

@@ -101,6 +101,7 @@ pub(crate) struct FolderStatus {
     pub waits_for: Option<WaitsFor>,
     pub in_sync: bool,
     pub files: usize,
+    /// The content of these files, in bytes.
     pub bytes: u64,
     /// `inotify`, `fsevents`, `poll` or `degraded`.
     pub watcher: String,
@@ -188,6 +189,13 @@ pub(crate) struct HaltStatus {
     /// The paths were deleted in this folder. Once they are back, the halt is over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted_here: bool,
+}
+
+impl HaltStatus {
+    /// True: the folder itself cannot be opened.
+    pub(crate) fn is_of_root(&self) -> bool {
+        self.kind.starts_with("root_")
+    }
 }
 
 /// Describes a shut gate. `held`: the deletions that wait for approval.

@@ -1,7 +1,7 @@
 //! [`StatusCell`]: the current status of one folder. The folder's task writes it, and the control API reads it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -12,13 +12,14 @@ use crate::local::watch::{FolderWatcher, WatchState};
 use crate::protocol::capability;
 
 use super::cycle::{CycleProgress, FinishedAction};
-use super::push::PushMonitor;
 use super::setup::FolderSetup;
 use super::status::{FolderStatus, HaltStatus, ProgressStatus, ProxyStatus, RecentAction, SyncState};
 use super::status_file::last_known;
 
 /// Finished actions that the status shows.
 pub(super) const MAX_RECENT_ACTIONS: usize = 50;
+/// Changes of the index in a row without an event that mean that no events arrive.
+const MAX_SILENT_CHANGES: u32 = 3;
 
 /// The current status of one folder.
 pub(super) struct StatusCell {
@@ -81,7 +82,7 @@ impl StatusCell {
     pub(super) fn finish_cycle(&self, change: impl FnOnce(&mut FolderStatus)) {
         self.update(|s| {
             if let Some(progress) = &*lock(&self.progress) {
-                progress.clear();
+                progress.start(0);
             }
             change(s);
         });
@@ -177,5 +178,60 @@ impl StatusCell {
             });
         }
         recent.truncate(MAX_RECENT_ACTIONS);
+    }
+}
+
+/// Detects a proxy whose events never arrive, by counting the events and the index changes of one folder. A reverse proxy
+/// that buffers answers swallows events without an error, and changes are then found by polling only.
+#[derive(Debug, Default)]
+pub(super) struct PushMonitor {
+    events: AtomicU64,
+    /// `events` at the last change of the index.
+    events_at_change: AtomicU64,
+    /// Changes of the index since the last event.
+    silent_changes: AtomicU32,
+}
+
+impl PushMonitor {
+    pub(super) fn note_event(&self) {
+        self.events.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_index_change(&self) {
+        let events = self.events.load(Ordering::Relaxed);
+        if self.events_at_change.swap(events, Ordering::Relaxed) == events {
+            self.silent_changes.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.silent_changes.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// True: the index changed several times, and no event arrived.
+    pub(super) fn is_silent(&self) -> bool {
+        let has_event = self.events.load(Ordering::Relaxed) != self.events_at_change.load(Ordering::Relaxed);
+        !has_event && self.silent_changes.load(Ordering::Relaxed) >= MAX_SILENT_CHANGES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn push_is_silent_after_changes_without_events() {
+        let push = PushMonitor::default();
+        for _ in 0..MAX_SILENT_CHANGES {
+            assert!(!push.is_silent());
+            push.note_index_change();
+        }
+        assert!(push.is_silent());
+        push.note_event();
+        assert!(!push.is_silent(), "the event arrived late");
+        push.note_index_change();
+        assert!(!push.is_silent());
+        for _ in 0..MAX_SILENT_CHANGES {
+            push.note_index_change();
+        }
+        assert!(push.is_silent());
     }
 }

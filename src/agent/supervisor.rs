@@ -14,15 +14,14 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::disk::real::RealDisk;
 use crate::state::{FolderLock, LockError};
 
-use super::commands::{CommandQueue, CommandSender, FolderCommand};
 use super::folder_task::FolderTask;
-use super::inbox::TaskInbox;
-use super::offline_status::summarize;
+use super::inbox::{CommandQueue, CommandSender, FolderCommand, TaskInbox};
 use super::pause::PauseSwitch;
 use super::root::is_in_use;
 use super::setup::FolderSetup;
 use super::status::{AgentStatus, HaltStatus, ProxyStatus, Status, SyncState};
 use super::status_cell::{MAX_RECENT_ACTIONS, StatusCell, lock};
+use super::status_file::summarize;
 
 /// The time between two tries to get the lock or socket of a dying agent.
 pub(super) const LOCK_RETRY: Duration = Duration::from_millis(25);
@@ -78,14 +77,14 @@ impl FolderHandle {
 }
 
 /// The tasks of all folders.
-pub(super) struct Supervisor {
+pub(crate) struct Supervisor {
     options: Mutex<AgentOptions>,
     folders: Mutex<Vec<FolderHandle>>,
-    pub pause: PauseSwitch,
+    pub(super) pause: PauseSwitch,
     started: Instant,
     changed: watch::Sender<u64>,
     /// Notified when a command asks to reload. The owner of the config reads it again.
-    pub reload_request: Notify,
+    pub(super) reload_request: Notify,
 }
 
 impl Supervisor {
@@ -144,7 +143,9 @@ impl Supervisor {
         Ok(())
     }
 
-    pub(super) async fn reload(&self, options: AgentOptions) -> Result<(), StartError> {
+    /// Applies other settings: starts new folders, and stops those that are gone. If a new folder cannot be started, the
+    /// others go on.
+    pub(crate) async fn reload(&self, options: AgentOptions) -> Result<(), StartError> {
         let wanted: BTreeSet<PathBuf> = options.folders.iter().map(|f| f.root.clone()).collect();
         let gone = lock(&self.folders).extract_if(.., |f| !wanted.contains(&f.root)).collect();
         stop_all(gone).await;
@@ -173,7 +174,8 @@ impl Supervisor {
         true
     }
 
-    pub(super) fn replace_token(&self, origin: &str, token: &SecretString) -> bool {
+    /// Gives `token` to the folders that sync with the proxy at `origin`. True: it is new to one of them.
+    pub(crate) fn replace_token(&self, origin: &str, token: &SecretString) -> bool {
         let folders = lock(&self.folders);
         let mut options = lock(&self.options);
         let mut is_new = false;
@@ -199,7 +201,7 @@ impl Supervisor {
         stop_all(folders).await;
     }
 
-    pub(super) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let folders = lock(&self.folders);
         let options = lock(&self.options);
         let proxy = folders.iter().map(|f| f.status.proxy()).reduce(ProxyStatus::merge);
@@ -249,7 +251,7 @@ impl Supervisor {
     }
 
     /// Counts the changes of the status.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 }

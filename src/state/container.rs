@@ -1,21 +1,24 @@
-//! [`Container`]: the base in memory, and the commits to it. `save` writes its files.
+//! [`Container`]: the base in memory, the commits to it, and the writes of its files. `load` lists the crash points, and the
+//! reason for the order of every step.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::disk::Disk;
+use crate::failpoint;
 use crate::path::RelPath;
 
-use super::format::{FileLayout, Fingerprint};
-use super::journal::{BackupLink, HeaderStep, JournalStep};
-use super::load::load;
-use super::loaded::{LoadedJournal, LoadedState, RepairPlan, StateFiles};
+use super::format::{self, FileLayout, Fingerprint};
+use super::journal::{self, BackupLink, HeaderStep, JournalHead, JournalStep};
+use super::load::{LoadedJournal, LoadedState, load};
 use super::notes::{UploadNote, UploadNotes};
-use super::state_dir::{JournalState, StateDir};
+use super::state_dir::{JournalState, RepairPlan, StateDir, StateFiles};
 use super::types::{
     BaseChange, BaseEntries, BaseEntry, CopyLink, OpenOutcome, RemoteState, StateError, StateHeader, StateOptions,
+    VERSION,
 };
 
 /// A journal with fewer steps is never worth a save.
@@ -24,21 +27,21 @@ const MIN_JOURNAL_STEPS: usize = 1024;
 /// The base of one folder. Its content is that of the container and the journal on disk, plus the steps that
 /// [`Container::commit`] could not write yet.
 pub struct Container<D: Disk> {
-    pub(super) dir: StateDir<D>,
-    pub(super) layout: FileLayout,
-    pub(super) header: StateHeader,
-    pub(super) entries: BaseEntries,
-    pub(super) uploads: UploadNotes,
+    dir: StateDir<D>,
+    layout: FileLayout,
+    header: StateHeader,
+    entries: BaseEntries,
+    uploads: UploadNotes,
     /// The container on disk.
-    pub(super) on_disk: Fingerprint,
-    pub(super) layout_on_disk: Option<FileLayout>,
+    on_disk: Fingerprint,
+    layout_on_disk: Option<FileLayout>,
     /// The container on disk has an older version.
-    pub(super) outdated: bool,
-    pub(super) journal: JournalState<D>,
+    outdated: bool,
+    journal: JournalState<D>,
     /// The backup on disk, if opening has read it and no container has been written since.
-    pub(super) backup: Option<Fingerprint>,
+    backup: Option<Fingerprint>,
     /// Steps in memory that are not in the journal yet.
-    pub(super) pending: Vec<JournalStep>,
+    pending: Vec<JournalStep>,
     /// The last commit failed. Its changes are in memory and may not be on disk.
     has_failed: bool,
 }
@@ -127,7 +130,7 @@ impl<D: Disk> Container<D> {
         &self.uploads
     }
 
-    /// Changes the header. Durable with the next commit or save, like every change below.
+    /// Changes the header, where that makes a difference. Durable with the next commit or save, like every change below.
     fn update_header(&mut self, update: impl FnOnce(&mut StateHeader)) {
         let before = self.header.clone();
         update(&mut self.header);
@@ -148,33 +151,18 @@ impl<D: Disk> Container<D> {
 
     /// Forgets the conflict copies that are gone.
     pub(crate) fn retain_copies(&mut self, is_there: impl Fn(&RelPath) -> bool) {
-        if self.header.copies.keys().all(&is_there) {
-            return;
-        }
         self.update_header(|header| header.copies.retain(|copy, _| is_there(copy)));
     }
 
-    /// Records that the entries were compared with the folder after a recovery.
-    pub(crate) fn set_compared(&mut self) {
-        self.set_recovered(false);
-    }
-
-    /// Records that a missing file does not prove a deletion, because the folder may be an older copy of itself.
-    pub(crate) fn distrust_absence(&mut self) {
-        self.set_recovered(true);
-    }
-
-    fn set_recovered(&mut self, recovered: bool) {
-        if self.header.recovered != recovered {
-            self.update_header(|header| header.recovered = recovered);
-        }
+    /// Records whether a missing file proves a deletion. It does not after a recovery, until the entries were compared with
+    /// the folder, and where the folder may be an older copy of itself.
+    pub(crate) fn set_recovered(&mut self, recovered: bool) {
+        self.update_header(|header| header.recovered = recovered);
     }
 
     /// Records which of several copies of the folder the entries belong to.
     pub(crate) fn set_root_mark(&mut self, mark: &str) {
-        if self.header.root_mark.as_deref() != Some(mark) {
-            self.update_header(|header| header.root_mark = Some(mark.to_owned()));
-        }
+        self.update_header(|header| header.root_mark = Some(mark.to_owned()));
     }
 
     /// Records the boot of the machine in which an agent works on the folder. `None` records a clean stop.
@@ -184,9 +172,7 @@ impl<D: Disk> Container<D> {
 
     /// Records the state of the server.
     pub(crate) fn set_remote(&mut self, remote: RemoteState) {
-        if self.header.remote != remote {
-            self.update_header(|header| header.remote = remote);
-        }
+        self.update_header(|header| header.remote = remote);
     }
 
     /// Replaces all entries.
@@ -245,6 +231,108 @@ impl<D: Disk> Container<D> {
         // An earlier write may have failed, so that its notes are only in memory.
         let is_unwritten = |step: &JournalStep| matches!(step, JournalStep::Header(with) if with.uploads.is_some());
         if self.pending.iter().any(is_unwritten) { self.commit(Vec::new()) } else { Ok(()) }
+    }
+
+    /// Writes the whole container, keeps the old one as the backup, and begins a new journal.
+    ///
+    /// # Errors
+    /// A file cannot be written. The disk still holds every commit then.
+    pub fn save(&mut self, now: Timestamp) -> Result<(), StateError> {
+        let commits = self.finish_journal()?;
+        // Never write the same bytes twice, whatever the clock does: two containers must differ in their fingerprints.
+        let after_last = self.header.modified_at.checked_add(SignedDuration::from_nanos(1)).unwrap_or(now);
+        let header = StateHeader { modified_at: now.max(after_last), ..self.header.clone() };
+        let (dir, files) = (&self.dir, &self.dir.files);
+        let tmp = dir.tmp_name(&files.main);
+        let fingerprint =
+            dir.write_new(&tmp, |file| format::encode(file, self.layout, &header, &self.entries, &self.uploads))?;
+        failpoint::pass("save.staged");
+        let has_old = self.on_disk != Fingerprint::empty();
+        let backup = if has_old {
+            dir.rename_once(&files.main, &files.backup)?;
+            failpoint::pass("save.backed-up");
+            dir.sync()?;
+            Some(BackupLink { container: self.on_disk.clone(), commits })
+        } else {
+            self.backup.clone().map(BackupLink::unconnected)
+        };
+        dir.rename(&tmp, &files.main)?;
+        failpoint::pass("save.placed");
+        // The journal on disk is stale from here on. Never append to it, even if the next steps fail.
+        self.journal = JournalState::Next { backup, old: has_old };
+        self.on_disk = fingerprint;
+        self.layout_on_disk = Some(self.layout);
+        self.outdated = false;
+        self.header = header;
+        self.pending.clear();
+        self.dir.sync()?;
+        self.write_journal()
+    }
+
+    /// Writes the pending steps, so that the old journal leads to the new container. Returns the number of commits that
+    /// lead there, or `None` if they do not.
+    fn finish_journal(&mut self) -> Result<Option<usize>, StateError> {
+        if let JournalState::Broken { commits } = self.journal {
+            return Ok(self.pending.is_empty().then_some(commits));
+        }
+        self.write_journal()?;
+        Ok(match self.journal {
+            JournalState::Open { commits, .. } => Some(commits),
+            _ => None,
+        })
+    }
+
+    /// Writes the pending steps to the journal, or to a new one if that is due.
+    fn write_journal(&mut self) -> Result<(), StateError> {
+        let failed = StateError::io("write", &self.dir.files.journal);
+        let mut bytes = Vec::new();
+        if let JournalState::Next { backup, .. } = &self.journal {
+            let (extends, backup) = (self.on_disk.clone(), backup.clone());
+            let head = JournalHead { version: VERSION.into(), extends, backup };
+            journal::encode_line(&mut bytes, &head).map_err(|e| failed(e.into()))?;
+        }
+        let added = self.pending.len();
+        if added > 0 {
+            journal::encode_line(&mut bytes, &self.pending).map_err(|e| failed(e.into()))?;
+        }
+        match &mut self.journal {
+            JournalState::Open { .. } if bytes.is_empty() => return Ok(()),
+            JournalState::Open { file, commits, steps } => {
+                if let Err(e) = self.dir.append_journal(file, &bytes) {
+                    // After a failed fsync, not even the system knows which part of the line is on disk.
+                    self.journal = JournalState::Broken { commits: *commits };
+                    return Err(failed(e));
+                }
+                *commits += 1;
+                *steps += added;
+            }
+            JournalState::Next { old, .. } => {
+                let old = *old;
+                self.begin_journal(&bytes, old)?;
+                self.journal = JournalState::Open { file: None, commits: usize::from(added > 0), steps: added };
+            }
+            // Only a save mends this, and it does not come here.
+            JournalState::Broken { .. } => return Ok(()),
+        }
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Places a new journal. `keep_old`: the old one extends the backup.
+    fn begin_journal(&self, bytes: &[u8], keep_old: bool) -> Result<(), StateError> {
+        let (dir, files) = (&self.dir, &self.dir.files);
+        let tmp = dir.tmp_name(&files.journal);
+        dir.write_new(&tmp, |file| file.write_all(bytes))?;
+        failpoint::pass("journal.staged");
+        if keep_old {
+            dir.rename_once(&files.journal, &files.old_journal)?;
+            failpoint::pass("journal.backed-up");
+        } else {
+            dir.remove(&files.old_journal)?;
+        }
+        dir.rename(&tmp, &files.journal)?;
+        failpoint::pass("journal.placed");
+        dir.sync()
     }
 
     /// True if a save is due: the journal has outgrown the entries, or the file does not match the options.

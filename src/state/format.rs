@@ -1,4 +1,4 @@
-//! The container file: JSON or MessagePack, in every version.
+//! The container file: JSON or MessagePack, in every version. A pure function migrates each older version to the next.
 //!
 //! Pure, except for the writer. A container is whole or damaged: an unreadable entry, a duplicate path or surplus bytes
 //! make it damaged.
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::path::RelPath;
 
-use super::migrate::{VersionOne, VersionTwo, VersionZero};
 use super::notes::{StoredNotes, UploadNotes};
-use super::stored::StoredEntry;
-use super::types::{BaseEntries, CopyLink, RemoteState, StateFormat, StateHeader, StateOptions, VERSION};
+use super::types::{BaseEntries, CopyLink, RemoteState, StateFormat, StateHeader, StateOptions, StoredEntry, VERSION};
 
 /// Maximum nesting in MessagePack. The JSON library has its own limit. A container needs four levels.
 const MAX_DEPTH: usize = 64;
+/// The session id for a container without one.
+const MIGRATED_SESSION: &str = "migrated";
 
 /// Identifies the exact bytes of a container, so that a journal can name the one that it extends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +103,50 @@ pub(super) fn decode(bytes: &[u8], written: Timestamp) -> Result<ContainerConten
 #[derive(Deserialize)]
 struct VersionProbe {
     version: u64,
+}
+
+/// Version 0: a bare array of entries.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct VersionZero(Vec<StoredEntry>);
+
+/// Version 1: a session and times.
+#[derive(Deserialize)]
+struct VersionOne {
+    session_id: String,
+    created_at: Timestamp,
+    modified_at: Timestamp,
+    entries: Vec<StoredEntry>,
+}
+
+/// Version 2: bound to a folder and a remote.
+#[derive(Deserialize)]
+struct VersionTwo {
+    #[serde(flatten)]
+    header: StateHeader,
+    entries: Vec<StoredEntry>,
+    /// Older containers have none.
+    #[serde(default)]
+    uploads: Option<StoredNotes>,
+}
+
+impl VersionZero {
+    /// `written`: time of the file's last write. No other time is known.
+    fn into_v1(self, written: Timestamp) -> VersionOne {
+        VersionOne {
+            session_id: MIGRATED_SESSION.to_owned(),
+            created_at: written,
+            modified_at: written,
+            entries: self.0,
+        }
+    }
+}
+
+impl VersionOne {
+    fn into_v2(self) -> VersionTwo {
+        let header = StateHeader::new(self.session_id, self.created_at, self.modified_at);
+        VersionTwo { header, entries: self.entries, uploads: None }
+    }
 }
 
 /// The layout by the first byte, and true if the content is a bare array.

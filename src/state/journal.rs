@@ -1,4 +1,4 @@
-//! The journal file. Pure: `save` writes it and `load` reads it.
+//! The journal file. Pure: `container` writes it and `load` reads it.
 //!
 //! Each commit is one line, so it is whole or missing: the CRC-32 of the rest of the line in 8 hex digits, a space, JSON.
 //! The first line is the [`JournalHead`] with the fingerprint of the container that the journal extends. A step is absolute
@@ -13,8 +13,7 @@ use crate::path::RelPath;
 
 use super::format::Fingerprint;
 use super::notes::{StoredNotes, UploadNotes};
-use super::stored::StoredEntry;
-use super::types::{BaseChange, BaseEntries, BaseEntry, StateHeader, VERSION};
+use super::types::{BaseChange, BaseEntries, BaseEntry, StateHeader, StoredEntry, VERSION};
 
 /// The first line of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +29,8 @@ pub(super) struct JournalHead {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BackupLink {
     pub(super) container: Fingerprint,
-    /// The number of commits in the previous journal that lead from the backup to the container that this journal extends.
-    /// `None` if they do not lead there.
+    /// The commits of the previous journal that must be replayed on the backup to get the container that this journal
+    /// extends. `None`: the previous journal does not lead to that container.
     pub(super) commits: Option<usize>,
 }
 
@@ -39,12 +38,6 @@ impl BackupLink {
     /// A backup from which no known journal leads on.
     pub(super) fn unconnected(container: Fingerprint) -> Self {
         Self { container, commits: None }
-    }
-}
-
-impl JournalHead {
-    pub(super) fn new(extends: Fingerprint, backup: Option<BackupLink>) -> Self {
-        Self { version: VERSION.into(), extends, backup }
     }
 }
 

@@ -9,25 +9,19 @@ mod container;
 mod format;
 mod journal;
 mod load;
-mod loaded;
 mod lock;
-mod migrate;
-mod note;
 mod notes;
 mod pause;
-mod recover;
-mod save;
 mod state_dir;
-mod stored;
 mod types;
 
 pub use container::Container;
 pub use load::StateView;
 pub(crate) use load::peek;
 pub use lock::{FolderLock, LockError};
-pub(crate) use note::{read_note, write_note};
 pub use notes::{UploadNote, UploadNotes};
 pub use pause::Pause;
+pub(crate) use pause::read_note;
 pub use types::{
     BaseChange, BaseEntry, CopyLink, OpenOutcome, RemoteState, StateError, StateFormat, StateHeader, StateOptions,
 };

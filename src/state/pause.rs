@@ -1,4 +1,4 @@
-//! [`Pause`]: a pause of syncing that the user asked for. A small file keeps it across restarts.
+//! The small files beside the container, among them [`Pause`]: a pause of syncing that the user asked for.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,8 +9,6 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::whole::replace_private;
-
-use super::note::read_note;
 
 const FILE: &str = "paused";
 
@@ -64,6 +62,18 @@ impl Pause {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.and_then(|()| File::open(state_dir)?.sync_all()),
         }
+    }
+}
+
+/// The content of the file at `path`, or `None` if there is none.
+///
+/// # Errors
+/// As `open(2)` and `read(2)`.
+pub(crate) fn read_note(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

@@ -3,15 +3,87 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::disk::{Disk, DiskFile};
 use crate::failpoint;
 
-use super::journal::BackupLink;
-use super::loaded::{RepairPlan, StateFiles, read_file};
-use super::types::StateError;
+use super::format::{self, ContainerContent, DecodeError, Fingerprint};
+use super::journal::{self, BackupLink, JournalContent, JournalError};
+use super::types::{StateError, VERSION};
 
 /// State files are private to their owner.
 const MODE: u32 = 0o600;
+
+/// The names of the files of one container.
+#[derive(Debug, Clone)]
+pub(super) struct StateFiles {
+    pub(super) main: String,
+    pub(super) backup: String,
+    pub(super) journal: String,
+    pub(super) old_journal: String,
+}
+
+impl StateFiles {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            main: name.to_owned(),
+            backup: format!("{name}.bak"),
+            journal: format!("{name}.journal"),
+            old_journal: format!("{name}.journal.bak"),
+        }
+    }
+}
+
+/// The file at the name of a container.
+pub(super) enum ContainerFile {
+    /// No file, or an empty one.
+    Nothing,
+    Damaged,
+    Whole(Box<ContainerContent>, Fingerprint),
+}
+
+impl ContainerFile {
+    pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
+        match self {
+            Self::Whole(_, print) => Some(print.clone()),
+            Self::Nothing | Self::Damaged => None,
+        }
+    }
+}
+
+/// The file at the name of a journal.
+pub(super) enum JournalFile {
+    Absent,
+    Damaged,
+    Readable(JournalContent),
+}
+
+impl JournalFile {
+    pub(super) fn readable(&self) -> Option<&JournalContent> {
+        match self {
+            Self::Readable(journal) => Some(journal),
+            Self::Absent | Self::Damaged => None,
+        }
+    }
+
+    pub(super) fn extends(&self, container: &Fingerprint) -> bool {
+        self.readable().is_some_and(|j| j.head.extends == *container)
+    }
+}
+
+/// The repairs to make before the container is used.
+#[derive(Debug, Default)]
+pub(super) struct RepairPlan {
+    /// Files to rename.
+    pub(super) set_aside: Vec<String>,
+    /// Files to copy, because another opening needs them if the repair is cut off.
+    pub(super) copy_aside: Vec<String>,
+    /// Rename the backup back, because a save was cut off after its first rename.
+    pub(super) restore_backup: bool,
+    /// Save, because the files do not match the loaded state.
+    pub(super) save: bool,
+}
 
 /// Where the next commit goes.
 pub(super) enum JournalState<D: Disk> {
@@ -150,4 +222,50 @@ impl<F: DiskFile> Write for FileWriter<F> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The bytes of a file and the time of its last write. `None` if it does not exist.
+pub(super) fn read_file<D: Disk>(disk: &D, name: &str) -> Result<Option<(Vec<u8>, Timestamp)>, StateError> {
+    let mut file = match disk.open(name) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StateError::io("open", name)(e)),
+    };
+    let meta = file.meta().map_err(StateError::io("read", name))?;
+    let mut bytes = Vec::new();
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(n) => bytes.extend_from_slice(&piece[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(StateError::io("read", name)(e)),
+        }
+    }
+    let written = Timestamp::from_nanosecond(meta.mtime_ns.into()).unwrap_or(Timestamp::UNIX_EPOCH);
+    Ok(Some((bytes, written)))
+}
+
+pub(super) fn read_container<D: Disk>(disk: &D, name: &str) -> Result<ContainerFile, StateError> {
+    let Some((bytes, written)) = read_file(disk, name)?.filter(|(bytes, _)| !bytes.is_empty()) else {
+        return Ok(ContainerFile::Nothing);
+    };
+    match format::decode(&bytes, written) {
+        Ok(content) => Ok(ContainerFile::Whole(Box::new(content), Fingerprint::of(&bytes))),
+        Err(DecodeError::Damaged(_)) => Ok(ContainerFile::Damaged),
+        Err(DecodeError::Future(found)) => Err(newer_version(name, found)),
+    }
+}
+
+pub(super) fn read_journal<D: Disk>(disk: &D, name: &str) -> Result<JournalFile, StateError> {
+    let Some((bytes, _)) = read_file(disk, name)? else { return Ok(JournalFile::Absent) };
+    match journal::decode(&bytes) {
+        Ok(journal) => Ok(JournalFile::Readable(journal)),
+        Err(JournalError::Damaged) => Ok(JournalFile::Damaged),
+        Err(JournalError::Future(found)) => Err(newer_version(name, found)),
+    }
+}
+
+fn newer_version(file: &str, found: u64) -> StateError {
+    StateError::FutureVersion { file: file.to_owned(), found, known: VERSION }
 }

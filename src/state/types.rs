@@ -1,4 +1,4 @@
-//! The data of the state, and its errors.
+//! The data of the state, the form in which files hold it, and its errors.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,12 +6,13 @@ use std::io;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Md5;
 use crate::disk::FileStat;
 use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
 use crate::sync::Base;
 
-/// The container version that this build writes. It reads all earlier versions.
+/// The version of container and journal that this build writes. It reads all earlier versions of both.
 pub(crate) const VERSION: u32 = 2;
 
 /// The entries of one folder by path.
@@ -25,6 +26,68 @@ pub struct BaseEntry {
     pub stat: Option<FileStat>,
     /// The version token of the namespaced dialect, or 0.
     pub version: u64,
+}
+
+/// An entry in a container or journal file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredEntry {
+    path: RelPath,
+    md5: Md5,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    mtime_ns: i64,
+    #[serde(default)]
+    ctime_ns: i64,
+    #[serde(default)]
+    inode: u64,
+    #[serde(default)]
+    remote: StoredRemote,
+    #[serde(default)]
+    seen_tombstone: bool,
+    /// Older builds ignore it, and treat the entry as one in scope.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    detached: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredRemote {
+    #[serde(default)]
+    version: u64,
+}
+
+impl StoredEntry {
+    pub(super) fn new(path: &RelPath, entry: &BaseEntry) -> Self {
+        let (md5, seen_tombstone, detached) = match entry.base {
+            Base::Synced(md5) => (md5, false, false),
+            Base::Detached(md5) => (md5, false, true),
+            Base::Seen(md5) => (md5, true, false),
+        };
+        // No file has inode 0, so 0 in `mtime_ns` and `inode` means "no stat".
+        let stat = entry.stat.unwrap_or(FileStat { size: 0, mtime_ns: 0, ctime_ns: 0, inode: 0 });
+        Self {
+            path: path.clone(),
+            md5,
+            size: stat.size,
+            mtime_ns: stat.mtime_ns,
+            ctime_ns: stat.ctime_ns,
+            inode: stat.inode,
+            remote: StoredRemote { version: entry.version },
+            seen_tombstone,
+            detached,
+        }
+    }
+
+    pub(super) fn split(self) -> (RelPath, BaseEntry) {
+        let Self { path, md5, size, mtime_ns, ctime_ns, inode, remote, seen_tombstone, detached } = self;
+        let base = match (seen_tombstone, detached) {
+            (true, _) => Base::Seen(md5),
+            (false, true) => Base::Detached(md5),
+            (false, false) => Base::Synced(md5),
+        };
+        let stat = (mtime_ns != 0 || inode != 0).then_some(FileStat { size, mtime_ns, ctime_ns, inode });
+        (path, BaseEntry { base, stat, version: remote.version })
+    }
 }
 
 /// A change of the base, after an action is done.
@@ -157,8 +220,8 @@ pub enum StateError {
 }
 
 impl StateError {
-    pub(super) fn io(what: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(what: &'static str, file: &str) -> impl Fn(io::Error) -> Self {
         let file = file.to_owned();
-        move |source| Self::Io { what, file, source }
+        move |source| Self::Io { what, file: file.clone(), source }
     }
 }

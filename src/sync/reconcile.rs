@@ -102,7 +102,7 @@ pub fn reconcile<'a>(
     trust: IndexTrust,
     fold: bool,
 ) -> Plan {
-    let mut undeleted = BTreeSet::new();
+    let mut undeleted = BTreeMap::new();
     let mut steps = Vec::new();
     let (mut base, mut locals, mut remote) = (base.peekable(), local.iter().peekable(), remote.peekable());
     loop {
@@ -118,7 +118,7 @@ pub fn reconcile<'a>(
         let is_settled =
             is_recorded || matches!(l, Some(LocalState::File(_) | LocalState::Unknown(SkipReason::Ignored)));
         if b.is_some_and(Base::is_synced) && !is_settled {
-            undeleted.insert(path.clone());
+            undeleted.insert(path.clone(), ());
         }
         if let Some(action) = action {
             steps.push(PlanStep { path: path.clone(), row, action });
@@ -133,7 +133,7 @@ pub fn reconcile<'a>(
 
 /// Blocks files in the place of folders, and folders in the place of files. A download is skipped when its place is taken.
 /// An upload waits until the proxy has acknowledged the deletion of the path in its place.
-fn block_clashes(steps: &mut [PlanStep], local: &BTreeMap<RelPath, LocalState>, gone: &BTreeSet<RelPath>) {
+fn block_clashes(steps: &mut [PlanStep], local: &BTreeMap<RelPath, LocalState>, gone: &BTreeMap<RelPath, ()>) {
     let trashed: BTreeSet<RelPath> =
         steps.iter().filter(|s| matches!(s.action, Action::Obey { .. })).map(|s| s.path.clone()).collect();
     let mut placed: BTreeSet<RelPath> = BTreeSet::new();
@@ -143,10 +143,9 @@ fn block_clashes(steps: &mut [PlanStep], local: &BTreeMap<RelPath, LocalState>, 
             Action::Download { .. } => path
                 .ancestors()
                 .find_map(|a| local.get_key_value(a).map(|(p, _)| p).or_else(|| placed.get(a)))
-                .or_else(|| first_below(local, path).map(|(p, _)| p)),
+                .or_else(|| below(local, path).next()),
             Action::Upload { .. } | Action::UploadUnread => {
-                let waits = path.ancestors().any(|a| gone.contains(a)) || any_below(gone, path);
-                if waits {
+                if path.ancestors().any(|a| gone.contains_key(a)) || below(gone, path).next().is_some() {
                     step.action = Action::Skip(SkipReason::Changing);
                     step.row = 20;
                 }
@@ -168,19 +167,11 @@ fn block_clashes(steps: &mut [PlanStep], local: &BTreeMap<RelPath, LocalState>, 
     }
 }
 
-fn below_bounds(path: &RelPath) -> (String, String) {
+/// The paths of `map` inside the folder `path`.
+pub fn below<'a, V>(map: &'a BTreeMap<RelPath, V>, path: &RelPath) -> impl Iterator<Item = &'a RelPath> + use<'a, V> {
     // '0' is the byte after '/', so the range holds exactly the paths inside the folder.
-    (format!("{path}/"), format!("{path}0"))
-}
-
-fn first_below<'a>(map: &'a BTreeMap<RelPath, LocalState>, path: &RelPath) -> Option<(&'a RelPath, &'a LocalState)> {
-    let (from, to) = below_bounds(path);
-    map.range::<str, _>((Included(from.as_str()), Excluded(to.as_str()))).next()
-}
-
-fn any_below(set: &BTreeSet<RelPath>, path: &RelPath) -> bool {
-    let (from, to) = below_bounds(path);
-    set.range::<str, _>((Included(from.as_str()), Excluded(to.as_str()))).next().is_some()
+    let (from, to) = (format!("{path}/"), format!("{path}0"));
+    map.range::<str, _>((Included(from.as_str()), Excluded(to.as_str()))).map(|(path, _)| path)
 }
 
 /// Skips downloads whose name, or a folder of it, exists in another letter case. The tracked path wins. Only for

@@ -32,12 +32,10 @@ impl Halt {
         }
     }
 
-    /// The gate `root_missing`. The same evidence always gives the same id.
     pub fn root_missing(evidence: &[&str], why: String) -> Self {
         Self::RootMissing { id: evidence_id("root_missing", evidence), why }
     }
 
-    /// The gate `root_changed`. The same evidence always gives the same id.
     pub fn root_changed(evidence: &[&str], why: String) -> Self {
         Self::RootChanged { id: evidence_id("root_changed", evidence), why }
     }
@@ -58,15 +56,9 @@ impl Halt {
     }
 }
 
+/// The same evidence always gives the same id.
 fn evidence_id(gate: &str, evidence: &[&str]) -> String {
     Md5::of(format!("{gate}\n{}\n", evidence.join("\n")).as_bytes()).short()
-}
-
-/// The deletions that a plan may make without approval.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DeleteLimits {
-    /// The share of the tracked files, 0 to 1, that one plan may delete on one side (`sync.max_delete`).
-    pub max_delete: f64,
 }
 
 /// Fewer deletions than this are never held.
@@ -94,30 +86,33 @@ impl HeldDeletions {
     }
 }
 
-/// The facts that the gate `mass_delete` needs besides the plan.
+/// The facts about the folder that the gate `mass_delete` needs besides the plan.
 #[derive(Debug, Clone)]
-pub struct DeleteContext<'a> {
+pub struct DeletionFacts {
     /// Files in the base.
     pub tracked: usize,
-    /// Contents of the files that the plan leaves alone, with the number of files that hold each.
+    /// The contents of the files that the plan leaves alone, with the number of files that hold each on both sides.
     pub staying: BTreeMap<Md5, usize>,
-    /// Paths whose deletion a person has approved.
-    pub approved: &'a BTreeSet<RelPath>,
-    /// Deletions of earlier plans that wait for approval.
-    pub held: &'a [HeldDeletions],
+    /// The share of the tracked files, 0 to 1, that one plan may delete on one side (`sync.max_delete`).
+    pub max_delete: f64,
 }
 
 /// The gate `mass_delete`: takes the deletions of one side out of the plan when they are at least
 /// [`MASS_DELETE_MIN`] and more than `max_delete` of the tracked files.
 ///
-/// Approved paths do not count and go through. The same holds for paths whose content has another name on that side, or
-/// gets one with this plan (a renamed folder). While deletions wait for approval, new files do not raise the limit.
-pub fn hold_mass_delete(plan: &mut Plan, limits: DeleteLimits, known: &DeleteContext<'_>) -> Vec<HeldDeletions> {
+/// `approved`: paths whose deletion a person has approved. They do not count and go through. The same holds for paths whose content has another name on that side, or
+/// gets one with this plan (a renamed folder). `before`: deletions of earlier plans that wait for approval. While they wait,
+/// new files do not raise the limit.
+pub fn hold_mass_delete(
+    plan: &mut Plan,
+    facts: &DeletionFacts,
+    approved: &BTreeSet<RelPath>,
+    before: &[HeldDeletions],
+) -> Vec<HeldDeletions> {
     let mut held = Vec::new();
-    let approved = known.approved;
     for side in [Side::Local, Side::Remote] {
-        let tracked = known.held.iter().filter(|h| h.side == side).map(|h| h.of).fold(known.tracked, usize::min);
-        let moved = moved(plan, side, known.staying.clone());
+        let tracked = before.iter().filter(|h| h.side == side).map(|h| h.of).fold(facts.tracked, usize::min);
+        let moved = moved(plan, side, facts.staying.clone());
         let counts =
             |s: &PlanStep| s.action.deletes() == Some(side) && !approved.contains(&s.path) && !moved.contains(&s.path);
         let deletes = plan.steps.iter().filter(|s| counts(s)).count();
@@ -126,7 +121,7 @@ pub fn hold_mass_delete(plan: &mut Plan, limits: DeleteLimits, known: &DeleteCon
         let soon = if side == Side::Remote { plan.steps.iter().filter(vanishing).count() } else { 0 };
         let files = deletes + soon;
         // Counts of files are far below 2^52, where f64 is exact.
-        let too_many = |files: usize| files >= MASS_DELETE_MIN && files as f64 > limits.max_delete * tracked as f64;
+        let too_many = |files: usize| files >= MASS_DELETE_MIN && files as f64 > facts.max_delete * tracked as f64;
         if deletes == 0 || !too_many(files) {
             continue;
         }
@@ -134,9 +129,10 @@ pub fn hold_mass_delete(plan: &mut Plan, limits: DeleteLimits, known: &DeleteCon
         let unread_files = if side == Side::Remote { plan.steps.iter().filter(is_unread).count() } else { 0 };
         let (steps, rest) = std::mem::take(&mut plan.steps).into_iter().partition(|s| counts(s));
         plan.steps = rest;
-        let was_held = known.held.iter().any(|h| h.side == side);
+        let paths: Vec<&str> = steps.iter().map(|step: &PlanStep| step.path.as_str()).collect();
+        let was_held = before.iter().any(|h| h.side == side);
         let unread = !was_held && !too_many(files.saturating_sub(unread_files));
-        held.push(HeldDeletions { id: plan_id(side, &steps), side, steps, of: tracked, unread });
+        held.push(HeldDeletions { id: evidence_id(&format!("{side:?}"), &paths), side, steps, of: tracked, unread });
     }
     held
 }
@@ -159,15 +155,6 @@ fn moved(plan: &Plan, side: Side, staying: BTreeMap<Md5, usize>) -> BTreeSet<Rel
         md5.and_then(|md5| there.get_mut(&md5)).filter(|n| **n > 0).map(|n| *n -= 1).is_some()
     };
     plan.steps.iter().filter(|step| goes(step)).map(|step| step.path.clone()).collect()
-}
-
-fn plan_id(side: Side, steps: &[PlanStep]) -> String {
-    let mut text = format!("{side:?}\n");
-    for step in steps {
-        text.push_str(step.path.as_str());
-        text.push('\n');
-    }
-    Md5::of(text.as_bytes()).short()
 }
 
 /// The new base of rejected deletions, with which the next cycle restores the files. A file deleted here loses its base
@@ -200,8 +187,8 @@ pub struct StorePosition<'a> {
     pub namespace: &'a str,
     /// `None` where the proxy does not give it.
     pub position: Option<IndexPosition<'a>>,
-    /// Before: the store was set back, and this is not approved yet. Later writes may have moved its cursor on. Now: the
-    /// proxy says that its store has never stood at the agreed point of its history.
+    /// For the store before: it was set back, and no person has approved that yet, even if later writes have moved its
+    /// cursor on. For the store now: the proxy says that its history does not contain the point that was agreed on.
     pub set_back: bool,
 }
 
@@ -242,7 +229,7 @@ pub fn server_reset(tracked: usize, missing: usize, before: StorePosition<'_>, n
         }
         _ => return None,
     };
-    Some(Halt::ServerReset { id: Md5::of(format!("reset\n{why}\n").as_bytes()).short(), why })
+    Some(Halt::ServerReset { id: evidence_id("reset", &[&why]), why })
 }
 
 #[cfg(test)]

@@ -17,6 +17,12 @@ pub enum Base {
 }
 
 impl Base {
+    /// The content that it is about, live or deleted.
+    pub fn md5(self) -> Md5 {
+        let (Self::Synced(md5) | Self::Detached(md5) | Self::Seen(md5)) = self;
+        md5
+    }
+
     /// The content that both sides agreed on; `None` for an obeyed tombstone.
     pub fn content(self) -> Option<Md5> {
         match self {

@@ -15,190 +15,132 @@ use crate::remote::{Remote, RemoteError};
 use crate::sync::{Action, Plan, PlanStep, SkipReason};
 
 use super::batch::{NextFlight, StepQueue, send_batch};
-use super::commit::{OutcomeBatch, commit_outcomes};
+use super::commit::{OutcomeBatch, RunEnd};
 use super::error::{CycleError, remedy};
-use super::flight::{FlightResult, StepFlight, fly};
 use super::parts::CycleParts;
 use super::report::CycleReport;
-use super::silence::SilenceCheck;
 use super::step::{StepError, StepOutcome};
-use super::transit::{MAX_CYCLE_WAIT, SlowStep, SlowSteps, max_flights};
+use super::transit::{FlightResult, MAX_CYCLE_WAIT, SlowStep, SlowSteps, StepFlight, fly, max_flights};
 use super::unarrived::UnarrivedContent;
 use super::upload::MAX_ATTEMPTS;
 
-/// Carries out the plan and commits its outcomes. Deletions come last, because a rename is an acknowledged upload before
-/// a deletion.
-pub(super) async fn apply<D: Disk, R: Remote, W: World>(
-    parts: &mut CycleParts<D, R, W>,
-    plan: Plan,
-) -> Result<CycleReport, CycleError> {
-    let mut skipped = SkippedPaths::review(parts, &plan);
-    let mut report = std::mem::take(&mut skipped.report);
-    parts.memory.quarantine.retry_except(|path| skipped.in_quarantine.contains(path));
-    let steps = plan.steps.into_iter().filter(|step| !matches!(step.action, Action::Skip(_)));
-    let (deletions, others): (VecDeque<PlanStep>, VecDeque<PlanStep>) =
-        steps.partition(|step| step.action.deletes().is_some());
-    parts.ports.progress.start(others.len() + deletions.len());
-    let mut silence = SilenceCheck::default();
-    let unarrived = run_steps(parts, &mut silence, others).await?.finish(parts, &mut report)?;
-    note_in_transit(parts, &mut skipped.unarrived);
-    let was = |step: &PlanStep| parts.ports.container.entries().get(&step.path).and_then(|entry| entry.stat);
-    let waits_for = |step: &PlanStep, unarrived: &UnarrivedContent| {
-        unarrived.holds_back(&step.action, was(step), parts.observed.size(&step.path))
-    };
-    let (waiting, ready): (VecDeque<PlanStep>, VecDeque<PlanStep>) =
-        deletions.into_iter().partition(|step| waits_for(step, &unarrived) || waits_for(step, &skipped.unarrived));
-    report.again |= waiting.iter().any(|step| waits_for(step, &unarrived));
-    report.waiting = waiting.len();
-    parts.memory.waiting_deletions = waiting.len();
-    run_steps(parts, &mut silence, ready).await?.finish(parts, &mut report)?;
-    if let Some(error) = silence.into_error() {
-        parts.memory.cut_off.append(&mut report.recent);
-        return Err(CycleError::Remote(error));
-    }
-    parts.memory.quarantine.forget_retried();
-    Ok(report)
-}
-
-/// The paths that a plan skips, and the content that is missing because of them.
-struct SkippedPaths {
-    unarrived: UnarrivedContent,
-    in_quarantine: BTreeSet<RelPath>,
-    report: CycleReport,
-}
-
-impl SkippedPaths {
-    /// Looks at the skipped paths of the plan. A file that must be read first is read by the next scan.
-    fn review<D: Disk, R: Remote, W: World>(parts: &mut CycleParts<D, R, W>, plan: &Plan) -> Self {
-        let mut skipped = Self {
-            unarrived: UnarrivedContent::default(),
-            in_quarantine: BTreeSet::new(),
-            report: CycleReport::default(),
+impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
+    /// Carries out the plan and commits its outcomes. Deletions come last, because a rename is an acknowledged upload
+    /// before a deletion.
+    pub(super) async fn apply(&mut self, plan: Plan) -> Result<CycleReport, CycleError> {
+        let mut skipped = self.review_skipped(&plan);
+        let mut report = std::mem::take(&mut skipped.report);
+        self.memory.quarantine.retry_except(|path| skipped.in_quarantine.contains(path));
+        let steps = plan.steps.into_iter().filter(|step| !matches!(step.action, Action::Skip(_)));
+        let (deletions, others): (VecDeque<PlanStep>, VecDeque<PlanStep>) =
+            steps.partition(|step| step.action.deletes().is_some());
+        self.signals.progress.start(others.len() + deletions.len());
+        let mut silence = SilenceCheck::default();
+        let unarrived = self.run_steps(&mut silence, others, &mut report).await?;
+        // The file of a slow transfer may have been edited since its transfer began.
+        for (path, slow) in &self.transfers.steps {
+            skipped.unarrived.note_action(&slow.step.action);
+            skipped.unarrived.on_proxy.extend(self.observed.local_content(path));
+        }
+        let was = |step: &PlanStep| self.ports.container.entries().get(&step.path).and_then(|entry| entry.stat);
+        let waits_for = |step: &PlanStep, unarrived: &UnarrivedContent| {
+            unarrived.holds_back(&step.action, was(step), self.observed.size(&step.path))
         };
+        let (waiting, ready): (VecDeque<PlanStep>, VecDeque<PlanStep>) =
+            deletions.into_iter().partition(|step| waits_for(step, &unarrived) || waits_for(step, &skipped.unarrived));
+        report.again |= waiting.iter().any(|step| waits_for(step, &unarrived));
+        report.waiting = waiting.len();
+        self.memory.waiting_deletions = waiting.len();
+        self.run_steps(&mut silence, ready, &mut report).await?;
+        if let Some(error) = silence.into_error() {
+            self.memory.cut_off.append(&mut report.recent);
+            return Err(CycleError::Remote(error));
+        }
+        self.memory.quarantine.forget_retried();
+        Ok(report)
+    }
+
+    /// Looks at the skipped paths of the plan. A file that must be read first is read by the next scan.
+    fn review_skipped(&mut self, plan: &Plan) -> SkippedPaths {
+        let mut skipped = SkippedPaths::default();
         let is_deleting = plan.steps.iter().any(|step| step.action.deletes().is_some());
-        for step in &plan.steps {
-            if let Action::Skip(why) = &step.action {
-                skipped.note(parts, &step.path, why, is_deleting);
+        for PlanStep { path, action, .. } in &plan.steps {
+            let Action::Skip(why) = action else { continue };
+            match why {
+                SkipReason::Vanished => skipped.report.again = true,
+                // The path waits for a file that is being written, or for a deletion. A held deletion takes a person.
+                SkipReason::Changing => {
+                    skipped.report.again |= is_deleting || self.observed.is_changing(path);
+                    skipped.unarrived.has_unknown |= self.may_be_renamed(path);
+                }
+                // The path is not new any more, so its upload needs a digest.
+                SkipReason::Unread => {
+                    self.observed.read_again(path);
+                    self.memory.read_first.insert(path.clone());
+                    skipped.unarrived.has_unknown = true;
+                    skipped.report.again = true;
+                }
+                SkipReason::Unreadable(_) => {
+                    let stat = self.observed.found(path).and_then(|found| found.stat);
+                    stat.iter().for_each(|stat| skipped.unarrived.note_unreadable(stat));
+                }
+                SkipReason::Quarantined(_) => {
+                    skipped.in_quarantine.insert(path.clone());
+                    skipped.unarrived.on_proxy.extend(self.observed.local_content(path));
+                }
+                SkipReason::Clash(_) | SkipReason::Collides(_) | SkipReason::Ambiguous(_) | SkipReason::TooLarge(_) => {
+                    skipped.report.blocked.extend(PathProblem::of(why).map(|problem| (path.clone(), problem)));
+                }
+                _ => {}
             }
         }
         skipped
     }
 
-    fn note<D: Disk, R: Remote, W: World>(
+    /// True if a file that is being written is new, so that it may be a renamed one. A file that is written without end
+    /// holds up nothing.
+    fn may_be_renamed(&self, path: &RelPath) -> bool {
+        let entry = self.ports.container.entries().get(path);
+        let is_synced = entry.is_some_and(|entry| entry.base.content().is_some());
+        let limit = max_wait(self.ports.options.quiet);
+        let since = self.memory.changing.get(path);
+        !is_synced && since.is_some_and(|since| self.ports.world.elapsed().saturating_sub(*since) < limit)
+    }
+
+    /// Runs steps side by side, and commits their outcomes in batches. Adds to the cycle's report, and gives the content
+    /// that did not arrive. After an error the finished actions are kept for the status.
+    async fn run_steps(
         &mut self,
-        parts: &mut CycleParts<D, R, W>,
-        path: &RelPath,
-        why: &SkipReason,
-        is_deleting: bool,
-    ) {
-        match why {
-            SkipReason::Vanished => self.report.again = true,
-            // The path waits for a file that is being written, or for a deletion. A held deletion takes a person.
-            SkipReason::Changing => {
-                self.report.again |= is_deleting || parts.observed.is_changing(path);
-                self.unarrived.has_unknown |= may_be_renamed(parts, path);
-            }
-            // The path is not new any more, so its upload needs a digest.
-            SkipReason::Unread => {
-                parts.observed.read_again(path);
-                parts.memory.read_first.insert(path.clone());
-                self.unarrived.has_unknown = true;
-                self.report.again = true;
-            }
-            SkipReason::Unreadable(_) => {
-                let stat = parts.observed.found(path).and_then(|found| found.stat);
-                stat.iter().for_each(|stat| self.unarrived.note_unreadable(stat));
-            }
-            SkipReason::Quarantined(_) => {
-                self.in_quarantine.insert(path.clone());
-                self.unarrived.on_proxy.extend(parts.observed.local_content(path));
-            }
-            SkipReason::Clash(_) | SkipReason::Collides(_) | SkipReason::Ambiguous(_) | SkipReason::TooLarge(_) => {
-                self.report.blocked.extend(PathProblem::of(why).map(|problem| (path.clone(), problem)));
-            }
-            _ => {}
-        }
-    }
-}
-
-/// True if a file that is being written is new, so that it may be a renamed one. A file that is written without end holds
-/// up nothing.
-fn may_be_renamed<D: Disk, R: Remote, W: World>(parts: &CycleParts<D, R, W>, path: &RelPath) -> bool {
-    let is_synced = parts.ports.container.entries().get(path).is_some_and(|entry| entry.base.content().is_some());
-    let limit = max_wait(parts.ports.options.quiet);
-    let since = parts.memory.changing.get(path);
-    !is_synced && since.is_some_and(|since| parts.ports.world.elapsed().saturating_sub(*since) < limit)
-}
-
-/// Notes the content of slow transfers. The file may have been edited since its transfer began.
-fn note_in_transit<D: Disk, R: Remote, W: World>(parts: &CycleParts<D, R, W>, unarrived: &mut UnarrivedContent) {
-    for (path, slow) in &parts.transfers.steps {
-        unarrived.note_action(&slow.step.action);
-        unarrived.on_proxy.extend(parts.observed.local_content(path));
-    }
-}
-
-/// How a run of steps ended.
-#[derive(Default)]
-struct RunEnd {
-    report: CycleReport,
-    unarrived: UnarrivedContent,
-    /// Why the cycle cannot go on.
-    error: Option<CycleError>,
-}
-
-impl RunEnd {
-    /// Adds the run's report to the cycle's. After an error the finished actions are kept for the status.
-    fn finish<D: Disk, R: Remote, W: World>(
-        self,
-        parts: &mut CycleParts<D, R, W>,
+        silence: &mut SilenceCheck,
+        steps: VecDeque<PlanStep>,
         report: &mut CycleReport,
     ) -> Result<UnarrivedContent, CycleError> {
-        report.add(self.report);
-        match self.error {
+        let queue = StepQueue::new(self, steps);
+        let (in_flight, slow) = self.transfers.take();
+        let (batch, end) = (OutcomeBatch::default(), RunEnd::default());
+        let mut run = StepRun { parts: self, silence, queue, in_flight, slow, batch, end };
+        run.run_to_end().await?;
+        let (flights, steps) = (std::mem::take(&mut run.in_flight), std::mem::take(&mut run.slow));
+        (run.parts.transfers.flights, run.parts.transfers.steps) = (flights, steps);
+        run.commit()?;
+        let RunEnd { report: of_run, unarrived, error } = run.end;
+        report.add(of_run);
+        match error {
             Some(error) => {
-                parts.memory.cut_off.append(&mut report.recent);
+                self.memory.cut_off.append(&mut report.recent);
                 Err(error)
             }
-            None => Ok(self.unarrived),
+            None => Ok(unarrived),
         }
     }
 }
 
-/// Runs steps side by side, and commits their outcomes in batches.
-async fn run_steps<D: Disk, R: Remote, W: World>(
-    parts: &mut CycleParts<D, R, W>,
-    silence: &mut SilenceCheck,
-    steps: VecDeque<PlanStep>,
-) -> Result<RunEnd, CycleError> {
-    let queue = StepQueue::new(parts, steps);
-    let (in_flight, slow) = parts.transfers.take();
-    let batch = OutcomeBatch::default();
-    let mut run = StepRun { parts, silence, queue, in_flight, slow, batch, end: RunEnd::default() };
-    loop {
-        if run.parts.ports.is_stopping() {
-            run.end.error.get_or_insert(CycleError::Stopped);
-        }
-        if run.end.error.is_some() {
-            run.queue.stop();
-        }
-        run.launch()?;
-        match run.land().await {
-            None => break,
-            Some(FlightResult::Slow { step, rest }) => run.set_aside(step, rest),
-            Some(FlightResult::Step(step, result)) => run.take_step(step, result)?,
-            Some(FlightResult::Batch(works, result)) => {
-                let taken = run.queue.take_batch(works, result, &mut run.parts.transfers.pacing);
-                if let Err(e) = taken {
-                    run.end.error.get_or_insert(CycleError::Remote(e));
-                }
-            }
-        }
-    }
-    let (in_flight, slow) = (std::mem::take(&mut run.in_flight), std::mem::take(&mut run.slow));
-    run.parts.transfers.resume(in_flight, slow);
-    run.commit()?;
-    Ok(run.end)
+/// The paths that a plan skips, and the content that is missing because of them.
+#[derive(Default)]
+struct SkippedPaths {
+    unarrived: UnarrivedContent,
+    in_quarantine: BTreeSet<RelPath>,
+    report: CycleReport,
 }
 
 /// Steps in flight.
@@ -214,6 +156,36 @@ struct StepRun<'a, D: Disk, R: Remote, W: World> {
 }
 
 impl<D: Disk, R: Remote, W: World> StepRun<'_, D, R, W> {
+    /// Begins flights and takes in their results until only slow flights are left.
+    async fn run_to_end(&mut self) -> Result<(), CycleError> {
+        loop {
+            if self.parts.signals.is_stopping() {
+                self.end.error.get_or_insert(CycleError::Stopped);
+            }
+            if self.end.error.is_some() {
+                self.queue.stop();
+            }
+            self.launch()?;
+            let has_work = self.in_flight.len() > self.slow.len() || !self.queue.is_empty();
+            let next = self.in_flight.next();
+            match if has_work { next.await } else { next.now_or_never().flatten() } {
+                None => return Ok(()),
+                Some(FlightResult::Slow { step, rest }) => {
+                    let now = self.parts.ports.world.elapsed();
+                    self.slow.insert(step.path.clone(), SlowStep::new(step, now));
+                    self.in_flight.push(rest);
+                }
+                Some(FlightResult::Step(step, result)) => self.take_step(step, result)?,
+                Some(FlightResult::Batch(works, result)) => {
+                    let taken = self.queue.take_batch(works, result, &mut self.parts.transfers.pacing);
+                    if let Err(e) = taken {
+                        self.end.error.get_or_insert(CycleError::Remote(e));
+                    }
+                }
+            }
+        }
+    }
+
     /// Begins as many flights as the options allow.
     fn launch(&mut self) -> Result<(), CycleError> {
         while self.in_flight.len() < max_flights(self.parts.ports.options.concurrency, self.slow.len()) {
@@ -228,45 +200,29 @@ impl<D: Disk, R: Remote, W: World> StepRun<'_, D, R, W> {
         Ok(())
     }
 
-    /// The next flight that ends. `None`: only slow flights are left, and all of them go on.
-    async fn land(&mut self) -> Option<FlightResult<D, R>> {
-        if self.in_flight.len() > self.slow.len() || !self.queue.is_empty() {
-            self.in_flight.next().await
-        } else {
-            self.in_flight.next().now_or_never().flatten()
-        }
-    }
-
-    fn set_aside(&mut self, step: PlanStep, rest: StepFlight<D, R>) {
-        let now = self.parts.ports.world.elapsed();
-        self.slow.insert(step.path.clone(), SlowStep::new(step, now));
-        self.in_flight.push(rest);
-    }
-
     fn take_step(&mut self, step: PlanStep, result: Result<StepOutcome<D>, StepError>) -> Result<(), CycleError> {
         if self.slow.remove(&step.path).is_some() {
             self.parts.transfers.late.insert(step.path.clone());
             self.end.report.again = true;
         }
-        self.parts.ports.progress.done.fetch_add(1, Ordering::Relaxed);
-        match result {
-            Ok(outcome) => self.take_outcome(step, outcome),
+        self.parts.signals.progress.done.fetch_add(1, Ordering::Relaxed);
+        let outcome = match result {
+            Ok(outcome) => outcome,
             Err(e) => {
                 self.take_failure(&step, e);
-                Ok(())
+                return Ok(());
             }
-        }
-    }
-
-    fn take_outcome(&mut self, step: PlanStep, outcome: StepOutcome<D>) -> Result<(), CycleError> {
+        };
         if !matches!(step.action, Action::RecordSeen { .. } | Action::Adopt { .. }) {
             self.silence.note_answer();
         }
         self.end.unarrived.note_outcome(&step.action, &outcome);
         let is_upload = matches!(step.action, Action::Upload { .. } | Action::Conflict { .. });
         if is_upload && matches!(outcome, StepOutcome::Nothing) {
-            let why =
-                format!("it changed on the proxy during each of {MAX_ATTEMPTS} uploads; it is uploaded again later");
+            let why = format!(
+                "each of {MAX_ATTEMPTS} uploads found another state on the proxy than it expected; it is uploaded again \
+                 later"
+            );
             self.end.report.add(self.parts.quarantine(&step, why, false));
         }
         let bytes = self.parts.observed.size(&step.path);
@@ -322,11 +278,58 @@ impl<D: Disk, R: Remote, W: World> StepRun<'_, D, R, W> {
         self.end.report.again = true;
     }
 
-    /// Makes the finished outcomes durable, and commits them.
     fn commit(&mut self) -> Result<(), CycleError> {
-        let committed = commit_outcomes(self.parts, std::mem::take(&mut self.batch))?;
-        self.end.unarrived.here.extend(committed.unarrived_here);
-        self.end.report.add(committed.report);
-        Ok(())
+        self.parts.commit_outcomes(std::mem::take(&mut self.batch), &mut self.end)
+    }
+}
+
+/// Tells a proxy that is gone from one path whose requests are never answered: the last unanswered request of this cycle,
+/// if no request was answered since. The proxy has given its index in this cycle, so one silent request may be due to its
+/// path. Two paths without an answer in between mean that the proxy is gone.
+#[derive(Debug, Default)]
+struct SilenceCheck(Option<SilentRequest>);
+
+#[derive(Debug)]
+struct SilentRequest {
+    path: RelPath,
+    error: RemoteError,
+    is_first: bool,
+}
+
+impl SilenceCheck {
+    fn note_answer(&mut self) {
+        self.0 = None;
+    }
+
+    /// Notes a request without an answer. `is_first`: the path has not failed before. True: the proxy is gone.
+    fn note_silence(&mut self, path: &RelPath, error: &RemoteError, is_first: bool) -> bool {
+        let request = SilentRequest { path: path.clone(), error: error.clone(), is_first };
+        self.0.replace(request).is_some_and(|last| last.path != *path)
+    }
+
+    /// The error of a silent request that nothing followed. The cycle ends with it, and the next one finds out whether the
+    /// proxy is gone. A path that failed before is no news.
+    fn into_error(self) -> Option<RemoteError> {
+        self.0.filter(|request| request.is_first).map(|request| request.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxy_is_gone_after_two_silent_paths() {
+        let (a, b) = (RelPath::parse("a").unwrap(), RelPath::parse("b").unwrap());
+        let error = RemoteError::Unreachable { url: "url".to_owned(), why: "why".to_owned() };
+        let mut silence = SilenceCheck::default();
+        assert!(!silence.note_silence(&a, &error, true) && !silence.note_silence(&a, &error, false));
+        assert!(silence.note_silence(&b, &error, true));
+        silence.note_answer();
+        assert!(!silence.note_silence(&a, &error, true), "an answer came in between");
+        assert_eq!(silence.into_error(), Some(error.clone()));
+        let mut silence = SilenceCheck::default();
+        silence.note_silence(&a, &error, false);
+        assert_eq!(silence.into_error(), None, "the path failed before");
     }
 }

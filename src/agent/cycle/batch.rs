@@ -15,11 +15,10 @@ use crate::remote::{BatchReply, BatchRequest, PromisedDigest, Remote, RemoteErro
 use crate::state::UploadNote;
 use crate::sync::{Action, LocalState, PlanStep};
 
-use super::flight::{BatchResult, FlightResult, StepFlight};
-use super::pacing::{BatchLimits, BatchPacing};
 use super::parts::CycleParts;
 use super::ports::BatchOptions;
 use super::step::{StepWork, before_delete};
+use super::transit::{BatchLimits, BatchPacing, BatchResult, FlightResult, StepFlight};
 use super::upload::before_upload;
 
 /// Batches in flight: while one is on its way, another is read or staged here, and a third is committed on the proxy.

@@ -1,6 +1,5 @@
 //! The last step of a cycle: make finished outcomes durable in the folder, then commit them to the base (invariant 7).
 
-use std::collections::BTreeSet;
 use std::io;
 
 use crate::agent::problems::{PathProblem, ProblemEffect};
@@ -23,6 +22,7 @@ use super::observed::Observed;
 use super::parts::CycleParts;
 use super::report::{CycleReport, FinishedAction};
 use super::step::StepOutcome;
+use super::unarrived::UnarrivedContent;
 
 /// Outcomes that are committed together.
 const MAX_BATCH_STEPS: usize = 2048;
@@ -52,66 +52,150 @@ impl<D: Disk> OutcomeBatch<D> {
     }
 }
 
-/// The result of a commit.
+/// How a run of steps ended.
 #[derive(Default)]
-pub(super) struct CommitResult {
+pub(super) struct RunEnd {
     pub report: CycleReport,
-    /// Content of downloads that did not get into the folder.
-    pub unarrived_here: BTreeSet<Md5>,
+    pub unarrived: UnarrivedContent,
+    /// Why the cycle cannot go on.
+    pub error: Option<CycleError>,
 }
 
-/// Makes the outcomes durable in the folder, then commits them to the base.
-pub(super) fn commit_outcomes<D: Disk, R: Remote, W: World>(
-    parts: &mut CycleParts<D, R, W>,
-    batch: OutcomeBatch<D>,
-) -> Result<CommitResult, CycleError> {
-    if batch.outcomes.is_empty() {
-        return Ok(CommitResult::default());
-    }
-    failpoint::pass("batch.before");
-    let mut sorted = SortedOutcomes::default();
-    for (step, outcome) in batch.outcomes {
-        sorted.add(parts, step, outcome);
-    }
-    let SortedOutcomes { mut changes, agreed, moving, moves, own_writes, report } = sorted;
-    let mut result = CommitResult { report, unarrived_here: BTreeSet::new() };
-    let settle: Vec<String> = agreed.iter().map(|file| file.disk_name.clone()).collect();
-    let performed = parts.ports.folder.perform(moves, &settle, parts.ports.world.now()).map_err(|e| {
-        parts.memory.stage.is_dirty = true;
-        folder_error("making changes durable")(e)
-    })?;
-    parts.memory.stage.is_dirty |= performed.left_over;
-    result.report.again |= !performed.unsettled.is_empty();
-    for file in agreed {
-        let Some(e) = performed.unsettled.get(&file.disk_name) else {
-            changes.push(BaseChange::Set(file.path, file.entry));
-            continue;
-        };
-        if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
-            let why = format!("cannot be made durable: {e}; {}", remedy(e));
-            result.report.blocked.insert(file.path.clone(), PathProblem::new(ProblemEffect::Retried, why));
+impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
+    /// Makes the outcomes durable in the folder, then commits them to the base. Adds to the report and to the content that
+    /// did not arrive.
+    pub(super) fn commit_outcomes(&mut self, batch: OutcomeBatch<D>, end: &mut RunEnd) -> Result<(), CycleError> {
+        if batch.outcomes.is_empty() {
+            return Ok(());
         }
-        // The base cannot advance, but the proxy has the content because of us.
-        if let (true, Base::Synced(md5)) = (file.is_upload, file.entry.base) {
-            parts.uploads.note(&file.path, md5);
+        failpoint::pass("batch.before");
+        let mut sorted = SortedOutcomes::default();
+        for (step, outcome) in batch.outcomes {
+            sorted.add(self, step, outcome);
+        }
+        let SortedOutcomes { mut changes, agreed, moving, moves, own_writes, mut report } = sorted;
+        let settle: Vec<String> = agreed.iter().map(|file| file.disk_name.clone()).collect();
+        let performed = self.ports.folder.perform(moves, &settle, self.ports.world.now()).map_err(|e| {
+            self.memory.stage.is_dirty = true;
+            folder_error("making changes durable")(e)
+        })?;
+        self.memory.stage.is_dirty |= performed.left_over;
+        report.again |= !performed.unsettled.is_empty();
+        for file in agreed {
+            let Some(e) = performed.unsettled.get(&file.disk_name) else {
+                changes.push(BaseChange::Set(file.path, file.entry));
+                continue;
+            };
+            if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+                let why = format!("cannot be made durable: {e}; {}", remedy(e));
+                report.blocked.insert(file.path.clone(), PathProblem::new(ProblemEffect::Retried, why));
+            }
+            // The base cannot advance, but the proxy has the content because of us.
+            if let (true, Base::Synced(md5)) = (file.is_upload, file.entry.base) {
+                self.uploads.note(&file.path, md5);
+            }
+        }
+        for (moving, moved) in moving.into_iter().zip(performed.moved) {
+            if !matches!(moved, MoveOutcome::Done { .. }) && matches!(moving.step.action, Action::Download { .. }) {
+                end.unarrived.note_action(&moving.step.action);
+            }
+            changes.extend(self.take_move(moving, moved, &mut report));
+        }
+        if !changes.is_empty() || !report.conflicts.is_empty() {
+            // The index cursor may include a late write already.
+            self.note_own_writes(if self.transfers.late.is_empty() { own_writes } else { 0 });
+            failpoint::pass("commit.before");
+            self.ports.container.commit(changes)?;
+            failpoint::pass("commit.done");
+        }
+        end.report.add(report);
+        Ok(())
+    }
+
+    /// Enters a write of this device into the held index. If another device undoes it before the next fetch, the next
+    /// index differs from the held one.
+    fn enter_own_write(&mut self, path: &RelPath, entry: IndexEntry) {
+        if self.transfers.late.contains(path) {
+            // An index fetched since then may have a later write.
+            self.memory.unplanned.add(path);
+            return;
+        }
+        let Observed { index, corrections, .. } = &mut self.observed;
+        if let Some(index) = index {
+            corrections.enter_own_write(index, path, entry);
         }
     }
-    for (moving, moved) in moving.into_iter().zip(performed.moved) {
-        if let (Action::Download { remote }, false) = (&moving.step.action, matches!(moved, MoveOutcome::Done { .. })) {
-            result.unarrived_here.insert(*remote);
+
+    /// Moves the known position of the store on by `writes`, to be committed with them. A store that is set back behind
+    /// these writes while the agent is down is then found out.
+    fn note_own_writes(&mut self, writes: u64) {
+        if writes == 0 {
+            return;
         }
-        let (change, report) = take_move(parts, moving, moved);
-        changes.extend(change);
-        result.report.add(report);
+        let container = &mut self.ports.container;
+        let remote = container.header().remote.clone();
+        let cursor = remote.cursor.map(|cursor| cursor + writes);
+        let history = self.ports.remote.written_at().or_else(|| remote.history.clone());
+        container.set_remote(RemoteState { cursor, history, ..remote });
     }
-    if !changes.is_empty() || !result.report.conflicts.is_empty() {
-        // The index cursor may include a late write already.
-        note_own_writes(parts, if parts.transfers.late.is_empty() { own_writes } else { 0 });
-        failpoint::pass("commit.before");
-        parts.ports.container.commit(changes)?;
-        failpoint::pass("commit.done");
+
+    /// Takes in how a change to the folder went: the change to commit, if it was made.
+    fn take_move(&mut self, moving: PendingMove, moved: MoveOutcome, report: &mut CycleReport) -> Option<BaseChange> {
+        let PendingMove { step, base, version, size, device } = moving;
+        let path = &step.path;
+        match moved {
+            MoveOutcome::Done { copy, stat } => {
+                self.note_copy(copy.clone(), path, report);
+                self.memory.crash.note_restored(&mut self.ports.container, path, copy.as_ref());
+                self.uploads.forget(path);
+                self.observed.corrections.forget(path);
+                let found = match base {
+                    Base::Synced(md5) => {
+                        report.downloaded += 1;
+                        Some(LocalEntry { local: LocalState::File(md5), stat, size })
+                    }
+                    Base::Seen(_) | Base::Detached(_) => {
+                        report.trashed += 1;
+                        None
+                    }
+                };
+                self.observed.tree.put(path.clone(), found);
+                self.memory.quarantine.clear(path);
+                report.recent.push(FinishedAction::done(&step, device));
+                return Some(BaseChange::Set(step.path, BaseEntry { base, stat, version }));
+            }
+            MoveOutcome::Stale { copy } => {
+                self.note_copy(copy, path, report);
+                self.observed.read_again(path);
+                report.again = true;
+            }
+            MoveOutcome::Blocked(why) => {
+                report.add(self.quarantine(&step, why.to_string(), false));
+                report.blocked.insert(path.clone(), PathProblem::new(ProblemEffect::Retried, why.to_string()));
+            }
+            MoveOutcome::Failed(e) => {
+                let is_open = e.kind() == io::ErrorKind::ResourceBusy;
+                report.add(self.quarantine(&step, format!("{e}; {}", remedy(&e)), is_open));
+            }
+        }
+        None
     }
-    Ok(result)
+
+    /// Notes a conflict copy. It is an ordinary new file, so the next cycle uploads it (row 4).
+    fn note_copy(&mut self, copy: Option<RelPath>, original: &RelPath, report: &mut CycleReport) {
+        let Some(copy) = copy else { return };
+        self.observed.read_again(&copy);
+        link_copy(&mut self.ports, copy.clone(), original.clone());
+        report.conflicts.push(copy);
+        report.again = true;
+    }
+
+    /// Both sides have deleted this content: the change to commit.
+    fn seen(&mut self, path: &RelPath, md5: Md5) -> BaseChange {
+        self.uploads.forget(path);
+        self.memory.quarantine.clear(path);
+        BaseChange::Set(path.clone(), BaseEntry { base: Base::Seen(md5), stat: None, version: 0 })
+    }
 }
 
 /// A file that both sides hold, to be committed once it is durable.
@@ -169,18 +253,18 @@ impl<D: Disk> SortedOutcomes<D> {
             StepOutcome::Seen(md5) => {
                 // The next plan heals a weak index that names the file as live.
                 self.report.again |= parts.observed.is_listed_live(&step.path);
-                self.changes.push(seen(parts, &step.path, md5));
+                self.changes.push(parts.seen(&step.path, md5));
             }
             StepOutcome::Deleted(md5) => {
                 self.report.deleted_remote += 1;
                 self.own_writes += 1;
-                enter_own_write(parts, &step.path, tombstone_of(md5));
+                parts.enter_own_write(&step.path, tombstone_of(md5));
                 self.report.recent.push(FinishedAction::done(&step, None));
-                self.changes.push(seen(parts, &step.path, md5));
+                self.changes.push(parts.seen(&step.path, md5));
             }
             StepOutcome::DeletedAgain(md5) => {
-                enter_own_write(parts, &step.path, tombstone_of(md5));
-                self.changes.push(seen(parts, &step.path, md5));
+                parts.enter_own_write(&step.path, tombstone_of(md5));
+                self.changes.push(parts.seen(&step.path, md5));
             }
             StepOutcome::Forgotten => {
                 parts.uploads.forget(&step.path);
@@ -232,7 +316,7 @@ impl<D: Disk> SortedOutcomes<D> {
             self.own_writes += 1;
             self.report.uploaded += 1;
             let size = found.map_or(0, |found| found.size);
-            enter_own_write(parts, path, IndexEntry { md5, size, is_deleted: false, version, cursor: 0 });
+            parts.enter_own_write(path, IndexEntry { md5, size, is_deleted: false, version, cursor: 0 });
             self.report.recent.push(FinishedAction::done(step, None));
         } else {
             self.report.adopted += 1;
@@ -243,99 +327,6 @@ impl<D: Disk> SortedOutcomes<D> {
     }
 }
 
-/// Both sides have deleted this content: the change to commit.
-fn seen<D: Disk, R: Remote, W: World>(parts: &mut CycleParts<D, R, W>, path: &RelPath, md5: Md5) -> BaseChange {
-    parts.uploads.forget(path);
-    parts.memory.quarantine.clear(path);
-    BaseChange::Set(path.clone(), BaseEntry { base: Base::Seen(md5), stat: None, version: 0 })
-}
-
 fn tombstone_of(md5: Md5) -> IndexEntry {
     IndexEntry { md5, size: 0, is_deleted: true, version: 0, cursor: 0 }
-}
-
-/// Enters a write of this device into the held index. If another device undoes it before the next fetch, the next index
-/// differs from the held one.
-fn enter_own_write<D: Disk, R: Remote, W: World>(parts: &mut CycleParts<D, R, W>, path: &RelPath, entry: IndexEntry) {
-    if parts.transfers.late.contains(path) {
-        // An index fetched since then may have a later write.
-        parts.memory.unplanned.add(path);
-        return;
-    }
-    let Observed { index, corrections, .. } = &mut parts.observed;
-    if let Some(index) = index {
-        corrections.enter_own_write(index, path, entry);
-    }
-}
-
-/// Moves the known position of the store on by `writes`, to be committed with them. A store that is set back behind these
-/// writes while the agent is down is then found out.
-fn note_own_writes<D: Disk, R: Remote, W: World>(parts: &mut CycleParts<D, R, W>, writes: u64) {
-    if writes == 0 {
-        return;
-    }
-    let container = &mut parts.ports.container;
-    let remote = container.header().remote.clone();
-    let cursor = remote.cursor.map(|cursor| cursor + writes);
-    let history = parts.ports.remote.written_at().or_else(|| remote.history.clone());
-    container.set_remote(RemoteState { cursor, history, ..remote });
-}
-
-/// Takes in how a change to the folder went: the change to commit, if it was made.
-fn take_move<D: Disk, R: Remote, W: World>(
-    parts: &mut CycleParts<D, R, W>,
-    moving: PendingMove,
-    moved: MoveOutcome,
-) -> (Option<BaseChange>, CycleReport) {
-    let step = &moving.step;
-    match moved {
-        MoveOutcome::Done { copy, stat } => {
-            let mut report = note_copy(parts, copy.clone(), &step.path);
-            parts.memory.crash.note_restored(&mut parts.ports.container, &step.path, copy.as_ref());
-            parts.uploads.forget(&step.path);
-            parts.observed.corrections.forget(&step.path);
-            let found = match moving.base {
-                Base::Synced(md5) => {
-                    report.downloaded += 1;
-                    Some(LocalEntry { local: LocalState::File(md5), stat, size: moving.size })
-                }
-                Base::Seen(_) | Base::Detached(_) => {
-                    report.trashed += 1;
-                    None
-                }
-            };
-            parts.observed.tree.put(step.path.clone(), found);
-            parts.memory.quarantine.clear(&step.path);
-            report.recent.push(FinishedAction::done(step, moving.device));
-            let entry = BaseEntry { base: moving.base, stat, version: moving.version };
-            (Some(BaseChange::Set(moving.step.path, entry)), report)
-        }
-        MoveOutcome::Stale { copy } => {
-            let mut report = note_copy(parts, copy, &step.path);
-            parts.observed.read_again(&step.path);
-            report.again = true;
-            (None, report)
-        }
-        MoveOutcome::Blocked(why) => {
-            let mut report = parts.quarantine(step, why.to_string(), false);
-            report.blocked.insert(step.path.clone(), PathProblem::new(ProblemEffect::Retried, why.to_string()));
-            (None, report)
-        }
-        MoveOutcome::Failed(e) => {
-            let is_open = e.kind() == io::ErrorKind::ResourceBusy;
-            (None, parts.quarantine(step, format!("{e}; {}", remedy(&e)), is_open))
-        }
-    }
-}
-
-/// Notes a conflict copy. It is an ordinary new file, so the next cycle uploads it (row 4).
-fn note_copy<D: Disk, R: Remote, W: World>(
-    parts: &mut CycleParts<D, R, W>,
-    copy: Option<RelPath>,
-    original: &RelPath,
-) -> CycleReport {
-    let Some(copy) = copy else { return CycleReport::default() };
-    parts.observed.read_again(&copy);
-    link_copy(&mut parts.ports, copy.clone(), original.clone());
-    CycleReport { conflicts: vec![copy], again: true, ..CycleReport::default() }
 }

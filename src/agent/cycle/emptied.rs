@@ -16,7 +16,7 @@ use crate::remote::Remote;
 use crate::state::{Container, CopyLink, StateError};
 use crate::sync::{LocalState, SkipReason};
 
-use super::ports::Ports;
+use super::ports::EngineParts;
 
 /// The state of the check for a crash of the machine.
 #[derive(Debug, Default)]
@@ -31,7 +31,10 @@ pub(in crate::agent) struct CrashCheck {
 
 impl CrashCheck {
     /// Finds out whether the machine crashed since an agent last worked on this folder.
-    pub(crate) fn begin<D: Disk, R: Remote, W: World>(&mut self, ports: &mut Ports<D, R, W>) -> Result<(), StateError> {
+    pub(crate) fn begin<D: Disk, R: Remote, W: World>(
+        &mut self,
+        ports: &mut EngineParts<D, R, W>,
+    ) -> Result<(), StateError> {
         let Some(boot) = ports.world.boot() else { return Ok(()) };
         let last = ports.container.header().boot.clone();
         if last.is_some_and(|last| last != boot.id) {
@@ -95,7 +98,10 @@ impl CrashCheck {
     }
 
     /// Ends the check once no emptied file is left, so that the next start begins from this one.
-    pub(crate) fn end<D: Disk, R: Remote, W: World>(&mut self, ports: &mut Ports<D, R, W>) -> Result<(), StateError> {
+    pub(crate) fn end<D: Disk, R: Remote, W: World>(
+        &mut self,
+        ports: &mut EngineParts<D, R, W>,
+    ) -> Result<(), StateError> {
         if self.booted_ns.is_none() || self.is_unsure || !self.emptied.is_empty() {
             return Ok(());
         }

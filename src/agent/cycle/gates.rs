@@ -1,10 +1,9 @@
 //! [`Gates`]: the plans that wait for a person, and the approvals.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::sync::safety::{DeleteContext, DeleteLimits, Halt, HeldDeletions, MASS_DELETE_MIN, hold_mass_delete};
+use crate::sync::safety::{DeletionFacts, Halt, HeldDeletions, hold_mass_delete};
 use crate::sync::{Action, Plan, PlanStep};
 
 /// The plans that wait for a person, and the approvals.
@@ -18,22 +17,10 @@ pub(in crate::agent) struct Gates {
     pub reset: Option<Halt>,
 }
 
-/// The facts about the folder that the gate `mass_delete` needs.
-pub(super) struct DeletionFacts {
-    /// Files in the base.
-    pub tracked: usize,
-    /// How many files that the plan leaves alone hold each content on both sides.
-    pub staying: BTreeMap<Md5, usize>,
-    /// Share of the tracked files.
-    pub max_delete: f64,
-}
-
 impl Gates {
     /// Takes implausibly many deletions out of the plan. True if some of them wait for uploads of this plan first.
-    pub(super) fn hold_deletions(&mut self, plan: &mut Plan, facts: DeletionFacts) -> bool {
-        let DeletionFacts { tracked, staying, max_delete } = facts;
-        let known = DeleteContext { tracked, staying, approved: &self.approved, held: &self.held };
-        let held = hold_mass_delete(plan, DeleteLimits { max_delete }, &known);
+    pub(super) fn hold_deletions(&mut self, plan: &mut Plan, facts: &DeletionFacts) -> bool {
+        let held = hold_mass_delete(plan, facts, &self.approved, &self.held);
         let (waiting, held): (Vec<HeldDeletions>, Vec<HeldDeletions>) = held.into_iter().partition(|held| held.unread);
         self.held = held;
         // An approval lives as long as the deletions of its plan are still to be made.
@@ -41,11 +28,6 @@ impl Gates {
         let open: BTreeSet<&RelPath> = plan.steps.iter().filter(is_open).map(|step| &step.path).collect();
         self.approved.retain(|path| open.contains(path));
         !waiting.is_empty()
-    }
-
-    /// True if a plan of so many steps is large enough for the gate to hold anything.
-    pub(super) fn may_hold(steps: usize) -> bool {
-        steps >= MASS_DELETE_MIN
     }
 
     /// The number of deletions that are held.
@@ -67,7 +49,10 @@ impl Gates {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::digest::Md5;
 
     fn plan(names: impl Iterator<Item = usize>) -> Plan {
         let base = Md5::of(b"1");
@@ -87,14 +72,14 @@ mod tests {
     fn mass_deletion_is_held_until_it_is_approved() {
         let mut gates = Gates::default();
         let mut held = plan(0..12);
-        assert!(!gates.hold_deletions(&mut held, facts()));
+        assert!(!gates.hold_deletions(&mut held, &facts()));
         assert_eq!((held.steps.len(), gates.held_steps(), gates.halts().len()), (0, 12, 1));
         let approved = gates.take_held(&gates.held[0].id.clone()).unwrap();
         gates.approved.extend(approved.steps.into_iter().map(|step| step.path));
         let mut let_through = plan(0..12);
-        gates.hold_deletions(&mut let_through, facts());
+        gates.hold_deletions(&mut let_through, &facts());
         assert_eq!((let_through.steps.len(), gates.held_steps()), (12, 0));
-        gates.hold_deletions(&mut plan(0..0), facts());
+        gates.hold_deletions(&mut plan(0..0), &facts());
         assert!(gates.approved.is_empty(), "the approval ends with its plan");
     }
 }

@@ -11,7 +11,7 @@ use crate::remote::Remote;
 use crate::state::CopyLink;
 
 use super::error::{CycleError, folder_error, remedy};
-use super::ports::Ports;
+use super::ports::EngineParts;
 
 /// The files that are left in the stage of a folder.
 #[derive(Debug, Default)]
@@ -33,7 +33,10 @@ impl StageLeftovers {
     }
 
     /// Puts the stage in order. A file that cannot be put where it belongs is safe there and holds up no other.
-    pub(crate) fn sweep<D: Disk, R: Remote, W: World>(&mut self, ports: &mut Ports<D, R, W>) -> Result<(), CycleError> {
+    pub(crate) fn sweep<D: Disk, R: Remote, W: World>(
+        &mut self,
+        ports: &mut EngineParts<D, R, W>,
+    ) -> Result<(), CycleError> {
         let StageReport { left, copies, unknown } =
             ports.folder.sweep(ports.world.now()).map_err(folder_error(".memsync/stage"))?;
         self.is_dirty = false;
@@ -61,7 +64,11 @@ impl StageLeftovers {
 }
 
 /// Notes which file a conflict copy is of. A copy of a copy belongs to the first original. The caller commits.
-pub(super) fn link_copy<D: Disk, R: Remote, W: World>(ports: &mut Ports<D, R, W>, copy: RelPath, original: RelPath) {
+pub(super) fn link_copy<D: Disk, R: Remote, W: World>(
+    ports: &mut EngineParts<D, R, W>,
+    copy: RelPath,
+    original: RelPath,
+) {
     let original = match ports.container.header().copies.get(&original) {
         Some(link) => link.original.clone(),
         // Another machine made this copy. Its name says which file it is of, and the new copy's name does too.

@@ -1,10 +1,10 @@
 //! [`MissedFiles`]: tracked files that a scan did not find, until a second scan proves their deletion.
 
 use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Included};
 use std::time::Duration;
 
 use crate::path::RelPath;
+use crate::sync::reconcile::below;
 
 /// The longest time that a deletion waits for others that are still coming in.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -22,9 +22,9 @@ impl MissedFiles {
         self.0.keys()
     }
 
-    /// The paths from `from` up to, but without, `to`.
-    pub(crate) fn range(&self, from: &str, to: &str) -> impl Iterator<Item = &RelPath> {
-        self.0.range::<str, _>((Included(from), Excluded(to))).map(|(path, _)| path)
+    /// The paths inside the folder `path`.
+    pub(crate) fn below(&self, path: &RelPath) -> impl Iterator<Item = &RelPath> {
+        below(&self.0, path)
     }
 
     pub(crate) fn clear(&mut self) {

@@ -1,14 +1,12 @@
 //! One pass over a folder and its proxy: observe → plan → apply → commit.
 //!
-//! [`Engine`] is the orchestrator. Each step is a function of the parts that it is given, and returns a value:
-//! `observe` scans and fetches, `plan` decides and is pure, `apply` carries the steps out, `commit` makes their outcomes
-//! durable. [`CycleMemory`](memory::CycleMemory) holds the work that the next cycle takes up.
+//! [`Engine`] is the orchestrator. Each step is a method of its [`CycleParts`]: `observe` scans and fetches, `plan` decides
+//! and is pure, `apply` carries the steps out, `commit` makes their outcomes durable.
+//! [`CycleMemory`](memory::CycleMemory) holds the work that the next cycle takes up.
 
 use crate::agent::world::World;
 use crate::disk::Disk;
-use crate::local::scan::ScanStats;
 use crate::local::{ScanScope, TouchedPaths};
-use crate::path::RelPath;
 #[cfg(any(test, feature = "testing"))]
 use crate::remote::FetchedIndex;
 use crate::remote::Remote;
@@ -18,41 +16,36 @@ mod apply;
 mod batch;
 mod commit;
 mod corrections;
-pub(super) mod decisions;
+mod decisions;
 mod emptied;
 pub(super) mod error;
-mod flight;
 pub(super) mod gates;
 mod heal;
 mod leftovers;
 mod memory;
 mod missed;
-pub(super) mod observe;
+mod observe;
 mod observed;
-mod pacing;
 pub(super) mod parts;
-pub(super) mod pending;
 mod plan;
-pub(super) mod ports;
+mod ports;
 mod quarantine;
 mod report;
 mod reset;
-mod scope;
-mod silence;
 mod step;
-pub(super) mod tidy;
+mod tidy;
 mod transit;
 mod unarrived;
 mod unconfirmed;
 mod upload;
 
 pub use error::CycleError;
-pub use ports::{BatchOptions, CycleProgress, EngineOptions, EngineParts, IgnoreFn};
+pub use parts::CycleProgress;
+pub use ports::{BatchOptions, EngineOptions, EngineParts, IgnoreFn};
 pub use report::{CycleReport, FinishedAction, verb};
 
 use gates::Gates;
 use parts::CycleParts;
-use unconfirmed::UploadTrace;
 
 /// Spoils a plan, to show that the simulator notices.
 #[cfg(any(test, feature = "testing"))]
@@ -73,33 +66,34 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// # Errors
     /// When the cycle as a whole cannot go on. Finished steps are committed.
     pub async fn cycle(&mut self, scope: ScanScope) -> Result<CycleReport, CycleError> {
-        let began = self.parts.ports.world.elapsed();
-        let scan = self.observe_folder(&scope)?;
-        let news = self.fetch_index().await?;
-        let mut report = CycleReport { scan, scanned_at: self.parts.observed.scanned_at, ..CycleReport::default() };
-        if !self.is_due(news) {
-            report.held = self.gates.held_steps();
-            report.waiting = self.parts.memory.waiting_deletions;
+        let Self { parts, gates, .. } = self;
+        let began = parts.ports.world.elapsed();
+        let scan = parts.observe_folder(&scope)?;
+        let index_changed = parts.fetch_index().await?;
+        let mut report = CycleReport { scan, scanned_at: parts.observed.scanned_at, ..CycleReport::default() };
+        if !parts.is_due(index_changed) {
+            report.held = gates.held_steps();
+            report.waiting = parts.memory.waiting_deletions;
             return Ok(report);
         }
-        self.parts.memory.is_unfinished = true;
-        let has_obeyed_all = self.check_index(news).await?;
-        reset::note_position(&mut self.parts.ports, self.parts.observed.index.as_ref(), has_obeyed_all)?;
-        self.forget_lost_uploads();
-        (report.index_changed, report.planned) = (news, true);
+        parts.memory.is_unfinished = true;
+        let has_obeyed_all = parts.check_index(gates, index_changed).await?;
+        parts.note_position(has_obeyed_all)?;
+        parts.forget_lost_uploads();
+        (report.index_changed, report.planned) = (index_changed, true);
         let (mut plan, is_waiting) = self.take_plan();
-        report.planning = self.parts.ports.world.elapsed().saturating_sub(began);
-        report.again = is_waiting;
-        let facts = self.parts.plan_input().deletion_facts(&plan);
-        report.again |= self.gates.hold_deletions(&mut plan, facts);
-        report.held = self.gates.held_steps();
-        let applied = apply::apply(&mut self.parts, plan).await?;
+        let Self { parts, gates, .. } = self;
+        report.planning = parts.ports.world.elapsed().saturating_sub(began);
+        let facts = parts.plan_input().deletion_facts(&plan);
+        report.again = is_waiting | gates.hold_deletions(&mut plan, &facts);
+        report.held = gates.held_steps();
+        let applied = parts.apply(plan).await?;
         report.waiting = applied.waiting;
         report.add(applied);
-        let entries = self.parts.ports.container.entries();
-        self.gates.approved.retain(|path| entries.get(path).is_some_and(|entry| entry.base.is_synced()));
-        self.parts.memory.is_unfinished = report.again;
-        self.parts.memory.crash.end(&mut self.parts.ports)?;
+        let entries = parts.ports.container.entries();
+        gates.approved.retain(|path| entries.get(path).is_some_and(|entry| entry.base.is_synced()));
+        parts.memory.is_unfinished = report.again;
+        parts.memory.crash.end(&mut parts.ports)?;
         Ok(report)
     }
 
@@ -108,84 +102,18 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// # Errors
     /// As [`Engine::cycle`].
     pub async fn dry_run(&mut self) -> Result<Plan, CycleError> {
-        self.parts.ports.check_root()?;
+        let Self { parts, gates, .. } = self;
+        parts.ports.check_root()?;
         // Everything that this scan and this index show is still news to the next cycle.
-        self.parts.memory.plan_everything();
-        let CycleParts { ports, observed, memory, uploads, .. } = &mut self.parts;
-        observe::scan(ports, observed, memory, uploads, &ScanScope::full())?;
-        let news = self.fetch_index().await?;
-        self.check_index(news).await?;
+        parts.memory.plan_everything();
+        parts.scan(&ScanScope::full())?;
+        let index_changed = parts.fetch_index().await?;
+        parts.check_index(gates, index_changed).await?;
         // One scan is enough proof for a dry run.
-        let confirm = std::mem::take(&mut self.parts.ports.options.confirm);
-        let plan = self.parts.plan_input().plan(&TouchedPaths::Everywhere);
-        self.parts.ports.options.confirm = confirm;
+        let confirm = std::mem::take(&mut parts.ports.options.confirm);
+        let plan = parts.plan_input().plan(&TouchedPaths::Everywhere);
+        parts.ports.options.confirm = confirm;
         Ok(plan)
-    }
-
-    /// Scans the folder after the checks that a scan relies on.
-    fn observe_folder(&mut self, scope: &ScanScope) -> Result<ScanStats, CycleError> {
-        let CycleParts { ports, observed, memory, uploads, .. } = &mut self.parts;
-        // After a failed scan the next one is full, so that its scope is not forgotten.
-        let full = !std::mem::take(&mut observed.is_scanned) || memory.stage.is_dirty || scope.full;
-        ports.check_root()?;
-        if memory.stage.needs_sweep(full) {
-            memory.stage.sweep(ports)?;
-        }
-        let scope = ScanScope { full, ..scope.clone() };
-        let scan = observe::scan(ports, observed, memory, uploads, &scope)?;
-        scope::commit_scope(ports, observed, memory, uploads)?;
-        memory.quarantine.retry_open(|path| full || scope.paths.contains(&observed.tree.disk_name(path)));
-        // Every full scan takes up the paths that the last plan left.
-        memory.is_unfinished |= full && !memory.unplanned.is_empty();
-        Ok(scan)
-    }
-
-    async fn fetch_index(&mut self) -> Result<bool, CycleError> {
-        let CycleParts { ports, observed, memory, .. } = &mut self.parts;
-        observe::fetch_index(ports, observed, memory).await
-    }
-
-    /// True if there may be something to plan.
-    fn is_due(&mut self, news: bool) -> bool {
-        let CycleParts { ports, observed, memory, transfers, .. } = &mut self.parts;
-        let now = ports.world.elapsed();
-        let is_named = transfers.name_due(now);
-        let healed = observed.heals.take_due(now);
-        healed.iter().for_each(|path| memory.unplanned.add(path));
-        let is_retry_due = memory.quarantine.next_due().is_some_and(|at| at <= now);
-        memory.is_unfinished || news || is_named || !healed.is_empty() || is_retry_due
-    }
-
-    /// The gate `server_reset`. True if the folder has obeyed all deletions that the index names or has dropped.
-    async fn check_index(&mut self, has_changed: bool) -> Result<bool, CycleError> {
-        let CycleParts { ports, observed, memory, .. } = &mut self.parts;
-        let was_reset = self.gates.reset.is_some();
-        let check = reset::check_index(ports, observed, memory, was_reset, has_changed).await?;
-        self.gates.reset = check.halt;
-        match &self.gates.reset {
-            Some(halt) => Err(CycleError::Halted(halt.clone())),
-            None => Ok(check.has_obeyed_all),
-        }
-    }
-
-    fn forget_lost_uploads(&mut self) {
-        let CycleParts { ports, observed, memory, uploads, .. } = &mut self.parts;
-        if observed.index.is_none() {
-            return;
-        }
-        let trace = |path: &RelPath| {
-            let is_absent = observed.found(path).is_none()
-                && observed::unknown_absence(&observed.tree, &ports.ignored, path).is_none();
-            if !is_absent {
-                UploadTrace::Here
-            } else if observed.is_listed_live(path) {
-                UploadTrace::Listed
-            } else {
-                UploadTrace::Nowhere
-            }
-        };
-        let now = ports.world.elapsed();
-        memory.lost_uploads.forget_lost(uploads, trace, observed.has_exact_index(), now);
     }
 
     /// The plan for the open paths. True if some of them wait for a later scan. If the cycle ends early, the next one plans
@@ -208,5 +136,18 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
             sabotage(&mut plan, index);
         }
         plan
+    }
+}
+
+impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
+    /// True if there may be something to plan.
+    fn is_due(&mut self, index_changed: bool) -> bool {
+        let Self { ports, observed, memory, transfers, .. } = self;
+        let now = ports.world.elapsed();
+        let is_named = transfers.name_due(now);
+        let healed = observed.heals.take_due(now);
+        healed.iter().for_each(|path| memory.unplanned.add(path));
+        let is_retry_due = memory.quarantine.next_due().is_some_and(|at| at <= now);
+        memory.is_unfinished || index_changed || is_named || !healed.is_empty() || is_retry_due
     }
 }

@@ -78,6 +78,11 @@ impl Observed {
         self.tree.found().get(path)
     }
 
+    /// Why nothing is known of a path that the scan did not find. `None`: the path is absent.
+    pub(crate) fn unknown_absence(&self, ignored: &IgnoreFn, path: &RelPath) -> Option<SkipReason> {
+        self.tree.unknown_above(path).or_else(|| ignored(path.as_str(), false).then_some(SkipReason::Ignored))
+    }
+
     /// The content of the local file, where it is known.
     pub(crate) fn local_content(&self, path: &RelPath) -> Option<Md5> {
         match self.found(path)?.local {
@@ -122,14 +127,6 @@ impl Observed {
             (None, _) => None,
         }
     }
-}
-
-/// Why nothing is known of a path that the scan did not find. `None`: the path is absent.
-pub(super) fn unknown_absence(tree: &LocalTree, ignored: &IgnoreFn, path: &RelPath) -> Option<SkipReason> {
-    if let Some(why) = tree.unknown_above(path) {
-        return Some(why);
-    }
-    ignored(path.as_str(), false).then_some(SkipReason::Ignored)
 }
 
 /// The remote side of a path that has not changed since base.

@@ -1,25 +1,61 @@
-//! [`CycleParts`]: the parts of an engine that a cycle applies a plan with.
+//! [`CycleParts`]: the parts of an engine that a cycle works with.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::agent::world::World;
 use crate::disk::Disk;
+use crate::path::RelPath;
 use crate::remote::Remote;
 use crate::sync::{Base, PlanStep};
 
 use super::memory::CycleMemory;
 use super::observed::Observed;
 use super::plan::PlanInput;
-use super::ports::Ports;
+use super::ports::EngineParts;
 use super::quarantine::PathFailure;
 use super::report::{CycleReport, FinishedAction};
 use super::step::StepWork;
 use super::transit::SlowTransfers;
 use super::unconfirmed::UnconfirmedUploads;
 
+/// How far the running cycle is, for a progress bar.
+#[derive(Debug, Default)]
+pub struct CycleProgress {
+    pub steps: AtomicUsize,
+    pub done: AtomicUsize,
+}
+
+impl CycleProgress {
+    /// Starts with `steps` steps to do; zero: no cycle runs.
+    pub fn start(&self, steps: usize) {
+        self.done.store(0, Ordering::Relaxed);
+        self.steps.store(steps, Ordering::Relaxed);
+    }
+}
+
+/// The signals between a cycle and its caller.
+#[derive(Default)]
+pub(in crate::agent) struct CycleSignals {
+    pub progress: Arc<CycleProgress>,
+    /// Ends the running cycle soon. Its finished steps are committed.
+    pub stop: Arc<AtomicBool>,
+    /// Ends all work of this engine, even in the middle of a scan.
+    pub quit: Arc<AtomicBool>,
+    /// Called when a scan has found a change, before any request to the proxy.
+    pub on_change: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl CycleSignals {
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.quit.load(Ordering::Relaxed)
+    }
+}
+
 /// Everything of an engine but its gates.
 pub(in crate::agent) struct CycleParts<D: Disk, R: Remote, W: World> {
-    pub ports: Ports<D, R, W>,
+    pub ports: EngineParts<D, R, W>,
+    pub signals: CycleSignals,
     pub observed: Observed,
     pub memory: CycleMemory,
     pub uploads: UnconfirmedUploads,
@@ -27,8 +63,9 @@ pub(in crate::agent) struct CycleParts<D: Disk, R: Remote, W: World> {
 }
 
 impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
-    pub(crate) fn new(ports: Ports<D, R, W>) -> Self {
+    pub(crate) fn new(ports: EngineParts<D, R, W>) -> Self {
         Self {
+            signals: CycleSignals::default(),
             observed: Observed::seeded(ports.container.entries()),
             memory: CycleMemory::default(),
             uploads: UnconfirmedUploads::after(ports.container.uploads().clone()),
@@ -48,6 +85,11 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
             ignored: &self.ports.ignored,
             now: self.ports.world.elapsed(),
         }
+    }
+
+    /// True if no file is at the path for certain.
+    pub(super) fn is_absent(&self, path: &RelPath) -> bool {
+        self.observed.found(path).is_none() && self.observed.unknown_absence(&self.ports.ignored, path).is_none()
     }
 
     /// Makes a step ready to run beside others.

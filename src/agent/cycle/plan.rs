@@ -1,21 +1,23 @@
-//! The second step of a cycle: make the plan. Pure: no I/O and no clock.
+//! The second step of a cycle: make the plan, and count what is left of it for the status. Pure: no I/O and no clock.
 //!
-//! [`PlanInput`] adds to the decision table the facts that one scan and one index cannot show: deletions that a second scan must
-//! confirm, uploads without an answer, paths in quarantine or in transit.
+//! [`PlanInput`] adds to the decision table the facts that one scan and one index cannot show: deletions that a second
+//! scan must confirm, uploads without an answer, paths in quarantine or in transit.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound::{Excluded, Included};
 use std::time::Duration;
 
+use crate::agent::problems::ProblemEffect;
+use crate::agent::status::Pending;
 use crate::digest::Md5;
 use crate::local::TouchedPaths;
 use crate::path::RelPath;
 use crate::state::BaseEntry;
-use crate::sync::{Base, IndexTrust, LocalState, Plan, RemoteSide, SkipReason, reconcile};
+use crate::sync::reconcile::below;
+use crate::sync::safety::{DeletionFacts, HeldDeletions, MASS_DELETE_MIN};
+use crate::sync::{Action, Base, IndexTrust, LocalState, Plan, PlanStep, RemoteSide, SkipReason, decide, reconcile};
 
-use super::gates::{DeletionFacts, Gates};
 use super::memory::CycleMemory;
-use super::observed::{Observed, unchanged, unknown_absence};
+use super::observed::{Observed, unchanged};
 use super::ports::{EngineOptions, IgnoreFn};
 use super::transit::SlowSteps;
 use super::unconfirmed::UnconfirmedUploads;
@@ -39,17 +41,15 @@ impl PlanInput<'_> {
     pub(crate) fn plan(&self, among: &TouchedPaths) -> Plan {
         match among {
             _ if self.observed.index.is_none() => Plan::default(),
-            TouchedPaths::Paths(paths) if !self.options.fold => self.plan_some(paths),
+            TouchedPaths::Paths(paths) if !self.options.fold => {
+                let paths = self.with_neighbours(paths);
+                let local = self.local(paths.iter(), paths.iter(), paths.iter());
+                let base = paths.iter().filter_map(|path| Some((path, self.base_side(path)?)));
+                let remote = paths.iter().filter_map(|path| Some((path, self.remote_side(path)?)));
+                reconcile(base, &local, remote, self.observed.trust(), false)
+            }
             _ => self.plan_all(),
         }
-    }
-
-    fn plan_some(&self, paths: &BTreeSet<RelPath>) -> Plan {
-        let paths = self.with_neighbours(paths);
-        let local = self.local(paths.iter(), paths.iter(), paths.iter());
-        let base = paths.iter().filter_map(|path| Some((path, self.base_side(path)?)));
-        let remote = paths.iter().filter_map(|path| Some((path, self.remote_side(path)?)));
-        reconcile(base, &local, remote, self.observed.trust(), false)
     }
 
     fn plan_all(&self) -> Plan {
@@ -77,20 +77,20 @@ impl PlanInput<'_> {
     }
 
     /// The plan for local changes, as far as it is known without an index.
-    pub(crate) fn plan_local_changes(&self) -> Plan {
+    fn plan_local_changes(&self) -> Plan {
         let local = self.local(self.observed.tree.found().keys(), self.base.keys(), std::iter::empty());
         let base = self.base.iter().map(|(path, entry)| (path, entry.base));
         let remote = self.base.iter().map(|(path, entry)| (path, unchanged(entry.base)));
         reconcile(base, &local, remote, IndexTrust::Evidence, self.options.fold)
     }
 
-    pub(crate) fn remote_side(&self, path: &RelPath) -> Option<RemoteSide> {
+    fn remote_side(&self, path: &RelPath) -> Option<RemoteSide> {
         self.observed.remote_side(path, self.base.get(path).map(|entry| entry.base))
     }
 
     /// The base that the table takes for a path. Where the proxy holds an unconfirmed upload of a file that is gone here,
     /// that upload is the base: the user had the file and has deleted it. An emptied file has no base.
-    pub(crate) fn base_side(&self, path: &RelPath) -> Option<Base> {
+    fn base_side(&self, path: &RelPath) -> Option<Base> {
         if self.memory.crash.emptied.contains(path) {
             return None;
         }
@@ -120,13 +120,8 @@ impl PlanInput<'_> {
                 ];
                 all.extend(known.into_iter().flatten().next().cloned());
             }
-            let (from, to) = (format!("{path}/"), format!("{path}0"));
-            all.extend(
-                tree.range::<str, _>((Included(from.as_str()), Excluded(to.as_str())))
-                    .next()
-                    .map(|(path, _)| path.clone()),
-            );
-            all.extend(self.memory.missed.range(&from, &to).cloned());
+            all.extend(below(tree, path).next().cloned());
+            all.extend(self.memory.missed.below(path).cloned());
         }
         all
     }
@@ -181,31 +176,30 @@ impl PlanInput<'_> {
         let base = self.base.get(path).map(|entry| entry.base);
         match base {
             // Nothing is deleted for a detached base, so one scan is enough.
-            Some(Base::Detached(_)) => return self.unknown_absence(path),
+            Some(Base::Detached(_)) => return self.observed.unknown_absence(self.ignored, path),
             Some(Base::Synced(_)) => {}
             _ if self.base_side(path).is_some_and(Base::is_synced) => {}
             _ => return None,
         }
-        // The scan did not find a missed file. Treat it as absent.
-        let unknown = if self.memory.missed.contains(path) { None } else { self.unknown_absence(path) };
-        unknown.or((!is_proven).then_some(SkipReason::Vanished))
+        self.unknown_absence(path).or((!is_proven).then_some(SkipReason::Vanished))
     }
 
     /// Why a file that is on the proxy alone is not downloaded.
     fn why_not_downloaded(&self, path: &RelPath) -> Option<SkipReason> {
         let entry = self.observed.listed(path).filter(|entry| !entry.is_deleted)?;
-        let unknown = if self.memory.missed.contains(path) { None } else { self.unknown_absence(path) };
-        unknown.or((entry.size > self.options.max_file_size).then_some(SkipReason::TooLarge(entry.size)))
+        let is_too_large = entry.size > self.options.max_file_size;
+        self.unknown_absence(path).or(is_too_large.then_some(SkipReason::TooLarge(entry.size)))
     }
 
-    pub(crate) fn unknown_absence(&self, path: &RelPath) -> Option<SkipReason> {
-        unknown_absence(&self.observed.tree, self.ignored, path)
+    /// A file that the scan missed is absent. The scan has already checked it against the rules.
+    fn unknown_absence(&self, path: &RelPath) -> Option<SkipReason> {
+        if self.memory.missed.contains(path) { None } else { self.observed.unknown_absence(self.ignored, path) }
     }
 
     /// The facts that the gate `mass_delete` needs to judge the plan.
     pub(super) fn deletion_facts(&self, plan: &Plan) -> DeletionFacts {
         let max_delete = self.options.max_delete;
-        if !Gates::may_hold(plan.steps.len()) {
+        if plan.steps.len() < MASS_DELETE_MIN {
             return DeletionFacts { tracked: 0, staying: BTreeMap::new(), max_delete };
         }
         let tracked = self.base.values().filter(|entry| entry.base.is_synced()).count();
@@ -232,6 +226,75 @@ impl PlanInput<'_> {
             }
         }
         staying
+    }
+}
+
+/// The work that is left, as `memsync status` counts it.
+impl PlanInput<'_> {
+    /// Counts the changes that the last scan and index show and that are not made yet. `twins`: files that are blocked,
+    /// because their path is another file's too.
+    pub(crate) fn count_pending(&self, held: &[HeldDeletions], twins: usize) -> Pending {
+        let mut pending = Pending { held_delete: held.iter().map(|held| held.steps.len()).sum(), ..Pending::default() };
+        let held: BTreeSet<&RelPath> = held.iter().flat_map(|held| held.steps.iter().map(|step| &step.path)).collect();
+        let (ready, waiting) = self.memory.split_unplanned(self.observed.is_confirming);
+        pending.delete += waiting.iter().filter(|path| !held.contains(path)).count();
+        let has_index = self.observed.index.is_some();
+        let plan = if has_index { self.plan(&ready) } else { self.plan_local_changes() };
+        let is_deleting = plan.steps.iter().any(|step| step.action.deletes().is_some());
+        for step in plan.steps.into_iter().filter(|step| !held.contains(&step.path)) {
+            let Some((action, is_blocked)) = self.pending_action(step, is_deleting) else { continue };
+            let count = match action {
+                Action::Upload { .. } | Action::UploadUnread | Action::Probe { .. } => &mut pending.upload,
+                Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => &mut pending.download,
+                Action::DeleteRemote { .. } | Action::Obey { .. } => &mut pending.delete,
+                Action::RecordSeen { .. } | Action::Adopt { .. } | Action::Skip(_) => continue,
+            };
+            *count += 1;
+            pending.blocked += usize::from(is_blocked);
+        }
+        // The second name of a path is a file that would be uploaded under another name.
+        pending.upload += twins;
+        pending.blocked += twins;
+        // Deletions wait for a failed file, which is retried, or for one that cannot be read.
+        if self.memory.quarantine.is_empty() {
+            pending.blocked += self.memory.waiting_deletions.min(pending.delete);
+        }
+        pending
+    }
+
+    /// The action that a step, or a skipped path, waits to do, and whether a person must help first. `is_deleting`: the plan
+    /// has deletions.
+    fn pending_action(&self, step: PlanStep, is_deleting: bool) -> Option<(Action, bool)> {
+        let Action::Skip(why) = step.action else { return Some((step.action, false)) };
+        let effect = ProblemEffect::of(&why);
+        if effect == Some(ProblemEffect::LeftOut) {
+            return None;
+        }
+        // An upload that waits for the name of a blocked path waits for the same person.
+        let waits_for_name = why == SkipReason::Changing && !is_deleting && !self.observed.is_changing(&step.path);
+        let action = self.skipped_action(&step.path, &why)?;
+        Some((action, waits_for_name || effect == Some(ProblemEffect::Blocked)))
+    }
+
+    /// The action that a skipped path waits for, by the last known content of both sides.
+    fn skipped_action(&self, path: &RelPath, why: &SkipReason) -> Option<Action> {
+        let base = self.base_side(path);
+        let remote = if self.observed.index.is_some() { self.remote_side(path) } else { base.map(unchanged) };
+        let found = self.observed.found(path).map(|found| &found.local);
+        let local = match (why, found, base) {
+            (SkipReason::Ignored, ..) => return None,
+            (SkipReason::Changing | SkipReason::Unread, Some(_), _) => return Some(Action::UploadUnread),
+            (SkipReason::Vanished, ..) => None,
+            (_, Some(LocalState::File(md5)), _) => Some(LocalState::File(*md5)),
+            // The content is unknown. Without news from the proxy, only a new file is known to wait.
+            (SkipReason::Unreadable(_), _, Some(Base::Synced(md5) | Base::Detached(md5)))
+            | (_, Some(_), Some(Base::Synced(md5) | Base::Detached(md5))) => Some(LocalState::File(md5)),
+            (_, Some(LocalState::Unknown(_)), _) if remote.is_none() => return Some(Action::UploadUnread),
+            _ => None,
+        };
+        // Without an index, nothing has changed on the proxy for certain.
+        let trust = if self.observed.index.is_some() { self.observed.trust() } else { IndexTrust::Evidence };
+        decide(base, local.as_ref(), remote, trust).1
     }
 }
 

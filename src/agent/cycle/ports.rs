@@ -1,7 +1,6 @@
-//! [`Ports`]: the folder, the proxy, the state and the clock that a cycle works with, and its settings.
+//! [`EngineParts`]: the folder, the proxy, the state and the clock that a cycle works with, and its settings.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::agent::world::World;
@@ -61,27 +60,7 @@ pub struct EngineOptions {
     pub namespace: String,
 }
 
-/// How far the running cycle is, for a progress bar.
-#[derive(Debug, Default)]
-pub struct CycleProgress {
-    pub steps: AtomicUsize,
-    pub done: AtomicUsize,
-}
-
-impl CycleProgress {
-    /// Starts with `steps` steps to do.
-    pub(super) fn start(&self, steps: usize) {
-        self.done.store(0, Ordering::Relaxed);
-        self.steps.store(steps, Ordering::Relaxed);
-    }
-
-    /// Notes that no cycle runs.
-    pub fn clear(&self) {
-        self.start(0);
-    }
-}
-
-/// The parts of an engine.
+/// The outside world of a cycle.
 pub struct EngineParts<D: Disk, R: Remote, W: World> {
     pub folder: Folder<D>,
     pub container: Container<D>,
@@ -91,44 +70,7 @@ pub struct EngineParts<D: Disk, R: Remote, W: World> {
     pub options: EngineOptions,
 }
 
-/// The outside world of a cycle.
-pub(in crate::agent) struct Ports<D: Disk, R: Remote, W: World> {
-    pub folder: Folder<D>,
-    pub container: Container<D>,
-    pub remote: Arc<R>,
-    pub world: Arc<W>,
-    pub ignored: IgnoreFn,
-    pub options: EngineOptions,
-    pub progress: Arc<CycleProgress>,
-    /// Ends the running cycle soon. Its finished steps are committed.
-    pub stop: Arc<AtomicBool>,
-    /// Ends all work of this engine, even in the middle of a scan.
-    pub quit: Arc<AtomicBool>,
-    /// Called when a scan has found a change, before any request to the proxy.
-    pub on_change: Box<dyn Fn() + Send + Sync>,
-}
-
-impl<D: Disk, R: Remote, W: World> Ports<D, R, W> {
-    pub(crate) fn new(parts: EngineParts<D, R, W>) -> Self {
-        let EngineParts { folder, container, remote, world, ignored, options } = parts;
-        Self {
-            folder,
-            container,
-            remote,
-            world,
-            ignored,
-            options,
-            progress: Arc::default(),
-            stop: Arc::default(),
-            quit: Arc::default(),
-            on_change: Box::new(|| ()),
-        }
-    }
-
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.quit.load(Ordering::Relaxed)
-    }
-
+impl<D: Disk, R: Remote, W: World> EngineParts<D, R, W> {
     /// The gate for a root that is missing or another one than before.
     pub(crate) fn check_root(&self) -> Result<(), CycleError> {
         match &self.container.header().folder_id {

@@ -1,72 +1,105 @@
 //! The gate `server_reset`: no plan is made with an index that has lost entries of the base.
 
+use std::collections::BTreeMap;
+
 use crate::agent::world::World;
 use crate::disk::Disk;
 use crate::local::TouchedPaths;
 use crate::path::RelPath;
 use crate::remote::{FetchedIndex, GetReply, Remote};
 use crate::state::{BaseEntry, RemoteState};
-use crate::sync::safety::{self, Halt, IndexPosition, StorePosition};
+use crate::sync::safety::{IndexPosition, MISSING_MIN, StorePosition, server_reset};
 
 use super::error::CycleError;
-use super::memory::CycleMemory;
-use super::observed::Observed;
-use super::ports::Ports;
+use super::gates::Gates;
+use super::parts::CycleParts;
 
 /// Blobs that are requested before missing index entries count as a reset of the store.
 const BLOB_SAMPLE: usize = 8;
 
-/// The result of the check of an index.
-pub(super) struct IndexCheck {
-    pub halt: Option<Halt>,
-    /// The folder has obeyed all deletions that the index names or has dropped.
-    pub has_obeyed_all: bool,
-}
+impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
+    /// Checks the index. `index_changed`: it is another one than in the last cycle. True if the folder has obeyed all
+    /// deletions that the index names or has dropped.
+    pub(super) async fn check_index(&mut self, gates: &mut Gates, index_changed: bool) -> Result<bool, CycleError> {
+        let Self { ports, observed, memory, .. } = self;
+        let was_reset = gates.reset.is_some();
+        let Some(index) = &observed.index else {
+            gates.reset = None;
+            return Ok(false);
+        };
+        let before = ports.container.header().remote.clone();
+        observed.has_expired_tombstones = index.cursor.as_ref().is_some_and(|now| {
+            before.epoch.as_deref() == Some(&*now.epoch) && before.obeyed.is_some_and(|obeyed| obeyed < now.floor)
+        });
+        // A delta removes no entry from the index. But an index of hints may never get the entries of own writes.
+        if let (true, None, TouchedPaths::Paths(paths)) = (index_changed, &index.cursor, &memory.unplanned) {
+            let entries = ports.container.entries();
+            let is_synced = |path: &RelPath| entries.get(path).is_some_and(|entry| entry.base.content().is_some());
+            let is_missing = |path: &&RelPath| is_synced(path) && !index.files.contains_key(*path);
+            observed.missing_entries += paths.iter().filter(is_missing).count();
+        }
+        let counts_all =
+            was_reset || memory.unplanned == TouchedPaths::Everywhere || observed.missing_entries >= MISSING_MIN;
+        let mut counts = EntryCounts::default();
+        if counts_all {
+            counts = EntryCounts::of(ports.container.entries(), index);
+            observed.missing_entries = if index.cursor.is_none() { counts.missing } else { 0 };
+        }
+        let has_obeyed_all = counts_all && counts.missing + counts.deleted == 0;
+        // Entries with expired tombstones do not count towards `server_reset`.
+        let missing = if observed.has_expired_tombstones { 0 } else { counts.missing };
+        let was = store_before(&before);
+        let now = StorePosition {
+            origin: &ports.options.origin,
+            namespace: &ports.options.namespace,
+            position: index.cursor.as_ref().map(|now| IndexPosition { epoch: &now.epoch, cursor: now.cursor }),
+            set_back: index.set_back,
+        };
+        let mut halt = server_reset(counts.tracked, missing, was, now);
+        let is_for_entries = now.position.is_none() && server_reset(counts.tracked, 0, was, now).is_none();
+        if was.is_set_back(&now) {
+            // Later writes of other devices hide this from the next check and from the next start.
+            ports.container.set_remote(RemoteState { set_back: true, ..before.clone() });
+            ports.container.commit(Vec::new())?;
+        }
+        if halt.is_some()
+            && is_for_entries
+            && has_unlisted_blobs(&*ports.remote, ports.container.entries(), index).await?
+        {
+            // The index is weak, not reset. Row 15 heals it.
+            halt = None;
+        }
+        gates.reset.clone_from(&halt);
+        halt.map_or(Ok(has_obeyed_all), |halt| Err(CycleError::Halted(halt)))
+    }
 
-/// Checks the index. `count_all`: count all entries, although only some paths have changed. `has_changed`: the index is
-/// another one than in the last cycle.
-pub(super) async fn check_index<D: Disk, R: Remote, W: World>(
-    ports: &mut Ports<D, R, W>,
-    observed: &mut Observed,
-    memory: &CycleMemory,
-    count_all: bool,
-    has_changed: bool,
-) -> Result<IndexCheck, CycleError> {
-    let Some(index) = &observed.index else { return Ok(IndexCheck { halt: None, has_obeyed_all: false }) };
-    let before = ports.container.header().remote.clone();
-    observed.has_expired_tombstones = index.cursor.as_ref().is_some_and(|now| {
-        before.epoch.as_deref() == Some(&*now.epoch) && before.obeyed.is_some_and(|obeyed| obeyed < now.floor)
-    });
-    // A delta removes no entry from the index. But an index of hints may never get the entries of own writes.
-    if let (true, None, TouchedPaths::Paths(paths)) = (has_changed, &index.cursor, &memory.unplanned) {
-        let entries = ports.container.entries();
-        let is_synced = |path: &RelPath| entries.get(path).is_some_and(|entry| entry.base.content().is_some());
-        let is_missing = |path: &&RelPath| is_synced(path) && !index.files.contains_key(*path);
-        observed.missing_entries += paths.iter().filter(is_missing).count();
+    /// Notes which store, and which state of it, the base is agreed with from here on. A new store is committed before
+    /// anything is agreed with it. Its position goes with the next commit.
+    pub(super) fn note_position(&mut self, has_obeyed_all: bool) -> Result<(), CycleError> {
+        let Self { ports, observed, .. } = self;
+        let index = observed.index.as_ref();
+        let position = index.and_then(|index| index.cursor.as_ref());
+        let epoch = position.map(|now| now.epoch.to_string());
+        let cursor = position.map(|now| now.cursor);
+        let before = &ports.container.header().remote;
+        // This may lag behind. A folder that has obeyed everything finds nothing missing.
+        let obeyed = if has_obeyed_all { cursor } else { before.obeyed.filter(|_| before.epoch == epoch) };
+        let now = RemoteState {
+            origin: ports.options.origin.clone(),
+            namespace: ports.options.namespace.clone(),
+            epoch,
+            cursor,
+            obeyed,
+            set_back: false,
+            history: index.and_then(|index| index.history.clone()),
+        };
+        let is_same = before.origin == now.origin && before.namespace == now.namespace && before.epoch == now.epoch;
+        ports.container.set_remote(now);
+        if !is_same {
+            ports.container.commit(Vec::new())?;
+        }
+        Ok(())
     }
-    let count_all =
-        count_all || memory.unplanned == TouchedPaths::Everywhere || observed.missing_entries >= safety::MISSING_MIN;
-    let counts = if count_all { EntryCounts::of(ports, index) } else { EntryCounts::default() };
-    if count_all {
-        observed.missing_entries = if index.cursor.is_none() { counts.missing } else { 0 };
-    }
-    let has_obeyed_all = count_all && counts.missing + counts.deleted == 0;
-    // Entries with expired tombstones do not count towards `server_reset`.
-    let missing = if observed.has_expired_tombstones { 0 } else { counts.missing };
-    let was = store_before(&before);
-    let now = store_now(ports, index);
-    let mut halt = safety::server_reset(counts.tracked, missing, was, now);
-    let is_for_entries = now.position.is_none() && safety::server_reset(counts.tracked, 0, was, now).is_none();
-    if was.is_set_back(&now) {
-        // Later writes of other devices hide this from the next check and from the next start.
-        ports.container.set_remote(RemoteState { set_back: true, ..before.clone() });
-        ports.container.commit(Vec::new())?;
-    }
-    if halt.is_some() && is_for_entries && has_unlisted_blobs(ports, index).await? {
-        // The index is weak, not reset. Row 15 heals it.
-        halt = None;
-    }
-    Ok(IndexCheck { halt, has_obeyed_all })
 }
 
 /// How many files of the base an index names.
@@ -79,9 +112,9 @@ struct EntryCounts {
 }
 
 impl EntryCounts {
-    fn of<D: Disk, R: Remote, W: World>(ports: &Ports<D, R, W>, index: &FetchedIndex) -> Self {
+    fn of(entries: &BTreeMap<RelPath, BaseEntry>, index: &FetchedIndex) -> Self {
         let mut counts = Self::default();
-        let tracked = ports.container.entries().iter().filter(|(_, entry)| entry.base.content().is_some());
+        let tracked = entries.iter().filter(|(_, entry)| entry.base.content().is_some());
         for (path, _) in tracked {
             counts.tracked += 1;
             match index.files.get(path) {
@@ -101,66 +134,21 @@ fn store_before(state: &RemoteState) -> StorePosition<'_> {
     StorePosition { origin: &state.origin, namespace: &state.namespace, position, set_back: state.set_back }
 }
 
-fn store_now<'a, D: Disk, R: Remote, W: World>(
-    ports: &'a Ports<D, R, W>,
-    index: &'a FetchedIndex,
-) -> StorePosition<'a> {
-    let position = index.cursor.as_ref().map(|now| IndexPosition { epoch: &now.epoch, cursor: now.cursor });
-    StorePosition {
-        origin: &ports.options.origin,
-        namespace: &ports.options.namespace,
-        position,
-        set_back: index.set_back,
-    }
-}
-
 /// True if the proxy has the blobs of synced files that its index does not name, by a sample of them.
-async fn has_unlisted_blobs<D: Disk, R: Remote, W: World>(
-    ports: &Ports<D, R, W>,
+async fn has_unlisted_blobs<R: Remote>(
+    remote: &R,
+    entries: &BTreeMap<RelPath, BaseEntry>,
     index: &FetchedIndex,
 ) -> Result<bool, CycleError> {
     let is_missing =
         |(path, entry): &(&RelPath, &BaseEntry)| entry.base.content().is_some() && !index.files.contains_key(*path);
-    let missing: Vec<&RelPath> = ports.container.entries().iter().filter(is_missing).map(|(path, _)| path).collect();
+    let missing: Vec<&RelPath> = entries.iter().filter(is_missing).map(|(path, _)| path).collect();
     let sample = missing.iter().step_by(missing.len().div_ceil(BLOB_SAMPLE).max(1));
     let (mut requested, mut known) = (0, 0);
     for path in sample {
         requested += 1;
-        let got = ports.remote.get(path).await?;
+        let got = remote.get(path).await?;
         known += usize::from(!matches!(got, GetReply::Absent { tombstone: None }));
     }
     Ok(2 * known > requested)
-}
-
-/// Notes which store, and which state of it, the base is agreed with from here on. A new store is committed before
-/// anything is agreed with it. Its position goes with the next commit.
-pub(super) fn note_position<D: Disk, R: Remote, W: World>(
-    ports: &mut Ports<D, R, W>,
-    index: Option<&FetchedIndex>,
-    has_obeyed_all: bool,
-) -> Result<(), CycleError> {
-    let position = index.and_then(|index| index.cursor.clone());
-    let epoch = position.as_ref().map(|now| now.epoch.to_string());
-    let cursor = position.as_ref().map(|now| now.cursor);
-    let before = &ports.container.header().remote;
-    // This may lag behind. A folder that has obeyed everything finds nothing missing.
-    let obeyed = match before.obeyed.filter(|_| before.epoch == epoch) {
-        _ if has_obeyed_all => cursor,
-        obeyed => obeyed,
-    };
-    let now = RemoteState {
-        origin: ports.options.origin.clone(),
-        namespace: ports.options.namespace.clone(),
-        epoch,
-        cursor,
-        obeyed,
-        set_back: false,
-        history: index.and_then(|index| index.history.clone()),
-    };
-    let is_same = before.origin == now.origin && before.namespace == now.namespace && before.epoch == now.epoch;
-    ports.container.set_remote(now);
-    if !is_same {
-        ports.container.commit(Vec::new())?;
-    }
-    Ok(())
 }

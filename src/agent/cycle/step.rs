@@ -164,7 +164,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
             Action::Conflict { local, base } => self.conflict(local, base).await,
             Action::Obey { local, base, tombstone } => self.obey(local, base, tombstone).await,
             Action::DeleteRemote { base } => self.delete(base).await,
-            Action::Replace { base } => self.replace(base).await,
+            Action::Replace { base } => self.compare(self.get().await?, base).await,
             Action::Probe { base } => self.probe(base).await,
         }
     }
@@ -206,14 +206,10 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         }
     }
 
-    pub(super) fn path(&self) -> &RelPath {
-        &self.step.path
-    }
-
     pub(super) async fn get(&self) -> Result<GetReply, StepError> {
         match self.take_answer() {
             Some(BatchReply::Got(got)) => Ok(got),
-            _ => Ok(self.remote.get(self.path()).await?),
+            _ => Ok(self.remote.get(&self.step.path).await?),
         }
     }
 
@@ -227,7 +223,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
 
     /// True if this folder held the content and its user replaced it. It is then no edit of another device.
     pub(super) fn is_ours(&self, md5: Md5) -> bool {
-        Some(md5) == self.base || self.uploads.is_from_here(self.path(), md5)
+        Some(md5) == self.base || self.uploads.is_from_here(&self.step.path, md5)
     }
 
     /// The content that was deleted, as far as this device knows.
@@ -242,7 +238,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
             first => {
                 let got = match first {
                     Some(FirstAnswer::Answer(BatchReply::Got(got))) => got,
-                    _ => self.remote.get(self.path()).await?,
+                    _ => self.remote.get(&self.step.path).await?,
                 };
                 match got {
                     GetReply::Absent { tombstone } => return self.not_found(tombstone).await,
@@ -258,7 +254,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
             return Ok(StepOutcome::ProvenUnchanged(staged.md5));
         }
         let base = Base::Synced(staged.md5);
-        let step = Box::new(FileMove::Create { path: self.path().clone(), at: self.disk_name.clone(), staged });
+        let step = Box::new(FileMove::Create { path: self.step.path.clone(), at: self.disk_name.clone(), staged });
         Ok(StepOutcome::Move { step, base, version, device })
     }
 
@@ -277,9 +273,9 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
             return Ok(StepOutcome::Seen(tombstone.unwrap_or(base)));
         }
         match tombstone.or(self.seen) {
-            Some(deleted) if self.heals.begin(self.path(), self.now) => {
+            Some(deleted) if self.heals.begin(&self.step.path, self.now) => {
                 let _lock = self.heals.lock.lock().await;
-                match self.remote.delete_again(self.path(), deleted).await.map_err(write_error)? {
+                match self.remote.delete_again(&self.step.path, deleted).await.map_err(write_error)? {
                     DeleteReply::Done => Ok(StepOutcome::DeletedAgain(deleted)),
                     DeleteReply::Absent => Ok(StepOutcome::Missing),
                     DeleteReply::Mismatch { .. } => Ok(StepOutcome::Nothing),
@@ -292,19 +288,19 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
     /// Heals a weak index whose entry contradicts the blob, which holds `base` at `version`: the same bytes are written
     /// again.
     async fn heal(&self, base: Md5, version: u64) -> Result<StepOutcome<D>, StepError> {
-        if self.is_exact || !self.heals.begin(self.path(), self.now) {
+        if self.is_exact || !self.heals.begin(&self.step.path, self.now) {
             return Ok(StepOutcome::Nothing);
         }
         let _lock = self.heals.lock.lock().await;
-        match self.put(base, Precondition::Holds(base), version).await? {
+        match self.put(base, UploadAttempt { precondition: Precondition::Holds(base), version }).await? {
             PutReply::Stored { version } => Ok(StepOutcome::uploaded(base, version)),
             PutReply::Mismatch { .. } => Ok(StepOutcome::Nothing),
         }
     }
 
-    /// Row 13.
-    async fn replace(&self, base: Md5) -> Result<StepOutcome<D>, StepError> {
-        match self.get().await? {
+    /// Row 13, and row 15 for a path that the proxy has or had.
+    async fn compare(&self, blob: GetReply, base: Md5) -> Result<StepOutcome<D>, StepError> {
+        match blob {
             GetReply::Found(blob) if blob.md5 == base => self.heal(base, blob.version).await,
             GetReply::Found(blob) => self.replace_with(blob, base).await,
             GetReply::Absent { tombstone: Some(t) } => Ok(StepOutcome::ProvenDeleted(t)),
@@ -330,20 +326,17 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
 
     /// Row 15.
     async fn probe(&self, base: Md5) -> Result<StepOutcome<D>, StepError> {
-        match self.get().await? {
-            GetReply::Found(blob) if blob.md5 == base => self.heal(base, blob.version).await,
-            GetReply::Found(blob) => self.replace_with(blob, base).await,
-            GetReply::Absent { tombstone: Some(t) } => Ok(StepOutcome::ProvenDeleted(t)),
-            GetReply::Absent { tombstone: None } => match self.put(base, Precondition::New, 0).await? {
-                PutReply::Stored { version } => Ok(StepOutcome::uploaded(base, version)),
-                PutReply::Mismatch { current, .. } => match self.get().await? {
-                    // The path counts as existing and cannot be read. That proves a tombstone.
-                    GetReply::Absent { tombstone } => {
-                        Ok(StepOutcome::ProvenDeleted(tombstone.or(current).unwrap_or(base)))
-                    }
-                    GetReply::Found(blob) if blob.md5 == base => Ok(StepOutcome::uploaded(base, blob.version)),
-                    GetReply::Found(blob) => self.replace_with(blob, base).await,
-                },
+        let blob = self.get().await?;
+        if !matches!(blob, GetReply::Absent { tombstone: None }) {
+            return self.compare(blob, base).await;
+        }
+        match self.put(base, UploadAttempt { precondition: Precondition::New, version: 0 }).await? {
+            PutReply::Stored { version } => Ok(StepOutcome::uploaded(base, version)),
+            PutReply::Mismatch { current, .. } => match self.get().await? {
+                // The path counts as existing and cannot be read. That proves a tombstone.
+                GetReply::Absent { tombstone } => Ok(StepOutcome::ProvenDeleted(tombstone.or(current).unwrap_or(base))),
+                GetReply::Found(blob) if blob.md5 == base => Ok(StepOutcome::uploaded(base, blob.version)),
+                GetReply::Found(blob) => self.replace_with(blob, base).await,
             },
         }
     }
@@ -354,7 +347,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
             Some(BatchReply::Deleted(deleted)) => deleted,
             _ => {
                 before_delete();
-                self.remote.delete(self.path(), base, self.version_of(base)).await.map_err(write_error)?
+                self.remote.delete(&self.step.path, base, self.version_of(base)).await.map_err(write_error)?
             }
         };
         failpoint::pass("delete.acknowledged");
@@ -396,31 +389,35 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         failpoint::pass("download.staged");
         staging.finish(blob.md5).map_err(|e| match e.kind() {
             io::ErrorKind::InvalidData => {
-                StepError::Remote(RemoteError::Protocol { url: self.path().to_string(), why: e.to_string() })
+                StepError::Remote(RemoteError::Protocol { url: self.step.path.to_string(), why: e.to_string() })
             }
             _ => StepError::Local(e),
         })
     }
 
     async fn replace_with(&self, blob: RemoteBlob, expect: Md5) -> Result<StepOutcome<D>, StepError> {
-        let (version, device) = (blob.version, blob.device.clone());
-        let staged = self.fetch(blob).await?;
-        let base = Base::Synced(staged.md5);
-        let step =
-            Box::new(FileMove::Replace { path: self.path().clone(), at: self.disk_name.clone(), staged, expect });
-        Ok(StepOutcome::Move { step, base, version, device })
+        self.move_in(blob, |path, at, staged| FileMove::Replace { path, at, staged, expect }).await
     }
 
     pub(super) async fn conflict_with(&self, blob: RemoteBlob) -> Result<StepOutcome<D>, StepError> {
+        self.move_in(blob, |path, at, staged| FileMove::Conflict { path, at, staged }).await
+    }
+
+    /// Stages the blob for a change to the folder.
+    async fn move_in(
+        &self,
+        blob: RemoteBlob,
+        change: impl FnOnce(RelPath, String, StagedFile<D>) -> FileMove<D>,
+    ) -> Result<StepOutcome<D>, StepError> {
         let (version, device) = (blob.version, blob.device.clone());
         let staged = self.fetch(blob).await?;
         let base = Base::Synced(staged.md5);
-        let step = Box::new(FileMove::Conflict { path: self.path().clone(), at: self.disk_name.clone(), staged });
+        let step = Box::new(change(self.step.path.clone(), self.disk_name.clone(), staged));
         Ok(StepOutcome::Move { step, base, version, device })
     }
 
     fn trash(&self, expect: Md5, tombstone: Md5) -> StepOutcome<D> {
-        let step = Box::new(FileMove::Trash { path: self.path().clone(), at: self.disk_name.clone(), expect });
+        let step = Box::new(FileMove::Trash { path: self.step.path.clone(), at: self.disk_name.clone(), expect });
         StepOutcome::Move { step, base: Base::Seen(tombstone), version: 0, device: None }
     }
 }

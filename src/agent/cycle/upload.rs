@@ -17,7 +17,8 @@ use crate::sync::Precondition;
 use super::step::{StepError, StepOutcome, StepWork, UploadAttempt, write_error};
 use super::unconfirmed::UnconfirmedUploads;
 
-/// Compare-and-swap attempts for one path in one cycle (invariant 12).
+/// Compare-and-swap attempts for one path in one cycle (invariant 12). At least 3: RESOLVE may try the expected content,
+/// then the tombstone that the 412 proves, then [`Precondition::New`] without a version.
 pub(super) const MAX_ATTEMPTS: usize = 3;
 
 /// Passed before an upload is sent.
@@ -98,7 +99,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         LazySource {
             folder: self.folder.clone(),
             disk_name: self.disk_name.clone(),
-            path: self.path().clone(),
+            path: self.step.path.clone(),
             md5,
             size,
             uploads: self.uploads.clone(),
@@ -115,7 +116,15 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
     ) -> Result<StepOutcome<D>, StepError> {
         let (mut attempt, mut known_tombstone) = (first, tombstone);
         for _ in 0..MAX_ATTEMPTS {
-            let (current, held) = match self.put_or_take_answer(local, attempt).await? {
+            let put = match self.take_answer() {
+                Some(BatchReply::Put(put)) => put,
+                _ => {
+                    before_upload();
+                    self.put(local, attempt).await?
+                }
+            };
+            after_upload();
+            let (current, held) = match put {
                 PutReply::Stored { version } => return Ok(StepOutcome::uploaded(local, version)),
                 PutReply::Mismatch { current, version, .. } => (current, version),
             };
@@ -142,8 +151,8 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         Ok(StepOutcome::Nothing)
     }
 
-    /// The next attempt over a tombstone. `held`: the version that the 412 named, 0 if it named no version. A later write would have a
-    /// later version, so that version is the tombstone's, or the next attempt loses again.
+    /// The next attempt over a tombstone. `deleted`: the content that was deleted. `held`: the version that the 412 named, or
+    /// 0. It is taken for the tombstone's version. If it is that of a later write, the next attempt fails, as it must.
     fn attempt_over_tombstone(&self, tried: UploadAttempt, deleted: Option<Md5>, held: u64) -> UploadAttempt {
         let listed = || self.listed.filter(|entry| entry.is_deleted).map_or(0, |entry| entry.version);
         let version = if held == 0 { listed() } else { held };
@@ -161,18 +170,6 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
             }
             _ => UploadAttempt { precondition: Precondition::New, version: 0 },
         }
-    }
-
-    async fn put_or_take_answer(&self, local: Md5, attempt: UploadAttempt) -> Result<PutReply, StepError> {
-        let put = match self.take_answer() {
-            Some(BatchReply::Put(put)) => put,
-            _ => {
-                before_upload();
-                self.put(local, attempt.precondition, attempt.version).await?
-            }
-        };
-        after_upload();
-        Ok(put)
     }
 
     /// Row 4 for a file that was not read yet. In any conflict its digest decides, so the scan reads it first then.
@@ -197,14 +194,9 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         }
     }
 
-    pub(super) async fn put(
-        &self,
-        local: Md5,
-        precondition: Precondition,
-        version: u64,
-    ) -> Result<PutReply, StepError> {
+    pub(super) async fn put(&self, local: Md5, attempt: UploadAttempt) -> Result<PutReply, StepError> {
         let source = self.folder.source(&self.disk_name, local).map_err(read_error)?;
-        self.send(UploadAttempt { precondition, version }, PromisedDigest::Known(local), source).await
+        self.send(attempt, PromisedDigest::Known(local), source).await
     }
 
     async fn send(
@@ -214,13 +206,13 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         source: FileSource<D::File>,
     ) -> Result<PutReply, StepError> {
         let size = source.size();
-        let source = NotedSource { source, path: self.path().clone(), uploads: self.uploads.clone() };
+        let source = NotedSource { source, path: self.step.path.clone(), uploads: self.uploads.clone() };
         let body = UploadBody { md5, size, source: Box::new(source) };
         let UploadAttempt { precondition, version } = attempt;
-        self.remote.put(self.path(), precondition, version, body).await.map_err(|e| {
+        self.remote.put(&self.step.path, precondition, version, body).await.map_err(|e| {
             // These answers are certain. A 412 is not: the content there may have come with this request.
             if matches!(e, RemoteError::TooLarge { .. } | RemoteError::Refused { .. }) || e.is_forbidden() {
-                self.uploads.take_back(self.path(), &self.sent_before);
+                self.uploads.take_back(&self.step.path, &self.sent_before);
             }
             write_error(e)
         })

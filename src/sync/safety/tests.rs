@@ -23,10 +23,12 @@ fn plan(there: usize, here: usize) -> Plan {
 }
 
 fn hold(plan: &mut Plan, tracked: usize, approved: &BTreeSet<RelPath>) -> Vec<HeldDeletions> {
-    hold_mass_delete(plan, LIMITS, &DeleteContext { tracked, staying: BTreeMap::new(), approved, held: &[] })
+    hold_mass_delete(plan, &facts(tracked), approved, &[])
 }
 
-const LIMITS: DeleteLimits = DeleteLimits { max_delete: 0.5 };
+fn facts(tracked: usize) -> DeletionFacts {
+    DeletionFacts { tracked, staying: BTreeMap::new(), max_delete: 0.5 }
+}
 
 #[test]
 fn mass_delete_is_held_from_ten_files_and_half() {
@@ -89,10 +91,9 @@ fn files_with_a_staying_copy_are_not_held() {
         // The contents that stay under another name, and the number of held deletions.
         for (staying, held) in [(0..20, 0), (0..10, 0), (0..9, 11), (0..0, 20)] {
             let staying = staying.map(|n| (md5(n), 1)).collect();
-            let known = DeleteContext { tracked: 20, staying, approved: &approved, held: &[] };
-            let found: usize =
-                hold_mass_delete(&mut plan(there, here), LIMITS, &known).iter().map(|h| h.steps.len()).sum();
-            assert_eq!(found, held, "{known:?}");
+            let facts = DeletionFacts { staying, ..facts(20) };
+            let found = hold_mass_delete(&mut plan(there, here), &facts, &approved, &[]);
+            assert_eq!(found.iter().map(|h| h.steps.len()).sum::<usize>(), held, "{facts:?}");
         }
     }
 }
@@ -101,10 +102,10 @@ fn files_with_a_staying_copy_are_not_held() {
 fn held_deletions_keep_their_tracked_count() {
     let approved = BTreeSet::new();
     let held = hold(&mut plan(12, 0), 20, &approved);
-    let known = DeleteContext { tracked: 100, staying: BTreeMap::new(), approved: &approved, held: &held };
-    assert_eq!(hold_mass_delete(&mut plan(12, 0), LIMITS, &known), held);
-    assert!(hold_mass_delete(&mut plan(0, 12), LIMITS, &known).is_empty(), "the other side was not held");
-    assert!(hold_mass_delete(&mut plan(9, 0), LIMITS, &known).is_empty(), "some are back");
+    let mut hold = |there, here| hold_mass_delete(&mut plan(there, here), &facts(100), &approved, &held);
+    assert_eq!(hold(12, 0), held);
+    assert!(hold(0, 12).is_empty(), "the other side was not held");
+    assert!(hold(9, 0).is_empty(), "some are back");
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! [`ActiveFolder`]: an open folder with its triggers, from the watcher's events to the scope of the next cycle.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -19,11 +18,11 @@ use super::pause::ActivePause;
 use super::proxy_events::NewsFlag;
 use super::retention::{HistoryKeeper, read_clocks};
 use super::rules::RulesCheck;
-use super::schedule::{CycleSummary, DueCycle, Schedule, Triggers};
-use super::setup::FolderSetup;
+use super::schedule::{DueCycle, Schedule, Triggers};
+use super::setup::{CONFIRM_INTERVAL, FolderSetup};
 use super::standstill::Standstill;
 use super::status::{HaltStatus, halt_status};
-use super::status_cell::StatusCell;
+use super::status_cell::{StatusCell, lock};
 use super::world::World;
 
 /// The shortest wait before maintenance returns to a history that was not pruned yet.
@@ -46,13 +45,14 @@ pub(super) struct ActiveFolder {
     /// Commands that wait until a sync is done.
     sync_waiters: Vec<oneshot::Sender<()>>,
     /// Commands that wait for the plan of the next cycle.
-    plan_waiters: Vec<oneshot::Sender<Result<Plan, Standstill>>>,
+    pub plan_waiters: Vec<oneshot::Sender<Result<Plan, Standstill>>>,
 }
 
 impl ActiveFolder {
     /// A folder whose first cycle is due at once and scans everything.
     pub(super) fn new(setup: &FolderSetup, folder: OpenFolder, watcher: FolderWatcher, news: NewsFlag) -> Self {
-        let history = HistoryKeeper::open(clock_note(setup), read_clocks(&*folder.world));
+        let clock_note = setup.state_dir.join(&setup.container).with_extension("clock");
+        let history = HistoryKeeper::open(clock_note, read_clocks(&*folder.world));
         Self {
             folder,
             schedule: Schedule::new(setup.sync.interval, setup.sync.rescan, Instant::now()),
@@ -102,7 +102,7 @@ impl ActiveFolder {
         if due.is_rescan {
             self.scope.full = true;
             // Nothing is taken for granted: all hints may have been wrong.
-            self.folder.engine.plan_everything();
+            self.folder.engine.parts.memory.plan_everything();
         }
         // Events may be lost while the machine sleeps, also that of the ignore file.
         if self.clock.has_jumped() {
@@ -121,7 +121,8 @@ impl ActiveFolder {
             return false;
         }
         self.schedule.rules_check = None;
-        let has_changed = match self.folder.check_rules(setup, now) {
+        let OpenFolder { rules, root, .. } = &mut self.folder;
+        let has_changed = match rules.check(&*root.root, &setup.folder.ignore, now, CONFIRM_INTERVAL) {
             Ok(RulesCheck::Changed) => {
                 self.watcher.set_rules(self.folder.rules.shared.get());
                 self.folder.engine.rules_changed();
@@ -152,17 +153,11 @@ impl ActiveFolder {
     pub(super) fn finish_cycle(&mut self, report: &CycleReport, now: Instant) {
         let engine = &self.folder.engine;
         let elapsed = self.folder.world.elapsed();
-        self.schedule.note_success(
-            &CycleSummary {
-                has_follow_up: report.again,
-                wrote: report.wrote(),
-                since_scan: elapsed.saturating_sub(report.scanned_at),
-                path_retry: engine.next_due().map(|due| due.saturating_sub(elapsed).max(MIN_PATH_RETRY)),
-            },
-            now,
-        );
+        let since_scan = elapsed.saturating_sub(report.scanned_at);
+        let path_retry = engine.next_due().map(|due| due.saturating_sub(elapsed).max(MIN_PATH_RETRY));
+        self.schedule.note_success(report, since_scan, path_retry, now);
         if report.downloaded + report.trashed + report.conflicts.len() > 0 {
-            self.history.note_growth();
+            self.history.has_grown = true;
         }
         let has_changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;
         if has_changed || self.history.due() <= elapsed {
@@ -178,9 +173,9 @@ impl ActiveFolder {
     /// The findings for the status, and whether a change was seen since the scan.
     pub(super) fn findings(&self, report: &CycleReport, status: &StatusCell) -> (CycleFindings, bool) {
         status.set_watcher(&self.watcher);
-        status.set_halts(self.halts());
+        *lock(&status.halts) = self.halts();
         let mut others = self.folder.rules.problems();
-        others.extend(self.history.problems().clone());
+        others.extend(self.history.problems.clone());
         let findings = status.read(|before| CycleFindings::of(&self.folder.engine, report, others, before));
         (findings, self.has_changes())
     }
@@ -201,10 +196,10 @@ impl ActiveFolder {
             let (keep, max) = (setup.history.keep, setup.history.max_size);
             if self.history.prune(self.folder.engine.folder(), keep, max, clocks) {
                 // Only a cycle with a plan brings the problems into the status.
-                self.folder.engine.plan_everything();
+                self.folder.engine.parts.memory.plan_everything();
                 self.schedule.force();
             }
-        } else if self.history.is_growing() {
+        } else if self.history.has_grown {
             let wait = due.saturating_sub(clocks.running).max(MIN_MAINTENANCE_WAIT);
             self.schedule.maintenance.plan(now + wait);
         }
@@ -219,25 +214,10 @@ impl ActiveFolder {
         self.sync_waiters.push(waiter);
     }
 
-    pub(super) fn request_plan(&mut self, waiter: oneshot::Sender<Result<Plan, Standstill>>) {
-        self.plan_waiters.push(waiter);
-    }
-
-    pub(super) fn wants_plan(&self) -> bool {
-        !self.plan_waiters.is_empty()
-    }
-
     pub(super) fn answer_sync_waiters(&mut self) {
         for waiter in self.sync_waiters.drain(..) {
             // The command may have ended.
             let _ = waiter.send(());
-        }
-    }
-
-    pub(super) fn answer_plan_waiters(&mut self, plan: &Result<Plan, Standstill>) {
-        for waiter in self.plan_waiters.drain(..) {
-            // The command may have ended.
-            let _ = waiter.send(plan.clone());
         }
     }
 
@@ -270,11 +250,6 @@ impl ActiveFolder {
             tracing::warn!("{e}");
         }
     }
-}
-
-/// The file that keeps the clock of the history, beside the container.
-fn clock_note(setup: &FolderSetup) -> PathBuf {
-    setup.state_dir.join(&setup.container).with_extension("clock")
 }
 
 /// Both clocks at one moment.

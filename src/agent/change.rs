@@ -1,5 +1,5 @@
-//! Changes to the folder that a command asks for. The folder's task makes them between two cycles, so that the stage has
-//! one owner.
+//! Changes to the folder that a command asks for. The folder's task makes them between two cycles, so that the stage
+//! has one owner.
 
 use std::path::Path;
 use std::sync::Arc;

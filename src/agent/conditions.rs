@@ -1,10 +1,10 @@
-//! [`Conditions`]: the conditions of a folder that a person must know. The log warns when one begins, with the command that
-//! helps, and says when it is over.
+//! [`Conditions`]: the conditions of a folder that a person must know. The log warns when one begins, with the command
+//! that helps, and says when it is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::cycle::FinishedAction;
-use super::cycle::error::MAKE_ROOM;
+use super::cycle::report::MAKE_ROOM;
 use super::status::{FolderStatus, HaltStatus, ProblemStatus, SyncState, WaitsFor};
 
 /// Files that one update names. The rest is counted.
@@ -129,8 +129,8 @@ fn conditions(status: &FolderStatus) -> BTreeMap<Condition, String> {
     all
 }
 
-/// The condition of a file that is not synced, and the command that helps. A full quota or disk is one condition for all
-/// files that wait for it.
+/// The condition of a file that is not synced, and the command that helps. A full quota or disk is one condition for
+/// all files that wait for it.
 fn file_condition(problem: &ProblemStatus) -> (Condition, String) {
     let all = || "`memsync status` lists what waits".to_owned();
     if problem.problem.contains("(507)") {
@@ -197,31 +197,10 @@ pub(super) fn action_line(done: &FinishedAction) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::problems::ProblemEffect;
-    use super::super::status::Pending;
     use super::*;
 
     fn status() -> FolderStatus {
-        FolderStatus {
-            path: "/m".to_owned(),
-            namespace: String::new(),
-            state: SyncState::Idle,
-            reason: None,
-            waits_for: None,
-            in_sync: true,
-            files: 0,
-            bytes: 0,
-            watcher: "inotify".to_owned(),
-            watcher_remedy: None,
-            push_remedy: None,
-            counted_at: None,
-            last_success: None,
-            next_sync_s: None,
-            pending: Pending::default(),
-            conflicts: 0,
-            problems: Vec::new(),
-            halt: None,
-            progress: None,
-        }
+        FolderStatus { path: "/m".to_owned(), in_sync: true, ..FolderStatus::default() }
     }
 
     fn offline(waits_for: WaitsFor) -> FolderStatus {

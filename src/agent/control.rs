@@ -28,7 +28,8 @@ pub(crate) const NOT_A_REQUEST: &str = "not a request";
 #[serde(tag = "cmd", rename_all = "snake_case")]
 pub(crate) enum ControlRequest {
     Status,
-    /// Scans everything and runs cycles until nothing is left to do or one fails; then answers [`ControlResponse::Status`].
+    /// Scans everything and runs cycles until nothing is left to do or one fails; then answers
+    /// [`ControlResponse::Status`].
     Sync {
         folder: Option<PathBuf>,
     },

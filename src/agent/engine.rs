@@ -1,4 +1,4 @@
-//! The interface of an [`Engine`] besides its cycles: opening a folder, settings, decisions, and figures for the status.
+//! The interface of an [`Engine`] besides its cycles: opening a folder, settings, and figures for the status.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use crate::sync::LocalState;
 use crate::sync::safety::{Halt, HeldDeletions};
 
 use super::World;
-use super::cycle::error::{folder_error, root_halt};
 use super::cycle::gates::Gates;
 use super::cycle::parts::CycleParts;
+use super::cycle::report::{folder_error, root_halt};
 use super::cycle::{CycleError, Engine, EngineOptions, EngineParts, IgnoreFn};
 use super::problems::{PathProblem, ProblemEffect};
 use super::status::Pending;
@@ -26,9 +26,9 @@ pub use super::cycle::Sabotage;
 
 /// Opening a folder.
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
-    /// Opens a folder, and takes over the state of an earlier run: binds a new container to the folder's identity, puts the
-    /// leftovers of a crash in order, and forgets deletions that a recovered container cannot prove. `new_id` is the
-    /// identity for a folder that has no identity and whose container is new.
+    /// Opens a folder, and takes over the state of an earlier run: binds a new container to the folder's identity, puts
+    /// the leftovers of a crash in order, and forgets deletions that a recovered container cannot prove. `new_id` is
+    /// the identity for a folder that has no identity and whose container is new.
     ///
     /// # Errors
     /// [`CycleError::Halted`] when the container is bound to another folder.
@@ -88,8 +88,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         Ok(self)
     }
 
-    /// Forgets the entries of missing files. A recovered base may be old, so a missing file was not necessarily deleted.
-    /// The file comes back if the proxy has it (invariant 11).
+    /// Forgets the entries of missing files. A recovered base may be old, so a missing file was not necessarily
+    /// deleted. The file comes back if the proxy has it (invariant 11).
     fn distrust_absence(&mut self) -> Result<(), CycleError> {
         self.parts.scan(&ScanScope::full())?;
         let CycleParts { ports, observed, .. } = &mut self.parts;
@@ -117,27 +117,12 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.parts.observed.is_scanned = false;
         self.parts.observed.knows_rules = false;
         self.parts.drop_transfers();
-        self.plan_everything();
-    }
-
-    /// The next cycle plans all paths.
-    pub fn plan_everything(&mut self) {
         self.parts.memory.plan_everything();
     }
 
     /// Lets every path in quarantine try again with the next cycle.
     pub fn retry_all(&mut self) {
         self.parts.memory.retry_all();
-    }
-
-    /// Lets the plan or the reset `id` through with the next cycle. False if it does not exist.
-    pub fn approve(&mut self, id: &str) -> Result<bool, StateError> {
-        self.parts.approve(&mut self.gates, id)
-    }
-
-    /// Has the next cycle bring back the files of the held plan `id`. False if it does not exist.
-    pub fn reject(&mut self, id: &str) -> Result<bool, StateError> {
-        self.parts.reject(&mut self.gates, id)
     }
 
     /// Makes a change that a person asks for. The next cycle takes it for an edit.
@@ -147,11 +132,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         // A failed change may leave something in the stage. The next cycle puts it in order.
         self.parts.memory.stage.is_dirty |= made.is_err();
         made
-    }
-
-    /// Does the upkeep that is not on the path of an edit.
-    pub fn tidy(&mut self) -> Result<(), StateError> {
-        self.parts.tidy(self.gates.reset.is_none())
     }
 
     /// Notes a clean stop: the system writes out the folder's files before it goes down.
@@ -199,16 +179,6 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.parts.plan_input().count_pending(&self.gates.held, twins)
     }
 
-    /// True if the proxy has given its index since this engine was opened.
-    pub fn has_index(&self) -> bool {
-        self.parts.observed.index.is_some()
-    }
-
-    /// True if the last scan went through, so that the figures of the folder are current.
-    pub fn has_scanned(&self) -> bool {
-        self.parts.observed.is_scanned
-    }
-
     /// The number of paths that failed and will be retried.
     pub fn failing(&self) -> usize {
         self.parts.memory.quarantine.iter().count()
@@ -219,8 +189,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         self.parts.observed.tree.found().keys().filter(|path| is_conflict_name(path.file_name())).count()
     }
 
-    /// When a cycle is due for single paths: to try a failed one again, to check a healed entry of a weak index, or to name
-    /// a slow transfer in the status.
+    /// When a cycle is due for single paths: to try a failed one again, to check a healed entry of a weak index, or to
+    /// name a slow transfer in the status.
     pub fn next_due(&self) -> Option<Duration> {
         let CycleParts { observed, memory, transfers, .. } = &self.parts;
         [memory.quarantine.next_due(), observed.heals.next_due(), transfers.next_named()].into_iter().flatten().min()
@@ -228,7 +198,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// The paths whose transfer takes long.
     pub fn in_transit(&self) -> impl Iterator<Item = &RelPath> {
-        self.parts.transfers.paths()
+        self.parts.transfers.steps.keys()
     }
 
     /// The number of tracked files, and their bytes as last scanned.
@@ -272,8 +242,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         problems
     }
 
-    /// Names that are not valid paths, here or on the proxy, or whose path is another file's, with the reason. The names
-    /// can be shown.
+    /// Names that are not valid paths, here or on the proxy, or whose path is another file's, with the reason. The
+    /// names can be shown.
     pub fn left_out(&self) -> BTreeMap<String, PathProblem> {
         let observed = &self.parts.observed;
         let refused = observed.index.iter().flat_map(|index| &index.refused);

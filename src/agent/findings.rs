@@ -31,7 +31,8 @@ struct PlannedFigures {
 }
 
 impl CycleFindings {
-    /// `others`: problems of private files and of the ignore file, by path. They do not keep the folder from being in sync.
+    /// `others`: problems of private files and of the ignore file, by path. They do not keep the folder from being in
+    /// sync.
     pub(super) fn of<D: Disk, R: Remote, W: World>(
         engine: &Engine<D, R, W>,
         report: &CycleReport,
@@ -65,12 +66,12 @@ impl CycleFindings {
         status: &mut FolderStatus,
         now: Timestamp,
     ) {
-        if !engine.has_scanned() {
+        if !engine.parts.observed.is_scanned {
             return;
         }
         let pending = engine.pending();
         // Without an index, keep the last known number of downloads.
-        let download = if engine.has_index() { pending.download } else { status.pending.download };
+        let download = if engine.parts.observed.index.is_some() { pending.download } else { status.pending.download };
         status.pending = Pending { download, ..pending };
         (status.files, status.bytes) = engine.totals();
         status.counted_at = Some(now);

@@ -24,7 +24,7 @@ use super::schedule::DueWork;
 use super::setup::FolderSetup;
 use super::standstill::Standstill;
 use super::status::{FolderStatus, SyncState};
-use super::status_cell::StatusCell;
+use super::status_cell::{StatusCell, lock};
 use super::world::World;
 
 /// The first wait before a folder that could not be opened is tried again. It doubles with each failure.
@@ -37,7 +37,8 @@ const MIN_PATHS_SHOWN: usize = 100;
 pub(super) struct FolderTask {
     setup: FolderSetup,
     inbox: TaskInbox,
-    quit: Arc<AtomicBool>,
+    /// Ends the task, even during a scan.
+    pub quit: Arc<AtomicBool>,
     reporter: StatusReporter,
     reopen_wait: Duration,
     /// Held until the task ends.
@@ -69,11 +70,6 @@ impl FolderTask {
         }
     }
 
-    /// The flag that ends the task, even during a scan.
-    pub(super) fn quit_flag(&self) -> Arc<AtomicBool> {
-        self.quit.clone()
-    }
-
     /// Runs until the agent stops.
     pub(super) async fn run(mut self) {
         let mut next = NextOpen::Now;
@@ -102,13 +98,14 @@ impl FolderTask {
         }
     }
 
-    /// Opens a folder that a person approved, and answers the command. If the halt is over, the folder is opened as usual.
+    /// Opens a folder that a person approved, and answers the command. If the halt is over, the folder is opened as
+    /// usual.
     fn open_approved(&mut self, id: &str, answer: ApprovalAnswer) -> Result<OpenFolder, OpenError> {
         let approved = OpenFolder::open_approved(&self.setup, id);
         let outcome = approved.as_ref().map(Option::is_some).map_err(ToString::to_string);
         let _ = answer.send(outcome); // The command may have ended.
         let Some(folder) = approved? else { return OpenFolder::open(&self.setup) };
-        self.setup.root = folder.root_path().to_owned();
+        self.setup.root = folder.root.root.path().to_owned();
         self.reporter.report_approval(&self.setup);
         Ok(folder)
     }
@@ -116,7 +113,7 @@ impl FolderTask {
     fn apply_setup(&mut self, setup: FolderSetup) {
         self.setup = setup;
         self.reopen_wait = FIRST_REOPEN_WAIT;
-        self.reporter.cell().set_remote(&self.setup);
+        self.reporter.cell.set_remote(&self.setup);
     }
 
     fn report_standstill(&mut self, why: Standstill) {
@@ -128,7 +125,7 @@ impl FolderTask {
     async fn wait_for_reopen(&mut self) -> NextOpen {
         let until = Instant::now() + self.reopen_wait;
         self.reopen_wait = (self.reopen_wait * 2).min(MAX_REOPEN_WAIT);
-        self.reporter.cell().set_next_cycle(Some(until));
+        *lock(&self.reporter.cell.next_cycle) = Some(until);
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until.into()) => return NextOpen::Now,
@@ -151,7 +148,7 @@ impl FolderTask {
 
     /// Why the folder is closed now.
     fn standstill(&self) -> Standstill {
-        let FolderStatus { state, waits_for, reason, halt, .. } = self.reporter.cell().status();
+        let FolderStatus { state, waits_for, reason, halt, .. } = self.reporter.cell.status();
         let reason = reason.unwrap_or_else(|| "the folder is being opened; ask again in a moment".to_owned());
         Standstill { state, waits_for, reason, halt }
     }
@@ -159,10 +156,10 @@ impl FolderTask {
     /// Keeps an open folder in sync until it has to be closed.
     async fn sync_folder(&mut self, mut folder: OpenFolder) -> NextOpen {
         folder.engine.parts.signals.quit = self.quit.clone();
-        let cell = self.reporter.cell().clone();
+        let cell = self.reporter.cell.clone();
         let on_change = cell.clone();
         folder.engine.on_change(move || on_change.mark_out_of_sync());
-        cell.set_progress(folder.engine.parts.signals.progress.clone());
+        *lock(&cell.progress) = Some(folder.engine.parts.signals.progress.clone());
         let wake = self.inbox.wake.clone();
         let options = WatchOptions {
             debounce: self.setup.sync.debounce,
@@ -196,13 +193,14 @@ impl FolderTask {
                 continue;
             }
             let now = Instant::now();
-            active.note_early_changes(self.reporter.cell(), now);
+            active.note_early_changes(&self.reporter.cell, now);
             let pause = self.inbox.pause.active(now);
             let triggers = active.triggers(pause);
             let is_closed = match active.schedule.take_due(&triggers, now) {
                 DueWork::Nothing => false,
                 DueWork::Pause => {
-                    self.show_pause(&mut active, now);
+                    pause.iter().for_each(|pause| self.reporter.report_pause(&self.setup, pause));
+                    active.answer_sync_waiters();
                     false
                 }
                 DueWork::LocalCheck => self.check_root(&mut active, now),
@@ -223,7 +221,7 @@ impl FolderTask {
         let now = Instant::now();
         let pause = self.inbox.pause.active(now);
         let next_wake = active.schedule.next_wake(&active.triggers(pause), now);
-        self.reporter.cell().set_next_cycle(active.schedule.next_cycle(pause));
+        *lock(&self.reporter.cell.next_cycle) = active.schedule.next_cycle(pause);
         tokio::select! {
             biased;
             command = self.inbox.commands.next() => {
@@ -261,12 +259,12 @@ impl FolderTask {
             }
             FolderCommand::Sync(answer) => {
                 active.request_sync(answer);
-                self.reporter.cell().update(|s| s.in_sync = false);
+                self.reporter.cell.update(|s| s.in_sync = false);
             }
-            FolderCommand::Plan(answer) => active.request_plan(answer),
+            FolderCommand::Plan(answer) => active.plan_waiters.push(answer),
             FolderCommand::Approve { id, reject, answer } => {
                 let done = active.decide(&id, reject);
-                self.reporter.cell().set_halts(active.halts());
+                *lock(&self.reporter.cell.halts) = active.halts();
                 let _ = answer.send(done); // The command may have ended.
             }
             FolderCommand::Change(request) => active.change(&self.setup, request),
@@ -276,7 +274,7 @@ impl FolderTask {
 
     /// Plans a cycle for the commands that wait for one.
     async fn answer_plan_waiters(&mut self, active: &mut ActiveFolder) {
-        if !active.wants_plan() {
+        if active.plan_waiters.is_empty() {
             return;
         }
         let plan = match active.folder.root.check(&self.setup) {
@@ -286,14 +284,10 @@ impl FolderTask {
                 None => return,
             },
         };
-        active.answer_plan_waiters(&plan.map_err(|e| Standstill::from(&e)));
-    }
-
-    fn show_pause(&mut self, active: &mut ActiveFolder, now: Instant) {
-        if let Some(pause) = self.inbox.pause.active(now) {
-            self.reporter.report_pause(&self.setup, &pause);
+        let plan = plan.map_err(|e| Standstill::from(&e));
+        for waiter in active.plan_waiters.drain(..) {
+            let _ = waiter.send(plan.clone()); // The command may have ended.
         }
-        active.answer_sync_waiters();
     }
 
     /// Checks the folder's identity while the proxy is away. True: close the folder.
@@ -313,7 +307,7 @@ impl FolderTask {
             Err(e) => Err(e),
             Ok(()) => {
                 if scope.full || !scope.subtrees.is_empty() || scope.paths.len() >= MIN_PATHS_SHOWN {
-                    self.reporter.cell().update(|s| (s.state, s.in_sync) = (SyncState::Syncing, false));
+                    self.reporter.cell.update(|s| (s.state, s.in_sync) = (SyncState::Syncing, false));
                 }
                 self.inbox.run_cycle(&mut active.folder, &self.setup, scope).await
             }
@@ -339,7 +333,7 @@ impl FolderTask {
 
     fn finish_cycle(&mut self, active: &mut ActiveFolder, report: &CycleReport, now: Instant) {
         let folder = self.setup.root.display().to_string();
-        self.reporter.cell().note_proxy_request(true);
+        self.reporter.cell.note_proxy_request(true);
         if report.wrote() {
             tracing::debug!(
                 folder,
@@ -351,7 +345,7 @@ impl FolderTask {
                 report.conflicts.len()
             );
         }
-        let (findings, has_changes) = active.findings(report, self.reporter.cell());
+        let (findings, has_changes) = active.findings(report, &self.reporter.cell);
         self.reporter.report_cycle(&self.setup, report, findings, has_changes);
         active.finish_cycle(report, now);
     }
@@ -362,7 +356,7 @@ impl FolderTask {
         self.reporter.report_actions(&self.setup, &done);
         if matches!(e, CycleError::Stopped) {
             active.schedule.force();
-            self.reporter.cell().mark_out_of_sync();
+            self.reporter.cell.mark_out_of_sync();
             active.folder.engine.parts.signals.progress.start(0);
             return false;
         }
@@ -372,12 +366,12 @@ impl FolderTask {
             CycleError::Remote(remote) => {
                 active.schedule.note_proxy_failure(remote, active.folder.world.random(), now);
                 let was_answered = !matches!(remote, RemoteError::Unreachable { .. });
-                self.reporter.cell().note_proxy_request(was_answered);
+                self.reporter.cell.note_proxy_request(was_answered);
             }
             _ => active.schedule.end_backoff(),
         }
         let engine = &active.folder.engine;
-        self.reporter.cell().finish_cycle(|s| {
+        self.reporter.cell.finish_cycle(|s| {
             s.in_sync = false;
             CycleFindings::enter_partly(engine, s, jiff::Timestamp::now());
         });

@@ -1,9 +1,7 @@
 //! [`OpenFolder`]: one folder opened for syncing, from its directories to its engine.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::disk::Disk;
 use crate::disk::real::RealDisk;
@@ -13,7 +11,7 @@ use crate::state::{Container, LockError, StateOptions};
 
 use super::cycle::{BatchOptions, CycleError, Engine, EngineOptions, EngineParts, IgnoreFn};
 use super::root::{OpenError, RootGuard, find_or_make, open_root};
-use super::rules::{FolderRules, RulesCheck, SharedRules};
+use super::rules::{FolderRules, SharedRules};
 use super::setup::{CONFIRM_INTERVAL, FolderSetup};
 use super::world::{RealWorld, World};
 
@@ -56,9 +54,9 @@ impl OpenFolder {
         Self::assemble(setup, container, root, Engine::open)
     }
 
-    /// Opens the folder although the halt `id` keeps it shut, because a person approved. The folder is taken as it is now
-    /// at the configured path, and made where it is missing. Nothing is deleted. `None`: no such halt. The caller holds
-    /// the lock.
+    /// Opens the folder although the halt `id` keeps it shut, because a person approved. The folder is taken as it is
+    /// now at the configured path, and made where it is missing. Nothing is deleted. `None`: no such halt. The caller
+    /// holds the lock.
     pub(super) fn open_approved(setup: &FolderSetup, id: &str) -> Result<Option<Self>, OpenError> {
         let mut container = open_container(setup)?;
         match open_root(setup, container.header().folder_id.as_deref()) {
@@ -99,18 +97,8 @@ impl OpenFolder {
         if root.stat(".memsync/ID").is_ok() {
             engine.set_options(engine_options(setup, true), ignore_check(&rules.shared), remote.clone());
         }
-        let root = RootGuard::new(root, engine.container().header().folder_id.clone());
+        let root = RootGuard { root, folder_id: engine.container().header().folder_id.clone() };
         Ok(Self { engine, remote, world, rules, root, _hold: hold })
-    }
-
-    /// The path of the root when it was opened.
-    pub(super) fn root_path(&self) -> &Path {
-        self.root.root().path()
-    }
-
-    /// Reads the folder's ignore file again.
-    pub(super) fn check_rules(&mut self, setup: &FolderSetup, now: Instant) -> Result<RulesCheck, OpenError> {
-        Ok(self.rules.check(&**self.root.root(), &setup.folder.ignore, now, CONFIRM_INTERVAL)?)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::protocol::capability;
 use crate::remote::http::HttpRemote;
 
 use super::schedule::FIRST_BACKOFF;
-use super::status_cell::StatusCell;
+use super::status_cell::{StatusCell, lock};
 
 /// Notes that the proxy may have news, and wakes the folder's task.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ pub(super) async fn listen(remote: Arc<HttpRemote>, status: Arc<StatusCell>, new
     loop {
         let has_events = match remote.capabilities().await {
             Ok(all) => {
-                status.set_capabilities(all.to_vec());
+                lock(&status.proxy).capabilities = all.to_vec();
                 all.iter().any(|c| c == capability::EVENTS)
             }
             Err(e) => {

@@ -12,7 +12,7 @@ use super::pause::ActivePause;
 use super::setup::FolderSetup;
 use super::standstill::Standstill;
 use super::status::{FolderStatus, HaltStatus, SyncState};
-use super::status_cell::StatusCell;
+use super::status_cell::{StatusCell, lock};
 use super::status_file::save_status;
 
 /// An unchanged status is saved again after this time, so that its age stays right.
@@ -20,7 +20,7 @@ const RESAVE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Reports on one folder.
 pub(super) struct StatusReporter {
-    cell: Arc<StatusCell>,
+    pub cell: Arc<StatusCell>,
     /// The status of the last save without its times, and the time of the save.
     saved: Option<(FolderStatus, Instant)>,
     conditions: Conditions,
@@ -29,10 +29,6 @@ pub(super) struct StatusReporter {
 impl StatusReporter {
     pub(super) fn new(cell: Arc<StatusCell>) -> Self {
         Self { cell, saved: None, conditions: Conditions::default() }
-    }
-
-    pub(super) fn cell(&self) -> &Arc<StatusCell> {
-        &self.cell
     }
 
     /// Reports finished actions.
@@ -84,7 +80,7 @@ impl StatusReporter {
 
     /// Reports that the folder is not synced for now. `halts`: all that waits for a person.
     pub(super) fn report_standstill(&mut self, setup: &FolderSetup, why: Standstill, halts: Vec<HaltStatus>) {
-        self.cell.set_halts(halts);
+        *lock(&self.cell.halts) = halts;
         self.cell.update(|s| why.enter(s));
         self.save(setup);
         self.log_conditions(setup);
@@ -108,7 +104,7 @@ impl StatusReporter {
     /// Reports that a person approved of the folder as it is now.
     pub(super) fn report_approval(&self, setup: &FolderSetup) {
         tracing::info!(folder = %setup.root.display(), "approved: this is the folder from now on");
-        self.cell.set_halts(Vec::new());
+        lock(&self.cell.halts).clear();
         self.cell.update(|s| {
             s.path = setup.root.display().to_string();
             s.state = SyncState::Syncing;

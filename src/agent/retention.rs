@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::World;
-use super::cycle::error::remedy;
+use super::cycle::report::remedy;
 use crate::clock::{ClockNote, ClockReading, SteadyClock};
 use crate::disk::Disk;
 use crate::disk::whole::replace_note;
@@ -36,8 +36,10 @@ pub(super) struct HistoryKeeper {
     next: Duration,
     /// The running time of the next prune once versions were added.
     rest_until: Duration,
-    has_grown: bool,
-    problems: BTreeMap<String, String>,
+    /// Versions may have been added since the last prune.
+    pub has_grown: bool,
+    /// The reasons why versions could not be removed, by path below the root.
+    pub problems: BTreeMap<String, String>,
 }
 
 /// Both clocks of a world, now.
@@ -82,21 +84,12 @@ impl HistoryKeeper {
         }
     }
 
-    /// Notes that versions may have been added.
-    pub(super) fn note_growth(&mut self) {
-        self.has_grown = true;
-    }
-
-    pub(super) fn is_growing(&self) -> bool {
-        self.has_grown
-    }
-
     /// The running time at which a prune is due.
     pub(super) fn due(&self) -> Duration {
         if self.has_grown { self.next.min(self.rest_until) } else { self.next }
     }
 
-    /// Prunes the history now. True when [`HistoryKeeper::problems`] changed.
+    /// Prunes the history now. True when `problems` changed.
     pub(super) fn prune<D: Disk>(
         &mut self,
         folder: &Folder<D>,
@@ -113,28 +106,16 @@ impl HistoryKeeper {
         if removed > 0 {
             tracing::info!("{removed} old versions were removed from history");
         }
-        let has_news = self.note_problems(failed);
         let rest = (began.elapsed() * REST_FACTOR).clamp(MIN_REST, MAX_REST);
         self.next = now.running + PRUNE_EVERY;
         self.rest_until = now.running + rest;
         self.has_grown = false;
-        has_news
-    }
-
-    /// The reasons why versions could not be removed, by path below the root.
-    pub(super) fn problems(&self) -> &BTreeMap<String, String> {
-        &self.problems
-    }
-
-    fn note_problems(&mut self, failed: Vec<PruneFailure>) -> bool {
         let problem = |f: PruneFailure| {
             let why = format!("cannot be removed from the history: {}; {}", f.source, remedy(&f.source));
             (f.path, why)
         };
-        let problems: BTreeMap<String, String> = failed.into_iter().map(problem).collect();
-        let has_news = self.problems != problems;
-        self.problems = problems;
-        has_news
+        let before = std::mem::replace(&mut self.problems, failed.into_iter().map(problem).collect());
+        self.problems != before
     }
 }
 
@@ -213,7 +194,7 @@ mod tests {
         assert_eq!(keeper.due(), Duration::ZERO);
         keeper.prune(&folder, MONTH, u64::MAX, at(NOW_MS, 5));
         assert_eq!(keeper.due(), Duration::from_secs(5) + PRUNE_EVERY);
-        keeper.note_growth();
+        keeper.has_grown = true;
         assert!(keeper.due() <= Duration::from_secs(5) + MAX_REST);
     }
 
@@ -229,9 +210,9 @@ mod tests {
         let mut keeper = HistoryKeeper::open(home.path().join("clock.json"), at(NOW_MS, 0));
         keeper.prune(&folder, MONTH, 0, at(NOW_MS, 0));
         assert_eq!(count(&folder), 1);
-        assert!(keeper.problems()[stuck].contains("cannot be removed"), "{:?}", keeper.problems());
+        assert!(keeper.problems[stuck].contains("cannot be removed"), "{:?}", keeper.problems);
         disk.set_hook(None);
         keeper.prune(&folder, MONTH, 0, at(NOW_MS, 0));
-        assert!(count(&folder) == 0 && keeper.problems().is_empty());
+        assert!(count(&folder) == 0 && keeper.problems.is_empty());
     }
 }

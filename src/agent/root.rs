@@ -1,5 +1,5 @@
-//! The gates `root_missing` and `root_changed`. They check that the configured path still names the folder that the state
-//! belongs to.
+//! The gates `root_missing` and `root_changed`. They check that the configured path still names the folder that the
+//! state belongs to.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::state::{LockError, StateError, peek};
 use crate::sync::safety::Halt;
 
 use super::cycle::CycleError;
-use super::cycle::error::root_halt;
+use super::cycle::report::root_halt;
 use super::setup::FolderSetup;
 
 /// Why a folder cannot be opened.
@@ -71,35 +71,22 @@ fn check_identity(root: &Arc<RealDisk>, folder_id: &str) -> Result<(), CycleErro
 
 /// The root of an open folder, to be checked again while the folder is in use.
 pub(super) struct RootGuard {
-    root: Arc<RealDisk>,
-    folder_id: Option<String>,
+    /// As [`open_root`] gave it.
+    pub root: Arc<RealDisk>,
+    pub folder_id: Option<String>,
 }
 
 impl RootGuard {
-    /// `root`: as [`open_root`] gave it.
-    pub(super) fn new(root: Arc<RealDisk>, folder_id: Option<String>) -> Self {
-        Self { root, folder_id }
-    }
-
-    pub(super) fn root(&self) -> &Arc<RealDisk> {
-        &self.root
-    }
-
     /// Checks that the root was not moved, replaced or unmounted, and that it has its identity.
     ///
     /// # Errors
     /// [`CycleError::Halted`] when a gate is shut.
     pub(super) fn check(&self, setup: &FolderSetup) -> Result<(), CycleError> {
-        self.check_path(setup)?;
-        self.folder_id.as_deref().map_or(Ok(()), |folder_id| check_identity(&self.root, folder_id))
-    }
-
-    fn check_path(&self, setup: &FolderSetup) -> Result<(), CycleError> {
         let unreadable = |source| CycleError::Folder { what: "looking at the folder", source };
         let is_same = self.root.root_identity().map_err(unreadable)?.is_same();
         // The root itself is no symlink, so only another configured path has to be followed.
         if is_same && (setup.folder.path == setup.root || self.root.is_at(&setup.folder.path).map_err(unreadable)?) {
-            return Ok(());
+            return self.folder_id.as_deref().map_or(Ok(()), |folder_id| check_identity(&self.root, folder_id));
         }
         match open_root(setup, self.folder_id.as_deref()) {
             Err(OpenError::Cycle(e)) => Err(e),

@@ -1,7 +1,7 @@
 //! [`FolderRules`]: the ignore rules of an open folder, from the configuration and its [`IGNORE_FILE`].
 //!
-//! A rule may keep secrets off the proxy, so rules are dropped with care. A bad line does not affect the others. While the
-//! file cannot be read, the rules stay. A file that is gone or has shrunk must be so in two checks, because editors
+//! A rule may keep secrets off the proxy, so rules are dropped with care. A bad line does not affect the others. While
+//! the file cannot be read, the rules stay. A file that is gone or has shrunk must be so in two checks, because editors
 //! remove a file before they write its new version.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! [`Schedule`]: when the next cycle of a folder is due. Pure: the caller passes the time and the state of the triggers.
+//! [`Schedule`]: when the next cycle of a folder is due. Pure: the caller passes the time and the state of the
+//! triggers.
 //!
 //! Triggers that come while a cycle runs are coalesced into one more cycle.
 
@@ -6,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::remote::RemoteError;
 
+use super::cycle::CycleReport;
 use super::pause::ActivePause;
 use super::setup::CONFIRM_INTERVAL;
 
@@ -60,19 +62,6 @@ pub(super) struct DueCycle {
     pub is_rescan: bool,
     /// Read the ignore file again.
     pub checks_rules: bool,
-}
-
-/// The result of a cycle, as far as it decides about the next one.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct CycleSummary {
-    /// The cycle left work that another one can do.
-    pub has_follow_up: bool,
-    /// The cycle changed something on either side.
-    pub wrote: bool,
-    /// The time since the cycle's scan ended.
-    pub since_scan: Duration,
-    /// The wait for the first failed path that is tried again.
-    pub path_retry: Option<Duration>,
 }
 
 /// The timers of one open folder.
@@ -222,16 +211,23 @@ impl Schedule {
         self.rest_until = now + (planning * REST_FACTOR).min(MAX_REST);
     }
 
-    /// The proxy answered.
-    pub(super) fn note_success(&mut self, summary: &CycleSummary, now: Instant) {
+    /// The proxy answered. `since_scan`: the time since the cycle's scan ended. `path_retry`: the wait before single
+    /// paths are due again.
+    pub(super) fn note_success(
+        &mut self,
+        report: &CycleReport,
+        since_scan: Duration,
+        path_retry: Option<Duration>,
+        now: Instant,
+    ) {
         self.failures = 0;
         self.backoff_until = None;
-        let is_idle = summary.has_follow_up && !summary.wrote && !self.had_events;
+        let is_idle = report.again && !report.wrote() && !self.had_events;
         self.idle_follow_ups = if is_idle { self.idle_follow_ups + 1 } else { 0 };
-        if summary.has_follow_up {
-            self.follow_up = Some(now + follow_up_wait(self.idle_follow_ups, summary.since_scan));
+        if report.again {
+            self.follow_up = Some(now + follow_up_wait(self.idle_follow_ups, since_scan));
         }
-        self.path_retry = summary.path_retry.map(|wait| now + wait);
+        self.path_retry = path_retry.map(|wait| now + wait);
     }
 
     /// The proxy failed. `random`: for the jitter.
@@ -260,8 +256,8 @@ fn follow_up_wait(idle_follow_ups: u32, since_scan: Duration) -> Duration {
     FOLLOW_UP_WAIT.saturating_mul(1 << (idle_follow_ups - USUAL_IDLE_FOLLOW_UPS).min(10)).min(MAX_FOLLOW_UP_WAIT)
 }
 
-/// The wait before a proxy that failed with `e`, for the `failures`th time in a row, is tried again. `random` adds up to
-/// a quarter, so that many agents do not come back at once. Nothing is subtracted, because `Retry-After` names the
+/// The wait before a proxy that failed with `e`, for the `failures`th time in a row, is tried again. `random` adds up
+/// to a quarter, so that many agents do not come back at once. Nothing is subtracted, because `Retry-After` names the
 /// earliest time.
 fn backoff(e: &RemoteError, failures: u32, poll_interval: Duration, random: u64) -> Duration {
     let ordinary = FIRST_BACKOFF.saturating_mul(1 << failures.min(8).saturating_sub(1)).min(poll_interval);

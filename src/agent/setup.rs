@@ -44,8 +44,8 @@ pub struct FolderConfig {
 /// `[sync]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct SyncConfig {
-    /// The poll interval. Also the interval of full scans without a watcher, the cap of the backoff, and the longest wait
-    /// before the event stream reconnects.
+    /// The poll interval. Also the interval of full scans without a watcher, the cap of the backoff, and the longest
+    /// wait before the event stream reconnects.
     pub interval: Duration,
     pub debounce: Duration,
     /// The interval of full scans.

@@ -40,30 +40,12 @@ pub(crate) struct SyncSummary {
     pub status: FolderStatus,
 }
 
-/// Why a sync without an agent failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StandaloneError {
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error(transparent)]
-    Cycle(#[from] CycleError),
-}
-
-impl From<&StandaloneError> for Standstill {
-    fn from(e: &StandaloneError) -> Self {
-        match e {
-            StandaloneError::Open(e) => e.into(),
-            StandaloneError::Cycle(e) => e.into(),
-        }
-    }
-}
-
-/// Runs cycles until nothing is left to do, and writes the status file. `progress` gets the finished steps and all steps.
-/// After an error, finished work is committed.
+/// Runs cycles until nothing is left to do, and writes the status file. `progress` gets the finished steps and all
+/// steps. After an error, finished work is committed.
 pub(crate) async fn sync_standalone(
     setup: &FolderSetup,
     progress: impl FnMut(usize, usize),
-) -> Result<SyncSummary, StandaloneError> {
+) -> Result<SyncSummary, OpenError> {
     let _lock = lock_state(setup)?;
     let mut status = FolderStatus { halt: None, ..last_known(setup) };
     let result = match OpenFolder::open(setup) {
@@ -72,9 +54,9 @@ pub(crate) async fn sync_standalone(
             if result.is_err() {
                 CycleFindings::enter_partly(&folder.engine, &mut status, Timestamp::now());
             }
-            result.map_err(StandaloneError::from)
+            result.map_err(OpenError::from)
         }
-        Err(e) => Err(e.into()),
+        Err(e) => Err(e),
     };
     if let Err(e) = &result {
         Standstill::from(e).enter(&mut status);
@@ -144,7 +126,7 @@ pub(crate) fn approve_root(setup: &FolderSetup, id: &str) -> Result<bool, OpenEr
 }
 
 /// The steps of the next cycle. Nothing is changed.
-pub(crate) async fn plan_standalone(setup: &FolderSetup) -> Result<Vec<PlannedStep>, StandaloneError> {
+pub(crate) async fn plan_standalone(setup: &FolderSetup) -> Result<Vec<PlannedStep>, OpenError> {
     let _lock = lock_state(setup)?;
     let mut folder = OpenFolder::open(setup)?;
     let plan = folder.engine.dry_run().await?;

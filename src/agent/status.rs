@@ -12,9 +12,10 @@ use super::problems::ProblemEffect;
 const SAMPLE_PATHS: usize = 10;
 
 /// The agent, or one folder, in a word. The worst state comes last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SyncState {
+    #[default]
     Idle,
     Syncing,
     Paused,
@@ -88,7 +89,7 @@ impl ProxyStatus {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FolderStatus {
     pub path: String,
     pub namespace: String,

@@ -24,13 +24,15 @@ const MAX_SILENT_CHANGES: u32 = 3;
 /// The current status of one folder.
 pub(super) struct StatusCell {
     status: Mutex<FolderStatus>,
-    proxy: Mutex<ProxyStatus>,
+    pub proxy: Mutex<ProxyStatus>,
     pub push: PushMonitor,
-    recent: Mutex<VecDeque<RecentAction>>,
+    pub recent: Mutex<VecDeque<RecentAction>>,
     /// All that waits for a person. The status shows the first.
-    halts: Mutex<Vec<HaltStatus>>,
-    progress: Mutex<Option<Arc<CycleProgress>>>,
-    next_cycle: Mutex<Option<Instant>>,
+    pub halts: Mutex<Vec<HaltStatus>>,
+    /// Set once the folder is open.
+    pub progress: Mutex<Option<Arc<CycleProgress>>>,
+    /// `None`: no cycle is due by time.
+    pub next_cycle: Mutex<Option<Instant>>,
     /// Counts the changes, for all folders together.
     changed: watch::Sender<u64>,
 }
@@ -104,18 +106,10 @@ impl StatusCell {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    pub(super) fn proxy(&self) -> ProxyStatus {
-        lock(&self.proxy).clone()
-    }
-
     /// Notes a request to the proxy.
     pub(super) fn note_proxy_request(&self, was_answered: bool) {
         let mut proxy = lock(&self.proxy);
         (proxy.reachable, proxy.asked_at) = (was_answered, Some(Timestamp::now()));
-    }
-
-    pub(super) fn set_capabilities(&self, capabilities: Vec<String>) {
-        lock(&self.proxy).capabilities = capabilities;
     }
 
     /// True: the proxy offers events.
@@ -144,27 +138,6 @@ impl StatusCell {
         });
     }
 
-    pub(super) fn set_progress(&self, progress: Arc<CycleProgress>) {
-        *lock(&self.progress) = Some(progress);
-    }
-
-    /// `None`: no cycle is due by time.
-    pub(super) fn set_next_cycle(&self, at: Option<Instant>) {
-        *lock(&self.next_cycle) = at;
-    }
-
-    pub(super) fn halts(&self) -> Vec<HaltStatus> {
-        lock(&self.halts).clone()
-    }
-
-    pub(super) fn set_halts(&self, halts: Vec<HaltStatus>) {
-        *lock(&self.halts) = halts;
-    }
-
-    pub(super) fn recent(&self) -> Vec<RecentAction> {
-        lock(&self.recent).iter().cloned().collect()
-    }
-
     /// Adds finished actions, the oldest first.
     pub(super) fn add_recent(&self, done: &[FinishedAction]) {
         let at = Timestamp::now();
@@ -181,8 +154,8 @@ impl StatusCell {
     }
 }
 
-/// Detects a proxy whose events never arrive, by counting the events and the index changes of one folder. A reverse proxy
-/// that buffers answers swallows events without an error, and changes are then found by polling only.
+/// Detects a proxy whose events never arrive, by counting the events and the index changes of one folder. A reverse
+/// proxy that buffers answers swallows events without an error, and changes are then found by polling only.
 #[derive(Debug, Default)]
 pub(super) struct PushMonitor {
     events: AtomicU64,

@@ -60,25 +60,13 @@ fn container_status(setup: &FolderSetup) -> FolderStatus {
     let entries = view.map(|view| view.entries).unwrap_or_default();
     let tracked = || entries.iter().filter(|(_, e)| e.base.content().is_some());
     FolderStatus {
-        path: setup.root.display().to_string(),
-        namespace: setup.folder.namespace.clone(),
-        state: SyncState::Stopped,
-        reason: None,
-        waits_for: None,
-        in_sync: false,
         files: tracked().count(),
         bytes: tracked().filter_map(|(_, e)| e.stat).map(|s| s.size).sum(),
         watcher: "poll".to_owned(),
-        watcher_remedy: None,
-        push_remedy: None,
         counted_at: saved_at,
         last_success: saved_at.filter(|_| tracked().next().is_some()),
-        next_sync_s: None,
-        pending: Pending::default(),
         conflicts: tracked().filter(|(p, _)| is_conflict_name(p.file_name())).count(),
-        problems: Vec::new(),
-        halt: None,
-        progress: None,
+        ..FolderStatus::default()
     }
 }
 

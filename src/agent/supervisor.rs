@@ -131,7 +131,7 @@ impl Supervisor {
         let (commands, receiver) = mpsc::unbounded_channel();
         let inbox = TaskInbox::new(CommandQueue::new(receiver), self.pause.subscribe());
         let task = FolderTask::new(setup, inbox, status.clone(), held);
-        let quit = task.quit_flag();
+        let quit = task.quit.clone();
         // One thread serves requests and files, which saves two switches a request.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| StartError::Io { path: root.clone(), source })?;
@@ -143,8 +143,8 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Applies other settings: starts new folders, and stops those that are gone. If a new folder cannot be started, the
-    /// others go on.
+    /// Applies other settings: starts new folders, and stops those that are gone. If a new folder cannot be started,
+    /// the others go on.
     pub(crate) async fn reload(&self, options: AgentOptions) -> Result<(), StartError> {
         let wanted: BTreeSet<PathBuf> = options.folders.iter().map(|f| f.root.clone()).collect();
         let gone = lock(&self.folders).extract_if(.., |f| !wanted.contains(&f.root)).collect();
@@ -204,8 +204,8 @@ impl Supervisor {
     pub(crate) fn status(&self) -> Status {
         let folders = lock(&self.folders);
         let options = lock(&self.options);
-        let proxy = folders.iter().map(|f| f.status.proxy()).reduce(ProxyStatus::merge);
-        let mut recent: Vec<_> = folders.iter().flat_map(|f| f.status.recent()).collect();
+        let proxy = folders.iter().map(|f| lock(&f.status.proxy).clone()).reduce(ProxyStatus::merge);
+        let mut recent: Vec<_> = folders.iter().flat_map(|f| lock(&f.status.recent).clone()).collect();
         recent.sort_by_key(|r| std::cmp::Reverse(r.at));
         recent.truncate(MAX_RECENT_ACTIONS);
         let agent = AgentStatus {
@@ -220,7 +220,8 @@ impl Supervisor {
         Status { recent, ..summarize(agent, options.device.clone(), proxy, all) }
     }
 
-    /// Sends a command to the folder, or to all, each with a channel for its answer. Returns the answers to come, by root.
+    /// Sends a command to the folder, or to all, each with a channel for its answer. Returns the answers to come, by
+    /// root.
     pub(super) fn send_to<T>(
         &self,
         folder: Option<&Path>,
@@ -240,13 +241,15 @@ impl Supervisor {
 
     /// The commands of the task that has the halt `id`.
     pub(super) fn commands_for_halt(&self, id: &str) -> Option<CommandSender> {
-        let has_halt = |f: &&FolderHandle| f.status.halts().iter().any(|halt| halt.id.as_deref() == Some(id));
+        let has_halt = |f: &&FolderHandle| lock(&f.status.halts).iter().any(|halt| halt.id.as_deref() == Some(id));
         lock(&self.folders).iter().find(has_halt).map(|f| f.commands.clone())
     }
 
     /// All that waits for a person, by root.
     pub(super) fn halts(&self) -> Vec<(PathBuf, HaltStatus)> {
-        let halts = |f: &FolderHandle| f.status.halts().into_iter().map(|h| (f.root.clone(), h)).collect::<Vec<_>>();
+        let halts = |f: &FolderHandle| {
+            lock(&f.status.halts).clone().into_iter().map(|h| (f.root.clone(), h)).collect::<Vec<_>>()
+        };
         lock(&self.folders).iter().flat_map(halts).collect()
     }
 

@@ -1,5 +1,5 @@
-//! [`Container`]: the base in memory, the commits to it, and the writes of its files. `load` lists the crash points, and the
-//! reason for the order of every step.
+//! [`Container`]: the base in memory, the commits to it, and the writes of its files. `load` lists the crash points,
+//! and the reason for the order of every step.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -47,8 +47,8 @@ pub struct Container<D: Disk> {
 }
 
 impl<D: Disk> Container<D> {
-    /// Opens the container `name` in the directory of `disk`, and repairs the effects of a crash or of damage. The caller
-    /// holds the [`FolderLock`](super::FolderLock). A new container has the time `now`.
+    /// Opens the container `name` in the directory of `disk`, and repairs the effects of a crash or of damage. The
+    /// caller holds the [`FolderLock`](super::FolderLock). A new container has the time `now`.
     ///
     /// # Errors
     /// The container has a newer version (nothing is changed then), or a file cannot be read or repaired.
@@ -62,7 +62,7 @@ impl<D: Disk> Container<D> {
         let mut loaded = load(&*disk, &files)?;
         loaded.uploads.begin_boot(disk.boot_id());
         let repair = std::mem::take(&mut loaded.repair);
-        let mut opened = std::mem::replace(&mut loaded.opened, OpenOutcome::New);
+        let mut opened = std::mem::take(&mut loaded.opened);
         let outdated = matches!(opened, OpenOutcome::Migrated { .. });
         let mut this = Self::from_loaded(StateDir { disk, files }, loaded, &repair, &options, now);
         this.outdated = outdated;
@@ -130,7 +130,8 @@ impl<D: Disk> Container<D> {
         &self.uploads
     }
 
-    /// Changes the header, where that makes a difference. Durable with the next commit or save, like every change below.
+    /// Changes the header, where that makes a difference. Durable with the next commit or save, like every change
+    /// below.
     fn update_header(&mut self, update: impl FnOnce(&mut StateHeader)) {
         let before = self.header.clone();
         update(&mut self.header);
@@ -154,8 +155,8 @@ impl<D: Disk> Container<D> {
         self.update_header(|header| header.copies.retain(|copy, _| is_there(copy)));
     }
 
-    /// Records whether a missing file proves a deletion. It does not after a recovery, until the entries were compared with
-    /// the folder, and where the folder may be an older copy of itself.
+    /// Records whether a missing file proves a deletion. It does not after a recovery, until the entries were compared
+    /// with the folder, and where the folder may be an older copy of itself.
     pub(crate) fn set_recovered(&mut self, recovered: bool) {
         self.update_header(|header| header.recovered = recovered);
     }
@@ -183,25 +184,14 @@ impl<D: Disk> Container<D> {
         self.uploads.clear();
     }
 
-    /// Applies the changes and makes them durable, all or none, with everything pending. The cost depends on the number of
-    /// changes, not of entries.
+    /// Applies the changes and makes them durable, all or none, with everything pending. The cost depends on the number
+    /// of changes, not of entries.
     ///
     /// # Errors
     /// The journal cannot be written. The changes are in memory then, and the next commit writes them.
     pub fn commit(&mut self, changes: Vec<BaseChange>) -> Result<(), StateError> {
         self.pending.extend(changes.iter().map(JournalStep::from));
-        for change in changes {
-            match change {
-                BaseChange::Set(path, entry) => {
-                    self.uploads.settle(&path);
-                    self.entries.insert(path, entry);
-                }
-                BaseChange::Forget(path) => {
-                    self.uploads.settle(&path);
-                    self.entries.remove(&path);
-                }
-            }
-        }
+        changes.into_iter().for_each(|change| change.apply(&mut self.entries, &mut self.uploads));
         if self.pending.is_empty() {
             return Ok(());
         }
@@ -247,7 +237,7 @@ impl<D: Disk> Container<D> {
         let fingerprint =
             dir.write_new(&tmp, |file| format::encode(file, self.layout, &header, &self.entries, &self.uploads))?;
         failpoint::pass("save.staged");
-        let has_old = self.on_disk != Fingerprint::empty();
+        let has_old = self.on_disk != Fingerprint::default();
         let backup = if has_old {
             dir.rename_once(&files.main, &files.backup)?;
             failpoint::pass("save.backed-up");

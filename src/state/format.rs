@@ -30,9 +30,11 @@ impl Fingerprint {
     pub(super) fn of(bytes: &[u8]) -> Self {
         Self(blake3::hash(bytes).to_hex().to_string())
     }
+}
 
+impl Default for Fingerprint {
     /// The fingerprint of a missing container and of an empty file.
-    pub(super) fn empty() -> Self {
+    fn default() -> Self {
         Self::of(b"")
     }
 }
@@ -66,33 +68,33 @@ pub(super) struct ContainerContent {
     pub(super) layout: FileLayout,
 }
 
-/// Why bytes are no container for this build.
+/// Why bytes are no container and no journal for this build.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum DecodeError {
-    Damaged(String),
-    /// The version in the container.
+    Damaged,
+    /// A newer build wrote it, with this version.
     Future(u64),
 }
 
 /// Reads a container of any version and format. `written`: time of the file's last write.
 pub(super) fn decode(bytes: &[u8], written: Timestamp) -> Result<ContainerContent, DecodeError> {
-    let (layout, bare) = sniff(bytes).ok_or_else(|| DecodeError::Damaged("neither JSON nor MessagePack".into()))?;
+    let (layout, bare) = sniff(bytes).ok_or(DecodeError::Damaged)?;
     let (version, VersionTwo { header, entries: list, uploads }) = if bare {
         (0, parse::<VersionZero>(layout, bytes)?.into_v1(written).into_v2())
     } else {
         match parse::<VersionProbe>(layout, bytes)?.version {
             1 => (1, parse::<VersionOne>(layout, bytes)?.into_v2()),
             2 => (2, parse::<VersionTwo>(layout, bytes)?),
-            0 => return Err(DecodeError::Damaged("version 0 has no header".into())),
+            // Version 0 has no header.
+            0 => return Err(DecodeError::Damaged),
             future => return Err(DecodeError::Future(future)),
         }
     };
     let mut entries = BaseEntries::new();
     for (path, entry) in list.into_iter().map(StoredEntry::split) {
-        if let Some((path, _)) = entries.get_key_value(&path) {
-            return Err(DecodeError::Damaged(format!("{path:?} is in it twice")));
+        if entries.insert(path, entry).is_some() {
+            return Err(DecodeError::Damaged);
         }
-        entries.insert(path, entry);
     }
     let mut noted = UploadNotes::default();
     uploads.into_iter().for_each(|stored| noted.read(stored));
@@ -164,15 +166,15 @@ fn sniff(bytes: &[u8]) -> Option<(FileLayout, bool)> {
 
 fn parse<T: DeserializeOwned>(layout: FileLayout, bytes: &[u8]) -> Result<T, DecodeError> {
     if layout != FileLayout::MsgPack {
-        return serde_json::from_slice(bytes).map_err(|e| DecodeError::Damaged(e.to_string()));
+        return serde_json::from_slice(bytes).map_err(|_| DecodeError::Damaged);
     }
-    // The deserializer reads from a slice. It checks the length of a string against the slice, and grows sequences as it
-    // reads, so a false length allocates nothing.
+    // The deserializer reads from a slice. It checks the length of a string against the slice, and grows sequences as
+    // it reads, so a false length allocates nothing.
     let mut rest = bytes;
     let mut reader = rmp_serde::Deserializer::new(&mut rest);
     reader.set_max_depth(MAX_DEPTH);
-    let value = T::deserialize(&mut reader).map_err(|e| DecodeError::Damaged(e.to_string()))?;
-    if rest.is_empty() { Ok(value) } else { Err(DecodeError::Damaged("bytes are left over".into())) }
+    let value = T::deserialize(&mut reader).map_err(|_| DecodeError::Damaged)?;
+    if rest.is_empty() { Ok(value) } else { Err(DecodeError::Damaged) }
 }
 
 /// A container to be written. The order of the fields is for people who read the file.

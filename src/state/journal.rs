@@ -1,8 +1,8 @@
 //! The journal file. Pure: `container` writes it and `load` reads it.
 //!
-//! Each commit is one line, so it is whole or missing: the CRC-32 of the rest of the line in 8 hex digits, a space, JSON.
-//! The first line is the [`JournalHead`] with the fingerprint of the container that the journal extends. A step is absolute
-//! (set, forget), so a second replay of it changes nothing.
+//! Each commit is one line, so it is whole or missing: the CRC-32 of the rest of the line in 8 hex digits, a space,
+//! JSON. The first line is the [`JournalHead`] with the fingerprint of the container that the journal extends. A step
+//! is absolute (set, forget), so a second replay of it changes nothing.
 
 use std::str::from_utf8;
 
@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::path::RelPath;
 
-use super::format::Fingerprint;
+use super::format::{DecodeError, Fingerprint};
 use super::notes::{StoredNotes, UploadNotes};
 use super::types::{BaseChange, BaseEntries, BaseEntry, StateHeader, StoredEntry, VERSION};
 
 /// The first line of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct JournalHead {
+    /// As in the container.
     pub(super) version: u64,
     /// The container that the steps continue.
     pub(super) extends: Fingerprint,
@@ -52,8 +53,8 @@ pub(super) enum JournalStep {
     Clear,
 }
 
-/// A header, and the uploads recorded with it. An older build ignores an unknown field, but takes a journal with an unknown
-/// step for damaged.
+/// A header, and the uploads recorded with it. An older build ignores an unknown field, but takes a journal with an
+/// unknown step for damaged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct HeaderStep {
     #[serde(flatten)]
@@ -89,13 +90,9 @@ impl JournalStep {
         match self {
             Self::Set(stored) => {
                 let (path, entry) = stored.split();
-                noted.settle(&path);
-                entries.insert(path, entry);
+                BaseChange::Set(path, entry).apply(entries, noted);
             }
-            Self::Forget(path) => {
-                noted.settle(&path);
-                entries.remove(&path);
-            }
+            Self::Forget(path) => BaseChange::Forget(path).apply(entries, noted),
             Self::Header(step) => {
                 let HeaderStep { header, uploads } = *step;
                 uploads.into_iter().for_each(|stored| noted.read(stored));
@@ -128,14 +125,6 @@ pub(super) struct JournalContent {
     pub(super) end: JournalEnd,
 }
 
-/// Why bytes are no journal for this build.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum JournalError {
-    Damaged,
-    /// The version in the head.
-    Future(u64),
-}
-
 /// Appends one line. The serialiser's signature has an error, but no head or step causes one.
 pub(super) fn encode_line(out: &mut Vec<u8>, content: &impl Serialize) -> serde_json::Result<()> {
     let json = serde_json::to_vec(content)?;
@@ -146,11 +135,11 @@ pub(super) fn encode_line(out: &mut Vec<u8>, content: &impl Serialize) -> serde_
 }
 
 /// Reads a journal up to its first incomplete or damaged line.
-pub(super) fn decode(bytes: &[u8]) -> Result<JournalContent, JournalError> {
+pub(super) fn decode(bytes: &[u8]) -> Result<JournalContent, DecodeError> {
     let mut lines = bytes.split_inclusive(|&b| b == b'\n');
-    let head: JournalHead = lines.next().and_then(line_content).and_then(parse).ok_or(JournalError::Damaged)?;
+    let head: JournalHead = lines.next().and_then(line_content).and_then(parse).ok_or(DecodeError::Damaged)?;
     if head.version > u64::from(VERSION) {
-        return Err(JournalError::Future(head.version));
+        return Err(DecodeError::Future(head.version));
     }
     let mut commits = Vec::new();
     let mut end = JournalEnd::Whole;

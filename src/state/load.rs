@@ -9,16 +9,17 @@
 //! | `N.bak` | container *g-1* |
 //! | `N.journal.bak` | the commits that lead from *g-1* to *g*; its head names *g-1* |
 //!
-//! A container is identified by the fingerprint of its bytes. So a journal proves which container it extends, and is never
-//! applied to another one.
+//! A container is identified by the fingerprint of its bytes. So a journal proves which container it extends, and is
+//! never applied to another one.
 //!
 //! # Every crash point
 //!
-//! A *commit* appends one line to `N.journal` and syncs it. After a crash in between, the line is there (the commit counts,
-//! although no caller has seen its success) or torn (it does not count). A torn journal gets no more lines: a save follows.
+//! A *commit* appends one line to `N.journal` and syncs it. After a crash in between, the line is there (the commit
+//! counts, although no caller has seen its success) or torn (it does not count). A torn journal gets no more lines: a
+//! save follows.
 //!
-//! A *save* has these steps. The directory is synced between them, so no step is durable before an earlier one. Each step
-//! says how the files look after a crash.
+//! A *save* has these steps. The directory is synced between them, so no step is durable before an earlier one. Each
+//! step says how the files look after a crash.
 //!
 //! 1. Write and sync `N.tmp.PID`. The next opening removes it.
 //! 2. Rename `N` to `N.bak` (*g*). There is no `N`, and the journal extends the backup. Both are used; nothing is lost.
@@ -29,16 +30,18 @@
 //! 5. Rename the temporary file to `N.journal` and sync the directory. The table above holds. If this rename is durable
 //!    and the one before it is not, `N.journal.bak` is older than the backup. Its head says so, and it is not used.
 //!
-//! The *first save* has nothing to rename in step 2. Its journal extends the empty container, and is stale once `N` exists.
-//! A container of an *older version* is like any other. It stays `N` until the first save, and becomes the backup then.
+//! The *first save* has nothing to rename in step 2. Its journal extends the empty container, and is stale once `N`
+//! exists. A container of an *older version* is like any other. It stays `N` until the first save, and becomes the
+//! backup then.
 //!
 //! # Damage
 //!
-//! A container is set aside if it cannot be read or its journal extends another one. The backup replaces it if a journal
-//! names the backup, or if no journal is left. `N.journal.bak` follows, and then `N.journal` if the two join: then nothing
-//! is lost. Without a backup the folder starts from nothing, which is safe: all content is compared anew. The damaged files
-//! are set aside before the new container is written. So a crash in between finds the same damage, or the same gap, and
-//! recovers the same entries. The new container is marked as recovered until it is compared with the folder.
+//! A container is set aside if it cannot be read or its journal extends another one. The backup replaces it if a
+//! journal names the backup, or if no journal is left. `N.journal.bak` follows, and then `N.journal` if the two join:
+//! then nothing is lost. Without a backup the folder starts from nothing, which is safe: all content is compared anew.
+//! The damaged files are set aside before the new container is written. So a crash in between finds the same damage, or
+//! the same gap, and recovers the same entries. The new container is marked as recovered until it is compared with the
+//! folder.
 
 use std::sync::Arc;
 
@@ -77,30 +80,28 @@ pub(crate) fn peek<D: Disk>(disk: &Arc<D>, name: &str) -> Result<Option<StateVie
         loaded = load(&**disk, &files)?;
     }
     let LoadedState { header, entries, opened, .. } = loaded;
-    let opened = match opened {
-        OpenOutcome::Recovered { from_backup, .. } => OpenOutcome::Recovered { set_aside: Vec::new(), from_backup },
-        other => other,
-    };
     Ok(header.map(|header| StateView { header, entries, opened }))
 }
 
 /// The journal on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum LoadedJournal {
     /// There is none, or it does not extend the container.
+    #[default]
     None,
     /// It extends the container.
     Extends { commits: usize, steps: usize },
 }
 
-/// The state that was read from the files.
+/// The state that was read from the files. The default is that of a folder without any file.
+#[derive(Default)]
 pub(super) struct LoadedState {
     /// `None` if no file has one.
     pub(super) header: Option<StateHeader>,
     pub(super) entries: BaseEntries,
     pub(super) uploads: UploadNotes,
     pub(super) opened: OpenOutcome,
-    /// The container after the repair; [`Fingerprint::empty`] if there is none.
+    /// The container after the repair; the default if there is none.
     pub(super) container: Fingerprint,
     pub(super) layout: Option<FileLayout>,
     pub(super) journal: LoadedJournal,
@@ -110,29 +111,14 @@ pub(super) struct LoadedState {
 }
 
 impl LoadedState {
-    /// The state of a folder without any file.
-    pub(super) fn empty() -> Self {
-        Self {
-            header: None,
-            entries: BaseEntries::new(),
-            uploads: UploadNotes::default(),
-            opened: OpenOutcome::New,
-            container: Fingerprint::empty(),
-            layout: None,
-            journal: LoadedJournal::None,
-            backup: None,
-            repair: RepairPlan::default(),
-        }
-    }
-
-    pub(super) fn take_content(&mut self, content: ContainerContent) {
+    fn take_content(&mut self, content: ContainerContent) {
         self.header = Some(content.header);
         self.entries = content.entries;
         self.uploads = content.uploads;
         self.layout = Some(content.layout);
     }
 
-    pub(super) fn apply(&mut self, commits: Vec<Vec<JournalStep>>) {
+    fn apply(&mut self, commits: Vec<Vec<JournalStep>>) {
         for step in commits.into_iter().flatten() {
             if let Some(header) = step.apply(&mut self.entries, &mut self.uploads) {
                 self.header = Some(header);
@@ -159,7 +145,7 @@ fn load_without_container<D: Disk>(
     files: &StateFiles,
     journal: JournalFile,
 ) -> Result<LoadedState, StateError> {
-    let nothing = Fingerprint::empty();
+    let nothing = Fingerprint::default();
     if journal.extends(&nothing) {
         return Ok(replay(None, nothing, journal, files));
     }
@@ -173,7 +159,7 @@ fn load_without_container<D: Disk>(
         ContainerFile::Nothing
             if matches!(journal, JournalFile::Absent) && read_file(disk, &files.old_journal)?.is_none() =>
         {
-            Ok(LoadedState::empty())
+            Ok(LoadedState::default())
         }
         backup => recover(disk, files, ContainerFile::Nothing, journal, backup),
     }
@@ -204,7 +190,7 @@ fn load_with_container<D: Disk>(
     };
     let backup = read_container(disk, &files.backup)?;
     let extends_backup = matches!(&backup, ContainerFile::Whole(_, old) if old == extends);
-    if extends_backup || *extends == Fingerprint::empty() {
+    if extends_backup || *extends == Fingerprint::default() {
         // A save was cut off after step 3.
         let mut loaded = replay(Some(*content), print, JournalFile::Absent, files);
         loaded.backup = backup.fingerprint();
@@ -220,7 +206,7 @@ fn replay(
     journal: JournalFile,
     files: &StateFiles,
 ) -> LoadedState {
-    let mut loaded = LoadedState { container, opened: OpenOutcome::Loaded, ..LoadedState::empty() };
+    let mut loaded = LoadedState { container, opened: OpenOutcome::Loaded, ..LoadedState::default() };
     if let Some(content) = content {
         if content.version < VERSION {
             loaded.opened = OpenOutcome::Migrated { from: content.version };
@@ -249,7 +235,7 @@ fn recover<D: Disk>(
     backup: ContainerFile,
 ) -> Result<LoadedState, StateError> {
     let old_journal = read_journal(disk, &files.old_journal)?;
-    let mut loaded = LoadedState::empty();
+    let mut loaded = LoadedState::default();
     let mut set_aside = Vec::new();
     if !matches!(main, ContainerFile::Nothing) {
         set_aside.push(files.main.clone());
@@ -315,8 +301,8 @@ fn replay_backup(
     used
 }
 
-/// True if the backup can be trusted: a journal names it, or no journal is left to contradict it, or there is no container,
-/// so that a save has just made it the backup.
+/// True if the backup can be trusted: a journal names it, or no journal is left to contradict it, or there is no
+/// container, so that a save has just made it the backup.
 fn is_credible(backup: &Fingerprint, main: &ContainerFile, journal: &JournalFile, old_journal: &JournalFile) -> bool {
     let names_it = |journal: &JournalFile| {
         journal.readable().is_some_and(|j| {

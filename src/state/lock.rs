@@ -45,7 +45,8 @@ impl FolderLock {
             }
             Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
-        // A release must not remove the file: one process could hold the removed file while another one locks a new file.
+        // A release must not remove the file: one process could hold the removed file while another one locks a new
+        // file.
         file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
         writeln!(file, "{}", std::process::id()).map_err(failed)?;
         Ok(Self { _file: file })

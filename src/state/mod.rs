@@ -1,9 +1,9 @@
 //! The state of one folder, kept across restarts. Its core is the base: the content that both sides last agreed on.
 //!
-//! [`Container`] holds the base in memory and in a few files of one directory: the container itself (JSON or MessagePack),
-//! its predecessor `.bak`, and a journal of the commits since. [`FolderLock`] ensures that one agent works on a folder.
-//! `format` defines the container file and `journal` the journal file. `load` says how the files fit together after any
-//! crash or damage. This module does not decide when the base may advance.
+//! [`Container`] holds the base in memory and in a few files of one directory: the container itself (JSON or
+//! MessagePack), its predecessor `.bak`, and a journal of the commits since. [`FolderLock`] ensures that one agent
+//! works on a folder. `format` defines the container file and `journal` the journal file. `load` says how the files fit
+//! together after any crash or damage. This module does not decide when the base may advance.
 
 mod container;
 mod format;

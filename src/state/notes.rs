@@ -23,8 +23,8 @@ pub(super) struct StoredNotes {
     notes: Vec<UploadNote>,
 }
 
-/// The contents that may have arrived at each path without a commit. Notes of an earlier boot are dropped: a power cut may
-/// have reverted the local file, and then only the server has the newer content.
+/// The contents that may have arrived at each path without a commit. Notes of an earlier boot are dropped: a power cut
+/// may have reverted the local file, and then only the server has the newer content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UploadNotes {
     /// `None` if the system does not identify its boots. Then nothing is recorded.

@@ -34,8 +34,8 @@ impl Pause {
         Some(left.min(self.for_s.map_or(Duration::MAX, Duration::from_secs)))
     }
 
-    /// Reads the pause from the state directory. `None` if there is none or it is over. An invalid file is a pause without an
-    /// end: the user sees it and can resume.
+    /// Reads the pause from the state directory. `None` if there is none or it is over. An invalid file is a pause
+    /// without an end: the user sees it and can resume.
     ///
     /// # Errors
     /// The file cannot be read.

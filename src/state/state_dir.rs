@@ -9,7 +9,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::failpoint;
 
 use super::format::{self, ContainerContent, DecodeError, Fingerprint};
-use super::journal::{self, BackupLink, JournalContent, JournalError};
+use super::journal::{self, BackupLink, JournalContent};
 use super::types::{StateError, VERSION};
 
 /// State files are private to their owner.
@@ -91,8 +91,8 @@ pub(super) enum JournalState<D: Disk> {
     Open { file: Option<D::File>, commits: usize, steps: usize },
     /// To a new journal. `old`: the journal on disk extends the backup and must be kept.
     Next { backup: Option<BackupLink>, old: bool },
-    /// Nowhere. A write to the journal was cut off after `commits` commits, or the files do not match the loaded state. A save
-    /// must come first, and must not touch the journal until the new container is in place.
+    /// Nowhere. A write to the journal was cut off after `commits` commits, or the files do not match the loaded state.
+    /// A save must come first, and must not touch the journal until the new container is in place.
     Broken { commits: usize },
 }
 
@@ -252,7 +252,7 @@ pub(super) fn read_container<D: Disk>(disk: &D, name: &str) -> Result<ContainerF
     };
     match format::decode(&bytes, written) {
         Ok(content) => Ok(ContainerFile::Whole(Box::new(content), Fingerprint::of(&bytes))),
-        Err(DecodeError::Damaged(_)) => Ok(ContainerFile::Damaged),
+        Err(DecodeError::Damaged) => Ok(ContainerFile::Damaged),
         Err(DecodeError::Future(found)) => Err(newer_version(name, found)),
     }
 }
@@ -261,8 +261,8 @@ pub(super) fn read_journal<D: Disk>(disk: &D, name: &str) -> Result<JournalFile,
     let Some((bytes, _)) = read_file(disk, name)? else { return Ok(JournalFile::Absent) };
     match journal::decode(&bytes) {
         Ok(journal) => Ok(JournalFile::Readable(journal)),
-        Err(JournalError::Damaged) => Ok(JournalFile::Damaged),
-        Err(JournalError::Future(found)) => Err(newer_version(name, found)),
+        Err(DecodeError::Damaged) => Ok(JournalFile::Damaged),
+        Err(DecodeError::Future(found)) => Err(newer_version(name, found)),
     }
 }
 

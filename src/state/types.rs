@@ -12,6 +12,8 @@ use crate::path::RelPath;
 use crate::protocol::HistoryPoint;
 use crate::sync::Base;
 
+use super::notes::UploadNotes;
+
 /// The version of container and journal that this build writes. It reads all earlier versions of both.
 pub(crate) const VERSION: u32 = 2;
 
@@ -97,6 +99,18 @@ pub enum BaseChange {
     Forget(RelPath),
 }
 
+impl BaseChange {
+    /// Applies the change. It settles the uploads to its path.
+    pub(super) fn apply(self, entries: &mut BaseEntries, uploads: &mut UploadNotes) {
+        let (Self::Set(path, _) | Self::Forget(path)) = &self;
+        uploads.settle(path);
+        match self {
+            Self::Set(path, entry) => drop(entries.insert(path, entry)),
+            Self::Forget(path) => drop(entries.remove(&path)),
+        }
+    }
+}
+
 /// The format of a container file. A reader recognises it by the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StateFormat {
@@ -116,7 +130,7 @@ pub struct StateOptions {
 }
 
 /// The content of a container besides its entries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateHeader {
     pub session_id: String,
     pub created_at: Timestamp,
@@ -143,17 +157,7 @@ pub struct StateHeader {
 impl StateHeader {
     /// The header of a new container.
     pub(super) fn new(session_id: String, created_at: Timestamp, modified_at: Timestamp) -> Self {
-        Self {
-            session_id,
-            created_at,
-            modified_at,
-            folder_id: None,
-            remote: RemoteState::default(),
-            recovered: false,
-            copies: BTreeMap::new(),
-            boot: None,
-            root_mark: None,
-        }
+        Self { session_id, created_at, modified_at, ..Self::default() }
     }
 }
 
@@ -189,16 +193,17 @@ pub struct RemoteState {
 }
 
 /// The outcome of opening a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum OpenOutcome {
     /// There was no container.
+    #[default]
     New,
     /// Every commit is there.
     Loaded,
     /// Every commit is there, in an older version. The old file stays until the first save, and is then the backup.
     Migrated { from: u32 },
-    /// A file was damaged or missing. The entries are those of an earlier commit, or none. So a missing local file does not
-    /// prove a deletion (invariant 11).
+    /// A file was damaged or missing. The entries are those of an earlier commit, or none. So a missing local file does
+    /// not prove a deletion (invariant 11).
     Recovered {
         /// The new names of the damaged files in the state directory.
         set_aside: Vec<String>,

@@ -37,11 +37,11 @@
 //! | 21 | B, detached | – | B or R | download, create only |
 //! | 22 | B, detached | – | – | nothing |
 //!
-//! A detached base is compared as any other: rows 12 to 20 hold for it, and row 10 without its exception. Rows 21 and 22
-//! replace rows 9 and 11, because the absence of the file proves nothing.
+//! A detached base is compared as any other: rows 12 to 20 hold for it, and row 10 without its exception. Rows 21 and
+//! 22 replace rows 9 and 11, because the absence of the file proves nothing.
 //!
-//! Row 4 also holds for a large new file that has not been read yet: the upload computes its digest. An upload without an
-//! answer counts as base when the proxy holds its content and the file is gone: row 9 instead of row 2 or 11.
+//! Row 4 also holds for a large new file that has not been read yet: the upload computes its digest. An upload without
+//! an answer counts as base when the proxy holds its content and the file is gone: row 9 instead of row 2 or 11.
 //!
 //! [`reconcile()`] implements this table, one match arm per row. [`safety`] has the gates.
 

@@ -14,7 +14,8 @@ pub enum Precondition {
     Holds(Md5),
 }
 
-/// One action on one path. The fields hold the state that the plan is based on. Apply checks it again before each write.
+/// One action on one path. The fields hold the state that the plan is based on. Apply checks it again before each
+/// write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Rows 2, 11, 21: fetch and create. Never replaces anything.
@@ -31,8 +32,9 @@ pub enum Action {
     /// Rows 6, 18, and with an index of hints 5 and 17: fetch. The proxy's content keeps the name, unless it equals the
     /// local content or base, or is absent.
     Conflict { local: Md5, base: Option<Md5> },
-    /// Rows 7, 14: fetch; 404 → trash, the same content → heal the index (row 14) or adopt, other → replace or conflict.
-    Obey { local: Md5, base: Option<Md5>, tombstone: Md5 },
+    /// Rows 7, 14: fetch; 404 → trash, the same content → heal the index (row 14) or adopt, other → replace or
+    /// conflict.
+    Trash { local: Md5, base: Option<Md5>, tombstone: Md5 },
     /// Row 9, and with an index of hints row 10.
     DeleteRemote { base: Md5 },
     /// Row 13: fetch; the same content → heal the index, other → replace.
@@ -48,7 +50,7 @@ impl Action {
     pub fn deletes(&self) -> Option<Side> {
         match self {
             Self::DeleteRemote { .. } => Some(Side::Remote),
-            Self::Obey { .. } => Some(Side::Local),
+            Self::Trash { .. } => Some(Side::Local),
             _ => None,
         }
     }
@@ -56,7 +58,7 @@ impl Action {
     /// The content of the file that disappears.
     pub fn deleted(&self) -> Option<Md5> {
         match self {
-            Self::DeleteRemote { base: md5 } | Self::Obey { local: md5, .. } => Some(*md5),
+            Self::DeleteRemote { base: md5 } | Self::Trash { local: md5, .. } => Some(*md5),
             _ => None,
         }
     }

@@ -11,8 +11,9 @@ use super::snapshot::{Base, IndexTrust, LocalState, RemoteSide, SkipReason};
 
 /// The row of the table for one path, and its action (`None` in rows 1, 12 and 22).
 ///
-/// A hint may be older than base: it may name a content from before base, or the deletion of one. Where `trust` is `Hints`
-/// and base is newer than the entry can be, rows 5 and 17 fetch the blob, and row 10 deletes with base as the precondition.
+/// A hint may be older than base: it may name a content from before base, or the deletion of one. Where `trust` is
+/// `Hints` and base is newer than the entry can be, rows 5 and 17 fetch the blob, and row 10 deletes with base as the
+/// precondition.
 #[expect(clippy::too_many_lines, reason = "one arm a row of the table")]
 pub fn decide(
     base: Option<Base>,
@@ -58,7 +59,7 @@ pub fn decide(
         // The content equals the tombstone's: another device has deleted our upload. If we have seen this tombstone
         // before, the user made the file again (row 8).
         (None, Some(l), Some(Tombstone(t))) if l == t && seen != Some(t) => {
-            (7, Some(Action::Obey { local: l, base: None, tombstone: t }))
+            (7, Some(Action::Trash { local: l, base: None, tombstone: t }))
         }
         (None, Some(l), Some(Tombstone(t))) => {
             (8, Some(Action::Upload { local: l, precondition: New, tombstone: Some(t) }))
@@ -73,7 +74,7 @@ pub fn decide(
         (Some(b), Some(l), Some(Live(r))) if l == b && r == b => (12, None),
         (Some(b), Some(l), Some(Live(_))) if l == b => (13, Some(Action::Replace { base: b })),
         (Some(b), Some(l), Some(Tombstone(t))) if l == b => {
-            (14, Some(Action::Obey { local: l, base: Some(b), tombstone: t }))
+            (14, Some(Action::Trash { local: l, base: Some(b), tombstone: t }))
         }
         (Some(b), Some(l), None) if l == b => (15, Some(Action::Probe { base: b })),
         (Some(b), Some(l), None) => (16, Some(Action::Upload { local: l, precondition: Holds(b), tombstone: None })),
@@ -91,8 +92,8 @@ pub fn decide(
     }
 }
 
-/// The plan that makes the two sides agree: [`decide`] for every path, then [`Action::Skip`] for paths that cannot exist
-/// beside one another.
+/// The plan that makes the two sides agree: [`decide`] for every path, then [`Action::Skip`] for paths that cannot
+/// exist beside one another.
 ///
 /// The iterators must be in the order of their paths. `fold`: the filesystem ignores the case of names.
 pub fn reconcile<'a>(
@@ -131,11 +132,11 @@ pub fn reconcile<'a>(
     Plan { steps }
 }
 
-/// Blocks files in the place of folders, and folders in the place of files. A download is skipped when its place is taken.
-/// An upload waits until the proxy has acknowledged the deletion of the path in its place.
+/// Blocks files in the place of folders, and folders in the place of files. A download is skipped when its place is
+/// taken. An upload waits until the proxy has acknowledged the deletion of the path in its place.
 fn block_clashes(steps: &mut [PlanStep], local: &BTreeMap<RelPath, LocalState>, gone: &BTreeMap<RelPath, ()>) {
     let trashed: BTreeSet<RelPath> =
-        steps.iter().filter(|s| matches!(s.action, Action::Obey { .. })).map(|s| s.path.clone()).collect();
+        steps.iter().filter(|s| matches!(s.action, Action::Trash { .. })).map(|s| s.path.clone()).collect();
     let mut placed: BTreeSet<RelPath> = BTreeSet::new();
     for step in steps.iter_mut() {
         let path = &step.path;

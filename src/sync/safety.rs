@@ -100,9 +100,9 @@ pub struct DeletionFacts {
 /// The gate `mass_delete`: takes the deletions of one side out of the plan when they are at least
 /// [`MASS_DELETE_MIN`] and more than `max_delete` of the tracked files.
 ///
-/// `approved`: paths whose deletion a person has approved. They do not count and go through. The same holds for paths whose content has another name on that side, or
-/// gets one with this plan (a renamed folder). `before`: deletions of earlier plans that wait for approval. While they wait,
-/// new files do not raise the limit.
+/// `approved`: paths whose deletion a person has approved. They do not count and go through. The same holds for paths
+/// whose content has another name on that side, or gets one with this plan (a renamed folder). `before`: deletions of
+/// earlier plans that wait for approval. While they wait, new files do not raise the limit.
 pub fn hold_mass_delete(
     plan: &mut Plan,
     facts: &DeletionFacts,
@@ -164,7 +164,7 @@ pub fn reject(held: &HeldDeletions) -> Vec<(RelPath, Option<Base>)> {
         .iter()
         .map(|step| {
             let base = match &step.action {
-                Action::Obey { tombstone, .. } => Some(Base::Seen(*tombstone)),
+                Action::Trash { tombstone, .. } => Some(Base::Seen(*tombstone)),
                 _ => None,
             };
             (step.path.clone(), base)
@@ -202,8 +202,8 @@ impl StorePosition<'_> {
     }
 }
 
-/// The gate `server_reset`. `tracked`: files of the base. `missing`: tracked files that the index does not name, not even
-/// as a tombstone. `before`: the store of the last commit. `now`: the store of the settings and of this index.
+/// The gate `server_reset`. `tracked`: files of the base. `missing`: tracked files that the index does not name, not
+/// even as a tombstone. `before`: the store of the last commit. `now`: the store of the settings and of this index.
 pub fn server_reset(tracked: usize, missing: usize, before: StorePosition<'_>, now: StorePosition<'_>) -> Option<Halt> {
     // The same epoch at another address is the same store. An epoch covers all namespaces of a store.
     let same_store = matches!((before.position, now.position), (Some(b), Some(n)) if b.epoch == n.epoch);

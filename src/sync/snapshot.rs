@@ -9,8 +9,8 @@ use crate::digest::Md5;
 pub enum Base {
     /// Both sides held this content, durably.
     Synced(Md5),
-    /// Both sides held this content, and the path has left the scope since. Its absence in the folder proves no deletion.
-    /// In all other respects it is like `Synced`.
+    /// Both sides held this content, and the path has left the scope since. Its absence in the folder proves no
+    /// deletion. In all other respects it is like `Synced`.
     Detached(Md5),
     /// We have obeyed this tombstone: the path is gone on both sides.
     Seen(Md5),
@@ -65,7 +65,8 @@ pub enum SkipReason {
     Name(String),
     /// Another spelling of the path (letter case or Unicode form) is synced, namely the one in the text.
     Collides(String),
-    /// Several files have this path in different Unicode forms, and it is not known which one is synced. The text names them.
+    /// Several files have this path in different Unicode forms, and it is not known which one is synced. The text names
+    /// them.
     Ambiguous(String),
     /// A file is in the place of a folder, or a folder in the place of a file. The text is the path in the way.
     Clash(String),
@@ -152,7 +153,8 @@ pub enum IndexTrust {
     Evidence,
 }
 
-/// The state of a path in the index. A path without a state is missing from the index, which proves nothing (invariant 3).
+/// The state of a path in the index. A path without a state is missing from the index, which proves nothing (invariant
+/// 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemoteSide {
     Live(Md5),

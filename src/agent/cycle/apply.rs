@@ -15,10 +15,9 @@ use crate::remote::{Remote, RemoteError};
 use crate::sync::{Action, Plan, PlanStep, SkipReason};
 
 use super::batch::{NextFlight, StepQueue, send_batch};
-use super::commit::{OutcomeBatch, RunEnd};
-use super::error::{CycleError, remedy};
+use super::commit::{MAX_BATCH_BYTES, MAX_BATCH_STEPS, RunEnd};
 use super::parts::CycleParts;
-use super::report::CycleReport;
+use super::report::{CycleError, CycleReport, remedy};
 use super::step::{StepError, StepOutcome};
 use super::transit::{FlightResult, MAX_CYCLE_WAIT, SlowStep, SlowSteps, StepFlight, fly, max_flights};
 use super::unarrived::UnarrivedContent;
@@ -107,8 +106,8 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
         !is_synced && since.is_some_and(|since| self.ports.world.elapsed().saturating_sub(*since) < limit)
     }
 
-    /// Runs steps side by side, and commits their outcomes in batches. Adds to the cycle's report, and gives the content
-    /// that did not arrive. After an error the finished actions are kept for the status.
+    /// Runs steps side by side, and commits their outcomes in batches. Adds to the cycle's report, and gives the
+    /// content that did not arrive. After an error the finished actions are kept for the status.
     async fn run_steps(
         &mut self,
         silence: &mut SilenceCheck,
@@ -117,8 +116,8 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
     ) -> Result<UnarrivedContent, CycleError> {
         let queue = StepQueue::new(self, steps);
         let (in_flight, slow) = self.transfers.take();
-        let (batch, end) = (OutcomeBatch::default(), RunEnd::default());
-        let mut run = StepRun { parts: self, silence, queue, in_flight, slow, batch, end };
+        let end = RunEnd::default();
+        let mut run = StepRun { parts: self, silence, queue, in_flight, slow, outcomes: Vec::new(), bytes: 0, end };
         run.run_to_end().await?;
         let (flights, steps) = (std::mem::take(&mut run.in_flight), std::mem::take(&mut run.slow));
         (run.parts.transfers.flights, run.parts.transfers.steps) = (flights, steps);
@@ -151,7 +150,10 @@ struct StepRun<'a, D: Disk, R: Remote, W: World> {
     in_flight: FuturesUnordered<StepFlight<D, R>>,
     /// The flights that take long.
     slow: SlowSteps,
-    batch: OutcomeBatch<D>,
+    /// Outcomes that are not committed yet.
+    outcomes: Vec<(PlanStep, StepOutcome<D>)>,
+    /// The bytes of these outcomes.
+    bytes: u64,
     end: RunEnd,
 }
 
@@ -225,9 +227,10 @@ impl<D: Disk, R: Remote, W: World> StepRun<'_, D, R, W> {
             );
             self.end.report.add(self.parts.quarantine(&step, why, false));
         }
-        let bytes = self.parts.observed.size(&step.path);
-        self.batch.push(step, outcome, bytes);
-        if self.batch.is_full() { self.commit() } else { Ok(()) }
+        self.bytes += self.parts.observed.size(&step.path);
+        self.outcomes.push((step, outcome));
+        let is_full = self.outcomes.len() >= MAX_BATCH_STEPS || self.bytes >= MAX_BATCH_BYTES;
+        if is_full { self.commit() } else { Ok(()) }
     }
 
     fn take_failure(&mut self, step: &PlanStep, e: StepError) {
@@ -279,13 +282,14 @@ impl<D: Disk, R: Remote, W: World> StepRun<'_, D, R, W> {
     }
 
     fn commit(&mut self) -> Result<(), CycleError> {
-        self.parts.commit_outcomes(std::mem::take(&mut self.batch), &mut self.end)
+        self.bytes = 0;
+        self.parts.commit_outcomes(std::mem::take(&mut self.outcomes), &mut self.end)
     }
 }
 
-/// Tells a proxy that is gone from one path whose requests are never answered: the last unanswered request of this cycle,
-/// if no request was answered since. The proxy has given its index in this cycle, so one silent request may be due to its
-/// path. Two paths without an answer in between mean that the proxy is gone.
+/// Tells a proxy that is gone from one path whose requests are never answered: the last unanswered request of this
+/// cycle, if no request was answered since. The proxy has given its index in this cycle, so one silent request may be
+/// due to its path. Two paths without an answer in between mean that the proxy is gone.
 #[derive(Debug, Default)]
 struct SilenceCheck(Option<SilentRequest>);
 
@@ -307,8 +311,8 @@ impl SilenceCheck {
         self.0.replace(request).is_some_and(|last| last.path != *path)
     }
 
-    /// The error of a silent request that nothing followed. The cycle ends with it, and the next one finds out whether the
-    /// proxy is gone. A path that failed before is no news.
+    /// The error of a silent request that nothing followed. The cycle ends with it, and the next one finds out whether
+    /// the proxy is gone. A path that failed before is no news.
     fn into_error(self) -> Option<RemoteError> {
         self.0.filter(|request| request.is_first).map(|request| request.error)
     }

@@ -4,6 +4,7 @@
 //! the batch, or sends the request by itself.
 
 use std::collections::VecDeque;
+use std::sync::Mutex;
 
 use futures::FutureExt;
 
@@ -11,13 +12,13 @@ use crate::agent::world::World;
 use crate::disk::Disk;
 use crate::local::LocalEntry;
 use crate::path::RelPath;
-use crate::remote::{BatchReply, BatchRequest, PromisedDigest, Remote, RemoteError, UploadBody};
+use crate::remote::{BatchReply, BatchRequest, GetReply, PromisedDigest, Remote, RemoteError, UploadBody};
 use crate::state::UploadNote;
 use crate::sync::{Action, LocalState, PlanStep};
 
 use super::parts::CycleParts;
 use super::ports::BatchOptions;
-use super::step::{StepWork, before_delete};
+use super::step::{FirstAnswer, StepWork, before_delete};
 use super::transit::{BatchLimits, BatchPacing, BatchResult, FlightResult, StepFlight};
 use super::upload::before_upload;
 
@@ -170,6 +171,34 @@ impl<D: Disk, R: Remote> StepQueue<D, R> {
         }
         self.send_one_by_one();
         Ok(())
+    }
+}
+
+impl<D: Disk, R: Remote> StepWork<D, R> {
+    /// Takes the answer that a batch brought. `None`: the step sends its first request by itself.
+    fn set_first(&mut self, first: Option<FirstAnswer<D>>) {
+        if first.is_none() {
+            // The batch may have arrived all the same.
+            self.sent_before = self.uploads.contents(&self.step.path);
+        }
+        self.first = Mutex::new(first);
+    }
+
+    fn is_answered(&mut self) -> bool {
+        self.first.get_mut().is_ok_and(|first| first.is_some())
+    }
+
+    /// Stages a download that a batch brought. Other answers wait for [`StepWork::run`].
+    fn stage_first(&self, answer: BatchReply) -> Option<FirstAnswer<D>> {
+        match (answer, &self.step.action) {
+            (BatchReply::Got(GetReply::Found(blob)), Action::Download { .. }) => {
+                let (version, device) = (blob.version, blob.device.clone());
+                // The blob of a batch is in memory, so this never waits.
+                let staged = self.fetch(blob).now_or_never()?;
+                Some(FirstAnswer::Staged { version, device, staged })
+            }
+            (answer, _) => Some(FirstAnswer::Answer(answer)),
+        }
     }
 }
 

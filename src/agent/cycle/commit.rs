@@ -16,41 +16,17 @@ use crate::remote::Remote;
 use crate::state::{BaseChange, BaseEntry, RemoteState};
 use crate::sync::{Action, Base, LocalState, PlanStep, RemoteSide};
 
-use super::error::{CycleError, folder_error, remedy};
 use super::leftovers::link_copy;
 use super::observed::Observed;
 use super::parts::CycleParts;
-use super::report::{CycleReport, FinishedAction};
+use super::report::{CycleError, CycleReport, FinishedAction, folder_error, remedy};
 use super::step::StepOutcome;
 use super::unarrived::UnarrivedContent;
 
 /// Outcomes that are committed together.
-const MAX_BATCH_STEPS: usize = 2048;
+pub(super) const MAX_BATCH_STEPS: usize = 2048;
 /// Bytes, staged or uploaded, that are committed together.
-const MAX_BATCH_BYTES: u64 = 256 * 1024 * 1024;
-
-/// Outcomes that are not committed yet.
-pub(super) struct OutcomeBatch<D: Disk> {
-    outcomes: Vec<(PlanStep, StepOutcome<D>)>,
-    bytes: u64,
-}
-
-impl<D: Disk> Default for OutcomeBatch<D> {
-    fn default() -> Self {
-        Self { outcomes: Vec::new(), bytes: 0 }
-    }
-}
-
-impl<D: Disk> OutcomeBatch<D> {
-    pub(super) fn push(&mut self, step: PlanStep, outcome: StepOutcome<D>, bytes: u64) {
-        self.outcomes.push((step, outcome));
-        self.bytes += bytes;
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.outcomes.len() >= MAX_BATCH_STEPS || self.bytes >= MAX_BATCH_BYTES
-    }
-}
+pub(super) const MAX_BATCH_BYTES: u64 = 256 * 1024 * 1024;
 
 /// How a run of steps ended.
 #[derive(Default)]
@@ -62,15 +38,26 @@ pub(super) struct RunEnd {
 }
 
 impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
-    /// Makes the outcomes durable in the folder, then commits them to the base. Adds to the report and to the content that
-    /// did not arrive.
-    pub(super) fn commit_outcomes(&mut self, batch: OutcomeBatch<D>, end: &mut RunEnd) -> Result<(), CycleError> {
-        if batch.outcomes.is_empty() {
+    /// Makes the outcomes durable in the folder, then commits them to the base. Adds to the report and to the content
+    /// that did not arrive.
+    pub(super) fn commit_outcomes(
+        &mut self,
+        outcomes: Vec<(PlanStep, StepOutcome<D>)>,
+        end: &mut RunEnd,
+    ) -> Result<(), CycleError> {
+        if outcomes.is_empty() {
             return Ok(());
         }
         failpoint::pass("batch.before");
-        let mut sorted = SortedOutcomes::default();
-        for (step, outcome) in batch.outcomes {
+        let mut sorted = SortedOutcomes {
+            changes: Vec::new(),
+            agreed: Vec::new(),
+            moving: Vec::new(),
+            moves: Vec::new(),
+            own_writes: 0,
+            report: CycleReport::default(),
+        };
+        for (step, outcome) in outcomes {
             sorted.add(self, step, outcome);
         }
         let SortedOutcomes { mut changes, agreed, moving, moves, own_writes, mut report } = sorted;
@@ -148,7 +135,7 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
                 self.note_copy(copy.clone(), path, report);
                 self.memory.crash.note_restored(&mut self.ports.container, path, copy.as_ref());
                 self.uploads.forget(path);
-                self.observed.corrections.forget(path);
+                self.observed.corrections.proven.remove(path);
                 let found = match base {
                     Base::Synced(md5) => {
                         report.downloaded += 1;
@@ -228,23 +215,10 @@ struct SortedOutcomes<D: Disk> {
     report: CycleReport,
 }
 
-impl<D: Disk> Default for SortedOutcomes<D> {
-    fn default() -> Self {
-        Self {
-            changes: Vec::new(),
-            agreed: Vec::new(),
-            moving: Vec::new(),
-            moves: Vec::new(),
-            own_writes: 0,
-            report: CycleReport::default(),
-        }
-    }
-}
-
 impl<D: Disk> SortedOutcomes<D> {
     fn add<R: Remote, W: World>(&mut self, parts: &mut CycleParts<D, R, W>, step: PlanStep, outcome: StepOutcome<D>) {
         if !matches!(outcome, StepOutcome::Move { .. }) {
-            parts.observed.corrections.forget(&step.path);
+            parts.observed.corrections.proven.remove(&step.path);
         }
         match outcome {
             StepOutcome::Nothing | StepOutcome::Missing => {}
@@ -279,12 +253,7 @@ impl<D: Disk> SortedOutcomes<D> {
                 self.agree(parts, &step, (md5, version), true);
             }
             StepOutcome::Move { step: change, base, version, device } => {
-                let size = match &*change {
-                    FileMove::Create { staged, .. }
-                    | FileMove::Replace { staged, .. }
-                    | FileMove::Conflict { staged, .. } => staged.size,
-                    FileMove::Trash { .. } => 0,
-                };
+                let size = change.staged().map_or(0, |staged| staged.size);
                 self.moving.push(PendingMove { step, base, version, size, device });
                 self.moves.push(*change);
             }

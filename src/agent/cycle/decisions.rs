@@ -10,25 +10,40 @@ use crate::state::{BaseChange, BaseEntry, RemoteState, StateError};
 use crate::sync::safety::{Halt, reject};
 use crate::sync::{Base, LocalState};
 
-use super::gates::Gates;
+use super::Engine;
 use super::parts::CycleParts;
 
-impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
+impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Lets the plan or the reset `id` through with the next cycle. False if it does not exist.
-    pub(crate) fn approve(&mut self, gates: &mut Gates, id: &str) -> Result<bool, StateError> {
-        if gates.reset.as_ref().map(Halt::id) == Some(id) {
-            self.accept_reset()?;
-            gates.reset = None;
+    pub fn approve(&mut self, id: &str) -> Result<bool, StateError> {
+        if self.gates.reset.as_ref().map(Halt::id) == Some(id) {
+            self.parts.accept_reset()?;
+            self.gates.reset = None;
             return Ok(true);
         }
-        let Some(held) = gates.take_held(id) else { return Ok(false) };
-        gates.approved.extend(held.steps.into_iter().map(|step| step.path));
-        self.memory.plan_everything();
+        let Some(held) = self.gates.take_held(id) else { return Ok(false) };
+        self.gates.approved.extend(held.steps.into_iter().map(|step| step.path));
+        self.parts.memory.plan_everything();
         Ok(true)
     }
 
-    /// Offers the local content to a store that was reset, with `new` as the precondition. Differences become conflicts.
-    /// Nothing is deleted, even where the store has tombstones.
+    /// Has the next cycle bring back the files of the held plan `id`. False if it does not exist.
+    pub fn reject(&mut self, id: &str) -> Result<bool, StateError> {
+        let Some(held) = self.gates.take_held(id) else { return Ok(false) };
+        held.steps.iter().for_each(|step| self.parts.uploads.forget(&step.path));
+        let change = |(path, base): (RelPath, Option<Base>)| match base {
+            Some(base) => BaseChange::Set(path, BaseEntry { base, stat: None, version: 0 }),
+            None => BaseChange::Forget(path),
+        };
+        self.parts.ports.container.commit(reject(&held).into_iter().map(change).collect())?;
+        self.parts.memory.plan_everything();
+        Ok(true)
+    }
+}
+
+impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
+    /// Offers the local content to a store that was reset, with `new` as the precondition. Differences become
+    /// conflicts. Nothing is deleted, even where the store has tombstones.
     fn accept_reset(&mut self) -> Result<(), StateError> {
         self.keep_union();
         self.ports.container.set_remote(RemoteState::default());
@@ -39,19 +54,6 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
         self.memory.plan_everything();
         // If this fails, the next commit writes it.
         self.ports.container.save(self.ports.world.now())
-    }
-
-    /// Has the next cycle bring back the files of the held plan `id`. False if it does not exist.
-    pub(crate) fn reject(&mut self, gates: &mut Gates, id: &str) -> Result<bool, StateError> {
-        let Some(held) = gates.take_held(id) else { return Ok(false) };
-        held.steps.iter().for_each(|step| self.uploads.forget(&step.path));
-        let change = |(path, base): (RelPath, Option<Base>)| match base {
-            Some(base) => BaseChange::Set(path, BaseEntry { base, stat: None, version: 0 }),
-            None => BaseChange::Forget(path),
-        };
-        self.ports.container.commit(reject(&held).into_iter().map(change).collect())?;
-        self.memory.plan_everything();
-        Ok(true)
     }
 
     /// Reduces the base to the entries that a union of both sides needs. A file that is here is compared again, and no

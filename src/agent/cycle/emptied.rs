@@ -50,8 +50,8 @@ impl CrashCheck {
         ports.container.commit(Vec::new())
     }
 
-    /// Finds the emptied files among those that differ from the base. Gives the files that are too new to judge; the next
-    /// scan must read them again.
+    /// Finds the emptied files among those that differ from the base. Gives the files that are too new to judge; the
+    /// next scan must read them again.
     pub(crate) fn find_emptied<D: Disk>(
         &mut self,
         container: &Container<D>,
@@ -78,7 +78,8 @@ impl CrashCheck {
         young
     }
 
-    /// Notes that the file has the proxy's text again. `copy`: the emptied file, whose link is noted. The caller commits.
+    /// Notes that the file has the proxy's text again. `copy`: the emptied file, whose link is noted. The caller
+    /// commits.
     pub(crate) fn note_restored<D: Disk>(
         &mut self,
         container: &mut Container<D>,

@@ -10,8 +10,8 @@ use crate::path::RelPath;
 use crate::remote::Remote;
 use crate::state::CopyLink;
 
-use super::error::{CycleError, folder_error, remedy};
 use super::ports::EngineParts;
+use super::report::{CycleError, folder_error, remedy};
 
 /// The files that are left in the stage of a folder.
 #[derive(Debug, Default)]
@@ -25,11 +25,6 @@ pub(in crate::agent) struct StageLeftovers {
 impl StageLeftovers {
     pub(crate) fn is_empty(&self) -> bool {
         !self.is_dirty && self.stuck.is_empty()
-    }
-
-    /// True if a cycle must sweep the stage.
-    pub(crate) fn needs_sweep(&self, is_full_scan: bool) -> bool {
-        self.is_dirty || is_full_scan && !self.stuck.is_empty()
     }
 
     /// Puts the stage in order. A file that cannot be put where it belongs is safe there and holds up no other.

@@ -13,16 +13,17 @@ use super::quarantine::Quarantine;
 use super::report::FinishedAction;
 use super::unconfirmed::LostUploads;
 
-/// The work that the next cycle takes up. It is not saved: after a restart, a full scan and a plan for all paths find the
-/// same.
-#[derive(Debug)]
+/// The work that the next cycle takes up. It is not saved: after a restart, a full scan and a plan for all paths find
+/// the same.
+#[derive(Debug, Default)]
 pub(in crate::agent) struct CycleMemory {
     /// The paths that the next plan must decide: those that changed on either side, and those that the last plan left.
     /// For all others the decision table has nothing to do.
     pub unplanned: TouchedPaths,
     /// Tracked files that the last scan missed.
     pub missed: MissedFiles,
-    /// Files that were being written when last scanned, with the time since when ([`World::elapsed`](crate::agent::World::elapsed)).
+    /// Files that were being written when last scanned, with the time since when
+    /// ([`World::elapsed`](crate::agent::World::elapsed)).
     pub changing: BTreeMap<RelPath, Duration>,
     /// New files whose upload needs a digest first. The scan reads them.
     pub read_first: BTreeSet<RelPath>,
@@ -36,25 +37,6 @@ pub(in crate::agent) struct CycleMemory {
     pub waiting_deletions: usize,
     /// Finished actions of a cycle that ended early.
     pub cut_off: Vec<FinishedAction>,
-}
-
-impl Default for CycleMemory {
-    /// Everything is to be planned.
-    fn default() -> Self {
-        Self {
-            unplanned: TouchedPaths::Everywhere,
-            missed: MissedFiles::default(),
-            changing: BTreeMap::new(),
-            read_first: BTreeSet::new(),
-            quarantine: Quarantine::default(),
-            stage: StageLeftovers::default(),
-            crash: CrashCheck::default(),
-            lost_uploads: LostUploads::default(),
-            is_unfinished: true,
-            waiting_deletions: 0,
-            cut_off: Vec::new(),
-        }
-    }
 }
 
 impl CycleMemory {
@@ -73,10 +55,8 @@ impl CycleMemory {
     /// Lets every path in quarantine try again with the next cycle.
     pub(crate) fn retry_all(&mut self) {
         self.quarantine.retry_all();
-        for (path, _) in self.quarantine.iter() {
-            self.is_unfinished = true;
-            self.unplanned.add(path);
-        }
+        self.is_unfinished |= !self.quarantine.is_empty();
+        self.quarantine.iter().for_each(|(path, _)| self.unplanned.add(path));
     }
 
     /// The open paths that a plan can decide, and those whose deletion no scan of this cycle can confirm. While an

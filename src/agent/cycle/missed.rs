@@ -36,8 +36,8 @@ impl MissedFiles {
         Self(missed.map(|path| (path.clone(), self.0.get(path).copied().unwrap_or(now))).collect())
     }
 
-    /// True if a scan that begins at `now` can prove a deletion. While files keep vanishing, deletions wait, so that the
-    /// gate judges them together.
+    /// True if a scan that begins at `now` can prove a deletion. While files keep vanishing, deletions wait, so that
+    /// the gate judges them together.
     pub(crate) fn may_confirm(&self, now: Duration, confirm: Duration) -> bool {
         let oldest = self.0.values().min().copied().unwrap_or_default();
         now >= self.newest() + confirm || now >= oldest + MAX_WAIT

@@ -1,7 +1,7 @@
 //! One pass over a folder and its proxy: observe → plan → apply → commit.
 //!
-//! [`Engine`] is the orchestrator. Each step is a method of its [`CycleParts`]: `observe` scans and fetches, `plan` decides
-//! and is pure, `apply` carries the steps out, `commit` makes their outcomes durable.
+//! [`Engine`] is the orchestrator. Each step is a method of its [`CycleParts`]: `observe` scans and fetches, `plan`
+//! decides and is pure, `apply` carries the steps out, `commit` makes their outcomes durable.
 //! [`CycleMemory`](memory::CycleMemory) holds the work that the next cycle takes up.
 
 use crate::agent::world::World;
@@ -18,9 +18,7 @@ mod commit;
 mod corrections;
 mod decisions;
 mod emptied;
-pub(super) mod error;
 pub(super) mod gates;
-mod heal;
 mod leftovers;
 mod memory;
 mod missed;
@@ -30,7 +28,7 @@ pub(super) mod parts;
 mod plan;
 mod ports;
 mod quarantine;
-mod report;
+pub(super) mod report;
 mod reset;
 mod step;
 mod tidy;
@@ -39,10 +37,9 @@ mod unarrived;
 mod unconfirmed;
 mod upload;
 
-pub use error::CycleError;
 pub use parts::CycleProgress;
 pub use ports::{BatchOptions, EngineOptions, EngineParts, IgnoreFn};
-pub use report::{CycleReport, FinishedAction, verb};
+pub use report::{CycleError, CycleReport, FinishedAction, verb};
 
 use gates::Gates;
 use parts::CycleParts;
@@ -60,8 +57,8 @@ pub struct Engine<D: Disk, R: Remote, W: World> {
 }
 
 impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
-    /// Brings the folder and the proxy as near to agreement as is possible now. Dropping the future stops the cycle between
-    /// two steps; the next cycle's table row is right (invariant 8).
+    /// Brings the folder and the proxy as near to agreement as is possible now. Dropping the future stops the cycle
+    /// between two steps; the next cycle's table row is right (invariant 8).
     ///
     /// # Errors
     /// When the cycle as a whole cannot go on. Finished steps are committed.
@@ -116,8 +113,8 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         Ok(plan)
     }
 
-    /// The plan for the open paths. True if some of them wait for a later scan. If the cycle ends early, the next one plans
-    /// all these paths again.
+    /// The plan for the open paths. True if some of them wait for a later scan. If the cycle ends early, the next one
+    /// plans all these paths again.
     fn take_plan(&mut self) -> (Plan, bool) {
         let (ready, waiting) = self.parts.memory.split_unplanned(self.parts.observed.is_confirming);
         let plan = self.parts.plan_input().plan(&ready);

@@ -15,9 +15,9 @@ use crate::remote::{IndexUpdate, Remote, RemoteError};
 use crate::state::{BaseChange, BaseEntry};
 use crate::sync::{Base, LocalState, SkipReason};
 
-use super::error::{CycleError, folder_error};
 use super::observed::Observed;
 use super::parts::CycleParts;
+use super::report::{CycleError, folder_error};
 use super::unconfirmed::UploadTrace;
 
 impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
@@ -26,7 +26,7 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
         // After a failed scan the next one is full, so that its scope is not forgotten.
         let full = !std::mem::take(&mut self.observed.is_scanned) || self.memory.stage.is_dirty || scope.full;
         self.ports.check_root()?;
-        if self.memory.stage.needs_sweep(full) {
+        if full && !self.memory.stage.is_empty() {
             self.memory.stage.sweep(&mut self.ports)?;
         }
         let scope = ScanScope { full, ..scope.clone() };
@@ -39,7 +39,8 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
         Ok(stats)
     }
 
-    /// Scans `scope`, and the paths that an earlier scan left open. Missed, changing and touched paths go into the memory.
+    /// Scans `scope`, and the paths that an earlier scan left open. Missed, changing and touched paths go into the
+    /// memory.
     pub(crate) fn scan(&mut self, scope: &ScanScope) -> Result<ScanStats, CycleError> {
         let begun = self.ports.world.elapsed();
         self.memory.unplanned.merge(self.observed.tree.take_touched());
@@ -72,8 +73,8 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
         Ok(stats)
     }
 
-    /// The scope with the paths that every scan must look at: files that were being written, and missed files, unless more
-    /// of these are expected.
+    /// The scope with the paths that every scan must look at: files that were being written, and missed files, unless
+    /// more of these are expected.
     fn widen(&self, scope: &ScanScope) -> ScanScope {
         let mut scope = scope.clone();
         if scope.full {
@@ -113,7 +114,7 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
                 && !entries.contains_key(path)
                 && !uploads.contains(path)
                 && !memory.read_first.contains(path)
-                && !corrections.is_proven(path)
+                && !corrections.proven.contains_key(path)
         };
         let scan_options = ScanOptions {
             max_file_size: options.max_file_size,
@@ -176,13 +177,17 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
             Some(BaseChange::Set(path.clone(), BaseEntry { base, ..entry.clone() }))
         };
         let changes: Vec<BaseChange> = among.filter_map(change).collect();
-        // An unconfirmed upload stands in for the base of a path without one. A tombstone cannot say that it is detached.
+        // An unconfirmed upload stands in for the base of a path without one. A tombstone cannot say that it is
+        // detached.
         let has_content = |path: &RelPath| entries.get(path).is_some_and(|entry| entry.base.content().is_some());
         self.uploads.retain(|path| has_content(path) || !self.has_left_scope(path));
         let container = &mut self.ports.container;
-        // An earlier commit may have failed on the disk. After a restart, a file that was removed meanwhile would count as
-        // deleted.
-        Ok(if changes.is_empty() { container.finish_commit()? } else { container.commit(changes)? })
+        if changes.is_empty() {
+            // An earlier commit may have failed on the disk. After a restart, a file that was removed meanwhile would
+            // count as deleted.
+            return Ok(container.finish_commit()?);
+        }
+        Ok(container.commit(changes)?)
     }
 
     /// True if the path is out of scope for a lasting reason. An absent file counts as too large where the proxy's is.
@@ -216,7 +221,7 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
             (IndexUpdate::Whole(index), held) => {
                 let has_changed = held.as_ref() != Some(&index);
                 *held = Some(index);
-                corrections.forget_own_writes();
+                corrections.overwritten.clear();
                 if has_changed {
                     memory.unplanned = TouchedPaths::Everywhere;
                 }

@@ -11,8 +11,7 @@ use crate::remote::FetchedIndex;
 use crate::state::BaseEntry;
 use crate::sync::{Base, IndexTrust, LocalState, RemoteSide, SkipReason};
 
-use super::corrections::IndexCorrections;
-use super::heal::HealTimes;
+use super::corrections::{HealTimes, IndexCorrections};
 use super::ports::IgnoreFn;
 
 /// Both sides as last observed.
@@ -52,7 +51,7 @@ impl Observed {
     /// Forgets everything that an earlier proxy or namespace said.
     pub(crate) fn forget_index(&mut self) {
         self.index = None;
-        self.corrections.forget_all();
+        self.corrections.proven.clear();
     }
 
     /// The index entry of a path. A hint unless the index is exact, but its md5 and its version belong together.
@@ -113,7 +112,8 @@ impl Observed {
     /// expired tombstones, so an agreed path that it does not name had one.
     pub(crate) fn remote_side(&self, path: &RelPath, base: Option<Base>) -> Option<RemoteSide> {
         let listed = self.listed(path);
-        // A blob that was found live serves a deletion. Once the file is back, only the wrong entry leads to its healing.
+        // A blob that was found live serves a deletion. Once the file is back, only the wrong entry leads to its
+        // healing.
         let is_moot = |proven: &RemoteSide| matches!(proven, RemoteSide::Live(_)) && self.found(path).is_some();
         if let Some(proven) = self.corrections.proven_side(path, listed).filter(|proven| !is_moot(proven)) {
             return Some(proven);

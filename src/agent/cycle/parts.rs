@@ -64,10 +64,12 @@ pub(in crate::agent) struct CycleParts<D: Disk, R: Remote, W: World> {
 
 impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
     pub(crate) fn new(ports: EngineParts<D, R, W>) -> Self {
+        let mut memory = CycleMemory::default();
+        memory.plan_everything();
         Self {
             signals: CycleSignals::default(),
             observed: Observed::seeded(ports.container.entries()),
-            memory: CycleMemory::default(),
+            memory,
             uploads: UnconfirmedUploads::after(ports.container.uploads().clone()),
             transfers: SlowTransfers::default(),
             ports,

@@ -66,8 +66,8 @@ impl PlanInput<'_> {
                 Box::new(all.into_iter().filter_map(|path| Some((path, self.base_side(path)?))))
             };
         let known: Box<dyn Iterator<Item = &RelPath>> =
-            if self.observed.has_expired_tombstones || corrections.paths().len() > 0 {
-                let all = index.files.keys().chain(self.base.keys()).chain(corrections.paths());
+            if self.observed.has_expired_tombstones || !corrections.proven.is_empty() {
+                let all = index.files.keys().chain(self.base.keys()).chain(corrections.proven.keys());
                 Box::new(all.collect::<BTreeSet<&RelPath>>().into_iter())
             } else {
                 Box::new(index.files.keys())
@@ -88,8 +88,8 @@ impl PlanInput<'_> {
         self.observed.remote_side(path, self.base.get(path).map(|entry| entry.base))
     }
 
-    /// The base that the table takes for a path. Where the proxy holds an unconfirmed upload of a file that is gone here,
-    /// that upload is the base: the user had the file and has deleted it. An emptied file has no base.
+    /// The base that the table takes for a path. Where the proxy holds an unconfirmed upload of a file that is gone
+    /// here, that upload is the base: the user had the file and has deleted it. An emptied file has no base.
     fn base_side(&self, path: &RelPath) -> Option<Base> {
         if self.memory.crash.emptied.contains(path) {
             return None;
@@ -126,8 +126,8 @@ impl PlanInput<'_> {
         all
     }
 
-    /// The local side of the table: the files that the scan found, and reasons why other paths are unknown. `tracked` may
-    /// have a base, `remote` may be on the proxy.
+    /// The local side of the table: the files that the scan found, and reasons why other paths are unknown. `tracked`
+    /// may have a base, `remote` may be on the proxy.
     fn local<'p>(
         &self,
         found: impl Iterator<Item = &'p RelPath>,
@@ -246,7 +246,7 @@ impl PlanInput<'_> {
             let count = match action {
                 Action::Upload { .. } | Action::UploadUnread | Action::Probe { .. } => &mut pending.upload,
                 Action::Download { .. } | Action::Replace { .. } | Action::Conflict { .. } => &mut pending.download,
-                Action::DeleteRemote { .. } | Action::Obey { .. } => &mut pending.delete,
+                Action::DeleteRemote { .. } | Action::Trash { .. } => &mut pending.delete,
                 Action::RecordSeen { .. } | Action::Adopt { .. } | Action::Skip(_) => continue,
             };
             *count += 1;
@@ -262,8 +262,8 @@ impl PlanInput<'_> {
         pending
     }
 
-    /// The action that a step, or a skipped path, waits to do, and whether a person must help first. `is_deleting`: the plan
-    /// has deletions.
+    /// The action that a step, or a skipped path, waits to do, and whether a person must help first. `is_deleting`: the
+    /// plan has deletions.
     fn pending_action(&self, step: PlanStep, is_deleting: bool) -> Option<(Action, bool)> {
         let Action::Skip(why) = step.action else { return Some((step.action, false)) };
         let effect = ProblemEffect::of(&why);

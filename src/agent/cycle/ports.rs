@@ -9,7 +9,7 @@ use crate::local::Folder;
 use crate::remote::Remote;
 use crate::state::Container;
 
-use super::error::{CycleError, root_halt};
+use super::report::{CycleError, root_halt};
 
 /// True if the rules leave out a path, given by its name on the disk; the flag is true for a folder.
 pub type IgnoreFn = Arc<dyn Fn(&str, bool) -> bool + Send + Sync>;
@@ -19,8 +19,8 @@ pub type IgnoreFn = Arc<dyn Fn(&str, bool) -> bool + Send + Sync>;
 pub struct BatchOptions {
     /// Fewer small requests than this are sent one by one, so that a single edit waits for no other.
     pub from: usize,
-    /// The smallest and largest number of requests in one batch. Within these limits a plan is spread over the batches in
-    /// flight.
+    /// The smallest and largest number of requests in one batch. Within these limits a plan is spread over the batches
+    /// in flight.
     pub least: usize,
     pub most: usize,
     /// Bytes of content in one batch.

@@ -20,14 +20,11 @@ pub(in crate::agent) struct Quarantine(BTreeMap<RelPath, FailedPath>);
 
 #[derive(Debug)]
 struct FailedPath {
+    failure: PathFailure,
+    /// Failures in a row.
+    failures: u32,
     /// The time of the next try ([`World::elapsed`](crate::agent::World::elapsed)).
     until: Duration,
-    failures: u32,
-    why: String,
-    /// The content of the local file. Other content is tried at once.
-    content: Option<Md5>,
-    /// A program has the file open. Its close is a reason to try at once.
-    is_open: bool,
     /// This cycle tries again.
     is_retried: bool,
 }
@@ -36,30 +33,28 @@ struct FailedPath {
 #[derive(Debug, Clone)]
 pub(super) struct PathFailure {
     pub why: String,
-    /// The content of the local file.
+    /// The content of the local file. Other content is tried at once.
     pub content: Option<Md5>,
-    /// A program has the file open.
+    /// A program has the file open. Its close is a reason to try at once.
     pub is_open: bool,
 }
 
 impl Quarantine {
     /// Notes a failure of `path`. `random` spreads the retries.
     pub(super) fn fail(&mut self, path: &RelPath, failure: PathFailure, now: Duration, random: u64) {
-        let PathFailure { why, content, is_open } = failure;
         let failures = self.0.get(path).map_or(0, |failed| failed.failures) + 1;
-        let longest = if is_open { LONGEST_OPEN } else { LONGEST };
+        let longest = if failure.is_open { LONGEST_OPEN } else { LONGEST };
         let wait = FIRST.saturating_mul(1 << failures.min(11).saturating_sub(1)).min(longest);
         // From half of the wait to all of it.
         let jitter = u32::try_from(random % 1000).unwrap_or(0);
         let wait = wait / 2 + wait / 2 * jitter / 1000;
-        self.0
-            .insert(path.clone(), FailedPath { until: now + wait, failures, why, content, is_open, is_retried: false });
+        self.0.insert(path.clone(), FailedPath { failure, failures, until: now + wait, is_retried: false });
     }
 
     /// Why the path waits now, if it does.
     pub(crate) fn reason(&self, path: &RelPath, content: Option<Md5>, now: Duration) -> Option<&str> {
         let failed = self.0.get(path)?;
-        (now < failed.until && failed.content == content).then_some(failed.why.as_str())
+        (now < failed.until && failed.failure.content == content).then_some(failed.failure.why.as_str())
     }
 
     /// Notes which paths this cycle skips. All others are tried again, or are gone.
@@ -85,7 +80,7 @@ impl Quarantine {
     /// Lets a path that waits for a program try again at once where a scan was asked for it.
     pub(crate) fn retry_open(&mut self, is_touched: impl Fn(&RelPath) -> bool) {
         for (path, failed) in &mut self.0 {
-            if failed.is_open && is_touched(path) {
+            if failed.failure.is_open && is_touched(path) {
                 failed.until = Duration::ZERO;
             }
         }
@@ -109,7 +104,7 @@ impl Quarantine {
 
     /// The paths that failed, with the reason, also while a retry is due.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&RelPath, &str)> {
-        self.0.iter().map(|(path, failed)| (path, failed.why.as_str()))
+        self.0.iter().map(|(path, failed)| (path, failed.failure.why.as_str()))
     }
 }
 

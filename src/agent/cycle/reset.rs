@@ -10,9 +10,9 @@ use crate::remote::{FetchedIndex, GetReply, Remote};
 use crate::state::{BaseEntry, RemoteState};
 use crate::sync::safety::{IndexPosition, MISSING_MIN, StorePosition, server_reset};
 
-use super::error::CycleError;
 use super::gates::Gates;
 use super::parts::CycleParts;
+use super::report::CycleError;
 
 /// Blobs that are requested before missing index entries count as a reset of the store.
 const BLOB_SAMPLE: usize = 8;

@@ -1,14 +1,14 @@
 //! [`StepWork`]: one step of a plan, carried out against the proxy. These are the actions of the decision table.
 //!
-//! Nothing here writes to the user's files. A step ends in a [`StepOutcome`]; the commit makes the changes to the folder
-//! and to the base.
+//! Nothing here writes to the user's files. A step ends in a [`StepOutcome`]; the commit makes the changes to the
+//! folder and to the base.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 
 use crate::digest::Md5;
 use crate::disk::Disk;
@@ -21,7 +21,7 @@ use crate::protocol::IndexEntry;
 use crate::remote::{BatchReply, DeleteReply, GetReply, PutReply, Remote, RemoteBlob, RemoteError};
 use crate::sync::{Action, Base, PlanStep, Precondition};
 
-use super::heal::HealTimes;
+use super::corrections::HealTimes;
 use super::unconfirmed::UnconfirmedUploads;
 
 /// The outcome of a step on the proxy's side.
@@ -40,11 +40,11 @@ pub(super) enum StepOutcome<D: Disk> {
     Agreed { md5: Md5, version: u64, uploaded: bool },
     /// The same, for a file that was digested during its upload.
     UploadedUnread { digested: FileDigest, version: u64 },
-    /// The blob is deleted, although the index does not say so (rows 5, 6, 13, 15, 17 and 18, RESOLVE of row 4). The next
-    /// plan knows this tombstone. It obeys it by row 7 or 14, which the gate counts, or uploads by row 8 or 19.
+    /// The blob is deleted, although the index does not say so (rows 5, 6, 13, 15, 17 and 18, RESOLVE of row 4). The
+    /// next plan knows this tombstone. It obeys it by row 7 or 14, which the gate counts, or uploads by row 8 or 19.
     ProvenDeleted(Md5),
-    /// The blob holds the base, although the index names other content (row 11). The next plan knows this and deletes by
-    /// row 9, which the gate counts.
+    /// The blob holds the base, although the index names other content (row 11). The next plan knows this and deletes
+    /// by row 9, which the gate counts.
     ProvenUnchanged(Md5),
     /// The blob is gone, although a weak index names it as live. The deletion of this content was repeated, so that the
     /// index gets a new entry.
@@ -162,36 +162,10 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
             }
             Action::UploadUnread => self.upload_unread().await,
             Action::Conflict { local, base } => self.conflict(local, base).await,
-            Action::Obey { local, base, tombstone } => self.obey(local, base, tombstone).await,
+            Action::Trash { local, base, tombstone } => self.trash(local, base, tombstone).await,
             Action::DeleteRemote { base } => self.delete(base).await,
             Action::Replace { base } => self.compare(self.get().await?, base).await,
             Action::Probe { base } => self.probe(base).await,
-        }
-    }
-
-    /// Takes the answer that a batch brought. `None`: the step sends its first request by itself.
-    pub(super) fn set_first(&mut self, first: Option<FirstAnswer<D>>) {
-        if first.is_none() {
-            // The batch may have arrived all the same.
-            self.sent_before = self.uploads.contents(&self.step.path);
-        }
-        self.first = Mutex::new(first);
-    }
-
-    pub(super) fn is_answered(&mut self) -> bool {
-        self.first.get_mut().is_ok_and(|first| first.is_some())
-    }
-
-    /// Stages a download that a batch brought. Other answers wait for [`StepWork::run`].
-    pub(super) fn stage_first(&self, answer: BatchReply) -> Option<FirstAnswer<D>> {
-        match (answer, &self.step.action) {
-            (BatchReply::Got(GetReply::Found(blob)), Action::Download { .. }) => {
-                let (version, device) = (blob.version, blob.device.clone());
-                // The blob of a batch is in memory, so this never waits.
-                let staged = self.fetch(blob).now_or_never()?;
-                Some(FirstAnswer::Staged { version, device, staged })
-            }
-            (answer, _) => Some(FirstAnswer::Answer(answer)),
         }
     }
 
@@ -309,14 +283,14 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
     }
 
     /// Rows 7 and 14.
-    async fn obey(&self, local: Md5, base: Option<Md5>, tombstone: Md5) -> Result<StepOutcome<D>, StepError> {
-        // Invariant 3: an entry of an exact index is evidence. A plain entry is a hint, and so is a tombstone that the index
-        // does not name any more. The blob decides about those.
+    async fn trash(&self, local: Md5, base: Option<Md5>, tombstone: Md5) -> Result<StepOutcome<D>, StepError> {
+        // Invariant 3: an entry of an exact index is evidence. A plain entry is a hint, and so is a tombstone that the
+        // index does not name any more. The blob decides about those.
         if self.is_exact && self.listed.is_some_and(|entry| entry.is_deleted) {
-            return Ok(self.trash(local, tombstone));
+            return Ok(self.trashed(local, tombstone));
         }
         match self.get().await? {
-            GetReply::Absent { .. } => Ok(self.trash(local, tombstone)),
+            GetReply::Absent { .. } => Ok(self.trashed(local, tombstone)),
             GetReply::Found(blob) if Some(blob.md5) == base => self.heal(blob.md5, blob.version).await,
             GetReply::Found(blob) if blob.md5 == local => Ok(StepOutcome::adopted(local, blob.version)),
             GetReply::Found(blob) if base.is_some() => self.replace_with(blob, local).await,
@@ -381,7 +355,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         }
     }
 
-    async fn fetch(&self, mut blob: RemoteBlob) -> Result<StagedFile<D>, StepError> {
+    pub(super) async fn fetch(&self, mut blob: RemoteBlob) -> Result<StagedFile<D>, StepError> {
         let mut staging = self.folder.stage().map_err(StepError::Local)?;
         while let Some(piece) = blob.body.next().await {
             staging.write(piece?).map_err(StepError::Local)?;
@@ -416,7 +390,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         Ok(StepOutcome::Move { step, base, version, device })
     }
 
-    fn trash(&self, expect: Md5, tombstone: Md5) -> StepOutcome<D> {
+    fn trashed(&self, expect: Md5, tombstone: Md5) -> StepOutcome<D> {
         let step = Box::new(FileMove::Trash { path: self.step.path.clone(), at: self.disk_name.clone(), expect });
         StepOutcome::Move { step, base: Base::Seen(tombstone), version: 0, device: None }
     }

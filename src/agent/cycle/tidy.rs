@@ -10,29 +10,33 @@ use crate::remote::Remote;
 use crate::state::{BaseChange, BaseEntry, StateError};
 use crate::sync::Base;
 
+use super::Engine;
 use super::parts::CycleParts;
 
-impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
+impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     /// Commits stats that have become reliable, forgets entries that are of no use any more, and rewrites the container
-    /// when its journal has grown. `forget_expired`: also forget deletions whose tombstones have expired.
-    pub(crate) fn tidy(&mut self, forget_expired: bool) -> Result<(), StateError> {
-        let mut changes = self.settled_stats();
-        if forget_expired && self.observed.has_exact_index() {
-            changes.extend(self.expired_deletions());
+    /// when its journal has grown.
+    pub fn tidy(&mut self) -> Result<(), StateError> {
+        let parts = &mut self.parts;
+        let mut changes = parts.settled_stats();
+        if self.gates.reset.is_none() && parts.observed.has_exact_index() {
+            changes.extend(parts.expired_deletions());
         }
-        changes.extend(self.unused_upload_notes());
-        let gone = self.removed_copies();
-        let container = &mut self.ports.container;
+        changes.extend(parts.unused_upload_notes());
+        let gone = parts.removed_copies();
+        let container = &mut parts.ports.container;
         container.retain_copies(|copy| !gone.contains(copy));
-        // Without changes this still commits the position of the store. A store that is set back behind that is found out
-        // after a restart.
+        // Without changes this still commits the position of the store. A store that is set back behind that is found
+        // out after a restart.
         container.commit(changes)?;
         if container.wants_save() {
-            container.save(self.ports.world.now())?;
+            container.save(parts.ports.world.now())?;
         }
         Ok(())
     }
+}
 
+impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
     /// The stats of unchanged files that were too new when they were committed.
     fn settled_stats(&self) -> Vec<BaseChange> {
         let settled = |(path, entry): (&RelPath, &BaseEntry)| {
@@ -45,8 +49,8 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
         self.ports.container.entries().iter().filter_map(settled).collect()
     }
 
-    /// The deletions that an exact index does not name any more, because their tombstones have expired. Where a file is or
-    /// may be, the entry is still needed: rows 7 and 8 use it to tell a new file from an old upload.
+    /// The deletions that an exact index does not name any more, because their tombstones have expired. Where a file is
+    /// or may be, the entry is still needed: rows 7 and 8 use it to tell a new file from an old upload.
     fn expired_deletions(&self) -> impl Iterator<Item = BaseChange> {
         let deleted = self.ports.container.entries().iter().filter(|(_, entry)| !entry.base.is_synced());
         let expired = deleted.filter(|(path, _)| self.observed.listed(path).is_none() && self.is_absent(path));

@@ -1,6 +1,7 @@
 //! The requests in flight, and [`SlowTransfers`]: transfers that go on between cycles.
 //!
-//! The cycle that began such a transfer goes on with other paths and ends without it. A later cycle takes in its result.
+//! The cycle that began such a transfer goes on with other paths and ends without it. A later cycle takes in its
+//! result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -87,7 +88,7 @@ pub(in crate::agent) struct SlowTransfers<D: Disk, R: Remote> {
     pub(super) flights: FuturesUnordered<StepFlight<D, R>>,
     /// Flights that ended since the last cycle.
     landed: Vec<FlightResult<D, R>>,
-    pub(super) steps: SlowSteps,
+    pub steps: SlowSteps,
     /// Paths whose slow transfer ended in this cycle.
     pub(super) late: BTreeSet<RelPath>,
     pub(super) pacing: BatchPacing,
@@ -128,10 +129,6 @@ impl<D: Disk, R: Remote> SlowTransfers<D, R> {
         (self.flights, self.landed) = (FuturesUnordered::new(), Vec::new());
         self.late.clear();
         std::mem::take(&mut self.steps).into_keys()
-    }
-
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &RelPath> {
-        self.steps.keys()
     }
 
     /// When the status must name a transfer.

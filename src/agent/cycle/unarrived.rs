@@ -37,8 +37,8 @@ impl UnarrivedContent {
         }
     }
 
-    /// Notes an action that ended, although its content may still reach the other side. A conflict copy arrives only when
-    /// it is uploaded itself.
+    /// Notes an action that ended, although its content may still reach the other side. A conflict copy arrives only
+    /// when it is uploaded itself.
     pub(super) fn note_outcome<D: Disk>(&mut self, action: &Action, outcome: &StepOutcome<D>) {
         let has_arrived = match action {
             Action::Upload { .. } | Action::Conflict { .. } => {
@@ -53,14 +53,14 @@ impl UnarrivedContent {
         }
     }
 
-    /// True if a deletion must wait. `was`: the last stat of the file. `bytes`: its size. A file that was too new at the
-    /// last scan has no reliable stat; it may be any unreadable file of its size.
+    /// True if a deletion must wait. `was`: the last stat of the file. `bytes`: its size. A file that was too new at
+    /// the last scan has no reliable stat; it may be any unreadable file of its size.
     pub(super) fn holds_back(&self, action: &Action, was: Option<FileStat>, bytes: u64) -> bool {
         match action {
             Action::DeleteRemote { base } => {
                 self.has_unknown || self.on_proxy.contains(base) || self.may_be_unreadable(was, bytes)
             }
-            Action::Obey { local, .. } => self.here.contains(local),
+            Action::Trash { local, .. } => self.here.contains(local),
             _ => false,
         }
     }
@@ -95,7 +95,7 @@ mod tests {
         unarrived.note_action(&Action::Download { remote: b });
         let waits = |action: Action| unarrived.holds_back(&action, None, 1);
         assert!(waits(Action::DeleteRemote { base: a }) && !waits(Action::DeleteRemote { base: b }));
-        let obey = |local| Action::Obey { local, base: None, tombstone: local };
+        let obey = |local| Action::Trash { local, base: None, tombstone: local };
         assert!(waits(obey(b)) && !waits(obey(a)));
         unarrived.note_action(&Action::UploadUnread);
         assert!(unarrived.holds_back(&Action::DeleteRemote { base: b }, None, 1), "it may be the unread file");
@@ -105,7 +105,7 @@ mod tests {
     fn content_of_a_missing_blob_is_not_awaited() {
         let a = Md5::of(b"a");
         let download = Action::Download { remote: a };
-        let obeyed = Action::Obey { local: a, base: None, tombstone: a };
+        let obeyed = Action::Trash { local: a, base: None, tombstone: a };
         let mut unarrived = UnarrivedContent::default();
         unarrived.note_outcome::<SimDisk>(&download, &StepOutcome::Missing);
         unarrived.note_outcome::<SimDisk>(&download, &StepOutcome::DeletedAgain(a));

@@ -15,8 +15,8 @@ use crate::state::UploadNotes;
 /// An upload that has not arrived after this time never will.
 const MAX_IN_FLIGHT: Duration = Duration::from_secs(300);
 
-/// The content that was sent to each path without a confirmed answer. It is noted when the last piece of a file is handed
-/// over, because the reply may be lost and the waiting task may be dropped. Clones share their state.
+/// The content that was sent to each path without a confirmed answer. It is noted when the last piece of a file is
+/// handed over, because the reply may be lost and the waiting task may be dropped. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub(in crate::agent) struct UnconfirmedUploads {
     this_run: Arc<Mutex<BTreeMap<RelPath, BTreeSet<Md5>>>>,

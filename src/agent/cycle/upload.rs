@@ -17,8 +17,8 @@ use crate::sync::Precondition;
 use super::step::{StepError, StepOutcome, StepWork, UploadAttempt, write_error};
 use super::unconfirmed::UnconfirmedUploads;
 
-/// Compare-and-swap attempts for one path in one cycle (invariant 12). At least 3: RESOLVE may try the expected content,
-/// then the tombstone that the 412 proves, then [`Precondition::New`] without a version.
+/// Compare-and-swap attempts for one path in one cycle (invariant 12). At least 3: over a tombstone, RESOLVE may try
+/// [`Precondition::New`], then the deleted content that the proxy names, then the one that this device knows.
 pub(super) const MAX_ATTEMPTS: usize = 3;
 
 /// Passed before an upload is sent.
@@ -151,8 +151,9 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         Ok(StepOutcome::Nothing)
     }
 
-    /// The next attempt over a tombstone. `deleted`: the content that was deleted. `held`: the version that the 412 named, or
-    /// 0. It is taken for the tombstone's version. If it is that of a later write, the next attempt fails, as it must.
+    /// The next attempt over a tombstone. `deleted`: the content that was deleted. `held`: the version that the 412
+    /// named; 0: none. It is taken for the version of the tombstone. If it is that of a later write, the next attempt
+    /// fails, as it must.
     fn attempt_over_tombstone(&self, tried: UploadAttempt, deleted: Option<Md5>, held: u64) -> UploadAttempt {
         let listed = || self.listed.filter(|entry| entry.is_deleted).map_or(0, |entry| entry.version);
         let version = if held == 0 { listed() } else { held };

@@ -14,20 +14,20 @@ fn away() -> RemoteError {
 }
 
 /// A schedule whose first cycle has succeeded, and the time after it.
-fn after_first_cycle(summary: CycleSummary) -> (Schedule, Instant) {
+fn after_first_cycle(report: CycleReport) -> (Schedule, Instant) {
     let now = Instant::now();
     let mut schedule = Schedule::new(POLL, RESCAN, now);
     assert_eq!(schedule.next_wake(&quiet(), now), Some(now));
     assert_eq!(schedule.take_due(&quiet(), now), CERTAIN);
     schedule.begin_cycle(true, now);
     schedule.end_cycle(Duration::ZERO, now);
-    schedule.note_success(&summary, now);
+    schedule.note_success(&report, Duration::ZERO, None, now);
     (schedule, now)
 }
 
 #[test]
 fn cycle_is_due_at_the_poll_interval_when_quiet() {
-    let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+    let (mut schedule, now) = after_first_cycle(CycleReport::default());
     assert_eq!(schedule.next_wake(&quiet(), now), Some(now + POLL));
     assert_eq!(schedule.take_due(&quiet(), now + POLL / 2), DueWork::Cycle(DueCycle::default()));
     assert_eq!(schedule.take_due(&quiet(), now + POLL), CERTAIN);
@@ -35,7 +35,7 @@ fn cycle_is_due_at_the_poll_interval_when_quiet() {
 
 #[test]
 fn cycle_rescans_at_the_rescan_interval() {
-    let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+    let (mut schedule, now) = after_first_cycle(CycleReport::default());
     let rescan = DueWork::Cycle(DueCycle { is_certain: true, is_rescan: true, checks_rules: false });
     assert_eq!(schedule.take_due(&quiet(), now + RESCAN), rescan);
     assert_eq!(schedule.take_due(&quiet(), now + RESCAN), CERTAIN, "the poll is due still");
@@ -43,7 +43,7 @@ fn cycle_rescans_at_the_rescan_interval() {
 
 #[test]
 fn cycle_is_due_at_once_after_news_or_an_event() {
-    let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+    let (mut schedule, now) = after_first_cycle(CycleReport::default());
     let news = Triggers { has_news: true, ..quiet() };
     assert_eq!(schedule.next_wake(&news, now), Some(now));
     assert_eq!(schedule.take_due(&news, now), CERTAIN);
@@ -54,7 +54,7 @@ fn cycle_is_due_at_once_after_news_or_an_event() {
 
 #[test]
 fn rest_delays_events_but_no_forced_cycle() {
-    let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+    let (mut schedule, now) = after_first_cycle(CycleReport::default());
     schedule.end_cycle(SECOND, now);
     let event = Triggers { watcher_due: Some(now), has_changes: true, ..quiet() };
     assert_eq!(schedule.next_wake(&event, now), Some(now + MAX_REST));
@@ -65,7 +65,7 @@ fn rest_delays_events_but_no_forced_cycle() {
 
 #[test]
 fn follow_up_waits_for_a_rest_only_in_a_burst() {
-    let (mut schedule, now) = after_first_cycle(CycleSummary { has_follow_up: true, ..CycleSummary::default() });
+    let (mut schedule, now) = after_first_cycle(CycleReport { again: true, ..CycleReport::default() });
     schedule.end_cycle(SECOND, now);
     let burst = Triggers { has_changes: true, ..quiet() };
     assert_eq!(schedule.next_wake(&quiet(), now), Some(now + FOLLOW_UP_WAIT));
@@ -76,7 +76,7 @@ fn follow_up_waits_for_a_rest_only_in_a_burst() {
 
 #[test]
 fn pause_stops_cycles_and_its_end_forces_one() {
-    let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+    let (mut schedule, now) = after_first_cycle(CycleReport::default());
     let pause = ActivePause { until: Some(now + POLL * 9), shown: None };
     let paused = Triggers { has_news: true, watcher_due: Some(now), pause: Some(pause), ..quiet() };
     schedule.force();
@@ -90,7 +90,7 @@ fn pause_stops_cycles_and_its_end_forces_one() {
 
 #[test]
 fn backoff_stops_cycles_until_it_is_over() {
-    let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+    let (mut schedule, now) = after_first_cycle(CycleReport::default());
     schedule.note_proxy_failure(&away(), 0, now);
     let news = Triggers { has_news: true, ..quiet() };
     assert_eq!(schedule.take_due(&news, now), DueWork::Nothing);
@@ -100,7 +100,7 @@ fn backoff_stops_cycles_until_it_is_over() {
 
 #[test]
 fn local_check_is_due_during_a_backoff() {
-    let (mut schedule, now) = after_first_cycle(CycleSummary::default());
+    let (mut schedule, now) = after_first_cycle(CycleReport::default());
     let refused = RemoteError::Throttled { url: "u".to_owned(), status: 429, after: Some(RESCAN) };
     schedule.note_proxy_failure(&refused, 0, now);
     let event = Triggers { watcher_due: Some(now + SECOND), ..quiet() };

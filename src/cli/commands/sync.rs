@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::agent::control::{ControlRequest, ControlResponse, PlannedStep};
 use crate::agent::root::OpenError;
 use crate::agent::setup::FolderSetup;
-use crate::agent::standalone::{StandaloneError, SyncSummary, plan_standalone, sync_standalone};
+use crate::agent::standalone::{SyncSummary, plan_standalone, sync_standalone};
 use crate::agent::standstill::Standstill;
 use crate::agent::status::{FolderStatus, Status};
 use crate::cli::agent_client;
@@ -268,10 +268,10 @@ impl SyncTotals {
 }
 
 /// The error with its folder, and with the exit code that `status` gives.
-fn folder_error(error: &StandaloneError, setup: &FolderSetup) -> anyhow::Error {
+fn folder_error(error: &OpenError, setup: &FolderSetup) -> anyhow::Error {
     let why = Standstill::from(error);
     let exit = match error {
-        StandaloneError::Open(OpenError::Http(_) | OpenError::Pattern(_)) => Exit::Usage,
+        OpenError::Http(_) | OpenError::Pattern(_) => Exit::Usage,
         _ => Exit::of_state(why.state),
     };
     CommandFailure::new(exit, format!("{}: {}", setup.root.display(), why.reason)).into()

@@ -41,7 +41,7 @@ impl<D: Disk> FileMove<D> {
     }
 
     /// The content to place; `None` for a move that only removes.
-    pub(super) fn staged(&self) -> Option<&StagedFile<D>> {
+    pub(crate) fn staged(&self) -> Option<&StagedFile<D>> {
         match self {
             Self::Create { staged, .. } | Self::Replace { staged, .. } | Self::Conflict { staged, .. } => Some(staged),
             Self::Trash { .. } => None,

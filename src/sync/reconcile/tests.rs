@@ -9,8 +9,8 @@ fn md5(path: &str) -> Md5 {
     Md5::of(path.as_bytes())
 }
 
-/// Plans for paths of base (synced), local (files) and remote (live, or a tombstone after `-`). Each path's content is its
-/// name, so equal paths have equal content. Returns the row of each path, and the reason of a skip.
+/// Plans for paths of base (synced), local (files) and remote (live, or a tombstone after `-`). Each path's content is
+/// its name, so equal paths have equal content. Returns the row of each path, and the reason of a skip.
 fn plan(base: &[&str], local: &[&str], remote: &[&str], fold: bool) -> BTreeMap<String, (u8, Option<SkipReason>)> {
     let base: BTreeMap<RelPath, Base> = base.iter().map(|n| (p(n), Base::Synced(md5(n)))).collect();
     let local: BTreeMap<RelPath, LocalState> = local.iter().map(|n| (p(n), LocalState::File(md5(n)))).collect();

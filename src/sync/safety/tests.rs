@@ -15,7 +15,7 @@ fn plan(there: usize, here: usize) -> Plan {
         if n < there {
             PlanStep { path: path(n), row: 9, action: Action::DeleteRemote { base: md5(n) } }
         } else {
-            let action = Action::Obey { local: md5(n), base: Some(md5(n)), tombstone: md5(n) };
+            let action = Action::Trash { local: md5(n), base: Some(md5(n)), tombstone: md5(n) };
             PlanStep { path: path(n), row: 14, action }
         }
     };
@@ -64,7 +64,7 @@ fn moved_files_are_not_held() {
             for n in 0..40 {
                 let md5 = content(n);
                 let action = match side {
-                    Side::Local => Action::Obey { local: md5, base: Some(md5), tombstone: md5 },
+                    Side::Local => Action::Trash { local: md5, base: Some(md5), tombstone: md5 },
                     Side::Remote => Action::DeleteRemote { base: md5 },
                 };
                 plan.steps.push(PlanStep { path: path(n), row: 14, action });
@@ -102,7 +102,7 @@ fn files_with_a_staying_copy_are_not_held() {
 fn held_deletions_keep_their_tracked_count() {
     let approved = BTreeSet::new();
     let held = hold(&mut plan(12, 0), 20, &approved);
-    let mut hold = |there, here| hold_mass_delete(&mut plan(there, here), &facts(100), &approved, &held);
+    let hold = |there, here| hold_mass_delete(&mut plan(there, here), &facts(100), &approved, &held);
     assert_eq!(hold(12, 0), held);
     assert!(hold(0, 12).is_empty(), "the other side was not held");
     assert!(hold(9, 0).is_empty(), "some are back");

@@ -185,7 +185,7 @@ fn expired_tombstone_is_obeyed_where_the_index_is_exact() {
     setting.list("a", None);
     assert!(matches!(setting.action("a"), Some(Action::Probe { .. })));
     setting.observed.has_expired_tombstones = true;
-    assert!(matches!(setting.action("a"), Some(Action::Obey { .. })));
+    assert!(matches!(setting.action("a"), Some(Action::Trash { .. })));
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn blob_answer_counts_until_the_index_changes() {
     let mut setting = PlanSetting::synced(&["a"]);
     let (listed, gone) = (live("a"), RemoteSide::Tombstone(Md5::of(b"a")));
     setting.observed.corrections.prove(&path("a"), Some(listed), gone);
-    assert!(matches!(setting.action("a"), Some(Action::Obey { .. })));
+    assert!(matches!(setting.action("a"), Some(Action::Trash { .. })));
     setting.list("a", Some(live("theirs")));
     assert!(matches!(setting.action("a"), Some(Action::Replace { .. })));
 }

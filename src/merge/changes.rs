@@ -16,11 +16,25 @@ pub(super) struct LineChange<'a, 't> {
 }
 
 impl LineChange<'_, '_> {
-    /// True if the change replaces, removes or inserts whole items. `base` is the whole base.
+    /// True if the change is of items, and ends with the last line of one. `base` is the whole base.
+    pub(super) fn ends_with_item(&self, base: &[&str], style: LineStyle) -> bool {
+        let is_continued = |at: Option<usize>| {
+            style == LineStyle::Note && at.and_then(|at| base.get(at)).is_some_and(|line| units::continues_item(line))
+        };
+        let inside = |lines: &[&str]| lines.iter().take_while(|line| units::continues_item(line)).count();
+        // The change may begin inside of an item.
+        let before = self.base.start.checked_sub(1);
+        let is_in_item = is_continued(before) || before.is_some_and(|at| units::are_items(&base[at..=at], style));
+        let skipped = |lines: &[&str]| if is_in_item { inside(lines) } else { 0 };
+        !is_continued(Some(self.base.end))
+            && units::are_items(&self.removed[skipped(self.removed)..], style)
+            && units::are_items(&self.added[skipped(self.added)..], style)
+    }
+
+    /// True if the change replaces, removes or inserts whole items.
     pub(super) fn is_of_items(&self, base: &[&str], style: LineStyle) -> bool {
-        let cuts_item =
-            style == LineStyle::Note && base.get(self.base.end).is_some_and(|line| units::continues_item(line));
-        !cuts_item && units::are_items(self.removed, style) && units::are_items(self.added, style)
+        let begins_with_item = |lines: &[&str]| lines.first().is_none_or(|line| !units::continues_item(line));
+        self.ends_with_item(base, style) && begins_with_item(self.removed) && begins_with_item(self.added)
     }
 }
 

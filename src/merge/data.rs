@@ -19,6 +19,9 @@ pub(super) const IDENTITY_KEYS: &[&str] = &["id", "key", "name"];
 pub(super) trait DataTree: Sized {
     fn view(&self) -> DataView<'_, Self>;
 
+    /// The value of a key, if this is a map.
+    fn member(&self, key: &str) -> Option<&Self>;
+
     /// Equal for values that mean the same.
     fn meaning(&self) -> u64;
 }
@@ -81,6 +84,11 @@ impl DataTree for DataValue<'_> {
                 DataView::Map(members.iter().map(|(key, value)| (key.as_ref(), value)).collect())
             }
         }
+    }
+
+    fn member(&self, key: &str) -> Option<&Self> {
+        let DataContent::Map(members) = &self.content else { return None };
+        members.iter().find(|(name, _)| name == key).map(|(_, value)| value)
     }
 
     fn meaning(&self) -> u64 {
@@ -209,14 +217,15 @@ fn children_of<'v, T: DataTree>(versions: &PlaceVersions<'v, T>) -> Option<[Opti
 
 /// The elements with the values of `key`, if each of them has one.
 fn named_elements<'v, T: DataTree>(elements: &'v [T], key: &str) -> Option<NamedChildren<'v, T>> {
-    let name = |element: &'v T| {
-        let DataView::Map(members) = element.view() else { return None };
-        members.into_iter().find(|(name, _)| *name == key).and_then(|(_, value)| match value.view() {
-            DataView::Scalar(Cow::Borrowed(text)) => Some((text, element)),
-            _ => None,
-        })
+    let name = |element: &'v T| match element.member(key)?.view() {
+        DataView::Scalar(Cow::Borrowed(text)) => Some((text, element)),
+        _ => None,
     };
-    elements.iter().map(name).collect()
+    let mut named = Vec::with_capacity(elements.len());
+    for element in elements {
+        named.push(name(element)?);
+    }
+    Some(named)
 }
 
 fn has_distinct_names<T>(children: &NamedChildren<'_, T>) -> bool {

@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
-/// Myers' algorithm gets at most this many pairs of lines at once, and [`MAX_PAIRS`] in total.
-const MAX_PAIRS_AT_ONCE: usize = 1 << 20;
-const MAX_PAIRS: usize = 1 << 24;
+/// Myers' algorithm takes at most this many steps at once, and [`MAX_STEPS`] in total.
+const MAX_STEPS_AT_ONCE: usize = 1 << 20;
+const MAX_STEPS: usize = 1 << 24;
 /// A part without a unique line is divided no further.
 const MAX_DIVISIONS: usize = 16;
 
@@ -38,7 +38,7 @@ impl<'a> LineNumbers<'a> {
 
 /// The hunks in order. Between two hunks is at least one line that both have.
 pub(super) fn diff(base: &[u32], side: &[u32]) -> Vec<DiffHunk> {
-    let mut pairs_left = MAX_PAIRS;
+    let mut steps_left = MAX_STEPS;
     let mut open = vec![(0..base.len(), 0..side.len(), 0)];
     let mut equal: Vec<(usize, usize, usize)> = Vec::new();
     while let Some((in_base, in_side, division)) = open.pop() {
@@ -46,9 +46,9 @@ pub(super) fn diff(base: &[u32], side: &[u32]) -> Vec<DiffHunk> {
         if in_base.is_empty() || in_side.is_empty() {
             continue;
         }
-        let pairs = in_base.len().saturating_mul(in_side.len());
-        if pairs <= MAX_PAIRS_AT_ONCE.min(pairs_left) {
-            pairs_left -= pairs;
+        let steps = myers_steps(in_base.len(), in_side.len());
+        if steps <= MAX_STEPS_AT_ONCE.min(steps_left) {
+            steps_left -= steps;
             let ops = capture_diff_slices(Algorithm::Myers, &base[in_base.clone()], &side[in_side.clone()]);
             for op in ops {
                 if let DiffOp::Equal { old_index, new_index, len } = op {
@@ -63,6 +63,11 @@ pub(super) fn diff(base: &[u32], side: &[u32]) -> Vec<DiffHunk> {
     let mut hunks = hunks_between(&equal, base.len(), side.len());
     slide_down(&mut hunks, base, side);
     hunks
+}
+
+/// The most steps for sequences of these lengths, roughly. Very different lengths make many steps.
+fn myers_steps(base: usize, side: usize) -> usize {
+    base.saturating_mul(side).saturating_add(base.abs_diff(side).saturating_mul(base + side) / 4)
 }
 
 /// Takes equal lines off both ends.
@@ -228,6 +233,13 @@ mod tests {
     fn long_sequences_without_unique_lines_end() {
         let base: Vec<u32> = (0..50_000).map(|n| n % 7).collect();
         let side: Vec<u32> = (0..50_000).map(|n| n * n % 7).collect();
+        assert_eq!(apply(&diff(&base, &side), &base, &side), side);
+    }
+
+    #[test]
+    fn sequences_of_very_different_lengths_end() {
+        let base: Vec<u32> = (0..20).collect();
+        let side: Vec<u32> = (0..50_000).map(|n| if n % 5_000 == 77 { n / 5_000 } else { 100 }).collect();
         assert_eq!(apply(&diff(&base, &side), &base, &side), side);
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// The way in which files of one kind are merged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MergeDriver {
     /// Front matter by key, the rest by line and by item.
     Markdown,
@@ -77,11 +77,18 @@ pub struct MergeRules {
     pub is_journal: bool,
     /// The lines are log lines, not JSON.
     pub is_log: bool,
+    /// Text that people write, and no source code or settings: two insertions at one place are both kept.
+    pub is_prose: bool,
 }
+
+/// The ends of the names of texts that people write. A name without an extension is one too.
+const PROSE: &[&str] = &["md", "markdown", "mdx", "txt", "text", "org", "rst", "adoc", "asciidoc", "wiki"];
 
 impl MergeRules {
     pub fn for_name(name: &str) -> Self {
-        Self::with_driver(MergeDriver::for_name(name), name)
+        let file = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+        let is_prose = file.rsplit_once('.').is_none_or(|(_, extension)| PROSE.contains(&extension));
+        Self { is_prose, ..Self::with_driver(MergeDriver::for_name(name), name) }
     }
 
     /// A driver that the user chose for the file of this name.
@@ -91,7 +98,7 @@ impl MergeRules {
         let is_journal = has_date(file)
             || folders.split('/').any(|folder| matches!(folder, "daily" | "journal" | "journals" | "log" | "logs"));
         let is_log = file.rsplit_once('.').is_some_and(|(_, extension)| extension == "log");
-        Self { driver, is_journal: is_journal || is_log, is_log }
+        Self { driver, is_journal: is_journal || is_log, is_log, is_prose: true }
     }
 }
 
@@ -130,6 +137,21 @@ mod tests {
             assert_eq!(driver.name().parse(), Ok(driver));
         }
         assert_eq!("xml".parse::<MergeDriver>(), Err(UnknownDriver("xml".to_owned())));
+    }
+
+    #[test]
+    fn prose_is_told_from_code_and_settings() {
+        for (name, is_prose) in [
+            ("a.md", true),
+            ("todo.txt", true),
+            ("notes/README", true),
+            ("a.py", false),
+            ("b/.env", false),
+            ("a.ini", false),
+        ] {
+            assert_eq!(MergeRules::for_name(name).is_prose, is_prose, "{name}");
+        }
+        assert!(MergeRules::with_driver(MergeDriver::Text, "a.ini").is_prose, "the user chose it");
     }
 
     #[test]

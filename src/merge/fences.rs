@@ -40,6 +40,11 @@ impl FencedLines {
     }
 }
 
+/// True if a block is never closed.
+pub(super) fn has_open_block(lines: &[&str]) -> bool {
+    FencedLines::all(lines).last().is_some_and(|block| !block.is_closed)
+}
+
 /// For each line: true if it is in a fenced block.
 pub(super) fn fenced_lines(lines: &[&str]) -> Vec<bool> {
     let mut is_fenced = vec![false; lines.len()];

@@ -104,7 +104,8 @@ fn combine_units<'a, 't>(one: &'a [&'t str], other: &'a [&'t str], style: LineSt
     let only_a: Vec<_> = hunks.iter().flat_map(|hunk| hunk.base.clone()).collect();
     let only_b: Vec<_> = hunks.iter().flat_map(|hunk| hunk.side.clone()).collect();
     if style != LineStyle::Log {
-        let again = only_a.iter().any(|at| only_b.iter().any(|other| a_numbers[*at] == b_numbers[*other]));
+        let numbers_a: HashSet<u32> = only_a.iter().map(|at| a_numbers[*at]).collect();
+        let again = only_b.iter().any(|at| numbers_a.contains(&b_numbers[*at]));
         if again {
             return Err(ConflictReason::Reordered);
         }

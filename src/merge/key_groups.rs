@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::lines::merge_lines;
 use super::merged_line::MergedLine;
 use super::order::merge_order;
 use super::outcome::{ConflictReason, Merged};
 use super::stamp;
 use super::tag_list;
 use super::threeway::ThreeWay;
+use super::units::{self, LineStyle};
 
 /// The lines of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,12 +117,25 @@ fn merge_group<'t>(
     }
     let later = later_stamp(key, local.body, remote.body, syntax).map(|line| vec![MergedLine::Stamp(line)]);
     let base = groups.base.map_or(&[][..], |base| base.body);
+    let bodies = ThreeWay { base, local: local.body, remote: remote.body };
     let merged = later.or_else(|| match syntax {
-        GroupSyntax::Yaml => tag_list::merge(key, &ThreeWay { base, local: local.body, remote: remote.body }),
+        GroupSyntax::Yaml => tag_list::merge(key, &bodies).or_else(|| merge_nested(&bodies)),
         GroupSyntax::Toml => None,
     });
     out.extend(merged.ok_or_else(conflict)?);
     Ok(())
+}
+
+/// The value of a key that has several lines, by line. The caller checks that the result means the right thing.
+fn merge_nested<'t>(bodies: &ThreeWay<&[&'t str]>) -> Option<Vec<MergedLine<'t>>> {
+    if bodies.iter().any(|body| body.len() < 2) {
+        return None;
+    }
+    let below = bodies.map(|body| body[1..].to_vec());
+    let are_items = below.iter().all(|lines| units::are_items(lines, LineStyle::Note));
+    let head = bodies.map(|body| body[0]).resolve().copied()?;
+    let lines = merge_lines(&below, if are_items { LineStyle::Note } else { LineStyle::Strict }).ok()?;
+    Some([head].into_iter().chain(lines).map(MergedLine::Kept).collect())
 }
 
 /// The line with the later stamp, if the key is one of a stamp and both lines have one.

@@ -114,7 +114,8 @@ impl<'a, 't> Weaver<'a, 't> {
             LineStyle::Log => true,
             LineStyle::Strict => false,
             LineStyle::Note => {
-                let are_items = [before, change].iter().all(|change| change.is_of_items(self.base, self.style));
+                let are_items =
+                    before.ends_with_item(self.base, self.style) && change.is_of_items(self.base, self.style);
                 are_items || are_blocks(before, change)
             }
         };

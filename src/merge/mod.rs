@@ -71,7 +71,7 @@ fn merge_sides(rules: MergeRules, sides: MergeSides<'_>) -> Merged<Vec<u8>> {
         return Err(ConflictReason::NotMerged);
     }
     let base = base.filter(|base| !base.is_empty());
-    let [local, remote] = [limits::text_of(local)?, limits::text_of(remote)?];
+    let (local, remote) = threeway::both(limits::text_of(local), limits::text_of(remote))?;
     match base.map(limits::text_of).transpose()? {
         Some(base) => merge_texts(rules, &ThreeWay { base, local, remote }),
         None => merge_without_base(rules, local, remote),
@@ -93,7 +93,7 @@ fn merge_texts(rules: MergeRules, texts: &ThreeWay<&str>) -> Merged<Vec<u8>> {
         let content = plain.map(|p| p.text.as_ref());
         match rules.driver {
             MergeDriver::Markdown => markdown::merge(&content)?,
-            MergeDriver::Text => markdown::merge_text(&content)?,
+            MergeDriver::Text => markdown::merge_text(&content, rules.is_prose)?,
             MergeDriver::Json => json::merge(&content)?,
             MergeDriver::Jsonl => jsonl::merge(&content, rules.is_log)?,
             MergeDriver::Toml => toml::merge(&content)?,
@@ -112,4 +112,44 @@ fn merge_without_base(rules: MergeRules, local: &str, remote: &str) -> Merged<Ve
     limits::refuse_markers([&local, &remote])?;
     let text = unbased::merge(rules, &local.text, &remote.text)?;
     Ok(merged.apply(&text, is_mixed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(base: Option<&[u8]>, local: &[u8], remote: &[u8]) -> MergeOutcome {
+        let rules = MergeRules::for_name("a.md");
+        let outcome = merge(rules, MergeSides { base, local, remote });
+        assert_eq!(outcome, merge(rules, MergeSides { base, local: remote, remote: local }));
+        outcome
+    }
+
+    #[test]
+    fn reason_does_not_depend_on_the_side() {
+        let large = vec![b'a'; MAX_MERGE_BYTES + 1];
+        assert_eq!(outcome(Some(b"x"), &large, b"\xff"), MergeOutcome::Conflict(ConflictReason::TooLarge));
+        let rules = MergeRules::for_name("a.yaml");
+        let merged = |local: &[u8], remote: &[u8]| merge(rules, MergeSides { base: Some(b"a: 1"), local, remote });
+        assert_eq!(merged(b"a: [", b"a: 1\na: 2"), merged(b"a: 1\na: 2", b"a: ["));
+    }
+
+    #[test]
+    fn change_of_one_side_needs_no_text() {
+        assert_eq!(outcome(Some(b"a"), b"\xff", b"a"), MergeOutcome::Clean(b"\xff".to_vec()));
+        assert_eq!(outcome(None, b"\xff", b"\xff"), MergeOutcome::Clean(b"\xff".to_vec()));
+    }
+
+    #[test]
+    fn empty_base_is_no_base() {
+        assert_eq!(outcome(Some(b""), b"a\n", b"a\nb\n"), MergeOutcome::Clean(b"a\nb\n".to_vec()));
+        assert_eq!(outcome(None, b"a\n", b"b\n"), MergeOutcome::Conflict(ConflictReason::NoBase));
+    }
+
+    #[test]
+    fn copy_is_never_merged() {
+        let rules = MergeRules::with_driver(MergeDriver::Copy, "a.md");
+        let sides = MergeSides { base: Some(b"a\n\nb\n"), local: b"x\n\nb\n", remote: b"a\n\ny\n" };
+        assert_eq!(merge(rules, sides), MergeOutcome::Conflict(ConflictReason::NotMerged));
+    }
 }

@@ -111,11 +111,13 @@ pub(super) enum LineIdentity<'a> {
     /// The first cell of a table row.
     Cell(&'a str),
     Heading(&'a str),
+    /// The label of a link or a footnote, or the key of a field.
+    Label(&'a str),
 }
 
 impl<'a> LineIdentity<'a> {
     pub(super) fn text(self) -> &'a str {
-        let (Self::Target(text) | Self::Text(text) | Self::Cell(text) | Self::Heading(text)) = self;
+        let (Self::Target(text) | Self::Text(text) | Self::Cell(text) | Self::Heading(text) | Self::Label(text)) = self;
         text
     }
 }
@@ -132,8 +134,19 @@ pub(super) fn identity_of(line: &str) -> Option<LineIdentity<'_>> {
             (!cell.is_empty() && stamp::leading_time(cell).is_none()).then_some(LineIdentity::Cell(cell))
         }
         LineKind::Heading(level) => Some(LineIdentity::Heading(line[level..].trim())),
-        LineKind::Blank | LineKind::Other => None,
+        LineKind::Other => label(line).map(LineIdentity::Label),
+        LineKind::Blank => None,
     }
+}
+
+/// The label of `[label]: target` or `[^1]: text`, or the key of a field `key:: value`.
+fn label(line: &str) -> Option<&str> {
+    if let Some(rest) = line.trim_start().strip_prefix('[') {
+        let (label, rest) = rest.split_once(']')?;
+        return rest.starts_with(": ").then_some(label);
+    }
+    let (key, _) = line.split_once(":: ")?;
+    (!key.contains(char::is_whitespace)).then_some(key)
 }
 
 /// The target of the link that an index row begins with: `[title](target)` or `[[target|title]]`.
@@ -173,6 +186,8 @@ mod tests {
         assert_eq!(identity("* [[x|A]] one"), LineIdentity::Target("x"));
         assert_eq!(identity("- [x] milk"), identity("- [ ] milk"));
         assert_eq!(identity("| milk | 2 |"), LineIdentity::Cell("milk"));
+        assert_eq!(identity("[^1]: a book"), LineIdentity::Label("^1"));
+        assert_eq!(identity("status:: open"), LineIdentity::Label("status"));
         assert_eq!(identity_of("| 2026-11-20 | ran |"), None);
         assert_eq!(identity_of("text"), None);
     }

@@ -12,7 +12,7 @@ pub enum MergeOutcome {
 }
 
 /// Why two versions are not merged. The reason does not depend on which version is local.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum ConflictReason {
     #[error("files of this kind are not merged")]
     NotMerged,

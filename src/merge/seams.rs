@@ -5,12 +5,15 @@ use std::collections::{HashMap, HashSet};
 
 use super::data::hash_of;
 use super::fences;
-use super::note_line::{self, LineKind, ListItem};
+use super::note_line::{self, LineIdentity, LineKind, ListItem};
 use super::outcome::{ConflictReason, Merged};
 use super::threeway::ThreeWay;
 
 /// Refuses a result that a careful reader would not have written.
 pub(super) fn check(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> {
+    if fences::has_open_block(result) && !sides.iter().any(|lines| fences::has_open_block(lines)) {
+        return Err(ConflictReason::SameBlock);
+    }
     check_neighbours(sides, result)?;
     check_nesting(sides, result)?;
     check_names(sides, result)
@@ -60,17 +63,17 @@ fn check_nesting(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> {
     if nested.is_empty() {
         return Ok(());
     }
-    let mut parents: HashMap<&str, Vec<Option<&str>>> = HashMap::new();
-    for (line, parent) in [&sides.local, &sides.remote].into_iter().flat_map(|lines| nested_items(lines)) {
-        parents.entry(line).or_default().push(parent);
-    }
-    let is_same = |one: Option<&str>, other: Option<&str>| {
-        one == other || (one.and_then(note_line::identity_of) == other.and_then(note_line::identity_of))
-    };
-    let is_known = |(line, parent): &(&str, Option<&str>)| {
-        parents.get(line).is_some_and(|known| known.iter().any(|known| is_same(*known, *parent)))
-    };
+    let known: HashSet<(&str, ItemParent<'_>)> =
+        [&sides.local, &sides.remote].into_iter().flat_map(|lines| nested_items(lines)).map(with_parent).collect();
+    let is_known = |item: &(&str, Option<&str>)| known.contains(&with_parent(*item));
     if nested.iter().all(is_known) { Ok(()) } else { Err(ConflictReason::Misplaced) }
+}
+
+/// The identity of the item above, which stays the same when the item is ticked.
+type ItemParent<'t> = Option<LineIdentity<'t>>;
+
+fn with_parent<'t>((line, parent): (&'t str, Option<&'t str>)) -> (&'t str, ItemParent<'t>) {
+    (line, parent.and_then(note_line::identity_of))
 }
 
 /// Each indented item, with the item above that it belongs to.

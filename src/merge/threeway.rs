@@ -12,8 +12,14 @@ impl<T> ThreeWay<T> {
         ThreeWay { base: change(&self.base), local: change(&self.local), remote: change(&self.remote) }
     }
 
-    pub(super) fn try_map<'a, U, E>(&'a self, mut change: impl FnMut(&'a T) -> Result<U, E>) -> Result<ThreeWay<U>, E> {
-        Ok(ThreeWay { base: change(&self.base)?, local: change(&self.local)?, remote: change(&self.remote)? })
+    /// Stops at an error of the base, else at the lesser error of the two versions.
+    pub(super) fn try_map<'a, U, E: Ord>(
+        &'a self,
+        mut change: impl FnMut(&'a T) -> Result<U, E>,
+    ) -> Result<ThreeWay<U>, E> {
+        let base = change(&self.base)?;
+        let (local, remote) = both(change(&self.local), change(&self.remote))?;
+        Ok(ThreeWay { base, local, remote })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
@@ -32,5 +38,14 @@ impl<T: PartialEq> ThreeWay<T> {
         } else {
             None
         }
+    }
+}
+
+/// Two values, or the lesser of two errors, so that the order of the two does not matter.
+pub(super) fn both<T, E: Ord>(one: Result<T, E>, other: Result<T, E>) -> Result<(T, T), E> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (Err(one), Err(other)) => Err(one.min(other)),
+        (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
     }
 }

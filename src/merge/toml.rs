@@ -119,3 +119,55 @@ fn merge_table<'t>(name: &str, tables: ThreeWay<Option<&TomlTable<'_, 't>>>) -> 
     let keys = merge_groups(&keys, GroupSyntax::Toml)?;
     Ok(lead.iter().chain(header).copied().map(MergedLine::Kept).chain(keys).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(base: &str, local: &str, remote: &str) -> Merged<String> {
+        let result = merge(&ThreeWay { base, local, remote });
+        assert_eq!(result, merge(&ThreeWay { base, local: remote, remote: local }));
+        result
+    }
+
+    #[test]
+    fn keys_of_tables_are_independent() {
+        let base = "# top\na = 1\nb = 1\n\n[t] # a table\nc = 1\nd = [\n  1,\n]";
+        let local = base.replace("a = 1", "a = 2").replace("  1,", "  1,\n  2,");
+        let remote = base.replace("b = 1", "b = 3").replace("c = 1", "c = 4") + "\n\n[u]\ne = 1";
+        let expected = "# top\na = 2\nb = 3\n\n[t] # a table\nc = 4\nd = [\n  1,\n  2,\n]\n\n[u]\ne = 1";
+        assert_eq!(merged(base, &local, &remote).unwrap(), expected);
+    }
+
+    #[test]
+    fn removed_table_against_a_change_is_a_conflict() {
+        let base = "a = 1\n\n[t]\nb = 1";
+        assert_eq!(
+            merged(base, "a = 1", "a = 1\n\n[t]\nb = 2"),
+            Err(ConflictReason::RemovedAndChanged("t".to_owned()))
+        );
+        assert_eq!(merged(base, "a = 1", "a = 2\n\n[t]\nb = 1").unwrap(), "a = 2");
+    }
+
+    #[test]
+    fn one_key_in_two_spellings_is_a_conflict() {
+        let result = merged("a = 1", "a = 1\nb = 1", "a = 1\n\"b\" = 2");
+        assert_eq!(result, Err(ConflictReason::Broken(MergeDriver::Toml)));
+    }
+
+    #[test]
+    fn lists_of_tables_are_merged_by_line() {
+        let base = "[[p]]\nname = \"a\"\nsize = 1\n\n[[p]]\nname = \"b\"\nsize = 1";
+        let local = base.replacen("size = 1", "size = 2", 1);
+        let remote = base.replace("\"b\"\nsize = 1", "\"b\"\nsize = 3");
+        let expected = "[[p]]\nname = \"a\"\nsize = 2\n\n[[p]]\nname = \"b\"\nsize = 3";
+        assert_eq!(merged(base, &local, &remote).unwrap(), expected);
+    }
+
+    #[test]
+    fn stamps_go_to_the_later_one() {
+        let stamped = |time: &str| format!("updated = {time}\na = 1");
+        let result = merged(&stamped("2026-11-01"), &stamped("2026-11-02"), &stamped("2026-11-03"));
+        assert_eq!(result.unwrap(), stamped("2026-11-03"));
+    }
+}

@@ -20,11 +20,9 @@ pub(super) fn merge(rules: MergeRules, local: &str, remote: &str) -> Merged<Stri
         return Ok(remote.to_owned());
     }
     let merged = match rules.driver {
-        MergeDriver::Markdown | MergeDriver::Text => merge_tails(&one, &other, rules.is_journal)?,
+        MergeDriver::Markdown | MergeDriver::Text if rules.is_prose => merge_tails(&one, &other, rules.is_journal)?,
         MergeDriver::Jsonl => return jsonl::merge_appends(&one, &other, rules.is_log),
-        MergeDriver::Json | MergeDriver::Toml | MergeDriver::Yaml | MergeDriver::Copy => {
-            return Err(ConflictReason::NoBase);
-        }
+        _ => return Err(ConflictReason::NoBase),
     };
     let sides = ThreeWay { base: Vec::new(), local: one, remote: other };
     seams::check(&sides, &merged)?;

@@ -41,3 +41,57 @@ pub(super) fn merge_yaml_lines<'t>(lines: &ThreeWay<Vec<&'t str>>) -> Merged<Vec
     let style = if are_lists { LineStyle::Note } else { LineStyle::Strict };
     Ok(merge_lines(lines, style)?.into_iter().map(MergedLine::Kept).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(base: &str, local: &str, remote: &str) -> Merged<String> {
+        let result = merge(&ThreeWay { base, local, remote });
+        assert_eq!(result, merge(&ThreeWay { base, local: remote, remote: local }));
+        result
+    }
+
+    #[test]
+    fn nested_values_are_merged_by_line() {
+        let base = "a:\n  x: 1\n  y: 1\n  z: 1\nb: 1";
+        let local = "a:\n  x: 2\n  y: 1\n  z: 1\nb: 1";
+        let remote = "a:\n  x: 1\n  y: 1\n  z: 3\nb: 2";
+        assert_eq!(merged(base, local, remote).unwrap(), "a:\n  x: 2\n  y: 1\n  z: 3\nb: 2");
+    }
+
+    #[test]
+    fn lists_of_maps_grow_by_whole_entries() {
+        let base = "people:\n  - name: Ana\n    town: Ulm";
+        let local = "people:\n  - name: Ana\n    town: Ulm\n  - name: Ben\n    town: Rom";
+        let remote = "people:\n  - name: Ana\n    town: Ulm\n  - name: Eva\n    town: Linz";
+        let expected =
+            "people:\n  - name: Ana\n    town: Ulm\n  - name: Ben\n    town: Rom\n  - name: Eva\n    town: Linz";
+        assert_eq!(merged(base, local, remote).unwrap(), expected);
+        let moved = remote.replace("Ulm", "Bern");
+        let expected =
+            "people:\n  - name: Ana\n    town: Bern\n  - name: Eva\n    town: Linz\n  - name: Ben\n    town: Rom";
+        assert_eq!(merged(base, local, &moved).unwrap(), expected);
+        assert!(merged(base, local, &local.replace("Rom", "Oslo")).is_err(), "two entries of one name");
+    }
+
+    #[test]
+    fn key_twice_in_a_nested_map_is_a_conflict() {
+        let base = "a:\n  x: 1\n  y: 1";
+        let result = merged(base, "a:\n  n: 1\n  x: 1\n  y: 1", "a:\n  x: 1\n  y: 1\n  n: 2");
+        assert_eq!(result, Err(ConflictReason::KeyTwice("n".to_owned())));
+    }
+
+    #[test]
+    fn broken_version_is_a_conflict() {
+        let result = merged("a: 1\nb: 1", "a: [1\nb: 1", "a: 1\nb: 2");
+        assert_eq!(result, Err(ConflictReason::Unparsable(crate::merge::MergeDriver::Yaml)));
+    }
+
+    #[test]
+    fn comments_stay_with_their_keys() {
+        let base = "# one\na: 1\n\n# two\nb: 1";
+        let merged = merged(base, "# one\na: 2\n\n# two\nb: 1", "# two\nb: 1\n\n# one\na: 1\n\nc: 1").unwrap();
+        assert_eq!(merged, "# two\nb: 1\n\n# one\na: 2\n\nc: 1");
+    }
+}

@@ -5,5 +5,6 @@ mod cases;
 mod command;
 mod driver;
 mod git;
+mod json;
 mod notes;
 mod properties;

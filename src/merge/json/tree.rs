@@ -86,8 +86,11 @@ impl<'t> JsonNode<'t> {
                 JsonContent::Object(members)
             }
             Value::Array(array) => {
-                let elements = array.elements.into_iter().map(|element| Self::from_ast(text, element, depth + 1));
-                JsonContent::Array(elements.collect::<Merged<_>>()?)
+                let mut elements = Vec::with_capacity(array.elements.len());
+                for element in array.elements {
+                    elements.push(Self::from_ast(text, element, depth + 1)?);
+                }
+                JsonContent::Array(elements)
             }
             Value::StringLit(string) => JsonContent::Text(string.value),
             Value::NumberLit(_) | Value::BooleanLit(_) | Value::NullKeyword(_) => JsonContent::Word,
@@ -128,6 +131,10 @@ impl DataTree for JsonNode<'_> {
             JsonContent::Text(text) => DataView::Scalar(Cow::Borrowed(text)),
             JsonContent::Word => DataView::Scalar(Cow::Borrowed(self.text)),
         }
+    }
+
+    fn member(&self, key: &str) -> Option<&Self> {
+        JsonNode::member(self, key)
     }
 
     fn meaning(&self) -> u64 {

@@ -46,7 +46,8 @@ pub struct PruneFailure {
 
 impl<D: Disk> Folder<D> {
     /// Removes expired versions, then the oldest ones until the rest takes at most `max_size`. The newest five of a path
-    /// never expire. A version that cannot be removed does not stop the others.
+    /// never expire. A version that cannot be removed does not stop the others. A file on its way through the history
+    /// stays; an intent that cannot be read might name any file, so nothing is removed then.
     pub fn prune(&self, limits: HistoryLimits, now: Timestamp) -> PruneReport {
         let HistoryListing { mut versions, folders, unreadable } = self.walk_history();
         let failed = unreadable.into_iter().map(|(path, source)| PruneFailure { path, source }).collect();
@@ -56,6 +57,15 @@ impl<D: Disk> Folder<D> {
             folders: folders.into_iter().map(|f| (f.path, (f.names, f.allocated))).collect(),
             report: PruneReport { removed: 0, size, failed },
         };
+        // Read after the walk: a file that had an intent then, and has none now, has been checked.
+        let moving = match self.intended_slots() {
+            Ok(moving) => moving,
+            Err((path, source)) => {
+                pruner.report.failed.push(PruneFailure { path, source });
+                return pruner.report;
+            }
+        };
+        versions.retain(|stored| !moving.contains(&stored.file));
         pruner.remove_empty_folders();
         versions.sort_by_key(|stored| Reverse(stored.stamp));
         let mut left = Vec::new();

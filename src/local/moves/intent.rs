@@ -1,5 +1,6 @@
 //! Intents: a record in `stage/` of every file that a batch is about to displace.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use crate::digest::Md5;
 use crate::disk::{Disk, DiskFile};
 
 use super::super::Folder;
+use super::super::folder::STAGE;
 
 pub(super) const INTENT_SUFFIX: &str = ".intent";
 
@@ -26,7 +28,30 @@ pub(super) struct MoveIntent {
     pub(super) put_back: bool,
 }
 
+/// An intent that cannot be read, with its path.
+pub(in crate::local) type UnreadableIntent = (String, io::Error);
+
 impl<D: Disk> Folder<D> {
+    /// The paths that the intents in the stage name. A file there has not been checked yet: it may be an edit of the user
+    /// that has to go back into the folder.
+    pub(in crate::local) fn intended_slots(&self) -> Result<BTreeSet<String>, UnreadableIntent> {
+        let names = self.disk.list(STAGE).or_else(|e| match e.kind() {
+            io::ErrorKind::NotFound => Ok(Vec::new()),
+            _ => Err((STAGE.to_owned(), e)),
+        })?;
+        let mut slots = BTreeSet::new();
+        for name in names.iter().filter_map(|(name, _)| name.to_str().filter(|name| name.ends_with(INTENT_SUFFIX))) {
+            let path = format!("{STAGE}/{name}");
+            match self.read_intents(&path) {
+                Ok(intents) => slots.extend(intents.into_iter().map(|intent| intent.slot)),
+                // The batch has ended meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err((path, e)),
+            }
+        }
+        Ok(slots)
+    }
+
     /// Writes the intents to a new file and returns its path. The caller makes it durable.
     pub(super) fn write_intents(&self, intents: &[MoveIntent]) -> io::Result<String> {
         let name = format!("{}{INTENT_SUFFIX}", self.slot());

@@ -280,6 +280,40 @@ fn prune(folder: &Folder<SimDisk>, keep: u64, max_size: u64, now: Timestamp) -> 
 }
 
 #[test]
+fn edit_on_its_way_back_from_history_is_not_pruned() {
+    // The user edits the file just before it goes to history. Then the disk fills up, so it cannot go back at once.
+    let (disk, folder) = folder();
+    disk.user_write("a", "edit").unwrap();
+    disk.set_hook(Some(Box::new(|op| match op.kind {
+        StepKind::RenameNew if op.to == Some("a") => StepFate::Fail(ErrorKind::StorageFull),
+        _ => StepFate::Go,
+    })));
+    let step = FileMove::Trash { path: p("a"), at: "a".into(), expect: Md5::of(b"old") };
+    let report = folder.perform(vec![step], &[], now()).unwrap();
+    assert!(matches!(report.moved[0], MoveOutcome::Failed(_)) && report.left_over, "{:?}", report.moved);
+    disk.set_hook(None);
+    assert_eq!(prune(&folder, 0, 0, now()), 0);
+    folder.sweep(now()).unwrap();
+    assert_eq!(disk.user_read("a").unwrap(), "edit");
+    assert!(kept(&disk).is_empty());
+}
+
+#[test]
+fn nothing_is_pruned_while_an_intent_cannot_be_read() {
+    let (disk, folder) = folder();
+    disk.user_write("a", "old").unwrap();
+    let step = FileMove::Trash { path: p("a"), at: "a".into(), expect: Md5::of(b"old") };
+    folder.perform(vec![step], &[], now()).unwrap();
+    disk.user_write(".memsync/stage/x.intent", "").unwrap();
+    fail_on(&disk, StepKind::Open, ".memsync/stage/x.intent");
+    let limits = HistoryLimits { keep: None, max_size: 0 };
+    let report = folder.prune(limits, now());
+    assert_eq!((report.removed, report.failed[0].path.as_str()), (0, ".memsync/stage/x.intent"));
+    disk.set_hook(None);
+    assert_eq!(folder.prune(limits, now()).removed, 1);
+}
+
+#[test]
 fn version_in_the_old_layout_is_listed_and_pruned() {
     let (disk, folder) = folder();
     for file in

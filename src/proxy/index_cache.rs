@@ -109,8 +109,13 @@ fn wire_index(index: IndexSnapshot, extent: IndexExtent, has_versions: bool) -> 
     let mark = state.mark.as_ref();
     // Versions only grow, whatever the clock does, and so does this.
     let newest = entries.iter().map(|(_, entry)| entry.version).max().unwrap_or(0).max(state.modified);
+    let files = entries.into_iter().map(|(path, entry)| {
+        let IndexEntry { md5, size, is_deleted, version, .. } = entry;
+        let (last_modified, version) = (rfc3339(version), has_versions.then_some(version));
+        (path, WireEntry { md5, last_modified, size, is_deleted, version })
+    });
     WireIndex {
-        files: entries.into_iter().map(|(path, entry)| (path, wire_entry(&entry, has_versions))).collect(),
+        files: files.collect(),
         index_last_modified: rfc3339(state.modified),
         index_version: has_versions.then_some(newest),
         index_epoch: mark.map(|m| m.epoch.to_string()),
@@ -122,16 +127,6 @@ fn wire_index(index: IndexSnapshot, extent: IndexExtent, has_versions: bool) -> 
             IndexExtent::SinceTag(tag) => Some(tag),
             IndexExtent::Whole | IndexExtent::AfterCursor => None,
         },
-    }
-}
-
-fn wire_entry(entry: &IndexEntry, has_version: bool) -> WireEntry {
-    WireEntry {
-        md5: entry.md5,
-        last_modified: rfc3339(entry.version),
-        size: entry.size,
-        is_deleted: entry.is_deleted,
-        version: has_version.then_some(entry.version),
     }
 }
 

@@ -147,10 +147,10 @@ impl Verifier {
 
     /// The user of `token`, whose hash is `hash`.
     pub(crate) async fn verify(self: &Arc<Self>, token: &str, hash: blake3::Hash) -> TokenVerdict {
-        if let Some(verdict) = self.cached_verdict(hash) {
-            return verdict;
-        }
-        let was_valid = self.cached.lock().get(&hash).is_some_and(CachedVerdict::was_valid);
+        let was_valid = match self.cached.lock().get(&hash) {
+            Some(cached) if cached.is_fresh() => return cached.verdict.clone(),
+            stale => stale.is_some_and(CachedVerdict::was_valid),
+        };
         let verdict = {
             let mut pending = self.pending.lock();
             match pending.get(&hash) {
@@ -169,11 +169,6 @@ impl Verifier {
             }
         };
         verdict.await
-    }
-
-    fn cached_verdict(&self, hash: blake3::Hash) -> Option<TokenVerdict> {
-        let cached = self.cached.lock();
-        cached.get(&hash).filter(|cached| cached.is_fresh()).map(|cached| cached.verdict.clone())
     }
 
     async fn ask_and_cache(&self, token: &SecretString, hash: blake3::Hash, was_valid: bool) -> TokenVerdict {

@@ -48,7 +48,7 @@ pub(super) async fn serve_connection<S: Store>(
                 Ok(opened) => opened,
                 Err(e) => return tracing::debug!(%from, "the TLS handshake failed: {e}"),
             },
-            () = peer.closed_for_others() => return,
+            () = peer.unauthenticated.closed() => return,
             _ = stopping.wait_for(|stop| *stop) => return,
         },
     };
@@ -86,7 +86,7 @@ where
         .serve_connection(TokioIo::new(stream), service);
     let mut is_stopping = false;
     let outcome = {
-        let mut closed = pin!(peer.closed_for_others());
+        let mut closed = pin!(peer.unauthenticated.closed());
         loop {
             tokio::select! {
                 outcome = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => break outcome,

@@ -41,7 +41,7 @@ pub(crate) struct Peer {
     pub ip: IpAddr,
     pub address: NetworkAddress,
     pub port: Port,
-    unauthenticated: UnauthenticatedSlot,
+    pub unauthenticated: UnauthenticatedSlot,
     is_authenticated: AtomicBool,
     /// The slot of the last caller. Behind a reverse proxy each request may have another one.
     caller: Mutex<Option<NameSlot>>,
@@ -82,11 +82,6 @@ impl Peer {
         if !self.is_authenticated.swap(true, Ordering::Relaxed) {
             self.unauthenticated.release();
         }
-    }
-
-    /// Returns when the connection must close to make room for another.
-    pub(crate) async fn closed_for_others(&self) {
-        self.unauthenticated.closed().await;
     }
 
     /// The head of a request is complete.

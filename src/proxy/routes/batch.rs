@@ -3,7 +3,7 @@
 //! Each request has its own precondition and its own status, the same as it would have alone. A batch is no transaction.
 //! A malformed batch is refused before any of it is done.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -24,7 +24,7 @@ use crate::proxy::quota::QuotaPermit;
 use crate::proxy::response::{HttpResponse, with_reserved_body};
 use crate::proxy::routes::names::stored_path;
 use crate::proxy::routes::versions::write_meta;
-use crate::proxy::routes::write::{ParsedWrite, WriteAction, write_result};
+use crate::proxy::routes::write::{ParsedWrite, write_result};
 use crate::store::{BlobBody, BlobMeta, GetOutcome, IndexEntry, Store, StoreError, WriteOutcome};
 
 /// Blobs read from the store at once.
@@ -128,19 +128,17 @@ struct BatchPlan {
     answers: Vec<PlacedAnswer>,
 }
 
-type PutPermits = HashMap<RelPath, Result<Option<QuotaPermit>, ApiError>>;
-
 async fn plan<S: Store>(ctx: &RequestContext<'_, S>, frames: Vec<(RequestHead, Bytes)>) -> Result<BatchPlan, ApiError> {
-    let puts = frames.iter().filter(|(head, _)| head.op == "put");
-    let puts = puts.filter_map(|(head, content)| Some((stored_path(&head.path).ok()?, content.len() as u64)));
+    let put_path = |head: &RequestHead| stored_path(&head.path).ok().filter(|_| head.op == "put");
+    let puts = frames.iter().filter_map(|(head, content)| Some((put_path(head)?, content.len() as u64)));
     let puts: Vec<_> = puts.collect();
-    let admitted = ctx.state.quotas.admit_many(&ctx.caller, ctx.ns(), &puts).await?;
-    let mut permits: PutPermits = puts.into_iter().map(|(path, _)| path).zip(admitted).collect();
+    let mut admitted = ctx.state.quotas.admit_many(&ctx.caller, ctx.ns(), &puts).await?.into_iter();
     let (mut plan, mut folders) = (BatchPlan::default(), FolderCount::default());
     for (at, (head, content)) in frames.into_iter().enumerate() {
+        let permit = put_path(&head).and_then(|_| admitted.next());
         if !folders.add(&head.path) {
             plan.answers.push((at, ask_alone(&head.path)));
-        } else if let Err(error) = plan.add(at, &head, (content, ctx.namespace.is_flat()), &mut permits) {
+        } else if let Err(error) = plan.add(at, &head, content, ctx.namespace.is_flat(), permit) {
             plan.answers.push((at, error_answer(ctx, head.path, error)));
         }
     }
@@ -152,19 +150,16 @@ impl BatchPlan {
         &mut self,
         at: usize,
         head: &RequestHead,
-        (content, is_flat): (Bytes, bool),
-        permits: &mut PutPermits,
+        content: Bytes,
+        is_flat: bool,
+        permit: Option<Result<Option<QuotaPermit>, ApiError>>,
     ) -> Result<(), ApiError> {
         if head.op == "get" && content.is_empty() {
             self.gets.push((at, stored_path(&head.path)?));
             return Ok(());
         }
         let write = ParsedWrite::from_frame(head, &content, is_flat)?;
-        if matches!(write.action, WriteAction::Put(_))
-            && let Some(permit) = permits.remove(&write.path)
-        {
-            self.permits.extend(permit?);
-        }
+        self.permits.extend(permit.transpose()?.flatten());
         self.writes.push((at, write, content));
         Ok(())
     }
@@ -279,13 +274,8 @@ async fn blob_answer(
     let content = match blob.body {
         BlobBody::Whole(content) => content,
         BlobBody::Pieces(pieces) => {
-            let all: Result<BytesMut, std::io::Error> = pieces
-                .try_fold(BytesMut::new(), |mut all, piece| async move {
-                    all.extend_from_slice(&piece);
-                    Ok(all)
-                })
-                .await;
-            all.map_err(|e| StoreError::Database(e.to_string()))?.freeze()
+            let pieces: Vec<Bytes> = pieces.try_collect().await.map_err(|e| StoreError::Database(e.to_string()))?;
+            pieces.concat().into()
         }
     };
     *room = room.saturating_sub(content.len());

@@ -1,5 +1,7 @@
 //! Writes of either dialect, alone or in a batch: [`ParsedWrite`], and the result for the client.
 
+use std::str::FromStr;
+
 use bytes::Bytes;
 use http::header::{HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use http::request::Parts;
@@ -112,7 +114,7 @@ fn put_precondition(headers: &HeaderMap, is_flat: bool) -> Result<WriteCondition
         return version(headers)?.map(expected_version).ok_or(ApiError::VersionRequired);
     }
     if let Some(value) = headers.get(CONTENT_MD5) {
-        let precondition = header_text(value).and_then(|text| text.parse().ok()).map(expected);
+        let precondition = parsed(value).map(expected);
         return precondition.ok_or(ApiError::InvalidPrecondition("Content-MD5, where it is not `new`,"));
     }
     match (headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)) {
@@ -136,8 +138,7 @@ fn delete_precondition(headers: &HeaderMap, is_flat: bool) -> Result<Option<Writ
 fn promised_md5(headers: &HeaderMap, is_flat: bool) -> Result<Option<Md5>, ApiError> {
     let name = if is_flat { X_MEMSYNC_MD5 } else { CONTENT_MD5 };
     let Some(value) = headers.get(name) else { return Ok(None) };
-    let md5 = header_text(value).and_then(|text| text.parse().ok());
-    md5.map(Some).ok_or(if is_flat {
+    parsed(value).map(Some).ok_or(if is_flat {
         ApiError::InvalidHeader("X-Memsync-Md5 is not an MD5")
     } else {
         ApiError::InvalidDigest
@@ -153,6 +154,10 @@ fn expected(precondition: protocol::Precondition) -> WriteCondition {
 
 fn expected_version(version: u64) -> WriteCondition {
     if version == 0 { WriteCondition::Absent } else { WriteCondition::Version(version) }
+}
+
+fn parsed<T: FromStr>(value: &HeaderValue) -> Option<T> {
+    header_text(value)?.parse().ok()
 }
 
 /// An MD5, bare or quoted. A weak tag (`W/"…"`) says nothing about bytes, so it is refused.

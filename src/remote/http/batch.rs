@@ -57,8 +57,7 @@ impl HttpRemote {
             return Ok(Some(sent.iter().map(|_| None).collect()));
         }
         let url = self.link.url(&self.namespace_path("/batch"));
-        let request = self.link.request(Method::POST, &url).header(CONTENT_TYPE, batch::CONTENT_TYPE);
-        let request = Self::accept_encoding(request, self.accepts_encoding().await?);
+        let request = self.encoded_request(Method::POST, &url).await?.header(CONTENT_TYPE, batch::CONTENT_TYPE);
         let cap = MAX_BYTES as u64;
         let reply = match self.try_encoded(&url, &request, packed, cap).await? {
             EncodedOutcome::Answered(reply) => *reply,

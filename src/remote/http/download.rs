@@ -32,18 +32,13 @@ struct Download {
     resumes: u32,
 }
 
-/// True if the proxy serves ranges of this content.
-pub(super) fn has_ranges(answer: &HttpReply) -> bool {
-    answer.header(&ACCEPT_RANGES).is_some_and(|units| units.split(',').any(|unit| unit.trim() == "bytes"))
-}
-
 type DownloadStream = BoxStream<'static, Result<Bytes, RemoteError>>;
 
 impl HttpRemote {
     pub(super) async fn read_blob(&self, path: &RelPath) -> Result<GetReply, RemoteError> {
         let honest = self.supports(capability::HONEST_412).await?;
         let url = self.blob_url(path).await?;
-        let request = Self::accept_encoding(self.link.request(Method::GET, &url), self.accepts_encoding().await?);
+        let request = self.encoded_request(Method::GET, &url).await?;
         let answer = self.send(&url, request, None, self.link.max_file_size).await?;
         match answer.status() {
             StatusCode::OK => {}
@@ -65,7 +60,8 @@ impl HttpRemote {
         let version = if self.link.namespace.is_flat() { 0 } else { answer.version() };
         let device = answer.device();
         let small = answer.received_length().is_some_and(|bytes| bytes <= FETCH_WHOLE);
-        let has_ranges = has_ranges(&answer);
+        let units = answer.header(&ACCEPT_RANGES).unwrap_or_default();
+        let has_ranges = units.split(',').any(|unit| unit.trim() == "bytes");
         let mut body = answer.pieces();
         if has_ranges {
             body = self.resuming(url, md5, body);

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::StatusCode;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
+use http::{Method, StatusCode};
 use reqwest::{Body, RequestBuilder};
 use tokio::task;
 
@@ -31,7 +31,7 @@ pub(super) const BUSY: &str = "BUSY";
 
 impl HttpRemote {
     /// True if requests ask for compressed answers. On this machine compression costs more than it saves.
-    pub(super) async fn accepts_encoding(&self) -> Result<bool, RemoteError> {
+    async fn accepts_encoding(&self) -> Result<bool, RemoteError> {
         Ok(!self.link.loopback && self.supports(capability::ENCODING).await?)
     }
 
@@ -40,9 +40,10 @@ impl HttpRemote {
         Ok(self.accepts_encoding().await? && !self.link.facts.lock().refuses_encoding)
     }
 
-    /// The request, with `Accept-Encoding` if `wanted`.
-    pub(super) fn accept_encoding(request: RequestBuilder, wanted: bool) -> RequestBuilder {
-        if wanted { request.header(ACCEPT_ENCODING, CODING.name()) } else { request }
+    /// A request whose answer may come compressed.
+    pub(super) async fn encoded_request(&self, method: Method, url: &str) -> Result<RequestBuilder, RemoteError> {
+        let request = self.link.request(method, url);
+        Ok(if self.accepts_encoding().await? { request.header(ACCEPT_ENCODING, CODING.name()) } else { request })
     }
 
     /// Sends `packed`, if there is one.

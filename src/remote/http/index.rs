@@ -53,8 +53,7 @@ impl HttpRemote {
         known: Option<&HistoryPoint>,
     ) -> Result<Option<IndexUpdate>, RemoteError> {
         let query = self.index_query(since, known).await?;
-        let request = self.link.request(Method::GET, &query.url);
-        let mut request = Self::accept_encoding(request, self.accepts_encoding().await?);
+        let mut request = self.encoded_request(Method::GET, &query.url).await?;
         if let Some(last) = &query.last {
             request = request.header(IF_NONE_MATCH, last.etag.clone());
         }

@@ -1,9 +1,7 @@
 //! [`ConfigError`], and the origin of settings and tokens for its messages.
 
 use std::fmt;
-use std::path::PathBuf;
-
-use super::paths::shell_word;
+use std::path::{Path, PathBuf};
 
 /// Where a setting was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,4 +81,14 @@ pub enum ConfigError {
 
 pub(super) fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |n| format!("; did you mean `{n}`?"))
+}
+
+/// `path`, quoted for a shell if it needs quotes.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+@%:,".contains(&b)) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }

@@ -4,27 +4,24 @@
 //! cannot be read never means defaults. The environment, the home directory and the host name are passed in
 //! ([`MachineContext`]); nothing here reads them.
 
-mod certificate;
-mod check;
 mod draft;
 mod error;
+mod files;
 mod load;
 mod model;
-mod paths;
-mod schema;
 mod token;
 mod value;
 
 pub use crate::agent::{ConflictPolicy, FolderConfig, HistoryConfig, StateConfig, SyncConfig};
 pub use crate::disk::whole::{create_private, create_private_dir};
 pub use crate::state::StateFormat;
-pub(crate) use certificate::{make_certificate, read_ca_file, read_small_file};
 pub use draft::ConfigDraft;
 pub(crate) use draft::added_folder;
+pub(crate) use error::shell_word;
 pub use error::{ConfigError, SettingOrigin, TokenSource};
+pub(crate) use files::{make_certificate, read_ca_file, read_small_file, resolve_links};
 pub use load::env_name;
 pub use model::{Config, KEYS, MachineContext, ProxyConfig};
-pub(crate) use paths::{resolve_links, shell_word};
 pub use token::parse_token;
 pub(crate) use token::{read_token_file, token_from_env};
 pub use value::{parse_duration, parse_size, sanitise_device};

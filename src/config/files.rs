@@ -1,8 +1,8 @@
-//! Makes the self-signed certificate of a proxy, and reads certificate files.
+//! Files and their paths: makes the self-signed certificate of a proxy, reads certificate files, resolves symlinks.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, DnType, KeyPair};
 use zeroize::Zeroizing;
@@ -51,4 +51,36 @@ pub(crate) fn read_small_file(path: &Path) -> io::Result<Vec<u8>> {
 /// The content of a file with certificate authorities.
 pub(crate) fn read_ca_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
     std::fs::read(path).map_err(|why| ConfigError::Ca { path: path.to_owned(), why })
+}
+
+/// Resolves the symlinks of the longest part of `path` that exists, so that two names of one folder compare equal.
+pub(crate) fn resolve_links(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let Ok(resolved) = std::fs::canonicalize(ancestor) {
+            return match path.strip_prefix(ancestor) {
+                // Joining an empty path would add a trailing `/`.
+                Ok(rest) if rest.as_os_str().is_empty() => resolved,
+                Ok(rest) => resolved.join(rest),
+                Err(_) => path.to_owned(),
+            };
+        }
+    }
+    path.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolve_links_follows_the_part_that_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(home.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", home.join("link")).unwrap();
+        let shown = |path: &Path| path.to_str().unwrap().strip_prefix(home.to_str().unwrap()).unwrap().to_owned();
+        assert_eq!(shown(&resolve_links(&home.join("link"))), "/real");
+        assert_eq!(shown(&resolve_links(&home.join("link/new/deep"))), "/real/new/deep");
+        assert_eq!(shown(&resolve_links(&home.join("new"))), "/new");
+    }
 }

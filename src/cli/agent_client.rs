@@ -64,7 +64,7 @@ fn check_answer(answer: Result<ControlResponse, ControlError>) -> anyhow::Result
         Ok(ControlResponse::Failed { why, state }) => {
             Err(CommandFailure::new(state.map_or(Exit::Error, Exit::of_state), why).into())
         }
-        Ok(ControlResponse::NotFound { what }) => Err(CommandFailure::new(Exit::Usage, what).into()),
+        Ok(ControlResponse::NotFound { what }) => Err(CommandFailure::usage(what).into()),
         Ok(response) => Ok(Some(response)),
         Err(ControlError::NoAgent(_)) => Ok(None),
         Err(e @ ControlError::Silent { .. }) => Err(e.into()),
@@ -108,6 +108,11 @@ pub(crate) async fn agent_status(app: &App) -> anyhow::Result<Option<Status>> {
     }
 }
 
+/// The agent's status. Without a running agent, the error says how to start it.
+pub(crate) async fn require_status(app: &App) -> anyhow::Result<Status> {
+    agent_status(app).await?.ok_or_else(|| no_agent(app))
+}
+
 /// The agent's status. If no agent runs, the status that the last one left.
 pub(crate) async fn current_status(app: &App) -> anyhow::Result<Status> {
     match agent_status(app).await? {
@@ -115,8 +120,7 @@ pub(crate) async fn current_status(app: &App) -> anyhow::Result<Status> {
         None => {
             let config = app.config()?;
             let setups = agent_setup::folders_without_secrets(app, config);
-            let start = own_proxy::start_command(app, config);
-            Ok(offline_status(&setups, &config.device, &config.proxy.url, start))
+            Ok(offline_status(&setups, &config.device, &config.proxy.url, own_proxy::start_command(app)))
         }
     }
 }
@@ -125,8 +129,8 @@ pub(crate) async fn current_status(app: &App) -> anyhow::Result<Status> {
 pub(crate) fn no_agent(app: &App) -> anyhow::Error {
     match app.config() {
         Err(e) => e.into(),
-        Ok(config) => {
-            let start = own_proxy::start_command(app, config);
+        Ok(_) => {
+            let start = own_proxy::start_command(app);
             CommandFailure::new(Exit::NotConfigured, format!("no agent runs; start it with `{start}`")).into()
         }
     }

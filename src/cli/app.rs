@@ -28,7 +28,12 @@ pub struct App {
 impl App {
     /// Reads the environment and the config. A wrong config is an error only for commands that need it.
     pub(crate) fn start(global: GlobalArgs) -> anyhow::Result<Self> {
-        apply_color_choice(global.color);
+        match global.color {
+            ColorChoice::Auto => anstream::ColorChoice::Auto,
+            ColorChoice::Always => anstream::ColorChoice::Always,
+            ColorChoice::Never => anstream::ColorChoice::Never,
+        }
+        .write_global();
         #[expect(clippy::disallowed_methods, reason = "the only place that reads the environment")]
         let env = utf8_variables(std::env::vars_os())?;
         #[expect(clippy::disallowed_methods, reason = "the only place that reads the environment")]
@@ -64,11 +69,12 @@ impl App {
     }
 
     /// Writes the answer of a command to stdout: one JSON document with `--json`, else the text that `write_text` writes.
+    /// Gives the exit code of a command that is done.
     pub(crate) fn answer<T: Serialize>(
         &self,
         answer: &T,
         write_text: impl FnOnce(&mut dyn Write, &T) -> io::Result<()>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Exit> {
         output::print(|out| {
             if self.global.json {
                 serde_json::to_writer_pretty(&mut *out, answer)?;
@@ -77,25 +83,24 @@ impl App {
                 write_text(out, answer)
             }
         })?;
-        Ok(())
+        Ok(Exit::Done)
+    }
+
+    /// As [`App::answer`], for a list. The document is an object with the list as its field `name`.
+    pub(crate) fn answer_list<T: Serialize>(
+        &self,
+        name: &str,
+        list: &[T],
+        write_text: impl FnOnce(&mut dyn Write, &[T]) -> io::Result<()>,
+    ) -> anyhow::Result<Exit> {
+        self.answer(&BTreeMap::from([(name, list)]), |out, _| write_text(out, list))
     }
 
     /// `~/Memory`.
     pub(crate) fn default_folder(&self) -> anyhow::Result<PathBuf> {
         let home = self.machine.home.as_ref();
-        Ok(home
-            .ok_or_else(|| CommandFailure::new(Exit::Usage, "no home folder is known; name the folder"))?
-            .join("Memory"))
+        Ok(home.ok_or_else(|| CommandFailure::usage("no home folder is known; name the folder"))?.join("Memory"))
     }
-}
-
-fn apply_color_choice(color: ColorChoice) {
-    match color {
-        ColorChoice::Auto => anstream::ColorChoice::Auto,
-        ColorChoice::Always => anstream::ColorChoice::Always,
-        ColorChoice::Never => anstream::ColorChoice::Never,
-    }
-    .write_global();
 }
 
 /// Everything below `MEMSYNC_HOME` if it is set, else the usual directories of the system.
@@ -104,7 +109,7 @@ fn find_dirs(env: &BTreeMap<String, String>, tmp: &Path) -> anyhow::Result<Dirs>
         return Ok(Dirs::below(&std::path::absolute(home)?, tmp));
     }
     let project = ProjectDirs::from("", "", "memsync").ok_or_else(|| {
-        CommandFailure::new(Exit::Usage, "no home folder is known; set HOME, or MEMSYNC_HOME=DIR for everything")
+        CommandFailure::usage("no home folder is known; set HOME, or MEMSYNC_HOME=DIR for everything")
     })?;
     Ok(Dirs::standard(&project, tmp))
 }
@@ -118,10 +123,7 @@ fn utf8_variables(
         match (name.into_string(), value.into_string()) {
             (Ok(name), Ok(value)) => drop(env.insert(name, value)),
             (Ok(name), Err(_)) if name.starts_with("MEMSYNC_") => {
-                return Err(CommandFailure::new(
-                    Exit::Usage,
-                    format!("environment variable {name}: its value is not UTF-8"),
-                ));
+                return Err(CommandFailure::usage(format!("environment variable {name}: its value is not UTF-8")));
             }
             _ => {}
         }

@@ -51,6 +51,11 @@ impl CommandFailure {
         Self { exit, message: message.into(), advice: None }
     }
 
+    /// Wrong usage or a wrong config.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
     /// Adds lines for the user to copy.
     pub(crate) fn with_advice(self, advice: impl Into<String>) -> Self {
         Self { advice: Some(advice.into()), ..self }

@@ -3,28 +3,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
 
-use crate::protocol::{Pin, capability};
+use super::process::runtime::client_runtime;
+use crate::protocol::capability;
 use crate::remote::http::{HttpOptions, HttpRemote};
 use crate::remote::{Remote, RemoteError};
 
 /// Longest wait for the first sign of life on the event stream.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The proxy to ask, and the credentials.
-#[derive(Debug, Clone)]
-pub struct ProbeTarget {
-    pub url: String,
-    pub namespace: String,
-    pub token: SecretString,
-    /// Certificates to trust besides the system's, PEM.
-    pub ca_pem: Option<Vec<u8>>,
-    /// The only certificate to trust.
-    pub pin: Option<Pin>,
-    pub allow_http: bool,
-    pub timeout: Duration,
-}
 
 /// The answer of a healthy proxy that accepts the token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,35 +29,19 @@ pub trait ProxyProbe {
     ///
     /// # Errors
     /// [`RemoteError::Auth`] if the proxy refuses the token. Other errors if it is not reachable or not healthy.
-    fn ask(&self, target: &ProbeTarget) -> Result<ProbeAnswer, RemoteError>;
+    fn ask(&self, proxy: &HttpOptions) -> Result<ProbeAnswer, RemoteError>;
 }
 
 /// Asks over HTTP, with a new connection each time.
 pub(crate) struct HttpProbe;
 
 impl ProxyProbe for HttpProbe {
-    fn ask(&self, target: &ProbeTarget) -> Result<ProbeAnswer, RemoteError> {
-        let local = |why: String| RemoteError::Source(why);
-        let remote = HttpRemote::new(http_options(target)).map_err(|e| local(e.to_string()))?;
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| local(e.to_string()))?;
-        runtime.block_on(ask_remote(&remote, &target.url))
-    }
-}
-
-fn http_options(target: &ProbeTarget) -> HttpOptions {
-    HttpOptions {
-        origin: target.url.clone(),
-        token: target.token.expose_secret().to_owned().into(),
-        namespace: target.namespace.clone(),
-        device: String::new(),
-        ca_pem: target.ca_pem.clone(),
-        pin: target.pin,
-        allow_http: target.allow_http,
-        timeout: target.timeout,
-        // The probe downloads no file.
-        max_file_size: 0,
-        concurrency: 1,
+    fn ask(&self, proxy: &HttpOptions) -> Result<ProbeAnswer, RemoteError> {
+        // The probe writes nothing and downloads no file.
+        let options = HttpOptions { device: String::new(), max_file_size: 0, concurrency: 1, ..proxy.clone() };
+        let remote = HttpRemote::new(options).map_err(|e| RemoteError::Source(e.to_string()))?;
+        let runtime = client_runtime().map_err(|e| RemoteError::Source(format!("{e:#}")))?;
+        runtime.block_on(ask_remote(&remote, &proxy.origin))
     }
 }
 

@@ -11,10 +11,11 @@ use memsync::cli::app::App;
 use memsync::cli::args::{ColorChoice, GlobalArgs, InitArgs, LogFormat};
 use memsync::cli::commands::{doctor, init};
 use memsync::cli::exit::Exit;
-use memsync::cli::probe::{ProbeAnswer, ProbeTarget, ProxyProbe};
+use memsync::cli::probe::{ProbeAnswer, ProxyProbe};
 use memsync::config::{Config, MachineContext};
 use memsync::dirs::Dirs;
 use memsync::remote::RemoteError;
+use memsync::remote::http::HttpOptions;
 use secrecy::ExposeSecret;
 
 /// The binary with an empty environment and a home directory.
@@ -175,12 +176,12 @@ impl Proxy {
 }
 
 impl ProxyProbe for Proxy {
-    fn ask(&self, target: &ProbeTarget) -> Result<ProbeAnswer, RemoteError> {
-        self.asked.borrow_mut().push(target.url.clone());
-        if target.token.expose_secret() == self.token {
+    fn ask(&self, proxy: &HttpOptions) -> Result<ProbeAnswer, RemoteError> {
+        self.asked.borrow_mut().push(proxy.origin.clone());
+        if proxy.token.expose_secret() == self.token {
             Ok(ProbeAnswer { capabilities: vec!["events".to_owned()], ..ProbeAnswer::default() })
         } else {
-            Err(RemoteError::Auth { url: target.url.clone(), status: 401 })
+            Err(RemoteError::Auth { url: proxy.origin.clone(), status: 401 })
         }
     }
 }

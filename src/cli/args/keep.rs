@@ -5,9 +5,11 @@ use std::ffi::OsStr;
 use clap::builder::{EnumValueParser, PossibleValue, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ValueEnum};
+use serde::Serialize;
 
 /// The text that the file of a conflict gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KeepChoice {
     /// The file keeps its text; the copy goes to history
     File,
@@ -15,16 +17,6 @@ pub enum KeepChoice {
     Copy,
     /// Both stay; the copy becomes an ordinary file
     Both,
-}
-
-impl KeepChoice {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Copy => "copy",
-            Self::Both => "both",
-        }
-    }
 }
 
 /// Parses a [`KeepChoice`]. Explains why `local` and `remote`, which other tools use, are refused.

@@ -1,4 +1,4 @@
-//! `memsync user` and `memsync key`.
+//! `memsync user`, `memsync key` and `memsync store`: the store of a proxy, and the users and keys in it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -95,4 +95,46 @@ pub struct NewKeyArgs {
     /// The key expires after this time, such as 90d [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub expires: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StoreAction {
+    /// Show the size of the store and of its namespaces
+    Stats(StoreDir),
+    /// Copy the store, as it is at one moment, to a new directory
+    Backup {
+        /// The directory to create
+        #[arg(value_hint = ValueHint::DirPath)]
+        to: PathBuf,
+        #[command(flatten)]
+        store: StoreDir,
+    },
+    /// Make a new store from a backup
+    Restore {
+        /// The directory that `memsync store backup` created
+        #[arg(value_hint = ValueHint::DirPath)]
+        from: PathBuf,
+        #[command(flatten)]
+        store: StoreDir,
+    },
+    /// Read all content and compare it with its MD5
+    Verify(StoreDir),
+    /// Copy everything from one store to another, or continue an interrupted copy
+    ///
+    /// Stop the proxies of both stores first.
+    Copy {
+        /// The store to read: a directory, or `s3:` for the bucket that the environment names
+        #[arg(value_hint = ValueHint::DirPath)]
+        from: PathBuf,
+        /// The store to fill: a directory, or `s3:`
+        #[arg(value_hint = ValueHint::DirPath)]
+        to: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StoreDir {
+    /// The store [default: see `memsync paths`]
+    #[arg(long, value_name = "DIR", env = "MEMSYNC_STORE", value_hint = ValueHint::DirPath)]
+    pub store: Option<PathBuf>,
 }

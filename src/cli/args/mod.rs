@@ -10,24 +10,17 @@ use clap_complete::Shell;
 
 use crate::config::parse_duration;
 
-mod init;
 mod keep;
 mod keys;
-mod listen;
 mod merge;
 mod proxy;
-mod store;
-mod tls;
 
-pub use init::InitArgs;
+pub use clap::ColorChoice;
 pub use keep::KeepChoice;
 pub(crate) use keep::KeepParser;
-pub use keys::{KeyAction, KeyArgs, NewKeyArgs, StoreArgs, UserAction, UserArgs};
-pub use listen::{ListenAddress, NotListenable};
+pub use keys::{KeyAction, KeyArgs, NewKeyArgs, StoreAction, StoreArgs, StoreDir, UserAction, UserArgs};
 pub use merge::MergeArgs;
-pub use proxy::{ServeArgs, UpArgs};
-pub use store::StoreAction;
-pub use tls::TlsArgs;
+pub use proxy::{InitArgs, ListenAddress, NotListenable, ServeArgs, TlsArgs, UpArgs};
 
 /// The output of `memsync` without a command.
 pub(crate) const FIRST_STEPS: &str = "\
@@ -94,13 +87,6 @@ pub struct GlobalArgs {
 pub enum LogFormat {
     Text,
     Json,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ColorChoice {
-    Auto,
-    Always,
-    Never,
 }
 
 #[derive(Debug, Subcommand)]
@@ -210,8 +196,11 @@ pub struct WaitArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct PauseArgs {
+    /// The same as --for
+    #[arg(value_name = "TIME", value_parser = parse_duration)]
+    pub time: Option<Duration>,
     /// End the pause after this time, such as 1h [default: at `memsync resume`]
-    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, conflicts_with = "time")]
     pub duration: Option<Duration>,
 }
 
@@ -252,7 +241,7 @@ pub struct RestoreArgs {
 
 #[cfg(test)]
 mod tests {
-    use super::tls::TLS_HEADING;
+    use super::proxy::TLS_HEADING;
     use super::*;
 
     #[test]
@@ -324,10 +313,13 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit() {
-        let parse = |time| Args::try_parse_from(["memsync", "pause", "--for", time]);
-        assert!(
-            matches!(parse("1h").unwrap().command, Some(Command::Pause(PauseArgs { duration: Some(d) })) if d.as_secs() == 3600)
-        );
-        assert!(parse("5").unwrap_err().to_string().contains("no unit"));
+        let parse = |words: &[&str]| Args::try_parse_from([&["memsync", "pause"], words].concat());
+        for words in [&["--for", "1h"][..], &["1h"]] {
+            let Some(Command::Pause(pause)) = parse(words).unwrap().command else { panic!("{words:?}") };
+            assert_eq!(pause.duration.or(pause.time), Some(Duration::from_secs(3600)), "{words:?}");
+        }
+        assert!(parse(&["--for", "5"]).unwrap_err().to_string().contains("no unit"));
+        assert!(parse(&["5"]).unwrap_err().to_string().contains("no unit"));
+        assert!(parse(&["1h", "--for", "2h"]).is_err());
     }
 }

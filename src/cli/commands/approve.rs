@@ -1,8 +1,10 @@
 //! `memsync approve`: approves or rejects a held plan.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
+use serde::Serialize;
 
 use crate::agent::control::{ControlRequest, ControlResponse};
 use crate::agent::halt_status;
@@ -13,41 +15,50 @@ use crate::cli::agent_client;
 use crate::cli::app::App;
 use crate::cli::args::ApproveArgs;
 use crate::cli::exit::{CommandFailure, Exit};
-use crate::cli::machine::{agent_setup, records};
+use crate::cli::machine::agent_setup;
 use crate::cli::process::output;
 use crate::cli::process::runtime::client_runtime;
 use crate::cli::view::format;
-use crate::cli::view::plans::{HeldPlan, HeldPlans, PlanDecision, write_decision, write_held_plans};
+
+/// Paths shown of a held plan.
+const MAX_SHOWN: usize = 10;
+
+#[derive(Serialize)]
+struct HeldPlan {
+    folder: PathBuf,
+    #[serde(flatten)]
+    halt: HaltStatus,
+}
+
+/// The document of `approve` and `approve --reject`.
+#[derive(Serialize)]
+struct PlanDecision {
+    id: String,
+    kind: String,
+    approved: bool,
+}
 
 pub(super) fn run(app: &App, args: &ApproveArgs) -> anyhow::Result<Exit> {
     let (plans, has_agent) = held_plans(app)?;
     if args.list {
-        show_plans(app, &plans)?;
+        app.answer_list("held", &plans, write_held_plans)?;
         return Ok(if plans.is_empty() { Exit::Done } else { Exit::Halted });
     }
     let plan = match choose(&plans, args.id.as_deref()) {
         Ok(Some(plan)) => plan,
-        Ok(None) => {
-            show_plans(app, &[])?;
-            return Ok(Exit::Done);
-        }
+        Ok(None) => return app.answer_list("held", &plans, write_held_plans),
         Err(failure) => {
             output::note_with(|out| write_held_plans(out, &plans));
             return Err(failure.into());
         }
     };
     if let Some(why) = why_not_rejected(&plan.halt.kind).filter(|_| args.reject) {
-        return Err(CommandFailure::new(Exit::Usage, why).into());
+        return Err(CommandFailure::usage(why).into());
     }
     let id = plan.halt.id.clone().unwrap_or_default();
     let next = if has_agent { decide_by_agent(app, &id, args.reject)? } else { approve_alone(app, plan, &id)? };
     let decision = PlanDecision { id, kind: plan.halt.kind.clone(), approved: !args.reject };
-    app.answer(&decision, |out, decision| write_decision(out, decision, next))?;
-    Ok(Exit::Done)
-}
-
-fn show_plans(app: &App, plans: &[HeldPlan]) -> anyhow::Result<()> {
-    app.answer(&HeldPlans { held: plans }, |out, answer| write_held_plans(out, answer.held))
+    app.answer(&decision, |out, decision| write_decision(out, decision, next))
 }
 
 /// The held plans, and true if an agent runs. Without an agent, only plans about a folder itself are known.
@@ -85,13 +96,13 @@ fn decide_by_agent(app: &App, id: &str, reject: bool) -> anyhow::Result<&'static
 
 /// Gives the end of the answer, for people.
 fn approve_alone(app: &App, plan: &HeldPlan, id: &str) -> anyhow::Result<&'static str> {
-    let setups = agent_setup::folders(app, app.config()?, &records::device_id(app)?)?;
+    let setups = agent_setup::folders(app, app.config()?)?;
     for setup in setups.iter().filter(|setup| setup.root == plan.folder) {
         if approve_root(setup, id).with_context(|| setup.root.display().to_string())? {
             return Ok(" `memsync run` or `memsync sync` continues.");
         }
     }
-    Err(CommandFailure::new(Exit::Usage, format!("no plan {id} is held any more; see `memsync status`")).into())
+    Err(CommandFailure::usage(format!("no plan {id} is held any more; see `memsync status`")).into())
 }
 
 fn why_not_rejected(kind: &str) -> Option<&'static str> {
@@ -113,7 +124,7 @@ fn choose<'a>(plans: &'a [HeldPlan], id: Option<&str>) -> Result<Option<&'a Held
     let with_id: Vec<&HeldPlan> = plans.iter().filter(|p| p.halt.id.is_some()).collect();
     if let Some(id) = id {
         let named = with_id.into_iter().find(|p| p.halt.id.as_deref() == Some(id));
-        return named.map(Some).ok_or_else(|| CommandFailure::new(Exit::Usage, format!("no plan {id} is held")));
+        return named.map(Some).ok_or_else(|| CommandFailure::usage(format!("no plan {id} is held")));
     }
     match (with_id.as_slice(), plans.first()) {
         ([], None) => Ok(None),
@@ -122,17 +133,66 @@ fn choose<'a>(plans: &'a [HeldPlan], id: Option<&str>) -> Result<Option<&'a Held
             Err(CommandFailure::new(Exit::Halted, why))
         }
         ([plan], _) => Ok(Some(plan)),
-        (several, _) => Err(CommandFailure::new(
-            Exit::Usage,
-            format!("{} plans are held; name one: memsync approve ID", several.len()),
-        )),
+        (several, _) => {
+            Err(CommandFailure::usage(format!("{} plans are held; name one: memsync approve ID", several.len())))
+        }
+    }
+}
+
+fn write_held_plans(out: &mut dyn Write, plans: &[HeldPlan]) -> io::Result<()> {
+    if plans.is_empty() {
+        return writeln!(out, "Nothing is held.");
+    }
+    for HeldPlan { folder, halt } in plans {
+        let id = halt.id.as_deref().unwrap_or("(cannot be approved)");
+        writeln!(out, "{}  {}", format::painted(format::BOLD, id), format::path(folder))?;
+        writeln!(out, "  {}", format::printable(&halt.reason))?;
+        for path in halt.sample.iter().take(MAX_SHOWN) {
+            writeln!(out, "    {}", format::printable(path))?;
+        }
+        if let more @ 1.. = halt.paths.saturating_sub(MAX_SHOWN) {
+            writeln!(out, "    and {more} more")?;
+        }
+        if halt.id.is_some() {
+            writeln!(out, "  approve: {}", effect_of_approval(&halt.kind))?;
+        }
+        if halt.kind == "mass_delete" {
+            writeln!(out, "  --reject: {EFFECT_OF_REJECTION}")?;
+        }
+    }
+    Ok(())
+}
+
+fn write_decision(out: &mut dyn Write, decision: &PlanDecision, next: &str) -> io::Result<()> {
+    match decision.approved {
+        true => writeln!(out, "Approved. {}{next}", effect_of_approval(&decision.kind)),
+        false => writeln!(out, "Rejected. {EFFECT_OF_REJECTION}{next}"),
+    }
+}
+
+const EFFECT_OF_REJECTION: &str = "Nothing is deleted; the files come back.";
+
+fn effect_of_approval(kind: &str) -> &'static str {
+    match kind {
+        "server_reset" => {
+            "The files here are offered to the proxy again; where it has other content, both are kept. Nothing is deleted."
+        }
+        "root_missing" | "root_changed" => {
+            "This is your folder from now on. It starts with the files of both sides; where they differ, both are kept. \
+             Nothing is deleted."
+        }
+        _ => "The deletions are made now; files deleted here stay in `memsync history`.",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::view::samples::held_plan;
+    use crate::cli::view::samples::halt;
+
+    fn held_plan(kind: &str, id: Option<&str>) -> HeldPlan {
+        HeldPlan { folder: "/m".into(), halt: halt(kind, id) }
+    }
 
     #[test]
     fn choose_needs_an_id_among_several_plans() {
@@ -146,5 +206,16 @@ mod tests {
         assert_eq!(chosen(&two, None), Err(Exit::Usage));
         assert_eq!(chosen(&two, Some("b")), Ok(Some("b".to_owned())));
         assert_eq!(chosen(&two, Some("c")), Err(Exit::Usage));
+    }
+
+    #[test]
+    fn held_plans_explain_each_decision() {
+        let mut out = Vec::new();
+        let plans = [held_plan("mass_delete", Some("a")), held_plan("server_reset", Some("b"))];
+        write_held_plans(&mut out, &plans).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("--reject: Nothing is deleted") && text.contains("offered to the proxy again"), "{text}");
+        assert_eq!(text.matches("--reject").count(), 1, "{text}");
+        assert!(text.contains("    and 15 more\n"), "{text}");
     }
 }

@@ -1,17 +1,17 @@
 //! `memsync conflicts`: lists the conflict copies, and resolves one.
 
-use std::io;
-use std::path::Path;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::cli::app::App;
 use crate::cli::args::{ConflictsAction, KeepChoice};
+use crate::cli::conflict_copies::{ConflictCopy, last_name, list_copies, sibling};
 use crate::cli::exit::{CommandFailure, Exit};
-use crate::cli::folder::change::change_file;
-use crate::cli::folder::conflict_copies::{ConflictCopy, last_name, list_copies, sibling};
-use crate::cli::folder::lookup::{ConfiguredFolder, FolderPath, find_path, open_all};
-use crate::cli::view::conflicts::{ConflictList, ConflictResolution, ResolvedCopy, write_conflicts, write_resolution};
+use crate::cli::folder::{ConfiguredFolder, FolderPath, change_file, find_path, open_all};
 use crate::cli::view::format;
 use crate::disk::Disk;
 use crate::disk::real::RealDisk;
@@ -21,6 +21,22 @@ use crate::path::MAX_SEGMENT;
 
 /// Plain names tried for a copy that becomes an ordinary file.
 const MAX_NAMES: u32 = 1000;
+
+/// The document of `conflicts resolve`.
+#[derive(Serialize)]
+struct ConflictResolution {
+    original: PathBuf,
+    keep: KeepChoice,
+    copies: Vec<ResolvedCopy>,
+}
+
+#[derive(Serialize)]
+struct ResolvedCopy {
+    path: PathBuf,
+    /// `used`, `removed` or `renamed`.
+    outcome: &'static str,
+    renamed_to: Option<PathBuf>,
+}
 
 pub(super) fn run(app: &App, action: Option<ConflictsAction>) -> anyhow::Result<Exit> {
     match action {
@@ -35,7 +51,7 @@ fn list(app: &App) -> anyhow::Result<Exit> {
         conflicts.extend(list_copies(app, &open)?);
     }
     let exit = if conflicts.is_empty() { Exit::Done } else { Exit::Conflicts };
-    app.answer(&ConflictList { conflicts }, |out, list| write_conflicts(out, &list.conflicts))?;
+    app.answer_list("conflicts", &conflicts, write_conflicts)?;
     Ok(exit)
 }
 
@@ -51,9 +67,9 @@ fn resolve(app: &App, path: &Path, keep: KeepChoice) -> anyhow::Result<Exit> {
             copies.len(),
             names.join(", ")
         );
-        return Err(CommandFailure::new(Exit::Usage, why).into());
+        return Err(CommandFailure::usage(why).into());
     }
-    let mut resolution = ConflictResolution { original: shown, keep: keep.word(), copies: Vec::new() };
+    let mut resolution = ConflictResolution { original: shown, keep, copies: Vec::new() };
     for copy in &copies {
         match resolve_copy(app, &place.open, copy, keep) {
             Ok(resolved) => resolution.copies.push(resolved),
@@ -64,8 +80,7 @@ fn resolve(app: &App, path: &Path, keep: KeepChoice) -> anyhow::Result<Exit> {
             }
         }
     }
-    app.answer(&resolution, write_resolution)?;
-    Ok(Exit::Done)
+    app.answer(&resolution, write_resolution)
 }
 
 /// The original and the copies that `place` names: one copy, or all copies of a file. No copies if they were resolved
@@ -80,9 +95,7 @@ fn find_conflict(app: &App, place: &FolderPath) -> anyhow::Result<(String, Vec<C
         return Ok((sibling(&place.at, &name.original()), copies));
     }
     if copies.is_empty() && place.open.folder.disk().stat(&place.at).is_err() {
-        return Err(
-            CommandFailure::new(Exit::Usage, format!("{}: there is no such file", place.absolute().display())).into()
-        );
+        return Err(CommandFailure::usage(format!("{}: there is no such file", place.absolute().display())).into());
     }
     Ok((place.at.clone(), copies))
 }
@@ -140,6 +153,51 @@ fn plain_name(original: &str, device: &str, n: u32) -> String {
     let tail = format!(" ({device}{number}){ext}");
     let stem = &stem[..stem.floor_char_boundary(MAX_SEGMENT.saturating_sub(tail.len()))];
     format!("{stem}{tail}")
+}
+
+fn write_conflicts(out: &mut dyn Write, conflicts: &[ConflictCopy]) -> io::Result<()> {
+    if conflicts.is_empty() {
+        return writeln!(out, "No conflicts.");
+    }
+    let now = Timestamp::now();
+    for copy in conflicts {
+        write_conflict(out, copy, now)?;
+    }
+    writeln!(out, "\nLook at both, then settle each with `memsync conflicts resolve PATH --keep TEXT`:")?;
+    writeln!(out, "  file  the file keeps its text; the copy goes to history")?;
+    writeln!(out, "  copy  the copy's text takes the file's place; the file's text goes to history")?;
+    writeln!(out, "  both  both stay; the copy becomes an ordinary file")
+}
+
+fn write_conflict(out: &mut dyn Write, copy: &ConflictCopy, now: Timestamp) -> io::Result<()> {
+    let original = format::path(&copy.folder.join(&copy.original));
+    let gone = if copy.original_exists { "" } else { " (gone)" };
+    writeln!(out, "{}{gone}", format::painted(format::BOLD, &original))?;
+    let when = |at: Option<Timestamp>| at.map(|at| format!(", written {}", format::ago(now, at))).unwrap_or_default();
+    if let Some(size) = copy.original_size {
+        let (size, when) = (format::size(size), when(copy.original_modified));
+        writeln!(out, "  file  from another machine than {}{when} ({size})", copy.device)?;
+    }
+    let (size, when) = (format::size(copy.size), when(copy.modified));
+    writeln!(out, "  copy  from {}{when} ({size}): {}", copy.device, format::printable(&copy.path))
+}
+
+fn write_resolution(out: &mut dyn Write, resolution: &ConflictResolution) -> io::Result<()> {
+    let original = format::path(&resolution.original);
+    if resolution.copies.is_empty() {
+        return writeln!(out, "{original} has no conflict; nothing to do.");
+    }
+    for copy in &resolution.copies {
+        let path = format::path(&copy.path);
+        match (&copy.renamed_to, copy.outcome) {
+            (Some(to), _) => writeln!(out, "{path} is now {}; {original} stays as it is.", format::path(to))?,
+            (None, "used") => {
+                writeln!(out, "{original} has the text of {path} now; its previous text is in its history.")?;
+            }
+            (None, _) => writeln!(out, "{original} stays as it is; {path} went to history.")?,
+        }
+    }
+    writeln!(out, "Undo with `memsync history` and `memsync restore`.")
 }
 
 #[cfg(test)]

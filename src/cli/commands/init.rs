@@ -12,8 +12,8 @@ use crate::cli::app::App;
 use crate::cli::args::InitArgs;
 use crate::cli::exit::{CommandFailure, Exit};
 use crate::cli::machine::agent_setup;
-use crate::cli::machine::join_link::{JoinLink, NotALink};
-use crate::cli::probe::{ProbeTarget, ProxyProbe};
+use crate::cli::machine::own_proxy::{JoinLink, NotALink};
+use crate::cli::probe::ProxyProbe;
 use crate::cli::process::secret::read_secret;
 use crate::config::{
     Config, ConfigDraft, TokenSource, create_private, create_private_dir, parse_token, read_ca_file, read_token_file,
@@ -23,11 +23,11 @@ use crate::protocol::Pin;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Serialize)]
-struct InitAnswer {
-    config: PathBuf,
-    token_file: PathBuf,
-    folder: PathBuf,
-    proxy: String,
+struct InitAnswer<'a> {
+    config: &'a Path,
+    token_file: &'a Path,
+    folder: &'a Path,
+    proxy: &'a str,
     capabilities: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ pub fn run(app: &App, args: &InitArgs, probe: &dyn ProxyProbe) -> anyhow::Result
     if config_file.symlink_metadata().is_ok() {
         let shown = config_file.display();
         let why = format!("{shown} is already there and is left as it is; edit it, or name another with --config");
-        return Err(CommandFailure::new(Exit::Usage, why).into());
+        return Err(CommandFailure::usage(why).into());
     }
     let folder = match &args.dir {
         Some(dir) => std::path::absolute(dir).with_context(|| format!("{}: no such path", dir.display()))?,
@@ -60,23 +60,20 @@ pub fn run(app: &App, args: &InitArgs, probe: &dyn ProxyProbe) -> anyhow::Result
         namespace: access.namespace.clone(),
     };
     let config = Config::parse(&draft.to_toml(), &config_file, &app.machine).map_err(agent_setup::draft_error)?;
-    draft.url = config.proxy.url;
-    let target = ProbeTarget {
-        url: draft.url.clone(),
-        namespace: draft.namespace.clone(),
-        token: access.token.clone(),
-        ca_pem,
-        pin: draft.pin,
-        allow_http: draft.allow_http,
-        timeout: PROBE_TIMEOUT,
+    draft.url.clone_from(&config.proxy.url);
+    let mut options = agent_setup::http_options(&config, &draft.namespace, access.token.clone(), ca_pem);
+    options.timeout = PROBE_TIMEOUT;
+    let answer = probe.ask(&options).context("nothing was written")?;
+    let token = access.token_file.is_none().then_some(&access.token);
+    write_files(&draft, token, &config_file)?;
+    let written = InitAnswer {
+        config: &config_file,
+        token_file: &draft.token_file,
+        folder: &draft.path,
+        proxy: &draft.url,
+        capabilities: answer.capabilities,
     };
-    let answer = probe.ask(&target).context("nothing was written")?;
-    write_files(&draft, &access, &config_file)?;
-    let ConfigDraft { url, token_file, path, .. } = draft;
-    let written =
-        InitAnswer { config: config_file, token_file, folder: path, proxy: url, capabilities: answer.capabilities };
-    app.answer(&written, write_answer)?;
-    Ok(Exit::Done)
+    app.answer(&written, write_answer)
 }
 
 /// The address, the namespace and the token of the proxy.
@@ -95,15 +92,13 @@ fn proxy_access(args: &InitArgs) -> anyhow::Result<InitAccess> {
             "-" => read_secret("Join link")?.expose_secret().parse(),
             link => link.parse(),
         }
-        .map_err(|e: NotALink| CommandFailure::new(Exit::Usage, e.to_string()))?;
+        .map_err(|e: NotALink| CommandFailure::usage(e.to_string()))?;
         let namespace = args.namespace.clone().unwrap_or(link.namespace);
         let pin = args.pin.or(link.pin);
         return Ok(InitAccess { url: link.url, namespace, pin, token: link.token, token_file: None });
     }
-    let url = args
-        .proxy
-        .clone()
-        .ok_or_else(|| CommandFailure::new(Exit::Usage, "name the proxy with --proxy URL or --join LINK"))?;
+    let url =
+        args.proxy.clone().ok_or_else(|| CommandFailure::usage("name the proxy with --proxy URL or --join LINK"))?;
     let namespace = args.namespace.clone().unwrap_or_default();
     let (token, token_file) = match &args.token_file {
         Some(file) => {
@@ -124,7 +119,7 @@ fn token_file_of(access: &InitAccess, config_file: &Path) -> Result<PathBuf, Com
     if file.symlink_metadata().is_ok() {
         let shown = file.display();
         let why = format!("{shown} is already there and is left as it is; give it with --token-file, or remove it");
-        return Err(CommandFailure::new(Exit::Usage, why));
+        return Err(CommandFailure::usage(why));
     }
     Ok(file)
 }
@@ -133,24 +128,26 @@ fn require_utf8<'a>(mut paths: impl Iterator<Item = &'a PathBuf>) -> Result<(), 
     match paths.find(|path| path.to_str().is_none()) {
         Some(path) => {
             let why = format!("{}: the config cannot hold a path that is not UTF-8; rename it", path.display());
-            Err(CommandFailure::new(Exit::Usage, why))
+            Err(CommandFailure::usage(why))
         }
         None => Ok(()),
     }
 }
 
-fn write_files(draft: &ConfigDraft, access: &InitAccess, config_file: &Path) -> anyhow::Result<()> {
+/// Writes a first config: the folder, the file of the token if one is given, and the config. The config goes last, so a
+/// killed start is repeated in full.
+pub(super) fn write_files(draft: &ConfigDraft, token: Option<&SecretString>, config_file: &Path) -> anyhow::Result<()> {
     let cannot_write = |path: &Path| format!("{} cannot be written", path.display());
     create_private_dir(&draft.path).with_context(|| format!("{}: the folder cannot be made", draft.path.display()))?;
-    if access.token_file.is_none() {
-        let line = SecretString::from(format!("{}\n", access.token.expose_secret()));
+    if let Some(token) = token {
+        let line = SecretString::from(format!("{}\n", token.expose_secret()));
         create_private(&draft.token_file, line.expose_secret().as_bytes())
             .with_context(|| cannot_write(&draft.token_file))?;
     }
     create_private(config_file, draft.to_toml().as_bytes()).with_context(|| cannot_write(config_file))
 }
 
-fn write_answer(out: &mut dyn Write, answer: &InitAnswer) -> io::Result<()> {
+fn write_answer(out: &mut dyn Write, answer: &InitAnswer<'_>) -> io::Result<()> {
     writeln!(out, "The proxy at {} takes the token.", answer.proxy)?;
     writeln!(out, "Wrote {}.", answer.config.display())?;
     writeln!(out, "Next: `memsync run` syncs {}.", answer.folder.display())

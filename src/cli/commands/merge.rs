@@ -66,7 +66,7 @@ fn deliver(app: &App, text: &[u8], file: Option<&Path>) -> anyhow::Result<()> {
     if app.global.json {
         let shown = if file.is_none() { Some(str::from_utf8(text)) } else { None };
         let message = "the text is not UTF-8, which JSON cannot hold; use --output";
-        let shown = shown.transpose().map_err(|_| CommandFailure::new(Exit::Usage, message))?;
+        let shown = shown.transpose().map_err(|_| CommandFailure::usage(message))?;
         show(app, &MergeAnswer { merged: true, reason: None, text: shown })
     } else if file.is_none() {
         output::print_bytes(text)?;
@@ -77,5 +77,6 @@ fn deliver(app: &App, text: &[u8], file: Option<&Path>) -> anyhow::Result<()> {
 }
 
 fn show(app: &App, answer: &MergeAnswer<'_>) -> anyhow::Result<()> {
-    app.answer(answer, |_: &mut dyn Write, _| -> io::Result<()> { Ok(()) })
+    app.answer(answer, |_: &mut dyn Write, _| -> io::Result<()> { Ok(()) })?;
+    Ok(())
 }

@@ -1,29 +1,28 @@
-//! The commands, one file each, and the dispatch to them.
+//! The commands, and the dispatch to them.
 
 mod approve;
-mod completions;
 mod conflicts;
 pub mod doctor;
 mod history;
 pub mod init;
-mod key;
+mod keys;
 mod link;
 mod merge;
 mod paths;
 mod pause;
-mod reindex;
-mod restore;
 mod run;
 mod serve;
 mod status;
 mod store;
 mod sync;
 mod up;
-mod user;
 mod wait;
 
+use clap::CommandFactory;
+use clap_complete::Shell;
+
 use super::app::App;
-use super::args::{Command, FIRST_STEPS};
+use super::args::{Args, Command, FIRST_STEPS};
 use super::exit::Exit;
 use super::probe::HttpProbe;
 use super::process::output;
@@ -37,14 +36,14 @@ pub(super) fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Init(args) => init::run(app, &args, &HttpProbe),
         Command::Doctor => doctor::run(app, &HttpProbe),
         Command::Paths => paths::run(app),
-        Command::Completions { shell } => completions::run(shell),
+        Command::Completions { shell } => print_completions(shell),
         Command::Up(args) => up::run(app, &args),
         Command::Link { dir } => link::run(app, dir.as_deref()),
         Command::Run => run::run(app),
         Command::Serve(args) => serve::run(app, &args),
-        Command::Reindex => reindex::run(app),
-        Command::User(args) => user::run(app, &args),
-        Command::Key(args) => key::run(app, &args),
+        Command::Reindex => store::reindex(app),
+        Command::User(args) => keys::run_user(app, &args),
+        Command::Key(args) => keys::run_key(app, &args),
         Command::Store { action } => store::run(app, action),
         Command::Sync(args) => sync::run(app, &args),
         Command::Status(args) => status::run(app, &args),
@@ -53,8 +52,8 @@ pub(super) fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Resume => pause::resume(app),
         Command::Approve(args) => approve::run(app, &args),
         Command::Conflicts { action } => conflicts::run(app, action),
-        Command::History { path } => history::run(app, path.as_deref()),
-        Command::Restore(args) => restore::run(app, &args),
+        Command::History { path } => history::list(app, path.as_deref()),
+        Command::Restore(args) => history::restore(app, &args),
         Command::Merge(args) => merge::run(app, &args),
     }
 }
@@ -62,5 +61,12 @@ pub(super) fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
 /// `memsync` without a command.
 pub(super) fn show_first_steps() -> anyhow::Result<Exit> {
     output::print(|out| out.write_all(FIRST_STEPS.as_bytes()))?;
+    Ok(Exit::Done)
+}
+
+fn print_completions(shell: Shell) -> anyhow::Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "memsync", &mut script);
+    output::print(|out| out.write_all(&script))?;
     Ok(Exit::Done)
 }

@@ -46,8 +46,7 @@ pub(super) fn run(app: &App) -> anyhow::Result<Exit> {
             })
             .collect(),
     };
-    app.answer(&paths, write_paths)?;
-    Ok(Exit::Done)
+    app.answer(&paths, write_paths)
 }
 
 fn write_paths(out: &mut dyn Write, paths: &PathsAnswer) -> io::Result<()> {

@@ -23,15 +23,14 @@ struct PauseAnswer {
 }
 
 pub(super) fn pause(app: &App, args: &PauseArgs) -> anyhow::Result<Exit> {
-    let for_s = args.duration.map(|d| d.as_secs().max(1));
+    let for_s = args.duration.or(args.time).map(|d| d.as_secs().max(1));
     client_runtime()?.block_on(agent_client::ask(app, &ControlRequest::Pause { for_s }))?;
     app.answer(&PauseAnswer { paused: true, for_s }, |out, paused| match paused.for_s {
         Some(s) => {
             writeln!(out, "Paused for {}; `memsync resume` ends it sooner.", format::span(Duration::from_secs(s)))
         }
         None => writeln!(out, "Paused until `memsync resume`."),
-    })?;
-    Ok(Exit::Done)
+    })
 }
 
 /// Ends the pause through the agent. Without an agent, it ends the pause that the last agent left.
@@ -39,8 +38,7 @@ pub(super) fn resume(app: &App) -> anyhow::Result<Exit> {
     if client_runtime()?.block_on(agent_client::ask_if_running(app, &ControlRequest::Resume))?.is_none() {
         return resume_alone(app);
     }
-    app.answer(&PauseAnswer { paused: false, for_s: None }, |out, _| writeln!(out, "Syncing again."))?;
-    Ok(Exit::Done)
+    app.answer(&PauseAnswer { paused: false, for_s: None }, |out, _| writeln!(out, "Syncing again."))
 }
 
 fn resume_alone(app: &App) -> anyhow::Result<Exit> {
@@ -52,6 +50,5 @@ fn resume_alone(app: &App) -> anyhow::Result<Exit> {
     Pause::forget(state_dir).with_context(at_state_dir)?;
     app.answer(&PauseAnswer { paused: false, for_s: None }, |out, _| {
         writeln!(out, "The pause has ended. No agent runs; `memsync sync` syncs now.")
-    })?;
-    Ok(Exit::Done)
+    })
 }

@@ -1,17 +1,16 @@
 //! `memsync run`: the agent in the foreground, for all configured folders.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use sd_notify::NotifyState;
 
-use crate::agent::{Agent, AgentOptions};
+use crate::agent::Agent;
 use crate::cli::app::App;
 use crate::cli::exit::Exit;
 use crate::cli::machine::agent_setup;
 use crate::cli::process::runtime::server_runtime;
-use crate::cli::process::signals::{SignalRequest, SignalRequests, notify_systemd};
+use crate::cli::process::server::{SignalRequest, SignalRequests, notify_systemd};
 use crate::config::Config;
 
 /// How often the token is read again while the proxy refuses it.
@@ -82,11 +81,8 @@ fn reread_token(app: &App, agent: &Agent) -> anyhow::Result<bool> {
 }
 
 async fn reload(app: &App, agent: &Agent) -> anyhow::Result<()> {
-    Ok(agent.reload(reread_options(app)?).await?)
-}
-
-fn reread_options(app: &App) -> anyhow::Result<AgentOptions> {
-    let config = Config::load(&app.dirs.config_file, &app.machine).map_err(Arc::new)?;
+    let config = Config::load(&app.dirs.config_file, &app.machine)?;
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    agent_setup::agent_options(app, &config).context(app.dirs.config_file.display().to_string())
+    let options = agent_setup::agent_options(app, &config).context(app.dirs.config_file.display().to_string())?;
+    Ok(agent.reload(options).await?)
 }

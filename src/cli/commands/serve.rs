@@ -12,15 +12,17 @@ use tokio::runtime::Runtime;
 use crate::cli::app::App;
 use crate::cli::args::{ListenAddress, ServeArgs};
 use crate::cli::exit::{CommandFailure, Exit};
+use crate::cli::machine::agent_setup;
 use crate::cli::machine::certificate::{CertificateSource, ServedCertificate};
 use crate::cli::machine::own_proxy::remote_url;
-use crate::cli::machine::proxy_store::{StoreLocation, open_sqlite, records_in};
-use crate::cli::machine::{agent_setup, s3_store};
-use crate::cli::process::listener::bind_listener;
-use crate::cli::process::runtime::{raise_open_file_limit, server_runtime};
-use crate::cli::process::signals::{SignalRequest, SignalRequests, notify_systemd};
+use crate::cli::machine::proxy_store::{StoreLocation, open_bucket};
+use crate::cli::process::runtime::server_runtime;
+use crate::cli::process::server::{
+    SignalRequest, SignalRequests, bind_listener, notify_systemd, raise_open_file_limit,
+};
 use crate::config::{TokenSource, read_token_file, token_from_env};
 use crate::proxy::{self, VerifierOptions, keys};
+use crate::store::sqlite::{SqliteRecords, SqliteStore};
 use crate::store::{RecordStore, Store};
 
 pub(super) fn run(app: &App, args: &ServeArgs) -> anyhow::Result<Exit> {
@@ -32,7 +34,7 @@ pub(super) fn run(app: &App, args: &ServeArgs) -> anyhow::Result<Exit> {
     let runtime = server_runtime()?;
     match StoreLocation::find(app, args.store.as_deref())? {
         StoreLocation::Bucket(bucket) => {
-            let store = runtime.block_on(s3_store::open(&bucket))?;
+            let store = runtime.block_on(open_bucket(&bucket))?;
             let options = proxy_options(app, args, runtime.block_on(has_keys(&store))?)?;
             let place = store.url().to_owned();
             serve(app, args, source, &runtime, ServedStore { store: Arc::new(store), place, options })
@@ -42,12 +44,12 @@ pub(super) fn run(app: &App, args: &ServeArgs) -> anyhow::Result<Exit> {
                 agent_setup::refuse_synced(config, [dir.as_path()])?;
             }
             // Checked first, so that no store is made for a proxy that cannot start.
-            let has_keys = match records_in(&dir)? {
+            let has_keys = match SqliteRecords::open(&dir)? {
                 Some(records) => runtime.block_on(has_keys(&records))?,
                 None => false,
             };
             let options = proxy_options(app, args, has_keys)?;
-            let store = open_sqlite(&dir)?;
+            let store = Arc::new(SqliteStore::open(&dir)?);
             serve(app, args, source, &runtime, ServedStore { store, place: dir.display().to_string(), options })
         }
     }
@@ -69,8 +71,7 @@ fn serve<S: Store>(
     served: ServedStore<S>,
 ) -> anyhow::Result<Exit> {
     let ServedStore { store, place, mut options } = served;
-    let resolve =
-        |listen: &ListenAddress| listen.resolve(&app.machine.env).map_err(|why| CommandFailure::new(Exit::Usage, why));
+    let resolve = |listen: &ListenAddress| listen.resolve(&app.machine.env).map_err(CommandFailure::usage);
     let listen = resolve(&args.listen)?;
     let metrics_listen = args.metrics_listen.as_ref().map(resolve).transpose()?;
     raise_open_file_limit();
@@ -127,7 +128,7 @@ fn proxy_options(app: &App, args: &ServeArgs, has_keys: bool) -> anyhow::Result<
     if namespaces.is_some() && set("HEARE_AUTH_URL").is_none() {
         let why = "--verified-namespaces is for users that a service verifies; set HEARE_AUTH_URL to that service, or leave \
                    the option out (the users of `memsync key` have namespaces of their own)";
-        return Err(CommandFailure::new(Exit::Usage, why).into());
+        return Err(CommandFailure::usage(why).into());
     }
     let verifier = set("HEARE_AUTH_URL").map(|url| VerifierOptions {
         namespaces,
@@ -139,7 +140,7 @@ fn proxy_options(app: &App, args: &ServeArgs, has_keys: bool) -> anyhow::Result<
         let why = "a proxy without keys or a token can serve no client: make a key with `memsync key create` (with the --store of \
                    this one; expired keys do not count), or give one token for all with --token-file, MEMSYNC_TOKEN_FILE, MEMSYNC_TOKEN or the \
                    systemd credential `token`, or set HEARE_AUTH_URL to a service that knows the users";
-        return Err(CommandFailure::new(Exit::Usage, why).into());
+        return Err(CommandFailure::usage(why).into());
     }
     Ok(proxy::ProxyOptions {
         max_body: args.max_body_size,

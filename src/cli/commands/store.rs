@@ -1,33 +1,36 @@
 //! `memsync store`: figures, backups and checks of the embedded store, and copying one store to another.
+//! `memsync reindex`: rebuilds the index of a store on S3.
 
-use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::cli::app::App;
-use crate::cli::args::StoreAction;
+use crate::cli::args::{StoreAction, StoreDir};
 use crate::cli::exit::{CommandFailure, Exit};
-use crate::cli::machine::proxy_store::{open_sqlite, records_in};
-use crate::cli::machine::s3_store;
+use crate::cli::machine::proxy_store::{bucket_options, connect_bucket, namespace_text};
+use crate::cli::process::output;
 use crate::cli::process::runtime::server_runtime;
 use crate::cli::view::format;
+use crate::path::RelPath;
 use crate::store::sqlite::upkeep::{self, StoreStats, VerifyReport};
+use crate::store::sqlite::{SqliteRecords, SqliteStore};
 use crate::store::{S3Store, copy};
 
 /// The name of the bucket that the environment names, where a store is asked for.
 const BUCKET: &str = "s3:";
 
 pub(super) fn run(app: &App, action: StoreAction) -> anyhow::Result<Exit> {
-    let dir = |store: Option<PathBuf>| store.unwrap_or_else(|| app.dirs.proxy.clone());
+    let dir = |dir: StoreDir| dir.store.unwrap_or_else(|| app.dirs.proxy.clone());
     match action {
-        StoreAction::Stats { store } => stats(app, &dir(store)),
+        StoreAction::Stats(store) => stats(app, &dir(store)),
         StoreAction::Backup { to, store } => backup(app, &dir(store), &to),
         StoreAction::Restore { from, store } => restore(app, &from, &dir(store)),
-        StoreAction::Verify { store } => verify(app, &dir(store)),
+        StoreAction::Verify(store) => verify(app, &dir(store)),
         StoreAction::Copy { from, to } => copy_store(app, &from, &to),
     }
 }
@@ -39,8 +42,7 @@ struct StoreTransfer<'a> {
 }
 
 fn stats(app: &App, dir: &Path) -> anyhow::Result<Exit> {
-    app.answer(&upkeep::stats(dir)?, |out, stats| write_stats(out, dir, stats))?;
-    Ok(Exit::Done)
+    app.answer(&upkeep::stats(dir)?, |out, stats| write_stats(out, dir, stats))
 }
 
 fn write_stats(out: &mut dyn Write, dir: &Path, stats: &StoreStats) -> io::Result<()> {
@@ -64,8 +66,7 @@ fn backup(app: &App, dir: &Path, to: &Path) -> anyhow::Result<Exit> {
     upkeep::backup(dir, to)?;
     app.answer(&StoreTransfer { from: dir, to }, |out, _| {
         writeln!(out, "{} is a copy of {}; `memsync store restore` brings it back", to.display(), dir.display())
-    })?;
-    Ok(Exit::Done)
+    })
 }
 
 fn restore(app: &App, from: &Path, dir: &Path) -> anyhow::Result<Exit> {
@@ -77,12 +78,11 @@ fn restore(app: &App, from: &Path, dir: &Path) -> anyhow::Result<Exit> {
             dir.display(),
             from.display()
         )
-    })?;
-    Ok(Exit::Done)
+    })
 }
 
 fn verify(app: &App, dir: &Path) -> anyhow::Result<Exit> {
-    let bar = progress_bar("contents read");
+    let bar = running_count("contents read");
     let verified = upkeep::verify(dir, |read| bar.set_position(read));
     bar.finish_and_clear();
     let verified = verified?;
@@ -115,16 +115,14 @@ struct CopyAnswer {
 
 fn copy_store(app: &App, from: &Path, to: &Path) -> anyhow::Result<Exit> {
     if from == to {
-        return Err(
-            CommandFailure::new(Exit::Usage, format!("{}: a store is not copied to itself", from.display())).into()
-        );
+        return Err(CommandFailure::usage(format!("{}: a store is not copied to itself", from.display())).into());
     }
     // Opening a directory makes a store there, so a wrong source is refused first.
-    if from != Path::new(BUCKET) && records_in(from)?.is_none() {
+    if from != Path::new(BUCKET) && SqliteRecords::open(from)?.is_none() {
         let why = format!("{}: there is no store; name the directory that `memsync serve --store` had", from.display());
-        return Err(CommandFailure::new(Exit::Usage, why).into());
+        return Err(CommandFailure::usage(why).into());
     }
-    let bar = progress_bar("paths copied");
+    let bar = running_count("paths copied");
     let copied = copy_all(app, from, to, &bar);
     bar.finish_and_clear();
     let copy::CopyReport { paths, written, kept, bytes, records, failures } = copied?;
@@ -162,36 +160,84 @@ fn copy_all(app: &App, from: &Path, to: &Path, bar: &ProgressBar) -> anyhow::Res
             let source = bucket(app).await?;
             // After a crash the index may lack files.
             source.repair_after_crash().await?;
-            let target = open_sqlite(to)?;
-            anyhow::Ok(copy::copy(&source, &*target, progress).await?)
+            let target = SqliteStore::open(to)?;
+            anyhow::Ok(copy::copy(&source, &target, progress).await?)
         })
     } else if to == Path::new(BUCKET) {
-        let source = open_sqlite(from)?;
-        runtime.block_on(async { anyhow::Ok(copy::copy(&*source, &bucket(app).await?, progress).await?) })
+        let source = SqliteStore::open(from)?;
+        runtime.block_on(async { anyhow::Ok(copy::copy(&source, &bucket(app).await?, progress).await?) })
     } else {
-        let (source, target) = (open_sqlite(from)?, open_sqlite(to)?);
-        runtime.block_on(async { anyhow::Ok(copy::copy(&*source, &*target, progress).await?) })
+        let (source, target) = (SqliteStore::open(from)?, SqliteStore::open(to)?);
+        runtime.block_on(async { anyhow::Ok(copy::copy(&source, &target, progress).await?) })
     }
 }
 
 /// The bucket that the environment names.
 async fn bucket(app: &App) -> anyhow::Result<S3Store> {
-    let Some(options) = s3_store::options(app)? else {
+    let Some(options) = bucket_options(app)? else {
         let why = "`s3:` is the bucket that S3_BUCKET, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY name; set them";
-        return Err(CommandFailure::new(Exit::Usage, why).into());
+        return Err(CommandFailure::usage(why).into());
     };
-    s3_store::connect(&options).await
+    connect_bucket(&options).await
 }
 
-/// A running count, shown on a terminal only.
-fn progress_bar(what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::no_length();
-    if !io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
+/// The repairs in one namespace.
+#[derive(Serialize)]
+struct NamespaceRepairs<'a> {
+    namespace: &'a str,
+    files: usize,
+    added: &'a [RelPath],
+    corrected: &'a [RelPath],
+    dropped: &'a [RelPath],
+    left_out: &'a [String],
+}
+
+pub(super) fn reindex(app: &App) -> anyhow::Result<Exit> {
+    let Some(options) = bucket_options(app)? else {
+        let why = "reindex is for a proxy on S3: set S3_BUCKET, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY as for \
+                   `memsync serve`; the index of a store in a directory needs no repair";
+        return Err(CommandFailure::usage(why).into());
+    };
+    let (store, reports) = server_runtime()?.block_on(async {
+        let store = connect_bucket(&options).await?;
+        let reports = store.reindex().await?;
+        Ok::<_, anyhow::Error>((store, reports))
+    })?;
+    let repairs = reports.iter().map(|(namespace, report)| NamespaceRepairs {
+        namespace,
+        files: report.blobs,
+        added: &report.added,
+        corrected: &report.corrected,
+        dropped: &report.dropped,
+        left_out: &report.left_out,
+    });
+    app.answer(&repairs.collect::<Vec<_>>(), |out, repairs| write_repairs(out, store.url(), repairs))
+}
+
+fn write_repairs(out: &mut dyn Write, place: &str, repairs: &[NamespaceRepairs<'_>]) -> io::Result<()> {
+    for NamespaceRepairs { namespace, files, added, corrected, dropped, left_out } in repairs {
+        for (what, paths) in [("added", added), ("corrected", corrected), ("dropped", dropped)] {
+            paths.iter().try_for_each(|path| writeln!(out, "{what:<10} {path}"))?;
+        }
+        for name in *left_out {
+            writeln!(out, "left out   {name:?} (no name that a client could use)")?;
+        }
+        let [added, corrected, dropped] = [added, corrected, dropped].map(|paths| paths.len());
+        let namespace = namespace_text(namespace);
+        if added + corrected + dropped == 0 {
+            writeln!(out, "{place}, {namespace}: the index is right ({files} files).")?;
+        } else {
+            writeln!(
+                out,
+                "{place}, {namespace}: {added} added, {corrected} corrected, {dropped} dropped ({files} files)."
+            )?;
+        }
     }
-    if let Ok(style) = ProgressStyle::with_template(&format!("{{spinner}} {{pos}} {what}")) {
-        bar.set_style(style);
-    }
+    Ok(())
+}
+
+fn running_count(what: &'static str) -> ProgressBar {
+    let bar = output::progress_bar(&format!("{{spinner}} {{pos}} {what}"));
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }

@@ -1,10 +1,11 @@
 //! `memsync sync [DIR]`: syncs now, through the running agent or alone. `--dry-run` shows the plan.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -18,18 +19,19 @@ use crate::cli::agent_client;
 use crate::cli::app::App;
 use crate::cli::args::SyncArgs;
 use crate::cli::exit::{CommandFailure, Exit};
-use crate::cli::folder::lookup::configured_folder;
-use crate::cli::machine::{agent_setup, records};
+use crate::cli::folder::configured_folder;
+use crate::cli::machine::agent_setup;
 use crate::cli::process::output;
 use crate::cli::process::runtime::client_runtime;
 use crate::cli::view::format;
-use crate::cli::view::plans::{DryRunSteps, write_steps};
 use crate::cli::view::verdict::{StatusVerdict, folder_exit};
 use crate::config::resolve_links;
 use crate::state::Pause;
 
 /// How often the progress of the agent is asked for.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+const PROGRESS_BAR: &str = "{bar:30} {pos} of {len} {wide_msg}";
 
 /// The document of a sync without an agent, over all folders.
 #[derive(Default, Serialize)]
@@ -74,7 +76,7 @@ pub(super) fn run(app: &App, args: &SyncArgs) -> anyhow::Result<Exit> {
 }
 
 fn own_setups(app: &App, target: Option<&SyncTarget>) -> anyhow::Result<Vec<FolderSetup>> {
-    let mut setups = agent_setup::folders(app, app.config()?, &records::device_id(app)?)?;
+    let mut setups = agent_setup::folders(app, app.config()?)?;
     setups.retain(|s| target.is_none_or(|target| s.root == target.root));
     Ok(setups)
 }
@@ -95,19 +97,27 @@ async fn plan(app: &App, target: Option<&SyncTarget>) -> anyhow::Result<Exit> {
     let steps = match agent_client::ask_if_running(app, &request).await? {
         Some(ControlResponse::Plan { steps }) => steps,
         Some(_) => return Err(agent_client::unexpected_answer()),
-        None => plan_alone(&own_setups(app, target)?).await?,
+        None => {
+            let mut steps = Vec::new();
+            for setup in own_setups(app, target)? {
+                steps.extend(plan_standalone(&setup).await.map_err(|e| folder_error(&e, &setup))?);
+            }
+            steps
+        }
     };
     let exit = if steps.is_empty() { Exit::Done } else { Exit::Pending };
-    app.answer(&DryRunSteps { steps }, |out, answer| write_steps(out, &answer.steps))?;
+    app.answer_list("steps", &steps, write_steps)?;
     Ok(exit)
 }
 
-async fn plan_alone(setups: &[FolderSetup]) -> anyhow::Result<Vec<PlannedStep>> {
-    let mut steps = Vec::new();
-    for setup in setups {
-        steps.extend(plan_standalone(setup).await.map_err(|e| folder_error(&e, setup))?);
+fn write_steps(out: &mut dyn Write, steps: &[PlannedStep]) -> io::Result<()> {
+    if steps.is_empty() {
+        return writeln!(out, "Nothing to do.");
     }
-    Ok(steps)
+    for step in steps {
+        writeln!(out, "{:<14} {}", step.action, format::path(&step.folder.join(&step.path)))?;
+    }
+    Ok(())
 }
 
 /// `None` if no agent runs.
@@ -117,10 +127,7 @@ async fn sync_through_agent(app: &App, target: Option<&SyncTarget>) -> anyhow::R
     let status = match ask_with_progress(app, &request, root).await? {
         None => return Ok(None),
         Some(ControlResponse::Status(status)) => *status,
-        Some(_) => match agent_client::agent_status(app).await? {
-            Some(status) => status,
-            None => return Err(agent_client::no_agent(app)),
-        },
+        Some(_) => agent_client::require_status(app).await?,
     };
     let status = match root {
         Some(root) => status_of_folder(status, root),
@@ -147,7 +154,7 @@ async fn ask_with_progress(
     request: &ControlRequest,
     root: Option<&Path>,
 ) -> anyhow::Result<Option<ControlResponse>> {
-    let bar = progress_bar();
+    let bar = output::progress_bar(PROGRESS_BAR);
     let answer = agent_client::ask_if_running(app, request);
     tokio::pin!(answer);
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
@@ -192,13 +199,14 @@ fn status_of_folder(mut status: Status, root: &Path) -> Status {
 async fn sync_alone(app: &App, setups: &[FolderSetup]) -> anyhow::Result<Exit> {
     let mut totals = SyncTotals { in_sync: true, ..SyncTotals::default() };
     let mut exit = Exit::Done;
-    let bar = progress_bar();
+    let bar = output::progress_bar(PROGRESS_BAR);
     let mut failures = Vec::new();
     for setup in setups {
         match sync_standalone(setup, |done, steps| advance(&bar, done, steps)).await {
             Ok(summary) => {
                 note_problems(setup, &summary);
-                exit = exit.max(exit_of(&summary.status));
+                let folder = &summary.status;
+                exit = exit.max(folder_exit(folder)).max(if folder.in_sync { Exit::Done } else { Exit::Pending });
                 totals.add(summary);
             }
             Err(e) => failures.push(folder_error(&e, setup)),
@@ -221,10 +229,6 @@ fn note_problems(setup: &FolderSetup, summary: &SyncSummary) {
         let path = setup.root.join(&problem.path);
         output::note(format_args!("{}: {}", format::path(&path), format::printable(&problem.problem)));
     }
-}
-
-fn exit_of(folder: &FolderStatus) -> Exit {
-    folder_exit(folder).max(if folder.in_sync { Exit::Done } else { Exit::Pending })
 }
 
 impl SyncTotals {
@@ -275,15 +279,6 @@ fn folder_error(error: &OpenError, setup: &FolderSetup) -> anyhow::Error {
         _ => Exit::of_state(why.state),
     };
     CommandFailure::new(exit, format!("{}: {}", setup.root.display(), why.reason)).into()
-}
-
-/// Drawn to stderr, on a terminal only.
-fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of {len} {wide_msg}") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 fn advance(bar: &ProgressBar, done: usize, steps: usize) {

@@ -3,39 +3,40 @@
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use sd_notify::NotifyState;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use super::init::write_files;
+use super::link::explain_join;
 use super::run::serve_requests;
 use crate::agent::Agent;
-use crate::agent::status::SyncState;
+use crate::agent::problems::ProblemEffect;
+use crate::agent::status::{Status, SyncState};
 use crate::cli::agent_client;
 use crate::cli::app::App;
 use crate::cli::args::UpArgs;
 use crate::cli::exit::{CommandFailure, Exit};
 use crate::cli::machine::agent_setup;
 use crate::cli::machine::certificate::{CertificateSource, ServedCertificate};
-use crate::cli::machine::own_proxy;
-use crate::cli::machine::proxy_store::open_sqlite;
-use crate::cli::machine::records::random_hex;
-use crate::cli::process::listener::bind_listener;
+use crate::cli::machine::own_proxy::{self, JoinLink};
+use crate::cli::machine::state_files::random_hex;
 use crate::cli::process::output;
-use crate::cli::process::runtime::{raise_open_file_limit, server_runtime};
-use crate::cli::process::signals::{SignalRequests, notify_systemd};
+use crate::cli::process::runtime::server_runtime;
+use crate::cli::process::server::{SignalRequests, bind_listener, notify_systemd, raise_open_file_limit};
 use crate::cli::view::format;
-use crate::cli::view::join::explain_join;
-use crate::cli::view::problems::write_first_sync;
 use crate::config::{
-    Config, ConfigDraft, ConfigError, TokenSource, added_folder, create_private, create_private_dir, parse_token,
-    read_token_file, resolve_links, shell_word,
+    Config, ConfigDraft, ConfigError, TokenSource, added_folder, parse_token, read_token_file, resolve_links,
+    shell_word,
 };
 use crate::proxy;
+use crate::store::sqlite::SqliteStore;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8484);
 /// How often the status is checked until the first sync is done.
@@ -62,7 +63,7 @@ struct UpAnswer {
 pub(super) fn run(app: &App, args: &UpArgs) -> anyhow::Result<Exit> {
     let dir = args.dir.as_ref().map(std::path::absolute).transpose().context("the folder")?;
     let listen = match &args.listen {
-        Some(listen) => listen.resolve(&app.machine.env).map_err(|why| CommandFailure::new(Exit::Usage, why))?,
+        Some(listen) => listen.resolve(&app.machine.env).map_err(CommandFailure::usage)?,
         None => own_proxy::recorded_listen(app)?.unwrap_or(DEFAULT_LISTEN),
     };
     let source = match CertificateSource::of(&args.tls)? {
@@ -117,7 +118,7 @@ async fn run_both(
 ) -> anyhow::Result<()> {
     let (token, _) = config.token(&app.machine.env)?;
     let listen = listener.local_addr()?;
-    let store = open_sqlite(&app.dirs.proxy)?;
+    let store = Arc::new(SqliteStore::open(&app.dirs.proxy)?);
     let (stop, stopped) = oneshot::channel::<()>();
     let tls = certificate.as_ref().map(|certificate| certificate.tls.clone());
     let options = proxy::ProxyOptions { tls, ..proxy::ProxyOptions::new(token.clone()) };
@@ -129,15 +130,14 @@ async fn run_both(
     app.answer(&up_answer(app, config, listen, certificate.as_ref(), token), write_answer)?;
     notify_systemd(NotifyState::Ready);
     let on_reload = || certificate.iter().for_each(ServedCertificate::reload);
+    let noting = async {
+        note_first_sync(&agent).await;
+        std::future::pending().await
+    };
     let ended = tokio::select! {
         () = serve_requests(app, &agent, signals, on_reload) => None,
         ended = &mut proxy => Some(ended),
-        () = note_first_sync(&agent) => {
-            tokio::select! {
-                () = serve_requests(app, &agent, signals, on_reload) => None,
-                ended = &mut proxy => Some(ended),
-            }
-        }
+        ended = noting => ended,
     };
     notify_systemd(NotifyState::Stopping);
     agent.stop().await;
@@ -166,7 +166,7 @@ fn up_answer(
         config: app.dirs.config_file.clone(),
         join: io::stdout().is_terminal().then(|| {
             let tls = certificate.map(|certificate| certificate.pin);
-            own_proxy::join_link(&app.machine.host, listen, tls, &first.namespace, token).reveal()
+            JoinLink::new(&app.machine.host, listen, tls, &first.namespace, token).reveal()
         }),
         join_command: "memsync link",
     }
@@ -184,46 +184,53 @@ async fn note_first_sync(agent: &Agent) {
     }
 }
 
-/// Makes the folder, the token and the config. The config goes last, so a killed start is repeated in full.
+/// The line of `up` after the first sync: in sync, or in sync except for the files that wait for the user.
+fn write_first_sync(out: &mut dyn Write, status: &Status) -> io::Result<()> {
+    let files = format::count(status.folders.iter().map(|f| f.files).sum(), "file");
+    let problems = status.folders.iter().flat_map(|f| f.problems.iter().map(move |problem| (f, problem)));
+    let blocked: Vec<_> = problems.filter(|(_, problem)| problem.effect == ProblemEffect::Blocked).collect();
+    if blocked.is_empty() {
+        return writeln!(out, "{} {files}.", format::painted(format::GOOD, "In sync:"));
+    }
+    let count = format::count(blocked.len(), "file");
+    writeln!(out, "{} {files}, except {count} that cannot be synced:", format::painted(format::BUSY, "In sync:"))?;
+    for (folder, problem) in blocked {
+        let path = Path::new(&folder.path).join(&problem.path);
+        writeln!(out, "  {}: {}", format::path(&path), format::printable(&problem.problem))?;
+    }
+    Ok(())
+}
+
+/// Makes the folder, the token and the config.
 fn first_start(app: &App, dir: Option<&Path>, listen: SocketAddr) -> anyhow::Result<Config> {
     let folder = match dir {
         Some(dir) => dir.to_owned(),
         None => app.default_folder()?,
     };
     let config_file = &app.dirs.config_file;
-    let token_file = config_file.with_file_name("token");
     let draft = ConfigDraft {
         device: Config::defaults(&app.machine.host).device,
         url: own_proxy::local_url(listen),
-        token_file: token_file.clone(),
+        token_file: config_file.with_file_name("token"),
         // Requests to an address of this machine do not leave it.
         allow_http: !listen.ip().is_loopback() && !listen.ip().is_unspecified(),
         ca_file: None,
         pin: None,
-        path: folder.clone(),
+        path: folder,
         namespace: String::new(),
     };
-    let text = draft.to_toml();
-    Config::parse(&text, config_file, &app.machine).map_err(agent_setup::draft_error)?;
-    agent_setup::refuse_nested(&folder)?;
-    create_private_dir(&folder).with_context(|| format!("{}: the folder cannot be made", folder.display()))?;
-    make_token(&token_file)?;
-    create_private(config_file, text.as_bytes())
-        .with_context(|| format!("{} cannot be written", config_file.display()))?;
+    Config::parse(&draft.to_toml(), config_file, &app.machine).map_err(agent_setup::draft_error)?;
+    agent_setup::refuse_nested(&draft.path)?;
+    write_files(&draft, new_token(&draft.token_file)?.as_ref(), config_file)?;
     Ok(Config::load(config_file, &app.machine)?)
 }
 
-/// Writes a random token, unless the file holds one already.
-fn make_token(file: &Path) -> anyhow::Result<()> {
+/// A random token. `None` if the file holds one already.
+fn new_token(file: &Path) -> anyhow::Result<Option<SecretString>> {
     let source = TokenSource::ConfigFile(file.to_owned());
     match read_token_file(file, &source) {
-        Ok(_) => Ok(()),
-        Err(_) if !file.exists() => {
-            let token = parse_token(&random_hex::<32>()?, &source)?;
-            let line = SecretString::from(format!("{}\n", token.expose_secret()));
-            create_private(file, line.expose_secret().as_bytes())
-                .with_context(|| format!("{} cannot be written", file.display()))
-        }
+        Ok(_) => Ok(None),
+        Err(_) if !file.exists() => Ok(Some(parse_token(&random_hex::<32>()?, &source)?)),
         Err(e) => Err(e.into()),
     }
 }
@@ -255,14 +262,14 @@ fn other_folder(app: &App, config: &Config, dir: &Path) -> anyhow::Result<Comman
         others.join(", "),
     );
     let advice = format!("{section}\nThe namespace keeps its files apart from those of the other folders.");
-    Ok(CommandFailure::new(Exit::Usage, why).with_advice(advice))
+    Ok(CommandFailure::usage(why).with_advice(advice))
 }
 
 /// Says how to start with the proxy that the config names.
 fn other_proxy(app: &App, config: &Config, listen: SocketAddr) -> CommandFailure {
     let (file, url) = (app.dirs.config_file.display(), &config.proxy.url);
     let here = own_proxy::local_url(listen);
-    let why = match own_proxy::listen_of_config(app, config) {
+    let why = match own_proxy::listen_of_config(app) {
         Some(before) => {
             let to_move = format!("; to move it, set proxy.url = \"{here}\" there first");
             let to_move = if listen.port() == 0 { "" } else { &to_move };
@@ -282,7 +289,7 @@ fn other_proxy(app: &App, config: &Config, listen: SocketAddr) -> CommandFailure
             )
         }
     };
-    CommandFailure::new(Exit::Usage, why)
+    CommandFailure::usage(why)
 }
 
 fn write_answer(out: &mut dyn Write, up: &UpAnswer) -> io::Result<()> {

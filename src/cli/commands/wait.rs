@@ -48,7 +48,8 @@ async fn wait(app: &App, deadline: Option<Instant>) -> anyhow::Result<Exit> {
         }
         tokio::time::sleep(left().map_or(POLL_INTERVAL, |l| l.min(POLL_INTERVAL))).await;
         // Where a person is needed, the agent does not wait and another scan does not help.
-        status = if needs_person { present_status(app).await? } else { scanned_status(app, left()).await? };
+        status =
+            if needs_person { agent_client::require_status(app).await? } else { scanned_status(app, left()).await? };
     }
 }
 
@@ -64,10 +65,6 @@ async fn scanned_status(app: &App, left: Option<Duration>) -> anyhow::Result<Sta
         Some(ControlResponse::Status(status)) => Ok(*status),
         Some(_) => Err(agent_client::unexpected_answer()),
         // The scan has not ended, so the status may lack a change.
-        None => present_status(app).await.map(|status| Status { in_sync: false, ..status }),
+        None => agent_client::require_status(app).await.map(|status| Status { in_sync: false, ..status }),
     }
-}
-
-async fn present_status(app: &App) -> anyhow::Result<Status> {
-    agent_client::agent_status(app).await?.ok_or_else(|| agent_client::no_agent(app))
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use crate::cli::app::App;
 use crate::cli::args::TlsArgs;
-use crate::cli::exit::{CommandFailure, Exit};
+use crate::cli::exit::CommandFailure;
 use crate::config::{make_certificate, read_small_file};
 use crate::protocol::Pin;
 use crate::proxy::tls::{ServerTls, TlsIdentity};
@@ -17,7 +17,6 @@ const SELF_SIGNED_FILE: &str = "proxy-tls.pem";
 /// The record of a self-signed certificate.
 const SELF_SIGNED: &str = "self-signed";
 
-/// Where a proxy's certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CertificateSource {
     Files { cert: PathBuf, key: PathBuf },
@@ -119,13 +118,12 @@ fn read_identity(source: &CertificateSource, self_signed: &Path) -> anyhow::Resu
     let read = |path: &Path| {
         read_small_file(path).map_err(|e| {
             let why = format!("{}: {e}; correct the path, or give memsync's user the right to read it", path.display());
-            CommandFailure::new(Exit::Usage, why)
+            CommandFailure::usage(why)
         })
     };
     let (chain, secret) = (read(cert)?, zeroize::Zeroizing::new(read(key)?));
     let named = || format!("--tls-cert {} --tls-key {}", cert.display(), key.display());
-    TlsIdentity::from_pem(&chain, &secret)
-        .map_err(|e| CommandFailure::new(Exit::Usage, format!("{}: {e}", named())).into())
+    TlsIdentity::from_pem(&chain, &secret).map_err(|e| CommandFailure::usage(format!("{}: {e}", named())).into())
 }
 
 #[cfg(test)]

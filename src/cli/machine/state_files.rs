@@ -1,21 +1,28 @@
-//! Finds the state files of a configured folder.
+//! The files in the state directory: the state of each folder, and small text files, such as the id of this machine.
 //!
-//! The identity in the folder decides. So a folder keeps its state when its path in the config changes: through a
-//! symlink, or by another spelling.
+//! The identity in a folder decides which state is its own. So a folder keeps its state when its path in the config
+//! changes: through a symlink, or by another spelling.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
+
 use crate::cli::app::App;
-use crate::config::{FolderConfig, resolve_links};
+use crate::config::{FolderConfig, create_private, create_private_dir, resolve_links};
 use crate::dirs::{CONTAINER_SUFFIX, FolderFiles};
-use crate::disk::Disk;
 use crate::disk::real::RealDisk;
+use crate::disk::whole::replace_private;
+use crate::disk::{Disk, DiskFile};
 use crate::local;
-use crate::state;
+use crate::state::{self, StateView};
 
 const JOURNAL_SUFFIX: &str = ".json.journal";
 const STATUS_SUFFIX: &str = ".status.json";
+/// The record of the machine's id. It lives as long as the state directory.
+const DEVICE_ID: &str = "device-id";
+const MAX_RECORD_BYTES: usize = 4096;
 
 struct ContainerLookup<'a> {
     app: &'a App,
@@ -34,6 +41,22 @@ pub(crate) fn find(app: &App, path: &Path) -> FolderFiles {
     }
     let others = folders.iter().filter(|f| f.path != path);
     dir.belonging_to(&id, others).or_else(|| dir.first_that_exists(path)).unwrap_or_else(by_path)
+}
+
+/// Reads the state of the configured folder at `path`. `None` if it has none yet.
+pub(crate) fn read_state(app: &App, path: &Path) -> anyhow::Result<Option<StateView>> {
+    let dir = &app.dirs.state;
+    let Some(disk) = open_dir(dir).with_context(|| dir.display().to_string())? else { return Ok(None) };
+    Ok(state::peek(&disk, &find(app, path).container_name())?)
+}
+
+/// `None` if the directory is missing.
+pub(crate) fn open_dir(dir: &Path) -> io::Result<Option<Arc<RealDisk>>> {
+    match RealDisk::open(&resolve_links(dir)) {
+        Ok(disk) => Ok(Some(Arc::new(disk))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 impl ContainerLookup<'_> {
@@ -82,6 +105,70 @@ fn identity(path: &Path) -> Option<String> {
 fn shared_name(file: &str) -> Option<String> {
     let name = file.strip_suffix(JOURNAL_SUFFIX).or_else(|| file.strip_suffix(CONTAINER_SUFFIX))?;
     (!file.ends_with(STATUS_SUFFIX)).then(|| name.to_owned())
+}
+
+/// The text of a record, trimmed. `None` if there is no such file.
+pub(crate) fn read_record(dir: &Path, name: &str) -> anyhow::Result<Option<String>> {
+    let read = || {
+        let text = read_beginning(&RealDisk::open(&resolve_links(dir))?, name, MAX_RECORD_BYTES)?;
+        String::from_utf8(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
+    };
+    match read() {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| dir.join(name).display().to_string()),
+    }
+}
+
+/// Writes a record atomically, unless it has this text already.
+pub(crate) fn write_record(dir: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    if read_record(dir, name).ok().flatten().as_deref() == Some(text) {
+        return Ok(());
+    }
+    let path = dir.join(name);
+    replace_private(&path, format!("{text}\n").as_bytes()).with_context(|| path.display().to_string())
+}
+
+/// The id of this machine. The first call makes a random one, and the state directory if it is missing.
+pub(crate) fn device_id(app: &App) -> anyhow::Result<String> {
+    let dir = &app.dirs.state;
+    create_private_dir(dir).with_context(|| format!("{}: the state directory cannot be made", dir.display()))?;
+    let path = dir.join(DEVICE_ID);
+    let fresh = format!("{}\n", random_hex::<16>()?);
+    let made = match read_record(dir, DEVICE_ID)?.as_deref() {
+        // A killed process may have left an empty file.
+        Some("") => replace_private(&path, fresh.as_bytes()),
+        Some(_) => Ok(()),
+        None => create_private(&path, fresh.as_bytes()),
+    };
+    match made {
+        // Another process was faster.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other.with_context(|| path.display().to_string())?,
+    }
+    let id = read_record(dir, DEVICE_ID)?.unwrap_or_default();
+    anyhow::ensure!(!id.is_empty(), "{}: is empty; remove it, and memsync makes another", path.display());
+    Ok(id)
+}
+
+/// `N` random bytes in hex, fit for a secret.
+pub(crate) fn random_hex<const N: usize>() -> anyhow::Result<String> {
+    let mut bytes = [0; N];
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut bytes).map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// The content of a small file, up to about `limit` bytes.
+pub(crate) fn read_beginning(disk: &RealDisk, name: &str, limit: usize) -> io::Result<Vec<u8>> {
+    let (mut file, mut content, mut buf) = (disk.open(name)?, Vec::new(), [0; 4096]);
+    while content.len() < limit {
+        match file.read(&mut buf)? {
+            0 => break,
+            n => content.extend_from_slice(&buf[..n]),
+        }
+    }
+    Ok(content)
 }
 
 #[cfg(test)]

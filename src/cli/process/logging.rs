@@ -14,11 +14,10 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::cli::app::App;
 use crate::cli::args::{Command, LogFormat};
-use crate::cli::exit::{CommandFailure, Exit};
+use crate::cli::exit::CommandFailure;
 use crate::config::create_private_dir;
 use crate::path::is_turning;
 
-/// Daily log files kept.
 const MAX_LOG_FILES: usize = 7;
 
 const LEVELS: [LevelFilter; 6] = [
@@ -30,19 +29,14 @@ const LEVELS: [LevelFilter; 6] = [
     LevelFilter::TRACE,
 ];
 
-/// Flushes the log file when it is dropped, so drop it last.
-#[must_use]
-pub(crate) struct LogGuard {
-    _file: Option<WorkerGuard>,
-}
-
 /// Starts logging for `command`. `MEMSYNC_LOG` (filter directives) overrides the flags, and the flags shift the level of
 /// the config. Commands that answer and exit log warnings only, unless flags ask for more.
-pub(crate) fn start(app: &App, command: &Command) -> anyhow::Result<LogGuard> {
+///
+/// The guard flushes the log file when it is dropped, so drop it last.
+pub(crate) fn start(app: &App, command: &Command) -> anyhow::Result<Option<WorkerGuard>> {
     let directives = directives_for(app, command)?;
     let filter = || {
-        let bad =
-            |e| CommandFailure::new(Exit::Usage, format!("MEMSYNC_LOG={directives}: {e}; write it like memsync=debug"));
+        let bad = |e| CommandFailure::usage(format!("MEMSYNC_LOG={directives}: {e}; write it like memsync=debug"));
         EnvFilter::try_new(&directives).map_err(bad)
     };
     let writes_file = matches!(command, Command::Run) && app.config().is_ok_and(|c| c.log_file);
@@ -58,7 +52,7 @@ pub(crate) fn start(app: &App, command: &Command) -> anyhow::Result<LogGuard> {
     let writer = BoxMakeWriter::new(move || LineWriter { inner: io::stderr(), format });
     let stderr = log_layer(format, color, writer).with_filter(filter()?);
     tracing_subscriber::registry().with(stderr).with(file).try_init()?;
-    Ok(LogGuard { _file: guard })
+    Ok(guard)
 }
 
 fn directives_for(app: &App, command: &Command) -> anyhow::Result<String> {
@@ -82,7 +76,7 @@ fn configured_level(app: &App, command: &Command) -> anyhow::Result<LevelFilter>
     match (app.config(), set("MEMSYNC_LOG_LEVEL").or_else(|| set("LOG_LEVEL"))) {
         (_, Some((name, value))) if is_proxy => parse_level(value).ok_or_else(|| {
             let why = format!("{name}={value}: write one of off, error, warn, info, debug, trace");
-            CommandFailure::new(Exit::Usage, why).into()
+            CommandFailure::usage(why).into()
         }),
         (Ok(config), _) => Ok(config.log_level),
         (Err(_), _) => {

@@ -5,6 +5,14 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::exit::CommandFailure;
+use crate::cli::view::format;
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+
 /// The state of the process that reads stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutputReader {
@@ -40,4 +48,22 @@ pub(crate) fn note(text: impl Display) {
 /// Writes to stderr. A failure is ignored: it cannot be reported anywhere.
 pub(crate) fn note_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
     let _ = write(&mut anstream::stderr().lock());
+}
+
+/// Prints an error: its causes on one line, then the lines to copy.
+pub(crate) fn show_error(error: &anyhow::Error) {
+    note(format_args!("{} {}", format::painted(ERROR, "error:"), format::printable(&format!("{error:#}"))));
+    let advice = error.chain().find_map(|cause| cause.downcast_ref::<CommandFailure>()?.advice.as_deref());
+    for line in advice.into_iter().flat_map(str::lines) {
+        note(format::printable(line));
+    }
+}
+
+/// A progress bar on stderr, drawn on a terminal only.
+pub(crate) fn progress_bar(template: &str) -> ProgressBar {
+    let bar = ProgressBar::no_length();
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
 }

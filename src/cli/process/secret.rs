@@ -14,9 +14,8 @@ use signal_hook::{flag, low_level};
 use zeroize::Zeroizing;
 
 use super::output;
-use crate::cli::exit::{CommandFailure, Exit};
+use crate::cli::exit::CommandFailure;
 
-/// Longest secret that is read.
 const MAX_SECRET_BYTES: u64 = 16 << 10;
 /// A terminal cuts a line off at this length.
 const MAX_LINE_BYTES: usize = 4095;
@@ -38,7 +37,7 @@ pub(crate) fn read_secret(prompt: &str) -> anyhow::Result<SecretString> {
             "a terminal passes on at most {MAX_LINE_BYTES} bytes of a line; put the secret into a file that only you \
              can read, and redirect standard input from it"
         );
-        return Err(CommandFailure::new(Exit::Usage, why).into());
+        return Err(CommandFailure::usage(why).into());
     }
     Ok(SecretString::from(text.as_str()))
 }

@@ -1,9 +1,11 @@
-//! Formats sizes, times, names and colours for people.
+//! Formats sizes, times, names, colours and tables for people.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
+use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -82,6 +84,17 @@ pub(crate) fn printable(text: &str) -> String {
 /// A path with control characters and direction marks escaped.
 pub(crate) fn path(path: &Path) -> String {
     visible(&path.display().to_string())
+}
+
+/// A table without borders.
+pub(crate) fn new_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+pub(crate) fn write_table(out: &mut dyn Write, table: &Table) -> io::Result<()> {
+    table.lines().try_for_each(|line| writeln!(out, "{}", line.trim()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! A status and its parts, for tests.
 
-use super::plans::HeldPlan;
 use crate::agent::status::{
     AgentStatus, FolderStatus, HaltStatus, Pending, ProxyStatus, RecentAction, Status, SyncState,
 };
@@ -65,8 +64,4 @@ pub(crate) fn halt(kind: &str, id: Option<&str>) -> HaltStatus {
         paths: 25,
         deleted_here: false,
     }
-}
-
-pub(crate) fn held_plan(kind: &str, id: Option<&str>) -> HeldPlan {
-    HeldPlan { folder: "/m".into(), halt: halt(kind, id) }
 }

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use anstyle::Style;
 use jiff::Timestamp;
 
 use super::format::{self, painted};
-use super::problems::problem_lines;
 use super::verdict::StatusVerdict;
-use crate::agent::status::{FolderStatus, HaltStatus, Status, SyncState};
+use crate::agent::problems::ProblemEffect;
+use crate::agent::status::{FolderStatus, HaltStatus, ProblemStatus, Status, SyncState};
 
-/// Paths and recent actions shown. `--json` has all.
+/// Paths, problems and recent actions shown. `--json` has all.
 const MAX_SHOWN: usize = 5;
 /// Older facts are shown with their age, in seconds.
 const MAX_FRESH_S: i64 = 60;
@@ -144,6 +145,31 @@ fn halt_lines(halt: &HaltStatus) -> Vec<String> {
     lines
 }
 
+/// The problems of a folder for `status`, the urgent ones first.
+fn problem_lines(folder: &FolderStatus, now: Timestamp) -> Vec<String> {
+    let (left_out, other): (Vec<_>, Vec<_>) = folder.problems.iter().partition(|p| p.effect == ProblemEffect::LeftOut);
+    let mut lines = group_lines(&other, format::BAD, "cannot be synced", now);
+    lines.extend(group_lines(&left_out, format::BUSY, "left out", now));
+    lines
+}
+
+fn group_lines(problems: &[&ProblemStatus], style: Style, what: &str, now: Timestamp) -> Vec<String> {
+    let mut lines = Vec::new();
+    if problems.is_empty() {
+        return lines;
+    }
+    let count = format::count(problems.len(), "file");
+    lines.push(format!("  {}", format::painted(style, &format!("{count} {what}"))));
+    for p in problems.iter().take(MAX_SHOWN) {
+        let (path, problem) = (format::printable(&p.path), format::printable(&p.problem));
+        lines.push(format!("    {path}: {problem} (since {})", format::ago(now, p.since)));
+    }
+    if let more @ 1.. = problems.len().saturating_sub(MAX_SHOWN) {
+        lines.push(format!("    and {more} more: memsync status --json"));
+    }
+    lines
+}
+
 /// Remedies for a watcher or a push connection that finds changes late.
 fn delay_lines(folder: &FolderStatus) -> Vec<String> {
     let mut lines = Vec::new();
@@ -178,8 +204,7 @@ fn pending_text(folder: &FolderStatus) -> Option<String> {
 mod tests {
     use super::super::samples::{folder, halt, status};
     use super::*;
-    use crate::agent::problems::ProblemEffect;
-    use crate::agent::status::{Pending, ProblemStatus};
+    use crate::agent::status::Pending;
 
     const NOW: &str = "2026-01-01T00:00:12Z";
 

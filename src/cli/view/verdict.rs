@@ -3,7 +3,7 @@
 use anstyle::Style;
 
 use super::format;
-use super::problems::count_left_out;
+use crate::agent::problems::ProblemEffect;
 use crate::agent::status::{FolderStatus, HaltStatus, Status, SyncState, WaitsFor};
 use crate::cli::exit::Exit;
 
@@ -29,8 +29,10 @@ impl StatusVerdict {
         }
         let (style, mut headline) = headline(status);
         let conflicts: usize = status.folders.iter().map(|f| f.conflicts).sum();
-        let left_out: usize = status.folders.iter().map(count_left_out).sum();
-        let troubled = status.folders.iter().map(|f| f.problems.len()).sum::<usize>() - left_out;
+        // Files that cannot be synced at all, such as symlinks, and files that wait for help.
+        let problems = status.folders.iter().flat_map(|f| &f.problems);
+        let (left_out, troubled): (Vec<_>, Vec<_>) = problems.partition(|p| p.effect == ProblemEffect::LeftOut);
+        let (left_out, troubled) = (left_out.len(), troubled.len());
         if conflicts > 0 {
             headline.push_str(&format!(", {} to settle", format::count(conflicts, "conflict")));
         }
@@ -131,7 +133,6 @@ fn halt_steps(halt: &HaltStatus) -> Vec<String> {
 mod tests {
     use super::super::samples::{folder, halt, status};
     use super::*;
-    use crate::agent::problems::ProblemEffect;
     use crate::agent::status::{Pending, ProblemStatus};
 
     #[test]

@@ -2,16 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::fs::{Access, access, statvfs};
 
 use super::check::DoctorCheck;
 use crate::agent::status::HaltStatus;
 use crate::cli::exit::Exit;
+use crate::cli::machine::state_files::open_dir;
 use crate::cli::view::format;
-use crate::config::{FolderConfig, resolve_links};
-use crate::disk::real::RealDisk;
+use crate::config::FolderConfig;
 use crate::path::PRIVATE_DIR;
 use crate::state::{self, OpenOutcome, StateView};
 
@@ -67,9 +66,9 @@ fn check_identity(folder: &Path) -> DoctorCheck {
 pub(super) fn check_container(path: &Path, files: Option<usize>) -> DoctorCheck {
     let shown = path.display();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let found = match RealDisk::open(&resolve_links(path.parent().unwrap_or(path))) {
-        Ok(disk) => state::peek(&Arc::new(disk), &name).map_err(|e| e.to_string()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+    let found = match open_dir(path.parent().unwrap_or(path)) {
+        Ok(Some(disk)) => state::peek(&disk, &name).map_err(|e| e.to_string()),
+        Ok(None) => Ok(None),
         Err(e) => Err(e.to_string()),
     };
     let damaged = |left: &str| {

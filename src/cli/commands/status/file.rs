@@ -1,33 +1,79 @@
-//! Judges the state of one file, for `status PATH`.
+//! The state of one file, for `status PATH`.
 
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::agent::status::{ProblemStatus, Status};
 use crate::cli::app::App;
-use crate::cli::folder::conflict_copies::{copies_of, original_of};
-use crate::cli::folder::lookup::{FolderPath, find_path};
-use crate::cli::machine::state_files;
-use crate::cli::view::file_status::{FileState, FileStatus};
+use crate::cli::conflict_copies::{list_copies, modified};
+use crate::cli::exit::Exit;
+use crate::cli::folder::{FolderPath, find_path, has_versions, versions_at};
+use crate::cli::machine::state_files::{read_beginning, read_state};
 use crate::cli::view::format;
 use crate::config::resolve_links;
 use crate::digest::Md5;
-use crate::disk::real::RealDisk;
-use crate::disk::{Disk, DiskFile, FileKind, FileMeta};
-use crate::local::Folder;
+use crate::disk::{Disk, FileKind, FileMeta};
 use crate::local::change::kind_name;
 use crate::local::ignore::{IGNORE_FILE, IgnoreRules, PatternError};
 use crate::local::source::digest;
 use crate::path::{RelPath, ascii_name};
-use crate::state;
 use crate::sync::{Base, SkipReason};
 
-/// Longest ignore file that is read.
 const MAX_RULES_BYTES: usize = 1 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FileState {
+    Synced,
+    /// New or changed here.
+    WaitsForUpload,
+    /// Deleted here, and not yet on the proxy.
+    WaitsForDelete,
+    Deleted,
+    Ignored,
+    /// Not synced, for the reason given.
+    Blocked,
+    Folder,
+    Absent,
+}
+
+/// The document of `status PATH`.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct FileStatus {
+    pub(super) folder: PathBuf,
+    /// Relative to the folder.
+    pub(super) path: String,
+    pub(super) state: FileState,
+    /// The reason for a state other than synced.
+    pub(super) why: Option<String>,
+    /// Bytes.
+    pub(super) size: Option<u64>,
+    pub(super) modified: Option<Timestamp>,
+    pub(super) md5: Option<String>,
+    /// The original, if this file is a conflict copy.
+    pub(super) conflict_of: Option<String>,
+    /// The conflict copies of this file, relative to the folder.
+    pub(super) conflict_copies: Vec<String>,
+    /// Versions in the history of this machine.
+    pub(super) earlier_versions: usize,
+    /// Hard links to the same file, in this folder or outside.
+    pub(super) other_names: u64,
+}
+
+impl FileStatus {
+    pub(super) fn exit(&self) -> Exit {
+        match self.state {
+            _ if self.conflict_of.is_some() || !self.conflict_copies.is_empty() => Exit::Conflicts,
+            FileState::WaitsForUpload | FileState::WaitsForDelete | FileState::Blocked => Exit::Pending,
+            FileState::Absent => Exit::Error,
+            FileState::Synced | FileState::Deleted | FileState::Ignored | FileState::Folder => Exit::Done,
+        }
+    }
+}
 
 /// The judged part of a [`FileStatus`].
 struct FileVerdict {
@@ -50,14 +96,16 @@ impl FileVerdict {
 
 /// The state of the file at `path`. `status` is the agent's, with the problems that it found.
 pub(super) fn file_status(app: &App, path: &Path, status: &Status) -> anyhow::Result<FileStatus> {
-    let place = find_path(app, path, |folder, at| folder.versions(Some(at)).is_ok_and(|v| !v.is_empty()))?;
-    let folder = &place.open.folder;
-    let versions = folder.versions(Some(place.at.as_str()).filter(|at| !at.is_empty())).context(".memsync/history")?;
-    let verdict =
-        if place.at.is_empty() { FileVerdict::new(FileState::Folder, None) } else { judge(app, &place, status)? };
+    let place = find_path(app, path, has_versions)?;
+    let versions = versions_at(&place.open.folder, &place.at)?;
+    let (verdict, copies) = if place.at.is_empty() {
+        (FileVerdict::new(FileState::Folder, None), Vec::new())
+    } else {
+        (judge(app, &place, status)?, list_copies(app, &place.open)?)
+    };
     // The name of a file that is gone is no conflict.
-    let conflict_of = original_of(app, &place)?.filter(|_| verdict.meta.is_some());
-    let conflict_copies = if place.at.is_empty() { Vec::new() } else { copies_of(app, &place)? };
+    let conflict_of = copies.iter().find(|c| c.path == place.at && verdict.meta.is_some()).map(|c| c.original.clone());
+    let conflict_copies = copies.into_iter().filter(|c| c.original == place.at).map(|c| c.path).collect();
     let regular = verdict.meta.filter(|m| m.kind == FileKind::File);
     Ok(FileStatus {
         folder: place.open.root.clone(),
@@ -65,7 +113,7 @@ pub(super) fn file_status(app: &App, path: &Path, status: &Status) -> anyhow::Re
         state: verdict.state,
         why: verdict.why,
         size: verdict.meta.map(|m| m.size),
-        modified: verdict.meta.and_then(|m| Timestamp::from_nanosecond(i128::from(m.mtime_ns)).ok()),
+        modified: verdict.meta.as_ref().and_then(modified),
         md5: verdict.md5.map(|md5| md5.to_string()),
         conflict_of,
         conflict_copies,
@@ -92,7 +140,8 @@ fn judge(app: &App, place: &FolderPath, status: &Status) -> anyhow::Result<FileV
     if let Some(rule) = ignored_by(app, place, is_dir)? {
         return Ok(FileVerdict::new(FileState::Ignored, Some(rule)));
     }
-    let base = read_base(app, place, &path)?;
+    let state = read_state(app, &place.open.root)?;
+    let base = state.and_then(|state| state.entries.get(&path).map(|entry| entry.base));
     let problem = known_problem(place, status, &path);
     let Some(meta) = meta else { return Ok(judge_missing(problem, base)) };
     if meta.is_mount {
@@ -155,22 +204,14 @@ fn judge_content(place: &FolderPath, base: Option<Base>) -> FileVerdict {
     FileVerdict { md5: Some(md5), ..verdict }
 }
 
-/// The state on which both sides last agreed, from the state container.
-fn read_base(app: &App, place: &FolderPath, path: &RelPath) -> anyhow::Result<Option<Base>> {
-    let disk = match RealDisk::open(&resolve_links(&app.dirs.state)) {
-        Ok(disk) => Arc::new(disk),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e).with_context(|| app.dirs.state.display().to_string()),
-    };
-    let container = state_files::find(app, &place.open.root).container_name();
-    Ok(state::peek(&disk, &container)?.and_then(|view| view.entries.get(path).map(|entry| entry.base)))
-}
-
 /// The rule that ignores the file.
 fn ignored_by(app: &App, place: &FolderPath, is_dir: bool) -> anyhow::Result<Option<String>> {
     let config = app.config()?;
     let list = config.folders.iter().find(|f| f.path == place.open.root).map_or(&[][..], |f| &f.ignore);
-    let text = read_ignore_file(&place.open.folder)?;
+    let text = match read_beginning(place.open.folder.disk(), IGNORE_FILE, MAX_RULES_BYTES) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => String::new(),
+        read => String::from_utf8_lossy(&read.context(IGNORE_FILE)?).into_owned(),
+    };
     deciding_rule(list, &text, &place.at, is_dir).map_err(|e| anyhow::anyhow!("{}: {e}", place.open.root.display()))
 }
 
@@ -195,22 +236,49 @@ fn deciding_rule(list: &[String], text: &str, at: &str, is_dir: bool) -> Result<
     Ok(Some("the ignore rules".to_owned()))
 }
 
-fn read_ignore_file(folder: &Folder<RealDisk>) -> anyhow::Result<String> {
-    let read = || -> io::Result<String> {
-        let mut file = folder.disk().open(IGNORE_FILE)?;
-        let (mut text, mut buf) = (Vec::new(), vec![0; 8192]);
-        while text.len() < MAX_RULES_BYTES {
-            match file.read(&mut buf)? {
-                0 => break,
-                n => text.extend_from_slice(&buf[..n]),
-            }
-        }
-        Ok(String::from_utf8_lossy(&text).into_owned())
+/// The text, with colours. Ages count from `now`.
+pub(super) fn file_status_text(file: &FileStatus, now: Timestamp) -> String {
+    let path = format::path(&file.folder.join(&file.path));
+    let (style, word) = match file.state {
+        FileState::Synced if !file.conflict_copies.is_empty() => (format::BAD, "in conflict: both versions are kept"),
+        FileState::Synced => (format::GOOD, "in sync"),
+        FileState::WaitsForUpload => (format::BUSY, "waits for upload"),
+        FileState::WaitsForDelete => (format::BUSY, "waits to be deleted on the proxy"),
+        FileState::Deleted => (format::DIM, "deleted"),
+        FileState::Ignored => (format::DIM, "ignored"),
+        FileState::Blocked => (format::BAD, "not synced"),
+        FileState::Folder => (format::DIM, "a folder; `memsync status` shows all of it"),
+        FileState::Absent => (format::BAD, "not there"),
     };
-    match read() {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => Ok(String::new()),
-        other => other.context(IGNORE_FILE),
+    let mut out = format!("{}\n  {}\n", format::painted(format::BOLD, &path), format::painted(style, word));
+    let mut line = |text: String| {
+        out.push_str("  ");
+        out.push_str(&text);
+        out.push('\n');
+    };
+    if let Some(why) = &file.why {
+        line(format::printable(why));
     }
+    if let (Some(size), Some(at)) = (file.size, file.modified) {
+        line(format!("{}, written {}", format::size(size), format::ago(now, at)));
+    }
+    if let Some(original) = &file.conflict_of {
+        line(format!("a conflict copy of {}; settle it: memsync conflicts", format::printable(original)));
+    }
+    for copy in &file.conflict_copies {
+        line(format!("in conflict with {}; settle it: memsync conflicts", format::printable(copy)));
+    }
+    if file.other_names > 0 {
+        let names = format::count(usize::try_from(file.other_names).unwrap_or(usize::MAX), "other name");
+        line(format!(
+            "has {names} (hard links); the next full scan notices an edit through a link outside of the folder"
+        ));
+    }
+    if file.earlier_versions > 0 {
+        let kept = format::count(file.earlier_versions, "earlier version");
+        line(format!("{kept}; see them: memsync history {path}"));
+    }
+    out
 }
 
 #[cfg(test)]
@@ -228,5 +296,29 @@ mod tests {
         assert_eq!(by("cache/x/y.md").as_deref(), Some("the folder's `ignore` list: cache/"));
         assert_eq!(by("a.tmp").as_deref(), Some("the folder's `ignore` list: *.tmp"));
         assert!(by(".DS_Store").unwrap().contains("never syncs"));
+    }
+
+    #[test]
+    fn text_names_state_reason_and_history() {
+        let file = FileStatus {
+            folder: "/m".into(),
+            path: "a.md".to_owned(),
+            state: FileState::WaitsForUpload,
+            why: Some("it was changed here".to_owned()),
+            size: Some(12),
+            modified: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+            md5: None,
+            conflict_of: None,
+            conflict_copies: Vec::new(),
+            earlier_versions: 2,
+            other_names: 0,
+        };
+        let text = file_status_text(&file, "2026-01-01T00:01:00Z".parse().unwrap());
+        assert_eq!(
+            anstream::adapter::strip_str(&text).to_string(),
+            "/m/a.md\n  waits for upload\n  it was changed here\n  12 B, written 1 min ago\n  \
+             2 earlier versions; see them: memsync history /m/a.md\n"
+        );
+        assert_eq!(file.exit(), Exit::Pending);
     }
 }

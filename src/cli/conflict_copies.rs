@@ -4,23 +4,19 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::lookup::{ConfiguredFolder, FolderPath};
-use crate::cli::app::App;
-use crate::cli::machine::state_files;
-use crate::config::resolve_links;
-use crate::disk::real::RealDisk;
+use super::app::App;
+use super::folder::ConfiguredFolder;
+use super::machine::state_files;
 use crate::disk::{Disk, FileKind, FileMeta};
 use crate::local::conflicts::{CopyName, parse_copy_name};
 use crate::path::{MAX_PATH, RelPath, is_private};
-use crate::state::{self, CopyLink};
+use crate::state::CopyLink;
 
-/// One conflict copy.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct ConflictCopy {
     pub(crate) folder: PathBuf,
@@ -47,7 +43,7 @@ type RegularFiles = BTreeMap<String, FileMeta>;
 /// The conflict copies in a folder, sorted by their originals.
 pub(crate) fn list_copies(app: &App, open: &ConfiguredFolder) -> anyhow::Result<Vec<ConflictCopy>> {
     let files = list_files(open)?;
-    let links = read_links(app, open)?;
+    let links = state_files::read_state(app, &open.root)?.map(|view| view.header.copies).unwrap_or_default();
     let conflict = |(at, meta): (&String, &FileMeta)| {
         let name = parse_copy_name(last_name(at))?;
         let (original, device) = find_original(at, &name, &files, &links);
@@ -67,20 +63,6 @@ pub(crate) fn list_copies(app: &App, open: &ConfiguredFolder) -> anyhow::Result<
     let mut found: Vec<ConflictCopy> = files.iter().filter_map(conflict).collect();
     found.sort_by(|a, b| (&a.original, &a.path).cmp(&(&b.original, &b.path)));
     Ok(found)
-}
-
-/// The conflict copies of the file at `place`, relative to the folder.
-pub(crate) fn copies_of(app: &App, place: &FolderPath) -> anyhow::Result<Vec<String>> {
-    let all = list_copies(app, &place.open)?;
-    Ok(all.into_iter().filter(|c| c.original == place.at).map(|c| c.path).collect())
-}
-
-/// The original of the conflict copy at `place`. `None` if it is no conflict copy.
-pub(crate) fn original_of(app: &App, place: &FolderPath) -> anyhow::Result<Option<String>> {
-    if parse_copy_name(last_name(&place.at)).is_none() {
-        return Ok(None);
-    }
-    Ok(list_copies(app, &place.open)?.into_iter().find(|c| c.path == place.at).map(|c| c.original))
 }
 
 /// The original of the conflict copy at `at`, and the device that wrote the text of the copy.
@@ -111,23 +93,13 @@ pub(crate) fn sibling(at: &str, name: &str) -> String {
     at.rsplit_once('/').map_or_else(|| name.to_owned(), |(dir, _)| format!("{dir}/{name}"))
 }
 
-/// The last name of a path.
 pub(crate) fn last_name(at: &str) -> &str {
     at.rsplit_once('/').map_or(at, |(_, name)| name)
 }
 
-fn modified(meta: &FileMeta) -> Option<Timestamp> {
+/// `None` for a time that cannot be shown.
+pub(crate) fn modified(meta: &FileMeta) -> Option<Timestamp> {
     Timestamp::from_nanosecond(i128::from(meta.mtime_ns)).ok()
-}
-
-fn read_links(app: &App, open: &ConfiguredFolder) -> anyhow::Result<CopyLinks> {
-    let disk = match RealDisk::open(&resolve_links(&app.dirs.state)) {
-        Ok(disk) => Arc::new(disk),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(CopyLinks::new()),
-        Err(e) => return Err(e).with_context(|| app.dirs.state.display().to_string()),
-    };
-    let container = state_files::find(app, &open.root).container_name();
-    Ok(state::peek(&disk, &container)?.map(|view| view.header.copies).unwrap_or_default())
 }
 
 fn list_files(open: &ConfiguredFolder) -> anyhow::Result<RegularFiles> {

@@ -1,6 +1,6 @@
-//! `memsync key`: creates, lists, revokes and rotates the keys of the proxy.
+//! `memsync key` and `memsync user`: creates, lists, rotates and revokes the keys of the proxy, and the users who own them.
 //!
-//! stdout carries the new key alone. Messages go to stderr.
+//! stdout carries a new key alone. Messages go to stderr.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -10,14 +10,13 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use crate::cli::app::App;
-use crate::cli::args::{KeyAction, KeyArgs, NewKeyArgs, StoreArgs};
+use crate::cli::args::{KeyAction, KeyArgs, NewKeyArgs, UserAction, UserArgs};
 use crate::cli::exit::Exit;
-use crate::cli::machine::proxy_store::{MissingStore, StoreLocation, StoreRecords, open_records};
+use crate::cli::machine::proxy_store::{MissingStore, open_records};
 use crate::cli::process::output;
 use crate::cli::process::runtime::server_runtime;
-use crate::cli::view::format;
-use crate::cli::view::table::{new_table, write_table};
-use crate::proxy::keys::{self, IssuedKey, Key, KeyScope, KeySpec, Keys};
+use crate::cli::view::format::{self, new_table, write_table};
+use crate::proxy::keys::{self, IssuedKey, Key, KeyScope, KeySpec};
 use crate::store::RecordStore;
 
 /// A key without its secret.
@@ -36,11 +35,6 @@ struct KeyRow<'a> {
     expired: bool,
 }
 
-#[derive(Serialize)]
-struct KeyList<'a> {
-    keys: Vec<KeyRow<'a>>,
-}
-
 /// A key with its secret, which is shown only once.
 #[derive(Serialize)]
 struct NewSecret<'a> {
@@ -49,28 +43,33 @@ struct NewSecret<'a> {
     key: KeyRow<'a>,
 }
 
-pub(super) fn run(app: &App, args: &KeyArgs) -> anyhow::Result<Exit> {
+#[derive(Serialize)]
+struct UserRow<'a> {
+    name: &'a str,
+    created: Timestamp,
+    /// Bytes.
+    quota: Option<u64>,
+    keys: usize,
+}
+
+#[derive(Serialize)]
+struct RemovedUser<'a> {
+    name: &'a str,
+    revoked: Vec<&'a str>,
+}
+
+pub(super) fn run_key(app: &App, args: &KeyArgs) -> anyhow::Result<Exit> {
     let missing = match args.action {
         KeyAction::Create(_) => MissingStore::Create,
         _ => MissingStore::Refuse,
     };
     server_runtime()?.block_on(async {
-        let records = open_key_records(app, &args.store, missing).await?;
-        act(app, &records, &args.action).await
+        let records = open_records(app, args.store.store.as_deref(), missing).await?;
+        act_on_keys(app, &records, &args.action).await
     })
 }
 
-/// The records with the keys and users of this machine's proxy.
-pub(super) async fn open_key_records(
-    app: &App,
-    store: &StoreArgs,
-    missing: MissingStore,
-) -> anyhow::Result<StoreRecords> {
-    let location = StoreLocation::find(app, store.store.as_deref())?;
-    open_records(&location, missing).await
-}
-
-async fn act(app: &App, records: &impl RecordStore, action: &KeyAction) -> anyhow::Result<Exit> {
+async fn act_on_keys(app: &App, records: &impl RecordStore, action: &KeyAction) -> anyhow::Result<Exit> {
     let now = Timestamp::now();
     match action {
         KeyAction::Create(new) => {
@@ -106,7 +105,9 @@ async fn act(app: &App, records: &impl RecordStore, action: &KeyAction) -> anyho
                 tracing::warn!("the last use of the keys is unknown: {e}");
                 BTreeMap::new()
             });
-            list(app, &all, &used, now)?;
+            let mut rows: Vec<_> = all.keys.values().map(|key| key_row(key, &used, now)).collect();
+            rows.sort_by_key(|key| (key.created, key.id));
+            app.answer_list("keys", &rows, |out, rows| write_keys(out, rows, now))?;
         }
     }
     Ok(Exit::Done)
@@ -121,11 +122,11 @@ fn new_key(new: &NewKeyArgs) -> KeySpec {
 }
 
 /// Logs a change of a key. A proxy that serves the store logs it as well.
-pub(super) fn audit_key(what: &str, key: &Key) {
+fn audit_key(what: &str, key: &Key) {
     tracing::info!(target: "memsync::audit", "{what}: {key}");
 }
 
-fn show_secret(app: &App, made: &IssuedKey, now: Timestamp) -> anyhow::Result<()> {
+fn show_secret(app: &App, made: &IssuedKey, now: Timestamp) -> anyhow::Result<Exit> {
     let used = BTreeMap::new();
     let shown = NewSecret { token: made.token.expose_secret(), key: key_row(&made.key, &used, now) };
     app.answer(&shown, |out, shown| writeln!(out, "{}", shown.token))
@@ -145,18 +146,10 @@ fn key_row<'a>(key: &'a Key, used: &BTreeMap<String, Timestamp>, now: Timestamp)
     }
 }
 
-fn list(app: &App, all: &Keys, used: &BTreeMap<String, Timestamp>, now: Timestamp) -> anyhow::Result<()> {
-    let mut listing = KeyList { keys: all.keys.values().map(|key| key_row(key, used, now)).collect() };
-    listing.keys.sort_by_key(|key| (key.created, key.id));
-    app.answer(&listing, |out, listing| {
-        if listing.keys.is_empty() {
-            return writeln!(out, "There are no keys. Make one with `memsync key create`.");
-        }
-        write_keys(out, &listing.keys, now)
-    })
-}
-
 fn write_keys(out: &mut dyn Write, keys: &[KeyRow<'_>], now: Timestamp) -> io::Result<()> {
+    if keys.is_empty() {
+        return writeln!(out, "There are no keys. Make one with `memsync key create`.");
+    }
     let mut table = new_table();
     table.set_header(["id", "name", "user", "may", "created", "last used", "expires"]);
     for key in keys {
@@ -173,6 +166,69 @@ fn write_keys(out: &mut dyn Write, keys: &[KeyRow<'_>], now: Timestamp) -> io::R
             format::ago(now, key.created),
             key.last_used.map_or_else(|| "never".to_owned(), |at| format::ago(now, at)),
             expires,
+        ]);
+    }
+    write_table(out, &table)
+}
+
+pub(super) fn run_user(app: &App, args: &UserArgs) -> anyhow::Result<Exit> {
+    let missing = match args.action {
+        UserAction::Create { .. } => MissingStore::Create,
+        _ => MissingStore::Refuse,
+    };
+    server_runtime()?.block_on(async {
+        let records = open_records(app, args.store.store.as_deref(), missing).await?;
+        act_on_users(app, &records, &args.action).await
+    })
+}
+
+async fn act_on_users(app: &App, records: &impl RecordStore, action: &UserAction) -> anyhow::Result<Exit> {
+    match action {
+        UserAction::Create { name, quota } => {
+            let user = keys::edit(records, |keys| keys.create_user(name, *quota, Timestamp::now())).await?;
+            tracing::info!(target: "memsync::audit", "user created: {name}");
+            let listed = UserRow { name, created: user.created, quota: user.quota, keys: 0 };
+            app.answer(&listed, |out, user| {
+                writeln!(out, "User {0}. Make a key for them: `memsync key create --user {0}`.", user.name)
+            })?;
+        }
+        UserAction::Remove { name } => {
+            let revoked = keys::edit(records, |keys| keys.remove_user(name)).await?;
+            tracing::info!(target: "memsync::audit", "user removed: {name}");
+            revoked.iter().for_each(|key| audit_key("key revoked", key));
+            let removed = RemovedUser { name, revoked: revoked.iter().map(|key| key.id.as_str()).collect() };
+            app.answer(&removed, |out, removed| {
+                writeln!(out, "Removed: user {}, with {}.", removed.name, format::count(removed.revoked.len(), "key"))
+            })?;
+        }
+        UserAction::List => {
+            let all = keys::load(records).await?;
+            let count = |name: &str| all.keys.values().filter(|key| key.user.as_deref() == Some(name)).count();
+            let users = all.users.values().map(|user| UserRow {
+                name: &user.name,
+                created: user.created,
+                quota: user.quota,
+                keys: count(&user.name),
+            });
+            app.answer_list("users", &users.collect::<Vec<_>>(), write_users)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn write_users(out: &mut dyn Write, users: &[UserRow<'_>]) -> io::Result<()> {
+    if users.is_empty() {
+        return writeln!(out, "There are no users. Make one with `memsync user create NAME`.");
+    }
+    let now = Timestamp::now();
+    let mut table = new_table();
+    table.set_header(["user", "keys", "quota", "created"]);
+    for user in users {
+        table.add_row([
+            user.name.to_owned(),
+            user.keys.to_string(),
+            user.quota.map_or_else(|| "none".to_owned(), format::size),
+            format::ago(now, user.created),
         ]);
     }
     write_table(out, &table)

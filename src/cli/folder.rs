@@ -1,17 +1,28 @@
-//! Finds the configured folder that a path belongs to.
+//! The configured folders as commands see them: finds the folder of a path, and changes a file in it.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use jiff::Timestamp;
 
-use crate::cli::app::App;
-use crate::cli::exit::{CommandFailure, Exit};
+use super::agent_client;
+use super::app::App;
+use super::exit::{CommandFailure, Exit};
+use super::process::runtime::client_runtime;
+use crate::agent::change::describe;
+use crate::agent::control::{ControlRequest, ControlResponse};
 use crate::config::{FolderConfig, resolve_links};
 use crate::disk::Disk;
 use crate::disk::real::RealDisk;
-use crate::local::Folder;
+use crate::local::history::HistoryVersion;
+use crate::local::{ChangeOutcome, Folder, FolderChange};
 use crate::path::RelPath;
+
+/// Longest wait for another command that works on the folder.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// A configured folder, open.
 pub(crate) struct ConfiguredFolder {
@@ -31,7 +42,7 @@ impl FolderPath {
     /// The path on the wire. Refuses a name that cannot be synced, and the root.
     pub(crate) fn rel_path(&self) -> anyhow::Result<RelPath> {
         RelPath::from_disk(&self.at)
-            .map_err(|e| CommandFailure::new(Exit::Usage, format!("{}: {e}", self.absolute().display())).into())
+            .map_err(|e| CommandFailure::usage(format!("{}: {e}", self.absolute().display())).into())
     }
 
     pub(crate) fn absolute(&self) -> PathBuf {
@@ -39,7 +50,6 @@ impl FolderPath {
     }
 }
 
-/// Opens every configured folder.
 pub(crate) fn open_all(app: &App) -> anyhow::Result<Vec<ConfiguredFolder>> {
     let config = app.config()?;
     config.folders.iter().map(|f| open_folder(app, f)).collect()
@@ -90,27 +100,38 @@ pub(crate) fn find_path(
         (None, _) => Err(outside(path, folders)),
         (Some(_), false) => {
             let why = format!("{}: several folders have it; give its absolute path", path.display());
-            Err(CommandFailure::new(Exit::Usage, why).into())
+            Err(CommandFailure::usage(why).into())
         }
     }
 }
 
+/// True if the history of `folder` has a version of the file at `at`, or of a file below it.
+pub(crate) fn has_versions(folder: &Folder<RealDisk>, at: &str) -> bool {
+    folder.versions(Some(at)).is_ok_and(|v| !v.is_empty())
+}
+
+/// The earlier versions of a file, of the files below a folder, or of all files if `at` is empty.
+pub(crate) fn versions_at(folder: &Folder<RealDisk>, at: &str) -> anyhow::Result<Vec<HistoryVersion>> {
+    let versions = folder.versions(Some(at).filter(|at| !at.is_empty()));
+    versions.with_context(|| format!("{}: the history cannot be read", folder.disk().path().display()))
+}
+
 fn name_below(path: &Path, rest: &Path) -> anyhow::Result<String> {
     let text = rest.to_str().ok_or_else(|| {
-        CommandFailure::new(Exit::Usage, format!("{}: the name is not UTF-8, so it is not synced", path.display()))
+        CommandFailure::usage(format!("{}: the name is not UTF-8, so it is not synced", path.display()))
     })?;
     if text.is_empty() {
         return Ok(String::new());
     }
     // Refuses paths that leave the folder or are private to memsync. The result keeps the spelling on the disk.
-    RelPath::from_disk(text).map_err(|e| CommandFailure::new(Exit::Usage, format!("{}: {e}", path.display())))?;
+    RelPath::from_disk(text).map_err(|e| CommandFailure::usage(format!("{}: {e}", path.display())))?;
     Ok(text.to_owned())
 }
 
 fn outside(path: &Path, folders: &[FolderConfig]) -> anyhow::Error {
     let all: Vec<_> = folders.iter().map(|f| f.path.display().to_string()).collect();
     let why = format!("{} is in none of the synced folders ({})", path.display(), all.join(", "));
-    CommandFailure::new(Exit::Usage, why).into()
+    CommandFailure::usage(why).into()
 }
 
 /// Resolves the symlinks of the parent. The last name may be a symlink, and then means the link itself.
@@ -118,6 +139,32 @@ fn resolve_parent(path: &Path) -> PathBuf {
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => resolve_links(parent).join(name),
         _ => resolve_links(path),
+    }
+}
+
+/// Makes a change, through the running agent or alone. Replaced and removed files go to history.
+pub(crate) fn change_file(app: &App, open: &ConfiguredFolder, change: &FolderChange) -> anyhow::Result<ChangeOutcome> {
+    let runtime = client_runtime()?;
+    let request = ControlRequest::Change { folder: resolve_links(&open.root), change: change.clone() };
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match runtime.block_on(agent_client::request_change(app, &request))? {
+            Some(ControlResponse::Changed { outcome }) => return Ok(outcome),
+            Some(_) => return Err(agent_client::unexpected_answer()),
+            None => {}
+        }
+        let lock =
+            open.folder.disk().lock_root().with_context(|| format!("{}: cannot lock it", open.root.display()))?;
+        if lock.is_some() {
+            let made = open.folder.change_and_sweep(change, Timestamp::now());
+            return made.map_err(|e| CommandFailure::new(Exit::Error, describe(&open.root, &e)).into());
+        }
+        if Instant::now() >= deadline {
+            let why =
+                "another memsync works on this folder; nothing was changed; try again when it has ended, or stop it";
+            return Err(CommandFailure::new(Exit::Error, format!("{}: {why}", open.root.display())).into());
+        }
+        std::thread::sleep(LOCK_POLL);
     }
 }
 

@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Parser;
 use memsync::cli::args::Args;
 use memsync::cli::exit::Exit;
-use memsync::config::KEYS;
+use memsync::config::{Config, KEYS};
+use memsync::store::Retention;
+use memsync::sync::safety::{MASS_DELETE_MIN, MISSING_MIN};
 
 mod desk;
 mod page;
@@ -223,6 +226,27 @@ fn every_key_is_listed_with_its_default() {
         let (key, default) = (row[0].trim_matches('`'), row[1].trim_matches('`'));
         assert!(default == "–" || defaults.get(key).is_some_and(|d| d == default), "{key}: {default}");
     }
+}
+
+/// Each number is stated on one page. Other pages link to it.
+#[test]
+fn stated_limits_match_the_program() {
+    let states = |file: &str, text: String| assert!(shipped(file).contains(&text), "{file} does not say {text:?}");
+    let kept = Retention::default();
+    let days = |age: Duration| age.as_secs() / 86_400;
+    let proxy_keeps =
+        format!("the last {} versions of a file for {} days after they were replaced.", kept.versions, days(kept.age));
+    states("docs/operating.md", proxy_keeps);
+    let number = |n: u32| ["none", "one", "two", "three", "four", "five"][n as usize];
+    states("docs/operating.md", format!("The newest {} stay longer.", number(kept.ageless)));
+    states("docs/protocol.md", format!("Tombstones go after {} days", days(kept.tombstones)));
+    states("docs/guide.md", format!("more than half of the files, and at least {MASS_DELETE_MIN},"));
+    assert_eq!(Config::defaults("desk").sync.max_delete, 0.5, "docs/guide.md says half of the files");
+    states("docs/guide.md", format!("a fifth of the files, at least {MISSING_MIN},"));
+    let local = shipped("src/local/history/prune.rs");
+    let (_, ageless) = local.split_once("AGELESS_VERSIONS: usize = ").unwrap();
+    let ageless: u32 = ageless.split(';').next().unwrap().parse().unwrap();
+    states("docs/guide.md", format!("The newest {} versions of a file never expire by age.", number(ageless)));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::front_matter::{NoteParts, merge_front_matter};
 use super::lines::merge_lines;
 use super::merged_line::MergedLine;
 use super::outcome::{ConflictReason, Merged};
+use super::places;
 use super::seams;
 use super::text_lines::{check_lines, lines_of};
 use super::threeway::ThreeWay;
@@ -45,6 +46,7 @@ fn merge_body<'t>(lines: &ThreeWay<Vec<&'t str>>) -> Merged<Vec<&'t str>> {
     }
     let merged = merge_lines(lines, LineStyle::Note)?;
     seams::check(lines, &merged)?;
+    places::check(lines, &merged)?;
     check_lines(lines, &merged)?;
     Ok(merged)
 }

@@ -19,6 +19,7 @@ mod merged_line;
 mod note_line;
 mod order;
 mod outcome;
+mod places;
 mod properties;
 mod record;
 mod seams;
@@ -96,8 +97,8 @@ fn merge_texts(rules: MergeRules, texts: &ThreeWay<&str>) -> Merged<Vec<u8>> {
             MergeDriver::Text => markdown::merge_text(&content, rules.is_prose)?,
             MergeDriver::Json => json::merge(&content)?,
             MergeDriver::Jsonl => jsonl::merge(&content, rules.is_log)?,
-            MergeDriver::Toml => toml::merge(&content)?,
-            MergeDriver::Yaml => yaml::merge(&content)?,
+            MergeDriver::Toml => places::with_checked_comments(&content, toml::merge(&content)?)?,
+            MergeDriver::Yaml => places::with_checked_comments(&content, yaml::merge(&content)?)?,
             MergeDriver::Copy => return Err(ConflictReason::NotMerged),
         }
     };

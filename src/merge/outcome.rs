@@ -50,7 +50,7 @@ pub enum ConflictReason {
     Numbering,
     #[error("a row would not fit the table around it")]
     TableShape,
-    #[error("an item would move below another item")]
+    #[error("a line would move below another heading or item")]
     Misplaced,
     #[error("the heading {0:?} would be there twice")]
     HeadingTwice(String),

@@ -31,6 +31,10 @@ fn check_neighbours(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> 
         {
             Some(ConflictReason::TableShape)
         }
+        // Markdown would take the text for a part of the item or the table.
+        (LineKind::Item(_) | LineKind::TableRow, LineKind::Other) if note_line::indent_of(result[at + 1]) == 0 => {
+            Some(ConflictReason::Misplaced)
+        }
         _ => None,
     };
     let mut faults: Vec<((&str, &str), ConflictReason)> = Vec::new();

@@ -6,6 +6,7 @@ use super::insertions;
 use super::jsonl;
 use super::note_line::{self, is_blank};
 use super::outcome::{ConflictReason, Merged};
+use super::places;
 use super::seams;
 use super::text_lines::{self, check_lines, lines_of};
 use super::threeway::ThreeWay;
@@ -26,6 +27,7 @@ pub(super) fn merge(rules: MergeRules, local: &str, remote: &str) -> Merged<Stri
     };
     let sides = ThreeWay { base: Vec::new(), local: one, remote: other };
     seams::check(&sides, &merged)?;
+    places::check(&sides, &merged)?;
     check_lines(&sides, &merged)?;
     Ok(merged.join("\n"))
 }

@@ -49,12 +49,12 @@ pub(super) fn merge_value(versions: JsonVersions<'_, '_>, key: &str, layout: &La
         }
         _ => {}
     }
-    if local.means(base) {
+    if local.means(remote) {
+        Ok(layout.choose(texts).to_owned())
+    } else if local.means(base) {
         Ok(remote.text.to_owned())
     } else if remote.means(base) {
         Ok(local.text.to_owned())
-    } else if local.means(remote) {
-        Ok(layout.choose(texts).to_owned())
     } else {
         later_stamp(key, local, remote).ok_or_else(|| ConflictReason::SameKey(key.to_owned()))
     }

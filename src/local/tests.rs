@@ -1,3 +1,4 @@
+mod history;
 mod moves;
 mod scan;
 
@@ -80,4 +81,19 @@ fn staged(folder: &Folder<SimDisk>, content: &str) -> StagedFile<SimDisk> {
 fn kept(disk: &SimDisk) -> Vec<(String, String)> {
     let text = |b: bytes::Bytes| String::from_utf8(b.to_vec()).unwrap();
     disk.user_tree(".memsync/history").into_iter().map(|(p, c)| (p, text(c))).collect()
+}
+
+/// Makes every call of `kind` on `path` fail.
+fn fail_on(disk: &SimDisk, kind: StepKind, path: &'static str) {
+    disk.set_hook(Some(Box::new(move |op| match op.kind == kind && op.path == path {
+        true => StepFate::Fail(ErrorKind::Other),
+        false => StepFate::Go,
+    })));
+}
+
+/// Replaces the content `expect` of a file.
+fn replace(folder: &Folder<SimDisk>, at: &str, content: &str, expect: &str) -> MoveOutcome {
+    let staged = staged(folder, content);
+    let step = FileMove::Replace { path: p(at), at: at.into(), staged, expect: Md5::of(expect.as_bytes()) };
+    folder.perform(vec![step], &[], now()).unwrap().moved.remove(0)
 }

@@ -35,13 +35,9 @@ impl<D: Disk> Folder<D> {
     /// The paths that the intents in the stage name. A file there has not been checked yet: it may be an edit of the user
     /// that has to go back into the folder.
     pub(in crate::local) fn intended_slots(&self) -> Result<BTreeSet<String>, UnreadableIntent> {
-        let names = self.disk.list(STAGE).or_else(|e| match e.kind() {
-            io::ErrorKind::NotFound => Ok(Vec::new()),
-            _ => Err((STAGE.to_owned(), e)),
-        })?;
+        let stage = self.list_stage().map_err(|e| (STAGE.to_owned(), e))?;
         let mut slots = BTreeSet::new();
-        for name in names.iter().filter_map(|(name, _)| name.to_str().filter(|name| name.ends_with(INTENT_SUFFIX))) {
-            let path = format!("{STAGE}/{name}");
+        for (path, _) in stage.into_iter().filter(|(path, _)| path.ends_with(INTENT_SUFFIX)) {
             match self.read_intents(&path) {
                 Ok(intents) => slots.extend(intents.into_iter().map(|intent| intent.slot)),
                 // The batch has ended meanwhile.

@@ -108,7 +108,8 @@ impl<D: Disk> Folder<D> {
         Ok(settled.report)
     }
 
-    fn list_stage(&self) -> io::Result<Vec<(String, FileMeta)>> {
+    /// The paths in `stage/`. A missing folder is empty.
+    pub(super) fn list_stage(&self) -> io::Result<Vec<(String, FileMeta)>> {
         match self.disk.list(STAGE) {
             Ok(names) => {
                 Ok(names.into_iter().filter_map(|(name, m)| Some((format!("{STAGE}/{}", name.to_str()?), m))).collect())

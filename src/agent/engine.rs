@@ -17,7 +17,7 @@ use super::World;
 use super::cycle::gates::Gates;
 use super::cycle::parts::CycleParts;
 use super::cycle::report::{folder_error, root_halt};
-use super::cycle::{CycleError, Engine, EngineOptions, EngineParts, IgnoreFn};
+use super::cycle::{CycleError, Engine, EngineOptions, EnginePorts, IgnoreFn};
 use super::problems::{PathProblem, ProblemEffect};
 use super::status::Pending;
 
@@ -32,7 +32,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
     ///
     /// # Errors
     /// [`CycleError::Halted`] when the container is bound to another folder.
-    pub fn open(parts: EngineParts<D, R, W>, new_id: &str) -> Result<Self, CycleError> {
+    pub fn open(parts: EnginePorts<D, R, W>, new_id: &str) -> Result<Self, CycleError> {
         let mut engine = Self::new(parts);
         if engine.container().header().folder_id.is_some() {
             engine.parts.ports.check_root()?;
@@ -46,7 +46,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
 
     /// Opens a folder that a person has approved. The container is bound to the identity that the folder has now, or to
     /// `new_id`. The next cycle starts with the union of both sides and deletes nothing. Approving again is safe.
-    pub fn open_approved(parts: EngineParts<D, R, W>, new_id: &str) -> Result<Self, CycleError> {
+    pub fn open_approved(parts: EnginePorts<D, R, W>, new_id: &str) -> Result<Self, CycleError> {
         let mut engine = Self::new(parts);
         engine.parts.scan(&ScanScope::full())?;
         engine.parts.keep_union();
@@ -54,7 +54,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         engine.prepare()
     }
 
-    fn new(parts: EngineParts<D, R, W>) -> Self {
+    fn new(parts: EnginePorts<D, R, W>) -> Self {
         Self {
             parts: CycleParts::new(parts),
             gates: Gates::default(),
@@ -96,7 +96,7 @@ impl<D: Disk, R: Remote, W: World> Engine<D, R, W> {
         let entries = ports.container.entries().iter();
         let missing = entries.filter(|(path, entry)| entry.base.is_synced() && observed.found(path).is_none());
         let forget = missing.map(|(path, _)| BaseChange::Forget(path.clone())).collect();
-        ports.container.set_recovered(false);
+        ports.container.set_absence_doubted(false);
         Ok(ports.container.commit(forget)?)
     }
 }

@@ -34,7 +34,7 @@ mod status_file;
 mod supervisor;
 pub mod world;
 
-pub use cycle::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EngineParts};
+pub use cycle::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts};
 pub(crate) use running_agent::Agent;
 pub(crate) use setup::FolderSetup;
 pub use setup::{ConflictPolicy, FolderConfig, HistoryConfig, StateConfig, SyncConfig};

@@ -9,7 +9,7 @@ use crate::local::Folder;
 use crate::remote::http::HttpRemote;
 use crate::state::{Container, LockError, StateOptions};
 
-use super::cycle::{BatchOptions, CycleError, Engine, EngineOptions, EngineParts, IgnoreFn};
+use super::cycle::{BatchOptions, CycleError, Engine, EngineOptions, EnginePorts, IgnoreFn};
 use super::root::{OpenError, RootGuard, find_or_make, open_root};
 use super::rules::{FolderRules, SharedRules};
 use super::setup::{CONFIRM_INTERVAL, FolderSetup};
@@ -17,7 +17,7 @@ use super::world::{RealWorld, World};
 
 /// The engine over the real world.
 pub(super) type RealEngine = Engine<RealDisk, HttpRemote, RealWorld>;
-type RealParts = EngineParts<RealDisk, HttpRemote, RealWorld>;
+type RealParts = EnginePorts<RealDisk, HttpRemote, RealWorld>;
 
 /// Bytes. A new file from this size on is uploaded without being read first; its digest is then known late.
 const UNREAD_FROM: u64 = 8 * 1024 * 1024;
@@ -45,7 +45,7 @@ impl OpenFolder {
         let mark = root.root_mark().map_err(|source| OpenError::Io { path: setup.root.clone(), source })?;
         if container.header().root_mark.as_ref().is_some_and(|was| *was != mark) {
             // An old copy of the folder lacks the files that came later.
-            container.set_recovered(true);
+            container.set_absence_doubted(true);
         }
         container.set_root_mark(&mark);
         if folder_id.is_some() {
@@ -80,7 +80,7 @@ impl OpenFolder {
         let hold = lock_root(&root)?;
         let rules = FolderRules::open(&*root, &setup.folder.ignore)?;
         let remote = Arc::new(HttpRemote::new(setup.http.clone())?);
-        let parts = EngineParts {
+        let parts = EnginePorts {
             folder: Folder::new(root.clone(), &setup.device, world.random()),
             container,
             remote: remote.clone(),

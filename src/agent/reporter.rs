@@ -87,16 +87,16 @@ impl StatusReporter {
     }
 
     pub(super) fn report_pause(&mut self, setup: &FolderSetup, pause: &ActivePause) {
-        self.report_rest(setup, SyncState::Paused, pause.reason());
+        self.report_inactive(setup, SyncState::Paused, pause.reason());
     }
 
     pub(super) fn report_stop(&mut self, setup: &FolderSetup) {
         self.saved = None;
-        self.report_rest(setup, SyncState::Stopped, "the agent was stopped".to_owned());
+        self.report_inactive(setup, SyncState::Stopped, "the agent was stopped".to_owned());
     }
 
-    /// Reports that no cycle runs. A halt stays in the status.
-    fn report_rest(&mut self, setup: &FolderSetup, state: SyncState, reason: String) {
+    /// Reports that no cycle runs, because of a pause or a stop. A halt stays in the status.
+    fn report_inactive(&mut self, setup: &FolderSetup, state: SyncState, reason: String) {
         self.cell.update(|s| Standstill { state, waits_for: None, reason, halt: s.halt.take() }.enter(s));
         self.save(setup);
     }

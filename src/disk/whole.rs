@@ -27,7 +27,7 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     create_private_dir(dir_of(path))?;
-    place(path, PRIVATE, bytes, |fresh| {
+    place(path, create_beside(path)?, bytes, |fresh| {
         match rustix::fs::renameat_with(CWD, fresh, CWD, path, RenameFlags::NOREPLACE) {
             // The filesystem has no exclusive rename, but hard links.
             Err(e) if super::is_unsupported(e) => {
@@ -45,7 +45,7 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// As the system calls. The old file stays then.
 pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_private_dir(dir_of(path))?;
-    place(path, PRIVATE, bytes, |fresh| fs::rename(fresh, path))
+    place(path, create_beside(path)?, bytes, |fresh| fs::rename(fresh, path))
 }
 
 /// Replaces the file at `path` (mode 0600) atomically for its readers. The new content is not made durable.
@@ -53,12 +53,13 @@ pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// As the system calls.
 pub(crate) fn replace_note(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let (fresh, mut file) = create_beside(path, PRIVATE)?;
+    let (fresh, mut file) = create_beside(path)?;
     let placed = file.write_all(bytes).and_then(|()| fs::rename(&fresh, path));
     placed.inspect_err(|_| discard(&fresh))
 }
 
-/// Replaces a file of the user, or creates it, durably. The file keeps its mode, and a link keeps leading to it.
+/// Replaces a file of the user, or creates it, durably. The file keeps its mode, and a symlink to a file stays. A symlink
+/// that leads nowhere is replaced. No other file in the folder is touched.
 ///
 /// # Errors
 /// `InvalidInput` if a folder, a device or a pipe has this name; else as the system calls. The old file stays then.
@@ -71,7 +72,11 @@ pub(crate) fn replace_of_user(path: &Path, bytes: &[u8]) -> io::Result<()> {
     };
     let target = if old.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
     let mode = if old.is_some() { PRIVATE } else { PUBLIC };
-    place(&target, mode, bytes, |fresh| {
+    // The built-in ignore patterns know this name, and no other file has it.
+    let unique = format!("{:032x}", fastrand::u128(..));
+    let parts = [&unique[..8], &unique[8..12], &unique[12..16], &unique[16..20], &unique[20..]];
+    let fresh = target.with_file_name(format!(".tmp-{}-{}", std::process::id(), parts.join("-")));
+    place(&target, create_new(fresh, mode)?, bytes, |fresh| {
         if let Some(old) = old {
             fs::set_permissions(fresh, old.permissions())?;
         }
@@ -94,8 +99,13 @@ pub fn create_private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-fn place(path: &Path, mode: u32, bytes: &[u8], rename: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    let (fresh, mut file) = create_beside(path, mode)?;
+/// Writes `bytes` to a new file, and gives it the name `path` by `rename`.
+fn place(
+    path: &Path,
+    (fresh, mut file): (PathBuf, File),
+    bytes: &[u8],
+    rename: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     failpoint::pass("file.begun");
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     failpoint::pass("file.written");
@@ -104,12 +114,16 @@ fn place(path: &Path, mode: u32, bytes: &[u8], rename: impl FnOnce(&Path) -> io:
     File::open(dir_of(path))?.sync_all()
 }
 
-/// Creates an empty file `<name>.tmp.<process>` next to `path`. Removes those of dead processes.
-fn create_beside(path: &Path, mode: u32) -> io::Result<(PathBuf, File)> {
+/// Creates an empty private file `<name>.tmp.<process>` next to `path`. Removes those of dead processes, so it is only for
+/// memsync's own folders: a user's file may have such a name.
+fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let mark = format!("{name}.tmp.");
     remove_leftovers(dir_of(path), &mark)?;
-    let fresh = path.with_file_name(format!("{mark}{}", std::process::id()));
+    create_new(path.with_file_name(format!("{mark}{}", std::process::id())), PRIVATE)
+}
+
+fn create_new(fresh: PathBuf, mode: u32) -> io::Result<(PathBuf, File)> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
     Ok((fresh, file))
 }
@@ -167,13 +181,25 @@ mod tests {
         let [path, link] = ["note.md", "link.md"].map(|name| dir.path().join(name));
         replace_of_user(&path, b"first").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&path) & 0o600, 0o600);
+        let plain = dir.path().join("plain");
+        fs::write(&plain, "").unwrap();
+        assert_eq!(mode(&path), mode(&plain), "the umask decides");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
         replace_of_user(&link, b"second").unwrap();
         assert_eq!((mode(&path), fs::read(&path).unwrap()), (0o640, b"second".to_vec()));
         assert!(link.symlink_metadata().unwrap().is_symlink());
         assert_eq!(replace_of_user(dir.path(), b"x").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn file_of_the_user_beside_the_replaced_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, beside] = ["note.md", "note.md.tmp.2147483646"].map(|name| dir.path().join(name));
+        fs::write(&beside, "mine").unwrap();
+        replace_of_user(&path, b"merged").unwrap();
+        assert_eq!(fs::read(&beside).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "a temporary file is left");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::merged_line::MergedLine;
 use super::outcome::{ConflictReason, Merged};
+use super::places;
 use super::text_lines::check_lines;
 use super::threeway::ThreeWay;
 use super::yaml::{check_yaml, merge_yaml_lines};
@@ -41,7 +42,9 @@ pub(super) fn merge_front_matter<'t>(notes: &ThreeWay<NoteParts<'_, 't>>) -> Mer
     let merged = merge_yaml_lines(&block)?;
     let texts = block.map(|lines| lines.join("\n"));
     let texts = texts.map(String::as_str);
-    let result = merged.iter().map(MergedLine::text).collect::<Vec<_>>().join("\n");
+    let result: Vec<&str> = merged.iter().map(MergedLine::text).collect();
+    places::check_comments(&block, &result)?;
+    let result = result.join("\n");
     // A template need not be YAML.
     if parse_yaml(texts.base).is_ok() {
         check_yaml(&texts, &result)?;

@@ -34,7 +34,7 @@ pub(super) fn refuse(texts: &ThreeWay<PlainText<'_>>) -> Merged<()> {
     Ok(())
 }
 
-/// Somebody settles a conflict by hand in a text with markers.
+/// Refuses versions with conflict markers, because a person is still resolving that conflict.
 pub(super) fn refuse_markers(texts: [&PlainText<'_>; 2]) -> Merged<()> {
     if texts.iter().any(|text| has_markers(&text.text)) { Err(ConflictReason::Markers) } else { Ok(()) }
 }

@@ -97,8 +97,8 @@ fn merge_texts(rules: MergeRules, texts: &ThreeWay<&str>) -> Merged<Vec<u8>> {
             MergeDriver::Text => markdown::merge_text(&content, rules.is_prose)?,
             MergeDriver::Json => json::merge(&content)?,
             MergeDriver::Jsonl => jsonl::merge(&content, rules.is_log)?,
-            MergeDriver::Toml => places::with_checked_comments(&content, toml::merge(&content)?)?,
-            MergeDriver::Yaml => places::with_checked_comments(&content, yaml::merge(&content)?)?,
+            MergeDriver::Toml => toml::merge(&content)?,
+            MergeDriver::Yaml => yaml::merge(&content)?,
             MergeDriver::Copy => return Err(ConflictReason::NotMerged),
         }
     };

@@ -6,7 +6,6 @@ use std::hash::Hash;
 
 use super::note_line::{self, LineIdentity, LineKind};
 use super::outcome::{ConflictReason, Merged};
-use super::text_lines::lines_of;
 use super::threeway::ThreeWay;
 
 /// A line with the heading and the item that it belongs to. Ticking the item does not change the place.
@@ -28,12 +27,10 @@ pub(super) fn check(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> 
     if counts.iter().any(is_fault) { Err(ConflictReason::Misplaced) } else { Ok(()) }
 }
 
-/// The merged text of a data file, unless a comment was lost or came back. Comments belong to no key, so no other check
-/// sees them.
-pub(super) fn with_checked_comments(texts: &ThreeWay<&str>, merged: String) -> Merged<String> {
-    let lines = texts.map(|text| lines_of(text));
-    let is_right = count_each(&lines, &lines_of(&merged), comments_of).into_values().all(is_merged_count);
-    if is_right { Ok(merged) } else { Err(ConflictReason::CheckFailed) }
+/// Refuses merged data in which a comment was lost or came back. Comments belong to no key, so no other check sees them.
+pub(super) fn check_comments(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> {
+    let is_right = count_each(sides, result, comments_of).into_values().all(is_merged_count);
+    if is_right { Ok(()) } else { Err(ConflictReason::CheckFailed) }
 }
 
 fn comments_of<'t>(lines: &[&'t str]) -> Vec<&'t str> {
@@ -151,6 +148,22 @@ mod tests {
             ("a.toml", ["a = 1/# secret/", "a = 1/", "a = 1/# secret/b = 2/"]),
         ] {
             assert_eq!(merged(name, texts), None, "{name} {texts:?}");
+        }
+        for [base, local, remote] in [
+            [
+                "updated: 2026-01-01/a: 1/# footer",
+                "updated: 2026-01-02/a: 1/# footer/b: 2",
+                "updated: 2026-01-03/a: 1/# footer/c: 3",
+            ],
+            ["tags: [a]/# secret", "tags: [a, b]", "tags: [a, c]/# secret"],
+        ] {
+            let note = |block: &str| format!("---/{block}/---/x/");
+            let texts = [note(base), note(local), note(remote)];
+            let kept = merged("a.md", texts.each_ref().map(String::as_str));
+            assert!(
+                kept.is_none_or(|text| !text.contains("secret") && text.matches("# footer").count() == 1),
+                "{texts:?}"
+            );
         }
         let kept = merged("a.yaml", ["# x/a: 1/b: 1/", "# x/a: 1/b: 2/", "# x/a: 3/b: 1/"]);
         assert_eq!(kept.as_deref(), Some("# x/a: 3/b: 2/"));

@@ -10,6 +10,7 @@ use super::lines::merge_lines;
 use super::merged_line::MergedLine;
 use super::order::merge_order;
 use super::outcome::{ConflictReason, Merged};
+use super::places;
 use super::text_lines::lines_of;
 use super::threeway::ThreeWay;
 use super::toml_tables::{TomlTable, toml_tables};
@@ -25,7 +26,9 @@ pub(super) fn merge(texts: &ThreeWay<&str>) -> Merged<String> {
         (Some(base), Some(local), Some(remote)) => merge_tables(&ThreeWay { base, local, remote })?,
         _ => merge_lines(&lines, LineStyle::Strict)?.into_iter().map(MergedLine::Kept).collect(),
     };
-    let merged = merged.iter().map(MergedLine::text).collect::<Vec<_>>().join("\n");
+    let merged: Vec<&str> = merged.iter().map(MergedLine::text).collect();
+    places::check_comments(&lines, &merged)?;
+    let merged = merged.join("\n");
     let result = parse_toml(&merged).ok_or(ConflictReason::Broken(MergeDriver::Toml))?;
     data::check_data(&data, &result)?;
     Ok(merged)

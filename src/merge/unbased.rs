@@ -1,5 +1,5 @@
 //! Two versions without a common base. Only texts that extend each other, or that have different parts behind the same
-//! head, are merged. Never is the whole text there twice.
+//! head, are merged. The result never has the whole text twice.
 
 use super::driver::{MergeDriver, MergeRules};
 use super::insertions;

@@ -6,6 +6,7 @@ use super::key_groups::{GroupSyntax, merge_groups};
 use super::lines::merge_lines;
 use super::merged_line::MergedLine;
 use super::outcome::{ConflictReason, Merged};
+use super::places;
 use super::text_lines::lines_of;
 use super::threeway::ThreeWay;
 use super::units::{self, LineStyle};
@@ -17,6 +18,7 @@ pub(super) fn merge(texts: &ThreeWay<&str>) -> Merged<String> {
     let lines = texts.map(|text| lines_of(text));
     let merged = merge_yaml_lines(&lines)?;
     let merged: Vec<&str> = merged.iter().map(MergedLine::text).collect();
+    places::check_comments(&lines, &merged)?;
     let merged = merged.join("\n");
     check_yaml(texts, &merged)?;
     Ok(merged)

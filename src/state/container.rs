@@ -155,10 +155,10 @@ impl<D: Disk> Container<D> {
         self.update_header(|header| header.copies.retain(|copy, _| is_there(copy)));
     }
 
-    /// Records whether a missing file proves a deletion. It does not after a recovery, until the entries were compared
-    /// with the folder, and where the folder may be an older copy of itself.
-    pub(crate) fn set_recovered(&mut self, recovered: bool) {
-        self.update_header(|header| header.recovered = recovered);
+    /// `true`: a missing file proves no deletion, because the entries may be older or newer than the folder. `false`: the
+    /// entries were compared with the folder since.
+    pub(crate) fn set_absence_doubted(&mut self, is_doubted: bool) {
+        self.update_header(|header| header.recovered = is_doubted);
     }
 
     /// Records which of several copies of the folder the entries belong to.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -59,20 +59,25 @@ impl BodyDir {
 
     /// Removes a durable file that is no longer used. If that fails, [`BodyDir::remove_unused`] removes it at the next start.
     pub(super) fn remove(&self, name: &str) {
-        if let Err(e) = fs::remove_file(self.file(name)) {
-            tracing::warn!(file = %self.file(name).display(), "an unused body could not be removed: {e}");
-        }
+        remove_body(&self.file(name));
     }
 
     /// Removes all files except `used`. A crash leaves such files.
     pub(super) fn remove_unused(&self, used: &HashSet<String>) -> io::Result<()> {
         for found in fs::read_dir(&self.path)? {
-            let name = found?.file_name().to_string_lossy().into_owned();
-            if !used.contains(&name) {
-                self.remove(&name);
+            let found = found?;
+            let is_used = found.file_name().to_str().is_some_and(|name| used.contains(name));
+            if !is_used {
+                remove_body(&found.path());
             }
         }
         Ok(())
+    }
+}
+
+fn remove_body(file: &Path) {
+    if let Err(e) = fs::remove_file(file) {
+        tracing::warn!(file = %file.display(), "an unused body could not be removed: {e}");
     }
 }
 
@@ -215,5 +220,25 @@ impl BodyWriter {
             synced.map_err(|e| StoreError::io(&self.dir.path, &e))?;
         }
         Ok(FinishedBody { md5: hasher.finish(), size: body.size, content: BodyContent::File(body) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn unused_file_of_any_name_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = BodyDir::durable(dir.path().to_owned());
+        for name in [&b"used"[..], b"unused", b"not \xff UTF-8"] {
+            fs::write(dir.path().join(OsStr::from_bytes(name)), "x").unwrap();
+        }
+        bodies.remove_unused(&HashSet::from(["used".to_owned()])).unwrap();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|found| found.unwrap().file_name()).collect();
+        assert_eq!(left, ["used"]);
     }
 }

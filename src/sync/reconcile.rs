@@ -2,9 +2,8 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound::{Excluded, Included};
 
-use crate::path::RelPath;
+use crate::path::{RelPath, subtree_range};
 
 use super::plan::{Action, Plan, PlanStep, Precondition};
 use super::snapshot::{Base, IndexTrust, LocalState, RemoteSide, SkipReason};
@@ -103,7 +102,8 @@ pub fn reconcile<'a>(
     trust: IndexTrust,
     fold: bool,
 ) -> Plan {
-    let mut undeleted = BTreeMap::new();
+    // A map without values, because `subtree_range` takes a map.
+    let mut undeleted: BTreeMap<RelPath, ()> = BTreeMap::new();
     let mut steps = Vec::new();
     let (mut base, mut locals, mut remote) = (base.peekable(), local.iter().peekable(), remote.peekable());
     loop {
@@ -134,7 +134,7 @@ pub fn reconcile<'a>(
 
 /// Blocks files in the place of folders, and folders in the place of files. A download is skipped when its place is
 /// taken. An upload waits until the proxy has acknowledged the deletion of the path in its place.
-fn block_clashes(steps: &mut [PlanStep], local: &BTreeMap<RelPath, LocalState>, gone: &BTreeMap<RelPath, ()>) {
+fn block_clashes(steps: &mut [PlanStep], local: &BTreeMap<RelPath, LocalState>, undeleted: &BTreeMap<RelPath, ()>) {
     let trashed: BTreeSet<RelPath> =
         steps.iter().filter(|s| matches!(s.action, Action::Trash { .. })).map(|s| s.path.clone()).collect();
     let mut placed: BTreeSet<RelPath> = BTreeSet::new();
@@ -144,9 +144,10 @@ fn block_clashes(steps: &mut [PlanStep], local: &BTreeMap<RelPath, LocalState>, 
             Action::Download { .. } => path
                 .ancestors()
                 .find_map(|a| local.get_key_value(a).map(|(p, _)| p).or_else(|| placed.get(a)))
-                .or_else(|| below(local, path).next()),
+                .or_else(|| subtree_range(local, path.as_str()).next().map(|(path, _)| path)),
             Action::Upload { .. } | Action::UploadUnread => {
-                if path.ancestors().any(|a| gone.contains_key(a)) || below(gone, path).next().is_some() {
+                let is_above = subtree_range(undeleted, path.as_str()).next().is_some();
+                if is_above || path.ancestors().any(|a| undeleted.contains_key(a)) {
                     step.action = Action::Skip(SkipReason::Changing);
                     step.row = 20;
                 }
@@ -166,13 +167,6 @@ fn block_clashes(steps: &mut [PlanStep], local: &BTreeMap<RelPath, LocalState>, 
             }
         }
     }
-}
-
-/// The paths of `map` inside the folder `path`.
-pub fn below<'a, V>(map: &'a BTreeMap<RelPath, V>, path: &RelPath) -> impl Iterator<Item = &'a RelPath> + use<'a, V> {
-    // '0' is the byte after '/', so the range holds exactly the paths inside the folder.
-    let (from, to) = (format!("{path}/"), format!("{path}0"));
-    map.range::<str, _>((Included(from.as_str()), Excluded(to.as_str()))).map(|(path, _)| path)
 }
 
 /// Skips downloads whose name, or a folder of it, exists in another letter case. The tracked path wins. Only for

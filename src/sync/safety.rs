@@ -50,15 +50,15 @@ impl Halt {
         }
     }
 
-    /// True for `root_missing` and `root_changed`: the folder itself cannot be opened.
+    /// True for `root_missing` and `root_changed`.
     pub fn is_of_root(&self) -> bool {
         matches!(self, Self::RootMissing { .. } | Self::RootChanged { .. })
     }
 }
 
 /// The same evidence always gives the same id.
-fn evidence_id(gate: &str, evidence: &[&str]) -> String {
-    Md5::of(format!("{gate}\n{}\n", evidence.join("\n")).as_bytes()).short()
+fn evidence_id(kind: &str, evidence: &[&str]) -> String {
+    Md5::of(format!("{kind}\n{}\n", evidence.join("\n")).as_bytes()).short()
 }
 
 /// Fewer deletions than this are never held.
@@ -91,7 +91,8 @@ impl HeldDeletions {
 pub struct DeletionFacts {
     /// Files in the base.
     pub tracked: usize,
-    /// The contents of the files that the plan leaves alone, with the number of files that hold each on both sides.
+    /// The contents that the plan deletes, each with the number of files that hold it on both sides and that the plan leaves
+    /// alone.
     pub staying: BTreeMap<Md5, usize>,
     /// The share of the tracked files, 0 to 1, that one plan may delete on one side (`sync.max_delete`).
     pub max_delete: f64,
@@ -101,17 +102,17 @@ pub struct DeletionFacts {
 /// [`MASS_DELETE_MIN`] and more than `max_delete` of the tracked files.
 ///
 /// `approved`: paths whose deletion a person has approved. They do not count and go through. The same holds for paths
-/// whose content has another name on that side, or gets one with this plan (a renamed folder). `before`: deletions of
-/// earlier plans that wait for approval. While they wait, new files do not raise the limit.
+/// whose content has another name on that side, or gets one with this plan (a renamed folder). `held_before`:
+/// deletions of earlier plans that wait for approval. While they wait, new files do not raise the limit.
 pub fn hold_mass_delete(
     plan: &mut Plan,
     facts: &DeletionFacts,
     approved: &BTreeSet<RelPath>,
-    before: &[HeldDeletions],
+    held_before: &[HeldDeletions],
 ) -> Vec<HeldDeletions> {
     let mut held = Vec::new();
     for side in [Side::Local, Side::Remote] {
-        let tracked = before.iter().filter(|h| h.side == side).map(|h| h.of).fold(facts.tracked, usize::min);
+        let tracked = held_before.iter().filter(|h| h.side == side).map(|h| h.of).fold(facts.tracked, usize::min);
         let moved = moved(plan, side, facts.staying.clone());
         let counts =
             |s: &PlanStep| s.action.deletes() == Some(side) && !approved.contains(&s.path) && !moved.contains(&s.path);
@@ -130,7 +131,7 @@ pub fn hold_mass_delete(
         let (steps, rest) = std::mem::take(&mut plan.steps).into_iter().partition(|s| counts(s));
         plan.steps = rest;
         let paths: Vec<&str> = steps.iter().map(|step: &PlanStep| step.path.as_str()).collect();
-        let was_held = before.iter().any(|h| h.side == side);
+        let was_held = held_before.iter().any(|h| h.side == side);
         let unread = !was_held && !too_many(files.saturating_sub(unread_files));
         held.push(HeldDeletions { id: evidence_id(&format!("{side:?}"), &paths), side, steps, of: tracked, unread });
     }
@@ -187,8 +188,8 @@ pub struct StorePosition<'a> {
     pub namespace: &'a str,
     /// `None` where the proxy does not give it.
     pub position: Option<IndexPosition<'a>>,
-    /// For the store before: it was set back, and no person has approved that yet, even if later writes have moved its
-    /// cursor on. For the store now: the proxy says that its history does not contain the point that was agreed on.
+    /// In `before`: the store was set back, and nobody has approved that yet. Its cursor may have moved on since. In `now`:
+    /// the history of the proxy does not contain the agreed point.
     pub set_back: bool,
 }
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EngineParts, World};
+use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts, World};
 use memsync::digest::Md5;
 use memsync::disk::FileKind;
 use memsync::disk::boot::MachineBoot;
@@ -98,7 +98,7 @@ impl Story {
     }
 
     /// The parts of an engine for another run.
-    fn parts(&self, run: u64) -> EngineParts<SimDisk, FakeRemote, Clock> {
+    fn parts(&self, run: u64) -> EnginePorts<SimDisk, FakeRemote, Clock> {
         Self::parts_of(&self.disk, &self.state, &self.server, &self.clock, run)
     }
 
@@ -108,11 +108,11 @@ impl Story {
         server: &FakeServer,
         clock: &Arc<Clock>,
         run: u64,
-    ) -> EngineParts<SimDisk, FakeRemote, Clock> {
+    ) -> EnginePorts<SimDisk, FakeRemote, Clock> {
         let written = StateOptions { format: StateFormat::Json, pretty: false, session_id: "here".into() };
         let (container, _) =
             Container::open(Arc::new(state.handle()), "state.json", written, Timestamp::UNIX_EPOCH).unwrap();
-        EngineParts {
+        EnginePorts {
             folder: Folder::new(Arc::new(disk.handle()), "here", run),
             container,
             remote: Arc::new(server.client()),

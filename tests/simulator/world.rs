@@ -13,7 +13,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use memsync::agent::engine::Sabotage;
-use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EngineParts, World};
+use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts, World};
 use memsync::local::{Folder, ScanScope};
 use memsync::state::{Container, StateFormat, StateOptions};
 use memsync::testing::{FakeRemote, FakeServer, SimDisk};
@@ -248,7 +248,7 @@ impl Device {
         let folder = Folder::new(Arc::new(disk), &self.name, self.number << 32 | self.runs);
         self.rules.lock().unwrap().follow();
         let rules = self.rules.clone();
-        let parts = EngineParts {
+        let parts = EnginePorts {
             folder,
             container,
             remote: Arc::new(server.client()),

@@ -15,7 +15,7 @@ use crate::remote::{Remote, RemoteError};
 use crate::sync::{Action, Plan, PlanStep, SkipReason};
 
 use super::batch::{NextFlight, StepQueue, send_batch};
-use super::commit::{MAX_BATCH_BYTES, MAX_BATCH_STEPS, RunEnd};
+use super::commit::{MAX_BATCH_BYTES, MAX_BATCH_STEPS, RunResult};
 use super::parts::CycleParts;
 use super::report::{CycleError, CycleReport, remedy};
 use super::step::{StepError, StepOutcome};
@@ -116,13 +116,13 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
     ) -> Result<UnarrivedContent, CycleError> {
         let queue = StepQueue::new(self, steps);
         let (in_flight, slow) = self.transfers.take();
-        let end = RunEnd::default();
+        let end = RunResult::default();
         let mut run = StepRun { parts: self, silence, queue, in_flight, slow, outcomes: Vec::new(), bytes: 0, end };
         run.run_to_end().await?;
         let (flights, steps) = (std::mem::take(&mut run.in_flight), std::mem::take(&mut run.slow));
         (run.parts.transfers.flights, run.parts.transfers.steps) = (flights, steps);
         run.commit()?;
-        let RunEnd { report: of_run, unarrived, error } = run.end;
+        let RunResult { report: of_run, unarrived, error } = run.end;
         report.add(of_run);
         match error {
             Some(error) => {
@@ -154,7 +154,7 @@ struct StepRun<'a, D: Disk, R: Remote, W: World> {
     outcomes: Vec<(PlanStep, StepOutcome<D>)>,
     /// The bytes of these outcomes.
     bytes: u64,
-    end: RunEnd,
+    end: RunResult,
 }
 
 impl<D: Disk, R: Remote, W: World> StepRun<'_, D, R, W> {
@@ -287,9 +287,9 @@ impl<D: Disk, R: Remote, W: World> StepRun<'_, D, R, W> {
     }
 }
 
-/// Tells a proxy that is gone from one path whose requests are never answered: the last unanswered request of this
-/// cycle, if no request was answered since. The proxy has given its index in this cycle, so one silent request may be
-/// due to its path. Two paths without an answer in between mean that the proxy is gone.
+/// Tells a proxy that is gone from one path whose requests are never answered. It holds the last unanswered request of
+/// this cycle, if no request was answered since. The proxy has given its index in this cycle, so one silent request may
+/// be due to its path. Two silent paths without an answer in between mean that the proxy is gone.
 #[derive(Debug, Default)]
 struct SilenceCheck(Option<SilentRequest>);
 

@@ -28,9 +28,9 @@ pub(super) const MAX_BATCH_STEPS: usize = 2048;
 /// Bytes, staged or uploaded, that are committed together.
 pub(super) const MAX_BATCH_BYTES: u64 = 256 * 1024 * 1024;
 
-/// How a run of steps ended.
+/// The results of a run of steps so far.
 #[derive(Default)]
-pub(super) struct RunEnd {
+pub(super) struct RunResult {
     pub report: CycleReport,
     pub unarrived: UnarrivedContent,
     /// Why the cycle cannot go on.
@@ -43,7 +43,7 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
     pub(super) fn commit_outcomes(
         &mut self,
         outcomes: Vec<(PlanStep, StepOutcome<D>)>,
-        end: &mut RunEnd,
+        end: &mut RunResult,
     ) -> Result<(), CycleError> {
         if outcomes.is_empty() {
             return Ok(());

@@ -17,11 +17,11 @@ use crate::remote::FetchedIndex;
 use crate::sync::RemoteSide;
 
 /// The shortest time between two heals of one path.
-const INTERVAL: Duration = Duration::from_secs(60);
+const HEAL_INTERVAL: Duration = Duration::from_secs(60);
 /// Heals in a row at that interval. Each further one waits twice as long.
-const AT_INTERVAL: u32 = 5;
+const HEALS_AT_INTERVAL: u32 = 5;
 /// The longest wait. A heal that holds for as long is forgotten.
-const MAX_WAIT: Duration = Duration::from_secs(3600);
+const MAX_HEAL_WAIT: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Default)]
 pub(in crate::agent) struct IndexCorrections {
@@ -103,7 +103,8 @@ impl HealTimes {
             Some(heal) => heal.tries.saturating_add(1),
             None => 1,
         };
-        let wait = INTERVAL.saturating_mul(1 << tries.saturating_sub(AT_INTERVAL).min(10)).min(MAX_WAIT);
+        let wait =
+            HEAL_INTERVAL.saturating_mul(1 << tries.saturating_sub(HEALS_AT_INTERVAL).min(10)).min(MAX_HEAL_WAIT);
         paths.insert(path.clone(), HealRecord { due: now + wait, tries, is_checked: false });
         true
     }
@@ -121,7 +122,7 @@ impl HealTimes {
                 heal.is_checked = true;
                 due.push(path.clone());
             }
-            now < heal.due + MAX_WAIT
+            now < heal.due + MAX_HEAL_WAIT
         });
         due
     }
@@ -181,12 +182,12 @@ mod tests {
             now = due;
         }
         assert_eq!(waits[..7], [60, 60, 60, 60, 60, 120, 240]);
-        assert_eq!(*waits.last().unwrap(), MAX_WAIT.as_secs());
+        assert_eq!(*waits.last().unwrap(), MAX_HEAL_WAIT.as_secs());
         let other = RelPath::parse("b").unwrap();
         assert!(heals.begin(&path, now) && heals.begin(&other, now), "each path for itself");
-        let later = now + 2 * MAX_WAIT;
+        let later = now + 2 * MAX_HEAL_WAIT;
         assert_eq!(heals.take_due(later), [path.clone(), other]);
         assert!(heals.begin(&path, later));
-        assert_eq!(heals.next_due(), Some(later + INTERVAL), "a heal that held is forgotten");
+        assert_eq!(heals.next_due(), Some(later + HEAL_INTERVAL), "a heal that held is forgotten");
     }
 }

@@ -16,7 +16,7 @@ use crate::remote::Remote;
 use crate::state::{Container, CopyLink, StateError};
 use crate::sync::{LocalState, SkipReason};
 
-use super::ports::EngineParts;
+use super::ports::EnginePorts;
 
 /// The state of the check for a crash of the machine.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ impl CrashCheck {
     /// Finds out whether the machine crashed since an agent last worked on this folder.
     pub(crate) fn begin<D: Disk, R: Remote, W: World>(
         &mut self,
-        ports: &mut EngineParts<D, R, W>,
+        ports: &mut EnginePorts<D, R, W>,
     ) -> Result<(), StateError> {
         let Some(boot) = ports.world.boot() else { return Ok(()) };
         let last = ports.container.header().boot.clone();
@@ -101,7 +101,7 @@ impl CrashCheck {
     /// Ends the check once no emptied file is left, so that the next start begins from this one.
     pub(crate) fn end<D: Disk, R: Remote, W: World>(
         &mut self,
-        ports: &mut EngineParts<D, R, W>,
+        ports: &mut EnginePorts<D, R, W>,
     ) -> Result<(), StateError> {
         if self.booted_ns.is_none() || self.is_unsure || !self.emptied.is_empty() {
             return Ok(());

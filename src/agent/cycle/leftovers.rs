@@ -10,7 +10,7 @@ use crate::path::RelPath;
 use crate::remote::Remote;
 use crate::state::CopyLink;
 
-use super::ports::EngineParts;
+use super::ports::EnginePorts;
 use super::report::{CycleError, folder_error, remedy};
 
 /// The files that are left in the stage of a folder.
@@ -30,7 +30,7 @@ impl StageLeftovers {
     /// Puts the stage in order. A file that cannot be put where it belongs is safe there and holds up no other.
     pub(crate) fn sweep<D: Disk, R: Remote, W: World>(
         &mut self,
-        ports: &mut EngineParts<D, R, W>,
+        ports: &mut EnginePorts<D, R, W>,
     ) -> Result<(), CycleError> {
         let StageReport { left, copies, unknown } =
             ports.folder.sweep(ports.world.now()).map_err(folder_error(".memsync/stage"))?;
@@ -60,7 +60,7 @@ impl StageLeftovers {
 
 /// Notes which file a conflict copy is of. A copy of a copy belongs to the first original. The caller commits.
 pub(super) fn link_copy<D: Disk, R: Remote, W: World>(
-    ports: &mut EngineParts<D, R, W>,
+    ports: &mut EnginePorts<D, R, W>,
     copy: RelPath,
     original: RelPath,
 ) {

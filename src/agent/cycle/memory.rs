@@ -40,6 +40,13 @@ pub(in crate::agent) struct CycleMemory {
 }
 
 impl CycleMemory {
+    /// At a start, all paths are to be planned.
+    pub(crate) fn at_start() -> Self {
+        let mut memory = Self::default();
+        memory.plan_everything();
+        memory
+    }
+
     /// The next cycle plans all paths.
     pub(crate) fn plan_everything(&mut self) {
         self.is_unfinished = true;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::path::RelPath;
-use crate::sync::reconcile::below;
+use crate::path::{RelPath, subtree_range};
 
 /// The longest time that a deletion waits for others that are still coming in.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -24,7 +23,7 @@ impl MissedFiles {
 
     /// The paths inside the folder `path`.
     pub(crate) fn below(&self, path: &RelPath) -> impl Iterator<Item = &RelPath> {
-        below(&self.0, path)
+        subtree_range(&self.0, path.as_str()).map(|(path, _)| path)
     }
 
     pub(crate) fn clear(&mut self) {

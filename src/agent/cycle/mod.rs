@@ -38,7 +38,7 @@ mod unconfirmed;
 mod upload;
 
 pub use parts::CycleProgress;
-pub use ports::{BatchOptions, EngineOptions, EngineParts, IgnoreFn};
+pub use ports::{BatchOptions, EngineOptions, EnginePorts, IgnoreFn};
 pub use report::{CycleError, CycleReport, FinishedAction, verb};
 
 use gates::Gates;

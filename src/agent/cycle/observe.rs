@@ -177,8 +177,8 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
             Some(BaseChange::Set(path.clone(), BaseEntry { base, ..entry.clone() }))
         };
         let changes: Vec<BaseChange> = among.filter_map(change).collect();
-        // An unconfirmed upload stands in for the base of a path without one. A tombstone cannot say that it is
-        // detached.
+        // An unconfirmed upload stands in for a missing base. Forget it where the path has left the scope, because
+        // neither a missing base nor `Seen` can be detached.
         let has_content = |path: &RelPath| entries.get(path).is_some_and(|entry| entry.base.content().is_some());
         self.uploads.retain(|path| has_content(path) || !self.has_left_scope(path));
         let container = &mut self.ports.container;

@@ -12,7 +12,7 @@ use crate::sync::{Base, PlanStep};
 use super::memory::CycleMemory;
 use super::observed::Observed;
 use super::plan::PlanInput;
-use super::ports::EngineParts;
+use super::ports::EnginePorts;
 use super::quarantine::PathFailure;
 use super::report::{CycleReport, FinishedAction};
 use super::step::StepWork;
@@ -54,7 +54,7 @@ impl CycleSignals {
 
 /// Everything of an engine but its gates.
 pub(in crate::agent) struct CycleParts<D: Disk, R: Remote, W: World> {
-    pub ports: EngineParts<D, R, W>,
+    pub ports: EnginePorts<D, R, W>,
     pub signals: CycleSignals,
     pub observed: Observed,
     pub memory: CycleMemory,
@@ -63,13 +63,11 @@ pub(in crate::agent) struct CycleParts<D: Disk, R: Remote, W: World> {
 }
 
 impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
-    pub(crate) fn new(ports: EngineParts<D, R, W>) -> Self {
-        let mut memory = CycleMemory::default();
-        memory.plan_everything();
+    pub(crate) fn new(ports: EnginePorts<D, R, W>) -> Self {
         Self {
             signals: CycleSignals::default(),
             observed: Observed::seeded(ports.container.entries()),
-            memory,
+            memory: CycleMemory::at_start(),
             uploads: UnconfirmedUploads::after(ports.container.uploads().clone()),
             transfers: SlowTransfers::default(),
             ports,

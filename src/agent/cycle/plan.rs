@@ -10,9 +10,8 @@ use crate::agent::problems::ProblemEffect;
 use crate::agent::status::Pending;
 use crate::digest::Md5;
 use crate::local::TouchedPaths;
-use crate::path::RelPath;
+use crate::path::{RelPath, subtree_range};
 use crate::state::BaseEntry;
-use crate::sync::reconcile::below;
 use crate::sync::safety::{DeletionFacts, HeldDeletions, MASS_DELETE_MIN};
 use crate::sync::{Action, Base, IndexTrust, LocalState, Plan, PlanStep, RemoteSide, SkipReason, decide, reconcile};
 
@@ -120,7 +119,7 @@ impl PlanInput<'_> {
                 ];
                 all.extend(known.into_iter().flatten().next().cloned());
             }
-            all.extend(below(tree, path).next().cloned());
+            all.extend(subtree_range(tree, path.as_str()).next().map(|(path, _)| path.clone()));
             all.extend(self.memory.missed.below(path).cloned());
         }
         all

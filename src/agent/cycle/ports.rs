@@ -1,4 +1,4 @@
-//! [`EngineParts`]: the folder, the proxy, the state and the clock that a cycle works with, and its settings.
+//! [`EnginePorts`]: the folder, the proxy, the state and the clock that a cycle works with, and its settings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,7 @@ pub struct EngineOptions {
 }
 
 /// The outside world of a cycle.
-pub struct EngineParts<D: Disk, R: Remote, W: World> {
+pub struct EnginePorts<D: Disk, R: Remote, W: World> {
     pub folder: Folder<D>,
     pub container: Container<D>,
     pub remote: Arc<R>,
@@ -70,7 +70,7 @@ pub struct EngineParts<D: Disk, R: Remote, W: World> {
     pub options: EngineOptions,
 }
 
-impl<D: Disk, R: Remote, W: World> EngineParts<D, R, W> {
+impl<D: Disk, R: Remote, W: World> EnginePorts<D, R, W> {
     /// The gate for a root that is missing or another one than before.
     pub(crate) fn check_root(&self) -> Result<(), CycleError> {
         match &self.container.header().folder_id {

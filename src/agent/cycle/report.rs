@@ -34,8 +34,8 @@ impl FinishedAction {
     }
 }
 
-/// The work that a cycle did, and the work that is left. Each step gives a report of its own, and [`CycleReport::add`]
-/// sums them up.
+/// The work that a cycle did, and the work that is left. Each run of steps fills one, and [`CycleReport::add`] adds it to
+/// the cycle's.
 #[derive(Debug, Default)]
 pub struct CycleReport {
     pub scan: ScanStats,

@@ -37,8 +37,8 @@ impl UnarrivedContent {
         }
     }
 
-    /// Notes an action that ended, although its content may still reach the other side. A conflict copy arrives only
-    /// when it is uploaded itself.
+    /// Notes an action that ended before its content reached the other side, if a later cycle may still bring it. A
+    /// conflict copy arrives only when it is uploaded itself.
     pub(super) fn note_outcome<D: Disk>(&mut self, action: &Action, outcome: &StepOutcome<D>) {
         let has_arrived = match action {
             Action::Upload { .. } | Action::Conflict { .. } => {

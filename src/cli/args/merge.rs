@@ -15,7 +15,7 @@ pub struct MergeArgs {
     /// The other version
     #[arg(value_hint = ValueHint::FilePath)]
     pub remote: PathBuf,
-    /// The file's name, which says how to merge: .md, .json, .jsonl, .log, .toml, .yaml or other text [default: LOCAL]
+    /// The name that chooses the kind of merge, such as notes/a.md [default: the name of LOCAL]
     #[arg(long, value_name = "NAME")]
     pub path: Option<PathBuf>,
     /// Write the merged text to this file, whole or not at all, instead of stdout

@@ -153,7 +153,7 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Merge two versions of a file with their common base, by the rules for its kind
     ///
-    /// Prints the merged text, the same one whichever of the two is LOCAL. If the versions conflict, it prints only the
+    /// Prints the merged text. Swapping LOCAL and REMOTE gives the same text. If the versions conflict, it prints only the
     /// reason, on stderr, and exits with 8. As a merge driver of git: `memsync merge %O %A %B --path %P --output %A`.
     Merge(MergeArgs),
     /// Check config, permissions, watch limits, proxy, token, clock and state; say how to fix each problem

@@ -19,9 +19,8 @@ struct LinkAnswer {
 /// Prints the link of the folder `dir`, or of the first one.
 pub(super) fn run(app: &App, dir: Option<&Path>) -> anyhow::Result<Exit> {
     let config = app.config()?;
-    // A damaged record is reported here, because `listen_of_config` takes it for a missing one.
-    own_proxy::recorded_listen(app)?;
-    let Some(listen) = own_proxy::listen_of_config(app) else {
+    let recorded = own_proxy::recorded_listen(app)?;
+    let Some(listen) = recorded.filter(|listen| own_proxy::local_url(*listen) == config.proxy.url) else {
         let why = format!(
             "the proxy {} is not one that `memsync up` runs on this machine; the machine that runs it has the link",
             config.proxy.url

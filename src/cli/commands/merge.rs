@@ -10,10 +10,12 @@ use crate::cli::app::App;
 use crate::cli::args::MergeArgs;
 use crate::cli::exit::{CommandFailure, Exit};
 use crate::cli::process::output;
+use crate::cli::view::format;
 use crate::disk::whole;
 use crate::merge::{MergeOutcome, MergeRules, MergeSides, merge};
 
-/// Larger files are not read. Versions that differ are not merged from 1 MiB on.
+/// Larger files are not read. The merge itself has a lower limit, [`crate::merge::MAX_MERGE_BYTES`], for versions that both
+/// sides changed.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// The answer with `--json`.
@@ -30,8 +32,7 @@ struct MergeAnswer<'a> {
 
 pub(super) fn run(app: &App, args: &MergeArgs) -> anyhow::Result<Exit> {
     let name = args.path.as_ref().unwrap_or(&args.local).to_string_lossy();
-    let [base, local, remote] = [&args.base, &args.local, &args.remote].map(|path| read(path));
-    let (base, local, remote) = (base?, local?, remote?);
+    let (base, local, remote) = (read(&args.base)?, read(&args.local)?, read(&args.remote)?);
     let sides = MergeSides { base: Some(&base), local: &local, remote: &remote };
     match merge(MergeRules::for_name(&name), sides) {
         MergeOutcome::Clean(text) => {
@@ -42,7 +43,7 @@ pub(super) fn run(app: &App, args: &MergeArgs) -> anyhow::Result<Exit> {
             if app.global.json {
                 show(app, &MergeAnswer { merged: false, reason: Some(reason.to_string()), text: None })?;
             } else {
-                output::note(format!("conflict in {name}: {reason}"));
+                output::note(format_args!("conflict in {}: {reason}", format::printable(&name)));
             }
             Ok(Exit::Conflicts)
         }

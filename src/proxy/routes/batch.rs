@@ -15,7 +15,8 @@ use hyper::body::{Body as _, Incoming};
 use crate::path::{MAX_PATH, RelPath};
 use crate::protocol::batch::{self, ASK_ALONE, AnswerHead, BatchWriter, MAX_BLOB, MAX_BYTES, RequestHead};
 use crate::protocol::decode_name;
-use crate::proxy::auth::caller::required_access;
+use crate::proxy::auth::caller::access_of_op;
+use crate::proxy::auth::keys::AccessKind;
 use crate::proxy::body::{BodyReader, BodyTerms, content_coding};
 use crate::proxy::context::RequestContext;
 use crate::proxy::error::ApiError;
@@ -57,8 +58,8 @@ pub(super) async fn post<S: Store>(
     let request_bytes = body.len() as u64;
     let frames = batch::read::<RequestHead>(body).map_err(|e| ApiError::InvalidBatch(e.to_string()))?;
     check_paths(&frames)?;
-    for (head, _) in &frames {
-        ctx.caller.require(required_access(&head.op), ctx.ns())?;
+    if frames.iter().any(|(head, _)| access_of_op(&head.op) == AccessKind::Write) {
+        ctx.caller.require(AccessKind::Write, ctx.ns())?;
     }
     // A content type of the request describes the batch and not its blobs.
     let meta = BlobMeta { content_type: None, ..write_meta(ctx, headers)? };

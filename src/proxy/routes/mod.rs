@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, Method, Request};
 use hyper::body::Incoming;
 
 use super::auth::bearer_token;
-use super::auth::caller::{Caller, required_access};
+use super::auth::caller::{Caller, access_of_method};
 use super::auth::keys::hash_of;
 use super::context::{RequestContext, ServerState};
 use super::encoding::accepted_coding;
@@ -190,7 +190,7 @@ async fn dispatch<S: Store>(
         return if is_read { Ok(metrics(state)) } else { Err(ApiError::MethodNotAllowed(READ)) };
     }
     let ctx = RequestContext { state, caller: admitted, namespace: names::namespace(route.namespace)?, id };
-    ctx.caller.require(required_access(request.method.as_str()), ctx.ns())?;
+    ctx.caller.require(access_of_method(&request.method), ctx.ns())?;
     let mut response = call(&ctx, &route, request, body).await?;
     if !is_read
         && response.status().is_success()

@@ -57,7 +57,8 @@ impl HttpRemote {
             return Ok(Some(sent.iter().map(|_| None).collect()));
         }
         let url = self.link.url(&self.namespace_path("/batch"));
-        let request = self.encoded_request(Method::POST, &url).await?.header(CONTENT_TYPE, batch::CONTENT_TYPE);
+        let request =
+            self.request_accepting_encoding(Method::POST, &url).await?.header(CONTENT_TYPE, batch::CONTENT_TYPE);
         let cap = MAX_BYTES as u64;
         let reply = match self.try_encoded(&url, &request, packed, cap).await? {
             EncodedOutcome::Answered(reply) => *reply,

@@ -38,7 +38,7 @@ impl HttpRemote {
     pub(super) async fn read_blob(&self, path: &RelPath) -> Result<GetReply, RemoteError> {
         let honest = self.supports(capability::HONEST_412).await?;
         let url = self.blob_url(path).await?;
-        let request = self.encoded_request(Method::GET, &url).await?;
+        let request = self.request_accepting_encoding(Method::GET, &url).await?;
         let answer = self.send(&url, request, None, self.link.max_file_size).await?;
         match answer.status() {
             StatusCode::OK => {}

@@ -41,7 +41,11 @@ impl HttpRemote {
     }
 
     /// A request whose answer may come compressed.
-    pub(super) async fn encoded_request(&self, method: Method, url: &str) -> Result<RequestBuilder, RemoteError> {
+    pub(super) async fn request_accepting_encoding(
+        &self,
+        method: Method,
+        url: &str,
+    ) -> Result<RequestBuilder, RemoteError> {
         let request = self.link.request(method, url);
         Ok(if self.accepts_encoding().await? { request.header(ACCEPT_ENCODING, CODING.name()) } else { request })
     }

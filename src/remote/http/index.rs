@@ -53,7 +53,7 @@ impl HttpRemote {
         known: Option<&HistoryPoint>,
     ) -> Result<Option<IndexUpdate>, RemoteError> {
         let query = self.index_query(since, known).await?;
-        let mut request = self.encoded_request(Method::GET, &query.url).await?;
+        let mut request = self.request_accepting_encoding(Method::GET, &query.url).await?;
         if let Some(last) = &query.last {
             request = request.header(IF_NONE_MATCH, last.etag.clone());
         }

@@ -227,7 +227,9 @@ impl Bucket {
             },
         };
         Ok(match now {
-            Some(now) if now.metadata.write == metadata.write => ConditionalPut::Written(now.etag),
+            Some(now) if metadata.write.is_some() && now.metadata.write == metadata.write => {
+                ConditionalPut::Written(now.etag)
+            }
             now if now.as_ref().map(|now| now.etag.as_str()) != held => ConditionalPut::Lost,
             _ => put,
         })

@@ -211,12 +211,18 @@ impl S3Core {
         let key = self.blobs.layout.blob(ns, path)?;
         let (found, ()) = tokio::try_join!(self.blobs.bucket.get(&key, None), self.check_owner(ns, path))?;
         let FetchOutcome::Found(object, body) = found else { return Ok(GetOutcome::Absent) };
-        let (entry, body) = match entry_of(&object) {
+        let index = self.index(ns)?;
+        // The index is corrected even if the body cannot be read.
+        let known = entry_of(&object).inspect(|entry| index.compare(path, entry));
+        let (entry, body) = match known {
             Some(entry) if entry.is_deleted => (entry, BlobBody::Whole(Bytes::new())),
             Some(entry) => (entry, read_small(body, entry.size).await?),
-            None => self.digest_body(&object, body).await?,
+            None => {
+                let (entry, body) = self.digest_body(&object, body).await?;
+                index.compare(path, &entry);
+                (entry, body)
+            }
         };
-        self.index(ns)?.compare(path, &entry);
         if entry.is_deleted {
             return Ok(GetOutcome::Tombstone(entry));
         }

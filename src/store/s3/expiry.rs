@@ -53,7 +53,8 @@ impl BucketBlobs {
         let content = NoteContent { namespace: ns.to_owned(), path: path.as_str().to_owned() };
         let json = serde_json::to_vec(&content).map_err(|e| StoreError::S3(e.to_string()))?;
         let content = BodyContent::Inline(Bytes::from(json));
-        match self.bucket.put_once(&key, None, &ObjectMetadata::default(), &content).await? {
+        let metadata = ObjectMetadata::default().with_write(&new_id());
+        match self.bucket.put_once(&key, None, &metadata, &content).await? {
             // The name is unique, so an object that is there is this note.
             ConditionalPut::Written(_) | ConditionalPut::Lost => Ok(()),
             ConditionalPut::Unknown(e) => Err(e),

@@ -45,7 +45,7 @@ impl SqliteRecords {
 fn prepare(dir: &Path) -> Result<(), StoreError> {
     let _lock = schema::claim(dir)?;
     let db = schema::open_writer(dir, None, system_clock()())?;
-    schema::empty_log(&db)?;
+    schema::empty_log_or_warn(&db, dir);
     Ok(())
 }
 

@@ -260,6 +260,18 @@ fn create_or_migrate(db: &mut Connection, found: u32, now: u64) -> rusqlite::Res
     empty_log(db).map(drop)
 }
 
+/// As [`empty_log`], but only warns. The store is complete with its log too.
+pub(super) fn empty_log_or_warn(db: &Connection, dir: &Path) {
+    let dir = dir.display();
+    match empty_log(db) {
+        Ok(true) => {}
+        Ok(false) => {
+            tracing::warn!("{dir}: another process reads the store, so its log stays; copy no older database over it");
+        }
+        Err(e) => tracing::warn!("{dir}: the log of the store could not be emptied: {e}"),
+    }
+}
+
 /// Moves the write-ahead log into the database and empties it. False: a reader kept it busy for longer than the timeout.
 pub(super) fn empty_log(db: &Connection) -> rusqlite::Result<bool> {
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)).map(|busy| busy == 0)

@@ -77,8 +77,13 @@ impl SqliteStore {
             BatchWrite::Put { .. } | BatchWrite::Delete { .. } => None,
         });
         let small: Vec<Option<Bytes>> = small.collect();
-        let digest = move || small.into_iter().map(|content| content.map(FinishedBody::inline)).collect::<Vec<_>>();
-        let mut digested = run_blocking(digest).await.unwrap_or_default().into_iter();
+        let digest = |contents: Vec<Option<Bytes>>| {
+            move || contents.into_iter().map(|content| content.map(FinishedBody::inline)).collect::<Vec<_>>()
+        };
+        let digested =
+            if small.iter().any(Option::is_some) { run_blocking(digest(small)).await } else { Ok(Vec::new()) };
+        // Without the thread, each content is digested on its own below.
+        let mut digested = digested.unwrap_or_default().into_iter();
         let mut requests = Vec::with_capacity(writes.len());
         for (path, write) in writes {
             let meta = meta.clone();

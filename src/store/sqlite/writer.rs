@@ -94,14 +94,7 @@ pub(super) fn run(mut db: Connection, core: &SqliteCore, mut queue: mpsc::Receiv
             Err(failure) => refuse(group, failure),
         }
     }
-    let dir = core.dir.display();
-    match schema::empty_log(&db) {
-        Ok(true) => {}
-        Ok(false) => {
-            tracing::warn!("{dir}: another process reads the store, so its log stays; copy no older database over it");
-        }
-        Err(e) => tracing::warn!("{dir}: the log of the store could not be emptied: {e}"),
-    }
+    schema::empty_log_or_warn(&db, &core.dir);
 }
 
 /// Writes a group in one transaction. `has_begun_history`: this process has already begun its history id.
@@ -173,7 +166,7 @@ impl GroupTransaction<'_> {
     ) -> rusqlite::Result<Result<(BlobVersion, Option<&'w BodyContent>), AppliedWrite>> {
         let held = old.map(|row| row.entry);
         let mut now = (self.core.clock)();
-        if held.is_none() && !matches!(write.request, WriteRequest::Delete { .. }) {
+        if held.is_none() && matches!(write.request, WriteRequest::Put { .. }) {
             // Earlier versions outlive the tombstone, and the clock may have gone back since.
             now = now.max(versions::last_replacement(&self.tx, &write.ns, write.path.as_str())? + 1);
         }

@@ -40,7 +40,7 @@ fn sorted_lines(text: &str) -> Vec<&str> {
     lines
 }
 
-/// The rule of the ladder by which memsync refuses a merge that git makes line by line.
+/// The rule by which memsync refuses a merge that git makes line by line. `None` if no rule explains the refusal.
 fn stricter_rule(reason: &ConflictReason) -> Option<&'static str> {
     Some(match reason {
         ConflictReason::SameBlock => "a fenced block is one unit",

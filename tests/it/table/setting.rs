@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EngineParts, World};
+use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts, World};
 use memsync::local::{Folder, ScanScope};
 use memsync::path::RelPath;
 use memsync::protocol::IndexEntry;
@@ -113,7 +113,7 @@ impl Setting {
     pub(crate) fn engine(&mut self) -> Sim {
         self.runs += 1;
         let (container, _) = self.container().unwrap();
-        let parts = EngineParts {
+        let parts = EnginePorts {
             folder: Folder::new(Arc::new(self.disk.handle()), "here", self.runs),
             container,
             remote: Arc::new(self.server.client()),

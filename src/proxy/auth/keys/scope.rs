@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::path::{PathError, RelPath};
 
-/// The kind of access that a request needs. `required_access` decides which.
+/// The kind of access that a request needs. `access_of_method` and `access_of_op` decide which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AccessKind {
     Read,

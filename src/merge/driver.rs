@@ -1,7 +1,6 @@
 //! The kinds of files, each with its own way to merge, and the choice by file name.
 
 use std::fmt;
-use std::str::FromStr;
 
 /// The way in which files of one kind are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,14 +19,7 @@ pub enum MergeDriver {
     Copy,
 }
 
-/// The name of a driver that does not exist.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no kind of merge; use markdown, text, json, jsonl, toml, yaml or copy")]
-pub struct UnknownDriver(String);
-
 impl MergeDriver {
-    const ALL: [Self; 7] = [Self::Markdown, Self::Text, Self::Json, Self::Jsonl, Self::Toml, Self::Yaml, Self::Copy];
-
     /// The driver for a file of this name. Other text is merged as [`MergeDriver::Text`].
     pub fn for_name(name: &str) -> Self {
         let file = name.rsplit('/').next().unwrap_or(name);
@@ -58,14 +50,6 @@ impl MergeDriver {
 impl fmt::Display for MergeDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-impl FromStr for MergeDriver {
-    type Err = UnknownDriver;
-
-    fn from_str(name: &str) -> Result<Self, UnknownDriver> {
-        Self::ALL.into_iter().find(|driver| driver.name() == name).ok_or_else(|| UnknownDriver(name.to_owned()))
     }
 }
 
@@ -129,14 +113,6 @@ mod tests {
         ] {
             assert_eq!(MergeDriver::for_name(name), driver, "{name}");
         }
-    }
-
-    #[test]
-    fn every_name_of_a_driver_is_read_back() {
-        for driver in MergeDriver::ALL {
-            assert_eq!(driver.name().parse(), Ok(driver));
-        }
-        assert_eq!("xml".parse::<MergeDriver>(), Err(UnknownDriver("xml".to_owned())));
     }
 
     #[test]

@@ -35,7 +35,7 @@ mod yaml;
 mod yaml_data;
 mod yaml_groups;
 
-pub use driver::{MergeDriver, MergeRules, UnknownDriver};
+pub use driver::{MergeDriver, MergeRules};
 pub use limits::{MAX_MERGE_BYTES, MAX_MERGE_LINES};
 pub use outcome::{ConflictReason, MergeOutcome};
 

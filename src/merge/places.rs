@@ -24,7 +24,16 @@ pub(super) fn check(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> 
         let are_two_tables = is_table_ruler(placed.line) && local > base && remote > base;
         !is_merged_count(*count) || are_two_tables
     };
-    if counts.iter().any(is_fault) { Err(ConflictReason::Misplaced) } else { Ok(()) }
+    if counts.iter().any(is_fault) {
+        return Err(ConflictReason::Misplaced);
+    }
+    // One version may have moved a line that the other removed.
+    let is_right = count_each(sides, result, full_lines_of).into_values().all(is_merged_count);
+    if is_right { Ok(()) } else { Err(ConflictReason::CheckFailed) }
+}
+
+fn full_lines_of<'t>(lines: &[&'t str]) -> Vec<&'t str> {
+    lines.iter().copied().filter(|line| !note_line::is_blank(line)).collect()
 }
 
 /// Refuses merged data in which a comment was lost or came back. Comments belong to no key, so no other check sees them.
@@ -135,6 +144,12 @@ mod tests {
     }
 
     #[test]
+    fn item_stays_below_an_item_that_was_ticked() {
+        let merged = merged("a.md", ["- [ ] b/", "- [x] b/", "- [ ] b/  - c/"]);
+        assert_eq!(merged.as_deref(), Some("- [x] b/  - c/"));
+    }
+
+    #[test]
     fn two_new_tables_are_not_joined() {
         let (one, other) = ("T//| x | y |/|---|---|/| 1 | 2 |/", "T//| p | q |/|---|---|/| 3 | 4 |/");
         assert_eq!(merged("a.md", ["T/", one, other]), None);
@@ -149,22 +164,12 @@ mod tests {
         ] {
             assert_eq!(merged(name, texts), None, "{name} {texts:?}");
         }
-        for [base, local, remote] in [
-            [
-                "updated: 2026-01-01/a: 1/# footer",
-                "updated: 2026-01-02/a: 1/# footer/b: 2",
-                "updated: 2026-01-03/a: 1/# footer/c: 3",
-            ],
-            ["tags: [a]/# secret", "tags: [a, b]", "tags: [a, c]/# secret"],
-        ] {
-            let note = |block: &str| format!("---/{block}/---/x/");
-            let texts = [note(base), note(local), note(remote)];
-            let kept = merged("a.md", texts.each_ref().map(String::as_str));
-            assert!(
-                kept.is_none_or(|text| !text.contains("secret") && text.matches("# footer").count() == 1),
-                "{texts:?}"
-            );
-        }
+        let note = |block: &str| format!("---/{block}/---/x/");
+        let front = |texts: [&str; 3]| merged("a.md", texts.map(note).each_ref().map(String::as_str));
+        let stamps = ["2026-01-01/a: 1/# x", "2026-01-02/a: 1/# x/b: 2", "2026-01-03/a: 1/# x/c: 3"];
+        assert_eq!(front(stamps.map(|stamp| format!("updated: {stamp}")).each_ref().map(String::as_str)), None);
+        let joined = front(["tags: [a]/# secret", "tags: [a, b]", "tags: [a, c]/# secret"]);
+        assert_eq!(joined, Some(note("tags: [a, b, c]")), "a removed comment stays away");
         let kept = merged("a.yaml", ["# x/a: 1/b: 1/", "# x/a: 1/b: 2/", "# x/a: 3/b: 1/"]);
         assert_eq!(kept.as_deref(), Some("# x/a: 3/b: 2/"));
     }

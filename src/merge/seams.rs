@@ -1,11 +1,11 @@
-//! Checks of a merged note at the places where the two versions meet: numbers of lists, shapes of tables, nesting of
-//! items, and names that must be there once.
+//! Checks of a merged note at the places where the two versions meet: numbers of lists, shapes of tables, and names
+//! that must be there once.
 
 use std::collections::{HashMap, HashSet};
 
 use super::data::hash_of;
 use super::fences;
-use super::note_line::{self, LineIdentity, LineKind, ListItem};
+use super::note_line::{self, LineKind, ListItem};
 use super::outcome::{ConflictReason, Merged};
 use super::threeway::ThreeWay;
 
@@ -15,7 +15,6 @@ pub(super) fn check(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> 
         return Err(ConflictReason::SameBlock);
     }
     check_neighbours(sides, result)?;
-    check_nesting(sides, result)?;
     check_names(sides, result)
 }
 
@@ -59,46 +58,6 @@ fn counts_on(one: ListItem<'_>, next: ListItem<'_>) -> bool {
         (Some(one), Some(next)) => next == one + 1 || (next == one && one <= 1),
         _ => true,
     }
-}
-
-/// An indented item stays below the item that it had above it in one of the versions.
-fn check_nesting(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> {
-    let nested = nested_items(result);
-    if nested.is_empty() {
-        return Ok(());
-    }
-    let known: HashSet<(&str, ItemParent<'_>)> =
-        [&sides.local, &sides.remote].into_iter().flat_map(|lines| nested_items(lines)).map(with_parent).collect();
-    let is_known = |item: &(&str, Option<&str>)| known.contains(&with_parent(*item));
-    if nested.iter().all(is_known) { Ok(()) } else { Err(ConflictReason::Misplaced) }
-}
-
-/// The identity of the item above, which stays the same when the item is ticked.
-type ItemParent<'t> = Option<LineIdentity<'t>>;
-
-fn with_parent<'t>((line, parent): (&'t str, Option<&'t str>)) -> (&'t str, ItemParent<'t>) {
-    (line, parent.and_then(note_line::identity_of))
-}
-
-/// Each indented item, with the item above that it belongs to.
-fn nested_items<'t>(lines: &[&'t str]) -> Vec<(&'t str, Option<&'t str>)> {
-    let mut above: Vec<(usize, &str)> = Vec::new();
-    let mut nested = Vec::new();
-    for line in lines {
-        match note_line::kind_of(line) {
-            LineKind::Item(item) => {
-                above.retain(|(indent, _)| *indent < item.indent);
-                if item.indent > 0 {
-                    nested.push((*line, above.last().map(|(_, parent)| *parent)));
-                }
-                above.push((item.indent, line));
-            }
-            LineKind::Blank => {}
-            LineKind::Other if note_line::indent_of(line) > 0 => {}
-            _ => above.clear(),
-        }
-    }
-    nested
 }
 
 /// No heading and no index row becomes more frequent than it is in one version.
@@ -172,12 +131,6 @@ mod tests {
     fn rows_have_the_cells_of_their_table() {
         let result = checked("| a | b |/| c | d |", "| a |/| e |", "| a | b |/| c | d |/| e |");
         assert_eq!(result, Err(ConflictReason::TableShape));
-    }
-
-    #[test]
-    fn items_stay_below_their_item() {
-        assert_eq!(checked("- a", "- a/- b/  - c", "- a/  - c"), Err(ConflictReason::Misplaced));
-        assert_eq!(checked("- [x] b", "- [ ] b/  - c", "- [x] b/  - c"), Ok(()), "the item above was ticked");
     }
 
     #[test]

@@ -88,22 +88,6 @@ fn change_of_one_side_is_taken_as_it_is() {
     }
 }
 
-/// A merge of the result with one of its versions changes nothing more.
-#[test]
-fn merging_again_converges() {
-    let mut rng = Rng::with_seed(seed());
-    for _ in 0..merge_count(1_000) {
-        let base = note(&mut rng);
-        let (local, remote) = (edited(&mut rng, &base), edited(&mut rng, &base));
-        let [base, local, remote] = [&base, &local, &remote].map(|lines| text(lines));
-        let MergeOutcome::Clean(result) = merged("a.md", &base, &local, &remote) else { continue };
-        let result = String::from_utf8(result).unwrap();
-        // The other device made the same merge, with its own version as the base of the upload.
-        assert_eq!(merged("a.md", &local, &result, &result), MergeOutcome::Clean(result.clone().into_bytes()));
-        assert_eq!(merged("a.md", &remote, &remote, &result), MergeOutcome::Clean(result.into_bytes()));
-    }
-}
-
 const DRIVERS: [MergeDriver; 7] = [
     MergeDriver::Markdown,
     MergeDriver::Text,

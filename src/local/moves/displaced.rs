@@ -136,13 +136,23 @@ impl<D: Disk> Folder<D> {
         let incoming = self.slot();
         self.disk.rename_new(&slot, &incoming)?;
         staged.release();
-        let placed = self.disk.rename_new(at, &slot).and_then(|()| {
-            self.disk.rename_new(&incoming, at).map_err(|e| match self.disk.rename_new(&slot, at) {
-                Ok(()) => e,
-                // Another program has created a file at the path. The sweep puts the displaced file in order.
-                Err(stuck) => io::Error::other(format!("{e}; {stuck}")),
-            })
-        });
-        placed.inspect_err(|_| self.discard_slot(&incoming))
+        let failed = match self.disk.rename_new(at, &slot).and_then(|()| self.place_incoming(&incoming, &slot, at)) {
+            Ok(()) => return Ok(()),
+            Err(e) => e,
+        };
+        // If the displaced file could not return, the sweep knows by the incoming file that the exchange was cut off.
+        if self.disk.stat(&slot).is_err() {
+            self.discard_slot(&incoming);
+        }
+        Err(failed)
+    }
+
+    /// Moves the incoming file to its free path, or the displaced one back from `slot`.
+    fn place_incoming(&self, incoming: &str, slot: &str, at: &str) -> io::Result<()> {
+        self.disk.rename_new(incoming, at).map_err(|e| match self.disk.rename_new(slot, at) {
+            Ok(()) => e,
+            // For example, another program has created a file at the path.
+            Err(stuck) => io::Error::other(format!("{e}; {stuck}")),
+        })
     }
 }

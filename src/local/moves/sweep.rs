@@ -41,6 +41,8 @@ struct SettledIntents {
     report: StageReport,
     /// Paths that stay in the stage: intents, and the slots that they name.
     stay: BTreeSet<String>,
+    /// Inodes of the incoming files of intents that stay. By such a file the next sweep knows a move that was cut off.
+    stay_incoming: BTreeSet<u64>,
     /// Each intent by its slot, with the path of its file.
     by_slot: BTreeMap<String, (String, MoveIntent)>,
     /// An intent could not be read, so any slot may hold a user's file.
@@ -51,8 +53,9 @@ impl SettledIntents {
     /// Keeps a slot, and the intent that names it, for the next sweep.
     fn leave(&mut self, slot: &str, path: Option<RelPath>, source: io::Error) {
         self.stay.insert(slot.to_owned());
-        if let Some((intent, _)) = self.by_slot.get(slot) {
-            self.stay.insert(intent.clone());
+        if let Some((name, intent)) = self.by_slot.get(slot) {
+            self.stay.insert(name.clone());
+            self.stay_incoming.insert(intent.incoming_inode);
         }
         self.report.left.push(SweepFailure { path, source });
     }
@@ -168,9 +171,7 @@ impl<D: Disk> Mover<'_, D> {
         let Ok(path) = RelPath::from_disk(&intent.at) else { return Ok(None) };
         let origin = FileOrigin { path: &path, at: &intent.at };
         let displaced = self.folder.digest_displaced(&intent.slot)?;
-        let is_vacant = || matches!(self.folder.disk.stat(&intent.at), Err(e) if e.kind() == io::ErrorKind::NotFound);
-        // Without an atomic exchange the path is free for a moment. The move was cut off then, so undo it.
-        if !intent.put_back && is_vacant() {
+        if self.is_cut_off(intent)? {
             return self.put_back(&intent.slot, origin, displaced);
         }
         match displaced {
@@ -178,6 +179,17 @@ impl<D: Disk> Mover<'_, D> {
             content if intent.put_back => self.put_back(&intent.slot, origin, content),
             content => self.set_aside(&intent.slot, origin, content.unwrap_or(BEING_WRITTEN)),
         }
+    }
+
+    /// True if an exchange without `RENAME_EXCHANGE` ended between its renames: the path is free, and the incoming file
+    /// is still in the stage. A path that is free without it lost the new file to the user, so the old one must not
+    /// come back there.
+    fn is_cut_off(&self, intent: &MoveIntent) -> io::Result<bool> {
+        let is_vacant = matches!(self.folder.disk.stat(&intent.at), Err(e) if e.kind() == io::ErrorKind::NotFound);
+        if intent.put_back || !is_vacant {
+            return Ok(false);
+        }
+        Ok(self.folder.list_stage()?.iter().any(|(_, meta)| meta.inode == intent.incoming_inode))
     }
 
     /// Moves a displaced file with the expected content to history.
@@ -194,7 +206,7 @@ impl<D: Disk> Mover<'_, D> {
 
     fn clear_slots(&mut self, slots: &[(String, FileMeta)], settled: &mut SettledIntents) {
         for (slot, meta) in slots {
-            if settled.stay.contains(slot) {
+            if settled.stay.contains(slot) || settled.stay_incoming.contains(&meta.inode) {
                 continue;
             }
             let intent = settled.by_slot.get(slot).map(|(_, intent)| intent);

@@ -93,6 +93,45 @@ fn file_at_the_path_of_a_displaced_one_never_stops_the_sweep() {
 }
 
 #[test]
+fn old_text_stays_away_after_the_user_removed_the_new_one() {
+    let (disk, folder) = folder();
+    disk.user_write("n/a", "old").unwrap();
+    // The old text cannot go to history at once.
+    fail_on(&disk, StepKind::Mkdir, ".memsync/history/n");
+    assert!(matches!(replace(&folder, "n/a", "new", "old"), MoveOutcome::Failed(_)));
+    assert_eq!(disk.user_read("n/a").unwrap(), "new");
+    disk.set_hook(None);
+    disk.user_remove("n/a").unwrap();
+    folder.sweep(now()).unwrap();
+    assert!(disk.user_read("n/a").is_err(), "the old text would count as an edit of the new one");
+    assert_eq!(kept(&disk).into_iter().map(|(_, content)| content).collect::<Vec<_>>(), ["old"]);
+}
+
+/// An exchange in single renames, of which those to `a` fail.
+fn stuck_exchange() -> (SimDisk, Folder<SimDisk>) {
+    let (disk, folder) = folder();
+    disk.user_write("a", "old").unwrap();
+    disk.set_hook(Some(Box::new(|op| match op.kind {
+        StepKind::Exchange => StepFate::Fail(ErrorKind::Unsupported),
+        StepKind::RenameNew if op.to == Some("a") => StepFate::Fail(ErrorKind::StorageFull),
+        _ => StepFate::Go,
+    })));
+    assert!(matches!(replace(&folder, "a", "new", "old"), MoveOutcome::Failed(_)));
+    assert!(disk.user_read("a").is_err());
+    (disk, folder)
+}
+
+#[test]
+fn exchange_that_was_cut_off_is_undone() {
+    let (disk, folder) = stuck_exchange();
+    assert_eq!(folder.sweep(now()).unwrap().left.len(), 1, "the path cannot be written yet");
+    disk.set_hook(None);
+    folder.sweep(now()).unwrap();
+    assert_eq!(disk.user_read("a").unwrap(), "old");
+    assert!(kept(&disk).is_empty() && disk.user_tree(".memsync/stage").is_empty());
+}
+
+#[test]
 fn sweep_removes_downloads_and_nothing_else() {
     let (disk, folder) = folder();
     let stage = |name: &str| format!(".memsync/stage/{name}");

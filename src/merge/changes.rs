@@ -69,7 +69,8 @@ fn divide_items<'a, 't>(change: LineChange<'a, 't>, base: &[&str], style: LineSt
     let (old, new) = (units::single_items(change.removed), units::single_items(change.added));
     let mut numbers = IdentityNumbers::default();
     let hunks = diff::diff(&numbers.of(&old), &numbers.of(&new));
-    let mut divided = DividedChange { change: &change, old: &old, new: &new, parts: Vec::new() };
+    let starts = [starts_of(&old), starts_of(&new)];
+    let mut divided = DividedChange { change: &change, old: &old, new: &new, starts, parts: Vec::new() };
     let mut at = (0, 0);
     for hunk in hunks {
         divided.add_pairs(at, hunk.base.start);
@@ -108,7 +109,18 @@ struct DividedChange<'c, 'a, 't> {
     change: &'c LineChange<'a, 't>,
     old: &'c [LineUnit<'a, 't>],
     new: &'c [LineUnit<'a, 't>],
+    /// Where each old and each new item begins, and the ends.
+    starts: [Vec<usize>; 2],
     parts: Vec<LineChange<'a, 't>>,
+}
+
+/// The number of the first line of each unit, and of the line behind the last one.
+fn starts_of(units: &[LineUnit<'_, '_>]) -> Vec<usize> {
+    let ends = units.iter().scan(0, |end, unit| {
+        *end += unit.lines.len();
+        Some(*end)
+    });
+    std::iter::once(0).chain(ends).collect()
 }
 
 impl DividedChange<'_, '_, '_> {
@@ -124,9 +136,9 @@ impl DividedChange<'_, '_, '_> {
 
     /// Adds the change of some items.
     fn add(&mut self, old: Range<usize>, new: Range<usize>) {
-        let lines_before = |units: &[LineUnit<'_, '_>], end: usize| units[..end].iter().map(|u| u.lines.len()).sum();
-        let [from, to]: [usize; 2] = [old.start, old.end].map(|end| lines_before(self.old, end));
-        let [new_from, new_to]: [usize; 2] = [new.start, new.end].map(|end| lines_before(self.new, end));
+        let [old_starts, new_starts] = &self.starts;
+        let (from, to) = (old_starts[old.start], old_starts[old.end]);
+        let (new_from, new_to) = (new_starts[new.start], new_starts[new.end]);
         let start = self.change.base.start;
         self.parts.push(LineChange {
             base: start + from..start + to,

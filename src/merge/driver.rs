@@ -26,10 +26,12 @@ impl MergeDriver {
         let extension = file.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
         match extension.as_deref() {
             Some("md" | "markdown" | "mdx") => Self::Markdown,
-            Some("json" | "canvas" | "geojson") => Self::Json,
+            Some("json" | "canvas" | "excalidraw" | "geojson") => Self::Json,
             Some("jsonl" | "ndjson" | "log") => Self::Jsonl,
             Some("toml") => Self::Toml,
             Some("yaml" | "yml") => Self::Yaml,
+            // The lines of a cell are an array there.
+            Some("ipynb") => Self::Copy,
             _ => Self::Text,
         }
     }
@@ -107,6 +109,8 @@ mod tests {
             ("log/agent.log", MergeDriver::Jsonl),
             ("a.yml", MergeDriver::Yaml),
             ("a.toml", MergeDriver::Toml),
+            ("draw.excalidraw", MergeDriver::Json),
+            ("lab.ipynb", MergeDriver::Copy),
             ("todo.txt", MergeDriver::Text),
             ("json", MergeDriver::Text),
             ("a.json/readme", MergeDriver::Text),

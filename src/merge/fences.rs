@@ -19,13 +19,13 @@ impl FencedLines {
         let mut blocks = Vec::new();
         let mut open: Option<(usize, &str)> = None;
         for (at, line) in lines.iter().enumerate() {
-            open = match (open, note_line::fence_mark(line)) {
-                (None, Some(mark)) => Some((at, mark)),
-                (Some((start, begin)), Some(mark)) if mark.starts_with(begin) => {
+            open = match open {
+                None => note_line::fence_mark(line).map(|mark| (at, mark)),
+                Some((start, mark)) if note_line::closes_fence(line, mark) => {
                     blocks.push(Self { lines: start..at + 1, is_closed: true });
                     None
                 }
-                (open, _) => open,
+                open => open,
             };
         }
         blocks.extend(open.map(|(start, _)| Self { lines: start..lines.len(), is_closed: false }));
@@ -84,6 +84,7 @@ mod tests {
         let lines: Vec<&str> = "a\n```json\n{}\n```\n~~~\n```\n~~~\n$$\nx".split('\n').collect();
         let found = FencedLines::all(&lines).into_iter().map(|block| (block.lines, block.is_closed));
         assert_eq!(found.collect::<Vec<_>>(), [(1..4, true), (4..7, true), (7..9, false)]);
+        assert!(has_open_block(&["```md", "```json", "x"]) && !has_open_block(&["```md", "```json", "```"]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::diff;
+use super::fences;
 use super::note_line::{self, LineIdentity, is_blank};
 use super::outcome::{ConflictReason, Merged};
 use super::stamp::WrittenTime;
@@ -14,7 +15,7 @@ pub(super) fn combine<'t>(one: &[&'t str], other: &[&'t str], style: LineStyle) 
     // The alignment of equal units may depend on the order of the two.
     let (one, other) = (one.min(other), one.max(other));
     if style != LineStyle::Log {
-        if has_open_fence(one) || has_open_fence(other) {
+        if fences::has_open_block(one) || fences::has_open_block(other) {
             return Err(ConflictReason::SameBlock);
         }
         if contains_in_order(other, one) {
@@ -44,10 +45,6 @@ pub(super) fn combine<'t>(one: &[&'t str], other: &[&'t str], style: LineStyle) 
 pub(super) fn contains_in_order(long: &[&str], short: &[&str]) -> bool {
     let mut lines = long.iter();
     short.iter().all(|line| lines.any(|l| l == line))
-}
-
-fn has_open_fence(lines: &[&str]) -> bool {
-    lines.iter().filter(|line| note_line::fence_mark(line).is_some()).count() % 2 == 1
 }
 
 /// The numbers of blank lines at both ends.

@@ -64,6 +64,12 @@ pub(super) fn fence_mark(line: &str) -> Option<&str> {
     })
 }
 
+/// True if a line ends the block that the mark `open` began. Only the first line of a block may go on after its mark.
+pub(super) fn closes_fence(line: &str, open: &str) -> bool {
+    let is_bare = || open == "$$" || line.trim().chars().all(|c| open.starts_with(c));
+    fence_mark(line).is_some_and(|mark| mark.starts_with(open)) && is_bare()
+}
+
 /// The cells of a table row.
 pub(super) fn table_cells(line: &str) -> usize {
     let inner = line.trim().trim_start_matches('|').trim_end_matches('|');
@@ -200,5 +206,7 @@ mod tests {
         assert_eq!(fence_mark("``"), None);
         assert_eq!(fence_mark("$$"), Some("$$"));
         assert_eq!(fence_mark("$$x$$"), None);
+        assert!(closes_fence("```", "```") && closes_fence(" ````", "```") && closes_fence("$$", "$$"));
+        assert!(!closes_fence("```json", "```") && !closes_fence("```", "````") && !closes_fence("~~~", "```"));
     }
 }

@@ -56,6 +56,8 @@ pub enum ConflictReason {
     HeadingTwice(String),
     #[error("the index would have two rows for {0:?}")]
     RowTwice(String),
+    #[error("both versions moved or renamed one entry, each in its own way")]
+    MovedApart,
     #[error("both versions counted on from the same number")]
     Counter,
     #[error("no common base is known, and the texts differ too much")]

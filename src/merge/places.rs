@@ -3,15 +3,19 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::rc::Rc;
 
+use super::fences;
 use super::note_line::{self, LineIdentity, LineKind};
 use super::outcome::{ConflictReason, Merged};
 use super::threeway::ThreeWay;
 
-/// A line with the heading and the item that it belongs to. Ticking the item does not change the place.
+/// A line with the heading, the table and the item that it belongs to. Ticking the item does not change the place.
 #[derive(PartialEq, Eq, Hash)]
 struct PlacedLine<'t> {
     heading: Option<&'t str>,
+    /// The cells of the table's header, however they are spaced.
+    header: Option<Rc<str>>,
     item: Option<LineIdentity<'t>>,
     line: &'t str,
 }
@@ -27,9 +31,47 @@ pub(super) fn check(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> 
     if counts.iter().any(is_fault) {
         return Err(ConflictReason::Misplaced);
     }
+    if are_moved_apart(sides) {
+        return Err(ConflictReason::MovedApart);
+    }
     // One version may have moved a line that the other removed.
     let is_right = count_each(sides, result, full_lines_of).into_values().all(is_merged_count);
     if is_right { Ok(()) } else { Err(ConflictReason::CheckFailed) }
+}
+
+/// True if both versions took an item away, and each wrote it again with another ending, such as the day it was done.
+fn are_moved_apart(sides: &ThreeWay<Vec<&str>>) -> bool {
+    let mut counts: HashMap<&str, [usize; 3]> = HashMap::new();
+    for (column, lines) in sides.iter().enumerate() {
+        lines.iter().for_each(|line| counts.entry(line).or_default()[column] += 1);
+    }
+    let texts = |is_wanted: fn(&[usize; 3]) -> bool| -> Vec<&str> {
+        let items = counts.iter().filter(|(_, count)| is_wanted(count)).filter_map(|(line, _)| item_text(line));
+        let mut texts: Vec<&str> = items.collect();
+        texts.sort_unstable();
+        texts
+    };
+    let taken = texts(|[base, local, remote]| base > local && base > remote);
+    if taken.is_empty() {
+        return false;
+    }
+    let ours = texts(|[base, local, remote]| local > base && local > remote);
+    let theirs = texts(|[base, local, remote]| remote > base && remote > local);
+    taken.iter().any(|text| continues_one_of(&ours, text) && continues_one_of(&theirs, text))
+}
+
+fn item_text(line: &str) -> Option<&str> {
+    match note_line::kind_of(line) {
+        LineKind::Item(item) if !item.text.is_empty() => Some(item.text),
+        _ => None,
+    }
+}
+
+/// True if one of the sorted `texts` is `start`, or goes on after its last word.
+fn continues_one_of(texts: &[&str], start: &str) -> bool {
+    let from = texts.partition_point(|text| *text < start);
+    let mut continued = texts[from..].iter().map_while(|text| text.strip_prefix(start));
+    continued.any(|rest| !rest.starts_with(char::is_alphanumeric))
 }
 
 fn full_lines_of<'t>(lines: &[&'t str]) -> Vec<&'t str> {
@@ -83,31 +125,111 @@ fn is_table_ruler(line: &str) -> bool {
 }
 
 fn placed_lines<'t>(lines: &[&'t str]) -> Vec<PlacedLine<'t>> {
+    let mut places = Places::default();
     let mut placed = Vec::with_capacity(lines.len());
-    let mut headings: Vec<(usize, &str)> = Vec::new();
-    let mut items: Vec<(usize, &str)> = Vec::new();
-    for line in lines {
-        let indent = note_line::indent_of(line);
-        match note_line::kind_of(line) {
-            LineKind::Blank => continue,
-            LineKind::Heading(level) => {
-                headings.retain(|(above, _)| *above < level);
-                items.clear();
-                placed.push(PlacedLine { heading: headings.last().map(|(_, heading)| *heading), item: None, line });
-                headings.push((level, line));
-                continue;
-            }
-            LineKind::Item(_) => items.retain(|(above, _)| *above < indent),
-            _ if indent > 0 => items.retain(|(above, _)| *above < indent),
-            _ => items.clear(),
+    let mut is_fenced = fences::fenced_lines(lines);
+    is_fenced[..front_matter_len(lines)].fill(true);
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| !note_line::is_blank(line)) {
+        let level = if is_fenced[at] { None } else { heading_level(lines, at) };
+        match level {
+            Some(level) => places.end_section(level),
+            None if is_fenced[at] => {}
+            None => places.enter_line(line),
         }
-        let item = items.last().and_then(|(_, item)| note_line::identity_of(item));
-        placed.push(PlacedLine { heading: headings.last().map(|(_, heading)| *heading), item, line });
-        if matches!(note_line::kind_of(line), LineKind::Item(_)) {
-            items.push((indent, line));
+        placed.push(places.place(line));
+        match level {
+            Some(level) => places.headings.push((level, line)),
+            None if is_fenced[at] => {}
+            None => places.leave_line(line),
         }
     }
     placed
+}
+
+/// The lines of front matter with its fences, where it is merged as a part of the body.
+fn front_matter_len(lines: &[&str]) -> usize {
+    let is_fence = |line: &&str| line.trim_end() == "---";
+    let inner = lines.split_first().filter(|(first, _)| is_fence(first)).map(|(_, rest)| rest);
+    inner.and_then(|rest| rest.iter().position(is_fence)).map_or(0, |end| end + 2)
+}
+
+/// The headings, the items and the table above a line.
+#[derive(Default)]
+struct Places<'t> {
+    headings: Vec<(usize, &'t str)>,
+    items: Vec<(usize, &'t str)>,
+    header: Option<Rc<str>>,
+}
+
+impl<'t> Places<'t> {
+    fn end_section(&mut self, level: usize) {
+        self.headings.retain(|(above, _)| *above < level);
+        self.items.clear();
+        self.header = None;
+    }
+
+    fn enter_line(&mut self, line: &str) {
+        let indent = note_line::indent_of(line);
+        let kind = note_line::kind_of(line);
+        if indent > 0 || matches!(kind, LineKind::Item(_)) {
+            self.items.retain(|(above, _)| *above < indent);
+        } else {
+            self.items.clear();
+        }
+        if kind != LineKind::TableRow {
+            self.header = None;
+        }
+    }
+
+    fn place(&self, line: &'t str) -> PlacedLine<'t> {
+        let heading = self.headings.last().map(|(_, heading)| *heading);
+        let item = self.items.last().and_then(|(_, item)| note_line::identity_of(item));
+        PlacedLine { heading, header: self.header.clone().filter(|_| !is_table_ruler(line)), item, line }
+    }
+
+    fn leave_line(&mut self, line: &'t str) {
+        match note_line::kind_of(line) {
+            LineKind::Item(_) => self.items.push((note_line::indent_of(line), line)),
+            LineKind::TableRow if self.header.is_none() => self.header = Some(header_of(line)),
+            _ => {}
+        }
+    }
+}
+
+fn header_of(row: &str) -> Rc<str> {
+    row.trim().split('|').map(str::trim).collect::<Vec<_>>().join("|").into()
+}
+
+/// The level of a line that stands over the text behind it: a heading, a line with a rule below it, or a paragraph in bold.
+fn heading_level(lines: &[&str], at: usize) -> Option<usize> {
+    let line = lines[at];
+    match note_line::kind_of(line) {
+        LineKind::Heading(level) => return Some(level),
+        LineKind::Other => {}
+        _ => return None,
+    }
+    let rule = lines.get(at + 1).map_or("", |next| next.trim());
+    let is_rule_of = |mark: char| rule.len() > 1 && rule.chars().all(|c| c == mark);
+    let is_alone = at.checked_sub(1).is_none_or(|before| note_line::is_blank(lines[before]));
+    if is_rule_of('=') {
+        Some(1)
+    } else if is_rule_of('-') && !is_rule_of_marks(line) {
+        Some(2)
+    } else {
+        (is_alone && is_bold(line.trim())).then_some(BOLD_LEVEL)
+    }
+}
+
+/// Below all other headings.
+const BOLD_LEVEL: usize = 7;
+
+fn is_bold(text: &str) -> bool {
+    let inner = ["**", "__"].iter().find_map(|mark| text.strip_prefix(mark)?.strip_suffix(mark));
+    inner.is_some_and(|inner| !inner.is_empty() && !inner.contains("**") && !inner.contains("__"))
+}
+
+fn is_rule_of_marks(line: &str) -> bool {
+    line.trim().chars().all(|c| matches!(c, '-' | '=' | '*' | '_' | ' '))
 }
 
 #[cfg(test)]
@@ -138,6 +260,8 @@ mod tests {
             ["- Zoe/", "- Zoe/- Ana/  - paid/", "- Zoe/- Ana/- Ben/  - paid/"],
             ["# D/- z/", "# D/- z/## Mon/- gym/", "# D/- z/## Mon/- run/## Tue/- gym/"],
             ["# T//- b/", "# T//Intro.//- b/", "# T//- y/- b/"],
+            ["T/==//One./", "T/==//One.//Two./", "T/==//One.//S/--//x/"],
+            ["**T**//One./", "**T**//One.//Two./", "**T**//One.//**S**//x/"],
         ] {
             assert_eq!(merged("a.md", texts), None, "{texts:?}");
         }
@@ -153,6 +277,25 @@ mod tests {
     fn two_new_tables_are_not_joined() {
         let (one, other) = ("T//| x | y |/|---|---|/| 1 | 2 |/", "T//| p | q |/|---|---|/| 3 | 4 |/");
         assert_eq!(merged("a.md", ["T/", one, other]), None);
+    }
+
+    #[test]
+    fn row_stays_below_the_header_of_its_table() {
+        let base = "| name | age |/|---|---|/| Ana | 7 |/";
+        let turned = "| age | name |/|---|---|/| 7 | Ana |/";
+        assert_eq!(merged("a.md", [base, turned, &format!("{base}| Ben | 8 |/")]), None);
+        let spaced = "| name  | age |/|---|---|/| Ana | 7 |/";
+        let both = format!("{spaced}| Ben | 8 |/");
+        assert_eq!(merged("a.md", [base, spaced, &format!("{base}| Ben | 8 |/")]), Some(both));
+    }
+
+    #[test]
+    fn item_moved_with_two_endings_is_a_conflict() {
+        let base = "## Todo//- [ ] call/- [ ] tea//## Done//- [x] mail/";
+        let done = |day: &str| format!("## Todo//- [ ] tea//## Done//- [x] call {day}/- [x] mail/");
+        let later = "## Todo//- [ ] tea//## Done//- [x] mail/- [x] call 2026-11-21/";
+        assert_eq!(merged("a.md", [base, &done("2026-11-20"), later]), None);
+        assert_eq!(merged("a.md", [base, &done("2026-11-20"), &done("2026-11-20")]), Some(done("2026-11-20")));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(super) fn check(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> 
         return Err(ConflictReason::SameBlock);
     }
     check_neighbours(sides, result)?;
+    check_numbers(sides, result)?;
     check_names(sides, result)
 }
 
@@ -22,9 +23,6 @@ pub(super) fn check(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> 
 fn check_neighbours(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> {
     let kinds: Vec<LineKind<'_>> = result.iter().map(|line| note_line::kind_of(line)).collect();
     let fault = |at: usize| match (kinds[at], kinds[at + 1]) {
-        (LineKind::Item(one), LineKind::Item(next)) if one.indent == next.indent && !counts_on(one, next) => {
-            Some(ConflictReason::Numbering)
-        }
         (LineKind::TableRow, LineKind::TableRow)
             if note_line::table_cells(result[at]) != note_line::table_cells(result[at + 1]) =>
         {
@@ -50,6 +48,41 @@ fn check_neighbours(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> 
         Some((_, reason)) => Err(reason),
         None => Ok(()),
     }
+}
+
+/// The numbers of a list must count on, unless a version has the same two items one after the other.
+fn check_numbers(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> {
+    let mut odd = odd_numbers(result);
+    if odd.is_empty() {
+        return Ok(());
+    }
+    let known: HashSet<(&str, &str)> =
+        [&sides.local, &sides.remote].into_iter().flat_map(|lines| odd_numbers(lines)).collect();
+    odd.retain(|pair| !known.contains(pair));
+    if odd.is_empty() { Ok(()) } else { Err(ConflictReason::Numbering) }
+}
+
+/// Items of one list that follow each other, whose numbers do not.
+fn odd_numbers<'t>(lines: &[&'t str]) -> Vec<(&'t str, &'t str)> {
+    let mut odd = Vec::new();
+    let mut above: Vec<(ListItem<'_>, &str)> = Vec::new();
+    for line in lines {
+        match note_line::kind_of(line) {
+            LineKind::Item(item) => {
+                above.retain(|(upper, _)| upper.indent <= item.indent);
+                if let Some((last, text)) = above.pop_if(|(upper, _)| upper.indent == item.indent)
+                    && !counts_on(last, item)
+                {
+                    odd.push((text, *line));
+                }
+                above.push((item, line));
+            }
+            LineKind::Blank => {}
+            LineKind::Other if note_line::indent_of(line) > 0 => {}
+            _ => above.clear(),
+        }
+    }
+    odd
 }
 
 /// Markdown numbers a list of equal numbers by itself.
@@ -124,6 +157,11 @@ mod tests {
     fn numbers_of_a_list_count_on() {
         assert_eq!(checked("1. a/2. b", "1. a/2. c", "1. a/2. b/2. c"), Err(ConflictReason::Numbering));
         assert_eq!(checked("1. a/1. b", "1. a/1. c", "1. a/1. b/1. c"), Ok(()));
+        assert_eq!(
+            checked("1. a/  x/2. b/  y", "1. a/  x/2. c", "1. a/  x/2. b/  y/2. c"),
+            Err(ConflictReason::Numbering)
+        );
+        assert_eq!(checked("1. a//text//1. b", "1. a", "1. a//text//1. b"), Ok(()), "another list");
         assert_eq!(checked("1. a/5. b", "1. a", "1. a/5. b"), Ok(()), "a version is as odd");
     }
 

@@ -113,10 +113,9 @@ fn divide_blocks<'a, 't>(lines: &'a [&'t str], begins: impl Fn(&str, bool) -> bo
         if fence.is_none() && (!seen_text || begins(line, after_blank)) {
             starts.push((blanks_from, at));
         }
-        fence = match (fence, note_line::fence_mark(line)) {
-            (None, mark) => mark,
-            (Some(open), Some(mark)) if mark.starts_with(open) => None,
-            (open, _) => open,
+        fence = match fence {
+            None => note_line::fence_mark(line),
+            open => open.filter(|open| !note_line::closes_fence(line, open)),
         };
         (blanks_from, seen_text) = (at + 1, true);
     }

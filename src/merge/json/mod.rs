@@ -1,5 +1,6 @@
 //! JSON, by key. The merge works on spans of the three texts, so untouched bytes stay as they are written.
 
+mod canvas;
 mod elements;
 mod layout;
 mod tree;
@@ -33,6 +34,7 @@ pub(super) fn merge(texts: &ThreeWay<&str>) -> Merged<String> {
     let merged = format!("{}{merged}{}", layout.choose(heads), layout.choose(tails));
     let result = JsonNode::parse(&merged).map_err(|_| ConflictReason::Broken(MergeDriver::Json))?;
     data::check_data(&trees, &result)?;
+    canvas::check_edges(&trees, &result)?;
     Ok(merged)
 }
 
@@ -89,6 +91,28 @@ mod tests {
         assert!(merged("[1]", "[1,2]", "[1,3]").is_err());
         assert!(merged(r#"[{"a":1}]"#, r#"[{"a":1},{"a":2}]"#, r#"[{"a":1},{"a":3}]"#).is_err());
         assert!(merged(r#"["a","b"]"#, r#"["a"]"#, r#"["a","b","c"]"#).is_err(), "a text was removed");
+    }
+
+    #[test]
+    fn arrow_to_a_removed_box_is_a_conflict() {
+        let drawing = |boxes: &str, arrows: &str| format!(r#"{{"nodes":[{boxes}],"edges":[{arrows}]}}"#);
+        let (a, b) = (r#"{"id":"a"}"#, r#"{"id":"b"}"#);
+        let arrow = |id: &str| format!(r#"{{"id":"{id}","fromNode":"a","toNode":"b"}}"#);
+        let base = drawing(&format!("{a},{b}"), "");
+        let with_arrow = drawing(&format!("{a},{b}"), &arrow("1"));
+        assert_eq!(merged(&base, &drawing(a, ""), &with_arrow), Err(ConflictReason::RemovedAndChanged("b".to_owned())));
+        let both = drawing(&format!("{a},{b}"), &[arrow("1"), arrow("2")].join(","));
+        assert_eq!(merged(&base, &drawing(&format!("{a},{b}"), &arrow("2")), &with_arrow).unwrap(), both);
+    }
+
+    #[test]
+    fn value_moved_to_two_keys_is_a_conflict() {
+        assert_eq!(merged(r#"{"a":5}"#, r#"{"b":5}"#, r#"{"c":5}"#), Err(ConflictReason::MovedApart));
+        assert_eq!(
+            merged(r#"{"a":{"k":5},"x":{}}"#, r#"{"x":{"k":5}}"#, r#"{"b":{"k":5},"x":{}}"#),
+            Err(ConflictReason::MovedApart)
+        );
+        assert_eq!(merged(r#"{"a":5}"#, r#"{"b":5}"#, r#"{"b":5,"c":6}"#).unwrap(), r#"{"b":5,"c":6}"#);
     }
 
     #[test]

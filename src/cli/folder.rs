@@ -14,8 +14,8 @@ use super::process::runtime::client_runtime;
 use crate::agent::change::describe;
 use crate::agent::control::{ControlRequest, ControlResponse};
 use crate::config::{FolderConfig, resolve_links};
-use crate::disk::Disk;
 use crate::disk::real::RealDisk;
+use crate::disk::{Disk, FileKind};
 use crate::local::history::HistoryVersion;
 use crate::local::{ChangeOutcome, Folder, FolderChange};
 use crate::path::RelPath;
@@ -43,6 +43,29 @@ impl FolderPath {
     pub(crate) fn rel_path(&self) -> anyhow::Result<RelPath> {
         RelPath::from_disk(&self.at)
             .map_err(|e| CommandFailure::usage(format!("{}: {e}", self.absolute().display())).into())
+    }
+
+    /// True if a folder is at the path, or nothing, but the history has files below it.
+    pub(crate) fn is_dir(&self) -> anyhow::Result<bool> {
+        match self.open.folder.disk().stat(&self.at) {
+            _ if self.at.is_empty() => Ok(true),
+            Ok(meta) => Ok(meta.kind == FileKind::Dir),
+            Err(_) => {
+                let versions = versions_at(&self.open.folder, &self.at)?;
+                Ok(!versions.is_empty() && versions.iter().all(|v| v.path != self.at))
+            }
+        }
+    }
+
+    /// Refuses a folder, because only files have versions.
+    pub(crate) fn require_file(&self) -> anyhow::Result<()> {
+        if !self.is_dir()? {
+            return Ok(());
+        }
+        let path = self.absolute();
+        let path = path.display();
+        let why = format!("{path} is a folder; name one of the files that `memsync history {path}` lists");
+        Err(CommandFailure::usage(why).into())
     }
 
     pub(crate) fn absolute(&self) -> PathBuf {

@@ -2,7 +2,7 @@
 //!
 //! `args` declares the commands and `commands` carries them out. They share `view` (texts for people), `machine` (files
 //! that memsync keeps), `process` (output, logs, signals), [`folder`] and [`conflict_copies`] (synced folders),
-//! [`agent_client`] (the running agent) and [`probe`] (a proxy that is not configured yet).
+//! [`versions`] (earlier texts), [`agent_client`] (the running agent) and [`probe`] (a proxy that is not configured yet).
 
 mod agent_client;
 pub mod app;
@@ -14,6 +14,7 @@ mod folder;
 mod machine;
 pub mod probe;
 mod process;
+mod versions;
 mod view;
 
 pub use process::runtime::configure_allocator;

@@ -27,16 +27,19 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     create_private_dir(dir_of(path))?;
-    place(path, create_beside(path)?, bytes, |fresh| {
-        match rustix::fs::renameat_with(CWD, fresh, CWD, path, RenameFlags::NOREPLACE) {
-            // The filesystem has no exclusive rename, but hard links.
-            Err(e) if super::is_unsupported(e) => {
-                fs::hard_link(fresh, path)?;
-                fs::remove_file(fresh)
-            }
-            other => Ok(other?),
+    place(path, create_beside(path)?, bytes, |fresh| rename_new(fresh, path))
+}
+
+/// Renames a file to a free name.
+fn rename_new(fresh: &Path, path: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, fresh, CWD, path, RenameFlags::NOREPLACE) {
+        // The filesystem has no exclusive rename, but hard links.
+        Err(e) if super::is_unsupported(e) => {
+            fs::hard_link(fresh, path)?;
+            fs::remove_file(fresh)
         }
-    })
+        other => Ok(other?),
+    }
 }
 
 /// Like [`create_private`], but replaces an existing file.
@@ -72,16 +75,31 @@ pub(crate) fn replace_of_user(path: &Path, bytes: &[u8]) -> io::Result<()> {
     };
     let target = if old.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
     let mode = if old.is_some() { PRIVATE } else { PUBLIC };
-    // The built-in ignore patterns know this name, and no other file has it.
-    let unique = format!("{:032x}", fastrand::u128(..));
-    let parts = [&unique[..8], &unique[8..12], &unique[12..16], &unique[16..20], &unique[20..]];
-    let fresh = target.with_file_name(format!(".tmp-{}-{}", std::process::id(), parts.join("-")));
-    place(&target, create_new(fresh, mode)?, bytes, |fresh| {
+    place(&target, create_new(unique_beside(&target), mode)?, bytes, |fresh| {
         if let Some(old) = old {
             fs::set_permissions(fresh, old.permissions())?;
         }
         fs::rename(fresh, &target)
     })
+}
+
+/// Creates a file of the user, durably. No other file in the folder is touched.
+///
+/// # Errors
+/// `AlreadyExists` if anything has this name; else as the system calls.
+pub(crate) fn create_of_user(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if path.symlink_metadata().is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    place(path, create_new(unique_beside(path), PUBLIC)?, bytes, |fresh| rename_new(fresh, path))
+}
+
+/// A path for a temporary file beside a file of the user. The built-in ignore patterns know such a name, and no other file
+/// has it.
+fn unique_beside(path: &Path) -> PathBuf {
+    let unique = format!("{:032x}", fastrand::u128(..));
+    let parts = [&unique[..8], &unique[8..12], &unique[12..16], &unique[16..20], &unique[20..]];
+    path.with_file_name(format!(".tmp-{}-{}", std::process::id(), parts.join("-")))
 }
 
 /// Reads a file or a pipe. `None` if it has more than `limit` bytes.
@@ -190,6 +208,21 @@ mod tests {
         assert_eq!((mode(&path), fs::read(&path).unwrap()), (0o640, b"second".to_vec()));
         assert!(link.symlink_metadata().unwrap().is_symlink());
         assert_eq!(replace_of_user(dir.path(), b"x").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn new_file_of_the_user_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, link, plain] = ["note.md", "link.md", "plain"].map(|name| dir.path().join(name));
+        create_of_user(&path, b"first").unwrap();
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        for taken in [&path, &link, dir.path()] {
+            assert_eq!(create_of_user(taken, b"second").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        }
+        fs::write(&plain, "").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"first".to_vec(), mode(&plain)));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "a temporary file is left");
     }
 
     #[test]

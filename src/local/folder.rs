@@ -4,6 +4,7 @@
 //! .memsync/id         the identity of the folder, created once, bound to the state container
 //! .memsync/.gitignore keeps git from committing or stashing all this
 //! .memsync/stage/     downloads not yet placed, displaced files not yet verified, and intents
+//! .memsync/fetched/   earlier texts from the proxy, on their way into the folder
 //! .memsync/history/   the files that sync replaced or removed: <path>.<stamp>-<kind>
 //! ```
 

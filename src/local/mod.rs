@@ -7,6 +7,7 @@
 pub mod change;
 pub mod conflicts;
 pub mod dirty;
+pub(crate) mod fetched;
 mod folder;
 pub mod history;
 pub mod identity;

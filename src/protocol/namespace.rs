@@ -88,6 +88,18 @@ impl Namespace {
         }
     }
 
+    /// The URL path of the versions of a path. In a namespace, the proxy separates the names at the last `/blob/` or
+    /// `/versions/`, so the slashes of a name that contains such a folder are encoded.
+    pub fn versions(&self, path: &RelPath) -> String {
+        let encoded = encode_path(path.as_str());
+        let Some(name) = &self.0 else { return format!("/versions/{encoded}") };
+        let hide_slashes = |text: String| {
+            let separates = text.split('/').any(|segment| matches!(segment, "blob" | "versions"));
+            if separates { text.replace('/', "%2F") } else { text }
+        };
+        format!("/{}/versions/{}", hide_slashes(encode_path(name)), hide_slashes(encoded))
+    }
+
     /// True if [`Namespace::blob`] encodes a slash. Not every proxy supports this.
     pub fn hides_slash(&self, path: &RelPath) -> bool {
         !self.is_flat() && path.ancestors().any(|above| above == "blob" || above.ends_with("/blob"))
@@ -166,5 +178,19 @@ mod tests {
         }
         assert_eq!(Namespace::FLAT.blob(&RelPath::parse("blob/x").unwrap()), "/blob/blob/x");
         assert_eq!((ns.below("/sync"), Namespace::FLAT.below("/sync")), ("/sync/team/a%20b".into(), "/sync".into()));
+    }
+
+    #[test]
+    fn versions_url_encodes_slashes_of_ambiguous_names() {
+        for (ns, path, url) in [
+            ("", "blob/versions/x y", "/versions/blob/versions/x%20y"),
+            ("team", "d/x.md", "/team/versions/d/x.md"),
+            ("team/b", "versions", "/team/b/versions/versions"),
+            ("team", "versions/x/y", "/team/versions/versions%2Fx%2Fy"),
+            ("a/blob/b", "x/y", "/a%2Fblob%2Fb/versions/x/y"),
+        ] {
+            let path = RelPath::parse(path).unwrap();
+            assert_eq!(Namespace::parse(ns).unwrap().versions(&path), url);
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use memsync::digest::Md5;
 use serde_json::Value;
 
 /// A `MEMSYNC_HOME` with a configured folder.
@@ -145,7 +146,7 @@ fn wrong_usage_exits_with_2() {
         &["history", "/etc/passwd"],
         &["history", "../elsewhere"],
         &["restore", ".memsync/id"],
-        &["restore", "note.md"],
+        &["diff", "note.md", "5d41402a"],
         &["status", "/"],
     ] {
         let (code, _, err) = machine.run(args);
@@ -218,7 +219,10 @@ fn history_lists_the_newest_version_first() {
     let (_, all) = machine.json(&["history"]);
     assert_eq!(all["versions"].as_array().unwrap().len(), 3);
     let (_, text, _) = machine.run(&["history"]);
-    assert!(text.contains("note.md@2") && text.contains("n/gone.md@1") && text.contains("memsync restore"), "{text}");
+    let [second, removed] = ["second", "removed"].map(|text| Md5::of(text.as_bytes()).short());
+    for line in [format!("note.md@{second}"), format!("n/gone.md@{removed}"), "memsync restore".to_owned()] {
+        assert!(text.contains(&line), "{text}");
+    }
     let (_, deleted) = machine.json(&["restore", "--deleted"]);
     assert_eq!(deleted["versions"].as_array().unwrap().len(), 1);
     assert_eq!(deleted["versions"][0]["path"], "n/gone.md");
@@ -258,6 +262,16 @@ fn restore_refuses_a_missing_version() {
     assert_eq!(code, 2);
     assert!(err.contains("is a folder"), "{err}");
     assert_eq!(machine.read("note.md"), "third");
+}
+
+#[test]
+fn version_that_only_the_proxy_may_have_exits_with_5() {
+    let machine = Machine::new();
+    for args in [&["restore", "note.md"][..], &["show", "note.md@5d41402a"], &["diff", "note.md"]] {
+        let (code, out, err) = machine.run(args);
+        assert_eq!((code, out.as_str()), (5, ""), "{args:?}: {err}");
+        assert!(err.contains("note.md") && err.contains("is the proxy running?") && !err.contains("t0ken"), "{err}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod bucket;
 mod first_up;
+mod restored;
 mod stage;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use std::process::ExitStatus;
 use crate::common::world::{Device, Files, World, eventually, files_below};
 use bucket::{a_bucket, a_key, an_expiry};
 use first_up::a_first_up;
+use restored::a_restore;
 use rustix::process::Signal;
 
 /// A test for each point: its name, the scenario that passes it, and the point (`point` or `point:N`).
@@ -61,6 +63,7 @@ points! {
         "s3-version-kept:5", "s3-expiry-noted";
     while_a_file_expires_in_a_bucket: an_expiry at "s3-version-kept", "s3-blob-written", "s3-index-written";
     while_a_key_is_made_in_a_bucket: a_key at "s3-record-written";
+    while_a_version_comes_from_the_proxy: a_restore at "fetched.written";
     while_a_backup_is_made: a_backup at "store-copied";
     around_the_commit_of_the_proxy: the_proxy at "store-before-commit", "store-after-commit", "store-before-commit:2", "store-after-commit:2";
 }

@@ -8,6 +8,7 @@ mod requests;
 mod server;
 mod tls;
 mod trouble;
+mod versions;
 
 use std::io;
 use std::time::Duration;

@@ -25,3 +25,4 @@ mod rules;
 mod silent;
 mod status;
 mod trouble;
+mod undo;

@@ -14,6 +14,7 @@ mod keep;
 mod keys;
 mod merge;
 mod proxy;
+mod versions;
 
 pub use clap::ColorChoice;
 pub use keep::KeepChoice;
@@ -21,6 +22,7 @@ pub(crate) use keep::KeepParser;
 pub use keys::{KeyAction, KeyArgs, NewKeyArgs, StoreAction, StoreArgs, StoreDir, UserAction, UserArgs};
 pub use merge::MergeArgs;
 pub use proxy::{InitArgs, ListenAddress, NotListenable, ServeArgs, TlsArgs, UpArgs};
+pub use versions::{DiffArgs, RestoreArgs, ShowArgs};
 
 /// The output of `memsync` without a command.
 pub(crate) const FIRST_STEPS: &str = "\
@@ -143,12 +145,19 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<ConflictsAction>,
     },
-    /// List the earlier versions kept on this machine
+    /// List the earlier versions of a file, kept on this machine and on the proxy
     History {
-        /// The file [default: all files]
+        /// The file [default: all files, with the versions on this machine]
         #[arg(value_hint = ValueHint::AnyPath)]
         path: Option<PathBuf>,
     },
+    /// Print an earlier version of a file
+    Show(ShowArgs),
+    /// Show the difference between two versions of a file
+    ///
+    /// Compares the newest earlier version with the file as it is now, unless you name others. Exits with 0 whether or not they
+    /// differ; with --json, the field `same` tells.
+    Diff(DiffArgs),
     /// Bring back an earlier version of a file
     Restore(RestoreArgs),
     /// Merge two versions of a file with their common base, by the rules for its kind
@@ -227,16 +236,6 @@ pub enum ConflictsAction {
         #[arg(long, value_name = "TEXT", value_parser = KeepParser)]
         keep: KeepChoice,
     },
-}
-
-#[derive(Debug, clap::Args)]
-pub struct RestoreArgs {
-    /// The file; @N picks version N of `memsync history`, and 1 is the newest
-    #[arg(value_name = "PATH[@N]", required_unless_present = "deleted")]
-    pub path: Option<String>,
-    /// List the files that sync removed
-    #[arg(long, conflicts_with = "path")]
-    pub deleted: bool,
 }
 
 #[cfg(test)]

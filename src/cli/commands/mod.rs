@@ -2,6 +2,7 @@
 
 mod approve;
 mod conflicts;
+mod diff;
 pub mod doctor;
 mod history;
 pub mod init;
@@ -10,8 +11,10 @@ mod link;
 mod merge;
 mod paths;
 mod pause;
+mod restore;
 mod run;
 mod serve;
+mod show;
 mod status;
 mod store;
 mod sync;
@@ -52,8 +55,10 @@ pub(super) fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Resume => pause::resume(app),
         Command::Approve(args) => approve::run(app, &args),
         Command::Conflicts { action } => conflicts::run(app, action),
-        Command::History { path } => history::list(app, path.as_deref()),
-        Command::Restore(args) => history::restore(app, &args),
+        Command::History { path } => history::run(app, path.as_deref()),
+        Command::Show(args) => show::run(app, &args),
+        Command::Diff(args) => diff::run(app, &args),
+        Command::Restore(args) => restore::run(app, &args),
         Command::Merge(args) => merge::run(app, &args),
     }
 }

@@ -3,7 +3,7 @@
 //! A reader that closes stdout early (`memsync status | head -1`) is no error: the command keeps its exit code.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -38,6 +38,16 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> io::Result<OutputReader> {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(OutputReader::Gone),
         Err(e) => Err(e),
     }
+}
+
+/// True if a terminal shows stdout.
+pub(crate) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// True if colours reach the reader of stdout.
+pub(crate) fn has_colors() -> bool {
+    anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
 }
 
 /// Writes a line to stderr.

@@ -81,6 +81,16 @@ pub(crate) fn printable(text: &str) -> String {
     visible(text)
 }
 
+/// One line of a text with control characters and direction marks escaped, but tabs as they are.
+pub(crate) fn text_line(line: &str) -> String {
+    line.split('\t').map(visible).collect::<Vec<_>>().join("\t")
+}
+
+/// The content as a text. `None` for other content.
+pub(crate) fn text_of(content: &[u8]) -> Option<&str> {
+    str::from_utf8(content).ok().filter(|text| !text.contains('\0'))
+}
+
 /// A path with control characters and direction marks escaped.
 pub(crate) fn path(path: &Path) -> String {
     visible(&path.display().to_string())

@@ -1,5 +1,6 @@
-//! How statuses, sizes, times and names look to people.
+//! How statuses, differences, sizes, times and names look to people.
 
+pub(crate) mod diff;
 pub(crate) mod format;
 #[cfg(test)]
 pub(crate) mod samples;

@@ -36,8 +36,12 @@ type DownloadStream = BoxStream<'static, Result<Bytes, RemoteError>>;
 
 impl HttpRemote {
     pub(super) async fn read_blob(&self, path: &RelPath) -> Result<GetReply, RemoteError> {
+        self.read_content(self.blob_url(path).await?).await
+    }
+
+    /// Reads the content at `url`: a blob, or a version of one.
+    pub(super) async fn read_content(&self, url: String) -> Result<GetReply, RemoteError> {
         let honest = self.supports(capability::HONEST_412).await?;
-        let url = self.blob_url(path).await?;
         let request = self.request_accepting_encoding(Method::GET, &url).await?;
         let answer = self.send(&url, request, None, self.link.max_file_size).await?;
         match answer.status() {

@@ -14,7 +14,9 @@ mod link;
 mod options;
 mod reply;
 mod upload;
+mod versions;
 mod writes;
 
 pub use client::HttpRemote;
 pub use options::{HttpOptions, OptionsError};
+pub use versions::ProxyVersion;

@@ -1,0 +1,14 @@
+//! Earlier texts of files, from the history of this machine and from the versions that the proxy keeps.
+//!
+//! A version is named by its content: `note.md@5d41402a` has the first digits of the MD5. So the name is the same on every
+//! machine, and it stays when versions come and go.
+
+mod client;
+mod joined;
+mod path_versions;
+mod target;
+
+pub(crate) use client::ProxyPart;
+pub(crate) use joined::{EarlierVersion, join_equal};
+pub(crate) use path_versions::{PathVersions, kept_versions};
+pub(crate) use target::{VersionName, parse_name, parse_target};

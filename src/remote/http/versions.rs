@@ -1,0 +1,73 @@
+//! The versions that the proxy keeps of a path (capability `versions`).
+
+use http::{Method, StatusCode};
+use jiff::Timestamp;
+
+use super::client::HttpRemote;
+use crate::digest::Md5;
+use crate::path::RelPath;
+use crate::protocol::{WireVersion, WireVersions, capability, decode_name};
+use crate::remote::{GetReply, RemoteError};
+
+/// Largest list taken, bytes.
+const MAX_LIST: u64 = 4 * 1024 * 1024;
+
+/// A version of a path on the proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyVersion {
+    /// Its number, which grows with every write of the path.
+    pub version: u64,
+    pub md5: Md5,
+    /// Bytes.
+    pub size: u64,
+    /// A tombstone, without content.
+    pub is_deleted: bool,
+    /// When it was written or deleted, by the proxy's clock.
+    pub at: Timestamp,
+    /// The device that wrote it, if known.
+    pub device: Option<String>,
+}
+
+impl HttpRemote {
+    /// The versions of a path, newest first, beginning with the current one. Empty if the proxy does not know the path.
+    /// `None` if this proxy keeps no versions.
+    pub async fn versions(&self, path: &RelPath) -> Result<Option<Vec<ProxyVersion>>, RemoteError> {
+        if !self.supports(capability::VERSIONS).await? {
+            return Ok(None);
+        }
+        let url = self.link.url(&self.link.namespace.versions(path));
+        let request = self.request_accepting_encoding(Method::GET, &url).await?;
+        let answer = self.send(&url, request, None, MAX_LIST).await?;
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => {
+                answer.finish().await;
+                return Ok(Some(Vec::new()));
+            }
+            _ => return Err(answer.refusal().await),
+        }
+        let text = answer.read(MAX_LIST).await?;
+        let bad =
+            |why: &str| self.link.protocol(&url, &format!("its list of versions is not what was expected: {why}"));
+        let list: WireVersions = serde_json::from_slice(&text).map_err(|e| bad(&e.to_string()))?;
+        let versions = list.versions.into_iter().map(parse_version).collect::<Result<_, _>>();
+        versions.map(Some).map_err(|e| bad(&e.to_string()))
+    }
+
+    /// The content of a version. `Absent` if the proxy does not keep it any more.
+    pub async fn get_version(&self, path: &RelPath, version: u64) -> Result<GetReply, RemoteError> {
+        let url = self.blob_url(path).await?;
+        self.read_content(format!("{url}?version={version}")).await
+    }
+}
+
+fn parse_version(wire: WireVersion) -> Result<ProxyVersion, jiff::Error> {
+    Ok(ProxyVersion {
+        version: wire.version,
+        md5: wire.md5,
+        size: wire.size,
+        is_deleted: wire.is_deleted,
+        at: wire.last_modified.parse()?,
+        device: wire.device.as_deref().and_then(decode_name),
+    })
+}

@@ -28,6 +28,8 @@ pub(crate) struct ConflictCopy {
     /// Bytes.
     pub(crate) original_size: Option<u64>,
     pub(crate) original_modified: Option<Timestamp>,
+    /// The device that wrote the text of the original, if it was looked up and the proxy knows it.
+    pub(crate) original_device: Option<String>,
     /// The device that wrote the text of the copy.
     pub(crate) device: String,
     /// Size of the copy in bytes.
@@ -38,7 +40,7 @@ pub(crate) struct ConflictCopy {
 /// The originals of copies that were made on this machine.
 type CopyLinks = BTreeMap<RelPath, CopyLink>;
 /// Regular files by their paths relative to the folder.
-type RegularFiles = BTreeMap<String, FileMeta>;
+pub(crate) type RegularFiles = BTreeMap<String, FileMeta>;
 
 /// The conflict copies in a folder, sorted by their originals.
 pub(crate) fn list_copies(app: &App, open: &ConfiguredFolder) -> anyhow::Result<Vec<ConflictCopy>> {
@@ -54,6 +56,7 @@ pub(crate) fn list_copies(app: &App, open: &ConfiguredFolder) -> anyhow::Result<
             original_exists: found.is_some(),
             original_size: found.map(|meta| meta.size),
             original_modified: found.and_then(modified),
+            original_device: None,
             original,
             device,
             size: meta.size,
@@ -102,7 +105,8 @@ pub(crate) fn modified(meta: &FileMeta) -> Option<Timestamp> {
     Timestamp::from_nanosecond(i128::from(meta.mtime_ns)).ok()
 }
 
-fn list_files(open: &ConfiguredFolder) -> anyhow::Result<RegularFiles> {
+/// The regular files of a folder, without those that are private to memsync.
+pub(crate) fn list_files(open: &ConfiguredFolder) -> anyhow::Result<RegularFiles> {
     let mut files = RegularFiles::new();
     let mut dirs = vec![String::new()];
     while let Some(dir) = dirs.pop() {

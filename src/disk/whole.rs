@@ -83,6 +83,15 @@ pub(crate) fn replace_of_user(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
+/// Removes a file of [`create_private`], and its folder.
+///
+/// # Errors
+/// As `unlink(2)` and `rmdir(2)`.
+pub(crate) fn remove_with_folder(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    fs::remove_dir(dir_of(path))
+}
+
 /// Creates a file of the user, durably. No other file in the folder is touched.
 ///
 /// # Errors

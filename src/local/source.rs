@@ -72,6 +72,24 @@ pub struct FileSource<F: DiskFile> {
 }
 
 impl<D: Disk> Folder<D> {
+    /// Reads a file. `None` if it has more than `limit` bytes.
+    ///
+    /// # Errors
+    /// As `open(2)` and `read(2)`.
+    pub(crate) fn read_up_to(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        let mut file = self.disk.open(path)?;
+        let (mut content, mut piece) = (Vec::new(), vec![0; CHUNK_BYTES]);
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(Some(content)),
+                n => content.extend_from_slice(&piece[..n]),
+            }
+            if content.len() as u64 > limit {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Opens `path` for an upload of the content `expected`.
     ///
     /// # Errors

@@ -233,8 +233,11 @@ pub enum ConflictsAction {
         #[arg(value_hint = ValueHint::AnyPath)]
         path: PathBuf,
         /// The text that the file gets
-        #[arg(long, value_name = "TEXT", value_parser = KeepParser)]
-        keep: KeepChoice,
+        #[arg(long, value_name = "TEXT", value_parser = KeepParser, required_unless_present = "edit")]
+        keep: Option<KeepChoice>,
+        /// Open both texts in $VISUAL or $EDITOR, with the differences between markers; the file gets the result
+        #[arg(long, conflicts_with = "keep")]
+        edit: bool,
     },
 }
 

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::ValueHint;
+use jiff::{Timestamp, Zoned};
+
+use crate::cli::versions::parse_moment;
 
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
@@ -23,13 +26,21 @@ pub struct DiffArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
-    /// The file; @ID picks the version that `memsync history` names so [default: the newest earlier one]
+    /// The file; @ID picks the version that `memsync history` names so [default: the newest earlier one]. Of a folder, the
+    /// deleted files come back
     #[arg(value_name = "PATH[@ID]", required_unless_present = "deleted")]
     pub path: Option<String>,
+    /// Restore the file, or all files of the folder, as of this time, such as "2 hours ago" or 2026-11-20T10:00:00Z
+    #[arg(long, value_name = "TIME", requires = "path", value_parser = parse_past, conflicts_with = "to")]
+    pub at: Option<Timestamp>,
     /// Write the version to this new file instead
     #[arg(long, value_name = "FILE", requires = "path", value_hint = ValueHint::FilePath)]
     pub to: Option<PathBuf>,
-    /// List the files that sync removed
+    /// List the files that were deleted, here or elsewhere, and can be restored
     #[arg(long, conflicts_with = "path")]
     pub deleted: bool,
+}
+
+fn parse_past(text: &str) -> Result<Timestamp, String> {
+    parse_moment(text, &Zoned::now())
 }

@@ -1,9 +1,10 @@
 //! [`VersionsClient`]: asks the proxy for the versions that it keeps. [`ProxyPart`]: its part in an answer.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
@@ -15,11 +16,15 @@ use crate::cli::process::runtime::client_runtime;
 use crate::cli::view::format;
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::remote::http::{HttpRemote, ProxyVersion};
+use crate::protocol::capability;
+use crate::remote::http::{DatedEntry, HttpRemote, ProxyVersion};
 use crate::remote::{GetReply, RemoteError};
 
 /// Longest wait for a sign of life, because a person waits for the answer.
-const MAX_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Questions that are asked at the same time.
+const MAX_QUESTIONS: usize = 8;
 
 /// The proxy of one configured folder.
 pub(crate) struct VersionsClient {
@@ -63,6 +68,30 @@ impl VersionsClient {
             Ok(None) => ProxyAnswer::KeepsNone,
             Err(e) => ProxyAnswer::Failed(e.into()),
         }
+    }
+
+    /// The index. `None` if this proxy keeps no versions.
+    pub(crate) fn index(&self) -> Result<Option<BTreeMap<RelPath, DatedEntry>>, RemoteError> {
+        self.runtime.block_on(async {
+            let keeps_versions = self.remote.supports(capability::VERSIONS).await?;
+            if keeps_versions { self.remote.dated_index().await.map(Some) } else { Ok(None) }
+        })
+    }
+
+    /// The versions of each path, until the first error.
+    pub(crate) fn list_many(&self, paths: &[RelPath]) -> Result<Vec<(RelPath, Vec<ProxyVersion>)>, RemoteError> {
+        let ask = |path: RelPath| async move {
+            let versions = self.remote.versions(&path).await;
+            versions.map(|versions| (path, versions.unwrap_or_default()))
+        };
+        self.runtime.block_on(async {
+            let mut answers = stream::iter(paths.iter().cloned().map(ask)).buffer_unordered(MAX_QUESTIONS);
+            let mut found = Vec::new();
+            while let Some(answer) = answers.next().await {
+                found.push(answer?);
+            }
+            Ok(found)
+        })
     }
 
     /// Reads the content of a version, which must be `md5`.
@@ -112,6 +141,10 @@ impl ProxyAnswer {
 }
 
 impl ProxyPart {
+    pub(crate) fn has_answered(&self) -> bool {
+        self.answered
+    }
+
     /// Says on stderr that the proxy's versions are missing.
     pub(crate) fn note(&self) {
         let Some(why) = &self.why else { return };

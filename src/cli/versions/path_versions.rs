@@ -14,9 +14,9 @@ use crate::cli::folder::{ConfiguredFolder, FolderPath, versions_at};
 use crate::cli::machine::state_files;
 use crate::cli::view::format;
 use crate::digest::Md5;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::local::change::{ChangeFault, PathContent};
-use crate::local::source::{CHUNK_BYTES, digest};
+use crate::local::source::digest;
 
 /// The digits of a whole ID. An ID of this length that is found here is not looked for on the proxy.
 const ID_DIGITS: usize = 8;
@@ -176,15 +176,11 @@ impl<'a> PathVersions<'a> {
     }
 
     fn read_kept(&self, file: &str, md5: Md5) -> io::Result<Vec<u8>> {
-        let mut opened = self.place.open.folder.disk().open(file)?;
-        let (mut content, mut piece) = (Vec::new(), vec![0; CHUNK_BYTES]);
-        loop {
-            match opened.read(&mut piece)? {
-                0 if Md5::of(&content) == md5 => return Ok(content),
-                0 => return Err(io::Error::new(io::ErrorKind::InvalidData, "the file changed while it was read")),
-                n => content.extend_from_slice(&piece[..n]),
-            }
+        let content = self.place.open.folder.read_up_to(file, u64::MAX)?.unwrap_or_default();
+        if Md5::of(&content) == md5 {
+            return Ok(content);
         }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the file changed while it was read"))
     }
 }
 

@@ -34,10 +34,10 @@ pub(crate) struct DiffLook {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct ChangedLines<'t> {
     /// Number of the first line. Lines count from 1.
-    old_line: usize,
-    old: Vec<&'t str>,
+    pub(super) old_line: usize,
+    pub(super) old: Vec<&'t str>,
     new_line: usize,
-    new: Vec<&'t str>,
+    pub(super) new: Vec<&'t str>,
 }
 
 /// The changes from `old` to `new`, without context.

@@ -2,6 +2,7 @@
 
 pub(crate) mod diff;
 pub(crate) mod format;
+pub(crate) mod markers;
 #[cfg(test)]
 pub(crate) mod samples;
 pub(crate) mod status;

@@ -1,4 +1,6 @@
-//! The versions that the proxy keeps of a path (capability `versions`).
+//! The versions that the proxy keeps of a path (capability `versions`), and the index with its times.
+
+use std::collections::BTreeMap;
 
 use http::{Method, StatusCode};
 use jiff::Timestamp;
@@ -6,11 +8,13 @@ use jiff::Timestamp;
 use super::client::HttpRemote;
 use crate::digest::Md5;
 use crate::path::RelPath;
-use crate::protocol::{WireVersion, WireVersions, capability, decode_name};
+use crate::protocol::{WireIndex, WireVersion, WireVersions, capability, decode_name};
 use crate::remote::{GetReply, RemoteError};
 
 /// Largest list taken, bytes.
 const MAX_LIST: u64 = 4 * 1024 * 1024;
+/// Largest index taken, bytes.
+const MAX_INDEX: u64 = 64 * 1024 * 1024;
 
 /// A version of a path on the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +32,37 @@ pub struct ProxyVersion {
     pub device: Option<String>,
 }
 
+/// A path in the index, with the time of its last write or deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatedEntry {
+    pub md5: Md5,
+    pub is_deleted: bool,
+    /// `None` if this proxy does not say.
+    pub at: Option<Timestamp>,
+}
+
 impl HttpRemote {
+    /// The index with its times. Leaves out names that cannot be synced.
+    pub async fn dated_index(&self) -> Result<BTreeMap<RelPath, DatedEntry>, RemoteError> {
+        let url = self.link.url(&self.link.namespace.below("/sync"));
+        let request = self.request_accepting_encoding(Method::GET, &url).await?;
+        let answer = self.send(&url, request, None, MAX_INDEX).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(answer.refusal().await);
+        }
+        let text = answer.read(MAX_INDEX).await?;
+        let bad = |why: &str| self.link.protocol(&url, &format!("its index is not what was expected: {why}"));
+        let index: WireIndex = serde_json::from_slice(&text).map_err(|e| bad(&e.to_string()))?;
+        let mut entries = BTreeMap::new();
+        for (name, entry) in index.files {
+            if let Some(path) = RelPath::parse(&name).ok().filter(RelPath::is_nfc) {
+                let at = entry.last_modified.parse().ok();
+                entries.insert(path, DatedEntry { md5: entry.md5, is_deleted: entry.is_deleted, at });
+            }
+        }
+        Ok(entries)
+    }
+
     /// The versions of a path, newest first, beginning with the current one. Empty if the proxy does not know the path.
     /// `None` if this proxy keeps no versions.
     pub async fn versions(&self, path: &RelPath) -> Result<Option<Vec<ProxyVersion>>, RemoteError> {

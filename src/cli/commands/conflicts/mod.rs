@@ -1,5 +1,8 @@
 //! `memsync conflicts`: lists the conflict copies, and resolves one.
 
+mod edit;
+mod texts;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -26,14 +29,15 @@ const MAX_NAMES: u32 = 1000;
 #[derive(Serialize)]
 struct ConflictResolution {
     original: PathBuf,
-    keep: KeepChoice,
+    /// `null` after `--edit`.
+    keep: Option<KeepChoice>,
     copies: Vec<ResolvedCopy>,
 }
 
 #[derive(Serialize)]
 struct ResolvedCopy {
     path: PathBuf,
-    /// `used`, `removed` or `renamed`.
+    /// `used`, `removed`, `renamed` or `edited`.
     outcome: &'static str,
     renamed_to: Option<PathBuf>,
 }
@@ -41,18 +45,50 @@ struct ResolvedCopy {
 pub(super) fn run(app: &App, action: Option<ConflictsAction>) -> anyhow::Result<Exit> {
     match action {
         None => list(app),
-        Some(ConflictsAction::Resolve { path, keep }) => resolve(app, &path, keep),
+        Some(ConflictsAction::Resolve { path, keep: Some(keep), .. }) => resolve(app, &path, keep),
+        Some(ConflictsAction::Resolve { path, keep: None, .. }) => resolve_by_edit(app, &path),
     }
 }
 
 fn list(app: &App) -> anyhow::Result<Exit> {
-    let mut conflicts = Vec::new();
+    let (mut conflicts, mut diffs) = (Vec::new(), Vec::new());
     for open in open_all(app)? {
-        conflicts.extend(list_copies(app, &open)?);
+        let mut found = list_copies(app, &open)?;
+        texts::add_devices(app, &open, &mut found);
+        if !app.global.json {
+            diffs.extend(found.iter().map(|copy| texts::difference(&open, copy)));
+        }
+        conflicts.extend(found);
     }
     let exit = if conflicts.is_empty() { Exit::Done } else { Exit::Conflicts };
-    app.answer_list("conflicts", &conflicts, write_conflicts)?;
+    app.answer_list("conflicts", &conflicts, |out, conflicts| write_conflicts(out, conflicts, &diffs))?;
     Ok(exit)
+}
+
+/// Opens both texts in an editor, and gives the file the result.
+fn resolve_by_edit(app: &App, path: &Path) -> anyhow::Result<Exit> {
+    let place = find_path(app, path, |folder, at| folder.disk().stat(at).is_ok())?;
+    let (original, copies) = find_conflict(app, &place)?;
+    let shown = place.open.root.join(&original);
+    let mut resolution = ConflictResolution { original: shown, keep: None, copies: Vec::new() };
+    match copies.as_slice() {
+        [] => {}
+        [copy] => {
+            edit::resolve_by_edit(app, &place.open, copy)?;
+            let path = place.open.root.join(&copy.path);
+            resolution.copies.push(ResolvedCopy { path, outcome: "edited", renamed_to: None });
+        }
+        several => return Err(name_one(&resolution.original, several, "edit")),
+    }
+    app.answer(&resolution, write_resolution)
+}
+
+/// The error for a file with several copies, one of which must be named.
+fn name_one(original: &Path, copies: &[ConflictCopy], purpose: &str) -> anyhow::Error {
+    let names: Vec<_> = copies.iter().map(|c| format::printable(&c.path)).collect();
+    let (shown, count) = (original.display(), copies.len());
+    let why = format!("{shown} has {count} conflict copies; name the one to {purpose}: {}", names.join(", "));
+    CommandFailure::usage(why).into()
 }
 
 fn resolve(app: &App, path: &Path, keep: KeepChoice) -> anyhow::Result<Exit> {
@@ -60,16 +96,9 @@ fn resolve(app: &App, path: &Path, keep: KeepChoice) -> anyhow::Result<Exit> {
     let (original, copies) = find_conflict(app, &place)?;
     let shown = place.open.root.join(&original);
     if keep == KeepChoice::Copy && copies.len() > 1 {
-        let names: Vec<_> = copies.iter().map(|c| format::printable(&c.path)).collect();
-        let why = format!(
-            "{} has {} conflict copies; name the one to keep: {}",
-            shown.display(),
-            copies.len(),
-            names.join(", ")
-        );
-        return Err(CommandFailure::usage(why).into());
+        return Err(name_one(&shown, &copies, "keep"));
     }
-    let mut resolution = ConflictResolution { original: shown, keep, copies: Vec::new() };
+    let mut resolution = ConflictResolution { original: shown, keep: Some(keep), copies: Vec::new() };
     for copy in &copies {
         match resolve_copy(app, &place.open, copy, keep) {
             Ok(resolved) => resolution.copies.push(resolved),
@@ -155,31 +184,19 @@ fn plain_name(original: &str, device: &str, n: u32) -> String {
     format!("{stem}{tail}")
 }
 
-fn write_conflicts(out: &mut dyn Write, conflicts: &[ConflictCopy]) -> io::Result<()> {
+fn write_conflicts(out: &mut dyn Write, conflicts: &[ConflictCopy], diffs: &[Option<String>]) -> io::Result<()> {
     if conflicts.is_empty() {
         return writeln!(out, "No conflicts.");
     }
     let now = Timestamp::now();
-    for copy in conflicts {
-        write_conflict(out, copy, now)?;
+    for (copy, diff) in conflicts.iter().zip(diffs) {
+        texts::write_conflict(out, copy, diff.as_deref(), now)?;
     }
     writeln!(out, "\nLook at both, then settle each with `memsync conflicts resolve PATH --keep TEXT`:")?;
     writeln!(out, "  file  the file keeps its text; the copy goes to history")?;
     writeln!(out, "  copy  the copy's text takes the file's place; the file's text goes to history")?;
-    writeln!(out, "  both  both stay; the copy becomes an ordinary file")
-}
-
-fn write_conflict(out: &mut dyn Write, copy: &ConflictCopy, now: Timestamp) -> io::Result<()> {
-    let original = format::path(&copy.folder.join(&copy.original));
-    let gone = if copy.original_exists { "" } else { " (gone)" };
-    writeln!(out, "{}{gone}", format::painted(format::BOLD, &original))?;
-    let when = |at: Option<Timestamp>| at.map(|at| format!(", written {}", format::ago(now, at))).unwrap_or_default();
-    if let Some(size) = copy.original_size {
-        let (size, when) = (format::size(size), when(copy.original_modified));
-        writeln!(out, "  file  from another machine than {}{when} ({size})", copy.device)?;
-    }
-    let (size, when) = (format::size(copy.size), when(copy.modified));
-    writeln!(out, "  copy  from {}{when} ({size}): {}", copy.device, format::printable(&copy.path))
+    writeln!(out, "  both  both stay; the copy becomes an ordinary file")?;
+    writeln!(out, "Or make one text of both: `memsync conflicts resolve PATH --edit`.")
 }
 
 fn write_resolution(out: &mut dyn Write, resolution: &ConflictResolution) -> io::Result<()> {
@@ -193,6 +210,9 @@ fn write_resolution(out: &mut dyn Write, resolution: &ConflictResolution) -> io:
             (Some(to), _) => writeln!(out, "{path} is now {}; {original} stays as it is.", format::path(to))?,
             (None, "used") => {
                 writeln!(out, "{original} has the text of {path} now; its previous text is in its history.")?;
+            }
+            (None, "edited") => {
+                writeln!(out, "{original} has the edited text now; both earlier texts are in history.")?;
             }
             (None, _) => writeln!(out, "{original} stays as it is; {path} went to history.")?,
         }

@@ -40,6 +40,13 @@ pub(crate) struct FolderVersions<'a> {
     answer: ProxyAnswer,
 }
 
+/// Deleted files, the last deleted first.
+pub(crate) struct DeletedFiles {
+    pub(crate) files: Vec<DeletedFile>,
+    /// Number of older ones that were not looked at.
+    pub(crate) left_out: usize,
+}
+
 /// A deleted file with its newest text.
 pub(crate) struct DeletedFile {
     pub(crate) version: EarlierVersion,
@@ -56,6 +63,8 @@ pub(crate) struct FilesAtTime {
     pub(crate) unchanged: usize,
     /// Files without a known text at that time.
     pub(crate) newer: Vec<String>,
+    /// Files that cannot be read, with the reason.
+    pub(crate) unreadable: Vec<(String, String)>,
 }
 
 impl<'a> FolderVersions<'a> {
@@ -109,7 +118,7 @@ impl<'a> FolderVersions<'a> {
 
     /// The deleted files, the last deleted first. Files that another machine has written and that have not come here yet are
     /// not deleted.
-    pub(crate) fn deleted(&mut self) -> anyhow::Result<Vec<DeletedFile>> {
+    pub(crate) fn deleted(&mut self) -> DeletedFiles {
         let mut missing: Vec<(Option<Timestamp>, RelPath)> = Vec::new();
         let known: BTreeSet<&RelPath> = self.kept.keys().chain(self.index.keys()).collect();
         for path in known.into_iter().filter(|path| self.is_inside(path) && !self.names.contains_key(*path)) {
@@ -126,35 +135,42 @@ impl<'a> FolderVersions<'a> {
             }
         }
         missing.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        let left_out = missing.len().saturating_sub(MAX_DELETED);
         let paths: Vec<RelPath> = missing.into_iter().map(|(_, path)| path).take(MAX_DELETED).collect();
-        let texts = self.texts_now()?;
+        let texts = self.texts_now();
         let mut versions = self.versions_of(&paths);
         let newest = |path: &RelPath| {
             let newest = join_equal(versions.remove(path)?).into_iter().find(|version| !version.is_newer())?;
             Some(DeletedFile { moved_to: texts.get(&newest.md5).cloned(), version: newest })
         };
-        Ok(paths.iter().filter_map(newest).collect())
+        DeletedFiles { files: paths.iter().filter_map(newest).collect(), left_out }
     }
 
     /// The texts of the files at `moment`.
-    pub(crate) fn at_time(&mut self, moment: Timestamp) -> anyhow::Result<FilesAtTime> {
+    pub(crate) fn at_time(&mut self, moment: Timestamp) -> FilesAtTime {
         let known: BTreeSet<RelPath> =
             self.names.keys().chain(self.kept.keys()).chain(self.index.keys()).cloned().collect();
         let mut found = FilesAtTime::default();
         let mut changed = Vec::new();
         for path in known.into_iter().filter(|path| self.is_inside(path)) {
-            let here = self.present(&path)?;
+            let here = match self.present(&path) {
+                Ok(here) => here,
+                Err(e) => {
+                    found.unreadable.push((self.name_of(&path), format!("{e:#}")));
+                    continue;
+                }
+            };
             let entry = self.index.get(&path);
             let is_older = |entry: &&DatedEntry| entry.at.is_some_and(|at| at <= moment);
             match entry.filter(is_older) {
                 Some(entry) if !entry.is_deleted && here == Some(entry.md5) => found.unchanged += 1,
                 Some(entry) if entry.is_deleted && here.is_none() => {}
-                _ => changed.push(path),
+                _ => changed.push((path, here)),
             }
         }
-        let versions = self.versions_of(&changed);
-        for path in changed {
-            let present = self.present_text(&path)?;
+        let versions = self.versions_of(&changed.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>());
+        for (path, here) in changed {
+            let present = here.map(|md5| self.present_text(&path, md5));
             let versions = versions.get(&path).map_or(&[][..], Vec::as_slice);
             match text_at(versions, present, moment) {
                 TextAtTime::Earlier(version) => found.changed.push(version.clone()),
@@ -163,7 +179,7 @@ impl<'a> FolderVersions<'a> {
                 TextAtTime::Unknown => {}
             }
         }
-        Ok(found)
+        found
     }
 
     /// The content of a version that no file here has.
@@ -217,26 +233,26 @@ impl<'a> FolderVersions<'a> {
         self.agreed.get(path).map(|(md5, _)| *md5)
     }
 
-    fn present_text(&self, path: &RelPath) -> anyhow::Result<Option<PresentText>> {
-        let Some(md5) = self.present(path)? else { return Ok(None) };
+    fn present_text(&self, path: &RelPath, md5: Md5) -> PresentText {
         let on_proxy = self.index.get(path).filter(|entry| !entry.is_deleted && entry.md5 == md5);
         let is_unsynced = self.agreed_md5(path) != Some(md5);
         let changed_here = || self.files.get(self.names.get(path)?).filter(|_| is_unsynced).and_then(modified);
-        Ok(Some(PresentText { md5, written: on_proxy.and_then(|entry| entry.at).or_else(changed_here) }))
+        PresentText { md5, written: on_proxy.and_then(|entry| entry.at).or_else(changed_here) }
     }
 
     /// The texts of all files as they are now, each with one file that has it.
-    fn texts_now(&self) -> anyhow::Result<HashMap<Md5, String>> {
+    fn texts_now(&self) -> HashMap<Md5, String> {
         let mut texts = HashMap::new();
         for (path, name) in &self.names {
             let stat = self.files.get(name).map(FileStat::from);
             let md5 = match self.agreed.get(path) {
                 Some((md5, known)) if *known == stat => Some(*md5),
-                _ => self.present(path)?,
+                // The text of an unreadable file counts as a text that no file has.
+                _ => self.present(path).ok().flatten(),
             };
             texts.extend(md5.map(|md5| (md5, name.clone())));
         }
-        Ok(texts)
+        texts
     }
 }
 

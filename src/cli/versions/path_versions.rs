@@ -202,7 +202,7 @@ pub(crate) fn kept_versions(open: &ConfiguredFolder, at: &str) -> anyhow::Result
             Ok(None) => tracing::warn!("{}: it changes while it is read", version.file),
             // It was pruned meanwhile.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e).with_context(|| format!("{}/{}", open.root.display(), version.file)),
+            Err(e) => tracing::warn!("{}/{}: cannot be read: {e}", open.root.display(), version.file),
         }
     }
     Ok(found)

@@ -179,6 +179,11 @@ impl World {
         (status == 200).then_some(body)
     }
 
+    /// The time at which the proxy wrote a path.
+    pub(crate) fn blob_time(&self, path: &str) -> String {
+        self.index()["files"][path]["last_modified"].as_str().unwrap().to_owned()
+    }
+
     /// The index of the proxy.
     pub(crate) fn index(&self) -> Value {
         serde_json::from_slice(&self.get("/sync").1).unwrap()

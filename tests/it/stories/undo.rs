@@ -242,3 +242,25 @@ fn terminal_shows_text_escaped_and_refuses_other_content() {
     assert_eq!(a.ok(&["show", "text.md"]).out, "a\tb\u{1b}[2Jc\r\n");
     assert!(a.ok(&["diff", "bin"]).out.contains("are no texts"));
 }
+
+#[test]
+fn versions_of_a_namespace_are_found() {
+    let world = World::new();
+    let a = world.device("a");
+    a.write_config("", &[(&a.folder, "namespace = \"team/notes\"")]);
+    a.start();
+    for text in ["first", "second"] {
+        a.write("blob/note.md", text);
+        a.wait();
+    }
+    let listed = a.ok(&["history", "blob/note.md", "--json"]).json();
+    assert_eq!(ids(&listed), [id("first")], "{listed}");
+    a.ok(&["restore", "blob/note.md"]);
+    assert!(a.has("blob/note.md", "first"));
+    a.wait();
+    a.remove("blob/note.md");
+    a.wait();
+    assert_eq!(a.ok(&["restore", "--deleted", "--json"]).json()["versions"][0]["path"], "blob/note.md");
+    a.ok(&["restore", "blob"]);
+    assert!(a.has("blob/note.md", "first"));
+}

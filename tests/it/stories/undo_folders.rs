@@ -180,3 +180,42 @@ fn moment_is_refused_with_a_reason() {
         assert_eq!((ran.code, ran.err.contains(why)), (2, true), "{ran:?}");
     }
 }
+
+#[test]
+fn resolved_conflict_copy_stays_away() {
+    let world = World::new();
+    let config = "conflict = \"copy\"";
+    let (a, b) = (world.device_with("a", config), world.device_with("b", config));
+    a.write("note.md", "by a");
+    b.write("note.md", "by b");
+    a.start();
+    a.wait();
+    b.start();
+    world.settle(&[&a, &b]);
+    a.ok(&["conflicts", "resolve", "note.md", "--keep", "file"]);
+    a.wait();
+    a.ok(&["restore", "."]);
+    assert!(a.copies().is_empty());
+    assert!(a.ok(&["restore", "--deleted"]).out.contains(".conflict-b-"), "its text can still be found");
+}
+
+#[test]
+fn unreadable_file_does_not_stop_the_others() {
+    let world = World::new();
+    let a = world.device("a");
+    a.start();
+    for path in ["dir/locked.md", "dir/note.md"] {
+        upload(&world, &a, path, "first");
+    }
+    let moment = moment();
+    for path in ["dir/locked.md", "dir/note.md"] {
+        upload(&world, &a, path, "second");
+    }
+    a.wait();
+    a.stop();
+    a.remove("dir/locked.md");
+    fs::create_dir(a.at("dir/locked.md")).unwrap();
+    let ran = a.cli(&["restore", "dir", "--at", &moment]);
+    assert_eq!((ran.code, ran.out.contains("not restored")), (1, true), "{ran:?}");
+    assert!(ran.out.contains("locked.md") && a.has("dir/note.md", "first"), "{ran:?}");
+}

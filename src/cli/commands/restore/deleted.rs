@@ -18,6 +18,8 @@ struct DeletedList {
     versions: Vec<ListedVersion>,
     /// Deleted files whose text another file has now.
     moved: Vec<MovedText>,
+    /// Number of files deleted earlier that were not looked at.
+    left_out: usize,
     /// One for each folder.
     proxy: Vec<ProxyPart>,
 }
@@ -30,10 +32,12 @@ pub(super) struct MovedText {
 }
 
 pub(super) fn list(app: &App) -> anyhow::Result<Exit> {
-    let mut list = DeletedList { versions: Vec::new(), moved: Vec::new(), proxy: Vec::new() };
+    let mut list = DeletedList { versions: Vec::new(), moved: Vec::new(), left_out: 0, proxy: Vec::new() };
     for open in open_all(app)? {
         let mut folder = FolderVersions::load(app, &open, "")?;
-        for file in folder.deleted()? {
+        let deleted = folder.deleted();
+        list.left_out += deleted.left_out;
+        for file in deleted.files {
             match file.moved_to {
                 None => list.versions.push(ListedVersion::new(&open.root, file.version)),
                 Some(now) => {
@@ -54,9 +58,13 @@ fn write_list(out: &mut dyn Write, list: &DeletedList) -> io::Result<()> {
         write_versions(out, &list.versions)?;
         writeln!(out, "Bring one back with `memsync restore PATH`, all of a folder with `memsync restore DIR`.")?;
     }
-    if list.moved.is_empty() {
-        return Ok(());
+    if !list.moved.is_empty() {
+        let count = format::count(list.moved.len(), "renamed file");
+        writeln!(out, "{count} left out: their texts are at other paths now.")?;
     }
-    let count = format::count(list.moved.len(), "renamed file");
-    writeln!(out, "{count} left out: their texts are at other paths now.")
+    if list.left_out > 0 {
+        let count = format::count(list.left_out, "file");
+        writeln!(out, "{count} deleted earlier left out; `memsync restore DIR` looks at one folder.")?;
+    }
+    Ok(())
 }

@@ -9,12 +9,14 @@ use serde::Serialize;
 use super::deleted::MovedText;
 use super::put::put_version;
 use crate::cli::app::App;
+use crate::cli::conflict_copies::last_name;
 use crate::cli::exit::Exit;
 use crate::cli::folder::{FolderPath, has_versions};
 use crate::cli::versions::{EarlierVersion, FolderVersions, ProxyPart};
 use crate::cli::view::format;
 use crate::disk::Disk;
 use crate::local::ChangeOutcome;
+use crate::local::conflicts::parse_copy_name;
 
 /// Most files of one kind that are named.
 const MAX_NAMED: usize = 50;
@@ -32,6 +34,8 @@ struct RestoredFolder {
     newer: Vec<PathBuf>,
     /// Deleted files whose text another file has now. They stay deleted.
     moved: Vec<MovedText>,
+    /// Number of files deleted earlier that were not looked at.
+    left_out: usize,
     failed: Vec<FailedRestore>,
     proxy: ProxyPart,
 }
@@ -59,6 +63,7 @@ impl RestoredFolder {
             unchanged: 0,
             newer: Vec::new(),
             moved: Vec::new(),
+            left_out: 0,
             failed: Vec::new(),
             proxy,
         }
@@ -97,9 +102,10 @@ pub(super) fn is_deleted_folder(app: &App, place: &FolderPath) -> anyhow::Result
 /// Brings back the deleted files below a folder, each with its newest text.
 pub(super) fn restore_deleted(app: &App, place: &FolderPath) -> anyhow::Result<Exit> {
     let mut folder = FolderVersions::load(app, &place.open, &place.at)?;
-    let deleted = folder.deleted()?;
+    let deleted = folder.deleted();
     let mut report = RestoredFolder::new(place, None, folder.proxy_part());
-    for file in deleted {
+    report.left_out = deleted.left_out;
+    for file in deleted.files.into_iter().filter(|file| !is_conflict_copy(&file.version)) {
         match file.moved_to {
             None => report.restore(app, place, &folder, &file.version),
             Some(now) => {
@@ -114,14 +120,22 @@ pub(super) fn restore_deleted(app: &App, place: &FolderPath) -> anyhow::Result<E
 /// Gives each file at a path, or below it, the text that it had at `moment`. Newer files stay.
 pub(super) fn restore_time(app: &App, place: &FolderPath, moment: Timestamp) -> anyhow::Result<Exit> {
     let mut folder = FolderVersions::load(app, &place.open, &place.at)?;
-    let files = folder.at_time(moment)?;
+    let files = folder.at_time(moment);
     let mut report = RestoredFolder::new(place, Some(moment), folder.proxy_part());
     report.unchanged = files.unchanged;
     report.newer = files.newer.iter().map(|path| place.open.root.join(path)).collect();
-    for version in &files.changed {
+    for (path, why) in files.unreadable {
+        report.failed.push(FailedRestore { path: place.open.root.join(path), why });
+    }
+    for version in files.changed.iter().filter(|version| !is_conflict_copy(version)) {
         report.restore(app, place, &folder, version);
     }
     report.answer(app)
+}
+
+/// A conflict copy was resolved when it went away. `restore` brings it back by its name only.
+fn is_conflict_copy(version: &EarlierVersion) -> bool {
+    parse_copy_name(last_name(&version.path)).is_some()
 }
 
 fn write_restored(out: &mut dyn Write, report: &RestoredFolder) -> io::Result<()> {
@@ -141,6 +155,10 @@ fn write_restored(out: &mut dyn Write, report: &RestoredFolder) -> io::Result<()
         let count = format::count(report.moved.len(), "file");
         writeln!(out, "{count} stay deleted, because another file has the text now:")?;
         write_paths(out, report.moved.iter().map(|file| file.path.as_path()))?;
+    }
+    if report.left_out > 0 {
+        let count = format::count(report.left_out, "file");
+        writeln!(out, "{count} deleted earlier left out; run this for a folder below.")?;
     }
     for failed in &report.failed {
         writeln!(out, "not restored: {}: {}", format::path(&failed.path), format::printable(&failed.why))?;

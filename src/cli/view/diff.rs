@@ -16,7 +16,7 @@ const ADDED: Style = AnsiColor::Green.on_default();
 const PLACE: Style = AnsiColor::Cyan.on_default();
 /// Unchanged lines around a change.
 const CONTEXT_LINES: usize = 3;
-/// A comparison that takes longer gives a coarser result.
+/// Comparisons that take longer together give a coarser result.
 const MAX_TIME: Duration = Duration::from_secs(2);
 /// The words of larger changes are not compared.
 const MAX_WORDS: usize = 20_000;
@@ -43,7 +43,8 @@ pub(crate) struct ChangedLines<'t> {
 /// The changes from `old` to `new`, without context.
 pub(crate) fn changed_lines<'t>(old: &'t str, new: &'t str) -> Vec<ChangedLines<'t>> {
     let (old, new) = (lines_of(old), lines_of(new));
-    let changes = compare(&old, &new).into_iter().filter(|op| !matches!(op, DiffOp::Equal { .. }));
+    let changes =
+        compare(&old, &new, Instant::now() + MAX_TIME).into_iter().filter(|op| !matches!(op, DiffOp::Equal { .. }));
     let lines = |op: DiffOp| {
         let (in_old, in_new) = (op.old_range(), op.new_range());
         ChangedLines {
@@ -59,8 +60,9 @@ pub(crate) fn changed_lines<'t>(old: &'t str, new: &'t str) -> Vec<ChangedLines<
 /// Writes the changes from `old` to `new` with some lines around them.
 pub(crate) fn write_diff(out: &mut dyn Write, old: &str, new: &str, look: DiffLook) -> io::Result<()> {
     let (old, new) = (lines_of(old), lines_of(new));
+    let deadline = Instant::now() + MAX_TIME;
     let mut shown = Vec::new();
-    for group in group_diff_ops(compare(&old, &new), CONTEXT_LINES) {
+    for group in group_diff_ops(compare(&old, &new, deadline), CONTEXT_LINES) {
         let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
         let in_old = first.old_range().start..last.old_range().end;
         let in_new = first.new_range().start..last.new_range().end;
@@ -71,7 +73,7 @@ pub(crate) fn write_diff(out: &mut dyn Write, old: &str, new: &str, look: DiffLo
                 DiffOp::Equal { old_index, len, .. } => {
                     shown.extend(old[old_index..old_index + len].iter().flat_map(|line| whole_line(' ', line)));
                 }
-                op => shown.extend(changed(&old[op.old_range()], &new[op.new_range()], look.has_colors)),
+                op => shown.extend(changed(&old[op.old_range()], &new[op.new_range()], look.has_colors, deadline)),
             }
         }
     }
@@ -84,7 +86,7 @@ pub(crate) fn write_diff(out: &mut dyn Write, old: &str, new: &str, look: DiffLo
     }
 }
 
-fn compare(old: &[&str], new: &[&str]) -> Vec<DiffOp> {
+fn compare(old: &[&str], new: &[&str], deadline: Instant) -> Vec<DiffOp> {
     let mut known = HashMap::new();
     let [old, new] = [old, new].map(|texts| {
         let number = |text: &&str| {
@@ -93,7 +95,7 @@ fn compare(old: &[&str], new: &[&str]) -> Vec<DiffOp> {
         };
         texts.iter().map(number).collect::<Vec<usize>>()
     });
-    capture_diff_slices_deadline(Algorithm::Myers, &old, &new, Some(Instant::now() + MAX_TIME))
+    capture_diff_slices_deadline(Algorithm::Myers, &old, &new, Some(deadline))
 }
 
 fn lines_of(text: &str) -> Vec<&str> {
@@ -107,11 +109,15 @@ fn line_numbers(lines: &Range<usize>) -> String {
 }
 
 /// The removed and the added lines, with the changed words marked if some words stay.
-fn changed(old: &[&str], new: &[&str], has_colors: bool) -> Vec<String> {
+fn changed(old: &[&str], new: &[&str], has_colors: bool, deadline: Instant) -> Vec<String> {
     let (old_text, new_text) = (old.concat(), new.concat());
     let (old_words, new_words) = (words_of(&old_text), words_of(&new_text));
     let is_small = old_words.len() + new_words.len() <= MAX_WORDS;
-    let ops = if is_small && !old.is_empty() && !new.is_empty() { compare(&old_words, &new_words) } else { Vec::new() };
+    let ops = if is_small && !old.is_empty() && !new.is_empty() {
+        compare(&old_words, &new_words, deadline)
+    } else {
+        Vec::new()
+    };
     let keeps_words = ops.iter().any(|op| {
         let is_word = |word: &&str| word.contains(char::is_alphanumeric);
         matches!(op, DiffOp::Equal { .. }) && old_words[op.old_range()].iter().any(is_word)

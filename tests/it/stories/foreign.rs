@@ -36,6 +36,23 @@ fn converge(foreign: &Foreign, devices: [&Device; 2], expected: &Files) {
     }
 }
 
+#[test]
+fn proxy_without_versions_is_named_by_history() {
+    let foreign = Foreign::start();
+    let world = World::new();
+    let a = device(&world, &foreign, "a");
+    a.start();
+    foreign.put("note.md", b"first");
+    eventually("it arrives", || a.has("note.md", "first"));
+    foreign.put("note.md", b"second");
+    eventually("it arrives", || a.has("note.md", "second"));
+    a.wait();
+    let ran = a.ok(&["history", "note.md"]);
+    assert!(ran.out.contains("kept here") && ran.err.contains("this proxy keeps no earlier versions"), "{ran:?}");
+    a.ok(&["restore", "note.md"]);
+    assert!(a.has("note.md", "first"));
+}
+
 /// The content of one large file arrives a byte at a time.
 #[test]
 fn dripping_blob_delays_no_other_path() {

@@ -32,7 +32,8 @@ struct ConflictTexts {
 pub(super) fn resolve_by_edit(app: &App, open: &ConfiguredFolder, copy: &ConflictCopy) -> anyhow::Result<()> {
     let editor = find_editor(app)?;
     let texts = read_texts(open, copy)?;
-    let names = [format!("{}, the file", last_name(&copy.original)), format!("the copy from {}", copy.device)];
+    let [name, device] = [last_name(&copy.original), &copy.device].map(format::printable);
+    let names = [format!("{name}, the file"), format!("the copy from {device}")];
     let marked = MarkedText::new(&texts.file, &texts.copy, [&names[0], &names[1]]);
     let draft = write_draft(app, copy, &marked.text)?;
     let take = || -> anyhow::Result<()> {

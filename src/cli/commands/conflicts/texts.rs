@@ -43,16 +43,17 @@ pub(super) fn write_conflict(
     let gone = if copy.original_exists { "" } else { " (gone)" };
     writeln!(out, "{}{gone}", format::painted(format::BOLD, &original))?;
     let when = |at: Option<Timestamp>| at.map(|at| format!(", written {}", format::ago(now, at))).unwrap_or_default();
+    let copy_device = format::printable(&copy.device);
     if let Some(size) = copy.original_size {
         let (size, when) = (format::size(size), when(copy.original_modified));
         let device = match &copy.original_device {
             Some(device) => format::printable(device),
-            None => format!("another machine than {}", copy.device),
+            None => format!("another machine than {copy_device}"),
         };
         writeln!(out, "  file  from {device}{when} ({size})")?;
     }
     let (size, when) = (format::size(copy.size), when(copy.modified));
-    writeln!(out, "  copy  from {}{when} ({size}): {}", copy.device, format::printable(&copy.path))?;
+    writeln!(out, "  copy  from {copy_device}{when} ({size}): {}", format::printable(&copy.path))?;
     diff.unwrap_or_default().lines().try_for_each(|line| writeln!(out, "    {line}"))
 }
 

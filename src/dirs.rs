@@ -44,6 +44,8 @@ pub(crate) struct FolderFiles {
     pub(crate) container: PathBuf,
     pub(crate) lock: PathBuf,
     pub(crate) status: PathBuf,
+    /// The directory of the activity journal.
+    pub(crate) activity: PathBuf,
 }
 
 impl FolderFiles {
@@ -101,6 +103,7 @@ impl Dirs {
             container: self.state.join(format!("{name}{CONTAINER_SUFFIX}")),
             lock: self.state.join(format!("{name}.lock")),
             status: self.state.join(format!("{name}.status.json")),
+            activity: self.state.join(format!("{name}.activity")),
             name,
         }
     }

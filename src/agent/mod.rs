@@ -7,6 +7,7 @@
 //! The cycle runs over the traits `Disk`, `Remote` and [`World`], so that the simulator runs the same code.
 
 mod active_folder;
+mod activity;
 pub(crate) mod change;
 mod conditions;
 pub(crate) mod control;

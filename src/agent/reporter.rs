@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::activity::ActivityRecorder;
 use super::conditions::{Conditions, LogLine, action_line};
 use super::cycle::{CycleReport, FinishedAction};
 use super::findings::CycleFindings;
@@ -24,16 +25,18 @@ pub(super) struct StatusReporter {
     /// The status of the last save without its times, and the time of the save.
     saved: Option<(FolderStatus, Instant)>,
     conditions: Conditions,
+    activity: ActivityRecorder,
 }
 
 impl StatusReporter {
     pub(super) fn new(cell: Arc<StatusCell>) -> Self {
-        Self { cell, saved: None, conditions: Conditions::default() }
+        Self { cell, saved: None, conditions: Conditions::default(), activity: ActivityRecorder::default() }
     }
 
     /// Reports finished actions.
-    pub(super) fn report_actions(&self, setup: &FolderSetup, done: &[FinishedAction]) {
+    pub(super) fn report_actions(&mut self, setup: &FolderSetup, done: &[FinishedAction]) {
         self.cell.add_recent(done);
+        self.activity.note(setup, done);
         let folder = setup.root.display().to_string();
         done.iter().filter_map(action_line).for_each(|line| tracing::info!(folder, "{line}"));
     }

@@ -24,6 +24,7 @@ pub(crate) struct FolderSetup {
     pub container: String,
     pub lock: PathBuf,
     pub status_file: PathBuf,
+    pub activity_dir: PathBuf,
     /// The device name in conflict copies.
     pub device: String,
     pub http: HttpOptions,

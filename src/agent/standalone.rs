@@ -9,6 +9,7 @@ use crate::disk::real::RealDisk;
 use crate::local::ScanScope;
 use crate::state::FolderLock;
 
+use super::activity::ActivityRecorder;
 use super::control::PlannedStep;
 use super::cycle::{CycleError, CycleReport};
 use super::findings::CycleFindings;
@@ -50,8 +51,10 @@ pub(crate) async fn sync_standalone(
     let mut status = FolderStatus { halt: None, ..last_known(setup) };
     let result = match OpenFolder::open(setup) {
         Ok(mut folder) => {
-            let result = run_cycles(&mut folder, &mut status, progress).await;
+            let result = run_cycles(setup, &mut folder, &mut status, progress).await;
             if result.is_err() {
+                let done = std::mem::take(&mut folder.engine.parts.memory.cut_off);
+                ActivityRecorder::default().note(setup, &done);
                 CycleFindings::enter_partly(&folder.engine, &mut status, Timestamp::now());
             }
             result.map_err(OpenError::from)
@@ -68,14 +71,17 @@ pub(crate) async fn sync_standalone(
 }
 
 async fn run_cycles(
+    setup: &FolderSetup,
     folder: &mut OpenFolder,
     status: &mut FolderStatus,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<SyncSummary, CycleError> {
     let (mut uploaded, mut downloaded, mut deleted, mut trashed, mut conflicts) = (0, 0, 0, 0, Vec::new());
     let mut follow_ups = 0;
+    let mut activity = ActivityRecorder::default();
     loop {
         let report = run_cycle(folder, &mut progress).await?;
+        activity.note(setup, &report.recent);
         uploaded += report.uploaded;
         downloaded += report.downloaded;
         deleted += report.deleted_remote;

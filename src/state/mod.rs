@@ -5,6 +5,7 @@
 //! works on a folder. `format` defines the container file and `journal` the journal file. `load` says how the files fit
 //! together after any crash or damage. This module does not decide when the base may advance.
 
+mod activity;
 mod container;
 mod format;
 mod journal;
@@ -15,6 +16,7 @@ mod pause;
 mod state_dir;
 mod types;
 
+pub use activity::{ActivityEntry, ActivityJournal, JournalPosition};
 pub use container::Container;
 pub use load::StateView;
 pub(crate) use load::peek;

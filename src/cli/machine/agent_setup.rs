@@ -59,6 +59,7 @@ pub(crate) fn folders_without_secrets(app: &App, config: &Config) -> Vec<FolderS
             container: files.container_name(),
             lock: files.lock,
             status_file: files.status,
+            activity_dir: files.activity,
             device: config.device.clone(),
             http: http_options(config, &folder.namespace, SecretString::default(), None),
             session_id: String::new(),

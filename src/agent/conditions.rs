@@ -179,19 +179,21 @@ fn end_line(condition: &Condition) -> String {
 
 /// The log line for a finished action. `None`: it failed, which is a condition.
 pub(super) fn action_line(done: &FinishedAction) -> Option<String> {
-    if done.outcome != "done" {
-        return None;
-    }
-    let path = &done.path;
-    let from = done.device.as_ref().map(|device| format!(" from {device}")).unwrap_or_default();
-    Some(match done.action {
+    let describe = || describe_action(done.action, done.path.as_str(), done.device.as_deref());
+    (done.outcome == "done").then(describe)
+}
+
+/// A finished action in words. `device`: the machine that wrote the new content.
+pub(crate) fn describe_action(action: &str, path: &str, device: Option<&str>) -> String {
+    let from = device.map(|device| format!(" from {device}")).unwrap_or_default();
+    match action {
         "upload" => format!("uploaded {path}"),
         "download" => format!("downloaded {path}{from}"),
         "delete" => format!("deleted {path} on the proxy"),
         "trash" => format!("moved {path} to history: it was deleted elsewhere"),
         "conflict" => format!("downloaded {path}{from}: both machines had changed it"),
         other => format!("{other} {path}"),
-    })
+    }
 }
 
 #[cfg(test)]

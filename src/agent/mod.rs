@@ -35,6 +35,7 @@ mod status_file;
 mod supervisor;
 pub mod world;
 
+pub(crate) use conditions::describe_action;
 pub use cycle::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts};
 pub(crate) use running_agent::Agent;
 pub(crate) use setup::FolderSetup;

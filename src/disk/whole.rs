@@ -2,7 +2,7 @@
 //! half of it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,24 @@ fn rename_new(fresh: &Path, path: &Path) -> io::Result<()> {
 pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_private_dir(dir_of(path))?;
     place(path, create_beside(path)?, bytes, |fresh| fs::rename(fresh, path))
+}
+
+/// Appends lines to the file `path`, which is made with mode 0600 if it is missing. If a crash cut its last line short, the
+/// new lines begin on a line of their own. Nothing is made durable.
+///
+/// # Errors
+/// As the system calls. A part of the lines may be in the file then.
+pub(crate) fn append_lines(path: &Path, lines: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(PRIVATE).open(path)?;
+    if file.metadata()?.len() > 0 {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        if last != *b"\n" {
+            file.write_all(b"\n")?;
+        }
+    }
+    file.write_all(lines)
 }
 
 /// Replaces the file at `path` (mode 0600) atomically for its readers. The new content is not made durable.

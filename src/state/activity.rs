@@ -1,14 +1,13 @@
 //! [`ActivityJournal`]: what sync did to which file of a folder, kept over restarts. Each line is one JSON document.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::whole::create_private_dir;
+use crate::disk::whole::{append_lines, create_private_dir};
 
 /// Days with entries that are kept. The count does not depend on the clock.
 const MAX_DAYS: usize = 30;
@@ -62,13 +61,12 @@ impl ActivityJournal {
         let Some(first) = entries.first() else { return Ok(()) };
         create_private_dir(&self.dir)?;
         let path = self.file_for(first.at)?;
-        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-        let mut text = if ends_inside_a_line(&mut file)? { vec![b'\n'] } else { Vec::new() };
+        let mut text = Vec::new();
         for entry in entries {
             serde_json::to_writer(&mut text, entry)?;
             text.push(b'\n');
         }
-        file.write_all(&text)
+        append_lines(&path, &text)
     }
 
     /// The entries behind `position`, the oldest first. The position moves on behind them.
@@ -167,17 +165,6 @@ fn number_of(name: &str) -> u32 {
     number.and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
 }
 
-/// True after a crash in the middle of a line.
-fn ends_inside_a_line(file: &mut File) -> io::Result<bool> {
-    if file.metadata()?.len() == 0 {
-        return Ok(false);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
-}
-
 /// Reads the whole lines of a file. Returns their length in bytes. A line that a crash cut short is no entry.
 fn read_lines(file: File, entries: &mut Vec<ActivityEntry>) -> io::Result<u64> {
     let (mut lines, mut line, mut length) = (BufReader::new(file), Vec::new(), 0);
@@ -191,6 +178,9 @@ fn read_lines(file: File, entries: &mut Vec<ActivityEntry>) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+    use std::io::Write;
+
     use super::*;
 
     fn entry(at: &str, path: &str) -> ActivityEntry {

@@ -1,5 +1,6 @@
 //! Stories: people use memsync, with real processes for proxy, agents and commands.
 
+mod activity;
 mod approved;
 mod basics;
 mod bucket;

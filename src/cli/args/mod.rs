@@ -22,7 +22,7 @@ pub(crate) use keep::KeepParser;
 pub use keys::{KeyAction, KeyArgs, NewKeyArgs, StoreAction, StoreArgs, StoreDir, UserAction, UserArgs};
 pub use merge::MergeArgs;
 pub use proxy::{InitArgs, ListenAddress, NotListenable, ServeArgs, TlsArgs, UpArgs};
-pub use versions::{DiffArgs, RestoreArgs, ShowArgs};
+pub use versions::{DiffArgs, LogArgs, RestoreArgs, ShowArgs};
 
 /// The output of `memsync` without a command.
 pub(crate) const FIRST_STEPS: &str = "\
@@ -145,6 +145,8 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<ConflictsAction>,
     },
+    /// Show what sync did on this machine: uploads, downloads, deletions and failures
+    Log(LogArgs),
     /// List the earlier versions of a file, kept on this machine and on the proxy
     History {
         /// The file [default: all files, with the versions on this machine]

@@ -8,6 +8,19 @@ use jiff::{Timestamp, Zoned};
 use crate::cli::versions::parse_moment;
 
 #[derive(Debug, clap::Args)]
+pub struct LogArgs {
+    /// A file or folder [default: everything]
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub path: Option<PathBuf>,
+    /// Show what happened since this time only, such as "2 hours ago" or 2026-11-20T10:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_past)]
+    pub since: Option<Timestamp>,
+    /// Keep running, and show what happens. With --json each line is a document
+    #[arg(long)]
+    pub follow: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct ShowArgs {
     /// The file; @ID picks the version that `memsync history` names so [default: the newest earlier one]
     #[arg(value_name = "PATH[@ID]")]

@@ -1,5 +1,6 @@
 //! The commands, and the dispatch to them.
 
+mod activity;
 mod approve;
 mod conflicts;
 mod diff;
@@ -55,6 +56,7 @@ pub(super) fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Resume => pause::resume(app),
         Command::Approve(args) => approve::run(app, &args),
         Command::Conflicts { action } => conflicts::run(app, action),
+        Command::Log(args) => activity::run(app, &args),
         Command::History { path } => history::run(app, path.as_deref()),
         Command::Show(args) => show::run(app, &args),
         Command::Diff(args) => diff::run(app, &args),

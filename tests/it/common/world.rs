@@ -5,10 +5,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
@@ -256,6 +258,21 @@ impl Ran {
 pub(crate) struct Begun(Child);
 
 impl Begun {
+    /// The next lines of a command that does not end by itself. Kills the command then.
+    pub(crate) fn lines(mut self, count: usize) -> Vec<String> {
+        let out = BufReader::new(self.0.stdout.take().unwrap());
+        let (send, lines) = mpsc::channel();
+        let reader = thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        let read: Vec<_> = (0..count).map_while(|_| lines.recv_timeout(DEADLINE).ok()).collect();
+        drop(lines);
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        // It ends with an error if the command printed more lines.
+        let _ = reader.join().unwrap();
+        assert_eq!(read.len(), count, "{read:?}");
+        read
+    }
+
     /// Waits until the command has ended.
     pub(crate) fn ended(self) -> Ran {
         let out = self.0.wait_with_output().unwrap();

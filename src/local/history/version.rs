@@ -14,6 +14,8 @@ pub enum VersionKind {
     Replaced,
     /// Another device deleted the file.
     Removed,
+    /// It went into the result of a merge, as the version of this device or of the proxy.
+    Merged,
 }
 
 impl VersionKind {
@@ -21,11 +23,12 @@ impl VersionKind {
         match self {
             Self::Replaced => "replaced",
             Self::Removed => "removed",
+            Self::Merged => "merged",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Replaced, Self::Removed].into_iter().find(|k| k.name() == text)
+        [Self::Replaced, Self::Removed, Self::Merged].into_iter().find(|k| k.name() == text)
     }
 }
 
@@ -103,6 +106,7 @@ mod tests {
         for (text, want) in [
             ("20261120T101112.123Z-replaced", stamp(0, VersionKind::Replaced)),
             ("20261120T101112.123Z.1-removed", stamp(1, VersionKind::Removed)),
+            ("20261120T101112.123Z-merged", stamp(0, VersionKind::Merged)),
         ] {
             assert_eq!(want.text(), text);
             assert_eq!(VersionStamp::parse(text), Some(want));

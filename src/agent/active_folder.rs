@@ -156,7 +156,7 @@ impl ActiveFolder {
         let since_scan = elapsed.saturating_sub(report.scanned_at);
         let path_retry = engine.next_due().map(|due| due.saturating_sub(elapsed).max(MIN_PATH_RETRY));
         self.schedule.note_success(report, since_scan, path_retry, now);
-        if report.downloaded + report.trashed + report.conflicts.len() > 0 {
+        if report.downloaded + report.merged + report.trashed + report.conflicts.len() > 0 {
             self.history.has_grown = true;
         }
         let has_changed = report.wrote() || report.adopted > 0 || report.scan.hashed > 0;

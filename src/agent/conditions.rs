@@ -191,6 +191,7 @@ pub(crate) fn describe_action(action: &str, path: &str, device: Option<&str>) ->
         "download" => format!("downloaded {path}{from}"),
         "delete" => format!("deleted {path} on the proxy"),
         "trash" => format!("moved {path} to history: it was deleted elsewhere"),
+        "merged" => format!("merged {path} with the version{from}"),
         "conflict" => format!("downloaded {path}{from}: both machines had changed it"),
         other => format!("{other} {path}"),
     }

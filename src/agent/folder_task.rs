@@ -337,9 +337,10 @@ impl FolderTask {
         if report.wrote() {
             tracing::debug!(
                 folder,
-                "up {}, down {}, deleted there {}, deleted here {}, conflicts {}",
+                "up {}, down {}, merged {}, deleted there {}, deleted here {}, conflicts {}",
                 report.uploaded,
                 report.downloaded,
+                report.merged,
                 report.deleted_remote,
                 report.trashed,
                 report.conflicts.len()

@@ -16,6 +16,7 @@ pub mod engine;
 mod findings;
 mod folder_task;
 mod inbox;
+pub(crate) mod merge_map;
 mod open_folder;
 mod pause;
 pub mod problems;
@@ -37,6 +38,7 @@ pub mod world;
 
 pub(crate) use conditions::describe_action;
 pub use cycle::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts};
+pub use merge_map::MergeMap;
 pub(crate) use running_agent::Agent;
 pub(crate) use setup::FolderSetup;
 pub use setup::{ConflictPolicy, FolderConfig, HistoryConfig, StateConfig, SyncConfig};

@@ -12,7 +12,7 @@ use crate::state::{Container, LockError, StateOptions};
 use super::cycle::{BatchOptions, CycleError, Engine, EngineOptions, EnginePorts, IgnoreFn};
 use super::root::{OpenError, RootGuard, find_or_make, open_root};
 use super::rules::{FolderRules, SharedRules};
-use super::setup::{CONFIRM_INTERVAL, FolderSetup};
+use super::setup::{CONFIRM_INTERVAL, ConflictPolicy, FolderSetup};
 use super::world::{RealWorld, World};
 
 /// The engine over the real world.
@@ -136,6 +136,7 @@ fn engine_options(setup: &FolderSetup, fold: bool) -> EngineOptions {
         fold,
         quiet: setup.sync.debounce,
         confirm: CONFIRM_INTERVAL,
+        merge: (setup.sync.conflict == ConflictPolicy::Merge).then(|| setup.sync.merge.clone()),
         origin: setup.http.origin.clone(),
         namespace: setup.folder.namespace.clone(),
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::merge_map::MergeMap;
 use crate::remote::http::HttpOptions;
 use crate::state::StateFormat;
 
@@ -58,6 +59,8 @@ pub struct SyncConfig {
     /// The share of the tracked files, above 0 and up to 1, that one sync may delete without approval.
     pub max_delete: f64,
     pub conflict: ConflictPolicy,
+    /// `[merge]`
+    pub merge: MergeMap,
 }
 
 /// The rule for a file that both sides changed.

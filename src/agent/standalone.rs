@@ -30,6 +30,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) struct SyncSummary {
     pub uploaded: usize,
     pub downloaded: usize,
+    pub merged: usize,
     /// Deleted on the proxy.
     pub deleted: usize,
     /// Deleted here; history has the files.
@@ -76,7 +77,8 @@ async fn run_cycles(
     status: &mut FolderStatus,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<SyncSummary, CycleError> {
-    let (mut uploaded, mut downloaded, mut deleted, mut trashed, mut conflicts) = (0, 0, 0, 0, Vec::new());
+    let (mut uploaded, mut downloaded, mut merged, mut deleted, mut trashed) = (0, 0, 0, 0, 0);
+    let mut conflicts = Vec::new();
     let mut follow_ups = 0;
     let mut activity = ActivityRecorder::default();
     loop {
@@ -84,6 +86,7 @@ async fn run_cycles(
         activity.note(setup, &report.recent);
         uploaded += report.uploaded;
         downloaded += report.downloaded;
+        merged += report.merged;
         deleted += report.deleted_remote;
         trashed += report.trashed;
         conflicts.extend(report.conflicts.iter().map(ToString::to_string));
@@ -104,7 +107,7 @@ async fn run_cycles(
     let halts = folder.engine.halts().iter().map(|h| halt_status(h, folder.engine.held())).collect();
     folder.engine.tidy()?;
     folder.engine.note_clean_stop()?;
-    Ok(SyncSummary { uploaded, downloaded, deleted, trashed, conflicts, halts, status: status.clone() })
+    Ok(SyncSummary { uploaded, downloaded, merged, deleted, trashed, conflicts, halts, status: status.clone() })
 }
 
 async fn run_cycle(

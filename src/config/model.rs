@@ -10,8 +10,10 @@ use tracing::level_filters::LevelFilter;
 use super::error::ConfigError;
 use super::files::{read_ca_file, resolve_links};
 use super::value::{RawValue, check_device, sanitise_device};
-use crate::agent::{ConflictPolicy, FolderConfig, HistoryConfig, StateConfig, SyncConfig};
+use crate::agent::{ConflictPolicy, FolderConfig, HistoryConfig, MergeMap, StateConfig, SyncConfig};
 use crate::local::ignore::IgnoreRules;
+use crate::local::pattern::PathPattern;
+use crate::merge::MergeDriver;
 use crate::protocol::{BadPin, Namespace, Pin};
 use crate::state::StateFormat;
 
@@ -23,6 +25,7 @@ pub const KEYS: &[&str] = &[
     "device",
     "log_level",
     "log_file",
+    "merge",
     "proxy.url",
     "proxy.token_file",
     "proxy.token",
@@ -119,6 +122,7 @@ impl Config {
                 max_file_size: 64 << 20,
                 max_delete: 0.5,
                 conflict: ConflictPolicy::Merge,
+                merge: MergeMap::default(),
             },
             history: HistoryConfig { keep: 30 * 86_400 * SECOND, max_size: 1 << 30 },
             state: StateConfig { format: StateFormat::Json, pretty: true },
@@ -174,6 +178,8 @@ pub(super) fn apply_setting(
             ])?;
         }
         "log_file" => c.log_file = value.flag()?,
+        "merge" => c.sync.merge = read_merge_map(value)?,
+        _ if key.starts_with(MERGE) => add_merge_pattern(&mut c.sync.merge, &key[MERGE.len()..], value)?,
         "proxy.url" => c.proxy.url = check_url(value.text()?)?,
         "proxy.token_file" => c.proxy.token_file = Some(value.path(home)?),
         "proxy.token" => {
@@ -203,6 +209,29 @@ pub(super) fn apply_setting(
         "folder.ignore" => c.folders[folder].ignore = check_ignore(value.list()?)?,
         _ => return Err(SettingFault::UnknownKey),
     }
+    Ok(())
+}
+
+/// The beginning of the keys of `[merge]`. Their rests are patterns.
+const MERGE: &str = "merge.";
+
+/// The whole of `[merge]`, as the environment has it: one `PATTERN = KIND` a line.
+fn read_merge_map(value: RawValue<'_>) -> Result<MergeMap, String> {
+    let RawValue::Text(text) = value else { return Err("must be a table: write [merge]".to_owned()) };
+    let mut map = MergeMap::default();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let Some((pattern, kind)) = line.rsplit_once('=') else {
+            return Err(format!("\"{line}\" is not of the form PATTERN = KIND"));
+        };
+        add_merge_pattern(&mut map, pattern.trim(), RawValue::Text(kind.trim()))?;
+    }
+    Ok(map)
+}
+
+fn add_merge_pattern(map: &mut MergeMap, pattern: &str, value: RawValue<'_>) -> Result<(), String> {
+    let driver = value.choice(&MergeDriver::ALL.map(|driver| (driver.name(), driver)))?;
+    let compiled = PathPattern::new(pattern).map_err(|why| format!("the pattern \"{pattern}\" is not right: {why}"))?;
+    map.push(compiled, driver);
     Ok(())
 }
 

@@ -14,6 +14,9 @@ pub mod boot;
 pub mod real;
 pub mod whole;
 
+/// Bytes per read.
+const READ_BYTES: usize = 256 * 1024;
+
 /// The kind of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
@@ -58,6 +61,23 @@ pub trait DiskFile: Send {
     /// does not say.
     fn is_open_for_writing(&self) -> bool {
         false
+    }
+}
+
+/// The content of an open file, from its position on. `None` if it is longer than `max_bytes`.
+///
+/// # Errors
+/// As `read(2)`.
+pub(crate) fn read_file_up_to<F: DiskFile>(file: &mut F, max_bytes: usize) -> io::Result<Option<Vec<u8>>> {
+    let (mut content, mut buf) = (Vec::new(), vec![0; READ_BYTES.min(max_bytes + 1)]);
+    loop {
+        match file.read(&mut buf)? {
+            0 => return Ok(Some(content)),
+            n => content.extend_from_slice(&buf[..n]),
+        }
+        if content.len() > max_bytes {
+            return Ok(None);
+        }
     }
 }
 

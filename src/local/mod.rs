@@ -14,6 +14,7 @@ pub mod identity;
 pub mod ignore;
 pub mod moves;
 pub mod nesting;
+pub mod pattern;
 pub mod scan;
 mod scope;
 pub mod source;

@@ -128,6 +128,11 @@ impl<D: Disk> StagedFile<D> {
         self.slot.as_deref().unwrap_or_default()
     }
 
+    /// Opens the content for reading.
+    pub(crate) fn open(&self) -> io::Result<D::File> {
+        self.folder.disk.open(self.slot())
+    }
+
     pub(super) fn rename_slot(&mut self, to: &str) -> io::Result<()> {
         self.folder.disk.rename_new(self.slot(), to)?;
         self.slot = Some(to.to_owned());

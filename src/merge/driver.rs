@@ -20,6 +20,9 @@ pub enum MergeDriver {
 }
 
 impl MergeDriver {
+    pub const ALL: [Self; 7] =
+        [Self::Markdown, Self::Text, Self::Json, Self::Jsonl, Self::Toml, Self::Yaml, Self::Copy];
+
     /// The driver for a file of this name. Other text is merged as [`MergeDriver::Text`].
     pub fn for_name(name: &str) -> Self {
         let file = name.rsplit('/').next().unwrap_or(name);

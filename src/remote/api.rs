@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 
 use crate::digest::Md5;
 use crate::path::{PathError, RelPath};
@@ -55,6 +56,14 @@ pub trait Remote: Send + Sync + 'static {
         path: &RelPath,
         tombstone: Md5,
     ) -> impl Future<Output = Result<DeleteReply, RemoteError>> + Send;
+
+    /// The versions of a path, the newest first, beginning with the current one (capability `versions`). Empty if the proxy
+    /// does not know the path. `None`: it keeps no versions.
+    fn versions(&self, path: &RelPath) -> impl Future<Output = Result<Option<Vec<RemoteVersion>>, RemoteError>> + Send;
+    /// True if the proxy keeps earlier versions. `None`: not known now.
+    fn keeps_versions(&self) -> Option<bool>;
+    /// The content of a version. `Absent`: it is gone.
+    fn get_version(&self, path: &RelPath, version: u64) -> impl Future<Output = Result<GetReply, RemoteError>> + Send;
 
     /// Sends many small requests as one (capability `batch`). `None`: this proxy takes no batches. The requests are
     /// independent, their order does not matter, and no path occurs twice. A reply is `None` if its source failed, the proxy
@@ -106,6 +115,22 @@ pub struct RemoteBlob {
     /// The device that wrote it, if the proxy gives it.
     pub device: Option<String>,
     pub body: BoxStream<'static, Result<Bytes, RemoteError>>,
+}
+
+/// A version of a path that the proxy keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteVersion {
+    /// Its number, which grows with every write of the path. [`Remote::get_version`] finds it by this number.
+    pub version: u64,
+    pub md5: Md5,
+    /// Bytes.
+    pub size: u64,
+    /// A tombstone, without content.
+    pub is_deleted: bool,
+    /// When it was written or deleted, by the proxy's clock. For people to read.
+    pub at: Timestamp,
+    /// The device that wrote it, if known.
+    pub device: Option<String>,
 }
 
 /// The reply to a GET.

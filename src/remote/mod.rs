@@ -5,5 +5,5 @@ pub mod http;
 
 pub use api::{
     BatchReply, BatchRequest, BodySource, DeleteReply, FetchedIndex, GetReply, IndexUpdate, PromisedDigest, PutReply,
-    Remote, RemoteBlob, RemoteError, UploadBody,
+    Remote, RemoteBlob, RemoteError, RemoteVersion, UploadBody,
 };

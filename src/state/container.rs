@@ -15,6 +15,7 @@ use super::format::{self, FileLayout, Fingerprint};
 use super::journal::{self, BackupLink, HeaderStep, JournalHead, JournalStep};
 use super::load::{LoadedJournal, LoadedState, load};
 use super::notes::{UploadNote, UploadNotes};
+use super::shadow::ShadowTexts;
 use super::state_dir::{JournalState, RepairPlan, StateDir, StateFiles};
 use super::types::{
     BaseChange, BaseEntries, BaseEntry, CopyLink, OpenOutcome, RemoteState, StateError, StateHeader, StateOptions,
@@ -77,6 +78,11 @@ impl<D: Disk> Container<D> {
             this.save(now)?;
         }
         Ok((this, opened))
+    }
+
+    /// The texts that are kept beside the container.
+    pub fn shadow_texts(&self) -> ShadowTexts<D> {
+        ShadowTexts::beside(self.dir.disk.clone(), &self.dir.files.main)
     }
 
     fn from_loaded(

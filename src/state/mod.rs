@@ -13,6 +13,7 @@ mod load;
 mod lock;
 mod notes;
 mod pause;
+mod shadow;
 mod state_dir;
 mod types;
 
@@ -24,6 +25,7 @@ pub use lock::{FolderLock, LockError};
 pub use notes::{UploadNote, UploadNotes};
 pub use pause::Pause;
 pub(crate) use pause::read_note;
+pub use shadow::{MAX_SHADOW_TEXT, ShadowReader, ShadowTexts};
 pub use types::{
     BaseChange, BaseEntry, CopyLink, OpenOutcome, RemoteState, StateError, StateFormat, StateHeader, StateOptions,
 };

@@ -9,6 +9,8 @@ use memsync::config::{
     Config, ConfigDraft, ConfigError, ConflictPolicy, KEYS, MachineContext, StateFormat, create_private, env_name,
     parse_duration, parse_size, sanitise_device,
 };
+use memsync::merge::MergeDriver;
+use memsync::path::RelPath;
 use memsync::protocol::Pin;
 use tracing::level_filters::LevelFilter;
 
@@ -207,6 +209,39 @@ fn fault_is_shown_with_line_and_nearest_key() {
         let got = refusal(text);
         assert!(got.starts_with(want), "{text}\n  got:  {got}\n  want: {want}");
     }
+}
+
+#[test]
+fn merge_section_maps_patterns_to_kinds() {
+    let driver =
+        |config: &Config, path: &str| config.sync.merge.rules(&RelPath::parse(path).unwrap()).map(|rules| rules.driver);
+    let section = "[merge]\n\"*.canvas\" = \"copy\"\n\"*.conf\" = \"toml\"\n\"shared.canvas\" = \"json\"\n";
+    let config = Bench::new().load(&format!("{MINIMAL}{section}")).unwrap();
+    assert_eq!(driver(&config, "n/a.canvas"), None);
+    assert_eq!(driver(&config, "a.conf"), Some(MergeDriver::Toml));
+    assert_eq!(driver(&config, "shared.canvas"), Some(MergeDriver::Json), "the last pattern decides");
+    assert_eq!(driver(&config, "a.md"), Some(MergeDriver::Markdown));
+    let bench = Bench::new().env("MEMSYNC_MERGE", "*.md = text\n\n/a=b.md = copy\n");
+    let config = bench.load(&format!("{MINIMAL}{section}")).unwrap();
+    assert_eq!(driver(&config, "a.md"), Some(MergeDriver::Text));
+    assert_eq!(driver(&config, "a=b.md"), None);
+    assert_eq!(driver(&config, "a.canvas"), Some(MergeDriver::Json), "the environment replaces the section");
+    for (text, want) in [
+        (
+            "[merge]\n\"*.a\" = \"text\"\n\"*.b\" = \"jsn\"",
+            "config.toml:3: merge.*.b: unknown value \"jsn\"; did you mean \"json\"?",
+        ),
+        ("[merge]\n\"a[b\" = \"text\"", "config.toml:2: merge.a[b: the pattern \"a[b\" is not right: "),
+        ("[merge]\n\"!a\" = \"text\"", "config.toml:2: merge.!a: the pattern \"!a\" is not right: it names no file"),
+        ("[merge]\nnote.md = \"text\"", "config.toml:2: merge.note: must be a string in quotes, not table"),
+        ("[merge]\n\"a.md\" = true", "config.toml:2: merge.a.md: must be a string in quotes, not boolean"),
+        ("merge = \"text\"", "config.toml:1: merge: must be a table: write [merge]"),
+    ] {
+        let got = refusal(text);
+        assert!(got.starts_with(want), "{text}\n  got:  {got}\n  want: {want}");
+    }
+    let got = Bench::new().env("MEMSYNC_MERGE", "*.md").refusal(MINIMAL);
+    assert_eq!(got, "environment variable MEMSYNC_MERGE: merge: \"*.md\" is not of the form PATTERN = KIND");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts, World};
+use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts, MergeMap, World};
 use memsync::digest::Md5;
 use memsync::disk::FileKind;
 use memsync::disk::boot::MachineBoot;
@@ -29,6 +29,7 @@ mod crash;
 mod deletions;
 mod hints;
 mod leftovers;
+mod merging;
 mod scope;
 mod store;
 mod unread;
@@ -74,6 +75,7 @@ fn options() -> EngineOptions {
         fold: false,
         quiet: Duration::ZERO,
         confirm: Duration::from_secs(1),
+        merge: Some(MergeMap::default()),
         origin: "https://old".into(),
         namespace: String::new(),
     }

@@ -51,6 +51,10 @@ points! {
     around_the_move_into_history: a_cycle at "history.before", "history.before:2", "conflict.renamed";
     around_the_copy_of_a_file_with_other_names: other_names at "history.copying", "history.copying:2",
         "history.copying:5", "history.copied", "history.placed", "history.placed:2";
+    around_a_merge: a_merge at "merge.staged", "merge.staged:2", "moves.intended", "moves.marked", "moves.durable",
+        "merge.moved", "merge.kept", "replace.before", "replace.before:2", "replace.exchanged", "replace.exchanged:2",
+        "replace.kept", "replace.kept:2", "moves.placed", "commit.before", "commit.done", "upload.before",
+        "upload.acknowledged", "upload.acknowledged:2", "commit.before:2", "commit.done:2";
     while_the_crash_before_is_put_in_order: a_recovery at "sweep.listed", "sweep.settled", "sweep.cleared";
     while_an_unplaced_download_is_removed: a_clearing at "sweep.taken", "sweep.taken:2";
     at_the_first_start: a_first_start at "identity.placed", "save.staged", "save.placed", "journal.staged", "journal.placed";
@@ -244,6 +248,40 @@ fn other_names(point: &str) {
     }
     let kept: BTreeSet<Vec<u8>> = b.kept().into_iter().collect();
     assert!(kept == names.map(content).into(), "{point}: history has both, whole, and nothing else");
+    quiet(&world, &[&a, &b]);
+}
+
+/// Two files that both devices changed. Each version is in history when its file has another text, and the lines of both
+/// are in the file at the end.
+fn a_merge(point: &str) {
+    let world = World::new();
+    let (a, b) = (world.device("a"), world.device("b"));
+    let text = |first: &str, last: &str| format!("# Note\n\nThe {first} of the note.\n\nThe {last} of the note.\n");
+    let files = ["one.md", "two.md"];
+    files.iter().for_each(|path| a.write(path, text("first line", "last line")));
+    a.start();
+    b.start();
+    world.settle(&[&a, &b]);
+    b.stop();
+    files.iter().for_each(|path| a.write(path, text("first line", "last line by a")));
+    a.wait();
+    files.iter().for_each(|path| b.write(path, text("first line by b", "last line")));
+    b.start_doomed(point);
+    died(b.died(), point);
+    let versions = [text("first line", "last line by a"), text("first line by b", "last line")];
+    let kept: BTreeSet<Vec<u8>> = b.kept().into_iter().collect();
+    for path in files.iter().filter(|path| versions.iter().all(|version| !b.has(path, version))) {
+        assert!(versions.iter().all(|version| kept.contains(version.as_bytes())), "{path}: {kept:?}");
+    }
+    b.start();
+    let merged = text("first line by b", "last line by a").into_bytes();
+    let tree: Vec<(String, Vec<u8>)> = world.settle(&[&b, &a]).into_iter().collect();
+    assert_eq!(tree, files.map(|path| (path.to_owned(), merged.clone())), "no conflict copies");
+    let kept: BTreeSet<Vec<u8>> = b.kept().into_iter().collect();
+    let versions: BTreeSet<Vec<u8>> = versions.map(String::into_bytes).into();
+    // After a crash the result may be merged once more, with the version of the proxy.
+    let allowed: BTreeSet<Vec<u8>> = versions.iter().cloned().chain([merged]).collect();
+    assert!(kept.is_superset(&versions) && kept.is_subset(&allowed), "history has both versions: {kept:?}");
     quiet(&world, &[&a, &b]);
 }
 

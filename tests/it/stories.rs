@@ -16,6 +16,7 @@ mod gates;
 mod history;
 mod linked;
 mod log;
+mod merging;
 mod mounts;
 mod names;
 mod namespaces;

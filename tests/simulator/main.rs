@@ -18,6 +18,7 @@ mod world;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schedule::{Bug, Offers, Setting, run};
+use world::merges;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -81,13 +82,29 @@ fn nothing_is_lost_and_all_agree() {
     let first = number("MEMSYNC_SIM_SEED").unwrap_or(1);
     let count = number("MEMSYNC_SIM_SCHEDULES").unwrap_or(20_000);
     println!("{count} schedules from seed {first}");
-    let setting = |seed| Setting { bug: None, planted: false, offers: offers(seed) };
+    let setting = |seed| Setting { bug: None, planted: false, has_lines: false, offers: offers(seed) };
     if let Some((seed, why)) = search(first, count, setting, |_| true) {
         panic!(
             "seed {seed}: {why}\nrerun: MEMSYNC_SIM_SEED={seed} MEMSYNC_SIM_SCHEDULES=1 MEMSYNC_SIM_TRACE=1 \
              cargo test --test simulator nothing_is_lost -- --nocapture"
         );
     }
+}
+
+/// Files are lists of lines. Merges join them, and no line is lost.
+#[test]
+fn no_line_is_lost_when_files_are_merged() {
+    let first = number("MEMSYNC_SIM_SEED").unwrap_or(1);
+    let count = number("MEMSYNC_SIM_SCHEDULES").unwrap_or(10_000);
+    println!("{count} schedules from seed {first}");
+    let setting = |seed| Setting { bug: None, planted: false, has_lines: true, offers: offers(seed) };
+    if let Some((seed, why)) = search(first, count, setting, |_| true) {
+        panic!(
+            "seed {seed}: {why}\nrerun: MEMSYNC_SIM_SEED={seed} MEMSYNC_SIM_SCHEDULES=1 MEMSYNC_SIM_TRACE=1 \
+             cargo test --test simulator no_line_is_lost -- --nocapture"
+        );
+    }
+    assert!(merges() > 0, "files were merged");
 }
 
 /// Seeds that once failed.
@@ -101,7 +118,7 @@ fn regressions() {
             is_slow: false,
         });
         for offers in plain.into_iter().chain([offers(seed)]) {
-            if let Err(why) = run(seed, Setting { bug: None, planted: false, offers }) {
+            if let Err(why) = run(seed, Setting { bug: None, planted: false, has_lines: false, offers }) {
                 panic!("seed {seed}, {offers:?}: {why}");
             }
         }
@@ -116,6 +133,7 @@ fn caught(bug: Bug) {
         let setting = |seed, planted| Setting {
             bug: Some(bug),
             planted,
+            has_lines: false,
             offers: Offers { batch, is_foreign: false, is_slow: false, ..offers(seed) },
         };
         match search(1, limit, |seed| setting(seed, true), |why| why.starts_with("invariant ")) {

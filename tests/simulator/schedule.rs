@@ -38,6 +38,8 @@ pub(crate) struct Setting {
     pub bug: Option<Bug>,
     /// True if that bug is planted. Without it the same schedule must be clean.
     pub planted: bool,
+    /// True if files are lists of lines, which merges can join. Then no line may be lost.
+    pub has_lines: bool,
     pub offers: Offers,
 }
 
@@ -86,6 +88,7 @@ fn config(rng: &mut Rng, bug: Option<Bug>, offers: Offers) -> FakeConfig {
         honest: strong || rng.bool(),
         versions: false,
         faults,
+        keeps_versions: !offers.is_foreign,
         batch: offers.batch,
         yields: 0.5,
     }
@@ -225,16 +228,22 @@ pub(crate) fn run(seed: u64, setting: Setting) -> Result<(), String> {
         println!("{config:?}, {} devices, clash: {clash}, misfortune {misfortune}", devices.len());
     }
     let backup = server.backup();
-    let ledger = Arc::new(Mutex::new(Ledger::new(trace)));
+    let ledger = Arc::new(Mutex::new(Ledger::new(setting.has_lines, trace)));
     let mut schedule = Schedule { rng, ledger, config, server, clock, devices, names, misfortune, backup };
     schedule.prepare(setting)?;
     // A random source of its own, so that schedules without rules stay the same.
-    let mut rules = changes_rules(seed, bug).then(|| Rng::with_seed(seed ^ 0x7275_6c65_7300));
+    let mut rules = (changes_rules(seed, bug) && !setting.has_lines).then(|| Rng::with_seed(seed ^ 0x7275_6c65_7300));
     for _ in 0..schedule.rng.usize(20..120) {
         schedule.next_event(rules.as_mut())?;
     }
     let Schedule { devices, server, clock, ledger, .. } = schedule;
-    let world = Calm { server: &server, clock: &clock, clash, is_foreign: setting.offers.is_foreign };
+    let world = Calm {
+        server: &server,
+        clock: &clock,
+        clash,
+        is_foreign: setting.offers.is_foreign,
+        merges: setting.has_lines,
+    };
     settle(devices, &world, &ledger.lock().unwrap())
 }
 
@@ -249,7 +258,7 @@ impl Schedule {
 
     /// Plants the bug, sets the hooks, and writes the first files.
     fn prepare(&mut self, setting: Setting) -> Result<(), String> {
-        let Setting { bug, planted, offers } = setting;
+        let Setting { bug, planted, offers, .. } = setting;
         let planted = bug.filter(|_| planted);
         self.server.plant_trusted_tombstone(planted == Some(Bug::PlainTombstoneTrusted));
         for device in &mut self.devices {
@@ -276,9 +285,9 @@ impl Schedule {
         if self.names == MANY {
             for name in MANY {
                 let mut ledger = self.ledger.lock().unwrap();
-                let content = ledger.fresh(&mut self.rng);
+                let content = ledger.fresh(None, &mut self.rng);
                 self.devices[0].disk.user_write(name, content.clone()).map_err(|e| e.to_string())?;
-                ledger.wrote(&content, true);
+                ledger.wrote(&content, None, true);
             }
         }
         Ok(())
@@ -335,7 +344,8 @@ impl Schedule {
         {
             let mut ledger = self.ledger.lock().unwrap();
             ledger.say(|| format!("  {}'s history is pruned", device.name));
-            ledger.pruned.extend(history.into_values());
+            let pruned = ledger.parts_of_all(history.into_values());
+            ledger.pruned.extend(pruned);
         }
         Ok(())
     }
@@ -380,7 +390,7 @@ impl Schedule {
         if before.is_some() && self.server.server_delete(&path) {
             let mut ledger = self.ledger.lock().unwrap();
             ledger.say(|| format!("  another client deletes {path} on the server"));
-            ledger.released(before);
+            ledger.released(before, None);
         }
         Ok(())
     }
@@ -388,14 +398,12 @@ impl Schedule {
     fn server_gets_content(&mut self, _: usize) -> Result<(), String> {
         let path = RelPath::parse(self.any_name()).unwrap();
         let mut ledger = self.ledger.lock().unwrap();
-        let content = ledger.fresh(&mut self.rng);
         let before = self.server.contents().get(&path).cloned();
+        let content = ledger.fresh(before.as_ref(), &mut self.rng);
         ledger.say(|| format!("  another client puts {path} = {content:?} on the server"));
-        if before.as_ref() != Some(&content) {
-            ledger.released(before);
-        }
+        ledger.released(before.clone(), Some(&content));
         self.server.foreign_put(&path, content.clone());
-        ledger.wrote(&content, true);
+        ledger.wrote(&content, before.as_ref(), true);
         Ok(())
     }
 

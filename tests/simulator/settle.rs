@@ -23,6 +23,9 @@ const ROUNDS: usize = 5;
 /// (6).
 const CLASH_ROUNDS: usize = 6;
 
+/// More rounds if files are merged: a device whose upload comes too late merges again, once for each other device.
+const MERGE_ROUNDS: usize = 3;
+
 /// The world in which the devices come to rest.
 pub(crate) struct Calm<'a> {
     pub server: &'a FakeServer,
@@ -31,11 +34,13 @@ pub(crate) struct Calm<'a> {
     pub clash: bool,
     /// The agents must heal the index.
     pub is_foreign: bool,
+    /// Files are merged.
+    pub merges: bool,
 }
 
 /// All devices must soon agree, lose nothing, and then write nothing.
 pub(crate) fn settle(mut devices: Vec<Device>, calm: &Calm<'_>, ledger: &Ledger) -> Result<(), String> {
-    let Calm { server, clock, clash, is_foreign } = *calm;
+    let Calm { server, clock, clash, is_foreign, .. } = *calm;
     if is_foreign {
         server.set_faults(FakeFaults::default());
     } else {
@@ -105,8 +110,8 @@ fn all_readable(disk: &SimDisk) {
 }
 
 fn come_to_rest(devices: &mut [Device], calm: &Calm<'_>, ledger: &Ledger) -> Result<(), String> {
-    let Calm { server, clock, clash, is_foreign } = *calm;
-    let most = if clash { CLASH_ROUNDS } else { ROUNDS };
+    let Calm { server, clock, clash, is_foreign, merges } = *calm;
+    let most = if clash { CLASH_ROUNDS } else { ROUNDS } + if merges { MERGE_ROUNDS } else { 0 };
     let (mut rounds, mut calm_since) = (0, 0);
     loop {
         let before: Vec<_> = devices.iter().map(|d| d.disk.user_tree("")).collect();
@@ -221,9 +226,9 @@ fn be_still(devices: &mut [Device], server: &FakeServer, clock: &SimClock) -> Re
 fn nothing_lost(devices: &[Device], server: &FakeServer, clash: bool, ledger: &Ledger) -> Result<(), String> {
     // A path that no device can materialise stays on the proxy.
     let blocked = server.contents().into_values().filter(|_| clash);
-    let trees: BTreeSet<Bytes> =
-        devices.iter().flat_map(|d| d.disk.user_tree("").into_values()).chain(blocked).collect();
-    let kept: BTreeSet<Bytes> = devices.iter().flat_map(|d| d.history().into_values()).collect();
+    let trees = devices.iter().flat_map(|d| d.disk.user_tree("").into_values()).chain(blocked);
+    let trees = ledger.parts_of_all(trees);
+    let kept = ledger.parts_of_all(devices.iter().flat_map(|d| d.history().into_values()));
     for content in &ledger.owed {
         // Content that was written twice may count as the copy that a user deleted (row 7). Then history has it, or had
         // it. Or it counts as the copy that a user replaced, because a precondition is content. Unique content may

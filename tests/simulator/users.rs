@@ -9,9 +9,11 @@ use memsync::testing::{FakeServer, SimDisk};
 
 use crate::world::Device;
 
-/// The content that users wrote and did not remove.
+/// The content that users wrote and did not remove. Where texts are merged, each line counts as content of its own.
 #[derive(Default)]
 pub(crate) struct Ledger {
+    /// Files are lists of lines, which merges can join.
+    has_lines: bool,
     /// Content, and how often users wrote it.
     pub written: BTreeMap<Bytes, usize>,
     pub owed: BTreeSet<Bytes>,
@@ -33,26 +35,51 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(trace: bool) -> Self {
-        Self { trace, ..Self::default() }
+    pub(crate) fn new(has_lines: bool, trace: bool) -> Self {
+        Self { has_lines, trace, ..Self::default() }
     }
 
-    pub(crate) fn wrote(&mut self, content: &Bytes, lasting: bool) {
-        let times = self.written.entry(content.clone()).or_default();
-        *times += 1;
-        if lasting {
-            self.volatile.remove(content);
-        } else if *times == 1 {
-            self.volatile.insert(content.clone());
+    /// The parts of a file that count as content: the whole file, or its lines.
+    pub(crate) fn parts(&self, file: &Bytes) -> Vec<Bytes> {
+        if !self.has_lines {
+            return vec![file.clone()];
         }
-        self.owed.insert(content.clone());
+        file.split_inclusive(|b| *b == b'\n').map(|line| file.slice_ref(line)).collect()
     }
 
-    /// Records that a user replaced or deleted this content on a device that held it.
-    pub(crate) fn released(&mut self, content: Option<Bytes>) {
-        if let Some(content) = content {
+    pub(crate) fn parts_of_all(&self, files: impl IntoIterator<Item = Bytes>) -> BTreeSet<Bytes> {
+        files.into_iter().flat_map(|file| self.parts(&file)).collect()
+    }
+
+    /// Records that a user wrote a file over `before`. Lines that were there are not new.
+    pub(crate) fn wrote(&mut self, file: &Bytes, before: Option<&Bytes>, lasting: bool) {
+        let old = before.filter(|_| self.has_lines).map(|before| self.parts(before)).unwrap_or_default();
+        for content in self.parts(file).into_iter().filter(|content| !old.contains(content)) {
+            let times = self.written.entry(content.clone()).or_default();
+            *times += 1;
+            if lasting {
+                self.volatile.remove(&content);
+            } else if *times == 1 {
+                self.volatile.insert(content.clone());
+            }
+            self.owed.insert(content);
+        }
+    }
+
+    /// Records that a user replaced or deleted this file on a device that held it. `after`: the new file.
+    pub(crate) fn released(&mut self, before: Option<Bytes>, after: Option<&Bytes>) {
+        let kept = after.map(|after| self.parts(after)).unwrap_or_default();
+        let parts = before.map(|before| self.parts(&before)).unwrap_or_default();
+        for content in parts.into_iter().filter(|content| !kept.contains(content)) {
             self.owed.remove(&content);
             self.taken_back.insert(content);
+        }
+    }
+
+    /// Records that a file got another name, so that its content exists once more for a moment.
+    fn renamed(&mut self, file: &Bytes) {
+        for content in self.parts(file) {
+            *self.written.entry(content).or_default() += 1;
         }
     }
 
@@ -62,14 +89,14 @@ impl Ledger {
             Some(content) if self.left_out.get(path) == Some(&content) => {
                 self.removed_unseen.insert((who.to_owned(), path.to_owned()), content);
             }
-            content => self.released(content),
+            content => self.released(content, None),
         }
     }
 
     /// Records that the user of a device made a new file in place of a removed one.
     fn replaced(&mut self, who: &str, path: &str) {
         let content = self.removed_unseen.remove(&(who.to_owned(), path.to_owned()));
-        self.released(content);
+        self.released(content, None);
     }
 
     /// True if the content was written once. Then no loss of it is right.
@@ -77,7 +104,11 @@ impl Ledger {
         self.written.get(content) == Some(&1)
     }
 
-    pub(crate) fn fresh(&mut self, rng: &mut Rng) -> Bytes {
+    /// The content that a user writes over `before`.
+    pub(crate) fn fresh(&mut self, before: Option<&Bytes>, rng: &mut Rng) -> Bytes {
+        if self.has_lines {
+            return self.edit_lines(before, rng);
+        }
         if rng.u8(..) < 16 && !self.written.is_empty() {
             // Content that existed before, for the rows that distinguish own writes from others.
             let at = rng.usize(..self.written.len());
@@ -85,6 +116,18 @@ impl Ledger {
         }
         self.next += 1;
         Bytes::from(format!("content {}", self.next))
+    }
+
+    /// A list with a new line, and sometimes without an old one.
+    fn edit_lines(&mut self, before: Option<&Bytes>, rng: &mut Rng) -> Bytes {
+        let mut lines = before.map(|before| self.parts(before)).unwrap_or_default();
+        self.next += 1;
+        if rng.u8(..4) == 0 && !lines.is_empty() {
+            lines.remove(rng.usize(..lines.len()));
+        }
+        let line = Bytes::from(format!("- line {}\n", self.next));
+        lines.insert(rng.usize(..=lines.len()), line);
+        lines.concat().into()
     }
 
     pub(crate) fn say(&self, what: impl FnOnce() -> String) {
@@ -97,39 +140,36 @@ impl Ledger {
     /// durable content, or content that the engine agreed on with the server. If the server was set back meanwhile, an
     /// uncommitted download may be gone too.
     pub(crate) fn power_cut(&mut self, device: &Device, before: &BTreeSet<Bytes>, server: &FakeServer) {
-        let after = device.contents();
+        let after = self.parts_of_all(device.contents());
         // A download in the middle of a move may be back in the stage, together with a user's later writes to it. No
         // program can distinguish it from half a download. A fsync of the user makes its new name durable, so only
         // volatile content ends in the stage. A displaced file is named by an intent, and must come back.
-        let placed: BTreeSet<Bytes> = device
-            .disk
-            .user_tree("")
-            .into_values()
-            .chain(device.history().into_values())
-            .chain(displaced(device))
-            .collect();
-        let ever: BTreeSet<Bytes> = server.all_ever_stored().into_values().collect();
-        for content in before {
-            let gone = !after.contains(content);
-            let excused = if self.unique(content) {
-                gone && self.reset.contains(content)
-                    || !placed.contains(content) && self.volatile.contains(content) && !ever.contains(content)
+        let placed = self.parts_of_all(
+            device.disk.user_tree("").into_values().chain(device.history().into_values()).chain(displaced(device)),
+        );
+        let ever = self.parts_of_all(server.all_ever_stored().into_values());
+        for content in self.parts_of_all(before.iter().cloned()) {
+            let gone = !after.contains(&content);
+            let excused = if self.unique(&content) {
+                gone && self.reset.contains(&content)
+                    || !placed.contains(&content) && self.volatile.contains(&content) && !ever.contains(&content)
             } else {
                 // For content written twice it is unknown which copy was durable, and which one the server had.
                 gone
             };
             if excused {
-                self.owed.remove(content);
+                self.owed.remove(&content);
             }
         }
     }
 
     /// Records that the server was set back: content that only the server had is gone.
     pub(crate) fn server_reset(&mut self, devices: &[Device], server: &FakeServer) {
-        let live: BTreeSet<Bytes> = server.contents().into_values().collect();
-        let held: BTreeSet<Bytes> = devices.iter().flat_map(|d| d.disk.user_tree("").into_values()).collect();
+        let live = self.parts_of_all(server.contents().into_values());
+        let held = self.parts_of_all(devices.iter().flat_map(|d| d.disk.user_tree("").into_values()));
         self.owed.retain(|content| held.contains(content) || live.contains(content));
-        self.reset.extend(server.all_ever_stored().into_values().filter(|content| !live.contains(content)));
+        let ever = self.parts_of_all(server.all_ever_stored().into_values());
+        self.reset.extend(ever.into_iter().filter(|content| !live.contains(content)));
     }
 }
 
@@ -199,8 +239,8 @@ impl User<'_> {
     }
 
     fn writes(&mut self, path: &str) {
-        let content = self.ledger.fresh(self.rng);
         let before = self.read(path);
+        let content = self.ledger.fresh(before.as_ref(), self.rng);
         let lasting = !(self.volatile && self.rng.bool());
         let done = match (lasting, self.rng.bool()) {
             (false, _) => self.disk.user_write_volatile(path, content.clone()),
@@ -210,11 +250,9 @@ impl User<'_> {
         if done.is_ok() {
             let who = self.who;
             self.ledger.say(|| format!("  {who} writes {path} = {content:?} (lasting: {lasting})"));
-            if before.as_ref() != Some(&content) {
-                self.ledger.released(before);
-            }
+            self.ledger.released(before.clone(), Some(&content));
             self.ledger.replaced(who, path);
-            self.ledger.wrote(&content, lasting);
+            self.ledger.wrote(&content, before.as_ref(), lasting);
         }
         self.touched.paths.insert(path.to_owned());
     }
@@ -233,12 +271,10 @@ impl User<'_> {
         let (moved, before) = (self.read(path), self.read(to));
         if path != to && moved.is_some() && self.disk.user_rename(path, to).is_ok() {
             self.ledger.say(|| format!("  {} renames {path} to {to}", self.who));
-            if before != moved {
-                self.ledger.released(before);
-            }
+            self.ledger.released(before, moved.as_ref());
             self.ledger.replaced(self.who, to);
             // A rename deletes one path and writes another. Two crossing renames delete both paths.
-            *self.ledger.written.entry(moved.unwrap_or_default()).or_default() += 1;
+            self.ledger.renamed(&moved.unwrap_or_default());
         }
         self.touched.paths.extend([path.to_owned(), to.to_owned()]);
     }
@@ -264,7 +300,7 @@ impl User<'_> {
             self.ledger.say(|| format!("  {} renames the folder {from} to {to}", self.who));
             for (path, content) in inside {
                 self.ledger.replaced(self.who, &path.replacen(from, to, 1));
-                *self.ledger.written.entry(content).or_default() += 1;
+                self.ledger.renamed(&content);
             }
         }
         self.touched.paths.insert(from.to_owned());
@@ -275,13 +311,11 @@ impl User<'_> {
     fn edits_any_file(&mut self, _: &str) {
         let tree = self.disk.user_tree("");
         if let Some((path, content)) = tree.iter().nth(self.rng.usize(..tree.len().max(1))) {
-            let new = self.ledger.fresh(self.rng);
+            let new = self.ledger.fresh(Some(content), self.rng);
             if self.disk.user_replace(path, new.clone()).is_ok() {
                 self.ledger.say(|| format!("  {} edits {path} = {new:?}", self.who));
-                if new != *content {
-                    self.ledger.released(Some(content.clone()));
-                }
-                self.ledger.wrote(&new, true);
+                self.ledger.released(Some(content.clone()), Some(&new));
+                self.ledger.wrote(&new, Some(content), true);
             }
             self.touched.paths.insert(path.clone());
         }

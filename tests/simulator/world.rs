@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use memsync::agent::engine::Sabotage;
-use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts, World};
+use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts, MergeMap, World};
 use memsync::local::{Folder, ScanScope};
 use memsync::state::{Container, StateFormat, StateOptions};
 use memsync::testing::{FakeRemote, FakeServer, SimDisk};
@@ -99,6 +99,13 @@ impl SimRules {
     }
 }
 
+/// The merges of all schedules.
+static MERGES: AtomicUsize = AtomicUsize::new(0);
+
+pub(crate) fn merges() -> usize {
+    MERGES.load(Ordering::Relaxed)
+}
+
 pub(crate) type SimEngine = Engine<SimDisk, FakeRemote, SimWorld>;
 type Cycle = Pin<Box<dyn Future<Output = (SimEngine, Result<CycleReport, CycleError>)>>>;
 
@@ -138,6 +145,7 @@ pub(crate) fn options(unread_from: u64) -> EngineOptions {
         fold: false,
         quiet: Duration::ZERO,
         confirm: Duration::from_millis(1),
+        merge: Some(MergeMap::default()),
         origin: "sim".into(),
         namespace: String::new(),
     }
@@ -292,6 +300,7 @@ impl Device {
         self.cycle = None;
         self.engine = Some(engine);
         self.rules.lock().unwrap().noted |= result.is_ok();
+        MERGES.fetch_add(result.as_ref().map_or(0, |report| report.merged), Ordering::Relaxed);
         if !self.alive() {
             self.kill();
         }

@@ -19,7 +19,7 @@ use crate::sync::{Action, Base, LocalState, PlanStep, RemoteSide};
 use super::leftovers::link_copy;
 use super::observed::Observed;
 use super::parts::CycleParts;
-use super::report::{CycleError, CycleReport, FinishedAction, folder_error, remedy};
+use super::report::{CycleError, CycleReport, FinishedAction, folder_error, move_verb, remedy};
 use super::step::StepOutcome;
 use super::unarrived::UnarrivedContent;
 
@@ -92,8 +92,10 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
             // The index cursor may include a late write already.
             self.note_own_writes(if self.transfers.late.is_empty() { own_writes } else { 0 });
             failpoint::pass("commit.before");
+            let agreed = self.texts_to_keep(&changes);
             self.ports.container.commit(changes)?;
             failpoint::pass("commit.done");
+            self.keep_texts(&agreed);
         }
         end.report.add(report);
         Ok(())
@@ -128,7 +130,7 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
 
     /// Takes in how a change to the folder went: the change to commit, if it was made.
     fn take_move(&mut self, moving: PendingMove, moved: MoveOutcome, report: &mut CycleReport) -> Option<BaseChange> {
-        let PendingMove { step, base, version, size, device } = moving;
+        let PendingMove { step, verb, is_merge, base, version, placed, device } = moving;
         let path = &step.path;
         match moved {
             MoveOutcome::Done { copy, stat } => {
@@ -136,19 +138,23 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
                 self.memory.crash.note_restored(&mut self.ports.container, path, copy.as_ref());
                 self.uploads.forget(path);
                 self.observed.corrections.proven.remove(path);
-                let found = match base {
-                    Base::Synced(md5) => {
-                        report.downloaded += 1;
-                        Some(LocalEntry { local: LocalState::File(md5), stat, size })
+                let is_base = placed.is_some_and(|(md5, _)| base == Base::Synced(md5));
+                match placed {
+                    None => report.trashed += 1,
+                    Some(_) if is_merge => {
+                        // The next cycle uploads the result (row 16).
+                        report.merged += 1;
+                        report.again = true;
+                        self.memory.merges.note(path, self.ports.world.elapsed());
                     }
-                    Base::Seen(_) | Base::Detached(_) => {
-                        report.trashed += 1;
-                        None
-                    }
-                };
+                    Some(_) => report.downloaded += 1,
+                }
+                let found = placed.map(|(md5, size)| LocalEntry { local: LocalState::File(md5), stat, size });
                 self.observed.tree.put(path.clone(), found);
                 self.memory.quarantine.clear(path);
-                report.recent.push(FinishedAction::done(&step, device));
+                report.recent.push(FinishedAction::moved(path, verb, device));
+                // The stat of the result of a merge does not prove the base.
+                let stat = stat.filter(|_| is_base);
                 return Some(BaseChange::Set(step.path, BaseEntry { base, stat, version }));
             }
             MoveOutcome::Stale { copy } => {
@@ -196,10 +202,13 @@ struct AgreedFile {
 /// A change to the folder, and the base that it leads to.
 struct PendingMove {
     step: PlanStep,
+    /// Its name in `recent`.
+    verb: &'static str,
+    is_merge: bool,
     base: Base,
     version: u64,
-    /// Bytes.
-    size: u64,
+    /// The content that it places, with its size in bytes.
+    placed: Option<(Md5, u64)>,
     /// The machine that wrote the content.
     device: Option<String>,
 }
@@ -233,7 +242,7 @@ impl<D: Disk> SortedOutcomes<D> {
                 self.report.deleted_remote += 1;
                 self.own_writes += 1;
                 parts.enter_own_write(&step.path, tombstone_of(md5));
-                self.report.recent.push(FinishedAction::done(&step, None));
+                self.report.recent.push(FinishedAction::done(&step));
                 self.changes.push(parts.seen(&step.path, md5));
             }
             StepOutcome::DeletedAgain(md5) => {
@@ -253,8 +262,9 @@ impl<D: Disk> SortedOutcomes<D> {
                 self.agree(parts, &step, (md5, version), true);
             }
             StepOutcome::Move { step: change, base, version, device } => {
-                let size = change.staged().map_or(0, |staged| staged.size);
-                self.moving.push(PendingMove { step, base, version, size, device });
+                let placed = change.staged().map(|staged| (staged.md5, staged.size));
+                let (verb, is_merge) = (move_verb(&change), matches!(*change, FileMove::Merge { .. }));
+                self.moving.push(PendingMove { step, verb, is_merge, base, version, placed, device });
                 self.moves.push(*change);
             }
         }
@@ -278,6 +288,7 @@ impl<D: Disk> SortedOutcomes<D> {
         let path = &step.path;
         parts.uploads.forget(path);
         parts.memory.read_first.remove(path);
+        parts.memory.merges.settle(path);
         parts.memory.quarantine.clear(path);
         let found = parts.observed.found(path);
         let stat = found.filter(|found| found.local == LocalState::File(md5)).and_then(|found| found.stat);
@@ -286,7 +297,7 @@ impl<D: Disk> SortedOutcomes<D> {
             self.report.uploaded += 1;
             let size = found.map_or(0, |found| found.size);
             parts.enter_own_write(path, IndexEntry { md5, size, is_deleted: false, version, cursor: 0 });
-            self.report.recent.push(FinishedAction::done(step, None));
+            self.report.recent.push(FinishedAction::done(step));
         } else {
             self.report.adopted += 1;
         }

@@ -10,6 +10,7 @@ use super::emptied::CrashCheck;
 use super::leftovers::StageLeftovers;
 use super::missed::MissedFiles;
 use super::quarantine::Quarantine;
+use super::recent_merges::RecentMerges;
 use super::report::FinishedAction;
 use super::unconfirmed::LostUploads;
 
@@ -28,6 +29,7 @@ pub(in crate::agent) struct CycleMemory {
     /// New files whose upload needs a digest first. The scan reads them.
     pub read_first: BTreeSet<RelPath>,
     pub quarantine: Quarantine,
+    pub merges: RecentMerges,
     pub stage: StageLeftovers,
     pub crash: CrashCheck,
     pub lost_uploads: LostUploads,

@@ -7,6 +7,7 @@ use crate::agent::world::World;
 use crate::disk::Disk;
 use crate::path::RelPath;
 use crate::remote::Remote;
+use crate::state::ShadowTexts;
 use crate::sync::{Base, PlanStep};
 
 use super::memory::CycleMemory;
@@ -60,6 +61,7 @@ pub(in crate::agent) struct CycleParts<D: Disk, R: Remote, W: World> {
     pub memory: CycleMemory,
     pub uploads: UnconfirmedUploads,
     pub transfers: SlowTransfers<D, R>,
+    pub shadow: ShadowTexts<D>,
 }
 
 impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
@@ -70,6 +72,7 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
             memory: CycleMemory::at_start(),
             uploads: UnconfirmedUploads::after(ports.container.uploads().clone()),
             transfers: SlowTransfers::default(),
+            shadow: ports.container.shadow_texts(),
             ports,
         }
     }
@@ -109,6 +112,8 @@ impl<D: Disk, R: Remote, W: World> CycleParts<D, R, W> {
             version: entry.map_or(0, |entry| entry.version),
             uploads: if is_emptied { UnconfirmedUploads::default() } else { self.uploads.clone() },
             sent_before: self.uploads.contents(&step.path),
+            merge: if is_emptied { None } else { self.merge_rules(&step.path) },
+            shadow: self.shadow.reader.clone(),
             max_file_size: self.ports.options.max_file_size,
             listed: self.observed.listed(&step.path).copied(),
             is_exact: self.observed.has_exact_index(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::agent::merge_map::MergeMap;
 use crate::agent::world::World;
 use crate::disk::Disk;
 use crate::local::Folder;
@@ -55,6 +56,8 @@ pub struct EngineOptions {
     pub quiet: Duration,
     /// The shortest time between the two scans that prove a deletion.
     pub confirm: Duration,
+    /// How files are merged that both sides changed. `None`: both versions are kept.
+    pub merge: Option<MergeMap>,
     /// The proxy and the namespace. With others than before, the gate `server_reset` asks for approval.
     pub origin: String,
     pub namespace: String,

@@ -5,8 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use crate::agent::problems::PathProblem;
-use crate::local::RootError;
+use crate::disk::Disk;
 use crate::local::scan::ScanStats;
+use crate::local::{FileMove, RootError};
 use crate::path::RelPath;
 use crate::remote::RemoteError;
 use crate::state::StateError;
@@ -20,13 +21,18 @@ pub struct FinishedAction {
     pub action: &'static str,
     /// `done`, or the error.
     pub outcome: String,
-    /// The machine that wrote a download, where the proxy says so.
+    /// The machine that wrote a download or the other side of a merge, where the proxy says so.
     pub device: Option<String>,
 }
 
 impl FinishedAction {
-    pub(super) fn done(step: &PlanStep, device: Option<String>) -> Self {
-        Self { path: step.path.clone(), action: verb(&step.action), outcome: "done".to_owned(), device }
+    pub(super) fn done(step: &PlanStep) -> Self {
+        Self::moved(&step.path, verb(&step.action), None)
+    }
+
+    /// A change to the folder that was made.
+    pub(super) fn moved(path: &RelPath, action: &'static str, device: Option<String>) -> Self {
+        Self { path: path.clone(), action, outcome: "done".to_owned(), device }
     }
 
     pub(super) fn failed(step: &PlanStep, why: String) -> Self {
@@ -52,6 +58,7 @@ pub struct CycleReport {
     pub deleted_remote: usize,
     pub trashed: usize,
     pub adopted: usize,
+    pub merged: usize,
     /// Conflict copies made.
     pub conflicts: Vec<RelPath>,
     pub recent: Vec<FinishedAction>,
@@ -70,7 +77,7 @@ pub struct CycleReport {
 impl CycleReport {
     /// True if the cycle changed anything on either side.
     pub fn wrote(&self) -> bool {
-        self.uploaded + self.downloaded + self.deleted_remote + self.trashed + self.conflicts.len() > 0
+        self.uploaded + self.downloaded + self.deleted_remote + self.trashed + self.merged + self.conflicts.len() > 0
     }
 
     /// Adds the report of other steps.
@@ -80,6 +87,7 @@ impl CycleReport {
         self.deleted_remote += other.deleted_remote;
         self.trashed += other.trashed;
         self.adopted += other.adopted;
+        self.merged += other.merged;
         self.conflicts.extend(other.conflicts);
         self.recent.extend(other.recent);
         self.failed += other.failed;
@@ -99,6 +107,16 @@ pub fn verb(action: &Action) -> &'static str {
         Action::Trash { .. } => "trash",
         Action::DeleteRemote { .. } => "delete",
         Action::Skip(_) => "skip",
+    }
+}
+
+/// The name of a change to the folder in `recent`. A step may end in another change than it began with.
+pub(super) fn move_verb<D: Disk>(change: &FileMove<D>) -> &'static str {
+    match change {
+        FileMove::Create { .. } | FileMove::Replace { .. } => "download",
+        FileMove::Merge { .. } => "merged",
+        FileMove::Conflict { .. } => "conflict",
+        FileMove::Trash { .. } => "trash",
     }
 }
 

@@ -16,9 +16,10 @@ use crate::failpoint;
 use crate::local::source::FileDigest;
 use crate::local::stage::StagedFile;
 use crate::local::{FileMove, Folder};
-use crate::path::RelPath;
+use crate::merge::MergeRules;
 use crate::protocol::IndexEntry;
 use crate::remote::{BatchReply, DeleteReply, GetReply, PutReply, Remote, RemoteBlob, RemoteError};
+use crate::state::ShadowReader;
 use crate::sync::{Action, Base, PlanStep, Precondition};
 
 use super::corrections::HealTimes;
@@ -137,6 +138,9 @@ pub(super) struct StepWork<D: Disk, R: Remote> {
     pub uploads: UnconfirmedUploads,
     /// The content that was sent before this step began, or before its last request without an answer.
     pub sent_before: BTreeSet<Md5>,
+    /// How the path is merged. `None`: not now.
+    pub merge: Option<MergeRules>,
+    pub shadow: ShadowReader<D>,
     /// Bytes; larger files are not synced.
     pub max_file_size: u64,
     /// The index entry. A hint unless `is_exact`, but its md5 and its version belong together.
@@ -294,7 +298,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
             GetReply::Found(blob) if Some(blob.md5) == base => self.heal(blob.md5, blob.version).await,
             GetReply::Found(blob) if blob.md5 == local => Ok(StepOutcome::adopted(local, blob.version)),
             GetReply::Found(blob) if base.is_some() => self.replace_with(blob, local).await,
-            GetReply::Found(blob) => self.conflict_with(blob).await,
+            GetReply::Found(blob) => self.conflict_with(local, blob).await,
         }
     }
 
@@ -351,7 +355,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
             GetReply::Found(blob) if Some(blob.md5) == base || self.is_ours(blob.md5) => {
                 self.upload(local, UploadAttempt::over(&blob), None).await
             }
-            GetReply::Found(blob) => self.conflict_with(blob).await,
+            GetReply::Found(blob) => self.conflict_with(local, blob).await,
         }
     }
 
@@ -369,24 +373,13 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         })
     }
 
+    /// REPLACE.
     async fn replace_with(&self, blob: RemoteBlob, expect: Md5) -> Result<StepOutcome<D>, StepError> {
-        self.move_in(blob, |path, at, staged| FileMove::Replace { path, at, staged, expect }).await
-    }
-
-    pub(super) async fn conflict_with(&self, blob: RemoteBlob) -> Result<StepOutcome<D>, StepError> {
-        self.move_in(blob, |path, at, staged| FileMove::Conflict { path, at, staged }).await
-    }
-
-    /// Stages the blob for a change to the folder.
-    async fn move_in(
-        &self,
-        blob: RemoteBlob,
-        change: impl FnOnce(RelPath, String, StagedFile<D>) -> FileMove<D>,
-    ) -> Result<StepOutcome<D>, StepError> {
         let (version, device) = (blob.version, blob.device.clone());
         let staged = self.fetch(blob).await?;
         let base = Base::Synced(staged.md5);
-        let step = Box::new(change(self.step.path.clone(), self.disk_name.clone(), staged));
+        let (path, at) = (self.step.path.clone(), self.disk_name.clone());
+        let step = Box::new(FileMove::Replace { path, at, staged, expect });
         Ok(StepOutcome::Move { step, base, version, device })
     }
 

@@ -77,7 +77,7 @@ impl<D: Disk> BodySource for LazySource<D> {
 }
 
 /// An error of reading a local file. The next scan finds out that a file is gone.
-fn read_error(e: io::Error) -> StepError {
+pub(super) fn read_error(e: io::Error) -> StepError {
     match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput => StepError::Changed,
         _ => StepError::Local(e),
@@ -137,7 +137,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
                 {
                     attempt = UploadAttempt::over(&blob);
                 }
-                GetReply::Found(blob) => return self.conflict_with(blob).await,
+                GetReply::Found(blob) => return self.conflict_with(local, blob).await,
                 GetReply::Absent { tombstone: proven } => {
                     // A 412 and then a 404: the path counts as existing because of a tombstone.
                     known_tombstone = proven.or(current).or(known_tombstone);

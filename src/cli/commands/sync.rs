@@ -39,6 +39,7 @@ struct SyncTotals {
     in_sync: bool,
     uploaded: usize,
     downloaded: usize,
+    merged: usize,
     /// On the proxy.
     deleted: usize,
     /// Files that went to history here.
@@ -237,6 +238,7 @@ impl SyncTotals {
         let changes = folder.pending.total() - folder.pending.held_delete;
         self.uploaded += summary.uploaded;
         self.downloaded += summary.downloaded;
+        self.merged += summary.merged;
         self.deleted += summary.deleted;
         self.trashed += summary.trashed;
         self.problems += folder.problems.len();
@@ -251,6 +253,7 @@ impl SyncTotals {
         let parts: Vec<String> = [
             (self.uploaded, "uploaded"),
             (self.downloaded, "downloaded"),
+            (self.merged, "merged"),
             (self.deleted, "deleted on the proxy"),
             (self.trashed, "moved to history"),
             (self.unresolved, "in conflict (`memsync conflicts`)"),

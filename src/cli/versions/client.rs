@@ -17,8 +17,8 @@ use crate::cli::view::format;
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::capability;
-use crate::remote::http::{DatedEntry, HttpRemote, ProxyVersion};
-use crate::remote::{GetReply, RemoteError};
+use crate::remote::http::{DatedEntry, HttpRemote};
+use crate::remote::{GetReply, Remote, RemoteError, RemoteVersion};
 
 /// Longest wait for a sign of life, because a person waits for the answer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ pub(crate) struct VersionsClient {
 #[derive(Debug)]
 pub(crate) enum ProxyAnswer {
     NotAsked,
-    Versions(Vec<ProxyVersion>),
+    Versions(Vec<RemoteVersion>),
     /// This proxy keeps no versions.
     KeepsNone,
     Failed(anyhow::Error),
@@ -79,7 +79,7 @@ impl VersionsClient {
     }
 
     /// The versions of each path, until the first error.
-    pub(crate) fn list_many(&self, paths: &[RelPath]) -> Result<Vec<(RelPath, Vec<ProxyVersion>)>, RemoteError> {
+    pub(crate) fn list_many(&self, paths: &[RelPath]) -> Result<Vec<(RelPath, Vec<RemoteVersion>)>, RemoteError> {
         let ask = |path: RelPath| async move {
             let versions = self.remote.versions(&path).await;
             versions.map(|versions| (path, versions.unwrap_or_default()))
@@ -121,7 +121,7 @@ impl VersionsClient {
 }
 
 impl ProxyAnswer {
-    pub(crate) fn versions(&self) -> &[ProxyVersion] {
+    pub(crate) fn versions(&self) -> &[RemoteVersion] {
         match self {
             Self::Versions(versions) => versions,
             Self::NotAsked | Self::KeepsNone | Self::Failed(_) => &[],

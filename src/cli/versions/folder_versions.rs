@@ -18,7 +18,8 @@ use crate::disk::FileStat;
 use crate::local::change::PathContent;
 use crate::local::history::VersionKind;
 use crate::path::RelPath;
-use crate::remote::http::{DatedEntry, ProxyVersion};
+use crate::remote::RemoteVersion;
+use crate::remote::http::DatedEntry;
 use crate::state::BaseEntry;
 
 /// Most deleted files that the proxy is asked about, the newest first.
@@ -203,7 +204,7 @@ impl<'a> FolderVersions<'a> {
     fn versions_of(&mut self, paths: &[RelPath]) -> BTreeMap<RelPath, Vec<EarlierVersion>> {
         let known: Vec<RelPath> = paths.iter().filter(|path| self.index.contains_key(*path)).cloned().collect();
         let listed = self.client.as_ref().map_or(Ok(Vec::new()), |client| client.list_many(&known));
-        let mut on_proxy: HashMap<RelPath, Vec<ProxyVersion>> = HashMap::new();
+        let mut on_proxy: HashMap<RelPath, Vec<RemoteVersion>> = HashMap::new();
         match listed {
             Ok(listed) => on_proxy.extend(listed),
             Err(e) => self.answer = ProxyAnswer::Failed(e.into()),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::digest::Md5;
 use crate::local::history::HistoryVersion;
-use crate::remote::http::ProxyVersion;
+use crate::remote::RemoteVersion;
 
 /// The proxy's current text, which the file here had before a change that is not synced yet.
 pub(super) const LATEST: &str = "latest";
@@ -97,7 +97,7 @@ pub(super) struct PresentContent {
 }
 
 /// The earlier texts among the proxy's versions of `path`, which are sorted newest first.
-pub(super) fn earlier_on_proxy(path: &str, versions: &[ProxyVersion], present: PresentContent) -> Vec<EarlierVersion> {
+pub(super) fn earlier_on_proxy(path: &str, versions: &[RemoteVersion], present: PresentContent) -> Vec<EarlierVersion> {
     let mut found = Vec::new();
     for (at, version) in versions.iter().enumerate().filter(|(_, version)| !version.is_deleted) {
         let next = at.checked_sub(1).map(|next| &versions[next]);
@@ -160,10 +160,10 @@ mod tests {
         Timestamp::from_second(n * 60).unwrap()
     }
 
-    fn on_proxy(version: u64, text: &str) -> ProxyVersion {
+    fn on_proxy(version: u64, text: &str) -> RemoteVersion {
         let at = minute(version.try_into().unwrap());
         let (md5, size) = (Md5::of(text.as_bytes()), text.len() as u64);
-        ProxyVersion { version, md5, size, is_deleted: false, at, device: Some("phone".to_owned()) }
+        RemoteVersion { version, md5, size, is_deleted: false, at, device: Some("phone".to_owned()) }
     }
 
     fn kept(at: i64, text: &str, n: usize) -> EarlierVersion {

@@ -1,4 +1,4 @@
-//! Changes the user's files: create, replace, trash, and set a conflict copy aside.
+//! Changes the user's files: create, replace, merge, trash, and set a conflict copy aside.
 //!
 //! **Displace, then verify** (invariant 6). A move first renames the file in its way, in one step, and reads it only
 //! then. So an edit of the last moment is never lost. The displaced file goes to history if its content is the one that
@@ -25,6 +25,7 @@ use prepare::{MoveBatch, PreparedMove};
 mod displaced;
 mod durable;
 mod folders;
+mod inputs;
 mod intent;
 mod mover;
 mod prepare;
@@ -53,6 +54,9 @@ impl<D: Disk> Folder<D> {
             intent.iter().for_each(|name| self.discard_slot(name));
         })?;
         failpoint::pass("moves.durable");
+        mover
+            .keep_inputs(&mut batch, &mut unsynced)
+            .inspect_err(|_| intent.iter().for_each(|name| self.discard_slot(name)))?;
         let (moved, left_over) = mover.carry_out(batch, &mut unsynced);
         mover.sync_names()?;
         failpoint::pass("moves.placed");

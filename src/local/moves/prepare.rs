@@ -29,8 +29,9 @@ impl<D: Disk> MoveBatch<D> {
     /// to be there.
     pub(super) fn reserve_slots(&mut self) {
         for prepared in &mut self.steps {
-            if let Ok(PreparedMove { step: FileMove::Replace { staged, .. } | FileMove::Conflict { staged, .. }, slot }) =
-                prepared
+            let Ok(PreparedMove { step, slot }) = prepared else { continue };
+            if let FileMove::Replace { staged, .. } | FileMove::Merge { staged, .. } | FileMove::Conflict { staged, .. } =
+                step
                 && let Err(e) = staged.rename_slot(slot)
             {
                 *prepared = Err(MoveOutcome::Failed(e));
@@ -58,9 +59,12 @@ impl<D: Disk> Mover<'_, D> {
         if step.staged().is_some() {
             batch.to_sync.push(slot.clone());
         }
+        batch.to_sync.extend(step.inputs().iter().map(|input| input.slot().to_owned()));
         let expect = match &step {
             FileMove::Create { .. } => return Ok(PreparedMove { step, slot }),
-            FileMove::Replace { expect, .. } | FileMove::Trash { expect, .. } => Some(*expect),
+            FileMove::Replace { expect, .. } | FileMove::Merge { expect, .. } | FileMove::Trash { expect, .. } => {
+                Some(*expect)
+            }
             FileMove::Conflict { at, .. } => {
                 // The conflict copy must be durable before its name belongs to the content of the server.
                 batch.to_sync.push(at.clone());
@@ -89,10 +93,12 @@ impl<D: Disk> Mover<'_, D> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(MoveOutcome::stale()),
             Err(e) => return Err(MoveOutcome::Failed(e)),
         };
-        if let Some(staged) = step.staged() {
+        for staged in step.staged().into_iter().chain(step.inputs()) {
             // The new file keeps the permissions of the old one.
-            let file = disk.open(staged.slot()).map_err(MoveOutcome::Failed)?;
+            let file = staged.open().map_err(MoveOutcome::Failed)?;
             file.set_mode(meta.mode & 0o777).map_err(MoveOutcome::Failed)?;
+        }
+        if step.staged().is_some() {
             return Ok(None);
         }
         if disk.open(at).is_ok_and(|file| file.is_open_for_writing()) {

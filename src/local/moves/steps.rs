@@ -5,7 +5,7 @@ use std::io;
 use crate::digest::Md5;
 use crate::disk::{Disk, FileKind, FileStat};
 use crate::failpoint;
-use crate::path::dir_of;
+use crate::path::{RelPath, dir_of};
 use crate::sync::SkipReason;
 
 use super::super::history::VersionKind;
@@ -14,14 +14,29 @@ use super::super::stat_trust::unchanged_stat;
 use super::mover::{BEING_WRITTEN, FileOrigin, Mover, is_in_history};
 use super::types::{FileMove, MoveOutcome};
 
+/// The file that a replacement displaces, as the plan saw it. Any other content becomes a conflict copy.
+enum ExpectedFile {
+    /// It goes to history.
+    Version(Md5),
+    /// History has a copy of it already.
+    Kept(Md5),
+    /// It becomes a conflict copy.
+    Loser,
+}
+
 impl<D: Disk> Mover<'_, D> {
     pub(super) fn carry_out_one(&mut self, step: FileMove<D>, slot: &str) -> MoveOutcome {
         let outcome = match step {
             FileMove::Create { at, staged, .. } => self.create(&at, staged),
             FileMove::Replace { path, at, staged, expect } => {
-                self.replace(FileOrigin { path: &path, at: &at }, staged, Some(expect))
+                self.replace(FileOrigin { path: &path, at: &at }, staged, ExpectedFile::Version(expect))
             }
-            FileMove::Conflict { path, at, staged } => self.replace(FileOrigin { path: &path, at: &at }, staged, None),
+            FileMove::Merge { path, at, staged, expect, .. } => {
+                self.replace(FileOrigin { path: &path, at: &at }, staged, ExpectedFile::Kept(expect))
+            }
+            FileMove::Conflict { path, at, staged } => {
+                self.replace(FileOrigin { path: &path, at: &at }, staged, ExpectedFile::Loser)
+            }
             FileMove::Trash { path, at, expect } => self.trash(FileOrigin { path: &path, at: &at }, slot, expect),
         };
         outcome.unwrap_or_else(MoveOutcome::Failed)
@@ -71,7 +86,7 @@ impl<D: Disk> Mover<'_, D> {
         &mut self,
         origin: FileOrigin<'_>,
         mut staged: StagedFile<D>,
-        expect: Option<Md5>,
+        expected: ExpectedFile,
     ) -> io::Result<MoveOutcome> {
         let slot = staged.slot().to_owned();
         failpoint::pass("replace.before");
@@ -87,14 +102,22 @@ impl<D: Disk> Mover<'_, D> {
         let Some(displaced) = self.folder.digest_displaced(&slot)? else {
             return self.undo_exchange(&slot, origin, staged.md5);
         };
-        let copy = if expect == Some(displaced) || displaced == staged.md5 {
-            self.keep(&slot, origin.at, VersionKind::Replaced)?;
-            None
-        } else {
-            self.set_aside(&slot, origin, displaced)?
+        let copy = match expected {
+            ExpectedFile::Kept(md5) if md5 == displaced => {
+                self.folder.disk.unlink(&slot)?;
+                None
+            }
+            ExpectedFile::Version(md5) if md5 == displaced => self.keep_replaced(&slot, origin)?,
+            _ if displaced == staged.md5 => self.keep_replaced(&slot, origin)?,
+            _ => self.set_aside(&slot, origin, displaced)?,
         };
         failpoint::pass("replace.kept");
         Ok(MoveOutcome::Done { copy, stat: self.placed_stat(origin.at, &staged) })
+    }
+
+    /// Moves a replaced file to history. It becomes no conflict copy.
+    fn keep_replaced(&mut self, slot: &str, origin: FileOrigin<'_>) -> io::Result<Option<RelPath>> {
+        self.keep(slot, origin.at, VersionKind::Replaced).map(|()| None)
     }
 
     /// Puts back a displaced path that is no readable file. The download may have been edited in its place meanwhile.

@@ -16,6 +16,8 @@ pub enum FileMove<D: Disk> {
     Create { path: RelPath, at: String, staged: StagedFile<D> },
     /// Replaces the content `expect`, which goes to history.
     Replace { path: RelPath, at: String, staged: StagedFile<D>, expect: Md5 },
+    /// Replaces the content `expect` by the result of a merge. Before that, copies of the merged versions go to history.
+    Merge { path: RelPath, at: String, staged: StagedFile<D>, expect: Md5, inputs: Box<[StagedFile<D>; 2]> },
     /// Places the content of the server. The file that was there becomes a conflict copy.
     Conflict { path: RelPath, at: String, staged: StagedFile<D> },
     /// Moves the content `expect` to history.
@@ -27,6 +29,7 @@ impl<D: Disk> FileMove<D> {
         match self {
             Self::Create { path, .. }
             | Self::Replace { path, .. }
+            | Self::Merge { path, .. }
             | Self::Conflict { path, .. }
             | Self::Trash { path, .. } => path,
         }
@@ -34,17 +37,30 @@ impl<D: Disk> FileMove<D> {
 
     pub(super) fn at(&self) -> &str {
         match self {
-            Self::Create { at, .. } | Self::Replace { at, .. } | Self::Conflict { at, .. } | Self::Trash { at, .. } => {
-                at
-            }
+            Self::Create { at, .. }
+            | Self::Replace { at, .. }
+            | Self::Merge { at, .. }
+            | Self::Conflict { at, .. }
+            | Self::Trash { at, .. } => at,
         }
     }
 
     /// The content to place; `None` for a move that only removes.
     pub(crate) fn staged(&self) -> Option<&StagedFile<D>> {
         match self {
-            Self::Create { staged, .. } | Self::Replace { staged, .. } | Self::Conflict { staged, .. } => Some(staged),
+            Self::Create { staged, .. }
+            | Self::Replace { staged, .. }
+            | Self::Merge { staged, .. }
+            | Self::Conflict { staged, .. } => Some(staged),
             Self::Trash { .. } => None,
+        }
+    }
+
+    /// The versions that go to history before the move.
+    pub(super) fn inputs(&self) -> &[StagedFile<D>] {
+        match self {
+            Self::Merge { inputs, .. } => &inputs[..],
+            _ => &[],
         }
     }
 }

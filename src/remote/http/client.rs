@@ -22,7 +22,8 @@ use crate::protocol::{
     Health, HistoryPoint, IndexCursor, Namespace, Precondition, capability, encode_path, is_loopback,
 };
 use crate::remote::{
-    BatchReply, BatchRequest, DeleteReply, GetReply, IndexUpdate, PutReply, Remote, RemoteError, UploadBody,
+    BatchReply, BatchRequest, DeleteReply, GetReply, IndexUpdate, PutReply, Remote, RemoteError, RemoteVersion,
+    UploadBody,
 };
 
 /// One namespace of a Memory Proxy. A clone uses the same connections.
@@ -189,6 +190,19 @@ impl Remote for HttpRemote {
 
     async fn delete_again(&self, path: &RelPath, tombstone: Md5) -> Result<DeleteReply, RemoteError> {
         self.delete_tombstone(path, tombstone).await
+    }
+
+    async fn versions(&self, path: &RelPath) -> Result<Option<Vec<RemoteVersion>>, RemoteError> {
+        self.list_versions(path).await
+    }
+
+    fn keeps_versions(&self) -> Option<bool> {
+        let capabilities = self.link.facts.lock().capabilities.clone()?;
+        Some(capabilities.iter().any(|name| name == capability::VERSIONS))
+    }
+
+    async fn get_version(&self, path: &RelPath, version: u64) -> Result<GetReply, RemoteError> {
+        self.read_version(path, version).await
     }
 
     async fn batch(

@@ -19,4 +19,4 @@ mod writes;
 
 pub use client::HttpRemote;
 pub use options::{HttpOptions, OptionsError};
-pub use versions::{DatedEntry, ProxyVersion};
+pub use versions::DatedEntry;

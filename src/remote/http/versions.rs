@@ -9,28 +9,12 @@ use super::client::HttpRemote;
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{WireIndex, WireVersion, WireVersions, capability, decode_name};
-use crate::remote::{GetReply, RemoteError};
+use crate::remote::{GetReply, RemoteError, RemoteVersion};
 
 /// Largest list taken, bytes.
 const MAX_LIST: u64 = 4 * 1024 * 1024;
 /// Largest index taken, bytes.
 const MAX_INDEX: u64 = 64 * 1024 * 1024;
-
-/// A version of a path on the proxy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProxyVersion {
-    /// Its number, which grows with every write of the path.
-    pub version: u64,
-    pub md5: Md5,
-    /// Bytes.
-    pub size: u64,
-    /// A tombstone, without content.
-    pub is_deleted: bool,
-    /// When it was written or deleted, by the proxy's clock.
-    pub at: Timestamp,
-    /// The device that wrote it, if known.
-    pub device: Option<String>,
-}
 
 /// A path in the index, with the time of its last write or deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +47,8 @@ impl HttpRemote {
         Ok(entries)
     }
 
-    /// The versions of a path, newest first, beginning with the current one. Empty if the proxy does not know the path.
-    /// `None` if this proxy keeps no versions.
-    pub async fn versions(&self, path: &RelPath) -> Result<Option<Vec<ProxyVersion>>, RemoteError> {
+    /// As [`Remote::versions`](crate::remote::Remote::versions).
+    pub(super) async fn list_versions(&self, path: &RelPath) -> Result<Option<Vec<RemoteVersion>>, RemoteError> {
         if !self.supports(capability::VERSIONS).await? {
             return Ok(None);
         }
@@ -88,15 +71,15 @@ impl HttpRemote {
         versions.map(Some).map_err(|e| bad(&e.to_string()))
     }
 
-    /// The content of a version. `Absent` if the proxy does not keep it any more.
-    pub async fn get_version(&self, path: &RelPath, version: u64) -> Result<GetReply, RemoteError> {
+    /// As [`Remote::get_version`](crate::remote::Remote::get_version).
+    pub(super) async fn read_version(&self, path: &RelPath, version: u64) -> Result<GetReply, RemoteError> {
         let url = self.blob_url(path).await?;
         self.read_content(format!("{url}?version={version}")).await
     }
 }
 
-fn parse_version(wire: WireVersion) -> Result<ProxyVersion, jiff::Error> {
-    Ok(ProxyVersion {
+fn parse_version(wire: WireVersion) -> Result<RemoteVersion, jiff::Error> {
+    Ok(RemoteVersion {
         version: wire.version,
         md5: wire.md5,
         size: wire.size,

@@ -14,7 +14,7 @@ use crate::path::RelPath;
 use crate::protocol::{HistoryPoint, IndexCursor, IndexEntry, Precondition};
 use crate::remote::{
     BatchReply, BatchRequest, DeleteReply, FetchedIndex, GetReply, IndexUpdate, PutReply, Remote, RemoteBlob,
-    RemoteError, UploadBody,
+    RemoteError, RemoteVersion, UploadBody,
 };
 
 /// One client of a [`FakeServer`]; make it with [`FakeServer::client`].
@@ -46,7 +46,11 @@ fn forbidden() -> RemoteError {
 fn path_of(request: &FakeRequest) -> Option<&RelPath> {
     match request {
         FakeRequest::Index => None,
-        FakeRequest::Get(path) | FakeRequest::Put { path, .. } | FakeRequest::Delete { path, .. } => Some(path),
+        FakeRequest::Get(path)
+        | FakeRequest::Versions(path)
+        | FakeRequest::Put { path, .. }
+        | FakeRequest::Delete { path, .. }
+        | FakeRequest::GetVersion { path, .. } => Some(path),
     }
 }
 
@@ -142,7 +146,7 @@ impl FakeRemote {
             return None;
         }
         let (answer, wrote) = match &request {
-            FakeRequest::Index => return None,
+            FakeRequest::Index | FakeRequest::Versions(_) | FakeRequest::GetVersion { .. } => return None,
             FakeRequest::Get(path) => (Ok(store.get(path)), false),
             FakeRequest::Put { path, precondition, md5, .. } => {
                 let put = store.put(path, *precondition, version, *md5, content);
@@ -319,6 +323,23 @@ impl Remote for FakeRemote {
             (deleted, deleted == DeleteReply::Done)
         });
         Ok(done.await?)
+    }
+
+    async fn versions(&self, path: &RelPath) -> Result<Option<Vec<RemoteVersion>>, RemoteError> {
+        let request = FakeRequest::Versions(path.clone());
+        Ok(self.carry(request, |store| (store.versions(path), false)).await?)
+    }
+
+    fn keeps_versions(&self) -> Option<bool> {
+        Some(self.server.store().config.keeps_versions)
+    }
+
+    async fn get_version(&self, path: &RelPath, number: u64) -> Result<GetReply, RemoteError> {
+        let request = FakeRequest::GetVersion { path: path.clone(), number };
+        Ok(match self.carry(request, |store| (store.version(path, number), false)).await? {
+            Some(content) => GetReply::Found(self.blob(Md5::of(&content), content, 0, true)),
+            None => GetReply::Absent { tombstone: None },
+        })
     }
 
     async fn batch(

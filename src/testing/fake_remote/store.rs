@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use fastrand::Rng;
 
 use super::types::{FakeCall, FakeConfig, LostPart, TombstoneKind};
 use crate::digest::Md5;
 use crate::path::RelPath;
 use crate::protocol::{HistoryPoint, IndexCursor, IndexEntry, Precondition};
-use crate::remote::{DeleteReply, FetchedIndex, IndexUpdate, PutReply};
+use crate::remote::{DeleteReply, FetchedIndex, IndexUpdate, PutReply, RemoteVersion};
 
 /// How far back a stale or clobbered index can lie, in changes.
 const RECENT: usize = 8;
@@ -24,6 +25,8 @@ pub(super) struct HeldBlob {
     pub(super) changed: u64,
     /// 0 where the server knows none.
     pub(super) version: u64,
+    /// Earlier contents, oldest first.
+    pub(super) earlier: Vec<Bytes>,
 }
 
 impl HeldBlob {
@@ -110,7 +113,13 @@ impl FakeStore {
             self.stored.entry(md5).or_insert_with(|| content.clone());
         }
         self.version += u64::from(self.config.versions);
-        let held = HeldBlob { md5, content, changed: self.cursor, version: self.version };
+        let mut earlier = Vec::new();
+        if let Some(before) = self.blobs.remove(path).filter(|_| self.config.keeps_versions) {
+            earlier = before.earlier;
+            // The same content again makes no new version.
+            earlier.extend(before.content.filter(|before| content.as_ref() != Some(before)));
+        }
+        let held = HeldBlob { md5, content, changed: self.cursor, version: self.version, earlier };
         let entry = held.entry();
         self.blobs.insert(path.clone(), held);
         if self.config.strong {
@@ -300,6 +309,37 @@ impl FakeStore {
     /// True if a 404 shows this tombstone.
     fn shows(&self, held: &HeldBlob) -> bool {
         self.config.honest && self.config.tombstones == TombstoneKind::Absent && held.content.is_none()
+    }
+
+    /// The versions of a path, newest first. Their numbers count the contents from 1.
+    pub(super) fn versions(&self, path: &RelPath) -> Option<Vec<RemoteVersion>> {
+        if !self.config.keeps_versions {
+            return None;
+        }
+        let Some(held) = self.blobs.get(path) else { return Some(Vec::new()) };
+        let at = Timestamp::UNIX_EPOCH;
+        let version = |(version, content): (u64, &Bytes)| RemoteVersion {
+            version,
+            md5: Md5::of(content),
+            size: content.len() as u64,
+            is_deleted: false,
+            at,
+            device: None,
+        };
+        let mut versions: Vec<RemoteVersion> =
+            (1..).zip(held.earlier.iter().chain(&held.content)).map(version).collect();
+        if held.content.is_none() {
+            let version = versions.len() as u64 + 1;
+            versions.push(RemoteVersion { version, md5: held.md5, size: 0, is_deleted: true, at, device: None });
+        }
+        versions.reverse();
+        Some(versions)
+    }
+
+    pub(super) fn version(&self, path: &RelPath, number: u64) -> Option<Bytes> {
+        let held = self.blobs.get(path)?;
+        let at = usize::try_from(number.checked_sub(1)?).ok()?;
+        held.earlier.iter().chain(&held.content).nth(at).cloned()
     }
 
     pub(super) fn get(&self, path: &RelPath) -> Result<(Md5, Bytes, u64), Option<Md5>> {

@@ -48,6 +48,8 @@ pub struct FakeConfig {
     /// True if preconditions are versions (namespaced dialect) and not content.
     pub versions: bool,
     pub faults: FakeFaults,
+    /// True if it keeps every earlier content of a path (capability `versions`).
+    pub keeps_versions: bool,
     /// True if it takes batches. A lost batch is executed in part.
     pub batch: bool,
     /// The probability of a pause before and after each request, and between the chunks of a body.
@@ -64,6 +66,7 @@ impl Default for FakeConfig {
             honest: true,
             versions: false,
             faults: FakeFaults::default(),
+            keeps_versions: true,
             batch: true,
             yields: 0.0,
         }
@@ -87,6 +90,8 @@ pub enum FakeRequest {
     Get(RelPath),
     Put { path: RelPath, precondition: Precondition, version: u64, md5: Md5 },
     Delete { path: RelPath, md5: Md5 },
+    Versions(RelPath),
+    GetVersion { path: RelPath, number: u64 },
 }
 
 /// The lost part of a request.

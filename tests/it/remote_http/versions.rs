@@ -2,7 +2,7 @@
 
 use memsync::digest::Md5;
 use memsync::remote::http::{HttpOptions, HttpRemote};
-use memsync::remote::{GetReply, RemoteError};
+use memsync::remote::{GetReply, Remote, RemoteError};
 
 use crate::remote_http::server::{Request, Server, reply};
 use crate::remote_http::*;
@@ -25,6 +25,7 @@ async fn versions_are_listed_and_read() {
     let versions = remote.versions(&path("a b/c.md")).await.unwrap().unwrap();
     let facts: Vec<_> = versions.iter().map(|v| (v.version, v.size, v.is_deleted, v.device.as_deref())).collect();
     assert_eq!(facts, [(9, 0, true, None), (7, 5, false, Some("Zoë"))]);
+    assert_eq!(remote.keeps_versions(), Some(true));
     assert_eq!((versions[1].md5, versions[1].at.to_string()), (Md5::of(b"hello"), "2026-11-20T10:00:07Z".to_owned()));
     let blob = found(remote.get_version(&path("a b/c.md"), 7).await.unwrap());
     assert_eq!(read(blob).await.unwrap(), b"hello");
@@ -37,7 +38,11 @@ async fn versions_in_a_namespace_have_an_unambiguous_address() {
     let server = Server::start(&["versions", "encoded-slash"], |_| reply(200, &[], LIST)).await;
     let options = HttpOptions { namespace: "team/b".to_owned(), ..options(&server.origin()) };
     let remote = HttpRemote::new(options).unwrap();
-    for (name, target) in [("d/x", "/team/b/versions/d/x"), ("blob/x", "/team/b/versions/blob%2Fx")] {
+    for (name, target) in [
+        ("d/x", "/team/b/versions/d/x"),
+        ("blob/x", "/team/b/versions/blob%2Fx"),
+        ("a/my-versions/b", "/team/b/versions/a/my-versions/b"),
+    ] {
         remote.versions(&path(name)).await.unwrap();
         assert_eq!(server.seen().last().unwrap().target, target);
     }
@@ -46,7 +51,10 @@ async fn versions_in_a_namespace_have_an_unambiguous_address() {
 #[tokio::test]
 async fn proxy_without_versions_is_not_asked_for_them() {
     let server = Server::start(&["honest-412"], |_| reply(200, &[], LIST)).await;
-    assert_eq!(remote(&server).versions(&path("a.md")).await.unwrap(), None);
+    let remote = remote(&server);
+    assert_eq!(remote.keeps_versions(), None, "not known yet");
+    assert_eq!(remote.versions(&path("a.md")).await.unwrap(), None);
+    assert_eq!(remote.keeps_versions(), Some(false));
     assert!(server.seen().iter().all(|request| !request.target.contains("versions")));
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts, World};
+use memsync::agent::{BatchOptions, CycleError, CycleReport, Engine, EngineOptions, EnginePorts, MergeMap, World};
 use memsync::local::{Folder, ScanScope};
 use memsync::path::RelPath;
 use memsync::protocol::IndexEntry;
@@ -66,6 +66,7 @@ impl Setting {
             honest,
             versions,
             faults,
+            keeps_versions: true,
             batch: case.batch,
             yields: 0.0,
         };
@@ -129,6 +130,7 @@ impl Setting {
                 fold: false,
                 quiet: Duration::ZERO,
                 confirm: Duration::ZERO,
+                merge: Some(MergeMap::default()),
                 origin: "there".into(),
                 namespace: String::new(),
             },

@@ -54,6 +54,7 @@ impl PlanSetting {
                 fold: false,
                 quiet: Duration::ZERO,
                 confirm: CONFIRM,
+                merge: None,
                 origin: String::new(),
                 namespace: String::new(),
             },

@@ -95,7 +95,7 @@ fn nothing_is_lost_and_all_agree() {
 #[test]
 fn no_line_is_lost_when_files_are_merged() {
     let first = number("MEMSYNC_SIM_SEED").unwrap_or(1);
-    let count = number("MEMSYNC_SIM_SCHEDULES").unwrap_or(10_000);
+    let count = number("MEMSYNC_SIM_SCHEDULES").unwrap_or(4_000);
     println!("{count} schedules from seed {first}");
     let setting = |seed| Setting { bug: None, planted: false, has_lines: true, offers: offers(seed) };
     if let Some((seed, why)) = search(first, count, setting, |_| true) {

@@ -310,7 +310,8 @@ impl Schedule {
         let device = &self.devices[at];
         let mut ledger = self.ledger.lock().unwrap();
         ledger.left_out = device.left_out(&self.server);
-        let volatile = self.misfortune > 1;
+        // A power cut can tear the lines that a volatile write repeats, and no program can distinguish that from an edit.
+        let volatile = self.misfortune > 1 && !ledger.has_lines;
         let touched = user_acts(&device.disk, &device.name, self.names, &mut self.rng, &mut ledger, volatile);
         ledger.left_out.clear();
         device.touched.lock().unwrap().merge(touched);
@@ -527,7 +528,8 @@ fn hooks(
 ) {
     let race = [0u16, 2, 8, 20][rng.usize(..4)];
     let deadly = if misfortune > 0 { rng.u16(..4) } else { 0 };
-    let no_exchange = rng.u8(..4) == 0;
+    // Without an exchange a path is free for a moment. A user who writes it then replaces lines that nobody sees.
+    let no_exchange = rng.u8(..4) == 0 && !ledger.lock().unwrap().has_lines;
     let full = device.full.clone();
     let fails = move |op: &DiskStep<'_>, rng: &mut Rng| {
         let grows = matches!(

@@ -13,7 +13,7 @@ use crate::world::Device;
 #[derive(Default)]
 pub(crate) struct Ledger {
     /// Files are lists of lines, which merges can join.
-    has_lines: bool,
+    pub has_lines: bool,
     /// Content, and how often users wrote it.
     pub written: BTreeMap<Bytes, usize>,
     pub owed: BTreeSet<Bytes>,

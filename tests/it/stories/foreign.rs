@@ -1,10 +1,12 @@
 //! A foreign proxy whose index loses updates. Only the agents can heal it.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use crate::common::foreign_proxy::{Foreign, NAMESPACE};
-use crate::common::world::{Device, Files, World, eventually};
+use crate::common::world::{Device, Files, World, eventually, files_below};
 
 /// A path is healed at most once a minute, and a heal may get lost too.
 const HEAL_DEADLINE: Duration = Duration::from_secs(15 * 60);
@@ -51,6 +53,32 @@ fn proxy_without_versions_is_named_by_history() {
     assert!(ran.out.contains("kept here") && ran.err.contains("this proxy keeps no earlier versions"), "{ran:?}");
     a.ok(&["restore", "note.md"]);
     assert!(a.has("note.md", "first"));
+}
+
+/// The agents keep the texts that the proxy forgets.
+#[test]
+fn notes_are_merged_without_versions_on_the_proxy() {
+    let foreign = Foreign::start();
+    let world = World::new();
+    let (a, b) = (device(&world, &foreign, "a"), device(&world, &foreign, "b"));
+    let note = "# Trip\n\nLeave on Friday.\n\n- tickets\n- tent\n";
+    a.write("trip.md", note);
+    a.ok(&["sync"]);
+    b.ok(&["sync"]);
+    a.write("trip.md", note.replace("Friday", "Saturday"));
+    b.write("trip.md", note.replace("tent", "tents"));
+    a.ok(&["sync"]);
+    assert_eq!(b.ok(&["sync", "--json"]).json()["merged"], 1);
+    a.ok(&["sync"]);
+    let merged = note.replace("Friday", "Saturday").replace("tent", "tents");
+    let expected: Files = [("trip.md".to_owned(), merged.into_bytes())].into();
+    assert_eq!((a.tree(), b.tree(), foreign.files()), (expected.clone(), expected.clone(), expected));
+    let state = b.home.join("state");
+    let texts: Vec<_> = files_below(&state).into_keys().filter(|name| name.contains(".texts/")).collect();
+    assert!(texts.len() >= 2, "{texts:?}");
+    for name in texts {
+        assert_eq!(fs::metadata(state.join(&name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
 }
 
 /// The content of one large file arrives a byte at a time.

@@ -128,12 +128,17 @@ fn regressions() {
 /// The bug breaks an invariant in a schedule that is clean without the bug. Other failures do not count, such as a
 /// container that does not open: a user would not lose anything by them.
 fn caught(bug: Bug) {
+    caught_in_files(bug, false);
+}
+
+/// `has_lines`: in files that merges can join.
+fn caught_in_files(bug: Bug, has_lines: bool) {
     let limit = 20_000;
     for batch in [false, true] {
         let setting = |seed, planted| Setting {
             bug: Some(bug),
             planted,
-            has_lines: false,
+            has_lines,
             offers: Offers { batch, is_foreign: false, is_slow: false, ..offers(seed) },
         };
         match search(1, limit, |seed| setting(seed, true), |why| why.starts_with("invariant ")) {
@@ -151,6 +156,12 @@ fn caught(bug: Bug) {
 #[test]
 fn planted_bug_index_md5_on_upload() {
     caught(Bug::IndexMd5OnUpload);
+}
+
+/// The count of lines notices a lost edit.
+#[test]
+fn planted_bug_upload_without_merge() {
+    caught_in_files(Bug::IndexMd5OnUpload, true);
 }
 
 #[test]

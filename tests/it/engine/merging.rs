@@ -361,6 +361,25 @@ fn merge_is_not_made_if_history_cannot_keep_the_versions() {
     assert!(story.disk.user_tree(".memsync/stage").is_empty());
 }
 
+#[test]
+fn history_has_both_versions_before_the_file_is_replaced() {
+    let mut story = apart(FakeConfig::default());
+    story.disk.set_hook(Some(Box::new(|op| match op.kind {
+        StepKind::Exchange => StepFate::Kill,
+        _ => StepFate::Go,
+    })));
+    let _ = story.cycle(ScanScope::full());
+    story.disk.set_hook(None);
+    for disk in [&story.disk, &story.state] {
+        disk.power_cut(&mut fastrand::Rng::with_seed(1));
+    }
+    assert_eq!(text(&story), MINE);
+    let kept: BTreeSet<_> = story.disk.user_tree(".memsync/history").into_values().collect();
+    assert_eq!(kept, [MINE, THEIRS].map(Into::into).into(), "they survive a power cut");
+    story.restart();
+    nothing_is_lost(&mut story, "the exchange");
+}
+
 /// All lines of both versions are in the folder, and both versions are in history if they were merged.
 #[track_caller]
 fn nothing_is_lost(story: &mut Story, place: &str) {

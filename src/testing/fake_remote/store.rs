@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use fastrand::Rng;
+use jiff::Timestamp;
 
 use super::types::{FakeCall, FakeConfig, LostPart, TombstoneKind};
 use crate::digest::Md5;

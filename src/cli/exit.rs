@@ -28,6 +28,8 @@ pub enum Exit {
     Halted = 7,
     /// Conflicts wait for the user.
     Conflicts = 8,
+    /// The file does not have the content that the command requires.
+    ConditionFailed = 9,
 }
 
 impl From<Exit> for ExitCode {

@@ -22,7 +22,7 @@ use super::source::{CHUNK_BYTES, digest};
 use super::stage::StagedFile;
 
 /// How often a change or a read is repeated for a file that other programs change meanwhile.
-const MAX_TRIES: usize = 5;
+pub(super) const MAX_TRIES: usize = 5;
 
 /// A change to one file. Paths are below the root, as named on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,13 +32,41 @@ pub enum FolderChange {
     Put { from: String, at: String },
     /// Moves the file at `at` to history.
     Trash { at: String },
+    /// Writes or removes the file at `at`, if its content meets the condition.
+    Edit { at: String, action: EditAction, when: EditCondition },
+}
+
+/// The action of [`FolderChange::Edit`]. Text that it displaces goes to history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EditAction {
+    /// Puts a copy of the file `from`.
+    Put {
+        from: String,
+    },
+    /// Adds the content of the file `from` on a new line. The file may have `max_bytes` in the end.
+    Append {
+        from: String,
+        max_bytes: u64,
+    },
+    Remove,
+}
+
+/// The content that a file must have before a [`EditAction`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EditCondition {
+    Any,
+    /// There is no file.
+    New,
+    Md5(Md5),
 }
 
 impl FolderChange {
     /// The path that it changes.
     pub fn at(&self) -> &str {
         match self {
-            Self::Put { at, .. } | Self::Trash { at } => at,
+            Self::Put { at, .. } | Self::Trash { at } | Self::Edit { at, .. } => at,
         }
     }
 }
@@ -55,6 +83,20 @@ pub enum ChangeOutcome {
     Replaced,
     /// The file is in history.
     Removed,
+    /// The outcome of [`FolderChange::Edit`].
+    Edited(EditOutcome),
+}
+
+/// The outcome of a [`EditAction`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EditOutcome {
+    /// The file has this content now. `size`: in bytes.
+    Written { md5: Md5, size: u64 },
+    /// The file with this content is in history. `size`: in bytes.
+    Taken { md5: Md5, size: u64 },
+    /// The file does not meet the condition, or there is no file to remove. `found`: its content.
+    Unmet { found: Option<Md5> },
 }
 
 /// Why a [`FolderChange`] failed, and its effect until then.
@@ -85,6 +127,8 @@ pub enum ChangeFault {
     NotAFile(&'static str),
     #[error("{0}")]
     Blocked(SkipReason),
+    #[error("the file would have {size} bytes, and `sync.max_file_size` allows {max_bytes}")]
+    TooLarge { size: u64, max_bytes: u64 },
     #[error("the file keeps changing; try again when that is over")]
     Changing,
     #[error("the move had no outcome; this is an error of memsync")]
@@ -149,6 +193,9 @@ impl<D: Disk> Folder<D> {
         match change {
             FolderChange::Put { from, at } => self.put_file(from, at, now),
             FolderChange::Trash { at } => self.trash_file(at, now),
+            FolderChange::Edit { at, action, when } => {
+                self.write_file(at, action, *when, now).map(ChangeOutcome::Edited)
+            }
         }
     }
 
@@ -203,7 +250,7 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Copies `from` to the stage. Returns the copy and the mode of `from`, or `None` if its content is not `md5` any more.
-    fn stage_copy(&self, from: &str, md5: Md5) -> Result<Option<(StagedFile<D>, u32)>, ChangeFault> {
+    pub(super) fn stage_copy(&self, from: &str, md5: Md5) -> Result<Option<(StagedFile<D>, u32)>, ChangeFault> {
         let mut source = self.disk.open(from).map_err(other_path(from))?;
         let mode = source.meta().map_err(other_path(from))?.mode & 0o777;
         let mut writer = self.stage().map_err(other_path(STAGE))?;
@@ -235,7 +282,7 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Returns false if the path does not have the expected content any more.
-    fn perform_one(&self, step: FileMove<D>, now: Timestamp) -> Result<bool, ChangeFault> {
+    pub(super) fn perform_one(&self, step: FileMove<D>, now: Timestamp) -> Result<bool, ChangeFault> {
         let report = self.perform(vec![step], &[], now)?;
         match report.moved.into_iter().next() {
             Some(MoveOutcome::Blocked(why)) => Err(ChangeFault::Blocked(why)),
@@ -281,7 +328,7 @@ impl<D: Disk> Folder<D> {
     }
 }
 
-fn other_path(path: &str) -> impl FnOnce(io::Error) -> ChangeFault + '_ {
+pub(super) fn other_path(path: &str) -> impl FnOnce(io::Error) -> ChangeFault + '_ {
     move |source| ChangeFault::OtherPath { path: path.to_owned(), source }
 }
 

@@ -7,6 +7,7 @@
 pub mod change;
 pub mod conflicts;
 pub mod dirty;
+mod edit;
 pub(crate) mod fetched;
 mod folder;
 pub mod history;
@@ -25,7 +26,7 @@ mod tree;
 mod tree_update;
 pub mod watch;
 
-pub use change::{ChangeError, ChangeOutcome, FolderChange};
+pub use change::{ChangeError, ChangeOutcome, EditAction, EditCondition, EditOutcome, FolderChange};
 pub use folder::Folder;
 pub use identity::RootError;
 pub use moves::{FileMove, MoveOutcome, MoveReport};

@@ -6,6 +6,7 @@ mod bucket;
 mod first_up;
 mod restored;
 mod stage;
+mod written;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,6 +19,7 @@ use bucket::{a_bucket, a_key, an_expiry};
 use first_up::a_first_up;
 use restored::a_restore;
 use rustix::process::Signal;
+use written::{a_lost_race, a_put};
 
 /// A test for each point: its name, the scenario that passes it, and the point (`point` or `point:N`).
 macro_rules! points {
@@ -68,6 +70,8 @@ points! {
     while_a_file_expires_in_a_bucket: an_expiry at "s3-version-kept", "s3-blob-written", "s3-index-written";
     while_a_key_is_made_in_a_bucket: a_key at "s3-record-written";
     while_a_version_comes_from_the_proxy: a_restore at "fetched.written";
+    while_a_command_writes_a_file: a_put at "fetched.written", "swap.before", "swap.exchanged", "swap.kept";
+    while_a_command_puts_an_edit_back: a_lost_race at "swap.exchanged", "swap.returned";
     while_a_backup_is_made: a_backup at "store-copied";
     around_the_commit_of_the_proxy: the_proxy at "store-before-commit", "store-after-commit", "store-before-commit:2", "store-after-commit:2";
 }

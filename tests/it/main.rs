@@ -5,6 +5,7 @@
 mod common;
 
 mod advice;
+mod agent_commands;
 mod boundaries;
 mod cli;
 mod commands;

@@ -272,6 +272,7 @@ fn listed_exit_codes_match_the_program() {
         (Exit::Refused, "refused"),
         (Exit::Halted, "halted"),
         (Exit::Conflicts, "conflicts"),
+        (Exit::ConditionFailed, "condition"),
     ];
     let rows = table("docs/guide.md", "code");
     assert_eq!(rows.len(), expected.len());

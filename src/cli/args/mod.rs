@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use crate::config::parse_duration;
 
+mod files;
 mod keep;
 mod keys;
 mod merge;
@@ -17,6 +18,7 @@ mod proxy;
 mod versions;
 
 pub use clap::ColorChoice;
+pub use files::{PutArgs, RmArgs};
 pub use keep::KeepChoice;
 pub(crate) use keep::KeepParser;
 pub use keys::{KeyAction, KeyArgs, NewKeyArgs, StoreAction, StoreArgs, StoreDir, UserAction, UserArgs};
@@ -167,6 +169,29 @@ pub enum Command {
     /// Prints the merged text. Swapping LOCAL and REMOTE gives the same text. If the versions conflict, it prints only the
     /// reason, on stderr, and exits with 8. As a merge driver of git: `memsync merge %O %A %B --path %P --output %A`.
     Merge(MergeArgs),
+    /// Write stdin to a file in a synced folder, whole or not at all, and print its MD5
+    ///
+    /// The text that it replaces goes to history. If a condition fails, it changes nothing, prints the present MD5 on
+    /// stderr, and exits with 9.
+    Put(PutArgs),
+    /// Add stdin to the end of a file in a synced folder, on a new line, and print its MD5
+    ///
+    /// A missing file is created. Commands that append at the same time lose nothing.
+    Append {
+        /// The file
+        #[arg(value_hint = ValueHint::FilePath)]
+        path: PathBuf,
+    },
+    /// Move a file in a synced folder to history; the other machines remove it too
+    ///
+    /// `memsync restore PATH` brings it back.
+    Rm(RmArgs),
+    /// Print a file in a synced folder as it is; with --json, its text and MD5
+    Cat {
+        /// The file
+        #[arg(value_hint = ValueHint::FilePath)]
+        path: PathBuf,
+    },
     /// Check config, permissions, watch limits, proxy, token, clock and state; say how to fix each problem
     Doctor,
     /// Show where config, state, logs, socket and history are

@@ -5,6 +5,7 @@ mod approve;
 mod conflicts;
 mod diff;
 pub mod doctor;
+mod files;
 mod history;
 pub mod init;
 mod keys;
@@ -62,6 +63,10 @@ pub(super) fn run(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Diff(args) => diff::run(app, &args),
         Command::Restore(args) => restore::run(app, &args),
         Command::Merge(args) => merge::run(app, &args),
+        Command::Put(args) => files::put(app, &args),
+        Command::Append { path } => files::append(app, &path),
+        Command::Rm(args) => files::remove(app, &args),
+        Command::Cat { path } => files::cat(app, &path),
     }
 }
 

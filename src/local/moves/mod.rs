@@ -30,6 +30,7 @@ mod intent;
 mod mover;
 mod prepare;
 mod steps;
+mod swap;
 mod sweep;
 mod types;
 

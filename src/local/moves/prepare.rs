@@ -30,8 +30,10 @@ impl<D: Disk> MoveBatch<D> {
     pub(super) fn reserve_slots(&mut self) {
         for prepared in &mut self.steps {
             let Ok(PreparedMove { step, slot }) = prepared else { continue };
-            if let FileMove::Replace { staged, .. } | FileMove::Merge { staged, .. } | FileMove::Conflict { staged, .. } =
-                step
+            if let FileMove::Replace { staged, .. }
+            | FileMove::Merge { staged, .. }
+            | FileMove::Swap { staged, .. }
+            | FileMove::Conflict { staged, .. } = step
                 && let Err(e) = staged.rename_slot(slot)
             {
                 *prepared = Err(MoveOutcome::Failed(e));
@@ -62,9 +64,10 @@ impl<D: Disk> Mover<'_, D> {
         batch.to_sync.extend(step.inputs().iter().map(|input| input.slot().to_owned()));
         let expect = match &step {
             FileMove::Create { .. } => return Ok(PreparedMove { step, slot }),
-            FileMove::Replace { expect, .. } | FileMove::Merge { expect, .. } | FileMove::Trash { expect, .. } => {
-                Some(*expect)
-            }
+            FileMove::Replace { expect, .. }
+            | FileMove::Merge { expect, .. }
+            | FileMove::Swap { expect, .. }
+            | FileMove::Trash { expect, .. } => Some(*expect),
             FileMove::Conflict { at, .. } => {
                 // The conflict copy must be durable before its name belongs to the content of the server.
                 batch.to_sync.push(at.clone());
@@ -93,6 +96,11 @@ impl<D: Disk> Mover<'_, D> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(MoveOutcome::stale()),
             Err(e) => return Err(MoveOutcome::Failed(e)),
         };
+        if matches!(step, FileMove::Swap { .. }) && disk.open(at).is_ok_and(|file| file.is_open_for_writing()) {
+            // Check before the exchange, which other programs can see.
+            let why = "a program has it open for writing; try again when that is done";
+            return Err(MoveOutcome::Failed(io::Error::new(io::ErrorKind::ResourceBusy, why)));
+        }
         for staged in step.staged().into_iter().chain(step.inputs()) {
             // The new file keeps the permissions of the old one.
             let file = staged.open().map_err(MoveOutcome::Failed)?;

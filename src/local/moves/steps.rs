@@ -37,6 +37,9 @@ impl<D: Disk> Mover<'_, D> {
             FileMove::Conflict { path, at, staged } => {
                 self.replace(FileOrigin { path: &path, at: &at }, staged, ExpectedFile::Loser)
             }
+            FileMove::Swap { path, at, staged, expect } => {
+                self.swap(FileOrigin { path: &path, at: &at }, staged, expect)
+            }
             FileMove::Trash { path, at, expect } => self.trash(FileOrigin { path: &path, at: &at }, slot, expect),
         };
         outcome.unwrap_or_else(MoveOutcome::Failed)
@@ -78,7 +81,7 @@ impl<D: Disk> Mover<'_, D> {
     }
 
     /// The stat of a file just placed, if it proves that the file still has the staged content.
-    fn placed_stat(&self, at: &str, staged: &StagedFile<D>) -> Option<FileStat> {
+    pub(super) fn placed_stat(&self, at: &str, staged: &StagedFile<D>) -> Option<FileStat> {
         unchanged_stat(&staged.meta, &self.folder.disk.stat(at).ok()?)
     }
 

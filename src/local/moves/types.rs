@@ -18,6 +18,8 @@ pub enum FileMove<D: Disk> {
     Replace { path: RelPath, at: String, staged: StagedFile<D>, expect: Md5 },
     /// Replaces the content `expect` by the result of a merge. Before that, copies of the merged versions go to history.
     Merge { path: RelPath, at: String, staged: StagedFile<D>, expect: Md5, inputs: Box<[StagedFile<D>; 2]> },
+    /// As `Replace`, but changes nothing if the path has other content. The next attempt may then compare again.
+    Swap { path: RelPath, at: String, staged: StagedFile<D>, expect: Md5 },
     /// Places the content of the server. The file that was there becomes a conflict copy.
     Conflict { path: RelPath, at: String, staged: StagedFile<D> },
     /// Moves the content `expect` to history.
@@ -30,6 +32,7 @@ impl<D: Disk> FileMove<D> {
             Self::Create { path, .. }
             | Self::Replace { path, .. }
             | Self::Merge { path, .. }
+            | Self::Swap { path, .. }
             | Self::Conflict { path, .. }
             | Self::Trash { path, .. } => path,
         }
@@ -40,6 +43,7 @@ impl<D: Disk> FileMove<D> {
             Self::Create { at, .. }
             | Self::Replace { at, .. }
             | Self::Merge { at, .. }
+            | Self::Swap { at, .. }
             | Self::Conflict { at, .. }
             | Self::Trash { at, .. } => at,
         }
@@ -51,6 +55,7 @@ impl<D: Disk> FileMove<D> {
             Self::Create { staged, .. }
             | Self::Replace { staged, .. }
             | Self::Merge { staged, .. }
+            | Self::Swap { staged, .. }
             | Self::Conflict { staged, .. } => Some(staged),
             Self::Trash { .. } => None,
         }

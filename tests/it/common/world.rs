@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -438,6 +438,17 @@ impl Device<'_> {
         command.current_dir(dir).args(args).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Begun(command.spawn().unwrap())
+    }
+
+    /// Starts a command in the folder that reads `input` from stdin.
+    pub(crate) fn begin_with_input(&self, args: &[&str], input: impl AsRef<[u8]>, env: &[(&str, &str)]) -> Begun {
+        let mut command = memsync(&self.home);
+        command.current_dir(&self.folder).args(args).envs(env.iter().copied());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A command that refuses the path reads nothing.
+        let _ = child.stdin.take().unwrap().write_all(input.as_ref());
+        Begun(child)
     }
 
     /// Runs `memsync run` and expects it to refuse.

@@ -21,6 +21,7 @@ const EXIT_CODES: &[(&str, &str, i32)] = &[
     ("second", "memsync sync --dry-run", 4),
     ("", "memsync conflicts", 8),
     ("", "memsync approve --list", 7),
+    ("", "echo 'Another plan.' | memsync put memory/agenda.md --if-new", 9),
     ("offline", "memsync doctor", 5),
 ];
 /// Commands that change nothing. They are repeated until the expected exit code, because an earlier change may still be

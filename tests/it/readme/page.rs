@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const READING_ORDER: &[&str] = &[
     "README.md",
     "docs/guide.md",
+    "docs/agents.md",
     "docs/merge.md",
     "docs/troubleshooting.md",
     "docs/operating.md",

@@ -79,7 +79,7 @@ fn write_restored(out: &mut dyn Write, restored: &RestoredFile, outcome: ChangeO
     match outcome {
         ChangeOutcome::Same => writeln!(out, "{path} has its text from before {when} already; nothing to do."),
         ChangeOutcome::Created => writeln!(out, "{path} is back, as it was before {when}."),
-        ChangeOutcome::Replaced | ChangeOutcome::Removed => writeln!(
+        ChangeOutcome::Replaced | ChangeOutcome::Removed | ChangeOutcome::Edited(_) => writeln!(
             out,
             "{path} is back as it was before {when}. The replaced text is in its history: `memsync restore {path}` \
              undoes this."

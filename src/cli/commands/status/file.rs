@@ -205,7 +205,11 @@ fn judge_content(place: &FolderPath, base: Option<Base>) -> FileVerdict {
 }
 
 /// The rule that ignores the file.
-fn ignored_by(app: &App, place: &FolderPath, is_dir: bool) -> anyhow::Result<Option<String>> {
+pub(in crate::cli::commands) fn ignored_by(
+    app: &App,
+    place: &FolderPath,
+    is_dir: bool,
+) -> anyhow::Result<Option<String>> {
     let config = app.config()?;
     let list = config.folders.iter().find(|f| f.path == place.open.root).map_or(&[][..], |f| &f.ignore);
     let text = match read_beginning(place.open.folder.disk(), IGNORE_FILE, MAX_RULES_BYTES) {

@@ -2,6 +2,8 @@
 
 mod file;
 
+pub(super) use file::ignored_by;
+
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Duration;

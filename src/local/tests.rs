@@ -1,3 +1,4 @@
+mod edit;
 mod history;
 mod moves;
 mod scan;

@@ -113,7 +113,7 @@ pub fn verb(action: &Action) -> &'static str {
 /// The name of a change to the folder in `recent`. A step may end in another change than it began with.
 pub(super) fn move_verb<D: Disk>(change: &FileMove<D>) -> &'static str {
     match change {
-        FileMove::Create { .. } | FileMove::Replace { .. } => "download",
+        FileMove::Create { .. } | FileMove::Replace { .. } | FileMove::Swap { .. } => "download",
         FileMove::Merge { .. } => "merged",
         FileMove::Conflict { .. } => "conflict",
         FileMove::Trash { .. } => "trash",

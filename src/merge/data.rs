@@ -130,8 +130,8 @@ pub(super) fn check_data<T: DataTree>(sides: &ThreeWay<T>, result: &T) -> Merged
 /// True if both versions took a value from its place, and each put it elsewhere.
 fn are_moved_apart(base: &[DataFact], local: &[DataFact], remote: &[DataFact]) -> bool {
     let [old, ours, theirs] = [base, local, remote].map(|facts| facts.iter().copied().collect::<HashSet<_>>());
-    let taken: HashSet<u64> =
-        base.iter().filter(|fact| !ours.contains(fact) && !theirs.contains(fact)).map(|(_, value)| *value).collect();
+    let left: HashSet<u64> = local.iter().chain(remote).map(|(place, _)| *place).collect();
+    let taken: HashSet<u64> = base.iter().filter(|(place, _)| !left.contains(place)).map(|(_, value)| *value).collect();
     let added_again = |side: &HashSet<DataFact>, other: &HashSet<DataFact>| -> HashSet<u64> {
         let is_new = |fact: &&DataFact| !old.contains(fact) && !other.contains(fact) && taken.contains(&fact.1);
         side.iter().filter(is_new).map(|(_, value)| *value).collect()

@@ -1,10 +1,11 @@
 //! Checks that each line of a merged note stands where one of the versions has it: below the same heading and the same
 //! item. The number of such lines is merged like any other value, with the number in the base.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::rc::Rc;
 
+use super::data::hash_of;
 use super::fences;
 use super::note_line::{self, LineIdentity, LineKind};
 use super::outcome::{ConflictReason, Merged};
@@ -13,16 +14,21 @@ use super::threeway::ThreeWay;
 /// A line with the heading, the table and the item that it belongs to. Ticking the item does not change the place.
 #[derive(PartialEq, Eq, Hash)]
 struct PlacedLine<'t> {
-    heading: Option<&'t str>,
+    /// 0: none.
+    heading: SectionHash,
     /// The cells of the table's header, however they are spaced.
     header: Option<Rc<str>>,
     item: Option<LineIdentity<'t>>,
     line: &'t str,
 }
 
+/// A heading. If a text has it twice, the headings above it count too.
+type SectionHash = u64;
+
 /// Refuses a result in which a line was lost, came back, or moved to a place that no version has.
 pub(super) fn check(sides: &ThreeWay<Vec<&str>>, result: &[&str]) -> Merged<()> {
-    let counts = count_each(sides, result, placed_lines);
+    let repeated: HashSet<&str> = sides.iter().flat_map(|lines| repeated_headings(lines)).collect();
+    let counts = count_each(sides, result, |lines| placed_lines(lines, &repeated));
     let is_fault = |(placed, count): (&PlacedLine<'_>, &[usize; 4])| {
         let [base, local, remote, _] = *count;
         let are_two_tables = is_table_ruler(placed.line) && local > base && remote > base;
@@ -124,11 +130,25 @@ fn is_table_ruler(line: &str) -> bool {
     line.starts_with('|') && line.contains('-') && line.chars().all(|c| matches!(c, '|' | '-' | ':' | ' '))
 }
 
-fn placed_lines<'t>(lines: &[&'t str]) -> Vec<PlacedLine<'t>> {
+/// For each line: true if it is in a fenced block or in front matter.
+fn opaque_lines(lines: &[&str]) -> Vec<bool> {
+    let mut is_opaque = fences::fenced_lines(lines);
+    is_opaque[..front_matter_len(lines)].fill(true);
+    is_opaque
+}
+
+/// The headings that are there more than once, each as its line.
+fn repeated_headings<'t>(lines: &[&'t str]) -> Vec<&'t str> {
+    let mut known = HashSet::new();
+    let is_opaque = opaque_lines(lines);
+    let headings = (0..lines.len()).filter(|at| !is_opaque[*at] && heading_level(lines, *at).is_some());
+    headings.map(|at| lines[at]).filter(|line| !known.insert(*line)).collect()
+}
+
+fn placed_lines<'t>(lines: &[&'t str], repeated: &HashSet<&str>) -> Vec<PlacedLine<'t>> {
     let mut places = Places::default();
     let mut placed = Vec::with_capacity(lines.len());
-    let mut is_fenced = fences::fenced_lines(lines);
-    is_fenced[..front_matter_len(lines)].fill(true);
+    let is_fenced = opaque_lines(lines);
     for (at, line) in lines.iter().enumerate().filter(|(_, line)| !note_line::is_blank(line)) {
         let level = if is_fenced[at] { None } else { heading_level(lines, at) };
         match level {
@@ -138,7 +158,7 @@ fn placed_lines<'t>(lines: &[&'t str]) -> Vec<PlacedLine<'t>> {
         }
         placed.push(places.place(line));
         match level {
-            Some(level) => places.headings.push((level, line)),
+            Some(level) => places.begin_section(level, line, repeated.contains(line)),
             None if is_fenced[at] => {}
             None => places.leave_line(line),
         }
@@ -156,16 +176,23 @@ fn front_matter_len(lines: &[&str]) -> usize {
 /// The headings, the items and the table above a line.
 #[derive(Default)]
 struct Places<'t> {
-    headings: Vec<(usize, &'t str)>,
+    /// Each heading with its level, alone and with those above it.
+    headings: Vec<(usize, SectionHash, SectionHash)>,
     items: Vec<(usize, &'t str)>,
     header: Option<Rc<str>>,
 }
 
 impl<'t> Places<'t> {
     fn end_section(&mut self, level: usize) {
-        self.headings.retain(|(above, _)| *above < level);
+        self.headings.retain(|(above, ..)| *above < level);
         self.items.clear();
         self.header = None;
+    }
+
+    fn begin_section(&mut self, level: usize, line: &str, is_repeated: bool) {
+        let path = hash_of((self.headings.last().map(|(.., path)| *path), line));
+        let section = if is_repeated { path } else { hash_of(line) };
+        self.headings.push((level, section, path));
     }
 
     fn enter_line(&mut self, line: &str) {
@@ -182,7 +209,7 @@ impl<'t> Places<'t> {
     }
 
     fn place(&self, line: &'t str) -> PlacedLine<'t> {
-        let heading = self.headings.last().map(|(_, heading)| *heading);
+        let heading = self.headings.last().map_or(0, |(_, section, _)| *section);
         let item = self.items.last().and_then(|(_, item)| note_line::identity_of(item));
         PlacedLine { heading, header: self.header.clone().filter(|_| !is_table_ruler(line)), item, line }
     }
@@ -261,10 +288,18 @@ mod tests {
             ["# D/- z/", "# D/- z/## Mon/- gym/", "# D/- z/## Mon/- run/## Tue/- gym/"],
             ["# T//- b/", "# T//Intro.//- b/", "# T//- y/- b/"],
             ["T/==//One./", "T/==//One.//Two./", "T/==//One.//S/--//x/"],
+            ["## Mon/### Done/- x/", "## Mon/### Done/- x/## Tue/### Done/- gym/", "## Mon/### Done/- x/- run/"],
+            ["# A/## N/a/# B/## N/a/", "# B/## N/a/# A/## N/a/", "# A/## N/a/b/# B/## N/a/"],
             ["**T**//One./", "**T**//One.//Two./", "**T**//One.//**S**//x/"],
         ] {
             assert_eq!(merged("a.md", texts), None, "{texts:?}");
         }
+    }
+
+    #[test]
+    fn new_title_does_not_move_the_lines_below_other_headings() {
+        let merged = merged("a.md", ["# T//## A//a/", "# New//## A//a/", "# T//## A//a//b/"]);
+        assert_eq!(merged.as_deref(), Some("# New//## A//a//b/"));
     }
 
     #[test]

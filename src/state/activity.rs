@@ -137,7 +137,11 @@ impl ActivityJournal {
             if let Ok(name) = entry.file_name().into_string()
                 && is_file_name(&name)
             {
-                files.push((name, entry.metadata()?.len()));
+                match entry.metadata() {
+                    // It was removed a moment ago, because it is old.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    meta => files.push((name, meta?.len())),
+                }
             }
         }
         files.sort();

@@ -116,9 +116,7 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
         let Some(rules) = self.merge else { return Ok(ConflictEnd::KeepBoth) };
         let path = &self.step.path;
         let versions = self.answered(self.remote.versions(path).await)?.flatten().unwrap_or_default();
-        // A version from before the base is an edit: the user went back to it.
-        let mut since_base = versions.iter().take_while(|version| Some(version.md5) != self.base);
-        if since_base.any(|version| version.md5 == local && !version.is_deleted) {
+        if self.versions_since_agreement(&versions).iter().any(|v| v.md5 == local && !v.is_deleted) {
             return Ok(ConflictEnd::TakeRemote);
         }
         let (Some(mine), Some(theirs)) = (self.read_local(local)?, read_staged(remote)?) else {
@@ -145,6 +143,14 @@ impl<D: Disk, R: Remote> StepWork<D, R> {
                 Ok(ConflictEnd::KeepBoth)
             }
         }
+    }
+
+    /// The versions that came after the content on which both sides last agreed, or whose deletion they both saw. An older
+    /// version is an edit: the user went back to it. If the list does not reach back as far, no version counts.
+    fn versions_since_agreement<'v>(&self, versions: &'v [RemoteVersion]) -> &'v [RemoteVersion] {
+        let Some(agreed) = self.base.or(self.seen) else { return versions };
+        let end = versions.iter().position(|version| version.md5 == agreed);
+        end.map_or(&[], |end| &versions[..end])
     }
 
     /// The answer to a request whose failure only prevents a merge. `None`: the proxy refuses such requests, or answers

@@ -113,6 +113,8 @@ mod tests {
             Err(ConflictReason::MovedApart)
         );
         assert_eq!(merged(r#"{"a":5}"#, r#"{"b":5}"#, r#"{"b":5,"c":6}"#).unwrap(), r#"{"b":5,"c":6}"#);
+        let changed = merged(r#"{"a":true}"#, r#"{"a":false,"b":true}"#, r#"{"a":false,"c":true}"#);
+        assert_eq!(changed.unwrap(), r#"{"a":false,"b":true,"c":true}"#, "a value that both changed has not moved");
     }
 
     #[test]

@@ -215,6 +215,23 @@ fn edit_back_to_an_earlier_version_is_merged_as_an_edit() {
 }
 
 #[test]
+fn text_that_comes_back_after_a_deletion_is_an_edit() {
+    let mut story = Story::new(FakeConfig { keeps_versions: true, ..plain() });
+    story.disk.user_write("note.md", BASE).unwrap();
+    story.settle();
+    assert!(story.server.server_delete(&note()));
+    story.settle();
+    assert!(story.disk.user_read("note.md").is_err());
+    // Another device writes a new file of this name while the user brings the old one back.
+    story.server.foreign_put(&note(), "another text");
+    story.disk.user_write("note.md", BASE).unwrap();
+    let report = story.cycle(ScanScope::full()).unwrap();
+    assert_eq!((report.merged, report.conflicts.len()), (0, 1));
+    let copy = report.conflicts[0].as_str();
+    assert_eq!(story.disk.user_read(copy).unwrap(), BASE);
+}
+
+#[test]
 fn later_version_than_the_base_is_no_conflict() {
     let mut story = Story::new(FakeConfig { keeps_versions: true, ..plain() });
     story.disk.user_write("note.md", BASE).unwrap();

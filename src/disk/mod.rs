@@ -69,7 +69,7 @@ pub trait DiskFile: Send {
 /// # Errors
 /// As `read(2)`.
 pub(crate) fn read_file_up_to<F: DiskFile>(file: &mut F, max_bytes: usize) -> io::Result<Option<Vec<u8>>> {
-    let (mut content, mut buf) = (Vec::new(), vec![0; READ_BYTES.min(max_bytes + 1)]);
+    let (mut content, mut buf) = (Vec::new(), vec![0; READ_BYTES.min(max_bytes.saturating_add(1))]);
     loop {
         match file.read(&mut buf)? {
             0 => return Ok(Some(content)),

@@ -231,7 +231,7 @@ impl<D: Disk> Folder<D> {
             if content == PathContent::File(md5) {
                 return Ok(ChangeOutcome::Same);
             }
-            let Some((staged, mode)) = self.stage_copy(from, md5)? else { continue };
+            let Some(staged) = self.stage_copy(from, md5)? else { continue };
             let (path, to) = (path.clone(), at.to_owned());
             let (step, outcome) = match content {
                 PathContent::Nothing => (FileMove::Create { path, at: to, staged }, ChangeOutcome::Created),
@@ -240,17 +240,14 @@ impl<D: Disk> Folder<D> {
                 }
             };
             if self.perform_one(step, now)? {
-                if outcome == ChangeOutcome::Created {
-                    self.disk.open(at).and_then(|file| file.set_mode(mode))?;
-                }
                 return Ok(outcome);
             }
         }
         Err(ChangeFault::Changing)
     }
 
-    /// Copies `from` to the stage. Returns the copy and the mode of `from`, or `None` if its content is not `md5` any more.
-    pub(super) fn stage_copy(&self, from: &str, md5: Md5) -> Result<Option<(StagedFile<D>, u32)>, ChangeFault> {
+    /// Copies `from` to the stage, with its mode. Returns `None` if its content is not `md5` any more.
+    pub(super) fn stage_copy(&self, from: &str, md5: Md5) -> Result<Option<StagedFile<D>>, ChangeFault> {
         let mut source = self.disk.open(from).map_err(other_path(from))?;
         let mode = source.meta().map_err(other_path(from))?.mode & 0o777;
         let mut writer = self.stage().map_err(other_path(STAGE))?;
@@ -263,7 +260,10 @@ impl<D: Disk> Folder<D> {
             writer.write(Bytes::copy_from_slice(&buf[..n])).map_err(other_path(STAGE))?;
         }
         match writer.finish(md5) {
-            Ok(staged) => Ok(Some((staged, mode))),
+            Ok(staged) => {
+                staged.open().and_then(|file| file.set_mode(mode)).map_err(other_path(STAGE))?;
+                Ok(Some(staged))
+            }
             Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(None),
             Err(e) => Err(other_path(STAGE)(e)),
         }

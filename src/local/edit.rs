@@ -19,9 +19,6 @@ use super::moves::FileMove;
 use super::source::CHUNK_BYTES;
 use super::stage::{StagedFile, StagedWriter};
 
-/// The mode of a new file. `None` if the old file's mode stays.
-type NewMode = Option<u32>;
-
 /// The path to write, validated, and its name on the disk.
 struct WriteTarget<'a> {
     path: RelPath,
@@ -71,7 +68,7 @@ impl<D: Disk> Folder<D> {
     fn try_put(&self, target: WriteTarget<'_>, from: &str, now: Timestamp) -> Result<Option<EditOutcome>, ChangeFault> {
         let PathContent::File(md5) = self.path_content(from)? else { return Err(ChangeFault::Gone(from.to_owned())) };
         match self.stage_copy(from, md5)? {
-            Some((staged, mode)) => self.place(target, staged, Some(mode), now),
+            Some(staged) => self.place(target, staged, now),
             None => Ok(None),
         }
     }
@@ -87,7 +84,7 @@ impl<D: Disk> Folder<D> {
         let PathContent::File(old) = target.found else { return self.try_put(target, from, now) };
         match self.stage_joined(target.at, from, old)? {
             Some(staged) if staged.size > max_bytes => Err(ChangeFault::TooLarge { size: staged.size, max_bytes }),
-            Some(staged) => self.place(target, staged, None, now),
+            Some(staged) => self.place(target, staged, now),
             None => Ok(None),
         }
     }
@@ -95,7 +92,12 @@ impl<D: Disk> Folder<D> {
     /// Returns `None` if the file changed meanwhile.
     fn try_remove(&self, target: WriteTarget<'_>, now: Timestamp) -> Result<Option<EditOutcome>, ChangeFault> {
         let PathContent::File(md5) = target.found else { return Ok(Some(unmet(target.found))) };
-        let size = self.disk.stat(target.at)?.size;
+        let size = match self.disk.stat(target.at) {
+            Ok(meta) => meta.size,
+            // An editor is saving the file.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
         let step = FileMove::Trash { path: target.path, at: target.at.to_owned(), expect: md5 };
         Ok(self.perform_one(step, now)?.then_some(EditOutcome::Taken { md5, size }))
     }
@@ -105,7 +107,6 @@ impl<D: Disk> Folder<D> {
         &self,
         target: WriteTarget<'_>,
         staged: StagedFile<D>,
-        new_mode: NewMode,
         now: Timestamp,
     ) -> Result<Option<EditOutcome>, ChangeFault> {
         let WriteTarget { path, at, found } = target;
@@ -113,22 +114,12 @@ impl<D: Disk> Folder<D> {
         if found == PathContent::File(staged.md5) {
             return Ok(Some(outcome));
         }
-        let (to, is_new) = (at.to_owned(), found == PathContent::Nothing);
+        let at = at.to_owned();
         let step = match found {
-            PathContent::Nothing => FileMove::Create { path, at: to, staged },
-            PathContent::File(expect) => FileMove::Swap { path, at: to, staged, expect },
+            PathContent::Nothing => FileMove::Create { path, at, staged },
+            PathContent::File(expect) => FileMove::Swap { path, at, staged, expect },
         };
-        if !self.perform_one(step, now)? {
-            return Ok(None);
-        }
-        if let Some(mode) = new_mode.filter(|_| is_new) {
-            match self.disk.open(at).and_then(|file| file.set_mode(mode)) {
-                // A program has removed the new file already.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                set => set?,
-            }
-        }
-        Ok(Some(outcome))
+        Ok(self.perform_one(step, now)?.then_some(outcome))
     }
 
     /// Stages the content of `at`, which must be `old`, with the content of `from` on a new line below it. Returns `None`

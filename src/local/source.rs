@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::digest::{Md5, Md5Hasher};
-use crate::disk::{Disk, DiskFile, FileStat};
+use crate::disk::{Disk, DiskFile, FileStat, read_file_up_to};
 
 use super::Folder;
 
@@ -77,17 +77,7 @@ impl<D: Disk> Folder<D> {
     /// # Errors
     /// As `open(2)` and `read(2)`.
     pub(crate) fn read_up_to(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        let mut file = self.disk.open(path)?;
-        let (mut content, mut piece) = (Vec::new(), vec![0; CHUNK_BYTES]);
-        loop {
-            match file.read(&mut piece)? {
-                0 => return Ok(Some(content)),
-                n => content.extend_from_slice(&piece[..n]),
-            }
-            if content.len() as u64 > limit {
-                return Ok(None);
-            }
-        }
+        read_file_up_to(&mut self.disk.open(path)?, usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
     /// Opens `path` for an upload of the content `expected`.

@@ -90,7 +90,7 @@ impl<S: Store> Quotas<S> {
         }
     }
 
-    /// Runs a write to `ns` to its end, even if the client hangs up. What it `holds`, such as permits, is held as long.
+    /// Runs a write to `ns` to its end, even if the client hangs up. `holds`, such as permits, is dropped only then.
     /// If the write `happened`, quotas count `ns` from then on.
     pub(crate) async fn run_write<T: Send + 'static, H: Send + 'static>(
         &self,

@@ -1,4 +1,4 @@
-//! [`ActivityJournal`]: what sync did to which file of a folder, kept over restarts. Each line is one JSON document.
+//! [`ActivityJournal`]: a record of each step that sync took in a folder, kept over restarts. Each line is one JSON document.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
@@ -119,7 +119,10 @@ impl ActivityJournal {
             if day_of(name) >= first_day && total + MAX_FILE <= MAX_TOTAL {
                 return Ok(());
             }
-            fs::remove_file(self.dir.join(name))?;
+            match fs::remove_file(self.dir.join(name)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
             total -= size;
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! The decisions that every store makes in the same way: what a write makes of the version that it finds, and what is past
-//! its retention. Pure.
+//! The decisions that every store makes in the same way: the outcome of a write on the present version of a path, and the
+//! versions that are past their retention. Pure.
 
 use std::time::Duration;
 

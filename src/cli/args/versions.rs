@@ -39,8 +39,8 @@ pub struct DiffArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
-    /// The file; @ID picks the version that `memsync history` names so [default: the newest earlier one]. Of a folder, the
-    /// deleted files come back
+    /// The file; @ID picks the version that `memsync history` names so [default: the newest earlier one]. If PATH is a
+    /// folder, its deleted files come back
     #[arg(value_name = "PATH[@ID]", required_unless_present = "deleted")]
     pub path: Option<String>,
     /// Restore the file, or all files of the folder, as of this time, such as "2 hours ago" or 2026-11-20T10:00:00Z

@@ -1,4 +1,4 @@
-//! `memsync log`: what sync did on this machine, from the activity journals of the folders.
+//! `memsync log`: lists the steps that sync took on this machine, from the activity journals of the folders.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

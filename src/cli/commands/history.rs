@@ -28,7 +28,7 @@ pub(super) struct ListedVersion {
     written: Option<Timestamp>,
     /// Bytes.
     size: u64,
-    /// `replaced`, `removed`, `latest` or `newer`.
+    /// `replaced`, `removed`, `merged`, `latest` or `newer`.
     kind: &'static str,
     /// The device that wrote it.
     device: Option<String>,
@@ -88,7 +88,7 @@ pub(super) fn run(app: &App, path: Option<&Path>) -> anyhow::Result<Exit> {
     app.answer(&list, write_list)
 }
 
-/// The versions of one file. Of a folder: those of the files below it, as far as they are kept on this machine.
+/// The versions of one file. For a folder: the versions of the files below it that are kept on this machine.
 fn list_path(app: &App, place: &FolderPath) -> anyhow::Result<HistoryList> {
     let root = &place.open.root;
     let mut below = kept_versions(&place.open, &place.at)?;

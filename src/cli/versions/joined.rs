@@ -23,7 +23,7 @@ pub(crate) struct EarlierVersion {
     pub(crate) md5: Md5,
     /// Bytes.
     pub(crate) size: u64,
-    /// Why it is not in place: `replaced`, `removed`, [`LATEST`] or [`NEWER`].
+    /// Why it is not in place: `replaced`, `removed`, `merged`, [`LATEST`] or [`NEWER`].
     pub(crate) kind: &'static str,
     /// When another text or a deletion took its place. `None`: it is the proxy's current text.
     pub(crate) until: Option<Timestamp>,

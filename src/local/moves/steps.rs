@@ -5,7 +5,7 @@ use std::io;
 use crate::digest::Md5;
 use crate::disk::{Disk, FileKind, FileStat};
 use crate::failpoint;
-use crate::path::{RelPath, dir_of};
+use crate::path::dir_of;
 use crate::sync::SkipReason;
 
 use super::super::history::VersionKind;
@@ -14,29 +14,14 @@ use super::super::stat_trust::unchanged_stat;
 use super::mover::{BEING_WRITTEN, FileOrigin, Mover, is_in_history};
 use super::types::{FileMove, MoveOutcome};
 
-/// The file that a replacement displaces, as the plan saw it. Any other content becomes a conflict copy.
-enum ExpectedFile {
-    /// It goes to history.
-    Version(Md5),
-    /// History has a copy of it already.
-    Kept(Md5),
-    /// It becomes a conflict copy.
-    Loser,
-}
-
 impl<D: Disk> Mover<'_, D> {
     pub(super) fn carry_out_one(&mut self, step: FileMove<D>, slot: &str) -> MoveOutcome {
         let outcome = match step {
             FileMove::Create { at, staged, .. } => self.create(&at, staged),
-            FileMove::Replace { path, at, staged, expect } => {
-                self.replace(FileOrigin { path: &path, at: &at }, staged, ExpectedFile::Version(expect))
+            FileMove::Replace { path, at, staged, expect } | FileMove::Merge { path, at, staged, expect, .. } => {
+                self.replace(FileOrigin { path: &path, at: &at }, staged, Some(expect))
             }
-            FileMove::Merge { path, at, staged, expect, .. } => {
-                self.replace(FileOrigin { path: &path, at: &at }, staged, ExpectedFile::Kept(expect))
-            }
-            FileMove::Conflict { path, at, staged } => {
-                self.replace(FileOrigin { path: &path, at: &at }, staged, ExpectedFile::Loser)
-            }
+            FileMove::Conflict { path, at, staged } => self.replace(FileOrigin { path: &path, at: &at }, staged, None),
             FileMove::Swap { path, at, staged, expect } => {
                 self.swap(FileOrigin { path: &path, at: &at }, staged, expect)
             }
@@ -85,42 +70,42 @@ impl<D: Disk> Mover<'_, D> {
         unchanged_stat(&staged.meta, &self.folder.disk.stat(at).ok()?)
     }
 
+    /// Exchanges the staged file and the file at its path. False if no file is there any more.
+    pub(super) fn exchange(&mut self, staged: &mut StagedFile<D>, at: &str) -> io::Result<bool> {
+        match self.folder.exchange(staged, at) {
+            Ok(()) => {
+                self.touched.insert(dir_of(at).to_owned());
+                Ok(true)
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Replaces the content `expect`, which goes to history. Any other content becomes a conflict copy.
     fn replace(
         &mut self,
         origin: FileOrigin<'_>,
         mut staged: StagedFile<D>,
-        expected: ExpectedFile,
+        expect: Option<Md5>,
     ) -> io::Result<MoveOutcome> {
         let slot = staged.slot().to_owned();
         failpoint::pass("replace.before");
-        match self.folder.exchange(&mut staged, origin.at) {
-            Ok(()) => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(MoveOutcome::stale());
-            }
-            Err(e) => return Err(e),
+        if !self.exchange(&mut staged, origin.at)? {
+            return Ok(MoveOutcome::stale());
         }
         failpoint::pass("replace.exchanged");
-        self.touched.insert(dir_of(origin.at).to_owned());
         let Some(displaced) = self.folder.digest_displaced(&slot)? else {
             return self.undo_exchange(&slot, origin, staged.md5);
         };
-        let copy = match expected {
-            ExpectedFile::Kept(md5) if md5 == displaced => {
-                self.folder.disk.unlink(&slot)?;
-                None
-            }
-            ExpectedFile::Version(md5) if md5 == displaced => self.keep_replaced(&slot, origin)?,
-            _ if displaced == staged.md5 => self.keep_replaced(&slot, origin)?,
-            _ => self.set_aside(&slot, origin, displaced)?,
+        let copy = if expect == Some(displaced) || displaced == staged.md5 {
+            self.keep(&slot, origin.at, VersionKind::Replaced)?;
+            None
+        } else {
+            self.set_aside(&slot, origin, displaced)?
         };
         failpoint::pass("replace.kept");
         Ok(MoveOutcome::Done { copy, stat: self.placed_stat(origin.at, &staged) })
-    }
-
-    /// Moves a replaced file to history. It becomes no conflict copy.
-    fn keep_replaced(&mut self, slot: &str, origin: FileOrigin<'_>) -> io::Result<Option<RelPath>> {
-        self.keep(slot, origin.at, VersionKind::Replaced).map(|()| None)
     }
 
     /// Puts back a displaced path that is no readable file. The download may have been edited in its place meanwhile.

@@ -5,7 +5,7 @@ use std::io;
 use crate::digest::Md5;
 use crate::disk::Disk;
 use crate::failpoint;
-use crate::path::{RelPath, dir_of};
+use crate::path::RelPath;
 
 use super::super::history::VersionKind;
 use super::super::stage::{StagedFile, displaced_slot};
@@ -23,15 +23,10 @@ impl<D: Disk> Mover<'_, D> {
     ) -> io::Result<MoveOutcome> {
         let slot = staged.slot().to_owned();
         failpoint::pass("swap.before");
-        match self.folder.exchange(&mut staged, origin.at) {
-            Ok(()) => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(MoveOutcome::stale());
-            }
-            Err(e) => return Err(e),
+        if !self.exchange(&mut staged, origin.at)? {
+            return Ok(MoveOutcome::stale());
         }
         failpoint::pass("swap.exchanged");
-        self.touched.insert(dir_of(origin.at).to_owned());
         let displaced = self.folder.digest_displaced(&slot)?;
         if displaced == Some(expect) {
             self.keep(&slot, origin.at, VersionKind::Replaced)?;

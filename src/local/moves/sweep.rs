@@ -90,7 +90,7 @@ impl<D: Disk> Folder<D> {
             return Ok(StageReport::default());
         }
         let mut mover = Mover::new(self, now);
-        let mut settled = mover.settle_intents(&intents);
+        let mut settled = mover.settle_intents(&intents)?;
         settled.leave_copies(mover.history.place_copies(self));
         failpoint::pass("sweep.settled");
         self.disk.sync_all()?;
@@ -125,8 +125,9 @@ impl<D: Disk> Folder<D> {
 
 impl<D: Disk> Mover<'_, D> {
     /// Moves displaced files where the intents say.
-    fn settle_intents(&mut self, intents: &[String]) -> SettledIntents {
+    fn settle_intents(&mut self, intents: &[String]) -> io::Result<SettledIntents> {
         let mut settled = SettledIntents::default();
+        let staged: BTreeSet<u64> = self.folder.list_stage()?.iter().map(|(_, meta)| meta.inode).collect();
         for name in intents {
             let read = match self.folder.read_intents(name) {
                 Ok(read) => read,
@@ -140,7 +141,7 @@ impl<D: Disk> Mover<'_, D> {
             };
             for intent in read {
                 let path = RelPath::from_disk(&intent.at).ok();
-                let (slot, outcome) = (intent.slot.clone(), self.settle_intent(&intent));
+                let (slot, outcome) = (intent.slot.clone(), self.settle_intent(&intent, &staged));
                 settled.by_slot.insert(slot.clone(), (name.clone(), intent));
                 match (outcome, path) {
                     (Ok(Some(copy)), Some(original)) => settled.report.copies.push((copy, original)),
@@ -149,11 +150,12 @@ impl<D: Disk> Mover<'_, D> {
                 }
             }
         }
-        settled
+        Ok(settled)
     }
 
-    /// Moves the file that was displaced under `intent`, if any. Returns the conflict copy that it became.
-    fn settle_intent(&mut self, intent: &MoveIntent) -> io::Result<Option<RelPath>> {
+    /// Moves the file that was displaced under `intent`, if any. Returns the conflict copy that it became. `staged`: the
+    /// inodes in the stage.
+    fn settle_intent(&mut self, intent: &MoveIntent, staged: &BTreeSet<u64>) -> io::Result<Option<RelPath>> {
         let meta = match self.folder.disk.stat(&intent.slot) {
             Ok(meta) => meta,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -171,7 +173,7 @@ impl<D: Disk> Mover<'_, D> {
         let Ok(path) = RelPath::from_disk(&intent.at) else { return Ok(None) };
         let origin = FileOrigin { path: &path, at: &intent.at };
         let displaced = self.folder.digest_displaced(&intent.slot)?;
-        if self.is_cut_off(intent)? {
+        if self.is_cut_off(intent, staged) {
             return self.put_back(&intent.slot, origin, displaced);
         }
         match displaced {
@@ -184,12 +186,9 @@ impl<D: Disk> Mover<'_, D> {
     /// True if an exchange without `RENAME_EXCHANGE` ended between its renames: the path is free, and the incoming file
     /// is still in the stage. A path that is free without it lost the new file to the user, so the old one must not
     /// come back there.
-    fn is_cut_off(&self, intent: &MoveIntent) -> io::Result<bool> {
-        let is_vacant = matches!(self.folder.disk.stat(&intent.at), Err(e) if e.kind() == io::ErrorKind::NotFound);
-        if intent.put_back || !is_vacant {
-            return Ok(false);
-        }
-        Ok(self.folder.list_stage()?.iter().any(|(_, meta)| meta.inode == intent.incoming_inode))
+    fn is_cut_off(&self, intent: &MoveIntent, staged: &BTreeSet<u64>) -> bool {
+        let is_vacant = || matches!(self.folder.disk.stat(&intent.at), Err(e) if e.kind() == io::ErrorKind::NotFound);
+        !intent.put_back && staged.contains(&intent.incoming_inode) && is_vacant()
     }
 
     /// Moves a displaced file with the expected content to history.

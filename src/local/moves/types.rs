@@ -16,7 +16,7 @@ pub enum FileMove<D: Disk> {
     Create { path: RelPath, at: String, staged: StagedFile<D> },
     /// Replaces the content `expect`, which goes to history.
     Replace { path: RelPath, at: String, staged: StagedFile<D>, expect: Md5 },
-    /// Replaces the content `expect` by the result of a merge. Before that, copies of the merged versions go to history.
+    /// Replaces the content `expect` by the result of a merge. Before that, copies of both merged versions go to history.
     Merge { path: RelPath, at: String, staged: StagedFile<D>, expect: Md5, inputs: Box<[StagedFile<D>; 2]> },
     /// As `Replace`, but changes nothing if the path has other content. The next attempt may then compare again.
     Swap { path: RelPath, at: String, staged: StagedFile<D>, expect: Md5 },

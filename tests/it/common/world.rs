@@ -168,6 +168,31 @@ impl World {
         device
     }
 
+    /// Two devices with the same files, and more config as in [`World::device_with`]. Their agents are stopped.
+    pub(crate) fn apart(&self, config: &str, files: &[(&str, &str)]) -> (Device<'_>, Device<'_>) {
+        let (a, b) = (self.device_with("a", config), self.device_with("b", config));
+        files.iter().for_each(|(path, content)| a.write(path, content));
+        a.start();
+        b.start();
+        self.settle(&[&a, &b]);
+        a.stop();
+        b.stop();
+        (a, b)
+    }
+
+    /// Two devices whose agents run. Both have `note.md` with "second", and `b` has "first" in its history.
+    pub(crate) fn after_an_edit(&self) -> (Device<'_>, Device<'_>) {
+        let (a, b) = (self.device("a"), self.device("b"));
+        a.write("note.md", "first");
+        a.start();
+        b.start();
+        self.settle(&[&a, &b]);
+        a.write("note.md", "second");
+        eventually("b follows", || b.has("note.md", "second"));
+        b.wait();
+        (a, b)
+    }
+
     /// As [`World::device_with`], for a device that reaches the proxy at `url`.
     pub(crate) fn device_by(&self, name: &str, url: &str, config: &str) -> Device<'_> {
         let device = self.device_with(name, config);

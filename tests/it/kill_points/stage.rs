@@ -9,14 +9,7 @@ use crate::common::world::{Device, World, eventually};
 
 /// Both devices have `note.md` with "second", and `b` has "first" in its history. The agent of `b` does not run.
 fn two_versions(world: &World) -> (Device<'_>, Device<'_>) {
-    let (a, b) = (world.device("a"), world.device("b"));
-    a.write("note.md", "first");
-    a.start();
-    b.start();
-    world.settle(&[&a, &b]);
-    a.write("note.md", "second");
-    eventually("b follows", || b.has("note.md", "second"));
-    b.wait();
+    let (a, b) = world.after_an_edit();
     b.stop();
     (a, b)
 }

@@ -1,4 +1,4 @@
-//! The cases of `cases.json`: what a careful person wants of a merge, collected from public bug reports.
+//! The cases of `cases.json`: merges from public bug reports, each with the text that a careful person wants.
 
 use serde::Deserialize;
 

@@ -1,4 +1,4 @@
-//! `memsync log`: what sync did on a machine.
+//! `memsync log` lists the steps that sync took on a machine.
 
 use serde_json::Value;
 

@@ -174,13 +174,7 @@ fn version_replaced_or_deleted_remotely_is_restored() {
 #[test]
 fn restore_loses_no_text_while_the_agent_reopens_its_folder() {
     let world = World::new();
-    let (a, b) = (world.device("a"), world.device("b"));
-    a.write("note.md", "first");
-    a.start();
-    b.start();
-    world.settle(&[&a, &b]);
-    a.write("note.md", "second");
-    eventually("b follows", || b.has("note.md", "second"));
+    let (a, b) = world.after_an_edit();
     for _ in 0..10 {
         b.signal(rustix::process::Signal::HUP);
         let displaced = b.read("note.md");

@@ -6,16 +6,9 @@ use crate::common::world::{Device, World, eventually};
 
 const COPY: &str = "conflict = \"copy\"";
 
-/// Two devices with `note.md`. Their agents are stopped.
+/// Two devices with `note.md`, which keep both versions of a conflict. Their agents are stopped.
 fn both_have<'w>(world: &'w World, content: &str) -> (Device<'w>, Device<'w>) {
-    let (a, b) = (world.device_with("a", COPY), world.device_with("b", COPY));
-    a.write("note.md", content);
-    a.start();
-    b.start();
-    world.settle(&[&a, &b]);
-    a.stop();
-    b.stop();
-    (a, b)
+    world.apart(COPY, &[("note.md", content)])
 }
 
 #[test]

@@ -6,18 +6,6 @@ use memsync::digest::Md5;
 
 use crate::common::world::{Device, World, eventually};
 
-/// Both devices have the files, and their agents are stopped.
-fn both_have<'w>(world: &'w World, files: &[(&str, &str)]) -> (Device<'w>, Device<'w>) {
-    let (a, b) = (world.device("a"), world.device("b"));
-    files.iter().for_each(|(path, content)| a.write(path, content));
-    a.start();
-    b.start();
-    world.settle(&[&a, &b]);
-    a.stop();
-    b.stop();
-    (a, b)
-}
-
 const NOTE: &str = "---\ntags: [trip]\n---\n# Trip\n\nLeave on Friday.\n\n- [ ] tickets\n- [ ] tent\n";
 const DATA: &str = "{\n  \"name\": \"trip\",\n  \"days\": 3,\n  \"stops\": [\"Bern\"]\n}\n";
 const RECORDS: &str = "{\"id\": 1, \"at\": \"2026-11-20T10:00:00Z\"}\n";
@@ -25,7 +13,7 @@ const RECORDS: &str = "{\"id\": 1, \"at\": \"2026-11-20T10:00:00Z\"}\n";
 #[test]
 fn offline_edits_of_both_devices_are_in_one_file() {
     let world = World::new();
-    let (a, b) = both_have(&world, &[("trip.md", NOTE), ("trip.json", DATA), ("trip.jsonl", RECORDS)]);
+    let (a, b) = world.apart("", &[("trip.md", NOTE), ("trip.json", DATA), ("trip.jsonl", RECORDS)]);
     let record = |n: u32| format!("{{\"id\": {n}, \"at\": \"2026-11-20T1{n}:00:00Z\"}}\n");
     let of_a = NOTE.replace("[ ] tickets", "[x] tickets").replace("[trip]", "[trip, train]");
     a.write("trip.md", &of_a);
@@ -72,7 +60,7 @@ fn reports_the_merges(device: &Device) {
 #[test]
 fn command_without_an_agent_says_that_it_merged() {
     let world = World::new();
-    let (a, b) = both_have(&world, &[("trip.md", NOTE)]);
+    let (a, b) = world.apart("", &[("trip.md", NOTE)]);
     a.write("trip.md", NOTE.replace("Friday", "Saturday"));
     b.write("trip.md", NOTE.replace("tent", "tents"));
     a.ok(&["sync"]);

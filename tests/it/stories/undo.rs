@@ -83,14 +83,7 @@ fn text_deleted_here_comes_back() {
 #[test]
 fn equal_text_of_both_sources_is_one_version() {
     let world = World::new();
-    let (a, b) = (world.device("a"), world.device("b"));
-    a.write("note.md", "first");
-    a.start();
-    b.start();
-    world.settle(&[&a, &b]);
-    a.write("note.md", "second");
-    eventually("b follows", || b.has("note.md", "second"));
-    b.wait();
+    let (a, b) = world.after_an_edit();
     let listed = b.ok(&["history", "note.md", "--json"]).json();
     let newest = &listed["versions"][0];
     assert_eq!((ids(&listed), &newest["n"]), (vec![id("first")], &1.into()));
@@ -104,13 +97,7 @@ fn equal_text_of_both_sources_is_one_version() {
 #[test]
 fn history_says_that_the_proxy_did_not_answer() {
     let world = World::new();
-    let (a, b) = (world.device("a"), world.device("b"));
-    a.write("note.md", "first");
-    a.start();
-    b.start();
-    world.settle(&[&a, &b]);
-    a.write("note.md", "second");
-    eventually("b follows", || b.has("note.md", "second"));
+    let (a, b) = world.after_an_edit();
     a.write("note.md", "third");
     eventually("b follows", || b.has("note.md", "third"));
     b.wait();

@@ -1,4 +1,4 @@
-//! What becomes durable by a sync, and what a power cut leaves.
+//! The changes that a sync makes durable, and the tree that a power cut leaves.
 
 use std::io;
 

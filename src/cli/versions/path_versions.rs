@@ -16,6 +16,7 @@ use crate::cli::view::format;
 use crate::digest::Md5;
 use crate::disk::Disk;
 use crate::local::change::{ChangeFault, PathContent};
+use crate::local::history::VersionKind;
 use crate::local::source::digest;
 
 /// The digits of a whole ID. An ID of this length that is found here is not looked for on the proxy.
@@ -82,11 +83,17 @@ impl<'a> PathVersions<'a> {
             VersionName::Id(id) => self.find_id(id)?,
             VersionName::Newest => {
                 self.ask_proxy()?;
-                let here = self.present.here;
-                self.joined().into_iter().find(|v| Some(v.md5) != here && !v.is_newer())
+                let is_present = |md5| self.present.here == Some(md5);
+                self.joined().into_iter().find(|v| !is_present(v.md5) && !v.is_newer() && !self.is_only_merged(v.md5))
             }
         };
         found.ok_or_else(|| self.why_not_found(name))
+    }
+
+    /// True for the other machine's side of a merge: history has it, and it was never in place here.
+    fn is_only_merged(&self, md5: Md5) -> bool {
+        let mut kept = self.versions.iter().filter(|v| v.md5 == md5 && v.n.is_some()).peekable();
+        kept.peek().is_some() && kept.all(|v| v.kind == VersionKind::Merged.name())
     }
 
     fn find_id(&mut self, id: &str) -> anyhow::Result<Option<EarlierVersion>> {
